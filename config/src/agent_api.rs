@@ -1,0 +1,39 @@
+//! The agent's HTTP interface: what the controller calls.
+//!
+//! | call | meaning | answers |
+//! |---|---|---|
+//! | `PUT /v1/config` | a whole [`HostConfig`](crate::HostConfig) | 200 [`HostReport`](crate::HostReport), 400, 409, 503 |
+//! | `PATCH /v1/config` | a [`HostPatch`](crate::HostPatch); 409 when its base is not what the agent has | the same |
+//! | `GET /v1/status` | how it stands | 200 [`HostReport`](crate::HostReport) |
+//! | `GET /healthz` | the process is alive | 200 |
+//!
+//! A push is answered when the kernel has been brought to it and read again, or after [`PUSH_ANSWER_WITHIN`] with
+//! a report whose `applied` is still older. By then the configuration is in the ledger: an answer of 200 means that it
+//! will survive a reboot. Pushing again what the agent has already is allowed and changes nothing.
+//!
+//! Errors carry an [`ErrorBody`]. 409 means that the agent has something newer, or other content under the same
+//! revision, or not the patch's base; the body's `desired` then says what it has.
+
+use crate::revision::Revision;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Where a configuration is put or patched.
+pub const CONFIG_PATH: &str = "/v1/config";
+/// Where the report is read.
+pub const STATUS_PATH: &str = "/v1/status";
+/// Where to see that the process is alive.
+pub const HEALTH_PATH: &str = "/healthz";
+
+/// How long an agent holds back the answer to a push while the kernel is not there yet.
+pub const PUSH_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The body of an answer that is not 200.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong and with which value.
+    pub message: String,
+    /// The newest configuration that the agent has accepted.
+    #[serde(default)]
+    pub desired: Option<Revision>,
+}

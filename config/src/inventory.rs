@@ -1,0 +1,155 @@
+//! The document that operators apply: which regions, hosts, VPCs, ports and peerings there are.
+//!
+//! ```toml
+//! [[regions]]
+//! id = "cn-north-1"
+//!
+//! [[hosts]]
+//! id = "h1"
+//! region = "cn-north-1"
+//! underlay = "192.0.2.1"             # its VTEP address
+//! agent = "http://192.0.2.1:7401"    # where its agent listens
+//!
+//! [[vpcs]]
+//! id = "vpc-a"
+//! account = "acme"
+//! region = "cn-north-1"
+//! cidrs = ["10.1.0.0/16", "fd00:1::/48"]
+//!
+//! [[ports]]
+//! vpc = "vpc-a"
+//! host = "h1"
+//! interface = "eth1"
+//! gateways = ["10.1.0.1/24", "fd00:1::1/64"]
+//! prefixes = ["10.1.0.0/24", "fd00:1::/64"]   # what is behind it; by default the networks of the gateways
+//!
+//! [[peerings]]
+//! name = "a-b"
+//! vpc = "vpc-a"
+//! peer_vpc = "vpc-b"
+//! ```
+//!
+//! Which entries fit together is the controller's to check; this type only says how they are written.
+
+use crate::{
+    id::{AccountId, HostId, RegionId, VpcId},
+    net::InterfaceName,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The document.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Inventory {
+    /// The regions.
+    pub regions: Vec<Region>,
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// The VPCs.
+    pub vpcs: Vec<Vpc>,
+    /// The ports.
+    pub ports: Vec<Port>,
+    /// The peerings. A pair of VPCs that has a live peering already keeps it.
+    pub peerings: Vec<Peering>,
+}
+
+/// A region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// Its id.
+    pub id: RegionId,
+}
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Its id.
+    pub id: HostId,
+    /// The region it stands in.
+    pub region: RegionId,
+    /// Its VTEP address. All hosts use the same family.
+    pub underlay: IpAddr,
+    /// The base URL of its agent, for instance `http://192.0.2.1:7401`.
+    pub agent: String,
+}
+
+/// A VPC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vpc {
+    /// Its id.
+    pub id: VpcId,
+    /// A name for people; by default the id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The account that owns it.
+    pub account: AccountId,
+    /// The region it lives in.
+    pub region: RegionId,
+    /// Its address space: at least one prefix; IPv4, IPv6 or both.
+    pub cidrs: Vec<IpNet>,
+}
+
+/// An interface of a host that belongs to one VPC. Known by host and interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// The VPC, in the host's region.
+    pub vpc: VpcId,
+    /// The host.
+    pub host: HostId,
+    /// The interface on that host.
+    pub interface: InterfaceName,
+    /// The gateway addresses with the length of their subnet, for instance `10.1.0.1/24`.
+    pub gateways: Vec<IpNet>,
+    /// The prefixes behind the port, within the VPC's CIDRs; by default the networks of `gateways`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefixes: Option<Vec<IpNet>>,
+}
+
+/// A peering of two VPCs of one account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peering {
+    /// Its name, 1 to 32 characters, unique per account and region.
+    pub name: String,
+    /// The initiator's VPC.
+    pub vpc: VpcId,
+    /// The receiver's VPC.
+    pub peer_vpc: VpcId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example in this module's documentation.
+    fn example() -> String {
+        include_str!("inventory.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! "))
+            .skip_while(|line| *line != "```toml")
+            .skip(1)
+            .take_while(|line| *line != "```")
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+
+    #[test]
+    fn the_example_is_legal() {
+        let inventory: Inventory = toml::from_str(&example()).unwrap();
+        assert_eq!(inventory.ports[0].interface.as_str(), "eth1");
+        assert_eq!(toml::from_str::<Inventory>(&toml::to_string(&inventory).unwrap()).unwrap(), inventory);
+    }
+
+    #[test]
+    fn an_illegal_value_is_shown_with_its_place_and_rule() {
+        let text = example().replace("\"eth1\"", "\"much-too-long-a-name\"");
+        let error = toml::from_str::<Inventory>(&text).unwrap_err().to_string();
+        assert!(error.contains("much-too-long-a-name") && error.contains("15") && error.contains("line"), "{error}");
+    }
+}

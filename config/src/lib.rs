@@ -1,0 +1,28 @@
+//! What the controller and the agents of cps-peering must agree on. No I/O happens here.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`id`] | names of accounts, regions, hosts, VPCs and peerings |
+//! | [`net`] | VNI, interface name: numbers and names with the kernel's own limits |
+//! | [`revision`] | the order of configurations |
+//! | [`host_config`] | [`HostConfig`]: what a host must have; [`HostPatch`]: the difference between two of them |
+//! | [`report`] | [`HostReport`]: what a host has |
+//! | [`inventory`] | the document that operators apply |
+//! | [`agent_api`] | paths and error body of the agent's HTTP interface |
+//! | [`settings`] | the settings files of both daemons |
+//!
+//! Values are checked where they are made: a [`Vni`](net::Vni) or an [`InterfaceName`](net::InterfaceName) that
+//! exists is legal, and a [`ValidHostConfig`] has passed every rule that one host alone can check.
+
+pub mod agent_api;
+pub mod host_config;
+pub mod id;
+pub mod inventory;
+pub mod net;
+pub mod report;
+pub mod revision;
+pub mod settings;
+
+pub use host_config::{HostConfig, HostPatch, InvalidHostConfig, ValidHostConfig};
+pub use report::HostReport;
+pub use revision::Revision;

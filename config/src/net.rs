@@ -1,0 +1,177 @@
+//! Numbers and names with limits of their own in the kernel or on the wire.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+use thiserror::Error;
+
+/// A VXLAN network identifier: 1 to 16 777 215 (24 bits, RFC 7348 section 5).
+///
+/// Zero is legal on the wire, but the kernel reads a missing VNI as zero, so it is not used here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Vni(u32);
+
+/// A number that is not a VNI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{0} is not a legal VNI: expected 1 to {max}", max = Vni::MAX.0)]
+pub struct InvalidVni(pub u32);
+
+impl Vni {
+    /// The smallest VNI, 1.
+    pub const MIN: Vni = Vni(1);
+    /// The largest VNI, 2²⁴ − 1.
+    pub const MAX: Vni = Vni(0xff_ffff);
+
+    /// The number itself.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The VNI after this one; after the last comes the first.
+    #[must_use]
+    pub fn next_wrapping(self) -> Vni {
+        if self == Self::MAX { Self::MIN } else { Vni(self.0 + 1) }
+    }
+}
+
+impl TryFrom<u32> for Vni {
+    type Error = InvalidVni;
+
+    fn try_from(number: u32) -> Result<Self, InvalidVni> {
+        if (Self::MIN.0..=Self::MAX.0).contains(&number) { Ok(Self(number)) } else { Err(InvalidVni(number)) }
+    }
+}
+
+impl From<Vni> for u32 {
+    fn from(vni: Vni) -> u32 {
+        vni.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The name of a network device: 1 to 15 bytes (`IFNAMSIZ` − 1), no `/`, `:`, `%`, white space or control characters, and
+/// not `.` or `..`: what the kernel's `dev_valid_name()` takes, less the `%` that it reads as a pattern. ASCII only.
+///
+/// Kept inline: it is small, and a host may have many routes that name one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InterfaceName {
+    /// Padded with NUL, so that the derived order is that of the text.
+    bytes: [u8; Self::MAX_LEN],
+}
+
+/// A text that is not an interface name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "{0:?} is not a legal interface name: expected 1 to {max} printable ASCII characters without '/', ':', '%' and white space, not '.' or '..'",
+    max = InterfaceName::MAX_LEN
+)]
+pub struct InvalidInterfaceName(pub String);
+
+impl InterfaceName {
+    /// The longest name, in bytes: `IFNAMSIZ` less the closing NUL.
+    pub const MAX_LEN: usize = 15;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        let end = self.bytes.iter().position(|&b| b == 0).unwrap_or(Self::MAX_LEN);
+        std::str::from_utf8(&self.bytes[..end]).expect("only ASCII is taken in")
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = InvalidInterfaceName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidInterfaceName> {
+        let legal = (1..=Self::MAX_LEN).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
+            && !matches!(text, "." | "..");
+        if !legal {
+            return Err(InvalidInterfaceName(text.to_owned()));
+        }
+        let mut bytes = [0; Self::MAX_LEN];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self { bytes })
+    }
+}
+
+impl TryFrom<String> for InterfaceName {
+    type Error = InvalidInterfaceName;
+
+    fn try_from(text: String) -> Result<Self, InvalidInterfaceName> {
+        text.parse()
+    }
+}
+
+impl From<InterfaceName> for String {
+    fn from(name: InterfaceName) -> String {
+        name.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// Whether two prefixes share an address. Prefixes of different families never do.
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// Whether a prefix has no bits set behind its length, as the kernel demands of a route's destination.
+pub fn is_canonical(prefix: &IpNet) -> bool {
+    prefix.trunc() == *prefix
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vni_keeps_its_24_bits() {
+        assert_eq!(Vni::try_from(0), Err(InvalidVni(0)));
+        assert_eq!(Vni::try_from(1), Ok(Vni::MIN));
+        assert_eq!(Vni::try_from(0x00ff_ffff), Ok(Vni::MAX));
+        assert_eq!(Vni::try_from(0x0100_0000), Err(InvalidVni(0x0100_0000)));
+        assert_eq!(Vni::MAX.next_wrapping(), Vni::MIN);
+        assert_eq!(Vni::MIN.next_wrapping().get(), 2);
+    }
+
+    #[test]
+    fn interface_names_follow_the_kernel() {
+        for legal in ["a", "eth0", "bond0.100", "fifteen-bytes-x"] {
+            assert_eq!(legal.parse::<InterfaceName>().unwrap().as_str(), legal);
+        }
+        for illegal in ["", ".", "..", "a/b", "a:1", "a b", "eth%d", "tab\t", "sixteen-bytes-xx", "端口"] {
+            let error = illegal.parse::<InterfaceName>().unwrap_err().to_string();
+            assert!(error.contains("15"), "{error}");
+        }
+        let mut names: Vec<InterfaceName> = ["b", "ab", "a", "a0"].iter().map(|n| n.parse().unwrap()).collect();
+        names.sort();
+        assert_eq!(names.iter().map(InterfaceName::as_str).collect::<Vec<_>>(), ["a", "a0", "ab", "b"]);
+    }
+
+    #[test]
+    fn overlap_is_symmetric_and_per_family() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        assert!(overlap(&net("10.0.0.0/8"), &net("10.1.0.0/16")));
+        assert!(overlap(&net("10.1.0.0/16"), &net("10.0.0.0/8")));
+        assert!(!overlap(&net("10.0.0.0/16"), &net("10.1.0.0/16")));
+        assert!(!overlap(&net("0.0.0.0/0"), &net("::/0")));
+        assert!(is_canonical(&net("10.1.0.0/16")) && !is_canonical(&net("10.1.0.1/16")));
+    }
+}
