@@ -1,0 +1,155 @@
+//! The agent's HTTP interface, see [`cps_peering_config::agent_api`].
+
+use crate::{
+    ledger::{Ledger, LedgerError},
+    reconcile::Handle,
+};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, put},
+};
+use cps_peering_config::{
+    HostConfig, HostPatch, HostReport, InvalidHostConfig, Revision, ValidHostConfig,
+    agent_api::{CONFIG_PATH, ErrorBody, HEALTH_PATH, PUSH_ANSWER_WITHIN, STATUS_PATH},
+};
+use std::{sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+
+/// The largest push, in bytes: some ten million prefixes.
+const MAX_BODY: usize = 512 * 1024 * 1024;
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Api {
+    /// The accepted configuration. Held while the next one is checked and stored, so that pushes take turns.
+    accepted: Arc<Mutex<Option<Arc<ValidHostConfig>>>>,
+    ledger: Ledger,
+    reconciler: Handle,
+}
+
+/// A push that was not accepted.
+#[derive(Debug, Error)]
+enum Refused {
+    #[error("not a configuration: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("illegal configuration: {0}")]
+    Invalid(#[from] InvalidHostConfig),
+    #[error("this configuration is meant for host {meant}, and this is {here}")]
+    OtherHost { meant: String, here: String },
+    #[error("revision {pushed} is older than {have}, which this host has")]
+    Older { pushed: Revision, have: Revision },
+    #[error("revision {0} was pushed before with other content")]
+    OtherContent(Revision),
+    #[error("the patch is based on revision {base}, and this host has {have}")]
+    OtherBase { base: Revision, have: String },
+    #[error("the patch leads from revision {base} to {revision}, which is not newer")]
+    Backwards { base: Revision, revision: Revision },
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("the task that stored the configuration ended early: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+impl Refused {
+    fn status(&self) -> StatusCode {
+        match self {
+            Refused::Malformed(_) | Refused::Invalid(_) | Refused::OtherHost { .. } | Refused::Backwards { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            Refused::Older { .. } | Refused::OtherContent(_) | Refused::OtherBase { .. } => StatusCode::CONFLICT,
+            Refused::Ledger(_) | Refused::Interrupted(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// The routes. `accepted` is what the ledger held at start.
+pub fn router(accepted: Option<Arc<ValidHostConfig>>, ledger: Ledger, reconciler: Handle) -> Router {
+    Router::new()
+        .route(CONFIG_PATH, put(put_config).patch(patch_config))
+        .route(STATUS_PATH, get(status))
+        .route(HEALTH_PATH, get(async || "ok\n"))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Api { accepted: Arc::new(Mutex::new(accepted)), ledger, reconciler })
+}
+
+async fn status(State(api): State<Api>) -> Json<HostReport> {
+    Json(api.reconciler.report().borrow().clone())
+}
+
+async fn put_config(State(api): State<Api>, body: Bytes) -> Response {
+    api.push(|_| Ok(serde_json::from_slice::<HostConfig>(&body)?)).await
+}
+
+async fn patch_config(State(api): State<Api>, body: Bytes) -> Response {
+    api.push(|have| {
+        let patch: HostPatch = serde_json::from_slice(&body)?;
+        let (base, revision) = (patch.base, patch.revision);
+        if revision <= base {
+            return Err(Refused::Backwards { base, revision });
+        }
+        match have {
+            Some(have) if have.revision == base => Ok(patch.apply_to(have)),
+            _ => {
+                let have = have.map_or_else(|| "none".to_owned(), |have| have.revision.to_string());
+                Err(Refused::OtherBase { base, have })
+            }
+        }
+    })
+    .await
+}
+
+impl Api {
+    /// Accepts a configuration, and answers when the kernel has it or the time for an answer is over.
+    async fn push(&self, read: impl FnOnce(Option<&HostConfig>) -> Result<HostConfig, Refused>) -> Response {
+        match self.accept(read).await {
+            Ok(revision) => Json(self.applied(revision, PUSH_ANSWER_WITHIN).await).into_response(),
+            Err(refused) => {
+                let desired = self.reconciler.report().borrow().desired;
+                tracing::warn!(%refused, "push refused");
+                (refused.status(), Json(ErrorBody { message: refused.to_string(), desired })).into_response()
+            }
+        }
+    }
+
+    async fn accept(
+        &self,
+        read: impl FnOnce(Option<&HostConfig>) -> Result<HostConfig, Refused>,
+    ) -> Result<Revision, Refused> {
+        let mut accepted = self.accepted.lock().await;
+        let have = accepted.as_deref().map(|config| &**config);
+        let config = read(have)?;
+        let revision = config.revision;
+        if let Some(have) = have {
+            if have.host != config.host {
+                return Err(Refused::OtherHost { meant: config.host.to_string(), here: have.host.to_string() });
+            }
+            if revision < have.revision {
+                return Err(Refused::Older { pushed: revision, have: have.revision });
+            }
+            if revision == have.revision {
+                return if *have == config { Ok(revision) } else { Err(Refused::OtherContent(revision)) };
+            }
+        }
+        let config = Arc::new(ValidHostConfig::try_from(config)?);
+        let (ledger, stored) = (self.ledger.clone(), Arc::clone(&config));
+        spawn_blocking(move || ledger.store(&stored)).await??;
+        *accepted = Some(Arc::clone(&config));
+        self.reconciler.configure(config);
+        Ok(revision)
+    }
+
+    /// The report once this revision, or a newer one, has been brought to the kernel; after `patience` the one there is.
+    async fn applied(&self, revision: Revision, patience: Duration) -> HostReport {
+        let mut report = self.reconciler.report();
+        let arrived = |report: &HostReport| report.applied.is_some_and(|applied| applied >= revision);
+        // Either way the answer is the newest report; its `applied` tells which.
+        let _ = timeout(patience, report.wait_for(arrived)).await;
+        let newest = report.borrow().clone();
+        newest
+    }
+}

@@ -1,0 +1,180 @@
+//! From a host's configuration to kernel objects. Pure.
+//!
+//! One VRF per VPC. One VXLAN device per VPC with ports on other hosts, and one per side of a peering, each in its VRF.
+//! Everything of a side hangs on its device, so the device's removal removes the side; and because the peer sends with
+//! this side's own VNI, a host without the device accepts nothing from the peer (rule C5).
+
+use crate::{
+    objects::{
+        Address, Desired, DesiredRoute, FdbKey, FdbTarget, Mac, NeighbourKey, Nexthop, RouteKey, RouteTo, Tunnel,
+        VrfDevice, VxlanDevice,
+    },
+    owner::{self, DeviceName},
+};
+use cps_peering_config::{
+    HostConfig, ValidHostConfig,
+    host_config::{SideConfig, VrfConfig},
+    id::VpcId,
+    net::{InterfaceName, Vni},
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
+};
+
+/// What the objects depend on besides the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The UDP port of VXLAN, on all hosts.
+    pub vxlan_port: u16,
+    /// The MTU of the path between hosts, in bytes.
+    pub underlay_mtu: u32,
+}
+
+impl Surroundings {
+    /// The MTU of a VXLAN device: the underlay's less outer IP, UDP, VXLAN and inner Ethernet headers. A larger one would
+    /// have the underlay fragment every full packet.
+    pub fn device_mtu(self, underlay: IpAddr) -> u32 {
+        let overhead = if underlay.is_ipv4() { 50 } else { 70 };
+        self.underlay_mtu.saturating_sub(overhead)
+    }
+}
+
+/// The first two bytes of every Ethernet address that [`mac`] makes, by the family of the VTEP address.
+pub const HOST_PREFIXES: [u16; 2] = [0x0200, 0x0206];
+
+/// The Ethernet address of all our VXLAN devices on the host with this VTEP address: locally administered, then the
+/// family, then the last four bytes of the address. The controller refuses two hosts for which that is the same.
+pub fn mac(vtep: IpAddr) -> Mac {
+    match vtep {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            Mac([0x02, 0x00, a, b, c, d])
+        }
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            Mac([0x02, 0x06, a, b, c, d])
+        }
+    }
+}
+
+/// The link-local address by which other hosts know the host with this VTEP address as a next hop: its [`mac`], so that
+/// both tell the same. It is an address on no device; a permanent neighbour entry leads to the Ethernet address.
+pub fn gateway(vtep: IpAddr) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac(vtep).0.map(u16::from);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, a << 8 | b, c << 8 | d, e << 8 | f)
+}
+
+/// All that a host with this configuration should have.
+pub fn compile(config: &ValidHostConfig, surroundings: Surroundings) -> Desired {
+    let mut compiler = Compiler {
+        config,
+        port: surroundings.vxlan_port,
+        mtu: surroundings.device_mtu(config.underlay),
+        desired: Desired::default(),
+        nexthops: BTreeSet::new(),
+        unicast: Vec::new(),
+    };
+    for (vpc, vrf) in &config.vrfs {
+        compiler.vrf(vpc, vrf);
+    }
+    for (vni, side) in &config.sides {
+        compiler.side(*vni, side);
+    }
+    compiler.finish()
+}
+
+struct Compiler<'a> {
+    config: &'a HostConfig,
+    port: u16,
+    mtu: u32,
+    desired: Desired,
+    nexthops: BTreeSet<Nexthop>,
+    /// Routes through next hops, whose places in the sorted list are known only at the end.
+    unicast: Vec<(RouteKey, Nexthop)>,
+}
+
+impl Compiler<'_> {
+    fn vrf(&mut self, vpc: &VpcId, vrf: &VrfConfig) {
+        let name = DeviceName::vrf(vrf.vni);
+        let table = owner::table(vrf.vni);
+        self.desired.vrfs.insert(name, VrfDevice { table, alias: format!("cps-peering VRF of {vpc}") });
+        // Without these a packet that no route of the VRF takes would go on to table main.
+        for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
+            self.route(RouteKey::backstop(table, default), RouteTo::Unreachable);
+        }
+        for (port, settings) in &vrf.ports {
+            self.desired.ports.insert(*port, name);
+            for gateway in &settings.gateways {
+                self.desired.addresses.insert(Address { device: *port, net: *gateway });
+            }
+            for prefix in &settings.prefixes {
+                self.route(RouteKey::unicast(table, *prefix), RouteTo::Port(*port));
+            }
+        }
+        if !vrf.remotes.is_empty() {
+            let device = DeviceName::vpc(vrf.vni);
+            self.vxlan(device, vrf.vni, name, format!("cps-peering {vpc} between hosts"));
+            self.remotes(device, table, vrf.vni, &vrf.remotes);
+        }
+    }
+
+    fn side(&mut self, vni: Vni, side: &SideConfig) {
+        let vrf = &self.config.vrfs[&side.vpc];
+        let table = owner::table(vrf.vni);
+        let device = DeviceName::peer(vni);
+        let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
+        self.vxlan(device, vni, DeviceName::vrf(vrf.vni), alias);
+        self.remotes(device, table, side.peer_vni, &side.remotes);
+        for cidr in &side.peer_cidrs {
+            self.route(RouteKey::backstop(table, *cidr), RouteTo::Unreachable);
+        }
+        // The peer's ports on this host are reached directly, and only while the peer's side is here too: a side alone
+        // must not lead into a VRF that has no way back.
+        let peer = self.config.sides.get(&side.peer_vni).filter(|peer| peer.peering == side.peering);
+        let Some(peer) = peer else { return };
+        for (port, settings) in &self.config.vrfs[&peer.vpc].ports {
+            for prefix in &settings.prefixes {
+                self.route(RouteKey::unicast(table, *prefix), RouteTo::Port(*port));
+            }
+        }
+    }
+
+    fn vxlan(&mut self, name: InterfaceName, vni: Vni, vrf: InterfaceName, alias: String) {
+        let tunnel = Tunnel { vni, port: self.port, local: self.config.underlay };
+        let device = VxlanDevice { tunnel, mac: mac(tunnel.local), mtu: self.mtu, vrf, alias };
+        self.desired.vxlans.insert(name, device);
+    }
+
+    /// Other hosts behind a VXLAN device, which take packets with VNI `vni`.
+    fn remotes(&mut self, device: InterfaceName, table: u32, vni: Vni, remotes: &BTreeMap<IpAddr, Vec<IpNet>>) {
+        for (vtep, prefixes) in remotes {
+            let (mac, gateway) = (mac(*vtep), gateway(*vtep));
+            self.desired.neighbours.insert(NeighbourKey { device, address: gateway }, mac);
+            self.desired.fdb.insert(FdbKey { device, mac }, FdbTarget { vtep: *vtep, vni });
+            let nexthop = Nexthop { device, gateway };
+            self.nexthops.insert(nexthop);
+            self.unicast.extend(prefixes.iter().map(|prefix| (RouteKey::unicast(table, *prefix), nexthop)));
+        }
+    }
+
+    fn route(&mut self, key: RouteKey, to: RouteTo) {
+        self.desired.routes.push(DesiredRoute { key, to });
+    }
+
+    fn finish(mut self) -> Desired {
+        let nexthops: Vec<Nexthop> = self.nexthops.into_iter().collect();
+        let routes = &mut self.desired.routes;
+        routes.extend(self.unicast.into_iter().map(|(key, nexthop)| {
+            let place = nexthops.binary_search(&nexthop).expect("every next hop of a route was collected");
+            let place = u32::try_from(place).expect("there are fewer next hops than ids for them");
+            DesiredRoute { key, to: RouteTo::Nexthop(place) }
+        }));
+        routes.sort_unstable();
+        // Equal keys are left only where a VPC's CIDR is 0.0.0.0/0 or ::/0: the default of its peer's VRF says the same.
+        routes.dedup_by_key(|route| route.key);
+        self.desired.nexthops = nexthops;
+        self.desired
+    }
+}

@@ -1,0 +1,129 @@
+//! VRFs, VXLAN devices, ports, their settings and addresses.
+
+use super::{Phase, Phases, survey::Survey};
+use crate::objects::{DeviceSetting, Link, LinkChange, Operation};
+use cps_peering_config::net::InterfaceName;
+
+pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
+    vrfs(survey, phases);
+    vxlans(survey, phases);
+    ports(survey, phases);
+    // Addresses go before ports are released: a device that leaves its VRF with one leaves a route in table main.
+    addresses(survey, phases);
+    released_ports(survey, phases);
+    removals(survey, phases);
+}
+
+fn vrfs(survey: &Survey<'_>, phases: &mut Phases) {
+    for (name, vrf) in survey.desired.vrfs.iter().filter(|(name, _)| !survey.blocked.contains(*name)) {
+        let Some(link) = survey.kept(name) else {
+            phases.push(Phase::Vrfs, Operation::AddVrf(*name, Box::new(vrf.clone())));
+            continue;
+        };
+        alias(phases, Phase::Vrfs, name, link, &vrf.alias);
+        if !link.up {
+            phases.push(Phase::Vrfs, Operation::ChangeLink(*name, LinkChange::Up(true)));
+        }
+    }
+}
+
+fn vxlans(survey: &Survey<'_>, phases: &mut Phases) {
+    for (name, vxlan) in survey.desired.vxlans.iter().filter(|(name, _)| !survey.blocked.contains(*name)) {
+        let change = |change| Operation::ChangeLink(*name, change);
+        let Some(link) = survey.kept(name) else {
+            phases.push(Phase::Devices, Operation::AddVxlan(*name, Box::new(vxlan.clone())));
+            settings(phases, name, None);
+            phases.push(Phase::Up, change(LinkChange::Up(true)));
+            continue;
+        };
+        alias(phases, Phase::Devices, name, link, &vxlan.alias);
+        if survey.vrf_of(link) != Some(vxlan.vrf) {
+            phases.push(Phase::Devices, change(LinkChange::Enslave(vxlan.vrf)));
+        }
+        if link.mac != Some(vxlan.mac) {
+            phases.push(Phase::Devices, change(LinkChange::Mac(vxlan.mac)));
+        }
+        if link.mtu != vxlan.mtu {
+            phases.push(Phase::Devices, change(LinkChange::Mtu(vxlan.mtu)));
+        }
+        if link.generates_link_local {
+            phases.push(Phase::Devices, change(LinkChange::NoLinkLocal));
+        }
+        settings(phases, name, Some(link));
+        if !link.up {
+            phases.push(Phase::Up, change(LinkChange::Up(true)));
+        }
+    }
+}
+
+fn ports(survey: &Survey<'_>, phases: &mut Phases) {
+    for (port, vrf) in &survey.desired.ports {
+        let Some(link) = survey.kept(port) else { continue };
+        settings(phases, port, Some(link));
+        if survey.rebound.contains(port) {
+            phases.push(Phase::Devices, Operation::ChangeLink(*port, LinkChange::Enslave(*vrf)));
+        }
+        if !link.up {
+            phases.push(Phase::Up, Operation::ChangeLink(*port, LinkChange::Up(true)));
+        }
+    }
+}
+
+/// The alias of a device that stays. (The group is a mark of ownership: without it the device is not ours.)
+fn alias(phases: &mut Phases, phase: Phase, name: &InterfaceName, link: &Link, alias: &str) {
+    if link.alias.as_deref() != Some(alias) {
+        phases.push(phase, Operation::ChangeLink(*name, LinkChange::Alias(alias.into())));
+    }
+}
+
+/// All settings of a new device, or those that differ. What the kernel did not tell, for instance because the device
+/// has no IPv6, is left alone.
+fn settings(phases: &mut Phases, name: &InterfaceName, link: Option<&Link>) {
+    for (setting, value) in DeviceSetting::WANTED {
+        if link.is_none_or(|link| link.settings.get(&setting).is_some_and(|have| *have != value)) {
+            phases.push(Phase::Devices, Operation::Set(*name, setting, value));
+        }
+    }
+}
+
+fn addresses(survey: &Survey<'_>, phases: &mut Phases) {
+    let (desired, observed) = (survey.desired, survey.observed);
+    for address in &desired.addresses {
+        let there = observed.addresses.contains_key(address) && !survey.rebound.contains(&address.device);
+        if !there && survey.kept(&address.device).is_some() {
+            phases.push(Phase::Addresses, Operation::AddAddress(*address));
+        }
+    }
+    let stale = observed.addresses.iter().filter(|(address, ours)| **ours && !desired.addresses.contains(address));
+    phases.extend(Phase::Clear, stale.map(|(address, _)| Operation::RemoveAddress(*address)));
+}
+
+/// Members of our VRFs that are no ports any more. Out of the VRF, their tenants would be in the host's own network, so
+/// they are down before they get there.
+fn released_ports(survey: &Survey<'_>, phases: &mut Phases) {
+    for (name, link) in &survey.observed.links {
+        let stays = survey.desired.ports.contains_key(name) || survey.observed.owns(name);
+        if stays || survey.vrf_of(link).is_none() {
+            continue;
+        }
+        phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Up(false)));
+        for (setting, _) in DeviceSetting::WANTED {
+            phases.push(Phase::Clear, Operation::ResetToDefault(*name, setting));
+        }
+        phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Release));
+    }
+}
+
+fn removals(survey: &Survey<'_>, phases: &mut Phases) {
+    let (desired, observed) = (survey.desired, survey.observed);
+    let unwanted = |name: &&InterfaceName| {
+        observed.owns(name) && !desired.vrfs.contains_key(name) && !desired.vxlans.contains_key(name)
+    };
+    let gone: Vec<InterfaceName> = observed.links.keys().filter(unwanted).copied().collect();
+    let recreated: Vec<InterfaceName> = survey.recreated.iter().copied().collect();
+    for (phase, names) in [(Phase::Remove, gone), (Phase::Clear, recreated)] {
+        if !names.is_empty() {
+            phases.push(phase, Operation::RemoveLinks(names));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Neighbours, forwarding entries, next hops and routes.
+
+use super::{Phase, Phases, survey::Survey};
+use crate::{
+    objects::{KernelRoute, Operation, RouteTo, Via},
+    owner,
+};
+use cps_peering_config::net::InterfaceName;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
+
+pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
+    neighbours(survey, phases);
+    let nexthops = nexthops(survey, phases);
+    routes(survey, &nexthops, phases);
+}
+
+/// A VXLAN device of ours that is there and stays.
+fn stays(survey: &Survey<'_>, device: &InterfaceName) -> bool {
+    survey.desired.vxlans.contains_key(device) && survey.kept(device).is_some()
+}
+
+fn neighbours(survey: &Survey<'_>, phases: &mut Phases) {
+    let (desired, observed) = (survey.desired, survey.observed);
+    for (key, mac) in desired.neighbours.iter().filter(|(key, _)| !survey.blocked.contains(&key.device)) {
+        if !(stays(survey, &key.device) && observed.neighbours.get(key) == Some(mac)) {
+            phases.push(Phase::Neighbours, Operation::SetNeighbour(*key, *mac));
+        }
+    }
+    for (key, target) in desired.fdb.iter().filter(|(key, _)| !survey.blocked.contains(&key.device)) {
+        let there = if stays(survey, &key.device) { observed.fdb.get(key) } else { None };
+        if there == Some(&Some(*target)) {
+            continue;
+        }
+        if there == Some(&None) {
+            phases.push(Phase::Neighbours, Operation::RemoveFdb(*key));
+        }
+        phases.push(Phase::Neighbours, Operation::SetFdb(*key, *target));
+    }
+    let neighbours = observed.neighbours.keys();
+    let stale = neighbours.filter(|key| !desired.neighbours.contains_key(key) && stays(survey, &key.device));
+    phases.extend(Phase::Tidy, stale.map(|key| Operation::RemoveNeighbour(*key)));
+    let fdb = observed.fdb.keys();
+    let stale = fdb.filter(|key| !desired.fdb.contains_key(key) && stays(survey, &key.device));
+    phases.extend(Phase::Tidy, stale.map(|key| Operation::RemoveFdb(*key)));
+}
+
+/// What becomes of next hops.
+struct Nexthops {
+    /// The id of each desired next hop; those of blocked devices have none.
+    ids: Vec<Option<u32>>,
+    /// Those that are removed first. The kernel takes all routes through them away with them.
+    stopped: BTreeSet<u32>,
+}
+
+fn nexthops(survey: &Survey<'_>, phases: &mut Phases) -> Nexthops {
+    let (desired, observed) = (survey.desired, survey.observed);
+    let mut have: BTreeMap<(u32, Ipv6Addr), u32> = BTreeMap::new();
+    for (id, place) in &observed.nexthops {
+        have.entry(*place).or_insert(*id);
+    }
+    let is_free = |id: &u32| !observed.nexthops.contains_key(id) && !observed.foreign_nexthop_ids.contains(id);
+    let mut free = (owner::FIRST_NEXTHOP_ID..).filter(is_free);
+    let mut ids = Vec::with_capacity(desired.nexthops.len());
+    for nexthop in &desired.nexthops {
+        if survey.blocked.contains(&nexthop.device) {
+            ids.push(None);
+            continue;
+        }
+        let link = survey.kept(&nexthop.device);
+        let id = link.and_then(|link| have.get(&(link.index, nexthop.gateway)).copied()).unwrap_or_else(|| {
+            let id = free.next().expect("a host has fewer next hops than there are ids");
+            phases.push(Phase::Nexthops, Operation::AddNexthop(id, *nexthop));
+            id
+        });
+        ids.push(Some(id));
+    }
+    let used: BTreeSet<u32> = ids.iter().flatten().copied().collect();
+    let mut stopped = BTreeSet::new();
+    for (id, (index, _)) in observed.nexthops.iter().filter(|(id, _)| !used.contains(id)) {
+        // On a device that stays, routes may first be led elsewhere.
+        if survey.names.get(index).is_some_and(|device| stays(survey, device)) {
+            phases.push(Phase::Tidy, Operation::RemoveNexthop(*id));
+        } else {
+            stopped.insert(*id);
+            phases.push(Phase::Stop, Operation::RemoveNexthop(*id));
+        }
+    }
+    Nexthops { ids, stopped }
+}
+
+fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) {
+    let resolve = |table: u32, to: RouteTo| {
+        if survey.blocked_tables.contains(&table) {
+            return None;
+        }
+        match to {
+            RouteTo::Unreachable => Some(Via::Unreachable),
+            RouteTo::Port(port) => survey.kept(&port).map(|link| Via::Device(link.index)),
+            RouteTo::Nexthop(place) => nexthops.ids[place as usize].map(Via::Nexthop),
+        }
+    };
+    let wanted = survey.desired.routes.iter().filter_map(|route| {
+        let via = resolve(route.key.table, route.to)?;
+        Some(KernelRoute { key: route.key, tos: 0, via })
+    });
+    // These go with what the plan does before.
+    let lost = |route: &KernelRoute| match route.via {
+        Via::Nexthop(id) => nexthops.stopped.contains(&id),
+        Via::Device(index) => survey.names.get(&index).is_some_and(|name| survey.rebound.contains(name)),
+        Via::Unreachable | Via::Other => false,
+    };
+    let have = survey.observed.routes.iter().copied().filter(|route| !lost(route));
+    merge(wanted, have, |change| {
+        let phase = match &change {
+            Operation::RemoveRoute(_) => Phase::Stop,
+            Operation::AddRoute(route) if route.via == Via::Unreachable => Phase::Backstops,
+            _ => Phase::Routes,
+        };
+        phases.push(phase, change);
+    });
+}
+
+/// Walks both sorted lists at once. Wanted keys are unique and without type of service; the kernel may have several
+/// routes under one key.
+fn merge(
+    wanted: impl Iterator<Item = KernelRoute>,
+    have: impl Iterator<Item = KernelRoute>,
+    mut change: impl FnMut(Operation),
+) {
+    let mut wanted = wanted.peekable();
+    let mut have = have.peekable();
+    let place = |route: &KernelRoute| (route.key, route.tos);
+    loop {
+        let order = match (wanted.peek(), have.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(want), Some(have)) => place(want).cmp(&place(have)),
+        };
+        match order {
+            Ordering::Less => wanted.next().into_iter().for_each(|want| change(Operation::AddRoute(want))),
+            Ordering::Greater => have.next().into_iter().for_each(|have| change(Operation::RemoveRoute(have))),
+            Ordering::Equal => {
+                let Some(want) = wanted.next() else { return };
+                let Some(first) = have.next_if(|have| place(have) == place(&want)) else { return };
+                let mut fits = first.via == want.via;
+                let mut rivals = Vec::new();
+                if !fits {
+                    rivals.push(first);
+                }
+                while let Some(next) = have.next_if(|have| place(have) == place(&want)) {
+                    if !fits && next.via == want.via {
+                        fits = true;
+                    } else {
+                        rivals.push(next);
+                    }
+                }
+                // A lone other one is changed in place, so that there is a route at every moment.
+                if !fits && rivals.len() == 1 {
+                    change(Operation::ReplaceRoute(want));
+                    continue;
+                }
+                rivals.into_iter().for_each(|rival| change(Operation::RemoveRoute(rival)));
+                if !fits {
+                    change(Operation::AddRoute(want));
+                }
+            }
+        }
+    }
+}

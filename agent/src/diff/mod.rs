@@ -1,0 +1,90 @@
+//! What must be done so that a host has what it should have. Pure: the same input gives the same plan.
+//!
+//! Only objects that [`owner`] calls ours are ever changed or removed. What somebody else put in our way is an
+//! [`Obstacle`]: it stays, it is reported, and everything that does not depend on it goes on.
+
+mod devices;
+mod forwarding;
+mod rules;
+mod survey;
+
+use crate::objects::{Desired, Observed, Operation};
+use cps_peering_config::{net::InterfaceName, report::ProblemKind};
+use std::collections::BTreeMap;
+use survey::Survey;
+
+/// What to do, in order, and what cannot be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The operations, in the order in which they must be carried out.
+    pub operations: Vec<Operation>,
+    /// What is in the way.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Something that keeps a device from being as it should be and that is not ours to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The desired device that suffers.
+    pub device: InterfaceName,
+    /// Whether something is in the way or missing.
+    pub kind: ProblemKind,
+    /// What it is, with the name of what it collides with.
+    pub reason: String,
+}
+
+/// The order of a plan. What carries traffic goes first and comes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Next hops and routes go: traffic stops here.
+    Stop,
+    /// What would be in the way of something new goes.
+    Clear,
+    /// Policy rules and host-wide settings.
+    Host,
+    /// VRFs come.
+    Vrfs,
+    /// Unreachable routes come, before anything could fall through the VRFs.
+    Backstops,
+    /// VXLAN devices and ports come into their VRFs.
+    Devices,
+    /// Gateway addresses come. IPv6 ones would not survive the change of VRF.
+    Addresses,
+    /// Devices go up.
+    Up,
+    /// Neighbours and forwarding entries come.
+    Neighbours,
+    /// Next hops come.
+    Nexthops,
+    /// Routes come: traffic starts here.
+    Routes,
+    /// What no route uses any more goes.
+    Tidy,
+    /// Devices go.
+    Remove,
+}
+
+/// The operations of a plan, sorted into phases as they are found.
+#[derive(Default)]
+struct Phases(BTreeMap<Phase, Vec<Operation>>);
+
+impl Phases {
+    fn push(&mut self, phase: Phase, operation: Operation) {
+        self.0.entry(phase).or_default().push(operation);
+    }
+
+    fn extend(&mut self, phase: Phase, operations: impl IntoIterator<Item = Operation>) {
+        self.0.entry(phase).or_default().extend(operations);
+    }
+}
+
+/// The plan that leads from `observed` to `desired`. Carried out without failure, the next one is empty, unless the
+/// kernel took further objects away with what the plan changed; then the one after it is.
+pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
+    let survey = Survey::new(desired, observed);
+    let mut phases = Phases::default();
+    rules::diff(&survey, &mut phases);
+    devices::diff(&survey, &mut phases);
+    forwarding::diff(&survey, &mut phases);
+    Plan { operations: phases.0.into_values().flatten().collect(), obstacles: survey.obstacles }
+}

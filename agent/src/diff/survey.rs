@@ -1,0 +1,160 @@
+//! What of the desired devices can be had, and what is to become of those that are there.
+
+use super::Obstacle;
+use crate::{
+    objects::{Address, Desired, Link, LinkKind, Observed, VxlanDevice},
+    owner::{DeviceName, Role},
+};
+use cps_peering_config::{net::InterfaceName, report::ProblemKind};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) struct Survey<'a> {
+    pub(super) desired: &'a Desired,
+    pub(super) observed: &'a Observed,
+    /// Names of devices by index.
+    pub(super) names: BTreeMap<u32, InterfaceName>,
+    pub(super) obstacles: Vec<Obstacle>,
+    /// Desired devices that cannot be had, and those that hang on them.
+    pub(super) blocked: BTreeSet<InterfaceName>,
+    /// Tables of blocked VRFs.
+    pub(super) blocked_tables: BTreeSet<u32>,
+    /// Devices of ours that must be made anew.
+    pub(super) recreated: BTreeSet<InterfaceName>,
+    /// Ports that change their VRF; the kernel takes their routes away.
+    pub(super) rebound: BTreeSet<InterfaceName>,
+}
+
+impl<'a> Survey<'a> {
+    pub(super) fn new(desired: &'a Desired, observed: &'a Observed) -> Self {
+        let mut survey = Self {
+            desired,
+            observed,
+            names: observed.links.iter().map(|(name, link)| (link.index, *name)).collect(),
+            obstacles: Vec::new(),
+            blocked: BTreeSet::new(),
+            blocked_tables: BTreeSet::new(),
+            recreated: BTreeSet::new(),
+            rebound: BTreeSet::new(),
+        };
+        survey.check_devices();
+        survey.check_ports();
+        survey
+    }
+
+    fn block(&mut self, device: InterfaceName, kind: ProblemKind, reason: String) {
+        self.blocked.insert(device);
+        self.obstacles.push(Obstacle { device, kind, reason });
+    }
+
+    /// A device of ours, or a port, that is there and stays.
+    pub(super) fn kept(&self, name: &InterfaceName) -> Option<&'a Link> {
+        if self.recreated.contains(name) || self.blocked.contains(name) { None } else { self.observed.links.get(name) }
+    }
+
+    /// The VRF of ours that the device is enslaved to.
+    pub(super) fn vrf_of(&self, link: &Link) -> Option<InterfaceName> {
+        let master = self.names.get(&link.master?)?;
+        let is_vrf = matches!(DeviceName::parse(master), Some(DeviceName { role: Role::Vrf, .. }));
+        (is_vrf && self.observed.owns(master)).then_some(*master)
+    }
+
+    fn check_devices(&mut self) {
+        let desired = self.desired;
+        for (name, vrf) in &desired.vrfs {
+            if self.observed.links.contains_key(name) && !self.observed.owns(name) {
+                self.block(*name, ProblemKind::Conflict, format!("there is a device {name} that is not ours"));
+            } else if let Some(other) = self.other_vrf(name, vrf.table) {
+                let reason = format!("table {} belongs to VRF {other}, which is not ours", vrf.table);
+                self.block(*name, ProblemKind::Conflict, reason);
+            }
+            if self.blocked.contains(name) {
+                self.blocked_tables.insert(vrf.table);
+            }
+        }
+        for (name, vxlan) in &desired.vxlans {
+            if self.observed.links.contains_key(name) && !self.observed.owns(name) {
+                self.block(*name, ProblemKind::Conflict, format!("there is a device {name} that is not ours"));
+            } else if let Some(other) = self.other_vxlan(name, vxlan) {
+                let (vni, port) = (vxlan.tunnel.vni, vxlan.tunnel.port);
+                let reason = format!("VNI {vni} on UDP port {port} is in use by {other}, which is not ours");
+                self.block(*name, ProblemKind::Conflict, reason);
+            } else if self.blocked.contains(&vxlan.vrf) {
+                self.blocked.insert(*name);
+            } else if self
+                .observed
+                .links
+                .get(name)
+                .is_some_and(|link| link.kind != LinkKind::Vxlan { tunnel: Some(vxlan.tunnel), learning: false })
+            {
+                self.recreated.insert(*name);
+            }
+        }
+    }
+
+    fn other_vrf(&self, name: &InterfaceName, table: u32) -> Option<InterfaceName> {
+        let mut links = self.observed.links.iter();
+        links.find(|(other, link)| *other != name && link.kind == LinkKind::Vrf(table)).map(|(other, _)| *other)
+    }
+
+    fn other_vxlan(&self, name: &InterfaceName, vxlan: &VxlanDevice) -> Option<InterfaceName> {
+        let taken = |link: &Link| {
+            matches!(link.kind, LinkKind::Vxlan { tunnel: Some(tunnel), .. }
+                if (tunnel.vni, tunnel.port) == (vxlan.tunnel.vni, vxlan.tunnel.port))
+        };
+        let mut links = self.observed.links.iter();
+        links.find(|(other, link)| *other != name && taken(link) && !self.observed.owns(other)).map(|(other, _)| *other)
+    }
+
+    fn check_ports(&mut self) {
+        let desired = self.desired;
+        for (port, vrf) in &desired.ports {
+            if self.blocked.contains(vrf) {
+                self.blocked.insert(*port);
+                continue;
+            }
+            let Some(link) = self.observed.links.get(port) else {
+                self.block(*port, ProblemKind::Missing, format!("there is no interface {port}"));
+                continue;
+            };
+            if link.kind == LinkKind::Loopback || self.observed.owns(port) {
+                self.block(*port, ProblemKind::Conflict, format!("{port} cannot be a port"));
+                continue;
+            }
+            if self.vrf_of(link) == Some(*vrf) {
+                continue;
+            }
+            if self.vrf_of(link).is_none() {
+                if let Some(master) = link.master {
+                    let master = self.names.get(&master).map_or_else(|| format!("#{master}"), ToString::to_string);
+                    let reason = format!("{port} is enslaved to {master}, which is not ours");
+                    self.block(*port, ProblemKind::Conflict, reason);
+                    continue;
+                }
+                // Most likely an interface of the host itself, listed by mistake. Taking it would cut the host off.
+                if let Some(address) = self.foreign_address(port) {
+                    let reason = format!("{port} has the address {address}, which is not ours");
+                    self.block(*port, ProblemKind::Conflict, reason);
+                    continue;
+                }
+            }
+            self.rebound.insert(*port);
+        }
+    }
+
+    fn foreign_address(&self, port: &InterfaceName) -> Option<IpNet> {
+        let is_link_local = |address: &Address| match address.net {
+            IpNet::V4(_) => false,
+            IpNet::V6(net) => net.addr().is_unicast_link_local(),
+        };
+        let mut addresses = self.observed.addresses.iter();
+        addresses
+            .find(|(address, ours)| {
+                address.device == *port
+                    && !**ours
+                    && !is_link_local(address)
+                    && !self.desired.addresses.contains(address)
+            })
+            .map(|(address, _)| address.net)
+    }
+}

@@ -1,0 +1,112 @@
+//! Notices when somebody changes what concerns us. Events only say "look again".
+
+use super::{
+    observe::looks_like_a_host,
+    uapi::{neighbour, rtm},
+    wire::{Message, address, attributes, messages, u8_at},
+};
+use crate::owner::PROTOCOL;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
+use std::{io, net::IpAddr, os::fd::AsRawFd, thread};
+
+/// Multicast groups (`RTNLGRP_*`): link, neighbours, IPv4 and IPv6 addresses, routes and rules, next hops.
+const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
+
+/// What was noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Something that concerns us changed.
+    Changed,
+    /// There were more events than the kernel could keep for us; anything may have changed.
+    Lost,
+}
+
+/// Starts a thread that calls `notice` for every event, in this process' network namespace, until `notice` says that
+/// nobody listens any more or the socket fails.
+pub fn watch(notice: impl Fn(Event) -> bool + Send + 'static) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind(&SocketAddr::new(0, 0))?;
+    for group in GROUPS {
+        socket.add_membership(group)?;
+    }
+    let listen = move || {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let event = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) if messages(&buffer[..length]).any(|message| concerns_us(&message)) => Event::Changed,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(Errno::ENOBUFS) => Event::Lost,
+                Err(errno) => {
+                    tracing::error!(%errno, "kernel events stopped; only the periodic comparison is left");
+                    return;
+                }
+            };
+            if !notice(event) {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("kernel-events".into()).spawn(listen)?;
+    Ok(())
+}
+
+/// Tenants' neighbours and other people's routes come and go all the time; they are none of our business.
+fn concerns_us(message: &Message<'_>) -> bool {
+    match message.kind {
+        rtm::NEW_ROUTE | rtm::DEL_ROUTE => u8_at(message.payload, 5) == Some(PROTOCOL),
+        rtm::NEW_NEIGHBOUR | rtm::DEL_NEIGHBOUR => is_host_neighbour(message.payload).unwrap_or_default(),
+        _ => true,
+    }
+}
+
+fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
+    let find =
+        |wanted| attributes(payload, neighbour::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    if u8_at(payload, 0)? == neighbour::AF_BRIDGE {
+        let [a, b, ..] = *find(neighbour::NDA_LLADDR)? else { return None };
+        return Some(crate::compile::HOST_PREFIXES.contains(&u16::from_be_bytes([a, b])));
+    }
+    match find(neighbour::NDA_DST).and_then(address)? {
+        IpAddr::V6(address) => Some(looks_like_a_host(address)),
+        IpAddr::V4(_) => Some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::wire::{Batch, put_address};
+
+    fn concerns(kind: u16, body: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut batch = Batch::default();
+        batch.push(kind, 0, body);
+        messages(&batch.bytes).all(|message| concerns_us(&message))
+    }
+
+    fn route(protocol: u8) -> impl FnOnce(&mut Vec<u8>) {
+        move |body| body.extend([2, 24, 0, 0, 0, protocol, 0, 1, 0, 0, 0, 0])
+    }
+
+    fn neighbour(to: &str) -> impl FnOnce(&mut Vec<u8>) {
+        let to: IpAddr = to.parse().unwrap();
+        move |body| {
+            body.extend([10, 0, 0, 0, 1, 0, 0, 0, 0x80, 0, 0, 0]);
+            put_address(body, neighbour::NDA_DST, to);
+        }
+    }
+
+    #[test]
+    fn other_peoples_routes_and_neighbours_do_not_wake_us() {
+        assert!(concerns(rtm::DEL_ROUTE, route(PROTOCOL)));
+        assert!(!concerns(rtm::DEL_ROUTE, route(2)));
+        let host = crate::compile::gateway("192.0.2.9".parse().unwrap()).to_string();
+        assert!(concerns(rtm::DEL_NEIGHBOUR, neighbour(&host)));
+        assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("fe80::5054:ff:fe12:3456")));
+        assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("10.1.0.9")));
+        assert!(concerns(rtm::NEW_LINK, |_| {}));
+    }
+}

@@ -1,0 +1,123 @@
+//! The kernel: the only place that reads and changes it.
+//!
+//! [`Netlink`] is the real one. [`memory::Memory`] is its twin for tests, with faults on demand.
+
+mod change;
+mod events;
+pub mod memory;
+mod observe;
+mod socket;
+mod sysctl;
+mod uapi;
+mod wire;
+
+use crate::objects::{Observed, Operation};
+use cps_peering_config::net::InterfaceName;
+use socket::Socket;
+use std::{collections::BTreeMap, fmt, io};
+use thiserror::Error;
+
+pub use events::{Event, watch};
+
+/// What the agent needs of a kernel.
+pub trait Kernel: Send {
+    /// Reads all that concerns us.
+    fn observe(&mut self) -> Result<Observed, KernelError>;
+
+    /// Carries out operations in order, all of them, also after one was refused. Removing what is already gone is no
+    /// failure. Returns the places of those that were refused.
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError>;
+}
+
+/// The conversation with the kernel failed; what it was about is unknown. The next call begins a new one.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// The netlink socket failed.
+    #[error("netlink: cannot {what}: {source}")]
+    Socket {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A list kept changing while it was read.
+    #[error("netlink: the list of {what} kept changing while it was read")]
+    Interrupted {
+        /// The list.
+        what: &'static str,
+    },
+    /// The kernel refused to list something.
+    #[error("netlink: the kernel does not list {what}: {refusal}")]
+    Refused {
+        /// The list.
+        what: &'static str,
+        /// The kernel's words.
+        refusal: Refusal,
+    },
+    /// A file below `/proc/sys` could not be read.
+    #[error("cannot read {path}: {source}")]
+    Sysctl {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The kernel's no to one operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The `errno` code.
+    pub errno: i32,
+    /// The kernel's explanation (`NLMSGERR_ATTR_MSG`), where it gave one.
+    pub explanation: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = io::Error::from_raw_os_error(self.errno);
+        match &self.explanation {
+            Some(explanation) => write!(f, "{explanation} ({name})"),
+            None => name.fmt(f),
+        }
+    }
+}
+
+/// The kernel that this process runs on, in this process' network namespace.
+#[derive(Default)]
+pub struct Netlink {
+    /// None before the first use and after a failure.
+    socket: Option<Socket>,
+    /// Device indexes as last seen.
+    indexes: BTreeMap<InterfaceName, u32>,
+}
+
+impl Netlink {
+    /// Runs `work` with the socket, which is opened if need be and dropped when it fails.
+    fn with_socket<T>(
+        &mut self,
+        work: impl FnOnce(&mut Socket, &mut BTreeMap<InterfaceName, u32>) -> Result<T, KernelError>,
+    ) -> Result<T, KernelError> {
+        let mut socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => Socket::open()?,
+        };
+        let result = work(&mut socket, &mut self.indexes)?;
+        self.socket = Some(socket);
+        Ok(result)
+    }
+}
+
+impl Kernel for Netlink {
+    fn observe(&mut self) -> Result<Observed, KernelError> {
+        self.with_socket(|socket, indexes| {
+            let observed = observe::observe(socket)?;
+            *indexes = observed.links.iter().map(|(name, link)| (*name, link.index)).collect();
+            Ok(observed)
+        })
+    }
+
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+        self.with_socket(|socket, indexes| change::Changer::new(socket, indexes).apply(operations))
+    }
+}

@@ -1,0 +1,381 @@
+//! Reads the kernel: one list per kind of object, each filtered by the kernel as far as it can.
+
+use super::{
+    KernelError,
+    socket::Socket,
+    sysctl,
+    uapi::{addr, link, neighbour, nexthop, route, rtm, rule},
+    wire::{address, attributes, i32_at, text, u8_at, u16_at, u32_at},
+};
+use crate::{
+    compile,
+    objects::{
+        Address, DeviceSetting, Family, FdbKey, FdbTarget, KernelRoute, Link, LinkKind, Lookup, Mac, NeighbourKey,
+        Observed, RouteKey, Rule, Tunnel, Via,
+    },
+    owner::{self, DeviceName, PROTOCOL},
+};
+use cps_peering_config::net::{InterfaceName, Vni};
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+pub(super) fn observe(socket: &mut Socket) -> Result<Observed, KernelError> {
+    let links = links(socket)?;
+    let names: BTreeMap<u32, InterfaceName> = links.iter().map(|(name, link)| (link.index, *name)).collect();
+    // Routes are read before the next hops that they name, so that one made in between is not missed.
+    let mut routes = routes(socket, Family::V4)?;
+    routes.extend(self::routes(socket, Family::V6)?);
+    routes.sort_unstable();
+    let (nexthops, foreign_nexthop_ids) = nexthops(socket)?;
+    let mut rules = rules(socket, Family::V4)?;
+    rules.extend(self::rules(socket, Family::V6)?);
+    rules.sort_unstable();
+    Ok(Observed {
+        addresses: addresses(socket, &names)?,
+        neighbours: neighbours(socket, &names)?,
+        fdb: fdb(socket, &links, &names)?,
+        nexthops,
+        foreign_nexthop_ids,
+        routes,
+        rules,
+        ipv6_forwarding: sysctl::ipv6_forwarding()?,
+        links,
+    })
+}
+
+fn mac(bytes: &[u8]) -> Option<Mac> {
+    bytes.try_into().ok().map(Mac)
+}
+
+type Links = BTreeMap<InterfaceName, Link>;
+
+fn links(socket: &mut Socket) -> Result<Links, KernelError> {
+    socket.dump(
+        "devices",
+        rtm::GET_LINK,
+        |body| {
+            body.extend([0; link::HEADER_LEN]);
+            super::wire::put(body, link::IFLA_EXT_MASK, &link::RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+        },
+        Links::new,
+        |links, payload| links.extend(read_link(payload)),
+    )
+}
+
+/// A device; none if its name could be neither ours nor a port's.
+fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
+    let kind = u16_at(payload, 2)?;
+    let mut name = None;
+    let mut link = Link {
+        index: u32_at(payload, 4)?,
+        kind: if kind == link::ARPHRD_LOOPBACK { LinkKind::Loopback } else { LinkKind::Other },
+        mac: None,
+        mtu: 0,
+        up: u32_at(payload, 8)? & link::IFF_UP != 0,
+        master: None,
+        group: 0,
+        alias: None,
+        generates_link_local: true,
+        settings: BTreeMap::new(),
+    };
+    for (kind, value) in attributes(payload, link::HEADER_LEN) {
+        match kind {
+            link::IFLA_IFNAME => name = text(value)?.parse().ok(),
+            link::IFLA_ADDRESS => link.mac = mac(value),
+            link::IFLA_MTU => link.mtu = u32_at(value, 0)?,
+            link::IFLA_MASTER => link.master = u32_at(value, 0),
+            link::IFLA_GROUP => link.group = u32_at(value, 0)?,
+            link::IFLA_IFALIAS => link.alias = text(value).map(ToOwned::to_owned),
+            link::IFLA_LINKINFO => link.kind = read_kind(value).unwrap_or(link.kind),
+            link::IFLA_AF_SPEC => read_families(value, &mut link),
+            _ => {}
+        }
+    }
+    Some((name?, link))
+}
+
+fn read_kind(info: &[u8]) -> Option<LinkKind> {
+    let kind = attributes(info, 0).find(|(kind, _)| *kind == link::INFO_KIND).and_then(|(_, value)| text(value))?;
+    let data = attributes(info, 0).find(|(kind, _)| *kind == link::INFO_DATA).map(|(_, value)| value);
+    let find =
+        |wanted| attributes(data.unwrap_or_default(), 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    match kind {
+        "vrf" => find(link::VRF_TABLE).and_then(|value| u32_at(value, 0)).map(LinkKind::Vrf),
+        "vxlan" => {
+            let vni = find(link::VXLAN_ID).and_then(|value| Vni::try_from(u32_at(value, 0)?).ok());
+            let port = find(link::VXLAN_PORT).and_then(|value| u16_at(value, 0)).map(u16::from_be);
+            let local = find(link::VXLAN_LOCAL).or_else(|| find(link::VXLAN_LOCAL6)).and_then(address);
+            let local = local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            let learning = find(link::VXLAN_LEARNING).and_then(|value| u8_at(value, 0)) != Some(0);
+            Some(LinkKind::Vxlan { tunnel: vni.zip(port).map(|(vni, port)| Tunnel { vni, port, local }), learning })
+        }
+        _ => Some(LinkKind::Other),
+    }
+}
+
+/// Settings below `net/ipv4/conf` are counted from 1, those below `net/ipv6/conf` from 0 (`ip.h`, `ipv6.h`).
+fn read_families(families: &[u8], link: &mut Link) {
+    let mut set = |setting, value: Option<i32>| link.settings.extend(value.map(|value| (setting, value)));
+    for (family, value) in attributes(families, 0) {
+        for (kind, value) in attributes(value, 0) {
+            match (family, kind) {
+                (link::AF_INET, link::INET_CONF) => {
+                    set(DeviceSetting::Ipv4Forwarding, i32_at(value, 0));
+                    set(DeviceSetting::Ipv4AcceptRedirects, i32_at(value, 3 * 4));
+                    set(DeviceSetting::Ipv4SendRedirects, i32_at(value, 5 * 4));
+                    set(DeviceSetting::Ipv4RpFilter, i32_at(value, 7 * 4));
+                }
+                (link::AF_INET6, link::INET6_CONF) => {
+                    set(DeviceSetting::Ipv6AcceptRa, i32_at(value, 3 * 4));
+                    set(DeviceSetting::Ipv6AcceptRedirects, i32_at(value, 4 * 4));
+                    set(DeviceSetting::Ipv6Disable, i32_at(value, 26 * 4));
+                }
+                (link::AF_INET6, link::INET6_ADDR_GEN_MODE) => {
+                    link.generates_link_local = u8_at(value, 0) != Some(link::ADDR_GEN_MODE_NONE);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn addresses(
+    socket: &mut Socket,
+    names: &BTreeMap<u32, InterfaceName>,
+) -> Result<BTreeMap<Address, bool>, KernelError> {
+    socket.dump(
+        "addresses",
+        rtm::GET_ADDRESS,
+        |body| body.extend([0; addr::HEADER_LEN]),
+        BTreeMap::new,
+        |addresses, payload| addresses.extend(read_address(payload, names)),
+    )
+}
+
+fn read_address(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<(Address, bool)> {
+    let device = *names.get(&u32_at(payload, 4)?)?;
+    let (mut own, mut peer, mut ours) = (None, None, false);
+    for (kind, value) in attributes(payload, addr::HEADER_LEN) {
+        match kind {
+            addr::IFA_LOCAL => own = address(value),
+            addr::IFA_ADDRESS => peer = address(value),
+            addr::IFA_PROTO => ours = u8_at(value, 0) == Some(PROTOCOL),
+            _ => {}
+        }
+    }
+    let net = IpNet::new(own.or(peer)?, u8_at(payload, 1)?).ok()?;
+    Some((Address { device, net }, ours))
+}
+
+fn neighbours(
+    socket: &mut Socket,
+    names: &BTreeMap<u32, InterfaceName>,
+) -> Result<BTreeMap<NeighbourKey, Mac>, KernelError> {
+    socket.dump(
+        "neighbours",
+        rtm::GET_NEIGHBOUR,
+        |body| {
+            body.push(Family::V6.number());
+            body.extend([0; neighbour::HEADER_LEN - 1]);
+        },
+        BTreeMap::new,
+        |neighbours, payload| neighbours.extend(read_neighbour(payload, names)),
+    )
+}
+
+fn read_neighbour(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<(NeighbourKey, Mac)> {
+    let device = vxlan_device(u32_at(payload, 4)?, names)?;
+    let permanent = u16_at(payload, 8)? == neighbour::NUD_PERMANENT;
+    let (mut to, mut at) = (None, None);
+    for (kind, value) in attributes(payload, neighbour::HEADER_LEN) {
+        match kind {
+            neighbour::NDA_DST => to = address(value),
+            neighbour::NDA_LLADDR => at = mac(value),
+            _ => {}
+        }
+    }
+    match to? {
+        IpAddr::V6(address) if permanent => Some((NeighbourKey { device, address }, at?)),
+        _ => None,
+    }
+}
+
+/// The device with this index, if its name is that of a VXLAN device of ours.
+fn vxlan_device(index: u32, names: &BTreeMap<u32, InterfaceName>) -> Option<InterfaceName> {
+    let name = *names.get(&index)?;
+    DeviceName::parse(&name).filter(|device| device.role != owner::Role::Vrf).map(|_| name)
+}
+
+type Fdb = BTreeMap<FdbKey, Option<FdbTarget>>;
+
+fn fdb(socket: &mut Socket, links: &Links, names: &BTreeMap<u32, InterfaceName>) -> Result<Fdb, KernelError> {
+    socket.dump(
+        "forwarding entries",
+        rtm::GET_NEIGHBOUR,
+        |body| {
+            body.push(neighbour::AF_BRIDGE);
+            body.extend([0; neighbour::HEADER_LEN - 1]);
+        },
+        Fdb::new,
+        |fdb, payload| {
+            if let Some((key, target)) = read_fdb(payload, links, names) {
+                // A second destination of the same Ethernet address is never ours.
+                fdb.entry(key).and_modify(|known| *known = None).or_insert(target);
+            }
+        },
+    )
+}
+
+fn read_fdb(
+    payload: &[u8],
+    links: &Links,
+    names: &BTreeMap<u32, InterfaceName>,
+) -> Option<(FdbKey, Option<FdbTarget>)> {
+    let device = vxlan_device(u32_at(payload, 4)?, names)?;
+    let LinkKind::Vxlan { tunnel: Some(tunnel), .. } = links.get(&device)?.kind else { return None };
+    let mut usual = u16_at(payload, 8)? == neighbour::NUD_PERMANENT;
+    // The kernel tells a VNI only where it is not the device's own.
+    let (mut at, mut vtep, mut vni) = (None, None, Some(tunnel.vni));
+    for (kind, value) in attributes(payload, neighbour::HEADER_LEN) {
+        match kind {
+            neighbour::NDA_LLADDR => at = mac(value),
+            neighbour::NDA_DST => vtep = address(value),
+            neighbour::NDA_VNI => vni = u32_at(value, 0).and_then(|number| Vni::try_from(number).ok()),
+            neighbour::NDA_PORT | neighbour::NDA_IFINDEX => usual = false,
+            _ => {}
+        }
+    }
+    let target = vtep.zip(vni).filter(|_| usual).map(|(vtep, vni)| FdbTarget { vtep, vni });
+    Some((FdbKey { device, mac: at? }, target))
+}
+
+type Nexthops = (BTreeMap<u32, (u32, Ipv6Addr)>, BTreeSet<u32>);
+
+/// Next hops of ours, and ids in our range that are not.
+fn nexthops(socket: &mut Socket) -> Result<Nexthops, KernelError> {
+    socket.dump(
+        "next hops",
+        rtm::GET_NEXTHOP,
+        |body| body.extend([0; nexthop::HEADER_LEN]),
+        Nexthops::default,
+        |(ours, foreign), payload| {
+            let Some((id, protocol, place)) = read_nexthop(payload) else { return };
+            match place.filter(|_| owner::owns_nexthop(id, protocol)) {
+                Some(place) => ours.insert(id, place).map_or((), drop),
+                None if id >= owner::FIRST_NEXTHOP_ID => foreign.insert(id).then_some(()).unwrap_or_default(),
+                None => {}
+            }
+        },
+    )
+}
+
+type NexthopParts = (u32, u8, Option<(u32, Ipv6Addr)>);
+
+fn read_nexthop(payload: &[u8]) -> Option<NexthopParts> {
+    let (mut id, mut index, mut gateway) = (None, None, None);
+    for (kind, value) in attributes(payload, nexthop::HEADER_LEN) {
+        match kind {
+            nexthop::NHA_ID => id = u32_at(value, 0),
+            nexthop::NHA_OIF => index = u32_at(value, 0),
+            nexthop::NHA_GATEWAY => gateway = address(value),
+            _ => {}
+        }
+    }
+    // One of ours that was made into something else by hand counts as one whose device is gone, and is removed.
+    let gateway = match gateway {
+        Some(IpAddr::V6(gateway)) => gateway,
+        _ => Ipv6Addr::UNSPECIFIED,
+    };
+    Some((id?, u8_at(payload, 2)?, Some((index.unwrap_or_default(), gateway))))
+}
+
+fn routes(socket: &mut Socket, family: Family) -> Result<Vec<KernelRoute>, KernelError> {
+    socket.dump(
+        "routes",
+        rtm::GET_ROUTE,
+        |body| {
+            body.extend([family.number(), 0, 0, 0, 0, PROTOCOL]);
+            body.extend([0; route::HEADER_LEN - 6]);
+        },
+        Vec::new,
+        |routes, payload| routes.extend(read_route(payload, family)),
+    )
+}
+
+/// A route of ours.
+fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
+    let (table, protocol, kind) = (u8_at(payload, 4)?, u8_at(payload, 5)?, u8_at(payload, 7)?);
+    let mut table = u32::from(table);
+    let mut destination = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let (mut metric, mut device, mut nexthop, mut more) = (0, None, None, false);
+    for (kind, value) in attributes(payload, route::HEADER_LEN) {
+        match kind {
+            route::RTA_DST => destination = address(value)?,
+            route::RTA_TABLE => table = u32_at(value, 0)?,
+            route::RTA_PRIORITY => metric = u32_at(value, 0)?,
+            route::RTA_OIF => device = u32_at(value, 0),
+            route::RTA_NH_ID => nexthop = u32_at(value, 0),
+            route::RTA_GATEWAY | route::RTA_VIA | route::RTA_MULTIPATH | route::RTA_ENCAP_TYPE => more = true,
+            _ => {}
+        }
+    }
+    if protocol != PROTOCOL || owner::table_vni(table).is_none() {
+        return None;
+    }
+    let via = match (kind, nexthop, device) {
+        (route::RTN_UNREACHABLE, ..) => Via::Unreachable,
+        (route::RTN_UNICAST, Some(id), _) => Via::Nexthop(id),
+        (route::RTN_UNICAST, None, Some(index)) if !more => Via::Device(index),
+        _ => Via::Other,
+    };
+    let prefix = IpNet::new(destination, u8_at(payload, 1)?).ok()?;
+    Some(KernelRoute { key: RouteKey { table, prefix, metric }, tos: u8_at(payload, 3)?, via })
+}
+
+fn rules(socket: &mut Socket, family: Family) -> Result<Vec<Rule>, KernelError> {
+    socket.dump(
+        "rules",
+        rtm::GET_RULE,
+        |body| {
+            body.push(family.number());
+            body.extend([0; rule::HEADER_LEN - 1]);
+        },
+        Vec::new,
+        |rules, payload| rules.extend(read_rule(payload, family)),
+    )
+}
+
+/// A rule that sends everything to `local` or `l3mdev`.
+fn read_rule(payload: &[u8], family: Family) -> Option<Rule> {
+    let plain = u8_at(payload, 7)? == rule::FR_ACT_TO_TBL && payload.get(1..4)? == [0; 3] && u32_at(payload, 8)? == 0;
+    let (mut table, mut priority, mut l3mdev, mut protocol) = (u32::from(u8_at(payload, 4)?), 0, false, 0);
+    for (kind, value) in attributes(payload, rule::HEADER_LEN) {
+        match kind {
+            rule::FRA_PRIORITY => priority = u32_at(value, 0)?,
+            rule::FRA_TABLE => table = u32_at(value, 0)?,
+            rule::FRA_L3MDEV => l3mdev = u8_at(value, 0)? == 1,
+            rule::FRA_PROTOCOL => protocol = u8_at(value, 0)?,
+            rule::FRA_PAD => {}
+            rule::FRA_SUPPRESS_PREFIXLEN if u32_at(value, 0) == Some(u32::MAX) => {}
+            _ => return None,
+        }
+    }
+    let lookup = match (l3mdev, table) {
+        (true, _) => Lookup::L3mdev,
+        (false, route::RT_TABLE_LOCAL) => Lookup::Local,
+        _ => return None,
+    };
+    plain.then_some(Rule { family, priority, lookup, protocol })
+}
+
+/// Whether an IPv6 neighbour or Ethernet address is of the kind that we make for other hosts.
+pub(super) fn looks_like_a_host(gateway: Ipv6Addr) -> bool {
+    let segments = gateway.segments();
+    segments[..5] == [0xfe80, 0, 0, 0, 0] && compile::HOST_PREFIXES.contains(&segments[5])
+}

@@ -1,0 +1,198 @@
+//! A netlink socket for commands: blocking, one conversation at a time, with the kernel's explanations.
+
+use super::{
+    KernelError, Refusal,
+    wire::{Batch, Message, attributes, i32_at, messages, text},
+};
+use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::{
+    libc,
+    sys::{
+        socket::{MsgFlags, recv, setsockopt, sockopt},
+        time::{TimeVal, TimeValLike},
+    },
+};
+use std::os::fd::AsRawFd;
+
+/// How long the kernel may keep us waiting. Its answers come within the call; only a lost one takes longer.
+const TIMEOUT_S: i64 = 30;
+/// How often a list that changed while it was read is read again.
+const DUMP_ATTEMPTS: usize = 8;
+/// The kernel's largest dump datagram is 32 KiB.
+const RECEIVE_LEN: usize = 64 * 1024;
+/// Room for the errors of a whole batch, in bytes.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+
+/// `NLM_F_MULTI | NLM_F_DUMP` and the like, see `include/uapi/linux/netlink.h`.
+const DUMP: u16 = 0x300;
+const DUMP_INTERRUPTED: u16 = 0x10;
+const ERROR_HAS_ATTRIBUTES: u16 = 0x200;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// Within an error message: the code, then the header of the request.
+const ERROR_FIXED_LEN: usize = 4 + 16;
+const ERROR_EXPLANATION: u16 = 1;
+
+pub(super) struct Socket {
+    socket: RawSocket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+fn failed<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> KernelError {
+    move |source| KernelError::Socket { what, source: source.into() }
+}
+
+impl Socket {
+    pub(super) fn open() -> Result<Self, KernelError> {
+        let mut socket = RawSocket::new(NETLINK_ROUTE).map_err(failed("open a socket"))?;
+        socket.bind_auto().map_err(failed("bind a socket"))?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect to the kernel"))?;
+        socket.set_ext_ack(true).map_err(failed("ask for explanations"))?;
+        socket.set_cap_ack(true).map_err(failed("ask for short answers"))?;
+        socket.set_netlink_get_strict_chk(true).map_err(failed("ask for filtered lists"))?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_S))
+            .map_err(failed("set a time limit"))?;
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(failed("enlarge the receive buffer"))?;
+        Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVE_LEN] })
+    }
+
+    /// Reads one datagram into the buffer and returns its length.
+    fn receive(&mut self) -> Result<usize, KernelError> {
+        recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).map_err(failed("receive"))
+    }
+
+    /// Lists objects: `body` appends what follows the header of the request, `each` sees every object's payload. What
+    /// `each` gathers is thrown away and begun anew with `start` when the list changed meanwhile.
+    pub(super) fn dump<T>(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        body: impl Fn(&mut Vec<u8>),
+        start: impl Fn() -> T,
+        mut each: impl FnMut(&mut T, &[u8]),
+    ) -> Result<T, KernelError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut gathered = start();
+            if self.dump_once(what, kind, &body, &mut |payload| each(&mut gathered, payload))? {
+                return Ok(gathered);
+            }
+        }
+        Err(KernelError::Interrupted { what })
+    }
+
+    /// Whether the list stayed the same while it was read.
+    fn dump_once(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        body: &impl Fn(&mut Vec<u8>),
+        each: &mut impl FnMut(&[u8]),
+    ) -> Result<bool, KernelError> {
+        let mut request = Batch::default();
+        request.push(kind, DUMP, body);
+        let sequence = self.send(&mut request)?;
+        let mut whole = true;
+        loop {
+            let length = self.receive()?;
+            for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
+                whole &= message.flags & DUMP_INTERRUPTED == 0;
+                match message.kind {
+                    DONE | ERROR => {
+                        return match refusal(&message) {
+                            Some(refusal) => Err(KernelError::Refused { what, refusal }),
+                            None => Ok(whole),
+                        };
+                    }
+                    _ => each(message.payload),
+                }
+            }
+        }
+    }
+
+    /// Carries out all requests of a batch and returns the places of those that were refused.
+    pub(super) fn execute(&mut self, batch: &mut Batch) -> Result<Vec<(usize, Refusal)>, KernelError> {
+        let mut refused = Vec::new();
+        if batch.len() == 0 {
+            return Ok(refused);
+        }
+        let first = self.send(batch)?;
+        let last = batch.len() - 1;
+        loop {
+            let length = self.receive()?;
+            for message in messages(&self.buffer[..length]).filter(|message| message.kind == ERROR) {
+                let place = message.sequence.wrapping_sub(first) as usize;
+                if place > last {
+                    continue;
+                }
+                refused.extend(refusal(&message).map(|refusal| (place, refusal)));
+                if place == last {
+                    return Ok(refused);
+                }
+            }
+        }
+    }
+
+    /// Asks for one object and returns its payload.
+    pub(super) fn get(
+        &mut self,
+        kind: u16,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Result<Vec<u8>, Refusal>, KernelError> {
+        let mut request = Batch::default();
+        request.push(kind, 0, body);
+        let sequence = self.send(&mut request)?;
+        let mut found = Vec::new();
+        loop {
+            let length = self.receive()?;
+            for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
+                if message.kind == ERROR {
+                    return Ok(refusal(&message).map_or(Ok(found), Err));
+                }
+                found = message.payload.to_vec();
+            }
+        }
+    }
+
+    /// Sends a batch and returns the number of its first request.
+    fn send(&mut self, batch: &mut Batch) -> Result<u32, KernelError> {
+        let first = self.sequence.wrapping_add(1);
+        let count = u32::try_from(batch.len()).expect("batches are small");
+        self.sequence = self.sequence.wrapping_add(count);
+        batch.seal(first);
+        self.socket.send(&batch.bytes, libc::MSG_NOSIGNAL).map_err(failed("send"))?;
+        Ok(first)
+    }
+}
+
+/// What an error or done message says, if it is not "all right".
+fn refusal(message: &Message<'_>) -> Option<Refusal> {
+    let errno = -i32_at(message.payload, 0).unwrap_or_default();
+    if errno <= 0 {
+        return None;
+    }
+    let skip = if message.kind == ERROR { ERROR_FIXED_LEN } else { 4 };
+    let explanation = (message.flags & ERROR_HAS_ATTRIBUTES != 0)
+        .then(|| attributes(message.payload, skip).find(|(kind, _)| *kind == ERROR_EXPLANATION))
+        .flatten()
+        .and_then(|(_, value)| text(value))
+        .map(ToOwned::to_owned);
+    Some(Refusal { errno, explanation })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::wire::put;
+
+    #[test]
+    fn the_kernels_explanation_is_kept() {
+        let mut payload = (-22i32).to_ne_bytes().to_vec();
+        payload.extend([0; 16]);
+        put(&mut payload, ERROR_EXPLANATION, b"Nexthop has invalid gateway\0");
+        let message = Message { kind: ERROR, flags: ERROR_HAS_ATTRIBUTES, sequence: 1, payload: &payload };
+        let said = refusal(&message).unwrap();
+        assert_eq!(said.to_string(), "Nexthop has invalid gateway (Invalid argument (os error 22))");
+        assert_eq!(refusal(&Message { payload: &[0; 20], ..message }), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! Numbers of the kernel's interface, by header file below `include/uapi/linux`, and fixed message parts.
+
+/// `rtnetlink.h`.
+pub(super) mod rtm {
+    pub(in crate::kernel) const NEW_LINK: u16 = 16;
+    pub(in crate::kernel) const DEL_LINK: u16 = 17;
+    pub(in crate::kernel) const GET_LINK: u16 = 18;
+    pub(in crate::kernel) const SET_LINK: u16 = 19;
+    pub(in crate::kernel) const NEW_ADDRESS: u16 = 20;
+    pub(in crate::kernel) const DEL_ADDRESS: u16 = 21;
+    pub(in crate::kernel) const GET_ADDRESS: u16 = 22;
+    pub(in crate::kernel) const NEW_ROUTE: u16 = 24;
+    pub(in crate::kernel) const DEL_ROUTE: u16 = 25;
+    pub(in crate::kernel) const GET_ROUTE: u16 = 26;
+    pub(in crate::kernel) const NEW_NEIGHBOUR: u16 = 28;
+    pub(in crate::kernel) const DEL_NEIGHBOUR: u16 = 29;
+    pub(in crate::kernel) const GET_NEIGHBOUR: u16 = 30;
+    pub(in crate::kernel) const NEW_RULE: u16 = 32;
+    pub(in crate::kernel) const DEL_RULE: u16 = 33;
+    pub(in crate::kernel) const GET_RULE: u16 = 34;
+    pub(in crate::kernel) const NEW_NEXTHOP: u16 = 104;
+    pub(in crate::kernel) const DEL_NEXTHOP: u16 = 105;
+    pub(in crate::kernel) const GET_NEXTHOP: u16 = 106;
+}
+
+/// `netlink.h`: flags of requests that make something.
+pub(super) mod flag {
+    pub(in crate::kernel) const REPLACE: u16 = 0x100;
+    pub(in crate::kernel) const EXCLUSIVE: u16 = 0x200;
+    pub(in crate::kernel) const CREATE: u16 = 0x400;
+}
+
+/// `if_link.h` and `if_addr.h`.
+pub(super) mod link {
+    pub(in crate::kernel) const HEADER_LEN: usize = 16;
+    pub(in crate::kernel) const IFLA_ADDRESS: u16 = 1;
+    pub(in crate::kernel) const IFLA_IFNAME: u16 = 3;
+    pub(in crate::kernel) const IFLA_MTU: u16 = 4;
+    pub(in crate::kernel) const IFLA_MASTER: u16 = 10;
+    pub(in crate::kernel) const IFLA_LINKINFO: u16 = 18;
+    pub(in crate::kernel) const IFLA_IFALIAS: u16 = 20;
+    pub(in crate::kernel) const IFLA_AF_SPEC: u16 = 26;
+    pub(in crate::kernel) const IFLA_GROUP: u16 = 27;
+    pub(in crate::kernel) const IFLA_EXT_MASK: u16 = 29;
+    pub(in crate::kernel) const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+    pub(in crate::kernel) const INFO_KIND: u16 = 1;
+    pub(in crate::kernel) const INFO_DATA: u16 = 2;
+    pub(in crate::kernel) const VRF_TABLE: u16 = 1;
+    pub(in crate::kernel) const VXLAN_ID: u16 = 1;
+    pub(in crate::kernel) const VXLAN_LOCAL: u16 = 4;
+    pub(in crate::kernel) const VXLAN_LEARNING: u16 = 7;
+    pub(in crate::kernel) const VXLAN_PORT: u16 = 15;
+    pub(in crate::kernel) const VXLAN_LOCAL6: u16 = 17;
+    pub(in crate::kernel) const INET_CONF: u16 = 1;
+    pub(in crate::kernel) const INET6_CONF: u16 = 2;
+    pub(in crate::kernel) const INET6_ADDR_GEN_MODE: u16 = 8;
+    pub(in crate::kernel) const ADDR_GEN_MODE_NONE: u8 = 1;
+    pub(in crate::kernel) const IFF_UP: u32 = 1;
+    pub(in crate::kernel) const ARPHRD_LOOPBACK: u16 = 772;
+    pub(in crate::kernel) const AF_INET: u16 = 2;
+    pub(in crate::kernel) const AF_INET6: u16 = 10;
+}
+
+/// `if_addr.h`.
+pub(super) mod addr {
+    pub(in crate::kernel) const HEADER_LEN: usize = 8;
+    pub(in crate::kernel) const IFA_ADDRESS: u16 = 1;
+    pub(in crate::kernel) const IFA_LOCAL: u16 = 2;
+    pub(in crate::kernel) const IFA_FLAGS: u16 = 8;
+    pub(in crate::kernel) const IFA_PROTO: u16 = 11;
+    pub(in crate::kernel) const IFA_F_NODAD: u32 = 0x02;
+    pub(in crate::kernel) const IFA_F_NOPREFIXROUTE: u32 = 0x200;
+}
+
+/// `neighbour.h`.
+pub(super) mod neighbour {
+    pub(in crate::kernel) const HEADER_LEN: usize = 12;
+    pub(in crate::kernel) const AF_BRIDGE: u8 = 7;
+    pub(in crate::kernel) const NDA_DST: u16 = 1;
+    pub(in crate::kernel) const NDA_LLADDR: u16 = 2;
+    pub(in crate::kernel) const NDA_PORT: u16 = 6;
+    pub(in crate::kernel) const NDA_VNI: u16 = 7;
+    pub(in crate::kernel) const NDA_IFINDEX: u16 = 8;
+    pub(in crate::kernel) const NUD_PERMANENT: u16 = 0x80;
+    pub(in crate::kernel) const NTF_SELF: u8 = 0x02;
+}
+
+/// `rtnetlink.h`: routes.
+pub(super) mod route {
+    pub(in crate::kernel) const HEADER_LEN: usize = 12;
+    pub(in crate::kernel) const RTA_DST: u16 = 1;
+    pub(in crate::kernel) const RTA_OIF: u16 = 4;
+    pub(in crate::kernel) const RTA_GATEWAY: u16 = 5;
+    pub(in crate::kernel) const RTA_PRIORITY: u16 = 6;
+    pub(in crate::kernel) const RTA_MULTIPATH: u16 = 9;
+    pub(in crate::kernel) const RTA_TABLE: u16 = 15;
+    pub(in crate::kernel) const RTA_VIA: u16 = 18;
+    pub(in crate::kernel) const RTA_ENCAP_TYPE: u16 = 21;
+    pub(in crate::kernel) const RTA_NH_ID: u16 = 30;
+    pub(in crate::kernel) const RTN_UNICAST: u8 = 1;
+    pub(in crate::kernel) const RTN_UNREACHABLE: u8 = 7;
+    pub(in crate::kernel) const RT_SCOPE_UNIVERSE: u8 = 0;
+    pub(in crate::kernel) const RT_SCOPE_LINK: u8 = 253;
+    pub(in crate::kernel) const RT_SCOPE_NOWHERE: u8 = 255;
+    pub(in crate::kernel) const RT_TABLE_LOCAL: u32 = 255;
+}
+
+/// `nexthop.h`.
+pub(super) mod nexthop {
+    pub(in crate::kernel) const HEADER_LEN: usize = 8;
+    pub(in crate::kernel) const NHA_ID: u16 = 1;
+    pub(in crate::kernel) const NHA_OIF: u16 = 5;
+    pub(in crate::kernel) const NHA_GATEWAY: u16 = 6;
+    pub(in crate::kernel) const RTNH_F_ONLINK: u32 = 4;
+}
+
+/// `fib_rules.h`.
+pub(super) mod rule {
+    pub(in crate::kernel) const HEADER_LEN: usize = 12;
+    pub(in crate::kernel) const FRA_PRIORITY: u16 = 6;
+    pub(in crate::kernel) const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+    pub(in crate::kernel) const FRA_TABLE: u16 = 15;
+    pub(in crate::kernel) const FRA_PAD: u16 = 18;
+    pub(in crate::kernel) const FRA_L3MDEV: u16 = 19;
+    pub(in crate::kernel) const FRA_PROTOCOL: u16 = 21;
+    pub(in crate::kernel) const FR_ACT_TO_TBL: u8 = 1;
+}

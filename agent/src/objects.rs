@@ -1,0 +1,499 @@
+//! Kernel objects as values: what should be there ([`Desired`]), what is there ([`Observed`]) and what to do about it
+//! ([`Operation`]).
+
+use crate::owner;
+use cps_peering_config::net::{InterfaceName, Vni};
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
+
+/// The metric of unreachable routes, so that every other route of the same prefix wins. The kernel's VRF guide uses it
+/// for a VRF's default: 255 in the highest byte, 8192 in the others.
+pub const BACKSTOP_METRIC: u32 = 4_278_198_272;
+
+/// The metric that the kernel gives to an IPv6 route which names none (`IP6_RT_PRIO_USER`).
+pub const IPV6_METRIC: u32 = 1024;
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An address family with a routing table of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// `AF_INET` or `AF_INET6`.
+    pub fn number(self) -> u8 {
+        match self {
+            Family::V4 => 2,
+            Family::V6 => 10,
+        }
+    }
+
+    /// The family of a prefix.
+    pub fn of(prefix: &IpNet) -> Family {
+        match prefix {
+            IpNet::V4(_) => Family::V4,
+            IpNet::V6(_) => Family::V6,
+        }
+    }
+}
+
+/// A VRF device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VrfDevice {
+    /// Its routing table; immutable in the kernel.
+    pub table: u32,
+    /// For people: whose VRF it is.
+    pub alias: String,
+}
+
+/// A VXLAN device within a VRF.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VxlanDevice {
+    /// VNI, UDP port and own VTEP address.
+    pub tunnel: Tunnel,
+    /// Its Ethernet address, one per host.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The VRF that it is enslaved to.
+    pub vrf: InterfaceName,
+    /// For people: whose device it is.
+    pub alias: String,
+}
+
+/// What makes a VXLAN device that device: a change means deleting it and creating another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The VNI of what arrives.
+    pub vni: Vni,
+    /// The UDP port, for both ends.
+    pub port: u16,
+    /// The own VTEP address.
+    pub local: IpAddr,
+}
+
+/// A per-device setting of the kernel below `/proc/sys/net`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeviceSetting {
+    /// `ipv4/conf/DEV/forwarding`: forward what arrives here. The host-wide switch stays as it is.
+    Ipv4Forwarding,
+    /// `ipv4/conf/DEV/rp_filter`: 1 drops sources that the table would not send back through here (RFC 3704).
+    Ipv4RpFilter,
+    /// `ipv4/conf/DEV/send_redirects`.
+    Ipv4SendRedirects,
+    /// `ipv4/conf/DEV/accept_redirects`.
+    Ipv4AcceptRedirects,
+    /// `ipv6/conf/DEV/disable_ipv6`.
+    Ipv6Disable,
+    /// `ipv6/conf/DEV/accept_ra`: whether a tenant can advertise itself as the host's router.
+    Ipv6AcceptRa,
+    /// `ipv6/conf/DEV/accept_redirects`.
+    Ipv6AcceptRedirects,
+}
+
+impl DeviceSetting {
+    /// Every setting that the agent looks at, with the value that each device of a VRF must have.
+    pub const WANTED: [(DeviceSetting, i32); 7] = [
+        (DeviceSetting::Ipv4Forwarding, 1),
+        (DeviceSetting::Ipv4RpFilter, 1),
+        (DeviceSetting::Ipv4SendRedirects, 0),
+        (DeviceSetting::Ipv4AcceptRedirects, 0),
+        (DeviceSetting::Ipv6Disable, 0),
+        (DeviceSetting::Ipv6AcceptRa, 0),
+        (DeviceSetting::Ipv6AcceptRedirects, 0),
+    ];
+
+    /// Family folder and file name below `/proc/sys/net/FAMILY/conf/DEV/`.
+    pub fn path(self) -> (&'static str, &'static str) {
+        match self {
+            DeviceSetting::Ipv4Forwarding => ("ipv4", "forwarding"),
+            DeviceSetting::Ipv4RpFilter => ("ipv4", "rp_filter"),
+            DeviceSetting::Ipv4SendRedirects => ("ipv4", "send_redirects"),
+            DeviceSetting::Ipv4AcceptRedirects => ("ipv4", "accept_redirects"),
+            DeviceSetting::Ipv6Disable => ("ipv6", "disable_ipv6"),
+            DeviceSetting::Ipv6AcceptRa => ("ipv6", "accept_ra"),
+            DeviceSetting::Ipv6AcceptRedirects => ("ipv6", "accept_redirects"),
+        }
+    }
+}
+
+/// An address of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// The device.
+    pub device: InterfaceName,
+    /// The address with the length of its subnet.
+    pub net: IpNet,
+}
+
+/// A permanent neighbour on a VXLAN device: another host, as next hop of both families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NeighbourKey {
+    /// The device.
+    pub device: InterfaceName,
+    /// The other host's link-local address.
+    pub address: Ipv6Addr,
+}
+
+/// A forwarding entry of a VXLAN device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FdbKey {
+    /// The device.
+    pub device: InterfaceName,
+    /// The other host's Ethernet address.
+    pub mac: Mac,
+}
+
+/// Where a forwarding entry leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FdbTarget {
+    /// The other host's VTEP address.
+    pub vtep: IpAddr,
+    /// The VNI to send with.
+    pub vni: Vni,
+}
+
+/// What a next hop object means. Its id is chosen when it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nexthop {
+    /// The VXLAN device.
+    pub device: InterfaceName,
+    /// The other host's link-local address.
+    pub gateway: Ipv6Addr,
+}
+
+/// What identifies a route within the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    /// The routing table.
+    pub table: u32,
+    /// The destination.
+    pub prefix: IpNet,
+    /// The metric (`RTA_PRIORITY`).
+    pub metric: u32,
+}
+
+impl RouteKey {
+    /// An ordinary route of ours.
+    pub fn unicast(table: u32, prefix: IpNet) -> Self {
+        let metric = match Family::of(&prefix) {
+            Family::V4 => 0,
+            Family::V6 => IPV6_METRIC,
+        };
+        Self { table, prefix, metric }
+    }
+
+    /// A route that says that nothing is there.
+    pub fn backstop(table: u32, prefix: IpNet) -> Self {
+        Self { table, prefix, metric: BACKSTOP_METRIC }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {} table {}", self.prefix, self.table)?;
+        if self.metric == BACKSTOP_METRIC { f.write_str(" unreachable") } else { Ok(()) }
+    }
+}
+
+/// A route that should be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DesiredRoute {
+    /// Which.
+    pub key: RouteKey,
+    /// Where it leads.
+    pub to: RouteTo,
+}
+
+/// Where a desired route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteTo {
+    /// Nowhere: answers "unreachable".
+    Unreachable,
+    /// On-link through a port.
+    Port(InterfaceName),
+    /// Through the next hop with this index in [`Desired::nexthops`].
+    Nexthop(u32),
+}
+
+/// All that should be there on a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// VRFs by name.
+    pub vrfs: BTreeMap<InterfaceName, VrfDevice>,
+    /// VXLAN devices by name.
+    pub vxlans: BTreeMap<InterfaceName, VxlanDevice>,
+    /// Ports by name, each with its VRF.
+    pub ports: BTreeMap<InterfaceName, InterfaceName>,
+    /// Gateway addresses.
+    pub addresses: BTreeSet<Address>,
+    /// Permanent neighbours.
+    pub neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// Forwarding entries.
+    pub fdb: BTreeMap<FdbKey, FdbTarget>,
+    /// Next hops, sorted.
+    pub nexthops: Vec<Nexthop>,
+    /// Routes, sorted by key; keys are unique.
+    pub routes: Vec<DesiredRoute>,
+}
+
+/// A route in the kernel's own numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelRoute {
+    /// Which.
+    pub key: RouteKey,
+    /// Type of service; ours have none.
+    pub tos: u8,
+    /// Where it leads.
+    pub via: Via,
+}
+
+/// Where a route in the kernel leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Via {
+    /// Nowhere: answers "unreachable".
+    Unreachable,
+    /// On-link through the device with this index.
+    Device(u32),
+    /// Through the next hop object with this id.
+    Nexthop(u32),
+    /// Something that the agent never makes.
+    Other,
+}
+
+/// A network device as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The interface index.
+    pub index: u32,
+    /// What it is.
+    pub kind: LinkKind,
+    /// The Ethernet address, if it has one.
+    pub mac: Option<Mac>,
+    /// The MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// The index of the device that it is enslaved to.
+    pub master: Option<u32>,
+    /// The link group.
+    pub group: u32,
+    /// The alias.
+    pub alias: Option<String>,
+    /// Whether the kernel makes up an IPv6 link-local address for it.
+    pub generates_link_local: bool,
+    /// The settings that the kernel told; IPv6 ones are absent where IPv6 is off or the MTU too small for it.
+    pub settings: BTreeMap<DeviceSetting, i32>,
+}
+
+/// What a network device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A VRF with this table.
+    Vrf(u32),
+    /// A VXLAN device.
+    Vxlan {
+        /// VNI, port and own address; none where it has no fixed ones.
+        tunnel: Option<Tunnel>,
+        /// Whether it learns forwarding entries from what arrives.
+        learning: bool,
+    },
+    /// The loopback device.
+    Loopback,
+    /// Anything else.
+    Other,
+}
+
+/// A policy rule that sends everything to a table or to `l3mdev`. Rules with selectors are not our concern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rule {
+    /// The family.
+    pub family: Family,
+    /// The priority; lower comes first.
+    pub priority: u32,
+    /// What it does.
+    pub lookup: Lookup,
+    /// Who made it (`FRA_PROTOCOL`).
+    pub protocol: u8,
+}
+
+/// What a [`Rule`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lookup {
+    /// Looks into table `local` (255).
+    Local,
+    /// Looks into the table of the packet's VRF.
+    L3mdev,
+}
+
+/// All that concerns us on a host, as the kernel has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Every device.
+    pub links: BTreeMap<InterfaceName, Link>,
+    /// Every address, and whether it carries our protocol.
+    pub addresses: BTreeMap<Address, bool>,
+    /// Permanent IPv6 neighbours on VXLAN devices with a name of ours.
+    pub neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// Forwarding entries of VXLAN devices with a name of ours; `None` where it leads elsewhere than we would ever lead.
+    pub fdb: BTreeMap<FdbKey, Option<FdbTarget>>,
+    /// Next hops of ours by id: device index and gateway.
+    pub nexthops: BTreeMap<u32, (u32, Ipv6Addr)>,
+    /// Ids of our range that others use.
+    pub foreign_nexthop_ids: BTreeSet<u32>,
+    /// Routes with our protocol in tables of ours, sorted.
+    pub routes: Vec<KernelRoute>,
+    /// Rules that look into `local` or `l3mdev` without a selector, sorted.
+    pub rules: Vec<Rule>,
+    /// `net.ipv6.conf.all.forwarding`: without it no IPv6 packet is forwarded.
+    pub ipv6_forwarding: bool,
+}
+
+impl Observed {
+    /// The name of the device with this index.
+    pub fn name_of(&self, index: u32) -> Option<InterfaceName> {
+        self.links.iter().find(|(_, link)| link.index == index).map(|(name, _)| *name)
+    }
+
+    /// Whether the device with this name is ours to change and remove.
+    pub fn owns(&self, name: &InterfaceName) -> bool {
+        let (Some(device), Some(link)) = (owner::DeviceName::parse(name), self.links.get(name)) else {
+            return false;
+        };
+        let number_fits = match (device.role, link.kind) {
+            (owner::Role::Vrf, LinkKind::Vrf(table)) => table == owner::table(device.vni),
+            (owner::Role::Vpc | owner::Role::Peer, LinkKind::Vxlan { tunnel: Some(tunnel), .. }) => {
+                tunnel.vni == device.vni
+            }
+            _ => false,
+        };
+        number_fits && owner::owns_group(link.group)
+    }
+}
+
+/// One change of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Adds a rule.
+    AddRule(Rule),
+    /// Removes a rule.
+    RemoveRule(Rule),
+    /// Switches IPv6 forwarding on for the host.
+    EnableIpv6Forwarding,
+    /// Creates a VRF, up.
+    AddVrf(InterfaceName, Box<VrfDevice>),
+    /// Creates a VXLAN device in its VRF, down, because it must not make up a link-local address.
+    AddVxlan(InterfaceName, Box<VxlanDevice>),
+    /// Changes a device in place.
+    ChangeLink(InterfaceName, LinkChange),
+    /// Writes a setting of a device.
+    Set(InterfaceName, DeviceSetting, i32),
+    /// Gives a setting of a device the value that new devices get.
+    ResetToDefault(InterfaceName, DeviceSetting),
+    /// Removes devices; many in one call.
+    RemoveLinks(Vec<InterfaceName>),
+    /// Adds an address, without a route of its own.
+    AddAddress(Address),
+    /// Removes an address.
+    RemoveAddress(Address),
+    /// Adds a permanent neighbour or changes it in place.
+    SetNeighbour(NeighbourKey, Mac),
+    /// Removes a neighbour.
+    RemoveNeighbour(NeighbourKey),
+    /// Adds a forwarding entry or changes it in place.
+    SetFdb(FdbKey, FdbTarget),
+    /// Removes all forwarding entries of an Ethernet address.
+    RemoveFdb(FdbKey),
+    /// Adds a next hop with this id.
+    AddNexthop(u32, Nexthop),
+    /// Removes a next hop, and with it all routes through it.
+    RemoveNexthop(u32),
+    /// Adds a route; fails where there is one of the same key.
+    AddRoute(KernelRoute),
+    /// Changes a route of ours in place.
+    ReplaceRoute(KernelRoute),
+    /// Removes a route.
+    RemoveRoute(KernelRoute),
+}
+
+/// A change of a device that needs no new device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkChange {
+    /// Enslaves it to a VRF.
+    Enslave(InterfaceName),
+    /// Takes it out of its VRF.
+    Release,
+    /// Sets the Ethernet address.
+    Mac(Mac),
+    /// Sets the MTU in bytes.
+    Mtu(u32),
+    /// Sets it up or down.
+    Up(bool),
+    /// Sets the alias.
+    Alias(Box<str>),
+    /// Makes the kernel generate no link-local address.
+    NoLinkLocal,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = |family: &Family| if *family == Family::V4 { "rule" } else { "-6 rule" };
+        match self {
+            Operation::AddRule(rule) | Operation::RemoveRule(rule) => {
+                let lookup = if rule.lookup == Lookup::Local { "lookup local" } else { "l3mdev" };
+                write!(f, "{} priority {} {lookup}", family(&rule.family), rule.priority)
+            }
+            Operation::EnableIpv6Forwarding => f.write_str("sysctl net.ipv6.conf.all.forwarding"),
+            Operation::AddVrf(name, _) | Operation::AddVxlan(name, _) | Operation::ChangeLink(name, _) => {
+                write!(f, "link {name}")
+            }
+            Operation::Set(name, setting, _) | Operation::ResetToDefault(name, setting) => {
+                let (family, file) = setting.path();
+                write!(f, "sysctl net.{family}.conf.{name}.{file}")
+            }
+            Operation::RemoveLinks(names) => {
+                write!(f, "link")?;
+                names.iter().try_for_each(|name| write!(f, " {name}"))
+            }
+            Operation::AddAddress(address) | Operation::RemoveAddress(address) => {
+                write!(f, "address {} dev {}", address.net, address.device)
+            }
+            Operation::SetNeighbour(key, _) | Operation::RemoveNeighbour(key) => {
+                write!(f, "neighbour {} dev {}", key.address, key.device)
+            }
+            Operation::SetFdb(key, _) | Operation::RemoveFdb(key) => write!(f, "fdb {} dev {}", key.mac, key.device),
+            Operation::AddNexthop(id, hop) => write!(f, "nexthop id {id} via {} dev {}", hop.gateway, hop.device),
+            Operation::RemoveNexthop(id) => write!(f, "nexthop id {id}"),
+            Operation::AddRoute(route) | Operation::ReplaceRoute(route) | Operation::RemoveRoute(route) => {
+                route.key.fmt(f)
+            }
+        }
+    }
+}

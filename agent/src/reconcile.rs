@@ -1,0 +1,370 @@
+//! Brings the kernel to the configuration, and keeps it there.
+//!
+//! One thread owns the kernel. It looks at the kernel, compares, changes what differs and looks again, until nothing
+//! differs or nothing more can be done. It does so when a configuration comes, when an event says that something
+//! changed, after a while when something failed, and from time to time without a reason. What it saw last is the
+//! report. It flushes nothing when it starts and nothing when it stops.
+
+use crate::{
+    compile::{Surroundings, compile},
+    diff::{Plan, diff},
+    kernel::{Event, Kernel, KernelError},
+    objects::{Desired, LinkKind, Observed},
+    scope,
+};
+use cps_peering_config::{
+    HostReport, ValidHostConfig,
+    report::{Counters, Pass, Problem, ProblemKind, Scope},
+};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::watch;
+
+/// How often one pass looks and changes before it gives up for now. The kernel takes objects away with others, so a plan
+/// may need a second one; more are needed only while somebody else changes the same things.
+const ROUNDS: usize = 5;
+/// Operations between two looks at whether a newer configuration has come.
+const CHUNK: usize = 4096;
+/// The longest list of problems in a report; the last one then says how many there are.
+const MAX_PROBLEMS: usize = 200;
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+/// The MTU that is assumed where the underlay address is on no interface, or on one that says nothing about the path.
+const ETHERNET_MTU: u32 = 1500;
+
+/// What the reconciler needs to know besides the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// The MTU of the path between hosts in bytes; by default that of the interface with the underlay address.
+    pub underlay_mtu: Option<u32>,
+    /// How often the kernel is compared without a reason.
+    pub resync: Duration,
+}
+
+/// Why the reconciler looks at the kernel.
+#[derive(Debug)]
+enum Wake {
+    Configured(Arc<ValidHostConfig>),
+    Event(Event),
+}
+
+/// The way to a running reconciler.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    wake: Sender<Wake>,
+    report: watch::Sender<HostReport>,
+}
+
+impl Handle {
+    /// Makes the reconciler bring the kernel to this configuration instead of any earlier one.
+    pub fn configure(&self, config: Arc<ValidHostConfig>) {
+        self.report.send_modify(|report| {
+            report.host = Some(config.host.clone());
+            report.desired = Some(config.revision);
+        });
+        // The reconciler ends only with the process.
+        let _ = self.wake.send(Wake::Configured(config));
+    }
+
+    /// Tells the reconciler that the kernel has changed. False when it has ended.
+    pub fn notice(&self, event: Event) -> bool {
+        self.wake.send(Wake::Event(event)).is_ok()
+    }
+
+    /// How it stands, now and from now on.
+    pub fn report(&self) -> watch::Receiver<HostReport> {
+        self.report.subscribe()
+    }
+}
+
+/// Starts the thread. It idles until [`Handle::configure`] is called.
+pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result<Handle> {
+    let (wake, inbox) = channel();
+    let report = watch::Sender::new(HostReport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: None,
+        desired: None,
+        applied: None,
+        problems: Vec::new(),
+        counters: Counters::default(),
+        last_pass: None,
+    });
+    let handle = Handle { wake, report: report.clone() };
+    let reconciler = Reconciler {
+        kernel,
+        options,
+        inbox,
+        report,
+        config: None,
+        desired: None,
+        settled: false,
+        counters: Counters::default(),
+        refused: BTreeMap::new(),
+        retry: FIRST_RETRY,
+    };
+    thread::Builder::new().name("reconciler".into()).spawn(move || reconciler.run())?;
+    Ok(handle)
+}
+
+struct Reconciler<K> {
+    kernel: K,
+    options: Options,
+    inbox: Receiver<Wake>,
+    report: watch::Sender<HostReport>,
+    config: Option<Arc<ValidHostConfig>>,
+    /// What the configuration means in these surroundings.
+    desired: Option<(Surroundings, Desired)>,
+    /// Whether the kernel has been seen to be as the configuration wants it. What differs after that is drift.
+    settled: bool,
+    counters: Counters,
+    /// What the kernel refused, by operation, with its reason; of the current pass.
+    refused: BTreeMap<String, String>,
+    retry: Duration,
+}
+
+/// How a pass ended.
+enum Outcome {
+    /// Nothing differs that could be changed, and nothing is in the way.
+    InSync,
+    /// Something is in the way or was refused.
+    Troubled,
+    /// A newer configuration came.
+    Superseded,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    fn run(mut self) {
+        let mut pause = self.options.resync;
+        loop {
+            let Some(waited) = self.wait(pause) else { return };
+            let started = Instant::now();
+            pause = match self.pass() {
+                Some(Outcome::Superseded) => Duration::ZERO,
+                Some(Outcome::InSync) => {
+                    self.retry = FIRST_RETRY;
+                    self.options.resync
+                }
+                Some(Outcome::Troubled) => {
+                    let pause = self.retry;
+                    self.retry = (self.retry * 2).min(LAST_RETRY);
+                    pause
+                }
+                None => self.options.resync,
+            };
+            if waited == Waited::Event {
+                // Where somebody else changes things all the time, looking at them must not take all the time.
+                thread::sleep((started.elapsed() * 2).min(Duration::from_secs(2)));
+            }
+        }
+    }
+
+    /// Waits for a reason to look. None when nobody can give one any more.
+    fn wait(&mut self, pause: Duration) -> Option<Waited> {
+        let first = match self.inbox.recv_timeout(pause) {
+            Ok(wake) => self.take(wake),
+            Err(RecvTimeoutError::Timeout) => Waited::Pause,
+            Err(RecvTimeoutError::Disconnected) => return None,
+        };
+        Some(self.drain(first))
+    }
+
+    /// Takes everything that has come meanwhile; a configuration outweighs events.
+    fn drain(&mut self, mut waited: Waited) -> Waited {
+        while let Ok(wake) = self.inbox.try_recv() {
+            waited = waited.max(self.take(wake));
+        }
+        waited
+    }
+
+    fn take(&mut self, wake: Wake) -> Waited {
+        match wake {
+            Wake::Configured(config) => {
+                self.config = Some(config);
+                self.desired = None;
+                self.settled = false;
+                self.retry = FIRST_RETRY;
+                Waited::Configured
+            }
+            Wake::Event(event) => {
+                if event == Event::Lost {
+                    tracing::warn!("the kernel had more events than it could keep; looking at everything");
+                }
+                Waited::Event
+            }
+        }
+    }
+
+    fn pass(&mut self) -> Option<Outcome> {
+        let config = self.config.clone()?;
+        let started = Instant::now();
+        let before = self.counters.operations;
+        self.refused.clear();
+        self.counters.passes += 1;
+        let (outcome, problems, seen) = match self.rounds(&config) {
+            Ok(None) => return Some(Outcome::Superseded),
+            Ok(Some(problems)) if problems.is_empty() => (Outcome::InSync, problems, true),
+            Ok(Some(problems)) => (Outcome::Troubled, problems, true),
+            Err(error) => {
+                tracing::error!(%error, "the kernel could not be read or changed; trying again");
+                (Outcome::Troubled, vec![host_problem(ProblemKind::Failed, "kernel", error.to_string())], false)
+            }
+        };
+        self.settled |= matches!(outcome, Outcome::InSync);
+        let operations = self.counters.operations - before;
+        self.log(&config, &problems, operations, started.elapsed());
+        self.report.send_modify(|report| {
+            if seen {
+                report.applied = Some(config.revision);
+            }
+            report.problems = problems;
+            report.counters = self.counters;
+            report.last_pass = Some(Pass {
+                ended_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+                duration_us: started.elapsed().as_micros() as u64,
+                operations,
+            });
+        });
+        Some(outcome)
+    }
+
+    /// Looks and changes until nothing differs, or nothing more can be done. Returns what is wrong then; none when a newer
+    /// configuration came.
+    fn rounds(&mut self, config: &ValidHostConfig) -> Result<Option<Vec<Problem>>, KernelError> {
+        let mut last = Plan::default();
+        for round in 0.. {
+            let observed = self.kernel.observe()?;
+            let (surroundings, trouble) = self.surroundings(config, &observed);
+            let plan = self.plan(config, surroundings, &observed);
+            let stuck = round == ROUNDS || (round > 0 && plan == last);
+            if plan.operations.is_empty() || stuck {
+                return Ok(Some(self.problems(config, plan, trouble)));
+            }
+            if !self.carry_out(&plan)? {
+                return Ok(None);
+            }
+            last = plan;
+        }
+        unreachable!("the last round is stuck")
+    }
+
+    fn plan(&mut self, config: &ValidHostConfig, surroundings: Surroundings, observed: &Observed) -> Plan {
+        if self.desired.as_ref().is_none_or(|(meant_for, _)| *meant_for != surroundings) {
+            self.desired = Some((surroundings, compile(config, surroundings)));
+        }
+        let (_, desired) = self.desired.as_ref().expect("it was just set");
+        diff(desired, observed)
+    }
+
+    /// The MTU between hosts, and what is wrong with the underlay.
+    fn surroundings(&self, config: &ValidHostConfig, observed: &Observed) -> (Surroundings, Option<Problem>) {
+        let underlay = underlay_link(config.underlay, observed);
+        let mtu = match underlay {
+            Some((LinkKind::Loopback, _)) | None => ETHERNET_MTU,
+            Some((_, mtu)) => mtu,
+        };
+        let surroundings = Surroundings {
+            vxlan_port: self.options.vxlan_port,
+            underlay_mtu: self.options.underlay_mtu.unwrap_or(mtu),
+        };
+        let trouble = underlay.is_none().then(|| {
+            let reason = "no interface of this host has the underlay address";
+            host_problem(ProblemKind::Missing, format!("address {}", config.underlay), reason)
+        });
+        (surroundings, trouble)
+    }
+
+    /// Carries a plan out. False when a newer configuration came meanwhile.
+    fn carry_out(&mut self, plan: &Plan) -> Result<bool, KernelError> {
+        for chunk in plan.operations.chunks(CHUNK) {
+            let refused = self.kernel.apply(chunk)?;
+            let done = (chunk.len() - refused.len()) as u64;
+            self.counters.operations += done;
+            self.counters.failures += refused.len() as u64;
+            if self.settled {
+                self.counters.drift_repaired += done;
+                for operation in chunk.iter().take(MAX_PROBLEMS) {
+                    tracing::info!(%operation, "repaired");
+                }
+            }
+            self.refused
+                .extend(refused.into_iter().map(|(place, refusal)| (chunk[place].to_string(), refusal.to_string())));
+            if self.drain(Waited::Pause) == Waited::Configured {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is wrong: obstacles, and what should still be done after everything that could be done was.
+    fn problems(&self, config: &ValidHostConfig, plan: Plan, trouble: Option<Problem>) -> Vec<Problem> {
+        let obstacles = plan.obstacles.into_iter().map(|obstacle| Problem {
+            scope: scope::of_device(config, &obstacle.device),
+            kind: obstacle.kind,
+            object: format!("link {}", obstacle.device),
+            reason: obstacle.reason,
+        });
+        let undone = plan.operations.iter().map(|operation| {
+            let object = operation.to_string();
+            let reason = self.refused.get(&object).cloned();
+            Problem {
+                scope: scope::of_operation(config, operation),
+                kind: ProblemKind::Failed,
+                reason: reason.unwrap_or_else(|| "somebody keeps changing it".to_owned()),
+                object,
+            }
+        });
+        let mut problems: Vec<Problem> = trouble.into_iter().chain(obstacles).chain(undone).collect();
+        problems.sort();
+        problems.dedup();
+        if problems.len() > MAX_PROBLEMS {
+            let count = problems.len();
+            problems.truncate(MAX_PROBLEMS - 1);
+            let reason = format!("{count} objects are not as they should be; these are the first");
+            problems.push(host_problem(ProblemKind::Failed, "kernel", reason));
+        }
+        problems
+    }
+
+    fn log(&self, config: &ValidHostConfig, problems: &[Problem], operations: u64, took: Duration) {
+        let revision = config.revision;
+        if operations > 0 {
+            tracing::info!(%revision, operations, problems = problems.len(), ?took, "kernel changed");
+        } else {
+            tracing::debug!(%revision, problems = problems.len(), ?took, "kernel compared");
+        }
+        if *problems != self.report.borrow().problems {
+            for problem in problems {
+                tracing::warn!(%revision, object = problem.object, reason = problem.reason, "not as it should be");
+            }
+        }
+    }
+}
+
+/// Why a wait ended, the weightiest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Waited {
+    Pause,
+    Event,
+    Configured,
+}
+
+fn host_problem(kind: ProblemKind, object: impl Into<String>, reason: impl Into<String>) -> Problem {
+    Problem { scope: Scope::Host, kind, object: object.into(), reason: reason.into() }
+}
+
+/// Kind and MTU of the interface that has the underlay address.
+fn underlay_link(underlay: IpAddr, observed: &Observed) -> Option<(LinkKind, u32)> {
+    let (address, _) = observed.addresses.iter().find(|(address, _)| address.net.addr() == underlay)?;
+    let link = observed.links.get(&address.device)?;
+    Some((link.kind, link.mtu))
+}
