@@ -149,7 +149,6 @@ impl Api {
         let arrived = |report: &HostReport| report.applied.is_some_and(|applied| applied >= revision);
         // Either way the answer is the newest report; its `applied` tells which.
         let _ = timeout(patience, report.wait_for(arrived)).await;
-        let newest = report.borrow().clone();
-        newest
+        report.borrow_and_update().clone()
     }
 }

@@ -62,8 +62,10 @@ pub fn mac(vtep: IpAddr) -> Mac {
 /// The link-local address by which other hosts know the host with this VTEP address as a next hop: its [`mac`], so that
 /// both tell the same. It is an address on no device; a permanent neighbour entry leads to the Ethernet address.
 pub fn gateway(vtep: IpAddr) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac(vtep).0.map(u16::from);
-    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, a << 8 | b, c << 8 | d, e << 8 | f)
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&[0xfe, 0x80]);
+    bytes[10..].copy_from_slice(&mac(vtep).0);
+    bytes.into()
 }
 
 /// All that a host with this configuration should have.

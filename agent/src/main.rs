@@ -59,7 +59,7 @@ fn main() -> ExitCode {
             return EXIT_SETTINGS.into();
         }
     };
-    match run(settings) {
+    match run(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -73,7 +73,7 @@ fn read_settings(path: &Path) -> anyhow::Result<AgentSettings> {
     toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))
 }
 
-fn run(settings: AgentSettings) -> anyhow::Result<()> {
+fn run(settings: &AgentSettings) -> anyhow::Result<()> {
     let _only_one = claim_namespace()?;
     let ledger = Ledger::new(&settings.ledger);
     let accepted = ledger.load()?.map(Arc::new);

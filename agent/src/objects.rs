@@ -23,8 +23,9 @@ pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let [first, rest @ ..] = self.0;
+        write!(f, "{first:02x}")?;
+        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
     }
 }
 
@@ -112,6 +113,10 @@ pub enum DeviceSetting {
     Ipv4AcceptRedirects,
     /// `ipv6/conf/DEV/disable_ipv6`.
     Ipv6Disable,
+    /// `ipv6/conf/DEV/accept_dad`: with duplicate address detection a tenant could keep the gateway from having a
+    /// link-local address, without which the kernel sends no neighbour solicitation; and every port would be deaf for
+    /// IPv6 in its first seconds.
+    Ipv6AcceptDad,
     /// `ipv6/conf/DEV/accept_ra`: whether a tenant can advertise itself as the host's router.
     Ipv6AcceptRa,
     /// `ipv6/conf/DEV/accept_redirects`.
@@ -120,12 +125,13 @@ pub enum DeviceSetting {
 
 impl DeviceSetting {
     /// Every setting that the agent looks at, with the value that each device of a VRF must have.
-    pub const WANTED: [(DeviceSetting, i32); 7] = [
+    pub const WANTED: [(DeviceSetting, i32); 8] = [
         (DeviceSetting::Ipv4Forwarding, 1),
         (DeviceSetting::Ipv4RpFilter, 1),
         (DeviceSetting::Ipv4SendRedirects, 0),
         (DeviceSetting::Ipv4AcceptRedirects, 0),
         (DeviceSetting::Ipv6Disable, 0),
+        (DeviceSetting::Ipv6AcceptDad, 0),
         (DeviceSetting::Ipv6AcceptRa, 0),
         (DeviceSetting::Ipv6AcceptRedirects, 0),
     ];
@@ -138,6 +144,7 @@ impl DeviceSetting {
             DeviceSetting::Ipv4SendRedirects => ("ipv4", "send_redirects"),
             DeviceSetting::Ipv4AcceptRedirects => ("ipv4", "accept_redirects"),
             DeviceSetting::Ipv6Disable => ("ipv6", "disable_ipv6"),
+            DeviceSetting::Ipv6AcceptDad => ("ipv6", "accept_dad"),
             DeviceSetting::Ipv6AcceptRa => ("ipv6", "accept_ra"),
             DeviceSetting::Ipv6AcceptRedirects => ("ipv6", "accept_redirects"),
         }
@@ -366,7 +373,7 @@ pub struct Observed {
     pub fdb: BTreeMap<FdbKey, Option<FdbTarget>>,
     /// Next hops of ours by id: device index and gateway.
     pub nexthops: BTreeMap<u32, (u32, Ipv6Addr)>,
-    /// Ids of our range that others use.
+    /// Ids of next hops that are not ours.
     pub foreign_nexthop_ids: BTreeSet<u32>,
     /// Routes with our protocol in tables of ours, sorted.
     pub routes: Vec<KernelRoute>,

@@ -36,7 +36,9 @@ const CHUNK: usize = 4096;
 /// The longest list of problems in a report; the last one then says how many there are.
 const MAX_PROBLEMS: usize = 200;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(60);
+const LAST_RETRY: Duration = Duration::from_mins(1);
+/// The longest time for which events wait after a look that an event asked for.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 /// The MTU that is assumed where the underlay address is on no interface, or on one that says nothing about the path.
 const ETHERNET_MTU: u32 = 1500;
 
@@ -145,37 +147,48 @@ enum Outcome {
 impl<K: Kernel> Reconciler<K> {
     fn run(mut self) {
         let mut pause = self.options.resync;
-        loop {
-            let Some(waited) = self.wait(pause) else { return };
+        let mut quiet_until = Instant::now();
+        while let Some(waited) = self.wait(pause, quiet_until) {
             let started = Instant::now();
             pause = match self.pass() {
                 Some(Outcome::Superseded) => Duration::ZERO,
-                Some(Outcome::InSync) => {
-                    self.retry = FIRST_RETRY;
-                    self.options.resync
-                }
                 Some(Outcome::Troubled) => {
                     let pause = self.retry;
                     self.retry = (self.retry * 2).min(LAST_RETRY);
                     pause
                 }
+                Some(Outcome::InSync) => {
+                    self.retry = FIRST_RETRY;
+                    self.options.resync
+                }
                 None => self.options.resync,
             };
-            if waited == Waited::Event {
-                // Where somebody else changes things all the time, looking at them must not take all the time.
-                thread::sleep((started.elapsed() * 2).min(Duration::from_secs(2)));
-            }
+            // Where somebody changes things all the time, looking at them must not take all the time.
+            let rest = if waited == Waited::Event { started.elapsed() * 2 } else { Duration::ZERO };
+            quiet_until = Instant::now() + rest.min(LONGEST_REST);
         }
     }
 
-    /// Waits for a reason to look. None when nobody can give one any more.
-    fn wait(&mut self, pause: Duration) -> Option<Waited> {
-        let first = match self.inbox.recv_timeout(pause) {
-            Ok(wake) => self.take(wake),
-            Err(RecvTimeoutError::Timeout) => Waited::Pause,
-            Err(RecvTimeoutError::Disconnected) => return None,
-        };
-        Some(self.drain(first))
+    /// Waits for a reason to look: until `pause` is over, an event comes (but not before `quiet_until`), or a configuration
+    /// comes. None when nobody can give a reason any more.
+    fn wait(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
+        let mut until = Instant::now() + pause;
+        let mut waited = Waited::Pause;
+        loop {
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(wake) => waited = waited.max(self.take(wake)),
+                Err(RecvTimeoutError::Timeout) => return Some(waited),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            match self.drain(waited) {
+                Waited::Configured => return Some(Waited::Configured),
+                Waited::Event => {
+                    waited = Waited::Event;
+                    until = until.min(quiet_until);
+                }
+                Waited::Pause => {}
+            }
+        }
     }
 
     /// Takes everything that has come meanwhile; a configuration outweighs events.
@@ -229,8 +242,8 @@ impl<K: Kernel> Reconciler<K> {
             report.problems = problems;
             report.counters = self.counters;
             report.last_pass = Some(Pass {
-                ended_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
-                duration_us: started.elapsed().as_micros() as u64,
+                ended_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| whole(since.as_millis())),
+                duration_us: whole(started.elapsed().as_micros()),
                 operations,
             });
         });
@@ -356,6 +369,11 @@ enum Waited {
     Pause,
     Event,
     Configured,
+}
+
+/// A count of milliseconds or microseconds; the largest number stands for more than half a million years.
+fn whole(count: u128) -> u64 {
+    count.try_into().unwrap_or(u64::MAX)
 }
 
 fn host_problem(kind: ProblemKind, object: impl Into<String>, reason: impl Into<String>) -> Problem {

@@ -164,7 +164,9 @@ fn merge(
                     change(Operation::ReplaceRoute(want));
                     continue;
                 }
-                rivals.into_iter().for_each(|rival| change(Operation::RemoveRoute(rival)));
+                for rival in rivals {
+                    change(Operation::RemoveRoute(rival));
+                }
                 if !fits {
                     change(Operation::AddRoute(want));
                 }

@@ -2,29 +2,27 @@
 
 use super::{
     KernelError, Refusal,
+    message::{
+        emit, no_link_local, put_fdb, put_ifaddr, put_neighbour, put_nexthop, put_nexthop_id, put_route, rule_message,
+        scope,
+    },
     socket::Socket,
     sysctl,
-    uapi::{addr, flag, link, neighbour, nexthop, route, rtm},
-    wire::{Batch, put, put_address, u32_at},
+    uapi::{flag, link, route, rtm},
+    wire::{Batch, put, u32_at},
 };
 use crate::{
-    objects::{
-        Address, Family, FdbKey, FdbTarget, KernelRoute, LinkChange, Lookup, Mac, NeighbourKey, Nexthop, Operation,
-        Rule, Via, VrfDevice, VxlanDevice,
-    },
-    owner::{DOOMED_GROUP, GROUP, PROTOCOL},
+    objects::{LinkChange, Operation, VrfDevice, VxlanDevice},
+    owner::{DOOMED_GROUP, GROUP},
 };
 use cps_peering_config::net::InterfaceName;
-use netlink_packet_core::Emitable;
-use netlink_packet_route::{
-    AddressFamily,
-    link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage},
-    route::RouteProtocol,
-    rule::{RuleAction, RuleAttribute, RuleMessage},
-};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use nix::libc;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVrf, LinkVxlan};
 use std::{collections::BTreeMap, net::IpAddr};
+
+/// What the kernel said to one operation, if it said anything.
+type Answer = Result<Result<(), Refusal>, KernelError>;
 
 /// Requests in one datagram. More gain nothing; the errors of all must fit the receive buffer.
 const BATCH_LEN: usize = 128;
@@ -57,12 +55,11 @@ impl<'a> Changer<'a> {
     }
 
     /// Carries out one operation, or adds it to the batch.
-    fn one(&mut self, place: usize, operation: &Operation) -> Result<Result<(), Refusal>, KernelError> {
+    fn one(&mut self, place: usize, operation: &Operation) -> Answer {
         match operation {
-            Operation::AddRule(rule) => {
-                self.queue(place, rtm::NEW_RULE, flag::CREATE | flag::EXCLUSIVE, |body| emit(body, &rule_message(rule)))
-            }
-            Operation::RemoveRule(rule) => self.queue(place, rtm::DEL_RULE, 0, |body| emit(body, &rule_message(rule))),
+            Operation::AddRule(rule) => self
+                .queue(place, rtm::NEW_RULE, flag::CREATE | flag::EXCLUSIVE, |body| emit(body, &rule_message(*rule))),
+            Operation::RemoveRule(rule) => self.queue(place, rtm::DEL_RULE, 0, |body| emit(body, &rule_message(*rule))),
             Operation::AddAddress(address) => self.on_device(place, &address.device, |this, index| {
                 let flags = flag::CREATE | flag::REPLACE;
                 this.queue(place, rtm::NEW_ADDRESS, flags, |body| put_ifaddr(body, index, address))
@@ -88,10 +85,7 @@ impl<'a> Changer<'a> {
                 let flags = flag::CREATE | flag::EXCLUSIVE;
                 this.queue(place, rtm::NEW_NEXTHOP, flags, |body| put_nexthop(body, index, *id, nexthop))
             }),
-            Operation::RemoveNexthop(id) => self.queue(place, rtm::DEL_NEXTHOP, 0, |body| {
-                body.extend([0; nexthop::HEADER_LEN]);
-                put(body, nexthop::NHA_ID, &id.to_ne_bytes());
-            }),
+            Operation::RemoveNexthop(id) => self.queue(place, rtm::DEL_NEXTHOP, 0, |body| put_nexthop_id(body, *id)),
             Operation::AddRoute(route) => {
                 let flags = flag::CREATE | flag::EXCLUSIVE;
                 self.queue(place, rtm::NEW_ROUTE, flags, |body| put_route(body, route, scope(route)))
@@ -111,7 +105,7 @@ impl<'a> Changer<'a> {
         }
     }
 
-    fn alone(&mut self, operation: &Operation) -> Result<Result<(), Refusal>, KernelError> {
+    fn alone(&mut self, operation: &Operation) -> Answer {
         match operation {
             Operation::EnableIpv6Forwarding => Ok(sysctl::enable_ipv6_forwarding()),
             Operation::Set(device, setting, value) => Ok(sysctl::set(device, *setting, *value)),
@@ -124,13 +118,7 @@ impl<'a> Changer<'a> {
         }
     }
 
-    fn queue(
-        &mut self,
-        place: usize,
-        kind: u16,
-        flags: u16,
-        body: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<Result<(), Refusal>, KernelError> {
+    fn queue(&mut self, place: usize, kind: u16, flags: u16, body: impl FnOnce(&mut Vec<u8>)) -> Answer {
         self.batch.push(kind, flags, body);
         self.places.push(place);
         if self.batch.len() == BATCH_LEN {
@@ -144,15 +132,13 @@ impl<'a> Changer<'a> {
         &mut self,
         place: usize,
         device: &InterfaceName,
-        queue: impl FnOnce(&mut Self, u32) -> Result<Result<(), Refusal>, KernelError>,
-    ) -> Result<Result<(), Refusal>, KernelError> {
-        match self.indexes.get(device).copied() {
-            Some(index) => queue(self, index),
-            None => {
-                self.refused.push((place, no_device()));
-                Ok(Ok(()))
-            }
-        }
+        queue: impl FnOnce(&mut Self, u32) -> Answer,
+    ) -> Answer {
+        let Some(index) = self.indexes.get(device).copied() else {
+            self.refused.push((place, no_device()));
+            return Ok(Ok(()));
+        };
+        queue(self, index)
     }
 
     fn flush(&mut self) -> Result<(), KernelError> {
@@ -164,14 +150,14 @@ impl<'a> Changer<'a> {
     }
 
     /// Sends one request and waits for the answer.
-    fn now(&mut self, kind: u16, flags: u16, message: &LinkMessage) -> Result<Result<(), Refusal>, KernelError> {
+    fn now(&mut self, kind: u16, flags: u16, message: &LinkMessage) -> Answer {
         self.batch.push(kind, flags, |body| emit(body, message));
         let refused = self.socket.execute(&mut self.batch)?;
         self.batch.clear();
         Ok(refused.into_iter().next().map_or(Ok(()), |(_, refusal)| Err(refusal)))
     }
 
-    fn add_vrf(&mut self, name: &InterfaceName, vrf: &VrfDevice) -> Result<Result<(), Refusal>, KernelError> {
+    fn add_vrf(&mut self, name: &InterfaceName, vrf: &VrfDevice) -> Answer {
         let message = LinkVrf::new(name.as_str(), vrf.table).link_group(GROUP).up().build();
         if let Err(refusal) = self.now(rtm::NEW_LINK, flag::CREATE | flag::EXCLUSIVE, &message)? {
             return Ok(Err(refusal));
@@ -181,7 +167,7 @@ impl<'a> Changer<'a> {
         self.set_link(name, |link| link.alias(vrf.alias.as_str()))
     }
 
-    fn add_vxlan(&mut self, name: &InterfaceName, vxlan: &VxlanDevice) -> Result<Result<(), Refusal>, KernelError> {
+    fn add_vxlan(&mut self, name: &InterfaceName, vxlan: &VxlanDevice) -> Answer {
         let Some(vrf) = self.indexes.get(&vxlan.vrf).copied() else { return Ok(Err(no_device())) };
         let tunnel = vxlan.tunnel;
         let builder = LinkVxlan::new(name.as_str(), tunnel.vni.get()).port(tunnel.port).learning(false);
@@ -213,14 +199,14 @@ impl<'a> Changer<'a> {
         &mut self,
         name: &InterfaceName,
         change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
-    ) -> Result<Result<(), Refusal>, KernelError> {
+    ) -> Answer {
         match self.indexes.get(name).copied() {
             Some(index) => self.now(rtm::SET_LINK, 0, &change(LinkUnspec::new_with_index(index)).build()),
             None => Ok(Err(no_device())),
         }
     }
 
-    fn change_link(&mut self, name: &InterfaceName, change: &LinkChange) -> Result<Result<(), Refusal>, KernelError> {
+    fn change_link(&mut self, name: &InterfaceName, change: &LinkChange) -> Answer {
         if let LinkChange::Enslave(vrf) = change {
             let Some(vrf) = self.indexes.get(vrf).copied() else { return Ok(Err(no_device())) };
             return self.set_link(name, |link| link.controller(vrf));
@@ -238,7 +224,7 @@ impl<'a> Changer<'a> {
     }
 
     /// One by one, each removal waits some 30 ms for readers of the device to end. By group all wait together.
-    fn remove_links(&mut self, names: &[InterfaceName]) -> Result<Result<(), Refusal>, KernelError> {
+    fn remove_links(&mut self, names: &[InterfaceName]) -> Answer {
         let there: Vec<(InterfaceName, u32)> =
             names.iter().filter_map(|name| Some((*name, *self.indexes.get(name)?))).collect();
         let result = match there.as_slice() {
@@ -275,108 +261,11 @@ fn is_already_gone(operation: &Operation, errno: i32) -> bool {
         Operation::RemoveRoute(_) => matches!(errno, libc::ESRCH | libc::ENODEV),
         Operation::RemoveAddress(_) => matches!(errno, libc::EADDRNOTAVAIL | libc::ENODEV),
         Operation::RemoveNeighbour(_) | Operation::RemoveFdb(_) => matches!(errno, libc::ENOENT | libc::ENODEV),
-        Operation::RemoveNexthop(_) | Operation::RemoveRule(_) => errno == libc::ENOENT,
-        Operation::RemoveLinks(_) => errno == libc::ENODEV,
-        // The interface of a released port may be gone, and a device without IPv6 has no IPv6 settings.
-        Operation::ResetToDefault(..) => errno == libc::ENOENT,
-        Operation::ChangeLink(_, LinkChange::Release | LinkChange::Up(false)) => errno == libc::ENODEV,
+        // A released port may itself be gone, and a device without IPv6 has no IPv6 settings.
+        Operation::RemoveNexthop(_) | Operation::RemoveRule(_) | Operation::ResetToDefault(..) => errno == libc::ENOENT,
+        Operation::RemoveLinks(_) | Operation::ChangeLink(_, LinkChange::Release | LinkChange::Up(false)) => {
+            errno == libc::ENODEV
+        }
         _ => false,
-    }
-}
-
-fn emit(body: &mut Vec<u8>, message: &impl Emitable) {
-    let start = body.len();
-    body.resize(start + message.buffer_len(), 0);
-    message.emit(&mut body[start..]);
-}
-
-fn no_link_local() -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
-}
-
-fn rule_message(rule: &Rule) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = match rule.family {
-        Family::V4 => AddressFamily::Inet,
-        Family::V6 => AddressFamily::Inet6,
-    };
-    message.header.action = RuleAction::ToTable;
-    message.attributes.push(RuleAttribute::Priority(rule.priority));
-    message.attributes.push(RuleAttribute::Protocol(RouteProtocol::from(rule.protocol)));
-    message.attributes.push(match rule.lookup {
-        Lookup::Local => RuleAttribute::Table(route::RT_TABLE_LOCAL),
-        Lookup::L3mdev => RuleAttribute::L3MDev(true),
-    });
-    message
-}
-
-fn put_ifaddr(body: &mut Vec<u8>, index: u32, address: &Address) {
-    body.extend([Family::of(&address.net).number(), address.net.prefix_len(), 0, 0]);
-    body.extend(index.to_ne_bytes());
-    put_address(body, addr::IFA_LOCAL, address.net.addr());
-    put_address(body, addr::IFA_ADDRESS, address.net.addr());
-    // The prefix behind a port need not be the gateway's subnet, and its route is ours to make. Nobody else can have
-    // the address in a VRF of ours, so there is nothing to detect.
-    put(body, addr::IFA_FLAGS, &(addr::IFA_F_NOPREFIXROUTE | addr::IFA_F_NODAD).to_ne_bytes());
-    put(body, addr::IFA_PROTO, &[PROTOCOL]);
-}
-
-fn put_ndmsg(body: &mut Vec<u8>, family: u8, index: u32, flags: u8) {
-    body.extend([family, 0, 0, 0]);
-    body.extend(index.to_ne_bytes());
-    body.extend(neighbour::NUD_PERMANENT.to_ne_bytes());
-    body.extend([flags, 0]);
-}
-
-fn put_neighbour(body: &mut Vec<u8>, index: u32, key: &NeighbourKey, mac: Option<Mac>) {
-    put_ndmsg(body, Family::V6.number(), index, 0);
-    put_address(body, neighbour::NDA_DST, key.address.into());
-    if let Some(mac) = mac {
-        put(body, neighbour::NDA_LLADDR, &mac.0);
-    }
-}
-
-fn put_fdb(body: &mut Vec<u8>, index: u32, key: &FdbKey, target: Option<FdbTarget>) {
-    put_ndmsg(body, neighbour::AF_BRIDGE, index, neighbour::NTF_SELF);
-    put(body, neighbour::NDA_LLADDR, &key.mac.0);
-    if let Some(target) = target {
-        put_address(body, neighbour::NDA_DST, target.vtep);
-        put(body, neighbour::NDA_VNI, &target.vni.get().to_ne_bytes());
-    }
-}
-
-fn put_nexthop(body: &mut Vec<u8>, index: u32, id: u32, nexthop: &Nexthop) {
-    body.extend([Family::V6.number(), 0, PROTOCOL, 0]);
-    body.extend(nexthop::RTNH_F_ONLINK.to_ne_bytes());
-    put(body, nexthop::NHA_ID, &id.to_ne_bytes());
-    put(body, nexthop::NHA_OIF, &index.to_ne_bytes());
-    put_address(body, nexthop::NHA_GATEWAY, nexthop.gateway.into());
-}
-
-fn scope(route: &KernelRoute) -> u8 {
-    match (route.via, Family::of(&route.key.prefix)) {
-        (Via::Device(_), Family::V4) => route::RT_SCOPE_LINK,
-        _ => route::RT_SCOPE_UNIVERSE,
-    }
-}
-
-fn put_route(body: &mut Vec<u8>, route: &KernelRoute, scope: u8) {
-    let key = &route.key;
-    let kind = match route.via {
-        Via::Unreachable => route::RTN_UNREACHABLE,
-        Via::Device(_) | Via::Nexthop(_) => route::RTN_UNICAST,
-        Via::Other => 0,
-    };
-    body.extend([Family::of(&key.prefix).number(), key.prefix.prefix_len(), 0, route.tos]);
-    body.extend([0, PROTOCOL, scope, kind, 0, 0, 0, 0]);
-    put_address(body, route::RTA_DST, key.prefix.network());
-    put(body, route::RTA_TABLE, &key.table.to_ne_bytes());
-    if key.metric != 0 {
-        put(body, route::RTA_PRIORITY, &key.metric.to_ne_bytes());
-    }
-    match route.via {
-        Via::Device(index) => put(body, route::RTA_OIF, &index.to_ne_bytes()),
-        Via::Nexthop(id) => put(body, route::RTA_NH_ID, &id.to_ne_bytes()),
-        Via::Unreachable | Via::Other => {}
     }
 }

@@ -1,1 +1,291 @@
-//! Twin.
+//! A kernel in memory: the parts of Linux' behaviour that the agent depends on, and faults on demand.
+//!
+//! Whoever holds a clone looks at the same kernel, so a test can watch and disturb it while an agent works on it.
+
+use super::{Kernel, KernelError, Refusal};
+use crate::objects::{
+    Address, DeviceSetting, Family, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, Rule, Via,
+};
+use cps_peering_config::net::InterfaceName;
+use ipnet::IpNet;
+use nix::libc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// The kernel.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<Mutex<State>>);
+
+/// What is in it.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What an agent sees.
+    pub seen: Observed,
+    /// Routes of others in tables of ours: in the way, and not seen.
+    pub foreign_routes: BTreeSet<RouteKey>,
+    /// Every operation that was asked for.
+    pub log: Vec<Operation>,
+    /// The operations, counted from the next one, that are refused with `EIO`.
+    pub refuse: BTreeSet<usize>,
+    /// How many of the next lists cannot be read.
+    pub deaf: usize,
+    last_index: u32,
+}
+
+impl Memory {
+    /// A kernel just booted: loopback and the rules that Linux begins with.
+    pub fn new() -> Self {
+        let memory = Self::default();
+        {
+            let mut state = memory.state();
+            state.add_link("lo", LinkKind::Loopback);
+            for family in Family::ALL {
+                state.seen.rules.push(Rule { family, priority: 0, lookup: Lookup::Local, protocol: 2 });
+            }
+        }
+        memory
+    }
+
+    /// The kernel's insides.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kernel for Memory {
+    fn observe(&mut self) -> Result<Observed, KernelError> {
+        let mut state = self.state();
+        if state.deaf > 0 {
+            state.deaf -= 1;
+            return Err(KernelError::Socket { what: "receive", source: io::ErrorKind::TimedOut.into() });
+        }
+        Ok(state.seen.clone())
+    }
+
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+        let mut state = self.state();
+        let mut refused = Vec::new();
+        for (place, operation) in operations.iter().enumerate() {
+            state.log.push(operation.clone());
+            let fault = state.refuse.remove(&0);
+            state.refuse = state.refuse.iter().map(|countdown| countdown - 1).collect();
+            let result = if fault { Err(libc::EIO) } else { state.carry_out(operation) };
+            if let Err(errno) = result {
+                refused.push((place, Refusal { errno, explanation: None }));
+            }
+        }
+        Ok(refused)
+    }
+}
+
+impl State {
+    /// Adds a device that is down and returns it.
+    pub fn add_link(&mut self, name: &str, kind: LinkKind) -> &mut Link {
+        self.last_index += 1;
+        let link = Link {
+            index: self.last_index,
+            kind,
+            mac: None,
+            mtu: 1500,
+            up: false,
+            master: None,
+            group: 0,
+            alias: None,
+            generates_link_local: true,
+            settings: BTreeMap::from([(DeviceSetting::Ipv4Forwarding, 0), (DeviceSetting::Ipv6AcceptRa, 1)]),
+        };
+        let name = name.parse().expect("a test names its devices well");
+        self.seen.links.entry(name).insert_entry(link).into_mut()
+    }
+
+    /// Gives a device an address of somebody else.
+    pub fn add_foreign_address(&mut self, device: &str, net: &str) {
+        let device = device.parse().expect("a test names its devices well");
+        let net = net.parse().expect("a test writes its addresses well");
+        self.seen.addresses.insert(Address { device, net }, false);
+    }
+
+    fn link(&mut self, name: &InterfaceName) -> Result<&mut Link, i32> {
+        self.seen.links.get_mut(name).ok_or(libc::ENODEV)
+    }
+
+    fn carry_out(&mut self, operation: &Operation) -> Result<(), i32> {
+        match operation {
+            Operation::AddRule(rule) => {
+                if self.seen.rules.contains(rule) {
+                    return Err(libc::EEXIST);
+                }
+                self.seen.rules.push(*rule);
+                self.seen.rules.sort_unstable();
+            }
+            Operation::RemoveRule(rule) => self.seen.rules.retain(|other| other != rule),
+            Operation::EnableIpv6Forwarding => self.seen.ipv6_forwarding = true,
+            Operation::AddVrf(name, vrf) => {
+                self.add_own(name, LinkKind::Vrf(vrf.table), &vrf.alias)?.up = true;
+                self.l3mdev_rules();
+            }
+            Operation::AddVxlan(name, vxlan) => {
+                let master = self.link(&vxlan.vrf)?.index;
+                let taken = self.seen.links.values().any(|link| match link.kind {
+                    LinkKind::Vxlan { tunnel: Some(tunnel), .. } => {
+                        (tunnel.vni, tunnel.port) == (vxlan.tunnel.vni, vxlan.tunnel.port)
+                    }
+                    _ => false,
+                });
+                if taken {
+                    return Err(libc::EEXIST);
+                }
+                let kind = LinkKind::Vxlan { tunnel: Some(vxlan.tunnel), learning: false };
+                let link = self.add_own(name, kind, &vxlan.alias)?;
+                link.master = Some(master);
+                link.mac = Some(vxlan.mac);
+                link.mtu = vxlan.mtu;
+                link.generates_link_local = false;
+            }
+            Operation::ChangeLink(name, change) => self.change_link(name, change)?,
+            Operation::Set(name, setting, value) => drop(self.link(name)?.settings.insert(*setting, *value)),
+            Operation::ResetToDefault(name, setting) => drop(self.link(name)?.settings.remove(setting)),
+            Operation::RemoveLinks(names) => names.iter().for_each(|name| self.remove_link(name)),
+            Operation::AddAddress(address) => {
+                self.link(&address.device)?;
+                self.seen.addresses.insert(*address, true);
+            }
+            Operation::RemoveAddress(address) => drop(self.seen.addresses.remove(address)),
+            Operation::SetNeighbour(key, mac) => {
+                self.up(&key.device)?;
+                self.seen.neighbours.insert(*key, *mac);
+            }
+            Operation::RemoveNeighbour(key) => drop(self.seen.neighbours.remove(key)),
+            Operation::SetFdb(key, target) => {
+                self.link(&key.device)?;
+                self.seen.fdb.insert(*key, Some(*target));
+            }
+            Operation::RemoveFdb(key) => drop(self.seen.fdb.remove(key)),
+            Operation::AddNexthop(id, nexthop) => {
+                let index = self.up(&nexthop.device)?;
+                if self.seen.nexthops.contains_key(id) || self.seen.foreign_nexthop_ids.contains(id) {
+                    return Err(libc::EEXIST);
+                }
+                self.seen.nexthops.insert(*id, (index, nexthop.gateway));
+            }
+            Operation::RemoveNexthop(id) => self.remove_nexthop(*id),
+            Operation::AddRoute(route) => {
+                let same = |other: &RouteKey| *other == route.key;
+                if self.foreign_routes.iter().any(same) || self.seen.routes.iter().any(|other| same(&other.key)) {
+                    return Err(libc::EEXIST);
+                }
+                self.can_lead(route.via)?;
+                self.seen.routes.push(*route);
+                self.seen.routes.sort_unstable();
+            }
+            Operation::ReplaceRoute(route) => {
+                self.can_lead(route.via)?;
+                self.seen.routes.retain(|other| other.key != route.key);
+                self.seen.routes.push(*route);
+                self.seen.routes.sort_unstable();
+            }
+            Operation::RemoveRoute(route) => self.seen.routes.retain(|other| other != route),
+        }
+        Ok(())
+    }
+
+    fn add_own(&mut self, name: &InterfaceName, kind: LinkKind, alias: &str) -> Result<&mut Link, i32> {
+        if self.seen.links.contains_key(name) {
+            return Err(libc::EEXIST);
+        }
+        let link = self.add_link(name.as_str(), kind);
+        link.group = crate::owner::GROUP;
+        link.alias = Some(alias.to_owned());
+        Ok(link)
+    }
+
+    /// The kernel adds these with the first VRF of its life.
+    fn l3mdev_rules(&mut self) {
+        if self.seen.rules.iter().any(|rule| rule.lookup == Lookup::L3mdev) {
+            return;
+        }
+        for family in Family::ALL {
+            self.seen.rules.push(Rule { family, priority: 1000, lookup: Lookup::L3mdev, protocol: 2 });
+        }
+        self.seen.rules.sort_unstable();
+    }
+
+    fn change_link(&mut self, name: &InterfaceName, change: &LinkChange) -> Result<(), i32> {
+        match change {
+            LinkChange::Enslave(vrf) => {
+                let master = self.link(vrf)?.index;
+                self.link(name)?.master = Some(master);
+                self.goes_down(name);
+                self.drop_ipv6_addresses(name);
+            }
+            LinkChange::Release => {
+                self.link(name)?.master = None;
+                self.goes_down(name);
+                self.drop_ipv6_addresses(name);
+            }
+            LinkChange::Mac(mac) => self.link(name)?.mac = Some(*mac),
+            LinkChange::Mtu(mtu) => self.link(name)?.mtu = *mtu,
+            LinkChange::Up(true) => self.link(name)?.up = true,
+            LinkChange::Up(false) => {
+                self.link(name)?.up = false;
+                self.goes_down(name);
+            }
+            LinkChange::Alias(alias) => self.link(name)?.alias = Some(alias.to_string()),
+            LinkChange::NoLinkLocal => self.link(name)?.generates_link_local = false,
+        }
+        Ok(())
+    }
+
+    fn drop_ipv6_addresses(&mut self, name: &InterfaceName) {
+        self.seen.addresses.retain(|address, _| address.device != *name || matches!(address.net, IpNet::V4(_)));
+    }
+
+    /// What a device takes away when it goes down, also for the moment that a change of VRF takes.
+    pub fn goes_down(&mut self, name: &InterfaceName) {
+        let Some(index) = self.seen.links.get(name).map(|link| link.index) else { return };
+        let nexthops = self.seen.nexthops.iter().filter(|(_, (device, _))| *device == index);
+        let ids: Vec<u32> = nexthops.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.remove_nexthop(id);
+        }
+        self.seen.routes.retain(|route| route.via != Via::Device(index));
+        self.seen.neighbours.retain(|key, _| key.device != *name);
+    }
+
+    fn remove_nexthop(&mut self, id: u32) {
+        self.seen.nexthops.remove(&id);
+        self.seen.routes.retain(|route| route.via != Via::Nexthop(id));
+    }
+
+    /// Removes a device with everything on it.
+    pub fn remove_link(&mut self, name: &InterfaceName) {
+        self.goes_down(name);
+        let Some(link) = self.seen.links.remove(name) else { return };
+        self.seen.addresses.retain(|address, _| address.device != *name);
+        self.seen.fdb.retain(|key, _| key.device != *name);
+        let members = self.seen.links.iter().filter(|(_, member)| member.master == Some(link.index));
+        let members: Vec<InterfaceName> = members.map(|(name, _)| *name).collect();
+        for member in members {
+            let released = self.change_link(&member, &LinkChange::Release);
+            debug_assert!(released.is_ok(), "it was just found");
+        }
+    }
+
+    fn up(&mut self, device: &InterfaceName) -> Result<u32, i32> {
+        let link = self.link(device)?;
+        if link.up { Ok(link.index) } else { Err(libc::ENETDOWN) }
+    }
+
+    fn can_lead(&self, via: Via) -> Result<(), i32> {
+        let leads = match via {
+            Via::Unreachable => true,
+            Via::Nexthop(id) => self.seen.nexthops.contains_key(&id),
+            Via::Device(index) => self.seen.links.values().any(|link| link.index == index && link.up),
+            Via::Other => false,
+        };
+        if leads { Ok(()) } else { Err(libc::EINVAL) }
+    }
+}

@@ -5,6 +5,7 @@
 mod change;
 mod events;
 pub mod memory;
+mod message;
 mod observe;
 mod socket;
 mod sysctl;

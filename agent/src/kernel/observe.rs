@@ -132,6 +132,7 @@ fn read_families(families: &[u8], link: &mut Link) {
                     set(DeviceSetting::Ipv6AcceptRa, i32_at(value, 3 * 4));
                     set(DeviceSetting::Ipv6AcceptRedirects, i32_at(value, 4 * 4));
                     set(DeviceSetting::Ipv6Disable, i32_at(value, 26 * 4));
+                    set(DeviceSetting::Ipv6AcceptDad, i32_at(value, 27 * 4));
                 }
                 (link::AF_INET6, link::INET6_ADDR_GEN_MODE) => {
                     link.generates_link_local = u8_at(value, 0) != Some(link::ADDR_GEN_MODE_NONE);
@@ -254,7 +255,7 @@ fn read_fdb(
 
 type Nexthops = (BTreeMap<u32, (u32, Ipv6Addr)>, BTreeSet<u32>);
 
-/// Next hops of ours, and ids in our range that are not.
+/// Next hops of ours, and the ids of others'.
 fn nexthops(socket: &mut Socket) -> Result<Nexthops, KernelError> {
     socket.dump(
         "next hops",
@@ -263,18 +264,17 @@ fn nexthops(socket: &mut Socket) -> Result<Nexthops, KernelError> {
         Nexthops::default,
         |(ours, foreign), payload| {
             let Some((id, protocol, place)) = read_nexthop(payload) else { return };
-            match place.filter(|_| owner::owns_nexthop(id, protocol)) {
-                Some(place) => ours.insert(id, place).map_or((), drop),
-                None if id >= owner::FIRST_NEXTHOP_ID => foreign.insert(id).then_some(()).unwrap_or_default(),
-                None => {}
+            if owner::owns_nexthop(id, protocol) {
+                ours.insert(id, place);
+            } else {
+                foreign.insert(id);
             }
         },
     )
 }
 
-type NexthopParts = (u32, u8, Option<(u32, Ipv6Addr)>);
-
-fn read_nexthop(payload: &[u8]) -> Option<NexthopParts> {
+/// Id, protocol, and device index with gateway.
+fn read_nexthop(payload: &[u8]) -> Option<(u32, u8, (u32, Ipv6Addr))> {
     let (mut id, mut index, mut gateway) = (None, None, None);
     for (kind, value) in attributes(payload, nexthop::HEADER_LEN) {
         match kind {
@@ -289,7 +289,7 @@ fn read_nexthop(payload: &[u8]) -> Option<NexthopParts> {
         Some(IpAddr::V6(gateway)) => gateway,
         _ => Ipv6Addr::UNSPECIFIED,
     };
-    Some((id?, u8_at(payload, 2)?, Some((index.unwrap_or_default(), gateway))))
+    Some((id?, u8_at(payload, 2)?, (index.unwrap_or_default(), gateway)))
 }
 
 fn routes(socket: &mut Socket, family: Family) -> Result<Vec<KernelRoute>, KernelError> {

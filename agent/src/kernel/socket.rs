@@ -34,7 +34,7 @@ const ERROR_FIXED_LEN: usize = 4 + 16;
 const ERROR_EXPLANATION: u16 = 1;
 
 pub(super) struct Socket {
-    socket: RawSocket,
+    raw: RawSocket,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -54,12 +54,12 @@ impl Socket {
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_S))
             .map_err(failed("set a time limit"))?;
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(failed("enlarge the receive buffer"))?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVE_LEN] })
+        Ok(Self { raw: socket, sequence: 0, buffer: vec![0; RECEIVE_LEN] })
     }
 
     /// Reads one datagram into the buffer and returns its length.
     fn receive(&mut self) -> Result<usize, KernelError> {
-        recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).map_err(failed("receive"))
+        recv(self.raw.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).map_err(failed("receive"))
     }
 
     /// Lists objects: `body` appends what follows the header of the request, `each` sees every object's payload. What
@@ -160,7 +160,7 @@ impl Socket {
         let count = u32::try_from(batch.len()).expect("batches are small");
         self.sequence = self.sequence.wrapping_add(count);
         batch.seal(first);
-        self.socket.send(&batch.bytes, libc::MSG_NOSIGNAL).map_err(failed("send"))?;
+        self.raw.send(&batch.bytes, libc::MSG_NOSIGNAL).map_err(failed("send"))?;
         Ok(first)
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn ipv6_forwarding() -> Result<bool, KernelError> {
 }
 
 pub(super) fn enable_ipv6_forwarding() -> Result<(), Refusal> {
-    fs::write(IPV6_FORWARDING, "1").map_err(refusal)
+    fs::write(IPV6_FORWARDING, "1").map_err(|error| refusal(&error))
 }
 
 fn path(device: &str, setting: DeviceSetting) -> String {
@@ -27,14 +27,14 @@ fn path(device: &str, setting: DeviceSetting) -> String {
 }
 
 pub(super) fn set(device: &InterfaceName, setting: DeviceSetting, value: i32) -> Result<(), Refusal> {
-    fs::write(path(device.as_str(), setting), value.to_string()).map_err(refusal)
+    fs::write(path(device.as_str(), setting), value.to_string()).map_err(|error| refusal(&error))
 }
 
 pub(super) fn reset(device: &InterfaceName, setting: DeviceSetting) -> Result<(), Refusal> {
-    let default = fs::read_to_string(path("default", setting)).map_err(refusal)?;
-    fs::write(path(device.as_str(), setting), default).map_err(refusal)
+    let default = fs::read_to_string(path("default", setting)).map_err(|error| refusal(&error))?;
+    fs::write(path(device.as_str(), setting), default).map_err(|error| refusal(&error))
 }
 
-fn refusal(error: io::Error) -> Refusal {
+fn refusal(error: &io::Error) -> Refusal {
     Refusal { errno: error.raw_os_error().unwrap_or(libc::EIO), explanation: None }
 }

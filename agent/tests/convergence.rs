@@ -1,0 +1,429 @@
+//! The pure core against a kernel in memory: whatever the configuration and whatever state the kernel is in, what should
+//! be there gets there, and what is not ours is never named.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+use cps_peering_agent::{
+    compile::{Surroundings, compile},
+    diff::{Plan, diff},
+    kernel::{Kernel, memory::Memory},
+    objects::{Desired, LinkKind, Observed, Operation, RouteKey, Tunnel, Via},
+    owner::{self, DeviceName},
+};
+use cps_peering_config::{
+    HostConfig, Revision, ValidHostConfig,
+    host_config::{PortConfig, SideConfig, VrfConfig},
+    net::{InterfaceName, Vni},
+    report::ProblemKind,
+};
+use ipnet::IpNet;
+use proptest::prelude::*;
+use std::{collections::BTreeMap, net::IpAddr};
+
+const SURROUNDINGS: Surroundings = Surroundings { vxlan_port: 4789, underlay_mtu: 1500 };
+const VPCS: u8 = 4;
+/// Host 0 is the one that is configured; the others are remote.
+const HOSTS: u8 = 4;
+
+fn vni(number: u32) -> Vni {
+    number.try_into().unwrap()
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn vtep(host: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, host + 1])
+}
+
+/// A cloud of a few VPCs: which has a port on which host, and which are peered.
+#[derive(Debug, Clone)]
+struct World {
+    ports: [[bool; HOSTS as usize]; VPCS as usize],
+    peered: [[bool; VPCS as usize]; VPCS as usize],
+}
+
+fn worlds() -> impl Strategy<Value = World> {
+    (any::<[[bool; HOSTS as usize]; VPCS as usize]>(), any::<[[bool; VPCS as usize]; VPCS as usize]>())
+        .prop_map(|(ports, peered)| World { ports, peered })
+}
+
+impl World {
+    fn prefixes(vpc: u8, host: u8) -> Vec<IpNet> {
+        vec![net(&format!("10.{vpc}.{host}.0/24")), net(&format!("fd00:{vpc}:0:{host}::/64"))]
+    }
+
+    fn remotes(&self, vpc: u8) -> BTreeMap<IpAddr, Vec<IpNet>> {
+        let elsewhere = (1..HOSTS).filter(|host| self.ports[usize::from(vpc)][usize::from(*host)]);
+        elsewhere.map(|host| (vtep(host), Self::prefixes(vpc, host))).collect()
+    }
+
+    /// What host 0 must have.
+    fn config(&self) -> ValidHostConfig {
+        let here = |vpc: u8| self.ports[usize::from(vpc)][0];
+        let vrfs = (0..VPCS).filter(|vpc| here(*vpc)).map(|vpc| {
+            let gateways = vec![net(&format!("10.{vpc}.0.1/24")), net(&format!("fd00:{vpc}::1/64"))];
+            let port = PortConfig { gateways, prefixes: Self::prefixes(vpc, 0) };
+            let ports = BTreeMap::from([(format!("port{vpc}").parse().unwrap(), port)]);
+            let vrf = VrfConfig { vni: vni(u32::from(vpc) + 10), ports, remotes: self.remotes(vpc) };
+            (format!("vpc-{vpc}").parse().unwrap(), vrf)
+        });
+        let sides = (0..VPCS).flat_map(|a| (0..VPCS).map(move |b| (a, b))).filter(|(a, b)| {
+            let (low, high) = (usize::from(*a.min(b)), usize::from(*a.max(b)));
+            a != b && here(*a) && self.peered[low][high]
+        });
+        let side_vni = |a: u8, b: u8| vni(1000 + u32::from(a) * 10 + u32::from(b));
+        let sides = sides.map(|(a, b)| {
+            let side = SideConfig {
+                peering: format!("p-{}-{}", a.min(b), a.max(b)).parse().unwrap(),
+                vpc: format!("vpc-{a}").parse().unwrap(),
+                peer_vni: side_vni(b, a),
+                peer_cidrs: vec![net(&format!("10.{b}.0.0/16")), net(&format!("fd00:{b}::/48"))],
+                remotes: self.remotes(b),
+            };
+            (side_vni(a, b), side)
+        });
+        let config = HostConfig {
+            revision: Revision { epoch: 1, number: 1 },
+            host: "h0".parse().unwrap(),
+            underlay: vtep(0),
+            vrfs: vrfs.collect(),
+            sides: sides.collect(),
+        };
+        config.try_into().unwrap()
+    }
+
+    fn desired(&self) -> Desired {
+        compile(&self.config(), SURROUNDINGS)
+    }
+}
+
+/// A host with an underlay interface, tenants' interfaces, and things of other people.
+fn host() -> Memory {
+    let memory = Memory::new();
+    {
+        let mut state = memory.state();
+        state.add_link("eth0", LinkKind::Other).up = true;
+        state.add_foreign_address("eth0", "192.0.2.1/24");
+        for vpc in 0..VPCS {
+            state.add_link(&format!("port{vpc}"), LinkKind::Other);
+        }
+        let tunnel = Tunnel { vni: vni(5000), port: 4789, local: vtep(0) };
+        state.add_link("flannel.1", LinkKind::Vxlan { tunnel: Some(tunnel), learning: false }).up = true;
+        state.add_link("mgmt", LinkKind::Vrf(1000)).up = true;
+        state.seen.foreign_nexthop_ids.insert(owner::FIRST_NEXTHOP_ID);
+    }
+    memory
+}
+
+/// Looks and changes until nothing differs. Returns the plans that it took.
+fn converge(kernel: &mut Memory, desired: &Desired) -> Vec<Plan> {
+    let mut plans = Vec::new();
+    loop {
+        let plan = diff(desired, &kernel.observe().unwrap());
+        if plan.operations.is_empty() {
+            return plans;
+        }
+        assert!(plans.len() < 4, "does not come to rest: {plan:#?}");
+        kernel.apply(&plan.operations).unwrap();
+        plans.push(plan);
+    }
+}
+
+/// Everything that was there before us and is not a tenant's port.
+fn foreign(observed: &Observed) -> Observed {
+    let mut rest = observed.clone();
+    rest.links.retain(|name, _| !observed.owns(name) && !name.as_str().starts_with("port"));
+    rest.addresses.retain(|_, ours| !*ours);
+    rest.neighbours.clear();
+    rest.fdb.clear();
+    rest.nexthops.clear();
+    rest.routes.clear();
+    rest.rules.clear();
+    rest.ipv6_forwarding = false;
+    rest
+}
+
+fn devices(operation: &Operation) -> Vec<InterfaceName> {
+    match operation {
+        Operation::AddVrf(name, _)
+        | Operation::AddVxlan(name, _)
+        | Operation::ChangeLink(name, _)
+        | Operation::Set(name, ..)
+        | Operation::ResetToDefault(name, _) => vec![*name],
+        Operation::RemoveLinks(names) => names.clone(),
+        Operation::AddAddress(address) | Operation::RemoveAddress(address) => vec![address.device],
+        Operation::SetNeighbour(key, _) | Operation::RemoveNeighbour(key) => vec![key.device],
+        Operation::SetFdb(key, _) | Operation::RemoveFdb(key) => vec![key.device],
+        Operation::AddNexthop(_, nexthop) => vec![nexthop.device],
+        _ => vec![],
+    }
+}
+
+/// Takes random things of ours away, and twists others.
+fn damage(memory: &Memory, seeds: &[u32]) {
+    let mut state = memory.state();
+    for seed in seeds {
+        let nth = *seed as usize / 8;
+        let pick = |length: usize| nth % length.max(1);
+        match seed % 8 {
+            0 => {
+                let names: Vec<InterfaceName> =
+                    state.seen.links.keys().filter(|name| state.seen.owns(name)).copied().collect();
+                if let Some(name) = names.get(pick(names.len())) {
+                    state.remove_link(name);
+                }
+            }
+            1 => {
+                let place = pick(state.seen.routes.len());
+                state.seen.routes = state
+                    .seen
+                    .routes
+                    .iter()
+                    .copied()
+                    .enumerate()
+                    .filter(|(n, _)| *n != place)
+                    .map(|(_, r)| r)
+                    .collect();
+            }
+            2 => {
+                let place = pick(state.seen.routes.len());
+                if let Some(route) = state.seen.routes.get_mut(place) {
+                    route.via = Via::Other;
+                }
+            }
+            3 => {
+                let names: Vec<InterfaceName> = state.seen.links.keys().copied().collect();
+                let name = names[pick(names.len())];
+                if name.as_str().starts_with("cps") || name.as_str().starts_with("port") {
+                    state.seen.links.get_mut(&name).unwrap().up = false;
+                    state.goes_down(&name);
+                }
+            }
+            4 => state.seen.rules.clear(),
+            5 => state.seen.fdb.values_mut().for_each(|target| *target = None),
+            6 => state.seen.neighbours.clear(),
+            _ => state.seen.links.values_mut().filter(|link| owner::owns_group(link.group)).for_each(|link| {
+                link.mtu = 1400;
+                link.mac = None;
+                link.alias = None;
+                link.settings.values_mut().for_each(|value| *value = 7);
+            }),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn from_any_world_to_any_other_and_back_to_nothing(before in worlds(), after in worlds()) {
+        let mut kernel = host();
+        let begin = foreign(&kernel.state().seen);
+        for world in [&before, &after] {
+            let plans = converge(&mut kernel, &world.desired());
+            prop_assert!(plans.len() <= 2);
+            prop_assert_eq!(&foreign(&kernel.state().seen), &begin);
+        }
+        converge(&mut kernel, &Desired::default());
+        let state = kernel.state();
+        prop_assert_eq!(foreign(&state.seen), begin);
+        prop_assert!(!state.seen.links.keys().any(|name| state.seen.owns(name)));
+        prop_assert!(state.seen.routes.is_empty() && state.seen.nexthops.is_empty() && state.seen.fdb.is_empty());
+        prop_assert!(state.seen.links.values().all(|link| link.master.is_none()));
+        prop_assert!(state.seen.addresses.values().all(|ours| !ours));
+        prop_assert!(state.seen.rules.iter().all(|rule| rule.protocol != owner::PROTOCOL));
+    }
+
+    #[test]
+    fn any_damage_heals(world in worlds(), seeds in proptest::collection::vec(any::<u32>(), 1..6)) {
+        let mut kernel = host();
+        let desired = world.desired();
+        converge(&mut kernel, &desired);
+        damage(&kernel, &seeds);
+        converge(&mut kernel, &desired);
+    }
+
+    #[test]
+    fn refused_operations_are_made_up_for(before in worlds(), after in worlds(), refuse in proptest::collection::btree_set(0usize..60, 0..5)) {
+        let mut kernel = host();
+        converge(&mut kernel, &before.desired());
+        kernel.state().refuse = refuse;
+        let desired = after.desired();
+        for _ in 0..20 {
+            let plan = diff(&desired, &kernel.observe().unwrap());
+            if plan.operations.is_empty() {
+                return Ok(());
+            }
+            kernel.apply(&plan.operations).unwrap();
+        }
+        prop_assert!(false, "does not come to rest");
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_plan(world in worlds(), seeds in proptest::collection::vec(any::<u32>(), 0..6)) {
+        let mut kernel = host();
+        converge(&mut kernel, &world.desired());
+        damage(&kernel, &seeds);
+        let observed = kernel.observe().unwrap();
+        prop_assert_eq!(diff(&world.desired(), &observed), diff(&world.desired(), &observed));
+    }
+
+    #[test]
+    fn a_plan_names_only_devices_of_ours_and_ports(before in worlds(), after in worlds(), seeds in proptest::collection::vec(any::<u32>(), 0..4)) {
+        let mut kernel = host();
+        converge(&mut kernel, &before.desired());
+        damage(&kernel, &seeds);
+        converge(&mut kernel, &after.desired());
+        for operation in &kernel.state().log {
+            for name in devices(operation) {
+                prop_assert!(DeviceName::parse(&name).is_some() || name.as_str().starts_with("port"), "{}", operation);
+            }
+            if let Operation::AddRoute(route) | Operation::ReplaceRoute(route) | Operation::RemoveRoute(route) = operation {
+                prop_assert!(owner::table_vni(route.key.table).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn what_two_worlds_share_is_not_touched(world in worlds(), vpc in 0..VPCS) {
+        let mut kernel = host();
+        converge(&mut kernel, &world.desired());
+        // Peerings of one VPC come and go; those between others must not notice.
+        let mut other = world.clone();
+        for peer in 0..VPCS {
+            let (low, high) = (usize::from(vpc.min(peer)), usize::from(vpc.max(peer)));
+            other.peered[low][high] ^= true;
+        }
+        kernel.state().log.clear();
+        converge(&mut kernel, &other.desired());
+        let (before, after) = (world.config(), other.config());
+        let shared: Vec<InterfaceName> = before
+            .sides
+            .iter()
+            .filter(|(vni, side)| after.sides.get(vni) == Some(side))
+            .map(|(vni, _)| DeviceName::peer(*vni))
+            .collect();
+        for operation in &kernel.state().log {
+            prop_assert!(!devices(operation).iter().any(|name| shared.contains(name)), "{}", operation);
+        }
+    }
+}
+
+/// VPC 0 has a port here and on host 1; VPC 1 is here, too; they are peered.
+fn small_world() -> World {
+    let mut world = World { ports: [[false; 4]; 4], peered: [[false; 4]; 4] };
+    world.ports[0] = [true, true, false, false];
+    world.ports[1] = [true, false, true, false];
+    world.peered[0][1] = true;
+    world
+}
+
+#[test]
+fn traffic_stops_with_the_first_operations() {
+    let mut kernel = host();
+    let world = small_world();
+    converge(&mut kernel, &world.desired());
+    let mut unpeered = world;
+    unpeered.peered[0][1] = false;
+    let plan = diff(&unpeered.desired(), &kernel.observe().unwrap());
+    let is_stop = |operation: &Operation| matches!(operation, Operation::RemoveNexthop(_) | Operation::RemoveRoute(_));
+    let stops = plan.operations.iter().take_while(|operation| is_stop(operation)).count();
+    assert!(stops > 0 && !plan.operations[stops..].iter().any(is_stop), "{plan:#?}");
+    assert!(matches!(plan.operations[0], Operation::RemoveNexthop(_)));
+    assert!(matches!(plan.operations.last(), Some(Operation::RemoveLinks(_))));
+    // The kernel takes them away with their next hop; one by one they would take longer.
+    assert!(!plan.operations.iter().any(|operation| {
+        matches!(operation, Operation::RemoveRoute(route) if matches!(route.via, Via::Nexthop(_)))
+    }));
+}
+
+#[test]
+fn a_prefix_that_moves_between_hosts_is_routed_all_the_time() {
+    let mut kernel = host();
+    let world = small_world();
+    converge(&mut kernel, &world.desired());
+    let mut config = world.config().into_inner();
+    for side in config.sides.values_mut() {
+        side.remotes = side.remotes.values().map(|prefixes| (vtep(3), prefixes.clone())).collect();
+    }
+    let desired = compile(&config.try_into().unwrap(), SURROUNDINGS);
+    let plan = diff(&desired, &kernel.observe().unwrap());
+    assert!(!plan.operations.iter().any(|operation| matches!(operation, Operation::RemoveRoute(_))), "{plan:#?}");
+    let place = |wanted: fn(&Operation) -> bool| plan.operations.iter().rposition(wanted).unwrap();
+    let replaced = place(|operation| matches!(operation, Operation::ReplaceRoute(_)));
+    let removed = plan.operations.iter().position(|operation| matches!(operation, Operation::RemoveNexthop(_)));
+    assert!(removed.is_some_and(|removed| removed > replaced), "{plan:#?}");
+    converge(&mut kernel, &desired);
+}
+
+/// The obstacle that keeps `device` away after `prepare`, while everything else gets there.
+fn obstacle(device: &str, prepare: impl FnOnce(&Memory)) -> (ProblemKind, String) {
+    let mut kernel = host();
+    prepare(&kernel);
+    let desired = small_world().desired();
+    converge(&mut kernel, &desired);
+    let plan = diff(&desired, &kernel.observe().unwrap());
+    let found = plan.obstacles.iter().find(|obstacle| obstacle.device.as_str() == device);
+    let found = found.unwrap_or_else(|| panic!("{device} is not in {:#?}", plan.obstacles));
+    let state = kernel.state();
+    let others = desired.ports.keys().filter(|port| port.as_str() != device);
+    for port in others.filter(|_| device.starts_with("port")) {
+        assert!(state.seen.links[port].master.is_some(), "{port} suffers from {device}");
+    }
+    (found.kind, found.reason.clone())
+}
+
+#[test]
+fn what_is_in_the_way_is_named_and_left_alone() {
+    let (kind, reason) = obstacle("port0", |memory| {
+        memory.state().seen.links.remove(&"port0".parse::<InterfaceName>().unwrap());
+    });
+    assert_eq!((kind, reason.as_str()), (ProblemKind::Missing, "there is no interface port0"));
+
+    let (kind, reason) = obstacle("port0", |memory| {
+        let mut state = memory.state();
+        let bridge = state.add_link("br0", LinkKind::Other).index;
+        state.seen.links.get_mut(&"port0".parse::<InterfaceName>().unwrap()).unwrap().master = Some(bridge);
+    });
+    assert_eq!(kind, ProblemKind::Conflict);
+    assert!(reason.contains("br0"), "{reason}");
+
+    let (kind, reason) = obstacle("port1", |memory| memory.state().add_foreign_address("port1", "198.51.100.7/24"));
+    assert_eq!(kind, ProblemKind::Conflict);
+    assert!(reason.contains("198.51.100.7/24"), "{reason}");
+
+    let (kind, reason) = obstacle("cpspeer1001", |memory| {
+        let tunnel = Tunnel { vni: vni(1001), port: 4789, local: vtep(0) };
+        memory.state().add_link("vx7", LinkKind::Vxlan { tunnel: Some(tunnel), learning: true });
+    });
+    assert_eq!(kind, ProblemKind::Conflict);
+    assert!(reason.contains("vx7") && reason.contains("VNI 1001"), "{reason}");
+
+    let (_, reason) = obstacle("cpsvrf10", |memory| {
+        memory.state().add_link("cpsvrf10", LinkKind::Other);
+    });
+    assert!(reason.contains("not ours"), "{reason}");
+
+    let (_, reason) = obstacle("cpsvrf10", |memory| {
+        memory.state().add_link("tenant", LinkKind::Vrf(owner::table(vni(10))));
+    });
+    assert!(reason.contains("tenant"), "{reason}");
+}
+
+#[test]
+fn somebody_elses_route_under_our_key_is_left_alone() {
+    let mut kernel = host();
+    let key = RouteKey::unicast(owner::table(vni(10)), net("10.1.2.0/24"));
+    kernel.state().foreign_routes.insert(key);
+    let desired = small_world().desired();
+    for _ in 0..2 {
+        let plan = diff(&desired, &kernel.observe().unwrap());
+        kernel.apply(&plan.operations).unwrap();
+    }
+    let plan = diff(&desired, &kernel.observe().unwrap());
+    assert_eq!(plan.operations.len(), 1, "{plan:#?}");
+    assert!(matches!(plan.operations[0], Operation::AddRoute(route) if route.key == key));
+    assert!(kernel.state().foreign_routes.contains(&key));
+}

@@ -1,0 +1,244 @@
+//! Pushes, from HTTP to a kernel in memory and back to the report.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+use axum::{Router, body::Body, http::Request};
+use cps_peering_agent::{
+    api,
+    kernel::{Event, memory::Memory},
+    ledger::Ledger,
+    objects::LinkKind,
+    reconcile::{self, Handle, Options},
+};
+use cps_peering_config::{
+    HostReport, Revision,
+    report::{ProblemKind, Scope},
+};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+struct Agent {
+    kernel: Memory,
+    router: Router,
+    reconciler: Handle,
+    folder: TempDir,
+}
+
+impl Agent {
+    /// An agent on a host with an underlay interface and two tenants' interfaces.
+    fn start() -> Self {
+        let kernel = Memory::new();
+        for name in ["eth0", "tenant1", "tenant2"] {
+            kernel.state().add_link(name, LinkKind::Other);
+        }
+        kernel.state().add_foreign_address("eth0", "192.0.2.1/24");
+        Self::on(kernel, tempfile::tempdir().unwrap())
+    }
+
+    fn on(kernel: Memory, folder: TempDir) -> Self {
+        let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
+        let reconciler = reconcile::start(kernel.clone(), options).unwrap();
+        let ledger = Ledger::new(folder.path().join("ledger.json"));
+        let accepted = ledger.load().unwrap().map(Arc::new);
+        if let Some(config) = &accepted {
+            reconciler.configure(Arc::clone(config));
+        }
+        let router = api::router(accepted, ledger, reconciler.clone());
+        Self { kernel, router, reconciler, folder }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_string())).unwrap();
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        let status = answer.status().as_u16();
+        (status, serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap())
+    }
+
+    async fn put(&self, config: &Value) -> (u16, Value) {
+        self.call("PUT", "/v1/config", config).await
+    }
+
+    async fn accepted(&self, config: &Value) -> HostReport {
+        let (status, report) = self.put(config).await;
+        assert_eq!(status, 200, "{report}");
+        serde_json::from_value(report).unwrap()
+    }
+
+    async fn refused(&self, config: &Value) -> (u16, String) {
+        let (status, error) = self.put(config).await;
+        (status, error["message"].as_str().unwrap().to_owned())
+    }
+
+    async fn report_when(&self, test: impl FnMut(&HostReport) -> bool) -> HostReport {
+        let mut report = self.reconciler.report();
+        let found = tokio::time::timeout(Duration::from_secs(20), report.wait_for(test)).await;
+        found.expect("in time").unwrap().clone()
+    }
+
+    fn operations(&self) -> usize {
+        self.kernel.state().log.len()
+    }
+}
+
+fn revision(number: u64) -> Revision {
+    Revision { epoch: 1, number }
+}
+
+/// Two VPCs on this host, peered; the second also has a port on another.
+fn config(number: u64) -> Value {
+    json!({
+        "revision": { "epoch": 1, "number": number }, "host": "h1", "underlay": "192.0.2.1",
+        "vrfs": {
+            "vpc-a": { "vni": 10, "ports": { "tenant1": { "gateways": ["10.1.0.1/24"], "prefixes": ["10.1.0.0/24"] } } },
+            "vpc-b": { "vni": 11, "ports": { "tenant2": { "gateways": ["10.2.0.1/24"], "prefixes": ["10.2.0.0/24"] } } }
+        },
+        "sides": {
+            "1001": { "peering": "p", "vpc": "vpc-a", "peer_vni": 1002, "peer_cidrs": ["10.2.0.0/16"],
+                      "remotes": { "192.0.2.2": ["10.2.9.0/24"] } },
+            "1002": { "peering": "p", "vpc": "vpc-b", "peer_vni": 1001, "peer_cidrs": ["10.1.0.0/16"] }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_push_that_changes_nothing_does_nothing() {
+    let agent = Agent::start();
+    let report = agent.accepted(&config(1)).await;
+    assert!(report.in_sync(), "{report:?}");
+    let operations = agent.operations();
+    assert!(operations > 0);
+    assert!(agent.accepted(&config(1)).await.in_sync());
+    let report = agent.accepted(&config(2)).await;
+    assert_eq!((report.applied, report.in_sync()), (Some(revision(2)), true));
+    assert_eq!(agent.operations(), operations);
+}
+
+#[tokio::test]
+async fn an_older_push_after_a_newer_is_refused() {
+    let agent = Agent::start();
+    agent.accepted(&config(5)).await;
+    let (status, error) = agent.put(&config(4)).await;
+    assert_eq!((status, &error["desired"]), (409, &json!({ "epoch": 1, "number": 5 })));
+    let mut other = config(5);
+    other["sides"] = json!({});
+    let (status, message) = agent.refused(&other).await;
+    assert!(status == 409 && message.contains("other content"), "{message}");
+    let mut deposed = config(9);
+    deposed["revision"]["epoch"] = json!(0);
+    assert_eq!(agent.refused(&deposed).await.0, 409);
+    assert_eq!(agent.report_when(|_| true).await.applied, Some(revision(5)));
+}
+
+#[tokio::test]
+async fn an_empty_configuration_of_a_new_store_wipes_nothing() {
+    let agent = Agent::start();
+    agent.accepted(&config(70)).await;
+    let empty = json!({ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1" });
+    assert_eq!(agent.refused(&empty).await.0, 409);
+    assert!(!agent.kernel.state().seen.routes.is_empty());
+}
+
+#[tokio::test]
+async fn bad_pushes_name_what_is_wrong_and_change_nothing() {
+    type Change = fn(&mut Value);
+    let agent = Agent::start();
+    agent.accepted(&config(1)).await;
+    let operations = agent.operations();
+    let cases: [(Change, &str); 4] = [
+        (|c| c["host"] = json!("h2"), "h2"),
+        (|c| c["vrfs"]["vpc-a"]["ports"]["much-too-long-a-name"] = json!({}), "much-too-long-a-name"),
+        (|c| c["sides"]["1001"]["peer_cidrs"] = json!(["10.3.0.0/16"]), "10.2.9.0/24"),
+        (|c| c["sides"]["1001"]["speed"] = json!(1), "speed"),
+    ];
+    for (change, named) in cases {
+        let mut bad = config(2);
+        change(&mut bad);
+        let (status, message) = agent.refused(&bad).await;
+        assert!(status == 400 && message.contains(named), "{status} {message}");
+    }
+    assert_eq!(agent.operations(), operations);
+    assert_eq!(agent.report_when(|_| true).await.desired, Some(revision(1)));
+}
+
+#[tokio::test]
+async fn a_patch_changes_what_it_names() {
+    let agent = Agent::start();
+    agent.accepted(&config(1)).await;
+    let patch = |base: u64| {
+        json!({ "base": { "epoch": 1, "number": base }, "revision": { "epoch": 1, "number": 3 },
+                "sides": { "1001": null, "1002": null } })
+    };
+    let (status, error) = agent.call("PATCH", "/v1/config", &patch(2)).await;
+    assert!(status == 409 && error["desired"]["number"] == 1, "{error}");
+    let (status, report) = agent.call("PATCH", "/v1/config", &patch(1)).await;
+    assert_eq!((status, &report["applied"]["number"]), (200, &json!(3)));
+    let state = agent.kernel.state();
+    assert!(state.seen.nexthops.is_empty() && state.seen.links.keys().any(|name| name.as_str() == "cpsvrf10"));
+}
+
+#[tokio::test]
+async fn what_was_refused_once_is_done_without_a_new_push() {
+    let agent = Agent::start();
+    agent.kernel.state().refuse = [3].into();
+    agent.accepted(&config(1)).await;
+    let report = agent.report_when(HostReport::in_sync).await;
+    assert!(report.counters.failures > 0);
+}
+
+#[tokio::test]
+async fn one_missing_port_holds_back_nothing_else() {
+    let agent = Agent::start();
+    agent.kernel.state().remove_link(&"tenant2".parse().unwrap());
+    let report = agent.accepted(&config(1)).await;
+    assert_eq!(report.applied, Some(revision(1)));
+    let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
+    assert_eq!((problem.kind, &problem.scope), (ProblemKind::Missing, &Scope::Vpc("vpc-b".parse().unwrap())));
+    assert!(report.confirms(revision(1), &Scope::Side(1001.try_into().unwrap())));
+    // The interface comes, and with it an event.
+    agent.kernel.state().add_link("tenant2", LinkKind::Other);
+    agent.reconciler.notice(Event::Changed);
+    agent.report_when(HostReport::in_sync).await;
+}
+
+#[tokio::test]
+async fn drift_is_repaired_and_counted() {
+    let agent = Agent::start();
+    agent.accepted(&config(1)).await;
+    agent.kernel.state().seen.routes.clear();
+    agent.reconciler.notice(Event::Changed);
+    let report = agent.report_when(|report| report.counters.drift_repaired > 0).await;
+    assert!(report.in_sync() && !agent.kernel.state().seen.routes.is_empty());
+}
+
+#[tokio::test]
+async fn a_kernel_that_does_not_answer_is_asked_again() {
+    let agent = Agent::start();
+    agent.kernel.state().deaf = 1;
+    let report = agent.accepted(&config(1)).await;
+    assert_eq!(report.applied, Some(revision(1)), "the answer came when the second attempt was through");
+    agent.report_when(HostReport::in_sync).await;
+}
+
+#[tokio::test]
+async fn the_ledger_is_enough_after_a_reboot() {
+    let agent = Agent::start();
+    agent.accepted(&config(1)).await;
+    let before = agent.kernel.state().seen.clone();
+    let kernel = Agent::start().kernel;
+    let again = Agent::on(kernel, agent.folder);
+    again.report_when(HostReport::in_sync).await;
+    let after = again.kernel.state().seen.clone();
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_written_is_no_yes() {
+    let agent = Agent::start();
+    std::fs::create_dir(agent.folder.path().join("ledger.new")).unwrap();
+    let (status, message) = agent.refused(&config(1)).await;
+    assert!(status == 503 && message.contains("ledger.json"), "{message}");
+    assert_eq!((agent.operations(), agent.report_when(|_| true).await.desired), (0, None));
+}
