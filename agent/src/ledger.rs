@@ -79,6 +79,14 @@ impl Ledger {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(self.failed("sync its folder"))
     }
 
+    /// Forgets the configuration.
+    pub fn remove(&self) -> Result<(), LedgerError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove it")(error)),
+            _ => Ok(()),
+        }
+    }
+
     fn failed(&self, what: &'static str) -> impl FnOnce(io::Error) -> LedgerError {
         let path = self.path.clone();
         move |source| LedgerError::Io { path, what, source }
@@ -114,6 +122,7 @@ mod tests {
         let error = Ledger::new(&path).load().unwrap_err().to_string();
         assert!(error.contains("ledger.json") && error.contains("Move the file away"), "{error}");
         fs::remove_file(&path).unwrap();
+        Ledger::new(&path).remove().unwrap();
         let error = Ledger::new(folder.path().join("missing/ledger.json")).store(&config(1)).unwrap_err().to_string();
         assert!(error.contains("missing/ledger.json"), "{error}");
     }

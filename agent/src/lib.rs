@@ -17,9 +17,10 @@
 //! | [`kernel`] | operations | objects that are there; events. The only place that speaks netlink |
 //! | [`owner`] | names and numbers | what is ours. The only place that decides it |
 //!
-//! Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
+//! [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
 
 pub mod api;
+pub mod command;
 pub mod compile;
 pub mod diff;
 pub mod kernel;

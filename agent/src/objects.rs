@@ -469,6 +469,34 @@ pub enum LinkChange {
     NoLinkLocal,
 }
 
+impl Operation {
+    /// What the operation does with its object, in one word.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Operation::AddRule(_)
+            | Operation::AddVrf(..)
+            | Operation::AddVxlan(..)
+            | Operation::AddAddress(_)
+            | Operation::AddNexthop(..)
+            | Operation::AddRoute(_) => "add",
+            Operation::EnableIpv6Forwarding
+            | Operation::ChangeLink(..)
+            | Operation::Set(..)
+            | Operation::ResetToDefault(..)
+            | Operation::SetNeighbour(..)
+            | Operation::SetFdb(..) => "set",
+            Operation::ReplaceRoute(_) => "replace",
+            Operation::RemoveRule(_)
+            | Operation::RemoveLinks(_)
+            | Operation::RemoveAddress(_)
+            | Operation::RemoveNeighbour(_)
+            | Operation::RemoveFdb(_)
+            | Operation::RemoveNexthop(_)
+            | Operation::RemoveRoute(_) => "remove",
+        }
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = |family: &Family| if *family == Family::V4 { "rule" } else { "-6 rule" };

@@ -53,6 +53,23 @@ pub struct Options {
     pub resync: Duration,
 }
 
+impl Options {
+    /// The MTU between hosts, and what is wrong with the underlay.
+    pub fn surroundings(&self, config: &ValidHostConfig, observed: &Observed) -> (Surroundings, Option<Problem>) {
+        let underlay = underlay_link(config.underlay, observed);
+        let mtu = match underlay {
+            Some((LinkKind::Loopback, _)) | None => ETHERNET_MTU,
+            Some((_, mtu)) => mtu,
+        };
+        let surroundings = Surroundings { vxlan_port: self.vxlan_port, underlay_mtu: self.underlay_mtu.unwrap_or(mtu) };
+        let trouble = underlay.is_none().then(|| {
+            let reason = "no interface of this host has the underlay address";
+            host_problem(ProblemKind::Missing, format!("address {}", config.underlay), reason)
+        });
+        (surroundings, trouble)
+    }
+}
+
 /// Why the reconciler looks at the kernel.
 #[derive(Debug)]
 enum Wake {
@@ -256,7 +273,7 @@ impl<K: Kernel> Reconciler<K> {
         let mut last = Plan::default();
         for round in 0.. {
             let observed = self.kernel.observe()?;
-            let (surroundings, trouble) = self.surroundings(config, &observed);
+            let (surroundings, trouble) = self.options.surroundings(config, &observed);
             let plan = self.plan(config, surroundings, &observed);
             let stuck = round == ROUNDS || (round > 0 && plan == last);
             if plan.operations.is_empty() || stuck {
@@ -276,24 +293,6 @@ impl<K: Kernel> Reconciler<K> {
         }
         let (_, desired) = self.desired.as_ref().expect("it was just set");
         diff(desired, observed)
-    }
-
-    /// The MTU between hosts, and what is wrong with the underlay.
-    fn surroundings(&self, config: &ValidHostConfig, observed: &Observed) -> (Surroundings, Option<Problem>) {
-        let underlay = underlay_link(config.underlay, observed);
-        let mtu = match underlay {
-            Some((LinkKind::Loopback, _)) | None => ETHERNET_MTU,
-            Some((_, mtu)) => mtu,
-        };
-        let surroundings = Surroundings {
-            vxlan_port: self.options.vxlan_port,
-            underlay_mtu: self.options.underlay_mtu.unwrap_or(mtu),
-        };
-        let trouble = underlay.is_none().then(|| {
-            let reason = "no interface of this host has the underlay address";
-            host_problem(ProblemKind::Missing, format!("address {}", config.underlay), reason)
-        });
-        (surroundings, trouble)
     }
 
     /// Carries a plan out. False when a newer configuration came meanwhile.

@@ -1,0 +1,256 @@
+//! `cps-peering-agent check`: is this kernel and system fit for the agent, and if not, what to do about it.
+
+use super::{Output, show, table};
+use crate::{
+    compile::{Surroundings, compile},
+    diff::diff,
+    kernel::{Kernel, Netlink},
+    objects::{LinkKind, Observed},
+    owner,
+};
+use cps_peering_config::{HostConfig, ValidHostConfig, settings::AgentSettings};
+use nix::sched::{CloneFlags, unshare};
+use serde::Serialize;
+use std::{fs, path::Path, thread};
+
+/// What one look found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warning,
+    Failure,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    verdict: Verdict,
+    subject: &'static str,
+    /// What was found and, unless it is fine, what to do.
+    text: String,
+}
+
+fn ok(subject: &'static str, text: impl Into<String>) -> Finding {
+    Finding { verdict: Verdict::Ok, subject, text: text.into() }
+}
+
+fn warning(subject: &'static str, text: impl Into<String>) -> Finding {
+    Finding { verdict: Verdict::Warning, subject, text: text.into() }
+}
+
+fn failure(subject: &'static str, text: impl Into<String>) -> Finding {
+    Finding { verdict: Verdict::Failure, subject, text: text.into() }
+}
+
+/// Looks at the system and shows what was found. True when nothing is a failure. Changes nothing: the trial of the
+/// kernel happens in a network namespace of its own.
+pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
+    let mut findings = vec![capability(), trial(settings.vxlan_port)];
+    findings.extend(reverse_path_filter());
+    findings.extend(sockets_in_vrfs());
+    findings.extend(network_managers());
+    match Netlink::default().observe() {
+        Ok(observed) => findings.extend(clashes(&observed, settings.vxlan_port)),
+        Err(error) => findings.push(failure("netlink", error.to_string())),
+    }
+    match output {
+        Output::Json => show(&serde_json::to_string(&findings)?),
+        Output::Table => {
+            let mut rows = vec![["", "SUBJECT", "FINDING"].map(str::to_owned).to_vec()];
+            rows.extend(findings.iter().map(|finding| {
+                let verdict = match finding.verdict {
+                    Verdict::Ok => "ok",
+                    Verdict::Warning => "WARN",
+                    Verdict::Failure => "FAIL",
+                };
+                vec![verdict.to_owned(), finding.subject.to_owned(), finding.text.clone()]
+            }));
+            show(&table(&rows));
+        }
+    }
+    Ok(findings.iter().all(|finding| finding.verdict < Verdict::Failure))
+}
+
+fn capability() -> Finding {
+    const CAP_NET_ADMIN: u32 = 12;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or_default();
+    if effective >> CAP_NET_ADMIN & 1 == 1 {
+        ok("capability", "CAP_NET_ADMIN is there")
+    } else {
+        failure("capability", "CAP_NET_ADMIN is missing: start as root, or with AmbientCapabilities=CAP_NET_ADMIN")
+    }
+}
+
+/// Builds a VPC with a peering, the real way, where it touches nobody.
+fn trial(vxlan_port: u16) -> Finding {
+    const SUBJECT: &str = "kernel";
+    let attempt = move || -> Result<Vec<String>, String> {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
+            format!("cannot make a network namespace to try it in ({errno}); run this check as root")
+        })?;
+        let desired = compile(&sample(), Surroundings { vxlan_port, underlay_mtu: 1500 });
+        let mut kernel = Netlink::default();
+        for _ in 0..3 {
+            let observed = kernel.observe().map_err(|error| error.to_string())?;
+            let plan = diff(&desired, &observed);
+            if plan.operations.is_empty() {
+                return Ok(Vec::new());
+            }
+            let refused = kernel.apply(&plan.operations).map_err(|error| error.to_string())?;
+            if !refused.is_empty() {
+                let said = refused.iter().map(|(place, refusal)| format!("{}: {refusal}", plan.operations[*place]));
+                return Ok(said.collect());
+            }
+        }
+        Err("the trial did not come to rest".to_owned())
+    };
+    match thread::spawn(attempt).join() {
+        Ok(Ok(refused)) if refused.is_empty() => {
+            ok(SUBJECT, "takes VRFs, VXLAN devices, next hops, routes, rules and settings")
+        }
+        Ok(Ok(refused)) => {
+            let advice = "load the modules vrf and vxlan, or use a kernel that has them (5.18 or newer)";
+            failure(SUBJECT, format!("{}; {advice}", refused.join("; ")))
+        }
+        Ok(Err(problem)) => warning(SUBJECT, problem),
+        Err(_) => failure(SUBJECT, "the trial ended early"),
+    }
+}
+
+/// A VPC with a peering and no ports, which needs nothing of the host.
+fn sample() -> ValidHostConfig {
+    let text = r#"{
+        "revision": { "epoch": 1, "number": 1 }, "host": "trial", "underlay": "192.0.2.1",
+        "vrfs": { "vpc-a": { "vni": 1, "remotes": { "192.0.2.2": ["10.1.0.0/24", "fd00:1::/64"] } } },
+        "sides": { "2": { "peering": "p", "vpc": "vpc-a", "peer_vni": 3, "peer_cidrs": ["10.2.0.0/16", "fd00:2::/48"],
+                          "remotes": { "192.0.2.2": ["10.2.0.0/24", "fd00:2::/64"] } } }
+    }"#;
+    let config: HostConfig = serde_json::from_str(text).expect("the sample is a configuration");
+    config.try_into().expect("the sample is legal")
+}
+
+/// The kernel takes the larger of a device's own setting and that of `all`, and 2 is looser than 1.
+fn reverse_path_filter() -> Option<Finding> {
+    const SUBJECT: &str = "rp_filter";
+    let all = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").ok()?;
+    Some(match all.trim() {
+        "2" => failure(
+            SUBJECT,
+            "net.ipv4.conf.all.rp_filter is 2, which lets forged sources through on every device: set it to 0 or 1",
+        ),
+        _ => ok(SUBJECT, "net.ipv4.conf.all.rp_filter leaves the strict check to the devices"),
+    })
+}
+
+/// With these, a service of the host that listens on all addresses would answer tenants on their gateway.
+fn sockets_in_vrfs() -> Vec<Finding> {
+    let settings = ["tcp_l3mdev_accept", "udp_l3mdev_accept", "raw_l3mdev_accept"];
+    let on = |name: &&str| {
+        let value = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+        value.is_ok_and(|value| value.trim() == "1")
+    };
+    // Raw sockets are on by default, and hear pings only.
+    let open: Vec<&str> = settings.into_iter().filter(|name| *name != "raw_l3mdev_accept").filter(on).collect();
+    if open.is_empty() {
+        return vec![ok("services", "sockets of the host do not reach into VRFs")];
+    }
+    let names = open.iter().map(|name| format!("net.ipv4.{name}")).collect::<Vec<_>>().join(" and ");
+    vec![failure("services", format!("{names} let tenants reach services of the host: set to 0"))]
+}
+
+fn network_managers() -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if Path::new("/run/systemd/netif").exists() {
+        let wanted = ["ManageForeignRoutes", "ManageForeignRoutingPolicyRules", "ManageForeignNextHops"];
+        let text = configuration(&["/usr/lib/systemd", "/etc/systemd", "/run/systemd"], "networkd.conf");
+        let missing: Vec<&str> = wanted.into_iter().filter(|key| !is_no(&text, key)).collect();
+        findings.push(if missing.is_empty() {
+            ok("networkd", "leaves routes, rules and next hops of others alone")
+        } else {
+            let advice = "install the drop-in for networkd.conf that comes with this package";
+            failure("networkd", format!("removes what it did not make, {} is not \"no\": {advice}", missing.join(", ")))
+        });
+    }
+    if Path::new("/run/NetworkManager").exists() {
+        let folders = ["/usr/lib/NetworkManager", "/etc/NetworkManager", "/run/NetworkManager"];
+        let text = configuration(&folders, "NetworkManager.conf") + &configuration(&folders, "conf");
+        let unmanaged =
+            text.lines().any(|line| line.starts_with("unmanaged-devices") && line.contains("interface-name:cps"));
+        findings.push(if unmanaged {
+            ok("NetworkManager", "leaves devices of ours alone")
+        } else {
+            failure("NetworkManager", "manages devices of ours: install the drop-in that comes with this package")
+        });
+    }
+    findings
+}
+
+/// A configuration file and its drop-ins, later ones behind earlier ones.
+fn configuration(folders: &[&str], name: &str) -> String {
+    let mut text = String::new();
+    for folder in folders {
+        text += &fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
+        let Ok(entries) = fs::read_dir(format!("{folder}/{name}.d")) else { continue };
+        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths.iter().filter(|path| path.extension().is_some_and(|end| end == "conf")) {
+            text.push('\n');
+            text += &fs::read_to_string(path).unwrap_or_default();
+        }
+    }
+    text
+}
+
+/// Whether the last line that sets `key` sets it to no.
+fn is_no(text: &str, key: &str) -> bool {
+    let mut values = text.lines().rev().filter_map(|line| line.trim().strip_prefix(key)?.trim().strip_prefix('='));
+    values.next().is_some_and(|value| matches!(value.trim(), "no" | "false" | "0" | "off"))
+}
+
+fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, link) in observed.links.iter().filter(|(name, _)| !observed.owns(name)) {
+        if owner::DeviceName::parse(name).is_some() {
+            findings
+                .push(failure("devices", format!("{name} has a name of ours but is not ours: rename or remove it")));
+        }
+        match link.kind {
+            LinkKind::Vrf(table) if owner::table_vni(table).is_some() => {
+                findings.push(failure("tables", format!("VRF {name} uses table {table}, which lies in our range")));
+            }
+            LinkKind::Vxlan { tunnel: Some(tunnel), .. } if tunnel.port == vxlan_port => {
+                let text = format!(
+                    "{name} uses VXLAN port {vxlan_port}, too: its VNI {} must never be one of ours, or set another vxlan_port on all hosts",
+                    tunnel.vni
+                );
+                findings.push(warning("VXLAN port", text));
+            }
+            _ => {}
+        }
+    }
+    if findings.is_empty() {
+        findings.push(ok("clashes", "no device uses names, tables or the VXLAN port of ours"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_setting_counts() {
+        assert!(is_no("[Network]\nManageForeignRoutes=yes\n ManageForeignRoutes = no\n", "ManageForeignRoutes"));
+        assert!(!is_no("ManageForeignRoutes=no\nManageForeignRoutes=yes\n", "ManageForeignRoutes"));
+        assert!(!is_no("#ManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no", "ManageForeignRoutes"));
+    }
+
+    #[test]
+    fn the_sample_has_one_of_each_kind() {
+        let desired = compile(&sample(), Surroundings { vxlan_port: 4789, underlay_mtu: 1500 });
+        assert!(!desired.vrfs.is_empty() && desired.vxlans.len() == 2 && desired.nexthops.len() == 2);
+        assert!(!desired.fdb.is_empty() && !desired.neighbours.is_empty() && desired.routes.len() == 8);
+    }
+}

@@ -1,0 +1,59 @@
+//! `cps-peering-agent cleanup`: removes everything of ours from the host, for good.
+
+use super::show;
+use crate::{
+    diff::{Plan, diff},
+    kernel::{Kernel, Netlink},
+    ledger::Ledger,
+    objects::Desired,
+};
+use std::io::{self, BufRead, IsTerminal};
+
+/// Plans that are carried out before giving up.
+const ROUNDS: usize = 5;
+
+/// Removes all that is ours, after the operator agreed or `yes` was given, and the ledger with it.
+pub fn run(ledger: &Ledger, yes: bool) -> anyhow::Result<()> {
+    let mut kernel = Netlink::default();
+    let plan = diff(&Desired::default(), &kernel.observe()?);
+    if plan.operations.is_empty() {
+        ledger.remove()?;
+        show("nothing of ours is on this host");
+        return Ok(());
+    }
+    for operation in &plan.operations {
+        show(&format!("{} {operation}", operation.verb()));
+    }
+    if !yes && !agreed(plan.operations.len())? {
+        anyhow::bail!("nothing was removed");
+    }
+    // First: should this be interrupted, no agent brings back what was removed.
+    ledger.remove()?;
+    let left = remove(&mut kernel, plan)?;
+    match left.operations.first() {
+        None => show("removed; stop the agent's unit too, or the controller will configure this host again"),
+        Some(first) => anyhow::bail!("{} objects could not be removed, the first is {first}", left.operations.len()),
+    }
+    Ok(())
+}
+
+fn remove(kernel: &mut impl Kernel, mut plan: Plan) -> anyhow::Result<Plan> {
+    for _ in 0..ROUNDS {
+        kernel.apply(&plan.operations)?;
+        plan = diff(&Desired::default(), &kernel.observe()?);
+        if plan.operations.is_empty() {
+            break;
+        }
+    }
+    Ok(plan)
+}
+
+fn agreed(count: usize) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        anyhow::bail!("nobody can be asked here; to remove {count} objects without asking, add --yes");
+    }
+    show(&format!("All peerings and VPCs stop on this host. Carry out these {count} operations? Type yes:"));
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}

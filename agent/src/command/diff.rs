@@ -1,0 +1,51 @@
+//! `cps-peering-agent diff`: what differs right now between the kernel and the last accepted configuration.
+
+use super::{Output, show, table};
+use crate::{
+    compile::compile,
+    diff::{Plan, diff},
+    kernel::{Kernel, Netlink},
+    ledger::Ledger,
+    reconcile::Options,
+};
+use anyhow::Context;
+use serde_json::json;
+
+/// Shows what the agent would do now. Reads only. True when there is nothing to do and nothing in the way.
+pub fn run(ledger: &Ledger, options: Options, output: Output) -> anyhow::Result<bool> {
+    let config = ledger.load()?.context("the ledger is empty: no controller has sent a configuration yet")?;
+    let observed = Netlink::default().observe()?;
+    let (surroundings, trouble) = options.surroundings(&config, &observed);
+    let plan = diff(&compile(&config, surroundings), &observed);
+    let right = plan.operations.is_empty() && plan.obstacles.is_empty() && trouble.is_none();
+    match output {
+        Output::Json => show(&as_json(&plan).to_string()),
+        Output::Table if right => show(&format!("the kernel is as revision {} wants it", config.revision)),
+        Output::Table => show(&as_table(&plan)),
+    }
+    if let Some(trouble) = trouble {
+        anyhow::bail!("{}: {}", trouble.object, trouble.reason);
+    }
+    Ok(right)
+}
+
+fn as_json(plan: &Plan) -> serde_json::Value {
+    let operations =
+        plan.operations.iter().map(|operation| json!({ "verb": operation.verb(), "object": operation.to_string() }));
+    let obstacles = plan
+        .obstacles
+        .iter()
+        .map(|obstacle| json!({ "device": obstacle.device, "kind": obstacle.kind, "reason": obstacle.reason }));
+    json!({ "operations": operations.collect::<Vec<_>>(), "obstacles": obstacles.collect::<Vec<_>>() })
+}
+
+fn as_table(plan: &Plan) -> String {
+    let mut rows = vec![vec!["DO".to_owned(), "OBJECT".to_owned()]];
+    rows.extend(plan.operations.iter().map(|operation| vec![operation.verb().to_owned(), operation.to_string()]));
+    rows.extend(
+        plan.obstacles
+            .iter()
+            .map(|obstacle| vec!["cannot".to_owned(), format!("link {}: {}", obstacle.device, obstacle.reason)]),
+    );
+    table(&rows)
+}
