@@ -1,0 +1,151 @@
+//! The controller, and the CLI as an operator would use it.
+
+use super::{daemon::Daemon, daemon::binary, underlay::Underlay};
+use crate::{
+    command::{self, Ended},
+    http,
+    netns::Netns,
+};
+use anyhow::{Context, Result, bail};
+use cps_peering_config::{id::PeeringId, inventory::Inventory, settings::ControllerSettings};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The TCP port of the controller.
+const PORT: u16 = 7400;
+
+/// The operators' token in the lab.
+const TOKEN: &str = "only-for-the-lab";
+
+/// The controller in a namespace of its own.
+#[derive(Debug)]
+pub struct Controller {
+    daemon: Daemon,
+    netns: Netns,
+    lab_name: String,
+    listen: SocketAddr,
+    token_file: PathBuf,
+    dir: PathBuf,
+}
+
+impl Controller {
+    /// Attaches it to the underlay, in the family of `host`. It does not run yet.
+    pub(super) fn create(
+        lab_name: &str,
+        host: Option<IpAddr>,
+        underlay: &mut Underlay,
+        dir: &Path,
+        delete_wait: Duration,
+    ) -> Result<Controller> {
+        let netns = Netns::create(&format!("{lab_name}-ctl"))?;
+        // Addresses that no inventory should use: RFC 6598 and its likeness.
+        let address: IpAddr = if host.is_some_and(|host| host.is_ipv6()) { "fd64::1" } else { "100.64.0.1" }.parse()?;
+        underlay.attach(&netns, "the controller's", &[address])?;
+        let dir = dir.join("the controller's");
+        fs::create_dir(&dir)?;
+        let token_file = dir.join("operator.token");
+        let file = fs::File::options().create_new(true).write(true).mode(0o600).open(&token_file)?;
+        std::io::Write::write_all(&mut &file, format!("{TOKEN}\n").as_bytes())?;
+        let settings = ControllerSettings {
+            listen: SocketAddr::new(address, PORT),
+            store: dir.join("store.redb"),
+            operator_token_file: token_file.clone(),
+            delete_wait_ms: delete_wait.as_millis().try_into()?,
+            provisioning_grace_s: 30,
+            poll_s: 1,
+        };
+        let file = dir.join("controller.toml");
+        fs::write(&file, toml::to_string(&settings)?)?;
+        let arguments = ["--settings", &file.to_string_lossy()];
+        let daemon = Daemon::new(&netns, "cps-peering-controller", &arguments, dir.join("controller.log"))?;
+        Ok(Controller { daemon, netns, lab_name: lab_name.to_owned(), listen: settings.listen, token_file, dir })
+    }
+
+    /// The namespace it lives in.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    pub(super) fn lab_name(&self) -> &str {
+        &self.lab_name
+    }
+
+    pub(super) fn run(&mut self) -> Result<()> {
+        self.daemon.start()
+    }
+
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Whether it runs and answers; the error says what it printed if it has ended.
+    pub(super) fn answers(&mut self) -> Result<()> {
+        self.daemon.check()?;
+        self.cli(&["peering", "list"])?.ok().map(drop)
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        self.daemon.log_tail()
+    }
+
+    /// What stands before each of the CLI's commands: program, address and token.
+    pub fn cli_line(&self) -> Result<Vec<String>> {
+        Ok(vec![
+            binary("cps-peering")?.to_string_lossy().into_owned(),
+            "--controller".to_owned(),
+            format!("http://{}", self.listen),
+            "--token-file".to_owned(),
+            self.token_file.to_string_lossy().into_owned(),
+        ])
+    }
+
+    /// Runs the CLI beside the controller.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Ended> {
+        let line = self.cli_line()?;
+        command::run(self.netns.command(&line[0]).args(&line[1..]).args(arguments))
+    }
+
+    /// Applies an inventory; with `prune` everything else goes.
+    pub fn apply(&self, inventory: &Inventory, prune: bool) -> Result<String> {
+        let file = self.dir.join("inventory.toml");
+        fs::write(&file, toml::to_string(inventory)?)?;
+        self.apply_file(&file, prune)?.ok()
+    }
+
+    /// Applies a file as it is.
+    pub fn apply_file(&self, file: &Path, prune: bool) -> Result<Ended> {
+        let mut arguments = vec!["apply", "-f", file.to_str().context("a path that is not UTF-8")?];
+        arguments.extend(prune.then_some("--prune"));
+        self.cli(&arguments)
+    }
+
+    /// Peers two VPCs.
+    pub fn peer(&self, vpc: &str, peer_vpc: &str) -> Result<PeeringId> {
+        let name = format!("{vpc}-{peer_vpc}");
+        let output = self.cli(&["peering", "create", "--name", &name, "--vpc", vpc, "--peer-vpc", peer_vpc])?.ok()?;
+        peering_id(&output).with_context(|| format!("no peering id in {output:?}"))
+    }
+
+    /// Deletes a peering; what the CLI printed.
+    pub fn unpeer(&self, id: &PeeringId) -> Result<String> {
+        self.cli(&["peering", "delete", id.as_str()])?.ok()
+    }
+
+    /// An error that says what is missing, unless every host has what the controller wants.
+    pub(super) fn all_in_sync(&self) -> Result<()> {
+        let hosts: serde_json::Value = http::get(&self.netns, self.listen, "/admin/v1/hosts", Some(TOKEN))?;
+        bail!("not yet known how to read {hosts}")
+    }
+}
+
+/// The first word of a text that looks like a peering's id.
+fn peering_id(text: &str) -> Option<PeeringId> {
+    let mut words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    words.find(|word| word.starts_with("vpcpr-"))?.parse().ok()
+}

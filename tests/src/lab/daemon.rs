@@ -1,0 +1,98 @@
+//! A daemon of ours that the lab runs in a namespace.
+
+use crate::netns::Netns;
+use anyhow::{Context, Result, bail};
+use std::{
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// A daemon that can be killed and started again.
+#[derive(Debug)]
+pub struct Daemon {
+    command: Command,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    /// A daemon that does not run yet. What it prints goes to `log`.
+    pub fn new(netns: &Netns, program: &str, arguments: &[&str], log: PathBuf) -> Result<Daemon> {
+        let program = folder()?.join(program);
+        let mut command = netns.command(&program.to_string_lossy());
+        command.args(arguments);
+        Ok(Daemon { command, log, child: None })
+    }
+
+    /// Starts it. It may not be ready yet.
+    pub fn start(&mut self) -> Result<()> {
+        if self.child.is_some() {
+            bail!("{} runs already", self.log.display());
+        }
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        self.command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = self.command.spawn().with_context(|| crate::command::line(&self.command))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Sends SIGKILL and waits for its end.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { bail!("{} does not run", self.log.display()) };
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// An error, with the end of its log, if it has ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        match child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("`{}` ended, {status}:\n{}", crate::command::line(&self.command), self.log_tail()),
+        }
+    }
+
+    /// The process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            // It has ended already, or it ends now.
+            let _ = self.kill();
+        }
+    }
+}
+
+/// A program of this workspace.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let path = folder()?.join(name);
+    if !path.is_file() {
+        bail!("{} is not there: `cargo build --workspace` comes first", path.display());
+    }
+    Ok(path)
+}
+
+/// Where this workspace's programs are: in the folder `CPS_PEERING_BIN`, or beside the running one.
+fn folder() -> Result<PathBuf> {
+    if let Some(folder) = env::var_os("CPS_PEERING_BIN") {
+        return Ok(PathBuf::from(folder));
+    }
+    let exe = env::current_exe()?;
+    let folder = exe.parent().unwrap_or(Path::new("/"));
+    // Test binaries are one folder further down.
+    Ok(if folder.ends_with("deps") { folder.parent().unwrap_or(folder).to_owned() } else { folder.to_owned() })
+}

@@ -1,0 +1,382 @@
+//! Hosts, underlay, controller and servers of an inventory, on this kernel.
+
+mod control;
+mod daemon;
+mod server;
+pub mod shell;
+mod underlay;
+
+pub use control::Controller;
+pub use daemon::{Daemon, binary};
+pub use server::{Heard, NIC, Ping, Server, ToAddress, first_addresses, prefixes};
+pub use underlay::{UPLINK, Underlay};
+
+use crate::{
+    command::{self, Ended},
+    http,
+    netns::Netns,
+    snapshot::Snapshot,
+    wait,
+};
+use anyhow::{Context, Result, anyhow};
+use cps_peering_config::{
+    HostReport, agent_api,
+    id::{HostId, PeeringId},
+    inventory::{self, Inventory},
+    net::InterfaceName,
+    settings::AgentSettings,
+};
+use ipnet::IpNet;
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// How long the lab waits for what should take a moment.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A host: a namespace with an uplink, ports and an agent.
+#[derive(Debug)]
+pub struct Host {
+    netns: Netns,
+    agent: Daemon,
+    listen: SocketAddr,
+    underlay: IpAddr,
+}
+
+impl Host {
+    /// The namespace it lives in.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// What its kernel has, read by `ip`, `bridge` and `tc`.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::take(&self.netns)
+    }
+
+    /// What its agent says.
+    pub fn report(&self) -> Result<HostReport> {
+        http::get(&self.netns, self.listen, agent_api::STATUS_PATH, None)
+    }
+
+    /// Its agent's process id while it runs.
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.pid()
+    }
+}
+
+/// A running lab. When dropped it ends its processes and deletes its namespaces.
+#[derive(Debug)]
+pub struct Lab {
+    // Dropped in this order: processes before the namespaces they are in.
+    controller: Controller,
+    hosts: BTreeMap<HostId, Host>,
+    servers: BTreeMap<(HostId, InterfaceName), Server>,
+    underlay: Underlay,
+    inventory: Inventory,
+    dir: TempDir,
+}
+
+/// How a lab is to be built.
+#[derive(Debug)]
+pub struct Builder {
+    inventory: Inventory,
+    name: String,
+    underlay_mtu: u32,
+    addresses: BTreeMap<(String, String), Vec<IpNet>>,
+    delete_wait: Duration,
+}
+
+impl Builder {
+    /// What the names of its namespaces begin with; unique by default.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Builder {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// The MTU between hosts, 1500 by default.
+    #[must_use]
+    pub fn underlay_mtu(mut self, mtu: u32) -> Builder {
+        self.underlay_mtu = mtu;
+        self
+    }
+
+    /// Gives a server other addresses than the first of each prefix.
+    #[must_use]
+    pub fn server_addresses(mut self, host: &str, interface: &str, addresses: &[IpNet]) -> Builder {
+        self.addresses.insert((host.to_owned(), interface.to_owned()), addresses.to_vec());
+        self
+    }
+
+    /// How long a delete waits for hosts before it is answered with `draining`.
+    #[must_use]
+    pub fn delete_wait(mut self, wait: Duration) -> Builder {
+        self.delete_wait = wait;
+        self
+    }
+
+    /// Builds it and starts all daemons. Nothing is applied yet.
+    pub fn start(self) -> Result<Lab> {
+        let mut lab = self.build()?;
+        lab.controller.run()?;
+        for host in lab.hosts.values_mut() {
+            host.agent.start()?;
+        }
+        lab.wait_for_daemons()?;
+        Ok(lab)
+    }
+
+    /// Builds it without starting a daemon.
+    pub fn build(self) -> Result<Lab> {
+        let dir = tempfile::Builder::new().prefix(&self.name).tempdir()?;
+        let mut underlay = Underlay::create(&format!("{}-net", self.name), self.underlay_mtu)?;
+        let mut hosts = BTreeMap::new();
+        for host in &self.inventory.hosts {
+            hosts.insert(host.id.clone(), self.host(host, &mut underlay, dir.path())?);
+        }
+        for host in hosts.values() {
+            host.netns.ip_batch(&underlay.neighbours_of(&host.netns))?;
+        }
+        let mut servers = BTreeMap::new();
+        for port in &self.inventory.ports {
+            let Some(host) = hosts.get(&port.host) else { continue };
+            let key = (port.host.to_string(), port.interface.to_string());
+            let addresses = self.addresses.get(&key).cloned().unwrap_or_else(|| first_addresses(port));
+            let name = format!("{}-{}-{}", self.name, port.host, port.interface);
+            // The host's own MTU is the servers' too; what is lost to encapsulation they learn from the gateway.
+            let server = Server::attach(&name, &host.netns, port, addresses, 1500)?;
+            servers.insert((port.host.clone(), port.interface), server);
+        }
+        let family = self.inventory.hosts.first().map(|host| host.underlay);
+        let controller = Controller::create(&self.name, family, &mut underlay, dir.path(), self.delete_wait)?;
+        Ok(Lab { controller, hosts, servers, underlay, inventory: self.inventory, dir })
+    }
+
+    fn host(&self, host: &inventory::Host, underlay: &mut Underlay, dir: &Path) -> Result<Host> {
+        let netns = Netns::create(&format!("{}-{}", self.name, host.id))?;
+        let listen: SocketAddr = host
+            .agent
+            .strip_prefix("http://")
+            .and_then(|rest| rest.trim_end_matches('/').parse().ok())
+            .with_context(|| format!("agent of {}: {:?} is not http://ADDRESS:PORT", host.id, host.agent))?;
+        let mut addresses = vec![host.underlay];
+        if listen.ip() != host.underlay {
+            addresses.push(listen.ip());
+        }
+        underlay.attach(&netns, host.region.as_str(), &addresses)?;
+        let dir = dir.join(host.id.as_str());
+        fs::create_dir(&dir)?;
+        let settings = AgentSettings {
+            listen,
+            ledger: dir.join("ledger.json"),
+            vxlan_port: 4789,
+            underlay_mtu: None,
+            resync_s: 60,
+        };
+        let file = dir.join("agent.toml");
+        fs::write(&file, toml::to_string(&settings)?)?;
+        let arguments = ["run", "--settings", &file.to_string_lossy()];
+        let agent = Daemon::new(&netns, "cps-peering-agent", &arguments, dir.join("agent.log"))?;
+        Ok(Host { netns, agent, listen, underlay: host.underlay })
+    }
+}
+
+impl Lab {
+    /// A lab of this inventory, with its daemons running. Nothing is applied yet.
+    pub fn new(inventory: impl Into<Inventory>) -> Result<Lab> {
+        Lab::builder(inventory).start()
+    }
+
+    /// A lab of this inventory with all of it applied and in the kernels.
+    pub fn in_sync(inventory: impl Into<Inventory>) -> Result<Lab> {
+        let lab = Lab::new(inventory)?;
+        lab.apply()?;
+        lab.wait_in_sync()?;
+        Ok(lab)
+    }
+
+    /// How to build one otherwise.
+    pub fn builder(inventory: impl Into<Inventory>) -> Builder {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Builder {
+            inventory: inventory.into(),
+            name: format!("lab{}-{number}", std::process::id()),
+            underlay_mtu: 1500,
+            addresses: BTreeMap::new(),
+            delete_wait: Duration::from_secs(2),
+        }
+    }
+
+    /// What the names of its namespaces begin with.
+    pub fn name(&self) -> &str {
+        self.controller.lab_name()
+    }
+
+    /// The inventory it was built from.
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// The controller and its CLI.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    /// The network between the hosts.
+    pub fn underlay(&self) -> &Underlay {
+        &self.underlay
+    }
+
+    /// A folder of this lab's own.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A host.
+    pub fn host(&self, id: &str) -> &Host {
+        self.hosts.get(id).unwrap_or_else(|| panic!("the inventory has no host {id}"))
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> impl Iterator<Item = (&HostId, &Host)> {
+        self.hosts.iter()
+    }
+
+    /// The server on a port.
+    pub fn server(&self, host: &str, interface: &str) -> &Server {
+        let found = self.servers.values().find(|s| s.host.as_str() == host && s.interface.as_str() == interface);
+        found.unwrap_or_else(|| panic!("the inventory has no port {interface} on {host}"))
+    }
+
+    /// All servers.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.servers.values()
+    }
+
+    /// Applies the inventory that the lab was built from.
+    pub fn apply(&self) -> Result<String> {
+        self.controller.apply(&self.inventory, false)
+    }
+
+    /// Applies an empty inventory: everything goes.
+    pub fn prune(&self) -> Result<String> {
+        self.controller.apply(&Inventory::default(), true)
+    }
+
+    /// Peers two VPCs.
+    pub fn peer(&self, vpc: &str, peer_vpc: &str) -> Result<PeeringId> {
+        self.controller.peer(vpc, peer_vpc)
+    }
+
+    /// Deletes a peering; what the CLI printed.
+    pub fn unpeer(&self, id: &PeeringId) -> Result<String> {
+        self.controller.unpeer(id)
+    }
+
+    /// Waits until every host has in its kernel what the controller wants.
+    pub fn wait_in_sync(&self) -> Result<()> {
+        wait::until("all hosts in sync", PATIENCE, || {
+            self.controller.all_in_sync()?;
+            Ok(Some(()))
+        })
+    }
+
+    /// Waits until one host has in its kernel what its own ledger wants.
+    pub fn wait_for_agent(&self, host: &str) -> Result<HostReport> {
+        wait::until(&format!("agent of {host} in sync"), PATIENCE, || {
+            let report = self.host(host).report()?;
+            if report.in_sync() { Ok(Some(report)) } else { Err(anyhow!("{report:?}")) }
+        })
+    }
+
+    /// Kills a host's agent, without a chance to say goodbye.
+    pub fn kill_agent(&mut self, host: &str) -> Result<()> {
+        self.host_mut(host).agent.kill()
+    }
+
+    /// Starts a host's agent. It may not be ready yet.
+    pub fn start_agent(&mut self, host: &str) -> Result<()> {
+        self.host_mut(host).agent.start()
+    }
+
+    fn host_mut(&mut self, id: &str) -> &mut Host {
+        self.hosts.get_mut(id).unwrap_or_else(|| panic!("the inventory has no host {id}"))
+    }
+
+    /// Kills the controller, without a chance to say goodbye.
+    pub fn kill_controller(&mut self) -> Result<()> {
+        self.controller.kill()
+    }
+
+    /// Starts the controller and waits until it answers.
+    pub fn start_controller(&mut self) -> Result<()> {
+        self.controller.run()?;
+        self.wait_for_daemons()
+    }
+
+    /// Lets nothing through between the controller and a host. Between the hosts everything stays.
+    pub fn cut(&self, host: &str) -> Result<()> {
+        let prefix = underlay::host_prefix(&self.host(host).listen.ip());
+        self.controller.netns().ip(&format!("route add blackhole {prefix}")).map(drop)
+    }
+
+    /// Mends what [`Lab::cut`] cut.
+    pub fn mend(&self, host: &str) -> Result<()> {
+        let prefix = underlay::host_prefix(&self.host(host).listen.ip());
+        self.controller.netns().ip(&format!("route delete blackhole {prefix}")).map(drop)
+    }
+
+    /// Runs a command line in any of the lab's namespaces, named without the lab's own name: `h1`, `h1-eth1`, `ctl`, `net`.
+    pub fn exec(&self, namespace: &str, line: &str) -> Result<Ended> {
+        let name = format!("{}-{namespace}", self.name());
+        let mut words = vec!["netns", "exec", &name];
+        words.extend(line.split_whitespace());
+        command::run(Command::new("ip").args(words))
+    }
+
+    /// Takes it down; the same as dropping it.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    /// Waits until each daemon that runs answers.
+    pub fn wait_for_daemons(&mut self) -> Result<()> {
+        wait::until("controller answers", PATIENCE, || self.controller.answers().map(Some))?;
+        for (id, host) in &mut self.hosts {
+            wait::until(&format!("agent of {id} answers"), PATIENCE, || {
+                host.agent.check()?;
+                host.report().map(Some)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.print_logs();
+        }
+    }
+}
+
+impl Lab {
+    /// Prints the ends of the daemons' logs to standard error.
+    #[expect(clippy::print_stderr, reason = "it is what a person reads when a test fails")]
+    pub fn print_logs(&self) {
+        eprintln!("--- controller\n{}", self.controller.log_tail());
+        for (id, host) in &self.hosts {
+            eprintln!("--- agent of {id}, underlay {}\n{}", host.underlay, host.agent.log_tail());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A network namespace of `ip netns`, and what runs in it.
+
+use crate::command::{self, Ended};
+use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, setns};
+use std::{fs::File, path::PathBuf, process::Command, thread};
+
+/// A network namespace with a name. It is deleted when dropped; the kernel keeps it while a process is in it.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// Makes a new one, with its loopback up.
+    pub fn create(name: &str) -> Result<Netns> {
+        command::run(Command::new("ip").args(["netns", "add", name]))?.ok()?;
+        let netns = Netns { name: name.to_owned() };
+        netns.ip("link set lo up")?;
+        Ok(netns)
+    }
+
+    /// Its name, as `ip netns` knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A command that will run in it: `ip netns exec` turns into that program, under the same process id.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Runs the words of a command line in it. For arguments that hold spaces take [`Netns::command`].
+    pub fn exec(&self, line: &str) -> Result<Ended> {
+        let mut words = line.split_whitespace();
+        command::run(self.command(words.next().unwrap_or_default()).args(words))
+    }
+
+    /// Runs `ip` on it, for instance `ip("-6 route show")`; its output, or an error if it failed.
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        command::run(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))?.ok()
+    }
+
+    /// Runs many `ip` commands on it at once, in order; the first that fails ends it.
+    pub fn ip_batch(&self, lines: &[String]) -> Result<()> {
+        let mut ip = Command::new("ip");
+        let ended = command::run_with_input(ip.args(["-n", &self.name, "-batch", "-"]), &lines.join("\n"))?;
+        let line = ended
+            .stderr
+            .rsplit_once("Command failed -:")
+            .and_then(|(_, number)| lines.get(number.trim().parse::<usize>().ok()?.checked_sub(1)?))
+            .cloned();
+        let name = &self.name;
+        match (ended.ok(), line) {
+            (Ok(_), _) => Ok(()),
+            (Err(error), Some(line)) => Err(error).with_context(|| format!("`ip -n {name} {line}` failed")),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Sets sysctls, each for instance `net.ipv4.ip_forward=1`.
+    pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
+        command::run(self.command("sysctl").arg("-q").arg("-w").args(settings))?.ok().map(drop)
+    }
+
+    /// Calls a function on a thread that is in the namespace. Sockets made there stay in it wherever they are used.
+    pub fn within<T: Send>(&self, call: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let enter = || -> Result<()> {
+            let file = File::open(self.path())?;
+            Ok(setns(file, CloneFlags::CLONE_NEWNET)?)
+        };
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                enter().with_context(|| format!("cannot enter network namespace {}", self.name))?;
+                call()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure, and the name is unique to its lab.
+        let _ = command::run(Command::new("ip").args(["netns", "delete", &self.name]));
+    }
+}
