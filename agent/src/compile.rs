@@ -41,6 +41,12 @@ impl Surroundings {
     }
 }
 
+/// `fe80::/10` (RFC 4291 section 2.4).
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+
+/// The source of duplicate address detection (RFC 4862 section 5.4.2).
+const UNSPECIFIED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128);
+
 /// The first two bytes of every Ethernet address that [`mac`] makes, by the family of the VTEP address.
 pub const HOST_PREFIXES: [u16; 2] = [0x0200, 0x0206];
 
@@ -108,6 +114,10 @@ impl Compiler<'_> {
         }
         for (port, settings) in &vrf.ports {
             self.desired.ports.insert(*port, name);
+            self.sources(*port, &settings.prefixes);
+            // Neighbour discovery of the tenant; the kernel forwards nothing from these.
+            let own = self.desired.sources.entry(*port).or_default();
+            own.extend([LINK_LOCAL, UNSPECIFIED]);
             for gateway in &settings.gateways {
                 self.desired.addresses.insert(Address { device: *port, net: *gateway });
             }
@@ -119,6 +129,7 @@ impl Compiler<'_> {
             let device = DeviceName::vpc(vrf.vni);
             self.vxlan(device, vrf.vni, name, format!("cps-peering {vpc} between hosts"));
             self.remotes(device, table, vrf.vni, &vrf.remotes);
+            self.sources(device, vrf.remotes.values().flatten());
         }
     }
 
@@ -129,6 +140,7 @@ impl Compiler<'_> {
         let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
         self.vxlan(device, vni, DeviceName::vrf(vrf.vni), alias);
         self.remotes(device, table, side.peer_vni, &side.remotes);
+        self.sources(device, &side.peer_cidrs);
         for cidr in &side.peer_cidrs {
             self.route(RouteKey::backstop(table, *cidr), RouteTo::Unreachable);
         }
@@ -159,6 +171,15 @@ impl Compiler<'_> {
             self.nexthops.insert(nexthop);
             self.unicast.extend(prefixes.iter().map(|prefix| (RouteKey::unicast(table, *prefix), nexthop)));
         }
+    }
+
+    /// The IPv6 sources behind a device.
+    fn sources<'b>(&mut self, device: InterfaceName, prefixes: impl IntoIterator<Item = &'b IpNet>) {
+        let sources = self.desired.sources.entry(device).or_default();
+        sources.extend(prefixes.into_iter().filter_map(|prefix| match prefix {
+            IpNet::V4(_) => None,
+            IpNet::V6(prefix) => Some(*prefix),
+        }));
     }
 
     fn route(&mut self, key: RouteKey, to: RouteTo) {

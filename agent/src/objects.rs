@@ -3,7 +3,7 @@
 
 use crate::owner;
 use cps_peering_config::net::{InterfaceName, Vni};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -250,6 +250,40 @@ pub enum RouteTo {
     Nexthop(u32),
 }
 
+/// A filter on what arrives at a device. IPv4 has `rp_filter`; IPv6 has no such switch, so each device of a VRF lets in
+/// the sources that belong behind it and drops all others (rule C7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceFilter {
+    /// Takes packets from this prefix.
+    Accept(Ipv6Net),
+    /// Drops every IPv6 packet that no other filter took.
+    DropRest,
+}
+
+/// What arrives at a device is looked at by these filters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ingress {
+    /// Our filters, by handle; none for what is on our place but not as we would ever make it.
+    pub filters: BTreeMap<FilterHandle, Option<SourceFilter>>,
+    /// Whether others have filters there, too.
+    pub foreign: bool,
+}
+
+/// A filter's place on its device: priority and handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FilterHandle {
+    /// The priority; lower comes first.
+    pub priority: u16,
+    /// The number within the priority, from 1.
+    pub handle: u32,
+}
+
+impl fmt::Display for FilterHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "priority {} handle {}", self.priority, self.handle)
+    }
+}
+
 /// All that should be there on a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -265,6 +299,8 @@ pub struct Desired {
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Forwarding entries.
     pub fdb: BTreeMap<FdbKey, FdbTarget>,
+    /// The IPv6 sources that belong behind each device of a VRF.
+    pub sources: BTreeMap<InterfaceName, BTreeSet<Ipv6Net>>,
     /// Next hops, sorted.
     pub nexthops: Vec<Nexthop>,
     /// Routes, sorted by key; keys are unique.
@@ -371,6 +407,8 @@ pub struct Observed {
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Forwarding entries of VXLAN devices with a name of ours; `None` where it leads elsewhere than we would ever lead.
     pub fdb: BTreeMap<FdbKey, Option<FdbTarget>>,
+    /// What looks at arriving packets, for each device that has a `clsact` or `ingress` qdisc and is ours or in a VRF of ours.
+    pub ingress: BTreeMap<InterfaceName, Ingress>,
     /// Next hops of ours by id: device index and gateway.
     pub nexthops: BTreeMap<u32, (u32, Ipv6Addr)>,
     /// Ids of next hops that are not ours.
@@ -438,6 +476,14 @@ pub enum Operation {
     SetFdb(FdbKey, FdbTarget),
     /// Removes all forwarding entries of an Ethernet address.
     RemoveFdb(FdbKey),
+    /// Makes a device look at what arrives (`clsact`).
+    AddIngress(InterfaceName),
+    /// Makes it look no more, and removes all filters.
+    RemoveIngress(InterfaceName),
+    /// Adds a filter.
+    AddFilter(InterfaceName, FilterHandle, SourceFilter),
+    /// Removes a filter.
+    RemoveFilter(InterfaceName, FilterHandle),
     /// Adds a next hop with this id.
     AddNexthop(u32, Nexthop),
     /// Removes a next hop, and with it all routes through it.
@@ -477,6 +523,8 @@ impl Operation {
             | Operation::AddVrf(..)
             | Operation::AddVxlan(..)
             | Operation::AddAddress(_)
+            | Operation::AddIngress(_)
+            | Operation::AddFilter(..)
             | Operation::AddNexthop(..)
             | Operation::AddRoute(_) => "add",
             Operation::EnableIpv6Forwarding
@@ -491,6 +539,8 @@ impl Operation {
             | Operation::RemoveAddress(_)
             | Operation::RemoveNeighbour(_)
             | Operation::RemoveFdb(_)
+            | Operation::RemoveIngress(_)
+            | Operation::RemoveFilter(..)
             | Operation::RemoveNexthop(_)
             | Operation::RemoveRoute(_) => "remove",
         }
@@ -524,6 +574,14 @@ impl fmt::Display for Operation {
                 write!(f, "neighbour {} dev {}", key.address, key.device)
             }
             Operation::SetFdb(key, _) | Operation::RemoveFdb(key) => write!(f, "fdb {} dev {}", key.mac, key.device),
+            Operation::AddIngress(device) | Operation::RemoveIngress(device) => write!(f, "qdisc clsact dev {device}"),
+            Operation::AddFilter(device, place, SourceFilter::Accept(prefix)) => {
+                write!(f, "filter {place} dev {device} source {prefix}")
+            }
+            Operation::AddFilter(device, place, SourceFilter::DropRest) => {
+                write!(f, "filter {place} dev {device} other sources")
+            }
+            Operation::RemoveFilter(device, place) => write!(f, "filter {place} dev {device}"),
             Operation::AddNexthop(id, hop) => write!(f, "nexthop id {id} via {} dev {}", hop.gateway, hop.device),
             Operation::RemoveNexthop(id) => write!(f, "nexthop id {id}"),
             Operation::AddRoute(route) | Operation::ReplaceRoute(route) | Operation::RemoveRoute(route) => {

@@ -11,6 +11,7 @@
 //! | next hop | protocol, id within the reserved range |
 //! | address | protocol (`IFA_PROTO`, Linux 5.18) |
 //! | rule | protocol, priority |
+//! | ingress filter | the device that it is on, priority |
 //! | neighbour, FDB entry, sysctl | the device that they are on |
 //!
 //! Everything is derived from the VNI, which is unique among all VPCs and sides. Nothing needs to be allocated or
@@ -34,6 +35,12 @@ const FIRST_TABLE: u32 = 0x4300_0000;
 
 /// The first of the 2²⁴ next hop ids that are ours.
 pub const FIRST_NEXTHOP_ID: u32 = 0x4300_0000;
+
+/// The priority of our filters that accept a source.
+pub const ACCEPT_PRIORITY: u16 = 17_232;
+
+/// The priority of our filter that drops all others.
+pub const DROP_PRIORITY: u16 = ACCEPT_PRIORITY + 1;
 
 /// The priority of the kernel's `l3mdev` rule.
 pub const L3MDEV_RULE_PRIORITY: u32 = 1000;

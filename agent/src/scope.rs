@@ -48,6 +48,10 @@ pub fn of_operation(config: &HostConfig, operation: &Operation) -> Scope {
         Operation::AddVrf(name, _)
         | Operation::AddVxlan(name, _)
         | Operation::ChangeLink(name, _)
+        | Operation::AddIngress(name)
+        | Operation::RemoveIngress(name)
+        | Operation::AddFilter(name, ..)
+        | Operation::RemoveFilter(name, _)
         | Operation::Set(name, ..)
         | Operation::ResetToDefault(name, _) => of_device(config, name),
         Operation::AddAddress(address) | Operation::RemoveAddress(address) => of_device(config, &address.device),

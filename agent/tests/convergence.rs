@@ -138,6 +138,7 @@ fn foreign(observed: &Observed) -> Observed {
     rest.addresses.retain(|_, ours| !*ours);
     rest.neighbours.clear();
     rest.fdb.clear();
+    rest.ingress.clear();
     rest.nexthops.clear();
     rest.routes.clear();
     rest.rules.clear();
@@ -203,7 +204,10 @@ fn damage(memory: &Memory, seeds: &[u32]) {
             }
             4 => state.seen.rules.clear(),
             5 => state.seen.fdb.values_mut().for_each(|target| *target = None),
-            6 => state.seen.neighbours.clear(),
+            6 => {
+                state.seen.neighbours.clear();
+                state.seen.ingress.values_mut().for_each(|ingress| ingress.filters.clear());
+            }
             _ => state.seen.links.values_mut().filter(|link| owner::owns_group(link.group)).for_each(|link| {
                 link.mtu = 1400;
                 link.mac = None;
@@ -232,7 +236,7 @@ proptest! {
         prop_assert!(!state.seen.links.keys().any(|name| state.seen.owns(name)));
         prop_assert!(state.seen.routes.is_empty() && state.seen.nexthops.is_empty() && state.seen.fdb.is_empty());
         prop_assert!(state.seen.links.values().all(|link| link.master.is_none()));
-        prop_assert!(state.seen.addresses.values().all(|ours| !ours));
+        prop_assert!(state.seen.addresses.values().all(|ours| !ours) && state.seen.ingress.is_empty());
         prop_assert!(state.seen.rules.iter().all(|rule| rule.protocol != owner::PROTOCOL));
     }
 

@@ -5,6 +5,7 @@
 
 mod devices;
 mod forwarding;
+mod ingress;
 mod rules;
 mod survey;
 
@@ -85,6 +86,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     let mut phases = Phases::default();
     rules::diff(&survey, &mut phases);
     devices::diff(&survey, &mut phases);
+    ingress::diff(&survey, &mut phases);
     forwarding::diff(&survey, &mut phases);
     Plan { operations: phases.0.into_values().flatten().collect(), obstacles: survey.obstacles }
 }

@@ -7,7 +7,7 @@ use super::{
         scope,
     },
     socket::Socket,
-    sysctl,
+    sysctl, tc,
     uapi::{flag, link, route, rtm},
     wire::{Batch, put, u32_at},
 };
@@ -80,6 +80,20 @@ impl<'a> Changer<'a> {
             }),
             Operation::RemoveFdb(key) => self.on_device(place, &key.device, |this, index| {
                 this.queue(place, rtm::DEL_NEIGHBOUR, 0, |body| put_fdb(body, index, key, None))
+            }),
+            Operation::AddIngress(device) => self.on_device(place, device, |this, index| {
+                let flags = flag::CREATE | flag::EXCLUSIVE;
+                this.queue(place, rtm::NEW_QDISC, flags, |body| tc::put_clsact(body, index))
+            }),
+            Operation::RemoveIngress(device) => self.on_device(place, device, |this, index| {
+                this.queue(place, rtm::DEL_QDISC, 0, |body| tc::put_clsact(body, index))
+            }),
+            Operation::AddFilter(device, at, filter) => self.on_device(place, device, |this, index| {
+                let flags = flag::CREATE | flag::EXCLUSIVE;
+                this.queue(place, rtm::NEW_FILTER, flags, |body| tc::put_filter(body, index, *at, *filter))
+            }),
+            Operation::RemoveFilter(device, at) => self.on_device(place, device, |this, index| {
+                this.queue(place, rtm::DEL_FILTER, 0, |body| tc::put_filter_place(body, index, *at))
             }),
             Operation::AddNexthop(id, nexthop) => self.on_device(place, &nexthop.device, |this, index| {
                 let flags = flag::CREATE | flag::EXCLUSIVE;
@@ -263,6 +277,9 @@ fn is_already_gone(operation: &Operation, errno: i32) -> bool {
         Operation::RemoveNeighbour(_) | Operation::RemoveFdb(_) => matches!(errno, libc::ENOENT | libc::ENODEV),
         // A released port may itself be gone, and a device without IPv6 has no IPv6 settings.
         Operation::RemoveNexthop(_) | Operation::RemoveRule(_) | Operation::ResetToDefault(..) => errno == libc::ENOENT,
+        Operation::RemoveIngress(_) | Operation::RemoveFilter(..) => {
+            matches!(errno, libc::ENOENT | libc::EINVAL | libc::ENODEV)
+        }
         Operation::RemoveLinks(_) | Operation::ChangeLink(_, LinkChange::Release | LinkChange::Up(false)) => {
             errno == libc::ENODEV
         }

@@ -4,7 +4,8 @@
 
 use super::{Kernel, KernelError, Refusal};
 use crate::objects::{
-    Address, DeviceSetting, Family, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, Rule, Via,
+    Address, DeviceSetting, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, Rule,
+    Via,
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
@@ -164,6 +165,25 @@ impl State {
                 self.seen.fdb.insert(*key, Some(*target));
             }
             Operation::RemoveFdb(key) => drop(self.seen.fdb.remove(key)),
+            Operation::AddIngress(device) => {
+                self.link(device)?;
+                if self.seen.ingress.contains_key(device) {
+                    return Err(libc::EEXIST);
+                }
+                self.seen.ingress.insert(*device, Ingress::default());
+            }
+            Operation::RemoveIngress(device) => drop(self.seen.ingress.remove(device)),
+            Operation::AddFilter(device, place, filter) => {
+                let ingress = self.seen.ingress.get_mut(device).ok_or(libc::EINVAL)?;
+                if ingress.filters.contains_key(place) {
+                    return Err(libc::EEXIST);
+                }
+                ingress.filters.insert(*place, Some(*filter));
+            }
+            Operation::RemoveFilter(device, place) => {
+                let ingress = self.seen.ingress.get_mut(device).ok_or(libc::EINVAL)?;
+                ingress.filters.remove(place);
+            }
             Operation::AddNexthop(id, nexthop) => {
                 let index = self.up(&nexthop.device)?;
                 if self.seen.nexthops.contains_key(id) || self.seen.foreign_nexthop_ids.contains(id) {
@@ -266,6 +286,7 @@ impl State {
         let Some(link) = self.seen.links.remove(name) else { return };
         self.seen.addresses.retain(|address, _| address.device != *name);
         self.seen.fdb.retain(|key, _| key.device != *name);
+        self.seen.ingress.remove(name);
         let members = self.seen.links.iter().filter(|(_, member)| member.master == Some(link.index));
         let members: Vec<InterfaceName> = members.map(|(name, _)| *name).collect();
         for member in members {

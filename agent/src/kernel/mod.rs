@@ -9,6 +9,7 @@ mod message;
 mod observe;
 mod socket;
 mod sysctl;
+mod tc;
 mod uapi;
 mod wire;
 

@@ -3,7 +3,7 @@
 use super::{
     KernelError,
     socket::Socket,
-    sysctl,
+    sysctl, tc,
     uapi::{addr, link, neighbour, nexthop, route, rtm, rule},
     wire::{address, attributes, i32_at, text, u8_at, u16_at, u32_at},
 };
@@ -37,6 +37,11 @@ pub(super) fn observe(socket: &mut Socket) -> Result<Observed, KernelError> {
         addresses: addresses(socket, &names)?,
         neighbours: neighbours(socket, &names)?,
         fdb: fdb(socket, &links, &names)?,
+        ingress: tc::ingress(socket, &links, |name, link| {
+            // Ours, or a port: whatever is in a VRF of ours.
+            let vrf = link.master.and_then(|master| names.get(&master));
+            [Some(name), vrf].into_iter().flatten().any(|name| DeviceName::parse(name).is_some())
+        })?,
         nexthops,
         foreign_nexthop_ids,
         routes,

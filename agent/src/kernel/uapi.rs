@@ -18,6 +18,12 @@ pub(super) mod rtm {
     pub(in crate::kernel) const NEW_RULE: u16 = 32;
     pub(in crate::kernel) const DEL_RULE: u16 = 33;
     pub(in crate::kernel) const GET_RULE: u16 = 34;
+    pub(in crate::kernel) const NEW_QDISC: u16 = 36;
+    pub(in crate::kernel) const DEL_QDISC: u16 = 37;
+    pub(in crate::kernel) const GET_QDISC: u16 = 38;
+    pub(in crate::kernel) const NEW_FILTER: u16 = 44;
+    pub(in crate::kernel) const DEL_FILTER: u16 = 45;
+    pub(in crate::kernel) const GET_FILTER: u16 = 46;
     pub(in crate::kernel) const NEW_NEXTHOP: u16 = 104;
     pub(in crate::kernel) const DEL_NEXTHOP: u16 = 105;
     pub(in crate::kernel) const GET_NEXTHOP: u16 = 106;
@@ -112,6 +118,31 @@ pub(super) mod nexthop {
     pub(in crate::kernel) const NHA_OIF: u16 = 5;
     pub(in crate::kernel) const NHA_GATEWAY: u16 = 6;
     pub(in crate::kernel) const RTNH_F_ONLINK: u32 = 4;
+}
+
+/// `pkt_sched.h`, `pkt_cls.h` and `tc_act/tc_gact.h`.
+pub(super) mod tc {
+    pub(in crate::kernel) const HEADER_LEN: usize = 20;
+    pub(in crate::kernel) const TCA_KIND: u16 = 1;
+    pub(in crate::kernel) const TCA_OPTIONS: u16 = 2;
+    /// `TC_H_CLSACT`.
+    pub(in crate::kernel) const CLSACT: u32 = 0xffff_fff1;
+    /// The handle of a `clsact` or `ingress` qdisc.
+    pub(in crate::kernel) const CLSACT_HANDLE: u32 = 0xffff_0000;
+    /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`.
+    pub(in crate::kernel) const INGRESS: u32 = 0xffff_fff2;
+    pub(in crate::kernel) const ETH_P_IPV6: u16 = 0x86dd;
+    pub(in crate::kernel) const FLOWER_ACT: u16 = 3;
+    pub(in crate::kernel) const FLOWER_ETH_TYPE: u16 = 8;
+    pub(in crate::kernel) const FLOWER_IPV6_SRC: u16 = 14;
+    pub(in crate::kernel) const FLOWER_IPV6_SRC_MASK: u16 = 15;
+    pub(in crate::kernel) const FLOWER_FLAGS: u16 = 22;
+    pub(in crate::kernel) const FLOWER_IN_HW_COUNT: u16 = 86;
+    pub(in crate::kernel) const ACT_KIND: u16 = 1;
+    pub(in crate::kernel) const ACT_OPTIONS: u16 = 2;
+    pub(in crate::kernel) const GACT_PARMS: u16 = 2;
+    pub(in crate::kernel) const ACT_OK: i32 = 0;
+    pub(in crate::kernel) const ACT_SHOT: i32 = 2;
 }
 
 /// `fib_rules.h`.
