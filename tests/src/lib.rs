@@ -17,6 +17,7 @@
 //! | [`lab`] | [`Lab`]: builds all that, runs the daemons, takes it down |
 //! | [`netns`] | a network namespace, commands and sockets in it |
 //! | [`snapshot`] | what a namespace's kernel has, by `ip`, `bridge` and `tc`, and the difference between two readings |
+//! | [`monitor`] | what a namespace's kernel announces meanwhile |
 //! | [`stream`] | a paced stream of packets with the time of every receipt |
 //! | [`command`], [`wait`], [`http`] | running a command, waiting for a condition, one HTTP request |
 //!
@@ -25,6 +26,7 @@
 pub mod command;
 pub mod http;
 pub mod lab;
+pub mod monitor;
 pub mod netns;
 pub mod snapshot;
 pub mod stream;

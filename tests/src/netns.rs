@@ -3,11 +3,16 @@
 use crate::command::{self, Ended};
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
-use std::{fs::File, path::PathBuf, process::Command, thread};
+use std::{fs::File, path::PathBuf, process::Command, sync::Arc, thread};
 
-/// A network namespace with a name. It is deleted when dropped; the kernel keeps it while a process is in it.
-#[derive(Debug)]
+/// A network namespace with a name. It is deleted with its last handle; the kernel keeps it while a process is in it.
+#[derive(Debug, Clone)]
 pub struct Netns {
+    named: Arc<Named>,
+}
+
+#[derive(Debug)]
+struct Named {
     name: String,
 }
 
@@ -15,20 +20,20 @@ impl Netns {
     /// Makes a new one, with its loopback up.
     pub fn create(name: &str) -> Result<Netns> {
         command::run(Command::new("ip").args(["netns", "add", name]))?.ok()?;
-        let netns = Netns { name: name.to_owned() };
+        let netns = Netns { named: Arc::new(Named { name: name.to_owned() }) };
         netns.ip("link set lo up")?;
         Ok(netns)
     }
 
     /// Its name, as `ip netns` knows it.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.named.name
     }
 
     /// A command that will run in it: `ip netns exec` turns into that program, under the same process id.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
+        command.args(["netns", "exec", self.name(), program]);
         command
     }
 
@@ -40,19 +45,19 @@ impl Netns {
 
     /// Runs `ip` on it, for instance `ip("-6 route show")`; its output, or an error if it failed.
     pub fn ip(&self, arguments: &str) -> Result<String> {
-        command::run(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))?.ok()
+        command::run(Command::new("ip").args(["-n", self.name()]).args(arguments.split_whitespace()))?.ok()
     }
 
     /// Runs many `ip` commands on it at once, in order; the first that fails ends it.
     pub fn ip_batch(&self, lines: &[String]) -> Result<()> {
         let mut ip = Command::new("ip");
-        let ended = command::run_with_input(ip.args(["-n", &self.name, "-batch", "-"]), &lines.join("\n"))?;
+        let ended = command::run_with_input(ip.args(["-n", self.name(), "-batch", "-"]), &lines.join("\n"))?;
         let line = ended
             .stderr
             .rsplit_once("Command failed -:")
             .and_then(|(_, number)| lines.get(number.trim().parse::<usize>().ok()?.checked_sub(1)?))
             .cloned();
-        let name = &self.name;
+        let name = self.name();
         match (ended.ok(), line) {
             (Ok(_), _) => Ok(()),
             (Err(error), Some(line)) => Err(error).with_context(|| format!("`ip -n {name} {line}` failed")),
@@ -73,7 +78,7 @@ impl Netns {
         };
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                enter().with_context(|| format!("cannot enter network namespace {}", self.name))?;
+                enter().with_context(|| format!("cannot enter network namespace {}", self.name()))?;
                 call()
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -81,11 +86,11 @@ impl Netns {
     }
 
     fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
+        PathBuf::from("/run/netns").join(self.name())
     }
 }
 
-impl Drop for Netns {
+impl Drop for Named {
     fn drop(&mut self) {
         // Nothing can be done about a failure, and the name is unique to its lab.
         let _ = command::run(Command::new("ip").args(["netns", "delete", &self.name]));

@@ -122,11 +122,19 @@ impl Snapshot {
         }
     }
 
-    /// Leaves out the rule that leads into VRFs. The kernel adds it with the first VRF and never again, so an agent that
-    /// has removed its last VRF leaves it where it is.
+    /// Leaves out what an agent leaves behind on purpose when the last VPC goes, because it belongs to the whole host: the
+    /// kernel's own l3mdev rule, which it adds with the first VRF and never again, and IPv6 forwarding with what comes
+    /// of it.
     #[must_use]
-    pub fn without_l3mdev_rule(mut self) -> Snapshot {
-        self.objects.retain(|name, fields| !(name.starts_with("rule") && fields.contains_key("l3mdev")));
+    pub fn without_documented_leftovers(mut self) -> Snapshot {
+        self.objects.retain(|name, fields| {
+            let rule = name.starts_with("rule") && fields.contains_key("l3mdev");
+            let routers_address = name.starts_with("route6 table local type anycast dst fe80::");
+            !rule && !routers_address
+        });
+        for fields in self.objects.values_mut() {
+            fields.remove("ipv6.forwarding");
+        }
         self
     }
 
@@ -267,6 +275,6 @@ mod tests {
         let objects = parse(r#"[{"priority":1000,"src":"all","l3mdev":null}]"#).unwrap();
         let rule = Snapshot { objects: [(key(&KINDS[3], &objects[0]), fields(&objects[0]))].into() };
         assert_eq!(rule.names().collect::<Vec<_>>(), ["rule priority 1000 src all l3mdev null"]);
-        assert_eq!(rule.without_l3mdev_rule().names().count(), 0);
+        assert_eq!(rule.without_documented_leftovers().names().count(), 0);
     }
 }

@@ -89,9 +89,14 @@ impl Stream {
         self.received.load(Ordering::Relaxed)
     }
 
+    /// Stops sending.
+    pub fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Stops sending, waits for what is under way, and tells all.
     pub fn stop(self) -> Result<Record> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.end();
         let Ok(sent) = self.sender.join() else { bail!("the sender panicked") };
         let Ok(receipts) = self.receiver.join() else { bail!("the receiver panicked") };
         Ok(Record { sent: sent.count, took: sent.took, receipts: receipts? })
@@ -124,7 +129,8 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, received: &AtomicU64) -> Resul
                 received.fetch_add(1, Ordering::Relaxed);
             }
             None if stop.load(Ordering::Relaxed) => {
-                if *end.get_or_insert_with(|| Instant::now() + TAIL) <= Instant::now() {
+                let end = *end.get_or_insert_with(|| Instant::now() + TAIL);
+                if Instant::now() >= end {
                     return Ok(receipts);
                 }
             }

@@ -51,14 +51,14 @@ impl Ping {
 /// What reached a server, as its kernel counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heard {
-    /// ICMP and ICMPv6 echo requests.
+    /// Echo requests of both families.
     pub echo_requests: u64,
     /// UDP datagrams of both families, also those that nobody listened for.
     pub datagrams: u64,
 }
 
 impl Server {
-    /// Attaches a server to a port. The host's end of the link is named as the port says.
+    /// Attaches a server to a port. The host's end of the link is named as the port says, and down: the agent's to set up.
     pub fn attach(name: &str, host: &Netns, port: &Port, addresses: Vec<IpNet>, mtu: u32) -> Result<Server> {
         let netns = Netns::create(name)?;
         // Addresses are usable at once, without duplicate address detection.
@@ -66,7 +66,9 @@ impl Server {
         let interface = port.interface;
         host.ip_batch(&[
             format!("link add {interface} mtu {mtu} type veth peer name {NIC} mtu {mtu} netns {name}"),
+            // A device that was up once has another qdisc, also when it is down, than one that never was.
             format!("link set {interface} up"),
+            format!("link set {interface} down"),
         ])?;
         let mut lines = vec![format!("link set {NIC} up")];
         for address in &addresses {
@@ -148,17 +150,17 @@ impl Server {
 /// What can be pinged.
 pub trait ToAddress {
     /// The address.
-    fn address(&self) -> Result<IpAddr>;
+    fn address(self) -> Result<IpAddr>;
 }
 
 impl ToAddress for IpAddr {
-    fn address(&self) -> Result<IpAddr> {
-        Ok(*self)
+    fn address(self) -> Result<IpAddr> {
+        Ok(self)
     }
 }
 
 impl ToAddress for &str {
-    fn address(&self) -> Result<IpAddr> {
+    fn address(self) -> Result<IpAddr> {
         self.parse().with_context(|| format!("{self:?} is no address"))
     }
 }

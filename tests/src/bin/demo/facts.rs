@@ -1,0 +1,36 @@
+//! What a run of the demo has found out.
+
+use serde::Serialize;
+
+/// The facts, in the order in which they are found. What a run did not get to is null.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Facts {
+    /// Whether A reached anyone before it was peered.
+    pub ping_before: Option<bool>,
+    /// Whether A reached B on another host, IPv4.
+    pub ping_v4: Option<bool>,
+    /// The same, IPv6.
+    pub ping_v6: Option<bool>,
+    /// Whether A reached B on its own host, IPv4.
+    pub same_host_v4: Option<bool>,
+    /// The same, IPv6.
+    pub same_host_v6: Option<bool>,
+    /// Whether A reached E in the other region, IPv4.
+    pub cross_region_v4: Option<bool>,
+    /// The same, IPv6.
+    pub cross_region_v6: Option<bool>,
+    /// Whether A reached C, which is peered with B only.
+    pub transitive: Option<bool>,
+    /// Whether D, which has B's addresses and no peering, heard anything of A, or reached it.
+    pub overlapping_vpc_reached: Option<bool>,
+    /// From calling create until packets of a 1 kHz stream had come through in both directions.
+    pub create_to_first_packet_ms: Option<f64>,
+    /// How long the call of delete took.
+    pub delete_call_ms: Option<f64>,
+    /// From calling delete until the last packet of a 1 kHz stream, in the direction that stopped later.
+    pub delete_to_last_packet_ms: Option<f64>,
+    /// How many packets of 1 kHz streams in both directions were lost over SIGKILL and start of an agent.
+    pub lost_on_agent_restart: Option<u64>,
+    /// Objects that differ on the hosts after teardown from what was there before anything was applied.
+    pub residue: Option<usize>,
+}

@@ -1,0 +1,95 @@
+//! Full-sized packets pass between hosts although encapsulation takes room of the underlay's MTU.
+
+use crate::{NORTH, a_and_b, reach_each_other, two_hosts};
+use anyhow::{Context, Result, ensure};
+use cps_peering_tests::{Lab, Server, wait};
+use std::{process::Stdio, time::Duration};
+
+/// How much TCP is to carry.
+const BYTES: &str = "20M";
+
+#[test]
+fn large_pings_pass() -> Result<()> {
+    let lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    reach_each_other(a, b)?;
+    // 1450 bytes fit through the underlay's 1500: 20 or 40 of IP header, 8 of ICMP.
+    ensure!(a.ping_with(b.ipv4()?, &["-M", "do", "-s", "1422"])?.answered);
+    ensure!(a.ping_with(b.ipv6()?, &["-M", "do", "-s", "1402"])?.answered);
+    // A byte more does not, and the sender is told what would.
+    let ping = a.ping_with(b.ipv4()?, &["-M", "do", "-s", "1423"])?;
+    ensure!(!ping.answered && ping.output.contains("mtu = 1450"), "{}", ping.output);
+    // Left to itself the sender makes it pass. The first packet may be the one that is told.
+    for address in [b.ipv4()?, b.ipv6()?] {
+        for size in ["1472", "4000"] {
+            let ping = a.ping_with(address, &["-M", "want", "-c", "3", "-i", "0.2", "-s", size])?;
+            ensure!(ping.output.contains("bytes from"), "{}: {}", ping.line, ping.output);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn tcp_runs_at_full_size_without_fragments_on_the_underlay() -> Result<()> {
+    let lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    for address in [b.ipv4()?, b.ipv6()?] {
+        tcp(a, b, &address.to_string())?;
+        tcp(b, a, &if address.is_ipv4() { a.ipv4()? } else { a.ipv6()? }.to_string())?;
+    }
+    for host in ["h1", "h2"] {
+        let snmp = lab.exec(host, "cat /proc/net/snmp /proc/net/snmp6")?.ok()?;
+        ensure!(counter(&snmp, "FragCreates")? == 0, "{host} has sent fragments");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_larger_underlay_lets_full_ethernet_frames_pass() -> Result<()> {
+    let topology = two_hosts()
+        .vpc("vpc-a", NORTH, &["10.1.0.0/16", "fd00:1::/48"])
+        .vpc("vpc-b", NORTH, &["10.2.0.0/16", "fd00:2::/48"])
+        .port("vpc-a", "h1", "eth1", &["10.1.0.1/24", "fd00:1::1/64"])
+        .port("vpc-b", "h2", "eth1", &["10.2.0.1/24", "fd00:2::1/64"])
+        .peering("vpc-a", "vpc-b");
+    let lab = Lab::builder(topology).underlay_mtu(9000).start()?;
+    lab.apply()?;
+    lab.wait_in_sync()?;
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    ensure!(a.ping_with(b.ipv4()?, &["-M", "do", "-s", "1472"])?.answered);
+    ensure!(a.ping_with(b.ipv6()?, &["-M", "do", "-s", "1452"])?.answered);
+    Ok(())
+}
+
+/// Sends over TCP to an address of `to`, all of which must arrive.
+fn tcp(from: &Server, to: &Server, address: &str) -> Result<()> {
+    let mut receiver = to
+        .netns()
+        .command("iperf3")
+        .args(["-s", "-1", "-B", address])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("iperf3")?;
+    let sent = wait::until(&format!("iperf3 to {address}"), Duration::from_secs(10), || {
+        from.netns().exec(&format!("iperf3 -J -c {address} -n {BYTES} --connect-timeout 1000"))?.ok().map(Some)
+    });
+    if sent.is_err() {
+        receiver.kill()?;
+    }
+    receiver.wait()?;
+    let report: serde_json::Value = serde_json::from_str(&sent?)?;
+    let received = report["end"]["sum_received"]["bytes"].as_f64().context("no sum in iperf3's report")?;
+    ensure!(received >= 20.0 * 1024.0 * 1024.0, "only {received} bytes arrived at {address}");
+    Ok(())
+}
+
+/// The sum of a counter of both families: in columns of `snmp`, one per line of `snmp6`.
+fn counter(snmp: &str, name: &str) -> Result<u64> {
+    let mut lines = snmp.lines().filter(|line| line.starts_with("Ip:"));
+    let column = lines.next().and_then(|head| head.split_whitespace().position(|word| word == name));
+    let column = column.with_context(|| format!("no {name} in snmp"))?;
+    let four = lines.next().and_then(|values| values.split_whitespace().nth(column)?.parse::<u64>().ok());
+    let six = snmp.lines().find_map(|line| line.strip_prefix(&format!("Ip6{name}"))?.trim().parse::<u64>().ok());
+    Ok(four.context("no value in snmp")? + six.with_context(|| format!("no Ip6{name}"))?)
+}

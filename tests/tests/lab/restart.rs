@@ -1,0 +1,104 @@
+//! Daemons that are killed under traffic and started again, and pushes that have nothing to say.
+
+use crate::{a_and_b, reach_each_other};
+use anyhow::{Result, ensure};
+use cps_peering_tests::{Lab, monitor::Monitor, stream::Stream};
+use std::{thread, time::Duration};
+
+/// How long a stream is watched.
+const WATCH: Duration = Duration::from_millis(500);
+
+#[test]
+fn a_stream_loses_nothing_when_an_agent_is_killed_and_started() -> Result<()> {
+    let mut lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    reach_each_other(a, b)?;
+    let streams = [Stream::start(a, b, b.ipv4()?, 1000)?, Stream::start(b, a, a.ipv6()?, 1000)?];
+    for host in ["h1", "h2"] {
+        thread::sleep(WATCH);
+        lab.kill_agent(host)?;
+        thread::sleep(WATCH);
+        lab.start_agent(host)?;
+        lab.wait_for_agent(host)?;
+    }
+    lab.wait_in_sync()?;
+    thread::sleep(WATCH);
+    for stream in streams {
+        let record = stream.stop()?;
+        ensure!(record.lost() == 0, "{} of {} lost", record.lost(), record.sent);
+        ensure!(record.rate() > 900.0, "only {} a second", record.rate());
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_starts_changes_nothing_in_a_kernel_that_is_right() -> Result<()> {
+    let mut lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;
+    lab.kill_agent("h1")?;
+    let before = lab.host("h1").snapshot()?;
+    lab.start_agent("h1")?;
+    lab.wait_for_agent("h1")?;
+    let report = lab.host("h1").report()?;
+    ensure!(report.counters.operations == 0, "{report:?}");
+    let difference = lab.host("h1").snapshot()?.since(&before);
+    ensure!(difference.is_empty(), "{difference}");
+    Ok(())
+}
+
+#[test]
+fn a_controller_that_is_killed_and_started_changes_nothing_and_goes_on() -> Result<()> {
+    let mut lab = Lab::in_sync(a_and_b())?;
+    let id = lab.peer("vpc-a", "vpc-b")?;
+    lab.wait_in_sync()?;
+    let before = [lab.host("h1").snapshot()?, lab.host("h2").snapshot()?];
+    lab.kill_controller()?;
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))?;
+    let monitor = Monitor::start(lab.host("h1").netns())?;
+    lab.start_controller()?;
+    lab.wait_in_sync()?;
+    let events = monitor.stop()?;
+    ensure!(events.is_empty(), "{}", events.join("\n"));
+    for (host, before) in ["h1", "h2"].into_iter().zip(&before) {
+        let difference = lab.host(host).snapshot()?.since(before);
+        ensure!(difference.is_empty(), "{host}:\n{difference}");
+    }
+    ensure!(lab.controller().cli(&["peering", "list"])?.ok()?.contains(id.as_str()));
+    lab.unpeer(&id)?;
+    lab.wait_in_sync()?;
+    lab.peer("vpc-b", "vpc-a")?;
+    lab.wait_in_sync()?;
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
+}
+
+#[test]
+fn a_peering_that_was_deleted_while_the_controller_died_stays_deleted() -> Result<()> {
+    let mut lab = Lab::builder(a_and_b()).delete_wait(Duration::from_millis(200)).start()?;
+    lab.apply()?;
+    lab.wait_in_sync()?;
+    let before = lab.host("h2").snapshot()?;
+    let id = lab.peer("vpc-a", "vpc-b")?;
+    lab.wait_in_sync()?;
+    lab.cut("h2")?;
+    lab.unpeer(&id)?;
+    lab.kill_controller()?;
+    lab.mend("h2")?;
+    lab.start_controller()?;
+    lab.wait_in_sync()?;
+    let difference = lab.host("h2").snapshot()?.since(&before);
+    ensure!(difference.is_empty(), "{difference}");
+    Ok(())
+}
+
+#[test]
+fn applying_the_same_again_does_nothing() -> Result<()> {
+    let lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;
+    let operations = |host| lab.host(host).report().map(|report| report.counters.operations);
+    let before = (operations("h1")?, operations("h2")?);
+    let monitor = Monitor::start(lab.host("h1").netns())?;
+    lab.apply()?;
+    lab.wait_in_sync()?;
+    let events = monitor.stop()?;
+    ensure!(events.is_empty(), "{}", events.join("\n"));
+    ensure!((operations("h1")?, operations("h2")?) == before);
+    Ok(())
+}
