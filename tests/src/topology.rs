@@ -101,6 +101,7 @@ fn legal<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn is_what_it_would_be_in_toml() {
@@ -128,5 +129,15 @@ mod tests {
         )
         .unwrap();
         assert_eq!(built, read);
+    }
+
+    #[test]
+    fn the_topologies_in_files_are_legal() {
+        for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/topologies")).unwrap() {
+            let path = entry.unwrap().path();
+            let inventory: Inventory = toml::from_str(&fs::read_to_string(&path).unwrap())
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert!(!inventory.ports.is_empty(), "{}", path.display());
+        }
     }
 }

@@ -29,7 +29,7 @@ use cps_peering_config::{
 use ipnet::IpNet;
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
@@ -364,7 +364,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if thread::panicking() {
+        // nextest shows what a test has printed only if it failed.
+        if thread::panicking() || env::var_os("NEXTEST").is_some() {
             self.print_logs();
         }
     }
