@@ -29,4 +29,3 @@ pub mod objects;
 pub mod owner;
 pub mod reconcile;
 pub mod scope;
-pub mod serve;

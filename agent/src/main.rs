@@ -8,7 +8,6 @@ use cps_peering_agent::{
     kernel::{self, Netlink},
     ledger::Ledger,
     reconcile::{self, Options},
-    serve,
 };
 use cps_peering_config::settings::AgentSettings;
 use std::{
@@ -141,7 +140,7 @@ fn run(settings: &AgentSettings, ledger: Ledger, options: Options) -> anyhow::Re
         tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        serve::serve(listener, router, async move {
+        cps_peering_http::serve(listener, router, async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}

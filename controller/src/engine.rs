@@ -1,0 +1,380 @@
+//! The one writer. A command is checked against memory, its changes are committed, then it is answered, then pushed.
+
+use crate::{
+    model::{
+        Code, Command, Context, Draft, Outcome, Refusal, decide,
+        record::{Host, Peering, PeeringState},
+        state::{Change, State},
+    },
+    plan::{plan, reach, reach_of_host},
+    store::{Store, StoreError},
+};
+use cps_peering_config::{
+    HostConfig, HostReport, Revision,
+    id::{HostId, PeeringId},
+    report::Scope,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use thiserror::Error;
+use tokio::sync::watch;
+
+/// Why a command was not carried out.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The rules refused it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It could not be stored. Nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a host's push worker must bring about; none when the host is gone.
+pub type Target = Option<Arc<HostTarget>>;
+
+/// Where a host's agent is, and what it must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostTarget {
+    /// The base URL of the agent.
+    pub agent: String,
+    /// What the host must have.
+    pub config: Arc<HostConfig>,
+}
+
+/// What is known of a host's agent.
+#[derive(Debug, Clone, Default)]
+pub struct Contact {
+    /// The last report.
+    pub report: Option<HostReport>,
+    /// When it came, in milliseconds since 1970-01-01 UTC.
+    pub reported_ms: Option<u64>,
+    /// Why the last attempt to reach the agent failed; none when it did not.
+    pub error: Option<String>,
+}
+
+/// The state, the store and what is known of the agents, behind one lock.
+pub struct Engine {
+    inner: Mutex<Inner>,
+    /// Counts everything that a waiting caller may want to look at.
+    ticks: watch::Sender<u64>,
+    new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
+}
+
+struct Inner {
+    state: State,
+    store: Store,
+    targets: BTreeMap<HostId, watch::Sender<Target>>,
+    contacts: BTreeMap<HostId, Contact>,
+    grace: Duration,
+}
+
+/// The time in milliseconds since 1970-01-01 UTC.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+fn new_peering_id() -> PeeringId {
+    const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let tail: String = (0..10).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect();
+    format!("vpcpr-{tail}").parse().expect("it follows the grammar of ids")
+}
+
+/// Streams of hosts that need a push worker.
+pub type NewHosts = tokio::sync::mpsc::UnboundedReceiver<(HostId, watch::Receiver<Target>)>;
+
+impl Engine {
+    /// Loads the state. `grace` is how long a host may hold a peering in `provisioning`.
+    pub fn open(store: Store, grace: Duration) -> Result<(Arc<Self>, NewHosts), StoreError> {
+        let state = store.load()?;
+        let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
+        let inner = Inner { state, store, targets: BTreeMap::new(), contacts: BTreeMap::new(), grace };
+        let engine = Arc::new(Self { inner: Mutex::new(inner), ticks: watch::Sender::new(0), new_hosts });
+        {
+            let mut inner = engine.lock();
+            let all: BTreeSet<HostId> = inner.state.hosts().keys().cloned().collect();
+            engine.publish(&mut inner, all);
+        }
+        Ok((engine, hosts))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while it was held cannot leave a draft behind: drafts are undone or committed, and both are total.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tick(&self) {
+        self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
+    }
+
+    /// Carries a command out: when this returns it is on disk, and on its way to the hosts. Blocks on the disk.
+    pub fn execute(&self, command: &Command) -> Result<Outcome, EngineError> {
+        let mut inner = self.lock();
+        let (outcome, changed) = inner.execute(command, true)?;
+        self.publish(&mut inner, changed);
+        drop(inner);
+        self.tick();
+        Ok(outcome)
+    }
+
+    /// What a command would do. Changes nothing.
+    pub fn rehearse(&self, command: &Command) -> Result<Outcome, EngineError> {
+        let (outcome, _) = self.lock().execute(command, false)?;
+        Ok(outcome)
+    }
+
+    /// Tells the workers of these hosts what their hosts must have, and asks for workers of new ones.
+    fn publish(&self, inner: &mut Inner, hosts: BTreeSet<HostId>) {
+        for id in hosts {
+            let target = inner.state.hosts().get(&id).map(|host| {
+                Arc::new(HostTarget { agent: host.agent.clone(), config: Arc::new(plan(&inner.state, host)) })
+            });
+            match inner.targets.get(&id) {
+                Some(sender) if target.is_some() => drop(sender.send_replace(target)),
+                Some(sender) => {
+                    sender.send_replace(None);
+                    inner.targets.remove(&id);
+                    inner.contacts.remove(&id);
+                }
+                None if target.is_some() => {
+                    let (sender, receiver) = watch::channel(target);
+                    inner.targets.insert(id.clone(), sender);
+                    // Nobody listens any more only while the process ends.
+                    let _ = self.new_hosts.send((id, receiver));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Takes note of what an agent said, or of why it could not be asked, and moves on what waited for it.
+    pub fn heard(&self, host: &HostId, news: Result<HostReport, String>) {
+        let mut inner = self.lock();
+        if !inner.state.hosts().contains_key(host) {
+            return;
+        }
+        let contact = inner.contacts.entry(host.clone()).or_default();
+        match news {
+            Ok(report) => {
+                *contact = Contact { report: Some(report), reported_ms: Some(now_ms()), error: None };
+            }
+            Err(error) => contact.error = Some(error),
+        }
+        let settled = inner.settled_by(host);
+        self.settle(inner, settled);
+    }
+
+    /// Moves on what has waited long enough.
+    pub fn sweep(&self) {
+        let inner = self.lock();
+        let now = now_ms();
+        let overdue = |peering: &&Peering| {
+            peering.state == PeeringState::Provisioning
+                && u128::from(now.saturating_sub(peering.created_ms)) >= inner.grace.as_millis()
+        };
+        let overdue = inner.state.unsettled().filter(overdue);
+        let commands = overdue.map(|peering| Command::Activate(peering.id.clone())).collect();
+        self.settle(inner, commands);
+    }
+
+    fn settle(&self, mut inner: MutexGuard<'_, Inner>, commands: Vec<Command>) {
+        for command in commands {
+            match inner.execute(&command, true) {
+                Ok((_, changed)) => self.publish(&mut inner, changed),
+                // It is found again with the next report.
+                Err(error) => tracing::error!(%error, ?command, "what the hosts confirmed could not be stored"),
+            }
+        }
+        drop(inner);
+        self.tick();
+    }
+
+    /// Looks at the state and at what is known of the agents.
+    pub fn read<T>(&self, look: impl FnOnce(&State, &Agents<'_>) -> T) -> T {
+        let inner = self.lock();
+        look(&inner.state, &Agents { state: &inner.state, contacts: &inner.contacts })
+    }
+
+    /// Waits until `look` finds something, at most for `patience`.
+    pub async fn wait_for<T>(
+        &self,
+        patience: Duration,
+        mut look: impl FnMut(&State, &Agents<'_>) -> Option<T>,
+    ) -> Option<T> {
+        let mut ticks = self.ticks.subscribe();
+        let found = async {
+            loop {
+                ticks.borrow_and_update();
+                if let Some(found) = self.read(&mut look) {
+                    return found;
+                }
+                if ticks.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(patience, found).await.ok()
+    }
+}
+
+impl Inner {
+    /// Returns the hosts whose target has changed, too.
+    fn execute(&mut self, command: &Command, commit: bool) -> Result<(Outcome, BTreeSet<HostId>), EngineError> {
+        let before = self.state.meta().number;
+        let mut context = Context { now_ms: now_ms(), new_id: &mut new_peering_id };
+        let store = &self.store;
+        let mut draft = Draft::new(&mut self.state);
+        let outcome = match decide(&mut draft, command, &mut context) {
+            Ok(outcome) => outcome,
+            Err(refusal) => {
+                draft.undo();
+                return Err(refusal.into());
+            }
+        };
+        if draft.changes().is_empty() || !commit {
+            draft.undo();
+            return Ok((outcome, BTreeSet::new()));
+        }
+        let changed = draft.renumber(before + 1);
+        if let Err(error) = store.commit(draft.changes(), before) {
+            draft.undo();
+            return Err(error.into());
+        }
+        Ok((outcome, changed))
+    }
+
+    /// What the last report of a host makes possible.
+    fn settled_by(&self, host: &HostId) -> Vec<Command> {
+        let agents = Agents { state: &self.state, contacts: &self.contacts };
+        let mut commands = Vec::new();
+        for peering in self.state.unsettled().filter(|peering| agents.missing(peering).is_empty()) {
+            commands.push(match peering.state {
+                PeeringState::Provisioning => Command::Activate(peering.id.clone()),
+                PeeringState::Draining { .. } => Command::Drained(peering.id.clone()),
+                PeeringState::Active => continue,
+            });
+        }
+        let retiring = self.state.hosts().get(host).filter(|host| host.retiring);
+        if retiring.is_some_and(|host| agents.in_sync(host)) {
+            commands.push(Command::Forget(host.clone()));
+        }
+        commands
+    }
+}
+
+/// What is known of the agents, seen beside the state.
+pub struct Agents<'a> {
+    state: &'a State,
+    contacts: &'a BTreeMap<HostId, Contact>,
+}
+
+impl Agents<'_> {
+    /// What is known of a host's agent.
+    pub fn contact(&self, host: &HostId) -> Option<&Contact> {
+        self.contacts.get(host)
+    }
+
+    /// Whether the agent has said that the kernel is as the host must have it.
+    pub fn in_sync(&self, host: &Host) -> bool {
+        let report = self.contacts.get(&host.id).and_then(|contact| contact.report.as_ref());
+        report.is_some_and(|report| report.applied == Some(self.state.revision_of(host)) && report.problems.is_empty())
+    }
+
+    /// The hosts that have not confirmed yet that they have a peering, or that they have it no more.
+    pub fn missing(&self, peering: &Peering) -> Vec<HostId> {
+        let concerned = self.state.hosts_concerned(peering).into_iter();
+        concerned.filter(|host| !self.confirms(host, peering)).collect()
+    }
+
+    /// Whether a host's kernel was seen to have a peering, or to have it no more. A host that is gone has nothing.
+    pub fn confirms(&self, host: &HostId, peering: &Peering) -> bool {
+        let Some(record) = self.state.hosts().get(host) else { return true };
+        let Some(report) = self.contacts.get(host).and_then(|contact| contact.report.as_ref()) else { return false };
+        let number = if peering.forwards() { record.config_number } else { peering.since.min(record.config_number) };
+        let revision = Revision { epoch: self.state.meta().epoch, number };
+        let mut scopes = peering.sides().map(|side| Scope::Side(side.vni)).to_vec();
+        if peering.forwards() {
+            let here = peering.sides().into_iter().filter(|side| self.state.hosts_of(&side.vpc).contains(host));
+            scopes.extend(here.map(|side| Scope::Vpc(side.vpc.clone())));
+        }
+        scopes.iter().all(|scope| report.confirms(revision, scope))
+    }
+}
+
+impl Draft<'_> {
+    /// Numbers the commit, and with it every host whose plan the changes have touched. Returns those hosts.
+    fn renumber(&mut self, number: u64) -> BTreeSet<HostId> {
+        let touched = self.touched();
+        let after: BTreeMap<HostId, Option<HostConfig>> = self.plans(&touched);
+        let before = self.with_undone(|draft| draft.plans(&touched));
+        let mut changed = BTreeSet::new();
+        for id in touched {
+            if after[&id] == before[&id] {
+                continue;
+            }
+            if let Some(host) = self.state.hosts().get(&id).cloned() {
+                self.change(Change::Host(id.clone(), Some(Host { config_number: number, ..host })));
+            }
+            changed.insert(id);
+        }
+        changed.extend(self.agents_moved());
+        let meta = self.state.meta();
+        self.change(Change::Meta(crate::model::state::Meta { number, ..meta }));
+        changed
+    }
+
+    fn plans(&self, hosts: &BTreeSet<HostId>) -> BTreeMap<HostId, Option<HostConfig>> {
+        hosts.iter().map(|id| (id.clone(), self.state.hosts().get(id).map(|host| plan(self.state, host)))).collect()
+    }
+
+    /// Hosts whose agent is to be reached elsewhere: nothing changes for their kernels.
+    fn agents_moved(&self) -> BTreeSet<HostId> {
+        let hosts = self.changes().iter().filter_map(|change| match change {
+            Change::Host(id, _) => Some(id.clone()),
+            _ => None,
+        });
+        hosts.collect()
+    }
+
+    /// Hosts whose plan may depend on what was changed, before or after.
+    fn touched(&mut self) -> BTreeSet<HostId> {
+        let mut hosts = self.reached();
+        hosts.extend(self.with_undone(Draft::reached));
+        hosts
+    }
+
+    fn reached(&self) -> BTreeSet<HostId> {
+        let state = &*self.state;
+        let mut hosts = BTreeSet::new();
+        for change in self.changes() {
+            match change {
+                Change::Host(id, _) => hosts.extend(reach_of_host(state, id)),
+                Change::Vpc(id, _) => hosts.extend(reach(state, id)),
+                Change::Port(key, _) => {
+                    hosts.insert(key.host.clone());
+                    hosts.extend(state.ports().get(key).into_iter().flat_map(|port| reach(state, &port.vpc)));
+                }
+                Change::Peering(id, _) => {
+                    let sides = state.peerings().get(id).into_iter().flat_map(Peering::sides);
+                    hosts.extend(sides.flat_map(|side| state.hosts_of(&side.vpc)));
+                }
+                Change::Region(..) | Change::Meta(_) => {}
+            }
+        }
+        hosts
+    }
+}
+
+impl EngineError {
+    /// What kind of failure it is, if the rules refused.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            EngineError::Refused(refusal) => Some(refusal.code),
+            EngineError::Store(_) => None,
+        }
+    }
+}

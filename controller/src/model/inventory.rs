@@ -1,0 +1,503 @@
+//! Bringing regions, hosts, VPCs, ports and peerings to what a document says: all of it or nothing.
+
+use super::{
+    Code, Context, Draft, Fault, Refusal, peering,
+    record::{Host, Port, PortKey, Region, Vpc},
+    state::Change,
+};
+use cps_peering_config::{
+    id::{HostId, PeeringId, RegionId, VpcId},
+    inventory::{self, Inventory},
+    net::{InterfaceName, is_canonical, overlap},
+};
+use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// A document to apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apply {
+    /// The document.
+    pub inventory: Inventory,
+    /// Whether what is not in it is removed.
+    pub prune: bool,
+}
+
+/// One thing that a document changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// `region`, `host`, `vpc`, `port` or `peering`.
+    pub kind: &'static str,
+    /// Which one.
+    pub id: String,
+    /// What happened to it.
+    pub action: Action,
+    /// What was changed of it, if it was there before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<Field>,
+}
+
+/// What happens to an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is new.
+    Create,
+    /// It is changed.
+    Update,
+    /// It is removed.
+    Delete,
+}
+
+/// A changed field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Field {
+    /// Its name.
+    pub field: String,
+    /// What it was.
+    pub from: Value,
+    /// What it is.
+    pub to: Value,
+}
+
+/// Applies a document.
+pub fn apply(draft: &mut Draft<'_>, apply: &Apply, context: &mut Context<'_>) -> Result<Vec<Difference>, Refusal> {
+    let mut applier =
+        Applier { draft, document: &apply.inventory, differences: Vec::new(), faults: Vec::new(), code: None };
+    applier.duplicates();
+    if apply.prune {
+        applier.prune_peerings();
+        applier.prune_ports();
+    }
+    applier.regions();
+    applier.hosts();
+    applier.vpcs();
+    applier.ports();
+    applier.ports_fit();
+    if apply.prune {
+        applier.prune_vpcs();
+        applier.prune_hosts();
+        applier.prune_regions();
+    }
+    // Rules of peerings speak about VPCs; with those in doubt they would only repeat what was said.
+    if applier.faults.is_empty() {
+        applier.peerings(context);
+    }
+    let Applier { differences, faults, code, .. } = applier;
+    if faults.is_empty() {
+        Ok(differences)
+    } else {
+        Err(Refusal { code: code.unwrap_or(Code::InvalidArgument), faults })
+    }
+}
+
+struct Applier<'a, 'b> {
+    draft: &'a mut Draft<'b>,
+    document: &'a Inventory,
+    differences: Vec<Difference>,
+    faults: Vec<Fault>,
+    code: Option<Code>,
+}
+
+fn entry(list: &str, place: usize, id: impl std::fmt::Display) -> String {
+    format!("{list}[{place}] ({id})")
+}
+
+fn port_key(port: &inventory::Port) -> PortKey {
+    PortKey { host: port.host.clone(), interface: port.interface }
+}
+
+/// Fields of a record that people set, and that differ.
+fn changed_fields<T: Serialize>(old: &T, new: &T) -> Vec<Field> {
+    let fields = |record: &T| match serde_json::to_value(record) {
+        Ok(Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (old, new) = (fields(old), fields(new));
+    let differs = |(field, to): (String, Value)| {
+        let from = old.get(&field).cloned().unwrap_or(Value::Null);
+        (from != to).then_some(Field { field, from, to })
+    };
+    new.into_iter().filter_map(differs).collect()
+}
+
+impl Applier<'_, '_> {
+    fn fault(&mut self, entry: impl Into<String>, rule: impl Into<String>) {
+        self.faults.push(Fault { entry: entry.into(), rule: rule.into(), reason: "" });
+    }
+
+    fn note(&mut self, kind: &'static str, id: &impl ToString, action: Action, fields: Vec<Field>) {
+        self.differences.push(Difference { kind, id: id.to_string(), action, fields });
+    }
+
+    /// Sets a record, unless it is that already.
+    fn set<T: Serialize + PartialEq>(
+        &mut self,
+        kind: &'static str,
+        id: &impl ToString,
+        old: Option<T>,
+        new: T,
+        change: impl FnOnce(T) -> Change,
+    ) {
+        match old {
+            Some(old) if old == new => return,
+            Some(old) => self.note(kind, id, Action::Update, changed_fields(&old, &new)),
+            None => self.note(kind, id, Action::Create, Vec::new()),
+        }
+        self.draft.change(change(new));
+    }
+
+    fn duplicates(&mut self) {
+        let document = self.document;
+        let mut seen = BTreeMap::new();
+        let mut twice = |list: &str, place: usize, id: String| {
+            let first = seen.insert((list.to_owned(), id.clone()), place)?;
+            Some((entry(list, place, &id), format!("{id} is also {list}[{first}]")))
+        };
+        let mut found = Vec::new();
+        found.extend(document.regions.iter().enumerate().filter_map(|(n, it)| twice("regions", n, it.id.to_string())));
+        found.extend(document.hosts.iter().enumerate().filter_map(|(n, it)| twice("hosts", n, it.id.to_string())));
+        found.extend(document.vpcs.iter().enumerate().filter_map(|(n, it)| twice("vpcs", n, it.id.to_string())));
+        for (entry, rule) in found {
+            self.fault(entry, rule);
+        }
+        let mut ports: BTreeMap<PortKey, (usize, &VpcId)> = BTreeMap::new();
+        for (place, port) in document.ports.iter().enumerate() {
+            let key = port_key(port);
+            if let Some((first, vpc)) = ports.insert(key.clone(), (place, &port.vpc)) {
+                let rule = if *vpc == port.vpc {
+                    format!("{key} is also ports[{first}]")
+                } else {
+                    format!(
+                        "{key} is a port of {} and, by ports[{first}], of {vpc}: a port belongs to one VPC",
+                        port.vpc
+                    )
+                };
+                self.fault(entry("ports", place, &key), rule);
+            }
+        }
+    }
+
+    fn regions(&mut self) {
+        for region in &self.document.regions {
+            let old = self.draft.state.regions().get(&region.id).cloned();
+            let id = region.id.clone();
+            self.set("region", &region.id, old, Region { id: id.clone() }, |new| Change::Region(id, Some(new)));
+        }
+    }
+
+    fn known_region(&mut self, entry: &str, region: &RegionId) -> bool {
+        let known = self.draft.state.regions().contains_key(region);
+        if !known {
+            self.fault(entry, format!("region {region} is neither in the document nor known"));
+        }
+        known
+    }
+
+    fn hosts(&mut self) {
+        for (place, host) in self.document.hosts.iter().enumerate() {
+            let entry = entry("hosts", place, &host.id);
+            self.known_region(&entry, &host.region);
+            if !["http://", "https://"].iter().any(|scheme| host.agent.starts_with(scheme)) {
+                let rule = format!("agent {:?} is no URL that begins with http:// or https://", host.agent);
+                self.fault(&entry, rule);
+            }
+            let old = self.draft.state.hosts().get(&host.id).cloned();
+            if let Some(old) = old.as_ref().filter(|old| old.region != host.region)
+                && self.draft.state.ports_on(&host.id).next().is_some()
+            {
+                self.fault(
+                    &entry,
+                    format!("a host with ports cannot move from region {} to {}", old.region, host.region),
+                );
+            }
+            let new = Host {
+                id: host.id.clone(),
+                region: host.region.clone(),
+                underlay: host.underlay,
+                agent: host.agent.clone(),
+                config_number: old.as_ref().map_or(0, |old| old.config_number),
+                retiring: false,
+            };
+            let id = host.id.clone();
+            self.set("host", &host.id, old, new, |new| Change::Host(id, Some(new)));
+        }
+        // With all of them in place, so that two hosts may swap their addresses.
+        for (place, host) in self.document.hosts.iter().enumerate() {
+            let others = self.draft.state.hosts().values().filter(|other| other.id != host.id);
+            let rule = others.fold(None, |found, other| found.or_else(|| underlay_clash(host.underlay, other)));
+            if let Some(rule) = rule {
+                self.fault(entry("hosts", place, &host.id), rule);
+            }
+        }
+    }
+
+    fn vpcs(&mut self) {
+        for (place, vpc) in self.document.vpcs.iter().enumerate() {
+            let entry = entry("vpcs", place, &vpc.id);
+            self.known_region(&entry, &vpc.region);
+            let faults_before = self.faults.len();
+            for rule in cidr_faults(&vpc.cidrs) {
+                self.fault(&entry, rule);
+            }
+            let old = self.draft.state.vpcs().get(&vpc.id).cloned();
+            if let Some(old) = &old {
+                for (field, from, to) in [
+                    ("account", old.account.to_string(), vpc.account.to_string()),
+                    ("region", old.region.to_string(), vpc.region.to_string()),
+                ] {
+                    if from != to {
+                        self.fault(&entry, format!("the {field} of a VPC cannot change from {from} to {to}"));
+                    }
+                }
+            }
+            let new = Vpc {
+                id: vpc.id.clone(),
+                name: vpc.name.clone().unwrap_or_else(|| vpc.id.to_string()),
+                account: vpc.account.clone(),
+                region: vpc.region.clone(),
+                cidrs: vpc.cidrs.clone(),
+                vni: old.as_ref().map_or_else(|| self.draft.allocate_vni(), |old| old.vni),
+            };
+            let cidrs_changed = old.as_ref().is_some_and(|old| old.cidrs != new.cidrs);
+            let (id, after) = (vpc.id.clone(), new.clone());
+            self.set("vpc", &vpc.id, old, new, |new| Change::Vpc(id, Some(new)));
+            if cidrs_changed
+                && self.faults.len() == faults_before
+                && let Err(refusal) = peering::cidrs_changed(self.draft, &after)
+            {
+                self.take(&entry, refusal);
+            }
+        }
+    }
+
+    /// Another rule's refusal, told with the entry that it is about.
+    fn take(&mut self, entry: &str, refusal: Refusal) {
+        self.code = Some(refusal.code);
+        for fault in refusal.faults {
+            self.faults.push(Fault { entry: entry.to_owned(), ..fault });
+        }
+    }
+
+    fn ports(&mut self) {
+        for (place, port) in self.document.ports.iter().enumerate() {
+            let key = port_key(port);
+            let entry = entry("ports", place, &key);
+            let host = self.draft.state.hosts().get(&port.host).cloned();
+            let vpc = self.draft.state.vpcs().get(&port.vpc).cloned();
+            if host.is_none() {
+                self.fault(&entry, format!("host {} is neither in the document nor known", port.host));
+            }
+            if vpc.is_none() {
+                self.fault(&entry, format!("VPC {} is neither in the document nor known", port.vpc));
+            }
+            if is_our_device(port.interface) {
+                self.fault(&entry, format!("{} is a name of the agent's own devices", port.interface));
+            }
+            let (Some(host), Some(vpc)) = (host, vpc) else { continue };
+            if host.region != vpc.region {
+                let rule =
+                    format!("host {} is in region {}, and VPC {} in {}", host.id, host.region, vpc.id, vpc.region);
+                self.fault(&entry, rule);
+            }
+            let networks = || port.gateways.iter().map(IpNet::trunc).collect::<BTreeSet<_>>().into_iter().collect();
+            let prefixes: Vec<IpNet> = port.prefixes.clone().unwrap_or_else(networks);
+            if prefixes.is_empty() {
+                self.fault(&entry, "there are no gateways and no prefixes: nothing would be reached through the port");
+            }
+            let old = self.draft.state.ports().get(&key).cloned();
+            let new = Port { key: key.clone(), vpc: port.vpc.clone(), gateways: port.gateways.clone(), prefixes };
+            self.set("port", &key, old, new, |new| Change::Port(new.key.clone(), Some(new)));
+        }
+    }
+
+    /// With all ports in place: what is behind them lies within the VPC, and no two claim the same addresses.
+    fn ports_fit(&mut self) {
+        let entries: BTreeMap<PortKey, String> = self
+            .document
+            .ports
+            .iter()
+            .enumerate()
+            .map(|(place, port)| (port_key(port), entry("ports", place, port_key(port))))
+            .collect();
+        let of_ports = self.document.ports.iter().map(|port| &port.vpc);
+        let vpcs: BTreeSet<&VpcId> = of_ports.chain(self.document.vpcs.iter().map(|vpc| &vpc.id)).collect();
+        for vpc in vpcs {
+            let faults = self.draft.state.vpcs().get(vpc).map_or_else(Vec::new, |vpc| {
+                port_faults(vpc, self.draft.state.ports_of(&vpc.id), |key| {
+                    entries.get(key).cloned().unwrap_or_else(|| format!("port {key}"))
+                })
+            });
+            for (entry, rule) in faults {
+                self.fault(entry, rule);
+            }
+        }
+    }
+
+    fn peerings(&mut self, context: &mut Context<'_>) {
+        for (place, wanted) in self.document.peerings.iter().enumerate() {
+            let entry = entry("peerings", place, &wanted.name);
+            let joined = self.draft.state.peerings_of(&wanted.vpc).any(|peering| {
+                peering.forwards()
+                    && peering.sides().iter().any(|side| side.vpc == wanted.peer_vpc)
+                    && wanted.vpc != wanted.peer_vpc
+            });
+            if joined {
+                continue;
+            }
+            let wish = peering::Create {
+                name: wanted.name.clone(),
+                vpc: wanted.vpc.clone(),
+                peer_vpc: wanted.peer_vpc.clone(),
+            };
+            match peering::create(self.draft, &wish, context) {
+                Ok(id) => self.note("peering", &format!("{id} ({})", wanted.name), Action::Create, Vec::new()),
+                Err(refusal) => self.take(&entry, refusal),
+            }
+        }
+    }
+
+    fn prune_peerings(&mut self) {
+        let pair = |a: &VpcId, b: &VpcId| if a < b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
+        let wanted: BTreeSet<_> = self.document.peerings.iter().map(|it| pair(&it.vpc, &it.peer_vpc)).collect();
+        let gone: Vec<(PeeringId, String)> = self
+            .draft
+            .state
+            .peerings()
+            .values()
+            .filter(|peering| peering.forwards())
+            .filter(|peering| !wanted.contains(&pair(&peering.initiator.vpc, &peering.receiver.vpc)))
+            .map(|peering| (peering.id.clone(), peering.name.clone()))
+            .collect();
+        for (id, name) in gone {
+            match peering::delete(self.draft, &id) {
+                Ok(()) => self.note("peering", &format!("{id} ({name})"), Action::Delete, Vec::new()),
+                Err(refusal) => self.take(&format!("peering {id}"), refusal),
+            }
+        }
+    }
+
+    fn prune_ports(&mut self) {
+        let wanted: BTreeSet<PortKey> = self.document.ports.iter().map(port_key).collect();
+        let gone: Vec<PortKey> = self.draft.state.ports().keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        for key in gone {
+            self.note("port", &key, Action::Delete, Vec::new());
+            self.draft.change(Change::Port(key, None));
+        }
+    }
+
+    fn prune_vpcs(&mut self) {
+        let wanted: BTreeSet<&VpcId> = self.document.vpcs.iter().map(|vpc| &vpc.id).collect();
+        let gone: Vec<VpcId> = self.draft.state.vpcs().keys().filter(|id| !wanted.contains(id)).cloned().collect();
+        for id in gone {
+            let port = self.draft.state.ports_of(&id).next().map(|port| port.key.clone());
+            if let Some(port) = port {
+                self.fault(format!("vpc {id}"), format!("it is not in the document, but port {port} of it is"));
+                continue;
+            }
+            let live = self.draft.state.peerings_of(&id).find(|peering| peering.forwards());
+            if let Some(name) = live.map(|peering| peering.name.clone()) {
+                self.fault(format!("vpc {id}"), format!("it is not in the document, but peering {name} of it is"));
+                continue;
+            }
+            self.note("vpc", &id, Action::Delete, Vec::new());
+            self.draft.change(Change::Vpc(id, None));
+        }
+    }
+
+    /// A host that is gone keeps its record until its agent has confirmed that nothing is left.
+    fn prune_hosts(&mut self) {
+        let wanted: BTreeSet<&HostId> = self.document.hosts.iter().map(|host| &host.id).collect();
+        let hosts = self.draft.state.hosts().values();
+        let gone: Vec<Host> = hosts.filter(|host| !wanted.contains(&host.id) && !host.retiring).cloned().collect();
+        for host in gone {
+            self.note("host", &host.id, Action::Delete, Vec::new());
+            self.draft.change(Change::Host(host.id.clone(), Some(Host { retiring: true, ..host })));
+        }
+    }
+
+    fn prune_regions(&mut self) {
+        let wanted: BTreeSet<&RegionId> = self.document.regions.iter().map(|region| &region.id).collect();
+        let gone: Vec<RegionId> =
+            self.draft.state.regions().keys().filter(|id| !wanted.contains(id)).cloned().collect();
+        for id in gone {
+            self.note("region", &id, Action::Delete, Vec::new());
+            self.draft.change(Change::Region(id, None));
+        }
+    }
+}
+
+/// Why a host cannot have this VTEP address beside the other host. Agents derive an Ethernet address from its last four
+/// bytes, so those must differ, too.
+fn underlay_clash(underlay: IpAddr, other: &Host) -> Option<String> {
+    let id = &other.id;
+    match (underlay, other.underlay) {
+        (new, old) if new == old => Some(format!("underlay address {new} is that of host {id}")),
+        (IpAddr::V6(new), IpAddr::V6(old)) if new.octets()[12..] == old.octets()[12..] => {
+            Some(format!("underlay addresses {new} and {old} of host {id} end in the same 32 bits"))
+        }
+        (new, old) if new.is_ipv4() != old.is_ipv4() => {
+            Some(format!("underlay address {new} is not of the same family as {old} of host {id}"))
+        }
+        _ => None,
+    }
+}
+
+fn cidr_faults(cidrs: &[IpNet]) -> Vec<String> {
+    let mut faults = Vec::new();
+    if cidrs.is_empty() {
+        faults.push("a VPC needs at least one CIDR".to_owned());
+    }
+    for (place, cidr) in cidrs.iter().enumerate() {
+        if !is_canonical(cidr) {
+            faults.push(format!("CIDR {cidr} has bits set behind its length; it would be {}", cidr.trunc()));
+        }
+        if cidr.prefix_len() == 0 {
+            faults.push(format!("CIDR {cidr} is the whole address space"));
+        }
+        if let Some(other) = cidrs[..place].iter().find(|other| overlap(other, cidr)) {
+            faults.push(format!("CIDR {cidr} overlaps {other} of the same VPC"));
+        }
+    }
+    faults
+}
+
+fn port_faults<'a>(
+    vpc: &Vpc,
+    ports: impl Iterator<Item = &'a Port>,
+    entry: impl Fn(&PortKey) -> String,
+) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
+    let mut claims: Vec<(IpNet, &PortKey)> = Vec::new();
+    for port in ports {
+        let inside = |net: &IpNet| vpc.cidrs.iter().any(|cidr| cidr.contains(net));
+        for gateway in port.gateways.iter().filter(|gateway| !inside(&IpNet::from(gateway.addr()))) {
+            faults.push((entry(&port.key), format!("gateway {gateway} is in none of the CIDRs of VPC {}", vpc.id)));
+        }
+        for prefix in &port.prefixes {
+            if !is_canonical(prefix) {
+                faults.push((entry(&port.key), format!("prefix {prefix} has bits set behind its length")));
+            } else if !inside(prefix) {
+                faults.push((entry(&port.key), format!("prefix {prefix} is in none of the CIDRs of VPC {}", vpc.id)));
+            }
+            claims.push((*prefix, &port.key));
+        }
+    }
+    // Sorted by network, an overlap is always between neighbours.
+    claims.sort_by_key(|(prefix, _)| (prefix.network(), prefix.prefix_len()));
+    for pair in claims.windows(2).filter(|pair| overlap(&pair[0].0, &pair[1].0)) {
+        let [(first, one), (second, other)] = [pair[0], pair[1]];
+        faults.push((entry(other), format!("prefix {second} overlaps {first} of {} in the same VPC", entry(one))));
+    }
+    faults
+}
+
+/// The grammar of the agent's device names, see its module `owner`.
+fn is_our_device(interface: InterfaceName) -> bool {
+    let number = ["cpsvrf", "cpsvpc", "cpspeer"].iter().find_map(|prefix| interface.as_str().strip_prefix(prefix));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}

@@ -1,0 +1,81 @@
+//! From the state to what one host must have. Pure.
+
+use crate::model::{
+    record::{Host, Peering, Port},
+    state::State,
+};
+use cps_peering_config::{
+    HostConfig,
+    host_config::{PortConfig, SideConfig, VrfConfig},
+    id::{HostId, VpcId},
+};
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// What a host must have; nothing at all while it retires.
+pub fn plan(state: &State, host: &Host) -> HostConfig {
+    let mut config = HostConfig {
+        revision: state.revision_of(host),
+        host: host.id.clone(),
+        underlay: host.underlay,
+        vrfs: BTreeMap::new(),
+        sides: BTreeMap::new(),
+    };
+    if host.retiring {
+        return config;
+    }
+    for port in state.ports_on(&host.id) {
+        let Some(vpc) = state.vpcs().get(&port.vpc) else { continue };
+        let vrf = config.vrfs.entry(vpc.id.clone()).or_insert_with(|| VrfConfig {
+            vni: vpc.vni,
+            ports: BTreeMap::new(),
+            remotes: remotes(state, &vpc.id, &host.id),
+        });
+        let settings = PortConfig { gateways: port.gateways.clone(), prefixes: port.prefixes.clone() };
+        vrf.ports.insert(port.key.interface, settings);
+    }
+    for vpc in config.vrfs.keys() {
+        for peering in state.peerings_of(vpc).filter(|peering| peering.forwards()) {
+            for (own, peer) in peering.views().into_iter().filter(|(own, _)| own.vpc == *vpc) {
+                let side = SideConfig {
+                    peering: peering.id.clone(),
+                    vpc: vpc.clone(),
+                    peer_vni: peer.vni,
+                    peer_cidrs: peer.cidrs.clone(),
+                    remotes: remotes(state, &peer.vpc, &host.id),
+                };
+                config.sides.insert(own.vni, side);
+            }
+        }
+    }
+    config
+}
+
+/// The prefixes of a VPC on other hosts, by their VTEP addresses.
+fn remotes(state: &State, vpc: &VpcId, here: &HostId) -> BTreeMap<IpAddr, Vec<IpNet>> {
+    let mut remotes: BTreeMap<IpAddr, Vec<IpNet>> = BTreeMap::new();
+    for port in state.ports_of(vpc).filter(|port| port.key.host != *here) {
+        if let Some(host) = state.hosts().get(&port.key.host) {
+            remotes.entry(host.underlay).or_default().extend(&port.prefixes);
+        }
+    }
+    for prefixes in remotes.values_mut() {
+        prefixes.sort_unstable();
+    }
+    remotes
+}
+
+/// The hosts whose plan may depend on a VPC: those with a port of it or of one of its peers.
+pub fn reach(state: &State, vpc: &VpcId) -> BTreeSet<HostId> {
+    let peers = state.peerings_of(vpc).flat_map(Peering::sides).map(|side| &side.vpc);
+    std::iter::once(vpc).chain(peers).flat_map(|vpc| state.hosts_of(vpc)).collect()
+}
+
+/// The hosts whose plan may depend on a host: itself, and those that reach a VPC on it.
+pub fn reach_of_host(state: &State, host: &HostId) -> BTreeSet<HostId> {
+    let vpcs: BTreeSet<&VpcId> = state.ports_on(host).map(|port: &Port| &port.vpc).collect();
+    std::iter::once(host.clone()).chain(vpcs.into_iter().flat_map(|vpc| reach(state, vpc))).collect()
+}

@@ -1,0 +1,190 @@
+//! Brings what hosts must have to their agents: one worker per host, which knows only the newest target.
+
+use crate::engine::{Engine, HostTarget, NewHosts, Target};
+use cps_peering_config::{
+    HostConfig, HostPatch, HostReport, Revision,
+    agent_api::{CONFIG_PATH, ErrorBody, PUSH_ANSWER_WITHIN, STATUS_PATH},
+    id::HostId,
+};
+use reqwest::{Client, Method, StatusCode};
+use serde::Serialize;
+use std::{sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::sync::watch;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer than an agent may hold back its answer.
+const TOTAL_TIMEOUT: Duration = PUSH_ANSWER_WITHIN.saturating_add(Duration::from_secs(5));
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(15);
+
+/// What an agent answered, or why it did not.
+#[derive(Debug, Error)]
+enum PushError {
+    #[error("{}", chain(.0))]
+    Unreachable(#[from] reqwest::Error),
+    #[error("the agent refused: {0}")]
+    Refused(String),
+    #[error(
+        "the agent has revision {theirs}, newer than {ours} of this controller: was the store lost or restored from an \
+         older copy? Nothing is changed on this host"
+    )]
+    Newer { ours: Revision, theirs: Revision },
+    #[error("the agent has other content under revision {0}; a new change of this host will be sent whole")]
+    OtherContent(Revision),
+}
+
+/// An error with everything that led to it; `reqwest` keeps the interesting part in the sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// Starts a worker for every host that comes, until the engine is gone.
+pub async fn run(engine: Arc<Engine>, mut hosts: NewHosts, poll: Duration) -> Result<(), reqwest::Error> {
+    let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT).tcp_nodelay(true).build()?;
+    while let Some((host, target)) = hosts.recv().await {
+        let worker = Worker {
+            engine: Arc::clone(&engine),
+            client: client.clone(),
+            host,
+            target,
+            poll,
+            sent: None,
+            retry: FIRST_RETRY,
+        };
+        tokio::spawn(worker.run());
+    }
+    Ok(())
+}
+
+struct Worker {
+    engine: Arc<Engine>,
+    client: Client,
+    host: HostId,
+    target: watch::Receiver<Target>,
+    poll: Duration,
+    /// What the agent has for certain, because it confirmed having accepted it.
+    sent: Option<Arc<HostConfig>>,
+    retry: Duration,
+}
+
+/// A random part of a duration, at least half of it, so that many workers do not act at once.
+fn jitter(duration: Duration) -> Duration {
+    duration.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+impl Worker {
+    async fn run(mut self) {
+        loop {
+            let Some(target) = self.target.borrow_and_update().clone() else { return };
+            let mut newer = self.target.clone();
+            let brought = tokio::select! {
+                brought = self.bring(&target) => brought,
+                // An agent may hold its answer back; what came meanwhile, a delete perhaps, must not wait for that.
+                Ok(()) = newer.changed() => continue,
+            };
+            let pause = match brought {
+                Ok(report) => {
+                    let in_sync = report.in_sync() && report.applied == Some(target.config.revision);
+                    self.engine.heard(&self.host, Ok(report));
+                    if in_sync {
+                        self.retry = FIRST_RETRY;
+                        jitter(self.poll)
+                    } else {
+                        self.back_off()
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(host = %self.host, %error, "push failed");
+                    self.engine.heard(&self.host, Err(error.to_string()));
+                    self.back_off()
+                }
+            };
+            tokio::select! {
+                changed = self.target.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn back_off(&mut self) -> Duration {
+        let pause = jitter(self.retry);
+        self.retry = (self.retry * 2).min(LAST_RETRY);
+        pause
+    }
+
+    /// Asks the agent how it stands, or brings it to its target.
+    async fn bring(&mut self, target: &HostTarget) -> Result<HostReport, PushError> {
+        let config = &target.config;
+        if let Some(sent) = self.sent.clone() {
+            if sent.revision == config.revision {
+                let report = self.status(target).await?;
+                if report.desired == Some(config.revision) {
+                    return Ok(report);
+                }
+            } else if let Some(patch) = HostPatch::between(&sent, config) {
+                self.sent = None;
+                if let Some(report) = self.push(target, Method::PATCH, &patch).await? {
+                    return Ok(report);
+                }
+            }
+        } else {
+            let report = self.status(target).await?;
+            match report.desired {
+                Some(theirs) if theirs > config.revision => {
+                    return Err(PushError::Newer { ours: config.revision, theirs });
+                }
+                // It has it already, from this controller's life before.
+                Some(theirs) if theirs == config.revision => {
+                    self.sent = Some(Arc::clone(config));
+                    return Ok(report);
+                }
+                _ => {}
+            }
+        }
+        self.sent = None;
+        match self.push(target, Method::PUT, config.as_ref()).await? {
+            Some(report) => Ok(report),
+            None => Err(PushError::OtherContent(config.revision)),
+        }
+    }
+
+    async fn status(&self, target: &HostTarget) -> Result<HostReport, PushError> {
+        let answer = self.client.get(url(target, STATUS_PATH)).send().await?.error_for_status()?;
+        Ok(answer.json().await?)
+    }
+
+    /// Sends a configuration or a patch. None when the agent has something else than was expected.
+    async fn push(
+        &mut self,
+        target: &HostTarget,
+        method: Method,
+        body: &impl Serialize,
+    ) -> Result<Option<HostReport>, PushError> {
+        let answer = self.client.request(method, url(target, CONFIG_PATH)).json(body).send().await?;
+        let status = answer.status();
+        if status.is_success() {
+            self.sent = Some(Arc::clone(&target.config));
+            return Ok(Some(answer.json().await?));
+        }
+        let text = answer.text().await?;
+        let error = serde_json::from_str(&text).unwrap_or(ErrorBody { message: text, desired: None });
+        match error.desired {
+            Some(theirs) if status == StatusCode::CONFLICT && theirs > target.config.revision => {
+                Err(PushError::Newer { ours: target.config.revision, theirs })
+            }
+            _ if status == StatusCode::CONFLICT => Ok(None),
+            _ => Err(PushError::Refused(format!("{status}: {}", error.message))),
+        }
+    }
+}
+
+fn url(target: &HostTarget, path: &str) -> String {
+    format!("{}{path}", target.agent.trim_end_matches('/'))
+}
