@@ -1,8 +1,9 @@
-//! One HTTP request from a network namespace: all that the lab has to ask of a daemon.
+//! HTTP requests from a network namespace, one connection each: all that the lab has to ask of a daemon.
 
 use crate::netns::Netns;
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -10,27 +11,53 @@ use std::{
 };
 
 /// How long a request may take.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(15);
 
-/// Gets a JSON document, with a bearer token where there is one.
-pub fn get<T: DeserializeOwned + Send>(from: &Netns, to: SocketAddr, path: &str, token: Option<&str>) -> Result<T> {
-    let context = || format!("GET http://{to}{path} from {}", from.name());
-    let body = from.within(|| request(to, path, token)).with_context(context)?;
-    serde_json::from_str(&body).with_context(|| format!("{body:?}")).with_context(context)
+/// A daemon's HTTP interface, as seen from a network namespace.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Where the requests come from.
+    pub from: Netns,
+    /// Where the daemon listens.
+    pub to: SocketAddr,
+    /// The bearer token, if it wants one.
+    pub token: Option<String>,
 }
 
-/// The body of the answer to a GET. The daemons answer with `Content-Length`, so no other framing is understood.
-fn request(to: SocketAddr, path: &str, token: Option<&str>) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&to, LIMIT)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {to}\r\n{token}connection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-    let status = head.split_whitespace().nth(1).unwrap_or_default();
-    if status != "200" {
-        bail!("answered {status}: {body}");
+impl Endpoint {
+    /// The URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.to)
     }
-    Ok(body.to_owned())
+
+    /// Makes a request, for instance `GET`, with a JSON body where there is one. An answer other than 200 is an error.
+    pub fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&Value>) -> Result<T> {
+        let context = || format!("{method} {} from {}", self.url(path), self.from.name());
+        let answer = self.from.within(|| self.request(method, path, body)).with_context(context)?;
+        serde_json::from_str(&answer).with_context(|| format!("{answer:?}")).with_context(context)
+    }
+
+    /// The body of the answer. The daemons answer with `Content-Length`, so no other framing is understood.
+    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let mut head = vec![
+            format!("{method} {path} HTTP/1.1"),
+            format!("host: {}", self.to),
+            "connection: close".to_owned(),
+            "content-type: application/json".to_owned(),
+            format!("content-length: {}", body.len()),
+        ];
+        head.extend(self.token.as_ref().map(|token| format!("authorization: Bearer {token}")));
+        let mut stream = TcpStream::connect_timeout(&self.to, LIMIT)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(format!("{}\r\n\r\n{body}", head.join("\r\n")).as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+        let status = head.split_whitespace().nth(1).unwrap_or_default();
+        if status != "200" {
+            bail!("answered {status}: {body}");
+        }
+        Ok(body.to_owned())
+    }
 }

@@ -3,11 +3,12 @@
 use super::{daemon::Daemon, daemon::binary, underlay::Underlay};
 use crate::{
     command::{self, Ended},
-    http,
+    http::Endpoint,
     netns::Netns,
 };
 use anyhow::{Context, Result, bail};
 use cps_peering_config::{id::PeeringId, inventory::Inventory, settings::ControllerSettings};
+use serde_json::Value;
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
@@ -137,10 +138,19 @@ impl Controller {
         self.cli(&["peering", "delete", id.as_str()])?.ok()
     }
 
-    /// An error that says what is missing, unless every host has what the controller wants.
+    /// The HTTP interface as an operator uses it, beside the controller.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint { from: self.netns.clone(), to: self.listen, token: Some(TOKEN.to_owned()) }
+    }
+
+    /// An error that says what is missing, unless every host has what the controller wants, and none is about to go.
     pub(super) fn all_in_sync(&self) -> Result<()> {
-        let hosts: serde_json::Value = http::get(&self.netns, self.listen, "/admin/v1/hosts", Some(TOKEN))?;
-        bail!("not yet known how to read {hosts}")
+        let answer: Value = self.endpoint().call("GET", "/admin/v1/hosts", None)?;
+        let hosts = answer["result"]["hosts"].as_array().with_context(|| format!("no hosts in {answer}"))?;
+        match hosts.iter().find(|host| host["inSync"] != true || host["retiring"] == true) {
+            Some(host) => bail!("{host}"),
+            None => Ok(()),
+        }
     }
 }
 

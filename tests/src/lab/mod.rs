@@ -13,7 +13,7 @@ pub use underlay::{UPLINK, Underlay};
 
 use crate::{
     command::{self, Ended},
-    http,
+    http::Endpoint,
     netns::Netns,
     snapshot::Snapshot,
     wait,
@@ -64,7 +64,8 @@ impl Host {
 
     /// What its agent says.
     pub fn report(&self) -> Result<HostReport> {
-        http::get(&self.netns, self.listen, agent_api::STATUS_PATH, None)
+        let agent = Endpoint { from: self.netns.clone(), to: self.listen, token: None };
+        agent.call("GET", agent_api::STATUS_PATH, None)
     }
 
     /// Its agent's process id while it runs.

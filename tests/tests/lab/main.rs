@@ -11,7 +11,8 @@ mod removal;
 mod restart;
 
 use anyhow::{Result, ensure};
-use cps_peering_tests::{Lab, Server, Topology, lab::ToAddress};
+use cps_peering_tests::{Lab, Server, Topology, wait};
+use std::time::Duration;
 
 const NORTH: &str = "cn-north-1";
 const EAST: &str = "cn-east-1";
@@ -60,11 +61,13 @@ fn shared(from: &Server, to: &Server) -> Vec<std::net::IpAddr> {
     to.addresses.iter().map(ipnet::IpNet::addr).filter(|address| has(address.is_ipv4())).collect()
 }
 
-/// An address answers that there is no way to it.
-fn is_unreachable(from: &Server, to: impl ToAddress) -> Result<()> {
-    let ping = from.ping(to)?;
-    ensure!(ping.unreachable(), "{}: {}", ping.line, ping.output);
-    Ok(())
+/// Somebody answers that there is no way to an address. Kernels send such answers at a limited rate, so it is asked again.
+fn is_unreachable(from: &Server, to: &str) -> Result<()> {
+    wait::until(&format!("{to} is unreachable"), Duration::from_secs(5), || {
+        let ping = from.ping(to)?;
+        ensure!(ping.unreachable(), "{}: {}", ping.line, ping.output);
+        Ok(Some(()))
+    })
 }
 
 /// The routes of ours that a host has for an interface's VRF, both families, as `ip` prints them.
