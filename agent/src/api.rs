@@ -82,11 +82,11 @@ async fn status(State(api): State<Api>) -> Json<HostReport> {
 }
 
 async fn put_config(State(api): State<Api>, body: Bytes) -> Response {
-    api.push(|_| Ok(serde_json::from_slice::<HostConfig>(&body)?)).await
+    api.push(move |_| Ok(serde_json::from_slice::<HostConfig>(&body)?)).await
 }
 
 async fn patch_config(State(api): State<Api>, body: Bytes) -> Response {
-    api.push(|have| {
+    api.push(move |have| {
         let patch: HostPatch = serde_json::from_slice(&body)?;
         let (base, revision) = (patch.base, patch.revision);
         if revision <= base {
@@ -105,8 +105,14 @@ async fn patch_config(State(api): State<Api>, body: Bytes) -> Response {
 
 impl Api {
     /// Accepts a configuration, and answers when the kernel has it or the time for an answer is over.
-    async fn push(&self, read: impl FnOnce(Option<&HostConfig>) -> Result<HostConfig, Refused>) -> Response {
-        match self.accept(read).await {
+    async fn push(
+        self,
+        read: impl FnOnce(Option<&HostConfig>) -> Result<HostConfig, Refused> + Send + 'static,
+    ) -> Response {
+        // A task of its own: a client that goes away must not leave what is stored and what is done apart.
+        let api = self.clone();
+        let accepted = tokio::spawn(async move { api.accept(read).await }).await;
+        match accepted.unwrap_or_else(|error| Err(error.into())) {
             Ok(revision) => Json(self.applied(revision, PUSH_ANSWER_WITHIN).await).into_response(),
             Err(refused) => {
                 let desired = self.reconciler.report().borrow().desired;
@@ -118,7 +124,7 @@ impl Api {
 
     async fn accept(
         &self,
-        read: impl FnOnce(Option<&HostConfig>) -> Result<HostConfig, Refused>,
+        read: impl FnOnce(Option<&HostConfig>) -> Result<HostConfig, Refused> + Send,
     ) -> Result<Revision, Refused> {
         let mut accepted = self.accepted.lock().await;
         let have = accepted.as_deref().map(|config| &**config);
