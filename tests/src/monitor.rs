@@ -10,7 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 /// Routes in a table of nobody's: when the monitor has told of one, it has told of all that happened before.
-const MARK: &str = "unreachable 198.18.0.0/32 table 4242";
+const MARK: &str = "unreachable 198.18.0.0/31 table 4242";
 
 /// `ip monitor all` in a namespace.
 #[derive(Debug)]

@@ -59,3 +59,28 @@ fn a_tenant_reaches_nothing_of_the_host_but_its_gateway() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn spoofed_sources_do_not_cross_a_peering() -> Result<()> {
+    let lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    reach_each_other(a, b)?;
+    let heard = b.heard()?;
+    // Outside everything, elsewhere in the own VPC, and in the peer's own prefix.
+    for (source, to) in [
+        ("203.0.113.9", b.ipv4()?),
+        ("10.1.77.9", b.ipv4()?),
+        ("10.2.0.77", b.ipv4()?),
+        ("2001:db8:99::9", b.ipv6()?),
+        ("fd00:1:0:77::9", b.ipv6()?),
+        ("fd00:2::77", b.ipv6()?),
+    ] {
+        let length = if to.is_ipv4() { 32 } else { 128 };
+        a.netns().ip(&format!("addr add {source}/{length} dev lo"))?;
+        let ping = a.ping_with(to, &["-I", source])?;
+        assert!(!ping.answered, "{}: {}", ping.line, ping.output);
+        assert_eq!(b.heard()?, heard, "{source} came through");
+        a.netns().ip(&format!("addr del {source}/{length} dev lo"))?;
+    }
+    reach_each_other(a, b)
+}

@@ -1,12 +1,20 @@
 //! Full-sized packets pass between hosts although encapsulation takes room of the underlay's MTU.
 
 use crate::{NORTH, a_and_b, reach_each_other, two_hosts};
-use anyhow::{Context, Result, ensure};
-use cps_peering_tests::{Lab, Server, wait};
-use std::{process::Stdio, time::Duration};
+use anyhow::{Context, Result, anyhow, ensure};
+use cps_peering_tests::{Lab, Server};
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
 
 /// How much TCP is to carry.
-const BYTES: &str = "20M";
+const BYTES: usize = 20 << 20;
+
+/// How long TCP may stand still.
+const LIMIT: Duration = Duration::from_secs(10);
 
 #[test]
 fn large_pings_pass() -> Result<()> {
@@ -34,8 +42,8 @@ fn tcp_runs_at_full_size_without_fragments_on_the_underlay() -> Result<()> {
     let lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;
     let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
     for address in [b.ipv4()?, b.ipv6()?] {
-        tcp(a, b, &address.to_string())?;
-        tcp(b, a, &if address.is_ipv4() { a.ipv4()? } else { a.ipv6()? }.to_string())?;
+        tcp(a, b, address)?;
+        tcp(b, a, if address.is_ipv4() { a.ipv4()? } else { a.ipv6()? })?;
     }
     for host in ["h1", "h2"] {
         let snmp = lab.exec(host, "cat /proc/net/snmp /proc/net/snmp6")?.ok()?;
@@ -61,26 +69,26 @@ fn a_larger_underlay_lets_full_ethernet_frames_pass() -> Result<()> {
     Ok(())
 }
 
-/// Sends over TCP to an address of `to`, all of which must arrive.
-fn tcp(from: &Server, to: &Server, address: &str) -> Result<()> {
-    let mut receiver = to
-        .netns()
-        .command("iperf3")
-        .args(["-s", "-1", "-B", address])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .context("iperf3")?;
-    let sent = wait::until(&format!("iperf3 to {address}"), Duration::from_secs(10), || {
-        from.netns().exec(&format!("iperf3 -J -c {address} -n {BYTES} --connect-timeout 1000"))?.ok().map(Some)
-    });
-    if sent.is_err() {
-        receiver.kill()?;
+/// Sends over TCP to an address of `to`; all of it must arrive.
+fn tcp(from: &Server, to: &Server, address: IpAddr) -> Result<()> {
+    let listener = to.netns().within(|| Ok(TcpListener::bind(SocketAddr::new(address, 0))?))?;
+    let target = listener.local_addr()?;
+    let mut sender = from.netns().within(|| Ok(TcpStream::connect_timeout(&target, LIMIT)?))?;
+    let (mut receiver, _) = listener.accept()?;
+    sender.set_write_timeout(Some(LIMIT))?;
+    receiver.set_read_timeout(Some(LIMIT))?;
+    let sending = thread::spawn(move || sender.write_all(&vec![0x55; BYTES]));
+    let mut buffer = vec![0; 1 << 16];
+    let mut received = 0;
+    loop {
+        let read = receiver.read(&mut buffer).with_context(|| format!("stuck after {received} bytes to {target}"))?;
+        received += read;
+        if read == 0 {
+            break;
+        }
     }
-    receiver.wait()?;
-    let report: serde_json::Value = serde_json::from_str(&sent?)?;
-    let received = report["end"]["sum_received"]["bytes"].as_f64().context("no sum in iperf3's report")?;
-    ensure!(received >= 20.0 * 1024.0 * 1024.0, "only {received} bytes arrived at {address}");
+    sending.join().map_err(|_| anyhow!("the sender panicked"))??;
+    ensure!(received == BYTES, "only {received} bytes arrived at {target}");
     Ok(())
 }
 
