@@ -1,0 +1,411 @@
+//! The rules, without I/O: what is refused and how, and invariants under random commands.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+use cps_peering_config::{
+    HostConfig, ValidHostConfig,
+    id::{HostId, PeeringId, VpcId},
+    inventory::Inventory,
+    net::overlap,
+};
+use cps_peering_controller::{
+    model::{
+        Code, Command, Context, Draft, Outcome, Refusal, decide,
+        inventory::{Action, Apply},
+        peering::Create,
+        record::PeeringState,
+        state::State,
+    },
+    plan::plan,
+};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A state without a store.
+#[derive(Default)]
+struct Model {
+    state: State,
+    made: u32,
+}
+
+impl Model {
+    fn run(&mut self, command: &Command) -> Result<Outcome, Refusal> {
+        let before = self.state.clone();
+        let made = &mut self.made;
+        let mut new_id = || {
+            *made += 1;
+            format!("vpcpr-{made:010}").parse().unwrap()
+        };
+        let mut draft = Draft::new(&mut self.state);
+        let result = decide(&mut draft, command, &mut Context { now_ms: 1000, new_id: &mut new_id });
+        if result.is_err() {
+            draft.undo();
+            assert_eq!(self.state, before, "a refusal leaves nothing behind");
+        }
+        result
+    }
+
+    fn apply(&mut self, text: &str) -> Result<Outcome, Refusal> {
+        self.run(&apply(text, false))
+    }
+
+    fn peer(&mut self, vpc: &str, peer: &str) -> Result<PeeringId, Refusal> {
+        let create =
+            Create { name: format!("{vpc}-{peer}"), vpc: vpc.parse().unwrap(), peer_vpc: peer.parse().unwrap() };
+        match self.run(&Command::CreatePeering(create))? {
+            Outcome::Created(id) => Ok(id),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn plans(&self) -> BTreeMap<HostId, HostConfig> {
+        self.state.hosts().iter().map(|(id, host)| (id.clone(), plan(&self.state, host))).collect()
+    }
+}
+
+fn apply(text: &str, prune: bool) -> Command {
+    Command::Apply(Apply { inventory: toml::from_str(text).unwrap(), prune })
+}
+
+const REGIONS: &str = "[[regions]]\nid = \"north\"\n[[regions]]\nid = \"east\"\n";
+
+fn host(number: u8, region: &str) -> String {
+    format!(
+        "[[hosts]]\nid = \"h{number}\"\nregion = \"{region}\"\nunderlay = \"192.0.2.{number}\"\nagent = \"http://192.0.2.{number}:7401\"\n"
+    )
+}
+
+fn vpc(id: &str, region: &str, cidrs: &str) -> String {
+    format!("[[vpcs]]\nid = \"{id}\"\naccount = \"acme\"\nregion = \"{region}\"\ncidrs = [{cidrs}]\n")
+}
+
+fn port(host: &str, interface: &str, vpc: &str, gateway: &str) -> String {
+    format!("[[ports]]\nhost = \"{host}\"\ninterface = \"{interface}\"\nvpc = \"{vpc}\"\ngateways = [\"{gateway}\"]\n")
+}
+
+/// Two hosts in one region, a third in another; VPCs a, b, c; a and b have ports.
+fn cloud() -> String {
+    [
+        REGIONS.to_owned(),
+        host(1, "north"),
+        host(2, "north"),
+        host(3, "east"),
+        vpc("a", "north", r#""10.1.0.0/16", "fd00:1::/48""#),
+        vpc("b", "north", r#""10.2.0.0/16""#),
+        vpc("c", "east", r#""10.3.0.0/16""#),
+        port("h1", "eth1", "a", "10.1.0.1/24"),
+        port("h1", "eth2", "b", "10.2.0.1/24"),
+        port("h2", "eth1", "b", "10.2.1.1/24"),
+        port("h3", "eth1", "c", "10.3.0.1/24"),
+    ]
+    .concat()
+}
+
+fn built() -> Model {
+    let mut model = Model::default();
+    model.apply(&cloud()).unwrap();
+    model
+}
+
+#[test]
+fn each_wrong_entry_is_named_with_the_rule_it_breaks() {
+    let cases = [
+        (host(4, "mars"), "hosts[0] (h4)", "region mars is neither in the document nor known"),
+        (host(4, "north").replace("http:", "ftp:"), "hosts[0] (h4)", "begins with http:// or https://"),
+        (host(4, "north").replace("192.0.2.4\"", "192.0.2.1\""), "hosts[0] (h4)", "192.0.2.1 is that of host h1"),
+        (host(4, "north").replace("192.0.2.4\"", "2001:db8::4\""), "hosts[0] (h4)", "not of the same family"),
+        (format!("{}{}", host(4, "north"), host(4, "north")), "hosts[1] (h4)", "also hosts[0]"),
+        (vpc("d", "north", r#""10.4.0.1/16""#), "vpcs[0] (d)", "10.4.0.1/16 has bits set behind its length"),
+        (vpc("d", "north", r#""10.4.0.0/16", "10.4.5.0/24""#), "vpcs[0] (d)", "10.4.5.0/24 overlaps 10.4.0.0/16"),
+        (vpc("d", "north", ""), "vpcs[0] (d)", "at least one CIDR"),
+        (vpc("d", "north", r#""0.0.0.0/0""#), "vpcs[0] (d)", "whole address space"),
+        (vpc("a", "east", r#""10.1.0.0/16", "fd00:1::/48""#), "vpcs[0] (a)", "cannot change from north to east"),
+        (port("h9", "eth1", "a", "10.1.9.1/24"), "ports[0] (h9/eth1)", "host h9 is neither"),
+        (port("h1", "eth9", "z", "10.1.9.1/24"), "ports[0] (h1/eth9)", "VPC z is neither"),
+        (port("h3", "eth9", "a", "10.1.9.1/24"), "ports[0] (h3/eth9)", "host h3 is in region east, and VPC a in north"),
+        (port("h1", "cpsvrf7", "a", "10.1.9.1/24"), "ports[0] (h1/cpsvrf7)", "agent's own devices"),
+        (port("h1", "eth9", "a", "10.9.0.1/24"), "ports[0] (h1/eth9)", "gateway 10.9.0.1/24 is in none of the CIDRs"),
+        (
+            port("h1", "eth9", "a", "10.1.0.9/25"),
+            "ports[0] (h1/eth9)",
+            "10.1.0.0/25 overlaps 10.1.0.0/24 of port h1/eth1",
+        ),
+        (
+            format!("{}{}", port("h2", "eth9", "a", "10.1.9.1/24"), port("h2", "eth9", "b", "10.2.9.1/24")),
+            "ports[1] (h2/eth9)",
+            "a port belongs to one VPC",
+        ),
+        (
+            format!("{}{}", vpc("d", "north", r#""10.1.5.0/24""#), peering("p", "a", "d")),
+            "peerings[0] (p)",
+            "10.1.5.0/24 of d overlaps 10.1.0.0/16 of a",
+        ),
+        (peering("p", "a", "a"), "peerings[0] (p)", "cannot be peered with itself"),
+        (peering(&"x".repeat(33), "a", "b"), &format!("peerings[0] ({})", "x".repeat(33)), "1 to 32"),
+    ];
+    for (text, entry, rule) in cases {
+        let refusal = built().apply(&text).unwrap_err();
+        let found = refusal.faults.iter().any(|fault| fault.entry == entry && fault.rule.contains(rule));
+        assert!(found, "expected {entry}: {rule}\nin {:#?}\nof {text}", refusal.faults);
+    }
+}
+
+fn peering(name: &str, vpc: &str, peer: &str) -> String {
+    format!("[[peerings]]\nname = \"{name}\"\nvpc = \"{vpc}\"\npeer_vpc = \"{peer}\"\n")
+}
+
+#[test]
+fn all_faults_of_a_document_are_told_together() {
+    let text = format!("{}{}", host(4, "mars"), port("h9", "eth1", "a", "10.1.9.1/24"));
+    assert_eq!(built().apply(&text).unwrap_err().faults.len(), 2);
+}
+
+#[test]
+fn applying_the_same_again_changes_nothing() {
+    let mut model = built();
+    let before = model.state.clone();
+    assert_eq!(model.apply(&cloud()).unwrap(), Outcome::Applied(vec![]));
+    assert_eq!(model.state, before);
+}
+
+#[test]
+fn an_update_tells_what_was_and_what_is() {
+    let mut model = built();
+    let Outcome::Applied(differences) = model.apply(&vpc("b", "north", r#""10.2.0.0/16", "fd00:2::/48""#)).unwrap()
+    else {
+        panic!()
+    };
+    let [difference] = differences.as_slice() else { panic!("{differences:?}") };
+    assert_eq!((difference.kind, difference.id.as_str(), difference.action), ("vpc", "b", Action::Update));
+    let [field] = difference.fields.as_slice() else { panic!("{:?}", difference.fields) };
+    assert_eq!((field.field.as_str(), field.from.to_string()), ("cidrs", r#"["10.2.0.0/16"]"#.to_owned()));
+}
+
+#[test]
+fn both_sides_are_planned_wherever_their_vpcs_have_ports() {
+    let mut model = built();
+    let id = model.peer("a", "b").unwrap();
+    let peering = &model.state.peerings()[&id];
+    let (a, b) = (peering.initiator.vni, peering.receiver.vni);
+    let plans = model.plans();
+    let (h1, h2, h3) = (&plans["h1"], &plans["h2"], &plans["h3"]);
+    assert_eq!(h1.sides.keys().copied().collect::<BTreeSet<_>>(), BTreeSet::from([a, b]));
+    assert_eq!(h1.sides[&a].peer_vni, b);
+    // b's prefix on this host is reached within it; only the one on h2 is remote.
+    assert_eq!(h1.sides[&a].remotes.values().flatten().map(ToString::to_string).collect::<Vec<_>>(), ["10.2.1.0/24"]);
+    assert!(h1.sides[&b].remotes.is_empty());
+    assert_eq!(h2.sides.keys().copied().collect::<Vec<_>>(), [b]);
+    assert_eq!(h2.sides[&b].peer_cidrs.len(), 2);
+    assert!(h3.sides.is_empty());
+}
+
+#[test]
+fn a_draining_peering_is_planned_nowhere_and_counts_for_overlap() {
+    let mut model = built();
+    model.apply(&vpc("d", "north", r#""10.2.128.0/17""#)).unwrap();
+    let id = model.peer("a", "b").unwrap();
+    model.run(&Command::DeletePeering(id.clone())).unwrap();
+    assert!(model.plans().values().all(|config| config.sides.is_empty()));
+    let PeeringState::Draining { hosts } = &model.state.peerings()[&id].state else { panic!() };
+    assert_eq!(hosts.iter().map(HostId::as_str).collect::<Vec<_>>(), ["h1", "h2"]);
+    let refusal = model.peer("a", "d").unwrap_err();
+    assert_eq!((refusal.code, refusal.faults[0].reason), (Code::FailedPrecondition, "VpcPeerCidrConflict"));
+    // The same pair is no overlap with itself, and VNIs of what drains are not given away.
+    let again = model.peer("a", "b").unwrap();
+    let vnis = |id| model.state.peerings()[id].sides().map(|side| side.vni);
+    assert!(vnis(&id).iter().all(|vni| !vnis(&again).contains(vni)));
+    // Deleting again changes nothing; once drained it is gone, and then unknown.
+    model.run(&Command::DeletePeering(id.clone())).unwrap();
+    model.run(&Command::Drained(id.clone())).unwrap();
+    assert_eq!(model.run(&Command::DeletePeering(id)).unwrap_err().code, Code::NotFound);
+    model.run(&Command::DeletePeering(again.clone())).unwrap();
+    model.run(&Command::Drained(again)).unwrap();
+    model.peer("a", "d").unwrap();
+}
+
+#[test]
+fn peerings_are_refused_with_reasons_for_programs() {
+    let mut model = built();
+    let foreign = vpc("x", "north", r#""10.9.0.0/16""#).replace("acme", "other");
+    model.apply(&format!("{}{foreign}", vpc("e", "east", r#""10.2.0.0/16""#))).unwrap();
+    model.peer("a", "b").unwrap();
+    let mut reason = |vpc: &str, peer: &str| model.peer(vpc, peer).unwrap_err().faults[0].reason;
+    assert_eq!(reason("a", "b"), "VpcPeerAlreadyExist");
+    assert_eq!(reason("b", "a"), "VpcPeerAlreadyExist");
+    assert_eq!(reason("b", "e"), "VpcPeerCidrConflict");
+    assert_eq!(reason("a", "e"), "VpcPeerCidrConflict", "e overlaps b, another peer of a");
+    assert_eq!(reason("e", "a"), "VpcPeerCidrConflict", "whoever asks");
+    assert_eq!(reason("a", "x"), "VpcPeerCrossAccount");
+    assert_eq!(reason("a", "z"), "VpcNotFound");
+    let same_name = Create { name: "a-b".into(), vpc: "a".parse().unwrap(), peer_vpc: "c".parse().unwrap() };
+    let refusal = model.run(&Command::CreatePeering(same_name)).unwrap_err();
+    assert_eq!((refusal.code, refusal.faults[0].reason), (Code::AlreadyExists, "VpcPeerNameExist"));
+}
+
+#[test]
+fn cidrs_that_would_break_a_live_peering_are_refused_and_others_follow() {
+    let mut model = built();
+    let id = model.peer("a", "b").unwrap();
+    model.peer("a", "c").unwrap();
+    for (cidr, rule) in [("10.1.0.0/17", "with which it is peered"), ("10.3.7.0/24", "is peered with a")] {
+        let refusal = model.apply(&vpc("b", "north", &format!(r#""10.2.0.0/16", "{cidr}""#))).unwrap_err();
+        assert_eq!(refusal.faults[0].entry, "vpcs[0] (b)");
+        assert!(refusal.faults[0].rule.contains(rule), "{refusal}");
+    }
+    model.apply(&vpc("b", "north", r#""10.2.0.0/16", "fd00:2::/48""#)).unwrap();
+    assert_eq!(model.state.peerings()[&id].receiver.cidrs.len(), 2);
+    let refusal = model.apply(&vpc("b", "north", r#""fd00:2::/48""#)).unwrap_err();
+    assert!(refusal.to_string().contains("port h1/eth2") && refusal.to_string().contains("10.2.0.1/24"), "{refusal}");
+}
+
+#[test]
+fn pruning_takes_away_what_is_not_in_the_document() {
+    let mut model = built();
+    let id = model.peer("a", "b").unwrap();
+    let Outcome::Applied(differences) = model.run(&apply("", true)).unwrap() else { panic!() };
+    assert!(differences.iter().all(|difference| difference.action == Action::Delete));
+    let state = &model.state;
+    assert!(state.vpcs().is_empty() && state.ports().is_empty() && state.regions().is_empty());
+    assert!(matches!(state.peerings()[&id].state, PeeringState::Draining { .. }));
+    assert!(state.hosts().values().all(|host| host.retiring), "hosts stay until they have confirmed");
+    assert!(model.plans().values().all(|config| config.vrfs.is_empty()));
+    for host in ["h1", "h2", "h3"] {
+        model.run(&Command::Forget(host.parse().unwrap())).unwrap();
+    }
+    assert!(model.state.hosts().is_empty());
+    let mut model = built();
+    let kept = format!("{REGIONS}{}{}", host(1, "north"), port("h1", "eth1", "a", "10.1.0.1/24"));
+    let refusal = model.run(&apply(&kept, true)).unwrap_err();
+    assert_eq!(refusal.faults[0].entry, "vpc a", "{refusal}");
+}
+
+/// One random command on a small cloud.
+fn commands() -> impl Strategy<Value = Step> {
+    let vpc = 0u8..5;
+    prop_oneof![
+        (vpc.clone(), 0u8..4, 0u8..3).prop_map(|(vpc, host, net)| Step::Port { vpc, host, net }),
+        (vpc.clone(), 0u8..6).prop_map(|(vpc, cidr)| Step::Cidr { vpc, cidr }),
+        (vpc.clone(), vpc).prop_map(|(a, b)| Step::Peer(a, b)),
+        any::<usize>().prop_map(Step::Delete),
+        any::<usize>().prop_map(Step::Confirm),
+        Just(Step::Prune),
+    ]
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Port { vpc: u8, host: u8, net: u8 },
+    Cidr { vpc: u8, cidr: u8 },
+    Peer(u8, u8),
+    Delete(usize),
+    Confirm(usize),
+    Prune,
+}
+
+fn document(step: &Step) -> Option<String> {
+    match step {
+        // CIDRs of neighbouring numbers overlap.
+        Step::Cidr { vpc: id, cidr } => {
+            Some(vpc(&format!("v{id}"), "north", &format!(r#""10.{}.0.0/15", "fd00:{id}::/48""#, cidr / 2 * 2)))
+        }
+        Step::Port { vpc: id, host, net } => Some(port(
+            &format!("h{}", host + 1),
+            &format!("p{id}{net}"),
+            &format!("v{id}"),
+            &format!("fd00:{id}:0:{host}{net}::1/64"),
+        )),
+        _ => None,
+    }
+}
+
+fn invariants(model: &Model) {
+    let state = &model.state;
+    let mut vnis = BTreeSet::new();
+    assert!(state.vpcs().values().all(|vpc| vnis.insert(vpc.vni)), "VNIs of VPCs are unique");
+    let mut pairs = BTreeSet::new();
+    for peering in state.peerings().values() {
+        assert!(peering.sides().iter().all(|side| vnis.insert(side.vni)), "VNIs of sides are unique");
+        if peering.forwards() {
+            let mut pair = peering.sides().map(|side| side.vpc.clone());
+            pair.sort();
+            assert!(pairs.insert(pair), "one live peering per pair");
+            for side in peering.sides() {
+                assert_eq!(state.vpcs()[&side.vpc].cidrs, side.cidrs, "copies of CIDRs follow");
+            }
+        }
+    }
+    for vpc in state.vpcs().keys() {
+        let peers = state.peerings_of(vpc).filter(|peering| peering.forwards()).flat_map(|peering| peering.views());
+        let peers: Vec<_> = peers.filter(|(own, _)| own.vpc == *vpc).map(|(_, peer)| peer).collect();
+        let mut claimed = state.vpcs()[vpc].cidrs.clone();
+        for cidr in peers.iter().flat_map(|peer| &peer.cidrs) {
+            assert!(!claimed.iter().any(|other| overlap(other, cidr)), "what {vpc} reaches does not overlap");
+            claimed.push(*cidr);
+        }
+    }
+    for config in model.plans().into_values() {
+        let text = format!("{config:?}");
+        ValidHostConfig::try_from(config).unwrap_or_else(|error| panic!("{error} in {text}"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_sequence_of_commands_breaks_an_invariant(steps in proptest::collection::vec(commands(), 1..40)) {
+        let mut model = Model::default();
+        let base = [REGIONS.to_owned(), host(1, "north"), host(2, "north"), host(3, "north"), host(4, "north")].concat();
+        model.apply(&base).unwrap();
+        for step in steps {
+            let any_peering = |model: &Model, nth: usize| {
+                let count = model.state.peerings().len().max(1);
+                model.state.peerings().keys().nth(nth % count).cloned()
+            };
+            // Refusals are part of the game; `run` checks that they change nothing.
+            let _ = match &step {
+                Step::Peer(a, b) => model.peer(&format!("v{a}"), &format!("v{b}")).map(|_| Outcome::Done),
+                Step::Delete(nth) => match any_peering(&model, *nth) {
+                    Some(id) => model.run(&Command::DeletePeering(id)),
+                    None => Ok(Outcome::Done),
+                },
+                Step::Confirm(nth) => match any_peering(&model, *nth) {
+                    Some(id) => {
+                        model.run(&Command::Activate(id.clone())).unwrap();
+                        model.run(&Command::Drained(id))
+                    }
+                    None => Ok(Outcome::Done),
+                },
+                Step::Prune => model.run(&apply(&base, true)),
+                _ => model.apply(&document(&step).unwrap()),
+            };
+            invariants(&model);
+        }
+    }
+
+    #[test]
+    fn what_is_undone_never_was(steps in proptest::collection::vec(commands(), 1..20)) {
+        let mut model = Model::default();
+        model.apply(&[REGIONS.to_owned(), host(1, "north"), host(2, "north"), host(3, "north"), host(4, "north")].concat()).unwrap();
+        for step in steps.iter().filter_map(document) {
+            let _ = model.apply(&step);
+        }
+        let before = model.state.clone();
+        let mut draft = Draft::new(&mut model.state);
+        let mut new_id = || "vpcpr-x".parse().unwrap();
+        let _ = decide(&mut draft, &apply("", true), &mut Context { now_ms: 0, new_id: &mut new_id });
+        prop_assert_eq!(draft.with_undone(|draft| draft.state.clone()), before.clone());
+        draft.undo();
+        prop_assert_eq!(&model.state, &before);
+    }
+}
+
+#[test]
+fn ids_of_vpcs_lead_to_their_ports_and_hosts() {
+    let model = built();
+    let b: VpcId = "b".parse().unwrap();
+    assert_eq!(model.state.hosts_of(&b).iter().map(HostId::as_str).collect::<Vec<_>>(), ["h1", "h2"]);
+    assert_eq!(model.state.ports_on(&"h1".parse().unwrap()).count(), 2);
+    let inventory: Inventory = cps_peering_controller::api::view::inventory(&model.state);
+    assert_eq!(inventory.ports.len(), 4);
+}
