@@ -47,7 +47,7 @@ impl Controller {
         // Addresses that no inventory should use: RFC 6598 and its likeness.
         let address: IpAddr = if host.is_some_and(|host| host.is_ipv6()) { "fd64::1" } else { "100.64.0.1" }.parse()?;
         underlay.attach(&netns, "the controller's", &[address])?;
-        let dir = dir.join("the controller's");
+        let dir = dir.join("controller");
         fs::create_dir(&dir)?;
         let token_file = dir.join("operator.token");
         let file = fs::File::options().create_new(true).write(true).mode(0o600).open(&token_file)?;
@@ -155,7 +155,7 @@ impl Controller {
 }
 
 /// The first word of a text that looks like a peering's id.
-fn peering_id(text: &str) -> Option<PeeringId> {
+pub fn peering_id(text: &str) -> Option<PeeringId> {
     let mut words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
     words.find(|word| word.starts_with("vpcpr-"))?.parse().ok()
 }

@@ -6,7 +6,7 @@ mod server;
 pub mod shell;
 mod underlay;
 
-pub use control::Controller;
+pub use control::{Controller, peering_id};
 pub use daemon::{Daemon, binary};
 pub use server::{Heard, NIC, Ping, Server, ToAddress, first_addresses, prefixes};
 pub use underlay::{UPLINK, Underlay};
@@ -174,8 +174,8 @@ impl Builder {
             addresses.push(listen.ip());
         }
         underlay.attach(&netns, host.region.as_str(), &addresses)?;
-        let dir = dir.join(host.id.as_str());
-        fs::create_dir(&dir)?;
+        let dir = dir.join("hosts").join(host.id.as_str());
+        fs::create_dir_all(&dir)?;
         let settings = AgentSettings {
             listen,
             ledger: dir.join("ledger.json"),

@@ -53,14 +53,19 @@ impl<'lab> Shell<'lab> {
         let host = self.lab.hosts().next().map_or("HOST", |(id, _)| id.as_str());
         let server = self.lab.servers().next();
         let server = server.map_or("SERVER".to_owned(), |server| format!("{}-{}", server.host, server.interface));
-        vec![
-            "cps-peering peering list                  the CLI".to_owned(),
-            format!("on {host} ip -br link                       a host: {}", self.hosts()),
-            format!("on {host} ip route show vrf cpsvrf…         its routes; names are in the line above"),
-            format!("on {server} ping ADDRESS                 a server; the table names them"),
-            "on ctl …, on net …                        the controller's place, the router between hosts".to_owned(),
-            format!("ls {}                logs, settings, ledgers, store", self.lab.dir().display()),
-        ]
+        let commands = [
+            ("cps-peering peering list".to_owned(), "the CLI".to_owned()),
+            (format!("on {host} ip -br link"), format!("a host: {}", self.hosts())),
+            (format!("on {host} ip route show vrf NAME"), "its routes; the line above has the names".to_owned()),
+            (format!("on {server} ping ADDRESS"), "a server of the table".to_owned()),
+            (
+                "on ctl COMMAND, on net COMMAND".to_owned(),
+                "beside the controller, on the router between hosts".to_owned(),
+            ),
+            (format!("ls {}", self.lab.dir().display()), "logs, settings, ledgers, store".to_owned()),
+        ];
+        let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
+        commands.iter().map(|(command, meaning)| format!("{command:width$}   {meaning}")).collect()
     }
 
     fn hosts(&self) -> String {

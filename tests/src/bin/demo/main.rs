@@ -10,7 +10,7 @@ use cps_peering_config::inventory::Inventory;
 use cps_peering_tests::{Lab, lab::shell::Shell};
 use facts::Facts;
 use scenes::Scenes;
-use std::process::ExitCode;
+use std::{fs, process::ExitCode};
 use story::Story;
 
 /// Peers two VPCs, shows that and how their servers reach each other, deletes the peering, shows that traffic stops.
@@ -25,7 +25,7 @@ struct Arguments {
 }
 
 /// The topology; `tests/lab tests/topologies/demo.toml` brings it up too.
-const TOPOLOGY: &str = include_str!("../../../topologies/demo.toml");
+const TOPOLOGY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/topologies/demo.toml");
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -36,7 +36,10 @@ fn main() -> ExitCode {
         print_json(&facts);
     }
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            story.line(&format!("\nAll of it was so. {:.0} s.", story.seconds()));
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             story.line(&format!("\nThe demo failed: {error:#}"));
             ExitCode::FAILURE
@@ -50,7 +53,7 @@ fn print_json(facts: &Facts) {
 }
 
 fn run(arguments: &Arguments, story: &mut Story, facts: &mut Facts) -> Result<()> {
-    let inventory: Inventory = toml::from_str(TOPOLOGY).context("tests/topologies/demo.toml")?;
+    let inventory: Inventory = toml::from_str(&fs::read_to_string(TOPOLOGY)?).context(TOPOLOGY)?;
     story.chapter("Three hosts in two regions, each with an agent, and a controller");
     let lab = Lab::builder(inventory).name("demo").start()?;
     let mut scenes = Scenes::new(lab, story, facts);

@@ -1,16 +1,17 @@
 //! The scenes of the demo, one after another.
 
-use crate::{facts::Facts, story::Story};
+use crate::{TOPOLOGY, facts::Facts, story::Story};
 use anyhow::{Context, Result};
 use cps_peering_config::id::PeeringId;
 use cps_peering_tests::{
     Lab, Server, command,
-    lab::Host,
+    lab::{Host, peering_id},
     snapshot::Snapshot,
     stream::{Record, Stream, milliseconds},
 };
 use serde_json::{Value, json};
 use std::{
+    fs,
     process::Command,
     thread,
     time::{Duration, SystemTime},
@@ -115,8 +116,7 @@ impl<'a> Scenes<'a> {
         self.story.chapter(
             "Five VPCs: A on h1; B on h1 and h2; C and D on h2, D with B's addresses; E on h3. Only B-C peered",
         );
-        let output = self.lab.apply()?;
-        self.story.command("cps-peering apply -f tests/topologies/demo.toml", &output);
+        self.cli(&["apply", "-f", TOPOLOGY])?;
         self.lab.wait_in_sync()?;
         self.cli(&["peering", "list"])?;
         let (here, there) = (self.b_on_h1(), self.b_on_h2());
@@ -152,10 +152,8 @@ impl<'a> Scenes<'a> {
     /// Creates a peering and shows the command.
     fn create(&self, vpc: &str, peer_vpc: &str) -> Result<PeeringId> {
         let name = format!("{vpc}-{peer_vpc}");
-        let id = self.lab.peer(vpc, peer_vpc)?;
-        let line = format!("cps-peering peering create --name {name} --vpc {vpc} --peer-vpc {peer_vpc}");
-        self.story.command(&line, id.as_str());
-        Ok(id)
+        let output = self.cli(&["peering", "create", "--name", &name, "--vpc", vpc, "--peer-vpc", peer_vpc])?;
+        peering_id(&output).with_context(|| format!("no peering id in {output:?}"))
     }
 
     /// Calls the controller's HTTP interface, as the CLI does but without the time a process takes to start: when it was
@@ -337,10 +335,10 @@ impl<'a> Scenes<'a> {
 
     fn tear_down(&mut self, across: &PeeringId, empty: &[Snapshot]) -> Result<()> {
         self.story.chapter("Take everything away");
-        let output = self.lab.unpeer(across)?;
-        self.story.command(&format!("cps-peering peering delete {across}"), &output);
-        let output = self.lab.prune()?;
-        self.story.command("cps-peering apply --prune -f (an empty inventory)", &output);
+        self.cli(&["peering", "delete", across.as_str()])?;
+        let nothing = self.lab.dir().join("nothing.toml");
+        fs::write(&nothing, "")?;
+        self.cli(&["apply", "--prune", "-f", &nothing.to_string_lossy()])?;
         self.lab.wait_in_sync()?;
         let mut residue = 0;
         for ((id, _), (now, before)) in self.lab.hosts().zip(self.snapshots()?.iter().zip(empty)) {

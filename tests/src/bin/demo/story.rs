@@ -19,6 +19,11 @@ impl Story {
         Story { start: Instant::now(), to_stderr, chapter: 0 }
     }
 
+    /// How long it has been going on.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
     /// One line.
     pub(crate) fn line(&self, text: &str) {
         if self.to_stderr { eprintln!("{text}") } else { println!("{text}") }
@@ -27,8 +32,7 @@ impl Story {
     /// Begins a chapter.
     pub(crate) fn chapter(&mut self, title: &str) {
         self.chapter += 1;
-        let seconds = self.start.elapsed().as_secs_f64();
-        self.line(&format!("\n{:5.1} s  {}. {title}", seconds, self.chapter));
+        self.line(&format!("\n{:5.1} s  {}. {title}", self.seconds(), self.chapter));
     }
 
     /// Something to know, without being a finding.
