@@ -135,8 +135,8 @@ mod tests {
             .skip_while(|line| *line != "```toml")
             .skip(1)
             .take_while(|line| *line != "```")
-            .map(|line| format!("{line}\n"))
-            .collect()
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]

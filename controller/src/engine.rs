@@ -2,7 +2,7 @@
 
 use crate::{
     model::{
-        Code, Command, Context, Draft, Outcome, Refusal, decide,
+        Command, Context, Draft, Outcome, Refusal, decide,
         record::{Host, Peering, PeeringState},
         state::{Change, State},
     },
@@ -28,9 +28,12 @@ pub enum EngineError {
     /// The rules refused it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// It could not be stored. Nothing was changed.
+    /// It could not be stored. Nothing was changed in memory or on hosts.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An earlier command could not be stored, and whether it is on disk is not known.
+    #[error("the store failed before, and what it holds is not known: mend it and restart the controller ({0})")]
+    StoreFailed(String),
 }
 
 /// What a host's push worker must bring about; none when the host is gone.
@@ -70,6 +73,9 @@ struct Inner {
     targets: BTreeMap<HostId, watch::Sender<Target>>,
     contacts: BTreeMap<HostId, Contact>,
     grace: Duration,
+    /// Why the store cannot be trusted any more. After a commit that failed, the disk may have it or not; to go on from
+    /// memory could contradict the disk.
+    store_failed: Option<String>,
 }
 
 /// The time in milliseconds since 1970-01-01 UTC.
@@ -92,7 +98,8 @@ impl Engine {
     pub fn open(store: Store, grace: Duration) -> Result<(Arc<Self>, NewHosts), StoreError> {
         let state = store.load()?;
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
-        let inner = Inner { state, store, targets: BTreeMap::new(), contacts: BTreeMap::new(), grace };
+        let inner =
+            Inner { state, store, targets: BTreeMap::new(), contacts: BTreeMap::new(), grace, store_failed: None };
         let engine = Arc::new(Self { inner: Mutex::new(inner), ticks: watch::Sender::new(0), new_hosts });
         {
             let mut inner = engine.lock();
@@ -224,6 +231,9 @@ impl Engine {
 impl Inner {
     /// Returns the hosts whose target has changed, too.
     fn execute(&mut self, command: &Command, commit: bool) -> Result<(Outcome, BTreeSet<HostId>), EngineError> {
+        if let Some(reason) = &self.store_failed {
+            return Err(EngineError::StoreFailed(reason.clone()));
+        }
         let before = self.state.meta().number;
         let mut context = Context { now_ms: now_ms(), new_id: &mut new_peering_id };
         let store = &self.store;
@@ -242,6 +252,8 @@ impl Inner {
         let changed = draft.renumber(before + 1);
         if let Err(error) = store.commit(draft.changes(), before) {
             draft.undo();
+            tracing::error!(%error, "a commit failed; no further command is accepted");
+            self.store_failed = Some(error.to_string());
             return Err(error.into());
         }
         Ok((outcome, changed))
@@ -366,15 +378,5 @@ impl Draft<'_> {
             }
         }
         hosts
-    }
-}
-
-impl EngineError {
-    /// What kind of failure it is, if the rules refused.
-    pub fn code(&self) -> Option<Code> {
-        match self {
-            EngineError::Refused(refusal) => Some(refusal.code),
-            EngineError::Store(_) => None,
-        }
     }
 }

@@ -10,7 +10,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than an agent may hold back its answer.
@@ -45,22 +45,22 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Starts a worker for every host that comes, until the engine is gone.
+/// Runs a worker for every host that comes, until the engine is gone. The workers end with the future.
 pub async fn run(engine: Arc<Engine>, mut hosts: NewHosts, poll: Duration) -> Result<(), reqwest::Error> {
     let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT).tcp_nodelay(true).build()?;
-    while let Some((host, target)) = hosts.recv().await {
-        let worker = Worker {
-            engine: Arc::clone(&engine),
-            client: client.clone(),
-            host,
-            target,
-            poll,
-            sent: None,
-            retry: FIRST_RETRY,
-        };
-        tokio::spawn(worker.run());
+    let mut workers = JoinSet::new();
+    loop {
+        tokio::select! {
+            new = hosts.recv() => {
+                let Some((host, target)) = new else { return Ok(()) };
+                let (engine, client) = (Arc::clone(&engine), client.clone());
+                let worker = Worker { engine, client, host, target, poll, sent: None, retry: FIRST_RETRY };
+                workers.spawn(worker.run());
+            }
+            // A worker ends when its host is forgotten.
+            Some(_) = workers.join_next() => {}
+        }
     }
-    Ok(())
 }
 
 struct Worker {

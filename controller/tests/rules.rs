@@ -335,7 +335,10 @@ fn invariants(model: &Model) {
         }
     }
     for vpc in state.vpcs().keys() {
-        let peers = state.peerings_of(vpc).filter(|peering| peering.forwards()).flat_map(|peering| peering.views());
+        let peers = state
+            .peerings_of(vpc)
+            .filter(|peering| peering.forwards())
+            .flat_map(cps_peering_controller::model::record::Peering::views);
         let peers: Vec<_> = peers.filter(|(own, _)| own.vpc == *vpc).map(|(_, peer)| peer).collect();
         let mut claimed = state.vpcs()[vpc].cidrs.clone();
         for cidr in peers.iter().flat_map(|peer| &peer.cidrs) {

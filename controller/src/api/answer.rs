@@ -59,8 +59,7 @@ impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Refused(refusal) => refusal.into(),
-            EngineError::Store(error) => {
-                tracing::error!(%error, "a command could not be stored");
+            EngineError::Store(_) | EngineError::StoreFailed(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string())
             }
         }

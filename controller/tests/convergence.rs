@@ -1,0 +1,399 @@
+//! Engine, store and push with agents that are real HTTP servers with a ledger in memory.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, put},
+};
+use cps_peering_config::{
+    HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
+    agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH},
+    id::PeeringId,
+    report::{Counters, Problem, ProblemKind, Scope},
+};
+use cps_peering_controller::{
+    engine::{Engine, EngineError},
+    model::{Command, Outcome, inventory::Apply, peering::Create, record::PeeringState},
+    push,
+    store::{Store, StoreError},
+};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What an agent remembers, and what a test may do to it.
+#[derive(Default)]
+struct Host {
+    config: Option<HostConfig>,
+    calls: Vec<&'static str>,
+    problems: Vec<Problem>,
+    /// Answers pushes only after this time.
+    slow: Duration,
+}
+
+type Shared = Arc<Mutex<Host>>;
+
+struct Agent {
+    host: Shared,
+    address: std::net::SocketAddr,
+    server: JoinHandle<()>,
+}
+
+fn report(host: &Host) -> HostReport {
+    let revision = host.config.as_ref().map(|config| config.revision);
+    HostReport {
+        version: "test".into(),
+        host: host.config.as_ref().map(|config| config.host.clone()),
+        desired: revision,
+        applied: revision,
+        problems: host.problems.clone(),
+        counters: Counters::default(),
+        last_pass: None,
+    }
+}
+
+type Answer = Result<Json<HostReport>, (StatusCode, Json<ErrorBody>)>;
+
+async fn accept(host: &Shared, call: &'static str, read: impl FnOnce(&Host) -> Option<HostConfig>) -> Answer {
+    let slow = {
+        let mut host = host.lock().unwrap();
+        host.calls.push(call);
+        host.slow
+    };
+    tokio::time::sleep(slow).await;
+    let mut host = host.lock().unwrap();
+    let desired = host.config.as_ref().map(|config| config.revision);
+    let refuse = |message: &str| Err((StatusCode::CONFLICT, Json(ErrorBody { message: message.into(), desired })));
+    let Some(config) = read(&host) else { return refuse("other base") };
+    if desired.is_some_and(|have| have > config.revision) {
+        return refuse("older");
+    }
+    ValidHostConfig::try_from(config.clone()).expect("a controller sends legal configurations");
+    host.config = Some(config);
+    Ok(Json(report(&host)))
+}
+
+impl Agent {
+    async fn start() -> Self {
+        Self::on(Shared::default(), TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn on(host: Shared, listener: TcpListener) -> Self {
+        let address = listener.local_addr().unwrap();
+        let put_config = async |State(host): State<Shared>, Json(config): Json<HostConfig>| {
+            accept(&host, "PUT", |_| Some(config)).await
+        };
+        let patch_config = async |State(host): State<Shared>, Json(patch): Json<HostPatch>| {
+            accept(&host, "PATCH", |host| {
+                let base = host.config.as_ref().filter(|config| config.revision == patch.base)?;
+                Some(patch.clone().apply_to(base))
+            })
+            .await
+        };
+        let status = async |State(host): State<Shared>| Json(report(&host.lock().unwrap()));
+        let router = Router::new()
+            .route(CONFIG_PATH, put(put_config).patch(patch_config))
+            .route(STATUS_PATH, get(status))
+            .with_state(Arc::clone(&host));
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { host, address, server }
+    }
+
+    /// Stops answering; what it has stays, and its address can be taken again.
+    async fn stop(self) -> (Shared, std::net::SocketAddr) {
+        self.server.abort();
+        let _ = self.server.await;
+        (self.host, self.address)
+    }
+
+    async fn again((host, address): (Shared, std::net::SocketAddr)) -> Self {
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        Self::on(host, listener)
+    }
+
+    fn calls(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.host.lock().unwrap().calls)
+    }
+
+    fn sides(&self) -> usize {
+        self.host.lock().unwrap().config.as_ref().map_or(0, |config| config.sides.len())
+    }
+
+    fn revision(&self) -> Option<Revision> {
+        self.host.lock().unwrap().config.as_ref().map(|config| config.revision)
+    }
+}
+
+struct Controller {
+    engine: Arc<Engine>,
+    workers: JoinHandle<()>,
+}
+
+impl Controller {
+    fn start(folder: &Path) -> Self {
+        let store = Store::open(folder.join("store.redb")).unwrap();
+        let (engine, hosts) = Engine::open(store, Duration::from_mins(1)).unwrap();
+        let pushing = push::run(Arc::clone(&engine), hosts, Duration::from_millis(50));
+        let workers = tokio::spawn(async move { pushing.await.unwrap() });
+        Self { engine, workers }
+    }
+
+    fn run(&self, command: &Command) -> Result<Outcome, EngineError> {
+        tokio::task::block_in_place(|| self.engine.execute(command))
+    }
+
+    /// Two VPCs, each with a port on a host of its own.
+    fn build(&self, agents: [&Agent; 2]) {
+        let hosts = (1..).zip(agents).map(|(n, agent)| {
+            format!(
+                "[[hosts]]\nid = 'h{n}'\nregion = 'north'\nunderlay = '192.0.2.{n}'\nagent = 'http://{}'\n\
+                 [[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n\
+                 [[ports]]\nvpc = 'v{n}'\nhost = 'h{n}'\ninterface = 'eth1'\ngateways = ['10.{n}.0.1/24']\n",
+                agent.address
+            )
+        });
+        let text = std::iter::once("[[regions]]\nid = 'north'\n".to_owned()).chain(hosts).collect::<String>();
+        let inventory = toml::from_str(&text).unwrap();
+        self.run(&Command::Apply(Apply { inventory, prune: false })).unwrap();
+    }
+
+    fn peer(&self) -> PeeringId {
+        let create = Create { name: "p".into(), vpc: "v1".parse().unwrap(), peer_vpc: "v2".parse().unwrap() };
+        match self.run(&Command::CreatePeering(create)).unwrap() {
+            Outcome::Created(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn until<T>(&self, what: &str, look: impl FnMut(&Seen<'_>) -> Option<T>) -> T {
+        let mut look = look;
+        let found = self.engine.wait_for(PATIENCE, |state, agents| look(&Seen { state, agents })).await;
+        found.unwrap_or_else(|| panic!("not in time: {what}"))
+    }
+
+    async fn until_active(&self, id: &PeeringId) {
+        self.until("active", |seen| (seen.state.peerings().get(id)?.state == PeeringState::Active).then_some(())).await;
+    }
+
+    async fn until_gone(&self, id: &PeeringId) {
+        self.until("gone", |seen| (!seen.state.peerings().contains_key(id)).then_some(())).await;
+    }
+
+    async fn until_in_sync(&self) {
+        self.until("in sync", |seen| seen.state.hosts().values().all(|host| seen.agents.in_sync(host)).then_some(()))
+            .await;
+    }
+}
+
+struct Seen<'a> {
+    state: &'a cps_peering_controller::model::state::State,
+    agents: &'a cps_peering_controller::engine::Agents<'a>,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.workers.abort();
+    }
+}
+
+async fn built() -> (TempDir, Controller, [Agent; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let agents = [Agent::start().await, Agent::start().await];
+    let controller = Controller::start(folder.path());
+    controller.build([&agents[0], &agents[1]]);
+    controller.until_in_sync().await;
+    (folder, controller, agents)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peering_is_active_when_its_hosts_have_confirmed_and_gone_when_they_have_again() {
+    let (_folder, controller, agents) = built().await;
+    let before = agents.each_ref().map(Agent::revision);
+    agents.iter().for_each(|agent| drop(agent.calls()));
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    assert_eq!(agents.each_ref().map(Agent::sides), [1, 1]);
+    assert_eq!(agents.each_ref().map(Agent::calls), [["PATCH"], ["PATCH"]], "a change is sent as one");
+    assert!(agents[0].revision() > before[0]);
+    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    controller.until_gone(&id).await;
+    assert_eq!(agents.each_ref().map(Agent::sides), [0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_away_is_finished_when_it_is_back() {
+    let (_folder, controller, [one, two]) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let away = two.stop().await;
+    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    let missing = controller.until("one of two", |seen| {
+        let missing = seen.agents.missing(seen.state.peerings().get(&id)?);
+        (missing.len() == 1).then_some(missing)
+    });
+    assert_eq!(missing.await[0].as_str(), "h2");
+    assert_eq!(one.sides(), 0, "the other host does not wait for it");
+    let two = Agent::again(away).await;
+    controller.until_gone(&id).await;
+    assert_eq!(two.sides(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_reports_as_failed_is_not_confirmed() {
+    let (_folder, controller, [one, _two]) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let side = controller.engine.read(|state, _| state.peerings()[&id].initiator.vni);
+    let problem = Problem {
+        scope: Scope::Side(side),
+        kind: ProblemKind::Failed,
+        object: format!("link cpspeer{side}"),
+        reason: "Device or resource busy".into(),
+    };
+    one.host.lock().unwrap().problems = vec![problem];
+    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    let missing = controller.until("the other host", |seen| {
+        let missing = seen.agents.missing(seen.state.peerings().get(&id)?);
+        (missing.len() == 1).then_some(missing)
+    });
+    assert_eq!(missing.await[0].as_str(), "h1");
+    one.host.lock().unwrap().problems.clear();
+    controller.until_gone(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_starts_again_goes_on_and_sends_nothing_that_agents_have() {
+    let (folder, controller, agents) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let before = controller.engine.read(|state, _| state.clone());
+    stop(controller).await;
+    agents.iter().for_each(|agent| drop(agent.calls()));
+    let controller = Controller::start(folder.path());
+    controller.until_in_sync().await;
+    assert_eq!(controller.engine.read(|state, _| state.clone()), before);
+    assert_eq!(agents.each_ref().map(|agent| agent.calls().len()), [0, 0]);
+    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    controller.until_gone(&id).await;
+}
+
+/// Ends a controller and waits until its store is free.
+async fn stop(controller: Controller) {
+    controller.workers.abort();
+    let engine = Arc::downgrade(&controller.engine);
+    drop(controller);
+    while engine.upgrade().is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_with_an_empty_store_undoes_nothing_and_says_why() {
+    let (_folder, controller, agents) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    stop(controller).await;
+    let revision = agents[0].revision();
+    let folder = tempfile::tempdir().unwrap();
+    let controller = Controller::start(folder.path());
+    controller.build([&agents[0], &agents[1]]);
+    let error = controller.until("an error", |seen| seen.agents.contact(&"h1".parse().unwrap())?.error.clone()).await;
+    assert!(error.contains("newer") && error.contains("store lost"), "{error}");
+    assert_eq!((agents[0].revision(), agents[0].sides()), (revision, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_lost_its_ledger_gets_everything_again() {
+    let (_folder, controller, agents) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    agents[0].host.lock().unwrap().config = None;
+    controller.until("noticed", |_| (agents[0].sides() == 1).then_some(())).await;
+    assert!(agents[0].calls().contains(&"PUT"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_does_not_wait_for_an_answer_that_is_held_back() {
+    let (_folder, controller, [one, _two]) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    one.calls();
+    one.host.lock().unwrap().slow = Duration::from_mins(1);
+    let text = "[[vpcs]]\nid = 'v2'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.2.0.0/16', '10.12.0.0/16']\n";
+    let inventory = toml::from_str(text).unwrap();
+    controller.run(&Command::Apply(Apply { inventory, prune: false })).unwrap();
+    while one.calls().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    one.host.lock().unwrap().slow = Duration::ZERO;
+    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    controller.until_gone(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_are_pruned_are_emptied_before_they_are_forgotten() {
+    let (_folder, controller, agents) = built().await;
+    let inventory = toml::from_str("").unwrap();
+    controller.run(&Command::Apply(Apply { inventory, prune: true })).unwrap();
+    controller.until("forgotten", |seen| seen.state.hosts().is_empty().then_some(())).await;
+    assert!(agents.iter().all(|agent| agent.host.lock().unwrap().config.as_ref().unwrap().vrfs.is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_concerns_one_host_leaves_the_others_revisions() {
+    let (_folder, controller, [one, two]) = built().await;
+    let before = (one.revision(), two.revision());
+    let text = "[[ports]]\nvpc = 'v1'\nhost = 'h1'\ninterface = 'eth2'\ngateways = ['10.1.1.1/24']\n";
+    let inventory = toml::from_str(text).unwrap();
+    controller.run(&Command::Apply(Apply { inventory, prune: false })).unwrap();
+    controller.until("the change", |_| (one.revision() > before.0).then_some(())).await;
+    controller.until_in_sync().await;
+    assert_eq!(two.revision(), before.1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stays_away_holds_a_peering_back_only_for_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (Agent::start().await, Agent::start().await);
+    let store = Store::open(folder.path().join("store.redb")).unwrap();
+    // Nobody pushes.
+    let (engine, _hosts) = Engine::open(store, Duration::ZERO).unwrap();
+    let controller = Controller { engine, workers: tokio::spawn(async {}) };
+    controller.build([&one, &two]);
+    let id = controller.peer();
+    controller.engine.sweep();
+    controller.until_active(&id).await;
+    controller.engine.read(|state, agents| assert_eq!(agents.missing(&state.peerings()[&id]).len(), 2));
+}
+
+#[test]
+fn a_store_is_for_one_process_and_keeps_what_was_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = Store::open(&path).unwrap();
+    assert!(matches!(Store::open(&path), Err(StoreError::InUse(_))));
+    let state = store.load().unwrap();
+    assert_eq!((state.meta().epoch, state.meta().number), (1, 0));
+    let error = store.commit(&[], 5).unwrap_err().to_string();
+    assert!(error.contains("store.redb") && error.contains("expected commit 5"), "{error}");
+    let error = Store::open(folder.path().join("missing/store.redb")).err().unwrap().to_string();
+    assert!(error.contains("missing/store.redb"), "{error}");
+    drop(store);
+    std::fs::write(&path, b"this is no store").unwrap();
+    let error = Store::open(&path).err().unwrap().to_string();
+    assert!(error.contains("store.redb"), "{error}");
+}
