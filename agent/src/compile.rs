@@ -201,3 +201,115 @@ impl Compiler<'_> {
         self.desired
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SURROUNDINGS: Surroundings = Surroundings { vxlan_port: 4789, underlay_mtu: 1500 };
+
+    /// VPCs a and b, both on this host and on another, peered.
+    fn config() -> HostConfig {
+        let text = r#"{
+            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
+            "vrfs": {
+                "vpc-a": { "vni": 10, "ports": { "eth1": { "gateways": ["10.1.0.1/24", "fd00:1::1/64"],
+                                                           "prefixes": ["10.1.0.0/24", "fd00:1::/64"] } } },
+                "vpc-b": { "vni": 11, "ports": { "eth2": { "gateways": ["10.2.0.1/24"], "prefixes": ["10.2.0.0/24"] } },
+                           "remotes": { "192.0.2.2": ["10.2.1.0/24"] } }
+            },
+            "sides": {
+                "1001": { "peering": "p", "vpc": "vpc-a", "peer_vni": 1002, "peer_cidrs": ["10.2.0.0/16"],
+                          "remotes": { "192.0.2.2": ["10.2.1.0/24"] } },
+                "1002": { "peering": "p", "vpc": "vpc-b", "peer_vni": 1001, "peer_cidrs": ["10.1.0.0/16", "fd00:1::/48"] }
+            }
+        }"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn desired(config: HostConfig) -> Desired {
+        compile(&config.try_into().unwrap(), SURROUNDINGS)
+    }
+
+    fn name(text: &str) -> InterfaceName {
+        text.parse().unwrap()
+    }
+
+    /// Where a packet of a VPC goes.
+    fn to(desired: &Desired, vni: u32, prefix: &str) -> Option<String> {
+        let table = owner::table(vni.try_into().unwrap());
+        let mut routes = desired.routes.iter();
+        let route = routes.find(|it| it.key.table == table && it.key.prefix == prefix.parse().unwrap())?;
+        Some(match route.to {
+            RouteTo::Unreachable => "unreachable".to_owned(),
+            RouteTo::Port(port) => port.to_string(),
+            RouteTo::Nexthop(place) => {
+                let nexthop = desired.nexthops[place as usize];
+                format!("{} via {}", nexthop.device, nexthop.gateway)
+            }
+        })
+    }
+
+    #[test]
+    fn every_destination_leads_where_it_should() {
+        let desired = desired(config());
+        let leads = |vni, prefix| to(&desired, vni, prefix);
+        assert_eq!(leads(10, "10.1.0.0/24").unwrap(), "eth1");
+        assert_eq!(leads(10, "fd00:1::/64").unwrap(), "eth1");
+        assert_eq!(leads(10, "10.2.0.0/24").unwrap(), "eth2", "a peer on the same host is reached directly");
+        assert_eq!(leads(10, "10.2.1.0/24").unwrap(), "cpspeer1001 via fe80::200:c000:202");
+        assert_eq!(leads(10, "10.2.0.0/16").unwrap(), "unreachable");
+        assert_eq!(leads(11, "10.2.1.0/24").unwrap(), "cpsvpc11 via fe80::200:c000:202", "the VPC spans hosts");
+        assert_eq!(leads(11, "fd00:1::/64").unwrap(), "eth1");
+        assert_eq!(leads(11, "fd00:1::/48").unwrap(), "unreachable");
+        for vni in [10, 11] {
+            assert_eq!(
+                (leads(vni, "0.0.0.0/0").unwrap(), leads(vni, "::/0").unwrap()),
+                ("unreachable".into(), "unreachable".into())
+            );
+        }
+    }
+
+    #[test]
+    fn a_side_is_sent_with_the_peers_vni_and_received_with_its_own() {
+        let desired = desired(config());
+        let device = name("cpspeer1001");
+        assert_eq!(desired.vxlans[&device].tunnel.vni.get(), 1001);
+        let fdb = desired.fdb[&FdbKey { device, mac: mac("192.0.2.2".parse().unwrap()) }];
+        assert_eq!((fdb.vni.get(), fdb.vtep.to_string()), (1002, "192.0.2.2".to_owned()));
+        let within = desired.fdb[&FdbKey { device: name("cpsvpc11"), mac: mac("192.0.2.2".parse().unwrap()) }];
+        assert_eq!(within.vni.get(), 11);
+        assert!(!desired.vxlans.contains_key(&name("cpsvpc10")), "a VPC on one host alone needs no tunnel");
+    }
+
+    #[test]
+    fn a_side_whose_peer_has_gone_leads_into_no_other_vrf() {
+        let mut config = config();
+        config.sides.remove(&Vni::try_from(1002).unwrap());
+        let desired = desired(config);
+        assert_eq!(to(&desired, 10, "10.2.0.0/24"), None);
+        assert_eq!(to(&desired, 11, "10.1.0.0/24"), None);
+    }
+
+    #[test]
+    fn sources_are_those_behind_the_device() {
+        let desired = desired(config());
+        let sources =
+            |device: &str| -> Vec<String> { desired.sources[&name(device)].iter().map(ToString::to_string).collect() };
+        assert_eq!(sources("eth1"), ["::/128", "fd00:1::/64", "fe80::/10"]);
+        assert_eq!(sources("cpspeer1002"), ["fd00:1::/48"]);
+        assert!(sources("cpspeer1001").is_empty(), "the peer has no IPv6: nothing may come from it");
+    }
+
+    #[test]
+    fn hosts_have_addresses_that_follow_from_their_vtep() {
+        let addresses = |vtep: &str| {
+            let vtep = vtep.parse().unwrap();
+            (mac(vtep).to_string(), gateway(vtep).to_string())
+        };
+        assert_eq!(addresses("192.0.2.1"), ("02:00:c0:00:02:01".into(), "fe80::200:c000:201".into()));
+        assert_eq!(addresses("2001:db8::1:2"), ("02:06:00:01:00:02".into(), "fe80::206:1:2".into()));
+        assert_eq!(SURROUNDINGS.device_mtu("192.0.2.1".parse().unwrap()), 1450);
+        assert_eq!(SURROUNDINGS.device_mtu("2001:db8::1".parse().unwrap()), 1430);
+    }
+}

@@ -13,9 +13,9 @@ use nix::{
 };
 use std::{io, net::IpAddr, os::fd::AsRawFd, thread};
 
-/// Multicast groups (`RTNLGRP_*`): links, neighbours, qdiscs and filters, IPv4 and IPv6 addresses, routes and rules, next
-/// hops.
-const GROUPS: [u32; 10] = [1, 3, 4, 5, 7, 8, 9, 11, 19, 32];
+/// Multicast groups (`RTNLGRP_*`): links, neighbours, qdiscs and filters, IPv4 and IPv6 addresses, routes and rules,
+/// settings of devices (those that the kernel announces), next hops.
+const GROUPS: [u32; 12] = [1, 3, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 
 /// What was noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
