@@ -1,6 +1,6 @@
 //! `cps-peering-agent check`: is this kernel and system fit for the agent, and if not, what to do about it.
 
-use super::{Output, show, table};
+use super::Output;
 use crate::{
     compile::{Surroundings, compile},
     diff::diff,
@@ -9,6 +9,7 @@ use crate::{
     owner,
 };
 use cps_peering_config::{HostConfig, ValidHostConfig, settings::AgentSettings};
+use cps_peering_terminal::{show, table};
 use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
 use std::{fs, path::Path, thread};
@@ -56,16 +57,15 @@ pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
     match output {
         Output::Json => show(&serde_json::to_string(&findings)?),
         Output::Table => {
-            let mut rows = vec![["", "SUBJECT", "FINDING"].map(str::to_owned).to_vec()];
-            rows.extend(findings.iter().map(|finding| {
+            let rows = findings.iter().map(|finding| {
                 let verdict = match finding.verdict {
                     Verdict::Ok => "ok",
                     Verdict::Warning => "WARN",
                     Verdict::Failure => "FAIL",
                 };
                 vec![verdict.to_owned(), finding.subject.to_owned(), finding.text.clone()]
-            }));
-            show(&table(&rows));
+            });
+            show(&table(&["", "SUBJECT", "FINDING"], &rows.collect::<Vec<_>>()));
         }
     }
     Ok(findings.iter().all(|finding| finding.verdict < Verdict::Failure))

@@ -1,12 +1,12 @@
 //! `cps-peering-agent cleanup`: removes everything of ours from the host, for good.
 
-use super::show;
 use crate::{
     diff::{Plan, diff},
     kernel::{Kernel, Netlink},
     ledger::Ledger,
     objects::Desired,
 };
+use cps_peering_terminal::show;
 use std::io::{self, BufRead, IsTerminal};
 
 /// Plans that are carried out before giving up.

@@ -1,6 +1,6 @@
 //! `cps-peering-agent diff`: what differs right now between the kernel and the last accepted configuration.
 
-use super::{Output, show, table};
+use super::Output;
 use crate::{
     compile::compile,
     diff::{Plan, diff},
@@ -9,6 +9,7 @@ use crate::{
     reconcile::Options,
 };
 use anyhow::Context;
+use cps_peering_terminal::{show, table};
 use serde_json::json;
 
 /// Shows what the agent would do now. Reads only. True when there is nothing to do and nothing in the way.
@@ -40,12 +41,12 @@ fn as_json(plan: &Plan) -> serde_json::Value {
 }
 
 fn as_table(plan: &Plan) -> String {
-    let mut rows = vec![vec!["DO".to_owned(), "OBJECT".to_owned()]];
-    rows.extend(plan.operations.iter().map(|operation| vec![operation.verb().to_owned(), operation.to_string()]));
+    let operations = plan.operations.iter().map(|operation| vec![operation.verb().to_owned(), operation.to_string()]);
+    let mut rows: Vec<Vec<String>> = operations.collect();
     rows.extend(
         plan.obstacles
             .iter()
             .map(|obstacle| vec!["cannot".to_owned(), format!("link {}: {}", obstacle.device, obstacle.reason)]),
     );
-    table(&rows)
+    table(&["DO", "OBJECT"], &rows)
 }

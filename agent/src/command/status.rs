@@ -1,12 +1,13 @@
 //! `cps-peering-agent status`: how the running agent stands, asked over its own HTTP interface.
 
-use super::{Output, show, table};
+use super::Output;
 use anyhow::Context;
 use cps_peering_config::{
     HostReport, Revision,
     agent_api::STATUS_PATH,
     report::{ProblemKind, Scope},
 };
+use cps_peering_terminal::{show, table};
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -54,11 +55,10 @@ fn as_text(report: &HostReport) -> String {
         lines.push(format!("last pass {} µs, {} operations", pass.duration_us, pass.operations));
     }
     if !report.problems.is_empty() {
-        let mut rows = vec![["SCOPE", "KIND", "OBJECT", "REASON"].map(str::to_owned).to_vec()];
-        rows.extend(report.problems.iter().map(|problem| {
+        let rows = report.problems.iter().map(|problem| {
             vec![scope(&problem.scope), kind(problem.kind).to_owned(), problem.object.clone(), problem.reason.clone()]
-        }));
-        lines.push(table(&rows));
+        });
+        lines.push(table(&["SCOPE", "KIND", "OBJECT", "REASON"], &rows.collect::<Vec<_>>()));
     }
     lines.join("\n")
 }

@@ -134,7 +134,7 @@ pub async fn main(arguments: Arguments) -> ExitCode {
     match run::run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&error.to_string());
+            cps_peering_terminal::complain(&format!("cps-peering: {error}"));
             error.exit_code().into()
         }
     }

@@ -3,9 +3,10 @@
 use super::{
     Arguments, CliError, Command, Host, Output, Peering, Wait,
     client::{Controller, Rejection},
-    output::{cell, complain, show, table},
+    output::cell,
 };
 use cps_peering_config::inventory::Inventory;
+use cps_peering_terminal::{complain, show, table};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::{
@@ -72,7 +73,7 @@ impl Cli {
                     return Err(CliError::Refused(format!("{}: {message}", file.display())));
                 }
                 for (entry, rule) in &entries {
-                    complain(&format!("{}: {entry}: {rule}", file.display()));
+                    complain(&format!("cps-peering: {}: {entry}: {rule}", file.display()));
                 }
                 return Err(CliError::Refused("nothing was applied".to_owned()));
             }
