@@ -464,6 +464,14 @@ fn what_is_in_the_way_is_named_and_left_alone() {
     });
     assert!(reason.contains("not ours"), "{reason}");
 
+    // Name, kind and number are ours, the mark is not.
+    let (kind, reason) = obstacle("cpspeer1001", |memory| {
+        let tunnel = Tunnel { vni: vni(1001), port: 4789, local: vtep(0) };
+        memory.state().add_link("cpspeer1001", LinkKind::Vxlan { tunnel: Some(tunnel), learning: false });
+    });
+    assert_eq!(kind, ProblemKind::Conflict);
+    assert!(reason.contains("not ours"), "{reason}");
+
     let (_, reason) = obstacle("cpsvrf10", |memory| {
         memory.state().add_link("tenant", LinkKind::Vrf(owner::table(vni(10))));
     });
@@ -484,4 +492,38 @@ fn somebody_elses_route_under_our_key_is_left_alone() {
     assert_eq!(plan.operations.len(), 1, "{plan:#?}");
     assert!(matches!(plan.operations[0], Operation::AddRoute(route) if route.key == key));
     assert!(kernel.state().foreign_routes.contains(&key));
+}
+
+#[test]
+fn the_local_rule_stands_behind_l3mdev_while_there_are_vrfs_and_never_lacks() {
+    let mut kernel = host();
+    let locals = |kernel: &Memory| -> Vec<(u32, u8)> {
+        let state = kernel.state();
+        let rules = state.seen.rules.iter().filter(|rule| rule.lookup == Lookup::Local);
+        rules.map(|rule| (rule.priority, rule.protocol)).collect()
+    };
+    let at_every_step = |kernel: &mut Memory, desired: &Desired| {
+        let plan = diff(desired, &kernel.observe().unwrap());
+        for operation in plan.operations {
+            kernel.apply(&[operation]).unwrap();
+            assert!(locals(kernel).len() >= 2, "one of each family at every moment");
+        }
+    };
+    at_every_step(&mut kernel, &small_world().desired());
+    converge(&mut kernel, &small_world().desired());
+    assert_eq!(locals(&kernel), [(1001, owner::PROTOCOL); 2]);
+    at_every_step(&mut kernel, &Desired::default());
+    converge(&mut kernel, &Desired::default());
+    assert_eq!(locals(&kernel), [(0, 2); 2]);
+    // Somebody who followed the kernel's VRF guide has done it already.
+    let mut kernel = host();
+    {
+        let mut state = kernel.state();
+        for rule in &mut state.seen.rules {
+            rule.priority = 32765;
+        }
+    }
+    converge(&mut kernel, &small_world().desired());
+    converge(&mut kernel, &Desired::default());
+    assert_eq!(locals(&kernel), [(32765, 2); 2]);
 }

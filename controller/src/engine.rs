@@ -123,8 +123,9 @@ impl Engine {
         let mut inner = self.lock();
         let (outcome, changed) = inner.execute(command, true)?;
         self.publish(&mut inner, changed);
-        drop(inner);
-        self.tick();
+        // What concerns no host is settled already.
+        let settled = inner.settled();
+        self.settle(inner, settled);
         Ok(outcome)
     }
 
@@ -171,7 +172,7 @@ impl Engine {
             }
             Err(error) => contact.error = Some(error),
         }
-        let settled = inner.settled_by(host);
+        let settled = inner.settled();
         self.settle(inner, settled);
     }
 
@@ -259,8 +260,8 @@ impl Inner {
         Ok((outcome, changed))
     }
 
-    /// What the last report of a host makes possible.
-    fn settled_by(&self, host: &HostId) -> Vec<Command> {
+    /// What has been confirmed by everyone whom it waited for.
+    fn settled(&self) -> Vec<Command> {
         let agents = Agents { state: &self.state, contacts: &self.contacts };
         let mut commands = Vec::new();
         for peering in self.state.unsettled().filter(|peering| agents.missing(peering).is_empty()) {
@@ -270,10 +271,8 @@ impl Inner {
                 PeeringState::Active => continue,
             });
         }
-        let retiring = self.state.hosts().get(host).filter(|host| host.retiring);
-        if retiring.is_some_and(|host| agents.in_sync(host)) {
-            commands.push(Command::Forget(host.clone()));
-        }
+        let retiring = self.state.hosts().values().filter(|host| host.retiring && agents.in_sync(host));
+        commands.extend(retiring.map(|host| Command::Forget(host.id.clone())));
         commands
     }
 }

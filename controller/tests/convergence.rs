@@ -369,6 +369,21 @@ async fn a_change_that_concerns_one_host_leaves_the_others_revisions() {
     assert_eq!(two.revision(), before.1);
 }
 
+#[tokio::test]
+async fn a_peering_that_concerns_no_host_is_active_and_gone_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("store.redb")).unwrap();
+    let (engine, _hosts) = Engine::open(store, PATIENCE).unwrap();
+    let vpc = |n| format!("[[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n");
+    let inventory = toml::from_str(&format!("[[regions]]\nid = 'north'\n{}{}", vpc(1), vpc(2))).unwrap();
+    engine.execute(&Command::Apply(Apply { inventory, prune: false })).unwrap();
+    let create = Create { name: "p".into(), vpc: "v1".parse().unwrap(), peer_vpc: "v2".parse().unwrap() };
+    let Outcome::Created(id) = engine.execute(&Command::CreatePeering(create)).unwrap() else { panic!() };
+    engine.read(|state, _| assert_eq!(state.peerings()[&id].state, PeeringState::Active));
+    engine.execute(&Command::DeletePeering(id)).unwrap();
+    engine.read(|state, _| assert!(state.peerings().is_empty()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_stays_away_holds_a_peering_back_only_for_a_while() {
     let folder = tempfile::tempdir().unwrap();
