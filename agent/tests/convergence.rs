@@ -7,7 +7,7 @@ use cps_peering_agent::{
     compile::{Surroundings, compile},
     diff::{Plan, diff},
     kernel::{Kernel, memory::Memory},
-    objects::{Desired, LinkKind, Lookup, Observed, Operation, RouteKey, Tunnel, Via},
+    objects::{Desired, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, Tunnel, Via},
     owner::{self, DeviceName},
 };
 use cps_peering_config::{
@@ -526,4 +526,18 @@ fn the_local_rule_stands_behind_l3mdev_while_there_are_vrfs_and_never_lacks() {
     converge(&mut kernel, &small_world().desired());
     converge(&mut kernel, &Desired::default());
     assert_eq!(locals(&kernel), [(32765, 2); 2]);
+}
+
+#[test]
+fn a_port_is_down_and_without_addresses_before_it_leaves_its_vrf() {
+    let mut kernel = host();
+    converge(&mut kernel, &small_world().desired());
+    let plan = diff(&Desired::default(), &kernel.observe().unwrap());
+    let port: InterfaceName = "port0".parse().unwrap();
+    let place = |wanted: &dyn Fn(&Operation) -> bool| plan.operations.iter().rposition(wanted).unwrap();
+    let address = place(&|it| matches!(it, Operation::RemoveAddress(address) if address.device == port));
+    let down = place(&|it| *it == Operation::ChangeLink(port, LinkChange::Up(false)));
+    let release = place(&|it| *it == Operation::ChangeLink(port, LinkChange::Release));
+    let vrf = place(&|it| matches!(it, Operation::RemoveLinks(_)));
+    assert!(address < release && down < release && release < vrf, "{plan:#?}");
 }
