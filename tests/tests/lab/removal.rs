@@ -16,8 +16,8 @@ use std::{
 /// How long a stream is watched.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// How soon "at once" is, from the call of delete to the last packet, in milliseconds. It holds the start of the CLI.
-const AT_ONCE_MS: f64 = 500.0;
+/// How long a delete waits for a host that cannot be reached. The one that can has to be done by then.
+const DELETE_WAIT: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_delete_ends_a_stream_in_both_directions_at_once() -> Result<()> {
@@ -32,7 +32,7 @@ fn a_delete_ends_a_stream_in_both_directions_at_once() -> Result<()> {
 #[test]
 fn one_end_that_can_be_reached_is_enough_to_end_a_stream_in_both_directions() -> Result<()> {
     for reachable in ["h2", "h1"] {
-        let lab = Lab::builder(a_and_b()).delete_wait(Duration::from_millis(500)).start()?;
+        let lab = Lab::builder(a_and_b()).delete_wait(DELETE_WAIT).start()?;
         lab.apply()?;
         lab.wait_in_sync()?;
         let unreachable = if reachable == "h1" { "h2" } else { "h1" };
@@ -94,20 +94,21 @@ fn pairs_can_be_peered_and_parted_again_and_again() -> Result<()> {
     Ok(())
 }
 
-/// Deletes a peering of A and B under streams in both directions, checks when they end; what the CLI printed.
+/// Deletes a peering of A and B under streams in both directions, and checks that not a packet comes after the answer;
+/// what the CLI printed.
 fn deleted_under_streams(lab: &Lab, id: &PeeringId) -> Result<String> {
     let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
     let streams = [Stream::start(a, b, b.ipv4()?, 200)?, Stream::start(b, a, a.ipv6()?, 200)?];
     thread::sleep(WATCH);
     let called = SystemTime::now();
     let output = lab.unpeer(id)?;
-    thread::sleep(WATCH + Duration::from_secs_f64(AT_ONCE_MS / 1e3));
+    let answered = SystemTime::now();
+    thread::sleep(WATCH);
     for stream in streams {
         let record = stream.stop()?;
-        let last = record.last().context("nothing came through")?;
-        let after = milliseconds(called, last.at);
-        ensure!(after < AT_ONCE_MS, "a packet came {after:.1} ms after the call");
-        ensure!(after > 0.0, "the stream ended {:.1} ms before the call", -after);
+        let last = record.last().context("nothing came through")?.at;
+        ensure!(last > called, "the stream ended {:.1} ms before the call", milliseconds(last, called));
+        ensure!(last < answered, "a packet came {:.1} ms after the answer", milliseconds(answered, last));
     }
     Ok(output)
 }
