@@ -2,10 +2,10 @@
 
 use super::{
     observe::looks_like_a_host,
-    uapi::{neighbour, rtm},
-    wire::{Message, address, attributes, messages, u8_at},
+    uapi::{neighbour, route, rtm},
+    wire::{Message, address, attributes, messages, u8_at, u32_at},
 };
-use crate::owner::PROTOCOL;
+use crate::owner::{self, PROTOCOL};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::{
     errno::Errno,
@@ -55,13 +55,24 @@ pub fn watch(notice: impl Fn(Event) -> bool + Send + 'static) -> io::Result<()> 
     Ok(())
 }
 
-/// Tenants' neighbours and other people's routes come and go all the time; they are none of our business.
+/// Tenants' neighbours and other people's routes come and go all the time; they are none of our business, unless the routes
+/// are in a table of ours: the message about a route that took the place of one of ours tells only of the new one.
 fn concerns_us(message: &Message<'_>) -> bool {
     match message.kind {
-        rtm::NEW_ROUTE | rtm::DEL_ROUTE => u8_at(message.payload, 5) == Some(PROTOCOL),
+        rtm::NEW_ROUTE | rtm::DEL_ROUTE => {
+            u8_at(message.payload, 5) == Some(PROTOCOL) || is_in_our_table(message.payload)
+        }
         rtm::NEW_NEIGHBOUR | rtm::DEL_NEIGHBOUR => is_host_neighbour(message.payload).unwrap_or_default(),
         _ => true,
     }
+}
+
+/// Our tables have numbers that do not fit into the header, so they are in an attribute.
+fn is_in_our_table(payload: &[u8]) -> bool {
+    attributes(payload, route::HEADER_LEN)
+        .find(|(kind, _)| *kind == route::RTA_TABLE)
+        .and_then(|(_, value)| u32_at(value, 0))
+        .is_some_and(|table| owner::table_vni(table).is_some())
 }
 
 fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
@@ -80,7 +91,7 @@ fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::wire::{Batch, put_address};
+    use crate::kernel::wire::{Batch, put, put_address};
 
     fn concerns(kind: u16, body: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut batch = Batch::default();
@@ -90,6 +101,13 @@ mod tests {
 
     fn route(protocol: u8) -> impl FnOnce(&mut Vec<u8>) {
         move |body| body.extend([2, 24, 0, 0, 0, protocol, 0, 1, 0, 0, 0, 0])
+    }
+
+    fn route_in(table: u32) -> impl FnOnce(&mut Vec<u8>) {
+        move |body| {
+            route(2)(body);
+            put(body, super::route::RTA_TABLE, &table.to_ne_bytes());
+        }
     }
 
     fn neighbour(to: &str) -> impl FnOnce(&mut Vec<u8>) {
@@ -104,6 +122,8 @@ mod tests {
     fn other_peoples_routes_and_neighbours_do_not_wake_us() {
         assert!(concerns(rtm::DEL_ROUTE, route(PROTOCOL)));
         assert!(!concerns(rtm::DEL_ROUTE, route(2)));
+        assert!(concerns(rtm::NEW_ROUTE, route_in(owner::table(10.try_into().unwrap()))));
+        assert!(!concerns(rtm::NEW_ROUTE, route_in(4242)));
         let host = crate::compile::gateway("192.0.2.9".parse().unwrap()).to_string();
         assert!(concerns(rtm::DEL_NEIGHBOUR, neighbour(&host)));
         assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("fe80::5054:ff:fe12:3456")));
