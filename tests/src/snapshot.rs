@@ -42,7 +42,7 @@ const KINDS: &[Kind] = &[
     kind("route6", "ip", "-6 route show table all", ROUTE),
     kind("rule", "ip", "-4 rule show", RULE),
     kind("rule6", "ip", "-6 rule show", RULE),
-    kind("nexthop", "ip", "nexthop show", &["id"]),
+    kind("nexthop", "ip", "nexthop show", &["id", "dev", "gateway"]),
     kind("neigh", "ip", "neigh show nud permanent", &["dst", "dev"]),
     kind("fdb", "bridge", "fdb show", &["mac", "ifname", "dst", "vni"]),
     kind("qdisc", "tc", "qdisc show", &["dev", "kind", "handle", "parent", "root"]),
@@ -71,10 +71,16 @@ impl Snapshot {
         })?;
         let mut snapshot = Snapshot { objects: BTreeMap::new() };
         for kind in KINDS {
-            for object in list(netns, kind.program, kind.arguments)? {
-                if !is_multicast_filter(kind, &object) {
-                    snapshot.objects.insert(key(kind, &object), fields(&object));
+            for mut object in list(netns, kind.program, kind.arguments)? {
+                if is_multicast_filter(kind, &object) {
+                    continue;
                 }
+                without_own_numbers(&mut object);
+                let mut name = key(kind, &object);
+                while snapshot.objects.contains_key(&name) {
+                    name += ", again";
+                }
+                snapshot.objects.insert(name, fields(&object));
             }
         }
         for link in list(netns, "ip", "addr show")? {
@@ -198,6 +204,15 @@ fn parse(text: &str) -> Result<Vec<Map<String, Value>>> {
 fn is_multicast_filter(kind: &Kind, object: &Map<String, Value>) -> bool {
     let mac = object.get("mac").and_then(Value::as_str).unwrap_or_default();
     kind.name == "fdb" && (mac.starts_with("33:33:") || mac.starts_with("01:00:5e:"))
+}
+
+/// The agent numbers its next hops as they come, so after a repair they may have other numbers. Device and gateway tell
+/// which one it is.
+fn without_own_numbers(object: &mut Map<String, Value>) {
+    if object.get("protocol").and_then(Value::as_str) == Some("67") {
+        object.remove("id");
+        object.remove("nhid");
+    }
 }
 
 fn key(kind: &Kind, object: &Map<String, Value>) -> String {

@@ -14,6 +14,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -82,6 +83,10 @@ impl Controller {
 
     pub(super) fn kill(&mut self) -> Result<()> {
         self.daemon.kill()
+    }
+
+    pub(super) fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
+        self.daemon.terminate(within)
     }
 
     /// Whether it runs and answers; the error says what it printed if it has ended.

@@ -1,12 +1,13 @@
 //! A daemon of ours that the lab runs in a namespace.
 
-use crate::netns::Netns;
+use crate::{netns::Netns, wait};
 use anyhow::{Context, Result, bail};
 use std::{
     env,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 /// A daemon that can be killed and started again.
@@ -44,6 +45,18 @@ impl Daemon {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Sends SIGTERM and waits for its end, for no longer than `within`. It is no longer running then, or it is killed.
+    pub fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
+        let Some(mut child) = self.child.take() else { bail!("{} does not run", self.log.display()) };
+        let sent = crate::command::run(Command::new("kill").args(["-TERM", &child.id().to_string()]))?.ok();
+        let ended = sent.and_then(|_| wait::until("the end after SIGTERM", within, || Ok(child.try_wait()?)));
+        if ended.is_err() {
+            child.kill()?;
+            child.wait()?;
+        }
+        ended
     }
 
     /// An error, with the end of its log, if it has ended by itself.

@@ -32,7 +32,7 @@ use std::{
     env, fs,
     net::{IpAddr, SocketAddr},
     path::Path,
-    process::Command,
+    process::{Command, ExitStatus},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
@@ -68,6 +68,11 @@ impl Host {
         agent.call("GET", agent_api::STATUS_PATH, None)
     }
 
+    /// Where its agent listens.
+    pub fn agent_address(&self) -> SocketAddr {
+        self.listen
+    }
+
     /// Its agent's process id while it runs.
     pub fn agent_pid(&self) -> Option<u32> {
         self.agent.pid()
@@ -94,6 +99,7 @@ pub struct Builder {
     underlay_mtu: u32,
     addresses: BTreeMap<(String, String), Vec<IpNet>>,
     delete_wait: Duration,
+    resync: Duration,
 }
 
 impl Builder {
@@ -122,6 +128,13 @@ impl Builder {
     #[must_use]
     pub fn delete_wait(mut self, wait: Duration) -> Builder {
         self.delete_wait = wait;
+        self
+    }
+
+    /// How often agents compare their kernels without a reason, a minute by default.
+    #[must_use]
+    pub fn resync(mut self, every: Duration) -> Builder {
+        self.resync = every;
         self
     }
 
@@ -181,7 +194,7 @@ impl Builder {
             ledger: dir.join("ledger.json"),
             vxlan_port: 4789,
             underlay_mtu: None,
-            resync_s: 60,
+            resync_s: self.resync.as_secs(),
         };
         let file = dir.join("agent.toml");
         fs::write(&file, toml::to_string(&settings)?)?;
@@ -215,6 +228,7 @@ impl Lab {
             underlay_mtu: 1500,
             addresses: BTreeMap::new(),
             delete_wait: Duration::from_secs(2),
+            resync: Duration::from_mins(1),
         }
     }
 
@@ -317,6 +331,16 @@ impl Lab {
     /// Kills the controller, without a chance to say goodbye.
     pub fn kill_controller(&mut self) -> Result<()> {
         self.controller.kill()
+    }
+
+    /// Tells a host's agent to end; how it ended, or an error when it took longer than `within`.
+    pub fn terminate_agent(&mut self, host: &str, within: Duration) -> Result<ExitStatus> {
+        self.host_mut(host).agent.terminate(within)
+    }
+
+    /// Tells the controller to end; how it ended, or an error when it took longer than `within`.
+    pub fn terminate_controller(&mut self, within: Duration) -> Result<ExitStatus> {
+        self.controller.terminate(within)
     }
 
     /// Starts the controller and waits until it answers.

@@ -2,6 +2,8 @@
 
 mod addressing;
 mod connectivity;
+mod drift;
+mod faults;
 mod foreign;
 mod inventory;
 mod isolation;

@@ -1,0 +1,252 @@
+//! What somebody does to our objects by hand is undone: the kernel becomes what it was, the agent counts the repair, and
+//! packets go where they should. One lab serves many cases, one after the other.
+
+use crate::{NORTH, reach_each_other, two_hosts};
+use anyhow::{Context, Result, ensure};
+use cps_peering_tests::{Lab, Topology, command, netns::Netns, snapshot::Snapshot, wait};
+use serde_json::Value;
+use std::time::Duration;
+
+/// How soon drift is healed. What the kernel announces takes some milliseconds; a slow machine may take longer.
+const SOON: Duration = Duration::from_secs(10);
+
+/// How often the agents compare without a reason where the kernel does not announce what is done.
+const RESYNC: Duration = Duration::from_secs(2);
+
+/// What is done by hand: what it is, and lines for a shell on h1, with names in braces for what [`Names`] knows.
+type Case = (&'static str, &'static str);
+
+#[test]
+fn routes_that_are_removed_or_led_astray_are_healed() -> Result<()> {
+    heals(&[
+        ("an IPv4 route", "ip route del 10.2.1.0/24 table {table}"),
+        ("an IPv6 route", "ip -6 route del fd00:2:0:1::/64 table {table}"),
+        ("a route to a VRF of the same host", "ip route del 10.2.0.0/24 table {table}"),
+        ("a route to a port", "ip route del 10.1.0.0/24 table {table} proto 67"),
+        ("a backstop of IPv4", "ip route del unreachable 10.2.0.0/16 table {table} metric 4278198272"),
+        ("a backstop of IPv6", "ip -6 route del unreachable fd00:2::/48 table {table} metric 4278198272"),
+        ("the last backstop", "ip route del unreachable default table {table} metric 4278198272"),
+        ("an IPv4 route to another device", "ip route replace 10.2.1.0/24 dev eth1 table {table} proto 67"),
+        ("an IPv4 route to nowhere", "ip route replace blackhole 10.2.1.0/24 table {table} proto 67"),
+        ("an IPv6 route to another device", "ip -6 route replace fd00:2:0:1::/64 dev eth1 table {table} proto 67"),
+        ("a backstop that lets pass", "ip route replace 10.2.0.0/16 dev eth1 table {table} metric 4278198272 proto 67"),
+        ("a route too many", "ip route add 10.77.0.0/16 dev eth1 table {table} proto 67"),
+        ("a second route of another metric", "ip route add 10.2.1.0/24 dev eth1 table {table} metric 9 proto 67"),
+        ("all IPv4 routes", "ip route flush table all proto 67 || true"),
+        ("all IPv6 routes", "ip -6 route flush table all proto 67 || true"),
+        (
+            "all of a table",
+            "ip route flush table {table} proto 67 || true; ip -6 route flush table {table} proto 67 || true",
+        ),
+    ])
+}
+
+#[test]
+fn next_hops_neighbours_and_forwarding_entries_are_healed() -> Result<()> {
+    heals(&[
+        ("the next hop", "ip nexthop del id {nexthop}"),
+        ("the next hop to elsewhere", "ip nexthop replace id {nexthop} via fe80::99 dev {peer} onlink proto 67"),
+        ("all next hops", "ip nexthop flush proto 67"),
+        ("the neighbour", "ip neigh del {gateway} dev {peer}"),
+        ("the neighbour's Ethernet address", "ip neigh replace {gateway} lladdr 02:00:00:00:00:99 dev {peer}"),
+        ("a neighbour that ages", "ip neigh replace {gateway} lladdr {mac} dev {peer} nud stale"),
+        ("the forwarding entry", "bridge fdb del {mac} dev {peer} dst 192.0.2.2 vni {vni}"),
+        ("a second destination", "bridge fdb append {mac} dev {peer} dst 192.0.2.99 vni {vni} self permanent"),
+        ("another destination", "bridge fdb replace {mac} dev {peer} dst 192.0.2.99 vni {vni} self permanent"),
+        ("another VNI", "bridge fdb replace {mac} dev {peer} dst 192.0.2.2 vni 4242 self permanent"),
+    ])
+}
+
+#[test]
+fn devices_that_are_changed_or_removed_are_healed() -> Result<()> {
+    heals(&[
+        ("a peering device", "ip link del {peer}"),
+        ("a peering device down", "ip link set {peer} down"),
+        ("a peering device's MTU", "ip link set {peer} mtu 1300"),
+        ("a peering device's MAC, as udev would", "ip link set {peer} address 02:00:00:00:00:77"),
+        ("a peering device's alias", "ip link set {peer} alias nobodys"),
+        ("a peering device out of its VRF", "ip link set {peer} nomaster"),
+        ("a peering device in the wrong VRF", "ip link set {peer} master {other_vrf}"),
+        ("a peering device that learns", "ip link set {peer} type vxlan learning"),
+        ("the filters of IPv6 sources", "tc qdisc del dev {peer} clsact"),
+        ("a filter of IPv6 sources", "tc filter del dev {peer} ingress pref 17233"),
+        ("a port down", "ip link set eth1 down"),
+        ("a port out of its VRF", "ip link set eth1 nomaster"),
+        ("a port in the wrong VRF", "ip link set eth1 master {other_vrf}"),
+        ("a gateway of IPv4", "ip addr del 10.1.0.1/24 dev eth1"),
+        ("a gateway of IPv6", "ip addr del fd00:1::1/64 dev eth1"),
+        ("a VRF down", "ip link set {vrf} down"),
+        ("a VRF's alias", "ip link set {vrf} alias nobodys"),
+        ("a VRF", "ip link del {vrf}"),
+    ])
+}
+
+#[test]
+fn rules_and_what_others_flush_are_healed() -> Result<()> {
+    heals(&[
+        ("the local rule first", "ip rule add pref 0 lookup local"),
+        ("the local rule moved back", "ip rule add pref 0 lookup local; ip rule del pref 1001"),
+        ("the local rule of IPv6 moved back", "ip -6 rule add pref 0 lookup local; ip -6 rule del pref 1001"),
+        ("no local rule", "ip rule del pref 1001"),
+        ("the l3mdev rule", "ip rule del pref 1000"),
+        ("the l3mdev rule of IPv6", "ip -6 rule del pref 1000"),
+        (
+            "everything of ours at once",
+            "set +e; ip route flush table all proto 67; ip -6 route flush table all proto 67; ip nexthop flush proto 67; \
+             ip rule del pref 1000; ip rule del pref 1001; ip -6 rule del pref 1000; ip -6 rule del pref 1001; \
+             ip link del {peer}; ip link set eth1 down; ip addr del 10.1.0.1/24 dev eth1; ip link del {vrf}; \
+             ip link del {other_vrf}",
+        ),
+    ])
+}
+
+#[test]
+fn settings_that_the_kernel_announces_are_healed() -> Result<()> {
+    heals(&[
+        ("forwarding of a port", "sysctl -qw net.ipv4.conf.eth1.forwarding=0"),
+        ("the reverse path filter of a port", "sysctl -qw net.ipv4.conf.eth1.rp_filter=0"),
+        ("the reverse path filter of a peering", "sysctl -qw net.ipv4.conf.{peer}.rp_filter=0"),
+        ("IPv6 forwarding of the host", "sysctl -qw net.ipv6.conf.all.forwarding=0"),
+        ("IPv6 of a port", "sysctl -qw net.ipv6.conf.eth1.disable_ipv6=1"),
+    ])
+}
+
+#[test]
+fn settings_that_the_kernel_is_silent_about_are_healed_by_the_next_comparison() -> Result<()> {
+    heals_in(
+        &Lab::builder(peered()).resync(RESYNC).start()?,
+        &[
+            ("router advertisements", "sysctl -qw net.ipv6.conf.eth1.accept_ra=2"),
+            ("redirects that are accepted", "sysctl -qw net.ipv4.conf.eth1.accept_redirects=1"),
+            ("redirects of IPv6 that are accepted", "sysctl -qw net.ipv6.conf.eth1.accept_redirects=1"),
+            ("redirects that are sent", "sysctl -qw net.ipv4.conf.{peer}.send_redirects=1"),
+            ("duplicate address detection", "sysctl -qw net.ipv6.conf.eth1.accept_dad=1"),
+        ],
+    )
+}
+
+/// VPC A on h1; its peer B on both hosts, so that there is every kind of route.
+pub(crate) fn peered() -> Topology {
+    two_hosts()
+        .vpc("vpc-a", NORTH, &["10.1.0.0/16", "fd00:1::/48"])
+        .vpc("vpc-b", NORTH, &["10.2.0.0/16", "fd00:2::/48"])
+        .port("vpc-a", "h1", "eth1", &["10.1.0.1/24", "fd00:1::1/64"])
+        .port("vpc-b", "h1", "eth2", &["10.2.0.1/24", "fd00:2::1/64"])
+        .port("vpc-b", "h2", "eth1", &["10.2.1.1/24", "fd00:2:0:1::1/64"])
+        .peering("vpc-a", "vpc-b")
+}
+
+fn heals(cases: &[Case]) -> Result<()> {
+    heals_in(&Lab::new(peered())?, cases)
+}
+
+fn heals_in(lab: &Lab, cases: &[Case]) -> Result<()> {
+    lab.apply()?;
+    lab.wait_in_sync()?;
+    let host = lab.host("h1");
+    let names = Names::of(host.netns())?;
+    let state = || anyhow::Ok((host.snapshot()?, filters(host.netns())?));
+    let before = state()?;
+    let mut failed = Vec::new();
+    for (what, lines) in cases {
+        let repaired = host.report()?.counters.drift_repaired;
+        let lines = names.filled(lines);
+        let healed = || -> Result<()> {
+            command::run(host.netns().command("sh").args(["-ec", &lines]))?.ok()?;
+            wait::until("the repair", SOON, || {
+                let report = host.report()?;
+                ensure!(report.in_sync() && report.counters.drift_repaired > repaired, "{report:?}");
+                Ok(Some(()))
+            })?;
+            wait::until("the kernel as before", SOON, || {
+                let now = state()?;
+                let difference = differences(&before.0, &now.0);
+                ensure!(difference.is_empty(), "{}", difference.join("\n"));
+                ensure!(before.1 == now.1, "filters {:?}, now {:?}", before.1, now.1);
+                Ok(Some(()))
+            })?;
+            let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+            ensure!(a.reaches(b.ipv4()?)? && a.reaches(b.ipv6()?)?, "A does not reach B");
+            Ok(())
+        };
+        if let Err(error) = healed() {
+            failed.push(format!("{what}: `{lines}`: {error:#}"));
+        }
+    }
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h1", "eth2"))?;
+    ensure!(failed.is_empty(), "{} of {} cases:\n{}", failed.len(), cases.len(), failed.join("\n"));
+    Ok(())
+}
+
+/// How the kernel differs from before. The Ethernet address of a VRF means nothing: no packet carries it, and a new VRF
+/// gets another.
+pub(crate) fn differences(before: &Snapshot, now: &Snapshot) -> Vec<String> {
+    let difference = now.since(before);
+    let only_address =
+        |line: &String| line.starts_with("~ link ifname cpsvrf") && line.contains("  address:") && !line.contains(',');
+    let changed = difference.changed.into_iter().filter(|line| !only_address(line));
+    difference.gone.into_iter().chain(difference.new).chain(changed).collect()
+}
+
+/// The filters of all our devices; without their handles and counters.
+fn filters(netns: &Netns) -> Result<String> {
+    let script = "for device in /sys/class/net/cpspeer* /sys/class/net/eth*; do device=${device##*/}; \
+                  tc filter show dev $device ingress | grep -E 'pref|src_ip|action' | sed s/^/$device/\\;s/.handle.*//; done";
+    command::run(netns.command("sh").args(["-c", script]))?.ok()
+}
+
+/// What the numbers and names of h1's objects are.
+pub(crate) struct Names(Vec<(&'static str, String)>);
+
+impl Names {
+    pub(crate) fn of(netns: &Netns) -> Result<Names> {
+        let master = |interface| text(&listing(netns, &format!("link show {interface}"))?[0], "master");
+        let (vrf, other_vrf) = (master("eth1")?, master("eth2")?);
+        let table = text(&listing(netns, &format!("-d link show {vrf}"))?[0]["linkinfo"]["info_data"], "table")?;
+        let nexthops = listing(netns, "nexthop show proto 67")?;
+        let nexthop = nexthops
+            .iter()
+            .find(|nexthop| {
+                let device = nexthop["dev"].as_str().unwrap_or_default();
+                device.starts_with("cpspeer")
+                    && listing(netns, &format!("link show {device} master {vrf}")).is_ok_and(|links| !links.is_empty())
+            })
+            .with_context(|| format!("no next hop of {vrf}: {nexthops:?}"))?;
+        let (peer, gateway) = (text(nexthop, "dev")?, text(nexthop, "gateway")?);
+        let entries = netns.exec(&format!("bridge fdb show dev {peer}"))?.ok()?;
+        let entry: Vec<&str> = entries
+            .lines()
+            .find(|line| line.contains("vni"))
+            .with_context(|| format!("no forwarding entry: {entries}"))?
+            .split_whitespace()
+            .collect();
+        let vni = entry.iter().skip_while(|word| **word != "vni").nth(1).context("no VNI")?;
+        Ok(Names(vec![
+            ("{vrf}", vrf),
+            ("{other_vrf}", other_vrf),
+            ("{table}", table),
+            ("{nexthop}", text(nexthop, "id")?),
+            ("{peer}", peer),
+            ("{gateway}", gateway),
+            ("{mac}", entry[0].to_owned()),
+            ("{vni}", (*vni).to_owned()),
+        ]))
+    }
+
+    pub(crate) fn filled(&self, lines: &str) -> String {
+        self.0.iter().fold(lines.to_owned(), |lines, (name, value)| lines.replace(name, value))
+    }
+}
+
+fn listing(netns: &Netns, arguments: &str) -> Result<Vec<Value>> {
+    let output = netns.ip(&format!("-j {arguments}"))?;
+    Ok(serde_json::from_str(&output)?)
+}
+
+fn text(object: &Value, field: &str) -> Result<String> {
+    match &object[field] {
+        Value::Null => anyhow::bail!("no {field} in {object}"),
+        Value::String(text) => Ok(text.clone()),
+        other => Ok(other.to_string()),
+    }
+}
