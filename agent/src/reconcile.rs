@@ -8,7 +8,7 @@
 use crate::{
     compile::{Surroundings, compile},
     diff::{Plan, diff},
-    kernel::{Event, Kernel, KernelError},
+    kernel::{Event, Kernel, KernelError, Refusal},
     objects::{Desired, LinkKind, Observed},
     scope,
 };
@@ -16,6 +16,7 @@ use cps_peering_config::{
     HostReport, ValidHostConfig,
     report::{Counters, Pass, Problem, ProblemKind, Scope},
 };
+use nix::libc;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -146,8 +147,8 @@ struct Reconciler<K> {
     /// Whether the kernel has been seen to be as the configuration wants it. What differs after that is drift.
     settled: bool,
     counters: Counters,
-    /// What the kernel refused, by operation, with its reason; of the current pass.
-    refused: BTreeMap<String, String>,
+    /// What the kernel refused in the current pass, by operation.
+    refused: BTreeMap<String, Refusal>,
     retry: Duration,
 }
 
@@ -308,8 +309,7 @@ impl<K: Kernel> Reconciler<K> {
                     tracing::info!(%operation, "repaired");
                 }
             }
-            self.refused
-                .extend(refused.into_iter().map(|(place, refusal)| (chunk[place].to_string(), refusal.to_string())));
+            self.refused.extend(refused.into_iter().map(|(place, refusal)| (chunk[place].to_string(), refusal)));
             if self.drain(Waited::Pause) == Waited::Configured {
                 return Ok(false);
             }
@@ -327,13 +327,15 @@ impl<K: Kernel> Reconciler<K> {
         });
         let undone = plan.operations.iter().map(|operation| {
             let object = operation.to_string();
-            let reason = self.refused.get(&object).cloned();
-            Problem {
-                scope: scope::of_operation(config, operation),
-                kind: ProblemKind::Failed,
-                reason: reason.unwrap_or_else(|| "somebody keeps changing it".to_owned()),
-                object,
-            }
+            let (kind, reason) = match self.refused.get(&object) {
+                // Ours was not there a moment ago, so it is another's.
+                Some(refusal) if refusal.errno == libc::EEXIST => {
+                    (ProblemKind::Conflict, format!("something that is not ours is in its place: {refusal}"))
+                }
+                Some(refusal) => (ProblemKind::Failed, refusal.to_string()),
+                None => (ProblemKind::Failed, "somebody keeps changing it".to_owned()),
+            };
+            Problem { scope: scope::of_operation(config, operation), kind, reason, object }
         });
         let mut problems: Vec<Problem> = trouble.into_iter().chain(obstacles).chain(undone).collect();
         problems.sort();

@@ -7,7 +7,8 @@ use cps_peering_agent::{
     api,
     kernel::{Event, memory::Memory},
     ledger::Ledger,
-    objects::LinkKind,
+    objects::{LinkKind, RouteKey},
+    owner,
     reconcile::{self, Handle, Options},
 };
 use cps_peering_config::{
@@ -241,4 +242,15 @@ async fn a_ledger_that_cannot_be_written_is_no_yes() {
     let (status, message) = agent.refused(&config(1)).await;
     assert!(status == 503 && message.contains("ledger.json"), "{message}");
     assert_eq!((agent.operations(), agent.report_when(|_| true).await.desired), (0, None));
+}
+
+#[tokio::test]
+async fn another_ones_route_in_the_place_of_ours_is_a_conflict() {
+    let agent = Agent::start();
+    let key = RouteKey::unicast(owner::table(10.try_into().unwrap()), "10.2.9.0/24".parse().unwrap());
+    agent.kernel.state().foreign_routes.insert(key);
+    let report = agent.accepted(&config(1)).await;
+    let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
+    assert_eq!((problem.kind, &problem.scope), (ProblemKind::Conflict, &Scope::Side(1001.try_into().unwrap())));
+    assert!(problem.object.contains("10.2.9.0/24") && problem.reason.contains("not ours"), "{problem:?}");
 }
