@@ -72,7 +72,7 @@ fn a_foreign_route_in_the_place_of_ours_is_named_and_untouched() -> Result<()> {
     let place = names.filled("10.2.1.0/24 dev eth1 table {table} proto static");
     host.ip(&format!("route replace {place}"))?;
     let problem = reported(&lab, "10.2.1.0/24")?;
-    ensure!(problem.kind != ProblemKind::Missing, "{problem:?}");
+    ensure!(problem.kind == ProblemKind::Conflict, "{problem:?}");
     let route = host.ip(&names.filled("route show 10.2.1.0/24 table {table}"))?;
     ensure!(route.contains("proto static") && route.lines().count() == 1, "{route}");
     reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth3"))?;
