@@ -1,0 +1,156 @@
+//! One change of the kernel, as a value.
+
+use super::{
+    Address, DeviceSetting, Family, FdbKey, FdbTarget, FilterHandle, KernelRoute, Lookup, Mac, NeighbourKey, Nexthop,
+    Rule, SourceFilter, VrfDevice, VxlanDevice,
+};
+use cps_peering_config::net::InterfaceName;
+use std::fmt;
+
+/// One change of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Adds a rule.
+    AddRule(Rule),
+    /// Removes a rule.
+    RemoveRule(Rule),
+    /// Switches IPv6 forwarding on for the host.
+    EnableIpv6Forwarding,
+    /// Creates a VRF, up.
+    AddVrf(InterfaceName, Box<VrfDevice>),
+    /// Creates a VXLAN device in its VRF, down, because it must not make up a link-local address.
+    AddVxlan(InterfaceName, Box<VxlanDevice>),
+    /// Changes a device in place.
+    ChangeLink(InterfaceName, LinkChange),
+    /// Writes a setting of a device.
+    Set(InterfaceName, DeviceSetting, i32),
+    /// Gives a setting of a device the value that new devices get.
+    ResetToDefault(InterfaceName, DeviceSetting),
+    /// Removes devices; many in one call.
+    RemoveLinks(Vec<InterfaceName>),
+    /// Adds an address, without a route of its own.
+    AddAddress(Address),
+    /// Removes an address.
+    RemoveAddress(Address),
+    /// Adds a permanent neighbour or changes it in place.
+    SetNeighbour(NeighbourKey, Mac),
+    /// Removes a neighbour.
+    RemoveNeighbour(NeighbourKey),
+    /// Adds a forwarding entry or changes it in place.
+    SetFdb(FdbKey, FdbTarget),
+    /// Removes all forwarding entries of an Ethernet address.
+    RemoveFdb(FdbKey),
+    /// Makes a device look at what arrives (`clsact`).
+    AddIngress(InterfaceName),
+    /// Makes it look no more, and removes all filters.
+    RemoveIngress(InterfaceName),
+    /// Adds a filter.
+    AddFilter(InterfaceName, FilterHandle, SourceFilter),
+    /// Removes a filter.
+    RemoveFilter(InterfaceName, FilterHandle),
+    /// Adds a next hop with this id.
+    AddNexthop(u32, Nexthop),
+    /// Removes a next hop, and with it all routes through it.
+    RemoveNexthop(u32),
+    /// Adds a route; fails where there is one of the same key.
+    AddRoute(KernelRoute),
+    /// Changes a route of ours in place.
+    ReplaceRoute(KernelRoute),
+    /// Removes a route.
+    RemoveRoute(KernelRoute),
+}
+
+/// A change of a device that needs no new device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkChange {
+    /// Enslaves it to a VRF.
+    Enslave(InterfaceName),
+    /// Takes it out of its VRF.
+    Release,
+    /// Sets the Ethernet address.
+    Mac(Mac),
+    /// Sets the MTU in bytes.
+    Mtu(u32),
+    /// Sets it up or down.
+    Up(bool),
+    /// Sets the alias.
+    Alias(Box<str>),
+    /// Makes the kernel generate no link-local address.
+    NoLinkLocal,
+}
+
+impl Operation {
+    /// What the operation does with its object, in one word.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Operation::AddRule(_)
+            | Operation::AddVrf(..)
+            | Operation::AddVxlan(..)
+            | Operation::AddAddress(_)
+            | Operation::AddIngress(_)
+            | Operation::AddFilter(..)
+            | Operation::AddNexthop(..)
+            | Operation::AddRoute(_) => "add",
+            Operation::EnableIpv6Forwarding
+            | Operation::ChangeLink(..)
+            | Operation::Set(..)
+            | Operation::ResetToDefault(..)
+            | Operation::SetNeighbour(..)
+            | Operation::SetFdb(..) => "set",
+            Operation::ReplaceRoute(_) => "replace",
+            Operation::RemoveRule(_)
+            | Operation::RemoveLinks(_)
+            | Operation::RemoveAddress(_)
+            | Operation::RemoveNeighbour(_)
+            | Operation::RemoveFdb(_)
+            | Operation::RemoveIngress(_)
+            | Operation::RemoveFilter(..)
+            | Operation::RemoveNexthop(_)
+            | Operation::RemoveRoute(_) => "remove",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = |family: &Family| if *family == Family::V4 { "rule" } else { "-6 rule" };
+        match self {
+            Operation::AddRule(rule) | Operation::RemoveRule(rule) => {
+                let lookup = if rule.lookup == Lookup::Local { "lookup local" } else { "l3mdev" };
+                write!(f, "{} priority {} {lookup}", family(&rule.family), rule.priority)
+            }
+            Operation::EnableIpv6Forwarding => f.write_str("sysctl net.ipv6.conf.all.forwarding"),
+            Operation::AddVrf(name, _) | Operation::AddVxlan(name, _) | Operation::ChangeLink(name, _) => {
+                write!(f, "link {name}")
+            }
+            Operation::Set(name, setting, _) | Operation::ResetToDefault(name, setting) => {
+                let (family, file) = setting.path();
+                write!(f, "sysctl net.{family}.conf.{name}.{file}")
+            }
+            Operation::RemoveLinks(names) => {
+                write!(f, "link")?;
+                names.iter().try_for_each(|name| write!(f, " {name}"))
+            }
+            Operation::AddAddress(address) | Operation::RemoveAddress(address) => {
+                write!(f, "address {} dev {}", address.net, address.device)
+            }
+            Operation::SetNeighbour(key, _) | Operation::RemoveNeighbour(key) => {
+                write!(f, "neighbour {} dev {}", key.address, key.device)
+            }
+            Operation::SetFdb(key, _) | Operation::RemoveFdb(key) => write!(f, "fdb {} dev {}", key.mac, key.device),
+            Operation::AddIngress(device) | Operation::RemoveIngress(device) => write!(f, "qdisc clsact dev {device}"),
+            Operation::AddFilter(device, place, SourceFilter::Accept(prefix)) => {
+                write!(f, "filter {place} dev {device} source {prefix}")
+            }
+            Operation::AddFilter(device, place, SourceFilter::DropRest) => {
+                write!(f, "filter {place} dev {device} other sources")
+            }
+            Operation::RemoveFilter(device, place) => write!(f, "filter {place} dev {device}"),
+            Operation::AddNexthop(id, hop) => write!(f, "nexthop id {id} via {} dev {}", hop.gateway, hop.device),
+            Operation::RemoveNexthop(id) => write!(f, "nexthop id {id}"),
+            Operation::AddRoute(route) | Operation::ReplaceRoute(route) | Operation::RemoveRoute(route) => {
+                route.key.fmt(f)
+            }
+        }
+    }
+}
