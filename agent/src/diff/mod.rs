@@ -1,6 +1,6 @@
 //! What must be done so that a host has what it should have. Pure: the same input gives the same plan.
 //!
-//! Only objects that [`owner`] calls ours are ever changed or removed. What somebody else put in our way is an
+//! Only objects that [`owner`](crate::owner) calls ours are ever changed or removed. What somebody else put in our way is an
 //! [`Obstacle`]: it stays, it is reported, and everything that does not depend on it goes on.
 
 mod devices;
