@@ -4,6 +4,10 @@
 //! [[regions]]
 //! id = "cn-north-1"
 //!
+//! [[accounts]]                        # only where there is something to say about one
+//! id = "acme"
+//! quotas = { cn-north-1 = 80 }        # live peerings that it may initiate from a region; by default what the settings say
+//!
 //! [[hosts]]
 //! id = "h1"
 //! region = "cn-north-1"
@@ -27,6 +31,7 @@
 //! name = "a-b"
 //! vpc = "vpc-a"
 //! peer_vpc = "vpc-b"
+//! bandwidth = 100                     # Mbit/s in each direction, only between regions; none for no limit
 //! ```
 //!
 //! Which entries fit together is the controller's to check; this type only says how they are written.
@@ -37,7 +42,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// The document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +50,9 @@ use std::net::IpAddr;
 pub struct Inventory {
     /// The regions.
     pub regions: Vec<Region>,
+    /// Accounts about which there is something to say. Others need no entry, and none is removed with its entry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<Account>,
     /// The hosts.
     pub hosts: Vec<Host>,
     /// The VPCs.
@@ -63,6 +71,17 @@ pub struct Region {
     pub id: RegionId,
 }
 
+/// An account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// Its id.
+    pub id: AccountId,
+    /// How many live peerings it may initiate from a region, where that is not the default.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub quotas: BTreeMap<RegionId, u32>,
+}
+
 /// A host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +94,9 @@ pub struct Host {
     pub underlay: IpAddr,
     /// The base URL of its agent, for instance `http://192.0.2.1:7401`.
     pub agent: String,
+    /// Whether it is being worked on: peerings then become active without waiting for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub maintenance: bool,
 }
 
 /// A VPC.
@@ -111,7 +133,7 @@ pub struct Port {
     pub prefixes: Option<Vec<IpNet>>,
 }
 
-/// A peering of two VPCs of one account.
+/// A peering of two VPCs, of one account or of two that have agreed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Peering {
@@ -121,6 +143,10 @@ pub struct Peering {
     pub vpc: VpcId,
     /// The receiver's VPC.
     pub peer_vpc: VpcId,
+    /// The most that may pass in each direction, in Mbit/s: only between regions. Where a peering is there already and
+    /// none is given, it keeps its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<u32>,
 }
 
 #[cfg(test)]

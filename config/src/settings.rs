@@ -52,6 +52,46 @@ pub struct ControllerSettings {
     /// How often the controller asks a host that is in sync how it stands, in seconds. Default 15.
     #[serde(default = "default_poll_s")]
     pub poll_s: u64,
+    /// The most that a peering between regions may have, in Mbit/s. Default 10 000.
+    #[serde(default = "default_max_bandwidth_mbit")]
+    pub max_bandwidth_mbit: u32,
+    /// How many live peerings an account may initiate from a region, unless an operator says otherwise. Default 50.
+    #[serde(default = "default_peerings_per_region")]
+    pub peerings_per_region: u32,
+    /// How long a request waits for the receiver's answer before it expires, in seconds. Default 24 hours.
+    #[serde(default = "default_request_expires_s")]
+    pub request_expires_s: u64,
+    /// How long the records of peerings that are over are kept, in seconds. Default 7 days.
+    #[serde(default = "default_week_s")]
+    pub ended_kept_s: u64,
+    /// How long the peerings of an account in arrear stay suspended before they are deleted, in seconds. Default 7 days.
+    #[serde(default = "default_week_s")]
+    pub arrear_kept_s: u64,
+    /// How long the audit trail is kept, in seconds. Default 90 days.
+    #[serde(default = "default_audit_kept_s")]
+    pub audit_kept_s: u64,
+}
+
+const DAY_S: u64 = 24 * 60 * 60;
+
+fn default_max_bandwidth_mbit() -> u32 {
+    10_000
+}
+
+fn default_peerings_per_region() -> u32 {
+    50
+}
+
+fn default_request_expires_s() -> u64 {
+    DAY_S
+}
+
+fn default_week_s() -> u64 {
+    7 * DAY_S
+}
+
+fn default_audit_kept_s() -> u64 {
+    90 * DAY_S
 }
 
 fn default_delete_wait_ms() -> u64 {
@@ -75,7 +115,7 @@ mod tests {
         let agent: AgentSettings = toml::from_str(include_str!("../agent.toml")).unwrap();
         assert_eq!(agent.vxlan_port, 4789);
         let controller: ControllerSettings = toml::from_str(include_str!("../controller.toml")).unwrap();
-        assert_eq!(controller.delete_wait_ms, 2000);
+        assert_eq!((controller.delete_wait_ms, controller.request_expires_s), (2000, 86_400));
     }
 
     #[test]

@@ -1,19 +1,16 @@
 //! The one writer. A command is checked against memory, its changes are committed, then it is answered, then pushed.
 
 use crate::{
+    audit::{self, Entry, Query},
     model::{
-        Command, Context, Draft, Outcome, Refusal, decide,
+        Actor, Command, Draft, Limits, Outcome, Refusal, Request, decide,
         record::{Host, Peering, PeeringState},
         state::{Change, State},
     },
     plan::{plan, reach, reach_of_host},
     store::{Store, StoreError},
 };
-use cps_peering_config::{
-    HostConfig, HostReport, Revision,
-    id::{HostId, PeeringId},
-    report::Scope,
-};
+use cps_peering_config::{HostConfig, HostReport, Revision, id::HostId, report::Scope};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -62,6 +59,9 @@ pub struct Contact {
 /// The state, the store and what is known of the agents, behind one lock.
 pub struct Engine {
     inner: Mutex<Inner>,
+    /// For reading the audit trail without holding up commands.
+    store: Arc<Store>,
+    options: Options,
     /// Counts everything that a waiting caller may want to look at.
     ticks: watch::Sender<u64>,
     new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
@@ -69,38 +69,78 @@ pub struct Engine {
 
 struct Inner {
     state: State,
-    store: Store,
+    store: Arc<Store>,
+    options: Options,
     targets: BTreeMap<HostId, watch::Sender<Target>>,
     contacts: BTreeMap<HostId, Contact>,
-    grace: Duration,
+    /// What was refused or changed nothing; the trail gets it with the next commit, or soon.
+    to_audit: Vec<Entry>,
     /// Why the store cannot be trusted any more. After a commit that failed, the disk may have it or not; to go on from
     /// memory could contradict the disk.
     store_failed: Option<String>,
 }
 
-/// The time in milliseconds since 1970-01-01 UTC.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis().try_into().unwrap_or(u64::MAX)
+/// Tells the time in milliseconds since 1970-01-01 UTC.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// The machine's clock.
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        since.as_millis().try_into().unwrap_or(u64::MAX)
+    })
 }
 
-fn new_peering_id() -> PeeringId {
+/// What the engine is told besides commands.
+#[derive(Clone)]
+pub struct Options {
+    /// How long a host may hold a peering in `provisioning`.
+    pub grace: Duration,
+    /// Limits and periods of the rules.
+    pub limits: Limits,
+    /// How long the audit trail is kept.
+    pub audit_kept: Duration,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(30),
+            limits: Limits::default(),
+            audit_kept: Duration::from_hours(90 * 24),
+            clock: system_clock(),
+        }
+    }
+}
+
+/// The end of an id: 10 of `[a-z0-9]`.
+fn random_tail() -> String {
     const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-    let tail: String = (0..10).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect();
-    format!("vpcpr-{tail}").parse().expect("it follows the grammar of ids")
+    (0..10).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect()
 }
 
 /// Streams of hosts that need a push worker.
 pub type NewHosts = tokio::sync::mpsc::UnboundedReceiver<(HostId, watch::Receiver<Target>)>;
 
 impl Engine {
-    /// Loads the state. `grace` is how long a host may hold a peering in `provisioning`.
-    pub fn open(store: Store, grace: Duration) -> Result<(Arc<Self>, NewHosts), StoreError> {
+    /// Loads the state.
+    pub fn open(store: Store, options: Options) -> Result<(Arc<Self>, NewHosts), StoreError> {
         let state = store.load()?;
+        let store = Arc::new(store);
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
-        let inner =
-            Inner { state, store, targets: BTreeMap::new(), contacts: BTreeMap::new(), grace, store_failed: None };
-        let engine = Arc::new(Self { inner: Mutex::new(inner), ticks: watch::Sender::new(0), new_hosts });
+        let inner = Inner {
+            state,
+            store: Arc::clone(&store),
+            options: options.clone(),
+            targets: BTreeMap::new(),
+            contacts: BTreeMap::new(),
+            to_audit: Vec::new(),
+            store_failed: None,
+        };
+        let engine =
+            Arc::new(Self { inner: Mutex::new(inner), store, options, ticks: watch::Sender::new(0), new_hosts });
         {
             let mut inner = engine.lock();
             let all: BTreeSet<HostId> = inner.state.hosts().keys().cloned().collect();
@@ -118,10 +158,20 @@ impl Engine {
         self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
     }
 
-    /// Carries a command out: when this returns it is on disk, and on its way to the hosts. Blocks on the disk.
-    pub fn execute(&self, command: &Command) -> Result<Outcome, EngineError> {
+    /// The time, in milliseconds since 1970-01-01 UTC.
+    pub fn now_ms(&self) -> u64 {
+        (self.options.clock)()
+    }
+
+    /// Limits and periods of the rules.
+    pub fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
+    /// Carries a request out: when this returns it is on disk, and on its way to the hosts. Blocks on the disk.
+    pub fn execute(&self, request: &Request) -> Result<Outcome, EngineError> {
         let mut inner = self.lock();
-        let (outcome, changed) = inner.execute(command, true)?;
+        let (outcome, changed) = inner.execute(request, true)?;
         self.publish(&mut inner, changed);
         // What concerns no host is settled already.
         let settled = inner.settled();
@@ -129,10 +179,16 @@ impl Engine {
         Ok(outcome)
     }
 
-    /// What a command would do. Changes nothing.
-    pub fn rehearse(&self, command: &Command) -> Result<Outcome, EngineError> {
-        let (outcome, _) = self.lock().execute(command, false)?;
+    /// What a request would do. Changes nothing.
+    pub fn rehearse(&self, request: &Request) -> Result<Outcome, EngineError> {
+        let (outcome, _) = self.lock().execute(request, false)?;
         Ok(outcome)
+    }
+
+    /// Looks into the audit trail, the newest entries first. Blocks on the disk.
+    pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
+        self.lock().flush_audit();
+        self.store.audit(query)
     }
 
     /// Tells the workers of these hosts what their hosts must have, and asks for workers of new ones.
@@ -161,6 +217,7 @@ impl Engine {
 
     /// Takes note of what an agent said, or of why it could not be asked, and moves on what waited for it.
     pub fn heard(&self, host: &HostId, news: Result<HostReport, String>) {
+        let now_ms = self.now_ms();
         let mut inner = self.lock();
         if !inner.state.hosts().contains_key(host) {
             return;
@@ -168,7 +225,7 @@ impl Engine {
         let contact = inner.contacts.entry(host.clone()).or_default();
         match news {
             Ok(report) => {
-                *contact = Contact { report: Some(report), reported_ms: Some(now_ms()), error: None };
+                *contact = Contact { report: Some(report), reported_ms: Some(now_ms), error: None };
             }
             Err(error) => contact.error = Some(error),
         }
@@ -176,25 +233,36 @@ impl Engine {
         self.settle(inner, settled);
     }
 
-    /// Moves on what has waited long enough.
+    /// Moves on what has waited long enough, and does what is due. Blocks on the disk.
     pub fn sweep(&self) {
-        let inner = self.lock();
-        let now = now_ms();
+        let now = self.now_ms();
+        let until_ms = now.saturating_sub(whole(self.options.audit_kept.as_millis()));
+        if let Err(error) = self.store.forget(until_ms) {
+            tracing::error!(%error, "the audit trail could not be shortened");
+        }
+        let mut inner = self.lock();
+        inner.flush_audit();
         let overdue = |peering: &&Peering| {
             peering.state == PeeringState::Provisioning
-                && u128::from(now.saturating_sub(peering.created_ms)) >= inner.grace.as_millis()
+                && u128::from(now.saturating_sub(peering.since_ms)) >= inner.options.grace.as_millis()
         };
         let overdue = inner.state.unsettled().filter(overdue);
-        let commands = overdue.map(|peering| Command::Activate(peering.id.clone())).collect();
+        let mut commands: Vec<Command> = overdue.map(|peering| Command::Activate(peering.id.clone())).collect();
+        if inner.state.next_due(now).is_some() {
+            commands.push(Command::Tick);
+        }
         self.settle(inner, commands);
     }
 
     fn settle(&self, mut inner: MutexGuard<'_, Inner>, commands: Vec<Command>) {
         for command in commands {
-            match inner.execute(&command, true) {
+            let request = Request::new(Actor::System, command);
+            match inner.execute(&request, true) {
                 Ok((_, changed)) => self.publish(&mut inner, changed),
                 // It is found again with the next report.
-                Err(error) => tracing::error!(%error, ?command, "what the hosts confirmed could not be stored"),
+                Err(error) => {
+                    tracing::error!(%error, command = ?request.command, "what happened by itself could not be stored");
+                }
             }
         }
         drop(inner);
@@ -231,47 +299,68 @@ impl Engine {
 
 impl Inner {
     /// Returns the hosts whose target has changed, too.
-    fn execute(&mut self, command: &Command, commit: bool) -> Result<(Outcome, BTreeSet<HostId>), EngineError> {
+    fn execute(&mut self, request: &Request, commit: bool) -> Result<(Outcome, BTreeSet<HostId>), EngineError> {
         if let Some(reason) = &self.store_failed {
             return Err(EngineError::StoreFailed(reason.clone()));
         }
         let before = self.state.meta().number;
-        let mut context = Context { now_ms: now_ms(), new_id: &mut new_peering_id };
-        let store = &self.store;
+        let now_ms = (self.options.clock)();
         let mut draft = Draft::new(&mut self.state);
-        let outcome = match decide(&mut draft, command, &mut context) {
-            Ok(outcome) => outcome,
-            Err(refusal) => {
+        let result = decide(&mut draft, request, now_ms, &self.options.limits, &mut random_tail);
+        let mut entries = if commit { audit::entries(&mut draft, request, &result, now_ms) } else { Vec::new() };
+        let outcome = match result {
+            Ok(outcome) if commit && !draft.changes().is_empty() => outcome,
+            other => {
                 draft.undo();
-                return Err(refusal.into());
+                // What was due is done, and told, by the next sweep.
+                self.to_audit.extend(entries.pop().filter(|entry| !entry.request.is_empty()));
+                return Ok((other?, BTreeSet::new()));
             }
         };
-        if draft.changes().is_empty() || !commit {
-            draft.undo();
-            return Ok((outcome, BTreeSet::new()));
-        }
         let changed = draft.renumber(before + 1);
-        if let Err(error) = store.commit(draft.changes(), before) {
+        let trail: Vec<Entry> = self.to_audit.iter().cloned().chain(entries).collect();
+        if let Err(error) = self.store.commit(draft.changes(), &trail, before) {
             draft.undo();
             tracing::error!(%error, "a commit failed; no further command is accepted");
             self.store_failed = Some(error.to_string());
             return Err(error.into());
         }
+        self.to_audit.clear();
         Ok((outcome, changed))
+    }
+
+    /// Writes down what was refused or changed nothing.
+    fn flush_audit(&mut self) {
+        if self.to_audit.is_empty() || self.store_failed.is_some() {
+            return;
+        }
+        if let Err(error) = self.store.append(&self.to_audit) {
+            tracing::error!(%error, "the audit trail could not be written; no further command is accepted");
+            self.store_failed = Some(error.to_string());
+        }
+        self.to_audit.clear();
     }
 
     /// What has been confirmed by everyone whom it waited for.
     fn settled(&self) -> Vec<Command> {
         let agents = Agents { state: &self.state, contacts: &self.contacts };
         let mut commands = Vec::new();
-        for peering in self.state.unsettled().filter(|peering| agents.missing(peering).is_empty()) {
-            commands.push(match peering.state {
-                PeeringState::Provisioning => Command::Activate(peering.id.clone()),
-                PeeringState::Draining { .. } => Command::Drained(peering.id.clone()),
-                PeeringState::Active => continue,
-            });
+        for peering in self.state.unsettled() {
+            let missing = agents.missing(peering);
+            match peering.state {
+                // A host that is being worked on holds nothing up.
+                PeeringState::Provisioning
+                    if missing.iter().all(|id| self.state.hosts().get(id).is_some_and(|host| host.maintenance)) =>
+                {
+                    commands.push(Command::Activate(peering.id.clone()));
+                }
+                PeeringState::Draining { .. } if missing.is_empty() => {
+                    commands.push(Command::Drained(peering.id.clone()));
+                }
+                _ => {}
+            }
         }
-        let retiring = self.state.hosts().values().filter(|host| host.retiring && agents.in_sync(host));
+        let retiring = self.state.retiring().filter(|host| agents.in_sync(host));
         commands.extend(retiring.map(|host| Command::Forget(host.id.clone())));
         commands
     }
@@ -307,13 +396,18 @@ impl Agents<'_> {
         let Some(report) = self.contacts.get(host).and_then(|contact| contact.report.as_ref()) else { return false };
         let number = if peering.forwards() { record.config_number } else { peering.since.min(record.config_number) };
         let revision = Revision { epoch: self.state.meta().epoch, number };
-        let mut scopes = peering.sides().map(|side| Scope::Side(side.vni)).to_vec();
+        let vnis = peering.sides().into_iter().filter_map(|side| side.vni);
+        let mut scopes: Vec<Scope> = vnis.map(Scope::Side).collect();
         if peering.forwards() {
             let here = peering.sides().into_iter().filter(|side| self.state.hosts_of(&side.vpc).contains(host));
             scopes.extend(here.map(|side| Scope::Vpc(side.vpc.clone())));
         }
         scopes.iter().all(|scope| report.confirms(revision, scope))
     }
+}
+
+fn whole(number: u128) -> u64 {
+    number.try_into().unwrap_or(u64::MAX)
 }
 
 impl Draft<'_> {
@@ -373,7 +467,11 @@ impl Draft<'_> {
                     let sides = state.peerings().get(id).into_iter().flat_map(Peering::sides);
                     hosts.extend(sides.flat_map(|side| state.hosts_of(&side.vpc)));
                 }
-                Change::Region(..) | Change::Meta(_) => {}
+                Change::Region(..)
+                | Change::Account(..)
+                | Change::Token(..)
+                | Change::Signature(..)
+                | Change::Meta(_) => {}
             }
         }
         hosts

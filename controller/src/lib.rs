@@ -16,7 +16,9 @@
 //! | [`api`] | HTTP requests | commands; answers |
 //! | [`cli`] | a command line | HTTP requests |
 
+pub mod access;
 pub mod api;
+pub mod audit;
 pub mod cli;
 pub mod engine;
 pub mod model;

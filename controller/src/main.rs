@@ -1,17 +1,23 @@
 //! The controller's program: settings, store, engine, push workers, HTTP server; then it waits for a signal.
 
+mod dev;
+
 use anyhow::{Context, bail};
 use clap::Parser;
 use cps_peering_config::settings::ControllerSettings;
 use cps_peering_controller::{
+    access::Access,
     api::{self, Api},
-    engine::Engine,
+    engine::{Engine, Options, system_clock},
+    model::Limits,
     push,
     store::Store,
 };
+use dev::Sandbox;
 use std::{
     fs,
     io::{self, IsTerminal},
+    net::SocketAddr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -28,15 +34,34 @@ use tracing_subscriber::EnvFilter;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// The settings file.
-    #[arg(long, default_value = "/etc/cps-peering/controller.toml")]
-    settings: PathBuf,
+    /// The settings file. Default: /etc/cps-peering/controller.toml
+    #[arg(long)]
+    settings: Option<PathBuf>,
+    /// Start on a loopback address with a temporary store, two accounts and two regions, and print how to use them as one
+    /// line of JSON. Of a settings file that is named, limits and periods are used.
+    #[arg(long)]
+    dev: bool,
+    /// With --dev: where to listen; port 0 means any that is free.
+    #[arg(long, requires = "dev", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Print the description of the HTTP interfaces (`OpenAPI`) and exit.
+    #[arg(long)]
+    openapi: bool,
 }
 
+const SETTINGS: &str = "/etc/cps-peering/controller.toml";
 /// `EX_USAGE` of `sysexits.h`: the settings are wrong, and starting again will not help.
 const EXIT_SETTINGS: u8 = 64;
 /// How often peerings are looked for that have waited long enough for a host.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the program runs with.
+struct Setup {
+    settings: ControllerSettings,
+    operator_token: String,
+    /// With `--dev`: what is there to begin with.
+    sandbox: Option<Sandbox>,
+}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -46,14 +71,26 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    let (settings, token) = match read(&arguments.settings) {
-        Ok(read) => read,
+    if arguments.openapi {
+        return match api::openapi_document().to_pretty_json() {
+            Ok(text) => {
+                cps_peering_terminal::show(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let setup = match read(&arguments) {
+        Ok(setup) => setup,
         Err(error) => {
             tracing::error!("{error:#}");
             return EXIT_SETTINGS.into();
         }
     };
-    match run(&settings, token) {
+    match run(&setup) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -62,12 +99,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<(ControllerSettings, String)> {
+fn read(arguments: &Arguments) -> anyhow::Result<Setup> {
+    let settings = arguments.settings.as_deref();
+    if arguments.dev {
+        let settings = settings.map(read_settings).transpose()?;
+        let sandbox = Sandbox::new()?;
+        let settings = sandbox.settings(arguments.listen, settings)?;
+        return Ok(Setup { settings, operator_token: sandbox.admin_token().to_owned(), sandbox: Some(sandbox) });
+    }
+    let settings = read_settings(settings.unwrap_or(Path::new(SETTINGS)))?;
+    let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
+    Ok(Setup { settings, operator_token, sandbox: None })
+}
+
+fn read_settings(path: &Path) -> anyhow::Result<ControllerSettings> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the settings file {}", path.display()))?;
-    let settings: ControllerSettings =
-        toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))?;
-    let token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
-    Ok((settings, token))
+    toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {
@@ -84,12 +131,33 @@ fn read_token(path: &Path) -> anyhow::Result<String> {
     Ok(token)
 }
 
-fn run(settings: &ControllerSettings, token: String) -> anyhow::Result<()> {
+fn options(settings: &ControllerSettings) -> Options {
+    let ms = |seconds: u64| seconds.saturating_mul(1000);
+    Options {
+        grace: Duration::from_secs(settings.provisioning_grace_s),
+        limits: Limits {
+            max_bandwidth: settings.max_bandwidth_mbit,
+            peerings_per_region: settings.peerings_per_region,
+            pending_ms: ms(settings.request_expires_s),
+            ended_ms: ms(settings.ended_kept_s),
+            arrear_ms: ms(settings.arrear_kept_s),
+            ..Limits::default()
+        },
+        audit_kept: Duration::from_secs(settings.audit_kept_s),
+        clock: system_clock(),
+    }
+}
+
+fn run(setup: &Setup) -> anyhow::Result<()> {
+    let settings = &setup.settings;
     let store = Store::open(&settings.store)?;
-    let (engine, hosts) = Engine::open(store, Duration::from_secs(settings.provisioning_grace_s))?;
+    let (engine, hosts) = Engine::open(store, options(settings))?;
+    if let Some(sandbox) = &setup.sandbox {
+        sandbox.furnish(&engine)?;
+    }
     let api = Api {
         engine: Arc::clone(&engine),
-        operator_token: token.into(),
+        access: Access::new(Arc::clone(&engine), &setup.operator_token),
         delete_wait: Duration::from_millis(settings.delete_wait_ms),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -97,17 +165,24 @@ fn run(settings: &ControllerSettings, token: String) -> anyhow::Result<()> {
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
-        tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+        let address = listener.local_addr()?;
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         tokio::spawn(push::run(Arc::clone(&engine), hosts, Duration::from_secs(settings.poll_s.max(1))));
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
             loop {
                 ticks.tick().await;
-                engine.sweep();
+                let engine = Arc::clone(&engine);
+                if let Err(error) = tokio::task::spawn_blocking(move || engine.sweep()).await {
+                    tracing::error!(%error, "what was due could not be looked after");
+                }
             }
         });
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        if let Some(sandbox) = &setup.sandbox {
+            cps_peering_terminal::show(&sandbox.description(address).to_string());
+        }
         cps_peering_http::serve(listener, api::router(api), async move {
             tokio::select! {
                 _ = terminate.recv() => {}

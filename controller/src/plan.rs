@@ -40,14 +40,15 @@ pub fn plan(state: &State, host: &Host) -> HostConfig {
     for vpc in config.vrfs.keys() {
         for peering in state.peerings_of(vpc).filter(|peering| peering.forwards()) {
             for (own, peer) in peering.views().into_iter().filter(|(own, _)| own.vpc == *vpc) {
+                let (Some(own_vni), Some(peer_vni)) = (own.vni, peer.vni) else { continue };
                 let side = SideConfig {
                     peering: peering.id.clone(),
                     vpc: vpc.clone(),
-                    peer_vni: peer.vni,
+                    peer_vni,
                     peer_cidrs: peer.cidrs.clone(),
                     remotes: remotes(state, &peer.vpc, &host.id),
                 };
-                config.sides.insert(own.vni, side);
+                config.sides.insert(own_vni, side);
             }
         }
     }

@@ -1,14 +1,26 @@
-//! The embedded store: the records of the state, on disk. Two calls: load, and commit.
+//! The embedded store: the records of the state and the audit trail, on disk.
 
-use crate::model::state::{Change, Meta, State};
+use crate::{
+    audit::{Entry, Query},
+    model::state::{Change, Meta, State},
+};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 use thiserror::Error;
 
 /// Records as JSON, by kind and id: `host/h1`.
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const META: &str = "meta";
+/// Entries of the audit trail as JSON, by their number.
+const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
+/// Numbers of entries by what they are looked for: `account/acme` or `request/0a1b2c`.
+const AUDIT_BY: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("audit_by");
+/// How many entries are forgotten in one transaction.
+const FORGET_AT_ONCE: usize = 1000;
 
 /// The store cannot be used.
 #[derive(Debug, Error)]
@@ -68,8 +80,11 @@ impl Store {
         let path = path.as_ref().to_owned();
         match Database::create(&path) {
             Ok(database) => {
+                // It holds the secret keys with which requests are signed.
+                let private = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600));
                 let store = Self { path, database };
-                store.write("prepare it", |_| Ok(()))?;
+                private.map_err(|error| store.failed("make it private", redb::Error::Io(error)))?;
+                store.write("prepare it", |_, _| Ok(()))?;
                 Ok(store)
             }
             Err(DatabaseError::DatabaseAlreadyOpen) => Err(StoreError::InUse(path)),
@@ -95,12 +110,14 @@ impl Store {
         Ok(state)
     }
 
-    /// Commits changes durably, all or none, if `expected` is the number of the last commit. The changes hold the new one.
-    pub fn commit(&self, changes: &[Change], expected: u64) -> Result<(), StoreError> {
+    /// Commits changes durably with what the audit trail says about them, all or none, if `expected` is the number of the
+    /// last commit. The changes hold the new one.
+    pub fn commit(&self, changes: &[Change], entries: &[Entry], expected: u64) -> Result<(), StoreError> {
         let mut encoded = Vec::with_capacity(changes.len());
         for change in changes {
             encoded.push(self.encode(change)?);
         }
+        let entries = self.encode_entries(entries)?;
         let found = self.read("read it", |table| Ok(table.get(META)?.map(|value| value.value().to_owned())))?;
         let found = match found {
             Some(value) => self.parse::<Meta>(META, &value)?.number,
@@ -109,15 +126,97 @@ impl Store {
         if found != expected {
             return Err(StoreError::Overtaken { path: self.path.clone(), expected, found });
         }
-        self.write("commit to it", |table| {
+        self.write("commit to it", |table, trail| {
             for (key, value) in &encoded {
                 match value {
                     Some(value) => table.insert(key.as_str(), value.as_slice()).map(drop)?,
                     None => table.remove(key.as_str()).map(drop)?,
                 }
             }
-            Ok(())
+            trail.append(&entries)
         })
+    }
+
+    /// Adds to the audit trail alone.
+    pub fn append(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        let entries = self.encode_entries(entries)?;
+        self.write("add to the audit trail", |_, trail| trail.append(&entries))
+    }
+
+    /// Forgets entries of the audit trail that are older than `until_ms`, some at a time. Returns how many it has forgotten.
+    pub fn forget(&self, until_ms: u64) -> Result<usize, StoreError> {
+        let mut old = Vec::new();
+        let mut collect = || -> Result<(), redb::Error> {
+            let table = self.database.begin_read()?.open_table(AUDIT)?;
+            for row in table.iter()?.take(FORGET_AT_ONCE) {
+                let (number, value) = row?;
+                let Ok(entry) = serde_json::from_slice::<Entry>(value.value()) else { continue };
+                if entry.time_ms >= until_ms {
+                    break;
+                }
+                old.push((number.value(), keys(&entry)));
+            }
+            Ok(())
+        };
+        collect().map_err(|source| self.failed("read the audit trail", source))?;
+        if !old.is_empty() {
+            self.write("shorten the audit trail", |_, trail| trail.remove(&old))?;
+        }
+        Ok(old.len())
+    }
+
+    /// Looks into the audit trail: entries with their numbers, the newest first.
+    pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
+        let before = query.before.unwrap_or(u64::MAX);
+        let look = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let table = transaction.open_table(AUDIT)?;
+            let by = transaction.open_table(AUDIT_BY)?;
+            let key = match (&query.request, &query.account) {
+                (Some(request), _) => Some(format!("request/{request}")),
+                (None, Some(account)) => Some(format!("account/{account}")),
+                (None, None) => None,
+            };
+            let mut rows = Vec::new();
+            match key {
+                Some(key) => {
+                    for row in by.range((key.as_str(), 0)..(key.as_str(), before))?.rev() {
+                        let number = row?.0.value().1;
+                        if let Some(value) = table.get(number)? {
+                            rows.push((number, value.value().to_owned()));
+                        }
+                        if query.request.is_none() && rows.len() >= query.limit {
+                            break;
+                        }
+                    }
+                }
+                None => {
+                    for row in table.range(..before)?.rev().take(query.limit) {
+                        let (number, value) = row?;
+                        rows.push((number.value(), value.value().to_owned()));
+                    }
+                }
+            }
+            Ok(rows)
+        };
+        let rows = look().map_err(|source| self.failed("read the audit trail", source))?;
+        let mut entries = Vec::with_capacity(rows.len());
+        for (number, value) in rows {
+            let entry: Entry = self.parse(&format!("audit/{number}"), &value)?;
+            if query.account.as_ref().is_none_or(|account| entry.accounts.contains(account)) {
+                entries.push((number, entry));
+            }
+        }
+        entries.truncate(query.limit);
+        Ok(entries)
+    }
+
+    fn encode_entries(&self, entries: &[Entry]) -> Result<Vec<EncodedEntry>, StoreError> {
+        let encode = |entry: &Entry| {
+            let failed = |source| StoreError::Record { path: self.path.clone(), key: "audit".to_owned(), source };
+            Ok((keys(entry), serde_json::to_vec(entry).map_err(failed)?))
+        };
+        entries.iter().map(encode).collect()
     }
 
     fn encode(&self, change: &Change) -> Result<(String, Option<Vec<u8>>), StoreError> {
@@ -127,6 +226,15 @@ impl Store {
             Change::Vpc(id, value) => self.row(format!("vpc/{id}"), value.as_ref()),
             Change::Port(key, value) => self.row(format!("port/{key}"), value.as_ref()),
             Change::Peering(id, value) => self.row(format!("peering/{id}"), value.as_ref()),
+            Change::Account(id, value) => self.row(format!("account/{id}"), value.as_ref()),
+            Change::Token(key, value) => {
+                let row = value.as_ref().map(|value| (key, value));
+                self.row(format!("token/{}/{}", key.account, key.token), row.as_ref())
+            }
+            Change::Signature(signature, value) => {
+                let row = value.map(|until_ms| (signature, until_ms));
+                self.row(format!("signature/{signature}"), row.as_ref())
+            }
             Change::Meta(meta) => self.row(META.to_owned(), Some(meta)),
         }
     }
@@ -147,7 +255,7 @@ impl Store {
     }
 
     fn change(&self, key: &str, value: &[u8]) -> Result<Change, StoreError> {
-        use crate::model::record::{Host, Peering, Port, Region, Vpc};
+        use crate::model::record::{Account, Host, Peering, Port, Region, TokenKey, TokenUse, Vpc};
         let kind = key.split('/').next().unwrap_or_default();
         Ok(match kind {
             "region" => self.parse::<Region>(key, value).map(|it| Change::Region(it.id.clone(), Some(it)))?,
@@ -155,6 +263,11 @@ impl Store {
             "vpc" => self.parse::<Vpc>(key, value).map(|it| Change::Vpc(it.id.clone(), Some(it)))?,
             "port" => self.parse::<Port>(key, value).map(|it| Change::Port(it.key.clone(), Some(it)))?,
             "peering" => self.parse::<Peering>(key, value).map(|it| Change::Peering(it.id.clone(), Some(it)))?,
+            "account" => self.parse::<Account>(key, value).map(|it| Change::Account(it.id.clone(), Some(it)))?,
+            "token" => self.parse::<(TokenKey, TokenUse)>(key, value).map(|(key, it)| Change::Token(key, Some(it)))?,
+            "signature" => {
+                self.parse::<(String, u64)>(key, value).map(|(it, until_ms)| Change::Signature(it, Some(until_ms)))?
+            }
             META => Change::Meta(self.parse(key, value)?),
             _ => return Err(StoreError::UnknownRecord { path: self.path.clone(), key: key.to_owned() }),
         })
@@ -173,11 +286,15 @@ impl Store {
     fn write(
         &self,
         what: &'static str,
-        work: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>) -> Result<(), redb::Error>,
+        work: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>, &mut Trail<'_>) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
         let attempt = || {
             let transaction = self.database.begin_write()?;
-            work(&mut transaction.open_table(RECORDS)?)?;
+            {
+                let mut trail =
+                    Trail { entries: transaction.open_table(AUDIT)?, by: transaction.open_table(AUDIT_BY)? };
+                work(&mut transaction.open_table(RECORDS)?, &mut trail)?;
+            }
             Ok(transaction.commit()?)
         };
         attempt().map_err(|source: redb::Error| self.failed(what, source))
@@ -185,5 +302,49 @@ impl Store {
 
     fn failed(&self, what: &'static str, source: redb::Error) -> StoreError {
         StoreError::Database { path: self.path.clone(), what, source: Box::new(source) }
+    }
+}
+
+/// What an entry is looked for by, and the entry.
+type EncodedEntry = (Vec<String>, Vec<u8>);
+
+/// Under what an entry is looked for.
+fn keys(entry: &Entry) -> Vec<String> {
+    let request = (!entry.request.is_empty()).then(|| format!("request/{}", entry.request));
+    entry.accounts.iter().map(|account| format!("account/{account}")).chain(request).collect()
+}
+
+/// The audit trail in a transaction.
+struct Trail<'a> {
+    entries: redb::Table<'a, u64, &'static [u8]>,
+    by: redb::Table<'a, (&'static str, u64), ()>,
+}
+
+impl Trail<'_> {
+    fn append(&mut self, entries: &[EncodedEntry]) -> Result<(), redb::Error> {
+        let mut number = self.entries.last()?.map_or(0, |(number, _)| number.value());
+        for (keys, value) in entries {
+            number += 1;
+            self.entries.insert(number, value.as_slice())?;
+            for key in keys {
+                self.by.insert((key.as_str(), number), ())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, old: &[(u64, Vec<String>)]) -> Result<(), redb::Error> {
+        let newest = self.entries.last()?.map(|(number, _)| number.value());
+        for (number, keys) in old {
+            // The newest keeps its place, so that numbers are not used again.
+            if Some(*number) == newest {
+                continue;
+            }
+            self.entries.remove(*number)?;
+            for key in keys {
+                self.by.remove((key.as_str(), *number))?;
+            }
+        }
+        Ok(())
     }
 }

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+mod common;
+
 use axum::{
     Json, Router,
     extract::State,
     http::StatusCode,
     routing::{get, put},
 };
+use common::{create, delete, peering};
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
     agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH},
@@ -15,8 +18,8 @@ use cps_peering_config::{
     report::{Counters, Problem, ProblemKind, Scope},
 };
 use cps_peering_controller::{
-    engine::{Engine, EngineError},
-    model::{Command, Outcome, inventory::Apply, peering::Create, record::PeeringState},
+    engine::{Engine, EngineError, Options},
+    model::{Actor, Command, Outcome, Request, inventory::Apply, record::PeeringState},
     push,
     store::{Store, StoreError},
 };
@@ -146,14 +149,16 @@ struct Controller {
 impl Controller {
     fn start(folder: &Path) -> Self {
         let store = Store::open(folder.join("store.redb")).unwrap();
-        let (engine, hosts) = Engine::open(store, Duration::from_mins(1)).unwrap();
+        let (engine, hosts) =
+            Engine::open(store, Options { grace: Duration::from_mins(1), ..Options::default() }).unwrap();
         let pushing = push::run(Arc::clone(&engine), hosts, Duration::from_millis(50));
         let workers = tokio::spawn(async move { pushing.await.unwrap() });
         Self { engine, workers }
     }
 
     fn run(&self, command: &Command) -> Result<Outcome, EngineError> {
-        tokio::task::block_in_place(|| self.engine.execute(command))
+        let request = Request::new(Actor::Operator, command.clone());
+        tokio::task::block_in_place(|| self.engine.execute(&request))
     }
 
     /// Two VPCs, each with a port on a host of its own.
@@ -172,11 +177,7 @@ impl Controller {
     }
 
     fn peer(&self) -> PeeringId {
-        let create = Create { name: "p".into(), vpc: "v1".parse().unwrap(), peer_vpc: "v2".parse().unwrap() };
-        match self.run(&Command::CreatePeering(create)).unwrap() {
-            Outcome::Created(id) => id,
-            other => panic!("{other:?}"),
-        }
+        peering(&self.run(&Command::CreatePeering(create("v1", "v2"))).unwrap())
     }
 
     async fn until<T>(&self, what: &str, look: impl FnMut(&Seen<'_>) -> Option<T>) -> T {
@@ -190,7 +191,7 @@ impl Controller {
     }
 
     async fn until_gone(&self, id: &PeeringId) {
-        self.until("gone", |seen| (!seen.state.peerings().contains_key(id)).then_some(())).await;
+        self.until("gone", |seen| seen.state.peerings()[id].is_ended().then_some(())).await;
     }
 
     async fn until_in_sync(&self) {
@@ -231,7 +232,7 @@ async fn a_peering_is_active_when_its_hosts_have_confirmed_and_gone_when_they_ha
     assert_eq!(agents.each_ref().map(Agent::sides), [1, 1]);
     assert_eq!(agents.each_ref().map(Agent::calls), [["PATCH"], ["PATCH"]], "a change is sent as one");
     assert!(agents[0].revision() > before[0]);
-    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    controller.run(&delete(&id)).unwrap();
     controller.until_gone(&id).await;
     assert_eq!(agents.each_ref().map(Agent::sides), [0, 0]);
 }
@@ -242,7 +243,7 @@ async fn a_host_that_is_away_is_finished_when_it_is_back() {
     let id = controller.peer();
     controller.until_active(&id).await;
     let away = two.stop().await;
-    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    controller.run(&delete(&id)).unwrap();
     let missing = controller.until("one of two", |seen| {
         let missing = seen.agents.missing(seen.state.peerings().get(&id)?);
         (missing.len() == 1).then_some(missing)
@@ -259,7 +260,7 @@ async fn what_a_host_reports_as_failed_is_not_confirmed() {
     let (_folder, controller, [one, _two]) = built().await;
     let id = controller.peer();
     controller.until_active(&id).await;
-    let side = controller.engine.read(|state, _| state.peerings()[&id].initiator.vni);
+    let side = controller.engine.read(|state, _| state.peerings()[&id].initiator.vni.unwrap());
     let problem = Problem {
         scope: Scope::Side(side),
         kind: ProblemKind::Failed,
@@ -267,7 +268,7 @@ async fn what_a_host_reports_as_failed_is_not_confirmed() {
         reason: "Device or resource busy".into(),
     };
     one.host.lock().unwrap().problems = vec![problem];
-    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    controller.run(&delete(&id)).unwrap();
     let missing = controller.until("the other host", |seen| {
         let missing = seen.agents.missing(seen.state.peerings().get(&id)?);
         (missing.len() == 1).then_some(missing)
@@ -283,7 +284,7 @@ async fn a_controller_that_starts_again_goes_on_and_sends_nothing_that_agents_ha
     let id = controller.peer();
     controller.until_active(&id).await;
     let before = controller.engine.read(|state, _| state.clone());
-    stop(controller).await;
+    stop(controller, folder.path()).await;
     for agent in &agents {
         agent.calls();
     }
@@ -291,26 +292,25 @@ async fn a_controller_that_starts_again_goes_on_and_sends_nothing_that_agents_ha
     controller.until_in_sync().await;
     assert_eq!(controller.engine.read(|state, _| state.clone()), before);
     assert_eq!(agents.each_ref().map(|agent| agent.calls().len()), [0, 0]);
-    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    controller.run(&delete(&id)).unwrap();
     controller.until_gone(&id).await;
 }
 
 /// Ends a controller and waits until its store is free.
-async fn stop(controller: Controller) {
+async fn stop(controller: Controller, folder: &Path) {
     controller.workers.abort();
-    let engine = Arc::downgrade(&controller.engine);
     drop(controller);
-    while engine.upgrade().is_some() {
+    while matches!(Store::open(folder.join("store.redb")), Err(StoreError::InUse(_))) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_with_an_empty_store_undoes_nothing_and_says_why() {
-    let (_folder, controller, agents) = built().await;
+    let (folder, controller, agents) = built().await;
     let id = controller.peer();
     controller.until_active(&id).await;
-    stop(controller).await;
+    stop(controller, folder.path()).await;
     let revision = agents[0].revision();
     let folder = tempfile::tempdir().unwrap();
     let controller = Controller::start(folder.path());
@@ -344,9 +344,10 @@ async fn a_delete_does_not_wait_for_an_answer_that_is_held_back() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     one.host.lock().unwrap().slow = Duration::ZERO;
-    controller.run(&Command::DeletePeering(id.clone())).unwrap();
+    controller.run(&delete(&id)).unwrap();
     // Well before the push that is held back would be given up.
-    let gone = controller.engine.wait_for(Duration::from_secs(6), |state, _| state.peerings().is_empty().then_some(()));
+    let gone =
+        controller.engine.wait_for(Duration::from_secs(6), |state, _| state.peerings()[&id].is_ended().then_some(()));
     assert!(gone.await.is_some());
 }
 
@@ -375,15 +376,15 @@ async fn a_change_that_concerns_one_host_leaves_the_others_revisions() {
 async fn a_peering_that_concerns_no_host_is_active_and_gone_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("store.redb")).unwrap();
-    let (engine, _hosts) = Engine::open(store, PATIENCE).unwrap();
+    let (engine, _hosts) = Engine::open(store, Options::default()).unwrap();
     let vpc = |n| format!("[[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n");
     let inventory = toml::from_str(&format!("[[regions]]\nid = 'north'\n{}{}", vpc(1), vpc(2))).unwrap();
-    engine.execute(&Command::Apply(Apply { inventory, prune: false })).unwrap();
-    let create = Create { name: "p".into(), vpc: "v1".parse().unwrap(), peer_vpc: "v2".parse().unwrap() };
-    let Outcome::Created(id) = engine.execute(&Command::CreatePeering(create)).unwrap() else { panic!() };
+    let run = |command| engine.execute(&Request::new(Actor::Operator, command)).unwrap();
+    run(Command::Apply(Apply { inventory, prune: false }));
+    let id = peering(&run(Command::CreatePeering(create("v1", "v2"))));
     engine.read(|state, _| assert_eq!(state.peerings()[&id].state, PeeringState::Active));
-    engine.execute(&Command::DeletePeering(id)).unwrap();
-    engine.read(|state, _| assert!(state.peerings().is_empty()));
+    run(delete(&id));
+    engine.read(|state, _| assert!(state.peerings()[&id].is_ended()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -392,7 +393,7 @@ async fn a_host_that_stays_away_holds_a_peering_back_only_for_a_while() {
     let (one, two) = (Agent::start().await, Agent::start().await);
     let store = Store::open(folder.path().join("store.redb")).unwrap();
     // Nobody pushes.
-    let (engine, _hosts) = Engine::open(store, Duration::ZERO).unwrap();
+    let (engine, _hosts) = Engine::open(store, Options { grace: Duration::ZERO, ..Options::default() }).unwrap();
     let controller = Controller { engine, workers: tokio::spawn(async {}) };
     controller.build([&one, &two]);
     let id = controller.peer();
@@ -409,7 +410,7 @@ fn a_store_is_for_one_process_and_keeps_what_was_committed() {
     assert!(matches!(Store::open(&path), Err(StoreError::InUse(_))));
     let state = store.load().unwrap();
     assert_eq!((state.meta().epoch, state.meta().number), (1, 0));
-    let error = store.commit(&[], 5).unwrap_err().to_string();
+    let error = store.commit(&[], &[], 5).unwrap_err().to_string();
     assert!(error.contains("store.redb") && error.contains("expected commit 5"), "{error}");
     let error = Store::open(folder.path().join("missing/store.redb")).err().unwrap().to_string();
     assert!(error.contains("missing/store.redb"), "{error}");

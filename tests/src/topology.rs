@@ -33,6 +33,7 @@ impl Topology {
             region: legal(region),
             underlay: legal(underlay),
             agent: format!("http://{literal}:{AGENT_PORT}"),
+            maintenance: false,
         });
         self
     }
@@ -78,6 +79,7 @@ impl Topology {
             name: format!("{vpc}-{peer_vpc}"),
             vpc: legal(vpc),
             peer_vpc: legal(peer_vpc),
+            bandwidth: None,
         });
         self
     }

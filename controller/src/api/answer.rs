@@ -1,19 +1,46 @@
-//! The shape of every answer.
+//! The shape of every answer: `{"requestId", "result"}` or `{"requestId", "error": {"code", "status", "message", "details"}}`,
+//! the HTTP status being the error's code.
+//!
+//! Handlers know nothing of request ids: they say a result or an error, and [`complete`] makes the answer of it.
 
-use crate::{engine::EngineError, model::Fault};
+use crate::{
+    access::AccessError,
+    engine::EngineError,
+    model::{Code, Fault, Refusal},
+    store::StoreError,
+};
 use axum::{
-    Json,
-    http::StatusCode,
+    body::to_bytes,
+    extract::Request,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::{ToSchema, openapi};
+
+/// Under which an answer is found in the audit trail and in the log.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-jdcloud-request-id");
+
+/// The id of a request.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
 
 /// What a handler returns.
-pub(super) type Reply = Result<Response, Failure>;
+pub(super) type Reply = Result<Answer, Failure>;
+
+/// A result.
+#[derive(Debug, Clone)]
+pub(super) struct Answer(Value);
+
+/// A result to answer with.
+pub(super) fn reply(result: impl Serialize) -> Reply {
+    Ok(Answer(serde_json::to_value(result).map_err(|error| Failure::internal(error.to_string()))?))
+}
 
 /// An answer that is an error.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Failure {
     code: StatusCode,
     status: &'static str,
@@ -30,28 +57,35 @@ impl Failure {
         Self::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", message)
     }
 
-    pub(super) fn precondition(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "FAILED_PRECONDITION", message)
-    }
-
-    pub(super) fn unauthenticated(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message)
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "HTTP_FORBIDDEN", message)
     }
 
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
     }
 
-    pub(super) fn exists(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "ALREADY_EXISTS", message)
-    }
-
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
     }
 
-    pub(super) fn with_details(self, details: Vec<Fault>) -> Self {
-        Self { details, ..self }
+    /// A wrong value of a field or parameter.
+    pub(super) fn field(entry: impl Into<String>, rule: impl Into<String>) -> Self {
+        Refusal::one(Code::InvalidArgument, entry, rule, "InvalidParameter").into()
+    }
+
+    /// What the framework answers by itself.
+    fn of_status(code: StatusCode, message: String) -> Self {
+        let status = match code {
+            StatusCode::NOT_FOUND => "NOT_FOUND",
+            StatusCode::METHOD_NOT_ALLOWED => "METHOD_NOT_ALLOWED",
+            StatusCode::PAYLOAD_TOO_LARGE => "REQUEST_TOO_LARGE",
+            StatusCode::REQUEST_TIMEOUT => "DEADLINE_EXCEEDED",
+            code if code.is_client_error() => "INVALID_ARGUMENT",
+            _ => "INTERNAL",
+        };
+        let known = code.canonical_reason().unwrap_or_default().to_lowercase();
+        Self::new(code, status, if message.is_empty() { known } else { message })
     }
 }
 
@@ -59,32 +93,175 @@ impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Refused(refusal) => refusal.into(),
-            EngineError::Store(_) | EngineError::StoreFailed(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string())
-            }
+            EngineError::Store(error) => error.into(),
+            EngineError::StoreFailed(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string()),
         }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let (code, status) = match refusal.code {
+            Code::InvalidArgument => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
+            Code::FailedPrecondition => (StatusCode::BAD_REQUEST, "FAILED_PRECONDITION"),
+            Code::Forbidden => (StatusCode::FORBIDDEN, "HTTP_FORBIDDEN"),
+            Code::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+            Code::AlreadyExists => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
+            Code::Aborted => (StatusCode::CONFLICT, "ABORTED"),
+            Code::QuotaExceeded => (StatusCode::TOO_MANY_REQUESTS, "QUOTA_EXCEEDED"),
+            Code::Replayed => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
+        };
+        Self { details: refusal.faults.clone(), ..Self::new(code, status, refusal.to_string()) }
+    }
+}
+
+impl From<AccessError> for Failure {
+    fn from(error: AccessError) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", error.to_string())
+    }
+}
+
+/// A response that [`complete`] still has to write.
+#[derive(Debug, Clone)]
+enum Unwritten {
+    Result(Value),
+    Error(Failure),
+}
+
+fn unwritten(status: StatusCode, content: Unwritten) -> Response {
+    let mut response = status.into_response();
+    response.extensions_mut().insert(content);
+    response
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        unwritten(StatusCode::OK, Unwritten::Result(self.0))
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        fail(self)
+        unwritten(self.code, Unwritten::Error(self))
     }
 }
 
-fn request_id() -> String {
-    format!("{:032x}", fastrand::u128(..))
+/// Gives every request an id, and every answer its shape; also to those that the framework gives by itself.
+pub(super) async fn complete(mut request: Request, next: Next) -> Response {
+    const LONGEST: usize = 4096;
+    let id = format!("{:032x}", fastrand::u128(..));
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    let content = match response.extensions_mut().remove::<Unwritten>() {
+        Some(content) => content,
+        None if response.status().is_success() => return response,
+        None => {
+            let (parts, body) = response.into_parts();
+            let text = to_bytes(body, LONGEST).await.map(|text| String::from_utf8_lossy(&text).into_owned());
+            let failure = Failure::of_status(parts.status, text.unwrap_or_default());
+            response = Response::from_parts(parts, axum::body::Body::empty());
+            Unwritten::Error(failure)
+        }
+    };
+    let text = match content {
+        Unwritten::Result(result) => json!({ "requestId": id, "result": result }),
+        Unwritten::Error(Failure { code, status, message, details }) => {
+            tracing::debug!(request = id, code = code.as_u16(), message, "refused");
+            let error = json!({ "code": code.as_u16(), "status": status, "message": message, "details": details });
+            json!({ "requestId": id, "error": error })
+        }
+    };
+    *response.body_mut() = text.to_string().into();
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    response
 }
 
 /// An answer with a result.
-pub(super) fn reply(result: impl Serialize) -> Reply {
-    let result: Value = serde_json::to_value(result).map_err(|error| Failure::internal(error.to_string()))?;
-    Ok(Json(json!({ "requestId": request_id(), "result": result })).into_response())
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Envelope<T: ToSchema> {
+    /// The id of the request.
+    request_id: String,
+    /// What was asked for.
+    result: T,
 }
 
+/// An answer with a result that says nothing.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Nothing {}
+
 /// An answer with an error.
-pub(super) fn fail(failure: Failure) -> Response {
-    let Failure { code, status, message, details } = failure;
-    let error = json!({ "code": code.as_u16(), "status": status, "message": message, "details": details });
-    (code, Json(json!({ "requestId": request_id(), "error": error }))).into_response()
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ErrorAnswer {
+    /// The id of the request.
+    request_id: String,
+    /// What is wrong.
+    error: ErrorContent,
+}
+
+/// What is wrong.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ErrorContent {
+    /// The HTTP status.
+    code: u16,
+    /// A word for the kind of error, for instance `FAILED_PRECONDITION`.
+    status: String,
+    /// A sentence.
+    message: String,
+    /// Everything that is wrong, with words for programs.
+    details: Vec<Detail>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Serialize, ToSchema)]
+struct Detail {
+    /// Where: a field, or an entry of a document.
+    entry: String,
+    /// Which value breaks which rule.
+    rule: String,
+    /// A word for programs, for instance `VpcPeerCidrConflict`.
+    reason: Option<String>,
+}
+
+/// The errors that any call may be answered with.
+pub(super) struct Errors;
+
+impl utoipa::IntoResponses for Errors {
+    fn responses() -> std::collections::BTreeMap<String, openapi::RefOr<openapi::Response>> {
+        let said = [
+            ("400", "A value is wrong (`INVALID_ARGUMENT`), or the state does not allow it (`FAILED_PRECONDITION`)."),
+            ("401", "Nobody knows who asks."),
+            ("403", "It is another's to do."),
+            ("404", "There is no such thing, or none that the caller may know of."),
+            ("405", "There is no such method."),
+            ("408", "The request took too long to arrive."),
+            ("409", "There is such a thing already, or a client token was used for something else."),
+            ("413", "The body is too large."),
+            ("429", "There are as many as there may be."),
+            ("503", "The store failed; nothing was changed."),
+        ];
+        let content =
+            || openapi::ContentBuilder::new().schema(Some(openapi::Ref::from_schema_name("ErrorAnswer"))).build();
+        said.into_iter()
+            .map(|(code, words)| {
+                let response =
+                    openapi::ResponseBuilder::new().description(words).content("application/json", content());
+                (code.to_owned(), response.build().into())
+            })
+            .collect()
+    }
 }

@@ -3,91 +3,527 @@
 use crate::{
     engine::Agents,
     model::{
-        record::{Host, Peering, PeeringState, Side},
+        peering::state_word,
+        record::{Account, End, Host, Peering, PeeringState, Role, Side, Tag, Vpc},
         state::State,
     },
 };
-use cps_peering_config::inventory::{self, Inventory};
-use serde_json::{Value, json};
+use cps_peering_config::{
+    Revision,
+    id::{AccountId, HostId},
+    inventory::{self, Inventory},
+    report::Problem,
+};
+use serde::Serialize;
+use serde_json::Value;
 use std::time::{Duration, UNIX_EPOCH};
+use utoipa::ToSchema;
 
 /// A time in the form of `2021-08-09T05:16:00Z`.
 pub fn timestamp(ms: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+    // Later than any calendar goes: the last second of it.
+    const LAST_MS: u64 = 253_402_300_799_000;
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS))).to_string()
 }
 
-/// The word for a state, and JD Cloud's coarse one.
-fn state_words(state: &PeeringState) -> (&'static str, &'static str) {
+/// JD Cloud's coarse word for a state.
+fn coarse(state: &PeeringState) -> &'static str {
     match state {
-        PeeringState::Provisioning => ("provisioning", "Connected"),
-        PeeringState::Active => ("active", "Connected"),
-        PeeringState::Draining { .. } => ("draining", "Disconnected"),
+        PeeringState::Pending => "Initiated",
+        PeeringState::Provisioning | PeeringState::Active => "Connected",
+        _ => "Disconnected",
     }
 }
 
-fn side(state: &State, side: &Side) -> Value {
-    json!({
-        "vpcId": side.vpc,
-        "vpcName": state.vpcs().get(&side.vpc).map_or(side.vpc.as_str(), |vpc| vpc.name.as_str()),
-        "accountId": side.account,
-        "regionId": side.region,
-        "addressPrefix": side.cidrs,
-        "vni": side.vni,
+/// One VPC's end of a peering.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SideView {
+    /// The VPC.
+    pub vpc_id: String,
+    /// Its name; its id while its account has not accepted, or when it is gone.
+    pub vpc_name: String,
+    /// Its CIDRs, IPv4 and IPv6 together.
+    pub address_prefix: Vec<String>,
+    /// Its region.
+    pub region_id: String,
+    /// Its account.
+    pub account_id: String,
+    /// For operators: the VNI of what arrives for this side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+}
+
+/// What a peering costs, and who owes what. Within a region nothing is charged.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ChargeView {
+    /// `postpaid_by_duration`.
+    pub charge_mode: &'static str,
+    /// How the initiator's account stands: `normal`, `overdue` or `arrear`.
+    pub charge_status: &'static str,
+    /// Since when it is charged.
+    pub charge_start_time: Option<String>,
+    /// Until when it was charged.
+    pub charge_retire_time: Option<String>,
+}
+
+/// A key and a value that the initiator put on a peering.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct TagView {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: String,
+}
+
+impl From<&Tag> for TagView {
+    fn from(tag: &Tag) -> Self {
+        Self { key: tag.key.clone(), value: tag.value.clone() }
+    }
+}
+
+/// A peering, from the point of view of one of its sides.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeeringView {
+    /// `vpcpr-` and ten characters.
+    pub vpc_peering_id: String,
+    /// The name.
+    pub vpc_peering_name: String,
+    /// `Initiated`, `Connected` or `Disconnected`.
+    pub vpc_peering_state: &'static str,
+    /// What the initiator says about it.
+    pub description: String,
+    /// The caller's own side.
+    pub vpc_info: SideView,
+    /// The other side.
+    pub remote_vpc_info: SideView,
+    /// When it was created.
+    pub created_time: String,
+    /// Tags of the initiator.
+    pub tags: Vec<TagView>,
+    /// `pending`, `provisioning`, `active`, `suspended`, `draining`, `rejected`, `expired` or `peer_deleted`.
+    pub state: &'static str,
+    /// A sentence about the state, where there is something to say.
+    pub state_reason: Option<String>,
+    /// `initiator` or `receiver`.
+    pub role: &'static str,
+    /// When the request expires, or expired, if nobody answers it.
+    pub expired_time: Option<String>,
+    /// When it first was active.
+    pub activated_time: Option<String>,
+    /// The most that may pass in each direction, in Mbit/s; none for no limit.
+    pub bandwidth: Option<u32>,
+    /// What it costs; none within a region.
+    pub charge: Option<ChargeView>,
+    /// Whether every kernel concerned was seen to have it.
+    pub routes_in_sync: bool,
+    /// For operators: what each host has of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Vec<PeeringHost>>,
+}
+
+/// What a host has of a peering.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct PeeringHost {
+    /// The host.
+    #[schema(value_type = String)]
+    pub host: HostId,
+    /// Whether its kernel was seen to have it, or to have it no more.
+    pub confirmed: bool,
+    /// The revision that the host must have.
+    #[schema(value_type = Option<Object>)]
+    pub desired: Option<Revision>,
+    /// The revision that its kernel was brought to.
+    #[schema(value_type = Option<Object>)]
+    pub applied: Option<Revision>,
+}
+
+/// Who looks.
+#[derive(Debug, Clone, Copy)]
+pub enum Viewer<'a> {
+    /// Who runs the cloud.
+    Operator,
+    /// One of the accounts.
+    Account(&'a AccountId),
+}
+
+fn side(state: &State, peering: &Peering, side: &Side, viewer: Viewer<'_>) -> SideView {
+    let hidden = match viewer {
+        Viewer::Operator => false,
+        // An initiator learns the name of what it asked for when it is accepted (L11).
+        Viewer::Account(account) => {
+            side.account != *account && side.vpc == peering.receiver.vpc && peering.activated_ms.is_none()
+        }
+    };
+    let vpc = state.vpcs().get(&side.vpc).filter(|_| !hidden);
+    SideView {
+        vpc_id: side.vpc.to_string(),
+        vpc_name: vpc.map_or(side.vpc.as_str(), |vpc| vpc.name.as_str()).to_owned(),
+        address_prefix: side.cidrs.iter().map(ToString::to_string).collect(),
+        region_id: side.region.to_string(),
+        account_id: side.account.to_string(),
+        vni: side.vni.map(u32::from).filter(|_| matches!(viewer, Viewer::Operator)),
+    }
+}
+
+/// The seed's warning to those who are asked (rule L11).
+const WARNING: &str = "do not accept requests from accounts that you do not know: they may put your network at risk \
+                       (请勿接受未知账户的对等连接申请，此类用户可能会给您的网络带来风险)";
+
+fn reason(state: &State, peering: &Peering, role: Role, missing: usize) -> Option<String> {
+    let initiator = &peering.initiator.account;
+    Some(match &peering.state {
+        PeeringState::Pending if role == Role::Receiver => WARNING.to_owned(),
+        PeeringState::Pending => format!("account {} has not answered", peering.receiver.account),
+        PeeringState::Provisioning => format!("{missing} hosts have not confirmed it"),
+        PeeringState::Active if missing > 0 => format!("{missing} hosts have not confirmed it"),
+        PeeringState::Suspended { .. } => {
+            let word = state.account(initiator).charge.word();
+            format!(
+                "AccountInArrear: account {initiator}, which pays for it, is in {word}; it goes on by itself once it has paid"
+            )
+        }
+        PeeringState::Draining { .. } => {
+            format!("it forwards nothing on any host that can be reached; {missing} hosts have not confirmed it")
+        }
+        PeeringState::Ended { how: End::Rejected, .. } => {
+            format!("account {} has rejected it", peering.receiver.account)
+        }
+        PeeringState::Ended { how: End::Expired, .. } => "nobody has answered in time".to_owned(),
+        PeeringState::Ended { how: End::Deleted, .. } => "the other side has deleted it".to_owned(),
+        PeeringState::Active => return None,
     })
 }
 
-/// A peering, as operators see it.
-pub fn peering(state: &State, agents: &Agents<'_>, peering: &Peering) -> Value {
+fn charge(state: &State, peering: &Peering) -> Option<ChargeView> {
+    peering.is_cross_region().then(|| ChargeView {
+        charge_mode: "postpaid_by_duration",
+        charge_status: state.account(&peering.initiator.account).charge.word(),
+        charge_start_time: peering.activated_ms.map(timestamp),
+        charge_retire_time: peering.activated_ms.and(peering.ended_ms).map(timestamp),
+    })
+}
+
+/// A peering as one of its sides sees it. Operators see it as the initiator, with its hosts. A request whose time is up
+/// has expired, whether or not that was written down (rule L3).
+pub fn peering(
+    state: &State,
+    agents: &Agents<'_>,
+    peering: &Peering,
+    role: Role,
+    viewer: Viewer<'_>,
+    now_ms: u64,
+) -> PeeringView {
+    let expired;
+    let mut peering = peering;
+    if peering.state == PeeringState::Pending && peering.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms) {
+        let forget_ms = u64::MAX;
+        expired = Peering { state: PeeringState::Ended { how: End::Expired, forget_ms }, ..peering.clone() };
+        peering = &expired;
+    }
     let missing = agents.missing(peering);
-    let hosts = state.hosts_concerned(peering);
-    let hosts = hosts.iter().map(|id| {
-        let report = agents.contact(id).and_then(|contact| contact.report.as_ref());
-        json!({
-            "host": id,
-            "confirmed": !missing.contains(id),
-            "desired": state.hosts().get(id).map(|host| state.revision_of(host)),
-            "applied": report.and_then(|report| report.applied),
+    let (own, other) = peering.view(role);
+    let hosts = || {
+        let concerned = state.hosts_concerned(peering).into_iter();
+        let host = |id: HostId| PeeringHost {
+            confirmed: !missing.contains(&id),
+            desired: state.hosts().get(&id).map(|host| state.revision_of(host)),
+            applied: agents.contact(&id).and_then(|contact| contact.report.as_ref()?.applied),
+            host: id,
+        };
+        concerned.map(host).collect()
+    };
+    PeeringView {
+        vpc_peering_id: peering.id.to_string(),
+        vpc_peering_name: peering.name.clone(),
+        vpc_peering_state: coarse(&peering.state),
+        description: peering.description.clone(),
+        vpc_info: side(state, peering, own, viewer),
+        remote_vpc_info: side(state, peering, other, viewer),
+        created_time: timestamp(peering.created_ms),
+        tags: peering.tags.iter().map(TagView::from).collect(),
+        state: state_word(&peering.state),
+        state_reason: reason(state, peering, role, missing.len()),
+        role: role.word(),
+        expired_time: peering.expires_ms.map(timestamp),
+        activated_time: peering.activated_ms.map(timestamp),
+        bandwidth: peering.bandwidth,
+        charge: charge(state, peering),
+        routes_in_sync: peering.forwards() && missing.is_empty(),
+        hosts: matches!(viewer, Viewer::Operator).then(hosts),
+    }
+}
+
+/// A route policy: traffic of a VPC to a CIDR goes over the peering (rule C4).
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteView {
+    /// Where to.
+    pub destination_cidr: String,
+    /// `vpc_peering`.
+    pub next_hop_type: &'static str,
+    /// The peering.
+    pub next_hop: String,
+    /// The VPC whose traffic it is.
+    pub vpc_id: String,
+    /// Whether the kernels of all hosts with ports of that VPC were seen to have it.
+    pub installed: bool,
+    /// How many hosts were seen to have it.
+    pub hosts: usize,
+}
+
+/// The CIDRs to which a side has route policies: the other's, of the families that it has itself (rule C4).
+fn destinations<'a>(from: &'a Side, to: &'a Side) -> impl Iterator<Item = &'a ipnet::IpNet> {
+    let has = |v4: bool| from.cidrs.iter().any(|cidr| cidr.addr().is_ipv4() == v4);
+    to.cidrs.iter().filter(move |cidr| has(cidr.addr().is_ipv4()))
+}
+
+/// The route policies of a peering, the caller's own first; none while it does not forward (rules C4, V2).
+pub fn routes(state: &State, agents: &Agents<'_>, peering: &Peering, role: Role) -> Vec<RouteView> {
+    if !peering.forwards() {
+        return Vec::new();
+    }
+    let (own, other) = peering.view(role);
+    let missing = agents.missing(peering);
+    let of = |from: &Side, to: &Side| -> Vec<RouteView> {
+        let hosts = state.hosts_of(&from.vpc);
+        let confirmed = hosts.iter().filter(|host| !missing.contains(host)).count();
+        let route = |cidr: &ipnet::IpNet| RouteView {
+            destination_cidr: cidr.to_string(),
+            next_hop_type: "vpc_peering",
+            next_hop: peering.id.to_string(),
+            vpc_id: from.vpc.to_string(),
+            installed: confirmed == hosts.len(),
+            hosts: confirmed,
+        };
+        destinations(from, to).map(route).collect()
+    };
+    [of(own, other), of(other, own)].concat()
+}
+
+/// A VPC, in the words of both of JD Cloud's services that show one: `cps` (the first fields) and `vpc` (the last).
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VpcView {
+    /// The region.
+    pub region: String,
+    /// The id.
+    pub vpc_id: String,
+    /// The name.
+    pub name: String,
+    /// The first IPv4 CIDR.
+    pub cidr: Option<String>,
+    /// The first IPv6 CIDR.
+    pub ipv6_cidr: Option<String>,
+    /// What the owner says about it.
+    pub description: String,
+    /// When it was created.
+    pub create_time: String,
+    /// All its CIDRs.
+    pub cidrs: Vec<String>,
+    /// The name.
+    pub vpc_name: String,
+    /// The first CIDR.
+    pub address_prefix: String,
+    /// Its route table.
+    pub route_table_ids: Vec<String>,
+    /// When it was created.
+    pub created_time: String,
+}
+
+/// A VPC as its owner sees it.
+pub fn vpc(vpc: &Vpc) -> VpcView {
+    let first = |v4: bool| vpc.cidrs.iter().find(|cidr| cidr.addr().is_ipv4() == v4).map(ToString::to_string);
+    VpcView {
+        region: vpc.region.to_string(),
+        vpc_id: vpc.id.to_string(),
+        name: vpc.name.clone(),
+        cidr: first(true),
+        ipv6_cidr: first(false),
+        description: vpc.description.clone(),
+        create_time: timestamp(vpc.created_ms),
+        cidrs: vpc.cidrs.iter().map(ToString::to_string).collect(),
+        vpc_name: vpc.name.clone(),
+        address_prefix: vpc.cidrs.first().map(ToString::to_string).unwrap_or_default(),
+        route_table_ids: vec![route_table_id(vpc)],
+        created_time: timestamp(vpc.created_ms),
+    }
+}
+
+/// The id of a VPC's one route table.
+pub fn route_table_id(vpc: &Vpc) -> String {
+    format!("rtb-{}", vpc.id)
+}
+
+/// A rule of a route table.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleView {
+    /// Where to.
+    pub destination_cidr: String,
+    /// `local` or `vpc_peering`.
+    pub next_hop_type: &'static str,
+    /// The peering; empty for what is local.
+    pub next_hop: String,
+}
+
+/// The route table of a VPC, in the words of both of JD Cloud's services that show one.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteTableView {
+    /// The id.
+    pub route_table_id: String,
+    /// The region.
+    pub region: String,
+    /// The VPC.
+    pub vpc_id: String,
+    /// The VPC's name.
+    pub vpc_name: String,
+    /// The table's name.
+    pub name: String,
+    /// When it was created.
+    pub create_time: String,
+    /// Its rules.
+    pub routes: Vec<RuleView>,
+    /// The table's name.
+    pub route_table_name: String,
+    /// Its rules.
+    pub route_table_rules: Vec<RuleView>,
+    /// When it was created.
+    pub created_time: String,
+}
+
+/// A VPC's route table as its owner sees it. Users never edit it (rule C4).
+pub fn route_table(state: &State, vpc: &Vpc) -> RouteTableView {
+    let local = vpc.cidrs.iter().map(|cidr| RuleView {
+        destination_cidr: cidr.to_string(),
+        next_hop_type: "local",
+        next_hop: String::new(),
+    });
+    let forwarding = state.peerings_of(&vpc.id).filter(|peering| peering.forwards());
+    let peered = forwarding.flat_map(|peering| {
+        let views = peering.views().into_iter().filter(|(own, _)| own.vpc == vpc.id);
+        views.flat_map(|(own, other)| destinations(own, other)).map(|cidr| RuleView {
+            destination_cidr: cidr.to_string(),
+            next_hop_type: "vpc_peering",
+            next_hop: peering.id.to_string(),
         })
     });
-    let (word, coarse) = state_words(&peering.state);
-    json!({
-        "vpcPeeringId": peering.id,
-        "vpcPeeringName": peering.name,
-        "state": word,
-        "vpcPeeringState": coarse,
-        "vpcInfo": side(state, &peering.initiator),
-        "remoteVpcInfo": side(state, &peering.receiver),
-        "createdTime": timestamp(peering.created_ms),
-        "activatedTime": peering.activated_ms.map(timestamp),
-        "routesInSync": peering.forwards() && missing.is_empty(),
-        "hosts": hosts.collect::<Vec<_>>(),
-    })
+    let rules: Vec<RuleView> = local.chain(peered).collect();
+    RouteTableView {
+        route_table_id: route_table_id(vpc),
+        region: vpc.region.to_string(),
+        vpc_id: vpc.id.to_string(),
+        vpc_name: vpc.name.clone(),
+        name: vpc.name.clone(),
+        create_time: timestamp(vpc.created_ms),
+        routes: rules.clone(),
+        route_table_name: vpc.name.clone(),
+        route_table_rules: rules,
+        created_time: timestamp(vpc.created_ms),
+    }
+}
+
+/// An account, as operators see it. Secrets are shown once, when they are made.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountView {
+    /// The id.
+    pub account_id: String,
+    /// `normal`, `overdue` or `arrear`.
+    pub charge_status: &'static str,
+    /// Its access keys.
+    pub access_keys: Vec<String>,
+    /// The ids of its tokens.
+    pub token_ids: Vec<String>,
+    /// Live peerings that it may initiate from a region, where that is not the default.
+    #[schema(value_type = Object)]
+    pub quotas: Value,
+    /// Accounts from which it wants no requests.
+    pub blocked_accounts: Vec<String>,
+}
+
+/// An account, as operators see it.
+pub fn account(account: &Account) -> AccountView {
+    AccountView {
+        account_id: account.id.to_string(),
+        charge_status: account.charge.word(),
+        access_keys: account.keys.keys().cloned().collect(),
+        token_ids: account.tokens.keys().cloned().collect(),
+        quotas: serde_json::to_value(&account.quotas).unwrap_or_default(),
+        blocked_accounts: account.blocked.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// A host, and how its agent stands.
-pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> Value {
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostView {
+    /// The host.
+    pub host: String,
+    /// Its region.
+    pub region_id: String,
+    /// Its VTEP address.
+    #[schema(value_type = String)]
+    pub underlay: std::net::IpAddr,
+    /// Where its agent is.
+    pub agent: String,
+    /// Whether it was removed, and has not confirmed yet that nothing is left on it.
+    pub retiring: bool,
+    /// Whether it is being worked on.
+    pub maintenance: bool,
+    /// The revision that it must have.
+    #[schema(value_type = Object)]
+    pub desired: Revision,
+    /// The revision that its kernel was brought to.
+    #[schema(value_type = Option<Object>)]
+    pub applied: Option<Revision>,
+    /// Whether its kernel was seen to be as it must be.
+    pub in_sync: bool,
+    /// What is wrong, in the kernel's words.
+    #[schema(value_type = Vec<Object>)]
+    pub problems: Vec<Problem>,
+    /// How many objects the agent has healed since it started.
+    pub drift_repaired: Option<u64>,
+    /// When its agent last answered.
+    pub last_report: Option<String>,
+    /// Why its agent could not be asked.
+    pub last_error: Option<String>,
+}
+
+/// A host, and how its agent stands.
+pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
     let contact = agents.contact(&host.id).cloned().unwrap_or_default();
     let report = contact.report.as_ref();
-    json!({
-        "host": host.id,
-        "regionId": host.region,
-        "underlay": host.underlay,
-        "agent": host.agent,
-        "retiring": host.retiring,
-        "desired": state.revision_of(host),
-        "applied": report.and_then(|report| report.applied),
-        "inSync": agents.in_sync(host),
-        "problems": report.map(|report| report.problems.clone()).unwrap_or_default(),
-        "driftRepaired": report.map(|report| report.counters.drift_repaired),
-        "lastReport": contact.reported_ms.map(timestamp),
-        "lastError": contact.error,
-    })
+    HostView {
+        host: host.id.to_string(),
+        region_id: host.region.to_string(),
+        underlay: host.underlay,
+        agent: host.agent.clone(),
+        retiring: host.retiring,
+        maintenance: host.maintenance,
+        desired: state.revision_of(host),
+        applied: report.and_then(|report| report.applied),
+        in_sync: agents.in_sync(host),
+        problems: report.map(|report| report.problems.clone()).unwrap_or_default(),
+        drift_repaired: report.map(|report| report.counters.drift_repaired),
+        last_report: contact.reported_ms.map(timestamp),
+        last_error: contact.error,
+    }
 }
 
 /// The inventory as it is, in the form in which it is applied.
 pub fn inventory(state: &State) -> Inventory {
     Inventory {
         regions: state.regions().values().map(|region| inventory::Region { id: region.id.clone() }).collect(),
+        accounts: state
+            .accounts()
+            .values()
+            .filter(|account| !account.quotas.is_empty())
+            .map(|account| inventory::Account { id: account.id.clone(), quotas: account.quotas.clone() })
+            .collect(),
         hosts: state
             .hosts()
             .values()
@@ -97,6 +533,7 @@ pub fn inventory(state: &State) -> Inventory {
                 region: host.region.clone(),
                 underlay: host.underlay,
                 agent: host.agent.clone(),
+                maintenance: host.maintenance,
             })
             .collect(),
         vpcs: state
@@ -124,11 +561,12 @@ pub fn inventory(state: &State) -> Inventory {
         peerings: state
             .peerings()
             .values()
-            .filter(|peering| peering.forwards())
+            .filter(|peering| peering.is_live())
             .map(|peering| inventory::Peering {
                 name: peering.name.clone(),
                 vpc: peering.initiator.vpc.clone(),
                 peer_vpc: peering.receiver.vpc.clone(),
+                bandwidth: peering.bandwidth,
             })
             .collect(),
     }

@@ -1,25 +1,26 @@
 //! Bringing regions, hosts, VPCs, ports and peerings to what a document says: all of it or nothing.
 
 use super::{
-    Code, Context, Draft, Fault, Refusal, peering,
-    record::{Host, Port, PortKey, Region, Vpc},
+    Code, Context, Draft, Fault, Refusal, overlap, peering,
+    record::{Account, Host, Port, PortKey, Region, Vpc},
     state::Change,
+    vpc::still_needed,
 };
 use cps_peering_config::{
     id::{HostId, PeeringId, RegionId, VpcId},
     inventory::{self, Inventory},
     net::{InterfaceName, is_canonical, overlap},
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 /// A document to apply.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Apply {
     /// The document.
     pub inventory: Inventory,
@@ -30,7 +31,7 @@ pub struct Apply {
 /// One thing that a document changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// `region`, `host`, `vpc`, `port` or `peering`.
+    /// `region`, `account`, `host`, `vpc`, `port` or `peering`.
     pub kind: &'static str,
     /// Which one.
     pub id: String,
@@ -67,13 +68,14 @@ pub struct Field {
 /// Applies a document.
 pub fn apply(draft: &mut Draft<'_>, apply: &Apply, context: &mut Context<'_>) -> Result<Vec<Difference>, Refusal> {
     let mut applier =
-        Applier { draft, document: &apply.inventory, differences: Vec::new(), faults: Vec::new(), code: None };
+        Applier { draft, document: &apply.inventory, context, differences: Vec::new(), faults: Vec::new(), code: None };
     applier.duplicates();
     if apply.prune {
         applier.prune_peerings();
         applier.prune_ports();
     }
     applier.regions();
+    applier.accounts();
     applier.hosts();
     applier.vpcs();
     applier.ports();
@@ -85,7 +87,7 @@ pub fn apply(draft: &mut Draft<'_>, apply: &Apply, context: &mut Context<'_>) ->
     }
     // Rules of peerings speak about VPCs; with those in doubt they would only repeat what was said.
     if applier.faults.is_empty() {
-        applier.peerings(context);
+        applier.peerings();
     }
     let Applier { differences, faults, code, .. } = applier;
     if faults.is_empty() {
@@ -95,9 +97,10 @@ pub fn apply(draft: &mut Draft<'_>, apply: &Apply, context: &mut Context<'_>) ->
     }
 }
 
-struct Applier<'a, 'b> {
+struct Applier<'a, 'b, 'c> {
     draft: &'a mut Draft<'b>,
     document: &'a Inventory,
+    context: &'a mut Context<'c>,
     differences: Vec<Difference>,
     faults: Vec<Fault>,
     code: Option<Code>,
@@ -112,12 +115,12 @@ fn port_key(port: &inventory::Port) -> PortKey {
 }
 
 /// Fields of a record that people set, and that differ.
-fn changed_fields<T: Serialize>(old: &T, new: &T) -> Vec<Field> {
-    let fields = |record: &T| match serde_json::to_value(record) {
+fn changed_fields(old: &impl Serialize, new: &impl Serialize) -> Vec<Field> {
+    let fields = |record: serde_json::Result<Value>| match record {
         Ok(Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),
     };
-    let (old, new) = (fields(old), fields(new));
+    let (old, new) = (fields(serde_json::to_value(old)), fields(serde_json::to_value(new)));
     let differs = |(field, to): (String, Value)| {
         let from = old.get(&field).cloned().unwrap_or(Value::Null);
         (from != to).then_some(Field { field, from, to })
@@ -125,7 +128,7 @@ fn changed_fields<T: Serialize>(old: &T, new: &T) -> Vec<Field> {
     new.into_iter().filter_map(differs).collect()
 }
 
-impl Applier<'_, '_> {
+impl Applier<'_, '_, '_> {
     fn fault(&mut self, entry: impl Into<String>, rule: impl Into<String>) {
         self.faults.push(Fault { entry: entry.into(), rule: rule.into(), reason: "" });
     }
@@ -161,6 +164,8 @@ impl Applier<'_, '_> {
         let mut found = Vec::new();
         found.extend(document.regions.iter().enumerate().filter_map(|(n, it)| twice("regions", n, it.id.to_string())));
         found.extend(document.hosts.iter().enumerate().filter_map(|(n, it)| twice("hosts", n, it.id.to_string())));
+        found
+            .extend(document.accounts.iter().enumerate().filter_map(|(n, it)| twice("accounts", n, it.id.to_string())));
         found.extend(document.vpcs.iter().enumerate().filter_map(|(n, it)| twice("vpcs", n, it.id.to_string())));
         for (entry, rule) in found {
             self.fault(entry, rule);
@@ -198,6 +203,28 @@ impl Applier<'_, '_> {
         known
     }
 
+    fn accounts(&mut self) {
+        for (place, account) in self.document.accounts.iter().enumerate() {
+            let entry = entry("accounts", place, &account.id);
+            for region in account.quotas.keys() {
+                self.known_region(&entry, region);
+            }
+            let old = self.draft.state.accounts().get(&account.id).cloned();
+            let made = old.is_none();
+            let quotas = account.quotas.clone();
+            let new = Account { quotas, ..self.draft.state.account(&account.id) };
+            if old.as_ref() == Some(&new) {
+                continue;
+            }
+            // Only what the document speaks about: the record holds secrets.
+            let from = old.map(|old| BTreeMap::from([("quotas", old.quotas)]));
+            let fields = from.map(|from| changed_fields(&from, &BTreeMap::from([("quotas", &new.quotas)])));
+            let action = if made { Action::Create } else { Action::Update };
+            self.note("account", &account.id, action, fields.unwrap_or_default());
+            self.draft.change(Change::Account(account.id.clone(), Some(new)));
+        }
+    }
+
     fn hosts(&mut self) {
         for (place, host) in self.document.hosts.iter().enumerate() {
             let entry = entry("hosts", place, &host.id);
@@ -222,6 +249,7 @@ impl Applier<'_, '_> {
                 agent: host.agent.clone(),
                 config_number: old.as_ref().map_or(0, |old| old.config_number),
                 retiring: false,
+                maintenance: host.maintenance,
             };
             let id = host.id.clone();
             self.set("host", &host.id, old, new, |new| Change::Host(id, Some(new)));
@@ -262,13 +290,15 @@ impl Applier<'_, '_> {
                 region: vpc.region.clone(),
                 cidrs: vpc.cidrs.clone(),
                 vni: old.as_ref().map_or_else(|| self.draft.allocate_vni(), |old| old.vni),
+                description: old.as_ref().map(|old| old.description.clone()).unwrap_or_default(),
+                created_ms: old.as_ref().map_or(self.context.now_ms, |old| old.created_ms),
             };
             let cidrs_changed = old.as_ref().is_some_and(|old| old.cidrs != new.cidrs);
             let (id, after) = (vpc.id.clone(), new.clone());
             self.set("vpc", &vpc.id, old, new, |new| Change::Vpc(id, Some(new)));
             if cidrs_changed
                 && self.faults.len() == faults_before
-                && let Err(refusal) = peering::cidrs_changed(self.draft, &after)
+                && let Err(refusal) = overlap::cidrs_changed(self.draft, &after, self.context.actor)
             {
                 self.take(&entry, refusal);
             }
@@ -338,27 +368,48 @@ impl Applier<'_, '_> {
         }
     }
 
-    fn peerings(&mut self, context: &mut Context<'_>) {
+    fn peerings(&mut self) {
         for (place, wanted) in self.document.peerings.iter().enumerate() {
             let entry = entry("peerings", place, &wanted.name);
-            let joined = self.draft.state.peerings_of(&wanted.vpc).any(|peering| {
-                peering.forwards()
+            let joined = self.draft.state.peerings_of(&wanted.vpc).find(|peering| {
+                peering.is_live()
                     && peering.sides().iter().any(|side| side.vpc == wanted.peer_vpc)
                     && wanted.vpc != wanted.peer_vpc
             });
-            if joined {
-                continue;
-            }
-            let wish = peering::Create {
-                name: wanted.name.clone(),
-                vpc: wanted.vpc.clone(),
-                peer_vpc: wanted.peer_vpc.clone(),
+            let result = match joined.map(|peering| (peering.id.clone(), peering.bandwidth)) {
+                Some((id, bandwidth)) => self.update_peering(&id, bandwidth, wanted),
+                None => self.create_peering(wanted),
             };
-            match peering::create(self.draft, &wish, context) {
-                Ok(id) => self.note("peering", &format!("{id} ({})", wanted.name), Action::Create, Vec::new()),
-                Err(refusal) => self.take(&entry, refusal),
+            if let Err(refusal) = result {
+                self.take(&entry, refusal);
             }
         }
+    }
+
+    fn create_peering(&mut self, wanted: &inventory::Peering) -> Result<(), Refusal> {
+        let wish = peering::Create {
+            name: wanted.name.clone(),
+            description: String::new(),
+            tags: Vec::new(),
+            vpc: wanted.vpc.clone(),
+            region: None,
+            peer_vpc: wanted.peer_vpc.clone(),
+            peer_region: None,
+            peer_account: None,
+            bandwidth: wanted.bandwidth,
+        };
+        let id = peering::create(self.draft, &wish, self.context)?;
+        self.note("peering", &format!("{id} ({})", wanted.name), Action::Create, Vec::new());
+        Ok(())
+    }
+
+    fn update_peering(&mut self, id: &PeeringId, old: Option<u32>, wanted: &inventory::Peering) -> Result<(), Refusal> {
+        let Some(bandwidth) = wanted.bandwidth.filter(|bandwidth| old != Some(*bandwidth)) else { return Ok(()) };
+        let which = peering::Locator { region: None, id: id.clone() };
+        peering::set_bandwidth(self.draft, &peering::SetBandwidth { which, bandwidth }, self.context)?;
+        let field = Field { field: "bandwidth".to_owned(), from: old.into(), to: bandwidth.into() };
+        self.note("peering", &format!("{id} ({})", wanted.name), Action::Update, vec![field]);
+        Ok(())
     }
 
     fn prune_peerings(&mut self) {
@@ -369,12 +420,13 @@ impl Applier<'_, '_> {
             .state
             .peerings()
             .values()
-            .filter(|peering| peering.forwards())
+            .filter(|peering| peering.is_live())
             .filter(|peering| !wanted.contains(&pair(&peering.initiator.vpc, &peering.receiver.vpc)))
             .map(|peering| (peering.id.clone(), peering.name.clone()))
             .collect();
         for (id, name) in gone {
-            match peering::delete(self.draft, &id) {
+            let which = peering::Locator { region: None, id: id.clone() };
+            match peering::delete(self.draft, &which, self.context) {
                 Ok(()) => self.note("peering", &format!("{id} ({name})"), Action::Delete, Vec::new()),
                 Err(refusal) => self.take(&format!("peering {id}"), refusal),
             }
@@ -394,16 +446,11 @@ impl Applier<'_, '_> {
         let wanted: BTreeSet<&VpcId> = self.document.vpcs.iter().map(|vpc| &vpc.id).collect();
         let gone: Vec<VpcId> = self.draft.state.vpcs().keys().filter(|id| !wanted.contains(id)).cloned().collect();
         for id in gone {
-            let port = self.draft.state.ports_of(&id).next().map(|port| port.key.clone());
-            if let Some(port) = port {
-                self.fault(format!("vpc {id}"), format!("it is not in the document, but port {port} of it is"));
+            if let Some(why) = self.draft.state.vpcs().get(&id).and_then(|vpc| still_needed(self.draft.state, vpc)) {
+                self.fault(format!("vpc {id}"), format!("it is not in the document, but {why}"));
                 continue;
             }
-            let live = self.draft.state.peerings_of(&id).find(|peering| peering.forwards());
-            if let Some(name) = live.map(|peering| peering.name.clone()) {
-                self.fault(format!("vpc {id}"), format!("it is not in the document, but peering {name} of it is"));
-                continue;
-            }
+            peering::reject_requests_to(self.draft, &id, self.context);
             self.note("vpc", &id, Action::Delete, Vec::new());
             self.draft.change(Change::Vpc(id, None));
         }
@@ -431,6 +478,20 @@ impl Applier<'_, '_> {
     }
 }
 
+/// Takes a host out that will not come back: its ports go with it, and nothing waits for it any more. What its kernel has
+/// stays until its agent hears of it, if it ever does.
+pub fn remove_host(draft: &mut Draft<'_>, id: &HostId) -> Result<(), Refusal> {
+    if !draft.state.hosts().contains_key(id) {
+        return Err(Refusal::one(Code::NotFound, "host", format!("there is no host {id}"), "HostNotFound"));
+    }
+    let ports: Vec<PortKey> = draft.state.ports_on(id).map(|port| port.key.clone()).collect();
+    for key in ports {
+        draft.change(Change::Port(key, None));
+    }
+    draft.change(Change::Host(id.clone(), None));
+    Ok(())
+}
+
 /// Why a host cannot have this VTEP address beside the other host. Agents derive an Ethernet address from its last four
 /// bytes, so those must differ, too.
 fn underlay_clash(underlay: IpAddr, other: &Host) -> Option<String> {
@@ -447,7 +508,24 @@ fn underlay_clash(underlay: IpAddr, other: &Host) -> Option<String> {
     }
 }
 
-fn cidr_faults(cidrs: &[IpNet]) -> Vec<String> {
+/// Addresses that name no host of a network, or that the kernel does not route: this network, loopback, link-local,
+/// multicast and what is reserved (RFC 6890).
+fn special_purpose() -> [IpNet; 8] {
+    let v4 = |a, b, length| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), length));
+    let v6 = |first, length| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length));
+    [
+        v4(0, 0, 8),
+        v4(127, 0, 8),
+        v4(169, 254, 16),
+        v4(224, 0, 4),
+        v4(240, 0, 4),
+        v6(0, 96),
+        v6(0xfe80, 10),
+        v6(0xff00, 8),
+    ]
+}
+
+pub(super) fn cidr_faults(cidrs: &[IpNet]) -> Vec<String> {
     let mut faults = Vec::new();
     if cidrs.is_empty() {
         faults.push("a VPC needs at least one CIDR".to_owned());
@@ -458,6 +536,10 @@ fn cidr_faults(cidrs: &[IpNet]) -> Vec<String> {
         }
         if cidr.prefix_len() == 0 {
             faults.push(format!("CIDR {cidr} is the whole address space"));
+            continue;
+        }
+        if let Some(special) = special_purpose().into_iter().find(|special| overlap(special, cidr)) {
+            faults.push(format!("CIDR {cidr} overlaps {special}, which no network may use for its hosts (RFC 6890)"));
         }
         if let Some(other) = cidrs[..place].iter().find(|other| overlap(other, cidr)) {
             faults.push(format!("CIDR {cidr} overlaps {other} of the same VPC"));
@@ -466,7 +548,7 @@ fn cidr_faults(cidrs: &[IpNet]) -> Vec<String> {
     faults
 }
 
-fn port_faults<'a>(
+pub(super) fn port_faults<'a>(
     vpc: &Vpc,
     ports: impl Iterator<Item = &'a Port>,
     entry: impl Fn(&PortKey) -> String,

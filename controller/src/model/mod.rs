@@ -1,14 +1,19 @@
-//! The rules. Pure: state, command, time and ids go in; a refusal or a list of changed records comes out.
+//! The rules. Pure: state, request, time and chance go in; a refusal or a list of changed records comes out.
 
+pub mod account;
+pub mod due;
 pub mod inventory;
+mod overlap;
 pub mod peering;
 pub mod record;
 pub mod state;
+pub mod vpc;
 
 use cps_peering_config::{
-    id::{HostId, PeeringId},
+    id::{AccountId, HostId, PeeringId, VpcId},
     net::Vni,
 };
+use record::{Made, TokenKey, TokenUse};
 use serde::Serialize;
 use state::{Change, Meta, State};
 use std::fmt;
@@ -21,10 +26,18 @@ pub enum Code {
     InvalidArgument,
     /// The state does not allow it.
     FailedPrecondition,
-    /// There is no such thing.
+    /// It is another's to do.
+    Forbidden,
+    /// There is no such thing, or none that the caller may know of.
     NotFound,
     /// There is such a thing already.
     AlreadyExists,
+    /// A client token was used before for something else.
+    Aborted,
+    /// There are as many as there may be.
+    QuotaExceeded,
+    /// The request is one that was carried out before.
+    Replayed,
 }
 
 /// One thing that is wrong with a command.
@@ -68,12 +81,14 @@ pub struct Draft<'a> {
     pub state: &'a mut State,
     changes: Vec<Change>,
     undo: Vec<Change>,
+    /// How many of the changes happened by themselves.
+    due: usize,
 }
 
 impl<'a> Draft<'a> {
     /// Begins to change a state.
     pub fn new(state: &'a mut State) -> Self {
-        Self { state, changes: Vec::new(), undo: Vec::new() }
+        Self { state, changes: Vec::new(), undo: Vec::new(), due: 0 }
     }
 
     /// Changes a record.
@@ -85,6 +100,11 @@ impl<'a> Draft<'a> {
     /// What was changed, in order.
     pub fn changes(&self) -> &[Change] {
         &self.changes
+    }
+
+    /// How many of the changes, the first ones, happened because their time had come.
+    pub fn due(&self) -> usize {
+        self.due
     }
 
     /// Takes everything back.
@@ -105,6 +125,11 @@ impl<'a> Draft<'a> {
         seen
     }
 
+    /// The number that the commit of these changes will have.
+    fn number(&self) -> u64 {
+        self.state.meta().number + 1
+    }
+
     /// The next free VNI. Goes upwards and round, so that a freed one is not given away soon.
     fn allocate_vni(&mut self) -> Vni {
         let meta = self.state.meta();
@@ -117,29 +142,167 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// The controller itself, because something was confirmed or its time had come.
+    System,
+    /// Who runs the cloud. May do everything.
+    Operator,
+    /// An account. May do what concerns its own side.
+    Account(AccountId),
+}
+
+impl Actor {
+    /// The account, if it is one.
+    pub fn account(&self) -> Option<&AccountId> {
+        match self {
+            Actor::Account(id) => Some(id),
+            Actor::System | Actor::Operator => None,
+        }
+    }
+
+    /// Whether it may act for an account.
+    pub fn is(&self, account: &AccountId) -> bool {
+        self.account().is_none_or(|own| own == account)
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Actor::System => f.write_str("system"),
+            Actor::Operator => f.write_str("operator"),
+            Actor::Account(id) => write!(f, "account/{id}"),
+        }
+    }
+}
+
 /// What can be asked of the state.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub enum Command {
-    /// Bring regions, hosts, VPCs, ports and peerings to what a document says.
+    /// Bring accounts, regions, hosts, VPCs, ports and peerings to what a document says.
     Apply(inventory::Apply),
-    /// Peer two VPCs of one account.
+    /// Peer two VPCs.
     CreatePeering(peering::Create),
+    /// Say yes to a request.
+    AcceptPeering(peering::Locator),
+    /// Say no to a request.
+    RejectPeering(peering::Locator),
+    /// Change what the initiator says about a peering.
+    ModifyPeering(peering::Modify),
+    /// Change how much may pass.
+    SetBandwidth(peering::SetBandwidth),
     /// End a peering.
-    DeletePeering(PeeringId),
+    DeletePeering(peering::Locator),
+    /// Make a VPC for the account that asks.
+    CreateVpc(vpc::Create),
+    /// Change what an account says about its VPC.
+    ModifyVpc(vpc::Modify),
+    /// Add a CIDR to a VPC.
+    AddCidr(vpc::Cidr),
+    /// Take a CIDR from a VPC.
+    RemoveCidr(vpc::Cidr),
+    /// Remove a VPC.
+    DeleteVpc(vpc::Locator),
+    /// Change an account.
+    Account(account::Change),
+    /// Take a host out for good, whether or not its agent confirms.
+    RemoveHost(HostId),
     /// All hosts have it, or had time enough.
     Activate(PeeringId),
     /// No host has it any more.
     Drained(PeeringId),
     /// A retiring host has nothing left.
     Forget(HostId),
+    /// Do what is due, and nothing else.
+    Tick,
+}
+
+/// The signature of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// The signature.
+    pub signature: String,
+    /// Until when the same bytes could be sent again, in milliseconds since 1970-01-01 UTC.
+    pub until_ms: u64,
+}
+
+/// A command with who asks for it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Who asks.
+    pub actor: Actor,
+    /// The id under which the answer and the audit trail speak of it.
+    pub id: String,
+    /// What makes a repetition harmless.
+    pub token: Option<String>,
+    /// With what it was signed. The same signature changes something once only.
+    pub signed: Option<Signed>,
+    /// What is asked.
+    pub command: Command,
+}
+
+impl Request {
+    /// A request without token and signature.
+    pub fn new(actor: Actor, command: Command) -> Self {
+        Self { actor, id: String::new(), token: None, signed: None, command }
+    }
+}
+
+/// Limits and periods that a settings file may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most that a peering may have, in Mbit/s (rule B1).
+    pub max_bandwidth: u32,
+    /// Live peerings of an account in a region (rule L9).
+    pub peerings_per_region: u32,
+    /// How long a request waits for an answer, in milliseconds (rule L3).
+    pub pending_ms: u64,
+    /// How long the record of an ended peering is kept, in milliseconds (rule L8).
+    pub ended_ms: u64,
+    /// How long what is suspended is kept, in milliseconds (rule B5).
+    pub arrear_ms: u64,
+    /// How long a client token is remembered, in milliseconds.
+    pub token_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const HOUR: u64 = 60 * 60 * 1000;
+        Self {
+            max_bandwidth: 10_000,
+            peerings_per_region: 50,
+            pending_ms: 24 * HOUR,
+            ended_ms: 7 * 24 * HOUR,
+            arrear_ms: 7 * 24 * HOUR,
+            token_ms: 24 * HOUR,
+        }
+    }
 }
 
 /// What rules cannot know by themselves.
 pub struct Context<'a> {
     /// The time, in milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
-    /// Makes up ids for peerings. An id that is taken is asked for again.
-    pub new_id: &'a mut dyn FnMut() -> PeeringId,
+    /// Who asks.
+    pub actor: &'a Actor,
+    /// Limits and periods.
+    pub limits: &'a Limits,
+    /// Makes up the ends of ids: 10 of `[a-z0-9]`.
+    pub random: &'a mut dyn FnMut() -> String,
+}
+
+impl Context<'_> {
+    /// An id that is not taken.
+    fn new_id<T: std::str::FromStr>(&mut self, prefix: &str, taken: impl Fn(&T) -> bool) -> T {
+        loop {
+            let id = format!("{prefix}-{}", (self.random)()).parse().ok();
+            if let Some(id) = id.filter(|id| !taken(id)) {
+                return id;
+            }
+        }
+    }
 }
 
 /// What a command did.
@@ -147,24 +310,89 @@ pub struct Context<'a> {
 pub enum Outcome {
     /// The difference that a document made.
     Applied(Vec<inventory::Difference>),
-    /// The peering that was made.
-    Created(PeeringId),
+    /// What was made, or changed.
+    Made(Made),
     /// It was done, or had been done before.
     Done,
 }
 
-/// Carries a command out on a draft. After a refusal the draft is to be undone.
-pub fn decide(draft: &mut Draft<'_>, command: &Command, context: &mut Context<'_>) -> Result<Outcome, Refusal> {
+/// Carries a request out on a draft. After a refusal the draft is to be undone.
+pub fn decide(
+    draft: &mut Draft<'_>,
+    request: &Request,
+    now_ms: u64,
+    limits: &Limits,
+    random: &mut dyn FnMut() -> String,
+) -> Result<Outcome, Refusal> {
+    let mut context = Context { now_ms, actor: &request.actor, limits, random };
+    // Before anything is judged, so that nothing depends on when somebody last looked at the clock (rule L3).
+    due::catch_up(draft, &mut context);
+    draft.due = draft.changes.len();
+    let key = match (&request.token, request.actor.account()) {
+        (Some(token), Some(account)) => Some(token_key(account, token)?),
+        _ => None,
+    };
+    let words = serde_json::to_string(&request.command).unwrap_or_default();
+    if let Some(used) = key.as_ref().and_then(|key| draft.state.token(key)) {
+        return if used.request == words {
+            Ok(Outcome::Made(used.result.clone()))
+        } else {
+            let rule = "it was used before for a request with other content: take a new one";
+            Err(Refusal::one(Code::Aborted, "clientToken", rule, "ClientTokenReused"))
+        };
+    }
+    let outcome = carry_out(draft, &request.command, &mut context)?;
+    if let (Some(key), Outcome::Made(result)) = (key, &outcome) {
+        let forget_ms = now_ms.saturating_add(limits.token_ms);
+        draft.change(Change::Token(key, Some(TokenUse { request: words, result: result.clone(), forget_ms })));
+    }
+    if let Some(signed) = &request.signed
+        && draft.changes.len() > draft.due
+    {
+        // What changes nothing may be asked again: a client that sends the same twice within a second gets the same answer.
+        if draft.state.has_signature(&signed.signature) {
+            let rule = "a request with this signature was carried out before: sign it again";
+            return Err(Refusal::one(Code::Replayed, "Authorization", rule, "RequestReplayed"));
+        }
+        draft.change(Change::Signature(signed.signature.clone(), Some(signed.until_ms)));
+    }
+    Ok(outcome)
+}
+
+fn token_key(account: &AccountId, token: &str) -> Result<TokenKey, Refusal> {
+    const MAX: usize = 36;
+    let legal = (1..=MAX).contains(&token.chars().count()) && !token.chars().any(char::is_control);
+    if !legal {
+        let rule = format!("{token:?} is not a legal token: expected 1 to {MAX} printable characters");
+        return Err(Refusal::one(Code::InvalidArgument, "clientToken", rule, "InvalidClientToken"));
+    }
+    Ok(TokenKey { account: account.clone(), token: token.to_owned() })
+}
+
+fn carry_out(draft: &mut Draft<'_>, command: &Command, context: &mut Context<'_>) -> Result<Outcome, Refusal> {
+    let peering = |id: PeeringId| Outcome::Made(Made::Peering(id));
+    let vpc = |id: VpcId| Outcome::Made(Made::Vpc(id));
     match command {
         Command::Apply(apply) => inventory::apply(draft, apply, context).map(Outcome::Applied),
-        Command::CreatePeering(create) => peering::create(draft, create, context).map(Outcome::Created),
-        Command::DeletePeering(id) => peering::delete(draft, id).map(|()| Outcome::Done),
+        Command::CreatePeering(create) => peering::create(draft, create, context).map(peering),
+        Command::AcceptPeering(which) => peering::accept(draft, which, context).map(peering),
+        Command::RejectPeering(which) => peering::reject(draft, which, context).map(|()| Outcome::Done),
+        Command::ModifyPeering(modify) => peering::modify(draft, modify, context).map(peering),
+        Command::SetBandwidth(set) => peering::set_bandwidth(draft, set, context).map(peering),
+        Command::DeletePeering(which) => peering::delete(draft, which, context).map(|()| Outcome::Done),
+        Command::CreateVpc(create) => vpc::create(draft, create, context).map(vpc),
+        Command::ModifyVpc(modify) => vpc::modify(draft, modify, context).map(vpc),
+        Command::AddCidr(cidr) => vpc::add_cidr(draft, cidr, context).map(vpc),
+        Command::RemoveCidr(cidr) => vpc::remove_cidr(draft, cidr, context).map(vpc),
+        Command::DeleteVpc(which) => vpc::delete(draft, which, context).map(|()| Outcome::Done),
+        Command::Account(change) => account::change(draft, change, context).map(|()| Outcome::Done),
+        Command::RemoveHost(id) => inventory::remove_host(draft, id).map(|()| Outcome::Done),
         Command::Activate(id) => {
             peering::activate(draft, id, context.now_ms);
             Ok(Outcome::Done)
         }
         Command::Drained(id) => {
-            peering::drained(draft, id);
+            peering::drained(draft, id, context);
             Ok(Outcome::Done)
         }
         Command::Forget(id) => {
@@ -173,5 +401,6 @@ pub fn decide(draft: &mut Draft<'_>, command: &Command, context: &mut Context<'_
             }
             Ok(Outcome::Done)
         }
+        Command::Tick => Ok(Outcome::Done),
     }
 }

@@ -1,189 +1,503 @@
 //! Rules of peerings, numbered as in the product's specification.
 
 use super::{
-    Code, Context, Draft, Refusal,
-    record::{Peering, PeeringState, Side, Vpc},
+    Actor, Code, Context, Draft, Limits, Refusal,
+    overlap::may_be_peered,
+    record::{End, Peering, PeeringState, Role, Side, Tag, Vpc},
     state::{Change, State},
 };
-use cps_peering_config::{
-    id::{PeeringId, VpcId},
-    net::overlap,
-};
-use ipnet::IpNet;
+use cps_peering_config::id::{AccountId, PeeringId, RegionId, VpcId};
+use serde::Serialize;
 
 /// The longest name, in characters.
 pub const MAX_NAME: usize = 32;
+/// The longest description, in characters.
+pub const MAX_DESCRIPTION: usize = 256;
+/// The most tags.
+pub const MAX_TAGS: usize = 10;
+/// The longest key or value of a tag, in characters.
+pub const MAX_TAG: usize = 127;
+
+/// Which peering a command is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Locator {
+    /// The region in which the caller has its side; none for operators, who need not say.
+    pub region: Option<RegionId>,
+    /// The peering.
+    pub id: PeeringId,
+}
 
 /// A wish to peer two VPCs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Create {
     /// The peering's name.
     pub name: String,
+    /// What the initiator says about it.
+    pub description: String,
+    /// What the initiator puts on it.
+    pub tags: Vec<Tag>,
     /// The initiator's VPC.
     pub vpc: VpcId,
+    /// The region that the initiator's VPC must be in; none for operators, who need not say.
+    pub region: Option<RegionId>,
     /// The receiver's VPC.
     pub peer_vpc: VpcId,
+    /// The region that the receiver's VPC must be in; none if any will do.
+    pub peer_region: Option<RegionId>,
+    /// The account that the receiver's VPC must be of; none if any will do.
+    pub peer_account: Option<AccountId>,
+    /// The most that may pass in each direction, in Mbit/s.
+    pub bandwidth: Option<u32>,
 }
 
-/// Makes a peering (rules L1, L2, L6, L7, L8).
-pub fn create(draft: &mut Draft<'_>, wish: &Create, context: &mut Context<'_>) -> Result<PeeringId, Refusal> {
-    let (initiator, receiver) = check(draft.state, wish)?;
-    let (initiator, receiver) = (initiator.clone(), receiver.clone());
-    let mut id = (context.new_id)();
-    while draft.state.peerings().contains_key(&id) {
-        id = (context.new_id)();
-    }
-    let mut side = |vpc: &Vpc| Side {
-        vpc: vpc.id.clone(),
-        account: vpc.account.clone(),
-        region: vpc.region.clone(),
-        vni: draft.allocate_vni(),
-        cidrs: vpc.cidrs.clone(),
-    };
-    let peering = Peering {
-        id: id.clone(),
-        name: wish.name.clone(),
-        initiator: side(&initiator),
-        receiver: side(&receiver),
-        state: PeeringState::Provisioning,
-        created_ms: context.now_ms,
-        activated_ms: None,
-        since: draft.state.meta().number + 1,
-    };
-    draft.change(Change::Peering(id.clone(), Some(peering)));
-    Ok(id)
+/// Other words about a peering; none for what stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Modify {
+    /// Which one.
+    pub which: Locator,
+    /// Its name.
+    pub name: Option<String>,
+    /// What the initiator says about it.
+    pub description: Option<String>,
 }
 
-fn check<'a>(state: &'a State, wish: &Create) -> Result<(&'a Vpc, &'a Vpc), Refusal> {
-    let length = wish.name.chars().count();
-    if !(1..=MAX_NAME).contains(&length) || wish.name.chars().any(char::is_control) {
-        let rule = format!("{:?} is not a legal name: expected 1 to {MAX_NAME} printable characters", wish.name);
-        return Err(Refusal::one(Code::InvalidArgument, "name", rule, "InvalidName"));
+/// Another limit for a peering.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SetBandwidth {
+    /// Which one.
+    pub which: Locator,
+    /// The most that may pass in each direction, in Mbit/s.
+    pub bandwidth: u32,
+}
+
+/// What an account is in a peering that it may see in a region. None for strangers, and for what it has deleted or
+/// rejected. Between two VPCs of one account the region decides.
+pub fn role(peering: &Peering, account: &AccountId, region: Option<&RegionId>) -> Option<Role> {
+    let draining = matches!(peering.state, PeeringState::Draining { .. });
+    let sees = |side: &Side| {
+        side.account == *account && region.is_none_or(|region| side.region == *region) && (draining || !side.gone)
+    };
+    [(Role::Initiator, &peering.initiator), (Role::Receiver, &peering.receiver)]
+        .into_iter()
+        .find_map(|(role, side)| sees(side).then_some(role))
+}
+
+fn invalid<T>(entry: &str, rule: impl Into<String>, reason: &'static str) -> Result<T, Refusal> {
+    Err(Refusal::one(Code::InvalidArgument, entry, rule, reason))
+}
+
+fn missing(id: &PeeringId) -> Refusal {
+    Refusal::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound")
+}
+
+/// Finds what the caller may see. An operator sees all that is not over for everybody.
+fn find(state: &State, which: &Locator, actor: &Actor) -> Result<(Peering, Option<Role>), Refusal> {
+    let peering = state.peerings().get(&which.id).ok_or_else(|| missing(&which.id))?;
+    let Some(account) = actor.account() else { return Ok((peering.clone(), None)) };
+    let role = role(peering, account, which.region.as_ref()).ok_or_else(|| missing(&which.id))?;
+    Ok((peering.clone(), Some(role)))
+}
+
+/// Refuses what is the other side's to do. In a peering within one account both sides are the caller's.
+fn only(role: Role, has: Option<Role>, peering: &Peering, what: &str) -> Result<(), Refusal> {
+    if has.is_none_or(|has| has == role) || !peering.is_cross_account() {
+        return Ok(());
     }
-    let find = |entry: &str, id: &VpcId| {
+    let rule = format!("only the {} of {} can {what}", role.word(), peering.id);
+    Err(Refusal::one(Code::Forbidden, "vpcPeeringId", rule, "VpcPeerPurviewError"))
+}
+
+/// The word for a state that users read.
+pub fn state_word(state: &PeeringState) -> &'static str {
+    match state {
+        PeeringState::Pending => "pending",
+        PeeringState::Provisioning => "provisioning",
+        PeeringState::Active => "active",
+        PeeringState::Suspended { .. } => "suspended",
+        PeeringState::Draining { .. } => "draining",
+        PeeringState::Ended { how: End::Rejected, .. } => "rejected",
+        PeeringState::Ended { how: End::Expired, .. } => "expired",
+        PeeringState::Ended { how: End::Deleted, .. } => "peer_deleted",
+    }
+}
+
+fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, Refusal> {
+    let (rule, reason) = match &peering.state {
+        PeeringState::Ended { how: End::Expired, .. } => {
+            (format!("{} has expired and cannot {what}", peering.id), "VpcPeerExpired")
+        }
+        state => (format!("{} is {} and cannot {what}", peering.id, state_word(state)), "VpcPeerInvalidStateChange"),
+    };
+    Err(Refusal::one(Code::FailedPrecondition, "vpcPeeringId", rule, reason))
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    if (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let rule = format!("{name:?} is not a legal name: expected 1 to {MAX_NAME} printable characters");
+    invalid("vpcPeeringName", rule, "InvalidName")
+}
+
+/// Refuses what is too long to be said about a thing.
+pub(super) fn check_description(description: &str) -> Result<(), Refusal> {
+    let length = description.chars().count();
+    if length <= MAX_DESCRIPTION {
+        return Ok(());
+    }
+    let rule = format!("it has {length} characters: at most {MAX_DESCRIPTION} are allowed");
+    invalid("description", rule, "InvalidDescription")
+}
+
+fn check_tags(tags: &[Tag]) -> Result<(), Refusal> {
+    if tags.len() > MAX_TAGS {
+        return invalid("userTags", format!("{} tags: at most {MAX_TAGS} are allowed", tags.len()), "InvalidTag");
+    }
+    for (place, tag) in tags.iter().enumerate() {
+        let entry = format!("userTags[{place}]");
+        if tag.key.is_empty() || tag.key.chars().count() > MAX_TAG || tag.value.chars().count() > MAX_TAG {
+            let rule =
+                format!("{:?}: expected a key of 1 to {MAX_TAG} characters and a value of at most {MAX_TAG}", tag.key);
+            return invalid(&entry, rule, "InvalidTag");
+        }
+        if tags[..place].iter().any(|other| other.key == tag.key) {
+            return invalid(&entry, format!("the key {:?} is there twice", tag.key), "InvalidTag");
+        }
+    }
+    Ok(())
+}
+
+fn check_free_name(state: &State, name: &str, side: (&AccountId, &RegionId)) -> Result<(), Refusal> {
+    let Some(other) = state.initiated(side.0, side.1).and_then(|names| names.get(name)) else { return Ok(()) };
+    let rule = format!("the name {name:?} is that of {other} in account {} and region {}", side.0, side.1);
+    Err(Refusal::one(Code::AlreadyExists, "vpcPeeringName", rule, "VpcPeerNameExist"))
+}
+
+/// B1: a peering between regions needs a bandwidth, one within a region must not have any. An operator may leave it out:
+/// then nothing limits the peering.
+fn check_bandwidth(bandwidth: Option<u32>, cross_region: bool, actor: &Actor, limits: &Limits) -> Result<(), Refusal> {
+    let max = limits.max_bandwidth;
+    match bandwidth {
+        Some(_) if !cross_region => invalid(
+            "bandwidth",
+            "a peering within a region has no bandwidth limit: leave it out",
+            "BandwidthNotAllowed",
+        ),
+        Some(mbit) if !(1..=max).contains(&mbit) => {
+            invalid("bandwidth", format!("{mbit} Mbit/s is not between 1 and {max}"), "InvalidBandwidth")
+        }
+        None if cross_region && actor.account().is_some() => {
+            invalid("bandwidth", format!("a peering between regions needs one, 1 to {max} Mbit/s"), "BandwidthRequired")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what an account cannot pay for (B5).
+fn check_credit(state: &State, account: &AccountId, cross_region: bool) -> Result<(), Refusal> {
+    if !cross_region || !state.account(account).charge.in_arrear() {
+        return Ok(());
+    }
+    let rule = format!("account {account} is in arrear: nothing between regions can be peered until it has paid");
+    Err(Refusal::one(Code::FailedPrecondition, "vpcId", rule, "AccountInArrear"))
+}
+
+/// How many live peerings an account may initiate from a region.
+pub fn quota(state: &State, account: &AccountId, region: &RegionId, limits: &Limits) -> u32 {
+    let own = state.accounts().get(account).and_then(|account| account.quotas.get(region));
+    own.copied().unwrap_or(limits.peerings_per_region)
+}
+
+/// How many live peerings an account has initiated from a region.
+pub fn quota_used(state: &State, account: &AccountId, region: &RegionId) -> usize {
+    state.initiated(account, region).map_or(0, std::collections::BTreeMap::len)
+}
+
+/// L9.
+fn check_quota(state: &State, account: &AccountId, region: &RegionId, limits: &Limits) -> Result<(), Refusal> {
+    let (used, most) = (quota_used(state, account, region), quota(state, account, region, limits));
+    if used < most as usize {
+        return Ok(());
+    }
+    let rule = format!(
+        "account {account} has {used} peerings in {region}, and its quota is {most}: ask the operator for more"
+    );
+    Err(Refusal::one(Code::QuotaExceeded, "regionId", rule, "VpcPeerLimitExceeded"))
+}
+
+/// Finds both VPCs. What the caller may not know of looks like what is not there (L11).
+fn both<'a>(state: &'a State, wish: &Create, actor: &Actor) -> Result<(&'a Vpc, &'a Vpc), Refusal> {
+    let find = |entry: &str, id: &VpcId, legal: &dyn Fn(&Vpc) -> bool| {
         let missing = || Refusal::one(Code::NotFound, entry, format!("there is no VPC {id}"), "VpcNotFound");
-        state.vpcs().get(id).ok_or_else(missing)
+        state.vpcs().get(id).filter(|vpc| legal(vpc)).ok_or_else(missing)
     };
-    let (vpc, peer) = (find("vpc", &wish.vpc)?, find("peerVpc", &wish.peer_vpc)?);
+    let of_region = |vpc: &Vpc, region: &Option<RegionId>| region.as_ref().is_none_or(|region| vpc.region == *region);
+    let vpc = find("vpcId", &wish.vpc, &|vpc| actor.is(&vpc.account) && of_region(vpc, &wish.region))?;
+    let welcome = |peer: &Vpc| {
+        let blocked = state.accounts().get(&peer.account).is_some_and(|it| it.blocked.contains(&vpc.account));
+        of_region(peer, &wish.peer_region)
+            && wish.peer_account.as_ref().is_none_or(|account| peer.account == *account)
+            && (!blocked || actor.account().is_none())
+    };
+    let peer = find("remoteVpcId", &wish.peer_vpc, &welcome)?;
     if vpc.id == peer.id {
         let rule = format!("{} cannot be peered with itself", vpc.id);
-        return Err(Refusal::one(Code::InvalidArgument, "peerVpc", rule, "VpcPeerSelf"));
+        return invalid("remoteVpcId", rule, "VpcPeerSelf");
     }
-    if vpc.account != peer.account {
-        let rule = format!(
-            "{} belongs to account {} and {} to {}: only VPCs of one account can be peered",
-            vpc.id, vpc.account, peer.id, peer.account
-        );
-        return Err(Refusal::one(Code::FailedPrecondition, "peerVpc", rule, "VpcPeerCrossAccount"));
-    }
-    let live = |peering: &&Peering| peering.forwards();
-    if let Some(other) = state.peerings_of(&vpc.id).filter(live).find(|other| joins(other, &peer.id)) {
-        let rule = format!("{} and {} are peered already, by {} ({})", vpc.id, peer.id, other.id, other.name);
-        return Err(Refusal::one(Code::AlreadyExists, "peerVpc", rule, "VpcPeerAlreadyExist"));
-    }
-    let same_name = |other: &&Peering| {
-        other.name == wish.name && other.initiator.account == vpc.account && other.initiator.region == vpc.region
-    };
-    if let Some(other) = state.peerings().values().filter(live).find(same_name) {
-        let rule = format!(
-            "the name {:?} is that of {} in account {} and region {}",
-            wish.name, other.id, vpc.account, vpc.region
-        );
-        return Err(Refusal::one(Code::AlreadyExists, "name", rule, "VpcPeerNameExist"));
-    }
-    if let Some((own, others)) = conflict(&vpc.cidrs, &peer.cidrs) {
-        let rule = format!("CIDR {others} of {} overlaps {own} of {}", peer.id, vpc.id);
-        return Err(Refusal::one(Code::FailedPrecondition, "peerVpc", rule, "VpcPeerCidrConflict"));
-    }
-    no_overlap_among_peers(state, vpc, peer, None)?;
-    no_overlap_among_peers(state, peer, vpc, None)?;
     Ok((vpc, peer))
 }
 
-fn joins(peering: &Peering, vpc: &VpcId) -> bool {
-    peering.sides().iter().any(|side| side.vpc == *vpc)
-}
-
-/// The first two prefixes that share an address.
-fn conflict<'a>(own: &'a [IpNet], others: &'a [IpNet]) -> Option<(&'a IpNet, &'a IpNet)> {
-    own.iter().find_map(|a| others.iter().find(|b| overlap(a, b)).map(|b| (a, b)))
-}
-
-/// L7: a VPC has one routing table, so its peers may not overlap each other. Draining peerings count: some host may
-/// still have them.
-fn no_overlap_among_peers(state: &State, vpc: &Vpc, peer: &Vpc, except: Option<&PeeringId>) -> Result<(), Refusal> {
-    for other in state.peerings_of(&vpc.id).filter(|other| Some(&other.id) != except) {
-        for (_, sibling) in other.views().into_iter().filter(|(own, _)| own.vpc == vpc.id) {
-            // The same pair again: what drains is replaced, and its prefixes are the same.
-            if sibling.vpc == peer.id {
-                continue;
-            }
-            if let Some((new, old)) = conflict(&peer.cidrs, &sibling.cidrs) {
-                let rule = format!(
-                    "CIDR {new} of {} overlaps {old} of {}, which is peered with {} by {} ({})",
-                    peer.id, sibling.vpc, vpc.id, other.id, other.name
-                );
-                return Err(Refusal::one(Code::FailedPrecondition, "peerVpc", rule, "VpcPeerCidrConflict"));
-            }
-        }
+fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vpc), Refusal> {
+    check_name(&wish.name)?;
+    check_description(&wish.description)?;
+    check_tags(&wish.tags)?;
+    let (vpc, peer) = both(state, wish, context.actor)?;
+    let cross_region = vpc.region != peer.region;
+    check_bandwidth(wish.bandwidth, cross_region, context.actor, context.limits)?;
+    check_credit(state, &vpc.account, cross_region)?;
+    let joins = |other: &&Peering| other.is_live() && other.sides().iter().any(|side| side.vpc == peer.id);
+    if let Some(other) = state.peerings_of(&vpc.id).find(joins) {
+        let rule = format!("{} and {} are peered already, by {} ({})", vpc.id, peer.id, other.id, other.name);
+        return Err(Refusal::one(Code::AlreadyExists, "remoteVpcId", rule, "VpcPeerAlreadyExist"));
     }
+    check_free_name(state, &wish.name, (&vpc.account, &vpc.region))?;
+    may_be_peered(state, vpc, peer, None, context.actor)?;
+    check_quota(state, &vpc.account, &vpc.region, context.limits)?;
+    Ok((vpc.clone(), peer.clone()))
+}
+
+/// Makes a peering, or a request for one (rules L1, L2, L6 to L9, B1).
+pub fn create(draft: &mut Draft<'_>, wish: &Create, context: &mut Context<'_>) -> Result<PeeringId, Refusal> {
+    let (vpc, peer) = check(draft.state, wish, context)?;
+    let id: PeeringId = context.new_id("vpcpr", |id| draft.state.peerings().contains_key(id));
+    let side = |vpc: Vpc| Side {
+        vpc: vpc.id,
+        account: vpc.account,
+        region: vpc.region,
+        vni: None,
+        cidrs: vpc.cidrs,
+        gone: false,
+    };
+    let mut peering = Peering {
+        id: id.clone(),
+        name: wish.name.clone(),
+        description: wish.description.clone(),
+        tags: wish.tags.clone(),
+        initiator: side(vpc),
+        receiver: side(peer),
+        bandwidth: wish.bandwidth,
+        state: PeeringState::Pending,
+        created_ms: context.now_ms,
+        expires_ms: None,
+        activated_ms: None,
+        ended_ms: None,
+        since: draft.number(),
+        since_ms: context.now_ms,
+    };
+    // An operator speaks for both.
+    if peering.is_cross_account() && context.actor.account().is_some() {
+        peering.expires_ms = Some(context.now_ms.saturating_add(context.limits.pending_ms));
+        draft.change(Change::Peering(id.clone(), Some(peering)));
+    } else {
+        provision(draft, peering, context.now_ms);
+    }
+    Ok(id)
+}
+
+/// Tells hosts to have it.
+fn provision(draft: &mut Draft<'_>, mut peering: Peering, now_ms: u64) {
+    for role in [Role::Initiator, Role::Receiver] {
+        let side = peering.side_mut(role);
+        side.vni = side.vni.or_else(|| Some(draft.allocate_vni()));
+    }
+    let entered = Peering { state: PeeringState::Provisioning, since: draft.number(), since_ms: now_ms, ..peering };
+    draft.change(Change::Peering(entered.id.clone(), Some(entered)));
+}
+
+/// L2, with L6 and L7 again: much may have happened since it was asked.
+pub fn accept(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>) -> Result<PeeringId, Refusal> {
+    let (mut peering, role) = find(draft.state, which, context.actor)?;
+    only(Role::Receiver, role, &peering, "accept it")?;
+    if peering.state != PeeringState::Pending {
+        return wrong_state(&peering, "be accepted");
+    }
+    check_credit(draft.state, &peering.initiator.account, peering.is_cross_region())?;
+    let vpc_of = |side: &Side| {
+        let missing = || Refusal::one(Code::NotFound, "vpcId", format!("there is no VPC {}", side.vpc), "VpcNotFound");
+        draft.state.vpcs().get(&side.vpc).ok_or_else(missing)
+    };
+    let (vpc, peer) = (vpc_of(&peering.initiator)?, vpc_of(&peering.receiver)?);
+    may_be_peered(draft.state, vpc, peer, Some(&peering.id), context.actor)?;
+    let (own, others) = (vpc.cidrs.clone(), peer.cidrs.clone());
+    (peering.initiator.cidrs, peering.receiver.cidrs) = (own, others);
+    provision(draft, peering, context.now_ms);
+    Ok(which.id.clone())
+}
+
+/// L4.
+pub fn reject(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), Refusal> {
+    let (mut peering, role) = find(draft.state, which, context.actor)?;
+    only(Role::Receiver, role, &peering, "reject it")?;
+    if peering.state != PeeringState::Pending {
+        return wrong_state(&peering, "be rejected");
+    }
+    peering.receiver.gone = true;
+    end(draft, peering, End::Rejected, context);
     Ok(())
 }
 
-/// L10: after a VPC's CIDRs changed, its live peerings must still be legal. Their copies of the CIDRs follow.
-pub fn cidrs_changed(draft: &mut Draft<'_>, vpc: &Vpc) -> Result<(), Refusal> {
-    let live: Vec<Peering> = draft.state.peerings_of(&vpc.id).filter(|peering| peering.forwards()).cloned().collect();
-    for mut peering in live {
-        for (own, peer) in peering.views().into_iter().filter(|(own, _)| own.vpc == vpc.id) {
-            if let Some((new, old)) = conflict(&vpc.cidrs, &peer.cidrs) {
-                let rule = format!(
-                    "CIDR {new} of {} overlaps {old} of {}, with which it is peered by {} ({})",
-                    own.vpc, peer.vpc, peering.id, peering.name
-                );
-                return Err(Refusal::one(Code::FailedPrecondition, "cidrs", rule, "VpcPeerCidrConflict"));
-            }
-            if let Some(peer) = draft.state.vpcs().get(&peer.vpc) {
-                no_overlap_among_peers(draft.state, peer, vpc, Some(&peering.id))?;
-            }
-        }
-        for side in [&mut peering.initiator, &mut peering.receiver] {
-            if side.vpc == vpc.id {
-                side.cidrs.clone_from(&vpc.cidrs);
-            }
-        }
+/// The receiver's VPC goes, and with it the requests to be peered with it.
+pub(super) fn reject_requests_to(draft: &mut Draft<'_>, vpc: &VpcId, context: &mut Context<'_>) {
+    let pending = |peering: &&Peering| peering.state == PeeringState::Pending && peering.receiver.vpc == *vpc;
+    let requests: Vec<Peering> = draft.state.peerings_of(vpc).filter(pending).cloned().collect();
+    for mut peering in requests {
+        peering.receiver.gone = true;
+        end(draft, peering, End::Rejected, context);
+    }
+}
+
+/// It is over: hosts do not have it.
+pub(super) fn end(draft: &mut Draft<'_>, mut peering: Peering, how: End, context: &Context<'_>) {
+    for role in [Role::Initiator, Role::Receiver] {
+        peering.side_mut(role).vni = None;
+    }
+    let now_ms = context.now_ms;
+    let forget_ms = now_ms.saturating_add(context.limits.ended_ms);
+    let ended_ms = peering.ended_ms.or(Some(now_ms));
+    let state = PeeringState::Ended { how, forget_ms };
+    let ended = Peering { state, ended_ms, since: draft.number(), since_ms: now_ms, ..peering };
+    draft.change(Change::Peering(ended.id.clone(), Some(ended)));
+}
+
+/// Changes what the initiator says about a peering.
+pub fn modify(draft: &mut Draft<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<PeeringId, Refusal> {
+    let (mut peering, role) = find(draft.state, &modify.which, context.actor)?;
+    only(Role::Initiator, role, &peering, "change its name and description")?;
+    if !peering.is_live() {
+        return wrong_state(&peering, "be changed");
+    }
+    if let Some(name) = modify.name.as_ref().filter(|name| **name != peering.name) {
+        check_name(name)?;
+        check_free_name(draft.state, name, (&peering.initiator.account, &peering.initiator.region))?;
+        peering.name.clone_from(name);
+    }
+    if let Some(description) = &modify.description {
+        check_description(description)?;
+        peering.description.clone_from(description);
+    }
+    set(draft, peering);
+    Ok(modify.which.id.clone())
+}
+
+/// Sets a record, unless it is that already.
+fn set(draft: &mut Draft<'_>, peering: Peering) {
+    if draft.state.peerings().get(&peering.id) != Some(&peering) {
         draft.change(Change::Peering(peering.id.clone(), Some(peering)));
     }
-    Ok(())
+}
+
+/// B2.
+pub fn set_bandwidth(
+    draft: &mut Draft<'_>,
+    wish: &SetBandwidth,
+    context: &mut Context<'_>,
+) -> Result<PeeringId, Refusal> {
+    let (mut peering, role) = find(draft.state, &wish.which, context.actor)?;
+    only(Role::Initiator, role, &peering, "change its bandwidth, which it pays for")?;
+    check_bandwidth(Some(wish.bandwidth), peering.is_cross_region(), context.actor, context.limits)?;
+    if !peering.forwards() && peering.state != PeeringState::Pending {
+        return wrong_state(&peering, "get another bandwidth");
+    }
+    peering.bandwidth = Some(wish.bandwidth);
+    set(draft, peering);
+    Ok(wish.which.id.clone())
 }
 
 /// Ends a peering (L5). It drains until all hosts that had it have confirmed. Ending it again changes nothing.
-pub fn delete(draft: &mut Draft<'_>, id: &PeeringId) -> Result<(), Refusal> {
-    let Some(peering) = draft.state.peerings().get(id) else {
-        let rule = format!("there is no peering {id}");
-        return Err(Refusal::one(Code::NotFound, "vpcPeeringId", rule, "VpcPeerNotFound"));
-    };
-    if !peering.forwards() {
-        return Ok(());
+pub fn delete(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), Refusal> {
+    let mut peering = draft.state.peerings().get(&which.id).cloned().ok_or_else(|| missing(&which.id))?;
+    let region = which.region.as_ref();
+    // Also what it sees no more: to delete it again is no error.
+    let sides = peering.sides();
+    let mut own = sides.iter().filter(|side| context.actor.is(&side.account));
+    if !own.any(|side| region.is_none_or(|region| side.region == *region)) {
+        return Err(missing(&which.id));
     }
-    let hosts: Vec<_> = draft.state.hosts_concerned(peering).into_iter().collect();
-    let since = draft.state.meta().number + 1;
-    let draining = Peering { state: PeeringState::Draining { hosts }, since, ..peering.clone() };
-    draft.change(Change::Peering(id.clone(), Some(draining)));
+    for role in [Role::Initiator, Role::Receiver] {
+        let side = peering.side_mut(role);
+        side.gone |= context.actor.is(&side.account);
+    }
+    stop(draft, peering, context);
     Ok(())
+}
+
+/// Ends a peering for those sides that are gone.
+fn stop(draft: &mut Draft<'_>, peering: Peering, context: &Context<'_>) {
+    match &peering.state {
+        PeeringState::Pending => end(draft, peering, End::Deleted, context),
+        PeeringState::Provisioning | PeeringState::Active | PeeringState::Suspended { .. } => {
+            let hosts = draft.state.hosts_concerned(&peering).into_iter().collect();
+            let (now_ms, since) = (context.now_ms, draft.number());
+            let state = PeeringState::Draining { hosts };
+            let draining = Peering { state, ended_ms: Some(now_ms), since, since_ms: now_ms, ..peering };
+            draft.change(Change::Peering(draining.id.clone(), Some(draining)));
+        }
+        PeeringState::Draining { .. } | PeeringState::Ended { .. } => set(draft, peering),
+    }
+}
+
+/// What an account pays for: the peerings between regions that it initiated.
+fn paid_by(state: &State, account: &AccountId) -> Vec<Peering> {
+    let pays = |peering: &&Peering| peering.initiator.account == *account && peering.is_cross_region();
+    state.peerings_of_account(account).filter(pays).cloned().collect()
+}
+
+/// B5: what an account in arrear pays for stops.
+pub(super) fn suspend(draft: &mut Draft<'_>, account: &AccountId, now_ms: u64) {
+    for peering in paid_by(draft.state, account).into_iter().filter(Peering::forwards) {
+        let hosts = draft.state.hosts_concerned(&peering).into_iter().collect();
+        let state = PeeringState::Suspended { hosts };
+        let suspended = Peering { state, since: draft.number(), since_ms: now_ms, ..peering };
+        draft.change(Change::Peering(suspended.id.clone(), Some(suspended)));
+    }
+}
+
+/// B5: it has paid, and everything goes on by itself.
+pub(super) fn resume(draft: &mut Draft<'_>, account: &AccountId, now_ms: u64) {
+    for peering in paid_by(draft.state, account) {
+        if matches!(peering.state, PeeringState::Suspended { .. }) {
+            provision(draft, peering, now_ms);
+        }
+    }
+}
+
+/// B5: it has not paid for too long.
+pub(super) fn delete_suspended(draft: &mut Draft<'_>, account: &AccountId, context: &Context<'_>) {
+    for mut peering in paid_by(draft.state, account) {
+        if matches!(peering.state, PeeringState::Suspended { .. }) {
+            for role in [Role::Initiator, Role::Receiver] {
+                let side = peering.side_mut(role);
+                side.gone |= side.account == *account;
+            }
+            stop(draft, peering, context);
+        }
+    }
 }
 
 /// A peering that all hosts have.
 pub fn activate(draft: &mut Draft<'_>, id: &PeeringId, now_ms: u64) {
     let Some(peering) = draft.state.peerings().get(id) else { return };
     if peering.state == PeeringState::Provisioning {
-        let active = Peering { state: PeeringState::Active, activated_ms: Some(now_ms), ..peering.clone() };
+        let activated_ms = peering.activated_ms.or(Some(now_ms));
+        let active = Peering { state: PeeringState::Active, activated_ms, since_ms: now_ms, ..peering.clone() };
         draft.change(Change::Peering(id.clone(), Some(active)));
     }
 }
 
 /// A peering that no host has any more.
-pub fn drained(draft: &mut Draft<'_>, id: &PeeringId) {
-    if draft.state.peerings().get(id).is_some_and(|peering| !peering.forwards()) {
-        draft.change(Change::Peering(id.clone(), None));
+pub fn drained(draft: &mut Draft<'_>, id: &PeeringId, context: &Context<'_>) {
+    let Some(peering) = draft.state.peerings().get(id).cloned() else { return };
+    if matches!(peering.state, PeeringState::Draining { .. }) {
+        end(draft, peering, End::Deleted, context);
     }
 }

@@ -6,7 +6,10 @@ use cps_peering_config::{
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// A region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,9 @@ pub struct Host {
     /// Whether it was removed from the inventory. It is forgotten once its agent has confirmed that nothing is left.
     #[serde(default)]
     pub retiring: bool,
+    /// Whether it is being worked on: peerings then become active without waiting for it.
+    #[serde(default)]
+    pub maintenance: bool,
 }
 
 /// A VPC.
@@ -51,6 +57,12 @@ pub struct Vpc {
     pub cidrs: Vec<IpNet>,
     /// Under which its ports on different hosts reach each other.
     pub vni: Vni,
+    /// What its owner says about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// When it was created, in milliseconds since 1970-01-01 UTC.
+    #[serde(default)]
+    pub created_ms: u64,
 }
 
 /// What identifies a port.
@@ -82,6 +94,98 @@ pub struct Port {
     pub prefixes: Vec<IpNet>,
 }
 
+/// An account. One that is mentioned by VPCs alone has no record: it is as [`Account::new`] makes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// Its id.
+    pub id: AccountId,
+    /// The secret keys with which its clients sign requests, by access key.
+    pub keys: BTreeMap<String, String>,
+    /// The SHA-256 of its bearer tokens in hexadecimal, by the tokens' ids.
+    pub tokens: BTreeMap<String, String>,
+    /// How it stands with the billing system.
+    pub charge: Charge,
+    /// How many peerings it may have in a region, where that is not the default.
+    pub quotas: BTreeMap<RegionId, u32>,
+    /// The accounts from which it wants no requests.
+    pub blocked: BTreeSet<AccountId>,
+}
+
+impl Account {
+    /// An account in good standing, without any credentials.
+    pub fn new(id: AccountId) -> Self {
+        Self {
+            id,
+            keys: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            charge: Charge::Normal,
+            quotas: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+        }
+    }
+}
+
+/// How an account stands with the billing system (`chargeStatus`, rule B5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Charge {
+    /// Nothing is owed.
+    Normal,
+    /// Something is owed; everything keeps running.
+    Overdue,
+    /// 欠费停服: what it pays for is suspended.
+    Arrear {
+        /// Since when, in milliseconds since 1970-01-01 UTC.
+        since_ms: u64,
+        /// When what is suspended will be deleted, in milliseconds since 1970-01-01 UTC; none once that was done.
+        delete_ms: Option<u64>,
+    },
+}
+
+impl Charge {
+    /// The billing system's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Charge::Normal => "normal",
+            Charge::Overdue => "overdue",
+            Charge::Arrear { .. } => "arrear",
+        }
+    }
+
+    /// When what is suspended will be deleted, in milliseconds since 1970-01-01 UTC.
+    pub fn delete_ms(self) -> Option<u64> {
+        match self {
+            Charge::Arrear { delete_ms, .. } => delete_ms,
+            Charge::Normal | Charge::Overdue => None,
+        }
+    }
+
+    /// The same after what was suspended has been deleted.
+    #[must_use]
+    pub fn without_deadline(self) -> Self {
+        match self {
+            Charge::Arrear { since_ms, .. } => Charge::Arrear { since_ms, delete_ms: None },
+            other => other,
+        }
+    }
+
+    /// Whether what the account pays for is suspended.
+    pub fn in_arrear(self) -> bool {
+        matches!(self, Charge::Arrear { .. })
+    }
+}
+
+/// A key and a value that users put on a peering.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tag {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: String,
+}
+
 /// A peering.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,19 +194,37 @@ pub struct Peering {
     pub id: PeeringId,
     /// Its name, unique per account and region of the initiator.
     pub name: String,
+    /// What the initiator says about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// What the initiator put on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Tag>,
     /// The side that asked.
     pub initiator: Side,
     /// The side that was asked.
     pub receiver: Side,
+    /// The most that may pass in each direction, in Mbit/s; none for no limit. Only between regions (rule B1).
+    #[serde(default)]
+    pub bandwidth: Option<u32>,
     /// How far it is.
     pub state: PeeringState,
     /// When it was created, in milliseconds since 1970-01-01 UTC.
     pub created_ms: u64,
+    /// When a request that nobody answers expires, in milliseconds since 1970-01-01 UTC; none if it needed no answer.
+    #[serde(default)]
+    pub expires_ms: Option<u64>,
     /// When it first became active, in milliseconds since 1970-01-01 UTC.
     #[serde(default)]
     pub activated_ms: Option<u64>,
-    /// The number of the commit that created it or began to drain it: what hosts must have applied to confirm it.
+    /// When it stopped for good, in milliseconds since 1970-01-01 UTC.
+    #[serde(default)]
+    pub ended_ms: Option<u64>,
+    /// The number of the commit that gave it its state: what hosts must have applied to confirm it.
     pub since: u64,
+    /// When it got its state, in milliseconds since 1970-01-01 UTC.
+    #[serde(default)]
+    pub since_ms: u64,
 }
 
 /// One VPC's end of a peering.
@@ -115,25 +237,74 @@ pub struct Side {
     pub account: AccountId,
     /// Its region.
     pub region: RegionId,
-    /// The VNI of what arrives for this side.
-    pub vni: Vni,
-    /// The VPC's CIDRs, kept here because a draining peering may outlive its VPC.
+    /// The VNI of what arrives for this side; none before hosts have had it, and none after.
+    #[serde(default)]
+    pub vni: Option<Vni>,
+    /// The VPC's CIDRs, kept here because a peering's record may outlive the VPC.
     pub cidrs: Vec<IpNet>,
+    /// Whether its account has deleted or rejected the peering, and sees it no more.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// How far a peering is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeeringState {
+    /// The receiver has not answered.
+    Pending,
     /// Hosts are told to have it.
     Provisioning,
     /// All hosts concerned have confirmed it, or had time enough.
     Active,
-    /// Hosts are told to have it no more. It still counts for overlap, and its VNIs are not given to others.
+    /// 欠费停服: hosts are told to have it no more until the initiator's account has paid. It counts as if it were there.
+    Suspended {
+        /// The hosts that had it.
+        hosts: Vec<HostId>,
+    },
+    /// Hosts are told to have it no more, for good. It still counts for overlap, and its VNIs are not given to others.
     Draining {
         /// The hosts that had it.
         hosts: Vec<HostId>,
     },
+    /// It is over. The record is kept for those who have not deleted theirs, and to know its id.
+    Ended {
+        /// How it ended.
+        how: End,
+        /// When the record is forgotten, in milliseconds since 1970-01-01 UTC.
+        forget_ms: u64,
+    },
+}
+
+/// How a peering ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// 对端已拒绝: the receiver said no.
+    Rejected,
+    /// 已过期: the receiver said nothing.
+    Expired,
+    /// 对端已删除: a party deleted it.
+    Deleted,
+}
+
+/// What an account is in a peering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// 发起端: it asked.
+    Initiator,
+    /// 接收端: it was asked.
+    Receiver,
+}
+
+impl Role {
+    /// The word for users.
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Initiator => "initiator",
+            Role::Receiver => "receiver",
+        }
+    }
 }
 
 impl Peering {
@@ -147,8 +318,94 @@ impl Peering {
         [(&self.initiator, &self.receiver), (&self.receiver, &self.initiator)]
     }
 
+    /// A role's side, and the other one.
+    pub fn view(&self, role: Role) -> (&Side, &Side) {
+        match role {
+            Role::Initiator => (&self.initiator, &self.receiver),
+            Role::Receiver => (&self.receiver, &self.initiator),
+        }
+    }
+
+    /// A role's side.
+    pub fn side_mut(&mut self, role: Role) -> &mut Side {
+        match role {
+            Role::Initiator => &mut self.initiator,
+            Role::Receiver => &mut self.receiver,
+        }
+    }
+
     /// Whether hosts must have it.
     pub fn forwards(&self) -> bool {
         matches!(self.state, PeeringState::Provisioning | PeeringState::Active)
     }
+
+    /// Whether it was asked for and has not stopped for good: what names, pairs and quotas are about.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.state, PeeringState::Draining { .. } | PeeringState::Ended { .. })
+    }
+
+    /// Whether it is over, on hosts too.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.state, PeeringState::Ended { .. })
+    }
+
+    /// Whether its CIDRs count for what else a VPC may be peered with. A request counts for its initiator only: a
+    /// stranger's must not stand in the receiver's way (rule L7).
+    pub fn counts_for(&self, vpc: &VpcId) -> bool {
+        match self.state {
+            PeeringState::Ended { .. } => false,
+            PeeringState::Pending => self.initiator.vpc == *vpc,
+            _ => true,
+        }
+    }
+
+    /// Whether its VPCs are in different regions: then it has a bandwidth, and the initiator pays for it.
+    pub fn is_cross_region(&self) -> bool {
+        self.initiator.region != self.receiver.region
+    }
+
+    /// Whether its VPCs are of different accounts.
+    pub fn is_cross_account(&self) -> bool {
+        self.initiator.account != self.receiver.account
+    }
+
+    /// When its time is up for what it is, in milliseconds since 1970-01-01 UTC.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        match self.state {
+            PeeringState::Pending => self.expires_ms,
+            PeeringState::Ended { forget_ms, .. } => Some(forget_ms),
+            _ => None,
+        }
+    }
+}
+
+/// What a client token (`clientToken`) was used for, so that the same request does nothing twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenUse {
+    /// What was asked: a request with the same token must ask the same.
+    pub request: String,
+    /// What it led to.
+    pub result: Made,
+    /// When it is forgotten, in milliseconds since 1970-01-01 UTC.
+    pub forget_ms: u64,
+}
+
+/// What a command made or was about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Made {
+    /// A peering.
+    Peering(PeeringId),
+    /// A VPC.
+    Vpc(VpcId),
+}
+
+/// What identifies the use of a client token.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TokenKey {
+    /// Whose it is.
+    pub account: AccountId,
+    /// The token, 1 to 36 characters.
+    pub token: String,
 }

@@ -1,27 +1,35 @@
 //! The state in memory: records, and the indexes that make one change cost no more than what it touches.
 
-use super::record::{Host, Peering, PeeringState, Port, PortKey, Region, Vpc};
+use super::record::{Account, Host, Peering, PeeringState, Port, PortKey, Region, TokenKey, TokenUse, Vpc};
 use cps_peering_config::{
     Revision,
-    id::{HostId, PeeringId, RegionId, VpcId},
+    id::{AccountId, HostId, PeeringId, RegionId, VpcId},
     net::Vni,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A record that is set or removed.
+#[allow(clippy::large_enum_variant, reason = "a commit holds few of them, mostly peerings")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A region.
     Region(RegionId, Option<Region>),
     /// A host.
     Host(HostId, Option<Host>),
+    /// An account.
+    Account(AccountId, Option<Account>),
     /// A VPC.
     Vpc(VpcId, Option<Vpc>),
     /// A port.
     Port(PortKey, Option<Port>),
     /// A peering.
     Peering(PeeringId, Option<Peering>),
+    /// What a client token was used for.
+    Token(TokenKey, Option<TokenUse>),
+    /// The signature of a request that was carried out, and until when it could be sent again, in milliseconds since
+    /// 1970-01-01 UTC.
+    Signature(String, Option<u64>),
     /// Counters.
     Meta(Meta),
 }
@@ -44,19 +52,55 @@ impl Default for Meta {
     }
 }
 
+/// What happens by itself when its time has come.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// A request expires, or the record of an ended peering is forgotten.
+    Peering(PeeringId),
+    /// What an account in arrear pays for is deleted.
+    Arrear(AccountId),
+    /// A client token may be used again.
+    Token(TokenKey),
+    /// A signature is too old to be used again.
+    Signature(String),
+}
+
 /// Everything that the controller knows for certain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     meta: Meta,
     regions: BTreeMap<RegionId, Region>,
     hosts: BTreeMap<HostId, Host>,
+    accounts: BTreeMap<AccountId, Account>,
     vpcs: BTreeMap<VpcId, Vpc>,
     ports: BTreeMap<PortKey, Port>,
     peerings: BTreeMap<PeeringId, Peering>,
+    tokens: BTreeMap<TokenKey, TokenUse>,
+    signatures: BTreeMap<String, u64>,
+    retiring: BTreeSet<HostId>,
+    vpcs_of_account: BTreeMap<AccountId, BTreeSet<VpcId>>,
     ports_of_vpc: BTreeMap<VpcId, BTreeSet<PortKey>>,
+    /// Ended ones are not among them.
     peerings_of_vpc: BTreeMap<VpcId, BTreeSet<PeeringId>>,
+    peerings_of_account: BTreeMap<AccountId, BTreeSet<PeeringId>>,
+    /// Live peerings by the account and region of the initiator, and by name.
+    names: BTreeMap<(AccountId, RegionId), BTreeMap<String, PeeringId>>,
     unsettled: BTreeSet<PeeringId>,
     vnis: BTreeSet<Vni>,
+    credentials: BTreeMap<Credential, AccountId>,
+    due: BTreeSet<(u64, Due)>,
+}
+
+/// What an account is recognised by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Credential {
+    AccessKey(String),
+    TokenHash(String),
+}
+
+fn credentials(account: &Account) -> impl Iterator<Item = Credential> {
+    let keys = account.keys.keys().cloned().map(Credential::AccessKey);
+    keys.chain(account.tokens.values().cloned().map(Credential::TokenHash))
 }
 
 fn unlink<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
@@ -80,12 +124,33 @@ impl State {
     pub fn apply(&mut self, change: Change) -> Change {
         match change {
             Change::Region(id, value) => Change::Region(id.clone(), put(&mut self.regions, id, value)),
-            Change::Host(id, value) => Change::Host(id.clone(), put(&mut self.hosts, id, value)),
+            Change::Host(id, value) => {
+                if value.as_ref().is_some_and(|host| host.retiring) {
+                    self.retiring.insert(id.clone());
+                } else {
+                    self.retiring.remove(&id);
+                }
+                Change::Host(id.clone(), put(&mut self.hosts, id, value))
+            }
+            Change::Account(id, value) => {
+                let old = self.accounts.remove(&id).inspect(|old| self.unlink_account(old));
+                if let Some(account) = value {
+                    self.link_account(&account);
+                    self.accounts.insert(id.clone(), account);
+                }
+                Change::Account(id, old)
+            }
             Change::Vpc(id, value) => {
-                self.vnis.extend(value.as_ref().map(|vpc| vpc.vni));
-                let old = put(&mut self.vpcs, id.clone(), value);
-                let new_vni = self.vpcs.get(&id).map(|vpc| vpc.vni);
-                self.free(old.iter().map(|vpc| vpc.vni).filter(|vni| Some(*vni) != new_vni));
+                let old = self.vpcs.remove(&id);
+                if let Some(old) = &old {
+                    self.vnis.remove(&old.vni);
+                    unlink(&mut self.vpcs_of_account, &old.account, &id);
+                }
+                if let Some(vpc) = value {
+                    self.vnis.insert(vpc.vni);
+                    self.vpcs_of_account.entry(vpc.account.clone()).or_default().insert(id.clone());
+                    self.vpcs.insert(id.clone(), vpc);
+                }
                 Change::Vpc(id, old)
             }
             Change::Port(key, value) => {
@@ -98,35 +163,101 @@ impl State {
                 Change::Port(key.clone(), put(&mut self.ports, key, value))
             }
             Change::Peering(id, value) => {
-                self.unsettled.remove(&id);
-                if let Some(old) = self.peerings.remove(&id) {
-                    old.sides().iter().for_each(|side| unlink(&mut self.peerings_of_vpc, &side.vpc, &id));
-                    self.free(old.sides().iter().map(|side| side.vni));
-                    self.link_peering(&id, value);
-                    return Change::Peering(id, Some(old));
+                let old = self.peerings.remove(&id);
+                if let Some(old) = &old {
+                    self.unlink_peering(old);
                 }
-                self.link_peering(&id, value);
-                Change::Peering(id, None)
+                if let Some(peering) = value {
+                    self.link_peering(&peering);
+                    self.peerings.insert(id.clone(), peering);
+                }
+                Change::Peering(id, old)
+            }
+            Change::Token(key, value) => {
+                let old = put(&mut self.tokens, key.clone(), value);
+                self.reschedule(
+                    Due::Token(key.clone()),
+                    old.as_ref().map(|old| old.forget_ms),
+                    self.tokens.get(&key).map(|new| new.forget_ms),
+                );
+                Change::Token(key, old)
+            }
+            Change::Signature(signature, value) => {
+                let old = put(&mut self.signatures, signature.clone(), value);
+                self.reschedule(Due::Signature(signature.clone()), old, value);
+                Change::Signature(signature, old)
             }
             Change::Meta(meta) => Change::Meta(std::mem::replace(&mut self.meta, meta)),
         }
     }
 
-    fn link_peering(&mut self, id: &PeeringId, value: Option<Peering>) {
-        let Some(peering) = value else { return };
-        for side in peering.sides() {
-            self.peerings_of_vpc.entry(side.vpc.clone()).or_default().insert(id.clone());
-            self.vnis.insert(side.vni);
+    fn reschedule(&mut self, due: Due, old: Option<u64>, new: Option<u64>) {
+        if let Some(old) = old {
+            self.due.remove(&(old, due.clone()));
         }
-        if peering.state != PeeringState::Active {
-            self.unsettled.insert(id.clone());
+        if let Some(new) = new {
+            self.due.insert((new, due));
         }
-        self.peerings.insert(id.clone(), peering);
     }
 
-    fn free(&mut self, vnis: impl IntoIterator<Item = Vni>) {
-        for vni in vnis {
-            self.vnis.remove(&vni);
+    fn link_account(&mut self, account: &Account) {
+        self.credentials.extend(credentials(account).map(|credential| (credential, account.id.clone())));
+        if let Some(delete_ms) = account.charge.delete_ms() {
+            self.due.insert((delete_ms, Due::Arrear(account.id.clone())));
+        }
+    }
+
+    fn unlink_account(&mut self, account: &Account) {
+        for credential in credentials(account) {
+            self.credentials.remove(&credential);
+        }
+        if let Some(delete_ms) = account.charge.delete_ms() {
+            self.due.remove(&(delete_ms, Due::Arrear(account.id.clone())));
+        }
+    }
+
+    fn link_peering(&mut self, peering: &Peering) {
+        let id = &peering.id;
+        for side in peering.sides() {
+            self.peerings_of_account.entry(side.account.clone()).or_default().insert(id.clone());
+            if !peering.is_ended() {
+                self.peerings_of_vpc.entry(side.vpc.clone()).or_default().insert(id.clone());
+            }
+            self.vnis.extend(side.vni);
+        }
+        if peering.is_live() {
+            let (account, region) = (peering.initiator.account.clone(), peering.initiator.region.clone());
+            self.names.entry((account, region)).or_default().insert(peering.name.clone(), id.clone());
+        }
+        if matches!(peering.state, PeeringState::Provisioning | PeeringState::Draining { .. }) {
+            self.unsettled.insert(id.clone());
+        }
+        if let Some(deadline_ms) = peering.deadline_ms() {
+            self.due.insert((deadline_ms, Due::Peering(id.clone())));
+        }
+    }
+
+    fn unlink_peering(&mut self, peering: &Peering) {
+        let id = &peering.id;
+        for side in peering.sides() {
+            unlink(&mut self.peerings_of_account, &side.account, id);
+            unlink(&mut self.peerings_of_vpc, &side.vpc, id);
+            if let Some(vni) = side.vni {
+                self.vnis.remove(&vni);
+            }
+        }
+        if peering.is_live() {
+            let key = (peering.initiator.account.clone(), peering.initiator.region.clone());
+            if let Some(names) = self.names.get_mut(&key) {
+                names.remove(&peering.name);
+                if names.is_empty() {
+                    self.names.remove(&key);
+                }
+            }
+        }
+        self.unsettled.remove(id);
+        if let Some(deadline_ms) = peering.deadline_ms() {
+            self.due.remove(&(deadline_ms, Due::Peering(id.clone())));
         }
     }
 
@@ -145,6 +276,27 @@ impl State {
         &self.hosts
     }
 
+    /// The accounts that have a record.
+    pub fn accounts(&self) -> &BTreeMap<AccountId, Account> {
+        &self.accounts
+    }
+
+    /// An account, also one that has no record.
+    pub fn account(&self, id: &AccountId) -> Account {
+        self.accounts.get(id).cloned().unwrap_or_else(|| Account::new(id.clone()))
+    }
+
+    /// The account with an access key, and its secret key.
+    pub fn by_access_key(&self, access_key: &str) -> Option<(&AccountId, &str)> {
+        let id = self.credentials.get(&Credential::AccessKey(access_key.to_owned()))?;
+        Some((id, self.accounts.get(id)?.keys.get(access_key)?))
+    }
+
+    /// The account with a token of this SHA-256, in hexadecimal.
+    pub fn by_token_hash(&self, hash: &str) -> Option<&AccountId> {
+        self.credentials.get(&Credential::TokenHash(hash.to_owned()))
+    }
+
     /// The VPCs.
     pub fn vpcs(&self) -> &BTreeMap<VpcId, Vpc> {
         &self.vpcs
@@ -155,9 +307,14 @@ impl State {
         &self.ports
     }
 
-    /// The peerings, draining ones among them.
+    /// The peerings, with those that drain and those that are over.
     pub fn peerings(&self) -> &BTreeMap<PeeringId, Peering> {
         &self.peerings
+    }
+
+    /// The VPCs of an account.
+    pub fn vpcs_of(&self, account: &AccountId) -> impl Iterator<Item = &Vpc> {
+        self.vpcs_of_account.get(account).into_iter().flatten().map(|id| &self.vpcs[id])
     }
 
     /// The ports of a VPC.
@@ -171,7 +328,37 @@ impl State {
         self.ports.range(first..).map(|(_, port)| port).take_while(move |port| port.key.host == *host)
     }
 
-    /// The peerings of a VPC, draining ones among them.
+    /// The peerings in which an account has a side, with those that are over for it.
+    pub fn peerings_of_account(&self, account: &AccountId) -> impl Iterator<Item = &Peering> {
+        self.peerings_of_account.get(account).into_iter().flatten().map(|id| &self.peerings[id])
+    }
+
+    /// The live peerings that an account initiated from a region, by name.
+    pub fn initiated(&self, account: &AccountId, region: &RegionId) -> Option<&BTreeMap<String, PeeringId>> {
+        self.names.get(&(account.clone(), region.clone()))
+    }
+
+    /// What a client token was used for.
+    pub fn token(&self, key: &TokenKey) -> Option<&TokenUse> {
+        self.tokens.get(key)
+    }
+
+    /// Whether a request with this signature was carried out.
+    pub fn has_signature(&self, signature: &str) -> bool {
+        self.signatures.contains_key(signature)
+    }
+
+    /// What happens next by itself, if its time has come.
+    pub fn next_due(&self, now_ms: u64) -> Option<&Due> {
+        self.due.first().filter(|(time_ms, _)| *time_ms <= now_ms).map(|(_, due)| due)
+    }
+
+    /// The hosts that were removed from the inventory and have not confirmed yet that nothing is left on them.
+    pub fn retiring(&self) -> impl Iterator<Item = &Host> {
+        self.retiring.iter().map(|id| &self.hosts[id])
+    }
+
+    /// The peerings of a VPC that are not over, with those that drain.
     pub fn peerings_of(&self, vpc: &VpcId) -> impl Iterator<Item = &Peering> {
         self.peerings_of_vpc.get(vpc).into_iter().flatten().map(|id| &self.peerings[id])
     }
@@ -189,8 +376,11 @@ impl State {
     /// The hosts that a peering concerns: those that must have it, or had it.
     pub fn hosts_concerned(&self, peering: &Peering) -> BTreeSet<HostId> {
         match &peering.state {
-            PeeringState::Draining { hosts } => hosts.iter().cloned().collect(),
-            _ => peering.sides().iter().flat_map(|side| self.hosts_of(&side.vpc)).collect(),
+            PeeringState::Draining { hosts } | PeeringState::Suspended { hosts } => hosts.iter().cloned().collect(),
+            PeeringState::Pending | PeeringState::Ended { .. } => BTreeSet::new(),
+            PeeringState::Provisioning | PeeringState::Active => {
+                peering.sides().iter().flat_map(|side| self.hosts_of(&side.vpc)).collect()
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     netns::Netns,
 };
 use anyhow::{Context, Result, bail};
-use cps_peering_config::{id::PeeringId, inventory::Inventory, settings::ControllerSettings};
+use cps_peering_config::{id::PeeringId, inventory::Inventory};
 use serde_json::Value;
 use std::{
     fs,
@@ -53,19 +53,19 @@ impl Controller {
         let token_file = dir.join("operator.token");
         let file = fs::File::options().create_new(true).write(true).mode(0o600).open(&token_file)?;
         std::io::Write::write_all(&mut &file, format!("{TOKEN}\n").as_bytes())?;
-        let settings = ControllerSettings {
-            listen: SocketAddr::new(address, PORT),
-            store: dir.join("store.redb"),
-            operator_token_file: token_file.clone(),
-            delete_wait_ms: delete_wait.as_millis().try_into()?,
-            provisioning_grace_s: 30,
-            poll_s: 1,
-        };
+        let listen = SocketAddr::new(address, PORT);
+        // What is not said is as shipped.
+        let settings = format!(
+            "listen = '{listen}'\nstore = '{}'\noperator_token_file = '{}'\ndelete_wait_ms = {}\npoll_s = 1\n",
+            dir.join("store.redb").display(),
+            token_file.display(),
+            delete_wait.as_millis(),
+        );
         let file = dir.join("controller.toml");
-        fs::write(&file, toml::to_string(&settings)?)?;
+        fs::write(&file, settings)?;
         let arguments = ["--settings", &file.to_string_lossy()];
         let daemon = Daemon::new(&netns, "cps-peering-controller", &arguments, dir.join("controller.log"))?;
-        Ok(Controller { daemon, netns, lab_name: lab_name.to_owned(), listen: settings.listen, token_file, dir })
+        Ok(Controller { daemon, netns, lab_name: lab_name.to_owned(), listen, token_file, dir })
     }
 
     /// The namespace it lives in.

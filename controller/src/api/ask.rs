@@ -1,0 +1,232 @@
+//! From an HTTP request to who asks what.
+
+use super::{
+    Api, MAX_OPERATOR_BODY, MAX_TENANT_BODY,
+    answer::{Failure, RequestId},
+};
+use crate::{
+    access::{AccessError, Caller, signature::Parts},
+    model::{Actor, Code, Command, Outcome, Refusal, Request, record::Made},
+};
+use axum::{
+    body::{Body, to_bytes},
+    extract::{FromRequestParts, RawPathParams, State},
+    http::{self, request},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use cps_peering_config::id::{AccountId, PeeringId, RegionId};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Finds out who asks, before anything else is looked at.
+pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let limit = if parts.uri.path().starts_with("/admin/") { MAX_OPERATOR_BODY } else { MAX_TENANT_BODY };
+    let Ok(body) = to_bytes(body, limit).await else {
+        let text = format!("the body is longer than {limit} bytes, or ended early");
+        return (http::StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
+    };
+    let signed = Parts {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &parts.headers,
+        body: &body,
+    };
+    match api.access.recognise(&signed) {
+        Ok(caller) => {
+            if let Err(failure) = meant_for(&caller, parts.uri.path()) {
+                return failure.into_response();
+            }
+            parts.extensions.insert(caller);
+            next.run(axum::extract::Request::from_parts(parts, Body::from(body))).await
+        }
+        Err(error) => Failure::from(error).into_response(),
+    }
+}
+
+/// A signature names service and region, and is good for them alone.
+fn meant_for(caller: &Caller, path: &str) -> Result<(), Failure> {
+    const NO_REGION: &str = "jdcloud-api";
+    let unauthenticated =
+        |rule: String| Failure::from(Refusal::one(Code::Replayed, "Authorization", rule, "CredentialScope"));
+    if let Some(service) = caller.service.as_deref().filter(|service| !["vpc", "cps"].contains(service)) {
+        return Err(unauthenticated(format!("the credential is for service {service}, and this is vpc and cps")));
+    }
+    let meant = path.strip_prefix("/v1/regions/").and_then(|rest| rest.split('/').next()).filter(|it| !it.is_empty());
+    match (&caller.region, meant) {
+        (Some(region), meant) if region != meant.unwrap_or(NO_REGION) => {
+            let meant = meant.unwrap_or(NO_REGION);
+            Err(unauthenticated(format!("the credential is for region {region}, and the request for {meant}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn operators_only(request: axum::extract::Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>().map(|caller| &caller.actor) {
+        Some(Actor::Operator) => next.run(request).await,
+        Some(_) => Failure::forbidden("this is for operators").into_response(),
+        None => Failure::from(AccessError::Missing).into_response(),
+    }
+}
+
+/// Who asks.
+pub(super) struct Ask {
+    pub(super) api: Api,
+    pub(super) caller: Caller,
+    request_id: String,
+}
+
+impl FromRequestParts<Api> for Ask {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut request::Parts, api: &Api) -> Result<Self, Failure> {
+        let caller = parts.extensions.get::<Caller>().cloned().ok_or(AccessError::Missing)?;
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        Ok(Self { api: api.clone(), caller, request_id })
+    }
+}
+
+impl Ask {
+    fn request(&self, command: Command, token: Option<String>) -> Request {
+        Request {
+            actor: self.caller.actor.clone(),
+            id: self.request_id.clone(),
+            token,
+            signed: self.caller.signed.clone(),
+            command,
+        }
+    }
+
+    /// Carries a command out, where it may wait for the disk.
+    pub(super) async fn execute(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
+        let (engine, request) = (Arc::clone(&self.api.engine), self.request(command, token));
+        let outcome = tokio::task::spawn_blocking(move || engine.execute(&request)).await;
+        Ok(outcome.map_err(|error| Failure::internal(error.to_string()))??)
+    }
+
+    /// Checks a command. Changes nothing.
+    pub(super) async fn rehearse(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
+        let (engine, request) = (Arc::clone(&self.api.engine), self.request(command, token));
+        let outcome = tokio::task::spawn_blocking(move || engine.rehearse(&request)).await;
+        Ok(outcome.map_err(|error| Failure::internal(error.to_string()))??)
+    }
+
+    /// Looks into the audit trail, where it may wait for the disk.
+    pub(super) async fn audit(&self, query: crate::audit::Query) -> Result<Vec<(u64, crate::audit::Entry)>, Failure> {
+        let engine = Arc::clone(&self.api.engine);
+        let found = tokio::task::spawn_blocking(move || engine.audit(&query)).await;
+        Ok(found.map_err(|error| Failure::internal(error.to_string()))??)
+    }
+}
+
+/// An account that asks.
+pub(super) struct Tenant {
+    pub(super) ask: Ask,
+    pub(super) account: AccountId,
+}
+
+impl FromRequestParts<Api> for Tenant {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut request::Parts, api: &Api) -> Result<Self, Failure> {
+        let ask = Ask::from_request_parts(parts, api).await?;
+        match ask.caller.actor.clone() {
+            Actor::Account(account) => Ok(Self { ask, account }),
+            _ => Err(Failure::forbidden("this is for accounts; operators use /admin/v1")),
+        }
+    }
+}
+
+/// An account that asks for something in a region.
+pub(super) struct Regional {
+    pub(super) ask: Ask,
+    pub(super) account: AccountId,
+    pub(super) region: RegionId,
+    /// Parameters of the path, by name.
+    path: Vec<(String, String)>,
+}
+
+impl FromRequestParts<Api> for Regional {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut request::Parts, api: &Api) -> Result<Self, Failure> {
+        let Tenant { ask, account } = Tenant::from_request_parts(parts, api).await?;
+        let path = RawPathParams::from_request_parts(parts, api)
+            .await
+            .map_err(|error| Failure::invalid(format!("the path cannot be read: {error}")))?;
+        let path: Vec<(String, String)> =
+            path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let named = path.iter().find(|(name, _)| name == "regionId").map_or("", |(_, value)| value.as_str());
+        let missing = || {
+            let rule = format!("there is no region {named}");
+            Refusal::one(Code::NotFound, "regionId", rule, "RegionNotFound")
+        };
+        let region: RegionId = named.parse().map_err(|_| missing())?;
+        if !api.engine.read(|state, _| state.regions().contains_key(&region)) {
+            return Err(missing().into());
+        }
+        Ok(Self { ask, account, region, path })
+    }
+}
+
+impl Regional {
+    /// A parameter of the path.
+    pub(super) fn path(&self, name: &str) -> &str {
+        self.path.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
+    }
+
+    /// Reads a body. Clients repeat the path's parameters there, and write `null` for what they leave out.
+    pub(super) fn body<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Failure> {
+        let mut fields = match body {
+            [] => serde_json::Map::new(),
+            body => match serde_json::from_slice(body) {
+                Ok(Value::Object(fields)) => fields,
+                Ok(_) => return Err(Failure::invalid("the body is no JSON object")),
+                Err(error) => return Err(Failure::invalid(format!("the body is no JSON: {error}"))),
+            },
+        };
+        fields.retain(|_, value| !value.is_null());
+        for (name, value) in &self.path {
+            let own = value.split(':').next().unwrap_or_default();
+            if let Some(said) = fields.remove(name)
+                && said != own
+            {
+                return Err(Failure::field(name, format!("the body says {said}, and the path {own:?}")));
+            }
+        }
+        read_value(Value::Object(fields))
+    }
+}
+
+/// Reads a value. Errors name the field.
+pub(super) fn read_value<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let (path, rule) = (error.path().to_string(), error.inner().to_string());
+        if path == "." { Failure::invalid(rule) } else { Failure::field(path, rule) }
+    })
+}
+
+/// Reads a body. Errors name the field.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let (path, rule) = (error.path().to_string(), error.inner().to_string());
+        if path == "." {
+            Failure::invalid(format!("the body cannot be read: {rule}"))
+        } else {
+            Failure::field(path, rule)
+        }
+    })
+}
+
+/// The peering that a command made, or was about.
+pub(super) fn peering_made(outcome: Outcome) -> Result<PeeringId, Failure> {
+    match outcome {
+        Outcome::Made(Made::Peering(id)) => Ok(id),
+        other => Err(Failure::internal(format!("the command led to {other:?}"))),
+    }
+}

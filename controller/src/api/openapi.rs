@@ -1,0 +1,58 @@
+//! The description of the HTTP interfaces, made from the code of the handlers.
+
+use super::{answer::ErrorAnswer, operator, tenant};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "cps-peering",
+        description = "VPC peering for bare-metal clouds. Tenants' calls speak JD Cloud's dialect: every answer is an \
+            object with `requestId` and either `result` or `error`. Lists also take `filters.N.name`, \
+            `filters.N.values.M`, `tags.N.key` and `tags.N.values.M`.",
+    ),
+    paths(
+        tenant::peerings::create, tenant::peerings::list, tenant::peerings::show, tenant::peerings::modify,
+        tenant::peerings::delete, tenant::peerings::accept, tenant::peerings::reject, tenant::peerings::set_bandwidth,
+        tenant::peerings::routes, tenant::peerings::quota,
+        tenant::vpcs::create, tenant::vpcs::list, tenant::vpcs::show, tenant::vpcs::modify, tenant::vpcs::delete,
+        tenant::vpcs::list_cidrs, tenant::vpcs::add_cidr, tenant::vpcs::remove_cidr,
+        tenant::vpcs::list_tables, tenant::vpcs::show_table,
+        tenant::account::whoami, tenant::account::regions, tenant::account::audit, tenant::account::blocked,
+        tenant::account::block, tenant::account::unblock,
+        operator::inventory::apply, operator::inventory::inventory, operator::inventory::hosts,
+        operator::inventory::remove_host, operator::inventory::audit,
+        operator::peerings::list, operator::peerings::create, operator::peerings::show, operator::peerings::delete,
+        operator::peerings::set_bandwidth, operator::peerings::routes,
+        operator::accounts::list, operator::accounts::create, operator::accounts::show, operator::accounts::add_key,
+        operator::accounts::remove_key, operator::accounts::add_token, operator::accounts::remove_token,
+        operator::accounts::charge, operator::accounts::set_quota, operator::accounts::reset_quota,
+    ),
+    components(schemas(ErrorAnswer)),
+    modifiers(&Security),
+)]
+struct Document;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("A token.")).build();
+        let words = "JDCLOUD2-HMAC-SHA256 or JDCLOUD3-HMAC-SHA256, as JD Cloud's SDKs sign.";
+        let signed = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("Authorization", words)));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        components.add_security_scheme("signature", signed);
+        let none: [String; 0] = [];
+        document.security =
+            Some(vec![SecurityRequirement::new("bearer", none.clone()), SecurityRequirement::new("signature", none)]);
+    }
+}
+
+/// The description, as `OpenAPI` 3.1 has it.
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}

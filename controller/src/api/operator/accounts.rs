@@ -1,0 +1,185 @@
+//! Accounts: credentials, standing with the billing system, quotas.
+
+use crate::{
+    access::secret,
+    api::{
+        answer::{Envelope, Errors, Failure, Nothing, Reply, reply},
+        ask::{Ask, read},
+        view::{self, AccountView},
+    },
+    model::{
+        Command,
+        account::{Change, ChargeStatus, What},
+    },
+};
+use axum::{body::Bytes, extract::Path};
+use cps_peering_config::id::AccountId;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+/// A wish for an account.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct CreateBody {
+    /// Its id.
+    #[schema(value_type = String)]
+    account_id: AccountId,
+}
+
+/// How an account stands.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct ChargeBody {
+    /// `normal`, `overdue` or `arrear`.
+    #[schema(value_type = String, example = "normal")]
+    charge_status: ChargeStatus,
+}
+
+/// A quota.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct QuotaBody {
+    /// How many live peerings the account may initiate from the region.
+    max_limit: u32,
+}
+
+/// Accounts that have a record.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct Accounts {
+    accounts: Vec<AccountView>,
+}
+
+/// One account.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct OneAccount {
+    account: AccountView,
+}
+
+/// A key with which requests are signed. The secret key is shown this once.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct NewKey {
+    access_key: String,
+    secret_key: String,
+}
+
+/// A bearer token. It is shown this once.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct NewToken {
+    token_id: String,
+    token: String,
+}
+
+fn account_id(text: &str) -> Result<AccountId, Failure> {
+    text.parse().map_err(|error| Failure::field("accountId", format!("{error}")))
+}
+
+async fn change(ask: &Ask, id: &str, what: What) -> Result<(), Failure> {
+    let change = Change { id: account_id(id)?, what };
+    ask.execute(Command::Account(change), None).await.map(drop)
+}
+
+fn random<T>(made: Result<T, secret::NoRandomness>) -> Result<T, Failure> {
+    made.map_err(|error| Failure::internal(error.to_string()))
+}
+
+/// List the accounts that have a record.
+#[utoipa::path(get, path = "/admin/v1/accounts", tag = "operators", operation_id = "listAccounts",
+    responses((status = 200, body = Envelope<Accounts>), Errors))]
+pub(in crate::api) async fn list(ask: Ask) -> Reply {
+    reply(Accounts { accounts: ask.api.engine.read(|state, _| state.accounts().values().map(view::account).collect()) })
+}
+
+/// Make an account.
+#[utoipa::path(post, path = "/admin/v1/accounts", tag = "operators", operation_id = "createAccount",
+    request_body = CreateBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]
+pub(in crate::api) async fn create(ask: Ask, body: Bytes) -> Reply {
+    let body: CreateBody = read(&body)?;
+    change(&ask, body.account_id.as_str(), What::Create).await?;
+    one(&ask, &body.account_id)
+}
+
+fn one(ask: &Ask, id: &AccountId) -> Reply {
+    let known = |id: &AccountId| Failure::not_found(format!("there is no account {id}"));
+    let account = ask.api.engine.read(|state, _| state.accounts().get(id).map(view::account));
+    reply(OneAccount { account: account.ok_or_else(|| known(id))? })
+}
+
+/// Show an account.
+#[utoipa::path(get, path = "/admin/v1/accounts/{accountId}", tag = "operators", operation_id = "showAccount",
+    params(("accountId" = String, Path)), responses((status = 200, body = Envelope<OneAccount>), Errors))]
+pub(in crate::api) async fn show(ask: Ask, Path(id): Path<String>) -> Reply {
+    one(&ask, &account_id(&id)?)
+}
+
+/// Give an account a key with which to sign requests.
+#[utoipa::path(post, path = "/admin/v1/accounts/{accountId}/keys", tag = "operators", operation_id = "addKey",
+    params(("accountId" = String, Path)), responses((status = 200, body = Envelope<NewKey>), Errors))]
+pub(in crate::api) async fn add_key(ask: Ask, Path(id): Path<String>) -> Reply {
+    let (access_key, secret_key) = (random(secret::access_key())?, random(secret::secret_key())?);
+    change(&ask, &id, What::AddKey { access_key: access_key.clone(), secret_key: secret_key.clone() }).await?;
+    reply(NewKey { access_key, secret_key })
+}
+
+/// Take a key from an account.
+#[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/keys/{accessKey}", tag = "operators",
+    operation_id = "removeKey", params(("accountId" = String, Path), ("accessKey" = String, Path)),
+    responses((status = 200, body = Envelope<Nothing>), Errors))]
+pub(in crate::api) async fn remove_key(ask: Ask, Path((id, key)): Path<(String, String)>) -> Reply {
+    change(&ask, &id, What::RemoveKey(key)).await?;
+    reply(json!({}))
+}
+
+/// Give an account a bearer token.
+#[utoipa::path(post, path = "/admin/v1/accounts/{accountId}/tokens", tag = "operators", operation_id = "addToken",
+    params(("accountId" = String, Path)), responses((status = 200, body = Envelope<NewToken>), Errors))]
+pub(in crate::api) async fn add_token(ask: Ask, Path(id): Path<String>) -> Reply {
+    let (token_id, token) = (random(secret::random_hex(8))?, random(secret::token())?);
+    let hash = secret::token_hash(&token);
+    change(&ask, &id, What::AddToken { id: token_id.clone(), hash }).await?;
+    reply(NewToken { token_id, token })
+}
+
+/// Take a bearer token from an account.
+#[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/tokens/{tokenId}", tag = "operators",
+    operation_id = "removeToken", params(("accountId" = String, Path), ("tokenId" = String, Path)),
+    responses((status = 200, body = Envelope<Nothing>), Errors))]
+pub(in crate::api) async fn remove_token(ask: Ask, Path((id, token)): Path<(String, String)>) -> Reply {
+    change(&ask, &id, What::RemoveToken(token)).await?;
+    reply(json!({}))
+}
+
+/// The billing system says how an account stands.
+#[utoipa::path(put, path = "/admin/v1/accounts/{accountId}/chargeStatus", tag = "operators",
+    operation_id = "setChargeStatus", params(("accountId" = String, Path)), request_body = ChargeBody,
+    responses((status = 200, body = Envelope<OneAccount>), Errors))]
+pub(in crate::api) async fn charge(ask: Ask, Path(id): Path<String>, body: Bytes) -> Reply {
+    let ChargeBody { charge_status } = read(&body)?;
+    change(&ask, &id, What::Charge(charge_status)).await?;
+    one(&ask, &account_id(&id)?)
+}
+
+/// Set how many live peerings an account may initiate from a region.
+#[utoipa::path(put, path = "/admin/v1/accounts/{accountId}/quotas/{regionId}", tag = "operators",
+    operation_id = "setQuota", params(("accountId" = String, Path), ("regionId" = String, Path)),
+    request_body = QuotaBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]
+pub(in crate::api) async fn set_quota(ask: Ask, Path((id, region)): Path<(String, String)>, body: Bytes) -> Reply {
+    let QuotaBody { max_limit } = read(&body)?;
+    quota(&ask, &id, &region, Some(max_limit)).await
+}
+
+/// Let the default quota hold for an account in a region.
+#[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/quotas/{regionId}", tag = "operators",
+    operation_id = "resetQuota", params(("accountId" = String, Path), ("regionId" = String, Path)),
+    responses((status = 200, body = Envelope<OneAccount>), Errors))]
+pub(in crate::api) async fn reset_quota(ask: Ask, Path((id, region)): Path<(String, String)>) -> Reply {
+    quota(&ask, &id, &region, None).await
+}
+
+async fn quota(ask: &Ask, id: &str, region: &str, limit: Option<u32>) -> Reply {
+    let region = region.parse().map_err(|error| Failure::field("regionId", format!("{error}")))?;
+    change(ask, id, What::Quota { region, limit }).await?;
+    one(ask, &account_id(id)?)
+}

@@ -1,0 +1,96 @@
+//! What there is: regions, hosts, VPCs, ports; and what was done to it.
+
+use crate::{
+    api::{
+        answer::{Envelope, Errors, Failure, Nothing, Reply, reply},
+        ask::{Ask, read},
+        query::Parameters,
+        tenant::account::{Trail, trail, trail_query},
+        view::{self, HostView},
+    },
+    audit::Query,
+    model::{
+        Command, Outcome,
+        inventory::{Apply, Difference},
+    },
+};
+use axum::{
+    body::Bytes,
+    extract::{Path, RawQuery},
+};
+use cps_peering_config::inventory::Inventory;
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+/// What a document changed.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Applied {
+    #[schema(value_type = Vec<Object>)]
+    changes: Vec<Difference>,
+    /// Whether nothing was changed.
+    dry_run: bool,
+}
+
+/// The hosts.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct Hosts {
+    hosts: Vec<HostView>,
+}
+
+/// Bring accounts, regions, hosts, VPCs, ports and peerings to what a document says, all of it or nothing.
+#[utoipa::path(post, path = "/admin/v1/apply", tag = "operators", operation_id = "apply",
+    params(("dryRun" = Option<bool>, Query), ("prune" = Option<bool>, Query)), request_body = serde_json::Value,
+    responses((status = 200, body = Envelope<Applied>), Errors))]
+pub(in crate::api) async fn apply(ask: Ask, RawQuery(query): RawQuery, body: Bytes) -> Reply {
+    let parameters = Parameters::read(query.as_deref(), &["dryRun", "prune"], &[])?;
+    let (dry_run, prune) = (parameters.flag("dryRun")?, parameters.flag("prune")?);
+    let inventory: Inventory = read(&body)?;
+    let command = Command::Apply(Apply { inventory, prune });
+    let outcome = if dry_run { ask.rehearse(command, None).await? } else { ask.execute(command, None).await? };
+    match outcome {
+        Outcome::Applied(changes) => reply(Applied { changes, dry_run }),
+        other => Err(Failure::internal(format!("apply led to {other:?}"))),
+    }
+}
+
+/// The inventory as it is, in the form in which it is applied.
+#[utoipa::path(get, path = "/admin/v1/inventory", tag = "operators", operation_id = "inventory",
+    responses((status = 200, body = Envelope<serde_json::Value>), Errors))]
+pub(in crate::api) async fn inventory(ask: Ask) -> Reply {
+    reply(ask.api.engine.read(|state, _| view::inventory(state)))
+}
+
+/// Hosts, and how their agents stand.
+#[utoipa::path(get, path = "/admin/v1/hosts", tag = "operators", operation_id = "hosts",
+    responses((status = 200, body = Envelope<Hosts>), Errors))]
+pub(in crate::api) async fn hosts(ask: Ask) -> Reply {
+    let hosts = ask
+        .api
+        .engine
+        .read(|state, agents| state.hosts().values().map(|host| view::host(state, agents, host)).collect());
+    reply(Hosts { hosts })
+}
+
+/// Take a host out that will not come back: its ports go with it, and nothing waits for it any more.
+#[utoipa::path(delete, path = "/admin/v1/hosts/{host}", tag = "operators", operation_id = "removeHost",
+    params(("host" = String, Path)), responses((status = 200, body = Envelope<Nothing>), Errors))]
+pub(in crate::api) async fn remove_host(ask: Ask, Path(host): Path<String>) -> Reply {
+    let host = host.parse().map_err(|_| Failure::not_found(format!("there is no host {host}")))?;
+    ask.execute(Command::RemoveHost(host), None).await?;
+    reply(json!({}))
+}
+
+/// What was done, the newest first.
+#[utoipa::path(get, path = "/admin/v1/audit", tag = "operators", operation_id = "audit",
+    params(("account" = Option<String>, Query), ("request" = Option<String>, Query),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("before" = Option<u64>, Query, minimum = 1)),
+    responses((status = 200, body = Envelope<Trail>), Errors))]
+pub(in crate::api) async fn audit(ask: Ask, RawQuery(query): RawQuery) -> Reply {
+    let (parameters, query) = trail_query(query.as_deref(), &["account", "request", "limit", "before"])?;
+    let account = parameters.get("account").map(str::parse).transpose();
+    let account = account.map_err(|error| Failure::field("account", format!("{error}")))?;
+    let found = ask.audit(Query { account, ..query }).await?;
+    reply(trail(found, &ask.caller.actor))
+}

@@ -1,0 +1,5 @@
+//! The operators' interface, below `/admin/v1`.
+
+pub(super) mod accounts;
+pub(super) mod inventory;
+pub(super) mod peerings;

@@ -1,0 +1,190 @@
+//! All peerings, with what each host has of them.
+
+use crate::{
+    api::{
+        Api,
+        answer::{Envelope, Errors, Failure, Reply, reply},
+        ask::{Ask, peering_made, read},
+        tenant::peerings::{Routes, drained},
+        view::{self, PeeringView, Viewer},
+    },
+    engine::Agents,
+    model::{
+        Command,
+        peering::{Create, Locator, SetBandwidth},
+        record::{Peering, Role},
+        state::State,
+    },
+};
+use axum::{body::Bytes, extract::Path};
+use cps_peering_config::id::{HostId, PeeringId, VpcId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A wish for a peering. An operator speaks for both accounts.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct CreateBody {
+    /// 1 to 32 printable characters.
+    vpc_peering_name: String,
+    /// The initiator's VPC.
+    #[schema(value_type = String)]
+    vpc_id: VpcId,
+    /// The receiver's VPC.
+    #[schema(value_type = String)]
+    remote_vpc_id: VpcId,
+    /// Mbit/s in each direction, only between regions; none for no limit.
+    bandwidth: Option<u32>,
+    /// At most 256 characters.
+    description: Option<String>,
+}
+
+/// Another bandwidth.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct BandwidthBody {
+    /// Mbit/s in each direction.
+    bandwidth: u32,
+}
+
+/// One peering.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct OnePeering {
+    vpc_peering: PeeringView,
+}
+
+/// All peerings.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Peerings {
+    vpc_peerings: Vec<PeeringView>,
+    total_count: usize,
+}
+
+/// How a delete ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Deleted {
+    vpc_peering_id: String,
+    /// `deleted` when every kernel concerned was seen without it; `draining` while hosts are missing.
+    state: &'static str,
+    /// The hosts that have not confirmed yet.
+    #[schema(value_type = Vec<String>)]
+    missing_hosts: Vec<HostId>,
+}
+
+/// Whether anybody may still see it.
+fn is_there(peering: &Peering) -> bool {
+    !peering.is_ended() || peering.sides().iter().any(|side| !side.gone)
+}
+
+fn seen(ask: &Ask, state: &State, agents: &Agents<'_>, peering: &Peering) -> PeeringView {
+    view::peering(state, agents, peering, Role::Initiator, Viewer::Operator, ask.api.engine.now_ms())
+}
+
+/// A peering by its id, or by its name where only one has it. `over` says whether one that nobody sees any more counts.
+fn resolve(api: &Api, text: &str, over: bool) -> Result<PeeringId, Failure> {
+    let missing = || Failure::not_found(format!("there is no peering {text}"));
+    api.engine.read(|state, _| {
+        let by_id = text.parse().ok().and_then(|id| state.peerings().get::<PeeringId>(&id));
+        if let Some(peering) = by_id {
+            return if over || is_there(peering) { Ok(peering.id.clone()) } else { Err(missing()) };
+        }
+        let mut named: Vec<_> =
+            state.peerings().values().filter(|peering| peering.name == text && is_there(peering)).collect();
+        if named.iter().any(|peering| peering.is_live()) {
+            named.retain(|peering| peering.is_live());
+        }
+        match named.as_slice() {
+            [] => Err(missing()),
+            [peering] => Ok(peering.id.clone()),
+            several => {
+                let ids: Vec<&str> = several.iter().map(|peering| peering.id.as_str()).collect();
+                Err(Failure::invalid(format!("several peerings are named {text}: say which of {}", ids.join(", "))))
+            }
+        }
+    })
+}
+
+fn found<T>(ask: &Ask, id: &PeeringId, look: impl FnOnce(&State, &Agents<'_>, &Peering) -> T) -> Result<T, Failure> {
+    let found =
+        ask.api.engine.read(|state, agents| state.peerings().get(id).map(|peering| look(state, agents, peering)));
+    found.ok_or_else(|| Failure::not_found(format!("there is no peering {id}")))
+}
+
+fn one(ask: &Ask, id: &PeeringId) -> Reply {
+    let vpc_peering = found(ask, id, |state, agents, peering| seen(ask, state, agents, peering))?;
+    reply(OnePeering { vpc_peering })
+}
+
+/// List all peerings.
+#[utoipa::path(get, path = "/admin/v1/peerings", tag = "operators", operation_id = "listPeerings",
+    responses((status = 200, body = Envelope<Peerings>), Errors))]
+pub(in crate::api) async fn list(ask: Ask) -> Reply {
+    let vpc_peerings: Vec<PeeringView> = ask.api.engine.read(|state, agents| {
+        let there = state.peerings().values().filter(|peering| is_there(peering));
+        there.map(|peering| seen(&ask, state, agents, peering)).collect()
+    });
+    reply(Peerings { total_count: vpc_peerings.len(), vpc_peerings })
+}
+
+/// Peer two VPCs, of whatever accounts. Nobody needs to accept it.
+#[utoipa::path(post, path = "/admin/v1/peerings", tag = "operators", operation_id = "createPeering",
+    request_body = CreateBody, responses((status = 200, body = Envelope<OnePeering>), Errors))]
+pub(in crate::api) async fn create(ask: Ask, body: Bytes) -> Reply {
+    let body: CreateBody = read(&body)?;
+    let wish = Create {
+        name: body.vpc_peering_name,
+        description: body.description.unwrap_or_default(),
+        tags: Vec::new(),
+        vpc: body.vpc_id,
+        region: None,
+        peer_vpc: body.remote_vpc_id,
+        peer_region: None,
+        peer_account: None,
+        bandwidth: body.bandwidth,
+    };
+    let id = peering_made(ask.execute(Command::CreatePeering(wish), None).await?)?;
+    one(&ask, &id)
+}
+
+/// Show a peering, by its id or its name.
+#[utoipa::path(get, path = "/admin/v1/peerings/{peering}", tag = "operators", operation_id = "showPeering",
+    params(("peering" = String, Path)), responses((status = 200, body = Envelope<OnePeering>), Errors))]
+pub(in crate::api) async fn show(ask: Ask, Path(peering): Path<String>) -> Reply {
+    one(&ask, &resolve(&ask.api, &peering, false)?)
+}
+
+/// Change the bandwidth of a peering between regions.
+#[utoipa::path(put, path = "/admin/v1/peerings/{peering}/bandwidth", tag = "operators",
+    operation_id = "setPeeringBandwidth", params(("peering" = String, Path)), request_body = BandwidthBody,
+    responses((status = 200, body = Envelope<OnePeering>), Errors))]
+pub(in crate::api) async fn set_bandwidth(ask: Ask, Path(peering): Path<String>, body: Bytes) -> Reply {
+    let BandwidthBody { bandwidth } = read(&body)?;
+    let which = Locator { region: None, id: resolve(&ask.api, &peering, false)? };
+    let id = peering_made(ask.execute(Command::SetBandwidth(SetBandwidth { which, bandwidth }), None).await?)?;
+    one(&ask, &id)
+}
+
+/// The route policies of a peering, in both directions.
+#[utoipa::path(get, path = "/admin/v1/peerings/{peering}/routes", tag = "operators", operation_id = "peeringRoutes",
+    params(("peering" = String, Path)), responses((status = 200, body = Envelope<Routes>), Errors))]
+pub(in crate::api) async fn routes(ask: Ask, Path(peering): Path<String>) -> Reply {
+    let id = resolve(&ask.api, &peering, false)?;
+    let routes = found(&ask, &id, |state, agents, peering| view::routes(state, agents, peering, Role::Initiator))?;
+    reply(Routes { routes })
+}
+
+/// End a peering for both accounts. Answers when every host that can be reached has confirmed from its kernel, or after a
+/// while with those that have not.
+#[utoipa::path(delete, path = "/admin/v1/peerings/{peering}", tag = "operators", operation_id = "deletePeering",
+    params(("peering" = String, Path)), responses((status = 200, body = Envelope<Deleted>), Errors))]
+pub(in crate::api) async fn delete(ask: Ask, Path(peering): Path<String>) -> Reply {
+    let id = resolve(&ask.api, &peering, true)?;
+    let which = Locator { region: None, id: id.clone() };
+    ask.execute(Command::DeletePeering(which), None).await?;
+    let missing_hosts = drained(&ask.api, &id).await;
+    let state = if missing_hosts.is_empty() { "deleted" } else { "draining" };
+    reply(Deleted { vpc_peering_id: id.to_string(), state, missing_hosts })
+}

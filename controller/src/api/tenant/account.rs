@@ -1,0 +1,186 @@
+//! Who an account is, whom it wants no requests from, and what was done in its name.
+
+use crate::{
+    api::{
+        answer::{Envelope, Errors, Failure, Nothing, Reply, reply},
+        ask::{Ask, Tenant},
+        query::Parameters,
+        view::timestamp,
+    },
+    audit::{self, Query},
+    model::{
+        Actor, Command,
+        account::{Change, What},
+    },
+};
+use axum::extract::{Path, RawQuery};
+use cps_peering_config::id::AccountId;
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+/// Who asks.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct WhoAmI {
+    /// `account` or `operator`.
+    role: &'static str,
+    /// The account.
+    account_id: Option<String>,
+    /// How it stands with the billing system: `normal`, `overdue` or `arrear`.
+    charge_status: Option<&'static str>,
+    /// The regions there are.
+    regions: Vec<String>,
+}
+
+/// The regions there are.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Regions {
+    regions: Vec<RegionView>,
+}
+
+/// A region.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct RegionView {
+    region: String,
+    region_id: String,
+}
+
+/// The accounts from which no requests are wanted.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Blocked {
+    blocked_accounts: Vec<String>,
+}
+
+/// A part of the audit trail, the newest entries first.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Trail {
+    entries: Vec<TrailEntry>,
+}
+
+/// One thing that was done, or was to be done.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct TrailEntry {
+    /// Its number; ask for what is `before` it to get older ones.
+    number: u64,
+    /// When.
+    time: String,
+    /// The id of the request; empty for what happened by itself. (Not `requestId`: clients would take the entry for an
+    /// answer.)
+    request: String,
+    /// `system`, `operator` or `account/ID`.
+    actor: String,
+    /// What.
+    action: String,
+    /// What it was about.
+    target: String,
+    /// `done`, `unchanged` or `refused`; for what happened because its time had come, the new state.
+    outcome: String,
+    /// Why it was refused.
+    reason: String,
+    /// What was asked.
+    #[schema(value_type = Object)]
+    asked: Value,
+}
+
+/// Reads what is looked for in the audit trail.
+pub(in crate::api) fn trail_query(query: Option<&str>, known: &[&str]) -> Result<(Parameters, Query), Failure> {
+    const MOST: u64 = 1000;
+    const USUAL: usize = 100;
+    let parameters = Parameters::read(query, known, &[])?;
+    let limit = parameters.number("limit", 1, MOST)?;
+    let query = Query {
+        account: None,
+        request: parameters.get("request").map(ToOwned::to_owned),
+        before: parameters.number("before", 1, u64::MAX)?,
+        limit: limit.map_or(USUAL, |limit| usize::try_from(limit).unwrap_or(USUAL)),
+    };
+    Ok((parameters, query))
+}
+
+/// What was found, for a viewer: what others asked for is their business.
+pub(in crate::api) fn trail(found: Vec<(u64, audit::Entry)>, viewer: &Actor) -> Trail {
+    let show = |(number, entry): (u64, audit::Entry)| {
+        let own = viewer.account().is_none() || entry.actor == viewer.to_string();
+        TrailEntry {
+            number,
+            time: timestamp(entry.time_ms),
+            request: if own { entry.request } else { String::new() },
+            actor: entry.actor,
+            action: entry.action,
+            target: entry.target,
+            outcome: entry.outcome,
+            reason: if own { entry.reason } else { String::new() },
+            asked: if own { entry.asked } else { Value::Null },
+        }
+    };
+    Trail { entries: found.into_iter().map(show).collect() }
+}
+
+/// Who asks.
+#[utoipa::path(get, path = "/v1/whoami", tag = "account", operation_id = "whoami",
+    responses((status = 200, body = Envelope<WhoAmI>), Errors))]
+pub(in crate::api) async fn whoami(ask: Ask) -> Reply {
+    let account = ask.caller.actor.account();
+    let answer = ask.api.engine.read(|state, _| WhoAmI {
+        role: if account.is_some() { "account" } else { "operator" },
+        account_id: account.map(ToString::to_string),
+        charge_status: account.map(|id| state.account(id).charge.word()),
+        regions: state.regions().keys().map(ToString::to_string).collect(),
+    });
+    reply(answer)
+}
+
+/// The regions there are.
+#[utoipa::path(get, path = "/v1/regions", tag = "account", operation_id = "describeRegions",
+    responses((status = 200, body = Envelope<Regions>), Errors))]
+pub(in crate::api) async fn regions(ask: Ask) -> Reply {
+    let view = |id: &cps_peering_config::id::RegionId| RegionView { region: id.to_string(), region_id: id.to_string() };
+    reply(Regions { regions: ask.api.engine.read(|state, _| state.regions().keys().map(view).collect()) })
+}
+
+/// What was done in the account's name, and what others did to its peerings. The newest first.
+#[utoipa::path(get, path = "/v1/auditEntries", tag = "account", operation_id = "describeAuditEntries",
+    params(("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("before" = Option<u64>, Query, minimum = 1),
+        ("request" = Option<String>, Query)),
+    responses((status = 200, body = Envelope<Trail>), Errors))]
+pub(in crate::api) async fn audit(tenant: Tenant, RawQuery(query): RawQuery) -> Reply {
+    let (_, query) = trail_query(query.as_deref(), &["limit", "before", "request"])?;
+    let query = Query { account: Some(tenant.account.clone()), ..query };
+    let found = tenant.ask.audit(query).await?;
+    reply(trail(found, &tenant.ask.caller.actor))
+}
+
+/// The accounts from which no requests are wanted.
+#[utoipa::path(get, path = "/v1/blockedAccounts", tag = "account", operation_id = "describeBlockedAccounts",
+    responses((status = 200, body = Envelope<Blocked>), Errors))]
+pub(in crate::api) async fn blocked(tenant: Tenant) -> Reply {
+    let blocked = tenant.ask.api.engine.read(|state, _| state.account(&tenant.account).blocked);
+    reply(Blocked { blocked_accounts: blocked.iter().map(ToString::to_string).collect() })
+}
+
+async fn change(tenant: Tenant, other: &str, what: impl FnOnce(AccountId) -> What) -> Reply {
+    let other = other.parse().map_err(|error| Failure::field("accountId", format!("{error}")))?;
+    let change = Change { id: tenant.account.clone(), what: what(other) };
+    tenant.ask.execute(Command::Account(change), None).await?;
+    reply(json!({}))
+}
+
+/// Want no requests from an account. To that account it looks as if there were no VPCs.
+#[utoipa::path(put, path = "/v1/blockedAccounts/{accountId}", tag = "account", operation_id = "blockAccount",
+    params(("accountId" = String, Path)), responses((status = 200, body = Envelope<Nothing>), Errors))]
+pub(in crate::api) async fn block(tenant: Tenant, Path(other): Path<String>) -> Reply {
+    change(tenant, &other, What::Block).await
+}
+
+/// Want requests from an account again.
+#[utoipa::path(delete, path = "/v1/blockedAccounts/{accountId}", tag = "account", operation_id = "unblockAccount",
+    params(("accountId" = String, Path)), responses((status = 200, body = Envelope<Nothing>), Errors))]
+pub(in crate::api) async fn unblock(tenant: Tenant, Path(other): Path<String>) -> Reply {
+    change(tenant, &other, What::Unblock).await
+}

@@ -1,0 +1,399 @@
+//! Peerings of an account.
+
+use crate::{
+    api::{
+        Api,
+        answer::{Envelope, Errors, Failure, Reply, reply},
+        ask::{Regional, peering_made},
+        query::Parameters,
+        view::{self, PeeringView, RouteView, Viewer},
+    },
+    engine::Agents,
+    model::{
+        Code, Command, Refusal,
+        peering::{Create, Locator, Modify, SetBandwidth, quota as limit, quota_used, role},
+        record::{Peering, PeeringState, Role, Tag},
+        state::State,
+    },
+};
+use axum::{body::Bytes, extract::RawQuery};
+use cps_peering_config::id::{AccountId, PeeringId, RegionId, VpcId};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+/// A wish for a peering.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct CreateBody {
+    /// 1 to 32 printable characters, unique among the account's live peerings from the region.
+    #[schema(min_length = 1, max_length = 32)]
+    vpc_peering_name: String,
+    /// The account's VPC, in the region of the path.
+    #[schema(value_type = String)]
+    vpc_id: VpcId,
+    /// The VPC to be peered with.
+    #[schema(value_type = String)]
+    remote_vpc_id: VpcId,
+    /// The other VPC's region; by default the same.
+    #[schema(value_type = Option<String>)]
+    remote_region_id: Option<RegionId>,
+    /// The other VPC's account; by default the same.
+    #[schema(value_type = Option<String>)]
+    remote_account_id: Option<AccountId>,
+    /// Mbit/s in each direction: needed between regions, not allowed within one.
+    bandwidth: Option<u32>,
+    /// At most 256 characters.
+    #[schema(max_length = 256)]
+    description: Option<String>,
+    /// At most 10.
+    user_tags: Option<Vec<TagBody>>,
+    /// A request with a token that was used before returns the first result.
+    #[schema(min_length = 1, max_length = 36)]
+    client_token: Option<String>,
+    /// Check everything and change nothing.
+    dry_run: Option<bool>,
+}
+
+/// A tag.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct TagBody {
+    /// The key.
+    key: String,
+    /// The value.
+    value: Option<String>,
+}
+
+/// Other words about a peering.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct ModifyBody {
+    /// 1 to 32 printable characters.
+    vpc_peering_name: Option<String>,
+    /// At most 256 characters.
+    description: Option<String>,
+    /// A request with a token that was used before returns the first result.
+    client_token: Option<String>,
+}
+
+/// Another bandwidth.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct BandwidthBody {
+    /// Mbit/s in each direction.
+    bandwidth: u32,
+    /// A request with a token that was used before returns the first result.
+    client_token: Option<String>,
+}
+
+/// A body in which nothing needs to be said.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct EmptyBody {
+    client_token: Option<String>,
+}
+
+/// One peering.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct OnePeering {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vpc_peering: Option<PeeringView>,
+    /// Whether everything was only checked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+}
+
+/// A page of peerings.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Peerings {
+    vpc_peerings: Vec<PeeringView>,
+    /// How many there are on all pages.
+    total_count: usize,
+}
+
+/// How a delete ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Deleted {
+    pub(in crate::api) vpc_peering_id: String,
+    /// `deleted` when every kernel concerned was seen without it; `draining` while hosts are missing.
+    pub(in crate::api) state: &'static str,
+    /// How many hosts have not confirmed yet.
+    pub(in crate::api) hosts_missing: usize,
+}
+
+/// The route policies of a peering.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Routes {
+    pub(in crate::api) routes: Vec<RouteView>,
+}
+
+/// A quota.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Quota {
+    quota: QuotaContent,
+}
+
+/// How many there may be, and are.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct QuotaContent {
+    /// `vpcpeering`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// As asked.
+    parent_resource_id: String,
+    /// How many there may be.
+    max_limit: u32,
+    /// How many there are.
+    count: usize,
+}
+
+impl Regional {
+    fn locate(&self, id: &str) -> Result<Locator, Failure> {
+        let missing =
+            || Refusal::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound");
+        let id = id.parse().map_err(|_| missing())?;
+        Ok(Locator { region: Some(self.region.clone()), id })
+    }
+
+    /// What the path names, which may have an action behind it.
+    fn named(&self) -> (&str, Option<&str>) {
+        let segment = self.path("vpcPeeringId");
+        segment.split_once(':').map_or((segment, None), |(id, action)| (id, Some(action)))
+    }
+
+    /// Looks at a peering that the account may see here.
+    fn look<T>(&self, id: &str, look: impl FnOnce(&State, &Agents<'_>, &Peering, Role) -> T) -> Result<T, Failure> {
+        let Locator { id, .. } = self.locate(id)?;
+        let seen = self.ask.api.engine.read(|state, agents| {
+            let peering = state.peerings().get(&id)?;
+            let role = role(peering, &self.account, Some(&self.region))?;
+            Some(look(state, agents, peering, role))
+        });
+        seen.ok_or_else(|| {
+            Refusal::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound").into()
+        })
+    }
+
+    fn view(&self, state: &State, agents: &Agents<'_>, peering: &Peering, role: Role) -> PeeringView {
+        view::peering(state, agents, peering, role, Viewer::Account(&self.account), self.ask.api.engine.now_ms())
+    }
+
+    /// A peering after a command, also when the command is an old one and the peering is gone.
+    fn one(&self, id: &PeeringId) -> Reply {
+        let view = self.ask.api.engine.read(|state, agents| {
+            let peering = state.peerings().get(id)?;
+            let role = if peering.initiator.account == self.account { Role::Initiator } else { Role::Receiver };
+            Some(self.view(state, agents, peering, role))
+        });
+        reply(OnePeering { vpc_peering: view, dry_run: false })
+    }
+}
+
+/// Make a peering, or a request for one.
+#[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/", tag = "peerings", operation_id = "createVpcPeering",
+    params(("regionId" = String, Path)), request_body = CreateBody,
+    responses((status = 200, body = Envelope<OnePeering>), Errors))]
+pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
+    let body: CreateBody = regional.body(&body)?;
+    let tags = body.user_tags.unwrap_or_default().into_iter();
+    let wish = Create {
+        name: body.vpc_peering_name,
+        description: body.description.unwrap_or_default(),
+        tags: tags.map(|tag| Tag { key: tag.key, value: tag.value.unwrap_or_default() }).collect(),
+        vpc: body.vpc_id,
+        region: Some(regional.region.clone()),
+        peer_vpc: body.remote_vpc_id,
+        peer_region: Some(body.remote_region_id.unwrap_or_else(|| regional.region.clone())),
+        peer_account: Some(body.remote_account_id.unwrap_or_else(|| regional.account.clone())),
+        bandwidth: body.bandwidth,
+    };
+    let command = Command::CreatePeering(wish);
+    if body.dry_run == Some(true) {
+        regional.ask.rehearse(command, body.client_token).await?;
+        return reply(OnePeering { vpc_peering: None, dry_run: true });
+    }
+    let id = peering_made(regional.ask.execute(command, body.client_token).await?)?;
+    regional.one(&id)
+}
+
+/// List the peerings of the account in a region.
+#[utoipa::path(get, path = "/v1/regions/{regionId}/vpcPeerings/", tag = "peerings", operation_id = "describeVpcPeerings",
+    params(("regionId" = String, Path),
+        ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 10, maximum = 100)),
+    responses((status = 200, body = Envelope<Peerings>), Errors))]
+pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) -> Reply {
+    const FILTERS: [&str; 6] = ["vpcPeeringIds", "vpcPeeringNames", "vpcId", "remoteVpcId", "state", "role"];
+    let parameters = Parameters::read(query.as_deref(), &["pageNumber", "pageSize"], &FILTERS)?;
+    let page = parameters.page(10)?;
+    let answer = regional.ask.api.engine.read(|state, agents| {
+        let mut found: Vec<(&Peering, Role)> = state
+            .peerings_of_account(&regional.account)
+            .filter_map(|peering| Some((peering, role(peering, &regional.account, Some(&regional.region))?)))
+            .filter(|(peering, role)| {
+                let (own, other) = peering.view(*role);
+                parameters.lets_through("vpcPeeringIds", &[peering.id.as_str()])
+                    && parameters.lets_through("vpcPeeringNames", &[&peering.name])
+                    && parameters.lets_through("vpcId", &[own.vpc.as_str()])
+                    && parameters.lets_through("remoteVpcId", &[other.vpc.as_str()])
+                    && parameters.lets_through("role", &[role.word()])
+                    && parameters
+                        .tagged(|key| peering.tags.iter().find(|tag| tag.key == key).map(|tag| tag.value.as_str()))
+            })
+            .collect();
+        // The newest first; what is equally old by its id, so that pages do not change by themselves.
+        found.sort_by(|(a, _), (b, _)| (b.created_ms, &a.id).cmp(&(a.created_ms, &b.id)));
+        // Only a view knows what a state is called now.
+        let by_state = |view: &PeeringView| parameters.lets_through("state", &[view.state, view.vpc_peering_state]);
+        let views = found.into_iter().map(|(peering, role)| regional.view(state, agents, peering, role));
+        let views: Vec<PeeringView> = views.filter(by_state).collect();
+        Peerings { total_count: views.len(), vpc_peerings: page.of(views) }
+    });
+    reply(answer)
+}
+
+/// Show a peering.
+#[utoipa::path(get, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
+    operation_id = "describeVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    responses((status = 200, body = Envelope<OnePeering>), Errors))]
+pub(in crate::api) async fn show(regional: Regional, RawQuery(query): RawQuery) -> Reply {
+    Parameters::read(query.as_deref(), &[], &[])?;
+    let view = regional.look(regional.path("vpcPeeringId"), |state, agents, peering, role| {
+        regional.view(state, agents, peering, role)
+    })?;
+    reply(OnePeering { vpc_peering: Some(view), dry_run: false })
+}
+
+fn no_action(action: Option<&str>) -> Failure {
+    Failure::not_found(match action {
+        Some(action) => format!("there is no action {action} here"),
+        None => "there is nothing at this path".to_owned(),
+    })
+}
+
+/// What a `PUT` means: the peering itself, or an action on it.
+pub(in crate::api) async fn put(regional: Regional, body: Bytes) -> Reply {
+    let (id, action) = regional.named();
+    let which = regional.locate(id)?;
+    match action {
+        None => modify(regional, which, body).await,
+        Some("modifyVpcPeeringBandwidth") => set_bandwidth(regional, which, body).await,
+        action => Err(no_action(action)),
+    }
+}
+
+/// Change name and description. The initiator's to do.
+#[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
+    operation_id = "modifyVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    request_body = ModifyBody, responses((status = 200, body = Envelope<crate::api::answer::Nothing>), Errors))]
+async fn modify(regional: Regional, which: Locator, body: Bytes) -> Reply {
+    let body: ModifyBody = regional.body(&body)?;
+    let command = Command::ModifyPeering(Modify { which, name: body.vpc_peering_name, description: body.description });
+    regional.ask.execute(command, body.client_token).await?;
+    reply(json!({}))
+}
+
+/// Change the bandwidth of a peering between regions. The initiator's to do, who pays for it.
+#[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:modifyVpcPeeringBandwidth",
+    tag = "peerings", operation_id = "modifyVpcPeeringBandwidth",
+    params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)), request_body = BandwidthBody,
+    responses((status = 200, body = Envelope<OnePeering>), Errors))]
+async fn set_bandwidth(regional: Regional, which: Locator, body: Bytes) -> Reply {
+    let body: BandwidthBody = regional.body(&body)?;
+    let command = Command::SetBandwidth(SetBandwidth { which, bandwidth: body.bandwidth });
+    let id = peering_made(regional.ask.execute(command, body.client_token).await?)?;
+    regional.one(&id)
+}
+
+/// What a `POST` means: an action on the peering.
+pub(in crate::api) async fn post(regional: Regional, body: Bytes) -> Reply {
+    let (id, action) = regional.named();
+    let which = regional.locate(id)?;
+    match action {
+        Some("acceptVpcPeering") => accept(regional, which, body).await,
+        Some("rejectVpcPeering") => reject(regional, which, body).await,
+        action => Err(no_action(action)),
+    }
+}
+
+/// Say yes to a request. The receiver's to do.
+#[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:acceptVpcPeering", tag = "peerings",
+    operation_id = "acceptVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    responses((status = 200, body = Envelope<OnePeering>), Errors))]
+async fn accept(regional: Regional, which: Locator, body: Bytes) -> Reply {
+    let body: EmptyBody = regional.body(&body)?;
+    let id = peering_made(regional.ask.execute(Command::AcceptPeering(which), body.client_token).await?)?;
+    regional.one(&id)
+}
+
+/// Say no to a request. The receiver's to do.
+#[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:rejectVpcPeering", tag = "peerings",
+    operation_id = "rejectVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    responses((status = 200, body = Envelope<crate::api::answer::Nothing>), Errors))]
+async fn reject(regional: Regional, which: Locator, body: Bytes) -> Reply {
+    let body: EmptyBody = regional.body(&body)?;
+    regional.ask.execute(Command::RejectPeering(which), body.client_token).await?;
+    reply(json!({}))
+}
+
+/// End a peering. Answers when every host that can be reached has confirmed from its kernel, or after a while with how many
+/// are missing. To delete again what was deleted is no error.
+#[utoipa::path(delete, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
+    operation_id = "deleteVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    responses((status = 200, body = Envelope<Deleted>), Errors))]
+pub(in crate::api) async fn delete(regional: Regional) -> Reply {
+    let which = regional.locate(regional.path("vpcPeeringId"))?;
+    let id = which.id.clone();
+    regional.ask.execute(Command::DeletePeering(which), None).await?;
+    let missing = drained(&regional.ask.api, &id).await.len();
+    let state = if missing == 0 { "deleted" } else { "draining" };
+    reply(Deleted { vpc_peering_id: id.to_string(), state, hosts_missing: missing })
+}
+
+/// Waits until no host has a peering any more, for as long as a delete may take. The hosts that are missing then.
+pub(in crate::api) async fn drained(api: &Api, id: &PeeringId) -> Vec<cps_peering_config::id::HostId> {
+    let draining = |state: &State| {
+        state.peerings().get(id).filter(|it| matches!(it.state, PeeringState::Draining { .. })).cloned()
+    };
+    let over = api.engine.wait_for(api.delete_wait, |state, _| draining(state).is_none().then_some(()));
+    if over.await.is_some() {
+        return Vec::new();
+    }
+    api.engine.read(|state, agents| draining(state).map(|peering| agents.missing(&peering)).unwrap_or_default())
+}
+
+/// The route policies of a peering, in both directions.
+#[utoipa::path(get, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}/routes", tag = "peerings",
+    operation_id = "describeVpcPeeringRoutes", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    responses((status = 200, body = Envelope<Routes>), Errors))]
+pub(in crate::api) async fn routes(regional: Regional) -> Reply {
+    let routes = regional.look(regional.path("vpcPeeringId"), view::routes)?;
+    reply(Routes { routes })
+}
+
+/// How many peerings the account may initiate from a region, and how many it has.
+#[utoipa::path(get, path = "/v1/regions/{regionId}/quotas/", tag = "peerings", operation_id = "describeQuota",
+    params(("regionId" = String, Path), ("type" = String, Query, example = "vpcpeering"),
+        ("parentResourceId" = Option<String>, Query)),
+    responses((status = 200, body = Envelope<Quota>), Errors))]
+pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery) -> Reply {
+    let parameters = Parameters::read(query.as_deref(), &["type", "parentResourceId"], &[])?;
+    match parameters.get("type") {
+        Some("vpcpeering") => {}
+        Some(other) => return Err(Failure::field("type", format!("{other:?} has no quota here; vpcpeering has"))),
+        None => return Err(Failure::field("type", "it is needed: vpcpeering")),
+    }
+    let engine = &regional.ask.api.engine;
+    let (max_limit, count) = engine.read(|state, _| {
+        let most = limit(state, &regional.account, &regional.region, engine.limits());
+        (most, quota_used(state, &regional.account, &regional.region))
+    });
+    let parent_resource_id = parameters.get("parentResourceId").unwrap_or_default().to_owned();
+    reply(Quota { quota: QuotaContent { kind: "vpcpeering", parent_resource_id, max_limit, count } })
+}

@@ -1,0 +1,161 @@
+//! The audit trail: who did what when, with which outcome.
+
+use crate::model::{
+    Actor, Command, Draft, Outcome, Refusal, Request,
+    record::{Made, Peering},
+    state::{Change, State},
+};
+use cps_peering_config::id::{AccountId, PeeringId, VpcId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// One thing that was done, or was to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, in milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// The id of the request; empty for what happened by itself.
+    pub request: String,
+    /// Who: `system`, `operator` or `account/ID`.
+    pub actor: String,
+    /// What, for instance `CreatePeering`.
+    pub action: String,
+    /// What it was about, for instance `vpcpr-0a1b2c3d4e`.
+    pub target: String,
+    /// `done`, `unchanged` where it was so before, or `refused`.
+    pub outcome: String,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// What was asked, without secrets.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub asked: Value,
+    /// The accounts that it concerns: the one that asked, and those with a side in the peering.
+    pub accounts: BTreeSet<AccountId>,
+}
+
+/// What is looked for in the trail.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Only what concerns this account.
+    pub account: Option<AccountId>,
+    /// Only this request.
+    pub request: Option<String>,
+    /// Only what is older than this entry.
+    pub before: Option<u64>,
+    /// At most so many, the newest.
+    pub limit: usize,
+}
+
+/// What happened to a request: entries for what was due before it, and one for itself.
+pub(crate) fn entries(
+    draft: &mut Draft<'_>,
+    request: &Request,
+    result: &Result<Outcome, Refusal>,
+    now_ms: u64,
+) -> Vec<Entry> {
+    let peerings = |draft: &Draft<'_>, changes: &[Change]| -> Vec<(PeeringId, BTreeSet<AccountId>)> {
+        let ids = changes.iter().filter_map(|change| match change {
+            Change::Peering(id, _) => Some(id.clone()),
+            _ => None,
+        });
+        ids.map(|id| {
+            let accounts = draft.state.peerings().get(&id).map(accounts_of).unwrap_or_default();
+            (id, accounts)
+        })
+        .collect()
+    };
+    let due = draft.due();
+    let (caught_up, changes) = draft.changes().split_at(due);
+    let (caught_up, changes) = (caught_up.to_vec(), changes.to_vec());
+    let mut entries: Vec<Entry> = peerings(draft, &caught_up)
+        .into_iter()
+        .map(|(id, accounts)| Entry {
+            time_ms: now_ms,
+            request: String::new(),
+            actor: Actor::System.to_string(),
+            action: "TimeIsUp".to_owned(),
+            target: id.to_string(),
+            outcome: draft
+                .state
+                .peerings()
+                .get(&id)
+                .map_or("forgotten", |peering| crate::model::peering::state_word(&peering.state))
+                .to_owned(),
+            reason: String::new(),
+            asked: Value::Null,
+            accounts,
+        })
+        .collect();
+    if matches!(request.command, Command::Tick) {
+        return entries;
+    }
+    let mut accounts: BTreeSet<AccountId> = request.actor.account().cloned().into_iter().collect();
+    // A refusal is nobody else's business.
+    if result.is_ok() {
+        let touched = peerings(draft, &changes).into_iter().flat_map(|(_, accounts)| accounts);
+        accounts.extend(touched);
+        if let Command::Account(change) = &request.command {
+            accounts.insert(change.id.clone());
+        }
+    }
+    let (outcome, reason) = match result {
+        Ok(_) if changes.is_empty() => ("unchanged", String::new()),
+        Ok(_) => ("done", String::new()),
+        Err(refusal) => ("refused", refusal.to_string()),
+    };
+    let (action, asked) = words(&request.command);
+    entries.push(Entry {
+        time_ms: now_ms,
+        request: request.id.clone(),
+        actor: request.actor.to_string(),
+        target: target(draft.state, &request.command, result),
+        action,
+        outcome: outcome.to_owned(),
+        reason,
+        asked,
+        accounts,
+    });
+    entries
+}
+
+fn accounts_of(peering: &Peering) -> BTreeSet<AccountId> {
+    peering.sides().iter().map(|side| side.account.clone()).collect()
+}
+
+/// The name of a command and what it says.
+fn words(command: &Command) -> (String, Value) {
+    // A whole inventory belongs in no trail; the difference that it made can be seen in what follows.
+    if let Command::Apply(apply) = command {
+        return ("Apply".to_owned(), serde_json::json!({ "prune": apply.prune }));
+    }
+    match serde_json::to_value(command) {
+        Ok(Value::Object(fields)) => fields.into_iter().next().unwrap_or_default(),
+        Ok(Value::String(word)) => (word, Value::Null),
+        _ => (String::new(), Value::Null),
+    }
+}
+
+fn target(state: &State, command: &Command, result: &Result<Outcome, Refusal>) -> String {
+    let peering = |id: &PeeringId| id.to_string();
+    let vpc = |id: &VpcId| id.to_string();
+    match (command, result) {
+        (_, Ok(Outcome::Made(Made::Peering(id)))) => peering(id),
+        (_, Ok(Outcome::Made(Made::Vpc(id)))) => vpc(id),
+        (Command::AcceptPeering(which) | Command::RejectPeering(which) | Command::DeletePeering(which), _) => {
+            peering(&which.id)
+        }
+        (Command::ModifyPeering(modify), _) => peering(&modify.which.id),
+        (Command::SetBandwidth(set), _) => peering(&set.which.id),
+        (Command::Activate(id) | Command::Drained(id), _) => peering(id),
+        (Command::CreatePeering(create), _) => vpc(&create.vpc),
+        (Command::ModifyVpc(modify), _) => vpc(&modify.which.id),
+        (Command::AddCidr(cidr) | Command::RemoveCidr(cidr), _) => vpc(&cidr.which.id),
+        (Command::DeleteVpc(which), _) => vpc(&which.id),
+        (Command::CreateVpc(create), _) => create.region.to_string(),
+        (Command::Account(change), _) => change.id.to_string(),
+        (Command::RemoveHost(id) | Command::Forget(id), _) => id.to_string(),
+        (Command::Apply(_) | Command::Tick, _) => format!("commit {}", state.meta().number),
+    }
+}

@@ -1,0 +1,98 @@
+//! `--dev`: a controller to try things with, that leaves nothing behind.
+
+use anyhow::{Context, bail};
+use cps_peering_config::{inventory::Inventory, settings::ControllerSettings};
+use cps_peering_controller::{
+    access::secret,
+    engine::Engine,
+    model::{
+        Actor, Command, Request,
+        account::{Change, What},
+        inventory::Apply,
+    },
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use tempfile::TempDir;
+
+const REGIONS: [&str; 2] = ["cn-north-1", "cn-east-2"];
+const ACCOUNTS: [&str; 2] = ["account-1", "account-2"];
+
+/// An account with everything that its clients need.
+#[derive(Debug, Serialize)]
+struct Account {
+    id: &'static str,
+    access_key: String,
+    secret_key: String,
+    token: String,
+}
+
+/// A temporary store, and what is in it to begin with. The folder goes with it.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    folder: TempDir,
+    admin_token: String,
+    accounts: Vec<Account>,
+}
+
+impl Sandbox {
+    /// Makes up keys and tokens.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let account = |id| {
+            let (access_key, secret_key, token) = (secret::access_key()?, secret::secret_key()?, secret::token()?);
+            Ok(Account { id, access_key, secret_key, token })
+        };
+        let accounts = ACCOUNTS.into_iter().map(account).collect::<anyhow::Result<_>>()?;
+        let folder = tempfile::Builder::new().prefix("cps-peering-").tempdir().context("cannot make a folder")?;
+        Ok(Self { folder, admin_token: secret::token()?, accounts })
+    }
+
+    /// The operators' token.
+    pub(crate) fn admin_token(&self) -> &str {
+        &self.admin_token
+    }
+
+    /// The settings: limits and periods of a settings file, if there is one, and a store of its own.
+    pub(crate) fn settings(
+        &self,
+        listen: SocketAddr,
+        settings: Option<ControllerSettings>,
+    ) -> anyhow::Result<ControllerSettings> {
+        if !listen.ip().is_loopback() {
+            bail!("--dev listens on loopback addresses only, and {listen} is none");
+        }
+        let store = self.folder.path().join("store.redb");
+        let operator_token_file = self.folder.path().join("operator.token");
+        if let Some(settings) = settings {
+            return Ok(ControllerSettings { listen, store, operator_token_file, ..settings });
+        }
+        let told = json!({ "listen": listen, "store": store, "operator_token_file": operator_token_file });
+        serde_json::from_value(told).context("settings of --dev")
+    }
+
+    /// Makes regions and accounts.
+    pub(crate) fn furnish(&self, engine: &Engine) -> anyhow::Result<()> {
+        let inventory: Inventory = serde_json::from_value(json!({ "regions": REGIONS.map(|id| json!({ "id": id })) }))?;
+        let run = |command| engine.execute(&Request::new(Actor::Operator, command)).map(drop);
+        run(Command::Apply(Apply { inventory, prune: false }))?;
+        for Account { id, access_key, secret_key, token } in &self.accounts {
+            let key = What::AddKey { access_key: access_key.clone(), secret_key: secret_key.clone() };
+            let token = What::AddToken { id: format!("{id}-dev"), hash: secret::token_hash(token) };
+            for what in [What::Create, key, token] {
+                run(Command::Account(Change { id: id.parse()?, what }))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How to use it.
+    pub(crate) fn description(&self, address: SocketAddr) -> Value {
+        json!({
+            "url": format!("http://{address}"),
+            "admin_token": self.admin_token,
+            "accounts": self.accounts,
+            "regions": REGIONS,
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! Rules of accounts: credentials, standing with the billing system, quotas, and whom they want no requests from.
+
+use super::{
+    Code, Context, Draft, Refusal, peering,
+    record::{Account, Charge},
+    state,
+};
+use cps_peering_config::id::{AccountId, RegionId};
+use serde::{Deserialize, Serialize};
+
+/// A change of an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Which one. It is made where there is none.
+    pub id: AccountId,
+    /// What changes.
+    pub what: What,
+}
+
+/// What changes of an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum What {
+    /// Nothing, but it must be a new one.
+    Create,
+    /// It gets an access key with a secret key.
+    AddKey {
+        /// The access key.
+        access_key: String,
+        /// The secret key. Not for the audit trail.
+        #[serde(skip)]
+        secret_key: String,
+    },
+    /// It loses an access key.
+    RemoveKey(String),
+    /// It gets a bearer token.
+    AddToken {
+        /// The token's id.
+        id: String,
+        /// The token's SHA-256 in hexadecimal. Not for the audit trail.
+        #[serde(skip)]
+        hash: String,
+    },
+    /// It loses a bearer token.
+    RemoveToken(String),
+    /// The billing system says how it stands (B5).
+    Charge(ChargeStatus),
+    /// How many peerings it may have in a region; none for the default (L9).
+    Quota {
+        /// The region.
+        region: RegionId,
+        /// How many.
+        limit: Option<u32>,
+    },
+    /// It wants no requests from another account (L11).
+    Block(AccountId),
+    /// It wants requests from that account again.
+    Unblock(AccountId),
+}
+
+/// How an account stands, in the billing system's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChargeStatus {
+    /// Nothing is owed.
+    Normal,
+    /// Something is owed; everything keeps running.
+    Overdue,
+    /// 欠费停服.
+    Arrear,
+}
+
+fn missing<T>(entry: &str, what: &str, id: &str) -> Result<T, Refusal> {
+    Err(Refusal::one(Code::NotFound, entry, format!("there is no {what} {id}"), ""))
+}
+
+/// Changes an account. An account that blocks another also learns nothing about whether that one is there.
+pub fn change(draft: &mut Draft<'_>, change: &Change, context: &mut Context<'_>) -> Result<(), Refusal> {
+    let id = &change.id;
+    if !context.actor.is(id) {
+        return missing("accountId", "account", id.as_str());
+    }
+    let known = draft.state.accounts().contains_key(id);
+    let mut account = draft.state.account(id);
+    match &change.what {
+        What::Create if known => {
+            let rule = format!("there is an account {id} already");
+            return Err(Refusal::one(Code::AlreadyExists, "accountId", rule, "AccountAlreadyExist"));
+        }
+        What::Create => {}
+        What::AddKey { access_key, secret_key } => {
+            account.keys.insert(access_key.clone(), secret_key.clone());
+        }
+        What::RemoveKey(access_key) => {
+            if account.keys.remove(access_key).is_none() {
+                return missing("accessKey", "access key", access_key);
+            }
+        }
+        What::AddToken { id, hash } => {
+            account.tokens.insert(id.clone(), hash.clone());
+        }
+        What::RemoveToken(token) => {
+            if account.tokens.remove(token).is_none() {
+                return missing("tokenId", "token", token);
+            }
+        }
+        What::Charge(status) => account.charge = charge(&account, *status, context),
+        What::Quota { region, limit } => {
+            if !draft.state.regions().contains_key(region) {
+                return missing("regionId", "region", region.as_str());
+            }
+            match limit {
+                Some(limit) => account.quotas.insert(region.clone(), *limit),
+                None => account.quotas.remove(region),
+            };
+        }
+        What::Block(other) if other == id => {
+            let rule = "an account cannot block itself".to_owned();
+            return Err(Refusal::one(Code::InvalidArgument, "accountId", rule, "InvalidAccount"));
+        }
+        What::Block(other) => {
+            account.blocked.insert(other.clone());
+        }
+        What::Unblock(other) => {
+            account.blocked.remove(other);
+        }
+    }
+    let arrear = account.charge.in_arrear();
+    if draft.state.accounts().get(id) != Some(&account) {
+        draft.change(state::Change::Account(id.clone(), Some(account)));
+    }
+    if let What::Charge(_) = change.what {
+        if arrear {
+            peering::suspend(draft, id, context.now_ms);
+        } else {
+            peering::resume(draft, id, context.now_ms);
+        }
+    }
+    Ok(())
+}
+
+/// To be told the same again moves no deadline.
+fn charge(account: &Account, status: ChargeStatus, context: &Context<'_>) -> Charge {
+    match status {
+        ChargeStatus::Normal => Charge::Normal,
+        ChargeStatus::Overdue => Charge::Overdue,
+        ChargeStatus::Arrear if account.charge.in_arrear() => account.charge,
+        ChargeStatus::Arrear => Charge::Arrear {
+            since_ms: context.now_ms,
+            delete_ms: Some(context.now_ms.saturating_add(context.limits.arrear_ms)),
+        },
+    }
+}

@@ -1,0 +1,192 @@
+//! Rules of VPCs that accounts manage themselves.
+
+use super::{
+    Code, Context, Draft, Refusal,
+    inventory::{cidr_faults, port_faults},
+    overlap, peering,
+    record::{Peering, Vpc},
+    state::{Change, State},
+};
+use cps_peering_config::{
+    id::{AccountId, RegionId, VpcId},
+    net::Vni,
+};
+use ipnet::{IpNet, Ipv6Net};
+use serde::Serialize;
+use std::net::Ipv6Addr;
+
+/// The longest name, in characters.
+pub const MAX_NAME: usize = 60;
+
+/// Which VPC a command is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Locator {
+    /// The region that it must be in; none for operators, who need not say.
+    pub region: Option<RegionId>,
+    /// The VPC.
+    pub id: VpcId,
+}
+
+/// A wish for a VPC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Create {
+    /// Whose it will be.
+    pub account: AccountId,
+    /// Where it will be.
+    pub region: RegionId,
+    /// Its name.
+    pub name: String,
+    /// What its owner says about it.
+    pub description: String,
+    /// Its first CIDR.
+    pub cidr: IpNet,
+    /// Whether it gets an IPv6 CIDR, too: a /48 of unique local addresses that no other VPC has.
+    pub ipv6: bool,
+}
+
+/// Other words about a VPC; none for what stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Modify {
+    /// Which one.
+    pub which: Locator,
+    /// Its name.
+    pub name: Option<String>,
+    /// What its owner says about it.
+    pub description: Option<String>,
+}
+
+/// A CIDR that comes or goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cidr {
+    /// Of which VPC.
+    pub which: Locator,
+    /// The CIDR.
+    pub cidr: IpNet,
+}
+
+fn find(state: &State, which: &Locator, context: &Context<'_>) -> Result<Vpc, Refusal> {
+    let legal =
+        |vpc: &&Vpc| context.actor.is(&vpc.account) && which.region.as_ref().is_none_or(|region| vpc.region == *region);
+    let rule = || format!("there is no VPC {}", which.id);
+    let missing = || Refusal::one(Code::NotFound, "vpcId", rule(), "VpcNotFound");
+    state.vpcs().get(&which.id).filter(legal).cloned().ok_or_else(missing)
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    if (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let rule = format!("{name:?} is not a legal name: expected 1 to {MAX_NAME} printable characters");
+    Err(Refusal::one(Code::InvalidArgument, "name", rule, "InvalidName"))
+}
+
+fn check_cidrs(cidrs: &[IpNet]) -> Result<(), Refusal> {
+    match cidr_faults(cidrs).into_iter().next() {
+        Some(rule) => Err(Refusal::one(Code::InvalidArgument, "cidr", rule, "InvalidCidr")),
+        None => Ok(()),
+    }
+}
+
+/// The unique local addresses (RFC 4193) of a VPC, which follow from its VNI.
+fn unique_local(vni: Vni) -> IpNet {
+    let vni = vni.get();
+    let segments = [0xfd43, 0x5000 | (vni >> 16) as u16, (vni & 0xffff) as u16, 0, 0, 0, 0, 0];
+    Ipv6Net::new_assert(Ipv6Addr::from(segments), 48).into()
+}
+
+/// Makes a VPC.
+pub fn create(draft: &mut Draft<'_>, wish: &Create, context: &mut Context<'_>) -> Result<VpcId, Refusal> {
+    check_name(&wish.name)?;
+    peering::check_description(&wish.description)?;
+    check_cidrs(&[wish.cidr])?;
+    if !draft.state.regions().contains_key(&wish.region) {
+        let rule = format!("there is no region {}", wish.region);
+        return Err(Refusal::one(Code::NotFound, "regionId", rule, "RegionNotFound"));
+    }
+    let id: VpcId = context.new_id("vpc", |id| draft.state.vpcs().contains_key(id));
+    let vni = draft.allocate_vni();
+    let vpc = Vpc {
+        id: id.clone(),
+        name: wish.name.clone(),
+        account: wish.account.clone(),
+        region: wish.region.clone(),
+        cidrs: std::iter::once(wish.cidr).chain(wish.ipv6.then(|| unique_local(vni))).collect(),
+        vni,
+        description: wish.description.clone(),
+        created_ms: context.now_ms,
+    };
+    draft.change(Change::Vpc(id.clone(), Some(vpc)));
+    Ok(id)
+}
+
+/// Changes what the owner says about a VPC.
+pub fn modify(draft: &mut Draft<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<VpcId, Refusal> {
+    let mut vpc = find(draft.state, &modify.which, context)?;
+    if let Some(name) = &modify.name {
+        check_name(name)?;
+        vpc.name.clone_from(name);
+    }
+    if let Some(description) = &modify.description {
+        peering::check_description(description)?;
+        vpc.description.clone_from(description);
+    }
+    if draft.state.vpcs().get(&vpc.id) != Some(&vpc) {
+        draft.change(Change::Vpc(vpc.id.clone(), Some(vpc)));
+    }
+    Ok(modify.which.id.clone())
+}
+
+/// Adds a CIDR (L10).
+pub fn add_cidr(draft: &mut Draft<'_>, add: &Cidr, context: &mut Context<'_>) -> Result<VpcId, Refusal> {
+    let mut vpc = find(draft.state, &add.which, context)?;
+    vpc.cidrs.push(add.cidr);
+    check_cidrs(&vpc.cidrs)?;
+    draft.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));
+    overlap::cidrs_changed(draft, &vpc, context.actor)?;
+    Ok(vpc.id)
+}
+
+/// Takes a CIDR away, unless it is the first one or ports need it.
+pub fn remove_cidr(draft: &mut Draft<'_>, remove: &Cidr, context: &mut Context<'_>) -> Result<VpcId, Refusal> {
+    let mut vpc = find(draft.state, &remove.which, context)?;
+    let place = vpc.cidrs.iter().position(|cidr| *cidr == remove.cidr);
+    let refuse = |code, rule: String, reason| Err(Refusal::one(code, "cidr", rule, reason));
+    match place {
+        None => {
+            return refuse(Code::NotFound, format!("{} has no CIDR {}", vpc.id, remove.cidr), "CidrNotFound");
+        }
+        Some(0) => {
+            let rule = format!("{} is the primary CIDR of {}", remove.cidr, vpc.id);
+            return refuse(Code::FailedPrecondition, rule, "CidrInUse");
+        }
+        Some(place) => drop(vpc.cidrs.remove(place)),
+    }
+    let faults = port_faults(&vpc, draft.state.ports_of(&vpc.id), |key| format!("port {key}"));
+    if let Some((entry, rule)) = faults.into_iter().next() {
+        return refuse(Code::FailedPrecondition, format!("{entry} needs it: {rule}"), "CidrInUse");
+    }
+    draft.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));
+    overlap::cidrs_changed(draft, &vpc, context.actor)?;
+    Ok(vpc.id)
+}
+
+/// Removes a VPC that nothing needs (L10). Requests of others to be peered with it are rejected: strangers must not hold it.
+pub fn delete(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), Refusal> {
+    let vpc = find(draft.state, which, context)?;
+    if let Some(rule) = still_needed(draft.state, &vpc) {
+        return Err(Refusal::one(Code::FailedPrecondition, "vpcId", rule, "VpcInUse"));
+    }
+    peering::reject_requests_to(draft, &vpc.id, context);
+    draft.change(Change::Vpc(vpc.id, None));
+    Ok(())
+}
+
+/// Why a VPC cannot go.
+pub(super) fn still_needed(state: &State, vpc: &Vpc) -> Option<String> {
+    if let Some(port) = state.ports_of(&vpc.id).next() {
+        return Some(format!("port {} of {} is there", port.key, vpc.id));
+    }
+    let holds = |peering: &&Peering| peering.is_live() && peering.counts_for(&vpc.id);
+    let peering = state.peerings_of(&vpc.id).find(holds)?;
+    Some(format!("{} is peered by {} ({})", vpc.id, peering.id, peering.name))
+}

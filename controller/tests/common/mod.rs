@@ -1,0 +1,147 @@
+//! A state without a store, and small clouds to try rules on.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+#![allow(dead_code, reason = "not every test needs everything")]
+#![allow(unreachable_pub, reason = "a part of each test")]
+
+use cps_peering_config::{
+    HostConfig,
+    id::{HostId, PeeringId},
+};
+use cps_peering_controller::{
+    model::{
+        Actor, Command, Draft, Limits, Outcome, Refusal, Request, decide,
+        inventory::Apply,
+        peering::{Create, Locator},
+        record::Made,
+        state::State,
+    },
+    plan::plan,
+};
+use std::collections::BTreeMap;
+
+/// A state without a store.
+#[derive(Default)]
+pub struct Model {
+    pub state: State,
+    pub limits: Limits,
+    pub now_ms: u64,
+    made: u32,
+}
+
+impl Model {
+    /// Carries a request out, and checks that a refusal changes nothing.
+    pub fn ask(&mut self, request: &Request) -> Result<Outcome, Refusal> {
+        let before = self.state.clone();
+        let made = &mut self.made;
+        let mut random = || {
+            *made += 1;
+            format!("{made:010}")
+        };
+        let mut draft = Draft::new(&mut self.state);
+        let result = decide(&mut draft, request, self.now_ms, &self.limits, &mut random);
+        if result.is_err() {
+            draft.undo();
+            assert_eq!(self.state, before, "a refusal leaves nothing behind");
+        }
+        result
+    }
+
+    /// What an operator commands.
+    pub fn run(&mut self, command: &Command) -> Result<Outcome, Refusal> {
+        self.ask(&Request::new(Actor::Operator, command.clone()))
+    }
+
+    /// What an account commands.
+    pub fn run_as(&mut self, account: &str, command: Command) -> Result<Outcome, Refusal> {
+        self.ask(&Request::new(Actor::Account(account.parse().unwrap()), command))
+    }
+
+    pub fn apply(&mut self, text: &str) -> Result<Outcome, Refusal> {
+        self.run(&apply(text, false))
+    }
+
+    /// Peers two VPCs as an operator.
+    pub fn peer(&mut self, vpc: &str, peer: &str) -> Result<PeeringId, Refusal> {
+        self.run(&Command::CreatePeering(create(vpc, peer))).map(|outcome| peering(&outcome))
+    }
+
+    pub fn plans(&self) -> BTreeMap<HostId, HostConfig> {
+        self.state.hosts().iter().map(|(id, host)| (id.clone(), plan(&self.state, host))).collect()
+    }
+}
+
+/// The peering that a command made.
+pub fn peering(outcome: &Outcome) -> PeeringId {
+    match outcome {
+        Outcome::Made(Made::Peering(id)) => id.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A wish of an operator.
+pub fn create(vpc: &str, peer: &str) -> Create {
+    Create {
+        name: format!("{vpc}-{peer}"),
+        description: String::new(),
+        tags: Vec::new(),
+        vpc: vpc.parse().unwrap(),
+        region: None,
+        peer_vpc: peer.parse().unwrap(),
+        peer_region: None,
+        peer_account: None,
+        bandwidth: None,
+    }
+}
+
+pub fn delete(id: &PeeringId) -> Command {
+    Command::DeletePeering(locate(id))
+}
+
+pub fn locate(id: &PeeringId) -> Locator {
+    Locator { region: None, id: id.clone() }
+}
+
+pub fn apply(text: &str, prune: bool) -> Command {
+    Command::Apply(Apply { inventory: toml::from_str(text).unwrap(), prune })
+}
+
+pub const REGIONS: &str = "[[regions]]\nid = \"north\"\n[[regions]]\nid = \"east\"\n";
+
+pub fn host(number: u8, region: &str) -> String {
+    format!(
+        "[[hosts]]\nid = \"h{number}\"\nregion = \"{region}\"\nunderlay = \"192.0.2.{number}\"\nagent = \"http://192.0.2.{number}:7401\"\n"
+    )
+}
+
+pub fn vpc(id: &str, region: &str, cidrs: &str) -> String {
+    format!("[[vpcs]]\nid = \"{id}\"\naccount = \"acme\"\nregion = \"{region}\"\ncidrs = [{cidrs}]\n")
+}
+
+pub fn port(host: &str, interface: &str, vpc: &str, gateway: &str) -> String {
+    format!("[[ports]]\nhost = \"{host}\"\ninterface = \"{interface}\"\nvpc = \"{vpc}\"\ngateways = [\"{gateway}\"]\n")
+}
+
+/// Two hosts in one region, a third in another; VPCs a, b, c; a and b have ports.
+pub fn cloud() -> String {
+    [
+        REGIONS.to_owned(),
+        host(1, "north"),
+        host(2, "north"),
+        host(3, "east"),
+        vpc("a", "north", r#""10.1.0.0/16", "fd00:1::/48""#),
+        vpc("b", "north", r#""10.2.0.0/16""#),
+        vpc("c", "east", r#""10.3.0.0/16""#),
+        port("h1", "eth1", "a", "10.1.0.1/24"),
+        port("h1", "eth2", "b", "10.2.0.1/24"),
+        port("h2", "eth1", "b", "10.2.1.1/24"),
+        port("h3", "eth1", "c", "10.3.0.1/24"),
+    ]
+    .concat()
+}
+
+pub fn built() -> Model {
+    let mut model = Model::default();
+    model.apply(&cloud()).unwrap();
+    model
+}
