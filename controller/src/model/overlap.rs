@@ -58,12 +58,16 @@ fn among_peers(state: &State, vpc: &Vpc, peer: &Vpc, except: Option<&PeeringId>,
     Ok(())
 }
 
-/// L10: after a VPC's CIDRs changed, its live peerings must still be legal. Their copies of the CIDRs follow.
+/// L10: after a VPC's CIDRs changed, its peerings must still be legal, those that drain too. The copies that live ones
+/// have of the CIDRs follow.
 pub(super) fn cidrs_changed(draft: &mut Draft<'_>, vpc: &Vpc, actor: &Actor) -> Result<(), Refusal> {
-    let live: Vec<Peering> = draft.state.peerings_of(&vpc.id).filter(|peering| peering.is_live()).cloned().collect();
-    for mut peering in live {
+    let peerings: Vec<Peering> = draft.state.peerings_of(&vpc.id).cloned().collect();
+    for mut peering in peerings {
         if peering.counts_for(&vpc.id) {
             still_legal(draft.state, &peering, vpc, actor)?;
+        }
+        if !peering.is_live() {
+            continue;
         }
         for side in [&mut peering.initiator, &mut peering.receiver] {
             if side.vpc == vpc.id {

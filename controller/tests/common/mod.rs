@@ -26,7 +26,7 @@ pub struct Model {
     pub state: State,
     pub limits: Limits,
     pub now_ms: u64,
-    made: u32,
+    pub made: u32,
 }
 
 impl Model {

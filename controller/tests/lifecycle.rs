@@ -1,0 +1,732 @@
+//! The life of a peering between accounts: who may do what, what the clock does, what counts for what.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+mod common;
+
+use common::{Model, REGIONS, create, delete, host, locate, peering, port};
+use cps_peering_config::{
+    id::{PeeringId, VpcId},
+    net::overlap,
+};
+use cps_peering_controller::model::{
+    Actor, Code, Command, Limits, Outcome, Refusal, Request, Signed,
+    account::{self, ChargeStatus, What},
+    peering::{Create, Modify, SetBandwidth, quota_used, role, state_word},
+    record::{End, Peering, PeeringState, Role},
+    vpc,
+};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const HOUR: u64 = 60 * 60 * 1000;
+
+fn vpc_of(account: &str, id: &str, region: &str, cidrs: &str) -> String {
+    format!("[[vpcs]]\nid = \"{id}\"\naccount = \"{account}\"\nregion = \"{region}\"\ncidrs = [{cidrs}]\n")
+}
+
+/// Two accounts with a VPC in each of two regions; each VPC has a port on a host of its own.
+fn cloud() -> Model {
+    let text = [
+        REGIONS.to_owned(),
+        host(1, "north"),
+        host(2, "east"),
+        host(3, "north"),
+        host(4, "east"),
+        vpc_of("one", "a", "north", r#""10.1.0.0/16""#),
+        vpc_of("one", "b", "east", r#""10.2.0.0/16""#),
+        vpc_of("two", "c", "north", r#""10.3.0.0/16""#),
+        vpc_of("two", "d", "east", r#""10.4.0.0/16""#),
+        port("h1", "eth1", "a", "10.1.0.1/24"),
+        port("h2", "eth1", "b", "10.2.0.1/24"),
+        port("h3", "eth1", "c", "10.3.0.1/24"),
+        port("h4", "eth1", "d", "10.4.0.1/24"),
+    ]
+    .concat();
+    let mut model = Model { now_ms: 1000 * HOUR, ..Model::default() };
+    model.apply(&text).unwrap();
+    model
+}
+
+/// What an account wishes: regions, accounts and a bandwidth follow from the VPCs of [`cloud`].
+fn wish(model: &Model, vpc: &str, peer: &str) -> Create {
+    let of = |id: &str| model.state.vpcs().get(id).cloned().unwrap();
+    let (own, other) = (of(vpc), of(peer));
+    Create {
+        region: Some(own.region.clone()),
+        peer_region: Some(other.region.clone()),
+        peer_account: Some(other.account),
+        bandwidth: (own.region != other.region).then_some(100),
+        ..create(vpc, peer)
+    }
+}
+
+fn ask(model: &mut Model, vpc: &str, peer: &str) -> Result<PeeringId, Refusal> {
+    let wish = wish(model, vpc, peer);
+    let account = model.state.vpcs()[&wish.vpc].account.to_string();
+    model.run_as(&account, Command::CreatePeering(wish)).map(|outcome| peering(&outcome))
+}
+
+fn accept(id: &PeeringId) -> Command {
+    Command::AcceptPeering(locate(id))
+}
+
+fn reject(id: &PeeringId) -> Command {
+    Command::RejectPeering(locate(id))
+}
+
+fn state(model: &Model, id: &PeeringId) -> &'static str {
+    state_word(&model.state.peerings()[id].state)
+}
+
+fn sees(model: &Model, account: &str, id: &PeeringId) -> Option<Role> {
+    role(model.state.peerings().get(id)?, &account.parse().unwrap(), None)
+}
+
+fn reason(result: Result<Outcome, Refusal>) -> (Code, &'static str) {
+    let refusal = result.unwrap_err();
+    (refusal.code, refusal.faults[0].reason)
+}
+
+fn charge(model: &mut Model, account: &str, status: ChargeStatus) {
+    let change = account::Change { id: account.parse().unwrap(), what: What::Charge(status) };
+    model.run(&Command::Account(change)).unwrap();
+}
+
+/// All hosts confirm what they have, and what they have no more.
+fn confirm(model: &mut Model) {
+    let ids: Vec<PeeringId> = model.state.unsettled().map(|peering| peering.id.clone()).collect();
+    for id in ids {
+        model.run(&Command::Activate(id.clone())).unwrap();
+        model.run(&Command::Drained(id)).unwrap();
+    }
+}
+
+fn sides_planned(model: &Model) -> usize {
+    model.plans().values().map(|config| config.sides.len()).sum()
+}
+
+#[test]
+fn within_an_account_nobody_needs_to_accept() {
+    let mut model = cloud();
+    let id = ask(&mut model, "a", "b").unwrap();
+    assert_eq!((state(&model, &id), sides_planned(&model)), ("provisioning", 2));
+    confirm(&mut model);
+    assert_eq!(state(&model, &id), "active");
+    assert_eq!(reason(model.run_as("one", accept(&id))), (Code::FailedPrecondition, "VpcPeerInvalidStateChange"));
+}
+
+#[test]
+fn between_accounts_hosts_get_nothing_before_the_receiver_accepts() {
+    let mut model = cloud();
+    for (vpc, peer) in [("a", "c"), ("a", "d")] {
+        let id = ask(&mut model, vpc, peer).unwrap();
+        assert_eq!((state(&model, &id), sides_planned(&model)), ("pending", 0));
+        for command in [accept(&id), reject(&id)] {
+            assert_eq!(reason(model.run_as("one", command.clone())), (Code::Forbidden, "VpcPeerPurviewError"));
+            assert_eq!(reason(model.run_as("three", command)), (Code::NotFound, "VpcPeerNotFound"));
+        }
+        model.run_as("two", accept(&id)).unwrap();
+        assert_eq!((state(&model, &id), sides_planned(&model)), ("provisioning", 2));
+        model.run_as("two", delete(&id)).unwrap();
+        confirm(&mut model);
+    }
+}
+
+#[test]
+fn only_the_initiator_changes_what_it_said_and_pays_for() {
+    let mut model = cloud();
+    let id = ask(&mut model, "a", "d").unwrap();
+    let modify = |name: &str| {
+        Command::ModifyPeering(Modify { which: locate(&id), name: Some(name.to_owned()), description: None })
+    };
+    let bandwidth = |mbit| Command::SetBandwidth(SetBandwidth { which: locate(&id), bandwidth: mbit });
+    for command in [modify("x"), bandwidth(50)] {
+        assert_eq!(reason(model.run_as("two", command)), (Code::Forbidden, "VpcPeerPurviewError"));
+    }
+    model.run_as("one", modify("new name")).unwrap();
+    model.run_as("one", bandwidth(50)).unwrap();
+    let peering = &model.state.peerings()[&id];
+    assert_eq!((peering.name.as_str(), peering.bandwidth), ("new name", Some(50)));
+    for mbit in [0, 10_001] {
+        assert_eq!(reason(model.run_as("one", bandwidth(mbit))), (Code::InvalidArgument, "InvalidBandwidth"));
+    }
+    assert_eq!(reason(model.run_as("one", modify(""))), (Code::InvalidArgument, "InvalidName"));
+    // The old name is free, the new one is not.
+    let named = |model: &Model, name: &str| Create { name: name.to_owned(), ..wish(model, "a", "b") };
+    let taken = Command::CreatePeering(named(&model, "new name"));
+    assert_eq!(reason(model.run_as("one", taken)), (Code::AlreadyExists, "VpcPeerNameExist"));
+    let free = Command::CreatePeering(named(&model, "a-d"));
+    model.run_as("one", free).unwrap();
+}
+
+#[test]
+fn a_bandwidth_is_for_peerings_between_regions() {
+    let mut model = cloud();
+    let with =
+        |model: &Model, peer: &str, bandwidth| Command::CreatePeering(Create { bandwidth, ..wish(model, "a", peer) });
+    let command = with(&model, "c", Some(10));
+    assert_eq!(reason(model.run_as("one", command)), (Code::InvalidArgument, "BandwidthNotAllowed"));
+    let command = with(&model, "b", None);
+    assert_eq!(reason(model.run_as("one", command)), (Code::InvalidArgument, "BandwidthRequired"));
+    let command = with(&model, "b", Some(10_001));
+    assert_eq!(reason(model.run_as("one", command)), (Code::InvalidArgument, "InvalidBandwidth"));
+    let id = ask(&mut model, "a", "c").unwrap();
+    let command = Command::SetBandwidth(SetBandwidth { which: locate(&id), bandwidth: 10 });
+    assert_eq!(reason(model.run_as("one", command)), (Code::InvalidArgument, "BandwidthNotAllowed"));
+}
+
+#[test]
+fn a_request_expires_by_the_clock_whether_or_not_anything_ran() {
+    let mut model = cloud();
+    let (first, second) = (ask(&mut model, "a", "c").unwrap(), ask(&mut model, "a", "d").unwrap());
+    model.now_ms += 24 * HOUR - 1;
+    model.run_as("two", accept(&first)).unwrap();
+    model.now_ms += 1;
+    assert_eq!(reason(model.run_as("two", accept(&second))), (Code::FailedPrecondition, "VpcPeerExpired"));
+    // It counts nowhere from that instant: not for the pair, the name, the quota.
+    let again = ask(&mut model, "a", "d").unwrap();
+    assert_eq!((state(&model, &second), state(&model, &again)), ("expired", "pending"));
+    assert_eq!(quota_used(&model.state, &"one".parse().unwrap(), &"north".parse().unwrap()), 2);
+    assert!(sees(&model, "one", &second).is_some() && sees(&model, "two", &second).is_some());
+}
+
+#[test]
+fn a_rejected_request_disappears_for_the_one_and_is_told_to_the_other() {
+    let mut model = cloud();
+    let id = ask(&mut model, "a", "c").unwrap();
+    model.run_as("two", reject(&id)).unwrap();
+    assert_eq!(state(&model, &id), "rejected");
+    assert_eq!((sees(&model, "one", &id), sees(&model, "two", &id)), (Some(Role::Initiator), None));
+    assert_eq!(reason(model.run_as("two", accept(&id))), (Code::NotFound, "VpcPeerNotFound"));
+    // It blocks nothing.
+    ask(&mut model, "a", "c").unwrap();
+}
+
+/// A peering of `a` and `d` that is brought to a state.
+fn in_state(word: &str) -> (Model, PeeringId) {
+    let mut model = cloud();
+    let id = ask(&mut model, "a", "d").unwrap();
+    if !["pending", "rejected", "expired"].contains(&word) {
+        model.run_as("two", accept(&id)).unwrap();
+    }
+    match word {
+        "pending" | "provisioning" => {}
+        "rejected" => drop(model.run_as("two", reject(&id)).unwrap()),
+        "expired" => {
+            model.now_ms += 24 * HOUR;
+            model.run(&Command::Tick).unwrap();
+        }
+        "active" => confirm(&mut model),
+        "suspended" => charge(&mut model, "one", ChargeStatus::Arrear),
+        "draining" => drop(model.run_as("two", delete(&id)).unwrap()),
+        "peer_deleted" => {
+            model.run_as("two", delete(&id)).unwrap();
+            confirm(&mut model);
+        }
+        other => panic!("{other}"),
+    }
+    assert_eq!(state(&model, &id), word);
+    (model, id)
+}
+
+const STATES: [&str; 8] =
+    ["pending", "provisioning", "active", "suspended", "draining", "rejected", "expired", "peer_deleted"];
+
+#[test]
+fn either_party_deletes_from_any_state_and_twice() {
+    for word in STATES {
+        for (deleter, other) in [("one", "two"), ("two", "one")] {
+            let (mut model, id) = in_state(word);
+            let saw = sees(&model, other, &id).is_some();
+            model.run_as(deleter, delete(&id)).unwrap();
+            assert_eq!(sides_planned(&model), 0, "{word}: nothing forwards from that instant");
+            model.run_as(deleter, delete(&id)).unwrap();
+            confirm(&mut model);
+            model.run_as(deleter, delete(&id)).unwrap();
+            assert_eq!(sees(&model, deleter, &id), None, "{word}: {deleter} sees it no more");
+            let gone_already = word == "draining" || word == "peer_deleted" || word == "rejected";
+            if !gone_already {
+                let shown = if word == "expired" { "expired" } else { "peer_deleted" };
+                assert!(saw && sees(&model, other, &id).is_some(), "{word}: {other} sees that it is over");
+                assert_eq!(state(&model, &id), shown, "from {word}");
+            }
+            model.run_as(other, delete(&id)).unwrap();
+            assert_eq!(sees(&model, other, &id), None);
+            // Nothing of it stands in the way.
+            charge(&mut model, "one", ChargeStatus::Normal);
+            let again = ask(&mut model, "a", "d").unwrap();
+            model.run_as("two", accept(&again)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_state_does_not_allow_is_refused_with_its_name() {
+    for word in STATES {
+        let (mut model, id) = in_state(word);
+        let may_see = sees(&model, "two", &id).is_some();
+        let refused = model.run_as("two", accept(&id));
+        match word {
+            "pending" => drop(refused.unwrap()),
+            "expired" => assert_eq!(reason(refused).1, "VpcPeerExpired"),
+            _ if may_see => {
+                let refusal = refused.unwrap_err();
+                assert_eq!(refusal.faults[0].reason, "VpcPeerInvalidStateChange");
+                assert!(refusal.to_string().contains(word), "{refusal}");
+            }
+            _ => assert_eq!(reason(refused).0, Code::NotFound),
+        }
+    }
+    let (mut model, id) = in_state("suspended");
+    let command = Command::SetBandwidth(SetBandwidth { which: locate(&id), bandwidth: 10 });
+    assert_eq!(reason(model.run_as("one", command)), (Code::FailedPrecondition, "VpcPeerInvalidStateChange"));
+}
+
+#[test]
+fn a_request_counts_for_its_initiator_alone() {
+    let mut model = cloud();
+    // A stranger's VPC with the addresses of a.
+    model.apply(&vpc_of("three", "x", "north", r#""10.1.0.0/16""#)).unwrap();
+    ask(&mut model, "x", "c").unwrap();
+    // It does not stand in the receiver's way, …
+    let own = ask(&mut model, "c", "a").unwrap();
+    model.run_as("one", accept(&own)).unwrap();
+    // … but in the stranger's own.
+    model.apply(&vpc_of("four", "y", "north", r#""10.3.128.0/17""#)).unwrap();
+    assert_eq!(ask(&mut model, "x", "y").unwrap_err().faults[0].reason, "VpcPeerCidrConflict");
+}
+
+#[test]
+fn acceptance_judges_again() {
+    let mut model = cloud();
+    model.apply(&vpc_of("three", "x", "north", r#""10.1.0.0/16""#)).unwrap();
+    let request = ask(&mut model, "x", "c").unwrap();
+    let own = ask(&mut model, "c", "a").unwrap();
+    model.run_as("one", accept(&own)).unwrap();
+    let refusal = model.run_as("two", accept(&request)).unwrap_err();
+    assert_eq!(refusal.faults[0].reason, "VpcPeerCidrConflict", "c has a peer with these addresses by now");
+    assert!(refusal.to_string().contains(own.as_str()), "the receiver knows its own peering: {refusal}");
+    // Also what became of the VPCs themselves.
+    let mut model = cloud();
+    let request = ask(&mut model, "a", "c").unwrap();
+    let which = vpc::Locator { region: None, id: "c".parse().unwrap() };
+    let add = vpc::Cidr { which, cidr: "10.1.200.0/24".parse().unwrap() };
+    model.run_as("two", Command::AddCidr(add)).unwrap();
+    assert_eq!(reason(model.run_as("two", accept(&request))).1, "VpcPeerCidrConflict");
+}
+
+#[test]
+fn an_initiator_learns_nothing_about_the_peers_of_a_stranger() {
+    let mut model = cloud();
+    let own = ask(&mut model, "c", "a").unwrap();
+    model.run_as("one", accept(&own)).unwrap();
+    model.apply(&vpc_of("three", "x", "north", r#""10.1.0.0/16""#)).unwrap();
+    let refusal = ask(&mut model, "x", "c").unwrap_err();
+    assert_eq!(refusal.faults[0].reason, "VpcPeerCidrConflict");
+    let words = refusal.to_string();
+    assert!(!words.contains(own.as_str()) && !words.contains(" a,") && !words.contains("of a "), "{words}");
+}
+
+#[test]
+fn what_may_not_be_known_looks_like_what_is_not_there() {
+    let mut model = cloud();
+    let wish_for = |model: &Model, peer: &str, account: &str| Create {
+        peer_vpc: peer.parse().unwrap(),
+        peer_account: Some(account.parse().unwrap()),
+        name: "n".to_owned(),
+        ..wish(model, "a", "c")
+    };
+    let refused = |model: &mut Model, wish: Create| {
+        let refusal = model.run_as("one", Command::CreatePeering(wish.clone())).unwrap_err();
+        let words = refusal.to_string().replace(&format!("VPC {}", wish.peer_vpc), "VPC X");
+        (refusal.code, refusal.faults[0].reason, words)
+    };
+    let wish_nowhere = wish_for(&model, "nowhere", "two");
+    let nowhere = refused(&mut model, wish_nowhere);
+    let wish_foreign = wish_for(&model, "c", "three");
+    assert_eq!(refused(&mut model, wish_foreign), nowhere, "not that account's VPC");
+    let wish_own = Create { peer_account: Some("one".parse().unwrap()), ..wish_for(&model, "c", "two") };
+    assert_eq!(refused(&mut model, wish_own), nowhere, "not one's own");
+    let wish_region = Create { peer_region: Some("east".parse().unwrap()), ..wish_for(&model, "c", "two") };
+    assert_eq!(refused(&mut model, wish_region), nowhere, "not in that region");
+    let block = account::Change { id: "two".parse().unwrap(), what: What::Block("one".parse().unwrap()) };
+    model.run_as("two", Command::Account(block)).unwrap();
+    let wish_blocked = wish_for(&model, "c", "two");
+    assert_eq!(refused(&mut model, wish_blocked.clone()), nowhere, "blocked");
+    assert_eq!(
+        reason(model.run_as("one", Command::CreatePeering(Create { vpc: "c".parse().unwrap(), ..wish_blocked }))).0,
+        Code::NotFound
+    );
+    let unblock = account::Change { id: "two".parse().unwrap(), what: What::Unblock("one".parse().unwrap()) };
+    model.run_as("two", Command::Account(unblock)).unwrap();
+    ask(&mut model, "a", "c").unwrap();
+}
+
+#[test]
+fn nobody_changes_another_account() {
+    let mut model = cloud();
+    let change = account::Change { id: "two".parse().unwrap(), what: What::Block("one".parse().unwrap()) };
+    assert_eq!(reason(model.run_as("one", Command::Account(change))).0, Code::NotFound);
+    let which = vpc::Locator { region: None, id: "c".parse().unwrap() };
+    assert_eq!(reason(model.run_as("one", Command::DeleteVpc(which))).0, Code::NotFound);
+}
+
+#[test]
+fn the_quota_is_counted_at_the_initiator_per_region() {
+    let mut model = cloud();
+    model.limits = Limits { peerings_per_region: 1, ..Limits::default() };
+    let first = ask(&mut model, "a", "c").unwrap();
+    assert_eq!(ask(&mut model, "a", "b").unwrap_err().code, Code::QuotaExceeded);
+    // Not at the receiver, and not in another region.
+    ask(&mut model, "c", "b").unwrap();
+    ask(&mut model, "b", "d").unwrap();
+    let quota = |limit| {
+        let what = What::Quota { region: "north".parse().unwrap(), limit };
+        Command::Account(account::Change { id: "one".parse().unwrap(), what })
+    };
+    model.run(&quota(Some(2))).unwrap();
+    let second = ask(&mut model, "a", "b").unwrap();
+    model.run(&quota(None)).unwrap();
+    model.run_as("one", delete(&second)).unwrap();
+    assert_eq!(ask(&mut model, "a", "d").unwrap_err().code, Code::QuotaExceeded);
+    // What is over counts no more.
+    model.run_as("two", reject(&first)).unwrap();
+    ask(&mut model, "a", "d").unwrap();
+}
+
+#[test]
+fn records_of_what_is_over_are_forgotten_after_a_week() {
+    for word in ["rejected", "expired", "peer_deleted"] {
+        let (mut model, id) = in_state(word);
+        model.now_ms += 7 * 24 * HOUR - 1;
+        model.run(&Command::Tick).unwrap();
+        assert!(model.state.peerings().contains_key(&id), "{word}");
+        model.now_ms += 1;
+        model.run(&Command::Tick).unwrap();
+        assert!(!model.state.peerings().contains_key(&id), "{word}");
+    }
+}
+
+#[test]
+fn a_vpc_goes_when_nothing_needs_it_and_requests_to_it_are_rejected() {
+    let mut model = cloud();
+    model.apply(&vpc_of("two", "e", "north", r#""10.5.0.0/16""#)).unwrap();
+    let remove = |id: &str| Command::DeleteVpc(vpc::Locator { region: None, id: id.parse().unwrap() });
+    assert_eq!(reason(model.run_as("two", remove("c"))), (Code::FailedPrecondition, "VpcInUse"), "a port is there");
+    let request = ask(&mut model, "a", "e").unwrap();
+    model.run_as("two", remove("e")).unwrap();
+    assert_eq!(state(&model, &request), "rejected");
+    model.apply(&vpc_of("two", "e", "north", r#""10.5.0.0/16""#)).unwrap();
+    let live = ask(&mut model, "e", "a").unwrap();
+    assert_eq!(reason(model.run_as("two", remove("e"))).1, "VpcInUse", "its own request needs it");
+    model.run_as("one", accept(&live)).unwrap();
+    assert_eq!(reason(model.run_as("two", remove("e"))).1, "VpcInUse");
+    model.run_as("one", delete(&live)).unwrap();
+    model.run_as("two", remove("e")).unwrap();
+}
+
+#[test]
+fn a_cidr_that_comes_is_checked_and_followed_by_routes() {
+    let mut model = cloud();
+    let id = ask(&mut model, "a", "c").unwrap();
+    model.run_as("two", accept(&id)).unwrap();
+    let cidr = |vpc: &str, cidr: &str| vpc::Cidr {
+        which: vpc::Locator { region: None, id: vpc.parse().unwrap() },
+        cidr: cidr.parse().unwrap(),
+    };
+    let refused = model.run_as("two", Command::AddCidr(cidr("c", "10.1.7.0/24")));
+    assert_eq!(reason(refused), (Code::FailedPrecondition, "VpcPeerCidrConflict"));
+    for illegal in ["10.3.1.0/24", "0.0.0.0/0", "127.0.0.0/8", "fe80::/64", "10.9.0.1/16"] {
+        let refused = model.run_as("two", Command::AddCidr(cidr("c", illegal)));
+        assert_eq!(reason(refused).0, Code::InvalidArgument, "{illegal}");
+    }
+    model.run_as("two", Command::AddCidr(cidr("c", "10.9.0.0/16"))).unwrap();
+    let planned = |model: &Model| model.plans()["h1"].sides.values().next().unwrap().peer_cidrs.len();
+    assert_eq!(planned(&model), 2);
+    assert_eq!(reason(model.run_as("two", Command::RemoveCidr(cidr("c", "10.3.0.0/16")))).1, "CidrInUse");
+    model.run_as("two", Command::RemoveCidr(cidr("c", "10.9.0.0/16"))).unwrap();
+    assert_eq!(planned(&model), 1);
+}
+
+#[test]
+fn arrears_suspend_what_the_account_pays_for_and_nothing_else() {
+    let mut model = cloud();
+    let paid = ask(&mut model, "a", "d").unwrap();
+    model.run_as("two", accept(&paid)).unwrap();
+    let free = ask(&mut model, "a", "c").unwrap();
+    model.run_as("two", accept(&free)).unwrap();
+    let others = ask(&mut model, "c", "b").unwrap();
+    model.run_as("one", accept(&others)).unwrap();
+    confirm(&mut model);
+    let vnis = |model: &Model| model.state.peerings()[&paid].sides().map(|side| side.vni);
+    let before = vnis(&model);
+    charge(&mut model, "one", ChargeStatus::Overdue);
+    assert_eq!(state(&model, &paid), "active");
+    charge(&mut model, "one", ChargeStatus::Arrear);
+    assert_eq!([&paid, &free, &others].map(|id| state(&model, id)), ["suspended", "active", "active"]);
+    assert_eq!(sides_planned(&model), 4);
+    // Nothing new between regions, also not what was asked for before.
+    assert_eq!(ask(&mut model, "a", "b").unwrap_err().faults[0].reason, "AccountInArrear");
+    // What is suspended still stands in the way of others.
+    model.apply(&vpc_of("one", "x", "north", r#""10.4.0.0/16""#)).unwrap();
+    assert_eq!(ask(&mut model, "a", "x").unwrap_err().faults[0].reason, "VpcPeerCidrConflict");
+    charge(&mut model, "one", ChargeStatus::Normal);
+    assert_eq!((state(&model, &paid), vnis(&model)), ("provisioning", before), "it goes on as it was");
+    let activated = model.state.peerings()[&paid].activated_ms;
+    model.now_ms += HOUR;
+    confirm(&mut model);
+    assert_eq!((state(&model, &paid), model.state.peerings()[&paid].activated_ms), ("active", activated));
+}
+
+#[test]
+fn arrears_that_last_end_what_is_suspended() {
+    let (mut model, id) = in_state("suspended");
+    model.now_ms += 6 * 24 * HOUR;
+    // To be told again moves no deadline.
+    charge(&mut model, "one", ChargeStatus::Arrear);
+    model.now_ms += 24 * HOUR - 1;
+    model.run(&Command::Tick).unwrap();
+    assert_eq!(state(&model, &id), "suspended");
+    model.now_ms += 1;
+    model.run(&Command::Tick).unwrap();
+    assert_eq!(state(&model, &id), "draining");
+    confirm(&mut model);
+    assert_eq!((sees(&model, "one", &id), sees(&model, "two", &id)), (None, Some(Role::Receiver)));
+    assert_eq!(state(&model, &id), "peer_deleted");
+    assert!(model.state.account(&"one".parse().unwrap()).charge.in_arrear());
+}
+
+#[test]
+fn a_request_of_an_account_in_arrear_cannot_be_accepted() {
+    let (mut model, id) = in_state("pending");
+    charge(&mut model, "one", ChargeStatus::Arrear);
+    assert_eq!(reason(model.run_as("two", accept(&id))).1, "AccountInArrear");
+    charge(&mut model, "one", ChargeStatus::Normal);
+    model.run_as("two", accept(&id)).unwrap();
+}
+
+fn with_token(account: &str, token: &str, command: Command) -> Request {
+    Request { token: Some(token.to_owned()), ..Request::new(Actor::Account(account.parse().unwrap()), command) }
+}
+
+#[test]
+fn a_client_token_does_one_thing_once() {
+    let mut model = cloud();
+    let command = Command::CreatePeering(wish(&model, "a", "b"));
+    let first = model.ask(&with_token("one", "t", command.clone())).unwrap();
+    let before = model.state.clone();
+    assert_eq!(model.ask(&with_token("one", "t", command.clone())).unwrap(), first);
+    assert_eq!(model.state, before);
+    let other = Command::CreatePeering(wish(&model, "a", "c"));
+    assert_eq!(reason(model.ask(&with_token("one", "t", other))), (Code::Aborted, "ClientTokenReused"));
+    let own = Command::CreatePeering(wish(&model, "c", "d"));
+    model.ask(&with_token("two", "t", own)).unwrap();
+    for illegal in ["", &"x".repeat(37)] {
+        let refused = model.ask(&with_token("one", illegal, command.clone()));
+        assert_eq!(reason(refused), (Code::InvalidArgument, "InvalidClientToken"));
+    }
+    // The token is forgotten after a day; a request that was refused never used it.
+    model.now_ms += 24 * HOUR;
+    assert_eq!(reason(model.ask(&with_token("one", "t", command.clone()))).1, "VpcPeerAlreadyExist");
+    model.run_as("one", delete(&peering(&first))).unwrap();
+    model.ask(&with_token("one", "t", command)).unwrap();
+}
+
+#[test]
+fn a_signature_changes_something_once() {
+    let mut model = cloud();
+    let signed = |command| Request {
+        signed: Some(Signed { signature: "s".to_owned(), until_ms: 1001 * HOUR }),
+        ..Request::new(Actor::Account("one".parse().unwrap()), command)
+    };
+    let create = signed(Command::CreatePeering(wish(&model, "a", "b")));
+    let id = peering(&model.ask(&create).unwrap());
+    // What would change nothing is answered as ever.
+    assert_eq!(reason(model.ask(&create)).1, "VpcPeerAlreadyExist");
+    model.run_as("one", delete(&id)).unwrap();
+    assert_eq!(reason(model.ask(&create)), (Code::Replayed, "RequestReplayed"));
+    model.now_ms = 1001 * HOUR;
+    model.run(&Command::Tick).unwrap();
+    assert!(!model.state.has_signature("s"), "it is too old to be sent again");
+}
+
+/// One step of several accounts on a small cloud.
+#[derive(Debug, Clone)]
+enum Step {
+    Ask { vpc: usize, peer: usize },
+    Answer { nth: usize, who: usize, yes: bool },
+    Delete { nth: usize, who: usize },
+    Cidr { vpc: usize, cidr: u8 },
+    Charge { who: usize, status: usize },
+    Confirm,
+    Wait { hours: u64 },
+}
+
+const VPCS: [&str; 8] = ["v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7"];
+const ACCOUNTS: [&str; 3] = ["one", "two", "three"];
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0usize..8, 0usize..8).prop_map(|(vpc, peer)| Step::Ask { vpc, peer }),
+        4 => (any::<usize>(), 0usize..3, any::<bool>()).prop_map(|(nth, who, yes)| Step::Answer { nth, who, yes }),
+        2 => (any::<usize>(), 0usize..3).prop_map(|(nth, who)| Step::Delete { nth, who }),
+        2 => (0usize..8, 0u8..10).prop_map(|(vpc, cidr)| Step::Cidr { vpc, cidr }),
+        1 => (0usize..3, 0usize..3).prop_map(|(who, status)| Step::Charge { who, status }),
+        3 => Just(Step::Confirm),
+        1 => (1u64..100).prop_map(|hours| Step::Wait { hours }),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+/// Eight VPCs of three accounts in two regions; CIDRs of neighbours overlap now and then.
+fn small_cloud() -> Model {
+    let mut text = REGIONS.to_owned();
+    for (number, id) in VPCS.iter().enumerate() {
+        let region = if number % 2 == 0 { "north" } else { "east" };
+        text += &vpc_of(ACCOUNTS[number % 3], id, region, &format!("\"10.{}.0.0/16\"", number / 2 * 3 + number % 2));
+    }
+    let limits = Limits { peerings_per_region: 3, ..Limits::default() };
+    let mut model = Model { now_ms: 1000 * HOUR, limits, ..Model::default() };
+    model.apply(&text).unwrap();
+    model
+}
+
+fn carry_out(model: &mut Model, step: &Step) {
+    let nth = |model: &Model, nth: usize| {
+        let ids: Vec<PeeringId> = model.state.peerings().keys().cloned().collect();
+        (!ids.is_empty()).then(|| ids[nth % ids.len()].clone())
+    };
+    // Refusals are part of the game; the model checks that they change nothing.
+    match step {
+        Step::Ask { vpc, peer } => drop(ask(model, VPCS[*vpc], VPCS[*peer])),
+        Step::Answer { nth: n, who, yes } => {
+            if let Some(id) = nth(model, *n) {
+                let command = if *yes { accept(&id) } else { reject(&id) };
+                drop(model.run_as(ACCOUNTS[*who], command));
+            }
+        }
+        Step::Delete { nth: n, who } => {
+            if let Some(id) = nth(model, *n) {
+                drop(model.run_as(ACCOUNTS[*who], delete(&id)));
+            }
+        }
+        Step::Cidr { vpc, cidr } => {
+            let which = vpc::Locator { region: None, id: VPCS[*vpc].parse().unwrap() };
+            let cidr = vpc::Cidr { which, cidr: format!("10.{cidr}.128.0/17").parse().unwrap() };
+            drop(model.run(&Command::AddCidr(cidr)));
+        }
+        Step::Charge { who, status } => {
+            let status = [ChargeStatus::Normal, ChargeStatus::Overdue, ChargeStatus::Arrear][*status];
+            charge(model, ACCOUNTS[*who], status);
+        }
+        Step::Confirm => confirm(model),
+        Step::Wait { hours } => {
+            model.now_ms += hours * HOUR;
+            model.run(&Command::Tick).unwrap();
+        }
+    }
+}
+
+/// What must hold, whoever did what when (rules L3, L5 to L9, B5).
+fn invariants(model: &Model) {
+    let state = &model.state;
+    let mut vnis = BTreeSet::new();
+    let mut pairs = BTreeSet::new();
+    for vpc in state.vpcs().values() {
+        assert!(vnis.insert(vpc.vni));
+        // What a receiver does to its VPC before it accepts is judged when it accepts.
+        let counting: Vec<&Peering> = state
+            .peerings_of(&vpc.id)
+            .filter(|it| it.counts_for(&vpc.id) && it.state != PeeringState::Pending)
+            .collect();
+        let mut claimed: Vec<(VpcId, ipnet::IpNet)> = vpc.cidrs.iter().map(|cidr| (vpc.id.clone(), *cidr)).collect();
+        for (_, peer) in counting.iter().flat_map(|peering| peering.views()).filter(|(own, _)| own.vpc == vpc.id) {
+            for cidr in &peer.cidrs {
+                let clash = claimed.iter().find(|(whose, other)| *whose != peer.vpc && overlap(other, cidr));
+                assert!(clash.is_none(), "{} of {} beside {clash:?} at {}", cidr, peer.vpc, vpc.id);
+                claimed.push((peer.vpc.clone(), *cidr));
+            }
+        }
+    }
+    for peering in state.peerings().values() {
+        for side in peering.sides() {
+            assert!(side.vni.is_none_or(|vni| vnis.insert(vni)), "VNIs are given once");
+            assert!(!(peering.is_live() && side.gone), "what an account deleted is not live");
+        }
+        let has_vnis = peering.sides().iter().all(|side| side.vni.is_some());
+        let pending_or_over = peering.state == PeeringState::Pending || peering.is_ended();
+        assert_ne!(has_vnis, pending_or_over, "VNIs as long as hosts may have it: {}", state_word(&peering.state));
+        if peering.is_live() {
+            let mut pair = peering.sides().map(|side| side.vpc.clone());
+            pair.sort();
+            assert!(pairs.insert(pair), "one live peering per pair");
+        }
+        if peering.state == PeeringState::Pending {
+            assert!(peering.is_cross_account() && peering.expires_ms.unwrap() > model.now_ms);
+        }
+        let unpaid = state.account(&peering.initiator.account).charge.in_arrear() && peering.is_cross_region();
+        assert!(!(unpaid && peering.forwards()), "what is not paid for does not forward");
+        assert!(unpaid || !matches!(peering.state, PeeringState::Suspended { .. }));
+        let rejected = matches!(peering.state, PeeringState::Ended { how: End::Rejected, .. });
+        assert!(!rejected || peering.receiver.gone);
+    }
+    for account in ACCOUNTS {
+        for region in ["north", "east"] {
+            let (account, region) = (account.parse().unwrap(), region.parse().unwrap());
+            let live = |it: &&Peering| it.is_live() && it.initiator.account == account && it.initiator.region == region;
+            let count = state.peerings().values().filter(live).count();
+            assert_eq!(count, quota_used(state, &account, &region), "the index counts what is there");
+            assert!(count <= 3, "the quota holds");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_sequence_of_commands_of_several_accounts_breaks_a_rule(steps in steps()) {
+        let mut model = small_cloud();
+        for step in &steps {
+            carry_out(&mut model, step);
+            invariants(&model);
+        }
+    }
+
+    #[test]
+    fn accounts_see_what_is_theirs_and_nothing_else(steps in steps()) {
+        let mut model = small_cloud();
+        for step in &steps {
+            carry_out(&mut model, step);
+        }
+        for (account, peering) in ACCOUNTS.iter().flat_map(|account| model.state.peerings().values().map(move |it| (account, it))) {
+            let seen = role(peering, &account.parse().unwrap(), None);
+            let own = peering.sides().iter().any(|side| side.account.as_str() == *account);
+            prop_assert!(own || seen.is_none());
+            let listed = model.state.peerings_of_account(&account.parse().unwrap()).any(|it| it.id == peering.id);
+            prop_assert_eq!(listed, own);
+        }
+    }
+
+    /// All records make the same state again, whatever their order in the store.
+    #[test]
+    fn a_state_is_its_records(steps in steps()) {
+        use cps_peering_controller::model::state::{Change, State};
+        let mut model = small_cloud();
+        for step in &steps {
+            carry_out(&mut model, step);
+        }
+        let state = &model.state;
+        let mut again = State::default();
+        again.apply(Change::Meta(state.meta()));
+        let peerings = state.peerings().values().rev().map(|it| Change::Peering(it.id.clone(), Some(it.clone())));
+        let vpcs = state.vpcs().values().map(|it| Change::Vpc(it.id.clone(), Some(it.clone())));
+        let accounts = state.accounts().values().map(|it| Change::Account(it.id.clone(), Some(it.clone())));
+        let regions = state.regions().values().map(|it| Change::Region(it.id.clone(), Some(it.clone())));
+        for change in peerings.chain(vpcs).chain(accounts).chain(regions) {
+            again.apply(change);
+        }
+        prop_assert_eq!(&again, state);
+    }
+}
