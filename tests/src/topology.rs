@@ -3,7 +3,7 @@
 use cps_peering_config::inventory::{Host, Inventory, Peering, Port, Region, Vpc};
 use std::fmt;
 
-/// The account that owns all VPCs of a [`Topology`].
+/// The account that owns the VPCs of a [`Topology`], unless it says otherwise.
 pub const ACCOUNT: &str = "acme";
 
 /// The TCP port of the agents.
@@ -48,6 +48,13 @@ impl Topology {
             region: legal(region),
             cidrs: cidrs.iter().map(|cidr| legal(cidr)).collect(),
         });
+        self
+    }
+
+    /// Says whose the last VPC is.
+    #[must_use]
+    pub fn owned_by(mut self, account: &str) -> Topology {
+        self.inventory.vpcs.last_mut().expect("a VPC comes first").account = legal(account);
         self
     }
 

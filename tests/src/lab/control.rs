@@ -148,6 +148,14 @@ impl Controller {
         Endpoint { from: self.netns.clone(), to: self.listen, token: Some(TOKEN.to_owned()) }
     }
 
+    /// The HTTP interface as an account uses it, with a new token.
+    pub fn tenant(&self, account: &str) -> Result<Endpoint> {
+        let path = format!("/admin/v1/accounts/{account}/tokens");
+        let answer: Value = self.endpoint().call("POST", &path, None)?;
+        let token = answer["result"]["token"].as_str().with_context(|| format!("no token in {answer}"))?;
+        Ok(Endpoint { token: Some(token.to_owned()), ..self.endpoint() })
+    }
+
     /// An error that says what is missing, unless every host has what the controller wants, and none is about to go.
     pub(super) fn all_in_sync(&self) -> Result<()> {
         let answer: Value = self.endpoint().call("GET", "/admin/v1/hosts", None)?;

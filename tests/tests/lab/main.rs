@@ -11,6 +11,7 @@ mod lab_itself;
 mod mtu;
 mod removal;
 mod restart;
+mod tenants;
 
 use anyhow::{Result, ensure};
 use cps_peering_tests::{Lab, Server, Topology, wait};
