@@ -1,7 +1,9 @@
 //! The settings files of both daemons, as shipped beside this crate: `agent.toml` and `controller.toml`.
 
+use crate::id::RegionId;
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
+use thiserror::Error;
 
 /// The agent's settings file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +72,79 @@ pub struct ControllerSettings {
     /// How long the audit trail is kept, in seconds. Default 90 days.
     #[serde(default = "default_audit_kept_s")]
     pub audit_kept_s: u64,
+    /// The currency of all prices. Default `CNY`.
+    #[serde(default = "default_currency")]
+    pub currency: String,
+    /// What peerings between regions cost. Without a price, metering goes on and amounts are empty.
+    #[serde(default)]
+    pub prices: Vec<Price>,
+}
+
+/// What peerings between two regions cost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// The two regions, in any order; none for all pairs that have no price of their own.
+    #[serde(default)]
+    pub regions: Option<[RegionId; 2]>,
+    /// Prices by bandwidth: each Mbit/s costs what the tier in which it lies says.
+    pub tiers: Vec<PriceTier>,
+}
+
+/// A range of bandwidth with one price.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceTier {
+    /// The last Mbit/s of the tier; none for the last tier.
+    #[serde(default)]
+    pub up_to_mbit: Option<u32>,
+    /// The price of a Mbit/s for an hour, a decimal number with at most nine decimals, as a text: `"0.05"`.
+    pub per_mbit_hour: String,
+}
+
+/// A price table that says nothing sensible.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PriceError {
+    /// A price is not a number.
+    #[error("per_mbit_hour {0:?} is not a decimal number with at most nine decimals")]
+    NotANumber(String),
+    /// The tiers do not go upwards to one without end.
+    #[error("tiers must go upwards by up_to_mbit, and the last one must have none")]
+    Tiers,
+}
+
+impl Price {
+    /// The tiers with their prices in billionths.
+    pub fn checked(&self) -> Result<Vec<(Option<u32>, u64)>, PriceError> {
+        let mut below = Some(0);
+        let mut tiers = Vec::new();
+        for tier in &self.tiers {
+            // Nothing comes behind a tier without end.
+            let least = below.ok_or(PriceError::Tiers)?;
+            if tier.up_to_mbit.is_some_and(|top| top <= least) {
+                return Err(PriceError::Tiers);
+            }
+            below = tier.up_to_mbit;
+            tiers.push((tier.up_to_mbit, billionths(&tier.per_mbit_hour)?));
+        }
+        if below.is_some() { Err(PriceError::Tiers) } else { Ok(tiers) }
+    }
+}
+
+/// A decimal number in billionths.
+fn billionths(text: &str) -> Result<u64, PriceError> {
+    const DECIMALS: usize = 9;
+    let wrong = || PriceError::NotANumber(text.to_owned());
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || decimals.len() > DECIMALS || !digits(whole) || !digits(decimals) {
+        return Err(wrong());
+    }
+    format!("{whole}{decimals:0<DECIMALS$}").parse().map_err(|_| wrong())
+}
+
+fn default_currency() -> String {
+    "CNY".to_owned()
 }
 
 const DAY_S: u64 = 24 * 60 * 60;
@@ -116,6 +191,26 @@ mod tests {
         assert_eq!(agent.vxlan_port, 4789);
         let controller: ControllerSettings = toml::from_str(include_str!("../controller.toml")).unwrap();
         assert_eq!((controller.delete_wait_ms, controller.request_expires_s), (2000, 86_400));
+    }
+
+    #[test]
+    fn a_price_table_is_checked() {
+        let check = |tiers: &str| {
+            let price: Price = toml::from_str(&format!("tiers = [{tiers}]")).unwrap();
+            price.checked()
+        };
+        let tier = |top: &str, price: &str| format!("{{ {top} per_mbit_hour = '{price}' }},");
+        let legal = tier("up_to_mbit = 5,", "0.5") + &tier("", "12.000000001");
+        assert_eq!(check(&legal).unwrap(), [(Some(5), 500_000_000), (None, 12_000_000_001)]);
+        for illegal in ["", ".5", "1e3", "-1", "0.0000000001", "99999999999"] {
+            assert_eq!(check(&tier("", illegal)), Err(PriceError::NotANumber(illegal.to_owned())));
+        }
+        let endless = tier("up_to_mbit = 5,", "1");
+        let backwards = tier("up_to_mbit = 5,", "1") + &tier("up_to_mbit = 5,", "1") + &tier("", "1");
+        let twice = tier("", "1") + &tier("", "2");
+        for illegal in [String::new(), endless, backwards, twice] {
+            assert_eq!(check(&illegal), Err(PriceError::Tiers), "{illegal}");
+        }
     }
 
     #[test]

@@ -4,13 +4,18 @@ use crate::{
     audit::{self, Entry, Query},
     model::{
         Actor, Command, Draft, Limits, Outcome, Refusal, Request, decide,
+        metering::{Period, open_period},
         record::{Host, Peering, PeeringState},
         state::{Change, State},
     },
     plan::{plan, reach, reach_of_host},
     store::{Store, StoreError},
 };
-use cps_peering_config::{HostConfig, HostReport, Revision, id::HostId, report::Scope};
+use cps_peering_config::{
+    HostConfig, HostReport, Revision,
+    id::{AccountId, HostId},
+    report::Scope,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -185,6 +190,17 @@ impl Engine {
         Ok(outcome)
     }
 
+    /// What an account is charged for after `from_ms`: closed periods, then those that are open now, as if they were
+    /// closed now. Blocks on the disk.
+    pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<(Vec<Period>, Vec<Period>), StoreError> {
+        let now_ms = self.now_ms();
+        // Under the lock, so that no period is closed between the two looks.
+        let inner = self.lock();
+        let closed = self.store.periods(payer, from_ms)?;
+        let own = inner.state.peerings_of_account(payer).filter(|peering| peering.initiator.account == *payer);
+        Ok((closed, own.filter_map(|peering| open_period(peering, now_ms)).collect()))
+    }
+
     /// Looks into the audit trail, the newest entries first. Blocks on the disk.
     pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
         self.lock().flush_audit();
@@ -319,7 +335,7 @@ impl Inner {
         };
         let changed = draft.renumber(before + 1);
         let trail: Vec<Entry> = self.to_audit.iter().cloned().chain(entries).collect();
-        if let Err(error) = self.store.commit(draft.changes(), &trail, before) {
+        if let Err(error) = self.store.commit(draft.changes(), draft.periods(), &trail, before) {
             draft.undo();
             tracing::error!(%error, "a commit failed; no further command is accepted");
             self.store_failed = Some(error.to_string());

@@ -19,6 +19,7 @@
 pub mod access;
 pub mod api;
 pub mod audit;
+pub mod charging;
 pub mod cli;
 pub mod engine;
 pub mod model;

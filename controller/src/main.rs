@@ -8,6 +8,7 @@ use cps_peering_config::settings::ControllerSettings;
 use cps_peering_controller::{
     access::Access,
     api::{self, Api},
+    charging::Prices,
     engine::{Engine, Options, system_clock},
     model::Limits,
     push,
@@ -61,6 +62,7 @@ struct Setup {
     operator_token: String,
     /// With `--dev`: what is there to begin with.
     sandbox: Option<Sandbox>,
+    prices: Prices,
 }
 
 fn main() -> ExitCode {
@@ -105,11 +107,17 @@ fn read(arguments: &Arguments) -> anyhow::Result<Setup> {
         let settings = settings.map(read_settings).transpose()?;
         let sandbox = Sandbox::new()?;
         let settings = sandbox.settings(arguments.listen, settings)?;
-        return Ok(Setup { settings, operator_token: sandbox.admin_token().to_owned(), sandbox: Some(sandbox) });
+        let (operator_token, prices) = (sandbox.admin_token().to_owned(), prices(&settings)?);
+        return Ok(Setup { settings, operator_token, sandbox: Some(sandbox), prices });
     }
     let settings = read_settings(settings.unwrap_or(Path::new(SETTINGS)))?;
     let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
-    Ok(Setup { settings, operator_token, sandbox: None })
+    let prices = prices(&settings)?;
+    Ok(Setup { settings, operator_token, sandbox: None, prices })
+}
+
+fn prices(settings: &ControllerSettings) -> anyhow::Result<Prices> {
+    Prices::new(&settings.prices).context("setting `prices`")
 }
 
 fn read_settings(path: &Path) -> anyhow::Result<ControllerSettings> {
@@ -159,6 +167,8 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
         engine: Arc::clone(&engine),
         access: Access::new(Arc::clone(&engine), &setup.operator_token),
         delete_wait: Duration::from_millis(settings.delete_wait_ms),
+        prices: Arc::new(setup.prices.clone()),
+        currency: settings.currency.as_str().into(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {

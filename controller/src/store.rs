@@ -1,9 +1,13 @@
-//! The embedded store: the records of the state and the audit trail, on disk.
+//! The embedded store: the records of the state, the audit trail and what is to be charged, on disk.
 
 use crate::{
     audit::{Entry, Query},
-    model::state::{Change, Meta, State},
+    model::{
+        metering::Period,
+        state::{Change, Meta, State},
+    },
 };
+use cps_peering_config::id::AccountId;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -19,6 +23,8 @@ const META: &str = "meta";
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 /// Numbers of entries by what they are looked for: `account/acme` or `request/0a1b2c`.
 const AUDIT_BY: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("audit_by");
+/// Closed periods as JSON, by payer, end, peering and beginning.
+const PERIODS: TableDefinition<'_, (&str, u64, &str, u64), &[u8]> = TableDefinition::new("periods");
 /// How many entries are forgotten in one transaction.
 const FORGET_AT_ONCE: usize = 1000;
 
@@ -110,14 +116,26 @@ impl Store {
         Ok(state)
     }
 
-    /// Commits changes durably with what the audit trail says about them, all or none, if `expected` is the number of the
-    /// last commit. The changes hold the new one.
-    pub fn commit(&self, changes: &[Change], entries: &[Entry], expected: u64) -> Result<(), StoreError> {
+    /// Commits changes durably with what is to be charged because of them and what the audit trail says about them, all or
+    /// none, if `expected` is the number of the last commit. The changes hold the new one.
+    pub fn commit(
+        &self,
+        changes: &[Change],
+        periods: &[Period],
+        entries: &[Entry],
+        expected: u64,
+    ) -> Result<(), StoreError> {
         let mut encoded = Vec::with_capacity(changes.len());
         for change in changes {
             encoded.push(self.encode(change)?);
         }
         let entries = self.encode_entries(entries)?;
+        let encode = |period: &Period| serde_json::to_vec(period);
+        let values: Vec<Vec<u8>> = periods
+            .iter()
+            .map(encode)
+            .collect::<Result<_, _>>()
+            .map_err(|source| StoreError::Record { path: self.path.clone(), key: "period".to_owned(), source })?;
         let found = self.read("read it", |table| Ok(table.get(META)?.map(|value| value.value().to_owned())))?;
         let found = match found {
             Some(value) => self.parse::<Meta>(META, &value)?.number,
@@ -133,8 +151,24 @@ impl Store {
                     None => table.remove(key.as_str()).map(drop)?,
                 }
             }
+            for (period, value) in periods.iter().zip(&values) {
+                let key = (period.payer.as_str(), period.to_ms, period.peering.as_str(), period.from_ms);
+                trail.periods.insert(key, value.as_slice())?;
+            }
             trail.append(&entries)
         })
+    }
+
+    /// The closed periods that an account pays for and that end after `from_ms`, in the order of their ends.
+    pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<Vec<Period>, StoreError> {
+        let look = || -> Result<Vec<Vec<u8>>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(PERIODS)?;
+            let first = (payer.as_str(), from_ms.saturating_add(1), "", 0);
+            let last = (payer.as_str(), u64::MAX, "~", u64::MAX);
+            table.range(first..=last)?.map(|row| Ok(row?.1.value().to_owned())).collect()
+        };
+        let rows = look().map_err(|source| self.failed("read what is to be charged", source))?;
+        rows.iter().map(|value| self.parse("period", value)).collect()
     }
 
     /// Adds to the audit trail alone.
@@ -291,8 +325,11 @@ impl Store {
         let attempt = || {
             let transaction = self.database.begin_write()?;
             {
-                let mut trail =
-                    Trail { entries: transaction.open_table(AUDIT)?, by: transaction.open_table(AUDIT_BY)? };
+                let mut trail = Trail {
+                    entries: transaction.open_table(AUDIT)?,
+                    by: transaction.open_table(AUDIT_BY)?,
+                    periods: transaction.open_table(PERIODS)?,
+                };
                 work(&mut transaction.open_table(RECORDS)?, &mut trail)?;
             }
             Ok(transaction.commit()?)
@@ -314,10 +351,11 @@ fn keys(entry: &Entry) -> Vec<String> {
     entry.accounts.iter().map(|account| format!("account/{account}")).chain(request).collect()
 }
 
-/// The audit trail in a transaction.
+/// What is only ever added to, in a transaction.
 struct Trail<'a> {
     entries: redb::Table<'a, u64, &'static [u8]>,
     by: redb::Table<'a, (&'static str, u64), ()>,
+    periods: redb::Table<'a, (&'static str, u64, &'static str, u64), &'static [u8]>,
 }
 
 impl Trail<'_> {

@@ -410,7 +410,7 @@ fn a_store_is_for_one_process_and_keeps_what_was_committed() {
     assert!(matches!(Store::open(&path), Err(StoreError::InUse(_))));
     let state = store.load().unwrap();
     assert_eq!((state.meta().epoch, state.meta().number), (1, 0));
-    let error = store.commit(&[], &[], 5).unwrap_err().to_string();
+    let error = store.commit(&[], &[], &[], 5).unwrap_err().to_string();
     assert!(error.contains("store.redb") && error.contains("expected commit 5"), "{error}");
     let error = Store::open(folder.path().join("missing/store.redb")).err().unwrap().to_string();
     assert!(error.contains("missing/store.redb"), "{error}");

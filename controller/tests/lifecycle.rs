@@ -12,12 +12,13 @@ use cps_peering_config::{
 use cps_peering_controller::model::{
     Actor, Code, Command, Limits, Outcome, Refusal, Request, Signed,
     account::{self, ChargeStatus, What},
+    metering::open_period,
     peering::{Create, Modify, SetBandwidth, quota_used, role, state_word},
     record::{End, Peering, PeeringState, Role},
     vpc,
 };
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const HOUR: u64 = 60 * 60 * 1000;
 
@@ -559,6 +560,7 @@ enum Step {
     Delete { nth: usize, who: usize },
     Cidr { vpc: usize, cidr: u8 },
     Charge { who: usize, status: usize },
+    Bandwidth { nth: usize, mbit: u32 },
     Confirm,
     Wait { hours: u64 },
 }
@@ -573,6 +575,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (any::<usize>(), 0usize..3).prop_map(|(nth, who)| Step::Delete { nth, who }),
         2 => (0usize..8, 0u8..10).prop_map(|(vpc, cidr)| Step::Cidr { vpc, cidr }),
         1 => (0usize..3, 0usize..3).prop_map(|(who, status)| Step::Charge { who, status }),
+        2 => (any::<usize>(), 1u32..4).prop_map(|(nth, mbit)| Step::Bandwidth { nth, mbit }),
         3 => Just(Step::Confirm),
         1 => (1u64..100).prop_map(|hours| Step::Wait { hours }),
     ];
@@ -619,6 +622,12 @@ fn carry_out(model: &mut Model, step: &Step) {
         Step::Charge { who, status } => {
             let status = [ChargeStatus::Normal, ChargeStatus::Overdue, ChargeStatus::Arrear][*status];
             charge(model, ACCOUNTS[*who], status);
+        }
+        Step::Bandwidth { nth: n, mbit } => {
+            if let Some(id) = nth(model, *n) {
+                let set = SetBandwidth { which: locate(&id), bandwidth: *mbit };
+                drop(model.run(&Command::SetBandwidth(set)));
+            }
         }
         Step::Confirm => confirm(model),
         Step::Wait { hours } => {
@@ -691,6 +700,55 @@ proptest! {
         for step in &steps {
             carry_out(&mut model, step);
             invariants(&model);
+        }
+    }
+
+    /// The sum of all periods, closed and open, is the time for which a peering had a bandwidth (B6).
+    #[test]
+    fn every_moment_of_an_active_peering_is_charged_once(steps in steps()) {
+        let mut model = small_cloud();
+        let mut expected: BTreeMap<(PeeringId, u32), u64> = BTreeMap::new();
+        let mut before = model.now_ms;
+        for step in &steps {
+            // What is active now is so until the step changes it, at the time at which the step sets the clock.
+            let charged: Vec<(PeeringId, u32)> = model
+                .state
+                .peerings()
+                .values()
+                .filter(|it| it.state == PeeringState::Active && it.is_cross_region())
+                .map(|it| (it.id.clone(), it.bandwidth.unwrap()))
+                .collect();
+            carry_out(&mut model, step);
+            for key in charged {
+                *expected.entry(key).or_default() += model.now_ms - before;
+            }
+            before = model.now_ms;
+        }
+        let open = model.state.peerings().values().filter_map(|it| open_period(it, model.now_ms));
+        let mut sums: BTreeMap<(PeeringId, u32), u64> = BTreeMap::new();
+        for period in model.periods.iter().cloned().chain(open) {
+            prop_assert!(period.from_ms < period.to_ms);
+            *sums.entry((period.peering, period.bandwidth)).or_default() += period.to_ms - period.from_ms;
+        }
+        expected.retain(|_, ms| *ms > 0);
+        prop_assert_eq!(sums, expected);
+    }
+
+    /// Also when the clock is set back no moment is charged twice, and none before the first.
+    #[test]
+    fn a_clock_that_is_set_back_charges_nothing_twice(steps in steps(), clocks in proptest::collection::vec(0u64..400, 60)) {
+        let mut model = small_cloud();
+        for (step, clock) in steps.iter().zip(clocks) {
+            carry_out(&mut model, step);
+            // Around where it is, mostly forwards.
+            model.now_ms = model.now_ms + clock * HOUR / 20 - 5 * HOUR;
+        }
+        let open = model.state.peerings().values().filter_map(|it| open_period(it, model.now_ms));
+        let mut ends: BTreeMap<PeeringId, u64> = BTreeMap::new();
+        for period in model.periods.iter().cloned().chain(open) {
+            prop_assert!(period.from_ms < period.to_ms);
+            let end = ends.insert(period.peering.clone(), period.to_ms).unwrap_or(0);
+            prop_assert!(end <= period.from_ms, "{:?} begins before {}", period, end);
         }
     }
 

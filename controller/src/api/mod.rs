@@ -9,7 +9,7 @@ mod query;
 mod tenant;
 pub mod view;
 
-use crate::{access::Access, engine::Engine};
+use crate::{access::Access, charging::Prices, engine::Engine};
 use answer::Failure;
 use axum::{
     Router,
@@ -35,6 +35,10 @@ pub struct Api {
     pub access: Access,
     /// How long a delete waits for hosts to confirm.
     pub delete_wait: Duration,
+    /// What peerings between regions cost.
+    pub prices: Arc<Prices>,
+    /// The currency of the prices.
+    pub currency: Arc<str>,
 }
 
 /// The routes.
@@ -53,11 +57,12 @@ pub fn router(api: Api) -> Router {
 }
 
 fn tenant_routes() -> Router<Api> {
-    use tenant::{account, peerings, vpcs};
+    use tenant::{account, metering, peerings, vpcs};
     let region = "/v1/regions/{regionId}";
     let mut router = Router::new()
         .route("/v1/whoami", get(account::whoami))
         .route("/v1/auditEntries", get(account::audit))
+        .route("/v1/metering", get(metering::own))
         .route("/v1/blockedAccounts", get(account::blocked))
         .route("/v1/blockedAccounts/{accountId}", put(account::block).delete(account::unblock))
         .route(
@@ -99,6 +104,7 @@ fn operator_routes() -> Router<Api> {
         .route("/accounts/{accountId}/keys/{accessKey}", delete(accounts::remove_key))
         .route("/accounts/{accountId}/tokens", post(accounts::add_token))
         .route("/accounts/{accountId}/tokens/{tokenId}", delete(accounts::remove_token))
+        .route("/accounts/{accountId}/metering", get(accounts::metering))
         .route("/accounts/{accountId}/chargeStatus", put(accounts::charge))
         .route("/accounts/{accountId}/quotas/{regionId}", put(accounts::set_quota).delete(accounts::reset_quota))
 }

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod due;
 pub mod inventory;
+pub mod metering;
 mod overlap;
 pub mod peering;
 pub mod record;
@@ -81,6 +82,8 @@ pub struct Draft<'a> {
     pub state: &'a mut State,
     changes: Vec<Change>,
     undo: Vec<Change>,
+    /// What was closed to be charged for.
+    periods: Vec<metering::Period>,
     /// How many of the changes happened by themselves.
     due: usize,
 }
@@ -88,7 +91,7 @@ pub struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Begins to change a state.
     pub fn new(state: &'a mut State) -> Self {
-        Self { state, changes: Vec::new(), undo: Vec::new(), due: 0 }
+        Self { state, changes: Vec::new(), undo: Vec::new(), periods: Vec::new(), due: 0 }
     }
 
     /// Changes a record.
@@ -100,6 +103,11 @@ impl<'a> Draft<'a> {
     /// What was changed, in order.
     pub fn changes(&self) -> &[Change] {
         &self.changes
+    }
+
+    /// Periods that were closed by the changes, and belong into the same commit.
+    pub fn periods(&self) -> &[metering::Period] {
+        &self.periods
     }
 
     /// How many of the changes, the first ones, happened because their time had come.

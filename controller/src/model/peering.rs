@@ -2,9 +2,10 @@
 
 use super::{
     Actor, Code, Context, Draft, Limits, Refusal,
+    metering::put,
     overlap::may_be_peered,
     record::{End, Peering, PeeringState, Role, Side, Tag, Vpc},
-    state::{Change, State},
+    state::State,
 };
 use cps_peering_config::id::{AccountId, PeeringId, RegionId, VpcId};
 use serde::Serialize;
@@ -293,11 +294,12 @@ pub fn create(draft: &mut Draft<'_>, wish: &Create, context: &mut Context<'_>) -
         ended_ms: None,
         since: draft.number(),
         since_ms: context.now_ms,
+        meter: None,
     };
     // An operator speaks for both.
     if peering.is_cross_account() && context.actor.account().is_some() {
         peering.expires_ms = Some(context.now_ms.saturating_add(context.limits.pending_ms));
-        draft.change(Change::Peering(id.clone(), Some(peering)));
+        put(draft, peering, context.now_ms);
     } else {
         provision(draft, peering, context.now_ms);
     }
@@ -311,7 +313,7 @@ fn provision(draft: &mut Draft<'_>, mut peering: Peering, now_ms: u64) {
         side.vni = side.vni.or_else(|| Some(draft.allocate_vni()));
     }
     let entered = Peering { state: PeeringState::Provisioning, since: draft.number(), since_ms: now_ms, ..peering };
-    draft.change(Change::Peering(entered.id.clone(), Some(entered)));
+    put(draft, entered, now_ms);
 }
 
 /// L2, with L6 and L7 again: much may have happened since it was asked.
@@ -366,7 +368,7 @@ pub(super) fn end(draft: &mut Draft<'_>, mut peering: Peering, how: End, context
     let ended_ms = peering.ended_ms.or(Some(now_ms));
     let state = PeeringState::Ended { how, forget_ms };
     let ended = Peering { state, ended_ms, since: draft.number(), since_ms: now_ms, ..peering };
-    draft.change(Change::Peering(ended.id.clone(), Some(ended)));
+    put(draft, ended, now_ms);
 }
 
 /// Changes what the initiator says about a peering.
@@ -385,14 +387,14 @@ pub fn modify(draft: &mut Draft<'_>, modify: &Modify, context: &mut Context<'_>)
         check_description(description)?;
         peering.description.clone_from(description);
     }
-    set(draft, peering);
+    set(draft, peering, context.now_ms);
     Ok(modify.which.id.clone())
 }
 
 /// Sets a record, unless it is that already.
-fn set(draft: &mut Draft<'_>, peering: Peering) {
+fn set(draft: &mut Draft<'_>, peering: Peering, now_ms: u64) {
     if draft.state.peerings().get(&peering.id) != Some(&peering) {
-        draft.change(Change::Peering(peering.id.clone(), Some(peering)));
+        put(draft, peering, now_ms);
     }
 }
 
@@ -409,7 +411,7 @@ pub fn set_bandwidth(
         return wrong_state(&peering, "get another bandwidth");
     }
     peering.bandwidth = Some(wish.bandwidth);
-    set(draft, peering);
+    set(draft, peering, context.now_ms);
     Ok(wish.which.id.clone())
 }
 
@@ -440,9 +442,9 @@ fn stop(draft: &mut Draft<'_>, peering: Peering, context: &Context<'_>) {
             let (now_ms, since) = (context.now_ms, draft.number());
             let state = PeeringState::Draining { hosts };
             let draining = Peering { state, ended_ms: Some(now_ms), since, since_ms: now_ms, ..peering };
-            draft.change(Change::Peering(draining.id.clone(), Some(draining)));
+            put(draft, draining, now_ms);
         }
-        PeeringState::Draining { .. } | PeeringState::Ended { .. } => set(draft, peering),
+        PeeringState::Draining { .. } | PeeringState::Ended { .. } => set(draft, peering, context.now_ms),
     }
 }
 
@@ -458,7 +460,7 @@ pub(super) fn suspend(draft: &mut Draft<'_>, account: &AccountId, now_ms: u64) {
         let hosts = draft.state.hosts_concerned(&peering).into_iter().collect();
         let state = PeeringState::Suspended { hosts };
         let suspended = Peering { state, since: draft.number(), since_ms: now_ms, ..peering };
-        draft.change(Change::Peering(suspended.id.clone(), Some(suspended)));
+        put(draft, suspended, now_ms);
     }
 }
 
@@ -490,7 +492,7 @@ pub fn activate(draft: &mut Draft<'_>, id: &PeeringId, now_ms: u64) {
     if peering.state == PeeringState::Provisioning {
         let activated_ms = peering.activated_ms.or(Some(now_ms));
         let active = Peering { state: PeeringState::Active, activated_ms, since_ms: now_ms, ..peering.clone() };
-        draft.change(Change::Peering(id.clone(), Some(active)));
+        put(draft, active, now_ms);
     }
 }
 

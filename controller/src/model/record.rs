@@ -225,6 +225,9 @@ pub struct Peering {
     /// When it got its state, in milliseconds since 1970-01-01 UTC.
     #[serde(default)]
     pub since_ms: u64,
+    /// Up to where it was charged, and for what it is charged since; none before it was first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meter: Option<Meter>,
 }
 
 /// One VPC's end of a peering.
@@ -377,6 +380,16 @@ impl Peering {
             _ => None,
         }
     }
+}
+
+/// How far a peering was charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meter {
+    /// The bandwidth that it is charged for, in Mbit/s; none while it is charged for nothing.
+    pub bandwidth: Option<u32>,
+    /// Since when, in milliseconds since 1970-01-01 UTC. What was before is in closed periods.
+    pub at_ms: u64,
 }
 
 /// What a client token (`clientToken`) was used for, so that the same request does nothing twice.

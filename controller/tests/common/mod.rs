@@ -12,6 +12,7 @@ use cps_peering_controller::{
     model::{
         Actor, Command, Draft, Limits, Outcome, Refusal, Request, decide,
         inventory::Apply,
+        metering::Period,
         peering::{Create, Locator},
         record::Made,
         state::State,
@@ -27,6 +28,8 @@ pub struct Model {
     pub limits: Limits,
     pub now_ms: u64,
     pub made: u32,
+    /// All periods that were closed.
+    pub periods: Vec<Period>,
 }
 
 impl Model {
@@ -43,6 +46,8 @@ impl Model {
         if result.is_err() {
             draft.undo();
             assert_eq!(self.state, before, "a refusal leaves nothing behind");
+        } else {
+            self.periods.extend_from_slice(draft.periods());
         }
         result
     }

@@ -12,7 +12,11 @@ use crate::{
         account::{Change, ChargeStatus, What},
     },
 };
-use axum::{body::Bytes, extract::Path};
+use axum::{
+    body::Bytes,
+    extract::{Path, RawQuery},
+    response::Response,
+};
 use cps_peering_config::id::AccountId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -159,6 +163,22 @@ pub(in crate::api) async fn charge(ask: Ask, Path(id): Path<String>, body: Bytes
     let ChargeBody { charge_status } = read(&body)?;
     change(&ask, &id, What::Charge(charge_status)).await?;
     one(&ask, &account_id(&id)?)
+}
+
+/// What an account is charged for in a time: its peerings between regions, by bandwidth.
+#[utoipa::path(get, path = "/admin/v1/accounts/{accountId}/metering", tag = "operators",
+    operation_id = "accountMetering",
+    params(("accountId" = String, Path), ("from" = Option<String>, Query, example = "2026-01-01T00:00:00Z"),
+        ("to" = Option<String>, Query, example = "2026-02-01T00:00:00Z"),
+        ("format" = Option<String>, Query, description = "`json` or `csv`", example = "json")),
+    responses((status = 200, content((Envelope<crate::charging::Invoice> = "application/json"), (String = "text/csv"))),
+        Errors))]
+pub(in crate::api) async fn metering(
+    ask: Ask,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Failure> {
+    crate::api::tenant::metering::metering(&ask, account_id(&id)?, query.as_deref()).await
 }
 
 /// Set how many live peerings an account may initiate from a region.

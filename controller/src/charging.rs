@@ -1,0 +1,266 @@
+//! From periods to amounts: a price table, a window of time, lines of an invoice. Pure.
+//!
+//! All arithmetic is exact: prices are whole billionths of the currency's unit, times are milliseconds. A line's amount is
+//! rounded once, half up, to millionths, and a total is the sum of its lines, so that what is shown adds up.
+
+use crate::model::metering::Period;
+use cps_peering_config::{
+    id::RegionId,
+    settings::{Price, PriceError},
+};
+use serde::Serialize;
+use std::{collections::BTreeMap, fmt};
+use utoipa::ToSchema;
+
+/// Billionths in a unit.
+const NANO: u128 = 1_000_000_000;
+const HOUR_MS: u128 = 60 * 60 * 1000;
+/// Billionths in a millionth.
+const ROUND: u128 = 1000;
+
+/// An amount in millionths of the currency's unit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Amount(pub u128);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millionths = NANO / ROUND;
+        write!(f, "{}.{:06}", self.0 / millionths, self.0 % millionths)
+    }
+}
+
+impl std::iter::Sum for Amount {
+    fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
+        Self(amounts.map(|amount| amount.0).sum())
+    }
+}
+
+/// A tier with its price in billionths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tier {
+    up_to_mbit: Option<u32>,
+    nano_per_mbit_hour: u128,
+}
+
+/// Prices by pair of regions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prices {
+    by_regions: BTreeMap<[RegionId; 2], Vec<Tier>>,
+    others: Option<Vec<Tier>>,
+}
+
+fn sorted([one, other]: &[RegionId; 2]) -> [RegionId; 2] {
+    if one <= other { [one.clone(), other.clone()] } else { [other.clone(), one.clone()] }
+}
+
+impl Prices {
+    /// Takes the table of the settings.
+    pub fn new(table: &[Price]) -> Result<Self, PriceError> {
+        let mut prices = Self::default();
+        for price in table {
+            let tiers = price.checked()?.into_iter();
+            let tiers: Vec<Tier> =
+                tiers.map(|(up_to_mbit, nano)| Tier { up_to_mbit, nano_per_mbit_hour: u128::from(nano) }).collect();
+            match &price.regions {
+                Some(regions) => drop(prices.by_regions.insert(sorted(regions), tiers)),
+                None => prices.others = Some(tiers),
+            }
+        }
+        Ok(prices)
+    }
+
+    /// What an hour of a bandwidth costs between two regions, in billionths; none where there is no price.
+    fn per_hour(&self, regions: &[RegionId; 2], bandwidth: u32) -> Option<u128> {
+        let tiers = self.by_regions.get(&sorted(regions)).or(self.others.as_ref())?;
+        let mut below = 0;
+        let mut sum = 0;
+        for tier in tiers {
+            let top = tier.up_to_mbit.unwrap_or(u32::MAX).min(bandwidth);
+            sum += u128::from(top.saturating_sub(below)) * tier.nano_per_mbit_hour;
+            below = below.max(top);
+        }
+        Some(sum)
+    }
+
+    /// What a time of a bandwidth costs; none where there is no price.
+    pub fn amount(&self, regions: &[RegionId; 2], bandwidth: u32, ms: u64) -> Option<Amount> {
+        let nano_hours = self.per_hour(regions, bandwidth)? * u128::from(ms);
+        Some(Amount((nano_hours + HOUR_MS * ROUND / 2) / (HOUR_MS * ROUND)))
+    }
+}
+
+/// One line of an invoice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// The peering.
+    pub vpc_peering_id: String,
+    /// The account that pays.
+    pub account_id: String,
+    /// The initiator's region.
+    pub region_id: String,
+    /// The receiver's region.
+    pub remote_region_id: String,
+    /// Mbit/s in each direction.
+    pub bandwidth: u32,
+    /// The first moment.
+    pub from: String,
+    /// The moment after the last one.
+    pub to: String,
+    /// How long, in seconds with three decimals.
+    pub seconds: String,
+    /// What it costs; empty where there is no price.
+    pub amount: String,
+    /// Whether it goes on.
+    pub open: bool,
+}
+
+/// What is charged in a window of time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Invoice {
+    /// The currency of all amounts.
+    pub currency: String,
+    /// The sum of all amounts.
+    pub total: String,
+    /// Periods in the order in which they ended.
+    pub lines: Vec<Line>,
+}
+
+/// A time in the form of `2021-08-09T05:16:00.000Z`.
+fn timestamp(ms: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms);
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// What closed and open periods cost within a window of time, from its first moment to the one after its last, in
+/// milliseconds since 1970-01-01 UTC.
+pub fn invoice(
+    closed: &[Period],
+    open: &[Period],
+    window: std::ops::Range<u64>,
+    prices: &Prices,
+    currency: &str,
+) -> Invoice {
+    let periods = closed.iter().map(|period| (period, false)).chain(open.iter().map(|period| (period, true)));
+    let mut total = Amount::default();
+    let mut lines = Vec::new();
+    for (period, is_open) in periods {
+        let (from_ms, to_ms) = (period.from_ms.max(window.start), period.to_ms.min(window.end));
+        if from_ms >= to_ms {
+            continue;
+        }
+        let ms = to_ms - from_ms;
+        let amount = prices.amount(&period.regions, period.bandwidth, ms);
+        total = [total].into_iter().chain(amount).sum();
+        let [region, remote] = &period.regions;
+        lines.push(Line {
+            vpc_peering_id: period.peering.to_string(),
+            account_id: period.payer.to_string(),
+            region_id: region.to_string(),
+            remote_region_id: remote.to_string(),
+            bandwidth: period.bandwidth,
+            from: timestamp(from_ms),
+            to: timestamp(to_ms),
+            seconds: format!("{}.{:03}", ms / 1000, ms % 1000),
+            amount: amount.map(|amount| amount.to_string()).unwrap_or_default(),
+            open: is_open && period.to_ms <= window.end,
+        });
+    }
+    Invoice { currency: currency.to_owned(), total: total.to_string(), lines }
+}
+
+impl Invoice {
+    /// The lines as comma-separated values (RFC 4180) with a heading. No field needs quotes: all are numbers, times, or ids
+    /// of `[A-Za-z0-9._-]`.
+    pub fn to_csv(&self) -> String {
+        let heading = "vpcPeeringId,accountId,regionId,remoteRegionId,bandwidth,from,to,seconds,amount,currency,open";
+        let line = |it: &Line| {
+            format!(
+                "{},{},{},{},{},{},{},{},{},{},{}",
+                it.vpc_peering_id,
+                it.account_id,
+                it.region_id,
+                it.remote_region_id,
+                it.bandwidth,
+                it.from,
+                it.to,
+                it.seconds,
+                it.amount,
+                self.currency,
+                it.open
+            )
+        };
+        let lines = std::iter::once(heading.to_owned()).chain(self.lines.iter().map(line));
+        lines.map(|line| line + "\r\n").collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn regions(one: &str, other: &str) -> [RegionId; 2] {
+        [one.parse().unwrap(), other.parse().unwrap()]
+    }
+
+    fn prices() -> Prices {
+        let table: Vec<Price> = toml::from_str::<BTreeMap<String, Vec<Price>>>(
+            "[[prices]]\nregions = ['north', 'east']\ntiers = [{ up_to_mbit = 5, per_mbit_hour = '0.1' }, { per_mbit_hour = '0.25' }]\n\
+             [[prices]]\ntiers = [{ per_mbit_hour = '0.000000001' }]\n",
+        )
+        .unwrap()
+        .remove("prices")
+        .unwrap();
+        Prices::new(&table).unwrap()
+    }
+
+    fn amount(one: &str, other: &str, bandwidth: u32, ms: u64) -> String {
+        prices().amount(&regions(one, other), bandwidth, ms).unwrap().to_string()
+    }
+
+    #[test]
+    fn each_mbit_costs_what_its_tier_says() {
+        const HOUR: u64 = 3_600_000;
+        assert_eq!(amount("north", "east", 5, HOUR), "0.500000");
+        assert_eq!(amount("east", "north", 6, HOUR), "0.750000", "in whichever direction it was asked for");
+        assert_eq!(amount("north", "east", 100, 30 * 24 * HOUR), "17460.000000");
+        assert_eq!(amount("north", "east", 1, 36), "0.000001");
+        assert_eq!(amount("north", "east", 1, 17), "0.000000", "less than half a millionth");
+        assert_eq!(amount("north", "east", 1, 18), "0.000001", "half up");
+        assert_eq!(amount("north", "west", 10_000, HOUR), "0.000010", "what has no price of its own");
+        assert_eq!(Prices::default().amount(&regions("a", "b"), 1, 1), None);
+    }
+
+    #[test]
+    fn windows_side_by_side_charge_everything_once() {
+        let period = |from_ms, to_ms| Period {
+            peering: "p".parse().unwrap(),
+            payer: "one".parse().unwrap(),
+            regions: regions("north", "east"),
+            bandwidth: 10,
+            from_ms,
+            to_ms,
+        };
+        let closed = [period(0, 10_500), period(10_500, 20_000)];
+        let open = [period(20_000, 31_000)];
+        let seconds = |window| -> Vec<String> {
+            let invoice = invoice(&closed, &open, window, &prices(), "CNY");
+            invoice.lines.iter().map(|line| format!("{}{}", line.seconds, if line.open { "+" } else { "" })).collect()
+        };
+        assert_eq!(seconds(0..u64::MAX), ["10.500", "9.500", "11.000+"]);
+        assert_eq!(seconds(0..15_000), ["10.500", "4.500"]);
+        assert_eq!(seconds(15_000..25_000), ["5.000", "5.000"]);
+        assert_eq!(seconds(25_000..40_000), ["6.000+"]);
+        let invoice = invoice(&closed, &open, 0..u64::MAX, &prices(), "CNY");
+        let csv = invoice.to_csv();
+        assert_eq!(csv.lines().count(), 4);
+        assert!(
+            csv.contains(
+                "p,one,north,east,10,1970-01-01T00:00:00.000Z,1970-01-01T00:00:10.500Z,10.500,0.005104,CNY,false"
+            ),
+            "{csv}"
+        );
+        let sum: f64 = invoice.lines.iter().map(|line| line.amount.parse::<f64>().unwrap()).sum();
+        assert!((invoice.total.parse::<f64>().unwrap() - sum).abs() < 1e-9);
+    }
+}
