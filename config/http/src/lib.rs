@@ -1,29 +1,70 @@
-//! An HTTP server that outlives slow and silent clients.
+//! An HTTP server that outlives slow, silent and too many clients.
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::Request,
+    http::StatusCode,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use std::{future::Future, time::Duration};
-use tokio::net::TcpListener;
+use std::{future::Future, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::Semaphore};
 
-/// How long a client may take to send the head of a request. (`axum::serve` sets no limit at all.)
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long requests under way may take to end after the shutdown began.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a request may take from its head to its answer, the body included.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What clients may take of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a client may take to send the head of a request, and how long a connection may be idle between two.
+    /// (`axum::serve` sets no limit at all.)
+    pub head: Duration,
+    /// How many connections there may be. Further ones wait until one ends.
+    pub connections: usize,
+    /// How long requests under way may take to end after the shutdown began.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head: Duration::from_secs(10), connections: 4096, grace: Duration::from_secs(5) }
+    }
+}
+
+/// A middleware that answers 408 when a request takes longer than [`REQUEST_TIMEOUT`].
+pub async fn within_time(request: Request, next: Next) -> Response {
+    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(|_| {
+        let text = format!("the request was not done within {} s", REQUEST_TIMEOUT.as_secs());
+        (StatusCode::REQUEST_TIMEOUT, text).into_response()
+    })
+}
+
+/// Serves with the usual limits until `shutdown` completes, then lets requests under way end within a grace period.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+    serve_within(Limits::default(), listener, router, shutdown).await;
+}
 
 /// Serves until `shutdown` completes, then lets requests under way end within a grace period.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+pub async fn serve_within(limits: Limits, listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
     let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(limits.connections));
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+        // A client that gets no place waits in the kernel's queue; those that have one lose it when they are too slow.
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => (place, stream),
                 Err(error) => {
                     // Too many open files and the like: there may be room again soon.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -42,10 +83,78 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
             if let Err(error) = connection.await {
                 tracing::debug!(error, "connection ended early");
             }
+            drop(place);
         });
     }
     drop(listener);
-    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests did not end within the grace period");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use std::net::SocketAddr;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        sync::oneshot,
+        task::JoinHandle,
+    };
+
+    const SHORT: Duration = Duration::from_millis(200);
+
+    async fn start(limits: Limits) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router =
+            Router::new().route("/", get(async || "hello")).route("/never", get(std::future::pending::<&'static str>));
+        let (stop, stopped) = oneshot::channel();
+        let server = serve_within(limits, listener, router, async move { stopped.await.unwrap_or_default() });
+        (address, stop, tokio::spawn(server))
+    }
+
+    async fn ask(address: SocketAddr, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn answer(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_dribbled_ends_the_connection() {
+        let (address, _stop, _server) = start(Limits { head: SHORT, ..Limits::default() }).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+        // Ends when the server closes it; a server without the limit would let this wait for ever.
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(answer(ask(address, "/").await).await.ends_with("hello"));
+    }
+
+    #[tokio::test]
+    async fn silent_clients_do_not_keep_others_out() {
+        let (address, _stop, _server) = start(Limits { head: SHORT, connections: 2, ..Limits::default() }).await;
+        let silent = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+        assert!(answer(ask(address, "/").await).await.ends_with("hello"));
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_never_ends_does_not_hold_the_shutdown() {
+        let (address, stop, server) = start(Limits { grace: SHORT, ..Limits::default() }).await;
+        let _hanging = ask(address, "/never").await;
+        assert!(answer(ask(address, "/").await).await.ends_with("hello"));
+        stop.send(()).unwrap();
+        server.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     }
 }

@@ -53,6 +53,7 @@ pub fn router(api: Api) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/openapi.json", get(async || axum::Json(openapi::document())))
         .fallback(async || Failure::not_found("there is nothing at this path"))
+        .layer(middleware::from_fn(cps_peering_http::within_time))
         .layer(middleware::from_fn(answer::complete))
 }
 
