@@ -63,6 +63,8 @@ enum Phase {
     Tidy,
     /// Devices go.
     Remove,
+    /// What kept packets within their VRF goes when nothing is in it any more.
+    Afterwards,
 }
 
 /// The operations of a plan, sorted into phases as they are found.

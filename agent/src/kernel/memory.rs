@@ -11,10 +11,22 @@ use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
 use nix::libc;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+/// The settings of a new device.
+const DEFAULTS: [(DeviceSetting, i32); 8] = [
+    (DeviceSetting::Ipv4Forwarding, 0),
+    (DeviceSetting::Ipv4RpFilter, 0),
+    (DeviceSetting::Ipv4SendRedirects, 1),
+    (DeviceSetting::Ipv4AcceptRedirects, 1),
+    (DeviceSetting::Ipv6Disable, 0),
+    (DeviceSetting::Ipv6AcceptDad, 1),
+    (DeviceSetting::Ipv6AcceptRa, 1),
+    (DeviceSetting::Ipv6AcceptRedirects, 1),
+];
 
 /// The kernel.
 #[derive(Debug, Clone, Default)]
@@ -96,7 +108,7 @@ impl State {
             group: 0,
             alias: None,
             generates_link_local: true,
-            settings: BTreeMap::from([(DeviceSetting::Ipv4Forwarding, 0), (DeviceSetting::Ipv6AcceptRa, 1)]),
+            settings: DEFAULTS.into(),
         };
         let name = name.parse().expect("a test names its devices well");
         self.seen.links.entry(name).insert_entry(link).into_mut()
@@ -148,7 +160,10 @@ impl State {
             }
             Operation::ChangeLink(name, change) => self.change_link(name, change)?,
             Operation::Set(name, setting, value) => drop(self.link(name)?.settings.insert(*setting, *value)),
-            Operation::ResetToDefault(name, setting) => drop(self.link(name)?.settings.remove(setting)),
+            Operation::ResetToDefault(name, setting) => {
+                let default = DEFAULTS.into_iter().find(|(other, _)| other == setting).ok_or(libc::ENOENT)?;
+                self.link(name)?.settings.extend([default]);
+            }
             Operation::RemoveLinks(names) => names.iter().for_each(|name| self.remove_link(name)),
             Operation::AddAddress(address) => {
                 self.link(&address.device)?;
