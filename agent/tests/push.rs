@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+mod restart;
+
 use axum::{Router, body::Body, http::Request};
 use cps_peering_agent::{
     api,
-    kernel::{Event, memory::Memory},
+    kernel::{Event, Kernel, memory::Memory},
     ledger::Ledger,
     objects::{LinkKind, RouteKey},
     owner,
@@ -40,8 +42,13 @@ impl Agent {
     }
 
     fn on(kernel: Memory, folder: TempDir) -> Self {
+        Self::through(kernel.clone(), kernel, folder)
+    }
+
+    /// An agent that sees its kernel only through something else.
+    fn through(seen: impl Kernel + 'static, kernel: Memory, folder: TempDir) -> Self {
         let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
-        let reconciler = reconcile::start(kernel.clone(), options).unwrap();
+        let reconciler = reconcile::start(seen, options).unwrap();
         let ledger = Ledger::new(folder.path().join("ledger.json"));
         let accepted = ledger.load().unwrap().map(Arc::new);
         if let Some(config) = &accepted {
