@@ -8,7 +8,6 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     vrfs(survey, phases);
     vxlans(survey, phases);
     ports(survey, phases);
-    // Addresses go before ports are released: a device that leaves its VRF with one leaves a route in table main.
     addresses(survey, phases);
     released_ports(survey, phases);
     removals(survey, phases);
@@ -99,18 +98,20 @@ fn addresses(survey: &Survey<'_>, phases: &mut Phases) {
 }
 
 /// Members of our VRFs that are no ports any more. Out of the VRF, their tenants would be in the host's own network, so
-/// they are down before they get there.
+/// they are down before they get there; and a device that leaves with an address leaves a route in table main.
 fn released_ports(survey: &Survey<'_>, phases: &mut Phases) {
     for (name, link) in &survey.observed.links {
         let stays = survey.desired.ports.contains_key(name) || survey.observed.owns(name);
         if stays || survey.vrf_of(link).is_none() {
             continue;
         }
-        phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Up(false)));
-        for (setting, _) in DeviceSetting::WANTED {
-            phases.push(Phase::Clear, Operation::ResetToDefault(*name, setting));
+        if link.up {
+            phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Up(false)));
         }
-        phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Release));
+        for (setting, _) in DeviceSetting::WANTED {
+            phases.push(Phase::Release, Operation::ResetToDefault(*name, setting));
+        }
+        phases.push(Phase::Release, Operation::ChangeLink(*name, LinkChange::Release));
     }
 }
 

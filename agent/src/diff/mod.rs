@@ -41,6 +41,8 @@ enum Phase {
     Stop,
     /// What would be in the way of something new goes.
     Clear,
+    /// Ports leave their VRF, after all of ours on them has gone: outside, nothing tells any more that it is ours.
+    Release,
     /// Policy rules and host-wide settings.
     Host,
     /// VRFs come.

@@ -3,9 +3,12 @@
 //! Whoever holds a clone looks at the same kernel, so a test can watch and disturb it while an agent works on it.
 
 use super::{Kernel, KernelError, Refusal};
-use crate::objects::{
-    Address, DeviceSetting, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, Rule,
-    Via,
+use crate::{
+    objects::{
+        Address, DeviceSetting, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey,
+        Rule, Via,
+    },
+    owner::DeviceName,
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
@@ -75,7 +78,9 @@ impl Kernel for Memory {
             state.deaf -= 1;
             return Err(KernelError::Socket { what: "receive", source: io::ErrorKind::TimedOut.into() });
         }
-        Ok(state.seen.clone())
+        let mut observed = state.seen.clone();
+        observed.ingress.retain(|name, _| state.is_ours_or_a_port(name));
+        Ok(observed)
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
@@ -119,6 +124,12 @@ impl State {
         let device = device.parse().expect("a test names its devices well");
         let net = net.parse().expect("a test writes its addresses well");
         self.seen.addresses.insert(Address { device, net }, false);
+    }
+
+    /// Only on these the agent looks at what looks at arriving packets.
+    fn is_ours_or_a_port(&self, name: &InterfaceName) -> bool {
+        let vrf = self.seen.links.get(name).and_then(|link| self.seen.name_of(link.master?));
+        [Some(*name), vrf].into_iter().flatten().any(|name| DeviceName::parse(&name).is_some())
     }
 
     fn link(&mut self, name: &InterfaceName) -> Result<&mut Link, i32> {
