@@ -186,6 +186,7 @@ fn ways(observed: &Observed) -> BTreeSet<String> {
     let name = |index: u32| observed.name_of(index).map_or_else(|| "gone".to_owned(), |name| name.to_string());
     let mut all = BTreeSet::new();
     all.extend(observed.addresses.iter().map(|it| format!("{it:?}")));
+    all.extend(observed.unheard.iter().map(|it| format!("unheard {it:?}")));
     all.extend(observed.neighbours.iter().map(|it| format!("{it:?}")));
     all.extend(observed.fdb.iter().map(|it| format!("{it:?}")));
     let nexthop = |id: &u32| observed.nexthops.get(id).map(|(index, gateway)| format!("{} {gateway}", name(*index)));
@@ -267,6 +268,10 @@ fn damage(memory: &Memory, seeds: &[u32]) {
             }
             // The kernel's own in front is not ours to mend while we have not moved it.
             4 => state.seen.rules.retain(|rule| rule.priority == 0),
+            5 if nth % 2 == 1 => {
+                let ours = state.seen.addresses.iter().filter(|(_, ours)| **ours).map(|(address, _)| *address);
+                state.seen.unheard = ours.skip(nth % 3).step_by(2).collect();
+            }
             5 => state.seen.fdb.values_mut().for_each(|target| *target = None),
             6 => {
                 state.seen.neighbours.clear();

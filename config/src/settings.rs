@@ -19,7 +19,8 @@ pub struct AgentSettings {
     /// To be set where that address is on a loopback interface.
     #[serde(default)]
     pub underlay_mtu: Option<u32>,
-    /// How often the kernel is compared with the configuration when no event asks for it, in seconds. Default 60.
+    /// How often the kernel is compared with the configuration when no event asks for it, in seconds. Default 60. Drift that
+    /// the kernel does not announce (some sysctls of devices) stays for so long at most.
     #[serde(default = "default_resync_s")]
     pub resync_s: u64,
 }

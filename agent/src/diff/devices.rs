@@ -1,13 +1,16 @@
 //! VRFs, VXLAN devices, ports, their settings and addresses.
 
 use super::{Phase, Phases, survey::Survey};
-use crate::objects::{DeviceSetting, Link, LinkChange, Operation};
+use crate::objects::{Address, DeviceSetting, Link, LinkChange, Operation};
 use cps_peering_config::net::InterfaceName;
+use ipnet::IpNet;
+use std::collections::BTreeSet;
 
 pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     vrfs(survey, phases);
     vxlans(survey, phases);
     ports(survey, phases);
+    unheard(survey, phases);
     addresses(survey, phases);
     released_ports(survey, phases);
     removals(survey, phases);
@@ -95,6 +98,36 @@ fn addresses(survey: &Survey<'_>, phases: &mut Phases) {
     }
     let stale = observed.addresses.iter().filter(|(address, ours)| **ours && !desired.addresses.contains(address));
     phases.extend(Phase::Clear, stale.map(|(address, _)| Operation::RemoveAddress(*address)));
+}
+
+/// Addresses whose local route has gone get it back by being made anew. Of IPv6 more routes have gone, which the kernel makes
+/// when IPv6 begins on a device. What else is lost with that comes back with the next look.
+fn unheard(survey: &Survey<'_>, phases: &mut Phases) {
+    let wanted = |address: &&Address| {
+        survey.desired.addresses.contains(*address)
+            && survey.kept(&address.device).is_some()
+            && !survey.rebound.contains(&address.device)
+    };
+    let mut begun_anew = BTreeSet::new();
+    for address in survey.observed.unheard.iter().filter(wanted) {
+        match address.net {
+            IpNet::V4(_) => {
+                phases.push(Phase::Clear, Operation::RemoveAddress(*address));
+                phases.push(Phase::Addresses, Operation::AddAddress(*address));
+            }
+            IpNet::V6(_) if begun_anew.insert(address.device) => {
+                for value in [1, 0] {
+                    let set = Operation::Set(address.device, DeviceSetting::Ipv6Disable, value);
+                    phases.push(Phase::Clear, set);
+                }
+                let mut own = survey.desired.addresses.iter().filter(|other| other.device == address.device);
+                while let Some(own) = own.find(|own| matches!(own.net, IpNet::V6(_))) {
+                    phases.push(Phase::Addresses, Operation::AddAddress(*own));
+                }
+            }
+            IpNet::V6(_) => {}
+        }
+    }
 }
 
 /// Members of our VRFs that are no ports any more. Out of the VRF, their tenants would be in the host's own network, so

@@ -170,7 +170,13 @@ impl State {
                 link.generates_link_local = false;
             }
             Operation::ChangeLink(name, change) => self.change_link(name, change)?,
-            Operation::Set(name, setting, value) => drop(self.link(name)?.settings.insert(*setting, *value)),
+            Operation::Set(name, setting, value) => {
+                self.link(name)?.settings.insert(*setting, *value);
+                if (*setting, *value) == (DeviceSetting::Ipv6Disable, 1) {
+                    self.ends_on(name, Family::V6);
+                    self.drop_ipv6_addresses(name);
+                }
+            }
             Operation::ResetToDefault(name, setting) => {
                 let default = DEFAULTS.into_iter().find(|(other, _)| other == setting).ok_or(libc::ENOENT)?;
                 self.link(name)?.settings.extend([default]);
@@ -180,7 +186,14 @@ impl State {
                 self.link(&address.device)?;
                 self.seen.addresses.insert(*address, true);
             }
-            Operation::RemoveAddress(address) => drop(self.seen.addresses.remove(address)),
+            Operation::RemoveAddress(address) => {
+                self.seen.addresses.remove(address);
+                self.seen.unheard.remove(address);
+                let mut others = self.seen.addresses.keys().filter(|other| other.device == address.device);
+                if matches!(address.net, IpNet::V4(_)) && !others.any(|other| matches!(other.net, IpNet::V4(_))) {
+                    self.ends_on(&address.device, Family::V4);
+                }
+            }
             Operation::SetNeighbour(key, mac) => {
                 self.up(&key.device)?;
                 self.seen.neighbours.insert(*key, *mac);
@@ -285,7 +298,14 @@ impl State {
         Ok(())
     }
 
+    /// A device has no address of the family any more: its routes go.
+    fn ends_on(&mut self, name: &InterfaceName, family: Family) {
+        let Some(index) = self.seen.links.get(name).map(|link| link.index) else { return };
+        self.seen.routes.retain(|route| route.via != Via::Device(index) || Family::of(&route.key.prefix) != family);
+    }
+
     fn drop_ipv6_addresses(&mut self, name: &InterfaceName) {
+        self.seen.unheard.retain(|address| address.device != *name || matches!(address.net, IpNet::V4(_)));
         self.seen.addresses.retain(|address, _| address.device != *name || matches!(address.net, IpNet::V4(_)));
     }
 
@@ -311,6 +331,7 @@ impl State {
         self.goes_down(name);
         let Some(link) = self.seen.links.remove(name) else { return };
         self.seen.addresses.retain(|address, _| address.device != *name);
+        self.seen.unheard.retain(|address| address.device != *name);
         self.seen.fdb.retain(|key, _| key.device != *name);
         self.seen.ingress.remove(name);
         let members = self.seen.links.iter().filter(|(_, member)| member.master == Some(link.index));
