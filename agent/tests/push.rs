@@ -205,6 +205,12 @@ async fn one_missing_port_holds_back_nothing_else() {
     let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
     assert_eq!((problem.kind, &problem.scope), (ProblemKind::Missing, &Scope::Vpc("vpc-b".parse().unwrap())));
     assert!(report.confirms(revision(1), &Scope::Side(1001.try_into().unwrap())));
+    assert!(report.vrfs.is_empty(), "the answer to a push stays short");
+    let (_, status) = agent.call("GET", "/v1/status", &json!({})).await;
+    let revision_1 = &json!({ "epoch": 1, "number": 1 });
+    let standing = |applied: &Value| json!({ "desired": revision_1, "applied": applied });
+    assert_eq!(status["vrfs"], json!({ "vpc-a": standing(revision_1), "vpc-b": standing(&Value::Null) }));
+    assert_eq!(status["sides"], json!({ "1001": standing(revision_1), "1002": standing(revision_1) }));
     // The interface comes, and with it an event.
     agent.kernel.state().add_link("tenant2", LinkKind::Other);
     agent.reconciler.notice(Event::Changed);

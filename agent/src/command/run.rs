@@ -28,7 +28,7 @@ pub fn run(settings: &AgentSettings, kernel: impl Kernel + 'static) -> anyhow::R
     let accepted = ledger.load()?.map(Arc::new);
     let reconciler = reconcile::start(kernel, settings.into()).context("cannot start the reconciler")?;
     let noticed = reconciler.clone();
-    watch(move |event| noticed.notice(event)).context("cannot listen to the kernel's events")?;
+    watch(settings.event_buffer, move |event| noticed.notice(event)).context("cannot listen to the kernel's events")?;
     if let Some(config) = &accepted {
         tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
         reconciler.configure(Arc::clone(config));
