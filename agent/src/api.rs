@@ -78,7 +78,11 @@ pub fn router(accepted: Option<Arc<ValidHostConfig>>, ledger: Ledger, reconciler
 }
 
 async fn status(State(api): State<Api>) -> Json<HostReport> {
-    Json(api.reconciler.report().borrow().clone())
+    let report = api.reconciler.report().borrow().clone();
+    match api.reconciler.config() {
+        Some(config) => Json(report.with_standings(&config)),
+        None => Json(report),
+    }
 }
 
 async fn put_config(State(api): State<Api>, body: Bytes) -> Response {

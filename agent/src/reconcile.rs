@@ -15,6 +15,7 @@ use crate::{
 use cps_peering_config::{
     HostReport, ValidHostConfig,
     report::{Counters, Pass, Problem, ProblemKind, Scope},
+    settings::AgentSettings,
 };
 use nix::libc;
 use std::{
@@ -54,6 +55,16 @@ pub struct Options {
     pub resync: Duration,
 }
 
+impl From<&AgentSettings> for Options {
+    fn from(settings: &AgentSettings) -> Self {
+        Self {
+            vxlan_port: settings.vxlan_port,
+            underlay_mtu: settings.underlay_mtu,
+            resync: Duration::from_secs(settings.resync_s.max(1)),
+        }
+    }
+}
+
 impl Options {
     /// The MTU between hosts, and what is wrong with the underlay.
     pub fn surroundings(&self, config: &ValidHostConfig, observed: &Observed) -> (Surroundings, Option<Problem>) {
@@ -82,6 +93,7 @@ enum Wake {
 #[derive(Debug, Clone)]
 pub struct Handle {
     wake: Sender<Wake>,
+    config: watch::Sender<Option<Arc<ValidHostConfig>>>,
     report: watch::Sender<HostReport>,
 }
 
@@ -92,8 +104,14 @@ impl Handle {
             report.host = Some(config.host.clone());
             report.desired = Some(config.revision);
         });
+        self.config.send_replace(Some(Arc::clone(&config)));
         // The reconciler ends only with the process.
         let _ = self.wake.send(Wake::Configured(config));
+    }
+
+    /// The configuration that it was given last.
+    pub fn config(&self) -> Option<Arc<ValidHostConfig>> {
+        self.config.borrow().clone()
     }
 
     /// Tells the reconciler that the kernel has changed. False when it has ended.
@@ -118,8 +136,11 @@ pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result
         problems: Vec::new(),
         counters: Counters::default(),
         last_pass: None,
+        behind: Vec::new(),
+        vrfs: BTreeMap::new(),
+        sides: BTreeMap::new(),
     });
-    let handle = Handle { wake, report: report.clone() };
+    let handle = Handle { wake, config: watch::Sender::new(None), report: report.clone() };
     let reconciler = Reconciler {
         kernel,
         options,
@@ -127,6 +148,7 @@ pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result
         report,
         config: None,
         desired: None,
+        compared: None,
         settled: false,
         counters: Counters::default(),
         refused: BTreeMap::new(),
@@ -144,6 +166,8 @@ struct Reconciler<K> {
     config: Option<Arc<ValidHostConfig>>,
     /// What the configuration means in these surroundings.
     desired: Option<(Surroundings, Desired)>,
+    /// What the kernel was last brought to and compared with.
+    compared: Option<Arc<ValidHostConfig>>,
     /// Whether the kernel has been seen to be as the configuration wants it. What differs after that is drift.
     settled: bool,
     counters: Counters,
@@ -228,6 +252,7 @@ impl<K: Kernel> Reconciler<K> {
             }
             Wake::Event(event) => {
                 if event == Event::Lost {
+                    self.counters.events_lost += 1;
                     tracing::warn!("the kernel had more events than it could keep; looking at everything");
                 }
                 Waited::Event
@@ -253,7 +278,10 @@ impl<K: Kernel> Reconciler<K> {
         self.settled |= matches!(outcome, Outcome::InSync);
         let operations = self.counters.operations - before;
         self.log(&config, &problems, operations, started.elapsed());
+        let had = self.compared.take();
+        self.compared = if seen { Some(Arc::clone(&config)) } else { had.clone() };
         self.report.send_modify(|report| {
+            report.behind = scope::behind(report, had.as_ref().map(|config| &***config), &problems);
             if seen {
                 report.applied = Some(config.revision);
             }

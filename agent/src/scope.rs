@@ -8,8 +8,9 @@ use cps_peering_config::{
     HostConfig,
     id::VpcId,
     net::{InterfaceName, Vni},
-    report::Scope,
+    report::{Behind, HostReport, Problem, Scope},
 };
+use std::collections::BTreeSet;
 
 /// The scope of a device. What the configuration does not know, for instance a VRF that could not be removed, concerns
 /// the host: better to hold back one confirmation too many than to give one too early.
@@ -61,5 +62,98 @@ pub fn of_operation(config: &HostConfig, operation: &Operation) -> Scope {
         Operation::AddRoute(route) | Operation::ReplaceRoute(route) | Operation::RemoveRoute(route) => {
             of_route(config, &route.key)
         }
+    }
+}
+
+/// What problems keep back, and what it had before them. `had` is the configuration that `last` was about.
+pub fn behind(last: &HostReport, had: Option<&HostConfig>, problems: &[Problem]) -> Vec<Behind> {
+    let mut scopes: BTreeSet<&Scope> = problems.iter().map(|problem| &problem.scope).collect();
+    if scopes.contains(&Scope::Host) {
+        // Nothing is known to have got better.
+        scopes.extend(last.behind.iter().map(|behind| &behind.scope));
+    }
+    let was_there = |scope: &Scope| match scope {
+        Scope::Host => had.is_some(),
+        Scope::Vpc(vpc) => had.is_some_and(|config| config.vrfs.contains_key(vpc)),
+        Scope::Side(vni) => had.is_some_and(|config| config.sides.contains_key(vni)),
+    };
+    let applied = |scope: &Scope| if was_there(scope) { last.applied_to(scope) } else { None };
+    scopes.into_iter().map(|scope| Behind { scope: scope.clone(), applied: applied(scope) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cps_peering_config::{Revision, report::ProblemKind};
+    use serde_json::json;
+
+    fn config(number: u64, sides: &[u32]) -> HostConfig {
+        let side = |vni: &u32| {
+            let side = json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1, "peer_cidrs": [] });
+            (vni.to_string(), side)
+        };
+        let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
+        serde_json::from_value(json!({
+            "revision": { "epoch": 1, "number": number }, "host": "h1", "underlay": "192.0.2.1",
+            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
+        }))
+        .unwrap()
+    }
+
+    fn side(vni: u32) -> Scope {
+        Scope::Side(vni.try_into().unwrap())
+    }
+
+    fn problem(scope: Scope) -> Problem {
+        Problem { scope, kind: ProblemKind::Failed, object: "route".into(), reason: "no".into() }
+    }
+
+    /// What the agent reports after each of these passes: a configuration and what was wrong.
+    fn after(passes: &[(&HostConfig, &[Scope])]) -> HostReport {
+        let text = r#"{ "version": "0", "host": null, "desired": null, "applied": null, "problems": [], "last_pass": null,
+            "counters": { "passes": 0, "operations": 0, "failures": 0, "drift_repaired": 0 } }"#;
+        let mut report: HostReport = serde_json::from_str(text).unwrap();
+        let mut had = None;
+        for (config, wrong) in passes {
+            let problems: Vec<Problem> = wrong.iter().cloned().map(problem).collect();
+            report.behind = behind(&report, had, &problems);
+            report.applied = Some(config.revision);
+            had = Some(*config);
+        }
+        let (last, _) = passes.last().unwrap();
+        report.with_standings(last)
+    }
+
+    fn applied(report: &HostReport, vni: u32) -> Option<u64> {
+        report.sides[&Vni::try_from(vni).unwrap()].applied.map(|revision| revision.number)
+    }
+
+    #[test]
+    fn a_side_that_cannot_be_changed_keeps_its_revision_and_the_others_go_on() {
+        let configs = [config(1, &[7, 9]), config(2, &[7, 9]), config(3, &[7, 9])];
+        let report = after(&[(&configs[0], &[]), (&configs[1], &[side(7)]), (&configs[2], &[side(7)])]);
+        assert_eq!((applied(&report, 7), applied(&report, 9)), (Some(1), Some(3)));
+        let vrf = report.vrfs[&"vpc-a".parse::<VpcId>().unwrap()];
+        assert_eq!((vrf.applied, vrf.desired), (Some(configs[2].revision), Revision { epoch: 1, number: 3 }));
+        let report = after(&[(&configs[0], &[]), (&configs[1], &[side(7)]), (&configs[2], &[])]);
+        assert!(applied(&report, 7) == Some(3) && report.behind.is_empty());
+    }
+
+    #[test]
+    fn a_side_that_never_was_there_has_no_revision() {
+        let configs = [config(1, &[7]), config(2, &[7, 9]), config(3, &[7, 9])];
+        let report = after(&[(&configs[0], &[]), (&configs[1], &[side(9)]), (&configs[2], &[side(9)])]);
+        assert_eq!((applied(&report, 7), applied(&report, 9)), (Some(3), None));
+    }
+
+    #[test]
+    fn what_concerns_the_host_keeps_everything_back() {
+        let configs = [config(1, &[7]), config(2, &[7])];
+        let report = after(&[(&configs[0], &[]), (&configs[1], &[Scope::Host])]);
+        assert_eq!(applied(&report, 7), Some(1));
+        let report = after(&[(&configs[0], &[Scope::Host])]);
+        assert_eq!(applied(&report, 7), None);
+        let report = after(&[(&configs[0], &[side(7)]), (&configs[1], &[Scope::Host])]);
+        assert_eq!(applied(&report, 7), None, "it was not right before either");
     }
 }

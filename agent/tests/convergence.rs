@@ -3,11 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+mod crash;
+
 use cps_peering_agent::{
     compile::{Surroundings, compile},
     diff::{Plan, diff},
     kernel::{Kernel, memory::Memory},
-    objects::{Desired, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, Tunnel, Via},
+    objects::{
+        Desired, DeviceSetting, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, SourceFilter, Tunnel, Via,
+    },
     owner::{self, DeviceName},
 };
 use cps_peering_config::{
@@ -165,9 +169,6 @@ fn meaning(observed: &Observed) -> BTreeSet<String> {
             (link.kind, link.mac, link.mtu, link.up, master, &link.alias, &link.settings)
         ));
     }
-    all.extend(observed.addresses.iter().map(|it| format!("{it:?}")));
-    all.extend(observed.neighbours.iter().map(|it| format!("{it:?}")));
-    all.extend(observed.fdb.iter().map(|it| format!("{it:?}")));
     // The kernel's `l3mdev` rules stay when the last VRF has gone.
     let has_vrf = observed.links.keys().any(|device| observed.owns(device));
     let rules = observed.rules.iter().filter(|rule| has_vrf || rule.lookup != Lookup::L3mdev);
@@ -176,6 +177,18 @@ fn meaning(observed: &Observed) -> BTreeSet<String> {
         let filters: BTreeSet<_> = ingress.filters.values().collect();
         all.insert(format!("{device} {filters:?}"));
     }
+    all.extend(ways(observed));
+    all
+}
+
+/// Everything that leads packets somewhere, in the same words.
+fn ways(observed: &Observed) -> BTreeSet<String> {
+    let name = |index: u32| observed.name_of(index).map_or_else(|| "gone".to_owned(), |name| name.to_string());
+    let mut all = BTreeSet::new();
+    all.extend(observed.addresses.iter().map(|it| format!("{it:?}")));
+    all.extend(observed.unheard.iter().map(|it| format!("unheard {it:?}")));
+    all.extend(observed.neighbours.iter().map(|it| format!("{it:?}")));
+    all.extend(observed.fdb.iter().map(|it| format!("{it:?}")));
     let nexthop = |id: &u32| observed.nexthops.get(id).map(|(index, gateway)| format!("{} {gateway}", name(*index)));
     all.extend(observed.nexthops.keys().map(|id| format!("{:?}", nexthop(id))));
     for route in &observed.routes {
@@ -255,6 +268,10 @@ fn damage(memory: &Memory, seeds: &[u32]) {
             }
             // The kernel's own in front is not ours to mend while we have not moved it.
             4 => state.seen.rules.retain(|rule| rule.priority == 0),
+            5 if nth % 2 == 1 => {
+                let ours = state.seen.addresses.iter().filter(|(_, ours)| **ours).map(|(address, _)| *address);
+                state.seen.unheard = ours.skip(nth % 3).step_by(2).collect();
+            }
             5 => state.seen.fdb.values_mut().for_each(|target| *target = None),
             6 => {
                 state.seen.neighbours.clear();
@@ -386,11 +403,16 @@ fn traffic_stops_with_the_first_operations() {
     let mut unpeered = world;
     unpeered.peered[0][1] = false;
     let plan = diff(&unpeered.desired(), &kernel.observe().unwrap());
-    let is_stop = |operation: &Operation| matches!(operation, Operation::RemoveNexthop(_) | Operation::RemoveRoute(_));
+    let is_stop = |operation: &Operation| match operation {
+        Operation::RemoveRoute(route) => route.via != Via::Unreachable,
+        _ => matches!(operation, Operation::RemoveNexthop(_)),
+    };
     let stops = plan.operations.iter().take_while(|operation| is_stop(operation)).count();
     assert!(stops > 0 && !plan.operations[stops..].iter().any(is_stop), "{plan:#?}");
     assert!(matches!(plan.operations[0], Operation::RemoveNexthop(_)));
-    assert!(matches!(plan.operations.last(), Some(Operation::RemoveLinks(_))));
+    let devices = plan.operations.iter().position(|operation| matches!(operation, Operation::RemoveLinks(_)));
+    let backstop = |operation: &Operation| matches!(operation, Operation::RemoveRoute(_)) && !is_stop(operation);
+    assert!(plan.operations.iter().position(backstop) > devices, "{plan:#?}");
     // The kernel takes them away with their next hop; one by one they would take longer.
     assert!(!plan.operations.iter().any(|operation| {
         matches!(operation, Operation::RemoveRoute(route) if matches!(route.via, Via::Nexthop(_)))

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+mod restart;
+
 use axum::{Router, body::Body, http::Request};
 use cps_peering_agent::{
     api,
-    kernel::{Event, memory::Memory},
+    kernel::{Event, Kernel, memory::Memory},
     ledger::Ledger,
     objects::{LinkKind, RouteKey},
     owner,
@@ -40,8 +42,13 @@ impl Agent {
     }
 
     fn on(kernel: Memory, folder: TempDir) -> Self {
+        Self::through(kernel.clone(), kernel, folder)
+    }
+
+    /// An agent that sees its kernel only through something else.
+    fn through(seen: impl Kernel + 'static, kernel: Memory, folder: TempDir) -> Self {
         let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
-        let reconciler = reconcile::start(kernel.clone(), options).unwrap();
+        let reconciler = reconcile::start(seen, options).unwrap();
         let ledger = Ledger::new(folder.path().join("ledger.json"));
         let accepted = ledger.load().unwrap().map(Arc::new);
         if let Some(config) = &accepted {
@@ -198,6 +205,12 @@ async fn one_missing_port_holds_back_nothing_else() {
     let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
     assert_eq!((problem.kind, &problem.scope), (ProblemKind::Missing, &Scope::Vpc("vpc-b".parse().unwrap())));
     assert!(report.confirms(revision(1), &Scope::Side(1001.try_into().unwrap())));
+    assert!(report.vrfs.is_empty(), "the answer to a push stays short");
+    let (_, status) = agent.call("GET", "/v1/status", &json!({})).await;
+    let revision_1 = &json!({ "epoch": 1, "number": 1 });
+    let standing = |applied: &Value| json!({ "desired": revision_1, "applied": applied });
+    assert_eq!(status["vrfs"], json!({ "vpc-a": standing(revision_1), "vpc-b": standing(&Value::Null) }));
+    assert_eq!(status["sides"], json!({ "1001": standing(revision_1), "1002": standing(revision_1) }));
     // The interface comes, and with it an event.
     agent.kernel.state().add_link("tenant2", LinkKind::Other);
     agent.reconciler.notice(Event::Changed);

@@ -1,11 +1,13 @@
 //! What one host has.
 
+use crate::host_config::HostConfig;
 use crate::{
     id::{HostId, VpcId},
     net::Vni,
     revision::Revision,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What an agent says of its host: the body of `GET /v1/status`, and the answer to each push.
 ///
@@ -27,6 +29,36 @@ pub struct HostReport {
     pub counters: Counters,
     /// The last time the kernel was read and compared; none before the first configuration.
     pub last_pass: Option<Pass>,
+    /// What is behind the rest, sorted by scope: what problems name, and the revision that it had before them. `Scope::Host`
+    /// stands for everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<Behind>,
+    /// How each VRF stands. Only in the answer to `GET /v1/status`: a host may have thousands.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vrfs: BTreeMap<VpcId, Standing>,
+    /// How each side stands, by the side's own VNI. Only in the answer to `GET /v1/status`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sides: BTreeMap<Vni, Standing>,
+}
+
+/// The configuration that something should have, and the one that the kernel was last seen to have for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// The newest configuration that was accepted.
+    pub desired: Revision,
+    /// The newest one that was seen in the kernel without a problem; none if there never was one.
+    pub applied: Option<Revision>,
+}
+
+/// Something that a problem keeps back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Behind {
+    /// What.
+    pub scope: Scope,
+    /// The configuration that the kernel was last seen to have for it; none if it was never there.
+    pub applied: Option<Revision>,
 }
 
 impl HostReport {
@@ -34,6 +66,25 @@ impl HostReport {
     pub fn confirms(&self, revision: Revision, scope: &Scope) -> bool {
         self.applied.is_some_and(|applied| applied >= revision)
             && !self.problems.iter().any(|problem| problem.scope == *scope || problem.scope == Scope::Host)
+    }
+
+    /// The revision that the kernel was last seen to have for a VRF or side which `applied` has.
+    pub fn applied_to(&self, scope: &Scope) -> Option<Revision> {
+        let of = |scope: &Scope| self.behind.iter().find(|behind| behind.scope == *scope).map(|behind| behind.applied);
+        let all = of(&Scope::Host).unwrap_or(self.applied);
+        // Whatever keeps all back may have come later than what keeps this back.
+        of(scope).map_or(all, |own| own.min(all))
+    }
+
+    /// The same with the standing of every VRF and side of the newest accepted configuration.
+    #[must_use]
+    pub fn with_standings(mut self, config: &HostConfig) -> HostReport {
+        let desired = config.revision;
+        let standing = |scope| Standing { desired, applied: self.applied_to(&scope) };
+        let vrfs = config.vrfs.keys().map(|vpc| (vpc.clone(), standing(Scope::Vpc(vpc.clone())))).collect();
+        let sides = config.sides.keys().map(|vni| (*vni, standing(Scope::Side(*vni)))).collect();
+        (self.vrfs, self.sides) = (vrfs, sides);
+        self
     }
 
     /// Whether all of the kernel was seen to be as the newest accepted configuration wants it.
@@ -92,6 +143,9 @@ pub struct Counters {
     pub failures: u64,
     /// Operations that repaired what somebody else had changed.
     pub drift_repaired: u64,
+    /// How often the kernel had more events than it could keep, so that all of it was looked at.
+    #[serde(default)]
+    pub events_lost: u64,
 }
 
 /// One reading of the kernel.
@@ -128,6 +182,9 @@ mod tests {
             problems: vec![],
             counters: Counters::default(),
             last_pass: None,
+            behind: vec![],
+            vrfs: BTreeMap::new(),
+            sides: BTreeMap::new(),
         };
         assert!(report.in_sync() && report.confirms(revision(5), &side(1)));
         assert!(!report.confirms(revision(6), &side(1)));
@@ -137,5 +194,15 @@ mod tests {
         assert!(!report.confirms(revision(5), &side(2)));
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<HostReport>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn a_report_of_an_agent_that_tells_less_is_understood() {
+        let text = r#"{ "version": "0", "host": null, "desired": null, "applied": null, "problems": [], "last_pass": null,
+            "counters": { "passes": 1, "operations": 2, "failures": 3, "drift_repaired": 4 } }"#;
+        let report: HostReport = serde_json::from_str(text).unwrap();
+        assert!(report.behind.is_empty() && report.sides.is_empty() && report.counters.events_lost == 0);
+        let again = serde_json::to_value(&report).unwrap();
+        assert_eq!((again.get("behind"), again.get("sides")), (None, None), "what is empty is not sent");
     }
 }

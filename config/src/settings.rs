@@ -21,9 +21,14 @@ pub struct AgentSettings {
     /// To be set where that address is on a loopback interface.
     #[serde(default)]
     pub underlay_mtu: Option<u32>,
-    /// How often the kernel is compared with the configuration when no event asks for it, in seconds. Default 60.
+    /// How often the kernel is compared with the configuration when no event asks for it, in seconds. Default 60. Drift that
+    /// the kernel does not announce (some sysctls of devices) stays for so long at most.
     #[serde(default = "default_resync_s")]
     pub resync_s: u64,
+    /// Room for the kernel's events until the agent has taken them, in bytes. Where it is too small everything is compared
+    /// instead, which the report counts. Default 1 MiB.
+    #[serde(default = "default_event_buffer")]
+    pub event_buffer: usize,
 }
 
 fn default_vxlan_port() -> u16 {
@@ -32,6 +37,10 @@ fn default_vxlan_port() -> u16 {
 
 fn default_resync_s() -> u64 {
     60
+}
+
+fn default_event_buffer() -> usize {
+    1 << 20
 }
 
 /// The controller's settings file.

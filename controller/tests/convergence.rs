@@ -61,6 +61,9 @@ fn report(host: &Host) -> HostReport {
         problems: host.problems.clone(),
         counters: Counters::default(),
         last_pass: None,
+        behind: vec![],
+        vrfs: std::collections::BTreeMap::new(),
+        sides: std::collections::BTreeMap::new(),
     }
 }
 

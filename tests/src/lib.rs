@@ -19,6 +19,7 @@
 //! | [`snapshot`] | what a namespace's kernel has, by `ip`, `bridge` and `tc`, and the difference between two readings |
 //! | [`monitor`] | what a namespace's kernel announces meanwhile |
 //! | [`stream`] | a paced stream of packets with the time of every receipt |
+//! | [`probe`] | packets to where they must not get, and who received which |
 //! | [`command`], [`wait`], [`http`] | running a command, waiting for a condition, one HTTP request |
 //!
 //! It needs root and a kernel with VRF: run it by `tests/kernel`.
@@ -28,6 +29,7 @@ pub mod http;
 pub mod lab;
 pub mod monitor;
 pub mod netns;
+pub mod probe;
 pub mod snapshot;
 pub mod stream;
 pub mod topology;

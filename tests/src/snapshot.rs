@@ -1,11 +1,12 @@
 //! What the kernel of a namespace has, read by `ip`, `bridge` and `tc`, and how two readings differ.
 
 use crate::{command, netns::Netns, wait};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, fs,
+    path::Path,
     process::Command,
     time::Duration,
 };
@@ -19,34 +20,21 @@ pub struct Snapshot {
 
 type Fields = BTreeMap<String, String>;
 
-/// One kind of objects: how to read them and which of their fields name one.
+/// One kind of objects and which of their fields name one.
 struct Kind {
     name: &'static str,
-    program: &'static str,
-    arguments: &'static str,
     key: &'static [&'static str],
 }
 
-const fn kind(
-    name: &'static str,
-    program: &'static str,
-    arguments: &'static str,
-    key: &'static [&'static str],
-) -> Kind {
-    Kind { name, program, arguments, key }
-}
-
-const KINDS: &[Kind] = &[
-    kind("link", "ip", "-d link show", &["ifname"]),
-    kind("route", "ip", "-4 route show table all", ROUTE),
-    kind("route6", "ip", "-6 route show table all", ROUTE),
-    kind("rule", "ip", "-4 rule show", RULE),
-    kind("rule6", "ip", "-6 rule show", RULE),
-    kind("nexthop", "ip", "nexthop show", &["id", "dev", "gateway"]),
-    kind("neigh", "ip", "neigh show nud permanent", &["dst", "dev"]),
-    kind("fdb", "bridge", "fdb show", &["mac", "ifname", "dst", "vni"]),
-    kind("qdisc", "tc", "qdisc show", &["dev", "kind", "handle", "parent", "root"]),
-];
+const LINK: Kind = Kind { name: "link", key: &["ifname"] };
+const ROUTE4: Kind = Kind { name: "route", key: ROUTE };
+const ROUTE6: Kind = Kind { name: "route6", key: ROUTE };
+const RULE4: Kind = Kind { name: "rule", key: RULE };
+const RULE6: Kind = Kind { name: "rule6", key: RULE };
+const NEXTHOP: Kind = Kind { name: "nexthop", key: &["id", "dev", "gateway"] };
+const NEIGH: Kind = Kind { name: "neigh", key: &["dst", "dev"] };
+const FDB: Kind = Kind { name: "fdb", key: &["mac", "ifname", "dst", "vni"] };
+const QDISC: Kind = Kind { name: "qdisc", key: &["dev", "kind", "handle", "parent", "root"] };
 
 const ROUTE: &[&str] = &["table", "type", "dst", "dev", "gateway", "metric", "nhid"];
 const RULE: &[&str] = &["priority", "src", "dst", "table", "l3mdev", "iif", "oif", "fwmark"];
@@ -59,40 +47,67 @@ const VOLATILE: &[&str] = &[
 ];
 
 /// Where the sysctls are that an agent may set. Those of one interface become fields of its link.
-const SYSCTLS: &str = "grep -rHs . /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf /proc/sys/net/vrf \
-                       /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/tcp_l3mdev_accept /proc/sys/net/ipv4/udp_l3mdev_accept";
+const SYSCTLS: [&str; 6] =
+    ["ipv4/conf", "ipv6/conf", "vrf", "ipv4/ip_forward", "ipv4/tcp_l3mdev_accept", "ipv4/udp_l3mdev_accept"];
 
 impl Snapshot {
     /// Reads everything, once the kernel has finished the addresses it is still checking for duplicates.
+    ///
+    /// Starting a program takes most of the time, so each is asked for all that it can tell.
     pub fn take(netns: &Netns) -> Result<Snapshot> {
         wait::until("duplicate address detection ends", Duration::from_secs(5), || {
-            let tentative = netns.ip("-6 addr show tentative")?;
-            if tentative.is_empty() { Ok(Some(())) } else { Err(anyhow!(tentative)) }
-        })?;
-        let mut snapshot = Snapshot { objects: BTreeMap::new() };
-        for kind in KINDS {
-            for mut object in list(netns, kind.program, kind.arguments)? {
-                if is_multicast_filter(kind, &object) {
-                    continue;
-                }
-                without_own_numbers(&mut object);
-                let mut name = key(kind, &object);
-                while snapshot.objects.contains_key(&name) {
-                    name += ", again";
-                }
-                snapshot.objects.insert(name, fields(&object));
+            let mut snapshot = Snapshot { objects: BTreeMap::new() };
+            for object in listings(netns, "ip", &["-6"], "addr show tentative\nrule show\n")? {
+                ensure!(!object.contains_key("addr_info"), "{object:?}");
+                snapshot.add(&RULE6, object);
             }
-        }
-        for link in list(netns, "ip", "addr show")? {
-            let Some(Value::Array(addresses)) = link.get("addr_info") else { continue };
-            for address in addresses.iter().filter_map(Value::as_object) {
-                let (device, local, length) = (&link["ifname"], &address["local"], &address["prefixlen"]);
+            Ok(Some(snapshot))
+        })
+        .and_then(|snapshot| snapshot.with_the_rest(netns))
+    }
+
+    fn with_the_rest(mut self, netns: &Netns) -> Result<Snapshot> {
+        let lines = "addr show\nnexthop show\nneigh show nud permanent\nroute show table all\nrule show\n";
+        for mut object in listings(netns, "ip", &["-d"], lines)? {
+            let Some(addresses) = object.remove("addr_info") else {
+                let kind = kind_of(&object).with_context(|| format!("what is {object:?}?"))?;
+                self.add(kind, object);
+                continue;
+            };
+            for address in addresses.as_array().into_iter().flatten().filter_map(Value::as_object) {
+                let (device, local, length) = (&object["ifname"], &address["local"], &address["prefixlen"]);
                 let name = format!("addr {}/{} dev {}", plain(local), plain(length), plain(device));
-                snapshot.objects.insert(name, fields(address));
+                self.objects.insert(name, fields(address));
             }
+            self.add(&LINK, object);
         }
-        snapshot.add_sysctls(&netns.exec(SYSCTLS)?.stdout);
-        Ok(snapshot)
+        for entry in
+            listings(netns, "bridge", &[], "fdb show\n")?.into_iter().filter(|entry| !is_multicast_filter(entry))
+        {
+            self.add(&FDB, entry);
+        }
+        for qdisc in listings(netns, "tc", &[], "qdisc show\n")? {
+            self.add(&QDISC, qdisc);
+        }
+        // What is below /proc/sys/net depends on the namespace of the thread that opens it.
+        let sysctls = netns.within(|| {
+            let mut lines = String::new();
+            for path in SYSCTLS {
+                read_sysctls(&Path::new("/proc/sys/net").join(path), &mut lines);
+            }
+            Ok(lines)
+        })?;
+        self.add_sysctls(&sysctls);
+        Ok(self)
+    }
+
+    fn add(&mut self, kind: &Kind, mut object: Map<String, Value>) {
+        without_own_numbers(&mut object);
+        let mut name = key(kind, &object);
+        while self.objects.contains_key(&name) {
+            name += ", again";
+        }
+        self.objects.insert(name, fields(&object));
     }
 
     fn add_sysctls(&mut self, lines: &str) {
@@ -183,27 +198,53 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The objects of a listing.
-fn list(netns: &Netns, program: &str, arguments: &str) -> Result<Vec<Map<String, Value>>> {
-    let words = arguments.split_whitespace();
-    let ended = command::run(Command::new(program).args(["-n", netns.name(), "-j"]).args(words))?;
+/// What one of `ip`'s objects is, where it is not a link. Routes of both families come in one listing.
+fn kind_of(object: &Map<String, Value>) -> Option<&'static Kind> {
+    let has = |field| object.contains_key(field);
+    match () {
+        () if has("priority") => Some(&RULE4),
+        () if has("state") && has("dst") => Some(&NEIGH),
+        // A default route does not tell its family; all that the kernel lists for IPv6 have a preference.
+        () if has("dst") && (has("pref") || plain(&object["dst"]).contains(':')) => Some(&ROUTE6),
+        () if has("dst") => Some(&ROUTE4),
+        () if has("id") => Some(&NEXTHOP),
+        () => None,
+    }
+}
+
+/// The objects of all listings that the lines ask for.
+fn listings(netns: &Netns, program: &str, options: &[&str], lines: &str) -> Result<Vec<Map<String, Value>>> {
+    let mut command = Command::new(program);
+    command.args(options).args(["-n", netns.name(), "-j", "-batch", "-"]);
+    let ended = command::run_with_input(&mut command, lines)?;
     let line = ended.line.clone();
     parse(&ended.ok()?).with_context(|| format!("the output of `{line}`"))
 }
 
 /// `ip` prints nothing at all where there are no objects, and an empty object for one that it does not show.
 fn parse(text: &str) -> Result<Vec<Map<String, Value>>> {
-    if text.trim().is_empty() {
-        return Ok(vec![]);
+    let mut all = Vec::new();
+    for listing in serde_json::Deserializer::from_str(text).into_iter::<Vec<Map<String, Value>>>() {
+        all.extend(listing.with_context(|| text.to_owned())?.into_iter().filter(|object| !object.is_empty()));
     }
-    let objects: Vec<Map<String, Value>> = serde_json::from_str(text).with_context(|| text.to_owned())?;
-    Ok(objects.into_iter().filter(|object| !object.is_empty()).collect())
+    Ok(all)
+}
+
+/// Adds a line `path:value` for each file. What cannot be read, for instance because its device has just gone, is left out.
+fn read_sysctls(path: &Path, lines: &mut String) {
+    if let Ok(entries) = fs::read_dir(path) {
+        entries.filter_map(Result::ok).for_each(|entry| read_sysctls(&entry.path(), lines));
+    } else if let Ok(value) = fs::read_to_string(path) {
+        for line in value.lines() {
+            lines.extend([path.to_string_lossy().as_ref(), ":", line, "\n"]);
+        }
+    }
 }
 
 /// The kernel keeps the multicast groups that a device listens to as FDB entries.
-fn is_multicast_filter(kind: &Kind, object: &Map<String, Value>) -> bool {
-    let mac = object.get("mac").and_then(Value::as_str).unwrap_or_default();
-    kind.name == "fdb" && (mac.starts_with("33:33:") || mac.starts_with("01:00:5e:"))
+fn is_multicast_filter(entry: &Map<String, Value>) -> bool {
+    let mac = entry.get("mac").and_then(Value::as_str).unwrap_or_default();
+    mac.starts_with("33:33:") || mac.starts_with("01:00:5e:")
 }
 
 /// The agent numbers its next hops as they come, so after a repair they may have other numbers. Device and gateway tell
@@ -258,7 +299,7 @@ mod tests {
 
     fn snapshot(listing: &str) -> Snapshot {
         let objects = parse(listing).unwrap();
-        Snapshot { objects: objects.iter().map(|object| (key(&KINDS[0], object), fields(object))).collect() }
+        Snapshot { objects: objects.iter().map(|object| (key(&LINK, object), fields(object))).collect() }
     }
 
     #[test]
@@ -288,7 +329,7 @@ mod tests {
     #[test]
     fn the_kernels_own_l3mdev_rule_does_not_count() {
         let objects = parse(r#"[{"priority":1000,"src":"all","l3mdev":null}]"#).unwrap();
-        let rule = Snapshot { objects: [(key(&KINDS[3], &objects[0]), fields(&objects[0]))].into() };
+        let rule = Snapshot { objects: [(key(&RULE4, &objects[0]), fields(&objects[0]))].into() };
         assert_eq!(rule.names().collect::<Vec<_>>(), ["rule priority 1000 src all l3mdev null"]);
         assert_eq!(rule.without_documented_leftovers().names().count(), 0);
     }

@@ -5,7 +5,7 @@ use anyhow::Context;
 use cps_peering_config::{
     HostReport, Revision,
     agent_api::STATUS_PATH,
-    report::{ProblemKind, Scope},
+    report::{ProblemKind, Scope, Standing},
 };
 use cps_peering_terminal::{show, table};
 use http_body_util::{BodyExt, Empty};
@@ -16,6 +16,9 @@ use tokio::{net::TcpStream, time::timeout};
 
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many that are behind are named to a person.
+const MOST_BEHIND: usize = 50;
 
 /// Shows the report of the agent that listens on `address`. True when the host is in sync.
 pub async fn run(address: SocketAddr, output: Output) -> anyhow::Result<bool> {
@@ -47,12 +50,20 @@ fn as_text(report: &HostReport) -> String {
         format!("host      {host}, {}", if report.in_sync() { "in sync" } else { "not in sync" }),
         format!("revision  desired {}, applied {}", revision(report.desired), revision(report.applied)),
         format!(
-            "kernel    {} passes, {} operations, {} refused, {} drift repaired",
-            counters.passes, counters.operations, counters.failures, counters.drift_repaired
+            "kernel    {} passes, {} operations, {} refused, {} drift repaired, {} times events lost",
+            counters.passes, counters.operations, counters.failures, counters.drift_repaired, counters.events_lost
         ),
+        format!("VRFs      {}", standings(report.vrfs.values())),
+        format!("sides     {}", standings(report.sides.values())),
     ];
     if let Some(pass) = report.last_pass {
         lines.push(format!("last pass {} µs, {} operations", pass.duration_us, pass.operations));
+    }
+    let rows: Vec<_> = behind(report)
+        .map(|(scope, standing)| vec![scope, standing.desired.to_string(), revision(standing.applied)])
+        .collect();
+    if !rows.is_empty() {
+        lines.push(table(&["BEHIND", "DESIRED", "APPLIED"], &rows));
     }
     if !report.problems.is_empty() {
         let rows = report.problems.iter().map(|problem| {
@@ -61,6 +72,24 @@ fn as_text(report: &HostReport) -> String {
         lines.push(table(&["SCOPE", "KIND", "OBJECT", "REASON"], &rows.collect::<Vec<_>>()));
     }
     lines.join("\n")
+}
+
+/// How many there are and how they stand. Each one by itself is in the JSON output: a host may have thousands.
+fn standings<'a>(standings: impl Iterator<Item = &'a Standing> + Clone) -> String {
+    let behind = standings.clone().filter(|standing| is_behind(standing)).count();
+    format!("{}, {behind} of them behind", standings.count())
+}
+
+fn is_behind(standing: &Standing) -> bool {
+    standing.applied != Some(standing.desired)
+}
+
+/// The VRFs and sides that are not as the newest configuration wants them, with how they stand.
+fn behind(report: &HostReport) -> impl Iterator<Item = (String, Standing)> {
+    let vrfs = report.vrfs.iter().map(|(vpc, standing)| (Scope::Vpc(vpc.clone()), *standing));
+    let sides = report.sides.iter().map(|(vni, standing)| (Scope::Side(*vni), *standing));
+    let behind = vrfs.chain(sides).filter(|(_, standing)| is_behind(standing));
+    behind.take(MOST_BEHIND).map(|(it, standing)| (scope(&it), standing))
 }
 
 fn scope(scope: &Scope) -> String {
@@ -76,5 +105,29 @@ fn kind(kind: ProblemKind) -> &'static str {
         ProblemKind::Failed => "failed",
         ProblemKind::Conflict => "conflict",
         ProblemKind::Missing => "missing",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_sees_which_side_is_behind_and_how_far() {
+        let text = r#"{ "version": "0", "host": "h1", "desired": { "epoch": 1, "number": 9 }, "applied": { "epoch": 1, "number": 9 },
+            "last_pass": null, "counters": { "passes": 0, "operations": 0, "failures": 0, "drift_repaired": 0 },
+            "problems": [{ "scope": { "side": 1001 }, "kind": "failed", "object": "route 10.2.0.0/24", "reason": "no room" }],
+            "vrfs": { "vpc-a": { "desired": { "epoch": 1, "number": 9 }, "applied": { "epoch": 1, "number": 9 } } },
+            "sides": { "1001": { "desired": { "epoch": 1, "number": 9 }, "applied": { "epoch": 1, "number": 4 } },
+                       "1003": { "desired": { "epoch": 1, "number": 9 }, "applied": { "epoch": 1, "number": 9 } } } }"#;
+        let report: HostReport = serde_json::from_str(text).unwrap();
+        let text = as_text(&report);
+        let old = Revision { epoch: 1, number: 4 }.to_string();
+        let line = text.lines().find(|line| line.starts_with("side 1001") && line.contains(&old));
+        assert!(line.is_some() && !text.contains("1003"), "{text}");
+        assert!(
+            text.contains("VRFs      1, 0 of them behind") && text.contains("sides     2, 1 of them behind"),
+            "{text}"
+        );
     }
 }

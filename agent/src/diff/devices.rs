@@ -1,14 +1,16 @@
 //! VRFs, VXLAN devices, ports, their settings and addresses.
 
 use super::{Phase, Phases, survey::Survey};
-use crate::objects::{DeviceSetting, Link, LinkChange, Operation};
+use crate::objects::{Address, DeviceSetting, Link, LinkChange, Operation};
 use cps_peering_config::net::InterfaceName;
+use ipnet::IpNet;
+use std::collections::BTreeSet;
 
 pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     vrfs(survey, phases);
     vxlans(survey, phases);
     ports(survey, phases);
-    // Addresses go before ports are released: a device that leaves its VRF with one leaves a route in table main.
+    unheard(survey, phases);
     addresses(survey, phases);
     released_ports(survey, phases);
     removals(survey, phases);
@@ -98,19 +100,51 @@ fn addresses(survey: &Survey<'_>, phases: &mut Phases) {
     phases.extend(Phase::Clear, stale.map(|(address, _)| Operation::RemoveAddress(*address)));
 }
 
+/// Addresses whose local route has gone get it back by being made anew. Of IPv6 more routes have gone, which the kernel makes
+/// when IPv6 begins on a device. What else is lost with that comes back with the next look.
+fn unheard(survey: &Survey<'_>, phases: &mut Phases) {
+    let wanted = |address: &&Address| {
+        survey.desired.addresses.contains(*address)
+            && survey.kept(&address.device).is_some()
+            && !survey.rebound.contains(&address.device)
+    };
+    let mut begun_anew = BTreeSet::new();
+    for address in survey.observed.unheard.iter().filter(wanted) {
+        match address.net {
+            IpNet::V4(_) => {
+                phases.push(Phase::Clear, Operation::RemoveAddress(*address));
+                phases.push(Phase::Addresses, Operation::AddAddress(*address));
+            }
+            IpNet::V6(_) if begun_anew.insert(address.device) => {
+                for value in [1, 0] {
+                    let set = Operation::Set(address.device, DeviceSetting::Ipv6Disable, value);
+                    phases.push(Phase::Clear, set);
+                }
+                let mut own = survey.desired.addresses.iter().filter(|other| other.device == address.device);
+                while let Some(own) = own.find(|own| matches!(own.net, IpNet::V6(_))) {
+                    phases.push(Phase::Addresses, Operation::AddAddress(*own));
+                }
+            }
+            IpNet::V6(_) => {}
+        }
+    }
+}
+
 /// Members of our VRFs that are no ports any more. Out of the VRF, their tenants would be in the host's own network, so
-/// they are down before they get there.
+/// they are down before they get there; and a device that leaves with an address leaves a route in table main.
 fn released_ports(survey: &Survey<'_>, phases: &mut Phases) {
     for (name, link) in &survey.observed.links {
         let stays = survey.desired.ports.contains_key(name) || survey.observed.owns(name);
         if stays || survey.vrf_of(link).is_none() {
             continue;
         }
-        phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Up(false)));
-        for (setting, _) in DeviceSetting::WANTED {
-            phases.push(Phase::Clear, Operation::ResetToDefault(*name, setting));
+        if link.up {
+            phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Up(false)));
         }
-        phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Release));
+        for (setting, _) in DeviceSetting::WANTED {
+            phases.push(Phase::Release, Operation::ResetToDefault(*name, setting));
+        }
+        phases.push(Phase::Release, Operation::ChangeLink(*name, LinkChange::Release));
     }
 }
 

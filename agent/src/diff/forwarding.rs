@@ -116,6 +116,8 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) {
     let have = survey.observed.routes.iter().copied().filter(|route| !lost(route));
     merge(wanted, have, |change| {
         let phase = match &change {
+            // The last route of a table that goes before the table's devices would let their packets on to table main.
+            Operation::RemoveRoute(route) if route.via == Via::Unreachable => Phase::Afterwards,
             Operation::RemoveRoute(_) => Phase::Stop,
             Operation::AddRoute(route) if route.via == Via::Unreachable => Phase::Backstops,
             _ => Phase::Routes,

@@ -41,6 +41,8 @@ enum Phase {
     Stop,
     /// What would be in the way of something new goes.
     Clear,
+    /// Ports leave their VRF, after all of ours on them has gone: outside, nothing tells any more that it is ours.
+    Release,
     /// Policy rules and host-wide settings.
     Host,
     /// VRFs come.
@@ -63,6 +65,8 @@ enum Phase {
     Tidy,
     /// Devices go.
     Remove,
+    /// What kept packets within their VRF goes when nothing is in it any more.
+    Afterwards,
 }
 
 /// The operations of a plan, sorted into phases as they are found.

@@ -17,7 +17,11 @@ const KERNEL_PROTOCOL: u8 = 2;
 pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     let wanted = survey.desired.vrfs.keys().any(|vrf| !survey.blocked.contains(vrf));
     for family in Family::ALL {
-        phases.extend(Phase::Host, if wanted { behind(survey, family) } else { in_front(survey, family) });
+        if wanted {
+            phases.extend(Phase::Host, behind(survey, family));
+        } else {
+            phases.extend(Phase::Afterwards, in_front(survey, family));
+        }
     }
     if wanted && !survey.observed.ipv6_forwarding {
         phases.push(Phase::Host, Operation::EnableIpv6Forwarding);

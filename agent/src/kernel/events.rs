@@ -9,7 +9,7 @@ use crate::owner::{self, PROTOCOL};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, recv},
+    sys::socket::{MsgFlags, recv, setsockopt, sockopt},
 };
 use std::{io, net::IpAddr, os::fd::AsRawFd, thread};
 
@@ -27,9 +27,10 @@ pub enum Event {
 }
 
 /// Starts a thread that calls `notice` for every event, in this process' network namespace, until `notice` says that
-/// nobody listens any more or the socket fails.
-pub fn watch(notice: impl Fn(Event) -> bool + Send + 'static) -> io::Result<()> {
+/// nobody listens any more or the socket fails. The kernel keeps `buffer` bytes of events that were not taken yet.
+pub fn watch(buffer: usize, notice: impl Fn(Event) -> bool + Send + 'static) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &buffer)?;
     socket.bind(&SocketAddr::new(0, 0))?;
     for group in GROUPS {
         socket.add_membership(group)?;

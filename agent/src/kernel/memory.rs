@@ -3,18 +3,33 @@
 //! Whoever holds a clone looks at the same kernel, so a test can watch and disturb it while an agent works on it.
 
 use super::{Kernel, KernelError, Refusal};
-use crate::objects::{
-    Address, DeviceSetting, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, Rule,
-    Via,
+use crate::{
+    objects::{
+        Address, DeviceSetting, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey,
+        Rule, Via,
+    },
+    owner::DeviceName,
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
 use nix::libc;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+/// The settings of a new device.
+const DEFAULTS: [(DeviceSetting, i32); 8] = [
+    (DeviceSetting::Ipv4Forwarding, 0),
+    (DeviceSetting::Ipv4RpFilter, 0),
+    (DeviceSetting::Ipv4SendRedirects, 1),
+    (DeviceSetting::Ipv4AcceptRedirects, 1),
+    (DeviceSetting::Ipv6Disable, 0),
+    (DeviceSetting::Ipv6AcceptDad, 1),
+    (DeviceSetting::Ipv6AcceptRa, 1),
+    (DeviceSetting::Ipv6AcceptRedirects, 1),
+];
 
 /// The kernel.
 #[derive(Debug, Clone, Default)]
@@ -63,7 +78,9 @@ impl Kernel for Memory {
             state.deaf -= 1;
             return Err(KernelError::Socket { what: "receive", source: io::ErrorKind::TimedOut.into() });
         }
-        Ok(state.seen.clone())
+        let mut observed = state.seen.clone();
+        observed.ingress.retain(|name, _| state.is_ours_or_a_port(name));
+        Ok(observed)
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
@@ -96,7 +113,7 @@ impl State {
             group: 0,
             alias: None,
             generates_link_local: true,
-            settings: BTreeMap::from([(DeviceSetting::Ipv4Forwarding, 0), (DeviceSetting::Ipv6AcceptRa, 1)]),
+            settings: DEFAULTS.into(),
         };
         let name = name.parse().expect("a test names its devices well");
         self.seen.links.entry(name).insert_entry(link).into_mut()
@@ -107,6 +124,12 @@ impl State {
         let device = device.parse().expect("a test names its devices well");
         let net = net.parse().expect("a test writes its addresses well");
         self.seen.addresses.insert(Address { device, net }, false);
+    }
+
+    /// Only on these the agent looks at what looks at arriving packets.
+    fn is_ours_or_a_port(&self, name: &InterfaceName) -> bool {
+        let vrf = self.seen.links.get(name).and_then(|link| self.seen.name_of(link.master?));
+        [Some(*name), vrf].into_iter().flatten().any(|name| DeviceName::parse(&name).is_some())
     }
 
     fn link(&mut self, name: &InterfaceName) -> Result<&mut Link, i32> {
@@ -147,14 +170,30 @@ impl State {
                 link.generates_link_local = false;
             }
             Operation::ChangeLink(name, change) => self.change_link(name, change)?,
-            Operation::Set(name, setting, value) => drop(self.link(name)?.settings.insert(*setting, *value)),
-            Operation::ResetToDefault(name, setting) => drop(self.link(name)?.settings.remove(setting)),
+            Operation::Set(name, setting, value) => {
+                self.link(name)?.settings.insert(*setting, *value);
+                if (*setting, *value) == (DeviceSetting::Ipv6Disable, 1) {
+                    self.ends_on(name, Family::V6);
+                    self.drop_ipv6_addresses(name);
+                }
+            }
+            Operation::ResetToDefault(name, setting) => {
+                let default = DEFAULTS.into_iter().find(|(other, _)| other == setting).ok_or(libc::ENOENT)?;
+                self.link(name)?.settings.extend([default]);
+            }
             Operation::RemoveLinks(names) => names.iter().for_each(|name| self.remove_link(name)),
             Operation::AddAddress(address) => {
                 self.link(&address.device)?;
                 self.seen.addresses.insert(*address, true);
             }
-            Operation::RemoveAddress(address) => drop(self.seen.addresses.remove(address)),
+            Operation::RemoveAddress(address) => {
+                self.seen.addresses.remove(address);
+                self.seen.unheard.remove(address);
+                let mut others = self.seen.addresses.keys().filter(|other| other.device == address.device);
+                if matches!(address.net, IpNet::V4(_)) && !others.any(|other| matches!(other.net, IpNet::V4(_))) {
+                    self.ends_on(&address.device, Family::V4);
+                }
+            }
             Operation::SetNeighbour(key, mac) => {
                 self.up(&key.device)?;
                 self.seen.neighbours.insert(*key, *mac);
@@ -259,7 +298,14 @@ impl State {
         Ok(())
     }
 
+    /// A device has no address of the family any more: its routes go.
+    fn ends_on(&mut self, name: &InterfaceName, family: Family) {
+        let Some(index) = self.seen.links.get(name).map(|link| link.index) else { return };
+        self.seen.routes.retain(|route| route.via != Via::Device(index) || Family::of(&route.key.prefix) != family);
+    }
+
     fn drop_ipv6_addresses(&mut self, name: &InterfaceName) {
+        self.seen.unheard.retain(|address| address.device != *name || matches!(address.net, IpNet::V4(_)));
         self.seen.addresses.retain(|address, _| address.device != *name || matches!(address.net, IpNet::V4(_)));
     }
 
@@ -285,6 +331,7 @@ impl State {
         self.goes_down(name);
         let Some(link) = self.seen.links.remove(name) else { return };
         self.seen.addresses.retain(|address, _| address.device != *name);
+        self.seen.unheard.retain(|address| address.device != *name);
         self.seen.fdb.retain(|key, _| key.device != *name);
         self.seen.ingress.remove(name);
         let members = self.seen.links.iter().filter(|(_, member)| member.master == Some(link.index));

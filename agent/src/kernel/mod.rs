@@ -4,6 +4,7 @@
 
 mod change;
 mod events;
+mod local;
 pub mod memory;
 mod message;
 mod observe;

@@ -1,7 +1,7 @@
 //! Reads the kernel: one list per kind of object, each filtered by the kernel as far as it can.
 
 use super::{
-    KernelError,
+    KernelError, local,
     socket::Socket,
     sysctl, tc,
     uapi::{addr, link, neighbour, nexthop, route, rtm, rule},
@@ -33,8 +33,10 @@ pub(super) fn observe(socket: &mut Socket) -> Result<Observed, KernelError> {
     let mut rules = rules(socket, Family::V4)?;
     rules.extend(self::rules(socket, Family::V6)?);
     rules.sort_unstable();
+    let addresses = addresses(socket, &names)?;
     Ok(Observed {
-        addresses: addresses(socket, &names)?,
+        unheard: local::unheard(socket, &links, &addresses, &rules)?,
+        addresses,
         neighbours: neighbours(socket, &names)?,
         fdb: fdb(socket, &links, &names)?,
         ingress: tc::ingress(socket, &links, |name, link| {

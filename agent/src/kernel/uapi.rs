@@ -103,7 +103,10 @@ pub(super) mod route {
     pub(in crate::kernel) const RTA_VIA: u16 = 18;
     pub(in crate::kernel) const RTA_ENCAP_TYPE: u16 = 21;
     pub(in crate::kernel) const RTA_NH_ID: u16 = 30;
+    /// Answers with the route that was found instead of what it means for the packet.
+    pub(in crate::kernel) const RTM_F_FIB_MATCH: u32 = 0x2000;
     pub(in crate::kernel) const RTN_UNICAST: u8 = 1;
+    pub(in crate::kernel) const RTN_LOCAL: u8 = 2;
     pub(in crate::kernel) const RTN_UNREACHABLE: u8 = 7;
     pub(in crate::kernel) const RT_SCOPE_UNIVERSE: u8 = 0;
     pub(in crate::kernel) const RT_SCOPE_LINK: u8 = 253;

@@ -105,6 +105,13 @@ pub struct Tunnel {
 }
 
 /// A per-device setting of the kernel below `/proc/sys/net`.
+///
+/// What lets packets pass or stops them is announced when somebody changes it (`RTM_NEWNETCONF`: forwarding, `rp_filter`;
+/// `disable_ipv6` by the addresses that go) and healed at once. The kernel is silent about the others, and they are healed by
+/// the next comparison, a minute later at the latest (setting `resync_s`). That is acceptable: none of them opens a way to
+/// another VPC or into table main, a tenant cannot change them, and the comparison reads them anyway. Watching the files
+/// themselves (inotify) would take a watch for each of five files on each device, see only writes through the same
+/// mount of `/proc`, and tell nothing when a device is made anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceSetting {
     /// `ipv4/conf/DEV/forwarding`: forward what arrives here. The host-wide switch stays as it is.
@@ -407,6 +414,8 @@ pub struct Observed {
     pub links: BTreeMap<InterfaceName, Link>,
     /// Every address, and whether it carries our protocol.
     pub addresses: BTreeMap<Address, bool>,
+    /// Addresses of ours that are there and not heard: the local route that the kernel made for them has gone.
+    pub unheard: BTreeSet<Address>,
     /// Permanent IPv6 neighbours on VXLAN devices with a name of ours.
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Forwarding entries of VXLAN devices with a name of ours; `None` where it leads elsewhere than we would ever lead.

@@ -100,6 +100,7 @@ pub struct Builder {
     addresses: BTreeMap<(String, String), Vec<IpNet>>,
     delete_wait: Duration,
     resync: Duration,
+    event_buffer: usize,
 }
 
 impl Builder {
@@ -135,6 +136,13 @@ impl Builder {
     #[must_use]
     pub fn resync(mut self, every: Duration) -> Builder {
         self.resync = every;
+        self
+    }
+
+    /// Room for events that the agents have not taken yet, in bytes.
+    #[must_use]
+    pub fn event_buffer(mut self, bytes: usize) -> Builder {
+        self.event_buffer = bytes;
         self
     }
 
@@ -195,6 +203,7 @@ impl Builder {
             vxlan_port: 4789,
             underlay_mtu: None,
             resync_s: self.resync.as_secs(),
+            event_buffer: self.event_buffer,
         };
         let file = dir.join("agent.toml");
         fs::write(&file, toml::to_string(&settings)?)?;
@@ -229,6 +238,7 @@ impl Lab {
             addresses: BTreeMap::new(),
             delete_wait: Duration::from_secs(2),
             resync: Duration::from_mins(1),
+            event_buffer: 1 << 20,
         }
     }
 

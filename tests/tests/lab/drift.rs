@@ -34,6 +34,13 @@ fn routes_that_are_removed_or_led_astray_are_healed() -> Result<()> {
         ("a second route of another metric", "ip route add 10.2.1.0/24 dev eth1 table {table} metric 9 proto 67"),
         ("all IPv4 routes", "ip route flush table all proto 67 || true"),
         ("all IPv6 routes", "ip -6 route flush table all proto 67 || true"),
+        ("what the kernel made in a table, of IPv4", "ip route flush table {table} type local"),
+        ("what the kernel made in a table, of IPv6", "ip -6 route flush table {table} type local"),
+        (
+            // (On the peering device IPv6 has a route for multicast, which nothing uses: all neighbours are permanent.)
+            "all of a table that leads to a port, whoever made it",
+            "ip route flush table {table} || true; ip -6 route flush table {table} dev eth1 || true",
+        ),
         (
             "all of a table",
             "ip route flush table {table} proto 67 || true; ip -6 route flush table {table} proto 67 || true",

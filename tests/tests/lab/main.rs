@@ -2,6 +2,7 @@
 
 mod addressing;
 mod connectivity;
+mod crash;
 mod drift;
 mod faults;
 mod foreign;

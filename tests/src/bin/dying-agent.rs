@@ -1,0 +1,65 @@
+//! The agent, killed after so many operations: what the crash matrix in the lab runs.
+//!
+//! It is a program of its own rather than a setting of the agent, so that there is nothing in the agent as it is shipped that
+//! makes it die, and that the agent under test is otherwise the same code. Operations reach the kernel one at a time: the
+//! kernel would have had those of one batch in the same order.
+
+use anyhow::Result;
+use clap::Parser;
+use cps_peering_agent::{
+    command,
+    kernel::{Kernel, KernelError, Netlink, Refusal},
+    objects::{Observed, Operation},
+};
+use nix::sys::signal::{Signal, raise};
+use std::{fs, io, path::PathBuf};
+
+/// Runs the agent until it has changed the kernel so often, and kills it then.
+#[derive(Parser)]
+struct Arguments {
+    /// The agent's settings file.
+    #[arg(long)]
+    settings: PathBuf,
+    /// How many operations it lives for. With 0 it dies when it is about to begin the first.
+    #[arg(long)]
+    operations: usize,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
+    let settings = toml::from_str(&fs::read_to_string(&arguments.settings)?)?;
+    command::run::run(&settings, Dying { kernel: Netlink::default(), left: arguments.operations })
+}
+
+struct Dying {
+    kernel: Netlink,
+    left: usize,
+}
+
+impl Dying {
+    fn dies_if_it_is_time(&self) {
+        if self.left == 0 {
+            // Nothing is closed, flushed or answered, as with a `kill -9` from outside.
+            let _ = raise(Signal::SIGKILL);
+        }
+    }
+}
+
+impl Kernel for Dying {
+    fn observe(&mut self) -> Result<Observed, KernelError> {
+        self.kernel.observe()
+    }
+
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+        let mut refused = Vec::new();
+        for (place, operation) in operations.iter().enumerate() {
+            self.dies_if_it_is_time();
+            let answer = self.kernel.apply(std::slice::from_ref(operation))?;
+            refused.extend(answer.into_iter().map(|(_, refusal)| (place, refusal)));
+            self.left -= 1;
+            self.dies_if_it_is_time();
+        }
+        Ok(refused)
+    }
+}
