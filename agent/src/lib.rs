@@ -17,11 +17,12 @@
 //! | [`kernel`] | operations | objects that are there; events. The only place that speaks netlink |
 //! | [`owner`] | names and numbers | what is ours. The only place that decides it |
 //!
-//! [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
+//! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
 
 pub mod api;
 pub mod command;
 pub mod compile;
+pub mod daemon;
 pub mod diff;
 pub mod kernel;
 pub mod ledger;

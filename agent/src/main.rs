@@ -1,30 +1,20 @@
-//! The agent's program: settings, ledger, reconciler, events, HTTP server; then it waits for a signal.
+//! The agent's program: arguments, settings, logging.
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use cps_peering_agent::{
-    api,
     command::{self, Output},
-    kernel::{self, Netlink},
+    daemon,
+    kernel::Netlink,
     ledger::Ledger,
-    reconcile::{self, Options},
+    reconcile::Options,
 };
 use cps_peering_config::settings::AgentSettings;
 use std::{
     fs,
     io::{self, IsTerminal},
-    os::{
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixListener},
-    },
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -96,13 +86,9 @@ fn main() -> ExitCode {
 /// Carries a command out. False when it found something wrong.
 fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> {
     let ledger = Ledger::new(&settings.ledger);
-    let options = Options {
-        vxlan_port: settings.vxlan_port,
-        underlay_mtu: settings.underlay_mtu,
-        resync: Duration::from_secs(settings.resync_s.max(1)),
-    };
+    let options = Options::from(settings);
     match command {
-        Command::Run => run(settings, ledger, options).map(|()| true),
+        Command::Run => daemon::run(Netlink::default(), settings).map(|()| true),
         Command::Status(shown) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(command::status::run(settings.listen, shown.output))
@@ -110,7 +96,7 @@ fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> 
         Command::Diff(shown) => command::diff::run(&ledger, options, shown.output),
         Command::Check(shown) => command::check::run(settings, shown.output),
         Command::Cleanup { yes } => {
-            let _no_agent = claim_namespace()?;
+            let _no_agent = daemon::claim_namespace()?;
             command::cleanup::run(&ledger, *yes).map(|()| true)
         }
     }
@@ -119,47 +105,4 @@ fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> 
 fn read_settings(path: &Path) -> anyhow::Result<AgentSettings> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the settings file {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))
-}
-
-fn run(settings: &AgentSettings, ledger: Ledger, options: Options) -> anyhow::Result<()> {
-    let _only_one = claim_namespace()?;
-    let accepted = ledger.load()?.map(Arc::new);
-    let reconciler = reconcile::start(Netlink::default(), options).context("cannot start the reconciler")?;
-    let noticed = reconciler.clone();
-    kernel::watch(move |event| noticed.notice(event)).context("cannot listen to the kernel's events")?;
-    if let Some(config) = &accepted {
-        tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
-        reconciler.configure(Arc::clone(config));
-    }
-    let router = api::router(accepted, ledger, reconciler);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let listener = TcpListener::bind(settings.listen)
-            .await
-            .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
-        tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        cps_peering_http::serve(listener, router, async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
-        .await;
-        tracing::info!("stopped; the kernel stays as it is");
-        Ok(())
-    })
-}
-
-/// Two agents on one host would undo each other's work. Abstract socket names belong to the network namespace, as do
-/// the kernel objects, and vanish with the process.
-fn claim_namespace() -> anyhow::Result<UnixListener> {
-    let name = SocketAddr::from_abstract_name("cps-peering-agent").context("cannot name the agent's lock")?;
-    match UnixListener::bind_addr(&name) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            anyhow::bail!("another cps-peering-agent runs in this network namespace; stop it first")
-        }
-        other => other.context("cannot take the agent's lock"),
-    }
 }

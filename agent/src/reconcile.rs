@@ -15,6 +15,7 @@ use crate::{
 use cps_peering_config::{
     HostReport, ValidHostConfig,
     report::{Counters, Pass, Problem, ProblemKind, Scope},
+    settings::AgentSettings,
 };
 use nix::libc;
 use std::{
@@ -52,6 +53,16 @@ pub struct Options {
     pub underlay_mtu: Option<u32>,
     /// How often the kernel is compared without a reason.
     pub resync: Duration,
+}
+
+impl From<&AgentSettings> for Options {
+    fn from(settings: &AgentSettings) -> Self {
+        Self {
+            vxlan_port: settings.vxlan_port,
+            underlay_mtu: settings.underlay_mtu,
+            resync: Duration::from_secs(settings.resync_s.max(1)),
+        }
+    }
 }
 
 impl Options {

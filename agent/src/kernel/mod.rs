@@ -110,6 +110,14 @@ impl Netlink {
     }
 }
 
+impl Netlink {
+    /// Takes a device for present with this index until the next look. For stand-ins on kernels that lack a kind of
+    /// device; index 0 is "no device", so enslaving to it does nothing.
+    pub fn assume(&mut self, device: InterfaceName, index: u32) {
+        self.indexes.insert(device, index);
+    }
+}
+
 impl Kernel for Netlink {
     fn observe(&mut self) -> Result<Observed, KernelError> {
         self.with_socket(|socket, indexes| {

@@ -1,0 +1,67 @@
+//! The running agent: ledger, reconciler, events and HTTP server put together; then it waits for a signal.
+
+use crate::{
+    api,
+    kernel::{self, Kernel},
+    ledger::Ledger,
+    reconcile::{self, Options},
+};
+use anyhow::Context;
+use cps_peering_config::settings::AgentSettings;
+use std::{
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    sync::Arc,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+/// Runs until SIGTERM or SIGINT. The kernel stays as it is then.
+pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::Result<()> {
+    let _only_one = claim_namespace()?;
+    let ledger = Ledger::new(&settings.ledger);
+    let accepted = ledger.load()?.map(Arc::new);
+    let reconciler = reconcile::start(kernel, Options::from(settings)).context("cannot start the reconciler")?;
+    let noticed = reconciler.clone();
+    kernel::watch(move |event| noticed.notice(event)).context("cannot listen to the kernel's events")?;
+    if let Some(config) = &accepted {
+        tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
+        reconciler.configure(Arc::clone(config));
+    }
+    let router = api::router(accepted, ledger, reconciler);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(settings.listen)
+            .await
+            .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
+        tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        cps_peering_http::serve(listener, router, async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await;
+        tracing::info!("stopped; the kernel stays as it is");
+        Ok(())
+    })
+}
+
+/// Two agents on one host would undo each other's work. Abstract socket names belong to the network namespace, as do
+/// the kernel objects, and vanish with the process.
+pub fn claim_namespace() -> anyhow::Result<UnixListener> {
+    let name = SocketAddr::from_abstract_name("cps-peering-agent").context("cannot name the agent's lock")?;
+    match UnixListener::bind_addr(&name) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            anyhow::bail!("another cps-peering-agent runs in this network namespace; stop it first")
+        }
+        other => other.context("cannot take the agent's lock"),
+    }
+}
