@@ -5,7 +5,7 @@ use crate::{
     owner::{self, DeviceName, Role},
 };
 use cps_peering_config::{
-    HostConfig,
+    SharedHostConfig,
     id::VpcId,
     net::{InterfaceName, Vni},
     report::Scope,
@@ -13,7 +13,7 @@ use cps_peering_config::{
 
 /// The scope of a device. What the configuration does not know, for instance a VRF that could not be removed, concerns
 /// the host: better to hold back one confirmation too many than to give one too early.
-pub fn of_device(config: &HostConfig, device: &InterfaceName) -> Scope {
+pub fn of_device(config: &SharedHostConfig, device: &InterfaceName) -> Scope {
     let vpc = match DeviceName::parse(device) {
         Some(DeviceName { role: Role::Peer, vni }) => return Scope::Side(vni),
         Some(DeviceName { role: Role::Vrf | Role::Vpc, vni }) => vpc_of(config, vni),
@@ -22,11 +22,11 @@ pub fn of_device(config: &HostConfig, device: &InterfaceName) -> Scope {
     vpc.map_or(Scope::Host, |vpc| Scope::Vpc(vpc.clone()))
 }
 
-fn vpc_of(config: &HostConfig, vni: Vni) -> Option<&VpcId> {
+fn vpc_of(config: &SharedHostConfig, vni: Vni) -> Option<&VpcId> {
     config.vrfs.iter().find(|(_, vrf)| vrf.vni == vni).map(|(vpc, _)| vpc)
 }
 
-fn of_route(config: &HostConfig, key: &RouteKey) -> Scope {
+fn of_route(config: &SharedHostConfig, key: &RouteKey) -> Scope {
     let Some(vpc) = owner::table_vni(key.table).and_then(|vni| vpc_of(config, vni)) else { return Scope::Host };
     let mut sides = config.sides.iter().filter(|(_, side)| side.vpc == *vpc);
     sides
@@ -35,7 +35,7 @@ fn of_route(config: &HostConfig, key: &RouteKey) -> Scope {
 }
 
 /// The scope of what an operation is about.
-pub fn of_operation(config: &HostConfig, operation: &Operation) -> Scope {
+pub fn of_operation(config: &SharedHostConfig, operation: &Operation) -> Scope {
     match operation {
         Operation::AddRule(_)
         | Operation::RemoveRule(_)

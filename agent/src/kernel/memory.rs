@@ -3,9 +3,12 @@
 //! Whoever holds a clone looks at the same kernel, so a test can watch and disturb it while an agent works on it.
 
 use super::{Kernel, KernelError, Refusal};
-use crate::objects::{
-    Address, DeviceSetting, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, Rule,
-    Via,
+use crate::{
+    extent::Extent,
+    objects::{
+        Address, DeviceSetting, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey,
+        Rule, Via,
+    },
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
@@ -29,6 +32,8 @@ pub struct State {
     pub foreign_routes: BTreeSet<RouteKey>,
     /// Every operation that was asked for.
     pub log: Vec<Operation>,
+    /// Every look, by its extent.
+    pub looks: Vec<Extent>,
     /// The operations, counted from the next one, that are refused with `EIO`.
     pub refuse: BTreeSet<usize>,
     /// How many of the next lists cannot be read.
@@ -57,13 +62,22 @@ impl Memory {
 }
 
 impl Kernel for Memory {
-    fn observe(&mut self) -> Result<Observed, KernelError> {
+    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         let mut state = self.state();
+        state.looks.push(extent.clone());
+        if *extent == Extent::Everything && stop() {
+            return Err(KernelError::Abandoned);
+        }
         if state.deaf > 0 {
             state.deaf -= 1;
             return Err(KernelError::Socket { what: "receive", source: io::ErrorKind::TimedOut.into() });
         }
-        Ok(state.seen.clone())
+        let mut seen = state.seen.clone();
+        if let Extent::Parts(parts) = extent {
+            seen.rules.clear();
+            parts.restrict(&mut seen);
+        }
+        Ok(seen)
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

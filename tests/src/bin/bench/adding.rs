@@ -94,12 +94,15 @@ fn turns(family: u8, count: u32, others: bool) -> Result<Times> {
     Ok(times)
 }
 
-/// A fresh agent gets a configuration with one peering: device, next hop and all routes.
+/// An agent on a host with a VPC gets a configuration with one peering: device, next hop and all routes.
 fn agent(family: u8, count: u32, prefixes: &[IpNet], times: &mut Times) -> Result<()> {
     let netns = ground::host()?;
     let folder = tempfile::tempdir()?;
     let mut agent = Agent::start(&netns, folder.path(), 3600)?;
-    let request = Agent::put_request(&ground::one_peering(family, count))?;
+    agent.put(&ground::bare())?;
+    let mut config = ground::one_peering(family, count);
+    config.revision.number += 1;
+    let request = Agent::put_request(&config)?;
     let mut raw = netns.within(Raw::open)?;
     let begin = Instant::now();
     agent.send(&request)?;

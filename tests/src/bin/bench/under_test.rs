@@ -4,6 +4,7 @@ use crate::ground;
 use anyhow::{Context, Result};
 use cps_peering_agent::{
     daemon,
+    extent::Extent,
     kernel::{Kernel, KernelError, Netlink, Refusal},
     objects::{FilterHandle, Ingress, Link, LinkChange, LinkKind, Observed, Operation, SourceFilter},
     owner::{self, DeviceName, Role},
@@ -149,9 +150,12 @@ impl WithoutVrf {
 }
 
 impl Kernel for WithoutVrf {
-    fn observe(&mut self) -> Result<Observed, KernelError> {
-        let mut observed = self.kernel.observe()?;
+    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        let mut observed = self.kernel.look(extent, stop)?;
         self.overlay(&mut observed);
+        if let Extent::Parts(parts) = extent {
+            parts.restrict(&mut observed);
+        }
         Ok(observed)
     }
 
