@@ -1,7 +1,7 @@
 //! The agent's HTTP interface, see [`cps_peering_config::agent_api`].
 
 use crate::{
-    ledger::{Ledger, LedgerError},
+    ledger::{Ledger, LedgerError, Record},
     reconcile::Handle,
 };
 use axum::{
@@ -85,8 +85,18 @@ async fn status(State(api): State<Api>) -> Json<HostReport> {
     }
 }
 
+/// A configuration that was pushed, and what of the push is to be stored.
+struct Push {
+    config: ValidHostConfig,
+    record: Record<Bytes>,
+}
+
 async fn put_config(State(api): State<Api>, body: Bytes) -> Response {
-    api.push(move |_| Ok(serde_json::from_slice::<HostConfig>(&body)?)).await
+    api.push(move |_| {
+        let config: HostConfig = serde_json::from_slice(&body)?;
+        Ok(Push { config: config.try_into()?, record: Record::Config(body) })
+    })
+    .await
 }
 
 async fn patch_config(State(api): State<Api>, body: Bytes) -> Response {
@@ -97,7 +107,9 @@ async fn patch_config(State(api): State<Api>, body: Bytes) -> Response {
             return Err(Refused::Backwards { base, revision });
         }
         match have {
-            Some(have) if have.revision == base => Ok(patch.apply_to(have)),
+            Some(have) if have.revision == base => {
+                Ok(Push { config: have.patched(patch)?, record: Record::Patch(body) })
+            }
             _ => {
                 let have = have.map_or_else(|| "none".to_owned(), |have| have.revision.to_string());
                 Err(Refused::OtherBase { base, have })
@@ -111,7 +123,7 @@ impl Api {
     /// Accepts a configuration, and answers when the kernel has it or the time for an answer is over.
     async fn push(
         self,
-        read: impl FnOnce(Option<&HostConfig>) -> Result<HostConfig, Refused> + Send + 'static,
+        read: impl FnOnce(Option<&ValidHostConfig>) -> Result<Push, Refused> + Send + 'static,
     ) -> Response {
         // A task of its own: a client that goes away must not leave what is stored and what is done apart.
         let api = self.clone();
@@ -128,11 +140,11 @@ impl Api {
 
     async fn accept(
         &self,
-        read: impl FnOnce(Option<&HostConfig>) -> Result<HostConfig, Refused> + Send,
+        read: impl FnOnce(Option<&ValidHostConfig>) -> Result<Push, Refused> + Send,
     ) -> Result<Revision, Refused> {
         let mut accepted = self.accepted.lock().await;
-        let have = accepted.as_deref().map(|config| &**config);
-        let config = read(have)?;
+        let have = accepted.as_deref();
+        let Push { config, record } = read(have)?;
         let revision = config.revision;
         if let Some(have) = have {
             if have.host != config.host {
@@ -145,11 +157,23 @@ impl Api {
                 return if *have == config { Ok(revision) } else { Err(Refused::OtherContent(revision)) };
             }
         }
-        let config = Arc::new(ValidHostConfig::try_from(config)?);
+        let config = Arc::new(config);
+        // Traffic that must end does not wait for the disk. Where there is nothing to go back to, the disk comes first.
+        let early = have.is_some().then(|| self.reconciler.configure_early(Arc::clone(&config)));
         let (ledger, stored) = (self.ledger.clone(), Arc::clone(&config));
-        spawn_blocking(move || ledger.store(&stored)).await??;
-        *accepted = Some(Arc::clone(&config));
-        self.reconciler.configure(config);
+        let done = spawn_blocking(move || ledger.store(&record, &stored)).await.map_err(Refused::from);
+        match (done.and_then(|done| done.map_err(Refused::from)), early) {
+            (Ok(()), Some(promise)) => promise.keep(),
+            (Ok(()), None) => self.reconciler.configure(Arc::clone(&config)),
+            (Err(refused), promise) => {
+                drop(promise);
+                if let Some(have) = &*accepted {
+                    self.reconciler.configure(Arc::clone(have));
+                }
+                return Err(refused);
+            }
+        }
+        *accepted = Some(config);
         Ok(revision)
     }
 

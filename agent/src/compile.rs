@@ -5,6 +5,7 @@
 //! this side's own VNI, a host without the device accepts nothing from the peer (rule C5).
 
 use crate::{
+    extent::Extent,
     objects::{
         Address, Desired, DesiredRoute, FdbKey, FdbTarget, Mac, NeighbourKey, Nexthop, RouteKey, RouteTo, Tunnel,
         VrfDevice, VxlanDevice,
@@ -12,14 +13,14 @@ use crate::{
     owner::{self, DeviceName},
 };
 use cps_peering_config::{
-    HostConfig, ValidHostConfig,
+    SharedHostConfig, ValidHostConfig,
     host_config::{SideConfig, VrfConfig},
     id::VpcId,
     net::{InterfaceName, Vni},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -74,44 +75,71 @@ pub fn gateway(vtep: IpAddr) -> Ipv6Addr {
     bytes.into()
 }
 
-/// All that a host with this configuration should have.
-pub fn compile(config: &ValidHostConfig, surroundings: Surroundings) -> Desired {
+/// What a host with this configuration should have, within an extent.
+pub fn compile(config: &ValidHostConfig, surroundings: Surroundings, extent: &Extent) -> Desired {
     let mut compiler = Compiler {
         config,
         port: surroundings.vxlan_port,
         mtu: surroundings.device_mtu(config.underlay),
-        desired: Desired::default(),
-        nexthops: BTreeSet::new(),
-        unicast: Vec::new(),
+        desired: Desired { partial: *extent != Extent::Everything, ..Desired::default() },
     };
-    for (vpc, vrf) in &config.vrfs {
+    let (vrfs, sides): (Vec<_>, Vec<_>) = match extent {
+        Extent::Everything => (config.vrfs.iter().collect(), config.sides.iter().collect()),
+        Extent::Parts(parts) => (
+            parts.vpcs.iter().filter_map(|vpc| config.vrfs.get_key_value(vpc)).collect(),
+            parts.sides.iter().filter_map(|vni| config.sides.get_key_value(vni)).collect(),
+        ),
+    };
+    for (_, vrf) in &vrfs {
+        compiler.nexthops(DeviceName::vpc(vrf.vni), &vrf.remotes);
+    }
+    for (vni, side) in &sides {
+        compiler.nexthops(DeviceName::peer(**vni), &side.remotes);
+    }
+    compiler.desired.nexthops.sort_unstable();
+    let prefixes = |remotes: &BTreeMap<IpAddr, Vec<IpNet>>| remotes.values().map(Vec::len).sum::<usize>();
+    let count = vrfs.iter().map(|(_, vrf)| prefixes(&vrf.remotes)).sum::<usize>()
+        + sides.iter().map(|(_, side)| prefixes(&side.remotes)).sum::<usize>();
+    compiler.desired.routes.reserve_exact(count + count / 8 + 64);
+    for (vpc, vrf) in vrfs {
         compiler.vrf(vpc, vrf);
     }
-    for (vni, side) in &config.sides {
+    if let Extent::Parts(parts) = extent {
+        for (vpc, vrf) in parts.vrfs.iter().filter_map(|vpc| config.vrfs.get_key_value(vpc)) {
+            compiler.vrf_device(vpc, vrf);
+        }
+        for (vpc, vrf) in parts.ports.iter().filter_map(|vpc| config.vrfs.get_key_value(vpc)) {
+            compiler.ports(vpc, vrf);
+        }
+    }
+    for (vni, side) in sides {
         compiler.side(*vni, side);
     }
     compiler.finish()
 }
 
 struct Compiler<'a> {
-    config: &'a HostConfig,
+    config: &'a SharedHostConfig,
     port: u16,
     mtu: u32,
     desired: Desired,
-    nexthops: BTreeSet<Nexthop>,
-    /// Routes through next hops, whose places in the sorted list are known only at the end.
-    unicast: Vec<(RouteKey, Nexthop)>,
 }
 
 impl Compiler<'_> {
-    fn vrf(&mut self, vpc: &VpcId, vrf: &VrfConfig) {
+    /// The other hosts behind a VXLAN device.
+    fn nexthops(&mut self, device: InterfaceName, remotes: &BTreeMap<IpAddr, Vec<IpNet>>) {
+        self.desired.nexthops.extend(remotes.keys().map(|vtep| Nexthop { device, gateway: gateway(*vtep) }));
+    }
+
+    fn vrf_device(&mut self, vpc: &VpcId, vrf: &VrfConfig) -> InterfaceName {
         let name = DeviceName::vrf(vrf.vni);
-        let table = owner::table(vrf.vni);
-        self.desired.vrfs.insert(name, VrfDevice { table, alias: format!("cps-peering VRF of {vpc}") });
-        // Without these a packet that no route of the VRF takes would go on to table main.
-        for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
-            self.route(RouteKey::backstop(table, default), RouteTo::Unreachable);
-        }
+        let device = VrfDevice { table: owner::table(vrf.vni), alias: format!("cps-peering VRF of {vpc}") };
+        self.desired.vrfs.insert(name, device);
+        name
+    }
+
+    fn ports(&mut self, vpc: &VpcId, vrf: &VrfConfig) {
+        let name = self.vrf_device(vpc, vrf);
         for (port, settings) in &vrf.ports {
             self.desired.ports.insert(*port, name);
             self.sources(*port, &settings.prefixes);
@@ -121,13 +149,24 @@ impl Compiler<'_> {
             for gateway in &settings.gateways {
                 self.desired.addresses.insert(Address { device: *port, net: *gateway });
             }
+        }
+    }
+
+    fn vrf(&mut self, vpc: &VpcId, vrf: &VrfConfig) {
+        self.ports(vpc, vrf);
+        let table = owner::table(vrf.vni);
+        // Without these a packet that no route of the VRF takes would go on to table main.
+        for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
+            self.route(RouteKey::backstop(table, default), RouteTo::Unreachable);
+        }
+        for (port, settings) in &vrf.ports {
             for prefix in &settings.prefixes {
                 self.route(RouteKey::unicast(table, *prefix), RouteTo::Port(*port));
             }
         }
         if !vrf.remotes.is_empty() {
             let device = DeviceName::vpc(vrf.vni);
-            self.vxlan(device, vrf.vni, name, format!("cps-peering {vpc} between hosts"));
+            self.vxlan(device, vrf.vni, DeviceName::vrf(vrf.vni), format!("cps-peering {vpc} between hosts"));
             self.remotes(device, table, vrf.vni, &vrf.remotes);
             self.sources(device, vrf.remotes.values().flatten());
         }
@@ -139,15 +178,14 @@ impl Compiler<'_> {
         let device = DeviceName::peer(vni);
         let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
         self.vxlan(device, vni, DeviceName::vrf(vrf.vni), alias);
-        self.remotes(device, table, side.peer_vni, &side.remotes);
         self.sources(device, &side.peer_cidrs);
         for cidr in &side.peer_cidrs {
             self.route(RouteKey::backstop(table, *cidr), RouteTo::Unreachable);
         }
+        self.remotes(device, table, side.peer_vni, &side.remotes);
         // The peer's ports on this host are reached directly, and only while the peer's side is here too: a side alone
         // must not lead into a VRF that has no way back.
-        let peer = self.config.sides.get(&side.peer_vni).filter(|peer| peer.peering == side.peering);
-        let Some(peer) = peer else { return };
+        let Some((_, peer)) = self.config.peer_of(side) else { return };
         for (port, settings) in &self.config.vrfs[&peer.vpc].ports {
             for prefix in &settings.prefixes {
                 self.route(RouteKey::unicast(table, *prefix), RouteTo::Port(*port));
@@ -167,9 +205,11 @@ impl Compiler<'_> {
             let (mac, gateway) = (mac(*vtep), gateway(*vtep));
             self.desired.neighbours.insert(NeighbourKey { device, address: gateway }, mac);
             self.desired.fdb.insert(FdbKey { device, mac }, FdbTarget { vtep: *vtep, vni });
-            let nexthop = Nexthop { device, gateway };
-            self.nexthops.insert(nexthop);
-            self.unicast.extend(prefixes.iter().map(|prefix| (RouteKey::unicast(table, *prefix), nexthop)));
+            let place = self.desired.nexthops.binary_search(&Nexthop { device, gateway });
+            let place = place.expect("every next hop was collected first");
+            let to = RouteTo::Nexthop(u32::try_from(place).expect("there are fewer next hops than ids for them"));
+            let routes = prefixes.iter().map(|prefix| DesiredRoute { key: RouteKey::unicast(table, *prefix), to });
+            self.desired.routes.extend(routes);
         }
     }
 
@@ -187,17 +227,11 @@ impl Compiler<'_> {
     }
 
     fn finish(mut self) -> Desired {
-        let nexthops: Vec<Nexthop> = self.nexthops.into_iter().collect();
         let routes = &mut self.desired.routes;
-        routes.extend(self.unicast.into_iter().map(|(key, nexthop)| {
-            let place = nexthops.binary_search(&nexthop).expect("every next hop of a route was collected");
-            let place = u32::try_from(place).expect("there are fewer next hops than ids for them");
-            DesiredRoute { key, to: RouteTo::Nexthop(place) }
-        }));
-        routes.sort_unstable();
+        // They come in long runs that are in order already: this sort finds those.
+        routes.sort();
         // Equal keys are left only where a VPC's CIDR is 0.0.0.0/0 or ::/0: the default of its peer's VRF says the same.
         routes.dedup_by_key(|route| route.key);
-        self.desired.nexthops = nexthops;
         self.desired
     }
 }
@@ -205,6 +239,7 @@ impl Compiler<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cps_peering_config::HostConfig;
 
     const SURROUNDINGS: Surroundings = Surroundings { vxlan_port: 4789, underlay_mtu: 1500 };
 
@@ -228,7 +263,7 @@ mod tests {
     }
 
     fn desired(config: HostConfig) -> Desired {
-        compile(&config.try_into().unwrap(), SURROUNDINGS)
+        compile(&config.try_into().unwrap(), SURROUNDINGS, &Extent::Everything)
     }
 
     fn name(text: &str) -> InterfaceName {

@@ -1,17 +1,55 @@
 //! The last accepted configuration, on disk: with it the agent is right after a reboot with no controller in sight.
+//!
+//! The file begins with a whole configuration, and each accepted patch is added behind it, so that a change costs what it
+//! changes. When the patches have become larger than the configuration, it is written anew as a whole.
+//!
+//! Each record is a line that says what follows, how many bytes, and their CRC-32; then the JSON as it was pushed:
+//!
+//! ```text
+//! config 17 1c291ca3
+//! {"revision":…}
+//! patch 21 8a3b0f11
+//! {"base":…}
+//! ```
+//!
+//! A last record that is cut off was never confirmed to anybody: it is as if it had not been written.
 
-use cps_peering_config::{HostConfig, InvalidHostConfig, ValidHostConfig};
+use cps_peering_config::{HostConfig, HostPatch, InvalidHostConfig, ValidHostConfig};
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 use thiserror::Error;
 
-/// A file that holds one configuration and is only ever replaced as a whole.
+/// Patches below this many bytes are never worth writing the configuration anew.
+const FEW: u64 = 1 << 20;
+
+/// A file that holds one configuration.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     path: PathBuf,
+    /// None while it is not known what the file holds, and after a failure: then the next record is a whole configuration.
+    end: Arc<Mutex<Option<End>>>,
+}
+
+/// Where the file ends.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// The length of the configuration at the beginning.
+    base: u64,
+    /// The length of all whole records.
+    whole: u64,
+}
+
+/// What is to be kept: the push as it came.
+#[derive(Debug, Clone)]
+pub enum Record<B> {
+    /// A whole configuration.
+    Config(B),
+    /// A change of the one before.
+    Patch(B),
 }
 
 /// The ledger cannot be used.
@@ -27,16 +65,16 @@ pub enum LedgerError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The file is not a configuration.
+    /// The file is not a ledger, or somebody changed it.
     #[error(
-        "ledger {path} does not hold a configuration: {source}. Move the file away to start without one: \
+        "ledger {path} does not hold a configuration: {reason}. Move the file away to start without one: \
          the kernel then stays as it is until the controller sends one"
     )]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: serde_json::Error,
+        reason: String,
     },
     /// The file holds a configuration that contradicts itself.
     #[error("ledger {path} holds an illegal configuration: {source}. Move the file away to start without one")]
@@ -51,7 +89,7 @@ pub enum LedgerError {
 impl Ledger {
     /// The ledger in this file, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), end: Arc::default() }
     }
 
     /// The configuration that was stored last; none if there never was one.
@@ -61,26 +99,83 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(self.failed("read it")(source)),
         };
-        let path = || self.path.clone();
-        let config: HostConfig =
-            serde_json::from_slice(&bytes).map_err(|source| LedgerError::Unreadable { path: path(), source })?;
-        config.try_into().map(Some).map_err(|source| LedgerError::Invalid { path: path(), source })
+        let unreadable = |reason: String| LedgerError::Unreadable { path: self.path.clone(), reason };
+        let invalid = |source| LedgerError::Invalid { path: self.path.clone(), source };
+        let mut rest = bytes.as_slice();
+        let Some(Record::Config(json)) = take(&mut rest).map_err(unreadable)? else {
+            return Err(unreadable("it does not begin with one".to_owned()));
+        };
+        let base = (bytes.len() - rest.len()) as u64;
+        let config: HostConfig = serde_json::from_slice(json).map_err(|error| unreadable(error.to_string()))?;
+        let mut config = ValidHostConfig::try_from(config).map_err(invalid)?;
+        while let Some(record) = take(&mut rest).map_err(unreadable)? {
+            let Record::Patch(json) = record else {
+                return Err(unreadable("a whole configuration follows another".to_owned()));
+            };
+            let patch: HostPatch = serde_json::from_slice(json).map_err(|error| unreadable(error.to_string()))?;
+            if patch.base != config.revision {
+                return Err(unreadable(format!("a patch of {} follows {}", patch.base, config.revision)));
+            }
+            config = config.patched(patch).map_err(invalid)?;
+        }
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(End { base, whole: (bytes.len() - rest.len()) as u64 });
+        Ok(Some(config))
     }
 
-    /// Stores a configuration. When this returns it will survive a power failure.
-    pub fn store(&self, config: &HostConfig) -> Result<(), LedgerError> {
-        let bytes =
-            serde_json::to_vec(config).map_err(io::Error::from).map_err(self.failed("write a configuration"))?;
+    /// Stores a configuration: the push that led to it where that is enough. When this returns it will survive a power
+    /// failure.
+    pub fn store(&self, push: &Record<impl AsRef<[u8]>>, config: &ValidHostConfig) -> Result<(), LedgerError> {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        // Unknown until this has gone well.
+        let before = end.take();
+        *end = Some(match (push, before) {
+            (Record::Patch(json), Some(end)) if end.whole - end.base < end.base.max(FEW) => {
+                self.append(end, json.as_ref())?
+            }
+            (Record::Config(json), _) => self.replace(json.as_ref())?,
+            (Record::Patch(_), _) => {
+                let json = serde_json::to_vec(config).map_err(io::Error::from);
+                self.replace(&json.map_err(self.failed("write a configuration"))?)?
+            }
+        });
+        Ok(())
+    }
+
+    /// Adds a patch behind the last whole record.
+    fn append(&self, end: End, json: &[u8]) -> Result<End, LedgerError> {
+        let mut file = File::options().write(true).open(&self.path).map_err(self.failed("open it"))?;
+        // What was cut off goes.
+        file.set_len(end.whole).map_err(self.failed("cut it off"))?;
+        io::Seek::seek(&mut file, io::SeekFrom::Start(end.whole)).map_err(self.failed("find its end"))?;
+        let mut bytes = head("patch", json);
+        bytes.extend_from_slice(json);
+        bytes.push(b'\n');
+        file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(self.failed("add a patch to it"))?;
+        Ok(End { whole: end.whole + bytes.len() as u64, ..end })
+    }
+
+    /// Writes a whole configuration beside it, and puts that in its place.
+    fn replace(&self, json: &[u8]) -> Result<End, LedgerError> {
         let beside = self.path.with_extension("new");
-        let mut file = File::create(&beside).map_err(self.failed("create a file beside it"))?;
-        file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(self.failed("write beside it"))?;
+        let file = File::create(&beside).map_err(self.failed("create a file beside it"))?;
+        let head = head("config", json);
+        let mut writer = BufWriter::new(&file);
+        let written =
+            writer.write_all(&head).and_then(|()| writer.write_all(json)).and_then(|()| writer.write_all(b"\n"));
+        let flushed = written.and_then(|()| writer.flush());
+        drop(writer);
+        flushed.and_then(|()| file.sync_data()).map_err(self.failed("write beside it"))?;
         fs::rename(&beside, &self.path).map_err(self.failed("replace it"))?;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(self.failed("sync its folder"))
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(self.failed("sync its folder"))?;
+        let length = (head.len() + json.len() + 1) as u64;
+        Ok(End { base: length, whole: length })
     }
 
     /// Forgets the configuration.
     pub fn remove(&self) -> Result<(), LedgerError> {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = None;
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove it")(error)),
             _ => Ok(()),
@@ -93,13 +188,70 @@ impl Ledger {
     }
 }
 
+fn head(kind: &str, json: &[u8]) -> Vec<u8> {
+    format!("{kind} {} {:08x}\n", json.len(), crc32fast::hash(json)).into_bytes()
+}
+
+/// Takes the next record off the front; none when nothing whole is left.
+fn take<'a>(rest: &mut &'a [u8]) -> Result<Option<Record<&'a [u8]>>, String> {
+    let Some(line) = rest.iter().position(|byte| *byte == b'\n') else {
+        // Not even a head: either nothing, or one that is cut off.
+        return if rest.len() < 64 { Ok(None) } else { Err("a record has no head".to_owned()) };
+    };
+    let head = String::from_utf8_lossy(&rest[..line]).into_owned();
+    let mut words = head.split(' ');
+    let (kind, length, sum) = (words.next(), words.next(), words.next());
+    let length = length.and_then(|length| length.parse::<usize>().ok());
+    let sum = sum.and_then(|sum| u32::from_str_radix(sum, 16).ok());
+    let (Some(kind @ ("config" | "patch")), Some(length), Some(sum)) = (kind, length, sum) else {
+        return Err(format!("{head:?} is not the head of a record"));
+    };
+    let body = &rest[line + 1..];
+    if body.len() <= length {
+        return Ok(None);
+    }
+    let (json, after) = body.split_at(length);
+    if crc32fast::hash(json) != sum || after[0] != b'\n' {
+        // The last one may have reached the disk in parts.
+        return if after.len() == 1 && kind == "patch" { Ok(None) } else { Err("a checksum is wrong".to_owned()) };
+    }
+    *rest = &after[1..];
+    Ok(Some(if kind == "config" { Record::Config(json) } else { Record::Patch(json) }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn config(number: u64) -> HostConfig {
-        let text = format!(r#"{{"revision":{{"epoch":1,"number":{number}}},"host":"h1","underlay":"192.0.2.1"}}"#);
-        serde_json::from_str(&text).unwrap()
+    fn json(number: u64) -> String {
+        format!(r#"{{"revision":{{"epoch":1,"number":{number}}},"host":"h1","underlay":"192.0.2.1"}}"#)
+    }
+
+    fn config(number: u64) -> ValidHostConfig {
+        serde_json::from_str::<HostConfig>(&json(number)).unwrap().try_into().unwrap()
+    }
+
+    fn patch(number: u64) -> Record<String> {
+        Record::Patch(format!(
+            r#"{{"base":{{"epoch":1,"number":{}}},"revision":{{"epoch":1,"number":{number}}}}}"#,
+            number - 1
+        ))
+    }
+
+    /// A ledger with a configuration and two patches.
+    fn filled(folder: &Path) -> Ledger {
+        let ledger = Ledger::new(folder.join("ledger.json"));
+        ledger.store(&Record::Config(json(1)), &config(1)).unwrap();
+        for number in [2, 3] {
+            ledger.store(&patch(number), &config(number)).unwrap();
+        }
+        ledger
+    }
+
+    fn records(path: &Path) -> usize {
+        let bytes = fs::read(path).unwrap();
+        let mut rest = bytes.as_slice();
+        std::iter::from_fn(|| take(&mut rest).unwrap()).count()
     }
 
     #[test]
@@ -108,22 +260,81 @@ mod tests {
         let ledger = Ledger::new(folder.path().join("ledger.json"));
         assert!(ledger.load().unwrap().is_none());
         for number in [1, 2] {
-            ledger.store(&config(number)).unwrap();
-            assert_eq!(ledger.load().unwrap().unwrap().into_inner(), config(number));
+            ledger.store(&Record::Config(json(number)), &config(number)).unwrap();
+            assert_eq!(ledger.load().unwrap().unwrap(), config(number));
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_patch_is_added_behind_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = filled(folder.path());
+        assert_eq!(records(&ledger.path), 3);
+        // Another process has to read it before it can add to it.
+        let again = Ledger::new(&ledger.path);
+        assert_eq!(again.load().unwrap().unwrap(), config(3));
+        again.store(&patch(4), &config(4)).unwrap();
+        assert_eq!((records(&ledger.path), ledger.load().unwrap().unwrap()), (4, config(4)));
+        Ledger::new(&ledger.path).store(&patch(5), &config(5)).unwrap();
+        assert_eq!((records(&ledger.path), ledger.load().unwrap().unwrap()), (1, config(5)));
+    }
+
+    #[test]
+    fn a_record_that_is_cut_off_was_never_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = filled(folder.path());
+        let whole = fs::read(&ledger.path).unwrap();
+        let Record::Patch(last) = patch(3) else { panic!("it is a patch") };
+        let second = whole.len() - head("patch", last.as_bytes()).len() - last.len() - 1;
+        for length in second..whole.len() {
+            fs::write(&ledger.path, &whole[..length]).unwrap();
+            let reader = Ledger::new(&ledger.path);
+            let found = reader.load().unwrap().unwrap();
+            assert_eq!(found, config(2), "{length}");
+        }
+        // The next one comes in its place.
+        let reader = Ledger::new(&ledger.path);
+        fs::write(&ledger.path, &whole[..whole.len() - 1]).unwrap();
+        assert_eq!(reader.load().unwrap().unwrap(), config(2));
+        reader.store(&patch(3), &config(3)).unwrap();
+        assert_eq!(fs::read(&ledger.path).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_record_that_was_changed_is_no_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = filled(folder.path());
+        let mut bytes = fs::read(&ledger.path).unwrap();
+        bytes[60] ^= 1;
+        fs::write(&ledger.path, bytes).unwrap();
+        assert!(ledger.load().unwrap_err().to_string().contains("checksum"));
+    }
+
+    #[test]
+    fn many_patches_become_one_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = filled(folder.path());
+        let long = Record::Patch(vec![b' '; usize::try_from(FEW).unwrap()]);
+        ledger.store(&long, &config(4)).unwrap();
+        assert_eq!(records(&ledger.path), 4);
+        ledger.store(&patch(5), &config(5)).unwrap();
+        assert_eq!((records(&ledger.path), ledger.load().unwrap().unwrap()), (1, config(5)));
     }
 
     #[test]
     fn says_what_to_do_about_a_broken_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.json");
-        fs::write(&path, "{").unwrap();
-        let error = Ledger::new(&path).load().unwrap_err().to_string();
-        assert!(error.contains("ledger.json") && error.contains("Move the file away"), "{error}");
+        for broken in ["{", "", "config 3 352441c2\nabc\n"] {
+            fs::write(&path, broken).unwrap();
+            let error = Ledger::new(&path).load().unwrap_err().to_string();
+            assert!(error.contains("ledger.json") && error.contains("Move the file away"), "{error}");
+        }
         fs::remove_file(&path).unwrap();
         Ledger::new(&path).remove().unwrap();
-        let error = Ledger::new(folder.path().join("missing/ledger.json")).store(&config(1)).unwrap_err().to_string();
+        let ledger = Ledger::new(folder.path().join("missing/ledger.json"));
+        let error = ledger.store(&Record::Config(json(1)), &config(1)).unwrap_err().to_string();
         assert!(error.contains("missing/ledger.json"), "{error}");
     }
 }

@@ -12,17 +12,20 @@
 //! | [`api`] | HTTP requests of the controller | accepted configurations, in order; reports |
 //! | [`ledger`] | an accepted configuration | the same after a reboot |
 //! | [`reconcile`] | configurations, events | operations for the kernel; the report |
+//! | [`extent`] | two configurations | the part of the host in which they differ. Pure |
 //! | [`compile`] | a configuration | kernel objects that should be there. Pure |
 //! | [`diff`] | objects that should be there, objects that are | operations in order, and what is in the way. Pure |
 //! | [`kernel`] | operations | objects that are there; events. The only place that speaks netlink |
 //! | [`owner`] | names and numbers | what is ours. The only place that decides it |
 //!
-//! [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
+//! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
 
 pub mod api;
 pub mod command;
 pub mod compile;
+pub mod daemon;
 pub mod diff;
+pub mod extent;
 pub mod kernel;
 pub mod ledger;
 pub mod objects;

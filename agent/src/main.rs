@@ -1,9 +1,10 @@
-//! The agent's program: settings, and one of its commands.
+//! The agent's program: arguments, settings, logging.
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use cps_peering_agent::{
     command::{self, Output},
+    daemon,
     kernel::Netlink,
     ledger::Ledger,
     reconcile::Options,
@@ -87,7 +88,7 @@ fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> 
     let ledger = Ledger::new(&settings.ledger);
     let options = Options::from(settings);
     match command {
-        Command::Run => command::run::run(settings, Netlink::default()).map(|()| true),
+        Command::Run => daemon::run(Netlink::default(), settings).map(|()| true),
         Command::Status(shown) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(command::status::run(settings.listen, shown.output))
@@ -95,7 +96,7 @@ fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> 
         Command::Diff(shown) => command::diff::run(&ledger, options, shown.output),
         Command::Check(shown) => command::check::run(settings, shown.output),
         Command::Cleanup { yes } => {
-            let _no_agent = command::run::claim_namespace()?;
+            let _no_agent = daemon::claim_namespace()?;
             command::cleanup::run(&ledger, *yes).map(|()| true)
         }
     }

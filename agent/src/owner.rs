@@ -103,7 +103,7 @@ impl DeviceName {
             Role::ALL.into_iter().find_map(|role| Some((role, name.as_str().strip_prefix(role.prefix())?)))?;
         let vni = digits.parse::<u32>().ok().and_then(|number| Vni::try_from(number).ok())?;
         let device = Self { role, vni };
-        (device.to_string() == name.as_str()).then_some(device)
+        (!digits.starts_with(['0', '+'])).then_some(device)
     }
 }
 
@@ -127,6 +127,16 @@ pub fn table(vni: Vni) -> u32 {
 /// The VNI of the VPC whose routing table this is, if it lies in the reserved range.
 pub fn table_vni(table: u32) -> Option<Vni> {
     table.checked_sub(FIRST_TABLE).and_then(|number| Vni::try_from(number).ok())
+}
+
+/// The ids to try for a next hop on this device, in order. Each device begins elsewhere, so that the ids of others need
+/// not be known: where one is taken after all, the kernel says so.
+pub fn nexthop_ids(device: &InterfaceName) -> impl Iterator<Item = u32> + use<> {
+    const IDS: u32 = 1 << 24;
+    // Fibonacci hashing: VNIs in a row end up far from each other.
+    let vni = DeviceName::parse(device).map_or(0, |device| device.vni.get());
+    let first = vni.wrapping_mul(0x9e37_79b1) >> 8;
+    (0..IDS).map(move |step| FIRST_NEXTHOP_ID + (first + step) % IDS)
 }
 
 /// Whether a next hop with this id and protocol is ours.

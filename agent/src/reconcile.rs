@@ -7,22 +7,25 @@
 
 use crate::{
     compile::{Surroundings, compile},
-    diff::{Plan, diff},
+    diff::{Obstacle, Plan, diff},
+    extent::Extent,
     kernel::{Event, Kernel, KernelError, Refusal},
-    objects::{Desired, LinkKind, Observed},
+    objects::{LinkKind, Observed, Operation},
     scope,
 };
 use cps_peering_config::{
     HostReport, ValidHostConfig,
+    net::InterfaceName,
     report::{Counters, Pass, Problem, ProblemKind, Scope},
     settings::AgentSettings,
 };
 use nix::libc;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -85,8 +88,47 @@ impl Options {
 /// Why the reconciler looks at the kernel.
 #[derive(Debug)]
 enum Wake {
-    Configured(Arc<ValidHostConfig>),
+    Configured(Arc<ValidHostConfig>, Stored),
     Event(Event),
+}
+
+/// Tells whether a configuration is in the ledger, once that is known. Work on it begins before: what ends traffic must not
+/// wait for a disk. But nothing is confirmed to anybody before it would survive a reboot.
+#[derive(Debug)]
+enum Stored {
+    Yes,
+    Soon(Receiver<()>),
+}
+
+impl Stored {
+    /// Waits until it is known. False when it could not be stored; then the one before comes back.
+    fn wait(&mut self) -> bool {
+        if let Self::Soon(word) = self {
+            if word.recv().is_err() {
+                return false;
+            }
+            *self = Self::Yes;
+        }
+        true
+    }
+}
+
+/// A promise to store a configuration that the reconciler works on already. Dropped, it is taken back.
+#[derive(Debug)]
+#[must_use]
+pub struct Promise {
+    handle: Handle,
+    config: Arc<ValidHostConfig>,
+    word: Sender<()>,
+}
+
+impl Promise {
+    /// It is stored.
+    pub fn keep(self) {
+        self.handle.announce(&self.config);
+        // The reconciler may have gone on to the next one.
+        let _ = self.word.send(());
+    }
 }
 
 /// The way to a running reconciler.
@@ -94,19 +136,38 @@ enum Wake {
 pub struct Handle {
     wake: Sender<Wake>,
     config: watch::Sender<Option<Arc<ValidHostConfig>>>,
+    /// Set while a configuration waits that is newer than the one worked on.
+    newer: Arc<AtomicBool>,
     report: watch::Sender<HostReport>,
 }
 
 impl Handle {
-    /// Makes the reconciler bring the kernel to this configuration instead of any earlier one.
+    /// Makes the reconciler bring the kernel to this configuration, which is stored, instead of any earlier one.
     pub fn configure(&self, config: Arc<ValidHostConfig>) {
+        self.announce(&config);
+        self.begin(config, Stored::Yes);
+    }
+
+    /// The same for a configuration that is still being stored. Its revision is reported only when the promise is kept.
+    /// When it cannot be, [`Handle::configure`] brings back the one before.
+    pub fn configure_early(&self, config: Arc<ValidHostConfig>) -> Promise {
+        let (word, soon) = channel();
+        self.begin(Arc::clone(&config), Stored::Soon(soon));
+        Promise { handle: self.clone(), config, word }
+    }
+
+    fn announce(&self, config: &Arc<ValidHostConfig>) {
         self.report.send_modify(|report| {
             report.host = Some(config.host.clone());
             report.desired = Some(config.revision);
         });
-        self.config.send_replace(Some(Arc::clone(&config)));
+        self.config.send_replace(Some(Arc::clone(config)));
+    }
+
+    fn begin(&self, config: Arc<ValidHostConfig>, stored: Stored) {
+        self.newer.store(true, Ordering::Relaxed);
         // The reconciler ends only with the process.
-        let _ = self.wake.send(Wake::Configured(config));
+        let _ = self.wake.send(Wake::Configured(config, stored));
     }
 
     /// The configuration that it was given last.
@@ -140,15 +201,21 @@ pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result
         vrfs: BTreeMap::new(),
         sides: BTreeMap::new(),
     });
-    let handle = Handle { wake, config: watch::Sender::new(None), report: report.clone() };
+    let newer = Arc::new(AtomicBool::new(false));
+    let handle = Handle { wake, config: watch::Sender::new(None), newer: Arc::clone(&newer), report: report.clone() };
     let reconciler = Reconciler {
         kernel,
         options,
         inbox,
+        newer,
         report,
         config: None,
-        desired: None,
         compared: None,
+        stored: Stored::Yes,
+        pending: Extent::Everything,
+        due: true,
+        surroundings: None,
+        blocked: BTreeSet::new(),
         settled: false,
         counters: Counters::default(),
         refused: BTreeMap::new(),
@@ -162,21 +229,65 @@ struct Reconciler<K> {
     kernel: K,
     options: Options,
     inbox: Receiver<Wake>,
+    newer: Arc<AtomicBool>,
     report: watch::Sender<HostReport>,
     config: Option<Arc<ValidHostConfig>>,
-    /// What the configuration means in these surroundings.
-    desired: Option<(Surroundings, Desired)>,
     /// What the kernel was last brought to and compared with.
     compared: Option<Arc<ValidHostConfig>>,
+    stored: Stored,
+    /// What may differ because the configuration changed since the kernel was last seen to be right.
+    pending: Extent,
+    /// Whether everything is to be looked at, for whatever reason.
+    due: bool,
+    /// What the last look at everything said about the underlay.
+    surroundings: Option<Surroundings>,
+    /// Desired devices that something was in the way of at the last look at everything.
+    blocked: BTreeSet<InterfaceName>,
     /// Whether the kernel has been seen to be as the configuration wants it. What differs after that is drift.
     settled: bool,
     counters: Counters,
-    /// What the kernel refused in the current pass, by operation.
+    /// What the kernel refused in the current pass, by operation; the first ones.
     refused: BTreeMap<String, Refusal>,
     retry: Duration,
 }
 
+/// How a look at an extent ended.
+enum Attempt {
+    /// A newer configuration came.
+    Superseded,
+    /// It is as it should be, but for these problems.
+    Done {
+        problems: Vec<Problem>,
+        /// Whether the kernel could be read.
+        seen: bool,
+        run: Run,
+    },
+}
+
+/// What a look cost.
+#[derive(Clone, Copy)]
+struct Run {
+    operations: u64,
+    took: Duration,
+}
+
+/// Enough of a plan to see whether the next one is the same, and little to keep.
+#[derive(PartialEq)]
+struct Outline {
+    length: usize,
+    first: Vec<Operation>,
+    obstacles: Vec<Obstacle>,
+}
+
+impl Outline {
+    fn of(plan: &Plan) -> Self {
+        let first = plan.operations.iter().take(MAX_PROBLEMS).cloned().collect();
+        Self { length: plan.operations.len(), first, obstacles: plan.obstacles.clone() }
+    }
+}
+
 /// How a pass ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// Nothing differs that could be changed, and nothing is in the way.
     InSync,
@@ -190,9 +301,20 @@ impl<K: Kernel> Reconciler<K> {
     fn run(mut self) {
         let mut pause = self.options.resync;
         let mut quiet_until = Instant::now();
-        while let Some(waited) = self.wait(pause, quiet_until) {
+        let mut superseded = false;
+        loop {
+            let waited = if superseded {
+                self.drain(Waited::Configured)
+            } else {
+                let Some(waited) = self.wait(pause, quiet_until) else { return };
+                waited
+            };
+            // Without a reason, or with one that says only "look".
+            self.due |= waited != Waited::Configured;
             let started = Instant::now();
-            pause = match self.pass() {
+            let outcome = self.pass();
+            superseded = outcome == Some(Outcome::Superseded);
+            pause = match outcome {
                 Some(Outcome::Superseded) => Duration::ZERO,
                 Some(Outcome::Troubled) => {
                     let pause = self.retry;
@@ -243,10 +365,17 @@ impl<K: Kernel> Reconciler<K> {
 
     fn take(&mut self, wake: Wake) -> Waited {
         match wake {
-            Wake::Configured(config) => {
+            Wake::Configured(config, stored) => {
+                self.newer.store(false, Ordering::Relaxed);
+                let change = match &self.config {
+                    Some(old) => Extent::between(old, &config),
+                    None => Extent::Everything,
+                };
+                let pending = std::mem::replace(&mut self.pending, Extent::nothing());
+                self.settled &= change.is_nothing();
+                self.pending = pending.and(change);
                 self.config = Some(config);
-                self.desired = None;
-                self.settled = false;
+                self.stored = stored;
                 self.retry = FIRST_RETRY;
                 Waited::Configured
             }
@@ -260,26 +389,82 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
+    /// Looks at what the configuration changed, and at everything when that is due.
     fn pass(&mut self) -> Option<Outcome> {
         let config = self.config.clone()?;
+        let clear = self.report.borrow().problems.is_empty();
+        if let Some(surroundings) = self.quick_way() {
+            let extent = self.pending.clone();
+            match self.attempt(&config, &extent, Some(surroundings)) {
+                Attempt::Superseded => return Some(Outcome::Superseded),
+                Attempt::Done { problems, seen: true, run } if problems.is_empty() && clear => {
+                    if !self.publish(&config, problems, true, run) {
+                        return Some(Outcome::Superseded);
+                    }
+                    self.pending = Extent::nothing();
+                    self.settled = true;
+                    if !self.due {
+                        return Some(Outcome::InSync);
+                    }
+                }
+                Attempt::Done { .. } => {}
+            }
+        }
+        self.due = true;
+        match self.attempt(&config, &Extent::Everything, None) {
+            Attempt::Superseded => Some(Outcome::Superseded),
+            Attempt::Done { problems, seen, run } => {
+                let outcome = if problems.is_empty() { Outcome::InSync } else { Outcome::Troubled };
+                if !self.publish(&config, problems, seen, run) {
+                    return Some(Outcome::Superseded);
+                }
+                if seen {
+                    // What is still not right is no longer a matter of what changed.
+                    self.pending = Extent::nothing();
+                }
+                if outcome == Outcome::InSync {
+                    self.settled = true;
+                    self.due = false;
+                }
+                Some(outcome)
+            }
+        }
+    }
+
+    /// The underlay as it was seen last, where a look at the parts that changed may be enough: something has changed,
+    /// less than everything, and nothing is in the way of it.
+    fn quick_way(&self) -> Option<Surroundings> {
+        let Extent::Parts(parts) = &self.pending else { return None };
+        let blocked = parts.devices.iter().any(|device| self.blocked.contains(device));
+        let worth_it = !self.pending.is_nothing() || !self.due;
+        if worth_it && !blocked { self.surroundings } else { None }
+    }
+
+    fn attempt(&mut self, config: &ValidHostConfig, extent: &Extent, known: Option<Surroundings>) -> Attempt {
         let started = Instant::now();
         let before = self.counters.operations;
         self.refused.clear();
         self.counters.passes += 1;
-        let (outcome, problems, seen) = match self.rounds(&config) {
-            Ok(None) => return Some(Outcome::Superseded),
-            Ok(Some(problems)) if problems.is_empty() => (Outcome::InSync, problems, true),
-            Ok(Some(problems)) => (Outcome::Troubled, problems, true),
+        let (problems, seen) = match self.rounds(config, extent, known) {
+            Ok(None) | Err(KernelError::Abandoned) => return Attempt::Superseded,
+            Ok(Some(problems)) => (problems, true),
             Err(error) => {
                 tracing::error!(%error, "the kernel could not be read or changed; trying again");
-                (Outcome::Troubled, vec![host_problem(ProblemKind::Failed, "kernel", error.to_string())], false)
+                (vec![host_problem(ProblemKind::Failed, "kernel", error.to_string())], false)
             }
         };
-        self.settled |= matches!(outcome, Outcome::InSync);
-        let operations = self.counters.operations - before;
-        self.log(&config, &problems, operations, started.elapsed());
+        let run = Run { operations: self.counters.operations - before, took: started.elapsed() };
+        Attempt::Done { problems, seen, run }
+    }
+
+    /// Reports how it stands. False when the configuration turned out not to be stored: then it never was.
+    fn publish(&mut self, config: &Arc<ValidHostConfig>, problems: Vec<Problem>, seen: bool, run: Run) -> bool {
+        if !self.stored.wait() {
+            return false;
+        }
+        self.log(config, &problems, &run);
         let had = self.compared.take();
-        self.compared = if seen { Some(Arc::clone(&config)) } else { had.clone() };
+        self.compared = if seen { Some(Arc::clone(config)) } else { had.clone() };
         self.report.send_modify(|report| {
             report.behind = scope::behind(report, had.as_ref().map(|config| &***config), &problems);
             if seen {
@@ -289,39 +474,47 @@ impl<K: Kernel> Reconciler<K> {
             report.counters = self.counters;
             report.last_pass = Some(Pass {
                 ended_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| whole(since.as_millis())),
-                duration_us: whole(started.elapsed().as_micros()),
-                operations,
+                duration_us: whole(run.took.as_micros()),
+                operations: run.operations,
             });
         });
-        Some(outcome)
+        true
     }
 
     /// Looks and changes until nothing differs, or nothing more can be done. Returns what is wrong then; none when a newer
     /// configuration came.
-    fn rounds(&mut self, config: &ValidHostConfig) -> Result<Option<Vec<Problem>>, KernelError> {
-        let mut last = Plan::default();
+    fn rounds(
+        &mut self,
+        config: &ValidHostConfig,
+        extent: &Extent,
+        known: Option<Surroundings>,
+    ) -> Result<Option<Vec<Problem>>, KernelError> {
+        let mut last = None;
         for round in 0.. {
-            let observed = self.kernel.observe()?;
-            let (surroundings, trouble) = self.options.surroundings(config, &observed);
-            let plan = self.plan(config, surroundings, &observed);
-            let stuck = round == ROUNDS || (round > 0 && plan == last);
+            let newer = Arc::clone(&self.newer);
+            let observed = self.kernel.look(extent, &|| newer.load(Ordering::Relaxed))?;
+            let (surroundings, trouble) = match known {
+                Some(surroundings) => (surroundings, None),
+                None => self.options.surroundings(config, &observed),
+            };
+            let plan = diff(&compile(config, surroundings, extent), &observed);
+            // It may be as large as the plan.
+            drop(observed);
+            if known.is_none() {
+                self.surroundings = Some(surroundings);
+                self.blocked = plan.obstacles.iter().map(|obstacle| obstacle.device).collect();
+            }
+            let outline = Outline::of(&plan);
+            let stuck = round == ROUNDS || last.as_ref() == Some(&outline);
             if plan.operations.is_empty() || stuck {
                 return Ok(Some(self.problems(config, plan, trouble)));
             }
             if !self.carry_out(&plan)? {
                 return Ok(None);
             }
-            last = plan;
+            last = Some(outline);
         }
         unreachable!("the last round is stuck")
-    }
-
-    fn plan(&mut self, config: &ValidHostConfig, surroundings: Surroundings, observed: &Observed) -> Plan {
-        if self.desired.as_ref().is_none_or(|(meant_for, _)| *meant_for != surroundings) {
-            self.desired = Some((surroundings, compile(config, surroundings)));
-        }
-        let (_, desired) = self.desired.as_ref().expect("it was just set");
-        diff(desired, observed)
     }
 
     /// Carries a plan out. False when a newer configuration came meanwhile.
@@ -337,7 +530,9 @@ impl<K: Kernel> Reconciler<K> {
                     tracing::info!(%operation, "repaired");
                 }
             }
-            self.refused.extend(refused.into_iter().map(|(place, refusal)| (chunk[place].to_string(), refusal)));
+            let room = (2 * MAX_PROBLEMS).saturating_sub(self.refused.len());
+            let told = refused.into_iter().take(room);
+            self.refused.extend(told.map(|(place, refusal)| (chunk[place].to_string(), refusal)));
             if self.drain(Waited::Pause) == Waited::Configured {
                 return Ok(false);
             }
@@ -353,7 +548,9 @@ impl<K: Kernel> Reconciler<K> {
             object: format!("link {}", obstacle.device),
             reason: obstacle.reason,
         });
-        let undone = plan.operations.iter().map(|operation| {
+        // More than these are only counted.
+        let more = plan.operations.len().saturating_sub(2 * MAX_PROBLEMS);
+        let undone = plan.operations.iter().take(2 * MAX_PROBLEMS).map(|operation| {
             let object = operation.to_string();
             let (kind, reason) = match self.refused.get(&object) {
                 // Ours was not there a moment ago, so it is another's.
@@ -369,7 +566,7 @@ impl<K: Kernel> Reconciler<K> {
         problems.sort();
         problems.dedup();
         if problems.len() > MAX_PROBLEMS {
-            let count = problems.len();
+            let count = problems.len() + more;
             problems.truncate(MAX_PROBLEMS - 1);
             let reason = format!("{count} objects are not as they should be; these are the first");
             problems.push(host_problem(ProblemKind::Failed, "kernel", reason));
@@ -377,8 +574,8 @@ impl<K: Kernel> Reconciler<K> {
         problems
     }
 
-    fn log(&self, config: &ValidHostConfig, problems: &[Problem], operations: u64, took: Duration) {
-        let revision = config.revision;
+    fn log(&self, config: &ValidHostConfig, problems: &[Problem], run: &Run) {
+        let (revision, operations, took) = (config.revision, run.operations, run.took);
         if operations > 0 {
             tracing::info!(%revision, operations, problems = problems.len(), ?took, "kernel changed");
         } else {

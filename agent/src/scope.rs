@@ -5,7 +5,7 @@ use crate::{
     owner::{self, DeviceName, Role},
 };
 use cps_peering_config::{
-    HostConfig,
+    SharedHostConfig,
     id::VpcId,
     net::{InterfaceName, Vni},
     report::{Behind, HostReport, Problem, Scope},
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 /// The scope of a device. What the configuration does not know, for instance a VRF that could not be removed, concerns
 /// the host: better to hold back one confirmation too many than to give one too early.
-pub fn of_device(config: &HostConfig, device: &InterfaceName) -> Scope {
+pub fn of_device(config: &SharedHostConfig, device: &InterfaceName) -> Scope {
     let vpc = match DeviceName::parse(device) {
         Some(DeviceName { role: Role::Peer, vni }) => return Scope::Side(vni),
         Some(DeviceName { role: Role::Vrf | Role::Vpc, vni }) => vpc_of(config, vni),
@@ -23,11 +23,11 @@ pub fn of_device(config: &HostConfig, device: &InterfaceName) -> Scope {
     vpc.map_or(Scope::Host, |vpc| Scope::Vpc(vpc.clone()))
 }
 
-fn vpc_of(config: &HostConfig, vni: Vni) -> Option<&VpcId> {
+fn vpc_of(config: &SharedHostConfig, vni: Vni) -> Option<&VpcId> {
     config.vrfs.iter().find(|(_, vrf)| vrf.vni == vni).map(|(vpc, _)| vpc)
 }
 
-fn of_route(config: &HostConfig, key: &RouteKey) -> Scope {
+fn of_route(config: &SharedHostConfig, key: &RouteKey) -> Scope {
     let Some(vpc) = owner::table_vni(key.table).and_then(|vni| vpc_of(config, vni)) else { return Scope::Host };
     let mut sides = config.sides.iter().filter(|(_, side)| side.vpc == *vpc);
     sides
@@ -36,7 +36,7 @@ fn of_route(config: &HostConfig, key: &RouteKey) -> Scope {
 }
 
 /// The scope of what an operation is about.
-pub fn of_operation(config: &HostConfig, operation: &Operation) -> Scope {
+pub fn of_operation(config: &SharedHostConfig, operation: &Operation) -> Scope {
     match operation {
         Operation::AddRule(_)
         | Operation::RemoveRule(_)
@@ -66,7 +66,7 @@ pub fn of_operation(config: &HostConfig, operation: &Operation) -> Scope {
 }
 
 /// What problems keep back, and what it had before them. `had` is the configuration that `last` was about.
-pub fn behind(last: &HostReport, had: Option<&HostConfig>, problems: &[Problem]) -> Vec<Behind> {
+pub fn behind(last: &HostReport, had: Option<&SharedHostConfig>, problems: &[Problem]) -> Vec<Behind> {
     let mut scopes: BTreeSet<&Scope> = problems.iter().map(|problem| &problem.scope).collect();
     if scopes.contains(&Scope::Host) {
         // Nothing is known to have got better.
@@ -84,20 +84,21 @@ pub fn behind(last: &HostReport, had: Option<&HostConfig>, problems: &[Problem])
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cps_peering_config::{Revision, report::ProblemKind};
+    use cps_peering_config::{HostConfig, Revision, report::ProblemKind};
     use serde_json::json;
 
-    fn config(number: u64, sides: &[u32]) -> HostConfig {
+    fn config(number: u64, sides: &[u32]) -> SharedHostConfig {
         let side = |vni: &u32| {
             let side = json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1, "peer_cidrs": [] });
             (vni.to_string(), side)
         };
         let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
-        serde_json::from_value(json!({
+        let config: HostConfig = serde_json::from_value(json!({
             "revision": { "epoch": 1, "number": number }, "host": "h1", "underlay": "192.0.2.1",
             "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
         }))
-        .unwrap()
+        .unwrap();
+        config.into()
     }
 
     fn side(vni: u32) -> Scope {
@@ -109,7 +110,7 @@ mod tests {
     }
 
     /// What the agent reports after each of these passes: a configuration and what was wrong.
-    fn after(passes: &[(&HostConfig, &[Scope])]) -> HostReport {
+    fn after(passes: &[(&SharedHostConfig, &[Scope])]) -> HostReport {
         let text = r#"{ "version": "0", "host": null, "desired": null, "applied": null, "problems": [], "last_pass": null,
             "counters": { "passes": 0, "operations": 0, "failures": 0, "drift_repaired": 0 } }"#;
         let mut report: HostReport = serde_json::from_str(text).unwrap();

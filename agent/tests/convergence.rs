@@ -8,6 +8,7 @@ mod crash;
 use cps_peering_agent::{
     compile::{Surroundings, compile},
     diff::{Plan, diff},
+    extent::Extent,
     kernel::{Kernel, memory::Memory},
     objects::{
         Desired, DeviceSetting, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, SourceFilter, Tunnel, Via,
@@ -102,7 +103,7 @@ impl World {
     }
 
     fn desired(&self) -> Desired {
-        compile(&self.config(), SURROUNDINGS)
+        compile(&self.config(), SURROUNDINGS, &Extent::Everything)
     }
 }
 
@@ -362,6 +363,29 @@ proptest! {
     }
 
     #[test]
+    fn looking_at_what_changed_leads_where_looking_at_everything_does(before in worlds(), peered in any::<[[bool; VPCS as usize]; VPCS as usize]>(), moved in 0..VPCS, elsewhere in any::<[bool; HOSTS as usize]>()) {
+        let mut kernel = host();
+        converge(&mut kernel, &before.desired());
+        let mut after = before.clone();
+        after.peered = peered;
+        // Ports on other hosts come and go, those on this one stay.
+        after.ports[usize::from(moved)][1..].copy_from_slice(&elsewhere[1..]);
+        let (old, new) = (before.config(), after.config());
+        let extent = Extent::between(&old, &new);
+        prop_assert!(extent != Extent::Everything);
+        let desired = compile(&new, SURROUNDINGS, &extent);
+        for _ in 0..3 {
+            let plan = diff(&desired, &kernel.look(&extent, &|| false).unwrap());
+            if plan.operations.is_empty() {
+                break;
+            }
+            kernel.apply(&plan.operations).unwrap();
+        }
+        let left = diff(&after.desired(), &kernel.observe().unwrap());
+        prop_assert!(left.operations.is_empty(), "{left:#?}");
+    }
+
+    #[test]
     fn what_two_worlds_share_is_not_touched(world in worlds(), vpc in 0..VPCS) {
         let mut kernel = host();
         converge(&mut kernel, &world.desired());
@@ -405,11 +429,15 @@ fn traffic_stops_with_the_first_operations() {
     let plan = diff(&unpeered.desired(), &kernel.observe().unwrap());
     let is_stop = |operation: &Operation| match operation {
         Operation::RemoveRoute(route) => route.via != Via::Unreachable,
-        _ => matches!(operation, Operation::RemoveNexthop(_)),
+        _ => matches!(operation, Operation::RemoveFdb(_) | Operation::RemoveNexthop(_)),
     };
     let stops = plan.operations.iter().take_while(|operation| is_stop(operation)).count();
     assert!(stops > 0 && !plan.operations[stops..].iter().any(is_stop), "{plan:#?}");
-    assert!(matches!(plan.operations[0], Operation::RemoveNexthop(_)));
+    // Without its forwarding entries a device sends nothing, whatever still leads to it.
+    assert!(
+        matches!(plan.operations[..3], [Operation::RemoveFdb(_), Operation::RemoveFdb(_), Operation::RemoveNexthop(_)]),
+        "{plan:#?}"
+    );
     let devices = plan.operations.iter().position(|operation| matches!(operation, Operation::RemoveLinks(_)));
     let backstop = |operation: &Operation| matches!(operation, Operation::RemoveRoute(_)) && !is_stop(operation);
     assert!(plan.operations.iter().position(backstop) > devices, "{plan:#?}");
@@ -428,7 +456,7 @@ fn a_prefix_that_moves_between_hosts_is_routed_all_the_time() {
     for side in config.sides.values_mut() {
         side.remotes = side.remotes.values().map(|prefixes| (vtep(3), prefixes.clone())).collect();
     }
-    let desired = compile(&config.try_into().unwrap(), SURROUNDINGS);
+    let desired = compile(&config.try_into().unwrap(), SURROUNDINGS, &Extent::Everything);
     let plan = diff(&desired, &kernel.observe().unwrap());
     assert!(!plan.operations.iter().any(|operation| matches!(operation, Operation::RemoveRoute(_))), "{plan:#?}");
     let place = |wanted: fn(&Operation) -> bool| plan.operations.iter().rposition(wanted).unwrap();

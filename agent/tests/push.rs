@@ -7,9 +7,10 @@ mod restart;
 use axum::{Router, body::Body, http::Request};
 use cps_peering_agent::{
     api,
+    extent::Extent,
     kernel::{Event, Kernel, memory::Memory},
     ledger::Ledger,
-    objects::{LinkKind, RouteKey},
+    objects::{LinkKind, RouteKey, Tunnel},
     owner,
     reconcile::{self, Handle, Options},
 };
@@ -185,6 +186,85 @@ async fn a_patch_changes_what_it_names() {
     assert_eq!((status, &report["applied"]["number"]), (200, &json!(3)));
     let state = agent.kernel.state();
     assert!(state.seen.nexthops.is_empty() && state.seen.links.keys().any(|name| name.as_str() == "cpsvrf10"));
+}
+
+/// A patch that removes both sides of the peering.
+fn removal(base: u64) -> Value {
+    json!({ "base": { "epoch": 1, "number": base }, "revision": { "epoch": 1, "number": base + 1 },
+            "sides": { "1001": null, "1002": null } })
+}
+
+#[tokio::test]
+async fn a_patch_looks_only_at_what_it_changes() {
+    let agent = Agent::start();
+    agent.accepted(&config(1)).await;
+    agent.kernel.state().looks.clear();
+    let (_, report) = agent.call("PATCH", "/v1/config", &removal(1)).await;
+    assert_eq!((&report["applied"]["number"], &report["problems"]), (&json!(2), &json!([])));
+    let looks = agent.kernel.state().looks.clone();
+    assert!(looks.len() > 1, "the kernel was read again before the answer");
+    for look in looks {
+        let Extent::Parts(parts) = look else { panic!("everything was looked at") };
+        assert_eq!(parts.sides.iter().map(|vni| vni.get()).collect::<Vec<_>>(), [1001, 1002]);
+        assert!(parts.vpcs.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_a_patch_cannot_settle_alone_is_looked_at_as_a_whole() {
+    let agent = Agent::start();
+    let mut alone = config(1);
+    alone["sides"] = json!({});
+    agent.accepted(&alone).await;
+    agent.kernel.state().looks.clear();
+    let tunnel = Tunnel { vni: 1001.try_into().unwrap(), port: 4789, local: "192.0.2.1".parse().unwrap() };
+    agent.kernel.state().add_link("vx7", LinkKind::Vxlan { tunnel: Some(tunnel), learning: false });
+    let sides = json!({ "base": { "epoch": 1, "number": 1 }, "revision": { "epoch": 1, "number": 2 },
+                        "sides": config(2)["sides"] });
+    let (_, report) = agent.call("PATCH", "/v1/config", &sides).await;
+    let report: HostReport = serde_json::from_value(report).unwrap();
+    assert!(report.problems.iter().any(|problem| problem.reason.contains("vx7")), "{report:?}");
+    assert!(agent.kernel.state().looks.contains(&Extent::Everything));
+}
+
+#[tokio::test]
+async fn a_patch_after_trouble_elsewhere_is_not_held_up_by_it() {
+    let agent = Agent::start();
+    agent.kernel.state().remove_link(&"tenant2".parse().unwrap());
+    let mut both = config(1);
+    both["sides"] = json!({ "1003": { "peering": "q", "vpc": "vpc-c", "peer_vni": 1004, "peer_cidrs": ["10.9.0.0/16"],
+                                      "remotes": { "192.0.2.2": ["10.9.0.0/24"] } } });
+    both["vrfs"]["vpc-c"] = json!({ "vni": 12 });
+    assert_eq!(agent.accepted(&both).await.problems.len(), 1);
+    agent.kernel.state().looks.clear();
+    let patch = json!({ "base": { "epoch": 1, "number": 1 }, "revision": { "epoch": 1, "number": 2 },
+                        "sides": { "1003": null } });
+    let (_, report) = agent.call("PATCH", "/v1/config", &patch).await;
+    assert_eq!((&report["applied"]["number"], report["problems"].as_array().unwrap().len()), (&json!(2), 1));
+    let state = agent.kernel.state();
+    assert!(matches!(state.looks[0], Extent::Parts(_)), "the patch comes first: {:?}", state.looks);
+    assert!(state.looks.contains(&Extent::Everything), "the trouble is still there, as far as anybody knows");
+    assert!(!state.seen.links.keys().any(|name| name.as_str() == "cpspeer1003"));
+}
+
+#[tokio::test]
+async fn a_patch_that_cannot_be_stored_is_undone() {
+    let agent = Agent::start();
+    agent.accepted(&config(1)).await;
+    let before = agent.kernel.state().seen.routes.len();
+    let ledger = agent.folder.path().join("ledger.json");
+    std::fs::remove_file(&ledger).unwrap();
+    std::fs::create_dir(&ledger).unwrap();
+    let (status, error) = agent.call("PATCH", "/v1/config", &removal(1)).await;
+    assert!(status == 503 && error["desired"]["number"] == 1, "{error}");
+    let report = agent.report_when(HostReport::in_sync).await;
+    assert_eq!((report.desired, report.applied), (Some(revision(1)), Some(revision(1))));
+    let all_there = async {
+        while agent.kernel.state().seen.routes.len() != before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all_there).await.expect("everything is there again");
 }
 
 #[tokio::test]

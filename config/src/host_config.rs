@@ -8,9 +8,11 @@ use crate::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fmt,
     net::IpAddr,
     ops::Deref,
+    sync::Arc,
 };
 use thiserror::Error;
 
@@ -151,21 +153,96 @@ fn invalid(path: impl Into<String>, rule: impl Into<String>) -> InvalidHostConfi
     InvalidHostConfig { path: path.into(), rule: rule.into() }
 }
 
+/// A [`HostConfig`] whose VRFs and sides are shared with the configurations before and after it, so that a change costs
+/// what it changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SharedHostConfig {
+    /// Which configuration this is.
+    pub revision: Revision,
+    /// Whom it is meant for.
+    pub host: HostId,
+    /// The host's own VTEP address.
+    pub underlay: IpAddr,
+    /// The VPCs that have a port on this host.
+    pub vrfs: BTreeMap<VpcId, Arc<VrfConfig>>,
+    /// The sides of peerings that this host takes part in, by the side's own VNI.
+    pub sides: BTreeMap<Vni, Arc<SideConfig>>,
+}
+
+impl SharedHostConfig {
+    /// The peer's side of a side, where this host has it too.
+    pub fn peer_of(&self, side: &SideConfig) -> Option<(Vni, &SideConfig)> {
+        let peer = self.sides.get(&side.peer_vni).filter(|peer| peer.peering == side.peering)?;
+        Some((side.peer_vni, peer))
+    }
+}
+
+impl From<HostConfig> for SharedHostConfig {
+    fn from(config: HostConfig) -> Self {
+        let vrf = |mut vrf: VrfConfig| {
+            vrf.remotes.values_mut().for_each(Vec::shrink_to_fit);
+            Arc::new(vrf)
+        };
+        let side = |mut side: SideConfig| {
+            side.remotes.values_mut().for_each(Vec::shrink_to_fit);
+            Arc::new(side)
+        };
+        Self {
+            revision: config.revision,
+            host: config.host,
+            underlay: config.underlay,
+            vrfs: config.vrfs.into_iter().map(|(vpc, config)| (vpc, vrf(config))).collect(),
+            sides: config.sides.into_iter().map(|(vni, config)| (vni, side(config))).collect(),
+        }
+    }
+}
+
 /// A [`HostConfig`] that has passed every rule which can be checked without the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ValidHostConfig(HostConfig);
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ValidHostConfig(SharedHostConfig);
 
 impl ValidHostConfig {
     /// The configuration itself.
     pub fn into_inner(self) -> HostConfig {
-        self.0
+        let SharedHostConfig { revision, host, underlay, vrfs, sides } = self.0;
+        HostConfig {
+            revision,
+            host,
+            underlay,
+            vrfs: vrfs.into_iter().map(|(vpc, vrf)| (vpc, Arc::unwrap_or_clone(vrf))).collect(),
+            sides: sides.into_iter().map(|(vni, side)| (vni, Arc::unwrap_or_clone(side))).collect(),
+        }
+    }
+
+    /// The configuration that results from a patch, if it is legal. Only what the patch touches is checked again. The
+    /// caller compares `base` first.
+    pub fn patched(&self, patch: HostPatch) -> Result<ValidHostConfig, InvalidHostConfig> {
+        let mut config = self.0.clone();
+        config.revision = patch.revision;
+        let mut touched = Touched { vpcs: BTreeSet::new(), sides: BTreeSet::new() };
+        for (vpc, change) in patch.vrfs {
+            match change {
+                Some(vrf) => drop(config.vrfs.insert(vpc.clone(), Arc::new(vrf))),
+                None => drop(config.vrfs.remove(&vpc)),
+            }
+            touched.vpcs.insert(vpc);
+        }
+        for (vni, change) in patch.sides {
+            match change {
+                Some(side) => drop(config.sides.insert(vni, Arc::new(side))),
+                None => drop(config.sides.remove(&vni)),
+            }
+            touched.sides.insert(vni);
+        }
+        check(&config, Some(&touched))?;
+        Ok(Self(config))
     }
 }
 
 impl Deref for ValidHostConfig {
-    type Target = HostConfig;
+    type Target = SharedHostConfig;
 
-    fn deref(&self) -> &HostConfig {
+    fn deref(&self) -> &SharedHostConfig {
         &self.0
     }
 }
@@ -180,107 +257,154 @@ impl TryFrom<HostConfig> for ValidHostConfig {
     /// - a side's VPC has a VRF, it has one side per peering, and the peer's prefixes lie in the peer's CIDRs;
     /// - remote VTEPs have the family of the host's own and are not the host itself.
     fn try_from(config: HostConfig) -> Result<Self, InvalidHostConfig> {
-        let mut vnis = BTreeMap::new();
-        let mut ports = BTreeMap::new();
-        for (vpc, vrf) in &config.vrfs {
-            let path = format!("vrfs.{vpc}");
-            if let Some(other) = vnis.insert(vrf.vni, path.clone()) {
-                return Err(invalid(path, format!("VNI {} is also that of {other}", vrf.vni)));
-            }
-            for (name, port) in &vrf.ports {
-                let path = format!("{path}.ports.{name}");
-                if let Some(other) = ports.insert(*name, vpc) {
-                    return Err(invalid(path, format!("the interface is also a port of {other}")));
-                }
-                canonical(&path, &port.prefixes)?;
-            }
-            remotes(&path, &config, &vrf.remotes)?;
-        }
-        let mut peerings = BTreeSet::new();
-        for (vni, side) in &config.sides {
-            let path = format!("sides.{vni}");
-            if let Some(other) = vnis.insert(*vni, path.clone()) {
-                return Err(invalid(path, format!("VNI {vni} is also that of {other}")));
-            }
-            if !config.vrfs.contains_key(&side.vpc) {
-                return Err(invalid(path, format!("VPC {} has no VRF in this configuration", side.vpc)));
-            }
-            if !peerings.insert((&side.peering, &side.vpc)) {
-                return Err(invalid(path, format!("{} has two sides of {}", side.vpc, side.peering)));
-            }
-            canonical(&path, &side.peer_cidrs)?;
-            remotes(&path, &config, &side.remotes)?;
-            if let Some(prefix) = side
-                .remotes
-                .values()
-                .flatten()
-                .find(|prefix| !side.peer_cidrs.iter().any(|cidr| cidr.contains(*prefix)))
-            {
-                return Err(invalid(path, format!("prefix {prefix} is in none of the peer's CIDRs")));
-            }
-        }
-        for vpc in config.vrfs.keys() {
-            one_claim_per_address(&config, vpc)?;
-        }
+        let config = config.into();
+        check(&config, None)?;
         Ok(Self(config))
     }
 }
 
-fn canonical(path: &str, prefixes: &[IpNet]) -> Result<(), InvalidHostConfig> {
+/// What of a configuration may break a rule; the rest was checked before.
+struct Touched {
+    vpcs: BTreeSet<VpcId>,
+    sides: BTreeSet<Vni>,
+}
+
+/// Checks all that is touched; everything when nothing is known of it. What relates two entries is looked at for all of
+/// them, because it costs little; what looks at prefixes only for those that are touched.
+fn check(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), InvalidHostConfig> {
+    let vrf_touched = |vpc: &VpcId| touched.is_none_or(|touched| touched.vpcs.contains(vpc));
+    let side_touched = |vni: &Vni| touched.is_none_or(|touched| touched.sides.contains(vni));
+    let mut vnis = HashMap::with_capacity(config.vrfs.len());
+    let mut ports = HashMap::new();
+    for (vpc, vrf) in &config.vrfs {
+        let path = || format!("vrfs.{vpc}");
+        if let Some(other) = vnis.insert(vrf.vni, vpc) {
+            return Err(invalid(path(), format!("VNI {} is also that of vrfs.{other}", vrf.vni)));
+        }
+        for (name, port) in &vrf.ports {
+            let path = || format!("{}.ports.{name}", path());
+            if let Some(other) = ports.insert(*name, vpc) {
+                return Err(invalid(path(), format!("the interface is also a port of {other}")));
+            }
+            if vrf_touched(vpc) {
+                canonical(path, &port.prefixes)?;
+            }
+        }
+        if vrf_touched(vpc) {
+            remotes(path, config, &vrf.remotes)?;
+        }
+    }
+    let mut peerings = HashSet::with_capacity(config.sides.len());
+    for (vni, side) in &config.sides {
+        let path = || format!("sides.{vni}");
+        if let Some(other) = vnis.get(vni) {
+            return Err(invalid(path(), format!("VNI {vni} is also that of vrfs.{other}")));
+        }
+        if !config.vrfs.contains_key(&side.vpc) {
+            return Err(invalid(path(), format!("VPC {} has no VRF in this configuration", side.vpc)));
+        }
+        if !peerings.insert((&side.peering, &side.vpc)) {
+            return Err(invalid(path(), format!("{} has two sides of {}", side.vpc, side.peering)));
+        }
+        if !side_touched(vni) {
+            continue;
+        }
+        canonical(path, &side.peer_cidrs)?;
+        remotes(path, config, &side.remotes)?;
+        if let Some(prefix) =
+            side.remotes.values().flatten().find(|prefix| !side.peer_cidrs.iter().any(|cidr| cidr.contains(*prefix)))
+        {
+            return Err(invalid(path(), format!("prefix {prefix} is in none of the peer's CIDRs")));
+        }
+        let lists = side.remotes.iter().map(|(vtep, prefixes)| (Claimant::Remote(*vni, vtep), prefixes.as_slice()));
+        disjoint(lists.collect())?;
+    }
+    let mut sides: BTreeMap<&VpcId, Vec<(Vni, &SideConfig)>> = BTreeMap::new();
+    for (vni, side) in &config.sides {
+        sides.entry(&side.vpc).or_default().push((*vni, side));
+    }
+    let of_touched_side = |sides: &[(Vni, &SideConfig)]| sides.iter().any(|(vni, _)| side_touched(vni));
+    for (vpc, vrf) in &config.vrfs {
+        let sides = sides.get(vpc).map(Vec::as_slice).unwrap_or_default();
+        if vrf_touched(vpc) || of_touched_side(sides) {
+            one_claim_per_address(vpc, vrf, sides)?;
+        }
+    }
+    Ok(())
+}
+
+fn canonical(path: impl Fn() -> String, prefixes: &[IpNet]) -> Result<(), InvalidHostConfig> {
     match prefixes.iter().find(|prefix| !is_canonical(prefix)) {
-        Some(prefix) => Err(invalid(path, format!("prefix {prefix} has bits set behind its length"))),
+        Some(prefix) => Err(invalid(path(), format!("prefix {prefix} has bits set behind its length"))),
         None => Ok(()),
     }
 }
 
-fn remotes(path: &str, config: &HostConfig, remotes: &BTreeMap<IpAddr, Vec<IpNet>>) -> Result<(), InvalidHostConfig> {
+fn remotes(
+    path: impl Fn() -> String,
+    config: &SharedHostConfig,
+    remotes: &BTreeMap<IpAddr, Vec<IpNet>>,
+) -> Result<(), InvalidHostConfig> {
     for (vtep, prefixes) in remotes {
-        let path = format!("{path}.remotes.{vtep}");
+        let path = || format!("{}.remotes.{vtep}", path());
         if *vtep == config.underlay {
-            return Err(invalid(path, "the host itself is no remote host"));
+            return Err(invalid(path(), "the host itself is no remote host"));
         }
         if vtep.is_ipv4() != config.underlay.is_ipv4() {
-            return Err(invalid(path, format!("not of the same family as the host's own VTEP {}", config.underlay)));
+            return Err(invalid(path(), format!("not of the same family as the host's own VTEP {}", config.underlay)));
         }
-        canonical(&path, prefixes)?;
+        canonical(path, prefixes)?;
     }
     Ok(())
 }
 
-/// Within one VRF every address leads to one place.
-fn one_claim_per_address(config: &HostConfig, vpc: &VpcId) -> Result<(), InvalidHostConfig> {
-    let vrf = &config.vrfs[vpc];
-    let own = vrf
-        .ports
-        .iter()
-        .flat_map(|(name, port)| port.prefixes.iter().map(move |p| (*p, format!("vrfs.{vpc}.ports.{name}"))))
-        .chain(
-            vrf.remotes
-                .iter()
-                .flat_map(|(vtep, prefixes)| prefixes.iter().map(move |p| (*p, format!("vrfs.{vpc}.remotes.{vtep}")))),
-        );
-    // A peer's CIDRs cover its remotes, so only a side's own remotes are compared among themselves.
-    let peers = config.sides.iter().filter(|(_, side)| side.vpc == *vpc);
-    let cidrs = peers.clone().flat_map(|(vni, side)| side.peer_cidrs.iter().map(move |p| (*p, format!("sides.{vni}"))));
-    disjoint(own.chain(cidrs))?;
-    for (vni, side) in peers {
-        disjoint(
-            side.remotes
-                .iter()
-                .flat_map(|(vtep, prefixes)| prefixes.iter().map(move |p| (*p, format!("sides.{vni}.remotes.{vtep}")))),
-        )?;
+/// Who claims a list of prefixes.
+#[derive(Clone, Copy)]
+enum Claimant<'a> {
+    Port(&'a VpcId, &'a InterfaceName),
+    Host(&'a VpcId, &'a IpAddr),
+    Peer(Vni),
+    Remote(Vni, &'a IpAddr),
+}
+
+impl fmt::Display for Claimant<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Claimant::Port(vpc, name) => write!(f, "vrfs.{vpc}.ports.{name}"),
+            Claimant::Host(vpc, vtep) => write!(f, "vrfs.{vpc}.remotes.{vtep}"),
+            Claimant::Peer(vni) => write!(f, "sides.{vni}"),
+            Claimant::Remote(vni, vtep) => write!(f, "sides.{vni}.remotes.{vtep}"),
+        }
     }
-    Ok(())
+}
+
+/// Within one VRF every address leads to one place. A peer's CIDRs cover its remotes, so those are compared among
+/// themselves only, elsewhere.
+fn one_claim_per_address(vpc: &VpcId, vrf: &VrfConfig, sides: &[(Vni, &SideConfig)]) -> Result<(), InvalidHostConfig> {
+    let ports = vrf.ports.iter().map(|(name, port)| (Claimant::Port(vpc, name), port.prefixes.as_slice()));
+    let hosts = vrf.remotes.iter().map(|(vtep, prefixes)| (Claimant::Host(vpc, vtep), prefixes.as_slice()));
+    let peers = sides.iter().map(|(vni, side)| (Claimant::Peer(*vni), side.peer_cidrs.as_slice()));
+    disjoint(ports.chain(hosts).chain(peers).collect())
 }
 
 /// No two prefixes share an address. Sorted by network, an overlap is always between neighbours.
-fn disjoint(claims: impl Iterator<Item = (IpNet, String)>) -> Result<(), InvalidHostConfig> {
-    let mut claims: Vec<(IpNet, String)> = claims.collect();
-    claims.sort_by_key(|(prefix, _)| (prefix.network(), prefix.prefix_len()));
-    match claims.windows(2).find(|pair| overlap(&pair[0].0, &pair[1].0)) {
-        Some(pair) => {
-            Err(invalid(pair[1].1.clone(), format!("prefix {} overlaps {} of {}", pair[1].0, pair[0].0, pair[0].1)))
-        }
+fn disjoint(lists: Vec<(Claimant<'_>, &[IpNet])>) -> Result<(), InvalidHostConfig> {
+    let place = |prefix: &IpNet| (prefix.network(), prefix.prefix_len());
+    let clash = |lower: (&IpNet, Claimant<'_>), upper: (&IpNet, Claimant<'_>)| {
+        invalid(upper.1.to_string(), format!("prefix {} overlaps {} of {}", upper.0, lower.0, lower.1))
+    };
+    // Most often there is one list, in order: a million prefixes need no second one.
+    if let [(claimant, list)] = lists.as_slice()
+        && list.is_sorted_by_key(place)
+    {
+        let found = list.windows(2).find(|pair| overlap(&pair[0], &pair[1]));
+        return found.map_or(Ok(()), |pair| Err(clash((&pair[0], *claimant), (&pair[1], *claimant))));
+    }
+    let mut claims: Vec<(&IpNet, Claimant<'_>)> =
+        lists.into_iter().flat_map(|(claimant, list)| list.iter().map(move |prefix| (prefix, claimant))).collect();
+    claims.sort_by_key(|(prefix, _)| place(prefix));
+    match claims.windows(2).find(|pair| overlap(pair[0].0, pair[1].0)) {
+        Some(pair) => Err(clash(pair[0], pair[1])),
         None => Ok(()),
     }
 }
@@ -394,6 +518,47 @@ mod tests {
     }
 
     #[test]
+    fn a_patch_is_checked_against_what_it_leaves_alone() {
+        type Change = fn(&mut HostPatch);
+        let old = sample();
+        let empty = HostPatch::between(&old, &old).unwrap();
+        let cases: &[(Change, &str)] = &[
+            (|patch| drop(patch.vrfs.insert("vpc-b".parse().unwrap(), None)), "vpc-b has no VRF"),
+            (
+                |patch| {
+                    let mut vrf = sample().vrfs["vpc-b"].clone();
+                    vrf.ports.values_mut().for_each(|port| port.prefixes = vec!["10.1.7.0/24".parse().unwrap()]);
+                    patch.vrfs.insert("vpc-b".parse().unwrap(), Some(vrf));
+                },
+                "10.1.7.0/24",
+            ),
+            (
+                |patch| {
+                    let mut side = sample().sides[&vni(1001)].clone();
+                    side.peer_cidrs.push("10.1.1.0/28".parse().unwrap());
+                    patch.sides.insert(vni(1001), Some(side));
+                },
+                "10.1.1.0/28",
+            ),
+            (
+                |patch| {
+                    let side = SideConfig { remotes: BTreeMap::new(), ..sample().sides[&vni(1001)].clone() };
+                    patch.sides.insert(vni(1003), Some(side));
+                },
+                "two sides",
+            ),
+        ];
+        let valid = ValidHostConfig::try_from(old).unwrap();
+        assert_eq!(valid.patched(empty.clone()).unwrap(), valid);
+        for (change, rule) in cases {
+            let mut patch = empty.clone();
+            change(&mut patch);
+            let error = valid.patched(patch).unwrap_err().to_string();
+            assert!(error.contains(rule), "{error}");
+        }
+    }
+
+    #[test]
     fn a_patch_cannot_change_the_host() {
         let old = sample();
         let mut new = sample();
@@ -433,6 +598,13 @@ mod tests {
             let json = serde_json::to_string(&patch).unwrap();
             let patch: HostPatch = serde_json::from_str(&json).unwrap();
             prop_assert_eq!(patch.apply_to(&old), new);
+        }
+
+        #[test]
+        fn a_patch_is_refused_when_its_result_is(old in configs(), new in configs()) {
+            let Ok(old) = ValidHostConfig::try_from(old) else { return Ok(()) };
+            let patch = HostPatch::between(&old.clone().into_inner(), &new).unwrap();
+            prop_assert_eq!(old.patched(patch).ok(), ValidHostConfig::try_from(new).ok());
         }
     }
 }

@@ -23,6 +23,6 @@ pub mod report;
 pub mod revision;
 pub mod settings;
 
-pub use host_config::{HostConfig, HostPatch, InvalidHostConfig, ValidHostConfig};
+pub use host_config::{HostConfig, HostPatch, InvalidHostConfig, SharedHostConfig, ValidHostConfig};
 pub use report::HostReport;
 pub use revision::Revision;

@@ -1,7 +1,7 @@
 //! What one host has.
 
-use crate::host_config::HostConfig;
 use crate::{
+    host_config::SharedHostConfig,
     id::{HostId, VpcId},
     net::Vni,
     revision::Revision,
@@ -78,7 +78,7 @@ impl HostReport {
 
     /// The same with the standing of every VRF and side of the newest accepted configuration.
     #[must_use]
-    pub fn with_standings(mut self, config: &HostConfig) -> HostReport {
+    pub fn with_standings(mut self, config: &SharedHostConfig) -> HostReport {
         let desired = config.revision;
         let standing = |scope| Standing { desired, applied: self.applied_to(&scope) };
         let vrfs = config.vrfs.keys().map(|vpc| (vpc.clone(), standing(Scope::Vpc(vpc.clone())))).collect();

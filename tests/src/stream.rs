@@ -3,7 +3,7 @@
 //! Receipt is measured at the receiver, by its kernel, so that what an answer takes does not count. All namespaces share
 //! one clock. A stream has one direction; two make a conversation in which neither depends on the other.
 
-use crate::lab::Server;
+use crate::{lab::Server, netns::Netns};
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use std::{
@@ -61,7 +61,12 @@ pub struct Record {
 impl Stream {
     /// Sends to `address` of server `to`, at `rate` datagrams a second.
     pub fn start(from: &Server, to: &Server, address: IpAddr, rate: u32) -> Result<Stream> {
-        let inbox = to.netns().within(|| {
+        Self::between(from.netns(), to.netns(), address, rate)
+    }
+
+    /// The same from any network namespace to an address in another.
+    pub fn between(from: &Netns, to: &Netns, address: IpAddr, rate: u32) -> Result<Stream> {
+        let inbox = to.within(|| {
             let socket = UdpSocket::bind(SocketAddr::new(address, 0))?;
             socket.set_read_timeout(Some(Duration::from_millis(20)))?;
             setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
@@ -70,7 +75,7 @@ impl Stream {
         })?;
         let target = inbox.local_addr()?;
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let outbox = from.netns().within(|| Ok(UdpSocket::bind(any)?))?;
+        let outbox = from.within(|| Ok(UdpSocket::bind(any)?))?;
         let stop = Arc::new(AtomicBool::new(false));
         let received = Arc::new(AtomicU64::new(0));
         let sender = thread::spawn({

@@ -4,6 +4,7 @@ use super::Output;
 use crate::{
     compile::{Surroundings, compile},
     diff::diff,
+    extent::Extent,
     kernel::{Kernel, Netlink},
     objects::{LinkKind, Observed},
     owner,
@@ -90,7 +91,7 @@ fn trial(vxlan_port: u16) -> Finding {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
             format!("cannot make a network namespace to try it in ({errno}); run this check as root")
         })?;
-        let desired = compile(&sample(), Surroundings { vxlan_port, underlay_mtu: 1500 });
+        let desired = compile(&sample(), Surroundings { vxlan_port, underlay_mtu: 1500 }, &Extent::Everything);
         let mut kernel = Netlink::default();
         for _ in 0..3 {
             let observed = kernel.observe().map_err(|error| error.to_string())?;
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_sample_has_one_of_each_kind() {
-        let desired = compile(&sample(), Surroundings { vxlan_port: 4789, underlay_mtu: 1500 });
+        let desired = compile(&sample(), Surroundings { vxlan_port: 4789, underlay_mtu: 1500 }, &Extent::Everything);
         assert!(!desired.vrfs.is_empty() && desired.vxlans.len() == 2 && desired.nexthops.len() == 2);
         assert!(!desired.fdb.is_empty() && !desired.neighbours.is_empty() && desired.routes.len() == 8);
     }

@@ -4,6 +4,7 @@ use super::Output;
 use crate::{
     compile::compile,
     diff::{Plan, diff},
+    extent::Extent,
     kernel::{Kernel, Netlink},
     ledger::Ledger,
     reconcile::Options,
@@ -17,7 +18,7 @@ pub fn run(ledger: &Ledger, options: Options, output: Output) -> anyhow::Result<
     let config = ledger.load()?.context("the ledger is empty: no controller has sent a configuration yet")?;
     let observed = Netlink::default().observe()?;
     let (surroundings, trouble) = options.surroundings(&config, &observed);
-    let plan = diff(&compile(&config, surroundings), &observed);
+    let plan = diff(&compile(&config, surroundings, &Extent::Everything), &observed);
     let right = plan.operations.is_empty() && plan.obstacles.is_empty() && trouble.is_none();
     match output {
         Output::Json => show(&as_json(&plan).to_string()),

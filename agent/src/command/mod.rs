@@ -3,7 +3,6 @@
 pub mod check;
 pub mod cleanup;
 pub mod diff;
-pub mod run;
 pub mod status;
 
 use clap::ValueEnum;

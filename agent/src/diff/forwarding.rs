@@ -2,7 +2,7 @@
 
 use super::{Phase, Phases, survey::Survey};
 use crate::{
-    objects::{KernelRoute, Operation, RouteTo, Via},
+    objects::{FdbKey, KernelRoute, Operation, RouteTo, Via},
     owner,
 };
 use cps_peering_config::net::InterfaceName;
@@ -40,6 +40,9 @@ fn neighbours(survey: &Survey<'_>, phases: &mut Phases) {
         }
         phases.push(Phase::Neighbours, Operation::SetFdb(*key, *target));
     }
+    // Without its forwarding entries a device sends nothing, however many routes lead to it.
+    let leaves = |key: &&FdbKey| observed.owns(&key.device) && !desired.vxlans.contains_key(&key.device);
+    phases.extend(Phase::Stop, observed.fdb.keys().filter(leaves).map(|key| Operation::RemoveFdb(*key)));
     let neighbours = observed.neighbours.keys();
     let stale = neighbours.filter(|key| !desired.neighbours.contains_key(key) && stays(survey, &key.device));
     phases.extend(Phase::Tidy, stale.map(|key| Operation::RemoveNeighbour(*key)));
@@ -63,7 +66,7 @@ fn nexthops(survey: &Survey<'_>, phases: &mut Phases) -> Nexthops {
         have.entry(*place).or_insert(*id);
     }
     let is_free = |id: &u32| !observed.nexthops.contains_key(id) && !observed.foreign_nexthop_ids.contains(id);
-    let mut free = (owner::FIRST_NEXTHOP_ID..).filter(is_free);
+    let mut new = BTreeSet::new();
     let mut ids = Vec::with_capacity(desired.nexthops.len());
     for nexthop in &desired.nexthops {
         if survey.blocked.contains(&nexthop.device) {
@@ -72,7 +75,9 @@ fn nexthops(survey: &Survey<'_>, phases: &mut Phases) -> Nexthops {
         }
         let link = survey.kept(&nexthop.device);
         let id = link.and_then(|link| have.get(&(link.index, nexthop.gateway)).copied()).unwrap_or_else(|| {
-            let id = free.next().expect("a host has fewer next hops than there are ids");
+            let id = owner::nexthop_ids(&nexthop.device).find(|id| is_free(id) && !new.contains(id));
+            let id = id.expect("a host has fewer next hops than there are ids");
+            new.insert(id);
             phases.push(Phase::Nexthops, Operation::AddNexthop(id, *nexthop));
             id
         });

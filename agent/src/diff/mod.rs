@@ -11,7 +11,7 @@ mod survey;
 
 use crate::objects::{Desired, Observed, Operation};
 use cps_peering_config::{net::InterfaceName, report::ProblemKind};
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 use survey::Survey;
 
 /// What to do, in order, and what cannot be done.
@@ -81,6 +81,23 @@ impl Phases {
     fn extend(&mut self, phase: Phase, operations: impl IntoIterator<Item = Operation>) {
         self.0.entry(phase).or_default().extend(operations);
     }
+
+    /// All of them in order. There may be a million in one phase: these are not copied.
+    fn into_operations(self) -> Vec<Operation> {
+        let largest = self.0.iter().max_by_key(|(_, operations)| operations.len()).map(|(phase, _)| *phase);
+        let (mut before, mut all) = (Vec::new(), Vec::new());
+        for (phase, operations) in self.0 {
+            match Some(phase).cmp(&largest) {
+                Ordering::Less => before.extend(operations),
+                Ordering::Equal => {
+                    all = operations;
+                    all.splice(0..0, before.drain(..));
+                }
+                Ordering::Greater => all.extend(operations),
+            }
+        }
+        all
+    }
 }
 
 /// The plan that leads from `observed` to `desired`. Carried out without failure, the next one is empty, unless the
@@ -92,5 +109,5 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     devices::diff(&survey, &mut phases);
     ingress::diff(&survey, &mut phases);
     forwarding::diff(&survey, &mut phases);
-    Plan { operations: phases.0.into_values().flatten().collect(), obstacles: survey.obstacles }
+    Plan { operations: phases.into_operations(), obstacles: survey.obstacles }
 }

@@ -15,6 +15,9 @@ const KERNEL_PROTOCOL: u8 = 2;
 /// first VRF and never again, so it is watched like our own, and left when our last VRF goes: another's VRF would not
 /// get it back. IPv6 forwarding, too, may be in use by others by then.
 pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
+    if survey.desired.partial {
+        return;
+    }
     let wanted = survey.desired.vrfs.keys().any(|vrf| !survey.blocked.contains(vrf));
     for family in Family::ALL {
         if wanted {

@@ -5,7 +5,10 @@ use crate::{
     objects::{Address, Desired, Link, LinkKind, Observed, VxlanDevice},
     owner::{DeviceName, Role},
 };
-use cps_peering_config::{net::InterfaceName, report::ProblemKind};
+use cps_peering_config::{
+    net::{InterfaceName, Vni},
+    report::ProblemKind,
+};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +17,10 @@ pub(super) struct Survey<'a> {
     pub(super) observed: &'a Observed,
     /// Names of devices by index.
     pub(super) names: BTreeMap<u32, InterfaceName>,
+    /// VRFs by table.
+    vrfs: BTreeMap<u32, Vec<InterfaceName>>,
+    /// VXLAN devices that are not ours, by VNI and port.
+    others: BTreeMap<(Vni, u16), InterfaceName>,
     pub(super) obstacles: Vec<Obstacle>,
     /// Desired devices that cannot be had, and those that hang on them.
     pub(super) blocked: BTreeSet<InterfaceName>,
@@ -31,12 +38,23 @@ impl<'a> Survey<'a> {
             desired,
             observed,
             names: observed.links.iter().map(|(name, link)| (link.index, *name)).collect(),
+            vrfs: BTreeMap::new(),
+            others: BTreeMap::new(),
             obstacles: Vec::new(),
             blocked: BTreeSet::new(),
             blocked_tables: BTreeSet::new(),
             recreated: BTreeSet::new(),
             rebound: BTreeSet::new(),
         };
+        for (name, link) in &observed.links {
+            match link.kind {
+                LinkKind::Vrf(table) => survey.vrfs.entry(table).or_default().push(*name),
+                LinkKind::Vxlan { tunnel: Some(tunnel), .. } if !observed.owns(name) => {
+                    survey.others.entry((tunnel.vni, tunnel.port)).or_insert(*name);
+                }
+                _ => {}
+            }
+        }
         survey.check_devices();
         survey.check_ports();
         survey
@@ -93,17 +111,11 @@ impl<'a> Survey<'a> {
     }
 
     fn other_vrf(&self, name: &InterfaceName, table: u32) -> Option<InterfaceName> {
-        let mut links = self.observed.links.iter();
-        links.find(|(other, link)| *other != name && link.kind == LinkKind::Vrf(table)).map(|(other, _)| *other)
+        self.vrfs.get(&table)?.iter().find(|other| *other != name).copied()
     }
 
     fn other_vxlan(&self, name: &InterfaceName, vxlan: &VxlanDevice) -> Option<InterfaceName> {
-        let taken = |link: &Link| {
-            matches!(link.kind, LinkKind::Vxlan { tunnel: Some(tunnel), .. }
-                if (tunnel.vni, tunnel.port) == (vxlan.tunnel.vni, vxlan.tunnel.port))
-        };
-        let mut links = self.observed.links.iter();
-        links.find(|(other, link)| *other != name && taken(link) && !self.observed.owns(other)).map(|(other, _)| *other)
+        self.others.get(&(vxlan.tunnel.vni, vxlan.tunnel.port)).filter(|other| *other != name).copied()
     }
 
     fn check_ports(&mut self) {

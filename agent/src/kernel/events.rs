@@ -2,6 +2,7 @@
 
 use super::{
     observe::looks_like_a_host,
+    socket::{FIRST_PORT, PORTS},
     uapi::{neighbour, route, rtm},
     wire::{Message, address, attributes, messages, u8_at, u32_at},
 };
@@ -9,8 +10,10 @@ use crate::owner::{self, PROTOCOL};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::{
     errno::Errno,
+    libc,
     sys::socket::{MsgFlags, recv, setsockopt, sockopt},
 };
+use socket2::{SockFilter, SockRef};
 use std::{io, net::IpAddr, os::fd::AsRawFd, thread};
 
 /// Multicast groups (`RTNLGRP_*`): links, neighbours, qdiscs and filters, IPv4 and IPv6 addresses, routes and rules,
@@ -31,6 +34,8 @@ pub enum Event {
 pub fn watch(buffer: usize, notice: impl Fn(Event) -> bool + Send + 'static) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     setsockopt(&socket, sockopt::RcvBufForce, &buffer)?;
+    // Before the first event can come.
+    SockRef::from(&socket).attach_filter(&others_only())?;
     socket.bind(&SocketAddr::new(0, 0))?;
     for group in GROUPS {
         socket.add_membership(group)?;
@@ -54,6 +59,25 @@ pub fn watch(buffer: usize, notice: impl Fn(Event) -> bool + Send + 'static) -> 
     };
     thread::Builder::new().name("kernel-events".into()).spawn(listen)?;
     Ok(())
+}
+
+/// A program by which the kernel keeps to itself what it announces about our own requests (`sock_filter`, classic BPF).
+/// What they led to is read anyway, and a million routes must not be told of one by one.
+fn others_only() -> [SockFilter; 5] {
+    const PORT_ID_AT: u32 = 12;
+    // The program reads numbers as big-endian.
+    let as_read = |number: u32| u32::from_be_bytes(number.to_ne_bytes());
+    let op = |code: u32| u16::try_from(code).expect("operation codes are short");
+    let (load, mask) =
+        (op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K));
+    let (jump, end) = (op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), op(libc::BPF_RET | libc::BPF_K));
+    [
+        SockFilter::new(load, 0, 0, PORT_ID_AT),
+        SockFilter::new(mask, 0, 0, as_read(!(PORTS - 1))),
+        SockFilter::new(jump, 0, 1, as_read(FIRST_PORT)),
+        SockFilter::new(end, 0, 0, 0),
+        SockFilter::new(end, 0, 0, u32::MAX),
+    ]
 }
 
 /// Tenants' neighbours and other people's routes come and go all the time; they are none of our business, unless the routes

@@ -4,6 +4,7 @@
 
 use super::{Kernel, KernelError, Refusal};
 use crate::{
+    extent::Extent,
     objects::{
         Address, DeviceSetting, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey,
         Rule, Via,
@@ -44,6 +45,8 @@ pub struct State {
     pub foreign_routes: BTreeSet<RouteKey>,
     /// Every operation that was asked for.
     pub log: Vec<Operation>,
+    /// Every look, by its extent.
+    pub looks: Vec<Extent>,
     /// The operations, counted from the next one, that are refused with `EIO`.
     pub refuse: BTreeSet<usize>,
     /// How many of the next lists cannot be read.
@@ -72,15 +75,24 @@ impl Memory {
 }
 
 impl Kernel for Memory {
-    fn observe(&mut self) -> Result<Observed, KernelError> {
+    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         let mut state = self.state();
+        state.looks.push(extent.clone());
+        if *extent == Extent::Everything && stop() {
+            return Err(KernelError::Abandoned);
+        }
         if state.deaf > 0 {
             state.deaf -= 1;
             return Err(KernelError::Socket { what: "receive", source: io::ErrorKind::TimedOut.into() });
         }
-        let mut observed = state.seen.clone();
-        observed.ingress.retain(|name, _| state.is_ours_or_a_port(name));
-        Ok(observed)
+        let mut seen = state.seen.clone();
+        seen.ingress.retain(|name, _| state.is_ours_or_a_port(name));
+        if let Extent::Parts(parts) = extent {
+            seen.rules.clear();
+            seen.unheard.clear();
+            parts.restrict(&mut seen);
+        }
+        Ok(seen)
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

@@ -14,7 +14,10 @@ mod tc;
 mod uapi;
 mod wire;
 
-use crate::objects::{Observed, Operation};
+use crate::{
+    extent::Extent,
+    objects::{Observed, Operation},
+};
 use cps_peering_config::net::InterfaceName;
 use socket::Socket;
 use std::{collections::BTreeMap, fmt, io};
@@ -24,8 +27,14 @@ pub use events::{Event, watch};
 
 /// What the agent needs of a kernel.
 pub trait Kernel: Send {
+    /// Reads all that concerns us within an extent. Gives up with [`KernelError::Abandoned`] some time after `stop` has
+    /// become true.
+    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError>;
+
     /// Reads all that concerns us.
-    fn observe(&mut self) -> Result<Observed, KernelError>;
+    fn observe(&mut self) -> Result<Observed, KernelError> {
+        self.look(&Extent::Everything, &|| false)
+    }
 
     /// Carries out operations in order, all of them, also after one was refused. Removing what is already gone is no
     /// failure. Returns the places of those that were refused.
@@ -57,6 +66,9 @@ pub enum KernelError {
         /// The kernel's words.
         refusal: Refusal,
     },
+    /// The list was not read to its end, as was asked for.
+    #[error("netlink: given up because something else is more urgent")]
+    Abandoned,
     /// A file below `/proc/sys` could not be read.
     #[error("cannot read {path}: {source}")]
     Sysctl {
@@ -111,12 +123,32 @@ impl Netlink {
     }
 }
 
+impl Netlink {
+    /// Takes a device for present with this index until the next look. For stand-ins on kernels that lack a kind of
+    /// device; index 0 is "no device", so enslaving to it does nothing.
+    pub fn assume(&mut self, device: InterfaceName, index: u32) {
+        self.indexes.insert(device, index);
+    }
+}
+
 impl Kernel for Netlink {
-    fn observe(&mut self) -> Result<Observed, KernelError> {
-        self.with_socket(|socket, indexes| {
-            let observed = observe::observe(socket)?;
-            *indexes = observed.links.iter().map(|(name, link)| (*name, link.index)).collect();
-            Ok(observed)
+    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        self.with_socket(|socket, indexes| match extent {
+            Extent::Everything => {
+                let observed = observe::everything(socket, stop)?;
+                *indexes = observed.links.iter().map(|(name, link)| (*name, link.index)).collect();
+                Ok(observed)
+            }
+            Extent::Parts(parts) => {
+                let observed = observe::parts(socket, parts)?;
+                for device in &parts.devices {
+                    match observed.links.get(device) {
+                        Some(link) => drop(indexes.insert(*device, link.index)),
+                        None => drop(indexes.remove(device)),
+                    }
+                }
+                Ok(observed)
+            }
         })
     }
 

@@ -5,10 +5,11 @@ use super::{
     socket::Socket,
     sysctl, tc,
     uapi::{addr, link, neighbour, nexthop, route, rtm, rule},
-    wire::{address, attributes, i32_at, text, u8_at, u16_at, u32_at},
+    wire::{address, attributes, i32_at, put, text, u8_at, u16_at, u32_at},
 };
 use crate::{
     compile,
+    extent::{Parts, Share},
     objects::{
         Address, DeviceSetting, Family, FdbKey, FdbTarget, KernelRoute, Link, LinkKind, Lookup, Mac, NeighbourKey,
         Observed, RouteKey, Rule, Tunnel, Via,
@@ -17,28 +18,34 @@ use crate::{
 };
 use cps_peering_config::net::{InterfaceName, Vni};
 use ipnet::IpNet;
+use nix::libc;
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-pub(super) fn observe(socket: &mut Socket) -> Result<Observed, KernelError> {
+/// All of it. A look at a million routes takes a while: it is given up when `stop` has become true.
+pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
     let links = links(socket)?;
-    let names: BTreeMap<u32, InterfaceName> = links.iter().map(|(name, link)| (link.index, *name)).collect();
+    let names = names(&links);
     // Routes are read before the next hops that they name, so that one made in between is not missed.
-    let mut routes = routes(socket, Family::V4)?;
-    routes.extend(self::routes(socket, Family::V6)?);
-    routes.sort_unstable();
-    let (nexthops, foreign_nexthop_ids) = nexthops(socket)?;
+    let mut routes = Vec::new();
+    for family in Family::ALL {
+        self::routes(socket, stop, family, &RouteFilter::default(), &mut routes)?;
+    }
+    // They come in long runs that are in order already: this sort finds those.
+    routes.sort();
+    let (nexthops, foreign_nexthop_ids) = nexthops(socket, None)?;
     let mut rules = rules(socket, Family::V4)?;
     rules.extend(self::rules(socket, Family::V6)?);
     rules.sort_unstable();
-    let addresses = addresses(socket, &names)?;
+    let addresses = addresses(socket, None, &names)?;
     Ok(Observed {
         unheard: local::unheard(socket, &links, &addresses, &rules)?,
         addresses,
-        neighbours: neighbours(socket, &names)?,
-        fdb: fdb(socket, &links, &names)?,
+        neighbours: neighbours(socket, None, &names)?,
+        fdb: fdb(socket, None, &links, &names)?,
         ingress: tc::ingress(socket, &links, |name, link| {
             // Ours, or a port: whatever is in a VRF of ours.
             let vrf = link.master.and_then(|master| names.get(&master));
@@ -53,11 +60,92 @@ pub(super) fn observe(socket: &mut Socket) -> Result<Observed, KernelError> {
     })
 }
 
+/// What belongs to some parts: each list is filtered by the kernel, so that it costs what the parts have.
+pub(super) fn parts(socket: &mut Socket, parts: &Parts) -> Result<Observed, KernelError> {
+    let mut observed = Observed::default();
+    for device in &parts.devices {
+        observed.links.extend(one_link(socket, device)?);
+    }
+    let names = names(&observed.links);
+    for (table, share) in &parts.tables {
+        for filter in RouteFilter::of(*table, share, &observed.links) {
+            for family in Family::ALL {
+                routes(socket, &|| false, family, &filter, &mut observed.routes)?;
+            }
+        }
+    }
+    observed.routes.sort();
+    observed.routes.dedup();
+    for (name, link) in &observed.links {
+        let role = DeviceName::parse(name).map(|device| device.role);
+        if role == Some(owner::Role::Vrf) {
+            continue;
+        }
+        let index = Some(link.index);
+        if role.is_none() {
+            observed.addresses.extend(addresses(socket, index, &names)?);
+        } else {
+            observed.neighbours.extend(neighbours(socket, index, &names)?);
+            observed.fdb.extend(fdb(socket, index, &observed.links, &names)?);
+            let (ours, foreign) = nexthops(socket, index)?;
+            observed.nexthops.extend(ours);
+            observed.foreign_nexthop_ids.extend(foreign);
+        }
+        observed.ingress.extend(tc::ingress_of(socket, link.index)?.map(|ingress| (*name, ingress)));
+    }
+    parts.restrict(&mut observed);
+    Ok(observed)
+}
+
+fn names(links: &Links) -> BTreeMap<u32, InterfaceName> {
+    links.iter().map(|(name, link)| (link.index, *name)).collect()
+}
+
+/// Which routes the kernel is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+struct RouteFilter {
+    table: Option<u32>,
+    device: Option<u32>,
+    unreachable: bool,
+}
+
+impl RouteFilter {
+    /// What finds a share of a table: where it is not the whole, the routes through the parts' devices, and those to
+    /// nowhere, which are few.
+    fn of(table: u32, share: &Share, links: &Links) -> Vec<RouteFilter> {
+        let table = RouteFilter { table: Some(table), ..RouteFilter::default() };
+        match share {
+            Share::Whole => vec![table],
+            Share::Within(_) => {
+                let leads =
+                    |name: &InterfaceName| DeviceName::parse(name).is_none_or(|device| device.role != owner::Role::Vrf);
+                let devices = links.iter().filter(|(name, _)| leads(name));
+                let through = devices.map(|(_, link)| RouteFilter { device: Some(link.index), ..table });
+                through.chain([RouteFilter { unreachable: true, ..table }]).collect()
+            }
+        }
+    }
+}
+
 fn mac(bytes: &[u8]) -> Option<Mac> {
     bytes.try_into().ok().map(Mac)
 }
 
 type Links = BTreeMap<InterfaceName, Link>;
+
+/// One device, if it is there.
+fn one_link(socket: &mut Socket, name: &InterfaceName) -> Result<Option<(InterfaceName, Link)>, KernelError> {
+    let found = socket.get(rtm::GET_LINK, |body| {
+        body.extend([0; link::HEADER_LEN]);
+        put(body, link::IFLA_IFNAME, format!("{name}\0").as_bytes());
+        put(body, link::IFLA_EXT_MASK, &link::RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    })?;
+    match found {
+        Ok(payload) => Ok(read_link(&payload)),
+        Err(refusal) if refusal.errno == libc::ENODEV => Ok(None),
+        Err(refusal) => Err(KernelError::Refused { what: "devices", refusal }),
+    }
+}
 
 fn links(socket: &mut Socket) -> Result<Links, KernelError> {
     socket.dump(
@@ -65,7 +153,7 @@ fn links(socket: &mut Socket) -> Result<Links, KernelError> {
         rtm::GET_LINK,
         |body| {
             body.extend([0; link::HEADER_LEN]);
-            super::wire::put(body, link::IFLA_EXT_MASK, &link::RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+            put(body, link::IFLA_EXT_MASK, &link::RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
         },
         Links::new,
         |links, payload| links.extend(read_link(payload)),
@@ -150,14 +238,19 @@ fn read_families(families: &[u8], link: &mut Link) {
     }
 }
 
+/// On one device, or on all.
 fn addresses(
     socket: &mut Socket,
+    device: Option<u32>,
     names: &BTreeMap<u32, InterfaceName>,
 ) -> Result<BTreeMap<Address, bool>, KernelError> {
     socket.dump(
         "addresses",
         rtm::GET_ADDRESS,
-        |body| body.extend([0; addr::HEADER_LEN]),
+        |body| {
+            body.extend([0; 4]);
+            body.extend(device.unwrap_or_default().to_ne_bytes());
+        },
         BTreeMap::new,
         |addresses, payload| addresses.extend(read_address(payload, names)),
     )
@@ -180,6 +273,7 @@ fn read_address(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<
 
 fn neighbours(
     socket: &mut Socket,
+    device: Option<u32>,
     names: &BTreeMap<u32, InterfaceName>,
 ) -> Result<BTreeMap<NeighbourKey, Mac>, KernelError> {
     socket.dump(
@@ -188,6 +282,9 @@ fn neighbours(
         |body| {
             body.push(Family::V6.number());
             body.extend([0; neighbour::HEADER_LEN - 1]);
+            if let Some(index) = device {
+                put(body, neighbour::NDA_IFINDEX, &index.to_ne_bytes());
+            }
         },
         BTreeMap::new,
         |neighbours, payload| neighbours.extend(read_neighbour(payload, names)),
@@ -219,13 +316,19 @@ fn vxlan_device(index: u32, names: &BTreeMap<u32, InterfaceName>) -> Option<Inte
 
 type Fdb = BTreeMap<FdbKey, Option<FdbTarget>>;
 
-fn fdb(socket: &mut Socket, links: &Links, names: &BTreeMap<u32, InterfaceName>) -> Result<Fdb, KernelError> {
+fn fdb(
+    socket: &mut Socket,
+    device: Option<u32>,
+    links: &Links,
+    names: &BTreeMap<u32, InterfaceName>,
+) -> Result<Fdb, KernelError> {
     socket.dump(
         "forwarding entries",
         rtm::GET_NEIGHBOUR,
         |body| {
-            body.push(neighbour::AF_BRIDGE);
-            body.extend([0; neighbour::HEADER_LEN - 1]);
+            body.extend([neighbour::AF_BRIDGE, 0, 0, 0]);
+            body.extend(device.unwrap_or_default().to_ne_bytes());
+            body.extend([0; neighbour::HEADER_LEN - 8]);
         },
         Fdb::new,
         |fdb, payload| {
@@ -263,11 +366,16 @@ fn read_fdb(
 type Nexthops = (BTreeMap<u32, (u32, Ipv6Addr)>, BTreeSet<u32>);
 
 /// Next hops of ours, and the ids of others'.
-fn nexthops(socket: &mut Socket) -> Result<Nexthops, KernelError> {
+fn nexthops(socket: &mut Socket, device: Option<u32>) -> Result<Nexthops, KernelError> {
     socket.dump(
         "next hops",
         rtm::GET_NEXTHOP,
-        |body| body.extend([0; nexthop::HEADER_LEN]),
+        |body| {
+            body.extend([0; nexthop::HEADER_LEN]);
+            if let Some(index) = device {
+                put(body, nexthop::NHA_OIF, &index.to_ne_bytes());
+            }
+        },
         Nexthops::default,
         |(ours, foreign), payload| {
             let Some((id, protocol, place)) = read_nexthop(payload) else { return };
@@ -299,17 +407,40 @@ fn read_nexthop(payload: &[u8]) -> Option<(u32, u8, (u32, Ipv6Addr))> {
     Some((id?, u8_at(payload, 2)?, (index.unwrap_or_default(), gateway)))
 }
 
-fn routes(socket: &mut Socket, family: Family) -> Result<Vec<KernelRoute>, KernelError> {
-    socket.dump(
+/// Adds the routes of ours that a filter finds.
+fn routes(
+    socket: &mut Socket,
+    stop: &dyn Fn() -> bool,
+    family: Family,
+    filter: &RouteFilter,
+    into: &mut Vec<KernelRoute>,
+) -> Result<(), KernelError> {
+    // A list that changed meanwhile is read again; what was there before stays.
+    let before = into.len();
+    let into = RefCell::new(into);
+    let found = socket.dump_unless(
+        stop,
         "routes",
         rtm::GET_ROUTE,
         |body| {
-            body.extend([family.number(), 0, 0, 0, 0, PROTOCOL]);
-            body.extend([0; route::HEADER_LEN - 6]);
+            let kind = if filter.unreachable { route::RTN_UNREACHABLE } else { 0 };
+            body.extend([family.number(), 0, 0, 0, 0, PROTOCOL, 0, kind]);
+            body.extend([0; route::HEADER_LEN - 8]);
+            if let Some(table) = filter.table {
+                put(body, route::RTA_TABLE, &table.to_ne_bytes());
+            }
+            if let Some(index) = filter.device {
+                put(body, route::RTA_OIF, &index.to_ne_bytes());
+            }
         },
-        Vec::new,
-        |routes, payload| routes.extend(read_route(payload, family)),
-    )
+        || into.borrow_mut().truncate(before),
+        |(), payload| into.borrow_mut().extend(read_route(payload, family)),
+    );
+    match found {
+        // A table comes with its first route.
+        Err(KernelError::Refused { refusal, .. }) if refusal.errno == libc::ENOENT => Ok(()),
+        other => other,
+    }
 }
 
 /// A route of ours.

@@ -12,7 +12,7 @@ use nix::{
         time::{TimeVal, TimeValLike},
     },
 };
-use std::os::fd::AsRawFd;
+use std::{io, os::fd::AsRawFd};
 
 /// How long the kernel may keep us waiting. Its answers come within the call; only a lost one takes longer.
 const TIMEOUT_S: i64 = 30;
@@ -43,10 +43,28 @@ fn failed<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> Kern
     move |source| KernelError::Socket { what, source: source.into() }
 }
 
+/// Where the port ids of our sockets for commands begin. The kernel puts the port id of whoever asked for a change into
+/// its announcement, so that we can tell our own changes from others'.
+pub(super) const FIRST_PORT: u32 = 0x4350_0000;
+/// How many there can be.
+pub(super) const PORTS: u32 = 1 << 16;
+
+/// Takes the first port id of ours that is free.
+fn bind(socket: &mut RawSocket) -> io::Result<()> {
+    let mut taken = None;
+    for port in FIRST_PORT..FIRST_PORT + PORTS {
+        match socket.bind(&SocketAddr::new(port, 0)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = Some(error),
+            other => return other,
+        }
+    }
+    Err(taken.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
+}
+
 impl Socket {
     pub(super) fn open() -> Result<Self, KernelError> {
         let mut socket = RawSocket::new(NETLINK_ROUTE).map_err(failed("open a socket"))?;
-        socket.bind_auto().map_err(failed("bind a socket"))?;
+        bind(&mut socket).map_err(failed("bind a socket"))?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect to the kernel"))?;
         socket.set_ext_ack(true).map_err(failed("ask for explanations"))?;
         socket.set_cap_ack(true).map_err(failed("ask for short answers"))?;
@@ -70,11 +88,24 @@ impl Socket {
         kind: u16,
         body: impl Fn(&mut Vec<u8>),
         start: impl Fn() -> T,
+        each: impl FnMut(&mut T, &[u8]),
+    ) -> Result<T, KernelError> {
+        self.dump_unless(&|| false, what, kind, body, start, each)
+    }
+
+    /// The same, given up when `stop` has become true; the socket is of no use then.
+    pub(super) fn dump_unless<T>(
+        &mut self,
+        stop: &dyn Fn() -> bool,
+        what: &'static str,
+        kind: u16,
+        body: impl Fn(&mut Vec<u8>),
+        start: impl Fn() -> T,
         mut each: impl FnMut(&mut T, &[u8]),
     ) -> Result<T, KernelError> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut gathered = start();
-            if self.dump_once(what, kind, &body, &mut |payload| each(&mut gathered, payload))? {
+            if self.dump_once(stop, what, kind, &body, &mut |payload| each(&mut gathered, payload))? {
                 return Ok(gathered);
             }
         }
@@ -84,6 +115,7 @@ impl Socket {
     /// Whether the list stayed the same while it was read.
     fn dump_once(
         &mut self,
+        stop: &dyn Fn() -> bool,
         what: &'static str,
         kind: u16,
         body: &impl Fn(&mut Vec<u8>),
@@ -94,6 +126,9 @@ impl Socket {
         let sequence = self.send(&mut request)?;
         let mut whole = true;
         loop {
+            if stop() {
+                return Err(KernelError::Abandoned);
+            }
             let length = self.receive()?;
             for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
                 whole &= message.flags & DUMP_INTERRUPTED == 0;

@@ -34,6 +34,16 @@ pub(super) fn ingress(
     Ok(found)
 }
 
+/// What looks at arriving packets on one device.
+pub(super) fn ingress_of(socket: &mut Socket, index: u32) -> Result<Option<Ingress>, KernelError> {
+    let found = socket.get(rtm::GET_QDISC, |body| put_header(body, index, tc::CLSACT_HANDLE, tc::CLSACT, 0))?;
+    match found {
+        Ok(_) => filters(socket, index).map(Some),
+        // There is none, or another than one of these two.
+        Err(_) => Ok(None),
+    }
+}
+
 fn filters(socket: &mut Socket, index: u32) -> Result<Ingress, KernelError> {
     socket.dump(
         "filters",

@@ -298,6 +298,8 @@ impl fmt::Display for FilterHandle {
 /// All that should be there on a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
+    /// Whether this is a part of what the host should have: then what concerns the host as a whole is not told.
+    pub partial: bool,
     /// VRFs by name.
     pub vrfs: BTreeMap<InterfaceName, VrfDevice>,
     /// VXLAN devices by name.

@@ -176,7 +176,7 @@ fn crash_during_a_change() {
 fn crash_during_a_change_of_the_hosts_own_address() {
     let mut config = small_world().config().into_inner();
     config.underlay = vtep(9);
-    let after = compile(&config.try_into().unwrap(), SURROUNDINGS);
+    let after = compile(&config.try_into().unwrap(), SURROUNDINGS, &Extent::Everything);
     // Every tunnel must be made anew, so nothing through one can be there all the time.
     matrix_within(&small_world().desired(), &after, |bounds| bounds.both.clear());
 }

@@ -3,6 +3,7 @@
 use super::*;
 use cps_peering_agent::{
     kernel::{KernelError, Refusal},
+    ledger::Record,
     objects::{Observed, Operation},
 };
 use std::{io, sync::mpsc};
@@ -23,8 +24,8 @@ impl Dying {
 }
 
 impl Kernel for Dying {
-    fn observe(&mut self) -> Result<Observed, KernelError> {
-        if self.left == 0 { Err(self.silence()) } else { self.kernel.observe() }
+    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        if self.left == 0 { Err(self.silence()) } else { self.kernel.look(extent, stop) }
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
@@ -36,8 +37,10 @@ impl Kernel for Dying {
 }
 
 fn stored(folder: &TempDir, config: &Value) {
-    let config = serde_json::from_value(config.clone()).unwrap();
-    Ledger::new(folder.path().join("ledger.json")).store(&config).unwrap();
+    let record = Record::Config(config.to_string());
+    let config: cps_peering_config::HostConfig = serde_json::from_value(config.clone()).unwrap();
+    let config = config.try_into().unwrap();
+    Ledger::new(folder.path().join("ledger.json")).store(&record, &config).unwrap();
 }
 
 /// Brings a host from one configuration to another with an agent that dies after so many operations. What the host is

@@ -7,7 +7,8 @@
 use anyhow::Result;
 use clap::Parser;
 use cps_peering_agent::{
-    command,
+    daemon,
+    extent::Extent,
     kernel::{Kernel, KernelError, Netlink, Refusal},
     objects::{Observed, Operation},
 };
@@ -29,7 +30,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
     let settings = toml::from_str(&fs::read_to_string(&arguments.settings)?)?;
-    command::run::run(&settings, Dying { kernel: Netlink::default(), left: arguments.operations })
+    daemon::run(Dying { kernel: Netlink::default(), left: arguments.operations }, &settings)
 }
 
 struct Dying {
@@ -47,8 +48,8 @@ impl Dying {
 }
 
 impl Kernel for Dying {
-    fn observe(&mut self) -> Result<Observed, KernelError> {
-        self.kernel.observe()
+    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        self.kernel.look(extent, stop)
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

@@ -1,10 +1,10 @@
-//! `cps-peering-agent run`: ledger, reconciler, events, HTTP server; then it waits for a signal.
+//! The running agent: ledger, reconciler, events and HTTP server put together; then it waits for a signal.
 
 use crate::{
     api,
-    kernel::{Kernel, watch},
+    kernel::{self, Kernel},
     ledger::Ledger,
-    reconcile,
+    reconcile::{self, Options},
 };
 use anyhow::Context;
 use cps_peering_config::settings::AgentSettings;
@@ -21,14 +21,15 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Runs the agent until it is told to stop.
-pub fn run(settings: &AgentSettings, kernel: impl Kernel + 'static) -> anyhow::Result<()> {
+/// Runs until SIGTERM or SIGINT. The kernel stays as it is then.
+pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::Result<()> {
     let _only_one = claim_namespace()?;
     let ledger = Ledger::new(&settings.ledger);
     let accepted = ledger.load()?.map(Arc::new);
-    let reconciler = reconcile::start(kernel, settings.into()).context("cannot start the reconciler")?;
+    let reconciler = reconcile::start(kernel, Options::from(settings)).context("cannot start the reconciler")?;
     let noticed = reconciler.clone();
-    watch(settings.event_buffer, move |event| noticed.notice(event)).context("cannot listen to the kernel's events")?;
+    kernel::watch(settings.event_buffer, move |event| noticed.notice(event))
+        .context("cannot listen to the kernel's events")?;
     if let Some(config) = &accepted {
         tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
         reconciler.configure(Arc::clone(config));

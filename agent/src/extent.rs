@@ -1,0 +1,196 @@
+//! Which part of a host a look is about. Pure.
+//!
+//! A change of one peering must not cost what all the others would: the kernel is asked for that side's objects only, and
+//! only these are compiled and compared. Everything is looked at when the agent starts, when the kernel says that
+//! something changed, from time to time, and whenever a part did not come out as it should.
+
+use crate::{
+    objects::{Observed, RouteKey, Via},
+    owner::{self, DeviceName},
+};
+use cps_peering_config::{
+    SharedHostConfig,
+    host_config::{SideConfig, VrfConfig},
+    id::VpcId,
+    net::{InterfaceName, Vni},
+};
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Above this many devices, looking at everything costs less.
+const MANY: usize = 64;
+
+/// A part of a host, or all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Everything,
+    /// Some VPCs and sides, and the objects that are theirs.
+    Parts(Parts),
+}
+
+/// Some VPCs and sides of peerings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// The VPCs that are looked at as a whole.
+    pub vpcs: BTreeSet<VpcId>,
+    /// The sides.
+    pub sides: BTreeSet<Vni>,
+    /// The VPCs on whose VRF they depend.
+    pub vrfs: BTreeSet<VpcId>,
+    /// The VPCs on whose ports they depend.
+    pub ports: BTreeSet<VpcId>,
+    /// The devices of all these.
+    pub devices: BTreeSet<InterfaceName>,
+    /// Which routes belong to them, by table.
+    pub tables: BTreeMap<u32, Share>,
+}
+
+/// What of a routing table belongs to a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Share {
+    /// All of it.
+    Whole,
+    /// The routes within these prefixes. Within a VRF no two peers have the same addresses.
+    Within(BTreeSet<IpNet>),
+}
+
+impl Extent {
+    /// Nothing at all.
+    pub fn nothing() -> Self {
+        Self::Parts(Parts::default())
+    }
+
+    /// Whether there is nothing to look at.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Self::Parts(parts) if parts.devices.is_empty())
+    }
+
+    /// What may differ in a kernel that is as `old` wants it, or on the way from there, and that is to become as `new`
+    /// wants it.
+    pub fn between(old: &SharedHostConfig, new: &SharedHostConfig) -> Self {
+        let same_vni = |(vpc, vrf): (&VpcId, &Arc<VrfConfig>)| new.vrfs.get(vpc).is_some_and(|new| new.vni == vrf.vni);
+        let same_vpcs = old.vrfs.len() == new.vrfs.len() && old.vrfs.iter().all(same_vni);
+        // Which VPCs are there decides about the host's rules, and a new VRF may be in somebody's way.
+        if old.host != new.host || old.underlay != new.underlay || !same_vpcs {
+            return Self::Everything;
+        }
+        let mut parts =
+            Parts { vpcs: changed(&old.vrfs, &new.vrfs), sides: changed(&old.sides, &new.sides), ..Parts::default() };
+        // What follows walks over each touched side; so many are better taken together.
+        if parts.vpcs.len() + parts.sides.len() > MANY {
+            return Self::Everything;
+        }
+        if !parts.vpcs.is_empty() {
+            for config in [old, new] {
+                let own = config.sides.iter().filter(|(_, side)| parts.vpcs.contains(&side.vpc));
+                let own: Vec<Vni> = own.map(|(vni, _)| *vni).collect();
+                parts.sides.extend(own);
+            }
+        }
+        // A peer on the same host leads to this side's ports as long as this side is there.
+        for config in [old, new] {
+            let sides = parts.sides.iter().filter_map(|vni| config.sides.get(vni));
+            let peers: Vec<Vni> = sides.filter_map(|side| config.peer_of(side)).map(|(vni, _)| vni).collect();
+            parts.sides.extend(peers);
+        }
+        for config in [old, new] {
+            parts.gather(config);
+        }
+        if parts.devices.len() > MANY { Self::Everything } else { Self::Parts(parts) }
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let (Self::Parts(mut parts), Self::Parts(other)) = (self, other) else { return Self::Everything };
+        parts.vpcs.extend(other.vpcs);
+        parts.sides.extend(other.sides);
+        parts.vrfs.extend(other.vrfs);
+        parts.ports.extend(other.ports);
+        parts.devices.extend(other.devices);
+        for (table, share) in other.tables {
+            parts.share(table, share);
+        }
+        if parts.devices.len() > MANY { Self::Everything } else { Self::Parts(parts) }
+    }
+}
+
+/// The keys under which two maps differ.
+fn changed<K: Ord + Clone, V: PartialEq>(old: &BTreeMap<K, Arc<V>>, new: &BTreeMap<K, Arc<V>>) -> BTreeSet<K> {
+    let same = |a: &Arc<V>, b: &Arc<V>| Arc::ptr_eq(a, b) || a == b;
+    let gone = old.keys().filter(|key| !new.contains_key(key));
+    let come = new.iter().filter(|(key, value)| !old.get(key).is_some_and(|old| same(old, value)));
+    gone.chain(come.map(|(key, _)| key)).cloned().collect()
+}
+
+impl Parts {
+    /// Adds a share of a table.
+    fn share(&mut self, table: u32, share: Share) {
+        match (self.tables.get_mut(&table), share) {
+            (Some(Share::Whole), _) => {}
+            (Some(Share::Within(known)), Share::Within(more)) => known.extend(more),
+            (_, share) => drop(self.tables.insert(table, share)),
+        }
+    }
+
+    /// Adds the objects that the VPCs and sides have in a configuration.
+    fn gather(&mut self, config: &SharedHostConfig) {
+        for vpc in self.vpcs.clone() {
+            let Some(vrf) = config.vrfs.get(&vpc) else { continue };
+            self.devices.extend([DeviceName::vrf(vrf.vni), DeviceName::vpc(vrf.vni)]);
+            self.devices.extend(vrf.ports.keys());
+            self.share(owner::table(vrf.vni), Share::Whole);
+        }
+        for vni in self.sides.clone() {
+            if let Some(side) = config.sides.get(&vni) {
+                self.gather_side(config, vni, side);
+            }
+        }
+    }
+
+    fn gather_side(&mut self, config: &SharedHostConfig, vni: Vni, side: &SideConfig) {
+        let vrf = &config.vrfs[&side.vpc];
+        self.vrfs.insert(side.vpc.clone());
+        self.devices.extend([DeviceName::peer(vni), DeviceName::vrf(vrf.vni)]);
+        let mut prefixes: BTreeSet<IpNet> = side.peer_cidrs.iter().copied().collect();
+        if let Some((_, peer)) = config.peer_of(side) {
+            self.ports.insert(peer.vpc.clone());
+            let peer = &config.vrfs[&peer.vpc];
+            self.devices.insert(DeviceName::vrf(peer.vni));
+            self.devices.extend(peer.ports.keys());
+            prefixes.extend(peer.ports.values().flat_map(|port| &port.prefixes));
+        }
+        self.share(owner::table(vrf.vni), Share::Within(prefixes));
+    }
+
+    /// Whether a route with this key belongs to the parts.
+    pub fn has_route(&self, key: &RouteKey) -> bool {
+        match self.tables.get(&key.table) {
+            None => false,
+            Some(Share::Whole) => true,
+            // Most often it is one or two.
+            Some(Share::Within(prefixes)) => prefixes.iter().any(|prefix| prefix.contains(&key.prefix)),
+        }
+    }
+
+    /// Leaves of what was seen only what belongs to the parts.
+    pub fn restrict(&self, observed: &mut Observed) {
+        let has = |device: &InterfaceName| self.devices.contains(device);
+        observed.links.retain(|name, _| has(name));
+        observed.addresses.retain(|address, _| has(&address.device));
+        observed.neighbours.retain(|key, _| has(&key.device));
+        observed.fdb.retain(|key, _| has(&key.device));
+        observed.ingress.retain(|name, _| has(name));
+        let indexes: BTreeSet<u32> = observed.links.values().map(|link| link.index).collect();
+        observed.nexthops.retain(|_, (index, _)| indexes.contains(index));
+        let nexthops = &observed.nexthops;
+        let through_ours = |via: Via| matches!(via, Via::Nexthop(id) if nexthops.contains_key(&id));
+        observed.routes.retain(|route| {
+            self.has_route(&route.key) || (self.tables.contains_key(&route.key.table) && through_ours(route.via))
+        });
+    }
+}

@@ -1,0 +1,86 @@
+//! What `tests/bench` runs: how fast the agent is, side by side with other ways to do the same on the same kernel.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`figures`] | the names, the numbers, how they are shown |
+//! | [`ground`] | network namespaces to measure in, and the routes that are measured |
+//! | [`raw`] | the least that must be said to the kernel over netlink, in the best form: the yardstick |
+//! | [`ip_batch`], [`bird`] | other people's programs |
+//! | [`agent`] | an agent as a process of its own, and its HTTP interface |
+//! | [`under_test`] | that process; on a kernel without VRF devices with a stand-in for them |
+//! | [`adding`], [`looking`], [`removing`], [`patching`], [`starting`] | the measurements |
+
+mod adding;
+mod agent;
+mod bird;
+mod figures;
+mod ground;
+mod ip_batch;
+mod looking;
+mod patching;
+mod raw;
+mod removing;
+mod starting;
+mod under_test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use figures::Figures;
+use std::{path::PathBuf, process::ExitCode};
+
+/// Measures how fast parts of the system are.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The agent against the kernel's best, `ip -batch` and BIRD.
+    Agent {
+        /// Print one line of JSON per figure; everything else goes to standard error.
+        #[arg(long)]
+        json: bool,
+        /// A part of the names of the figures to measure.
+        #[arg(default_value = "")]
+        filter: String,
+    },
+    /// The agent that is measured.
+    #[command(hide = true)]
+    AgentUnderTest {
+        /// Its settings file.
+        settings: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::AgentUnderTest { settings } => under_test::run(&settings),
+        Command::Agent { json, filter } => measure(&mut Figures::new(json, filter)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            figures::note(&format!("the bench failed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(figures: &mut Figures) -> Result<()> {
+    if !ground::kernel_has_vrf() {
+        figures::note(
+            "This kernel has no VRF devices and no flower filters: both are stood in for by entries in a file. VXLAN \
+             devices, next hops, neighbours, forwarding entries, qdiscs, rules and routes are the kernel's.",
+        );
+    }
+    figures::note("FRR is not compared with: it is not part of this bench.");
+    adding::measure(figures)?;
+    looking::measure(figures)?;
+    starting::measure(figures)?;
+    removing::measure(figures)?;
+    patching::measure(figures)?;
+    figures.show();
+    Ok(())
+}

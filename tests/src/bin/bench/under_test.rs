@@ -1,0 +1,187 @@
+//! The agent's own code as a process, on a kernel without VRF devices with a stand-in for them.
+
+use crate::ground;
+use anyhow::{Context, Result};
+use cps_peering_agent::{
+    daemon,
+    extent::Extent,
+    kernel::{Kernel, KernelError, Netlink, Refusal},
+    objects::{FilterHandle, Ingress, Link, LinkChange, LinkKind, Observed, Operation, SourceFilter},
+    owner::{self, DeviceName, Role},
+};
+use cps_peering_config::{net::InterfaceName, settings::AgentSettings};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Runs until it is killed.
+pub(crate) fn run(settings: &Path) -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    let text = fs::read_to_string(settings).with_context(|| settings.display().to_string())?;
+    let settings: AgentSettings = toml::from_str(&text)?;
+    if ground::kernel_has_vrf() {
+        daemon::run(Netlink::default(), &settings)
+    } else {
+        daemon::run(WithoutVrf::open(settings.ledger.with_extension("standins"))?, &settings)
+    }
+}
+
+/// A kernel that has no VRF devices and no flower filters. Both are kept in a file instead, so that they outlive the
+/// process as they would in a kernel. Everything else is the kernel's.
+struct WithoutVrf {
+    kernel: Netlink,
+    file: PathBuf,
+    kept: Standins,
+}
+
+/// What the kernel lacks.
+#[derive(Default, Serialize, Deserialize)]
+struct Standins {
+    /// VRFs with their aliases.
+    vrfs: BTreeMap<InterfaceName, String>,
+    /// Which VRF a device is enslaved to.
+    masters: BTreeMap<InterfaceName, InterfaceName>,
+    /// Filters by device: priority, handle, and the source prefix of those that accept.
+    filters: BTreeMap<InterfaceName, BTreeSet<(u16, u32, Option<ipnet::Ipv6Net>)>>,
+}
+
+/// No device has such an index.
+const FIRST_INDEX: u32 = 0x4000_0000;
+
+impl WithoutVrf {
+    fn open(file: PathBuf) -> Result<Self> {
+        let kept = if file.exists() { serde_json::from_slice(&fs::read(&file)?)? } else { Standins::default() };
+        Ok(Self { kernel: Netlink::default(), file, kept })
+    }
+
+    fn store(&self) -> io::Result<()> {
+        fs::write(&self.file, serde_json::to_vec(&self.kept)?)
+    }
+
+    /// Carries an operation out if it is about something that the kernel lacks.
+    fn stand_in(&mut self, operation: &Operation) -> bool {
+        let kept = &mut self.kept;
+        let is_vrf = |name: &InterfaceName| matches!(DeviceName::parse(name), Some(device) if device.role == Role::Vrf);
+        match operation {
+            Operation::AddVrf(name, vrf) => drop(kept.vrfs.insert(*name, vrf.alias.clone())),
+            Operation::ChangeLink(name, LinkChange::Alias(alias)) if is_vrf(name) => {
+                kept.vrfs.insert(*name, alias.to_string());
+            }
+            Operation::ChangeLink(name, LinkChange::Up(_)) => return is_vrf(name),
+            Operation::ChangeLink(name, LinkChange::Enslave(vrf)) => drop(kept.masters.insert(*name, *vrf)),
+            Operation::ChangeLink(name, LinkChange::Release) => drop(kept.masters.remove(name)),
+            Operation::AddFilter(name, place, filter) => {
+                let source = match filter {
+                    SourceFilter::Accept(prefix) => Some(*prefix),
+                    SourceFilter::DropRest => None,
+                };
+                kept.filters.entry(*name).or_default().insert((place.priority, place.handle, source));
+            }
+            Operation::RemoveFilter(name, place) => {
+                let filters = kept.filters.entry(*name).or_default();
+                filters.retain(|(priority, handle, _)| (*priority, *handle) != (place.priority, place.handle));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// What goes along with what the kernel does.
+    fn follow(&mut self, operation: &Operation) -> bool {
+        match operation {
+            Operation::AddVxlan(name, vxlan) => drop(self.kept.masters.insert(*name, vxlan.vrf)),
+            Operation::RemoveIngress(name) => drop(self.kept.filters.remove(name)),
+            Operation::RemoveLinks(names) => {
+                for name in names {
+                    self.kept.vrfs.remove(name);
+                    self.kept.masters.remove(name);
+                    self.kept.filters.remove(name);
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn index(name: &InterfaceName) -> u32 {
+        DeviceName::parse(name).map_or(0, |device| FIRST_INDEX + device.vni.get())
+    }
+
+    fn overlay(&mut self, observed: &mut Observed) {
+        for (name, alias) in &self.kept.vrfs {
+            let Some(device) = DeviceName::parse(name) else { continue };
+            let link = Link {
+                index: Self::index(name),
+                kind: LinkKind::Vrf(owner::table(device.vni)),
+                mac: None,
+                mtu: 65_575,
+                up: true,
+                master: None,
+                group: owner::GROUP,
+                alias: Some(alias.clone()),
+                generates_link_local: false,
+                settings: BTreeMap::new(),
+            };
+            observed.links.insert(*name, link);
+            self.kernel.assume(*name, 0);
+        }
+        for (name, vrf) in &self.kept.masters {
+            if let Some(link) = observed.links.get_mut(name) {
+                link.master = Some(Self::index(vrf));
+                // The kernel has it without one, and looks only at what is on devices of ours and of their VRFs.
+                observed.ingress.entry(*name).or_default();
+            }
+        }
+        for (name, filters) in &self.kept.filters {
+            let Some(ingress) = observed.ingress.get_mut(name) else { continue };
+            *ingress = Ingress { filters: BTreeMap::new(), foreign: false };
+            for (priority, handle, source) in filters {
+                let place = FilterHandle { priority: *priority, handle: *handle };
+                let filter = source.map_or(SourceFilter::DropRest, SourceFilter::Accept);
+                ingress.filters.insert(place, Some(filter));
+            }
+        }
+    }
+}
+
+impl Kernel for WithoutVrf {
+    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        let mut observed = self.kernel.look(extent, stop)?;
+        self.overlay(&mut observed);
+        if let Extent::Parts(parts) = extent {
+            parts.restrict(&mut observed);
+        }
+        Ok(observed)
+    }
+
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+        let mut refused = Vec::new();
+        let mut changed = false;
+        // What the kernel gets is left together, as it would come from the agent.
+        let mut begin = 0;
+        for (place, operation) in operations.iter().enumerate() {
+            if self.stand_in(operation) {
+                let done = self.kernel.apply(&operations[begin..place])?;
+                refused.extend(done.into_iter().map(|(at, refusal)| (begin + at, refusal)));
+                begin = place + 1;
+                changed = true;
+                if let Operation::AddVrf(name, _) = operation {
+                    self.kernel.assume(*name, 0);
+                }
+            } else {
+                changed |= self.follow(operation);
+            }
+        }
+        let done = self.kernel.apply(&operations[begin..])?;
+        refused.extend(done.into_iter().map(|(at, refusal)| (begin + at, refusal)));
+        if changed {
+            self.store().map_err(|source| KernelError::Socket { what: "store the stand-ins", source })?;
+        }
+        Ok(refused)
+    }
+}
