@@ -1,82 +1,172 @@
 //! Calls of the controller's HTTP interface.
 
-use super::CliError;
-use reqwest::{Client, Method};
+use super::{CliError, output::printable};
+use reqwest::{Client, Method, Url};
 use serde_json::Value;
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 /// Longer than a delete may be held back.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A controller, and the right to ask it.
 pub(super) struct Controller {
-    base: String,
+    base: Url,
     token: String,
+    /// Where the token is from, for people.
+    token_source: String,
     client: Client,
 }
 
 /// What the controller said no to.
 pub(super) struct Rejection {
+    /// The HTTP status.
+    code: u16,
     /// The sentence.
     pub(super) message: String,
-    /// Entries of a document with the rules that they break.
-    pub(super) entries: Vec<(String, String)>,
+    /// Everything that is wrong.
+    pub(super) faults: Vec<Fault>,
+}
+
+/// One thing that is wrong.
+pub(super) struct Fault {
+    /// Where: a field, or an entry of a document.
+    pub(super) entry: String,
+    /// Which value breaks which rule.
+    pub(super) rule: String,
+    /// A word for programs.
+    reason: String,
+}
+
+impl Rejection {
+    /// Whether there is no such thing, or none that the caller may know of.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.code == 404
+    }
 }
 
 impl From<Rejection> for CliError {
     fn from(rejection: Rejection) -> Self {
-        CliError::Refused(rejection.message)
+        // These words say no more than the sentence does.
+        const PLAIN: [&str; 2] = ["", "InvalidParameter"];
+        let mut reasons: Vec<&str> = rejection.faults.iter().map(|fault| fault.reason.as_str()).collect();
+        reasons.retain(|reason| !PLAIN.contains(reason));
+        reasons.dedup();
+        let message = rejection.message;
+        CliError::Refused(if reasons.is_empty() { message } else { format!("{message} ({})", reasons.join(", ")) })
     }
 }
 
-impl Controller {
-    pub(super) fn new(base: &str, token_file: &Path) -> Result<Self, CliError> {
-        let token = std::fs::read_to_string(token_file).map_err(|error| {
-            let file = token_file.display();
-            CliError::Refused(format!("cannot read the token file {file}: {error}; name another with --token-file"))
-        })?;
-        let client = Client::builder().timeout(TIMEOUT).build();
-        let client = client.map_err(|error| CliError::Refused(format!("cannot make an HTTP client: {error}")))?;
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), client })
+/// What is asked: a path by its segments, parameters, a body.
+pub(super) struct Call<'a> {
+    method: Method,
+    path: Vec<&'a str>,
+    query: Vec<(String, String)>,
+    body: Option<Value>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(method: Method, path: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { method, path: path.into_iter().collect(), query: Vec::new(), body: None }
     }
 
-    /// Calls the operators' interface. The outer error is about reaching it, the inner one is its own.
-    pub(super) async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Result<Value, Rejection>, CliError> {
-        let mut request =
-            self.client.request(method, format!("{}/admin/v1/{path}", self.base)).bearer_auth(&self.token);
-        if let Some(body) = body {
-            request = request.json(body);
+    pub(super) fn get(path: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    /// With a parameter.
+    pub(super) fn with(mut self, name: impl Into<String>, value: &impl ToString) -> Self {
+        self.query.push((name.into(), value.to_string()));
+        self
+    }
+
+    /// With a parameter, if there is something to say.
+    pub(super) fn with_some(self, name: &str, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.with(name, &value),
+            None => self,
+        }
+    }
+
+    pub(super) fn body(self, body: Value) -> Self {
+        Self { body: Some(body), ..self }
+    }
+}
+
+/// The path of what an account has in a region.
+pub(super) fn regional<'a>(region: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
+    [&["v1", "regions", region], rest].concat()
+}
+
+/// The path of what is for operators.
+pub(super) fn admin<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+    [&["admin", "v1"], rest].concat()
+}
+
+/// Reads a controller's base URL.
+pub(super) fn base_url(text: &str) -> Result<Url, CliError> {
+    let wrong = |why: &str| CliError::Usage(format!("{text:?} is no address of a controller: {why}"));
+    let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
+    if url.scheme() != "http" || url.host_str().is_none() {
+        return Err(wrong("expected http://HOST:PORT"));
+    }
+    Ok(url)
+}
+
+impl Controller {
+    /// A controller and a token. `token_source` says where the token is from.
+    pub(super) fn new(base: &str, token: String, token_source: String) -> Result<Self, CliError> {
+        let base = base_url(base)?;
+        if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+            let what = if token.is_empty() { "is empty" } else { "has characters that no token has" };
+            return Err(CliError::Refused(format!("the token of {token_source} {what}")));
+        }
+        let client = Client::builder().timeout(TIMEOUT).build();
+        let client = client.map_err(|error| CliError::Refused(format!("cannot make an HTTP client: {error}")))?;
+        Ok(Self { base, token, token_source, client })
+    }
+
+    /// Calls the controller. The outer error is about reaching it, the inner one is its own.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<Result<Value, Rejection>, CliError> {
+        let shown = self.base.as_str().trim_end_matches('/');
+        let mut url = self.base.clone();
+        // A name may hold anything; this escapes it.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(call.path);
+        }
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(call.query);
+        }
+        let mut request = self.client.request(call.method, url).bearer_auth(&self.token);
+        if let Some(body) = call.body {
+            request = request.json(&body);
         }
         let unreachable = |error: reqwest::Error| {
             let advice = "is it running, and is --controller right?";
-            CliError::Unreachable(format!(
-                "the controller at {} cannot be reached: {}; {advice}",
-                self.base,
-                root(&error)
-            ))
+            CliError::Unreachable(format!("the controller at {shown} cannot be reached: {}; {advice}", root(&error)))
         };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let text = answer.text().await.map_err(unreachable)?;
-        let mut answer: Value = serde_json::from_str(&text).map_err(|_| {
-            CliError::Unreachable(format!(
-                "{} answered {status} with something that is no controller's answer",
-                self.base
-            ))
-        })?;
+        let strange = || {
+            CliError::Unreachable(format!("{shown} answered {status} with something that is no controller's answer"))
+        };
+        let mut answer: Value = serde_json::from_str(&text).map_err(|_| strange())?;
         if status.is_success() {
-            return Ok(Ok(answer["result"].take()));
+            return answer.get_mut("result").map(|result| Ok(result.take())).ok_or_else(strange);
         }
-        let error = &answer["error"];
-        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let details = error["details"].as_array().into_iter().flatten();
-        let entries = details.map(|fault| (word(&fault["entry"]), word(&fault["rule"]))).collect();
-        Ok(Err(Rejection { message: word(&error["message"]), entries }))
+        let error = answer.get("error").ok_or_else(strange)?;
+        let word = |value: &Value| printable(value.as_str().unwrap_or_default());
+        let fault = |fault: &Value| Fault {
+            entry: word(&fault["entry"]),
+            rule: word(&fault["rule"]),
+            reason: word(&fault["reason"]),
+        };
+        let faults = error["details"].as_array().into_iter().flatten().map(fault).collect();
+        let mut message = word(&error["message"]);
+        if status.as_u16() == 401 {
+            message = format!("{message}; it is that of {}", self.token_source);
+        }
+        Ok(Err(Rejection { code: status.as_u16(), message, faults }))
     }
 }
 

@@ -1,0 +1,65 @@
+//! Who one is, what one may, and whom an account wants no requests from.
+
+use super::{
+    CliError,
+    client::{Call, regional},
+    output::{cell, elements, lines},
+    session::{Session, is_operator},
+};
+use reqwest::Method;
+use serde_json::json;
+
+pub(super) async fn whoami(session: &Session) -> Result<(), CliError> {
+    let whoami = session.whoami().await?;
+    session.print(&whoami, || {
+        let regions = ("regions", cell(&whoami["regions"]));
+        if is_operator(&whoami) {
+            return lines(&[("role", "operator".to_owned()), regions]);
+        }
+        let charge = ("charge", cell(&whoami["chargeStatus"]));
+        lines(&[("account", cell(&whoami["accountId"])), charge, regions])
+    });
+    Ok(())
+}
+
+pub(super) async fn quota(session: &Session) -> Result<(), CliError> {
+    let region = session.region().await?;
+    let call = Call::get(regional(&region, &["quotas"])).with("type", &"vpcpeering");
+    let result = session.call(call).await?;
+    let quota = &result["quota"];
+    session.print(quota, || {
+        let (used, most) = (cell(&quota["count"]), cell(&quota["maxLimit"]));
+        format!("{used} of at most {most} peerings are initiated from {region}")
+    });
+    Ok(())
+}
+
+async fn set_blocked(session: &Session, method: Method, account: &str) -> Result<(), CliError> {
+    let blocks = method == Method::PUT;
+    session.call(Call::new(method, ["v1", "blockedAccounts", account])).await?;
+    session.print(&json!({ "accountId": account, "blocked": blocks }), || {
+        if blocks {
+            format!("{account} is blocked: to it there are none of this account's VPCs")
+        } else {
+            format!("{account} is not blocked")
+        }
+    });
+    Ok(())
+}
+
+pub(super) async fn block(session: &Session, account: &str) -> Result<(), CliError> {
+    set_blocked(session, Method::PUT, account).await
+}
+
+pub(super) async fn unblock(session: &Session, account: &str) -> Result<(), CliError> {
+    set_blocked(session, Method::DELETE, account).await
+}
+
+pub(super) async fn blocked(session: &Session) -> Result<(), CliError> {
+    let result = session.call(Call::get(["v1", "blockedAccounts"])).await?;
+    session.print(&result, || {
+        let blocked: Vec<String> = elements(&result["blockedAccounts"]).iter().map(cell).collect();
+        if blocked.is_empty() { "no account is blocked".to_owned() } else { blocked.join("\n") }
+    });
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! What the command line says about peerings.
+
+use crate::cli::Wait;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+#[derive(Subcommand)]
+pub(in crate::cli) enum Command {
+    /// Peer two VPCs. With a VPC of another account it is a request, which that account accepts or rejects.
+    Create {
+        #[command(flatten)]
+        wish: Wish,
+        #[command(flatten)]
+        wait: Wait,
+        // The last one: its heading holds for what follows.
+        #[command(flatten)]
+        account: AccountWish,
+    },
+    /// List peerings.
+    List {
+        #[command(flatten)]
+        filters: Filters,
+        /// For accounts: only those that it has asked for, or that it was asked for.
+        #[arg(long, value_parser = ["initiator", "receiver"])]
+        role: Option<String>,
+    },
+    /// Show one peering; for operators with what each host has of it.
+    Show {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Say yes to a request of another account.
+    Accept {
+        #[command(flatten)]
+        which: Which,
+        /// Do not ask whether that is meant.
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Say no to a request of another account.
+    Reject {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Change the bandwidth of a peering between regions. The initiator's to do.
+    SetBandwidth {
+        #[command(flatten)]
+        which: Which,
+        /// Mbit/s in each direction.
+        bandwidth: u32,
+    },
+    /// Change name or description. The initiator's to do.
+    Rename {
+        #[command(flatten)]
+        which: Which,
+        /// The new name, 1 to 32 characters.
+        #[arg(required_unless_present = "description")]
+        name: Option<String>,
+        /// The new description, at most 256 characters.
+        #[arg(long)]
+        description: Option<String>,
+    },
+    /// Show the routes that a peering gives both VPCs.
+    Routes {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Delete a peering. Returns when traffic has stopped, or says who has not confirmed it.
+    Delete {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+/// What operators do with peerings: all but what is an account's own to say.
+#[derive(Subcommand)]
+pub(in crate::cli) enum OperatorCommand {
+    /// Peer two VPCs, of whatever accounts. Nobody needs to accept it.
+    Create {
+        #[command(flatten)]
+        wish: Wish,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List all peerings.
+    List {
+        #[command(flatten)]
+        filters: Filters,
+    },
+    /// Show one peering, with what each host has of it.
+    Show {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Change the bandwidth of a peering between regions.
+    SetBandwidth {
+        #[command(flatten)]
+        which: Which,
+        /// Mbit/s in each direction.
+        bandwidth: u32,
+    },
+    /// Show the routes that a peering gives both VPCs.
+    Routes {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Delete a peering for both accounts. Returns when traffic has stopped, or says which hosts have not confirmed it.
+    Delete {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+impl From<OperatorCommand> for Command {
+    fn from(command: OperatorCommand) -> Self {
+        match command {
+            OperatorCommand::Create { wish, wait } => Self::Create { wish, account: AccountWish::default(), wait },
+            OperatorCommand::List { filters } => Self::List { filters, role: None },
+            OperatorCommand::Show { which } => Self::Show { which },
+            OperatorCommand::SetBandwidth { which, bandwidth } => Self::SetBandwidth { which, bandwidth },
+            OperatorCommand::Routes { which } => Self::Routes { which },
+            OperatorCommand::Delete { which, wait } => Self::Delete { which, wait },
+        }
+    }
+}
+
+/// Which peering.
+#[derive(Args)]
+pub(in crate::cli) struct Which {
+    /// Its id, or its name where only one has it.
+    pub(super) peering: String,
+}
+
+/// What a peering shall be.
+#[derive(Args)]
+pub(in crate::cli) struct Wish {
+    /// The peering's name, 1 to 32 characters.
+    #[arg(long)]
+    pub(super) name: String,
+    /// The initiator's VPC.
+    #[arg(long)]
+    pub(super) vpc: String,
+    /// The receiver's VPC.
+    #[arg(long)]
+    pub(super) peer_vpc: String,
+    /// Mbit/s in each direction; only between regions.
+    #[arg(long)]
+    pub(super) bandwidth: Option<u32>,
+    /// What it is for, at most 256 characters.
+    #[arg(long)]
+    pub(super) description: Option<String>,
+}
+
+/// What only accounts say about a peering.
+#[derive(Args, Default)]
+#[command(next_help_heading = "For accounts")]
+pub(in crate::cli) struct AccountWish {
+    /// The region of the other VPC [default: the same]
+    #[arg(long)]
+    pub(super) peer_region: Option<String>,
+    /// The account of the other VPC [default: the same]
+    #[arg(long)]
+    pub(super) peer_account: Option<String>,
+    /// A tag; may be there several times.
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = parse_tag)]
+    pub(super) tags: Vec<(String, String)>,
+    /// Of several requests with one token only the first does something.
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) client_token: Option<String>,
+    /// Check everything and change nothing.
+    #[arg(long, conflicts_with = "wait")]
+    pub(super) dry_run: bool,
+}
+
+/// Which peerings are listed.
+#[derive(Args)]
+pub(in crate::cli) struct Filters {
+    /// Only those in this state; may be several, with commas.
+    #[arg(long, value_delimiter = ',', value_parser = STATES)]
+    pub(super) state: Vec<String>,
+    /// Only those of this VPC; for operators, the initiator's.
+    #[arg(long)]
+    pub(super) vpc: Option<String>,
+    /// Only those with this VPC on the other side; for operators, the receiver's.
+    #[arg(long)]
+    pub(super) peer_vpc: Option<String>,
+}
+
+const STATES: [&str; 11] = [
+    "pending",
+    "provisioning",
+    "active",
+    "suspended",
+    "draining",
+    "rejected",
+    "expired",
+    "peer_deleted",
+    "Initiated",
+    "Connected",
+    "Disconnected",
+];
+
+fn parse_tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() { Err("expected KEY=VALUE".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
+}
+
+impl Filters {
+    /// What the operators' interface does not do itself.
+    pub(super) fn let_through(&self, peering: &Value) -> bool {
+        let is = |wanted: &Option<String>, value: &Value| wanted.as_ref().is_none_or(|wanted| value == wanted);
+        let in_state = |state: &String| peering["state"] == *state || peering["vpcPeeringState"] == *state;
+        is(&self.vpc, &peering["vpcInfo"]["vpcId"])
+            && is(&self.peer_vpc, &peering["remoteVpcInfo"]["vpcId"])
+            && (self.state.is_empty() || self.state.iter().any(in_state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tags_are_keys_with_or_without_values() {
+        assert_eq!(parse_tag("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(parse_tag("a"), Ok(("a".to_owned(), String::new())));
+        assert!(parse_tag("=b").is_err());
+    }
+
+    #[test]
+    fn operators_filter_by_state_and_vpc() {
+        let peering = json!({ "state": "active", "vpcPeeringState": "Connected", "vpcInfo": { "vpcId": "a" },
+            "remoteVpcInfo": { "vpcId": "b" } });
+        let filters = |state: &[&str], vpc: Option<&str>| Filters {
+            state: state.iter().map(|state| (*state).to_owned()).collect(),
+            vpc: vpc.map(ToOwned::to_owned),
+            peer_vpc: None,
+        };
+        assert!(filters(&[], None).let_through(&peering));
+        assert!(filters(&["pending", "active"], Some("a")).let_through(&peering));
+        assert!(filters(&["Connected"], None).let_through(&peering));
+        assert!(!filters(&["pending"], None).let_through(&peering));
+        assert!(!filters(&[], Some("b")).let_through(&peering));
+    }
+}

@@ -1,0 +1,359 @@
+//! Peerings, as one of their accounts or as an operator.
+
+mod arguments;
+mod view;
+
+use super::{
+    CliError, Wait,
+    client::{Call, admin, regional},
+    complain,
+    output::{Column, cell, columns, elements},
+    session::{Patience, Session, is_operator, said},
+};
+use arguments::{AccountWish, Filters, Which, Wish};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::io::{self, IsTerminal, Write};
+
+pub(super) use arguments::{Command, OperatorCommand};
+
+/// States in which a peering is over, or about to be.
+const OVER: [&str; 4] = ["draining", "rejected", "expired", "peer_deleted"];
+
+/// Peerings, as one sees them.
+struct Peerings<'a> {
+    session: &'a Session,
+    /// The account's region; none for operators.
+    region: Option<String>,
+}
+
+/// Peerings as the token allows.
+pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliError> {
+    let whoami = session.whoami().await?;
+    if is_operator(&whoami) {
+        return run_as_operator(session, command).await;
+    }
+    Peerings { session, region: Some(session.region_of(&whoami)?) }.run(command).await
+}
+
+/// Peerings as operators see them.
+pub(super) async fn run_as_operator(session: &Session, command: Command) -> Result<(), CliError> {
+    Peerings { session, region: None }.run(command).await
+}
+
+fn for_accounts<T>(what: &str) -> Result<T, CliError> {
+    Err(CliError::Usage(format!("{what} is for accounts, and the token is the operators'")))
+}
+
+impl Peerings<'_> {
+    async fn run(&self, command: Command) -> Result<(), CliError> {
+        match command {
+            Command::Create { wish, account, wait } => self.create(wish, account, &wait).await,
+            Command::List { filters, role } => self.list(filters, role).await,
+            Command::Show { which } => self.show(&which).await,
+            Command::Accept { which, yes, wait } => self.accept(&which, yes, &wait).await,
+            Command::Reject { which } => self.reject(&which).await,
+            Command::SetBandwidth { which, bandwidth } => self.set_bandwidth(&which, bandwidth).await,
+            Command::Rename { which, name, description } => self.rename(&which, name, description).await,
+            Command::Routes { which } => self.routes(&which).await,
+            Command::Delete { which, wait } => self.delete(&which, &wait).await,
+        }
+    }
+
+    fn is_operator(&self) -> bool {
+        self.region.is_none()
+    }
+
+    /// The path of all peerings, and what follows it.
+    fn path<'a>(&'a self, rest: &[&'a str]) -> Vec<&'a str> {
+        match &self.region {
+            None => admin(&[&["peerings"], rest].concat()),
+            Some(region) => regional(region, &[&["vpcPeerings"], rest].concat()),
+        }
+    }
+
+    /// How the interface knows a peering. To operators it resolves names itself.
+    async fn id(&self, which: &Which) -> Result<String, CliError> {
+        let text = &which.peering;
+        let Some(region) = self.region.as_ref().filter(|_| !is_id(text)) else { return Ok(text.clone()) };
+        let call = || filtered(Call::get(self.path(&[])), &[("vpcPeeringNames", std::slice::from_ref(text))]);
+        let mut named = self.session.pages(call, "vpcPeerings", "vpcPeeringId").await?;
+        let is_live = |peering: &Value| !OVER.iter().any(|state| peering["state"] == *state);
+        if named.iter().any(is_live) {
+            named.retain(is_live);
+        }
+        match named.as_slice() {
+            [] => Err(CliError::Refused(format!("there is no peering {text} in {region}"))),
+            [peering] => Ok(cell(&peering["vpcPeeringId"])),
+            several => {
+                let ids: Vec<String> = several.iter().map(|peering| cell(&peering["vpcPeeringId"])).collect();
+                Err(CliError::Refused(format!("several peerings are named {text}: say which of {}", ids.join(", "))))
+            }
+        }
+    }
+
+    async fn fetch(&self, id: &str) -> Result<Value, CliError> {
+        let mut answer = self.session.call(Call::get(self.path(&[id]))).await?;
+        Ok(answer["vpcPeering"].take())
+    }
+
+    /// Shows a peering as a row.
+    fn print_row(&self, peering: &Value) {
+        self.session.print(peering, || columns(self.columns(), std::slice::from_ref(peering)));
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        if self.is_operator() { &view::OPERATOR_COLUMNS } else { &view::COLUMNS }
+    }
+
+    /// Waits, where that is wanted, until every kernel concerned has a peering. `done` says what was done before.
+    async fn confirmed(&self, mut peering: Value, wait: &Wait, done: &str) -> Result<Value, CliError> {
+        let Some(seconds) = wait.wait else { return Ok(peering) };
+        let id = cell(&peering["vpcPeeringId"]);
+        let patience = Patience::new(seconds);
+        while peering["routesInSync"] != true {
+            let (state, reason) = (&peering["state"], cell(&peering["stateReason"]));
+            if OVER.iter().any(|over| state == over) {
+                return Err(CliError::Refused(format!("{id} is {done}, but now it is {}: {reason}", cell(state))));
+            }
+            if !patience.lasts().await {
+                let who = if self.is_operator() {
+                    format!("these hosts have not confirmed it: {}", unconfirmed(&peering).join(", "))
+                } else {
+                    reason
+                };
+                return Err(CliError::Unconfirmed(format!("{id} is {done}, but after {seconds} s {who}")));
+            }
+            peering = self.fetch(&id).await?;
+        }
+        Ok(peering)
+    }
+
+    async fn create(&self, wish: Wish, account: AccountWish, wait: &Wait) -> Result<(), CliError> {
+        let mut body = json!({
+            "vpcPeeringName": wish.name,
+            "vpcId": wish.vpc,
+            "remoteVpcId": wish.peer_vpc,
+            "bandwidth": wish.bandwidth,
+            "description": wish.description,
+        });
+        if self.is_operator() {
+            let said = [
+                ("--peer-region", account.peer_region.is_some()),
+                ("--peer-account", account.peer_account.is_some()),
+                ("--tag", !account.tags.is_empty()),
+                ("--client-token", account.client_token.is_some()),
+                ("--dry-run", account.dry_run),
+            ];
+            if let Some((option, _)) = said.iter().find(|(_, said)| *said) {
+                return for_accounts(option);
+            }
+        } else {
+            let tags: Vec<Value> =
+                account.tags.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
+            body["remoteRegionId"] = json!(account.peer_region);
+            body["remoteAccountId"] = json!(account.peer_account);
+            body["userTags"] = json!(tags);
+            body["clientToken"] = json!(account.client_token);
+            body["dryRun"] = json!(account.dry_run);
+        }
+        let mut result = self.session.call(Call::new(Method::POST, self.path(&[])).body(said(body))).await?;
+        if result["dryRun"] == true {
+            self.session.print(&result, || "nothing was changed: this was a dry run, and it would be done".to_owned());
+            return Ok(());
+        }
+        let peering = result["vpcPeering"].take();
+        if peering.is_null() {
+            let text = "a request with this client token was made before, and its peering is gone";
+            return Err(CliError::Refused(text.to_owned()));
+        }
+        self.print_row(&self.confirmed(peering, wait, "made").await?);
+        Ok(())
+    }
+
+    async fn list(&self, filters: Filters, role: Option<String>) -> Result<(), CliError> {
+        let result = if self.is_operator() {
+            if role.is_some() {
+                return for_accounts("--role");
+            }
+            let mut result = self.session.call(Call::get(self.path(&[]))).await?;
+            if let Some(list) = result["vpcPeerings"].as_array_mut() {
+                list.retain(|peering| filters.let_through(peering));
+                let count = list.len();
+                result["totalCount"] = json!(count);
+            }
+            result
+        } else {
+            let one = |value: Option<String>| Vec::from_iter(value);
+            let (vpc, peer, role) = (one(filters.vpc), one(filters.peer_vpc), one(role));
+            let wanted: [(&str, &[String]); 4] =
+                [("state", &filters.state), ("role", &role), ("vpcId", &vpc), ("remoteVpcId", &peer)];
+            let call = || filtered(Call::get(self.path(&[])), &wanted);
+            let list = self.session.pages(call, "vpcPeerings", "vpcPeeringId").await?;
+            json!({ "totalCount": list.len(), "vpcPeerings": list })
+        };
+        self.session.print(&result, || columns(self.columns(), elements(&result["vpcPeerings"])));
+        Ok(())
+    }
+
+    async fn show(&self, which: &Which) -> Result<(), CliError> {
+        let peering = self.fetch(&self.id(which).await?).await?;
+        let text = if self.is_operator() { view::operator_details } else { view::details };
+        self.session.print(&peering, || text(&peering));
+        Ok(())
+    }
+
+    async fn accept(&self, which: &Which, yes: bool, wait: &Wait) -> Result<(), CliError> {
+        if self.is_operator() {
+            return for_accounts("to accept");
+        }
+        let id = self.id(which).await?;
+        let request = self.fetch(&id).await?;
+        // Where there is nothing to accept, the controller says so.
+        if request["state"] == "pending" && request["role"] == "receiver" {
+            let peer = &request["remoteVpcInfo"];
+            let (vpc, account, prefixes) = (&peer["vpcId"], &peer["accountId"], &peer["addressPrefix"]);
+            complain(&format!("account {} asks for {id}: {}, {}", cell(account), cell(vpc), cell(prefixes)));
+            complain(&cell(&request["stateReason"]));
+            if !yes && !is_meant()? {
+                return Err(CliError::Refused(format!("{id} was not accepted")));
+            }
+        }
+        let mut result = self.session.call(Call::new(Method::POST, self.path(&[&action(&id, "accept")]))).await?;
+        self.print_row(&self.confirmed(result["vpcPeering"].take(), wait, "accepted").await?);
+        Ok(())
+    }
+
+    async fn reject(&self, which: &Which) -> Result<(), CliError> {
+        if self.is_operator() {
+            return for_accounts("to reject");
+        }
+        let id = self.id(which).await?;
+        self.session.call(Call::new(Method::POST, self.path(&[&action(&id, "reject")]))).await?;
+        self.session.print(&json!({ "vpcPeeringId": id, "state": "rejected" }), || format!("{id} is rejected"));
+        Ok(())
+    }
+
+    async fn set_bandwidth(&self, which: &Which, bandwidth: u32) -> Result<(), CliError> {
+        let id = self.id(which).await?;
+        let action = format!("{id}:modifyVpcPeeringBandwidth");
+        let path = if self.is_operator() { self.path(&[&id, "bandwidth"]) } else { self.path(&[&action]) };
+        let result = self.session.call(Call::new(Method::PUT, path).body(json!({ "bandwidth": bandwidth }))).await?;
+        self.print_row(&result["vpcPeering"]);
+        Ok(())
+    }
+
+    async fn rename(&self, which: &Which, name: Option<String>, description: Option<String>) -> Result<(), CliError> {
+        if self.is_operator() {
+            return for_accounts("to rename");
+        }
+        let id = self.id(which).await?;
+        let body = said(json!({ "vpcPeeringName": name, "description": description }));
+        self.session.call(Call::new(Method::PUT, self.path(&[&id])).body(body)).await?;
+        self.print_row(&self.fetch(&id).await?);
+        Ok(())
+    }
+
+    async fn routes(&self, which: &Which) -> Result<(), CliError> {
+        const ROUTES: [Column; 5] = [
+            ("VPC", "/vpcId"),
+            ("DESTINATION", "/destinationCidr"),
+            ("NEXT HOP", "/nextHop"),
+            ("INSTALLED", "/installed"),
+            ("HOSTS", "/hosts"),
+        ];
+        let id = self.id(which).await?;
+        let result = self.session.call(Call::get(self.path(&[&id, "routes"]))).await?;
+        self.session.print(&result, || columns(&ROUTES, elements(&result["routes"])));
+        Ok(())
+    }
+
+    async fn delete(&self, which: &Which, wait: &Wait) -> Result<(), CliError> {
+        let name = self.id(which).await?;
+        let mut result = self.session.call(Call::new(Method::DELETE, self.path(&[&name]))).await?;
+        let id = cell(&result["vpcPeeringId"]);
+        let patience = Patience::new(wait.wait.unwrap_or_default());
+        // Operators learn which hosts are missing, accounts how many.
+        let (field, nobody) = if self.is_operator() { ("missingHosts", json!([])) } else { ("hostsMissing", json!(0)) };
+        while result["state"] != "deleted" && patience.lasts().await {
+            match self.session.try_call(Call::get(self.path(&[&id]))).await? {
+                Ok(shown) if self.is_operator() => result[field] = json!(unconfirmed(&shown["vpcPeering"])),
+                Ok(shown) => result["stateReason"] = shown["vpcPeering"]["stateReason"].clone(),
+                Err(rejection) if rejection.is_not_found() => {
+                    result = json!({ "vpcPeeringId": id, "state": "deleted", (field): nobody });
+                }
+                Err(rejection) => return Err(rejection.into()),
+            }
+        }
+        let missing = cell(&result[field]);
+        if result["state"] != "deleted" && wait.wait.is_some() {
+            return Err(CliError::Unconfirmed(if self.is_operator() {
+                format!("{id} still drains; these hosts have not confirmed it: {missing}")
+            } else {
+                format!("{id} still drains: {}", cell(&result["stateReason"]))
+            }));
+        }
+        self.session.print(&result, || {
+            if result["state"] == "deleted" {
+                return format!("{id} is deleted");
+            }
+            let hosts = if self.is_operator() { missing } else { format!("hosts: {missing}") };
+            format!("{id} is draining: it forwards nothing on any host that can be reached; waiting for {hosts}")
+        });
+        Ok(())
+    }
+}
+
+/// Whether a text has the form of a peering's id.
+fn is_id(text: &str) -> bool {
+    const RANDOM: usize = 10;
+    let rest = text.strip_prefix("vpcpr-").unwrap_or_default();
+    rest.len() == RANDOM && rest.chars().all(|c| c.is_ascii_alphanumeric())
+}
+
+fn action(id: &str, verb: &str) -> String {
+    format!("{id}:{verb}VpcPeering")
+}
+
+/// A call with filters in the interface's form. One without values filters nothing.
+fn filtered<'a>(call: Call<'a>, filters: &[(&str, &[String])]) -> Call<'a> {
+    let filters = filters.iter().filter(|(_, values)| !values.is_empty());
+    (1..).zip(filters).fold(call, |call, (number, (name, values))| {
+        let call = call.with(format!("filters.{number}.name"), name);
+        let values = (1..).zip(values.iter());
+        values.fold(call, |call, (place, value)| call.with(format!("filters.{number}.values.{place}"), value))
+    })
+}
+
+/// Asks whoever sits there.
+fn is_meant() -> Result<bool, CliError> {
+    if !io::stdin().is_terminal() {
+        return Err(CliError::Usage(
+            "there is nobody to ask whether to accept it: say --yes if you mean it".to_owned(),
+        ));
+    }
+    let cannot = |error: io::Error| CliError::Refused(format!("cannot ask whether to accept it: {error}"));
+    let mut output = io::stderr().lock();
+    write!(output, "accept it? [y/N] ").and_then(|()| output.flush()).map_err(cannot)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(cannot)?;
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
+}
+
+fn unconfirmed(peering: &Value) -> Vec<String> {
+    let hosts = elements(&peering["hosts"]).iter();
+    hosts.filter(|host| host["confirmed"] != true).map(|host| cell(&host["host"])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_told_from_names() {
+        assert!(is_id("vpcpr-0a1b2c3d4e"));
+        for name in ["vpcpr-0a1b2c3d4", "vpcpr-of-mine-", "blue", ""] {
+            assert!(!is_id(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Peerings as tables.
+
+use crate::cli::output::{Column, cell, columns, elements, lines, printable};
+use serde_json::{Value, json};
+
+/// What operators see of many.
+pub(super) const OPERATOR_COLUMNS: [Column; 9] = [
+    ("ID", "/vpcPeeringId"),
+    ("NAME", "/vpcPeeringName"),
+    ("STATE", "/state"),
+    ("IN SYNC", "/routesInSync"),
+    ("VPC", "/vpcInfo/vpcId"),
+    ("REGION", "/vpcInfo/regionId"),
+    ("PEER VPC", "/remoteVpcInfo/vpcId"),
+    ("PEER REGION", "/remoteVpcInfo/regionId"),
+    ("CREATED", "/createdTime"),
+];
+
+/// What accounts see of many.
+pub(super) const COLUMNS: [Column; 11] = [
+    ("ID", "/vpcPeeringId"),
+    ("NAME", "/vpcPeeringName"),
+    ("STATE", "/state"),
+    ("ROLE", "/role"),
+    ("IN SYNC", "/routesInSync"),
+    ("VPC", "/vpcInfo/vpcId"),
+    ("PEER VPC", "/remoteVpcInfo/vpcId"),
+    ("PEER REGION", "/remoteVpcInfo/regionId"),
+    ("PEER ACCOUNT", "/remoteVpcInfo/accountId"),
+    ("MBIT/S", "/bandwidth"),
+    ("CREATED", "/createdTime"),
+];
+
+fn heading(peering: &Value) -> [(&'static str, String); 2] {
+    [
+        ("peering", format!("{} ({})", cell(&peering["vpcPeeringId"]), cell(&peering["vpcPeeringName"]))),
+        ("state", format!("{}, routes in sync: {}", cell(&peering["state"]), cell(&peering["routesInSync"]))),
+    ]
+}
+
+fn times(peering: &Value) -> (&'static str, String) {
+    ("created", format!("{}, active since {}", cell(&peering["createdTime"]), cell(&peering["activatedTime"])))
+}
+
+fn side(info: &Value) -> String {
+    format!(
+        "{} of {} in {}, {}",
+        cell(&info["vpcId"]),
+        cell(&info["accountId"]),
+        cell(&info["regionId"]),
+        cell(&info["addressPrefix"])
+    )
+}
+
+fn bandwidth(peering: &Value) -> Option<(&'static str, String)> {
+    peering["bandwidth"].as_u64().map(|mbit| ("bandwidth", format!("{mbit} Mbit/s in each direction")))
+}
+
+/// What operators see of one.
+pub(super) fn operator_details(peering: &Value) -> String {
+    const HOSTS: [Column; 4] =
+        [("HOST", "/host"), ("CONFIRMED", "/confirmed"), ("DESIRED", "/desired"), ("APPLIED", "/applied")];
+    let side = |info: &Value| format!("{}, VNI {}", side(info), cell(&info["vni"]));
+    let mut said = heading(peering).to_vec();
+    said.push(("initiator", side(&peering["vpcInfo"])));
+    said.push(("receiver", side(&peering["remoteVpcInfo"])));
+    said.extend(bandwidth(peering));
+    said.push(times(peering));
+    format!("{}\n{}", lines(&said), columns(&HOSTS, elements(&peering["hosts"])))
+}
+
+/// What accounts see of one.
+pub(super) fn details(peering: &Value) -> String {
+    let mut said = heading(peering).to_vec();
+    let mut say = |label, value: &Value| {
+        if !value.is_null() && value != "" {
+            said.push((label, cell(value)));
+        }
+    };
+    say("reason", &peering["stateReason"]);
+    say("role", &peering["role"]);
+    if peering["state"] == "pending" {
+        say("expires", &peering["expiredTime"]);
+    }
+    say("description", &peering["description"]);
+    let tags = elements(&peering["tags"]).iter();
+    let tag = |tag: &Value| format!("{}={}", cell(&tag["key"]), printable(tag["value"].as_str().unwrap_or_default()));
+    let tags: Vec<String> = tags.map(tag).collect();
+    say("tags", &json!(tags.join(" ")));
+    say("charge", &peering["charge"]["chargeStatus"]);
+    said.push(("own VPC", side(&peering["vpcInfo"])));
+    said.push(("peer VPC", side(&peering["remoteVpcInfo"])));
+    said.extend(bandwidth(peering));
+    said.push(times(peering));
+    lines(&said)
+}
