@@ -253,6 +253,9 @@ fn without_own_numbers(object: &mut Map<String, Value>) {
     if object.get("protocol").and_then(Value::as_str) == Some("67") {
         object.remove("id");
         object.remove("nhid");
+        if let Some(Value::Object(nexthop)) = object.get_mut("nh_info") {
+            nexthop.remove("id");
+        }
     }
 }
 

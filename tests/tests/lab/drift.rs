@@ -3,7 +3,11 @@
 
 use crate::{NORTH, reach_each_other, two_hosts};
 use anyhow::{Context, Result, ensure};
-use cps_peering_tests::{Lab, Topology, command, netns::Netns, snapshot::Snapshot, wait};
+use cps_peering_tests::{Lab, Topology, command, netns::Netns, snapshot::Snapshot, stream::Stream, wait};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -131,6 +135,73 @@ fn settings_that_the_kernel_is_silent_about_are_healed_by_the_next_comparison() 
         ],
     )
 }
+
+#[test]
+fn every_kind_of_drift_at_once_is_healed_and_another_peerings_streams_lose_nothing() -> Result<()> {
+    let topology = peered()
+        .vpc("vpc-x", NORTH, &["10.8.0.0/16", "fd00:8::/48"])
+        .vpc("vpc-y", NORTH, &["10.9.0.0/16", "fd00:9::/48"])
+        .port("vpc-x", "h1", "eth8", &["10.8.0.1/24", "fd00:8::1/64"])
+        .port("vpc-y", "h2", "eth9", &["10.9.0.1/24", "fd00:9::1/64"])
+        .peering("vpc-x", "vpc-y");
+    let lab = Lab::in_sync(topology)?;
+    let host = lab.host("h1");
+    let names = Names::of(host.netns())?;
+    let state = || anyhow::Ok((host.snapshot()?, filters(host.netns())?));
+    let (before, repaired) = (state()?, host.report()?.counters.drift_repaired);
+    let (x, y) = (lab.server("h1", "eth8"), lab.server("h2", "eth9"));
+    let streams = [Stream::start(x, y, y.ipv4()?, 1000)?, Stream::start(y, x, x.ipv6()?, 1000)?];
+    // All of it is there before the agent sees any of it.
+    let agent = Pid::from_raw(host.agent_pid().context("no agent runs")?.try_into()?);
+    kill(agent, Signal::SIGSTOP)?;
+    let damaged = command::run(host.netns().command("sh").args(["-ec", &names.filled(EVERYTHING_AT_ONCE)]));
+    kill(agent, Signal::SIGCONT)?;
+    damaged?.ok()?;
+    wait::until("the repair", SOON, || {
+        let report = host.report()?;
+        // Of each of the kinds at least one operation.
+        ensure!(report.in_sync() && report.counters.drift_repaired >= repaired + 20, "{report:?}");
+        let now = state()?;
+        let difference = differences(&before.0, &now.0);
+        ensure!(difference.is_empty(), "{}", difference.join("\n"));
+        ensure!(before.1 == now.1, "filters {:?}, now {:?}", before.1, now.1);
+        Ok(Some(()))
+    })?;
+    for stream in streams {
+        let record = stream.stop()?;
+        ensure!(record.lost() == 0 && record.sent > 500, "{} of {} lost", record.lost(), record.sent);
+    }
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))?;
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h1", "eth2"))
+}
+
+/// Objects of ours removed, changed and made twice. A's VRF stays, B's goes with all that is in it.
+const EVERYTHING_AT_ONCE: &str = "\
+    ip route del 10.2.1.0/24 table {table}
+    ip route replace 10.2.0.0/16 dev eth1 table {table} metric 4278198272 proto 67
+    ip route del unreachable default table {table} metric 4278198272
+    ip route add 10.77.0.0/16 dev eth1 table {table} proto 67
+    ip route add 10.1.0.0/24 dev eth1 table {table} metric 9 proto 67
+    ip route flush table {table} type local
+    ip -6 route replace fd00:2:0:1::/64 dev eth1 table {table} proto 67
+    ip -6 route del unreachable fd00:2::/48 table {table} metric 4278198272
+    ip nexthop add id 1124090000 via {gateway} dev {peer} onlink proto 67
+    ip nexthop replace id {nexthop} via fe80::99 dev {peer} onlink proto 67
+    ip neigh replace {gateway} lladdr 02:00:00:00:00:99 dev {peer}
+    ip neigh add fe80::200:c000:263 lladdr 02:00:c0:00:02:63 dev {peer} nud permanent
+    bridge fdb append {mac} dev {peer} dst 192.0.2.99 vni {vni} self permanent
+    tc filter del dev {peer} ingress pref 17233
+    tc qdisc del dev eth1 clsact
+    ip link set {peer} mtu 1300
+    ip link set {peer} address 02:00:00:00:00:77
+    ip link set {peer} alias nobodys
+    ip link set {vrf} alias nobodys
+    ip addr del fd00:1::1/64 dev eth1
+    sysctl -qw net.ipv4.conf.eth1.rp_filter=0 net.ipv4.conf.{peer}.forwarding=0
+    sysctl -qw net.ipv6.conf.eth1.accept_ra=2 net.ipv4.conf.{peer}.send_redirects=1
+    ip rule add pref 0 lookup local
+    ip link set eth2 nomaster
+    ip link del {other_vrf}";
 
 /// VPC A on h1; its peer B on both hosts, so that there is every kind of route.
 pub(crate) fn peered() -> Topology {

@@ -204,8 +204,10 @@ fn half_sent_requests_are_closed_and_hold_up_no_end() -> Result<()> {
 }
 
 #[test]
-fn what_happens_among_more_events_than_the_kernel_keeps_is_healed() -> Result<()> {
-    let lab = Lab::in_sync(peered())?;
+fn what_happens_among_more_events_than_the_kernel_keeps_is_healed_and_the_loss_is_counted() -> Result<()> {
+    let lab = Lab::builder(peered()).event_buffer(4096).start()?;
+    lab.apply()?;
+    lab.wait_in_sync()?;
     let host = lab.host("h1");
     let names = Names::of(host.netns())?;
     let before = host.snapshot()?;
@@ -221,6 +223,7 @@ fn what_happens_among_more_events_than_the_kernel_keeps_is_healed() -> Result<()
     wait::until("the kernel as before", SOON, || {
         let report = host.report()?;
         ensure!(report.in_sync() && report.counters.drift_repaired > 0, "{report:?}");
+        ensure!(report.counters.events_lost > 0, "{report:?}");
         let difference = host.snapshot()?.since(&before);
         ensure!(difference.is_empty(), "{difference}");
         Ok(Some(()))

@@ -4,6 +4,7 @@ mod addressing;
 mod connectivity;
 mod crash;
 mod drift;
+mod endurance;
 mod faults;
 mod foreign;
 mod inventory;
