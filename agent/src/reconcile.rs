@@ -7,10 +7,11 @@
 
 use crate::{
     compile::{Surroundings, compile},
-    diff::{Obstacle, Plan, diff},
-    extent::Extent,
+    diff::{Obstacle, Plan, diff, silence},
+    extent::{Extent, Parts},
     kernel::{Event, Kernel, KernelError, Refusal},
     objects::{LinkKind, Observed, Operation},
+    owner::DeviceName,
     scope,
 };
 use cps_peering_config::{
@@ -38,6 +39,8 @@ use tokio::sync::watch;
 const ROUNDS: usize = 5;
 /// Operations between two looks at whether a newer configuration has come.
 const CHUNK: usize = 4096;
+/// The most sides whose traffic is ended ahead of everything else.
+const SILENCED: usize = 64;
 /// The longest list of problems in a report; the last one then says how many there are.
 const MAX_PROBLEMS: usize = 200;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -213,6 +216,7 @@ pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result
         compared: None,
         stored: Stored::Yes,
         pending: Extent::Everything,
+        ending: BTreeSet::new(),
         due: true,
         surroundings: None,
         blocked: BTreeSet::new(),
@@ -237,6 +241,8 @@ struct Reconciler<K> {
     stored: Stored,
     /// What may differ because the configuration changed since the kernel was last seen to be right.
     pending: Extent,
+    /// Devices of sides that the configuration has no more, and that may still send.
+    ending: BTreeSet<InterfaceName>,
     /// Whether everything is to be looked at, for whatever reason.
     due: bool,
     /// What the last look at everything said about the underlay.
@@ -374,6 +380,14 @@ impl<K: Kernel> Reconciler<K> {
                 let pending = std::mem::replace(&mut self.pending, Extent::nothing());
                 self.settled &= change.is_nothing();
                 self.pending = pending.and(change);
+                if let Some(old) = &self.config {
+                    let gone = old.sides.keys().filter(|vni| !config.sides.contains_key(vni));
+                    self.ending.extend(gone.map(|vni| DeviceName::peer(*vni)));
+                    let back = |device: &InterfaceName| {
+                        DeviceName::parse(device).is_some_and(|device| config.sides.contains_key(&device.vni))
+                    };
+                    self.ending.retain(|device| !back(device));
+                }
                 self.config = Some(config);
                 self.stored = stored;
                 self.retry = FIRST_RETRY;
@@ -392,6 +406,10 @@ impl<K: Kernel> Reconciler<K> {
     /// Looks at what the configuration changed, and at everything when that is due.
     fn pass(&mut self) -> Option<Outcome> {
         let config = self.config.clone()?;
+        if let Err(error) = self.silence() {
+            // Then the look that follows fails, too, or does it.
+            tracing::error!(%error, "the kernel could not be read or changed");
+        }
         let clear = self.report.borrow().problems.is_empty();
         if let Some(surroundings) = self.quick_way() {
             let extent = self.pending.clone();
@@ -429,6 +447,21 @@ impl<K: Kernel> Reconciler<K> {
                 Some(outcome)
             }
         }
+    }
+
+    /// Ends the traffic of sides that are to go, before anything is read that takes time, for instance their routes.
+    fn silence(&mut self) -> Result<(), KernelError> {
+        let ending = std::mem::take(&mut self.ending);
+        // Of more than a few, looking at each would take longer than looking at everything.
+        if ending.is_empty() || ending.len() > SILENCED {
+            return Ok(());
+        }
+        let parts = Parts { devices: ending, ..Parts::default() };
+        let observed = self.kernel.look(&Extent::Parts(parts), &|| false)?;
+        let operations = silence(&observed);
+        let refused = self.kernel.apply(&operations)?;
+        self.counters.operations += (operations.len() - refused.len()) as u64;
+        Ok(())
     }
 
     /// The underlay as it was seen last, where a look at the parts that changed may be enough: something has changed,

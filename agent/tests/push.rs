@@ -10,7 +10,7 @@ use cps_peering_agent::{
     extent::Extent,
     kernel::{Event, Kernel, memory::Memory},
     ledger::Ledger,
-    objects::{LinkKind, RouteKey, Tunnel},
+    objects::{LinkKind, Operation, RouteKey, Tunnel},
     owner,
     reconcile::{self, Handle, Options},
 };
@@ -199,11 +199,15 @@ async fn a_patch_looks_only_at_what_it_changes() {
     let agent = Agent::start();
     agent.accepted(&config(1)).await;
     agent.kernel.state().looks.clear();
+    agent.kernel.state().log.clear();
     let (_, report) = agent.call("PATCH", "/v1/config", &removal(1)).await;
     assert_eq!((&report["applied"]["number"], &report["problems"]), (&json!(2), &json!([])));
     let looks = agent.kernel.state().looks.clone();
-    assert!(looks.len() > 1, "the kernel was read again before the answer");
-    for look in looks {
+    let Extent::Parts(first) = &looks[0] else { panic!("everything was looked at") };
+    assert!(first.tables.is_empty() && first.devices.len() == 2, "no route is read before traffic ends: {first:?}");
+    assert!(matches!(agent.kernel.state().log[0], Operation::RemoveFdb(_)));
+    assert!(looks.len() > 2, "the kernel was read again before the answer");
+    for look in looks.into_iter().skip(1) {
         let Extent::Parts(parts) = look else { panic!("everything was looked at") };
         assert_eq!(parts.sides.iter().map(|vni| vni.get()).collect::<Vec<_>>(), [1001, 1002]);
         assert!(parts.vpcs.is_empty());

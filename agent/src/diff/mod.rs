@@ -111,3 +111,10 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     forwarding::diff(&survey, &mut phases);
     Plan { operations: phases.into_operations(), obstacles: survey.obstacles }
 }
+
+/// What makes devices of ours send nothing more: without forwarding entries a device is mute, however many routes lead to
+/// it.
+pub fn silence(observed: &Observed) -> Vec<Operation> {
+    let ours = observed.fdb.keys().filter(|key| observed.owns(&key.device));
+    ours.map(|key| Operation::RemoveFdb(*key)).collect()
+}
