@@ -392,7 +392,7 @@ pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery)
     let engine = &regional.ask.api.engine;
     let (max_limit, count) = engine.read(|state, _| {
         let most = limit(state, &regional.account, &regional.region, engine.limits());
-        (most, quota_used(state, &regional.account, &regional.region))
+        (most, quota_used(state, &regional.account, &regional.region, engine.now_ms()))
     });
     let parent_resource_id = parameters.get("parentResourceId").unwrap_or_default().to_owned();
     reply(Quota { quota: QuotaContent { kind: "vpcpeering", parent_resource_id, max_limit, count } })
