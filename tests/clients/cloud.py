@@ -123,6 +123,23 @@ def result(response):
     raise Unexpected(f"{response.status_code} with {answer}")
 
 
+def host(sandbox, name, region, *ports, maintenance=False):
+    """A host whose agent nobody can reach, with ports: pairs of VPC and gateway."""
+    number = int(name.removeprefix("h"))
+    host = {
+        "id": name,
+        "region": region,
+        "underlay": f"192.0.2.{number}",
+        "agent": "http://127.0.0.1:1",
+        "maintenance": maintenance,
+    }
+    ports = [
+        {"vpc": vpc, "host": name, "interface": f"eth{place}", "gateways": [gateway]}
+        for place, (vpc, gateway) in enumerate(ports)
+    ]
+    return sandbox.operator("POST", "/apply", {"hosts": [host], "ports": ports})
+
+
 class Ear(Logger):
     """Hears what the SDK logs: its answers keep less of an error than the wire has."""
 

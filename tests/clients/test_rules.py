@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cloud import EAST, NORTH, Refusal, Refused, exists, forbidden, impossible, invalid, unknown, until
+from cloud import EAST, NORTH, Refusal, Refused, exists, forbidden, host, impossible, invalid, unknown, until
 
 QUOTA = Refusal(429, "QUOTA_EXCEEDED", "VpcPeerLimitExceeded")
 REUSED = Refusal(409, "ABORTED", "ClientTokenReused")
@@ -17,23 +17,6 @@ def request_(one, two):
     """A request of the first account, from the north, to the second, in the east: both VPCs and the peering's id."""
     a, b = one.vpc("10.1.0.0/16", name="ours"), two.vpc("10.2.0.0/16", EAST, name="theirs")
     return a, b, one.ask(a, two, b, remoteRegionId=EAST, bandwidth=100)["vpcPeeringId"]
-
-
-def host(sandbox, name, region, *ports, maintenance=False):
-    """A host whose agent nobody can reach, with ports: pairs of VPC and gateway."""
-    number = int(name.removeprefix("h"))
-    host = {
-        "id": name,
-        "region": region,
-        "underlay": f"192.0.2.{number}",
-        "agent": "http://127.0.0.1:1",
-        "maintenance": maintenance,
-    }
-    ports = [
-        {"vpc": vpc, "host": name, "interface": f"eth{place}", "gateways": [gateway]}
-        for place, (vpc, gateway) in enumerate(ports)
-    ]
-    return sandbox.operator("POST", "/apply", {"hosts": [host], "ports": ports})
 
 
 # L1, L2, L4: who may do what

@@ -18,7 +18,7 @@ from jdcloud_sdk.services.vpc.apis.DescribeVpcPeeringsRequest import (
 )
 from jdcloud_sdk.services.vpc.apis.ModifyVpcPeeringRequest import ModifyVpcPeeringParameters, ModifyVpcPeeringRequest
 
-from cloud import EAST, NORTH, OwnRequest, exists, impossible, invalid, unknown, until
+from cloud import EAST, NORTH, OwnRequest, Refusal, exists, impossible, invalid, unknown, until
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -128,8 +128,9 @@ def test_actions_with_and_without_an_encoded_colon(one, two, colon):
     assert accepted["vpcPeeringState"] == "Connected"
     with unknown(None):
         two.own("POST", f"{path}nonsense", regionId=EAST)
-    with unknown(None):
-        two.own("PUT", f"{path}acceptVpcPeering", regionId=EAST)
+    for method, action in (("PUT", "acceptVpcPeering"), ("POST", "modifyVpcPeeringBandwidth")):
+        with Refusal(405, "METHOD_NOT_ALLOWED", None):
+            two.own(method, f"{path}{action}", regionId=EAST)
 
 
 def test_actions_repeat_the_path_in_the_body(one, two):
