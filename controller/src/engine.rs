@@ -268,6 +268,12 @@ impl Engine {
             commands.push(Command::Tick);
         }
         self.settle(inner, commands);
+        // What became due may wait for no host.
+        let inner = self.lock();
+        let settled = inner.settled();
+        if !settled.is_empty() {
+            self.settle(inner, settled);
+        }
     }
 
     fn settle(&self, mut inner: MutexGuard<'_, Inner>, commands: Vec<Command>) {

@@ -18,14 +18,22 @@ use cps_peering_config::{
     report::{Counters, Problem, ProblemKind, Scope},
 };
 use cps_peering_controller::{
-    engine::{Engine, EngineError, Options},
-    model::{Actor, Command, Outcome, Request, inventory::Apply, record::PeeringState},
+    engine::{Clock, Engine, EngineError, Options},
+    model::{
+        Actor, Command, Outcome, Request,
+        account::{Change, ChargeStatus, What},
+        inventory::Apply,
+        record::PeeringState,
+    },
     push,
     store::{Store, StoreError},
 };
 use std::{
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tempfile::TempDir;
@@ -387,6 +395,33 @@ async fn a_peering_that_concerns_no_host_is_active_and_gone_at_once() {
     let id = peering(&run(Command::CreatePeering(create("v1", "v2"))));
     engine.read(|state, _| assert_eq!(state.peerings()[&id].state, PeeringState::Active));
     run(delete(&id));
+    engine.read(|state, _| assert!(state.peerings()[&id].is_ended()));
+}
+
+#[tokio::test]
+async fn what_an_account_in_arrear_does_not_pay_for_is_gone_without_another_command() {
+    const WEEK: u64 = 7 * 24 * 60 * 60 * 1000;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("store.redb")).unwrap();
+    let now = Arc::new(AtomicU64::new(1));
+    let told = Arc::clone(&now);
+    let clock: Clock = Arc::new(move || told.load(Ordering::Relaxed));
+    let (engine, _hosts) = Engine::open(store, Options { clock, ..Options::default() }).unwrap();
+    let place = |n, region| {
+        format!(
+            "[[regions]]\nid = '{region}'\n\
+             [[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = '{region}'\ncidrs = ['10.{n}.0.0/16']\n"
+        )
+    };
+    let inventory = toml::from_str(&(place(1, "north") + &place(2, "east"))).unwrap();
+    let run = |command| engine.execute(&Request::new(Actor::Operator, command)).unwrap();
+    run(Command::Apply(Apply { inventory, prune: false }));
+    let id = peering(&run(Command::CreatePeering(create("v1", "v2"))));
+    run(Command::Account(Change { id: "acme".parse().unwrap(), what: What::Charge(ChargeStatus::Arrear) }));
+    engine.sweep();
+    engine.read(|state, _| assert!(matches!(state.peerings()[&id].state, PeeringState::Suspended { .. })));
+    now.store(WEEK + 1, Ordering::Relaxed);
+    engine.sweep();
     engine.read(|state, _| assert!(state.peerings()[&id].is_ended()));
 }
 

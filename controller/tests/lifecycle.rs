@@ -188,7 +188,7 @@ fn a_request_expires_by_the_clock_whether_or_not_anything_ran() {
     // It counts nowhere from that instant: not for the pair, the name, the quota.
     let again = ask(&mut model, "a", "d").unwrap();
     assert_eq!((state(&model, &second), state(&model, &again)), ("expired", "pending"));
-    assert_eq!(quota_used(&model.state, &"one".parse().unwrap(), &"north".parse().unwrap()), 2);
+    assert_eq!(quota_used(&model.state, &"one".parse().unwrap(), &"north".parse().unwrap(), model.now_ms), 2);
     assert!(sees(&model, "one", &second).is_some() && sees(&model, "two", &second).is_some());
 }
 
@@ -685,7 +685,7 @@ fn invariants(model: &Model) {
             let (account, region) = (account.parse().unwrap(), region.parse().unwrap());
             let live = |it: &&Peering| it.is_live() && it.initiator.account == account && it.initiator.region == region;
             let count = state.peerings().values().filter(live).count();
-            assert_eq!(count, quota_used(state, &account, &region), "the index counts what is there");
+            assert_eq!(count, quota_used(state, &account, &region, model.now_ms), "the index counts what is there");
             assert!(count <= 3, "the quota holds");
         }
     }

@@ -46,11 +46,13 @@ pub(super) struct Failure {
     status: &'static str,
     message: String,
     details: Vec<Fault>,
+    /// Which methods there are, where it was another.
+    allow: Option<&'static str>,
 }
 
 impl Failure {
     fn new(code: StatusCode, status: &'static str, message: impl Into<String>) -> Self {
-        Self { code, status, message: message.into(), details: Vec::new() }
+        Self { code, status, message: message.into(), details: Vec::new(), allow: None }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -63,6 +65,11 @@ impl Failure {
 
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
+    }
+
+    /// There is another method at the path: these.
+    pub(super) fn no_method(allow: &'static str) -> Self {
+        Self { allow: Some(allow), ..Self::of_status(StatusCode::METHOD_NOT_ALLOWED, String::new()) }
     }
 
     pub(super) fn internal(message: impl Into<String>) -> Self {
@@ -148,7 +155,12 @@ impl IntoResponse for Answer {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        unwritten(self.code, Unwritten::Error(self))
+        let allow = self.allow.map(HeaderValue::from_static);
+        let mut response = unwritten(self.code, Unwritten::Error(self));
+        if let Some(allow) = allow {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        response
     }
 }
 
@@ -171,7 +183,7 @@ pub(super) async fn complete(mut request: Request, next: Next) -> Response {
     };
     let text = match content {
         Unwritten::Result(result) => json!({ "requestId": id, "result": result }),
-        Unwritten::Error(Failure { code, status, message, details }) => {
+        Unwritten::Error(Failure { code, status, message, details, .. }) => {
             tracing::debug!(request = id, code = code.as_u16(), message, "refused");
             let error = json!({ "code": code.as_u16(), "status": status, "message": message, "details": details });
             json!({ "requestId": id, "error": error })

@@ -108,7 +108,7 @@ impl Parameters {
     pub(super) fn page(&self, smallest: u64) -> Result<Page, Failure> {
         const LARGEST: u64 = 100;
         const USUAL: u64 = 20;
-        let number = self.number("pageNumber", 1, u64::from(u32::MAX))?.unwrap_or(1);
+        let number = self.number("pageNumber", 1, u64::from(i32::MAX.unsigned_abs()))?.unwrap_or(1);
         let size = self.number("pageSize", smallest, LARGEST)?.unwrap_or(USUAL);
         let whole = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Ok(Page { number: whole(number), size: whole(size) })

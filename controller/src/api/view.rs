@@ -218,7 +218,7 @@ pub fn peering(
 ) -> PeeringView {
     let expired;
     let mut peering = peering;
-    if peering.state == PeeringState::Pending && peering.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms) {
+    if peering.has_expired(now_ms) {
         let forget_ms = u64::MAX;
         expired = Peering { state: PeeringState::Ended { how: End::Expired, forget_ms }, ..peering.clone() };
         peering = &expired;

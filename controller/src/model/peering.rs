@@ -210,13 +210,15 @@ pub fn quota(state: &State, account: &AccountId, region: &RegionId, limits: &Lim
 }
 
 /// How many live peerings an account has initiated from a region.
-pub fn quota_used(state: &State, account: &AccountId, region: &RegionId) -> usize {
-    state.initiated(account, region).map_or(0, std::collections::BTreeMap::len)
+pub fn quota_used(state: &State, account: &AccountId, region: &RegionId, now_ms: u64) -> usize {
+    let names = state.initiated(account, region).into_iter().flatten();
+    names.filter(|(_, id)| state.peerings().get(*id).is_some_and(|peering| !peering.has_expired(now_ms))).count()
 }
 
 /// L9.
-fn check_quota(state: &State, account: &AccountId, region: &RegionId, limits: &Limits) -> Result<(), Refusal> {
-    let (used, most) = (quota_used(state, account, region), quota(state, account, region, limits));
+fn check_quota(state: &State, account: &AccountId, region: &RegionId, context: &Context<'_>) -> Result<(), Refusal> {
+    let used = quota_used(state, account, region, context.now_ms);
+    let most = quota(state, account, region, context.limits);
     if used < most as usize {
         return Ok(());
     }
@@ -263,7 +265,7 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vp
     }
     check_free_name(state, &wish.name, (&vpc.account, &vpc.region))?;
     may_be_peered(state, vpc, peer, None, context.actor)?;
-    check_quota(state, &vpc.account, &vpc.region, context.limits)?;
+    check_quota(state, &vpc.account, &vpc.region, context)?;
     Ok((vpc.clone(), peer.clone()))
 }
 
@@ -375,7 +377,8 @@ pub(super) fn end(draft: &mut Draft<'_>, mut peering: Peering, how: End, context
 pub fn modify(draft: &mut Draft<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<PeeringId, Refusal> {
     let (mut peering, role) = find(draft.state, &modify.which, context.actor)?;
     only(Role::Initiator, role, &peering, "change its name and description")?;
-    if !peering.is_live() {
+    // Of what is suspended, only the end is possible (B5).
+    if !peering.is_live() || matches!(peering.state, PeeringState::Suspended { .. }) {
         return wrong_state(&peering, "be changed");
     }
     if let Some(name) = modify.name.as_ref().filter(|name| **name != peering.name) {

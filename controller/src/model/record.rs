@@ -347,6 +347,11 @@ impl Peering {
         !matches!(self.state, PeeringState::Draining { .. } | PeeringState::Ended { .. })
     }
 
+    /// Whether it is a request whose time is up, also before that was written down (rule L3).
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        self.state == PeeringState::Pending && self.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)
+    }
+
     /// Whether it is over, on hosts too.
     pub fn is_ended(&self) -> bool {
         matches!(self.state, PeeringState::Ended { .. })

@@ -25,7 +25,7 @@ use utoipa::ToSchema;
 /// A wish for an account.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct CreateBody {
+pub(in crate::api) struct AccountBody {
     /// Its id.
     #[schema(value_type = String)]
     account_id: AccountId,
@@ -98,9 +98,9 @@ pub(in crate::api) async fn list(ask: Ask) -> Reply {
 
 /// Make an account.
 #[utoipa::path(post, path = "/admin/v1/accounts", tag = "operators", operation_id = "createAccount",
-    request_body = CreateBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]
+    request_body = AccountBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]
 pub(in crate::api) async fn create(ask: Ask, body: Bytes) -> Reply {
-    let body: CreateBody = read(&body)?;
+    let body: AccountBody = read(&body)?;
     change(&ask, body.account_id.as_str(), What::Create).await?;
     one(&ask, &body.account_id)
 }

@@ -24,7 +24,7 @@ use utoipa::ToSchema;
 /// A wish for a peering. An operator speaks for both accounts.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct CreateBody {
+pub(in crate::api) struct PeerBody {
     /// 1 to 32 printable characters.
     vpc_peering_name: String,
     /// The initiator's VPC.
@@ -42,7 +42,7 @@ pub(in crate::api) struct CreateBody {
 /// Another bandwidth.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct BandwidthBody {
+pub(in crate::api) struct LimitBody {
     /// Mbit/s in each direction.
     bandwidth: u32,
 }
@@ -50,14 +50,14 @@ pub(in crate::api) struct BandwidthBody {
 /// One peering.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::api) struct OnePeering {
+pub(in crate::api) struct AnyPeering {
     vpc_peering: PeeringView,
 }
 
 /// All peerings.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::api) struct Peerings {
+pub(in crate::api) struct AllPeerings {
     vpc_peerings: Vec<PeeringView>,
     total_count: usize,
 }
@@ -65,7 +65,7 @@ pub(in crate::api) struct Peerings {
 /// How a delete ended.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::api) struct Deleted {
+pub(in crate::api) struct DeletedForBoth {
     vpc_peering_id: String,
     /// `deleted` when every kernel concerned was seen without it; `draining` while hosts are missing.
     state: &'static str,
@@ -115,25 +115,25 @@ fn found<T>(ask: &Ask, id: &PeeringId, look: impl FnOnce(&State, &Agents<'_>, &P
 
 fn one(ask: &Ask, id: &PeeringId) -> Reply {
     let vpc_peering = found(ask, id, |state, agents, peering| seen(ask, state, agents, peering))?;
-    reply(OnePeering { vpc_peering })
+    reply(AnyPeering { vpc_peering })
 }
 
 /// List all peerings.
 #[utoipa::path(get, path = "/admin/v1/peerings", tag = "operators", operation_id = "listPeerings",
-    responses((status = 200, body = Envelope<Peerings>), Errors))]
+    responses((status = 200, body = Envelope<AllPeerings>), Errors))]
 pub(in crate::api) async fn list(ask: Ask) -> Reply {
     let vpc_peerings: Vec<PeeringView> = ask.api.engine.read(|state, agents| {
         let there = state.peerings().values().filter(|peering| is_there(peering));
         there.map(|peering| seen(&ask, state, agents, peering)).collect()
     });
-    reply(Peerings { total_count: vpc_peerings.len(), vpc_peerings })
+    reply(AllPeerings { total_count: vpc_peerings.len(), vpc_peerings })
 }
 
 /// Peer two VPCs, of whatever accounts. Nobody needs to accept it.
 #[utoipa::path(post, path = "/admin/v1/peerings", tag = "operators", operation_id = "createPeering",
-    request_body = CreateBody, responses((status = 200, body = Envelope<OnePeering>), Errors))]
+    request_body = PeerBody, responses((status = 200, body = Envelope<AnyPeering>), Errors))]
 pub(in crate::api) async fn create(ask: Ask, body: Bytes) -> Reply {
-    let body: CreateBody = read(&body)?;
+    let body: PeerBody = read(&body)?;
     let wish = Create {
         name: body.vpc_peering_name,
         description: body.description.unwrap_or_default(),
@@ -151,17 +151,17 @@ pub(in crate::api) async fn create(ask: Ask, body: Bytes) -> Reply {
 
 /// Show a peering, by its id or its name.
 #[utoipa::path(get, path = "/admin/v1/peerings/{peering}", tag = "operators", operation_id = "showPeering",
-    params(("peering" = String, Path)), responses((status = 200, body = Envelope<OnePeering>), Errors))]
+    params(("peering" = String, Path)), responses((status = 200, body = Envelope<AnyPeering>), Errors))]
 pub(in crate::api) async fn show(ask: Ask, Path(peering): Path<String>) -> Reply {
     one(&ask, &resolve(&ask.api, &peering, false)?)
 }
 
 /// Change the bandwidth of a peering between regions.
 #[utoipa::path(put, path = "/admin/v1/peerings/{peering}/bandwidth", tag = "operators",
-    operation_id = "setPeeringBandwidth", params(("peering" = String, Path)), request_body = BandwidthBody,
-    responses((status = 200, body = Envelope<OnePeering>), Errors))]
+    operation_id = "setPeeringBandwidth", params(("peering" = String, Path)), request_body = LimitBody,
+    responses((status = 200, body = Envelope<AnyPeering>), Errors))]
 pub(in crate::api) async fn set_bandwidth(ask: Ask, Path(peering): Path<String>, body: Bytes) -> Reply {
-    let BandwidthBody { bandwidth } = read(&body)?;
+    let LimitBody { bandwidth } = read(&body)?;
     let which = Locator { region: None, id: resolve(&ask.api, &peering, false)? };
     let id = peering_made(ask.execute(Command::SetBandwidth(SetBandwidth { which, bandwidth }), None).await?)?;
     one(&ask, &id)
@@ -179,12 +179,12 @@ pub(in crate::api) async fn routes(ask: Ask, Path(peering): Path<String>) -> Rep
 /// End a peering for both accounts. Answers when every host that can be reached has confirmed from its kernel, or after a
 /// while with those that have not.
 #[utoipa::path(delete, path = "/admin/v1/peerings/{peering}", tag = "operators", operation_id = "deletePeering",
-    params(("peering" = String, Path)), responses((status = 200, body = Envelope<Deleted>), Errors))]
+    params(("peering" = String, Path)), responses((status = 200, body = Envelope<DeletedForBoth>), Errors))]
 pub(in crate::api) async fn delete(ask: Ask, Path(peering): Path<String>) -> Reply {
     let id = resolve(&ask.api, &peering, true)?;
     let which = Locator { region: None, id: id.clone() };
     ask.execute(Command::DeletePeering(which), None).await?;
     let missing_hosts = drained(&ask.api, &id).await;
     let state = if missing_hosts.is_empty() { "deleted" } else { "draining" };
-    reply(Deleted { vpc_peering_id: id.to_string(), state, missing_hosts })
+    reply(DeletedForBoth { vpc_peering_id: id.to_string(), state, missing_hosts })
 }

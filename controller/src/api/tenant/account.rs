@@ -83,8 +83,7 @@ struct TrailEntry {
     outcome: String,
     /// Why it was refused.
     reason: String,
-    /// What was asked.
-    #[schema(value_type = Object)]
+    /// What was asked; null where another asked it.
     asked: Value,
 }
 
@@ -97,7 +96,7 @@ pub(in crate::api) fn trail_query(query: Option<&str>, known: &[&str]) -> Result
     let query = Query {
         account: None,
         request: parameters.get("request").map(ToOwned::to_owned),
-        before: parameters.number("before", 1, u64::MAX)?,
+        before: parameters.number("before", 1, i64::MAX.unsigned_abs())?,
         limit: limit.map_or(USUAL, |limit| usize::try_from(limit).unwrap_or(USUAL)),
     };
     Ok((parameters, query))

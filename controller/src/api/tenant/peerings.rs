@@ -25,7 +25,7 @@ use utoipa::ToSchema;
 /// A wish for a peering.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct CreateBody {
+pub(in crate::api) struct CreatePeeringBody {
     /// 1 to 32 printable characters, unique among the account's live peerings from the region.
     #[schema(min_length = 1, max_length = 32)]
     vpc_peering_name: String,
@@ -68,7 +68,7 @@ pub(in crate::api) struct TagBody {
 /// Other words about a peering.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct ModifyBody {
+pub(in crate::api) struct ModifyPeeringBody {
     /// 1 to 32 printable characters.
     vpc_peering_name: Option<String>,
     /// At most 256 characters.
@@ -90,7 +90,8 @@ pub(in crate::api) struct BandwidthBody {
 /// A body in which nothing needs to be said.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct EmptyBody {
+pub(in crate::api) struct EmptyBody {
+    /// A request with a token that was used before returns the first result.
     client_token: Option<String>,
 }
 
@@ -198,10 +199,10 @@ impl Regional {
 
 /// Make a peering, or a request for one.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/", tag = "peerings", operation_id = "createVpcPeering",
-    params(("regionId" = String, Path)), request_body = CreateBody,
+    params(("regionId" = String, Path)), request_body = CreatePeeringBody,
     responses((status = 200, body = Envelope<OnePeering>), Errors))]
 pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
-    let body: CreateBody = regional.body(&body)?;
+    let body: CreatePeeringBody = regional.body(&body)?;
     let tags = body.user_tags.unwrap_or_default().into_iter();
     let wish = Create {
         name: body.vpc_peering_name,
@@ -270,20 +271,27 @@ pub(in crate::api) async fn show(regional: Regional, RawQuery(query): RawQuery) 
     reply(OnePeering { vpc_peering: Some(view), dry_run: false })
 }
 
+/// The actions on a peering.
+const ACCEPT: &str = "acceptVpcPeering";
+const REJECT: &str = "rejectVpcPeering";
+const SET_BANDWIDTH: &str = "modifyVpcPeeringBandwidth";
+
 fn no_action(action: Option<&str>) -> Failure {
-    Failure::not_found(match action {
-        Some(action) => format!("there is no action {action} here"),
-        None => "there is nothing at this path".to_owned(),
-    })
+    match action {
+        None => Failure::no_method("GET,HEAD,PUT,DELETE"),
+        Some(ACCEPT | REJECT) => Failure::no_method("POST"),
+        Some(SET_BANDWIDTH) => Failure::no_method("PUT"),
+        Some(action) => Failure::not_found(format!("there is no action {action} here")),
+    }
 }
 
 /// What a `PUT` means: the peering itself, or an action on it.
 pub(in crate::api) async fn put(regional: Regional, body: Bytes) -> Reply {
     let (id, action) = regional.named();
-    let which = regional.locate(id)?;
+    let which = regional.locate(id);
     match action {
-        None => modify(regional, which, body).await,
-        Some("modifyVpcPeeringBandwidth") => set_bandwidth(regional, which, body).await,
+        None => modify(regional, which?, body).await,
+        Some(SET_BANDWIDTH) => set_bandwidth(regional, which?, body).await,
         action => Err(no_action(action)),
     }
 }
@@ -291,9 +299,9 @@ pub(in crate::api) async fn put(regional: Regional, body: Bytes) -> Reply {
 /// Change name and description. The initiator's to do.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
     operation_id = "modifyVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
-    request_body = ModifyBody, responses((status = 200, body = Envelope<crate::api::answer::Nothing>), Errors))]
+    request_body = Option<ModifyPeeringBody>, responses((status = 200, body = Envelope<crate::api::answer::Nothing>), Errors))]
 async fn modify(regional: Regional, which: Locator, body: Bytes) -> Reply {
-    let body: ModifyBody = regional.body(&body)?;
+    let body: ModifyPeeringBody = regional.body(&body)?;
     let command = Command::ModifyPeering(Modify { which, name: body.vpc_peering_name, description: body.description });
     regional.ask.execute(command, body.client_token).await?;
     reply(json!({}))
@@ -314,10 +322,10 @@ async fn set_bandwidth(regional: Regional, which: Locator, body: Bytes) -> Reply
 /// What a `POST` means: an action on the peering.
 pub(in crate::api) async fn post(regional: Regional, body: Bytes) -> Reply {
     let (id, action) = regional.named();
-    let which = regional.locate(id)?;
+    let which = regional.locate(id);
     match action {
-        Some("acceptVpcPeering") => accept(regional, which, body).await,
-        Some("rejectVpcPeering") => reject(regional, which, body).await,
+        Some(ACCEPT) => accept(regional, which?, body).await,
+        Some(REJECT) => reject(regional, which?, body).await,
         action => Err(no_action(action)),
     }
 }
@@ -325,6 +333,7 @@ pub(in crate::api) async fn post(regional: Regional, body: Bytes) -> Reply {
 /// Say yes to a request. The receiver's to do.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:acceptVpcPeering", tag = "peerings",
     operation_id = "acceptVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    request_body = Option<EmptyBody>,
     responses((status = 200, body = Envelope<OnePeering>), Errors))]
 async fn accept(regional: Regional, which: Locator, body: Bytes) -> Reply {
     let body: EmptyBody = regional.body(&body)?;
@@ -335,6 +344,7 @@ async fn accept(regional: Regional, which: Locator, body: Bytes) -> Reply {
 /// Say no to a request. The receiver's to do.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:rejectVpcPeering", tag = "peerings",
     operation_id = "rejectVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    request_body = Option<EmptyBody>,
     responses((status = 200, body = Envelope<crate::api::answer::Nothing>), Errors))]
 async fn reject(regional: Regional, which: Locator, body: Bytes) -> Reply {
     let body: EmptyBody = regional.body(&body)?;
@@ -392,7 +402,7 @@ pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery)
     let engine = &regional.ask.api.engine;
     let (max_limit, count) = engine.read(|state, _| {
         let most = limit(state, &regional.account, &regional.region, engine.limits());
-        (most, quota_used(state, &regional.account, &regional.region))
+        (most, quota_used(state, &regional.account, &regional.region, engine.now_ms()))
     });
     let parent_resource_id = parameters.get("parentResourceId").unwrap_or_default().to_owned();
     reply(Quota { quota: QuotaContent { kind: "vpcpeering", parent_resource_id, max_limit, count } })

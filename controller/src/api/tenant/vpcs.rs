@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 /// A wish for a VPC.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct CreateBody {
+pub(in crate::api) struct CreateVpcBody {
     /// What it shall be.
     vpc_spec: VpcSpec,
     /// A request with a token that was used before returns the first result.
@@ -59,7 +59,7 @@ enum YesOrNo {
 /// Other words about a VPC.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct ModifyBody {
+pub(in crate::api) struct ModifyVpcBody {
     /// 1 to 60 printable characters.
     name: Option<String>,
     /// At most 256 characters.
@@ -193,10 +193,10 @@ impl Regional {
 
 /// Make a VPC.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/vpcs", tag = "VPCs", operation_id = "createVpc",
-    params(("regionId" = String, Path)), request_body = CreateBody,
+    params(("regionId" = String, Path)), request_body = CreateVpcBody,
     responses((status = 200, body = Envelope<MadeVpc>), Errors))]
 pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
-    let body: CreateBody = regional.body(&body)?;
+    let body: CreateVpcBody = regional.body(&body)?;
     let spec = body.vpc_spec;
     let command = Command::CreateVpc(Create {
         account: regional.account.clone(),
@@ -246,10 +246,10 @@ pub(in crate::api) async fn show(regional: Regional) -> Reply {
 
 /// Change name and description of a VPC.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcs/{vpcId}", tag = "VPCs", operation_id = "modifyVpc",
-    params(("regionId" = String, Path), ("vpcId" = String, Path)), request_body = ModifyBody,
+    params(("regionId" = String, Path), ("vpcId" = String, Path)), request_body = Option<ModifyVpcBody>,
     responses((status = 200, body = Envelope<Nothing>), Errors))]
 pub(in crate::api) async fn modify(regional: Regional, body: Bytes) -> Reply {
-    let body: ModifyBody = regional.body(&body)?;
+    let body: ModifyVpcBody = regional.body(&body)?;
     let which = regional.locate_vpc()?;
     let command = Command::ModifyVpc(Modify { which, name: body.name, description: body.description });
     regional.ask.execute(command, body.client_token).await?;

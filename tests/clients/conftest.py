@@ -1,0 +1,37 @@
+"""A sandbox per test, and JD Cloud's SDK pointed at it."""
+
+import pytest
+
+from cloud import Sandbox
+
+
+@pytest.fixture
+def start():
+    """Starts sandboxes with given settings; they end with the test."""
+    running = []
+
+    def start(**settings):
+        running.append(Sandbox(**settings))
+        return running[-1]
+
+    yield start
+    for sandbox in running:
+        sandbox.stop()
+
+
+@pytest.fixture
+def sandbox(start):
+    """A sandbox with the usual settings."""
+    return start()
+
+
+@pytest.fixture
+def one(sandbox):
+    """The first account."""
+    return sandbox.tenants[0]
+
+
+@pytest.fixture
+def two(sandbox):
+    """The second account."""
+    return sandbox.tenants[1]

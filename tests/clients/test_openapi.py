@@ -1,0 +1,184 @@
+"""The OpenAPI document says what is so: no answer that it does not describe, whoever asks for whatever."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+import schemathesis
+
+from cloud import EAST, NORTH, host
+
+CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "ignored_auth",
+    "negative_data_rejection",
+]
+
+
+@pytest.fixture
+def furnished(sandbox, one, two):
+    """Something of everything. For each parameter of paths, values that lead somewhere."""
+    a, b, c = one.vpc("10.1.0.0/16", enableIpv6="yes"), one.vpc("10.2.0.0/16"), two.vpc("10.3.0.0/16", EAST)
+    d = two.vpc("10.4.0.0/16")
+    added = one.call("CreateSecondaryCidr", "cps", secondaryCidrSpec={"vpcId": b, "cidr": "10.22.0.0/16"})
+    host(sandbox, "h1", NORTH, (a, "10.1.0.1/24"))
+    host(sandbox, "h2", EAST, (c, "10.3.0.1/24"))
+    active = one.peer(a, b, userTags=[{"key": "k", "value": "v"}])["vpcPeeringId"]
+    across = one.ask(a, two, c, remoteRegionId=EAST, bandwidth=100)["vpcPeeringId"]
+    two.accept(across, EAST)
+    asked = two.ask(d, one, a)["vpcPeeringId"]
+    rejected = one.ask(b, two, d)["vpcPeeringId"]
+    two.reject(rejected)
+    sandbox.tenant("third")
+    one.bare("PUT", "/blockedAccounts/third")
+    second = one.call("DescribeVpc", vpcId=b)["vpc"]["routeTableIds"][0]
+    third = two.call("DescribeVpc", regionId=EAST, vpcId=c)["vpc"]["routeTableIds"][0]
+    shared = {"path.accountId": "third", "path.host": "h1"}
+    sandbox.values = {
+        "one": shared | {
+            "path.regionId": NORTH,
+            "path.vpcPeeringId": asked,
+            "path.vpcId": a,
+            "path.secondaryCidrId": added["secondaryCidrId"],
+            "path.routeTableId": second,
+        },
+        "two": shared | {
+            "path.regionId": EAST,
+            "path.vpcPeeringId": across,
+            "path.vpcId": c,
+            "path.routeTableId": third,
+        },
+        "operator": shared | {"path.peering": active},
+    }
+    return sandbox
+
+
+def explore(sandbox, token, tmp_path, values, *options):
+    """Tries what the document describes, and more."""
+    pairs = ", ".join(f'"{name}" = {json.dumps(value)}' for name, value in values.items())
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(f"seed = 1\nparameters = {{ {pairs} }}\n")
+    command = [
+        *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "--no-color"),
+        *("run", sandbox.url + "/openapi.json", "--header", f"Authorization: Bearer {token}"),
+        *("--checks", ",".join(CHECKS), "--continue-on-failure", "--no-shrink", "--output-sanitize", "false"),
+        *("--warnings", "off", "--suppress-health-check", "all", "--max-examples", "30"),
+        *options,
+    ]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    print(ended.stdout)
+    assert ended.returncode == 0, ended.stdout[-20_000:] + ended.stderr
+
+
+def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
+    """Every documented operation is done once as it is meant to be, and its answer conforms to the document."""
+    document = requests.get(sandbox.url + "/openapi.json", timeout=10).json()
+    assert document["openapi"].startswith("3.1")
+    described = {
+        operation["operationId"]: (method.upper(), path)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    operations = schemathesis.openapi.from_dict(document)
+    done = set()
+
+    def do(who, name, body=None, query=None, **path):
+        """Does an operation; what follows `result` in its answer."""
+        method, template = described[name]
+        url = sandbox.url + template.format(**path)
+        headers = {"Authorization": f"Bearer {who}"}
+        response = requests.request(method, url, json=body, params=query, headers=headers, timeout=10)
+        assert response.status_code == 200, f"{name}: {response.status_code} {response.text}"
+        operations[template][method].validate_response(response)
+        done.add(name)
+        return response.json()["result"]
+
+    mine, theirs, admin = one.token, two.token, sandbox.admin_token
+    north, east = {"regionId": NORTH}, {"regionId": EAST}
+
+    def spec(cidr):
+        return {"vpcSpec": {"cidr": cidr, "name": cidr, "description": None, "enableIpv6": "yes"}}
+
+    a, b = [do(mine, "createVpc", spec(f"10.{n}.0.0/16"), **north)["vpcId"] for n in (1, 2)]
+    c = do(theirs, "createVpc", spec("10.3.0.0/16"), **east)["vpcId"]
+    host(sandbox, "h1", NORTH, (a, "10.1.0.1/24"))
+    do(mine, "describeVpcs", query={"pageSize": 10}, **north)
+    do(mine, "describeVpc", vpcId=a, **north)
+    do(mine, "modifyVpc", {"name": "a"}, vpcId=a, **north)
+    added = do(mine, "createSecondaryCidr", {"secondaryCidrSpec": {"vpcId": b, "cidr": "10.22.0.0/16"}}, **north)
+    do(mine, "describeSecondaryCidrs", query={"vpcId": b}, **north)
+    do(mine, "deleteSecondaryCidr", **added, **north)
+
+    wish = {"vpcPeeringName": "p", "vpcId": a, "remoteVpcId": b}
+    peering = do(mine, "createVpcPeering", wish | {"dryRun": True}, **north)
+    assert peering == {"dryRun": True}
+    peering = do(mine, "createVpcPeering", wish | {"userTags": [{"key": "k", "value": "v"}]}, **north)
+    id = {"vpcPeeringId": peering["vpcPeering"]["vpcPeeringId"]}
+    do(mine, "modifyVpcPeering", {"description": "d"}, **id, **north)
+    do(mine, "describeVpcPeering", **id, **north)
+    assert do(mine, "describeVpcPeeringRoutes", **id, **north)["routes"]
+    tables = do(mine, "describeRouteTables", **north)["routeTables"]
+    do(mine, "describeRouteTable", routeTableId=tables[0]["routeTableId"], **north)
+    wish |= {"remoteVpcId": c, "remoteRegionId": EAST, "remoteAccountId": two.id, "bandwidth": 10}
+    for answer in ("rejectVpcPeering", "acceptVpcPeering"):
+        asked = do(mine, "createVpcPeering", wish | {"vpcPeeringName": answer}, **north)["vpcPeering"]["vpcPeeringId"]
+        do(theirs, answer, vpcPeeringId=asked, **east)
+    do(mine, "modifyVpcPeeringBandwidth", {"bandwidth": 20}, vpcPeeringId=asked, **north)
+    assert do(mine, "describeVpcPeerings", **north)["totalCount"] == 3
+    do(mine, "describeQuota", query={"type": "vpcpeering"}, **north)
+
+    do(mine, "whoami"), do(admin, "whoami"), do(mine, "describeRegions")
+    do(mine, "blockAccount", accountId="third")
+    do(mine, "describeBlockedAccounts")
+    do(mine, "unblockAccount", accountId="third")
+    assert do(theirs, "describeAuditEntries", query={"limit": 1000})["entries"]
+
+    third = {"accountId": "third"}
+    do(admin, "createAccount", third)
+    key = do(admin, "addKey", **third)
+    do(admin, "removeKey", accessKey=key["accessKey"], **third)
+    token = do(admin, "addToken", **third)
+    do(admin, "removeToken", tokenId=token["tokenId"], **third)
+    do(admin, "setChargeStatus", {"chargeStatus": "arrear"}, **third)
+    do(admin, "setQuota", {"maxLimit": 7}, **third, **north)
+    do(admin, "showAccount", **third)
+    do(admin, "resetQuota", **third, **north)
+    do(admin, "listAccounts")
+    inventory = do(admin, "inventory")
+    do(admin, "apply", inventory, query={"dryRun": "true"})
+    assert do(admin, "apply", {"regions": [{"id": "cn-south-1"}]})["changes"]
+    do(admin, "hosts")
+    do(admin, "listPeerings")
+    do(admin, "showPeering", peering="p")
+    do(admin, "peeringRoutes", peering="p")
+    do(admin, "setPeeringBandwidth", {"bandwidth": 30}, peering=asked)
+    do(admin, "deletePeering", peering=asked)
+    do(admin, "createPeering", {"vpcPeeringName": "q", "vpcId": b, "remoteVpcId": c, "bandwidth": 5})
+    do(admin, "removeHost", host="h1")
+    assert do(admin, "audit", query={"limit": 1000})["entries"]
+    do(mine, "deleteVpcPeering", **id, **north)
+    do(mine, "deleteVpcPeering", vpcPeeringId=asked, **north)
+    do(mine, "deleteVpc", vpcId=a, **north)
+    assert done == set(described)
+
+
+@pytest.mark.parametrize("who", ["one", "two"])
+def test_tenants(furnished, who, tmp_path):
+    """What tenants may ask: one who was asked for a peering, and one whose VPC is in another region."""
+    token = furnished.tenants[["one", "two"].index(who)].token
+    explore(furnished, token, tmp_path, furnished.values[who], "--exclude-path-regex", "^/admin/")
+
+
+def test_operators(furnished, tmp_path):
+    """What an operator may ask."""
+    values = furnished.values["operator"]
+    explore(furnished, furnished.admin_token, tmp_path, values, "--include-path-regex", "^/admin/")
