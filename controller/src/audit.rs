@@ -130,7 +130,12 @@ fn words(command: &Command) -> (String, Value) {
     if let Command::Apply(apply) = command {
         return ("Apply".to_owned(), serde_json::json!({ "prune": apply.prune }));
     }
-    match serde_json::to_value(command) {
+    // What changed of an account says more than that one did.
+    let said = match command {
+        Command::Account(change) => serde_json::to_value(&change.what),
+        command => serde_json::to_value(command),
+    };
+    match said {
         Ok(Value::Object(fields)) => fields.into_iter().next().unwrap_or_default(),
         Ok(Value::String(word)) => (word, Value::Null),
         _ => (String::new(), Value::Null),

@@ -86,6 +86,11 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Takes the folder's name away. The store that is open in it goes with the process, however that ends.
+    pub(crate) fn hide(&self) -> anyhow::Result<()> {
+        std::fs::remove_dir_all(self.folder.path()).context("cannot remove the temporary folder's name")
+    }
+
     /// How to use it.
     pub(crate) fn description(&self, address: SocketAddr) -> Value {
         json!({

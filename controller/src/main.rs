@@ -161,6 +161,7 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
     let store = Store::open(&settings.store)?;
     let (engine, hosts) = Engine::open(store, options(settings))?;
     if let Some(sandbox) = &setup.sandbox {
+        sandbox.hide()?;
         sandbox.furnish(&engine)?;
     }
     let api = Api {

@@ -5,7 +5,7 @@
 //! | [`profile`] | which controller is asked, and with which token |
 //! | [`client`] | calls of its HTTP interface |
 //! | [`session`] | what commands share: the controller, the region, how results are shown |
-//! | [`peering`], [`vpc`], [`account`], [`audit`], [`inventory`], [`admin`] | the commands |
+//! | [`peering`], [`vpc`], [`account`], [`audit`], [`metering`], [`inventory`], [`admin`] | the commands |
 //! | [`output`] | answers as tables |
 
 mod account;
@@ -13,6 +13,7 @@ mod admin;
 mod audit;
 mod client;
 mod inventory;
+mod metering;
 mod output;
 mod peering;
 mod profile;
@@ -93,6 +94,8 @@ enum Command {
     Whoami,
     /// What was done, and by whom; the newest first.
     Audit(audit::Query),
+    /// What an account is charged for: its peerings between regions, by bandwidth.
+    Metering(metering::Query),
     /// Want no requests from an account.
     Block {
         /// The account.
@@ -205,6 +208,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<(), CliError> {
         Command::Quota => account::quota(&session).await,
         Command::Whoami => account::whoami(&session).await,
         Command::Audit(query) => audit::run(&session, &query).await,
+        Command::Metering(query) => metering::run(&session, &query).await,
         Command::Block { account } => account::block(&session, &account).await,
         Command::Unblock { account } => account::unblock(&session, &account).await,
         Command::Blocked => account::blocked(&session).await,

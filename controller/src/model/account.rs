@@ -21,6 +21,7 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum What {
     /// Nothing, but it must be a new one.
+    #[serde(rename = "CreateAccount")]
     Create,
     /// It gets an access key with a secret key.
     AddKey {
@@ -43,8 +44,10 @@ pub enum What {
     /// It loses a bearer token.
     RemoveToken(String),
     /// The billing system says how it stands (B5).
+    #[serde(rename = "SetChargeStatus")]
     Charge(ChargeStatus),
     /// How many peerings it may have in a region; none for the default (L9).
+    #[serde(rename = "SetQuota")]
     Quota {
         /// The region.
         region: RegionId,
@@ -52,8 +55,10 @@ pub enum What {
         limit: Option<u32>,
     },
     /// It wants no requests from another account (L11).
+    #[serde(rename = "BlockAccount")]
     Block(AccountId),
     /// It wants requests from that account again.
+    #[serde(rename = "UnblockAccount")]
     Unblock(AccountId),
 }
 
