@@ -25,8 +25,11 @@ CHECKS = [
 
 
 @pytest.fixture
-def furnished(sandbox, one, two):
-    """Something of everything. For each parameter of paths, values that lead somewhere."""
+def furnished(start):
+    """Something of everything. For each parameter of paths, a value that leads somewhere."""
+    # Hosts that nobody can reach are not to be waited for.
+    sandbox = start(delete_wait_ms=20)
+    one, two = sandbox.tenants
     a, b, c = one.vpc("10.1.0.0/16", enableIpv6="yes"), one.vpc("10.2.0.0/16"), two.vpc("10.3.0.0/16", EAST)
     d = two.vpc("10.4.0.0/16")
     added = one.call("CreateSecondaryCidr", "cps", secondaryCidrSpec={"vpcId": b, "cidr": "10.22.0.0/16"})
