@@ -351,3 +351,17 @@ async fn another_ones_route_in_the_place_of_ours_is_a_conflict() {
     assert_eq!((problem.kind, &problem.scope), (ProblemKind::Conflict, &Scope::Side(1001.try_into().unwrap())));
     assert!(problem.object.contains("10.2.9.0/24") && problem.reason.contains("not ours"), "{problem:?}");
 }
+
+#[tokio::test]
+async fn a_kernel_that_could_not_be_read_is_not_changed() {
+    let agent = Agent::start();
+    agent.accepted(&config(1)).await;
+    let before = agent.kernel.state().seen.clone();
+    agent.kernel.state().deaf = usize::MAX;
+    let operations = agent.operations();
+    agent.reconciler.notice(Event::Lost);
+    let report = agent.report_when(|report| !report.problems.is_empty()).await;
+    assert_eq!((report.counters.events_lost, agent.operations()), (1, operations));
+    assert!(!report.in_sync() && report.problems[0].reason.contains("cannot receive"), "{report:?}");
+    assert_eq!(agent.kernel.state().seen, before);
+}

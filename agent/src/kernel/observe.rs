@@ -517,3 +517,41 @@ pub(super) fn looks_like_a_host(gateway: Ipv6Addr) -> bool {
     let segments = gateway.segments();
     segments[..5] == [0xfe80, 0, 0, 0, 0] && compile::HOST_PREFIXES.contains(&segments[5])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::wire::put;
+
+    /// A device as a kernel of the future may tell of it.
+    fn device(more: impl FnOnce(&mut Vec<u8>)) -> Option<(InterfaceName, Link)> {
+        let mut payload = vec![0; link::HEADER_LEN];
+        payload[4..8].copy_from_slice(&9u32.to_ne_bytes());
+        put(&mut payload, link::IFLA_IFNAME, b"cpspeer7\0");
+        put(&mut payload, link::IFLA_GROUP, &owner::GROUP.to_ne_bytes());
+        more(&mut payload);
+        read_link(&payload)
+    }
+
+    #[test]
+    fn a_device_with_an_unknown_attribute_is_not_hidden() {
+        let (name, link) = device(|payload| put(payload, 0x3ffe, &[1, 2, 3])).unwrap();
+        assert_eq!((name.as_str(), link.index, link.group), ("cpspeer7", 9, owner::GROUP));
+    }
+
+    #[test]
+    fn a_device_of_an_unknown_kind_is_there_and_is_not_ours() {
+        let kinds: [&[u8]; 3] = [b"vxlan-ng\0", b"vxlan\0", &[0xff, 0xfe, 0]];
+        for kind in kinds {
+            let (name, link) = device(|payload| {
+                let mut info = Vec::new();
+                put(&mut info, link::INFO_KIND, kind);
+                put(&mut info, link::INFO_DATA, &[4, 0, 0xfe, 0x3f]);
+                put(payload, link::IFLA_LINKINFO, &info);
+            })
+            .unwrap();
+            let observed = Observed { links: [(name, link)].into(), ..Observed::default() };
+            assert!(observed.links.contains_key(&name) && !observed.owns(&name), "{kind:?}");
+        }
+    }
+}

@@ -103,13 +103,7 @@ impl Socket {
         start: impl Fn() -> T,
         mut each: impl FnMut(&mut T, &[u8]),
     ) -> Result<T, KernelError> {
-        for _ in 0..DUMP_ATTEMPTS {
-            let mut gathered = start();
-            if self.dump_once(stop, what, kind, &body, &mut |payload| each(&mut gathered, payload))? {
-                return Ok(gathered);
-            }
-        }
-        Err(KernelError::Interrupted { what })
+        whole(what, start, |gathered| self.dump_once(stop, what, kind, &body, &mut |payload| each(gathered, payload)))
     }
 
     /// Whether the list stayed the same while it was read.
@@ -124,23 +118,14 @@ impl Socket {
         let mut request = Batch::default();
         request.push(kind, DUMP, body);
         let sequence = self.send(&mut request)?;
-        let mut whole = true;
+        let mut reading = Reading { what, sequence, whole: true };
         loop {
             if stop() {
                 return Err(KernelError::Abandoned);
             }
             let length = self.receive()?;
-            for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
-                whole &= message.flags & DUMP_INTERRUPTED == 0;
-                match message.kind {
-                    DONE | ERROR => {
-                        return match refusal(&message) {
-                            Some(refusal) => Err(KernelError::Refused { what, refusal }),
-                            None => Ok(whole),
-                        };
-                    }
-                    _ => each(message.payload),
-                }
+            if let Some(whole) = reading.datagram(&self.buffer[..length], each)? {
+                return Ok(whole);
             }
         }
     }
@@ -200,6 +185,49 @@ impl Socket {
     }
 }
 
+/// Reads a list until it stayed the same while it was read. What an earlier attempt gathered is thrown away: a part of a list
+/// looks like one from which things have gone.
+fn whole<T>(
+    what: &'static str,
+    start: impl Fn() -> T,
+    mut read: impl FnMut(&mut T) -> Result<bool, KernelError>,
+) -> Result<T, KernelError> {
+    for _ in 0..DUMP_ATTEMPTS {
+        let mut gathered = start();
+        if read(&mut gathered)? {
+            return Ok(gathered);
+        }
+    }
+    Err(KernelError::Interrupted { what })
+}
+
+/// A list that is being read.
+struct Reading {
+    what: &'static str,
+    sequence: u32,
+    /// Whether it stayed the same so far.
+    whole: bool,
+}
+
+impl Reading {
+    /// Takes one datagram. After the last one it tells whether the list stayed the same while it was read.
+    fn datagram(&mut self, bytes: &[u8], each: &mut impl FnMut(&[u8])) -> Result<Option<bool>, KernelError> {
+        for message in messages(bytes).filter(|message| message.sequence == self.sequence) {
+            self.whole &= message.flags & DUMP_INTERRUPTED == 0;
+            match message.kind {
+                DONE | ERROR => {
+                    return match refusal(&message) {
+                        Some(refusal) => Err(KernelError::Refused { what: self.what, refusal }),
+                        None => Ok(Some(self.whole)),
+                    };
+                }
+                _ => each(message.payload),
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// What an error or done message says, if it is not "all right".
 fn refusal(message: &Message<'_>) -> Option<Refusal> {
     let errno = -i32_at(message.payload, 0).unwrap_or_default();
@@ -219,6 +247,48 @@ fn refusal(message: &Message<'_>) -> Option<Refusal> {
 mod tests {
     use super::*;
     use crate::kernel::wire::put;
+
+    /// Datagrams of one answer, each message with its flags, and the end.
+    fn datagrams(messages: &[(u16, u8)], end: u16) -> Vec<Vec<u8>> {
+        let message = |kind: u16, flags: u16, payload: &[u8]| {
+            let mut bytes = u32::try_from(16 + payload.len()).unwrap().to_ne_bytes().to_vec();
+            bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+            bytes.extend([7u32.to_ne_bytes(), 0u32.to_ne_bytes()].concat());
+            bytes.extend(payload);
+            bytes
+        };
+        let objects = messages.iter().map(|(flags, object)| message(24, *flags, &[*object; 4]));
+        objects.chain([message(DONE, end, &[0; 4])]).collect()
+    }
+
+    /// Reads a list from a kernel that answers so.
+    fn read(answers: &[Vec<Vec<u8>>]) -> Result<Vec<u8>, KernelError> {
+        let mut answers = answers.iter().cycle();
+        whole("routes", Vec::new, |gathered| {
+            let mut reading = Reading { what: "routes", sequence: 7, whole: true };
+            for datagram in answers.next().unwrap() {
+                if let Some(whole) = reading.datagram(datagram, &mut |payload| gathered.push(payload[0]))? {
+                    return Ok(whole);
+                }
+            }
+            unreachable!("an answer has an end")
+        })
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_read_again_and_a_part_of_one_is_never_used() {
+        let good = datagrams(&[(0, 1), (0, 2), (0, 3)], 0);
+        for interrupted in [
+            datagrams(&[(0, 1), (DUMP_INTERRUPTED, 3)], 0),
+            datagrams(&[(DUMP_INTERRUPTED, 1)], 0),
+            datagrams(&[], DUMP_INTERRUPTED),
+        ] {
+            let found = read(&[interrupted.clone(), interrupted.clone(), good.clone()]).unwrap();
+            assert_eq!(found, [1, 2, 3]);
+            assert!(matches!(read(&[interrupted]), Err(KernelError::Interrupted { what: "routes" })));
+        }
+        assert_eq!(read(&[good]).unwrap(), [1, 2, 3]);
+    }
 
     #[test]
     fn the_kernels_explanation_is_kept() {
