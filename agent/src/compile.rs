@@ -100,7 +100,7 @@ pub fn compile(config: &ValidHostConfig, surroundings: Surroundings, extent: &Ex
     let prefixes = |remotes: &BTreeMap<IpAddr, Vec<IpNet>>| remotes.values().map(Vec::len).sum::<usize>();
     let count = vrfs.iter().map(|(_, vrf)| prefixes(&vrf.remotes)).sum::<usize>()
         + sides.iter().map(|(_, side)| prefixes(&side.remotes)).sum::<usize>();
-    compiler.desired.routes.reserve_exact(count + count / 8 + 64);
+    compiler.desired.remote.reserve_exact(count);
     for (vpc, vrf) in vrfs {
         compiler.vrf(vpc, vrf);
     }
@@ -209,7 +209,7 @@ impl Compiler<'_> {
             let place = place.expect("every next hop was collected first");
             let to = RouteTo::Nexthop(u32::try_from(place).expect("there are fewer next hops than ids for them"));
             let routes = prefixes.iter().map(|prefix| DesiredRoute { key: RouteKey::unicast(table, *prefix), to });
-            self.desired.routes.extend(routes);
+            self.desired.remote.extend(routes);
         }
     }
 
@@ -223,15 +223,16 @@ impl Compiler<'_> {
     }
 
     fn route(&mut self, key: RouteKey, to: RouteTo) {
-        self.desired.routes.push(DesiredRoute { key, to });
+        self.desired.local.push(DesiredRoute { key, to });
     }
 
     fn finish(mut self) -> Desired {
-        let routes = &mut self.desired.routes;
         // They come in long runs that are in order already: this sort finds those.
-        routes.sort();
+        self.desired.remote.sort();
+        let local = &mut self.desired.local;
+        local.sort();
         // Equal keys are left only where a VPC's CIDR is 0.0.0.0/0 or ::/0: the default of its peer's VRF says the same.
-        routes.dedup_by_key(|route| route.key);
+        local.dedup_by_key(|route| route.key);
         self.desired
     }
 }
@@ -273,8 +274,7 @@ mod tests {
     /// Where a packet of a VPC goes.
     fn to(desired: &Desired, vni: u32, prefix: &str) -> Option<String> {
         let table = owner::table(vni.try_into().unwrap());
-        let mut routes = desired.routes.iter();
-        let route = routes.find(|it| it.key.table == table && it.key.prefix == prefix.parse().unwrap())?;
+        let route = desired.routes().find(|it| it.key.table == table && it.key.prefix == prefix.parse().unwrap())?;
         Some(match route.to {
             RouteTo::Unreachable => "unreachable".to_owned(),
             RouteTo::Port(port) => port.to_string(),

@@ -252,6 +252,6 @@ mod tests {
     fn the_sample_has_one_of_each_kind() {
         let desired = compile(&sample(), Surroundings { vxlan_port: 4789, underlay_mtu: 1500 }, &Extent::Everything);
         assert!(!desired.vrfs.is_empty() && desired.vxlans.len() == 2 && desired.nexthops.len() == 2);
-        assert!(!desired.fdb.is_empty() && !desired.neighbours.is_empty() && desired.routes.len() == 8);
+        assert!(!desired.fdb.is_empty() && !desired.neighbours.is_empty() && desired.routes().count() == 8);
     }
 }

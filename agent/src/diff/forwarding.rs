@@ -98,18 +98,14 @@ fn nexthops(survey: &Survey<'_>, phases: &mut Phases) -> Nexthops {
 }
 
 fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) {
-    let resolve = |table: u32, to: RouteTo| {
-        if survey.blocked_tables.contains(&table) {
-            return None;
-        }
-        match to {
-            RouteTo::Unreachable => Some(Via::Unreachable),
-            RouteTo::Port(port) => survey.kept(&port).map(|link| Via::Device(link.index)),
-            RouteTo::Nexthop(place) => nexthops.ids[place as usize].map(Via::Nexthop),
-        }
+    let resolve = |to: RouteTo| match to {
+        RouteTo::Unreachable => Some(Via::Unreachable),
+        RouteTo::Port(port) => survey.kept(&port).map(|link| Via::Device(link.index)),
+        RouteTo::Nexthop(place) => nexthops.ids[place as usize].map(Via::Nexthop),
     };
-    let wanted = survey.desired.routes.iter().filter_map(|route| {
-        let via = resolve(route.key.table, route.to)?;
+    let blocked = |table: u32| !survey.blocked_tables.is_empty() && survey.blocked_tables.contains(&table);
+    let wanted = survey.desired.routes().filter(|route| !blocked(route.key.table)).filter_map(|route| {
+        let via = resolve(route.to)?;
         Some(KernelRoute { key: route.key, tos: 0, via })
     });
     // These go with what the plan does before.
@@ -119,16 +115,20 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) {
         Via::Unreachable | Via::Other => false,
     };
     let have = survey.observed.routes.iter().copied().filter(|route| !lost(route));
+    // There may be a million that come at once.
+    let more = survey.desired.remote.len().saturating_sub(survey.observed.routes.len());
+    let mut coming = Vec::with_capacity(more);
     merge(wanted, have, |change| {
         let phase = match &change {
             // The last route of a table that goes before the table's devices would let their packets on to table main.
             Operation::RemoveRoute(route) if route.via == Via::Unreachable => Phase::Afterwards,
             Operation::RemoveRoute(_) => Phase::Stop,
             Operation::AddRoute(route) if route.via == Via::Unreachable => Phase::Backstops,
-            _ => Phase::Routes,
+            _ => return coming.push(change),
         };
         phases.push(phase, change);
     });
+    phases.put(Phase::Routes, coming);
 }
 
 /// Walks both sorted lists at once. Wanted keys are unique and without type of service; the kernel may have several

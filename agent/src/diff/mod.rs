@@ -82,6 +82,12 @@ impl Phases {
         self.0.entry(phase).or_default().extend(operations);
     }
 
+    /// Puts all operations of a phase at once.
+    fn put(&mut self, phase: Phase, operations: Vec<Operation>) {
+        let before = self.0.insert(phase, operations);
+        debug_assert!(before.is_none_or(|before| before.is_empty()), "the phase has operations already");
+    }
+
     /// All of them in order. There may be a million in one phase: these are not copied.
     fn into_operations(self) -> Vec<Operation> {
         let largest = self.0.iter().max_by_key(|(_, operations)| operations.len()).map(|(phase, _)| *phase);

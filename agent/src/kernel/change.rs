@@ -25,7 +25,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 type Answer = Result<Result<(), Refusal>, KernelError>;
 
 /// Requests in one datagram. More gain nothing; the errors of all must fit the receive buffer.
-const BATCH_LEN: usize = 128;
+const BATCH_LEN: usize = 512;
 
 pub(super) struct Changer<'a> {
     socket: &'a mut Socket,

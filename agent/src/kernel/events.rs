@@ -116,7 +116,16 @@ fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::wire::{Batch, put, put_address};
+    use crate::{
+        kernel::{
+            message::{emit, rule_message},
+            uapi::flag,
+            wire::{Batch, put, put_address},
+        },
+        objects::{Family, Lookup, Rule},
+    };
+    use nix::sched::{CloneFlags, unshare};
+    use std::{sync::mpsc::channel, time::Duration};
 
     fn concerns(kind: u16, body: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut batch = Batch::default();
@@ -154,5 +163,37 @@ mod tests {
         assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("fe80::5054:ff:fe12:3456")));
         assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("10.1.0.9")));
         assert!(concerns(rtm::NEW_LINK, |_| {}));
+    }
+
+    /// A request for a rule that changes nothing.
+    fn rule(priority: u32) -> Batch {
+        let rule = Rule { family: Family::V4, priority, lookup: Lookup::Local, protocol: PROTOCOL };
+        let mut batch = Batch::default();
+        batch.push(rtm::NEW_RULE, flag::CREATE | flag::EXCLUSIVE, |body| emit(body, &rule_message(rule)));
+        batch
+    }
+
+    #[test]
+    fn our_own_changes_do_not_wake_us() {
+        let events = thread::spawn(|| {
+            // A network namespace of its own takes root.
+            unshare(CloneFlags::CLONE_NEWNET).ok()?;
+            let (tell, told) = channel();
+            watch(move |event| tell.send(event).is_ok()).unwrap();
+            let mut ours = super::super::socket::Socket::open().unwrap();
+            assert_eq!(ours.execute(&mut rule(1)).unwrap(), []);
+            let mut others = Socket::new(NETLINK_ROUTE).unwrap();
+            others.bind_auto().unwrap();
+            let mut request = rule(2);
+            request.seal(1);
+            others.send(&request.bytes, 0).unwrap();
+            let first = told.recv_timeout(Duration::from_secs(20));
+            // Had ours been announced, that would have been first and the other's would follow.
+            Some((first, told.recv_timeout(Duration::from_millis(100))))
+        });
+        if let Some((first, second)) = events.join().unwrap() {
+            assert_eq!(first, Ok(Event::Changed), "another's change");
+            assert!(second.is_err(), "our own change was announced");
+        }
     }
 }

@@ -257,7 +257,7 @@ pub enum RouteTo {
     Unreachable,
     /// On-link through a port.
     Port(InterfaceName),
-    /// Through the next hop with this index in [`Desired::nexthops`].
+    /// Through the next hop with this place in [`Desired::nexthops`].
     Nexthop(u32),
 }
 
@@ -316,8 +316,25 @@ pub struct Desired {
     pub sources: BTreeMap<InterfaceName, BTreeSet<Ipv6Net>>,
     /// Next hops, sorted.
     pub nexthops: Vec<Nexthop>,
-    /// Routes, sorted by key; keys are unique.
-    pub routes: Vec<DesiredRoute>,
+    /// Routes through next hops, sorted by key. There may be a million of them.
+    pub remote: Vec<DesiredRoute>,
+    /// Routes to ports and to nowhere, sorted by key. Among both, keys are unique.
+    pub local: Vec<DesiredRoute>,
+}
+
+impl Desired {
+    /// All routes, sorted by key.
+    pub fn routes(&self) -> impl Iterator<Item = &DesiredRoute> {
+        let (mut remote, mut local) = (self.remote.as_slice(), self.local.as_slice());
+        std::iter::from_fn(move || {
+            let first = match (remote.first(), local.first()) {
+                (Some(a), Some(b)) if b.key < a.key => &mut local,
+                (Some(_), _) => &mut remote,
+                (None, _) => &mut local,
+            };
+            first.split_off_first()
+        })
+    }
 }
 
 /// A route in the kernel's own numbers.

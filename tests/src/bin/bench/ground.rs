@@ -164,6 +164,28 @@ pub(crate) fn small_side(number: u32, routes: u32) -> SideConfig {
     side(number, vec![cidr.into()], prefixes(4, first, routes))
 }
 
+/// Many peerings that are spread over VPCs, each in as many as `per_vpc`.
+pub(crate) fn spread_peerings(peerings: u32, per_vpc: u32, routes: u32) -> HostConfig {
+    let mut config = bare();
+    for vpc in 0..peerings.div_ceil(per_vpc) {
+        let vni = (VPC_VNI + 1 + vpc).try_into().expect("a legal VNI");
+        let vrf = VrfConfig { vni, ports: BTreeMap::new(), remotes: BTreeMap::new() };
+        config.vrfs.insert(vpc_id(vpc), vrf);
+    }
+    let sides = (0..peerings).map(|number| (side_vni(number), spread_side(number, per_vpc, routes)));
+    config.sides = sides.collect();
+    config
+}
+
+/// One of [`spread_peerings`].
+pub(crate) fn spread_side(number: u32, per_vpc: u32, routes: u32) -> SideConfig {
+    SideConfig { vpc: vpc_id(number / per_vpc), ..small_side(number, routes) }
+}
+
+fn vpc_id(number: u32) -> cps_peering_config::id::VpcId {
+    format!("vpc-{number}").parse().expect("a legal id")
+}
+
 /// Waits until all of a sample of these routes, the last one among them, lead somewhere; returns when that was.
 pub(crate) fn wait_for_routes(raw: &mut Raw, prefixes: &[IpNet], within: Duration) -> Result<Instant> {
     const SAMPLE: usize = 256;

@@ -24,26 +24,33 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
     if !figures.wants(&names) {
         return Ok(());
     }
-    let (few, many) = (patches(FEW)?, patches(MANY)?);
-    let how = format!("1 of {MANY}: {}; 1 of {FEW}: {}; {TURNS} turns", seconds(&many), seconds(&few));
+    // A VPC of the same size each time, so that only others are more. Then all in one VPC: its table is one, and the kernel
+    // walks through all of it to list one side's routes.
+    let (few, many, hub) = (patches(FEW, FEW)?, patches(MANY, FEW)?, patches(MANY, MANY)?);
+    let how = format!(
+        "1 of {MANY}, {FEW} a VPC: {}; 1 of {FEW}: {}; 1 of {MANY} of one VPC: {}; {TURNS} turns",
+        seconds(&many),
+        seconds(&few),
+        seconds(&hub)
+    );
     figures.add(names[0], median_s(&many) / median_s(&few), "ratio", how.clone());
     figures.add(names[1], median_s(&many) * 1e3, "ms", how);
     Ok(())
 }
 
 /// What each of some patches takes, from the request to the answer that the kernel has it.
-fn patches(peerings: u32) -> Result<Vec<Duration>> {
+fn patches(peerings: u32, per_vpc: u32) -> Result<Vec<Duration>> {
     let netns = ground::host()?;
     let folder = tempfile::tempdir()?;
     let mut agent = Agent::start(&netns, folder.path(), 3600)?;
-    let mut report = agent.put(&ground::many_peerings(peerings, ROUTES))?;
+    let mut report = agent.put(&ground::spread_peerings(peerings, per_vpc, ROUTES))?;
     thread::sleep(Duration::from_secs(1));
     let mut times = Vec::new();
     for turn in 0..TURNS {
         let number = turn * 7 % peerings;
         let base = report.desired.context("no revision")?;
         let revision = Revision { number: base.number + 1, ..base };
-        let side = ground::small_side(number, ROUTES + 1 + turn % 2);
+        let side = ground::spread_side(number, per_vpc, ROUTES + 1 + turn % 2);
         let sides = BTreeMap::from([(ground::side_vni(number), Some(side))]);
         let patch = HostPatch { base, revision, vrfs: BTreeMap::new(), sides };
         let begin = Instant::now();
