@@ -179,7 +179,7 @@ mod tests {
             // A network namespace of its own takes root.
             unshare(CloneFlags::CLONE_NEWNET).ok()?;
             let (tell, told) = channel();
-            watch(move |event| tell.send(event).is_ok()).unwrap();
+            watch(1 << 20, move |event| tell.send(event).is_ok()).unwrap();
             let mut ours = super::super::socket::Socket::open().unwrap();
             assert_eq!(ours.execute(&mut rule(1)).unwrap(), []);
             let mut others = Socket::new(NETLINK_ROUTE).unwrap();
