@@ -180,8 +180,8 @@ const EVERYTHING_AT_ONCE: &str = "\
     ip route del 10.2.1.0/24 table {table}
     ip route replace 10.2.0.0/16 dev eth1 table {table} metric 4278198272 proto 67
     ip route del unreachable default table {table} metric 4278198272
-    ip route add 10.77.0.0/16 dev eth1 table {table} proto 67
-    ip route add 10.1.0.0/24 dev eth1 table {table} metric 9 proto 67
+    ip route add 10.77.0.0/16 dev {peer} table {table} proto 67
+    ip route add 10.1.0.0/24 dev {peer} table {table} metric 9 proto 67
     ip route flush table {table} type local
     ip -6 route replace fd00:2:0:1::/64 dev eth1 table {table} proto 67
     ip -6 route del unreachable fd00:2::/48 table {table} metric 4278198272
