@@ -112,8 +112,9 @@ impl WithoutVrf {
         DeviceName::parse(name).map_or(0, |device| FIRST_INDEX + device.vni.get())
     }
 
-    fn overlay(&mut self, observed: &mut Observed) {
-        for (name, alias) in &self.kept.vrfs {
+    /// Adds what the kernel lacks to what it has; of a part, so that the stand-in costs no more than the kernel would.
+    fn overlay(&mut self, observed: &mut Observed, extent: &Extent) {
+        for (name, alias) in within(&self.kept.vrfs, extent) {
             let Some(device) = DeviceName::parse(name) else { continue };
             let link = Link {
                 index: Self::index(name),
@@ -130,14 +131,14 @@ impl WithoutVrf {
             observed.links.insert(*name, link);
             self.kernel.assume(*name, 0);
         }
-        for (name, vrf) in &self.kept.masters {
+        for (name, vrf) in within(&self.kept.masters, extent) {
             if let Some(link) = observed.links.get_mut(name) {
                 link.master = Some(Self::index(vrf));
                 // The kernel has it without one, and looks only at what is on devices of ours and of their VRFs.
                 observed.ingress.entry(*name).or_default();
             }
         }
-        for (name, filters) in &self.kept.filters {
+        for (name, filters) in within(&self.kept.filters, extent) {
             let Some(ingress) = observed.ingress.get_mut(name) else { continue };
             *ingress = Ingress { filters: BTreeMap::new(), foreign: false };
             for (priority, handle, source) in filters {
@@ -149,10 +150,21 @@ impl WithoutVrf {
     }
 }
 
+/// The entries of the devices in an extent.
+fn within<'a, T>(
+    map: &'a BTreeMap<InterfaceName, T>,
+    extent: &'a Extent,
+) -> Box<dyn Iterator<Item = (&'a InterfaceName, &'a T)> + 'a> {
+    match extent {
+        Extent::Everything => Box::new(map.iter()),
+        Extent::Parts(parts) => Box::new(parts.devices.iter().filter_map(|name| map.get_key_value(name))),
+    }
+}
+
 impl Kernel for WithoutVrf {
     fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         let mut observed = self.kernel.look(extent, stop)?;
-        self.overlay(&mut observed);
+        self.overlay(&mut observed, extent);
         if let Extent::Parts(parts) = extent {
             parts.restrict(&mut observed);
         }
