@@ -8,12 +8,11 @@ import pytest
 
 from cloud import EAST, NORTH, until
 
-pytestmark = pytest.mark.skipif("JDC" not in os.environ, reason="jdc needs a Python up to 3.11, and there is none")
-
 
 @pytest.fixture
 def jdc(sandbox, tmp_path):
     """Makes command lines of accounts, each with a home of its own."""
+    assert "JDC" in os.environ, "jdc imports `imp`, which Python has up to 3.11: install such a Python"
 
     def of(tenant, region=NORTH):
         home = tmp_path / f"{tenant.id} {region}"
