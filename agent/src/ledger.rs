@@ -240,7 +240,7 @@ mod tests {
 
     /// A ledger with a configuration and two patches.
     fn filled(folder: &Path) -> Ledger {
-        let ledger = Ledger::new(folder.join("ledger.json"));
+        let ledger = Ledger::new(folder.join("ledger"));
         ledger.store(&Record::Config(json(1)), &config(1)).unwrap();
         for number in [2, 3] {
             ledger.store(&patch(number), &config(number)).unwrap();
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn keeps_the_last_configuration() {
         let folder = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(folder.path().join("ledger.json"));
+        let ledger = Ledger::new(folder.path().join("ledger"));
         assert!(ledger.load().unwrap().is_none());
         for number in [1, 2] {
             ledger.store(&Record::Config(json(number)), &config(number)).unwrap();
@@ -325,16 +325,16 @@ mod tests {
     #[test]
     fn says_what_to_do_about_a_broken_file() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger.json");
+        let path = folder.path().join("ledger");
         for broken in ["{", "", "config 3 352441c2\nabc\n"] {
             fs::write(&path, broken).unwrap();
             let error = Ledger::new(&path).load().unwrap_err().to_string();
-            assert!(error.contains("ledger.json") && error.contains("Move the file away"), "{error}");
+            assert!(error.contains("ledger") && error.contains("Move the file away"), "{error}");
         }
         fs::remove_file(&path).unwrap();
         Ledger::new(&path).remove().unwrap();
-        let ledger = Ledger::new(folder.path().join("missing/ledger.json"));
+        let ledger = Ledger::new(folder.path().join("missing/ledger"));
         let error = ledger.store(&Record::Config(json(1)), &config(1)).unwrap_err().to_string();
-        assert!(error.contains("missing/ledger.json"), "{error}");
+        assert!(error.contains("missing/ledger"), "{error}");
     }
 }

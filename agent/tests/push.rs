@@ -50,7 +50,7 @@ impl Agent {
     fn through(seen: impl Kernel + 'static, kernel: Memory, folder: TempDir) -> Self {
         let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
         let reconciler = reconcile::start(seen, options).unwrap();
-        let ledger = Ledger::new(folder.path().join("ledger.json"));
+        let ledger = Ledger::new(folder.path().join("ledger"));
         let accepted = ledger.load().unwrap().map(Arc::new);
         if let Some(config) = &accepted {
             reconciler.configure(Arc::clone(config));
@@ -256,7 +256,7 @@ async fn a_patch_that_cannot_be_stored_is_undone() {
     let agent = Agent::start();
     agent.accepted(&config(1)).await;
     let before = agent.kernel.state().seen.routes.len();
-    let ledger = agent.folder.path().join("ledger.json");
+    let ledger = agent.folder.path().join("ledger");
     std::fs::remove_file(&ledger).unwrap();
     std::fs::create_dir(&ledger).unwrap();
     let (status, error) = agent.call("PATCH", "/v1/config", &removal(1)).await;
@@ -337,7 +337,7 @@ async fn a_ledger_that_cannot_be_written_is_no_yes() {
     let agent = Agent::start();
     std::fs::create_dir(agent.folder.path().join("ledger.new")).unwrap();
     let (status, message) = agent.refused(&config(1)).await;
-    assert!(status == 503 && message.contains("ledger.json"), "{message}");
+    assert!(status == 503 && message.contains("ledger"), "{message}");
     assert_eq!((agent.operations(), agent.report_when(|_| true).await.desired), (0, None));
 }
 

@@ -11,7 +11,7 @@ use thiserror::Error;
 pub struct AgentSettings {
     /// Where the controller reaches the agent.
     pub listen: SocketAddr,
-    /// Where the last accepted configuration is kept, for instance `/var/lib/cps-peering-agent/ledger.json`. The folder
+    /// Where the last accepted configuration is kept, for instance `/var/lib/cps-peering-agent/ledger`. The folder
     /// must exist.
     pub ledger: PathBuf,
     /// The UDP port of VXLAN; all hosts must use the same one. The default is 4789 (RFC 7348 section 8).

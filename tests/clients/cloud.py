@@ -51,6 +51,15 @@ def until(look, seconds=10):
         time.sleep(0.02)
 
 
+def toml(value):
+    """A value as TOML writes it in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(value)}" for name, value in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
 class Sandbox:
     """A controller that leaves nothing behind."""
 
@@ -61,7 +70,7 @@ class Sandbox:
         if settings:
             # The first three are the sandbox's own, whatever stands there.
             told = {"listen": "127.0.0.1:0", "store": "-", "operator_token_file": "-"} | settings
-            lines = [f"{name} = {json.dumps(value)}\n" for name, value in told.items()]
+            lines = [f"{name} = {toml(value)}\n" for name, value in told.items()]
             (folder / "controller.toml").write_text("".join(lines))
             arguments += ["--settings", str(folder / "controller.toml")]
         self.log = folder / "log"

@@ -145,6 +145,10 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     do(mine, "unblockAccount", accountId="third")
     assert do(theirs, "describeAuditEntries", query={"limit": 1000})["entries"]
 
+    january = {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z", "format": "json"}
+    do(mine, "describeMetering", query=january)
+    do(admin, "accountMetering", accountId=one.id)
+
     third = {"accountId": "third"}
     do(admin, "createAccount", third)
     key = do(admin, "addKey", **third)

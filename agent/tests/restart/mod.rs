@@ -40,7 +40,7 @@ fn stored(folder: &TempDir, config: &Value) {
     let record = Record::Config(config.to_string());
     let config: cps_peering_config::HostConfig = serde_json::from_value(config.clone()).unwrap();
     let config = config.try_into().unwrap();
-    Ledger::new(folder.path().join("ledger.json")).store(&record, &config).unwrap();
+    Ledger::new(folder.path().join("ledger")).store(&record, &config).unwrap();
 }
 
 /// Brings a host from one configuration to another with an agent that dies after so many operations. What the host is

@@ -19,14 +19,16 @@ use crate::{
     wait,
 };
 use anyhow::{Context, Result, anyhow};
+use cps_peering_agent::ledger::{Ledger, Record};
 use cps_peering_config::{
-    HostReport, agent_api,
+    HostConfig, HostReport, agent_api,
     id::{HostId, PeeringId},
     inventory::{self, Inventory},
     net::InterfaceName,
     settings::AgentSettings,
 };
 use ipnet::IpNet;
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -199,7 +201,7 @@ impl Builder {
         fs::create_dir_all(&dir)?;
         let settings = AgentSettings {
             listen,
-            ledger: dir.join("ledger.json"),
+            ledger: dir.join("ledger"),
             vxlan_port: 4789,
             underlay_mtu: None,
             resync_s: self.resync.as_secs(),
@@ -314,6 +316,22 @@ impl Lab {
             self.controller.all_in_sync()?;
             Ok(Some(()))
         })
+    }
+
+    fn ledger_of(&self, host: &str) -> Ledger {
+        Ledger::new(self.dir().join("hosts").join(host).join("ledger"))
+    }
+
+    /// The configuration in a host's ledger.
+    pub fn ledger(&self, host: &str) -> Result<Value> {
+        let config = self.ledger_of(host).load()?.with_context(|| format!("{host} has no ledger"))?;
+        Ok(serde_json::to_value(config.into_inner())?)
+    }
+
+    /// Puts a configuration into a host's ledger, whose agent must not run.
+    pub fn set_ledger(&self, host: &str, config: &Value) -> Result<()> {
+        let legal = serde_json::from_value::<HostConfig>(config.clone())?.try_into()?;
+        Ok(self.ledger_of(host).store(&Record::Config(config.to_string()), &legal)?)
     }
 
     /// Waits until one host has in its kernel what its own ledger wants.

@@ -21,7 +21,6 @@ use std::{
     fs::{self, File},
     net::IpAddr,
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -158,13 +157,12 @@ impl Matrix {
     /// Afterwards h1 has everything, and h2 keeps it.
     fn new() -> Result<Matrix> {
         let mut lab = Lab::new(with_c())?;
-        let ledger = |lab: &Lab| -> Result<Value> { Ok(serde_json::from_str(&fs::read_to_string(ledger(lab))?)?) };
         lab.controller().apply(&without_c().build(), false)?;
         lab.wait_in_sync()?;
-        let without_c = ledger(&lab)?;
+        let without_c = lab.ledger("h1")?;
         lab.apply()?;
         lab.wait_in_sync()?;
-        let with_c = ledger(&lab)?;
+        let with_c = lab.ledger("h1")?;
         lab.kill_controller()?;
         lab.kill_agent("h1")?;
         let number = with_c["revision"]["number"].as_u64().context("no revision")?;
@@ -228,7 +226,7 @@ impl Matrix {
         let mut config = config.clone();
         self.number += 1;
         config["revision"]["number"] = self.number.into();
-        Ok(fs::write(ledger(&self.lab), config.to_string())?)
+        self.lab.set_ledger("h1", &config)
     }
 
     /// Starts an agent that dies after so many operations. False if it lived, because there were no more.
@@ -298,10 +296,6 @@ fn end(mut agent: Child) -> Result<()> {
     agent.kill()?;
     agent.wait()?;
     Ok(())
-}
-
-fn ledger(lab: &Lab) -> PathBuf {
-    lab.dir().join("hosts/h1/ledger.json")
 }
 
 /// Tenants that send to where they must not get, and who listens there.

@@ -7,7 +7,6 @@ use cps_peering_tests::{Lab, Topology, http::Endpoint};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
 };
 
 const PEERS: u32 = 50;
@@ -72,7 +71,7 @@ fn a_hundred_create_and_delete_cycles_leave_nothing() -> Result<()> {
     lab.peer("vpc-a", "vpc-b")?;
     lab.wait_in_sync()?;
     lab.kill_controller()?;
-    let peered: Value = serde_json::from_str(&fs::read_to_string(lab.dir().join("hosts/h1/ledger.json"))?)?;
+    let peered = lab.ledger("h1")?;
     let mut unpeered = peered.clone();
     unpeered["sides"] = json!({});
     let host = lab.host("h1");
