@@ -591,3 +591,22 @@ fn a_port_is_down_and_without_addresses_before_it_leaves_its_vrf() {
     let vrf = place(&|it| matches!(it, Operation::RemoveLinks(_)));
     assert!(address < release && down < release && release < vrf, "{plan:#?}");
 }
+
+/// The kernel lets a VRF's members out before the VRF goes, and those that are up would take packets in for table main.
+#[test]
+fn tunnels_go_before_the_vrf_that_they_are_in() {
+    let mut kernel = host();
+    converge(&mut kernel, &small_world().desired());
+    let plan = diff(&Desired::default(), &kernel.observe().unwrap());
+    let removed: Vec<&Vec<InterfaceName>> = plan
+        .operations
+        .iter()
+        .filter_map(|operation| match operation {
+            Operation::RemoveLinks(names) => Some(names),
+            _ => None,
+        })
+        .collect();
+    let [tunnels, vrfs] = removed[..] else { panic!("{removed:?}") };
+    let is_vrf = |name: &InterfaceName| name.as_str().starts_with("cpsvrf");
+    assert!(!tunnels.is_empty() && !tunnels.iter().any(is_vrf) && vrfs.iter().all(is_vrf), "{removed:?}");
+}

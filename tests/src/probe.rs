@@ -150,7 +150,7 @@ impl Canary {
     /// What came here or to the host itself: who sent it, and how often.
     pub fn heard(&self) -> Result<BTreeMap<String, u64>> {
         let mut heard = self.listener.heard()?;
-        heard.append(&mut self.at_host.heard()?);
+        heard.extend(self.at_host.heard()?.into_iter().map(|(name, count)| (format!("{name} to the host"), count)));
         Ok(heard)
     }
 }

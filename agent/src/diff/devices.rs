@@ -1,7 +1,10 @@
 //! VRFs, VXLAN devices, ports, their settings and addresses.
 
 use super::{Phase, Phases, survey::Survey};
-use crate::objects::{Address, DeviceSetting, Link, LinkChange, Operation};
+use crate::{
+    objects::{Address, DeviceSetting, Link, LinkChange, Operation},
+    owner::{DeviceName, Role},
+};
 use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -153,9 +156,19 @@ fn removals(survey: &Survey<'_>, phases: &mut Phases) {
     let unwanted = |name: &&InterfaceName| {
         observed.owns(name) && !desired.vrfs.contains_key(name) && !desired.vxlans.contains_key(name)
     };
-    let gone: Vec<InterfaceName> = observed.links.keys().filter(unwanted).copied().collect();
-    let recreated: Vec<InterfaceName> = survey.recreated.iter().copied().collect();
-    for (phase, names) in [(Phase::Remove, gone), (Phase::Clear, recreated)] {
+    let gone = observed.links.keys().filter(unwanted).copied();
+    let recreated = survey.recreated.iter().copied();
+    // Before a VRF goes, the kernel lets its members out, and those that are up take packets in for table main until they go
+    // too. So they go first.
+    let is_vrf = |name: &InterfaceName| DeviceName::parse(name).is_some_and(|device| device.role == Role::Vrf);
+    let (gone_vrfs, gone): (Vec<_>, Vec<_>) = gone.partition(is_vrf);
+    let (recreated_vrfs, recreated): (Vec<_>, Vec<_>) = recreated.partition(is_vrf);
+    for (phase, names) in [
+        (Phase::Remove, gone),
+        (Phase::RemoveVrfs, gone_vrfs),
+        (Phase::Clear, recreated),
+        (Phase::Clear, recreated_vrfs),
+    ] {
         if !names.is_empty() {
             phases.push(phase, Operation::RemoveLinks(names));
         }

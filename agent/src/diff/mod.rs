@@ -63,8 +63,10 @@ enum Phase {
     Routes,
     /// What no route uses any more goes.
     Tidy,
-    /// Devices go.
+    /// Tunnels go.
     Remove,
+    /// VRFs go.
+    RemoveVrfs,
     /// What kept packets within their VRF goes when nothing is in it any more.
     Afterwards,
 }

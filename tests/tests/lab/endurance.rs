@@ -5,9 +5,7 @@ use anyhow::{Context, Result, ensure};
 use cps_peering_config::{HostReport, agent_api};
 use cps_peering_tests::{Lab, Topology, http::Endpoint};
 use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 const PEERS: u32 = 50;
 
