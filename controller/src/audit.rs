@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
+/// How many differences an entry tells of those that a document made.
+const MOST_LINES: usize = 200;
+/// The longest record of what was asked, in bytes.
+const LONGEST: usize = 16 * 1024;
+
 /// One thing that was done, or was to be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -105,7 +110,17 @@ pub(crate) fn entries(
         Ok(_) => ("done", String::new()),
         Err(refusal) => ("refused", refusal.to_string()),
     };
-    let (action, asked) = words(&request.command);
+    let (action, mut asked) = words(&request.command);
+    if let Ok(Outcome::Applied(differences)) = result {
+        let lines = differences.iter().take(MOST_LINES);
+        let lines = lines.map(|it| format!("{} {} {}", it.action.word(), it.kind, it.id)).collect::<Vec<_>>();
+        asked["changes"] = lines.into();
+        asked["count"] = differences.len().into();
+    }
+    // Whatever somebody sends must not fill the disk.
+    if asked.to_string().len() > LONGEST {
+        asked = serde_json::json!({ "cut": format!("{:.200}", asked.to_string()) });
+    }
     entries.push(Entry {
         time_ms: now_ms,
         request: request.id.clone(),
@@ -126,7 +141,7 @@ fn accounts_of(peering: &Peering) -> BTreeSet<AccountId> {
 
 /// The name of a command and what it says.
 fn words(command: &Command) -> (String, Value) {
-    // A whole inventory belongs in no trail; the difference that it made can be seen in what follows.
+    // A whole inventory belongs in no trail: the difference that it made says more.
     if let Command::Apply(apply) = command {
         return ("Apply".to_owned(), serde_json::json!({ "prune": apply.prune }));
     }

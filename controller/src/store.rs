@@ -11,7 +11,8 @@ use cps_peering_config::id::AccountId;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    os::unix::fs::PermissionsExt,
+    fs::OpenOptions,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 use thiserror::Error;
@@ -84,12 +85,17 @@ impl Store {
     /// Opens the store, and makes an empty one where there is none.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref().to_owned();
+        // It holds the secret keys with which requests are signed: it is private from the beginning.
+        let private = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map(drop);
+        let private = private.and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)));
+        private.map_err(|error| StoreError::Database {
+            path: path.clone(),
+            what: "open it",
+            source: Box::new(redb::Error::Io(error)),
+        })?;
         match Database::create(&path) {
             Ok(database) => {
-                // It holds the secret keys with which requests are signed.
-                let private = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600));
                 let store = Self { path, database };
-                private.map_err(|error| store.failed("make it private", redb::Error::Io(error)))?;
                 store.write("prepare it", |_, _| Ok(()))?;
                 Ok(store)
             }

@@ -41,8 +41,6 @@ enum Phase {
     Stop,
     /// What would be in the way of something new goes.
     Clear,
-    /// Ports leave their VRF, after all of ours on them has gone: outside, nothing tells any more that it is ours.
-    Release,
     /// Policy rules and host-wide settings.
     Host,
     /// VRFs come.
@@ -65,6 +63,9 @@ enum Phase {
     Tidy,
     /// Tunnels go.
     Remove,
+    /// Ports leave their VRF, after all of ours on them has gone: outside, nothing tells any more that it is ours. They have
+    /// been down for a while then: what they had received before must not be taken in outside.
+    Release,
     /// VRFs go.
     RemoveVrfs,
     /// What kept packets within their VRF goes when nothing is in it any more.

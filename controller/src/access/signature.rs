@@ -20,6 +20,9 @@ use thiserror::Error;
 /// How far the date of a request may be from now, in milliseconds.
 pub const WINDOW_MS: u64 = 15 * 60 * 1000;
 
+/// The longest nonce, in bytes: all of the last minutes are remembered. Clients send 36.
+const MAX_NONCE: usize = 128;
+
 /// What RFC 3986 calls unreserved.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
@@ -161,7 +164,10 @@ impl Signature {
         if date_ms.abs_diff(now_ms) > WINDOW_MS {
             return Err(SignatureError::Expired(date));
         }
-        parts.header("x-jdcloud-nonce").ok_or(SignatureError::Lacks("x-jdcloud-nonce"))?;
+        let nonce = parts.header("x-jdcloud-nonce").ok_or(SignatureError::Lacks("x-jdcloud-nonce"))?;
+        if nonce.len() > MAX_NONCE {
+            return Err(malformed("x-jdcloud-nonce is longer than 128 bytes"));
+        }
         Ok(Self {
             generation,
             access_key: access_key.to_owned(),
@@ -171,7 +177,7 @@ impl Signature {
             date,
             signed_headers,
             value: value.to_ascii_lowercase(),
-            until_ms: date_ms + WINDOW_MS,
+            until_ms: date_ms + WINDOW_MS + 1,
         })
     }
 

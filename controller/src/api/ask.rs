@@ -23,18 +23,22 @@ use std::sync::Arc;
 /// Finds out who asks, before anything else is looked at.
 pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
+    let head = Parts {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &parts.headers,
+        body: &[],
+    };
+    if let Err(error) = api.access.may_be_known(&head) {
+        return Failure::from(error).into_response();
+    }
     let limit = if parts.uri.path().starts_with("/admin/") { MAX_OPERATOR_BODY } else { MAX_TENANT_BODY };
     let Ok(body) = to_bytes(body, limit).await else {
         let text = format!("the body is longer than {limit} bytes, or ended early");
         return (http::StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
     };
-    let signed = Parts {
-        method: parts.method.as_str(),
-        path: parts.uri.path(),
-        query: parts.uri.query().unwrap_or_default(),
-        headers: &parts.headers,
-        body: &body,
-    };
+    let signed = Parts { body: &body, ..head };
     match api.access.recognise(&signed) {
         Ok(caller) => {
             if let Err(failure) = meant_for(&caller, parts.uri.path()) {

@@ -561,7 +561,8 @@ pub fn inventory(state: &State) -> Inventory {
         peerings: state
             .peerings()
             .values()
-            .filter(|peering| peering.is_live())
+            // A request that nobody has answered is no peering that an operator would want.
+            .filter(|peering| peering.is_live() && peering.state != PeeringState::Pending)
             .map(|peering| inventory::Peering {
                 name: peering.name.clone(),
                 vpc: peering.initiator.vpc.clone(),

@@ -2,7 +2,7 @@
 
 use super::{
     Code, Context, Draft, Fault, Refusal, overlap, peering,
-    record::{Account, Host, Port, PortKey, Region, Vpc},
+    record::{Account, Host, PeeringState, Port, PortKey, Region, Vpc},
     state::Change,
     vpc::still_needed,
 };
@@ -52,6 +52,17 @@ pub enum Action {
     Update,
     /// It is removed.
     Delete,
+}
+
+impl Action {
+    /// The word for users.
+    pub fn word(self) -> &'static str {
+        match self {
+            Action::Create => "create",
+            Action::Update => "update",
+            Action::Delete => "delete",
+        }
+    }
 }
 
 /// A changed field.
@@ -341,7 +352,11 @@ impl Applier<'_, '_, '_> {
             }
             let old = self.draft.state.ports().get(&key).cloned();
             let new = Port { key: key.clone(), vpc: port.vpc.clone(), gateways: port.gateways.clone(), prefixes };
+            let moved_from = old.as_ref().filter(|old| old.vpc != new.vpc).map(|old| old.vpc.clone());
             self.set("port", &key, old, new, |new| Change::Port(new.key.clone(), Some(new)));
+            if let Some(vpc) = moved_from {
+                peering::port_left(self.draft, &vpc, &key.host, self.context.now_ms);
+            }
         }
     }
 
@@ -376,7 +391,9 @@ impl Applier<'_, '_, '_> {
                     && peering.sides().iter().any(|side| side.vpc == wanted.peer_vpc)
                     && wanted.vpc != wanted.peer_vpc
             });
+            let pending = joined.is_some_and(|peering| peering.state == PeeringState::Pending);
             let result = match joined.map(|peering| (peering.id.clone(), peering.bandwidth)) {
+                Some((id, _)) if pending => self.accept_peering(&id, wanted),
                 Some((id, bandwidth)) => self.update_peering(&id, bandwidth, wanted),
                 None => self.create_peering(wanted),
             };
@@ -403,6 +420,15 @@ impl Applier<'_, '_, '_> {
         Ok(())
     }
 
+    /// What a document wants, both accounts have agreed to.
+    fn accept_peering(&mut self, id: &PeeringId, wanted: &inventory::Peering) -> Result<(), Refusal> {
+        let which = peering::Locator { region: None, id: id.clone() };
+        peering::accept(self.draft, &which, self.context)?;
+        let field = Field { field: "state".to_owned(), from: "pending".into(), to: "provisioning".into() };
+        self.note("peering", &format!("{id} ({})", wanted.name), Action::Update, vec![field]);
+        Ok(())
+    }
+
     fn update_peering(&mut self, id: &PeeringId, old: Option<u32>, wanted: &inventory::Peering) -> Result<(), Refusal> {
         let Some(bandwidth) = wanted.bandwidth.filter(|bandwidth| old != Some(*bandwidth)) else { return Ok(()) };
         let which = peering::Locator { region: None, id: id.clone() };
@@ -420,7 +446,8 @@ impl Applier<'_, '_, '_> {
             .state
             .peerings()
             .values()
-            .filter(|peering| peering.is_live())
+            // A request that nobody has answered is its account's own affair.
+            .filter(|peering| peering.is_live() && peering.state != PeeringState::Pending)
             .filter(|peering| !wanted.contains(&pair(&peering.initiator.vpc, &peering.receiver.vpc)))
             .map(|peering| (peering.id.clone(), peering.name.clone()))
             .collect();
@@ -438,7 +465,11 @@ impl Applier<'_, '_, '_> {
         let gone: Vec<PortKey> = self.draft.state.ports().keys().filter(|key| !wanted.contains(key)).cloned().collect();
         for key in gone {
             self.note("port", &key, Action::Delete, Vec::new());
-            self.draft.change(Change::Port(key, None));
+            let vpc = self.draft.state.ports().get(&key).map(|port| port.vpc.clone());
+            self.draft.change(Change::Port(key.clone(), None));
+            if let Some(vpc) = vpc {
+                peering::port_left(self.draft, &vpc, &key.host, self.context.now_ms);
+            }
         }
     }
 
@@ -472,6 +503,14 @@ impl Applier<'_, '_, '_> {
         let gone: Vec<RegionId> =
             self.draft.state.regions().keys().filter(|id| !wanted.contains(id)).cloned().collect();
         for id in gone {
+            let vpc =
+                self.draft.state.vpcs().values().find(|vpc| vpc.region == id).map(|vpc| format!("VPC {}", vpc.id));
+            let mut hosts = self.draft.state.hosts().values().filter(|host| !host.retiring);
+            let host = hosts.find(|host| host.region == id).map(|host| format!("host {}", host.id));
+            if let Some(user) = vpc.or(host) {
+                self.fault(format!("region {id}"), format!("it is not in the document, but {user} is in it"));
+                continue;
+            }
             self.note("region", &id, Action::Delete, Vec::new());
             self.draft.change(Change::Region(id, None));
         }

@@ -384,7 +384,7 @@ fn carry_out(draft: &mut Draft<'_>, command: &Command, context: &mut Context<'_>
         Command::Apply(apply) => inventory::apply(draft, apply, context).map(Outcome::Applied),
         Command::CreatePeering(create) => peering::create(draft, create, context).map(peering),
         Command::AcceptPeering(which) => peering::accept(draft, which, context).map(peering),
-        Command::RejectPeering(which) => peering::reject(draft, which, context).map(|()| Outcome::Done),
+        Command::RejectPeering(which) => peering::reject(draft, which, context).map(|()| peering(which.id.clone())),
         Command::ModifyPeering(modify) => peering::modify(draft, modify, context).map(peering),
         Command::SetBandwidth(set) => peering::set_bandwidth(draft, set, context).map(peering),
         Command::DeletePeering(which) => peering::delete(draft, which, context).map(|()| Outcome::Done),

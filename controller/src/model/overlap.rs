@@ -61,14 +61,17 @@ fn among_peers(state: &State, vpc: &Vpc, peer: &Vpc, except: Option<&PeeringId>,
 /// L10: after a VPC's CIDRs changed, its peerings must still be legal, those that drain too. The copies that live ones
 /// have of the CIDRs follow.
 pub(super) fn cidrs_changed(draft: &mut Draft<'_>, vpc: &Vpc, actor: &Actor) -> Result<(), Refusal> {
-    let peerings: Vec<Peering> = draft.state.peerings_of(&vpc.id).cloned().collect();
-    for mut peering in peerings {
-        if peering.counts_for(&vpc.id) {
-            still_legal(draft.state, &peering, vpc, actor)?;
-        }
-        if !peering.is_live() {
-            continue;
-        }
+    for peering in draft.state.peerings_of(&vpc.id).filter(|peering| peering.counts_for(&vpc.id)) {
+        still_legal(draft.state, peering, vpc, actor)?;
+    }
+    copies_follow(draft, vpc);
+    Ok(())
+}
+
+/// The copies that live peerings have of a VPC's CIDRs become what the VPC has.
+pub(super) fn copies_follow(draft: &mut Draft<'_>, vpc: &Vpc) {
+    let live: Vec<Peering> = draft.state.peerings_of(&vpc.id).filter(|peering| peering.is_live()).cloned().collect();
+    for mut peering in live {
         for side in [&mut peering.initiator, &mut peering.receiver] {
             if side.vpc == vpc.id {
                 side.cidrs.clone_from(&vpc.cidrs);
@@ -76,7 +79,6 @@ pub(super) fn cidrs_changed(draft: &mut Draft<'_>, vpc: &Vpc, actor: &Actor) -> 
         }
         draft.change(Change::Peering(peering.id.clone(), Some(peering)));
     }
-    Ok(())
 }
 
 fn still_legal(state: &State, peering: &Peering, vpc: &Vpc, actor: &Actor) -> Result<(), Refusal> {

@@ -7,8 +7,9 @@ use super::{
     record::{End, Peering, PeeringState, Role, Side, Tag, Vpc},
     state::State,
 };
-use cps_peering_config::id::{AccountId, PeeringId, RegionId, VpcId};
+use cps_peering_config::id::{AccountId, HostId, PeeringId, RegionId, VpcId};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// The longest name, in characters.
 pub const MAX_NAME: usize = 32;
@@ -296,6 +297,7 @@ pub fn create(draft: &mut Draft<'_>, wish: &Create, context: &mut Context<'_>) -
         ended_ms: None,
         since: draft.number(),
         since_ms: context.now_ms,
+        left: BTreeSet::new(),
         meter: None,
     };
     // An operator speaks for both.
@@ -436,12 +438,30 @@ pub fn delete(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>)
     Ok(())
 }
 
+/// All hosts that may have a peering: those with ports of its VPCs, and those that had some.
+fn may_have_it(state: &State, peering: &Peering) -> Vec<HostId> {
+    state.hosts_concerned(peering).union(&peering.left).cloned().collect()
+}
+
+/// A host lost a port of a VPC. If it was the last one, the host must still be asked before a peering of that VPC is gone.
+pub(super) fn port_left(draft: &mut Draft<'_>, vpc: &VpcId, host: &HostId, now_ms: u64) {
+    if draft.state.ports_of(vpc).any(|port| port.key.host == *host) {
+        return;
+    }
+    let had_it: Vec<Peering> = draft.state.peerings_of(vpc).filter(|peering| peering.forwards()).cloned().collect();
+    for mut peering in had_it {
+        if peering.left.insert(host.clone()) {
+            put(draft, peering, now_ms);
+        }
+    }
+}
+
 /// Ends a peering for those sides that are gone.
 fn stop(draft: &mut Draft<'_>, peering: Peering, context: &Context<'_>) {
     match &peering.state {
         PeeringState::Pending => end(draft, peering, End::Deleted, context),
         PeeringState::Provisioning | PeeringState::Active | PeeringState::Suspended { .. } => {
-            let hosts = draft.state.hosts_concerned(&peering).into_iter().collect();
+            let hosts = may_have_it(draft.state, &peering);
             let (now_ms, since) = (context.now_ms, draft.number());
             let state = PeeringState::Draining { hosts };
             let draining = Peering { state, ended_ms: Some(now_ms), since, since_ms: now_ms, ..peering };
@@ -460,7 +480,7 @@ fn paid_by(state: &State, account: &AccountId) -> Vec<Peering> {
 /// B5: what an account in arrear pays for stops.
 pub(super) fn suspend(draft: &mut Draft<'_>, account: &AccountId, now_ms: u64) {
     for peering in paid_by(draft.state, account).into_iter().filter(Peering::forwards) {
-        let hosts = draft.state.hosts_concerned(&peering).into_iter().collect();
+        let hosts = may_have_it(draft.state, &peering);
         let state = PeeringState::Suspended { hosts };
         let suspended = Peering { state, since: draft.number(), since_ms: now_ms, ..peering };
         put(draft, suspended, now_ms);

@@ -225,6 +225,9 @@ pub struct Peering {
     /// When it got its state, in milliseconds since 1970-01-01 UTC.
     #[serde(default)]
     pub since_ms: u64,
+    /// Hosts that were told to have it and have no port of its VPCs any more. They may have it still, if they did not hear.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub left: BTreeSet<HostId>,
     /// Up to where it was charged, and for what it is charged since; none before it was first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meter: Option<Meter>,

@@ -166,7 +166,7 @@ pub fn remove_cidr(draft: &mut Draft<'_>, remove: &Cidr, context: &mut Context<'
         return refuse(Code::FailedPrecondition, format!("{entry} needs it: {rule}"), "CidrInUse");
     }
     draft.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));
-    overlap::cidrs_changed(draft, &vpc, context.actor)?;
+    overlap::copies_follow(draft, &vpc);
     Ok(vpc.id)
 }
 

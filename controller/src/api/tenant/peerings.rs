@@ -190,7 +190,8 @@ impl Regional {
     fn one(&self, id: &PeeringId) -> Reply {
         let view = self.ask.api.engine.read(|state, agents| {
             let peering = state.peerings().get(id)?;
-            let role = if peering.initiator.account == self.account { Role::Initiator } else { Role::Receiver };
+            let own = if peering.initiator.account == self.account { Role::Initiator } else { Role::Receiver };
+            let role = role(peering, &self.account, Some(&self.region)).unwrap_or(own);
             Some(self.view(state, agents, peering, role))
         });
         reply(OnePeering { vpc_peering: view, dry_run: false })
