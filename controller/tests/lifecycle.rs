@@ -552,6 +552,66 @@ fn a_signature_changes_something_once() {
     assert!(!model.state.has_signature("s"), "it is too old to be sent again");
 }
 
+#[test]
+fn a_host_that_lost_its_ports_is_still_asked_before_a_peering_is_gone() {
+    let mut model = cloud();
+    let id = ask(&mut model, "a", "c").unwrap();
+    model.run_as("two", accept(&id)).unwrap();
+    // Everything but the port of a on h1, and then a port of another VPC in its place.
+    let without = cps_peering_controller::api::view::inventory(&model.state);
+    let mut pruned = without.clone();
+    pruned.ports.retain(|port| port.vpc.as_str() != "a");
+    let text = toml::to_string(&pruned).unwrap();
+    model.run(&common::apply(&text, true)).unwrap();
+    model.run_as("one", delete(&id)).unwrap();
+    let PeeringState::Draining { hosts } = &model.state.peerings()[&id].state else { panic!() };
+    let hosts: Vec<&str> = hosts.iter().map(cps_peering_config::id::HostId::as_str).collect();
+    assert_eq!(hosts, ["h1", "h3"], "h1 had it, and may have it still");
+}
+
+#[test]
+fn an_inventory_neither_exports_nor_prunes_requests_and_accepts_what_it_wants() {
+    let mut model = cloud();
+    let id = ask(&mut model, "a", "d").unwrap();
+    let exported = cps_peering_controller::api::view::inventory(&model.state);
+    assert!(exported.peerings.is_empty(), "nobody has agreed to it");
+    let text = toml::to_string(&exported).unwrap();
+    model.run(&common::apply(&text, true)).unwrap();
+    assert_eq!(state(&model, &id), "pending");
+    let wanted = "[[peerings]]\nname = \"a-d\"\nvpc = \"a\"\npeer_vpc = \"d\"\n";
+    let Outcome::Applied(differences) = model.apply(wanted).unwrap() else { panic!() };
+    assert_eq!((differences.len(), state(&model, &id)), (1, "provisioning"), "{differences:?}");
+}
+
+#[test]
+fn a_region_in_use_stays() {
+    let mut model = cloud();
+    let mut pruned = cps_peering_controller::api::view::inventory(&model.state);
+    pruned.regions.clear();
+    let refusal = model.run(&common::apply(&toml::to_string(&pruned).unwrap(), true)).unwrap_err();
+    assert_eq!(refusal.faults[0].entry, "region east", "{refusal}");
+}
+
+#[test]
+fn a_rejection_with_a_client_token_is_one_however_often_it_is_sent() {
+    let (mut model, id) = in_state("pending");
+    let first = model.ask(&with_token("two", "t", reject(&id))).unwrap();
+    assert_eq!(model.ask(&with_token("two", "t", reject(&id))).unwrap(), first);
+}
+
+#[test]
+fn a_cidr_can_be_taken_away_whatever_a_receiver_did_meanwhile() {
+    let mut model = cloud();
+    let cidr = |vpc: &str, cidr: &str| vpc::Cidr {
+        which: vpc::Locator { region: None, id: vpc.parse().unwrap() },
+        cidr: cidr.parse().unwrap(),
+    };
+    model.run_as("one", Command::AddCidr(cidr("a", "10.50.0.0/16"))).unwrap();
+    ask(&mut model, "a", "c").unwrap();
+    model.run_as("two", Command::AddCidr(cidr("c", "10.1.7.0/24"))).unwrap();
+    model.run_as("one", Command::RemoveCidr(cidr("a", "10.50.0.0/16"))).unwrap();
+}
+
 /// One step of several accounts on a small cloud.
 #[derive(Debug, Clone)]
 enum Step {
