@@ -2,7 +2,8 @@
 
 use crate::{
     ledger::{Ledger, LedgerError, Record},
-    reconcile::Handle,
+    reconcile::{AskError, Handle},
+    shares::SharesFile,
 };
 use axum::{
     Json, Router,
@@ -14,7 +15,8 @@ use axum::{
 };
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, InvalidHostConfig, Revision, ValidHostConfig,
-    agent_api::{CONFIG_PATH, ErrorBody, HEALTH_PATH, PUSH_ANSWER_WITHIN, STATUS_PATH},
+    agent_api::{CONFIG_PATH, ErrorBody, HEALTH_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRAFFIC_PATH},
+    traffic::{Grants, TrafficReport},
 };
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
@@ -23,12 +25,17 @@ use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 /// The largest push, in bytes: some ten million prefixes.
 const MAX_BODY: usize = 512 * 1024 * 1024;
 
+/// How long an answer about shares or traffic may take.
+const ASKED_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
 /// What the handlers share.
 #[derive(Clone)]
 struct Api {
     /// The accepted configuration. Held while the next one is checked and stored, so that pushes take turns.
     accepted: Arc<Mutex<Option<Arc<ValidHostConfig>>>>,
     ledger: Ledger,
+    /// Held while grants are taken and stored, so that they take turns.
+    shares: Arc<Mutex<SharesFile>>,
     reconciler: Handle,
 }
 
@@ -53,6 +60,10 @@ enum Refused {
     Ledger(#[from] LedgerError),
     #[error("the task that stored the configuration ended early: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
+    #[error(transparent)]
+    Asked(#[from] AskError),
+    #[error("the shares could not be stored: {0}")]
+    Shares(#[from] std::io::Error),
 }
 
 impl Refused {
@@ -61,20 +72,37 @@ impl Refused {
             Refused::Malformed(_) | Refused::Invalid(_) | Refused::OtherHost { .. } | Refused::Backwards { .. } => {
                 StatusCode::BAD_REQUEST
             }
-            Refused::Older { .. } | Refused::OtherContent(_) | Refused::OtherBase { .. } => StatusCode::CONFLICT,
-            Refused::Ledger(_) | Refused::Interrupted(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Older { .. }
+            | Refused::OtherContent(_)
+            | Refused::OtherBase { .. }
+            | Refused::Asked(AskError::Older { .. }) => StatusCode::CONFLICT,
+            Refused::Ledger(_) | Refused::Interrupted(_) | Refused::Asked(_) | Refused::Shares(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 }
 
 /// The routes. `accepted` is what the ledger held at start.
-pub fn router(accepted: Option<Arc<ValidHostConfig>>, ledger: Ledger, reconciler: Handle) -> Router {
+pub fn router(
+    accepted: Option<Arc<ValidHostConfig>>,
+    ledger: Ledger,
+    shares: SharesFile,
+    reconciler: Handle,
+) -> Router {
     Router::new()
         .route(CONFIG_PATH, put(put_config).patch(patch_config))
+        .route(SHARES_PATH, put(put_shares))
+        .route(TRAFFIC_PATH, get(traffic))
         .route(STATUS_PATH, get(status))
         .route(HEALTH_PATH, get(async || "ok\n"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Api { accepted: Arc::new(Mutex::new(accepted)), ledger, reconciler })
+        .with_state(Api {
+            accepted: Arc::new(Mutex::new(accepted)),
+            ledger,
+            shares: Arc::new(Mutex::new(shares)),
+            reconciler,
+        })
 }
 
 async fn status(State(api): State<Api>) -> Json<HostReport> {
@@ -83,6 +111,18 @@ async fn status(State(api): State<Api>) -> Json<HostReport> {
         Some(config) => Json(report.with_standings(&config)),
         None => Json(report),
     }
+}
+
+async fn traffic(State(api): State<Api>) -> Result<Json<TrafficReport>, Response> {
+    let report = api.reconciler.traffic(ASKED_ANSWER_WITHIN).await;
+    report.map(Json).map_err(|error| api.refuse(&error.into()))
+}
+
+async fn put_shares(State(api): State<Api>, body: Bytes) -> Result<Json<TrafficReport>, Response> {
+    // A task of its own: a client that goes away must not leave what is stored and what is done apart.
+    let own = api.clone();
+    let granted = tokio::spawn(async move { own.grant(&body).await }).await;
+    granted.unwrap_or_else(|error| Err(error.into())).map(Json).map_err(|refused| api.refuse(&refused))
 }
 
 /// A configuration that was pushed, and what of the push is to be stored.
@@ -130,12 +170,25 @@ impl Api {
         let accepted = tokio::spawn(async move { api.accept(read).await }).await;
         match accepted.unwrap_or_else(|error| Err(error.into())) {
             Ok(revision) => Json(self.applied(revision, PUSH_ANSWER_WITHIN).await).into_response(),
-            Err(refused) => {
-                let desired = self.reconciler.report().borrow().desired;
-                tracing::warn!(%refused, "push refused");
-                (refused.status(), Json(ErrorBody { message: refused.to_string(), desired })).into_response()
-            }
+            Err(refused) => self.refuse(&refused),
         }
+    }
+
+    fn refuse(&self, refused: &Refused) -> Response {
+        let desired = self.reconciler.report().borrow().desired;
+        tracing::warn!(%refused, "push refused");
+        (refused.status(), Json(ErrorBody { message: refused.to_string(), desired })).into_response()
+    }
+
+    /// Sets shares, and tells what the kernel has when that would survive a reboot: what was taken from this host may go to
+    /// another then.
+    async fn grant(&self, body: &[u8]) -> Result<TrafficReport, Refused> {
+        let grants: Grants = serde_json::from_slice(body)?;
+        let file = self.shares.lock().await;
+        let granted = self.reconciler.grant(grants, ASKED_ANSWER_WITHIN).await?;
+        let (file, shares) = (file.clone(), granted.shares);
+        spawn_blocking(move || file.store(&shares)).await??;
+        Ok(granted.report)
     }
 
     async fn accept(

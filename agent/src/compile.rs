@@ -7,8 +7,8 @@
 use crate::{
     extent::Extent,
     objects::{
-        Address, Desired, DesiredRoute, FdbKey, FdbTarget, Mac, NeighbourKey, Nexthop, RouteKey, RouteTo, Tunnel,
-        VrfDevice, VxlanDevice,
+        Address, Desired, DesiredRoute, FdbKey, FdbTarget, Mac, NeighbourKey, Nexthop, RouteKey, RouteTo, Shaper,
+        Tunnel, VrfDevice, VxlanDevice,
     },
     owner::{self, DeviceName},
 };
@@ -179,6 +179,10 @@ impl Compiler<'_> {
         let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
         self.vxlan(device, vni, DeviceName::vrf(vrf.vni), alias);
         self.sources(device, &side.peer_cidrs);
+        if let Some(limit) = side.limit {
+            let shaper = Shaper::new(limit.bytes_per_second(limit.share), self.mtu);
+            self.desired.shapers.insert(device, shaper);
+        }
         for cidr in &side.peer_cidrs {
             self.route(RouteKey::backstop(table, *cidr), RouteTo::Unreachable);
         }

@@ -4,7 +4,9 @@ use crate::{
     api,
     kernel::{self, Kernel},
     ledger::Ledger,
-    reconcile::{self, Options},
+    reconcile::{self, Kept, Options},
+    shares::SharesFile,
+    traffic::MeterFile,
 };
 use anyhow::Context;
 use cps_peering_config::settings::AgentSettings;
@@ -14,7 +16,8 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
 };
 use tokio::{
     net::TcpListener,
@@ -26,7 +29,10 @@ pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::R
     let _only_one = claim_namespace()?;
     let ledger = Ledger::new(&settings.ledger);
     let accepted = ledger.load()?.map(Arc::new);
-    let reconciler = reconcile::start(kernel, Options::from(settings)).context("cannot start the reconciler")?;
+    let shares = SharesFile::beside(&settings.ledger);
+    let kept = kept(settings, &shares)?;
+    let reconciler =
+        reconcile::start_with(kernel, Options::from(settings), kept).context("cannot start the reconciler")?;
     let noticed = reconciler.clone();
     kernel::watch(settings.event_buffer, move |event| noticed.notice(event))
         .context("cannot listen to the kernel's events")?;
@@ -34,7 +40,7 @@ pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::R
         tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
         reconciler.configure(Arc::clone(config));
     }
-    let router = api::router(accepted, ledger, reconciler);
+    let router = api::router(accepted, ledger, shares, reconciler);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(settings.listen)
@@ -52,6 +58,34 @@ pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::R
         .await;
         tracing::info!("stopped; the kernel stays as it is");
         Ok(())
+    })
+}
+
+/// What was granted and counted in the life before, and a thread that keeps what is counted in this one.
+fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<Kept> {
+    let file = MeterFile::beside(&settings.ledger);
+    let meter = file.load();
+    let (save, saved) = mpsc::channel();
+    let keep = move || {
+        while let Ok(mut meter) = saved.recv() {
+            // Only the newest is worth a write.
+            while let Ok(newer) = saved.try_recv() {
+                meter = newer;
+            }
+            if let Err(error) = file.store(&meter) {
+                tracing::warn!(%error, "traffic that is counted will be forgotten with a reboot");
+            }
+        }
+    };
+    thread::Builder::new().name("counters".into()).spawn(keep).context("cannot start a thread")?;
+    let boot =
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot tell this boot from others")?;
+    Ok(Kept {
+        shares: shares.load(),
+        meter,
+        // The thread ends with the process.
+        save: Box::new(move |meter| drop(save.send(meter))),
+        boot: boot.trim().to_owned(),
     })
 }
 

@@ -185,6 +185,7 @@ impl Parts {
         observed.neighbours.retain(|key, _| has(&key.device));
         observed.fdb.retain(|key, _| has(&key.device));
         observed.ingress.retain(|name, _| has(name));
+        observed.egress.retain(|name, _| has(name));
         let indexes: BTreeSet<u32> = observed.links.values().map(|link| link.index).collect();
         observed.nexthops.retain(|_, (index, _)| indexes.contains(index));
         let nexthops = &observed.nexthops;

@@ -12,6 +12,8 @@
 //! | [`api`] | HTTP requests of the controller | accepted configurations, in order; reports |
 //! | [`ledger`] | an accepted configuration | the same after a reboot |
 //! | [`reconcile`] | configurations, events | operations for the kernel; the report |
+//! | [`shares`] | grants of the controller | what the host may use of limits that it shares with others. Pure |
+//! | [`traffic`] | the kernel's counters | what has passed for each side. Pure |
 //! | [`extent`] | two configurations | the part of the host in which they differ. Pure |
 //! | [`compile`] | a configuration | kernel objects that should be there. Pure |
 //! | [`diff`] | objects that should be there, objects that are | operations in order, and what is in the way. Pure |
@@ -26,9 +28,12 @@ pub mod compile;
 pub mod daemon;
 pub mod diff;
 pub mod extent;
+mod file;
 pub mod kernel;
 pub mod ledger;
 pub mod objects;
 pub mod owner;
 pub mod reconcile;
 pub mod scope;
+pub mod shares;
+pub mod traffic;

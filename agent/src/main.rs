@@ -8,6 +8,7 @@ use cps_peering_agent::{
     kernel::Netlink,
     ledger::Ledger,
     reconcile::Options,
+    shares::SharesFile,
 };
 use cps_peering_config::settings::AgentSettings;
 use std::{
@@ -93,7 +94,9 @@ fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> 
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(command::status::run(settings.listen, shown.output))
         }
-        Command::Diff(shown) => command::diff::run(&ledger, options, shown.output),
+        Command::Diff(shown) => {
+            command::diff::run(&ledger, &SharesFile::beside(&settings.ledger), options, shown.output)
+        }
         Command::Check(shown) => command::check::run(settings, shown.output),
         Command::Cleanup { yes } => {
             let _no_agent = daemon::claim_namespace()?;

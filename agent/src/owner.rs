@@ -12,6 +12,7 @@
 //! | address | protocol (`IFA_PROTO`, Linux 5.18) |
 //! | rule | protocol, priority |
 //! | ingress filter | the device that it is on, priority |
+//! | shaper | the device that it is on, handle |
 //! | neighbour, FDB entry, sysctl | the device that they are on |
 //!
 //! Everything is derived from the VNI, which is unique among all VPCs and sides. Nothing needs to be allocated or
@@ -41,6 +42,15 @@ pub const ACCEPT_PRIORITY: u16 = 17_232;
 
 /// The priority of our filter that drops all others.
 pub const DROP_PRIORITY: u16 = ACCEPT_PRIORITY + 1;
+
+/// The handle of our HTB on a device, `4350:`.
+pub const SHAPER_HANDLE: u32 = 0x4350_0000;
+
+/// The class that takes everything, `4350:1`.
+pub const SHAPER_CLASS: u32 = SHAPER_HANDLE + 1;
+
+/// The handle of the queue behind that class, `4351:`.
+pub const QUEUE_HANDLE: u32 = 0x4351_0000;
 
 /// The priority of the kernel's `l3mdev` rule.
 pub const L3MDEV_RULE_PRIORITY: u32 = 1000;

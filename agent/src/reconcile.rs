@@ -5,6 +5,10 @@
 //! changed, after a while when something failed, and from time to time without a reason. What it saw last is the
 //! report. It flushes nothing when it starts and nothing when it stops.
 
+mod asked;
+
+pub use asked::{AskError, Granted, Kept};
+
 use crate::{
     compile::{Surroundings, compile},
     diff::{Obstacle, Plan, diff, silence},
@@ -14,9 +18,11 @@ use crate::{
     owner::DeviceName,
     scope,
 };
+use asked::Ask;
 use cps_peering_config::{
     HostReport, ValidHostConfig,
-    net::InterfaceName,
+    host_config::Share,
+    net::{InterfaceName, Vni},
     report::{Counters, Pass, Problem, ProblemKind, Scope},
     settings::AgentSettings,
 };
@@ -93,6 +99,7 @@ impl Options {
 enum Wake {
     Configured(Arc<ValidHostConfig>, Stored),
     Event(Event),
+    Asked(Ask),
 }
 
 /// Tells whether a configuration is in the ledger, once that is known. Work on it begins before: what ends traffic must not
@@ -191,6 +198,11 @@ impl Handle {
 
 /// Starts the thread. It idles until [`Handle::configure`] is called.
 pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result<Handle> {
+    start_with(kernel, options, Kept::default())
+}
+
+/// The same, going on from what was granted and counted before.
+pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Kept) -> std::io::Result<Handle> {
     let (wake, inbox) = channel();
     let report = watch::Sender::new(HostReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -224,6 +236,10 @@ pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result
         counters: Counters::default(),
         refused: BTreeMap::new(),
         retry: FIRST_RETRY,
+        kept,
+        confirmed: BTreeMap::new(),
+        regranted: false,
+        measured: None,
     };
     thread::Builder::new().name("reconciler".into()).spawn(move || reconciler.run())?;
     Ok(handle)
@@ -255,6 +271,13 @@ struct Reconciler<K> {
     /// What the kernel refused in the current pass, by operation; the first ones.
     refused: BTreeMap<String, Refusal>,
     retry: Duration,
+    kept: Kept,
+    /// What of each limit the kernel was last seen to let pass.
+    confirmed: BTreeMap<Vni, Share>,
+    /// Whether something was granted since the plan that is being carried out was made.
+    regranted: bool,
+    /// When the counters were last kept.
+    measured: Option<Instant>,
 }
 
 /// How a look at an extent ended.
@@ -319,6 +342,7 @@ impl<K: Kernel> Reconciler<K> {
             self.due |= waited != Waited::Configured;
             let started = Instant::now();
             let outcome = self.pass();
+            self.measure_sometimes();
             superseded = outcome == Some(Outcome::Superseded);
             pause = match outcome {
                 Some(Outcome::Superseded) => Duration::ZERO,
@@ -387,6 +411,8 @@ impl<K: Kernel> Reconciler<K> {
                         DeviceName::parse(device).is_some_and(|device| config.sides.contains_key(&device.vni))
                     };
                     self.ending.retain(|device| !back(device));
+                    self.kept.shares.follow(old, &config);
+                    self.confirmed.retain(|vni, _| config.sides.contains_key(vni));
                 }
                 self.config = Some(config);
                 self.stored = stored;
@@ -399,6 +425,11 @@ impl<K: Kernel> Reconciler<K> {
                     tracing::warn!("the kernel had more events than it could keep; looking at everything");
                 }
                 Waited::Event
+            }
+            Wake::Asked(ask) => {
+                self.regranted = true;
+                self.answer(ask);
+                Waited::Pause
             }
         }
     }
@@ -496,6 +527,9 @@ impl<K: Kernel> Reconciler<K> {
             return false;
         }
         self.log(config, &problems, &run);
+        if seen && problems.is_empty() {
+            self.confirm_shares(config);
+        }
         let had = self.compared.take();
         self.compared = if seen { Some(Arc::clone(config)) } else { had.clone() };
         self.report.send_modify(|report| {
@@ -530,7 +564,11 @@ impl<K: Kernel> Reconciler<K> {
                 Some(surroundings) => (surroundings, None),
                 None => self.options.surroundings(config, &observed),
             };
-            let plan = diff(&compile(config, surroundings, extent), &observed);
+            let mut desired = compile(config, surroundings, extent);
+            self.kept.shares.adjust(config, &mut desired);
+            self.regranted = false;
+            let plan = diff(&desired, &observed);
+            drop(desired);
             // It may be as large as the plan.
             drop(observed);
             if known.is_none() {
@@ -553,6 +591,8 @@ impl<K: Kernel> Reconciler<K> {
     /// Carries a plan out. False when a newer configuration came meanwhile.
     fn carry_out(&mut self, plan: &Plan) -> Result<bool, KernelError> {
         for chunk in plan.operations.chunks(CHUNK) {
+            let chunk = &*self.with_rates_of_now(chunk);
+            self.measure_before(chunk);
             let refused = self.kernel.apply(chunk)?;
             let done = (chunk.len() - refused.len()) as u64;
             self.counters.operations += done;

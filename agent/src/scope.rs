@@ -53,6 +53,10 @@ pub fn of_operation(config: &SharedHostConfig, operation: &Operation) -> Scope {
         | Operation::RemoveIngress(name)
         | Operation::AddFilter(name, ..)
         | Operation::RemoveFilter(name, _)
+        | Operation::AddShaper(name)
+        | Operation::SetRate(name, _)
+        | Operation::SetQueue(name, _)
+        | Operation::RemoveShaper(name)
         | Operation::Set(name, ..)
         | Operation::ResetToDefault(name, _) => of_device(config, name),
         Operation::AddAddress(address) | Operation::RemoveAddress(address) => of_device(config, &address.device),

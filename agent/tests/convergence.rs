@@ -11,13 +11,14 @@ use cps_peering_agent::{
     extent::Extent,
     kernel::{Kernel, memory::Memory},
     objects::{
-        Desired, DeviceSetting, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, SourceFilter, Tunnel, Via,
+        Desired, DeviceSetting, Egress, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, SourceFilter,
+        Tunnel, Via,
     },
     owner::{self, DeviceName},
 };
 use cps_peering_config::{
     HostConfig, Revision, ValidHostConfig,
-    host_config::{PortConfig, SideConfig, VrfConfig},
+    host_config::{Limit, PortConfig, Share, SideConfig, VrfConfig},
     net::{InterfaceName, Vni},
     report::ProblemKind,
 };
@@ -26,6 +27,7 @@ use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU32,
 };
 
 const SURROUNDINGS: Surroundings = Surroundings { vxlan_port: 4789, underlay_mtu: 1500 };
@@ -50,11 +52,14 @@ fn vtep(host: u8) -> IpAddr {
 struct World {
     ports: [[bool; HOSTS as usize]; VPCS as usize],
     peered: [[bool; VPCS as usize]; VPCS as usize],
+    /// In Mbit/s; every third number means that there is no limit.
+    limits: [[u8; VPCS as usize]; VPCS as usize],
 }
 
 fn worlds() -> impl Strategy<Value = World> {
-    (any::<[[bool; HOSTS as usize]; VPCS as usize]>(), any::<[[bool; VPCS as usize]; VPCS as usize]>())
-        .prop_map(|(ports, peered)| World { ports, peered })
+    type Pairs<T> = [[T; VPCS as usize]; VPCS as usize];
+    (any::<[[bool; HOSTS as usize]; VPCS as usize]>(), any::<Pairs<bool>>(), any::<Pairs<u8>>())
+        .prop_map(|(ports, peered, limits)| World { ports, peered, limits })
 }
 
 impl World {
@@ -65,6 +70,13 @@ impl World {
     fn remotes(&self, vpc: u8) -> BTreeMap<IpAddr, Vec<IpNet>> {
         let elsewhere = (1..HOSTS).filter(|host| self.ports[usize::from(vpc)][usize::from(*host)]);
         elsewhere.map(|host| (vtep(host), Self::prefixes(vpc, host))).collect()
+    }
+
+    /// What the side of `a` towards `b` may send.
+    fn limit(&self, a: u8, b: u8) -> Option<Limit> {
+        let mbit = self.limits[usize::from(a)][usize::from(b)];
+        let bandwidth_mbit = NonZeroU32::new(mbit.into()).filter(|_| mbit % 3 != 0)?;
+        Some(Limit { bandwidth_mbit, share: Share::WHOLE })
     }
 
     /// What host 0 must have.
@@ -89,6 +101,7 @@ impl World {
                 peer_vni: side_vni(b, a),
                 peer_cidrs: vec![net(&format!("10.{b}.0.0/16")), net(&format!("fd00:{b}::/48"))],
                 remotes: self.remotes(b),
+                limit: self.limit(a, b),
             };
             (side_vni(a, b), side)
         });
@@ -147,6 +160,7 @@ fn foreign(observed: &Observed) -> Observed {
     rest.neighbours.clear();
     rest.fdb.clear();
     rest.ingress.clear();
+    rest.egress.clear();
     rest.nexthops.clear();
     rest.routes.clear();
     rest.rules.clear();
@@ -178,6 +192,7 @@ fn meaning(observed: &Observed) -> BTreeSet<String> {
         let filters: BTreeSet<_> = ingress.filters.values().collect();
         all.insert(format!("{device} {filters:?}"));
     }
+    all.extend(observed.egress.iter().map(|(device, egress)| format!("{device} {egress:?}")));
     all.extend(ways(observed));
     all
 }
@@ -222,6 +237,10 @@ fn devices(operation: &Operation) -> Vec<InterfaceName> {
         Operation::AddAddress(address) | Operation::RemoveAddress(address) => vec![address.device],
         Operation::SetNeighbour(key, _) | Operation::RemoveNeighbour(key) => vec![key.device],
         Operation::SetFdb(key, _) | Operation::RemoveFdb(key) => vec![key.device],
+        Operation::AddShaper(name)
+        | Operation::SetRate(name, _)
+        | Operation::SetQueue(name, _)
+        | Operation::RemoveShaper(name) => vec![*name],
         Operation::AddNexthop(_, nexthop) => vec![nexthop.device],
         _ => vec![],
     }
@@ -274,6 +293,13 @@ fn damage(memory: &Memory, seeds: &[u32]) {
                 state.seen.unheard = ours.skip(nth % 3).step_by(2).collect();
             }
             5 => state.seen.fdb.values_mut().for_each(|target| *target = None),
+            6 if nth % 2 == 1 => match nth / 2 % 5 {
+                0 => state.seen.egress.clear(),
+                1 => state.seen.egress.values_mut().for_each(|egress| *egress = Egress::default()),
+                2 => state.seen.egress.values_mut().for_each(|egress| egress.rate = None),
+                3 => state.seen.egress.values_mut().for_each(|egress| egress.bypassed = true),
+                _ => state.seen.egress.values_mut().for_each(|egress| egress.queue = Some(7)),
+            },
             6 => {
                 state.seen.neighbours.clear();
                 state.seen.ingress.values_mut().for_each(|ingress| ingress.filters.clear());
@@ -308,6 +334,7 @@ proptest! {
         prop_assert!(state.seen.routes.is_empty() && state.seen.nexthops.is_empty() && state.seen.fdb.is_empty());
         prop_assert!(state.seen.links.values().all(|link| link.master.is_none()));
         prop_assert!(state.seen.addresses.values().all(|ours| !ours) && state.seen.ingress.is_empty());
+        prop_assert!(state.seen.egress.is_empty());
         prop_assert!(state.seen.rules.iter().all(|rule| rule.protocol != owner::PROTOCOL));
     }
 
@@ -412,7 +439,9 @@ proptest! {
 
 /// VPC 0 has a port here and on host 1; VPC 1 is here, too; they are peered.
 fn small_world() -> World {
-    let mut world = World { ports: [[false; 4]; 4], peered: [[false; 4]; 4] };
+    // What is sent from one to the other is limited, and not what comes back.
+    let mut world = World { ports: [[false; 4]; 4], peered: [[false; 4]; 4], limits: [[0; 4]; 4] };
+    world.limits[0][1] = 100;
     world.ports[0] = [true, true, false, false];
     world.ports[1] = [true, false, true, false];
     world.peered[0][1] = true;

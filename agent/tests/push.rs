@@ -12,7 +12,8 @@ use cps_peering_agent::{
     ledger::Ledger,
     objects::{LinkKind, Operation, RouteKey, Tunnel},
     owner,
-    reconcile::{self, Handle, Options},
+    reconcile::{self, Handle, Kept, Options},
+    shares::SharesFile,
 };
 use cps_peering_config::{
     HostReport, Revision,
@@ -49,13 +50,15 @@ impl Agent {
     /// An agent that sees its kernel only through something else.
     fn through(seen: impl Kernel + 'static, kernel: Memory, folder: TempDir) -> Self {
         let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
-        let reconciler = reconcile::start(seen, options).unwrap();
+        let kept = Kept { shares: SharesFile::beside(&folder.path().join("ledger")).load(), ..Kept::default() };
+        let reconciler = reconcile::start_with(seen, options, kept).unwrap();
         let ledger = Ledger::new(folder.path().join("ledger"));
         let accepted = ledger.load().unwrap().map(Arc::new);
         if let Some(config) = &accepted {
             reconciler.configure(Arc::clone(config));
         }
-        let router = api::router(accepted, ledger, reconciler.clone());
+        let shares = SharesFile::beside(&folder.path().join("ledger"));
+        let router = api::router(accepted, ledger, shares, reconciler.clone());
         Self { kernel, router, reconciler, folder }
     }
 

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `PUT /v1/config` | a whole [`HostConfig`](crate::HostConfig) | 200 [`HostReport`](crate::HostReport), 400, 409, 503 |
 //! | `PATCH /v1/config` | a [`HostPatch`](crate::HostPatch); 409 when its base is not what the agent has | the same |
+//! | `PUT /v1/shares` | [`Grants`](crate::traffic::Grants): parts of limits that several hosts share | 200 [`TrafficReport`](crate::traffic::TrafficReport), 400, 409, 503 |
+//! | `GET /v1/traffic` | what passed | 200 [`TrafficReport`](crate::traffic::TrafficReport) |
 //! | `GET /v1/status` | how it stands | 200 [`HostReport`](crate::HostReport) |
 //! | `GET /healthz` | the process is alive | 200 |
 //!
@@ -22,6 +24,10 @@ use std::time::Duration;
 pub const CONFIG_PATH: &str = "/v1/config";
 /// Where the report is read.
 pub const STATUS_PATH: &str = "/v1/status";
+/// Where shares are granted.
+pub const SHARES_PATH: &str = "/v1/shares";
+/// Where to read what passed.
+pub const TRAFFIC_PATH: &str = "/v1/traffic";
 /// Where to see that the process is alive.
 pub const HEALTH_PATH: &str = "/healthz";
 

@@ -6,6 +6,7 @@
 //! | [`net`] | VNI, interface name: numbers and names with the kernel's own limits |
 //! | [`revision`] | the order of configurations |
 //! | [`host_config`] | [`HostConfig`]: what a host must have; [`HostPatch`]: the difference between two of them |
+//! | [`traffic`] | what passes between peers, and shares of a common limit |
 //! | [`report`] | [`HostReport`]: what a host has |
 //! | [`inventory`] | the document that operators apply |
 //! | [`agent_api`] | paths and error body of the agent's HTTP interface |
@@ -22,6 +23,7 @@ pub mod net;
 pub mod report;
 pub mod revision;
 pub mod settings;
+pub mod traffic;
 
 pub use host_config::{HostConfig, HostPatch, InvalidHostConfig, SharedHostConfig, ValidHostConfig};
 pub use report::HostReport;

@@ -1,18 +1,19 @@
 //! From the state to what one host must have. Pure.
 
 use crate::model::{
-    record::{Host, Peering, Port},
+    record::{Host, Peering, Port, Side},
     state::State,
 };
 use cps_peering_config::{
     HostConfig,
-    host_config::{PortConfig, SideConfig, VrfConfig},
+    host_config::{Limit, PortConfig, Share, SideConfig, VrfConfig},
     id::{HostId, VpcId},
 };
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU32,
 };
 
 /// What a host must have; nothing at all while it retires.
@@ -47,12 +48,36 @@ pub fn plan(state: &State, host: &Host) -> HostConfig {
                     peer_vni,
                     peer_cidrs: peer.cidrs.clone(),
                     remotes: remotes(state, &peer.vpc, &host.id),
+                    limit: limit(state, peering, own),
                 };
                 config.sides.insert(own_vni, side);
             }
         }
     }
     config
+}
+
+/// What all hosts of a side together are given from the beginning, where they are several: one half percent. That is enough to
+/// begin, and so little that a host which comes does not make them exceed the whole by what could be measured. Everything
+/// else is granted, see [`shares`](crate::shares).
+const BEGINNING: Share = Share::of_millionths(5000).expect("less than the whole");
+
+/// What one host of a side may send. One alone has all of it. Where others were before, one of them may still send.
+fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limit> {
+    if !peering.is_cross_region() {
+        return None;
+    }
+    let bandwidth_mbit = NonZeroU32::new(peering.bandwidth?)?;
+    let hosts = u32::try_from(state.hosts_of(&own.vpc).len()).unwrap_or(u32::MAX);
+    let share = match NonZeroU32::new(hosts) {
+        Some(hosts) if hosts.get() > 1 || !peering.left.is_empty() => {
+            // A power of two: not every host that comes changes it for all.
+            let slots = hosts.checked_next_power_of_two().unwrap_or(NonZeroU32::MAX);
+            Share::max(BEGINNING.divided_by(slots), Share::LEAST)
+        }
+        _ => Share::WHOLE,
+    };
+    Some(Limit { bandwidth_mbit, share })
 }
 
 /// The prefixes of a VPC on other hosts, by their VTEP addresses.

@@ -8,17 +8,20 @@ use crate::{
     kernel::{Kernel, Netlink},
     ledger::Ledger,
     reconcile::Options,
+    shares::SharesFile,
 };
 use anyhow::Context;
 use cps_peering_terminal::{show, table};
 use serde_json::json;
 
 /// Shows what the agent would do now. Reads only. True when there is nothing to do and nothing in the way.
-pub fn run(ledger: &Ledger, options: Options, output: Output) -> anyhow::Result<bool> {
+pub fn run(ledger: &Ledger, shares: &SharesFile, options: Options, output: Output) -> anyhow::Result<bool> {
     let config = ledger.load()?.context("the ledger is empty: no controller has sent a configuration yet")?;
     let observed = Netlink::default().observe()?;
     let (surroundings, trouble) = options.surroundings(&config, &observed);
-    let plan = diff(&compile(&config, surroundings, &Extent::Everything), &observed);
+    let mut desired = compile(&config, surroundings, &Extent::Everything);
+    shares.load().adjust(&config, &mut desired);
+    let plan = diff(&desired, &observed);
     let right = plan.operations.is_empty() && plan.obstacles.is_empty() && trouble.is_none();
     match output {
         Output::Json => show(&as_json(&plan).to_string()),

@@ -4,6 +4,7 @@
 //! [`Obstacle`]: it stays, it is reported, and everything that does not depend on it goes on.
 
 mod devices;
+mod egress;
 mod forwarding;
 mod ingress;
 mod rules;
@@ -117,6 +118,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     rules::diff(&survey, &mut phases);
     devices::diff(&survey, &mut phases);
     ingress::diff(&survey, &mut phases);
+    egress::diff(&survey, &mut phases);
     forwarding::diff(&survey, &mut phases);
     Plan { operations: phases.into_operations(), obstacles: survey.obstacles }
 }

@@ -1,7 +1,7 @@
 //! Changes the kernel: many requests in one datagram wherever an operation needs no answer of its own.
 
 use super::{
-    KernelError, Refusal,
+    KernelError, Refusal, egress,
     message::{
         emit, no_link_local, put_fdb, put_ifaddr, put_neighbour, put_nexthop, put_nexthop_id, put_route, rule_message,
         scope,
@@ -94,6 +94,21 @@ impl<'a> Changer<'a> {
             }),
             Operation::RemoveFilter(device, at) => self.on_device(place, device, |this, index| {
                 this.queue(place, rtm::DEL_FILTER, 0, |body| tc::put_filter_place(body, index, *at))
+            }),
+            Operation::AddShaper(device) => self.on_device(place, device, |this, index| {
+                // In the place of another kind of root at once.
+                let flags = flag::CREATE | flag::REPLACE;
+                this.queue(place, rtm::NEW_QDISC, flags, |body| egress::put_shaper(body, index))
+            }),
+            Operation::SetRate(device, rate) => self.on_device(place, device, |this, index| {
+                this.queue(place, rtm::NEW_CLASS, flag::CREATE, |body| egress::put_rate(body, index, *rate))
+            }),
+            Operation::SetQueue(device, bytes) => self.on_device(place, device, |this, index| {
+                let flags = flag::CREATE | flag::REPLACE;
+                this.queue(place, rtm::NEW_QDISC, flags, |body| egress::put_queue(body, index, *bytes))
+            }),
+            Operation::RemoveShaper(device) => self.on_device(place, device, |this, index| {
+                this.queue(place, rtm::DEL_QDISC, 0, |body| egress::put_shaper_place(body, index))
             }),
             Operation::AddNexthop(id, nexthop) => self.on_device(place, &nexthop.device, |this, index| {
                 let flags = flag::CREATE | flag::EXCLUSIVE;
@@ -277,7 +292,7 @@ fn is_already_gone(operation: &Operation, errno: i32) -> bool {
         Operation::RemoveNeighbour(_) | Operation::RemoveFdb(_) => matches!(errno, libc::ENOENT | libc::ENODEV),
         // A released port may itself be gone, and a device without IPv6 has no IPv6 settings.
         Operation::RemoveNexthop(_) | Operation::RemoveRule(_) | Operation::ResetToDefault(..) => errno == libc::ENOENT,
-        Operation::RemoveIngress(_) | Operation::RemoveFilter(..) => {
+        Operation::RemoveIngress(_) | Operation::RemoveFilter(..) | Operation::RemoveShaper(_) => {
             matches!(errno, libc::ENOENT | libc::EINVAL | libc::ENODEV)
         }
         Operation::RemoveLinks(_) | Operation::ChangeLink(_, LinkChange::Release | LinkChange::Up(false)) => {

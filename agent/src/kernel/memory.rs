@@ -6,16 +6,17 @@ use super::{Kernel, KernelError, Refusal};
 use crate::{
     extent::Extent,
     objects::{
-        Address, DeviceSetting, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey,
-        Rule, Via,
+        Address, DeviceSetting, Egress, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation,
+        RouteKey, Rule, Via,
     },
     owner::DeviceName,
+    traffic::Reading,
 };
-use cps_peering_config::net::InterfaceName;
+use cps_peering_config::net::{InterfaceName, Vni};
 use ipnet::IpNet;
 use nix::libc;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -43,6 +44,8 @@ pub struct State {
     pub seen: Observed,
     /// Routes of others in tables of ours: in the way, and not seen.
     pub foreign_routes: BTreeSet<RouteKey>,
+    /// What has passed through the devices of sides, by the side's VNI.
+    pub traffic: BTreeMap<Vni, Reading>,
     /// Every operation that was asked for.
     pub log: Vec<Operation>,
     /// Every look, by its extent.
@@ -93,6 +96,10 @@ impl Kernel for Memory {
             parts.restrict(&mut seen);
         }
         Ok(seen)
+    }
+
+    fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
+        Ok(self.state().traffic.clone())
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
@@ -235,6 +242,19 @@ impl State {
                 let ingress = self.seen.ingress.get_mut(device).ok_or(libc::EINVAL)?;
                 ingress.filters.remove(place);
             }
+            Operation::AddShaper(device) => {
+                self.link(device)?;
+                // HTB without its class lets everything pass.
+                self.seen.egress.insert(*device, Egress { ours: true, ..Egress::default() });
+            }
+            Operation::SetRate(device, rate) => {
+                self.seen.egress.get_mut(device).filter(|egress| egress.ours).ok_or(libc::EINVAL)?.rate = Some(*rate);
+            }
+            Operation::SetQueue(device, bytes) => {
+                let egress = self.seen.egress.get_mut(device).filter(|egress| egress.rate.is_some());
+                egress.ok_or(libc::ENOENT)?.queue = Some(*bytes);
+            }
+            Operation::RemoveShaper(device) => drop(self.seen.egress.remove(device)),
             Operation::AddNexthop(id, nexthop) => {
                 let index = self.up(&nexthop.device)?;
                 if self.seen.nexthops.contains_key(id) || self.seen.foreign_nexthop_ids.contains(id) {
@@ -346,6 +366,7 @@ impl State {
         self.seen.unheard.retain(|address| address.device != *name);
         self.seen.fdb.retain(|key, _| key.device != *name);
         self.seen.ingress.remove(name);
+        self.seen.egress.remove(name);
         let members = self.seen.links.iter().filter(|(_, member)| member.master == Some(link.index));
         let members: Vec<InterfaceName> = members.map(|(name, _)| *name).collect();
         for member in members {

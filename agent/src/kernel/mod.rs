@@ -3,6 +3,7 @@
 //! [`Netlink`] is the real one. [`memory::Memory`] is its twin for tests, with faults on demand.
 
 mod change;
+mod egress;
 mod events;
 mod local;
 pub mod memory;
@@ -11,14 +12,16 @@ mod observe;
 mod socket;
 mod sysctl;
 mod tc;
+mod traffic;
 mod uapi;
 mod wire;
 
 use crate::{
     extent::Extent,
     objects::{Observed, Operation},
+    traffic::Reading,
 };
-use cps_peering_config::net::InterfaceName;
+use cps_peering_config::net::{InterfaceName, Vni};
 use socket::Socket;
 use std::{collections::BTreeMap, fmt, io};
 use thiserror::Error;
@@ -35,6 +38,9 @@ pub trait Kernel: Send {
     fn observe(&mut self) -> Result<Observed, KernelError> {
         self.look(&Extent::Everything, &|| false)
     }
+
+    /// The counters of every device of a side, by the side's VNI.
+    fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError>;
 
     /// Carries out operations in order, all of them, also after one was refused. Removing what is already gone is no
     /// failure. Returns the places of those that were refused.
@@ -150,6 +156,10 @@ impl Kernel for Netlink {
                 Ok(observed)
             }
         })
+    }
+
+    fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
+        self.with_socket(|socket, _| traffic::traffic(socket))
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

@@ -1,7 +1,7 @@
 //! Reads the kernel: one list per kind of object, each filtered by the kernel as far as it can.
 
 use super::{
-    KernelError, local,
+    KernelError, egress, local,
     socket::Socket,
     sysctl, tc,
     uapi::{addr, link, neighbour, nexthop, route, rtm, rule},
@@ -41,12 +41,14 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     rules.extend(self::rules(socket, Family::V6)?);
     rules.sort_unstable();
     let addresses = addresses(socket, None, &names)?;
+    let qdiscs = tc::qdiscs(socket)?;
     Ok(Observed {
         unheard: local::unheard(socket, &links, &addresses, &rules)?,
         addresses,
         neighbours: neighbours(socket, None, &names)?,
         fdb: fdb(socket, None, &links, &names)?,
-        ingress: tc::ingress(socket, &links, |name, link| {
+        egress: egress::egress(socket, &qdiscs, &links)?,
+        ingress: tc::ingress(socket, &qdiscs, &links, |name, link| {
             // Ours, or a port: whatever is in a VRF of ours.
             let vrf = link.master.and_then(|master| names.get(&master));
             [Some(name), vrf].into_iter().flatten().any(|name| DeviceName::parse(name).is_some())
@@ -91,6 +93,7 @@ pub(super) fn parts(socket: &mut Socket, parts: &Parts) -> Result<Observed, Kern
             observed.nexthops.extend(ours);
             observed.foreign_nexthop_ids.extend(foreign);
         }
+        observed.egress.extend(egress::egress_of(socket, name, link.index)?.map(|egress| (*name, egress)));
         observed.ingress.extend(tc::ingress_of(socket, link.index)?.map(|ingress| (*name, ingress)));
     }
     parts.restrict(&mut observed);

@@ -12,21 +12,63 @@ use crate::{
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::{Ipv6Net, ipv6_mask_to_prefix};
-use std::{collections::BTreeMap, net::Ipv6Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
-/// What looks at arriving packets on the devices that `concerns` names.
-pub(super) fn ingress(
-    socket: &mut Socket,
-    links: &BTreeMap<InterfaceName, Link>,
-    concerns: impl Fn(&InterfaceName, &Link) -> bool,
-) -> Result<BTreeMap<InterfaceName, Ingress>, KernelError> {
-    let looking = socket.dump(
+/// A queueing discipline of a device.
+#[derive(Debug, Clone)]
+pub(super) struct Qdisc {
+    /// The index of the device.
+    pub(super) index: u32,
+    /// Its handle; 0 is what the kernel puts there by itself.
+    pub(super) handle: u32,
+    /// What it hangs on.
+    pub(super) parent: u32,
+    /// Its kind, for instance `htb`.
+    pub(super) kind: String,
+    /// Its options, as its kind writes them.
+    pub(super) options: Option<Vec<u8>>,
+}
+
+impl Qdisc {
+    /// A qdisc as the kernel tells of it.
+    pub(super) fn read(payload: &[u8]) -> Option<Qdisc> {
+        let find =
+            |wanted| attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        Some(Qdisc {
+            index: u32_at(payload, 4)?,
+            handle: u32_at(payload, 8)?,
+            parent: u32_at(payload, 12)?,
+            kind: text(find(tc::TCA_KIND)?)?.to_owned(),
+            options: find(tc::TCA_OPTIONS).map(<[u8]>::to_vec),
+        })
+    }
+}
+
+/// All of them, in order of their devices.
+pub(super) fn qdiscs(socket: &mut Socket) -> Result<Vec<Qdisc>, KernelError> {
+    let mut qdiscs = socket.dump(
         "qdiscs",
         rtm::GET_QDISC,
         |body| body.extend([0; tc::HEADER_LEN]),
         Vec::new,
-        |looking, payload| looking.extend(u32_at(payload, 4).filter(|_| u32_at(payload, 12) == Some(tc::CLSACT))),
+        |qdiscs, payload| qdiscs.extend(Qdisc::read(payload)),
     )?;
+    qdiscs.sort_by_key(|qdisc| qdisc.index);
+    Ok(qdiscs)
+}
+
+/// What looks at arriving packets on the devices that `concerns` names.
+pub(super) fn ingress(
+    socket: &mut Socket,
+    qdiscs: &[Qdisc],
+    links: &BTreeMap<InterfaceName, Link>,
+    concerns: impl Fn(&InterfaceName, &Link) -> bool,
+) -> Result<BTreeMap<InterfaceName, Ingress>, KernelError> {
+    let looking: BTreeSet<u32> =
+        qdiscs.iter().filter(|qdisc| qdisc.parent == tc::CLSACT).map(|qdisc| qdisc.index).collect();
     let mut found = BTreeMap::new();
     for (name, link) in links.iter().filter(|(name, link)| looking.contains(&link.index) && concerns(name, link)) {
         found.insert(*name, filters(socket, link.index)?);
@@ -105,7 +147,7 @@ fn read_action(actions: &[u8]) -> Option<i32> {
     i32_at(parameters, 8)
 }
 
-fn put_header(body: &mut Vec<u8>, index: u32, handle: u32, parent: u32, info: u32) {
+pub(super) fn put_header(body: &mut Vec<u8>, index: u32, handle: u32, parent: u32, info: u32) {
     body.extend([0; 4]);
     for number in [index, handle, parent, info] {
         body.extend(number.to_ne_bytes());
@@ -113,7 +155,7 @@ fn put_header(body: &mut Vec<u8>, index: u32, handle: u32, parent: u32, info: u3
 }
 
 /// Appends an attribute that holds attributes.
-fn put_nested(body: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn put_nested(body: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
     let mut value = Vec::new();
     inner(&mut value);
     put(body, kind, &value);

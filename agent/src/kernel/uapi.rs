@@ -21,6 +21,8 @@ pub(super) mod rtm {
     pub(in crate::kernel) const NEW_QDISC: u16 = 36;
     pub(in crate::kernel) const DEL_QDISC: u16 = 37;
     pub(in crate::kernel) const GET_QDISC: u16 = 38;
+    pub(in crate::kernel) const NEW_CLASS: u16 = 40;
+    pub(in crate::kernel) const GET_CLASS: u16 = 42;
     pub(in crate::kernel) const NEW_FILTER: u16 = 44;
     pub(in crate::kernel) const DEL_FILTER: u16 = 45;
     pub(in crate::kernel) const GET_FILTER: u16 = 46;
@@ -45,6 +47,7 @@ pub(super) mod link {
     pub(in crate::kernel) const IFLA_MASTER: u16 = 10;
     pub(in crate::kernel) const IFLA_LINKINFO: u16 = 18;
     pub(in crate::kernel) const IFLA_IFALIAS: u16 = 20;
+    pub(in crate::kernel) const IFLA_STATS64: u16 = 23;
     pub(in crate::kernel) const IFLA_AF_SPEC: u16 = 26;
     pub(in crate::kernel) const IFLA_GROUP: u16 = 27;
     pub(in crate::kernel) const IFLA_EXT_MASK: u16 = 29;
@@ -128,6 +131,21 @@ pub(super) mod tc {
     pub(in crate::kernel) const HEADER_LEN: usize = 20;
     pub(in crate::kernel) const TCA_KIND: u16 = 1;
     pub(in crate::kernel) const TCA_OPTIONS: u16 = 2;
+    pub(in crate::kernel) const TCA_STATS2: u16 = 7;
+    /// `gen_stats.h`.
+    pub(in crate::kernel) const STATS_BASIC: u16 = 1;
+    pub(in crate::kernel) const STATS_QUEUE: u16 = 3;
+    pub(in crate::kernel) const STATS_PKT64: u16 = 8;
+    /// `TC_H_ROOT`.
+    pub(in crate::kernel) const ROOT: u32 = u32::MAX;
+    pub(in crate::kernel) const HTB_PARMS: u16 = 1;
+    pub(in crate::kernel) const HTB_INIT: u16 = 2;
+    pub(in crate::kernel) const HTB_RATE64: u16 = 6;
+    pub(in crate::kernel) const HTB_CEIL64: u16 = 7;
+    /// The first field of `tc_htb_glob`: `HTB_VER` >> 16.
+    pub(in crate::kernel) const HTB_VERSION: u32 = 3;
+    /// Lengths are those of Ethernet frames: then the kernel asks for no table of times.
+    pub(in crate::kernel) const LINKLAYER_ETHERNET: u8 = 1;
     /// `TC_H_CLSACT`.
     pub(in crate::kernel) const CLSACT: u32 = 0xffff_fff1;
     /// The handle of a `clsact` or `ingress` qdisc.

@@ -1,8 +1,10 @@
 //! Kernel objects as values: what should be there ([`Desired`]), what is there ([`Observed`]) and what to do about it
 //! ([`Operation`]).
 
+mod egress;
 mod operation;
 
+pub use egress::{Egress, Rate, Shaper};
 pub use operation::{LinkChange, Operation};
 
 use crate::owner;
@@ -314,6 +316,8 @@ pub struct Desired {
     pub fdb: BTreeMap<FdbKey, FdbTarget>,
     /// The IPv6 sources that belong behind each device of a VRF.
     pub sources: BTreeMap<InterfaceName, BTreeSet<Ipv6Net>>,
+    /// What limits each device that has a limit.
+    pub shapers: BTreeMap<InterfaceName, Shaper>,
     /// Next hops, sorted.
     pub nexthops: Vec<Nexthop>,
     /// Routes through next hops, sorted by key. There may be a million of them.
@@ -441,6 +445,9 @@ pub struct Observed {
     pub fdb: BTreeMap<FdbKey, Option<FdbTarget>>,
     /// What looks at arriving packets, for each device that has a `clsact` or `ingress` qdisc and is ours or in a VRF of ours.
     pub ingress: BTreeMap<InterfaceName, Ingress>,
+    /// What decides about what a device sends, for each VXLAN device with a name of ours where that is not the kernel's
+    /// own default.
+    pub egress: BTreeMap<InterfaceName, Egress>,
     /// Next hops of ours by id: device index and gateway.
     pub nexthops: BTreeMap<u32, (u32, Ipv6Addr)>,
     /// Ids of next hops that are not ours.

@@ -2,7 +2,7 @@
 
 use super::{
     Address, DeviceSetting, Family, FdbKey, FdbTarget, FilterHandle, KernelRoute, Lookup, Mac, NeighbourKey, Nexthop,
-    Rule, SourceFilter, VrfDevice, VxlanDevice,
+    Rate, Rule, SourceFilter, VrfDevice, VxlanDevice,
 };
 use cps_peering_config::net::InterfaceName;
 use std::fmt;
@@ -48,6 +48,14 @@ pub enum Operation {
     AddFilter(InterfaceName, FilterHandle, SourceFilter),
     /// Removes a filter.
     RemoveFilter(InterfaceName, FilterHandle),
+    /// Puts our HTB in the place of whatever decides about what a device sends.
+    AddShaper(InterfaceName),
+    /// Sets what may pass; in place where there is a rate already.
+    SetRate(InterfaceName, Rate),
+    /// Sets how many bytes may wait; in place where there is a queue of ours already.
+    SetQueue(InterfaceName, u32),
+    /// Removes our HTB with all that hangs on it.
+    RemoveShaper(InterfaceName),
     /// Adds a next hop with this id.
     AddNexthop(u32, Nexthop),
     /// Removes a next hop, and with it all routes through it.
@@ -89,6 +97,7 @@ impl Operation {
             | Operation::AddAddress(_)
             | Operation::AddIngress(_)
             | Operation::AddFilter(..)
+            | Operation::AddShaper(_)
             | Operation::AddNexthop(..)
             | Operation::AddRoute(_) => "add",
             Operation::EnableIpv6Forwarding
@@ -96,7 +105,9 @@ impl Operation {
             | Operation::Set(..)
             | Operation::ResetToDefault(..)
             | Operation::SetNeighbour(..)
-            | Operation::SetFdb(..) => "set",
+            | Operation::SetFdb(..)
+            | Operation::SetRate(..)
+            | Operation::SetQueue(..) => "set",
             Operation::ReplaceRoute(_) => "replace",
             Operation::RemoveRule(_)
             | Operation::RemoveLinks(_)
@@ -105,6 +116,7 @@ impl Operation {
             | Operation::RemoveFdb(_)
             | Operation::RemoveIngress(_)
             | Operation::RemoveFilter(..)
+            | Operation::RemoveShaper(_)
             | Operation::RemoveNexthop(_)
             | Operation::RemoveRoute(_) => "remove",
         }
@@ -146,6 +158,9 @@ impl fmt::Display for Operation {
                 write!(f, "filter {place} dev {device} other sources")
             }
             Operation::RemoveFilter(device, place) => write!(f, "filter {place} dev {device}"),
+            Operation::AddShaper(device) | Operation::RemoveShaper(device) => write!(f, "qdisc htb dev {device}"),
+            Operation::SetRate(device, _) => write!(f, "class htb dev {device}"),
+            Operation::SetQueue(device, _) => write!(f, "qdisc bfifo dev {device}"),
             Operation::AddNexthop(id, hop) => write!(f, "nexthop id {id} via {} dev {}", hop.gateway, hop.device),
             Operation::RemoveNexthop(id) => write!(f, "nexthop id {id}"),
             Operation::AddRoute(route) | Operation::ReplaceRoute(route) | Operation::RemoveRoute(route) => {

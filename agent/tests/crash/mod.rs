@@ -11,6 +11,8 @@ struct Bounds {
     both: BTreeSet<String>,
     /// What does so before or after.
     either: BTreeSet<String>,
+    /// Devices that have a limit before and after, or that come with one.
+    limited: BTreeSet<InterfaceName>,
 }
 
 impl Bounds {
@@ -21,8 +23,14 @@ impl Bounds {
             let state = kernel.state();
             ways(&state.seen)
         };
+        let had_none = |name: &&InterfaceName| before.vxlans.contains_key(*name) && !before.shapers.contains_key(*name);
+        let limited = after.shapers.keys().filter(|name| !had_none(name)).copied().collect();
         let (before, after) = (ways_of(before), ways_of(after));
-        Self { both: before.intersection(&after).cloned().collect(), either: before.union(&after).cloned().collect() }
+        Self {
+            both: before.intersection(&after).cloned().collect(),
+            either: before.union(&after).cloned().collect(),
+            limited,
+        }
     }
 
     fn hold(&self, kernel: &Memory) -> Result<(), String> {
@@ -33,6 +41,12 @@ impl Bounds {
         }
         if let Some(astray) = now.difference(&self.either).next() {
             return Err(format!("neither has it: {astray}"));
+        }
+        for device in state.seen.fdb.keys().map(|key| key.device).filter(|device| self.limited.contains(device)) {
+            let limited = state.seen.egress.get(&device).is_some_and(|egress| egress.ours && egress.rate.is_some());
+            if !limited {
+                return Err(format!("{device} sends without a limit"));
+            }
         }
         nothing_gets_past_its_vrf(&state.seen)
     }

@@ -5,8 +5,10 @@ use cps_peering_agent::{
     kernel::{KernelError, Refusal},
     ledger::Record,
     objects::{Observed, Operation},
+    traffic::Reading,
 };
-use std::{io, sync::mpsc};
+use cps_peering_config::net::Vni;
+use std::{collections::BTreeMap, io, sync::mpsc};
 
 /// The kernel as it is for an agent that dies after so many operations: from then on nothing it does arrives.
 struct Dying {
@@ -26,6 +28,10 @@ impl Dying {
 impl Kernel for Dying {
     fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         if self.left == 0 { Err(self.silence()) } else { self.kernel.look(extent, stop) }
+    }
+
+    fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
+        self.kernel.traffic()
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

@@ -11,9 +11,11 @@ use cps_peering_agent::{
     extent::Extent,
     kernel::{Kernel, KernelError, Netlink, Refusal},
     objects::{Observed, Operation},
+    traffic::Reading,
 };
+use cps_peering_config::net::Vni;
 use nix::sys::signal::{Signal, raise};
-use std::{fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 /// Runs the agent until it has changed the kernel so often, and kills it then.
 #[derive(Parser)]
@@ -50,6 +52,10 @@ impl Dying {
 impl Kernel for Dying {
     fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         self.kernel.look(extent, stop)
+    }
+
+    fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
+        self.kernel.traffic()
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

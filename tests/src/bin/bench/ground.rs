@@ -139,6 +139,7 @@ pub(crate) fn side(number: u32, cidrs: Vec<IpNet>, prefixes: Vec<IpNet>) -> Side
         peer_vni: (FIRST_SIDE + number + 100_000).try_into().expect("a legal VNI"),
         peer_cidrs: cidrs,
         remotes: BTreeMap::from([(IpAddr::V4(REMOTE), prefixes)]),
+        limit: None,
     }
 }
 

@@ -8,8 +8,12 @@ use cps_peering_agent::{
     kernel::{Kernel, KernelError, Netlink, Refusal},
     objects::{FilterHandle, Ingress, Link, LinkChange, LinkKind, Observed, Operation, SourceFilter},
     owner::{self, DeviceName, Role},
+    traffic::Reading,
 };
-use cps_peering_config::{net::InterfaceName, settings::AgentSettings};
+use cps_peering_config::{
+    net::{InterfaceName, Vni},
+    settings::AgentSettings,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -169,6 +173,10 @@ impl Kernel for WithoutVrf {
             parts.restrict(&mut observed);
         }
         Ok(observed)
+    }
+
+    fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
+        self.kernel.traffic()
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

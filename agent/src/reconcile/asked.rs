@@ -1,0 +1,250 @@
+//! What the controller asks for besides configurations: shares of common limits, and counters. Neither waits for a pass, and
+//! neither needs one.
+
+use super::{Handle, Kernel, Reconciler, Wake};
+use crate::{
+    extent::{Extent, Parts},
+    kernel::KernelError,
+    objects::Operation,
+    owner::DeviceName,
+    shares::Shares,
+    traffic::Meter,
+};
+use cps_peering_config::{
+    Revision, SharedHostConfig,
+    host_config::Limit,
+    net::{InterfaceName, Vni},
+    traffic::{Grants, TrafficReport},
+};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// How often counters are read without being asked for, and how often they are kept.
+const MEASURE_EVERY: Duration = Duration::from_secs(30);
+
+/// What the reconciler begins with, and where it leaves what it counted.
+pub struct Kept {
+    /// What was granted before.
+    pub shares: Shares,
+    /// What was counted before.
+    pub meter: Meter,
+    /// Keeps what was counted. Must not take long.
+    pub save: Box<dyn Fn(Meter) + Send>,
+    /// The kernel's boot id.
+    pub boot: String,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { shares: Shares::default(), meter: Meter::default(), save: Box::new(drop), boot: String::new() }
+    }
+}
+
+/// A question to the reconciler.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Grant(Grants, oneshot::Sender<Result<Granted, AskError>>),
+    Traffic(oneshot::Sender<Result<TrafficReport, AskError>>),
+}
+
+/// What came of grants.
+#[derive(Debug)]
+pub struct Granted {
+    /// The sides that were named.
+    pub report: TrafficReport,
+    /// All shares, to be kept before anything is confirmed.
+    pub shares: Shares,
+}
+
+/// Why the reconciler gave no answer.
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// The grants are older than others.
+    #[error("grants {pushed} are older than {have}, which this host has")]
+    Older {
+        /// These.
+        pushed: Revision,
+        /// The others.
+        have: Revision,
+    },
+    /// The kernel could not be read or changed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// It is busy, or has ended.
+    #[error("the agent is busy; ask again")]
+    Busy,
+}
+
+impl Handle {
+    /// Sets what this host may use of common limits, at once.
+    pub async fn grant(&self, grants: Grants, patience: Duration) -> Result<Granted, AskError> {
+        self.ask(patience, |answer| Ask::Grant(grants, answer)).await
+    }
+
+    /// What has passed for each side.
+    pub async fn traffic(&self, patience: Duration) -> Result<TrafficReport, AskError> {
+        self.ask(patience, Ask::Traffic).await
+    }
+
+    async fn ask<T>(
+        &self,
+        patience: Duration,
+        ask: impl FnOnce(oneshot::Sender<Result<T, AskError>>) -> Ask,
+    ) -> Result<T, AskError> {
+        let (answer, answered) = oneshot::channel();
+        // The reconciler ends only with the process.
+        let _ = self.wake.send(Wake::Asked(ask(answer)));
+        match tokio::time::timeout(patience, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(AskError::Busy),
+        }
+    }
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Answers; whoever asked may have gone.
+    pub(super) fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Grant(grants, answer) => drop(answer.send(self.grant(&grants))),
+            Ask::Traffic(answer) => {
+                let report = self.measure().map(|()| self.traffic(|_| true)).map_err(AskError::from);
+                drop(answer.send(report));
+            }
+        }
+    }
+
+    fn grant(&mut self, grants: &Grants) -> Result<Granted, AskError> {
+        let pushed = grants.revision;
+        self.kept.shares.grant(grants).map_err(|have| AskError::Older { pushed, have })?;
+        if let Some(config) = self.config.clone() {
+            let shares = &self.kept.shares;
+            let limits = grants.sides.keys().filter_map(|vni| Some((*vni, config.sides.get(vni)?.limit?)));
+            let changed =
+                limits.filter(|(vni, limit)| self.confirmed.get(vni).copied() != Some(shares.of(*vni, *limit)));
+            let changed: BTreeMap<Vni, Limit> = changed.collect();
+            if !changed.is_empty() {
+                self.set_rates(&changed)?;
+            }
+        }
+        self.measure()?;
+        let report = self.traffic(|vni| grants.sides.contains_key(&vni));
+        Ok(Granted { report, shares: self.kept.shares.clone() })
+    }
+
+    /// Sets the rates of devices that have a shaper; where there is none yet, a pass makes it with its rate.
+    fn set_rates(&mut self, limits: &BTreeMap<Vni, Limit>) -> Result<(), KernelError> {
+        let devices = limits.keys().map(|vni| DeviceName::peer(*vni)).collect();
+        let extent = Extent::Parts(Parts { devices, ..Parts::default() });
+        let observed = self.kernel.look(&extent, &|| false)?;
+        let mut operations = Vec::new();
+        for (vni, limit) in limits {
+            let device = DeviceName::peer(*vni);
+            let Some(link) = observed.links.get(&device).filter(|_| observed.owns(&device)) else { continue };
+            let Some(egress) = observed.egress.get(&device).filter(|egress| egress.ours) else { continue };
+            let shaper = self.kept.shares.shaper(*vni, *limit, link.mtu);
+            if egress.rate != Some(shaper.rate) {
+                operations.push(Operation::SetRate(device, shaper.rate));
+            }
+            if egress.queue != Some(shaper.queue) {
+                operations.push(Operation::SetQueue(device, shaper.queue));
+            }
+        }
+        let refused = self.kernel.apply(&operations)?;
+        self.counters.operations += (operations.len() - refused.len()) as u64;
+        let seen = self.kernel.look(&extent, &|| false)?;
+        for (vni, limit) in limits {
+            let device = DeviceName::peer(*vni);
+            let wanted = |mtu| self.kept.shares.shaper(*vni, *limit, mtu).rate;
+            let egress = seen.egress.get(&device).filter(|egress| egress.ours && !egress.bypassed);
+            let confirmed = seen.links.get(&device).zip(egress).is_some_and(|(link, egress)| {
+                // The rate alone: a queue lets nothing pass.
+                egress.rate == Some(wanted(link.mtu))
+            });
+            if confirmed {
+                self.confirmed.insert(*vni, self.kept.shares.of(*vni, *limit));
+            } else {
+                self.confirmed.remove(vni);
+            }
+        }
+        Ok(())
+    }
+
+    /// A pass has seen that all limits are as they should be.
+    pub(super) fn confirm_shares(&mut self, config: &SharedHostConfig) {
+        let limits = config.sides.iter().filter_map(|(vni, side)| Some((*vni, side.limit?)));
+        self.confirmed = limits.map(|(vni, limit)| (vni, self.kept.shares.of(vni, limit))).collect();
+    }
+
+    /// The same operations with the rates of now: what was granted after the plan was made must not be taken back by it.
+    pub(super) fn with_rates_of_now<'a>(&self, operations: &'a [Operation]) -> Cow<'a, [Operation]> {
+        let is_rate = |operation: &Operation| matches!(operation, Operation::SetRate(..) | Operation::SetQueue(..));
+        let Some(config) = self.config.as_ref().filter(|_| self.regranted) else { return Cow::Borrowed(operations) };
+        if !operations.iter().any(is_rate) {
+            return Cow::Borrowed(operations);
+        }
+        let mtu = self.surroundings.map_or(0, |surroundings| surroundings.device_mtu(config.underlay));
+        let shaper = |device: &InterfaceName| {
+            let vni = DeviceName::parse(device)?.vni;
+            let limit = config.sides.get(&vni)?.limit?;
+            Some(self.kept.shares.shaper(vni, limit, mtu))
+        };
+        let of_now = |operation: &Operation| match operation {
+            Operation::SetRate(device, _) => shaper(device).map(|shaper| Operation::SetRate(*device, shaper.rate)),
+            Operation::SetQueue(device, _) => shaper(device).map(|shaper| Operation::SetQueue(*device, shaper.queue)),
+            _ => None,
+        };
+        operations.iter().map(|operation| of_now(operation).unwrap_or_else(|| operation.clone())).collect()
+    }
+
+    fn traffic(&self, only: impl Fn(Vni) -> bool) -> TrafficReport {
+        let mut sides = self.kept.meter.report(only);
+        for (vni, side) in &mut sides {
+            side.share = self.confirmed.get(vni).copied();
+        }
+        TrafficReport { host: self.config.as_ref().map(|config| config.host.clone()), sides }
+    }
+
+    /// Reads the counters, and keeps them from time to time.
+    pub(super) fn measure(&mut self) -> Result<(), KernelError> {
+        let Some(config) = &self.config else { return Ok(()) };
+        let readings = self.kernel.traffic()?;
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        self.kept.meter.take(&self.kept.boot, config, &readings, now_ms.try_into().unwrap_or(u64::MAX));
+        if self.measured.is_none_or(|before| before.elapsed() >= MEASURE_EVERY) {
+            self.save_counters();
+        }
+        Ok(())
+    }
+
+    /// Reads the counters when nobody has asked for a while.
+    pub(super) fn measure_sometimes(&mut self) {
+        if self.measured.is_none_or(|before| before.elapsed() >= MEASURE_EVERY)
+            && let Err(error) = self.measure()
+        {
+            tracing::warn!(%error, "traffic could not be counted");
+        }
+    }
+
+    /// What is about to be removed takes its counters with it.
+    pub(super) fn measure_before(&mut self, operations: &[Operation]) {
+        if operations
+            .iter()
+            .any(|operation| matches!(operation, Operation::RemoveLinks(_) | Operation::RemoveShaper(_)))
+        {
+            match self.measure() {
+                Ok(()) => self.save_counters(),
+                Err(error) => tracing::warn!(%error, "what passed lately is not counted"),
+            }
+        }
+    }
+
+    fn save_counters(&mut self) {
+        self.measured = Some(Instant::now());
+        (self.kept.save)(self.kept.meter.clone());
+    }
+}

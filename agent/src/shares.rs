@@ -1,0 +1,200 @@
+//! What this host may use of limits that it shares with other hosts (rule B3).
+//!
+//! A configuration says what a host may use from the beginning, the controller grants more with `PUT /v1/shares`. Grants are
+//! kept in a file beside the ledger, written before they are confirmed: after a reboot the host uses what it had, which the
+//! controller still counts as taken.
+
+use crate::{
+    objects::{Desired, Shaper},
+    owner::DeviceName,
+};
+use cps_peering_config::{
+    Revision, SharedHostConfig,
+    host_config::{Limit, Share},
+    net::Vni,
+    traffic::Grants,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// What was granted. Pure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// The newest grants that were accepted; none before the first ones.
+    pub revision: Option<Revision>,
+    /// By the side's own VNI.
+    sides: BTreeMap<Vni, Share>,
+}
+
+impl Shares {
+    /// What the host may use of a limit.
+    pub fn of(&self, vni: Vni, limit: Limit) -> Share {
+        self.sides.get(&vni).map_or(limit.share, |granted| limit.share.max(*granted))
+    }
+
+    /// Takes grants, or says what they are older than. The same ones twice are taken twice.
+    pub fn grant(&mut self, grants: &Grants) -> Result<(), Revision> {
+        match self.revision {
+            Some(have) if grants.revision < have => Err(have),
+            _ => {
+                self.revision = Some(grants.revision);
+                self.sides.extend(&grants.sides);
+                Ok(())
+            }
+        }
+    }
+
+    /// Follows a change of the configuration. Who had all to himself keeps it until the controller takes it from him; who
+    /// leaves a side leaves its share.
+    pub fn follow(&mut self, old: &SharedHostConfig, new: &SharedHostConfig) {
+        let limit = |config: &SharedHostConfig, vni| config.sides.get(&vni).and_then(|side| side.limit);
+        let peering = |config: &SharedHostConfig, vni| config.sides.get(&vni).map(|side| side.peering.clone());
+        self.sides.retain(|vni, _| limit(new, *vni).is_some() && peering(old, *vni) == peering(new, *vni));
+        for (vni, side) in &new.sides {
+            let (Some(now), Some(before)) = (side.limit, limit(old, *vni)) else { continue };
+            if now.share < before.share && peering(old, *vni).as_ref() == Some(&side.peering) {
+                self.sides.insert(*vni, self.of(*vni, before));
+            }
+        }
+        // What has all of it needs no grant, and must not fall back to an old one.
+        let whole = |vni: &Vni| limit(new, *vni).is_some_and(|limit| limit.share == Share::WHOLE);
+        self.sides.retain(|vni, _| !whole(vni));
+    }
+
+    /// The shaper of a side with a limit, on a device with an MTU of so many bytes.
+    pub fn shaper(&self, vni: Vni, limit: Limit, mtu: u32) -> Shaper {
+        Shaper::new(limit.bytes_per_second(self.of(vni, limit)), mtu)
+    }
+
+    /// Puts what was granted in the place of what the configuration gives.
+    pub fn adjust(&self, config: &SharedHostConfig, desired: &mut Desired) {
+        for vni in self.sides.keys() {
+            let device = DeviceName::peer(*vni);
+            let limit = config.sides.get(vni).and_then(|side| side.limit);
+            if let (Some(limit), Some(vxlan)) = (limit, desired.vxlans.get(&device)) {
+                desired.shapers.insert(device, self.shaper(*vni, limit, vxlan.mtu));
+            }
+        }
+    }
+}
+
+/// Where grants are kept.
+#[derive(Debug, Clone)]
+pub struct SharesFile(PathBuf);
+
+impl SharesFile {
+    /// The file beside a ledger.
+    pub fn beside(ledger: &Path) -> Self {
+        Self(ledger.with_extension("shares"))
+    }
+
+    /// What was stored last. A file that cannot be read costs the host its grants until the next ones, which come within
+    /// seconds: that is no reason not to start.
+    pub fn load(&self) -> Shares {
+        let read = match fs::read(&self.0) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Shares::default(),
+            Err(error) => Err(error),
+        };
+        read.unwrap_or_else(|error| {
+            tracing::warn!(path = %self.0.display(), %error, "no share of a common limit is known until one is granted");
+            Shares::default()
+        })
+    }
+
+    /// Stores grants. When this returns they will survive a power failure.
+    pub fn store(&self, shares: &Shares) -> io::Result<()> {
+        crate::file::replace(&self.0, &serde_json::to_vec(shares)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cps_peering_config::HostConfig;
+    use serde_json::json;
+
+    fn share(millionths: u32) -> Share {
+        Share::of_millionths(millionths).unwrap()
+    }
+
+    fn vni(number: u32) -> Vni {
+        number.try_into().unwrap()
+    }
+
+    /// A host with side 7, which may use so much of it from the beginning.
+    fn config(peering: &str, share: Option<u32>) -> SharedHostConfig {
+        let limit = share.map(|share| json!({ "bandwidth_mbit": 100, "share": share }));
+        let side = json!({ "peering": peering, "vpc": "vpc-a", "peer_vni": 8, "peer_cidrs": [], "limit": limit });
+        let config: HostConfig = serde_json::from_value(json!({
+            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
+            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": { "7": side },
+        }))
+        .unwrap();
+        config.into()
+    }
+
+    fn grants(number: u64, millionths: u32) -> Grants {
+        Grants { revision: Revision { epoch: 1, number }, sides: [(vni(7), share(millionths))].into() }
+    }
+
+    fn of_seven(shares: &Shares, config: &SharedHostConfig) -> u32 {
+        shares.of(vni(7), config.sides[&vni(7)].limit.unwrap()).millionths()
+    }
+
+    #[test]
+    fn older_grants_are_refused_and_change_nothing() {
+        let mut shares = Shares::default();
+        shares.grant(&grants(5, 300_000)).unwrap();
+        assert_eq!(shares.grant(&grants(4, 900_000)), Err(Revision { epoch: 1, number: 5 }));
+        let newer_epoch = Grants { revision: Revision { epoch: 2, number: 0 }, sides: BTreeMap::new() };
+        shares.grant(&newer_epoch).unwrap();
+        assert!(shares.grant(&grants(6, 900_000)).is_err(), "the controller before this one");
+        assert_eq!(of_seven(&shares, &config("p", Some(5000))), 300_000);
+    }
+
+    #[test]
+    fn who_had_all_keeps_it_until_it_is_taken() {
+        let (alone, together) = (config("p", Some(1_000_000)), config("p", Some(2500)));
+        let mut shares = Shares::default();
+        shares.follow(&alone, &together);
+        assert_eq!(of_seven(&shares, &together), 1_000_000);
+        shares.grant(&grants(1, 400_000)).unwrap();
+        assert_eq!(of_seven(&shares, &together), 400_000);
+        shares.follow(&together, &alone);
+        assert_eq!(of_seven(&shares, &alone), 1_000_000);
+        shares.follow(&alone, &together);
+        assert_eq!(of_seven(&shares, &together), 1_000_000, "not what was granted long ago");
+    }
+
+    #[test]
+    fn a_share_goes_with_its_side() {
+        let together = config("p", Some(2500));
+        let mut shares = Shares::default();
+        shares.grant(&grants(1, 400_000)).unwrap();
+        shares.follow(&together, &config("p", None));
+        shares.follow(&config("p", None), &together);
+        assert_eq!(of_seven(&shares, &together), 2500);
+        // A VNI that another peering has now.
+        let mut shares = Shares::default();
+        shares.follow(&config("p", Some(1_000_000)), &config("q", Some(2500)));
+        assert_eq!(of_seven(&shares, &together), 2500);
+    }
+
+    #[test]
+    fn what_is_stored_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SharesFile::beside(&folder.path().join("ledger"));
+        assert_eq!(file.load(), Shares::default());
+        let mut shares = Shares::default();
+        shares.grant(&grants(3, 123_456)).unwrap();
+        file.store(&shares).unwrap();
+        assert_eq!(file.load(), shares);
+        fs::write(folder.path().join("ledger.shares"), "{").unwrap();
+        assert_eq!(file.load(), Shares::default());
+    }
+}

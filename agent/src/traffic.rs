@@ -1,0 +1,236 @@
+//! How much has passed for each side, also over the devices and processes that have been. Pure, but for its file.
+
+use crate::file;
+use cps_peering_config::{
+    SharedHostConfig,
+    id::PeeringId,
+    net::Vni,
+    traffic::{Count, SideTraffic},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// How long a side that is gone is told of, in milliseconds: an hour. By then the controller has heard of it, or has long
+/// been away.
+const GONE_KEPT_MS: u64 = 3_600_000;
+
+/// What the kernel counts on one device since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// The index of the device; another one is another device.
+    pub device: u32,
+    /// Whether a shaper counts what is sent, and not the device.
+    pub shaped: bool,
+    /// What was sent.
+    pub sent: Count,
+    /// What came.
+    pub received: Count,
+    /// Packets that the shaper dropped; the kernel counts them modulo 2³².
+    pub dropped: u32,
+    /// What waits in the shaper, in bytes.
+    pub backlog: u64,
+}
+
+/// What passed for one side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    peering: PeeringId,
+    /// The last reading of the device, which `sent` and so on have in them.
+    last: Reading,
+    sent: Count,
+    received: Count,
+    dropped: u64,
+    /// When it was seen to be gone, in milliseconds since 1970-01-01 UTC.
+    #[serde(default)]
+    gone_ms: Option<u64>,
+}
+
+impl Record {
+    fn new(peering: PeeringId) -> Self {
+        let nothing = Count::default();
+        Self { peering, last: Reading::default(), sent: nothing, received: nothing, dropped: 0, gone_ms: None }
+    }
+
+    fn add(&mut self, now: Reading) {
+        // A device that was made anew counts from nothing again, and so does a shaper.
+        let same = self.last.device == now.device;
+        let begun_anew = |now: Count, last: Count| now.bytes < last.bytes || now.packets < last.packets;
+        let since = |now: Count, last: Count, same: bool| {
+            if same && !begun_anew(now, last) { now.since(last) } else { now }
+        };
+        let same_shaper = same && self.last.shaped == now.shaped;
+        let anew = !same_shaper || begun_anew(now.sent, self.last.sent);
+        self.sent = self.sent.plus(since(now.sent, self.last.sent, same_shaper));
+        self.received = self.received.plus(since(now.received, self.last.received, same));
+        let dropped = if anew { now.dropped } else { now.dropped.wrapping_sub(self.last.dropped) };
+        self.dropped = self.dropped.saturating_add(dropped.into());
+        self.last = now;
+    }
+}
+
+/// What passed for all sides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meter {
+    /// The boot in which the last readings were made: after another one device indexes mean nothing.
+    boot: String,
+    sides: BTreeMap<Vni, Record>,
+}
+
+impl Meter {
+    /// Takes a reading of all devices there are. `boot` is the kernel's boot id.
+    pub fn take(&mut self, boot: &str, config: &SharedHostConfig, readings: &BTreeMap<Vni, Reading>, now_ms: u64) {
+        if self.boot != boot {
+            boot.clone_into(&mut self.boot);
+            self.sides.values_mut().for_each(|record| record.last = Reading::default());
+        }
+        for (vni, reading) in readings {
+            // A device whose side is not known any more: its record has the name of the peering.
+            let peering = config.sides.get(vni).map(|side| &side.peering);
+            let known = self.sides.get(vni).map(|record| &record.peering);
+            let Some(peering) = peering.or(known).cloned() else { continue };
+            let record = self.sides.entry(*vni).or_insert_with(|| Record::new(peering.clone()));
+            if record.peering != peering {
+                *record = Record::new(peering);
+            }
+            record.add(*reading);
+        }
+        for (vni, record) in &mut self.sides {
+            let there = config.sides.contains_key(vni) || readings.contains_key(vni);
+            record.gone_ms = if there { None } else { record.gone_ms.or(Some(now_ms)) };
+            if !readings.contains_key(vni) {
+                record.last.backlog = 0;
+            }
+        }
+        self.sides.retain(|_, record| record.gone_ms.is_none_or(|gone| now_ms.saturating_sub(gone) < GONE_KEPT_MS));
+    }
+
+    /// What passed, for these sides or for all.
+    pub fn report(&self, only: impl Fn(Vni) -> bool) -> BTreeMap<Vni, SideTraffic> {
+        let of = |record: &Record| SideTraffic {
+            peering: record.peering.clone(),
+            sent: record.sent,
+            dropped: record.dropped,
+            received: record.received,
+            backlog: record.last.backlog,
+            share: None,
+        };
+        self.sides.iter().filter(|(vni, _)| only(**vni)).map(|(vni, record)| (*vni, of(record))).collect()
+    }
+}
+
+/// Where the counters are kept.
+#[derive(Debug, Clone)]
+pub struct MeterFile(PathBuf);
+
+impl MeterFile {
+    /// The file beside a ledger.
+    pub fn beside(ledger: &Path) -> Self {
+        Self(ledger.with_extension("traffic"))
+    }
+
+    /// What was stored last; counters begin anew where that cannot be read.
+    pub fn load(&self) -> Meter {
+        let read = match fs::read(&self.0) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Meter::default(),
+            Err(error) => Err(error),
+        };
+        read.unwrap_or_else(|error| {
+            tracing::warn!(path = %self.0.display(), %error, "traffic is counted from nothing again");
+            Meter::default()
+        })
+    }
+
+    /// Stores the counters.
+    pub fn store(&self, meter: &Meter) -> io::Result<()> {
+        file::replace(&self.0, &serde_json::to_vec(meter)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cps_peering_config::HostConfig;
+    use serde_json::json;
+
+    fn config(sides: &[(u32, &str)]) -> SharedHostConfig {
+        let side = |(vni, peering): &(u32, &str)| {
+            let side = json!({ "peering": peering, "vpc": "vpc-a", "peer_vni": vni + 1, "peer_cidrs": [] });
+            (vni.to_string(), side)
+        };
+        let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
+        let config: HostConfig = serde_json::from_value(json!({
+            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
+            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
+        }))
+        .unwrap();
+        config.into()
+    }
+
+    fn seven() -> Vni {
+        7.try_into().unwrap()
+    }
+
+    fn reading(device: u32, bytes: u64, dropped: u32) -> Reading {
+        let count = Count { bytes, packets: bytes / 100 };
+        Reading { device, shaped: true, sent: count, received: count, dropped, backlog: 9 }
+    }
+
+    /// What is counted after each of these readings, by the boot: bytes sent, bytes received, drops.
+    fn after(readings: &[(&str, Option<Reading>)]) -> (u64, u64, u64) {
+        let mut meter = Meter::default();
+        for (boot, reading) in readings {
+            let readings = reading.map(|reading| (seven(), reading)).into_iter().collect();
+            meter.take(boot, &config(&[(7, "p")]), &readings, 0);
+            // Everything that is known is in the file.
+            meter = serde_json::from_str(&serde_json::to_string(&meter).unwrap()).unwrap();
+        }
+        let report = meter.report(|_| true);
+        let side = &report[&seven()];
+        (side.sent.bytes, side.received.bytes, side.dropped)
+    }
+
+    #[test]
+    fn counters_only_go_up_over_devices_shapers_and_boots() {
+        let r = |device, bytes, dropped| Some(reading(device, bytes, dropped));
+        assert_eq!(after(&[("a", r(3, 1000, 1)), ("a", r(3, 1500, 2))]), (1500, 1500, 2));
+        assert_eq!(after(&[("a", r(3, 1000, 1)), ("a", None), ("a", r(4, 300, 1))]), (1300, 1300, 2));
+        assert_eq!(
+            after(&[("a", r(3, 1000, 1)), ("b", r(3, 1200, 1))]),
+            (2200, 2200, 2),
+            "the same index after a boot"
+        );
+        let shaper_anew = Reading { sent: Count { bytes: 100, packets: 1 }, ..reading(3, 1200, 0) };
+        assert_eq!(after(&[("a", r(3, 1000, 1)), ("a", Some(shaper_anew))]), (1100, 1200, 1));
+        let unshaped = Reading { shaped: false, ..reading(3, 5000, 0) };
+        assert_eq!(after(&[("a", r(3, 1000, 1)), ("a", Some(unshaped))]), (6000, 5000, 1));
+        assert_eq!(after(&[("a", r(3, 1000, u32::MAX)), ("a", r(3, 1000, 1))]).2, u64::from(u32::MAX) + 2);
+    }
+
+    #[test]
+    fn a_side_that_is_gone_is_told_of_for_an_hour() {
+        let mut meter = Meter::default();
+        let readings = [(seven(), reading(3, 1000, 0))].into();
+        meter.take("a", &config(&[(7, "p")]), &readings, 0);
+        let none = BTreeMap::new();
+        meter.take("a", &config(&[]), &none, 1000);
+        meter.take("a", &config(&[]), &none, 999 + GONE_KEPT_MS);
+        let report = meter.report(|_| true);
+        assert_eq!((report[&seven()].sent.bytes, report[&seven()].backlog), (1000, 0));
+        meter.take("a", &config(&[]), &none, 1000 + GONE_KEPT_MS);
+        assert!(meter.report(|_| true).is_empty());
+    }
+
+    #[test]
+    fn another_peering_with_the_same_vni_is_counted_from_nothing() {
+        let mut meter = Meter::default();
+        meter.take("a", &config(&[(7, "p")]), &[(seven(), reading(3, 1000, 0))].into(), 0);
+        meter.take("a", &config(&[(7, "q")]), &[(seven(), reading(4, 50, 0))].into(), 1);
+        let report = meter.report(|_| true);
+        assert_eq!((report[&seven()].peering.as_str(), report[&seven()].sent.bytes), ("q", 50));
+    }
+}
