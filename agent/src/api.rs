@@ -184,10 +184,9 @@ impl Api {
     /// another then.
     async fn grant(&self, body: &[u8]) -> Result<TrafficReport, Refused> {
         let grants: Grants = serde_json::from_slice(body)?;
-        let file = self.shares.lock().await;
+        let mut file = Arc::clone(&self.shares).lock_owned().await;
         let granted = self.reconciler.grant(grants, ASKED_ANSWER_WITHIN).await?;
-        let (file, shares) = (file.clone(), granted.shares);
-        spawn_blocking(move || file.store(&shares)).await??;
+        spawn_blocking(move || file.store(&granted.shares)).await??;
         Ok(granted.report)
     }
 

@@ -84,31 +84,40 @@ impl Shares {
 
 /// Where grants are kept.
 #[derive(Debug, Clone)]
-pub struct SharesFile(PathBuf);
+pub struct SharesFile {
+    path: PathBuf,
+    /// What is in it for certain, but for the number of the grants: one that changes nothing is not worth a write.
+    holds: Option<BTreeMap<Vni, Share>>,
+}
 
 impl SharesFile {
     /// The file beside a ledger.
     pub fn beside(ledger: &Path) -> Self {
-        Self(ledger.with_extension("shares"))
+        Self { path: ledger.with_extension("shares"), holds: None }
     }
 
     /// What was stored last. A file that cannot be read costs the host its grants until the next ones, which come within
     /// seconds: that is no reason not to start.
     pub fn load(&self) -> Shares {
-        let read = match fs::read(&self.0) {
+        let read = match fs::read(&self.path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Shares::default(),
             Err(error) => Err(error),
         };
         read.unwrap_or_else(|error| {
-            tracing::warn!(path = %self.0.display(), %error, "no share of a common limit is known until one is granted");
+            tracing::warn!(path = %self.path.display(), %error, "no share of a common limit is known until one is granted");
             Shares::default()
         })
     }
 
     /// Stores grants. When this returns they will survive a power failure.
-    pub fn store(&self, shares: &Shares) -> io::Result<()> {
-        crate::file::replace(&self.0, &serde_json::to_vec(shares)?)
+    pub fn store(&mut self, shares: &Shares) -> io::Result<()> {
+        if self.holds.as_ref() != Some(&shares.sides) {
+            self.holds = None;
+            crate::file::replace(&self.path, &serde_json::to_vec(shares)?)?;
+            self.holds = Some(shares.sides.clone());
+        }
+        Ok(())
     }
 }
 
@@ -188,7 +197,7 @@ mod tests {
     #[test]
     fn what_is_stored_comes_back() {
         let folder = tempfile::tempdir().unwrap();
-        let file = SharesFile::beside(&folder.path().join("ledger"));
+        let mut file = SharesFile::beside(&folder.path().join("ledger"));
         assert_eq!(file.load(), Shares::default());
         let mut shares = Shares::default();
         shares.grant(&grants(3, 123_456)).unwrap();

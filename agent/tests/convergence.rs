@@ -75,7 +75,7 @@ impl World {
     /// What the side of `a` towards `b` may send.
     fn limit(&self, a: u8, b: u8) -> Option<Limit> {
         let mbit = self.limits[usize::from(a)][usize::from(b)];
-        let bandwidth_mbit = NonZeroU32::new(mbit.into()).filter(|_| mbit % 3 != 0)?;
+        let bandwidth_mbit = NonZeroU32::new(mbit.into()).filter(|_| !mbit.is_multiple_of(3))?;
         Some(Limit { bandwidth_mbit, share: Share::WHOLE })
     }
 
@@ -232,15 +232,15 @@ fn devices(operation: &Operation) -> Vec<InterfaceName> {
         | Operation::AddVxlan(name, _)
         | Operation::ChangeLink(name, _)
         | Operation::Set(name, ..)
-        | Operation::ResetToDefault(name, _) => vec![*name],
+        | Operation::ResetToDefault(name, _)
+        | Operation::AddShaper(name)
+        | Operation::SetRate(name, _)
+        | Operation::SetQueue(name, _)
+        | Operation::RemoveShaper(name) => vec![*name],
         Operation::RemoveLinks(names) => names.clone(),
         Operation::AddAddress(address) | Operation::RemoveAddress(address) => vec![address.device],
         Operation::SetNeighbour(key, _) | Operation::RemoveNeighbour(key) => vec![key.device],
         Operation::SetFdb(key, _) | Operation::RemoveFdb(key) => vec![key.device],
-        Operation::AddShaper(name)
-        | Operation::SetRate(name, _)
-        | Operation::SetQueue(name, _)
-        | Operation::RemoveShaper(name) => vec![*name],
         Operation::AddNexthop(_, nexthop) => vec![nexthop.device],
         _ => vec![],
     }

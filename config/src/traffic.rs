@@ -25,11 +25,14 @@ pub struct Grants {
     pub sides: BTreeMap<Vni, Share>,
 }
 
-/// The body of `GET /v1/traffic`, and the answer to `PUT /v1/shares`, which tells only of the sides that it names.
+/// The body of `GET /v1/traffic`, and the answer to `PUT /v1/shares`, which tells only of sides with a limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficReport {
     /// The host that the accepted configuration is meant for; none before the first one.
     pub host: Option<HostId>,
+    /// The newest grants that were accepted; none before the first ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<Revision>,
     /// Sides that the host has, and those that it had within the last hour, by the side's own VNI.
     pub sides: BTreeMap<Vni, SideTraffic>,
 }

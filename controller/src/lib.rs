@@ -25,4 +25,5 @@ pub mod engine;
 pub mod model;
 pub mod plan;
 pub mod push;
+pub mod shares;
 pub mod store;

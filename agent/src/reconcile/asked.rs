@@ -55,7 +55,7 @@ pub(super) enum Ask {
 /// What came of grants.
 #[derive(Debug)]
 pub struct Granted {
-    /// The sides that were named.
+    /// The sides with a limit.
     pub report: TrafficReport,
     /// All shares, to be kept before anything is confirmed.
     pub shares: Shares,
@@ -132,7 +132,10 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         self.measure()?;
-        let report = self.traffic(|vni| grants.sides.contains_key(&vni));
+        let config = self.config.clone();
+        let limited =
+            |vni| config.as_ref().is_some_and(|config| config.sides.get(&vni).is_some_and(|side| side.limit.is_some()));
+        let report = self.traffic(limited);
         Ok(Granted { report, shares: self.kept.shares.clone() })
     }
 
@@ -206,7 +209,8 @@ impl<K: Kernel> Reconciler<K> {
         for (vni, side) in &mut sides {
             side.share = self.confirmed.get(vni).copied();
         }
-        TrafficReport { host: self.config.as_ref().map(|config| config.host.clone()), sides }
+        let host = self.config.as_ref().map(|config| config.host.clone());
+        TrafficReport { host, grants: self.kept.shares.revision, sides }
     }
 
     /// Reads the counters, and keeps them from time to time.

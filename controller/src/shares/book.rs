@@ -1,0 +1,443 @@
+//! Who may use how much of one side's bandwidth. Pure.
+//!
+//! What a host may use at most is its bound. It is raised when a grant is sent, for the grant may arrive even if no answer
+//! does; it is lowered when the host has confirmed that its kernel lets no more pass. The sum of all bounds never exceeds the
+//! whole, so neither does what is sent. A host that cannot be reached keeps its bound.
+
+use super::divide::{DIVIDED, divide};
+use cps_peering_config::{host_config::Share, id::HostId, traffic::SideTraffic};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Who sends more than this part of what he may, needs more. In percent.
+const NEARLY_ALL: u64 = 90;
+/// What is given beyond what was used, in percent of it.
+const HEADROOM: u64 = 125;
+
+/// The bounds of one side.
+#[derive(Debug, Default)]
+pub struct Book {
+    hosts: BTreeMap<HostId, Entry>,
+    /// What those may have at most, together, of whom nothing was heard yet.
+    unheard: Share,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Whether the host is to send; else it may still, because it has not confirmed that it does not.
+    member: bool,
+    /// What it may use at most; none before it was first heard.
+    bound: Option<Share>,
+    /// What it should use.
+    target: Share,
+    /// What it wants, as far as is known.
+    want: Share,
+    /// What it had sent and dropped, and when that was, in milliseconds.
+    last: Option<(u64, u64, u64)>,
+}
+
+impl Entry {
+    fn new(bound: Option<Share>) -> Self {
+        Self { member: true, bound, target: Share::NONE, want: Share::NONE, last: None }
+    }
+}
+
+impl Book {
+    /// The book of a side that hosts may have had before this controller began.
+    pub fn of_unheard() -> Self {
+        Self { hosts: BTreeMap::new(), unheard: Share::WHOLE }
+    }
+
+    /// Follows the plan: who is to send, what each has from the beginning, and who may still send. Hosts that come are
+    /// `heard` when it is certain that they have no more than that.
+    pub fn follow(&mut self, members: &BTreeSet<HostId>, beginning: Share, fading: &BTreeSet<HostId>, heard: bool) {
+        self.hosts.retain(|host, _| members.contains(host) || fading.contains(host));
+        for host in members.union(fading) {
+            let entry = self.hosts.entry(host.clone()).or_insert_with(|| Entry::new(heard.then_some(beginning)));
+            entry.member = members.contains(host);
+        }
+        self.close();
+    }
+
+    /// When everybody was heard, nothing unknown is left.
+    fn close(&mut self) {
+        if self.hosts.values().all(|entry| entry.bound.is_some()) {
+            self.unheard = Share::NONE;
+        }
+    }
+
+    /// Whether there is anything to divide.
+    pub fn is_shared(&self) -> bool {
+        let alone = |entry: &Entry| entry.member && entry.bound == Some(Share::WHOLE);
+        self.hosts.len() > 1 || !self.hosts.values().all(alone)
+    }
+
+    /// Whom to ask, and what he is known to have at most.
+    pub fn hosts(&self) -> impl Iterator<Item = (&HostId, Option<Share>)> {
+        self.hosts.iter().map(|(host, entry)| (host, entry.bound))
+    }
+
+    /// Takes note of what a host said: what was asked of it, what it has sent, of how many bytes per second in all.
+    pub fn heard(&mut self, host: &HostId, asked: Option<Share>, traffic: &SideTraffic, whole: u64, now_ms: u64) {
+        let Some(entry) = self.hosts.get_mut(host) else { return };
+        match (entry.bound, traffic.share) {
+            (None, Some(has)) => {
+                entry.bound = Some(has);
+                self.unheard = self.unheard.without(has);
+            }
+            // Only what was asked for counts: anything else may be about to change.
+            (Some(_), Some(has)) if asked == Some(has) => entry.bound = Some(has),
+            (Some(bound), Some(has)) if has > bound => entry.bound = Some(has),
+            _ => {}
+        }
+        let (sent, dropped) = (traffic.sent.bytes, traffic.dropped);
+        if let (Some((sent_before, dropped_before, at_ms)), Some(bound)) = (entry.last, entry.bound) {
+            let elapsed_ms = now_ms.saturating_sub(at_ms).max(1);
+            let rate = sent.saturating_sub(sent_before).saturating_mul(1000) / elapsed_ms;
+            let used = rate.saturating_mul(1_000_000) / whole.max(1);
+            let nearly_all = used * 100 >= u64::from(bound.millionths()) * NEARLY_ALL && used > 0;
+            entry.want = if nearly_all || traffic.backlog > 0 || dropped > dropped_before {
+                Share::WHOLE
+            } else {
+                // Flows that pause for a moment keep some of what they had.
+                let before = if entry.want == Share::WHOLE { bound } else { entry.want };
+                let now = u32::try_from(used * HEADROOM / 100).ok().and_then(Share::of_millionths);
+                now.unwrap_or(Share::WHOLE).max(Share::of_millionths(before.millionths() / 4).unwrap_or(before))
+            };
+        }
+        entry.last = Some((sent, dropped, now_ms));
+        self.close();
+    }
+
+    /// Decides what each host should use.
+    pub fn divide(&mut self) {
+        let mut members: Vec<&mut Entry> = self.hosts.values_mut().filter(|entry| entry.member).collect();
+        let wants: Vec<Share> = members.iter().map(|entry| entry.want).collect();
+        for (entry, share) in members.iter_mut().zip(divide(&wants)) {
+            let (now, then) = (entry.target.millionths(), share.millionths());
+            // What changes little is left alone, unless somebody waits for it.
+            let waits = entry.want == Share::WHOLE && then > now;
+            if waits || now.abs_diff(then) > now / 8 {
+                entry.target = share;
+            }
+        }
+        self.hosts.values_mut().filter(|entry| !entry.member).for_each(|entry| entry.target = Share::NONE);
+    }
+
+    /// Who should use less than it may.
+    pub fn reductions(&self) -> Vec<(HostId, Share)> {
+        let less = |entry: &Entry| entry.member && entry.bound.is_some_and(|bound| entry.target < bound);
+        self.hosts.iter().filter(|(_, entry)| less(entry)).map(|(host, entry)| (host.clone(), entry.target)).collect()
+    }
+
+    /// Who may use more from now on, of what is free.
+    pub fn raises(&mut self) -> Vec<(HostId, Share)> {
+        let members = self.hosts.values().filter(|entry| entry.member).count();
+        let taken = self.hosts.values().fold(self.unheard, |sum, entry| sum.with(entry.bound.unwrap_or(Share::NONE)));
+        let free = u64::from(if members > 1 { DIVIDED } else { Share::WHOLE }.without(taken).millionths());
+        let missing = |entry: &Entry| match entry.bound {
+            Some(bound) if entry.member => u64::from(entry.target.without(bound).millionths()),
+            _ => 0,
+        };
+        let all_missing: u64 = self.hosts.values().map(missing).sum();
+        let mut raises = Vec::new();
+        for (host, entry) in &mut self.hosts {
+            let missing = missing(entry);
+            // Where there is not enough, each gets the same part of what it lacks.
+            let more = if all_missing > free { missing * free / all_missing } else { missing };
+            let more = u32::try_from(more).ok().and_then(Share::of_millionths).unwrap_or(Share::NONE);
+            if let Some(bound) = entry.bound.filter(|_| more > Share::NONE) {
+                let raised = bound.with(more);
+                entry.bound = Some(raised);
+                raises.push((host.clone(), raised));
+            }
+        }
+        raises
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cps_peering_config::{Revision, traffic::Count};
+    use proptest::prelude::*;
+
+    const CAP: u64 = 12_500_000;
+    const BEGINNING: Share = Share::of_millionths(1250).unwrap();
+
+    fn host(number: usize) -> HostId {
+        format!("h{number}").parse().unwrap()
+    }
+
+    fn hosts(numbers: &[usize]) -> BTreeSet<HostId> {
+        numbers.iter().map(|number| host(*number)).collect()
+    }
+
+    /// A host with a shaper, as an agent keeps it.
+    #[derive(Debug, Clone)]
+    struct Agent {
+        there: bool,
+        share: Share,
+        newest: Revision,
+        sent: u64,
+        dropped: u64,
+    }
+
+    impl Agent {
+        fn new(share: Share) -> Self {
+            Self { there: true, share, newest: Revision { epoch: 0, number: 0 }, sent: 0, dropped: 0 }
+        }
+
+        /// Takes a grant unless it is older, and answers; nothing when it refuses.
+        fn take(&mut self, revision: Revision, share: Option<Share>) -> Option<SideTraffic> {
+            if revision < self.newest {
+                return None;
+            }
+            self.newest = revision;
+            self.share = share.unwrap_or(self.share);
+            Some(SideTraffic {
+                peering: "p".parse().unwrap(),
+                sent: Count { bytes: self.sent, packets: 0 },
+                dropped: self.dropped,
+                received: Count::default(),
+                backlog: 0,
+                share: Some(self.share),
+            })
+        }
+
+        /// A second in which it wants to send so much of the cap.
+        fn send(&mut self, wants: f64) {
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a test"
+            )]
+            let wants = (wants * CAP as f64) as u64;
+            let may = CAP * u64::from(self.share.millionths()) / 1_000_000;
+            self.sent += wants.min(may);
+            self.dropped += u64::from(wants > may);
+        }
+    }
+
+    /// One round with hosts that all answer.
+    fn round(book: &mut Book, agents: &mut [Agent], now_ms: u64, wants: &[f64]) {
+        for (agent, wants) in agents.iter_mut().zip(wants) {
+            agent.send(*wants);
+        }
+        let revision = Revision { epoch: 1, number: now_ms };
+        let mut ask = |book: &mut Book, whom: Vec<(HostId, Option<Share>)>| {
+            for (id, share) in whom {
+                let place: usize = id.as_str()[1..].parse().unwrap();
+                if let Some(answer) = agents[place].take(revision, share) {
+                    book.heard(&id, share, &answer, CAP, now_ms);
+                }
+            }
+            let together: u32 = agents.iter().map(|agent| agent.share.millionths()).sum();
+            assert!(together <= 1_000_000 + 5000, "{agents:?}");
+        };
+        let all = book.hosts().map(|(id, bound)| (id.clone(), bound)).collect();
+        ask(book, all);
+        book.divide();
+        let less = book.reductions().into_iter().map(|(id, share)| (id, Some(share))).collect();
+        ask(book, less);
+        let more = book.raises().into_iter().map(|(id, share)| (id, Some(share))).collect();
+        ask(book, more);
+    }
+
+    #[test]
+    fn a_busy_host_alone_gets_nearly_all_and_busy_ones_get_equal_parts() {
+        let mut book = Book::default();
+        book.follow(&hosts(&[0, 1, 2]), BEGINNING, &BTreeSet::new(), true);
+        let mut agents = vec![Agent::new(BEGINNING); 3];
+        let shares = |agents: &[Agent]| agents.iter().map(|agent| agent.share.millionths()).collect::<Vec<_>>();
+        round(&mut book, &mut agents, 1000, &[0.0, 0.0, 0.0]);
+        assert_eq!(shares(&agents), [331_666; 3], "nobody needs it: it is there for who begins");
+        for second in 2..5 {
+            round(&mut book, &mut agents, second * 1000, &[2.0, 0.0, 0.0]);
+        }
+        assert!(agents[0].share.millionths() > 960_000, "{:?}", shares(&agents));
+        // The demand shifts: within three rounds it has moved.
+        for second in 5..8 {
+            round(&mut book, &mut agents, second * 1000, &[0.0, 2.0, 0.0]);
+        }
+        assert!(agents[1].share.millionths() > 960_000, "{:?}", shares(&agents));
+        for second in 8..11 {
+            round(&mut book, &mut agents, second * 1000, &[2.0, 2.0, 2.0]);
+        }
+        assert!(shares(&agents).iter().all(|share| *share > 325_000), "{:?}", shares(&agents));
+        for second in 11..16 {
+            round(&mut book, &mut agents, second * 1000, &[2.0, 2.0, 0.1]);
+        }
+        assert!(shares(&agents)[..2].iter().all(|share| *share > 420_000), "{:?}", shares(&agents));
+        assert!(agents[2].share.millionths() > 100_000);
+    }
+
+    #[test]
+    fn one_that_had_all_gives_before_the_others_get() {
+        let mut book = Book::default();
+        book.follow(&hosts(&[0]), Share::WHOLE, &BTreeSet::new(), true);
+        assert!(!book.is_shared());
+        book.follow(&hosts(&[0, 1]), BEGINNING, &BTreeSet::new(), true);
+        book.divide();
+        assert_eq!(book.raises(), [], "nothing is free");
+        assert_eq!(book.reductions().len(), 1);
+        // Its answer is about something else: it may still have all.
+        let mut old = Agent::new(Share::WHOLE);
+        let answer = old.take(Revision { epoch: 1, number: 1 }, None).unwrap();
+        book.heard(&host(0), Some(book.reductions()[0].1), &answer, CAP, 1);
+        assert_eq!(book.raises(), []);
+        let mut agents = vec![old, Agent::new(BEGINNING)];
+        // What the second one needs is known when it was heard twice.
+        for second in 2..4 {
+            round(&mut book, &mut agents, second * 1000, &[2.0, 2.0]);
+        }
+        assert_eq!(agents[1].share.millionths(), 497_500);
+    }
+
+    #[test]
+    fn what_a_host_may_have_that_is_cut_off_is_given_to_nobody() {
+        let mut book = Book::default();
+        book.follow(&hosts(&[0, 1]), BEGINNING, &BTreeSet::new(), true);
+        let mut agents = vec![Agent::new(BEGINNING); 2];
+        for second in 1..4 {
+            round(&mut book, &mut agents, second * 1000, &[0.0, 0.5]);
+        }
+        let reserved = agents[1].share;
+        // It is removed from the plan, and says nothing any more.
+        book.follow(&hosts(&[0]), BEGINNING, &hosts(&[1]), true);
+        for second in 4..9 {
+            agents[0].send(2.0);
+            let answer = agents[0].take(Revision { epoch: 1, number: second * 1000 }, None).unwrap();
+            book.heard(&host(0), None, &answer, CAP, second * 1000);
+            book.divide();
+            for (_, share) in book.raises() {
+                agents[0].share = share;
+            }
+        }
+        assert_eq!(agents[0].share, Share::WHOLE.without(reserved));
+        // At last it is known to have nothing.
+        book.follow(&hosts(&[0]), BEGINNING, &BTreeSet::new(), true);
+        book.divide();
+        assert_eq!(book.raises(), [(host(0), Share::WHOLE)]);
+        assert!(!book.is_shared());
+    }
+
+    #[test]
+    fn a_controller_that_begins_anew_gives_nothing_before_it_knows() {
+        let share = |millionths| Share::of_millionths(millionths).unwrap();
+        let mut book = Book::of_unheard();
+        book.follow(&hosts(&[0, 1, 2]), BEGINNING, &BTreeSet::new(), false);
+        let mut agents = [Agent::new(share(100_000)), Agent::new(share(200_000)), Agent::new(share(600_000))];
+        let revision = Revision { epoch: 1, number: 1 };
+        for place in [0, 1] {
+            let answer = agents[place].take(revision, None).unwrap();
+            book.heard(&host(place), None, &answer, CAP, 1);
+        }
+        book.divide();
+        assert_eq!(book.raises(), [], "the third may have all that is left");
+        let answer = agents[2].take(revision, None).unwrap();
+        book.heard(&host(2), None, &answer, CAP, 1);
+        assert_eq!(book.raises().len(), 2, "95 thousandths are free");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// Grants and answers are delayed and lost, hosts come and go, the controller begins anew: together they never have
+        /// more than the whole, and what each new one has from the beginning.
+        #[test]
+        fn together_never_more_than_the_whole(seed in any::<u64>()) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut agents: Vec<Agent> = (0..4).map(|_| Agent { there: false, ..Agent::new(Share::NONE) }).collect();
+            let mut members: BTreeSet<usize> = BTreeSet::new();
+            let mut fading: BTreeSet<usize> = BTreeSet::new();
+            let mut book = Book::default();
+            // On the way: whom, with which number, what, and whether the controller that sent it is still there.
+            let mut grants: Vec<(usize, Revision, Option<Share>)> = Vec::new();
+            let mut answers: Vec<(usize, Revision, Option<Share>, SideTraffic)> = Vec::new();
+            let mut revision = Revision { epoch: 1, number: 0 };
+            for step in 1..400u64 {
+                let ids = |numbers: &BTreeSet<usize>| numbers.iter().map(|number| host(*number)).collect::<BTreeSet<_>>();
+                match random.u8(..12) {
+                    // The plan changes: one comes, with what it has from the beginning.
+                    0 => {
+                        let one = random.usize(..4);
+                        if !members.contains(&one) {
+                            if !fading.remove(&one) {
+                                agents[one] = Agent { newest: agents[one].newest, ..Agent::new(BEGINNING) };
+                            }
+                            members.insert(one);
+                            book.follow(&ids(&members), BEGINNING, &ids(&fading), true);
+                        }
+                    }
+                    // One leaves, and may send until it has heard of it.
+                    1 => {
+                        if let Some(one) = random.choice(members.iter().copied().collect::<Vec<_>>()) {
+                            members.remove(&one);
+                            fading.insert(one);
+                            book.follow(&ids(&members), BEGINNING, &ids(&fading), true);
+                        }
+                    }
+                    2 => {
+                        if let Some(one) = random.choice(fading.iter().copied().collect::<Vec<_>>()) {
+                            fading.remove(&one);
+                            agents[one].there = false;
+                            grants.retain(|(whom, ..)| *whom != one);
+                            book.follow(&ids(&members), BEGINNING, &ids(&fading), true);
+                        }
+                    }
+                    // The controller begins anew.
+                    3 if random.u8(..4) == 0 => {
+                        book = Book::of_unheard();
+                        book.follow(&ids(&members), BEGINNING, &ids(&fading), false);
+                        revision = Revision { epoch: revision.epoch + 1, number: 0 };
+                        answers.clear();
+                    }
+                    3..=5 => {
+                        revision.number += 1;
+                        let all: Vec<_> = book.hosts().map(|(id, bound)| (id.clone(), bound)).collect();
+                        for (id, bound) in all {
+                            grants.push((id.as_str()[1..].parse().unwrap(), revision, bound));
+                        }
+                    }
+                    6 => {
+                        revision.number += 1;
+                        book.divide();
+                        for (id, share) in book.reductions() {
+                            grants.push((id.as_str()[1..].parse().unwrap(), revision, Some(share)));
+                        }
+                    }
+                    7 => {
+                        revision.number += 1;
+                        for (id, share) in book.raises() {
+                            grants.push((id.as_str()[1..].parse().unwrap(), revision, Some(share)));
+                        }
+                    }
+                    // Something arrives, in whatever order, or is lost.
+                    8 | 9 if !grants.is_empty() => {
+                        let (one, number, share) = grants.swap_remove(random.usize(..grants.len()));
+                        if agents[one].there && random.u8(..5) > 0 {
+                            let wants = random.f64() * 2.0;
+                            agents[one].send(wants);
+                            if let Some(answer) = agents[one].take(number, share) {
+                                answers.push((one, number, share, answer));
+                            }
+                        }
+                    }
+                    10 | 11 if !answers.is_empty() => {
+                        let (one, number, share, answer) = answers.swap_remove(random.usize(..answers.len()));
+                        // The worker asks a host again only when it has answered, or when no answer is waited for.
+                        if number == revision {
+                            book.heard(&host(one), share, &answer, CAP, step * 100);
+                        }
+                    }
+                    _ => {}
+                }
+                let there = agents.iter().filter(|agent| agent.there);
+                let together: u32 = there.map(|agent| agent.share.millionths()).sum();
+                let newcomers = 4 * BEGINNING.millionths();
+                prop_assert!(together <= 1_000_000 + newcomers, "step {}: {:?}", step, agents);
+            }
+        }
+    }
+}
