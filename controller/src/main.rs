@@ -11,7 +11,7 @@ use cps_peering_controller::{
     charging::Prices,
     engine::{Engine, Options, system_clock},
     model::Limits,
-    push,
+    push, shares,
     store::Store,
 };
 use dev::Sandbox;
@@ -178,7 +178,10 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
             .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
         let address = listener.local_addr()?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-        tokio::spawn(push::run(Arc::clone(&engine), hosts, Duration::from_secs(settings.poll_s.max(1))));
+        let client = push::client().context("cannot speak to agents")?;
+        let poll = Duration::from_secs(settings.poll_s.max(1));
+        tokio::spawn(push::run(Arc::clone(&engine), client.clone(), hosts, poll));
+        tokio::spawn(shares::run(Arc::clone(&engine), client));
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
             loop {

@@ -63,7 +63,7 @@ pub fn plan(state: &State, host: &Host) -> HostConfig {
 const BEGINNING: Share = Share::of_millionths(5000).expect("less than the whole");
 
 /// What one host of a side may send. One alone has all of it. Where others were before, one of them may still send.
-fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limit> {
+pub(crate) fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limit> {
     if !peering.is_cross_region() {
         return None;
     }

@@ -45,14 +45,18 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What speaks to agents.
+pub fn client() -> Result<Client, reqwest::Error> {
+    Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT).tcp_nodelay(true).build()
+}
+
 /// Runs a worker for every host that comes, until the engine is gone. The workers end with the future.
-pub async fn run(engine: Arc<Engine>, mut hosts: NewHosts, poll: Duration) -> Result<(), reqwest::Error> {
-    let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT).tcp_nodelay(true).build()?;
+pub async fn run(engine: Arc<Engine>, client: Client, mut hosts: NewHosts, poll: Duration) {
     let mut workers = JoinSet::new();
     loop {
         tokio::select! {
             new = hosts.recv() => {
-                let Some((host, target)) = new else { return Ok(()) };
+                let Some((host, target)) = new else { return };
                 let (engine, client) = (Arc::clone(&engine), client.clone());
                 let worker = Worker { engine, client, host, target, poll, sent: None, retry: FIRST_RETRY };
                 workers.spawn(worker.run());

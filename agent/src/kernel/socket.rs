@@ -2,6 +2,7 @@
 
 use super::{
     KernelError, Refusal,
+    uapi::flag,
     wire::{Batch, Message, attributes, i32_at, messages, text},
 };
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -160,7 +161,8 @@ impl Socket {
         body: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Result<Vec<u8>, Refusal>, KernelError> {
         let mut request = Batch::default();
-        request.push(kind, 0, body);
+        // Qdiscs are announced to everybody instead of being told to whom asks, unless he asks for that, too.
+        request.push(kind, flag::ECHO, body);
         let sequence = self.send(&mut request)?;
         let mut found = Vec::new();
         loop {

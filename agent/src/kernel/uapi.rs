@@ -31,8 +31,9 @@ pub(super) mod rtm {
     pub(in crate::kernel) const GET_NEXTHOP: u16 = 106;
 }
 
-/// `netlink.h`: flags of requests that make something.
+/// `netlink.h`: flags of requests.
 pub(super) mod flag {
+    pub(in crate::kernel) const ECHO: u16 = 8;
     pub(in crate::kernel) const REPLACE: u16 = 0x100;
     pub(in crate::kernel) const EXCLUSIVE: u16 = 0x200;
     pub(in crate::kernel) const CREATE: u16 = 0x400;

@@ -1,4 +1,218 @@
 //! One bandwidth for many hosts (rule B3).
+//!
+//! Each second every host that shares a limit with others is asked what it sent and what waits. What each needs decides what
+//! each should use (max-min fairness, as in Raghavan et al., "Cloud Control with Distributed Rate Limiting", SIGCOMM 2007);
+//! what is taken is confirmed by the hosts that lose it before others get it. See [`Book`] for why the sum holds at every
+//! instant, whatever is lost on the way, and also when this controller dies.
+
 mod book;
 mod divide;
+mod view;
+
 pub use book::Book;
+pub use view::{LimitedSide, limited};
+
+use crate::engine::Engine;
+use cps_peering_config::{
+    Revision,
+    agent_api::{SHARES_PATH, TRAFFIC_PATH},
+    host_config::Share,
+    id::HostId,
+    net::Vni,
+    traffic::{Grants, TrafficReport},
+};
+use reqwest::{Client, StatusCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+/// How often hosts are asked.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long an answer may take. The others wait for it.
+const PATIENCE: Duration = Duration::from_millis(800);
+/// How long a host that did not answer is left alone.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How many hosts are asked at once.
+const AT_ONCE: usize = 128;
+
+/// Divides the bandwidth of every side with several hosts, until the future is dropped.
+pub async fn run(engine: Arc<Engine>, client: Client) {
+    let mut shares = Shares::new(engine, client);
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        shares.round().await;
+    }
+}
+
+/// What is asked of hosts: each with its sides, and what it may use of them. It also answers about sides that are not named.
+type Asks = BTreeMap<HostId, BTreeMap<Vni, Share>>;
+
+struct Shares {
+    engine: Arc<Engine>,
+    client: Client,
+    /// None before the first round: what is there then may be from a controller before this one.
+    books: Option<BTreeMap<Vni, Book>>,
+    /// Bytes per second of each side with a book.
+    whole: BTreeMap<Vni, u64>,
+    /// Where agents are.
+    agents: BTreeMap<HostId, String>,
+    /// Hosts that did not answer, and since when.
+    silent: BTreeMap<HostId, Instant>,
+    /// The number of the last grants.
+    number: u64,
+    epoch: u64,
+    started: Instant,
+}
+
+impl Shares {
+    fn new(engine: Arc<Engine>, client: Client) -> Self {
+        // The clock makes them higher than those of this controller's life before; where it was set back, agents tell.
+        let number = engine.now_ms();
+        Self {
+            engine,
+            client,
+            books: None,
+            whole: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            number,
+            epoch: 0,
+            started: Instant::now(),
+        }
+    }
+
+    async fn round(&mut self) {
+        self.follow();
+        let shared = self.shared();
+        if shared.is_empty() {
+            return;
+        }
+        // Who cannot be reached keeps what he has. Who was not heard yet is asked without being told anything.
+        let mut asks = Asks::new();
+        for (vni, book) in self.books(&shared) {
+            for (host, bound) in book.hosts() {
+                asks.entry(host.clone()).or_default().extend(bound.map(|bound| (vni, bound)));
+            }
+        }
+        self.ask(asks).await;
+        let mut less = Asks::new();
+        for (vni, book) in self.books_mut(&shared) {
+            book.divide();
+            for (host, share) in book.reductions() {
+                less.entry(host).or_default().insert(vni, share);
+            }
+        }
+        self.ask(less).await;
+        let mut more = Asks::new();
+        for (vni, book) in self.books_mut(&shared) {
+            for (host, share) in book.raises() {
+                more.entry(host).or_default().insert(vni, share);
+            }
+        }
+        self.ask(more).await;
+    }
+
+    /// Takes over what the state says of sides and hosts.
+    fn follow(&mut self) {
+        let (sides, agents, epoch) = self.engine.read(|state, agents| {
+            let urls = state.hosts().values().map(|host| (host.id.clone(), host.agent.clone()));
+            (limited(state, agents), urls.collect(), state.meta().epoch)
+        });
+        (self.agents, self.epoch) = (agents, epoch);
+        let first = self.books.is_none();
+        let books = self.books.get_or_insert_default();
+        let there: BTreeSet<Vni> = sides.iter().map(|side| side.vni).collect();
+        books.retain(|vni, _| there.contains(vni));
+        self.whole = sides.iter().map(|side| (side.vni, side.bytes_per_second)).collect();
+        for side in sides {
+            let new = if first && side.beginning < Share::WHOLE { Book::of_unheard } else { Book::default };
+            let known = !first || side.beginning == Share::WHOLE;
+            books.entry(side.vni).or_insert_with(new).follow(&side.members, side.beginning, &side.fading, known);
+        }
+    }
+
+    /// The sides whose bandwidth is divided.
+    fn shared(&self) -> BTreeSet<Vni> {
+        self.books.iter().flatten().filter(|(_, book)| book.is_shared()).map(|(vni, _)| *vni).collect()
+    }
+
+    fn books(&self, which: &BTreeSet<Vni>) -> impl Iterator<Item = (Vni, &Book)> {
+        self.books.iter().flatten().filter(|(vni, _)| which.contains(vni)).map(|(vni, book)| (*vni, book))
+    }
+
+    fn books_mut(&mut self, which: &BTreeSet<Vni>) -> impl Iterator<Item = (Vni, &mut Book)> {
+        self.books.iter_mut().flatten().filter(|(vni, _)| which.contains(vni)).map(|(vni, book)| (*vni, book))
+    }
+
+    /// Asks hosts, all at the same time, and takes note of what they say.
+    async fn ask(&mut self, asks: Asks) {
+        self.silent.retain(|_, since| since.elapsed() < SILENCE);
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut asked = JoinSet::new();
+        for (host, sides) in asks {
+            let Some(agent) = self.agents.get(&host).filter(|_| !self.silent.contains_key(&host)) else { continue };
+            self.number += 1;
+            let grants = Grants { revision: Revision { epoch: self.epoch, number: self.number }, sides };
+            let base = agent.trim_end_matches('/').to_owned();
+            let (client, places) = (self.client.clone(), Arc::clone(&places));
+            asked.spawn(async move {
+                // It is never closed.
+                let _place = places.acquire().await;
+                let answer = tokio::time::timeout(PATIENCE, put(&client, &base, &grants)).await;
+                let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+                (host, grants.sides, answer)
+            });
+        }
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        while let Some(answered) = asked.join_next().await {
+            let Ok((host, sides, answer)) = answered else { continue };
+            match answer {
+                Ok(Answer::Taken(report)) => self.heard(&host, &sides, &report, now_ms),
+                Ok(Answer::Older(have)) if have.epoch <= self.epoch => self.number = self.number.max(have.number),
+                Ok(Answer::Older(have)) => {
+                    tracing::warn!(%host, %have, "shares are granted by a controller that took over from this one");
+                    self.silent.insert(host, Instant::now());
+                }
+                Err(error) => {
+                    tracing::debug!(%host, error, "the host keeps its share of common limits");
+                    self.silent.insert(host, Instant::now());
+                }
+            }
+        }
+    }
+
+    fn heard(&mut self, host: &HostId, asked: &BTreeMap<Vni, Share>, report: &TrafficReport, now_ms: u64) {
+        for (vni, traffic) in &report.sides {
+            let Some(book) = self.books.as_mut().and_then(|books| books.get_mut(vni)) else { continue };
+            let whole = self.whole.get(vni).copied().unwrap_or_default();
+            book.heard(host, asked.get(vni).copied(), traffic, whole, now_ms);
+        }
+    }
+}
+
+enum Answer {
+    Taken(TrafficReport),
+    /// The agent has newer grants.
+    Older(Revision),
+}
+
+async fn put(client: &Client, base: &str, grants: &Grants) -> Result<Answer, String> {
+    let text = |error: reqwest::Error| error.to_string();
+    let answer = client.put(format!("{base}{SHARES_PATH}")).json(grants).send().await.map_err(text)?;
+    if answer.status() == StatusCode::CONFLICT {
+        let report: TrafficReport =
+            client.get(format!("{base}{TRAFFIC_PATH}")).send().await.map_err(text)?.json().await.map_err(text)?;
+        return report.grants.map(Answer::Older).ok_or_else(|| "it refuses and does not say why".to_owned());
+    }
+    let report = answer.error_for_status().map_err(text)?.json().await.map_err(text)?;
+    Ok(Answer::Taken(report))
+}
