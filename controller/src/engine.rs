@@ -10,6 +10,7 @@ use crate::{
     },
     plan::{plan, reach, reach_of_host},
     store::{Store, StoreError},
+    traffic::Traffic,
 };
 use cps_peering_config::{
     HostConfig, HostReport, Revision,
@@ -66,6 +67,7 @@ pub struct Engine {
     inner: Mutex<Inner>,
     /// For reading the audit trail without holding up commands.
     store: Arc<Store>,
+    traffic: Traffic,
     options: Options,
     /// Counts everything that a waiting caller may want to look at.
     ticks: watch::Sender<u64>,
@@ -133,6 +135,7 @@ impl Engine {
     /// Loads the state.
     pub fn open(store: Store, options: Options) -> Result<(Arc<Self>, NewHosts), StoreError> {
         let state = store.load()?;
+        let traffic = Traffic::load(&store)?;
         let store = Arc::new(store);
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
         let inner = Inner {
@@ -144,8 +147,14 @@ impl Engine {
             to_audit: Vec::new(),
             store_failed: None,
         };
-        let engine =
-            Arc::new(Self { inner: Mutex::new(inner), store, options, ticks: watch::Sender::new(0), new_hosts });
+        let engine = Arc::new(Self {
+            inner: Mutex::new(inner),
+            store,
+            traffic,
+            options,
+            ticks: watch::Sender::new(0),
+            new_hosts,
+        });
         {
             let mut inner = engine.lock();
             let all: BTreeSet<HostId> = inner.state.hosts().keys().cloned().collect();
@@ -166,6 +175,16 @@ impl Engine {
     /// The time, in milliseconds since 1970-01-01 UTC.
     pub fn now_ms(&self) -> u64 {
         (self.options.clock)()
+    }
+
+    /// What passes between peers.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Where counters are kept.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
     }
 
     /// Limits and periods of the rules.

@@ -12,6 +12,8 @@
 //! | [`plan`] | state | what one host must have. Pure |
 //! | [`store`] | changed records | the same after a crash |
 //! | [`engine`] | commands, reports of agents | answers; targets for the push. The one writer |
+//! | [`shares`] | what hosts send | parts of bandwidths that they share |
+//! | [`traffic`] | what hosts have counted | totals, and the last hour |
 //! | [`push`] | targets | configurations on their way to agents; reports |
 //! | [`api`] | HTTP requests | commands; answers |
 //! | [`cli`] | a command line | HTTP requests |
@@ -27,3 +29,4 @@ pub mod plan;
 pub mod push;
 pub mod shares;
 pub mod store;
+pub mod traffic;

@@ -13,6 +13,7 @@ use cps_peering_controller::{
     model::Limits,
     push, shares,
     store::Store,
+    traffic,
 };
 use dev::Sandbox;
 use std::{
@@ -181,12 +182,14 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
         let client = push::client().context("cannot speak to agents")?;
         let poll = Duration::from_secs(settings.poll_s.max(1));
         tokio::spawn(push::run(Arc::clone(&engine), client.clone(), hosts, poll));
-        tokio::spawn(shares::run(Arc::clone(&engine), client));
+        tokio::spawn(shares::run(Arc::clone(&engine), client.clone()));
+        tokio::spawn(traffic::run(Arc::clone(&engine), client));
+        let swept = Arc::clone(&engine);
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
             loop {
                 ticks.tick().await;
-                let engine = Arc::clone(&engine);
+                let engine = Arc::clone(&swept);
                 if let Err(error) = tokio::task::spawn_blocking(move || engine.sweep()).await {
                     tracing::error!(%error, "what was due could not be looked after");
                 }
@@ -204,6 +207,9 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
             }
         })
         .await;
+        if let Err(error) = engine.traffic().save(engine.store(), &[]) {
+            tracing::warn!(%error, "what was counted lately is asked for again");
+        }
         tracing::info!("stopped; hosts stay as they are");
         Ok(())
     })

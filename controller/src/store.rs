@@ -7,7 +7,10 @@ use crate::{
         state::{Change, Meta, State},
     },
 };
-use cps_peering_config::id::AccountId;
+use cps_peering_config::{
+    id::{AccountId, PeeringId},
+    net::Vni,
+};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -26,6 +29,8 @@ const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const AUDIT_BY: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("audit_by");
 /// Closed periods as JSON, by payer, end, peering and beginning.
 const PERIODS: TableDefinition<'_, (&str, u64, &str, u64), &[u8]> = TableDefinition::new("periods");
+/// What was counted for a side as JSON, by peering and VNI.
+const TRAFFIC: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("traffic");
 /// How many entries are forgotten in one transaction.
 const FORGET_AT_ONCE: usize = 1000;
 
@@ -74,6 +79,9 @@ pub enum StoreError {
         found: u64,
     },
 }
+
+/// One side of a peering: the peering, and the side's VNI.
+pub type SideKey = (PeeringId, Vni);
 
 /// The store in one file, for one process.
 pub struct Store {
@@ -251,6 +259,48 @@ impl Store {
         Ok(entries)
     }
 
+    /// What was counted for sides of peerings.
+    pub fn traffic<T: DeserializeOwned>(&self) -> Result<Vec<(SideKey, T)>, StoreError> {
+        let look = || -> Result<Vec<(String, u32, Vec<u8>)>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(TRAFFIC)?;
+            let rows = table.iter()?.map(|row| {
+                let (key, value) = row?;
+                let (peering, vni) = key.value();
+                Ok((peering.to_owned(), vni, value.value().to_owned()))
+            });
+            rows.collect()
+        };
+        let rows = look().map_err(|source| self.failed("read what was counted", source))?;
+        let mut sides = Vec::with_capacity(rows.len());
+        for (peering, vni, value) in rows {
+            let content = self.parse(&format!("traffic/{peering}"), &value)?;
+            if let (Ok(peering), Ok(vni)) = (peering.parse(), Vni::try_from(vni)) {
+                sides.push(((peering, vni), content));
+            }
+        }
+        Ok(sides)
+    }
+
+    /// Keeps what was counted for some sides, and forgets others.
+    pub fn save_traffic<T: Serialize>(&self, rows: &[(SideKey, T)], gone: &[SideKey]) -> Result<(), StoreError> {
+        if rows.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let mut encoded = Vec::with_capacity(rows.len());
+        for ((peering, vni), value) in rows {
+            encoded.push((peering, vni, self.row(format!("traffic/{peering}"), Some(value))?.1.unwrap_or_default()));
+        }
+        self.write("keep what was counted", |_, trail| {
+            for (peering, vni, value) in &encoded {
+                trail.traffic.insert((peering.as_str(), vni.get()), value.as_slice())?;
+            }
+            for (peering, vni) in gone {
+                trail.traffic.remove((peering.as_str(), vni.get()))?;
+            }
+            Ok(())
+        })
+    }
+
     fn encode_entries(&self, entries: &[Entry]) -> Result<Vec<EncodedEntry>, StoreError> {
         let encode = |entry: &Entry| {
             let failed = |source| StoreError::Record { path: self.path.clone(), key: "audit".to_owned(), source };
@@ -335,6 +385,7 @@ impl Store {
                     entries: transaction.open_table(AUDIT)?,
                     by: transaction.open_table(AUDIT_BY)?,
                     periods: transaction.open_table(PERIODS)?,
+                    traffic: transaction.open_table(TRAFFIC)?,
                 };
                 work(&mut transaction.open_table(RECORDS)?, &mut trail)?;
             }
@@ -357,11 +408,12 @@ fn keys(entry: &Entry) -> Vec<String> {
     entry.accounts.iter().map(|account| format!("account/{account}")).chain(request).collect()
 }
 
-/// What is only ever added to, in a transaction.
+/// The tables beside the records, in a transaction.
 struct Trail<'a> {
     entries: redb::Table<'a, u64, &'static [u8]>,
     by: redb::Table<'a, (&'static str, u64), ()>,
     periods: redb::Table<'a, (&'static str, u64, &'static str, u64), &'static [u8]>,
+    traffic: redb::Table<'a, (&'static str, u32), &'static [u8]>,
 }
 
 impl Trail<'_> {

@@ -163,7 +163,7 @@ impl Controller {
         let (engine, hosts) =
             Engine::open(store, Options { grace: Duration::from_mins(1), ..Options::default() }).unwrap();
         let pushing = push::run(Arc::clone(&engine), push::client().unwrap(), hosts, Duration::from_millis(50));
-        let workers = tokio::spawn(async move { pushing.await });
+        let workers = tokio::spawn(pushing);
         Self { engine, workers }
     }
 

@@ -7,6 +7,7 @@ mod openapi;
 mod operator;
 mod query;
 mod tenant;
+mod traffic;
 pub mod view;
 
 use crate::{access::Access, charging::Prices, engine::Engine};
@@ -71,6 +72,7 @@ fn tenant_routes() -> Router<Api> {
             get(peerings::show).put(peerings::put).delete(peerings::delete).post(peerings::post),
         )
         .route(&format!("{region}/vpcPeerings/{{vpcPeeringId}}/routes"), get(peerings::routes))
+        .route(&format!("{region}/vpcPeerings/{{vpcPeeringId}}/traffic"), get(peerings::traffic))
         .route(&format!("{region}/vpcs/{{vpcId}}"), get(vpcs::show).post(vpcs::modify).delete(vpcs::delete))
         .route(&format!("{region}/secondaryCidrs/{{secondaryCidrId}}"), delete(vpcs::remove_cidr))
         .route(&format!("{region}/routeTables/{{routeTableId}}"), get(vpcs::show_table));
@@ -99,6 +101,7 @@ fn operator_routes() -> Router<Api> {
         .route("/peerings/{peering}", get(peerings::show).delete(peerings::delete))
         .route("/peerings/{peering}/bandwidth", put(peerings::set_bandwidth))
         .route("/peerings/{peering}/routes", get(peerings::routes))
+        .route("/peerings/{peering}/traffic", get(peerings::traffic))
         .route("/accounts", get(accounts::list).post(accounts::create))
         .route("/accounts/{accountId}", get(accounts::show))
         .route("/accounts/{accountId}/keys", post(accounts::add_key))

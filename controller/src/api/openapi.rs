@@ -17,7 +17,7 @@ use utoipa::{
     paths(
         tenant::peerings::create, tenant::peerings::list, tenant::peerings::show, tenant::peerings::modify,
         tenant::peerings::delete, tenant::peerings::accept, tenant::peerings::reject, tenant::peerings::set_bandwidth,
-        tenant::peerings::routes, tenant::peerings::quota,
+        tenant::peerings::routes, tenant::peerings::traffic, tenant::peerings::quota,
         tenant::vpcs::create, tenant::vpcs::list, tenant::vpcs::show, tenant::vpcs::modify, tenant::vpcs::delete,
         tenant::vpcs::list_cidrs, tenant::vpcs::add_cidr, tenant::vpcs::remove_cidr,
         tenant::vpcs::list_tables, tenant::vpcs::show_table,
@@ -26,7 +26,7 @@ use utoipa::{
         operator::inventory::apply, operator::inventory::inventory, operator::inventory::hosts,
         operator::inventory::remove_host, operator::inventory::audit,
         operator::peerings::list, operator::peerings::create, operator::peerings::show, operator::peerings::delete,
-        operator::peerings::set_bandwidth, operator::peerings::routes,
+        operator::peerings::set_bandwidth, operator::peerings::routes, operator::peerings::traffic,
         operator::accounts::list, operator::accounts::create, operator::accounts::show, operator::accounts::add_key,
         operator::accounts::remove_key, operator::accounts::add_token, operator::accounts::remove_token,
         operator::accounts::charge, operator::accounts::metering, operator::accounts::set_quota, operator::accounts::reset_quota,

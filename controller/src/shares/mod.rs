@@ -17,7 +17,7 @@ use cps_peering_config::{
     Revision,
     agent_api::{SHARES_PATH, TRAFFIC_PATH},
     host_config::Share,
-    id::HostId,
+    id::{HostId, PeeringId},
     net::Vni,
     traffic::{Grants, TrafficReport},
 };
@@ -191,6 +191,12 @@ impl Shares {
     }
 
     fn heard(&mut self, host: &HostId, asked: &BTreeMap<Vni, Share>, report: &TrafficReport, now_ms: u64) {
+        // Only what has a limit is in it, and that was there a moment ago.
+        let books = &self.books;
+        let there = |vni: &Vni| books.as_ref().is_some_and(|books| books.contains_key(vni));
+        let known: BTreeSet<PeeringId> =
+            report.sides.iter().filter(|(vni, _)| there(vni)).map(|(_, side)| side.peering.clone()).collect();
+        self.engine.traffic().heard(host, report, |peering| known.contains(peering));
         for (vni, traffic) in &report.sides {
             let Some(book) = self.books.as_mut().and_then(|books| books.get_mut(vni)) else { continue };
             let whole = self.whole.get(vni).copied().unwrap_or_default();

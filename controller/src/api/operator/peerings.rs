@@ -6,6 +6,7 @@ use crate::{
         answer::{Envelope, Errors, Failure, Reply, reply},
         ask::{Ask, peering_made, read},
         tenant::peerings::{Routes, drained},
+        traffic::{self, BothTraffic},
         view::{self, PeeringView, Viewer},
     },
     engine::Agents,
@@ -174,6 +175,19 @@ pub(in crate::api) async fn routes(ask: Ask, Path(peering): Path<String>) -> Rep
     let id = resolve(&ask.api, &peering, false)?;
     let routes = found(&ask, &id, |state, agents, peering| view::routes(state, agents, peering, Role::Initiator))?;
     reply(Routes { routes })
+}
+
+/// What passes between the peers, counted by the hosts of either side: totals, and the last hour.
+#[utoipa::path(get, path = "/admin/v1/peerings/{peering}/traffic", tag = "operators", operation_id = "peeringTraffic",
+    params(("peering" = String, Path)), responses((status = 200, body = Envelope<BothTraffic>), Errors))]
+pub(in crate::api) async fn traffic(ask: Ask, Path(peering): Path<String>) -> Reply {
+    let id = resolve(&ask.api, &peering, false)?;
+    let counted = ask.api.engine.traffic();
+    let both = found(&ask, &id, |_, _, peering| BothTraffic {
+        initiator: traffic::view(counted, peering, &peering.initiator),
+        receiver: traffic::view(counted, peering, &peering.receiver),
+    })?;
+    reply(both)
 }
 
 /// End a peering for both accounts. Answers when every host that can be reached has confirmed from its kernel, or after a

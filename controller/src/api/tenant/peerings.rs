@@ -6,6 +6,7 @@ use crate::{
         answer::{Envelope, Errors, Failure, Reply, reply},
         ask::{Regional, peering_made},
         query::Parameters,
+        traffic::{self, OneTraffic},
         view::{self, PeeringView, RouteView, Viewer},
     },
     engine::Agents,
@@ -386,6 +387,18 @@ pub(in crate::api) async fn drained(api: &Api, id: &PeeringId) -> Vec<cps_peerin
 pub(in crate::api) async fn routes(regional: Regional) -> Reply {
     let routes = regional.look(regional.path("vpcPeeringId"), view::routes)?;
     reply(Routes { routes })
+}
+
+/// What passes between the peers, counted by the hosts of the caller's VPC: totals, and the last hour.
+#[utoipa::path(get, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}/traffic", tag = "peerings",
+    operation_id = "describeVpcPeeringTraffic", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    responses((status = 200, body = Envelope<OneTraffic>), Errors))]
+pub(in crate::api) async fn traffic(regional: Regional) -> Reply {
+    let counted = regional.ask.api.engine.traffic();
+    let look =
+        |_: &State, _: &Agents<'_>, peering: &Peering, role| traffic::view(counted, peering, peering.view(role).0);
+    let traffic = regional.look(regional.path("vpcPeeringId"), look)?;
+    reply(OneTraffic { traffic })
 }
 
 /// How many peerings the account may initiate from a region, and how many it has.

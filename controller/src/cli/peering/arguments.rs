@@ -67,6 +67,11 @@ pub(in crate::cli) enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Show what passes between the peers: totals, and the last hour.
+    Traffic {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Delete a peering. Returns when traffic has stopped, or says who has not confirmed it.
     Delete {
         #[command(flatten)]
@@ -108,6 +113,11 @@ pub(in crate::cli) enum OperatorCommand {
         #[command(flatten)]
         which: Which,
     },
+    /// Show what passes between the peers: totals, and the last hour.
+    Traffic {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Delete a peering for both accounts. Returns when traffic has stopped, or says which hosts have not confirmed it.
     Delete {
         #[command(flatten)]
@@ -125,6 +135,7 @@ impl From<OperatorCommand> for Command {
             OperatorCommand::Show { which } => Self::Show { which },
             OperatorCommand::SetBandwidth { which, bandwidth } => Self::SetBandwidth { which, bandwidth },
             OperatorCommand::Routes { which } => Self::Routes { which },
+            OperatorCommand::Traffic { which } => Self::Traffic { which },
             OperatorCommand::Delete { which, wait } => Self::Delete { which, wait },
         }
     }

@@ -56,6 +56,7 @@ impl Peerings<'_> {
             Command::SetBandwidth { which, bandwidth } => self.set_bandwidth(&which, bandwidth).await,
             Command::Rename { which, name, description } => self.rename(&which, name, description).await,
             Command::Routes { which } => self.routes(&which).await,
+            Command::Traffic { which } => self.traffic(&which).await,
             Command::Delete { which, wait } => self.delete(&which, &wait).await,
         }
     }
@@ -265,6 +266,18 @@ impl Peerings<'_> {
         let id = self.id(which).await?;
         let result = self.session.call(Call::get(self.path(&[&id, "routes"]))).await?;
         self.session.print(&result, || columns(&ROUTES, elements(&result["routes"])));
+        Ok(())
+    }
+
+    async fn traffic(&self, which: &Which) -> Result<(), CliError> {
+        let id = self.id(which).await?;
+        let result = self.session.call(Call::get(self.path(&[&id, "traffic"]))).await?;
+        self.session.print(&result, || {
+            if self.is_operator() {
+                return ["initiator", "receiver"].map(|side| view::traffic(side, &result[side])).join("\n\n");
+            }
+            view::traffic("own VPC", &result["traffic"])
+        });
         Ok(())
     }
 

@@ -94,3 +94,42 @@ pub(super) fn details(peering: &Value) -> String {
     said.push(times(peering));
     lines(&said)
 }
+
+/// What passes for one side: how fast in each minute of the last hour in which anything passed, and all of it.
+pub(super) fn traffic(side: &str, traffic: &Value) -> String {
+    let total = &traffic["total"];
+    let mut said = vec![("side", side.to_owned())];
+    said.extend(bandwidth(traffic));
+    let count = |direction: &str| {
+        let (bytes, packets) = (&total[format!("{direction}Bytes")], &total[format!("{direction}Packets")]);
+        format!("{} bytes in {} packets", cell(bytes), cell(packets))
+    };
+    said.push(("sent", format!("{}, {} dropped by the limit", count("out"), cell(&total["outDrops"]))));
+    said.push(("received", count("in")));
+    let interval = traffic["interval"].as_u64().unwrap_or(1).max(1);
+    // So many samples are a minute.
+    let minute = usize::try_from(60 / interval).unwrap_or(1).max(1);
+    let sum = |samples: &[Value], field: &str| samples.iter().filter_map(|sample| sample[field].as_u64()).sum::<u64>();
+    let mbit = |bytes: u64, samples: usize| {
+        let thousandths = bytes * 8 / (1000 * interval * samples as u64).max(1);
+        format!("{}.{:03}", thousandths / 1000, thousandths % 1000)
+    };
+    let rows: Vec<Vec<String>> = elements(&traffic["samples"])
+        .chunks(minute)
+        .filter(|samples| sum(samples, "outBytes") + sum(samples, "inBytes") > 0)
+        .map(|samples| {
+            let until = samples.last().map(|sample| cell(&sample["time"])).unwrap_or_default();
+            let (sent, received) = (sum(samples, "outBytes"), sum(samples, "inBytes"));
+            let drops = sum(samples, "outDrops").to_string();
+            vec![until, mbit(sent, samples.len()), mbit(received, samples.len()), drops]
+        })
+        .collect();
+    if rows.is_empty() {
+        return lines(&said);
+    }
+    format!(
+        "{}\n{}",
+        lines(&said),
+        cps_peering_terminal::table(&["UNTIL", "SENT MBIT/S", "RECEIVED MBIT/S", "DROPPED"], &rows)
+    )
+}

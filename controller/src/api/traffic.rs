@@ -1,0 +1,109 @@
+//! What passes between peers, as the HTTP interfaces show it.
+
+use super::view::timestamp;
+use crate::{
+    model::record::{Peering, Side},
+    traffic::{INTERVAL_S, Sample, Totals, Traffic},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// What passes for one side of a peering. Bytes are those of whole Ethernet frames of the VPCs. Peers on the same host reach
+/// each other directly, which is not counted.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct TrafficView {
+    /// The peering.
+    vpc_peering_id: String,
+    /// Mbit/s in each direction; none within a region.
+    bandwidth: Option<u32>,
+    /// Everything that was ever counted.
+    total: TotalView,
+    /// Seconds between two samples.
+    interval: u64,
+    /// The last hour, the oldest first. Only between regions.
+    samples: Vec<SampleView>,
+}
+
+/// Everything that was ever counted, seen from one side.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct TotalView {
+    /// Sent to the peer.
+    out_bytes: u64,
+    /// Sent to the peer.
+    out_packets: u64,
+    /// Packets to the peer that were dropped, because they were more than the bandwidth.
+    out_drops: u64,
+    /// Received from the peer.
+    in_bytes: u64,
+    /// Received from the peer. What a network card had joined counts as one.
+    in_packets: u64,
+}
+
+/// What passed within one interval, seen from one side.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct SampleView {
+    /// When it ended.
+    time: String,
+    /// Sent to the peer.
+    out_bytes: u64,
+    /// Packets to the peer that were dropped.
+    out_drops: u64,
+    /// Received from the peer.
+    in_bytes: u64,
+}
+
+impl From<Totals> for TotalView {
+    fn from(totals: Totals) -> Self {
+        Self {
+            out_bytes: totals.sent.bytes,
+            out_packets: totals.sent.packets,
+            out_drops: totals.dropped,
+            in_bytes: totals.received.bytes,
+            in_packets: totals.received.packets,
+        }
+    }
+}
+
+impl From<Sample> for SampleView {
+    fn from(sample: Sample) -> Self {
+        Self {
+            time: timestamp(sample.time_ms),
+            out_bytes: sample.passed.sent.bytes,
+            out_drops: sample.passed.dropped,
+            in_bytes: sample.passed.received.bytes,
+        }
+    }
+}
+
+/// What passes for a side; nothing where hosts never had it.
+pub(super) fn view(traffic: &Traffic, peering: &Peering, own: &Side) -> TrafficView {
+    let counted = own.vni.and_then(|vni| traffic.of(&peering.id, vni));
+    let (totals, samples) = counted.unwrap_or_default();
+    TrafficView {
+        vpc_peering_id: peering.id.to_string(),
+        bandwidth: peering.bandwidth,
+        total: totals.into(),
+        interval: INTERVAL_S,
+        samples: samples.into_iter().map(SampleView::from).collect(),
+    }
+}
+
+/// What passes for one side.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OneTraffic {
+    pub(super) traffic: TrafficView,
+}
+
+/// What passes for both sides.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BothTraffic {
+    /// Seen from the initiator's side.
+    pub(super) initiator: TrafficView,
+    /// Seen from the receiver's side.
+    pub(super) receiver: TrafficView,
+}
