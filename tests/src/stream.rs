@@ -19,6 +19,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+/// The bytes of a datagram's number.
+const NUMBER_LEN: usize = 8;
+
 /// How long after the last datagram was sent one may still arrive.
 const TAIL: Duration = Duration::from_millis(300);
 
@@ -66,6 +69,11 @@ impl Stream {
 
     /// The same from any network namespace to an address in another.
     pub fn between(from: &Netns, to: &Netns, address: IpAddr, rate: u32) -> Result<Stream> {
+        Self::of_size(from, to, address, rate, NUMBER_LEN)
+    }
+
+    /// The same with datagrams of so many bytes, at least 8.
+    pub fn of_size(from: &Netns, to: &Netns, address: IpAddr, rate: u32, bytes: usize) -> Result<Stream> {
         let inbox = to.within(|| {
             let socket = UdpSocket::bind(SocketAddr::new(address, 0))?;
             socket.set_read_timeout(Some(Duration::from_millis(20)))?;
@@ -80,7 +88,7 @@ impl Stream {
         let received = Arc::new(AtomicU64::new(0));
         let sender = thread::spawn({
             let stop = Arc::clone(&stop);
-            move || send(&outbox, target, rate, &stop)
+            move || send(&outbox, target, rate, bytes, &stop)
         });
         let receiver = thread::spawn({
             let (stop, received) = (Arc::clone(&stop), Arc::clone(&received));
@@ -109,7 +117,8 @@ impl Stream {
 }
 
 /// Each datagram has its own time; a sender that was held up catches up rather than slow down.
-fn send(socket: &UdpSocket, target: SocketAddr, rate: u32, stop: &AtomicBool) -> Sent {
+fn send(socket: &UdpSocket, target: SocketAddr, rate: u32, bytes: usize, stop: &AtomicBool) -> Sent {
+    let mut datagram = vec![0; bytes.max(NUMBER_LEN)];
     let start = Instant::now();
     let mut count = 0u64;
     while !stop.load(Ordering::Relaxed) {
@@ -118,7 +127,8 @@ fn send(socket: &UdpSocket, target: SocketAddr, rate: u32, stop: &AtomicBool) ->
             + Duration::from_secs(1) * u32::try_from(count % u64::from(rate)).unwrap_or(0) / rate;
         thread::sleep(due.saturating_duration_since(Instant::now()));
         // Without a way there the datagram is lost like any other: its number is not seen again.
-        let _ = socket.send_to(&count.to_be_bytes(), target);
+        datagram[..NUMBER_LEN].copy_from_slice(&count.to_be_bytes());
+        let _ = socket.send_to(&datagram, target);
         count += 1;
     }
     Sent { count, took: start.elapsed() }

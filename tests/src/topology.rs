@@ -91,6 +91,14 @@ impl Topology {
         self
     }
 
+    /// Limits the last peering, which is one between regions, to so many Mbit/s.
+    #[must_use]
+    pub fn limited(mut self, mbit: u32) -> Topology {
+        let peering = self.inventory.peerings.last_mut().expect("a peering comes first");
+        peering.bandwidth = Some(mbit);
+        self
+    }
+
     /// The inventory.
     pub fn build(self) -> Inventory {
         self.inventory

@@ -112,13 +112,18 @@ impl Book {
     pub fn divide(&mut self) {
         let mut members: Vec<&mut Entry> = self.hosts.values_mut().filter(|entry| entry.member).collect();
         let wants: Vec<Share> = members.iter().map(|entry| entry.want).collect();
-        for (entry, share) in members.iter_mut().zip(divide(&wants)) {
+        let shares = divide(&wants);
+        // What changes little is left alone, unless somebody waits for it.
+        let steady = |entry: &Entry, share: Share| {
             let (now, then) = (entry.target.millionths(), share.millionths());
-            // What changes little is left alone, unless somebody waits for it.
             let waits = entry.want == Share::WHOLE && then > now;
-            if waits || now.abs_diff(then) > now / 8 {
-                entry.target = share;
-            }
+            if waits || now.abs_diff(then) > now / 8 { share } else { entry.target }
+        };
+        let steadied: Vec<Share> = members.iter().zip(&shares).map(|(entry, share)| steady(entry, *share)).collect();
+        let sum = |shares: &[Share]| shares.iter().map(|share| u64::from(share.millionths())).sum::<u64>();
+        let shares = if sum(&steadied) > sum(&shares).max(DIVIDED.millionths().into()) { shares } else { steadied };
+        for (entry, share) in members.iter_mut().zip(shares) {
+            entry.target = share;
         }
         self.hosts.values_mut().filter(|entry| !entry.member).for_each(|entry| entry.target = Share::NONE);
     }
@@ -292,6 +297,19 @@ mod tests {
             round(&mut book, &mut agents, second * 1000, &[2.0, 2.0]);
         }
         assert_eq!(agents[1].share.millionths(), 497_500);
+    }
+
+    #[test]
+    fn one_that_needs_all_of_it_gives_also_a_little() {
+        let mut book = Book::default();
+        book.follow(&hosts(&[0]), Share::WHOLE, &BTreeSet::new(), true);
+        book.divide();
+        let mut agents = vec![Agent::new(Share::WHOLE), Agent::new(BEGINNING)];
+        book.follow(&hosts(&[0, 1]), BEGINNING, &BTreeSet::new(), true);
+        for second in 1..4 {
+            round(&mut book, &mut agents, second * 1000, &[2.0, 0.0]);
+        }
+        assert_eq!([0, 1].map(|host: usize| agents[host].share.millionths()), [975_000, 20_000]);
     }
 
     #[test]

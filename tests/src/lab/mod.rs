@@ -377,7 +377,7 @@ impl Lab {
     /// Starts the controller and waits until it answers.
     pub fn start_controller(&mut self) -> Result<()> {
         self.controller.run()?;
-        self.wait_for_daemons()
+        wait::until("controller answers", PATIENCE, || self.controller.answers().map(Some))
     }
 
     /// Lets nothing through between the controller and a host. Between the hosts everything stays.

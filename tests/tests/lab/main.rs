@@ -13,6 +13,7 @@ mod lab_itself;
 mod mtu;
 mod removal;
 mod restart;
+mod shares;
 mod tenants;
 
 use anyhow::{Result, ensure};
