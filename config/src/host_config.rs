@@ -394,9 +394,67 @@ struct Touched {
     sides: BTreeSet<Vni>,
 }
 
-/// Checks all that is touched; everything when nothing is known of it. What relates two entries is looked at for all of
-/// them, because it costs little; what looks at prefixes only for those that are touched.
+/// Up to so many touched sides are compared with all others one by one; of more, all are sorted first.
+const FEW: usize = 16;
+
+/// Checks all that is touched; everything when nothing is known of it.
 fn check(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), InvalidHostConfig> {
+    match touched {
+        Some(touched) if touched.vpcs.is_empty() && touched.sides.len() <= FEW => {
+            touched.sides.iter().try_for_each(|vni| check_side(config, *vni))
+        }
+        _ => check_many(config, touched),
+    }
+}
+
+/// Checks one side among others that are legal, if it is there. It looks at each of the others, but only briefly.
+fn check_side(config: &SharedHostConfig, vni: Vni) -> Result<(), InvalidHostConfig> {
+    let Some(side) = config.sides.get(&vni) else { return Ok(()) };
+    let path = || format!("sides.{vni}");
+    if let Some((other, _)) = config.vrfs.iter().find(|(_, vrf)| vrf.vni == vni) {
+        return Err(vni_of_vrf(vni, other));
+    }
+    let Some(vrf) = config.vrfs.get(&side.vpc) else { return Err(no_vrf(vni, side)) };
+    let of_vpc = config.sides.iter().filter(|(_, other)| other.vpc == side.vpc);
+    let of_vpc: Vec<(Vni, &SideConfig)> = of_vpc.map(|(vni, side)| (*vni, &**side)).collect();
+    if of_vpc.iter().any(|(other, it)| *other != vni && it.peering == side.peering) {
+        return Err(two_sides(vni, side));
+    }
+    prefixes_of_side(path, config, vni, side)?;
+    one_claim_per_address(&side.vpc, vrf, &of_vpc)
+}
+
+fn vni_of_vrf(vni: Vni, vpc: &VpcId) -> InvalidHostConfig {
+    invalid(format!("sides.{vni}"), format!("VNI {vni} is also that of vrfs.{vpc}"))
+}
+
+fn no_vrf(vni: Vni, side: &SideConfig) -> InvalidHostConfig {
+    invalid(format!("sides.{vni}"), format!("VPC {} has no VRF in this configuration", side.vpc))
+}
+
+fn two_sides(vni: Vni, side: &SideConfig) -> InvalidHostConfig {
+    invalid(format!("sides.{vni}"), format!("{} has two sides of {}", side.vpc, side.peering))
+}
+
+fn prefixes_of_side(
+    path: impl Fn() -> String + Copy,
+    config: &SharedHostConfig,
+    vni: Vni,
+    side: &SideConfig,
+) -> Result<(), InvalidHostConfig> {
+    canonical(path, &side.peer_cidrs)?;
+    remotes(path, config, &side.remotes)?;
+    if let Some(prefix) =
+        side.remotes.values().flatten().find(|prefix| !side.peer_cidrs.iter().any(|cidr| within(prefix, cidr)))
+    {
+        return Err(invalid(path(), format!("prefix {prefix} is in none of the peer's CIDRs")));
+    }
+    let lists = side.remotes.iter().map(|(vtep, prefixes)| (Claimant::Remote(vni, vtep), prefixes.as_slice()));
+    disjoint(lists.collect())
+}
+
+/// What relates two entries is looked at for all of them; what looks at prefixes only for those that are touched.
+fn check_many(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), InvalidHostConfig> {
     let vrf_touched = |vpc: &VpcId| touched.is_none_or(|touched| touched.vpcs.contains(vpc));
     let side_touched = |vni: &Vni| touched.is_none_or(|touched| touched.sides.contains(vni));
     let mut vnis = HashMap::with_capacity(config.vrfs.len());
@@ -421,28 +479,18 @@ fn check(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), Inv
     }
     let mut peerings = HashSet::with_capacity(config.sides.len());
     for (vni, side) in &config.sides {
-        let path = || format!("sides.{vni}");
         if let Some(other) = vnis.get(vni) {
-            return Err(invalid(path(), format!("VNI {vni} is also that of vrfs.{other}")));
+            return Err(vni_of_vrf(*vni, other));
         }
         if !config.vrfs.contains_key(&side.vpc) {
-            return Err(invalid(path(), format!("VPC {} has no VRF in this configuration", side.vpc)));
+            return Err(no_vrf(*vni, side));
         }
         if !peerings.insert((&side.peering, &side.vpc)) {
-            return Err(invalid(path(), format!("{} has two sides of {}", side.vpc, side.peering)));
+            return Err(two_sides(*vni, side));
         }
-        if !side_touched(vni) {
-            continue;
+        if side_touched(vni) {
+            prefixes_of_side(|| format!("sides.{vni}"), config, *vni, side)?;
         }
-        canonical(path, &side.peer_cidrs)?;
-        remotes(path, config, &side.remotes)?;
-        if let Some(prefix) =
-            side.remotes.values().flatten().find(|prefix| !side.peer_cidrs.iter().any(|cidr| within(prefix, cidr)))
-        {
-            return Err(invalid(path(), format!("prefix {prefix} is in none of the peer's CIDRs")));
-        }
-        let lists = side.remotes.iter().map(|(vtep, prefixes)| (Claimant::Remote(*vni, vtep), prefixes.as_slice()));
-        disjoint(lists.collect())?;
     }
     let mut sides: BTreeMap<&VpcId, Vec<(Vni, &SideConfig)>> = BTreeMap::new();
     for (vni, side) in &config.sides {
