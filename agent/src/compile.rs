@@ -7,8 +7,8 @@
 use crate::{
     extent::Extent,
     objects::{
-        Address, Desired, DesiredRoute, FdbKey, FdbTarget, Mac, NeighbourKey, Nexthop, RouteKey, RouteTo, Shaper,
-        Tunnel, VrfDevice, VxlanDevice,
+        Address, Desired, DesiredRoute, FdbKey, FdbTarget, Mac, NeighbourKey, Nexthop, Remote, RouteKey, RouteTo, Run,
+        Shaper, Source, Tunnel, VrfDevice, VxlanDevice,
     },
     owner::{self, DeviceName},
 };
@@ -22,6 +22,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
 
 /// What the objects depend on besides the configuration.
@@ -82,6 +83,7 @@ pub fn compile(config: &ValidHostConfig, surroundings: Surroundings, extent: &Ex
         port: surroundings.vxlan_port,
         mtu: surroundings.device_mtu(config.underlay),
         desired: Desired { partial: *extent != Extent::Everything, ..Desired::default() },
+        runs: Vec::new(),
     };
     let (vrfs, sides): (Vec<_>, Vec<_>) = match extent {
         Extent::Everything => (config.vrfs.iter().collect(), config.sides.iter().collect()),
@@ -97,10 +99,6 @@ pub fn compile(config: &ValidHostConfig, surroundings: Surroundings, extent: &Ex
         compiler.nexthops(DeviceName::peer(**vni), &side.remotes);
     }
     compiler.desired.nexthops.sort_unstable();
-    let prefixes = |remotes: &BTreeMap<IpAddr, Vec<IpNet>>| remotes.values().map(Vec::len).sum::<usize>();
-    let count = vrfs.iter().map(|(_, vrf)| prefixes(&vrf.remotes)).sum::<usize>()
-        + sides.iter().map(|(_, side)| prefixes(&side.remotes)).sum::<usize>();
-    compiler.desired.remote.reserve_exact(count);
     for (vpc, vrf) in vrfs {
         compiler.vrf(vpc, vrf);
     }
@@ -123,6 +121,7 @@ struct Compiler<'a> {
     port: u16,
     mtu: u32,
     desired: Desired,
+    runs: Vec<Run>,
 }
 
 impl Compiler<'_> {
@@ -152,7 +151,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn vrf(&mut self, vpc: &VpcId, vrf: &VrfConfig) {
+    fn vrf(&mut self, vpc: &VpcId, vrf: &Arc<VrfConfig>) {
         self.ports(vpc, vrf);
         let table = owner::table(vrf.vni);
         // Without these a packet that no route of the VRF takes would go on to table main.
@@ -167,12 +166,12 @@ impl Compiler<'_> {
         if !vrf.remotes.is_empty() {
             let device = DeviceName::vpc(vrf.vni);
             self.vxlan(device, vrf.vni, DeviceName::vrf(vrf.vni), format!("cps-peering {vpc} between hosts"));
-            self.remotes(device, table, vrf.vni, &vrf.remotes);
+            self.remotes(device, table, vrf.vni, &vrf.remotes, &Source::Vrf(Arc::clone(vrf)));
             self.sources(device, vrf.remotes.values().flatten());
         }
     }
 
-    fn side(&mut self, vni: Vni, side: &SideConfig) {
+    fn side(&mut self, vni: Vni, side: &Arc<SideConfig>) {
         let vrf = &self.config.vrfs[&side.vpc];
         let table = owner::table(vrf.vni);
         let device = DeviceName::peer(vni);
@@ -186,7 +185,7 @@ impl Compiler<'_> {
         for cidr in &side.peer_cidrs {
             self.route(RouteKey::backstop(table, *cidr), RouteTo::Unreachable);
         }
-        self.remotes(device, table, side.peer_vni, &side.remotes);
+        self.remotes(device, table, side.peer_vni, &side.remotes, &Source::Side(Arc::clone(side)));
         // The peer's ports on this host are reached directly, and only while the peer's side is here too: a side alone
         // must not lead into a VRF that has no way back.
         let Some((_, peer)) = self.config.peer_of(side) else { return };
@@ -204,16 +203,22 @@ impl Compiler<'_> {
     }
 
     /// Other hosts behind a VXLAN device, which take packets with VNI `vni`.
-    fn remotes(&mut self, device: InterfaceName, table: u32, vni: Vni, remotes: &BTreeMap<IpAddr, Vec<IpNet>>) {
-        for (vtep, prefixes) in remotes {
+    fn remotes(
+        &mut self,
+        device: InterfaceName,
+        table: u32,
+        vni: Vni,
+        remotes: &BTreeMap<IpAddr, Vec<IpNet>>,
+        source: &Source,
+    ) {
+        for vtep in remotes.keys() {
             let (mac, gateway) = (mac(*vtep), gateway(*vtep));
             self.desired.neighbours.insert(NeighbourKey { device, address: gateway }, mac);
             self.desired.fdb.insert(FdbKey { device, mac }, FdbTarget { vtep: *vtep, vni });
             let place = self.desired.nexthops.binary_search(&Nexthop { device, gateway });
             let place = place.expect("every next hop was collected first");
-            let to = RouteTo::Nexthop(u32::try_from(place).expect("there are fewer next hops than ids for them"));
-            let routes = prefixes.iter().map(|prefix| DesiredRoute { key: RouteKey::unicast(table, *prefix), to });
-            self.desired.remote.extend(routes);
+            let nexthop = u32::try_from(place).expect("there are fewer next hops than ids for them");
+            self.runs.push(Run { table, nexthop, source: source.clone(), vtep: *vtep });
         }
     }
 
@@ -231,8 +236,7 @@ impl Compiler<'_> {
     }
 
     fn finish(mut self) -> Desired {
-        // They come in long runs that are in order already: this sort finds those.
-        self.desired.remote.sort();
+        self.desired.remote = Remote::new(self.runs);
         let local = &mut self.desired.local;
         local.sort();
         // Equal keys are left only where a VPC's CIDR is 0.0.0.0/0 or ::/0: the default of its peer's VRF says the same.

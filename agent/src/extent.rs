@@ -10,12 +10,13 @@ use crate::{
 };
 use cps_peering_config::{
     SharedHostConfig,
-    host_config::{SideConfig, VrfConfig},
+    host_config::SideConfig,
     id::VpcId,
     net::{InterfaceName, Vni},
 };
 use ipnet::IpNet;
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -72,8 +73,10 @@ impl Extent {
     /// What may differ in a kernel that is as `old` wants it, or on the way from there, and that is to become as `new`
     /// wants it.
     pub fn between(old: &SharedHostConfig, new: &SharedHostConfig) -> Self {
-        let same_vni = |(vpc, vrf): (&VpcId, &Arc<VrfConfig>)| new.vrfs.get(vpc).is_some_and(|new| new.vni == vrf.vni);
-        let same_vpcs = old.vrfs.len() == new.vrfs.len() && old.vrfs.iter().all(same_vni);
+        fn vnis(config: &SharedHostConfig) -> impl Iterator<Item = (&VpcId, Vni)> {
+            config.vrfs.iter().map(|(vpc, vrf)| (vpc, vrf.vni))
+        }
+        let same_vpcs = vnis(old).eq(vnis(new));
         // Which VPCs are there decides about the host's rules, and a new VRF may be in somebody's way.
         if old.host != new.host || old.underlay != new.underlay || !same_vpcs {
             return Self::Everything;
@@ -119,12 +122,33 @@ impl Extent {
     }
 }
 
-/// The keys under which two maps differ.
+/// The keys under which two maps differ. Walks both at once: most entries are the same ones.
 fn changed<K: Ord + Clone, V: PartialEq>(old: &BTreeMap<K, Arc<V>>, new: &BTreeMap<K, Arc<V>>) -> BTreeSet<K> {
-    let same = |a: &Arc<V>, b: &Arc<V>| Arc::ptr_eq(a, b) || a == b;
-    let gone = old.keys().filter(|key| !new.contains_key(key));
-    let come = new.iter().filter(|(key, value)| !old.get(key).is_some_and(|old| same(old, value)));
-    gone.chain(come.map(|(key, _)| key)).cloned().collect()
+    let mut changed = BTreeSet::new();
+    let (mut olds, mut news) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (olds.peek(), news.peek()) {
+            (None, None) => return changed,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let before = if order == Ordering::Greater { None } else { olds.next() };
+        let after = if order == Ordering::Less { None } else { news.next() };
+        let same = before.zip(after).is_some_and(|((_, a), (_, b))| Arc::ptr_eq(a, b) || a == b);
+        if !same {
+            changed.extend(before.or(after).map(|(key, _)| key.clone()));
+        }
+    }
+}
+
+/// The keys that a map has no more.
+pub fn gone<K: Ord + Copy, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<K> {
+    // Most often none has gone, and that is quickly seen.
+    if old.len() == new.len() && old.keys().eq(new.keys()) {
+        return Vec::new();
+    }
+    old.keys().filter(|key| !new.contains_key(key)).copied().collect()
 }
 
 impl Parts {
@@ -193,5 +217,27 @@ impl Parts {
         observed.routes.retain(|route| {
             self.has_route(&route.key) || (self.tables.contains_key(&route.key.table) && through_ours(route.via))
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entries() -> impl Strategy<Value = BTreeMap<u8, Arc<bool>>> {
+        proptest::collection::btree_map(0u8..12, any::<bool>().prop_map(Arc::new), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn two_maps_differ_where_their_values_do(old in entries(), new in entries(), kept in proptest::collection::vec(0u8..12, 0..6)) {
+            let mut new = new;
+            new.extend(kept.iter().filter_map(|key| Some((*key, Arc::clone(old.get(key)?)))));
+            let differ: BTreeSet<u8> = (0..12).filter(|key| old.get(key) != new.get(key)).collect();
+            prop_assert_eq!(changed(&old, &new), differ);
+            let lost: Vec<u8> = (0..12).filter(|key| old.contains_key(key) && !new.contains_key(key)).collect();
+            prop_assert_eq!(gone(&old, &new), lost);
+        }
     }
 }

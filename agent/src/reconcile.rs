@@ -11,8 +11,8 @@ pub use asked::{AskError, Granted, Kept};
 
 use crate::{
     compile::{Surroundings, compile},
-    diff::{Obstacle, Plan, diff, silence},
-    extent::{Extent, Parts},
+    diff::{Draft, Obstacle, draft, silence},
+    extent::{Extent, Parts, gone},
     kernel::{Event, Kernel, KernelError, Refusal},
     objects::{LinkKind, Observed, Operation},
     owner::DeviceName,
@@ -309,9 +309,9 @@ struct Outline {
 }
 
 impl Outline {
-    fn of(plan: &Plan) -> Self {
-        let first = plan.operations.iter().take(MAX_PROBLEMS).cloned().collect();
-        Self { length: plan.operations.len(), first, obstacles: plan.obstacles.clone() }
+    fn of(plan: &Draft<'_>) -> Self {
+        let first = plan.operations().take(MAX_PROBLEMS).collect();
+        Self { length: plan.len(), first, obstacles: plan.obstacles.clone() }
     }
 }
 
@@ -405,8 +405,7 @@ impl<K: Kernel> Reconciler<K> {
                 self.settled &= change.is_nothing();
                 self.pending = pending.and(change);
                 if let Some(old) = &self.config {
-                    let gone = old.sides.keys().filter(|vni| !config.sides.contains_key(vni));
-                    self.ending.extend(gone.map(|vni| DeviceName::peer(*vni)));
+                    self.ending.extend(gone(&old.sides, &config.sides).into_iter().map(DeviceName::peer));
                     let back = |device: &InterfaceName| {
                         DeviceName::parse(device).is_some_and(|device| config.sides.contains_key(&device.vni))
                     };
@@ -567,8 +566,7 @@ impl<K: Kernel> Reconciler<K> {
             let mut desired = compile(config, surroundings, extent);
             self.kept.shares.adjust(config, &mut desired);
             self.regranted = false;
-            let plan = diff(&desired, &observed);
-            drop(desired);
+            let plan = draft(&desired, &observed);
             // It may be as large as the plan.
             drop(observed);
             if known.is_none() {
@@ -577,8 +575,8 @@ impl<K: Kernel> Reconciler<K> {
             }
             let outline = Outline::of(&plan);
             let stuck = round == ROUNDS || last.as_ref() == Some(&outline);
-            if plan.operations.is_empty() || stuck {
-                return Ok(Some(self.problems(config, plan, trouble)));
+            if plan.is_empty() || stuck {
+                return Ok(Some(self.problems(config, &plan, trouble)));
             }
             if !self.carry_out(&plan)? {
                 return Ok(None);
@@ -589,11 +587,20 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Carries a plan out. False when a newer configuration came meanwhile.
-    fn carry_out(&mut self, plan: &Plan) -> Result<bool, KernelError> {
-        for chunk in plan.operations.chunks(CHUNK) {
-            let chunk = &*self.with_rates_of_now(chunk);
-            self.measure_before(chunk);
-            let refused = self.kernel.apply(chunk)?;
+    fn carry_out(&mut self, plan: &Draft<'_>) -> Result<bool, KernelError> {
+        let mut operations = plan.operations();
+        let mut chunk = Vec::with_capacity(CHUNK.min(plan.len()));
+        loop {
+            chunk.clear();
+            chunk.extend(operations.by_ref().take(CHUNK));
+            if chunk.is_empty() {
+                return Ok(true);
+            }
+            if let Some(with_rates) = self.with_rates_of_now(&chunk) {
+                chunk = with_rates;
+            }
+            self.measure_before(&chunk);
+            let refused = self.kernel.apply(&chunk)?;
             let done = (chunk.len() - refused.len()) as u64;
             self.counters.operations += done;
             self.counters.failures += refused.len() as u64;
@@ -610,20 +617,19 @@ impl<K: Kernel> Reconciler<K> {
                 return Ok(false);
             }
         }
-        Ok(true)
     }
 
     /// What is wrong: obstacles, and what should still be done after everything that could be done was.
-    fn problems(&self, config: &ValidHostConfig, plan: Plan, trouble: Option<Problem>) -> Vec<Problem> {
-        let obstacles = plan.obstacles.into_iter().map(|obstacle| Problem {
+    fn problems(&self, config: &ValidHostConfig, plan: &Draft<'_>, trouble: Option<Problem>) -> Vec<Problem> {
+        let obstacles = plan.obstacles.iter().map(|obstacle| Problem {
             scope: scope::of_device(config, &obstacle.device),
             kind: obstacle.kind,
             object: format!("link {}", obstacle.device),
-            reason: obstacle.reason,
+            reason: obstacle.reason.clone(),
         });
         // More than these are only counted.
-        let more = plan.operations.len().saturating_sub(2 * MAX_PROBLEMS);
-        let undone = plan.operations.iter().take(2 * MAX_PROBLEMS).map(|operation| {
+        let more = plan.len().saturating_sub(2 * MAX_PROBLEMS);
+        let undone = plan.operations().take(2 * MAX_PROBLEMS).map(|operation| {
             let object = operation.to_string();
             let (kind, reason) = match self.refused.get(&object) {
                 // Ours was not there a moment ago, so it is another's.
@@ -633,7 +639,7 @@ impl<K: Kernel> Reconciler<K> {
                 Some(refusal) => (ProblemKind::Failed, refusal.to_string()),
                 None => (ProblemKind::Failed, "somebody keeps changing it".to_owned()),
             };
-            Problem { scope: scope::of_operation(config, operation), kind, reason, object }
+            Problem { scope: scope::of_operation(config, &operation), kind, reason, object }
         });
         let mut problems: Vec<Problem> = trouble.into_iter().chain(obstacles).chain(undone).collect();
         problems.sort();

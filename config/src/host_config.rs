@@ -2,7 +2,7 @@
 
 use crate::{
     id::{HostId, PeeringId, VpcId},
-    net::{InterfaceName, Vni, is_canonical, overlap},
+    net::{InterfaceName, Vni, is_canonical, overlap, within},
     revision::Revision,
 };
 use ipnet::IpNet;
@@ -222,21 +222,26 @@ impl HostPatch {
     }
 }
 
-/// Reads prefixes twice as fast as `ipnet` does: there may be a million of them in a push.
+/// Reads prefixes several times as fast as `ipnet` does: there may be a million of them in a push.
 mod prefixes {
-    use ipnet::IpNet;
+    use ipnet::{IpNet, Ipv4Net};
     use serde::{
         Deserialize, Deserializer,
         de::{Error, Visitor},
     };
-    use std::{collections::BTreeMap, fmt, net::IpAddr};
+    use std::{
+        collections::BTreeMap,
+        fmt,
+        net::{IpAddr, Ipv4Addr},
+    };
 
-    /// A prefix that is read by the standard library.
+    /// A prefix that is not read by `ipnet`.
     struct Prefix(IpNet);
 
     impl<'de> Deserialize<'de> for Prefix {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(PrefixVisitor)
+            // Bytes need no check for being text before they are looked at.
+            deserializer.deserialize_bytes(PrefixVisitor)
         }
     }
 
@@ -247,6 +252,13 @@ mod prefixes {
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an IPv4 or IPv6 prefix")
+        }
+
+        fn visit_bytes<E: Error>(self, text: &[u8]) -> Result<Prefix, E> {
+            match read_v4(text) {
+                Some(prefix) => Ok(Prefix(IpNet::V4(prefix))),
+                None => self.visit_str(std::str::from_utf8(text).map_err(E::custom)?),
+            }
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<Prefix, E> {
@@ -263,6 +275,33 @@ mod prefixes {
         let address =
             if address.contains(':') { IpAddr::V6(address.parse().ok()?) } else { IpAddr::V4(address.parse().ok()?) };
         IpNet::new(address, length.parse().ok()?).ok()
+    }
+
+    /// An IPv4 prefix in the form in which everybody writes it.
+    fn read_v4(mut text: &[u8]) -> Option<Ipv4Net> {
+        let mut octets = [0; 4];
+        for (octet, end) in octets.iter_mut().zip(*b".../") {
+            *octet = number(&mut text)?;
+            (*text.split_off_first()? == end).then_some(())?;
+        }
+        let length = number(&mut text)?;
+        text.is_empty().then_some(())?;
+        Ipv4Net::new(Ipv4Addr::from(octets), length).ok()
+    }
+
+    /// Takes a decimal number without leading zeros off the front.
+    fn number(text: &mut &[u8]) -> Option<u8> {
+        let mut value = 0u8;
+        let mut digits = 0;
+        while let Some((digit @ b'0'..=b'9', rest)) = text.split_first() {
+            if digits > 0 && value == 0 {
+                return None;
+            }
+            value = value.checked_mul(10)?.checked_add(digit - b'0')?;
+            digits += 1;
+            *text = rest;
+        }
+        (digits > 0).then_some(value)
     }
 
     pub(super) fn by_vtep<'de, D: Deserializer<'de>>(
@@ -282,13 +321,24 @@ mod prefixes {
             #[test]
             fn reads_what_ipnet_writes(address in any::<IpAddr>(), length in 0u8..=128) {
                 let Ok(prefix) = IpNet::new(address, length) else { return Ok(()) };
-                prop_assert_eq!(read(&prefix.to_string()), Some(prefix));
+                let text = prefix.to_string();
+                prop_assert_eq!(read(&text), Some(prefix));
+                let json = serde_json::to_string(&prefix).unwrap();
+                prop_assert_eq!(serde_json::from_str::<Prefix>(&json).unwrap().0, prefix);
+                prop_assert_eq!(read_v4(text.as_bytes()).map(IpNet::V4), Some(prefix).filter(|_| address.is_ipv4()));
+            }
+
+            #[test]
+            fn the_quick_way_takes_nothing_that_ipnet_does_not(text in "[0-9]{1,3}(\\.[0-9]{1,3}){2,4}/?[0-9a]{0,3}") {
+                if let Some(prefix) = read_v4(text.as_bytes()) {
+                    prop_assert_eq!(text.parse(), Ok(prefix));
+                }
             }
         }
 
         #[test]
         fn what_is_no_prefix_is_named() {
-            for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "x/8", ""] {
+            for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "10.0.0.256/32", "x/8", ""] {
                 let json = format!(r#"{{"192.0.2.2": ["{wrong}"]}}"#);
                 let error = by_vtep(&mut serde_json::Deserializer::from_str(&json)).unwrap_err().to_string();
                 assert!(error.contains(&format!("{wrong:?}")), "{error}");
@@ -427,9 +477,67 @@ struct Touched {
     sides: BTreeSet<Vni>,
 }
 
-/// Checks all that is touched; everything when nothing is known of it. What relates two entries is looked at for all of
-/// them, because it costs little; what looks at prefixes only for those that are touched.
+/// Up to so many touched sides are compared with all others one by one; of more, all are sorted first.
+const FEW: usize = 16;
+
+/// Checks all that is touched; everything when nothing is known of it.
 fn check(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), InvalidHostConfig> {
+    match touched {
+        Some(touched) if touched.vpcs.is_empty() && touched.sides.len() <= FEW => {
+            touched.sides.iter().try_for_each(|vni| check_side(config, *vni))
+        }
+        _ => check_many(config, touched),
+    }
+}
+
+/// Checks one side among others that are legal, if it is there. It looks at each of the others, but only briefly.
+fn check_side(config: &SharedHostConfig, vni: Vni) -> Result<(), InvalidHostConfig> {
+    let Some(side) = config.sides.get(&vni) else { return Ok(()) };
+    let path = || format!("sides.{vni}");
+    if let Some((other, _)) = config.vrfs.iter().find(|(_, vrf)| vrf.vni == vni) {
+        return Err(vni_of_vrf(vni, other));
+    }
+    let Some(vrf) = config.vrfs.get(&side.vpc) else { return Err(no_vrf(vni, side)) };
+    let of_vpc = config.sides.iter().filter(|(_, other)| other.vpc == side.vpc);
+    let of_vpc: Vec<(Vni, &SideConfig)> = of_vpc.map(|(vni, side)| (*vni, &**side)).collect();
+    if of_vpc.iter().any(|(other, it)| *other != vni && it.peering == side.peering) {
+        return Err(two_sides(vni, side));
+    }
+    prefixes_of_side(path, config, vni, side)?;
+    one_claim_per_address(&side.vpc, vrf, &of_vpc)
+}
+
+fn vni_of_vrf(vni: Vni, vpc: &VpcId) -> InvalidHostConfig {
+    invalid(format!("sides.{vni}"), format!("VNI {vni} is also that of vrfs.{vpc}"))
+}
+
+fn no_vrf(vni: Vni, side: &SideConfig) -> InvalidHostConfig {
+    invalid(format!("sides.{vni}"), format!("VPC {} has no VRF in this configuration", side.vpc))
+}
+
+fn two_sides(vni: Vni, side: &SideConfig) -> InvalidHostConfig {
+    invalid(format!("sides.{vni}"), format!("{} has two sides of {}", side.vpc, side.peering))
+}
+
+fn prefixes_of_side(
+    path: impl Fn() -> String + Copy,
+    config: &SharedHostConfig,
+    vni: Vni,
+    side: &SideConfig,
+) -> Result<(), InvalidHostConfig> {
+    canonical(path, &side.peer_cidrs)?;
+    remotes(path, config, &side.remotes)?;
+    if let Some(prefix) =
+        side.remotes.values().flatten().find(|prefix| !side.peer_cidrs.iter().any(|cidr| within(prefix, cidr)))
+    {
+        return Err(invalid(path(), format!("prefix {prefix} is in none of the peer's CIDRs")));
+    }
+    let lists = side.remotes.iter().map(|(vtep, prefixes)| (Claimant::Remote(vni, vtep), prefixes.as_slice()));
+    disjoint(lists.collect())
+}
+
+/// What relates two entries is looked at for all of them; what looks at prefixes only for those that are touched.
+fn check_many(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), InvalidHostConfig> {
     let vrf_touched = |vpc: &VpcId| touched.is_none_or(|touched| touched.vpcs.contains(vpc));
     let side_touched = |vni: &Vni| touched.is_none_or(|touched| touched.sides.contains(vni));
     let mut vnis = HashMap::with_capacity(config.vrfs.len());
@@ -454,28 +562,18 @@ fn check(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), Inv
     }
     let mut peerings = HashSet::with_capacity(config.sides.len());
     for (vni, side) in &config.sides {
-        let path = || format!("sides.{vni}");
         if let Some(other) = vnis.get(vni) {
-            return Err(invalid(path(), format!("VNI {vni} is also that of vrfs.{other}")));
+            return Err(vni_of_vrf(*vni, other));
         }
         if !config.vrfs.contains_key(&side.vpc) {
-            return Err(invalid(path(), format!("VPC {} has no VRF in this configuration", side.vpc)));
+            return Err(no_vrf(*vni, side));
         }
         if !peerings.insert((&side.peering, &side.vpc)) {
-            return Err(invalid(path(), format!("{} has two sides of {}", side.vpc, side.peering)));
+            return Err(two_sides(*vni, side));
         }
-        if !side_touched(vni) {
-            continue;
+        if side_touched(vni) {
+            prefixes_of_side(|| format!("sides.{vni}"), config, *vni, side)?;
         }
-        canonical(path, &side.peer_cidrs)?;
-        remotes(path, config, &side.remotes)?;
-        if let Some(prefix) =
-            side.remotes.values().flatten().find(|prefix| !side.peer_cidrs.iter().any(|cidr| cidr.contains(*prefix)))
-        {
-            return Err(invalid(path(), format!("prefix {prefix} is in none of the peer's CIDRs")));
-        }
-        let lists = side.remotes.iter().map(|(vtep, prefixes)| (Claimant::Remote(*vni, vtep), prefixes.as_slice()));
-        disjoint(lists.collect())?;
     }
     let mut sides: BTreeMap<&VpcId, Vec<(Vni, &SideConfig)>> = BTreeMap::new();
     for (vni, side) in &config.sides {

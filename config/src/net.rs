@@ -129,17 +129,39 @@ impl fmt::Debug for InterfaceName {
 
 /// Whether two prefixes share an address. Prefixes of different families never do.
 pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
+    within(a, b) || within(b, a)
+}
+
+/// Whether all addresses of a prefix are in another, too; as [`IpNet::contains`], in a few instructions: there may be a
+/// million to compare.
+pub fn within(inner: &IpNet, outer: &IpNet) -> bool {
+    outer.prefix_len() <= inner.prefix_len()
+        && match (inner, outer) {
+            (IpNet::V4(inner), IpNet::V4(outer)) => {
+                let differs = inner.addr().to_bits() ^ outer.addr().to_bits();
+                differs.leading_zeros() >= u32::from(outer.prefix_len())
+            }
+            (IpNet::V6(inner), IpNet::V6(outer)) => {
+                let differs = inner.addr().to_bits() ^ outer.addr().to_bits();
+                differs.leading_zeros() >= u32::from(outer.prefix_len())
+            }
+            _ => false,
+        }
 }
 
 /// Whether a prefix has no bits set behind its length, as the kernel demands of a route's destination.
 pub fn is_canonical(prefix: &IpNet) -> bool {
-    prefix.trunc() == *prefix
+    match prefix {
+        IpNet::V4(prefix) => prefix.addr().to_bits().trailing_zeros() + u32::from(prefix.prefix_len()) >= 32,
+        IpNet::V6(prefix) => prefix.addr().to_bits().trailing_zeros() + u32::from(prefix.prefix_len()) >= 128,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::net::IpAddr;
 
     #[test]
     fn vni_keeps_its_24_bits() {
@@ -163,6 +185,31 @@ mod tests {
         let mut names: Vec<InterfaceName> = ["b", "ab", "a", "a0"].iter().map(|n| n.parse().unwrap()).collect();
         names.sort();
         assert_eq!(names.iter().map(InterfaceName::as_str).collect::<Vec<_>>(), ["a", "a0", "ab", "b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn prefixes_compare_as_ipnet_says(a in any::<IpAddr>(), b in any::<IpAddr>(), same in 0u8..=128, lengths in (0u8..=128, 0u8..=128)) {
+            // Addresses that share their first bits, or no prefix would ever be within another.
+            let b = match (a, b) {
+                (IpAddr::V4(a), IpAddr::V4(b)) => {
+                    let mask = u32::MAX.checked_shl(32u32.saturating_sub(same.into())).unwrap_or(0);
+                    IpAddr::from((a.to_bits() & mask | b.to_bits() & !mask).to_be_bytes())
+                }
+                (IpAddr::V6(a), IpAddr::V6(b)) => {
+                    let mask = u128::MAX.checked_shl(128u32.saturating_sub(same.into())).unwrap_or(0);
+                    IpAddr::from((a.to_bits() & mask | b.to_bits() & !mask).to_be_bytes())
+                }
+                _ => b,
+            };
+            let net = |address: IpAddr, length: u8| {
+                IpNet::new(address, if address.is_ipv4() { length.min(32) } else { length }).unwrap()
+            };
+            let (a, b) = (net(a, lengths.0), net(b, lengths.1));
+            prop_assert_eq!(within(&a, &b), b.contains(&a));
+            prop_assert_eq!(is_canonical(&a), a.trunc() == a);
+            prop_assert!(is_canonical(&a.trunc()));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Phase, Phases, survey::Survey};
 use crate::{
-    objects::{FdbKey, KernelRoute, Operation, RouteTo, Via},
+    objects::{DesiredRoute, FdbKey, KernelRoute, Operation, RouteTo, Via},
     owner,
 };
 use cps_peering_config::net::InterfaceName;
@@ -12,10 +12,13 @@ use std::{
     net::Ipv6Addr,
 };
 
-pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
+/// Where there is no route yet that stays, those through next hops are left out: the ids of the next hops are returned
+/// instead, and all of these routes come.
+pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) -> Option<Vec<Option<u32>>> {
     neighbours(survey, phases);
     let nexthops = nexthops(survey, phases);
-    routes(survey, &nexthops, phases);
+    let bare = routes(survey, &nexthops, phases);
+    bare.then_some(nexthops.ids)
 }
 
 /// A VXLAN device of ours that is there and stays.
@@ -97,28 +100,31 @@ fn nexthops(survey: &Survey<'_>, phases: &mut Phases) -> Nexthops {
     Nexthops { ids, stopped }
 }
 
-fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) {
-    let resolve = |to: RouteTo| match to {
-        RouteTo::Unreachable => Some(Via::Unreachable),
-        RouteTo::Port(port) => survey.kept(&port).map(|link| Via::Device(link.index)),
-        RouteTo::Nexthop(place) => nexthops.ids[place as usize].map(Via::Nexthop),
-    };
-    let blocked = |table: u32| !survey.blocked_tables.is_empty() && survey.blocked_tables.contains(&table);
-    let wanted = survey.desired.routes().filter(|route| !blocked(route.key.table)).filter_map(|route| {
-        let via = resolve(route.to)?;
-        Some(KernelRoute { key: route.key, tos: 0, via })
-    });
+/// Returns true where no route is there that stays: those through next hops are left out then.
+fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool {
     // These go with what the plan does before.
     let lost = |route: &KernelRoute| match route.via {
         Via::Nexthop(id) => nexthops.stopped.contains(&id),
         Via::Device(index) => survey.names.get(&index).is_some_and(|name| survey.rebound.contains(name)),
         Via::Unreachable | Via::Other => false,
     };
-    let have = survey.observed.routes.iter().copied().filter(|route| !lost(route));
+    let have = || survey.observed.routes.iter().copied().filter(|route| !lost(route));
+    let bare = have().next().is_none();
+    let resolve = |to: RouteTo| match to {
+        RouteTo::Unreachable => Some(Via::Unreachable),
+        RouteTo::Port(port) => survey.kept(&port).map(|link| Via::Device(link.index)),
+        RouteTo::Nexthop(place) => nexthops.ids[place as usize].map(Via::Nexthop),
+    };
+    let blocked = |table: u32| !survey.blocked_tables.is_empty() && survey.blocked_tables.contains(&table);
+    let wanted = |route: DesiredRoute| {
+        let via = resolve(route.to).filter(|_| !blocked(route.key.table))?;
+        Some(KernelRoute { key: route.key, tos: 0, via })
+    };
+    let desired = survey.desired;
     // There may be a million that come at once.
-    let more = survey.desired.remote.len().saturating_sub(survey.observed.routes.len());
+    let more = if bare { 0 } else { desired.remote.len().saturating_sub(survey.observed.routes.len()) };
     let mut coming = Vec::with_capacity(more);
-    merge(wanted, have, |change| {
+    let change = |change: Operation| {
         let phase = match &change {
             // The last route of a table that goes before the table's devices would let their packets on to table main.
             Operation::RemoveRoute(route) if route.via == Via::Unreachable => Phase::Afterwards,
@@ -127,8 +133,14 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) {
             _ => return coming.push(change),
         };
         phases.push(phase, change);
-    });
+    };
+    if bare {
+        desired.local.iter().copied().filter_map(wanted).map(Operation::AddRoute).for_each(change);
+    } else {
+        merge(desired.routes().filter_map(wanted), have(), change);
+    }
     phases.put(Phase::Routes, coming);
+    bare
 }
 
 /// Walks both sorted lists at once. Wanted keys are unique and without type of service; the kernel may have several

@@ -10,7 +10,7 @@ mod ingress;
 mod rules;
 mod survey;
 
-use crate::objects::{Desired, Observed, Operation};
+use crate::objects::{Desired, KernelRoute, Observed, Operation, Remote, RouteTo, Via};
 use cps_peering_config::{net::InterfaceName, report::ProblemKind};
 use std::{cmp::Ordering, collections::BTreeMap};
 use survey::Survey;
@@ -22,6 +22,66 @@ pub struct Plan {
     pub operations: Vec<Operation>,
     /// What is in the way.
     pub obstacles: Vec<Obstacle>,
+}
+
+/// A [`Plan`] whose routes are written out only while it is carried out, where there is nothing yet that they could meet:
+/// there may be a million of them.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    before: Vec<Operation>,
+    coming: Coming<'a>,
+    after: Vec<Operation>,
+    /// What is in the way.
+    pub obstacles: Vec<Obstacle>,
+}
+
+impl Draft<'_> {
+    /// How many operations it has.
+    pub fn len(&self) -> usize {
+        self.before.len() + self.coming.len() + self.after.len()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The operations, in the order in which they must be carried out.
+    pub fn operations(&self) -> impl Iterator<Item = Operation> {
+        self.before.iter().cloned().chain(self.coming.operations()).chain(self.after.iter().cloned())
+    }
+
+    fn written_out(self) -> Plan {
+        let Self { before: mut operations, coming, after, obstacles } = self;
+        operations.extend(coming.operations());
+        operations.extend(after);
+        Plan { operations, obstacles }
+    }
+}
+
+/// Routes through next hops that all come, behind the last one of [`Phase::Routes`].
+#[derive(Debug, Default)]
+struct Coming<'a> {
+    routes: Option<&'a Remote>,
+    /// The id of each desired next hop; none for those that cannot be had.
+    ids: Vec<Option<u32>>,
+}
+
+impl Coming<'_> {
+    fn len(&self) -> usize {
+        let all = self.ids.iter().all(Option::is_some);
+        if all { self.routes.map_or(0, Remote::len) } else { self.operations().count() }
+    }
+
+    fn operations(&self) -> impl Iterator<Item = Operation> {
+        self.routes.into_iter().flat_map(Remote::iter).filter_map(|route| match route.to {
+            RouteTo::Nexthop(place) => {
+                let via = Via::Nexthop(self.ids[place as usize]?);
+                Some(Operation::AddRoute(KernelRoute { key: route.key, tos: 0, via }))
+            }
+            RouteTo::Unreachable | RouteTo::Port(_) => None,
+        })
+    }
 }
 
 /// Something that keeps a device from being as it should be and that is not ours to change.
@@ -92,6 +152,12 @@ impl Phases {
         debug_assert!(before.is_none_or(|before| before.is_empty()), "the phase has operations already");
     }
 
+    /// Those up to the routes that come, and those behind them.
+    fn around_routes(mut self) -> (Vec<Operation>, Vec<Operation>) {
+        let after = self.0.split_off(&Phase::Tidy);
+        (self.into_operations(), Phases(after).into_operations())
+    }
+
     /// All of them in order. There may be a million in one phase: these are not copied.
     fn into_operations(self) -> Vec<Operation> {
         let largest = self.0.iter().max_by_key(|(_, operations)| operations.len()).map(|(phase, _)| *phase);
@@ -113,14 +179,21 @@ impl Phases {
 /// The plan that leads from `observed` to `desired`. Carried out without failure, the next one is empty, unless the
 /// kernel took further objects away with what the plan changed; then the one after it is.
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
+    draft(desired, observed).written_out()
+}
+
+/// The same, with the routes that come still to be written out.
+pub fn draft<'a>(desired: &'a Desired, observed: &Observed) -> Draft<'a> {
     let survey = Survey::new(desired, observed);
     let mut phases = Phases::default();
     rules::diff(&survey, &mut phases);
     devices::diff(&survey, &mut phases);
     ingress::diff(&survey, &mut phases);
     egress::diff(&survey, &mut phases);
-    forwarding::diff(&survey, &mut phases);
-    Plan { operations: phases.into_operations(), obstacles: survey.obstacles }
+    let ids = forwarding::diff(&survey, &mut phases);
+    let coming = ids.map_or_else(Coming::default, |ids| Coming { routes: Some(&desired.remote), ids });
+    let (before, after) = phases.around_routes();
+    Draft { before, coming, after, obstacles: survey.obstacles }
 }
 
 /// What makes devices of ours send nothing more: without forwarding entries a device is mute, however many routes lead to

@@ -8,6 +8,7 @@ use crate::{
     objects::{Address, Family, FdbKey, FdbTarget, KernelRoute, Lookup, Mac, NeighbourKey, Nexthop, Rule, Via},
     owner::PROTOCOL,
 };
+use ipnet::IpNet;
 use netlink_packet_core::Emitable;
 use netlink_packet_route::{
     AddressFamily,
@@ -98,6 +99,10 @@ pub(super) fn put_nexthop_id(body: &mut Vec<u8>, id: u32) {
     put(body, nexthop::NHA_ID, &id.to_ne_bytes());
 }
 
+/// The longest route: fixed part, IPv6 destination, table, metric, device or next hop.
+const ROUTE_LEN: usize = route::HEADER_LEN + 20 + 3 * 8;
+
+/// There may be a million of them, so each is put together in place and added in one go.
 pub(super) fn put_route(body: &mut Vec<u8>, route: &KernelRoute, scope: u8) {
     let key = &route.key;
     let kind = match route.via {
@@ -105,16 +110,41 @@ pub(super) fn put_route(body: &mut Vec<u8>, route: &KernelRoute, scope: u8) {
         Via::Device(_) | Via::Nexthop(_) => route::RTN_UNICAST,
         Via::Other => 0,
     };
-    body.extend([Family::of(&key.prefix).number(), key.prefix.prefix_len(), 0, route.tos]);
-    body.extend([0, PROTOCOL, scope, kind, 0, 0, 0, 0]);
-    put_address(body, route::RTA_DST, key.prefix.network());
-    put(body, route::RTA_TABLE, &key.table.to_ne_bytes());
+    let mut bytes = [0; ROUTE_LEN];
+    let mut length = 0;
+    let mut put = |more: &[u8]| {
+        bytes[length..length + more.len()].copy_from_slice(more);
+        length += more.len();
+    };
+    put(&[Family::of(&key.prefix).number(), key.prefix.prefix_len(), 0, route.tos]);
+    put(&[0, PROTOCOL, scope, kind, 0, 0, 0, 0]);
+    match key.prefix {
+        IpNet::V4(prefix) => {
+            put(&attribute_head(route::RTA_DST, 4));
+            put(&prefix.network().octets());
+        }
+        IpNet::V6(prefix) => {
+            put(&attribute_head(route::RTA_DST, 16));
+            put(&prefix.network().octets());
+        }
+    }
+    let mut put_number = |kind: u16, number: u32| {
+        put(&attribute_head(kind, 4));
+        put(&number.to_ne_bytes());
+    };
+    put_number(route::RTA_TABLE, key.table);
     if key.metric != 0 {
-        put(body, route::RTA_PRIORITY, &key.metric.to_ne_bytes());
+        put_number(route::RTA_PRIORITY, key.metric);
     }
     match route.via {
-        Via::Device(index) => put(body, route::RTA_OIF, &index.to_ne_bytes()),
-        Via::Nexthop(id) => put(body, route::RTA_NH_ID, &id.to_ne_bytes()),
+        Via::Device(index) => put_number(route::RTA_OIF, index),
+        Via::Nexthop(id) => put_number(route::RTA_NH_ID, id),
         Via::Unreachable | Via::Other => {}
     }
+    body.extend_from_slice(&bytes[..length]);
+}
+
+fn attribute_head(kind: u16, length: u16) -> [u8; 4] {
+    let ([a, b], [c, d]) = ((4 + length).to_ne_bytes(), kind.to_ne_bytes());
+    [a, b, c, d]
 }

@@ -3,9 +3,11 @@
 
 mod egress;
 mod operation;
+mod remote;
 
 pub use egress::{Egress, Rate, Shaper};
 pub use operation::{LinkChange, Operation};
+pub use remote::{Remote, Run, Source};
 
 use crate::owner;
 use cps_peering_config::net::{InterfaceName, Vni};
@@ -320,23 +322,20 @@ pub struct Desired {
     pub shapers: BTreeMap<InterfaceName, Shaper>,
     /// Next hops, sorted.
     pub nexthops: Vec<Nexthop>,
-    /// Routes through next hops, sorted by key. There may be a million of them.
-    pub remote: Vec<DesiredRoute>,
+    /// Routes through next hops.
+    pub remote: Remote,
     /// Routes to ports and to nowhere, sorted by key. Among both, keys are unique.
     pub local: Vec<DesiredRoute>,
 }
 
 impl Desired {
     /// All routes, sorted by key.
-    pub fn routes(&self) -> impl Iterator<Item = &DesiredRoute> {
-        let (mut remote, mut local) = (self.remote.as_slice(), self.local.as_slice());
-        std::iter::from_fn(move || {
-            let first = match (remote.first(), local.first()) {
-                (Some(a), Some(b)) if b.key < a.key => &mut local,
-                (Some(_), _) => &mut remote,
-                (None, _) => &mut local,
-            };
-            first.split_off_first()
+    pub fn routes(&self) -> impl Iterator<Item = DesiredRoute> {
+        let (mut remote, mut local) = (self.remote.iter().peekable(), self.local.iter().copied().peekable());
+        std::iter::from_fn(move || match (remote.peek(), local.peek()) {
+            (Some(a), Some(b)) if b.key < a.key => local.next(),
+            (Some(_), _) => remote.next(),
+            (None, _) => local.next(),
         })
     }
 }

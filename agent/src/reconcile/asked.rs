@@ -17,7 +17,6 @@ use cps_peering_config::{
     traffic::{Grants, TrafficReport},
 };
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -184,12 +183,10 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// The same operations with the rates of now: what was granted after the plan was made must not be taken back by it.
-    pub(super) fn with_rates_of_now<'a>(&self, operations: &'a [Operation]) -> Cow<'a, [Operation]> {
+    /// None where nothing was.
+    pub(super) fn with_rates_of_now(&self, operations: &[Operation]) -> Option<Vec<Operation>> {
         let is_rate = |operation: &Operation| matches!(operation, Operation::SetRate(..) | Operation::SetQueue(..));
-        let Some(config) = self.config.as_ref().filter(|_| self.regranted) else { return Cow::Borrowed(operations) };
-        if !operations.iter().any(is_rate) {
-            return Cow::Borrowed(operations);
-        }
+        let config = self.config.as_ref().filter(|_| self.regranted && operations.iter().any(is_rate))?;
         let mtu = self.surroundings.map_or(0, |surroundings| surroundings.device_mtu(config.underlay));
         let shaper = |device: &InterfaceName| {
             let vni = DeviceName::parse(device)?.vni;
@@ -201,7 +198,7 @@ impl<K: Kernel> Reconciler<K> {
             Operation::SetQueue(device, _) => shaper(device).map(|shaper| Operation::SetQueue(*device, shaper.queue)),
             _ => None,
         };
-        operations.iter().map(|operation| of_now(operation).unwrap_or_else(|| operation.clone())).collect()
+        Some(operations.iter().map(|operation| of_now(operation).unwrap_or_else(|| operation.clone())).collect())
     }
 
     fn traffic(&self, only: impl Fn(Vni) -> bool) -> TrafficReport {
