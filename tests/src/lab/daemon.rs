@@ -7,6 +7,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -99,8 +100,21 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Where this workspace's programs are: in the folder `CPS_PEERING_BIN`, or beside the running one.
+/// Where the programs are that this process uses instead of this workspace's.
+static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+
+/// Makes labs use the programs in a folder. Only the first call counts.
+pub fn use_programs(folder: &Path) {
+    // Whoever was first has said where they are.
+    let _ = PROGRAMS.set(folder.to_owned());
+}
+
+/// Where this workspace's programs are: where [`use_programs`] said, in the folder `CPS_PEERING_BIN`, or beside the running
+/// one.
 fn folder() -> Result<PathBuf> {
+    if let Some(folder) = PROGRAMS.get() {
+        return Ok(folder.clone());
+    }
     if let Some(folder) = env::var_os("CPS_PEERING_BIN") {
         return Ok(PathBuf::from(folder));
     }

@@ -7,7 +7,7 @@ pub mod shell;
 mod underlay;
 
 pub use control::{Controller, peering_id};
-pub use daemon::{Daemon, binary};
+pub use daemon::{Daemon, binary, use_programs};
 pub use server::{Heard, NIC, Ping, Server, ToAddress, first_addresses, prefixes};
 pub use underlay::{UPLINK, Underlay};
 

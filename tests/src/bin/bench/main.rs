@@ -8,10 +8,12 @@
 //! | [`ip_batch`], [`bird`] | other people's programs |
 //! | [`agent`] | an agent as a process of its own, and its HTTP interface |
 //! | [`under_test`] | that process; on a kernel without VRF devices with a stand-in for them |
+//! | [`bandwidth`] | how exactly bandwidths hold |
 //! | [`adding`], [`looking`], [`removing`], [`patching`], [`starting`] | the measurements |
 
 mod adding;
 mod agent;
+mod bandwidth;
 mod bird;
 mod figures;
 mod ground;
@@ -46,6 +48,15 @@ enum Command {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Bandwidths: how exactly they hold, for one host and for three.
+    Bandwidth {
+        /// Print one line of JSON per figure; everything else goes to standard error.
+        #[arg(long)]
+        json: bool,
+        /// A part of the names of the figures to measure.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// The agent that is measured.
     #[command(hide = true)]
     AgentUnderTest {
@@ -58,6 +69,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::AgentUnderTest { settings } => under_test::run(&settings),
         Command::Agent { json, filter } => measure(&mut Figures::new(json, filter)),
+        Command::Bandwidth { json, filter } => bandwidth::measure(&mut Figures::new(json, filter)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
