@@ -15,7 +15,7 @@ use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
 use nix::libc;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -93,6 +93,10 @@ impl Kernel for Memory {
             parts.restrict(&mut seen);
         }
         Ok(seen)
+    }
+
+    fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError> {
+        Ok(self.state().seen.links.clone())
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

@@ -16,7 +16,7 @@ mod wire;
 
 use crate::{
     extent::Extent,
-    objects::{Observed, Operation},
+    objects::{Link, Observed, Operation},
 };
 use cps_peering_config::net::InterfaceName;
 use socket::Socket;
@@ -35,6 +35,9 @@ pub trait Kernel: Send {
     fn observe(&mut self) -> Result<Observed, KernelError> {
         self.look(&Extent::Everything, &|| false)
     }
+
+    /// Reads the devices only: for a hundred of them that takes a fraction of a millisecond.
+    fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError>;
 
     /// Carries out operations in order, all of them, also after one was refused. Removing what is already gone is no
     /// failure. Returns the places of those that were refused.
@@ -150,6 +153,10 @@ impl Kernel for Netlink {
                 Ok(observed)
             }
         })
+    }
+
+    fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError> {
+        self.with_socket(|socket, _| observe::links(socket))
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

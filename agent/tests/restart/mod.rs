@@ -4,9 +4,10 @@ use super::*;
 use cps_peering_agent::{
     kernel::{KernelError, Refusal},
     ledger::Record,
-    objects::{Observed, Operation},
+    objects::{Link, Observed, Operation},
 };
-use std::{io, sync::mpsc};
+use cps_peering_config::net::InterfaceName;
+use std::{collections::BTreeMap, io, sync::mpsc};
 
 /// The kernel as it is for an agent that dies after so many operations: from then on nothing it does arrives.
 struct Dying {
@@ -26,6 +27,10 @@ impl Dying {
 impl Kernel for Dying {
     fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         if self.left == 0 { Err(self.silence()) } else { self.kernel.look(extent, stop) }
+    }
+
+    fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError> {
+        self.kernel.devices()
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

@@ -10,10 +10,11 @@ use cps_peering_agent::{
     daemon,
     extent::Extent,
     kernel::{Kernel, KernelError, Netlink, Refusal},
-    objects::{Observed, Operation},
+    objects::{Link, Observed, Operation},
 };
+use cps_peering_config::net::InterfaceName;
 use nix::sys::signal::{Signal, raise};
-use std::{fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 /// Runs the agent until it has changed the kernel so often, and kills it then.
 #[derive(Parser)]
@@ -50,6 +51,10 @@ impl Dying {
 impl Kernel for Dying {
     fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         self.kernel.look(extent, stop)
+    }
+
+    fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError> {
+        self.kernel.devices()
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
