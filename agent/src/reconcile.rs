@@ -14,7 +14,7 @@ use crate::{
     diff::{Draft, Obstacle, draft, silence},
     extent::{Extent, Parts, gone},
     kernel::{Event, Kernel, KernelError, Refusal},
-    objects::{LinkKind, Observed, Operation},
+    objects::{DeviceSetting, LinkKind, Observed, Operation},
     owner::DeviceName,
     scope,
 };
@@ -53,6 +53,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_mins(1);
 /// The longest time for which events wait after a look that an event asked for.
 const LONGEST_REST: Duration = Duration::from_secs(2);
+/// How often the settings of devices are glanced at: the kernel does not announce all of them.
+const GLANCE: Duration = Duration::from_secs(3);
 /// The MTU that is assumed where the underlay address is on no interface, or on one that says nothing about the path.
 const ETHERNET_MTU: u32 = 1500;
 
@@ -335,7 +337,7 @@ impl<K: Kernel> Reconciler<K> {
             let waited = if superseded {
                 self.drain(Waited::Configured)
             } else {
-                let Some(waited) = self.wait(pause, quiet_until) else { return };
+                let Some(waited) = self.wait_glancing(pause, quiet_until) else { return };
                 waited
             };
             // Without a reason, or with one that says only "look".
@@ -361,6 +363,34 @@ impl<K: Kernel> Reconciler<K> {
             let rest = if waited == Waited::Event { started.elapsed() * 2 } else { Duration::ZERO };
             quiet_until = Instant::now() + rest.min(LONGEST_REST);
         }
+    }
+
+    /// Waits for a reason to look; while all is well, what a glance at the devices tells is one, too.
+    fn wait_glancing(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left <= GLANCE || !self.settled {
+                return self.wait(left, quiet_until);
+            }
+            match self.wait(GLANCE, quiet_until)? {
+                Waited::Pause if self.seems_right() => {}
+                waited => return Some(waited),
+            }
+        }
+    }
+
+    /// Whether the settings of our devices and ports are as they should be. What cannot be read does not seem right.
+    fn seems_right(&mut self) -> bool {
+        let Some(config) = &self.config else { return true };
+        let Ok(links) = self.kernel.devices() else { return false };
+        let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
+        let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));
+        let mut ours = of_vpcs.chain(of_sides).filter_map(|name| links.get(&name));
+        ours.all(|link| {
+            let right = |(setting, value)| link.settings.get(&setting).is_none_or(|have| *have == value);
+            DeviceSetting::WANTED.into_iter().all(right)
+        })
     }
 
     /// Waits for a reason to look: until `pause` is over, an event comes (but not before `quiet_until`), or a configuration

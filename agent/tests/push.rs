@@ -10,7 +10,7 @@ use cps_peering_agent::{
     extent::Extent,
     kernel::{Event, Kernel, memory::Memory},
     ledger::Ledger,
-    objects::{LinkKind, Operation, RouteKey, Tunnel},
+    objects::{DeviceSetting, LinkKind, Operation, RouteKey, Tunnel},
     owner,
     reconcile::{self, Handle, Kept, Options},
     shares::SharesFile,
@@ -312,6 +312,18 @@ async fn drift_is_repaired_and_counted() {
     agent.reconciler.notice(Event::Changed);
     let report = agent.report_when(|report| report.counters.drift_repaired > 0).await;
     assert!(report.in_sync() && !agent.kernel.state().seen.routes.is_empty());
+}
+
+#[tokio::test]
+async fn a_setting_that_the_kernel_does_not_announce_is_noticed() {
+    let agent = Agent::start();
+    agent.accepted(&config(1)).await;
+    let port = "tenant1".parse().unwrap();
+    let setting = DeviceSetting::Ipv6AcceptRa;
+    agent.kernel.state().seen.links.get_mut(&port).unwrap().settings.insert(setting, 2);
+    let report = agent.report_when(|report| report.counters.drift_repaired > 0).await;
+    assert!(report.in_sync());
+    assert_eq!(agent.kernel.state().seen.links[&port].settings[&setting], 0);
 }
 
 #[tokio::test]

@@ -105,7 +105,10 @@ fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
         |wanted| attributes(payload, neighbour::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     if u8_at(payload, 0)? == neighbour::AF_BRIDGE {
         let [a, b, ..] = *find(neighbour::NDA_LLADDR)? else { return None };
-        return Some(crate::compile::HOST_PREFIXES.contains(&u16::from_be_bytes([a, b])));
+        // A group, or the address that stands for all others: no bridge learns those, and on a device of ours they would lead
+        // packets astray.
+        let of_many = a & 1 == 1 || find(neighbour::NDA_LLADDR)?.iter().all(|byte| *byte == 0);
+        return Some(of_many || crate::compile::HOST_PREFIXES.contains(&u16::from_be_bytes([a, b])));
     }
     match find(neighbour::NDA_DST).and_then(address)? {
         IpAddr::V6(address) => Some(looks_like_a_host(address)),
@@ -152,6 +155,13 @@ mod tests {
         }
     }
 
+    fn bridged(mac: [u8; 6]) -> impl FnOnce(&mut Vec<u8>) {
+        move |body| {
+            body.extend([neighbour::AF_BRIDGE, 0, 0, 0, 1, 0, 0, 0, 0x80, 0, 2, 0]);
+            put(body, neighbour::NDA_LLADDR, &mac);
+        }
+    }
+
     #[test]
     fn other_peoples_routes_and_neighbours_do_not_wake_us() {
         assert!(concerns(rtm::DEL_ROUTE, route(PROTOCOL)));
@@ -162,6 +172,10 @@ mod tests {
         assert!(concerns(rtm::DEL_NEIGHBOUR, neighbour(&host)));
         assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("fe80::5054:ff:fe12:3456")));
         assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("10.1.0.9")));
+        assert!(!concerns(rtm::NEW_NEIGHBOUR, bridged([0x52, 0x54, 0, 0x12, 0x34, 0x56])), "a bridge has learnt it");
+        assert!(concerns(rtm::NEW_NEIGHBOUR, bridged([0x02, 0, 0xc0, 0, 2, 9])));
+        assert!(concerns(rtm::NEW_NEIGHBOUR, bridged([0; 6])), "where everything else goes");
+        assert!(concerns(rtm::NEW_NEIGHBOUR, bridged([1, 0, 0x5e, 0, 0, 7])));
         assert!(concerns(rtm::NEW_LINK, |_| {}));
     }
 

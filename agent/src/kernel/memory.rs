@@ -102,6 +102,10 @@ impl Kernel for Memory {
         Ok(self.state().traffic.clone())
     }
 
+    fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError> {
+        Ok(self.state().seen.links.clone())
+    }
+
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
         let mut state = self.state();
         let mut refused = Vec::new();

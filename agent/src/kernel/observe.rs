@@ -134,7 +134,7 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
     bytes.try_into().ok().map(Mac)
 }
 
-type Links = BTreeMap<InterfaceName, Link>;
+pub(super) type Links = BTreeMap<InterfaceName, Link>;
 
 /// One device, if it is there.
 fn one_link(socket: &mut Socket, name: &InterfaceName) -> Result<Option<(InterfaceName, Link)>, KernelError> {
@@ -150,7 +150,7 @@ fn one_link(socket: &mut Socket, name: &InterfaceName) -> Result<Option<(Interfa
     }
 }
 
-fn links(socket: &mut Socket) -> Result<Links, KernelError> {
+pub(super) fn links(socket: &mut Socket) -> Result<Links, KernelError> {
     socket.dump(
         "devices",
         rtm::GET_LINK,

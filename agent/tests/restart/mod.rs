@@ -4,10 +4,10 @@ use super::*;
 use cps_peering_agent::{
     kernel::{KernelError, Refusal},
     ledger::Record,
-    objects::{Observed, Operation},
+    objects::{Link, Observed, Operation},
     traffic::Reading,
 };
-use cps_peering_config::net::Vni;
+use cps_peering_config::net::{InterfaceName, Vni};
 use std::{collections::BTreeMap, io, sync::mpsc};
 
 /// The kernel as it is for an agent that dies after so many operations: from then on nothing it does arrives.
@@ -32,6 +32,10 @@ impl Kernel for Dying {
 
     fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
         self.kernel.traffic()
+    }
+
+    fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError> {
+        self.kernel.devices()
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

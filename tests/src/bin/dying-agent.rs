@@ -10,10 +10,10 @@ use cps_peering_agent::{
     daemon,
     extent::Extent,
     kernel::{Kernel, KernelError, Netlink, Refusal},
-    objects::{Observed, Operation},
+    objects::{Link, Observed, Operation},
     traffic::Reading,
 };
-use cps_peering_config::net::Vni;
+use cps_peering_config::net::{InterfaceName, Vni};
 use nix::sys::signal::{Signal, raise};
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
@@ -56,6 +56,10 @@ impl Kernel for Dying {
 
     fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
         self.kernel.traffic()
+    }
+
+    fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError> {
+        self.kernel.devices()
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {

@@ -62,7 +62,13 @@ fn next_hops_neighbours_and_forwarding_entries_are_healed() -> Result<()> {
         ("the neighbour's Ethernet address", "ip neigh replace {gateway} lladdr 02:00:00:00:00:99 dev {peer}"),
         ("a neighbour that ages", "ip neigh replace {gateway} lladdr {mac} dev {peer} nud stale"),
         ("the forwarding entry", "bridge fdb del {mac} dev {peer} dst 192.0.2.2 vni {vni}"),
-        ("a second destination", "bridge fdb append {mac} dev {peer} dst 192.0.2.99 vni {vni} self permanent"),
+        ("a destination of everything else", "bridge fdb append {any} dev {peer} dst 192.0.2.99 self permanent"),
+        (
+            // Of one host's address the kernel keeps a single destination: `append` would change nothing.
+            "a second destination",
+            "bridge fdb append {any} dev {peer} dst 192.0.2.98 self permanent; \
+             bridge fdb append {any} dev {peer} dst 192.0.2.99 self permanent",
+        ),
         ("another destination", "bridge fdb replace {mac} dev {peer} dst 192.0.2.99 vni {vni} self permanent"),
         ("another VNI", "bridge fdb replace {mac} dev {peer} dst 192.0.2.2 vni 4242 self permanent"),
     ])
@@ -189,7 +195,8 @@ const EVERYTHING_AT_ONCE: &str = "\
     ip nexthop replace id {nexthop} via fe80::99 dev {peer} onlink proto 67
     ip neigh replace {gateway} lladdr 02:00:00:00:00:99 dev {peer}
     ip neigh add fe80::200:c000:263 lladdr 02:00:c0:00:02:63 dev {peer} nud permanent
-    bridge fdb append {mac} dev {peer} dst 192.0.2.99 vni {vni} self permanent
+    bridge fdb append {any} dev {peer} dst 192.0.2.98 self permanent
+    bridge fdb append {any} dev {peer} dst 192.0.2.99 self permanent
     tc filter del dev {peer} ingress pref 17233
     tc qdisc del dev eth1 clsact
     ip link set {peer} mtu 1300
@@ -307,6 +314,8 @@ impl Names {
             ("{peer}", peer),
             ("{gateway}", gateway),
             ("{mac}", entry[0].to_owned()),
+            // Stands for every address that has no entry.
+            ("{any}", "00:00:00:00:00:00".to_owned()),
             ("{vni}", (*vni).to_owned()),
         ]))
     }

@@ -179,6 +179,10 @@ impl Kernel for WithoutVrf {
         self.kernel.traffic()
     }
 
+    fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError> {
+        self.kernel.devices()
+    }
+
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
         let mut refused = Vec::new();
         let mut changed = false;
