@@ -19,6 +19,7 @@ use cps_peering_config::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::DirBuilder,
+    io::ErrorKind,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -224,8 +225,13 @@ impl Engine {
     /// Copies the store as it is now into a new file beside it, in the folder `backups`. Blocks on the disk.
     pub fn back_up(&self) -> Result<(PathBuf, Revision), BackupError> {
         let folder = self.store.path().with_file_name("backups");
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.map_err(|source| BackupError::File { what: "make the folder", path: folder.clone(), source })?;
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(BackupError::Temporary),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(BackupError::File { what: "make the folder", path: folder, source: error });
+            }
+            _ => {}
+        }
         // Without colons, which other programs take for the end of a host's name.
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(':', "-");
         let file = folder.join(format!("{time}.redb"));

@@ -32,6 +32,9 @@ pub enum BackupError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The store has no place on the disk.
+    #[error("the store is a temporary one, and has no place for a backup")]
+    Temporary,
     /// There is something in the place of the copy.
     #[error("{0} exists already")]
     Exists(PathBuf),

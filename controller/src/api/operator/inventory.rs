@@ -100,8 +100,7 @@ pub(in crate::api) struct BackUp {
 pub(in crate::api) async fn back_up(ask: Ask) -> Reply {
     let engine = Arc::clone(&ask.api.engine);
     let made = tokio::task::spawn_blocking(move || engine.back_up()).await;
-    let failed = |error: String| Failure::internal(format!("no backup was made: {error}"));
-    let (file, revision) = made.map_err(|it| failed(it.to_string()))?.map_err(|it| failed(it.to_string()))?;
+    let (file, revision) = made.map_err(|error| Failure::internal(error.to_string()))??;
     reply(BackUp { file: file.display().to_string(), revision })
 }
 
