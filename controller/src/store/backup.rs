@@ -211,8 +211,8 @@ mod tests {
     };
 
     fn apply(store: &Path, regions: &[&str]) {
-        let text: String = regions.iter().map(|id| format!("[[regions]]\nid = '{id}'\n")).collect();
-        let inventory = toml::from_str(&text).unwrap();
+        let regions: Vec<_> = regions.iter().map(|id| serde_json::json!({ "id": id })).collect();
+        let inventory = serde_json::from_value(serde_json::json!({ "regions": regions })).unwrap();
         let (engine, _hosts) = Engine::open(Store::open(store).unwrap(), Options::default()).unwrap();
         let command = Command::Apply(Apply { inventory, prune: false });
         engine.execute(&Request::new(Actor::Operator, command)).unwrap();

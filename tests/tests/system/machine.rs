@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long a machine may take to start, and a command to end.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A machine that runs. It ends with this.
 pub(crate) struct Machine {

@@ -1,6 +1,9 @@
 //! Two machines with systemd as their first process, on which what is shipped is installed from its packages, used, upgraded,
 //! killed, booted again and removed. The guide's commands are run here.
 
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+#![allow(clippy::print_stdout, reason = "what was seen, beside the test's result")]
+
 mod machine;
 mod ping;
 mod story;

@@ -264,7 +264,12 @@ fn left_alone(site: &mut Site) -> Result<()> {
     let (before, repaired_before) = (ours(h1)?, repaired(h1)?);
     ensure!(before.contains("cpspeer") && before.contains("nhid"), "{before}");
     h1.sh("networkctl reload && systemctl restart systemd-networkd.service")?;
-    h1.until("networkctl status --no-pager vec0 | grep '(configured)'")?;
+    // It looks at what is there when it begins to configure.
+    h1.until(
+        "journalctl --sync
+        service=$(systemctl show --value --property InvocationID systemd-networkd.service)
+        journalctl _SYSTEMD_INVOCATION_ID=$service --grep 'vec0: Configuring with'",
+    )?;
     h1.sh("udevadm trigger --action=add --subsystem-match=net && udevadm settle")?;
     let (after, repaired_after) = (ours(h1)?, repaired(h1)?);
     ensure!(before == after, "it was\n{before}\nand is\n{after}");

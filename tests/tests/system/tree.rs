@@ -96,8 +96,10 @@ pub(crate) fn image() -> Result<PathBuf> {
     fs::write(tree.join("usr/local/sbin/test-shell"), SHELL)?;
     fs::write(tree.join("etc/systemd/system/test-shell.service"), SHELL_UNIT)?;
     for (host, address) in HOSTS {
+        // Without KeepConfiguration the address goes away for a moment whenever networkd is started again.
         let network = format!(
-            "[Match]\nName=vec0\nHost={host}\n[Network]\nAddress={address}/24\nIPv6AcceptRA=no\nKeepConfiguration=static\n"
+            "[Match]\nName=vec0\nHost={host}\n[Network]\nAddress={address}/24\n{}\n",
+            "LinkLocalAddressing=no\nIPv6AcceptRA=no\nKeepConfiguration=static"
         );
         fs::write(tree.join(format!("etc/systemd/network/50-{host}.network")), network)?;
     }
