@@ -335,6 +335,7 @@ fn removed(site: &mut Site) -> Result<()> {
     ensure!(told.contains("stay in the kernel"), "{told}");
     ensure!(before == ours(h1)?, "what was in the kernel stays there");
     h1.sh(&format!("dpkg --install /test/packages/cps-peering-agent_{}_*.deb", VERSIONS[1]))?;
+    h1.sh(&format!("systemctl is-active {AGENT}"))?;
     h1.sh(&format!("systemctl stop {AGENT} && cps-peering-agent cleanup --yes"))?;
     let (code, devices) = h1.run("ls /sys/class/net | grep ^cps")?;
     ensure!(code == 1 && devices.is_empty(), "{devices}");
