@@ -5,13 +5,15 @@ use crate::{
     kernel::{self, Kernel},
     ledger::Ledger,
     reconcile::{self, Kept, Options},
+    service,
     shares::SharesFile,
     traffic::MeterFile,
 };
 use anyhow::Context;
 use cps_peering_config::settings::AgentSettings;
+use socket2::{Domain, Socket, Type};
 use std::{
-    io,
+    io, net,
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
@@ -24,8 +26,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Runs until SIGTERM or SIGINT. The kernel stays as it is then.
-pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::Result<()> {
+/// Runs until SIGTERM or SIGINT. The kernel stays as it is then. With SIGHUP it goes on with what `read` says the settings
+/// are now, as far as they can change while it runs.
+pub fn run(
+    kernel: impl Kernel + 'static,
+    settings: &AgentSettings,
+    read: impl Fn() -> anyhow::Result<AgentSettings>,
+) -> anyhow::Result<()> {
     let _only_one = claim_namespace()?;
     let ledger = Ledger::new(&settings.ledger);
     let accepted = ledger.load()?.map(Arc::new);
@@ -40,25 +47,45 @@ pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::R
         tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
         reconciler.configure(Arc::clone(config));
     }
-    let router = api::router(accepted, ledger, shares, reconciler);
+    let router = api::router(accepted, ledger, shares, reconciler.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(settings.listen)
-            .await
+        let listener = listen(settings.listen)
             .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
         tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        cps_peering_http::serve(listener, router, async move {
+        let hangup = signal(SignalKind::hangup())?;
+        let serve = cps_peering_http::serve(listener, router, async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-        })
-        .await;
+            cps_peering_service::stopping();
+        });
+        tokio::select! {
+            () = serve => {}
+            never = service::attend(&reconciler, settings, hangup, read) => match never {},
+        }
         tracing::info!("stopped; the kernel stays as it is");
         Ok(())
     })
+}
+
+/// Listens, also on an address that the host does not have yet: the agent must not depend on when the network comes up.
+fn listen(address: net::SocketAddr) -> io::Result<TcpListener> {
+    const QUEUE: i32 = 1024;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    match address {
+        net::SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        net::SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+    }
+    // As the standard library does, so that a restart does not wait for connections of the life before.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(QUEUE)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// What was granted and counted in the life before, and a thread that keeps what is counted in this one.

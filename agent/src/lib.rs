@@ -18,6 +18,7 @@
 //! | [`compile`] | a configuration | kernel objects that should be there. Pure |
 //! | [`diff`] | objects that should be there, objects that are | operations in order, and what is in the way. Pure |
 //! | [`kernel`] | operations | objects that are there; events. The only place that speaks netlink |
+//! | [`service`] | reports, SIGHUP | signs of life and a line of status for the service manager; settings read again |
 //! | [`owner`] | names and numbers | what is ours. The only place that decides it |
 //!
 //! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
@@ -35,5 +36,6 @@ pub mod objects;
 pub mod owner;
 pub mod reconcile;
 pub mod scope;
+pub mod service;
 pub mod shares;
 pub mod traffic;

@@ -41,6 +41,8 @@ enum Command {
     Diff(Shown),
     /// Whether this kernel and system are fit for the agent. Exits with 1 when they are not.
     Check(Shown),
+    /// Check the settings file, and show what holds with it, defaults included.
+    Settings,
     /// Remove everything that is ours from this host. Stop the agent first.
     Cleanup {
         /// Do not ask.
@@ -74,7 +76,7 @@ fn main() -> ExitCode {
             return EXIT_SETTINGS.into();
         }
     };
-    match execute(&arguments.command, &settings) {
+    match execute(&arguments, &settings) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -85,11 +87,11 @@ fn main() -> ExitCode {
 }
 
 /// Carries a command out. False when it found something wrong.
-fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> {
+fn execute(Arguments { settings: file, command }: &Arguments, settings: &AgentSettings) -> anyhow::Result<bool> {
     let ledger = Ledger::new(&settings.ledger);
     let options = Options::from(settings);
     match command {
-        Command::Run => daemon::run(Netlink::default(), settings).map(|()| true),
+        Command::Run => daemon::run(Netlink::default(), settings, || read_settings(file)).map(|()| true),
         Command::Status(shown) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(command::status::run(settings.listen, shown.output))
@@ -98,6 +100,10 @@ fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> 
             command::diff::run(&ledger, &SharesFile::beside(&settings.ledger), options, shown.output)
         }
         Command::Check(shown) => command::check::run(settings, shown.output),
+        Command::Settings => {
+            cps_peering_terminal::show(toml::to_string(settings)?.trim_end());
+            Ok(true)
+        }
         Command::Cleanup { yes } => {
             let _no_agent = daemon::claim_namespace()?;
             command::cleanup::run(&ledger, *yes).map(|()| true)

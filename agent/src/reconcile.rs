@@ -102,6 +102,7 @@ enum Wake {
     Configured(Arc<ValidHostConfig>, Stored),
     Event(Event),
     Asked(Ask),
+    Tuned(Options),
 }
 
 /// Tells whether a configuration is in the ledger, once that is known. Work on it begins before: what ends traffic must not
@@ -190,6 +191,12 @@ impl Handle {
     /// Tells the reconciler that the kernel has changed. False when it has ended.
     pub fn notice(&self, event: Event) -> bool {
         self.wake.send(Wake::Event(event)).is_ok()
+    }
+
+    /// Makes the reconciler go on with other options, and look at everything. Those of the tunnels it cannot change.
+    pub fn tune(&self, options: Options) {
+        // The reconciler ends only with the process.
+        let _ = self.wake.send(Wake::Tuned(options));
     }
 
     /// How it stands, now and from now on.
@@ -459,6 +466,12 @@ impl<K: Kernel> Reconciler<K> {
                 self.regranted = true;
                 self.answer(ask);
                 Waited::Pause
+            }
+            Wake::Tuned(options) => {
+                self.options = options;
+                self.surroundings = None;
+                self.due = true;
+                Waited::Event
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::{
         state::{Change, State},
     },
     plan::{plan, reach, reach_of_host},
-    store::{Store, StoreError},
+    store::{BackupError, Store, StoreError},
     traffic::Traffic,
 };
 use cps_peering_config::{
@@ -19,6 +19,10 @@ use cps_peering_config::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::DirBuilder,
+    io::ErrorKind,
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -68,7 +72,7 @@ pub struct Engine {
     /// For reading the audit trail without holding up commands.
     store: Arc<Store>,
     traffic: Traffic,
-    options: Options,
+    clock: Clock,
     /// Counts everything that a waiting caller may want to look at.
     ticks: watch::Sender<u64>,
     new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
@@ -137,24 +141,19 @@ impl Engine {
         let state = store.load()?;
         let traffic = Traffic::load(&store)?;
         let store = Arc::new(store);
+        let clock = Arc::clone(&options.clock);
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
         let inner = Inner {
             state,
             store: Arc::clone(&store),
-            options: options.clone(),
+            options,
             targets: BTreeMap::new(),
             contacts: BTreeMap::new(),
             to_audit: Vec::new(),
             store_failed: None,
         };
-        let engine = Arc::new(Self {
-            inner: Mutex::new(inner),
-            store,
-            traffic,
-            options,
-            ticks: watch::Sender::new(0),
-            new_hosts,
-        });
+        let engine =
+            Arc::new(Self { inner: Mutex::new(inner), store, traffic, clock, ticks: watch::Sender::new(0), new_hosts });
         {
             let mut inner = engine.lock();
             let all: BTreeSet<HostId> = inner.state.hosts().keys().cloned().collect();
@@ -174,7 +173,7 @@ impl Engine {
 
     /// The time, in milliseconds since 1970-01-01 UTC.
     pub fn now_ms(&self) -> u64 {
-        (self.options.clock)()
+        (self.clock)()
     }
 
     /// What passes between peers.
@@ -188,8 +187,19 @@ impl Engine {
     }
 
     /// Limits and periods of the rules.
-    pub fn limits(&self) -> &Limits {
-        &self.options.limits
+    pub fn limits(&self) -> Limits {
+        self.lock().options.limits
+    }
+
+    /// Goes on with other limits and periods; the clock stays.
+    pub fn tune(&self, mut options: Options) {
+        options.clock = Arc::clone(&self.clock);
+        self.lock().options = options;
+    }
+
+    /// Why no further command is accepted; none while all is well.
+    pub fn store_failed(&self) -> Option<String> {
+        self.lock().store_failed.clone()
     }
 
     /// Carries a request out: when this returns it is on disk, and on its way to the hosts. Blocks on the disk.
@@ -224,6 +234,26 @@ impl Engine {
     pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
         self.lock().flush_audit();
         self.store.audit(query)
+    }
+
+    /// Copies the store as it is now into a new file beside it, in the folder `backups`. Blocks on the disk.
+    pub fn back_up(&self) -> Result<(PathBuf, Revision), BackupError> {
+        let folder = self.store.path().with_file_name("backups");
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(BackupError::Temporary),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(BackupError::File { what: "make the folder", path: folder, source: error });
+            }
+            _ => {}
+        }
+        // Without colons, which other programs take for the end of a host's name.
+        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(':', "-");
+        let file = folder.join(format!("{time}.redb"));
+        // What was refused belongs to the trail, too.
+        self.lock().flush_audit();
+        let revision = self.store.back_up(&file)?;
+        tracing::info!(file = %file.display(), %revision, "store backed up");
+        Ok((file, revision))
     }
 
     /// Tells the workers of these hosts what their hosts must have, and asks for workers of new ones.
@@ -271,7 +301,7 @@ impl Engine {
     /// Moves on what has waited long enough, and does what is due. Blocks on the disk.
     pub fn sweep(&self) {
         let now = self.now_ms();
-        let until_ms = now.saturating_sub(whole(self.options.audit_kept.as_millis()));
+        let until_ms = now.saturating_sub(whole(self.lock().options.audit_kept.as_millis()));
         if let Err(error) = self.store.forget(until_ms) {
             tracing::error!(%error, "the audit trail could not be shortened");
         }

@@ -1,9 +1,10 @@
 //! The controller's program: settings, store, engine, push workers, HTTP server; then it waits for a signal.
 
 mod dev;
+mod service;
 
-use anyhow::{Context, bail};
-use clap::Parser;
+use anyhow::{Context, anyhow, bail};
+use clap::{Parser, Subcommand};
 use cps_peering_config::settings::ControllerSettings;
 use cps_peering_controller::{
     access::Access,
@@ -12,7 +13,7 @@ use cps_peering_controller::{
     engine::{Engine, Options, system_clock},
     model::Limits,
     push, shares,
-    store::Store,
+    store::{Restored, Store, StoreError},
     traffic,
 };
 use dev::Sandbox;
@@ -49,13 +50,35 @@ struct Arguments {
     /// Print the description of the HTTP interfaces (`OpenAPI`) and exit.
     #[arg(long)]
     openapi: bool,
+    /// Without one, the controller runs.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the settings file, and show what holds with it, defaults included.
+    Settings,
+    /// Copy the store into a new file while no controller runs. While one runs: `cps-peering admin backup`.
+    Backup {
+        /// The new file.
+        file: PathBuf,
+    },
+    /// Put a copy in the place of the store while no controller runs. The store that was there is kept beside it. The hosts
+    /// follow what the copy says as soon as the controller is started.
+    Restore {
+        /// The copy.
+        file: PathBuf,
+        /// The epoch from now on; by default one more than that of the copy and of the store that is replaced. Needed where
+        /// agents say that they have a newer revision than the controller.
+        #[arg(long)]
+        epoch: Option<u64>,
+    },
 }
 
 const SETTINGS: &str = "/etc/cps-peering/controller.toml";
 /// `EX_USAGE` of `sysexits.h`: the settings are wrong, and starting again will not help.
 const EXIT_SETTINGS: u8 = 64;
-/// How often peerings are looked for that have waited long enough for a host.
-const SWEEP: Duration = Duration::from_secs(1);
 
 /// What the program runs with.
 struct Setup {
@@ -86,6 +109,18 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let Some(command) = &arguments.command {
+        return match execute(command, arguments.settings.as_deref()) {
+            Ok(text) => {
+                cps_peering_terminal::show(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let setup = match read(&arguments) {
         Ok(setup) => setup,
         Err(error) => {
@@ -93,11 +128,38 @@ fn main() -> ExitCode {
             return EXIT_SETTINGS.into();
         }
     };
-    match run(&setup) {
+    match run(&setup, || read(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what is done without a running controller. Returns what there is to say.
+fn execute(command: &Command, settings: Option<&Path>) -> anyhow::Result<String> {
+    let settings = read_settings(settings.unwrap_or(Path::new(SETTINGS)))?;
+    match command {
+        Command::Settings => {
+            prices(&settings)?;
+            Ok(toml::to_string(&settings)?.trim_end().to_owned())
+        }
+        Command::Backup { file } => {
+            // Not made where there is none: an empty copy would be worth nothing.
+            fs::metadata(&settings.store).with_context(|| format!("no store at {}", settings.store.display()))?;
+            let store = Store::open(&settings.store).map_err(|error| match error {
+                StoreError::InUse(_) => anyhow!("{error} Then use: cps-peering admin backup"),
+                other => other.into(),
+            })?;
+            let revision = store.back_up(file)?;
+            Ok(format!("{} holds revision {revision}", file.display()))
+        }
+        Command::Restore { file, epoch } => {
+            let Restored { revision, counts: [hosts, vpcs, peerings], replaced } =
+                Store::restore(file, &settings.store, *epoch)?;
+            let kept = replaced.map_or(String::new(), |it| format!("\nthe store before is kept as {}", it.display()));
+            Ok(format!("revision {revision} with {hosts} hosts, {vpcs} VPCs and {peerings} peerings is in place{kept}"))
         }
     }
 }
@@ -157,7 +219,25 @@ fn options(settings: &ControllerSettings) -> Options {
     }
 }
 
-fn run(setup: &Setup) -> anyhow::Result<()> {
+/// The HTTP interfaces as the settings have them.
+fn interfaces(setup: &Setup, access: Access) -> Api {
+    Api {
+        engine: access.engine(),
+        access,
+        delete_wait: Duration::from_millis(setup.settings.delete_wait_ms),
+        prices: Arc::new(setup.prices.clone()),
+        currency: setup.settings.currency.as_str().into(),
+    }
+}
+
+/// What differs and cannot change while the controller runs.
+fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str> {
+    let differs =
+        [("listen", old.listen != new.listen), ("store", old.store != new.store), ("poll_s", old.poll_s != new.poll_s)];
+    differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}
+
+fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Result<()> {
     let settings = &setup.settings;
     let store = Store::open(&settings.store)?;
     let (engine, hosts) = Engine::open(store, options(settings))?;
@@ -165,13 +245,8 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
         sandbox.hide()?;
         sandbox.furnish(&engine)?;
     }
-    let api = Api {
-        engine: Arc::clone(&engine),
-        access: Access::new(Arc::clone(&engine), &setup.operator_token),
-        delete_wait: Duration::from_millis(settings.delete_wait_ms),
-        prices: Arc::new(setup.prices.clone()),
-        currency: settings.currency.as_str().into(),
-    };
+    let access = Access::new(Arc::clone(&engine), &setup.operator_token);
+    let current = service::Current::new(api::router(interfaces(setup, access.clone())));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(settings.listen)
@@ -184,29 +259,29 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
         tokio::spawn(push::run(Arc::clone(&engine), client.clone(), hosts, poll));
         tokio::spawn(shares::run(Arc::clone(&engine), client.clone()));
         tokio::spawn(traffic::run(Arc::clone(&engine), client));
-        let swept = Arc::clone(&engine);
-        tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(SWEEP);
-            loop {
-                ticks.tick().await;
-                let engine = Arc::clone(&swept);
-                if let Err(error) = tokio::task::spawn_blocking(move || engine.sweep()).await {
-                    tracing::error!(%error, "what was due could not be looked after");
-                }
-            }
-        });
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
         if let Some(sandbox) = &setup.sandbox {
             cps_peering_terminal::show(&sandbox.description(address).to_string());
         }
-        cps_peering_http::serve(listener, api::router(api), async move {
+        let serve = cps_peering_http::serve(listener, current.router(), async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-        })
-        .await;
+            cps_peering_service::stopping();
+        });
+        let reload = || {
+            let new = read()?;
+            engine.tune(options(&new.settings));
+            current.set(api::router(interfaces(&new, access.with_operator_token(&new.operator_token))));
+            Ok(fixed(settings, &new.settings))
+        };
+        tokio::select! {
+            () = serve => {}
+            never = service::attend(&engine, hangup, reload) => match never {},
+        }
         if let Err(error) = engine.traffic().save(engine.store(), &[]) {
             tracing::warn!(%error, "what was counted lately is asked for again");
         }

@@ -1,5 +1,9 @@
 //! The embedded store: the records of the state, the audit trail and what is to be charged, on disk.
 
+mod backup;
+
+pub use backup::{BackupError, Restored};
+
 use crate::{
     audit::{Entry, Query},
     model::{

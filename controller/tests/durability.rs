@@ -289,3 +289,39 @@ async fn a_full_disk_is_told_and_nothing_pretends() {
     let applied = controller.call(Method::POST, "/admin/v1/apply", Some(vpcs(kept))).await.unwrap();
     assert_eq!(applied.status, StatusCode::OK, "{}", applied.content);
 }
+
+/// Runs the program beside a controller's settings. Whether it succeeded, and what it printed.
+fn run(folder: &Path, arguments: &[&str]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"));
+    let ended = command.arg("--settings").arg(folder.join("controller.toml")).args(arguments).output().unwrap();
+    (ended.status.success(), String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap())
+}
+
+#[tokio::test]
+async fn a_copy_made_while_it_works_comes_back_when_it_does_not() {
+    let folder = TempDir::new().unwrap();
+    let controller = Controller::start(folder.path(), "true").await;
+    let apply = async |vpcs| controller.call(Method::POST, "/admin/v1/apply", Some(inventory(vpcs))).await.unwrap();
+    assert_eq!(apply(2).await.status, StatusCode::OK);
+    let answer = controller.call(Method::POST, "/admin/v1/backups", None).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.content);
+    let made = answer.content["result"].clone();
+    assert_eq!(made["revision"], json!({ "epoch": 1, "number": 1 }));
+    let file = made["file"].as_str().unwrap();
+    assert_eq!(apply(4).await.status, StatusCode::OK);
+
+    for refused in [vec!["backup", "copy"], vec!["restore", file]] {
+        let (done, told) = run(folder.path(), &refused);
+        assert!(!done && told.contains("is a controller running already?"), "{told}");
+    }
+    controller.kill();
+    let (done, told) = run(folder.path(), &["restore", file]);
+    assert!(done && told.contains("revision 2.1 with 0 hosts, 2 VPCs and 0 peerings"), "{told}");
+    let copy = folder.path().join("copy");
+    let (done, told) = run(folder.path(), &["backup", copy.to_str().unwrap()]);
+    assert!(done && told.contains("2.1"), "{told}");
+
+    let controller = Controller::start(folder.path(), "true").await;
+    let found = controller.get("/admin/v1/inventory").await;
+    assert_eq!(found["vpcs"].as_array().unwrap().len(), 2, "{found}");
+}

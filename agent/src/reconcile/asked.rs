@@ -49,6 +49,7 @@ impl Default for Kept {
 pub(super) enum Ask {
     Grant(Grants, oneshot::Sender<Result<Granted, AskError>>),
     Traffic(oneshot::Sender<Result<TrafficReport, AskError>>),
+    Alive(oneshot::Sender<()>),
 }
 
 /// What came of grants.
@@ -90,6 +91,17 @@ impl Handle {
         self.ask(patience, Ask::Traffic).await
     }
 
+    /// Completes when the reconciler has heard of it: it is neither stuck nor gone. In the middle of much work that may take
+    /// a few seconds.
+    pub async fn alive(&self) {
+        let (answer, answered) = oneshot::channel();
+        // The reconciler ends only with the process.
+        let _ = self.wake.send(Wake::Asked(Ask::Alive(answer)));
+        if answered.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     async fn ask<T>(
         &self,
         patience: Duration,
@@ -114,6 +126,7 @@ impl<K: Kernel> Reconciler<K> {
                 let report = self.measure().map(|()| self.traffic(|_| true)).map_err(AskError::from);
                 drop(answer.send(report));
             }
+            Ask::Alive(answer) => drop(answer.send(())),
         }
     }
 

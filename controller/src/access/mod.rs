@@ -94,6 +94,17 @@ impl Access {
         Self { engine, operator_token: secret::sha256(operator_token.as_bytes()), seen: Arc::default() }
     }
 
+    /// The engine whose accounts it knows.
+    pub fn engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.engine)
+    }
+
+    /// The same with another operators' token. What came before is remembered.
+    #[must_use]
+    pub fn with_operator_token(&self, operator_token: &str) -> Self {
+        Self { operator_token: secret::sha256(operator_token.as_bytes()), ..self.clone() }
+    }
+
     /// Finds out who asks.
     pub fn recognise(&self, parts: &Parts<'_>) -> Result<Caller, AccessError> {
         let authorization = parts.header("authorization").ok_or(AccessError::Missing)?;

@@ -7,7 +7,7 @@ use crate::{
     access::AccessError,
     engine::EngineError,
     model::{Code, Fault, Refusal},
-    store::StoreError,
+    store::{BackupError, StoreError},
 };
 use axum::{
     body::to_bytes,
@@ -109,6 +109,16 @@ impl From<EngineError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string())
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        let (code, status) = match error {
+            BackupError::Temporary => (StatusCode::BAD_REQUEST, "FAILED_PRECONDITION"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        };
+        Self::new(code, status, format!("no backup was made: {error}"))
     }
 }
 

@@ -97,6 +97,7 @@ fn operator_routes() -> Router<Api> {
         .route("/hosts", get(inventory::hosts))
         .route("/hosts/{host}", delete(inventory::remove_host))
         .route("/audit", get(inventory::audit))
+        .route("/backups", post(inventory::back_up))
         .route("/peerings", get(peerings::list).post(peerings::create))
         .route("/peerings/{peering}", get(peerings::show).delete(peerings::delete))
         .route("/peerings/{peering}/bandwidth", put(peerings::set_bandwidth))

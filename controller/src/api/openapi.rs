@@ -24,7 +24,7 @@ use utoipa::{
         tenant::account::whoami, tenant::account::regions, tenant::account::audit, tenant::account::blocked,
         tenant::metering::own, tenant::account::block, tenant::account::unblock,
         operator::inventory::apply, operator::inventory::inventory, operator::inventory::hosts,
-        operator::inventory::remove_host, operator::inventory::audit,
+        operator::inventory::remove_host, operator::inventory::audit, operator::inventory::back_up,
         operator::peerings::list, operator::peerings::create, operator::peerings::show, operator::peerings::delete,
         operator::peerings::set_bandwidth, operator::peerings::routes, operator::peerings::traffic,
         operator::accounts::list, operator::accounts::create, operator::accounts::show, operator::accounts::add_key,

@@ -25,6 +25,9 @@ pub(super) enum Command {
     Peering(peering::OperatorCommand),
     /// What was done, and by whom; the newest first.
     Audit(audit::OperatorQuery),
+    /// Copy the controller's store as it is now into a new file on its machine, beside the store. To bring one back:
+    /// `cps-peering-controller restore`.
+    Backup,
 }
 
 #[derive(Subcommand)]
@@ -125,6 +128,11 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
         Command::Host(Host::Remove { host }) => inventory::remove_host(session, &host).await,
         Command::Peering(command) => peering::run_as_operator(session, command.into()).await,
         Command::Audit(query) => audit::run_as_operator(session, &query).await,
+        Command::Backup => {
+            let result = session.call(Call::new(Method::POST, client::admin(&["backups"]))).await?;
+            session.print(&result, || cell(&result["file"]));
+            Ok(())
+        }
     }
 }
 

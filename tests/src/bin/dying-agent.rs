@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
     let settings = toml::from_str(&fs::read_to_string(&arguments.settings)?)?;
-    daemon::run(Dying { kernel: Netlink::default(), left: arguments.operations }, &settings)
+    daemon::run(Dying { kernel: Netlink::default(), left: arguments.operations }, &settings, || Ok(settings.clone()))
 }
 
 struct Dying {

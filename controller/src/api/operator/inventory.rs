@@ -18,9 +18,10 @@ use axum::{
     body::Bytes,
     extract::{Path, RawQuery},
 };
-use cps_peering_config::inventory::Inventory;
+use cps_peering_config::{Revision, inventory::Inventory};
 use serde::Serialize;
 use serde_json::json;
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// What a document changed.
@@ -80,6 +81,27 @@ pub(in crate::api) async fn remove_host(ask: Ask, Path(host): Path<String>) -> R
     let host = host.parse().map_err(|_| Failure::not_found(format!("there is no host {host}")))?;
     ask.execute(Command::RemoveHost(host), None).await?;
     reply(json!({}))
+}
+
+/// A copy of the store.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct BackUp {
+    /// The file, on the controller's machine.
+    file: String,
+    /// The last commit in it.
+    #[schema(value_type = Object)]
+    revision: Revision,
+}
+
+/// Copy the store as it is now into a new file on the controller's machine, beside the store.
+#[utoipa::path(post, path = "/admin/v1/backups", tag = "operators", operation_id = "backUp",
+    responses((status = 200, body = Envelope<BackUp>), Errors))]
+pub(in crate::api) async fn back_up(ask: Ask) -> Reply {
+    let engine = Arc::clone(&ask.api.engine);
+    let made = tokio::task::spawn_blocking(move || engine.back_up()).await;
+    let (file, revision) = made.map_err(|error| Failure::internal(error.to_string()))??;
+    reply(BackUp { file: file.display().to_string(), revision })
 }
 
 /// What was done, the newest first.

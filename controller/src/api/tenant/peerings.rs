@@ -414,8 +414,9 @@ pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery)
         None => return Err(Failure::field("type", "it is needed: vpcpeering")),
     }
     let engine = &regional.ask.api.engine;
+    let limits = engine.limits();
     let (max_limit, count) = engine.read(|state, _| {
-        let most = limit(state, &regional.account, &regional.region, engine.limits());
+        let most = limit(state, &regional.account, &regional.region, &limits);
         (most, quota_used(state, &regional.account, &regional.region, engine.now_ms()))
     });
     let parent_resource_id = parameters.get("parentResourceId").unwrap_or_default().to_owned();

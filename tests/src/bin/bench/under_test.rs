@@ -29,9 +29,9 @@ pub(crate) fn run(settings: &Path) -> Result<()> {
     let text = fs::read_to_string(settings).with_context(|| settings.display().to_string())?;
     let settings: AgentSettings = toml::from_str(&text)?;
     if ground::kernel_has_vrf() {
-        daemon::run(Netlink::default(), &settings)
+        daemon::run(Netlink::default(), &settings, || Ok(settings.clone()))
     } else {
-        daemon::run(WithoutVrf::open(settings.ledger.with_extension("standins"))?, &settings)
+        daemon::run(WithoutVrf::open(settings.ledger.with_extension("standins"))?, &settings, || Ok(settings.clone()))
     }
 }
 

@@ -1,0 +1,49 @@
+//! What the daemons tell the service manager, by `sd_notify(3)`. Without one nothing happens.
+
+use sd_notify::NotifyState;
+use std::{future::Future, time::Duration};
+
+/// How many signs of life there are within the time after which the service manager misses them.
+const SIGNS: u32 = 3;
+
+/// The daemon does its work from now on, and this is how it stands.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// How the daemon stands, in one line.
+pub fn status(status: &str) {
+    tell(&[NotifyState::Status(status)]);
+}
+
+/// The settings are being read again; [`ready`] follows, whatever came of it.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "cannot tell the time for the service manager"),
+    }
+}
+
+/// The daemon ends because it was told to.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Tells the service manager that the daemon is alive as often as it wants to know it, each time after `prove` has shown that
+/// it is. A proof that never comes lets the service manager end the daemon and start it again. Never completes.
+pub async fn keep_alive<Proof: Future<Output = ()>>(prove: impl Fn() -> Proof) {
+    let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval((patience / SIGNS).max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        prove().await;
+        tell(&[NotifyState::Watchdog]);
+    }
+}
+
+fn tell(what: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(what) {
+        tracing::warn!(%error, "cannot tell the service manager how this daemon stands");
+    }
+}

@@ -1,0 +1,112 @@
+//! What the running controller does beside answering: what is due, signs of life for the service manager, settings read
+//! again.
+
+use axum::{Router, extract::Request};
+use cps_peering_controller::engine::Engine;
+use std::{
+    convert::Infallible,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio::{signal::unix::Signal, task::spawn_blocking};
+use tower::ServiceExt as _;
+
+/// How often peerings are looked for that have waited long enough for a host.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Routes that can be replaced while they are served. Requests under way end with those they began with.
+#[derive(Clone)]
+pub(crate) struct Current(Arc<RwLock<Router>>);
+
+impl Current {
+    pub(crate) fn new(router: Router) -> Self {
+        Self(Arc::new(RwLock::new(router)))
+    }
+
+    pub(crate) fn set(&self, router: Router) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = router;
+    }
+
+    /// Leads every request to the routes of now.
+    pub(crate) fn router(&self) -> Router {
+        let current = self.clone();
+        Router::new().fallback(move |request: Request| {
+            let router = current.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+            router.oneshot(request)
+        })
+    }
+}
+
+/// Tells the service manager that the controller is ready, and from then on how it stands and, as long as the engine and its
+/// store can be used, that it is alive. Does what is due. With every signal reads the settings again; `reload` returns what
+/// needs a restart.
+pub(crate) async fn attend(
+    engine: &Arc<Engine>,
+    hangup: Signal,
+    reload: impl Fn() -> anyhow::Result<Vec<&'static str>>,
+) -> Infallible {
+    cps_peering_service::ready(&standing(engine));
+    tokio::join!(sweep(engine), cps_peering_service::keep_alive(|| alive(engine)), reread(engine, hangup, reload));
+    unreachable!("none of them completes")
+}
+
+async fn sweep(engine: &Arc<Engine>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    let mut told = String::new();
+    loop {
+        ticks.tick().await;
+        let engine = Arc::clone(engine);
+        let swept = spawn_blocking(move || {
+            engine.sweep();
+            standing(&engine)
+        });
+        match swept.await {
+            Ok(now) => {
+                if now != told {
+                    cps_peering_service::status(&now);
+                    told = now;
+                }
+            }
+            Err(error) => tracing::error!(%error, "what was due could not be looked after"),
+        }
+    }
+}
+
+/// Completes when the engine has let itself be used and the store has been read.
+async fn alive(engine: &Arc<Engine>) {
+    let engine = Arc::clone(engine);
+    if let Err(error) = spawn_blocking(move || engine.sweep()).await {
+        tracing::error!(%error, "the engine does not do what is due");
+        std::future::pending::<()>().await;
+    }
+}
+
+/// How the controller stands, in one line.
+fn standing(engine: &Engine) -> String {
+    if let Some(reason) = engine.store_failed() {
+        return format!("no command is accepted: {reason}");
+    }
+    engine.read(|state, agents| {
+        let hosts = state.hosts().len();
+        let in_sync = state.hosts().values().filter(|host| agents.in_sync(host)).count();
+        format!("{in_sync} of {hosts} hosts in sync, {} peerings", state.peerings().len())
+    })
+}
+
+async fn reread(engine: &Engine, mut hangup: Signal, reload: impl Fn() -> anyhow::Result<Vec<&'static str>>) {
+    loop {
+        if hangup.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        cps_peering_service::reloading();
+        match reload() {
+            Ok(fixed) if fixed.is_empty() => tracing::info!("settings read again"),
+            Ok(fixed) => {
+                let fixed = fixed.join(", ");
+                tracing::warn!(settings = fixed, "settings read again; these need a restart, and stay as they were");
+            }
+            Err(error) => tracing::error!("settings stay as they were: {error:#}"),
+        }
+        cps_peering_service::ready(&standing(engine));
+    }
+}

@@ -1,0 +1,282 @@
+//! Copies of the store: made at one moment while it is used, and brought back.
+
+use super::{AUDIT, AUDIT_BY, META, PERIODS, RECORDS, Store, StoreError};
+use crate::model::state::{Change, Meta, State};
+use cps_peering_config::{Revision, net::Vni};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{MetadataExt, chown},
+    path::{Path, PathBuf},
+};
+use thiserror::Error;
+
+/// How many VNIs a store that was brought back leaves out. Those that were given away after the copy was made may still be on
+/// hosts that cannot be reached.
+const VNIS_LEFT_OUT: u32 = 1 << 16;
+
+/// A copy could not be made or brought back. The store is as it was.
+#[derive(Debug, Error)]
+pub enum BackupError {
+    /// The store, or the copy as a store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file system said no.
+    #[error("cannot {what} {path}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The store has no place on the disk.
+    #[error("the store is a temporary one, and has no place for a backup")]
+    Temporary,
+    /// There is something in the place of the copy.
+    #[error("{0} exists already")]
+    Exists(PathBuf),
+    /// The copy holds nothing.
+    #[error("{0} is no backup of a controller's store: nothing was ever committed to it")]
+    Empty(PathBuf),
+    /// The epoch would not go up.
+    #[error("epoch {asked} is not above {least}, which there has been already")]
+    Epoch {
+        /// What was asked for.
+        asked: u64,
+        /// What there has been.
+        least: u64,
+    },
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The last commit of the copy, under its new epoch.
+    pub revision: Revision,
+    /// Hosts, VPCs and peerings in it.
+    pub counts: [usize; 3],
+    /// Where the store is now that was in its place.
+    pub replaced: Option<PathBuf>,
+}
+
+fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BackupError + 'a {
+    move |source| BackupError::File { what, path: path.to_owned(), source }
+}
+
+impl Store {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Copies everything that is committed now into a new file, which is on disk when this returns. Others may go on to use
+    /// the store meanwhile. The copy has been read again; what is returned is its last commit.
+    pub fn back_up(&self, file: &Path) -> Result<Revision, BackupError> {
+        if file.exists() {
+            return Err(BackupError::Exists(file.to_owned()));
+        }
+        let mut unfinished = file.as_os_str().to_owned();
+        unfinished.push(".unfinished");
+        let unfinished = PathBuf::from(unfinished);
+        let made = self.copy_to(&unfinished);
+        match made {
+            Ok(state) => {
+                fs::rename(&unfinished, file).map_err(failed("name the copy", file))?;
+                sync_folder(file)?;
+                Ok(last(&state))
+            }
+            Err(error) => {
+                // It may not even be there.
+                let _ = fs::remove_file(&unfinished);
+                Err(error)
+            }
+        }
+    }
+
+    fn copy_to(&self, path: &Path) -> Result<State, BackupError> {
+        // What is left of an attempt that was cut off.
+        let _ = fs::remove_file(path);
+        let copy = Store::open(path)?;
+        let attempt = || -> Result<(), redb::Error> {
+            let from = self.database.begin_read()?;
+            let to = copy.database.begin_write()?;
+            copy_table(&from, &to, RECORDS)?;
+            copy_table(&from, &to, AUDIT)?;
+            copy_table(&from, &to, AUDIT_BY)?;
+            copy_table(&from, &to, PERIODS)?;
+            Ok(to.commit()?)
+        };
+        attempt().map_err(|source| copy.failed("fill the copy", source))?;
+        drop(copy);
+        Ok(Store::open(path)?.load()?)
+    }
+
+    /// Puts a copy in the place of a store that nobody uses, under a new epoch: agents then prefer it to what they have, which
+    /// may be newer than the copy. The epoch is that of the copy and of the store that was there, whichever is higher, and
+    /// one more; or `epoch`, if that is higher. The store that was there is kept beside it.
+    pub fn restore(backup: &Path, path: &Path, epoch: Option<u64>) -> Result<Restored, BackupError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let owner = fs::metadata(folder).map_err(failed("look at the folder", folder))?;
+        File::open(backup).map_err(failed("read", backup))?;
+        // Held until its place is taken, so that no controller begins to use it.
+        let replaced = if path.exists() { Some(Store::open(path)?) } else { None };
+        let old = replaced.as_ref().map(Store::load).transpose()?.map(|state| last(&state));
+
+        let unfinished = path.with_extension("restoring");
+        fs::copy(backup, &unfinished).map_err(failed("copy", backup))?;
+        let restored = Self::renew(backup, &unfinished, old, epoch);
+        let (state, revision) = match restored {
+            Ok(restored) => restored,
+            Err(error) => {
+                // The copy of the copy; why it is of no use is what matters.
+                let _ = fs::remove_file(&unfinished);
+                return Err(error);
+            }
+        };
+        // Whoever may use the folder may use the store.
+        chown(&unfinished, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", &unfinished))?;
+        let kept = old.map(|old| path.with_extension(format!("{}-{}.redb", old.epoch, old.number)));
+        if let Some(kept) = &kept {
+            fs::rename(path, kept).map_err(failed("put aside", path))?;
+        }
+        fs::rename(&unfinished, path).map_err(failed("put in its place", &unfinished))?;
+        sync_folder(path)?;
+        let counts = [state.hosts().len(), state.vpcs().len(), state.peerings().len()];
+        Ok(Restored { revision, counts, replaced: kept })
+    }
+
+    /// Checks a copy, and moves it into a new epoch.
+    fn renew(
+        backup: &Path,
+        path: &Path,
+        old: Option<Revision>,
+        epoch: Option<u64>,
+    ) -> Result<(State, Revision), BackupError> {
+        let store = Store::open(path)?;
+        let state = store.load()?;
+        let meta = state.meta();
+        if meta.number == 0 {
+            return Err(BackupError::Empty(backup.to_owned()));
+        }
+        let least = old.map_or(0, |old| old.epoch).max(meta.epoch);
+        let epoch = epoch.unwrap_or(least + 1);
+        if epoch <= least {
+            return Err(BackupError::Epoch { asked: epoch, least });
+        }
+        let next = (meta.next_vni.get() + VNIS_LEFT_OUT) % Vni::MAX.get();
+        let renewed = Meta { epoch, next_vni: Vni::try_from(next).unwrap_or(Vni::MIN), ..meta };
+        let (_, value) = store.encode(&Change::Meta(renewed))?;
+        store.write("move it into a new epoch", |table, _| {
+            if let Some(value) = &value {
+                table.insert(META, value.as_slice())?;
+            }
+            Ok(())
+        })?;
+        Ok((state, Revision { epoch, number: meta.number }))
+    }
+}
+
+fn last(state: &State) -> Revision {
+    let meta = state.meta();
+    Revision { epoch: meta.epoch, number: meta.number }
+}
+
+fn sync_folder(file: &Path) -> Result<(), BackupError> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("finish", folder))
+}
+
+fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    table: TableDefinition<'static, K, V>,
+) -> Result<(), redb::Error> {
+    let (from, mut to) = (from.open_table(table)?, to.open_table(table)?);
+    for row in from.iter()? {
+        let (key, value) = row?;
+        to.insert(key.value(), value.value())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::{Engine, Options},
+        model::{Actor, Command, Request, inventory::Apply},
+    };
+
+    fn apply(store: &Path, regions: &[&str]) {
+        let regions: Vec<_> = regions.iter().map(|id| serde_json::json!({ "id": id })).collect();
+        let inventory = serde_json::from_value(serde_json::json!({ "regions": regions })).unwrap();
+        let (engine, _hosts) = Engine::open(Store::open(store).unwrap(), Options::default()).unwrap();
+        let command = Command::Apply(Apply { inventory, prune: false });
+        engine.execute(&Request::new(Actor::Operator, command)).unwrap();
+    }
+
+    fn regions(store: &Path) -> (Revision, usize) {
+        let state = Store::open(store).unwrap().load().unwrap();
+        (last(&state), state.regions().len())
+    }
+
+    #[test]
+    fn what_was_copied_comes_back_under_a_new_epoch() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+        apply(&store, &["north"]);
+        let made = Store::open(&store).unwrap().back_up(&copy).unwrap();
+        assert_eq!(made, Revision { epoch: 1, number: 1 });
+        apply(&store, &["north", "east"]);
+        let before = Store::open(&store).unwrap().load().unwrap().meta();
+
+        let restored = Store::restore(&copy, &store, None).unwrap();
+        assert_eq!(restored.revision, Revision { epoch: 2, number: 1 });
+        assert_eq!(regions(&store), (restored.revision, 1), "what came after the copy is gone");
+        let after = Store::open(&store).unwrap().load().unwrap().meta();
+        assert!(after.next_vni.get() > before.next_vni.get() + VNIS_LEFT_OUT / 2, "no VNI is given away twice");
+        assert_eq!(regions(&restored.replaced.unwrap()), (Revision { epoch: 1, number: 2 }, 2), "and is kept");
+        // The trail came with it, and goes on.
+        let query = crate::audit::Query { limit: 10, ..crate::audit::Query::default() };
+        assert_eq!(Store::open(&store).unwrap().audit(&query).unwrap().len(), 1);
+        apply(&store, &["north", "west"]);
+        assert_eq!(regions(&store), (Revision { epoch: 2, number: 2 }, 2));
+
+        let again = Store::restore(&copy, &store, None).unwrap();
+        assert_eq!(again.revision, Revision { epoch: 3, number: 1 }, "above the store that it replaces");
+        let error = Store::restore(&copy, &store, Some(3)).unwrap_err().to_string();
+        assert_eq!(error, "epoch 3 is not above 3, which there has been already");
+        assert_eq!(Store::restore(&copy, &store, Some(9)).unwrap().revision, Revision { epoch: 9, number: 1 });
+    }
+
+    #[test]
+    fn a_store_that_is_used_or_a_file_that_is_no_store_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+        apply(&store, &["north"]);
+        let used = Store::open(&store).unwrap();
+        used.back_up(&copy).unwrap();
+        assert!(matches!(used.back_up(&copy), Err(BackupError::Exists(_))), "a copy is never written over");
+        let error = Store::restore(&copy, &store, None).unwrap_err().to_string();
+        assert!(error.contains("another process uses it"), "{error}");
+        drop(used);
+
+        for (name, content) in [("text", b"not a store".to_vec()), ("half", fs::read(&copy).unwrap()[..9000].to_vec())]
+        {
+            let file = folder.path().join(name);
+            fs::write(&file, content).unwrap();
+            Store::restore(&file, &store, None).unwrap_err();
+        }
+        let empty = folder.path().join("empty");
+        drop(Store::open(&empty).unwrap());
+        assert!(matches!(Store::restore(&empty, &store, None), Err(BackupError::Empty(_))));
+        let missing = Store::restore(&folder.path().join("none"), &store, None).unwrap_err().to_string();
+        assert!(missing.contains("none"), "{missing}");
+        assert_eq!(regions(&store), (Revision { epoch: 1, number: 1 }, 1));
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 5, "{left:?}");
+    }
+}

@@ -1,0 +1,83 @@
+//! Two machines with systemd as their first process, on which what is shipped is installed from its packages, used, upgraded,
+//! killed, booted again and removed. The guide's commands are run here.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+#![allow(clippy::print_stdout, reason = "what was seen, beside the test's result")]
+
+mod machine;
+mod ping;
+mod story;
+mod tree;
+
+use anyhow::{Context, Result};
+use machine::Machine;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use std::{
+    fs,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+use tempfile::TempDir;
+
+/// Versions of the packages: the second one replaces the first.
+const VERSIONS: [&str; 2] = ["0.1.0", "0.1.0+upgraded"];
+
+/// Two machines and the cable between them.
+struct Site {
+    folder: TempDir,
+    image: PathBuf,
+    /// A machine that is started again is plugged in again.
+    cable: [OwnedFd; 2],
+    h1: Machine,
+    h2: Machine,
+    began: Instant,
+}
+
+impl Site {
+    fn boot() -> Result<Site> {
+        let began = Instant::now();
+        let target = tree::target();
+        fs::create_dir_all(&target)?;
+        let image = tree::image()?;
+        let folder = tempfile::Builder::new().prefix("system.").tempdir_in(&target)?;
+        for (host, _) in tree::HOSTS {
+            tree::packages(&folder.path().join(host), &VERSIONS)?;
+        }
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let cable = [one, other];
+        let boot = |place: usize| boot(folder.path(), &image, &cable, place);
+        let (mut h1, mut h2) = (boot(0)?, boot(1)?);
+        h1.up()?;
+        h2.up()?;
+        Ok(Site { folder, image, cable, h1, h2, began })
+    }
+
+    /// Shuts h2 down and starts it again.
+    fn reboot_h2(&mut self) -> Result<()> {
+        self.h2.power_off()?;
+        self.h2 = boot(self.folder.path(), &self.image, &self.cable, 1)?;
+        self.h2.up()
+    }
+
+    /// A chapter of the story.
+    fn chapter(&mut self, what: &str, tell: impl FnOnce(&mut Site) -> Result<()>) -> Result<()> {
+        tell(self).with_context(|| what.to_owned())?;
+        println!("{:6.1} s: {what}", self.began.elapsed().as_secs_f64());
+        Ok(())
+    }
+}
+
+fn boot(folder: &Path, image: &Path, cable: &[OwnedFd; 2], place: usize) -> Result<Machine> {
+    Machine::boot(&folder.join(tree::HOSTS[place].0), image, cable[place].try_clone()?)
+}
+
+#[test]
+fn system_from_the_packages_to_their_purge() {
+    let mut site = Site::boot().unwrap();
+    println!("{:6.1} s: two machines are up", site.began.elapsed().as_secs_f64());
+    if let Err(error) = story::tell(&mut site) {
+        println!("{}{}", site.h1.journal(), site.h2.journal());
+        panic!("{error:#}");
+    }
+}

@@ -1,0 +1,346 @@
+//! What happens to the two machines.
+
+use crate::{Site, VERSIONS, machine::Machine, ping};
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use std::fs;
+
+const AGENT: &str = "cps-peering-agent.service";
+const CONTROLLER: &str = "cps-peering-controller.service";
+/// The most that `systemd-analyze security` may say, in tenths: 0 is perfect, 100 is none.
+const EXPOSURE: [(&str, u32); 2] = [(AGENT, 16), (CONTROLLER, 11)];
+/// The addresses of h2's server.
+const FAR: [&str; 2] = ["10.2.0.10", "fd00:2::10"];
+
+const INVENTORY: &str = r#"
+[[regions]]
+id = "cn-north-1"
+
+[[hosts]]
+id = "h1"
+region = "cn-north-1"
+underlay = "192.0.2.1"
+agent = "http://192.0.2.1:7401"
+
+[[hosts]]
+id = "h2"
+region = "cn-north-1"
+underlay = "192.0.2.2"
+agent = "http://192.0.2.2:7401"
+
+[[vpcs]]
+id = "vpc-a"
+account = "acme"
+region = "cn-north-1"
+cidrs = ["10.1.0.0/16", "fd00:1::/48"]
+
+[[vpcs]]
+id = "vpc-b"
+account = "acme"
+region = "cn-north-1"
+cidrs = ["10.2.0.0/16", "fd00:2::/48"]
+
+[[ports]]
+vpc = "vpc-a"
+host = "h1"
+interface = "eth1"
+gateways = ["10.1.0.1/24", "fd00:1::1/64"]
+
+[[ports]]
+vpc = "vpc-b"
+host = "h2"
+interface = "eth1"
+gateways = ["10.2.0.1/24", "fd00:2::1/64"]
+"#;
+
+pub(crate) fn tell(site: &mut Site) -> Result<()> {
+    site.chapter("installed", installed)?;
+    site.chapter("hardened", hardened)?;
+    site.chapter("peered", peered)?;
+    ping::start(&mut site.h1, FAR)?;
+    site.chapter("upgraded", upgraded)?;
+    site.chapter("killed", killed)?;
+    site.chapter("stopped in their tracks, and missed by the watchdog", stuck)?;
+    site.chapter("settings read again", reloaded)?;
+    site.chapter("networkd and udev leave what is ours alone", left_alone)?;
+    ping::end(&mut site.h1, FAR)?;
+    site.chapter("backed up and restored", restored)?;
+    site.chapter("booted again without a controller", rebooted)?;
+    site.chapter("a host that does not come back", forgotten)?;
+    site.chapter("removed and purged", removed)
+}
+
+fn installed(site: &mut Site) -> Result<()> {
+    let first = VERSIONS[0];
+    site.h1.sh(&format!("dpkg --install /test/packages/*_{first}_*.deb"))?;
+    site.h2.sh(&format!("dpkg --install /test/packages/cps-peering-agent_{first}_*.deb"))?;
+    for (machine, address) in [(&mut site.h1, "192.0.2.1"), (&mut site.h2, "192.0.2.2")] {
+        machine.sh(&format!("sed -i 's/^listen = .*/listen = \"{address}:7401\"/' /etc/cps-peering/agent.toml"))?;
+        machine.sh(&format!("systemctl restart {AGENT} && systemctl is-enabled {AGENT}"))?;
+        let status = machine.property(AGENT, "StatusText")?;
+        ensure!(status == "no configuration yet", "{status}");
+        let failed = machine.sh("systemctl --failed --quiet")?;
+        ensure!(failed.is_empty(), "{failed}");
+    }
+    let token = site.h1.sh("stat --format '%U %a' /etc/cps-peering/operator.token")?;
+    ensure!(token == "cps-peering 600", "{token}");
+    Ok(())
+}
+
+fn hardened(site: &mut Site) -> Result<()> {
+    for (unit, bound) in EXPOSURE {
+        let said = site.h1.sh(&format!("systemd-analyze verify {unit} 2>&1"))?;
+        ensure!(said.is_empty(), "systemd-analyze verify: {said}");
+        let exposure =
+            site.h1.sh(&format!("systemd-analyze security --no-pager --threshold={bound} {unit} | tail -1"))?;
+        println!("           {exposure}");
+    }
+    let capabilities = site.h1.sh(&format!(
+        "pid=$(systemctl show --value --property MainPID {AGENT})
+        grep -E '^(Uid|CapEff|CapBnd)' /proc/$pid/status"
+    ))?;
+    let net_admin = "0000000000001000";
+    ensure!(capabilities.matches(net_admin).count() == 2 && !capabilities.contains("Uid:\t0"), "{capabilities}");
+    // And nothing but settings of the network can be written.
+    let denied =
+        site.h1.sh(&format!("systemctl show --value --property ReadWritePaths,ProtectKernelTunables {AGENT}"))?;
+    ensure!(denied.contains("/proc/sys/net") && denied.contains("yes"), "{denied}");
+    let check = site.h2.run("cps-peering-agent check")?;
+    ensure!(check.0 == 0, "{}", check.1);
+    Ok(())
+}
+
+/// A tenant's server behind a host's interface: a network namespace of its own.
+fn server(machine: &mut Machine, number: u32) -> Result<()> {
+    machine
+        .sh(&format!(
+            "ip netns add server
+        ip link add eth1 type veth peer name eth0 netns server
+        ip -n server link set lo up
+        ip -n server address add 10.{number}.0.10/24 dev eth0
+        ip -n server address add fd00:{number}::10/64 dev eth0 nodad
+        ip -n server link set eth0 up
+        ip -n server route add default via 10.{number}.0.1
+        ip -n server route add default via fd00:{number}::1"
+        ))
+        .map(drop)
+}
+
+fn reaches(machine: &mut Machine) -> Result<()> {
+    for address in FAR {
+        machine.until(&format!("ip netns exec server ping -n -c 1 -W 1 {address}"))?;
+    }
+    Ok(())
+}
+
+fn peered(site: &mut Site) -> Result<()> {
+    server(&mut site.h1, 1)?;
+    server(&mut site.h2, 2)?;
+    fs::write(site.folder.path().join("h1/inventory.toml"), INVENTORY)?;
+    site.h1.sh("cps-peering apply -f /test/inventory.toml")?;
+    site.h1.sh("cps-peering peering create --name a-b --vpc vpc-a --peer-vpc vpc-b --wait")?;
+    reaches(&mut site.h1)?;
+    in_sync(site)
+}
+
+/// Both hosts are in sync, and say so to systemd.
+fn in_sync(site: &mut Site) -> Result<()> {
+    for machine in [&mut site.h1, &mut site.h2] {
+        machine.until(&format!(
+            "systemctl show --value --property StatusText {AGENT} | grep 'is in sync'
+            systemctl is-active {AGENT}"
+        ))?;
+    }
+    site.h1
+        .until(&format!("systemctl show --value --property StatusText {CONTROLLER} | grep '^2 of 2 hosts in sync'"))?;
+    Ok(())
+}
+
+fn pid(machine: &mut Machine, unit: &str) -> Result<String> {
+    machine.property(unit, "MainPID")
+}
+
+fn upgraded(site: &mut Site) -> Result<()> {
+    let next = VERSIONS[1];
+    let before = [pid(&mut site.h1, AGENT)?, pid(&mut site.h1, CONTROLLER)?, pid(&mut site.h2, AGENT)?];
+    site.h1.sh(&format!("dpkg --install /test/packages/*_{next}_*.deb"))?;
+    site.h2.sh(&format!("dpkg --install /test/packages/cps-peering-agent_{next}_*.deb"))?;
+    let version = site
+        .h1
+        .sh("dpkg-query --show --showformat '${Version} ' cps-peering cps-peering-agent cps-peering-controller")?;
+    ensure!(version.matches(next).count() == 3, "{version}");
+    let after = [pid(&mut site.h1, AGENT)?, pid(&mut site.h1, CONTROLLER)?, pid(&mut site.h2, AGENT)?];
+    ensure!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
+    // What an operator has set stays, and one who has stopped a daemon finds it stopped.
+    let listen = site.h2.sh("grep ^listen /etc/cps-peering/agent.toml")?;
+    ensure!(listen.contains("192.0.2.2"), "{listen}");
+    in_sync(site)
+}
+
+/// Waits until systemd has started units again so many times.
+fn started_again(machine: &mut Machine, unit: &str, times: u32) -> Result<()> {
+    machine.until(&format!(
+        "test \"$(systemctl show --value --property NRestarts {unit})\" -ge {times} && systemctl is-active {unit}"
+    ))?;
+    Ok(())
+}
+
+fn killed(site: &mut Site) -> Result<()> {
+    site.h1.sh(&format!("systemctl kill --signal KILL {AGENT} {CONTROLLER}"))?;
+    started_again(&mut site.h1, AGENT, 1)?;
+    started_again(&mut site.h1, CONTROLLER, 1)?;
+    in_sync(site)
+}
+
+fn stuck(site: &mut Site) -> Result<()> {
+    site.h1.sh(&format!(
+        "for unit in {AGENT} {CONTROLLER}; do
+            mkdir -p /run/systemd/system/$unit.d
+            printf '[Service]\\nWatchdogSec=3\\nTimeoutAbortSec=1\\n' >/run/systemd/system/$unit.d/test.conf
+        done
+        systemctl daemon-reload
+        systemctl restart {AGENT} {CONTROLLER}"
+    ))?;
+    for unit in [AGENT, CONTROLLER] {
+        let before: u32 = site.h1.property(unit, "NRestarts")?.parse()?;
+        site.h1.sh(&format!("systemctl kill --signal STOP {unit}"))?;
+        started_again(&mut site.h1, unit, before + 1)?;
+        site.h1.sh(&format!("journalctl --boot --unit {unit} --grep 'Watchdog timeout'"))?;
+    }
+    // Those that work are heard of, and not started again.
+    for unit in [AGENT, CONTROLLER] {
+        let restarts = site.h1.property(unit, "NRestarts")?;
+        let heard = site.h1.property(unit, "WatchdogTimestampMonotonic")?;
+        site.h1.until(&format!(
+            "test \"$(systemctl show --value --property WatchdogTimestampMonotonic {unit})\" != {heard}"
+        ))?;
+        ensure!(restarts == site.h1.property(unit, "NRestarts")?, "{unit} was started again");
+    }
+    in_sync(site)?;
+    site.h1.sh("rm -r /run/systemd/system/cps-peering-*.d && systemctl daemon-reload")?;
+    Ok(())
+}
+
+fn reloaded(site: &mut Site) -> Result<()> {
+    let h1 = &mut site.h1;
+    let settings = "/etc/cps-peering/agent.toml";
+    let before = [pid(h1, AGENT)?, pid(h1, CONTROLLER)?];
+    let said = |words: &str, unit: &str| format!("journalctl --sync; journalctl --boot --unit {unit} --grep '{words}'");
+
+    h1.sh(&format!("sed -i 's/^# resync_s.*/resync_s = 7/; s/^# event_buffer.*/event_buffer = 65536/' {settings}"))?;
+    h1.sh(&format!("systemctl reload {AGENT}"))?;
+    h1.until(&said("need a restart.*event_buffer", AGENT))?;
+    h1.sh(&format!("echo 'listen_to = 1' >>{settings}"))?;
+    let (code, _) = h1.run(&format!("systemctl reload {AGENT}"))?;
+    ensure!(code != 0, "wrong settings were taken");
+    h1.sh(&said("listen_to", AGENT))?;
+    h1.sh(&format!("sed -i '/^listen_to/d' {settings} && systemctl reload {AGENT}"))?;
+
+    // A new token for operators; the old one is of no use any more.
+    h1.sh(&format!(
+        "cat /etc/cps-peering/operator.token >/run/old
+        head -c 24 /dev/urandom | base64 >/etc/cps-peering/operator.token
+        systemctl reload {CONTROLLER}"
+    ))?;
+    h1.until("cps-peering host list")?;
+    let (code, told) = h1.run("CPS_PEERING_TOKEN=$(cat /run/old) cps-peering host list")?;
+    ensure!(code == 1 && told.contains("not known"), "{code}: {told}");
+    ensure!(before == [pid(h1, AGENT)?, pid(h1, CONTROLLER)?], "a reload starts nothing");
+    in_sync(site)
+}
+
+/// Everything of ours in a kernel, as `ip` tells it.
+fn ours(machine: &mut Machine) -> Result<String> {
+    machine.sh("for family in -4 -6; do ip $family route show table all proto 67; ip $family rule; done
+        ip nexthop show proto 67; ip neigh show nud permanent; bridge fdb show dev cpspeer3 2>/dev/null || true
+        ip -o link show type vxlan; ip -o link show type vrf")
+}
+
+fn left_alone(site: &mut Site) -> Result<()> {
+    let h1 = &mut site.h1;
+    let repaired = |machine: &mut Machine| -> Result<Value> {
+        Ok(machine.json("cps-peering-agent status -o json")?["counters"]["drift_repaired"].clone())
+    };
+    let (before, repaired_before) = (ours(h1)?, repaired(h1)?);
+    ensure!(before.contains("cpspeer") && before.contains("nhid"), "{before}");
+    h1.sh("networkctl reload && systemctl restart systemd-networkd.service")?;
+    // It looks at what is there when it begins to configure.
+    h1.until(
+        "journalctl --sync
+        service=$(systemctl show --value --property InvocationID systemd-networkd.service)
+        journalctl _SYSTEMD_INVOCATION_ID=$service --grep 'vec0: Configuring with'",
+    )?;
+    h1.sh("udevadm trigger --action=add --subsystem-match=net && udevadm settle")?;
+    let (after, repaired_after) = (ours(h1)?, repaired(h1)?);
+    ensure!(before == after, "it was\n{before}\nand is\n{after}");
+    ensure!(repaired_before == repaired_after, "repaired {repaired_after} objects");
+    let devices = h1.sh("ls /sys/class/net | grep ^cps")?;
+    for device in devices.lines() {
+        let link =
+            h1.sh(&format!("udevadm info --query=property --property=ID_NET_LINK_FILE /sys/class/net/{device}"))?;
+        ensure!(link.ends_with("/10-cps-peering.link"), "{device}: {link}");
+    }
+    Ok(())
+}
+
+fn restored(site: &mut Site) -> Result<()> {
+    let file = site.h1.sh("cps-peering admin backup")?;
+    site.h1.sh("cps-peering peering delete a-b")?;
+    let (code, told) = site.h1.run(&format!("cps-peering-controller restore {file}"))?;
+    ensure!(code == 1 && told.contains("is a controller running"), "{code}: {told}");
+    let told = site.h1.sh(&format!(
+        "systemctl stop {CONTROLLER}
+        cps-peering-controller restore {file}
+        cps-peering-controller backup /root/copy
+        systemctl start {CONTROLLER}"
+    ))?;
+    ensure!(told.contains("2 hosts, 2 VPCs and 1 peerings") && told.contains("is kept as"), "{told}");
+    reaches(&mut site.h1)?;
+    in_sync(site)?;
+    let status = site.h1.property(AGENT, "StatusText")?;
+    ensure!(status.contains("revision 2."), "{status}");
+    Ok(())
+}
+
+fn rebooted(site: &mut Site) -> Result<()> {
+    site.h1.sh(&format!("systemctl stop {CONTROLLER}"))?;
+    let before = site.h2.property(AGENT, "StatusText")?;
+    site.reboot_h2()?;
+    site.h2.until(&format!("systemctl is-active {AGENT} && ip link show type vrf | grep cpsvrf"))?;
+    // The tenant's equipment comes when it comes.
+    server(&mut site.h2, 2)?;
+    reaches(&mut site.h1)?;
+    let after = site.h2.until(&format!("systemctl show --value --property StatusText {AGENT} | grep 'in sync'"))?;
+    ensure!(before == after, "{before} {after}");
+    site.h1.sh(&format!("systemctl start {CONTROLLER}"))?;
+    in_sync(site)
+}
+
+fn forgotten(site: &mut Site) -> Result<()> {
+    site.h2.power_off()?;
+    site.h1.sh("cps-peering admin host remove h2")?;
+    let hosts = site.h1.sh("cps-peering host list")?;
+    ensure!(!hosts.contains("h2"), "{hosts}");
+    let audit = site.h1.sh("cps-peering admin audit")?;
+    ensure!(audit.to_lowercase().contains("removehost") || audit.contains("h2"), "{audit}");
+    site.h1
+        .until(&format!("systemctl show --value --property StatusText {CONTROLLER} | grep '^1 of 1 hosts in sync'"))?;
+    Ok(())
+}
+
+fn removed(site: &mut Site) -> Result<()> {
+    let h1 = &mut site.h1;
+    let before = ours(h1)?;
+    let told = h1.sh("dpkg --remove cps-peering-agent 2>&1")?;
+    ensure!(told.contains("stay in the kernel"), "{told}");
+    ensure!(before == ours(h1)?, "what was in the kernel stays there");
+    h1.sh(&format!("dpkg --install /test/packages/cps-peering-agent_{}_*.deb", VERSIONS[1]))?;
+    h1.sh(&format!("systemctl is-active {AGENT}"))?;
+    h1.sh(&format!("systemctl stop {AGENT} && cps-peering-agent cleanup --yes"))?;
+    let (code, devices) = h1.run("ls /sys/class/net | grep ^cps")?;
+    ensure!(code == 1 && devices.is_empty(), "{devices}");
+    h1.sh("dpkg --purge cps-peering-agent cps-peering-controller cps-peering")?;
+    let left = h1.sh("find /etc /usr /var/lib -xdev -name '*cps-peering*'")?;
+    ensure!(left.is_empty(), "left behind: {left}");
+    Ok(())
+}

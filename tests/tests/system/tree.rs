@@ -1,0 +1,126 @@
+//! A minimal Debian as the image of a disk, made once; machines of a test have copies of it.
+
+use anyhow::{Context, Result, ensure};
+use cps_peering_tests::command::run;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What is installed besides the minimum. Another list makes another folder.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping,kmod,udev,init-system-helpers";
+const RELEASE: &str = "bookworm";
+/// The kernel that runs on it has its modules there.
+const MODULES: &str = "/usr/lib/uml/modules";
+/// The disk, and the folder of this machine that a machine of a test sees.
+const FSTAB: &str = "/dev/ubda / ext4 noatime,nobarrier 0 1\nnone /test hostfs defaults 0 0\n";
+/// The machines that there can be, and their underlay addresses.
+pub(crate) const HOSTS: [(&str, &str); 2] = [("h1", "192.0.2.1"), ("h2", "192.0.2.2")];
+/// What a machine of a test does not need, and what would only take time to copy or to start.
+const SUPERFLUOUS: &str = "usr/share/doc usr/share/man usr/share/locale usr/share/info var/lib/apt/lists var/cache/apt";
+const MASKED: &str = "getty@tty1.service systemd-logind.service e2scrub_reap.service apt-daily.timer \
+    apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-update-utmp.service \
+    systemd-update-utmp-runlevel.service systemd-timesyncd.service";
+
+/// The workspace's folder of what is built.
+pub(crate) fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target")
+}
+
+fn shell(script: &str) -> Result<String> {
+    run(Command::new("bash").args(["-euo", "pipefail", "-c", script]))?.ok()
+}
+
+/// With what a machine of a test takes its commands, see `Machine`.
+const SHELL: &str = "stty -F /dev/tty1 raw -echo
+echo ready
+while read -r number; do
+    bash /test/$number.sh >/test/$number.out 2>/test/$number.err </dev/null
+    echo \"$number $?\"
+done
+";
+const SHELL_UNIT: &str = "[Unit]
+After=multi-user.target
+RequiresMountsFor=/test
+[Service]
+ExecStart=/bin/bash /usr/local/sbin/test-shell
+StandardInput=tty-force
+StandardOutput=tty
+StandardError=journal
+TTYPath=/dev/tty1
+[Install]
+WantedBy=multi-user.target
+";
+
+/// The image of which machines have copies. Made where it is missing, which takes a minute
+/// and the network.
+pub(crate) fn image() -> Result<PathBuf> {
+    let kernel = shell(&format!("ls {MODULES}"))?;
+    let kernel = kernel.trim();
+    let folder = target().join("system");
+    let (image, recipe) = (folder.join("debian.ext4"), folder.join("recipe"));
+    // What it is made from: another recipe makes another image.
+    let wanted = format!("kernel {kernel}\n{}", include_str!("tree.rs"));
+    if image.exists() && fs::read_to_string(&recipe).is_ok_and(|recipe| recipe == wanted) {
+        return Ok(image);
+    }
+    let new = tempfile::Builder::new().prefix("new.").tempdir_in(target())?;
+    let tree = new.path().join("tree");
+    let shown = tree.display();
+    // The mirror is that of this machine.
+    shell(&format!(
+        "mkdir -p {folder} && rm -f {folder}/recipe
+        mirror=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | grep -m 1 '/debian$' || true)
+        debootstrap --variant=minbase --include={PACKAGES} {RELEASE} {shown} ${{mirror:+\"$mirror\"}} >{shown}.log 2>&1 ||
+            {{ tail -20 {shown}.log >&2; exit 1; }}
+        cd {shown}
+        rm -rf {SUPERFLUOUS}
+        mkdir -p lib/modules/{kernel}/kernel/drivers test var/log/journal
+        from={MODULES}/{kernel} to=lib/modules/{kernel}
+        cp -a $from/modules.* $to
+        cp -a $from/kernel/{{net,lib,crypto}} $to/kernel
+        cp -a $from/kernel/drivers/net $to/kernel/drivers
+        chroot . depmod {kernel}
+        echo force-unsafe-io >etc/dpkg/dpkg.cfg.d/test
+        # Each machine makes up its own; Ethernet addresses follow from it.
+        : >etc/machine-id
+        for unit in {MASKED}; do ln -sf /dev/null etc/systemd/system/$unit; done
+        mkdir -p etc/systemd/system/multi-user.target.wants
+        ln -s /etc/systemd/system/test-shell.service etc/systemd/system/multi-user.target.wants
+        ln -s /lib/systemd/system/systemd-networkd.service etc/systemd/system/multi-user.target.wants",
+        folder = folder.display(),
+    ))
+    .context("the minimal Debian")?;
+    fs::write(tree.join("etc/fstab"), FSTAB)?;
+    fs::write(tree.join("usr/local/sbin/test-shell"), SHELL)?;
+    fs::write(tree.join("etc/systemd/system/test-shell.service"), SHELL_UNIT)?;
+    for (host, address) in HOSTS {
+        // Without KeepConfiguration the address goes away for a moment whenever networkd is started again.
+        let network = format!(
+            "[Match]\nName=vec0\nHost={host}\n[Network]\nAddress={address}/24\n{}\n",
+            "LinkLocalAddressing=no\nIPv6AcceptRA=no\nKeepConfiguration=static"
+        );
+        fs::write(tree.join(format!("etc/systemd/network/50-{host}.network")), network)?;
+    }
+    shell(&format!(
+        "mkfs.ext4 -q -F -d {shown} {new}/image 1G && mv {new}/image {}",
+        image.display(),
+        new = new.path().display()
+    ))?;
+    fs::write(recipe, wanted)?;
+    Ok(image)
+}
+
+/// The packages of the programs that were built, with a version.
+pub(crate) fn packages(folder: &Path, versions: &[&str]) -> Result<PathBuf> {
+    let packages = folder.join("packages");
+    let program = target().with_file_name("systemd").join("packages");
+    for version in versions {
+        let made = run(Command::new(&program).args(["--debug", "--version", version]).arg(&packages))?;
+        made.ok().context("making the packages")?;
+    }
+    let count = fs::read_dir(&packages)?.count();
+    ensure!(count == 3 * versions.len(), "{count} files in {}", packages.display());
+    Ok(packages)
+}
