@@ -7,9 +7,10 @@ use crate::{
     reconcile::{self, Options},
 };
 use anyhow::Context;
-use cps_peering_config::settings::AgentSettings;
+use cps_peering_config::settings::{AgentSettings, tls_files};
+use cps_peering_http::tls::{self, Clients, Identity};
 use std::{
-    io,
+    io, net,
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
@@ -23,6 +24,7 @@ use tokio::{
 
 /// Runs until SIGTERM or SIGINT. The kernel stays as it is then.
 pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::Result<()> {
+    let identity = identity(settings)?;
     let _only_one = claim_namespace()?;
     let ledger = Ledger::new(&settings.ledger);
     let accepted = ledger.load()?.map(Arc::new);
@@ -34,16 +36,20 @@ pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::R
         tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
         reconciler.configure(Arc::clone(config));
     }
-    let router = api::router(accepted, ledger, reconciler);
+    let (router, open) = api::routers(accepted, ledger, reconciler, identity.as_ref());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(settings.listen)
-            .await
-            .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
+        let listener = listen(settings.listen, "listen").await?;
         tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+        if let Some(address) = settings.metrics_listen {
+            let listener = listen(address, "metrics_listen").await?;
+            tokio::spawn(cps_peering_http::serve(listener, None, open, std::future::pending()));
+        }
+        let tls = identity.as_ref().map(|identity| identity.server(Clients::Required));
+        tokio::spawn(tls::on_hangup(identity)?);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        cps_peering_http::serve(listener, router, async move {
+        cps_peering_http::serve(listener, tls, router, async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -53,6 +59,21 @@ pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::R
         tracing::info!("stopped; the kernel stays as it is");
         Ok(())
     })
+}
+
+/// Who this agent is. None where the settings say that there is no TLS.
+pub fn identity(settings: &AgentSettings) -> anyhow::Result<Option<Identity>> {
+    match tls_files(settings.tls.as_ref())? {
+        Some(files) => Ok(Some(Identity::open(files).context("setting `tls`")?)),
+        None => {
+            tracing::warn!("TLS is off: whoever reaches {} may configure this host", settings.listen);
+            Ok(None)
+        }
+    }
+}
+
+async fn listen(address: net::SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (setting `{setting}`)"))
 }
 
 /// Two agents on one host would undo each other's work. Abstract socket names belong to the network namespace, as do

@@ -28,6 +28,7 @@ pub mod diff;
 pub mod extent;
 pub mod kernel;
 pub mod ledger;
+mod metrics;
 pub mod objects;
 pub mod owner;
 pub mod reconcile;

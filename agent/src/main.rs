@@ -9,7 +9,7 @@ use cps_peering_agent::{
     ledger::Ledger,
     reconcile::Options,
 };
-use cps_peering_config::settings::AgentSettings;
+use cps_peering_config::settings::{AgentSettings, tls_files};
 use std::{
     fs,
     io::{self, IsTerminal},
@@ -91,7 +91,7 @@ fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> 
         Command::Run => daemon::run(Netlink::default(), settings).map(|()| true),
         Command::Status(shown) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(command::status::run(settings.listen, shown.output))
+            runtime.block_on(command::status::run(settings, shown.output))
         }
         Command::Diff(shown) => command::diff::run(&ledger, options, shown.output),
         Command::Check(shown) => command::check::run(settings, shown.output),
@@ -104,5 +104,7 @@ fn execute(command: &Command, settings: &AgentSettings) -> anyhow::Result<bool> 
 
 fn read_settings(path: &Path) -> anyhow::Result<AgentSettings> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the settings file {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))
+    let settings: AgentSettings = toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))?;
+    tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
+    Ok(settings)
 }

@@ -22,6 +22,7 @@ pub mod audit;
 pub mod charging;
 pub mod cli;
 pub mod engine;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod push;

@@ -4,16 +4,18 @@ mod dev;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use cps_peering_config::settings::ControllerSettings;
+use cps_peering_config::settings::{ControllerSettings, tls_files};
 use cps_peering_controller::{
     access::Access,
     api::{self, Api},
     charging::Prices,
     engine::{Engine, Options, system_clock},
+    metrics::Metrics,
     model::Limits,
     push,
     store::Store,
 };
+use cps_peering_http::tls::{self, Clients, Identity};
 use dev::Sandbox;
 use std::{
     fs,
@@ -110,7 +112,9 @@ fn read(arguments: &Arguments) -> anyhow::Result<Setup> {
         let (operator_token, prices) = (sandbox.admin_token().to_owned(), prices(&settings)?);
         return Ok(Setup { settings, operator_token, sandbox: Some(sandbox), prices });
     }
-    let settings = read_settings(settings.unwrap_or(Path::new(SETTINGS)))?;
+    let path = settings.unwrap_or(Path::new(SETTINGS));
+    let settings = read_settings(path)?;
+    tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
     let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
     let prices = prices(&settings)?;
     Ok(Setup { settings, operator_token, sandbox: None, prices })
@@ -158,6 +162,16 @@ fn options(settings: &ControllerSettings) -> Options {
 
 fn run(setup: &Setup) -> anyhow::Result<()> {
     let settings = &setup.settings;
+    let identity = match tls_files(settings.tls.as_ref())? {
+        Some(files) => Some(Identity::open(files).context("setting `tls`")?),
+        None => {
+            // A sandbox has nobody to speak with.
+            if setup.sandbox.is_none() {
+                tracing::warn!("TLS is off: what clients and agents are told can be read and changed on the way");
+            }
+            None
+        }
+    };
     let store = Store::open(&settings.store)?;
     let (engine, hosts) = Engine::open(store, options(settings))?;
     if let Some(sandbox) = &setup.sandbox {
@@ -178,7 +192,21 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
             .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
         let address = listener.local_addr()?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-        tokio::spawn(push::run(Arc::clone(&engine), hosts, Duration::from_secs(settings.poll_s.max(1))));
+        let registry = Arc::new(Metrics::registry(&engine, identity.clone()));
+        if let Some(address) = settings.metrics_listen {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address} (setting `metrics_listen`)"))?;
+            let open = api::open_routes(Arc::clone(&registry));
+            tokio::spawn(cps_peering_http::serve(listener, None, open, std::future::pending()));
+        }
+        let poll = Duration::from_secs(settings.poll_s.max(1));
+        let pushing = push::run(Arc::clone(&engine), hosts, poll, identity.clone());
+        tokio::spawn(async move {
+            if let Err(error) = pushing.await {
+                tracing::error!(%error, "agents cannot be reached any more");
+            }
+        });
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP);
             loop {
@@ -194,7 +222,9 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
         if let Some(sandbox) = &setup.sandbox {
             cps_peering_terminal::show(&sandbox.description(address).to_string());
         }
-        cps_peering_http::serve(listener, api::router(api), async move {
+        let tls = identity.as_ref().map(|identity| identity.server(Clients::Optional));
+        tokio::spawn(tls::on_hangup(identity)?);
+        cps_peering_http::serve(listener, tls, api::router(api, registry), async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}

@@ -1,14 +1,22 @@
 //! Brings what hosts must have to their agents: one worker per host, which knows only the newest target.
 
-use crate::engine::{Engine, HostTarget, NewHosts, Target};
+use crate::{
+    engine::{Engine, HostTarget, NewHosts, Target},
+    metrics::Pushed,
+};
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision,
     agent_api::{CONFIG_PATH, ErrorBody, PUSH_ANSWER_WITHIN, STATUS_PATH},
     id::HostId,
+    tls as names,
 };
+use cps_peering_http::tls::{self, Identity};
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use thiserror::Error;
 use tokio::{sync::watch, task::JoinSet};
 
@@ -23,6 +31,10 @@ const LAST_RETRY: Duration = Duration::from_secs(15);
 enum PushError {
     #[error("{}", chain(.0))]
     Unreachable(#[from] reqwest::Error),
+    #[error("the agent's URL {0} begins with http://, and TLS is on: apply the host with https://")]
+    Plain(String),
+    #[error("the agent's URL {0} begins with https://, and TLS is off (setting `tls` of the controller)")]
+    NoTls(String),
     #[error("the agent refused: {0}")]
     Refused(String),
     #[error(
@@ -45,16 +57,23 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Runs a worker for every host that comes, until the engine is gone. The workers end with the future.
-pub async fn run(engine: Arc<Engine>, mut hosts: NewHosts, poll: Duration) -> Result<(), reqwest::Error> {
-    let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT).tcp_nodelay(true).build()?;
+/// Runs a worker for every host that comes, until the engine is gone. The workers end with the future. With an identity,
+/// agents are spoken to over TLS, and each must have its host's name.
+pub async fn run(
+    engine: Arc<Engine>,
+    mut hosts: NewHosts,
+    poll: Duration,
+    identity: Option<Identity>,
+) -> Result<(), reqwest::Error> {
     let mut workers = JoinSet::new();
     loop {
         tokio::select! {
             new = hosts.recv() => {
                 let Some((host, target)) = new else { return Ok(()) };
-                let (engine, client) = (Arc::clone(&engine), client.clone());
-                let worker = Worker { engine, client, host, target, poll, sent: None, retry: FIRST_RETRY };
+                let client = client(identity.as_ref(), &host)?;
+                let engine = Arc::clone(&engine);
+                let (sent, since, measured, tls) = (None, None, false, identity.is_some());
+                let worker = Worker { engine, client, tls, host, target, poll, sent, since, measured, retry: FIRST_RETRY };
                 workers.spawn(worker.run());
             }
             // A worker ends when its host is forgotten.
@@ -63,14 +82,26 @@ pub async fn run(engine: Arc<Engine>, mut hosts: NewHosts, poll: Duration) -> Re
     }
 }
 
+/// A client for one host's agent. What differs between hosts is the name that the agent must have.
+fn client(identity: Option<&Identity>, host: &HostId) -> Result<Client, reqwest::Error> {
+    let tls = identity.map_or_else(tls::no_client, |identity| identity.client_of(&names::host(host)));
+    let builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT).tcp_nodelay(true);
+    builder.tls_backend_preconfigured(tls).build()
+}
+
 struct Worker {
     engine: Arc<Engine>,
     client: Client,
+    tls: bool,
     host: HostId,
     target: watch::Receiver<Target>,
     poll: Duration,
     /// What the agent has for certain, because it confirmed having accepted it.
     sent: Option<Arc<HostConfig>>,
+    /// The newest revision, and since when it is to be brought.
+    since: Option<(Revision, Instant)>,
+    /// Whether the host has confirmed it.
+    measured: bool,
     retry: Duration,
 }
 
@@ -83,6 +114,10 @@ impl Worker {
     async fn run(mut self) {
         loop {
             let Some(target) = self.target.borrow_and_update().clone() else { return };
+            if self.since.is_none_or(|(revision, _)| revision != target.config.revision) {
+                self.since = Some((target.config.revision, Instant::now()));
+                self.measured = false;
+            }
             let mut newer = self.target.clone();
             let brought = tokio::select! {
                 brought = self.bring(&target) => brought,
@@ -92,6 +127,7 @@ impl Worker {
             let pause = match brought {
                 Ok(report) => {
                     let in_sync = report.in_sync() && report.applied == Some(target.config.revision);
+                    self.measure(in_sync);
                     self.engine.heard(&self.host, Ok(report));
                     if in_sync {
                         self.retry = FIRST_RETRY;
@@ -102,6 +138,7 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::warn!(host = %self.host, %error, "push failed");
+                    self.engine.metrics().pushed(Pushed::Failed);
                     self.engine.heard(&self.host, Err(error.to_string()));
                     self.back_off()
                 }
@@ -110,6 +147,15 @@ impl Worker {
                 changed = self.target.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    fn measure(&mut self, in_sync: bool) {
+        let metrics = self.engine.metrics();
+        metrics.pushed(if in_sync { Pushed::Confirmed } else { Pushed::Behind });
+        if let (true, Some((_, since))) = (in_sync && !self.measured, self.since) {
+            metrics.converged(since.elapsed());
+            self.measured = true;
         }
     }
 
@@ -122,6 +168,11 @@ impl Worker {
     /// Asks the agent how it stands, or brings it to its target.
     async fn bring(&mut self, target: &HostTarget) -> Result<HostReport, PushError> {
         let config = &target.config;
+        match target.agent.starts_with("https://") {
+            false if self.tls => return Err(PushError::Plain(target.agent.clone())),
+            true if !self.tls => return Err(PushError::NoTls(target.agent.clone())),
+            _ => {}
+        }
         if let Some(sent) = self.sent.clone() {
             if sent.revision == config.revision {
                 let report = self.status(target).await?;

@@ -162,7 +162,7 @@ impl Controller {
         let store = Store::open(folder.join("store.redb")).unwrap();
         let (engine, hosts) =
             Engine::open(store, Options { grace: Duration::from_mins(1), ..Options::default() }).unwrap();
-        let pushing = push::run(Arc::clone(&engine), hosts, Duration::from_millis(50));
+        let pushing = push::run(Arc::clone(&engine), hosts, Duration::from_millis(50), None);
         let workers = tokio::spawn(async move { pushing.await.unwrap() });
         Self { engine, workers }
     }

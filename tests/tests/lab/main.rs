@@ -14,6 +14,7 @@ mod mtu;
 mod removal;
 mod restart;
 mod tenants;
+mod tls;
 
 use anyhow::{Result, ensure};
 use cps_peering_tests::{Lab, Server, Topology, wait};
