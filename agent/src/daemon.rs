@@ -63,13 +63,11 @@ pub fn run(kernel: impl Kernel + 'static, settings: &AgentSettings) -> anyhow::R
 
 /// Who this agent is. None where the settings say that there is no TLS.
 pub fn identity(settings: &AgentSettings) -> anyhow::Result<Option<Identity>> {
-    match tls_files(settings.tls.as_ref())? {
-        Some(files) => Ok(Some(Identity::open(files).context("setting `tls`")?)),
-        None => {
-            tracing::warn!("TLS is off: whoever reaches {} may configure this host", settings.listen);
-            Ok(None)
-        }
+    if let Some(files) = tls_files(settings.tls.as_ref())? {
+        return Ok(Some(Identity::open(files).context("setting `tls`")?));
     }
+    tracing::warn!("TLS is off: whoever reaches {} may configure this host", settings.listen);
+    Ok(None)
 }
 
 async fn listen(address: net::SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {

@@ -162,16 +162,12 @@ fn options(settings: &ControllerSettings) -> Options {
 
 fn run(setup: &Setup) -> anyhow::Result<()> {
     let settings = &setup.settings;
-    let identity = match tls_files(settings.tls.as_ref())? {
-        Some(files) => Some(Identity::open(files).context("setting `tls`")?),
-        None => {
-            // A sandbox has nobody to speak with.
-            if setup.sandbox.is_none() {
-                tracing::warn!("TLS is off: what clients and agents are told can be read and changed on the way");
-            }
-            None
-        }
-    };
+    let files = tls_files(settings.tls.as_ref())?;
+    let identity = files.map(Identity::open).transpose().context("setting `tls`")?;
+    // A sandbox has nobody to speak with.
+    if identity.is_none() && setup.sandbox.is_none() {
+        tracing::warn!("TLS is off: what clients and agents are told can be read and changed on the way");
+    }
     let store = Store::open(&settings.store)?;
     let (engine, hosts) = Engine::open(store, options(settings))?;
     if let Some(sandbox) = &setup.sandbox {

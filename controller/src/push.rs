@@ -70,7 +70,7 @@ pub async fn run(
         tokio::select! {
             new = hosts.recv() => {
                 let Some((host, target)) = new else { return Ok(()) };
-                let client = client(identity.as_ref(), &host)?;
+                let client = client(identity.as_ref(), &host, poll)?;
                 let engine = Arc::clone(&engine);
                 let (sent, since, measured, tls) = (None, None, false, identity.is_some());
                 let worker = Worker { engine, client, tls, host, target, poll, sent, since, measured, retry: FIRST_RETRY };
@@ -83,10 +83,11 @@ pub async fn run(
 }
 
 /// A client for one host's agent. What differs between hosts is the name that the agent must have.
-fn client(identity: Option<&Identity>, host: &HostId) -> Result<Client, reqwest::Error> {
+fn client(identity: Option<&Identity>, host: &HostId, poll: Duration) -> Result<Client, reqwest::Error> {
     let tls = identity.map_or_else(tls::no_client, |identity| identity.client_of(&names::host(host)));
     let builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT).tcp_nodelay(true);
-    builder.tls_backend_preconfigured(tls).build()
+    // A connection goes on with the certificates it began with: each question how a host stands begins a new one.
+    builder.pool_idle_timeout(poll / 4).tls_backend_preconfigured(tls).build()
 }
 
 struct Worker {

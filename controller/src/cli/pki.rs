@@ -65,7 +65,7 @@ struct How {
 enum Whom {
     /// For the controller: controller.pem and controller.key.
     Controller {
-        /// Names and addresses by which clients call it, beside localhost, 127.0.0.1 and ::1.
+        /// Names and addresses by which clients call it, beside localhost and those of the loopback interface.
         #[arg(long, value_name = "NAME")]
         address: Vec<String>,
         #[command(flatten)]

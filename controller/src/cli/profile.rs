@@ -154,7 +154,7 @@ impl Told {
         // A path in the file is meant from where the file is.
         let token_file = profile.token_file.map(|file| config.folder().join(file));
         let ca = profile.ca.map(|file| config.folder().join(file));
-        self.complete(&name, Profile { token_file, ca, ..profile })
+        self.complete(&name, Profile { ca, token_file, ..profile })
     }
 
     fn complete(self, name: &str, profile: Profile) -> Result<Resolved, CliError> {
