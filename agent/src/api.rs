@@ -2,22 +2,28 @@
 
 use crate::{
     ledger::{Ledger, LedgerError, Record},
+    metrics::Metrics,
     reconcile::{AskError, Handle},
     shares::SharesFile,
 };
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::StatusCode,
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, put},
 };
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, InvalidHostConfig, Revision, ValidHostConfig,
-    agent_api::{CONFIG_PATH, ErrorBody, HEALTH_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRAFFIC_PATH},
+    agent_api::{
+        CONFIG_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRAFFIC_PATH,
+    },
+    tls::CONTROLLER,
     traffic::{Grants, TrafficReport},
 };
+use cps_peering_http::tls::{Identity, Peer};
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
@@ -37,6 +43,7 @@ struct Api {
     /// Held while grants are taken and stored, so that they take turns.
     shares: Arc<Mutex<SharesFile>>,
     reconciler: Handle,
+    metrics: Metrics,
 }
 
 /// A push that was not accepted.
@@ -83,26 +90,61 @@ impl Refused {
     }
 }
 
-/// The routes. `accepted` is what the ledger held at start.
+/// The routes, without a question who asks. `accepted` is what the ledger held at start.
 pub fn router(
     accepted: Option<Arc<ValidHostConfig>>,
     ledger: Ledger,
     shares: SharesFile,
     reconciler: Handle,
 ) -> Router {
+    let metrics = Metrics::new(reconciler.clone(), None);
+    routes(Api {
+        accepted: Arc::new(Mutex::new(accepted)),
+        ledger,
+        shares: Arc::new(Mutex::new(shares)),
+        reconciler,
+        metrics,
+    })
+}
+
+/// The routes for those who may use them, and those that everybody may.
+pub fn routers(
+    accepted: Option<Arc<ValidHostConfig>>,
+    ledger: Ledger,
+    shares: SharesFile,
+    reconciler: Handle,
+    identity: Option<&Identity>,
+) -> (Router, Router) {
+    let metrics = Metrics::new(reconciler.clone(), identity.cloned());
+    let open = open_routes(&metrics);
+    let routes = routes(Api {
+        accepted: Arc::new(Mutex::new(accepted)),
+        ledger,
+        shares: Arc::new(Mutex::new(shares)),
+        reconciler,
+        metrics,
+    });
+    (guarded(routes, identity.cloned()), open)
+}
+
+fn routes(api: Api) -> Router {
+    let open = open_routes(&api.metrics);
     Router::new()
         .route(CONFIG_PATH, put(put_config).patch(patch_config))
         .route(SHARES_PATH, put(put_shares))
         .route(TRAFFIC_PATH, get(traffic))
         .route(STATUS_PATH, get(status))
-        .route(HEALTH_PATH, get(async || "ok\n"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Api {
-            accepted: Arc::new(Mutex::new(accepted)),
-            ledger,
-            shares: Arc::new(Mutex::new(shares)),
-            reconciler,
-        })
+        .with_state(api)
+        .merge(open)
+}
+
+/// What may be seen without a certificate.
+fn open_routes(metrics: &Metrics) -> Router {
+    let registry = Arc::clone(&metrics.registry);
+    Router::new()
+        .route(HEALTH_PATH, get(async || "ok\n"))
+        .route(METRICS_PATH, get(async move || cps_peering_http::metrics::answer(&registry)))
 }
 
 async fn status(State(api): State<Api>) -> Json<HostReport> {
@@ -123,6 +165,30 @@ async fn put_shares(State(api): State<Api>, body: Bytes) -> Result<Json<TrafficR
     let own = api.clone();
     let granted = tokio::spawn(async move { own.grant(&body).await }).await;
     granted.unwrap_or_else(|error| Err(error.into())).map(Json).map_err(|refused| api.refuse(&refused))
+}
+
+/// Lets the controller do everything and the host itself read; over TLS nobody else is let in but to see health and metrics.
+/// A request without a [`Peer`] has come over plain TCP, where the settings say that this is wanted.
+fn guarded(router: Router, identity: Option<Identity>) -> Router {
+    let Some(identity) = identity else { return router };
+    router.layer(middleware::from_fn_with_state(identity, known_only))
+}
+
+async fn known_only(State(identity): State<Identity>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    let path = request.uri().path();
+    let itself = || identity.facts().names.iter().any(|name| peer.is(name));
+    let may = match path {
+        HEALTH_PATH | METRICS_PATH => true,
+        STATUS_PATH => peer.is(CONTROLLER) || itself(),
+        _ => peer.is(CONTROLLER),
+    };
+    if may {
+        return next.run(request).await;
+    }
+    tracing::warn!(client = ?peer.names, path, "refused: only {CONTROLLER} may do this");
+    let message = format!("the client's certificate is for {:?}, and only {CONTROLLER} may do this", peer.names);
+    (StatusCode::FORBIDDEN, Json(ErrorBody { message, desired: None })).into_response()
 }
 
 /// A configuration that was pushed, and what of the push is to be stored.
@@ -168,7 +234,9 @@ impl Api {
         // A task of its own: a client that goes away must not leave what is stored and what is done apart.
         let api = self.clone();
         let accepted = tokio::spawn(async move { api.accept(read).await }).await;
-        match accepted.unwrap_or_else(|error| Err(error.into())) {
+        let accepted = accepted.unwrap_or_else(|error| Err(error.into()));
+        self.metrics.pushed(accepted.is_ok());
+        match accepted {
             Ok(revision) => Json(self.applied(revision, PUSH_ANSWER_WITHIN).await).into_response(),
             Err(refused) => self.refuse(&refused),
         }

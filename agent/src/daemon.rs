@@ -10,7 +10,8 @@ use crate::{
     traffic::MeterFile,
 };
 use anyhow::Context;
-use cps_peering_config::settings::AgentSettings;
+use cps_peering_config::settings::{AgentSettings, tls_files};
+use cps_peering_http::tls::{self, Clients, Identity};
 use socket2::{Domain, Socket, Type};
 use std::{
     io, net,
@@ -33,6 +34,7 @@ pub fn run(
     settings: &AgentSettings,
     read: impl Fn() -> anyhow::Result<AgentSettings>,
 ) -> anyhow::Result<()> {
+    let identity = identity(settings)?;
     let _only_one = claim_namespace()?;
     let ledger = Ledger::new(&settings.ledger);
     let accepted = ledger.load()?.map(Arc::new);
@@ -47,16 +49,21 @@ pub fn run(
         tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
         reconciler.configure(Arc::clone(config));
     }
-    let router = api::router(accepted, ledger, shares, reconciler.clone());
+    let (router, open) = api::routers(accepted, ledger, shares, reconciler.clone(), identity.as_ref());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let listener = listen(settings.listen)
-            .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
+        let listener = listen(settings.listen, "listen")?;
         tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+        if let Some(address) = settings.metrics_listen {
+            let listener = listen(address, "metrics_listen")?;
+            tokio::spawn(cps_peering_http::serve(listener, None, open, std::future::pending()));
+        }
+        let tls = identity.as_ref().map(|identity| identity.server(Clients::Required));
+        tokio::spawn(tls::on_hangup(identity)?);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
-        let serve = cps_peering_http::serve(listener, router, async move {
+        let serve = cps_peering_http::serve(listener, tls, router, async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -73,7 +80,11 @@ pub fn run(
 }
 
 /// Listens, also on an address that the host does not have yet: the agent must not depend on when the network comes up.
-fn listen(address: net::SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: net::SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    listen_free(address).with_context(|| format!("cannot listen on {address} (setting `{setting}`)"))
+}
+
+fn listen_free(address: net::SocketAddr) -> io::Result<TcpListener> {
     const QUEUE: i32 = 1024;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     match address {
@@ -114,6 +125,15 @@ fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<Kept> {
         save: Box::new(move |meter| drop(save.send(meter))),
         boot: boot.trim().to_owned(),
     })
+}
+
+/// Who this agent is. None where the settings say that there is no TLS.
+pub fn identity(settings: &AgentSettings) -> anyhow::Result<Option<Identity>> {
+    if let Some(files) = tls_files(settings.tls.as_ref())? {
+        return Ok(Some(Identity::open(files).context("setting `tls`")?));
+    }
+    tracing::warn!("TLS is off: whoever reaches {} may configure this host", settings.listen);
+    Ok(None)
 }
 
 /// Two agents on one host would undo each other's work. Abstract socket names belong to the network namespace, as do

@@ -32,6 +32,7 @@ pub mod extent;
 mod file;
 pub mod kernel;
 pub mod ledger;
+mod metrics;
 pub mod objects;
 pub mod owner;
 pub mod reconcile;

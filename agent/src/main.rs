@@ -10,7 +10,7 @@ use cps_peering_agent::{
     reconcile::Options,
     shares::SharesFile,
 };
-use cps_peering_config::settings::AgentSettings;
+use cps_peering_config::settings::{AgentSettings, tls_files};
 use std::{
     fs,
     io::{self, IsTerminal},
@@ -94,7 +94,7 @@ fn execute(Arguments { settings: file, command }: &Arguments, settings: &AgentSe
         Command::Run => daemon::run(Netlink::default(), settings, || read_settings(file)).map(|()| true),
         Command::Status(shown) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(command::status::run(settings.listen, shown.output))
+            runtime.block_on(command::status::run(settings, shown.output))
         }
         Command::Diff(shown) => {
             command::diff::run(&ledger, &SharesFile::beside(&settings.ledger), options, shown.output)
@@ -113,5 +113,7 @@ fn execute(Arguments { settings: file, command }: &Arguments, settings: &AgentSe
 
 fn read_settings(path: &Path) -> anyhow::Result<AgentSettings> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the settings file {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))
+    let settings: AgentSettings = toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))?;
+    tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
+    Ok(settings)
 }

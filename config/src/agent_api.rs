@@ -8,6 +8,10 @@
 //! | `GET /v1/traffic` | what passed | 200 [`TrafficReport`](crate::traffic::TrafficReport) |
 //! | `GET /v1/status` | how it stands | 200 [`HostReport`](crate::HostReport) |
 //! | `GET /healthz` | the process is alive | 200 |
+//! | `GET /metrics` | figures for Prometheus | 200 |
+//!
+//! Over TLS the first two are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
+//! others.
 //!
 //! A push is answered when the kernel has been brought to it and read again, or after [`PUSH_ANSWER_WITHIN`] with
 //! a report whose `applied` is still older. By then the configuration is in the ledger: an answer of 200 means that it
@@ -30,6 +34,8 @@ pub const SHARES_PATH: &str = "/v1/shares";
 pub const TRAFFIC_PATH: &str = "/v1/traffic";
 /// Where to see that the process is alive.
 pub const HEALTH_PATH: &str = "/healthz";
+/// Where Prometheus reads figures.
+pub const METRICS_PATH: &str = "/metrics";
 
 /// How long an agent holds back the answer to a push while the kernel is not there yet.
 pub const PUSH_ANSWER_WITHIN: Duration = Duration::from_secs(10);

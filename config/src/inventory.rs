@@ -12,7 +12,7 @@
 //! id = "h1"
 //! region = "cn-north-1"
 //! underlay = "192.0.2.1"             # its VTEP address
-//! agent = "http://192.0.2.1:7401"    # where its agent listens
+//! agent = "https://192.0.2.1:7401"    # where its agent listens
 //!
 //! [[vpcs]]
 //! id = "vpc-a"
@@ -92,7 +92,7 @@ pub struct Host {
     pub region: RegionId,
     /// Its VTEP address. All hosts use the same family.
     pub underlay: IpAddr,
-    /// The base URL of its agent, for instance `http://192.0.2.1:7401`.
+    /// The base URL of its agent, for instance `https://192.0.2.1:7401`.
     pub agent: String,
     /// Whether it is being worked on: peerings then become active without waiting for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

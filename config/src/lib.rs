@@ -11,6 +11,7 @@
 //! | [`inventory`] | the document that operators apply |
 //! | [`agent_api`] | paths and error body of the agent's HTTP interface |
 //! | [`settings`] | the settings files of both daemons |
+//! | [`tls`] | where certificates are, and the names that they carry |
 //!
 //! Values are checked where they are made: a [`Vni`](net::Vni) or an [`InterfaceName`](net::InterfaceName) that
 //! exists is legal, and a [`ValidHostConfig`] has passed every rule that one host alone can check.
@@ -23,6 +24,7 @@ pub mod net;
 pub mod report;
 pub mod revision;
 pub mod settings;
+pub mod tls;
 pub mod traffic;
 
 pub use host_config::{HostConfig, HostPatch, InvalidHostConfig, SharedHostConfig, ValidHostConfig};

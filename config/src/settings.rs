@@ -1,6 +1,9 @@
 //! The settings files of both daemons, as shipped beside this crate: `agent.toml` and `controller.toml`.
 
-use crate::id::RegionId;
+use crate::{
+    id::RegionId,
+    tls::{Tls, TlsFiles},
+};
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
 use thiserror::Error;
@@ -29,6 +32,13 @@ pub struct AgentSettings {
     /// instead, which the report counts. Default 1 MiB.
     #[serde(default = "default_event_buffer")]
     pub event_buffer: usize,
+    /// A further address where `/metrics` and `/healthz` are served without TLS. By default there is none.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// The agent's certificate and whose word it takes; the agent does not start where nothing is said.
+    // The last one: it is a table.
+    #[serde(default)]
+    pub tls: Option<Tls>,
 }
 
 fn default_vxlan_port() -> u16 {
@@ -87,6 +97,29 @@ pub struct ControllerSettings {
     /// What peerings between regions cost. Without a price, metering goes on and amounts are empty.
     #[serde(default)]
     pub prices: Vec<Price>,
+    /// A further address where `/metrics` and `/healthz` are served without TLS. By default there is none.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// The controller's certificate and whose word it takes; the controller does not start where nothing is said.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+}
+
+/// What to do about a missing setting `tls`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "setting `tls` is missing: name `ca`, `cert` and `key` (`cps-peering pki` makes them), or say tls = \"off\" where nobody \
+     else reaches this daemon"
+)]
+pub struct NoTls;
+
+/// The certificates that a setting names; none where TLS is off. That it is off has to be said.
+pub fn tls_files(tls: Option<&Tls>) -> Result<Option<&TlsFiles>, NoTls> {
+    match tls {
+        None => Err(NoTls),
+        Some(Tls::Off) => Ok(None),
+        Some(Tls::On(files)) => Ok(Some(files)),
+    }
 }
 
 /// What peerings between two regions cost.
@@ -198,8 +231,16 @@ mod tests {
     fn the_shipped_files_are_legal() {
         let agent: AgentSettings = toml::from_str(include_str!("../agent.toml")).unwrap();
         assert_eq!(agent.vxlan_port, 4789);
+        assert!(tls_files(agent.tls.as_ref()).unwrap().is_some());
         let controller: ControllerSettings = toml::from_str(include_str!("../controller.toml")).unwrap();
         assert_eq!((controller.delete_wait_ms, controller.request_expires_s), (2000, 86_400));
+        assert!(tls_files(controller.tls.as_ref()).unwrap().is_some());
+    }
+
+    #[test]
+    fn that_there_is_no_tls_has_to_be_said() {
+        assert_eq!(tls_files(None), Err(NoTls));
+        assert_eq!(tls_files(Some(&Tls::Off)), Ok(None));
     }
 
     #[test]

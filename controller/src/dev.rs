@@ -1,7 +1,7 @@
 //! `--dev`: a controller to try things with, that leaves nothing behind.
 
 use anyhow::{Context, bail};
-use cps_peering_config::{inventory::Inventory, settings::ControllerSettings};
+use cps_peering_config::{inventory::Inventory, settings::ControllerSettings, tls::Tls};
 use cps_peering_controller::{
     access::secret,
     engine::Engine,
@@ -64,10 +64,19 @@ impl Sandbox {
         }
         let store = self.folder.path().join("store.redb");
         let operator_token_file = self.folder.path().join("operator.token");
+        // Nobody else reaches a loopback address, and the clients that are to be tried want no certificates.
+        let tls = Some(Tls::Off);
         if let Some(settings) = settings {
-            return Ok(ControllerSettings { listen, store, operator_token_file, ..settings });
+            return Ok(ControllerSettings {
+                listen,
+                store,
+                operator_token_file,
+                tls,
+                metrics_listen: None,
+                ..settings
+            });
         }
-        let told = json!({ "listen": listen, "store": store, "operator_token_file": operator_token_file });
+        let told = json!({ "listen": listen, "store": store, "operator_token_file": operator_token_file, "tls": tls });
         serde_json::from_value(told).context("settings of --dev")
     }
 

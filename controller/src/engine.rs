@@ -2,6 +2,7 @@
 
 use crate::{
     audit::{self, Entry, Query},
+    metrics::Metrics,
     model::{
         Actor, Command, Draft, Limits, Outcome, Refusal, Request, decide,
         metering::{Period, open_period},
@@ -24,7 +25,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use thiserror::Error;
 use tokio::sync::watch;
@@ -76,6 +77,7 @@ pub struct Engine {
     /// Counts everything that a waiting caller may want to look at.
     ticks: watch::Sender<u64>,
     new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
+    metrics: Metrics,
 }
 
 struct Inner {
@@ -89,6 +91,7 @@ struct Inner {
     /// Why the store cannot be trusted any more. After a commit that failed, the disk may have it or not; to go on from
     /// memory could contradict the disk.
     store_failed: Option<String>,
+    metrics: Metrics,
 }
 
 /// Tells the time in milliseconds since 1970-01-01 UTC.
@@ -143,6 +146,7 @@ impl Engine {
         let store = Arc::new(store);
         let clock = Arc::clone(&options.clock);
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
+        let metrics = Metrics::default();
         let inner = Inner {
             state,
             store: Arc::clone(&store),
@@ -151,9 +155,10 @@ impl Engine {
             contacts: BTreeMap::new(),
             to_audit: Vec::new(),
             store_failed: None,
+            metrics: metrics.clone(),
         };
-        let engine =
-            Arc::new(Self { inner: Mutex::new(inner), store, traffic, clock, ticks: watch::Sender::new(0), new_hosts });
+        let ticks = watch::Sender::new(0);
+        let engine = Arc::new(Self { inner: Mutex::new(inner), store, traffic, clock, ticks, new_hosts, metrics });
         {
             let mut inner = engine.lock();
             let all: BTreeSet<HostId> = inner.state.hosts().keys().cloned().collect();
@@ -184,6 +189,11 @@ impl Engine {
     /// Where counters are kept.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// What is measured.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Limits and periods of the rules.
@@ -390,7 +400,10 @@ impl Inner {
         };
         let changed = draft.renumber(before + 1);
         let trail: Vec<Entry> = self.to_audit.iter().cloned().chain(entries).collect();
-        if let Err(error) = self.store.commit(draft.changes(), draft.periods(), &trail, before) {
+        let began = Instant::now();
+        let stored = self.store.commit(draft.changes(), draft.periods(), &trail, before);
+        self.metrics.committed(began.elapsed());
+        if let Err(error) = stored {
             draft.undo();
             tracing::error!(%error, "a commit failed; no further command is accepted");
             self.store_failed = Some(error.to_string());

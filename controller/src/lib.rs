@@ -19,11 +19,13 @@
 //! | [`cli`] | a command line | HTTP requests |
 
 pub mod access;
+pub mod agents;
 pub mod api;
 pub mod audit;
 pub mod charging;
 pub mod cli;
 pub mod engine;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod push;

@@ -5,17 +5,20 @@ mod service;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
-use cps_peering_config::settings::ControllerSettings;
+use cps_peering_config::settings::{ControllerSettings, tls_files};
 use cps_peering_controller::{
     access::Access,
+    agents::AgentClients,
     api::{self, Api},
     charging::Prices,
     engine::{Engine, Options, system_clock},
+    metrics::Metrics,
     model::Limits,
     push, shares,
     store::{Restored, Store, StoreError},
     traffic,
 };
+use cps_peering_http::tls::{self, Clients, Identity};
 use dev::Sandbox;
 use std::{
     fs,
@@ -173,7 +176,9 @@ fn read(arguments: &Arguments) -> anyhow::Result<Setup> {
         let (operator_token, prices) = (sandbox.admin_token().to_owned(), prices(&settings)?);
         return Ok(Setup { settings, operator_token, sandbox: Some(sandbox), prices });
     }
-    let settings = read_settings(settings.unwrap_or(Path::new(SETTINGS)))?;
+    let path = settings.unwrap_or(Path::new(SETTINGS));
+    let settings = read_settings(path)?;
+    tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
     let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
     let prices = prices(&settings)?;
     Ok(Setup { settings, operator_token, sandbox: None, prices })
@@ -232,13 +237,24 @@ fn interfaces(setup: &Setup, access: Access) -> Api {
 
 /// What differs and cannot change while the controller runs.
 fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str> {
-    let differs =
-        [("listen", old.listen != new.listen), ("store", old.store != new.store), ("poll_s", old.poll_s != new.poll_s)];
+    let differs = [
+        ("listen", old.listen != new.listen),
+        ("metrics_listen", old.metrics_listen != new.metrics_listen),
+        ("tls", old.tls != new.tls),
+        ("store", old.store != new.store),
+        ("poll_s", old.poll_s != new.poll_s),
+    ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
 
 fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Result<()> {
     let settings = &setup.settings;
+    let files = tls_files(settings.tls.as_ref())?;
+    let identity = files.map(Identity::open).transpose().context("setting `tls`")?;
+    // A sandbox has nobody to speak with.
+    if identity.is_none() && setup.sandbox.is_none() {
+        tracing::warn!("TLS is off: what clients and agents are told can be read and changed on the way");
+    }
     let store = Store::open(&settings.store)?;
     let (engine, hosts) = Engine::open(store, options(settings))?;
     if let Some(sandbox) = &setup.sandbox {
@@ -246,7 +262,8 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
         sandbox.furnish(&engine)?;
     }
     let access = Access::new(Arc::clone(&engine), &setup.operator_token);
-    let current = service::Current::new(api::router(interfaces(setup, access.clone())));
+    let registry = Arc::new(Metrics::registry(&engine, identity.clone()));
+    let current = service::Current::new(api::router(interfaces(setup, access.clone()), Arc::clone(&registry)));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(settings.listen)
@@ -254,18 +271,32 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
             .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
         let address = listener.local_addr()?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-        let client = push::client().context("cannot speak to agents")?;
+        if let Some(address) = settings.metrics_listen {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address} (setting `metrics_listen`)"))?;
+            let open = api::open_routes(Arc::clone(&registry));
+            tokio::spawn(cps_peering_http::serve(listener, None, open, std::future::pending()));
+        }
         let poll = Duration::from_secs(settings.poll_s.max(1));
-        tokio::spawn(push::run(Arc::clone(&engine), client.clone(), hosts, poll));
-        tokio::spawn(shares::run(Arc::clone(&engine), client.clone()));
-        tokio::spawn(traffic::run(Arc::clone(&engine), client));
+        let clients = AgentClients::new(identity.clone(), poll);
+        tokio::spawn(shares::run(Arc::clone(&engine), clients.clone()));
+        tokio::spawn(traffic::run(Arc::clone(&engine), clients.clone()));
+        let pushing = push::run(Arc::clone(&engine), clients, hosts, poll);
+        tokio::spawn(async move {
+            if let Err(error) = pushing.await {
+                tracing::error!(%error, "agents cannot be reached any more");
+            }
+        });
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
         if let Some(sandbox) = &setup.sandbox {
             cps_peering_terminal::show(&sandbox.description(address).to_string());
         }
-        let serve = cps_peering_http::serve(listener, current.router(), async move {
+        let tls = identity.as_ref().map(|identity| identity.server(Clients::Optional));
+        tokio::spawn(tls::on_hangup(identity)?);
+        let serve = cps_peering_http::serve(listener, tls, current.router(), async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -275,7 +306,8 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
         let reload = || {
             let new = read()?;
             engine.tune(options(&new.settings));
-            current.set(api::router(interfaces(&new, access.with_operator_token(&new.operator_token))));
+            let api = interfaces(&new, access.with_operator_token(&new.operator_token));
+            current.set(api::router(api, Arc::clone(&registry)));
             Ok(fixed(settings, &new.settings))
         };
         tokio::select! {

@@ -1,20 +1,24 @@
 //! Brings what hosts must have to their agents: one worker per host, which knows only the newest target.
 
-use crate::engine::{Engine, HostTarget, NewHosts, Target};
+use crate::{
+    agents::AgentClients,
+    engine::{Engine, HostTarget, NewHosts, Target},
+    metrics::Pushed,
+};
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision,
-    agent_api::{CONFIG_PATH, ErrorBody, PUSH_ANSWER_WITHIN, STATUS_PATH},
+    agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH},
     id::HostId,
 };
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use thiserror::Error;
 use tokio::{sync::watch, task::JoinSet};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longer than an agent may hold back its answer.
-const TOTAL_TIMEOUT: Duration = PUSH_ANSWER_WITHIN.saturating_add(Duration::from_secs(5));
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(15);
 
@@ -23,6 +27,10 @@ const LAST_RETRY: Duration = Duration::from_secs(15);
 enum PushError {
     #[error("{}", chain(.0))]
     Unreachable(#[from] reqwest::Error),
+    #[error("the agent's URL {0} begins with http://, and TLS is on: apply the host with https://")]
+    Plain(String),
+    #[error("the agent's URL {0} begins with https://, and TLS is off (setting `tls` of the controller)")]
+    NoTls(String),
     #[error("the agent refused: {0}")]
     Refused(String),
     #[error(
@@ -45,20 +53,22 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What speaks to agents.
-pub fn client() -> Result<Client, reqwest::Error> {
-    Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT).tcp_nodelay(true).build()
-}
-
 /// Runs a worker for every host that comes, until the engine is gone. The workers end with the future.
-pub async fn run(engine: Arc<Engine>, client: Client, mut hosts: NewHosts, poll: Duration) {
+pub async fn run(
+    engine: Arc<Engine>,
+    clients: AgentClients,
+    mut hosts: NewHosts,
+    poll: Duration,
+) -> Result<(), reqwest::Error> {
     let mut workers = JoinSet::new();
     loop {
         tokio::select! {
             new = hosts.recv() => {
-                let Some((host, target)) = new else { return };
-                let (engine, client) = (Arc::clone(&engine), client.clone());
-                let worker = Worker { engine, client, host, target, poll, sent: None, retry: FIRST_RETRY };
+                let Some((host, target)) = new else { return Ok(()) };
+                let client = clients.own(&host)?;
+                let engine = Arc::clone(&engine);
+                let (sent, since, measured, tls) = (None, None, false, clients.tls());
+                let worker = Worker { engine, client, tls, host, target, poll, sent, since, measured, retry: FIRST_RETRY };
                 workers.spawn(worker.run());
             }
             // A worker ends when its host is forgotten.
@@ -70,11 +80,16 @@ pub async fn run(engine: Arc<Engine>, client: Client, mut hosts: NewHosts, poll:
 struct Worker {
     engine: Arc<Engine>,
     client: Client,
+    tls: bool,
     host: HostId,
     target: watch::Receiver<Target>,
     poll: Duration,
     /// What the agent has for certain, because it confirmed having accepted it.
     sent: Option<Arc<HostConfig>>,
+    /// The newest revision, and since when it is to be brought.
+    since: Option<(Revision, Instant)>,
+    /// Whether the host has confirmed it.
+    measured: bool,
     retry: Duration,
 }
 
@@ -87,6 +102,10 @@ impl Worker {
     async fn run(mut self) {
         loop {
             let Some(target) = self.target.borrow_and_update().clone() else { return };
+            if self.since.is_none_or(|(revision, _)| revision != target.config.revision) {
+                self.since = Some((target.config.revision, Instant::now()));
+                self.measured = false;
+            }
             let mut newer = self.target.clone();
             let brought = tokio::select! {
                 brought = self.bring(&target) => brought,
@@ -96,6 +115,7 @@ impl Worker {
             let pause = match brought {
                 Ok(report) => {
                     let in_sync = report.in_sync() && report.applied == Some(target.config.revision);
+                    self.measure(in_sync);
                     self.engine.heard(&self.host, Ok(report));
                     if in_sync {
                         self.retry = FIRST_RETRY;
@@ -106,6 +126,7 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::warn!(host = %self.host, %error, "push failed");
+                    self.engine.metrics().pushed(Pushed::Failed);
                     self.engine.heard(&self.host, Err(error.to_string()));
                     self.back_off()
                 }
@@ -114,6 +135,15 @@ impl Worker {
                 changed = self.target.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    fn measure(&mut self, in_sync: bool) {
+        let metrics = self.engine.metrics();
+        metrics.pushed(if in_sync { Pushed::Confirmed } else { Pushed::Behind });
+        if let (true, Some((_, since))) = (in_sync && !self.measured, self.since) {
+            metrics.converged(since.elapsed());
+            self.measured = true;
         }
     }
 
@@ -126,6 +156,11 @@ impl Worker {
     /// Asks the agent how it stands, or brings it to its target.
     async fn bring(&mut self, target: &HostTarget) -> Result<HostReport, PushError> {
         let config = &target.config;
+        match target.agent.starts_with("https://") {
+            false if self.tls => return Err(PushError::Plain(target.agent.clone())),
+            true if !self.tls => return Err(PushError::NoTls(target.agent.clone())),
+            _ => {}
+        }
         if let Some(sent) = self.sent.clone() {
             if sent.revision == config.revision {
                 let report = self.status(target).await?;

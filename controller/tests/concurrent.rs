@@ -74,6 +74,7 @@ fn owner(vpc: usize) -> usize {
 /// One account's random wishes.
 async fn wish(url: String, own: (String, String), all: Vec<(String, String)>, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
+    cps_peering_http::tls::use_ring();
     let client = Client::new();
     for step in 0..STEPS {
         let (vpc, peer) = (random.usize(..VPCS), random.usize(..VPCS));
@@ -114,6 +115,7 @@ async fn wish(url: String, own: (String, String), all: Vec<(String, String)>, se
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_accounts_ask_for_at_the_same_time_the_rules_hold() {
     let sandbox = Sandbox::start();
+    cps_peering_http::tls::use_ring();
     let client = Client::new();
     let vpcs: Vec<Value> = (0..VPCS)
         .map(|n| {

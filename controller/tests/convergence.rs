@@ -18,6 +18,7 @@ use cps_peering_config::{
     report::{Counters, Problem, ProblemKind, Scope},
 };
 use cps_peering_controller::{
+    agents::AgentClients,
     engine::{Clock, Engine, EngineError, Options},
     model::{
         Actor, Command, Outcome, Request,
@@ -162,8 +163,13 @@ impl Controller {
         let store = Store::open(folder.join("store.redb")).unwrap();
         let (engine, hosts) =
             Engine::open(store, Options { grace: Duration::from_mins(1), ..Options::default() }).unwrap();
-        let pushing = push::run(Arc::clone(&engine), push::client().unwrap(), hosts, Duration::from_millis(50));
-        let workers = tokio::spawn(pushing);
+        let pushing = push::run(
+            Arc::clone(&engine),
+            AgentClients::new(None, Duration::from_millis(50)),
+            hosts,
+            Duration::from_millis(50),
+        );
+        let workers = tokio::spawn(async move { pushing.await.unwrap() });
         Self { engine, workers }
     }
 

@@ -52,7 +52,7 @@ impl Controller {
         let settings = folder.join("controller.toml");
         let store = folder.join("store.redb");
         let text = format!(
-            "listen = '127.0.0.1:{port}'\nstore = '{}'\noperator_token_file = '{}'\n",
+            "tls = 'off'\nlisten = '127.0.0.1:{port}'\nstore = '{}'\noperator_token_file = '{}'\n",
             store.display(),
             token.display()
         );
@@ -61,6 +61,7 @@ impl Controller {
         let script = format!("{before}; exec {program} --settings {}", settings.display());
         let mut shell = Command::new("bash");
         let process = shell.args(["-c", &script]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        cps_peering_http::tls::use_ring();
         let client = Client::builder().timeout(PATIENCE).build().unwrap();
         let mut controller = Self { process, url: format!("http://127.0.0.1:{port}"), client };
         let until = Instant::now() + PATIENCE;

@@ -2,11 +2,13 @@
 
 use crate::netns::Netns;
 use anyhow::{Context, Result, bail};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,12 +24,14 @@ pub struct Endpoint {
     pub to: SocketAddr,
     /// The bearer token, if it wants one.
     pub token: Option<String>,
+    /// Whom it must be, and who the requests come from.
+    pub tls: Arc<ClientConfig>,
 }
 
 impl Endpoint {
     /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.to)
+        format!("https://{}{path}", self.to)
     }
 
     /// Makes a request, for instance `GET`, with a JSON body where there is one. An answer other than 200 is an error.
@@ -35,6 +39,11 @@ impl Endpoint {
         let context = || format!("{method} {} from {}", self.url(path), self.from.name());
         let answer = self.from.within(|| self.request(method, path, body)).with_context(context)?;
         serde_json::from_str(&answer).with_context(|| format!("{answer:?}")).with_context(context)
+    }
+
+    /// The body of the answer to a GET, as text.
+    pub fn text(&self, path: &str) -> Result<String> {
+        self.from.within(|| self.request("GET", path, None)).with_context(|| self.url(path))
     }
 
     /// The body of the answer. The daemons answer with `Content-Length`, so no other framing is understood.
@@ -48,8 +57,10 @@ impl Endpoint {
             format!("content-length: {}", body.len()),
         ];
         head.extend(self.token.as_ref().map(|token| format!("authorization: Bearer {token}")));
-        let mut stream = TcpStream::connect_timeout(&self.to, LIMIT)?;
+        let stream = TcpStream::connect_timeout(&self.to, LIMIT)?;
         stream.set_read_timeout(Some(LIMIT))?;
+        let session = ClientConnection::new(Arc::clone(&self.tls), self.to.ip().into())?;
+        let mut stream = StreamOwned::new(session, stream);
         stream.write_all(format!("{}\r\n\r\n{body}", head.join("\r\n")).as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

@@ -32,7 +32,7 @@ impl Topology {
             id: legal(id),
             region: legal(region),
             underlay: legal(underlay),
-            agent: format!("http://{literal}:{AGENT_PORT}"),
+            agent: format!("https://{literal}:{AGENT_PORT}"),
             maintenance: false,
         });
         self
@@ -134,8 +134,8 @@ mod tests {
             r#"
             regions = [{ id = "north" }]
             hosts = [
-              { id = "h1", region = "north", underlay = "192.0.2.1", agent = "http://192.0.2.1:7401" },
-              { id = "h2", region = "north", underlay = "2001:db8::2", agent = "http://[2001:db8::2]:7401" },
+              { id = "h1", region = "north", underlay = "192.0.2.1", agent = "https://192.0.2.1:7401" },
+              { id = "h2", region = "north", underlay = "2001:db8::2", agent = "https://[2001:db8::2]:7401" },
             ]
             vpcs = [{ id = "vpc-a", account = "acme", region = "north", cidrs = ["10.1.0.0/16"] }]
             ports = [

@@ -9,11 +9,21 @@ use crate::{
     objects::{LinkKind, Observed},
     owner,
 };
-use cps_peering_config::{HostConfig, ValidHostConfig, settings::AgentSettings};
+use cps_peering_config::{
+    HostConfig, ValidHostConfig,
+    settings::{AgentSettings, tls_files},
+    tls::TRUST_DOMAIN,
+};
+use cps_peering_http::tls::Identity;
 use cps_peering_terminal::{show, table};
 use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
-use std::{fs, path::Path, thread};
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// What one look found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -47,7 +57,7 @@ fn failure(subject: &'static str, text: impl Into<String>) -> Finding {
 /// Looks at the system and shows what was found. True when nothing is a failure. Changes nothing: the trial of the
 /// kernel happens in a network namespace of its own.
 pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
-    let mut findings = vec![capability(), trial(settings.vxlan_port)];
+    let mut findings = vec![capability(), trial(settings.vxlan_port), certificates(settings)];
     findings.extend(reverse_path_filter());
     findings.extend(sockets_in_vrfs());
     findings.extend(network_managers());
@@ -81,6 +91,31 @@ fn capability() -> Finding {
         ok("capability", "CAP_NET_ADMIN is there")
     } else {
         failure("capability", "CAP_NET_ADMIN is missing: start as root, or with AmbientCapabilities=CAP_NET_ADMIN")
+    }
+}
+
+/// Whether controller and agent can know each other, and for how long.
+fn certificates(settings: &AgentSettings) -> Finding {
+    const SUBJECT: &str = "certificate";
+    const SOON_S: i64 = 30 * 24 * 60 * 60;
+    let files = match tls_files(settings.tls.as_ref()) {
+        Ok(Some(files)) => files,
+        Ok(None) => return warning(SUBJECT, "TLS is off: whoever reaches the agent may configure this host"),
+        Err(error) => return failure(SUBJECT, error.to_string()),
+    };
+    let facts = match Identity::open(files) {
+        Ok(identity) => identity.facts(),
+        Err(error) => return failure(SUBJECT, error.to_string()),
+    };
+    let (cert, expires) = (files.cert.display(), facts.expires());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let left = facts.not_after.min(facts.ca_not_after).saturating_sub_unsigned(now);
+    let hosts = format!("{TRUST_DOMAIN}host/");
+    match facts.names.iter().find_map(|name| name.strip_prefix(&hosts)) {
+        None => failure(SUBJECT, format!("{cert} names no host: make one with cps-peering pki issue host ID")),
+        Some(_) if left <= 0 => failure(SUBJECT, format!("ended {expires}: issue a new one")),
+        Some(_) if left < SOON_S => warning(SUBJECT, format!("ends {expires}, soon: issue a new one")),
+        Some(host) => ok(SUBJECT, format!("names host {host}, good until {expires}")),
     }
 }
 

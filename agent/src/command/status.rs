@@ -6,13 +6,21 @@ use cps_peering_config::{
     HostReport, Revision,
     agent_api::STATUS_PATH,
     report::{ProblemKind, Scope, Standing},
+    settings::{AgentSettings, tls_files},
 };
+use cps_peering_http::tls::Identity;
 use cps_peering_terminal::{show, table};
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use std::{net::SocketAddr, time::Duration};
-use tokio::{net::TcpStream, time::timeout};
+use rustls::ClientConfig;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
 
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,9 +28,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many that are behind are named to a person.
 const MOST_BEHIND: usize = 50;
 
-/// Shows the report of the agent that listens on `address`. True when the host is in sync.
-pub async fn run(address: SocketAddr, output: Output) -> anyhow::Result<bool> {
-    let answer = timeout(PATIENCE, fetch(address)).await;
+/// Shows the report of the agent that has these settings. True when the host is in sync.
+pub async fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
+    let address = settings.listen;
+    let tls = match tls_files(settings.tls.as_ref())? {
+        None => None,
+        Some(files) => {
+            let identity = Identity::open(files).context("setting `tls`")?;
+            let names = identity.facts().names;
+            let own = names.first().with_context(|| format!("{} names no host", files.cert.display()))?;
+            Some(identity.client_of(own))
+        }
+    };
+    let answer = timeout(PATIENCE, fetch(address, tls)).await;
     let report = answer.with_context(|| format!("the agent on {address} does not answer"))??;
     match output {
         Output::Json => show(&serde_json::to_string(&report)?),
@@ -31,14 +49,30 @@ pub async fn run(address: SocketAddr, output: Output) -> anyhow::Result<bool> {
     Ok(report.in_sync())
 }
 
-async fn fetch(address: SocketAddr) -> anyhow::Result<HostReport> {
+async fn fetch(address: SocketAddr, tls: Option<ClientConfig>) -> anyhow::Result<HostReport> {
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("no agent listens on {address}; is cps-peering-agent running?"))?;
+    match tls {
+        None => request(stream, address).await,
+        Some(tls) => {
+            let connector = TlsConnector::from(Arc::new(tls));
+            request(connector.connect(address.ip().into(), stream).await.context("TLS")?, address).await
+        }
+    }
+}
+
+async fn request<S>(stream: S, address: SocketAddr) -> anyhow::Result<HostReport>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::get(STATUS_PATH).header("host", address.to_string()).body(Empty::<Bytes>::new())?;
-    let body = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    anyhow::ensure!(status.is_success(), "the agent answers {status}: {}", String::from_utf8_lossy(&body));
     serde_json::from_slice(&body).context("the answer is no report of an agent")
 }
 

@@ -1,4 +1,7 @@
-//! An HTTP server that outlives slow, silent and too many clients.
+//! An HTTP server that outlives slow, silent and too many clients, over plain TCP or over [TLS](tls).
+
+pub mod metrics;
+pub mod tls;
 
 use axum::{
     Router,
@@ -7,13 +10,27 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use hyper::{
+    body::Incoming,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
     service::TowerToHyperService,
 };
+use rustls::ServerConfig;
 use std::{future::Future, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tls::Peer;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
 
 /// How long a request may take from its head to its answer, the body included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
@@ -22,7 +39,7 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// How long a client may take to send the head of a request, and how long a connection may be idle between two.
-    /// (`axum::serve` sets no limit at all.)
+    /// (`axum::serve` sets no limit at all.) A TLS handshake may take as long.
     pub head: Duration,
     /// How many connections there may be. Further ones wait until one ends.
     pub connections: usize,
@@ -44,15 +61,29 @@ pub async fn within_time(request: Request, next: Next) -> Response {
     })
 }
 
-/// Serves with the usual limits until `shutdown` completes, then lets requests under way end within a grace period.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
-    serve_within(Limits::default(), listener, router, shutdown).await;
+/// Serves with the usual limits until `shutdown` completes, then lets requests under way end within a grace period. Over TLS,
+/// requests carry the client's [`Peer`] as an extension; one without a certificate has no names.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve_within(Limits::default(), listener, tls, router, shutdown).await;
 }
 
 /// Serves until `shutdown` completes, then lets requests under way end within a grace period.
-pub async fn serve_within(limits: Limits, listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+pub async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
+    let acceptor = tls.map(TlsAcceptor::from);
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
+    let server = Server { limits, builder, router };
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut shutdown = std::pin::pin!(shutdown);
@@ -76,12 +107,11 @@ pub async fn serve_within(limits: Limits, listener: TcpListener, router: Router,
         };
         // Without it a small answer may wait for the acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let (server, watcher, acceptor) = (server.clone(), graceful.watcher(), acceptor.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error, "connection ended early");
+            match acceptor {
+                None => server.connection(stream, None, watcher).await,
+                Some(acceptor) => server.handshake(&acceptor, stream, watcher).await,
             }
             drop(place);
         });
@@ -89,6 +119,46 @@ pub async fn serve_within(limits: Limits, listener: TcpListener, router: Router,
     drop(listener);
     if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests did not end within the grace period");
+    }
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Server {
+    limits: Limits,
+    builder: auto::Builder<TokioExecutor>,
+    router: Router,
+}
+
+impl Server {
+    async fn handshake(&self, acceptor: &TlsAcceptor, stream: TcpStream, watcher: Watcher) {
+        match tokio::time::timeout(self.limits.head, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let peer = certificate.map(Peer::of).unwrap_or_default();
+                self.connection(stream, Some(peer), watcher).await;
+            }
+            // A stranger's mistake, which must not fill the log.
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake took too long"),
+        }
+    }
+
+    async fn connection<S>(&self, stream: S, peer: Option<Peer>, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let inner = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(peer.clone());
+            }
+            inner.call(request)
+        });
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(error, "connection ended early");
+        }
     }
 }
 
@@ -112,7 +182,7 @@ mod tests {
         let router =
             Router::new().route("/", get(async || "hello")).route("/never", get(std::future::pending::<&'static str>));
         let (stop, stopped) = oneshot::channel();
-        let server = serve_within(limits, listener, router, async move { stopped.await.unwrap_or_default() });
+        let server = serve_within(limits, listener, None, router, async move { stopped.await.unwrap_or_default() });
         (address, stop, tokio::spawn(server))
     }
 

@@ -13,11 +13,15 @@ pub mod view;
 use crate::{access::Access, charging::Prices, engine::Engine};
 use answer::Failure;
 use axum::{
-    Router,
+    Extension, Router,
     extract::DefaultBodyLimit,
     middleware,
+    response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
+use cps_peering_config::tls::{MONITORING, OPERATOR};
+use cps_peering_http::tls::Peer;
+use prometheus_client::registry::Registry;
 use std::{sync::Arc, time::Duration};
 
 pub use openapi::document as openapi_document;
@@ -42,8 +46,25 @@ pub struct Api {
     pub currency: Arc<str>,
 }
 
+/// What may be seen without a certificate or token, on an address of its own.
+pub fn open_routes(registry: Arc<Registry>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(async move || cps_peering_http::metrics::answer(&registry)))
+}
+
+/// Metrics for those who have a certificate for them.
+async fn metrics(Extension(registry): Extension<Arc<Registry>>, peer: Option<Extension<Peer>>) -> Response {
+    let peer = peer.map(|Extension(peer)| peer).unwrap_or_default();
+    if [MONITORING, OPERATOR].iter().any(|name| peer.is(name)) {
+        return cps_peering_http::metrics::answer(&registry);
+    }
+    Failure::forbidden(format!("this is for clients with a certificate for {MONITORING} or {OPERATOR}")).into_response()
+}
+
 /// The routes.
-pub fn router(api: Api) -> Router {
+pub fn router(api: Api, registry: Arc<Registry>) -> Router {
+    let measured = api.engine.metrics().clone();
     let operator = operator_routes().layer(middleware::from_fn(ask::operators_only));
     let routes = tenant_routes().nest("/admin/v1", operator);
     Router::new()
@@ -52,10 +73,12 @@ pub fn router(api: Api) -> Router {
         .layer(DefaultBodyLimit::disable())
         .with_state(api)
         .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(metrics).layer(Extension(registry)))
         .route("/openapi.json", get(async || axum::Json(openapi::document())))
         .fallback(async || Failure::not_found("there is nothing at this path"))
         .layer(middleware::from_fn(cps_peering_http::within_time))
         .layer(middleware::from_fn(answer::complete))
+        .layer(middleware::from_fn_with_state(measured, crate::metrics::measure))
 }
 
 fn tenant_routes() -> Router<Api> {

@@ -1,9 +1,10 @@
 //! Calls of the controller's HTTP interface.
 
 use super::{CliError, output::printable};
+use cps_peering_http::tls;
 use reqwest::{Client, Method, Url};
 use serde_json::Value;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 /// Longer than a delete may be held back.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -106,21 +107,33 @@ pub(super) fn admin<'a>(rest: &[&'a str]) -> Vec<&'a str> {
 pub(super) fn base_url(text: &str) -> Result<Url, CliError> {
     let wrong = |why: &str| CliError::Usage(format!("{text:?} is no address of a controller: {why}"));
     let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
-    if url.scheme() != "http" || url.host_str().is_none() {
-        return Err(wrong("expected http://HOST:PORT"));
+    if !["http", "https"].contains(&url.scheme()) || url.host_str().is_none() {
+        return Err(wrong("expected https://HOST:PORT or http://HOST:PORT"));
     }
     Ok(url)
 }
 
 impl Controller {
-    /// A controller and a token. `token_source` says where the token is from.
-    pub(super) fn new(base: &str, token: String, token_source: String) -> Result<Self, CliError> {
+    /// A controller, the file of those who sign for it, and a token. `token_source` says where the token is from.
+    pub(super) fn new(base: &str, ca: Option<&Path>, token: String, token_source: String) -> Result<Self, CliError> {
         let base = base_url(base)?;
         if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
             let what = if token.is_empty() { "is empty" } else { "has characters that no token has" };
             return Err(CliError::Refused(format!("the token of {token_source} {what}")));
         }
-        let client = Client::builder().timeout(TIMEOUT).build();
+        let builder = Client::builder().timeout(TIMEOUT);
+        let builder = match ca {
+            _ if base.scheme() == "http" => builder.tls_backend_preconfigured(tls::no_client()),
+            Some(ca) => {
+                let config = tls::client(ca, None);
+                builder.tls_backend_preconfigured(config.map_err(|error| CliError::Refused(error.to_string()))?)
+            }
+            None => {
+                tls::use_ring();
+                builder
+            }
+        };
+        let client = builder.build();
         let client = client.map_err(|error| CliError::Refused(format!("cannot make an HTTP client: {error}")))?;
         Ok(Self { base, token, token_source, client })
     }

@@ -5,7 +5,7 @@
 //! | [`profile`] | which controller is asked, and with which token |
 //! | [`client`] | calls of its HTTP interface |
 //! | [`session`] | what commands share: the controller, the region, how results are shown |
-//! | [`peering`], [`vpc`], [`account`], [`audit`], [`metering`], [`inventory`], [`admin`] | the commands |
+//! | [`peering`], [`vpc`], [`account`], [`audit`], [`metering`], [`inventory`], [`admin`], [`pki`] | the commands |
 //! | [`output`] | answers as tables |
 
 mod account;
@@ -16,6 +16,7 @@ mod inventory;
 mod metering;
 mod output;
 mod peering;
+mod pki;
 mod profile;
 mod session;
 mod vpc;
@@ -51,9 +52,13 @@ Exit codes: 0 done, 1 refused, 2 wrong usage, 3 no controller, 4 not confirmed i
 #[command(next_help_heading = "With every command")]
 struct Global {
     // Not as documentation, which wants marks around addresses.
-    #[arg(help = "The base URL of the controller [default: the profile's, else http://127.0.0.1:7400]")]
+    #[arg(help = "The base URL of the controller [default: the profile's, else https://127.0.0.1:7400]")]
     #[arg(long, global = true, env = "CPS_PEERING_CONTROLLER", value_name = "URL")]
     controller: Option<String>,
+    /// The certificates, in PEM, of those who sign for the controller [default: the profile's, else those of
+    /// /etc/cps-peering/tls/ca.pem, else those that the system trusts]
+    #[arg(long, global = true, env = "CPS_PEERING_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// A file that holds the bearer token.
     #[arg(long, global = true, env = "CPS_PEERING_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -121,6 +126,8 @@ enum Command {
     /// Controllers and tokens that are kept under a name.
     #[command(subcommand)]
     Profile(profile::Command),
+    /// Certificates for controller, agents and clients: a CA in a folder.
+    Pki(pki::Arguments),
     /// Print a script that lets a shell complete commands.
     Completion {
         /// The shell.
@@ -197,6 +204,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<(), CliError> {
             completion(shell);
             return Ok(());
         }
+        Command::Pki(arguments) => return pki::run(arguments, output),
         Command::Profile(command) => return profile::run(&Config::find()?, command, told, output),
         _ => {}
     }
@@ -217,7 +225,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<(), CliError> {
         Command::Host(inventory::Host::List) => inventory::hosts(&session).await,
         Command::Admin(command) => admin::run(&session, command).await,
         // These were done above.
-        Command::Profile(_) | Command::Completion { .. } => Ok(()),
+        Command::Profile(_) | Command::Pki(_) | Command::Completion { .. } => Ok(()),
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! ```toml
 //! [profiles.default]
-//! controller = "http://192.0.2.10:7400"
+//! controller = "https://192.0.2.10:7400"
+//! ca = "/home/jo/cloud-ca.pem"
 //! token = "…" # or: token_file = "/home/jo/peering.token"
 //! region = "cn-north-1"
 //! ```
@@ -23,7 +24,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const CONTROLLER: &str = "http://127.0.0.1:7400";
+const CONTROLLER: &str = "https://127.0.0.1:7400";
+/// Where the CA is beside a controller or an agent.
+const CA: &str = "/etc/cps-peering/tls/ca.pem";
 /// Where the operators' token is beside a controller.
 const OPERATOR_TOKEN: &str = "/etc/cps-peering/operator.token";
 /// Holds a token, so that it need not be in a file.
@@ -35,7 +38,7 @@ const USUAL: &str = "default";
 pub(super) enum Command {
     /// List the profiles. Tokens are not shown.
     List,
-    /// Keep --controller, --region and --token-file under a name, as the command line or the environment says them. What is
+    /// Keep --controller, --ca, --region and --token-file under a name, as the command line or the environment says them. What is
     /// not said stays as it is. The file is written anew: comments in it are lost.
     Set {
         /// The profile's name; `default` is used when none is named.
@@ -55,6 +58,7 @@ pub(super) enum Command {
 #[derive(Debug, Default)]
 pub(super) struct Told {
     controller: Option<String>,
+    ca: Option<PathBuf>,
     token_file: Option<PathBuf>,
     token: Option<String>,
     region: Option<String>,
@@ -65,6 +69,8 @@ pub(super) struct Told {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
     pub(super) controller: String,
+    /// Who signs for the controller; none for those that the system trusts.
+    pub(super) ca: Option<PathBuf>,
     pub(super) token: String,
     /// Where the token is from, for people.
     pub(super) token_source: String,
@@ -77,6 +83,8 @@ pub(super) struct Resolved {
 struct Profile {
     #[serde(skip_serializing_if = "Option::is_none")]
     controller: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,6 +126,7 @@ impl Told {
         let some = |text: Option<String>| text.filter(|text| !text.is_empty());
         Self {
             controller: some(global.controller),
+            ca: global.ca.filter(|file| !file.as_os_str().is_empty()),
             token_file: global.token_file.filter(|file| !file.as_os_str().is_empty()),
             token: some(env::var(TOKEN_VARIABLE).ok()),
             region: some(global.region),
@@ -144,7 +153,8 @@ impl Told {
         };
         // A path in the file is meant from where the file is.
         let token_file = profile.token_file.map(|file| config.folder().join(file));
-        self.complete(&name, Profile { token_file, ..profile })
+        let ca = profile.ca.map(|file| config.folder().join(file));
+        self.complete(&name, Profile { ca, token_file, ..profile })
     }
 
     fn complete(self, name: &str, profile: Profile) -> Result<Resolved, CliError> {
@@ -160,6 +170,7 @@ impl Told {
         };
         Ok(Resolved {
             controller: self.controller.or(profile.controller).unwrap_or_else(|| CONTROLLER.to_owned()),
+            ca: self.ca.or(profile.ca).or_else(|| Some(PathBuf::from(CA)).filter(|file| file.exists())),
             token,
             token_source,
             region: self.region.or(profile.region),
@@ -247,6 +258,10 @@ impl Config {
             base_url(&controller)?;
             profile.controller = Some(controller);
         }
+        if let Some(file) = told.ca {
+            let file = std::path::absolute(&file);
+            profile.ca = Some(file.map_err(|error| CliError::Refused(format!("the CA's path: {error}")))?);
+        }
         profile.region = told.region.or(profile.region.take());
         if let Some(token) = token {
             (profile.token, profile.token_file) = (Some(token), None);
@@ -308,6 +323,7 @@ fn list(profiles: &Profiles, used: &str, output: Output) {
             "profile": name,
             "used": name == used,
             "controller": profile.controller,
+            "ca": profile.ca,
             "region": profile.region,
             "tokenFile": profile.token_file,
             "hasToken": profile.token.is_some(),

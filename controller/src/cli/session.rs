@@ -24,7 +24,8 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(resolved: Resolved, output: Output) -> Result<Self, CliError> {
-        let controller = Controller::new(&resolved.controller, resolved.token, resolved.token_source)?;
+        let controller =
+            Controller::new(&resolved.controller, resolved.ca.as_deref(), resolved.token, resolved.token_source)?;
         Ok(Self { controller, region: resolved.region, output })
     }
 

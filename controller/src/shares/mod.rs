@@ -12,7 +12,7 @@ mod view;
 pub use book::Book;
 pub use view::{LimitedSide, limited};
 
-use crate::engine::Engine;
+use crate::{agents::AgentClients, engine::Engine};
 use cps_peering_config::{
     Revision,
     agent_api::{SHARES_PATH, TRAFFIC_PATH},
@@ -43,8 +43,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 128;
 
 /// Divides the bandwidth of every side with several hosts, until the future is dropped.
-pub async fn run(engine: Arc<Engine>, client: Client) {
-    let mut shares = Shares::new(engine, client);
+pub async fn run(engine: Arc<Engine>, clients: AgentClients) {
+    let mut shares = Shares::new(engine, clients);
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -58,7 +58,7 @@ type Asks = BTreeMap<HostId, BTreeMap<Vni, Share>>;
 
 struct Shares {
     engine: Arc<Engine>,
-    client: Client,
+    clients: AgentClients,
     /// None before the first round: what is there then may be from a controller before this one.
     books: Option<BTreeMap<Vni, Book>>,
     /// Bytes per second of each side with a book.
@@ -74,12 +74,12 @@ struct Shares {
 }
 
 impl Shares {
-    fn new(engine: Arc<Engine>, client: Client) -> Self {
+    fn new(engine: Arc<Engine>, clients: AgentClients) -> Self {
         // The clock makes them higher than those of this controller's life before; where it was set back, agents tell.
         let number = engine.now_ms();
         Self {
             engine,
-            client,
+            clients,
             books: None,
             whole: BTreeMap::new(),
             agents: BTreeMap::new(),
@@ -163,7 +163,8 @@ impl Shares {
             self.number += 1;
             let grants = Grants { revision: Revision { epoch: self.epoch, number: self.number }, sides };
             let base = agent.trim_end_matches('/').to_owned();
-            let (client, places) = (self.client.clone(), Arc::clone(&places));
+            let Ok(client) = self.clients.shared(&host) else { continue };
+            let places = Arc::clone(&places);
             asked.spawn(async move {
                 // It is never closed.
                 let _place = places.acquire().await;

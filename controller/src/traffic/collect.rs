@@ -1,7 +1,7 @@
 //! Asks agents what they have counted.
 
 use super::{INTERVAL_S, Traffic};
-use crate::engine::Engine;
+use crate::{agents::AgentClients, engine::Engine};
 use cps_peering_config::{
     agent_api::TRAFFIC_PATH,
     id::{HostId, PeeringId},
@@ -25,12 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const AT_ONCE: usize = 64;
 
 /// Collects until the future is dropped.
-pub async fn run(engine: Arc<Engine>, client: Client) {
+pub async fn run(engine: Arc<Engine>, clients: AgentClients) {
     let mut ticks = interval(Duration::from_secs(INTERVAL_S));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        ask(&engine, &client).await;
+        ask(&engine, &clients).await;
         let engine = Arc::clone(&engine);
         let kept = spawn_blocking(move || keep(&engine)).await;
         if let Err(error) = kept {
@@ -40,7 +40,7 @@ pub async fn run(engine: Arc<Engine>, client: Client) {
 }
 
 /// Asks every host that has a port.
-async fn ask(engine: &Arc<Engine>, client: &Client) {
+async fn ask(engine: &Arc<Engine>, clients: &AgentClients) {
     let (hosts, there): (Vec<(HostId, String)>, BTreeSet<PeeringId>) = engine.read(|state, _| {
         let with_ports = state.hosts().values().filter(|host| state.ports_on(&host.id).next().is_some());
         let hosts = with_ports.map(|host| (host.id.clone(), host.agent.clone())).collect();
@@ -50,7 +50,9 @@ async fn ask(engine: &Arc<Engine>, client: &Client) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut asked = JoinSet::new();
     for (host, agent) in hosts {
-        let (client, places, engine) = (client.clone(), Arc::clone(&places), Arc::clone(engine));
+        // The push says so when there can be none.
+        let Ok(client) = clients.shared(&host) else { continue };
+        let (places, engine) = (Arc::clone(&places), Arc::clone(engine));
         let there = Arc::clone(&there);
         asked.spawn(async move {
             // It is never closed.

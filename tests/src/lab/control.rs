@@ -1,20 +1,22 @@
 //! The controller, and the CLI as an operator would use it.
 
-use super::{daemon::Daemon, daemon::binary, underlay::Underlay};
+use super::{Pki, daemon::Daemon, daemon::binary, underlay::Underlay};
 use crate::{
     command::{self, Ended},
     http::Endpoint,
     netns::Netns,
 };
 use anyhow::{Context, Result, bail};
-use cps_peering_config::{id::PeeringId, inventory::Inventory};
+use cps_peering_config::{id::PeeringId, inventory::Inventory, tls::TlsFiles};
+use rustls::ClientConfig;
 use serde_json::Value;
 use std::{
     fs,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitStatus,
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,21 +34,31 @@ pub struct Controller {
     lab_name: String,
     listen: SocketAddr,
     token_file: PathBuf,
+    ca: PathBuf,
+    tls: Arc<ClientConfig>,
     dir: PathBuf,
 }
 
+/// The controller's address, in the family of a host's.
+pub(super) fn address(host: Option<IpAddr>) -> IpAddr {
+    // Addresses that no inventory should use: RFC 6598 and its likeness.
+    match host {
+        Some(IpAddr::V6(_)) => Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0, 1).into(),
+        _ => Ipv4Addr::new(100, 64, 0, 1).into(),
+    }
+}
+
 impl Controller {
-    /// Attaches it to the underlay, in the family of `host`. It does not run yet.
+    /// Attaches it to the underlay. It does not run yet.
     pub(super) fn create(
         lab_name: &str,
-        host: Option<IpAddr>,
+        address: IpAddr,
         underlay: &mut Underlay,
         dir: &Path,
+        pki: &Pki,
         delete_wait: Duration,
     ) -> Result<Controller> {
         let netns = Netns::create(&format!("{lab_name}-ctl"))?;
-        // Addresses that no inventory should use: RFC 6598 and its likeness.
-        let address: IpAddr = if host.is_some_and(|host| host.is_ipv6()) { "fd64::1" } else { "100.64.0.1" }.parse()?;
         underlay.attach(&netns, "the controller's", &[address])?;
         let dir = dir.join("controller");
         fs::create_dir(&dir)?;
@@ -61,11 +73,15 @@ impl Controller {
             token_file.display(),
             delete_wait.as_millis(),
         );
+        let TlsFiles { ca, cert, key } = pki.files("controller");
+        let (shown, cert, key) = (ca.display(), cert.display(), key.display());
+        let settings = format!("{settings}tls = {{ ca = '{shown}', cert = '{cert}', key = '{key}' }}\n");
         let file = dir.join("controller.toml");
         fs::write(&file, settings)?;
         let arguments = ["--settings", &file.to_string_lossy()];
         let daemon = Daemon::new(&netns, "cps-peering-controller", &arguments, dir.join("controller.log"))?;
-        Ok(Controller { daemon, netns, lab_name: lab_name.to_owned(), listen, token_file, dir })
+        let tls = pki.as_client()?;
+        Ok(Controller { daemon, netns, lab_name: lab_name.to_owned(), listen, token_file, ca, tls, dir })
     }
 
     /// The namespace it lives in.
@@ -105,7 +121,9 @@ impl Controller {
         Ok(vec![
             binary("cps-peering")?.to_string_lossy().into_owned(),
             "--controller".to_owned(),
-            format!("http://{}", self.listen),
+            format!("https://{}", self.listen),
+            "--ca".to_owned(),
+            self.ca.to_string_lossy().into_owned(),
             "--token-file".to_owned(),
             self.token_file.to_string_lossy().into_owned(),
         ])
@@ -145,7 +163,12 @@ impl Controller {
 
     /// The HTTP interface as an operator uses it, beside the controller.
     pub fn endpoint(&self) -> Endpoint {
-        Endpoint { from: self.netns.clone(), to: self.listen, token: Some(TOKEN.to_owned()) }
+        Endpoint {
+            from: self.netns.clone(),
+            to: self.listen,
+            token: Some(TOKEN.to_owned()),
+            tls: Arc::clone(&self.tls),
+        }
     }
 
     /// The HTTP interface as an account uses it, with a new token.

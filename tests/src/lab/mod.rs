@@ -2,12 +2,14 @@
 
 mod control;
 mod daemon;
+mod pki;
 mod server;
 pub mod shell;
 mod underlay;
 
 pub use control::{Controller, peering_id};
 pub use daemon::{Daemon, binary, use_programs};
+pub use pki::Pki;
 pub use server::{Heard, NIC, Ping, Server, ToAddress, first_addresses, prefixes};
 pub use underlay::{UPLINK, Underlay};
 
@@ -28,6 +30,7 @@ use cps_peering_config::{
     settings::AgentSettings,
 };
 use ipnet::IpNet;
+use rustls::ClientConfig;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -35,7 +38,10 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     process::{Command, ExitStatus},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -51,6 +57,8 @@ pub struct Host {
     agent: Daemon,
     listen: SocketAddr,
     underlay: IpAddr,
+    /// For asking its agent as the controller does.
+    tls: Arc<ClientConfig>,
 }
 
 impl Host {
@@ -66,8 +74,12 @@ impl Host {
 
     /// What its agent says.
     pub fn report(&self) -> Result<HostReport> {
-        let agent = Endpoint { from: self.netns.clone(), to: self.listen, token: None };
-        agent.call("GET", agent_api::STATUS_PATH, None)
+        self.endpoint().call("GET", agent_api::STATUS_PATH, None)
+    }
+
+    /// Its agent's HTTP interface as the controller uses it, beside the agent.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint { from: self.netns.clone(), to: self.listen, token: None, tls: Arc::clone(&self.tls) }
     }
 
     /// Where its agent listens.
@@ -90,6 +102,7 @@ pub struct Lab {
     servers: BTreeMap<(HostId, InterfaceName), Server>,
     underlay: Underlay,
     inventory: Inventory,
+    pki: Pki,
     dir: TempDir,
 }
 
@@ -163,9 +176,12 @@ impl Builder {
     pub fn build(self) -> Result<Lab> {
         let dir = tempfile::Builder::new().prefix(&self.name).tempdir()?;
         let mut underlay = Underlay::create(&format!("{}-net", self.name), self.underlay_mtu)?;
+        let family = self.inventory.hosts.first().map(|host| host.underlay);
+        let ids: Vec<&HostId> = self.inventory.hosts.iter().map(|host| &host.id).collect();
+        let pki = Pki::create(dir.path(), &ids, control::address(family))?;
         let mut hosts = BTreeMap::new();
         for host in &self.inventory.hosts {
-            hosts.insert(host.id.clone(), self.host(host, &mut underlay, dir.path())?);
+            hosts.insert(host.id.clone(), self.host(host, &mut underlay, dir.path(), &pki)?);
         }
         for host in hosts.values() {
             host.netns.ip_batch(&underlay.neighbours_of(&host.netns))?;
@@ -180,21 +196,21 @@ impl Builder {
             let server = Server::attach(&name, &host.netns, port, addresses, 1500)?;
             servers.insert((port.host.clone(), port.interface), server);
         }
-        let family = self.inventory.hosts.first().map(|host| host.underlay);
-        let controller = Controller::create(&self.name, family, &mut underlay, dir.path(), self.delete_wait)?;
-        Ok(Lab { controller, hosts, servers, underlay, inventory: self.inventory, dir })
+        let address = control::address(family);
+        let controller = Controller::create(&self.name, address, &mut underlay, dir.path(), &pki, self.delete_wait)?;
+        Ok(Lab { controller, hosts, servers, underlay, inventory: self.inventory, pki, dir })
     }
 
-    fn host(&self, host: &inventory::Host, underlay: &mut Underlay, dir: &Path) -> Result<Host> {
+    fn host(&self, host: &inventory::Host, underlay: &mut Underlay, dir: &Path, pki: &Pki) -> Result<Host> {
         let netns = Netns::create(&format!("{}-{}", self.name, host.id))?;
         // Linux counts an "unreachable" twice against the receiver's second (`ip_error`, then `icmp_send`): who asks once a second
         // hears little more after the first few.
         netns.within(|| Ok(fs::write("/proc/sys/net/ipv4/icmp_ratemask", "0")?))?;
         let listen: SocketAddr = host
             .agent
-            .strip_prefix("http://")
+            .strip_prefix("https://")
             .and_then(|rest| rest.trim_end_matches('/').parse().ok())
-            .with_context(|| format!("agent of {}: {:?} is not http://ADDRESS:PORT", host.id, host.agent))?;
+            .with_context(|| format!("agent of {}: {:?} is not https://ADDRESS:PORT", host.id, host.agent))?;
         let mut addresses = vec![host.underlay];
         if listen.ip() != host.underlay {
             addresses.push(listen.ip());
@@ -209,12 +225,14 @@ impl Builder {
             underlay_mtu: None,
             resync_s: self.resync.as_secs(),
             event_buffer: self.event_buffer,
+            metrics_listen: None,
+            tls: Some(pki.of_host(&host.id)),
         };
         let file = dir.join("agent.toml");
         fs::write(&file, toml::to_string(&settings)?)?;
         let arguments = ["run", "--settings", &file.to_string_lossy()];
         let agent = Daemon::new(&netns, "cps-peering-agent", &arguments, dir.join("agent.log"))?;
-        Ok(Host { netns, agent, listen, underlay: host.underlay })
+        Ok(Host { netns, agent, listen, underlay: host.underlay, tls: pki.as_controller(&host.id)? })
     }
 }
 
@@ -265,6 +283,11 @@ impl Lab {
     /// The network between the hosts.
     pub fn underlay(&self) -> &Underlay {
         &self.underlay
+    }
+
+    /// The certificates.
+    pub fn pki(&self) -> &Pki {
+        &self.pki
     }
 
     /// A folder of this lab's own.

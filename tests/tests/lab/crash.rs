@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail, ensure};
 use cps_peering_config::{HostReport, agent_api};
 use cps_peering_tests::{
     Lab, Topology,
-    http::Endpoint,
     lab::{PATIENCE, binary},
     monitor::Monitor,
     probe::{Canary, Listener, Prober},
@@ -270,8 +269,7 @@ impl Matrix {
 
     /// Whether an agent on h1 answers that it is through with the newest configuration.
     fn in_sync(&self) -> Result<bool> {
-        let host = self.lab.host("h1");
-        let agent = Endpoint { from: host.netns().clone(), to: host.agent_address(), token: None };
+        let agent = self.lab.host("h1").endpoint();
         let report: HostReport = agent.call("GET", agent_api::STATUS_PATH, None)?;
         let newest = report.desired.is_some_and(|desired| desired.number == self.number);
         if newest && report.applied == report.desired && !report.problems.is_empty() {

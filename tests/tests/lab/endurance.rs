@@ -3,7 +3,7 @@
 use crate::{NORTH, a_and_b, do_not_reach_each_other, drift::differences, reach_each_other, two_hosts};
 use anyhow::{Context, Result, ensure};
 use cps_peering_config::{HostReport, agent_api};
-use cps_peering_tests::{Lab, Topology, http::Endpoint};
+use cps_peering_tests::{Lab, Topology};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +73,7 @@ fn a_hundred_create_and_delete_cycles_leave_nothing() -> Result<()> {
     let mut unpeered = peered.clone();
     unpeered["sides"] = json!({});
     let host = lab.host("h1");
-    let agent = Endpoint { from: host.netns().clone(), to: host.agent_address(), token: None };
+    let agent = host.endpoint();
     let mut number = peered["revision"]["number"].as_u64().context("no revision")?;
     let mut push = |config: &Value| -> Result<()> {
         number += 1;

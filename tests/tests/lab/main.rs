@@ -15,6 +15,7 @@ mod removal;
 mod restart;
 mod shares;
 mod tenants;
+mod tls;
 
 use anyhow::{Result, ensure};
 use cps_peering_tests::{Lab, Server, Topology, wait};

@@ -38,7 +38,8 @@ impl Agent {
     pub(crate) fn start(netns: &Netns, folder: &Path, resync_s: u64) -> Result<Agent> {
         let settings = folder.join("agent.toml");
         let ledger = folder.join("ledger");
-        let text = format!("listen = '{LISTEN}'\nledger = '{}'\nresync_s = {resync_s}\n", ledger.display());
+        let text =
+            format!("tls = 'off'\nlisten = '{LISTEN}'\nledger = '{}'\nresync_s = {resync_s}\n", ledger.display());
         fs::write(&settings, text)?;
         let log = folder.join("agent.log");
         let own = env::current_exe()?;

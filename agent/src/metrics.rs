@@ -1,0 +1,96 @@
+//! Figures for Prometheus. Most are read from the report and the configuration when somebody asks.
+
+use crate::reconcile::Handle;
+use cps_peering_config::report::ProblemKind;
+use cps_peering_http::{
+    metrics::{Own, counter, gauge, gauges},
+    tls::Identity,
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::DescriptorEncoder,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+use std::{fmt, sync::Arc};
+
+/// What the handlers count, and everything that is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    pushes: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(crate) registry: Arc<Registry>,
+}
+
+impl Metrics {
+    pub(crate) fn new(reconciler: Handle, identity: Option<Identity>) -> Self {
+        let pushes = Family::default();
+        // Shown from the start: an increase from nothing is no increase to Prometheus.
+        for outcome in ["accepted", "refused"] {
+            drop(pushes.get_or_create(&[("outcome", outcome)]));
+        }
+        let mut registry = Registry::default();
+        registry.register("cps_agent_pushes", "Configurations that were pushed, by outcome", pushes.clone());
+        let version = env!("CARGO_PKG_VERSION");
+        registry.register_collector(Box::new(Own { prefix: "cps_agent", version, identity }));
+        registry.register_collector(Box::new(Figures(reconciler)));
+        Self { pushes, registry: Arc::new(registry) }
+    }
+
+    pub(crate) fn pushed(&self, accepted: bool) {
+        self.pushes.get_or_create(&[("outcome", if accepted { "accepted" } else { "refused" })]).inc();
+    }
+}
+
+/// What the report says.
+struct Figures(Handle);
+
+impl fmt::Debug for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Figures")
+    }
+}
+
+impl Collector for Figures {
+    // Figures per peering, such as traffic, belong here, too.
+    #[expect(clippy::cast_precision_loss, reason = "what is counted stays far below 2^52")]
+    fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut out;
+        let report = self.0.report().borrow().clone();
+        let counters = report.counters;
+        counter(out, "cps_agent_passes", "How often the kernel was read and compared", counters.passes)?;
+        counter(out, "cps_agent_operations", "Operations that the kernel carried out", counters.operations)?;
+        counter(out, "cps_agent_failures", "Operations that the kernel refused", counters.failures)?;
+        let help = "Operations that repaired what somebody else had changed";
+        counter(out, "cps_agent_drift_repaired", help, counters.drift_repaired)?;
+        let help = "How often the kernel had more events than it could keep";
+        counter(out, "cps_agent_events_lost", help, counters.events_lost)?;
+        if let Some(pass) = report.last_pass {
+            let help = "How long the last pass took";
+            gauge(out, "cps_agent_last_pass_duration_seconds", help, pass.duration_us as f64 / 1e6)?;
+            let help = "When the last pass ended, in seconds since 1970";
+            gauge(out, "cps_agent_last_pass_timestamp_seconds", help, pass.ended_ms as f64 / 1e3)?;
+        }
+        let kinds = [ProblemKind::Failed, ProblemKind::Conflict, ProblemKind::Missing];
+        let problems = kinds.map(|kind| {
+            let count = report.problems.iter().filter(|problem| problem.kind == kind).count();
+            ([("kind", label(kind))], count as f64)
+        });
+        gauges(out, "cps_agent_problems", "What is not as it should be, by kind", problems)?;
+        let in_sync = if report.in_sync() { 1.0 } else { 0.0 };
+        gauge(out, "cps_agent_in_sync", "Whether the kernel has all that the configuration wants", in_sync)?;
+        let revisions = [("desired", report.desired), ("applied", report.applied)];
+        let revisions = revisions.into_iter().filter_map(|(which, it)| Some(([("state", which)], it?.number as f64)));
+        gauges(out, "cps_agent_revision", "The number of the configuration's revision", revisions)?;
+        let Some(config) = self.0.config() else { return Ok(()) };
+        gauge(out, "cps_agent_vrfs", "VPCs that this host is to have", config.vrfs.len() as f64)?;
+        gauge(out, "cps_agent_sides", "Sides of peerings that this host is to have", config.sides.len() as f64)
+    }
+}
+
+fn label(kind: ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::Failed => "failed",
+        ProblemKind::Conflict => "conflict",
+        ProblemKind::Missing => "missing",
+    }
+}

@@ -1,0 +1,80 @@
+//! Figures for Prometheus: what both daemons have in common.
+
+use crate::tls::Identity;
+use axum::{
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use std::fmt;
+
+/// The answer to `GET /metrics`.
+pub fn answer(registry: &Registry) -> Response {
+    let mut text = String::new();
+    match encode(&mut text, registry) {
+        Ok(()) => {
+            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot write the metrics");
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// A counter that is read where it is kept. Its name ends with `_total` when it is shown.
+pub fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let counter = ConstCounter::new(value);
+    counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
+}
+
+/// A gauge that is read where it is kept.
+pub fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+}
+
+/// Gauges of one name, told apart by their labels.
+pub fn gauges<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (L, f64)>,
+) -> fmt::Result {
+    let mut family: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in values {
+        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// What every daemon says of itself: which version it is, and when its certificates end.
+#[derive(Debug)]
+pub struct Own {
+    /// What the names begin with, for instance `cps_agent`.
+    pub prefix: &'static str,
+    /// The version of the program.
+    pub version: &'static str,
+    /// Its certificates; none with TLS off.
+    pub identity: Option<Identity>,
+}
+
+impl Collector for Own {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { prefix, version, identity } = self;
+        let build = [([("version", *version)], 1.0)];
+        gauges(&mut encoder, &format!("{prefix}_build_info"), "The version that runs", build)?;
+        let Some(identity) = identity else { return Ok(()) };
+        let facts = identity.facts();
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
+        let ends =
+            [([("certificate", "own")], facts.not_after as f64), ([("certificate", "ca")], facts.ca_not_after as f64)];
+        let name = format!("{prefix}_certificate_expiry_timestamp_seconds");
+        gauges(&mut encoder, &name, "When the certificate ends, in seconds since 1970", ends)
+    }
+}

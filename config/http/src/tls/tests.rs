@@ -1,0 +1,200 @@
+use super::*;
+use crate::{Limits, serve_within};
+use axum::{Extension, Router, extract::DefaultBodyLimit, routing::get, routing::post};
+use cps_peering_config::tls::{CONTROLLER, OPERATOR};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::ServerName;
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
+use tokio_rustls::TlsConnector;
+
+const H1: &str = "spiffe://cps-peering/host/h1";
+
+/// A CA and the files that it signed.
+struct Pki {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { folder, issuer: Issuer::new(params, key) }
+    }
+
+    fn issue(&self, file: &str, uri: &str, days: i64) -> TlsFiles {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let ago = std::time::SystemTime::now() - Duration::from_hours(48);
+        params.not_before = ago.into();
+        params.not_after = (ago + Duration::from_hours(24 * u64::try_from(days + 2).unwrap())).into();
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let files = self.files(file);
+        // The key first: that is what `pki` does, and what is read in between does not fit and is not taken up.
+        fs::write(&files.key, key.serialize_pem()).unwrap();
+        fs::set_permissions(&files.key, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&files.cert, cert.pem()).unwrap();
+        files
+    }
+
+    fn files(&self, file: &str) -> TlsFiles {
+        let path = |name: String| self.folder.path().join(name);
+        TlsFiles { ca: path("ca.pem".into()), cert: path(format!("{file}.pem")), key: path(format!("{file}.key")) }
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+/// A server that says who it thinks the client is.
+async fn start(identity: &Identity, clients: Clients, limits: Limits) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new()
+        .route("/", get(async |Extension(peer): Extension<Peer>| peer.names.join(",")))
+        .route("/body", post(async |body: axum::body::Bytes| body.len().to_string()))
+        .layer(DefaultBodyLimit::max(1000));
+    let (stop, stopped) = oneshot::channel();
+    let server = identity.server(clients);
+    tokio::spawn(async move {
+        serve_within(limits, listener, Some(server), router, async move { stopped.await.unwrap_or_default() }).await;
+    });
+    Running { address, _stop: stop }
+}
+
+impl Running {
+    /// The answer to a request, or why there is none.
+    async fn ask(&self, config: ClientConfig, request: &str) -> Result<String, String> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::from(self.address.ip());
+        let mut stream =
+            TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())?;
+        stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
+        Ok(text)
+    }
+
+    async fn names(&self, config: ClientConfig) -> Result<String, String> {
+        let text = self.ask(config, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+        Ok(text.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned())
+    }
+}
+
+#[tokio::test]
+async fn each_side_knows_the_other_by_its_name() {
+    let pki = Pki::new();
+    let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
+    let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
+    let agent = start(&host, Clients::Required, Limits::default()).await;
+    assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), CONTROLLER);
+    // Another host's certificate is as good a signature, and another name.
+    let error = agent.names(controller.client_of("spiffe://cps-peering/host/h2")).await.unwrap_err();
+    assert!(error.contains(H1) && error.contains("host/h2"), "{error}");
+    // By its address, as a browser.
+    let by_address = client(&pki.files("h1").ca, Some((&pki.files("h1").cert, &pki.files("h1").key))).unwrap();
+    assert_eq!(agent.names(by_address).await.unwrap(), H1);
+}
+
+#[tokio::test]
+async fn strangers_are_kept_out_on_both_sides() {
+    let (pki, others) = (Pki::new(), Pki::new());
+    let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
+    let agent = start(&host, Clients::Required, Limits::default()).await;
+    // Signed by somebody else: the agent does not take it, and is not taken.
+    let mut stranger = others.issue("controller", CONTROLLER, 9);
+    let error = agent.names(Identity::open(&stranger).unwrap().client_of(H1)).await.unwrap_err();
+    // The CAs have one name and two keys.
+    assert!(error.contains("BadSignature"), "{error}");
+    stranger.ca = pki.files("x").ca;
+    agent.names(Identity::open(&stranger).unwrap().client_of(H1)).await.unwrap_err();
+    // Without a certificate, and with one that is over.
+    agent.names(client(&pki.files("x").ca, None).unwrap()).await.unwrap_err();
+    let over = Identity::open(&pki.issue("over", CONTROLLER, -1)).unwrap();
+    let error = agent.names(over.client_of(H1)).await.unwrap_err();
+    assert!(error.contains("xpired"), "{error}");
+    // Where certificates are optional, who has none has no name; a bad one is still refused.
+    let open = start(&host, Clients::Optional, Limits::default()).await;
+    assert_eq!(open.names(client(&pki.files("x").ca, None).unwrap()).await.unwrap(), "");
+    open.names(Identity::open(&stranger).unwrap().client_of(H1)).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn new_files_are_taken_up_and_bad_ones_are_not() {
+    let pki = Pki::new();
+    let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
+    let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
+    let agent = start(&host, Clients::Required, Limits::default()).await;
+    let (_tell, told) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(controller.clone().keep_fresh(told));
+    let before = controller.facts();
+    pki.issue("controller", OPERATOR, 20);
+    while controller.facts() == before {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), OPERATOR);
+    fs::write(pki.files("controller").cert, "rubbish").unwrap();
+    assert!(controller.reload().unwrap_err().to_string().contains("controller.pem"));
+    assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), OPERATOR);
+}
+
+#[test]
+fn bad_files_are_named() {
+    let pki = Pki::new();
+    let files = pki.issue("h1", H1, 9);
+    let why = |files: &TlsFiles| Identity::open(files).unwrap_err().to_string();
+    fs::set_permissions(&files.key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(why(&files).contains("h1.key can be read by others (mode 0644): chmod 600"), "{}", why(&files));
+    fs::set_permissions(&files.key, fs::Permissions::from_mode(0o600)).unwrap();
+    let other = TlsFiles { key: pki.issue("h2", H1, 9).key, ..files.clone() };
+    assert!(why(&other).contains("h2.key does not belong"), "{}", why(&other));
+    let swapped = TlsFiles { cert: files.key.clone(), ..files.clone() };
+    assert!(why(&swapped).contains("holds no certificate"), "{}", why(&swapped));
+    assert!(why(&TlsFiles { ca: "/nowhere".into(), ..files }).contains("cannot read /nowhere"));
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_dribbled_holds_no_place() {
+    const SHORT: Duration = Duration::from_millis(200);
+    let pki = Pki::new();
+    let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
+    let limits = Limits { head: SHORT, connections: 1, ..Limits::default() };
+    let server = start(&host, Clients::Optional, limits).await;
+    // The beginning of a ClientHello.
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    slow.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
+    assert_eq!(server.names(host.client_of(H1)).await.unwrap(), H1);
+    let mut rest = Vec::new();
+    let _ = slow.read_to_end(&mut rest).await;
+    // A handshake that is done, and then half a head.
+    let late = server.ask(host.client_of(H1), "GET / HTTP/1.1\r\nhos").await;
+    assert!(!late.unwrap_or_default().contains("200"));
+    assert_eq!(server.names(host.client_of(H1)).await.unwrap(), H1);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused_over_tls_too() {
+    let pki = Pki::new();
+    let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
+    let server = start(&host, Clients::Optional, Limits::default()).await;
+    let head = |length: usize| {
+        format!("POST /body HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
+    };
+    let small = server.ask(host.client_of(H1), &(head(1000) + &"x".repeat(1000))).await.unwrap();
+    assert!(small.ends_with("1000"), "{small}");
+    let large = server.ask(host.client_of(H1), &(head(1001) + &"x".repeat(1001))).await.unwrap();
+    assert!(large.starts_with("HTTP/1.1 413"), "{large}");
+}

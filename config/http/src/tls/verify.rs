@@ -1,0 +1,160 @@
+//! Who is at the other end.
+
+use super::{
+    CertificateDer, Clients, DigitallySignedStruct, DistinguishedName, Identity, Peer, RootCertStore, SignatureScheme,
+    provider,
+};
+use rustls::{
+    CertificateError, Error,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
+    },
+    crypto::{verify_tls12_signature, verify_tls13_signature},
+    pki_types::{ServerName, UnixTime},
+    server::{
+        ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use std::sync::Arc;
+
+/// Those whose word is taken.
+#[derive(Debug)]
+pub(super) enum Roots {
+    /// Those of a daemon, as they are at the time.
+    Of(Identity),
+    /// Always the same.
+    Fixed(Arc<RootCertStore>),
+}
+
+/// Whom a client wants.
+#[derive(Debug)]
+pub(super) enum Expected {
+    /// The one with this URI.
+    Name(String),
+    /// Who is at the address that was asked for.
+    Address,
+}
+
+/// Checks servers.
+#[derive(Debug)]
+pub(super) struct OfServers {
+    pub(super) roots: Roots,
+    pub(super) expected: Expected,
+}
+
+impl ServerCertVerifier for OfServers {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let roots = match &self.roots {
+            Roots::Of(identity) => Arc::clone(&identity.current().roots),
+            Roots::Fixed(roots) => Arc::clone(roots),
+        };
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)?;
+        match &self.expected {
+            Expected::Address => verify_server_name(&parsed, server_name)?,
+            Expected::Name(name) => {
+                let peer = Peer::of(end_entity);
+                if !peer.is(name) {
+                    let text = format!("its certificate is for {:?}, and {name:?} is meant", peer.names);
+                    return Err(Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(Arc::new(
+                        Other(text),
+                    )))));
+                }
+            }
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A sentence as an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Other(String);
+
+/// Checks clients. What they may do is decided by their names, request by request.
+#[derive(Debug)]
+pub(super) struct OfClients {
+    pub(super) identity: Identity,
+    pub(super) clients: Clients,
+}
+
+impl ClientCertVerifier for OfClients {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.clients == Clients::Required
+    }
+
+    /// No hints: the CAs may be others at the next handshake.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let roots = Arc::clone(&self.identity.current().roots);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+        let verifier = verifier.map_err(|error| Error::General(error.to_string()))?;
+        verifier.verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,159 @@
+//! `cps-peering pki`, and a controller with the certificates that it makes.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+use cps_peering_http::tls;
+use reqwest::Client;
+use serde_json::Value;
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+const TOKEN: &str = "only-for-this-test";
+
+fn cli(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+    command.args(arguments).env("CPS_PEERING_TOKEN", TOKEN).env("HOME", "/nonexistent").output().unwrap()
+}
+
+fn pki(dir: &Path, arguments: &[&str]) -> Output {
+    cli(&[&["pki", "--dir", dir.to_str().unwrap(), "-o", "json"], arguments].concat())
+}
+
+fn made(dir: &Path, arguments: &[&str]) -> Vec<Value> {
+    let ended = pki(dir, arguments);
+    assert!(ended.status.success(), "{ended:?}");
+    let json: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    json["certificates"].as_array().unwrap().clone()
+}
+
+fn refused(ended: &Output, text: &str) {
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && said.contains(text), "{text:?}: {ended:?}");
+}
+
+#[test]
+fn keys_are_secret_and_nothing_is_overwritten_unless_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("pki");
+    refused(&pki(&dir, &["issue", "host", "h1"]), "cps-peering pki init");
+    assert!(made(&dir, &["init", "--days", "100"])[0]["isCa"] == true);
+    let hosts = made(&dir, &["issue", "host", "H.1_b", "h2", "--days", "7"]);
+    assert_eq!(hosts[0]["names"], serde_json::json!(["spiffe://cps-peering/host/H.1_b"]));
+    // Seconds may have passed since.
+    assert!((6..=7).contains(&hosts[1]["daysLeft"].as_i64().unwrap()), "{hosts:?}");
+    assert_ne!(hosts[0]["serial"], hosts[1]["serial"]);
+    for (file, mode) in [("ca.key", 0o600), ("ca.pem", 0o644), ("host-h2.key", 0o600), ("host-h2.pem", 0o644)] {
+        assert_eq!(fs::metadata(dir.join(file)).unwrap().mode() & 0o7777, mode, "{file}");
+    }
+    assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o7777, 0o700);
+    let before = fs::read(dir.join("host-h2.key")).unwrap();
+    refused(&pki(&dir, &["issue", "host", "h3", "h2"]), "host-h2.pem is there already; --force");
+    assert!(!dir.join("host-h3.pem").exists(), "all or none");
+    refused(&pki(&dir, &["init"]), "ca.pem is there already");
+    assert_eq!(fs::read(dir.join("host-h2.key")).unwrap(), before);
+    made(&dir, &["issue", "host", "h2", "--force"]);
+    assert_ne!(fs::read(dir.join("host-h2.key")).unwrap(), before);
+    assert_eq!(made(&dir, &["show"]).len(), 3);
+}
+
+struct Controller(Child);
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn secret(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn settings(folder: &Path, port: u16, tls: &str) -> std::path::PathBuf {
+    let file = folder.join("controller.toml");
+    let (store, token) = (folder.join("store.redb"), folder.join("token"));
+    secret(&token, TOKEN);
+    let (store, token) = (store.display(), token.display());
+    let text = format!("listen = '127.0.0.1:{port}'\nstore = '{store}'\noperator_token_file = '{token}'\n{tls}\n");
+    fs::write(&file, text).unwrap();
+    file
+}
+
+#[test]
+fn without_certificates_a_controller_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = settings(folder.path(), 0, "");
+    let ended =
+        Command::new(env!("CARGO_BIN_EXE_cps-peering-controller")).arg("--settings").arg(file).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(64) && said.contains("setting `tls` is missing"), "{ended:?}");
+    assert!(said.contains("cps-peering pki"), "{said}");
+}
+
+#[tokio::test]
+async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("pki");
+    for arguments in [&["init"][..], &["issue", "controller"], &["issue", "operator"], &["issue", "monitoring"]] {
+        made(&dir, arguments);
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let path = |file: &str| dir.join(file);
+    let (ca, cert, key) = (path("ca.pem"), path("controller.pem"), path("controller.key"));
+    let tls = format!("tls = {{ ca = '{}', cert = '{}', key = '{}' }}", ca.display(), cert.display(), key.display());
+    let file = settings(folder.path(), port, &tls);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"));
+    let child = command.arg("--settings").arg(file).stderr(Stdio::null()).spawn().unwrap();
+    let mut controller = Controller(child);
+    let url = format!("https://localhost:{port}");
+    let ca_file = ca.to_str().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !cli(&["--controller", &url, "--ca", ca_file, "whoami"]).status.success() {
+        assert!(Instant::now() < until && controller.0.try_wait().unwrap().is_none(), "it does not answer");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Somebody else's CA, and an address that the certificate does not name.
+    let other = folder.path().join("other");
+    made(&other, &["init"]);
+    let ended = cli(&["--controller", &url, "--ca", other.join("ca.pem").to_str().unwrap(), "whoami"]);
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    let elsewhere = format!("https://127.0.0.2:{port}");
+    assert_eq!(cli(&["--controller", &elsewhere, "--ca", ca_file, "whoami"]).status.code(), Some(3));
+
+    let client = |name: Option<&str>| {
+        let files = name.map(|name| (path(&format!("{name}.pem")), path(&format!("{name}.key"))));
+        let own = files.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+        Client::builder().tls_backend_preconfigured(tls::client(&ca, own).unwrap()).build().unwrap()
+    };
+    let (nobody, operator, monitoring) = (client(None), client(Some("operator")), client(Some("monitoring")));
+    let code =
+        async |client: &Client, path: &str| client.get(format!("{url}{path}")).send().await.unwrap().status().as_u16();
+    assert_eq!(code(&operator, "/admin/v1/hosts").await, 200);
+    assert_eq!(code(&monitoring, "/admin/v1/hosts").await, 401);
+    assert_eq!(code(&nobody, "/admin/v1/hosts").await, 401);
+    // A wrong token is not made up for by a certificate.
+    let wrong = operator.get(format!("{url}/admin/v1/hosts")).bearer_auth("wrong").send().await.unwrap();
+    assert_eq!(wrong.status().as_u16(), 401);
+    assert_eq!(code(&nobody, "/metrics").await, 403);
+    let text = monitoring.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
+    for name in [
+        "cps_controller_pushes_total{outcome=\"failed\"} 0",
+        "cps_controller_hosts{state=\"in_sync\"} 0",
+        "cps_controller_peerings{state=\"active\"} 0",
+        "cps_controller_store_commit_seconds_count",
+        "cps_controller_convergence_seconds_bucket",
+        "cps_controller_build_info{version=",
+        "cps_controller_certificate_expiry_timestamp_seconds{certificate=\"own\"}",
+    ] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    let route = "cps_controller_http_request_seconds_count{method=\"GET\",route=\"/admin/v1/hosts\",code=\"200\"} 1";
+    assert!(text.contains(route), "{text}");
+}
