@@ -2,10 +2,17 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use cps_peering_tests::{command::run, wait};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Write},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -46,8 +53,12 @@ impl Machine {
             .arg(format!("hostfs={}", folder.display()))
             .arg(format!("uml_dir={}", folder.display()))
             .arg(format!("systemd.hostname={name}"))
+            // Ethernet addresses follow from it, and D-Bus keeps that of the image.
+            .arg(format!("systemd.machine_id={:032x}", name.bytes().fold(1, |id, byte| id << 8 | u128::from(byte))))
             // The memory is a sparse file.
             .env("TMPDIR", folder)
+            // To be ended as a whole.
+            .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(cable))
             .stderr(log)
@@ -134,8 +145,10 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.kernel.kill();
+        // The kernel has helpers and a process for every address space of its own, which do not end with it.
+        if let Ok(group) = self.kernel.id().try_into() {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
         let _ = self.kernel.wait();
     }
 }
