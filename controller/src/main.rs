@@ -7,7 +7,7 @@ use clap::Parser;
 use cps_peering_config::settings::ControllerSettings;
 use cps_peering_controller::{
     access::Access,
-    api::{self, Api},
+    api::{self, Api, Streams},
     charging::Prices,
     engine::{Engine, Options, system_clock},
     model::Limits,
@@ -171,6 +171,8 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
         delete_wait: Duration::from_millis(settings.delete_wait_ms),
         prices: Arc::new(setup.prices.clone()),
         currency: settings.currency.as_str().into(),
+        streams: Arc::new(Streams::default()),
+        secure: false,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -200,11 +202,13 @@ fn run(setup: &Setup) -> anyhow::Result<()> {
         if let Some(sandbox) = &setup.sandbox {
             cps_peering_terminal::show(&sandbox.description(address).to_string());
         }
+        let streams = Arc::clone(&api.streams);
         cps_peering_http::serve(listener, api::router(api), async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            streams.close();
         })
         .await;
         if let Err(error) = engine.traffic().save(engine.store(), &[]) {

@@ -1,8 +1,9 @@
 //! The HTTP interfaces: JD Cloud's dialect for tenants below `/v1` ([`tenant`]), and the operators' below `/admin/v1`
-//! ([`operator`]). [`openapi`] describes both; it is served as `/openapi.json`.
+//! ([`operator`]), and the [`console`] that browsers use both with. [`openapi`] describes both; it is served as `/openapi.json`.
 
 mod answer;
 mod ask;
+mod console;
 mod openapi;
 mod operator;
 mod query;
@@ -20,6 +21,7 @@ use axum::{
 };
 use std::{sync::Arc, time::Duration};
 
+pub use console::Streams;
 pub use openapi::document as openapi_document;
 
 /// The largest body of an operator's request, in bytes: an inventory of some hundred thousand ports.
@@ -40,6 +42,10 @@ pub struct Api {
     pub prices: Arc<Prices>,
     /// The currency of the prices.
     pub currency: Arc<str>,
+    /// Who is told of changes.
+    pub streams: Arc<Streams>,
+    /// Whether the server speaks TLS: browsers are then to send the session's cookie over TLS only.
+    pub secure: bool,
 }
 
 /// The routes.
@@ -50,6 +56,7 @@ pub fn router(api: Api) -> Router {
         .merge(routes.layer(middleware::from_fn_with_state(api.clone(), ask::recognise)))
         // The limits are those of `recognise`, which needs the whole body to check its signature.
         .layer(DefaultBodyLimit::disable())
+        .merge(console::routes(&api))
         .with_state(api)
         .route("/healthz", get(async || "ok\n"))
         .route("/openapi.json", get(async || axum::Json(openapi::document())))
