@@ -53,6 +53,8 @@ export function Empty({ title, hint, children }: { title: string; hint?: string;
   );
 }
 
+let entered = false;
+
 /** A page's heading, which is read out when the page is entered. */
 export function Heading({ title, intro, children }: { title: string; intro?: string; children?: ComponentChildren }) {
   const heading = useRef<HTMLHeadingElement>(null);
@@ -60,8 +62,9 @@ export function Heading({ title, intro, children }: { title: string; intro?: str
     document.title = `${title} · ${t("app.service")}`;
   }, [title]);
   useEffect(() => {
-    // Not over what somebody is doing, and not when the whole page was just opened.
-    if (document.activeElement && document.activeElement !== document.body) heading.current?.focus();
+    // Not when the whole page was just opened: the browser reads it out from the top.
+    if (entered) heading.current?.focus();
+    entered = true;
   }, []);
   return (
     <header class="heading">

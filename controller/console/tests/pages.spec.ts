@@ -5,7 +5,7 @@ import { mkdirSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
-import { audit, expect, open, signIn, signInByToken, test, type Controller } from "./world.ts";
+import { audit, expect, made, open, signIn, signInByToken, test, type Controller } from "./world.ts";
 
 const PICTURES = new URL("../../../target/console/screenshots/", import.meta.url).pathname;
 mkdirSync(PICTURES, { recursive: true });
@@ -118,15 +118,17 @@ test("the language and the appearance are switched, and stay", async ({ browser,
   await expect(page.locator("html")).toHaveCSS("color-scheme", "dark");
 });
 
-/** An agent whose kernel says no. */
+/** An agent whose kernel refuses a route. Kernels that do so on demand are hard to come by. */
 async function failingAgent(): Promise<Server> {
+  const report = {
+    version: "0", host: "h1", desired: null, applied: null, last_pass: null,
+    problems: [{ scope: "host", kind: "failed", object: "route 10.2.0.0/24 table 1124073482", reason: "No buffer space available (os error 105)" }],
+    counters: { passes: 1, operations: 0, failures: 1, drift_repaired: 3 },
+  };
   const server = createServer((request, response) => {
-    let body = "";
-    request.on("data", (part) => { body += part; });
-    request.on("end", () => {
-      void body;
-      response.writeHead(503, { "content-type": "text/plain" });
-      response.end("the kernel has no VRFs: Operation not supported (os error 95)");
+    request.resume().on("end", () => {
+      response.writeHead(200, { "content-type": "application/json" });
+      response.end(JSON.stringify(report));
     });
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -139,13 +141,20 @@ test("operators see which host is not in sync, and why, and everybody's peerings
   const agent = await failingAgent();
   const { port } = agent.address() as { port: number };
   await controller.ask(admin_token, "POST", "/admin/v1/apply", {
-    hosts: [{ id: "h1", region: north, underlay: "192.0.2.1", agent: `http://127.0.0.1:${port}` }],
+    hosts: [
+      { id: "h1", region: north, underlay: "192.0.2.1", agent: `http://127.0.0.1:${port}` },
+      { id: "h2", region: north, underlay: "192.0.2.2", agent: "http://127.0.0.1:1" },
+    ],
   });
   const page = await open(browser, controller);
   await signInByToken(page, admin_token);
   await expect(page.getByRole("heading", { level: 1, name: "主机" })).toBeVisible();
-  await expect(page.getByText("0 / 1 台一致")).toBeVisible();
-  await expect(page.getByRole("row").nth(1)).toContainText("the kernel has no VRFs: Operation not supported");
+  await expect(page.getByText("0 / 2 台一致")).toBeVisible();
+  const host = (id: string) => page.getByRole("row").filter({ has: page.getByRole("rowheader", { name: id }) });
+  await expect(host("h1")).toContainText("不一致");
+  await expect(host("h1")).toContainText("route 10.2.0.0/24 table 1124073482");
+  await expect(host("h1")).toContainText("No buffer space available (os error 105)");
+  await expect(host("h2")).toContainText("无法连接");
   for (const [name, link] of [["hosts", "主机"], ["all-peerings", "对等连接"], ["accounts", "账号"], ["operator-audit", "操作记录"]] as const) {
     await page.getByRole("navigation").getByRole("link", { name: link }).click();
     await expect(page.getByRole("row").nth(1)).toBeVisible();
@@ -167,8 +176,9 @@ test("while the controller is away the page says so, keeps what it had, and come
   await controller.vpc(one, controller.told.regions[0], "web", "10.1.0.0/16");
   const page = await open(browser, controller);
   await signIn(page, one);
-  await page.getByRole("link", { name: "私有网络" }).click();
-  await expect(page.getByText("web", { exact: true })).toBeVisible();
+  await page.getByRole("link", { name: "私有网络", exact: true }).click();
+  await expect(page.getByRole("rowheader", { name: "web" })).toBeVisible();
+  made.push(/status of 503/);
   await page.route("**/v1/**", (route) => route.fulfill({ status: 503, body: "away" }));
   await page.getByRole("link", { name: "费用" }).click();
   await expect(page.getByRole("alert")).toContainText("无法连接控制器");

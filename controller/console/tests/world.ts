@@ -56,13 +56,16 @@ export class Controller {
 /** Problems that a page must not have: errors in its console, violations of its policy, requests to other hosts. */
 const problems: string[] = [];
 
+/** Faults that a test makes itself. Each test begins with none. */
+export const made: RegExp[] = [];
+
 export async function open(browser: Browser, controller: Controller, options: Parameters<Browser["newContext"]>[0] = {}): Promise<Page> {
   const context = await browser.newContext(options);
   const page = await context.newPage();
   // What the controller refuses, and says so, browsers write to the console, too.
   page.on("console", (message) => {
     const said = message.text();
-    if (["error", "warning"].includes(message.type()) && !/the server responded with a status of 4\d\d/.test(said)) problems.push(said);
+    if (["error", "warning"].includes(message.type()) && ![/status of 4\d\d/, ...made].some((it) => it.test(said))) problems.push(said);
   });
   page.on("pageerror", (error) => problems.push(String(error)));
   page.on("request", (request) => {
@@ -76,13 +79,15 @@ export async function open(browser: Browser, controller: Controller, options: Pa
 }
 
 export const test = base.extend<{ controller: Controller; watched: void }>({
-  controller: async ({}, use) => {
+  controller: async ({ browser }, use) => {
     const controller = await Controller.start();
     await use(controller);
+    for (const context of browser.contexts()) await context.close();
     await controller.stop();
   },
   watched: [async ({}, use) => {
     problems.length = 0;
+    made.length = 0;
     await use();
     expect(problems).toEqual([]);
   }, { auto: true }],

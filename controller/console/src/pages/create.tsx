@@ -16,11 +16,11 @@ export function Create({ who }: { who: Who }) {
   const content = useContent(who);
   const [name, setName] = useState("");
   const [description, setDescription] = useState("");
-  const [region, setRegion] = useState(who.regions[0] ?? "");
+  const [ownRegion, setRegion] = useState<string>();
   const [vpc, setVpc] = useState("");
   const [other, setOther] = useState(false);
   const [account, setAccount] = useState("");
-  const [peerRegion, setPeerRegion] = useState(who.regions[0] ?? "");
+  const [otherRegion, setPeerRegion] = useState<string>();
   const [peerVpc, setPeerVpc] = useState("");
   const [bandwidth, setBandwidth] = useState("100");
   const [checked, setChecked] = useState<{ wish: string; error?: Error }>();
@@ -28,6 +28,10 @@ export function Create({ who }: { who: Who }) {
   const [busy, setBusy] = useState(false);
   // To confirm twice makes one peering.
   const token = useRef(made());
+  // Until another is chosen: the first region in which there is something to choose.
+  const filled = who.regions.find((id) => content.value?.vpcs.some((it) => it.region === id));
+  const region = ownRegion ?? filled ?? who.regions[0] ?? "";
+  const peerRegion = otherRegion ?? region;
   const quota = useLoaded(`quota ${region}`, (background) => get<{ quota: Quota }>(quotaPath(region), background));
 
   const crossRegion = region !== peerRegion;

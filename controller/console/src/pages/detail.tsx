@@ -41,8 +41,8 @@ function Routes({ peering, region }: { peering: Peering; region: string }) {
   const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background));
   const names = new Map([peering.vpcInfo, peering.remoteVpcInfo].map((side) => [side.vpcId, side.vpcName]));
   return (
-    <section class="card wide" aria-labelledby="routes">
-      <h2 id="routes">{t("detail.routes")}</h2>
+    <section class="card wide">
+      <h2>{t("detail.routes")}</h2>
       <p class="quiet">{t("detail.routesHint")}</p>
       <Show loaded={loaded}>
         {({ routes }) => routes.length === 0
@@ -56,7 +56,9 @@ function Routes({ peering, region }: { peering: Peering; region: string }) {
                   <td>{route.destinationCidr.includes(":") ? "IPv6" : "IPv4"}</td>
                   <td><code>{route.destinationCidr}</code></td>
                   <td class="id">{route.nextHop}</td>
-                  <td>{route.installed
+                  <td>{route.installed && route.hosts === 0
+                    ? <Badge look="plain">{t("detail.noHosts")}</Badge>
+                    : route.installed
                     ? <Badge look="good">{t("detail.isInstalled")}</Badge>
                     : <Badge look="warn">{t("detail.notInstalled")}</Badge>}</td>
                   <td class="number">{route.hosts}</td>
@@ -78,8 +80,8 @@ function TrafficCard({ peering, region }: { peering: Peering; region: string }) 
     });
   const loaded = useLoaded(path, load, COUNTED);
   return (
-    <section class="card wide" aria-labelledby="traffic">
-      <h2 id="traffic">{t("detail.traffic")}</h2>
+    <section class="card wide">
+      <h2>{t("detail.traffic")}</h2>
       <Show loaded={loaded}>{(traffic) => <Chart traffic={traffic} cap={peering.bandwidth} />}</Show>
     </section>
   );

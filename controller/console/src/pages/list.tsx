@@ -19,7 +19,8 @@ export function SideCell({ side }: { side: Side }) {
     <>
       <div>{side.vpcName}</div>
       {side.vpcName !== side.vpcId && <div class="id">{side.vpcId}</div>}
-      <div class="quiet small">{side.regionId} · {side.accountId}</div>
+      <div class="quiet small">{side.regionId}</div>
+      <div class="quiet small">{side.accountId}</div>
     </>
   );
 }

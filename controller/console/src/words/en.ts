@@ -166,6 +166,7 @@ export const en: Record<keyof typeof zh, string> = {
   "detail.installed": "In the kernel",
   "detail.isInstalled": "Installed",
   "detail.notInstalled": "On its way",
+  "detail.noHosts": "No host interfaces",
   "detail.hosts": "Hosts",
   "detail.direction": "{from} → {to}",
   "detail.family": "Family",

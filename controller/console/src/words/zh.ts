@@ -164,6 +164,7 @@ export const zh = {
   "detail.installed": "内核状态",
   "detail.isInstalled": "已下发",
   "detail.notInstalled": "下发中",
+  "detail.noHosts": "没有主机接口",
   "detail.hosts": "主机数",
   "detail.direction": "{from} → {to}",
   "detail.family": "类型",
