@@ -215,7 +215,8 @@ async fn pages_of_others_change_nothing_and_sign_nobody_in() {
     }
     assert_eq!(vpcs().await, 0);
     // No other origin is ever let in: a preflight gets no answer that would do so.
-    let preflight = forged(Method::OPTIONS, VPCS, &[("origin", "https://evil.example"), ("access-control-request-method", "PUT")]);
+    let preflight =
+        forged(Method::OPTIONS, VPCS, &[("origin", "https://evil.example"), ("access-control-request-method", "PUT")]);
     let response = preflight.send().await.unwrap();
     assert!(!response.headers().keys().any(|name| name.as_str().starts_with("access-control-")), "{response:?}");
     let own = sandbox.own(Method::PUT, VPCS).header(COOKIE, &cookie).body(body.clone()).send().await.unwrap();
@@ -277,9 +278,8 @@ async fn one_account_can_listen_so_many_times_and_leaves_others_their_places() {
     let sandbox = Sandbox::start();
     let one = sandbox.sign_in(sandbox.key(0)).await;
     let two = sandbox.sign_in(sandbox.key(1)).await;
-    let listen = async |cookie: &str| {
-        sandbox.ask(Method::GET, "/console/events").header(COOKIE, cookie).send().await.unwrap()
-    };
+    let listen =
+        async |cookie: &str| sandbox.ask(Method::GET, "/console/events").header(COOKIE, cookie).send().await.unwrap();
     let mut streams = Vec::new();
     loop {
         let response = listen(&one).await;

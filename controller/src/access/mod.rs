@@ -54,7 +54,10 @@ pub enum AccessError {
     #[error("the session has ended: sign in again")]
     NoSession,
     /// A browser would change something in the name of its user, because of another's page.
-    #[error("with a session's cookie, only the console's own pages may change something: they send the header `{}`", session::PAGE)]
+    #[error(
+        "with a session's cookie, only the console's own pages may change something: they send the header `{}`",
+        session::PAGE
+    )]
     OthersPage,
 }
 
@@ -114,7 +117,12 @@ impl Seen {
 impl Access {
     /// Knows the accounts of an engine, and the operators by their token.
     pub fn new(engine: Arc<Engine>, operator_token: &str) -> Self {
-        Self { engine, operator_token: secret::sha256(operator_token.as_bytes()), seen: Arc::default(), sessions: Arc::default() }
+        Self {
+            engine,
+            operator_token: secret::sha256(operator_token.as_bytes()),
+            seen: Arc::default(),
+            sessions: Arc::default(),
+        }
     }
 
     /// Opens a session for who knows an access key's secret key. Returns what its cookie is to say, and who it is.

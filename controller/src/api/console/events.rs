@@ -4,11 +4,7 @@ use crate::{
     access::signature::Parts,
     api::{Api, answer::Failure, ask::Ask, view},
     engine::Agents,
-    model::{
-        Actor,
-        peering::role,
-        state::State,
-    },
+    model::{Actor, peering::role, state::State},
 };
 use axum::{
     http::HeaderMap,
@@ -84,26 +80,23 @@ impl Drop for Place {
 fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> u64 {
     let mut hasher = DefaultHasher::new();
     let mut add = |value: serde_json::Result<String>| value.unwrap_or_default().hash(&mut hasher);
-    match actor {
-        Actor::Account(id) => {
-            for peering in state.peerings_of_account(id) {
-                let Some(own) = role(peering, id, None) else { continue };
-                let seen = view::peering(state, agents, peering, own, view::Viewer::Account(id), now_ms);
-                add(serde_json::to_string(&seen));
-            }
-            for vpc in state.vpcs_of(id) {
-                add(serde_json::to_string(&view::vpc(vpc)));
-            }
-            let account = state.account(id);
-            add(serde_json::to_string(&(account.charge.word(), &account.blocked, &account.quotas)));
-            add(serde_json::to_string(&state.regions().keys().collect::<Vec<_>>()));
+    if let Actor::Account(id) = actor {
+        for peering in state.peerings_of_account(id) {
+            let Some(own) = role(peering, id, None) else { continue };
+            let seen = view::peering(state, agents, peering, own, view::Viewer::Account(id), now_ms);
+            add(serde_json::to_string(&seen));
         }
-        _ => {
-            add(serde_json::to_string(&state.meta().number));
-            for host in state.hosts().values() {
-                let view::HostView { applied, in_sync, problems, last_error, .. } = view::host(state, agents, host);
-                add(serde_json::to_string(&(applied, in_sync, problems, last_error)));
-            }
+        for vpc in state.vpcs_of(id) {
+            add(serde_json::to_string(&view::vpc(vpc)));
+        }
+        let account = state.account(id);
+        add(serde_json::to_string(&(account.charge.word(), &account.blocked, &account.quotas)));
+        add(serde_json::to_string(&state.regions().keys().collect::<Vec<_>>()));
+    } else {
+        add(serde_json::to_string(&state.meta().number));
+        for host in state.hosts().values() {
+            let view::HostView { applied, in_sync, problems, last_error, .. } = view::host(state, agents, host);
+            add(serde_json::to_string(&(applied, in_sync, problems, last_error)));
         }
     }
     hasher.finish()

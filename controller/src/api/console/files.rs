@@ -53,8 +53,7 @@ fn answer(path: &str, asked: &HeaderMap) -> Result<Response, Failure> {
     let tag = format!("\"{}\"", crate::access::secret::hex(&metadata.sha256_hash()[..16]));
     let known = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let fresh = known.flat_map(|tags| tags.split(',')).any(|known| known.trim().trim_start_matches("W/") == tag);
-    let mut response =
-        if fresh { StatusCode::NOT_MODIFIED.into_response() } else { data.into_owned().into_response() };
+    let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { data.into_owned().into_response() };
     // The names of files below `assets` contain a hash of their content.
     let caching = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
     let headers = response.headers_mut();
