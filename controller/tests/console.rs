@@ -254,13 +254,15 @@ async fn word_of_changes_comes_to_those_whom_they_concern_and_says_nothing_else(
         let response = sandbox.own(Method::PUT, VPCS).header(COOKIE, cookie).body(body).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
     };
-    make(&one, "first").await;
-    let text = listen(&mut of_one, 1).await;
-    assert_eq!(text.trim(), "event: changed\ndata: {}");
-    // What the other did came before what it does now, and it gets word of the latter alone.
     make(&two, "second").await;
     let text = listen(&mut of_two, 1).await;
     assert_eq!(text.trim(), "event: changed\ndata: {}");
+    // Word of what one does comes to it alone: below, nothing more has come to the other.
+    for name in ["first", "next", "last"] {
+        make(&one, name).await;
+        let text = listen(&mut of_one, 1).await;
+        assert_eq!(text.trim(), "event: changed\ndata: {}");
+    }
 
     // A stream ends with its session, at the next word at the latest.
     sandbox.own(Method::DELETE, "/console/session").header(COOKIE, &two).send().await.unwrap();
