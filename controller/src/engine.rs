@@ -186,6 +186,11 @@ impl Engine {
         &self.traffic
     }
 
+    /// Says when there may be something new to look at: the number changes, whatever it is.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.ticks.subscribe()
+    }
+
     /// Where counters are kept.
     pub fn store(&self) -> &Arc<Store> {
         &self.store

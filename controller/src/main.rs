@@ -9,7 +9,7 @@ use cps_peering_config::settings::{ControllerSettings, tls_files};
 use cps_peering_controller::{
     access::Access,
     agents::AgentClients,
-    api::{self, Api},
+    api::{self, Api, Streams},
     charging::Prices,
     engine::{Engine, Options, system_clock},
     metrics::Metrics,
@@ -224,17 +224,6 @@ fn options(settings: &ControllerSettings) -> Options {
     }
 }
 
-/// The HTTP interfaces as the settings have them.
-fn interfaces(setup: &Setup, access: Access) -> Api {
-    Api {
-        engine: access.engine(),
-        access,
-        delete_wait: Duration::from_millis(setup.settings.delete_wait_ms),
-        prices: Arc::new(setup.prices.clone()),
-        currency: setup.settings.currency.as_str().into(),
-    }
-}
-
 /// What differs and cannot change while the controller runs.
 fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str> {
     let differs = [
@@ -263,6 +252,17 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
     }
     let access = Access::new(Arc::clone(&engine), &setup.operator_token);
     let registry = Arc::new(Metrics::registry(&engine, identity.clone()));
+    let streams = Arc::new(Streams::default());
+    // The HTTP interfaces as the settings have them.
+    let interfaces = |setup: &Setup, access: Access| Api {
+        engine: access.engine(),
+        access,
+        delete_wait: Duration::from_millis(setup.settings.delete_wait_ms),
+        prices: Arc::new(setup.prices.clone()),
+        currency: setup.settings.currency.as_str().into(),
+        streams: Arc::clone(&streams),
+        secure: identity.is_some(),
+    };
     let current = service::Current::new(api::router(interfaces(setup, access.clone()), Arc::clone(&registry)));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -295,13 +295,15 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
             cps_peering_terminal::show(&sandbox.description(address).to_string());
         }
         let tls = identity.as_ref().map(|identity| identity.server(Clients::Optional));
-        tokio::spawn(tls::on_hangup(identity)?);
+        tokio::spawn(tls::on_hangup(identity.clone())?);
+        let closing = Arc::clone(&streams);
         let serve = cps_peering_http::serve(listener, tls, current.router(), async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
             cps_peering_service::stopping();
+            closing.close();
         });
         let reload = || {
             let new = read()?;

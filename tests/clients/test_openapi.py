@@ -129,6 +129,7 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     do(mine, "modifyVpcPeering", {"description": "d"}, **id, **north)
     do(mine, "describeVpcPeering", **id, **north)
     assert do(mine, "describeVpcPeeringRoutes", **id, **north)["routes"]
+    assert do(mine, "describeVpcPeeringTraffic", **id, **north)["traffic"]["total"]["outBytes"] == 0
     tables = do(mine, "describeRouteTables", **north)["routeTables"]
     do(mine, "describeRouteTable", routeTableId=tables[0]["routeTableId"], **north)
     wish |= {"remoteVpcId": c, "remoteRegionId": EAST, "remoteAccountId": two.id, "bandwidth": 10}
@@ -167,6 +168,7 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     do(admin, "listPeerings")
     do(admin, "showPeering", peering="p")
     do(admin, "peeringRoutes", peering="p")
+    do(admin, "peeringTraffic", peering="p")
     do(admin, "setPeeringBandwidth", {"bandwidth": 30}, peering=asked)
     do(admin, "deletePeering", peering=asked)
     do(admin, "createPeering", {"vpcPeeringName": "q", "vpcId": b, "remoteVpcId": c, "bandwidth": 5})

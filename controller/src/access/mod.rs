@@ -1,12 +1,14 @@
-//! Who is asking: signed requests and bearer tokens, both of which mean an account or the operator.
+//! Who is asking: signed requests, bearer tokens and sessions of the console, all of which mean an account or the operator.
 
 pub mod secret;
+pub mod session;
 pub mod signature;
 
 use crate::{
     engine::Engine,
     model::{Actor, Signed},
 };
+use session::{OpenedWith, Sessions};
 use signature::{Parts, Signature, SignatureError};
 use std::{
     collections::BTreeMap,
@@ -45,6 +47,29 @@ pub enum AccessError {
     /// The same request came before.
     #[error("this very request came before: sign it again")]
     Replayed,
+    /// The access key is nobody's, or its secret key another. It looks the same.
+    #[error("the access key is not known, or its secret key is another")]
+    WrongKey,
+    /// The cookie is that of no session.
+    #[error("the session has ended: sign in again")]
+    NoSession,
+    /// A browser would change something in the name of its user, because of another's page.
+    #[error(
+        "with a session's cookie, only the console's own pages may change something: they send the header `{}`",
+        session::PAGE
+    )]
+    OthersPage,
+}
+
+/// Why no session was opened.
+#[derive(Debug, Error)]
+pub enum SignInError {
+    /// The credential is nobody's.
+    #[error(transparent)]
+    Unknown(#[from] AccessError),
+    /// A session could not be made up.
+    #[error(transparent)]
+    NoRandomness(#[from] secret::NoRandomness),
 }
 
 /// Recognises callers.
@@ -54,6 +79,7 @@ pub struct Access {
     /// SHA-256 of the operators' token.
     operator_token: [u8; 32],
     seen: Arc<Mutex<Seen>>,
+    sessions: Arc<Sessions>,
 }
 
 /// Signatures with their nonces that came lately, and until when they could come again.
@@ -91,7 +117,54 @@ impl Seen {
 impl Access {
     /// Knows the accounts of an engine, and the operators by their token.
     pub fn new(engine: Arc<Engine>, operator_token: &str) -> Self {
-        Self { engine, operator_token: secret::sha256(operator_token.as_bytes()), seen: Arc::default() }
+        Self {
+            engine,
+            operator_token: secret::sha256(operator_token.as_bytes()),
+            seen: Arc::default(),
+            sessions: Arc::default(),
+        }
+    }
+
+    /// Opens a session for who knows an access key's secret key. Returns what its cookie is to say, and who it is.
+    pub fn sign_in_by_key(&self, access_key: &str, secret_key: &str) -> Result<(String, Actor), SignInError> {
+        let known = self.engine.read(|state, _| {
+            state.by_access_key(access_key).map(|(id, secret)| (id.clone(), secret::sha256(secret.as_bytes())))
+        });
+        // Hashes may be compared in any time: what is learnt of one says nothing about what was hashed.
+        let said = secret::sha256(secret_key.as_bytes());
+        let (account, _) = known.filter(|(_, secret)| *secret == said).ok_or(AccessError::WrongKey)?;
+        let actor = Actor::Account(account);
+        let with = OpenedWith::AccessKey(access_key.to_owned());
+        Ok((self.sessions.open(actor.clone(), with, self.engine.now_ms())?, actor))
+    }
+
+    /// Opens a session for who has a bearer token. Returns what its cookie is to say, and who it is.
+    pub fn sign_in_by_token(&self, token: &str) -> Result<(String, Actor), SignInError> {
+        let Caller { actor, .. } = self.by_token(token)?;
+        let with = match &actor {
+            Actor::Account(_) => OpenedWith::TokenHash(secret::token_hash(token)),
+            _ => OpenedWith::OperatorToken,
+        };
+        Ok((self.sessions.open(actor.clone(), with, self.engine.now_ms())?, actor))
+    }
+
+    /// Ends the session whose cookie comes with a request.
+    pub fn sign_out(&self, headers: &http::HeaderMap) {
+        if let Some(said) = session::cookie(headers) {
+            self.sessions.close(&said);
+        }
+    }
+
+    /// Who asks with a session's cookie. What changes something must come from the console's own pages.
+    fn by_session(&self, said: &str, parts: &Parts<'_>) -> Result<Caller, AccessError> {
+        let reads = ["GET", "HEAD"].contains(&parts.method);
+        if !reads && !session::is_from_own_page(parts.headers) {
+            return Err(AccessError::OthersPage);
+        }
+        let by_itself = parts.headers.get(session::PAGE).is_some_and(|page| page == session::BY_ITSELF);
+        let now_ms = self.engine.now_ms();
+        let actor = self.engine.read(|state, _| self.sessions.whose(said, state, now_ms, !by_itself))?;
+        Ok(Caller { actor, signed: None, service: None, region: None })
     }
 
     /// The engine whose accounts it knows.
@@ -107,7 +180,10 @@ impl Access {
 
     /// Finds out who asks.
     pub fn recognise(&self, parts: &Parts<'_>) -> Result<Caller, AccessError> {
-        let authorization = parts.header("authorization").ok_or(AccessError::Missing)?;
+        let Some(authorization) = parts.header("authorization") else {
+            let said = session::cookie(parts.headers).ok_or(AccessError::Missing)?;
+            return self.by_session(&said, parts);
+        };
         match authorization.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => self.by_token(token.trim()),
             Some((scheme, _)) if scheme.starts_with("JDCLOUD") => self.by_signature(parts, &authorization),
@@ -115,10 +191,10 @@ impl Access {
         }
     }
 
-    /// Whether it is worth reading a request's body: the token is known, or a signature has a form, a date and an access key
+    /// Whether it is worth reading a request's body: the token or the session is known, or a signature has a form, a date and an access key
     /// that may be right.
     pub fn may_be_known(&self, parts: &Parts<'_>) -> Result<(), AccessError> {
-        let authorization = parts.header("authorization").ok_or(AccessError::Missing)?;
+        let authorization = parts.header("authorization").unwrap_or_default();
         if authorization.starts_with("JDCLOUD") {
             let signature = Signature::read(&authorization, parts, self.engine.now_ms())?;
             let known = self.engine.read(|state, _| state.by_access_key(&signature.access_key).is_some());

@@ -63,6 +63,10 @@ impl Failure {
         Self::new(StatusCode::FORBIDDEN, "HTTP_FORBIDDEN", message)
     }
 
+    pub(super) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT", message)
+    }
+
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
     }
@@ -140,6 +144,9 @@ impl From<Refusal> for Failure {
 
 impl From<AccessError> for Failure {
     fn from(error: AccessError) -> Self {
+        if error == AccessError::OthersPage {
+            return Self::forbidden(error.to_string());
+        }
         Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", error.to_string())
     }
 }
@@ -203,6 +210,8 @@ pub(super) async fn complete(mut request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);
     }

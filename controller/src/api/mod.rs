@@ -1,8 +1,9 @@
 //! The HTTP interfaces: JD Cloud's dialect for tenants below `/v1` ([`tenant`]), and the operators' below `/admin/v1`
-//! ([`operator`]). [`openapi`] describes both; it is served as `/openapi.json`.
+//! ([`operator`]), and the [`console`] that browsers use both with. [`openapi`] describes both; it is served as `/openapi.json`.
 
 mod answer;
 mod ask;
+mod console;
 mod openapi;
 mod operator;
 mod query;
@@ -24,6 +25,7 @@ use cps_peering_http::tls::Peer;
 use prometheus_client::registry::Registry;
 use std::{sync::Arc, time::Duration};
 
+pub use console::Streams;
 pub use openapi::document as openapi_document;
 
 /// The largest body of an operator's request, in bytes: an inventory of some hundred thousand ports.
@@ -44,6 +46,10 @@ pub struct Api {
     pub prices: Arc<Prices>,
     /// The currency of the prices.
     pub currency: Arc<str>,
+    /// Who is told of changes.
+    pub streams: Arc<Streams>,
+    /// Whether the server speaks TLS: browsers are then to send the session's cookie over TLS only.
+    pub secure: bool,
 }
 
 /// What may be seen without a certificate or token, on an address of its own.
@@ -71,6 +77,7 @@ pub fn router(api: Api, registry: Arc<Registry>) -> Router {
         .merge(routes.layer(middleware::from_fn_with_state(api.clone(), ask::recognise)))
         // The limits are those of `recognise`, which needs the whole body to check its signature.
         .layer(DefaultBodyLimit::disable())
+        .merge(console::routes(&api))
         .with_state(api)
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics).layer(Extension(registry)))

@@ -1,11 +1,13 @@
 //! The main job, end to end, as a story: what `tests/demo` runs.
 
+mod console;
 mod facts;
 mod scenes;
 mod story;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use console::Console;
 use cps_peering_config::inventory::Inventory;
 use cps_peering_tests::{Lab, lab::shell::Shell};
 use facts::Facts;
@@ -66,6 +68,10 @@ fn run(arguments: &Arguments, story: &mut Story, facts: &mut Facts) -> Result<()
         let lab = scenes.set_up_again()?;
         story.chapter("It stays up");
         let shell = Shell::beside(&lab)?;
+        let console = Console::show(&lab)?;
+        for line in console.hints() {
+            story.note(line);
+        }
         for line in shell.servers().lines().chain([""]).chain(shell.hints().iter().map(String::as_str)) {
             story.note(line);
         }

@@ -1,0 +1,116 @@
+// The controller's interfaces, as the console uses them.
+
+export type State =
+  | "pending" | "provisioning" | "active" | "suspended" | "draining" | "rejected" | "expired" | "peer_deleted";
+
+export interface Side { vpcId: string; vpcName: string; addressPrefix: string[]; regionId: string; accountId: string }
+export interface Charge {
+  chargeMode: string; chargeStatus: string; chargeStartTime: string | null; chargeRetireTime: string | null;
+}
+export interface PeeringHost { host: string; confirmed: boolean }
+export interface Peering {
+  vpcPeeringId: string; vpcPeeringName: string; description: string; vpcInfo: Side; remoteVpcInfo: Side;
+  createdTime: string; state: State; stateReason: string | null; role: "initiator" | "receiver";
+  expiredTime: string | null; activatedTime: string | null; bandwidth: number | null; charge: Charge | null;
+  routesInSync: boolean; hosts?: PeeringHost[];
+}
+export interface Vpc {
+  region: string; vpcId: string; name: string; description: string; createTime: string; cidrs: string[];
+}
+export interface SecondaryCidr { secondaryCidrId: string; cidr: string; vpcId: string }
+export interface Route { destinationCidr: string; nextHop: string; vpcId: string; installed: boolean; hosts: number }
+export interface Sample { time: string; outBytes: number; inBytes: number; outDrops: number }
+export interface Traffic {
+  bandwidth: number | null; interval: number; samples: Sample[];
+  total: { outBytes: number; outPackets: number; inBytes: number; inPackets: number; outDrops: number };
+}
+export interface Who { role: "account" | "operator"; accountId: string | null; chargeStatus: string | null; regions: string[] }
+export interface AuditEntry {
+  number: number; time: string; actor: string; action: string; target: string; outcome: string; reason: string;
+}
+export interface Invoice {
+  currency: string; total: string;
+  lines: {
+    vpcPeeringId: string; regionId: string; remoteRegionId: string; bandwidth: number; from: string; to: string;
+    seconds: string; amount: string; open: boolean;
+  }[];
+}
+export interface Revision { epoch: number; number: number }
+export interface Problem { scope: unknown; kind: string; object: string; reason: string }
+export interface Host {
+  host: string; regionId: string; underlay: string; agent: string; retiring: boolean; maintenance: boolean;
+  desired: Revision; applied: Revision | null; inSync: boolean; problems: Problem[]; driftRepaired: number | null;
+  lastReport: string | null; lastError: string | null;
+}
+export interface Account {
+  accountId: string; chargeStatus: string; accessKeys: string[]; tokenIds: string[]; quotas: Record<string, number>;
+}
+export interface Quota { maxLimit: number; count: number }
+
+/** One thing that is wrong: where, which rule, and a word for programs. */
+export interface Detail { entry: string; rule: string; reason: string | null }
+
+/** What the controller refused, in its words. */
+export class Refused extends Error {
+  constructor(readonly code: number, message: string, readonly details: Detail[]) {
+    super(message);
+  }
+}
+
+/** The controller could not be reached, or said nothing that can be read. */
+export class Unreachable extends Error {}
+
+let ended: () => void = () => {};
+
+/** What is to happen when the session has ended. */
+export function onSessionEnd(then: () => void): void {
+  ended = then;
+}
+
+/** Asks the controller. What a page asks for by itself keeps no session alive. */
+export async function ask<T>(method: string, path: string, body?: unknown, background = false): Promise<T> {
+  let answer: { result?: T; error?: { code: number; message: string; details?: Detail[] } };
+  try {
+    const response = await fetch(path, {
+      method,
+      headers: { "x-cps-console": background ? "background" : "user", "content-type": "application/json" },
+      body: body === undefined ? null : JSON.stringify(body),
+    });
+    answer = await response.json();
+  } catch {
+    throw new Unreachable();
+  }
+  if (answer.error) {
+    if (answer.error.code === 401 && path !== "/console/session") ended();
+    throw new Refused(answer.error.code, answer.error.message, answer.error.details ?? []);
+  }
+  return answer.result as T;
+}
+
+export const get = <T>(path: string, background = false) => ask<T>("GET", path, undefined, background);
+
+const regional = (region: string) => `/v1/regions/${encodeURIComponent(region)}`;
+export const peeringPath = (region: string, id: string) => `${regional(region)}/vpcPeerings/${encodeURIComponent(id)}`;
+export const vpcsPath = (region: string) => `${regional(region)}/vpcs`;
+export const cidrsPath = (region: string) => `${regional(region)}/secondaryCidrs`;
+export const quotaPath = (region: string) => `${regional(region)}/quotas/?type=vpcpeering`;
+export const peeringsPath = (region: string) => `${regional(region)}/vpcPeerings/`;
+
+async function pages<T>(path: string, of: (page: Record<string, unknown>) => T[], background: boolean): Promise<T[]> {
+  const all: T[] = [];
+  for (let number = 1; ; number++) {
+    const page = await get<Record<string, unknown> & { totalCount: number }>(
+      `${path}?pageNumber=${number}&pageSize=100`, background);
+    const some = of(page);
+    all.push(...some);
+    if (some.length === 0 || all.length >= page.totalCount) return all;
+  }
+}
+
+/** All peerings of the account as its side in a region sees them. */
+export const peeringsOf = (region: string, background = false) =>
+  pages(peeringsPath(region), (page) => page.vpcPeerings as Peering[], background);
+
+/** All VPCs of the account in a region. */
+export const vpcsOf = (region: string, background = false) =>
+  pages(vpcsPath(region), (page) => page.vpcs as Vpc[], background);

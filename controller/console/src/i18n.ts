@@ -1,0 +1,58 @@
+// Words in the language that was chosen; of what the browser prefers, where none was.
+
+import { en } from "./words/en.ts";
+import { zh } from "./words/zh.ts";
+
+export type Key = keyof typeof zh;
+export type Language = "zh" | "en";
+
+const words = { zh, en };
+const stored = localStorage.getItem("language");
+let language: Language =
+  stored === "zh" || stored === "en" ? stored : navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
+
+export const chosen = () => language;
+
+export function choose(wanted: Language): void {
+  language = wanted;
+  localStorage.setItem("language", wanted);
+  tell();
+}
+
+/** Says the language to the browser, which screen readers ask. */
+export function tell(): void {
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+}
+
+export function t(key: Key, values: Record<string, string | number> = {}): string {
+  return words[language][key].replace(/\{(\w+)\}/g, (_, name: string) => String(values[name] ?? ""));
+}
+
+/** A word that may be missing: what the controller says is shown as it is then. */
+export function tOr(key: string, otherwise: string): string {
+  return key in words[language] ? words[language][key as Key] : otherwise;
+}
+
+const locale = () => (language === "zh" ? "zh-CN" : "en-GB");
+
+export function time(text: string | null | undefined): string {
+  if (!text) return t("common.none");
+  const format = { dateStyle: "medium", timeStyle: "short" } as const;
+  return new Intl.DateTimeFormat(locale(), format).format(new Date(text));
+}
+
+export const number = (value: number, digits = 0) =>
+  new Intl.NumberFormat(locale(), { maximumFractionDigits: digits }).format(value);
+
+export const mbit = (value: number | null) =>
+  value === null ? t("list.unlimited") : `${number(value, value < 10 ? 2 : 0)} Mbit/s`;
+
+export function bytes(value: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${number(value, unit === 0 ? 0 : 1)} ${units[unit]}`;
+}

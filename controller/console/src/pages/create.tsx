@@ -1,0 +1,184 @@
+// A new peering: 本端信息, 对端信息, 带宽. What would be refused is told before.
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { ask, get, peeringsPath, quotaPath, type Peering, type Quota, type Who } from "../api.ts";
+import { t } from "../i18n.ts";
+import { go, to } from "../route.ts";
+import { changed, useContent, useLoaded } from "../store.ts";
+import { Field, Heading, Select, Show, tell, vpcOptions, Wrong } from "../ui.tsx";
+
+/** How long nothing is typed before what was typed is checked, in milliseconds. */
+const PAUSE = 350;
+
+const made = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+export function Create({ who }: { who: Who }) {
+  const content = useContent(who);
+  const [name, setName] = useState("");
+  const [description, setDescription] = useState("");
+  const [ownRegion, setRegion] = useState<string>();
+  const [vpc, setVpc] = useState("");
+  const [other, setOther] = useState(false);
+  const [account, setAccount] = useState("");
+  const [otherRegion, setPeerRegion] = useState<string>();
+  const [peerVpc, setPeerVpc] = useState("");
+  const [bandwidth, setBandwidth] = useState("100");
+  const [checked, setChecked] = useState<{ wish: string; error?: Error }>();
+  const [error, setError] = useState<Error>();
+  const [busy, setBusy] = useState(false);
+  // To confirm twice makes one peering.
+  const token = useRef(made());
+  // Until another is chosen: the first region in which there is something to choose.
+  const filled = who.regions.find((id) => content.value?.vpcs.some((it) => it.region === id));
+  const region = ownRegion ?? filled ?? who.regions[0] ?? "";
+  const peerRegion = otherRegion ?? region;
+  const quota = useLoaded(`quota ${region}`, (background) => get<{ quota: Quota }>(quotaPath(region), background));
+
+  const crossRegion = region !== peerRegion;
+  const complete = name !== "" && vpc !== "" && peerVpc.trim() !== "" && (!other || account.trim() !== "")
+    && (!crossRegion || Number(bandwidth) > 0);
+  const wish = {
+    vpcPeeringName: name, description: description || undefined, vpcId: vpc, remoteVpcId: peerVpc.trim(),
+    remoteRegionId: peerRegion, remoteAccountId: other ? account.trim() : undefined,
+    bandwidth: crossRegion ? Number(bandwidth) : undefined,
+  };
+  const key = JSON.stringify([region, wish]);
+
+  useEffect(() => {
+    if (!complete) return;
+    let stale = false;
+    const timer = setTimeout(() => {
+      ask("POST", peeringsPath(region), { ...wish, dryRun: true }).then(
+        () => stale || setChecked({ wish: key }),
+        (error: Error) => stale || setChecked({ wish: key, error }),
+      );
+    }, PAUSE);
+    return () => {
+      stale = true;
+      clearTimeout(timer);
+    };
+  }, [key, complete]);
+
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    if (busy) return;
+    setBusy(true);
+    setError(undefined);
+    try {
+      const { vpcPeering } = await ask<{ vpcPeering: Peering }>(
+        "POST", peeringsPath(region), { ...wish, clientToken: token.current });
+      tell(t("create.done", { name }));
+      changed();
+      go("peerings", region, vpcPeering.vpcPeeringId);
+    } catch (error) {
+      // Another attempt is another wish.
+      token.current = made();
+      setError(error as Error);
+      setBusy(false);
+    }
+  };
+
+  const regions = who.regions.map((id): [string, string] => [id, id]);
+  const verdict = complete && checked?.wish === key ? checked : undefined;
+  const used = quota.value?.quota;
+  return (
+    <>
+      <Heading title={t("create.title")}>
+        <a class="button" href={to("peerings")}>{t("detail.back")}</a>
+      </Heading>
+      <Show loaded={content}>
+        {({ vpcs }) => {
+          const own = vpcs.filter((it) => it.region === region);
+          const peers = vpcs.filter((it) => it.region === peerRegion && it.vpcId !== vpc);
+          return (
+            <form class="stack form" onSubmit={submit} aria-busy={busy}>
+              <fieldset class="card">
+                <legend>{t("create.own")}</legend>
+                <Field label={t("create.name")} hint={t("create.nameHint")} needed>
+                  {(its) => <input {...its} maxLength={32} autocomplete="off" value={name}
+                    onInput={(event) => setName(event.currentTarget.value)} />}
+                </Field>
+                <Field label={t("common.description")}>
+                  {(its) => <input {...its} maxLength={256} autocomplete="off" value={description}
+                    onInput={(event) => setDescription(event.currentTarget.value)} />}
+                </Field>
+                <Field label={t("create.ownRegion")} needed
+                  hint={used && t(used.count < used.maxLimit ? "create.quota" : "create.quotaFull",
+                    { region, count: used.count, limit: used.maxLimit })}>
+                  {(its) => <Select {...its} value={region} options={regions}
+                    onPick={(id) => { setRegion(id); setVpc(""); }} />}
+                </Field>
+                <Field label={t("create.ownVpc")} needed>
+                  {(its) => <Select {...its} value={vpc} onPick={setVpc}
+                    options={[["", t("create.choose")], ...vpcOptions(own)]} />}
+                </Field>
+                {own.length === 0 && <p class="note info">{t("create.noVpc")} <a href={to("vpcs")}>{t("create.makeVpc")}</a></p>}
+              </fieldset>
+              <fieldset class="card">
+                <legend>{t("create.peer")}</legend>
+                <div class="field" role="radiogroup" aria-label={t("create.accountType")}>
+                  <span class="label">{t("create.accountType")}</span>
+                  <div class="row">
+                    {[false, true].map((it) => (
+                      <label class="check" key={String(it)}>
+                        <input type="radio" name="account-type" checked={other === it}
+                          onChange={() => { setOther(it); setPeerVpc(""); }} />
+                        {t(it ? "create.otherAccount" : "create.sameAccount")}
+                      </label>
+                    ))}
+                  </div>
+                </div>
+                {other && (
+                  <Field label={t("create.peerAccount")} hint={t("create.accountHint")} needed>
+                    {(its) => <input {...its} autocomplete="off" value={account}
+                      onInput={(event) => setAccount(event.currentTarget.value)} />}
+                  </Field>
+                )}
+                <Field label={t("create.peerRegion")} needed>
+                  {(its) => <Select {...its} value={peerRegion} options={regions}
+                    onPick={(id) => { setPeerRegion(id); if (!other) setPeerVpc(""); }} />}
+                </Field>
+                {other
+                  ? (
+                    <Field label={t("create.peerVpc")} hint={t("create.peerVpcHint")} needed>
+                      {(its) => <input {...its} autocomplete="off" value={peerVpc}
+                        onInput={(event) => setPeerVpc(event.currentTarget.value)} />}
+                    </Field>
+                  )
+                  : (
+                    <Field label={t("create.peerVpc")} needed>
+                      {(its) => <Select {...its} value={peerVpc} onPick={setPeerVpc}
+                        options={[["", t("create.choose")], ...vpcOptions(peers)]} />}
+                    </Field>
+                  )}
+              </fieldset>
+              <fieldset class="card">
+                <legend>{t("create.bandwidth")}</legend>
+                {crossRegion
+                  ? (
+                    <>
+                      <Field label={t("create.limit")} hint={t("create.limitUnit")} needed>
+                        {(its) => <input {...its} type="number" min={1} step={1} value={bandwidth}
+                          onInput={(event) => setBandwidth(event.currentTarget.value)} />}
+                      </Field>
+                      <p class="quiet">{t("create.limitPaid")}</p>
+                    </>
+                  )
+                  : <p class="quiet">{t("create.limitFree")}</p>}
+              </fieldset>
+              <div class="verdict" aria-live="polite">
+                {complete && !verdict && !error && <p class="quiet">{t("create.checking")}</p>}
+                {verdict && !verdict.error && <p class="note good">{t("create.ok")} {t(other ? "create.willAsk" : "create.willConnect")}</p>}
+              </div>
+              {error ? <Wrong error={error} /> : verdict?.error && <Wrong error={verdict.error} />}
+              <div class="row end">
+                <a class="button" href={to("peerings")}>{t("common.cancel")}</a>
+                <button type="submit" class="button primary" disabled={busy} aria-busy={busy}>{t("common.confirm")}</button>
+              </div>
+            </form>
+          );
+        }}
+      </Show>
+    </>
+  );
+}

@@ -1,0 +1,174 @@
+// One peering: its resource information, route policies, traffic, charges, and what can be done with it.
+
+import { useState } from "preact/hooks";
+import { get, peeringPath, Refused, type Peering, type Route, type Side, type Traffic } from "../api.ts";
+import { Act } from "../actions.tsx";
+import { mbit, t, time, type Key } from "../i18n.ts";
+import { to } from "../route.ts";
+import { whyNot, type Action } from "../rules.ts";
+import { isCrossRegion, useLoaded } from "../store.ts";
+import { Badge, Empty, Heading, Show, StateBadge, Table } from "../ui.tsx";
+import { Chart } from "../chart.tsx";
+
+const ACTIONS: Action[] = ["accept", "reject", "bandwidth", "rename", "delete"];
+/** How often the hosts' counters are looked at, in milliseconds. */
+const COUNTED = 10_000;
+
+function about(peering: Peering): string {
+  const { remoteVpcInfo: peer, vpcInfo: own, state, role } = peering;
+  const initiator = role === "initiator" ? own.accountId : peer.accountId;
+  if (state === "active" && !peering.routesInSync) return t("about.activeLate");
+  const key = (state === "pending" ? `about.pending.${role}` : `about.${state}`) as Key;
+  return t(key, { account: state === "suspended" ? initiator : peer.accountId, time: time(peering.expiredTime) });
+}
+
+function SideCard({ title, side }: { title: string; side: Side }) {
+  return (
+    <section class="card">
+      <h3>{title}</h3>
+      <dl>
+        <div><dt>{t("detail.vpc")}</dt><dd>{side.vpcName} {side.vpcName !== side.vpcId && <span class="id">{side.vpcId}</span>}</dd></div>
+        <div><dt>{t("common.region")}</dt><dd>{side.regionId}</dd></div>
+        <div><dt>{t("common.account")}</dt><dd>{side.accountId}</dd></div>
+        <div><dt>{t("detail.cidrs")}</dt><dd>{side.addressPrefix.map((cidr) => <code key={cidr}>{cidr}</code>)}</dd></div>
+      </dl>
+    </section>
+  );
+}
+
+function Routes({ peering, region }: { peering: Peering; region: string }) {
+  const path = `${peeringPath(region, peering.vpcPeeringId)}/routes`;
+  const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background));
+  const names = new Map([peering.vpcInfo, peering.remoteVpcInfo].map((side) => [side.vpcId, side.vpcName]));
+  return (
+    <section class="card wide">
+      <h2>{t("detail.routes")}</h2>
+      <p class="quiet">{t("detail.routesHint")}</p>
+      <Show loaded={loaded}>
+        {({ routes }) => routes.length === 0
+          ? <p class="quiet">{t("detail.routesNone")}</p>
+          : (
+            <Table caption={t("detail.routes")} heads={[t("detail.vpc"), t("detail.family"), t("detail.destination"),
+              t("detail.nextHop"), t("detail.installed"), t("detail.hosts")]}>
+              {routes.map((route) => (
+                <tr key={`${route.vpcId} ${route.destinationCidr}`}>
+                  <th scope="row">{names.get(route.vpcId) ?? route.vpcId} <div class="id">{route.vpcId}</div></th>
+                  <td>{route.destinationCidr.includes(":") ? "IPv6" : "IPv4"}</td>
+                  <td><code>{route.destinationCidr}</code></td>
+                  <td class="id">{route.nextHop}</td>
+                  <td>{route.installed && route.hosts === 0
+                    ? <Badge look="plain">{t("detail.noHosts")}</Badge>
+                    : route.installed
+                    ? <Badge look="good">{t("detail.isInstalled")}</Badge>
+                    : <Badge look="warn">{t("detail.notInstalled")}</Badge>}</td>
+                  <td class="number">{route.hosts}</td>
+                </tr>
+              ))}
+            </Table>
+          )}
+      </Show>
+    </section>
+  );
+}
+
+function TrafficCard({ peering, region }: { peering: Peering; region: string }) {
+  const path = `${peeringPath(region, peering.vpcPeeringId)}/traffic`;
+  const load = (background: boolean) =>
+    get<{ traffic: Traffic }>(path, background).then(({ traffic }) => traffic, (error: Error) => {
+      if (error instanceof Refused && error.code === 404) return null;
+      throw error;
+    });
+  const loaded = useLoaded(path, load, COUNTED);
+  return (
+    <section class="card wide">
+      <h2>{t("detail.traffic")}</h2>
+      <Show loaded={loaded}>{(traffic) => <Chart traffic={traffic} cap={peering.bandwidth} />}</Show>
+    </section>
+  );
+}
+
+function ChargeCard({ peering }: { peering: Peering }) {
+  const { charge } = peering;
+  const payer = peering.role === "initiator" ? peering.vpcInfo : peering.remoteVpcInfo;
+  return (
+    <section class="card">
+      <h3>{t("detail.charge")}</h3>
+      {charge === null
+        ? <p class="quiet">{t("detail.chargeFree")}</p>
+        : (
+          <dl>
+            <div><dt>{t("detail.chargeMode")}</dt><dd>{t("detail.chargeByConfig")}</dd></div>
+            <div><dt>{t("detail.payer")}</dt><dd>{t("role.initiator")} {payer.accountId}</dd></div>
+            <div><dt>{t("detail.chargeStatus")}</dt><dd>{t(`charge.${charge.chargeStatus}` as Key)}</dd></div>
+            <div><dt>{t("detail.chargeStart")}</dt><dd>{time(charge.chargeStartTime)}</dd></div>
+            {charge.chargeRetireTime && <div><dt>{t("detail.chargeEnd")}</dt><dd>{time(charge.chargeRetireTime)}</dd></div>}
+          </dl>
+        )}
+    </section>
+  );
+}
+
+export function Detail({ region, id }: { region: string; id: string }) {
+  const path = peeringPath(region, id);
+  const loaded = useLoaded(path, (background) =>
+    get<{ vpcPeering: Peering }>(path, background).then(({ vpcPeering }) => vpcPeering, (error: Error) => {
+      if (error instanceof Refused && error.code === 404) return null;
+      throw error;
+    }));
+  const [doing, setDoing] = useState<Action>();
+  const peering = loaded.value;
+  const back = <a class="button" href={to("peerings")}>{t("detail.back")}</a>;
+  const offered = peering ? ACTIONS.filter((action) => whyNot(action, peering) === undefined) : [];
+  return (
+    <>
+      <Heading title={peering?.vpcPeeringName ?? id}>
+        {offered.map((action) => (
+          <button type="button" key={action} onClick={() => setDoing(action)}
+            class={`button ${action === "accept" ? "primary" : action === "delete" || action === "reject" ? "danger" : ""}`}>
+            {t(`action.${action}`)}
+          </button>
+        ))}
+        {back}
+      </Heading>
+      <Show loaded={loaded}>
+        {(peering) => peering === null ? <Empty title={t("detail.gone")}>{back}</Empty> : (
+          <div class="stack">
+            <div class="note plain row">
+              <StateBadge peering={peering} /> <span>{about(peering)}</span>
+            </div>
+            {peering.state === "pending" && peering.role === "receiver" && <p class="note warn">{t("accept.warning")}</p>}
+            <div class="cards">
+              <section class="card">
+                <h2>{t("detail.resource")}</h2>
+                <dl>
+                  <div><dt>{t("detail.id")}</dt><dd class="id">{peering.vpcPeeringId}</dd></div>
+                  <div><dt>{t("common.description")}</dt><dd>{peering.description || t("common.none")}</dd></div>
+                  <div><dt>{t("list.role")}</dt><dd>{t(`role.${peering.role}`)}</dd></div>
+                  <div><dt>{t("list.bandwidth")}</dt><dd>{mbit(peering.bandwidth)}</dd></div>
+                  <div><dt>{t("common.created")}</dt><dd>{time(peering.createdTime)}</dd></div>
+                  {peering.activatedTime && <div><dt>{t("detail.activated")}</dt><dd>{time(peering.activatedTime)}</dd></div>}
+                  {peering.state === "pending" && <div><dt>{t("detail.expires")}</dt><dd>{time(peering.expiredTime)}</dd></div>}
+                  <div><dt>{t("detail.inSync")}</dt><dd>{t(peering.routesInSync ? "common.yes" : "common.no")}</dd></div>
+                </dl>
+              </section>
+              <SideCard title={t("create.own")} side={peering.vpcInfo} />
+              <SideCard title={t("create.peer")} side={peering.remoteVpcInfo} />
+              <Routes peering={peering} region={region} />
+              {isCrossRegion(peering) && <TrafficCard peering={peering} region={region} />}
+              <ChargeCard peering={peering} />
+              <section class="card">
+                <h3>{t("detail.unavailable")}</h3>
+                <dl>
+                  {ACTIONS.filter((action) => whyNot(action, peering) !== undefined).map((action) => (
+                    <div key={action}><dt>{t(`action.${action}`)}</dt><dd class="quiet">{t(whyNot(action, peering)!)}</dd></div>
+                  ))}
+                </dl>
+              </section>
+            </div>
+          </div>
+        )}
+      </Show>
+      {peering && doing && <Act action={doing} peering={peering} onClose={() => setDoing(undefined)} />}
+    </>
+  );
+}

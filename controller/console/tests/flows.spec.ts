@@ -1,0 +1,294 @@
+// The product's flows, as users go through them.
+
+import type { Page } from "@playwright/test";
+import { audit, expect, open, signIn, signInByToken, test } from "./world.ts";
+
+const row = (page: Page, name: string) => page.getByRole("row").filter({ hasText: name });
+
+test("a newcomer makes two VPCs and peers them, all in the page", async ({ browser, controller }) => {
+  const [account] = controller.told.accounts;
+  const page = await open(browser, controller);
+  await signIn(page, account);
+  await expect(page.getByText("还没有对等连接")).toBeVisible();
+  await page.getByRole("link", { name: "创建私有网络" }).click();
+  for (const [name, cidr] of [["前端", "10.1.0.0/16"], ["后端", "10.2.0.0/16"]] as const) {
+    await page.getByRole("button", { name: "创建私有网络" }).click();
+    await page.getByRole("dialog").getByLabel("名称").fill(name);
+    await page.getByRole("dialog").getByLabel("IPv4 网段").fill(cidr);
+    await page.getByRole("dialog").getByRole("button", { name: "确定" }).click();
+    await expect(row(page, name)).toContainText(cidr);
+  }
+  await page.getByRole("link", { name: "对等连接", exact: true }).click();
+  await page.getByRole("link", { name: "创建对等连接" }).click();
+  await page.getByLabel("名称").fill("前后互通");
+  await page.getByLabel("本端私有网络").selectOption(await valueWith(page, "本端私有网络", "前端"));
+  await page.getByLabel("对端私有网络").selectOption(await valueWith(page, "对端私有网络", "后端"));
+  await expect(page.getByText("同地域不限制带宽，免费。")).toBeVisible();
+  await expect(page.getByLabel("带宽上限")).toHaveCount(0);
+  await expect(page.getByLabel("对端账号", { exact: true })).toHaveCount(0);
+  await expect(page.getByText("检查通过")).toBeVisible();
+  await expect(page.getByText("已用 0 / 50")).toBeVisible();
+  await page.getByRole("button", { name: "确定" }).click();
+
+  await expect(page.getByRole("heading", { level: 1, name: "前后互通" })).toBeVisible();
+  await expect(page.getByText("已连接").first()).toBeVisible();
+  // One IPv4 route policy in each direction; no host is concerned.
+  const routes = page.getByRole("region", { name: "路由策略" });
+  await expect(routes.getByRole("row")).toHaveCount(3);
+  await expect(routes).toContainText("10.1.0.0/16");
+  await expect(routes).toContainText("10.2.0.0/16");
+  await expect(routes.getByText("没有主机接口")).toHaveCount(2);
+  await expect(page.getByText("同地域对等连接免费。")).toBeVisible();
+  await expect(page.getByText("同地域不限制带宽")).toBeVisible();
+  await expect(page.getByRole("button", { name: "修改带宽" })).toHaveCount(0);
+
+  await page.getByRole("button", { name: "修改名称" }).click();
+  await page.getByRole("dialog").getByLabel("名称").fill("改名");
+  await page.getByRole("dialog").getByRole("button", { name: "保存" }).click();
+  await expect(page.getByRole("heading", { level: 1, name: "改名" })).toBeVisible();
+
+  await page.getByRole("button", { name: "删除" }).click();
+  await expect(page.getByRole("dialog")).toContainText("流量会立即中断");
+  await page.getByRole("dialog").getByRole("button", { name: "删除" }).click();
+  await expect(page.getByText("该对等连接已不存在")).toBeVisible();
+  await page.getByRole("link", { name: "私有网络", exact: true }).click();
+  await page.getByRole("button", { name: "管理网段 前端" }).click();
+  await page.getByRole("dialog").getByLabel("新网段").fill("10.8.0.0/16");
+  await page.getByRole("dialog").getByRole("button", { name: "添加网段" }).click();
+  await page.getByRole("button", { name: "移除 10.8.0.0/16" }).click();
+  await expect(page.getByRole("dialog").getByText("10.8.0.0/16", { exact: true })).toHaveCount(0);
+  await page.getByRole("dialog").getByRole("button", { name: "关闭" }).click();
+  await page.getByRole("button", { name: "删除 前端" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "删除" }).click();
+  await expect(row(page, "前端")).toHaveCount(0);
+});
+
+/** The value of the option that says a text. */
+async function valueWith(page: Page, label: string, text: string): Promise<string> {
+  return (await page.getByLabel(label).locator("option").filter({ hasText: text }).getAttribute("value")) ?? "";
+}
+
+test("a request between accounts and regions is accepted, changed, and ended, each side seeing its own", async ({ browser, controller }) => {
+  const [one, two] = controller.told.accounts;
+  const [north, east] = controller.told.regions;
+  await controller.vpc(one, north, "web", "10.1.0.0/16");
+  const theirs = await controller.vpc(two, east, "data", "10.2.0.0/16");
+  const asker = await open(browser, controller);
+  const asked = await open(browser, controller);
+  await signIn(asker, one);
+  await signIn(asked, two);
+  await expect(asked.getByText("还没有对等连接")).toBeVisible();
+
+  await asker.getByRole("link", { name: "创建", exact: true }).or(asker.getByRole("link", { name: "创建对等连接" })).first().click();
+  await asker.getByLabel("名称").fill("to-data");
+  await asker.getByLabel("本端私有网络").selectOption({ index: 1 });
+  await asker.getByRole("radio", { name: "跨账号" }).check();
+  await asker.getByLabel("对端账号", { exact: true }).fill(two.id);
+  await asker.getByLabel("对端地域").selectOption(east);
+  await asker.getByLabel("对端私有网络").fill(theirs);
+  await asker.getByLabel("带宽上限").fill("200");
+  await expect(asker.getByText("对端账号接受后才会连通")).toBeVisible();
+  await asker.getByRole("button", { name: "确定" }).click();
+  await expect(asker.getByText("待对端接受").first()).toBeVisible();
+  await expect(asker.getByText("只有接收端可以接受或拒绝").first()).toBeVisible();
+
+  // The page of the one who is asked has not been touched: it tells by itself.
+  await expect(asked.getByText("1 个申请等待您接受")).toBeVisible();
+  await expect(row(asked, "to-data")).toContainText("接收端");
+  await asked.getByRole("button", { name: "接受 to-data" }).click();
+  await expect(asked.getByRole("dialog")).toContainText("请勿接受未知账户的对等连接申请，此类用户可能会给您的网络带来风险。");
+  await asked.getByRole("dialog").getByRole("button", { name: "接受" }).click();
+  await expect(row(asked, "to-data")).toContainText("已连接");
+  await expect(asker.locator("[data-state=active]").first()).toBeVisible();
+  await expect(asked.getByRole("button", { name: "修改带宽 to-data" })).toHaveCount(0);
+
+  await expect(asker.getByText("暂无流量数据")).toBeVisible();
+  await expect(asker.getByText("按配置计费")).toBeVisible();
+  await asker.getByRole("button", { name: "修改带宽" }).click();
+  await asker.getByRole("dialog").getByLabel("带宽上限").fill("350");
+  await asker.getByRole("dialog").getByRole("button", { name: "确定" }).click();
+  await expect(asker.getByText("350 Mbit/s").first()).toBeVisible();
+  await expect(row(asked, "to-data")).toContainText("350 Mbit/s");
+
+  await asker.getByRole("link", { name: "费用" }).click();
+  await expect(asker.getByText("计费中")).toBeVisible();
+  await asker.getByRole("link", { name: "操作记录" }).click();
+  await expect(asker.getByRole("row").filter({ hasText: two.id })).toContainText("接受");
+
+  await asked.getByRole("button", { name: "删除 to-data" }).click();
+  await expect(asked.getByRole("dialog")).toContainText("对端账号会看到“对端已删除”。");
+  await asked.getByRole("dialog").getByRole("button", { name: "删除" }).click();
+  await expect(asked.getByText("还没有对等连接")).toBeVisible();
+  await asker.getByRole("link", { name: "对等连接", exact: true }).click();
+  await expect(row(asker, "to-data")).toContainText("对端已删除");
+  await asker.getByRole("button", { name: "删除 to-data" }).click();
+  await expect(asker.getByRole("dialog")).toContainText("只删除这条记录");
+  await asker.getByRole("dialog").getByRole("button", { name: "删除" }).click();
+  await expect(asker.getByText("还没有对等连接")).toBeVisible();
+});
+
+test("a request is rejected, its account blocked, and unblocked", async ({ browser, controller }) => {
+  const [one, two] = controller.told.accounts;
+  const [north] = controller.told.regions;
+  const vpcId = await controller.vpc(one, north, "web", "10.1.0.0/16");
+  const remoteVpcId = await controller.vpc(two, north, "data", "10.2.0.0/16");
+  const wish = { vpcPeeringName: "please", vpcId, remoteVpcId, remoteAccountId: two.id };
+  await controller.peer(one, north, wish);
+  const asker = await open(browser, controller);
+  const asked = await open(browser, controller);
+  await signIn(asker, one);
+  await signIn(asked, two);
+  await asked.getByRole("link", { name: "please" }).click();
+  await asked.getByRole("button", { name: "拒绝" }).click();
+  await expect(asked.getByRole("dialog")).toContainText("该条记录消失，且发起端状态变为“对端已拒绝”");
+  await asked.getByRole("dialog").getByRole("checkbox").check();
+  await asked.getByRole("dialog").getByRole("button", { name: "拒绝" }).click();
+  await expect(asked.getByText("该对等连接已不存在")).toBeVisible();
+  await expect(row(asker, "please")).toContainText("对端已拒绝");
+  await asked.getByRole("link", { name: "屏蔽账号" }).click();
+  await expect(asked.getByText(one.id, { exact: true })).toBeVisible();
+  await expect(controller.peer(one, north, { ...wish, vpcPeeringName: "again" })).rejects.toThrow("NOT_FOUND");
+  await asked.getByRole("button", { name: `取消屏蔽 ${one.id}` }).click();
+  await asked.getByRole("dialog").getByRole("button", { name: "确定" }).click();
+  await expect(asked.getByText("没有屏蔽任何账号")).toBeVisible();
+});
+
+test("what would be refused is told before, and when it is asked for", async ({ browser, controller }) => {
+  const [one] = controller.told.accounts;
+  const [north] = controller.told.regions;
+  await controller.vpc(one, north, "web", "10.1.0.0/16");
+  await controller.vpc(one, north, "twin", "10.1.128.0/17");
+  await controller.vpc(one, north, "free", "10.2.0.0/16");
+  await controller.ask(controller.told.admin_token, "PUT", `/admin/v1/accounts/${one.id}/quotas/${north}`, { maxLimit: 0 });
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  await page.getByRole("link", { name: "创建对等连接" }).click();
+  await expect(page.getByText("配额已用完（0 / 0）")).toBeVisible();
+  await page.getByLabel("名称").fill("overlap");
+  await page.getByLabel("本端私有网络").selectOption(await valueWith(page, "本端私有网络", "web"));
+  await page.getByLabel("对端私有网络").selectOption(await valueWith(page, "对端私有网络", "free"));
+  await expect(page.getByRole("alert")).toContainText("配额");
+  await controller.ask(controller.told.admin_token, "DELETE", `/admin/v1/accounts/${one.id}/quotas/${north}`);
+  await page.getByLabel("对端私有网络").selectOption(await valueWith(page, "对端私有网络", "twin"));
+  await expect(page.getByRole("alert")).toContainText("CIDR 重叠");
+  await expect(page.getByRole("alert")).toContainText("10.1.128.0/17");
+  await page.getByRole("button", { name: "确定" }).click();
+  await expect(page.getByRole("alert")).toContainText("CIDR 重叠");
+  await expect(page).toHaveURL(/create$/);
+});
+
+test("a peering is made with the keyboard alone", async ({ browser, controller }) => {
+  const [one] = controller.told.accounts;
+  const [north] = controller.told.regions;
+  await controller.vpc(one, north, "web", "10.1.0.0/16");
+  await controller.vpc(one, north, "data", "10.2.0.0/16");
+  const page = await open(browser, controller, { locale: "en-GB" });
+  const at = async (label: string) => {
+    for (let step = 0; step < 40; step++) {
+      const here = await page.evaluate(() => {
+        const element = document.activeElement as HTMLInputElement | null;
+        return element?.getAttribute("aria-label") ?? element?.labels?.[0]?.textContent ?? element?.textContent ?? "";
+      });
+      if (here.startsWith(label)) return;
+      await page.keyboard.press("Tab");
+    }
+    throw new Error(`Tab does not lead to ${label}`);
+  };
+  await at("Access key");
+  await page.keyboard.press("Tab");
+  await page.keyboard.type(one.access_key);
+  await at("Secret key");
+  await page.keyboard.type(one.secret_key);
+  await page.keyboard.press("Enter");
+  await expect(page.getByText("No peerings yet")).toBeVisible();
+  await at("Create a peering");
+  await page.keyboard.press("Enter");
+  await expect(page.getByRole("heading", { level: 1, name: "Create a peering" })).toBeFocused();
+  await at("Name");
+  await page.keyboard.type("by-keyboard");
+  await at("Local VPC");
+  await page.keyboard.press("ArrowDown");
+  await at("Peer VPC");
+  await page.keyboard.press("ArrowDown");
+  await at("Confirm");
+  await page.keyboard.press("Enter");
+  await expect(page.getByRole("heading", { level: 1, name: "by-keyboard" })).toBeVisible();
+  await at("Delete");
+  await page.keyboard.press("Enter");
+  await expect(page.getByRole("dialog")).toBeVisible();
+  await page.keyboard.press("Escape");
+  await expect(page.getByRole("dialog")).toHaveCount(0);
+  await expect(page.getByRole("button", { name: "Delete" })).toBeFocused();
+});
+
+test("peerings are found by filter, search and page", async ({ browser, controller }) => {
+  const [one] = controller.told.accounts;
+  const [north, east] = controller.told.regions;
+  const hub = await controller.vpc(one, north, "hub", "10.0.0.0/16");
+  for (let number = 1; number <= 11; number++) {
+    const spoke = await controller.vpc(one, north, `spoke-${number}`, `10.${number}.0.0/16`);
+    await controller.peer(one, north, { vpcPeeringName: `p${number}`, vpcId: hub, remoteVpcId: spoke });
+  }
+  const far = await controller.vpc(one, east, "far", "10.99.0.0/16");
+  await controller.peer(one, north, { vpcPeeringName: "far-away", vpcId: hub, remoteVpcId: far, remoteRegionId: east, bandwidth: 50 });
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  await expect(page.getByText("共 12 条")).toBeVisible();
+  await expect(page.getByRole("row")).toHaveCount(11);
+  await page.getByRole("button", { name: "下一页" }).click();
+  await expect(page.getByRole("row")).toHaveCount(3);
+  await page.getByRole("searchbox", { name: "搜索" }).fill("far");
+  await expect(page.getByText("共 1 条")).toBeVisible();
+  await page.getByRole("combobox", { name: "地域" }).selectOption(east);
+  await expect(row(page, "far-away")).toContainText("接收端");
+  await page.getByRole("combobox", { name: "状态" }).selectOption("expired");
+  await expect(page.getByText("没有符合条件的对等连接")).toBeVisible();
+  await page.getByRole("button", { name: "清除条件" }).click();
+  await expect(page.getByText("共 12 条")).toBeVisible();
+});
+
+test("an account in arrears sees what is suspended, and that only deleting is possible", async ({ browser, controller }) => {
+  const [one] = controller.told.accounts;
+  const [north, east] = controller.told.regions;
+  const near = await controller.vpc(one, north, "near", "10.1.0.0/16");
+  const far = await controller.vpc(one, east, "far", "10.2.0.0/16");
+  await controller.peer(one, north, { vpcPeeringName: "paid", vpcId: near, remoteVpcId: far, remoteRegionId: east, bandwidth: 50 });
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  await expect(row(page, "paid")).toContainText("已连接");
+  const charge = (chargeStatus: string) =>
+    controller.ask(controller.told.admin_token, "PUT", `/admin/v1/accounts/${one.id}/chargeStatus`, { chargeStatus });
+  await charge("arrear");
+  await expect(row(page, "paid")).toContainText("欠费停服");
+  await expect(page.getByText("账号已欠费：")).toBeVisible();
+  await page.getByRole("link", { name: "paid" }).click();
+  await expect(page.getByText("欠费停服期间只能删除").first()).toBeVisible();
+  await expect(page.getByRole("button", { name: "修改带宽" })).toHaveCount(0);
+  await audit(page);
+  await charge("normal");
+  await expect(page.locator("[data-state=active]")).toBeVisible();
+});
+
+test("a session ends when its user leaves, and when its key is taken away", async ({ browser, controller }) => {
+  const [one, two] = controller.told.accounts;
+  const page = await open(browser, controller);
+  await page.getByLabel("Access Key", { exact: true }).fill(one.access_key);
+  await page.getByLabel("Secret Key", { exact: true }).fill("WRONG");
+  await page.getByRole("button", { name: "登录" }).click();
+  await expect(page.getByRole("alert")).toContainText("不正确");
+  await signIn(page, one);
+  expect(await page.evaluate(() => document.cookie)).toBe("");
+  const [cookie] = await page.context().cookies();
+  expect(cookie).toMatchObject({ httpOnly: true, sameSite: "Strict", path: "/" });
+  await page.reload();
+  await expect(page.getByText(one.id, { exact: true }).first()).toBeVisible();
+  await page.getByRole("button", { name: "退出登录" }).click();
+  await expect(page.getByRole("button", { name: "登录" })).toBeVisible();
+  await page.reload();
+  await expect(page.getByRole("button", { name: "登录" })).toBeVisible();
+  await signInByToken(page, two.token);
+  await expect(page.getByText(two.id, { exact: true }).first()).toBeVisible();
+  await controller.ask(controller.told.admin_token, "DELETE", `/admin/v1/accounts/${two.id}/tokens/${two.id}-dev`);
+  // Nobody asks for anything: the controller ends the stream, which it looks after every 15 s.
+  await expect(page.getByText("会话已结束，请重新登录。")).toBeVisible({ timeout: 60_000 });
+});

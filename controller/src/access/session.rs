@@ -1,0 +1,195 @@
+//! Sessions of the console: who has signed in, known by a cookie.
+//!
+//! A session is worth no more than the credential that it was opened with: when that is taken away, the session ends.
+//! Sessions are kept in memory, by the SHA-256 of what the cookie says; a restart of the controller ends them.
+
+use super::{AccessError, secret};
+use crate::model::{Actor, state::State};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// The name of the cookie.
+pub const COOKIE: &str = "cps_peering_session";
+/// A page of the console sends it with everything: pages of others cannot, without being asked about it first.
+pub const PAGE: &str = "x-cps-console";
+/// The value of [`PAGE`] of what a page asks for by itself, which keeps no session alive.
+pub const BY_ITSELF: &str = "background";
+/// How long a session lasts in which nobody does anything, in milliseconds.
+pub const IDLE_MS: u64 = 60 * 60 * 1000;
+/// How long a session lasts at most, in milliseconds.
+pub const LONGEST_MS: u64 = 12 * 60 * 60 * 1000;
+/// How many sessions one account, or the operators, may have. The one that was used least lately gives way.
+const MOST: usize = 32;
+
+/// What a session was opened with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenedWith {
+    /// An access key and its secret key.
+    AccessKey(String),
+    /// A bearer token, by its SHA-256 in hexadecimal.
+    TokenHash(String),
+    /// The operators' token, which lasts as long as the process.
+    OperatorToken,
+}
+
+impl OpenedWith {
+    /// Whose credential it still is.
+    fn still(&self, state: &State) -> Option<Actor> {
+        let account = match self {
+            Self::AccessKey(key) => state.by_access_key(key).map(|(account, _)| account),
+            Self::TokenHash(hash) => state.by_token_hash(hash),
+            Self::OperatorToken => return Some(Actor::Operator),
+        };
+        account.cloned().map(Actor::Account)
+    }
+}
+
+struct Session {
+    actor: Actor,
+    with: OpenedWith,
+    opened_ms: u64,
+    used_ms: u64,
+}
+
+impl Session {
+    fn has_ended(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.used_ms) >= IDLE_MS || now_ms.saturating_sub(self.opened_ms) >= LONGEST_MS
+    }
+}
+
+/// The sessions there are.
+#[derive(Default)]
+pub struct Sessions {
+    by_hash: Mutex<HashMap<[u8; 32], Session>>,
+}
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Session>> {
+        self.by_hash.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a session. Returns what the cookie is to say.
+    pub fn open(&self, actor: Actor, with: OpenedWith, now_ms: u64) -> Result<String, secret::NoRandomness> {
+        let said = secret::random_hex(32)?;
+        let mut sessions = self.lock();
+        sessions.retain(|_, session| !session.has_ended(now_ms));
+        let own = sessions.iter().filter(|(_, session)| session.actor == actor);
+        let mut own: Vec<_> = own.map(|(hash, session)| (session.used_ms, *hash)).collect();
+        own.sort_unstable();
+        for (_, hash) in own.iter().rev().skip(MOST - 1) {
+            sessions.remove(hash);
+        }
+        let session = Session { actor, with, opened_ms: now_ms, used_ms: now_ms };
+        sessions.insert(secret::sha256(said.as_bytes()), session);
+        Ok(said)
+    }
+
+    /// Whose session it is. With `keep_alive`, it lasts longer because of that.
+    pub fn whose(&self, said: &str, state: &State, now_ms: u64, keep_alive: bool) -> Result<Actor, AccessError> {
+        let hash = secret::sha256(said.as_bytes());
+        let mut sessions = self.lock();
+        let session = sessions.get_mut(&hash).ok_or(AccessError::NoSession)?;
+        if session.has_ended(now_ms) || session.with.still(state).as_ref() != Some(&session.actor) {
+            sessions.remove(&hash);
+            return Err(AccessError::NoSession);
+        }
+        if keep_alive {
+            session.used_ms = now_ms;
+        }
+        Ok(session.actor.clone())
+    }
+
+    /// Ends a session. One that has ended before is none, which is the same.
+    pub fn close(&self, said: &str) {
+        self.lock().remove(&secret::sha256(said.as_bytes()));
+    }
+}
+
+/// What the session's cookie says, if there is one. Of two with one name, neither is believed.
+pub fn cookie(headers: &http::HeaderMap) -> Option<String> {
+    let lines = headers.get_all(http::header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut own = pairs.filter(|(name, _)| *name == COOKIE).map(|(_, said)| said.to_owned());
+    own.next().filter(|_| own.next().is_none())
+}
+
+/// Whether a request comes from a page of the console, and not from another's. Needed of whatever changes something.
+pub fn is_from_own_page(headers: &http::HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
+    headers.contains_key(PAGE) && site.is_none_or(|site| site == b"same-origin")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, header};
+
+    fn acme() -> Actor {
+        Actor::Account("acme".parse().unwrap())
+    }
+
+    fn state() -> State {
+        use crate::model::{record::Account, state::Change};
+        let mut account = Account::new("acme".parse().unwrap());
+        account.keys.insert("AK".to_owned(), "SK".to_owned());
+        let mut state = State::default();
+        state.apply(Change::Account(account.id.clone(), Some(account)));
+        state
+    }
+
+    fn key() -> OpenedWith {
+        OpenedWith::AccessKey("AK".to_owned())
+    }
+
+    #[test]
+    fn a_session_ends_when_it_is_idle_and_when_it_is_old() {
+        let (sessions, state) = (Sessions::default(), state());
+        let said = sessions.open(acme(), key(), 0).unwrap();
+        assert_eq!(sessions.whose(&said, &state, IDLE_MS - 1, false), Ok(acme()));
+        assert_eq!(sessions.whose(&said, &state, IDLE_MS, false), Err(AccessError::NoSession));
+        let said = sessions.open(acme(), key(), 0).unwrap();
+        let mut now_ms = 0;
+        while now_ms + IDLE_MS / 2 < LONGEST_MS {
+            now_ms += IDLE_MS / 2;
+            assert_eq!(sessions.whose(&said, &state, now_ms, true), Ok(acme()), "{now_ms}");
+        }
+        assert_eq!(sessions.whose(&said, &state, LONGEST_MS, true), Err(AccessError::NoSession));
+    }
+
+    #[test]
+    fn a_session_ends_with_its_credential_and_when_it_is_closed() {
+        let (sessions, state) = (Sessions::default(), state());
+        let said = sessions.open(acme(), key(), 0).unwrap();
+        assert_eq!(sessions.whose(&said, &State::default(), 1, true), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose(&said, &state, 1, true), Err(AccessError::NoSession), "it is gone for good");
+        let said = sessions.open(acme(), key(), 0).unwrap();
+        sessions.close(&said);
+        assert_eq!(sessions.whose(&said, &state, 1, true), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose("", &state, 1, true), Err(AccessError::NoSession));
+    }
+
+    #[test]
+    fn the_sessions_of_one_account_are_bounded() {
+        let (sessions, state) = (Sessions::default(), state());
+        let said: Vec<String> = (0..=MOST as u64).map(|now| sessions.open(acme(), key(), now).unwrap()).collect();
+        assert_eq!(sessions.whose(&said[0], &state, 100, true), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose(&said[1], &state, 100, true), Ok(acme()));
+    }
+
+    #[test]
+    fn cookies_are_read_as_browsers_send_them() {
+        let of = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::COOKIE, line.parse().unwrap());
+            }
+            cookie(&headers)
+        };
+        assert_eq!(of(&["a=b; cps_peering_session=00ff; c=d"]).as_deref(), Some("00ff"));
+        assert_eq!(of(&["a=b", "cps_peering_session=1"]).as_deref(), Some("1"));
+        assert_eq!(of(&["cps_peering_session=1; cps_peering_session=2"]), None);
+        assert_eq!(of(&["xcps_peering_session=1"]), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! The console: a page for tenants and operators, out of the controller's own binary. Its pages use the same interfaces as
+//! everybody else; here are only its files, signing in and out, and word of changes.
+
+mod events;
+mod files;
+
+use super::{
+    Api,
+    answer::{Failure, Reply, reply},
+    ask,
+};
+use crate::{
+    access::{AccessError, SignInError, session},
+    model::Actor,
+};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::{HeaderMap, HeaderValue, header},
+    middleware,
+    response::{IntoResponse, Redirect, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+pub use events::Streams;
+
+/// The largest body with which somebody signs in, in bytes.
+const MAX_BODY: usize = 4096;
+
+/// What somebody signs in with: an access key with its secret key, or a token.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Credential {
+    access_key: Option<String>,
+    secret_key: Option<String>,
+    token: Option<String>,
+}
+
+/// The console's paths.
+pub(super) fn routes(api: &Api) -> Router<Api> {
+    let known = Router::new()
+        .route("/console/events", get(events::events))
+        .layer(middleware::from_fn_with_state(api.clone(), ask::recognise));
+    Router::new()
+        .route("/console/session", post(sign_in).delete(sign_out))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .route("/", get(async || Redirect::to("/console/")))
+        .route("/console", get(async || Redirect::to("/console/")))
+        .route("/console/", get(files::index))
+        .route("/console/{*path}", get(files::file))
+        .merge(known)
+}
+
+impl From<SignInError> for Failure {
+    fn from(error: SignInError) -> Self {
+        match error {
+            SignInError::Unknown(error) => error.into(),
+            SignInError::NoRandomness(error) => Failure::internal(error.to_string()),
+        }
+    }
+}
+
+/// The cookie that says `said` for so many seconds. Scripts cannot read it, and browsers send it to nobody else, from no page
+/// of anybody else, and over TLS only where there is TLS.
+fn cookie(api: &Api, said: &str, seconds: u64) -> Result<HeaderValue, Failure> {
+    let secure = if api.secure { "; Secure" } else { "" };
+    let text = format!("{}={said}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}", session::COOKIE);
+    text.parse().map_err(|_| Failure::internal("the session's cookie is no header"))
+}
+
+/// Opens a session. From a page of somebody else nobody is signed in, not even as somebody else.
+async fn sign_in(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Response, Failure> {
+    if !session::is_from_own_page(&headers) {
+        return Err(AccessError::OthersPage.into());
+    }
+    let (said, actor) = match ask::read(&body)? {
+        Credential { access_key: Some(key), secret_key: Some(secret), token: None } => {
+            api.access.sign_in_by_key(key.trim(), secret.trim())?
+        }
+        Credential { access_key: None, secret_key: None, token: Some(token) } => {
+            api.access.sign_in_by_token(token.trim())?
+        }
+        _ => return Err(Failure::invalid("say `accessKey` and `secretKey`, or `token` alone")),
+    };
+    tracing::info!(%actor, "signed in to the console");
+    let role = if matches!(actor, Actor::Operator) { "operator" } else { "account" };
+    let answer: Reply = reply(json!({ "role": role, "accountId": actor.account() }));
+    let mut response = answer?.into_response();
+    response.headers_mut().insert(header::SET_COOKIE, cookie(&api, &said, session::LONGEST_MS / 1000)?);
+    Ok(response)
+}
+
+/// Ends the session.
+async fn sign_out(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Failure> {
+    if !session::is_from_own_page(&headers) {
+        return Err(AccessError::OthersPage.into());
+    }
+    api.access.sign_out(&headers);
+    let mut response = reply(json!({}))?.into_response();
+    response.headers_mut().insert(header::SET_COOKIE, cookie(&api, "", 0)?);
+    Ok(response)
+}
