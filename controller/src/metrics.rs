@@ -3,6 +3,7 @@
 use crate::{
     engine::Engine,
     model::record::{End, PeeringState},
+    traffic::Totals,
 };
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -10,7 +11,7 @@ use axum::{
     response::Response,
 };
 use cps_peering_http::{
-    metrics::{Own, gauges},
+    metrics::{Own, counters, gauges},
     tls::Identity,
 };
 use prometheus_client::{
@@ -150,6 +151,19 @@ fn word(state: &PeeringState) -> &'static str {
     }
 }
 
+/// What has passed for one side of a peering.
+struct Passed {
+    peering: String,
+    vpc: String,
+    totals: Totals,
+}
+
+impl Passed {
+    fn labels(&self, direction: &'static str) -> [(&'static str, String); 3] {
+        [("peering", self.peering.clone()), ("vpc", self.vpc.clone()), ("direction", direction.to_owned())]
+    }
+}
+
 /// What the state says.
 struct Figures(Weak<Engine>);
 
@@ -160,10 +174,9 @@ impl fmt::Debug for Figures {
 }
 
 impl Collector for Figures {
-    // Figures per peering, such as traffic, belong here, too.
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
         let Some(engine) = self.0.upgrade() else { return Ok(()) };
-        let (hosts, peerings) = engine.read(|state, agents| {
+        let (hosts, peerings, sides) = engine.read(|state, agents| {
             let mut hosts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0)]);
             for host in state.hosts().values() {
                 *hosts.entry(if agents.in_sync(host) { "in_sync" } else { "out_of_sync" }).or_default() += 1;
@@ -172,11 +185,37 @@ impl Collector for Figures {
             for peering in state.peerings().values() {
                 *peerings.entry(word(&peering.state)).or_default() += 1;
             }
-            (hosts, peerings)
+            let sides = state.peerings().values().flat_map(|peering| {
+                let sides = peering.sides().map(|side| Some(((peering.id.clone(), side.vni?), side.vpc.to_string())));
+                sides.into_iter().flatten().collect::<Vec<_>>()
+            });
+            (hosts, peerings, sides.collect::<BTreeMap<_, _>>())
         });
         let values = hosts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
         gauges(&mut out, "cps_controller_hosts", "Hosts, by whether they have what they must have", values)?;
         let values = peerings.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
-        gauges(&mut out, "cps_controller_peerings", "Peerings by state", values)
+        gauges(&mut out, "cps_controller_peerings", "Peerings by state", values)?;
+        let counted: Vec<Passed> = engine
+            .traffic()
+            .all()
+            .into_iter()
+            .filter_map(|(peering, vni, totals)| {
+                let vpc = sides.get(&(peering.clone(), vni))?.clone();
+                Some(Passed { peering: peering.to_string(), vpc, totals })
+            })
+            .collect();
+        let both = |passed: &Passed, count: fn(&Totals) -> [u64; 2]| {
+            let [sent, received] = count(&passed.totals);
+            [(passed.labels("sent"), sent), (passed.labels("received"), received)]
+        };
+        let help = "What a VPC's hosts have sent to its peer and received, in bytes of Ethernet frames";
+        let bytes = counted.iter().flat_map(|it| both(it, |totals| [totals.sent.bytes, totals.received.bytes]));
+        counters(&mut out, "cps_controller_peering_bytes", help, bytes)?;
+        let help = "What a VPC's hosts have sent to its peer and received, in packets";
+        let packets = counted.iter().flat_map(|it| both(it, |totals| [totals.sent.packets, totals.received.packets]));
+        counters(&mut out, "cps_controller_peering_packets", help, packets)?;
+        let help = "Packets of a VPC's hosts to its peer that were more than the bandwidth";
+        let dropped = counted.iter().map(|it| (it.labels("sent"), it.totals.dropped));
+        counters(&mut out, "cps_controller_peering_dropped_packets", help, dropped)
     }
 }

@@ -53,6 +53,20 @@ pub fn gauges<L: EncodeLabelSet>(
     Ok(())
 }
 
+/// Counters of one name, told apart by their labels. `_total` is added to the name.
+pub fn counters<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (L, u64)>,
+) -> fmt::Result {
+    let mut family: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in values {
+        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
 /// What every daemon says of itself: which version it is, and when its certificates end.
 #[derive(Debug)]
 pub struct Own {

@@ -3,6 +3,7 @@
 use super::*;
 use anyhow::Context;
 use cps_peering_config::inventory::Inventory;
+use cps_peering_tests::command::Ended;
 use cps_peering_tests::stream::{Record, Stream};
 use serde_json::Value;
 
@@ -69,10 +70,16 @@ fn mbit(classes: &str) -> Option<f64> {
     Some(number.parse::<f64>().ok()? * unit)
 }
 
+/// What the senders' kernels say of it, for whom it did not come out as it should.
+fn sent(lab: &Lab) -> String {
+    let of = |host| lab.host(host).netns().exec("tc -s qdisc show").and_then(Ended::ok);
+    SENDERS.map(|host| of(host).unwrap_or_default()).join("\n")
+}
+
 fn wait_for(lab: &Lab, what: &str, there: impl Fn([f64; 3]) -> bool) -> Result<()> {
     wait::until(what, PATIENCE, || {
         let parts = parts(lab)?;
-        ensure!(there(parts), "{parts:?} percent");
+        ensure!(there(parts), "{parts:?} percent; {}", sent(lab));
         Ok(Some(()))
     })
 }
@@ -154,6 +161,7 @@ fn a_host_that_comes_or_goes_leaves_the_sum_as_it_is() -> Result<()> {
         ensure!((part - 100.0).abs() < 0.01, "{part} percent");
         Ok(Some(()))
     })?;
+    streams[1].end();
     lab.apply()?;
     streams.push(flood(&lab, "h3")?);
     wait_for(&lab, "equal parts again", |parts| parts[0] > 45.0 && parts[2] > 45.0)?;

@@ -20,13 +20,13 @@ id = "cn-north-1"
 id = "h1"
 region = "cn-north-1"
 underlay = "192.0.2.1"
-agent = "http://192.0.2.1:7401"
+agent = "https://192.0.2.1:7401"
 
 [[hosts]]
 id = "h2"
 region = "cn-north-1"
 underlay = "192.0.2.2"
-agent = "http://192.0.2.2:7401"
+agent = "https://192.0.2.2:7401"
 
 [[vpcs]]
 id = "vpc-a"
@@ -74,6 +74,8 @@ fn installed(site: &mut Site) -> Result<()> {
     let first = VERSIONS[0];
     site.h1.sh(&format!("dpkg --install /test/packages/*_{first}_*.deb"))?;
     site.h2.sh(&format!("dpkg --install /test/packages/cps-peering-agent_{first}_*.deb"))?;
+    certified(site)?;
+    site.h1.sh(&format!("systemctl restart {CONTROLLER}"))?;
     for (machine, address) in [(&mut site.h1, "192.0.2.1"), (&mut site.h2, "192.0.2.2")] {
         machine.sh(&format!("sed -i 's/^listen = .*/listen = \"{address}:7401\"/' /etc/cps-peering/agent.toml"))?;
         machine.sh(&format!("systemctl restart {AGENT} && systemctl is-enabled {AGENT}"))?;
@@ -84,6 +86,33 @@ fn installed(site: &mut Site) -> Result<()> {
     }
     let token = site.h1.sh("stat --format '%U %a' /etc/cps-peering/operator.token")?;
     ensure!(token == "cps-peering 600", "{token}");
+    Ok(())
+}
+
+/// A CA on h1, and from it what each of the two needs, readable for the daemon alone.
+fn certified(site: &mut Site) -> Result<()> {
+    let pki = "/etc/cps-peering/pki";
+    site.h1.sh("cps-peering pki init
+        cps-peering pki issue controller --address 192.0.2.1
+        cps-peering pki issue host h1 h2")?;
+    for file in ["ca.pem", "host-h2.pem", "host-h2.key"] {
+        let content = site.h1.sh(&format!("cat {pki}/{file}"))?;
+        fs::write(site.folder.path().join("h2").join(file), content + "\n")?;
+    }
+    let install = |from: &str, host: &str| {
+        format!(
+            "install -d /etc/cps-peering/tls
+            install -m 644 {from}/ca.pem /etc/cps-peering/tls/ca.pem
+            install -m 644 {from}/host-{host}.pem /etc/cps-peering/tls/host.pem
+            install -m 440 -g cps-peering-keys {from}/host-{host}.key /etc/cps-peering/tls/host.key"
+        )
+    };
+    site.h1.sh(&install(pki, "h1"))?;
+    site.h2.sh(&install("/test", "h2"))?;
+    site.h1.sh(&format!(
+        "install -m 644 {pki}/controller.pem /etc/cps-peering/tls/controller.pem
+        install -m 600 -o cps-peering {pki}/controller.key /etc/cps-peering/tls/controller.key"
+    ))?;
     Ok(())
 }
 
@@ -339,6 +368,8 @@ fn removed(site: &mut Site) -> Result<()> {
     h1.sh(&format!("systemctl stop {AGENT} && cps-peering-agent cleanup --yes"))?;
     let (code, devices) = h1.run("ls /sys/class/net | grep ^cps")?;
     ensure!(code == 1 && devices.is_empty(), "{devices}");
+    // These are the operator's own.
+    h1.sh("rm -r /etc/cps-peering/tls /etc/cps-peering/pki")?;
     h1.sh("dpkg --purge cps-peering-agent cps-peering-controller cps-peering")?;
     let left = h1.sh("find /etc /usr /var/lib -xdev -name '*cps-peering*'")?;
     ensure!(left.is_empty(), "left behind: {left}");
