@@ -1,6 +1,7 @@
 //! Tests that need the lab: real kernels, real packets. `tests/run` runs them on a kernel with VRF.
 
 mod addressing;
+mod bandwidth;
 mod connectivity;
 mod crash;
 mod drift;

@@ -12,8 +12,8 @@ const BANDWIDTH: u32 = 8;
 /// The same in bytes per second.
 const CAP: u64 = BANDWIDTH as u64 * 125_000;
 /// Bytes of a datagram, and of the frame that carries it: UDP, IPv4 and Ethernet headers.
-const DATAGRAM: usize = 1000;
-const FRAME: u64 = DATAGRAM as u64 + 8 + 20 + 14;
+pub(crate) const DATAGRAM: usize = 1000;
+pub(crate) const FRAME: u64 = DATAGRAM as u64 + 8 + 20 + 14;
 /// More than all of the bandwidth, in datagrams per second.
 const FLOOD: u32 = 1200;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -57,7 +57,7 @@ fn part(lab: &Lab, host: &str) -> Result<f64> {
 }
 
 /// The rate of the first class, in Mbit/s. This `tc` writes no JSON for classes.
-fn mbit(classes: &str) -> Option<f64> {
+pub(crate) fn mbit(classes: &str) -> Option<f64> {
     let mut words = classes.split_whitespace().skip_while(|word| *word != "rate").skip(1);
     let rate = words.next()?.strip_suffix("bit")?;
     let (number, unit) = rate.split_at(rate.find(|c: char| c.is_alphabetic()).unwrap_or(rate.len()));
@@ -87,20 +87,25 @@ fn wait_for(lab: &Lab, what: &str, there: impl Fn([f64; 3]) -> bool) -> Result<(
 /// However one looks at it, within no second more passed than the bandwidth. Each host may begin with a burst of a hundredth
 /// of what it may send in a second, and a frame that has begun is sent to its end.
 fn never_too_much(records: &[Record]) -> Result<()> {
+    let most = most_within_a_second(records)?;
+    let allowed = CAP + CAP / 100 + 3 * FRAME;
+    ensure!(most <= allowed, "{most} bytes passed within a second, and at most {allowed} may");
+    ensure!(most > CAP / 2, "{most} bytes within a second are no flood");
+    Ok(())
+}
+
+/// The most bytes in frames of [`FRAME`] that were received within any second.
+pub(crate) fn most_within_a_second(records: &[Record]) -> Result<u64> {
     let mut times: Vec<_> = records.iter().flat_map(|record| &record.receipts).map(|receipt| receipt.at).collect();
     times.sort_unstable();
-    let mut first = 0;
-    let mut most = 0;
+    let (mut first, mut most) = (0, 0);
     for (last, time) in times.iter().enumerate() {
         while time.duration_since(times[first])? > Duration::from_secs(1) {
             first += 1;
         }
         most = most.max((last - first) as u64 * FRAME);
     }
-    let allowed = CAP + CAP / 100 + 3 * FRAME;
-    ensure!(most <= allowed, "{most} bytes passed within a second, and at most {allowed} may");
-    ensure!(most > CAP / 2, "{most} bytes within a second are no flood");
-    Ok(())
+    Ok(most)
 }
 
 #[test]
