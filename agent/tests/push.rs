@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
 mod restart;
+mod shares;
 
 use axum::{Router, body::Body, http::Request};
 use cps_peering_agent::{
