@@ -300,6 +300,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_granted_and_is_not_confirmed_may_still_come() {
+        let mut book = Book::default();
+        book.follow(&hosts(&[0, 1]), BEGINNING, &BTreeSet::new(), true);
+        book.divide();
+        let raised = book.raises()[0].1;
+        // Its kernel did not take it, and may the next time that the agent tries.
+        let answer = Agent::new(BEGINNING).take(Revision { epoch: 1, number: 1 }, None).unwrap();
+        book.heard(&host(0), Some(raised), &answer, CAP, 1);
+        assert_eq!(book.hosts().next(), Some((&host(0), Some(raised))));
+    }
+
+    #[test]
     fn one_that_needs_all_of_it_gives_also_a_little() {
         let mut book = Book::default();
         book.follow(&hosts(&[0]), Share::WHOLE, &BTreeSet::new(), true);
