@@ -1,6 +1,6 @@
 //! Copies of the store: made at one moment while it is used, and brought back.
 
-use super::{AUDIT, AUDIT_BY, META, PERIODS, RECORDS, Store, StoreError};
+use super::{AUDIT, AUDIT_BY, META, PERIODS, RECORDS, Store, StoreError, TRAFFIC};
 use crate::model::state::{Change, Meta, State};
 use cps_peering_config::{Revision, net::Vni};
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -107,6 +107,7 @@ impl Store {
             copy_table(&from, &to, AUDIT)?;
             copy_table(&from, &to, AUDIT_BY)?;
             copy_table(&from, &to, PERIODS)?;
+            copy_table(&from, &to, TRAFFIC)?;
             Ok(to.commit()?)
         };
         attempt().map_err(|source| copy.failed("fill the copy", source))?;
@@ -118,7 +119,7 @@ impl Store {
     /// may be newer than the copy. The epoch is that of the copy and of the store that was there, whichever is higher, and
     /// one more; or `epoch`, if that is higher. The store that was there is kept beside it.
     pub fn restore(backup: &Path, path: &Path, epoch: Option<u64>) -> Result<Restored, BackupError> {
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = folder_of(path);
         let owner = fs::metadata(folder).map_err(failed("look at the folder", folder))?;
         File::open(backup).map_err(failed("read", backup))?;
         // Held until its place is taken, so that no controller begins to use it.
@@ -184,8 +185,13 @@ fn last(state: &State) -> Revision {
     Revision { epoch: meta.epoch, number: meta.number }
 }
 
+/// Where a file is; a bare name is in the current folder.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn sync_folder(file: &Path) -> Result<(), BackupError> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(file);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("finish", folder))
 }
 
@@ -209,13 +215,15 @@ mod tests {
         engine::{Engine, Options},
         model::{Actor, Command, Request, inventory::Apply},
     };
+    use redb::ReadableTableMetadata;
 
     fn apply(store: &Path, regions: &[&str]) {
         let regions: Vec<_> = regions.iter().map(|id| serde_json::json!({ "id": id })).collect();
         let inventory = serde_json::from_value(serde_json::json!({ "regions": regions })).unwrap();
         let (engine, _hosts) = Engine::open(Store::open(store).unwrap(), Options::default()).unwrap();
         let command = Command::Apply(Apply { inventory, prune: false });
-        engine.execute(&Request::new(Actor::Operator, command)).unwrap();
+        let request = Request { id: "0a1b2c".to_owned(), ..Request::new(Actor::Operator, command) };
+        engine.execute(&request).unwrap();
     }
 
     fn regions(store: &Path) -> (Revision, usize) {
@@ -250,6 +258,40 @@ mod tests {
         let error = Store::restore(&copy, &store, Some(3)).unwrap_err().to_string();
         assert_eq!(error, "epoch 3 is not above 3, which there has been already");
         assert_eq!(Store::restore(&copy, &store, Some(9)).unwrap().revision, Revision { epoch: 9, number: 1 });
+    }
+
+    #[test]
+    fn nothing_that_is_stored_is_left_out_of_a_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+        apply(&path, &["north"]);
+        let store = Store::open(&path).unwrap();
+        let period = serde_json::json!({
+            "payer": "acme", "peering": "vpcpr-0123456789", "bandwidth": 10, "from_ms": 1, "to_ms": 2,
+            "regions": ["north", "east"],
+        });
+        let side = ("vpcpr-0123456789".parse().unwrap(), Vni::MIN);
+        store.save_traffic(&[(side, 7)], &[]).unwrap();
+        store.commit(&[], &[serde_json::from_value(period).unwrap()], &[], 1).unwrap();
+        store.back_up(&copy).unwrap();
+
+        let rows = |store: &Store| {
+            let looking = store.database.begin_read().unwrap();
+            let tables = looking.list_tables().unwrap().map(|table| {
+                let rows = looking.open_untyped_table(table.clone()).unwrap().len().unwrap();
+                (redb::TableHandle::name(&table).to_owned(), rows)
+            });
+            tables.collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let stored = rows(&store);
+        assert!(stored.values().all(|rows| *rows > 0), "a kind of record is not tried here: {stored:?}");
+        assert_eq!(rows(&Store::open(&copy).unwrap()), stored);
+    }
+
+    #[test]
+    fn a_bare_name_is_a_file_of_the_current_folder() {
+        assert_eq!(folder_of(Path::new("store.redb")), Path::new("."));
+        assert_eq!(folder_of(Path::new("/var/lib/store.redb")), Path::new("/var/lib"));
     }
 
     #[test]
