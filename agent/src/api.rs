@@ -23,7 +23,11 @@ use cps_peering_config::{
     tls::CONTROLLER,
     traffic::{Grants, TrafficReport},
 };
-use cps_peering_http::tls::{Identity, Peer};
+use cps_peering_http::{
+    REQUEST_TIMEOUT,
+    tls::{Identity, Peer},
+    within,
+};
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
@@ -137,6 +141,7 @@ fn routes(api: Api) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
         .merge(open)
+        .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
 }
 
 /// What may be seen without a certificate.

@@ -5,7 +5,7 @@ pub mod tls;
 
 use axum::{
     Router,
-    extract::Request,
+    extract::{Request, State},
     http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// How long a request may take from its head to its answer, the body included.
+/// How long a request may take from its head to its answer, its body included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What clients may take of a server.
@@ -53,10 +53,11 @@ impl Default for Limits {
     }
 }
 
-/// A middleware that answers 408 when a request takes longer than [`REQUEST_TIMEOUT`].
-pub async fn within_time(request: Request, next: Next) -> Response {
-    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(|_| {
-        let text = format!("the request was not done within {} s", REQUEST_TIMEOUT.as_secs());
+/// A middleware that answers 408 when it takes longer than `limit`, in general [`REQUEST_TIMEOUT`], until there is an answer.
+/// An answer that is a stream may go on.
+pub async fn within(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
+        let text = format!("the request was not done within {} s", limit.as_secs_f32());
         (StatusCode::REQUEST_TIMEOUT, text).into_response()
     })
 }
@@ -165,10 +166,15 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::routing::get;
-    use std::net::SocketAddr;
+    use axum::{
+        body::Body,
+        middleware,
+        routing::{get, post},
+    };
+    use futures_util::{StreamExt, stream};
+    use std::{convert::Infallible, net::SocketAddr};
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
+        io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
         net::TcpStream,
         sync::oneshot,
         task::JoinHandle,
@@ -179,8 +185,21 @@ mod tests {
     async fn start(limits: Limits) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router =
-            Router::new().route("/", get(async || "hello")).route("/never", get(std::future::pending::<&'static str>));
+        let ticking = async || {
+            let ticks = stream::repeat(()).then(async |()| {
+                tokio::time::sleep(SHORT / 4).await;
+                Ok::<_, Infallible>("tick\n")
+            });
+            Body::from_stream(ticks)
+        };
+        let limited = Router::new()
+            .route("/ticks", get(ticking))
+            .route("/upload", post(async |body: String| body))
+            .layer(middleware::from_fn_with_state(SHORT, within));
+        let router = Router::new()
+            .route("/", get(async || "hello"))
+            .route("/never", get(std::future::pending::<&'static str>))
+            .merge(limited);
         let (stop, stopped) = oneshot::channel();
         let server = serve_within(limits, listener, None, router, async move { stopped.await.unwrap_or_default() });
         (address, stop, tokio::spawn(server))
@@ -208,6 +227,25 @@ mod tests {
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
         assert!(answer(ask(address, "/").await).await.ends_with("hello"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_dribbled_is_refused() {
+        let (address, _stop, _server) = start(Limits::default()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = "POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 9\r\n\r\nhalf";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let text = answer(stream).await;
+        assert!(text.starts_with("HTTP/1.1 408") && text.ends_with("not done within 0.2 s"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_take_longer_than_the_request() {
+        let (address, _stop, _server) = start(Limits::default()).await;
+        let mut lines = BufReader::new(ask(address, "/ticks").await).lines();
+        for _ in 0..20 {
+            while lines.next_line().await.unwrap().expect("the stream ended") != "tick" {}
+        }
     }
 
     #[tokio::test]

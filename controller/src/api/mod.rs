@@ -21,7 +21,7 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use cps_peering_config::tls::{MONITORING, OPERATOR};
-use cps_peering_http::tls::Peer;
+use cps_peering_http::{REQUEST_TIMEOUT, tls::Peer, within};
 use prometheus_client::registry::Registry;
 use std::{sync::Arc, time::Duration};
 
@@ -83,7 +83,7 @@ pub fn router(api: Api, registry: Arc<Registry>) -> Router {
         .route("/metrics", get(metrics).layer(Extension(registry)))
         .route("/openapi.json", get(async || axum::Json(openapi::document())))
         .fallback(async || Failure::not_found("there is nothing at this path"))
-        .layer(middleware::from_fn(cps_peering_http::within_time))
+        .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
         .layer(middleware::from_fn(answer::complete))
         .layer(middleware::from_fn_with_state(measured, crate::metrics::measure))
 }
