@@ -2,7 +2,9 @@
 // of them.
 
 import { mkdirSync } from "node:fs";
-import { createServer, type Server } from "node:http";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Revision } from "../src/api.ts";
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
 import { audit, expect, made, open, signIn, signInByToken, test, type Controller } from "./world.ts";
@@ -96,12 +98,56 @@ for (const language of ["zh", "en"] as const) {
       if (name === "peerings") await page.screenshot({ path: `${PICTURES}narrow-${language}.png` });
       await page.setViewportSize({ width: 1280, height: 800 });
     }
-    await page.goto(`${controller.told.url}/console/#/peerings`);
-    await page.getByRole("button", { name: new RegExp(`^${words["action.accept"]} from-client`) }).click();
-    for (const theme of themes) {
-      await page.emulateMedia({ colorScheme: theme });
-      await audit(page);
+  });
+}
+
+for (const language of ["zh", "en"] as const) {
+  test(`every dialog is usable by all, in ${language}`, async ({ browser, controller }) => {
+    test.slow();
+    const [one, two] = controller.told.accounts;
+    const [north] = controller.told.regions;
+    const words = language === "zh" ? zh : en;
+    const { id } = await furnish(controller);
+    await controller.vpc(one, north, "spare", "10.9.0.0/16");
+    await controller.ask(one.token, "PUT", `/v1/blockedAccounts/${two.id}`);
+    const page = await open(browser, controller, { locale: language === "zh" ? "zh-CN" : "en-GB" });
+    await signIn(page, one, language);
+    const dialogs: [string, string, string][] = [
+      ["peerings", `${words["action.accept"]} from-client`, words["accept.title"]],
+      ["peerings", `${words["action.reject"]} from-client`, words["reject.title"]],
+      ["peerings", `${words["action.bandwidth"]} data-backup`, words["bandwidth.title"]],
+      [`peerings/${north}/${id}`, words["action.rename"], words["rename.title"]],
+      ["peerings", `${words["action.delete"]} to-partner`, words["delete.title"]],
+      ["vpcs", words["vpcs.create"], words["vpcs.create"]],
+      ["vpcs", `${words["vpcs.manage"]} web`, `${words["vpcs.manage"]} · web`],
+      ["vpcs", `${words["common.delete"]} spare`, words["vpcs.delete"]],
+      ["blocked", words["blocked.add"], words["blocked.add"]],
+      ["blocked", `${words["blocked.remove"]} ${two.id}`, words["blocked.remove"]],
+    ];
+    for (const [hash, button, title] of dialogs) {
+      await page.goto(`${controller.told.url}/console/#/${hash}`);
+      await page.getByRole("button", { name: button }).first().click();
+      const dialog = page.getByRole("dialog", { name: title });
+      await expect(dialog).toBeVisible();
+      for (const theme of themes) {
+        await page.emulateMedia({ colorScheme: theme });
+        await audit(page);
+      }
+      await page.setViewportSize({ width: 380, height: 760 });
+      const width = await page.evaluate(() => document.documentElement.scrollWidth);
+      expect(width, `${title} is wider than a narrow screen`).toBeLessThanOrEqual(380);
+      await page.setViewportSize({ width: 1280, height: 800 });
+      await page.keyboard.press("Escape");
+      await expect(dialog).toHaveCount(0);
     }
+    // With what the controller refuses in it.
+    await page.goto(`${controller.told.url}/console/#/vpcs`);
+    await page.getByRole("button", { name: words["vpcs.create"] }).click();
+    await page.getByRole("dialog").getByLabel(words["common.name"]).fill("crooked");
+    await page.getByRole("dialog").getByLabel(words["vpcs.cidr"], { exact: false }).fill("10.1.0.1/16");
+    await page.getByRole("dialog").getByRole("button", { name: words["common.confirm"] }).click();
+    await expect(page.getByRole("dialog").getByRole("alert")).toBeVisible();
+    await audit(page);
   });
 }
 
@@ -118,31 +164,99 @@ test("the language and the appearance are switched, and stay", async ({ browser,
   await expect(page.locator("html")).toHaveCSS("color-scheme", "dark");
 });
 
-/** An agent whose kernel refuses a route. Kernels that do so on demand are hard to come by. */
-async function failingAgent(): Promise<Server> {
-  const report = {
-    version: "0", host: "h1", desired: null, applied: null, last_pass: null,
-    problems: [{ scope: "host", kind: "failed", object: "route 10.2.0.0/24 table 1124073482", reason: "No buffer space available (os error 105)" }],
-    counters: { passes: 1, operations: 0, failures: 1, drift_repaired: 3 },
-  };
-  const server = createServer((request, response) => {
-    request.resume().on("end", () => {
-      response.writeHead(200, { "content-type": "application/json" });
-      response.end(JSON.stringify(report));
-    });
+/** An agent that answers with what `says` makes of a path and a body; real ones need a kernel to answer for. */
+async function agent(says: (path: string, body: string) => unknown): Promise<{ url: string; stop: () => Promise<void> }> {
+  const server = createServer(async (request, response) => {
+    let body = "";
+    for await (const part of request) body += part;
+    response.writeHead(200, { "content-type": "application/json" });
+    response.end(JSON.stringify(says(request.url!, body)));
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return server;
+  const stop = () => {
+    server.closeAllConnections();
+    return new Promise<void>((resolve) => server.close(() => resolve()));
+  };
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, stop };
 }
+
+const report = (host: string, more: object) => ({
+  version: "0", host, desired: null, applied: null, last_pass: null, problems: [],
+  counters: { passes: 1, operations: 0, failures: 0, drift_repaired: 3 }, ...more,
+});
+
+interface Config { revision: Revision; sides: Record<string, { peering: string } | null> }
+
+/** An agent that has whatever it is told to have, and counts 1 MB/s sent and 0.25 MB/s received for each side. */
+function countingAgent(host: string) {
+  const began = Date.now();
+  let revision: Revision | null = null;
+  const peerings = new Map<string, string>();
+  return agent((path, body) => {
+    const now = (Date.now() - began) / 1000;
+    if (path === "/v1/traffic" || path === "/v1/shares") {
+      const count = (rate: number) => ({ bytes: Math.round(rate * now), packets: Math.round((rate / 1000) * now) });
+      const sides = [...peerings].map(([vni, peering]) =>
+        [vni, { peering, sent: count(1e6), dropped: 0, received: count(0.25e6), backlog: 0, share: null }]);
+      return { host, sides: Object.fromEntries(sides) };
+    }
+    if (body !== "") {
+      const config = JSON.parse(body) as Config;
+      ({ revision } = config);
+      for (const [vni, side] of Object.entries(config.sides ?? {})) {
+        if (side) peerings.set(vni, side.peering);
+        else peerings.delete(vni);
+      }
+    }
+    return report(host, { desired: revision, applied: revision });
+  });
+}
+
+test("what hosts have counted is drawn beside the cap", async ({ browser, controller }) => {
+  const { admin_token, regions: [north, east], accounts: [one] } = controller.told;
+  const near = await controller.vpc(one, north, "near", "10.1.0.0/16");
+  const far = await controller.vpc(one, east, "far", "10.2.0.0/16");
+  const [here, there] = [await countingAgent("h1"), await countingAgent("h2")];
+  await controller.ask(admin_token, "POST", "/admin/v1/apply", {
+    hosts: [
+      { id: "h1", region: north, underlay: "192.0.2.1", agent: here.url },
+      { id: "h2", region: east, underlay: "192.0.2.2", agent: there.url },
+    ],
+    ports: [
+      { host: "h1", interface: "eth1", vpc: near, gateways: ["10.1.1.1/24"] },
+      { host: "h2", interface: "eth1", vpc: far, gateways: ["10.2.1.1/24"] },
+    ],
+  });
+  const id = await controller.peer(one, north,
+    { vpcPeeringName: "counted", vpcId: near, remoteVpcId: far, remoteRegionId: east, bandwidth: 20 });
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
+  await expect(page.locator("[data-state=active]").first()).toBeVisible();
+  await expect(page.getByText("暂无流量数据")).toBeVisible();
+  // The controller takes a sample every 20 s, and the page asks every 10 s.
+  const chart = page.getByRole("img", { name: "上限 20 Mbit/s" });
+  await expect(chart).toBeVisible({ timeout: 60_000 });
+  const said = (await chart.getAttribute("aria-label")) ?? "";
+  const [sent, received] = [...said.matchAll(/([\d.]+) Mbit/g)].map((found) => Number(found[1]));
+  // 1 MB/s and 0.25 MB/s, as exactly as a busy machine's timers are.
+  expect(sent, said).toBeGreaterThan(0);
+  expect(sent! / received!, said).toBeCloseTo(4, 0);
+  await expect(page.getByText(/^累计发送 [1-9].* MB/)).toBeVisible();
+  await audit(page);
+  await here.stop();
+  await there.stop();
+});
 
 test("operators see which host is not in sync, and why, and everybody's peerings", async ({ browser, controller }) => {
   const { admin_token, regions: [north], accounts: [one] } = controller.told;
   await furnish(controller);
-  const agent = await failingAgent();
-  const { port } = agent.address() as { port: number };
+  const failing = await agent(() => report("h1", {
+    problems: [{ scope: "host", kind: "failed", object: "route 10.2.0.0/24 table 1124073482", reason: "No buffer space available (os error 105)" }],
+  }));
   await controller.ask(admin_token, "POST", "/admin/v1/apply", {
     hosts: [
-      { id: "h1", region: north, underlay: "192.0.2.1", agent: `http://127.0.0.1:${port}` },
+      { id: "h1", region: north, underlay: "192.0.2.1", agent: failing.url },
       { id: "h2", region: north, underlay: "192.0.2.2", agent: "http://127.0.0.1:1" },
     ],
   });
@@ -167,8 +281,7 @@ test("operators see which host is not in sync, and why, and everybody's peerings
   }
   await page.getByRole("navigation").getByRole("link", { name: "账号" }).click();
   await expect(page.getByRole("row").filter({ hasText: one.id })).toContainText(one.access_key);
-  agent.closeAllConnections();
-  await new Promise((resolve) => agent.close(resolve));
+  await failing.stop();
 });
 
 test("while the controller is away the page says so, keeps what it had, and comes back", async ({ browser, controller }) => {
