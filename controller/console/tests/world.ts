@@ -59,7 +59,7 @@ const problems: string[] = [];
 /** Faults that a test makes itself. Each test begins with none. */
 export const made: RegExp[] = [];
 
-export async function open(browser: Browser, controller: Controller, options: Parameters<Browser["newContext"]>[0] = {}): Promise<Page> {
+export async function open(browser: Browser, controller: { told: Pick<Told, "url"> }, options: Parameters<Browser["newContext"]>[0] = {}): Promise<Page> {
   const context = await browser.newContext(options);
   const page = await context.newPage();
   // What the controller refuses, and says so, browsers write to the console, too.

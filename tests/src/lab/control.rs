@@ -89,6 +89,11 @@ impl Controller {
         &self.netns
     }
 
+    /// The certificates of those who sign the controller's.
+    pub fn ca(&self) -> &Path {
+        &self.ca
+    }
+
     pub(super) fn lab_name(&self) -> &str {
         &self.lab_name
     }

@@ -6,16 +6,30 @@ use cps_peering_tests::{Lab, http::Endpoint};
 use serde_json::{Value, json};
 use std::{
     env,
+    net::SocketAddr,
+    path::Path,
     process::{Child, Command},
 };
 
 /// The account that the topology's VPCs belong to, and one of another's.
 const ACCOUNTS: [&str; 2] = ["acme", "globex"];
 
+/// Where the controller can be reached without TLS, beside it.
+const OPEN_PORT: u16 = 7480;
+
+/// Brings what comes to an address beside the controller to it over TLS.
+fn without_tls(endpoint: &Endpoint, open: SocketAddr, ca: &Path) -> Result<Child> {
+    let listen = format!("TCP-LISTEN:{},bind={},fork,reuseaddr", open.port(), open.ip());
+    let connect = format!("OPENSSL:{},cafile={}", endpoint.to, ca.display());
+    let mut command: Command = endpoint.from.command("socat");
+    command.args([&listen, &connect]).spawn().context("socat")
+}
+
 /// What there is to show. The way to it ends with this.
 pub(crate) struct Console {
     hints: Vec<String>,
-    forward: Option<Child>,
+    /// What brings connections of the browser to the controller.
+    way: Vec<Child>,
 }
 
 impl Console {
@@ -29,12 +43,15 @@ impl Console {
         let vpc = made["result"]["vpcId"].as_str().with_context(|| format!("no VPC in {made}"))?;
 
         let line = ["KERNEL_FORWARD_AT", "KERNEL_FORWARD_IN", "KERNEL_FORWARD_OUT"].map(env::var);
-        let mut forward = None;
-        let mut url = format!("http://{}", endpoint.to);
+        let mut way = Vec::new();
+        let mut url = endpoint.url("");
         if let [Ok(at), Ok(from), Ok(out)] = line {
+            // No browser knows the lab's certificate authority, and the way from here on stays on the machine.
+            let open = SocketAddr::new(endpoint.to.ip(), OPEN_PORT);
+            way.push(without_tls(&endpoint, open, lab.controller().ca())?);
             let program = env::current_exe()?.with_file_name("forward");
             let mut command: Command = endpoint.from.command(&program.to_string_lossy());
-            forward = Some(command.args(["connect", &endpoint.to.to_string(), &from, &out]).spawn()?);
+            way.push(command.args(["connect", &open.to_string(), &from, &out]).spawn()?);
             url = format!("http://{at}");
         }
         let token = |endpoint: &Endpoint| endpoint.token.clone().unwrap_or_default();
@@ -43,7 +60,7 @@ impl Console {
         hints.push(format!("  account {}: {}   with VPC {vpc} in cn-east-1", ACCOUNTS[1], token(&tenants[1])));
         hints.push(format!("  operators:      {}", token(&endpoint)));
         hints.push(String::new());
-        Ok(Console { hints, forward })
+        Ok(Console { hints, way })
     }
 
     pub(crate) fn hints(&self) -> impl Iterator<Item = &str> {
@@ -53,9 +70,9 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        if let Some(forward) = &mut self.forward {
-            let _ = forward.kill();
-            let _ = forward.wait();
+        for process in &mut self.way {
+            let _ = process.kill();
+            let _ = process.wait();
         }
     }
 }

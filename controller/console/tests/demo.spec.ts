@@ -1,0 +1,48 @@
+// `tests/demo --keep`: real hosts, often in a kernel of their own, and the console in this machine's browser.
+
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import { expect, open, signInByToken, test } from "./world.ts";
+
+const DEMO = new URL("../../../tests/demo", import.meta.url).pathname;
+
+test("the demo that is kept shows real hosts to this machine's browser", async ({ browser }) => {
+  test.setTimeout(240_000);
+  // Its input stays open: it ends with its input.
+  const demo = spawn(DEMO, ["--keep"], { stdio: ["pipe", "pipe", "pipe"] });
+  const ended = new Promise((resolve) => demo.once("exit", resolve));
+  try {
+    const told = new Map<string, string>();
+    const said: string[] = [];
+    await new Promise<void>((resolve, reject) => {
+      demo.once("exit", () => reject(new Error(`it ended: ${said.join("\n")}`)));
+      for (const output of [demo.stdout, demo.stderr]) {
+        createInterface({ input: output }).on("line", (line) => {
+          said.push(line);
+          const [, url] = /The console: (\S+)\/console\//.exec(line) ?? [];
+          if (url) told.set("url", url);
+          const [, who, token] = /^\W*(account \w+|operators):\s+(\S+)/.exec(line) ?? [];
+          if (who && token) told.set(who, token);
+          if (told.has("operators")) resolve();
+        });
+      }
+    });
+    expect([...told.keys()].sort()).toEqual(["account acme", "account globex", "operators", "url"]);
+    const controller = { told: { url: told.get("url")! } };
+
+    const tenant = await open(browser, controller);
+    await signInByToken(tenant, told.get("account acme")!);
+    await expect(tenant.locator("[data-state=active]").first()).toBeVisible();
+    await tenant.getByRole("row").filter({ has: tenant.locator("[data-state=active]") }).first().getByRole("link").first().click();
+    await expect(tenant.getByRole("region", { name: "路由策略" }).getByText("已下发").first()).toBeVisible();
+
+    const operator = await open(browser, controller);
+    await signInByToken(operator, told.get("operators")!);
+    await expect(operator.getByText("3 / 3 台一致")).toBeVisible();
+    await tenant.context().close();
+    await operator.context().close();
+  } finally {
+    if (demo.exitCode === null) demo.kill("SIGTERM");
+    await ended;
+  }
+});
