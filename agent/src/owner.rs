@@ -49,8 +49,8 @@ pub const SHAPER_HANDLE: u32 = 0x4350_0000;
 /// The class that takes everything, `4350:1`.
 pub const SHAPER_CLASS: u32 = SHAPER_HANDLE + 1;
 
-/// The handle of the queue behind that class, `4351:`.
-pub const QUEUE_HANDLE: u32 = 0x4351_0000;
+/// The handle of the queue behind that class, `4352:`.
+pub const QUEUE_HANDLE: u32 = 0x4352_0000;
 
 /// The priority of the kernel's `l3mdev` rule.
 pub const L3MDEV_RULE_PRIORITY: u32 = 1000;

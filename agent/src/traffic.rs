@@ -29,7 +29,7 @@ pub struct Reading {
     pub sent: Count,
     /// What came.
     pub received: Count,
-    /// Packets that the shaper dropped; the kernel counts them modulo 2³².
+    /// Packets that the shaper's queue dropped; the kernel counts them modulo 2³².
     pub dropped: u32,
     /// What waits in the shaper, in bytes.
     pub backlog: u64,
@@ -66,7 +66,9 @@ impl Record {
         let anew = !same_shaper || begun_anew(now.sent, self.last.sent);
         self.sent = self.sent.plus(since(now.sent, self.last.sent, same_shaper));
         self.received = self.received.plus(since(now.received, self.last.received, same));
-        let dropped = if anew { now.dropped } else { now.dropped.wrapping_sub(self.last.dropped) };
+        let more = now.dropped.wrapping_sub(self.last.dropped);
+        // A queue that was made anew counts from nothing again: between two readings no queue drops so many packets.
+        let dropped = if anew || more > u32::MAX / 2 { now.dropped } else { more };
         self.dropped = self.dropped.saturating_add(dropped.into());
         self.last = now;
     }
@@ -209,6 +211,7 @@ mod tests {
         let unshaped = Reading { shaped: false, ..reading(3, 5000, 0) };
         assert_eq!(after(&[("a", r(3, 1000, 1)), ("a", Some(unshaped))]), (6000, 5000, 1));
         assert_eq!(after(&[("a", r(3, 1000, u32::MAX)), ("a", r(3, 1000, 1))]).2, u64::from(u32::MAX) + 2);
+        assert_eq!(after(&[("a", r(3, 1000, 9)), ("a", r(3, 1200, 2))]).2, 11, "a queue that was made anew");
     }
 
     #[test]

@@ -298,7 +298,7 @@ fn damage(memory: &Memory, seeds: &[u32]) {
                 1 => state.seen.egress.values_mut().for_each(|egress| *egress = Egress::default()),
                 2 => state.seen.egress.values_mut().for_each(|egress| egress.rate = None),
                 3 => state.seen.egress.values_mut().for_each(|egress| egress.bypassed = true),
-                _ => state.seen.egress.values_mut().for_each(|egress| egress.queue = Some(7)),
+                _ => state.seen.egress.values_mut().for_each(|egress| egress.queue = None),
             },
             6 => {
                 state.seen.neighbours.clear();

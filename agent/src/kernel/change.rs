@@ -103,9 +103,9 @@ impl<'a> Changer<'a> {
             Operation::SetRate(device, rate) => self.on_device(place, device, |this, index| {
                 this.queue(place, rtm::NEW_CLASS, flag::CREATE, |body| egress::put_rate(body, index, *rate))
             }),
-            Operation::SetQueue(device, bytes) => self.on_device(place, device, |this, index| {
+            Operation::SetQueue(device, queue) => self.on_device(place, device, |this, index| {
                 let flags = flag::CREATE | flag::REPLACE;
-                this.queue(place, rtm::NEW_QDISC, flags, |body| egress::put_queue(body, index, *bytes))
+                this.queue(place, rtm::NEW_QDISC, flags, |body| egress::put_queue(body, index, *queue))
             }),
             Operation::RemoveShaper(device) => self.on_device(place, device, |this, index| {
                 this.queue(place, rtm::DEL_QDISC, 0, |body| egress::put_shaper_place(body, index))

@@ -1,14 +1,18 @@
-//! Shapers as netlink messages: HTB with one class, and a `bfifo` behind it.
+//! Shapers as netlink messages: HTB with one class, and behind it a queue that can take packets apart.
+//!
+//! The queue is a TBF. Its rate is without a limit: of all that it can do, what is wanted is that it segments packets that are
+//! longer than its burst (`tbf_segment`). At that rate no packet takes time, so that none stands still in the queue when
+//! the burst becomes shorter than it is.
 
 use super::{
     KernelError,
     socket::Socket,
     tc::{Qdisc, put_header, put_nested},
     uapi::{rtm, tc},
-    wire::{attributes, put, text, u8_at, u32_at},
+    wire::{attributes, put, text, u8_at, u32_at, u64_at},
 };
 use crate::{
-    objects::{Egress, Link, Rate},
+    objects::{Egress, Link, Queue, Rate},
     owner::{DeviceName, QUEUE_HANDLE, Role, SHAPER_CLASS, SHAPER_HANDLE},
 };
 use cps_peering_config::net::InterfaceName;
@@ -17,6 +21,10 @@ use std::collections::BTreeMap;
 /// `struct tc_htb_opt`: two `tc_ratespec` of 12 bytes, then burst, burst at the ceiling, quantum, level and priority.
 const OPTION_LEN: usize = 44;
 const RATESPEC_LEN: usize = 12;
+/// `struct tc_tbf_qopt`: rate and peak rate, limit, buffer and MTU.
+const TBF_LEN: usize = 36;
+/// The rate of the queue, in bytes per second: 64 KiB take less than the nanosecond in which the kernel counts.
+const UNLIMITED: u64 = 1 << 60;
 /// What a class may send in its turn, in bytes. There is only one.
 const QUANTUM: u32 = 60_000;
 
@@ -35,7 +43,7 @@ pub(super) fn egress(
         let first = qdiscs.partition_point(|qdisc| qdisc.index < root.index);
         let mut of_device = qdiscs[first..].iter().take_while(|qdisc| qdisc.index == root.index);
         let queue = of_device.find(|qdisc| qdisc.parent == SHAPER_CLASS);
-        egress.queue = queue.and_then(limit);
+        egress.queue = queue.and_then(read_queue);
         found.insert(*name, egress);
     }
     Ok(found)
@@ -53,7 +61,7 @@ pub(super) fn egress_of(socket: &mut Socket, name: &InterfaceName, index: u32) -
     let Some(root) = get(0, tc::ROOT)?.filter(|root| root.handle != 0) else { return Ok(None) };
     let queue = if is_ours(&root) { get(QUEUE_HANDLE, SHAPER_CLASS)? } else { None };
     let mut egress = of_root(socket, &root)?;
-    egress.queue = queue.as_ref().and_then(limit);
+    egress.queue = queue.as_ref().and_then(read_queue);
     Ok(Some(egress))
 }
 
@@ -70,9 +78,16 @@ fn is_ours(root: &Qdisc) -> bool {
     root.kind == "htb" && root.handle == SHAPER_HANDLE && default_class() == Some(SHAPER_CLASS & 0xffff)
 }
 
-fn limit(queue: &Qdisc) -> Option<u32> {
-    let ours = queue.kind == "bfifo" && queue.handle == QUEUE_HANDLE;
-    queue.options.as_deref().filter(|_| ours).and_then(|options| u32_at(options, 0))
+/// The queue, if it is one that we could have set. The kernel does not tell the burst: it stands where it has no meaning
+/// without a peak rate, too, and any other change of the queue would change that.
+fn read_queue(queue: &Qdisc) -> Option<Queue> {
+    let ours = queue.kind == "tbf" && queue.handle == QUEUE_HANDLE;
+    let options = queue.options.as_deref().filter(|_| ours)?;
+    let find = |wanted| attributes(options, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let (parameters, rate) = (find(tc::TBF_PARMS)?, u64_at(find(tc::TBF_RATE64)?, 0)?);
+    let (peak, limit, longest) =
+        (u32_at(parameters, RATESPEC_LEN + 8)?, u32_at(parameters, 24)?, u32_at(parameters, 32)?);
+    (rate == UNLIMITED && peak == 0).then_some(Queue { limit, longest })
 }
 
 /// Classes and filters of a root; the queue is the caller's matter.
@@ -110,7 +125,7 @@ fn read_rate(payload: &[u8]) -> Option<Rate> {
     let options = find(tc::TCA_OPTIONS)?;
     let wide = |wanted| {
         let (_, value) = attributes(options, 0).find(|(kind, _)| *kind == wanted)?;
-        Some(u64::from_ne_bytes(value.try_into().ok()?))
+        u64_at(value, 0)
     };
     let (_, parameters) = attributes(options, 0).find(|(kind, _)| *kind == tc::HTB_PARMS)?;
     let (rate, ceiling) = parameters.get(..2 * RATESPEC_LEN)?.split_at(RATESPEC_LEN);
@@ -162,10 +177,19 @@ pub(super) fn put_rate(body: &mut Vec<u8>, index: u32, rate: Rate) {
     });
 }
 
-pub(super) fn put_queue(body: &mut Vec<u8>, index: u32, bytes: u32) {
+pub(super) fn put_queue(body: &mut Vec<u8>, index: u32, queue: Queue) {
     put_header(body, index, QUEUE_HANDLE, SHAPER_CLASS, 0);
-    put(body, tc::TCA_KIND, b"bfifo\0");
-    put(body, tc::TCA_OPTIONS, &bytes.to_ne_bytes());
+    put(body, tc::TCA_KIND, b"tbf\0");
+    put_nested(body, tc::TCA_OPTIONS, |options| {
+        let mut parameters = vec![0; TBF_LEN];
+        parameters[1] = tc::LINKLAYER_ETHERNET;
+        parameters[8..12].copy_from_slice(&u32::MAX.to_ne_bytes());
+        parameters[24..28].copy_from_slice(&queue.limit.to_ne_bytes());
+        parameters[32..].copy_from_slice(&queue.longest.to_ne_bytes());
+        put(options, tc::TBF_PARMS, &parameters);
+        put(options, tc::TBF_RATE64, &UNLIMITED.to_ne_bytes());
+        put(options, tc::TBF_BURST, &queue.longest.to_ne_bytes());
+    });
 }
 
 #[cfg(test)]
@@ -210,9 +234,14 @@ mod tests {
         assert!(!is_ours(&Qdisc { handle: 0x1_0000, ..ours.clone() }));
         assert!(!is_ours(&Qdisc { options: None, ..ours }));
         let mut body = Vec::new();
-        put_queue(&mut body, 7, 4711);
+        let wanted = Queue { limit: 4711, longest: 1464 };
+        put_queue(&mut body, 7, wanted);
         let queue = Qdisc::read(&body).unwrap();
-        assert_eq!((limit(&queue), limit(&Qdisc { kind: "pfifo".into(), ..queue.clone() })), (Some(4711), None));
-        assert_eq!(queue.parent, SHAPER_CLASS);
+        assert_eq!((read_queue(&queue), queue.parent), (Some(wanted), SHAPER_CLASS));
+        assert_eq!(read_queue(&Qdisc { kind: "pfifo".into(), ..queue.clone() }), None);
+        // Behind two heads of 4 bytes: a peak rate.
+        let mut options = queue.options.clone().unwrap();
+        options[4 + RATESPEC_LEN + 8] = 1;
+        assert_eq!(read_queue(&Qdisc { options: Some(options), ..queue }), None);
     }
 }

@@ -254,9 +254,9 @@ impl State {
             Operation::SetRate(device, rate) => {
                 self.seen.egress.get_mut(device).filter(|egress| egress.ours).ok_or(libc::EINVAL)?.rate = Some(*rate);
             }
-            Operation::SetQueue(device, bytes) => {
+            Operation::SetQueue(device, queue) => {
                 let egress = self.seen.egress.get_mut(device).filter(|egress| egress.rate.is_some());
-                egress.ok_or(libc::ENOENT)?.queue = Some(*bytes);
+                egress.ok_or(libc::ENOENT)?.queue = Some(*queue);
             }
             Operation::RemoveShaper(device) => drop(self.seen.egress.remove(device)),
             Operation::AddNexthop(id, nexthop) => {

@@ -5,10 +5,10 @@ use super::{
     socket::Socket,
     tc::Qdisc,
     uapi::{link, rtm, tc as uapi},
-    wire::{attributes, put, text, u32_at},
+    wire::{attributes, put, text, u32_at, u64_at},
 };
 use crate::{
-    owner::{DeviceName, Role, SHAPER_HANDLE},
+    owner::{DeviceName, QUEUE_HANDLE, Role, SHAPER_CLASS, SHAPER_HANDLE},
     traffic::Reading,
 };
 use cps_peering_config::{
@@ -37,22 +37,27 @@ pub(super) fn traffic(socket: &mut Socket) -> Result<BTreeMap<Vni, Reading>, Ker
     if readings.is_empty() {
         return Ok(readings);
     }
-    let shapers = socket.dump(
+    let (shapers, queues) = socket.dump(
         "qdiscs",
         rtm::GET_QDISC,
         |body| body.extend([0; uapi::HEADER_LEN]),
-        BTreeMap::new,
-        |shapers, payload| {
-            let ours = Qdisc::read(payload).filter(|qdisc| qdisc.parent == uapi::ROOT && qdisc.handle == SHAPER_HANDLE);
-            shapers.extend(ours.zip(read_shaper(payload)).map(|(qdisc, passed)| (qdisc.index, passed)));
+        <(BTreeMap<u32, Passed>, BTreeMap<u32, Passed>)>::default,
+        |(shapers, queues), payload| {
+            let Some((qdisc, passed)) = Qdisc::read(payload).zip(read_passed(payload)) else { return };
+            match (qdisc.parent, qdisc.handle) {
+                (uapi::ROOT, SHAPER_HANDLE) => drop(shapers.insert(qdisc.index, passed)),
+                (SHAPER_CLASS, QUEUE_HANDLE) => drop(queues.insert(qdisc.index, passed)),
+                _ => {}
+            }
         },
     )?;
     for reading in readings.values_mut() {
         if let Some(passed) = shapers.get(&reading.device) {
             reading.shaped = true;
             reading.sent = passed.sent;
-            reading.dropped = passed.dropped;
             reading.backlog = passed.backlog;
+            // Of a packet that is taken apart, the queue may drop a part: only it knows.
+            reading.dropped = queues.get(&reading.device).map_or(0, |queue| queue.dropped);
         }
     }
     Ok(readings)
@@ -84,7 +89,7 @@ struct Passed {
     backlog: u64,
 }
 
-fn read_shaper(payload: &[u8]) -> Option<Passed> {
+fn read_passed(payload: &[u8]) -> Option<Passed> {
     let (_, stats) = attributes(payload, uapi::HEADER_LEN).find(|(kind, _)| *kind == uapi::TCA_STATS2)?;
     let find = |wanted| attributes(stats, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let (basic, queue) = (find(uapi::STATS_BASIC)?, find(uapi::STATS_QUEUE)?);
@@ -95,8 +100,4 @@ fn read_shaper(payload: &[u8]) -> Option<Passed> {
     };
     let sent = Count { bytes: u64_at(basic, 0)?, packets };
     Some(Passed { sent, dropped: u32_at(queue, 8)?, backlog: u32_at(queue, 4)?.into() })
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }

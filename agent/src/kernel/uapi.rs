@@ -143,6 +143,9 @@ pub(super) mod tc {
     pub(in crate::kernel) const HTB_INIT: u16 = 2;
     pub(in crate::kernel) const HTB_RATE64: u16 = 6;
     pub(in crate::kernel) const HTB_CEIL64: u16 = 7;
+    pub(in crate::kernel) const TBF_PARMS: u16 = 1;
+    pub(in crate::kernel) const TBF_RATE64: u16 = 4;
+    pub(in crate::kernel) const TBF_BURST: u16 = 6;
     /// The first field of `tc_htb_glob`: `HTB_VER` >> 16.
     pub(in crate::kernel) const HTB_VERSION: u32 = 3;
     /// Lengths are those of Ethernet frames: then the kernel asks for no table of times.

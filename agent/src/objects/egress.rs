@@ -4,12 +4,25 @@
 ///
 /// `tc`'s defaults are of no use here. With its burst a class falls short of its rate from some 50 Mbit/s on, and with its
 /// queue of a thousand packets a slow class holds them for seconds. So both follow from the rate.
+///
+/// What a network card or the sender has joined (GRO, TSO) is one packet of up to 64 KiB. HTB sends it as a whole: at 1 Mbit/s
+/// that takes half a second of the rate at once, and where it finds no room in the queue all of it is lost. So the queue of a
+/// slow class takes such packets apart before they are in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shaper {
     /// What may pass.
     pub rate: Rate,
+    /// Where packets wait.
+    pub queue: Queue,
+}
+
+/// Where packets wait until they may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
     /// How much may wait, in bytes; what is more is dropped.
-    pub queue: u32,
+    pub limit: u32,
+    /// The longest packet that is not taken apart, in bytes.
+    pub longest: u32,
 }
 
 /// How much an HTB class lets pass.
@@ -24,26 +37,42 @@ pub struct Rate {
 /// The kernel counts time for its shapers in units of 2⁶ ns.
 const TICK_NS: u64 = 64;
 
-/// How long a burst is, where that is enough for a frame: 10 ms. A shorter one lets a class of several Gbit/s fall short of
-/// its rate when the processor is busy elsewhere; a longer one would exceed the rate over a second.
+/// How long a burst is: 10 ms. A shorter one lets a class of several Gbit/s fall short of its rate when the processor is busy
+/// elsewhere; a longer one would exceed the rate by more than 1 % over a second.
 const BURST_NS: u64 = 10_000_000;
+
+/// The most that is taken off a rate: a 75th.
+const MOST_TAKEN_OFF: u64 = 75;
 
 /// How long the longest wait in the queue is: 50 ms.
 const QUEUE_PART: u64 = 20;
 
-/// The smallest queue, in bytes. What a network card has joined on reception (GRO) is one packet to the queue, of up to
-/// 64 KiB, and what does not fit is dropped as a whole: the first window of a TCP connection, some 15 kB, must fit twice.
+/// The smallest queue, in bytes. The first window of a TCP connection, some 15 kB, must fit twice.
 const LEAST_QUEUE: u64 = 32 * 1024;
+
+/// From this rate on packets stay joined, in bytes per second: 64 KiB are less than 1 % of what passes in a second, and to
+/// take them apart would cost the processor more than it is worth.
+const JOINED_FROM: u64 = 12_500_000;
+
+impl Queue {
+    /// Longer than any packet: none is taken apart.
+    pub const WHOLE: u32 = 1 << 24;
+}
 
 impl Shaper {
     /// What limits a device with an MTU of so many bytes to a number of bytes per second.
     pub fn new(bytes_per_second: u64, mtu: u32) -> Self {
         const ETHERNET_HEADER: u64 = 14;
-        let bytes_per_second = bytes_per_second.max(1);
-        let frame_ns = (u64::from(mtu) + ETHERNET_HEADER).saturating_mul(1_000_000_000).div_ceil(bytes_per_second);
-        let burst_ticks = BURST_NS.max(frame_ns).div_ceil(TICK_NS);
-        let rate = Rate { bytes_per_second, burst_ticks: saturated(burst_ticks) };
-        Self { rate, queue: saturated((bytes_per_second / QUEUE_PART).max(LEAST_QUEUE)) }
+        let frame = u64::from(mtu) + ETHERNET_HEADER;
+        // HTB sends while it has a token left, and so up to a frame more than the rate and the burst: one frame less in each
+        // second, and no second has more than 101 % of what it should have.
+        let exact = (bytes_per_second - frame.min(bytes_per_second / MOST_TAKEN_OFF)).max(1);
+        let rate = Rate { bytes_per_second: exact, burst_ticks: saturated(BURST_NS / TICK_NS) };
+        let queue = Queue {
+            limit: saturated((bytes_per_second / QUEUE_PART).max(LEAST_QUEUE)),
+            longest: if bytes_per_second < JOINED_FROM { saturated(frame) } else { Queue::WHOLE },
+        };
+        Self { rate, queue }
     }
 }
 
@@ -58,8 +87,8 @@ pub struct Egress {
     pub ours: bool,
     /// The rate of our class.
     pub rate: Option<Rate>,
-    /// The length of the queue behind our class in bytes.
-    pub queue: Option<u32>,
+    /// The queue behind our class.
+    pub queue: Option<Queue>,
     /// Whether there are classes or filters that we do not make, by which something could pass beside our class.
     pub bypassed: bool,
 }
@@ -72,17 +101,32 @@ mod tests {
     fn burst_and_queue_follow_the_rate() {
         let shaper = |mbit: u64| Shaper::new(mbit * 125_000, 1450);
         let ten_ms = 156_250;
-        assert_eq!(shaper(100).rate, Rate { bytes_per_second: 12_500_000, burst_ticks: ten_ms });
-        assert_eq!(shaper(10_000).rate.burst_ticks, ten_ms);
-        // 1464 bytes take 11.712 ms.
-        assert_eq!(shaper(1).rate.burst_ticks, 183_000);
-        assert_eq!([1, 10, 100, 1000].map(|mbit| shaper(mbit).queue), [32_768, 62_500, 625_000, 6_250_000]);
+        assert_eq!(shaper(100).rate, Rate { bytes_per_second: 12_500_000 - 1464, burst_ticks: ten_ms });
+        assert_eq!([1, 10, 100, 1000].map(|mbit| shaper(mbit).queue.limit), [32_768, 62_500, 625_000, 6_250_000]);
+    }
+
+    #[test]
+    fn no_second_has_more_than_101_percent() {
+        for mbit in [1, 2, 5, 10, 100, 1000, 10_000] {
+            let wanted = mbit * 125_000;
+            let Shaper { rate, .. } = Shaper::new(wanted, 1450);
+            let burst = wanted / 100;
+            let most = rate.bytes_per_second + burst + 1464;
+            assert!(most * 100 <= wanted * 101, "{most} of {wanted}");
+            assert!(rate.bytes_per_second * 100 >= wanted * 98, "{rate:?} of {wanted}");
+        }
+    }
+
+    #[test]
+    fn only_slow_shapers_take_packets_apart() {
+        let longest = |mbit: u64| Shaper::new(mbit * 125_000, 1450).queue.longest;
+        assert_eq!([1, 99, 100, 10_000].map(longest), [1464, 1464, Queue::WHOLE, Queue::WHOLE]);
     }
 
     #[test]
     fn nothing_overflows() {
         let slowest = Shaper::new(0, u32::MAX);
-        assert_eq!((slowest.rate.bytes_per_second, slowest.rate.burst_ticks), (1, u32::MAX));
-        assert_eq!(Shaper::new(u64::MAX, 1450).queue, u32::MAX);
+        assert_eq!(slowest.rate.bytes_per_second, 1);
+        assert_eq!(Shaper::new(u64::MAX, 1450).queue.limit, u32::MAX);
     }
 }

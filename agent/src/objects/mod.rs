@@ -5,7 +5,7 @@ mod egress;
 mod operation;
 mod remote;
 
-pub use egress::{Egress, Rate, Shaper};
+pub use egress::{Egress, Queue, Rate, Shaper};
 pub use operation::{LinkChange, Operation};
 pub use remote::{Remote, Run, Source};
 

@@ -2,7 +2,7 @@
 
 use super::{
     Address, DeviceSetting, Family, FdbKey, FdbTarget, FilterHandle, KernelRoute, Lookup, Mac, NeighbourKey, Nexthop,
-    Rate, Rule, SourceFilter, VrfDevice, VxlanDevice,
+    Queue, Rate, Rule, SourceFilter, VrfDevice, VxlanDevice,
 };
 use cps_peering_config::net::InterfaceName;
 use std::fmt;
@@ -52,8 +52,8 @@ pub enum Operation {
     AddShaper(InterfaceName),
     /// Sets what may pass; in place where there is a rate already.
     SetRate(InterfaceName, Rate),
-    /// Sets how many bytes may wait; in place where there is a queue of ours already.
-    SetQueue(InterfaceName, u32),
+    /// Sets where packets wait; in place where there is a queue of ours already.
+    SetQueue(InterfaceName, Queue),
     /// Removes our HTB with all that hangs on it.
     RemoveShaper(InterfaceName),
     /// Adds a next hop with this id.
@@ -160,7 +160,7 @@ impl fmt::Display for Operation {
             Operation::RemoveFilter(device, place) => write!(f, "filter {place} dev {device}"),
             Operation::AddShaper(device) | Operation::RemoveShaper(device) => write!(f, "qdisc htb dev {device}"),
             Operation::SetRate(device, _) => write!(f, "class htb dev {device}"),
-            Operation::SetQueue(device, _) => write!(f, "qdisc bfifo dev {device}"),
+            Operation::SetQueue(device, _) => write!(f, "queue of shaper dev {device}"),
             Operation::AddNexthop(id, hop) => write!(f, "nexthop id {id} via {} dev {}", hop.gateway, hop.device),
             Operation::RemoveNexthop(id) => write!(f, "nexthop id {id}"),
             Operation::AddRoute(route) | Operation::ReplaceRoute(route) | Operation::RemoveRoute(route) => {

@@ -69,7 +69,10 @@ fn a_hundred_create_and_delete_cycles_leave_nothing() -> Result<()> {
     lab.peer("vpc-a", "vpc-b")?;
     lab.wait_in_sync()?;
     lab.kill_controller()?;
-    let peered = lab.ledger("h1")?;
+    let mut peered = lab.ledger("h1")?;
+    // With everything that hangs on a side, a shaper, too.
+    let sides = peered["sides"].as_object_mut().context("no sides")?;
+    sides.values_mut().for_each(|side| side["limit"] = json!({ "bandwidth_mbit": 100, "share": 1_000_000 }));
     let mut unpeered = peered.clone();
     unpeered["sides"] = json!({});
     let host = lab.host("h1");
@@ -83,7 +86,9 @@ fn a_hundred_create_and_delete_cycles_leave_nothing() -> Result<()> {
         ensure!(report.in_sync() && report.desired.is_some_and(|desired| desired.number == number), "{report:?}");
         Ok(())
     };
+    push(&peered)?;
     let with = host.snapshot()?;
+    ensure!(host.netns().exec("tc qdisc show")?.ok()?.contains("htb"), "nothing is limited");
     for _ in 0..100 {
         push(&unpeered)?;
         push(&peered)?;

@@ -42,8 +42,8 @@ fn tcp_runs_at_full_size_without_fragments_on_the_underlay() -> Result<()> {
     let lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;
     let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
     for address in [b.ipv4()?, b.ipv6()?] {
-        tcp(a, b, address)?;
-        tcp(b, a, if address.is_ipv4() { a.ipv4()? } else { a.ipv6()? })?;
+        tcp(a, b, address, BYTES)?;
+        tcp(b, a, if address.is_ipv4() { a.ipv4()? } else { a.ipv6()? }, BYTES)?;
     }
     for host in ["h1", "h2"] {
         let snmp = lab.exec(host, "cat /proc/net/snmp /proc/net/snmp6")?.ok()?;
@@ -69,15 +69,15 @@ fn a_larger_underlay_lets_full_ethernet_frames_pass() -> Result<()> {
     Ok(())
 }
 
-/// Sends over TCP to an address of `to`; all of it must arrive.
-fn tcp(from: &Server, to: &Server, address: IpAddr) -> Result<()> {
+/// Sends so many bytes over TCP to an address of `to`; all of it must arrive.
+pub(crate) fn tcp(from: &Server, to: &Server, address: IpAddr, bytes: usize) -> Result<()> {
     let listener = to.netns().within(|| Ok(TcpListener::bind(SocketAddr::new(address, 0))?))?;
     let target = listener.local_addr()?;
     let mut sender = from.netns().within(|| Ok(TcpStream::connect_timeout(&target, LIMIT)?))?;
     let (mut receiver, _) = listener.accept()?;
     sender.set_write_timeout(Some(LIMIT))?;
     receiver.set_read_timeout(Some(LIMIT))?;
-    let sending = thread::spawn(move || sender.write_all(&vec![0x55; BYTES]));
+    let sending = thread::spawn(move || sender.write_all(&vec![0x55; bytes]));
     let mut buffer = vec![0; 1 << 16];
     let mut received = 0;
     loop {
@@ -88,7 +88,7 @@ fn tcp(from: &Server, to: &Server, address: IpAddr) -> Result<()> {
         }
     }
     sending.join().map_err(|_| anyhow!("the sender panicked"))??;
-    ensure!(received == BYTES, "only {received} bytes arrived at {target}");
+    ensure!(received == bytes, "only {received} bytes arrived at {target}");
     Ok(())
 }
 
