@@ -1,6 +1,6 @@
 //! Traffic at full speed from one namespace to another, and when how much of it was received.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use cps_peering_agent::kernel::{Kernel, Netlink};
 use cps_peering_tests::netns::Netns;
 use std::{
@@ -23,6 +23,11 @@ const UDP_HEADERS: u64 = 28;
 /// Payload of a datagram that just fits.
 const DATAGRAM: u64 = MTU - UDP_HEADERS;
 
+/// How long a sender that was held up may make up for, where that must not be a burst.
+const UNEVEN: Duration = Duration::from_millis(20);
+/// And where it may.
+const HELD_UP: Duration = Duration::from_millis(120);
+
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -30,6 +35,8 @@ pub(super) enum Kind {
     Tcp(usize),
     /// Datagrams, so many Mbit/s.
     Udp(u64),
+    /// The same, but so evenly that no queue overflows that is longer than [`UNEVEN`].
+    Even(u64),
 }
 
 /// Frame bytes that were received, with the time since the flow began.
@@ -38,7 +45,8 @@ pub(super) type Receipts = Vec<(Duration, u64)>;
 /// A flow that runs until it is stopped.
 pub(super) struct Flow {
     stop: Arc<AtomicBool>,
-    senders: Vec<JoinHandle<()>>,
+    /// Each tells how many datagrams it has sent.
+    senders: Vec<JoinHandle<u64>>,
     receivers: Vec<JoinHandle<Receipts>>,
 }
 
@@ -61,14 +69,15 @@ impl Flow {
                     flow.receivers.push(thread::spawn(move || receive_stream(incoming, &stop, began)));
                 }
             }
-            Kind::Udp(mbit) => {
+            Kind::Udp(mbit) | Kind::Even(mbit) => {
+                let held_up = if matches!(kind, Kind::Even(_)) { UNEVEN } else { HELD_UP };
                 let inbox = to.within(|| Ok(UdpSocket::bind((address, 0))?))?;
                 inbox.set_read_timeout(Some(Duration::from_millis(100)))?;
                 socket2::SockRef::from(&inbox).set_recv_buffer_size(8 << 20)?;
                 let target = inbox.local_addr()?;
                 let outbox = from.within(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
                 let stop = Arc::clone(&flow.stop);
-                flow.senders.push(thread::spawn(move || send_datagrams(&outbox, target, mbit, &stop)));
+                flow.senders.push(thread::spawn(move || send_datagrams(&outbox, target, mbit, held_up, &stop)));
                 let stop = Arc::clone(&flow.stop);
                 flow.receivers.push(thread::spawn(move || receive_datagrams(&inbox, &stop, began)));
             }
@@ -83,32 +92,37 @@ impl Flow {
 
     /// Ends it, and tells what was received, in order.
     pub(super) fn stop(self) -> Result<Receipts> {
+        Ok(self.stop_counted()?.1)
+    }
+
+    /// Ends it, and tells how many datagrams were sent and what was received, in order.
+    pub(super) fn stop_counted(self) -> Result<(u64, Receipts)> {
         self.end();
+        let mut sent = 0;
         for sender in self.senders {
-            if sender.join().is_err() {
-                bail!("a sender panicked");
-            }
+            sent += sender.join().ok().context("a sender panicked")?;
         }
         let mut all = Vec::new();
         for receiver in self.receivers {
             all.extend(receiver.join().ok().context("a receiver panicked")?);
         }
         all.sort_unstable();
-        Ok(all)
+        Ok((sent, all))
     }
 }
 
-fn send_stream(mut stream: TcpStream, stop: &AtomicBool) {
+fn send_stream(mut stream: TcpStream, stop: &AtomicBool) -> u64 {
     let bytes = vec![0; 64 * 1024];
     while !stop.load(Ordering::Relaxed) {
         match stream.write(&bytes) {
             Ok(_) => {}
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => return,
+            Err(_) => break,
         }
     }
     // What is in the queue is of no interest any more.
     let _ = stream.shutdown(Shutdown::Both);
+    0
 }
 
 /// What was received, in frames that are full: each has `MTU` less the headers as payload.
@@ -129,33 +143,41 @@ fn receive_stream(mut stream: TcpStream, stop: &AtomicBool, began: Instant) -> R
 }
 
 /// A millisecond's datagrams at a time.
-fn send_datagrams(socket: &UdpSocket, target: SocketAddr, mbit: u64, stop: &AtomicBool) {
+fn send_datagrams(socket: &UdpSocket, target: SocketAddr, mbit: u64, held_up: Duration, stop: &AtomicBool) -> u64 {
     let datagram = vec![0; usize::try_from(DATAGRAM).unwrap_or_default()];
+    let due = |elapsed: Duration| {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        micros.saturating_mul(mbit) / 8 / (MTU + ETHERNET)
+    };
+    let due_within = due(held_up);
     let began = Instant::now();
-    let mut sent = 0u64;
+    let (mut sent, mut really) = (0u64, 0);
     while !stop.load(Ordering::Relaxed) {
-        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let due = micros.saturating_mul(mbit) / 8 / (MTU + ETHERNET);
+        let due = due(began.elapsed());
         // Who was held up for long does not make up for it.
-        sent = sent.max(due.saturating_sub(mbit * 10));
+        sent = sent.max(due.saturating_sub(due_within));
         while sent < due {
             // A full queue drops it: that is what is measured.
             let _ = socket.send_to(&datagram, target);
             sent += 1;
+            really += 1;
         }
         thread::sleep(Duration::from_millis(1));
     }
+    really
 }
 
 fn receive_datagrams(socket: &UdpSocket, stop: &AtomicBool, began: Instant) -> Receipts {
     let mut bytes = [0; 2048];
     let mut receipts = Receipts::new();
-    while !stop.load(Ordering::Relaxed) {
-        if let Ok(length) = socket.recv(&mut bytes) {
-            receipts.push((began.elapsed(), length as u64 + UDP_HEADERS + ETHERNET));
+    loop {
+        match socket.recv(&mut bytes) {
+            Ok(length) => receipts.push((began.elapsed(), length as u64 + UDP_HEADERS + ETHERNET)),
+            // Nothing is on its way any more.
+            Err(_) if stop.load(Ordering::Relaxed) => return receipts,
+            Err(_) => {}
         }
     }
-    receipts
 }
 
 /// Bytes per second between two times.

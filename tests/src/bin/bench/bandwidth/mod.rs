@@ -62,6 +62,8 @@ fn kinds(mbit: u32) -> Vec<(&'static str, Kind)> {
     [("tcp1", Kind::Tcp(1)), ("tcp8", Kind::Tcp(8))].into_iter().chain(udp).collect()
 }
 
+const CHANGE: [&str; 3] = ["bandwidth.change_s", "bandwidth.change_lost", "bandwidth.change_retransmits"];
+
 /// The figures for one host.
 fn names() -> Vec<String> {
     let of_rate = |mbit: u32| {
@@ -71,7 +73,7 @@ fn names() -> Vec<String> {
         names.collect::<Vec<_>>()
     };
     let by_hand = BY_HAND.iter().map(|(form, _)| by_hand_name(form));
-    RATES.into_iter().flat_map(of_rate).chain(by_hand).chain(["bandwidth.change_s".to_owned()]).collect()
+    RATES.into_iter().flat_map(of_rate).chain(by_hand).chain(CHANGE.map(str::to_owned)).collect()
 }
 
 /// What an administrator would type for 1 Gbit/s: a name, and what follows `tc qdisc add dev DEVICE` and `tc class add dev DEVICE`.
@@ -129,6 +131,13 @@ impl Ends {
     fn of(lab: &Lab, from: &str, to: &str) -> Result<Ends> {
         let to = lab.server(to, "eth1");
         Ok(Ends { from: lab.server(from, "eth1").netns().clone(), to: to.netns().clone(), address: to.ipv4()? })
+    }
+
+    /// TCP segments that the sender has sent again so far.
+    fn retransmitted(&self) -> Result<u64> {
+        let text = self.from.exec("nstat -asz TcpRetransSegs")?.ok()?;
+        let number = text.split_whitespace().skip_while(|word| *word != "TcpRetransSegs").nth(1);
+        Ok(number.with_context(|| format!("no count in {text}"))?.parse()?)
     }
 
     fn start(&self, kind: Kind, began: Instant) -> Result<Flow> {
@@ -192,8 +201,11 @@ fn one_host(figures: &mut Figures) -> Result<()> {
             figures.add(&format!("{name}.peak_1s_ratio"), most, "ratio", format!("the most of all runs {peaks:.4?}"));
         }
     }
-    if figures.wants(&["bandwidth.change_s"]) {
+    if figures.wants(&CHANGE[..1]) {
         change(figures, &lab, &ends)?;
+    }
+    if figures.wants(&CHANGE[1..]) {
+        lost_at_change(figures, &lab, &ends)?;
     }
     by_hand(figures, lab, &ends)
 }
@@ -223,6 +235,45 @@ fn change(figures: &mut Figures, lab: &Lab, ends: &Ends) -> Result<()> {
     }
     let how = format!("from the call of the command line to the new rate, 100 and 200 Mbit/s in turn; {times:.3?}");
     figures.add("bandwidth.change_s", median(&times), "s", how);
+    Ok(())
+}
+
+/// What a change costs those who need no more than either rate lets pass, and what it costs a connection that takes all.
+fn lost_at_change(figures: &mut Figures, lab: &Lab, ends: &Ends) -> Result<()> {
+    let pause = || thread::sleep(Duration::from_secs(1));
+    let (mut lost, mut sent) = (0, 0);
+    let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        limit(lab, 100)?;
+        let flow = ends.start(Kind::Even(80), Instant::now())?;
+        for mbit in [200, 100, 200, 100] {
+            pause();
+            limit(lab, mbit)?;
+        }
+        pause();
+        let (datagrams, receipts) = flow.stop_counted()?;
+        sent += datagrams;
+        lost += datagrams.saturating_sub(receipts.len() as u64);
+
+        let flow = ends.start(Kind::Tcp(1), Instant::now())?;
+        pause();
+        for mbit in [200, 100] {
+            let before = ends.retransmitted()?;
+            pause();
+            let between = ends.retransmitted()?;
+            limit(lab, mbit)?;
+            pause();
+            unchanged.push(flow::as_number(between - before));
+            changed.push(flow::as_number(ends.retransmitted()? - between));
+        }
+        flow.stop()?;
+    }
+    let how = format!("of {sent} datagrams at 80 Mbit/s, while the bandwidth changes between 100 and 200 Mbit/s");
+    figures.add(CHANGE[1], flow::as_number(lost), "datagrams", how);
+    let how = format!(
+        "in the second of a change, of a connection that takes all, up and down in turn: {changed:?}; in the second before: {unchanged:?}"
+    );
+    figures.add(CHANGE[2], median(&changed), "segments", how);
     Ok(())
 }
 
