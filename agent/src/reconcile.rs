@@ -489,7 +489,7 @@ impl<K: Kernel> Reconciler<K> {
             match self.attempt(&config, &extent, Some(surroundings)) {
                 Attempt::Superseded => return Some(Outcome::Superseded),
                 Attempt::Done { problems, seen: true, run } if problems.is_empty() && clear => {
-                    if !self.publish(&config, problems, true, run) {
+                    if !self.publish(&config, &extent, problems, true, run) {
                         return Some(Outcome::Superseded);
                     }
                     self.pending = Extent::nothing();
@@ -506,7 +506,7 @@ impl<K: Kernel> Reconciler<K> {
             Attempt::Superseded => Some(Outcome::Superseded),
             Attempt::Done { problems, seen, run } => {
                 let outcome = if problems.is_empty() { Outcome::InSync } else { Outcome::Troubled };
-                if !self.publish(&config, problems, seen, run) {
+                if !self.publish(&config, &Extent::Everything, problems, seen, run) {
                     return Some(Outcome::Superseded);
                 }
                 if seen {
@@ -564,13 +564,20 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Reports how it stands. False when the configuration turned out not to be stored: then it never was.
-    fn publish(&mut self, config: &Arc<ValidHostConfig>, problems: Vec<Problem>, seen: bool, run: Run) -> bool {
+    fn publish(
+        &mut self,
+        config: &Arc<ValidHostConfig>,
+        extent: &Extent,
+        problems: Vec<Problem>,
+        seen: bool,
+        run: Run,
+    ) -> bool {
         if !self.stored.wait() {
             return false;
         }
         self.log(config, &problems, &run);
         if seen && problems.is_empty() {
-            self.confirm_shares(config);
+            self.confirm_shares(config, extent);
         }
         let had = self.compared.take();
         self.compared = if seen { Some(Arc::clone(config)) } else { had.clone() };

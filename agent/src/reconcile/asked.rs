@@ -189,10 +189,18 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    /// A pass has seen that all limits are as they should be.
-    pub(super) fn confirm_shares(&mut self, config: &SharedHostConfig) {
-        let limits = config.sides.iter().filter_map(|(vni, side)| Some((*vni, side.limit?)));
-        self.confirmed = limits.map(|(vni, limit)| (vni, self.kept.shares.of(vni, limit))).collect();
+    /// A look at an extent has seen that all limits in it are as they should be.
+    pub(super) fn confirm_shares(&mut self, config: &SharedHostConfig, extent: &Extent) {
+        let looked_at = |vni: &Vni| match extent {
+            Extent::Everything => true,
+            Extent::Parts(parts) => parts.sides.contains(vni),
+        };
+        for (vni, side) in config.sides.iter().filter(|(vni, _)| looked_at(vni)) {
+            match side.limit {
+                Some(limit) => self.confirmed.insert(*vni, self.kept.shares.of(*vni, limit)),
+                None => self.confirmed.remove(vni),
+            };
+        }
     }
 
     /// The same operations with the rates of now: what was granted after the plan was made must not be taken back by it.
