@@ -21,7 +21,8 @@ use std::{
 /// What the names of figures stand for: by the name of a series, whether there is one already.
 fn series(text: &str) -> BTreeMap<String, bool> {
     let mut found = BTreeMap::new();
-    let there = |name: &str| text.lines().any(|line| line.strip_prefix(name).is_some_and(|it| it.starts_with([' ', '{'])));
+    let there =
+        |name: &str| text.lines().any(|line| line.strip_prefix(name).is_some_and(|it| it.starts_with([' ', '{'])));
     for line in text.lines() {
         let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|it| it.split_once(' ')) else { continue };
         let ends: &[&str] = match kind {
@@ -37,7 +38,8 @@ fn series(text: &str) -> BTreeMap<String, bool> {
 #[test]
 fn every_alert_fires_on_what_it_is_for_and_on_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let cases = include_str!("alerts.test.yml").replace("- ALERTS\n", &format!("- {}\n", shipped("alerts.yml").display()));
+    let cases =
+        include_str!("alerts.test.yml").replace("- ALERTS\n", &format!("- {}\n", shipped("alerts.yml").display()));
     let file = folder.path().join("cases.yml");
     fs::write(&file, &cases).unwrap();
     run(Command::new("promtool").args(["check", "rules", "--lint=all", "--lint-fatal"]).arg(shipped("alerts.yml")))
@@ -95,7 +97,8 @@ fn check(site: &Site) -> Result<()> {
         }
     }
     // What nobody looks at would not have to be there. Sums belong to their histograms.
-    let idle = known.keys().filter(|name| !asked.contains(*name) && !name.ends_with("_sum") && !name.ends_with("_count"));
+    let idle =
+        known.keys().filter(|name| !asked.contains(*name) && !name.ends_with("_sum") && !name.ends_with("_count"));
     let idle: Vec<_> = idle.collect();
     ensure!(idle.iter().all(|name| name.ends_with("cps_agent_in_sync") || name.contains("passes")), "{idle:?}");
     Ok(())

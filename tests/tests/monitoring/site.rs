@@ -98,7 +98,8 @@ impl Site {
     }
 
     fn agent(&self, host: &HostId) -> Result<String> {
-        let settings = serde_json::json!({ "listen": AGENT, "ledger": self.path("ledger"), "tls": self.pki.of_host(host) });
+        let settings =
+            serde_json::json!({ "listen": AGENT, "ledger": self.path("ledger"), "tls": self.pki.of_host(host) });
         let settings: AgentSettings = serde_json::from_value(settings)?;
         self.write("agent.toml", &toml::to_string(&settings)?)
     }
