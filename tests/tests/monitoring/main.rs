@@ -55,11 +55,11 @@ fn every_alert_fires_on_what_it_is_for_and_on_nothing_else() {
 
 #[test]
 fn prometheus_reads_both_daemons_and_knows_every_figure_that_is_asked_for() {
-    let site = Site::start().unwrap();
-    check(&site).with_context(|| site.logs()).unwrap();
+    let mut site = Site::start().unwrap();
+    check(&mut site).with_context(|| site.logs()).unwrap();
 }
 
-fn check(site: &Site) -> Result<()> {
+fn check(site: &mut Site) -> Result<()> {
     // Over TLS, with the certificate for monitoring.
     for job in ["cps-peering-controller", "cps-peering-agent"] {
         wait::until(&format!("{job} is scraped"), PATIENCE, || {
@@ -101,7 +101,26 @@ fn check(site: &Site) -> Result<()> {
         known.keys().filter(|name| !asked.contains(*name) && !name.ends_with("_sum") && !name.ends_with("_count"));
     let idle: Vec<_> = idle.collect();
     ensure!(idle.iter().all(|name| name.ends_with("cps_agent_in_sync") || name.contains("passes")), "{idle:?}");
-    Ok(())
+    true_figures(site)
+}
+
+/// What they say is so.
+fn true_figures(site: &mut Site) -> Result<()> {
+    let holds = |site: &Site, expression: &str| -> Result<()> {
+        ensure!(!site.query(expression)?.is_empty(), "{expression} is not so: {}", site.controller_metrics()?);
+        Ok(())
+    };
+    holds(site, "time() - cps_controller_last_backup_timestamp_seconds < 600")?;
+    holds(site, "cps_controller_store_failed == 0")?;
+    holds(site, "count(time() - process_start_time_seconds < 600) == 2")?;
+    // The interface of its port is not there.
+    holds(site, "cps_controller_host_in_sync{host=\"h1\"} == 0 and cps_controller_host_reached == 1")?;
+    site.kill_agent()?;
+    site.begin_maintenance()?;
+    wait::until("the controller misses the agent", PATIENCE, || {
+        holds(site, "cps_controller_host_reached{host=\"h1\"} == 0 and cps_controller_host_maintenance == 1")?;
+        Ok(Some(()))
+    })
 }
 
 /// The same in Prometheus' classic text format, where a counter is described by the name of its series.

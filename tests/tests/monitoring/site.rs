@@ -40,6 +40,18 @@ const fn at(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
+/// That of the agent among the daemons.
+const AGENT_PLACE: usize = 1;
+
+fn topology() -> Topology {
+    Topology::new()
+        .host("h1", "north", &AGENT.ip().to_string())
+        .vpc("vpc-a", "north", &["10.1.0.0/16"])
+        .vpc("vpc-b", "north", &["10.2.0.0/16"])
+        .port("vpc-a", "h1", "eth1", &["10.1.0.1/24"])
+        .peering("vpc-a", "vpc-b")
+}
+
 /// All of it. It ends when dropped.
 pub(crate) struct Site {
     // Dropped in this order: processes before their namespace.
@@ -106,13 +118,7 @@ impl Site {
 
     /// A host with a VPC, for the figures that are there only then.
     fn inventory(&mut self) -> Result<()> {
-        let topology = Topology::new()
-            .host("h1", "north", &AGENT.ip().to_string())
-            .vpc("vpc-a", "north", &["10.1.0.0/16"])
-            .vpc("vpc-b", "north", &["10.2.0.0/16"])
-            .port("vpc-a", "h1", "eth1", &["10.1.0.1/24"])
-            .peering("vpc-a", "vpc-b");
-        let file = self.write("inventory.toml", &toml::to_string(&topology.build())?)?;
+        let file = self.write("inventory.toml", &toml::to_string(&topology().build())?)?;
         wait::until("the controller takes an inventory", PATIENCE, || {
             for daemon in &mut self.daemons {
                 daemon.check()?;
@@ -120,6 +126,18 @@ impl Site {
             self.cli(&["apply", "-f", &file]).map(Some)
         })?;
         self.cli(&["admin", "backup"]).map(drop)
+    }
+
+    /// The host is being worked on.
+    pub(crate) fn begin_maintenance(&self) -> Result<()> {
+        let mut inventory = topology().build();
+        inventory.hosts[0].maintenance = true;
+        let file = self.write("inventory.toml", &toml::to_string(&inventory)?)?;
+        self.cli(&["apply", "-f", &file]).map(drop)
+    }
+
+    pub(crate) fn kill_agent(&mut self) -> Result<()> {
+        self.daemons[AGENT_PLACE].kill()
     }
 
     fn cli(&self, arguments: &[&str]) -> Result<String> {
