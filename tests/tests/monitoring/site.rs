@@ -228,6 +228,6 @@ impl Site {
 
     /// What the daemons said last.
     pub(crate) fn logs(&self) -> String {
-        self.daemons.iter().map(|daemon| format!("--- a daemon\n{}\n", daemon.log_tail())).collect()
+        self.daemons.iter().map(Daemon::log_tail).collect::<Vec<_>>().join("\n---\n")
     }
 }
