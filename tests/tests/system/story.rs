@@ -55,8 +55,11 @@ pub(crate) fn tell(site: &mut Site) -> Result<()> {
 
 fn installed(site: &mut Site) -> Result<()> {
     let first = VERSIONS[0];
+    let networkd = |machine: &mut Machine| machine.property("systemd-networkd.service", "InvocationID");
+    let before = networkd(&mut site.h2)?;
     site.h1.sh(&format!("dpkg --install /test/packages/*_{first}_*.deb"))?;
     site.h2.sh(&format!("dpkg --install /test/packages/cps-peering-agent_{first}_*.deb"))?;
+    ensure!(before != networkd(&mut site.h2)?, "networkd does not know its drop-in yet");
     certified(site)?;
     site.h1.sh(&format!("systemctl restart {CONTROLLER}"))?;
     for (machine, address) in [(&mut site.h1, "192.0.2.1"), (&mut site.h2, "192.0.2.2")] {
@@ -320,7 +323,7 @@ fn looked_at(site: &mut Site) -> Result<()> {
 }
 
 fn restored(site: &mut Site) -> Result<()> {
-    let file = site.h1.sh(&format!("ls {BACKUPS}/*"))?;
+    let file = site.h1.sh(&format!("ls {BACKUPS}/* | tail -1"))?;
     site.h1.sh("cps-peering peering delete a-b")?;
     let (code, told) = site.h1.run(&format!("cps-peering-controller restore {file}"))?;
     ensure!(code == 1 && told.contains("is a controller running"), "{code}: {told}");
