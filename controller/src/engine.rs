@@ -20,10 +20,10 @@ use cps_peering_config::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, DirBuilder},
+    fs::DirBuilder,
     io::ErrorKind,
     os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -253,7 +253,7 @@ impl Engine {
 
     /// Copies the store as it is now into a new file beside it, in the folder `backups`. Blocks on the disk.
     pub fn back_up(&self) -> Result<(PathBuf, Revision), BackupError> {
-        let folder = self.backups();
+        let folder = self.store.path().with_file_name("backups");
         match DirBuilder::new().mode(0o700).create(&folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(BackupError::Temporary),
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -269,18 +269,6 @@ impl Engine {
         let revision = self.store.back_up(&file)?;
         tracing::info!(file = %file.display(), %revision, "store backed up");
         Ok((file, revision))
-    }
-
-    fn backups(&self) -> PathBuf {
-        self.store.path().with_file_name("backups")
-    }
-
-    /// When the newest copy was made that [`Engine::back_up`] has made and that is still there. Blocks on the disk.
-    pub fn last_backup(&self) -> Option<SystemTime> {
-        // No folder, no copy.
-        let files = fs::read_dir(self.backups()).ok()?.flatten();
-        let finished = files.filter(|file| Path::new(&file.file_name()).extension().is_some_and(|it| it == "redb"));
-        finished.filter_map(|file| file.metadata().ok()?.modified().ok()).max()
     }
 
     /// Tells the workers of these hosts what their hosts must have, and asks for workers of new ones.

@@ -177,7 +177,7 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let help = "Whether a commit has failed, so that no command is accepted until the controller is started again";
     gauge(out, "cps_controller_store_failed", help, is(engine.store_failed().is_some()))?;
     let help = "When the newest copy in the folder `backups` was made, in seconds since 1970; 0 where there is none";
-    gauge(out, "cps_controller_last_backup_timestamp_seconds", help, engine.last_backup().map_or(0.0, seconds))
+    gauge(out, "cps_controller_last_backup_timestamp_seconds", help, engine.store().last_backup().map_or(0.0, seconds))
 }
 
 fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -216,22 +216,14 @@ fn peerings(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
 }
 
 fn traffic(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let sides: BTreeMap<_, _> = engine.read(|state, _| {
-        let sides = state.peerings().values().flat_map(|peering| {
-            let sides = peering.sides().map(|side| Some(((peering.id.clone(), side.vni?), side.vpc.to_string())));
-            sides.into_iter().flatten().collect::<Vec<_>>()
+    let counted = engine.traffic().all();
+    let counted: Vec<Passed> = engine.read(|state, _| {
+        let passed = counted.into_iter().filter_map(|(id, vni, totals)| {
+            let side = state.peerings().get(&id)?.sides().into_iter().find(|side| side.vni == Some(vni))?;
+            Some(Passed { peering: id.to_string(), vpc: side.vpc.to_string(), totals })
         });
-        sides.collect()
+        passed.collect()
     });
-    let counted: Vec<Passed> = engine
-        .traffic()
-        .all()
-        .into_iter()
-        .filter_map(|(peering, vni, totals)| {
-            let vpc = sides.get(&(peering.clone(), vni))?.clone();
-            Some(Passed { peering: peering.to_string(), vpc, totals })
-        })
-        .collect();
     let both = |passed: &Passed, count: fn(&Totals) -> [u64; 2]| {
         let [sent, received] = count(&passed.totals);
         [(passed.labels("sent"), sent), (passed.labels("received"), received)]
