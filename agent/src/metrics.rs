@@ -31,7 +31,7 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register("cps_agent_pushes", "Configurations that were pushed, by outcome", pushes.clone());
         let version = env!("CARGO_PKG_VERSION");
-        registry.register_collector(Box::new(Own { prefix: "cps_agent", version, identity }));
+        registry.register_collector(Box::new(Own::new("cps_agent", version, identity)));
         registry.register_collector(Box::new(Figures(reconciler)));
         Self { pushes, registry: Arc::new(registry) }
     }
@@ -51,7 +51,6 @@ impl fmt::Debug for Figures {
 }
 
 impl Collector for Figures {
-    // Figures per peering, such as traffic, belong here, too.
     #[expect(clippy::cast_precision_loss, reason = "what is counted stays far below 2^52")]
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut out;

@@ -22,6 +22,10 @@ pub const OPERATOR: &str = "spiffe://cps-peering/operator";
 /// The name of those who may read metrics and nothing else.
 pub const MONITORING: &str = "spiffe://cps-peering/monitoring";
 
+/// A DNS name that all agents' certificates carry besides. It is for clients that ask for a DNS name whatever they are told,
+/// such as Prometheus; nothing is decided by it here.
+pub const AGENT_DNS_NAME: &str = "cps-peering-agent";
+
 /// The name of a host's agent.
 pub fn host(id: &HostId) -> String {
     format!("{TRUST_DOMAIN}host/{id}")

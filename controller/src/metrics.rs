@@ -2,7 +2,10 @@
 
 use crate::{
     engine::Engine,
-    model::record::{End, PeeringState},
+    model::{
+        peering::{STATE_WORDS, state_word},
+        record::Host,
+    },
     traffic::Totals,
 };
 use axum::{
@@ -11,7 +14,7 @@ use axum::{
     response::Response,
 };
 use cps_peering_http::{
-    metrics::{Own, counters, gauges},
+    metrics::{Own, counters, gauge, gauges, seconds},
     tls::Identity,
 };
 use prometheus_client::{
@@ -115,7 +118,7 @@ impl Metrics {
         let help = "How long requests took, by method, route and code";
         registry.register("cps_controller_http_request_seconds", help, metrics.requests.clone());
         let version = env!("CARGO_PKG_VERSION");
-        registry.register_collector(Box::new(Own { prefix: "cps_controller", version, identity }));
+        registry.register_collector(Box::new(Own::new("cps_controller", version, identity)));
         registry.register_collector(Box::new(Figures(Arc::downgrade(engine))));
         registry
     }
@@ -132,23 +135,6 @@ pub(crate) async fn measure(State(metrics): State<Metrics>, request: Request, ne
     let asked = Asked { method, route, code: answer.status().as_u16() };
     metrics.requests.get_or_create(&asked).observe(began.elapsed().as_secs_f64());
     answer
-}
-
-/// All that [`word`] says.
-const STATES: [&str; 8] =
-    ["pending", "provisioning", "active", "suspended", "draining", "rejected", "expired", "peer_deleted"];
-
-fn word(state: &PeeringState) -> &'static str {
-    match state {
-        PeeringState::Pending => "pending",
-        PeeringState::Provisioning => "provisioning",
-        PeeringState::Active => "active",
-        PeeringState::Suspended { .. } => "suspended",
-        PeeringState::Draining { .. } => "draining",
-        PeeringState::Ended { how: End::Rejected, .. } => "rejected",
-        PeeringState::Ended { how: End::Expired, .. } => "expired",
-        PeeringState::Ended { how: End::Deleted, .. } => "peer_deleted",
-    }
 }
 
 /// What has passed for one side of a peering.
@@ -176,46 +162,79 @@ impl fmt::Debug for Figures {
 impl Collector for Figures {
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
         let Some(engine) = self.0.upgrade() else { return Ok(()) };
-        let (hosts, peerings, sides) = engine.read(|state, agents| {
-            let mut hosts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0)]);
-            for host in state.hosts().values() {
-                *hosts.entry(if agents.in_sync(host) { "in_sync" } else { "out_of_sync" }).or_default() += 1;
-            }
-            let mut peerings = BTreeMap::from(STATES.map(|word| (word, 0_u32)));
-            for peering in state.peerings().values() {
-                *peerings.entry(word(&peering.state)).or_default() += 1;
-            }
-            let sides = state.peerings().values().flat_map(|peering| {
-                let sides = peering.sides().map(|side| Some(((peering.id.clone(), side.vni?), side.vpc.to_string())));
-                sides.into_iter().flatten().collect::<Vec<_>>()
-            });
-            (hosts, peerings, sides.collect::<BTreeMap<_, _>>())
-        });
-        let values = hosts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
-        gauges(&mut out, "cps_controller_hosts", "Hosts, by whether they have what they must have", values)?;
-        let values = peerings.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
-        gauges(&mut out, "cps_controller_peerings", "Peerings by state", values)?;
-        let counted: Vec<Passed> = engine
-            .traffic()
-            .all()
-            .into_iter()
-            .filter_map(|(peering, vni, totals)| {
-                let vpc = sides.get(&(peering.clone(), vni))?.clone();
-                Some(Passed { peering: peering.to_string(), vpc, totals })
-            })
-            .collect();
-        let both = |passed: &Passed, count: fn(&Totals) -> [u64; 2]| {
-            let [sent, received] = count(&passed.totals);
-            [(passed.labels("sent"), sent), (passed.labels("received"), received)]
-        };
-        let help = "What a VPC's hosts have sent to its peer and received, in bytes of Ethernet frames";
-        let bytes = counted.iter().flat_map(|it| both(it, |totals| [totals.sent.bytes, totals.received.bytes]));
-        counters(&mut out, "cps_controller_peering_bytes", help, bytes)?;
-        let help = "What a VPC's hosts have sent to its peer and received, in packets";
-        let packets = counted.iter().flat_map(|it| both(it, |totals| [totals.sent.packets, totals.received.packets]));
-        counters(&mut out, "cps_controller_peering_packets", help, packets)?;
-        let help = "Packets of a VPC's hosts to its peer that were more than the bandwidth";
-        let dropped = counted.iter().map(|it| (it.labels("sent"), it.totals.dropped));
-        counters(&mut out, "cps_controller_peering_dropped_packets", help, dropped)
+        store(&engine, &mut out)?;
+        hosts(&engine, &mut out)?;
+        peerings(&engine, &mut out)?;
+        traffic(&engine, &mut out)
     }
+}
+
+fn is(it: bool) -> f64 {
+    f64::from(u8::from(it))
+}
+
+fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Whether a commit has failed, so that no command is accepted until the controller is started again";
+    gauge(out, "cps_controller_store_failed", help, is(engine.store_failed().is_some()))?;
+    let help = "When the newest copy in the folder `backups` was made, in seconds since 1970; 0 where there is none";
+    gauge(out, "cps_controller_last_backup_timestamp_seconds", help, engine.store().last_backup().map_or(0.0, seconds))
+}
+
+fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    // In sync, reached, in maintenance.
+    let hosts: Vec<(String, [bool; 3])> = engine.read(|state, agents| {
+        let of = |host: &Host| {
+            let reached = agents.contact(&host.id).is_some_and(|it| it.report.is_some() && it.error.is_none());
+            (host.id.to_string(), [agents.in_sync(host), reached, host.maintenance])
+        };
+        state.hosts().values().map(of).collect()
+    });
+    let mut counts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0)]);
+    for (_, [in_sync, ..]) in &hosts {
+        *counts.entry(if *in_sync { "in_sync" } else { "out_of_sync" }).or_default() += 1;
+    }
+    let values = counts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
+    gauges(out, "cps_controller_hosts", "Hosts, by whether they have what they must have", values)?;
+    let mut each = |name, help, which: usize| {
+        gauges(out, name, help, hosts.iter().map(|(host, facts)| ([("host", host.as_str())], is(facts[which]))))
+    };
+    each("cps_controller_host_in_sync", "Whether the host has in its kernel what it must have", 0)?;
+    each("cps_controller_host_reached", "Whether the host's agent has answered when it was last asked", 1)?;
+    each("cps_controller_host_maintenance", "Whether operators have said that the host is being worked on", 2)
+}
+
+fn peerings(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    // Shown from the start, also where there are none.
+    let mut counts = BTreeMap::from(STATE_WORDS.map(|word| (word, 0_u32)));
+    engine.read(|state, _| {
+        for peering in state.peerings().values() {
+            *counts.entry(state_word(&peering.state)).or_default() += 1;
+        }
+    });
+    let values = counts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
+    gauges(out, "cps_controller_peerings", "Peerings by state", values)
+}
+
+fn traffic(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let counted = engine.traffic().all();
+    let counted: Vec<Passed> = engine.read(|state, _| {
+        let passed = counted.into_iter().filter_map(|(id, vni, totals)| {
+            let side = state.peerings().get(&id)?.sides().into_iter().find(|side| side.vni == Some(vni))?;
+            Some(Passed { peering: id.to_string(), vpc: side.vpc.to_string(), totals })
+        });
+        passed.collect()
+    });
+    let both = |passed: &Passed, count: fn(&Totals) -> [u64; 2]| {
+        let [sent, received] = count(&passed.totals);
+        [(passed.labels("sent"), sent), (passed.labels("received"), received)]
+    };
+    let help = "What a VPC's hosts have sent to its peer and received, in bytes of Ethernet frames";
+    let bytes = counted.iter().flat_map(|it| both(it, |totals| [totals.sent.bytes, totals.received.bytes]));
+    counters(out, "cps_controller_peering_bytes", help, bytes)?;
+    let help = "What a VPC's hosts have sent to its peer and received, in packets";
+    let packets = counted.iter().flat_map(|it| both(it, |totals| [totals.sent.packets, totals.received.packets]));
+    counters(out, "cps_controller_peering_packets", help, packets)?;
+    let help = "Packets of a VPC's hosts to its peer that were more than the bandwidth";
+    let dropped = counted.iter().map(|it| (it.labels("sent"), it.totals.dropped));
+    counters(out, "cps_controller_peering_dropped_packets", help, dropped)
 }

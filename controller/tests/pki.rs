@@ -44,7 +44,7 @@ fn keys_are_secret_and_nothing_is_overwritten_unless_told() {
     refused(&pki(&dir, &["issue", "host", "h1"]), "cps-peering pki init");
     assert!(made(&dir, &["init", "--days", "100"])[0]["isCa"] == true);
     let hosts = made(&dir, &["issue", "host", "H.1_b", "h2", "--days", "7"]);
-    assert_eq!(hosts[0]["names"], serde_json::json!(["spiffe://cps-peering/host/H.1_b"]));
+    assert_eq!(hosts[0]["names"], serde_json::json!(["cps-peering-agent", "spiffe://cps-peering/host/H.1_b"]));
     // Seconds may have passed since.
     assert!((6..=7).contains(&hosts[1]["daysLeft"].as_i64().unwrap()), "{hosts:?}");
     assert_ne!(hosts[0]["serial"], hosts[1]["serial"]);

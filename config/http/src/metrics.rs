@@ -11,7 +11,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
 /// The answer to `GET /metrics`.
 pub fn answer(registry: &Registry) -> Response {
@@ -46,11 +46,7 @@ pub fn gauges<L: EncodeLabelSet>(
     help: &str,
     values: impl IntoIterator<Item = (L, f64)>,
 ) -> fmt::Result {
-    let mut family: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, value) in values {
-        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
+    family(encoder, (name, help, MetricType::Gauge), values, ConstGauge::new)
 }
 
 /// Counters of one name, told apart by their labels. `_total` is added to the name.
@@ -60,29 +56,52 @@ pub fn counters<L: EncodeLabelSet>(
     help: &str,
     values: impl IntoIterator<Item = (L, u64)>,
 ) -> fmt::Result {
-    let mut family: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    family(encoder, (name, help, MetricType::Counter), values, ConstCounter::new)
+}
+
+fn family<L: EncodeLabelSet, N, M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, kind): (&str, &str, MetricType),
+    values: impl IntoIterator<Item = (L, N)>,
+    metric: impl Fn(N) -> M,
+) -> fmt::Result {
+    let mut family: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, kind)?;
     for (labels, value) in values {
-        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        metric(value).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }
 
-/// What every daemon says of itself: which version it is, and when its certificates end.
+/// What every daemon says of itself: which version it is, since when it runs, and when its certificates end.
 #[derive(Debug)]
 pub struct Own {
-    /// What the names begin with, for instance `cps_agent`.
-    pub prefix: &'static str,
-    /// The version of the program.
-    pub version: &'static str,
-    /// Its certificates; none with TLS off.
-    pub identity: Option<Identity>,
+    prefix: &'static str,
+    version: &'static str,
+    started: SystemTime,
+    identity: Option<Identity>,
+}
+
+impl Own {
+    /// Of a program that starts now. The names of its figures begin with `prefix`, for instance `cps_agent`. It has no
+    /// identity with TLS off.
+    pub fn new(prefix: &'static str, version: &'static str, identity: Option<Identity>) -> Self {
+        Self { prefix, version, started: SystemTime::now(), identity }
+    }
+}
+
+/// A time as Prometheus has it: seconds since 1970.
+pub fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 impl Collector for Own {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self { prefix, version, identity } = self;
+        let Self { prefix, version, started, identity } = self;
         let build = [([("version", *version)], 1.0)];
         gauges(&mut encoder, &format!("{prefix}_build_info"), "The version that runs", build)?;
+        // Under the name that it has for all programs.
+        let help = "When the process started, in seconds since 1970";
+        gauge(&mut encoder, "process_start_time_seconds", help, seconds(*started))?;
         let Some(identity) = identity else { return Ok(()) };
         let facts = identity.facts();
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]

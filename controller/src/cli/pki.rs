@@ -4,7 +4,7 @@ use super::{CliError, Output, output::columns, session::print};
 use clap::{Args, Subcommand};
 use cps_peering_config::{
     id::HostId,
-    tls::{CONTROLLER, MONITORING, OPERATOR, TRUST_DOMAIN, host},
+    tls::{AGENT_DNS_NAME, CONTROLLER, MONITORING, OPERATOR, TRUST_DOMAIN, host},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -113,8 +113,9 @@ pub(super) fn run(Arguments { dir, command }: Arguments, output: Output) -> Resu
                     for id in &ids {
                         ca.must_be_free(&format!("host-{id}"), &how)?;
                     }
+                    let dns = || vec![AGENT_DNS_NAME.to_owned()];
                     let both = || vec![server.clone(), client.clone()];
-                    let issue = |id| ca.issue(&format!("host-{id}"), &host(id), vec![], both(), &how);
+                    let issue = |id| ca.issue(&format!("host-{id}"), &host(id), dns(), both(), &how);
                     ids.iter().map(issue).collect::<Result<_, _>>()?
                 }
                 Whom::Operator { how } => vec![ca.issue("operator", OPERATOR, vec![], vec![client], &how)?],

@@ -109,6 +109,10 @@ fn only(role: Role, has: Option<Role>, peering: &Peering, what: &str) -> Result<
     Err(Refusal::one(Code::Forbidden, "vpcPeeringId", rule, "VpcPeerPurviewError"))
 }
 
+/// All that [`state_word`] says.
+pub const STATE_WORDS: [&str; 8] =
+    ["pending", "provisioning", "active", "suspended", "draining", "rejected", "expired", "peer_deleted"];
+
 /// The word for a state that users read.
 pub fn state_word(state: &PeeringState) -> &'static str {
     match state {

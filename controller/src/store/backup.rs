@@ -9,6 +9,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 use thiserror::Error;
 
@@ -70,6 +71,14 @@ impl Store {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// When the newest of the copies in the folder `backups` beside the store was made. Blocks on the disk.
+    pub fn last_backup(&self) -> Option<SystemTime> {
+        // No folder, no copy.
+        let files = fs::read_dir(self.path.with_file_name("backups")).ok()?.flatten();
+        let finished = files.filter(|file| Path::new(&file.file_name()).extension().is_some_and(|it| it == "redb"));
+        finished.filter_map(|file| file.metadata().ok()?.modified().ok()).max()
     }
 
     /// Copies everything that is committed now into a new file, which is on disk when this returns. Others may go on to use

@@ -24,7 +24,7 @@ pub struct Pki {
 
 impl Pki {
     /// Certificates for these hosts and for a controller at this address.
-    pub(super) fn create(dir: &Path, hosts: &[&HostId], controller: IpAddr) -> Result<Pki> {
+    pub fn create(dir: &Path, hosts: &[&HostId], controller: IpAddr) -> Result<Pki> {
         let pki = Pki { dir: dir.join("pki") };
         pki.run(&["init"])?;
         pki.run(&["issue", "controller", "--address", &controller.to_string()])?;

@@ -4,18 +4,22 @@
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 #![allow(clippy::print_stdout, reason = "what was seen, beside the test's result")]
 
+mod guide;
 mod machine;
+mod packages;
 mod ping;
 mod story;
 mod tree;
 
 use anyhow::{Context, Result};
+use cps_peering_tests::command::run;
 use machine::Machine;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::{
     fs,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    process::Command,
     time::Instant,
 };
 use tempfile::TempDir;
@@ -41,8 +45,10 @@ impl Site {
         fs::create_dir_all(&target)?;
         let image = tree::image()?;
         let folder = tempfile::Builder::new().prefix("system.").tempdir_in(&target)?;
+        let made = folder.path().join("packages");
+        packages::make(&made, &VERSIONS)?;
         for (host, _) in tree::HOSTS {
-            tree::packages(&folder.path().join(host), &VERSIONS)?;
+            packages::link(&made, &folder.path().join(host).join("packages"))?;
         }
         let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let cable = [one, other];
@@ -70,6 +76,19 @@ impl Site {
 
 fn boot(folder: &Path, image: &Path, cable: &[OwnedFd; 2], place: usize) -> Result<Machine> {
     Machine::boot(&folder.join(tree::HOSTS[place].0), image, cable[place].try_clone()?)
+}
+
+#[test]
+fn system_packages_are_as_debian_wants_them() {
+    let target = tree::target();
+    fs::create_dir_all(&target).unwrap();
+    let folder = tempfile::Builder::new().prefix("lintian.").tempdir_in(target).unwrap();
+    packages::make(folder.path(), &VERSIONS[..1]).unwrap();
+    let files: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut lintian = Command::new("lintian");
+    lintian.env("TMPDIR", folder.path());
+    let told = run(lintian.args(["--allow-root", "--fail-on", "error,warning"]).args(files)).unwrap().ok().unwrap();
+    assert_eq!(told, "");
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub(crate) fn start(machine: &mut Machine, addresses: [&str; 2]) -> Result<()> {
         let unit = unit(address);
         machine.sh(&format!(
             "systemd-run --quiet --collect --unit={unit} --property=KillSignal=SIGINT \
-            --property=StandardOutput=truncate:/run/{unit} ip netns exec server ping -n -i 0.02 {address}"
+            --property=StandardOutput=truncate:/run/{unit} ip netns exec server1 ping -n -i 0.02 {address}"
         ))?;
         machine.until(&format!("grep -q icmp_seq=1 /run/{unit}"))?;
     }
@@ -35,6 +35,6 @@ pub(crate) fn end(machine: &mut Machine, addresses: [&str; 2]) -> Result<()> {
     Ok(())
 }
 
-fn unit(address: &str) -> &'static str {
-    if address.contains(':') { "ping6" } else { "ping4" }
+fn unit(address: &str) -> String {
+    format!("ping-{}", address.replace([':', '.'], "-"))
 }

@@ -1,6 +1,6 @@
 //! What happens to the two machines.
 
-use crate::{Site, VERSIONS, machine::Machine, ping};
+use crate::{Site, VERSIONS, guide, machine::Machine, ping};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -12,68 +12,54 @@ const EXPOSURE: [(&str, u32); 2] = [(AGENT, 16), (CONTROLLER, 11)];
 /// The addresses of h2's server.
 const FAR: [&str; 2] = ["10.2.0.10", "fd00:2::10"];
 
-const INVENTORY: &str = r#"
-[[regions]]
-id = "cn-north-1"
+/// Those of another server of h1, whose way does not leave it.
+const NEAR: [&str; 2] = ["10.3.0.10", "fd00:3::10"];
 
-[[hosts]]
-id = "h1"
-region = "cn-north-1"
-underlay = "192.0.2.1"
-agent = "https://192.0.2.1:7401"
-
-[[hosts]]
-id = "h2"
-region = "cn-north-1"
-underlay = "192.0.2.2"
-agent = "https://192.0.2.2:7401"
-
+/// Beside what the guide has: a third VPC, on h1.
+const THIRD: &str = r#"
 [[vpcs]]
-id = "vpc-a"
+id = "vpc-c"
 account = "acme"
 region = "cn-north-1"
-cidrs = ["10.1.0.0/16", "fd00:1::/48"]
-
-[[vpcs]]
-id = "vpc-b"
-account = "acme"
-region = "cn-north-1"
-cidrs = ["10.2.0.0/16", "fd00:2::/48"]
+cidrs = ["10.3.0.0/16", "fd00:3::/48"]
 
 [[ports]]
-vpc = "vpc-a"
+vpc = "vpc-c"
 host = "h1"
-interface = "eth1"
-gateways = ["10.1.0.1/24", "fd00:1::1/64"]
-
-[[ports]]
-vpc = "vpc-b"
-host = "h2"
-interface = "eth1"
-gateways = ["10.2.0.1/24", "fd00:2::1/64"]
+interface = "eth3"
+gateways = ["10.3.0.1/24", "fd00:3::1/64"]
 "#;
 
 pub(crate) fn tell(site: &mut Site) -> Result<()> {
     site.chapter("installed", installed)?;
     site.chapter("hardened", hardened)?;
     site.chapter("peered", peered)?;
+    // What is lost for these is lost by a fault. For the second ones that holds whatever becomes of h2.
     ping::start(&mut site.h1, FAR)?;
+    ping::start(&mut site.h1, NEAR)?;
     site.chapter("upgraded", upgraded)?;
     site.chapter("killed", killed)?;
     site.chapter("stopped in their tracks, and missed by the watchdog", stuck)?;
     site.chapter("settings read again", reloaded)?;
     site.chapter("networkd and udev leave what is ours alone", left_alone)?;
+    site.chapter("backed up", backed_up)?;
+    site.chapter("looked at as the guide says", looked_at)?;
     ping::end(&mut site.h1, FAR)?;
-    site.chapter("backed up and restored", restored)?;
+    site.chapter("restored", restored)?;
     site.chapter("booted again without a controller", rebooted)?;
     site.chapter("a host that does not come back", forgotten)?;
-    site.chapter("removed and purged", removed)
+    site.chapter("the agent removed and installed again", removed)?;
+    ping::end(&mut site.h1, NEAR)?;
+    site.chapter("purged", purged)
 }
 
 fn installed(site: &mut Site) -> Result<()> {
     let first = VERSIONS[0];
+    let networkd = |machine: &mut Machine| machine.property("systemd-networkd.service", "InvocationID");
+    let before = networkd(&mut site.h2)?;
     site.h1.sh(&format!("dpkg --install /test/packages/*_{first}_*.deb"))?;
     site.h2.sh(&format!("dpkg --install /test/packages/cps-peering-agent_{first}_*.deb"))?;
+    ensure!(before != networkd(&mut site.h2)?, "networkd does not know its drop-in yet");
     certified(site)?;
     site.h1.sh(&format!("systemctl restart {CONTROLLER}"))?;
     for (machine, address) in [(&mut site.h1, "192.0.2.1"), (&mut site.h2, "192.0.2.2")] {
@@ -84,6 +70,7 @@ fn installed(site: &mut Site) -> Result<()> {
         let failed = machine.sh("systemctl --failed --quiet")?;
         ensure!(failed.is_empty(), "{failed}");
     }
+    site.h1.sh("cd /usr/share/cps-peering/monitoring && test -s alerts.yml && test -s prometheus.yml && test -s dashboard.json")?;
     let token = site.h1.sh("stat --format '%U %a' /etc/cps-peering/operator.token")?;
     ensure!(token == "cps-peering 600", "{token}");
     Ok(())
@@ -94,7 +81,9 @@ fn certified(site: &mut Site) -> Result<()> {
     let pki = "/etc/cps-peering/pki";
     site.h1.sh("cps-peering pki init
         cps-peering pki issue controller --address 192.0.2.1
-        cps-peering pki issue host h1 h2")?;
+        cps-peering pki issue host h1 h2
+        cps-peering pki issue monitoring
+        cps-peering pki show")?;
     for file in ["ca.pem", "host-h2.pem", "host-h2.key"] {
         let content = site.h1.sh(&format!("cat {pki}/{file}"))?;
         fs::write(site.folder.path().join("h2").join(file), content + "\n")?;
@@ -139,35 +128,39 @@ fn hardened(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// A tenant's server behind a host's interface: a network namespace of its own.
-fn server(machine: &mut Machine, number: u32) -> Result<()> {
+/// A tenant's server in VPC number so and so, behind an interface of a host: a network namespace of its own.
+fn server(machine: &mut Machine, number: u32, interface: &str) -> Result<()> {
+    let name = format!("server{number}");
     machine
         .sh(&format!(
-            "ip netns add server
-        ip link add eth1 type veth peer name eth0 netns server
-        ip -n server link set lo up
-        ip -n server address add 10.{number}.0.10/24 dev eth0
-        ip -n server address add fd00:{number}::10/64 dev eth0 nodad
-        ip -n server link set eth0 up
-        ip -n server route add default via 10.{number}.0.1
-        ip -n server route add default via fd00:{number}::1"
+            "ip netns add {name}
+        ip link add {interface} type veth peer name eth0 netns {name}
+        ip -n {name} link set lo up
+        ip -n {name} address add 10.{number}.0.10/24 dev eth0
+        ip -n {name} address add fd00:{number}::10/64 dev eth0 nodad
+        ip -n {name} link set eth0 up
+        ip -n {name} route add default via 10.{number}.0.1
+        ip -n {name} route add default via fd00:{number}::1"
         ))
         .map(drop)
 }
 
 fn reaches(machine: &mut Machine) -> Result<()> {
-    for address in FAR {
-        machine.until(&format!("ip netns exec server ping -n -c 1 -W 1 {address}"))?;
+    for address in FAR.into_iter().chain(NEAR) {
+        machine.until(&format!("ip netns exec server1 ping -n -c 1 -W 1 {address}"))?;
     }
     Ok(())
 }
 
 fn peered(site: &mut Site) -> Result<()> {
-    server(&mut site.h1, 1)?;
-    server(&mut site.h2, 2)?;
-    fs::write(site.folder.path().join("h1/inventory.toml"), INVENTORY)?;
+    server(&mut site.h1, 1, "eth1")?;
+    server(&mut site.h2, 2, "eth1")?;
+    server(&mut site.h1, 3, "eth3")?;
+    fs::write(site.folder.path().join("h1/inventory.toml"), guide::inventory()?.to_owned() + THIRD)?;
+    site.h1.sh("cps-peering apply -f /test/inventory.toml --dry-run")?;
     site.h1.sh("cps-peering apply -f /test/inventory.toml")?;
     site.h1.sh("cps-peering peering create --name a-b --vpc vpc-a --peer-vpc vpc-b --wait")?;
+    site.h1.sh("cps-peering peering create --name a-c --vpc vpc-a --peer-vpc vpc-c --wait")?;
     reaches(&mut site.h1)?;
     in_sync(site)
 }
@@ -281,7 +274,7 @@ fn reloaded(site: &mut Site) -> Result<()> {
 /// Everything of ours in a kernel, as `ip` tells it.
 fn ours(machine: &mut Machine) -> Result<String> {
     machine.sh("for family in -4 -6; do ip $family route show table all proto 67; ip $family rule; done
-        ip nexthop show proto 67; ip neigh show nud permanent; bridge fdb show dev cpspeer3 2>/dev/null || true
+        ip nexthop show proto 67; ip neigh show nud permanent; bridge fdb show | grep ' dev cps' || true
         ip -o link show type vxlan; ip -o link show type vrf")
 }
 
@@ -312,8 +305,25 @@ fn left_alone(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-fn restored(site: &mut Site) -> Result<()> {
+const BACKUPS: &str = "/var/lib/cps-peering-controller/backups";
+
+fn backed_up(site: &mut Site) -> Result<()> {
     let file = site.h1.sh("cps-peering admin backup")?;
+    ensure!(file.starts_with(BACKUPS), "{file}");
+    Ok(())
+}
+
+fn looked_at(site: &mut Site) -> Result<()> {
+    for (chapter, least) in [("When something is wrong", 6), ("What each alert means and what to do", 25)] {
+        let count = guide::follow(&mut site.h1, chapter)?;
+        ensure!(count >= least, "{count} commands in {chapter:?}");
+        println!("           {count} commands of {chapter:?}");
+    }
+    in_sync(site)
+}
+
+fn restored(site: &mut Site) -> Result<()> {
+    let file = site.h1.sh(&format!("ls {BACKUPS}/* | tail -1"))?;
     site.h1.sh("cps-peering peering delete a-b")?;
     let (code, told) = site.h1.run(&format!("cps-peering-controller restore {file}"))?;
     ensure!(code == 1 && told.contains("is a controller running"), "{code}: {told}");
@@ -323,7 +333,7 @@ fn restored(site: &mut Site) -> Result<()> {
         cps-peering-controller backup /root/copy
         systemctl start {CONTROLLER}"
     ))?;
-    ensure!(told.contains("2 hosts, 2 VPCs and 1 peerings") && told.contains("is kept as"), "{told}");
+    ensure!(told.contains("2 hosts, 3 VPCs and 2 peerings") && told.contains("is kept as"), "{told}");
     reaches(&mut site.h1)?;
     in_sync(site)?;
     let status = site.h1.property(AGENT, "StatusText")?;
@@ -337,7 +347,7 @@ fn rebooted(site: &mut Site) -> Result<()> {
     site.reboot_h2()?;
     site.h2.until(&format!("systemctl is-active {AGENT} && ip link show type vrf | grep cpsvrf"))?;
     // The tenant's equipment comes when it comes.
-    server(&mut site.h2, 2)?;
+    server(&mut site.h2, 2, "eth1")?;
     reaches(&mut site.h1)?;
     let after = site.h2.until(&format!("systemctl show --value --property StatusText {AGENT} | grep 'in sync'"))?;
     ensure!(before == after, "{before} {after}");
@@ -364,7 +374,14 @@ fn removed(site: &mut Site) -> Result<()> {
     ensure!(told.contains("stay in the kernel"), "{told}");
     ensure!(before == ours(h1)?, "what was in the kernel stays there");
     h1.sh(&format!("dpkg --install /test/packages/cps-peering-agent_{}_*.deb", VERSIONS[1]))?;
-    h1.sh(&format!("systemctl is-active {AGENT}"))?;
+    h1.until(&format!("systemctl show --value --property StatusText {AGENT} | grep 'is in sync'"))?;
+    let status = h1.json("cps-peering-agent status -o json")?;
+    ensure!(status["counters"]["operations"] == 0, "there was nothing to do: {status}");
+    Ok(())
+}
+
+fn purged(site: &mut Site) -> Result<()> {
+    let h1 = &mut site.h1;
     h1.sh(&format!("systemctl stop {AGENT} && cps-peering-agent cleanup --yes"))?;
     let (code, devices) = h1.run("ls /sys/class/net | grep ^cps")?;
     ensure!(code == 1 && devices.is_empty(), "{devices}");

@@ -1,6 +1,6 @@
 //! A minimal Debian as the image of a disk, made once; machines of a test have copies of it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use cps_peering_tests::command::run;
 use std::{
     fs,
@@ -110,17 +110,4 @@ pub(crate) fn image() -> Result<PathBuf> {
     ))?;
     fs::write(recipe, wanted)?;
     Ok(image)
-}
-
-/// The packages of the programs that were built, with a version.
-pub(crate) fn packages(folder: &Path, versions: &[&str]) -> Result<PathBuf> {
-    let packages = folder.join("packages");
-    let program = target().with_file_name("systemd").join("packages");
-    for version in versions {
-        let made = run(Command::new(&program).args(["--debug", "--version", version]).arg(&packages))?;
-        made.ok().context("making the packages")?;
-    }
-    let count = fs::read_dir(&packages)?.count();
-    ensure!(count == 3 * versions.len(), "{count} files in {}", packages.display());
-    Ok(packages)
 }

@@ -1,0 +1,57 @@
+//! What the guide tells: its inventory, and the commands in its text for looking what is wrong.
+
+use crate::machine::Machine;
+use anyhow::{Context, Result, ensure};
+
+const GUIDE: &str = include_str!("../../../systemd/GUIDE.md");
+/// What a word in typewriter begins with that is a command. What Prometheus brings is used by another test.
+const PROGRAMS: [&str; 9] = [
+    "cps-peering",
+    "cps-peering-agent",
+    "cps-peering-controller",
+    "systemctl",
+    "journalctl",
+    "timedatectl",
+    "df",
+    "ip",
+    "ss",
+];
+
+/// The inventory of the first deployment.
+pub(crate) fn inventory() -> Result<&'static str> {
+    let mut blocks = GUIDE.split("```toml\n").skip(1).filter_map(|it| it.split("```").next());
+    blocks.find(|it| it.starts_with("[[regions]]")).context("the guide has no inventory")
+}
+
+/// The commands in a chapter.
+fn commands(chapter: &str) -> Result<Vec<String>> {
+    let (_, text) =
+        GUIDE.split_once(&format!("\n## {chapter}\n")).with_context(|| format!("no chapter {chapter:?}"))?;
+    let text = text.split("\n## ").next().unwrap_or_default();
+    let spans = text.split('`').skip(1).step_by(2);
+    let commands = spans.map(|span| span.split_whitespace().collect::<Vec<_>>().join(" "));
+    let commands = commands.filter(|it| it.split_once(' ').is_some_and(|(program, _)| PROGRAMS.contains(&program)));
+    Ok(commands.collect())
+}
+
+/// Runs all commands of a chapter on a machine where all is well. How many there were.
+pub(crate) fn follow(machine: &mut Machine, chapter: &str) -> Result<usize> {
+    let commands = commands(chapter)?;
+    for told in &commands {
+        let command = told.replace("NAME", "a-b").replace("MBITS", "100");
+        // It is told to end it.
+        let endless = command.starts_with("ip monitor");
+        let (code, printed) = machine.run(&if endless { format!("timeout 1 {command}") } else { command.clone() })?;
+        let right = match code {
+            0 => true,
+            // There is nothing to find.
+            1 if command.contains(" -g ") => printed.contains("No entries"),
+            // It has none.
+            1 if command.contains("set-bandwidth") => printed.contains("bandwidth"),
+            124 => endless,
+            _ => false,
+        };
+        ensure!(right, "`{command}` ended with {code}: {printed}");
+    }
+    Ok(commands.len())
+}
