@@ -91,6 +91,19 @@ pub struct ControllerSettings {
     /// How long the audit trail is kept, in seconds. Default 90 days.
     #[serde(default = "default_audit_kept_s")]
     pub audit_kept_s: u64,
+    /// How many requests an account may send each second on the whole. Default 100; 0: as many as it likes.
+    #[serde(default = "default_requests_per_s")]
+    pub requests_per_s: u32,
+    /// How many requests an account may send at once after it was quiet. Default 500.
+    #[serde(default = "default_requests_burst")]
+    pub requests_burst: u32,
+    /// How many wrong credentials may come from one address (IPv6: a network of 64 bits) each minute on the whole.
+    /// Default 12; 0: as many as there are.
+    #[serde(default = "default_failures_per_min")]
+    pub failures_per_min: u32,
+    /// How many wrong credentials may come from one address at once. Default 20.
+    #[serde(default = "default_failures_burst")]
+    pub failures_burst: u32,
     /// The currency of all prices. Default `CNY`.
     #[serde(default = "default_currency")]
     pub currency: String,
@@ -209,6 +222,22 @@ fn default_week_s() -> u64 {
 
 fn default_audit_kept_s() -> u64 {
     90 * DAY_S
+}
+
+fn default_requests_per_s() -> u32 {
+    100
+}
+
+fn default_requests_burst() -> u32 {
+    500
+}
+
+fn default_failures_per_min() -> u32 {
+    12
+}
+
+fn default_failures_burst() -> u32 {
+    20
 }
 
 fn default_delete_wait_ms() -> u64 {

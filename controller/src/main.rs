@@ -7,7 +7,10 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
 use cps_peering_config::settings::{ControllerSettings, tls_files};
 use cps_peering_controller::{
-    access::Access,
+    access::{
+        Access,
+        rate::{Rate, Rates},
+    },
     agents::AgentClients,
     api::{self, Api, Streams},
     charging::Prices,
@@ -224,14 +227,44 @@ fn options(settings: &ControllerSettings) -> Options {
     }
 }
 
-/// What differs and cannot change while the controller runs.
+fn rates(settings: &ControllerSettings) -> Rates {
+    Rates {
+        requests: Rate::new(settings.requests_per_s, Duration::from_secs(1), settings.requests_burst),
+        failures: Rate::new(settings.failures_per_min, Duration::from_mins(1), settings.failures_burst),
+    }
+}
+
+/// What differs and cannot change while the controller runs. Every setting is named here, so that none is forgotten.
 fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str> {
+    let ControllerSettings {
+        listen,
+        metrics_listen,
+        tls,
+        store,
+        poll_s,
+        // Read again, and held to from then on.
+        operator_token_file: _,
+        delete_wait_ms: _,
+        provisioning_grace_s: _,
+        max_bandwidth_mbit: _,
+        peerings_per_region: _,
+        request_expires_s: _,
+        ended_kept_s: _,
+        arrear_kept_s: _,
+        audit_kept_s: _,
+        requests_per_s: _,
+        requests_burst: _,
+        failures_per_min: _,
+        failures_burst: _,
+        currency: _,
+        prices: _,
+    } = old;
     let differs = [
-        ("listen", old.listen != new.listen),
-        ("metrics_listen", old.metrics_listen != new.metrics_listen),
-        ("tls", old.tls != new.tls),
-        ("store", old.store != new.store),
-        ("poll_s", old.poll_s != new.poll_s),
+        ("listen", *listen != new.listen),
+        ("metrics_listen", *metrics_listen != new.metrics_listen),
+        ("tls", *tls != new.tls),
+        ("store", *store != new.store),
+        ("poll_s", *poll_s != new.poll_s),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
@@ -251,6 +284,7 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
         sandbox.furnish(&engine)?;
     }
     let access = Access::new(Arc::clone(&engine), &setup.operator_token);
+    access.tune(rates(settings));
     let registry = Arc::new(Metrics::registry(&engine, identity.clone()));
     let streams = Arc::new(Streams::default());
     // The HTTP interfaces as the settings have them.
@@ -308,8 +342,13 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
         let reload = || {
             let new = read()?;
             engine.tune(options(&new.settings));
-            let api = interfaces(&new, access.with_operator_token(&new.operator_token));
-            current.set(api::router(api, Arc::clone(&registry)));
+            access.tune(rates(&new.settings));
+            current.set(api::router(interfaces(&new, access.clone()), Arc::clone(&registry)));
+            // A sandbox makes tokens up each time; those that it has told stay.
+            if new.sandbox.is_none() && access.replace_operator_token(&new.operator_token) {
+                streams.look_again();
+                tracing::info!("the operators' token is another; what was opened with the one before has ended");
+            }
             Ok(fixed(settings, &new.settings))
         };
         tokio::select! {

@@ -141,6 +141,25 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     // A wrong token is not made up for by a certificate.
     let wrong = operator.get(format!("{url}/admin/v1/hosts")).bearer_auth("wrong").send().await.unwrap();
     assert_eq!(wrong.status().as_u16(), 401);
+    // A browser shows the certificate whoever's page asks: what comes from another's page changes nothing.
+    let host = format!("localhost:{port}");
+    let account = |headers: &[(&str, &str)]| {
+        let request = operator.post(format!("{url}/admin/v1/accounts")).body(r#"{ "accountId": "made" }"#);
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+    };
+    for headers in [
+        &[("sec-fetch-site", "cross-site")][..],
+        &[("sec-fetch-site", "same-site")],
+        &[("origin", "https://evil.example")],
+        &[("origin", "null"), ("sec-fetch-site", "none")],
+    ] {
+        assert_eq!(account(headers).send().await.unwrap().status().as_u16(), 403, "{headers:?}");
+        assert_eq!(code(&operator, "/admin/v1/accounts/made").await, 404, "{headers:?}");
+    }
+    let own = [("sec-fetch-site", "same-origin"), ("origin", &format!("https://{host}"))];
+    assert_eq!(account(&own).send().await.unwrap().status().as_u16(), 200);
+    let again = account(&[]).send().await.unwrap();
+    assert_eq!(again.status().as_u16(), 409, "a program, which is no browser");
     assert_eq!(code(&nobody, "/metrics").await, 403);
     let text = monitoring.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
     for name in [

@@ -4,7 +4,7 @@
 //! Handlers know nothing of request ids: they say a result or an error, and [`complete`] makes the answer of it.
 
 use crate::{
-    access::AccessError,
+    access::{AccessError, TooOften},
     engine::EngineError,
     model::{Code, Fault, Refusal},
     store::{BackupError, StoreError},
@@ -48,11 +48,13 @@ pub(super) struct Failure {
     details: Vec<Fault>,
     /// Which methods there are, where it was another.
     allow: Option<&'static str>,
+    /// In how many seconds it may be different.
+    retry_after_s: Option<u64>,
 }
 
 impl Failure {
     fn new(code: StatusCode, status: &'static str, message: impl Into<String>) -> Self {
-        Self { code, status, message: message.into(), details: Vec::new(), allow: None }
+        Self { code, status, message: message.into(), details: Vec::new(), allow: None, retry_after_s: None }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -65,6 +67,11 @@ impl Failure {
 
     pub(super) fn too_many(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT", message)
+    }
+
+    fn too_often(entry: &str, rule: String, reason: &'static str, wait_s: u64) -> Self {
+        let details = vec![Fault { entry: entry.to_owned(), rule: rule.clone(), reason }];
+        Self { details, retry_after_s: Some(wait_s), ..Self::too_many(rule) }
     }
 
     pub(super) fn not_found(message: impl Into<String>) -> Self {
@@ -144,10 +151,19 @@ impl From<Refusal> for Failure {
 
 impl From<AccessError> for Failure {
     fn from(error: AccessError) -> Self {
-        if error == AccessError::OthersPage {
-            return Self::forbidden(error.to_string());
+        match error {
+            AccessError::OthersPage | AccessError::OthersPageByCertificate => Self::forbidden(error.to_string()),
+            AccessError::TooManyFailures { wait_s } => {
+                Self::too_often("Authorization", error.to_string(), "TooManyFailures", wait_s)
+            }
+            _ => Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", error.to_string()),
         }
-        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", error.to_string())
+    }
+}
+
+impl From<TooOften> for Failure {
+    fn from(error: TooOften) -> Self {
+        Self::too_often("accountId", error.to_string(), "TooManyRequests", error.wait_s)
     }
 }
 
@@ -173,9 +189,13 @@ impl IntoResponse for Answer {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let allow = self.allow.map(HeaderValue::from_static);
+        let retry_after = self.retry_after_s.map(HeaderValue::from);
         let mut response = unwritten(self.code, Unwritten::Error(self));
         if let Some(allow) = allow {
             response.headers_mut().insert(header::ALLOW, allow);
+        }
+        if let Some(retry_after) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, retry_after);
         }
         response
     }
@@ -282,7 +302,7 @@ impl utoipa::IntoResponses for Errors {
             ("408", "The request took too long to arrive."),
             ("409", "There is such a thing already, or a client token was used for something else."),
             ("413", "The body is too large."),
-            ("429", "There are as many as there may be."),
+            ("429", "There are as many as there may be (`QUOTA_EXCEEDED`), or it was asked too often (`RATE_LIMIT`)."),
             ("503", "The store failed; nothing was changed."),
         ];
         let content =

@@ -5,12 +5,12 @@ use super::{
     answer::{Failure, RequestId},
 };
 use crate::{
-    access::{AccessError, Caller, signature::Parts},
+    access::{AccessError, Caller, rate::Source, session, signature::Parts},
     model::{Actor, Code, Command, Outcome, Refusal, Request, record::Made},
 };
 use axum::{
     body::{Body, to_bytes},
-    extract::{FromRequestParts, RawPathParams, State},
+    extract::{ConnectInfo, FromRequestParts, RawPathParams, State},
     http::{self, request},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -22,7 +22,16 @@ use cps_peering_config::{
 use cps_peering_http::tls::Peer;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+/// From where a request came.
+pub(super) fn source(extensions: &http::Extensions) -> Source {
+    let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into()
+}
 
 /// Finds out who asks, before anything else is looked at.
 pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
@@ -37,13 +46,18 @@ pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Re
     // The control plane's certificate says as much as the operators' token. Who sends a token or a signature is who that says.
     let is_operator = parts.extensions.get::<Peer>().is_some_and(|peer| peer.is(OPERATOR));
     if is_operator && head.header("authorization").is_none() {
+        // A browser sends the certificate whoever's page asks; what that page learns of an answer is nothing.
+        if !["GET", "HEAD"].contains(&head.method) && session::is_from_others_page(head.headers) {
+            return Failure::from(AccessError::OthersPageByCertificate).into_response();
+        }
         parts.extensions.insert(Caller { actor: Actor::Operator, signed: None, service: None, region: None });
         return match to_bytes(body, MAX_OPERATOR_BODY).await {
             Ok(body) => next.run(axum::extract::Request::from_parts(parts, Body::from(body))).await,
             Err(_) => too_long(MAX_OPERATOR_BODY),
         };
     }
-    if let Err(error) = api.access.may_be_known(&head) {
+    let from = source(&parts.extensions);
+    if let Err(error) = api.access.may_be_known(&head, from) {
         return Failure::from(error).into_response();
     }
     let limit = if parts.uri.path().starts_with("/admin/") { MAX_OPERATOR_BODY } else { MAX_TENANT_BODY };
@@ -51,10 +65,13 @@ pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Re
         return too_long(limit);
     };
     let signed = Parts { body: &body, ..head };
-    match api.access.recognise(&signed) {
+    match api.access.recognise(&signed, from) {
         Ok(caller) => {
             if let Err(failure) = meant_for(&caller, parts.uri.path()) {
                 return failure.into_response();
+            }
+            if let Some(Err(often)) = caller.actor.account().map(|account| api.access.count(account)) {
+                return Failure::from(often).into_response();
             }
             parts.extensions.insert(caller);
             next.run(axum::extract::Request::from_parts(parts, Body::from(body))).await
