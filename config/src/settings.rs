@@ -61,6 +61,10 @@ pub struct ControllerSettings {
     pub listen: SocketAddr,
     /// The embedded store, for instance `/var/lib/cps-peering-controller/store.redb`. The folder must exist.
     pub store: PathBuf,
+    /// The file with the key that secret keys of accounts are sealed with. It must not be readable by others. Made where there
+    /// is none and nothing is sealed yet. By default beside the store, with the ending `.key`.
+    #[serde(default)]
+    pub store_key_file: Option<PathBuf>,
     /// A file that holds the operators' bearer token. It must not be readable by others.
     pub operator_token_file: PathBuf,
     /// How long a delete waits for the hosts to confirm before it answers with `draining`, in milliseconds. Default 2000.
@@ -116,6 +120,13 @@ pub struct ControllerSettings {
     /// The controller's certificate and whose word it takes; the controller does not start where nothing is said.
     #[serde(default)]
     pub tls: Option<Tls>,
+}
+
+impl ControllerSettings {
+    /// The file with the key that secret keys of accounts are sealed with.
+    pub fn store_key(&self) -> PathBuf {
+        self.store_key_file.clone().unwrap_or_else(|| self.store.with_extension("key"))
+    }
 }
 
 /// What to do about a missing setting `tls`.

@@ -4,6 +4,7 @@ pub mod rate;
 pub mod secret;
 pub mod session;
 pub mod signature;
+pub mod vault;
 
 use crate::{
     engine::Engine,
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 use thiserror::Error;
+use vault::Vault;
 
 /// Who asks, and how that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +123,7 @@ pub struct Access {
     seen: Arc<Mutex<Seen>>,
     sessions: Arc<Sessions>,
     guard: Arc<Guard>,
+    vault: Arc<Vault>,
 }
 
 /// Signatures with their nonces that came lately, and until when they could come again.
@@ -157,13 +160,33 @@ impl Seen {
 
 impl Access {
     /// Knows the accounts of an engine, and the operators by their token.
-    pub fn new(engine: Arc<Engine>, operator_token: &str) -> Self {
+    pub fn new(engine: Arc<Engine>, operator_token: &str, vault: Arc<Vault>) -> Self {
         Self {
             engine,
             operator_token: Arc::new(RwLock::new(secret::sha256(operator_token.as_bytes()))),
             seen: Arc::default(),
             sessions: Arc::default(),
             guard: Arc::default(),
+            vault,
+        }
+    }
+
+    /// What seals the secret keys of accounts.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// The account with an access key, and its secret key in clear.
+    fn secret_key(&self, access_key: &str) -> Option<(AccountId, String)> {
+        let known =
+            self.engine.read(|state, _| state.by_access_key(access_key).map(|(id, key)| (id.clone(), key.clone())));
+        let (account, sealed) = known?;
+        match self.vault.unseal(&account, access_key, &sealed) {
+            Ok(secret) => Some((account, secret)),
+            Err(error) => {
+                tracing::error!("{error}");
+                None
+            }
         }
     }
 
@@ -223,9 +246,7 @@ impl Access {
     }
 
     fn by_key(&self, access_key: &str, secret_key: &str) -> Result<AccountId, AccessError> {
-        let known = self.engine.read(|state, _| {
-            state.by_access_key(access_key).map(|(id, secret)| (id.clone(), secret::sha256(secret.as_bytes())))
-        });
+        let known = self.secret_key(access_key).map(|(id, secret)| (id, secret::sha256(secret.as_bytes())));
         // Hashes may be compared in any time: what is learnt of one says nothing about what was hashed.
         let said = secret::sha256(secret_key.as_bytes());
         known.filter(|(_, secret)| *secret == said).map(|(account, _)| account).ok_or(AccessError::WrongKey)
@@ -323,10 +344,7 @@ impl Access {
     fn by_signature(&self, parts: &Parts<'_>, authorization: &str) -> Result<Caller, AccessError> {
         let now_ms = self.engine.now_ms();
         let signature = Signature::read(authorization, parts, now_ms)?;
-        let known = self.engine.read(|state, _| {
-            state.by_access_key(&signature.access_key).map(|(id, secret)| (id.clone(), secret.to_owned()))
-        });
-        let (account, secret) = known.ok_or(AccessError::WrongSignature)?;
+        let (account, secret) = self.secret_key(&signature.access_key).ok_or(AccessError::WrongSignature)?;
         if !signature.verify(parts, &secret) {
             return Err(AccessError::WrongSignature);
         }

@@ -148,9 +148,12 @@ mod tests {
     }
 
     fn state() -> State {
-        use crate::model::{record::Account, state::Change};
+        use crate::model::{
+            record::{Account, SealedKey},
+            state::Change,
+        };
         let mut account = Account::new("acme".parse().unwrap());
-        account.keys.insert("AK".to_owned(), "SK".to_owned());
+        account.keys.insert("AK".to_owned(), SealedKey::new("SK".to_owned()));
         let mut state = State::default();
         state.apply(Change::Account(account.id.clone(), Some(account)));
         state
