@@ -294,6 +294,7 @@ impl Api {
             }
         }
         *accepted = Some(config);
+        tracing::info!(%revision, "configuration accepted");
         Ok(revision)
     }
 

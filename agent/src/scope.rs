@@ -23,6 +23,19 @@ pub fn of_device(config: &SharedHostConfig, device: &InterfaceName) -> Scope {
     vpc.map_or(Scope::Host, |vpc| Scope::Vpc(vpc.clone()))
 }
 
+/// Whom a scope concerns, for the log: `host`, or a VPC or peering with its id.
+pub fn words(config: &SharedHostConfig, scope: &Scope) -> String {
+    match scope {
+        Scope::Host => "host".to_owned(),
+        Scope::Vpc(vpc) => format!("VPC {vpc}"),
+        Scope::Side(vni) => match config.sides.get(vni) {
+            Some(side) => format!("peering {} of VPC {}", side.peering, side.vpc),
+            // One that is on its way out.
+            None => format!("side {vni}"),
+        },
+    }
+}
+
 fn vpc_of(config: &SharedHostConfig, vni: Vni) -> Option<&VpcId> {
     config.vrfs.iter().find(|(_, vrf)| vrf.vni == vni).map(|(vpc, _)| vpc)
 }

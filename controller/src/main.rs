@@ -27,7 +27,6 @@ use cps_peering_http::tls::{self, Clients, Identity};
 use dev::Sandbox;
 use std::{
     fs,
-    io::{self, IsTerminal},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -38,7 +37,6 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing_subscriber::EnvFilter;
 
 /// Holds the state of VPC peerings and sends each host what it must have.
 #[derive(Parser)]
@@ -101,12 +99,7 @@ struct Setup {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    cps_peering_service::log::start();
     if arguments.openapi {
         return match api::openapi_document().to_pretty_json() {
             Ok(text) => {

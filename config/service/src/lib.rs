@@ -1,4 +1,6 @@
-//! What the daemons tell the service manager, by `sd_notify(3)`. Without one nothing happens.
+//! What the daemons tell the service manager, by `sd_notify(3)`, without one nothing; and their [`log`].
+
+pub mod log;
 
 use sd_notify::NotifyState;
 use std::{future::Future, time::Duration};

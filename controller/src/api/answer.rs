@@ -6,7 +6,7 @@
 use crate::{
     access::{AccessError, TooOften},
     engine::EngineError,
-    model::{Code, Fault, Refusal},
+    model::{Actor, Code, Fault, Refusal},
     store::{BackupError, StoreError},
 };
 use axum::{
@@ -18,6 +18,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
+use tracing::Instrument as _;
 use utoipa::{ToSchema, openapi};
 
 /// Under which an answer is found in the audit trail and in the log.
@@ -201,12 +202,26 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Says in the log who it is whose request is being answered.
+pub(super) fn asked_by(actor: &Actor) {
+    tracing::Span::current().record("by", tracing::field::display(actor));
+}
+
 /// Gives every request an id, and every answer its shape; also to those that the framework gives by itself.
-pub(super) async fn complete(mut request: Request, next: Next) -> Response {
-    const LONGEST: usize = 4096;
+pub(super) async fn complete(request: Request, next: Next) -> Response {
     let id = format!("{:032x}", fastrand::u128(..));
+    // Who asks is known later, see [`asked_by`].
+    let span = tracing::info_span!("request", %id, by = tracing::field::Empty);
+    answered(id, request, next).instrument(span).await
+}
+
+async fn answered(id: String, mut request: Request, next: Next) -> Response {
+    const LONGEST: usize = 4096;
     request.extensions_mut().insert(RequestId(id.clone()));
+    // The path alone: what else is in a request may be nobody's business.
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = next.run(request).await;
+    tracing::debug!(%method, path, code = response.status().as_u16(), "answered");
     let content = match response.extensions_mut().remove::<Unwritten>() {
         Some(content) => content,
         None if response.status().is_success() => return response,
@@ -221,7 +236,7 @@ pub(super) async fn complete(mut request: Request, next: Next) -> Response {
     let text = match content {
         Unwritten::Result(result) => json!({ "requestId": id, "result": result }),
         Unwritten::Error(Failure { code, status, message, details, .. }) => {
-            tracing::debug!(request = id, code = code.as_u16(), message, "refused");
+            tracing::debug!(code = code.as_u16(), message, "refused");
             let error = json!({ "code": code.as_u16(), "status": status, "message": message, "details": details });
             json!({ "requestId": id, "error": error })
         }

@@ -2,10 +2,12 @@
 
 use super::{
     Api, MAX_OPERATOR_BODY, MAX_TENANT_BODY,
-    answer::{Failure, RequestId},
+    answer::{Failure, RequestId, asked_by},
 };
 use crate::{
     access::{AccessError, Caller, rate::Source, session, signature::Parts},
+    audit,
+    engine::EngineError,
     model::{Actor, Code, Command, Outcome, Refusal, Request, record::Made},
 };
 use axum::{
@@ -50,6 +52,7 @@ pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Re
         if !["GET", "HEAD"].contains(&head.method) && session::is_from_others_page(head.headers) {
             return Failure::from(AccessError::OthersPageByCertificate).into_response();
         }
+        asked_by(&Actor::Operator);
         parts.extensions.insert(Caller { actor: Actor::Operator, signed: None, service: None, region: None });
         return match to_bytes(body, MAX_OPERATOR_BODY).await {
             Ok(body) => next.run(axum::extract::Request::from_parts(parts, Body::from(body))).await,
@@ -67,6 +70,7 @@ pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Re
     let signed = Parts { body: &body, ..head };
     match api.access.recognise(&signed, from) {
         Ok(caller) => {
+            asked_by(&caller.actor);
             if let Err(failure) = meant_for(&caller, parts.uri.path()) {
                 return failure.into_response();
             }
@@ -142,7 +146,17 @@ impl Ask {
     /// Carries a command out, where it may wait for the disk.
     pub(super) async fn execute(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
         let (engine, request) = (Arc::clone(&self.api.engine), self.request(command, token));
-        let outcome = tokio::task::spawn_blocking(move || engine.execute(&request)).await;
+        let span = tracing::Span::current();
+        let execute = move || {
+            // What is said of it meanwhile is said of this request, too.
+            span.in_scope(|| {
+                let outcome = engine.execute(&request)?;
+                let target = audit::target(&request.command, Some(&outcome));
+                tracing::info!(command = audit::name(&request.command), target, "done");
+                Ok::<_, EngineError>(outcome)
+            })
+        };
+        let outcome = tokio::task::spawn_blocking(execute).await;
         Ok(outcome.map_err(|error| Failure::internal(error.to_string()))??)
     }
 
@@ -154,7 +168,7 @@ impl Ask {
     }
 
     /// Looks into the audit trail, where it may wait for the disk.
-    pub(super) async fn audit(&self, query: crate::audit::Query) -> Result<Vec<(u64, crate::audit::Entry)>, Failure> {
+    pub(super) async fn audit(&self, query: audit::Query) -> Result<Vec<(u64, audit::Entry)>, Failure> {
         let engine = Arc::clone(&self.api.engine);
         let found = tokio::task::spawn_blocking(move || engine.audit(&query)).await;
         Ok(found.map_err(|error| Failure::internal(error.to_string()))??)

@@ -59,7 +59,12 @@ impl Place {
     /// The program with these settings.
     pub fn program(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"));
-        command.env_remove("RUST_LOG").arg("--settings").arg(self.file("controller.toml")).args(arguments);
+        command
+            .env_remove("RUST_LOG")
+            .env_remove("JOURNAL_STREAM")
+            .arg("--settings")
+            .arg(self.file("controller.toml"))
+            .args(arguments);
         command
     }
 
@@ -69,15 +74,15 @@ impl Place {
     }
 
     pub async fn start(self) -> Controller {
-        self.start_with("info").await
+        let command = self.program(&[]);
+        self.start_as(command).await
     }
 
-    /// Starts it with such a filter for its log.
-    pub async fn start_with(self, filter: &str) -> Controller {
-        let log = File::create(self.file("log")).unwrap();
-        let mut command = self.program(&[]);
-        let child =
-            command.env("RUST_LOG", filter).env_remove("JOURNAL_STREAM").stderr(log).stdout(Stdio::null()).spawn();
+    /// Starts a program that was made for this place.
+    pub async fn start_as(self, mut command: Command) -> Controller {
+        let log = File::options().create(true).append(true).open(self.file("log")).unwrap();
+        log.set_len(0).unwrap();
+        let child = command.stderr(log).stdout(Stdio::null()).spawn();
         cps_peering_http::tls::use_ring();
         let mut controller =
             Controller { child: child.unwrap(), url: String::new(), place: self, client: Client::new() };

@@ -6,7 +6,7 @@ mod files;
 
 use super::{
     Api,
-    answer::{Failure, Reply, reply},
+    answer::{Failure, Reply, asked_by, reply},
     ask,
 };
 use crate::{
@@ -91,7 +91,8 @@ async fn sign_in(
         }
         _ => return Err(Failure::invalid("say `accessKey` and `secretKey`, or `token` alone")),
     };
-    tracing::info!(%actor, "signed in to the console");
+    asked_by(&actor);
+    tracing::info!("signed in to the console");
     let role = if matches!(actor, Actor::Operator) { "operator" } else { "account" };
     let answer: Reply = reply(json!({ "role": role, "accountId": actor.account() }));
     let mut response = answer?.into_response();
