@@ -122,6 +122,15 @@ mod tests {
         Scope::Side(vni.try_into().unwrap())
     }
 
+    #[test]
+    fn the_log_names_the_peering_of_a_side() {
+        let config = config(1, &[20]);
+        assert_eq!(words(&config, &side(20)), "peering p20 of VPC vpc-a");
+        assert_eq!(words(&config, &side(21)), "side 21");
+        assert_eq!(words(&config, &Scope::Vpc("vpc-a".parse().unwrap())), "VPC vpc-a");
+        assert_eq!(words(&config, &Scope::Host), "host");
+    }
+
     fn problem(scope: Scope) -> Problem {
         Problem { scope, kind: ProblemKind::Failed, object: "route".into(), reason: "no".into() }
     }

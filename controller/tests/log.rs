@@ -104,7 +104,7 @@ async fn no_secret_is_in_the_log_whatever_it_is_to_say() {
     controller.reload().await;
 
     let log = controller.log();
-    assert!(log.contains("answered method=GET path=/v1/whoami code=401"), "{log}");
+    assert!(log.contains(" TRACE ") && log.contains("answered method=GET path=\"/v1/whoami\" code=401"), "{log}");
     let cookie = |cookie: &String| cookie.split('=').nth(1).unwrap().to_owned();
     let secrets = [TOKEN, wrong, signature, &secret_key, &token].map(str::to_owned);
     for secret in secrets.into_iter().chain([cookie(&by_key), cookie(&by_token), cookie(&operator)]) {
