@@ -141,6 +141,31 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     // A wrong token is not made up for by a certificate.
     let wrong = operator.get(format!("{url}/admin/v1/hosts")).bearer_auth("wrong").send().await.unwrap();
     assert_eq!(wrong.status().as_u16(), 401);
+    // The command line with a certificate, and without any token.
+    let by_certificate = |name: &str, arguments: &[&str]| {
+        let files = ["pem", "key"].map(|end| path(&format!("{name}.{end}")).to_str().unwrap().to_owned());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+        command.env_clear().env("HOME", folder.path()).args(["--ca", ca_file, "--cert", &files[0], "--key", &files[1]]);
+        command.args(arguments).output().unwrap()
+    };
+    let told = |arguments: &[&str]| by_certificate("operator", &[&["--controller", &url], arguments].concat());
+    let whoami: Value = serde_json::from_slice(&told(&["whoami", "-o", "json"]).stdout).unwrap();
+    assert_eq!(whoami["role"], "operator");
+    assert!(told(&["admin", "account", "create", "by-certificate"]).status.success());
+    refused(
+        &by_certificate("monitoring", &["--controller", &url, "whoami"]),
+        "there was no token, but the certificate",
+    );
+    refused(&by_certificate("operator", &["--controller", "http://127.0.0.1:1", "whoami"]), "use https://");
+    refused(&by_certificate("nobody", &["--controller", &url, "whoami"]), "nobody.pem");
+    // A profile keeps it.
+    assert!(told(&["profile", "set", "work"]).status.success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+    let ended = command.env_clear().env("HOME", folder.path()).args(["--profile", "work", "whoami"]).output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+    let ended = command.args(["--cert", "x", "whoami"]).output().unwrap();
+    assert_eq!(ended.status.code(), Some(2), "one without the other: {ended:?}");
     // A browser shows the certificate whoever's page asks: what comes from another's page changes nothing.
     let host = format!("localhost:{port}");
     let account = |headers: &[(&str, &str)]| {
