@@ -7,7 +7,8 @@ use reqwest::Client;
 use serde_json::Value;
 use std::{
     fs,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -97,6 +98,25 @@ fn without_certificates_a_controller_says_what_to_do() {
     assert!(said.contains("cps-peering pki"), "{said}");
 }
 
+/// Says hello as a client that knows TLS 1.2 and nothing newer.
+fn older_tls_is_refused(port: u16) {
+    // Groups: x25519, secp256r1. Signatures: ECDSA and RSA with SHA-256.
+    const EXTENSIONS: [u8; 24] = [0, 10, 0, 6, 0, 4, 0, 29, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
+    // TLS 1.2, 32 random bytes, no session; ECDHE-ECDSA with AES-128-GCM; no compression.
+    let mut hello = vec![3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0, 0, u8::try_from(EXTENSIONS.len()).unwrap()]);
+    hello.extend(EXTENSIONS);
+    let length = u8::try_from(hello.len()).unwrap();
+    let record = [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(&record).unwrap();
+    let mut answer = [0; 7];
+    stream.read_exact(&mut answer).unwrap();
+    // A fatal alert: protocol_version.
+    assert_eq!((answer[0], answer[5], answer[6]), (21, 2, 70), "{answer:?}");
+}
+
 #[tokio::test]
 async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     let folder = tempfile::tempdir().unwrap();
@@ -119,6 +139,7 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
         assert!(Instant::now() < until && controller.0.try_wait().unwrap().is_none(), "it does not answer");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    older_tls_is_refused(port);
     // Somebody else's CA, and an address that the certificate does not name.
     let other = folder.path().join("other");
     made(&other, &["init"]);
