@@ -299,6 +299,7 @@ impl Api {
             }
         }
         *accepted = Some(config);
+        tracing::info!(%revision, "configuration accepted");
         Ok(revision)
     }
 

@@ -13,11 +13,9 @@ use cps_peering_agent::{
 use cps_peering_config::settings::{AgentSettings, tls_files};
 use std::{
     fs,
-    io::{self, IsTerminal},
     path::{Path, PathBuf},
     process::ExitCode,
 };
-use tracing_subscriber::EnvFilter;
 
 /// Programs VPC peerings into the Linux kernel of this host.
 #[derive(Parser)]
@@ -63,12 +61,7 @@ const EXIT_SETTINGS: u8 = 64;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    cps_peering_service::log::start();
     let settings = match read_settings(&arguments.settings) {
         Ok(settings) => settings,
         Err(error) => {

@@ -628,7 +628,7 @@ impl<K: Kernel> Reconciler<K> {
             if plan.is_empty() || stuck {
                 return Ok(Some(self.problems(config, &plan, trouble)));
             }
-            if !self.carry_out(&plan)? {
+            if !self.carry_out(config, &plan)? {
                 return Ok(None);
             }
             last = Some(outline);
@@ -637,7 +637,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Carries a plan out. False when a newer configuration came meanwhile.
-    fn carry_out(&mut self, plan: &Draft<'_>) -> Result<bool, KernelError> {
+    fn carry_out(&mut self, config: &ValidHostConfig, plan: &Draft<'_>) -> Result<bool, KernelError> {
         let mut operations = plan.operations();
         let mut chunk = Vec::with_capacity(CHUNK.min(plan.len()));
         loop {
@@ -657,7 +657,8 @@ impl<K: Kernel> Reconciler<K> {
             if self.settled {
                 self.counters.drift_repaired += done;
                 for operation in chunk.iter().take(MAX_PROBLEMS) {
-                    tracing::info!(%operation, "repaired");
+                    let concerns = scope::words(config, &scope::of_operation(config, operation));
+                    tracing::info!(revision = %config.revision, concerns, %operation, "repaired");
                 }
             }
             let room = (2 * MAX_PROBLEMS).saturating_sub(self.refused.len());
@@ -712,7 +713,9 @@ impl<K: Kernel> Reconciler<K> {
         }
         if *problems != self.report.borrow().problems {
             for problem in problems {
-                tracing::warn!(%revision, object = problem.object, reason = problem.reason, "not as it should be");
+                let concerns = scope::words(config, &problem.scope);
+                let (object, reason) = (&problem.object, &problem.reason);
+                tracing::warn!(%revision, concerns, object, reason, "not as it should be");
             }
         }
     }

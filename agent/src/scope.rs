@@ -23,6 +23,19 @@ pub fn of_device(config: &SharedHostConfig, device: &InterfaceName) -> Scope {
     vpc.map_or(Scope::Host, |vpc| Scope::Vpc(vpc.clone()))
 }
 
+/// Whom a scope concerns, for the log: `host`, or a VPC or peering with its id.
+pub fn words(config: &SharedHostConfig, scope: &Scope) -> String {
+    match scope {
+        Scope::Host => "host".to_owned(),
+        Scope::Vpc(vpc) => format!("VPC {vpc}"),
+        Scope::Side(vni) => match config.sides.get(vni) {
+            Some(side) => format!("peering {} of VPC {}", side.peering, side.vpc),
+            // One that is on its way out.
+            None => format!("side {vni}"),
+        },
+    }
+}
+
 fn vpc_of(config: &SharedHostConfig, vni: Vni) -> Option<&VpcId> {
     config.vrfs.iter().find(|(_, vrf)| vrf.vni == vni).map(|(vpc, _)| vpc)
 }
@@ -107,6 +120,15 @@ mod tests {
 
     fn side(vni: u32) -> Scope {
         Scope::Side(vni.try_into().unwrap())
+    }
+
+    #[test]
+    fn the_log_names_the_peering_of_a_side() {
+        let config = config(1, &[20]);
+        assert_eq!(words(&config, &side(20)), "peering p20 of VPC vpc-a");
+        assert_eq!(words(&config, &side(21)), "side 21");
+        assert_eq!(words(&config, &Scope::Vpc("vpc-a".parse().unwrap())), "VPC vpc-a");
+        assert_eq!(words(&config, &Scope::Host), "host");
     }
 
     fn problem(scope: Scope) -> Problem {

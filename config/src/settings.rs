@@ -61,6 +61,10 @@ pub struct ControllerSettings {
     pub listen: SocketAddr,
     /// The embedded store, for instance `/var/lib/cps-peering-controller/store.redb`. The folder must exist.
     pub store: PathBuf,
+    /// The file with the key that secret keys of accounts are sealed with. It must not be readable by others. Made where there
+    /// is none and nothing is sealed yet. By default beside the store, with the ending `.key`.
+    #[serde(default)]
+    pub store_key_file: Option<PathBuf>,
     /// A file that holds the operators' bearer token. It must not be readable by others.
     pub operator_token_file: PathBuf,
     /// How long a delete waits for the hosts to confirm before it answers with `draining`, in milliseconds. Default 2000.
@@ -91,6 +95,19 @@ pub struct ControllerSettings {
     /// How long the audit trail is kept, in seconds. Default 90 days.
     #[serde(default = "default_audit_kept_s")]
     pub audit_kept_s: u64,
+    /// How many requests an account may send each second on the whole. Default 100; 0: as many as it likes.
+    #[serde(default = "default_requests_per_s")]
+    pub requests_per_s: u32,
+    /// How many requests an account may send at once after it was quiet. Default 500.
+    #[serde(default = "default_requests_burst")]
+    pub requests_burst: u32,
+    /// How many wrong credentials may come from one address (IPv6: a network of 64 bits) each minute on the whole.
+    /// Default 12; 0: as many as there are.
+    #[serde(default = "default_failures_per_min")]
+    pub failures_per_min: u32,
+    /// How many wrong credentials may come from one address at once. Default 20.
+    #[serde(default = "default_failures_burst")]
+    pub failures_burst: u32,
     /// The currency of all prices. Default `CNY`.
     #[serde(default = "default_currency")]
     pub currency: String,
@@ -103,6 +120,13 @@ pub struct ControllerSettings {
     /// The controller's certificate and whose word it takes; the controller does not start where nothing is said.
     #[serde(default)]
     pub tls: Option<Tls>,
+}
+
+impl ControllerSettings {
+    /// The file with the key that secret keys of accounts are sealed with.
+    pub fn store_key(&self) -> PathBuf {
+        self.store_key_file.clone().unwrap_or_else(|| self.store.with_extension("key"))
+    }
 }
 
 /// What to do about a missing setting `tls`.
@@ -209,6 +233,22 @@ fn default_week_s() -> u64 {
 
 fn default_audit_kept_s() -> u64 {
     90 * DAY_S
+}
+
+fn default_requests_per_s() -> u32 {
+    100
+}
+
+fn default_requests_burst() -> u32 {
+    500
+}
+
+fn default_failures_per_min() -> u32 {
+    12
+}
+
+fn default_failures_burst() -> u32 {
+    20
 }
 
 fn default_delete_wait_ms() -> u64 {

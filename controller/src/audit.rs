@@ -3,7 +3,7 @@
 use crate::model::{
     Actor, Command, Draft, Outcome, Refusal, Request,
     record::{Made, Peering},
-    state::{Change, State},
+    state::Change,
 };
 use cps_peering_config::id::{AccountId, PeeringId, VpcId};
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,8 @@ pub(crate) fn entries(
         time_ms: now_ms,
         request: request.id.clone(),
         actor: request.actor.to_string(),
-        target: target(draft.state, &request.command, result),
+        target: target(&request.command, result.as_ref().ok())
+            .unwrap_or_else(|| format!("commit {}", draft.state.meta().number)),
         action,
         outcome: outcome.to_owned(),
         reason,
@@ -137,6 +138,11 @@ pub(crate) fn entries(
 
 fn accounts_of(peering: &Peering) -> BTreeSet<AccountId> {
     peering.sides().iter().map(|side| side.account.clone()).collect()
+}
+
+/// The name of a command.
+pub(crate) fn name(command: &Command) -> String {
+    words(command).0
 }
 
 /// The name of a command and what it says.
@@ -157,12 +163,14 @@ fn words(command: &Command) -> (String, Value) {
     }
 }
 
-fn target(state: &State, command: &Command, result: &Result<Outcome, Refusal>) -> String {
+/// What a command is about, with what came of it: a peering, a VPC, a region, an account or a host; none where it is about
+/// many things.
+pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<String> {
     let peering = |id: &PeeringId| id.to_string();
     let vpc = |id: &VpcId| id.to_string();
-    match (command, result) {
-        (_, Ok(Outcome::Made(Made::Peering(id)))) => peering(id),
-        (_, Ok(Outcome::Made(Made::Vpc(id)))) => vpc(id),
+    Some(match (command, outcome) {
+        (_, Some(Outcome::Made(Made::Peering(id)))) => peering(id),
+        (_, Some(Outcome::Made(Made::Vpc(id)))) => vpc(id),
         (Command::AcceptPeering(which) | Command::RejectPeering(which) | Command::DeletePeering(which), _) => {
             peering(&which.id)
         }
@@ -176,6 +184,6 @@ fn target(state: &State, command: &Command, result: &Result<Outcome, Refusal>) -
         (Command::CreateVpc(create), _) => create.region.to_string(),
         (Command::Account(change), _) => change.id.to_string(),
         (Command::RemoveHost(id) | Command::Forget(id), _) => id.to_string(),
-        (Command::Apply(_) | Command::Tick, _) => format!("commit {}", state.meta().number),
-    }
+        (Command::Apply(_) | Command::Tick, _) => return None,
+    })
 }

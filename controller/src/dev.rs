@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use cps_peering_config::{inventory::Inventory, settings::ControllerSettings, tls::Tls};
 use cps_peering_controller::{
-    access::secret,
+    access::{secret, vault::Vault},
     engine::Engine,
     model::{
         Actor, Command, Request,
@@ -71,6 +71,7 @@ impl Sandbox {
                 listen,
                 store,
                 operator_token_file,
+                store_key_file: None,
                 tls,
                 metrics_listen: None,
                 ..settings
@@ -81,12 +82,13 @@ impl Sandbox {
     }
 
     /// Makes regions and accounts.
-    pub(crate) fn furnish(&self, engine: &Engine) -> anyhow::Result<()> {
+    pub(crate) fn furnish(&self, engine: &Engine, vault: &Vault) -> anyhow::Result<()> {
         let inventory: Inventory = serde_json::from_value(json!({ "regions": REGIONS.map(|id| json!({ "id": id })) }))?;
         let run = |command| engine.execute(&Request::new(Actor::Operator, command)).map(drop);
         run(Command::Apply(Apply { inventory, prune: false }))?;
         for Account { id, access_key, secret_key, token } in &self.accounts {
-            let key = What::AddKey { access_key: access_key.clone(), secret_key: secret_key.clone() };
+            let secret_key = vault.seal(&id.parse()?, access_key, secret_key)?;
+            let key = What::AddKey { access_key: access_key.clone(), secret_key };
             let token = What::AddToken { id: format!("{id}-dev"), hash: secret::token_hash(token) };
             for what in [What::Create, key, token] {
                 run(Command::Account(Change { id: id.parse()?, what }))?;

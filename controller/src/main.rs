@@ -7,7 +7,12 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
 use cps_peering_config::settings::{ControllerSettings, tls_files};
 use cps_peering_controller::{
-    access::Access,
+    access::{
+        Access,
+        rate::{Rate, Rates},
+        secret,
+        vault::{self, Vault},
+    },
     agents::AgentClients,
     api::{self, Api, Streams},
     charging::Prices,
@@ -22,9 +27,7 @@ use cps_peering_http::tls::{self, Clients, Identity};
 use dev::Sandbox;
 use std::{
     fs,
-    io::{self, IsTerminal},
     net::SocketAddr,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -34,7 +37,6 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing_subscriber::EnvFilter;
 
 /// Holds the state of VPC peerings and sends each host what it must have.
 #[derive(Parser)]
@@ -77,6 +79,9 @@ enum Command {
         #[arg(long)]
         epoch: Option<u64>,
     },
+    /// Remove the access keys of all accounts while no controller runs: for when the store's key is lost, with which they are
+    /// sealed. Bearer tokens stay. Operators then give new ones: `cps-peering admin account add-key`.
+    ForgetKeys,
 }
 
 const SETTINGS: &str = "/etc/cps-peering/controller.toml";
@@ -94,12 +99,7 @@ struct Setup {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    cps_peering_service::log::start();
     if arguments.openapi {
         return match api::openapi_document().to_pretty_json() {
             Ok(text) => {
@@ -156,15 +156,40 @@ fn execute(command: &Command, settings: Option<&Path>) -> anyhow::Result<String>
                 other => other.into(),
             })?;
             let revision = store.back_up(file)?;
-            Ok(format!("{} holds revision {revision}", file.display()))
+            let key = settings.store_key();
+            Ok(format!(
+                "{} holds revision {revision}; its access keys are of use with {} alone",
+                file.display(),
+                key.display()
+            ))
         }
         Command::Restore { file, epoch } => {
+            fits(file, &settings)?;
             let Restored { revision, counts: [hosts, vpcs, peerings], replaced } =
                 Store::restore(file, &settings.store, *epoch)?;
             let kept = replaced.map_or(String::new(), |it| format!("\nthe store before is kept as {}", it.display()));
             Ok(format!("revision {revision} with {hosts} hosts, {vpcs} VPCs and {peerings} peerings is in place{kept}"))
         }
+        Command::ForgetKeys => {
+            fs::metadata(&settings.store).with_context(|| format!("no store at {}", settings.store.display()))?;
+            let store = Store::open(&settings.store)?;
+            let state = store.load()?;
+            let changes = vault::forget_all(&state);
+            store.commit(&changes, &[], &[], state.meta().number)?;
+            Ok(format!("{} accounts have no access keys any more", changes.len()))
+        }
     }
+}
+
+/// Checks that the access keys in a copy can be used with the store's key, before the copy takes the store's place.
+fn fits(copy: &Path, settings: &ControllerSettings) -> anyhow::Result<()> {
+    let folder = settings.store.parent().unwrap_or(Path::new("."));
+    // To open a store writes to it, and the copy is to stay as it is.
+    let looked_at =
+        tempfile::NamedTempFile::new_in(folder).with_context(|| format!("cannot write to {}", folder.display()))?;
+    fs::copy(copy, &looked_at).with_context(|| format!("cannot read {}", copy.display()))?;
+    let state = Store::open(looked_at.path())?.load()?;
+    Ok(Vault::fits(&settings.store_key(), &state)?)
 }
 
 fn read(arguments: &Arguments) -> anyhow::Result<Setup> {
@@ -194,13 +219,8 @@ fn read_settings(path: &Path) -> anyhow::Result<ControllerSettings> {
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {
-    const OTHERS: u32 = 0o077;
     let shown = path.display();
-    let mode = fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.mode();
-    if mode & OTHERS != 0 {
-        bail!("{shown} can be read by others (mode {:04o}): chmod 600 {shown}", mode & 0o7777);
-    }
-    let token = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?.trim().to_owned();
+    let token = secret::read_private(path)?;
     if token.len() < 16 {
         bail!("the token in {shown} is shorter than 16 characters: head -c 24 /dev/urandom | base64 > {shown}");
     }
@@ -224,14 +244,46 @@ fn options(settings: &ControllerSettings) -> Options {
     }
 }
 
-/// What differs and cannot change while the controller runs.
+fn rates(settings: &ControllerSettings) -> Rates {
+    Rates {
+        requests: Rate::new(settings.requests_per_s, Duration::from_secs(1), settings.requests_burst),
+        failures: Rate::new(settings.failures_per_min, Duration::from_mins(1), settings.failures_burst),
+    }
+}
+
+/// What differs and cannot change while the controller runs. Every setting is named here, so that none is forgotten.
 fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str> {
+    let ControllerSettings {
+        listen,
+        metrics_listen,
+        tls,
+        store,
+        store_key_file,
+        poll_s,
+        // Read again, and held to from then on.
+        operator_token_file: _,
+        delete_wait_ms: _,
+        provisioning_grace_s: _,
+        max_bandwidth_mbit: _,
+        peerings_per_region: _,
+        request_expires_s: _,
+        ended_kept_s: _,
+        arrear_kept_s: _,
+        audit_kept_s: _,
+        requests_per_s: _,
+        requests_burst: _,
+        failures_per_min: _,
+        failures_burst: _,
+        currency: _,
+        prices: _,
+    } = old;
     let differs = [
-        ("listen", old.listen != new.listen),
-        ("metrics_listen", old.metrics_listen != new.metrics_listen),
-        ("tls", old.tls != new.tls),
-        ("store", old.store != new.store),
-        ("poll_s", old.poll_s != new.poll_s),
+        ("listen", *listen != new.listen),
+        ("metrics_listen", *metrics_listen != new.metrics_listen),
+        ("tls", *tls != new.tls),
+        ("store", *store != new.store),
+        ("store_key_file", *store_key_file != new.store_key_file),
+        ("poll_s", *poll_s != new.poll_s),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
@@ -244,13 +296,15 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
     if identity.is_none() && setup.sandbox.is_none() {
         tracing::warn!("TLS is off: what clients and agents are told can be read and changed on the way");
     }
-    let store = Store::open(&settings.store)?;
+    let (store, vault) = vault::open(&settings.store, &settings.store_key())?;
+    let vault = Arc::new(vault);
     let (engine, hosts) = Engine::open(store, options(settings))?;
     if let Some(sandbox) = &setup.sandbox {
         sandbox.hide()?;
-        sandbox.furnish(&engine)?;
+        sandbox.furnish(&engine, &vault)?;
     }
-    let access = Access::new(Arc::clone(&engine), &setup.operator_token);
+    let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault);
+    access.tune(rates(settings));
     let registry = Arc::new(Metrics::registry(&engine, identity.clone()));
     let streams = Arc::new(Streams::default());
     // The HTTP interfaces as the settings have them.
@@ -308,8 +362,13 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
         let reload = || {
             let new = read()?;
             engine.tune(options(&new.settings));
-            let api = interfaces(&new, access.with_operator_token(&new.operator_token));
-            current.set(api::router(api, Arc::clone(&registry)));
+            access.tune(rates(&new.settings));
+            current.set(api::router(interfaces(&new, access.clone()), Arc::clone(&registry)));
+            // A sandbox makes tokens up each time; those that it has told stay.
+            if new.sandbox.is_none() && access.replace_operator_token(&new.operator_token) {
+                streams.look_again();
+                tracing::info!("the operators' token is another; what was opened with the one before has ended");
+            }
             Ok(fixed(settings, &new.settings))
         };
         tokio::select! {

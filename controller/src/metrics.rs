@@ -51,6 +51,24 @@ impl Pushed {
     }
 }
 
+/// Which limit refused a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limited {
+    /// That of what an account may ask.
+    Account,
+    /// That of wrong credentials from an address.
+    Source,
+}
+
+impl Limited {
+    fn word(self) -> &'static str {
+        match self {
+            Limited::Account => "account",
+            Limited::Source => "source",
+        }
+    }
+}
+
 /// Which requests are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Asked {
@@ -64,6 +82,7 @@ struct Asked {
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pushes: Family<[(&'static str, &'static str); 1], Counter>,
+    limited: Family<[(&'static str, &'static str); 1], Counter>,
     convergence: Histogram,
     commits: Histogram,
     requests: Family<Asked, Histogram>,
@@ -83,8 +102,13 @@ impl Default for Metrics {
         for outcome in [Pushed::Confirmed, Pushed::Behind, Pushed::Failed] {
             drop(pushes.get_or_create(&[("outcome", outcome.word())]));
         }
+        let limited = Family::default();
+        for by in [Limited::Account, Limited::Source] {
+            drop(limited.get_or_create(&[("by", by.word())]));
+        }
         Self {
             pushes,
+            limited,
             convergence: histogram(),
             commits: histogram(),
             requests: Family::new_with_constructor(histogram as fn() -> Histogram),
@@ -95,6 +119,10 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn pushed(&self, outcome: Pushed) {
         self.pushes.get_or_create(&[("outcome", outcome.word())]).inc();
+    }
+
+    pub(crate) fn limited(&self, by: Limited) {
+        self.limited.get_or_create(&[("by", by.word())]).inc();
     }
 
     pub(crate) fn converged(&self, lag: Duration) {
@@ -111,6 +139,9 @@ impl Metrics {
         let mut registry = Registry::default();
         let help = "Pushes to agents, and questions how they stand, by outcome";
         registry.register("cps_controller_pushes", help, metrics.pushes.clone());
+        let help =
+            "Requests refused because an account asked too often, or too many credentials from its address were wrong";
+        registry.register("cps_controller_rate_limited", help, metrics.limited.clone());
         let help = "From a host's new configuration to the confirmation that its kernel has it";
         registry.register("cps_controller_convergence_seconds", help, metrics.convergence.clone());
         let help = "How long the store took to make a command's changes durable";

@@ -18,6 +18,7 @@ use std::{
 };
 use thiserror::Error;
 use tokio::{sync::watch, task::JoinSet};
+use tracing::Instrument as _;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(15);
@@ -107,15 +108,16 @@ impl Worker {
                 self.measured = false;
             }
             let mut newer = self.target.clone();
+            let span = tracing::info_span!("push", host = %self.host, revision = %target.config.revision);
             let brought = tokio::select! {
-                brought = self.bring(&target) => brought,
+                brought = self.bring(&target).instrument(span.clone()) => brought,
                 // An agent may hold its answer back; what came meanwhile, a delete perhaps, must not wait for that.
                 Ok(()) = newer.changed() => continue,
             };
             let pause = match brought {
                 Ok(report) => {
                     let in_sync = report.in_sync() && report.applied == Some(target.config.revision);
-                    self.measure(in_sync);
+                    span.in_scope(|| self.measure(in_sync));
                     self.engine.heard(&self.host, Ok(report));
                     if in_sync {
                         self.retry = FIRST_RETRY;
@@ -125,7 +127,7 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(host = %self.host, %error, "push failed");
+                    span.in_scope(|| tracing::warn!(%error, "push failed"));
                     self.engine.metrics().pushed(Pushed::Failed);
                     self.engine.heard(&self.host, Err(error.to_string()));
                     self.back_off()
@@ -142,7 +144,9 @@ impl Worker {
         let metrics = self.engine.metrics();
         metrics.pushed(if in_sync { Pushed::Confirmed } else { Pushed::Behind });
         if let (true, Some((_, since))) = (in_sync && !self.measured, self.since) {
-            metrics.converged(since.elapsed());
+            let took = since.elapsed();
+            tracing::info!(?took, "the host has it in its kernel");
+            metrics.converged(took);
             self.measured = true;
         }
     }

@@ -58,16 +58,19 @@ impl Sandbox {
         let settings = home.path().join("controller.toml");
         let usual = "listen = \"127.0.0.1:0\"\nstore = \"/nowhere\"\noperator_token_file = \"/nowhere\"\n";
         fs::write(&settings, format!("{usual}{limits}")).unwrap();
-        let mut controller = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"))
+        let controller = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"))
             .args(["--dev", "--settings"])
             .arg(&settings)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        // From here on it is ended, whatever fails.
+        let mut sandbox = Self { controller, told: Value::Null, home };
         let mut line = String::new();
-        BufReader::new(controller.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { controller, told: serde_json::from_str(&line).unwrap(), home }
+        BufReader::new(sandbox.controller.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        sandbox.told = serde_json::from_str(&line).unwrap();
+        sandbox
     }
 
     fn word(&self, pointer: &str) -> &str {

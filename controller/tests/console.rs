@@ -24,17 +24,20 @@ struct Sandbox {
 
 impl Sandbox {
     fn start() -> Self {
-        let mut controller = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"))
+        cps_peering_http::tls::use_ring();
+        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let controller = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"))
             .arg("--dev")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        // From here on it is ended, whatever fails.
+        let mut sandbox = Self { controller, told: Value::Null, client };
         let mut line = String::new();
-        BufReader::new(controller.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        cps_peering_http::tls::use_ring();
-        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { controller, told: serde_json::from_str(&line).unwrap(), client }
+        BufReader::new(sandbox.controller.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        sandbox.told = serde_json::from_str(&line).unwrap();
+        sandbox
     }
 
     fn account(&self, number: usize, field: &str) -> &str {

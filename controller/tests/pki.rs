@@ -7,7 +7,8 @@ use reqwest::Client;
 use serde_json::Value;
 use std::{
     fs,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -97,6 +98,25 @@ fn without_certificates_a_controller_says_what_to_do() {
     assert!(said.contains("cps-peering pki"), "{said}");
 }
 
+/// Says hello as a client that knows TLS 1.2 and nothing newer.
+fn older_tls_is_refused(port: u16) {
+    // Groups: x25519, secp256r1. Signatures: ECDSA and RSA with SHA-256.
+    const EXTENSIONS: [u8; 24] = [0, 10, 0, 6, 0, 4, 0, 29, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
+    // TLS 1.2, 32 random bytes, no session; ECDHE-ECDSA with AES-128-GCM; no compression.
+    let mut hello = vec![3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0, 0, u8::try_from(EXTENSIONS.len()).unwrap()]);
+    hello.extend(EXTENSIONS);
+    let length = u8::try_from(hello.len()).unwrap();
+    let record = [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(&record).unwrap();
+    let mut answer = [0; 7];
+    stream.read_exact(&mut answer).unwrap();
+    // A fatal alert: protocol_version.
+    assert_eq!((answer[0], answer[5], answer[6]), (21, 2, 70), "{answer:?}");
+}
+
 #[tokio::test]
 async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     let folder = tempfile::tempdir().unwrap();
@@ -119,6 +139,7 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
         assert!(Instant::now() < until && controller.0.try_wait().unwrap().is_none(), "it does not answer");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    older_tls_is_refused(port);
     // Somebody else's CA, and an address that the certificate does not name.
     let other = folder.path().join("other");
     made(&other, &["init"]);
@@ -141,6 +162,50 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     // A wrong token is not made up for by a certificate.
     let wrong = operator.get(format!("{url}/admin/v1/hosts")).bearer_auth("wrong").send().await.unwrap();
     assert_eq!(wrong.status().as_u16(), 401);
+    // The command line with a certificate, and without any token.
+    let by_certificate = |name: &str, arguments: &[&str]| {
+        let files = ["pem", "key"].map(|end| path(&format!("{name}.{end}")).to_str().unwrap().to_owned());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+        command.env_clear().env("HOME", folder.path()).args(["--ca", ca_file, "--cert", &files[0], "--key", &files[1]]);
+        command.args(arguments).output().unwrap()
+    };
+    let told = |arguments: &[&str]| by_certificate("operator", &[&["--controller", &url], arguments].concat());
+    let whoami: Value = serde_json::from_slice(&told(&["whoami", "-o", "json"]).stdout).unwrap();
+    assert_eq!(whoami["role"], "operator");
+    assert!(told(&["admin", "account", "create", "by-certificate"]).status.success());
+    refused(
+        &by_certificate("monitoring", &["--controller", &url, "whoami"]),
+        "there was no token, but the certificate",
+    );
+    refused(&by_certificate("operator", &["--controller", "http://127.0.0.1:1", "whoami"]), "use https://");
+    refused(&by_certificate("nobody", &["--controller", &url, "whoami"]), "nobody.pem");
+    // A profile keeps it.
+    assert!(told(&["profile", "set", "work"]).status.success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+    let ended = command.env_clear().env("HOME", folder.path()).args(["--profile", "work", "whoami"]).output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+    let ended = command.args(["--cert", "x", "whoami"]).output().unwrap();
+    assert_eq!(ended.status.code(), Some(2), "one without the other: {ended:?}");
+    // A browser shows the certificate whoever's page asks: what comes from another's page changes nothing.
+    let host = format!("localhost:{port}");
+    let account = |headers: &[(&str, &str)]| {
+        let request = operator.post(format!("{url}/admin/v1/accounts")).body(r#"{ "accountId": "made" }"#);
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+    };
+    for headers in [
+        &[("sec-fetch-site", "cross-site")][..],
+        &[("sec-fetch-site", "same-site")],
+        &[("origin", "https://evil.example")],
+        &[("origin", "null"), ("sec-fetch-site", "none")],
+    ] {
+        assert_eq!(account(headers).send().await.unwrap().status().as_u16(), 403, "{headers:?}");
+        assert_eq!(code(&operator, "/admin/v1/accounts/made").await, 404, "{headers:?}");
+    }
+    let own = [("sec-fetch-site", "same-origin"), ("origin", &format!("https://{host}"))];
+    assert_eq!(account(&own).send().await.unwrap().status().as_u16(), 200);
+    let again = account(&[]).send().await.unwrap();
+    assert_eq!(again.status().as_u16(), 409, "a program, which is no browser");
     assert_eq!(code(&nobody, "/metrics").await, 403);
     let text = monitoring.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
     for name in [

@@ -5,7 +5,7 @@ pub mod tls;
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
@@ -23,7 +23,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustls::ServerConfig;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tls::Peer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -62,8 +62,8 @@ pub async fn within(State(limit): State<Duration>, request: Request, next: Next)
     })
 }
 
-/// Serves with the usual limits until `shutdown` completes, then lets requests under way end within a grace period. Over TLS,
-/// requests carry the client's [`Peer`] as an extension; one without a certificate has no names.
+/// Serves with the usual limits until `shutdown` completes, then lets requests under way end within a grace period. Requests
+/// carry the client's address ([`ConnectInfo`]) as an extension, and over TLS its [`Peer`]; one without a certificate has no names.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
@@ -94,9 +94,9 @@ pub async fn serve_within(
             let place = Arc::clone(&places).acquire_owned().await;
             (place, listener.accept().await)
         };
-        let (place, stream) = tokio::select! {
+        let (place, stream, from) = tokio::select! {
             (place, accepted) = accepted => match accepted {
-                Ok((stream, _)) => (place, stream),
+                Ok((stream, from)) => (place, stream, from),
                 Err(error) => {
                     // Too many open files and the like: there may be room again soon.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -111,8 +111,8 @@ pub async fn serve_within(
         let (server, watcher, acceptor) = (server.clone(), graceful.watcher(), acceptor.clone());
         tokio::spawn(async move {
             match acceptor {
-                None => server.connection(stream, None, watcher).await,
-                Some(acceptor) => server.handshake(&acceptor, stream, watcher).await,
+                None => server.connection(stream, from, None, watcher).await,
+                Some(acceptor) => server.handshake(&acceptor, stream, from, watcher).await,
             }
             drop(place);
         });
@@ -132,12 +132,12 @@ struct Server {
 }
 
 impl Server {
-    async fn handshake(&self, acceptor: &TlsAcceptor, stream: TcpStream, watcher: Watcher) {
+    async fn handshake(&self, acceptor: &TlsAcceptor, stream: TcpStream, from: SocketAddr, watcher: Watcher) {
         match tokio::time::timeout(self.limits.head, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let peer = certificate.map(Peer::of).unwrap_or_default();
-                self.connection(stream, Some(peer), watcher).await;
+                self.connection(stream, from, Some(peer), watcher).await;
             }
             // A stranger's mistake, which must not fill the log.
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
@@ -145,12 +145,13 @@ impl Server {
         }
     }
 
-    async fn connection<S>(&self, stream: S, peer: Option<Peer>, watcher: Watcher)
+    async fn connection<S>(&self, stream: S, from: SocketAddr, peer: Option<Peer>, watcher: Watcher)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let inner = TowerToHyperService::new(self.router.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(from));
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
@@ -172,7 +173,7 @@ mod tests {
         routing::{get, post},
     };
     use futures_util::{StreamExt, stream};
-    use std::{convert::Infallible, net::SocketAddr};
+    use std::convert::Infallible;
     use tokio::{
         io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
         net::TcpStream,

@@ -1,4 +1,6 @@
-//! What the daemons tell the service manager, by `sd_notify(3)`. Without one nothing happens.
+//! What the daemons tell the service manager, by `sd_notify(3)`, without one nothing; and their [`log`].
+
+pub mod log;
 
 use sd_notify::NotifyState;
 use std::{future::Future, time::Duration};
@@ -33,17 +35,45 @@ pub fn stopping() {
 /// it is. A proof that never comes lets the service manager end the daemon and start it again. Never completes.
 pub async fn keep_alive<Proof: Future<Output = ()>>(prove: impl Fn() -> Proof) {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    signs(patience, prove, || tell(&[NotifyState::Watchdog])).await;
+}
+
+async fn signs<Proof: Future<Output = ()>>(patience: Duration, prove: impl Fn() -> Proof, sign: impl Fn()) {
     let mut ticks = tokio::time::interval((patience / SIGNS).max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         prove().await;
-        tell(&[NotifyState::Watchdog]);
+        sign();
     }
 }
 
 fn tell(what: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(what) {
         tracing::warn!(%error, "cannot tell the service manager how this daemon stands");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use tokio::sync::Notify;
+
+    #[tokio::test]
+    async fn there_is_a_sign_of_life_for_every_proof_and_none_without() {
+        let (asked, given, stuck) = (Cell::new(0), Cell::new(0), Notify::new());
+        let prove = async || {
+            asked.set(asked.get() + 1);
+            if asked.get() > 5 {
+                stuck.notify_one();
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = signs(Duration::from_millis(3), prove, || given.set(given.get() + 1)) => {}
+            () = stuck.notified() => {}
+        }
+        assert_eq!((asked.get(), given.get()), (6, 5));
     }
 }

@@ -1,20 +1,27 @@
 //! Who is asking: signed requests, bearer tokens and sessions of the console, all of which mean an account or the operator.
 
+pub mod rate;
 pub mod secret;
 pub mod session;
 pub mod signature;
+pub mod vault;
 
 use crate::{
     engine::Engine,
+    metrics::Limited,
     model::{Actor, Signed},
 };
-use session::{OpenedWith, Sessions};
+use cps_peering_config::id::AccountId;
+use rate::{Claim, Guard, Rates, Source};
+use session::{OpenedWith, Sessions, Valid};
 use signature::{Parts, Signature, SignatureError};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 use thiserror::Error;
+use vault::Vault;
 
 /// Who asks, and how that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +66,30 @@ pub enum AccessError {
         session::PAGE
     )]
     OthersPage,
+    /// A browser would change something with its user's certificate, because of another's page.
+    #[error("with a client certificate, a browser may change something from this controller's own pages only")]
+    OthersPageByCertificate,
+    /// So many credentials from one address were wrong that no more are looked at for a while.
+    #[error("too many credentials from this address were wrong: try again in {wait_s} s")]
+    TooManyFailures {
+        /// For how long, in seconds.
+        wait_s: u64,
+    },
+}
+
+/// An account has asked too often.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("account {account} asks too often: try again in {wait_s} s")]
+pub struct TooOften {
+    /// The account.
+    pub account: AccountId,
+    /// When it may ask again, in seconds.
+    pub wait_s: u64,
+}
+
+/// Whole seconds, so that whoever waits for so long has waited enough.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// Why no session was opened.
@@ -72,14 +103,27 @@ pub enum SignInError {
     NoRandomness(#[from] secret::NoRandomness),
 }
 
+/// Whom a request says to be of: an access key, or a token.
+fn claim(parts: &Parts<'_>) -> Option<String> {
+    let authorization = parts.header("authorization")?;
+    let (scheme, rest) = authorization.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().to_owned());
+    }
+    let (_, credential) = rest.split_once("Credential=")?;
+    credential.split('/').next().map(str::to_owned)
+}
+
 /// Recognises callers.
 #[derive(Clone)]
 pub struct Access {
     engine: Arc<Engine>,
-    /// SHA-256 of the operators' token.
-    operator_token: [u8; 32],
+    /// SHA-256 of the operators' token of now.
+    operator_token: Arc<RwLock<[u8; 32]>>,
     seen: Arc<Mutex<Seen>>,
     sessions: Arc<Sessions>,
+    guard: Arc<Guard>,
+    vault: Arc<Vault>,
 }
 
 /// Signatures with their nonces that came lately, and until when they could come again.
@@ -116,34 +160,104 @@ impl Seen {
 
 impl Access {
     /// Knows the accounts of an engine, and the operators by their token.
-    pub fn new(engine: Arc<Engine>, operator_token: &str) -> Self {
+    pub fn new(engine: Arc<Engine>, operator_token: &str, vault: Arc<Vault>) -> Self {
         Self {
             engine,
-            operator_token: secret::sha256(operator_token.as_bytes()),
+            operator_token: Arc::new(RwLock::new(secret::sha256(operator_token.as_bytes()))),
             seen: Arc::default(),
             sessions: Arc::default(),
+            guard: Arc::default(),
+            vault,
         }
     }
 
+    /// What seals the secret keys of accounts.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// The account with an access key, and its secret key in clear.
+    fn secret_key(&self, access_key: &str) -> Option<(AccountId, String)> {
+        let known =
+            self.engine.read(|state, _| state.by_access_key(access_key).map(|(id, key)| (id.clone(), key.clone())));
+        let (account, sealed) = known?;
+        match self.vault.unseal(&account, access_key, &sealed) {
+            Ok(secret) => Some((account, secret)),
+            Err(error) => {
+                tracing::error!("{error}");
+                None
+            }
+        }
+    }
+
+    /// Goes on with other limits of requests and failures.
+    pub fn tune(&self, rates: Rates) {
+        self.guard.tune(rates);
+    }
+
+    fn operator_token(&self) -> [u8; 32] {
+        *self.operator_token.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request of an account.
+    pub fn count(&self, account: &AccountId) -> Result<(), TooOften> {
+        self.guard.request(account).map_err(|wait| {
+            self.engine.metrics().limited(Limited::Account);
+            TooOften { account: account.clone(), wait_s: seconds(wait) }
+        })
+    }
+
+    /// Looks at a credential, if there were not too many wrong ones, and takes note of whether it is right.
+    fn guarded<T>(
+        &self,
+        from: Source,
+        claim: Option<&str>,
+        look: impl FnOnce() -> Result<T, AccessError>,
+    ) -> Result<T, AccessError> {
+        // A session's cookie has 256 random bits, and where nothing is said nothing is guessed.
+        let Some(claimed) = claim else { return look() };
+        let claim: Claim = secret::sha256(claimed.as_bytes());
+        self.guard.admit(from, claim).map_err(|wait| {
+            self.engine.metrics().limited(Limited::Source);
+            AccessError::TooManyFailures { wait_s: seconds(wait) }
+        })?;
+        let looked = look();
+        match &looked {
+            Ok(_) => self.guard.right(from, claim),
+            Err(AccessError::UnknownToken | AccessError::WrongSignature | AccessError::WrongKey) => {
+                self.guard.wrong(from, claim);
+            }
+            Err(_) => {}
+        }
+        looked
+    }
+
     /// Opens a session for who knows an access key's secret key. Returns what its cookie is to say, and who it is.
-    pub fn sign_in_by_key(&self, access_key: &str, secret_key: &str) -> Result<(String, Actor), SignInError> {
-        let known = self.engine.read(|state, _| {
-            state.by_access_key(access_key).map(|(id, secret)| (id.clone(), secret::sha256(secret.as_bytes())))
-        });
-        // Hashes may be compared in any time: what is learnt of one says nothing about what was hashed.
-        let said = secret::sha256(secret_key.as_bytes());
-        let (account, _) = known.filter(|(_, secret)| *secret == said).ok_or(AccessError::WrongKey)?;
+    pub fn sign_in_by_key(
+        &self,
+        access_key: &str,
+        secret_key: &str,
+        from: Source,
+    ) -> Result<(String, Actor), SignInError> {
+        let account = self.guarded(from, Some(access_key), || self.by_key(access_key, secret_key))?;
         let actor = Actor::Account(account);
         let with = OpenedWith::AccessKey(access_key.to_owned());
         Ok((self.sessions.open(actor.clone(), with, self.engine.now_ms())?, actor))
     }
 
+    fn by_key(&self, access_key: &str, secret_key: &str) -> Result<AccountId, AccessError> {
+        let known = self.secret_key(access_key).map(|(id, secret)| (id, secret::sha256(secret.as_bytes())));
+        // Hashes may be compared in any time: what is learnt of one says nothing about what was hashed.
+        let said = secret::sha256(secret_key.as_bytes());
+        known.filter(|(_, secret)| *secret == said).map(|(account, _)| account).ok_or(AccessError::WrongKey)
+    }
+
     /// Opens a session for who has a bearer token. Returns what its cookie is to say, and who it is.
-    pub fn sign_in_by_token(&self, token: &str) -> Result<(String, Actor), SignInError> {
-        let Caller { actor, .. } = self.by_token(token)?;
+    pub fn sign_in_by_token(&self, token: &str, from: Source) -> Result<(String, Actor), SignInError> {
+        let Caller { actor, .. } = self.guarded(from, Some(token), || self.by_token(token))?;
         let with = match &actor {
             Actor::Account(_) => OpenedWith::TokenHash(secret::token_hash(token)),
-            _ => OpenedWith::OperatorToken,
+            _ => OpenedWith::OperatorToken(secret::sha256(token.as_bytes())),
         };
         Ok((self.sessions.open(actor.clone(), with, self.engine.now_ms())?, actor))
     }
@@ -163,7 +277,10 @@ impl Access {
         }
         let by_itself = parts.headers.get(session::PAGE).is_some_and(|page| page == session::BY_ITSELF);
         let now_ms = self.engine.now_ms();
-        let actor = self.engine.read(|state, _| self.sessions.whose(said, state, now_ms, !by_itself))?;
+        let operator_token = self.operator_token();
+        let actor = self
+            .engine
+            .read(|state, _| self.sessions.whose(said, &Valid { state, operator_token }, now_ms, !by_itself))?;
         Ok(Caller { actor, signed: None, service: None, region: None })
     }
 
@@ -172,14 +289,21 @@ impl Access {
         Arc::clone(&self.engine)
     }
 
-    /// The same with another operators' token. What came before is remembered.
-    #[must_use]
-    pub fn with_operator_token(&self, operator_token: &str) -> Self {
-        Self { operator_token: secret::sha256(operator_token.as_bytes()), ..self.clone() }
+    /// Knows the operators by another token from now on. Sessions that were opened with the one before have ended. Returns
+    /// whether it is another.
+    pub fn replace_operator_token(&self, operator_token: &str) -> bool {
+        let new = secret::sha256(operator_token.as_bytes());
+        let mut known = self.operator_token.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *known, new) != new
     }
 
     /// Finds out who asks.
-    pub fn recognise(&self, parts: &Parts<'_>) -> Result<Caller, AccessError> {
+    pub fn recognise(&self, parts: &Parts<'_>, from: Source) -> Result<Caller, AccessError> {
+        self.guarded(from, claim(parts).as_deref(), || self.whose(parts))
+    }
+
+    /// Who asks, of a request that was let in before.
+    pub fn whose(&self, parts: &Parts<'_>) -> Result<Caller, AccessError> {
         let Some(authorization) = parts.header("authorization") else {
             let said = session::cookie(parts.headers).ok_or(AccessError::Missing)?;
             return self.by_session(&said, parts);
@@ -193,20 +317,22 @@ impl Access {
 
     /// Whether it is worth reading a request's body: the token or the session is known, or a signature has a form, a date and an access key
     /// that may be right.
-    pub fn may_be_known(&self, parts: &Parts<'_>) -> Result<(), AccessError> {
+    pub fn may_be_known(&self, parts: &Parts<'_>, from: Source) -> Result<(), AccessError> {
         let authorization = parts.header("authorization").unwrap_or_default();
-        if authorization.starts_with("JDCLOUD") {
-            let signature = Signature::read(&authorization, parts, self.engine.now_ms())?;
-            let known = self.engine.read(|state, _| state.by_access_key(&signature.access_key).is_some());
-            return if known { Ok(()) } else { Err(AccessError::WrongSignature) };
+        if !authorization.starts_with("JDCLOUD") {
+            return self.recognise(parts, from).map(drop);
         }
-        self.recognise(parts).map(drop)
+        let signature = Signature::read(&authorization, parts, self.engine.now_ms())?;
+        if self.engine.read(|state, _| state.by_access_key(&signature.access_key).is_some()) {
+            return Ok(());
+        }
+        self.guarded(from, Some(&signature.access_key), || Err(AccessError::WrongSignature))
     }
 
     fn by_token(&self, token: &str) -> Result<Caller, AccessError> {
         let hash = secret::sha256(token.as_bytes());
         // Hashes of random tokens may be compared in any time: nobody can steer them.
-        let actor = if hash == self.operator_token {
+        let actor = if hash == self.operator_token() {
             Actor::Operator
         } else {
             let account = self.engine.read(|state, _| state.by_token_hash(&secret::hex(&hash)).cloned());
@@ -218,10 +344,7 @@ impl Access {
     fn by_signature(&self, parts: &Parts<'_>, authorization: &str) -> Result<Caller, AccessError> {
         let now_ms = self.engine.now_ms();
         let signature = Signature::read(authorization, parts, now_ms)?;
-        let known = self.engine.read(|state, _| {
-            state.by_access_key(&signature.access_key).map(|(id, secret)| (id.clone(), secret.to_owned()))
-        });
-        let (account, secret) = known.ok_or(AccessError::WrongSignature)?;
+        let (account, secret) = self.secret_key(&signature.access_key).ok_or(AccessError::WrongSignature)?;
         if !signature.verify(parts, &secret) {
             return Err(AccessError::WrongSignature);
         }

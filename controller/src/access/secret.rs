@@ -4,13 +4,53 @@ use ring::{
     digest::{SHA256, digest},
     rand::{SecureRandom, SystemRandom},
 };
-use std::fmt::Write;
+use std::{
+    env,
+    fmt::Write,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 use thiserror::Error;
 
 /// The system gave no random numbers.
 #[derive(Debug, Error)]
 #[error("the system's random number generator failed")]
 pub struct NoRandomness;
+
+/// A file with a secret cannot be used.
+#[derive(Debug, Error)]
+pub enum PrivateFileError {
+    /// The file system said no.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no secret.
+    #[error("{path} can be read by others (mode {mode:04o}): chmod 600 {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+}
+
+/// Reads a file that nobody but its owner may read, without space around it. What systemd hands over (`LoadCredential=`) is
+/// private by an access control list, which looks like a group's permission.
+pub fn read_private(path: &Path) -> Result<String, PrivateFileError> {
+    let failed = |source| PrivateFileError::Read { path: path.to_owned(), source };
+    let mode = fs::metadata(path).map_err(failed)?.mode() & 0o7777;
+    let handed_over = env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| path.starts_with(folder));
+    let others = if handed_over { 0o007 } else { 0o077 };
+    if mode & others != 0 {
+        return Err(PrivateFileError::Open { path: path.to_owned(), mode });
+    }
+    Ok(fs::read_to_string(path).map_err(failed)?.trim().to_owned())
+}
 
 /// SHA-256.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -25,6 +65,14 @@ pub fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// The bytes of a text in hexadecimal; none where it is something else.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
+    if rest.is_empty() { bytes } else { None }
 }
 
 /// The SHA-256 under which a token is kept, in hexadecimal.

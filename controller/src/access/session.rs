@@ -30,17 +30,25 @@ pub enum OpenedWith {
     AccessKey(String),
     /// A bearer token, by its SHA-256 in hexadecimal.
     TokenHash(String),
-    /// The operators' token, which lasts as long as the process.
-    OperatorToken,
+    /// The operators' token, by its SHA-256.
+    OperatorToken([u8; 32]),
+}
+
+/// The credentials that are good now.
+pub struct Valid<'a> {
+    /// Those of accounts.
+    pub state: &'a State,
+    /// The SHA-256 of the operators' token.
+    pub operator_token: [u8; 32],
 }
 
 impl OpenedWith {
     /// Whose credential it still is.
-    fn still(&self, state: &State) -> Option<Actor> {
+    fn still(&self, Valid { state, operator_token }: &Valid<'_>) -> Option<Actor> {
         let account = match self {
             Self::AccessKey(key) => state.by_access_key(key).map(|(account, _)| account),
             Self::TokenHash(hash) => state.by_token_hash(hash),
-            Self::OperatorToken => return Some(Actor::Operator),
+            Self::OperatorToken(hash) => return (hash == operator_token).then_some(Actor::Operator),
         };
         account.cloned().map(Actor::Account)
     }
@@ -87,11 +95,11 @@ impl Sessions {
     }
 
     /// Whose session it is. With `keep_alive`, it lasts longer because of that.
-    pub fn whose(&self, said: &str, state: &State, now_ms: u64, keep_alive: bool) -> Result<Actor, AccessError> {
+    pub fn whose(&self, said: &str, valid: &Valid<'_>, now_ms: u64, keep_alive: bool) -> Result<Actor, AccessError> {
         let hash = secret::sha256(said.as_bytes());
         let mut sessions = self.lock();
         let session = sessions.get_mut(&hash).ok_or(AccessError::NoSession)?;
-        if session.has_ended(now_ms) || session.with.still(state).as_ref() != Some(&session.actor) {
+        if session.has_ended(now_ms) || session.with.still(valid).as_ref() != Some(&session.actor) {
             sessions.remove(&hash);
             return Err(AccessError::NoSession);
         }
@@ -121,6 +129,15 @@ pub fn is_from_own_page(headers: &http::HeaderMap) -> bool {
     headers.contains_key(PAGE) && site.is_none_or(|site| site == b"same-origin")
 }
 
+/// Whether a browser says that a page of somebody else asks. Programs that are no browsers say nothing about it.
+pub fn is_from_others_page(headers: &http::HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let foreign_site = text("sec-fetch-site").is_some_and(|site| !["same-origin", "none"].contains(&site));
+    let host = text("host").unwrap_or_default();
+    let own = |origin: &str| origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host));
+    foreign_site || text("origin").is_some_and(|origin| !own(origin))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,12 +148,19 @@ mod tests {
     }
 
     fn state() -> State {
-        use crate::model::{record::Account, state::Change};
+        use crate::model::{
+            record::{Account, SealedKey},
+            state::Change,
+        };
         let mut account = Account::new("acme".parse().unwrap());
-        account.keys.insert("AK".to_owned(), "SK".to_owned());
+        account.keys.insert("AK".to_owned(), SealedKey::new("SK".to_owned()));
         let mut state = State::default();
         state.apply(Change::Account(account.id.clone(), Some(account)));
         state
+    }
+
+    fn valid(state: &State) -> Valid<'_> {
+        Valid { state, operator_token: [7; 32] }
     }
 
     fn key() -> OpenedWith {
@@ -147,35 +171,73 @@ mod tests {
     fn a_session_ends_when_it_is_idle_and_when_it_is_old() {
         let (sessions, state) = (Sessions::default(), state());
         let said = sessions.open(acme(), key(), 0).unwrap();
-        assert_eq!(sessions.whose(&said, &state, IDLE_MS - 1, false), Ok(acme()));
-        assert_eq!(sessions.whose(&said, &state, IDLE_MS, false), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose(&said, &valid(&state), IDLE_MS - 1, false), Ok(acme()));
+        assert_eq!(sessions.whose(&said, &valid(&state), IDLE_MS, false), Err(AccessError::NoSession));
         let said = sessions.open(acme(), key(), 0).unwrap();
         let mut now_ms = 0;
         while now_ms + IDLE_MS / 2 < LONGEST_MS {
             now_ms += IDLE_MS / 2;
-            assert_eq!(sessions.whose(&said, &state, now_ms, true), Ok(acme()), "{now_ms}");
+            assert_eq!(sessions.whose(&said, &valid(&state), now_ms, true), Ok(acme()), "{now_ms}");
         }
-        assert_eq!(sessions.whose(&said, &state, LONGEST_MS, true), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose(&said, &valid(&state), LONGEST_MS, true), Err(AccessError::NoSession));
     }
 
     #[test]
     fn a_session_ends_with_its_credential_and_when_it_is_closed() {
         let (sessions, state) = (Sessions::default(), state());
         let said = sessions.open(acme(), key(), 0).unwrap();
-        assert_eq!(sessions.whose(&said, &State::default(), 1, true), Err(AccessError::NoSession));
-        assert_eq!(sessions.whose(&said, &state, 1, true), Err(AccessError::NoSession), "it is gone for good");
+        assert_eq!(sessions.whose(&said, &valid(&State::default()), 1, true), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose(&said, &valid(&state), 1, true), Err(AccessError::NoSession), "it is gone for good");
         let said = sessions.open(acme(), key(), 0).unwrap();
         sessions.close(&said);
-        assert_eq!(sessions.whose(&said, &state, 1, true), Err(AccessError::NoSession));
-        assert_eq!(sessions.whose("", &state, 1, true), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose(&said, &valid(&state), 1, true), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose("", &valid(&state), 1, true), Err(AccessError::NoSession));
+    }
+
+    #[test]
+    fn an_operators_session_ends_with_the_token() {
+        let (sessions, state) = (Sessions::default(), state());
+        let said = sessions.open(Actor::Operator, OpenedWith::OperatorToken([7; 32]), 0).unwrap();
+        assert_eq!(sessions.whose(&said, &valid(&state), 1, true), Ok(Actor::Operator));
+        let replaced = Valid { state: &state, operator_token: [8; 32] };
+        assert_eq!(sessions.whose(&said, &replaced, 1, true), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose(&said, &valid(&state), 1, true), Err(AccessError::NoSession), "it is gone for good");
+    }
+
+    #[test]
+    fn browsers_say_which_page_asks() {
+        let of = |lines: &[(&'static str, &str)]| {
+            let lines = lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            is_from_others_page(&lines.collect())
+        };
+        let host = ("host", "peering.example:7400");
+        for own in [
+            &[host][..],
+            &[host, ("sec-fetch-site", "same-origin")],
+            &[host, ("sec-fetch-site", "none")],
+            &[host, ("origin", "https://Peering.example:7400"), ("sec-fetch-site", "same-origin")],
+        ] {
+            assert!(!of(own), "{own:?}");
+        }
+        for foreign in [
+            &[host, ("sec-fetch-site", "cross-site")][..],
+            &[host, ("sec-fetch-site", "same-site")],
+            &[host, ("sec-fetch-site", "")],
+            &[host, ("origin", "null")],
+            &[host, ("origin", "https://peering.example")],
+            &[host, ("origin", "https://evil.example"), ("sec-fetch-site", "same-origin")],
+            &[("origin", "https://evil.example")],
+        ] {
+            assert!(of(foreign), "{foreign:?}");
+        }
     }
 
     #[test]
     fn the_sessions_of_one_account_are_bounded() {
         let (sessions, state) = (Sessions::default(), state());
         let said: Vec<String> = (0..=MOST as u64).map(|now| sessions.open(acme(), key(), now).unwrap()).collect();
-        assert_eq!(sessions.whose(&said[0], &state, 100, true), Err(AccessError::NoSession));
-        assert_eq!(sessions.whose(&said[1], &state, 100, true), Ok(acme()));
+        assert_eq!(sessions.whose(&said[0], &valid(&state), 100, true), Err(AccessError::NoSession));
+        assert_eq!(sessions.whose(&said[1], &valid(&state), 100, true), Ok(acme()));
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! Handlers know nothing of request ids: they say a result or an error, and [`complete`] makes the answer of it.
 
 use crate::{
-    access::AccessError,
+    access::{AccessError, TooOften},
     engine::EngineError,
-    model::{Code, Fault, Refusal},
+    model::{Actor, Code, Fault, Refusal},
     store::{BackupError, StoreError},
 };
 use axum::{
@@ -18,6 +18,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
+use tracing::Instrument as _;
 use utoipa::{ToSchema, openapi};
 
 /// Under which an answer is found in the audit trail and in the log.
@@ -48,11 +49,13 @@ pub(super) struct Failure {
     details: Vec<Fault>,
     /// Which methods there are, where it was another.
     allow: Option<&'static str>,
+    /// In how many seconds it may be different.
+    retry_after_s: Option<u64>,
 }
 
 impl Failure {
     fn new(code: StatusCode, status: &'static str, message: impl Into<String>) -> Self {
-        Self { code, status, message: message.into(), details: Vec::new(), allow: None }
+        Self { code, status, message: message.into(), details: Vec::new(), allow: None, retry_after_s: None }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -65,6 +68,11 @@ impl Failure {
 
     pub(super) fn too_many(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT", message)
+    }
+
+    fn too_often(entry: &str, rule: String, reason: &'static str, wait_s: u64) -> Self {
+        let details = vec![Fault { entry: entry.to_owned(), rule: rule.clone(), reason }];
+        Self { details, retry_after_s: Some(wait_s), ..Self::too_many(rule) }
     }
 
     pub(super) fn not_found(message: impl Into<String>) -> Self {
@@ -144,10 +152,19 @@ impl From<Refusal> for Failure {
 
 impl From<AccessError> for Failure {
     fn from(error: AccessError) -> Self {
-        if error == AccessError::OthersPage {
-            return Self::forbidden(error.to_string());
+        match error {
+            AccessError::OthersPage | AccessError::OthersPageByCertificate => Self::forbidden(error.to_string()),
+            AccessError::TooManyFailures { wait_s } => {
+                Self::too_often("Authorization", error.to_string(), "TooManyFailures", wait_s)
+            }
+            _ => Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", error.to_string()),
         }
-        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", error.to_string())
+    }
+}
+
+impl From<TooOften> for Failure {
+    fn from(error: TooOften) -> Self {
+        Self::too_often("accountId", error.to_string(), "TooManyRequests", error.wait_s)
     }
 }
 
@@ -173,20 +190,38 @@ impl IntoResponse for Answer {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let allow = self.allow.map(HeaderValue::from_static);
+        let retry_after = self.retry_after_s.map(HeaderValue::from);
         let mut response = unwritten(self.code, Unwritten::Error(self));
         if let Some(allow) = allow {
             response.headers_mut().insert(header::ALLOW, allow);
+        }
+        if let Some(retry_after) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, retry_after);
         }
         response
     }
 }
 
+/// Says in the log who it is whose request is being answered.
+pub(super) fn asked_by(actor: &Actor) {
+    tracing::Span::current().record("by", tracing::field::display(actor));
+}
+
 /// Gives every request an id, and every answer its shape; also to those that the framework gives by itself.
-pub(super) async fn complete(mut request: Request, next: Next) -> Response {
-    const LONGEST: usize = 4096;
+pub(super) async fn complete(request: Request, next: Next) -> Response {
     let id = format!("{:032x}", fastrand::u128(..));
+    // Who asks is known later, see [`asked_by`].
+    let span = tracing::info_span!("request", %id, by = tracing::field::Empty);
+    answered(id, request, next).instrument(span).await
+}
+
+async fn answered(id: String, mut request: Request, next: Next) -> Response {
+    const LONGEST: usize = 4096;
     request.extensions_mut().insert(RequestId(id.clone()));
+    // The path alone: what else is in a request may be nobody's business.
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = next.run(request).await;
+    tracing::debug!(%method, path, code = response.status().as_u16(), "answered");
     let content = match response.extensions_mut().remove::<Unwritten>() {
         Some(content) => content,
         None if response.status().is_success() => return response,
@@ -201,7 +236,7 @@ pub(super) async fn complete(mut request: Request, next: Next) -> Response {
     let text = match content {
         Unwritten::Result(result) => json!({ "requestId": id, "result": result }),
         Unwritten::Error(Failure { code, status, message, details, .. }) => {
-            tracing::debug!(request = id, code = code.as_u16(), message, "refused");
+            tracing::debug!(code = code.as_u16(), message, "refused");
             let error = json!({ "code": code.as_u16(), "status": status, "message": message, "details": details });
             json!({ "requestId": id, "error": error })
         }
@@ -282,7 +317,7 @@ impl utoipa::IntoResponses for Errors {
             ("408", "The request took too long to arrive."),
             ("409", "There is such a thing already, or a client token was used for something else."),
             ("413", "The body is too large."),
-            ("429", "There are as many as there may be."),
+            ("429", "There are as many as there may be (`QUOTA_EXCEEDED`), or it was asked too often (`RATE_LIMIT`)."),
             ("503", "The store failed; nothing was changed."),
         ];
         let content =

@@ -2,15 +2,17 @@
 
 use super::{
     Api, MAX_OPERATOR_BODY, MAX_TENANT_BODY,
-    answer::{Failure, RequestId},
+    answer::{Failure, RequestId, asked_by},
 };
 use crate::{
-    access::{AccessError, Caller, signature::Parts},
+    access::{AccessError, Caller, rate::Source, session, signature::Parts},
+    audit,
+    engine::EngineError,
     model::{Actor, Code, Command, Outcome, Refusal, Request, record::Made},
 };
 use axum::{
     body::{Body, to_bytes},
-    extract::{FromRequestParts, RawPathParams, State},
+    extract::{ConnectInfo, FromRequestParts, RawPathParams, State},
     http::{self, request},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -22,7 +24,16 @@ use cps_peering_config::{
 use cps_peering_http::tls::Peer;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+/// From where a request came.
+pub(super) fn source(extensions: &http::Extensions) -> Source {
+    let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into()
+}
 
 /// Finds out who asks, before anything else is looked at.
 pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
@@ -37,13 +48,19 @@ pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Re
     // The control plane's certificate says as much as the operators' token. Who sends a token or a signature is who that says.
     let is_operator = parts.extensions.get::<Peer>().is_some_and(|peer| peer.is(OPERATOR));
     if is_operator && head.header("authorization").is_none() {
+        // A browser sends the certificate whoever's page asks; what that page learns of an answer is nothing.
+        if !["GET", "HEAD"].contains(&head.method) && session::is_from_others_page(head.headers) {
+            return Failure::from(AccessError::OthersPageByCertificate).into_response();
+        }
+        asked_by(&Actor::Operator);
         parts.extensions.insert(Caller { actor: Actor::Operator, signed: None, service: None, region: None });
         return match to_bytes(body, MAX_OPERATOR_BODY).await {
             Ok(body) => next.run(axum::extract::Request::from_parts(parts, Body::from(body))).await,
             Err(_) => too_long(MAX_OPERATOR_BODY),
         };
     }
-    if let Err(error) = api.access.may_be_known(&head) {
+    let from = source(&parts.extensions);
+    if let Err(error) = api.access.may_be_known(&head, from) {
         return Failure::from(error).into_response();
     }
     let limit = if parts.uri.path().starts_with("/admin/") { MAX_OPERATOR_BODY } else { MAX_TENANT_BODY };
@@ -51,10 +68,14 @@ pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Re
         return too_long(limit);
     };
     let signed = Parts { body: &body, ..head };
-    match api.access.recognise(&signed) {
+    match api.access.recognise(&signed, from) {
         Ok(caller) => {
+            asked_by(&caller.actor);
             if let Err(failure) = meant_for(&caller, parts.uri.path()) {
                 return failure.into_response();
+            }
+            if let Some(Err(often)) = caller.actor.account().map(|account| api.access.count(account)) {
+                return Failure::from(often).into_response();
             }
             parts.extensions.insert(caller);
             next.run(axum::extract::Request::from_parts(parts, Body::from(body))).await
@@ -125,7 +146,17 @@ impl Ask {
     /// Carries a command out, where it may wait for the disk.
     pub(super) async fn execute(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
         let (engine, request) = (Arc::clone(&self.api.engine), self.request(command, token));
-        let outcome = tokio::task::spawn_blocking(move || engine.execute(&request)).await;
+        let span = tracing::Span::current();
+        let execute = move || {
+            // What is said of it meanwhile is said of this request, too.
+            span.in_scope(|| {
+                let outcome = engine.execute(&request)?;
+                let target = audit::target(&request.command, Some(&outcome));
+                tracing::info!(command = audit::name(&request.command), target, "done");
+                Ok::<_, EngineError>(outcome)
+            })
+        };
+        let outcome = tokio::task::spawn_blocking(execute).await;
         Ok(outcome.map_err(|error| Failure::internal(error.to_string()))??)
     }
 
@@ -137,7 +168,7 @@ impl Ask {
     }
 
     /// Looks into the audit trail, where it may wait for the disk.
-    pub(super) async fn audit(&self, query: crate::audit::Query) -> Result<Vec<(u64, crate::audit::Entry)>, Failure> {
+    pub(super) async fn audit(&self, query: audit::Query) -> Result<Vec<(u64, audit::Entry)>, Failure> {
         let engine = Arc::clone(&self.api.engine);
         let found = tokio::task::spawn_blocking(move || engine.audit(&query)).await;
         Ok(found.map_err(|error| Failure::internal(error.to_string()))??)

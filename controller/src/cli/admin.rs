@@ -131,6 +131,10 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
         Command::Backup => {
             let result = session.call(Call::new(Method::POST, client::admin(&["backups"]))).await?;
             session.print(&result, || cell(&result["file"]));
+            let key = cell(&result["storeKeyFile"]);
+            cps_peering_terminal::complain(&format!(
+                "its access keys are of use with {key} alone: keep a copy of that elsewhere"
+            ));
             Ok(())
         }
     }

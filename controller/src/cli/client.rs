@@ -1,10 +1,14 @@
 //! Calls of the controller's HTTP interface.
 
-use super::{CliError, output::printable};
+use super::{
+    CliError,
+    output::printable,
+    profile::{Resolved, Token},
+};
 use cps_peering_http::tls;
 use reqwest::{Client, Method, Url};
 use serde_json::Value;
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 /// Longer than a delete may be held back.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -12,9 +16,10 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 /// A controller, and the right to ask it.
 pub(super) struct Controller {
     base: Url,
-    token: String,
-    /// Where the token is from, for people.
-    token_source: String,
+    /// None where the client's certificate says who one is.
+    token: Option<Token>,
+    /// From where is known who one is, for people.
+    source: String,
     client: Client,
 }
 
@@ -114,28 +119,46 @@ pub(super) fn base_url(text: &str) -> Result<Url, CliError> {
 }
 
 impl Controller {
-    /// A controller, the file of those who sign for it, and a token. `token_source` says where the token is from.
-    pub(super) fn new(base: &str, ca: Option<&Path>, token: String, token_source: String) -> Result<Self, CliError> {
-        let base = base_url(base)?;
-        if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+    /// A controller, and the right to ask it.
+    pub(super) fn new(resolved: Resolved) -> Result<Self, CliError> {
+        let Resolved { controller, ca, own, token, region: _ } = resolved;
+        let base = base_url(&controller)?;
+        let refused = |text: &str| Err(CliError::Refused(text.to_owned()));
+        if let Some(Token { token, source }) = &token
+            && (token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()))
+        {
             let what = if token.is_empty() { "is empty" } else { "has characters that no token has" };
-            return Err(CliError::Refused(format!("the token of {token_source} {what}")));
+            return refused(&format!("the token of {source} {what}"));
         }
+        let source = match (&token, &own) {
+            (Some(token), _) => token.source.clone(),
+            (None, Some(own)) => format!("the certificate {}", own.cert.display()),
+            (None, None) => String::new(),
+        };
         let builder = Client::builder().timeout(TIMEOUT);
-        let builder = match ca {
-            _ if base.scheme() == "http" => builder.tls_backend_preconfigured(tls::no_client()),
-            Some(ca) => {
-                let config = tls::client(ca, None);
+        let builder = match (&ca, &own) {
+            _ if base.scheme() == "http" => {
+                if token.is_none() {
+                    return refused(&format!(
+                        "over http:// there are no certificates, and {source} is one: use https://"
+                    ));
+                }
+                builder.tls_backend_preconfigured(tls::no_client())
+            }
+            (Some(ca), own) => {
+                let own = own.as_ref().map(|own| (own.cert.as_path(), own.key.as_path()));
+                let config = tls::client(ca, own);
                 builder.tls_backend_preconfigured(config.map_err(|error| CliError::Refused(error.to_string()))?)
             }
-            None => {
+            (None, Some(_)) => return refused("with --cert, say with --ca who signs for the controller"),
+            (None, None) => {
                 tls::use_ring();
                 builder
             }
         };
         let client = builder.build();
         let client = client.map_err(|error| CliError::Refused(format!("cannot make an HTTP client: {error}")))?;
-        Ok(Self { base, token, token_source, client })
+        Ok(Self { base, token, source, client })
     }
 
     /// Calls the controller. The outer error is about reaching it, the inner one is its own.
@@ -149,7 +172,10 @@ impl Controller {
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(call.query);
         }
-        let mut request = self.client.request(call.method, url).bearer_auth(&self.token);
+        let mut request = self.client.request(call.method, url);
+        if let Some(Token { token, .. }) = &self.token {
+            request = request.bearer_auth(token);
+        }
         if let Some(body) = call.body {
             request = request.json(&body);
         }
@@ -177,7 +203,8 @@ impl Controller {
         let faults = error["details"].as_array().into_iter().flatten().map(fault).collect();
         let mut message = word(&error["message"]);
         if status.as_u16() == 401 {
-            message = format!("{message}; it is that of {}", self.token_source);
+            let what = if self.token.is_some() { "it is that of" } else { "there was no token, but" };
+            message = format!("{message}; {what} {}", self.source);
         }
         Ok(Err(Rejection { code: status.as_u16(), message, faults }))
     }

@@ -42,8 +42,8 @@ pub struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Which token is used: the one of --token-file, else that in the environment variable CPS_PEERING_TOKEN, else the profile's, \
-else the one in /etc/cps-peering/operator.token.
+Who one is: the token of --token-file, else the certificate of --cert, else the token in the environment variable \
+CPS_PEERING_TOKEN, else the profile's token or certificate, else the token in /etc/cps-peering/operator.token.
 
 Exit codes: 0 done, 1 refused, 2 wrong usage, 3 no controller, 4 not confirmed in time.";
 
@@ -59,6 +59,13 @@ struct Global {
     /// /etc/cps-peering/tls/ca.pem, else those that the system trusts]
     #[arg(long, global = true, env = "CPS_PEERING_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// A file with a client certificate in PEM, as `pki issue operator` makes them, and with --key its key: who one is, without
+    /// a token.
+    #[arg(long, global = true, env = "CPS_PEERING_CERT", value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The key of --cert.
+    #[arg(long, global = true, env = "CPS_PEERING_KEY", value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// A file that holds the bearer token.
     #[arg(long, global = true, env = "CPS_PEERING_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,

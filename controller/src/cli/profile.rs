@@ -7,7 +7,7 @@
 //! [profiles.default]
 //! controller = "https://192.0.2.10:7400"
 //! ca = "/home/jo/cloud-ca.pem"
-//! token = "…" # or: token_file = "/home/jo/peering.token"
+//! token = "…" # or: token_file = "/home/jo/peering.token", or cert = "…" and key = "…"
 //! region = "cn-north-1"
 //! ```
 
@@ -38,7 +38,7 @@ const USUAL: &str = "default";
 pub(super) enum Command {
     /// List the profiles. Tokens are not shown.
     List,
-    /// Keep --controller, --ca, --region and --token-file under a name, as the command line or the environment says them. What is
+    /// Keep --controller, --ca, --region, --token-file, and --cert with --key under a name, as the command line or the environment says them. What is
     /// not said stays as it is. The file is written anew: comments in it are lost.
     Set {
         /// The profile's name; `default` is used when none is named.
@@ -59,10 +59,26 @@ pub(super) enum Command {
 pub(super) struct Told {
     controller: Option<String>,
     ca: Option<PathBuf>,
+    own: Option<ClientFiles>,
     token_file: Option<PathBuf>,
     token: Option<String>,
     region: Option<String>,
     profile: Option<String>,
+}
+
+/// A client certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClientFiles {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// A bearer token.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    pub(super) token: String,
+    /// Where it is from, for people.
+    pub(super) source: String,
 }
 
 /// What is used.
@@ -71,9 +87,10 @@ pub(super) struct Resolved {
     pub(super) controller: String,
     /// Who signs for the controller; none for those that the system trusts.
     pub(super) ca: Option<PathBuf>,
-    pub(super) token: String,
-    /// Where the token is from, for people.
-    pub(super) token_source: String,
+    /// With which certificate to come.
+    pub(super) own: Option<ClientFiles>,
+    /// None where the certificate says who one is.
+    pub(super) token: Option<Token>,
     pub(super) region: Option<String>,
 }
 
@@ -85,6 +102,10 @@ struct Profile {
     controller: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ca: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,10 +145,12 @@ impl Told {
     /// What is empty is as good as not said.
     pub(super) fn read(global: Global) -> Self {
         let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let file = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
         Self {
             controller: some(global.controller),
-            ca: global.ca.filter(|file| !file.as_os_str().is_empty()),
-            token_file: global.token_file.filter(|file| !file.as_os_str().is_empty()),
+            ca: file(global.ca),
+            own: file(global.cert).zip(file(global.key)).map(|(cert, key)| ClientFiles { cert, key }),
+            token_file: file(global.token_file),
             token: some(env::var(TOKEN_VARIABLE).ok()),
             region: some(global.region),
             profile: some(global.profile),
@@ -152,27 +175,37 @@ impl Told {
             profile => profile.unwrap_or_default(),
         };
         // A path in the file is meant from where the file is.
-        let token_file = profile.token_file.map(|file| config.folder().join(file));
-        let ca = profile.ca.map(|file| config.folder().join(file));
-        self.complete(&name, Profile { ca, token_file, ..profile })
+        let meant = |file: Option<PathBuf>| file.map(|file| config.folder().join(file));
+        let (ca, cert, key) = (meant(profile.ca), meant(profile.cert), meant(profile.key));
+        self.complete(&name, Profile { ca, cert, key, token_file: meant(profile.token_file), ..profile })
     }
 
     fn complete(self, name: &str, profile: Profile) -> Result<Resolved, CliError> {
-        let of_file = |file: &Path| read_token(file).map(|token| (token, format!("the file {}", file.display())));
-        let (token, token_source) = if let Some(file) = &self.token_file {
+        let of_file = |file: &Path| {
+            read_token(file).map(|token| Some(Token { token, source: format!("the file {}", file.display()) }))
+        };
+        let its_own = profile.cert.zip(profile.key).map(|(cert, key)| ClientFiles { cert, key });
+        let token = if let Some(file) = &self.token_file {
             of_file(file)?
+        } else if self.own.is_some() {
+            None
         } else if let Some(token) = self.token {
-            (token.trim().to_owned(), format!("the environment variable {TOKEN_VARIABLE}"))
+            let source = format!("the environment variable {TOKEN_VARIABLE}");
+            Some(Token { token: token.trim().to_owned(), source })
         } else if let Some(token) = profile.token {
-            (token, format!("profile {name}"))
+            Some(Token { token, source: format!("profile {name}") })
+        } else if let Some(file) = &profile.token_file {
+            of_file(file)?
+        } else if its_own.is_some() {
+            None
         } else {
-            of_file(profile.token_file.as_deref().unwrap_or(Path::new(OPERATOR_TOKEN)))?
+            of_file(Path::new(OPERATOR_TOKEN))?
         };
         Ok(Resolved {
             controller: self.controller.or(profile.controller).unwrap_or_else(|| CONTROLLER.to_owned()),
             ca: self.ca.or(profile.ca).or_else(|| Some(PathBuf::from(CA)).filter(|file| file.exists())),
+            own: self.own.or(its_own),
             token,
-            token_source,
             region: self.region.or(profile.region),
         })
     }
@@ -223,6 +256,9 @@ impl Config {
             if profile.token.is_some() && profile.token_file.is_some() {
                 return refused(format!("{shown}: profile {name} has both a token and a token_file; leave one"));
             }
+            if profile.cert.is_some() != profile.key.is_some() {
+                return refused(format!("{shown}: profile {name} has only one of cert and key; say both or none"));
+            }
         }
         if mode & OTHERS != 0 && profiles.profiles.values().any(|profile| profile.token.is_some()) {
             return refused(format!(
@@ -258,17 +294,23 @@ impl Config {
             base_url(&controller)?;
             profile.controller = Some(controller);
         }
+        let whole = |what: &str, file: &Path| {
+            std::path::absolute(file).map_err(|error| CliError::Refused(format!("{what}'s path: {error}")))
+        };
         if let Some(file) = told.ca {
-            let file = std::path::absolute(&file);
-            profile.ca = Some(file.map_err(|error| CliError::Refused(format!("the CA's path: {error}")))?);
+            profile.ca = Some(whole("the CA", &file)?);
+        }
+        if let Some(ClientFiles { cert, key }) = told.own {
+            profile.cert = Some(whole("the certificate", &cert)?);
+            profile.key = Some(whole("the key", &key)?);
+            // One that was kept before would go on to say who one is.
+            (profile.token, profile.token_file) = (None, None);
         }
         profile.region = told.region.or(profile.region.take());
         if let Some(token) = token {
             (profile.token, profile.token_file) = (Some(token), None);
         } else if let Some(file) = told.token_file {
-            let file = std::path::absolute(&file);
-            let file = file.map_err(|error| CliError::Refused(format!("the token file's path: {error}")))?;
-            (profile.token, profile.token_file) = (None, Some(file));
+            (profile.token, profile.token_file) = (None, Some(whole("the token file", &file)?));
         }
         self.write(&profiles)
     }
@@ -326,6 +368,8 @@ fn list(profiles: &Profiles, used: &str, output: Output) {
             "ca": profile.ca,
             "region": profile.region,
             "tokenFile": profile.token_file,
+            "cert": profile.cert,
+            "key": profile.key,
             "hasToken": profile.token.is_some(),
         })
     };
@@ -337,6 +381,7 @@ fn list(profiles: &Profiles, used: &str, output: Output) {
         ("REGION", "/region"),
         ("HAS TOKEN", "/hasToken"),
         ("TOKEN FILE", "/tokenFile"),
+        ("CERTIFICATE", "/cert"),
     ];
     print(output, &json!({ "profiles": rows }), || columns(&heading, &rows));
 }
@@ -361,14 +406,38 @@ mod tests {
         Told { profile: Some(profile.to_owned()), ..Told::default() }
     }
 
+    fn said(resolved: &Resolved) -> &str {
+        resolved.token.as_ref().map_or("", |token| &token.token)
+    }
+
+    #[test]
+    fn a_certificate_is_used_where_no_token_is_named_before_it() {
+        let text = "[profiles.default]\ntoken = \"d\"\n[profiles.work]\ncert = \"w.pem\"\nkey = \"w.key\"\n";
+        let (folder, config) = config(text, 0o600);
+        let of_profile = ClientFiles { cert: folder.path().join("w.pem"), key: folder.path().join("w.key") };
+        let work = named("work").resolve_with(&config).unwrap();
+        assert_eq!((said(&work), work.own.as_ref()), ("", Some(&of_profile)));
+        let told = ClientFiles { cert: "t.pem".into(), key: "t.key".into() };
+        let own = || Told { own: Some(told.clone()), token: Some("t".to_owned()), ..Told::default() };
+        let usual = own().resolve_with(&config).unwrap();
+        assert_eq!((said(&usual), usual.own.as_ref()), ("", Some(&told)), "before the variable and the profile");
+        fs::write(folder.path().join("token"), "f").unwrap();
+        let both = Told { token_file: Some(folder.path().join("token")), ..own() }.resolve_with(&config).unwrap();
+        assert_eq!((said(&both), both.own.as_ref()), ("f", Some(&told)), "with a token, that says who one is");
+        // What is kept is used next time, and not the token of before.
+        config.set("default", own(), None).unwrap();
+        let kept = Told::default().resolve_with(&config).unwrap();
+        assert!(said(&kept).is_empty() && kept.own.unwrap().cert.ends_with("t.pem"));
+    }
+
     #[test]
     fn what_is_said_wins_over_the_profile_and_the_profile_over_what_is_usual() {
         let (_folder, config) = config(TWO, 0o600);
         let usual = Told::default().resolve_with(&config).unwrap();
-        assert_eq!((usual.controller.as_str(), usual.token.as_str()), (CONTROLLER, "d"));
+        assert_eq!((usual.controller.as_str(), said(&usual)), (CONTROLLER, "d"));
         assert_eq!(usual.region.as_deref(), Some("north"));
         let work = named("work").resolve_with(&config).unwrap();
-        assert_eq!((work.controller.as_str(), work.token.as_str(), work.region), ("http://work:1", "w", None));
+        assert_eq!((work.controller.as_str(), said(&work), work.region.clone()), ("http://work:1", "w", None));
         let told = Told {
             controller: Some("http://told:2".to_owned()),
             token: Some("t".to_owned()),
@@ -376,7 +445,7 @@ mod tests {
             ..named("work")
         };
         let told = told.resolve_with(&config).unwrap();
-        assert_eq!((told.controller.as_str(), told.token.as_str()), ("http://told:2", "t"));
+        assert_eq!((told.controller.as_str(), said(&told)), ("http://told:2", "t"));
         assert_eq!(told.region.as_deref(), Some("east"));
     }
 
@@ -384,11 +453,11 @@ mod tests {
     fn a_named_file_wins_over_the_variable_and_a_profile_may_name_one_beside_it() {
         let (folder, config) = config("[profiles.default]\ntoken_file = \"mine\"\n", 0o644);
         fs::write(folder.path().join("mine"), "m\n").unwrap();
-        assert_eq!(Told::default().resolve_with(&config).unwrap().token, "m");
+        assert_eq!(said(&Told::default().resolve_with(&config).unwrap()), "m");
         fs::write(folder.path().join("other"), " o \n").unwrap();
         let told =
             Told { token_file: Some(folder.path().join("other")), token: Some("t".to_owned()), ..Told::default() };
-        assert_eq!(told.resolve_with(&config).unwrap().token, "o");
+        assert_eq!(said(&told.resolve_with(&config).unwrap()), "o");
     }
 
     #[test]
@@ -398,6 +467,7 @@ mod tests {
             ("[profiles.work]\ntoken = \"w\ntoken_file = 1", 0o600, "line 2"),
             ("[profiles.work]\npassword = \"x\"", 0o600, "unknown field `password`"),
             ("[profiles.work]\ntoken = \"w\"\ntoken_file = \"f\"", 0o600, "both a token and a token_file"),
+            ("[profiles.work]\ncert = \"f\"", 0o600, "only one of cert and key"),
             ("", 0o600, "there is no profile work"),
         ];
         for (text, mode, expected) in cases {
@@ -416,7 +486,7 @@ mod tests {
         config.set("work", told, Some("secret".to_owned())).unwrap();
         config.set("work", Told { region: Some("east".to_owned()), ..Told::default() }, None).unwrap();
         let work = named("work").resolve_with(&config).unwrap();
-        assert_eq!((work.controller.as_str(), work.token.as_str()), ("http://c:1", "secret"));
+        assert_eq!((work.controller.as_str(), said(&work)), ("http://c:1", "secret"));
         assert_eq!(work.region.as_deref(), Some("east"));
         assert_eq!(fs::metadata(&config.path).unwrap().mode() & 0o7777, 0o600);
         let wrong = Told { controller: Some("nonsense".to_owned()), ..Told::default() };

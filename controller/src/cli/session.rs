@@ -24,9 +24,8 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(resolved: Resolved, output: Output) -> Result<Self, CliError> {
-        let controller =
-            Controller::new(&resolved.controller, resolved.ca.as_deref(), resolved.token, resolved.token_source)?;
-        Ok(Self { controller, region: resolved.region, output })
+        let region = resolved.region.clone();
+        Ok(Self { controller: Controller::new(resolved)?, region, output })
     }
 
     /// Shows a result, in the form that was asked for.

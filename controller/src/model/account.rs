@@ -2,7 +2,7 @@
 
 use super::{
     Code, Context, Draft, Refusal, peering,
-    record::{Account, Charge},
+    record::{Account, Charge, SealedKey},
     state,
 };
 use cps_peering_config::id::{AccountId, RegionId};
@@ -29,7 +29,7 @@ pub enum What {
         access_key: String,
         /// The secret key. Not for the audit trail.
         #[serde(skip)]
-        secret_key: String,
+        secret_key: SealedKey,
     },
     /// It loses an access key.
     RemoveKey(String),

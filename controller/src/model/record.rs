@@ -94,6 +94,29 @@ pub struct Port {
     pub prefixes: Vec<IpNet>,
 }
 
+/// A secret key as it is kept: sealed (see [`vault`](crate::access::vault)). A version before this one kept it in clear.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SealedKey(String);
+
+impl SealedKey {
+    /// As it is kept.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// As it is kept.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for SealedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SealedKey")
+    }
+}
+
 /// An account. One that is mentioned by VPCs alone has no record: it is as [`Account::new`] makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,7 +124,7 @@ pub struct Account {
     /// Its id.
     pub id: AccountId,
     /// The secret keys with which its clients sign requests, by access key.
-    pub keys: BTreeMap<String, String>,
+    pub keys: BTreeMap<String, SealedKey>,
     /// The SHA-256 of its bearer tokens in hexadecimal, by the tokens' ids.
     pub tokens: BTreeMap<String, String>,
     /// How it stands with the billing system.

@@ -1,6 +1,6 @@
 //! The state in memory: records, and the indexes that make one change cost no more than what it touches.
 
-use super::record::{Account, Host, Peering, PeeringState, Port, PortKey, Region, TokenKey, TokenUse, Vpc};
+use super::record::{Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc};
 use cps_peering_config::{
     Revision,
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
@@ -287,7 +287,7 @@ impl State {
     }
 
     /// The account with an access key, and its secret key.
-    pub fn by_access_key(&self, access_key: &str) -> Option<(&AccountId, &str)> {
+    pub fn by_access_key(&self, access_key: &str) -> Option<(&AccountId, &SealedKey)> {
         let id = self.credentials.get(&Credential::AccessKey(access_key.to_owned()))?;
         Some((id, self.accounts.get(id)?.keys.get(access_key)?))
     }

@@ -84,6 +84,8 @@ export const en: Record<keyof typeof zh, string> = {
   "reason.InvalidName": "The name is not right: 1 to 32 printable characters.",
   "reason.InvalidBandwidth": "The bandwidth cap is out of range.",
   "reason.InvalidAccount": "The account is not right.",
+  "reason.TooManyRequests": "Too many requests were sent. Wait a moment and try again.",
+  "reason.TooManyFailures": "Too many wrong credentials came from your address. Wait a minute and try again.",
   "reason.other": "The request was refused.",
   "state.pending.receiver": "Awaiting your answer",
   "state.pending.initiator": "Awaiting the peer",

@@ -82,6 +82,8 @@ export const zh = {
   "reason.InvalidName": "名称不正确：1 至 32 个可见字符。",
   "reason.InvalidBandwidth": "带宽上限超出允许范围。",
   "reason.InvalidAccount": "账号不正确。",
+  "reason.TooManyRequests": "请求过于频繁，请稍后再试。",
+  "reason.TooManyFailures": "您的地址多次使用错误的凭证，请稍等一分钟再试。",
   "reason.other": "请求未被接受。",
   "state.pending.receiver": "待接受",
   "state.pending.initiator": "待对端接受",

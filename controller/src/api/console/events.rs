@@ -32,11 +32,13 @@ const TOGETHER: Duration = Duration::from_millis(200);
 pub struct Streams {
     by_caller: Mutex<HashMap<String, usize>>,
     closed: watch::Sender<bool>,
+    /// Changes when credentials have.
+    credentials: watch::Sender<u64>,
 }
 
 impl Default for Streams {
     fn default() -> Self {
-        Self { by_caller: Mutex::default(), closed: watch::Sender::new(false) }
+        Self { by_caller: Mutex::default(), closed: watch::Sender::new(false), credentials: watch::Sender::new(0) }
     }
 }
 
@@ -44,6 +46,11 @@ impl Streams {
     /// Ends all streams, and those to come: they would hold up the end of the server.
     pub fn close(&self) {
         self.closed.send_replace(true);
+    }
+
+    /// Ends the streams of those whose credential is none any more.
+    pub fn look_again(&self) {
+        self.credentials.send_modify(|times| *times += 1);
     }
 
     fn enter(self: &Arc<Self>, actor: &Actor) -> Option<Place> {
@@ -107,6 +114,7 @@ struct Listener {
     headers: HeaderMap,
     ticks: watch::Receiver<u64>,
     closed: watch::Receiver<bool>,
+    credentials: watch::Receiver<u64>,
     seen: Option<u64>,
     _place: Place,
 }
@@ -120,7 +128,7 @@ impl Listener {
 
     fn may_listen(&self) -> bool {
         let parts = Parts { method: "GET", path: "", query: "", headers: &self.headers, body: &[] };
-        self.ask.api.access.recognise(&parts).is_ok_and(|caller| caller.actor == self.ask.caller.actor)
+        self.ask.api.access.whose(&parts).is_ok_and(|caller| caller.actor == self.ask.caller.actor)
     }
 
     /// What is to be told next; none when the stream ends.
@@ -136,6 +144,13 @@ impl Listener {
                 closed = async { self.closed.wait_for(|closed| *closed).await.is_ok() } => {
                     tracing::trace!(closed, "streams end");
                     return None;
+                }
+                changed = self.credentials.changed() => {
+                    changed.ok()?;
+                    if !self.may_listen() {
+                        return None;
+                    }
+                    continue;
                 }
                 _ = alive.tick() => true,
                 changed = self.ticks.changed() => {
@@ -170,7 +185,8 @@ pub(super) async fn events(
     let mut ticks = ask.api.engine.changes();
     ticks.borrow_and_update();
     let closed = ask.api.streams.closed.subscribe();
-    let listener = Listener { ask, headers, ticks, closed, seen: None, _place: place };
+    let credentials = ask.api.streams.credentials.subscribe();
+    let listener = Listener { ask, headers, ticks, closed, credentials, seen: None, _place: place };
     let events = stream::unfold(listener, async |mut listener| Some((Ok(listener.next().await?), listener)));
     Ok(Sse::new(events))
 }

@@ -6,7 +6,7 @@ mod files;
 
 use super::{
     Api,
-    answer::{Failure, Reply, reply},
+    answer::{Failure, Reply, asked_by, reply},
     ask,
 };
 use crate::{
@@ -17,7 +17,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State},
-    http::{HeaderMap, HeaderValue, header},
+    http::{Extensions, HeaderMap, HeaderValue, header},
     middleware,
     response::{IntoResponse, Redirect, Response},
     routing::{get, post},
@@ -72,20 +72,27 @@ fn cookie(api: &Api, said: &str, seconds: u64) -> Result<HeaderValue, Failure> {
 }
 
 /// Opens a session. From a page of somebody else nobody is signed in, not even as somebody else.
-async fn sign_in(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Response, Failure> {
+async fn sign_in(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    extensions: Extensions,
+    body: Bytes,
+) -> Result<Response, Failure> {
     if !session::is_from_own_page(&headers) {
         return Err(AccessError::OthersPage.into());
     }
+    let from = ask::source(&extensions);
     let (said, actor) = match ask::read(&body)? {
         Credential { access_key: Some(key), secret_key: Some(secret), token: None } => {
-            api.access.sign_in_by_key(key.trim(), secret.trim())?
+            api.access.sign_in_by_key(key.trim(), secret.trim(), from)?
         }
         Credential { access_key: None, secret_key: None, token: Some(token) } => {
-            api.access.sign_in_by_token(token.trim())?
+            api.access.sign_in_by_token(token.trim(), from)?
         }
         _ => return Err(Failure::invalid("say `accessKey` and `secretKey`, or `token` alone")),
     };
-    tracing::info!(%actor, "signed in to the console");
+    asked_by(&actor);
+    tracing::info!("signed in to the console");
     let role = if matches!(actor, Actor::Operator) { "operator" } else { "account" };
     let answer: Reply = reply(json!({ "role": role, "accountId": actor.account() }));
     let mut response = answer?.into_response();

@@ -123,7 +123,8 @@ pub(in crate::api) async fn show(ask: Ask, Path(id): Path<String>) -> Reply {
     params(("accountId" = String, Path)), responses((status = 200, body = Envelope<NewKey>), Errors))]
 pub(in crate::api) async fn add_key(ask: Ask, Path(id): Path<String>) -> Reply {
     let (access_key, secret_key) = (random(secret::access_key())?, random(secret::secret_key())?);
-    change(&ask, &id, What::AddKey { access_key: access_key.clone(), secret_key: secret_key.clone() }).await?;
+    let sealed = random(ask.api.access.vault().seal(&account_id(&id)?, &access_key, &secret_key))?;
+    change(&ask, &id, What::AddKey { access_key: access_key.clone(), secret_key: sealed }).await?;
     reply(NewKey { access_key, secret_key })
 }
 

@@ -89,6 +89,8 @@ pub(in crate::api) async fn remove_host(ask: Ask, Path(host): Path<String>) -> R
 pub(in crate::api) struct BackUp {
     /// The file, on the controller's machine.
     file: String,
+    /// The file with the key that the secret keys in the copy are sealed with; it is not in the copy.
+    store_key_file: String,
     /// The last commit in it.
     #[schema(value_type = Object)]
     revision: Revision,
@@ -101,7 +103,8 @@ pub(in crate::api) async fn back_up(ask: Ask) -> Reply {
     let engine = Arc::clone(&ask.api.engine);
     let made = tokio::task::spawn_blocking(move || engine.back_up()).await;
     let (file, revision) = made.map_err(|error| Failure::internal(error.to_string()))??;
-    reply(BackUp { file: file.display().to_string(), revision })
+    let store_key_file = ask.api.access.vault().path().display().to_string();
+    reply(BackUp { file: file.display().to_string(), store_key_file, revision })
 }
 
 /// What was done, the newest first.

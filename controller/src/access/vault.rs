@@ -1,0 +1,351 @@
+//! The key with which the secret keys of accounts are sealed before they are kept.
+//!
+//! The controller needs secret keys in clear to check signatures, so a hash would not do. Records, in memory as in whatever
+//! store, hold them encrypted and authenticated (AES-256-GCM) for one account and one access key; the store's key is a file of
+//! its own, which is no part of the store and its backups.
+
+use super::secret::{self, PrivateFileError};
+use crate::{
+    model::{
+        record::{Account, SealedKey},
+        state::{Change, State},
+    },
+    store::{BackupError, Store, StoreError},
+};
+use cps_peering_config::id::AccountId;
+use ring::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    rand::{SecureRandom, SystemRandom},
+};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+use thiserror::Error;
+
+/// How a sealed key begins; behind it the number of the store's key, and nonce and ciphertext, in hexadecimal.
+const SEALED: &str = "sealed.1.";
+
+/// Why sealed keys cannot be used.
+#[derive(Debug, Error)]
+pub enum VaultError {
+    /// The key's file cannot be read.
+    #[error("the store's key: {0}")]
+    File(#[from] PrivateFileError),
+    /// The key's file cannot be made.
+    #[error("the store's key: cannot make {path}: {source}")]
+    Make {
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The key's file is not there, and something is sealed with it.
+    #[error(
+        "the store's key {0} is missing, and access keys are sealed with it: put the file back (setting `store_key_file`). Where \
+         it is lost, `cps-peering-controller forget-keys` removes all access keys"
+    )]
+    Missing(PathBuf),
+    /// The key's file holds something else.
+    #[error("the store's key {0} is not 64 hexadecimal digits")]
+    NoKey(PathBuf),
+    /// Something is sealed with another key.
+    #[error(
+        "{path} is not the store's key: access key {access_key} of account {account} is sealed with key {sealed_with}, and this \
+         is key {id} (setting `store_key_file`). Where the right one is lost, `cps-peering-controller forget-keys` removes all \
+         access keys"
+    )]
+    OtherKey {
+        /// The key's file.
+        path: PathBuf,
+        /// Which key it holds.
+        id: String,
+        /// The account.
+        account: AccountId,
+        /// The access key whose secret key is sealed.
+        access_key: String,
+        /// With which key.
+        sealed_with: String,
+    },
+    /// Something was changed since it was sealed, or is another's.
+    #[error(
+        "the secret key of access key {access_key} of account {account} was not sealed for it: the store was changed by hand"
+    )]
+    Forged {
+        /// The account.
+        account: AccountId,
+        /// The access key.
+        access_key: String,
+    },
+    /// The system gave no random numbers.
+    #[error(transparent)]
+    NoRandomness(#[from] secret::NoRandomness),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store could not be written anew.
+    #[error("the store could not be written anew without secret keys in clear: {0}")]
+    Rewrite(#[from] BackupError),
+}
+
+/// The store's key.
+pub struct Vault {
+    path: PathBuf,
+    /// Which key it is, for people.
+    id: String,
+    key: LessSafeKey,
+}
+
+fn is_sealed(key: &SealedKey) -> bool {
+    key.as_str().starts_with(SEALED)
+}
+
+fn keys(state: &State) -> impl Iterator<Item = (&Account, &String, &SealedKey)> {
+    state.accounts().values().flat_map(|account| account.keys.iter().map(move |(key, sealed)| (account, key, sealed)))
+}
+
+fn is_needed(state: &State) -> bool {
+    keys(state).any(|(_, _, sealed)| is_sealed(sealed))
+}
+
+fn is_missing(path: &Path) -> bool {
+    matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+fn aad(account: &AccountId, access_key: &str) -> Aad<Vec<u8>> {
+    Aad::from([b"cps-peering secret key", account.as_str().as_bytes(), access_key.as_bytes()].join(&0))
+}
+
+impl Vault {
+    /// Reads the key. Where there is none, makes one, if nothing in `state` is sealed yet. Checks that everything is sealed
+    /// with it.
+    pub fn open(path: &Path, state: &State) -> Result<Self, VaultError> {
+        if is_missing(path) && !is_needed(state) {
+            make(path)?;
+            tracing::info!(file = %path.display(), "made the store's key: keep a copy, and not with the store's backups");
+        }
+        let vault = Self::read(path)?;
+        vault.check(state)?;
+        Ok(vault)
+    }
+
+    /// Checks that what is sealed in `state`, if anything is, was sealed with this key.
+    pub fn fits(path: &Path, state: &State) -> Result<(), VaultError> {
+        if is_needed(state) { Self::read(path)?.check(state) } else { Ok(()) }
+    }
+
+    fn read(path: &Path) -> Result<Self, VaultError> {
+        if is_missing(path) {
+            return Err(VaultError::Missing(path.to_owned()));
+        }
+        let text = secret::read_private(path)?;
+        let no_key = || VaultError::NoKey(path.to_owned());
+        let bytes = secret::unhex(&text).filter(|bytes| bytes.len() == AES_256_GCM.key_len()).ok_or_else(no_key)?;
+        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| no_key())?;
+        let id = secret::hex(&secret::sha256(&bytes)[..4]);
+        Ok(Self { path: path.to_owned(), id, key: LessSafeKey::new(key) })
+    }
+
+    /// The key's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether everything that is sealed was sealed with this key.
+    fn check(&self, state: &State) -> Result<(), VaultError> {
+        let mut sealed = keys(state).filter(|(_, _, sealed)| is_sealed(sealed));
+        sealed.try_for_each(|(account, key, sealed)| self.unseal(&account.id, key, sealed).map(drop))
+    }
+
+    /// Seals a secret key for one account and one access key.
+    pub fn seal(
+        &self,
+        account: &AccountId,
+        access_key: &str,
+        secret_key: &str,
+    ) -> Result<SealedKey, secret::NoRandomness> {
+        // 96 random bits: no two of the same in less than billions of keys.
+        let mut nonce = [0; NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| secret::NoRandomness)?;
+        let mut text = secret_key.as_bytes().to_vec();
+        let sealed =
+            self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(account, access_key), &mut text);
+        // It fails for texts of gigabytes alone.
+        sealed.map_err(|_| secret::NoRandomness)?;
+        Ok(SealedKey::new(format!("{SEALED}{}.{}{}", self.id, secret::hex(&nonce), secret::hex(&text))))
+    }
+
+    /// The secret key in clear.
+    pub fn unseal(&self, account: &AccountId, access_key: &str, sealed: &SealedKey) -> Result<String, VaultError> {
+        let forged = || VaultError::Forged { account: account.clone(), access_key: access_key.to_owned() };
+        let text = sealed.as_str().strip_prefix(SEALED).ok_or_else(forged)?;
+        let (id, text) = text.split_once('.').ok_or_else(forged)?;
+        if id != self.id {
+            return Err(VaultError::OtherKey {
+                path: self.path.clone(),
+                id: self.id.clone(),
+                account: account.clone(),
+                access_key: access_key.to_owned(),
+                sealed_with: id.to_owned(),
+            });
+        }
+        let mut bytes = secret::unhex(text).ok_or_else(forged)?;
+        let (nonce, text) = bytes.split_at_mut_checked(NONCE_LEN).ok_or_else(forged)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| forged())?;
+        let clear = self.key.open_in_place(nonce, aad(account, access_key), text).map_err(|_| forged())?;
+        String::from_utf8(clear.to_vec()).map_err(|_| forged())
+    }
+
+    /// What seals keys that a version before this one has kept in clear.
+    pub fn seal_all(&self, state: &State) -> Result<Vec<Change>, VaultError> {
+        let mut changes = Vec::new();
+        for account in state.accounts().values() {
+            let mut account = account.clone();
+            let mut changed = false;
+            for (access_key, key) in &mut account.keys {
+                if !is_sealed(key) {
+                    *key = self.seal(&account.id, access_key, key.as_str())?;
+                    changed = true;
+                }
+            }
+            if changed {
+                changes.push(Change::Account(account.id.clone(), Some(account)));
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// What removes all access keys.
+pub fn forget_all(state: &State) -> Vec<Change> {
+    let with_keys = state.accounts().values().filter(|account| !account.keys.is_empty());
+    let without = |account: &Account| Account { keys: std::collections::BTreeMap::new(), ..account.clone() };
+    with_keys.map(|account| Change::Account(account.id.clone(), Some(without(account)))).collect()
+}
+
+/// Opens an embedded store and its key. Secret keys that a version before this one has kept in clear are sealed; the store is
+/// then written anew, because its file still holds what was overwritten.
+pub fn open(store: &Path, key: &Path) -> Result<(Store, Vault), VaultError> {
+    let opened = Store::open(store)?;
+    let state = opened.load()?;
+    let vault = Vault::open(key, &state)?;
+    let changes = vault.seal_all(&state)?;
+    // There until it is done: also after a crash in between.
+    let marker = store.with_extension("sealing");
+    if changes.is_empty() && !marker.exists() {
+        return Ok((opened, vault));
+    }
+    let failed = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| BackupError::File { what, path, source }
+    };
+    File::create(&marker).and_then(|file| file.sync_all()).map_err(failed("make", &marker))?;
+    sync_folder(store).map_err(failed("make", &marker))?;
+    opened.commit(&changes, &[], &[], state.meta().number)?;
+    let fresh = store.with_extension("sealed");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &fresh)(error).into()),
+        _ => {}
+    }
+    opened.back_up(&fresh)?;
+    Store::open(&fresh)?.save_traffic(&opened.traffic::<serde_json::Value>()?, &[])?;
+    fs::rename(&fresh, store).map_err(failed("put in its place", &fresh))?;
+    fs::remove_file(&marker).map_err(failed("remove", &marker))?;
+    sync_folder(store).map_err(failed("finish", store))?;
+    drop(opened);
+    tracing::info!(
+        accounts = changes.len(),
+        "secret keys in clear have been sealed; backups made before still hold them"
+    );
+    Ok((Store::open(store)?, vault))
+}
+
+/// Makes a key, all or nothing, and never in the place of another.
+fn make(path: &Path) -> Result<(), VaultError> {
+    let failed = |source| VaultError::Make { path: path.to_owned(), source };
+    let key = secret::random_hex(AES_256_GCM.key_len())?;
+    // For nobody else from the beginning.
+    let mut file = tempfile::NamedTempFile::new_in(folder(path)).map_err(failed)?;
+    writeln!(file, "{key}").and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist_noclobber(path).map_err(|error| failed(error.error))?;
+    sync_folder(path).map_err(failed)
+}
+
+fn folder(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn sync_folder(file: &Path) -> io::Result<()> {
+    File::open(folder(file)).and_then(|folder| folder.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    fn vault(folder: &Path, name: &str) -> Vault {
+        Vault::open(&folder.join(name), &State::default()).unwrap()
+    }
+
+    fn id(text: &str) -> AccountId {
+        text.parse().unwrap()
+    }
+
+    fn state(key: &SealedKey) -> State {
+        let mut account = Account::new(id("acme"));
+        account.keys.insert("AK".to_owned(), key.clone());
+        let mut state = State::default();
+        state.apply(Change::Account(account.id.clone(), Some(account)));
+        state
+    }
+
+    #[test]
+    fn what_is_sealed_is_good_for_one_account_one_access_key_and_one_vault() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, other) = (vault(folder.path(), "own"), vault(folder.path(), "other"));
+        let sealed = own.seal(&id("acme"), "AK", "SECRET").unwrap();
+        assert_eq!(own.unseal(&id("acme"), "AK", &sealed).unwrap(), "SECRET");
+        assert_ne!(own.seal(&id("acme"), "AK", "SECRET").unwrap(), sealed, "the same looks different each time");
+        assert!(matches!(own.unseal(&id("other"), "AK", &sealed), Err(VaultError::Forged { .. })));
+        assert!(matches!(own.unseal(&id("acme"), "AK2", &sealed), Err(VaultError::Forged { .. })));
+        assert!(matches!(other.unseal(&id("acme"), "AK", &sealed), Err(VaultError::OtherKey { .. })));
+        // No byte can be changed, and what is in clear is not taken for sealed.
+        let text = sealed.as_str();
+        for place in 0..text.len() {
+            let mut bytes = text.as_bytes().to_vec();
+            bytes[place] = if bytes[place] == b'0' { b'1' } else { b'0' };
+            let changed = SealedKey::new(String::from_utf8(bytes).unwrap());
+            own.unseal(&id("acme"), "AK", &changed).unwrap_err();
+        }
+        for wrong in ["", "SECRET", "sealed.1.", &text[..text.len() - 2], &format!("{SEALED}{}.00", own.id)] {
+            own.unseal(&id("acme"), "AK", &SealedKey::new(wrong.to_owned())).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn the_key_is_made_once_for_nobody_else_and_not_where_something_is_sealed_already() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.key");
+        let made = vault(folder.path(), "store.key");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        let sealed = made.seal(&id("acme"), "AK", "SECRET").unwrap();
+        let state = state(&sealed);
+        assert_eq!(Vault::open(&path, &state).unwrap().id, made.id);
+        let missing = Vault::open(&folder.path().join("missing"), &state).err().unwrap().to_string();
+        assert!(missing.contains("missing, and access keys are sealed with it"), "{missing}");
+        assert!(!folder.path().join("missing").exists());
+        vault(folder.path(), "other");
+        let other = Vault::open(&folder.path().join("other"), &state).err().unwrap().to_string();
+        assert!(other.contains(&format!("is sealed with key {}", made.id)), "{other}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let open = Vault::open(&path, &state).err().unwrap().to_string();
+        assert!(open.contains("can be read by others (mode 0640)"), "{open}");
+        for text in ["", "00", &"0".repeat(62), &"g".repeat(64), &"0".repeat(66)] {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            assert!(matches!(Vault::open(&path, &state), Err(VaultError::NoKey(_))), "{text:?}");
+        }
+    }
+}
