@@ -414,6 +414,7 @@ impl Inner {
             self.store_failed = Some(error.to_string());
             return Err(error.into());
         }
+        draft.keep();
         self.to_audit.clear();
         Ok((outcome, changed))
     }

@@ -261,6 +261,11 @@ fn invariants(model: &Model) {
             claimed.push(*cidr);
         }
     }
+    for host in state.hosts().keys() {
+        let waits: BTreeSet<_> =
+            state.unsettled().filter(|it| state.hosts_concerned(it).contains(host)).map(|it| &it.id).collect();
+        assert_eq!(state.unsettled_on(host).map(|it| &it.id).collect::<BTreeSet<_>>(), waits, "what waits for {host}");
+    }
     for config in model.plans().into_values() {
         let text = format!("{config:?}");
         ValidHostConfig::try_from(config).unwrap_or_else(|error| panic!("{error} in {text}"));
@@ -313,9 +318,26 @@ proptest! {
         let request = Request::new(Actor::Operator, apply("", true));
         let _ = decide(&mut draft, &request, 0, &Limits::default(), &mut || "x".to_owned());
         prop_assert_eq!(draft.with_undone(|draft| draft.state.clone()), before.clone());
-        draft.undo();
+        // However it ends: here as in a panic.
+        drop(draft);
         prop_assert_eq!(&model.state, &before);
     }
+}
+
+#[test]
+fn a_panic_leaves_nothing_half_made() {
+    let mut model = built();
+    let before = model.state.clone();
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut draft = Draft::new(&mut model.state);
+        let mut random = || -> String { panic!("while an id was made up") };
+        let request = Request::new(Actor::Operator, apply("", true));
+        decide(&mut draft, &request, 0, &Limits::default(), &mut random).unwrap();
+        assert_ne!(*draft.state, before);
+        random();
+    }));
+    assert!(ended.is_err());
+    assert_eq!(model.state, before);
 }
 
 #[test]
