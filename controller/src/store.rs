@@ -72,6 +72,9 @@ pub enum StoreError {
         /// The record.
         key: String,
     },
+    /// The thread that writes could not be started.
+    #[error("the thread that writes to the store could not be started: {0}")]
+    Thread(#[source] std::io::Error),
     /// Somebody else has committed.
     #[error("store {path}: expected commit {expected} to be the last one, but it is {found}")]
     Overtaken {

@@ -325,6 +325,27 @@ proptest! {
 }
 
 #[test]
+fn a_peering_waits_for_the_hosts_that_have_ports_of_it_now() {
+    let mut model = Model::default();
+    let base = [REGIONS.to_owned(), host(1, "north"), host(2, "north"), vpc("a", "north", "'10.1.0.0/16'")].concat();
+    let base = base + &vpc("b", "north", "'10.2.0.0/16'") + &vpc("c", "north", "'10.3.0.0/16'");
+    model.apply(&(base + &port("h1", "eth1", "a", "10.1.0.1/24"))).unwrap();
+    let id = model.peer("a", "b").unwrap();
+    let waits = |model: &Model, host: &str| {
+        model.state.unsettled_on(&host.parse().unwrap()).any(|peering| peering.id == id)
+    };
+    assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [true, false]);
+    model.apply(&port("h2", "eth1", "b", "10.2.0.1/24")).unwrap();
+    assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [true, true]);
+    // The port becomes one of another VPC.
+    model.apply(&port("h1", "eth1", "c", "10.3.0.1/24")).unwrap();
+    assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [false, true]);
+    // Draining, it waits for those that had it.
+    model.run(&delete(&id)).unwrap();
+    assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [true, true]);
+}
+
+#[test]
 fn a_panic_leaves_nothing_half_made() {
     let mut model = built();
     let before = model.state.clone();

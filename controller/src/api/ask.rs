@@ -122,18 +122,14 @@ impl Ask {
         }
     }
 
-    /// Carries a command out, where it may wait for the disk.
+    /// Carries a command out.
     pub(super) async fn execute(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
-        let (engine, request) = (Arc::clone(&self.api.engine), self.request(command, token));
-        let outcome = tokio::task::spawn_blocking(move || engine.execute(&request)).await;
-        Ok(outcome.map_err(|error| Failure::internal(error.to_string()))??)
+        Ok(self.api.engine.carry_out(self.request(command, token)).await?)
     }
 
     /// Checks a command. Changes nothing.
     pub(super) async fn rehearse(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
-        let (engine, request) = (Arc::clone(&self.api.engine), self.request(command, token));
-        let outcome = tokio::task::spawn_blocking(move || engine.rehearse(&request)).await;
-        Ok(outcome.map_err(|error| Failure::internal(error.to_string()))??)
+        Ok(self.api.engine.rehearse(self.request(command, token)).await?)
     }
 
     /// Looks into the audit trail, where it may wait for the disk.

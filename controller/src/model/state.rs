@@ -290,7 +290,7 @@ impl State {
     }
 
     /// Whether a host has a port of a VPC.
-    fn has_port(&self, vpc: &VpcId, host: &HostId) -> bool {
+    pub fn has_port(&self, vpc: &VpcId, host: &HostId) -> bool {
         let first = PortKey { host: host.clone(), interface: "!".parse().expect("the first printable character") };
         let ports = self.ports_of_vpc.get(vpc);
         ports.and_then(|ports| ports.range(first..).next()).is_some_and(|key| key.host == *host)
