@@ -176,34 +176,27 @@ impl fmt::Debug for Figures {
 impl Collector for Figures {
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
         let Some(engine) = self.0.upgrade() else { return Ok(()) };
-        let (hosts, peerings, sides) = engine.read(|state, agents| {
-            let mut hosts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0)]);
-            for host in state.hosts().values() {
-                *hosts.entry(if agents.in_sync(host) { "in_sync" } else { "out_of_sync" }).or_default() += 1;
-            }
+        let (hosts, peerings) = engine.read(|state, agents| {
+            let (all, in_sync) = (state.hosts().len(), agents.count_in_sync());
             let mut peerings = BTreeMap::from(STATES.map(|word| (word, 0_u32)));
             for peering in state.peerings().values() {
                 *peerings.entry(word(&peering.state)).or_default() += 1;
             }
-            let sides = state.peerings().values().flat_map(|peering| {
-                let sides = peering.sides().map(|side| Some(((peering.id.clone(), side.vni?), side.vpc.to_string())));
-                sides.into_iter().flatten().collect::<Vec<_>>()
-            });
-            (hosts, peerings, sides.collect::<BTreeMap<_, _>>())
+            ([("in_sync", in_sync), ("out_of_sync", all - in_sync)], peerings)
         });
-        let values = hosts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).into();
+        let values = hosts.into_iter().map(|(word, hosts)| ([("state", word)], count(hosts)));
         gauges(&mut out, "cps_controller_hosts", "Hosts, by whether they have what they must have", values)?;
         let values = peerings.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
         gauges(&mut out, "cps_controller_peerings", "Peerings by state", values)?;
-        let counted: Vec<Passed> = engine
-            .traffic()
-            .all()
-            .into_iter()
-            .filter_map(|(peering, vni, totals)| {
-                let vpc = sides.get(&(peering.clone(), vni))?.clone();
-                Some(Passed { peering: peering.to_string(), vpc, totals })
-            })
-            .collect();
+        let counted = engine.traffic().all();
+        let counted: Vec<Passed> = engine.read(|state, _| {
+            let passed = counted.into_iter().filter_map(|(id, vni, totals)| {
+                let side = state.peerings().get(&id)?.sides().into_iter().find(|side| side.vni == Some(vni))?;
+                Some(Passed { peering: id.to_string(), vpc: side.vpc.to_string(), totals })
+            });
+            passed.collect()
+        });
         let both = |passed: &Passed, count: fn(&Totals) -> [u64; 2]| {
             let [sent, received] = count(&passed.totals);
             [(passed.labels("sent"), sent), (passed.labels("received"), received)]

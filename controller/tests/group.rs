@@ -46,7 +46,10 @@ fn held() -> Held {
 
 fn peer(a: usize, b: usize) -> Command {
     let name = format!("p{a}-{b}");
-    Command::CreatePeering(cps_peering_controller::model::peering::Create { name, ..create(&format!("v{a}"), &format!("v{b}")) })
+    Command::CreatePeering(cps_peering_controller::model::peering::Create {
+        name,
+        ..create(&format!("v{a}"), &format!("v{b}"))
+    })
 }
 
 /// How many transactions there were.

@@ -331,9 +331,8 @@ fn a_peering_waits_for_the_hosts_that_have_ports_of_it_now() {
     let base = base + &vpc("b", "north", "'10.2.0.0/16'") + &vpc("c", "north", "'10.3.0.0/16'");
     model.apply(&(base + &port("h1", "eth1", "a", "10.1.0.1/24"))).unwrap();
     let id = model.peer("a", "b").unwrap();
-    let waits = |model: &Model, host: &str| {
-        model.state.unsettled_on(&host.parse().unwrap()).any(|peering| peering.id == id)
-    };
+    let waits =
+        |model: &Model, host: &str| model.state.unsettled_on(&host.parse().unwrap()).any(|peering| peering.id == id);
     assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [true, false]);
     model.apply(&port("h2", "eth1", "b", "10.2.0.1/24")).unwrap();
     assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [true, true]);

@@ -5,7 +5,7 @@ use crate::model::{
     state::State,
 };
 use cps_peering_config::{HostReport, Revision, id::HostId, report::Scope};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of a host's agent.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,7 @@ pub struct Contact {
 pub struct Agents<'a> {
     pub(super) state: &'a State,
     pub(super) contacts: &'a BTreeMap<HostId, Contact>,
+    pub(super) in_sync: &'a BTreeSet<HostId>,
 }
 
 impl Agents<'_> {
@@ -32,6 +33,15 @@ impl Agents<'_> {
 
     /// Whether the agent has said that the kernel is as the host must have it.
     pub fn in_sync(&self, host: &Host) -> bool {
+        self.in_sync.contains(&host.id)
+    }
+
+    /// Of how many hosts that is so.
+    pub fn count_in_sync(&self) -> usize {
+        self.in_sync.len()
+    }
+
+    pub(super) fn is_in_sync(&self, host: &Host) -> bool {
         let report = self.contacts.get(&host.id).and_then(|contact| contact.report.as_ref());
         report.is_some_and(|report| report.applied == Some(self.state.revision_of(host)) && report.problems.is_empty())
     }

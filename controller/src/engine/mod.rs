@@ -30,12 +30,12 @@ use cps_peering_config::{
     id::{AccountId, HostId, PeeringId},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::DirBuilder,
     io::ErrorKind,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc},
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -78,6 +78,23 @@ pub struct HostTarget {
 struct Published {
     state: State,
     contacts: BTreeMap<HostId, Contact>,
+    /// The hosts whose kernels are as they must be.
+    in_sync: BTreeSet<HostId>,
+}
+
+impl Published {
+    fn agents(&self) -> Agents<'_> {
+        Agents { state: &self.state, contacts: &self.contacts, in_sync: &self.in_sync }
+    }
+
+    /// A host must have something else, or its agent has said something else.
+    fn compare(&mut self, host: &HostId) {
+        if self.state.hosts().get(host).is_some_and(|host| self.agents().is_in_sync(host)) {
+            self.in_sync.insert(host.clone());
+        } else {
+            self.in_sync.remove(host);
+        }
+    }
 }
 
 /// What the writer shares with everybody.
@@ -92,6 +109,8 @@ struct Shared {
     /// Counts everything that a waiting caller may want to look at.
     ticks: watch::Sender<u64>,
     waiting: Waiting,
+    /// Peerings between regions that have changed, or the ports of their VPCs, since somebody asked.
+    limits_changed: Mutex<BTreeSet<PeeringId>>,
     metrics: Metrics,
 }
 
@@ -189,12 +208,17 @@ impl Engine {
         let clock = Arc::clone(&options.clock);
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
-            published: RwLock::new(Published { state: state.clone(), contacts: BTreeMap::new() }),
+            published: RwLock::new(Published {
+                state: state.clone(),
+                contacts: BTreeMap::new(),
+                in_sync: BTreeSet::new(),
+            }),
             store: Arc::new(store),
             options: RwLock::new(options),
             store_failed: OnceLock::new(),
             ticks: watch::Sender::new(0),
             waiting: Waiting::default(),
+            limits_changed: Mutex::default(),
             metrics: Metrics::default(),
         });
         let (jobs, queue) = mpsc::channel();
@@ -217,6 +241,11 @@ impl Engine {
     /// Says when there may be something new to look at: the number changes, whatever it is.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.ticks.subscribe()
+    }
+
+    /// The peerings between regions that have changed, or the ports of their VPCs, since this was last asked.
+    pub fn limits_changed(&self) -> BTreeSet<PeeringId> {
+        std::mem::take(&mut *self.shared.limits_changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where counters are kept.
@@ -332,10 +361,10 @@ impl Engine {
         let now_ms = self.now_ms();
         let (awaited, new) = {
             let mut published = self.shared.published_mut();
-            let Published { state, contacts } = &mut *published;
+            let Published { state, contacts, .. } = &mut *published;
             let Some(record) = state.hosts().get(host) else { return };
             let contact = contacts.entry(host.clone()).or_default();
-            match news {
+            let said = match news {
                 Ok(report) => {
                     let report = HostReport { vrfs: BTreeMap::new(), sides: BTreeMap::new(), ..report };
                     let report = Contact { report: Some(report), reported_ms: Some(now_ms), error: None };
@@ -352,7 +381,9 @@ impl Engine {
                     contact.error = Some(error);
                     (false, new)
                 }
-            }
+            };
+            published.compare(host);
+            said
         };
         if awaited {
             self.ask(Job::Heard(host.clone()));
@@ -376,7 +407,12 @@ impl Engine {
     /// Looks at the state and at what is known of the agents.
     pub fn read<T>(&self, look: impl FnOnce(&State, &Agents<'_>) -> T) -> T {
         let published = self.shared.published();
-        look(&published.state, &Agents { state: &published.state, contacts: &published.contacts })
+        look(&published.state, &published.agents())
+    }
+
+    /// How many hosts there are.
+    pub fn hosts(&self) -> usize {
+        self.shared.published().state.hosts().len()
     }
 
     /// Waits until `look` finds something, at most for `patience`. Looks whenever anything has changed; where it is about

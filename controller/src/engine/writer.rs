@@ -26,7 +26,7 @@ use cps_peering_config::{
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{Arc, PoisonError, mpsc},
     time::Instant,
 };
 use tokio::sync::watch;
@@ -223,7 +223,8 @@ impl Writer {
         let mut commands = Vec::new();
         {
             let published = self.shared.published();
-            let agents = Agents { state: &self.working, contacts: &published.contacts };
+            let Published { contacts, in_sync, .. } = &*published;
+            let agents = Agents { state: &self.working, contacts, in_sync };
             let mut peerings: BTreeSet<&PeeringId> = touched.iter().collect();
             peerings.extend(hosts.iter().flat_map(|host| self.working.unsettled_on(host)).map(|peering| &peering.id));
             let waited_for = |host: &HostId, id: &PeeringId| self.waits_for.get(id).is_none_or(|other| other == host);
@@ -249,7 +250,7 @@ impl Writer {
                 }
             }
             let retired = heard.iter().filter_map(|id| self.working.hosts().get(id));
-            let retired = retired.filter(|host| host.retiring && agents.in_sync(host));
+            let retired = retired.filter(|host| host.retiring && agents.is_in_sync(host));
             commands.extend(retired.map(|host| Command::Forget(host.id.clone())));
         }
         for command in commands {
@@ -295,16 +296,32 @@ impl Writer {
             _ => None,
         });
         let peerings: BTreeSet<PeeringId> = peerings.collect();
+        let mut limits = BTreeSet::new();
+        let limited = |peering: &&Peering| peering.is_cross_region();
         {
             let mut published = self.shared.published_mut();
-            let Published { state, contacts } = &mut *published;
             for change in changes {
-                state.apply(change);
+                let moved = match published.state.apply(change) {
+                    Change::Port(key, old) => {
+                        let new = published.state.ports().get(&key).map(|port| port.vpc.clone());
+                        [old.map(|port| port.vpc), new]
+                    }
+                    _ => [None, None],
+                };
+                for vpc in moved.iter().flatten() {
+                    limits.extend(published.state.peerings_of(vpc).filter(limited).map(|peering| peering.id.clone()));
+                }
             }
-            for (host, _) in targets.iter().filter(|(_, target)| target.is_none()) {
-                contacts.remove(host);
+            let touched = peerings.iter().filter_map(|id| published.state.peerings().get(id));
+            limits.extend(touched.filter(limited).map(|peering| peering.id.clone()));
+            for (host, target) in &targets {
+                if target.is_none() {
+                    published.contacts.remove(host);
+                }
+                published.compare(host);
             }
         }
+        self.shared.limits_changed.lock().unwrap_or_else(PoisonError::into_inner).append(&mut limits);
         self.tell(targets);
         self.shared.waiting.wake(&peerings);
         self.shared.tick();

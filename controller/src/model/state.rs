@@ -85,6 +85,8 @@ pub struct State {
     peerings_of_account: BTreeMap<AccountId, BTreeSet<PeeringId>>,
     /// Live peerings by the account and region of the initiator, and by name.
     names: BTreeMap<(AccountId, RegionId), BTreeMap<String, PeeringId>>,
+    /// Peerings between regions that are not over.
+    cross_region: BTreeSet<PeeringId>,
     unsettled: BTreeSet<PeeringId>,
     /// The same by the hosts that have to confirm them.
     unsettled_on: BTreeMap<HostId, BTreeSet<PeeringId>>,
@@ -235,6 +237,9 @@ impl State {
             let (account, region) = (peering.initiator.account.clone(), peering.initiator.region.clone());
             self.names.entry((account, region)).or_default().insert(peering.name.clone(), id.clone());
         }
+        if peering.is_cross_region() && !peering.is_ended() {
+            self.cross_region.insert(id.clone());
+        }
         if matches!(peering.state, PeeringState::Provisioning | PeeringState::Draining { .. }) {
             self.unsettled.insert(id.clone());
             for host in self.hosts_concerned(peering) {
@@ -264,6 +269,7 @@ impl State {
                 }
             }
         }
+        self.cross_region.remove(id);
         if self.unsettled.remove(id) {
             for host in self.hosts_concerned(peering) {
                 unlink(&mut self.unsettled_on, &host, id);
@@ -401,6 +407,11 @@ impl State {
     /// The peerings that wait for hosts to confirm them.
     pub fn unsettled(&self) -> impl Iterator<Item = &Peering> {
         self.unsettled.iter().map(|id| &self.peerings[id])
+    }
+
+    /// The peerings between regions that are not over.
+    pub fn cross_region(&self) -> impl Iterator<Item = &Peering> {
+        self.cross_region.iter().map(|id| &self.peerings[id])
     }
 
     /// The peerings that wait for a host to confirm them.

@@ -48,7 +48,7 @@ pub(crate) struct Sums {
 
 /// Where they tell how they are doing, on any of their addresses.
 pub(crate) const SUMS_PATH: &str = "/sums";
-/// Where the first so many hosts are told to answer nobody.
+/// Where the last so many hosts are told to answer nobody.
 pub(crate) const AWAY_PATH: &str = "/away";
 
 #[derive(Default)]
@@ -196,7 +196,8 @@ async fn send_away(State(all): State<Arc<All>>, Json(count): Json<usize>) -> Jso
 
 /// Lets those who are away keep silent.
 async fn unless_away(State(all): State<Arc<All>>, request: Request, next: Next) -> Response {
-    if meant(request.headers()).is_some_and(|number| number < all.away.load(Ordering::Relaxed)) {
+    let here = all.agents.len().saturating_sub(all.away.load(Ordering::Relaxed));
+    if request.uri().path() != AWAY_PATH && meant(request.headers()).is_some_and(|number| number >= here) {
         std::future::pending::<()>().await;
     }
     next.run(request).await

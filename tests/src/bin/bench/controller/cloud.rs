@@ -84,7 +84,14 @@ impl Size {
         [2, 100, 1000].into_iter().map(|width| (width, width.min(self.hosts / 2))).collect()
     }
 
-    fn port(self, vpc: String, host: String, interface: String, block: usize, networks: std::ops::Range<usize>) -> Result<Port> {
+    fn port(
+        self,
+        vpc: String,
+        host: String,
+        interface: String,
+        block: usize,
+        networks: std::ops::Range<usize>,
+    ) -> Result<Port> {
         let network = |n: usize| format!("10.{block}.{}.{}/28", n / 16, n % 16 * 16).parse().context("a prefix");
         let first = networks.start;
         Ok(Port {

@@ -20,6 +20,7 @@ use cloud::{PAIRS, Size};
 use process::{Agents, Controller};
 use serde_json::{Value, json};
 use std::{
+    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -34,9 +35,11 @@ struct Effort {
     rounds: [usize; 3],
 }
 
-const FULL: Effort = Effort { idle: Duration::from_secs(60), commands: Duration::from_secs(15), rounds: [200, 100, 30] };
+const FULL: Effort =
+    Effort { idle: Duration::from_secs(60), commands: Duration::from_secs(15), rounds: [200, 100, 30] };
 /// To see that it still runs.
-const SHORT: Effort = Effort { idle: Duration::from_millis(200), commands: Duration::from_millis(500), rounds: [3, 3, 3] };
+const SHORT: Effort =
+    Effort { idle: Duration::from_millis(200), commands: Duration::from_millis(500), rounds: [3, 3, 3] };
 /// From here on it is no measurement.
 const SMALL: usize = 100;
 
@@ -95,7 +98,9 @@ fn commands(controller: &Controller, effort: Effort) -> Result<f64> {
 /// The time that 99 of 100 do not exceed, and the middle one, in milliseconds.
 fn spread(mut times: Vec<Duration>) -> (f64, f64) {
     times.sort_unstable();
-    let at = |part: usize| times.get((times.len() * part).div_ceil(100).max(1) - 1).map_or(f64::NAN, |it| it.as_secs_f64() * 1e3);
+    let at = |part: usize| {
+        times.get((times.len() * part).div_ceil(100).max(1) - 1).map_or(f64::NAN, |it| it.as_secs_f64() * 1e3)
+    };
     (at(99), at(50))
 }
 
@@ -172,22 +177,29 @@ pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
     let how = format!("{sent} configurations and patches were sent");
     figures.add("controller.restart_in_sync", took.as_secs_f64(), "s", how);
     ensure!(sent == 0, "{sent} configurations were sent to agents that had them");
-    if figures.wants(&["controller.confirm_2_beside_silent_p99"]) {
-        // The hosts of the pair are the first two of a region: those at the end are away.
-        away(figures, &agents, folder.path(), hosts, effort)?;
-    }
-    Ok(())
+    drop(controller);
+    silent(figures, &agents, folder.path(), size, effort)
 }
 
-/// A tenth of the hosts answer nobody.
-fn away(
-    figures: &mut Figures,
-    agents: &Agents,
-    folder: &std::path::Path,
-    hosts: usize,
-    effort: Effort,
-) -> Result<()> {
-    let _ = (figures, agents, folder, hosts, effort);
+/// A tenth of the hosts accept connections and answer nobody: the others must not notice.
+fn silent(figures: &mut Figures, agents: &Agents, folder: &Path, size: Size, effort: Effort) -> Result<()> {
+    let name = "controller.confirm_100_beside_silent_p99";
+    if !figures.wants(&[name]) {
+        return Ok(());
+    }
+    // They are at the end of the other region than that of the wide VPCs.
+    let away = size.hosts / 10;
+    agents.send_away(away)?;
+    let controller = Controller::start(folder)?;
+    let took = controller.in_sync(away)?;
+    let mut client = controller.client()?;
+    let times = (0..effort.rounds[1]).map(|_| confirm(&mut client, "w100")).collect::<Result<Vec<_>>>()?;
+    let (p99, middle) = spread(times.concat());
+    let how = format!(
+        "{away} hosts are silent, the others in sync {:.1} s after the start; median {middle:.1}",
+        took.as_secs_f64()
+    );
+    figures.add(name, p99, "ms", how);
     Ok(())
 }
 

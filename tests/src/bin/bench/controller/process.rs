@@ -65,7 +65,7 @@ impl Agents {
         serde_json::from_str(&text).context("how agents are doing")
     }
 
-    /// The first so many keep silent from now on.
+    /// The last so many keep silent from now on.
     pub(crate) fn send_away(&self, count: usize) -> Result<()> {
         Client::new(self.address, "")?.ask("PUT", AWAY_PATH, Some(&count.into()))?;
         Ok(())
