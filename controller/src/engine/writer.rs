@@ -241,12 +241,11 @@ impl Writer {
                         continue;
                     }
                 };
-                match agents.waits_for(&self.working.peerings()[id]) {
-                    Some(host) => drop(self.waits_for.insert(id.clone(), host)),
-                    None => {
-                        self.waits_for.remove(id);
-                        commands.push(command);
-                    }
+                if let Some(host) = agents.waits_for(&self.working.peerings()[id]) {
+                    self.waits_for.insert(id.clone(), host);
+                } else {
+                    self.waits_for.remove(id);
+                    commands.push(command);
                 }
             }
             let retired = heard.iter().filter_map(|id| self.working.hosts().get(id));

@@ -145,17 +145,17 @@ impl Shares {
         self.epoch = epoch;
         self.books.get_or_insert_default();
         for (id, sides) in looked {
-            self.take_over(id, sides, first);
+            self.take_over(&id, sides, first);
         }
         // Also one who was alone may have to share what he was heard to have.
         let books = self.books.get_or_insert_default();
         self.shared.retain(|vni| books.get(vni).is_some_and(Book::is_shared));
     }
 
-    fn take_over(&mut self, id: PeeringId, sides: Vec<LimitedSide>, first: bool) {
+    fn take_over(&mut self, id: &PeeringId, sides: Vec<LimitedSide>, first: bool) {
         let books = self.books.get_or_insert_default();
         let now: BTreeSet<Vni> = sides.iter().map(|side| side.vni).collect();
-        let before = if now.is_empty() { self.sides.remove(&id) } else { self.sides.insert(id.clone(), now.clone()) };
+        let before = if now.is_empty() { self.sides.remove(id) } else { self.sides.insert(id.clone(), now.clone()) };
         for gone in before.unwrap_or_default().difference(&now) {
             books.remove(gone);
             self.whole.remove(gone);

@@ -20,7 +20,7 @@ const PREFIXES: usize = 10;
 /// One VPC in so many stands on one host.
 const ALONE: usize = 50;
 /// How much is applied at once.
-const PIECE: usize = 5000;
+const PIECE: usize = 20_000;
 /// VPCs per account.
 const PER_ACCOUNT: usize = 20;
 /// Where agents listen.
@@ -84,37 +84,18 @@ impl Size {
         [2, 100, 1000].into_iter().map(|width| (width, width.min(self.hosts / 2))).collect()
     }
 
-    fn port(
-        self,
-        vpc: String,
-        host: String,
-        interface: String,
-        block: usize,
-        networks: std::ops::Range<usize>,
-    ) -> Result<Port> {
-        let network = |n: usize| format!("10.{block}.{}.{}/28", n / 16, n % 16 * 16).parse().context("a prefix");
-        let first = networks.start;
-        Ok(Port {
-            vpc: vpc.parse()?,
-            host: host.parse()?,
-            interface: interface.parse()?,
-            gateways: vec![format!("10.{block}.{}.{}/28", first / 16, first % 16 * 16 + 1).parse()?],
-            prefixes: Some(networks.map(network).collect::<Result<_>>()?),
-        })
-    }
-
     /// One VPC of the crowd with its ports.
     fn vpc(self, number: usize) -> Result<(Vpc, Vec<Port>)> {
         let (here, block) = (self.region_of(number), self.block(number));
         let id = format!("v{number}");
         let vpc = vpc(&id, number / PER_ACCOUNT, here, block)?;
-        let port = |nth: usize, networks| {
-            self.port(id.clone(), self.host(here, 2 * number + nth), format!("e{number}"), block, networks)
+        let own = |nth: usize, networks| {
+            port(&id, &self.host(here, 2 * number + nth), &format!("e{number}"), block, networks)
         };
         let ports = if number % ALONE == ALONE - 1 {
-            vec![port(0, 0..PREFIXES)?]
+            vec![own(0, 0..PREFIXES)?]
         } else {
-            vec![port(0, 0..PREFIXES / 2)?, port(1, PREFIXES / 2..PREFIXES)?]
+            vec![own(0, 0..PREFIXES / 2)?, own(1, PREFIXES / 2..PREFIXES)?]
         };
         Ok((vpc, ports))
     }
@@ -150,7 +131,7 @@ impl Size {
                 made.account = format!("extra-{name}").parse()?;
                 extras.vpcs.push(made);
                 for (nth, host) in hosts.into_iter().enumerate() {
-                    extras.ports.push(self.port(id.clone(), host, format!("x{name}"), 252 + side, nth..nth + 1)?);
+                    extras.ports.push(port(&id, &host, &format!("x{name}"), 252 + side, nth..nth + 1)?);
                 }
             }
             Ok(())
@@ -164,6 +145,19 @@ impl Size {
         }
         Ok(extras)
     }
+}
+
+/// A port with so many networks of a block of addresses.
+fn port(vpc: &str, host: &str, interface: &str, block: usize, networks: std::ops::Range<usize>) -> Result<Port> {
+    let network = |n: usize| format!("10.{block}.{}.{}/28", n / 16, n % 16 * 16).parse().context("a prefix");
+    let first = networks.start;
+    Ok(Port {
+        vpc: vpc.parse()?,
+        host: host.parse()?,
+        interface: interface.parse()?,
+        gateways: vec![format!("10.{block}.{}.{}/28", first / 16, first % 16 * 16 + 1).parse()?],
+        prefixes: Some(networks.map(network).collect::<Result<_>>()?),
+    })
 }
 
 fn vpc(id: &str, account: usize, of_region: usize, block: usize) -> Result<Vpc> {

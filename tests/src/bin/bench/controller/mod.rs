@@ -35,8 +35,7 @@ struct Effort {
     rounds: [usize; 3],
 }
 
-const FULL: Effort =
-    Effort { idle: Duration::from_secs(60), commands: Duration::from_secs(15), rounds: [200, 100, 30] };
+const FULL: Effort = Effort { idle: Duration::from_mins(1), commands: Duration::from_secs(15), rounds: [200, 100, 30] };
 /// To see that it still runs.
 const SHORT: Effort =
     Effort { idle: Duration::from_millis(200), commands: Duration::from_millis(500), rounds: [3, 3, 3] };
@@ -132,7 +131,7 @@ pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
         thread::sleep(effort.idle / 6);
         let (cpu, before, began) = (controller.cpu()?, agents.sums()?, Instant::now());
         thread::sleep(effort.idle);
-        let (used, elapsed) = ((controller.cpu()? - cpu).as_secs_f64(), began.elapsed().as_secs_f64());
+        let (used, elapsed) = (controller.cpu()?.saturating_sub(cpu).as_secs_f64(), began.elapsed().as_secs_f64());
         let after = agents.sums()?;
         let how = format!(
             "of a core; {} questions how hosts stand and {} what passed in {elapsed:.0} s",
@@ -159,7 +158,7 @@ pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
     if figures.wants(&["controller.commands_per_s"]) {
         let cpu = controller.cpu()?;
         let rate = commands(&controller, effort)?;
-        let used = (controller.cpu()? - cpu).as_secs_f64() / effort.commands.as_secs_f64();
+        let used = controller.cpu()?.saturating_sub(cpu).as_secs_f64() / effort.commands.as_secs_f64();
         let how = format!("creates and deletes by {PAIRS} clients, {:.0} % of a core", 100.0 * used);
         figures.add("controller.commands_per_s", rate, "1/s", how);
     }

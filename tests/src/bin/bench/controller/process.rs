@@ -107,7 +107,7 @@ impl Controller {
     }
 
     /// How many hosts there are, and how many are in sync.
-    fn hosts(&self, client: &mut Client) -> Result<(usize, usize)> {
+    fn hosts(client: &mut Client) -> Result<(usize, usize)> {
         let hosts = client.call("GET", "/admin/v1/hosts", None)?;
         let hosts = hosts["hosts"].as_array().context("no hosts")?;
         Ok((hosts.len(), hosts.iter().filter(|host| host["inSync"] == true).count()))
@@ -118,7 +118,7 @@ impl Controller {
         let mut client = self.client()?;
         let mut last = 0;
         loop {
-            let (hosts, in_sync) = self.hosts(&mut client)?;
+            let (hosts, in_sync) = Self::hosts(&mut client)?;
             let elapsed = self.started.elapsed();
             if in_sync + away >= hosts {
                 return Ok(elapsed);
