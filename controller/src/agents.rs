@@ -20,14 +20,22 @@ const RENEWED: Duration = Duration::from_mins(1);
 pub struct AgentClients {
     identity: Option<Identity>,
     idle: Duration,
-    shared: Arc<Mutex<BTreeMap<HostId, (Instant, Client)>>>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+/// Clients by host, with when they were made.
+struct Shared {
+    clients: BTreeMap<HostId, (Instant, Client)>,
+    /// When those that are not used any more were last looked for.
+    cleared: Instant,
 }
 
 impl AgentClients {
     /// With an identity, agents are spoken to over TLS. `poll` is how often each is asked how it stands.
     pub fn new(identity: Option<Identity>, poll: Duration) -> Self {
         // A connection goes on with the certificates it began with: each question how a host stands begins a new one.
-        Self { identity, idle: poll / 4, shared: Arc::default() }
+        let shared = Shared { clients: BTreeMap::new(), cleared: Instant::now() };
+        Self { identity, idle: poll / 4, shared: Arc::new(Mutex::new(shared)) }
     }
 
     /// Whether agents are spoken to over TLS.
@@ -47,12 +55,16 @@ impl AgentClients {
     pub fn shared(&self, host: &HostId) -> Result<Client, reqwest::Error> {
         // What is in it is whole at any time.
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, client)) = shared.get(host).filter(|(since, _)| since.elapsed() < RENEWED) {
+        if let Some((_, client)) = shared.clients.get(host).filter(|(since, _)| since.elapsed() < RENEWED) {
             return Ok(client.clone());
         }
-        shared.retain(|_, (since, _)| since.elapsed() < RENEWED);
+        // All are looked through, which must not be done for each of them.
+        if shared.cleared.elapsed() >= RENEWED {
+            shared.clients.retain(|_, (since, _)| since.elapsed() < RENEWED);
+            shared.cleared = Instant::now();
+        }
         let client = self.own(host)?;
-        shared.insert(host.clone(), (Instant::now(), client.clone()));
+        shared.clients.insert(host.clone(), (Instant::now(), client.clone()));
         Ok(client)
     }
 }

@@ -17,11 +17,22 @@ use std::{
     time::{Duration, Instant},
 };
 use thiserror::Error;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 use tracing::Instrument as _;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(15);
+/// How many agents are spoken to at once.
+const AT_ONCE: usize = 256;
+/// How long one of them counts. Who takes longer is waited for beside the others: hosts that are away, or slow, must not
+/// take their places.
+const COUNTS_FOR: Duration = Duration::from_millis(500);
+/// How many hosts that are in sync are asked per second how they stand. Where there are more hosts than the usual time
+/// between two questions allows, each is asked less often.
+const ASKED_PER_S: u32 = 100;
 
 /// What an agent answered, or why it did not.
 #[derive(Debug, Error)]
@@ -62,6 +73,7 @@ pub async fn run(
     poll: Duration,
 ) -> Result<(), reqwest::Error> {
     let mut workers = JoinSet::new();
+    let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         tokio::select! {
             new = hosts.recv() => {
@@ -69,7 +81,8 @@ pub async fn run(
                 let client = clients.own(&host)?;
                 let engine = Arc::clone(&engine);
                 let (sent, since, measured, tls) = (None, None, false, clients.tls());
-                let worker = Worker { engine, client, tls, host, target, poll, sent, since, measured, retry: FIRST_RETRY };
+                let (places, retry) = (Arc::clone(&places), FIRST_RETRY);
+                let worker = Worker { engine, client, places, tls, host, target, poll, sent, since, measured, retry };
                 workers.spawn(worker.run());
             }
             // A worker ends when its host is forgotten.
@@ -81,6 +94,7 @@ pub async fn run(
 struct Worker {
     engine: Arc<Engine>,
     client: Client,
+    places: Arc<Semaphore>,
     tls: bool,
     host: HostId,
     target: watch::Receiver<Target>,
@@ -110,7 +124,7 @@ impl Worker {
             let mut newer = self.target.clone();
             let span = tracing::info_span!("push", host = %self.host, revision = %target.config.revision);
             let brought = tokio::select! {
-                brought = self.bring(&target).instrument(span.clone()) => brought,
+                brought = self.bring_in_turn(&target).instrument(span.clone()) => brought,
                 // An agent may hold its answer back; what came meanwhile, a delete perhaps, must not wait for that.
                 Ok(()) = newer.changed() => continue,
             };
@@ -121,7 +135,7 @@ impl Worker {
                     self.engine.heard(&self.host, Ok(report));
                     if in_sync {
                         self.retry = FIRST_RETRY;
-                        jitter(self.poll)
+                        jitter(self.between_questions())
                     } else {
                         self.back_off()
                     }
@@ -149,6 +163,24 @@ impl Worker {
             metrics.converged(took);
             self.measured = true;
         }
+    }
+
+    /// How long a host that is in sync is left alone.
+    fn between_questions(&self) -> Duration {
+        let hosts = u32::try_from(self.engine.hosts()).unwrap_or(u32::MAX);
+        self.poll.max(Duration::from_secs(1) * hosts / ASKED_PER_S)
+    }
+
+    /// Waits for a place and brings the agent to its target.
+    async fn bring_in_turn(&mut self, target: &HostTarget) -> Result<HostReport, PushError> {
+        // It is never closed.
+        let mut place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let mut brought = std::pin::pin!(self.bring(target));
+        tokio::select! {
+            brought = &mut brought => return brought,
+            () = tokio::time::sleep(COUNTS_FOR) => drop(place.take()),
+        }
+        brought.await
     }
 
     fn back_off(&mut self) -> Duration {

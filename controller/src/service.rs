@@ -88,7 +88,7 @@ fn standing(engine: &Engine) -> String {
     }
     engine.read(|state, agents| {
         let hosts = state.hosts().len();
-        let in_sync = state.hosts().values().filter(|host| agents.in_sync(host)).count();
+        let in_sync = agents.count_in_sync();
         format!("{in_sync} of {hosts} hosts in sync, {} peerings", state.peerings().len())
     })
 }

@@ -35,6 +35,8 @@ const AUDIT_BY: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("aud
 const PERIODS: TableDefinition<'_, (&str, u64, &str, u64), &[u8]> = TableDefinition::new("periods");
 /// What was counted for a side as JSON, by peering and VNI.
 const TRAFFIC: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("traffic");
+/// How much of the file is kept in memory, in bytes: the state is there anyway, and is read from the file only at the start.
+const CACHE: usize = 64 * 1024 * 1024;
 /// How many entries are forgotten in one transaction.
 const FORGET_AT_ONCE: usize = 1000;
 
@@ -72,6 +74,9 @@ pub enum StoreError {
         /// The record.
         key: String,
     },
+    /// The thread that writes could not be started.
+    #[error("the thread that writes to the store could not be started: {0}")]
+    Thread(#[source] std::io::Error),
     /// Somebody else has committed.
     #[error("store {path}: expected commit {expected} to be the last one, but it is {found}")]
     Overtaken {
@@ -105,7 +110,7 @@ impl Store {
             what: "open it",
             source: Box::new(redb::Error::Io(error)),
         })?;
-        match Database::create(&path) {
+        match Database::builder().set_cache_size(CACHE).create(&path) {
             Ok(database) => {
                 let store = Self { path, database };
                 store.write("prepare it", |_, _| Ok(()))?;

@@ -199,8 +199,16 @@ impl Controller {
 
     async fn until<T>(&self, what: &str, look: impl FnMut(&Seen<'_>) -> Option<T>) -> T {
         let mut look = look;
-        let found = self.engine.wait_for(PATIENCE, |state, agents| look(&Seen { state, agents })).await;
-        found.unwrap_or_else(|| panic!("not in time: {what}"))
+        let until = tokio::time::Instant::now() + PATIENCE;
+        // What is looked at may be the agents' own, of which the engine hears nothing new.
+        while tokio::time::Instant::now() < until {
+            let moment = Duration::from_millis(50);
+            let found = self.engine.wait_for(moment, |state, agents| look(&Seen { state, agents })).await;
+            if let Some(found) = found {
+                return found;
+            }
+        }
+        panic!("not in time: {what}")
     }
 
     async fn until_active(&self, id: &PeeringId) {

@@ -261,6 +261,11 @@ fn invariants(model: &Model) {
             claimed.push(*cidr);
         }
     }
+    for host in state.hosts().keys() {
+        let waits: BTreeSet<_> =
+            state.unsettled().filter(|it| state.hosts_concerned(it).contains(host)).map(|it| &it.id).collect();
+        assert_eq!(state.unsettled_on(host).map(|it| &it.id).collect::<BTreeSet<_>>(), waits, "what waits for {host}");
+    }
     for config in model.plans().into_values() {
         let text = format!("{config:?}");
         ValidHostConfig::try_from(config).unwrap_or_else(|error| panic!("{error} in {text}"));
@@ -313,9 +318,46 @@ proptest! {
         let request = Request::new(Actor::Operator, apply("", true));
         let _ = decide(&mut draft, &request, 0, &Limits::default(), &mut || "x".to_owned());
         prop_assert_eq!(draft.with_undone(|draft| draft.state.clone()), before.clone());
-        draft.undo();
+        // However it ends: here as in a panic.
+        drop(draft);
         prop_assert_eq!(&model.state, &before);
     }
+}
+
+#[test]
+fn a_peering_waits_for_the_hosts_that_have_ports_of_it_now() {
+    let mut model = Model::default();
+    let base = [REGIONS.to_owned(), host(1, "north"), host(2, "north"), vpc("a", "north", "'10.1.0.0/16'")].concat();
+    let base = base + &vpc("b", "north", "'10.2.0.0/16'") + &vpc("c", "north", "'10.3.0.0/16'");
+    model.apply(&(base + &port("h1", "eth1", "a", "10.1.0.1/24"))).unwrap();
+    let id = model.peer("a", "b").unwrap();
+    let waits =
+        |model: &Model, host: &str| model.state.unsettled_on(&host.parse().unwrap()).any(|peering| peering.id == id);
+    assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [true, false]);
+    model.apply(&port("h2", "eth1", "b", "10.2.0.1/24")).unwrap();
+    assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [true, true]);
+    // The port becomes one of another VPC.
+    model.apply(&port("h1", "eth1", "c", "10.3.0.1/24")).unwrap();
+    assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [false, true]);
+    // Draining, it waits for those that had it.
+    model.run(&delete(&id)).unwrap();
+    assert_eq!(["h1", "h2"].map(|host| waits(&model, host)), [true, true]);
+}
+
+#[test]
+fn a_panic_leaves_nothing_half_made() {
+    let mut model = built();
+    let before = model.state.clone();
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut draft = Draft::new(&mut model.state);
+        let mut random = || -> String { panic!("while an id was made up") };
+        let request = Request::new(Actor::Operator, apply("", true));
+        decide(&mut draft, &request, 0, &Limits::default(), &mut random).unwrap();
+        assert_ne!(*draft.state, before);
+        random();
+    }));
+    assert!(ended.is_err());
+    assert_eq!(model.state, before);
 }
 
 #[test]

@@ -112,8 +112,10 @@ impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Refused(refusal) => refusal.into(),
-            EngineError::Store(error) => error.into(),
-            EngineError::StoreFailed(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string()),
+            EngineError::Store(_) | EngineError::StoreFailed(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string())
+            }
+            EngineError::Broken => Self::internal(error.to_string()),
         }
     }
 }

@@ -7,7 +7,6 @@ use super::{
 use crate::{
     access::{AccessError, Caller, rate::Source, session, signature::Parts},
     audit,
-    engine::EngineError,
     model::{Actor, Code, Command, Outcome, Refusal, Request, record::Made},
 };
 use axum::{
@@ -143,28 +142,23 @@ impl Ask {
         }
     }
 
-    /// Carries a command out, where it may wait for the disk.
+    /// Carries a command out.
     pub(super) async fn execute(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
-        let (engine, request) = (Arc::clone(&self.api.engine), self.request(command, token));
-        let span = tracing::Span::current();
-        let execute = move || {
-            // What is said of it meanwhile is said of this request, too.
-            span.in_scope(|| {
-                let outcome = engine.execute(&request)?;
-                let target = audit::target(&request.command, Some(&outcome));
-                tracing::info!(command = audit::name(&request.command), target, "done");
-                Ok::<_, EngineError>(outcome)
-            })
+        let request = self.request(command, token);
+        let (command, named) = (audit::name(&request.command), audit::target(&request.command, None));
+        let outcome = self.api.engine.carry_out(request).await?;
+        let target = match &outcome {
+            Outcome::Made(Made::Peering(id)) => Some(id.to_string()),
+            Outcome::Made(Made::Vpc(id)) => Some(id.to_string()),
+            Outcome::Applied(_) | Outcome::Done => named,
         };
-        let outcome = tokio::task::spawn_blocking(execute).await;
-        Ok(outcome.map_err(|error| Failure::internal(error.to_string()))??)
+        tracing::info!(command, target, "done");
+        Ok(outcome)
     }
 
     /// Checks a command. Changes nothing.
     pub(super) async fn rehearse(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
-        let (engine, request) = (Arc::clone(&self.api.engine), self.request(command, token));
-        let outcome = tokio::task::spawn_blocking(move || engine.rehearse(&request)).await;
-        Ok(outcome.map_err(|error| Failure::internal(error.to_string()))??)
+        Ok(self.api.engine.rehearse(self.request(command, token)).await?)
     }
 
     /// Looks into the audit trail, where it may wait for the disk.

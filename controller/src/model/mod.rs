@@ -76,7 +76,8 @@ impl Refusal {
     }
 }
 
-/// A state that is being changed, and what was changed so far. Rules see the state as it has become.
+/// A state that is being changed, and what was changed so far. Rules see the state as it has become. Whatever is not
+/// [kept](Draft::keep) is taken back when the draft goes, also in a panic.
 pub struct Draft<'a> {
     /// The state, with the changes so far.
     pub state: &'a mut State,
@@ -117,9 +118,13 @@ impl<'a> Draft<'a> {
 
     /// Takes everything back.
     pub fn undo(self) {
-        for change in self.undo.into_iter().rev() {
-            self.state.apply(change);
-        }
+        drop(self);
+    }
+
+    /// Leaves the state as it has become. What was changed, and the periods that were closed.
+    pub fn keep(mut self) -> (Vec<Change>, Vec<metering::Period>) {
+        self.undo.clear();
+        (std::mem::take(&mut self.changes), std::mem::take(&mut self.periods))
     }
 
     /// Looks at the state as it was before.
@@ -147,6 +152,14 @@ impl<'a> Draft<'a> {
         }
         self.change(Change::Meta(Meta { next_vni: vni.next_wrapping(), ..meta }));
         vni
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        for change in std::mem::take(&mut self.undo).into_iter().rev() {
+            self.state.apply(change);
+        }
     }
 }
 

@@ -85,7 +85,11 @@ pub struct State {
     peerings_of_account: BTreeMap<AccountId, BTreeSet<PeeringId>>,
     /// Live peerings by the account and region of the initiator, and by name.
     names: BTreeMap<(AccountId, RegionId), BTreeMap<String, PeeringId>>,
+    /// Peerings between regions that are not over.
+    cross_region: BTreeSet<PeeringId>,
     unsettled: BTreeSet<PeeringId>,
+    /// The same by the hosts that have to confirm them.
+    unsettled_on: BTreeMap<HostId, BTreeSet<PeeringId>>,
     vnis: BTreeSet<Vni>,
     credentials: BTreeMap<Credential, AccountId>,
     due: BTreeSet<(u64, Due)>,
@@ -154,13 +158,17 @@ impl State {
                 Change::Vpc(id, old)
             }
             Change::Port(key, value) => {
-                if let Some(old) = self.ports.get(&key) {
+                let (host, new) = (key.host.clone(), value.as_ref().map(|port| port.vpc.clone()));
+                let old = put(&mut self.ports, key.clone(), value);
+                if let Some(old) = &old {
                     unlink(&mut self.ports_of_vpc, &old.vpc, &key);
+                    self.port_moved(&old.vpc, &host);
                 }
-                if let Some(port) = &value {
-                    self.ports_of_vpc.entry(port.vpc.clone()).or_default().insert(key.clone());
+                if let Some(vpc) = new {
+                    self.ports_of_vpc.entry(vpc.clone()).or_default().insert(key.clone());
+                    self.port_moved(&vpc, &host);
                 }
-                Change::Port(key.clone(), put(&mut self.ports, key, value))
+                Change::Port(key, old)
             }
             Change::Peering(id, value) => {
                 let old = self.peerings.remove(&id);
@@ -229,8 +237,14 @@ impl State {
             let (account, region) = (peering.initiator.account.clone(), peering.initiator.region.clone());
             self.names.entry((account, region)).or_default().insert(peering.name.clone(), id.clone());
         }
+        if peering.is_cross_region() && !peering.is_ended() {
+            self.cross_region.insert(id.clone());
+        }
         if matches!(peering.state, PeeringState::Provisioning | PeeringState::Draining { .. }) {
             self.unsettled.insert(id.clone());
+            for host in self.hosts_concerned(peering) {
+                self.unsettled_on.entry(host).or_default().insert(id.clone());
+            }
         }
         if let Some(deadline_ms) = peering.deadline_ms() {
             self.due.insert((deadline_ms, Due::Peering(id.clone())));
@@ -255,10 +269,37 @@ impl State {
                 }
             }
         }
-        self.unsettled.remove(id);
+        self.cross_region.remove(id);
+        if self.unsettled.remove(id) {
+            for host in self.hosts_concerned(peering) {
+                unlink(&mut self.unsettled_on, &host, id);
+            }
+        }
         if let Some(deadline_ms) = peering.deadline_ms() {
             self.due.remove(&(deadline_ms, Due::Peering(id.clone())));
         }
+    }
+
+    /// A host may have got its first port of a VPC, or lost its last one: then other peerings wait for it.
+    fn port_moved(&mut self, vpc: &VpcId, host: &HostId) {
+        let waiting = self.peerings_of(vpc).filter(|peering| peering.state == PeeringState::Provisioning);
+        let waiting: Vec<(PeeringId, bool)> = waiting
+            .map(|peering| (peering.id.clone(), peering.sides().iter().any(|side| self.has_port(&side.vpc, host))))
+            .collect();
+        for (id, waits) in waiting {
+            if waits {
+                self.unsettled_on.entry(host.clone()).or_default().insert(id);
+            } else {
+                unlink(&mut self.unsettled_on, host, &id);
+            }
+        }
+    }
+
+    /// Whether a host has a port of a VPC.
+    pub fn has_port(&self, vpc: &VpcId, host: &HostId) -> bool {
+        let first = PortKey { host: host.clone(), interface: "!".parse().expect("the first printable character") };
+        let ports = self.ports_of_vpc.get(vpc);
+        ports.and_then(|ports| ports.range(first..).next()).is_some_and(|key| key.host == *host)
     }
 
     /// The counters.
@@ -366,6 +407,16 @@ impl State {
     /// The peerings that wait for hosts to confirm them.
     pub fn unsettled(&self) -> impl Iterator<Item = &Peering> {
         self.unsettled.iter().map(|id| &self.peerings[id])
+    }
+
+    /// The peerings between regions that are not over.
+    pub fn cross_region(&self) -> impl Iterator<Item = &Peering> {
+        self.cross_region.iter().map(|id| &self.peerings[id])
+    }
+
+    /// The peerings that wait for a host to confirm them.
+    pub fn unsettled_on(&self, host: &HostId) -> impl Iterator<Item = &Peering> {
+        self.unsettled_on.get(host).into_iter().flatten().map(|id| &self.peerings[id])
     }
 
     /// The hosts with a port of a VPC.

@@ -12,7 +12,7 @@ mod view;
 pub use book::Book;
 pub use view::{LimitedSide, limited};
 
-use crate::{agents::AgentClients, engine::Engine};
+use crate::{agents::AgentClients, engine::Engine, model::record::Peering};
 use cps_peering_config::{
     Revision,
     agent_api::{SHARES_PATH, TRAFFIC_PATH},
@@ -63,8 +63,12 @@ struct Shares {
     books: Option<BTreeMap<Vni, Book>>,
     /// Bytes per second of each side with a book.
     whole: BTreeMap<Vni, u64>,
-    /// Where agents are.
-    agents: BTreeMap<HostId, String>,
+    /// The sides with books, by their peerings.
+    sides: BTreeMap<PeeringId, BTreeSet<Vni>>,
+    /// The sides whose bandwidth is divided.
+    shared: BTreeSet<Vni>,
+    /// Peerings of which hosts have not confirmed yet that they do not send any more.
+    fading: BTreeSet<PeeringId>,
     /// Hosts that did not answer, and since when.
     silent: BTreeMap<HostId, Instant>,
     /// The number of the last grants.
@@ -82,7 +86,9 @@ impl Shares {
             clients,
             books: None,
             whole: BTreeMap::new(),
-            agents: BTreeMap::new(),
+            sides: BTreeMap::new(),
+            shared: BTreeSet::new(),
+            fading: BTreeSet::new(),
             silent: BTreeMap::new(),
             number,
             epoch: 0,
@@ -92,7 +98,7 @@ impl Shares {
 
     async fn round(&mut self) {
         self.follow();
-        let shared = self.shared();
+        let shared = self.shared.clone();
         if shared.is_empty() {
             return;
         }
@@ -121,32 +127,57 @@ impl Shares {
         self.ask(more).await;
     }
 
-    /// Takes over what the state says of sides and hosts.
+    /// Takes over what the state says of sides: at first of all, then of those that have changed.
     fn follow(&mut self) {
-        let (sides, agents, epoch) = self.engine.read(|state, agents| {
-            let urls = state.hosts().values().map(|host| (host.id.clone(), host.agent.clone()));
-            (limited(state, agents), urls.collect(), state.meta().epoch)
-        });
-        (self.agents, self.epoch) = (agents, epoch);
         let first = self.books.is_none();
+        let mut changed = self.engine.limits_changed();
+        changed.append(&mut self.fading);
+        let (looked, epoch) = self.engine.read(|state, agents| {
+            let of = |peering: &Peering| (peering.id.clone(), limited(state, agents, peering));
+            let looked: Vec<(PeeringId, Vec<LimitedSide>)> = if first {
+                state.cross_region().map(of).collect()
+            } else {
+                let gone = |id: &PeeringId| (id.clone(), Vec::new());
+                changed.iter().map(|id| state.peerings().get(id).map_or_else(|| gone(id), of)).collect()
+            };
+            (looked, state.meta().epoch)
+        });
+        self.epoch = epoch;
+        self.books.get_or_insert_default();
+        for (id, sides) in looked {
+            self.take_over(&id, sides, first);
+        }
+        // Also one who was alone may have to share what he was heard to have.
         let books = self.books.get_or_insert_default();
-        let there: BTreeSet<Vni> = sides.iter().map(|side| side.vni).collect();
-        books.retain(|vni, _| there.contains(vni));
-        self.whole = sides.iter().map(|side| (side.vni, side.bytes_per_second)).collect();
+        self.shared.retain(|vni| books.get(vni).is_some_and(Book::is_shared));
+    }
+
+    fn take_over(&mut self, id: &PeeringId, sides: Vec<LimitedSide>, first: bool) {
+        let books = self.books.get_or_insert_default();
+        let now: BTreeSet<Vni> = sides.iter().map(|side| side.vni).collect();
+        let before = if now.is_empty() { self.sides.remove(id) } else { self.sides.insert(id.clone(), now.clone()) };
+        for gone in before.unwrap_or_default().difference(&now) {
+            books.remove(gone);
+            self.whole.remove(gone);
+        }
         for side in sides {
             let new = if first && side.beginning < Share::WHOLE { Book::of_unheard } else { Book::default };
             let known = !first || side.beginning == Share::WHOLE;
-            books.entry(side.vni).or_insert_with(new).follow(&side.members, side.beginning, &side.fading, known);
+            let book = books.entry(side.vni).or_insert_with(new);
+            book.follow(&side.members, side.beginning, &side.fading, known);
+            if book.is_shared() {
+                self.shared.insert(side.vni);
+            }
+            if !side.fading.is_empty() {
+                self.fading.insert(id.clone());
+            }
+            self.whole.insert(side.vni, side.bytes_per_second);
         }
     }
 
-    /// The sides whose bandwidth is divided.
-    fn shared(&self) -> BTreeSet<Vni> {
-        self.books.iter().flatten().filter(|(_, book)| book.is_shared()).map(|(vni, _)| *vni).collect()
-    }
-
     fn books(&self, which: &BTreeSet<Vni>) -> impl Iterator<Item = (Vni, &Book)> {
-        self.books.iter().flatten().filter(|(vni, _)| which.contains(vni)).map(|(vni, book)| (*vni, book))
+        let books = self.books.as_ref();
+        which.iter().filter_map(move |vni| Some((*vni, books?.get(vni)?)))
     }
 
     fn books_mut(&mut self, which: &BTreeSet<Vni>) -> impl Iterator<Item = (Vni, &mut Book)> {
@@ -158,8 +189,12 @@ impl Shares {
         self.silent.retain(|_, since| since.elapsed() < SILENCE);
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut asked = JoinSet::new();
-        for (host, sides) in asks {
-            let Some(agent) = self.agents.get(&host).filter(|_| !self.silent.contains_key(&host)) else { continue };
+        let asks = asks.into_iter().filter(|(host, _)| !self.silent.contains_key(host));
+        let asks: Vec<_> = self.engine.read(|state, _| {
+            let there = |(host, sides)| Some((state.hosts().get(&host)?.agent.clone(), host, sides));
+            asks.filter_map(there).collect()
+        });
+        for (agent, host, sides) in asks {
             self.number += 1;
             let grants = Grants { revision: Revision { epoch: self.epoch, number: self.number }, sides };
             let base = agent.trim_end_matches('/').to_owned();

@@ -26,10 +26,9 @@ pub struct LimitedSide {
     pub fading: BTreeSet<HostId>,
 }
 
-/// All of them.
-pub fn limited(state: &State, agents: &Agents<'_>) -> Vec<LimitedSide> {
-    let peerings = state.peerings().values().filter(|peering| peering.is_cross_region());
-    peerings.flat_map(|peering| peering.views().map(|(own, _)| side(state, agents, peering, own))).flatten().collect()
+/// Those of a peering.
+pub fn limited(state: &State, agents: &Agents<'_>, peering: &Peering) -> Vec<LimitedSide> {
+    peering.views().into_iter().filter_map(|(own, _)| side(state, agents, peering, own)).collect()
 }
 
 fn side(state: &State, agents: &Agents<'_>, peering: &Peering, own: &Side) -> Option<LimitedSide> {

@@ -16,11 +16,14 @@ use cps_peering_config::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// The time between two samples, in seconds.
 pub const INTERVAL_S: u64 = 20;
+/// How many sides are saved in one transaction.
+const SAVED_AT_ONCE: usize = 1000;
 /// How many samples are kept: those of an hour.
 const SAMPLES: usize = 180;
 
@@ -154,39 +157,54 @@ impl Traffic {
         }
     }
 
-    /// Ends an interval for the sides whose course is of interest, and forgets those of peerings that are no more.
-    fn sample(&self, now_ms: u64, interesting: impl Fn(&PeeringId) -> Option<bool>) -> Vec<SideKey> {
+    /// Ends an interval for the sides whose course is of interest, and adds those of peerings that are no more to `gone`.
+    /// Looks at some that follow `after`, and returns the last of them; none when there are no more.
+    fn sample(
+        &self,
+        after: Option<&SideKey>,
+        most: usize,
+        now_ms: u64,
+        interesting: impl Fn(&PeeringId) -> Option<bool>,
+        gone: &mut Vec<SideKey>,
+    ) -> Option<SideKey> {
         let mut sides = self.lock();
-        let mut gone = Vec::new();
-        sides.retain(|key, side| {
-            let interest = interesting(&key.0);
-            match interest {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut last, known) = (None, gone.len());
+        for (key, side) in sides.range_mut::<SideKey, _>((start, Bound::Unbounded)).take(most) {
+            match interesting(&key.0) {
                 Some(true) => side.sample(now_ms),
                 Some(false) => {}
                 None => gone.push(key.clone()),
             }
-            interest.is_some()
-        });
-        gone
+            last = Some(key.clone());
+        }
+        for key in &gone[known..] {
+            sides.remove(key);
+        }
+        last
     }
 
-    /// Keeps what is not kept yet, and forgets sides that are gone. Blocks on the disk.
+    /// Keeps what is not kept yet, and forgets sides that are gone. Blocks on the disk, for some sides at a time, so that
+    /// commands have their turns.
     pub fn save(&self, store: &Store, gone: &[SideKey]) -> Result<(), StoreError> {
         let mut rows = Vec::new();
         for (key, side) in self.lock().iter_mut().filter(|(_, side)| side.unsaved) {
             rows.push((key.clone(), side.said.clone()));
             side.unsaved = false;
         }
-        let saved = store.save_traffic(&rows, gone);
-        if saved.is_err() {
-            let mut sides = self.lock();
-            for (key, _) in rows {
-                if let Some(side) = sides.get_mut(&key) {
-                    side.unsaved = true;
+        let mut saved = Ok(());
+        for piece in rows.chunks(SAVED_AT_ONCE) {
+            saved = saved.and_then(|()| store.save_traffic(piece, &[]));
+            if saved.is_err() {
+                let mut sides = self.lock();
+                for (key, _) in piece {
+                    if let Some(side) = sides.get_mut(key) {
+                        side.unsaved = true;
+                    }
                 }
             }
         }
-        saved
+        saved.and_then(|()| gone.chunks(SAVED_AT_ONCE).try_for_each(|gone| store.save_traffic::<Said>(&[], gone)))
     }
 
     /// What a side's hosts have sent and received, and how it went in the last hour, the oldest first; none before
@@ -246,13 +264,16 @@ mod tests {
         let traffic = Traffic::default();
         for step in 0..200u64 {
             traffic.heard(&host("h1"), &report(100 * step), |_| true);
-            traffic.sample(step, |_| Some(true));
+            assert!(traffic.sample(None, 10, step, |_| Some(true), &mut Vec::new()).is_some());
         }
         let (_, samples) = traffic.of(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap()).unwrap();
         assert_eq!(samples.len(), SAMPLES);
         assert!(samples.iter().all(|sample| sample.passed.sent.bytes == 100));
         assert_eq!(samples.last().unwrap().time_ms, 199);
-        assert_eq!(traffic.sample(200, |_| None).len(), 1);
+        let mut gone = Vec::new();
+        let last = traffic.sample(None, 10, 200, |_| None, &mut gone);
+        assert_eq!((gone.len(), last.as_ref()), (1, gone.first()));
+        assert_eq!(traffic.sample(last.as_ref(), 10, 200, |_| None, &mut gone), None);
         assert!(traffic.all().is_empty());
     }
 

@@ -47,7 +47,7 @@ impl Model {
             draft.undo();
             assert_eq!(self.state, before, "a refusal leaves nothing behind");
         } else {
-            self.periods.extend_from_slice(draft.periods());
+            self.periods.extend(draft.keep().1);
         }
         result
     }

@@ -373,7 +373,7 @@ pub(in crate::api) async fn drained(api: &Api, id: &PeeringId) -> Vec<cps_peerin
     let draining = |state: &State| {
         state.peerings().get(id).filter(|it| matches!(it.state, PeeringState::Draining { .. })).cloned()
     };
-    let over = api.engine.wait_for(api.delete_wait, |state, _| draining(state).is_none().then_some(()));
+    let over = api.engine.wait_for_peering(api.delete_wait, id, |state| draining(state).is_none().then_some(()));
     if over.await.is_some() {
         return Vec::new();
     }

@@ -9,12 +9,14 @@
 //! | [`agent`] | an agent as a process of its own, and its HTTP interface |
 //! | [`under_test`] | that process; on a kernel without VRF devices with a stand-in for them |
 //! | [`bandwidth`] | how exactly bandwidths hold |
+//! | [`controller`] | one controller with thousands of simulated agents |
 //! | [`adding`], [`looking`], [`removing`], [`patching`], [`starting`] | the measurements |
 
 mod adding;
 mod agent;
 mod bandwidth;
 mod bird;
+mod controller;
 mod figures;
 mod ground;
 mod ip_batch;
@@ -57,6 +59,24 @@ enum Command {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// One controller with many simulated agents: memory, times, rates.
+    Controller {
+        /// Print one line of JSON per figure; everything else goes to standard error.
+        #[arg(long)]
+        json: bool,
+        /// How many hosts; for each there are ten VPCs, ten peerings and a hundred prefixes. A multiple of 20.
+        #[arg(long, default_value_t = 10_000)]
+        hosts: usize,
+        /// A part of the names of the figures to measure.
+        #[arg(default_value = "")]
+        filter: String,
+    },
+    /// The simulated agents.
+    #[command(hide = true)]
+    Agents {
+        /// How many.
+        hosts: usize,
+    },
     /// The agent that is measured.
     #[command(hide = true)]
     AgentUnderTest {
@@ -69,6 +89,11 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::AgentUnderTest { settings } => under_test::run(&settings),
         Command::Agent { json, filter } => measure(&mut Figures::new(json, filter)),
+        Command::Controller { json, hosts, filter } => {
+            let mut figures = Figures::new(json, filter);
+            controller::measure(&mut figures, hosts).map(|()| figures.show())
+        }
+        Command::Agents { hosts } => controller::agents::run(hosts),
         Command::Bandwidth { json, filter } => bandwidth::measure(&mut Figures::new(json, filter)),
     };
     match done {

@@ -1,0 +1,463 @@
+//! Commands and reports come in; answers and targets for the push go out.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`writer`] | the thread that decides and commits |
+//! | [`numbering`] | which hosts a change concerns |
+//! | [`agents`] | what is known of the agents |
+//! | [`waiting`] | who waits for a peering |
+
+mod agents;
+mod numbering;
+mod waiting;
+mod writer;
+
+pub use agents::{Agents, Contact};
+
+use crate::{
+    audit::{Entry, Query},
+    metrics::Metrics,
+    model::{
+        Limits, Outcome, Refusal, Request,
+        metering::{Period, open_period},
+        state::State,
+    },
+    store::{BackupError, Store, StoreError},
+    traffic::Traffic,
+};
+use cps_peering_config::{
+    HostConfig, HostReport, Revision,
+    id::{AccountId, HostId, PeeringId},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::DirBuilder,
+    io::ErrorKind,
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc},
+    thread::JoinHandle,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+use waiting::Waiting;
+use writer::{Answer, Job, Writer};
+
+/// Why a command was not carried out.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The rules refused it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It could not be stored, perhaps because of others that were to be stored with it. Nothing was changed in memory or on
+    /// hosts.
+    #[error(transparent)]
+    Store(#[from] Arc<StoreError>),
+    /// An earlier command could not be stored, and whether it is on disk is not known.
+    #[error("the store failed before, and what it holds is not known: mend it and restart the controller ({0})")]
+    StoreFailed(String),
+    /// A rule ended in a panic.
+    #[error("an error in the controller itself; the command changed nothing")]
+    Broken,
+}
+
+/// What a host's push worker must bring about; none when the host is gone.
+pub type Target = Option<Arc<HostTarget>>;
+
+/// Where a host's agent is, and what it must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostTarget {
+    /// The base URL of the agent.
+    pub agent: String,
+    /// What the host must have.
+    pub config: Arc<HostConfig>,
+}
+
+/// The records and what is known of the agents, as far as others may see them: everything in the state is durable.
+struct Published {
+    state: State,
+    contacts: BTreeMap<HostId, Contact>,
+    /// The hosts whose kernels are as they must be.
+    in_sync: BTreeSet<HostId>,
+}
+
+impl Published {
+    fn agents(&self) -> Agents<'_> {
+        Agents { state: &self.state, contacts: &self.contacts, in_sync: &self.in_sync }
+    }
+
+    /// A host must have something else, or its agent has said something else.
+    fn compare(&mut self, host: &HostId) {
+        if self.state.hosts().get(host).is_some_and(|host| self.agents().is_in_sync(host)) {
+            self.in_sync.insert(host.clone());
+        } else {
+            self.in_sync.remove(host);
+        }
+    }
+}
+
+/// What the writer shares with everybody.
+struct Shared {
+    /// Written for moments only, and never while the disk is waited for.
+    published: RwLock<Published>,
+    store: Arc<Store>,
+    options: RwLock<Options>,
+    /// Why the store cannot be trusted any more. After a commit that failed, the disk may have it or not; to go on from
+    /// memory could contradict the disk.
+    store_failed: OnceLock<String>,
+    /// Counts everything that a waiting caller may want to look at.
+    ticks: watch::Sender<u64>,
+    waiting: Waiting,
+    /// Peerings between regions that have changed, or the ports of their VPCs, since somebody asked.
+    limits_changed: Mutex<BTreeSet<PeeringId>>,
+    metrics: Metrics,
+}
+
+impl Shared {
+    fn published(&self) -> RwLockReadGuard<'_, Published> {
+        // A panic while it was held cannot leave a change half made: each is total.
+        self.published.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn published_mut(&self) -> RwLockWriteGuard<'_, Published> {
+        self.published.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn options(&self) -> Options {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tick(&self) {
+        self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
+    }
+}
+
+/// The state, the store and what is known of the agents.
+pub struct Engine {
+    shared: Arc<Shared>,
+    traffic: Traffic,
+    clock: Clock,
+    /// None while it ends.
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The writer ends when it has done what it was asked; then the store is free for others.
+        self.jobs = None;
+        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the writer ended early");
+        }
+    }
+}
+
+/// Tells the time in milliseconds since 1970-01-01 UTC.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// The machine's clock.
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        since.as_millis().try_into().unwrap_or(u64::MAX)
+    })
+}
+
+/// What the engine is told besides commands.
+#[derive(Clone)]
+pub struct Options {
+    /// How long a host may hold a peering in `provisioning`.
+    pub grace: Duration,
+    /// Limits and periods of the rules.
+    pub limits: Limits,
+    /// How long the audit trail is kept.
+    pub audit_kept: Duration,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(30),
+            limits: Limits::default(),
+            audit_kept: Duration::from_hours(90 * 24),
+            clock: system_clock(),
+        }
+    }
+}
+
+/// Whoever finds it otherwise has found an error in the writer; the service manager then restarts the controller.
+const WRITER: &str = "the writer lives as long as the engine";
+
+/// The end of an id: 10 of `[a-z0-9]`.
+fn random_tail() -> String {
+    const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    (0..10).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect()
+}
+
+/// Streams of hosts that need a push worker.
+pub type NewHosts = tokio::sync::mpsc::UnboundedReceiver<(HostId, watch::Receiver<Target>)>;
+
+impl Engine {
+    /// Loads the state.
+    pub fn open(store: Store, options: Options) -> Result<(Arc<Self>, NewHosts), StoreError> {
+        let state = store.load()?;
+        let traffic = Traffic::load(&store)?;
+        let clock = Arc::clone(&options.clock);
+        let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            published: RwLock::new(Published {
+                state: state.clone(),
+                contacts: BTreeMap::new(),
+                in_sync: BTreeSet::new(),
+            }),
+            store: Arc::new(store),
+            options: RwLock::new(options),
+            store_failed: OnceLock::new(),
+            ticks: watch::Sender::new(0),
+            waiting: Waiting::default(),
+            limits_changed: Mutex::default(),
+            metrics: Metrics::default(),
+        });
+        let (jobs, queue) = mpsc::channel();
+        let writer = Writer::new(Arc::clone(&shared), state, new_hosts);
+        let writer = std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(&queue));
+        let writer = writer.map_err(StoreError::Thread)?;
+        Ok((Arc::new(Self { shared, traffic, clock, jobs: Some(jobs), writer: Some(writer) }), hosts))
+    }
+
+    /// The time, in milliseconds since 1970-01-01 UTC.
+    pub fn now_ms(&self) -> u64 {
+        (self.clock)()
+    }
+
+    /// What passes between peers.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Says when there may be something new to look at: the number changes, whatever it is.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.ticks.subscribe()
+    }
+
+    /// The peerings between regions that have changed, or the ports of their VPCs, since this was last asked.
+    pub fn limits_changed(&self) -> BTreeSet<PeeringId> {
+        std::mem::take(&mut *self.shared.limits_changed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where counters are kept.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.shared.store
+    }
+
+    /// What is measured.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Limits and periods of the rules.
+    pub fn limits(&self) -> Limits {
+        self.shared.options().limits
+    }
+
+    /// Goes on with other limits and periods; the clock stays.
+    pub fn tune(&self, mut options: Options) {
+        options.clock = Arc::clone(&self.clock);
+        *self.shared.options.write().unwrap_or_else(PoisonError::into_inner) = options;
+    }
+
+    /// Why no further command is accepted; none while all is well.
+    pub fn store_failed(&self) -> Option<String> {
+        self.shared.store_failed.get().cloned()
+    }
+
+    /// Without a writer the job is dropped, and with it whatever would have answered.
+    fn ask(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
+    }
+
+    fn request(&self, request: Request, rehearse: bool, answer: Answer) {
+        self.ask(Job::Request { request: Box::new(request), rehearse, answer });
+    }
+
+    async fn answered(&self, request: Request, rehearse: bool) -> Result<Outcome, EngineError> {
+        let (send, receive) = oneshot::channel();
+        // Who asked may not wait any more.
+        self.request(request, rehearse, Box::new(move |answer| drop(send.send(answer))));
+        receive.await.unwrap_or(Err(EngineError::Broken))
+    }
+
+    /// Carries a request out: when this returns it is on disk, and on its way to the hosts. It is also carried out when
+    /// nobody waits any more.
+    pub async fn carry_out(&self, request: Request) -> Result<Outcome, EngineError> {
+        self.answered(request, false).await
+    }
+
+    /// What a request would do. Changes nothing.
+    pub async fn rehearse(&self, request: Request) -> Result<Outcome, EngineError> {
+        self.answered(request, true).await
+    }
+
+    /// Like [`carry_out`](Self::carry_out) for where nothing else is to be done meanwhile. Blocks on the disk.
+    pub fn execute(&self, request: &Request) -> Result<Outcome, EngineError> {
+        let (send, receive) = mpsc::channel();
+        self.request(request.clone(), false, Box::new(move |answer| drop(send.send(answer))));
+        receive.recv().unwrap_or(Err(EngineError::Broken))
+    }
+
+    /// Looks at the state between two commits: what it says is what the store says, and the audit trail is whole. Blocks on
+    /// the disk.
+    fn between_commits<T: Send + 'static>(&self, look: impl FnOnce(&State) -> T + Send + 'static) -> T {
+        let (send, receive) = mpsc::channel();
+        self.ask(Job::Look(Box::new(move |state| drop(send.send(look(state))))));
+        receive.recv().expect(WRITER)
+    }
+
+    /// What an account is charged for after `from_ms`: closed periods, then those that are open now, as if they were
+    /// closed now. Blocks on the disk.
+    pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<(Vec<Period>, Vec<Period>), StoreError> {
+        let (now_ms, store, payer) = (self.now_ms(), Arc::clone(&self.shared.store), payer.clone());
+        // So that no period is closed between the two looks.
+        self.between_commits(move |state| {
+            let closed = store.periods(&payer, from_ms)?;
+            let own = state.peerings_of_account(&payer).filter(|peering| peering.initiator.account == payer);
+            Ok((closed, own.filter_map(|peering| open_period(peering, now_ms)).collect()))
+        })
+    }
+
+    /// Looks into the audit trail, the newest entries first. Blocks on the disk.
+    pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
+        self.between_commits(|_| ());
+        self.shared.store.audit(query)
+    }
+
+    /// Copies the store as it is now into a new file beside it, in the folder `backups`. Blocks on the disk.
+    pub fn back_up(&self) -> Result<(PathBuf, Revision), BackupError> {
+        let folder = self.shared.store.path().with_file_name("backups");
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(BackupError::Temporary),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(BackupError::File { what: "make the folder", path: folder, source: error });
+            }
+            _ => {}
+        }
+        // Without colons, which other programs take for the end of a host's name.
+        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(':', "-");
+        let file = folder.join(format!("{time}.redb"));
+        // What was refused belongs to the trail, too.
+        self.between_commits(|_| ());
+        let revision = self.shared.store.back_up(&file)?;
+        tracing::info!(file = %file.display(), %revision, "store backed up");
+        Ok((file, revision))
+    }
+
+    /// Takes note of what an agent said, or of why it could not be asked, and moves on what waited for it.
+    pub fn heard(&self, host: &HostId, news: Result<HostReport, String>) {
+        let now_ms = self.now_ms();
+        let (awaited, new) = {
+            let mut published = self.shared.published_mut();
+            let Published { state, contacts, .. } = &mut *published;
+            let Some(record) = state.hosts().get(host) else { return };
+            let contact = contacts.entry(host.clone()).or_default();
+            let said = match news {
+                Ok(report) => {
+                    let report = HostReport { vrfs: BTreeMap::new(), sides: BTreeMap::new(), ..report };
+                    let report = Contact { report: Some(report), reported_ms: Some(now_ms), error: None };
+                    let before = std::mem::replace(contact, report);
+                    let said = |contact: &Contact| {
+                        let report = contact.report.as_ref();
+                        report.map(|report| (report.desired, report.applied, report.problems.clone()))
+                    };
+                    let new = said(&before) != said(contact) || before.error.is_some();
+                    (record.retiring || state.unsettled_on(host).next().is_some(), new)
+                }
+                Err(error) => {
+                    let new = contact.error.as_ref() != Some(&error);
+                    contact.error = Some(error);
+                    (false, new)
+                }
+            };
+            published.compare(host);
+            said
+        };
+        if awaited {
+            self.ask(Job::Heard(host.clone()));
+        }
+        if new {
+            self.shared.tick();
+        }
+    }
+
+    /// Moves on what has waited long enough, and does what is due. Blocks on the disk.
+    pub fn sweep(&self) {
+        let until_ms = self.now_ms().saturating_sub(whole(self.shared.options().audit_kept.as_millis()));
+        if let Err(error) = self.shared.store.forget(until_ms) {
+            tracing::error!(%error, "the audit trail could not be shortened");
+        }
+        let (done, swept) = mpsc::channel();
+        self.ask(Job::Sweep(done));
+        swept.recv().expect(WRITER);
+    }
+
+    /// Looks at the state and at what is known of the agents.
+    pub fn read<T>(&self, look: impl FnOnce(&State, &Agents<'_>) -> T) -> T {
+        let published = self.shared.published();
+        look(&published.state, &published.agents())
+    }
+
+    /// How many hosts there are.
+    pub fn hosts(&self) -> usize {
+        self.shared.published().state.hosts().len()
+    }
+
+    /// Waits until `look` finds something, at most for `patience`. Looks whenever anything has changed; where it is about
+    /// one peering, [`wait_for_peering`](Self::wait_for_peering) costs less.
+    pub async fn wait_for<T>(
+        &self,
+        patience: Duration,
+        mut look: impl FnMut(&State, &Agents<'_>) -> Option<T>,
+    ) -> Option<T> {
+        let mut ticks = self.shared.ticks.subscribe();
+        let found = async {
+            loop {
+                ticks.borrow_and_update();
+                if let Some(found) = self.read(&mut look) {
+                    return found;
+                }
+                if ticks.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(patience, found).await.ok()
+    }
+
+    /// Waits until `look` finds something when a peering has changed, at most for `patience`.
+    pub async fn wait_for_peering<T>(
+        &self,
+        patience: Duration,
+        id: &PeeringId,
+        mut look: impl FnMut(&State) -> Option<T>,
+    ) -> Option<T> {
+        let found = async {
+            loop {
+                let changed = self.shared.waiting.enter(id);
+                if let Some(found) = self.read(|state, _| look(state)) {
+                    return found;
+                }
+                // The writer never goes before this.
+                let _ = changed.await;
+            }
+        };
+        tokio::time::timeout(patience, found).await.ok()
+    }
+}
+
+fn whole(number: u128) -> u64 {
+    number.try_into().unwrap_or(u64::MAX)
+}
