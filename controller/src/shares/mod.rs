@@ -159,6 +159,10 @@ impl Shares {
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut asked = JoinSet::new();
         for (host, sides) in asks {
+            // Bandwidth is another controller's to grant.
+            if !self.engine.store().leads() {
+                return;
+            }
             let Some(agent) = self.agents.get(&host).filter(|_| !self.silent.contains_key(&host)) else { continue };
             self.number += 1;
             let grants = Grants { revision: Revision { epoch: self.epoch, number: self.number }, sides };
