@@ -57,7 +57,7 @@ pub enum StoreError {
         /// What was tried.
         what: &'static str,
         /// Why it failed.
-        source: EtcdError,
+        source: Box<EtcdError>,
     },
     /// Another controller may lead by now. Whether what was being written is kept is not known.
     #[error("store {path}: this controller leads no more; another one does, or will soon")]

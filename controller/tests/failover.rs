@@ -558,3 +558,86 @@ async fn a_file_becomes_a_store_of_several_and_a_file_again() {
     fleet.nodes[0].start();
     assert_eq!(fleet.regions(0).await, ["north".to_owned()].into());
 }
+
+/// Certificates of a CA of its own: who to trust, and everybody's certificate and key.
+fn certificates(folder: &Path) -> String {
+    let pki = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+        let (done, told) = run(command.args(["pki", "--dir", folder.to_str().unwrap()]).args(arguments));
+        assert!(done, "{told}");
+    };
+    pki(&["init"]);
+    for name in ["controller", "operator", "monitoring"] {
+        pki(&["issue", name]);
+    }
+    let file = |name: &str| folder.join(name).display().to_string();
+    let [ca, cert, key] = ["ca.pem", "controller.pem", "controller.key"].map(file);
+    format!("tls = {{ ca = '{ca}', cert = '{cert}', key = '{key}' }}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_who_it_is_also_through_a_follower() {
+    let members = Members::start(1);
+    let folder = tempfile::tempdir().unwrap();
+    let setting = certificates(folder.path());
+    let client = |name: Option<&str>| {
+        let path = |name: &str, end: &str| folder.path().join(format!("{name}.{end}"));
+        let own = name.map(|name| (path(name, "pem"), path(name, "key")));
+        let own = own.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+        let tls = cps_peering_http::tls::client(&path("ca", "pem"), own).unwrap();
+        Client::builder().timeout(Duration::from_secs(20)).tls_backend_preconfigured(tls).build().unwrap()
+    };
+    let nobody = client(None);
+    let mut fleet = Fleet { nodes: Vec::new(), client: nobody.clone() };
+    fleet.nodes = (0..2).map(|_| Node::new(&[members.url(0)], &setting)).collect();
+    fleet.apply(&region("north"), &[]).await;
+    let leader = fleet.leader(&[]).await;
+    let follower = 1 - leader;
+    fleet.until_follower(follower).await;
+    fleet.regions(follower).await;
+
+    let (operator, monitoring, controller) =
+        (client(Some("operator")), client(Some("monitoring")), client(Some("controller")));
+    let names = ["spiffe://cps-peering/operator", "spiffe://cps-peering/monitoring"];
+    for number in [leader, follower] {
+        let url = fleet.nodes[number].url.clone();
+        let code = async |client: &Client, claimed: Option<&str>| {
+            let mut asked = client.get(format!("{url}/admin/v1/hosts"));
+            if let Some(name) = claimed {
+                asked = asked.header("x-cps-peering-client", name);
+            }
+            asked.send().await.unwrap().status().as_u16()
+        };
+        assert_eq!(code(&operator, None).await, 200);
+        assert_eq!(code(&monitoring, None).await, 401);
+        assert_eq!(code(&nobody, None).await, 401);
+        // Nobody can say to be somebody else; only what a controller says of others is believed, and by the leader alone.
+        assert_eq!(code(&nobody, Some(names[0])).await, 401);
+        assert_eq!(code(&monitoring, Some(names[0])).await, 401);
+        assert_eq!(code(&controller, None).await, 401);
+        assert_eq!(code(&controller, Some(names[0])).await, if number == leader { 200 } else { 401 });
+        let metrics = monitoring.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
+        let leads = format!("cps_controller_leader {}", u8::from(number == leader));
+        assert!(metrics.contains(&leads), "{metrics}");
+        assert_eq!(nobody.get(format!("{url}/metrics")).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    }
+
+    // A session of the console is opened and used through different controllers, and its stream goes on.
+    let url = |number: usize, path: &str| format!("{}{path}", fleet.nodes[number].url);
+    let said = json!({ "token": TOKEN });
+    let page = |request: reqwest::RequestBuilder| request.header("x-cps-console", "1");
+    let opened = page(nobody.post(url(follower, "/console/session"))).json(&said).send().await.unwrap();
+    let cookie = opened.headers().get("set-cookie").unwrap_or_else(|| panic!("{opened:?}")).to_str().unwrap();
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let listening = nobody.get(url(follower, "/console/events")).header("cookie", &cookie).send().await.unwrap();
+    assert_eq!(listening.headers()["content-type"], "text/event-stream");
+    let mut listening = listening;
+    let mut text = String::new();
+    for turn in 0..2 {
+        fleet.apply(&region(format!("more{turn}")), &[]).await;
+        while text.matches("event: changed").count() <= turn + 1 {
+            let chunk = tokio::time::timeout(PATIENCE, listening.chunk()).await.unwrap().unwrap().unwrap();
+            text += std::str::from_utf8(&chunk).unwrap();
+        }
+    }
+}

@@ -13,6 +13,9 @@ pub(super) type EncodedEntry = (Vec<String>, Vec<u8>);
 /// Peering, VNI, what was counted.
 pub(super) type SideRow = (String, u32, Vec<u8>);
 
+/// Peering and VNI.
+pub(super) type SideId = (String, u32);
+
 /// What is written at once.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -20,7 +23,7 @@ pub(super) struct Batch {
     pub(super) records: Vec<(String, Option<Vec<u8>>)>,
     pub(super) periods: Vec<(PeriodKey, Vec<u8>)>,
     pub(super) entries: Vec<EncodedEntry>,
-    pub(super) traffic: Vec<((String, u32), Option<Vec<u8>>)>,
+    pub(super) traffic: Vec<(SideId, Option<Vec<u8>>)>,
 }
 
 /// Rows of one kind, some at a time, on their way from one store to another.

@@ -16,12 +16,12 @@ use std::{
 };
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A cluster. It ends with the value.
 pub struct Members {
     folder: TempDir,
-    members: Vec<Member>,
+    all: Vec<Member>,
     more: Vec<String>,
 }
 
@@ -52,9 +52,9 @@ impl Members {
 
     /// The same with more arguments.
     pub fn start_with(count: usize, more: &[&str]) -> Self {
-        let members = (0..count).map(|_| Member { client: free(), peer: free(), process: None }).collect();
+        let all = (0..count).map(|_| Member { client: free(), peer: free(), process: None }).collect();
         let more = more.iter().map(|&it| it.to_owned()).collect();
-        let mut cluster = Self { folder: tempfile::tempdir().unwrap(), members, more };
+        let mut cluster = Self { folder: tempfile::tempdir().unwrap(), all, more };
         (0..count).for_each(|number| cluster.begin(number));
         (0..count).for_each(|number| cluster.wait_for(number));
         cluster
@@ -62,8 +62,8 @@ impl Members {
 
     fn begin(&mut self, number: usize) {
         let all: Vec<String> =
-            self.members.iter().enumerate().map(|(number, it)| format!("m{number}=http://{}", it.peer)).collect();
-        let member = &mut self.members[number];
+            self.all.iter().enumerate().map(|(number, it)| format!("m{number}=http://{}", it.peer)).collect();
+        let member = &mut self.all[number];
         let log = std::fs::File::create(self.folder.path().join(format!("log{number}"))).unwrap();
         let mut command = Command::new("etcd");
         command
@@ -92,7 +92,7 @@ impl Members {
     fn serves(&self, number: usize) -> bool {
         let ask = || -> std::io::Result<String> {
             use std::io::{Read, Write};
-            let mut stream = TcpStream::connect(self.members[number].client)?;
+            let mut stream = TcpStream::connect(self.all[number].client)?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
             stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
             let mut text = String::new();
@@ -104,17 +104,17 @@ impl Members {
 
     /// The client URL of a member.
     pub fn url(&self, number: usize) -> String {
-        format!("http://{}", self.members[number].client)
+        format!("http://{}", self.all[number].client)
     }
 
     /// Where a member serves.
     pub fn address(&self, number: usize) -> SocketAddr {
-        self.members[number].client
+        self.all[number].client
     }
 
     /// Settings for a prefix.
     pub fn settings(&self, prefix: &str) -> EtcdSettings {
-        let endpoints: Vec<String> = (0..self.members.len()).map(|number| self.url(number)).collect();
+        let endpoints: Vec<String> = (0..self.all.len()).map(|number| self.url(number)).collect();
         toml::from_str(&format!(
             "endpoints = {endpoints:?}\nprefix = '{prefix}'\nadvertise = 'http://127.0.0.1:1'\nbackups = '{}'\n",
             self.folder.path().join("backups").display()
@@ -124,7 +124,7 @@ impl Members {
 
     /// SIGKILL.
     pub fn kill(&mut self, number: usize) {
-        let mut process = self.members[number].process.take().unwrap();
+        let mut process = self.all[number].process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
     }
@@ -137,7 +137,7 @@ impl Members {
 
     /// Sends a signal to a member.
     pub fn signal(&self, number: usize, signal: Signal) {
-        let process = self.members[number].process.as_ref().unwrap();
+        let process = self.all[number].process.as_ref().unwrap();
         kill(Pid::from_raw(process.id().try_into().unwrap()), signal).unwrap();
     }
 

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Milliseconds since the machine was started, those in which it slept included.
 pub(super) fn boot_ms() -> u64 {
     // The clock is there on every Linux since 2.6.39; without it nobody leads.
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or(Duration::MAX);
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from);
     now.as_millis().try_into().unwrap_or(u64::MAX)
 }
 

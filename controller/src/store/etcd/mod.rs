@@ -63,7 +63,7 @@ impl Cluster {
     /// Nothing is asked of etcd yet.
     pub fn new(settings: &EtcdSettings) -> Result<Self, StoreError> {
         let place = PathBuf::from(format!("{} in etcd at {}", settings.prefix, settings.endpoints.join(", ")));
-        let unusable = |source| StoreError::Etcd { path: place.clone(), what: "begin", source };
+        let unusable = |source| StoreError::Etcd { path: place.clone(), what: "begin", source: Box::new(source) };
         let client = Arc::new(Client::new(settings).map_err(unusable)?);
         Ok(Self { client, settings: settings.clone(), place })
     }
@@ -87,7 +87,7 @@ impl Cluster {
 
     fn failed(&self, what: &'static str) -> impl FnOnce(EtcdError) -> StoreError {
         let path = self.place.clone();
-        move |source| StoreError::Etcd { path, what, source }
+        move |source| StoreError::Etcd { path, what, source: Box::new(source) }
     }
 
     /// Who leads now.

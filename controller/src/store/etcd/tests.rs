@@ -335,10 +335,10 @@ fn a_move_there_and_back_changes_nothing_but_the_epoch() {
                     Page::Records(page) => rows.extend(page.iter().map(|(key, value)| (key.clone(), text(value)))),
                     Page::Audit(page) => rows.extend(page.iter().map(|(key, value)| (key.to_string(), text(value)))),
                     Page::Periods(page) => {
-                        rows.extend(page.iter().map(|(key, value)| (format!("{key:?}"), text(value))))
+                        rows.extend(page.iter().map(|(key, value)| (format!("{key:?}"), text(value))));
                     }
                     Page::Traffic(page) => {
-                        rows.extend(page.iter().map(|it| (format!("{}{}", it.0, it.1), text(&it.2))))
+                        rows.extend(page.iter().map(|it| (format!("{}{}", it.0, it.1), text(&it.2))));
                     }
                 }
                 Ok(())
