@@ -59,6 +59,11 @@ impl Drop for Node {
 impl Node {
     /// `tls` is the setting; `endpoints` where it finds etcd.
     fn new(endpoints: &[String], tls: &str) -> Self {
+        Self::with(endpoints, tls, "")
+    }
+
+    /// `etcd_tls` is the setting `etcd.tls`.
+    fn with(endpoints: &[String], tls: &str, etcd_tls: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let token = folder.path().join("token");
@@ -67,7 +72,7 @@ impl Node {
         let url = format!("{}://127.0.0.1:{port}", if tls.contains("off") { "http" } else { "https" });
         let text = format!(
             "listen = '127.0.0.1:{port}'\noperator_token_file = '{}'\npoll_s = 1\n{tls}\n[etcd]\nendpoints = \
-             {endpoints:?}\nadvertise = '{url}'\nbackups = '{}'\n",
+             {endpoints:?}\nadvertise = '{url}'\nbackups = '{}'\n{etcd_tls}\n",
             token.display(),
             folder.path().join("backups").display(),
         );
@@ -640,4 +645,24 @@ async fn a_client_is_who_it_is_also_through_a_follower() {
             text += std::str::from_utf8(&chunk).unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_is_spoken_with_over_tls_and_knows_who_may() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let [ca, cert, key] = ["ca.pem", "controller.pem", "controller.key"].map(file);
+    let own = ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+    let members = Members::start_with(1, &own);
+    let [cert, key] = ["operator.pem", "operator.key"].map(file);
+    let stranger = format!("tls = {{ ca = '{ca}' }}");
+    let known = format!("tls = {{ ca = '{ca}', cert = '{cert}', key = '{key}' }}");
+    cps_peering_http::tls::use_ring();
+    let mut fleet = Fleet { nodes: Vec::new(), client: Client::builder().timeout(PATIENCE).build().unwrap() };
+    fleet.nodes = [stranger, known].iter().map(|it| Node::with(&[members.url(0)], "tls = 'off'", it)).collect();
+    fleet.apply(&region("north"), &[0]).await;
+    assert_eq!(fleet.leader(&[]).await, 1);
+    fleet.until_follower(0).await;
+    until("why not", || fleet.nodes[0].log().contains("who leads is not known")).await;
 }

@@ -10,7 +10,7 @@ use cps_peering_config::{Revision, settings::StorePlace};
 use std::{
     fs::{self, DirBuilder},
     io::ErrorKind,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt, chown},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -105,15 +105,19 @@ impl Store {
 
     /// Copies what is about to be replaced.
     fn keep(&self, revision: Revision) -> Result<PathBuf, BackupError> {
+        let above = self.backups.parent().unwrap_or(Path::new("."));
+        let owner = fs::metadata(above).map_err(failed("look at the folder", above))?;
+        // Whoever may use the folder above may use what is made in it.
+        let give = |path: &Path| chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", path));
         match DirBuilder::new().mode(0o700).create(&self.backups) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(failed("make the folder", &self.backups)(error));
-            }
-            _ => {}
+            Ok(()) => give(&self.backups)?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("make the folder", &self.backups)(error)),
         }
         let file = self.backups.join(format!("replaced-{}-{}.redb", revision.epoch, revision.number));
         if !file.exists() {
             self.back_up(&file)?;
+            give(&file)?;
         }
         Ok(file)
     }

@@ -50,7 +50,7 @@ impl Members {
         Self::start_with(count, &[])
     }
 
-    /// The same with more arguments.
+    /// The same with more arguments; with `--cert-file` among them, clients speak TLS.
     pub fn start_with(count: usize, more: &[&str]) -> Self {
         let all = (0..count).map(|_| Member { client: free(), peer: free(), process: None }).collect();
         let more = more.iter().map(|&it| it.to_owned()).collect();
@@ -63,14 +63,15 @@ impl Members {
     fn begin(&mut self, number: usize) {
         let all: Vec<String> =
             self.all.iter().enumerate().map(|(number, it)| format!("m{number}=http://{}", it.peer)).collect();
+        let url = self.url(number);
         let member = &mut self.all[number];
         let log = std::fs::File::create(self.folder.path().join(format!("log{number}"))).unwrap();
         let mut command = Command::new("etcd");
         command
             .args(["--name", &format!("m{number}")])
             .args(["--data-dir", self.folder.path().join(format!("data{number}")).to_str().unwrap()])
-            .args(["--listen-client-urls", &format!("http://{}", member.client)])
-            .args(["--advertise-client-urls", &format!("http://{}", member.client)])
+            .args(["--listen-client-urls", &url])
+            .args(["--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &format!("http://{}", member.peer)])
             .args(["--initial-advertise-peer-urls", &format!("http://{}", member.peer)])
             .args(["--initial-cluster", &all.join(",")])
@@ -89,7 +90,15 @@ impl Members {
         }
     }
 
+    fn speaks_tls(&self) -> bool {
+        self.more.iter().any(|it| it == "--cert-file")
+    }
+
     fn serves(&self, number: usize) -> bool {
+        if self.speaks_tls() {
+            // Whoever uses it asks until it has a leader.
+            return TcpStream::connect(self.all[number].client).is_ok();
+        }
         let ask = || -> std::io::Result<String> {
             use std::io::{Read, Write};
             let mut stream = TcpStream::connect(self.all[number].client)?;
@@ -104,7 +113,8 @@ impl Members {
 
     /// The client URL of a member.
     pub fn url(&self, number: usize) -> String {
-        format!("http://{}", self.all[number].client)
+        let scheme = if self.speaks_tls() { "https" } else { "http" };
+        format!("{scheme}://{}", self.all[number].client)
     }
 
     /// Where a member serves.
