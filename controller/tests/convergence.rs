@@ -12,7 +12,7 @@ use axum::{
     http::StatusCode,
     routing::{get, put},
 };
-use common::{create, delete, peering};
+use common::{apply, create, delete, peering};
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
     agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH},
@@ -22,6 +22,7 @@ use cps_peering_config::{
 use cps_peering_controller::{
     agents::AgentClients,
     engine::{Clock, Engine, EngineError, Options},
+    forward::leader_routes,
     model::{
         Actor, Command, Outcome, Request,
         account::{Change, ChargeStatus, What},
@@ -327,6 +328,43 @@ async fn stop(controller: Controller, folder: &Path) {
     while matches!(place::open(folder), Err(StoreError::InUse(_))) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leads_no_more_neither_pushes_nor_answers() {
+    if !place::in_etcd() {
+        return; // A file has one user.
+    }
+    let (_folder, controller, [one, two]) = built().await;
+    let routes = Router::new().route("/", get(async || "done"));
+    let routes = leader_routes(&controller.engine, routes);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    cps_peering_http::tls::use_ring();
+    assert_eq!(reqwest::get(&url).await.unwrap().text().await.unwrap(), "done");
+
+    // There is something left to push.
+    let away = two.stop().await;
+    controller.peer();
+    controller.until("the other host", |_| (one.sides() == 1).then_some(())).await;
+    tokio::task::block_in_place(|| controller.engine.store().leave());
+    let two = Agent::again(away).await;
+    two.calls();
+    let error = |seen: &Seen<'_>| {
+        let contact = seen.agents.contact(&"h2".parse().unwrap())?;
+        contact.error.clone().filter(|error| error.contains("leads no more"))
+    };
+    controller.until("an error", error).await;
+    assert!(two.calls().is_empty());
+    let answer = reqwest::get(&url).await.unwrap();
+    assert_eq!(
+        (answer.status(), answer.headers()["retry-after"].as_bytes()),
+        (StatusCode::SERVICE_UNAVAILABLE, &b"1"[..])
+    );
+    server.abort();
+    let refused = controller.run(&apply("[[regions]]\nid = 'late'\n", false)).unwrap_err();
+    assert!(matches!(refused, EngineError::Store(StoreError::Deposed { .. })), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
