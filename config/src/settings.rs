@@ -5,7 +5,10 @@ use crate::{
     tls::{Tls, TlsFiles},
 };
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 use thiserror::Error;
 
 /// The agent's settings file.
@@ -59,10 +62,13 @@ fn default_event_buffer() -> usize {
 pub struct ControllerSettings {
     /// Where the HTTP interfaces listen.
     pub listen: SocketAddr,
-    /// The embedded store, for instance `/var/lib/cps-peering-controller/store.redb`. The folder must exist.
-    pub store: PathBuf,
+    /// The embedded store, for instance `/var/lib/cps-peering-controller/store.redb`. The folder must exist. Either this or
+    /// `etcd`.
+    #[serde(default)]
+    pub store: Option<PathBuf>,
     /// The file with the key that secret keys of accounts are sealed with. It must not be readable by others. Made where there
-    /// is none and nothing is sealed yet. By default beside the store, with the ending `.key`.
+    /// is none and nothing is sealed yet. By default beside the store, with the ending `.key`. With `etcd` it must be named, and
+    /// hold the same key for each controller.
     #[serde(default)]
     pub store_key_file: Option<PathBuf>,
     /// A file that holds the operators' bearer token. It must not be readable by others.
@@ -117,16 +123,176 @@ pub struct ControllerSettings {
     /// A further address where `/metrics` and `/healthz` are served without TLS. By default there is none.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
+    /// The store of several controllers, one of which leads. Either this or `store`.
+    #[serde(default)]
+    pub etcd: Option<EtcdSettings>,
     /// The controller's certificate and whose word it takes; the controller does not start where nothing is said.
     #[serde(default)]
     pub tls: Option<Tls>,
 }
 
+/// An etcd cluster that several controllers share, and how this one takes part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdSettings {
+    /// The client URLs of etcd's members, for instance `https://192.0.2.11:2379`.
+    pub endpoints: Vec<String>,
+    /// What all keys begin with. Default `/cps-peering/`.
+    #[serde(default = "default_prefix")]
+    pub prefix: String,
+    /// The URL under which the other controllers reach this one when it leads, for instance `https://192.0.2.1:7400`.
+    pub advertise: String,
+    /// How long etcd keeps a leader that says nothing, in whole seconds: 2 to 60. Default 3.
+    #[serde(default = "default_lease_s")]
+    pub lease_s: u64,
+    /// The folder for backups that are made while the controller runs. Default
+    /// `/var/lib/cps-peering-controller/backups`.
+    #[serde(default = "default_backups")]
+    pub backups: PathBuf,
+    /// The user that etcd is to know, where its authentication is enabled.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// A file that holds the user's password. It must not be readable by others.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Who signs for etcd's members, where the endpoints are `https://`.
+    #[serde(default)]
+    pub tls: Option<EtcdTls>,
+}
+
+/// Certificates for the connections to etcd, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdTls {
+    /// Those who sign for etcd's members.
+    pub ca: PathBuf,
+    /// The controller's certificate for etcd, where it wants one.
+    #[serde(default)]
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+}
+
+/// Where the state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StorePlace<'a> {
+    /// In a file, by this controller alone.
+    Embedded(&'a Path),
+    /// In etcd, by several controllers.
+    Etcd(&'a EtcdSettings),
+}
+
+/// Settings that do not say where the state is kept, or say it wrongly.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StorePlaceError {
+    /// Neither is there.
+    #[error("setting `store` is missing: name a file, or say `[etcd]` where several controllers share an etcd cluster")]
+    Missing,
+    /// Both are there.
+    #[error("settings `store` and `etcd` are both there: keep the one with the store to be used")]
+    Both,
+    /// Controllers that share a store must have the same key.
+    #[error(
+        "setting `store_key_file` is missing: controllers that share an etcd cluster need the same key; make one with \
+         `openssl rand -hex 32`, for nobody else to read, and copy it to each"
+    )]
+    KeyFile,
+    /// A value of `etcd` cannot be.
+    #[error("setting `etcd.{field}`: {value:?} {rule}")]
+    Etcd {
+        /// Which one.
+        field: &'static str,
+        /// What it says.
+        value: String,
+        /// What it should be.
+        rule: &'static str,
+    },
+}
+
 impl ControllerSettings {
-    /// The file with the key that secret keys of accounts are sealed with.
-    pub fn store_key(&self) -> PathBuf {
-        self.store_key_file.clone().unwrap_or_else(|| self.store.with_extension("key"))
+    /// Where the state is kept: exactly one place, in settings that can be used.
+    pub fn place(&self) -> Result<StorePlace<'_>, StorePlaceError> {
+        match (&self.store, &self.etcd) {
+            (Some(path), None) => Ok(StorePlace::Embedded(path)),
+            (None, Some(etcd)) => etcd.check(self.tls.as_ref()).map(|()| StorePlace::Etcd(etcd)),
+            (None, None) => Err(StorePlaceError::Missing),
+            (Some(_), Some(_)) => Err(StorePlaceError::Both),
+        }
     }
+
+    /// The file with the key that secret keys of accounts are sealed with.
+    pub fn store_key(&self) -> Result<PathBuf, StorePlaceError> {
+        match (&self.store_key_file, self.place()?) {
+            (Some(file), _) => Ok(file.clone()),
+            (None, StorePlace::Embedded(store)) => Ok(store.with_extension("key")),
+            (None, StorePlace::Etcd(_)) => Err(StorePlaceError::KeyFile),
+        }
+    }
+}
+
+impl EtcdSettings {
+    /// `own`: the controller's own TLS, which the other controllers meet at `advertise`.
+    fn check(&self, own: Option<&Tls>) -> Result<(), StorePlaceError> {
+        let wrong =
+            |field, value: &dyn ToString, rule| Err(StorePlaceError::Etcd { field, value: value.to_string(), rule });
+        if self.endpoints.is_empty() {
+            return wrong("endpoints", &"[]", "names no member of etcd");
+        }
+        for endpoint in &self.endpoints {
+            if !is_base_url(endpoint) {
+                return wrong("endpoints", endpoint, "is no URL such as https://192.0.2.11:2379");
+            }
+            if endpoint.starts_with("https://") != self.tls.is_some() {
+                let rule = "needs `etcd.tls` exactly if it begins with https://";
+                return wrong("endpoints", endpoint, rule);
+            }
+        }
+        if !self.prefix.starts_with('/') || !self.prefix.ends_with('/') {
+            return wrong("prefix", &self.prefix, "does not begin and end with a slash");
+        }
+        if !is_base_url(&self.advertise) {
+            return wrong("advertise", &self.advertise, "is no URL such as https://192.0.2.1:7400");
+        }
+        if self.advertise.starts_with("https://") != matches!(own, Some(Tls::On(_))) {
+            return wrong("advertise", &self.advertise, "must begin with https:// exactly if the controller has `tls`");
+        }
+        if !(2..=60).contains(&self.lease_s) {
+            return wrong("lease_s", &self.lease_s, "is not between 2 and 60");
+        }
+        if self.user.is_some() != self.password_file.is_some() {
+            let user = self.user.clone().unwrap_or_default();
+            return wrong("user", &user, "must come with `etcd.password_file`, and that with it");
+        }
+        if let Some(tls) = &self.tls
+            && tls.cert.is_some() != tls.key.is_some()
+        {
+            return wrong("tls", &tls.ca.display(), "has one of `cert` and `key`, which go together");
+        }
+        Ok(())
+    }
+}
+
+/// Whether it is a scheme, a host and perhaps a port, and nothing else.
+fn is_base_url(text: &str) -> bool {
+    let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    authority.is_some_and(|it| {
+        let host = it.rsplit_once(':').map_or(it, |(host, port)| if port.parse::<u16>().is_ok() { host } else { it });
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+        !host.is_empty() && host.chars().all(plain)
+    })
+}
+
+fn default_prefix() -> String {
+    "/cps-peering/".to_owned()
+}
+
+fn default_lease_s() -> u64 {
+    3
+}
+
+fn default_backups() -> PathBuf {
+    "/var/lib/cps-peering-controller/backups".into()
 }
 
 /// What to do about a missing setting `tls`.
@@ -300,6 +466,45 @@ mod tests {
         let twice = tier("", "1") + &tier("", "2");
         for illegal in [String::new(), endless, backwards, twice] {
             assert_eq!(check(&illegal), Err(PriceError::Tiers), "{illegal}");
+        }
+    }
+
+    #[test]
+    fn the_state_is_kept_in_exactly_one_place() {
+        let text = "listen = '[::]:1'\noperator_token_file = 't'\ntls = 'off'\n";
+        let settings = |more: &str| toml::from_str::<ControllerSettings>(&format!("{text}{more}")).unwrap();
+        assert_eq!(settings("").place(), Err(StorePlaceError::Missing));
+        let file = settings("store = 's'");
+        assert_eq!(file.place(), Ok(StorePlace::Embedded(Path::new("s"))));
+        let etcd = "[etcd]\nendpoints = ['http://[::1]:2379', 'http://e']\nadvertise = 'http://192.0.2.1:7400'\n";
+        assert_eq!(settings(&format!("store = 's'\n{etcd}")).place(), Err(StorePlaceError::Both));
+        let legal = settings(etcd);
+        assert!(
+            matches!(legal.place(), Ok(StorePlace::Etcd(etcd)) if (etcd.lease_s, &*etcd.prefix) == (3, "/cps-peering/"))
+        );
+        let again: ControllerSettings = toml::from_str(&toml::to_string(&legal).unwrap()).unwrap();
+        assert_eq!(again, legal);
+
+        let refused = |change: &dyn Fn(&mut EtcdSettings)| {
+            let mut settings = legal.clone();
+            change(settings.etcd.as_mut().unwrap());
+            settings.place().unwrap_err().to_string()
+        };
+        let tls = || Some(EtcdTls { ca: "ca".into(), cert: None, key: Some("key".into()) });
+        for (named, said) in [
+            ("endpoints", refused(&|it| it.endpoints.clear())),
+            ("ftp://e", refused(&|it| it.endpoints[1] = "ftp://e".into())),
+            ("http://e/v3", refused(&|it| it.endpoints[1] = "http://e/v3".into())),
+            ("https://e", refused(&|it| it.endpoints[1] = "https://e".into())),
+            ("etcd.tls", refused(&|it| it.tls = tls())),
+            ("etcd.tls", refused(&|it| (it.tls, it.endpoints) = (tls(), vec!["https://e".into()]))),
+            ("prefix", refused(&|it| it.prefix = "/x".into())),
+            ("advertise", refused(&|it| it.advertise = "192.0.2.1".into())),
+            ("advertise", refused(&|it| it.advertise = "https://192.0.2.1".into())),
+            ("lease_s", refused(&|it| it.lease_s = 1)),
+            ("password_file", refused(&|it| it.user = Some("me".into()))),
+        ] {
+            assert!(said.contains(named), "{named}: {said}");
         }
     }
 

@@ -62,7 +62,7 @@ impl Sandbox {
         if !listen.ip().is_loopback() {
             bail!("--dev listens on loopback addresses only, and {listen} is none");
         }
-        let store = self.folder.path().join("store.redb");
+        let store = Some(self.folder.path().join("store.redb"));
         let operator_token_file = self.folder.path().join("operator.token");
         // Nobody else reaches a loopback address, and the clients that are to be tried want no certificates.
         let tls = Some(Tls::Off);
@@ -73,6 +73,7 @@ impl Sandbox {
                 operator_token_file,
                 store_key_file: None,
                 tls,
+                etcd: None,
                 metrics_listen: None,
                 ..settings
             });

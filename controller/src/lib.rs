@@ -16,6 +16,7 @@
 //! | [`traffic`] | what hosts have counted | totals, and the last hour |
 //! | [`push`] | targets | configurations on their way to agents; reports |
 //! | [`api`] | HTTP requests | commands; answers |
+//! | [`forward`] | HTTP requests, where another controller leads | the same, passed on |
 //! | [`cli`] | a command line | HTTP requests |
 
 pub mod access;
@@ -25,6 +26,7 @@ pub mod audit;
 pub mod charging;
 pub mod cli;
 pub mod engine;
+pub mod forward;
 pub mod metrics;
 pub mod model;
 pub mod plan;

@@ -1,11 +1,13 @@
 //! The controller's program: settings, store, engine, push workers, HTTP server; then it waits for a signal.
 
+mod cluster;
 mod dev;
 mod service;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
-use cps_peering_config::settings::{ControllerSettings, tls_files};
+use cluster::Candidate;
+use cps_peering_config::settings::{ControllerSettings, StorePlace, tls_files};
 use cps_peering_controller::{
     access::{
         Access,
@@ -17,14 +19,16 @@ use cps_peering_controller::{
     api::{self, Api, Streams},
     charging::Prices,
     engine::{Engine, Options, system_clock},
+    forward::leader_routes,
     metrics::Metrics,
     model::Limits,
     push, shares,
-    store::{Restored, Store, StoreError},
+    store::{Cluster, Restored, Store, StoreError},
     traffic,
 };
 use cps_peering_http::tls::{self, Clients, Identity};
 use dev::Sandbox;
+use service::Current;
 use std::{
     fs,
     net::SocketAddr,
@@ -36,6 +40,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    task::JoinHandle,
 };
 
 /// Holds the state of VPC peerings and sends each host what it must have.
@@ -68,6 +73,16 @@ enum Command {
     Backup {
         /// The new file.
         file: PathBuf,
+    },
+    /// Copy the store of other settings into the store of these, under a new epoch, while no controller runs: from a file to
+    /// etcd, or back. The store that is copied stays as it is, and is not to be used any more.
+    MoveStore {
+        /// The settings file that names the store to be copied; `--settings` names the new one.
+        #[arg(long)]
+        from: PathBuf,
+        /// Also if there is something in the new store. It is kept: a file beside it, or in the folder for backups.
+        #[arg(long)]
+        force: bool,
     },
     /// Put a copy in the place of the store while no controller runs. The store that was there is kept beside it. The hosts
     /// follow what the copy says as soon as the controller is started.
@@ -145,51 +160,77 @@ fn execute(command: &Command, settings: Option<&Path>) -> anyhow::Result<String>
     let settings = read_settings(settings.unwrap_or(Path::new(SETTINGS)))?;
     match command {
         Command::Settings => {
+            settings.place()?;
             prices(&settings)?;
             Ok(toml::to_string(&settings)?.trim_end().to_owned())
         }
         Command::Backup { file } => {
-            // Not made where there is none: an empty copy would be worth nothing.
-            fs::metadata(&settings.store).with_context(|| format!("no store at {}", settings.store.display()))?;
-            let store = Store::open(&settings.store).map_err(|error| match error {
-                StoreError::InUse(_) => anyhow!("{error} Then use: cps-peering admin backup"),
-                other => other.into(),
-            })?;
+            let store = match settings.place()? {
+                StorePlace::Embedded(path) => {
+                    // Not made where there is none: an empty copy would be worth nothing.
+                    fs::metadata(path).with_context(|| format!("no store at {}", path.display()))?;
+                    Store::open(path).map_err(|error| match error {
+                        StoreError::InUse(_) => anyhow!("{error} Then use: cps-peering admin backup"),
+                        other => other.into(),
+                    })?
+                }
+                StorePlace::Etcd(etcd) => Store::look(&Arc::new(Cluster::new(etcd)?)),
+            };
             let revision = store.back_up(file)?;
-            let key = settings.store_key();
+            let key = settings.store_key()?;
             Ok(format!(
                 "{} holds revision {revision}; its access keys are of use with {} alone",
                 file.display(),
                 key.display()
             ))
         }
+        Command::MoveStore { from, force } => {
+            let place = settings.place()?;
+            let other = read_settings(from)?;
+            let from = other.place().with_context(|| format!("settings file {}", from.display()))?;
+            if from == place {
+                bail!("both settings files name the same store");
+            }
+            if let StorePlace::Embedded(path) = from {
+                fs::metadata(path).with_context(|| format!("no store at {}", path.display()))?;
+            }
+            let from = Store::hold_place(from)?;
+            Vault::fits(&settings.store_key()?, &from.load()?)?;
+            Ok(said(&from.move_to(place, *force)?))
+        }
         Command::Restore { file, epoch } => {
             fits(file, &settings)?;
-            let Restored { revision, counts: [hosts, vpcs, peerings], replaced } =
-                Store::restore(file, &settings.store, *epoch)?;
-            let kept = replaced.map_or(String::new(), |it| format!("\nthe store before is kept as {}", it.display()));
-            Ok(format!("revision {revision} with {hosts} hosts, {vpcs} VPCs and {peerings} peerings is in place{kept}"))
+            Ok(said(&match settings.place()? {
+                StorePlace::Embedded(path) => Store::restore(file, path, *epoch)?,
+                place @ StorePlace::Etcd(_) => Store::hold_place(place)?.restore_into(file, *epoch)?,
+            }))
         }
         Command::ForgetKeys => {
-            fs::metadata(&settings.store).with_context(|| format!("no store at {}", settings.store.display()))?;
-            let store = Store::open(&settings.store)?;
-            let state = store.load()?;
-            let changes = vault::forget_all(&state);
-            store.commit(&changes, &[], &[], state.meta().number)?;
-            Ok(format!("{} accounts have no access keys any more", changes.len()))
+            let place = settings.place()?;
+            if let StorePlace::Embedded(path) = place {
+                fs::metadata(path).with_context(|| format!("no store at {}", path.display()))?;
+            }
+            let accounts = vault::forget_all(&Store::hold_place(place)?)?;
+            Ok(format!("{accounts} accounts have no access keys any more"))
         }
     }
 }
 
+/// What has come into the place of a store.
+fn said(restored: &Restored) -> String {
+    let Restored { revision, counts: [hosts, vpcs, peerings], replaced } = restored;
+    let kept = replaced.as_ref().map_or(String::new(), |it| format!("\nthe store before is kept as {}", it.display()));
+    format!("revision {revision} with {hosts} hosts, {vpcs} VPCs and {peerings} peerings is in place{kept}")
+}
+
 /// Checks that the access keys in a copy can be used with the store's key, before the copy takes the store's place.
 fn fits(copy: &Path, settings: &ControllerSettings) -> anyhow::Result<()> {
-    let folder = settings.store.parent().unwrap_or(Path::new("."));
     // To open a store writes to it, and the copy is to stay as it is.
-    let looked_at =
-        tempfile::NamedTempFile::new_in(folder).with_context(|| format!("cannot write to {}", folder.display()))?;
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let looked_at = folder.path().join("copy");
     fs::copy(copy, &looked_at).with_context(|| format!("cannot read {}", copy.display()))?;
-    let state = Store::open(looked_at.path())?.load()?;
-    Ok(Vault::fits(&settings.store_key(), &state)?)
+    let state = Store::open(&looked_at)?.load()?;
+    Ok(Vault::fits(&settings.store_key()?, &state)?)
 }
 
 fn read(arguments: &Arguments) -> anyhow::Result<Setup> {
@@ -204,6 +245,7 @@ fn read(arguments: &Arguments) -> anyhow::Result<Setup> {
     let path = settings.unwrap_or(Path::new(SETTINGS));
     let settings = read_settings(path)?;
     tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
+    settings.place().with_context(|| format!("settings file {}", path.display()))?;
     let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
     let prices = prices(&settings)?;
     Ok(Setup { settings, operator_token, sandbox: None, prices })
@@ -259,6 +301,7 @@ fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str
         tls,
         store,
         store_key_file,
+        etcd,
         poll_s,
         // Read again, and held to from then on.
         operator_token_file: _,
@@ -283,6 +326,7 @@ fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str
         ("tls", *tls != new.tls),
         ("store", *store != new.store),
         ("store_key_file", *store_key_file != new.store_key_file),
+        ("etcd", *etcd != new.etcd),
         ("poll_s", *poll_s != new.poll_s),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
@@ -296,8 +340,52 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
     if identity.is_none() && setup.sandbox.is_none() {
         tracing::warn!("TLS is off: what clients and agents are told can be read and changed on the way");
     }
-    let (store, vault) = vault::open(&settings.store, &settings.store_key())?;
-    let vault = Arc::new(vault);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(serve(setup, read, identity))?;
+    // What still runs must not outlive its time.
+    match ended {
+        Ended::Stopped => Ok(()),
+        Ended::Deposed => match cluster::begin_anew()? {},
+    }
+}
+
+/// Why the program serves no more.
+enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Another controller leads.
+    Deposed,
+}
+
+async fn serve(
+    setup: &Setup,
+    read: impl Fn() -> anyhow::Result<Setup>,
+    identity: Option<Identity>,
+) -> anyhow::Result<Ended> {
+    let settings = &setup.settings;
+    let streams = Arc::new(Streams::default());
+    let server = Server { current: Current::default(), open: Current::default() };
+    let key = settings.store_key()?;
+    let ((store, vault), serving) = match settings.place()? {
+        StorePlace::Embedded(path) => {
+            let (store, vault) = vault::open(path, &key)?;
+            ((store, vault), None)
+        }
+        StorePlace::Etcd(etcd) => {
+            let candidate = Candidate::new(etcd, identity.as_ref())?;
+            server.current.set(candidate.routes());
+            server.open.set(api::open_routes(Arc::clone(candidate.registry())));
+            let mut serving = server.start(settings, identity.as_ref(), &streams).await?;
+            let store = tokio::select! {
+                store = candidate.follow() => store?,
+                stopped = &mut serving.1 => return Ok(stopped.map(|()| Ended::Stopped)?),
+            };
+            let vault = vault::of(&store, &key)?;
+            tracing::info!("this controller leads");
+            ((store, vault), Some(serving))
+        }
+    };
+    let (shared, vault) = (serving.is_some(), Arc::new(vault));
     let (engine, hosts) = Engine::open(store, options(settings))?;
     if let Some(sandbox) = &setup.sandbox {
         sandbox.hide()?;
@@ -305,21 +393,84 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
     }
     let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault);
     access.tune(rates(settings));
-    let registry = Arc::new(Metrics::registry(&engine, identity.clone()));
-    let streams = Arc::new(Streams::default());
+    let mut registry = Metrics::registry(&engine, identity.clone());
+    cluster::tell_leading(&mut registry, true);
+    let registry = Arc::new(registry);
     // The HTTP interfaces as the settings have them.
-    let interfaces = |setup: &Setup, access: Access| Api {
-        engine: access.engine(),
-        access,
-        delete_wait: Duration::from_millis(setup.settings.delete_wait_ms),
-        prices: Arc::new(setup.prices.clone()),
-        currency: setup.settings.currency.as_str().into(),
-        streams: Arc::clone(&streams),
-        secure: identity.is_some(),
+    let routes = |setup: &Setup, access: Access| {
+        let api = Api {
+            engine: access.engine(),
+            access,
+            delete_wait: Duration::from_millis(setup.settings.delete_wait_ms),
+            prices: Arc::new(setup.prices.clone()),
+            currency: setup.settings.currency.as_str().into(),
+            streams: Arc::clone(&streams),
+            secure: identity.is_some(),
+        };
+        let routes = api::router(api, Arc::clone(&registry));
+        if shared { leader_routes(&engine, routes) } else { routes }
     };
-    let current = service::Current::new(api::router(interfaces(setup, access.clone()), Arc::clone(&registry)));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    server.current.set(routes(setup, access.clone()));
+    server.open.set(api::open_routes(Arc::clone(&registry)));
+    let (address, mut serving) = match serving {
+        Some(serving) => serving,
+        None => server.start(settings, identity.as_ref(), &streams).await?,
+    };
+    let poll = Duration::from_secs(settings.poll_s.max(1));
+    let clients = AgentClients::new(identity.clone(), poll);
+    tokio::spawn(shares::run(Arc::clone(&engine), clients.clone()));
+    tokio::spawn(traffic::run(Arc::clone(&engine), clients.clone()));
+    let pushing = push::run(Arc::clone(&engine), clients, hosts, poll);
+    tokio::spawn(async move {
+        if let Err(error) = pushing.await {
+            tracing::error!(%error, "agents cannot be reached any more");
+        }
+    });
+    let hangup = signal(SignalKind::hangup())?;
+    if let Some(sandbox) = &setup.sandbox {
+        cps_peering_terminal::show(&sandbox.description(address).to_string());
+    }
+    let reload = || {
+        let new = read()?;
+        engine.tune(options(&new.settings));
+        access.tune(rates(&new.settings));
+        server.current.set(routes(&new, access.clone()));
+        // A sandbox makes tokens up each time; those that it has told stay.
+        if new.sandbox.is_none() && access.replace_operator_token(&new.operator_token) {
+            streams.look_again();
+            tracing::info!("the operators' token is another; what was opened with the one before has ended");
+        }
+        Ok(fixed(settings, &new.settings))
+    };
+    tokio::select! {
+        stopped = &mut serving => stopped?,
+        () = cluster::deposed(engine.store()) => return Ok(Ended::Deposed),
+        never = service::attend(&engine, hangup, reload) => match never {},
+    }
+    if let Err(error) = engine.traffic().save(engine.store(), &[]) {
+        tracing::warn!(%error, "what was counted lately is asked for again");
+    }
+    // Another controller need not wait until it is sure that this one is gone.
+    engine.store().leave();
+    tracing::info!("stopped; hosts stay as they are");
+    Ok(Ended::Stopped)
+}
+
+/// What is served at the addresses of the settings, by routes that can be replaced.
+struct Server {
+    current: Current,
+    /// For the address without TLS.
+    open: Current,
+}
+
+impl Server {
+    /// Listens. The task ends some time after a signal has told the program to stop.
+    async fn start(
+        &self,
+        settings: &ControllerSettings,
+        identity: Option<&Identity>,
+        streams: &Arc<Streams>,
+    ) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
@@ -329,29 +480,14 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
             let listener = TcpListener::bind(address)
                 .await
                 .with_context(|| format!("cannot listen on {address} (setting `metrics_listen`)"))?;
-            let open = api::open_routes(Arc::clone(&registry));
-            tokio::spawn(cps_peering_http::serve(listener, None, open, std::future::pending()));
+            tokio::spawn(cps_peering_http::serve(listener, None, self.open.router(), std::future::pending()));
         }
-        let poll = Duration::from_secs(settings.poll_s.max(1));
-        let clients = AgentClients::new(identity.clone(), poll);
-        tokio::spawn(shares::run(Arc::clone(&engine), clients.clone()));
-        tokio::spawn(traffic::run(Arc::clone(&engine), clients.clone()));
-        let pushing = push::run(Arc::clone(&engine), clients, hosts, poll);
-        tokio::spawn(async move {
-            if let Err(error) = pushing.await {
-                tracing::error!(%error, "agents cannot be reached any more");
-            }
-        });
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let hangup = signal(SignalKind::hangup())?;
-        if let Some(sandbox) = &setup.sandbox {
-            cps_peering_terminal::show(&sandbox.description(address).to_string());
-        }
-        let tls = identity.as_ref().map(|identity| identity.server(Clients::Optional));
-        tokio::spawn(tls::on_hangup(identity.clone())?);
-        let closing = Arc::clone(&streams);
-        let serve = cps_peering_http::serve(listener, tls, current.router(), async move {
+        let tls = identity.map(|identity| identity.server(Clients::Optional));
+        tokio::spawn(tls::on_hangup(identity.cloned())?);
+        let closing = Arc::clone(streams);
+        let serving = cps_peering_http::serve(listener, tls, self.current.router(), async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -359,26 +495,6 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
             cps_peering_service::stopping();
             closing.close();
         });
-        let reload = || {
-            let new = read()?;
-            engine.tune(options(&new.settings));
-            access.tune(rates(&new.settings));
-            current.set(api::router(interfaces(&new, access.clone()), Arc::clone(&registry)));
-            // A sandbox makes tokens up each time; those that it has told stay.
-            if new.sandbox.is_none() && access.replace_operator_token(&new.operator_token) {
-                streams.look_again();
-                tracing::info!("the operators' token is another; what was opened with the one before has ended");
-            }
-            Ok(fixed(settings, &new.settings))
-        };
-        tokio::select! {
-            () = serve => {}
-            never = service::attend(&engine, hangup, reload) => match never {},
-        }
-        if let Err(error) = engine.traffic().save(engine.store(), &[]) {
-            tracing::warn!(%error, "what was counted lately is asked for again");
-        }
-        tracing::info!("stopped; hosts stay as they are");
-        Ok(())
-    })
+        Ok((address, tokio::spawn(serving)))
+    }
 }

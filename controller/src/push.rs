@@ -50,6 +50,8 @@ enum PushError {
          older copy? Nothing is changed on this host"
     )]
     Newer { ours: Revision, theirs: Revision },
+    #[error("this controller leads no more")]
+    Deposed,
     #[error("the agent has other content under revision {0}; a new change of this host will be sent whole")]
     OtherContent(Revision),
 }
@@ -242,7 +244,12 @@ impl Worker {
         method: Method,
         body: &impl Serialize,
     ) -> Result<Option<HostReport>, PushError> {
-        let answer = self.client.request(method, url(target, CONFIG_PATH)).json(body).send().await?;
+        let request = self.client.request(method, url(target, CONFIG_PATH)).json(body);
+        // What a new leader has changed meanwhile is not known here. (Agents see to what is on its way: the epoch is older.)
+        if !self.engine.store().leads() {
+            return Err(PushError::Deposed);
+        }
+        let answer = request.send().await?;
         let status = answer.status();
         if status.is_success() {
             self.sent = Some(Arc::clone(&target.config));

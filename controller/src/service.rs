@@ -15,14 +15,10 @@ use tower::ServiceExt as _;
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Routes that can be replaced while they are served. Requests under way end with those they began with.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Current(Arc<RwLock<Router>>);
 
 impl Current {
-    pub(crate) fn new(router: Router) -> Self {
-        Self(Arc::new(RwLock::new(router)))
-    }
-
     pub(crate) fn set(&self, router: Router) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = router;
     }

@@ -1,8 +1,14 @@
-//! The embedded store: the records of the state, the audit trail and what is to be charged, on disk.
+//! Where the state is kept: the records of the state, the audit trail and what is to be charged, in a file ([`Store::open`]) or
+//! in etcd ([`Store::lead`]). Both hold the same rows; what the rows mean is said here.
 
 mod backup;
+mod embedded;
+mod etcd;
+mod moving;
+mod raw;
 
 pub use backup::{BackupError, Restored};
+pub use etcd::{Cluster, EtcdError, Leader};
 
 use crate::{
     audit::{Entry, Query},
@@ -15,30 +21,17 @@ use cps_peering_config::{
     id::{AccountId, PeeringId},
     net::Vni,
 };
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use raw::{Backend, Batch, Lookup, keys};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    fs::OpenOptions,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 use thiserror::Error;
+use tokio::sync::watch;
 
-/// Records as JSON, by kind and id: `host/h1`.
-const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const META: &str = "meta";
-/// Entries of the audit trail as JSON, by their number.
-const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
-/// Numbers of entries by what they are looked for: `account/acme` or `request/0a1b2c`.
-const AUDIT_BY: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("audit_by");
-/// Closed periods as JSON, by payer, end, peering and beginning.
-const PERIODS: TableDefinition<'_, (&str, u64, &str, u64), &[u8]> = TableDefinition::new("periods");
-/// What was counted for a side as JSON, by peering and VNI.
-const TRAFFIC: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("traffic");
-/// How much of the file is kept in memory, in bytes: the state is there anyway, and is read from the file only at the start.
-const CACHE: usize = 64 * 1024 * 1024;
-/// How many entries are forgotten in one transaction.
-const FORGET_AT_ONCE: usize = 1000;
 
 /// The store cannot be used.
 #[derive(Debug, Error)]
@@ -56,10 +49,44 @@ pub enum StoreError {
         /// Why it failed.
         source: Box<redb::Error>,
     },
+    /// etcd said no, or nothing.
+    #[error("store {path}: cannot {what}: {source}{}", .source.hint())]
+    Etcd {
+        /// The place.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: Box<EtcdError>,
+    },
+    /// Another controller may lead by now. Whether what was being written is kept is not known.
+    #[error("store {path}: this controller leads no more; another one does, or will soon")]
+    Deposed {
+        /// The place.
+        path: PathBuf,
+    },
+    /// It was to be filled from another store, and that was never finished.
+    #[error("store {path}: a copy or move into it was not finished: do it again")]
+    Unfinished {
+        /// The place.
+        path: PathBuf,
+    },
+    /// A value that etcd does not take.
+    #[error("store {path}: {key} has {length} bytes, and etcd takes {most}")]
+    TooLarge {
+        /// The place.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// How long its value is.
+        length: usize,
+        /// How long a value may be.
+        most: usize,
+    },
     /// A record is not what it should be.
     #[error("store {path}: record {key} cannot be read: {source}")]
     Record {
-        /// The file.
+        /// The file, or the place in etcd.
         path: PathBuf,
         /// The record.
         key: String,
@@ -69,7 +96,7 @@ pub enum StoreError {
     /// A record's key names no kind of record that this version knows.
     #[error("store {path}: there is a record {key} that this version does not know")]
     UnknownRecord {
-        /// The file.
+        /// The file, or the place in etcd.
         path: PathBuf,
         /// The record.
         key: String,
@@ -92,49 +119,82 @@ pub enum StoreError {
 /// One side of a peering: the peering, and the side's VNI.
 pub type SideKey = (PeeringId, Vni);
 
-/// The store in one file, for one process.
+/// The state on disk.
 pub struct Store {
     path: PathBuf,
-    database: Database,
+    backups: PathBuf,
+    backend: Box<dyn Backend>,
 }
 
 impl Store {
-    /// Opens the store, and makes an empty one where there is none.
+    /// Opens the store in one file, for one process, and makes an empty one where there is none.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref().to_owned();
-        // It holds the secret keys with which requests are signed: it is private from the beginning.
-        let private = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map(drop);
-        let private = private.and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)));
-        private.map_err(|error| StoreError::Database {
-            path: path.clone(),
-            what: "open it",
-            source: Box::new(redb::Error::Io(error)),
-        })?;
-        match Database::builder().set_cache_size(CACHE).create(&path) {
-            Ok(database) => {
-                let store = Self { path, database };
-                store.write("prepare it", |_, _| Ok(()))?;
-                Ok(store)
-            }
-            Err(DatabaseError::DatabaseAlreadyOpen) => Err(StoreError::InUse(path)),
-            Err(error) => Err(StoreError::Database { path, what: "open it", source: Box::new(error.into()) }),
-        }
+        let backend = Box::new(embedded::Embedded::open(&path)?);
+        Ok(Self { backups: path.with_file_name("backups"), path, backend })
+    }
+
+    /// Leads the controllers that share a store in etcd, under a new epoch. None if another one still does after `wait`. `url`
+    /// is where the others find this one.
+    pub fn lead(cluster: &Arc<Cluster>, url: &str, wait: Duration) -> Result<Option<Self>, StoreError> {
+        let Some(store) = Self::claim(cluster, Some(url), wait)? else { return Ok(None) };
+        let meta = store.meta()?.unwrap_or_default();
+        // Agents refuse what the leader before may still send. Before the first commit, there was none.
+        let epoch = if meta.number == 0 { meta.epoch } else { meta.epoch + 1 };
+        let renewed = Meta { epoch, number: meta.number + 1, ..meta };
+        store.commit(&[Change::Meta(renewed)], &[], &[], meta.number)?;
+        Ok(Some(store))
+    }
+
+    /// Keeps controllers from leading, to change what they share as a whole.
+    pub fn hold(cluster: &Arc<Cluster>) -> Result<Self, StoreError> {
+        let held = Self::claim(cluster, None, cluster.patience())?;
+        held.ok_or_else(|| StoreError::InUse(cluster.place().to_owned()))
+    }
+
+    /// Looks at what is in etcd without holding anybody up. It cannot be written.
+    pub fn look(cluster: &Arc<Cluster>) -> Self {
+        Self::in_etcd(cluster, etcd::Etcd::reading(Arc::clone(cluster)))
+    }
+
+    fn claim(cluster: &Arc<Cluster>, url: Option<&str>, wait: Duration) -> Result<Option<Self>, StoreError> {
+        let claimed = etcd::Etcd::lead(cluster, url, wait)?;
+        Ok(claimed.map(|backend| Self::in_etcd(cluster, backend)))
+    }
+
+    fn in_etcd(cluster: &Arc<Cluster>, backend: etcd::Etcd) -> Self {
+        Self { path: cluster.place().to_owned(), backups: cluster.backups().to_owned(), backend: Box::new(backend) }
+    }
+
+    /// Whether it is certain at this moment that no other controller leads. What is said after that may contradict another.
+    pub fn leads(&self) -> bool {
+        self.backend.leads()
+    }
+
+    /// Turns true when this controller leads no more; none where there is only one.
+    pub fn deposed(&self) -> Option<watch::Receiver<bool>> {
+        self.backend.ended()
+    }
+
+    /// Leads no more, so that another one may at once. Nothing is written any more.
+    pub fn leave(&self) {
+        self.backend.leave();
+    }
+
+    /// The folder for backups that are made while the store is used.
+    pub fn backups(&self) -> &Path {
+        &self.backups
+    }
+
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        self.backend.meta()?.map(|value| self.parse(META, &value)).transpose()
     }
 
     /// Everything that was ever committed.
     pub fn load(&self) -> Result<State, StoreError> {
-        let rows = self.read("read it", |table| {
-            let mut rows = Vec::new();
-            for row in table.iter()? {
-                let (key, value) = row?;
-                rows.push((key.value().to_owned(), value.value().to_owned()));
-            }
-            Ok(rows)
-        })?;
         let mut state = State::default();
-        for (key, value) in rows {
-            let change = self.change(&key, &value)?;
-            state.apply(change);
+        for (key, value) in self.backend.records()? {
+            state.apply(self.change(&key, &value)?);
         }
         Ok(state)
     }
@@ -148,115 +208,48 @@ impl Store {
         entries: &[Entry],
         expected: u64,
     ) -> Result<(), StoreError> {
-        let mut encoded = Vec::with_capacity(changes.len());
+        let mut batch = Batch { entries: self.encode_entries(entries)?, ..Batch::default() };
+        let mut number = expected;
         for change in changes {
-            encoded.push(self.encode(change)?);
-        }
-        let entries = self.encode_entries(entries)?;
-        let encode = |period: &Period| serde_json::to_vec(period);
-        let values: Vec<Vec<u8>> = periods
-            .iter()
-            .map(encode)
-            .collect::<Result<_, _>>()
-            .map_err(|source| StoreError::Record { path: self.path.clone(), key: "period".to_owned(), source })?;
-        let found = self.read("read it", |table| Ok(table.get(META)?.map(|value| value.value().to_owned())))?;
-        let found = match found {
-            Some(value) => self.parse::<Meta>(META, &value)?.number,
-            None => 0,
-        };
-        if found != expected {
-            return Err(StoreError::Overtaken { path: self.path.clone(), expected, found });
-        }
-        self.write("commit to it", |table, trail| {
-            for (key, value) in &encoded {
-                match value {
-                    Some(value) => table.insert(key.as_str(), value.as_slice()).map(drop)?,
-                    None => table.remove(key.as_str()).map(drop)?,
-                }
+            batch.records.push(self.encode(change)?);
+            if let Change::Meta(meta) = change {
+                number = meta.number;
             }
-            for (period, value) in periods.iter().zip(&values) {
-                let key = (period.payer.as_str(), period.to_ms, period.peering.as_str(), period.from_ms);
-                trail.periods.insert(key, value.as_slice())?;
-            }
-            trail.append(&entries)
-        })
+        }
+        for period in periods {
+            let key = (period.payer.to_string(), period.to_ms, period.peering.to_string(), period.from_ms);
+            batch.periods.push((key, self.row("period".to_owned(), Some(period))?.1.unwrap_or_default()));
+        }
+        self.backend.commit(&batch, expected, number)
     }
 
     /// The closed periods that an account pays for and that end after `from_ms`, in the order of their ends.
     pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<Vec<Period>, StoreError> {
-        let look = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(PERIODS)?;
-            let first = (payer.as_str(), from_ms.saturating_add(1), "", 0);
-            let last = (payer.as_str(), u64::MAX, "~", u64::MAX);
-            table.range(first..=last)?.map(|row| Ok(row?.1.value().to_owned())).collect()
-        };
-        let rows = look().map_err(|source| self.failed("read what is to be charged", source))?;
+        let rows = self.backend.periods(payer.as_str(), from_ms)?;
         rows.iter().map(|value| self.parse("period", value)).collect()
     }
 
     /// Adds to the audit trail alone.
     pub fn append(&self, entries: &[Entry]) -> Result<(), StoreError> {
-        let entries = self.encode_entries(entries)?;
-        self.write("add to the audit trail", |_, trail| trail.append(&entries))
+        let batch = Batch { entries: self.encode_entries(entries)?, ..Batch::default() };
+        self.backend.write("add to the audit trail", &batch)
     }
 
     /// Forgets entries of the audit trail that are older than `until_ms`, some at a time. Returns how many it has forgotten.
     pub fn forget(&self, until_ms: u64) -> Result<usize, StoreError> {
-        let mut old = Vec::new();
-        let mut collect = || -> Result<(), redb::Error> {
-            let table = self.database.begin_read()?.open_table(AUDIT)?;
-            for row in table.iter()?.take(FORGET_AT_ONCE) {
-                let (number, value) = row?;
-                let Ok(entry) = serde_json::from_slice::<Entry>(value.value()) else { continue };
-                if entry.time_ms >= until_ms {
-                    break;
-                }
-                old.push((number.value(), keys(&entry)));
-            }
-            Ok(())
-        };
-        collect().map_err(|source| self.failed("read the audit trail", source))?;
-        if !old.is_empty() {
-            self.write("shorten the audit trail", |_, trail| trail.remove(&old))?;
-        }
-        Ok(old.len())
+        self.backend.forget(until_ms)
     }
 
     /// Looks into the audit trail: entries with their numbers, the newest first.
     pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
-        let before = query.before.unwrap_or(u64::MAX);
-        let look = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
-            let transaction = self.database.begin_read()?;
-            let table = transaction.open_table(AUDIT)?;
-            let by = transaction.open_table(AUDIT_BY)?;
-            let key = match (&query.request, &query.account) {
-                (Some(request), _) => Some(format!("request/{request}")),
-                (None, Some(account)) => Some(format!("account/{account}")),
-                (None, None) => None,
-            };
-            let mut rows = Vec::new();
-            match key {
-                Some(key) => {
-                    for row in by.range((key.as_str(), 0)..(key.as_str(), before))?.rev() {
-                        let number = row?.0.value().1;
-                        if let Some(value) = table.get(number)? {
-                            rows.push((number, value.value().to_owned()));
-                        }
-                        if query.request.is_none() && rows.len() >= query.limit {
-                            break;
-                        }
-                    }
-                }
-                None => {
-                    for row in table.range(..before)?.rev().take(query.limit) {
-                        let (number, value) = row?;
-                        rows.push((number.value(), value.value().to_owned()));
-                    }
-                }
-            }
-            Ok(rows)
+        let key = match (&query.request, &query.account) {
+            (Some(request), _) => Some(format!("request/{request}")),
+            (None, Some(account)) => Some(format!("account/{account}")),
+            (None, None) => None,
         };
-        let rows = look().map_err(|source| self.failed("read the audit trail", source))?;
+        // A request has few entries, of which the account may be no part.
+        let limit = query.request.is_none().then_some(query.limit.max(1));
+        let rows = self.backend.audit(&Lookup { key, before: query.before, limit })?;
         let mut entries = Vec::with_capacity(rows.len());
         for (number, value) in rows {
             let entry: Entry = self.parse(&format!("audit/{number}"), &value)?;
@@ -270,16 +263,7 @@ impl Store {
 
     /// What was counted for sides of peerings.
     pub fn traffic<T: DeserializeOwned>(&self) -> Result<Vec<(SideKey, T)>, StoreError> {
-        let look = || -> Result<Vec<(String, u32, Vec<u8>)>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(TRAFFIC)?;
-            let rows = table.iter()?.map(|row| {
-                let (key, value) = row?;
-                let (peering, vni) = key.value();
-                Ok((peering.to_owned(), vni, value.value().to_owned()))
-            });
-            rows.collect()
-        };
-        let rows = look().map_err(|source| self.failed("read what was counted", source))?;
+        let rows = self.backend.traffic()?;
         let mut sides = Vec::with_capacity(rows.len());
         for (peering, vni, value) in rows {
             let content = self.parse(&format!("traffic/{peering}"), &value)?;
@@ -295,22 +279,16 @@ impl Store {
         if rows.is_empty() && gone.is_empty() {
             return Ok(());
         }
-        let mut encoded = Vec::with_capacity(rows.len());
+        let mut batch = Batch::default();
         for ((peering, vni), value) in rows {
-            encoded.push((peering, vni, self.row(format!("traffic/{peering}"), Some(value))?.1.unwrap_or_default()));
+            let value = self.row(format!("traffic/{peering}"), Some(value))?.1;
+            batch.traffic.push(((peering.to_string(), vni.get()), value));
         }
-        self.write("keep what was counted", |_, trail| {
-            for (peering, vni, value) in &encoded {
-                trail.traffic.insert((peering.as_str(), vni.get()), value.as_slice())?;
-            }
-            for (peering, vni) in gone {
-                trail.traffic.remove((peering.as_str(), vni.get()))?;
-            }
-            Ok(())
-        })
+        batch.traffic.extend(gone.iter().map(|(peering, vni)| ((peering.to_string(), vni.get()), None)));
+        self.backend.write("keep what was counted", &batch)
     }
 
-    fn encode_entries(&self, entries: &[Entry]) -> Result<Vec<EncodedEntry>, StoreError> {
+    fn encode_entries(&self, entries: &[Entry]) -> Result<Vec<raw::EncodedEntry>, StoreError> {
         let encode = |entry: &Entry| {
             let failed = |source| StoreError::Record { path: self.path.clone(), key: "audit".to_owned(), source };
             Ok((keys(entry), serde_json::to_vec(entry).map_err(failed)?))
@@ -370,86 +348,5 @@ impl Store {
             META => Change::Meta(self.parse(key, value)?),
             _ => return Err(StoreError::UnknownRecord { path: self.path.clone(), key: key.to_owned() }),
         })
-    }
-
-    fn read<T>(
-        &self,
-        what: &'static str,
-        work: impl FnOnce(&redb::ReadOnlyTable<&'static str, &'static [u8]>) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        let attempt = || work(&self.database.begin_read()?.open_table(RECORDS)?);
-        attempt().map_err(|source| self.failed(what, source))
-    }
-
-    /// Runs `work` in one transaction that is on disk when this returns.
-    fn write(
-        &self,
-        what: &'static str,
-        work: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>, &mut Trail<'_>) -> Result<(), redb::Error>,
-    ) -> Result<(), StoreError> {
-        let attempt = || {
-            let transaction = self.database.begin_write()?;
-            {
-                let mut trail = Trail {
-                    entries: transaction.open_table(AUDIT)?,
-                    by: transaction.open_table(AUDIT_BY)?,
-                    periods: transaction.open_table(PERIODS)?,
-                    traffic: transaction.open_table(TRAFFIC)?,
-                };
-                work(&mut transaction.open_table(RECORDS)?, &mut trail)?;
-            }
-            Ok(transaction.commit()?)
-        };
-        attempt().map_err(|source: redb::Error| self.failed(what, source))
-    }
-
-    fn failed(&self, what: &'static str, source: redb::Error) -> StoreError {
-        StoreError::Database { path: self.path.clone(), what, source: Box::new(source) }
-    }
-}
-
-/// What an entry is looked for by, and the entry.
-type EncodedEntry = (Vec<String>, Vec<u8>);
-
-/// Under what an entry is looked for.
-fn keys(entry: &Entry) -> Vec<String> {
-    let request = (!entry.request.is_empty()).then(|| format!("request/{}", entry.request));
-    entry.accounts.iter().map(|account| format!("account/{account}")).chain(request).collect()
-}
-
-/// The tables beside the records, in a transaction.
-struct Trail<'a> {
-    entries: redb::Table<'a, u64, &'static [u8]>,
-    by: redb::Table<'a, (&'static str, u64), ()>,
-    periods: redb::Table<'a, (&'static str, u64, &'static str, u64), &'static [u8]>,
-    traffic: redb::Table<'a, (&'static str, u32), &'static [u8]>,
-}
-
-impl Trail<'_> {
-    fn append(&mut self, entries: &[EncodedEntry]) -> Result<(), redb::Error> {
-        let mut number = self.entries.last()?.map_or(0, |(number, _)| number.value());
-        for (keys, value) in entries {
-            number += 1;
-            self.entries.insert(number, value.as_slice())?;
-            for key in keys {
-                self.by.insert((key.as_str(), number), ())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn remove(&mut self, old: &[(u64, Vec<String>)]) -> Result<(), redb::Error> {
-        let newest = self.entries.last()?.map(|(number, _)| number.value());
-        for (number, keys) in old {
-            // The newest keeps its place, so that numbers are not used again.
-            if Some(*number) == newest {
-                continue;
-            }
-            self.entries.remove(*number)?;
-            for key in keys {
-                self.by.remove((key.as_str(), *number))?;
-            }
-        }
-        Ok(())
     }
 }

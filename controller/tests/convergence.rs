@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
 mod common;
+#[path = "common/place.rs"]
+mod place;
 
 use axum::{
     Json, Router,
@@ -10,7 +12,7 @@ use axum::{
     http::StatusCode,
     routing::{get, put},
 };
-use common::{create, delete, peering};
+use common::{apply, create, delete, peering};
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
     agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH},
@@ -20,6 +22,7 @@ use cps_peering_config::{
 use cps_peering_controller::{
     agents::AgentClients,
     engine::{Clock, Engine, EngineError, Options},
+    forward::leader_routes,
     model::{
         Actor, Command, Outcome, Request,
         account::{Change, ChargeStatus, What},
@@ -160,7 +163,7 @@ struct Controller {
 
 impl Controller {
     fn start(folder: &Path) -> Self {
-        let store = Store::open(folder.join("store.redb")).unwrap();
+        let store = place::open(folder).unwrap();
         let (engine, hosts) =
             Engine::open(store, Options { grace: Duration::from_mins(1), ..Options::default() }).unwrap();
         let pushing = push::run(
@@ -308,15 +311,20 @@ async fn a_controller_that_starts_again_goes_on_and_sends_nothing_that_agents_ha
     let (folder, controller, agents) = built().await;
     let id = controller.peer();
     controller.until_active(&id).await;
-    let before = controller.engine.read(|state, _| state.clone());
+    let content = |controller: &Controller| {
+        controller.engine.read(|state, _| (state.hosts().clone(), state.vpcs().clone(), state.peerings().clone()))
+    };
+    let before = content(&controller);
     stop(controller, folder.path()).await;
     for agent in &agents {
         agent.calls();
     }
     let controller = Controller::start(folder.path());
     controller.until_in_sync().await;
-    assert_eq!(controller.engine.read(|state, _| state.clone()), before);
-    assert_eq!(agents.each_ref().map(|agent| agent.calls().len()), [0, 0]);
+    assert_eq!(content(&controller), before);
+    // In etcd it may be another one that goes on: agents learn its epoch.
+    let calls = if place::in_etcd() { 1 } else { 0 };
+    assert_eq!(agents.each_ref().map(|agent| agent.calls().len()), [calls; 2]);
     controller.run(&delete(&id)).unwrap();
     controller.until_gone(&id).await;
 }
@@ -325,9 +333,46 @@ async fn a_controller_that_starts_again_goes_on_and_sends_nothing_that_agents_ha
 async fn stop(controller: Controller, folder: &Path) {
     controller.workers.abort();
     drop(controller);
-    while matches!(Store::open(folder.join("store.redb")), Err(StoreError::InUse(_))) {
+    while matches!(place::open(folder), Err(StoreError::InUse(_))) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leads_no_more_neither_pushes_nor_answers() {
+    if !place::in_etcd() {
+        return; // A file has one user.
+    }
+    let (_folder, controller, [one, two]) = built().await;
+    let routes = Router::new().route("/", get(async || "done"));
+    let routes = leader_routes(&controller.engine, routes);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    cps_peering_http::tls::use_ring();
+    assert_eq!(reqwest::get(&url).await.unwrap().text().await.unwrap(), "done");
+
+    // There is something left to push.
+    let away = two.stop().await;
+    controller.peer();
+    controller.until("the other host", |_| (one.sides() == 1).then_some(())).await;
+    tokio::task::block_in_place(|| controller.engine.store().leave());
+    let two = Agent::again(away).await;
+    two.calls();
+    let error = |seen: &Seen<'_>| {
+        let contact = seen.agents.contact(&"h2".parse().unwrap())?;
+        contact.error.clone().filter(|error| error.contains("leads no more"))
+    };
+    controller.until("an error", error).await;
+    assert!(two.calls().is_empty());
+    let answer = reqwest::get(&url).await.unwrap();
+    assert_eq!(
+        (answer.status(), answer.headers()["retry-after"].as_bytes()),
+        (StatusCode::SERVICE_UNAVAILABLE, &b"1"[..])
+    );
+    server.abort();
+    let refused = controller.run(&apply("[[regions]]\nid = 'late'\n", false)).unwrap_err();
+    assert!(matches!(refused, EngineError::Store(StoreError::Deposed { .. })), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -400,7 +445,7 @@ async fn a_change_that_concerns_one_host_leaves_the_others_revisions() {
 #[tokio::test]
 async fn a_peering_that_concerns_no_host_is_active_and_gone_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path().join("store.redb")).unwrap();
+    let store = place::open(folder.path()).unwrap();
     let (engine, _hosts) = Engine::open(store, Options::default()).unwrap();
     let vpc = |n| format!("[[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n");
     let inventory = toml::from_str(&format!("[[regions]]\nid = 'north'\n{}{}", vpc(1), vpc(2))).unwrap();
@@ -416,7 +461,7 @@ async fn a_peering_that_concerns_no_host_is_active_and_gone_at_once() {
 async fn what_an_account_in_arrear_does_not_pay_for_is_gone_without_another_command() {
     const WEEK: u64 = 7 * 24 * 60 * 60 * 1000;
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path().join("store.redb")).unwrap();
+    let store = place::open(folder.path()).unwrap();
     let now = Arc::new(AtomicU64::new(1));
     let told = Arc::clone(&now);
     let clock: Clock = Arc::new(move || told.load(Ordering::Relaxed));
@@ -443,7 +488,7 @@ async fn what_an_account_in_arrear_does_not_pay_for_is_gone_without_another_comm
 async fn a_host_that_stays_away_holds_a_peering_back_only_for_a_while() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two) = (Agent::start().await, Agent::start().await);
-    let store = Store::open(folder.path().join("store.redb")).unwrap();
+    let store = place::open(folder.path()).unwrap();
     // Nobody pushes.
     let (engine, _hosts) = Engine::open(store, Options { grace: Duration::ZERO, ..Options::default() }).unwrap();
     let controller = Controller { engine, workers: tokio::spawn(async {}) };

@@ -1,5 +1,6 @@
 //! An HTTP server that outlives slow, silent and too many clients, over plain TCP or over [TLS](tls).
 
+pub mod forward;
 pub mod metrics;
 pub mod tls;
 

@@ -8,7 +8,7 @@ use super::secret::{self, PrivateFileError};
 use crate::{
     model::{
         record::{Account, SealedKey},
-        state::{Change, State},
+        state::{Change, Meta, State},
     },
     store::{BackupError, Store, StoreError},
 };
@@ -217,11 +217,35 @@ impl Vault {
     }
 }
 
-/// What removes all access keys.
-pub fn forget_all(state: &State) -> Vec<Change> {
+/// Removes all access keys. Returns how many accounts had any. Blocks on the store.
+pub fn forget_all(store: &Store) -> Result<usize, StoreError> {
+    let state = store.load()?;
     let with_keys = state.accounts().values().filter(|account| !account.keys.is_empty());
     let without = |account: &Account| Account { keys: std::collections::BTreeMap::new(), ..account.clone() };
-    with_keys.map(|account| Change::Account(account.id.clone(), Some(without(account)))).collect()
+    let changes: Vec<_> =
+        with_keys.map(|account| Change::Account(account.id.clone(), Some(without(account)))).collect();
+    let accounts = changes.len();
+    commit(store, &state, changes)?;
+    Ok(accounts)
+}
+
+/// Commits changes, if there are any, to a store that nobody else writes to.
+fn commit(store: &Store, state: &State, mut changes: Vec<Change>) -> Result<(), StoreError> {
+    let meta = state.meta();
+    if changes.is_empty() {
+        return Ok(());
+    }
+    changes.push(Change::Meta(Meta { number: meta.number + 1, ..meta }));
+    store.commit(&changes, &[], &[], meta.number)
+}
+
+/// The key of a store that several controllers share. It must be there: one that was made here would be no other's.
+pub fn of(store: &Store, key: &Path) -> Result<Vault, VaultError> {
+    let state = store.load()?;
+    let vault = Vault::read(key)?;
+    vault.check(&state)?;
+    commit(store, &state, vault.seal_all(&state)?)?;
+    Ok(vault)
 }
 
 /// Opens an embedded store and its key. Secret keys that a version before this one has kept in clear are sealed; the store is

@@ -209,6 +209,20 @@ pub(super) fn asked_by(actor: &Actor) {
     tracing::Span::current().record("by", tracing::field::display(actor));
 }
 
+/// A whole answer where no controller can say more, or it is not known whether something was done.
+pub(crate) fn unavailable(message: &str) -> Response {
+    let id = format!("{:032x}", fastrand::u128(..));
+    let code = StatusCode::SERVICE_UNAVAILABLE;
+    let error = json!({ "code": code.as_u16(), "status": "UNAVAILABLE", "message": message, "details": [] });
+    let headers =
+        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store"), (header::RETRY_AFTER, "1")];
+    let mut response = (code, headers, json!({ "requestId": id, "error": error }).to_string()).into_response();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
 /// Gives every request an id, and every answer its shape; also to those that the framework gives by itself.
 pub(super) async fn complete(request: Request, next: Next) -> Response {
     let id = format!("{:032x}", fastrand::u128(..));
@@ -320,7 +334,7 @@ impl utoipa::IntoResponses for Errors {
             ("409", "There is such a thing already, or a client token was used for something else."),
             ("413", "The body is too large."),
             ("429", "There are as many as there may be (`QUOTA_EXCEEDED`), or it was asked too often (`RATE_LIMIT`)."),
-            ("503", "The store failed; nothing was changed."),
+            ("503", "The store failed, or no controller leads at the moment."),
         ];
         let content =
             || openapi::ContentBuilder::new().schema(Some(openapi::Ref::from_schema_name("ErrorAnswer"))).build();

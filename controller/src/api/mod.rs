@@ -13,6 +13,7 @@ pub mod view;
 
 use crate::{access::Access, charging::Prices, engine::Engine};
 use answer::Failure;
+pub(crate) use answer::unavailable;
 use axum::{
     Extension, Router,
     extract::DefaultBodyLimit,
@@ -66,6 +67,12 @@ async fn metrics(Extension(registry): Extension<Arc<Registry>>, peer: Option<Ext
         return cps_peering_http::metrics::answer(&registry);
     }
     Failure::forbidden(format!("this is for clients with a certificate for {MONITORING} or {OPERATOR}")).into_response()
+}
+
+/// `/metrics` for those who have a certificate for them.
+pub(crate) fn metrics_route(registry: Arc<Registry>) -> Router {
+    let route = get(metrics).layer(Extension(registry));
+    Router::new().route("/metrics", route).layer(middleware::from_fn(answer::complete))
 }
 
 /// The routes.

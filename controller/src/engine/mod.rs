@@ -338,7 +338,7 @@ impl Engine {
 
     /// Copies the store as it is now into a new file beside it, in the folder `backups`. Blocks on the disk.
     pub fn back_up(&self) -> Result<(PathBuf, Revision), BackupError> {
-        let folder = self.shared.store.path().with_file_name("backups");
+        let folder = self.shared.store.backups().to_owned();
         match DirBuilder::new().mode(0o700).create(&folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(BackupError::Temporary),
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {

@@ -195,6 +195,10 @@ impl Shares {
             asks.filter_map(there).collect()
         });
         for (agent, host, sides) in asks {
+            // Bandwidth is another controller's to grant.
+            if !self.engine.store().leads() {
+                return;
+            }
             self.number += 1;
             let grants = Grants { revision: Revision { epoch: self.epoch, number: self.number }, sides };
             let base = agent.trim_end_matches('/').to_owned();

@@ -1,9 +1,8 @@
 //! Copies of the store: made at one moment while it is used, and brought back.
 
-use super::{AUDIT, AUDIT_BY, META, PERIODS, RECORDS, Store, StoreError, TRAFFIC};
+use super::{Store, StoreError, embedded::Embedded, raw::Backend};
 use crate::model::state::{Change, Meta, State};
 use cps_peering_config::{Revision, net::Vni};
-use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::{
     fs::{self, File},
     io,
@@ -15,7 +14,7 @@ use thiserror::Error;
 
 /// How many VNIs a store that was brought back leaves out. Those that were given away after the copy was made may still be on
 /// hosts that cannot be reached.
-const VNIS_LEFT_OUT: u32 = 1 << 16;
+pub(super) const VNIS_LEFT_OUT: u32 = 1 << 16;
 
 /// A copy could not be made or brought back. The store is as it was.
 #[derive(Debug, Error)]
@@ -36,6 +35,14 @@ pub enum BackupError {
     /// The store has no place on the disk.
     #[error("the store is a temporary one, and has no place for a backup")]
     Temporary,
+    /// There is something in the store that would be lost.
+    #[error("store {path} holds something, revision {revision}: to put another in its place, say --force")]
+    Holds {
+        /// The place.
+        path: PathBuf,
+        /// Its last commit.
+        revision: Revision,
+    },
     /// There is something in the place of the copy.
     #[error("{0} exists already")]
     Exists(PathBuf),
@@ -63,20 +70,15 @@ pub struct Restored {
     pub replaced: Option<PathBuf>,
 }
 
-fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BackupError + 'a {
+pub(super) fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BackupError + 'a {
     move |source| BackupError::File { what, path: path.to_owned(), source }
 }
 
 impl Store {
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// When the newest of the copies in the folder `backups` beside the store was made. Blocks on the disk.
+    /// When the newest of the copies in the folder for backups was made. Blocks on the disk.
     pub fn last_backup(&self) -> Option<SystemTime> {
         // No folder, no copy.
-        let files = fs::read_dir(self.path.with_file_name("backups")).ok()?.flatten();
+        let files = fs::read_dir(self.backups()).ok()?.flatten();
         let finished = files.filter(|file| Path::new(&file.file_name()).extension().is_some_and(|it| it == "redb"));
         finished.filter_map(|file| file.metadata().ok()?.modified().ok()).max()
     }
@@ -108,18 +110,8 @@ impl Store {
     fn copy_to(&self, path: &Path) -> Result<State, BackupError> {
         // What is left of an attempt that was cut off.
         let _ = fs::remove_file(path);
-        let copy = Store::open(path)?;
-        let attempt = || -> Result<(), redb::Error> {
-            let from = self.database.begin_read()?;
-            let to = copy.database.begin_write()?;
-            copy_table(&from, &to, RECORDS)?;
-            copy_table(&from, &to, AUDIT)?;
-            copy_table(&from, &to, AUDIT_BY)?;
-            copy_table(&from, &to, PERIODS)?;
-            copy_table(&from, &to, TRAFFIC)?;
-            Ok(to.commit()?)
-        };
-        attempt().map_err(|source| copy.failed("fill the copy", source))?;
+        let copy = Embedded::open(path)?;
+        self.backend.dump(&mut |page| copy.fill(page))?;
         drop(copy);
         Ok(Store::open(path)?.load()?)
     }
@@ -128,6 +120,15 @@ impl Store {
     /// may be newer than the copy. The epoch is that of the copy and of the store that was there, whichever is higher, and
     /// one more; or `epoch`, if that is higher. The store that was there is kept beside it.
     pub fn restore(backup: &Path, path: &Path, epoch: Option<u64>) -> Result<Restored, BackupError> {
+        Self::put_in_place(backup, path, epoch, VNIS_LEFT_OUT)
+    }
+
+    pub(super) fn put_in_place(
+        backup: &Path,
+        path: &Path,
+        epoch: Option<u64>,
+        vnis_left_out: u32,
+    ) -> Result<Restored, BackupError> {
         let folder = folder_of(path);
         let owner = fs::metadata(folder).map_err(failed("look at the folder", folder))?;
         File::open(backup).map_err(failed("read", backup))?;
@@ -137,7 +138,7 @@ impl Store {
 
         let unfinished = path.with_extension("restoring");
         fs::copy(backup, &unfinished).map_err(failed("copy", backup))?;
-        let restored = Self::renew(backup, &unfinished, old, epoch);
+        let restored = Self::renew(backup, &unfinished, old, epoch, vnis_left_out);
         let (state, revision) = match restored {
             Ok(restored) => restored,
             Err(error) => {
@@ -164,32 +165,38 @@ impl Store {
         path: &Path,
         old: Option<Revision>,
         epoch: Option<u64>,
+        vnis_left_out: u32,
     ) -> Result<(State, Revision), BackupError> {
         let store = Store::open(path)?;
         let state = store.load()?;
-        let meta = state.meta();
-        if meta.number == 0 {
+        if state.meta().number == 0 {
             return Err(BackupError::Empty(backup.to_owned()));
         }
-        let least = old.map_or(0, |old| old.epoch).max(meta.epoch);
-        let epoch = epoch.unwrap_or(least + 1);
-        if epoch <= least {
-            return Err(BackupError::Epoch { asked: epoch, least });
+        let renewed = in_new_epoch(state.meta(), old, epoch, vnis_left_out)?;
+        if let (_, Some(value)) = store.encode(&Change::Meta(renewed))? {
+            store.backend.end_filling(value)?;
         }
-        let next = (meta.next_vni.get() + VNIS_LEFT_OUT) % Vni::MAX.get();
-        let renewed = Meta { epoch, next_vni: Vni::try_from(next).unwrap_or(Vni::MIN), ..meta };
-        let (_, value) = store.encode(&Change::Meta(renewed))?;
-        store.write("move it into a new epoch", |table, _| {
-            if let Some(value) = &value {
-                table.insert(META, value.as_slice())?;
-            }
-            Ok(())
-        })?;
-        Ok((state, Revision { epoch, number: meta.number }))
+        Ok((state, Revision { epoch: renewed.epoch, number: renewed.number }))
     }
 }
 
-fn last(state: &State) -> Revision {
+/// What there is one of, for a store that takes another's place.
+pub(super) fn in_new_epoch(
+    meta: Meta,
+    old: Option<Revision>,
+    epoch: Option<u64>,
+    vnis_left_out: u32,
+) -> Result<Meta, BackupError> {
+    let least = old.map_or(0, |old| old.epoch).max(meta.epoch);
+    let epoch = epoch.unwrap_or(least + 1);
+    if epoch <= least {
+        return Err(BackupError::Epoch { asked: epoch, least });
+    }
+    let next = (meta.next_vni.get() + vnis_left_out) % Vni::MAX.get();
+    Ok(Meta { epoch, next_vni: Vni::try_from(next).unwrap_or(Vni::MIN), ..meta })
+}
+
+pub(super) fn last(state: &State) -> Revision {
     let meta = state.meta();
     Revision { epoch: meta.epoch, number: meta.number }
 }
@@ -204,27 +211,14 @@ fn sync_folder(file: &Path) -> Result<(), BackupError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("finish", folder))
 }
 
-fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
-    from: &ReadTransaction,
-    to: &WriteTransaction,
-    table: TableDefinition<'static, K, V>,
-) -> Result<(), redb::Error> {
-    let (from, mut to) = (from.open_table(table)?, to.open_table(table)?);
-    for row in from.iter()? {
-        let (key, value) = row?;
-        to.insert(key.value(), value.value())?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::raw::Page;
     use crate::{
         engine::{Engine, Options},
         model::{Actor, Command, Request, inventory::Apply},
     };
-    use redb::ReadableTableMetadata;
 
     fn apply(store: &Path, regions: &[&str]) {
         let regions: Vec<_> = regions.iter().map(|id| serde_json::json!({ "id": id })).collect();
@@ -285,15 +279,22 @@ mod tests {
         store.back_up(&copy).unwrap();
 
         let rows = |store: &Store| {
-            let looking = store.database.begin_read().unwrap();
-            let tables = looking.list_tables().unwrap().map(|table| {
-                let rows = looking.open_untyped_table(table.clone()).unwrap().len().unwrap();
-                (redb::TableHandle::name(&table).to_owned(), rows)
-            });
-            tables.collect::<std::collections::BTreeMap<_, _>>()
+            let mut rows = [0; 4];
+            let mut count = |page| {
+                let (kind, count) = match page {
+                    Page::Records(page) => (0, page.len()),
+                    Page::Audit(page) => (1, page.len()),
+                    Page::Periods(page) => (2, page.len()),
+                    Page::Traffic(page) => (3, page.len()),
+                };
+                rows[kind] += count;
+                Ok(())
+            };
+            store.backend.dump(&mut count).unwrap();
+            rows
         };
         let stored = rows(&store);
-        assert!(stored.values().all(|rows| *rows > 0), "a kind of record is not tried here: {stored:?}");
+        assert!(stored.iter().all(|rows| *rows > 0), "a kind of record is not tried here: {stored:?}");
         assert_eq!(rows(&Store::open(&copy).unwrap()), stored);
     }
 

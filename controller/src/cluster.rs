@@ -1,0 +1,132 @@
+//! The program as one of several controllers: it follows until it leads, and begins anew when it leads no more.
+
+use anyhow::{Context, bail};
+use axum::Router;
+use cps_peering_config::{settings::EtcdSettings, tls::CONTROLLER};
+use cps_peering_controller::{
+    forward::{Follower, follower_routes},
+    store::{Cluster, Store, StoreError},
+};
+use cps_peering_http::{forward::Forwarder, metrics::Own, tls::Identity};
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use std::{
+    convert::Infallible,
+    env,
+    os::unix::process::CommandExt,
+    process::Command,
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
+use tokio::{sync::watch, task::spawn_blocking};
+
+/// How often a follower looks who leads.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long it waits when etcd does not say.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// One that does not lead yet.
+pub(crate) struct Candidate {
+    cluster: Arc<Cluster>,
+    url: String,
+    leader: watch::Sender<Option<String>>,
+    registry: Arc<Registry>,
+    forwarder: Forwarder,
+}
+
+/// What a look at etcd led to.
+enum Turn {
+    Leads(Store),
+    Follows(Option<String>),
+}
+
+/// Says in the figures whether this controller leads.
+pub(crate) fn tell_leading(registry: &mut Registry, leads: bool) {
+    let gauge = Gauge::<i64, AtomicI64>::default();
+    gauge.set(leads.into());
+    registry.register("cps_controller_leader", "Whether this controller leads those that share its store", gauge);
+}
+
+impl Candidate {
+    pub(crate) fn new(settings: &EtcdSettings, identity: Option<&Identity>) -> anyhow::Result<Self> {
+        let mut registry = Registry::default();
+        let (prefix, version) = ("cps_controller", env!("CARGO_PKG_VERSION"));
+        registry.register_collector(Box::new(Own { prefix, version, identity: identity.cloned() }));
+        tell_leading(&mut registry, false);
+        Ok(Self {
+            cluster: Arc::new(Cluster::new(settings)?),
+            url: settings.advertise.clone(),
+            leader: watch::Sender::new(None),
+            registry: Arc::new(registry),
+            forwarder: Forwarder::new(identity, CONTROLLER),
+        })
+    }
+
+    /// What it shows of itself while it follows.
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// What it serves while it follows.
+    pub(crate) fn routes(&self) -> Router {
+        let follower = Follower { leader: self.leader.subscribe(), forwarder: self.forwarder.clone() };
+        follower_routes(follower, &self.registry)
+    }
+
+    /// Follows until it leads.
+    pub(crate) async fn follow(&self) -> anyhow::Result<Store> {
+        cps_peering_service::ready("no controller leads yet");
+        let following = async {
+            let mut told = String::new();
+            loop {
+                let (cluster, url) = (Arc::clone(&self.cluster), self.url.clone());
+                let turn = spawn_blocking(move || look(&cluster, &url)).await.context("looking who leads")?;
+                let (standing, pause) = match turn {
+                    Ok(Turn::Leads(store)) => return Ok(store),
+                    Ok(Turn::Follows(leader)) => {
+                        let standing =
+                            leader.as_ref().map_or("no controller leads".to_owned(), |it| format!("follows {it}"));
+                        self.leader.send_if_modified(|before| std::mem::replace(before, leader.clone()) != leader);
+                        (standing, LOOK_EVERY)
+                    }
+                    // Who leads is passed on to as long as etcd says nothing else.
+                    Err(error) => (format!("who leads is not known: {error}"), LOOK_AGAIN),
+                };
+                if standing != told {
+                    tracing::info!("{standing}");
+                    cps_peering_service::status(&standing);
+                    told = standing;
+                }
+                tokio::time::sleep(pause).await;
+            }
+        };
+        tokio::select! {
+            store = following => store,
+            () = cps_peering_service::keep_alive(async || {}) => bail!("signs of life ended"),
+        }
+    }
+}
+
+fn look(cluster: &Arc<Cluster>, url: &str) -> Result<Turn, StoreError> {
+    if let Some(leader) = cluster.leader()? {
+        return Ok(Turn::Follows(leader.url));
+    }
+    Ok(match Store::lead(cluster, url, Duration::ZERO)? {
+        Some(store) => Turn::Leads(store),
+        None => Turn::Follows(None),
+    })
+}
+
+/// Waits until this controller leads no more; for ever where it is the only one.
+pub(crate) async fn deposed(store: &Store) {
+    let Some(mut ended) = store.deposed() else { return std::future::pending().await };
+    // An error says that the store is gone.
+    let _ = ended.wait_for(|ended| *ended).await;
+}
+
+/// Begins anew, as a follower, in the same process: nothing that was under way goes on.
+pub(crate) fn begin_anew() -> anyhow::Result<Infallible> {
+    tracing::warn!("this controller leads no more: it begins anew");
+    let mut arguments = env::args_os();
+    let program = arguments.next().map_or_else(env::current_exe, |it| Ok(it.into())).context("own program")?;
+    Err(Command::new(program).args(arguments).exec()).context("cannot begin anew")
+}

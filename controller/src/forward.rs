@@ -1,0 +1,106 @@
+//! What controllers that share a store do with requests: those that do not lead pass them on to the one that does.
+
+use crate::{api, engine::Engine};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue},
+    middleware::{self, Next},
+    response::Response,
+    routing::get,
+};
+use cps_peering_config::tls::CONTROLLER;
+use cps_peering_http::{REQUEST_TIMEOUT, forward::Forwarder, tls::Peer, within};
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Who the client is, by its certificate: one name each. Believed only of another controller.
+const CLIENT: HeaderName = HeaderName::from_static("x-cps-peering-client");
+/// That the request was passed on already.
+const FORWARDED: HeaderName = HeaderName::from_static("x-cps-peering-forwarded");
+
+/// A controller that does not lead.
+#[derive(Clone)]
+pub struct Follower {
+    /// The URL of the one that leads; none while nobody is known to.
+    pub leader: watch::Receiver<Option<String>>,
+    /// The way there.
+    pub forwarder: Forwarder,
+}
+
+/// What a follower serves: its own health and figures; everything else is the leader's to answer.
+pub fn follower_routes(follower: Follower, registry: &Arc<Registry>) -> Router {
+    let metrics = api::metrics_route(Arc::clone(registry));
+    let pass = Router::new().fallback(pass_on).with_state(follower);
+    Router::new()
+        .route("/healthz", get(async || "ok follower\n"))
+        .merge(metrics)
+        .fallback_service(pass)
+        .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
+}
+
+/// What a leader serves: everything, also to those whose requests were passed on, as long as it leads.
+pub fn leader_routes(engine: &Arc<Engine>, routes: Router) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok leader\n"))
+        .fallback_service(routes)
+        .layer(middleware::from_fn_with_state(Arc::clone(engine), while_leading))
+        .layer(middleware::from_fn(from_others))
+}
+
+async fn pass_on(State(mut follower): State<Follower>, mut request: Request) -> Response {
+    let leader = follower.leader.borrow_and_update().clone();
+    let Some(leader) = leader else {
+        return api::unavailable("no controller leads at the moment: ask again in a second");
+    };
+    if request.headers().contains_key(FORWARDED) {
+        return api::unavailable("this controller leads no more: ask again in a second");
+    }
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.remove(CLIENT);
+    headers.insert(FORWARDED, HeaderValue::from_static("1"));
+    // One that is empty says that there is none: it is not this controller that asks.
+    headers.insert(CLIENT, HeaderValue::from_static(""));
+    for name in peer.names {
+        if let Ok(name) = name.parse() {
+            headers.append(CLIENT, name);
+        }
+    }
+    let gone = async {
+        // The sender lives as long as the process.
+        let _ = follower.leader.wait_for(|now| now.as_ref() != Some(&leader)).await;
+    };
+    tokio::select! {
+        answer = follower.forwarder.forward(&leader, request) => answer.unwrap_or_else(|error| {
+            tracing::debug!(leader, %error, "a request was not answered");
+            api::unavailable(&format!("the controller that leads, {leader}, does not answer: {error}"))
+        }),
+        () = gone => api::unavailable(
+            "the controller that led is gone, and whether it has done what was asked is not known",
+        ),
+    }
+}
+
+/// Gives requests that another controller passed on the names of their clients; others cannot give themselves any.
+async fn from_others(mut request: Request, next: Next) -> Response {
+    let by_controller = request.extensions().get::<Peer>().is_some_and(|peer| peer.is(CONTROLLER));
+    if by_controller && request.headers().contains_key(CLIENT) {
+        let said = request.headers().get_all(CLIENT).iter().filter_map(|name| name.to_str().ok());
+        let names = said.filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        request.extensions_mut().insert(Peer { names });
+    }
+    request.headers_mut().remove(CLIENT);
+    request.headers_mut().remove(FORWARDED);
+    next.run(request).await
+}
+
+/// What was found out or done may be another's to say by the time it is answered.
+async fn while_leading(State(engine): State<Arc<Engine>>, request: Request, next: Next) -> Response {
+    let answer = next.run(request).await;
+    if engine.store().leads() {
+        return answer;
+    }
+    api::unavailable("this controller leads no more, and whether it has done what was asked is not known")
+}

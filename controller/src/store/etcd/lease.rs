@@ -1,0 +1,205 @@
+//! Who leads: whoever has put the key `leader`, as long as etcd keeps it.
+//!
+//! etcd forgets the key when its lease was not renewed for a while. A leader counts that time from before it asked for the
+//! renewal, on a clock that goes on while the machine or the process sleeps, and leaves off some time before etcd does.
+
+use super::client::{Client, EtcdError};
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// For how long etcd is asked once about the lease; there must be time for more than one attempt.
+const ATTEMPT: Duration = Duration::from_millis(800);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Milliseconds since the machine was started, those in which it slept included.
+pub(super) fn boot_ms() -> u64 {
+    // The clock is there on every Linux since 2.6.39; without it nobody leads.
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from);
+    now.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// What the key of the leader says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leader {
+    /// A name of this one time of leading.
+    pub id: String,
+    /// Where it serves; none where it does not, as when the store is moved.
+    pub url: Option<String>,
+}
+
+/// The time in which this process leads. When it is dropped, another may.
+pub(super) struct Leadership {
+    shared: Arc<Shared>,
+    renewing: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    client: Arc<Client>,
+    lease: u64,
+    /// The revision in which the key was put.
+    created: u64,
+    /// Until when nobody else can lead, by [`boot_ms`]; 0 when it is over.
+    until_ms: AtomicU64,
+    ended: watch::Sender<bool>,
+    stop: (Mutex<bool>, Condvar),
+}
+
+/// How long after having asked for a lease it may be relied on, in milliseconds.
+fn reliable_ms(seconds: u64) -> u64 {
+    // An eighth for clocks that go at different speeds, and for what is on its way when it was checked.
+    seconds * 1000 * 7 / 8
+}
+
+impl Leadership {
+    /// Puts the key if it is not there. None when it is.
+    pub(super) fn claim(
+        client: &Arc<Client>,
+        key: &str,
+        leader: &Leader,
+        seconds: u64,
+    ) -> Result<Option<Self>, EtcdError> {
+        let asked_ms = boot_ms();
+        let (lease, granted) = client.grant(seconds, ATTEMPT)?;
+        let value = serde_json::to_vec(leader).map_err(|error| EtcdError::Unreadable(error.to_string()))?;
+        let created = loop {
+            match client.claim(key, &value, lease, ATTEMPT) {
+                Ok(done) if done.succeeded => break Some(done.header.revision),
+                Ok(done) => {
+                    // It may be ours from an attempt that was not answered.
+                    let there = done.ranges().next().and_then(|found| found.kvs.into_iter().next());
+                    break there.filter(|it| it.value == value).map(|it| it.create_revision);
+                }
+                Err(_) if boot_ms() < asked_ms + reliable_ms(seconds) => std::thread::sleep(PAUSE),
+                Err(error) => return Err(error),
+            }
+        };
+        let Some(created) = created else {
+            // It would end by itself.
+            let _ = client.revoke(lease, ATTEMPT);
+            return Ok(None);
+        };
+        let shared = Arc::new(Shared {
+            client: Arc::clone(client),
+            lease,
+            created,
+            until_ms: AtomicU64::new(asked_ms + reliable_ms(seconds.min(granted))),
+            ended: watch::Sender::new(false),
+            stop: (Mutex::new(false), Condvar::new()),
+        });
+        let own = Arc::clone(&shared);
+        let renewing = std::thread::Builder::new().name("lease".to_owned()).spawn(move || own.renew(seconds));
+        let renewing = renewing.map_err(|error| EtcdError::Unprepared(error.to_string()))?;
+        Ok(Some(Self { shared, renewing: Some(renewing) }))
+    }
+
+    /// The revision in which the key was put: what every write compares.
+    pub(super) fn created(&self) -> u64 {
+        self.shared.created
+    }
+
+    /// Whether it is certain that nobody else leads.
+    pub(super) fn holds(&self) -> bool {
+        self.shared.holds()
+    }
+
+    /// Gives up: nothing is written any more.
+    pub(super) fn end(&self) {
+        self.shared.end();
+    }
+
+    /// Turns true when it is over.
+    pub(super) fn ended(&self) -> watch::Receiver<bool> {
+        self.shared.ended.subscribe()
+    }
+}
+
+impl Leadership {
+    /// Gives up, and lets others lead at once.
+    pub(super) fn leave(&self) {
+        self.shared.end();
+        // Otherwise they wait until the lease ends by itself.
+        let _ = self.shared.client.revoke(self.shared.lease, ATTEMPT);
+    }
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        self.leave();
+        if let Some(renewing) = self.renewing.take() {
+            // It ends with its present question, whatever that leads to.
+            let _ = renewing.join();
+        }
+    }
+}
+
+impl Shared {
+    fn holds(&self) -> bool {
+        boot_ms() < self.until_ms.load(Ordering::Acquire)
+    }
+
+    fn end(&self) {
+        self.until_ms.store(0, Ordering::Release);
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_all();
+        self.ended.send_replace(true);
+    }
+
+    /// Renews the lease three times in its length, until it cannot.
+    fn renew(&self, seconds: u64) {
+        let every = Duration::from_millis(seconds * 1000 / 3);
+        let mut pause = every;
+        loop {
+            let stop = self.stop.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited = self.stop.1.wait_timeout_while(stop, pause, |stop| !*stop);
+            if *waited.unwrap_or_else(PoisonError::into_inner).0 {
+                return;
+            }
+            let asked_ms = boot_ms();
+            match self.client.keep_alive(self.lease, ATTEMPT) {
+                Ok(0) => {
+                    tracing::error!("etcd has given the lease up: another controller may lead");
+                    return self.end();
+                }
+                Ok(granted) => {
+                    let until_ms = asked_ms + reliable_ms(seconds.min(granted));
+                    // Whoever has ended it meanwhile has the last word.
+                    let _ = self
+                        .until_ms
+                        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| (before > 0).then_some(until_ms));
+                    pause = every;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the lease could not be renewed");
+                    pause = PAUSE;
+                }
+            }
+            if !self.holds() {
+                tracing::error!("the lease was not renewed in time: another controller may lead");
+                return self.end();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_leaves_off_before_etcd_does_and_can_miss_two_renewals() {
+        for seconds in 2..=60 {
+            assert!(reliable_ms(seconds) < seconds * 1000);
+            assert!(reliable_ms(seconds) > 2 * seconds * 1000 / 3);
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! The store in etcd, for several controllers, one of which leads.
+//!
+//! | key below the prefix | what it holds |
+//! |---|---|
+//! | `leader` | who leads ([`lease`]) |
+//! | `last` | the name of the last write; every write compares its revision, so that none is done twice or late |
+//! | `records/KIND/ID` | records |
+//! | `audit/NUMBER`, `audit_by/KEY/NUMBER` | the audit trail, and where what is looked for stands in it |
+//! | `periods/PAYER/END/PEERING/BEGINNING`, `traffic/PEERING/VNI` | what is to be charged, what was counted |
+//! | `staged/PART`, `pending` | a commit that is too large for one transaction ([`staged`]) |
+//! | `filling` | there while the store is filled from another; what is in it then is of no use |
+
+mod client;
+mod lease;
+mod read;
+mod staged;
+#[cfg(test)]
+mod tests;
+
+pub use client::EtcdError;
+pub use lease::Leader;
+
+use super::{
+    StoreError,
+    raw::{Backend, Batch, Lookup, Page, PeriodKey, SideRow, keys_of, older},
+};
+use crate::model::state::Meta;
+use client::{Client, Compare, Operation, Range};
+use cps_peering_config::settings::EtcdSettings;
+use lease::{Leadership, boot_ms};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// How long etcd may take for one read or write before it is asked again, or another member.
+const WITHIN: Duration = Duration::from_secs(2);
+/// How long it may take for a page of many rows.
+const PAGE_WITHIN: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(50);
+/// How often those who do not lead look whether somebody does.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Operations of one transaction: etcd takes 128 (`--max-txn-ops`), and the name of the write is one of them.
+const MAX_OPERATIONS: usize = 127;
+/// Bytes of one transaction: etcd takes 1.5 MiB (`--max-request-bytes`), with what is around them.
+const MAX_BYTES: usize = 1 << 20;
+/// The longest value.
+const MAX_VALUE: usize = MAX_BYTES + (MAX_BYTES >> 2);
+/// How many entries of the audit trail are forgotten at once.
+const FORGET_AT_ONCE: usize = 1000;
+
+/// A way to etcd, and what is known of who leads.
+pub struct Cluster {
+    client: Arc<Client>,
+    settings: EtcdSettings,
+    place: PathBuf,
+}
+
+impl Cluster {
+    /// Nothing is asked of etcd yet.
+    pub fn new(settings: &EtcdSettings) -> Result<Self, StoreError> {
+        let place = PathBuf::from(format!("{} in etcd at {}", settings.prefix, settings.endpoints.join(", ")));
+        let unusable = |source| StoreError::Etcd { path: place.clone(), what: "begin", source: Box::new(source) };
+        let client = Arc::new(Client::new(settings).map_err(unusable)?);
+        Ok(Self { client, settings: settings.clone(), place })
+    }
+
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    pub(super) fn backups(&self) -> &Path {
+        &self.settings.backups
+    }
+
+    /// How long a leader that is gone is still held for one.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_secs(self.settings.lease_s + 2)
+    }
+
+    fn key(&self, rest: &str) -> String {
+        format!("{}{rest}", self.settings.prefix)
+    }
+
+    fn failed(&self, what: &'static str) -> impl FnOnce(EtcdError) -> StoreError {
+        let path = self.place.clone();
+        move |source| StoreError::Etcd { path, what, source: Box::new(source) }
+    }
+
+    /// Who leads now.
+    pub fn leader(&self) -> Result<Option<Leader>, StoreError> {
+        let found =
+            self.client.range(&Range::key(&self.key("leader")), WITHIN).map_err(self.failed("see who leads"))?;
+        let Some(row) = found.kvs.first() else { return Ok(None) };
+        serde_json::from_slice(&row.value).map(Some).map_err(|source| StoreError::Record {
+            path: self.place.clone(),
+            key: "leader".to_owned(),
+            source,
+        })
+    }
+
+    /// Leads if nobody does. `url` is where the others find it.
+    fn claim(&self, url: Option<&str>) -> Result<Option<Leadership>, StoreError> {
+        let leader = Leader { id: format!("{:016x}", fastrand::u64(..)), url: url.map(str::to_owned) };
+        let key = self.key("leader");
+        Leadership::claim(&self.client, &key, &leader, self.settings.lease_s).map_err(self.failed("lead"))
+    }
+}
+
+/// The store in etcd.
+pub(super) struct Etcd {
+    cluster: Arc<Cluster>,
+    /// None for one that only reads.
+    leading: Option<Leadership>,
+    writer: Mutex<Writer>,
+    /// Held by those who read, and alone while a large commit takes its place.
+    whole: RwLock<()>,
+}
+
+/// What only the leader changes.
+#[derive(Debug, Default)]
+struct Writer {
+    /// The revision of the last write.
+    last: u64,
+    /// The number of the last commit.
+    number: u64,
+    /// The number of the newest entry of the audit trail.
+    entry: u64,
+    /// Whether the store is being filled.
+    filling: bool,
+}
+
+impl Etcd {
+    /// For reading what others write.
+    pub(super) fn reading(cluster: Arc<Cluster>) -> Self {
+        Self { cluster, leading: None, writer: Mutex::default(), whole: RwLock::new(()) }
+    }
+
+    /// Leads, or returns none where another does. `wait`: for how long to wait for another to be gone.
+    pub(super) fn lead(cluster: &Arc<Cluster>, url: Option<&str>, wait: Duration) -> Result<Option<Self>, StoreError> {
+        let until_ms = boot_ms().saturating_add(wait.as_millis().try_into().unwrap_or(u64::MAX));
+        let leading = loop {
+            // A claim is a write for all members, and looking is none.
+            if cluster.leader()?.is_none()
+                && let Some(leading) = cluster.claim(url)?
+            {
+                break leading;
+            }
+            if boot_ms() >= until_ms {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        };
+        let cluster = Arc::clone(cluster);
+        let store = Self { cluster, leading: Some(leading), writer: Mutex::default(), whole: RwLock::new(()) };
+        store.take_over()?;
+        Ok(Some(store))
+    }
+
+    /// Finds where the leader before has left off, and ends what it had begun.
+    fn take_over(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let one = |rest: &str| Range::key(&self.cluster.key(rest));
+        let newest = Range { limit: 1, backwards: true, ..self.below("audit/") };
+        let staged = Range { limit: 1, ..self.below("staged/") };
+        let looked = [one("last"), one("records/meta"), one("filling"), one("pending"), newest, staged];
+        let done = self.cluster.client.ranges(&looked, WITHIN).map_err(self.cluster.failed("take it over"))?;
+        let mut found = done.ranges().map(|found| found.kvs.into_iter().next());
+        let mut next = || found.next().flatten();
+        writer.last = next().map_or(0, |row| row.mod_revision);
+        if let Some(row) = next() {
+            writer.number = self.meta(&row.value)?.number;
+        }
+        writer.filling = next().is_some();
+        let pending = next();
+        if let Some(row) = next() {
+            writer.entry = self.tail_number(&row.key)?;
+        }
+        let staged = next();
+        match (pending, staged) {
+            (Some(pending), _) => self.roll_forward(&mut writer, &pending.value),
+            // Nobody was told that it was done.
+            (None, Some(_)) => self.write(&mut writer, "clear what was staged", &[self.delete_all("staged/")]),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn meta(&self, value: &[u8]) -> Result<Meta, StoreError> {
+        serde_json::from_slice(value).map_err(|source| StoreError::Record {
+            path: self.cluster.place.clone(),
+            key: "meta".to_owned(),
+            source,
+        })
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        // What it says is changed after the write that it tells of.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn below(&self, rest: &str) -> Range {
+        let first = self.cluster.key(rest);
+        Range { end: Some(client::behind(&first)), first, ..Range::default() }
+    }
+
+    fn put(&self, rest: &str, value: impl Into<Vec<u8>>) -> Operation {
+        Operation::Put(self.cluster.key(rest), value.into())
+    }
+
+    fn delete(&self, rest: &str) -> Operation {
+        Operation::Delete(self.cluster.key(rest))
+    }
+
+    fn delete_all(&self, rest: &str) -> Operation {
+        Operation::DeleteAll(self.cluster.key(rest))
+    }
+
+    fn deposed(&self) -> StoreError {
+        StoreError::Deposed { path: self.cluster.place.clone() }
+    }
+
+    /// One transaction, done exactly once, if this process leads. When it is not known whether it was done, or etcd does
+    /// not want it, the process leads no more: whoever leads next reads what there is.
+    fn write(&self, writer: &mut Writer, what: &'static str, operations: &[Operation]) -> Result<(), StoreError> {
+        let leading = self.leading.as_ref().filter(|it| it.holds()).ok_or_else(|| self.deposed())?;
+        let (leader, last) = (self.cluster.key("leader"), self.cluster.key("last"));
+        let name = format!("{:032x}", fastrand::u128(..));
+        let mut operations = operations.to_vec();
+        operations.push(Operation::Put(last.clone(), name.clone().into_bytes()));
+        let compare = [Compare::Created(&leader, leading.created()), Compare::Written(&last, writer.last)];
+        let otherwise = [Range::key(&leader), Range::key(&last)];
+        let failure = loop {
+            match self.cluster.client.transact(&compare, &operations, &otherwise, WITHIN) {
+                Ok(done) if done.succeeded => {
+                    writer.last = done.header.revision;
+                    return Ok(());
+                }
+                Ok(done) => {
+                    let mut rows = done.ranges().map(|found| found.kvs.into_iter().next());
+                    let (leader, last) = (rows.next().flatten(), rows.next().flatten());
+                    if let Some(last) = last
+                        && last.value == name.as_bytes()
+                        && leader.is_some_and(|it| it.create_revision == leading.created())
+                    {
+                        // It was done, and the answer got lost.
+                        writer.last = last.mod_revision;
+                        return Ok(());
+                    }
+                    break self.deposed();
+                }
+                Err(error) if error.may_pass() && leading.holds() => {
+                    tracing::warn!(%error, "a write is tried again");
+                    std::thread::sleep(PAUSE);
+                }
+                Err(error) => break self.cluster.failed(what)(error),
+            }
+        };
+        leading.end();
+        Err(failure)
+    }
+
+    /// Several transactions one after the other; what is read meanwhile may have some of them.
+    fn write_in_parts(
+        &self,
+        writer: &mut Writer,
+        what: &'static str,
+        operations: &[Operation],
+    ) -> Result<(), StoreError> {
+        for part in parts(operations, MAX_OPERATIONS) {
+            self.write(writer, what, part)?;
+        }
+        Ok(())
+    }
+
+    fn operations(&self, writer: &Writer, batch: &Batch) -> Vec<Operation> {
+        let mut operations = Vec::new();
+        for (key, value) in &batch.records {
+            let key = format!("records/{key}");
+            operations.push(match value {
+                Some(value) => self.put(&key, value.clone()),
+                None => self.delete(&key),
+            });
+        }
+        for (key, value) in &batch.periods {
+            operations.push(self.put(&period_key(key), value.clone()));
+        }
+        for (number, (keys, value)) in (writer.entry + 1..).zip(&batch.entries) {
+            operations.extend(self.entry(number, keys, value));
+        }
+        for ((peering, vni), value) in &batch.traffic {
+            let key = format!("traffic/{peering}/{vni:08x}");
+            operations.push(match value {
+                Some(value) => self.put(&key, value.clone()),
+                None => self.delete(&key),
+            });
+        }
+        // etcd takes a key once in a transaction: as it is in the end.
+        let mut seen = HashSet::new();
+        let mut once: Vec<bool> = operations.iter().rev().map(|it| seen.insert(it.key())).collect();
+        operations.retain(|_| once.pop().unwrap_or_default());
+        operations
+    }
+
+    fn entry(&self, number: u64, keys: &[String], value: &[u8]) -> Vec<Operation> {
+        let mut operations = vec![self.put(&format!("audit/{number:016x}"), value)];
+        operations.extend(keys.iter().map(|key| self.put(&format!("audit_by/{key}/{number:016x}"), Vec::new())));
+        operations
+    }
+
+    /// Values that no transaction takes are found before anything is written.
+    fn check(&self, operations: &[Operation]) -> Result<(), StoreError> {
+        for operation in operations {
+            if let Operation::Put(key, value) = operation
+                && value.len() > MAX_VALUE
+            {
+                let (path, key) = (self.cluster.place.clone(), key.clone());
+                return Err(StoreError::TooLarge { path, key, length: value.len(), most: MAX_VALUE });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn period_key((payer, to_ms, peering, from_ms): &PeriodKey) -> String {
+    format!("periods/{payer}/{to_ms:016x}/{peering}/{from_ms:016x}")
+}
+
+/// As many operations as one transaction takes, one part after the other.
+fn parts(mut operations: &[Operation], most: usize) -> impl Iterator<Item = &[Operation]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |operation: &&Operation| {
+            bytes += operation.len();
+            bytes <= MAX_BYTES
+        };
+        let fitting = operations.iter().take(most).take_while(fits).count();
+        // One that is larger than that has a transaction of its own.
+        let (part, rest) = operations.split_at(fitting.max(1).min(operations.len()));
+        operations = rest;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+impl Backend for Etcd {
+    fn commit(&self, batch: &Batch, expected: u64, number: u64) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        if writer.filling {
+            return Err(StoreError::Unfinished { path: self.cluster.place.clone() });
+        }
+        if writer.number != expected {
+            let (path, found) = (self.cluster.place.clone(), writer.number);
+            return Err(StoreError::Overtaken { path, expected, found });
+        }
+        let operations = self.operations(&writer, batch);
+        self.check(&operations)?;
+        if parts(&operations, MAX_OPERATIONS).nth(1).is_none() {
+            self.write(&mut writer, "commit to it", &operations)?;
+        } else {
+            self.commit_staged(&mut writer, &operations)?;
+        }
+        writer.number = number;
+        writer.entry += batch.entries.len() as u64;
+        // What is answered after the time is over may contradict the next leader.
+        if self.leads() { Ok(()) } else { Err(self.deposed()) }
+    }
+
+    fn write(&self, what: &'static str, batch: &Batch) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let operations = self.operations(&writer, batch);
+        self.check(&operations)?;
+        self.write_in_parts(&mut writer, what, &operations)?;
+        writer.entry += batch.entries.len() as u64;
+        Ok(())
+    }
+
+    fn forget(&self, until_ms: u64) -> Result<usize, StoreError> {
+        // Most of the time there is nothing to forget, which one row says.
+        let old = |limit| -> Result<Vec<(u64, Vec<String>)>, StoreError> {
+            let range = Range { limit, ..self.below("audit/") };
+            let what = "read the audit trail";
+            let found = self.cluster.client.range(&range, PAGE_WITHIN).map_err(self.cluster.failed(what))?;
+            let rows = found.kvs.into_iter().map(|row| Ok((self.tail_number(&row.key)?, row.value)));
+            let rows = rows.collect::<Result<Vec<_>, StoreError>>()?;
+            Ok(older(rows.into_iter(), until_ms).collect())
+        };
+        if old(1)?.is_empty() {
+            return Ok(0);
+        }
+        let mut writer = self.writer();
+        let old = old(FORGET_AT_ONCE)?;
+        for (number, keys) in &old {
+            // The newest keeps its place, so that numbers are not used again.
+            if *number == writer.entry {
+                continue;
+            }
+            let mut operations = vec![self.delete(&format!("audit/{number:016x}"))];
+            operations.extend(keys.iter().map(|key| self.delete(&format!("audit_by/{key}/{number:016x}"))));
+            self.write_in_parts(&mut writer, "shorten the audit trail", &operations)?;
+        }
+        Ok(old.len())
+    }
+
+    fn meta(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let ranges = ["filling", "records/meta"].map(|rest| Range::key(&self.cluster.key(rest)));
+        let done = self.cluster.client.ranges(&ranges, WITHIN).map_err(self.cluster.failed("read it"))?;
+        Ok(done.ranges().find_map(|found| found.kvs.into_iter().next()).map(|row| row.value))
+    }
+
+    fn records(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.read_records()
+    }
+
+    fn periods(&self, payer: &str, from_ms: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.read_periods(payer, from_ms)
+    }
+
+    fn audit(&self, lookup: &Lookup) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.read_audit(lookup)
+    }
+
+    fn traffic(&self) -> Result<Vec<SideRow>, StoreError> {
+        self.read_traffic()
+    }
+
+    fn dump(&self, take: &mut dyn FnMut(Page) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        self.read_all(take)
+    }
+
+    fn begin_filling(&self, before: Vec<u8>) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let mut operations = vec![self.put("filling", before)];
+        for rest in ["records/", "audit/", "audit_by/", "periods/", "traffic/", "staged/"] {
+            operations.push(self.delete_all(rest));
+        }
+        operations.push(self.delete("pending"));
+        self.write(&mut writer, "clear it", &operations)?;
+        (writer.filling, writer.number, writer.entry) = (true, 0, 0);
+        Ok(())
+    }
+
+    fn fill(&self, page: Page) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let mut operations = Vec::new();
+        let mut batch = Batch::default();
+        match page {
+            Page::Records(rows) => batch.records = rows.into_iter().map(|(key, value)| (key, Some(value))).collect(),
+            Page::Periods(rows) => batch.periods = rows,
+            Page::Traffic(rows) => {
+                let rows = rows.into_iter().map(|(peering, vni, value)| ((peering, vni), Some(value)));
+                batch.traffic = rows.collect();
+            }
+            Page::Audit(rows) => {
+                for (number, value) in rows {
+                    operations.extend(self.entry(number, &keys_of(&value), &value));
+                    writer.entry = writer.entry.max(number);
+                }
+            }
+        }
+        operations.extend(self.operations(&writer, &batch));
+        self.check(&operations)?;
+        self.write_in_parts(&mut writer, "fill it", &operations)
+    }
+
+    fn end_filling(&self, meta: Vec<u8>) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let number = self.meta(&meta)?.number;
+        let operations = [self.put("records/meta", meta), self.delete("filling")];
+        self.write(&mut writer, "finish it", &operations)?;
+        (writer.filling, writer.number) = (false, number);
+        Ok(())
+    }
+
+    fn leads(&self) -> bool {
+        self.leading.as_ref().is_some_and(Leadership::holds)
+    }
+
+    fn leave(&self) {
+        // Not in the middle of a write.
+        let _writer = self.writer();
+        if let Some(leading) = &self.leading {
+            leading.leave();
+        }
+    }
+
+    fn ended(&self) -> Option<watch::Receiver<bool>> {
+        self.leading.as_ref().map(Leadership::ended)
+    }
+}
+
+impl Etcd {
+    /// The number at a key's end.
+    fn tail_number(&self, key: &str) -> Result<u64, StoreError> {
+        let tail = key.rsplit('/').next().unwrap_or_default();
+        u64::from_str_radix(tail, 16)
+            .map_err(|_| StoreError::UnknownRecord { path: self.cluster.place.clone(), key: key.to_owned() })
+    }
+}

@@ -1,0 +1,124 @@
+//! From one store to another: copies brought back into etcd, and moves from a file to etcd and back.
+
+use super::{
+    BackupError, Cluster, META, Restored, Store, StoreError,
+    backup::{VNIS_LEFT_OUT, failed, in_new_epoch, last},
+    raw::Page,
+};
+use crate::model::state::{Change, Meta};
+use cps_peering_config::{Revision, settings::StorePlace};
+use std::{
+    fs::{self, DirBuilder},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt, MetadataExt, chown},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+impl Store {
+    /// Opens the store of some settings for changing it as a whole: no controller may use it meanwhile.
+    pub fn hold_place(place: StorePlace<'_>) -> Result<Self, StoreError> {
+        match place {
+            StorePlace::Embedded(path) => Self::open(path),
+            StorePlace::Etcd(settings) => Self::hold(&Arc::new(Cluster::new(settings)?)),
+        }
+    }
+
+    /// Its last commit; none where there was none.
+    fn revision(&self) -> Result<Option<Revision>, StoreError> {
+        let meta = self.meta()?.filter(|meta| meta.number > 0);
+        Ok(meta.map(|meta| Revision { epoch: meta.epoch, number: meta.number }))
+    }
+
+    /// Puts a copy in the place of what etcd holds, as [`Self::restore`] does with a file. What etcd held is copied into the
+    /// folder for backups first.
+    pub fn restore_into(&self, backup: &Path, epoch: Option<u64>) -> Result<Restored, BackupError> {
+        // Opening a store writes to it, and a copy is to stay as it is.
+        let folder = tempfile::tempdir().map_err(failed("make a folder", &std::env::temp_dir()))?;
+        let copy = folder.path().join("copy");
+        fs::copy(backup, &copy).map_err(failed("copy", backup))?;
+        let copy = Store::open(&copy)?;
+        self.fill_from(&copy, epoch, VNIS_LEFT_OUT).map_err(|error| match error {
+            BackupError::Empty(_) => BackupError::Empty(backup.to_owned()),
+            other => other,
+        })
+    }
+
+    /// Copies everything into another place, under a new epoch, above those of both stores. This one stays as it is. What
+    /// is in the other place is kept beside it or in the folder for backups, and is replaced only by `force`.
+    pub fn move_to(&self, place: StorePlace<'_>, force: bool) -> Result<Restored, BackupError> {
+        let holds = |path: &Path, revision| BackupError::Holds { path: path.to_owned(), revision };
+        let path = match place {
+            StorePlace::Embedded(path) => path,
+            StorePlace::Etcd(_) => {
+                let other = Self::hold_place(place)?;
+                return match other.revision()? {
+                    Some(revision) if !force => Err(holds(&other.path, revision)),
+                    _ => other.fill_from(self, None, 0),
+                };
+            }
+        };
+        if path.exists()
+            && let Some(revision) = Store::open(path)?.revision()?
+            && !force
+        {
+            return Err(holds(path, revision));
+        }
+        let moving = path.with_extension("moving");
+        // What is left of an attempt that was cut off.
+        let _ = fs::remove_file(&moving);
+        self.back_up(&moving)?;
+        let moved = Self::put_in_place(&moving, path, None, 0);
+        fs::remove_file(&moving).map_err(failed("remove", &moving))?;
+        moved.map_err(|error| match error {
+            BackupError::Empty(_) => BackupError::Empty(self.path.clone()),
+            other => other,
+        })
+    }
+
+    fn fill_from(&self, from: &Store, epoch: Option<u64>, vnis_left_out: u32) -> Result<Restored, BackupError> {
+        // Everything in it can be read.
+        let state = from.load()?;
+        if state.meta().number == 0 {
+            return Err(BackupError::Empty(from.path.clone()));
+        }
+        let before = self.meta()?;
+        let old = before.map(|meta| Revision { epoch: meta.epoch, number: meta.number });
+        let renewed = in_new_epoch(state.meta(), old, epoch, vnis_left_out)?;
+        let replaced = self.revision()?.map(|revision| self.keep(revision)).transpose()?;
+        let encode = |meta: Meta| self.encode(&Change::Meta(meta)).map(|(_, value)| value.unwrap_or_default());
+        self.backend.begin_filling(encode(Meta { number: 0, ..before.unwrap_or_default() })?)?;
+        from.backend.dump(&mut |page| {
+            self.backend.fill(match page {
+                Page::Records(mut rows) => {
+                    rows.retain(|(key, _)| key != META);
+                    Page::Records(rows)
+                }
+                page => page,
+            })
+        })?;
+        self.backend.end_filling(encode(renewed)?)?;
+        let counts = [state.hosts().len(), state.vpcs().len(), state.peerings().len()];
+        let revision = Revision { epoch: renewed.epoch, ..last(&state) };
+        Ok(Restored { revision, counts, replaced })
+    }
+
+    /// Copies what is about to be replaced.
+    fn keep(&self, revision: Revision) -> Result<PathBuf, BackupError> {
+        let above = self.backups.parent().unwrap_or(Path::new("."));
+        let owner = fs::metadata(above).map_err(failed("look at the folder", above))?;
+        // Whoever may use the folder above may use what is made in it.
+        let give = |path: &Path| chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", path));
+        match DirBuilder::new().mode(0o700).create(&self.backups) {
+            Ok(()) => give(&self.backups)?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("make the folder", &self.backups)(error)),
+        }
+        let file = self.backups.join(format!("replaced-{}-{}.redb", revision.epoch, revision.number));
+        if !file.exists() {
+            self.back_up(&file)?;
+            give(&file)?;
+        }
+        Ok(file)
+    }
+}

@@ -1,0 +1,100 @@
+//! What both stores are made of: rows of bytes. What they mean is [`super`]'s business.
+
+use super::StoreError;
+use crate::audit::Entry;
+use tokio::sync::watch;
+
+/// Payer, end, peering, beginning.
+pub(super) type PeriodKey = (String, u64, String, u64);
+
+/// What an entry of the audit trail is looked for by, and the entry.
+pub(super) type EncodedEntry = (Vec<String>, Vec<u8>);
+
+/// Peering, VNI, what was counted.
+pub(super) type SideRow = (String, u32, Vec<u8>);
+
+/// Peering and VNI.
+pub(super) type SideId = (String, u32);
+
+/// What is written at once.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Records by kind and id, `host/h1`; none for those that go.
+    pub(super) records: Vec<(String, Option<Vec<u8>>)>,
+    pub(super) periods: Vec<(PeriodKey, Vec<u8>)>,
+    pub(super) entries: Vec<EncodedEntry>,
+    pub(super) traffic: Vec<(SideId, Option<Vec<u8>>)>,
+}
+
+/// Rows of one kind, some at a time, on their way from one store to another.
+#[derive(Debug)]
+pub(super) enum Page {
+    Records(Vec<(String, Vec<u8>)>),
+    Audit(Vec<(u64, Vec<u8>)>),
+    Periods(Vec<(PeriodKey, Vec<u8>)>),
+    Traffic(Vec<SideRow>),
+}
+
+/// Which entries of the audit trail are meant: the newest.
+#[derive(Debug, Default)]
+pub(super) struct Lookup {
+    /// One of [`keys`].
+    pub(super) key: Option<String>,
+    /// Only those with a lower number.
+    pub(super) before: Option<u64>,
+    /// At most so many.
+    pub(super) limit: Option<usize>,
+}
+
+/// A place for rows.
+pub(super) trait Backend: Send + Sync {
+    /// Writes everything or nothing, durably, if `expected` is the number of the last commit. `number` is the new one.
+    fn commit(&self, batch: &Batch, expected: u64, number: u64) -> Result<(), StoreError>;
+    /// Writes what is no commit. Rows that belong together stay so.
+    fn write(&self, what: &'static str, batch: &Batch) -> Result<(), StoreError>;
+    /// Forgets some entries of the audit trail that are older, the oldest first, but not the newest of all. Returns how many
+    /// it has found.
+    fn forget(&self, until_ms: u64) -> Result<usize, StoreError>;
+    /// The record `meta`. Of a store that is being filled: of the one before, as if nothing was ever committed to it.
+    fn meta(&self) -> Result<Option<Vec<u8>>, StoreError>;
+    fn records(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+    /// What a payer pays for and ends after `from_ms`, by end.
+    fn periods(&self, payer: &str, from_ms: u64) -> Result<Vec<Vec<u8>>, StoreError>;
+    /// Entries with their numbers, the newest first.
+    fn audit(&self, lookup: &Lookup) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
+    fn traffic(&self) -> Result<Vec<SideRow>, StoreError>;
+    /// Everything, as it is at one moment.
+    fn dump(&self, take: &mut dyn FnMut(Page) -> Result<(), StoreError>) -> Result<(), StoreError>;
+    /// Forgets everything but `before`, which is returned as [`Self::meta`]. Until [`Self::end_filling`] the store cannot
+    /// be used.
+    fn begin_filling(&self, before: Vec<u8>) -> Result<(), StoreError>;
+    fn fill(&self, page: Page) -> Result<(), StoreError>;
+    /// Writes the record `meta`, after which the store can be used.
+    fn end_filling(&self, meta: Vec<u8>) -> Result<(), StoreError>;
+    /// Whether it is certain at this moment that nobody else writes.
+    fn leads(&self) -> bool;
+    /// Writes no more, and says so to others.
+    fn leave(&self);
+    /// Turns true when this process may write no more; none where that cannot be.
+    fn ended(&self) -> Option<watch::Receiver<bool>>;
+}
+
+/// Under what an entry is looked for.
+pub(super) fn keys(entry: &Entry) -> Vec<String> {
+    let request = (!entry.request.is_empty()).then(|| format!("request/{}", entry.request));
+    entry.accounts.iter().map(|account| format!("account/{account}")).chain(request).collect()
+}
+
+/// The same for an entry that was kept.
+pub(super) fn keys_of(value: &[u8]) -> Vec<String> {
+    serde_json::from_slice::<Entry>(value).map(|entry| keys(&entry)).unwrap_or_default()
+}
+
+/// Which of the oldest entries are older, with what they are looked for by. One that cannot be read is left where it is.
+pub(super) fn older(
+    rows: impl Iterator<Item = (u64, Vec<u8>)>,
+    until_ms: u64,
+) -> impl Iterator<Item = (u64, Vec<String>)> {
+    let read = rows.filter_map(|(number, value)| Some((number, serde_json::from_slice::<Entry>(&value).ok()?)));
+    read.take_while(move |(_, entry)| entry.time_ms < until_ms).map(|(number, entry)| (number, keys(&entry)))
+}

@@ -1,0 +1,39 @@
+//! Where tests keep their stores: in a file, or, where `CPS_PEERING_TEST_ETCD` is the client URL of a member of etcd, there.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+#![allow(dead_code, reason = "not every test needs everything")]
+#![allow(unreachable_pub, reason = "a part of each test")]
+
+use cps_peering_controller::store::{Cluster, Store, StoreError};
+use std::{path::Path, sync::Arc, time::Duration};
+
+/// For how long a test waits until what it ended leads no more.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether stores are in etcd.
+pub fn in_etcd() -> bool {
+    std::env::var_os("CPS_PEERING_TEST_ETCD").is_some()
+}
+
+/// What a controller's settings say about the store that belongs to a folder, at their end. `url` is the controller's.
+pub fn setting(folder: &Path, url: &str) -> String {
+    let Ok(endpoint) = std::env::var("CPS_PEERING_TEST_ETCD") else {
+        return format!("store = '{}'\n", folder.join("store.redb").display());
+    };
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    let backups = folder.join("backups");
+    let table = format!("endpoints = ['{endpoint}']\nprefix = '/{name}/'\nadvertise = '{url}'\n");
+    format!("[etcd]\n{table}backups = '{}'\n", backups.display())
+}
+
+/// Opens the store that belongs to a folder.
+pub fn open(folder: &Path) -> Result<Store, StoreError> {
+    if !in_etcd() {
+        return Store::open(folder.join("store.redb"));
+    }
+    let url = "http://127.0.0.1:1";
+    let text = setting(folder, url);
+    let settings = toml::from_str(text.strip_prefix("[etcd]\n").unwrap()).unwrap();
+    let led = Store::lead(&Arc::new(Cluster::new(&settings)?), url, PATIENCE)?;
+    led.ok_or_else(|| StoreError::InUse(folder.to_owned()))
+}
