@@ -286,11 +286,14 @@ async fn followers_pass_on_what_they_are_asked() {
     let leader = fleet.leader(&[]).await;
     let follower = 1 - leader;
     fleet.until_follower(follower).await;
+    // It knows who leads.
+    fleet.regions(follower).await;
     let url = |number: usize, path: &str| format!("{}{path}", fleet.nodes[number].url);
     // Errors, large bodies, queries, unknown paths, strangers: the same from both.
     let document = json!({ "regions": (0..3000).map(|it| json!({ "id": format!("r{it}") })).collect::<Vec<_>>() });
     let (status, answer) = fleet.ask(follower, Method::POST, "/admin/v1/apply", Some(&document)).await.unwrap();
-    assert_eq!((status, answer["result"]["changes"].as_array().unwrap().len()), (StatusCode::OK, 3000));
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(answer["result"]["changes"].as_array().unwrap().len(), 3000);
     for (method, path, body) in [
         (Method::GET, "/admin/v1/inventory", None),
         (Method::GET, "/admin/v1/audit?limit=1", None),
