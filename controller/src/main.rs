@@ -325,7 +325,12 @@ async fn serve(
         }
     };
     let shared = serving.is_some();
-    let (engine, hosts) = Engine::open(store, options(settings))?;
+    // It may have followed for long.
+    let fresh = shared
+        .then(&read)
+        .and_then(|fresh| fresh.inspect_err(|error| tracing::error!("settings stay as they were: {error:#}")).ok());
+    let setup = fresh.as_ref().unwrap_or(setup);
+    let (engine, hosts) = Engine::open(store, options(&setup.settings))?;
     if let Some(sandbox) = &setup.sandbox {
         sandbox.hide()?;
         sandbox.furnish(&engine)?;
