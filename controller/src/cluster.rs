@@ -49,8 +49,7 @@ pub(crate) fn tell_leading(registry: &mut Registry, leads: bool) {
 impl Candidate {
     pub(crate) fn new(settings: &EtcdSettings, identity: Option<&Identity>) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
-        let (prefix, version) = ("cps_controller", env!("CARGO_PKG_VERSION"));
-        registry.register_collector(Box::new(Own { prefix, version, identity: identity.cloned() }));
+        registry.register_collector(Box::new(Own::new("cps_controller", env!("CARGO_PKG_VERSION"), identity.cloned())));
         tell_leading(&mut registry, false);
         Ok(Self {
             cluster: Arc::new(Cluster::new(settings)?),

@@ -245,7 +245,7 @@ fn read(arguments: &Arguments) -> anyhow::Result<Setup> {
     let path = settings.unwrap_or(Path::new(SETTINGS));
     let settings = read_settings(path)?;
     tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
-    settings.place().with_context(|| format!("settings file {}", path.display()))?;
+    settings.store_key().with_context(|| format!("settings file {}", path.display()))?;
     let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
     let prices = prices(&settings)?;
     Ok(Setup { settings, operator_token, sandbox: None, prices })
@@ -386,13 +386,18 @@ async fn serve(
         }
     };
     let (shared, vault) = (serving.is_some(), Arc::new(vault));
-    let (engine, hosts) = Engine::open(store, options(settings))?;
+    // It may have followed for long.
+    let fresh = shared
+        .then(&read)
+        .and_then(|fresh| fresh.inspect_err(|error| tracing::error!("settings stay as they were: {error:#}")).ok());
+    let setup = fresh.as_ref().unwrap_or(setup);
+    let (engine, hosts) = Engine::open(store, options(&setup.settings))?;
     if let Some(sandbox) = &setup.sandbox {
         sandbox.hide()?;
         sandbox.furnish(&engine, &vault)?;
     }
     let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault);
-    access.tune(rates(settings));
+    access.tune(rates(&setup.settings));
     let mut registry = Metrics::registry(&engine, identity.clone());
     cluster::tell_leading(&mut registry, true);
     let registry = Arc::new(registry);

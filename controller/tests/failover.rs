@@ -5,6 +5,8 @@
 
 #[path = "common/etcd.rs"]
 mod etcd;
+#[path = "common/fleet.rs"]
+mod fleet;
 #[path = "common/proxy.rs"]
 mod proxy;
 
@@ -16,206 +18,21 @@ use axum::{
 };
 use cps_peering_config::agent_api::{CONFIG_PATH, STATUS_PATH};
 use etcd::Members;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use fleet::{Fleet, Node, PATIENCE, TOKEN, ask, region, run, until};
+use nix::sys::signal::Signal;
 use proxy::{Mode, Proxy};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    net::{SocketAddr, TcpListener},
-    os::unix::fs::PermissionsExt,
+    fs,
+    net::SocketAddr,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tempfile::TempDir;
 use tokio::task::JoinSet;
-
-const TOKEN: &str = "an-operator-token-for-tests";
-const PATIENCE: Duration = Duration::from_secs(40);
-
-/// One controller.
-struct Node {
-    folder: TempDir,
-    process: Option<Child>,
-    url: String,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
-            // It may have ended by itself.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
-impl Node {
-    /// `tls` is the setting; `endpoints` where it finds etcd.
-    fn new(endpoints: &[String], tls: &str) -> Self {
-        Self::with(endpoints, tls, "")
-    }
-
-    /// `etcd_tls` is the setting `etcd.tls`.
-    fn with(endpoints: &[String], tls: &str, etcd_tls: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let token = folder.path().join("token");
-        fs::write(&token, TOKEN).unwrap();
-        fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
-        let url = format!("{}://127.0.0.1:{port}", if tls.contains("off") { "http" } else { "https" });
-        let text = format!(
-            "listen = '127.0.0.1:{port}'\noperator_token_file = '{}'\npoll_s = 1\n{tls}\n[etcd]\nendpoints = \
-             {endpoints:?}\nadvertise = '{url}'\nbackups = '{}'\n{etcd_tls}\n",
-            token.display(),
-            folder.path().join("backups").display(),
-        );
-        fs::write(folder.path().join("controller.toml"), text).unwrap();
-        let mut node = Self { folder, process: None, url };
-        node.start();
-        node
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"));
-        command.arg("--settings").arg(self.folder.path().join("controller.toml"));
-        command
-    }
-
-    fn start(&mut self) {
-        let log = File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        self.process = Some(self.command().stdout(Stdio::null()).stderr(log).spawn().unwrap());
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.as_ref().unwrap().id().try_into().unwrap()), signal).unwrap();
-    }
-
-    /// SIGKILL.
-    fn kill(&mut self) {
-        let mut process = self.process.take().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap()
-    }
-}
-
-/// Several controllers, and a client for them.
-struct Fleet {
-    nodes: Vec<Node>,
-    client: Client,
-}
-
-impl Fleet {
-    fn start(count: usize, endpoints: impl Fn(usize) -> Vec<String>) -> Self {
-        cps_peering_http::tls::use_ring();
-        let client = Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
-        Self { nodes: (0..count).map(|number| Node::new(&endpoints(number), "tls = 'off'")).collect(), client }
-    }
-
-    /// Which one says that it leads.
-    async fn says(&self, number: usize) -> String {
-        let asked = self.client.get(format!("{}/healthz", self.nodes[number].url)).timeout(Duration::from_millis(500));
-        match asked.send().await {
-            Ok(answer) => answer.text().await.unwrap_or_default(),
-            Err(_) => String::new(),
-        }
-    }
-
-    /// The one that leads and can do so, as commands show; not one of `except`.
-    async fn leader(&self, except: &[usize]) -> usize {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            for number in (0..self.nodes.len()).filter(|number| !except.contains(number)) {
-                if self.says(number).await == "ok leader\n" {
-                    return number;
-                }
-            }
-            assert!(Instant::now() < until, "nobody leads: {}", self.logs());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn until_follower(&self, number: usize) {
-        let until = Instant::now() + PATIENCE;
-        while self.says(number).await != "ok follower\n" {
-            assert!(Instant::now() < until, "it does not follow: {}", self.nodes[number].log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn logs(&self) -> String {
-        self.nodes.iter().map(Node::log).collect::<Vec<_>>().join("\n----\n")
-    }
-
-    async fn ask(
-        &self,
-        number: usize,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Option<(StatusCode, Value)> {
-        ask(&self.client, &self.nodes[number].url, method, path, body).await
-    }
-
-    /// Applies until it is done: what is answered with "ask again" is asked again, anywhere but at some.
-    async fn apply(&self, document: &Value, except: &[usize]) {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            for number in (0..self.nodes.len()).filter(|number| !except.contains(number)) {
-                match self.ask(number, Method::POST, "/admin/v1/apply", Some(document)).await {
-                    Some((StatusCode::OK, _)) => return,
-                    Some((StatusCode::SERVICE_UNAVAILABLE, _)) | None => {}
-                    Some((status, answer)) => panic!("{status}: {answer}"),
-                }
-            }
-            assert!(Instant::now() < until, "nobody does it: {}", self.logs());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn regions(&self, number: usize) -> BTreeSet<String> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some((StatusCode::OK, found)) = self.ask(number, Method::GET, "/admin/v1/inventory", None).await {
-                let regions = found["result"]["regions"].as_array().unwrap().iter();
-                return regions.map(|it| it["id"].as_str().unwrap().to_owned()).collect();
-            }
-            assert!(Instant::now() < until, "no answer");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-/// None where there was no whole answer.
-async fn ask(
-    client: &Client,
-    url: &str,
-    method: Method,
-    path: &str,
-    body: Option<&Value>,
-) -> Option<(StatusCode, Value)> {
-    let mut request = client.request(method, format!("{url}{path}")).bearer_auth(TOKEN);
-    if let Some(body) = body {
-        request = request.json(body);
-    }
-    let answer = request.send().await.ok()?;
-    let status = answer.status();
-    Some((status, serde_json::from_str(&answer.text().await.ok()?).ok()?))
-}
-
-fn region(id: impl ToString) -> Value {
-    json!({ "regions": [{ "id": id.to_string() }] })
-}
 
 /// What hosts' agents have seen: every push, whether they took it or not.
 #[derive(Default)]
@@ -275,14 +92,6 @@ fn host(agent: SocketAddr) -> Value {
         "regions": [{ "id": "north" }],
         "hosts": [{ "id": "h1", "region": "north", "underlay": "192.0.2.1", "agent": format!("http://{agent}") }],
     })
-}
-
-async fn until(what: &str, mut look: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !look() {
-        assert!(Instant::now() < until, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 fn urls(members: &Members) -> Vec<String> {
@@ -477,11 +286,14 @@ async fn followers_pass_on_what_they_are_asked() {
     let leader = fleet.leader(&[]).await;
     let follower = 1 - leader;
     fleet.until_follower(follower).await;
+    // It knows who leads.
+    fleet.regions(follower).await;
     let url = |number: usize, path: &str| format!("{}{path}", fleet.nodes[number].url);
     // Errors, large bodies, queries, unknown paths, strangers: the same from both.
     let document = json!({ "regions": (0..3000).map(|it| json!({ "id": format!("r{it}") })).collect::<Vec<_>>() });
     let (status, answer) = fleet.ask(follower, Method::POST, "/admin/v1/apply", Some(&document)).await.unwrap();
-    assert_eq!((status, answer["result"]["changes"].as_array().unwrap().len()), (StatusCode::OK, 3000));
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(answer["result"]["changes"].as_array().unwrap().len(), 3000);
     for (method, path, body) in [
         (Method::GET, "/admin/v1/inventory", None),
         (Method::GET, "/admin/v1/audit?limit=1", None),
@@ -512,11 +324,6 @@ async fn followers_pass_on_what_they_are_asked() {
         (answer.status(), &answer.headers()["retry-after"]),
         (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
     );
-}
-
-fn run(command: &mut Command) -> (bool, String) {
-    let ended = command.output().unwrap();
-    (ended.status.success(), String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

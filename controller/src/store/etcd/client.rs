@@ -289,7 +289,7 @@ struct Asking {
 
 impl Asking {
     /// Asks one member.
-    async fn ask(&self, member: usize, path: &str, body: &Value, within: Duration) -> Result<Value, EtcdError> {
+    async fn ask(&self, member: usize, path: &str, body: &Value, within: Duration) -> Result<String, EtcdError> {
         let url = format!("{}{path}", self.endpoints[member].trim_end_matches('/'));
         let mut request = self.http.post(&url).timeout(within).json(body);
         let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -309,17 +309,18 @@ impl Asking {
         let status = answer.status();
         let text = answer.text().await.map_err(silent)?;
         let unreadable = || EtcdError::Unreadable(format!("{url}: {status} {text:.200}"));
-        let value: Value = serde_json::from_str(&text).map_err(|_| unreadable())?;
-        // A stream's error comes in the first message.
-        let error = if status == StatusCode::OK { value.get("error") } else { Some(&value) };
-        let Some(error) = error else { return Ok(value) };
+        // A page of many rows is read once, as what it is. (A stream's error comes with 200, and is none of what is read.)
+        if status == StatusCode::OK {
+            return Ok(text);
+        }
+        let error: Value = serde_json::from_str(&text).map_err(|_| unreadable())?;
         let code = error["code"].as_u64().or_else(|| error["grpc_code"].as_u64()).ok_or_else(unreadable)?;
         let message = error["message"].as_str().or_else(|| error["error"].as_str()).unwrap_or_default().to_owned();
         Err(EtcdError::Refused { code, message })
     }
 
     /// Asks, as a user that etcd knows where there is one.
-    async fn ask_known(&self, member: usize, path: &str, body: &Value, within: Duration) -> Result<Value, EtcdError> {
+    async fn ask_known(&self, member: usize, path: &str, body: &Value, within: Duration) -> Result<String, EtcdError> {
         let known = self.token.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         if self.user.is_some() && !known {
             self.sign_in(member, within).await?;
@@ -345,13 +346,13 @@ impl Asking {
         let asked = json!({ "name": user, "password": password.trim() });
         self.token.lock().unwrap_or_else(PoisonError::into_inner).take();
         let answer = self.ask(member, "/v3/auth/authenticate", &asked, within).await?;
-        let token = answer["token"].as_str().map(str::to_owned);
+        let token = read::<Value>(&answer)?["token"].as_str().map(str::to_owned);
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
         Ok(())
     }
 
     /// Asks one member after the other until one does it.
-    async fn ask_any(&self, path: &str, body: &Value, within: Duration) -> Result<Value, EtcdError> {
+    async fn ask_any(&self, path: &str, body: &Value, within: Duration) -> Result<String, EtcdError> {
         let first = self.good.load(Ordering::Relaxed);
         let mut last = EtcdError::Silent("there is none".to_owned());
         for turn in 0..self.endpoints.len() {
@@ -372,7 +373,7 @@ impl Asking {
     }
 
     /// Asks the member that answered last, and all members at once if it does not answer in half of the time.
-    async fn ask_all(&self, path: &str, body: &Value, within: Duration) -> Result<Value, EtcdError> {
+    async fn ask_all(&self, path: &str, body: &Value, within: Duration) -> Result<String, EtcdError> {
         let half = within / 2;
         let ask = async |member| self.ask_known(member, path, body, half).await.map(|answer| (member, answer));
         if let Ok((_, answer)) = ask(self.good.load(Ordering::Relaxed)).await {
@@ -461,7 +462,7 @@ impl Client {
         within: Duration,
     ) -> Result<T, EtcdError> {
         let asking = Arc::clone(&self.asking);
-        self.wait(async move { read(asking.ask_any(path, &body, within).await?) })
+        self.wait(async move { read(&asking.ask_any(path, &body, within).await?) })
     }
 
     /// Asks for what can be asked for again without harm.
@@ -476,9 +477,9 @@ impl Client {
             match asking.ask_any(path, &body, within).await {
                 Err(error) if error.may_pass() => {
                     tokio::time::sleep(LOOK_AGAIN).await;
-                    read(asking.ask_any(path, &body, within).await?)
+                    read(&asking.ask_any(path, &body, within).await?)
                 }
-                answer => read(answer?),
+                answer => read(&answer?),
             }
         })
     }
@@ -533,7 +534,7 @@ impl Client {
         let body = json!({ "ID": lease.to_string() });
         self.wait(async move {
             let answer = asking.ask_all("/v3/lease/keepalive", &body, within).await?;
-            read::<Streamed<Lease>>(answer).map(|it| it.result.ttl)
+            read::<Streamed<Lease>>(&answer).map(|it| it.result.ttl)
         })
     }
 
@@ -543,6 +544,6 @@ impl Client {
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, EtcdError> {
-    serde_json::from_value(answer).map_err(|error| EtcdError::Unreadable(error.to_string()))
+fn read<T: serde::de::DeserializeOwned>(answer: &str) -> Result<T, EtcdError> {
+    serde_json::from_str(answer).map_err(|error| EtcdError::Unreadable(error.to_string()))
 }
