@@ -35,7 +35,7 @@ pub fn stopping() {
 /// it is. A proof that never comes lets the service manager end the daemon and start it again. Never completes.
 pub async fn keep_alive<Proof: Future<Output = ()>>(prove: impl Fn() -> Proof) {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
-    signs(patience, prove, || tell(&[NotifyState::Watchdog])).await
+    signs(patience, prove, || tell(&[NotifyState::Watchdog])).await;
 }
 
 async fn signs<Proof: Future<Output = ()>>(patience: Duration, prove: impl Fn() -> Proof, sign: impl Fn()) {
