@@ -187,6 +187,14 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
     let ended = command.args(["--cert", "x", "whoami"]).output().unwrap();
     assert_eq!(ended.status.code(), Some(2), "one without the other: {ended:?}");
+    // Word of changes comes to who has a certificate, for as long as there is any.
+    let mut events = operator.get(format!("{url}/console/events")).send().await.unwrap();
+    assert!(events.chunk().await.unwrap().is_some());
+    for account in ["one", "two"] {
+        assert!(told(&["admin", "account", "create", account]).status.success());
+        assert!(events.chunk().await.unwrap().is_some(), "{account}");
+    }
+    drop(events);
     // A browser shows the certificate whoever's page asks: what comes from another's page changes nothing.
     let host = format!("localhost:{port}");
     let account = |headers: &[(&str, &str)]| {

@@ -27,8 +27,8 @@ CHECKS = [
 @pytest.fixture
 def furnished(start):
     """Something of everything. For each parameter of paths, a value that leads somewhere."""
-    # Hosts that nobody can reach are not to be waited for.
-    sandbox = start(delete_wait_ms=20)
+    # Hosts that nobody can reach are not to be waited for, and there are more questions, and wrong ones, than anybody has.
+    sandbox = start(delete_wait_ms=20, requests_per_s=0, failures_per_min=0)
     one, two = sandbox.tenants
     a, b, c = one.vpc("10.1.0.0/16", enableIpv6="yes"), one.vpc("10.2.0.0/16"), two.vpc("10.3.0.0/16", EAST)
     d = two.vpc("10.4.0.0/16")

@@ -70,8 +70,14 @@ mod tests {
                 std::future::pending::<()>().await;
             }
         };
+        let sign = || {
+            given.set(given.get() + 1);
+            if given.get() > 5 {
+                stuck.notify_one();
+            }
+        };
         tokio::select! {
-            () = signs(Duration::from_millis(3), prove, || given.set(given.get() + 1)) => {}
+            () = signs(Duration::from_millis(3), prove, sign) => {}
             () = stuck.notified() => {}
         }
         assert_eq!((asked.get(), given.get()), (6, 5));

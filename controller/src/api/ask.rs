@@ -34,6 +34,13 @@ pub(super) fn source(extensions: &http::Extensions) -> Source {
     address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into()
 }
 
+/// Whether the client's certificate says who asks: that of the control plane says as much as the operators' token. Who sends a
+/// token or a signature is who that says.
+pub(super) fn is_operator_by_certificate(extensions: &http::Extensions, headers: &http::HeaderMap) -> bool {
+    let is_operator = extensions.get::<Peer>().is_some_and(|peer| peer.is(OPERATOR));
+    is_operator && !headers.contains_key(http::header::AUTHORIZATION)
+}
+
 /// Finds out who asks, before anything else is looked at.
 pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
@@ -44,9 +51,7 @@ pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Re
         headers: &parts.headers,
         body: &[],
     };
-    // The control plane's certificate says as much as the operators' token. Who sends a token or a signature is who that says.
-    let is_operator = parts.extensions.get::<Peer>().is_some_and(|peer| peer.is(OPERATOR));
-    if is_operator && head.header("authorization").is_none() {
+    if is_operator_by_certificate(&parts.extensions, &parts.headers) {
         // A browser sends the certificate whoever's page asks; what that page learns of an answer is nothing.
         if !["GET", "HEAD"].contains(&head.method) && session::is_from_others_page(head.headers) {
             return Failure::from(AccessError::OthersPageByCertificate).into_response();

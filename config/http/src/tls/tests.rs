@@ -142,9 +142,12 @@ async fn new_files_are_taken_up_and_bad_ones_are_not() {
     tokio::spawn(controller.clone().keep_fresh(told));
     let before = controller.facts();
     pki.issue("controller", OPERATOR, 20);
-    while controller.facts() == before {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let renewed = async {
+        while controller.facts() == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), renewed).await.expect("the new certificate is taken up");
     assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), OPERATOR);
     fs::write(pki.files("controller").cert, "rubbish").unwrap();
     assert!(controller.reload().unwrap_err().to_string().contains("controller.pem"));

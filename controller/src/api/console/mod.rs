@@ -92,6 +92,9 @@ async fn sign_in(
         _ => return Err(Failure::invalid("say `accessKey` and `secretKey`, or `token` alone")),
     };
     asked_by(&actor);
+    if let Some(account) = actor.account() {
+        api.access.count(account)?;
+    }
     tracing::info!("signed in to the console");
     let role = if matches!(actor, Actor::Operator) { "operator" } else { "account" };
     let answer: Reply = reply(json!({ "role": role, "accountId": actor.account() }));
