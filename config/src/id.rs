@@ -1,7 +1,7 @@
 //! Names of the things that the controller manages.
 
 use serde::{Deserialize, Serialize};
-use std::{borrow::Borrow, fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 use thiserror::Error;
 
 /// The longest id, in bytes.
@@ -32,7 +32,8 @@ macro_rules! id_type {
         /// 1 to 63 characters of `[A-Za-z0-9._-]`, the first one a letter or digit.
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        // Ids are copied into many places, and a controller holds millions of them: copies share their text.
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The id as text.
@@ -51,7 +52,7 @@ macro_rules! id_type {
             type Error = InvalidId;
 
             fn try_from(value: String) -> Result<Self, InvalidId> {
-                if is_id(&value) { Ok(Self(value)) } else { Err(InvalidId { kind: $kind, value }) }
+                if is_id(&value) { Ok(Self(value.into())) } else { Err(InvalidId { kind: $kind, value }) }
             }
         }
 
@@ -65,7 +66,7 @@ macro_rules! id_type {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.0.as_ref().to_owned()
             }
         }
 

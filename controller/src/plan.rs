@@ -7,7 +7,8 @@ use crate::model::{
 use cps_peering_config::{
     HostConfig,
     host_config::{Limit, PortConfig, Share, SideConfig, VrfConfig},
-    id::{HostId, VpcId},
+    id::{HostId, PeeringId, VpcId},
+    net::Vni,
 };
 use ipnet::IpNet;
 use std::{
@@ -39,22 +40,43 @@ pub fn plan(state: &State, host: &Host) -> HostConfig {
         vrf.ports.insert(port.key.interface, settings);
     }
     for vpc in config.vrfs.keys() {
-        for peering in state.peerings_of(vpc).filter(|peering| peering.forwards()) {
-            for (own, peer) in peering.views().into_iter().filter(|(own, _)| own.vpc == *vpc) {
-                let (Some(own_vni), Some(peer_vni)) = (own.vni, peer.vni) else { continue };
-                let side = SideConfig {
-                    peering: peering.id.clone(),
-                    vpc: vpc.clone(),
-                    peer_vni,
-                    peer_cidrs: peer.cidrs.clone(),
-                    remotes: remotes(state, &peer.vpc, &host.id),
-                    limit: limit(state, peering, own),
-                };
-                config.sides.insert(own_vni, side);
-            }
+        for peering in state.peerings_of(vpc) {
+            config.sides.extend(sides(state, host, peering, |own| own == vpc));
         }
     }
     config
+}
+
+/// The same where nothing but these peerings has changed since a host was to have `before`. Costs little beside them.
+pub fn plan_again(state: &State, host: &Host, before: &HostConfig, changed: &BTreeSet<PeeringId>) -> HostConfig {
+    let mut config = HostConfig { revision: state.revision_of(host), ..before.clone() };
+    config.sides.retain(|_, side| !changed.contains(&side.peering));
+    for peering in changed.iter().filter_map(|id| state.peerings().get(id)) {
+        config.sides.extend(sides(state, host, peering, |own| config.vrfs.contains_key(own)));
+    }
+    config
+}
+
+/// What a host must have of a peering for its VPCs.
+fn sides(
+    state: &State,
+    host: &Host,
+    peering: &Peering,
+    here: impl Fn(&VpcId) -> bool,
+) -> impl IntoIterator<Item = (Vni, SideConfig)> {
+    let views = peering.forwards().then(|| peering.views()).into_iter().flatten();
+    let side = |(own, peer): (&Side, &Side)| {
+        let side = SideConfig {
+            peering: peering.id.clone(),
+            vpc: own.vpc.clone(),
+            peer_vni: peer.vni?,
+            peer_cidrs: peer.cidrs.clone(),
+            remotes: remotes(state, &peer.vpc, &host.id),
+            limit: limit(state, peering, own),
+        };
+        Some((own.vni?, side))
+    };
+    views.filter(|(own, _)| here(&own.vpc)).filter_map(side).collect::<Vec<_>>()
 }
 
 /// What all hosts of a side together are given from the beginning, where they are several: one half percent. That is enough to

@@ -30,9 +30,9 @@ const AT_ONCE: usize = 256;
 /// How long one of them counts. Who takes longer is waited for beside the others: hosts that are away, or slow, must not
 /// take their places.
 const COUNTS_FOR: Duration = Duration::from_millis(500);
-/// How many hosts that are in sync are asked per second how they stand. Where there are more hosts than the usual time
+/// How many hosts that are in sync are asked per second how they stand, about. Where there are more hosts than the usual time
 /// between two questions allows, each is asked less often.
-const ASKED_PER_S: u32 = 100;
+const ASKED_PER_S: u32 = 75;
 
 /// What an agent answered, or why it did not.
 #[derive(Debug, Error)]
@@ -170,7 +170,8 @@ impl Worker {
     /// How long a host that is in sync is left alone.
     fn between_questions(&self) -> Duration {
         let hosts = u32::try_from(self.engine.hosts()).unwrap_or(u32::MAX);
-        self.poll.max(Duration::from_secs(1) * hosts / ASKED_PER_S)
+        // With jitter it is three quarters of that in the middle.
+        self.poll.max(Duration::from_secs(1) * hosts / ASKED_PER_S * 4 / 3)
     }
 
     /// Waits for a place and brings the agent to its target.

@@ -7,7 +7,7 @@ use crate::{
         record::{Host, Peering, Side},
         state::{Change, Meta},
     },
-    plan::{plan, reach, reach_of_host},
+    plan::{plan, plan_again, reach, reach_of_host},
 };
 use cps_peering_config::{
     HostConfig,
@@ -41,14 +41,20 @@ impl Draft<'_> {
     ) -> BTreeMap<HostId, Target> {
         // The agents of these may be elsewhere, also where nothing changes for their kernels.
         let named: BTreeSet<HostId> = self.hosts_named();
+        let only_peerings = self.only_peerings();
         let mut targets = BTreeMap::new();
         for id in self.touched() {
             let Some(host) = self.state.hosts().get(&id).cloned() else {
                 targets.insert(id, None);
                 continue;
             };
-            let mut config = plan(self.state, &host);
-            let config = match before(&id).filter(|before| same(before, &config)) {
+            let before = before(&id);
+            let mut config = match (&before, &only_peerings) {
+                (Some(before), Some(changed)) => plan_again(self.state, &host, before, changed),
+                _ => plan(self.state, &host),
+            };
+            debug_assert_eq!(config, plan(self.state, &host), "the short way leads to the same");
+            let config = match before.filter(|before| same(before, &config)) {
                 Some(same) if named.contains(&id) => same,
                 Some(_) => continue,
                 None => {
@@ -62,6 +68,23 @@ impl Draft<'_> {
         let meta = self.state.meta();
         self.change(Change::Meta(Meta { number, ..meta }));
         targets
+    }
+
+    /// The peerings that were changed, if nothing else was that plans are made from.
+    fn only_peerings(&self) -> Option<BTreeSet<PeeringId>> {
+        let mut peerings = BTreeSet::new();
+        for change in self.changes() {
+            match change {
+                Change::Peering(id, _) => drop(peerings.insert(id.clone())),
+                Change::Host(..) | Change::Vpc(..) | Change::Port(..) => return None,
+                Change::Region(..)
+                | Change::Account(..)
+                | Change::Token(..)
+                | Change::Signature(..)
+                | Change::Meta(_) => {}
+            }
+        }
+        Some(peerings)
     }
 
     fn hosts_named(&self) -> BTreeSet<HostId> {

@@ -182,11 +182,14 @@ pub fn client(ca: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig, Tl
 
 /// For a client that speaks plain HTTP only; it trusts nobody.
 pub fn no_client() -> ClientConfig {
-    ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("ring has TLS 1.3")
         .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth()
+        .with_no_client_auth();
+    // There is nothing to be taken up again, and room for it would be kept for each client.
+    config.resumption = rustls::client::Resumption::disabled();
+    config
 }
 
 impl ResolvesServerCert for Identity {
