@@ -1,7 +1,7 @@
 //! What the controller asks for besides configurations: shares of common limits, and counters. Neither waits for a pass, and
 //! neither needs one.
 
-use super::{Handle, Kernel, Reconciler, Wake};
+use super::{Handle, Kernel, Reconciler, handle::Wake};
 use crate::{
     extent::{Extent, Parts},
     kernel::KernelError,

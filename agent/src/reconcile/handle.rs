@@ -1,0 +1,176 @@
+//! The way to the reconciler, for whoever gives it something to do.
+
+use super::{FIRST_RETRY, Kept, Options, Reconciler, asked::Ask};
+use crate::{
+    extent::Extent,
+    kernel::{Event, Kernel},
+};
+use cps_peering_config::{HostReport, ValidHostConfig, report::Counters};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+};
+use tokio::sync::watch;
+
+/// Why the reconciler looks at the kernel.
+#[derive(Debug)]
+pub(super) enum Wake {
+    Configured(Arc<ValidHostConfig>, Stored),
+    Event(Event),
+    Asked(Ask),
+    Tuned(Options),
+}
+
+/// Tells whether a configuration is in the ledger, once that is known. Work on it begins before: what ends traffic must not
+/// wait for a disk. But nothing is confirmed to anybody before it would survive a reboot.
+#[derive(Debug)]
+pub(super) enum Stored {
+    Yes,
+    Soon(Receiver<()>),
+}
+
+impl Stored {
+    /// Waits until it is known. False when it could not be stored; then the one before comes back.
+    pub(super) fn wait(&mut self) -> bool {
+        if let Self::Soon(word) = self {
+            if word.recv().is_err() {
+                return false;
+            }
+            *self = Self::Yes;
+        }
+        true
+    }
+}
+
+/// A promise to store a configuration that the reconciler works on already. Dropped, it is taken back.
+#[derive(Debug)]
+#[must_use]
+pub struct Promise {
+    handle: Handle,
+    config: Arc<ValidHostConfig>,
+    word: Sender<()>,
+}
+
+impl Promise {
+    /// It is stored.
+    pub fn keep(self) {
+        self.handle.announce(&self.config);
+        // The reconciler may have gone on to the next one.
+        let _ = self.word.send(());
+    }
+}
+
+/// The way to a running reconciler.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(super) wake: Sender<Wake>,
+    config: watch::Sender<Option<Arc<ValidHostConfig>>>,
+    /// Set while a configuration waits that is newer than the one worked on.
+    newer: Arc<AtomicBool>,
+    report: watch::Sender<HostReport>,
+}
+
+impl Handle {
+    /// Makes the reconciler bring the kernel to this configuration, which is stored, instead of any earlier one.
+    pub fn configure(&self, config: Arc<ValidHostConfig>) {
+        self.announce(&config);
+        self.begin(config, Stored::Yes);
+    }
+
+    /// The same for a configuration that is still being stored. Its revision is reported only when the promise is kept.
+    /// When it cannot be, [`Handle::configure`] brings back the one before.
+    pub fn configure_early(&self, config: Arc<ValidHostConfig>) -> Promise {
+        let (word, soon) = channel();
+        self.begin(Arc::clone(&config), Stored::Soon(soon));
+        Promise { handle: self.clone(), config, word }
+    }
+
+    fn announce(&self, config: &Arc<ValidHostConfig>) {
+        self.report.send_modify(|report| {
+            report.host = Some(config.host.clone());
+            report.desired = Some(config.revision);
+        });
+        self.config.send_replace(Some(Arc::clone(config)));
+    }
+
+    fn begin(&self, config: Arc<ValidHostConfig>, stored: Stored) {
+        self.newer.store(true, Ordering::Relaxed);
+        // The reconciler ends only with the process.
+        let _ = self.wake.send(Wake::Configured(config, stored));
+    }
+
+    /// The configuration that it was given last.
+    pub fn config(&self) -> Option<Arc<ValidHostConfig>> {
+        self.config.borrow().clone()
+    }
+
+    /// Tells the reconciler that the kernel has changed. False when it has ended.
+    pub fn notice(&self, event: Event) -> bool {
+        self.wake.send(Wake::Event(event)).is_ok()
+    }
+
+    /// Makes the reconciler go on with other options, and look at everything. Those of the tunnels it cannot change.
+    pub fn tune(&self, options: Options) {
+        // The reconciler ends only with the process.
+        let _ = self.wake.send(Wake::Tuned(options));
+    }
+
+    /// How it stands, now and from now on.
+    pub fn report(&self) -> watch::Receiver<HostReport> {
+        self.report.subscribe()
+    }
+}
+
+/// Starts the thread. It idles until [`Handle::configure`] is called.
+pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result<Handle> {
+    start_with(kernel, options, Kept::default())
+}
+
+/// The same, going on from what was granted and counted before.
+pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Kept) -> std::io::Result<Handle> {
+    let (wake, inbox) = channel();
+    let report = watch::Sender::new(HostReport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: None,
+        desired: None,
+        applied: None,
+        problems: Vec::new(),
+        counters: Counters::default(),
+        last_pass: None,
+        behind: Vec::new(),
+        vrfs: BTreeMap::new(),
+        sides: BTreeMap::new(),
+    });
+    let newer = Arc::new(AtomicBool::new(false));
+    let handle = Handle { wake, config: watch::Sender::new(None), newer: Arc::clone(&newer), report: report.clone() };
+    let reconciler = Reconciler {
+        kernel,
+        options,
+        inbox,
+        newer,
+        report,
+        config: None,
+        compared: None,
+        stored: Stored::Yes,
+        pending: Extent::Everything,
+        ending: BTreeSet::new(),
+        due: true,
+        surroundings: None,
+        blocked: BTreeSet::new(),
+        settled: false,
+        counters: Counters::default(),
+        refused: BTreeMap::new(),
+        retry: FIRST_RETRY,
+        kept,
+        confirmed: BTreeMap::new(),
+        regranted: false,
+        measured: None,
+    };
+    thread::Builder::new().name("reconciler".into()).spawn(move || reconciler.run())?;
+    Ok(handle)
+}

@@ -1,0 +1,104 @@
+//! How the host stands: what is reported after a look, and what is wrong.
+
+use super::{MAX_PROBLEMS, Reconciler, Run, host_problem, whole};
+use crate::{diff::Draft, extent::Extent, kernel::Kernel, scope};
+use cps_peering_config::{
+    ValidHostConfig,
+    report::{Pass, Problem, ProblemKind},
+};
+use nix::libc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+impl<K: Kernel> Reconciler<K> {
+    /// Reports how it stands. False when the configuration turned out not to be stored: then it never was.
+    pub(super) fn publish(
+        &mut self,
+        config: &Arc<ValidHostConfig>,
+        extent: &Extent,
+        problems: Vec<Problem>,
+        seen: bool,
+        run: Run,
+    ) -> bool {
+        if !self.stored.wait() {
+            return false;
+        }
+        self.log(config, &problems, &run);
+        if seen && problems.is_empty() {
+            self.confirm_shares(config, extent);
+        }
+        let had = self.compared.take();
+        self.compared = if seen { Some(Arc::clone(config)) } else { had.clone() };
+        self.report.send_modify(|report| {
+            report.behind = scope::behind(report, had.as_ref().map(|config| &***config), &problems);
+            if seen {
+                report.applied = Some(config.revision);
+            }
+            report.problems = problems;
+            report.counters = self.counters;
+            report.last_pass = Some(Pass {
+                ended_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| whole(since.as_millis())),
+                duration_us: whole(run.took.as_micros()),
+                operations: run.operations,
+            });
+        });
+        true
+    }
+
+    /// What is wrong: obstacles, and what should still be done after everything that could be done was.
+    pub(super) fn problems(
+        &self,
+        config: &ValidHostConfig,
+        plan: &Draft<'_>,
+        trouble: Option<Problem>,
+    ) -> Vec<Problem> {
+        let obstacles = plan.obstacles.iter().map(|obstacle| Problem {
+            scope: scope::of_device(config, &obstacle.device),
+            kind: obstacle.kind,
+            object: format!("link {}", obstacle.device),
+            reason: obstacle.reason.clone(),
+        });
+        // More than these are only counted.
+        let more = plan.len().saturating_sub(2 * MAX_PROBLEMS);
+        let undone = plan.operations().take(2 * MAX_PROBLEMS).map(|operation| {
+            let object = operation.to_string();
+            let (kind, reason) = match self.refused.get(&object) {
+                // Ours was not there a moment ago, so it is another's.
+                Some(refusal) if refusal.errno == libc::EEXIST => {
+                    (ProblemKind::Conflict, format!("something that is not ours is in its place: {refusal}"))
+                }
+                Some(refusal) => (ProblemKind::Failed, refusal.to_string()),
+                None => (ProblemKind::Failed, "somebody keeps changing it".to_owned()),
+            };
+            Problem { scope: scope::of_operation(config, &operation), kind, reason, object }
+        });
+        let mut problems: Vec<Problem> = trouble.into_iter().chain(obstacles).chain(undone).collect();
+        problems.sort();
+        problems.dedup();
+        if problems.len() > MAX_PROBLEMS {
+            let count = problems.len() + more;
+            problems.truncate(MAX_PROBLEMS - 1);
+            let reason = format!("{count} objects are not as they should be; these are the first");
+            problems.push(host_problem(ProblemKind::Failed, "kernel", reason));
+        }
+        problems
+    }
+
+    fn log(&self, config: &ValidHostConfig, problems: &[Problem], run: &Run) {
+        let (revision, operations, took) = (config.revision, run.operations, run.took);
+        if operations > 0 {
+            tracing::info!(%revision, operations, problems = problems.len(), ?took, "kernel changed");
+        } else {
+            tracing::debug!(%revision, problems = problems.len(), ?took, "kernel compared");
+        }
+        if *problems != self.report.borrow().problems {
+            for problem in problems {
+                let concerns = scope::words(config, &problem.scope);
+                let (object, reason) = (&problem.object, &problem.reason);
+                tracing::warn!(%revision, concerns, object, reason, "not as it should be");
+            }
+        }
+    }
+}

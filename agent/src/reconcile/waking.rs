@@ -1,0 +1,131 @@
+//! What makes the reconciler look at the kernel, and when.
+
+use super::{FIRST_RETRY, Reconciler, handle::Wake};
+use crate::{
+    extent::{Extent, gone},
+    kernel::{Event, Kernel},
+    objects::DeviceSetting,
+    owner::DeviceName,
+};
+use cps_peering_config::net::InterfaceName;
+use std::{
+    sync::{atomic::Ordering, mpsc::RecvTimeoutError},
+    time::{Duration, Instant},
+};
+
+/// How often the settings of devices are glanced at: the kernel does not announce all of them.
+const GLANCE: Duration = Duration::from_secs(3);
+
+/// Why a wait ended, the weightiest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Waited {
+    Pause,
+    Event,
+    Configured,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Waits for a reason to look; while all is well, what a glance at the devices tells is one, too.
+    pub(super) fn wait_glancing(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left <= GLANCE || !self.settled {
+                return self.wait(left, quiet_until);
+            }
+            match self.wait(GLANCE, quiet_until)? {
+                Waited::Pause if self.seems_right() => {}
+                waited => return Some(waited),
+            }
+        }
+    }
+
+    /// Whether the settings of our devices and ports are as they should be. What cannot be read does not seem right.
+    fn seems_right(&mut self) -> bool {
+        let Some(config) = &self.config else { return true };
+        let Ok(links) = self.kernel.devices() else { return false };
+        let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
+        let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));
+        let mut ours = of_vpcs.chain(of_sides).filter_map(|name| links.get(&name));
+        ours.all(|link| {
+            let right = |(setting, value)| link.settings.get(&setting).is_none_or(|have| *have == value);
+            DeviceSetting::WANTED.into_iter().all(right)
+        })
+    }
+
+    /// Waits for a reason to look: until `pause` is over, an event comes (but not before `quiet_until`), or a configuration
+    /// comes. None when nobody can give a reason any more.
+    fn wait(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
+        let mut until = Instant::now() + pause;
+        let mut waited = Waited::Pause;
+        loop {
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(wake) => waited = waited.max(self.take(wake)),
+                Err(RecvTimeoutError::Timeout) => return Some(waited),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            match self.drain(waited) {
+                Waited::Configured => return Some(Waited::Configured),
+                Waited::Event => {
+                    waited = Waited::Event;
+                    until = until.min(quiet_until);
+                }
+                Waited::Pause => {}
+            }
+        }
+    }
+
+    /// Takes everything that has come meanwhile; a configuration outweighs events.
+    pub(super) fn drain(&mut self, mut waited: Waited) -> Waited {
+        while let Ok(wake) = self.inbox.try_recv() {
+            waited = waited.max(self.take(wake));
+        }
+        waited
+    }
+
+    fn take(&mut self, wake: Wake) -> Waited {
+        match wake {
+            Wake::Configured(config, stored) => {
+                self.newer.store(false, Ordering::Relaxed);
+                let change = match &self.config {
+                    Some(old) => Extent::between(old, &config),
+                    None => Extent::Everything,
+                };
+                let pending = std::mem::replace(&mut self.pending, Extent::nothing());
+                self.settled &= change.is_nothing();
+                self.pending = pending.and(change);
+                if let Some(old) = &self.config {
+                    self.ending.extend(gone(&old.sides, &config.sides).into_iter().map(DeviceName::peer));
+                    let back = |device: &InterfaceName| {
+                        DeviceName::parse(device).is_some_and(|device| config.sides.contains_key(&device.vni))
+                    };
+                    self.ending.retain(|device| !back(device));
+                    self.kept.shares.follow(old, &config);
+                    self.confirmed.retain(|vni, _| config.sides.contains_key(vni));
+                }
+                self.config = Some(config);
+                self.stored = stored;
+                self.retry = FIRST_RETRY;
+                Waited::Configured
+            }
+            Wake::Event(event) => {
+                if event == Event::Lost {
+                    self.counters.events_lost += 1;
+                    tracing::warn!("the kernel had more events than it could keep; looking at everything");
+                }
+                Waited::Event
+            }
+            Wake::Asked(ask) => {
+                self.regranted = true;
+                self.answer(ask);
+                Waited::Pause
+            }
+            Wake::Tuned(options) => {
+                self.options = options;
+                self.surroundings = None;
+                self.due = true;
+                Waited::Event
+            }
+        }
+    }
+}

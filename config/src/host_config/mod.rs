@@ -1,0 +1,133 @@
+//! What one host must have.
+
+mod limit;
+mod patch;
+mod prefixes;
+#[cfg(test)]
+mod tests;
+mod valid;
+
+pub use limit::{Limit, Share};
+pub use patch::HostPatch;
+pub use valid::{InvalidHostConfig, ValidHostConfig};
+
+use crate::{
+    id::{HostId, PeeringId, VpcId},
+    net::{InterfaceName, Vni},
+    revision::Revision,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+/// Everything that a host must have, and nothing else of ours may be there.
+///
+/// It is written in the words of VPCs and peerings. Names of devices, tables and the like are the agent's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfig {
+    /// Which configuration this is.
+    pub revision: Revision,
+    /// Whom it is meant for; an agent refuses another host's.
+    pub host: HostId,
+    /// The host's own VTEP address, on one of its interfaces.
+    pub underlay: IpAddr,
+    /// The VPCs that have a port on this host.
+    #[serde(default)]
+    pub vrfs: BTreeMap<VpcId, VrfConfig>,
+    /// The sides of peerings that this host takes part in, by the side's own VNI.
+    #[serde(default)]
+    pub sides: BTreeMap<Vni, SideConfig>,
+}
+
+/// One VPC on one host: a VRF of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VrfConfig {
+    /// The VPC's VNI, under which its ports on different hosts reach each other (rule C8). The agent derives the VRF's
+    /// table and device names from it.
+    pub vni: Vni,
+    /// The VPC's ports on this host.
+    #[serde(default)]
+    pub ports: BTreeMap<InterfaceName, PortConfig>,
+    /// The VPC's prefixes on other hosts, by the VTEP address of that host.
+    #[serde(default, deserialize_with = "prefixes::by_vtep")]
+    pub remotes: BTreeMap<IpAddr, Vec<IpNet>>,
+}
+
+/// An interface of the host that belongs to one VPC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortConfig {
+    /// The gateway addresses, with the length of the subnet they serve.
+    pub gateways: Vec<IpNet>,
+    /// The prefixes behind the port, on-link.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// One VPC's end of one peering, as one host must have it.
+///
+/// Prefixes of the peer on this same host are not listed: where the configuration also has the peer's side, the agent
+/// takes them from the ports of the peer's VRF.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SideConfig {
+    /// The peering.
+    pub peering: PeeringId,
+    /// The VPC whose side this is; it has a VRF in the same configuration.
+    pub vpc: VpcId,
+    /// The VNI of the peer's side: packets are sent with it.
+    pub peer_vni: Vni,
+    /// All CIDRs of the peer VPC. What no port serves within them is unreachable (rule C6).
+    pub peer_cidrs: Vec<IpNet>,
+    /// The peer's prefixes on other hosts, by the VTEP address of that host.
+    #[serde(default, deserialize_with = "prefixes::by_vtep")]
+    pub remotes: BTreeMap<IpAddr, Vec<IpNet>>,
+    /// How much this host may send to the peer; without it there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+}
+
+/// A [`HostConfig`] whose VRFs and sides are shared with the configurations before and after it, so that a change costs
+/// what it changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SharedHostConfig {
+    /// Which configuration this is.
+    pub revision: Revision,
+    /// Whom it is meant for.
+    pub host: HostId,
+    /// The host's own VTEP address.
+    pub underlay: IpAddr,
+    /// The VPCs that have a port on this host.
+    pub vrfs: BTreeMap<VpcId, Arc<VrfConfig>>,
+    /// The sides of peerings that this host takes part in, by the side's own VNI.
+    pub sides: BTreeMap<Vni, Arc<SideConfig>>,
+}
+
+impl SharedHostConfig {
+    /// The peer's side of a side, where this host has it too.
+    pub fn peer_of(&self, side: &SideConfig) -> Option<(Vni, &SideConfig)> {
+        let peer = self.sides.get(&side.peer_vni).filter(|peer| peer.peering == side.peering)?;
+        Some((side.peer_vni, peer))
+    }
+}
+
+impl From<HostConfig> for SharedHostConfig {
+    fn from(config: HostConfig) -> Self {
+        let vrf = |mut vrf: VrfConfig| {
+            vrf.remotes.values_mut().for_each(Vec::shrink_to_fit);
+            Arc::new(vrf)
+        };
+        let side = |mut side: SideConfig| {
+            side.remotes.values_mut().for_each(Vec::shrink_to_fit);
+            Arc::new(side)
+        };
+        Self {
+            revision: config.revision,
+            host: config.host,
+            underlay: config.underlay,
+            vrfs: config.vrfs.into_iter().map(|(vpc, config)| (vpc, vrf(config))).collect(),
+            sides: config.sides.into_iter().map(|(vni, config)| (vni, side(config))).collect(),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The difference between two configurations.
+
+use super::{HostConfig, SideConfig, VrfConfig};
+use crate::{id::VpcId, net::Vni, revision::Revision};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The difference between two configurations of a host. `null` removes an entry; what is not named stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostPatch {
+    /// The revision that the patch applies to.
+    pub base: Revision,
+    /// The revision that results.
+    pub revision: Revision,
+    /// Changed VRFs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vrfs: BTreeMap<VpcId, Option<VrfConfig>>,
+    /// Changed sides.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sides: BTreeMap<Vni, Option<SideConfig>>,
+}
+
+impl HostPatch {
+    /// The patch that turns `old` into `new`. `None` where that takes more than a patch can say: another host or VTEP.
+    pub fn between(old: &HostConfig, new: &HostConfig) -> Option<HostPatch> {
+        fn changed<K: Ord + Clone, V: PartialEq + Clone>(
+            old: &BTreeMap<K, V>,
+            new: &BTreeMap<K, V>,
+        ) -> BTreeMap<K, Option<V>> {
+            let removed = old.keys().filter(|key| !new.contains_key(key)).map(|key| (key.clone(), None));
+            let set = new
+                .iter()
+                .filter(|(key, value)| old.get(key) != Some(value))
+                .map(|(key, value)| (key.clone(), Some(value.clone())));
+            removed.chain(set).collect()
+        }
+        let patchable = old.host == new.host && old.underlay == new.underlay;
+        patchable.then(|| HostPatch {
+            base: old.revision,
+            revision: new.revision,
+            vrfs: changed(&old.vrfs, &new.vrfs),
+            sides: changed(&old.sides, &new.sides),
+        })
+    }
+
+    /// The configuration that results. The caller compares `base` first.
+    #[must_use]
+    pub fn apply_to(self, base: &HostConfig) -> HostConfig {
+        fn merge<K: Ord, V>(into: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
+            for (key, change) in changes {
+                match change {
+                    Some(value) => into.insert(key, value),
+                    None => into.remove(&key),
+                };
+            }
+        }
+        let mut config = base.clone();
+        config.revision = self.revision;
+        merge(&mut config.vrfs, self.vrfs);
+        merge(&mut config.sides, self.sides);
+        config
+    }
+}
