@@ -14,11 +14,12 @@
 //!
 //! A last record that is cut off was never confirmed to anybody: it is as if it had not been written.
 
+use crate::file;
 use cps_peering_config::{HostConfig, HostPatch, InvalidHostConfig, ValidHostConfig};
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write},
-    path::{Path, PathBuf},
+    io::{self, Write},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 use thiserror::Error;
@@ -157,18 +158,8 @@ impl Ledger {
 
     /// Writes a whole configuration beside it, and puts that in its place.
     fn replace(&self, json: &[u8]) -> Result<End, LedgerError> {
-        let beside = self.path.with_extension("new");
-        let file = File::create(&beside).map_err(self.failed("create a file beside it"))?;
         let head = head("config", json);
-        let mut writer = BufWriter::new(&file);
-        let written =
-            writer.write_all(&head).and_then(|()| writer.write_all(json)).and_then(|()| writer.write_all(b"\n"));
-        let flushed = written.and_then(|()| writer.flush());
-        drop(writer);
-        flushed.and_then(|()| file.sync_data()).map_err(self.failed("write beside it"))?;
-        fs::rename(&beside, &self.path).map_err(self.failed("replace it"))?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(self.failed("sync its folder"))?;
+        file::replace(&self.path, &[&head, json, b"\n"]).map_err(|failed| self.failed(failed.what)(failed.source))?;
         let length = (head.len() + json.len() + 1) as u64;
         Ok(End { base: length, whole: length })
     }
@@ -222,6 +213,7 @@ fn take<'a>(rest: &mut &'a [u8]) -> Result<Option<Record<&'a [u8]>>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn json(number: u64) -> String {
         format!(r#"{{"revision":{{"epoch":1,"number":{number}}},"host":"h1","underlay":"192.0.2.1"}}"#)

@@ -5,6 +5,7 @@
 //! controller still counts as taken.
 
 use crate::{
+    file,
     objects::{Desired, Shaper},
     owner::DeviceName,
 };
@@ -17,7 +18,7 @@ use cps_peering_config::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -99,22 +100,14 @@ impl SharesFile {
     /// What was stored last. A file that cannot be read costs the host its grants until the next ones, which come within
     /// seconds: that is no reason not to start.
     pub fn load(&self) -> Shares {
-        let read = match fs::read(&self.path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Shares::default(),
-            Err(error) => Err(error),
-        };
-        read.unwrap_or_else(|error| {
-            tracing::warn!(path = %self.path.display(), %error, "no share of a common limit is known until one is granted");
-            Shares::default()
-        })
+        file::load(&self.path, "no share of a common limit is known until one is granted")
     }
 
     /// Stores grants. When this returns they will survive a power failure.
     pub fn store(&mut self, shares: &Shares) -> io::Result<()> {
         if self.holds.as_ref() != Some(&shares.sides) {
             self.holds = None;
-            crate::file::replace(&self.path, &serde_json::to_vec(shares)?)?;
+            file::replace(&self.path, &[&serde_json::to_vec(shares)?])?;
             self.holds = Some(shares.sides.clone());
         }
         Ok(())
@@ -203,7 +196,7 @@ mod tests {
         shares.grant(&grants(3, 123_456)).unwrap();
         file.store(&shares).unwrap();
         assert_eq!(file.load(), shares);
-        fs::write(folder.path().join("ledger.shares"), "{").unwrap();
+        std::fs::write(folder.path().join("ledger.shares"), "{").unwrap();
         assert_eq!(file.load(), Shares::default());
     }
 }

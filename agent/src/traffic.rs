@@ -10,7 +10,7 @@ use cps_peering_config::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -136,20 +136,12 @@ impl MeterFile {
 
     /// What was stored last; counters begin anew where that cannot be read.
     pub fn load(&self) -> Meter {
-        let read = match fs::read(&self.0) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Meter::default(),
-            Err(error) => Err(error),
-        };
-        read.unwrap_or_else(|error| {
-            tracing::warn!(path = %self.0.display(), %error, "traffic is counted from nothing again");
-            Meter::default()
-        })
+        file::load(&self.0, "traffic is counted from nothing again")
     }
 
     /// Stores the counters.
     pub fn store(&self, meter: &Meter) -> io::Result<()> {
-        file::replace(&self.0, &serde_json::to_vec(meter)?)
+        Ok(file::replace(&self.0, &[&serde_json::to_vec(meter)?])?)
     }
 }
 
