@@ -3,7 +3,7 @@
 use crate::{api, engine::Engine};
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderName, HeaderValue},
     middleware::{self, Next},
     response::Response,
@@ -12,12 +12,12 @@ use axum::{
 use cps_peering_config::tls::CONTROLLER;
 use cps_peering_http::{REQUEST_TIMEOUT, forward::Forwarder, tls::Peer, within};
 use prometheus_client::registry::Registry;
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 use tokio::sync::watch;
 
 /// Who the client is, by its certificate: one name each. Believed only of another controller.
 const CLIENT: HeaderName = HeaderName::from_static("x-cps-peering-client");
-/// That the request was passed on already.
+/// That the request was passed on already, and from which address it came. Believed like the name.
 const FORWARDED: HeaderName = HeaderName::from_static("x-cps-peering-forwarded");
 
 /// A controller that does not lead.
@@ -58,9 +58,11 @@ async fn pass_on(State(mut follower): State<Follower>, mut request: Request) -> 
         return api::unavailable("this controller leads no more: ask again in a second");
     }
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let address = address.and_then(|ConnectInfo(address)| address.ip().to_string().parse().ok());
     let headers = request.headers_mut();
     headers.remove(CLIENT);
-    headers.insert(FORWARDED, HeaderValue::from_static("1"));
+    headers.insert(FORWARDED, address.unwrap_or(HeaderValue::from_static("unknown")));
     // One that is empty says that there is none: it is not this controller that asks.
     headers.insert(CLIENT, HeaderValue::from_static(""));
     for name in peer.names {
@@ -83,13 +85,19 @@ async fn pass_on(State(mut follower): State<Follower>, mut request: Request) -> 
     }
 }
 
-/// Gives requests that another controller passed on the names of their clients; others cannot give themselves any.
+/// Gives requests that another controller passed on the names and addresses of their clients; others cannot give themselves
+/// any.
 async fn from_others(mut request: Request, next: Next) -> Response {
     let by_controller = request.extensions().get::<Peer>().is_some_and(|peer| peer.is(CONTROLLER));
     if by_controller && request.headers().contains_key(CLIENT) {
         let said = request.headers().get_all(CLIENT).iter().filter_map(|name| name.to_str().ok());
         let names = said.filter(|name| !name.is_empty()).map(str::to_owned).collect();
         request.extensions_mut().insert(Peer { names });
+        let address = request.headers().get(FORWARDED).and_then(|address| address.to_str().ok()?.parse().ok());
+        if let Some(address) = address {
+            // Of which port it was nothing depends.
+            request.extensions_mut().insert(ConnectInfo(SocketAddr::new(address, 0)));
+        }
     }
     request.headers_mut().remove(CLIENT);
     request.headers_mut().remove(FORWARDED);

@@ -392,13 +392,15 @@ async fn a_client_is_who_it_is_also_through_a_follower() {
     let members = Members::start(1);
     let folder = tempfile::tempdir().unwrap();
     let setting = certificates(folder.path());
-    let client = |name: Option<&str>| {
+    let client_at = |name: Option<&str>, address: &str| {
         let path = |name: &str, end: &str| folder.path().join(format!("{name}.{end}"));
         let own = name.map(|name| (path(name, "pem"), path(name, "key")));
         let own = own.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
         let tls = cps_peering_http::tls::client(&path("ca", "pem"), own).unwrap();
-        Client::builder().timeout(Duration::from_secs(20)).tls_backend_preconfigured(tls).build().unwrap()
+        let builder = Client::builder().timeout(Duration::from_secs(20)).tls_backend_preconfigured(tls);
+        builder.local_address(address.parse::<std::net::IpAddr>().unwrap()).build().unwrap()
     };
+    let client = |name: Option<&str>| client_at(name, "127.0.0.1");
     let nobody = client(None);
     let mut fleet = Fleet { nodes: Vec::new(), client: nobody.clone() };
     fleet.nodes = (0..2).map(|_| Node::new(&[members.url(0)], &setting)).collect();
@@ -433,6 +435,19 @@ async fn a_client_is_who_it_is_also_through_a_follower() {
         assert!(metrics.contains(&leads), "{metrics}");
         assert_eq!(nobody.get(format!("{url}/metrics")).send().await.unwrap().status(), StatusCode::FORBIDDEN);
     }
+
+    // Who guesses at one address keeps nobody else out, whoever passes both on.
+    let [guesser, honest] = ["127.0.0.2", "127.0.0.3"].map(|address| client_at(None, address));
+    let guess = async |client: &Client| {
+        let asked = client.get(format!("{}/v1/whoami", fleet.nodes[follower].url)).bearer_auth("cpst_guessed");
+        asked.send().await.unwrap().status()
+    };
+    let mut guesses = 0;
+    while guess(&guesser).await != StatusCode::TOO_MANY_REQUESTS {
+        guesses += 1;
+        assert!(guesses < 1000, "nobody stops it");
+    }
+    assert_eq!(guess(&honest).await, StatusCode::UNAUTHORIZED);
 
     // A session of the console is opened and used through different controllers, and its stream goes on.
     let url = |number: usize, path: &str| format!("{}{path}", fleet.nodes[number].url);
