@@ -82,9 +82,9 @@ pub async fn run(
                 let Some((host, target)) = new else { return Ok(()) };
                 let client = clients.own(&host)?;
                 let engine = Arc::clone(&engine);
-                let (sent, since, measured, tls) = (None, None, false, clients.tls());
+                let (sent, newest, behind_since, tls) = (None, None, None, clients.tls());
                 let (places, retry) = (Arc::clone(&places), FIRST_RETRY);
-                let worker = Worker { engine, client, places, tls, host, target, poll, sent, since, measured, retry };
+                let worker = Worker { engine, client, places, tls, host, target, poll, sent, newest, behind_since, retry };
                 workers.spawn(worker.run());
             }
             // A worker ends when its host is forgotten.
@@ -103,10 +103,10 @@ struct Worker {
     poll: Duration,
     /// What the agent has for certain, because it confirmed having accepted it.
     sent: Option<Arc<HostConfig>>,
-    /// The newest revision, and since when it is to be brought.
-    since: Option<(Revision, Instant)>,
-    /// Whether the host has confirmed it.
-    measured: bool,
+    /// The newest revision that was to be brought.
+    newest: Option<Revision>,
+    /// Since when the host has not had what it must have.
+    behind_since: Option<Instant>,
     retry: Duration,
 }
 
@@ -119,9 +119,9 @@ impl Worker {
     async fn run(mut self) {
         loop {
             let Some(target) = self.target.borrow_and_update().clone() else { return };
-            if self.since.is_none_or(|(revision, _)| revision != target.config.revision) {
-                self.since = Some((target.config.revision, Instant::now()));
-                self.measured = false;
+            if self.newest.replace(target.config.revision) != Some(target.config.revision) {
+                // What came before and is not there yet counts from its own beginning.
+                self.behind_since.get_or_insert_with(Instant::now);
             }
             let mut newer = self.target.clone();
             let span = tracing::info_span!("push", host = %self.host, revision = %target.config.revision);
@@ -159,11 +159,10 @@ impl Worker {
     fn measure(&mut self, in_sync: bool) {
         let metrics = self.engine.metrics();
         metrics.pushed(if in_sync { Pushed::Confirmed } else { Pushed::Behind });
-        if let (true, Some((_, since))) = (in_sync && !self.measured, self.since) {
+        if let Some(since) = self.behind_since.take_if(|_| in_sync) {
             let took = since.elapsed();
             tracing::info!(?took, "the host has it in its kernel");
             metrics.converged(took);
-            self.measured = true;
         }
     }
 
