@@ -23,6 +23,12 @@ pub(crate) fn inventory() -> Result<&'static str> {
     blocks.find(|it| it.starts_with("[[regions]]")).context("the guide has no inventory")
 }
 
+/// The drop-in by which systemd hands secrets over.
+pub(crate) fn credentials() -> Result<&'static str> {
+    let mut blocks = GUIDE.split("```ini\n").skip(1).filter_map(|it| it.split("```").next());
+    blocks.find(|it| it.contains("LoadCredential=")).context("the guide has no drop-in with secrets")
+}
+
 /// The commands in a chapter.
 fn commands(chapter: &str) -> Result<Vec<String>> {
     let (_, text) =

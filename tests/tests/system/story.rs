@@ -41,6 +41,7 @@ pub(crate) fn tell(site: &mut Site) -> Result<()> {
     site.chapter("killed", killed)?;
     site.chapter("stopped in their tracks, and missed by the watchdog", stuck)?;
     site.chapter("settings read again", reloaded)?;
+    site.chapter("secrets handed over by systemd", handed_over)?;
     site.chapter("networkd and udev leave what is ours alone", left_alone)?;
     site.chapter("backed up", backed_up)?;
     site.chapter("looked at as the guide says", looked_at)?;
@@ -276,6 +277,34 @@ fn ours(machine: &mut Machine) -> Result<String> {
     machine.sh("for family in -4 -6; do ip $family route show table all proto 67; ip $family rule; done
         ip nexthop show proto 67; ip neigh show nud permanent; bridge fdb show | grep ' dev cps' || true
         ip -o link show type vxlan; ip -o link show type vrf")
+}
+
+/// As the guide says, and back again: the secrets are where systemd has them from, and nowhere else.
+fn handed_over(site: &mut Site) -> Result<()> {
+    let settings = "/etc/cps-peering/controller.toml";
+    let places = ["/etc/cps-peering/operator.token", "/var/lib/cps-peering-controller/store.key"];
+    let drop_in = format!("/etc/systemd/system/{CONTROLLER}.d");
+    fs::write(site.folder.path().join("h1/secrets.conf"), guide::credentials()?)?;
+    let h1 = &mut site.h1;
+    h1.sh(&format!("cp {settings} /root/controller.toml && install -d -m 700 /root/secrets"))?;
+    for (secret, setting) in places.into_iter().zip(["operator_token_file", "store_key_file"]) {
+        let given = format!("/run/credentials/{CONTROLLER}/$(basename {secret})");
+        h1.sh(&format!(
+            "mv {secret} /root/secrets
+            sed -i \"s|^#* *{setting} = .*|{setting} = \\\"{given}\\\"|\" {settings}"
+        ))?;
+    }
+    h1.sh(&format!(
+        "mkdir -p {drop_in} && cp /test/secrets.conf {drop_in}
+        systemctl daemon-reload && systemctl restart {CONTROLLER}
+        cps-peering --token-file /root/secrets/operator.token host list"
+    ))?;
+    h1.sh(&format!("rm -r {drop_in} && mv /root/controller.toml {settings}"))?;
+    for secret in places {
+        h1.sh(&format!("mv /root/secrets/$(basename {secret}) {secret}"))?;
+    }
+    h1.sh(&format!("rmdir /root/secrets && systemctl daemon-reload && systemctl restart {CONTROLLER}"))?;
+    in_sync(site)
 }
 
 fn left_alone(site: &mut Site) -> Result<()> {
