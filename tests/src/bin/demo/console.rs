@@ -2,13 +2,14 @@
 //! peer with.
 
 use anyhow::{Context, Result};
-use cps_peering_tests::{Lab, http::Endpoint};
+use cps_peering_tests::{Lab, http::Endpoint, wait};
 use serde_json::{Value, json};
 use std::{
     env,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command},
+    time::Duration,
 };
 
 /// The account that the topology's VPCs belong to, and one of another's.
@@ -16,13 +17,17 @@ const ACCOUNTS: [&str; 2] = ["acme", "globex"];
 
 /// Where the controller can be reached without TLS, beside it.
 const OPEN_PORT: u16 = 7480;
+const SOON: Duration = Duration::from_secs(10);
 
 /// Brings what comes to an address beside the controller to it over TLS.
 fn without_tls(endpoint: &Endpoint, open: SocketAddr, ca: &Path) -> Result<Child> {
     let listen = format!("TCP-LISTEN:{},bind={},fork,reuseaddr", open.port(), open.ip());
     let connect = format!("OPENSSL:{},cafile={}", endpoint.to, ca.display());
     let mut command: Command = endpoint.from.command("socat");
-    command.args([&listen, &connect]).spawn().context("socat")
+    let socat = command.args([&listen, &connect]).spawn().context("socat")?;
+    let open = || endpoint.from.within(|| Ok(TcpStream::connect(open)?)).map(Some);
+    wait::until("the console's address is open", SOON, open)?;
+    Ok(socat)
 }
 
 /// What there is to show. The way to it ends with this.
