@@ -10,6 +10,7 @@ use cps_peering_config::{
     agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH},
     id::HostId,
 };
+use cps_peering_http::chain;
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
 use std::{
@@ -54,17 +55,6 @@ enum PushError {
     Deposed,
     #[error("the agent has other content under revision {0}; a new change of this host will be sent whole")]
     OtherContent(Revision),
-}
-
-/// An error with everything that led to it; `reqwest` keeps the interesting part in the sources.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// Runs a worker for every host that comes, until the engine is gone. The workers end with the future.

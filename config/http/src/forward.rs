@@ -1,6 +1,6 @@
 //! Passes requests on to another server as they are, and its answers back, bodies as they come.
 
-use crate::tls::Identity;
+use crate::{chain, tls::Identity};
 use axum::body::Body;
 use http::{
     HeaderMap, HeaderName, Request, Response, Uri,
@@ -46,16 +46,6 @@ pub enum ForwardError {
     /// It does not answer.
     #[error("{}", chain(.0))]
     Silent(#[from] hyper_util::client::legacy::Error),
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// A connection over TCP or TLS.

@@ -36,6 +36,17 @@ use tokio_rustls::TlsAcceptor;
 /// How long a request may take from its head to its answer, its body included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// An error with everything that led to it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
 /// What clients may take of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
