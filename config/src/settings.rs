@@ -482,6 +482,10 @@ mod tests {
         assert!(
             matches!(legal.place(), Ok(StorePlace::Etcd(etcd)) if (etcd.lease_s, &*etcd.prefix) == (3, "/cps-peering/"))
         );
+        // A key made by one controller would be no other's.
+        assert_eq!(legal.store_key(), Err(StorePlaceError::KeyFile));
+        let named = ControllerSettings { store_key_file: Some("k".into()), ..legal.clone() };
+        assert_eq!((named.store_key(), file.store_key()), (Ok("k".into()), Ok("s.key".into())));
         let again: ControllerSettings = toml::from_str(&toml::to_string(&legal).unwrap()).unwrap();
         assert_eq!(again, legal);
 
