@@ -5,21 +5,26 @@ use crate::model::{
     state::State,
 };
 use cps_peering_config::{
-    HostConfig,
+    SharedHostConfig,
     host_config::{Limit, PortConfig, Share, SideConfig, VrfConfig},
     id::{HostId, PeeringId, VpcId},
-    net::Vni,
+    net::{InterfaceName, Vni},
 };
 use ipnet::IpNet;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     num::NonZeroU32,
+    sync::Arc,
 };
 
+/// Sides that several hosts have alike. Good for one state.
+#[derive(Debug, Default)]
+pub struct Sides(HashMap<Vni, Arc<SideConfig>>);
+
 /// What a host must have; nothing at all while it retires.
-pub fn plan(state: &State, host: &Host) -> HostConfig {
-    let mut config = HostConfig {
+pub fn plan(state: &State, host: &Host, alike: &mut Sides) -> SharedHostConfig {
+    let mut config = SharedHostConfig {
         revision: state.revision_of(host),
         host: host.id.clone(),
         underlay: host.underlay,
@@ -29,30 +34,34 @@ pub fn plan(state: &State, host: &Host) -> HostConfig {
     if host.retiring {
         return config;
     }
+    let mut ports: BTreeMap<&VpcId, BTreeMap<InterfaceName, PortConfig>> = BTreeMap::new();
     for port in state.ports_on(&host.id) {
-        let Some(vpc) = state.vpcs().get(&port.vpc) else { continue };
-        let vrf = config.vrfs.entry(vpc.id.clone()).or_insert_with(|| VrfConfig {
-            vni: vpc.vni,
-            ports: BTreeMap::new(),
-            remotes: remotes(state, &vpc.id, &host.id),
-        });
         let settings = PortConfig { gateways: port.gateways.clone(), prefixes: port.prefixes.clone() };
-        vrf.ports.insert(port.key.interface, settings);
+        ports.entry(&port.vpc).or_default().insert(port.key.interface, settings);
     }
-    for vpc in config.vrfs.keys() {
-        for peering in state.peerings_of(vpc) {
-            config.sides.extend(sides(state, host, peering, |own| own == vpc));
+    for (vpc, ports) in ports {
+        let Some(vpc) = state.vpcs().get(vpc) else { continue };
+        let vrf = VrfConfig { vni: vpc.vni, ports, remotes: remotes(state, &vpc.id, &host.id) };
+        config.vrfs.insert(vpc.id.clone(), Arc::new(vrf));
+        for peering in state.peerings_of(&vpc.id) {
+            config.sides.extend(sides(state, host, peering, |own| *own == vpc.id, alike));
         }
     }
     config
 }
 
 /// The same where nothing but these peerings has changed since a host was to have `before`. Costs little beside them.
-pub fn plan_again(state: &State, host: &Host, before: &HostConfig, changed: &BTreeSet<PeeringId>) -> HostConfig {
-    let mut config = HostConfig { revision: state.revision_of(host), ..before.clone() };
+pub fn plan_again(
+    state: &State,
+    host: &Host,
+    before: &SharedHostConfig,
+    changed: &BTreeSet<PeeringId>,
+    alike: &mut Sides,
+) -> SharedHostConfig {
+    let mut config = SharedHostConfig { revision: state.revision_of(host), ..before.clone() };
     config.sides.retain(|_, side| !changed.contains(&side.peering));
     for peering in changed.iter().filter_map(|id| state.peerings().get(id)) {
-        config.sides.extend(sides(state, host, peering, |own| config.vrfs.contains_key(own)));
+        config.sides.extend(sides(state, host, peering, |own| config.vrfs.contains_key(own), alike));
     }
     config
 }
@@ -63,20 +72,26 @@ fn sides(
     host: &Host,
     peering: &Peering,
     here: impl Fn(&VpcId) -> bool,
-) -> impl IntoIterator<Item = (Vni, SideConfig)> {
+    alike: &mut Sides,
+) -> Vec<(Vni, Arc<SideConfig>)> {
     let views = peering.forwards().then(|| peering.views()).into_iter().flatten();
     let side = |(own, peer): (&Side, &Side)| {
-        let side = SideConfig {
-            peering: peering.id.clone(),
-            vpc: own.vpc.clone(),
-            peer_vni: peer.vni?,
-            peer_cidrs: peer.cidrs.clone(),
-            remotes: remotes(state, &peer.vpc, &host.id),
-            limit: limit(state, peering, own),
+        let (vni, peer_vni) = (own.vni?, peer.vni?);
+        let make = || {
+            Arc::new(SideConfig {
+                peering: peering.id.clone(),
+                vpc: own.vpc.clone(),
+                peer_vni,
+                peer_cidrs: peer.cidrs.clone(),
+                remotes: remotes(state, &peer.vpc, &host.id),
+                limit: limit(state, peering, own),
+            })
         };
-        Some((own.vni?, side))
+        // What is on the host itself is no remote: there it differs.
+        let differs = state.has_port(&peer.vpc, &host.id);
+        Some((vni, if differs { make() } else { Arc::clone(alike.0.entry(vni).or_insert_with(make)) }))
     };
-    views.filter(|(own, _)| here(&own.vpc)).filter_map(side).collect::<Vec<_>>()
+    views.filter(|(own, _)| here(&own.vpc)).filter_map(side).collect()
 }
 
 /// What all hosts of a side together are given from the beginning, where they are several: one half percent. That is enough to

@@ -6,7 +6,7 @@ use crate::{
     metrics::Pushed,
 };
 use cps_peering_config::{
-    HostConfig, HostPatch, HostReport, Revision,
+    HostPatch, HostReport, Revision, SharedHostConfig,
     agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH},
     id::HostId,
 };
@@ -92,7 +92,7 @@ struct Worker {
     target: watch::Receiver<Target>,
     poll: Duration,
     /// What the agent has for certain, because it confirmed having accepted it.
-    sent: Option<Arc<HostConfig>>,
+    sent: Option<Arc<SharedHostConfig>>,
     /// The newest revision that was to be brought.
     newest: Option<Revision>,
     /// Since when the host has not had what it must have.

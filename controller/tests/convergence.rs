@@ -48,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What an agent remembers, and what a test may do to it.
 #[derive(Default)]
 struct Host {
-    config: Option<HostConfig>,
+    config: Option<ValidHostConfig>,
     calls: Vec<&'static str>,
     problems: Vec<Problem>,
     /// Answers pushes only after this time.
@@ -79,9 +79,11 @@ fn report(host: &Host) -> HostReport {
     }
 }
 
+const LEGAL: &str = "a controller sends legal configurations";
+
 type Answer = Result<Json<HostReport>, (StatusCode, Json<ErrorBody>)>;
 
-async fn accept(host: &Shared, call: &'static str, read: impl FnOnce(&Host) -> Option<HostConfig>) -> Answer {
+async fn accept(host: &Shared, call: &'static str, read: impl FnOnce(&Host) -> Option<ValidHostConfig>) -> Answer {
     let slow = {
         let mut host = host.lock().unwrap();
         host.calls.push(call);
@@ -95,7 +97,6 @@ async fn accept(host: &Shared, call: &'static str, read: impl FnOnce(&Host) -> O
     if desired.is_some_and(|have| have > config.revision) {
         return refuse("older");
     }
-    ValidHostConfig::try_from(config.clone()).expect("a controller sends legal configurations");
     host.config = Some(config);
     Ok(Json(report(&host)))
 }
@@ -108,12 +109,12 @@ impl Agent {
     fn on(host: Shared, listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let put_config = async |State(host): State<Shared>, Json(config): Json<HostConfig>| {
-            accept(&host, "PUT", |_| Some(config)).await
+            accept(&host, "PUT", |_| Some(config.try_into().expect(LEGAL))).await
         };
         let patch_config = async |State(host): State<Shared>, Json(patch): Json<HostPatch>| {
             accept(&host, "PATCH", |host| {
                 let base = host.config.as_ref().filter(|config| config.revision == patch.base)?;
-                Some(patch.clone().apply_to(base))
+                Some(base.patched(patch.clone()).expect(LEGAL))
             })
             .await
         };

@@ -1,9 +1,9 @@
 //! The difference between two configurations.
 
-use super::{HostConfig, SideConfig, VrfConfig};
+use super::{SharedHostConfig, SideConfig, VrfConfig};
 use crate::{id::VpcId, net::Vni, revision::Revision};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The difference between two configurations of a host. `null` removes an entry; what is not named stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,15 +15,15 @@ pub struct HostPatch {
     pub revision: Revision,
     /// Changed VRFs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub vrfs: BTreeMap<VpcId, Option<VrfConfig>>,
+    pub vrfs: BTreeMap<VpcId, Option<Arc<VrfConfig>>>,
     /// Changed sides.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub sides: BTreeMap<Vni, Option<SideConfig>>,
+    pub sides: BTreeMap<Vni, Option<Arc<SideConfig>>>,
 }
 
 impl HostPatch {
     /// The patch that turns `old` into `new`. `None` where that takes more than a patch can say: another host or VTEP.
-    pub fn between(old: &HostConfig, new: &HostConfig) -> Option<HostPatch> {
+    pub fn between(old: &SharedHostConfig, new: &SharedHostConfig) -> Option<HostPatch> {
         fn changed<K: Ord + Clone, V: PartialEq + Clone>(
             old: &BTreeMap<K, V>,
             new: &BTreeMap<K, V>,
@@ -45,8 +45,7 @@ impl HostPatch {
     }
 
     /// The configuration that results. The caller compares `base` first.
-    #[must_use]
-    pub fn apply_to(self, base: &HostConfig) -> HostConfig {
+    pub(super) fn apply_to(self, base: &SharedHostConfig) -> SharedHostConfig {
         fn merge<K: Ord, V>(into: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
             for (key, change) in changes {
                 match change {

@@ -110,14 +110,15 @@ fn each_rule_names_place_and_value() {
 fn a_patch_is_checked_against_what_it_leaves_alone() {
     type Change = fn(&mut HostPatch);
     let old = sample();
-    let empty = HostPatch::between(&old, &old).unwrap();
+    let shared = SharedHostConfig::from(old.clone());
+    let empty = HostPatch::between(&shared, &shared).unwrap();
     let cases: &[(Change, &str)] = &[
         (|patch| drop(patch.vrfs.insert("vpc-b".parse().unwrap(), None)), "vpc-b has no VRF"),
         (
             |patch| {
                 let mut vrf = sample().vrfs["vpc-b"].clone();
                 vrf.ports.values_mut().for_each(|port| port.prefixes = vec!["10.1.7.0/24".parse().unwrap()]);
-                patch.vrfs.insert("vpc-b".parse().unwrap(), Some(vrf));
+                patch.vrfs.insert("vpc-b".parse().unwrap(), Some(Arc::new(vrf)));
             },
             "10.1.7.0/24",
         ),
@@ -125,14 +126,14 @@ fn a_patch_is_checked_against_what_it_leaves_alone() {
             |patch| {
                 let mut side = sample().sides[&vni(1001)].clone();
                 side.peer_cidrs.push("10.1.1.0/28".parse().unwrap());
-                patch.sides.insert(vni(1001), Some(side));
+                patch.sides.insert(vni(1001), Some(Arc::new(side)));
             },
             "10.1.1.0/28",
         ),
         (
             |patch| {
                 let side = SideConfig { remotes: BTreeMap::new(), ..sample().sides[&vni(1001)].clone() };
-                patch.sides.insert(vni(1003), Some(side));
+                patch.sides.insert(vni(1003), Some(Arc::new(side)));
             },
             "two sides",
         ),
@@ -152,7 +153,7 @@ fn a_patch_cannot_change_the_host() {
     let old = sample();
     let mut new = sample();
     new.underlay = "192.0.2.77".parse().unwrap();
-    assert_eq!(HostPatch::between(&old, &new), None);
+    assert_eq!(HostPatch::between(&old.into(), &new.into()), None);
 }
 
 fn configs() -> impl Strategy<Value = HostConfig> {
@@ -180,6 +181,7 @@ fn configs() -> impl Strategy<Value = HostConfig> {
 proptest! {
     #[test]
     fn a_patch_leads_from_old_to_new(old in configs(), new in configs()) {
+        let (old, new) = (SharedHostConfig::from(old), SharedHostConfig::from(new));
         let patch = HostPatch::between(&old, &new).unwrap();
         let json = serde_json::to_string(&patch).unwrap();
         let patch: HostPatch = serde_json::from_str(&json).unwrap();
@@ -189,7 +191,7 @@ proptest! {
     #[test]
     fn a_patch_is_refused_when_its_result_is(old in configs(), new in configs()) {
         let Ok(old) = ValidHostConfig::try_from(old) else { return Ok(()) };
-        let patch = HostPatch::between(&old.clone().into_inner(), &new).unwrap();
+        let patch = HostPatch::between(&old, &new.clone().into()).unwrap();
         prop_assert_eq!(old.patched(patch).ok(), ValidHostConfig::try_from(new).ok());
     }
 }

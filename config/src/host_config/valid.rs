@@ -50,23 +50,9 @@ impl ValidHostConfig {
     /// The configuration that results from a patch, if it is legal. Only what the patch touches is checked again. The
     /// caller compares `base` first.
     pub fn patched(&self, patch: HostPatch) -> Result<ValidHostConfig, InvalidHostConfig> {
-        let mut config = self.0.clone();
-        config.revision = patch.revision;
-        let mut touched = Touched { vpcs: BTreeSet::new(), sides: BTreeSet::new() };
-        for (vpc, change) in patch.vrfs {
-            match change {
-                Some(vrf) => drop(config.vrfs.insert(vpc.clone(), Arc::new(vrf))),
-                None => drop(config.vrfs.remove(&vpc)),
-            }
-            touched.vpcs.insert(vpc);
-        }
-        for (vni, change) in patch.sides {
-            match change {
-                Some(side) => drop(config.sides.insert(vni, Arc::new(side))),
-                None => drop(config.sides.remove(&vni)),
-            }
-            touched.sides.insert(vni);
-        }
+        let touched =
+            Touched { vpcs: patch.vrfs.keys().cloned().collect(), sides: patch.sides.keys().copied().collect() };
+        let config = patch.apply_to(&self.0);
         check(&config, Some(&touched))?;
         Ok(Self(config))
     }
@@ -83,14 +69,21 @@ impl Deref for ValidHostConfig {
 impl TryFrom<HostConfig> for ValidHostConfig {
     type Error = InvalidHostConfig;
 
+    fn try_from(config: HostConfig) -> Result<Self, InvalidHostConfig> {
+        SharedHostConfig::from(config).try_into()
+    }
+}
+
+impl TryFrom<SharedHostConfig> for ValidHostConfig {
+    type Error = InvalidHostConfig;
+
     /// Checks:
     /// - every VNI names one thing;
     /// - a port is in one VRF;
     /// - prefixes are canonical, and within one VRF no two ports, hosts or peers claim the same addresses;
     /// - a side's VPC has a VRF, it has one side per peering, and the peer's prefixes lie in the peer's CIDRs;
     /// - remote VTEPs have the family of the host's own and are not the host itself.
-    fn try_from(config: HostConfig) -> Result<Self, InvalidHostConfig> {
-        let config = config.into();
+    fn try_from(config: SharedHostConfig) -> Result<Self, InvalidHostConfig> {
         check(&config, None)?;
         Ok(Self(config))
     }

@@ -5,7 +5,8 @@ use crate::model::{
     state::State,
 };
 use cps_peering_config::{HostReport, Revision, id::HostId, report::Scope};
-use std::collections::{BTreeMap, BTreeSet};
+use imbl::{OrdMap, OrdSet};
+use std::sync::Arc;
 
 /// What is known of a host's agent.
 #[derive(Debug, Clone, Default)]
@@ -21,14 +22,14 @@ pub struct Contact {
 /// What is known of the agents, seen beside the state.
 pub struct Agents<'a> {
     pub(super) state: &'a State,
-    pub(super) contacts: &'a BTreeMap<HostId, Contact>,
-    pub(super) in_sync: &'a BTreeSet<HostId>,
+    pub(super) contacts: &'a OrdMap<HostId, Arc<Contact>>,
+    pub(super) in_sync: &'a OrdSet<HostId>,
 }
 
 impl Agents<'_> {
     /// What is known of a host's agent.
     pub fn contact(&self, host: &HostId) -> Option<&Contact> {
-        self.contacts.get(host)
+        self.contacts.get(host).map(Arc::as_ref)
     }
 
     /// Whether the agent has said that the kernel is as the host must have it.

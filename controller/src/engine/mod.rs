@@ -26,16 +26,17 @@ use crate::{
     traffic::Traffic,
 };
 use cps_peering_config::{
-    HostConfig, HostReport, Revision,
+    HostReport, Revision, SharedHostConfig,
     id::{AccountId, HostId, PeeringId},
 };
+use imbl::{OrdMap, OrdSet};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::DirBuilder,
     io::ErrorKind,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard, mpsc},
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -71,15 +72,17 @@ pub struct HostTarget {
     /// The base URL of the agent.
     pub agent: String,
     /// What the host must have.
-    pub config: Arc<HostConfig>,
+    pub config: Arc<SharedHostConfig>,
 }
 
-/// The records and what is known of the agents, as far as others may see them: everything in the state is durable.
+/// The records and what is known of the agents, as far as others may see them: everything in the state is durable. A copy costs
+/// next to nothing.
+#[derive(Clone, Default)]
 struct Published {
     state: State,
-    contacts: BTreeMap<HostId, Contact>,
+    contacts: OrdMap<HostId, Arc<Contact>>,
     /// The hosts whose kernels are as they must be.
-    in_sync: BTreeSet<HostId>,
+    in_sync: OrdSet<HostId>,
 }
 
 impl Published {
@@ -99,7 +102,7 @@ impl Published {
 
 /// What the writer shares with everybody.
 struct Shared {
-    /// Written for moments only, and never while the disk is waited for.
+    /// Held for moments only.
     published: RwLock<Published>,
     store: Arc<Store>,
     options: RwLock<Options>,
@@ -115,9 +118,10 @@ struct Shared {
 }
 
 impl Shared {
-    fn published(&self) -> RwLockReadGuard<'_, Published> {
+    /// As it is at this moment. Nobody waits for those who look at it.
+    fn published(&self) -> Published {
         // A panic while it was held cannot leave a change half made: each is total.
-        self.published.read().unwrap_or_else(PoisonError::into_inner)
+        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn published_mut(&self) -> RwLockWriteGuard<'_, Published> {
@@ -210,8 +214,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             published: RwLock::new(Published {
                 state: state.clone(),
-                contacts: BTreeMap::new(),
-                in_sync: BTreeSet::new(),
+                ..Published::default()
             }),
             store: Arc::new(store),
             options: RwLock::new(options),
@@ -361,29 +364,24 @@ impl Engine {
         let now_ms = self.now_ms();
         let (awaited, new) = {
             let mut published = self.shared.published_mut();
-            let Published { state, contacts, .. } = &mut *published;
-            let Some(record) = state.hosts().get(host) else { return };
-            let contact = contacts.entry(host.clone()).or_default();
-            let said = match news {
+            let Some(record) = published.state.hosts().get(host) else { return };
+            let before = published.contacts.get(host).cloned().unwrap_or_default();
+            let (contact, awaited, new) = match news {
                 Ok(report) => {
+                    let said = |report: &HostReport| (report.desired, report.applied, report.problems.clone());
+                    let new = before.report.as_ref().map(said) != Some(said(&report)) || before.error.is_some();
                     let report = HostReport { vrfs: BTreeMap::new(), sides: BTreeMap::new(), ..report };
-                    let report = Contact { report: Some(report), reported_ms: Some(now_ms), error: None };
-                    let before = std::mem::replace(contact, report);
-                    let said = |contact: &Contact| {
-                        let report = contact.report.as_ref();
-                        report.map(|report| (report.desired, report.applied, report.problems.clone()))
-                    };
-                    let new = said(&before) != said(contact) || before.error.is_some();
-                    (record.retiring || state.unsettled_on(host).next().is_some(), new)
+                    let awaited = record.retiring || published.state.unsettled_on(host).next().is_some();
+                    (Contact { report: Some(report), reported_ms: Some(now_ms), error: None }, awaited, new)
                 }
                 Err(error) => {
-                    let new = contact.error.as_ref() != Some(&error);
-                    contact.error = Some(error);
-                    (false, new)
+                    let new = before.error.as_ref() != Some(&error);
+                    (Contact { error: Some(error), ..Contact::clone(&before) }, false, new)
                 }
             };
+            published.contacts.insert(host.clone(), Arc::new(contact));
             published.compare(host);
-            said
+            (awaited, new)
         };
         if awaited {
             self.ask(Job::Heard(host.clone()));
@@ -406,8 +404,8 @@ impl Engine {
 
     /// Looks at the state and at what is known of the agents.
     pub fn read<T>(&self, look: impl FnOnce(&State, &Agents<'_>) -> T) -> T {
-        let published = self.shared.published();
-        look(&published.state, &published.agents())
+        let seen = self.shared.published();
+        look(&seen.state, &seen.agents())
     }
 
     /// How many hosts there are.

@@ -5,12 +5,12 @@ use crate::{
     model::{
         Draft,
         record::{Host, Peering, Side},
-        state::{Change, Meta},
+        state::{Change, Meta, State},
     },
-    plan::{plan, plan_again, reach, reach_of_host},
+    plan::{Sides, plan, plan_again, reach, reach_of_host},
 };
 use cps_peering_config::{
-    HostConfig,
+    SharedHostConfig,
     id::{HostId, PeeringId},
 };
 use std::{
@@ -19,41 +19,49 @@ use std::{
 };
 
 /// What plans take from a peering; none where it is planned nowhere.
-type Planned = Option<([Side; 2], Option<u32>, bool)>;
+type Planned<'a> = Option<([&'a Side; 2], Option<u32>, bool)>;
 
-fn planned(peering: &Peering) -> Planned {
-    peering.forwards().then(|| (peering.sides().map(Clone::clone), peering.bandwidth, peering.left.is_empty()))
+fn planned(peering: &Peering) -> Planned<'_> {
+    peering.forwards().then(|| (peering.sides(), peering.bandwidth, peering.left.is_empty()))
 }
 
-/// What a host must have, under a revision that may be another than that of `old`, and whether it is the same.
-fn same(old: &HostConfig, new: &HostConfig) -> bool {
-    let HostConfig { revision: _, host, underlay, vrfs, sides } = new;
+/// Whether a host must have the same, under whatever revision.
+fn same(old: &SharedHostConfig, new: &SharedHostConfig) -> bool {
+    let SharedHostConfig { revision: _, host, underlay, vrfs, sides } = new;
     (&old.host, &old.underlay, &old.vrfs, &old.sides) == (host, underlay, vrfs, sides)
 }
 
 impl Draft<'_> {
-    /// Numbers the commit, and with it every host that must have something else than in `before`. What the workers of
-    /// hosts are to be told.
+    /// Numbers the commit, and with it every host that must have something else than before. What the workers of hosts are to
+    /// be told. `known` is what hosts were to have before, where that was planned already.
     pub(super) fn renumber(
         &mut self,
         number: u64,
-        before: impl Fn(&HostId) -> Option<Arc<HostConfig>>,
+        known: impl Fn(&HostId) -> Option<Arc<SharedHostConfig>>,
     ) -> BTreeMap<HostId, Target> {
         // The agents of these may be elsewhere, also where nothing changes for their kernels.
         let named: BTreeSet<HostId> = self.hosts_named();
         let only_peerings = self.only_peerings();
         let mut targets = BTreeMap::new();
+        let (mut sides_before, mut sides) = (Sides::default(), Sides::default());
         for id in self.touched() {
             let Some(host) = self.state.hosts().get(&id).cloned() else {
                 targets.insert(id, None);
                 continue;
             };
-            let before = before(&id);
+            let before = known(&id).or_else(|| {
+                let host = self.before().hosts().get(&id)?;
+                Some(Arc::new(plan(self.before(), host, &mut sides_before)))
+            });
             let mut config = match (&before, &only_peerings) {
-                (Some(before), Some(changed)) => plan_again(self.state, &host, before, changed),
-                _ => plan(self.state, &host),
+                (Some(before), Some(changed)) => plan_again(self.state, &host, before, changed, &mut sides),
+                _ => plan(self.state, &host, &mut sides),
             };
-            debug_assert_eq!(config, plan(self.state, &host), "the short way leads to the same");
+            debug_assert_eq!(
+                config,
+                plan(self.state, &host, &mut Sides::default()),
+                "the short way leads to the same"
+            );
             let config = match before.filter(|before| same(before, &config)) {
                 Some(same) if named.contains(&id) => same,
                 Some(_) => continue,
@@ -96,26 +104,18 @@ impl Draft<'_> {
     }
 
     /// Hosts whose plan may depend on what was changed, before or after.
-    fn touched(&mut self) -> BTreeSet<HostId> {
-        let after = self.peerings_planned();
-        let before = self.with_undone(Draft::peerings_planned);
+    fn touched(&self) -> BTreeSet<HostId> {
         // Most changes of peerings, such as that they are active now, are none for hosts.
-        let changed = |id: &PeeringId| after.get(id) != before.get(id);
-        let mut hosts = self.reached(&changed);
-        hosts.extend(self.with_undone(|draft| draft.reached(&changed)));
+        let changed = |id: &PeeringId| {
+            let [before, after] = [self.before(), &*self.state].map(|state| state.peerings().get(id).and_then(planned));
+            before != after
+        };
+        let mut hosts = self.reached(self.state, &changed);
+        hosts.extend(self.reached(self.before(), &changed));
         hosts
     }
 
-    fn peerings_planned(&self) -> BTreeMap<PeeringId, Planned> {
-        let changed = self.changes().iter().filter_map(|change| match change {
-            Change::Peering(id, _) => Some(id),
-            _ => None,
-        });
-        changed.map(|id| (id.clone(), self.state.peerings().get(id).and_then(planned))).collect()
-    }
-
-    fn reached(&self, changed: &impl Fn(&PeeringId) -> bool) -> BTreeSet<HostId> {
-        let state = &*self.state;
+    fn reached(&self, state: &State, changed: &impl Fn(&PeeringId) -> bool) -> BTreeSet<HostId> {
         let mut hosts = BTreeSet::new();
         for change in self.changes() {
             match change {

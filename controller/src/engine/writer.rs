@@ -1,11 +1,11 @@
 //! The one writer: a thread that owns the working state.
 //!
 //! It takes what has come in while it was busy, decides one command after another on the working state, commits the changes
-//! of all of them in one transaction, and only then applies the very same changes to the published state, tells the workers of
-//! hosts, and answers. So every check and its write are one atomic step, a disk's round trip is shared by all who waited
-//! for one, nobody but this thread ever waits for the disk with a lock held, and nothing can be seen, pushed or answered that
-//! a crash could take back. There are two copies of the records in memory for that; with one, readers would have to be
-//! held back until what they saw is durable, or every record would need its versions.
+//! of all of them in one transaction, and only then shows the state to others, tells the workers of hosts, and answers. So every
+//! check and its write are one atomic step, a disk's round trip is shared by all who waited for one, nobody but this thread
+//! ever waits for the disk, and nothing can be seen, pushed or answered that a crash could take back.
+//!
+//! After the start it plans what each host must have, some hosts at a time beside what it is asked.
 
 use super::{Agents, EngineError, HostTarget, Published, Shared, Target, random_tail, whole};
 use crate::{
@@ -13,26 +13,31 @@ use crate::{
     model::{
         Actor, Command, Draft, Outcome, Request, decide,
         metering::Period,
-        record::{Host, Peering, PeeringState},
+        record::{Peering, PeeringState},
         state::{Change, State},
     },
-    plan::plan,
+    plan::{Sides, plan},
     store::StoreError,
 };
 use cps_peering_config::{
-    HostConfig,
+    SharedHostConfig,
     id::{HostId, PeeringId},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, PoisonError, mpsc},
+    sync::{
+        Arc, PoisonError,
+        mpsc::{self, TryRecvError},
+    },
     time::Instant,
 };
 use tokio::sync::watch;
 
 /// How many commands are committed together at most, so that none waits long for others.
 const TOGETHER: usize = 512;
+/// How many hosts are planned at once after the start: few, so that no command waits long.
+const PLANNED_AT_ONCE: usize = 16;
 
 /// Takes the answer to a command.
 pub(super) type Answer = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
@@ -72,6 +77,10 @@ pub(super) struct Writer {
     /// The state with everything that was decided.
     working: State,
     targets: BTreeMap<HostId, watch::Sender<Target>>,
+    /// The hosts that nothing was planned for since the start.
+    unplanned: BTreeSet<HostId>,
+    /// What the hosts planned last have alike.
+    alike: Sides,
     new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
     /// What was refused or changed nothing, and what was done in this batch; the trail gets it with the next commit, or soon.
     trail: Vec<Entry>,
@@ -85,20 +94,32 @@ impl Writer {
         working: State,
         new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
     ) -> Self {
-        let (targets, trail, waits_for) = (BTreeMap::new(), Vec::new(), HashMap::new());
-        let mut writer = Self { shared, working, targets, new_hosts, trail, waits_for };
-        let target = |host: &Host| {
-            let config = Arc::new(plan(&writer.working, host));
-            (host.id.clone(), Some(Arc::new(HostTarget { agent: host.agent.clone(), config })))
-        };
-        let all = writer.working.hosts().values().map(target).collect();
-        writer.tell(all);
-        writer
+        let unplanned = working.hosts().keys().cloned().collect();
+        Self {
+            shared,
+            working,
+            targets: BTreeMap::new(),
+            unplanned,
+            alike: Sides::default(),
+            new_hosts,
+            trail: Vec::new(),
+            waits_for: HashMap::new(),
+        }
     }
 
     /// Works until nobody can ask any more.
     pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
-        while let Ok(job) = jobs.recv() {
+        loop {
+            self.plan_some();
+            let job = match jobs.try_recv() {
+                Ok(job) => job,
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) if !self.unplanned.is_empty() => continue,
+                Err(TryRecvError::Empty) => match jobs.recv() {
+                    Ok(job) => job,
+                    Err(_) => return,
+                },
+            };
             let mut batch = Batch::default();
             self.take(job, &mut batch);
             // What came while the last commit was on its way to the disk shares the next one.
@@ -109,6 +130,21 @@ impl Writer {
             }
             self.finish(batch);
         }
+    }
+
+    /// Plans some of the hosts that nothing was planned for since the start.
+    fn plan_some(&mut self) {
+        let mut targets = BTreeMap::new();
+        for id in std::iter::from_fn(|| self.unplanned.pop_first()).take(PLANNED_AT_ONCE) {
+            if let Some(host) = self.working.hosts().get(&id) {
+                let config = Arc::new(plan(&self.working, host, &mut self.alike));
+                targets.insert(id, Some(Arc::new(HostTarget { agent: host.agent.clone(), config })));
+            }
+        }
+        if self.unplanned.is_empty() {
+            self.alike = Sides::default();
+        }
+        self.tell(targets);
     }
 
     fn take(&mut self, job: Job, batch: &mut Batch) {
@@ -160,7 +196,7 @@ impl Writer {
         };
         let (now, known) = (&batch.targets, &self.targets);
         let config = |target: &Target| target.as_ref().map(|target| Arc::clone(&target.config));
-        let planned = |host: &HostId| -> Option<Arc<HostConfig>> {
+        let planned = |host: &HostId| -> Option<Arc<SharedHostConfig>> {
             now.get(host).map_or_else(|| known.get(host).and_then(|sender| config(&sender.borrow())), config)
         };
         let targets = draft.renumber(before + 1, planned);
@@ -178,6 +214,10 @@ impl Writer {
         }
         batch.changes.extend(changes);
         batch.periods.extend(periods);
+        self.alike = Sides::default();
+        for host in targets.keys() {
+            self.unplanned.remove(host);
+        }
         batch.targets.extend(targets);
         self.trail.append(&mut entries);
         Ok(outcome)
@@ -222,9 +262,8 @@ impl Writer {
         let hosts = std::mem::take(&mut batch.hosts);
         let mut commands = Vec::new();
         {
-            let published = self.shared.published();
-            let Published { contacts, in_sync, .. } = &*published;
-            let agents = Agents { state: &self.working, contacts, in_sync };
+            let Published { contacts, in_sync, .. } = self.shared.published();
+            let agents = Agents { state: &self.working, contacts: &contacts, in_sync: &in_sync };
             let mut peerings: BTreeSet<&PeeringId> = touched.iter().collect();
             peerings.extend(hosts.iter().flat_map(|host| self.working.unsettled_on(host)).map(|peering| &peering.id));
             let waited_for = |host: &HostId, id: &PeeringId| self.waits_for.get(id).is_none_or(|other| other == host);
@@ -266,12 +305,12 @@ impl Writer {
             let stored = self.shared.store.commit(&batch.changes, &batch.periods, &trail, batch.expected);
             self.shared.metrics.committed(began.elapsed());
             match stored {
-                Ok(()) => self.publish(std::mem::take(&mut batch.changes), std::mem::take(&mut batch.targets)),
+                Ok(()) => self.publish(&batch.changes, std::mem::take(&mut batch.targets)),
                 Err(error) => {
                     let error = Arc::new(error);
                     self.fail(&error, "a commit failed; no further command is accepted");
                     // Nothing of the batch was answered or seen. What the disk has of it is not known.
-                    self.working = self.shared.published().state.clone();
+                    self.working = self.shared.published().state;
                     batch.answers.iter_mut().for_each(|(_, result)| *result = Err(Arc::clone(&error).into()));
                 }
             }
@@ -289,37 +328,35 @@ impl Writer {
     }
 
     /// Shows what is durable now.
-    fn publish(&mut self, changes: Vec<Change>, targets: BTreeMap<HostId, Target>) {
+    fn publish(&mut self, changes: &[Change], targets: BTreeMap<HostId, Target>) {
         let peerings = changes.iter().filter_map(|change| match change {
             Change::Peering(id, _) => Some(id.clone()),
             _ => None,
         });
         let peerings: BTreeSet<PeeringId> = peerings.collect();
-        let mut limits = BTreeSet::new();
-        let limited = |peering: &&Peering| peering.is_cross_region();
-        {
+        let before = {
             let mut published = self.shared.published_mut();
-            for change in changes {
-                let moved = match published.state.apply(change) {
-                    Change::Port(key, old) => {
-                        let new = published.state.ports().get(&key).map(|port| port.vpc.clone());
-                        [old.map(|port| port.vpc), new]
-                    }
-                    _ => [None, None],
-                };
-                for vpc in moved.iter().flatten() {
-                    limits.extend(published.state.peerings_of(vpc).filter(limited).map(|peering| peering.id.clone()));
-                }
-            }
-            let touched = peerings.iter().filter_map(|id| published.state.peerings().get(id));
-            limits.extend(touched.filter(limited).map(|peering| peering.id.clone()));
+            let before = std::mem::replace(&mut published.state, self.working.clone());
             for (host, target) in &targets {
                 if target.is_none() {
                     published.contacts.remove(host);
                 }
                 published.compare(host);
             }
+            before
+        };
+        let mut limits = BTreeSet::new();
+        let limited = |peering: &&Peering| peering.is_cross_region();
+        for change in changes {
+            let Change::Port(key, _) = change else { continue };
+            for state in [&before, &self.working] {
+                let vpc = state.ports().get(key).map(|port| &port.vpc);
+                let moved = vpc.into_iter().flat_map(|vpc| self.working.peerings_of(vpc)).filter(limited);
+                limits.extend(moved.map(|peering| peering.id.clone()));
+            }
         }
+        let touched = peerings.iter().filter_map(|id| self.working.peerings().get(id));
+        limits.extend(touched.filter(limited).map(|peering| peering.id.clone()));
         self.shared.limits_changed.lock().unwrap_or_else(PoisonError::into_inner).append(&mut limits);
         self.tell(targets);
         self.shared.waiting.wake(&peerings);

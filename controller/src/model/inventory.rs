@@ -505,8 +505,9 @@ impl Applier<'_, '_, '_> {
         for id in gone {
             let vpc =
                 self.draft.state.vpcs().values().find(|vpc| vpc.region == id).map(|vpc| format!("VPC {}", vpc.id));
-            let mut hosts = self.draft.state.hosts().values().filter(|host| !host.retiring);
-            let host = hosts.find(|host| host.region == id).map(|host| format!("host {}", host.id));
+            let mut hosts = self.draft.state.hosts().values();
+            let host = hosts.find(|host| !host.retiring && host.region == id).map(|host| format!("host {}", host.id));
+            drop(hosts);
             if let Some(user) = vpc.or(host) {
                 self.fault(format!("region {id}"), format!("it is not in the document, but {user} is in it"));
                 continue;

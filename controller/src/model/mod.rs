@@ -7,6 +7,7 @@ pub mod metering;
 mod overlap;
 pub mod peering;
 pub mod record;
+pub mod shared;
 pub mod state;
 pub mod vpc;
 
@@ -81,8 +82,8 @@ impl Refusal {
 pub struct Draft<'a> {
     /// The state, with the changes so far.
     pub state: &'a mut State,
+    before: State,
     changes: Vec<Change>,
-    undo: Vec<Change>,
     /// What was closed to be charged for.
     periods: Vec<metering::Period>,
     /// How many of the changes happened by themselves.
@@ -92,13 +93,14 @@ pub struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Begins to change a state.
     pub fn new(state: &'a mut State) -> Self {
-        Self { state, changes: Vec::new(), undo: Vec::new(), periods: Vec::new(), due: 0 }
+        let before = state.clone();
+        Self { state, before, changes: Vec::new(), periods: Vec::new(), due: 0 }
     }
 
     /// Changes a record.
     pub fn change(&mut self, change: Change) {
         self.changes.push(change.clone());
-        self.undo.push(self.state.apply(change));
+        self.state.apply(change);
     }
 
     /// What was changed, in order.
@@ -123,19 +125,13 @@ impl<'a> Draft<'a> {
 
     /// Leaves the state as it has become. What was changed, and the periods that were closed.
     pub fn keep(mut self) -> (Vec<Change>, Vec<metering::Period>) {
-        self.undo.clear();
+        self.before.clone_from(self.state);
         (std::mem::take(&mut self.changes), std::mem::take(&mut self.periods))
     }
 
-    /// Looks at the state as it was before.
-    pub fn with_undone<T>(&mut self, look: impl FnOnce(&Self) -> T) -> T {
-        let undo: Vec<Change> = self.undo.iter().rev().cloned().collect();
-        let redo: Vec<Change> = undo.into_iter().map(|change| self.state.apply(change)).collect();
-        let seen = look(self);
-        for change in redo.into_iter().rev() {
-            self.state.apply(change);
-        }
-        seen
+    /// The state as it was before.
+    pub fn before(&self) -> &State {
+        &self.before
     }
 
     /// The number that the commit of these changes will have.
@@ -157,9 +153,7 @@ impl<'a> Draft<'a> {
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        for change in std::mem::take(&mut self.undo).into_iter().rev() {
-            self.state.apply(change);
-        }
+        std::mem::swap(self.state, &mut self.before);
     }
 }
 

@@ -1,13 +1,17 @@
 //! The state in memory: records, and the indexes that make one change cost no more than what it touches.
 
-use super::record::{Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc};
+use super::{
+    record::{Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc},
+    shared::{Links, Records},
+};
 use cps_peering_config::{
     Revision,
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
     net::Vni,
 };
+use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// A record that is set or removed.
 #[allow(clippy::large_enum_variant, reason = "a commit holds few of them, mostly peerings")]
@@ -65,34 +69,35 @@ pub enum Due {
     Signature(String),
 }
 
-/// Everything that the controller knows for certain.
+/// Everything that the controller knows for certain. A copy costs nothing to speak of: it shares everything with the state that it
+/// was made of, until one of them is changed, and then all but what is changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     meta: Meta,
-    regions: BTreeMap<RegionId, Region>,
-    hosts: BTreeMap<HostId, Host>,
-    accounts: BTreeMap<AccountId, Account>,
-    vpcs: BTreeMap<VpcId, Vpc>,
-    ports: BTreeMap<PortKey, Port>,
-    peerings: BTreeMap<PeeringId, Peering>,
-    tokens: BTreeMap<TokenKey, TokenUse>,
-    signatures: BTreeMap<String, u64>,
-    retiring: BTreeSet<HostId>,
-    vpcs_of_account: BTreeMap<AccountId, BTreeSet<VpcId>>,
-    ports_of_vpc: BTreeMap<VpcId, BTreeSet<PortKey>>,
+    regions: Records<RegionId, Region>,
+    hosts: Records<HostId, Host>,
+    accounts: Records<AccountId, Account>,
+    vpcs: Records<VpcId, Vpc>,
+    ports: Records<PortKey, Port>,
+    peerings: Records<PeeringId, Peering>,
+    tokens: Records<TokenKey, TokenUse>,
+    signatures: OrdMap<String, u64>,
+    retiring: OrdSet<HostId>,
+    vpcs_of_account: Links<AccountId, VpcId>,
+    ports_of_vpc: Links<VpcId, PortKey>,
     /// Ended ones are not among them.
-    peerings_of_vpc: BTreeMap<VpcId, BTreeSet<PeeringId>>,
-    peerings_of_account: BTreeMap<AccountId, BTreeSet<PeeringId>>,
+    peerings_of_vpc: Links<VpcId, PeeringId>,
+    peerings_of_account: Links<AccountId, PeeringId>,
     /// Live peerings by the account and region of the initiator, and by name.
-    names: BTreeMap<(AccountId, RegionId), BTreeMap<String, PeeringId>>,
+    names: OrdMap<(AccountId, RegionId), OrdMap<String, PeeringId>>,
     /// Peerings between regions that are not over.
-    cross_region: BTreeSet<PeeringId>,
-    unsettled: BTreeSet<PeeringId>,
+    cross_region: OrdSet<PeeringId>,
+    unsettled: OrdSet<PeeringId>,
     /// The same by the hosts that have to confirm them.
-    unsettled_on: BTreeMap<HostId, BTreeSet<PeeringId>>,
-    vnis: BTreeSet<Vni>,
-    credentials: BTreeMap<Credential, AccountId>,
-    due: BTreeSet<(u64, Due)>,
+    unsettled_on: Links<HostId, PeeringId>,
+    vnis: OrdSet<Vni>,
+    credentials: OrdMap<Credential, AccountId>,
+    due: OrdSet<(u64, Due)>,
 }
 
 /// What an account is recognised by.
@@ -102,100 +107,78 @@ enum Credential {
     TokenHash(String),
 }
 
+/// Not behind any port of a host.
+fn first_port(host: &HostId) -> PortKey {
+    PortKey { host: host.clone(), interface: "!".parse().expect("the first printable character") }
+}
+
 fn credentials(account: &Account) -> impl Iterator<Item = Credential> {
     let keys = account.keys.keys().cloned().map(Credential::AccessKey);
     keys.chain(account.tokens.values().cloned().map(Credential::TokenHash))
 }
 
-fn unlink<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
-    if let Some(values) = index.get_mut(key) {
-        values.remove(value);
-        if values.is_empty() {
-            index.remove(key);
-        }
-    }
-}
-
-fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<V> {
-    match value {
-        Some(value) => map.insert(key, value),
-        None => map.remove(&key),
-    }
-}
-
 impl State {
-    /// Carries a change out and returns the change that undoes it.
-    pub fn apply(&mut self, change: Change) -> Change {
+    /// Carries a change out.
+    pub fn apply(&mut self, change: Change) {
         match change {
-            Change::Region(id, value) => Change::Region(id.clone(), put(&mut self.regions, id, value)),
+            Change::Region(id, value) => drop(self.regions.set(id, value)),
             Change::Host(id, value) => {
                 if value.as_ref().is_some_and(|host| host.retiring) {
                     self.retiring.insert(id.clone());
                 } else {
                     self.retiring.remove(&id);
                 }
-                Change::Host(id.clone(), put(&mut self.hosts, id, value))
+                self.hosts.set(id, value);
             }
             Change::Account(id, value) => {
-                let old = self.accounts.remove(&id).inspect(|old| self.unlink_account(old));
-                if let Some(account) = value {
-                    self.link_account(&account);
-                    self.accounts.insert(id.clone(), account);
+                if let Some(old) = self.accounts.set(id.clone(), value) {
+                    self.unlink_account(&old);
                 }
-                Change::Account(id, old)
+                if let Some(new) = self.accounts.shared(&id) {
+                    self.link_account(&new);
+                }
             }
             Change::Vpc(id, value) => {
-                let old = self.vpcs.remove(&id);
-                if let Some(old) = &old {
+                let new = value.as_ref().map(|vpc| (vpc.vni, vpc.account.clone()));
+                if let Some(old) = self.vpcs.set(id.clone(), value) {
                     self.vnis.remove(&old.vni);
-                    unlink(&mut self.vpcs_of_account, &old.account, &id);
+                    self.vpcs_of_account.unlink(&old.account, &id);
                 }
-                if let Some(vpc) = value {
-                    self.vnis.insert(vpc.vni);
-                    self.vpcs_of_account.entry(vpc.account.clone()).or_default().insert(id.clone());
-                    self.vpcs.insert(id.clone(), vpc);
+                if let Some((vni, account)) = new {
+                    self.vnis.insert(vni);
+                    self.vpcs_of_account.link(&account, &id);
                 }
-                Change::Vpc(id, old)
             }
             Change::Port(key, value) => {
-                let (host, new) = (key.host.clone(), value.as_ref().map(|port| port.vpc.clone()));
-                let old = put(&mut self.ports, key.clone(), value);
-                if let Some(old) = &old {
-                    unlink(&mut self.ports_of_vpc, &old.vpc, &key);
-                    self.port_moved(&old.vpc, &host);
+                let new = value.as_ref().map(|port| port.vpc.clone());
+                if let Some(old) = self.ports.set(key.clone(), value) {
+                    self.ports_of_vpc.unlink(&old.vpc, &key);
+                    self.port_moved(&old.vpc, &key.host);
                 }
                 if let Some(vpc) = new {
-                    self.ports_of_vpc.entry(vpc.clone()).or_default().insert(key.clone());
-                    self.port_moved(&vpc, &host);
+                    self.ports_of_vpc.link(&vpc, &key);
+                    self.port_moved(&vpc, &key.host);
                 }
-                Change::Port(key, old)
             }
             Change::Peering(id, value) => {
-                let old = self.peerings.remove(&id);
-                if let Some(old) = &old {
-                    self.unlink_peering(old);
+                if let Some(old) = self.peerings.set(id.clone(), value) {
+                    self.unlink_peering(&old);
                 }
-                if let Some(peering) = value {
-                    self.link_peering(&peering);
-                    self.peerings.insert(id.clone(), peering);
-                }
-                Change::Peering(id, old)
+                self.link_peering(&id);
             }
             Change::Token(key, value) => {
-                let old = put(&mut self.tokens, key.clone(), value);
-                self.reschedule(
-                    Due::Token(key.clone()),
-                    old.as_ref().map(|old| old.forget_ms),
-                    self.tokens.get(&key).map(|new| new.forget_ms),
-                );
-                Change::Token(key, old)
+                let new = value.as_ref().map(|new| new.forget_ms);
+                let old = self.tokens.set(key.clone(), value);
+                self.reschedule(Due::Token(key), old.map(|old| old.forget_ms), new);
             }
             Change::Signature(signature, value) => {
-                let old = put(&mut self.signatures, signature.clone(), value);
-                self.reschedule(Due::Signature(signature.clone()), old, value);
-                Change::Signature(signature, old)
+                let old = match value {
+                    Some(until_ms) => self.signatures.insert(signature.clone(), until_ms),
+                    None => self.signatures.remove(&signature),
+                };
+                self.reschedule(Due::Signature(signature), old, value);
             }
-            Change::Meta(meta) => Change::Meta(std::mem::replace(&mut self.meta, meta)),
+            Change::Meta(meta) => self.meta = meta,
         }
     }
 
@@ -209,7 +192,9 @@ impl State {
     }
 
     fn link_account(&mut self, account: &Account) {
-        self.credentials.extend(credentials(account).map(|credential| (credential, account.id.clone())));
+        for credential in credentials(account) {
+            self.credentials.insert(credential, account.id.clone());
+        }
         if let Some(delete_ms) = account.charge.delete_ms() {
             self.due.insert((delete_ms, Due::Arrear(account.id.clone())));
         }
@@ -224,14 +209,16 @@ impl State {
         }
     }
 
-    fn link_peering(&mut self, peering: &Peering) {
-        let id = &peering.id;
+    fn link_peering(&mut self, id: &PeeringId) {
+        let Some(peering) = self.peerings.shared(id) else { return };
         for side in peering.sides() {
-            self.peerings_of_account.entry(side.account.clone()).or_default().insert(id.clone());
+            self.peerings_of_account.link(&side.account, id);
             if !peering.is_ended() {
-                self.peerings_of_vpc.entry(side.vpc.clone()).or_default().insert(id.clone());
+                self.peerings_of_vpc.link(&side.vpc, id);
             }
-            self.vnis.extend(side.vni);
+            if let Some(vni) = side.vni {
+                self.vnis.insert(vni);
+            }
         }
         if peering.is_live() {
             let (account, region) = (peering.initiator.account.clone(), peering.initiator.region.clone());
@@ -242,8 +229,8 @@ impl State {
         }
         if matches!(peering.state, PeeringState::Provisioning | PeeringState::Draining { .. }) {
             self.unsettled.insert(id.clone());
-            for host in self.hosts_concerned(peering) {
-                self.unsettled_on.entry(host).or_default().insert(id.clone());
+            for host in self.hosts_concerned(&peering) {
+                self.unsettled_on.link(&host, id);
             }
         }
         if let Some(deadline_ms) = peering.deadline_ms() {
@@ -254,8 +241,8 @@ impl State {
     fn unlink_peering(&mut self, peering: &Peering) {
         let id = &peering.id;
         for side in peering.sides() {
-            unlink(&mut self.peerings_of_account, &side.account, id);
-            unlink(&mut self.peerings_of_vpc, &side.vpc, id);
+            self.peerings_of_account.unlink(&side.account, id);
+            self.peerings_of_vpc.unlink(&side.vpc, id);
             if let Some(vni) = side.vni {
                 self.vnis.remove(&vni);
             }
@@ -270,9 +257,9 @@ impl State {
             }
         }
         self.cross_region.remove(id);
-        if self.unsettled.remove(id) {
+        if self.unsettled.remove(id).is_some() {
             for host in self.hosts_concerned(peering) {
-                unlink(&mut self.unsettled_on, &host, id);
+                self.unsettled_on.unlink(&host, id);
             }
         }
         if let Some(deadline_ms) = peering.deadline_ms() {
@@ -288,18 +275,16 @@ impl State {
             .collect();
         for (id, waits) in waiting {
             if waits {
-                self.unsettled_on.entry(host.clone()).or_default().insert(id);
+                self.unsettled_on.link(host, &id);
             } else {
-                unlink(&mut self.unsettled_on, host, &id);
+                self.unsettled_on.unlink(host, &id);
             }
         }
     }
 
     /// Whether a host has a port of a VPC.
     pub fn has_port(&self, vpc: &VpcId, host: &HostId) -> bool {
-        let first = PortKey { host: host.clone(), interface: "!".parse().expect("the first printable character") };
-        let ports = self.ports_of_vpc.get(vpc);
-        ports.and_then(|ports| ports.range(first..).next()).is_some_and(|key| key.host == *host)
+        self.ports_of_vpc.next_of(vpc, first_port(host)).is_some_and(|key| key.host == *host)
     }
 
     /// The counters.
@@ -308,17 +293,17 @@ impl State {
     }
 
     /// The regions.
-    pub fn regions(&self) -> &BTreeMap<RegionId, Region> {
+    pub fn regions(&self) -> &Records<RegionId, Region> {
         &self.regions
     }
 
     /// The hosts, retiring ones among them.
-    pub fn hosts(&self) -> &BTreeMap<HostId, Host> {
+    pub fn hosts(&self) -> &Records<HostId, Host> {
         &self.hosts
     }
 
     /// The accounts that have a record.
-    pub fn accounts(&self) -> &BTreeMap<AccountId, Account> {
+    pub fn accounts(&self) -> &Records<AccountId, Account> {
         &self.accounts
     }
 
@@ -339,43 +324,42 @@ impl State {
     }
 
     /// The VPCs.
-    pub fn vpcs(&self) -> &BTreeMap<VpcId, Vpc> {
+    pub fn vpcs(&self) -> &Records<VpcId, Vpc> {
         &self.vpcs
     }
 
     /// The ports.
-    pub fn ports(&self) -> &BTreeMap<PortKey, Port> {
+    pub fn ports(&self) -> &Records<PortKey, Port> {
         &self.ports
     }
 
     /// The peerings, with those that drain and those that are over.
-    pub fn peerings(&self) -> &BTreeMap<PeeringId, Peering> {
+    pub fn peerings(&self) -> &Records<PeeringId, Peering> {
         &self.peerings
     }
 
     /// The VPCs of an account.
     pub fn vpcs_of(&self, account: &AccountId) -> impl Iterator<Item = &Vpc> {
-        self.vpcs_of_account.get(account).into_iter().flatten().map(|id| &self.vpcs[id])
+        self.vpcs_of_account.of(account).map(|id| &self.vpcs[id])
     }
 
     /// The ports of a VPC.
     pub fn ports_of(&self, vpc: &VpcId) -> impl Iterator<Item = &Port> {
-        self.ports_of_vpc.get(vpc).into_iter().flatten().map(|key| &self.ports[key])
+        self.ports_of_vpc.of(vpc).map(|key| &self.ports[key])
     }
 
     /// The ports on a host.
     pub fn ports_on(&self, host: &HostId) -> impl Iterator<Item = &Port> {
-        let first = PortKey { host: host.clone(), interface: "!".parse().expect("the first printable character") };
-        self.ports.range(first..).map(|(_, port)| port).take_while(move |port| port.key.host == *host)
+        self.ports.range(first_port(host)..).map(|(_, port)| port).take_while(move |port| port.key.host == *host)
     }
 
     /// The peerings in which an account has a side, with those that are over for it.
     pub fn peerings_of_account(&self, account: &AccountId) -> impl Iterator<Item = &Peering> {
-        self.peerings_of_account.get(account).into_iter().flatten().map(|id| &self.peerings[id])
+        self.peerings_of_account.of(account).map(|id| &self.peerings[id])
     }
 
     /// The live peerings that an account initiated from a region, by name.
-    pub fn initiated(&self, account: &AccountId, region: &RegionId) -> Option<&BTreeMap<String, PeeringId>> {
+    pub fn initiated(&self, account: &AccountId, region: &RegionId) -> Option<&OrdMap<String, PeeringId>> {
         self.names.get(&(account.clone(), region.clone()))
     }
 
@@ -391,7 +375,7 @@ impl State {
 
     /// What happens next by itself, if its time has come.
     pub fn next_due(&self, now_ms: u64) -> Option<&Due> {
-        self.due.first().filter(|(time_ms, _)| *time_ms <= now_ms).map(|(_, due)| due)
+        self.due.get_min().filter(|(time_ms, _)| *time_ms <= now_ms).map(|(_, due)| due)
     }
 
     /// The hosts that were removed from the inventory and have not confirmed yet that nothing is left on them.
@@ -401,7 +385,7 @@ impl State {
 
     /// The peerings of a VPC that are not over, with those that drain.
     pub fn peerings_of(&self, vpc: &VpcId) -> impl Iterator<Item = &Peering> {
-        self.peerings_of_vpc.get(vpc).into_iter().flatten().map(|id| &self.peerings[id])
+        self.peerings_of_vpc.of(vpc).map(|id| &self.peerings[id])
     }
 
     /// The peerings that wait for hosts to confirm them.
@@ -416,7 +400,7 @@ impl State {
 
     /// The peerings that wait for a host to confirm them.
     pub fn unsettled_on(&self, host: &HostId) -> impl Iterator<Item = &Peering> {
-        self.unsettled_on.get(host).into_iter().flatten().map(|id| &self.peerings[id])
+        self.unsettled_on.of(host).map(|id| &self.peerings[id])
     }
 
     /// The hosts with a port of a VPC.

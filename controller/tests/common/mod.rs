@@ -5,7 +5,7 @@
 #![allow(unreachable_pub, reason = "a part of each test")]
 
 use cps_peering_config::{
-    HostConfig,
+    SharedHostConfig,
     id::{HostId, PeeringId},
 };
 use cps_peering_controller::{
@@ -17,7 +17,7 @@ use cps_peering_controller::{
         record::Made,
         state::State,
     },
-    plan::plan,
+    plan::{Sides, plan},
 };
 use std::collections::BTreeMap;
 
@@ -71,8 +71,8 @@ impl Model {
         self.run(&Command::CreatePeering(create(vpc, peer))).map(|outcome| peering(&outcome))
     }
 
-    pub fn plans(&self) -> BTreeMap<HostId, HostConfig> {
-        self.state.hosts().iter().map(|(id, host)| (id.clone(), plan(&self.state, host))).collect()
+    pub fn plans(&self) -> BTreeMap<HostId, SharedHostConfig> {
+        self.state.hosts().iter().map(|(id, host)| (id.clone(), plan(&self.state, host, &mut Sides::default()))).collect()
     }
 }
 

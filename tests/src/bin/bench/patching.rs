@@ -51,7 +51,7 @@ fn patches(peerings: u32, per_vpc: u32) -> Result<Vec<Duration>> {
         let base = report.desired.context("no revision")?;
         let revision = Revision { number: base.number + 1, ..base };
         let side = ground::spread_side(number, per_vpc, ROUTES + 1 + turn % 2);
-        let sides = BTreeMap::from([(ground::side_vni(number), Some(side))]);
+        let sides = BTreeMap::from([(ground::side_vni(number), Some(side.into()))]);
         let patch = HostPatch { base, revision, vrfs: BTreeMap::new(), sides };
         let begin = Instant::now();
         report = agent.patch(&patch)?;
