@@ -18,6 +18,10 @@ use std::{
     sync::Arc,
 };
 
+/// Of so many changed peerings each host's plan takes what is its own. Where there are more, each host's peerings are looked
+/// up instead.
+const FEW: usize = 32;
+
 /// What plans take from a peering; none where it is planned nowhere.
 type Planned<'a> = Option<([&'a Side; 2], Option<u32>, bool)>;
 
@@ -41,7 +45,7 @@ impl Draft<'_> {
     ) -> BTreeMap<HostId, Target> {
         // The agents of these may be elsewhere, also where nothing changes for their kernels.
         let named: BTreeSet<HostId> = self.hosts_named();
-        let only_peerings = self.only_peerings();
+        let only_peerings = self.only_few_peerings();
         let mut targets = BTreeMap::new();
         let (mut sides_before, mut sides) = (Sides::default(), Sides::default());
         for id in self.touched() {
@@ -78,8 +82,8 @@ impl Draft<'_> {
         targets
     }
 
-    /// The peerings that were changed, if nothing else was that plans are made from.
-    fn only_peerings(&self) -> Option<BTreeSet<PeeringId>> {
+    /// The peerings that were changed, if they are few and nothing else was that plans are made from.
+    fn only_few_peerings(&self) -> Option<BTreeSet<PeeringId>> {
         let mut peerings = BTreeSet::new();
         for change in self.changes() {
             match change {
@@ -92,7 +96,7 @@ impl Draft<'_> {
                 | Change::Meta(_) => {}
             }
         }
-        Some(peerings)
+        (peerings.len() <= FEW).then_some(peerings)
     }
 
     fn hosts_named(&self) -> BTreeSet<HostId> {
