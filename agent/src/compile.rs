@@ -14,13 +14,12 @@ use crate::{
 };
 use cps_peering_config::{
     SharedHostConfig, ValidHostConfig,
-    host_config::{SideConfig, VrfConfig},
+    host_config::{Remotes, SideConfig, VrfConfig},
     id::VpcId,
     net::{InterfaceName, Vni},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
@@ -126,7 +125,7 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     /// The other hosts behind a VXLAN device.
-    fn nexthops(&mut self, device: InterfaceName, remotes: &BTreeMap<IpAddr, Vec<IpNet>>) {
+    fn nexthops(&mut self, device: InterfaceName, remotes: &Remotes) {
         self.desired.nexthops.extend(remotes.keys().map(|vtep| Nexthop { device, gateway: gateway(*vtep) }));
     }
 
@@ -203,14 +202,7 @@ impl Compiler<'_> {
     }
 
     /// Other hosts behind a VXLAN device, which take packets with VNI `vni`.
-    fn remotes(
-        &mut self,
-        device: InterfaceName,
-        table: u32,
-        vni: Vni,
-        remotes: &BTreeMap<IpAddr, Vec<IpNet>>,
-        source: &Source,
-    ) {
+    fn remotes(&mut self, device: InterfaceName, table: u32, vni: Vni, remotes: &Remotes, source: &Source) {
         for vtep in remotes.keys() {
             let (mac, gateway) = (mac(*vtep), gateway(*vtep));
             self.desired.neighbours.insert(NeighbourKey { device, address: gateway }, mac);

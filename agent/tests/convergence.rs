@@ -18,17 +18,13 @@ use cps_peering_agent::{
 };
 use cps_peering_config::{
     HostConfig, Revision, ValidHostConfig,
-    host_config::{Limit, PortConfig, Share, SideConfig, VrfConfig},
+    host_config::{Limit, PortConfig, Ports, Remotes, Share, SideConfig, VrfConfig},
     net::{InterfaceName, Vni},
     report::ProblemKind,
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    num::NonZeroU32,
-};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32};
 
 const SURROUNDINGS: Surroundings = Surroundings { vxlan_port: 4789, underlay_mtu: 1500 };
 const VPCS: u8 = 4;
@@ -67,7 +63,7 @@ impl World {
         vec![net(&format!("10.{vpc}.{host}.0/24")), net(&format!("fd00:{vpc}:0:{host}::/64"))]
     }
 
-    fn remotes(&self, vpc: u8) -> BTreeMap<IpAddr, Vec<IpNet>> {
+    fn remotes(&self, vpc: u8) -> Remotes {
         let elsewhere = (1..HOSTS).filter(|host| self.ports[usize::from(vpc)][usize::from(*host)]);
         elsewhere.map(|host| (vtep(host), Self::prefixes(vpc, host))).collect()
     }
@@ -85,7 +81,7 @@ impl World {
         let vrfs = (0..VPCS).filter(|vpc| here(*vpc)).map(|vpc| {
             let gateways = vec![net(&format!("10.{vpc}.0.1/24")), net(&format!("fd00:{vpc}::1/64"))];
             let port = PortConfig { gateways, prefixes: Self::prefixes(vpc, 0) };
-            let ports = BTreeMap::from([(format!("port{vpc}").parse().unwrap(), port)]);
+            let ports = Ports::from_iter([(format!("port{vpc}").parse().unwrap(), port)]);
             let vrf = VrfConfig { vni: vni(u32::from(vpc) + 10), ports, remotes: self.remotes(vpc) };
             (format!("vpc-{vpc}").parse().unwrap(), vrf)
         });

@@ -6,7 +6,7 @@ use crate::model::{
 };
 use cps_peering_config::{
     SharedHostConfig,
-    host_config::{Limit, PortConfig, Share, SideConfig, VrfConfig},
+    host_config::{Limit, PortConfig, Ports, Remotes, Share, SideConfig, VrfConfig},
     id::{HostId, PeeringId, VpcId},
     net::{InterfaceName, Vni},
 };
@@ -34,12 +34,15 @@ pub fn plan(state: &State, host: &Host, alike: &mut Sides) -> SharedHostConfig {
     if host.retiring {
         return config;
     }
-    let mut ports: BTreeMap<&VpcId, BTreeMap<InterfaceName, PortConfig>> = BTreeMap::new();
+    let mut ports: BTreeMap<&VpcId, Vec<(InterfaceName, PortConfig)>> = BTreeMap::new();
     for port in state.ports_on(&host.id) {
         let settings = PortConfig { gateways: port.gateways.clone(), prefixes: port.prefixes.clone() };
-        ports.entry(&port.vpc).or_default().insert(port.key.interface, settings);
+        ports.entry(&port.vpc).or_default().push((port.key.interface, settings));
     }
-    for (vpc, ports) in ports {
+    for (vpc, mut ports) in ports {
+        ports.shrink_to_fit();
+        // They came in the order of their names.
+        let ports = Ports::from_sorted_store_unchecked(ports);
         let Some(vpc) = state.vpcs().get(vpc) else { continue };
         let vrf = VrfConfig { vni: vpc.vni, ports, remotes: remotes(state, &vpc.id, &host.id) };
         config.vrfs.insert(vpc.id.clone(), Arc::new(vrf));
@@ -118,7 +121,7 @@ pub(crate) fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limi
 }
 
 /// The prefixes of a VPC on other hosts, by their VTEP addresses.
-fn remotes(state: &State, vpc: &VpcId, here: &HostId) -> BTreeMap<IpAddr, Vec<IpNet>> {
+fn remotes(state: &State, vpc: &VpcId, here: &HostId) -> Remotes {
     let mut remotes: BTreeMap<IpAddr, Vec<IpNet>> = BTreeMap::new();
     for port in state.ports_of(vpc).filter(|port| port.key.host != *here) {
         if let Some(host) = state.hosts().get(&port.key.host) {
@@ -127,8 +130,11 @@ fn remotes(state: &State, vpc: &VpcId, here: &HostId) -> BTreeMap<IpAddr, Vec<Ip
     }
     for prefixes in remotes.values_mut() {
         prefixes.sort_unstable();
+        prefixes.shrink_to_fit();
     }
-    remotes
+    let mut sorted: Vec<_> = remotes.into_iter().collect();
+    sorted.shrink_to_fit();
+    Remotes::from_sorted_store_unchecked(sorted)
 }
 
 /// The hosts whose plan may depend on a VPC: those with a port of it or of one of its peers.

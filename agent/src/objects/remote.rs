@@ -109,16 +109,16 @@ impl Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cps_peering_config::host_config::{Ports, Remotes};
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
 
     fn run(table: u32, nexthop: u32, prefixes: &[&str]) -> Run {
         let vtep = IpAddr::from([192, 0, 2, 2]);
         let prefixes = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
         let vrf = VrfConfig {
             vni: 10.try_into().unwrap(),
-            ports: BTreeMap::new(),
-            remotes: BTreeMap::from([(vtep, prefixes)]),
+            ports: Ports::default(),
+            remotes: Remotes::from_iter([(vtep, prefixes)]),
         };
         Run { table, nexthop, source: Source::Vrf(Arc::new(vrf)), vtep }
     }

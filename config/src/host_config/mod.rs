@@ -17,8 +17,15 @@ use crate::{
     revision::Revision,
 };
 use ipnet::IpNet;
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+/// Ports by their interfaces. Most VPCs have one on a host, so that a list is smaller than a tree.
+pub type Ports = LiteMap<InterfaceName, PortConfig>;
+
+/// Prefixes on other hosts, by the VTEP address of that host; few hosts for most VPCs.
+pub type Remotes = LiteMap<IpAddr, Vec<IpNet>>;
 
 /// Everything that a host must have, and nothing else of ours may be there.
 ///
@@ -49,10 +56,10 @@ pub struct VrfConfig {
     pub vni: Vni,
     /// The VPC's ports on this host.
     #[serde(default)]
-    pub ports: BTreeMap<InterfaceName, PortConfig>,
+    pub ports: Ports,
     /// The VPC's prefixes on other hosts, by the VTEP address of that host.
     #[serde(default, deserialize_with = "prefixes::by_vtep")]
-    pub remotes: BTreeMap<IpAddr, Vec<IpNet>>,
+    pub remotes: Remotes,
 }
 
 /// An interface of the host that belongs to one VPC.
@@ -82,10 +89,18 @@ pub struct SideConfig {
     pub peer_cidrs: Vec<IpNet>,
     /// The peer's prefixes on other hosts, by the VTEP address of that host.
     #[serde(default, deserialize_with = "prefixes::by_vtep")]
-    pub remotes: BTreeMap<IpAddr, Vec<IpNet>>,
+    pub remotes: Remotes,
     /// How much this host may send to the peer; without it there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,
+}
+
+/// Leaves no more room in lists of prefixes than they need: most are short, and there are many.
+fn fit(remotes: &mut Remotes) {
+    let mut lists = std::mem::take(remotes).into_tuple_vec();
+    lists.shrink_to_fit();
+    lists.iter_mut().for_each(|(_, prefixes)| prefixes.shrink_to_fit());
+    *remotes = Remotes::from_sorted_store_unchecked(lists);
 }
 
 /// A [`HostConfig`] whose VRFs and sides are shared with the configurations before and after it, so that a change costs
@@ -115,11 +130,11 @@ impl SharedHostConfig {
 impl From<HostConfig> for SharedHostConfig {
     fn from(config: HostConfig) -> Self {
         let vrf = |mut vrf: VrfConfig| {
-            vrf.remotes.values_mut().for_each(Vec::shrink_to_fit);
+            fit(&mut vrf.remotes);
             Arc::new(vrf)
         };
         let side = |mut side: SideConfig| {
-            side.remotes.values_mut().for_each(Vec::shrink_to_fit);
+            fit(&mut side.remotes);
             Arc::new(side)
         };
         Self {

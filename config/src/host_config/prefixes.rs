@@ -1,5 +1,6 @@
 //! Reads prefixes several times as fast as `ipnet` does: there may be a million of them in a push.
 
+use super::Remotes;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{
     Deserialize, Deserializer,
@@ -80,7 +81,7 @@ fn number(text: &mut &[u8]) -> Option<u8> {
     (digits > 0).then_some(value)
 }
 
-pub(super) fn by_vtep<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<IpAddr, Vec<IpNet>>, D::Error> {
+pub(super) fn by_vtep<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Remotes, D::Error> {
     let read = BTreeMap::<IpAddr, Vec<Prefix>>::deserialize(deserializer)?;
     // The lists become the others in place.
     Ok(read.into_iter().map(|(vtep, list)| (vtep, list.into_iter().map(|prefix| prefix.0).collect())).collect())

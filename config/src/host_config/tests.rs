@@ -117,7 +117,7 @@ fn a_patch_is_checked_against_what_it_leaves_alone() {
         (
             |patch| {
                 let mut vrf = sample().vrfs["vpc-b"].clone();
-                vrf.ports.values_mut().for_each(|port| port.prefixes = vec!["10.1.7.0/24".parse().unwrap()]);
+                vrf.ports.iter_mut().for_each(|(_, port)| port.prefixes = vec!["10.1.7.0/24".parse().unwrap()]);
                 patch.vrfs.insert("vpc-b".parse().unwrap(), Some(Arc::new(vrf)));
             },
             "10.1.7.0/24",
@@ -132,7 +132,7 @@ fn a_patch_is_checked_against_what_it_leaves_alone() {
         ),
         (
             |patch| {
-                let side = SideConfig { remotes: BTreeMap::new(), ..sample().sides[&vni(1001)].clone() };
+                let side = SideConfig { remotes: Remotes::default(), ..sample().sides[&vni(1001)].clone() };
                 patch.sides.insert(vni(1003), Some(Arc::new(side)));
             },
             "two sides",
@@ -162,8 +162,11 @@ fn configs() -> impl Strategy<Value = HostConfig> {
         side.peer_cidrs.truncate(variant.into());
         side
     });
-    let vrf =
-        (1u32..4).prop_map(|number| VrfConfig { vni: vni(number), ports: BTreeMap::new(), remotes: BTreeMap::new() });
+    let vrf = (1u32..4).prop_map(|number| VrfConfig {
+        vni: vni(number),
+        ports: Ports::default(),
+        remotes: Remotes::default(),
+    });
     let vpcs = (0u8..4).prop_map(|n| format!("vpc-{n}").parse::<VpcId>().unwrap());
     (
         1u64..9,

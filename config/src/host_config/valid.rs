@@ -1,6 +1,6 @@
 //! The rules that a configuration must obey, as far as they can be checked without the kernel.
 
-use super::{HostConfig, HostPatch, SharedHostConfig, SideConfig, VrfConfig};
+use super::{HostConfig, HostPatch, Remotes, SharedHostConfig, SideConfig, VrfConfig};
 use crate::{
     id::VpcId,
     net::{InterfaceName, Vni, is_canonical, overlap, within},
@@ -214,11 +214,7 @@ fn canonical(path: impl Fn() -> String, prefixes: &[IpNet]) -> Result<(), Invali
     }
 }
 
-fn remotes(
-    path: impl Fn() -> String,
-    config: &SharedHostConfig,
-    remotes: &BTreeMap<IpAddr, Vec<IpNet>>,
-) -> Result<(), InvalidHostConfig> {
+fn remotes(path: impl Fn() -> String, config: &SharedHostConfig, remotes: &Remotes) -> Result<(), InvalidHostConfig> {
     for (vtep, prefixes) in remotes {
         let path = || format!("{}.remotes.{vtep}", path());
         if *vtep == config.underlay {

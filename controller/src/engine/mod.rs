@@ -212,10 +212,7 @@ impl Engine {
         let clock = Arc::clone(&options.clock);
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
-            published: RwLock::new(Published {
-                state: state.clone(),
-                ..Published::default()
-            }),
+            published: RwLock::new(Published { state: state.clone(), ..Published::default() }),
             store: Arc::new(store),
             options: RwLock::new(options),
             store_failed: OnceLock::new(),

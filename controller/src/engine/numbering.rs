@@ -61,11 +61,7 @@ impl Draft<'_> {
                 (Some(before), Some(changed)) => plan_again(self.state, &host, before, changed, &mut sides),
                 _ => plan(self.state, &host, &mut sides),
             };
-            debug_assert_eq!(
-                config,
-                plan(self.state, &host, &mut Sides::default()),
-                "the short way leads to the same"
-            );
+            debug_assert_eq!(config, plan(self.state, &host, &mut Sides::default()), "the short way leads to the same");
             let config = match before.filter(|before| same(before, &config)) {
                 Some(same) if named.contains(&id) => same,
                 Some(_) => continue,

@@ -52,7 +52,8 @@ fn turn(state: &State, last: Option<&HostId>) -> (BTreeSet<HostId>, Option<HostI
     let mut hosts: BTreeSet<HostId> = sides.flat_map(|side| state.hosts_of(&side.vpc)).collect();
     let start = last.map_or(Bound::Unbounded, Bound::Excluded);
     let behind = state.hosts().range::<HostId>((start, Bound::Unbounded));
-    let mut others = behind.chain(state.hosts().iter()).map(|(id, _)| id).take(state.hosts().len()).take(OTHERS).peekable();
+    let mut others =
+        behind.chain(state.hosts().iter()).map(|(id, _)| id).take(state.hosts().len()).take(OTHERS).peekable();
     let mut last = None;
     while let Some(id) = others.next() {
         last = Some(id.clone()).filter(|_| others.peek().is_none()).or(last);

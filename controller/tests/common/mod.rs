@@ -72,7 +72,11 @@ impl Model {
     }
 
     pub fn plans(&self) -> BTreeMap<HostId, SharedHostConfig> {
-        self.state.hosts().iter().map(|(id, host)| (id.clone(), plan(&self.state, host, &mut Sides::default()))).collect()
+        self.state
+            .hosts()
+            .iter()
+            .map(|(id, host)| (id.clone(), plan(&self.state, host, &mut Sides::default())))
+            .collect()
     }
 }
 

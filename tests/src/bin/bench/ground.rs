@@ -4,7 +4,7 @@ use crate::raw::Raw;
 use anyhow::{Context, Result};
 use cps_peering_config::{
     HostConfig, Revision,
-    host_config::{PortConfig, SideConfig, VrfConfig},
+    host_config::{PortConfig, Ports, Remotes, SideConfig, VrfConfig},
 };
 use cps_peering_tests::{command, netns::Netns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -114,8 +114,8 @@ pub(crate) fn bare() -> HostConfig {
     let port = PortConfig { gateways: vec![net("192.168.0.1/24")], prefixes: vec![net("192.168.0.0/24")] };
     let vrf = VrfConfig {
         vni: VPC_VNI.try_into().expect("a legal VNI"),
-        ports: BTreeMap::from([("port0".parse().expect("a legal name"), port)]),
-        remotes: BTreeMap::new(),
+        ports: Ports::from_iter([("port0".parse().expect("a legal name"), port)]),
+        remotes: Remotes::default(),
     };
     HostConfig {
         revision: Revision { epoch: 1, number: 1 },
@@ -138,7 +138,7 @@ pub(crate) fn side(number: u32, cidrs: Vec<IpNet>, prefixes: Vec<IpNet>) -> Side
         vpc: "vpc-a".parse().expect("a legal id"),
         peer_vni: (FIRST_SIDE + number + 100_000).try_into().expect("a legal VNI"),
         peer_cidrs: cidrs,
-        remotes: BTreeMap::from([(IpAddr::V4(REMOTE), prefixes)]),
+        remotes: Remotes::from_iter([(IpAddr::V4(REMOTE), prefixes)]),
         limit: None,
     }
 }
@@ -170,7 +170,7 @@ pub(crate) fn spread_peerings(peerings: u32, per_vpc: u32, routes: u32) -> HostC
     let mut config = bare();
     for vpc in 0..peerings.div_ceil(per_vpc) {
         let vni = (VPC_VNI + 1 + vpc).try_into().expect("a legal VNI");
-        let vrf = VrfConfig { vni, ports: BTreeMap::new(), remotes: BTreeMap::new() };
+        let vrf = VrfConfig { vni, ports: Ports::default(), remotes: Remotes::default() };
         config.vrfs.insert(vpc_id(vpc), vrf);
     }
     let sides = (0..peerings).map(|number| (side_vni(number), spread_side(number, per_vpc, routes)));
