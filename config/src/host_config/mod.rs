@@ -1,6 +1,7 @@
 //! What one host must have.
 
 mod limit;
+mod listed;
 mod patch;
 mod prefixes;
 #[cfg(test)]
@@ -55,10 +56,10 @@ pub struct VrfConfig {
     /// table and device names from it.
     pub vni: Vni,
     /// The VPC's ports on this host.
-    #[serde(default)]
+    #[serde(default, with = "listed")]
     pub ports: Ports,
     /// The VPC's prefixes on other hosts, by the VTEP address of that host.
-    #[serde(default, deserialize_with = "prefixes::by_vtep")]
+    #[serde(default, serialize_with = "listed::serialize", deserialize_with = "prefixes::by_vtep")]
     pub remotes: Remotes,
 }
 
@@ -88,7 +89,7 @@ pub struct SideConfig {
     /// All CIDRs of the peer VPC. What no port serves within them is unreachable (rule C6).
     pub peer_cidrs: Vec<IpNet>,
     /// The peer's prefixes on other hosts, by the VTEP address of that host.
-    #[serde(default, deserialize_with = "prefixes::by_vtep")]
+    #[serde(default, serialize_with = "listed::serialize", deserialize_with = "prefixes::by_vtep")]
     pub remotes: Remotes,
     /// How much this host may send to the peer; without it there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
