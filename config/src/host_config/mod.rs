@@ -100,7 +100,9 @@ pub struct SideConfig {
 fn fit(remotes: &mut Remotes) {
     let mut lists = std::mem::take(remotes).into_tuple_vec();
     lists.shrink_to_fit();
-    lists.iter_mut().for_each(|(_, prefixes)| prefixes.shrink_to_fit());
+    for (_, prefixes) in &mut lists {
+        prefixes.shrink_to_fit();
+    }
     *remotes = Remotes::from_sorted_store_unchecked(lists);
 }
 
