@@ -5,7 +5,7 @@ use axum::Router;
 use cps_peering_config::{settings::EtcdSettings, tls::CONTROLLER};
 use cps_peering_controller::{
     forward::{Follower, follower_routes},
-    store::{Cluster, Store, StoreError},
+    store::{Cluster, Content, Copy, Store, StoreError},
 };
 use cps_peering_http::{forward::Forwarder, metrics::Own, tls::Identity};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
@@ -30,12 +30,13 @@ pub(crate) struct Candidate {
     url: String,
     leader: watch::Sender<Option<String>>,
     registry: Arc<Registry>,
+    copied: Gauge,
     forwarder: Forwarder,
 }
 
 /// What a look at etcd led to.
 enum Turn {
-    Leads(Store),
+    Leads(Box<(Store, Content)>),
     Follows(Option<String>),
 }
 
@@ -51,11 +52,15 @@ impl Candidate {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Own::new("cps_controller", env!("CARGO_PKG_VERSION"), identity.cloned())));
         tell_leading(&mut registry, false);
+        let copied = Gauge::default();
+        let what = "The number of the last commit in this follower's copy of the store; 0 while it has none";
+        registry.register("cps_controller_copied_commit", what, copied.clone());
         Ok(Self {
             cluster: Arc::new(Cluster::new(settings)?),
             url: settings.advertise.clone(),
             leader: watch::Sender::new(None),
             registry: Arc::new(registry),
+            copied,
             forwarder: Forwarder::new(identity, CONTROLLER),
         })
     }
@@ -71,16 +76,17 @@ impl Candidate {
         follower_routes(follower, &self.registry)
     }
 
-    /// Follows until it leads.
-    pub(crate) async fn follow(&self) -> anyhow::Result<Store> {
+    /// Follows until it leads. What it leads with.
+    pub(crate) async fn follow(&self) -> anyhow::Result<(Store, Content)> {
         cps_peering_service::ready("no controller leads yet");
+        let copy = Arc::new(Copy::begin(&self.cluster)?);
         let following = async {
-            let mut told = String::new();
+            let mut told = (String::new(), None);
             loop {
-                let (cluster, url) = (Arc::clone(&self.cluster), self.url.clone());
-                let turn = spawn_blocking(move || look(&cluster, &url)).await.context("looking who leads")?;
+                let (own, url) = (Arc::clone(&copy), self.url.clone());
+                let turn = spawn_blocking(move || look(&own, &url)).await.context("looking who leads")?;
                 let (standing, pause) = match turn {
-                    Ok(Turn::Leads(store)) => return Ok(store),
+                    Ok(Turn::Leads(led)) => return Ok(*led),
                     Ok(Turn::Follows(leader)) => {
                         let standing =
                             leader.as_ref().map_or("no controller leads".to_owned(), |it| format!("follows {it}"));
@@ -90,10 +96,16 @@ impl Candidate {
                     // Who leads is passed on to as long as etcd says nothing else.
                     Err(error) => (format!("who leads is not known: {error}"), LOOK_AGAIN),
                 };
-                if standing != told {
+                let copied = copy.number();
+                if standing != told.0 {
                     tracing::info!("{standing}");
-                    cps_peering_service::status(&standing);
-                    told = standing;
+                }
+                let now = (standing, copied);
+                if now != told {
+                    let copy = copied.map_or("no copy yet".to_owned(), |number| format!("copy up to commit {number}"));
+                    cps_peering_service::status(&format!("{}, {copy}", now.0));
+                    self.copied.set(copied.unwrap_or_default().try_into().unwrap_or(i64::MAX));
+                    told = now;
                 }
                 tokio::time::sleep(pause).await;
             }
@@ -105,12 +117,12 @@ impl Candidate {
     }
 }
 
-fn look(cluster: &Arc<Cluster>, url: &str) -> Result<Turn, StoreError> {
-    if let Some(leader) = cluster.leader()? {
+fn look(copy: &Copy, url: &str) -> Result<Turn, StoreError> {
+    if let Some(leader) = copy.cluster().leader()? {
         return Ok(Turn::Follows(leader.url));
     }
-    Ok(match Store::lead(cluster, url, Duration::ZERO)? {
-        Some(store) => Turn::Leads(store),
+    Ok(match Store::lead_with(copy, url)? {
+        Some(led) => Turn::Leads(Box::new(led)),
         None => Turn::Follows(None),
     })
 }

@@ -366,23 +366,23 @@ async fn serve(
     let streams = Arc::new(Streams::default());
     let server = Server { current: Current::default(), open: Current::default() };
     let key = settings.store_key()?;
-    let ((store, vault), serving) = match settings.place()? {
+    let (store, content, vault, serving) = match settings.place()? {
         StorePlace::Embedded(path) => {
-            let (store, vault) = vault::open(path, &key)?;
-            ((store, vault), None)
+            let (store, content, vault) = vault::open(path, &key)?;
+            (store, content, vault, None)
         }
         StorePlace::Etcd(etcd) => {
             let candidate = Candidate::new(etcd, identity.as_ref())?;
             server.current.set(candidate.routes());
             server.open.set(api::open_routes(Arc::clone(candidate.registry())));
             let mut serving = server.start(settings, identity.as_ref(), &streams).await?;
-            let store = tokio::select! {
-                store = candidate.follow() => store?,
+            let (store, mut content) = tokio::select! {
+                led = candidate.follow() => led?,
                 stopped = &mut serving.1 => return Ok(stopped.map(|()| Ended::Stopped)?),
             };
-            let vault = vault::of(&store, &key)?;
+            let vault = vault::of(&store, &mut content.state, &key)?;
             tracing::info!("this controller leads");
-            ((store, vault), Some(serving))
+            (store, content, vault, Some(serving))
         }
     };
     let (shared, vault) = (serving.is_some(), Arc::new(vault));
@@ -391,7 +391,7 @@ async fn serve(
         .then(&read)
         .and_then(|fresh| fresh.inspect_err(|error| tracing::error!("settings stay as they were: {error:#}")).ok());
     let setup = fresh.as_ref().unwrap_or(setup);
-    let (engine, hosts) = Engine::open(store, options(&setup.settings))?;
+    let (engine, hosts) = Engine::open_with(store, content, options(&setup.settings))?;
     if let Some(sandbox) = &setup.sandbox {
         sandbox.hide()?;
         sandbox.furnish(&engine, &vault)?;

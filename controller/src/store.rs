@@ -6,9 +6,10 @@ mod embedded;
 mod etcd;
 mod moving;
 mod raw;
+mod records;
 
 pub use backup::{BackupError, Restored};
-pub use etcd::{Cluster, EtcdError, Leader};
+pub use etcd::{Cluster, Copy, EtcdError, Leader};
 
 use crate::{
     audit::{Entry, Query},
@@ -21,9 +22,11 @@ use cps_peering_config::{
     id::{AccountId, PeeringId},
     net::Vni,
 };
-use raw::{Backend, Batch, Lookup, keys};
+use raw::{Backend, Batch, Lookup, SideId, keys};
+use records::{META, Rows};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -31,7 +34,8 @@ use std::{
 use thiserror::Error;
 use tokio::sync::watch;
 
-const META: &str = "meta";
+/// How long a new leader waits for its copy to be as new as the store.
+const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// The store cannot be used.
 #[derive(Debug, Error)]
@@ -119,6 +123,15 @@ pub enum StoreError {
 /// One side of a peering: the peering, and the side's VNI.
 pub type SideKey = (PeeringId, Vni);
 
+/// What a controller begins with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The records.
+    pub state: State,
+    /// What was counted for sides of peerings, as it is stored.
+    pub(crate) traffic: BTreeMap<SideId, Vec<u8>>,
+}
+
 /// The state on disk.
 pub struct Store {
     path: PathBuf,
@@ -144,6 +157,18 @@ impl Store {
         let renewed = Meta { epoch, number: meta.number + 1, ..meta };
         store.commit(&[Change::Meta(renewed)], &[], &[], meta.number)?;
         Ok(Some(store))
+    }
+
+    /// Leads if nobody does, with a copy that is as good as what is stored.
+    pub fn lead_with(copy: &Copy, url: &str) -> Result<Option<(Self, Content)>, StoreError> {
+        let Some(store) = Self::lead(copy.cluster(), url, Duration::ZERO)? else { return Ok(None) };
+        // Nobody else writes now: once the copy has this controller's own first commit, it has everything.
+        if let Some(content) = copy.take(store.backend.written(), CATCH_UP) {
+            return Ok(Some((store, content)));
+        }
+        tracing::info!("there is no copy of the store yet: all of it is loaded");
+        let content = store.content()?;
+        Ok(Some((store, content)))
     }
 
     /// Keeps controllers from leading, to change what they share as a whole.
@@ -187,16 +212,24 @@ impl Store {
     }
 
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        self.backend.meta()?.map(|value| self.parse(META, &value)).transpose()
+        self.backend.meta()?.map(|value| self.rows().parse(META, &value)).transpose()
     }
 
     /// Everything that was ever committed.
     pub fn load(&self) -> Result<State, StoreError> {
         let mut state = State::default();
         for (key, value) in self.backend.records()? {
-            state.apply(self.change(&key, &value)?);
+            state.apply(self.rows().change(&key, Some(&value))?);
         }
         Ok(state)
+    }
+
+    /// The same with what was counted: what a controller begins with.
+    pub fn content(&self) -> Result<Content, StoreError> {
+        let state = self.load()?;
+        let traffic =
+            self.backend.traffic()?.into_iter().map(|(peering, vni, value)| ((peering, vni), value)).collect();
+        Ok(Content { state, traffic })
     }
 
     /// Commits changes durably with what is to be charged because of them and what the audit trail says about them, all or
@@ -211,14 +244,14 @@ impl Store {
         let mut batch = Batch { entries: self.encode_entries(entries)?, ..Batch::default() };
         let mut number = expected;
         for change in changes {
-            batch.records.push(self.encode(change)?);
+            batch.records.push(self.rows().encode(change)?);
             if let Change::Meta(meta) = change {
                 number = meta.number;
             }
         }
         for period in periods {
             let key = (period.payer.to_string(), period.to_ms, period.peering.to_string(), period.from_ms);
-            batch.periods.push((key, self.row("period".to_owned(), Some(period))?.1.unwrap_or_default()));
+            batch.periods.push((key, self.rows().row("period".to_owned(), Some(period))?.1.unwrap_or_default()));
         }
         self.backend.commit(&batch, expected, number)
     }
@@ -226,7 +259,7 @@ impl Store {
     /// The closed periods that an account pays for and that end after `from_ms`, in the order of their ends.
     pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<Vec<Period>, StoreError> {
         let rows = self.backend.periods(payer.as_str(), from_ms)?;
-        rows.iter().map(|value| self.parse("period", value)).collect()
+        rows.iter().map(|value| self.rows().parse("period", value)).collect()
     }
 
     /// Adds to the audit trail alone.
@@ -252,7 +285,7 @@ impl Store {
         let rows = self.backend.audit(&Lookup { key, before: query.before, limit })?;
         let mut entries = Vec::with_capacity(rows.len());
         for (number, value) in rows {
-            let entry: Entry = self.parse(&format!("audit/{number}"), &value)?;
+            let entry: Entry = self.rows().parse(&format!("audit/{number}"), &value)?;
             if query.account.as_ref().is_none_or(|account| entry.accounts.contains(account)) {
                 entries.push((number, entry));
             }
@@ -263,10 +296,17 @@ impl Store {
 
     /// What was counted for sides of peerings.
     pub fn traffic<T: DeserializeOwned>(&self) -> Result<Vec<(SideKey, T)>, StoreError> {
-        let rows = self.backend.traffic()?;
-        let mut sides = Vec::with_capacity(rows.len());
-        for (peering, vni, value) in rows {
-            let content = self.parse(&format!("traffic/{peering}"), &value)?;
+        self.traffic_of(self.backend.traffic()?.into_iter().map(|(peering, vni, value)| ((peering, vni), value)))
+    }
+
+    /// The same from rows that were read already.
+    pub(crate) fn traffic_of<T: DeserializeOwned>(
+        &self,
+        rows: impl IntoIterator<Item = (SideId, Vec<u8>)>,
+    ) -> Result<Vec<(SideKey, T)>, StoreError> {
+        let mut sides = Vec::new();
+        for ((peering, vni), value) in rows {
+            let content = self.rows().parse(&format!("traffic/{peering}"), &value)?;
             if let (Ok(peering), Ok(vni)) = (peering.parse(), Vni::try_from(vni)) {
                 sides.push(((peering, vni), content));
             }
@@ -281,7 +321,7 @@ impl Store {
         }
         let mut batch = Batch::default();
         for ((peering, vni), value) in rows {
-            let value = self.row(format!("traffic/{peering}"), Some(value))?.1;
+            let value = self.rows().row(format!("traffic/{peering}"), Some(value))?.1;
             batch.traffic.push(((peering.to_string(), vni.get()), value));
         }
         batch.traffic.extend(gone.iter().map(|(peering, vni)| ((peering.to_string(), vni.get()), None)));
@@ -289,64 +329,12 @@ impl Store {
     }
 
     fn encode_entries(&self, entries: &[Entry]) -> Result<Vec<raw::EncodedEntry>, StoreError> {
-        let encode = |entry: &Entry| {
-            let failed = |source| StoreError::Record { path: self.path.clone(), key: "audit".to_owned(), source };
-            Ok((keys(entry), serde_json::to_vec(entry).map_err(failed)?))
-        };
+        let encode =
+            |entry: &Entry| Ok((keys(entry), self.rows().row("audit".to_owned(), Some(entry))?.1.unwrap_or_default()));
         entries.iter().map(encode).collect()
     }
 
-    fn encode(&self, change: &Change) -> Result<(String, Option<Vec<u8>>), StoreError> {
-        match change {
-            Change::Region(id, value) => self.row(format!("region/{id}"), value.as_ref()),
-            Change::Host(id, value) => self.row(format!("host/{id}"), value.as_ref()),
-            Change::Vpc(id, value) => self.row(format!("vpc/{id}"), value.as_ref()),
-            Change::Port(key, value) => self.row(format!("port/{key}"), value.as_ref()),
-            Change::Peering(id, value) => self.row(format!("peering/{id}"), value.as_ref()),
-            Change::Account(id, value) => self.row(format!("account/{id}"), value.as_ref()),
-            Change::Token(key, value) => {
-                let row = value.as_ref().map(|value| (key, value));
-                self.row(format!("token/{}/{}", key.account, key.token), row.as_ref())
-            }
-            Change::Signature(signature, value) => {
-                let row = value.map(|until_ms| (signature, until_ms));
-                self.row(format!("signature/{signature}"), row.as_ref())
-            }
-            Change::Meta(meta) => self.row(META.to_owned(), Some(meta)),
-        }
-    }
-
-    fn row<T: Serialize>(&self, key: String, value: Option<&T>) -> Result<(String, Option<Vec<u8>>), StoreError> {
-        let value = value.map(serde_json::to_vec).transpose();
-        let path = || self.path.clone();
-        let value = value.map_err(|source| StoreError::Record { path: path(), key: key.clone(), source })?;
-        Ok((key, value))
-    }
-
-    fn parse<T: DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {
-        serde_json::from_slice(value).map_err(|source| StoreError::Record {
-            path: self.path.clone(),
-            key: key.to_owned(),
-            source,
-        })
-    }
-
-    fn change(&self, key: &str, value: &[u8]) -> Result<Change, StoreError> {
-        use crate::model::record::{Account, Host, Peering, Port, Region, TokenKey, TokenUse, Vpc};
-        let kind = key.split('/').next().unwrap_or_default();
-        Ok(match kind {
-            "region" => self.parse::<Region>(key, value).map(|it| Change::Region(it.id.clone(), Some(it)))?,
-            "host" => self.parse::<Host>(key, value).map(|it| Change::Host(it.id.clone(), Some(it)))?,
-            "vpc" => self.parse::<Vpc>(key, value).map(|it| Change::Vpc(it.id.clone(), Some(it)))?,
-            "port" => self.parse::<Port>(key, value).map(|it| Change::Port(it.key.clone(), Some(it)))?,
-            "peering" => self.parse::<Peering>(key, value).map(|it| Change::Peering(it.id.clone(), Some(it)))?,
-            "account" => self.parse::<Account>(key, value).map(|it| Change::Account(it.id.clone(), Some(it)))?,
-            "token" => self.parse::<(TokenKey, TokenUse)>(key, value).map(|(key, it)| Change::Token(key, Some(it)))?,
-            "signature" => {
-                self.parse::<(String, u64)>(key, value).map(|(it, until_ms)| Change::Signature(it, Some(until_ms)))?
-            }
-            META => Change::Meta(self.parse(key, value)?),
-            _ => return Err(StoreError::UnknownRecord { path: self.path.clone(), key: key.to_owned() }),
-        })
+    fn rows(&self) -> Rows<'_> {
+        Rows { place: &self.path }
     }
 }

@@ -127,7 +127,7 @@ async fn secret_keys_in_clear_are_sealed_at_the_start_and_wiped_out_of_the_store
     let old = in_clear(&place, SECRET);
     let store = place.file("store.redb");
     assert!(holds(&store, SECRET.as_bytes()));
-    let (opened, _vault) = vault::open(&store, &place.file("store.key")).unwrap();
+    let (opened, _, _vault) = vault::open(&store, &place.file("store.key")).unwrap();
     assert_eq!(opened.traffic::<Value>().unwrap().len(), 1, "nothing else is lost");
     drop(opened);
     assert_eq!(holders(place.0.path(), SECRET.as_bytes()), Vec::<String>::new());

@@ -10,7 +10,7 @@ use crate::{
         record::{Account, SealedKey},
         state::{Change, Meta, State},
     },
-    store::{BackupError, Store, StoreError},
+    store::{BackupError, Content, Store, StoreError},
 };
 use cps_peering_config::id::AccountId;
 use ring::{
@@ -219,46 +219,52 @@ impl Vault {
 
 /// Removes all access keys. Returns how many accounts had any. Blocks on the store.
 pub fn forget_all(store: &Store) -> Result<usize, StoreError> {
-    let state = store.load()?;
+    let mut state = store.load()?;
     let with_keys = state.accounts().values().filter(|account| !account.keys.is_empty());
     let without = |account: &Account| Account { keys: std::collections::BTreeMap::new(), ..account.clone() };
     let changes: Vec<_> =
         with_keys.map(|account| Change::Account(account.id.clone(), Some(without(account)))).collect();
     let accounts = changes.len();
-    commit(store, &state, changes)?;
+    commit(store, &mut state, changes)?;
     Ok(accounts)
 }
 
-/// Commits changes, if there are any, to a store that nobody else writes to.
-fn commit(store: &Store, state: &State, mut changes: Vec<Change>) -> Result<(), StoreError> {
+/// Commits changes, if there are any, to a store that nobody else writes to and that holds `state`.
+fn commit(store: &Store, state: &mut State, mut changes: Vec<Change>) -> Result<(), StoreError> {
     let meta = state.meta();
     if changes.is_empty() {
         return Ok(());
     }
     changes.push(Change::Meta(Meta { number: meta.number + 1, ..meta }));
-    store.commit(&changes, &[], &[], meta.number)
+    store.commit(&changes, &[], &[], meta.number)?;
+    for change in changes {
+        state.apply(change);
+    }
+    Ok(())
 }
 
-/// The key of a store that several controllers share. It must be there: one that was made here would be no other's.
-pub fn of(store: &Store, key: &Path) -> Result<Vault, VaultError> {
-    let state = store.load()?;
+/// The key of a store that several controllers share, which holds `state`. It must be there: one that was made here would be no
+/// other's.
+pub fn of(store: &Store, state: &mut State, key: &Path) -> Result<Vault, VaultError> {
     let vault = Vault::read(key)?;
-    vault.check(&state)?;
-    commit(store, &state, vault.seal_all(&state)?)?;
+    vault.check(state)?;
+    let changes = vault.seal_all(state)?;
+    commit(store, state, changes)?;
     Ok(vault)
 }
 
-/// Opens an embedded store and its key. Secret keys that a version before this one has kept in clear are sealed; the store is
+/// Opens an embedded store with what it holds, and its key. Secret keys that a version before this one has kept in clear are sealed; the store is
 /// then written anew, because its file still holds what was overwritten.
-pub fn open(store: &Path, key: &Path) -> Result<(Store, Vault), VaultError> {
+pub fn open(store: &Path, key: &Path) -> Result<(Store, Content, Vault), VaultError> {
     let opened = Store::open(store)?;
-    let state = opened.load()?;
-    let vault = Vault::open(key, &state)?;
-    let changes = vault.seal_all(&state)?;
+    let content = opened.content()?;
+    let state = &content.state;
+    let vault = Vault::open(key, state)?;
+    let changes = vault.seal_all(state)?;
     // There until it is done: also after a crash in between.
     let marker = store.with_extension("sealing");
     if changes.is_empty() && !marker.exists() {
-        return Ok((opened, vault));
+        return Ok((opened, content, vault));
     }
     let failed = |what, path: &Path| {
         let path = path.to_owned();
@@ -282,7 +288,9 @@ pub fn open(store: &Path, key: &Path) -> Result<(Store, Vault), VaultError> {
         accounts = changes.len(),
         "secret keys in clear have been sealed; backups made before still hold them"
     );
-    Ok((Store::open(store)?, vault))
+    let store = Store::open(store)?;
+    let content = store.content()?;
+    Ok((store, content, vault))
 }
 
 /// Makes a key, all or nothing, and never in the place of another.

@@ -22,7 +22,7 @@ use crate::{
         metering::{Period, open_period},
         state::State,
     },
-    store::{BackupError, Store, StoreError},
+    store::{BackupError, Content, Store, StoreError},
     traffic::Traffic,
 };
 use cps_peering_config::{
@@ -205,10 +205,16 @@ fn random_tail() -> String {
 pub type NewHosts = tokio::sync::mpsc::UnboundedReceiver<(HostId, watch::Receiver<Target>)>;
 
 impl Engine {
-    /// Loads the state.
+    /// Loads what is stored.
     pub fn open(store: Store, options: Options) -> Result<(Arc<Self>, NewHosts), StoreError> {
-        let state = store.load()?;
-        let traffic = Traffic::load(&store)?;
+        let content = store.content()?;
+        Self::open_with(store, content, options)
+    }
+
+    /// Begins with what is stored, where that was loaded before.
+    pub fn open_with(store: Store, content: Content, options: Options) -> Result<(Arc<Self>, NewHosts), StoreError> {
+        let Content { state, traffic } = content;
+        let traffic = Traffic::kept(store.traffic_of(traffic)?);
         let clock = Arc::clone(&options.clock);
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
         let shared = Arc::new(Shared {

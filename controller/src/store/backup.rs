@@ -173,7 +173,7 @@ impl Store {
             return Err(BackupError::Empty(backup.to_owned()));
         }
         let renewed = in_new_epoch(state.meta(), old, epoch, vnis_left_out)?;
-        if let (_, Some(value)) = store.encode(&Change::Meta(renewed))? {
+        if let (_, Some(value)) = store.rows().encode(&Change::Meta(renewed))? {
             store.backend.end_filling(value)?;
         }
         Ok((state, Revision { epoch: renewed.epoch, number: renewed.number }))

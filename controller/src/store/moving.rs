@@ -86,7 +86,7 @@ impl Store {
         let old = before.map(|meta| Revision { epoch: meta.epoch, number: meta.number });
         let renewed = in_new_epoch(state.meta(), old, epoch, vnis_left_out)?;
         let replaced = self.revision()?.map(|revision| self.keep(revision)).transpose()?;
-        let encode = |meta: Meta| self.encode(&Change::Meta(meta)).map(|(_, value)| value.unwrap_or_default());
+        let encode = |meta: Meta| self.rows().encode(&Change::Meta(meta)).map(|(_, value)| value.unwrap_or_default());
         self.backend.begin_filling(encode(Meta { number: 0, ..before.unwrap_or_default() })?)?;
         from.backend.dump(&mut |page| {
             self.backend.fill(match page {

@@ -71,6 +71,10 @@ pub(super) trait Backend: Send + Sync {
     fn fill(&self, page: Page) -> Result<(), StoreError>;
     /// Writes the record `meta`, after which the store can be used.
     fn end_filling(&self, meta: Vec<u8>) -> Result<(), StoreError>;
+    /// The revision of the last write, where there is such a thing.
+    fn written(&self) -> u64 {
+        0
+    }
     /// Whether it is certain at this moment that nobody else writes.
     fn leads(&self) -> bool;
     /// Writes no more, and says so to others.

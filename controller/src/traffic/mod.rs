@@ -80,7 +80,7 @@ pub struct Sample {
 
 /// What hosts have said of one side.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Said {
+pub(crate) struct Said {
     /// What they had counted before they began anew.
     base: Totals,
     /// What each said last.
@@ -136,12 +136,9 @@ pub struct Traffic {
 
 impl Traffic {
     /// What was kept.
-    pub fn load(store: &Store) -> Result<Self, StoreError> {
-        let mut sides = Sides::new();
-        for (key, said) in store.traffic()? {
-            sides.insert(key, Side { said, ..Side::default() });
-        }
-        Ok(Self { sides: Mutex::new(sides) })
+    pub(crate) fn kept(rows: Vec<(SideKey, Said)>) -> Self {
+        let side = |(key, said)| (key, Side { said, ..Side::default() });
+        Self { sides: Mutex::new(rows.into_iter().map(side).collect()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Sides> {
@@ -282,16 +279,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.redb");
         let store = Store::open(&path).unwrap();
-        let traffic = Traffic::load(&store).unwrap();
+        let traffic = Traffic::kept(store.traffic().unwrap());
         traffic.heard(&host("h1"), &report(1000), |_| true);
         traffic.save(&store, &[]).unwrap();
         drop(store);
         let store = Store::open(&path).unwrap();
-        let traffic = Traffic::load(&store).unwrap();
+        let traffic = Traffic::kept(store.traffic().unwrap());
         assert_eq!(sent(&traffic), 1000);
         traffic.heard(&host("h1"), &report(1100), |_| true);
         assert_eq!(sent(&traffic), 1100, "what the host counted before is not counted twice");
         traffic.save(&store, &[("vpcpr-1".parse().unwrap(), 7.try_into().unwrap())]).unwrap();
-        assert!(Traffic::load(&store).unwrap().all().is_empty());
+        assert!(Traffic::kept(store.traffic().unwrap()).all().is_empty());
     }
 }

@@ -1,6 +1,10 @@
 //! Speaks with etcd over its JSON gateway (<https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/>): ranges, transactions,
 //! leases. A member that does not answer is passed over.
 
+mod watch;
+
+pub(super) use watch::Written;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cps_peering_config::settings::EtcdSettings;
 use cps_peering_http::tls::{self, TlsError};
@@ -277,6 +281,19 @@ impl Range {
     }
 }
 
+fn silent(error: &reqwest::Error) -> EtcdError {
+    EtcdError::Silent(cps_peering_http::chain(error))
+}
+
+/// What a member says when it says no.
+fn refusal(text: &str) -> Option<EtcdError> {
+    let said: Value = serde_json::from_str(text).ok()?;
+    let error = said.get("error").filter(|error| error.is_object()).unwrap_or(&said);
+    let code = error["code"].as_u64().or_else(|| error["grpc_code"].as_u64())?;
+    let message = error["message"].as_str().or_else(|| error["error"].as_str()).unwrap_or_default().to_owned();
+    Some(EtcdError::Refused { code, message })
+}
+
 /// What every question needs.
 struct Asking {
     http: reqwest::Client,
@@ -288,35 +305,28 @@ struct Asking {
 }
 
 impl Asking {
+    fn post(&self, member: usize, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        let url = format!("{}{path}", self.endpoints[member].trim_end_matches('/'));
+        let request = self.http.post(&url).json(body);
+        match self.token.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(token) => request.header("authorization", token),
+            None => request,
+        }
+    }
+
     /// Asks one member.
     async fn ask(&self, member: usize, path: &str, body: &Value, within: Duration) -> Result<String, EtcdError> {
-        let url = format!("{}{path}", self.endpoints[member].trim_end_matches('/'));
-        let mut request = self.http.post(&url).timeout(within).json(body);
-        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(token) = token {
-            request = request.header("authorization", token);
-        }
-        let silent = |error: reqwest::Error| {
-            let mut told = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(error) = source {
-                told = format!("{told}: {error}");
-                source = error.source();
-            }
-            EtcdError::Silent(told)
-        };
-        let answer = request.send().await.map_err(silent)?;
+        let request = self.post(member, path, body).timeout(within);
+        let answer = request.send().await.map_err(|error| silent(&error))?;
         let status = answer.status();
-        let text = answer.text().await.map_err(silent)?;
-        let unreadable = || EtcdError::Unreadable(format!("{url}: {status} {text:.200}"));
+        let text = answer.text().await.map_err(|error| silent(&error))?;
         // A page of many rows is read once, as what it is. (A stream's error comes with 200, and is none of what is read.)
         if status == StatusCode::OK {
             return Ok(text);
         }
-        let error: Value = serde_json::from_str(&text).map_err(|_| unreadable())?;
-        let code = error["code"].as_u64().or_else(|| error["grpc_code"].as_u64()).ok_or_else(unreadable)?;
-        let message = error["message"].as_str().or_else(|| error["error"].as_str()).unwrap_or_default().to_owned();
-        Err(EtcdError::Refused { code, message })
+        Err(refusal(&text).unwrap_or_else(|| {
+            EtcdError::Unreadable(format!("{}{path}: {status} {text:.200}", self.endpoints[member]))
+        }))
     }
 
     /// Asks, as a user that etcd knows where there is one.

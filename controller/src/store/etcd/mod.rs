@@ -11,6 +11,7 @@
 //! | `filling` | there while the store is filled from another; what is in it then is of no use |
 
 mod client;
+mod copy;
 mod lease;
 mod read;
 mod staged;
@@ -18,6 +19,7 @@ mod staged;
 mod tests;
 
 pub use client::EtcdError;
+pub use copy::Copy;
 pub use lease::Leader;
 
 use super::{
@@ -471,6 +473,10 @@ impl Backend for Etcd {
         self.write(&mut writer, "finish it", &operations)?;
         (writer.filling, writer.number) = (false, number);
         Ok(())
+    }
+
+    fn written(&self) -> u64 {
+        self.writer().last
     }
 
     fn leads(&self) -> bool {

@@ -4,7 +4,7 @@ use super::{
     Etcd, Lookup, Operation, PAGE_WITHIN, Page, PeriodKey, Range, SideRow,
     client::{EtcdError, KeyValue},
 };
-use crate::store::StoreError;
+use crate::store::{StoreError, raw::SideId};
 use std::{
     collections::BTreeMap,
     sync::{PoisonError, RwLockReadGuard},
@@ -18,10 +18,21 @@ const ATTEMPTS: usize = 5;
 const AT_ONCE: usize = 100;
 
 /// One moment.
-struct Moment {
+pub(super) struct Moment {
     revision: u64,
     /// What a large commit is about to change: it holds already. By key; none where the key goes.
     coming: BTreeMap<String, Option<Vec<u8>>>,
+}
+
+impl Moment {
+    /// Whatever is in place then.
+    pub(super) fn at(revision: u64) -> Self {
+        Self { revision, coming: BTreeMap::new() }
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
 }
 
 impl Etcd {
@@ -50,7 +61,7 @@ impl Etcd {
     }
 
     /// Pages of what is below a key; keys come without what they all begin with.
-    fn pages(
+    pub(super) fn pages(
         &self,
         moment: &Moment,
         rest: &str,
@@ -122,11 +133,7 @@ impl Etcd {
     }
 
     fn side(&self, row: KeyValue) -> Result<SideRow, StoreError> {
-        let read = || {
-            let (peering, vni) = row.key.split_once('/')?;
-            Some((peering.to_owned(), u32::from_str_radix(vni, 16).ok()?))
-        };
-        let (peering, vni) = read().ok_or_else(|| self.unknown(&row.key))?;
+        let (peering, vni) = side_id(&row.key).ok_or_else(|| self.unknown(&row.key))?;
         Ok((peering, vni, row.value))
     }
 
@@ -192,6 +199,12 @@ impl Etcd {
             take(Page::Traffic(rows.into_iter().map(|row| self.side(row)).collect::<Result<_, _>>()?))
         })
     }
+}
+
+/// The side that a key names.
+pub(super) fn side_id(key: &str) -> Option<SideId> {
+    let (peering, vni) = key.split_once('/')?;
+    Some((peering.to_owned(), u32::from_str_radix(vni, 16).ok()?))
 }
 
 impl EtcdError {

@@ -14,17 +14,17 @@ use proxy::{Mode, Proxy};
 use serde_json::Value;
 
 #[path = "../../../tests/common/etcd.rs"]
-mod members;
+pub(super) mod members;
 #[path = "../../../tests/common/proxy.rs"]
-mod proxy;
+pub(super) mod proxy;
 
-const LONG: Duration = Duration::from_secs(30);
+pub(super) const LONG: Duration = Duration::from_secs(30);
 
-fn cluster(members: &Members) -> Arc<Cluster> {
+pub(super) fn cluster(members: &Members) -> Arc<Cluster> {
     Arc::new(Cluster::new(&members.settings("/t/")).unwrap())
 }
 
-fn lead(cluster: &Arc<Cluster>) -> Store {
+pub(super) fn lead(cluster: &Arc<Cluster>) -> Store {
     Store::lead(cluster, "http://127.0.0.1:1", LONG).unwrap().unwrap()
 }
 
@@ -32,16 +32,16 @@ fn backend(cluster: &Arc<Cluster>) -> Etcd {
     Etcd::lead(cluster, None, LONG).unwrap().unwrap()
 }
 
-fn region(id: &str) -> Change {
+pub(super) fn region(id: &str) -> Change {
     let id: cps_peering_config::id::RegionId = id.parse().unwrap();
     Change::Region(id.clone(), Some(serde_json::from_value::<Region>(serde_json::json!({ "id": id })).unwrap()))
 }
 
-fn regions(count: usize) -> Vec<Change> {
+pub(super) fn regions(count: usize) -> Vec<Change> {
     (0..count).map(|number| region(&format!("region-{number:05}"))).collect()
 }
 
-fn entry(account: &str, time_ms: u64) -> Entry {
+pub(super) fn entry(account: &str, time_ms: u64) -> Entry {
     Entry {
         time_ms,
         request: format!("{account}{time_ms}"),
@@ -56,7 +56,7 @@ fn entry(account: &str, time_ms: u64) -> Entry {
 }
 
 /// Commits with the next number.
-fn commit(store: &Store, changes: &[Change], entries: &[Entry]) -> Result<u64, StoreError> {
+pub(super) fn commit(store: &Store, changes: &[Change], entries: &[Entry]) -> Result<u64, StoreError> {
     let meta = store.meta().unwrap().unwrap_or_default();
     commit_after(store, meta, changes, entries)
 }
