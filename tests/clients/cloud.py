@@ -1,12 +1,8 @@
-"""The sandbox controller, and tenants and the operator who talk to it."""
+"""Tenants who talk to a controller, and what its answers are."""
 
 import importlib
 import json
-import os
-import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import requests
 from jdcloud_sdk.core.config import Config
@@ -49,73 +45,6 @@ def until(look, seconds=10):
         if time.monotonic() > end:
             raise TimeoutError(f"after {seconds} s still {seen!r}")
         time.sleep(0.02)
-
-
-def toml(value):
-    """A value as TOML writes it in one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name} = {toml(value)}" for name, value in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    return json.dumps(value)
-
-
-class Sandbox:
-    """A controller that leaves nothing behind."""
-
-    def __init__(self, **settings):
-        self.folder = tempfile.TemporaryDirectory(prefix="cps-peering-clients-")
-        folder = Path(self.folder.name)
-        arguments = [os.environ["CPS_PEERING_CONTROLLER"], "--dev"]
-        if settings:
-            # The first three are the sandbox's own, whatever stands there.
-            told = {"listen": "127.0.0.1:0", "store": "-", "operator_token_file": "-"} | settings
-            lines = [f"{name} = {toml(value)}\n" for name, value in told.items()]
-            (folder / "controller.toml").write_text("".join(lines))
-            arguments += ["--settings", str(folder / "controller.toml")]
-        self.log = folder / "log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log)
-        line = self.process.stdout.readline()
-        if not line:
-            self.stop()
-            raise RuntimeError("the controller did not start")
-        told = json.loads(line)
-        self.url, self.endpoint = told["url"], told["url"].removeprefix("http://")
-        self.admin_token, self.regions = told["admin_token"], told["regions"]
-        self.tenants = [Tenant(self, account) for account in told["accounts"]]
-
-    def stop(self):
-        """Ends it. A panic is an error of its own, whatever the answers were."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        code = self.process.wait(10)
-        self.process.stdout.close()
-        log = self.log.read_text()
-        self.folder.cleanup()
-        if code or "panicked" in log:
-            raise RuntimeError(f"the controller ended with {code}:\n{log}")
-
-    def http(self, method, path, token, **arguments):
-        """A request with a token, as it is answered."""
-        headers = {"Authorization": f"Bearer {token}"} | arguments.pop("headers", {})
-        return requests.request(method, self.url + path, headers=headers, timeout=10, **arguments)
-
-    def operator(self, method, path, body=None, **arguments):
-        """What the operator gets."""
-        return result(self.http(method, "/admin/v1" + path, self.admin_token, json=body, **arguments))
-
-    def charge(self, tenant, status):
-        """The billing system says how an account stands."""
-        return self.operator("PUT", f"/accounts/{tenant.id}/chargeStatus", {"chargeStatus": status})
-
-    def tenant(self, name):
-        """A further account, with a key and a token."""
-        self.operator("POST", "/accounts", {"accountId": name})
-        key = self.operator("POST", f"/accounts/{name}/keys")
-        token = self.operator("POST", f"/accounts/{name}/tokens")["token"]
-        account = {"id": name, "access_key": key["accessKey"], "secret_key": key["secretKey"], "token": token}
-        return Tenant(self, account)
 
 
 def result(response):

@@ -1,17 +1,17 @@
-"""A sandbox per test, and JD Cloud's SDK pointed at it."""
+"""A controller per test, and JD Cloud's SDK pointed at it."""
 
 import pytest
 
-from cloud import Sandbox
+import controllers
 
 
 @pytest.fixture
 def start():
-    """Starts sandboxes with given settings; they end with the test."""
+    """Starts controllers with given settings; they end with the test."""
     running = []
 
     def start(**settings):
-        running.append(Sandbox(**settings))
+        running.append(controllers.start(**settings))
         return running[-1]
 
     yield start
@@ -21,7 +21,7 @@ def start():
 
 @pytest.fixture
 def sandbox(start):
-    """A sandbox with the usual settings."""
+    """A controller with the usual settings."""
     return start()
 
 
