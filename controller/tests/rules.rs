@@ -68,6 +68,37 @@ fn peering(name: &str, vpc: &str, peer: &str) -> String {
 }
 
 #[test]
+fn vtep_addresses_are_told_apart_by_their_last_four_bytes() {
+    let of = |number: u8, underlay: &str| {
+        host(number, "north").replace(&format!("192.0.2.{number}\""), &format!("{underlay}\""))
+    };
+    let mut model = Model::default();
+    let regions = "[[regions]]\nid = \"north\"\n";
+    model.apply(&format!("{regions}{}{}", of(1, "2001:db8::1"), of(2, "2001:db8::2"))).unwrap();
+    for (hosts, rules) in [
+        (of(3, "2001:db8:9::1"), &["2001:db8::1 of host h1 end in the same 32 bits"][..]),
+        (of(1, "2001:db8::2"), &["2001:db8::2 is that of host h2"]),
+        (of(3, "192.0.2.3"), &["not of the same family as 2001:db8::1 of host h1"]),
+        // One that has the address of another's end is no reason against itself.
+        (of(1, "192.0.2.1"), &["not of the same family as 2001:db8::2 of host h2"]),
+    ] {
+        let refusal = model.apply(&hosts).unwrap_err();
+        let told: Vec<&str> = refusal.faults.iter().map(|fault| fault.rule.as_str()).collect();
+        assert!(
+            told.len() == rules.len() && told.iter().zip(rules).all(|(told, rule)| told.contains(rule)),
+            "{told:?}"
+        );
+    }
+    // They swap, one moves, and what is free then is taken.
+    model.apply(&format!("{}{}", of(1, "2001:db8::2"), of(2, "2001:db8::1"))).unwrap();
+    model.apply(&of(1, "2001:db8:9::3")).unwrap();
+    model.apply(&of(3, "2001:db8::2")).unwrap();
+    // All of them are of the other family.
+    model.apply(&format!("{}{}{}", host(1, "north"), host(2, "north"), host(3, "north"))).unwrap();
+    assert_eq!(model.apply(&of(4, "2001:db8::4")).unwrap_err().faults.len(), 1);
+}
+
+#[test]
 fn all_faults_of_a_document_are_told_together() {
     let text = format!("{}{}", host(4, "mars"), port("h9", "eth1", "a", "10.1.9.1/24"));
     assert_eq!(built().apply(&text).unwrap_err().faults.len(), 2);

@@ -267,10 +267,11 @@ impl Applier<'_, '_, '_> {
         }
         // With all of them in place, so that two hosts may swap their addresses.
         for (place, host) in self.document.hosts.iter().enumerate() {
-            let others = self.draft.state.hosts().values().filter(|other| other.id != host.id);
-            let rule = others.fold(None, |found, other| found.or_else(|| underlay_clash(host.underlay, other)));
+            let Some(host) = self.draft.state.hosts().get(&host.id) else { continue };
+            let rule = self.draft.state.hosts_beside(host).find_map(|other| underlay_clash(host.underlay, other));
+            let host = host.id.clone();
             if let Some(rule) = rule {
-                self.fault(entry("hosts", place, &host.id), rule);
+                self.fault(entry("hosts", place, &host), rule);
             }
         }
     }

@@ -126,8 +126,9 @@ impl<A: Ord + Clone, B: Ord + Clone> Links<A, B> {
     }
 
     /// What belongs to a thing, in order.
-    pub(super) fn of(&self, of: &A) -> impl Iterator<Item = &B> {
-        self.0.range(Before(of)..).take_while(move |(other, _)| other == of).map(|(_, what)| what)
+    pub(super) fn of<'a>(&'a self, of: &A) -> impl Iterator<Item = &'a B> + use<'a, A, B> {
+        let of = of.clone();
+        self.0.range(Before(&of)..).take_while(move |(other, _)| *other == of).map(|(_, what)| what)
     }
 
     /// The first of what belongs to a thing, from some point on.

@@ -11,7 +11,7 @@ use cps_peering_config::{
 };
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// A record that is set or removed.
 #[allow(clippy::large_enum_variant, reason = "a commit holds few of them, mostly peerings")]
@@ -83,6 +83,10 @@ pub struct State {
     tokens: Records<TokenKey, TokenUse>,
     signatures: OrdMap<String, u64>,
     retiring: OrdSet<HostId>,
+    /// By the last four bytes of their VTEP addresses.
+    hosts_by_tail: Links<[u8; 4], HostId>,
+    /// By whether these are IPv4.
+    hosts_by_family: Links<bool, HostId>,
     vpcs_of_account: Links<AccountId, VpcId>,
     ports_of_vpc: Links<VpcId, PortKey>,
     /// Ended ones are not among them.
@@ -112,6 +116,17 @@ fn first_port(host: &HostId) -> PortKey {
     PortKey { host: host.clone(), interface: "!".parse().expect("the first printable character") }
 }
 
+/// What agents derive an Ethernet address from: the last four bytes.
+fn tail(vtep: IpAddr) -> [u8; 4] {
+    match vtep {
+        IpAddr::V4(vtep) => vtep.octets(),
+        IpAddr::V6(vtep) => {
+            let [.., a, b, c, d] = vtep.octets();
+            [a, b, c, d]
+        }
+    }
+}
+
 fn credentials(account: &Account) -> impl Iterator<Item = Credential> {
     let keys = account.keys.keys().cloned().map(Credential::AccessKey);
     keys.chain(account.tokens.values().cloned().map(Credential::TokenHash))
@@ -128,7 +143,15 @@ impl State {
                 } else {
                     self.retiring.remove(&id);
                 }
-                self.hosts.set(id, value);
+                let new = value.as_ref().map(|host| host.underlay);
+                if let Some(old) = self.hosts.set(id.clone(), value) {
+                    self.hosts_by_tail.unlink(&tail(old.underlay), &id);
+                    self.hosts_by_family.unlink(&old.underlay.is_ipv4(), &id);
+                }
+                if let Some(new) = new {
+                    self.hosts_by_tail.link(&tail(new), &id);
+                    self.hosts_by_family.link(&new.is_ipv4(), &id);
+                }
             }
             Change::Account(id, value) => {
                 if let Some(old) = self.accounts.set(id.clone(), value) {
@@ -300,6 +323,15 @@ impl State {
     /// The hosts, retiring ones among them.
     pub fn hosts(&self) -> &Records<HostId, Host> {
         &self.hosts
+    }
+
+    /// The hosts that have the last four bytes of a VTEP address in common with it, and one, if there is one, whose VTEP
+    /// address is of the other family; not the host itself.
+    pub fn hosts_beside(&self, host: &Host) -> impl Iterator<Item = &Host> {
+        let (id, vtep) = (host.id.clone(), host.underlay);
+        let alike = self.hosts_by_tail.of(&tail(vtep));
+        let other = self.hosts_by_family.of(&!vtep.is_ipv4()).take(1);
+        alike.chain(other).filter(move |other| **other != id).map(|id| &self.hosts[id])
     }
 
     /// The accounts that have a record.
