@@ -4,6 +4,7 @@ use crate::{
     agents::AgentClients,
     engine::{Engine, HostTarget, NewHosts, Target},
     metrics::Pushed,
+    traffic,
 };
 use cps_peering_config::{
     HostPatch, HostReport, Revision, SharedHostConfig,
@@ -109,7 +110,8 @@ impl Worker {
     async fn run(mut self) {
         loop {
             let Some(target) = self.target.borrow_and_update().clone() else { return };
-            if self.newest.replace(target.config.revision) != Some(target.config.revision) {
+            let again = self.newest.replace(target.config.revision) == Some(target.config.revision);
+            if !again {
                 // What came before and is not there yet counts from its own beginning.
                 self.behind_since.get_or_insert_with(Instant::now);
             }
@@ -120,12 +122,15 @@ impl Worker {
                 // An agent may hold its answer back; what came meanwhile, a delete perhaps, must not wait for that.
                 Ok(()) = newer.changed() => continue,
             };
+            let mut counts = false;
             let pause = match brought {
                 Ok(report) => {
                     let in_sync = report.in_sync() && report.applied == Some(target.config.revision);
                     span.in_scope(|| self.measure(in_sync));
                     self.engine.heard(&self.host, Ok(report));
                     if in_sync {
+                        // There is a connection to it, and nothing more urgent. It still tells of sides that are gone.
+                        counts = again && !target.config.vrfs.is_empty();
                         self.retry = FIRST_RETRY;
                         jitter(self.between_questions())
                     } else {
@@ -139,9 +144,15 @@ impl Worker {
                     self.back_off()
                 }
             };
+            let left_alone = async {
+                if counts {
+                    traffic::count(&self.engine, &self.client, &self.host, &target.agent).await;
+                }
+                tokio::time::sleep(pause).await;
+            };
             tokio::select! {
                 changed = self.target.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(pause) => {}
+                () = left_alone => {}
             }
         }
     }

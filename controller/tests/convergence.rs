@@ -15,9 +15,10 @@ use axum::{
 use common::{apply, create, delete, peering};
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
-    agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH},
+    agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH, TRAFFIC_PATH},
     id::PeeringId,
     report::{Counters, Problem, ProblemKind, Scope},
+    traffic::{Count, SideTraffic, TrafficReport},
 };
 use cps_peering_controller::{
     agents::AgentClients,
@@ -51,6 +52,8 @@ struct Host {
     config: Option<ValidHostConfig>,
     calls: Vec<&'static str>,
     problems: Vec<Problem>,
+    /// How often it was asked for counters.
+    counted: u64,
     /// Answers pushes only after this time.
     slow: Duration,
 }
@@ -77,6 +80,17 @@ fn report(host: &Host) -> HostReport {
         vrfs: std::collections::BTreeMap::new(),
         sides: std::collections::BTreeMap::new(),
     }
+}
+
+/// Each side has sent as many packets as it was asked for counters.
+fn traffic(host: &mut Host) -> TrafficReport {
+    host.counted += 1;
+    let sent = Count { bytes: 100 * host.counted, packets: host.counted };
+    let sides = host.config.iter().flat_map(|config| config.sides.iter()).map(|(vni, side)| {
+        let (peering, received) = (side.peering.clone(), Count::default());
+        (*vni, SideTraffic { peering, sent, dropped: 0, received, backlog: 0, share: None })
+    });
+    TrafficReport { host: None, grants: None, sides: sides.collect() }
 }
 
 const LEGAL: &str = "a controller sends legal configurations";
@@ -119,9 +133,11 @@ impl Agent {
             .await
         };
         let status = async |State(host): State<Shared>| Json(report(&host.lock().unwrap()));
+        let counters = async |State(host): State<Shared>| Json(traffic(&mut host.lock().unwrap()));
         let router = Router::new()
             .route(CONFIG_PATH, put(put_config).patch(patch_config))
             .route(STATUS_PATH, get(status))
+            .route(TRAFFIC_PATH, get(counters))
             .with_state(Arc::clone(&host));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { host, address, server }
@@ -247,6 +263,27 @@ async fn built() -> (TempDir, Controller, [Agent; 2]) {
     controller.build([&agents[0], &agents[1]]);
     controller.until_in_sync().await;
     (folder, controller, agents)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_are_asked_what_they_have_counted_beside_how_they_stand() {
+    let (_folder, controller, agents) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let sides = controller.engine.read(|state, _| state.peerings()[&id].sides().map(|side| side.vni.unwrap()));
+    for vni in sides {
+        let sent = |packets| {
+            let totals = controller.engine.traffic().of(&id, vni)?.0;
+            (totals.sent.packets >= packets).then_some(totals)
+        };
+        // Nobody else asks within a region.
+        controller.until("counters", |_| sent(3)).await;
+    }
+    // It tells of a side for some time after it is gone.
+    controller.run(&delete(&id)).unwrap();
+    controller.until_gone(&id).await;
+    let seen = agents.each_ref().map(|agent| agent.host.lock().unwrap().counted);
+    controller.until("counters", |_| (agents[0].host.lock().unwrap().counted > seen[0] + 1).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

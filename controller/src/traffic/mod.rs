@@ -5,6 +5,7 @@
 
 mod collect;
 
+pub(crate) use collect::count;
 pub use collect::run;
 
 use crate::store::{SideKey, Store, StoreError};
