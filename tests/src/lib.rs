@@ -35,5 +35,5 @@ pub mod stream;
 pub mod topology;
 pub mod wait;
 
-pub use lab::{Lab, Server};
+pub use lab::{Lab, Server, Store};
 pub use topology::Topology;

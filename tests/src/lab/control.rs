@@ -1,4 +1,4 @@
-//! The controller, and the CLI as an operator would use it.
+//! The controller, or two that share a store, and the CLI as an operator would use it.
 
 use super::{Pki, daemon::Daemon, daemon::binary, underlay::Underlay};
 use crate::{
@@ -11,7 +11,7 @@ use cps_peering_config::{id::PeeringId, inventory::Inventory, tls::TlsFiles};
 use rustls::ClientConfig;
 use serde_json::Value;
 use std::{
-    fs,
+    env, fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -20,19 +20,41 @@ use std::{
     time::Duration,
 };
 
-/// The TCP port of the controller.
+/// The TCP port of the controller; where there are two, that of the other is the next.
 const PORT: u16 = 7400;
+
+/// Where the member of etcd listens, on the loopback of the controllers' namespace.
+const ETCD: &str = "http://127.0.0.1:2379";
 
 /// The operators' token in the lab.
 const TOKEN: &str = "only-for-the-lab";
 
-/// The controller in a namespace of its own.
+/// Where the state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// In a file, by one controller.
+    Embedded,
+    /// In etcd, by two controllers, one of which leads.
+    Etcd,
+}
+
+impl Store {
+    /// Where it is unless a test says something else: in etcd where `CPS_PEERING_LAB_STORE` says so.
+    pub fn usual() -> Store {
+        if env::var_os("CPS_PEERING_LAB_STORE").is_some_and(|it| it == "etcd") { Store::Etcd } else { Store::Embedded }
+    }
+}
+
+/// One controller, or two, in a namespace of their own.
 #[derive(Debug)]
 pub struct Controller {
-    daemon: Daemon,
+    etcd: Option<Daemon>,
+    daemons: Vec<Daemon>,
+    /// The one that is asked: of two the second, which follows more often than not, as long as it runs.
+    asked: usize,
     netns: Netns,
     lab_name: String,
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
     token_file: PathBuf,
     ca: PathBuf,
     tls: Arc<ClientConfig>,
@@ -56,32 +78,71 @@ impl Controller {
         underlay: &mut Underlay,
         dir: &Path,
         pki: &Pki,
-        delete_wait: Duration,
+        (store, delete_wait): (Store, Duration),
     ) -> Result<Controller> {
         let netns = Netns::create(&format!("{lab_name}-ctl"))?;
         underlay.attach(&netns, "the controller's", &[address])?;
         let dir = dir.join("controller");
         fs::create_dir(&dir)?;
-        let token_file = dir.join("operator.token");
-        let file = fs::File::options().create_new(true).write(true).mode(0o600).open(&token_file)?;
-        std::io::Write::write_all(&mut &file, format!("{TOKEN}\n").as_bytes())?;
-        let listen = SocketAddr::new(address, PORT);
+        let token_file = secret(&dir.join("operator.token"), TOKEN)?;
+        let key_file = secret(&dir.join("store.key"), &"7".repeat(64))?;
+        let TlsFiles { ca, cert, key } = pki.files("controller");
+        let mut controller = Controller {
+            etcd: None,
+            daemons: Vec::new(),
+            asked: 0,
+            netns,
+            lab_name: lab_name.to_owned(),
+            listen: Vec::new(),
+            token_file,
+            ca: ca.clone(),
+            tls: pki.as_client()?,
+            dir,
+        };
         // What is not said is as shipped.
         let settings = format!(
-            "listen = '{listen}'\nstore = '{}'\noperator_token_file = '{}'\ndelete_wait_ms = {}\npoll_s = 1\n",
-            dir.join("store.redb").display(),
-            token_file.display(),
+            "operator_token_file = '{}'\nstore_key_file = '{}'\ndelete_wait_ms = {}\npoll_s = 1\ntls = {{ ca = '{}', cert = '{}', key = \
+             '{}' }}\n",
+            controller.token_file.display(),
+            key_file.display(),
             delete_wait.as_millis(),
+            ca.display(),
+            cert.display(),
+            key.display(),
         );
-        let TlsFiles { ca, cert, key } = pki.files("controller");
-        let (shown, cert, key) = (ca.display(), cert.display(), key.display());
-        let settings = format!("{settings}tls = {{ ca = '{shown}', cert = '{cert}', key = '{key}' }}\n");
-        let file = dir.join("controller.toml");
-        fs::write(&file, settings)?;
+        if store == Store::Embedded {
+            let store = controller.dir.join("store.redb");
+            controller.add(address, &format!("store = '{}'\n{settings}", store.display()), "")?;
+            return Ok(controller);
+        }
+        let data = controller.dir.join("etcd");
+        let arguments =
+            ["--data-dir", &data.to_string_lossy(), "--listen-client-urls", ETCD, "--advertise-client-urls", ETCD];
+        controller.etcd = Some(Daemon::other(&controller.netns, "etcd", &arguments, controller.dir.join("etcd.log")));
+        for _ in 0..2 {
+            let backups = controller.dir.join("backups");
+            controller.add(
+                address,
+                &settings,
+                &format!("[etcd]\nendpoints = ['{ETCD}']\nbackups = '{}'\nadvertise = ", backups.display()),
+            )?;
+        }
+        controller.asked = 1;
+        Ok(controller)
+    }
+
+    /// Adds a controller with these settings, the last of which ends with its URL.
+    fn add(&mut self, address: IpAddr, settings: &str, shared: &str) -> Result<()> {
+        let number = self.daemons.len();
+        let listen = SocketAddr::new(address, PORT + u16::try_from(number)?);
+        let shared = if shared.is_empty() { String::new() } else { format!("{shared}'https://{listen}'\n") };
+        let file = self.dir.join(format!("controller{number}.toml"));
+        fs::write(&file, format!("listen = '{listen}'\n{settings}{shared}"))?;
         let arguments = ["--settings", &file.to_string_lossy()];
-        let daemon = Daemon::new(&netns, "cps-peering-controller", &arguments, dir.join("controller.log"))?;
-        let tls = pki.as_client()?;
-        Ok(Controller { daemon, netns, lab_name: lab_name.to_owned(), listen, token_file, ca, tls, dir })
+        let log = self.dir.join(format!("controller{number}.log"));
+        self.daemons.push(Daemon::new(&self.netns, "cps-peering-controller", &arguments, log)?);
+        self.listen.push(listen);
+        Ok(())
     }
 
     /// The namespace it lives in.
@@ -98,27 +159,43 @@ impl Controller {
         &self.lab_name
     }
 
+    /// Starts what does not run.
     pub(super) fn run(&mut self) -> Result<()> {
-        self.daemon.start()
+        let stopped = self.etcd.iter_mut().chain(&mut self.daemons).filter(|daemon| daemon.pid().is_none());
+        stopped.into_iter().try_for_each(Daemon::start)?;
+        self.asked = self.daemons.len() - 1;
+        Ok(())
     }
 
     pub(super) fn kill(&mut self) -> Result<()> {
-        self.daemon.kill()
+        self.daemons.iter_mut().try_for_each(Daemon::kill)
     }
 
+    /// Kills the one of two that leads; the other is asked then.
+    pub(super) fn kill_leader(&mut self) -> Result<()> {
+        let says = |number: &usize| self.endpoint_of(*number).text("/healthz").is_ok_and(|it| it == "ok leader\n");
+        let leader = (0..self.daemons.len()).find(says).context("no controller leads")?;
+        self.daemons[leader].kill()?;
+        self.asked = (leader + 1) % self.daemons.len();
+        Ok(())
+    }
+
+    /// Ends what runs; how the last of them ended.
     pub(super) fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
-        self.daemon.terminate(within)
+        let ended = self.daemons.iter_mut().map(|daemon| daemon.terminate(within)).collect::<Result<Vec<_>>>()?;
+        let worst = ended.iter().find(|status| !status.success()).or(ended.last());
+        worst.copied().context("there is no controller")
     }
 
     /// Whether it runs and answers; the error says what it printed if it has ended.
     pub(super) fn answers(&mut self) -> Result<()> {
-        self.daemon.check()?;
+        self.etcd.iter_mut().chain(&mut self.daemons).try_for_each(Daemon::check)?;
         self.cli(&["peering", "list"])?.ok().map(drop)
     }
 
-    /// The end of its log.
+    /// The ends of their logs.
     pub fn log_tail(&self) -> String {
-        self.daemon.log_tail()
+        self.daemons.iter().map(Daemon::log_tail).collect::<Vec<_>>().join("\n--- the other\n")
     }
 
     /// What stands before each of the CLI's commands: program, address and token.
@@ -126,7 +203,7 @@ impl Controller {
         Ok(vec![
             binary("cps-peering")?.to_string_lossy().into_owned(),
             "--controller".to_owned(),
-            format!("https://{}", self.listen),
+            format!("https://{}", self.listen[self.asked]),
             "--ca".to_owned(),
             self.ca.to_string_lossy().into_owned(),
             "--token-file".to_owned(),
@@ -168,9 +245,13 @@ impl Controller {
 
     /// The HTTP interface as an operator uses it, beside the controller.
     pub fn endpoint(&self) -> Endpoint {
+        self.endpoint_of(self.asked)
+    }
+
+    fn endpoint_of(&self, number: usize) -> Endpoint {
         Endpoint {
             from: self.netns.clone(),
-            to: self.listen,
+            to: self.listen[number],
             token: Some(TOKEN.to_owned()),
             tls: Arc::clone(&self.tls),
         }
@@ -193,6 +274,13 @@ impl Controller {
             None => Ok(()),
         }
     }
+}
+
+/// A file that nobody else may read.
+fn secret(path: &Path, text: &str) -> Result<PathBuf> {
+    let file = fs::File::options().create_new(true).write(true).mode(0o600).open(path)?;
+    io::Write::write_all(&mut &file, format!("{text}\n").as_bytes())?;
+    Ok(path.to_owned())
 }
 
 /// The first word of a text that looks like a peering's id.

@@ -20,12 +20,17 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon that does not run yet. What it prints goes to `log`.
+    /// A daemon of this workspace that does not run yet. What it prints goes to `log`.
     pub fn new(netns: &Netns, program: &str, arguments: &[&str], log: PathBuf) -> Result<Daemon> {
         let program = folder()?.join(program);
-        let mut command = netns.command(&program.to_string_lossy());
+        Ok(Daemon::other(netns, &program.to_string_lossy(), arguments, log))
+    }
+
+    /// The same with a program of the system's.
+    pub fn other(netns: &Netns, program: &str, arguments: &[&str], log: PathBuf) -> Daemon {
+        let mut command = netns.command(program);
         command.args(arguments);
-        Ok(Daemon { command, log, child: None })
+        Daemon { command, log, child: None }
     }
 
     /// Starts it. It may not be ready yet.

@@ -7,7 +7,7 @@ mod server;
 pub mod shell;
 mod underlay;
 
-pub use control::{Controller, peering_id};
+pub use control::{Controller, Store, peering_id};
 pub use daemon::{Daemon, binary, use_programs};
 pub use pki::Pki;
 pub use server::{Heard, NIC, Ping, Server, ToAddress, first_addresses, prefixes};
@@ -114,6 +114,7 @@ pub struct Builder {
     underlay_mtu: u32,
     addresses: BTreeMap<(String, String), Vec<IpNet>>,
     delete_wait: Duration,
+    store: Store,
     resync: Duration,
     event_buffer: usize,
 }
@@ -144,6 +145,13 @@ impl Builder {
     #[must_use]
     pub fn delete_wait(mut self, wait: Duration) -> Builder {
         self.delete_wait = wait;
+        self
+    }
+
+    /// Where the state is kept.
+    #[must_use]
+    pub fn store(mut self, store: Store) -> Builder {
+        self.store = store;
         self
     }
 
@@ -197,7 +205,8 @@ impl Builder {
             servers.insert((port.host.clone(), port.interface), server);
         }
         let address = control::address(family);
-        let controller = Controller::create(&self.name, address, &mut underlay, dir.path(), &pki, self.delete_wait)?;
+        let how = (self.store, self.delete_wait);
+        let controller = Controller::create(&self.name, address, &mut underlay, dir.path(), &pki, how)?;
         Ok(Lab { controller, hosts, servers, underlay, inventory: self.inventory, pki, dir })
     }
 
@@ -260,6 +269,7 @@ impl Lab {
             underlay_mtu: 1500,
             addresses: BTreeMap::new(),
             delete_wait: Duration::from_secs(2),
+            store: Store::usual(),
             resync: Duration::from_mins(1),
             event_buffer: 1 << 20,
         }
@@ -382,9 +392,15 @@ impl Lab {
         self.hosts.get_mut(id).unwrap_or_else(|| panic!("the inventory has no host {id}"))
     }
 
-    /// Kills the controller, without a chance to say goodbye.
+    /// Kills the controller, or all of them, without a chance to say goodbye.
     pub fn kill_controller(&mut self) -> Result<()> {
         self.controller.kill()
+    }
+
+    /// Kills the controller that leads, and waits until the other one answers for it.
+    pub fn kill_leader(&mut self) -> Result<()> {
+        self.controller.kill_leader()?;
+        wait::until("the other controller answers", PATIENCE, || self.controller.answers().map(Some))
     }
 
     /// Tells a host's agent to end; how it ended, or an error when it took longer than `within`.

@@ -1,8 +1,8 @@
 //! Daemons that are killed under traffic and started again, and pushes that have nothing to say.
 
-use crate::{a_and_b, reach_each_other};
+use crate::{a_and_b, do_not_reach_each_other, reach_each_other};
 use anyhow::{Result, ensure};
-use cps_peering_tests::{Lab, monitor::Monitor, stream::Stream};
+use cps_peering_tests::{Lab, Store, monitor::Monitor, stream::Stream};
 use std::{thread, time::Duration};
 
 /// How long a stream is watched.
@@ -101,4 +101,37 @@ fn applying_the_same_again_does_nothing() -> Result<()> {
     ensure!(events.is_empty(), "{}", events.join("\n"));
     ensure!((operations("h1")?, operations("h2")?) == before);
     Ok(())
+}
+
+#[test]
+fn a_stream_loses_nothing_when_the_leader_of_two_controllers_is_killed() -> Result<()> {
+    let mut lab = Lab::builder(a_and_b()).store(Store::Etcd).start()?;
+    lab.apply()?;
+    let id = lab.peer("vpc-a", "vpc-b")?;
+    lab.wait_in_sync()?;
+    let monitor = Monitor::start(lab.host("h1").netns())?;
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    reach_each_other(a, b)?;
+    let streams = [Stream::start(a, b, b.ipv4()?, 1000)?, Stream::start(b, a, a.ipv6()?, 1000)?];
+    thread::sleep(WATCH);
+    lab.kill_leader()?;
+    lab.wait_in_sync()?;
+    thread::sleep(WATCH);
+    for stream in streams {
+        let record = stream.stop()?;
+        ensure!(record.lost() == 0, "{} of {} lost", record.lost(), record.sent);
+    }
+    let events = monitor.stop()?;
+    ensure!(events.is_empty(), "{}", events.join("\n"));
+
+    // What the other one is told is done, and what it did is known when the first is back.
+    lab.unpeer(&id)?;
+    do_not_reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))?;
+    lab.peer("vpc-b", "vpc-a")?;
+    lab.wait_in_sync()?;
+    lab.start_controller()?;
+    lab.kill_leader()?;
+    lab.wait_in_sync()?;
+    ensure!(!lab.controller().cli(&["peering", "list"])?.ok()?.contains(id.as_str()));
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
 }
