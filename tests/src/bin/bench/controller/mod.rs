@@ -5,22 +5,23 @@
 //! |---|---|
 //! | [`cloud`] | what the controller has to carry |
 //! | [`agents`] | simulated agents, all in one process |
-//! | [`process`] | the controller and the agents as processes |
+//! | [`process`] | the controller, the agents and etcd as processes |
+//! | [`takeover`] | how long two controllers are without a leader |
 //! | [`client`] | what asks the controller |
 
 pub(crate) mod agents;
 mod client;
 mod cloud;
 mod process;
+mod takeover;
 
 use crate::figures::{Figures, note};
 use anyhow::{Context, Result, bail, ensure};
 use client::Client;
 use cloud::{PAIRS, Size};
-use process::{Agents, Controller};
+use process::{Agents, Controller, Settings};
 use serde_json::{Value, json};
 use std::{
-    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -33,12 +34,15 @@ struct Effort {
     commands: Duration,
     /// How often a peering is made and ended, by the number of hosts that it touches.
     rounds: [usize; 3],
+    /// How often the leader of two is killed.
+    takeovers: usize,
 }
 
-const FULL: Effort = Effort { idle: Duration::from_mins(1), commands: Duration::from_secs(15), rounds: [200, 100, 30] };
+const FULL: Effort =
+    Effort { idle: Duration::from_mins(1), commands: Duration::from_secs(15), rounds: [200, 100, 30], takeovers: 5 };
 /// To see that it still runs.
 const SHORT: Effort =
-    Effort { idle: Duration::from_millis(200), commands: Duration::from_millis(500), rounds: [3, 3, 3] };
+    Effort { idle: Duration::from_millis(200), commands: Duration::from_millis(500), rounds: [3, 3, 3], takeovers: 1 };
 /// From here on it is no measurement.
 const SMALL: usize = 100;
 
@@ -119,7 +123,8 @@ pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
         process::store(folder.path()).metadata().map_or(0, |it| it.len() / 1_000_000),
     ));
     let agents = Agents::start(hosts, folder.path())?;
-    let controller = Controller::start(folder.path())?;
+    let settings = Settings::embedded(folder.path())?;
+    let controller = Controller::start(&settings)?;
     let ready = controller.started.elapsed();
     let took = controller.in_sync(0)?;
     let how = format!("to answering {:.1} s, then {} whole configurations", ready.as_secs_f64(), agents.sums()?.puts);
@@ -172,7 +177,7 @@ pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
     // Started again, it finds everything as it is to be.
     drop(controller);
     let before = agents.sums()?;
-    let controller = Controller::start(folder.path())?;
+    let controller = Controller::start(&settings)?;
     let took = controller.in_sync(0)?;
     let after = agents.sums()?;
     let sent = after.puts + after.patches - before.puts - before.patches;
@@ -180,11 +185,14 @@ pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
     figures.add("controller.restart_in_sync", took.as_secs_f64(), "s", how);
     ensure!(sent == 0, "{sent} configurations were sent to agents that had them");
     drop(controller);
-    silent(figures, &agents, folder.path(), size, effort)
+    silent(figures, &agents, &settings, size, effort)?;
+    // The last one: under another epoch.
+    agents.send_away(0)?;
+    takeover::measure(figures, &agents, folder.path(), &settings, effort.takeovers)
 }
 
 /// A tenth of the hosts accept connections and answer nobody: the others must not notice.
-fn silent(figures: &mut Figures, agents: &Agents, folder: &Path, size: Size, effort: Effort) -> Result<()> {
+fn silent(figures: &mut Figures, agents: &Agents, settings: &Settings, size: Size, effort: Effort) -> Result<()> {
     let name = "controller.confirm_100_beside_silent_p99";
     if !figures.wants(&[name]) {
         return Ok(());
@@ -192,7 +200,7 @@ fn silent(figures: &mut Figures, agents: &Agents, folder: &Path, size: Size, eff
     // They are at the end of the other region than that of the wide VPCs.
     let away = size.hosts / 10;
     agents.send_away(away)?;
-    let controller = Controller::start(folder)?;
+    let controller = Controller::start(settings)?;
     let took = controller.in_sync(away)?;
     let mut client = controller.client()?;
     let times = (0..effort.rounds[1]).map(|_| confirm(&mut client, "w100")).collect::<Result<Vec<_>>>()?;

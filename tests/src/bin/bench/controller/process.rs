@@ -5,7 +5,7 @@ use super::{
     client::Client,
     cloud::{AGENT_PORT, agent_address},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use cps_peering_tests::lab::binary;
 use nix::unistd::{SysconfVar, sysconf};
 use std::{
@@ -72,34 +72,122 @@ impl Agents {
     }
 }
 
+/// A member of etcd.
+pub(crate) struct Etcd {
+    _running: Running,
+    address: SocketAddr,
+}
+
+impl Etcd {
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
+        let (address, peer) = (free()?, free()?);
+        let (client, peer) = (format!("http://{address}"), format!("http://{peer}"));
+        let log = folder.join("etcd.log");
+        let mut command = Command::new("etcd");
+        command
+            .args(["--data-dir", &folder.join("etcd").to_string_lossy(), "--quota-backend-bytes", "8589934592"])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?);
+        let mut running = Running(command.spawn().context("etcd")?);
+        until_it_answers(&mut running, address, &log)?;
+        Ok(Self { _running: running, address })
+    }
+}
+
+/// A settings file, and the address that it says.
+pub(crate) struct Settings {
+    path: PathBuf,
+    address: SocketAddr,
+    /// Where figures are read.
+    figures: SocketAddr,
+}
+
+impl Settings {
+    /// For a controller with its store in a file.
+    pub(crate) fn embedded(folder: &Path) -> Result<Self> {
+        Self::write(folder, "controller", &format!("store = '{}'\n", store(folder).display()), "")
+    }
+
+    /// For one that shares its store with others.
+    pub(crate) fn shared(folder: &Path, name: &str, etcd: &Etcd) -> Result<Self> {
+        let key = private(&folder.join("store.key"), &"7".repeat(64))?;
+        let table = format!(
+            "[etcd]\nendpoints = ['http://{}']\nbackups = '{}'\nadvertise = 'http://ADDRESS'\n",
+            etcd.address,
+            folder.display()
+        );
+        Self::write(folder, name, &format!("store_key_file = '{}'\n", key.display()), &table)
+    }
+
+    fn write(folder: &Path, name: &str, store: &str, table: &str) -> Result<Self> {
+        let (address, figures, token) = (free()?, free()?, private(&folder.join("token"), TOKEN)?);
+        let table = table.replace("ADDRESS", &address.to_string());
+        let path = folder.join(format!("{name}.toml"));
+        let token = token.display();
+        fs::write(
+            &path,
+            format!(
+                "tls = 'off'\nlisten = '{address}'\nmetrics_listen = '{figures}'\noperator_token_file = '{token}'\n{store}{table}"
+            ),
+        )?;
+        Ok(Self { path, address, figures })
+    }
+
+    /// Copies the store of other settings into that of these.
+    pub(crate) fn take(&self, from: &Settings) -> Result<()> {
+        let mut command = Command::new(binary("cps-peering-controller")?);
+        command.arg("--settings").arg(&self.path).arg("move-store").arg("--from").arg(&from.path);
+        let ended = command.output()?;
+        ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        Ok(())
+    }
+}
+
+fn free() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// A file that nobody else may read.
+fn private(path: &Path, text: &str) -> Result<PathBuf> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(path.to_owned())
+}
+
 /// The controller.
 pub(crate) struct Controller {
     running: Running,
     address: SocketAddr,
+    figures: SocketAddr,
     pub(crate) started: Instant,
 }
 
 impl Controller {
-    pub(crate) fn start(folder: &Path) -> Result<Self> {
-        let free = || -> Result<SocketAddr> { Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?) };
-        let (address, token) = (free()?, folder.join("token"));
-        fs::write(&token, TOKEN)?;
-        fs::set_permissions(&token, Permissions::from_mode(0o600))?;
-        let settings: PathBuf = folder.join("controller.toml");
-        let store = store(folder);
-        let text = format!(
-            "tls = 'off'\nlisten = '{address}'\nstore = '{}'\noperator_token_file = '{}'\n",
-            store.display(),
-            token.display()
-        );
-        fs::write(&settings, text)?;
-        let log = folder.join("controller.log");
+    pub(crate) fn start(settings: &Settings) -> Result<Self> {
+        let Settings { path, address, figures } = settings;
+        let log = path.with_extension("log");
         let mut command = Command::new(binary("cps-peering-controller")?);
-        command.arg("--settings").arg(settings).stdin(Stdio::null()).stdout(Stdio::null());
+        command.arg("--settings").arg(path).stdin(Stdio::null()).stdout(Stdio::null());
         let started = Instant::now();
         let mut running = Running(command.stderr(File::options().create(true).append(true).open(&log)?).spawn()?);
-        until_it_answers(&mut running, address, &log)?;
-        Ok(Self { running, address, started })
+        until_it_answers(&mut running, *address, &log)?;
+        Ok(Self { running, address: *address, figures: *figures, started })
+    }
+
+    /// Whether it leads.
+    pub(crate) fn leads(&self) -> Result<bool> {
+        Ok(self.client()?.ask("GET", "/healthz", None)?.1 == "ok leader\n")
+    }
+
+    /// The number of the last commit in its copy of the store; 0 while there is none, and on one that leads.
+    pub(crate) fn copied(&self) -> Result<u64> {
+        let (_, text) = Client::new(self.figures, "")?.ask("GET", "/metrics", None)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("cps_controller_copied_commit "));
+        Ok(line.map(str::parse).transpose()?.unwrap_or_default())
     }
 
     pub(crate) fn client(&self) -> Result<Client> {
