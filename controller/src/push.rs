@@ -34,7 +34,7 @@ const AT_ONCE: usize = 256;
 const COUNTS_FOR: Duration = Duration::from_millis(500);
 /// How many hosts that are in sync are asked per second how they stand, about. Where there are more hosts than the usual time
 /// between two questions allows, each is asked less often.
-const ASKED_PER_S: u32 = 75;
+const ASKED_PER_S: u32 = 50;
 
 /// What an agent answered, or why it did not.
 #[derive(Debug, Error)]
@@ -74,8 +74,8 @@ pub async fn run(
                 let client = clients.own(&host)?;
                 let engine = Arc::clone(&engine);
                 let (sent, newest, behind_since, tls) = (None, None, None, clients.tls());
-                let (places, retry) = (Arc::clone(&places), FIRST_RETRY);
-                let worker = Worker { engine, client, places, tls, host, target, poll, sent, newest, behind_since, retry };
+                let (places, retry, settled) = (Arc::clone(&places), FIRST_RETRY, false);
+                let worker = Worker { engine, client, places, tls, host, target, poll, sent, settled, newest, behind_since, retry };
                 workers.spawn(worker.run());
             }
             // A worker ends when its host is forgotten.
@@ -94,6 +94,8 @@ struct Worker {
     poll: Duration,
     /// What the agent has for certain, because it confirmed having accepted it.
     sent: Option<Arc<SharedHostConfig>>,
+    /// Whether it was in sync already.
+    settled: bool,
     /// The newest revision that was to be brought.
     newest: Option<Revision>,
     /// Since when the host has not had what it must have.
@@ -132,7 +134,7 @@ impl Worker {
                         // There is a connection to it, and nothing more urgent. It still tells of sides that are gone.
                         counts = again && !target.config.vrfs.is_empty();
                         self.retry = FIRST_RETRY;
-                        jitter(self.between_questions())
+                        self.next_question()
                     } else {
                         self.back_off()
                     }
@@ -168,10 +170,15 @@ impl Worker {
     }
 
     /// How long a host that is in sync is left alone.
-    fn between_questions(&self) -> Duration {
+    fn next_question(&mut self) -> Duration {
         let hosts = u32::try_from(self.engine.hosts()).unwrap_or(u32::MAX);
         // With jitter it is three quarters of that in the middle.
-        self.poll.max(Duration::from_secs(1) * hosts / ASKED_PER_S * 4 / 3)
+        let most = self.poll.max(Duration::from_secs(1) * hosts / ASKED_PER_S * 4 / 3);
+        if std::mem::replace(&mut self.settled, true) {
+            return jitter(most);
+        }
+        // After the start all of them have just been asked: their turns are spread from the first one on.
+        most.mul_f64(0.75 * fastrand::f64())
     }
 
     /// Waits for a place and brings the agent to its target.

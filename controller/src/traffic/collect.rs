@@ -2,13 +2,9 @@
 //! within it is of interest. Of the others only totals are, and agents count without end: whoever asks them how they stand asks
 //! for that, too, with [`count`].
 
-use super::{INTERVAL_S, Traffic};
+use super::{INTERVAL_S, Key, Traffic};
 use crate::{agents::AgentClients, engine::Engine, model::record::Peering};
-use cps_peering_config::{
-    agent_api::TRAFFIC_PATH,
-    id::{HostId, PeeringId},
-    traffic::TrafficReport,
-};
+use cps_peering_config::{agent_api::TRAFFIC_PATH, id::HostId, traffic::TrafficReport};
 use reqwest::Client;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
@@ -21,21 +17,23 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How many hosts are asked at once.
 const AT_ONCE: usize = 64;
-/// How many sides are looked through at once: commands have to wait for that.
-const SIDES_AT_ONCE: usize = 2000;
+/// At how many sides it is looked each time whether they are still there.
+const LOOKED_AT: usize = 5000;
 
 /// Collects until the future is dropped.
 pub async fn run(engine: Arc<Engine>, clients: AgentClients) {
     let mut ticks = interval(Duration::from_secs(INTERVAL_S));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = None;
     loop {
         ticks.tick().await;
         ask(&engine, &clients).await;
         let engine = Arc::clone(&engine);
-        let kept = spawn_blocking(move || keep(&engine)).await;
-        if let Err(error) = kept {
+        let kept = spawn_blocking(move || keep(&engine, last.as_ref())).await;
+        last = kept.unwrap_or_else(|error| {
             tracing::error!(%error, "traffic could not be kept");
-        }
+            None
+        });
     }
 }
 
@@ -78,21 +76,17 @@ async fn get(client: &Client, agent: &str) -> Result<TrafficReport, reqwest::Err
     client.get(url).send().await?.error_for_status()?.json().await
 }
 
-fn keep(engine: &Engine) {
+/// Ends an interval, looks for sides that are no more behind the last one that was looked at, and keeps what was counted. Returns
+/// the last one now.
+fn keep(engine: &Engine, last: Option<&Key>) -> Option<Key> {
     let traffic: &Traffic = engine.traffic();
-    let now_ms = engine.now_ms();
-    let (mut gone, mut from) = (Vec::new(), None);
-    loop {
-        let last = engine.read(|state, _| {
-            let interesting = |id: &PeeringId| state.peerings().get(id).map(Peering::is_cross_region);
-            traffic.sample(from.as_ref(), SIDES_AT_ONCE, now_ms, interesting, &mut gone)
-        });
-        match last {
-            Some(last) => from = Some(last),
-            None => break,
-        }
-    }
+    let (gone, last) = engine.read(|state, _| {
+        let sides = state.cross_region().flat_map(|peering| peering.sides().map(|side| (&peering.id, side.vni)));
+        traffic.sample(sides.filter_map(|(id, vni)| Some((id, vni?))), engine.now_ms());
+        traffic.forget(last, LOOKED_AT, |id| state.peerings().contains_key(id))
+    });
     if let Err(error) = traffic.save(engine.store(), &gone) {
         tracing::error!(%error, "traffic could not be kept");
     }
+    last
 }

@@ -127,7 +127,10 @@ impl Side {
     }
 }
 
-type Sides = BTreeMap<SideKey, Side>;
+/// By VNI first: numbers are compared faster than ids, and reports have them in this order.
+type Key = (Vni, PeeringId);
+
+type Sides = BTreeMap<Key, Side>;
 
 /// What passes for all sides.
 #[derive(Debug, Default)]
@@ -138,7 +141,7 @@ pub struct Traffic {
 impl Traffic {
     /// What was kept.
     pub(crate) fn kept(rows: Vec<(SideKey, Said)>) -> Self {
-        let side = |(key, said)| (key, Side { said, ..Side::default() });
+        let side = |((peering, vni), said)| ((vni, peering), Side { said, ..Side::default() });
         Self { sides: Mutex::new(rows.into_iter().map(side).collect()) }
     }
 
@@ -150,44 +153,51 @@ impl Traffic {
     /// Takes note of what a host has counted for peerings that there are; it still tells of some that are over.
     pub fn heard(&self, host: &HostId, report: &TrafficReport, there: impl Fn(&PeeringId) -> bool) {
         let mut sides = self.lock();
-        for (vni, side) in report.sides.iter().filter(|(_, side)| there(&side.peering)) {
-            sides.entry((side.peering.clone(), *vni)).or_default().heard(host, side.into());
+        for (vni, side) in &report.sides {
+            let key = (*vni, side.peering.clone());
+            if let Some(known) = sides.get_mut(&key) {
+                known.heard(host, side.into());
+            } else if there(&key.1) {
+                sides.entry(key).or_default().heard(host, side.into());
+            }
         }
     }
 
-    /// Ends an interval for the sides whose course is of interest, and adds those of peerings that are no more to `gone`.
-    /// Looks at some that follow `after`, and returns the last of them; none when there are no more.
-    fn sample(
+    /// Ends an interval for the sides whose course is of interest.
+    fn sample<'a>(&self, interesting: impl IntoIterator<Item = (&'a PeeringId, Vni)>, now_ms: u64) {
+        let mut sides = self.lock();
+        for (peering, vni) in interesting {
+            if let Some(side) = sides.get_mut(&(vni, peering.clone())) {
+                side.sample(now_ms);
+            }
+        }
+    }
+
+    /// Forgets sides of peerings that are no more. Looks at some that follow `after`: which of them are gone, and the last that
+    /// it looked at; none when there are no more.
+    fn forget(
         &self,
-        after: Option<&SideKey>,
+        after: Option<&Key>,
         most: usize,
-        now_ms: u64,
-        interesting: impl Fn(&PeeringId) -> Option<bool>,
-        gone: &mut Vec<SideKey>,
-    ) -> Option<SideKey> {
+        there: impl Fn(&PeeringId) -> bool,
+    ) -> (Vec<SideKey>, Option<Key>) {
         let mut sides = self.lock();
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let (mut last, known) = (None, gone.len());
-        for (key, side) in sides.range_mut::<SideKey, _>((start, Bound::Unbounded)).take(most) {
-            match interesting(&key.0) {
-                Some(true) => side.sample(now_ms),
-                Some(false) => {}
-                None => gone.push(key.clone()),
-            }
-            last = Some(key.clone());
-        }
-        for key in &gone[known..] {
+        let some: Vec<Key> = sides.range((start, Bound::Unbounded)).map(|(key, _)| key.clone()).take(most).collect();
+        let last = some.last().cloned();
+        let gone: Vec<Key> = some.into_iter().filter(|(_, peering)| !there(peering)).collect();
+        for key in &gone {
             sides.remove(key);
         }
-        last
+        (gone.into_iter().map(|(vni, peering)| (peering, vni)).collect(), last)
     }
 
     /// Keeps what is not kept yet, and forgets sides that are gone. Blocks on the disk, for some sides at a time, so that
     /// commands have their turns.
     pub fn save(&self, store: &Store, gone: &[SideKey]) -> Result<(), StoreError> {
         let mut rows = Vec::new();
-        for (key, side) in self.lock().iter_mut().filter(|(_, side)| side.unsaved) {
-            rows.push((key.clone(), side.said.clone()));
+        for ((vni, peering), side) in self.lock().iter_mut().filter(|(_, side)| side.unsaved) {
+            rows.push(((peering.clone(), *vni), side.said.clone()));
             side.unsaved = false;
         }
         let mut saved = Ok(());
@@ -195,8 +205,8 @@ impl Traffic {
             saved = saved.and_then(|()| store.save_traffic(piece, &[]));
             if saved.is_err() {
                 let mut sides = self.lock();
-                for (key, _) in piece {
-                    if let Some(side) = sides.get_mut(key) {
+                for ((peering, vni), _) in piece {
+                    if let Some(side) = sides.get_mut(&(*vni, peering.clone())) {
                         side.unsaved = true;
                     }
                 }
@@ -209,13 +219,13 @@ impl Traffic {
     /// anything was heard of it.
     pub fn of(&self, peering: &PeeringId, vni: Vni) -> Option<(Totals, Vec<Sample>)> {
         let sides = self.lock();
-        let side = sides.get(&(peering.clone(), vni))?;
+        let side = sides.get(&(vni, peering.clone()))?;
         Some((side.totals(), side.samples.iter().copied().collect()))
     }
 
     /// The totals of all sides.
     pub fn all(&self) -> Vec<(PeeringId, Vni, Totals)> {
-        self.lock().iter().map(|((peering, vni), side)| (peering.clone(), *vni, side.totals())).collect()
+        self.lock().iter().map(|((vni, peering), side)| (peering.clone(), *vni, side.totals())).collect()
     }
 }
 
@@ -262,16 +272,30 @@ mod tests {
         let traffic = Traffic::default();
         for step in 0..200u64 {
             traffic.heard(&host("h1"), &report(100 * step), |_| true);
-            assert!(traffic.sample(None, 10, step, |_| Some(true), &mut Vec::new()).is_some());
+            traffic.sample([(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap())], step);
         }
         let (_, samples) = traffic.of(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap()).unwrap();
         assert_eq!(samples.len(), SAMPLES);
         assert!(samples.iter().all(|sample| sample.passed.sent.bytes == 100));
         assert_eq!(samples.last().unwrap().time_ms, 199);
-        let mut gone = Vec::new();
-        let last = traffic.sample(None, 10, 200, |_| None, &mut gone);
-        assert_eq!((gone.len(), last.as_ref()), (1, gone.first()));
-        assert_eq!(traffic.sample(last.as_ref(), 10, 200, |_| None, &mut gone), None);
+    }
+
+    #[test]
+    fn sides_of_peerings_that_are_no_more_are_forgotten_piece_by_piece() {
+        let traffic = Traffic::default();
+        traffic.heard(&host("h1"), &report(100), |_| true);
+        let other: SideKey = ("vpcpr-2".parse().unwrap(), Vni::try_from(8).unwrap());
+        traffic.lock().insert((other.1, other.0.clone()), Side::default());
+        let (gone, last) = traffic.forget(None, 1, |_| true);
+        assert_eq!((gone.len(), traffic.all().len()), (0, 2));
+        let (gone, last) = traffic.forget(last.as_ref(), 1, |_| false);
+        assert_eq!(gone, [other]);
+        assert_eq!(traffic.forget(last.as_ref(), 1, |_| false), (Vec::new(), None));
+        assert_eq!(traffic.all().len(), 1);
+        traffic.heard(&host("h1"), &report(200), |_| false);
+        assert_eq!(sent(&traffic), 200, "what is there goes on until it is forgotten");
+        traffic.forget(None, 9, |_| false);
+        traffic.heard(&host("h1"), &report(300), |_| false);
         assert!(traffic.all().is_empty());
     }
 
