@@ -3,7 +3,7 @@
 use super::StoreError;
 use crate::model::{
     record::{Account, Host, Peering, Port, PortKey, Region, TokenKey, TokenUse, Vpc},
-    state::Change,
+    state::{Change, Meta},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
@@ -84,6 +84,9 @@ impl Rows<'_> {
 
 /// That a record is gone; none where the key names no record.
 fn removal(key: &str) -> Option<Change> {
+    if key == META {
+        return Some(Change::Meta(Meta::default()));
+    }
     let (kind, id) = key.split_once('/')?;
     Some(match kind {
         "region" => Change::Region(id.parse().ok()?, None),
@@ -126,6 +129,7 @@ mod tests {
             assert_eq!(value, None);
             assert_eq!(rows.change(&key, None).unwrap(), change);
         }
+        assert_eq!(rows.change(META, None).unwrap(), Change::Meta(Meta::default()));
         assert!(rows.change("host/", None).is_err() && rows.change("planet/x", None).is_err());
     }
 }

@@ -130,7 +130,7 @@ impl Shared {
                     // Such a record is found by whoever leads, too.
                     tracing::warn!(%error, "the store cannot be copied: it is tried again");
                     *self.held() = None;
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(CHECK_EVERY);
                 }
             }
         }
