@@ -16,6 +16,7 @@ use cps_peering_controller::model::{
     inventory::Action,
     peering::Create,
     record::{End, PeeringState},
+    state::Change,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -96,6 +97,9 @@ fn vtep_addresses_are_told_apart_by_their_last_four_bytes() {
     // All of them are of the other family.
     model.apply(&format!("{}{}{}", host(1, "north"), host(2, "north"), host(3, "north"))).unwrap();
     assert_eq!(model.apply(&of(4, "2001:db8::4")).unwrap_err().faults.len(), 1);
+    // Nothing is left of one that is gone.
+    model.state.apply(Change::Host("h2".parse().unwrap(), None));
+    model.apply(&host(4, "north").replace("192.0.2.4\"", "192.0.2.2\"")).unwrap();
 }
 
 #[test]
