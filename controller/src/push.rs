@@ -130,9 +130,9 @@ impl Worker {
                     let in_sync = report.in_sync() && report.applied == Some(target.config.revision);
                     span.in_scope(|| self.measure(in_sync));
                     self.engine.heard(&self.host, Ok(report));
+                    // There is a connection to it, and nothing more urgent. It still tells of sides that are gone.
+                    counts = again && !target.config.vrfs.is_empty();
                     if in_sync {
-                        // There is a connection to it, and nothing more urgent. It still tells of sides that are gone.
-                        counts = again && !target.config.vrfs.is_empty();
                         self.retry = FIRST_RETRY;
                         self.next_question()
                     } else {

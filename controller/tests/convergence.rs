@@ -279,6 +279,12 @@ async fn hosts_are_asked_what_they_have_counted_beside_how_they_stand() {
         // Nobody else asks within a region.
         controller.until("counters", |_| sent(3)).await;
     }
+    // Also one that has something wrong with it.
+    let problem = Problem { kind: ProblemKind::Failed, scope: Scope::Host, object: "x".into(), reason: "wrong".into() };
+    agents[0].host.lock().unwrap().problems.push(problem);
+    let seen = agents[0].host.lock().unwrap().counted;
+    controller.until("counters", |_| (agents[0].host.lock().unwrap().counted > seen + 3).then_some(())).await;
+    agents[0].host.lock().unwrap().problems.clear();
     // It tells of a side for some time after it is gone.
     controller.run(&delete(&id)).unwrap();
     controller.until_gone(&id).await;

@@ -253,8 +253,8 @@ pub fn of(store: &Store, state: &mut State, key: &Path) -> Result<Vault, VaultEr
     Ok(vault)
 }
 
-/// Opens an embedded store with what it holds, and its key. Secret keys that a version before this one has kept in clear are sealed; the store is
-/// then written anew, because its file still holds what was overwritten.
+/// Opens an embedded store, with what it holds, and its key. Secret keys that a version before this one has kept in clear are
+/// sealed; the store is then written anew, because its file still holds what was overwritten.
 pub fn open(store: &Path, key: &Path) -> Result<(Store, Content, Vault), VaultError> {
     let opened = Store::open(store)?;
     let content = opened.content()?;

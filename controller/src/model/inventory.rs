@@ -506,9 +506,9 @@ impl Applier<'_, '_, '_> {
         for id in gone {
             let vpc =
                 self.draft.state.vpcs().values().find(|vpc| vpc.region == id).map(|vpc| format!("VPC {}", vpc.id));
-            let mut hosts = self.draft.state.hosts().values();
-            let host = hosts.find(|host| !host.retiring && host.region == id).map(|host| format!("host {}", host.id));
-            drop(hosts);
+            let hosts = self.draft.state.hosts();
+            let host = hosts.values().find(|host| !host.retiring && host.region == id);
+            let host = host.map(|host| format!("host {}", host.id));
             if let Some(user) = vpc.or(host) {
                 self.fault(format!("region {id}"), format!("it is not in the document, but {user} is in it"));
                 continue;
