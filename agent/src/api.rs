@@ -3,7 +3,7 @@
 use crate::{
     ledger::{Ledger, LedgerError, Record},
     metrics::Metrics,
-    reconcile::{AskError, Handle},
+    reconcile::{Handle, RequestError},
     shares::SharesFile,
 };
 use axum::{
@@ -72,7 +72,7 @@ enum Refused {
     #[error("the task that stored the configuration ended early: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
     #[error(transparent)]
-    Asked(#[from] AskError),
+    Asked(#[from] RequestError),
     #[error("the shares could not be stored: {0}")]
     Shares(#[from] std::io::Error),
 }
@@ -86,7 +86,7 @@ impl Refused {
             Refused::Older { .. }
             | Refused::OtherContent(_)
             | Refused::OtherBase { .. }
-            | Refused::Asked(AskError::Older { .. }) => StatusCode::CONFLICT,
+            | Refused::Asked(RequestError::Older { .. }) => StatusCode::CONFLICT,
             Refused::Ledger(_) | Refused::Interrupted(_) | Refused::Asked(_) | Refused::Shares(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

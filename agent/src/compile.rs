@@ -5,12 +5,12 @@
 //! this side's own VNI, a host without the device accepts nothing from the peer (rule C5).
 
 use crate::{
-    extent::Extent,
+    dirty_set::DirtySet,
     objects::{
         Address, Desired, DesiredRoute, FdbKey, FdbTarget, Mac, NeighbourKey, Nexthop, Remote, RouteKey, RouteTo, Run,
         Shaper, Source, Tunnel, VrfDevice, VxlanDevice,
     },
-    owner::{self, DeviceName},
+    ownership::{self, DeviceName},
 };
 use cps_peering_config::{
     SharedHostConfig, ValidHostConfig,
@@ -26,14 +26,14 @@ use std::{
 
 /// What the objects depend on besides the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct UnderlayParams {
     /// The UDP port of VXLAN, on all hosts.
     pub vxlan_port: u16,
     /// The MTU of the path between hosts, in bytes.
     pub underlay_mtu: u32,
 }
 
-impl Surroundings {
+impl UnderlayParams {
     /// The MTU of a VXLAN device: the underlay's less outer IP, UDP, VXLAN and inner Ethernet headers. A larger one would
     /// have the underlay fragment every full packet.
     pub fn device_mtu(self, underlay: IpAddr) -> u32 {
@@ -75,18 +75,18 @@ pub fn gateway(vtep: IpAddr) -> Ipv6Addr {
     bytes.into()
 }
 
-/// What a host with this configuration should have, within an extent.
-pub fn compile(config: &ValidHostConfig, surroundings: Surroundings, extent: &Extent) -> Desired {
+/// What a host with this configuration should have, within a dirty set.
+pub fn compile(config: &ValidHostConfig, underlay_params: UnderlayParams, dirty: &DirtySet) -> Desired {
     let mut compiler = Compiler {
         config,
-        port: surroundings.vxlan_port,
-        mtu: surroundings.device_mtu(config.underlay),
-        desired: Desired { partial: *extent != Extent::Everything, ..Desired::default() },
+        port: underlay_params.vxlan_port,
+        mtu: underlay_params.device_mtu(config.underlay),
+        desired: Desired { partial: *dirty != DirtySet::Everything, ..Desired::default() },
         runs: Vec::new(),
     };
-    let (vrfs, sides): (Vec<_>, Vec<_>) = match extent {
-        Extent::Everything => (config.vrfs.iter().collect(), config.sides.iter().collect()),
-        Extent::Parts(parts) => (
+    let (vrfs, sides): (Vec<_>, Vec<_>) = match dirty {
+        DirtySet::Everything => (config.vrfs.iter().collect(), config.sides.iter().collect()),
+        DirtySet::Parts(parts) => (
             parts.vpcs.iter().filter_map(|vpc| config.vrfs.get_key_value(vpc)).collect(),
             parts.sides.iter().filter_map(|vni| config.sides.get_key_value(vni)).collect(),
         ),
@@ -101,7 +101,7 @@ pub fn compile(config: &ValidHostConfig, surroundings: Surroundings, extent: &Ex
     for (vpc, vrf) in vrfs {
         compiler.vrf(vpc, vrf);
     }
-    if let Extent::Parts(parts) = extent {
+    if let DirtySet::Parts(parts) = dirty {
         for (vpc, vrf) in parts.vrfs.iter().filter_map(|vpc| config.vrfs.get_key_value(vpc)) {
             compiler.vrf_device(vpc, vrf);
         }
@@ -131,7 +131,7 @@ impl Compiler<'_> {
 
     fn vrf_device(&mut self, vpc: &VpcId, vrf: &VrfConfig) -> InterfaceName {
         let name = DeviceName::vrf(vrf.vni);
-        let device = VrfDevice { table: owner::table(vrf.vni), alias: format!("cps-peering VRF of {vpc}") };
+        let device = VrfDevice { table: ownership::table(vrf.vni), alias: format!("cps-peering VRF of {vpc}") };
         self.desired.vrfs.insert(name, device);
         name
     }
@@ -152,7 +152,7 @@ impl Compiler<'_> {
 
     fn vrf(&mut self, vpc: &VpcId, vrf: &Arc<VrfConfig>) {
         self.ports(vpc, vrf);
-        let table = owner::table(vrf.vni);
+        let table = ownership::table(vrf.vni);
         // Without these a packet that no route of the VRF takes would go on to table main.
         for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
             self.route(RouteKey::backstop(table, default), RouteTo::Unreachable);
@@ -172,7 +172,7 @@ impl Compiler<'_> {
 
     fn side(&mut self, vni: Vni, side: &Arc<SideConfig>) {
         let vrf = &self.config.vrfs[&side.vpc];
-        let table = owner::table(vrf.vni);
+        let table = ownership::table(vrf.vni);
         let device = DeviceName::peer(vni);
         let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
         self.vxlan(device, vni, DeviceName::vrf(vrf.vni), alias);
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use cps_peering_config::HostConfig;
 
-    const SURROUNDINGS: Surroundings = Surroundings { vxlan_port: 4789, underlay_mtu: 1500 };
+    const SURROUNDINGS: UnderlayParams = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
 
     /// VPCs a and b, both on this host and on another, peered.
     fn config() -> HostConfig {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn desired(config: HostConfig) -> Desired {
-        compile(&config.try_into().unwrap(), SURROUNDINGS, &Extent::Everything)
+        compile(&config.try_into().unwrap(), SURROUNDINGS, &DirtySet::Everything)
     }
 
     fn name(text: &str) -> InterfaceName {
@@ -273,7 +273,7 @@ mod tests {
 
     /// Where a packet of a VPC goes.
     fn to(desired: &Desired, vni: u32, prefix: &str) -> Option<String> {
-        let table = owner::table(vni.try_into().unwrap());
+        let table = ownership::table(vni.try_into().unwrap());
         let route = desired.routes().find(|it| it.key.table == table && it.key.prefix == prefix.parse().unwrap())?;
         Some(match route.to {
             RouteTo::Unreachable => "unreachable".to_owned(),

@@ -4,7 +4,7 @@ use crate::{
     api,
     kernel::{self, Kernel},
     ledger::Ledger,
-    reconcile::{self, Kept, Options},
+    reconcile::{self, Options, PersistentState},
     service,
     shares::SharesFile,
     traffic::MeterFile,
@@ -100,7 +100,7 @@ fn listen_free(address: net::SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// What was granted and counted in the life before, and a thread that keeps what is counted in this one.
-fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<Kept> {
+fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<PersistentState> {
     let file = MeterFile::beside(&settings.ledger);
     let meter = file.load();
     let (save, saved) = mpsc::channel();
@@ -118,7 +118,7 @@ fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<Kept> {
     thread::Builder::new().name("counters".into()).spawn(keep).context("cannot start a thread")?;
     let boot =
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot tell this boot from others")?;
-    Ok(Kept {
+    Ok(PersistentState {
         shares: shares.load(),
         meter,
         // The thread ends with the process.

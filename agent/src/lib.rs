@@ -14,12 +14,12 @@
 //! | [`reconcile`] | configurations, events | operations for the kernel; the report |
 //! | [`shares`] | grants of the controller | what the host may use of limits that it shares with others. Pure |
 //! | [`traffic`] | the kernel's counters | what has passed for each side. Pure |
-//! | [`extent`] | two configurations | the part of the host in which they differ. Pure |
+//! | [`dirty_set`] | two configurations | the part of the host in which they differ. Pure |
 //! | [`compile`] | a configuration | kernel objects that should be there. Pure |
 //! | [`diff`] | objects that should be there, objects that are | operations in order, and what is in the way. Pure |
 //! | [`kernel`] | operations | objects that are there; events. The only place that speaks netlink |
 //! | [`service`] | reports, SIGHUP | signs of life and a line of status for the service manager; settings read again |
-//! | [`owner`] | names and numbers | what is ours. The only place that decides it |
+//! | [`ownership`] | names and numbers | what is ours. The only place that decides it |
 //!
 //! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
 
@@ -28,13 +28,13 @@ pub mod command;
 pub mod compile;
 pub mod daemon;
 pub mod diff;
-pub mod extent;
+pub mod dirty_set;
 mod file;
 pub mod kernel;
 pub mod ledger;
 mod metrics;
 pub mod objects;
-pub mod owner;
+pub mod ownership;
 pub mod reconcile;
 pub mod scope;
 pub mod service;

@@ -5,19 +5,19 @@
 //! changed, after a while when something failed, and from time to time without a reason. What it saw last is the
 //! report. It flushes nothing when it starts and nothing when it stops.
 
-mod asked;
 mod handle;
-mod standing;
-mod waking;
+mod inbox;
+mod requests;
+mod status;
 
-pub use asked::{AskError, Granted, Kept};
 pub use handle::{Handle, Promise, start, start_with};
+pub use requests::{Granted, PersistentState, RequestError};
 
 use crate::{
-    compile::{Surroundings, compile},
-    diff::{Draft, Obstacle, draft, silence},
-    extent::{Extent, Parts},
-    kernel::{Kernel, KernelError, Refusal},
+    compile::{UnderlayParams, compile},
+    diff::{Conflict, LazyPlan, lazy_diff, quiesce},
+    dirty_set::{DirtySet, Parts},
+    kernel::{Kernel, KernelError, NetlinkError},
     objects::{LinkKind, Observed, Operation},
     scope,
 };
@@ -28,7 +28,8 @@ use cps_peering_config::{
     report::{Counters, Problem, ProblemKind, Scope},
     settings::AgentSettings,
 };
-use handle::{Stored, Wake};
+use handle::{Message, Stored};
+use inbox::Waited;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -40,7 +41,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
-use waking::Waited;
 
 /// How often one pass looks and changes before it gives up for now. The kernel takes objects away with others, so a plan
 /// may need a second one; more are needed only while somebody else changes the same things.
@@ -81,25 +81,26 @@ impl From<&AgentSettings> for Options {
 
 impl Options {
     /// The MTU between hosts, and what is wrong with the underlay.
-    pub fn surroundings(&self, config: &ValidHostConfig, observed: &Observed) -> (Surroundings, Option<Problem>) {
+    pub fn underlay_params(&self, config: &ValidHostConfig, observed: &Observed) -> (UnderlayParams, Option<Problem>) {
         let underlay = underlay_link(config.underlay, observed);
         let mtu = match underlay {
             Some((LinkKind::Loopback, _)) | None => ETHERNET_MTU,
             Some((_, mtu)) => mtu,
         };
-        let surroundings = Surroundings { vxlan_port: self.vxlan_port, underlay_mtu: self.underlay_mtu.unwrap_or(mtu) };
+        let underlay_params =
+            UnderlayParams { vxlan_port: self.vxlan_port, underlay_mtu: self.underlay_mtu.unwrap_or(mtu) };
         let trouble = underlay.is_none().then(|| {
             let reason = "no interface of this host has the underlay address";
             host_problem(ProblemKind::Missing, format!("address {}", config.underlay), reason)
         });
-        (surroundings, trouble)
+        (underlay_params, trouble)
     }
 }
 
 struct Reconciler<K> {
     kernel: K,
     options: Options,
-    inbox: Receiver<Wake>,
+    inbox: Receiver<Message>,
     newer: Arc<AtomicBool>,
     report: watch::Sender<HostReport>,
     config: Option<Arc<ValidHostConfig>>,
@@ -107,22 +108,22 @@ struct Reconciler<K> {
     compared: Option<Arc<ValidHostConfig>>,
     stored: Stored,
     /// What may differ because the configuration changed since the kernel was last seen to be right.
-    pending: Extent,
+    pending: DirtySet,
     /// Devices of sides that the configuration has no more, and that may still send.
     ending: BTreeSet<InterfaceName>,
     /// Whether everything is to be looked at, for whatever reason.
     due: bool,
     /// What the last look at everything said about the underlay.
-    surroundings: Option<Surroundings>,
+    underlay_params: Option<UnderlayParams>,
     /// Desired devices that something was in the way of at the last look at everything.
     blocked: BTreeSet<InterfaceName>,
     /// Whether the kernel has been seen to be as the configuration wants it. What differs after that is drift.
     settled: bool,
     counters: Counters,
     /// What the kernel refused in the current pass, by operation; the first ones.
-    refused: BTreeMap<String, Refusal>,
+    refused: BTreeMap<String, NetlinkError>,
     retry: Duration,
-    kept: Kept,
+    kept: PersistentState,
     /// What of each limit the kernel was last seen to let pass.
     confirmed: BTreeMap<Vni, Share>,
     /// Whether something was granted since the plan that is being carried out was made.
@@ -131,7 +132,7 @@ struct Reconciler<K> {
     measured: Option<Instant>,
 }
 
-/// How a look at an extent ended.
+/// How a look at a dirty set ended.
 enum Attempt {
     /// A newer configuration came.
     Superseded,
@@ -156,13 +157,13 @@ struct Run {
 struct Outline {
     length: usize,
     first: Vec<Operation>,
-    obstacles: Vec<Obstacle>,
+    conflicts: Vec<Conflict>,
 }
 
 impl Outline {
-    fn of(plan: &Draft<'_>) -> Self {
+    fn of(plan: &LazyPlan<'_>) -> Self {
         let first = plan.operations().take(MAX_PROBLEMS).collect();
-        Self { length: plan.len(), first, obstacles: plan.obstacles.clone() }
+        Self { length: plan.len(), first, conflicts: plan.conflicts.clone() }
     }
 }
 
@@ -217,20 +218,20 @@ impl<K: Kernel> Reconciler<K> {
     /// Looks at what the configuration changed, and at everything when that is due.
     fn pass(&mut self) -> Option<Outcome> {
         let config = self.config.clone()?;
-        if let Err(error) = self.silence() {
+        if let Err(error) = self.quiesce() {
             // Then the look that follows fails, too, or does it.
             tracing::error!(%error, "the kernel could not be read or changed");
         }
         let clear = self.report.borrow().problems.is_empty();
-        if let Some(surroundings) = self.quick_way() {
-            let extent = self.pending.clone();
-            match self.attempt(&config, &extent, Some(surroundings)) {
+        if let Some(underlay_params) = self.quick_way() {
+            let dirty = self.pending.clone();
+            match self.attempt(&config, &dirty, Some(underlay_params)) {
                 Attempt::Superseded => return Some(Outcome::Superseded),
                 Attempt::Done { problems, seen: true, run } if problems.is_empty() && clear => {
-                    if !self.publish(&config, &extent, problems, true, run) {
+                    if !self.publish(&config, &dirty, problems, true, run) {
                         return Some(Outcome::Superseded);
                     }
-                    self.pending = Extent::nothing();
+                    self.pending = DirtySet::nothing();
                     self.settled = true;
                     if !self.due {
                         return Some(Outcome::InSync);
@@ -240,16 +241,16 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         self.due = true;
-        match self.attempt(&config, &Extent::Everything, None) {
+        match self.attempt(&config, &DirtySet::Everything, None) {
             Attempt::Superseded => Some(Outcome::Superseded),
             Attempt::Done { problems, seen, run } => {
                 let outcome = if problems.is_empty() { Outcome::InSync } else { Outcome::Troubled };
-                if !self.publish(&config, &Extent::Everything, problems, seen, run) {
+                if !self.publish(&config, &DirtySet::Everything, problems, seen, run) {
                     return Some(Outcome::Superseded);
                 }
                 if seen {
                     // What is still not right is no longer a matter of what changed.
-                    self.pending = Extent::nothing();
+                    self.pending = DirtySet::nothing();
                 }
                 if outcome == Outcome::InSync {
                     self.settled = true;
@@ -261,15 +262,15 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Ends the traffic of sides that are to go, before anything is read that takes time, for instance their routes.
-    fn silence(&mut self) -> Result<(), KernelError> {
+    fn quiesce(&mut self) -> Result<(), KernelError> {
         let ending = std::mem::take(&mut self.ending);
         // Of more than a few, looking at each would take longer than looking at everything.
         if ending.is_empty() || ending.len() > SILENCED {
             return Ok(());
         }
         let parts = Parts { devices: ending, ..Parts::default() };
-        let observed = self.kernel.look(&Extent::Parts(parts), &|| false)?;
-        let operations = silence(&observed);
+        let observed = self.kernel.observe(&DirtySet::Parts(parts), &|| false)?;
+        let operations = quiesce(&observed);
         let refused = self.kernel.apply(&operations)?;
         self.counters.operations += (operations.len() - refused.len()) as u64;
         Ok(())
@@ -277,19 +278,19 @@ impl<K: Kernel> Reconciler<K> {
 
     /// The underlay as it was seen last, where a look at the parts that changed may be enough: something has changed,
     /// less than everything, and nothing is in the way of it.
-    fn quick_way(&self) -> Option<Surroundings> {
-        let Extent::Parts(parts) = &self.pending else { return None };
+    fn quick_way(&self) -> Option<UnderlayParams> {
+        let DirtySet::Parts(parts) = &self.pending else { return None };
         let blocked = parts.devices.iter().any(|device| self.blocked.contains(device));
         let worth_it = !self.pending.is_nothing() || !self.due;
-        if worth_it && !blocked { self.surroundings } else { None }
+        if worth_it && !blocked { self.underlay_params } else { None }
     }
 
-    fn attempt(&mut self, config: &ValidHostConfig, extent: &Extent, known: Option<Surroundings>) -> Attempt {
+    fn attempt(&mut self, config: &ValidHostConfig, dirty: &DirtySet, known: Option<UnderlayParams>) -> Attempt {
         let started = Instant::now();
         let before = self.counters.operations;
         self.refused.clear();
         self.counters.passes += 1;
-        let (problems, seen) = match self.rounds(config, extent, known) {
+        let (problems, seen) = match self.rounds(config, dirty, known) {
             Ok(None) | Err(KernelError::Abandoned) => return Attempt::Superseded,
             Ok(Some(problems)) => (problems, true),
             Err(error) => {
@@ -306,26 +307,26 @@ impl<K: Kernel> Reconciler<K> {
     fn rounds(
         &mut self,
         config: &ValidHostConfig,
-        extent: &Extent,
-        known: Option<Surroundings>,
+        dirty: &DirtySet,
+        known: Option<UnderlayParams>,
     ) -> Result<Option<Vec<Problem>>, KernelError> {
         let mut last = None;
         for round in 0.. {
             let newer = Arc::clone(&self.newer);
-            let observed = self.kernel.look(extent, &|| newer.load(Ordering::Relaxed))?;
-            let (surroundings, trouble) = match known {
-                Some(surroundings) => (surroundings, None),
-                None => self.options.surroundings(config, &observed),
+            let observed = self.kernel.observe(dirty, &|| newer.load(Ordering::Relaxed))?;
+            let (underlay_params, trouble) = match known {
+                Some(underlay_params) => (underlay_params, None),
+                None => self.options.underlay_params(config, &observed),
             };
-            let mut desired = compile(config, surroundings, extent);
+            let mut desired = compile(config, underlay_params, dirty);
             self.kept.shares.adjust(config, &mut desired);
             self.regranted = false;
-            let plan = draft(&desired, &observed);
+            let plan = lazy_diff(&desired, &observed);
             // It may be as large as the plan.
             drop(observed);
             if known.is_none() {
-                self.surroundings = Some(surroundings);
-                self.blocked = plan.obstacles.iter().map(|obstacle| obstacle.device).collect();
+                self.underlay_params = Some(underlay_params);
+                self.blocked = plan.conflicts.iter().map(|conflict| conflict.device).collect();
             }
             let outline = Outline::of(&plan);
             let stuck = round == ROUNDS || last.as_ref() == Some(&outline);
@@ -341,7 +342,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Carries a plan out. False when a newer configuration came meanwhile.
-    fn carry_out(&mut self, config: &ValidHostConfig, plan: &Draft<'_>) -> Result<bool, KernelError> {
+    fn carry_out(&mut self, config: &ValidHostConfig, plan: &LazyPlan<'_>) -> Result<bool, KernelError> {
         let mut operations = plan.operations();
         let mut chunk = Vec::with_capacity(CHUNK.min(plan.len()));
         loop {

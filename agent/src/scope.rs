@@ -2,7 +2,7 @@
 
 use crate::{
     objects::{Operation, RouteKey},
-    owner::{self, DeviceName, Role},
+    ownership::{self, DeviceName, Role},
 };
 use cps_peering_config::{
     SharedHostConfig,
@@ -41,7 +41,7 @@ fn vpc_of(config: &SharedHostConfig, vni: Vni) -> Option<&VpcId> {
 }
 
 fn of_route(config: &SharedHostConfig, key: &RouteKey) -> Scope {
-    let Some(vpc) = owner::table_vni(key.table).and_then(|vni| vpc_of(config, vni)) else { return Scope::Host };
+    let Some(vpc) = ownership::table_vni(key.table).and_then(|vni| vpc_of(config, vni)) else { return Scope::Host };
     let mut sides = config.sides.iter().filter(|(_, side)| side.vpc == *vpc);
     sides
         .find(|(_, side)| side.peer_cidrs.iter().any(|cidr| cidr.contains(&key.prefix)))

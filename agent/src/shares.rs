@@ -7,7 +7,7 @@
 use crate::{
     file,
     objects::{Desired, Shaper},
-    owner::DeviceName,
+    ownership::DeviceName,
 };
 use cps_peering_config::{
     Revision, SharedHostConfig,

@@ -6,15 +6,15 @@
 mod crash;
 
 use cps_peering_agent::{
-    compile::{Surroundings, compile},
+    compile::{UnderlayParams, compile},
     diff::{Plan, diff},
-    extent::Extent,
+    dirty_set::DirtySet,
     kernel::{Kernel, memory::Memory},
     objects::{
         Desired, DeviceSetting, Egress, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, SourceFilter,
         Tunnel, Via,
     },
-    owner::{self, DeviceName},
+    ownership::{self, DeviceName},
 };
 use cps_peering_config::{
     HostConfig, Revision, ValidHostConfig,
@@ -26,7 +26,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32};
 
-const SURROUNDINGS: Surroundings = Surroundings { vxlan_port: 4789, underlay_mtu: 1500 };
+const SURROUNDINGS: UnderlayParams = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
 const VPCS: u8 = 4;
 /// Host 0 is the one that is configured; the others are remote.
 const HOSTS: u8 = 4;
@@ -112,7 +112,7 @@ impl World {
     }
 
     fn desired(&self) -> Desired {
-        compile(&self.config(), SURROUNDINGS, &Extent::Everything)
+        compile(&self.config(), SURROUNDINGS, &DirtySet::Everything)
     }
 }
 
@@ -129,7 +129,7 @@ fn host() -> Memory {
         let tunnel = Tunnel { vni: vni(5000), port: 4789, local: vtep(0) };
         state.add_link("flannel.1", LinkKind::Vxlan { tunnel: Some(tunnel), learning: false }).up = true;
         state.add_link("mgmt", LinkKind::Vrf(1000)).up = true;
-        state.seen.foreign_nexthop_ids.insert(owner::FIRST_NEXTHOP_ID);
+        state.seen.foreign_nexthop_ids.insert(ownership::FIRST_NEXTHOP_ID);
     }
     memory
 }
@@ -138,7 +138,7 @@ fn host() -> Memory {
 fn converge(kernel: &mut Memory, desired: &Desired) -> Vec<Plan> {
     let mut plans = Vec::new();
     loop {
-        let plan = diff(desired, &kernel.observe().unwrap());
+        let plan = diff(desired, &kernel.observe_all().unwrap());
         if plan.operations.is_empty() {
             return plans;
         }
@@ -300,7 +300,7 @@ fn damage(memory: &Memory, seeds: &[u32]) {
                 state.seen.neighbours.clear();
                 state.seen.ingress.values_mut().for_each(|ingress| ingress.filters.clear());
             }
-            _ => state.seen.links.values_mut().filter(|link| owner::owns_group(link.group)).for_each(|link| {
+            _ => state.seen.links.values_mut().filter(|link| ownership::owns_group(link.group)).for_each(|link| {
                 link.mtu = 1400;
                 link.mac = None;
                 link.alias = None;
@@ -331,7 +331,7 @@ proptest! {
         prop_assert!(state.seen.links.values().all(|link| link.master.is_none()));
         prop_assert!(state.seen.addresses.values().all(|ours| !ours) && state.seen.ingress.is_empty());
         prop_assert!(state.seen.egress.is_empty());
-        prop_assert!(state.seen.rules.iter().all(|rule| rule.protocol != owner::PROTOCOL));
+        prop_assert!(state.seen.rules.iter().all(|rule| rule.protocol != ownership::PROTOCOL));
     }
 
     #[test]
@@ -351,7 +351,7 @@ proptest! {
         kernel.state().refuse = refuse;
         let desired = after.desired();
         for _ in 0..20 {
-            let plan = diff(&desired, &kernel.observe().unwrap());
+            let plan = diff(&desired, &kernel.observe_all().unwrap());
             if plan.operations.is_empty() {
                 return Ok(());
             }
@@ -365,7 +365,7 @@ proptest! {
         let mut kernel = host();
         converge(&mut kernel, &world.desired());
         damage(&kernel, &seeds);
-        let observed = kernel.observe().unwrap();
+        let observed = kernel.observe_all().unwrap();
         prop_assert_eq!(diff(&world.desired(), &observed), diff(&world.desired(), &observed));
     }
 
@@ -380,7 +380,7 @@ proptest! {
                 prop_assert!(DeviceName::parse(&name).is_some() || name.as_str().starts_with("port"), "{}", operation);
             }
             if let Operation::AddRoute(route) | Operation::ReplaceRoute(route) | Operation::RemoveRoute(route) = operation {
-                prop_assert!(owner::table_vni(route.key.table).is_some());
+                prop_assert!(ownership::table_vni(route.key.table).is_some());
             }
         }
     }
@@ -394,17 +394,17 @@ proptest! {
         // Ports on other hosts come and go, those on this one stay.
         after.ports[usize::from(moved)][1..].copy_from_slice(&elsewhere[1..]);
         let (old, new) = (before.config(), after.config());
-        let extent = Extent::between(&old, &new);
-        prop_assert!(extent != Extent::Everything);
-        let desired = compile(&new, SURROUNDINGS, &extent);
+        let dirty = DirtySet::between(&old, &new);
+        prop_assert!(dirty != DirtySet::Everything);
+        let desired = compile(&new, SURROUNDINGS, &dirty);
         for _ in 0..3 {
-            let plan = diff(&desired, &kernel.look(&extent, &|| false).unwrap());
+            let plan = diff(&desired, &kernel.observe(&dirty, &|| false).unwrap());
             if plan.operations.is_empty() {
                 break;
             }
             kernel.apply(&plan.operations).unwrap();
         }
-        let left = diff(&after.desired(), &kernel.observe().unwrap());
+        let left = diff(&after.desired(), &kernel.observe_all().unwrap());
         prop_assert!(left.operations.is_empty(), "{left:#?}");
     }
 
@@ -451,7 +451,7 @@ fn traffic_stops_with_the_first_operations() {
     converge(&mut kernel, &world.desired());
     let mut unpeered = world;
     unpeered.peered[0][1] = false;
-    let plan = diff(&unpeered.desired(), &kernel.observe().unwrap());
+    let plan = diff(&unpeered.desired(), &kernel.observe_all().unwrap());
     let is_stop = |operation: &Operation| match operation {
         Operation::RemoveRoute(route) => route.via != Via::Unreachable,
         _ => matches!(operation, Operation::RemoveFdb(_) | Operation::RemoveNexthop(_)),
@@ -481,8 +481,8 @@ fn a_prefix_that_moves_between_hosts_is_routed_all_the_time() {
     for side in config.sides.values_mut() {
         side.remotes = side.remotes.values().map(|prefixes| (vtep(3), prefixes.clone())).collect();
     }
-    let desired = compile(&config.try_into().unwrap(), SURROUNDINGS, &Extent::Everything);
-    let plan = diff(&desired, &kernel.observe().unwrap());
+    let desired = compile(&config.try_into().unwrap(), SURROUNDINGS, &DirtySet::Everything);
+    let plan = diff(&desired, &kernel.observe_all().unwrap());
     assert!(!plan.operations.iter().any(|operation| matches!(operation, Operation::RemoveRoute(_))), "{plan:#?}");
     let place = |wanted: fn(&Operation) -> bool| plan.operations.iter().rposition(wanted).unwrap();
     let replaced = place(|operation| matches!(operation, Operation::ReplaceRoute(_)));
@@ -491,15 +491,15 @@ fn a_prefix_that_moves_between_hosts_is_routed_all_the_time() {
     converge(&mut kernel, &desired);
 }
 
-/// The obstacle that keeps `device` away after `prepare`, while everything else gets there.
-fn obstacle(device: &str, prepare: impl FnOnce(&Memory)) -> (ProblemKind, String) {
+/// The conflict that keeps `device` away after `prepare`, while everything else gets there.
+fn conflict(device: &str, prepare: impl FnOnce(&Memory)) -> (ProblemKind, String) {
     let mut kernel = host();
     prepare(&kernel);
     let desired = small_world().desired();
     converge(&mut kernel, &desired);
-    let plan = diff(&desired, &kernel.observe().unwrap());
-    let found = plan.obstacles.iter().find(|obstacle| obstacle.device.as_str() == device);
-    let found = found.unwrap_or_else(|| panic!("{device} is not in {:#?}", plan.obstacles));
+    let plan = diff(&desired, &kernel.observe_all().unwrap());
+    let found = plan.conflicts.iter().find(|conflict| conflict.device.as_str() == device);
+    let found = found.unwrap_or_else(|| panic!("{device} is not in {:#?}", plan.conflicts));
     let state = kernel.state();
     let others = desired.ports.keys().filter(|port| port.as_str() != device);
     for port in others.filter(|_| device.starts_with("port")) {
@@ -510,12 +510,12 @@ fn obstacle(device: &str, prepare: impl FnOnce(&Memory)) -> (ProblemKind, String
 
 #[test]
 fn what_is_in_the_way_is_named_and_left_alone() {
-    let (kind, reason) = obstacle("port0", |memory| {
+    let (kind, reason) = conflict("port0", |memory| {
         memory.state().seen.links.remove(&"port0".parse::<InterfaceName>().unwrap());
     });
     assert_eq!((kind, reason.as_str()), (ProblemKind::Missing, "there is no interface port0"));
 
-    let (kind, reason) = obstacle("port0", |memory| {
+    let (kind, reason) = conflict("port0", |memory| {
         let mut state = memory.state();
         let bridge = state.add_link("br0", LinkKind::Other).index;
         state.seen.links.get_mut(&"port0".parse::<InterfaceName>().unwrap()).unwrap().master = Some(bridge);
@@ -523,32 +523,32 @@ fn what_is_in_the_way_is_named_and_left_alone() {
     assert_eq!(kind, ProblemKind::Conflict);
     assert!(reason.contains("br0"), "{reason}");
 
-    let (kind, reason) = obstacle("port1", |memory| memory.state().add_foreign_address("port1", "198.51.100.7/24"));
+    let (kind, reason) = conflict("port1", |memory| memory.state().add_foreign_address("port1", "198.51.100.7/24"));
     assert_eq!(kind, ProblemKind::Conflict);
     assert!(reason.contains("198.51.100.7/24"), "{reason}");
 
-    let (kind, reason) = obstacle("cpspeer1001", |memory| {
+    let (kind, reason) = conflict("cpspeer1001", |memory| {
         let tunnel = Tunnel { vni: vni(1001), port: 4789, local: vtep(0) };
         memory.state().add_link("vx7", LinkKind::Vxlan { tunnel: Some(tunnel), learning: true });
     });
     assert_eq!(kind, ProblemKind::Conflict);
     assert!(reason.contains("vx7") && reason.contains("VNI 1001"), "{reason}");
 
-    let (_, reason) = obstacle("cpsvrf10", |memory| {
+    let (_, reason) = conflict("cpsvrf10", |memory| {
         memory.state().add_link("cpsvrf10", LinkKind::Other);
     });
     assert!(reason.contains("not ours"), "{reason}");
 
     // Name, kind and number are ours, the mark is not.
-    let (kind, reason) = obstacle("cpspeer1001", |memory| {
+    let (kind, reason) = conflict("cpspeer1001", |memory| {
         let tunnel = Tunnel { vni: vni(1001), port: 4789, local: vtep(0) };
         memory.state().add_link("cpspeer1001", LinkKind::Vxlan { tunnel: Some(tunnel), learning: false });
     });
     assert_eq!(kind, ProblemKind::Conflict);
     assert!(reason.contains("not ours"), "{reason}");
 
-    let (_, reason) = obstacle("cpsvrf10", |memory| {
-        memory.state().add_link("tenant", LinkKind::Vrf(owner::table(vni(10))));
+    let (_, reason) = conflict("cpsvrf10", |memory| {
+        memory.state().add_link("tenant", LinkKind::Vrf(ownership::table(vni(10))));
     });
     assert!(reason.contains("tenant"), "{reason}");
 }
@@ -556,14 +556,14 @@ fn what_is_in_the_way_is_named_and_left_alone() {
 #[test]
 fn somebody_elses_route_under_our_key_is_left_alone() {
     let mut kernel = host();
-    let key = RouteKey::unicast(owner::table(vni(10)), net("10.1.2.0/24"));
+    let key = RouteKey::unicast(ownership::table(vni(10)), net("10.1.2.0/24"));
     kernel.state().foreign_routes.insert(key);
     let desired = small_world().desired();
     for _ in 0..2 {
-        let plan = diff(&desired, &kernel.observe().unwrap());
+        let plan = diff(&desired, &kernel.observe_all().unwrap());
         kernel.apply(&plan.operations).unwrap();
     }
-    let plan = diff(&desired, &kernel.observe().unwrap());
+    let plan = diff(&desired, &kernel.observe_all().unwrap());
     assert_eq!(plan.operations.len(), 1, "{plan:#?}");
     assert!(matches!(plan.operations[0], Operation::AddRoute(route) if route.key == key));
     assert!(kernel.state().foreign_routes.contains(&key));
@@ -578,7 +578,7 @@ fn the_local_rule_stands_behind_l3mdev_while_there_are_vrfs_and_never_lacks() {
         rules.map(|rule| (rule.priority, rule.protocol)).collect()
     };
     let at_every_step = |kernel: &mut Memory, desired: &Desired| {
-        let plan = diff(desired, &kernel.observe().unwrap());
+        let plan = diff(desired, &kernel.observe_all().unwrap());
         for operation in plan.operations {
             kernel.apply(&[operation]).unwrap();
             assert!(locals(kernel).len() >= 2, "one of each family at every moment");
@@ -586,7 +586,7 @@ fn the_local_rule_stands_behind_l3mdev_while_there_are_vrfs_and_never_lacks() {
     };
     at_every_step(&mut kernel, &small_world().desired());
     converge(&mut kernel, &small_world().desired());
-    assert_eq!(locals(&kernel), [(1001, owner::PROTOCOL); 2]);
+    assert_eq!(locals(&kernel), [(1001, ownership::PROTOCOL); 2]);
     at_every_step(&mut kernel, &Desired::default());
     converge(&mut kernel, &Desired::default());
     assert_eq!(locals(&kernel), [(0, 2); 2]);
@@ -607,7 +607,7 @@ fn the_local_rule_stands_behind_l3mdev_while_there_are_vrfs_and_never_lacks() {
 fn a_port_is_down_and_without_addresses_before_it_leaves_its_vrf() {
     let mut kernel = host();
     converge(&mut kernel, &small_world().desired());
-    let plan = diff(&Desired::default(), &kernel.observe().unwrap());
+    let plan = diff(&Desired::default(), &kernel.observe_all().unwrap());
     let port: InterfaceName = "port0".parse().unwrap();
     let place = |wanted: &dyn Fn(&Operation) -> bool| plan.operations.iter().rposition(wanted).unwrap();
     let address = place(&|it| matches!(it, Operation::RemoveAddress(address) if address.device == port));
@@ -622,7 +622,7 @@ fn a_port_is_down_and_without_addresses_before_it_leaves_its_vrf() {
 fn tunnels_go_before_the_vrf_that_they_are_in() {
     let mut kernel = host();
     converge(&mut kernel, &small_world().desired());
-    let plan = diff(&Desired::default(), &kernel.observe().unwrap());
+    let plan = diff(&Desired::default(), &kernel.observe_all().unwrap());
     let removed: Vec<&Vec<InterfaceName>> = plan
         .operations
         .iter()

@@ -8,12 +8,12 @@ mod shares;
 use axum::{Router, body::Body, http::Request};
 use cps_peering_agent::{
     api,
-    extent::Extent,
+    dirty_set::DirtySet,
     kernel::{Event, Kernel, memory::Memory},
     ledger::Ledger,
     objects::{DeviceSetting, LinkKind, Operation, RouteKey, Tunnel},
-    owner,
-    reconcile::{self, Handle, Kept, Options},
+    ownership,
+    reconcile::{self, Handle, Options, PersistentState},
     shares::SharesFile,
 };
 use cps_peering_config::{
@@ -51,7 +51,10 @@ impl Agent {
     /// An agent that sees its kernel only through something else.
     fn through(seen: impl Kernel + 'static, kernel: Memory, folder: TempDir) -> Self {
         let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
-        let kept = Kept { shares: SharesFile::beside(&folder.path().join("ledger")).load(), ..Kept::default() };
+        let kept = PersistentState {
+            shares: SharesFile::beside(&folder.path().join("ledger")).load(),
+            ..PersistentState::default()
+        };
         let reconciler = reconcile::start_with(seen, options, kept).unwrap();
         let ledger = Ledger::new(folder.path().join("ledger"));
         let accepted = ledger.load().unwrap().map(Arc::new);
@@ -207,12 +210,12 @@ async fn a_patch_looks_only_at_what_it_changes() {
     let (_, report) = agent.call("PATCH", "/v1/config", &removal(1)).await;
     assert_eq!((&report["applied"]["number"], &report["problems"]), (&json!(2), &json!([])));
     let looks = agent.kernel.state().looks.clone();
-    let Extent::Parts(first) = &looks[0] else { panic!("everything was looked at") };
+    let DirtySet::Parts(first) = &looks[0] else { panic!("everything was looked at") };
     assert!(first.tables.is_empty() && first.devices.len() == 2, "no route is read before traffic ends: {first:?}");
     assert!(matches!(agent.kernel.state().log[0], Operation::RemoveFdb(_)));
     assert!(looks.len() > 2, "the kernel was read again before the answer");
     for look in looks.into_iter().skip(1) {
-        let Extent::Parts(parts) = look else { panic!("everything was looked at") };
+        let DirtySet::Parts(parts) = look else { panic!("everything was looked at") };
         assert_eq!(parts.sides.iter().map(|vni| vni.get()).collect::<Vec<_>>(), [1001, 1002]);
         assert!(parts.vpcs.is_empty());
     }
@@ -232,7 +235,7 @@ async fn what_a_patch_cannot_settle_alone_is_looked_at_as_a_whole() {
     let (_, report) = agent.call("PATCH", "/v1/config", &sides).await;
     let report: HostReport = serde_json::from_value(report).unwrap();
     assert!(report.problems.iter().any(|problem| problem.reason.contains("vx7")), "{report:?}");
-    assert!(agent.kernel.state().looks.contains(&Extent::Everything));
+    assert!(agent.kernel.state().looks.contains(&DirtySet::Everything));
 }
 
 #[tokio::test]
@@ -250,8 +253,8 @@ async fn a_patch_after_trouble_elsewhere_is_not_held_up_by_it() {
     let (_, report) = agent.call("PATCH", "/v1/config", &patch).await;
     assert_eq!((&report["applied"]["number"], report["problems"].as_array().unwrap().len()), (&json!(2), 1));
     let state = agent.kernel.state();
-    assert!(matches!(state.looks[0], Extent::Parts(_)), "the patch comes first: {:?}", state.looks);
-    assert!(state.looks.contains(&Extent::Everything), "the trouble is still there, as far as anybody knows");
+    assert!(matches!(state.looks[0], DirtySet::Parts(_)), "the patch comes first: {:?}", state.looks);
+    assert!(state.looks.contains(&DirtySet::Everything), "the trouble is still there, as far as anybody knows");
     assert!(!state.seen.links.keys().any(|name| name.as_str() == "cpspeer1003"));
 }
 
@@ -360,7 +363,7 @@ async fn a_ledger_that_cannot_be_written_is_no_yes() {
 #[tokio::test]
 async fn another_ones_route_in_the_place_of_ours_is_a_conflict() {
     let agent = Agent::start();
-    let key = RouteKey::unicast(owner::table(10.try_into().unwrap()), "10.2.9.0/24".parse().unwrap());
+    let key = RouteKey::unicast(ownership::table(10.try_into().unwrap()), "10.2.9.0/24".parse().unwrap());
     agent.kernel.state().foreign_routes.insert(key);
     let report = agent.accepted(&config(1)).await;
     let [problem] = report.problems.as_slice() else { panic!("{report:?}") };

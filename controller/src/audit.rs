@@ -1,7 +1,7 @@
 //! The audit trail: who did what when, with which outcome.
 
 use crate::model::{
-    Actor, Command, Draft, Outcome, Refusal, Request,
+    Actor, Command, CommandError, Outcome, Request, Transaction,
     record::{Made, Peering},
     state::Change,
 };
@@ -55,26 +55,26 @@ pub struct Query {
 
 /// What happened to a request: entries for what was due before it, and one for itself.
 pub(crate) fn entries(
-    draft: &mut Draft<'_>,
+    tx: &mut Transaction<'_>,
     request: &Request,
-    result: &Result<Outcome, Refusal>,
+    result: &Result<Outcome, CommandError>,
     now_ms: u64,
 ) -> Vec<Entry> {
-    let peerings = |draft: &Draft<'_>, changes: &[Change]| -> Vec<(PeeringId, BTreeSet<AccountId>)> {
+    let peerings = |tx: &Transaction<'_>, changes: &[Change]| -> Vec<(PeeringId, BTreeSet<AccountId>)> {
         let ids = changes.iter().filter_map(|change| match change {
             Change::Peering(id, _) => Some(id.clone()),
             _ => None,
         });
         ids.map(|id| {
-            let accounts = draft.state.peerings().get(&id).map(accounts_of).unwrap_or_default();
+            let accounts = tx.state.peerings().get(&id).map(accounts_of).unwrap_or_default();
             (id, accounts)
         })
         .collect()
     };
-    let due = draft.due();
-    let (caught_up, changes) = draft.changes().split_at(due);
+    let due = tx.due();
+    let (caught_up, changes) = tx.changes().split_at(due);
     let (caught_up, changes) = (caught_up.to_vec(), changes.to_vec());
-    let mut entries: Vec<Entry> = peerings(draft, &caught_up)
+    let mut entries: Vec<Entry> = peerings(tx, &caught_up)
         .into_iter()
         .map(|(id, accounts)| Entry {
             time_ms: now_ms,
@@ -82,7 +82,7 @@ pub(crate) fn entries(
             actor: Actor::System.to_string(),
             action: "TimeIsUp".to_owned(),
             target: id.to_string(),
-            outcome: draft
+            outcome: tx
                 .state
                 .peerings()
                 .get(&id)
@@ -99,7 +99,7 @@ pub(crate) fn entries(
     let mut accounts: BTreeSet<AccountId> = request.actor.account().cloned().into_iter().collect();
     // A refusal is nobody else's business.
     if result.is_ok() {
-        let touched = peerings(draft, &changes).into_iter().flat_map(|(_, accounts)| accounts);
+        let touched = peerings(tx, &changes).into_iter().flat_map(|(_, accounts)| accounts);
         accounts.extend(touched);
         if let Command::Account(change) = &request.command {
             accounts.insert(change.id.clone());
@@ -126,7 +126,7 @@ pub(crate) fn entries(
         request: request.id.clone(),
         actor: request.actor.to_string(),
         target: target(&request.command, result.as_ref().ok())
-            .unwrap_or_else(|| format!("commit {}", draft.state.meta().number)),
+            .unwrap_or_else(|| format!("commit {}", tx.state.meta().number)),
         action,
         outcome: outcome.to_owned(),
         reason,

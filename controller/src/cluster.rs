@@ -5,7 +5,7 @@ use axum::Router;
 use cps_peering_config::{settings::EtcdSettings, tls::CONTROLLER};
 use cps_peering_controller::{
     forward::{Follower, follower_routes},
-    store::{Cluster, Content, Copy, Store, StoreError},
+    store::{Cluster, Content, Replica, Store, StoreError},
 };
 use cps_peering_http::{forward::Forwarder, metrics::Own, tls::Identity};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
@@ -79,7 +79,7 @@ impl Candidate {
     /// Follows until it leads. What it leads with.
     pub(crate) async fn follow(&self) -> anyhow::Result<(Store, Content)> {
         cps_peering_service::ready("no controller leads yet");
-        let copy = Arc::new(Copy::begin(&self.cluster)?);
+        let copy = Arc::new(Replica::begin(&self.cluster)?);
         let following = async {
             let mut told = (String::new(), None);
             loop {
@@ -117,7 +117,7 @@ impl Candidate {
     }
 }
 
-fn look(copy: &Copy, url: &str) -> Result<Turn, StoreError> {
+fn look(copy: &Replica, url: &str) -> Result<Turn, StoreError> {
     if let Some(leader) = copy.cluster().leader()? {
         return Ok(Turn::Follows(leader.url));
     }

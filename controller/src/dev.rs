@@ -83,7 +83,7 @@ impl Sandbox {
     }
 
     /// Makes regions and accounts.
-    pub(crate) fn furnish(&self, engine: &Engine, vault: &Vault) -> anyhow::Result<()> {
+    pub(crate) fn seed(&self, engine: &Engine, vault: &Vault) -> anyhow::Result<()> {
         let inventory: Inventory = serde_json::from_value(json!({ "regions": REGIONS.map(|id| json!({ "id": id })) }))?;
         let run = |command| engine.execute(&Request::new(Actor::Operator, command)).map(drop);
         run(Command::Apply(Apply { inventory, prune: false }))?;

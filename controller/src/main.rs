@@ -394,7 +394,7 @@ async fn serve(
     let (engine, hosts) = Engine::open_with(store, content, options(&setup.settings))?;
     if let Some(sandbox) = &setup.sandbox {
         sandbox.hide()?;
-        sandbox.furnish(&engine, &vault)?;
+        sandbox.seed(&engine, &vault)?;
     }
     let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault);
     access.tune(rates(&setup.settings));

@@ -110,7 +110,7 @@ pub(crate) fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limi
     let bandwidth_mbit = NonZeroU32::new(peering.bandwidth?)?;
     let hosts = u32::try_from(state.hosts_of(&own.vpc).len()).unwrap_or(u32::MAX);
     let share = match NonZeroU32::new(hosts) {
-        Some(hosts) if hosts.get() > 1 || !peering.left.is_empty() => {
+        Some(hosts) if hosts.get() > 1 || !peering.former_hosts.is_empty() => {
             // A power of two: not every host that comes changes it for all.
             let slots = hosts.checked_next_power_of_two().unwrap_or(NonZeroU32::MAX);
             Share::max(BEGINNING.divided_by(slots), Share::LEAST)

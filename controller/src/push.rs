@@ -129,7 +129,7 @@ impl Worker {
                 Ok(report) => {
                     let in_sync = report.in_sync() && report.applied == Some(target.config.revision);
                     span.in_scope(|| self.measure(in_sync));
-                    self.engine.heard(&self.host, Ok(report));
+                    self.engine.on_report(&self.host, Ok(report));
                     // There is a connection to it, and nothing more urgent. It still tells of sides that are gone.
                     counts = again && !target.config.vrfs.is_empty();
                     if in_sync {
@@ -142,7 +142,7 @@ impl Worker {
                 Err(error) => {
                     span.in_scope(|| tracing::warn!(%error, "push failed"));
                     self.engine.metrics().pushed(Pushed::Failed);
-                    self.engine.heard(&self.host, Err(error.to_string()));
+                    self.engine.on_report(&self.host, Err(error.to_string()));
                     self.back_off()
                 }
             };

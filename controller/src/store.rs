@@ -9,7 +9,7 @@ mod raw;
 mod records;
 
 pub use backup::{BackupError, Restored};
-pub use etcd::{Cluster, Copy, EtcdError, Leader};
+pub use etcd::{Cluster, EtcdError, Leader, Replica};
 
 use crate::{
     audit::{Entry, Query},
@@ -160,7 +160,7 @@ impl Store {
     }
 
     /// Leads if nobody does, with a copy that is as good as what is stored.
-    pub fn lead_with(copy: &Copy, url: &str) -> Result<Option<(Self, Content)>, StoreError> {
+    pub fn lead_with(copy: &Replica, url: &str) -> Result<Option<(Self, Content)>, StoreError> {
         let Some(store) = Self::lead(copy.cluster(), url, Duration::ZERO)? else { return Ok(None) };
         // Nobody else writes now: once the copy has this controller's own first commit, it has everything.
         if let Some(content) = copy.take(store.backend.written(), CATCH_UP) {

@@ -126,9 +126,9 @@ async fn when_a_commit_fails_nothing_of_it_was_seen_or_answered() {
 async fn a_rehearsal_changes_nothing_and_sees_what_was_decided() {
     let held = held();
     let before = held.engine.read(|state, _| state.clone());
-    assert!(held.engine.rehearse(Request::new(Actor::Operator, peer(0, 1))).await.is_ok());
+    assert!(held.engine.dry_run(Request::new(Actor::Operator, peer(0, 1))).await.is_ok());
     assert!(held.engine.read(|state, _| *state == before));
     held.engine.carry_out(Request::new(Actor::Operator, peer(0, 1))).await.unwrap();
-    let again = held.engine.rehearse(Request::new(Actor::Operator, peer(0, 1))).await;
+    let again = held.engine.dry_run(Request::new(Actor::Operator, peer(0, 1))).await;
     assert!(matches!(again, Err(EngineError::Refused(_))), "{again:?}");
 }

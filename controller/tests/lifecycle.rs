@@ -10,7 +10,7 @@ use cps_peering_config::{
     net::overlap,
 };
 use cps_peering_controller::model::{
-    Actor, Code, Command, Limits, Outcome, Refusal, Request, Signed,
+    Actor, Code, Command, CommandError, Limits, Outcome, Request, Signed,
     account::{self, ChargeStatus, What},
     metering::open_period,
     peering::{Create, Modify, SetBandwidth, quota_used, role, state_word},
@@ -62,7 +62,7 @@ fn wish(model: &Model, vpc: &str, peer: &str) -> Create {
     }
 }
 
-fn ask(model: &mut Model, vpc: &str, peer: &str) -> Result<PeeringId, Refusal> {
+fn ask(model: &mut Model, vpc: &str, peer: &str) -> Result<PeeringId, CommandError> {
     let wish = wish(model, vpc, peer);
     let account = model.state.vpcs()[&wish.vpc].account.to_string();
     model.run_as(&account, Command::CreatePeering(wish)).map(|outcome| peering(&outcome))
@@ -84,9 +84,9 @@ fn sees(model: &Model, account: &str, id: &PeeringId) -> Option<Role> {
     role(model.state.peerings().get(id)?, &account.parse().unwrap(), None)
 }
 
-fn reason(result: Result<Outcome, Refusal>) -> (Code, &'static str) {
+fn reason(result: Result<Outcome, CommandError>) -> (Code, &'static str) {
     let refusal = result.unwrap_err();
-    (refusal.code, refusal.faults[0].reason)
+    (refusal.code, refusal.violations[0].reason)
 }
 
 fn charge(model: &mut Model, account: &str, status: ChargeStatus) {
@@ -273,7 +273,7 @@ fn what_a_state_does_not_allow_is_refused_with_its_name() {
             "expired" => assert_eq!(reason(refused).1, "VpcPeerExpired"),
             _ if may_see => {
                 let refusal = refused.unwrap_err();
-                assert_eq!(refusal.faults[0].reason, "VpcPeerInvalidStateChange");
+                assert_eq!(refusal.violations[0].reason, "VpcPeerInvalidStateChange");
                 assert!(refusal.to_string().contains(word), "{refusal}");
             }
             _ => assert_eq!(reason(refused).0, Code::NotFound),
@@ -295,7 +295,7 @@ fn a_request_counts_for_its_initiator_alone() {
     model.run_as("one", accept(&own)).unwrap();
     // … but in the stranger's own.
     model.apply(&vpc_of("four", "y", "north", r#""10.3.128.0/17""#)).unwrap();
-    assert_eq!(ask(&mut model, "x", "y").unwrap_err().faults[0].reason, "VpcPeerCidrConflict");
+    assert_eq!(ask(&mut model, "x", "y").unwrap_err().violations[0].reason, "VpcPeerCidrConflict");
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn acceptance_judges_again() {
     let own = ask(&mut model, "c", "a").unwrap();
     model.run_as("one", accept(&own)).unwrap();
     let refusal = model.run_as("two", accept(&request)).unwrap_err();
-    assert_eq!(refusal.faults[0].reason, "VpcPeerCidrConflict", "c has a peer with these addresses by now");
+    assert_eq!(refusal.violations[0].reason, "VpcPeerCidrConflict", "c has a peer with these addresses by now");
     assert!(refusal.to_string().contains(own.as_str()), "the receiver knows its own peering: {refusal}");
     // Also what became of the VPCs themselves.
     let mut model = cloud();
@@ -324,7 +324,7 @@ fn an_initiator_learns_nothing_about_the_peers_of_a_stranger() {
     model.run_as("one", accept(&own)).unwrap();
     model.apply(&vpc_of("three", "x", "north", r#""10.1.0.0/16""#)).unwrap();
     let refusal = ask(&mut model, "x", "c").unwrap_err();
-    assert_eq!(refusal.faults[0].reason, "VpcPeerCidrConflict");
+    assert_eq!(refusal.violations[0].reason, "VpcPeerCidrConflict");
     let words = refusal.to_string();
     assert!(!words.contains(own.as_str()) && !words.contains(" a,") && !words.contains("of a "), "{words}");
 }
@@ -341,7 +341,7 @@ fn what_may_not_be_known_looks_like_what_is_not_there() {
     let refused = |model: &mut Model, wish: Create| {
         let refusal = model.run_as("one", Command::CreatePeering(wish.clone())).unwrap_err();
         let words = refusal.to_string().replace(&format!("VPC {}", wish.peer_vpc), "VPC X");
-        (refusal.code, refusal.faults[0].reason, words)
+        (refusal.code, refusal.violations[0].reason, words)
     };
     let wish_nowhere = wish_for(&model, "nowhere", "two");
     let nowhere = refused(&mut model, wish_nowhere);
@@ -468,10 +468,10 @@ fn arrears_suspend_what_the_account_pays_for_and_nothing_else() {
     assert_eq!([&paid, &free, &others].map(|id| state(&model, id)), ["suspended", "active", "active"]);
     assert_eq!(sides_planned(&model), 4);
     // Nothing new between regions, also not what was asked for before.
-    assert_eq!(ask(&mut model, "a", "b").unwrap_err().faults[0].reason, "AccountInArrear");
+    assert_eq!(ask(&mut model, "a", "b").unwrap_err().violations[0].reason, "AccountInArrear");
     // What is suspended still stands in the way of others.
     model.apply(&vpc_of("one", "x", "north", r#""10.4.0.0/16""#)).unwrap();
-    assert_eq!(ask(&mut model, "a", "x").unwrap_err().faults[0].reason, "VpcPeerCidrConflict");
+    assert_eq!(ask(&mut model, "a", "x").unwrap_err().violations[0].reason, "VpcPeerCidrConflict");
     charge(&mut model, "one", ChargeStatus::Normal);
     assert_eq!((state(&model, &paid), vnis(&model)), ("provisioning", before), "it goes on as it was");
     let activated = model.state.peerings()[&paid].activated_ms;
@@ -589,7 +589,7 @@ fn a_region_in_use_stays() {
     let mut pruned = cps_peering_controller::api::view::inventory(&model.state);
     pruned.regions.clear();
     let refusal = model.run(&common::apply(&toml::to_string(&pruned).unwrap(), true)).unwrap_err();
-    assert_eq!(refusal.faults[0].entry, "region east", "{refusal}");
+    assert_eq!(refusal.violations[0].entry, "region east", "{refusal}");
 }
 
 #[test]
@@ -721,7 +721,7 @@ fn invariants(model: &Model) {
     for peering in state.peerings().values() {
         for side in peering.sides() {
             assert!(side.vni.is_none_or(|vni| vnis.insert(vni)), "VNIs are given once");
-            assert!(!(peering.is_live() && side.gone), "what an account deleted is not live");
+            assert!(!(peering.is_live() && side.deleted_by_owner), "what an account deleted is not live");
         }
         let has_vnis = peering.sides().iter().all(|side| side.vni.is_some());
         let pending_or_over = peering.state == PeeringState::Pending || peering.is_ended();
@@ -738,7 +738,7 @@ fn invariants(model: &Model) {
         assert!(!(unpaid && peering.forwards()), "what is not paid for does not forward");
         assert!(unpaid || !matches!(peering.state, PeeringState::Suspended { .. }));
         let rejected = matches!(peering.state, PeeringState::Ended { how: End::Rejected, .. });
-        assert!(!rejected || peering.receiver.gone);
+        assert!(!rejected || peering.receiver.deleted_by_owner);
     }
     for account in ACCOUNTS {
         for region in ["north", "east"] {

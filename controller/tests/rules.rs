@@ -12,7 +12,7 @@ use cps_peering_config::{
     net::overlap,
 };
 use cps_peering_controller::model::{
-    Actor, Code, Command, Draft, Limits, Outcome, Request, decide,
+    Actor, Code, Command, Limits, Outcome, Request, Transaction, decide,
     inventory::Action,
     peering::Create,
     record::{End, PeeringState},
@@ -59,8 +59,8 @@ fn each_wrong_entry_is_named_with_the_rule_it_breaks() {
     ];
     for (text, entry, rule) in cases {
         let refusal = built().apply(&text).unwrap_err();
-        let found = refusal.faults.iter().any(|fault| fault.entry == entry && fault.rule.contains(rule));
-        assert!(found, "expected {entry}: {rule}\nin {:#?}\nof {text}", refusal.faults);
+        let found = refusal.violations.iter().any(|fault| fault.entry == entry && fault.rule.contains(rule));
+        assert!(found, "expected {entry}: {rule}\nin {:#?}\nof {text}", refusal.violations);
     }
 }
 
@@ -84,7 +84,7 @@ fn vtep_addresses_are_told_apart_by_their_last_four_bytes() {
         (of(1, "192.0.2.1"), &["not of the same family as 2001:db8::2 of host h2"]),
     ] {
         let refusal = model.apply(&hosts).unwrap_err();
-        let told: Vec<&str> = refusal.faults.iter().map(|fault| fault.rule.as_str()).collect();
+        let told: Vec<&str> = refusal.violations.iter().map(|fault| fault.rule.as_str()).collect();
         assert!(
             told.len() == rules.len() && told.iter().zip(rules).all(|(told, rule)| told.contains(rule)),
             "{told:?}"
@@ -96,7 +96,7 @@ fn vtep_addresses_are_told_apart_by_their_last_four_bytes() {
     model.apply(&of(3, "2001:db8::2")).unwrap();
     // All of them are of the other family.
     model.apply(&format!("{}{}{}", host(1, "north"), host(2, "north"), host(3, "north"))).unwrap();
-    assert_eq!(model.apply(&of(4, "2001:db8::4")).unwrap_err().faults.len(), 1);
+    assert_eq!(model.apply(&of(4, "2001:db8::4")).unwrap_err().violations.len(), 1);
     // Nothing is left of one that is gone.
     model.state.apply(Change::Host("h2".parse().unwrap(), None));
     model.apply(&host(4, "north").replace("192.0.2.4\"", "192.0.2.2\"")).unwrap();
@@ -105,7 +105,7 @@ fn vtep_addresses_are_told_apart_by_their_last_four_bytes() {
 #[test]
 fn all_faults_of_a_document_are_told_together() {
     let text = format!("{}{}", host(4, "mars"), port("h9", "eth1", "a", "10.1.9.1/24"));
-    assert_eq!(built().apply(&text).unwrap_err().faults.len(), 2);
+    assert_eq!(built().apply(&text).unwrap_err().violations.len(), 2);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_draining_peering_is_planned_nowhere_and_counts_for_overlap() {
     let PeeringState::Draining { hosts } = &model.state.peerings()[&id].state else { panic!() };
     assert_eq!(hosts.iter().map(HostId::as_str).collect::<Vec<_>>(), ["h1", "h2"]);
     let refusal = model.peer("a", "d").unwrap_err();
-    assert_eq!((refusal.code, refusal.faults[0].reason), (Code::FailedPrecondition, "VpcPeerCidrConflict"));
+    assert_eq!((refusal.code, refusal.violations[0].reason), (Code::FailedPrecondition, "VpcPeerCidrConflict"));
     // The same pair is no overlap with itself, and VNIs of what drains are not given away.
     let again = model.peer("a", "b").unwrap();
     let vnis = |id| model.state.peerings()[id].sides().map(|side| side.vni);
@@ -179,7 +179,7 @@ fn peerings_are_refused_with_reasons_for_programs() {
     let mut model = built();
     model.apply(&vpc("e", "east", r#""10.2.0.0/16""#)).unwrap();
     model.peer("a", "b").unwrap();
-    let mut reason = |vpc: &str, peer: &str| model.peer(vpc, peer).unwrap_err().faults[0].reason;
+    let mut reason = |vpc: &str, peer: &str| model.peer(vpc, peer).unwrap_err().violations[0].reason;
     assert_eq!(reason("a", "b"), "VpcPeerAlreadyExist");
     assert_eq!(reason("b", "a"), "VpcPeerAlreadyExist");
     assert_eq!(reason("b", "e"), "VpcPeerCidrConflict");
@@ -188,7 +188,7 @@ fn peerings_are_refused_with_reasons_for_programs() {
     assert_eq!(reason("a", "z"), "VpcNotFound");
     let same_name = Create { name: "a-b".into(), ..create("a", "c") };
     let refusal = model.run(&Command::CreatePeering(same_name)).unwrap_err();
-    assert_eq!((refusal.code, refusal.faults[0].reason), (Code::AlreadyExists, "VpcPeerNameExist"));
+    assert_eq!((refusal.code, refusal.violations[0].reason), (Code::AlreadyExists, "VpcPeerNameExist"));
 }
 
 #[test]
@@ -198,8 +198,8 @@ fn cidrs_that_would_break_a_live_peering_are_refused_and_others_follow() {
     model.peer("a", "c").unwrap();
     for (cidr, rule) in [("10.1.0.0/17", "with which it is peered"), ("10.3.7.0/24", "is peered with a")] {
         let refusal = model.apply(&vpc("b", "north", &format!(r#""10.2.0.0/16", "{cidr}""#))).unwrap_err();
-        assert_eq!(refusal.faults[0].entry, "vpcs[0] (b)");
-        assert!(refusal.faults[0].rule.contains(rule), "{refusal}");
+        assert_eq!(refusal.violations[0].entry, "vpcs[0] (b)");
+        assert!(refusal.violations[0].rule.contains(rule), "{refusal}");
     }
     model.apply(&vpc("b", "north", r#""10.2.0.0/16", "fd00:2::/48""#)).unwrap();
     assert_eq!(model.state.peerings()[&id].receiver.cidrs.len(), 2);
@@ -225,7 +225,7 @@ fn pruning_takes_away_what_is_not_in_the_document() {
     let mut model = built();
     let kept = format!("{REGIONS}{}{}", host(1, "north"), port("h1", "eth1", "a", "10.1.0.1/24"));
     let refusal = model.run(&apply(&kept, true)).unwrap_err();
-    assert_eq!(refusal.faults[0].entry, "vpc a", "{refusal}");
+    assert_eq!(refusal.violations[0].entry, "vpc a", "{refusal}");
 }
 
 /// One random command on a small cloud.
@@ -349,12 +349,12 @@ proptest! {
             let _ = model.apply(&step);
         }
         let before = model.state.clone();
-        let mut draft = Draft::new(&mut model.state);
+        let mut tx = Transaction::new(&mut model.state);
         let request = Request::new(Actor::Operator, apply("", true));
-        let _ = decide(&mut draft, &request, 0, &Limits::default(), &mut || "x".to_owned());
-        prop_assert_eq!(draft.before(), &before);
+        let _ = decide(&mut tx, &request, 0, &Limits::default(), &mut || "x".to_owned());
+        prop_assert_eq!(tx.before(), &before);
         // However it ends: here as in a panic.
-        drop(draft);
+        drop(tx);
         prop_assert_eq!(&model.state, &before);
     }
 }
@@ -384,11 +384,11 @@ fn a_panic_leaves_nothing_half_made() {
     let mut model = built();
     let before = model.state.clone();
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let mut draft = Draft::new(&mut model.state);
+        let mut tx = Transaction::new(&mut model.state);
         let mut random = || -> String { panic!("while an id was made up") };
         let request = Request::new(Actor::Operator, apply("", true));
-        decide(&mut draft, &request, 0, &Limits::default(), &mut random).unwrap();
-        assert_ne!(*draft.state, before);
+        decide(&mut tx, &request, 0, &Limits::default(), &mut random).unwrap();
+        assert_ne!(*tx.state, before);
         random();
     }));
     assert!(ended.is_err());

@@ -2,12 +2,12 @@
 
 use super::Output;
 use crate::{
-    compile::{Surroundings, compile},
+    compile::{UnderlayParams, compile},
     diff::diff,
-    extent::Extent,
+    dirty_set::DirtySet,
     kernel::{Kernel, Netlink},
     objects::{LinkKind, Observed},
-    owner,
+    ownership,
 };
 use cps_peering_config::{
     HostConfig, ValidHostConfig,
@@ -61,7 +61,7 @@ pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
     findings.extend(reverse_path_filter());
     findings.extend(sockets_in_vrfs());
     findings.extend(network_managers());
-    match Netlink::default().observe() {
+    match Netlink::default().observe_all() {
         Ok(observed) => findings.extend(clashes(&observed, settings.vxlan_port)),
         Err(error) => findings.push(failure("netlink", error.to_string())),
     }
@@ -126,10 +126,10 @@ fn trial(vxlan_port: u16) -> Finding {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
             format!("cannot make a network namespace to try it in ({errno}); run this check as root")
         })?;
-        let desired = compile(&sample(), Surroundings { vxlan_port, underlay_mtu: 1500 }, &Extent::Everything);
+        let desired = compile(&sample(), UnderlayParams { vxlan_port, underlay_mtu: 1500 }, &DirtySet::Everything);
         let mut kernel = Netlink::default();
         for _ in 0..3 {
-            let observed = kernel.observe().map_err(|error| error.to_string())?;
+            let observed = kernel.observe_all().map_err(|error| error.to_string())?;
             let plan = diff(&desired, &observed);
             if plan.operations.is_empty() {
                 return Ok(Vec::new());
@@ -248,12 +248,12 @@ fn is_no(text: &str, key: &str) -> bool {
 fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, link) in observed.links.iter().filter(|(name, _)| !observed.owns(name)) {
-        if owner::DeviceName::parse(name).is_some() {
+        if ownership::DeviceName::parse(name).is_some() {
             findings
                 .push(failure("devices", format!("{name} has a name of ours but is not ours: rename or remove it")));
         }
         match link.kind {
-            LinkKind::Vrf(table) if owner::table_vni(table).is_some() => {
+            LinkKind::Vrf(table) if ownership::table_vni(table).is_some() => {
                 findings.push(failure("tables", format!("VRF {name} uses table {table}, which lies in our range")));
             }
             LinkKind::Vxlan { tunnel: Some(tunnel), .. } if tunnel.port == vxlan_port => {
@@ -285,7 +285,8 @@ mod tests {
 
     #[test]
     fn the_sample_has_one_of_each_kind() {
-        let desired = compile(&sample(), Surroundings { vxlan_port: 4789, underlay_mtu: 1500 }, &Extent::Everything);
+        let desired =
+            compile(&sample(), UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 }, &DirtySet::Everything);
         assert!(!desired.vrfs.is_empty() && desired.vxlans.len() == 2 && desired.nexthops.len() == 2);
         assert!(!desired.fdb.is_empty() && !desired.neighbours.is_empty() && desired.routes().count() == 8);
     }

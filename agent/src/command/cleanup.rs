@@ -15,7 +15,7 @@ const ROUNDS: usize = 5;
 /// Removes all that is ours, after the operator agreed or `yes` was given, and the ledger with it.
 pub fn run(ledger: &Ledger, yes: bool) -> anyhow::Result<()> {
     let mut kernel = Netlink::default();
-    let plan = diff(&Desired::default(), &kernel.observe()?);
+    let plan = diff(&Desired::default(), &kernel.observe_all()?);
     if plan.operations.is_empty() {
         ledger.remove()?;
         show("nothing of ours is on this host");
@@ -40,7 +40,7 @@ pub fn run(ledger: &Ledger, yes: bool) -> anyhow::Result<()> {
 fn remove(kernel: &mut impl Kernel, mut plan: Plan) -> anyhow::Result<Plan> {
     for _ in 0..ROUNDS {
         kernel.apply(&plan.operations)?;
-        plan = diff(&Desired::default(), &kernel.observe()?);
+        plan = diff(&Desired::default(), &kernel.observe_all()?);
         if plan.operations.is_empty() {
             break;
         }

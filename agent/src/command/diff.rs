@@ -4,7 +4,7 @@ use super::Output;
 use crate::{
     compile::compile,
     diff::{Plan, diff},
-    extent::Extent,
+    dirty_set::DirtySet,
     kernel::{Kernel, Netlink},
     ledger::Ledger,
     reconcile::Options,
@@ -17,12 +17,12 @@ use serde_json::json;
 /// Shows what the agent would do now. Reads only. True when there is nothing to do and nothing in the way.
 pub fn run(ledger: &Ledger, shares: &SharesFile, options: Options, output: Output) -> anyhow::Result<bool> {
     let config = ledger.load()?.context("the ledger is empty: no controller has sent a configuration yet")?;
-    let observed = Netlink::default().observe()?;
-    let (surroundings, trouble) = options.surroundings(&config, &observed);
-    let mut desired = compile(&config, surroundings, &Extent::Everything);
+    let observed = Netlink::default().observe_all()?;
+    let (underlay_params, trouble) = options.underlay_params(&config, &observed);
+    let mut desired = compile(&config, underlay_params, &DirtySet::Everything);
     shares.load().adjust(&config, &mut desired);
     let plan = diff(&desired, &observed);
-    let right = plan.operations.is_empty() && plan.obstacles.is_empty() && trouble.is_none();
+    let right = plan.operations.is_empty() && plan.conflicts.is_empty() && trouble.is_none();
     match output {
         Output::Json => show(&as_json(&plan).to_string()),
         Output::Table if right => show(&format!("the kernel is as revision {} wants it", config.revision)),
@@ -37,20 +37,20 @@ pub fn run(ledger: &Ledger, shares: &SharesFile, options: Options, output: Outpu
 fn as_json(plan: &Plan) -> serde_json::Value {
     let operations =
         plan.operations.iter().map(|operation| json!({ "verb": operation.verb(), "object": operation.to_string() }));
-    let obstacles = plan
-        .obstacles
+    let conflicts = plan
+        .conflicts
         .iter()
-        .map(|obstacle| json!({ "device": obstacle.device, "kind": obstacle.kind, "reason": obstacle.reason }));
-    json!({ "operations": operations.collect::<Vec<_>>(), "obstacles": obstacles.collect::<Vec<_>>() })
+        .map(|conflict| json!({ "device": conflict.device, "kind": conflict.kind, "reason": conflict.reason }));
+    json!({ "operations": operations.collect::<Vec<_>>(), "conflicts": conflicts.collect::<Vec<_>>() })
 }
 
 fn as_table(plan: &Plan) -> String {
     let operations = plan.operations.iter().map(|operation| vec![operation.verb().to_owned(), operation.to_string()]);
     let mut rows: Vec<Vec<String>> = operations.collect();
     rows.extend(
-        plan.obstacles
+        plan.conflicts
             .iter()
-            .map(|obstacle| vec!["cannot".to_owned(), format!("link {}: {}", obstacle.device, obstacle.reason)]),
+            .map(|conflict| vec!["cannot".to_owned(), format!("link {}: {}", conflict.device, conflict.reason)]),
     );
     table(&["DO", "OBJECT"], &rows)
 }

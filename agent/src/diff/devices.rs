@@ -3,7 +3,7 @@
 use super::{Phase, Phases, survey::Survey};
 use crate::{
     objects::{Address, DeviceSetting, Link, LinkChange, Operation},
-    owner::{DeviceName, Role},
+    ownership::{DeviceName, Role},
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;

@@ -3,7 +3,7 @@
 use super::{Phase, Phases, survey::Survey};
 use crate::{
     objects::{DesiredRoute, FdbKey, KernelRoute, Operation, RouteTo, Via},
-    owner,
+    ownership,
 };
 use cps_peering_config::net::InterfaceName;
 use std::{
@@ -78,7 +78,7 @@ fn nexthops(survey: &Survey<'_>, phases: &mut Phases) -> Nexthops {
         }
         let link = survey.kept(&nexthop.device);
         let id = link.and_then(|link| have.get(&(link.index, nexthop.gateway)).copied()).unwrap_or_else(|| {
-            let id = owner::nexthop_ids(&nexthop.device).find(|id| is_free(id) && !new.contains(id));
+            let id = ownership::nexthop_ids(&nexthop.device).find(|id| is_free(id) && !new.contains(id));
             let id = id.expect("a host has fewer next hops than there are ids");
             new.insert(id);
             phases.push(Phase::Nexthops, Operation::AddNexthop(id, *nexthop));

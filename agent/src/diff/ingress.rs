@@ -3,7 +3,7 @@
 use super::{Phase, Phases, survey::Survey};
 use crate::{
     objects::{FilterHandle, Ingress, Operation, SourceFilter},
-    owner::{ACCEPT_PRIORITY, DROP_PRIORITY},
+    ownership::{ACCEPT_PRIORITY, DROP_PRIORITY},
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::Ipv6Net;

@@ -1,7 +1,7 @@
 //! What must be done so that a host has what it should have. Pure: the same input gives the same plan.
 //!
-//! Only objects that [`owner`](crate::owner) calls ours are ever changed or removed. What somebody else put in our way is an
-//! [`Obstacle`]: it stays, it is reported, and everything that does not depend on it goes on.
+//! Only objects that [`ownership`](crate::ownership) calls ours are ever changed or removed. What somebody else put in our way is an
+//! [`Conflict`]: it stays, it is reported, and everything that does not depend on it goes on.
 
 mod devices;
 mod egress;
@@ -21,21 +21,21 @@ pub struct Plan {
     /// The operations, in the order in which they must be carried out.
     pub operations: Vec<Operation>,
     /// What is in the way.
-    pub obstacles: Vec<Obstacle>,
+    pub conflicts: Vec<Conflict>,
 }
 
 /// A [`Plan`] whose routes are written out only while it is carried out, where there is nothing yet that they could meet:
 /// there may be a million of them.
 #[derive(Debug)]
-pub struct Draft<'a> {
+pub struct LazyPlan<'a> {
     before: Vec<Operation>,
     coming: Coming<'a>,
     after: Vec<Operation>,
     /// What is in the way.
-    pub obstacles: Vec<Obstacle>,
+    pub conflicts: Vec<Conflict>,
 }
 
-impl Draft<'_> {
+impl LazyPlan<'_> {
     /// How many operations it has.
     pub fn len(&self) -> usize {
         self.before.len() + self.coming.len() + self.after.len()
@@ -52,10 +52,10 @@ impl Draft<'_> {
     }
 
     fn written_out(self) -> Plan {
-        let Self { before: mut operations, coming, after, obstacles } = self;
+        let Self { before: mut operations, coming, after, conflicts } = self;
         operations.extend(coming.operations());
         operations.extend(after);
-        Plan { operations, obstacles }
+        Plan { operations, conflicts }
     }
 }
 
@@ -86,7 +86,7 @@ impl Coming<'_> {
 
 /// Something that keeps a device from being as it should be and that is not ours to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Obstacle {
+pub struct Conflict {
     /// The desired device that suffers.
     pub device: InterfaceName,
     /// Whether something is in the way or missing.
@@ -179,11 +179,11 @@ impl Phases {
 /// The plan that leads from `observed` to `desired`. Carried out without failure, the next one is empty, unless the
 /// kernel took further objects away with what the plan changed; then the one after it is.
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
-    draft(desired, observed).written_out()
+    lazy_diff(desired, observed).written_out()
 }
 
 /// The same, with the routes that come still to be written out.
-pub fn draft<'a>(desired: &'a Desired, observed: &Observed) -> Draft<'a> {
+pub fn lazy_diff<'a>(desired: &'a Desired, observed: &Observed) -> LazyPlan<'a> {
     let survey = Survey::new(desired, observed);
     let mut phases = Phases::default();
     rules::diff(&survey, &mut phases);
@@ -193,12 +193,12 @@ pub fn draft<'a>(desired: &'a Desired, observed: &Observed) -> Draft<'a> {
     let ids = forwarding::diff(&survey, &mut phases);
     let coming = ids.map_or_else(Coming::default, |ids| Coming { routes: Some(&desired.remote), ids });
     let (before, after) = phases.around_routes();
-    Draft { before, coming, after, obstacles: survey.obstacles }
+    LazyPlan { before, coming, after, conflicts: survey.conflicts }
 }
 
 /// What makes devices of ours send nothing more: without forwarding entries a device is mute, however many routes lead to
 /// it.
-pub fn silence(observed: &Observed) -> Vec<Operation> {
+pub fn quiesce(observed: &Observed) -> Vec<Operation> {
     let ours = observed.fdb.keys().filter(|key| observed.owns(&key.device));
     ours.map(|key| Operation::RemoveFdb(*key)).collect()
 }

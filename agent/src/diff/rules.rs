@@ -3,7 +3,7 @@
 use super::{Phase, Phases, survey::Survey};
 use crate::{
     objects::{Family, LinkKind, Lookup, Operation, Rule},
-    owner::{L3MDEV_RULE_PRIORITY, LOCAL_RULE_PRIORITY, PROTOCOL},
+    ownership::{L3MDEV_RULE_PRIORITY, LOCAL_RULE_PRIORITY, PROTOCOL},
 };
 
 /// `RTPROT_KERNEL`: of the rules that the kernel makes itself.

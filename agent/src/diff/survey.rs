@@ -1,9 +1,9 @@
 //! What of the desired devices can be had, and what is to become of those that are there.
 
-use super::Obstacle;
+use super::Conflict;
 use crate::{
     objects::{Address, Desired, Link, LinkKind, Observed, VxlanDevice},
-    owner::{DeviceName, Role},
+    ownership::{DeviceName, Role},
 };
 use cps_peering_config::{
     net::{InterfaceName, Vni},
@@ -21,7 +21,7 @@ pub(super) struct Survey<'a> {
     vrfs: BTreeMap<u32, Vec<InterfaceName>>,
     /// VXLAN devices that are not ours, by VNI and port.
     others: BTreeMap<(Vni, u16), InterfaceName>,
-    pub(super) obstacles: Vec<Obstacle>,
+    pub(super) conflicts: Vec<Conflict>,
     /// Desired devices that cannot be had, and those that hang on them.
     pub(super) blocked: BTreeSet<InterfaceName>,
     /// Tables of blocked VRFs.
@@ -40,7 +40,7 @@ impl<'a> Survey<'a> {
             names: observed.links.iter().map(|(name, link)| (link.index, *name)).collect(),
             vrfs: BTreeMap::new(),
             others: BTreeMap::new(),
-            obstacles: Vec::new(),
+            conflicts: Vec::new(),
             blocked: BTreeSet::new(),
             blocked_tables: BTreeSet::new(),
             recreated: BTreeSet::new(),
@@ -62,7 +62,7 @@ impl<'a> Survey<'a> {
 
     fn block(&mut self, device: InterfaceName, kind: ProblemKind, reason: String) {
         self.blocked.insert(device);
-        self.obstacles.push(Obstacle { device, kind, reason });
+        self.conflicts.push(Conflict { device, kind, reason });
     }
 
     /// A device of ours, or a port, that is there and stays.

@@ -1,7 +1,7 @@
 //! Changes the kernel: many requests in one datagram wherever an operation needs no answer of its own.
 
 use super::{
-    KernelError, Refusal, egress,
+    KernelError, NetlinkError, egress,
     message::{
         emit, no_link_local, put_fdb, put_ifaddr, put_neighbour, put_nexthop, put_nexthop_id, put_route, rule_message,
         scope,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     objects::{LinkChange, Operation, VrfDevice, VxlanDevice},
-    owner::{DOOMED_GROUP, GROUP},
+    ownership::{DOOMED_GROUP, GROUP},
 };
 use cps_peering_config::net::InterfaceName;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -22,7 +22,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVrf, LinkVxlan};
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// What the kernel said to one operation, if it said anything.
-type Answer = Result<Result<(), Refusal>, KernelError>;
+type Answer = Result<Result<(), NetlinkError>, KernelError>;
 
 /// Requests in one datagram. More gain nothing; the errors of all must fit the receive buffer.
 const BATCH_LEN: usize = 512;
@@ -33,7 +33,7 @@ pub(super) struct Changer<'a> {
     batch: Batch,
     /// The operation of each request in the batch.
     places: Vec<usize>,
-    refused: Vec<(usize, Refusal)>,
+    refused: Vec<(usize, NetlinkError)>,
 }
 
 impl<'a> Changer<'a> {
@@ -41,14 +41,15 @@ impl<'a> Changer<'a> {
         Self { socket, indexes, batch: Batch::default(), places: Vec::new(), refused: Vec::new() }
     }
 
-    pub(super) fn apply(mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+    pub(super) fn apply(mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         for (place, operation) in operations.iter().enumerate() {
             if let Err(refusal) = self.one(place, operation)? {
                 self.refused.push((place, refusal));
             }
         }
         self.flush()?;
-        let already_gone = |(place, refusal): &(usize, Refusal)| is_already_gone(&operations[*place], refusal.errno);
+        let already_gone =
+            |(place, refusal): &(usize, NetlinkError)| is_already_gone(&operations[*place], refusal.errno);
         self.refused.retain(|refused| !already_gone(refused));
         self.refused.sort_by_key(|(place, _)| *place);
         Ok(self.refused)
@@ -280,8 +281,8 @@ impl<'a> Changer<'a> {
     }
 }
 
-fn no_device() -> Refusal {
-    Refusal { errno: libc::ENODEV, explanation: None }
+fn no_device() -> NetlinkError {
+    NetlinkError { errno: libc::ENODEV, explanation: None }
 }
 
 /// Whether a removal failed because there was nothing to remove.

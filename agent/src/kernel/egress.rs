@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     objects::{Egress, Link, Queue, Rate},
-    owner::{DeviceName, QUEUE_HANDLE, Role, SHAPER_CLASS, SHAPER_HANDLE},
+    ownership::{DeviceName, QUEUE_HANDLE, Role, SHAPER_CLASS, SHAPER_HANDLE},
 };
 use cps_peering_config::net::InterfaceName;
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@ use super::{
     uapi::{neighbour, route, rtm},
     wire::{Message, address, attributes, messages, u8_at, u32_at},
 };
-use crate::owner::{self, PROTOCOL};
+use crate::ownership::{self, PROTOCOL};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::{
     errno::Errno,
@@ -97,7 +97,7 @@ fn is_in_our_table(payload: &[u8]) -> bool {
     attributes(payload, route::HEADER_LEN)
         .find(|(kind, _)| *kind == route::RTA_TABLE)
         .and_then(|(_, value)| u32_at(value, 0))
-        .is_some_and(|table| owner::table_vni(table).is_some())
+        .is_some_and(|table| ownership::table_vni(table).is_some())
 }
 
 fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
@@ -166,7 +166,7 @@ mod tests {
     fn other_peoples_routes_and_neighbours_do_not_wake_us() {
         assert!(concerns(rtm::DEL_ROUTE, route(PROTOCOL)));
         assert!(!concerns(rtm::DEL_ROUTE, route(2)));
-        assert!(concerns(rtm::NEW_ROUTE, route_in(owner::table(10.try_into().unwrap()))));
+        assert!(concerns(rtm::NEW_ROUTE, route_in(ownership::table(10.try_into().unwrap()))));
         assert!(!concerns(rtm::NEW_ROUTE, route_in(4242)));
         let host = crate::compile::gateway("192.0.2.9".parse().unwrap()).to_string();
         assert!(concerns(rtm::DEL_NEIGHBOUR, neighbour(&host)));

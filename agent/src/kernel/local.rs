@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     objects::{Address, Family, Link, Lookup, Rule},
-    owner::{DeviceName, Role},
+    ownership::{DeviceName, Role},
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;

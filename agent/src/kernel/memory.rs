@@ -2,14 +2,14 @@
 //!
 //! Whoever holds a clone looks at the same kernel, so a test can watch and disturb it while an agent works on it.
 
-use super::{Kernel, KernelError, Refusal};
+use super::{Kernel, KernelError, NetlinkError};
 use crate::{
-    extent::Extent,
+    dirty_set::DirtySet,
     objects::{
         Address, DeviceSetting, Egress, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation,
         RouteKey, Rule, Via,
     },
-    owner::DeviceName,
+    ownership::DeviceName,
     traffic::Reading,
 };
 use cps_peering_config::net::{InterfaceName, Vni};
@@ -48,8 +48,8 @@ pub struct State {
     pub traffic: BTreeMap<Vni, Reading>,
     /// Every operation that was asked for.
     pub log: Vec<Operation>,
-    /// Every look, by its extent.
-    pub looks: Vec<Extent>,
+    /// Every look, by its dirty set.
+    pub looks: Vec<DirtySet>,
     /// The operations, counted from the next one, that are refused with `EIO`.
     pub refuse: BTreeSet<usize>,
     /// How many of the next lists cannot be read.
@@ -78,10 +78,10 @@ impl Memory {
 }
 
 impl Kernel for Memory {
-    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+    fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         let mut state = self.state();
-        state.looks.push(extent.clone());
-        if *extent == Extent::Everything && stop() {
+        state.looks.push(dirty.clone());
+        if *dirty == DirtySet::Everything && stop() {
             return Err(KernelError::Abandoned);
         }
         if state.deaf > 0 {
@@ -90,7 +90,7 @@ impl Kernel for Memory {
         }
         let mut seen = state.seen.clone();
         seen.ingress.retain(|name, _| state.is_ours_or_a_port(name));
-        if let Extent::Parts(parts) = extent {
+        if let DirtySet::Parts(parts) = dirty {
             seen.rules.clear();
             seen.unheard.clear();
             parts.restrict(&mut seen);
@@ -106,7 +106,7 @@ impl Kernel for Memory {
         Ok(self.state().seen.links.clone())
     }
 
-    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let mut state = self.state();
         let mut refused = Vec::new();
         for (place, operation) in operations.iter().enumerate() {
@@ -115,7 +115,7 @@ impl Kernel for Memory {
             state.refuse = state.refuse.iter().map(|countdown| countdown - 1).collect();
             let result = if fault { Err(libc::EIO) } else { state.carry_out(operation) };
             if let Err(errno) = result {
-                refused.push((place, Refusal { errno, explanation: None }));
+                refused.push((place, NetlinkError { errno, explanation: None }));
             }
         }
         Ok(refused)
@@ -292,7 +292,7 @@ impl State {
             return Err(libc::EEXIST);
         }
         let link = self.add_link(name.as_str(), kind);
-        link.group = crate::owner::GROUP;
+        link.group = crate::ownership::GROUP;
         link.alias = Some(alias.to_owned());
         Ok(link)
     }

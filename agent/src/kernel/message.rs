@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     objects::{Address, Family, FdbKey, FdbTarget, KernelRoute, Lookup, Mac, NeighbourKey, Nexthop, Rule, Via},
-    owner::PROTOCOL,
+    ownership::PROTOCOL,
 };
 use ipnet::IpNet;
 use netlink_packet_core::Emitable;

@@ -17,7 +17,7 @@ mod uapi;
 mod wire;
 
 use crate::{
-    extent::Extent,
+    dirty_set::DirtySet,
     objects::{Link, Observed, Operation},
     traffic::Reading,
 };
@@ -30,13 +30,13 @@ pub use events::{Event, watch};
 
 /// What the agent needs of a kernel.
 pub trait Kernel: Send {
-    /// Reads all that concerns us within an extent. Gives up with [`KernelError::Abandoned`] some time after `stop` has
+    /// Reads all that concerns us within a dirty set. Gives up with [`KernelError::Abandoned`] some time after `stop` has
     /// become true.
-    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError>;
+    fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError>;
 
     /// Reads all that concerns us.
-    fn observe(&mut self) -> Result<Observed, KernelError> {
-        self.look(&Extent::Everything, &|| false)
+    fn observe_all(&mut self) -> Result<Observed, KernelError> {
+        self.observe(&DirtySet::Everything, &|| false)
     }
 
     /// The counters of every device of a side, by the side's VNI.
@@ -47,7 +47,7 @@ pub trait Kernel: Send {
 
     /// Carries out operations in order, all of them, also after one was refused. Removing what is already gone is no
     /// failure. Returns the places of those that were refused.
-    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError>;
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError>;
 }
 
 /// The conversation with the kernel failed; what it was about is unknown. The next call begins a new one.
@@ -73,7 +73,7 @@ pub enum KernelError {
         /// The list.
         what: &'static str,
         /// The kernel's words.
-        refusal: Refusal,
+        refusal: NetlinkError,
     },
     /// The list was not read to its end, as was asked for.
     #[error("netlink: given up because something else is more urgent")]
@@ -90,14 +90,14 @@ pub enum KernelError {
 
 /// The kernel's no to one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct NetlinkError {
     /// The `errno` code.
     pub errno: i32,
     /// The kernel's explanation (`NLMSGERR_ATTR_MSG`), where it gave one.
     pub explanation: Option<String>,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for NetlinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = io::Error::from_raw_os_error(self.errno);
         match &self.explanation {
@@ -141,14 +141,14 @@ impl Netlink {
 }
 
 impl Kernel for Netlink {
-    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
-        self.with_socket(|socket, indexes| match extent {
-            Extent::Everything => {
+    fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        self.with_socket(|socket, indexes| match dirty {
+            DirtySet::Everything => {
                 let observed = observe::everything(socket, stop)?;
                 *indexes = observed.links.iter().map(|(name, link)| (*name, link.index)).collect();
                 Ok(observed)
             }
-            Extent::Parts(parts) => {
+            DirtySet::Parts(parts) => {
                 let observed = observe::parts(socket, parts)?;
                 for device in &parts.devices {
                     match observed.links.get(device) {
@@ -169,7 +169,7 @@ impl Kernel for Netlink {
         self.with_socket(|socket, _| observe::links(socket))
     }
 
-    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         self.with_socket(|socket, indexes| change::Changer::new(socket, indexes).apply(operations))
     }
 }

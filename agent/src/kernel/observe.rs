@@ -9,12 +9,12 @@ use super::{
 };
 use crate::{
     compile,
-    extent::{Parts, Share},
+    dirty_set::{Parts, Share},
     objects::{
         Address, DeviceSetting, Family, FdbKey, FdbTarget, KernelRoute, Link, LinkKind, Lookup, Mac, NeighbourKey,
         Observed, RouteKey, Rule, Tunnel, Via,
     },
-    owner::{self, DeviceName, PROTOCOL},
+    ownership::{self, DeviceName, PROTOCOL},
 };
 use cps_peering_config::net::{InterfaceName, Vni};
 use ipnet::IpNet;
@@ -80,7 +80,7 @@ pub(super) fn parts(socket: &mut Socket, parts: &Parts) -> Result<Observed, Kern
     observed.routes.dedup();
     for (name, link) in &observed.links {
         let role = DeviceName::parse(name).map(|device| device.role);
-        if role == Some(owner::Role::Vrf) {
+        if role == Some(ownership::Role::Vrf) {
             continue;
         }
         let index = Some(link.index);
@@ -120,8 +120,9 @@ impl RouteFilter {
         match share {
             Share::Whole => vec![table],
             Share::Within(_) => {
-                let leads =
-                    |name: &InterfaceName| DeviceName::parse(name).is_none_or(|device| device.role != owner::Role::Vrf);
+                let leads = |name: &InterfaceName| {
+                    DeviceName::parse(name).is_none_or(|device| device.role != ownership::Role::Vrf)
+                };
                 let devices = links.iter().filter(|(name, _)| leads(name));
                 let through = devices.map(|(_, link)| RouteFilter { device: Some(link.index), ..table });
                 through.chain([RouteFilter { unreachable: true, ..table }]).collect()
@@ -314,7 +315,7 @@ fn read_neighbour(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Optio
 /// The device with this index, if its name is that of a VXLAN device of ours.
 fn vxlan_device(index: u32, names: &BTreeMap<u32, InterfaceName>) -> Option<InterfaceName> {
     let name = *names.get(&index)?;
-    DeviceName::parse(&name).filter(|device| device.role != owner::Role::Vrf).map(|_| name)
+    DeviceName::parse(&name).filter(|device| device.role != ownership::Role::Vrf).map(|_| name)
 }
 
 type Fdb = BTreeMap<FdbKey, Option<FdbTarget>>;
@@ -382,7 +383,7 @@ fn nexthops(socket: &mut Socket, device: Option<u32>) -> Result<Nexthops, Kernel
         Nexthops::default,
         |(ours, foreign), payload| {
             let Some((id, protocol, place)) = read_nexthop(payload) else { return };
-            if owner::owns_nexthop(id, protocol) {
+            if ownership::owns_nexthop(id, protocol) {
                 ours.insert(id, place);
             } else {
                 foreign.insert(id);
@@ -466,7 +467,7 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
             _ => {}
         }
     }
-    if protocol != PROTOCOL || owner::table_vni(table).is_none() {
+    if protocol != PROTOCOL || ownership::table_vni(table).is_none() {
         return None;
     }
     let via = match (kind, nexthop, device) {
@@ -531,7 +532,7 @@ mod tests {
         let mut payload = vec![0; link::HEADER_LEN];
         payload[4..8].copy_from_slice(&9u32.to_ne_bytes());
         put(&mut payload, link::IFLA_IFNAME, b"cpspeer7\0");
-        put(&mut payload, link::IFLA_GROUP, &owner::GROUP.to_ne_bytes());
+        put(&mut payload, link::IFLA_GROUP, &ownership::GROUP.to_ne_bytes());
         more(&mut payload);
         read_link(&payload)
     }
@@ -539,7 +540,7 @@ mod tests {
     #[test]
     fn a_device_with_an_unknown_attribute_is_not_hidden() {
         let (name, link) = device(|payload| put(payload, 0x3ffe, &[1, 2, 3])).unwrap();
-        assert_eq!((name.as_str(), link.index, link.group), ("cpspeer7", 9, owner::GROUP));
+        assert_eq!((name.as_str(), link.index, link.group), ("cpspeer7", 9, ownership::GROUP));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A netlink socket for commands: blocking, one conversation at a time, with the kernel's explanations.
 
 use super::{
-    KernelError, Refusal,
+    KernelError, NetlinkError,
     uapi::flag,
     wire::{Batch, Message, attributes, i32_at, messages, text},
 };
@@ -132,7 +132,7 @@ impl Socket {
     }
 
     /// Carries out all requests of a batch and returns the places of those that were refused.
-    pub(super) fn execute(&mut self, batch: &mut Batch) -> Result<Vec<(usize, Refusal)>, KernelError> {
+    pub(super) fn execute(&mut self, batch: &mut Batch) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let mut refused = Vec::new();
         if batch.len() == 0 {
             return Ok(refused);
@@ -159,7 +159,7 @@ impl Socket {
         &mut self,
         kind: u16,
         body: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<Result<Vec<u8>, Refusal>, KernelError> {
+    ) -> Result<Result<Vec<u8>, NetlinkError>, KernelError> {
         let mut request = Batch::default();
         // Qdiscs are announced to everybody instead of being told to whom asks, unless he asks for that, too.
         request.push(kind, flag::ECHO, body);
@@ -231,7 +231,7 @@ impl Reading {
 }
 
 /// What an error or done message says, if it is not "all right".
-fn refusal(message: &Message<'_>) -> Option<Refusal> {
+fn refusal(message: &Message<'_>) -> Option<NetlinkError> {
     let errno = -i32_at(message.payload, 0).unwrap_or_default();
     if errno <= 0 {
         return None;
@@ -242,7 +242,7 @@ fn refusal(message: &Message<'_>) -> Option<Refusal> {
         .flatten()
         .and_then(|(_, value)| text(value))
         .map(ToOwned::to_owned);
-    Some(Refusal { errno, explanation })
+    Some(NetlinkError { errno, explanation })
 }
 
 #[cfg(test)]

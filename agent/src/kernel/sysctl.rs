@@ -1,6 +1,6 @@
 //! Settings below `/proc/sys/net`, of this process' network namespace.
 
-use super::{KernelError, Refusal};
+use super::{KernelError, NetlinkError};
 use crate::objects::DeviceSetting;
 use cps_peering_config::net::InterfaceName;
 use nix::libc;
@@ -17,7 +17,7 @@ pub(super) fn ipv6_forwarding() -> Result<bool, KernelError> {
     }
 }
 
-pub(super) fn enable_ipv6_forwarding() -> Result<(), Refusal> {
+pub(super) fn enable_ipv6_forwarding() -> Result<(), NetlinkError> {
     fs::write(IPV6_FORWARDING, "1").map_err(|error| refusal(&error))
 }
 
@@ -26,15 +26,15 @@ fn path(device: &str, setting: DeviceSetting) -> String {
     format!("/proc/sys/net/{family}/conf/{device}/{file}")
 }
 
-pub(super) fn set(device: &InterfaceName, setting: DeviceSetting, value: i32) -> Result<(), Refusal> {
+pub(super) fn set(device: &InterfaceName, setting: DeviceSetting, value: i32) -> Result<(), NetlinkError> {
     fs::write(path(device.as_str(), setting), value.to_string()).map_err(|error| refusal(&error))
 }
 
-pub(super) fn reset(device: &InterfaceName, setting: DeviceSetting) -> Result<(), Refusal> {
+pub(super) fn reset(device: &InterfaceName, setting: DeviceSetting) -> Result<(), NetlinkError> {
     let default = fs::read_to_string(path("default", setting)).map_err(|error| refusal(&error))?;
     fs::write(path(device.as_str(), setting), default).map_err(|error| refusal(&error))
 }
 
-fn refusal(error: &io::Error) -> Refusal {
-    Refusal { errno: error.raw_os_error().unwrap_or(libc::EIO), explanation: None }
+fn refusal(error: &io::Error) -> NetlinkError {
+    NetlinkError { errno: error.raw_os_error().unwrap_or(libc::EIO), explanation: None }
 }

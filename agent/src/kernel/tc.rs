@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     objects::{FilterHandle, Ingress, Link, SourceFilter},
-    owner::{ACCEPT_PRIORITY, DROP_PRIORITY},
+    ownership::{ACCEPT_PRIORITY, DROP_PRIORITY},
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::{Ipv6Net, ipv6_mask_to_prefix};

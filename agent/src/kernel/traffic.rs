@@ -8,7 +8,7 @@ use super::{
     wire::{attributes, put, text, u32_at, u64_at},
 };
 use crate::{
-    owner::{DeviceName, QUEUE_HANDLE, Role, SHAPER_CLASS, SHAPER_HANDLE},
+    ownership::{DeviceName, QUEUE_HANDLE, Role, SHAPER_CLASS, SHAPER_HANDLE},
     traffic::Reading,
 };
 use cps_peering_config::{

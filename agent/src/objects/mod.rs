@@ -9,7 +9,7 @@ pub use egress::{Egress, Queue, Rate, Shaper};
 pub use operation::{LinkChange, Operation};
 pub use remote::{Remote, Run, Source};
 
-use crate::owner;
+use crate::ownership;
 use cps_peering_config::net::{InterfaceName, Vni};
 use ipnet::{IpNet, Ipv6Net};
 use std::{
@@ -466,16 +466,16 @@ impl Observed {
 
     /// Whether the device with this name is ours to change and remove.
     pub fn owns(&self, name: &InterfaceName) -> bool {
-        let (Some(device), Some(link)) = (owner::DeviceName::parse(name), self.links.get(name)) else {
+        let (Some(device), Some(link)) = (ownership::DeviceName::parse(name), self.links.get(name)) else {
             return false;
         };
         let number_fits = match (device.role, link.kind) {
-            (owner::Role::Vrf, LinkKind::Vrf(table)) => table == owner::table(device.vni),
-            (owner::Role::Vpc | owner::Role::Peer, LinkKind::Vxlan { tunnel: Some(tunnel), .. }) => {
+            (ownership::Role::Vrf, LinkKind::Vrf(table)) => table == ownership::table(device.vni),
+            (ownership::Role::Vpc | ownership::Role::Peer, LinkKind::Vxlan { tunnel: Some(tunnel), .. }) => {
                 tunnel.vni == device.vni
             }
             _ => false,
         };
-        number_fits && owner::owns_group(link.group)
+        number_fits && ownership::owns_group(link.group)
     }
 }

@@ -1,8 +1,8 @@
 //! The way to the reconciler, for whoever gives it something to do.
 
-use super::{FIRST_RETRY, Kept, Options, Reconciler, asked::Ask};
+use super::{FIRST_RETRY, Options, PersistentState, Reconciler, requests::Request};
 use crate::{
-    extent::Extent,
+    dirty_set::DirtySet,
     kernel::{Event, Kernel},
 };
 use cps_peering_config::{HostReport, ValidHostConfig, report::Counters};
@@ -19,10 +19,10 @@ use tokio::sync::watch;
 
 /// Why the reconciler looks at the kernel.
 #[derive(Debug)]
-pub(super) enum Wake {
+pub(super) enum Message {
     Configured(Arc<ValidHostConfig>, Stored),
     Event(Event),
-    Asked(Ask),
+    Asked(Request),
     Tuned(Options),
 }
 
@@ -68,7 +68,7 @@ impl Promise {
 /// The way to a running reconciler.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    pub(super) wake: Sender<Wake>,
+    pub(super) wake: Sender<Message>,
     config: watch::Sender<Option<Arc<ValidHostConfig>>>,
     /// Set while a configuration waits that is newer than the one worked on.
     newer: Arc<AtomicBool>,
@@ -101,7 +101,7 @@ impl Handle {
     fn begin(&self, config: Arc<ValidHostConfig>, stored: Stored) {
         self.newer.store(true, Ordering::Relaxed);
         // The reconciler ends only with the process.
-        let _ = self.wake.send(Wake::Configured(config, stored));
+        let _ = self.wake.send(Message::Configured(config, stored));
     }
 
     /// The configuration that it was given last.
@@ -111,13 +111,13 @@ impl Handle {
 
     /// Tells the reconciler that the kernel has changed. False when it has ended.
     pub fn notice(&self, event: Event) -> bool {
-        self.wake.send(Wake::Event(event)).is_ok()
+        self.wake.send(Message::Event(event)).is_ok()
     }
 
     /// Makes the reconciler go on with other options, and look at everything. Those of the tunnels it cannot change.
     pub fn tune(&self, options: Options) {
         // The reconciler ends only with the process.
-        let _ = self.wake.send(Wake::Tuned(options));
+        let _ = self.wake.send(Message::Tuned(options));
     }
 
     /// How it stands, now and from now on.
@@ -128,11 +128,11 @@ impl Handle {
 
 /// Starts the thread. It idles until [`Handle::configure`] is called.
 pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result<Handle> {
-    start_with(kernel, options, Kept::default())
+    start_with(kernel, options, PersistentState::default())
 }
 
 /// The same, going on from what was granted and counted before.
-pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Kept) -> std::io::Result<Handle> {
+pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: PersistentState) -> std::io::Result<Handle> {
     let (wake, inbox) = channel();
     let report = watch::Sender::new(HostReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -157,10 +157,10 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Kept) -
         config: None,
         compared: None,
         stored: Stored::Yes,
-        pending: Extent::Everything,
+        pending: DirtySet::Everything,
         ending: BTreeSet::new(),
         due: true,
-        surroundings: None,
+        underlay_params: None,
         blocked: BTreeSet::new(),
         settled: false,
         counters: Counters::default(),

@@ -91,7 +91,7 @@ fn nothing_gets_past_its_vrf(observed: &Observed) -> Result<(), String> {
 fn live(kernel: &mut Memory, desired: &Desired, bounds: &Bounds, operations: usize) -> Result<bool, String> {
     let mut left = operations;
     for round in 0.. {
-        let plan = diff(desired, &kernel.observe().unwrap());
+        let plan = diff(desired, &kernel.observe_all().unwrap());
         if plan.operations.is_empty() {
             return Ok(true);
         }
@@ -137,7 +137,7 @@ fn matrix(before: &Desired, after: &Desired) {
 fn matrix_within(before: &Desired, after: &Desired, loosen: impl FnOnce(&mut Bounds)) {
     let mut kernel = host();
     converge(&mut kernel, before);
-    let length = diff(after, &kernel.observe().unwrap()).operations.len();
+    let length = diff(after, &kernel.observe_all().unwrap()).operations.len();
     assert!(length > 0, "there is nothing to die in");
     let mut bounds = Bounds::between(before, after);
     loosen(&mut bounds);
@@ -190,7 +190,7 @@ fn crash_during_a_change() {
 fn crash_during_a_change_of_the_hosts_own_address() {
     let mut config = small_world().config().into_inner();
     config.underlay = vtep(9);
-    let after = compile(&config.try_into().unwrap(), SURROUNDINGS, &Extent::Everything);
+    let after = compile(&config.try_into().unwrap(), SURROUNDINGS, &DirtySet::Everything);
     // Every tunnel must be made anew, so nothing through one can be there all the time.
     matrix_within(&small_world().desired(), &after, |bounds| bounds.both.clear());
 }

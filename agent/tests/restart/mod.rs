@@ -2,7 +2,7 @@
 
 use super::*;
 use cps_peering_agent::{
-    kernel::{KernelError, Refusal},
+    kernel::{KernelError, NetlinkError},
     ledger::Record,
     objects::{Link, Observed, Operation},
     traffic::Reading,
@@ -18,7 +18,7 @@ struct Dying {
 }
 
 impl Dying {
-    fn silence(&self) -> KernelError {
+    fn quiesce(&self) -> KernelError {
         // The test may have heard it before.
         let _ = self.dead.send(());
         KernelError::Socket { what: "live on", source: io::ErrorKind::BrokenPipe.into() }
@@ -26,8 +26,8 @@ impl Dying {
 }
 
 impl Kernel for Dying {
-    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
-        if self.left == 0 { Err(self.silence()) } else { self.kernel.look(extent, stop) }
+    fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        if self.left == 0 { Err(self.quiesce()) } else { self.kernel.observe(dirty, stop) }
     }
 
     fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
@@ -38,11 +38,11 @@ impl Kernel for Dying {
         self.kernel.devices()
     }
 
-    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let done = operations.len().min(self.left);
         self.left -= done;
         let refused = self.kernel.apply(&operations[..done])?;
-        if self.left == 0 { Err(self.silence()) } else { Ok(refused) }
+        if self.left == 0 { Err(self.quiesce()) } else { Ok(refused) }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::*;
 use cps_peering_agent::{
-    kernel::{KernelError, Refusal},
+    kernel::{KernelError, NetlinkError},
     objects::{Link, Observed, Shaper},
-    owner::DeviceName,
+    ownership::DeviceName,
     traffic::Reading,
 };
 use cps_peering_config::{
@@ -145,8 +145,8 @@ struct Granting {
 }
 
 impl Kernel for Granting {
-    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
-        self.kernel.look(extent, stop)
+    fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        self.kernel.observe(dirty, stop)
     }
 
     fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
@@ -157,7 +157,7 @@ impl Kernel for Granting {
         self.kernel.devices()
     }
 
-    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let removes = matches!(operations.first(), Some(Operation::RemoveRoute(..)));
         if removes && let Some(reconciler) = self.reconciler.get().cloned() {
             let grants = self.grants.clone();

@@ -1,19 +1,17 @@
 //! The HTTP interfaces: JD Cloud's dialect for tenants below `/v1` ([`tenant`]), and the operators' below `/admin/v1`
 //! ([`operator`]), and the [`console`] that browsers use both with. [`openapi`] describes both; it is served as `/openapi.json`.
 
-mod answer;
-mod ask;
 mod console;
 mod openapi;
 mod operator;
 mod query;
+mod request;
+mod response;
 mod tenant;
 mod traffic;
 pub mod view;
 
 use crate::{access::Access, charging::Prices, engine::Engine};
-use answer::Failure;
-pub(crate) use answer::unavailable;
 use axum::{
     Extension, Router,
     extract::DefaultBodyLimit,
@@ -24,6 +22,8 @@ use axum::{
 use cps_peering_config::tls::{MONITORING, OPERATOR};
 use cps_peering_http::{REQUEST_TIMEOUT, tls::Peer, within};
 use prometheus_client::registry::Registry;
+use response::Failure;
+pub(crate) use response::unavailable;
 use std::{sync::Arc, time::Duration};
 
 pub use console::Streams;
@@ -72,16 +72,16 @@ async fn metrics(Extension(registry): Extension<Arc<Registry>>, peer: Option<Ext
 /// `/metrics` for those who have a certificate for them.
 pub(crate) fn metrics_route(registry: Arc<Registry>) -> Router {
     let route = get(metrics).layer(Extension(registry));
-    Router::new().route("/metrics", route).layer(middleware::from_fn(answer::complete))
+    Router::new().route("/metrics", route).layer(middleware::from_fn(response::complete))
 }
 
 /// The routes.
 pub fn router(api: Api, registry: Arc<Registry>) -> Router {
     let measured = api.engine.metrics().clone();
-    let operator = operator_routes().layer(middleware::from_fn(ask::operators_only));
+    let operator = operator_routes().layer(middleware::from_fn(request::operators_only));
     let routes = tenant_routes().nest("/admin/v1", operator);
     Router::new()
-        .merge(routes.layer(middleware::from_fn_with_state(api.clone(), ask::recognise)))
+        .merge(routes.layer(middleware::from_fn_with_state(api.clone(), request::recognise)))
         // The limits are those of `recognise`, which needs the whole body to check its signature.
         .layer(DefaultBodyLimit::disable())
         .merge(console::routes(&api))
@@ -91,7 +91,7 @@ pub fn router(api: Api, registry: Arc<Registry>) -> Router {
         .route("/openapi.json", get(async || axum::Json(openapi::document())))
         .fallback(async || Failure::not_found("there is nothing at this path"))
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
-        .layer(middleware::from_fn(answer::complete))
+        .layer(middleware::from_fn(response::complete))
         .layer(middleware::from_fn_with_state(measured, crate::metrics::measure))
 }
 

@@ -1,6 +1,6 @@
 //! The description of the HTTP interfaces, made from the code of the handlers.
 
-use super::{answer::ErrorAnswer, operator, tenant};
+use super::{operator, response::ErrorAnswer, tenant};
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},

@@ -1,6 +1,6 @@
 //! What stands behind the `?`: pages, filters and tags in JD Cloud's form (`filters.1.name=…&filters.1.values.1=…`).
 
-use super::answer::Failure;
+use super::response::Failure;
 use std::collections::BTreeMap;
 
 /// Which page of a list.

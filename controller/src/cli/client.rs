@@ -30,11 +30,11 @@ pub(super) struct Rejection {
     /// The sentence.
     pub(super) message: String,
     /// Everything that is wrong.
-    pub(super) faults: Vec<Fault>,
+    pub(super) violations: Vec<FieldViolation>,
 }
 
 /// One thing that is wrong.
-pub(super) struct Fault {
+pub(super) struct FieldViolation {
     /// Where: a field, or an entry of a document.
     pub(super) entry: String,
     /// Which value breaks which rule.
@@ -54,7 +54,7 @@ impl From<Rejection> for CliError {
     fn from(rejection: Rejection) -> Self {
         // These words say no more than the sentence does.
         const PLAIN: [&str; 2] = ["", "InvalidParameter"];
-        let mut reasons: Vec<&str> = rejection.faults.iter().map(|fault| fault.reason.as_str()).collect();
+        let mut reasons: Vec<&str> = rejection.violations.iter().map(|fault| fault.reason.as_str()).collect();
         reasons.retain(|reason| !PLAIN.contains(reason));
         reasons.dedup();
         let message = rejection.message;
@@ -195,18 +195,18 @@ impl Controller {
         }
         let error = answer.get("error").ok_or_else(strange)?;
         let word = |value: &Value| printable(value.as_str().unwrap_or_default());
-        let fault = |fault: &Value| Fault {
+        let fault = |fault: &Value| FieldViolation {
             entry: word(&fault["entry"]),
             rule: word(&fault["rule"]),
             reason: word(&fault["reason"]),
         };
-        let faults = error["details"].as_array().into_iter().flatten().map(fault).collect();
+        let violations = error["details"].as_array().into_iter().flatten().map(fault).collect();
         let mut message = word(&error["message"]);
         if status.as_u16() == 401 {
             let what = if self.token.is_some() { "it is that of" } else { "there was no token, but" };
             message = format!("{message}; {what} {}", self.source);
         }
-        Ok(Err(Rejection { code: status.as_u16(), message, faults }))
+        Ok(Err(Rejection { code: status.as_u16(), message, violations }))
     }
 }
 

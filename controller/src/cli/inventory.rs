@@ -51,11 +51,11 @@ pub(super) async fn apply(session: &Session, Apply { file, prune, dry_run }: &Ap
     let call = Call::new(Method::POST, admin(&["apply"])).with("dryRun", dry_run).with("prune", prune).body(body);
     let result = match session.try_call(call).await? {
         Ok(result) => result,
-        Err(Rejection { message, faults, .. }) => {
-            if faults.is_empty() {
+        Err(Rejection { message, violations, .. }) => {
+            if violations.is_empty() {
                 return Err(CliError::Refused(format!("{}: {message}", file.display())));
             }
-            for fault in &faults {
+            for fault in &violations {
                 complain(&format!("{}: {}: {}", file.display(), fault.entry, fault.rule));
             }
             return Err(CliError::Refused("nothing was applied".to_owned()));

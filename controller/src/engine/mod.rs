@@ -3,22 +3,22 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`writer`] | the thread that decides and commits |
-//! | [`numbering`] | which hosts a change concerns |
+//! | [`affected`] | which hosts a change concerns |
 //! | [`agents`] | what is known of the agents |
 //! | [`waiting`] | who waits for a peering |
 
-mod agents;
-mod numbering;
+mod affected;
+mod host_status;
 mod waiting;
 mod writer;
 
-pub use agents::{Agents, Contact};
+pub use host_status::{Agents, Contact};
 
 use crate::{
     audit::{Entry, Query},
     metrics::Metrics,
     model::{
-        Limits, Outcome, Refusal, Request,
+        CommandError, Limits, Outcome, Request,
         metering::{Period, open_period},
         state::State,
     },
@@ -50,7 +50,7 @@ use writer::{Answer, Job, Writer};
 pub enum EngineError {
     /// The rules refused it.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] CommandError),
     /// It could not be stored, perhaps because of others that were to be stored with it. Nothing was changed in memory or on
     /// hosts.
     #[error(transparent)]
@@ -287,14 +287,14 @@ impl Engine {
         }
     }
 
-    fn request(&self, request: Request, rehearse: bool, answer: Answer) {
-        self.ask(Job::Request { request: Box::new(request), rehearse, answer });
+    fn request(&self, request: Request, dry_run: bool, answer: Answer) {
+        self.ask(Job::Request { request: Box::new(request), dry_run, answer });
     }
 
-    async fn answered(&self, request: Request, rehearse: bool) -> Result<Outcome, EngineError> {
+    async fn answered(&self, request: Request, dry_run: bool) -> Result<Outcome, EngineError> {
         let (send, receive) = oneshot::channel();
         // Who asked may not wait any more.
-        self.request(request, rehearse, Box::new(move |answer| drop(send.send(answer))));
+        self.request(request, dry_run, Box::new(move |answer| drop(send.send(answer))));
         receive.await.unwrap_or(Err(EngineError::Broken))
     }
 
@@ -305,7 +305,7 @@ impl Engine {
     }
 
     /// What a request would do. Changes nothing.
-    pub async fn rehearse(&self, request: Request) -> Result<Outcome, EngineError> {
+    pub async fn dry_run(&self, request: Request) -> Result<Outcome, EngineError> {
         self.answered(request, true).await
     }
 
@@ -363,7 +363,7 @@ impl Engine {
     }
 
     /// Takes note of what an agent said, or of why it could not be asked, and moves on what waited for it.
-    pub fn heard(&self, host: &HostId, news: Result<HostReport, String>) {
+    pub fn on_report(&self, host: &HostId, news: Result<HostReport, String>) {
         let now_ms = self.now_ms();
         let (awaited, new) = {
             let mut published = self.shared.published_mut();

@@ -11,7 +11,7 @@ use super::{Agents, EngineError, HostTarget, Published, Shared, Target, random_t
 use crate::{
     audit::{self, Entry},
     model::{
-        Actor, Command, Draft, Outcome, Request, decide,
+        Actor, Command, Outcome, Request, Transaction, decide,
         metering::Period,
         record::{Peering, PeeringState},
         state::{Change, State},
@@ -45,7 +45,7 @@ pub(super) type Answer = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
 /// What the writer is asked.
 pub(super) enum Job {
     /// Carry a request out, or only say what would become of it.
-    Request { request: Box<Request>, rehearse: bool, answer: Answer },
+    Request { request: Box<Request>, dry_run: bool, answer: Answer },
     /// Move on what waited for a host: its agent has confirmed something.
     Heard(HostId),
     /// Do what is due, move on what has waited long enough, and write down what was refused.
@@ -149,8 +149,8 @@ impl Writer {
 
     fn take(&mut self, job: Job, batch: &mut Batch) {
         match job {
-            Job::Request { request, rehearse, answer } => {
-                let result = self.execute(&request, rehearse, batch);
+            Job::Request { request, dry_run, answer } => {
+                let result = self.execute(&request, dry_run, batch);
                 batch.answers.push((answer, result));
             }
             Job::Heard(host) => drop(batch.heard.insert(host)),
@@ -167,27 +167,27 @@ impl Writer {
     }
 
     /// Decides a request. Its changes are in the working state and in the batch then, or nowhere.
-    fn execute(&mut self, request: &Request, rehearse: bool, batch: &mut Batch) -> Result<Outcome, EngineError> {
-        // A bug in a rule is one command's misfortune: its draft is undone on the way.
-        let decided = catch_unwind(AssertUnwindSafe(|| self.decide(request, rehearse, batch)));
+    fn execute(&mut self, request: &Request, dry_run: bool, batch: &mut Batch) -> Result<Outcome, EngineError> {
+        // A bug in a rule is one command's misfortune: its transaction is undone on the way.
+        let decided = catch_unwind(AssertUnwindSafe(|| self.decide(request, dry_run, batch)));
         decided.unwrap_or(Err(EngineError::Broken))
     }
 
-    fn decide(&mut self, request: &Request, rehearse: bool, batch: &mut Batch) -> Result<Outcome, EngineError> {
+    fn decide(&mut self, request: &Request, dry_run: bool, batch: &mut Batch) -> Result<Outcome, EngineError> {
         if let Some(reason) = self.shared.store_failed.get() {
             return Err(EngineError::StoreFailed(reason.clone()));
         }
         let before = self.working.meta().number;
         let options = self.shared.options();
         let now_ms = (options.clock)();
-        let mut draft = Draft::new(&mut self.working);
-        let result = decide(&mut draft, request, now_ms, &options.limits, &mut random_tail);
-        if rehearse {
+        let mut tx = Transaction::new(&mut self.working);
+        let result = decide(&mut tx, request, now_ms, &options.limits, &mut random_tail);
+        if dry_run {
             return Ok(result?);
         }
-        let mut entries = audit::entries(&mut draft, request, &result, now_ms);
+        let mut entries = audit::entries(&mut tx, request, &result, now_ms);
         let outcome = match result {
-            Ok(outcome) if !draft.changes().is_empty() => outcome,
+            Ok(outcome) if !tx.changes().is_empty() => outcome,
             other => {
                 // What was due is done, and told, by the next sweep.
                 self.trail.extend(entries.pop().filter(|entry| !entry.request.is_empty()));
@@ -199,8 +199,8 @@ impl Writer {
         let planned = |host: &HostId| -> Option<Arc<SharedHostConfig>> {
             now.get(host).map_or_else(|| known.get(host).and_then(|sender| config(&sender.borrow())), config)
         };
-        let targets = draft.renumber(before + 1, planned);
-        let (changes, periods) = draft.keep();
+        let targets = tx.renumber(before + 1, planned);
+        let (changes, periods) = tx.keep();
         if batch.changes.is_empty() {
             batch.expected = before;
         }
@@ -224,7 +224,7 @@ impl Writer {
     }
 
     /// Something happens by itself.
-    fn happen(&mut self, command: Command, batch: &mut Batch) {
+    fn run_system_command(&mut self, command: Command, batch: &mut Batch) {
         let request = Request::new(Actor::System, command);
         // It is found again with the next sweep.
         if let Err(error) = self.execute(&request, false, batch)
@@ -238,7 +238,7 @@ impl Writer {
         let options = self.shared.options();
         let now_ms = (options.clock)();
         if self.working.next_due(now_ms).is_some() {
-            self.happen(Command::Tick, batch);
+            self.run_system_command(Command::Tick, batch);
         }
         let grace_ms = whole(options.grace.as_millis());
         let overdue = |peering: &&Peering| {
@@ -246,7 +246,7 @@ impl Writer {
         };
         let overdue = self.working.unsettled().filter(overdue).map(|peering| peering.id.clone());
         for id in overdue.collect::<Vec<_>>() {
-            self.happen(Command::Activate(id), batch);
+            self.run_system_command(Command::Activate(id), batch);
         }
         // What was missed elsewhere, for instance a report that came while its peering was being committed.
         batch.touched.extend(self.working.unsettled().map(|peering| peering.id.clone()));
@@ -292,7 +292,7 @@ impl Writer {
             commands.extend(retired.map(|host| Command::Forget(host.id.clone())));
         }
         for command in commands {
-            self.happen(command, batch);
+            self.run_system_command(command, batch);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Rules of accounts: credentials, standing with the billing system, quotas, and whom they want no requests from.
 
 use super::{
-    Code, Context, Draft, Refusal, peering,
+    Code, CommandError, Context, Transaction, peering,
     record::{Account, Charge, SealedKey},
     state,
 };
@@ -74,22 +74,22 @@ pub enum ChargeStatus {
     Arrear,
 }
 
-fn missing<T>(entry: &str, what: &str, id: &str) -> Result<T, Refusal> {
-    Err(Refusal::one(Code::NotFound, entry, format!("there is no {what} {id}"), ""))
+fn missing<T>(entry: &str, what: &str, id: &str) -> Result<T, CommandError> {
+    Err(CommandError::one(Code::NotFound, entry, format!("there is no {what} {id}"), ""))
 }
 
 /// Changes an account. An account that blocks another also learns nothing about whether that one is there.
-pub fn change(draft: &mut Draft<'_>, change: &Change, context: &mut Context<'_>) -> Result<(), Refusal> {
+pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'_>) -> Result<(), CommandError> {
     let id = &change.id;
     if !context.actor.is(id) {
         return missing("accountId", "account", id.as_str());
     }
-    let known = draft.state.accounts().contains_key(id);
-    let mut account = draft.state.account(id);
+    let known = tx.state.accounts().contains_key(id);
+    let mut account = tx.state.account(id);
     match &change.what {
         What::Create if known => {
             let rule = format!("there is an account {id} already");
-            return Err(Refusal::one(Code::AlreadyExists, "accountId", rule, "AccountAlreadyExist"));
+            return Err(CommandError::one(Code::AlreadyExists, "accountId", rule, "AccountAlreadyExist"));
         }
         What::Create => {}
         What::AddKey { access_key, secret_key } => {
@@ -110,7 +110,7 @@ pub fn change(draft: &mut Draft<'_>, change: &Change, context: &mut Context<'_>)
         }
         What::Charge(status) => account.charge = charge(&account, *status, context),
         What::Quota { region, limit } => {
-            if !draft.state.regions().contains_key(region) {
+            if !tx.state.regions().contains_key(region) {
                 return missing("regionId", "region", region.as_str());
             }
             match limit {
@@ -120,7 +120,7 @@ pub fn change(draft: &mut Draft<'_>, change: &Change, context: &mut Context<'_>)
         }
         What::Block(other) if other == id => {
             let rule = "an account cannot block itself".to_owned();
-            return Err(Refusal::one(Code::InvalidArgument, "accountId", rule, "InvalidAccount"));
+            return Err(CommandError::one(Code::InvalidArgument, "accountId", rule, "InvalidAccount"));
         }
         What::Block(other) => {
             account.blocked.insert(other.clone());
@@ -130,14 +130,14 @@ pub fn change(draft: &mut Draft<'_>, change: &Change, context: &mut Context<'_>)
         }
     }
     let arrear = account.charge.in_arrear();
-    if draft.state.accounts().get(id) != Some(&account) {
-        draft.change(state::Change::Account(id.clone(), Some(account)));
+    if tx.state.accounts().get(id) != Some(&account) {
+        tx.change(state::Change::Account(id.clone(), Some(account)));
     }
     if let What::Charge(_) = change.what {
         if arrear {
-            peering::suspend(draft, id, context.now_ms);
+            peering::suspend(tx, id, context.now_ms);
         } else {
-            peering::resume(draft, id, context.now_ms);
+            peering::resume(tx, id, context.now_ms);
         }
     }
     Ok(())

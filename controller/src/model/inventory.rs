@@ -1,7 +1,7 @@
 //! Bringing regions, hosts, VPCs, ports and peerings to what a document says: all of it or nothing.
 
 use super::{
-    Code, Context, Draft, Fault, Refusal, overlap, peering,
+    Code, CommandError, Context, FieldViolation, Transaction, overlap, peering,
     record::{Account, Host, PeeringState, Port, PortKey, Region, Vpc},
     state::Change,
     vpc::still_needed,
@@ -77,9 +77,19 @@ pub struct Field {
 }
 
 /// Applies a document.
-pub fn apply(draft: &mut Draft<'_>, apply: &Apply, context: &mut Context<'_>) -> Result<Vec<Difference>, Refusal> {
-    let mut applier =
-        Applier { draft, document: &apply.inventory, context, differences: Vec::new(), faults: Vec::new(), code: None };
+pub fn apply(
+    tx: &mut Transaction<'_>,
+    apply: &Apply,
+    context: &mut Context<'_>,
+) -> Result<Vec<Difference>, CommandError> {
+    let mut applier = Applier {
+        tx,
+        document: &apply.inventory,
+        context,
+        differences: Vec::new(),
+        violations: Vec::new(),
+        code: None,
+    };
     applier.duplicates();
     if apply.prune {
         applier.prune_peerings();
@@ -97,23 +107,23 @@ pub fn apply(draft: &mut Draft<'_>, apply: &Apply, context: &mut Context<'_>) ->
         applier.prune_regions();
     }
     // Rules of peerings speak about VPCs; with those in doubt they would only repeat what was said.
-    if applier.faults.is_empty() {
+    if applier.violations.is_empty() {
         applier.peerings();
     }
-    let Applier { differences, faults, code, .. } = applier;
-    if faults.is_empty() {
+    let Applier { differences, violations, code, .. } = applier;
+    if violations.is_empty() {
         Ok(differences)
     } else {
-        Err(Refusal { code: code.unwrap_or(Code::InvalidArgument), faults })
+        Err(CommandError { code: code.unwrap_or(Code::InvalidArgument), violations })
     }
 }
 
 struct Applier<'a, 'b, 'c> {
-    draft: &'a mut Draft<'b>,
+    tx: &'a mut Transaction<'b>,
     document: &'a Inventory,
     context: &'a mut Context<'c>,
     differences: Vec<Difference>,
-    faults: Vec<Fault>,
+    violations: Vec<FieldViolation>,
     code: Option<Code>,
 }
 
@@ -141,7 +151,7 @@ fn changed_fields(old: &impl Serialize, new: &impl Serialize) -> Vec<Field> {
 
 impl Applier<'_, '_, '_> {
     fn fault(&mut self, entry: impl Into<String>, rule: impl Into<String>) {
-        self.faults.push(Fault { entry: entry.into(), rule: rule.into(), reason: "" });
+        self.violations.push(FieldViolation { entry: entry.into(), rule: rule.into(), reason: "" });
     }
 
     fn note(&mut self, kind: &'static str, id: &impl ToString, action: Action, fields: Vec<Field>) {
@@ -162,7 +172,7 @@ impl Applier<'_, '_, '_> {
             Some(old) => self.note(kind, id, Action::Update, changed_fields(&old, &new)),
             None => self.note(kind, id, Action::Create, Vec::new()),
         }
-        self.draft.change(change(new));
+        self.tx.change(change(new));
     }
 
     fn duplicates(&mut self) {
@@ -200,14 +210,14 @@ impl Applier<'_, '_, '_> {
 
     fn regions(&mut self) {
         for region in &self.document.regions {
-            let old = self.draft.state.regions().get(&region.id).cloned();
+            let old = self.tx.state.regions().get(&region.id).cloned();
             let id = region.id.clone();
             self.set("region", &region.id, old, Region { id: id.clone() }, |new| Change::Region(id, Some(new)));
         }
     }
 
     fn known_region(&mut self, entry: &str, region: &RegionId) -> bool {
-        let known = self.draft.state.regions().contains_key(region);
+        let known = self.tx.state.regions().contains_key(region);
         if !known {
             self.fault(entry, format!("region {region} is neither in the document nor known"));
         }
@@ -220,10 +230,10 @@ impl Applier<'_, '_, '_> {
             for region in account.quotas.keys() {
                 self.known_region(&entry, region);
             }
-            let old = self.draft.state.accounts().get(&account.id).cloned();
+            let old = self.tx.state.accounts().get(&account.id).cloned();
             let made = old.is_none();
             let quotas = account.quotas.clone();
-            let new = Account { quotas, ..self.draft.state.account(&account.id) };
+            let new = Account { quotas, ..self.tx.state.account(&account.id) };
             if old.as_ref() == Some(&new) {
                 continue;
             }
@@ -232,7 +242,7 @@ impl Applier<'_, '_, '_> {
             let fields = from.map(|from| changed_fields(&from, &BTreeMap::from([("quotas", &new.quotas)])));
             let action = if made { Action::Create } else { Action::Update };
             self.note("account", &account.id, action, fields.unwrap_or_default());
-            self.draft.change(Change::Account(account.id.clone(), Some(new)));
+            self.tx.change(Change::Account(account.id.clone(), Some(new)));
         }
     }
 
@@ -244,9 +254,9 @@ impl Applier<'_, '_, '_> {
                 let rule = format!("agent {:?} is no URL that begins with http:// or https://", host.agent);
                 self.fault(&entry, rule);
             }
-            let old = self.draft.state.hosts().get(&host.id).cloned();
+            let old = self.tx.state.hosts().get(&host.id).cloned();
             if let Some(old) = old.as_ref().filter(|old| old.region != host.region)
-                && self.draft.state.ports_on(&host.id).next().is_some()
+                && self.tx.state.ports_on(&host.id).next().is_some()
             {
                 self.fault(
                     &entry,
@@ -267,8 +277,8 @@ impl Applier<'_, '_, '_> {
         }
         // With all of them in place, so that two hosts may swap their addresses.
         for (place, host) in self.document.hosts.iter().enumerate() {
-            let Some(host) = self.draft.state.hosts().get(&host.id) else { continue };
-            let rule = self.draft.state.hosts_beside(host).find_map(|other| underlay_clash(host.underlay, other));
+            let Some(host) = self.tx.state.hosts().get(&host.id) else { continue };
+            let rule = self.tx.state.hosts_beside(host).find_map(|other| underlay_clash(host.underlay, other));
             let host = host.id.clone();
             if let Some(rule) = rule {
                 self.fault(entry("hosts", place, &host), rule);
@@ -280,11 +290,11 @@ impl Applier<'_, '_, '_> {
         for (place, vpc) in self.document.vpcs.iter().enumerate() {
             let entry = entry("vpcs", place, &vpc.id);
             self.known_region(&entry, &vpc.region);
-            let faults_before = self.faults.len();
+            let faults_before = self.violations.len();
             for rule in cidr_faults(&vpc.cidrs) {
                 self.fault(&entry, rule);
             }
-            let old = self.draft.state.vpcs().get(&vpc.id).cloned();
+            let old = self.tx.state.vpcs().get(&vpc.id).cloned();
             if let Some(old) = &old {
                 for (field, from, to) in [
                     ("account", old.account.to_string(), vpc.account.to_string()),
@@ -301,7 +311,7 @@ impl Applier<'_, '_, '_> {
                 account: vpc.account.clone(),
                 region: vpc.region.clone(),
                 cidrs: vpc.cidrs.clone(),
-                vni: old.as_ref().map_or_else(|| self.draft.allocate_vni(), |old| old.vni),
+                vni: old.as_ref().map_or_else(|| self.tx.allocate_vni(), |old| old.vni),
                 description: old.as_ref().map(|old| old.description.clone()).unwrap_or_default(),
                 created_ms: old.as_ref().map_or(self.context.now_ms, |old| old.created_ms),
             };
@@ -309,8 +319,8 @@ impl Applier<'_, '_, '_> {
             let (id, after) = (vpc.id.clone(), new.clone());
             self.set("vpc", &vpc.id, old, new, |new| Change::Vpc(id, Some(new)));
             if cidrs_changed
-                && self.faults.len() == faults_before
-                && let Err(refusal) = overlap::cidrs_changed(self.draft, &after, self.context.actor)
+                && self.violations.len() == faults_before
+                && let Err(refusal) = overlap::cidrs_changed(self.tx, &after, self.context.actor)
             {
                 self.take(&entry, refusal);
             }
@@ -318,10 +328,10 @@ impl Applier<'_, '_, '_> {
     }
 
     /// Another rule's refusal, told with the entry that it is about.
-    fn take(&mut self, entry: &str, refusal: Refusal) {
+    fn take(&mut self, entry: &str, refusal: CommandError) {
         self.code = Some(refusal.code);
-        for fault in refusal.faults {
-            self.faults.push(Fault { entry: entry.to_owned(), ..fault });
+        for fault in refusal.violations {
+            self.violations.push(FieldViolation { entry: entry.to_owned(), ..fault });
         }
     }
 
@@ -329,8 +339,8 @@ impl Applier<'_, '_, '_> {
         for (place, port) in self.document.ports.iter().enumerate() {
             let key = port_key(port);
             let entry = entry("ports", place, &key);
-            let host = self.draft.state.hosts().get(&port.host).cloned();
-            let vpc = self.draft.state.vpcs().get(&port.vpc).cloned();
+            let host = self.tx.state.hosts().get(&port.host).cloned();
+            let vpc = self.tx.state.vpcs().get(&port.vpc).cloned();
             if host.is_none() {
                 self.fault(&entry, format!("host {} is neither in the document nor known", port.host));
             }
@@ -351,12 +361,12 @@ impl Applier<'_, '_, '_> {
             if prefixes.is_empty() {
                 self.fault(&entry, "there are no gateways and no prefixes: nothing would be reached through the port");
             }
-            let old = self.draft.state.ports().get(&key).cloned();
+            let old = self.tx.state.ports().get(&key).cloned();
             let new = Port { key: key.clone(), vpc: port.vpc.clone(), gateways: port.gateways.clone(), prefixes };
             let moved_from = old.as_ref().filter(|old| old.vpc != new.vpc).map(|old| old.vpc.clone());
             self.set("port", &key, old, new, |new| Change::Port(new.key.clone(), Some(new)));
             if let Some(vpc) = moved_from {
-                peering::port_left(self.draft, &vpc, &key.host, self.context.now_ms);
+                peering::port_left(self.tx, &vpc, &key.host, self.context.now_ms);
             }
         }
     }
@@ -373,12 +383,12 @@ impl Applier<'_, '_, '_> {
         let of_ports = self.document.ports.iter().map(|port| &port.vpc);
         let vpcs: BTreeSet<&VpcId> = of_ports.chain(self.document.vpcs.iter().map(|vpc| &vpc.id)).collect();
         for vpc in vpcs {
-            let faults = self.draft.state.vpcs().get(vpc).map_or_else(Vec::new, |vpc| {
-                port_faults(vpc, self.draft.state.ports_of(&vpc.id), |key| {
+            let violations = self.tx.state.vpcs().get(vpc).map_or_else(Vec::new, |vpc| {
+                port_faults(vpc, self.tx.state.ports_of(&vpc.id), |key| {
                     entries.get(key).cloned().unwrap_or_else(|| format!("port {key}"))
                 })
             });
-            for (entry, rule) in faults {
+            for (entry, rule) in violations {
                 self.fault(entry, rule);
             }
         }
@@ -387,7 +397,7 @@ impl Applier<'_, '_, '_> {
     fn peerings(&mut self) {
         for (place, wanted) in self.document.peerings.iter().enumerate() {
             let entry = entry("peerings", place, &wanted.name);
-            let joined = self.draft.state.peerings_of(&wanted.vpc).find(|peering| {
+            let joined = self.tx.state.peerings_of(&wanted.vpc).find(|peering| {
                 peering.is_live()
                     && peering.sides().iter().any(|side| side.vpc == wanted.peer_vpc)
                     && wanted.vpc != wanted.peer_vpc
@@ -404,7 +414,7 @@ impl Applier<'_, '_, '_> {
         }
     }
 
-    fn create_peering(&mut self, wanted: &inventory::Peering) -> Result<(), Refusal> {
+    fn create_peering(&mut self, wanted: &inventory::Peering) -> Result<(), CommandError> {
         let wish = peering::Create {
             name: wanted.name.clone(),
             description: String::new(),
@@ -416,24 +426,29 @@ impl Applier<'_, '_, '_> {
             peer_account: None,
             bandwidth: wanted.bandwidth,
         };
-        let id = peering::create(self.draft, &wish, self.context)?;
+        let id = peering::create(self.tx, &wish, self.context)?;
         self.note("peering", &format!("{id} ({})", wanted.name), Action::Create, Vec::new());
         Ok(())
     }
 
     /// What a document wants, both accounts have agreed to.
-    fn accept_peering(&mut self, id: &PeeringId, wanted: &inventory::Peering) -> Result<(), Refusal> {
+    fn accept_peering(&mut self, id: &PeeringId, wanted: &inventory::Peering) -> Result<(), CommandError> {
         let which = peering::Locator { region: None, id: id.clone() };
-        peering::accept(self.draft, &which, self.context)?;
+        peering::accept(self.tx, &which, self.context)?;
         let field = Field { field: "state".to_owned(), from: "pending".into(), to: "provisioning".into() };
         self.note("peering", &format!("{id} ({})", wanted.name), Action::Update, vec![field]);
         Ok(())
     }
 
-    fn update_peering(&mut self, id: &PeeringId, old: Option<u32>, wanted: &inventory::Peering) -> Result<(), Refusal> {
+    fn update_peering(
+        &mut self,
+        id: &PeeringId,
+        old: Option<u32>,
+        wanted: &inventory::Peering,
+    ) -> Result<(), CommandError> {
         let Some(bandwidth) = wanted.bandwidth.filter(|bandwidth| old != Some(*bandwidth)) else { return Ok(()) };
         let which = peering::Locator { region: None, id: id.clone() };
-        peering::set_bandwidth(self.draft, &peering::SetBandwidth { which, bandwidth }, self.context)?;
+        peering::set_bandwidth(self.tx, &peering::SetBandwidth { which, bandwidth }, self.context)?;
         let field = Field { field: "bandwidth".to_owned(), from: old.into(), to: bandwidth.into() };
         self.note("peering", &format!("{id} ({})", wanted.name), Action::Update, vec![field]);
         Ok(())
@@ -443,7 +458,7 @@ impl Applier<'_, '_, '_> {
         let pair = |a: &VpcId, b: &VpcId| if a < b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
         let wanted: BTreeSet<_> = self.document.peerings.iter().map(|it| pair(&it.vpc, &it.peer_vpc)).collect();
         let gone: Vec<(PeeringId, String)> = self
-            .draft
+            .tx
             .state
             .peerings()
             .values()
@@ -454,7 +469,7 @@ impl Applier<'_, '_, '_> {
             .collect();
         for (id, name) in gone {
             let which = peering::Locator { region: None, id: id.clone() };
-            match peering::delete(self.draft, &which, self.context) {
+            match peering::delete(self.tx, &which, self.context) {
                 Ok(()) => self.note("peering", &format!("{id} ({name})"), Action::Delete, Vec::new()),
                 Err(refusal) => self.take(&format!("peering {id}"), refusal),
             }
@@ -463,50 +478,48 @@ impl Applier<'_, '_, '_> {
 
     fn prune_ports(&mut self) {
         let wanted: BTreeSet<PortKey> = self.document.ports.iter().map(port_key).collect();
-        let gone: Vec<PortKey> = self.draft.state.ports().keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        let gone: Vec<PortKey> = self.tx.state.ports().keys().filter(|key| !wanted.contains(key)).cloned().collect();
         for key in gone {
             self.note("port", &key, Action::Delete, Vec::new());
-            let vpc = self.draft.state.ports().get(&key).map(|port| port.vpc.clone());
-            self.draft.change(Change::Port(key.clone(), None));
+            let vpc = self.tx.state.ports().get(&key).map(|port| port.vpc.clone());
+            self.tx.change(Change::Port(key.clone(), None));
             if let Some(vpc) = vpc {
-                peering::port_left(self.draft, &vpc, &key.host, self.context.now_ms);
+                peering::port_left(self.tx, &vpc, &key.host, self.context.now_ms);
             }
         }
     }
 
     fn prune_vpcs(&mut self) {
         let wanted: BTreeSet<&VpcId> = self.document.vpcs.iter().map(|vpc| &vpc.id).collect();
-        let gone: Vec<VpcId> = self.draft.state.vpcs().keys().filter(|id| !wanted.contains(id)).cloned().collect();
+        let gone: Vec<VpcId> = self.tx.state.vpcs().keys().filter(|id| !wanted.contains(id)).cloned().collect();
         for id in gone {
-            if let Some(why) = self.draft.state.vpcs().get(&id).and_then(|vpc| still_needed(self.draft.state, vpc)) {
+            if let Some(why) = self.tx.state.vpcs().get(&id).and_then(|vpc| still_needed(self.tx.state, vpc)) {
                 self.fault(format!("vpc {id}"), format!("it is not in the document, but {why}"));
                 continue;
             }
-            peering::reject_requests_to(self.draft, &id, self.context);
+            peering::reject_requests_to(self.tx, &id, self.context);
             self.note("vpc", &id, Action::Delete, Vec::new());
-            self.draft.change(Change::Vpc(id, None));
+            self.tx.change(Change::Vpc(id, None));
         }
     }
 
     /// A host that is gone keeps its record until its agent has confirmed that nothing is left.
     fn prune_hosts(&mut self) {
         let wanted: BTreeSet<&HostId> = self.document.hosts.iter().map(|host| &host.id).collect();
-        let hosts = self.draft.state.hosts().values();
+        let hosts = self.tx.state.hosts().values();
         let gone: Vec<Host> = hosts.filter(|host| !wanted.contains(&host.id) && !host.retiring).cloned().collect();
         for host in gone {
             self.note("host", &host.id, Action::Delete, Vec::new());
-            self.draft.change(Change::Host(host.id.clone(), Some(Host { retiring: true, ..host })));
+            self.tx.change(Change::Host(host.id.clone(), Some(Host { retiring: true, ..host })));
         }
     }
 
     fn prune_regions(&mut self) {
         let wanted: BTreeSet<&RegionId> = self.document.regions.iter().map(|region| &region.id).collect();
-        let gone: Vec<RegionId> =
-            self.draft.state.regions().keys().filter(|id| !wanted.contains(id)).cloned().collect();
+        let gone: Vec<RegionId> = self.tx.state.regions().keys().filter(|id| !wanted.contains(id)).cloned().collect();
         for id in gone {
-            let vpc =
-                self.draft.state.vpcs().values().find(|vpc| vpc.region == id).map(|vpc| format!("VPC {}", vpc.id));
-            let hosts = self.draft.state.hosts();
+            let vpc = self.tx.state.vpcs().values().find(|vpc| vpc.region == id).map(|vpc| format!("VPC {}", vpc.id));
+            let hosts = self.tx.state.hosts();
             let host = hosts.values().find(|host| !host.retiring && host.region == id);
             let host = host.map(|host| format!("host {}", host.id));
             if let Some(user) = vpc.or(host) {
@@ -514,22 +527,22 @@ impl Applier<'_, '_, '_> {
                 continue;
             }
             self.note("region", &id, Action::Delete, Vec::new());
-            self.draft.change(Change::Region(id, None));
+            self.tx.change(Change::Region(id, None));
         }
     }
 }
 
 /// Takes a host out that will not come back: its ports go with it, and nothing waits for it any more. What its kernel has
 /// stays until its agent hears of it, if it ever does.
-pub fn remove_host(draft: &mut Draft<'_>, id: &HostId) -> Result<(), Refusal> {
-    if !draft.state.hosts().contains_key(id) {
-        return Err(Refusal::one(Code::NotFound, "host", format!("there is no host {id}"), "HostNotFound"));
+pub fn remove_host(tx: &mut Transaction<'_>, id: &HostId) -> Result<(), CommandError> {
+    if !tx.state.hosts().contains_key(id) {
+        return Err(CommandError::one(Code::NotFound, "host", format!("there is no host {id}"), "HostNotFound"));
     }
-    let ports: Vec<PortKey> = draft.state.ports_on(id).map(|port| port.key.clone()).collect();
+    let ports: Vec<PortKey> = tx.state.ports_on(id).map(|port| port.key.clone()).collect();
     for key in ports {
-        draft.change(Change::Port(key, None));
+        tx.change(Change::Port(key, None));
     }
-    draft.change(Change::Host(id.clone(), None));
+    tx.change(Change::Host(id.clone(), None));
     Ok(())
 }
 
@@ -567,26 +580,27 @@ fn special_purpose() -> [IpNet; 8] {
 }
 
 pub(super) fn cidr_faults(cidrs: &[IpNet]) -> Vec<String> {
-    let mut faults = Vec::new();
+    let mut violations = Vec::new();
     if cidrs.is_empty() {
-        faults.push("a VPC needs at least one CIDR".to_owned());
+        violations.push("a VPC needs at least one CIDR".to_owned());
     }
     for (place, cidr) in cidrs.iter().enumerate() {
         if !is_canonical(cidr) {
-            faults.push(format!("CIDR {cidr} has bits set behind its length; it would be {}", cidr.trunc()));
+            violations.push(format!("CIDR {cidr} has bits set behind its length; it would be {}", cidr.trunc()));
         }
         if cidr.prefix_len() == 0 {
-            faults.push(format!("CIDR {cidr} is the whole address space"));
+            violations.push(format!("CIDR {cidr} is the whole address space"));
             continue;
         }
         if let Some(special) = special_purpose().into_iter().find(|special| overlap(special, cidr)) {
-            faults.push(format!("CIDR {cidr} overlaps {special}, which no network may use for its hosts (RFC 6890)"));
+            violations
+                .push(format!("CIDR {cidr} overlaps {special}, which no network may use for its hosts (RFC 6890)"));
         }
         if let Some(other) = cidrs[..place].iter().find(|other| overlap(other, cidr)) {
-            faults.push(format!("CIDR {cidr} overlaps {other} of the same VPC"));
+            violations.push(format!("CIDR {cidr} overlaps {other} of the same VPC"));
         }
     }
-    faults
+    violations
 }
 
 pub(super) fn port_faults<'a>(
@@ -594,18 +608,19 @@ pub(super) fn port_faults<'a>(
     ports: impl Iterator<Item = &'a Port>,
     entry: impl Fn(&PortKey) -> String,
 ) -> Vec<(String, String)> {
-    let mut faults = Vec::new();
+    let mut violations = Vec::new();
     let mut claims: Vec<(IpNet, &PortKey)> = Vec::new();
     for port in ports {
         let inside = |net: &IpNet| vpc.cidrs.iter().any(|cidr| cidr.contains(net));
         for gateway in port.gateways.iter().filter(|gateway| !inside(&IpNet::from(gateway.addr()))) {
-            faults.push((entry(&port.key), format!("gateway {gateway} is in none of the CIDRs of VPC {}", vpc.id)));
+            violations.push((entry(&port.key), format!("gateway {gateway} is in none of the CIDRs of VPC {}", vpc.id)));
         }
         for prefix in &port.prefixes {
             if !is_canonical(prefix) {
-                faults.push((entry(&port.key), format!("prefix {prefix} has bits set behind its length")));
+                violations.push((entry(&port.key), format!("prefix {prefix} has bits set behind its length")));
             } else if !inside(prefix) {
-                faults.push((entry(&port.key), format!("prefix {prefix} is in none of the CIDRs of VPC {}", vpc.id)));
+                violations
+                    .push((entry(&port.key), format!("prefix {prefix} is in none of the CIDRs of VPC {}", vpc.id)));
             }
             claims.push((*prefix, &port.key));
         }
@@ -614,9 +629,9 @@ pub(super) fn port_faults<'a>(
     claims.sort_by_key(|(prefix, _)| (prefix.network(), prefix.prefix_len()));
     for pair in claims.windows(2).filter(|pair| overlap(&pair[0].0, &pair[1].0)) {
         let [(first, one), (second, other)] = [pair[0], pair[1]];
-        faults.push((entry(other), format!("prefix {second} overlaps {first} of {} in the same VPC", entry(one))));
+        violations.push((entry(other), format!("prefix {second} overlaps {first} of {} in the same VPC", entry(one))));
     }
-    faults
+    violations
 }
 
 /// The grammar of the agent's device names, see its module `owner`.

@@ -5,7 +5,7 @@
 //! until it is where it was, so that no moment is charged twice.
 
 use super::{
-    Draft,
+    Transaction,
     record::{Meter, Peering, PeeringState},
     state::Change,
 };
@@ -55,15 +55,15 @@ pub fn open_period(peering: &Peering, now_ms: u64) -> Option<Period> {
 }
 
 /// Sets a peering's record, and closes and opens periods.
-pub(super) fn put(draft: &mut Draft<'_>, mut peering: Peering, now_ms: u64) {
+pub(super) fn put(tx: &mut Transaction<'_>, mut peering: Peering, now_ms: u64) {
     let due = charged(&peering);
     let (was, at_ms) = peering.meter.as_ref().map_or((None, 0), |meter| (meter.bandwidth, meter.at_ms));
     if was != due {
         let now_ms = now_ms.max(at_ms);
         if let Some(bandwidth) = was.filter(|_| now_ms > at_ms) {
-            draft.periods.push(period(&peering, bandwidth, at_ms, now_ms));
+            tx.periods.push(period(&peering, bandwidth, at_ms, now_ms));
         }
         peering.meter = Some(Meter { bandwidth: due, at_ms: now_ms });
     }
-    draft.change(Change::Peering(peering.id.clone(), Some(peering)));
+    tx.change(Change::Peering(peering.id.clone(), Some(peering)));
 }

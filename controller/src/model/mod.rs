@@ -6,8 +6,8 @@ pub mod inventory;
 pub mod metering;
 mod overlap;
 pub mod peering;
+pub mod persistent;
 pub mod record;
-pub mod shared;
 pub mod state;
 pub mod vpc;
 
@@ -44,7 +44,7 @@ pub enum Code {
 
 /// One thing that is wrong with a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Fault {
+pub struct FieldViolation {
     /// Where: a field, or an entry of a document such as `ports[3] (h1/eth1)`.
     pub entry: String,
     /// Which value breaks which rule.
@@ -54,7 +54,7 @@ pub struct Fault {
     pub reason: &'static str,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FieldViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.entry, self.rule)
     }
@@ -62,24 +62,24 @@ impl fmt::Display for Fault {
 
 /// A command that was refused. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{}", .faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-pub struct Refusal {
+#[error("{}", .violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct CommandError {
     /// The kind of refusal.
     pub code: Code,
     /// Everything that is wrong; at least one.
-    pub faults: Vec<Fault>,
+    pub violations: Vec<FieldViolation>,
 }
 
-impl Refusal {
+impl CommandError {
     /// A refusal for one reason.
     pub fn one(code: Code, entry: impl Into<String>, rule: impl Into<String>, reason: &'static str) -> Self {
-        Self { code, faults: vec![Fault { entry: entry.into(), rule: rule.into(), reason }] }
+        Self { code, violations: vec![FieldViolation { entry: entry.into(), rule: rule.into(), reason }] }
     }
 }
 
 /// A state that is being changed, and what was changed so far. Rules see the state as it has become. Whatever is not
-/// [kept](Draft::keep) is taken back when the draft goes, also in a panic.
-pub struct Draft<'a> {
+/// [kept](Transaction::keep) is taken back when the transaction goes, also in a panic.
+pub struct Transaction<'a> {
     /// The state, with the changes so far.
     pub state: &'a mut State,
     before: State,
@@ -90,7 +90,7 @@ pub struct Draft<'a> {
     due: usize,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> Transaction<'a> {
     /// Begins to change a state.
     pub fn new(state: &'a mut State) -> Self {
         let before = state.clone();
@@ -151,7 +151,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-impl Drop for Draft<'_> {
+impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         std::mem::swap(self.state, &mut self.before);
     }
@@ -331,88 +331,88 @@ pub enum Outcome {
     Done,
 }
 
-/// Carries a request out on a draft. After a refusal the draft is to be undone.
+/// Carries a request out in a transaction. After an error the transaction is to be undone.
 pub fn decide(
-    draft: &mut Draft<'_>,
+    tx: &mut Transaction<'_>,
     request: &Request,
     now_ms: u64,
     limits: &Limits,
     random: &mut dyn FnMut() -> String,
-) -> Result<Outcome, Refusal> {
+) -> Result<Outcome, CommandError> {
     let mut context = Context { now_ms, actor: &request.actor, limits, random };
     // Before anything is judged, so that nothing depends on when somebody last looked at the clock (rule L3).
-    due::catch_up(draft, &mut context);
-    draft.due = draft.changes.len();
+    due::catch_up(tx, &mut context);
+    tx.due = tx.changes.len();
     let key = match (&request.token, request.actor.account()) {
         (Some(token), Some(account)) => Some(token_key(account, token)?),
         _ => None,
     };
     let words = serde_json::to_string(&request.command).unwrap_or_default();
-    if let Some(used) = key.as_ref().and_then(|key| draft.state.token(key)) {
+    if let Some(used) = key.as_ref().and_then(|key| tx.state.token(key)) {
         return if used.request == words {
             Ok(Outcome::Made(used.result.clone()))
         } else {
             let rule = "it was used before for a request with other content: take a new one";
-            Err(Refusal::one(Code::Aborted, "clientToken", rule, "ClientTokenReused"))
+            Err(CommandError::one(Code::Aborted, "clientToken", rule, "ClientTokenReused"))
         };
     }
-    let outcome = carry_out(draft, &request.command, &mut context)?;
+    let outcome = carry_out(tx, &request.command, &mut context)?;
     if let (Some(key), Outcome::Made(result)) = (key, &outcome) {
         let forget_ms = now_ms.saturating_add(limits.token_ms);
-        draft.change(Change::Token(key, Some(TokenUse { request: words, result: result.clone(), forget_ms })));
+        tx.change(Change::Token(key, Some(TokenUse { request: words, result: result.clone(), forget_ms })));
     }
     if let Some(signed) = &request.signed
-        && draft.changes.len() > draft.due
+        && tx.changes.len() > tx.due
     {
         // What changes nothing may be asked again: a client that sends the same twice within a second gets the same answer.
-        if draft.state.has_signature(&signed.signature) {
+        if tx.state.has_signature(&signed.signature) {
             let rule = "a request with this signature was carried out before: sign it again";
-            return Err(Refusal::one(Code::Replayed, "Authorization", rule, "RequestReplayed"));
+            return Err(CommandError::one(Code::Replayed, "Authorization", rule, "RequestReplayed"));
         }
-        draft.change(Change::Signature(signed.signature.clone(), Some(signed.until_ms)));
+        tx.change(Change::Signature(signed.signature.clone(), Some(signed.until_ms)));
     }
     Ok(outcome)
 }
 
-fn token_key(account: &AccountId, token: &str) -> Result<TokenKey, Refusal> {
+fn token_key(account: &AccountId, token: &str) -> Result<TokenKey, CommandError> {
     const MAX: usize = 36;
     let legal = (1..=MAX).contains(&token.chars().count()) && !token.chars().any(char::is_control);
     if !legal {
         let rule = format!("{token:?} is not a legal token: expected 1 to {MAX} printable characters");
-        return Err(Refusal::one(Code::InvalidArgument, "clientToken", rule, "InvalidClientToken"));
+        return Err(CommandError::one(Code::InvalidArgument, "clientToken", rule, "InvalidClientToken"));
     }
     Ok(TokenKey { account: account.clone(), token: token.to_owned() })
 }
 
-fn carry_out(draft: &mut Draft<'_>, command: &Command, context: &mut Context<'_>) -> Result<Outcome, Refusal> {
+fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<'_>) -> Result<Outcome, CommandError> {
     let peering = |id: PeeringId| Outcome::Made(Made::Peering(id));
     let vpc = |id: VpcId| Outcome::Made(Made::Vpc(id));
     match command {
-        Command::Apply(apply) => inventory::apply(draft, apply, context).map(Outcome::Applied),
-        Command::CreatePeering(create) => peering::create(draft, create, context).map(peering),
-        Command::AcceptPeering(which) => peering::accept(draft, which, context).map(peering),
-        Command::RejectPeering(which) => peering::reject(draft, which, context).map(|()| peering(which.id.clone())),
-        Command::ModifyPeering(modify) => peering::modify(draft, modify, context).map(peering),
-        Command::SetBandwidth(set) => peering::set_bandwidth(draft, set, context).map(peering),
-        Command::DeletePeering(which) => peering::delete(draft, which, context).map(|()| Outcome::Done),
-        Command::CreateVpc(create) => vpc::create(draft, create, context).map(vpc),
-        Command::ModifyVpc(modify) => vpc::modify(draft, modify, context).map(vpc),
-        Command::AddCidr(cidr) => vpc::add_cidr(draft, cidr, context).map(vpc),
-        Command::RemoveCidr(cidr) => vpc::remove_cidr(draft, cidr, context).map(vpc),
-        Command::DeleteVpc(which) => vpc::delete(draft, which, context).map(|()| Outcome::Done),
-        Command::Account(change) => account::change(draft, change, context).map(|()| Outcome::Done),
-        Command::RemoveHost(id) => inventory::remove_host(draft, id).map(|()| Outcome::Done),
+        Command::Apply(apply) => inventory::apply(tx, apply, context).map(Outcome::Applied),
+        Command::CreatePeering(create) => peering::create(tx, create, context).map(peering),
+        Command::AcceptPeering(which) => peering::accept(tx, which, context).map(peering),
+        Command::RejectPeering(which) => peering::reject(tx, which, context).map(|()| peering(which.id.clone())),
+        Command::ModifyPeering(modify) => peering::modify(tx, modify, context).map(peering),
+        Command::SetBandwidth(set) => peering::set_bandwidth(tx, set, context).map(peering),
+        Command::DeletePeering(which) => peering::delete(tx, which, context).map(|()| Outcome::Done),
+        Command::CreateVpc(create) => vpc::create(tx, create, context).map(vpc),
+        Command::ModifyVpc(modify) => vpc::modify(tx, modify, context).map(vpc),
+        Command::AddCidr(cidr) => vpc::add_cidr(tx, cidr, context).map(vpc),
+        Command::RemoveCidr(cidr) => vpc::remove_cidr(tx, cidr, context).map(vpc),
+        Command::DeleteVpc(which) => vpc::delete(tx, which, context).map(|()| Outcome::Done),
+        Command::Account(change) => account::change(tx, change, context).map(|()| Outcome::Done),
+        Command::RemoveHost(id) => inventory::remove_host(tx, id).map(|()| Outcome::Done),
         Command::Activate(id) => {
-            peering::activate(draft, id, context.now_ms);
+            peering::activate(tx, id, context.now_ms);
             Ok(Outcome::Done)
         }
         Command::Drained(id) => {
-            peering::drained(draft, id, context);
+            peering::drained(tx, id, context);
             Ok(Outcome::Done)
         }
         Command::Forget(id) => {
-            if draft.state.hosts().get(id).is_some_and(|host| host.retiring) {
-                draft.change(Change::Host(id.clone(), None));
+            if tx.state.hosts().get(id).is_some_and(|host| host.retiring) {
+                tx.change(Change::Host(id.clone(), None));
             }
             Ok(Outcome::Done)
         }

@@ -1,7 +1,7 @@
 //! Rules of peerings, numbered as in the product's specification.
 
 use super::{
-    Actor, Code, Context, Draft, Limits, Refusal,
+    Actor, Code, CommandError, Context, Limits, Transaction,
     metering::put,
     overlap::may_be_peered,
     record::{End, Peering, PeeringState, Role, Side, Tag, Vpc},
@@ -77,23 +77,25 @@ pub struct SetBandwidth {
 pub fn role(peering: &Peering, account: &AccountId, region: Option<&RegionId>) -> Option<Role> {
     let draining = matches!(peering.state, PeeringState::Draining { .. });
     let sees = |side: &Side| {
-        side.account == *account && region.is_none_or(|region| side.region == *region) && (draining || !side.gone)
+        side.account == *account
+            && region.is_none_or(|region| side.region == *region)
+            && (draining || !side.deleted_by_owner)
     };
     [(Role::Initiator, &peering.initiator), (Role::Receiver, &peering.receiver)]
         .into_iter()
         .find_map(|(role, side)| sees(side).then_some(role))
 }
 
-fn invalid<T>(entry: &str, rule: impl Into<String>, reason: &'static str) -> Result<T, Refusal> {
-    Err(Refusal::one(Code::InvalidArgument, entry, rule, reason))
+fn invalid<T>(entry: &str, rule: impl Into<String>, reason: &'static str) -> Result<T, CommandError> {
+    Err(CommandError::one(Code::InvalidArgument, entry, rule, reason))
 }
 
-fn missing(id: &PeeringId) -> Refusal {
-    Refusal::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound")
+fn missing(id: &PeeringId) -> CommandError {
+    CommandError::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound")
 }
 
 /// Finds what the caller may see. An operator sees all that is not over for everybody.
-fn find(state: &State, which: &Locator, actor: &Actor) -> Result<(Peering, Option<Role>), Refusal> {
+fn find(state: &State, which: &Locator, actor: &Actor) -> Result<(Peering, Option<Role>), CommandError> {
     let peering = state.peerings().get(&which.id).ok_or_else(|| missing(&which.id))?;
     let Some(account) = actor.account() else { return Ok((peering.clone(), None)) };
     let role = role(peering, account, which.region.as_ref()).ok_or_else(|| missing(&which.id))?;
@@ -101,12 +103,12 @@ fn find(state: &State, which: &Locator, actor: &Actor) -> Result<(Peering, Optio
 }
 
 /// Refuses what is the other side's to do. In a peering within one account both sides are the caller's.
-fn only(role: Role, has: Option<Role>, peering: &Peering, what: &str) -> Result<(), Refusal> {
+fn only(role: Role, has: Option<Role>, peering: &Peering, what: &str) -> Result<(), CommandError> {
     if has.is_none_or(|has| has == role) || !peering.is_cross_account() {
         return Ok(());
     }
     let rule = format!("only the {} of {} can {what}", role.word(), peering.id);
-    Err(Refusal::one(Code::Forbidden, "vpcPeeringId", rule, "VpcPeerPurviewError"))
+    Err(CommandError::one(Code::Forbidden, "vpcPeeringId", rule, "VpcPeerPurviewError"))
 }
 
 /// All that [`state_word`] says.
@@ -127,17 +129,17 @@ pub fn state_word(state: &PeeringState) -> &'static str {
     }
 }
 
-fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, Refusal> {
+fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, CommandError> {
     let (rule, reason) = match &peering.state {
         PeeringState::Ended { how: End::Expired, .. } => {
             (format!("{} has expired and cannot {what}", peering.id), "VpcPeerExpired")
         }
         state => (format!("{} is {} and cannot {what}", peering.id, state_word(state)), "VpcPeerInvalidStateChange"),
     };
-    Err(Refusal::one(Code::FailedPrecondition, "vpcPeeringId", rule, reason))
+    Err(CommandError::one(Code::FailedPrecondition, "vpcPeeringId", rule, reason))
 }
 
-fn check_name(name: &str) -> Result<(), Refusal> {
+fn check_name(name: &str) -> Result<(), CommandError> {
     if (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control) {
         return Ok(());
     }
@@ -146,7 +148,7 @@ fn check_name(name: &str) -> Result<(), Refusal> {
 }
 
 /// Refuses what is too long to be said about a thing.
-pub(super) fn check_description(description: &str) -> Result<(), Refusal> {
+pub(super) fn check_description(description: &str) -> Result<(), CommandError> {
     let length = description.chars().count();
     if length <= MAX_DESCRIPTION {
         return Ok(());
@@ -155,7 +157,7 @@ pub(super) fn check_description(description: &str) -> Result<(), Refusal> {
     invalid("description", rule, "InvalidDescription")
 }
 
-fn check_tags(tags: &[Tag]) -> Result<(), Refusal> {
+fn check_tags(tags: &[Tag]) -> Result<(), CommandError> {
     if tags.len() > MAX_TAGS {
         return invalid("userTags", format!("{} tags: at most {MAX_TAGS} are allowed", tags.len()), "InvalidTag");
     }
@@ -173,15 +175,20 @@ fn check_tags(tags: &[Tag]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_free_name(state: &State, name: &str, side: (&AccountId, &RegionId)) -> Result<(), Refusal> {
+fn check_free_name(state: &State, name: &str, side: (&AccountId, &RegionId)) -> Result<(), CommandError> {
     let Some(other) = state.initiated(side.0, side.1).and_then(|names| names.get(name)) else { return Ok(()) };
     let rule = format!("the name {name:?} is that of {other} in account {} and region {}", side.0, side.1);
-    Err(Refusal::one(Code::AlreadyExists, "vpcPeeringName", rule, "VpcPeerNameExist"))
+    Err(CommandError::one(Code::AlreadyExists, "vpcPeeringName", rule, "VpcPeerNameExist"))
 }
 
 /// B1: a peering between regions needs a bandwidth, one within a region must not have any. An operator may leave it out:
 /// then nothing limits the peering.
-fn check_bandwidth(bandwidth: Option<u32>, cross_region: bool, actor: &Actor, limits: &Limits) -> Result<(), Refusal> {
+fn check_bandwidth(
+    bandwidth: Option<u32>,
+    cross_region: bool,
+    actor: &Actor,
+    limits: &Limits,
+) -> Result<(), CommandError> {
     let max = limits.max_bandwidth;
     match bandwidth {
         Some(_) if !cross_region => invalid(
@@ -200,12 +207,12 @@ fn check_bandwidth(bandwidth: Option<u32>, cross_region: bool, actor: &Actor, li
 }
 
 /// Refuses what an account cannot pay for (B5).
-fn check_credit(state: &State, account: &AccountId, cross_region: bool) -> Result<(), Refusal> {
+fn check_credit(state: &State, account: &AccountId, cross_region: bool) -> Result<(), CommandError> {
     if !cross_region || !state.account(account).charge.in_arrear() {
         return Ok(());
     }
     let rule = format!("account {account} is in arrear: nothing between regions can be peered until it has paid");
-    Err(Refusal::one(Code::FailedPrecondition, "vpcId", rule, "AccountInArrear"))
+    Err(CommandError::one(Code::FailedPrecondition, "vpcId", rule, "AccountInArrear"))
 }
 
 /// How many live peerings an account may initiate from a region.
@@ -221,7 +228,12 @@ pub fn quota_used(state: &State, account: &AccountId, region: &RegionId, now_ms:
 }
 
 /// L9.
-fn check_quota(state: &State, account: &AccountId, region: &RegionId, context: &Context<'_>) -> Result<(), Refusal> {
+fn check_quota(
+    state: &State,
+    account: &AccountId,
+    region: &RegionId,
+    context: &Context<'_>,
+) -> Result<(), CommandError> {
     let used = quota_used(state, account, region, context.now_ms);
     let most = quota(state, account, region, context.limits);
     if used < most as usize {
@@ -230,13 +242,13 @@ fn check_quota(state: &State, account: &AccountId, region: &RegionId, context: &
     let rule = format!(
         "account {account} has {used} peerings in {region}, and its quota is {most}: ask the operator for more"
     );
-    Err(Refusal::one(Code::QuotaExceeded, "regionId", rule, "VpcPeerLimitExceeded"))
+    Err(CommandError::one(Code::QuotaExceeded, "regionId", rule, "VpcPeerLimitExceeded"))
 }
 
 /// Finds both VPCs. What the caller may not know of looks like what is not there (L11).
-fn both<'a>(state: &'a State, wish: &Create, actor: &Actor) -> Result<(&'a Vpc, &'a Vpc), Refusal> {
+fn both<'a>(state: &'a State, wish: &Create, actor: &Actor) -> Result<(&'a Vpc, &'a Vpc), CommandError> {
     let find = |entry: &str, id: &VpcId, legal: &dyn Fn(&Vpc) -> bool| {
-        let missing = || Refusal::one(Code::NotFound, entry, format!("there is no VPC {id}"), "VpcNotFound");
+        let missing = || CommandError::one(Code::NotFound, entry, format!("there is no VPC {id}"), "VpcNotFound");
         state.vpcs().get(id).filter(|vpc| legal(vpc)).ok_or_else(missing)
     };
     let of_region = |vpc: &Vpc, region: &Option<RegionId>| region.as_ref().is_none_or(|region| vpc.region == *region);
@@ -255,7 +267,7 @@ fn both<'a>(state: &'a State, wish: &Create, actor: &Actor) -> Result<(&'a Vpc, 
     Ok((vpc, peer))
 }
 
-fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vpc), Refusal> {
+fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vpc), CommandError> {
     check_name(&wish.name)?;
     check_description(&wish.description)?;
     check_tags(&wish.tags)?;
@@ -266,7 +278,7 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vp
     let joins = |other: &&Peering| other.is_live() && other.sides().iter().any(|side| side.vpc == peer.id);
     if let Some(other) = state.peerings_of(&vpc.id).find(joins) {
         let rule = format!("{} and {} are peered already, by {} ({})", vpc.id, peer.id, other.id, other.name);
-        return Err(Refusal::one(Code::AlreadyExists, "remoteVpcId", rule, "VpcPeerAlreadyExist"));
+        return Err(CommandError::one(Code::AlreadyExists, "remoteVpcId", rule, "VpcPeerAlreadyExist"));
     }
     check_free_name(state, &wish.name, (&vpc.account, &vpc.region))?;
     may_be_peered(state, vpc, peer, None, context.actor)?;
@@ -275,16 +287,16 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vp
 }
 
 /// Makes a peering, or a request for one (rules L1, L2, L6 to L9, B1).
-pub fn create(draft: &mut Draft<'_>, wish: &Create, context: &mut Context<'_>) -> Result<PeeringId, Refusal> {
-    let (vpc, peer) = check(draft.state, wish, context)?;
-    let id: PeeringId = context.new_id("vpcpr", |id| draft.state.peerings().contains_key(id));
+pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
+    let (vpc, peer) = check(tx.state, wish, context)?;
+    let id: PeeringId = context.new_id("vpcpr", |id| tx.state.peerings().contains_key(id));
     let side = |vpc: Vpc| Side {
         vpc: vpc.id,
         account: vpc.account,
         region: vpc.region,
         vni: None,
         cidrs: vpc.cidrs,
-        gone: false,
+        deleted_by_owner: false,
     };
     let mut peering = Peering {
         id: id.clone(),
@@ -299,75 +311,76 @@ pub fn create(draft: &mut Draft<'_>, wish: &Create, context: &mut Context<'_>) -
         expires_ms: None,
         activated_ms: None,
         ended_ms: None,
-        since: draft.number(),
+        since: tx.number(),
         since_ms: context.now_ms,
-        left: BTreeSet::new(),
+        former_hosts: BTreeSet::new(),
         meter: None,
     };
     // An operator speaks for both.
     if peering.is_cross_account() && context.actor.account().is_some() {
         peering.expires_ms = Some(context.now_ms.saturating_add(context.limits.pending_ms));
-        put(draft, peering, context.now_ms);
+        put(tx, peering, context.now_ms);
     } else {
-        provision(draft, peering, context.now_ms);
+        provision(tx, peering, context.now_ms);
     }
     Ok(id)
 }
 
 /// Tells hosts to have it.
-fn provision(draft: &mut Draft<'_>, mut peering: Peering, now_ms: u64) {
+fn provision(tx: &mut Transaction<'_>, mut peering: Peering, now_ms: u64) {
     for role in [Role::Initiator, Role::Receiver] {
         let side = peering.side_mut(role);
-        side.vni = side.vni.or_else(|| Some(draft.allocate_vni()));
+        side.vni = side.vni.or_else(|| Some(tx.allocate_vni()));
     }
-    let entered = Peering { state: PeeringState::Provisioning, since: draft.number(), since_ms: now_ms, ..peering };
-    put(draft, entered, now_ms);
+    let entered = Peering { state: PeeringState::Provisioning, since: tx.number(), since_ms: now_ms, ..peering };
+    put(tx, entered, now_ms);
 }
 
 /// L2, with L6 and L7 again: much may have happened since it was asked.
-pub fn accept(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>) -> Result<PeeringId, Refusal> {
-    let (mut peering, role) = find(draft.state, which, context.actor)?;
+pub fn accept(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
+    let (mut peering, role) = find(tx.state, which, context.actor)?;
     only(Role::Receiver, role, &peering, "accept it")?;
     if peering.state != PeeringState::Pending {
         return wrong_state(&peering, "be accepted");
     }
-    check_credit(draft.state, &peering.initiator.account, peering.is_cross_region())?;
+    check_credit(tx.state, &peering.initiator.account, peering.is_cross_region())?;
     let vpc_of = |side: &Side| {
-        let missing = || Refusal::one(Code::NotFound, "vpcId", format!("there is no VPC {}", side.vpc), "VpcNotFound");
-        draft.state.vpcs().get(&side.vpc).ok_or_else(missing)
+        let missing =
+            || CommandError::one(Code::NotFound, "vpcId", format!("there is no VPC {}", side.vpc), "VpcNotFound");
+        tx.state.vpcs().get(&side.vpc).ok_or_else(missing)
     };
     let (vpc, peer) = (vpc_of(&peering.initiator)?, vpc_of(&peering.receiver)?);
-    may_be_peered(draft.state, vpc, peer, Some(&peering.id), context.actor)?;
+    may_be_peered(tx.state, vpc, peer, Some(&peering.id), context.actor)?;
     let (own, others) = (vpc.cidrs.clone(), peer.cidrs.clone());
     (peering.initiator.cidrs, peering.receiver.cidrs) = (own, others);
-    provision(draft, peering, context.now_ms);
+    provision(tx, peering, context.now_ms);
     Ok(which.id.clone())
 }
 
 /// L4.
-pub fn reject(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), Refusal> {
-    let (mut peering, role) = find(draft.state, which, context.actor)?;
+pub fn reject(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), CommandError> {
+    let (mut peering, role) = find(tx.state, which, context.actor)?;
     only(Role::Receiver, role, &peering, "reject it")?;
     if peering.state != PeeringState::Pending {
         return wrong_state(&peering, "be rejected");
     }
-    peering.receiver.gone = true;
-    end(draft, peering, End::Rejected, context);
+    peering.receiver.deleted_by_owner = true;
+    end(tx, peering, End::Rejected, context);
     Ok(())
 }
 
 /// The receiver's VPC goes, and with it the requests to be peered with it.
-pub(super) fn reject_requests_to(draft: &mut Draft<'_>, vpc: &VpcId, context: &mut Context<'_>) {
+pub(super) fn reject_requests_to(tx: &mut Transaction<'_>, vpc: &VpcId, context: &mut Context<'_>) {
     let pending = |peering: &&Peering| peering.state == PeeringState::Pending && peering.receiver.vpc == *vpc;
-    let requests: Vec<Peering> = draft.state.peerings_of(vpc).filter(pending).cloned().collect();
+    let requests: Vec<Peering> = tx.state.peerings_of(vpc).filter(pending).cloned().collect();
     for mut peering in requests {
-        peering.receiver.gone = true;
-        end(draft, peering, End::Rejected, context);
+        peering.receiver.deleted_by_owner = true;
+        end(tx, peering, End::Rejected, context);
     }
 }
 
 /// It is over: hosts do not have it.
-pub(super) fn end(draft: &mut Draft<'_>, mut peering: Peering, how: End, context: &Context<'_>) {
+pub(super) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how: End, context: &Context<'_>) {
     for role in [Role::Initiator, Role::Receiver] {
         peering.side_mut(role).vni = None;
     }
@@ -375,13 +388,13 @@ pub(super) fn end(draft: &mut Draft<'_>, mut peering: Peering, how: End, context
     let forget_ms = now_ms.saturating_add(context.limits.ended_ms);
     let ended_ms = peering.ended_ms.or(Some(now_ms));
     let state = PeeringState::Ended { how, forget_ms };
-    let ended = Peering { state, ended_ms, since: draft.number(), since_ms: now_ms, ..peering };
-    put(draft, ended, now_ms);
+    let ended = Peering { state, ended_ms, since: tx.number(), since_ms: now_ms, ..peering };
+    put(tx, ended, now_ms);
 }
 
 /// Changes what the initiator says about a peering.
-pub fn modify(draft: &mut Draft<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<PeeringId, Refusal> {
-    let (mut peering, role) = find(draft.state, &modify.which, context.actor)?;
+pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
+    let (mut peering, role) = find(tx.state, &modify.which, context.actor)?;
     only(Role::Initiator, role, &peering, "change its name and description")?;
     // Of what is suspended, only the end is possible (B5).
     if !peering.is_live() || matches!(peering.state, PeeringState::Suspended { .. }) {
@@ -389,44 +402,44 @@ pub fn modify(draft: &mut Draft<'_>, modify: &Modify, context: &mut Context<'_>)
     }
     if let Some(name) = modify.name.as_ref().filter(|name| **name != peering.name) {
         check_name(name)?;
-        check_free_name(draft.state, name, (&peering.initiator.account, &peering.initiator.region))?;
+        check_free_name(tx.state, name, (&peering.initiator.account, &peering.initiator.region))?;
         peering.name.clone_from(name);
     }
     if let Some(description) = &modify.description {
         check_description(description)?;
         peering.description.clone_from(description);
     }
-    set(draft, peering, context.now_ms);
+    set(tx, peering, context.now_ms);
     Ok(modify.which.id.clone())
 }
 
 /// Sets a record, unless it is that already.
-fn set(draft: &mut Draft<'_>, peering: Peering, now_ms: u64) {
-    if draft.state.peerings().get(&peering.id) != Some(&peering) {
-        put(draft, peering, now_ms);
+fn set(tx: &mut Transaction<'_>, peering: Peering, now_ms: u64) {
+    if tx.state.peerings().get(&peering.id) != Some(&peering) {
+        put(tx, peering, now_ms);
     }
 }
 
 /// B2.
 pub fn set_bandwidth(
-    draft: &mut Draft<'_>,
+    tx: &mut Transaction<'_>,
     wish: &SetBandwidth,
     context: &mut Context<'_>,
-) -> Result<PeeringId, Refusal> {
-    let (mut peering, role) = find(draft.state, &wish.which, context.actor)?;
+) -> Result<PeeringId, CommandError> {
+    let (mut peering, role) = find(tx.state, &wish.which, context.actor)?;
     only(Role::Initiator, role, &peering, "change its bandwidth, which it pays for")?;
     check_bandwidth(Some(wish.bandwidth), peering.is_cross_region(), context.actor, context.limits)?;
     if !peering.forwards() && peering.state != PeeringState::Pending {
         return wrong_state(&peering, "get another bandwidth");
     }
     peering.bandwidth = Some(wish.bandwidth);
-    set(draft, peering, context.now_ms);
+    set(tx, peering, context.now_ms);
     Ok(wish.which.id.clone())
 }
 
 /// Ends a peering (L5). It drains until all hosts that had it have confirmed. Ending it again changes nothing.
-pub fn delete(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), Refusal> {
-    let mut peering = draft.state.peerings().get(&which.id).cloned().ok_or_else(|| missing(&which.id))?;
+pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), CommandError> {
+    let mut peering = tx.state.peerings().get(&which.id).cloned().ok_or_else(|| missing(&which.id))?;
     let region = which.region.as_ref();
     // Also what it sees no more: to delete it again is no error.
     let sides = peering.sides();
@@ -436,42 +449,42 @@ pub fn delete(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>)
     }
     for role in [Role::Initiator, Role::Receiver] {
         let side = peering.side_mut(role);
-        side.gone |= context.actor.is(&side.account);
+        side.deleted_by_owner |= context.actor.is(&side.account);
     }
-    stop(draft, peering, context);
+    stop(tx, peering, context);
     Ok(())
 }
 
 /// All hosts that may have a peering: those with ports of its VPCs, and those that had some.
 fn may_have_it(state: &State, peering: &Peering) -> Vec<HostId> {
-    state.hosts_concerned(peering).union(&peering.left).cloned().collect()
+    state.hosts_concerned(peering).union(&peering.former_hosts).cloned().collect()
 }
 
 /// A host lost a port of a VPC. If it was the last one, the host must still be asked before a peering of that VPC is gone.
-pub(super) fn port_left(draft: &mut Draft<'_>, vpc: &VpcId, host: &HostId, now_ms: u64) {
-    if draft.state.ports_of(vpc).any(|port| port.key.host == *host) {
+pub(super) fn port_left(tx: &mut Transaction<'_>, vpc: &VpcId, host: &HostId, now_ms: u64) {
+    if tx.state.ports_of(vpc).any(|port| port.key.host == *host) {
         return;
     }
-    let had_it: Vec<Peering> = draft.state.peerings_of(vpc).filter(|peering| peering.forwards()).cloned().collect();
+    let had_it: Vec<Peering> = tx.state.peerings_of(vpc).filter(|peering| peering.forwards()).cloned().collect();
     for mut peering in had_it {
-        if peering.left.insert(host.clone()) {
-            put(draft, peering, now_ms);
+        if peering.former_hosts.insert(host.clone()) {
+            put(tx, peering, now_ms);
         }
     }
 }
 
 /// Ends a peering for those sides that are gone.
-fn stop(draft: &mut Draft<'_>, peering: Peering, context: &Context<'_>) {
+fn stop(tx: &mut Transaction<'_>, peering: Peering, context: &Context<'_>) {
     match &peering.state {
-        PeeringState::Pending => end(draft, peering, End::Deleted, context),
+        PeeringState::Pending => end(tx, peering, End::Deleted, context),
         PeeringState::Provisioning | PeeringState::Active | PeeringState::Suspended { .. } => {
-            let hosts = may_have_it(draft.state, &peering);
-            let (now_ms, since) = (context.now_ms, draft.number());
+            let hosts = may_have_it(tx.state, &peering);
+            let (now_ms, since) = (context.now_ms, tx.number());
             let state = PeeringState::Draining { hosts };
             let draining = Peering { state, ended_ms: Some(now_ms), since, since_ms: now_ms, ..peering };
-            put(draft, draining, now_ms);
+            put(tx, draining, now_ms);
         }
-        PeeringState::Draining { .. } | PeeringState::Ended { .. } => set(draft, peering, context.now_ms),
+        PeeringState::Draining { .. } | PeeringState::Ended { .. } => set(tx, peering, context.now_ms),
     }
 }
 
@@ -482,51 +495,51 @@ fn paid_by(state: &State, account: &AccountId) -> Vec<Peering> {
 }
 
 /// B5: what an account in arrear pays for stops.
-pub(super) fn suspend(draft: &mut Draft<'_>, account: &AccountId, now_ms: u64) {
-    for peering in paid_by(draft.state, account).into_iter().filter(Peering::forwards) {
-        let hosts = may_have_it(draft.state, &peering);
+pub(super) fn suspend(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64) {
+    for peering in paid_by(tx.state, account).into_iter().filter(Peering::forwards) {
+        let hosts = may_have_it(tx.state, &peering);
         let state = PeeringState::Suspended { hosts };
-        let suspended = Peering { state, since: draft.number(), since_ms: now_ms, ..peering };
-        put(draft, suspended, now_ms);
+        let suspended = Peering { state, since: tx.number(), since_ms: now_ms, ..peering };
+        put(tx, suspended, now_ms);
     }
 }
 
 /// B5: it has paid, and everything goes on by itself.
-pub(super) fn resume(draft: &mut Draft<'_>, account: &AccountId, now_ms: u64) {
-    for peering in paid_by(draft.state, account) {
+pub(super) fn resume(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64) {
+    for peering in paid_by(tx.state, account) {
         if matches!(peering.state, PeeringState::Suspended { .. }) {
-            provision(draft, peering, now_ms);
+            provision(tx, peering, now_ms);
         }
     }
 }
 
 /// B5: it has not paid for too long.
-pub(super) fn delete_suspended(draft: &mut Draft<'_>, account: &AccountId, context: &Context<'_>) {
-    for mut peering in paid_by(draft.state, account) {
+pub(super) fn delete_suspended(tx: &mut Transaction<'_>, account: &AccountId, context: &Context<'_>) {
+    for mut peering in paid_by(tx.state, account) {
         if matches!(peering.state, PeeringState::Suspended { .. }) {
             for role in [Role::Initiator, Role::Receiver] {
                 let side = peering.side_mut(role);
-                side.gone |= side.account == *account;
+                side.deleted_by_owner |= side.account == *account;
             }
-            stop(draft, peering, context);
+            stop(tx, peering, context);
         }
     }
 }
 
 /// A peering that all hosts have.
-pub fn activate(draft: &mut Draft<'_>, id: &PeeringId, now_ms: u64) {
-    let Some(peering) = draft.state.peerings().get(id) else { return };
+pub fn activate(tx: &mut Transaction<'_>, id: &PeeringId, now_ms: u64) {
+    let Some(peering) = tx.state.peerings().get(id) else { return };
     if peering.state == PeeringState::Provisioning {
         let activated_ms = peering.activated_ms.or(Some(now_ms));
         let active = Peering { state: PeeringState::Active, activated_ms, since_ms: now_ms, ..peering.clone() };
-        put(draft, active, now_ms);
+        put(tx, active, now_ms);
     }
 }
 
 /// A peering that no host has any more.
-pub fn drained(draft: &mut Draft<'_>, id: &PeeringId, context: &Context<'_>) {
-    let Some(peering) = draft.state.peerings().get(id).cloned() else { return };
+pub fn drained(tx: &mut Transaction<'_>, id: &PeeringId, context: &Context<'_>) {
+    let Some(peering) = tx.state.peerings().get(id).cloned() else { return };
     if matches!(peering.state, PeeringState::Draining { .. }) {
-        end(draft, peering, End::Deleted, context);
+        end(tx, peering, End::Deleted, context);
     }
 }

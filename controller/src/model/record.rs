@@ -249,8 +249,8 @@ pub struct Peering {
     #[serde(default)]
     pub since_ms: u64,
     /// Hosts that were told to have it and have no port of its VPCs any more. They may have it still, if they did not hear.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub left: BTreeSet<HostId>,
+    #[serde(rename = "left", default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub former_hosts: BTreeSet<HostId>,
     /// Up to where it was charged, and for what it is charged since; none before it was first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meter: Option<Meter>,
@@ -272,8 +272,8 @@ pub struct Side {
     /// The VPC's CIDRs, kept here because a peering's record may outlive the VPC.
     pub cidrs: Vec<IpNet>,
     /// Whether its account has deleted or rejected the peering, and sees it no more.
-    #[serde(default)]
-    pub gone: bool,
+    #[serde(rename = "gone", default)]
+    pub deleted_by_owner: bool,
 }
 
 /// How far a peering is.

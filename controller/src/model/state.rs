@@ -1,8 +1,8 @@
 //! The state in memory: records, and the indexes that make one change cost no more than what it touches.
 
 use super::{
+    persistent::{Links, Records},
     record::{Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc},
-    shared::{Links, Records},
 };
 use cps_peering_config::{
     Revision,

@@ -1,7 +1,7 @@
 //! Rules of VPCs that accounts manage themselves.
 
 use super::{
-    Code, Context, Draft, Refusal,
+    Code, CommandError, Context, Transaction,
     inventory::{cidr_faults, port_faults},
     overlap, peering,
     record::{Peering, Vpc},
@@ -64,25 +64,25 @@ pub struct Cidr {
     pub cidr: IpNet,
 }
 
-fn find(state: &State, which: &Locator, context: &Context<'_>) -> Result<Vpc, Refusal> {
+fn find(state: &State, which: &Locator, context: &Context<'_>) -> Result<Vpc, CommandError> {
     let legal =
         |vpc: &&Vpc| context.actor.is(&vpc.account) && which.region.as_ref().is_none_or(|region| vpc.region == *region);
     let rule = || format!("there is no VPC {}", which.id);
-    let missing = || Refusal::one(Code::NotFound, "vpcId", rule(), "VpcNotFound");
+    let missing = || CommandError::one(Code::NotFound, "vpcId", rule(), "VpcNotFound");
     state.vpcs().get(&which.id).filter(legal).cloned().ok_or_else(missing)
 }
 
-fn check_name(name: &str) -> Result<(), Refusal> {
+fn check_name(name: &str) -> Result<(), CommandError> {
     if (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control) {
         return Ok(());
     }
     let rule = format!("{name:?} is not a legal name: expected 1 to {MAX_NAME} printable characters");
-    Err(Refusal::one(Code::InvalidArgument, "name", rule, "InvalidName"))
+    Err(CommandError::one(Code::InvalidArgument, "name", rule, "InvalidName"))
 }
 
-fn check_cidrs(cidrs: &[IpNet]) -> Result<(), Refusal> {
+fn check_cidrs(cidrs: &[IpNet]) -> Result<(), CommandError> {
     match cidr_faults(cidrs).into_iter().next() {
-        Some(rule) => Err(Refusal::one(Code::InvalidArgument, "cidr", rule, "InvalidCidr")),
+        Some(rule) => Err(CommandError::one(Code::InvalidArgument, "cidr", rule, "InvalidCidr")),
         None => Ok(()),
     }
 }
@@ -95,16 +95,16 @@ fn unique_local(vni: Vni) -> IpNet {
 }
 
 /// Makes a VPC.
-pub fn create(draft: &mut Draft<'_>, wish: &Create, context: &mut Context<'_>) -> Result<VpcId, Refusal> {
+pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
     check_name(&wish.name)?;
     peering::check_description(&wish.description)?;
     check_cidrs(&[wish.cidr])?;
-    if !draft.state.regions().contains_key(&wish.region) {
+    if !tx.state.regions().contains_key(&wish.region) {
         let rule = format!("there is no region {}", wish.region);
-        return Err(Refusal::one(Code::NotFound, "regionId", rule, "RegionNotFound"));
+        return Err(CommandError::one(Code::NotFound, "regionId", rule, "RegionNotFound"));
     }
-    let id: VpcId = context.new_id("vpc", |id| draft.state.vpcs().contains_key(id));
-    let vni = draft.allocate_vni();
+    let id: VpcId = context.new_id("vpc", |id| tx.state.vpcs().contains_key(id));
+    let vni = tx.allocate_vni();
     let vpc = Vpc {
         id: id.clone(),
         name: wish.name.clone(),
@@ -115,13 +115,13 @@ pub fn create(draft: &mut Draft<'_>, wish: &Create, context: &mut Context<'_>) -
         description: wish.description.clone(),
         created_ms: context.now_ms,
     };
-    draft.change(Change::Vpc(id.clone(), Some(vpc)));
+    tx.change(Change::Vpc(id.clone(), Some(vpc)));
     Ok(id)
 }
 
 /// Changes what the owner says about a VPC.
-pub fn modify(draft: &mut Draft<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<VpcId, Refusal> {
-    let mut vpc = find(draft.state, &modify.which, context)?;
+pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
+    let mut vpc = find(tx.state, &modify.which, context)?;
     if let Some(name) = &modify.name {
         check_name(name)?;
         vpc.name.clone_from(name);
@@ -130,27 +130,27 @@ pub fn modify(draft: &mut Draft<'_>, modify: &Modify, context: &mut Context<'_>)
         peering::check_description(description)?;
         vpc.description.clone_from(description);
     }
-    if draft.state.vpcs().get(&vpc.id) != Some(&vpc) {
-        draft.change(Change::Vpc(vpc.id.clone(), Some(vpc)));
+    if tx.state.vpcs().get(&vpc.id) != Some(&vpc) {
+        tx.change(Change::Vpc(vpc.id.clone(), Some(vpc)));
     }
     Ok(modify.which.id.clone())
 }
 
 /// Adds a CIDR (L10).
-pub fn add_cidr(draft: &mut Draft<'_>, add: &Cidr, context: &mut Context<'_>) -> Result<VpcId, Refusal> {
-    let mut vpc = find(draft.state, &add.which, context)?;
+pub fn add_cidr(tx: &mut Transaction<'_>, add: &Cidr, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
+    let mut vpc = find(tx.state, &add.which, context)?;
     vpc.cidrs.push(add.cidr);
     check_cidrs(&vpc.cidrs)?;
-    draft.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));
-    overlap::cidrs_changed(draft, &vpc, context.actor)?;
+    tx.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));
+    overlap::cidrs_changed(tx, &vpc, context.actor)?;
     Ok(vpc.id)
 }
 
 /// Takes a CIDR away, unless it is the first one or ports need it.
-pub fn remove_cidr(draft: &mut Draft<'_>, remove: &Cidr, context: &mut Context<'_>) -> Result<VpcId, Refusal> {
-    let mut vpc = find(draft.state, &remove.which, context)?;
+pub fn remove_cidr(tx: &mut Transaction<'_>, remove: &Cidr, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
+    let mut vpc = find(tx.state, &remove.which, context)?;
     let place = vpc.cidrs.iter().position(|cidr| *cidr == remove.cidr);
-    let refuse = |code, rule: String, reason| Err(Refusal::one(code, "cidr", rule, reason));
+    let refuse = |code, rule: String, reason| Err(CommandError::one(code, "cidr", rule, reason));
     match place {
         None => {
             return refuse(Code::NotFound, format!("{} has no CIDR {}", vpc.id, remove.cidr), "CidrNotFound");
@@ -161,23 +161,23 @@ pub fn remove_cidr(draft: &mut Draft<'_>, remove: &Cidr, context: &mut Context<'
         }
         Some(place) => drop(vpc.cidrs.remove(place)),
     }
-    let faults = port_faults(&vpc, draft.state.ports_of(&vpc.id), |key| format!("port {key}"));
-    if let Some((entry, rule)) = faults.into_iter().next() {
+    let violations = port_faults(&vpc, tx.state.ports_of(&vpc.id), |key| format!("port {key}"));
+    if let Some((entry, rule)) = violations.into_iter().next() {
         return refuse(Code::FailedPrecondition, format!("{entry} needs it: {rule}"), "CidrInUse");
     }
-    draft.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));
-    overlap::copies_follow(draft, &vpc);
+    tx.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));
+    overlap::copies_follow(tx, &vpc);
     Ok(vpc.id)
 }
 
 /// Removes a VPC that nothing needs (L10). Requests of others to be peered with it are rejected: strangers must not hold it.
-pub fn delete(draft: &mut Draft<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), Refusal> {
-    let vpc = find(draft.state, which, context)?;
-    if let Some(rule) = still_needed(draft.state, &vpc) {
-        return Err(Refusal::one(Code::FailedPrecondition, "vpcId", rule, "VpcInUse"));
+pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), CommandError> {
+    let vpc = find(tx.state, which, context)?;
+    if let Some(rule) = still_needed(tx.state, &vpc) {
+        return Err(CommandError::one(Code::FailedPrecondition, "vpcId", rule, "VpcInUse"));
     }
-    peering::reject_requests_to(draft, &vpc.id, context);
-    draft.change(Change::Vpc(vpc.id, None));
+    peering::reject_requests_to(tx, &vpc.id, context);
+    tx.change(Change::Vpc(vpc.id, None));
     Ok(())
 }
 

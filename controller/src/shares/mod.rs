@@ -2,14 +2,14 @@
 //!
 //! Each second every host that shares a limit with others is asked what it sent and what waits. What each needs decides what
 //! each should use (max-min fairness, as in Raghavan et al., "Cloud Control with Distributed Rate Limiting", SIGCOMM 2007);
-//! what is taken is confirmed by the hosts that lose it before others get it. See [`Book`] for why the sum holds at every
+//! what is taken is confirmed by the hosts that lose it before others get it. See [`ShareAllocator`] for why the sum holds at every
 //! instant, whatever is lost on the way, and also when this controller dies.
 
-mod book;
-mod divide;
+mod allocator;
+mod max_min;
 mod view;
 
-pub use book::Book;
+pub use allocator::ShareAllocator;
 pub use view::{LimitedSide, limited};
 
 use crate::{agents::AgentClients, engine::Engine, model::record::Peering};
@@ -60,7 +60,7 @@ struct Shares {
     engine: Arc<Engine>,
     clients: AgentClients,
     /// None before the first round: what is there then may be from a controller before this one.
-    books: Option<BTreeMap<Vni, Book>>,
+    books: Option<BTreeMap<Vni, ShareAllocator>>,
     /// Bytes per second of each side with a book.
     whole: BTreeMap<Vni, u64>,
     /// The sides with books, by their peerings.
@@ -68,7 +68,7 @@ struct Shares {
     /// The sides whose bandwidth is divided.
     shared: BTreeSet<Vni>,
     /// Peerings of which hosts have not confirmed yet that they do not send any more.
-    fading: BTreeSet<PeeringId>,
+    draining: BTreeSet<PeeringId>,
     /// Hosts that did not answer, and since when.
     silent: BTreeMap<HostId, Instant>,
     /// The number of the last grants.
@@ -88,7 +88,7 @@ impl Shares {
             whole: BTreeMap::new(),
             sides: BTreeMap::new(),
             shared: BTreeSet::new(),
-            fading: BTreeSet::new(),
+            draining: BTreeSet::new(),
             silent: BTreeMap::new(),
             number,
             epoch: 0,
@@ -131,7 +131,7 @@ impl Shares {
     fn follow(&mut self) {
         let first = self.books.is_none();
         let mut changed = self.engine.limits_changed();
-        changed.append(&mut self.fading);
+        changed.append(&mut self.draining);
         let (looked, epoch) = self.engine.read(|state, agents| {
             let of = |peering: &Peering| (peering.id.clone(), limited(state, agents, peering));
             let looked: Vec<(PeeringId, Vec<LimitedSide>)> = if first {
@@ -149,7 +149,7 @@ impl Shares {
         }
         // Also one who was alone may have to share what he was heard to have.
         let books = self.books.get_or_insert_default();
-        self.shared.retain(|vni| books.get(vni).is_some_and(Book::is_shared));
+        self.shared.retain(|vni| books.get(vni).is_some_and(ShareAllocator::is_shared));
     }
 
     fn take_over(&mut self, id: &PeeringId, sides: Vec<LimitedSide>, first: bool) {
@@ -161,26 +161,30 @@ impl Shares {
             self.whole.remove(gone);
         }
         for side in sides {
-            let new = if first && side.beginning < Share::WHOLE { Book::of_unheard } else { Book::default };
+            let new = if first && side.beginning < Share::WHOLE {
+                ShareAllocator::of_unheard
+            } else {
+                ShareAllocator::default
+            };
             let known = !first || side.beginning == Share::WHOLE;
             let book = books.entry(side.vni).or_insert_with(new);
-            book.follow(&side.members, side.beginning, &side.fading, known);
+            book.follow(&side.members, side.beginning, &side.draining, known);
             if book.is_shared() {
                 self.shared.insert(side.vni);
             }
-            if !side.fading.is_empty() {
-                self.fading.insert(id.clone());
+            if !side.draining.is_empty() {
+                self.draining.insert(id.clone());
             }
             self.whole.insert(side.vni, side.bytes_per_second);
         }
     }
 
-    fn books(&self, which: &BTreeSet<Vni>) -> impl Iterator<Item = (Vni, &Book)> {
+    fn books(&self, which: &BTreeSet<Vni>) -> impl Iterator<Item = (Vni, &ShareAllocator)> {
         let books = self.books.as_ref();
         which.iter().filter_map(move |vni| Some((*vni, books?.get(vni)?)))
     }
 
-    fn books_mut(&mut self, which: &BTreeSet<Vni>) -> impl Iterator<Item = (Vni, &mut Book)> {
+    fn books_mut(&mut self, which: &BTreeSet<Vni>) -> impl Iterator<Item = (Vni, &mut ShareAllocator)> {
         self.books.iter_mut().flatten().filter(|(vni, _)| which.contains(vni)).map(|(vni, book)| (*vni, book))
     }
 
@@ -216,7 +220,7 @@ impl Shares {
         while let Some(answered) = asked.join_next().await {
             let Ok((host, sides, answer)) = answered else { continue };
             match answer {
-                Ok(Answer::Taken(report)) => self.heard(&host, &sides, &report, now_ms),
+                Ok(Answer::Taken(report)) => self.on_report(&host, &sides, &report, now_ms),
                 Ok(Answer::Older(have)) if have.epoch <= self.epoch => self.number = self.number.max(have.number),
                 Ok(Answer::Older(have)) => {
                     tracing::warn!(%host, %have, "shares are granted by a controller that took over from this one");
@@ -230,17 +234,17 @@ impl Shares {
         }
     }
 
-    fn heard(&mut self, host: &HostId, asked: &BTreeMap<Vni, Share>, report: &TrafficReport, now_ms: u64) {
+    fn on_report(&mut self, host: &HostId, asked: &BTreeMap<Vni, Share>, report: &TrafficReport, now_ms: u64) {
         // Only what has a limit is in it, and that was there a moment ago.
         let books = &self.books;
         let there = |vni: &Vni| books.as_ref().is_some_and(|books| books.contains_key(vni));
         let known: BTreeSet<PeeringId> =
             report.sides.iter().filter(|(vni, _)| there(vni)).map(|(_, side)| side.peering.clone()).collect();
-        self.engine.traffic().heard(host, report, |peering| known.contains(peering));
+        self.engine.traffic().on_report(host, report, |peering| known.contains(peering));
         for (vni, traffic) in &report.sides {
             let Some(book) = self.books.as_mut().and_then(|books| books.get_mut(vni)) else { continue };
             let whole = self.whole.get(vni).copied().unwrap_or_default();
-            book.heard(host, asked.get(vni).copied(), traffic, whole, now_ms);
+            book.on_report(host, asked.get(vni).copied(), traffic, whole, now_ms);
         }
     }
 }

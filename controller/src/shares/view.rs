@@ -23,7 +23,7 @@ pub struct LimitedSide {
     /// The hosts that are to send.
     pub members: BTreeSet<HostId>,
     /// The hosts that are not, and that have not confirmed it.
-    pub fading: BTreeSet<HostId>,
+    pub draining: BTreeSet<HostId>,
 }
 
 /// Those of a peering.
@@ -42,13 +42,13 @@ fn side(state: &State, agents: &Agents<'_>, peering: &Peering, own: &Side) -> Op
         PeeringState::Pending | PeeringState::Ended { .. } => return None,
     };
     let may_have_it = |host: &&HostId| !members.contains(*host) && !has_none(state, agents, host, vni);
-    let fading = peering.left.union(&before).filter(may_have_it).cloned().collect();
+    let draining = peering.former_hosts.union(&before).filter(may_have_it).cloned().collect();
     Some(LimitedSide {
         vni,
         bytes_per_second: limit.bytes_per_second(Share::WHOLE),
         beginning: limit.share,
         members,
-        fading,
+        draining,
     })
 }
 

@@ -63,7 +63,7 @@ async fn ask(engine: &Arc<Engine>, clients: &AgentClients) {
 pub(crate) async fn count(engine: &Engine, client: &Client, host: &HostId, agent: &str) {
     match tokio::time::timeout(PATIENCE, get(client, agent)).await {
         Ok(Ok(report)) => engine.read(|state, _| {
-            engine.traffic().heard(host, &report, |peering| state.peerings().contains_key(peering));
+            engine.traffic().on_report(host, &report, |peering| state.peerings().contains_key(peering));
         }),
         // The push says so already when a host is away.
         Ok(Err(error)) => tracing::debug!(%host, %error, "no counters"),

@@ -104,7 +104,7 @@ impl Side {
         self.said.hosts.values().fold(self.said.base, |sum, host| sum.plus(*host))
     }
 
-    fn heard(&mut self, host: &HostId, now: Totals) {
+    fn on_report(&mut self, host: &HostId, now: Totals) {
         let before = self.said.hosts.get(host).copied().unwrap_or_default();
         if now == before {
             return;
@@ -151,14 +151,14 @@ impl Traffic {
     }
 
     /// Takes note of what a host has counted for peerings that there are; it still tells of some that are over.
-    pub fn heard(&self, host: &HostId, report: &TrafficReport, there: impl Fn(&PeeringId) -> bool) {
+    pub fn on_report(&self, host: &HostId, report: &TrafficReport, there: impl Fn(&PeeringId) -> bool) {
         let mut sides = self.lock();
         for (vni, side) in &report.sides {
             let key = (*vni, side.peering.clone());
             if let Some(known) = sides.get_mut(&key) {
-                known.heard(host, side.into());
+                known.on_report(host, side.into());
             } else if there(&key.1) {
-                sides.entry(key).or_default().heard(host, side.into());
+                sides.entry(key).or_default().on_report(host, side.into());
             }
         }
     }
@@ -257,13 +257,13 @@ mod tests {
     #[test]
     fn totals_only_go_up() {
         let traffic = Traffic::default();
-        traffic.heard(&host("h1"), &report(1000), |_| true);
-        traffic.heard(&host("h2"), &report(500), |_| true);
+        traffic.on_report(&host("h1"), &report(1000), |_| true);
+        traffic.on_report(&host("h2"), &report(500), |_| true);
         assert_eq!(sent(&traffic), 1500);
-        traffic.heard(&host("h1"), &report(1200), |_| true);
+        traffic.on_report(&host("h1"), &report(1200), |_| true);
         assert_eq!(sent(&traffic), 1700);
         // One that was installed anew; another that has gone says nothing more and still counts.
-        traffic.heard(&host("h1"), &report(10), |_| true);
+        traffic.on_report(&host("h1"), &report(10), |_| true);
         assert_eq!(sent(&traffic), 1710);
     }
 
@@ -271,7 +271,7 @@ mod tests {
     fn samples_are_what_passed_in_between_and_reach_back_an_hour() {
         let traffic = Traffic::default();
         for step in 0..200u64 {
-            traffic.heard(&host("h1"), &report(100 * step), |_| true);
+            traffic.on_report(&host("h1"), &report(100 * step), |_| true);
             traffic.sample([(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap())], step);
         }
         let (_, samples) = traffic.of(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap()).unwrap();
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn sides_of_peerings_that_are_no_more_are_forgotten_piece_by_piece() {
         let traffic = Traffic::default();
-        traffic.heard(&host("h1"), &report(100), |_| true);
+        traffic.on_report(&host("h1"), &report(100), |_| true);
         let other: SideKey = ("vpcpr-2".parse().unwrap(), Vni::try_from(8).unwrap());
         traffic.lock().insert((other.1, other.0.clone()), Side::default());
         let (gone, last) = traffic.forget(None, 1, |_| true);
@@ -292,10 +292,10 @@ mod tests {
         assert_eq!(gone, [other]);
         assert_eq!(traffic.forget(last.as_ref(), 1, |_| false), (Vec::new(), None));
         assert_eq!(traffic.all().len(), 1);
-        traffic.heard(&host("h1"), &report(200), |_| false);
+        traffic.on_report(&host("h1"), &report(200), |_| false);
         assert_eq!(sent(&traffic), 200, "what is there goes on until it is forgotten");
         traffic.forget(None, 9, |_| false);
-        traffic.heard(&host("h1"), &report(300), |_| false);
+        traffic.on_report(&host("h1"), &report(300), |_| false);
         assert!(traffic.all().is_empty());
     }
 
@@ -305,13 +305,13 @@ mod tests {
         let path = folder.path().join("store.redb");
         let store = Store::open(&path).unwrap();
         let traffic = Traffic::kept(store.traffic().unwrap());
-        traffic.heard(&host("h1"), &report(1000), |_| true);
+        traffic.on_report(&host("h1"), &report(1000), |_| true);
         traffic.save(&store, &[]).unwrap();
         drop(store);
         let store = Store::open(&path).unwrap();
         let traffic = Traffic::kept(store.traffic().unwrap());
         assert_eq!(sent(&traffic), 1000);
-        traffic.heard(&host("h1"), &report(1100), |_| true);
+        traffic.on_report(&host("h1"), &report(1100), |_| true);
         assert_eq!(sent(&traffic), 1100, "what the host counted before is not counted twice");
         traffic.save(&store, &[("vpcpr-1".parse().unwrap(), 7.try_into().unwrap())]).unwrap();
         assert!(Traffic::kept(store.traffic().unwrap()).all().is_empty());

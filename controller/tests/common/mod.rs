@@ -10,7 +10,7 @@ use cps_peering_config::{
 };
 use cps_peering_controller::{
     model::{
-        Actor, Command, Draft, Limits, Outcome, Refusal, Request, decide,
+        Actor, Command, CommandError, Limits, Outcome, Request, Transaction, decide,
         inventory::Apply,
         metering::Period,
         peering::{Create, Locator},
@@ -34,40 +34,40 @@ pub struct Model {
 
 impl Model {
     /// Carries a request out, and checks that a refusal changes nothing.
-    pub fn ask(&mut self, request: &Request) -> Result<Outcome, Refusal> {
+    pub fn ask(&mut self, request: &Request) -> Result<Outcome, CommandError> {
         let before = self.state.clone();
         let made = &mut self.made;
         let mut random = || {
             *made += 1;
             format!("{made:010}")
         };
-        let mut draft = Draft::new(&mut self.state);
-        let result = decide(&mut draft, request, self.now_ms, &self.limits, &mut random);
+        let mut tx = Transaction::new(&mut self.state);
+        let result = decide(&mut tx, request, self.now_ms, &self.limits, &mut random);
         if result.is_err() {
-            draft.undo();
+            tx.undo();
             assert_eq!(self.state, before, "a refusal leaves nothing behind");
         } else {
-            self.periods.extend(draft.keep().1);
+            self.periods.extend(tx.keep().1);
         }
         result
     }
 
     /// What an operator commands.
-    pub fn run(&mut self, command: &Command) -> Result<Outcome, Refusal> {
+    pub fn run(&mut self, command: &Command) -> Result<Outcome, CommandError> {
         self.ask(&Request::new(Actor::Operator, command.clone()))
     }
 
     /// What an account commands.
-    pub fn run_as(&mut self, account: &str, command: Command) -> Result<Outcome, Refusal> {
+    pub fn run_as(&mut self, account: &str, command: Command) -> Result<Outcome, CommandError> {
         self.ask(&Request::new(Actor::Account(account.parse().unwrap()), command))
     }
 
-    pub fn apply(&mut self, text: &str) -> Result<Outcome, Refusal> {
+    pub fn apply(&mut self, text: &str) -> Result<Outcome, CommandError> {
         self.run(&apply(text, false))
     }
 
     /// Peers two VPCs as an operator.
-    pub fn peer(&mut self, vpc: &str, peer: &str) -> Result<PeeringId, Refusal> {
+    pub fn peer(&mut self, vpc: &str, peer: &str) -> Result<PeeringId, CommandError> {
         self.run(&Command::CreatePeering(create(vpc, peer))).map(|outcome| peering(&outcome))
     }
 

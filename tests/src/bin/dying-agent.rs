@@ -8,8 +8,8 @@ use anyhow::Result;
 use clap::Parser;
 use cps_peering_agent::{
     daemon,
-    extent::Extent,
-    kernel::{Kernel, KernelError, Netlink, Refusal},
+    dirty_set::DirtySet,
+    kernel::{Kernel, KernelError, Netlink, NetlinkError},
     objects::{Link, Observed, Operation},
     traffic::Reading,
 };
@@ -50,8 +50,8 @@ impl Dying {
 }
 
 impl Kernel for Dying {
-    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
-        self.kernel.look(extent, stop)
+    fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        self.kernel.observe(dirty, stop)
     }
 
     fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
@@ -62,7 +62,7 @@ impl Kernel for Dying {
         self.kernel.devices()
     }
 
-    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let mut refused = Vec::new();
         for (place, operation) in operations.iter().enumerate() {
             self.dies_if_it_is_time();

@@ -4,8 +4,8 @@ use crate::{
     access::signature::Parts,
     api::{
         Api,
-        answer::Failure,
-        ask::{Ask, is_operator_by_certificate},
+        request::{RequestContext, is_operator_by_certificate},
+        response::Failure,
         view,
     },
     engine::Agents,
@@ -115,7 +115,7 @@ fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> u6
 }
 
 struct Listener {
-    ask: Ask,
+    context: RequestContext,
     headers: HeaderMap,
     /// Whether a certificate said who listens. It is good for as long as the connection.
     by_certificate: bool,
@@ -128,7 +128,7 @@ struct Listener {
 
 impl Listener {
     fn look(&self) -> u64 {
-        let Ask { api: Api { engine, .. }, caller, .. } = &self.ask;
+        let RequestContext { api: Api { engine, .. }, caller, .. } = &self.context;
         let now_ms = engine.now_ms();
         engine.read(|state, agents| seen_by(&caller.actor, state, agents, now_ms))
     }
@@ -138,7 +138,7 @@ impl Listener {
             return true;
         }
         let parts = Parts { method: "GET", path: "", query: "", headers: &self.headers, body: &[] };
-        self.ask.api.access.whose(&parts).is_ok_and(|caller| caller.actor == self.ask.caller.actor)
+        self.context.api.access.whose(&parts).is_ok_and(|caller| caller.actor == self.context.caller.actor)
     }
 
     /// What is to be told next; none when the stream ends.
@@ -183,22 +183,22 @@ impl Listener {
 
 /// Tells a caller that something of its own has changed, for as long as it listens.
 pub(super) async fn events(
-    ask: Ask,
+    context: RequestContext,
     extensions: Extensions,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
-    if ask.caller.signed.is_some() {
+    if context.caller.signed.is_some() {
         return Err(Failure::forbidden("a signature is good for one moment: listen with a token or a session"));
     }
-    let Some(place) = ask.api.streams.enter(&ask.caller.actor) else {
-        return Err(Failure::too_many(format!("{} listens {MOST} times already", ask.caller.actor)));
+    let Some(place) = context.api.streams.enter(&context.caller.actor) else {
+        return Err(Failure::too_many(format!("{} listens {MOST} times already", context.caller.actor)));
     };
-    let mut ticks = ask.api.engine.changes();
+    let mut ticks = context.api.engine.changes();
     ticks.borrow_and_update();
-    let closed = ask.api.streams.closed.subscribe();
-    let credentials = ask.api.streams.credentials.subscribe();
+    let closed = context.api.streams.closed.subscribe();
+    let credentials = context.api.streams.credentials.subscribe();
     let by_certificate = is_operator_by_certificate(&extensions, &headers);
-    let listener = Listener { ask, headers, by_certificate, ticks, closed, credentials, seen: None, _place: place };
+    let listener = Listener { context, headers, by_certificate, ticks, closed, credentials, seen: None, _place: place };
     let events = stream::unfold(listener, async |mut listener| Some((Ok(listener.next().await?), listener)));
     Ok(Sse::new(events))
 }

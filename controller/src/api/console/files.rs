@@ -1,6 +1,6 @@
 //! The console's files, built from `controller/console` and embedded. See the README there.
 
-use crate::api::answer::Failure;
+use crate::api::response::Failure;
 use axum::{
     extract::Path,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},

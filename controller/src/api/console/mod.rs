@@ -5,9 +5,8 @@ mod events;
 mod files;
 
 use super::{
-    Api,
-    answer::{Failure, Reply, asked_by, reply},
-    ask,
+    Api, request,
+    response::{Failure, Reply, asked_by, reply},
 };
 use crate::{
     access::{AccessError, SignInError, session},
@@ -43,7 +42,7 @@ struct Credential {
 pub(super) fn routes(api: &Api) -> Router<Api> {
     let known = Router::new()
         .route("/console/events", get(events::events))
-        .layer(middleware::from_fn_with_state(api.clone(), ask::recognise));
+        .layer(middleware::from_fn_with_state(api.clone(), request::recognise));
     Router::new()
         .route("/console/session", post(sign_in).delete(sign_out))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -81,8 +80,8 @@ async fn sign_in(
     if !session::is_from_own_page(&headers) {
         return Err(AccessError::OthersPage.into());
     }
-    let from = ask::source(&extensions);
-    let (said, actor) = match ask::read(&body)? {
+    let from = request::source(&extensions);
+    let (said, actor) = match request::read(&body)? {
         Credential { access_key: Some(key), secret_key: Some(secret), token: None } => {
             api.access.sign_in_by_key(key.trim(), secret.trim(), from)?
         }

@@ -3,8 +3,8 @@
 use crate::{
     access::secret,
     api::{
-        answer::{Envelope, Errors, Failure, Nothing, Reply, reply},
-        ask::{Ask, read},
+        request::{RequestContext, read},
+        response::{Envelope, Errors, Failure, Nothing, Reply, reply},
         view::{self, AccountView},
     },
     model::{
@@ -80,9 +80,9 @@ fn account_id(text: &str) -> Result<AccountId, Failure> {
     text.parse().map_err(|error| Failure::field("accountId", format!("{error}")))
 }
 
-async fn change(ask: &Ask, id: &str, what: What) -> Result<(), Failure> {
+async fn change(context: &RequestContext, id: &str, what: What) -> Result<(), Failure> {
     let change = Change { id: account_id(id)?, what };
-    ask.execute(Command::Account(change), None).await.map(drop)
+    context.execute(Command::Account(change), None).await.map(drop)
 }
 
 fn random<T>(made: Result<T, secret::NoRandomness>) -> Result<T, Failure> {
@@ -92,39 +92,41 @@ fn random<T>(made: Result<T, secret::NoRandomness>) -> Result<T, Failure> {
 /// List the accounts that have a record.
 #[utoipa::path(get, path = "/admin/v1/accounts", tag = "operators", operation_id = "listAccounts",
     responses((status = 200, body = Envelope<Accounts>), Errors))]
-pub(in crate::api) async fn list(ask: Ask) -> Reply {
-    reply(Accounts { accounts: ask.api.engine.read(|state, _| state.accounts().values().map(view::account).collect()) })
+pub(in crate::api) async fn list(context: RequestContext) -> Reply {
+    reply(Accounts {
+        accounts: context.api.engine.read(|state, _| state.accounts().values().map(view::account).collect()),
+    })
 }
 
 /// Make an account.
 #[utoipa::path(post, path = "/admin/v1/accounts", tag = "operators", operation_id = "createAccount",
     request_body = AccountBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]
-pub(in crate::api) async fn create(ask: Ask, body: Bytes) -> Reply {
+pub(in crate::api) async fn create(context: RequestContext, body: Bytes) -> Reply {
     let body: AccountBody = read(&body)?;
-    change(&ask, body.account_id.as_str(), What::Create).await?;
-    one(&ask, &body.account_id)
+    change(&context, body.account_id.as_str(), What::Create).await?;
+    one(&context, &body.account_id)
 }
 
-fn one(ask: &Ask, id: &AccountId) -> Reply {
+fn one(context: &RequestContext, id: &AccountId) -> Reply {
     let known = |id: &AccountId| Failure::not_found(format!("there is no account {id}"));
-    let account = ask.api.engine.read(|state, _| state.accounts().get(id).map(view::account));
+    let account = context.api.engine.read(|state, _| state.accounts().get(id).map(view::account));
     reply(OneAccount { account: account.ok_or_else(|| known(id))? })
 }
 
 /// Show an account.
 #[utoipa::path(get, path = "/admin/v1/accounts/{accountId}", tag = "operators", operation_id = "showAccount",
     params(("accountId" = String, Path)), responses((status = 200, body = Envelope<OneAccount>), Errors))]
-pub(in crate::api) async fn show(ask: Ask, Path(id): Path<String>) -> Reply {
-    one(&ask, &account_id(&id)?)
+pub(in crate::api) async fn show(context: RequestContext, Path(id): Path<String>) -> Reply {
+    one(&context, &account_id(&id)?)
 }
 
 /// Give an account a key with which to sign requests.
 #[utoipa::path(post, path = "/admin/v1/accounts/{accountId}/keys", tag = "operators", operation_id = "addKey",
     params(("accountId" = String, Path)), responses((status = 200, body = Envelope<NewKey>), Errors))]
-pub(in crate::api) async fn add_key(ask: Ask, Path(id): Path<String>) -> Reply {
+pub(in crate::api) async fn add_key(context: RequestContext, Path(id): Path<String>) -> Reply {
     let (access_key, secret_key) = (random(secret::access_key())?, random(secret::secret_key())?);
-    let sealed = random(ask.api.access.vault().seal(&account_id(&id)?, &access_key, &secret_key))?;
-    change(&ask, &id, What::AddKey { access_key: access_key.clone(), secret_key: sealed }).await?;
+    let sealed = random(context.api.access.vault().seal(&account_id(&id)?, &access_key, &secret_key))?;
+    change(&context, &id, What::AddKey { access_key: access_key.clone(), secret_key: sealed }).await?;
     reply(NewKey { access_key, secret_key })
 }
 
@@ -132,18 +134,18 @@ pub(in crate::api) async fn add_key(ask: Ask, Path(id): Path<String>) -> Reply {
 #[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/keys/{accessKey}", tag = "operators",
     operation_id = "removeKey", params(("accountId" = String, Path), ("accessKey" = String, Path)),
     responses((status = 200, body = Envelope<Nothing>), Errors))]
-pub(in crate::api) async fn remove_key(ask: Ask, Path((id, key)): Path<(String, String)>) -> Reply {
-    change(&ask, &id, What::RemoveKey(key)).await?;
+pub(in crate::api) async fn remove_key(context: RequestContext, Path((id, key)): Path<(String, String)>) -> Reply {
+    change(&context, &id, What::RemoveKey(key)).await?;
     reply(json!({}))
 }
 
 /// Give an account a bearer token.
 #[utoipa::path(post, path = "/admin/v1/accounts/{accountId}/tokens", tag = "operators", operation_id = "addToken",
     params(("accountId" = String, Path)), responses((status = 200, body = Envelope<NewToken>), Errors))]
-pub(in crate::api) async fn add_token(ask: Ask, Path(id): Path<String>) -> Reply {
+pub(in crate::api) async fn add_token(context: RequestContext, Path(id): Path<String>) -> Reply {
     let (token_id, token) = (random(secret::random_hex(8))?, random(secret::token())?);
     let hash = secret::token_hash(&token);
-    change(&ask, &id, What::AddToken { id: token_id.clone(), hash }).await?;
+    change(&context, &id, What::AddToken { id: token_id.clone(), hash }).await?;
     reply(NewToken { token_id, token })
 }
 
@@ -151,8 +153,8 @@ pub(in crate::api) async fn add_token(ask: Ask, Path(id): Path<String>) -> Reply
 #[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/tokens/{tokenId}", tag = "operators",
     operation_id = "removeToken", params(("accountId" = String, Path), ("tokenId" = String, Path)),
     responses((status = 200, body = Envelope<Nothing>), Errors))]
-pub(in crate::api) async fn remove_token(ask: Ask, Path((id, token)): Path<(String, String)>) -> Reply {
-    change(&ask, &id, What::RemoveToken(token)).await?;
+pub(in crate::api) async fn remove_token(context: RequestContext, Path((id, token)): Path<(String, String)>) -> Reply {
+    change(&context, &id, What::RemoveToken(token)).await?;
     reply(json!({}))
 }
 
@@ -160,10 +162,10 @@ pub(in crate::api) async fn remove_token(ask: Ask, Path((id, token)): Path<(Stri
 #[utoipa::path(put, path = "/admin/v1/accounts/{accountId}/chargeStatus", tag = "operators",
     operation_id = "setChargeStatus", params(("accountId" = String, Path)), request_body = ChargeBody,
     responses((status = 200, body = Envelope<OneAccount>), Errors))]
-pub(in crate::api) async fn charge(ask: Ask, Path(id): Path<String>, body: Bytes) -> Reply {
+pub(in crate::api) async fn charge(context: RequestContext, Path(id): Path<String>, body: Bytes) -> Reply {
     let ChargeBody { charge_status } = read(&body)?;
-    change(&ask, &id, What::Charge(charge_status)).await?;
-    one(&ask, &account_id(&id)?)
+    change(&context, &id, What::Charge(charge_status)).await?;
+    one(&context, &account_id(&id)?)
 }
 
 /// What an account is charged for in a time: its peerings between regions, by bandwidth.
@@ -175,32 +177,36 @@ pub(in crate::api) async fn charge(ask: Ask, Path(id): Path<String>, body: Bytes
     responses((status = 200, content((Envelope<crate::charging::Invoice> = "application/json"), (String = "text/csv"))),
         Errors))]
 pub(in crate::api) async fn metering(
-    ask: Ask,
+    context: RequestContext,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
-    crate::api::tenant::metering::metering(&ask, account_id(&id)?, query.as_deref()).await
+    crate::api::tenant::metering::metering(&context, account_id(&id)?, query.as_deref()).await
 }
 
 /// Set how many live peerings an account may initiate from a region.
 #[utoipa::path(put, path = "/admin/v1/accounts/{accountId}/quotas/{regionId}", tag = "operators",
     operation_id = "setQuota", params(("accountId" = String, Path), ("regionId" = String, Path)),
     request_body = QuotaBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]
-pub(in crate::api) async fn set_quota(ask: Ask, Path((id, region)): Path<(String, String)>, body: Bytes) -> Reply {
+pub(in crate::api) async fn set_quota(
+    context: RequestContext,
+    Path((id, region)): Path<(String, String)>,
+    body: Bytes,
+) -> Reply {
     let QuotaBody { max_limit } = read(&body)?;
-    quota(&ask, &id, &region, Some(max_limit)).await
+    quota(&context, &id, &region, Some(max_limit)).await
 }
 
 /// Let the default quota hold for an account in a region.
 #[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/quotas/{regionId}", tag = "operators",
     operation_id = "resetQuota", params(("accountId" = String, Path), ("regionId" = String, Path)),
     responses((status = 200, body = Envelope<OneAccount>), Errors))]
-pub(in crate::api) async fn reset_quota(ask: Ask, Path((id, region)): Path<(String, String)>) -> Reply {
-    quota(&ask, &id, &region, None).await
+pub(in crate::api) async fn reset_quota(context: RequestContext, Path((id, region)): Path<(String, String)>) -> Reply {
+    quota(&context, &id, &region, None).await
 }
 
-async fn quota(ask: &Ask, id: &str, region: &str, limit: Option<u32>) -> Reply {
+async fn quota(context: &RequestContext, id: &str, region: &str, limit: Option<u32>) -> Reply {
     let region = region.parse().map_err(|error| Failure::field("regionId", format!("{error}")))?;
-    change(ask, id, What::Quota { region, limit }).await?;
-    one(ask, &account_id(id)?)
+    change(context, id, What::Quota { region, limit }).await?;
+    one(context, &account_id(id)?)
 }

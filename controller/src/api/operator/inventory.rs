@@ -2,9 +2,9 @@
 
 use crate::{
     api::{
-        answer::{Envelope, Errors, Failure, Nothing, Reply, reply},
-        ask::{Ask, read},
         query::Parameters,
+        request::{RequestContext, read},
+        response::{Envelope, Errors, Failure, Nothing, Reply, reply},
         tenant::account::{Trail, trail, trail_query},
         view::{self, HostView},
     },
@@ -44,12 +44,12 @@ pub(in crate::api) struct Hosts {
 #[utoipa::path(post, path = "/admin/v1/apply", tag = "operators", operation_id = "apply",
     params(("dryRun" = Option<bool>, Query), ("prune" = Option<bool>, Query)), request_body = serde_json::Value,
     responses((status = 200, body = Envelope<Applied>), Errors))]
-pub(in crate::api) async fn apply(ask: Ask, RawQuery(query): RawQuery, body: Bytes) -> Reply {
+pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQuery, body: Bytes) -> Reply {
     let parameters = Parameters::read(query.as_deref(), &["dryRun", "prune"], &[])?;
     let (dry_run, prune) = (parameters.flag("dryRun")?, parameters.flag("prune")?);
     let inventory: Inventory = read(&body)?;
     let command = Command::Apply(Apply { inventory, prune });
-    let outcome = if dry_run { ask.rehearse(command, None).await? } else { ask.execute(command, None).await? };
+    let outcome = if dry_run { context.dry_run(command, None).await? } else { context.execute(command, None).await? };
     match outcome {
         Outcome::Applied(changes) => reply(Applied { changes, dry_run }),
         other => Err(Failure::internal(format!("apply led to {other:?}"))),
@@ -59,15 +59,15 @@ pub(in crate::api) async fn apply(ask: Ask, RawQuery(query): RawQuery, body: Byt
 /// The inventory as it is, in the form in which it is applied.
 #[utoipa::path(get, path = "/admin/v1/inventory", tag = "operators", operation_id = "inventory",
     responses((status = 200, body = Envelope<serde_json::Value>), Errors))]
-pub(in crate::api) async fn inventory(ask: Ask) -> Reply {
-    reply(ask.api.engine.read(|state, _| view::inventory(state)))
+pub(in crate::api) async fn inventory(context: RequestContext) -> Reply {
+    reply(context.api.engine.read(|state, _| view::inventory(state)))
 }
 
 /// Hosts, and how their agents stand.
 #[utoipa::path(get, path = "/admin/v1/hosts", tag = "operators", operation_id = "hosts",
     responses((status = 200, body = Envelope<Hosts>), Errors))]
-pub(in crate::api) async fn hosts(ask: Ask) -> Reply {
-    let hosts = ask
+pub(in crate::api) async fn hosts(context: RequestContext) -> Reply {
+    let hosts = context
         .api
         .engine
         .read(|state, agents| state.hosts().values().map(|host| view::host(state, agents, host)).collect());
@@ -77,9 +77,9 @@ pub(in crate::api) async fn hosts(ask: Ask) -> Reply {
 /// Take a host out that will not come back: its ports go with it, and nothing waits for it any more.
 #[utoipa::path(delete, path = "/admin/v1/hosts/{host}", tag = "operators", operation_id = "removeHost",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Nothing>), Errors))]
-pub(in crate::api) async fn remove_host(ask: Ask, Path(host): Path<String>) -> Reply {
+pub(in crate::api) async fn remove_host(context: RequestContext, Path(host): Path<String>) -> Reply {
     let host = host.parse().map_err(|_| Failure::not_found(format!("there is no host {host}")))?;
-    ask.execute(Command::RemoveHost(host), None).await?;
+    context.execute(Command::RemoveHost(host), None).await?;
     reply(json!({}))
 }
 
@@ -99,11 +99,11 @@ pub(in crate::api) struct BackUp {
 /// Copy the store as it is now into a new file on the controller's machine, beside the store.
 #[utoipa::path(post, path = "/admin/v1/backups", tag = "operators", operation_id = "backUp",
     responses((status = 200, body = Envelope<BackUp>), Errors))]
-pub(in crate::api) async fn back_up(ask: Ask) -> Reply {
-    let engine = Arc::clone(&ask.api.engine);
+pub(in crate::api) async fn back_up(context: RequestContext) -> Reply {
+    let engine = Arc::clone(&context.api.engine);
     let made = tokio::task::spawn_blocking(move || engine.back_up()).await;
     let (file, revision) = made.map_err(|error| Failure::internal(error.to_string()))??;
-    let store_key_file = ask.api.access.vault().path().display().to_string();
+    let store_key_file = context.api.access.vault().path().display().to_string();
     reply(BackUp { file: file.display().to_string(), store_key_file, revision })
 }
 
@@ -112,10 +112,10 @@ pub(in crate::api) async fn back_up(ask: Ask) -> Reply {
     params(("account" = Option<String>, Query), ("request" = Option<String>, Query),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("before" = Option<u64>, Query, minimum = 1)),
     responses((status = 200, body = Envelope<Trail>), Errors))]
-pub(in crate::api) async fn audit(ask: Ask, RawQuery(query): RawQuery) -> Reply {
+pub(in crate::api) async fn audit(context: RequestContext, RawQuery(query): RawQuery) -> Reply {
     let (parameters, query) = trail_query(query.as_deref(), &["account", "request", "limit", "before"])?;
     let account = parameters.get("account").map(str::parse).transpose();
     let account = account.map_err(|error| Failure::field("account", format!("{error}")))?;
-    let found = ask.audit(Query { account, ..query }).await?;
-    reply(trail(found, &ask.caller.actor))
+    let found = context.audit(Query { account, ..query }).await?;
+    reply(trail(found, &context.caller.actor))
 }

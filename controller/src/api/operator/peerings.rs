@@ -3,8 +3,8 @@
 use crate::{
     api::{
         Api,
-        answer::{Envelope, Errors, Failure, Reply, reply},
-        ask::{Ask, peering_made, read},
+        request::{RequestContext, peering_made, read},
+        response::{Envelope, Errors, Failure, Reply, reply},
         tenant::peerings::{Routes, drained},
         traffic::{self, BothTraffic},
         view::{self, PeeringView, Viewer},
@@ -77,11 +77,11 @@ pub(in crate::api) struct DeletedForBoth {
 
 /// Whether anybody may still see it.
 fn is_there(peering: &Peering) -> bool {
-    !peering.is_ended() || peering.sides().iter().any(|side| !side.gone)
+    !peering.is_ended() || peering.sides().iter().any(|side| !side.deleted_by_owner)
 }
 
-fn seen(ask: &Ask, state: &State, agents: &Agents<'_>, peering: &Peering) -> PeeringView {
-    view::peering(state, agents, peering, Role::Initiator, Viewer::Operator, ask.api.engine.now_ms())
+fn seen(context: &RequestContext, state: &State, agents: &Agents<'_>, peering: &Peering) -> PeeringView {
+    view::peering(state, agents, peering, Role::Initiator, Viewer::Operator, context.api.engine.now_ms())
 }
 
 /// A peering by its id, or by its name where only one has it. `over` says whether one that nobody sees any more counts.
@@ -108,24 +108,28 @@ fn resolve(api: &Api, text: &str, over: bool) -> Result<PeeringId, Failure> {
     })
 }
 
-fn found<T>(ask: &Ask, id: &PeeringId, look: impl FnOnce(&State, &Agents<'_>, &Peering) -> T) -> Result<T, Failure> {
+fn found<T>(
+    context: &RequestContext,
+    id: &PeeringId,
+    look: impl FnOnce(&State, &Agents<'_>, &Peering) -> T,
+) -> Result<T, Failure> {
     let found =
-        ask.api.engine.read(|state, agents| state.peerings().get(id).map(|peering| look(state, agents, peering)));
+        context.api.engine.read(|state, agents| state.peerings().get(id).map(|peering| look(state, agents, peering)));
     found.ok_or_else(|| Failure::not_found(format!("there is no peering {id}")))
 }
 
-fn one(ask: &Ask, id: &PeeringId) -> Reply {
-    let vpc_peering = found(ask, id, |state, agents, peering| seen(ask, state, agents, peering))?;
+fn one(context: &RequestContext, id: &PeeringId) -> Reply {
+    let vpc_peering = found(context, id, |state, agents, peering| seen(context, state, agents, peering))?;
     reply(AnyPeering { vpc_peering })
 }
 
 /// List all peerings.
 #[utoipa::path(get, path = "/admin/v1/peerings", tag = "operators", operation_id = "listPeerings",
     responses((status = 200, body = Envelope<AllPeerings>), Errors))]
-pub(in crate::api) async fn list(ask: Ask) -> Reply {
-    let vpc_peerings: Vec<PeeringView> = ask.api.engine.read(|state, agents| {
+pub(in crate::api) async fn list(context: RequestContext) -> Reply {
+    let vpc_peerings: Vec<PeeringView> = context.api.engine.read(|state, agents| {
         let there = state.peerings().values().filter(|peering| is_there(peering));
-        there.map(|peering| seen(&ask, state, agents, peering)).collect()
+        there.map(|peering| seen(&context, state, agents, peering)).collect()
     });
     reply(AllPeerings { total_count: vpc_peerings.len(), vpc_peerings })
 }
@@ -133,7 +137,7 @@ pub(in crate::api) async fn list(ask: Ask) -> Reply {
 /// Peer two VPCs, of whatever accounts. Nobody needs to accept it.
 #[utoipa::path(post, path = "/admin/v1/peerings", tag = "operators", operation_id = "createPeering",
     request_body = PeerBody, responses((status = 200, body = Envelope<AnyPeering>), Errors))]
-pub(in crate::api) async fn create(ask: Ask, body: Bytes) -> Reply {
+pub(in crate::api) async fn create(context: RequestContext, body: Bytes) -> Reply {
     let body: PeerBody = read(&body)?;
     let wish = Create {
         name: body.vpc_peering_name,
@@ -146,44 +150,44 @@ pub(in crate::api) async fn create(ask: Ask, body: Bytes) -> Reply {
         peer_account: None,
         bandwidth: body.bandwidth,
     };
-    let id = peering_made(ask.execute(Command::CreatePeering(wish), None).await?)?;
-    one(&ask, &id)
+    let id = peering_made(context.execute(Command::CreatePeering(wish), None).await?)?;
+    one(&context, &id)
 }
 
 /// Show a peering, by its id or its name.
 #[utoipa::path(get, path = "/admin/v1/peerings/{peering}", tag = "operators", operation_id = "showPeering",
     params(("peering" = String, Path)), responses((status = 200, body = Envelope<AnyPeering>), Errors))]
-pub(in crate::api) async fn show(ask: Ask, Path(peering): Path<String>) -> Reply {
-    one(&ask, &resolve(&ask.api, &peering, false)?)
+pub(in crate::api) async fn show(context: RequestContext, Path(peering): Path<String>) -> Reply {
+    one(&context, &resolve(&context.api, &peering, false)?)
 }
 
 /// Change the bandwidth of a peering between regions.
 #[utoipa::path(put, path = "/admin/v1/peerings/{peering}/bandwidth", tag = "operators",
     operation_id = "setPeeringBandwidth", params(("peering" = String, Path)), request_body = LimitBody,
     responses((status = 200, body = Envelope<AnyPeering>), Errors))]
-pub(in crate::api) async fn set_bandwidth(ask: Ask, Path(peering): Path<String>, body: Bytes) -> Reply {
+pub(in crate::api) async fn set_bandwidth(context: RequestContext, Path(peering): Path<String>, body: Bytes) -> Reply {
     let LimitBody { bandwidth } = read(&body)?;
-    let which = Locator { region: None, id: resolve(&ask.api, &peering, false)? };
-    let id = peering_made(ask.execute(Command::SetBandwidth(SetBandwidth { which, bandwidth }), None).await?)?;
-    one(&ask, &id)
+    let which = Locator { region: None, id: resolve(&context.api, &peering, false)? };
+    let id = peering_made(context.execute(Command::SetBandwidth(SetBandwidth { which, bandwidth }), None).await?)?;
+    one(&context, &id)
 }
 
 /// The route policies of a peering, in both directions.
 #[utoipa::path(get, path = "/admin/v1/peerings/{peering}/routes", tag = "operators", operation_id = "peeringRoutes",
     params(("peering" = String, Path)), responses((status = 200, body = Envelope<Routes>), Errors))]
-pub(in crate::api) async fn routes(ask: Ask, Path(peering): Path<String>) -> Reply {
-    let id = resolve(&ask.api, &peering, false)?;
-    let routes = found(&ask, &id, |state, agents, peering| view::routes(state, agents, peering, Role::Initiator))?;
+pub(in crate::api) async fn routes(context: RequestContext, Path(peering): Path<String>) -> Reply {
+    let id = resolve(&context.api, &peering, false)?;
+    let routes = found(&context, &id, |state, agents, peering| view::routes(state, agents, peering, Role::Initiator))?;
     reply(Routes { routes })
 }
 
 /// What passes between the peers, counted by the hosts of either side: totals, and the last hour.
 #[utoipa::path(get, path = "/admin/v1/peerings/{peering}/traffic", tag = "operators", operation_id = "peeringTraffic",
     params(("peering" = String, Path)), responses((status = 200, body = Envelope<BothTraffic>), Errors))]
-pub(in crate::api) async fn traffic(ask: Ask, Path(peering): Path<String>) -> Reply {
-    let id = resolve(&ask.api, &peering, false)?;
-    let counted = ask.api.engine.traffic();
-    let both = found(&ask, &id, |_, _, peering| BothTraffic {
+pub(in crate::api) async fn traffic(context: RequestContext, Path(peering): Path<String>) -> Reply {
+    let id = resolve(&context.api, &peering, false)?;
+    let counted = context.api.engine.traffic();
+    let both = found(&context, &id, |_, _, peering| BothTraffic {
         initiator: traffic::view(counted, peering, &peering.initiator),
         receiver: traffic::view(counted, peering, &peering.receiver),
     })?;
@@ -194,11 +198,11 @@ pub(in crate::api) async fn traffic(ask: Ask, Path(peering): Path<String>) -> Re
 /// while with those that have not.
 #[utoipa::path(delete, path = "/admin/v1/peerings/{peering}", tag = "operators", operation_id = "deletePeering",
     params(("peering" = String, Path)), responses((status = 200, body = Envelope<DeletedForBoth>), Errors))]
-pub(in crate::api) async fn delete(ask: Ask, Path(peering): Path<String>) -> Reply {
-    let id = resolve(&ask.api, &peering, true)?;
+pub(in crate::api) async fn delete(context: RequestContext, Path(peering): Path<String>) -> Reply {
+    let id = resolve(&context.api, &peering, true)?;
     let which = Locator { region: None, id: id.clone() };
-    ask.execute(Command::DeletePeering(which), None).await?;
-    let missing_hosts = drained(&ask.api, &id).await;
+    context.execute(Command::DeletePeering(which), None).await?;
+    let missing_hosts = drained(&context.api, &id).await;
     let state = if missing_hosts.is_empty() { "deleted" } else { "draining" };
     reply(DeletedForBoth { vpc_peering_id: id.to_string(), state, missing_hosts })
 }

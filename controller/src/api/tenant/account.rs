@@ -2,9 +2,9 @@
 
 use crate::{
     api::{
-        answer::{Envelope, Errors, Failure, Nothing, Reply, reply},
-        ask::{Ask, Tenant},
         query::Parameters,
+        request::{RequestContext, Tenant},
+        response::{Envelope, Errors, Failure, Nothing, Reply, reply},
         view::timestamp,
     },
     audit::{self, Query},
@@ -124,9 +124,9 @@ pub(in crate::api) fn trail(found: Vec<(u64, audit::Entry)>, viewer: &Actor) -> 
 /// Who asks.
 #[utoipa::path(get, path = "/v1/whoami", tag = "account", operation_id = "whoami",
     responses((status = 200, body = Envelope<WhoAmI>), Errors))]
-pub(in crate::api) async fn whoami(ask: Ask) -> Reply {
-    let account = ask.caller.actor.account();
-    let answer = ask.api.engine.read(|state, _| WhoAmI {
+pub(in crate::api) async fn whoami(context: RequestContext) -> Reply {
+    let account = context.caller.actor.account();
+    let answer = context.api.engine.read(|state, _| WhoAmI {
         role: if account.is_some() { "account" } else { "operator" },
         account_id: account.map(ToString::to_string),
         charge_status: account.map(|id| state.account(id).charge.word()),
@@ -138,9 +138,9 @@ pub(in crate::api) async fn whoami(ask: Ask) -> Reply {
 /// The regions there are.
 #[utoipa::path(get, path = "/v1/regions", tag = "account", operation_id = "describeRegions",
     responses((status = 200, body = Envelope<Regions>), Errors))]
-pub(in crate::api) async fn regions(ask: Ask) -> Reply {
+pub(in crate::api) async fn regions(context: RequestContext) -> Reply {
     let view = |id: &cps_peering_config::id::RegionId| RegionView { region: id.to_string(), region_id: id.to_string() };
-    reply(Regions { regions: ask.api.engine.read(|state, _| state.regions().keys().map(view).collect()) })
+    reply(Regions { regions: context.api.engine.read(|state, _| state.regions().keys().map(view).collect()) })
 }
 
 /// What was done in the account's name, and what others did to its peerings. The newest first.
@@ -151,22 +151,22 @@ pub(in crate::api) async fn regions(ask: Ask) -> Reply {
 pub(in crate::api) async fn audit(tenant: Tenant, RawQuery(query): RawQuery) -> Reply {
     let (_, query) = trail_query(query.as_deref(), &["limit", "before", "request"])?;
     let query = Query { account: Some(tenant.account.clone()), ..query };
-    let found = tenant.ask.audit(query).await?;
-    reply(trail(found, &tenant.ask.caller.actor))
+    let found = tenant.context.audit(query).await?;
+    reply(trail(found, &tenant.context.caller.actor))
 }
 
 /// The accounts from which no requests are wanted.
 #[utoipa::path(get, path = "/v1/blockedAccounts", tag = "account", operation_id = "describeBlockedAccounts",
     responses((status = 200, body = Envelope<Blocked>), Errors))]
 pub(in crate::api) async fn blocked(tenant: Tenant) -> Reply {
-    let blocked = tenant.ask.api.engine.read(|state, _| state.account(&tenant.account).blocked);
+    let blocked = tenant.context.api.engine.read(|state, _| state.account(&tenant.account).blocked);
     reply(Blocked { blocked_accounts: blocked.iter().map(ToString::to_string).collect() })
 }
 
 async fn change(tenant: Tenant, other: &str, what: impl FnOnce(AccountId) -> What) -> Reply {
     let other = other.parse().map_err(|error| Failure::field("accountId", format!("{error}")))?;
     let change = Change { id: tenant.account.clone(), what: what(other) };
-    tenant.ask.execute(Command::Account(change), None).await?;
+    tenant.context.execute(Command::Account(change), None).await?;
     reply(json!({}))
 }
 

@@ -2,9 +2,9 @@
 
 use crate::{
     api::{
-        answer::{Envelope, Errors, Failure, reply},
-        ask::{Ask, Tenant},
         query::Parameters,
+        request::{RequestContext, Tenant},
+        response::{Envelope, Errors, Failure, reply},
     },
     charging::{Invoice, invoice},
 };
@@ -35,14 +35,18 @@ fn window(parameters: &Parameters) -> Result<Range<u64>, Failure> {
 }
 
 /// Answers what an account is charged for, as JSON or CSV.
-pub(in crate::api) async fn metering(ask: &Ask, payer: AccountId, query: Option<&str>) -> Result<Response, Failure> {
+pub(in crate::api) async fn metering(
+    context: &RequestContext,
+    payer: AccountId,
+    query: Option<&str>,
+) -> Result<Response, Failure> {
     let parameters = Parameters::read(query, &["from", "to", "format"], &[])?;
     let window = window(&parameters)?;
-    let engine = Arc::clone(&ask.api.engine);
+    let engine = Arc::clone(&context.api.engine);
     let from_ms = window.start;
     let found = tokio::task::spawn_blocking(move || engine.periods(&payer, from_ms)).await;
     let (closed, open) = found.map_err(|error| Failure::internal(error.to_string()))??;
-    let invoice: Invoice = invoice(&closed, &open, window, &ask.api.prices, &ask.api.currency);
+    let invoice: Invoice = invoice(&closed, &open, window, &context.api.prices, &context.api.currency);
     match parameters.get("format") {
         None | Some("json") => reply(invoice).map(IntoResponse::into_response),
         Some("csv") => Ok(([(CONTENT_TYPE, "text/csv; charset=utf-8")], invoice.to_csv()).into_response()),
@@ -57,5 +61,5 @@ pub(in crate::api) async fn metering(ask: &Ask, payer: AccountId, query: Option<
         ("format" = Option<String>, Query, description = "`json` or `csv`", example = "json")),
     responses((status = 200, content((Envelope<Invoice> = "application/json"), (String = "text/csv"))), Errors))]
 pub(in crate::api) async fn own(tenant: Tenant, RawQuery(query): RawQuery) -> Result<Response, Failure> {
-    metering(&tenant.ask, tenant.account.clone(), query.as_deref()).await
+    metering(&tenant.context, tenant.account.clone(), query.as_deref()).await
 }

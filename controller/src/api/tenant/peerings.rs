@@ -3,15 +3,15 @@
 use crate::{
     api::{
         Api,
-        answer::{Envelope, Errors, Failure, Reply, reply},
-        ask::{Regional, peering_made},
         query::Parameters,
+        request::{Regional, peering_made},
+        response::{Envelope, Errors, Failure, Reply, reply},
         traffic::{self, OneTraffic},
         view::{self, PeeringView, RouteView, Viewer},
     },
     engine::Agents,
     model::{
-        Code, Command, Refusal,
+        Code, Command, CommandError,
         peering::{Create, Locator, Modify, SetBandwidth, quota as limit, quota_used, role},
         record::{Peering, PeeringState, Role, Tag},
         state::State,
@@ -158,8 +158,9 @@ struct QuotaContent {
 
 impl Regional {
     fn locate(&self, id: &str) -> Result<Locator, Failure> {
-        let missing =
-            || Refusal::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound");
+        let missing = || {
+            CommandError::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound")
+        };
         let id = id.parse().map_err(|_| missing())?;
         Ok(Locator { region: Some(self.region.clone()), id })
     }
@@ -173,23 +174,24 @@ impl Regional {
     /// Looks at a peering that the account may see here.
     fn look<T>(&self, id: &str, look: impl FnOnce(&State, &Agents<'_>, &Peering, Role) -> T) -> Result<T, Failure> {
         let Locator { id, .. } = self.locate(id)?;
-        let seen = self.ask.api.engine.read(|state, agents| {
+        let seen = self.context.api.engine.read(|state, agents| {
             let peering = state.peerings().get(&id)?;
             let role = role(peering, &self.account, Some(&self.region))?;
             Some(look(state, agents, peering, role))
         });
         seen.ok_or_else(|| {
-            Refusal::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound").into()
+            CommandError::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound")
+                .into()
         })
     }
 
     fn view(&self, state: &State, agents: &Agents<'_>, peering: &Peering, role: Role) -> PeeringView {
-        view::peering(state, agents, peering, role, Viewer::Account(&self.account), self.ask.api.engine.now_ms())
+        view::peering(state, agents, peering, role, Viewer::Account(&self.account), self.context.api.engine.now_ms())
     }
 
     /// A peering after a command, also when the command is an old one and the peering is gone.
     fn one(&self, id: &PeeringId) -> Reply {
-        let view = self.ask.api.engine.read(|state, agents| {
+        let view = self.context.api.engine.read(|state, agents| {
             let peering = state.peerings().get(id)?;
             let own = if peering.initiator.account == self.account { Role::Initiator } else { Role::Receiver };
             let role = role(peering, &self.account, Some(&self.region)).unwrap_or(own);
@@ -219,10 +221,10 @@ pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
     };
     let command = Command::CreatePeering(wish);
     if body.dry_run == Some(true) {
-        regional.ask.rehearse(command, body.client_token).await?;
+        regional.context.dry_run(command, body.client_token).await?;
         return reply(OnePeering { vpc_peering: None, dry_run: true });
     }
-    let id = peering_made(regional.ask.execute(command, body.client_token).await?)?;
+    let id = peering_made(regional.context.execute(command, body.client_token).await?)?;
     regional.one(&id)
 }
 
@@ -235,7 +237,7 @@ pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) 
     const FILTERS: [&str; 6] = ["vpcPeeringIds", "vpcPeeringNames", "vpcId", "remoteVpcId", "state", "role"];
     let parameters = Parameters::read(query.as_deref(), &["pageNumber", "pageSize"], &FILTERS)?;
     let page = parameters.page(10)?;
-    let answer = regional.ask.api.engine.read(|state, agents| {
+    let answer = regional.context.api.engine.read(|state, agents| {
         let mut found: Vec<(&Peering, Role)> = state
             .peerings_of_account(&regional.account)
             .filter_map(|peering| Some((peering, role(peering, &regional.account, Some(&regional.region))?)))
@@ -301,11 +303,11 @@ pub(in crate::api) async fn put(regional: Regional, body: Bytes) -> Reply {
 /// Change name and description. The initiator's to do.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
     operation_id = "modifyVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
-    request_body = Option<ModifyPeeringBody>, responses((status = 200, body = Envelope<crate::api::answer::Nothing>), Errors))]
+    request_body = Option<ModifyPeeringBody>, responses((status = 200, body = Envelope<crate::api::response::Nothing>), Errors))]
 async fn modify(regional: Regional, which: Locator, body: Bytes) -> Reply {
     let body: ModifyPeeringBody = regional.body(&body)?;
     let command = Command::ModifyPeering(Modify { which, name: body.vpc_peering_name, description: body.description });
-    regional.ask.execute(command, body.client_token).await?;
+    regional.context.execute(command, body.client_token).await?;
     reply(json!({}))
 }
 
@@ -317,7 +319,7 @@ async fn modify(regional: Regional, which: Locator, body: Bytes) -> Reply {
 async fn set_bandwidth(regional: Regional, which: Locator, body: Bytes) -> Reply {
     let body: BandwidthBody = regional.body(&body)?;
     let command = Command::SetBandwidth(SetBandwidth { which, bandwidth: body.bandwidth });
-    let id = peering_made(regional.ask.execute(command, body.client_token).await?)?;
+    let id = peering_made(regional.context.execute(command, body.client_token).await?)?;
     regional.one(&id)
 }
 
@@ -339,7 +341,7 @@ pub(in crate::api) async fn post(regional: Regional, body: Bytes) -> Reply {
     responses((status = 200, body = Envelope<OnePeering>), Errors))]
 async fn accept(regional: Regional, which: Locator, body: Bytes) -> Reply {
     let body: EmptyBody = regional.body(&body)?;
-    let id = peering_made(regional.ask.execute(Command::AcceptPeering(which), body.client_token).await?)?;
+    let id = peering_made(regional.context.execute(Command::AcceptPeering(which), body.client_token).await?)?;
     regional.one(&id)
 }
 
@@ -347,10 +349,10 @@ async fn accept(regional: Regional, which: Locator, body: Bytes) -> Reply {
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:rejectVpcPeering", tag = "peerings",
     operation_id = "rejectVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     request_body = Option<EmptyBody>,
-    responses((status = 200, body = Envelope<crate::api::answer::Nothing>), Errors))]
+    responses((status = 200, body = Envelope<crate::api::response::Nothing>), Errors))]
 async fn reject(regional: Regional, which: Locator, body: Bytes) -> Reply {
     let body: EmptyBody = regional.body(&body)?;
-    regional.ask.execute(Command::RejectPeering(which), body.client_token).await?;
+    regional.context.execute(Command::RejectPeering(which), body.client_token).await?;
     reply(json!({}))
 }
 
@@ -362,8 +364,8 @@ async fn reject(regional: Regional, which: Locator, body: Bytes) -> Reply {
 pub(in crate::api) async fn delete(regional: Regional) -> Reply {
     let which = regional.locate(regional.path("vpcPeeringId"))?;
     let id = which.id.clone();
-    regional.ask.execute(Command::DeletePeering(which), None).await?;
-    let missing = drained(&regional.ask.api, &id).await.len();
+    regional.context.execute(Command::DeletePeering(which), None).await?;
+    let missing = drained(&regional.context.api, &id).await.len();
     let state = if missing == 0 { "deleted" } else { "draining" };
     reply(Deleted { vpc_peering_id: id.to_string(), state, hosts_missing: missing })
 }
@@ -394,7 +396,7 @@ pub(in crate::api) async fn routes(regional: Regional) -> Reply {
     operation_id = "describeVpcPeeringTraffic", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     responses((status = 200, body = Envelope<OneTraffic>), Errors))]
 pub(in crate::api) async fn traffic(regional: Regional) -> Reply {
-    let counted = regional.ask.api.engine.traffic();
+    let counted = regional.context.api.engine.traffic();
     let look =
         |_: &State, _: &Agents<'_>, peering: &Peering, role| traffic::view(counted, peering, peering.view(role).0);
     let traffic = regional.look(regional.path("vpcPeeringId"), look)?;
@@ -413,7 +415,7 @@ pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery)
         Some(other) => return Err(Failure::field("type", format!("{other:?} has no quota here; vpcpeering has"))),
         None => return Err(Failure::field("type", "it is needed: vpcpeering")),
     }
-    let engine = &regional.ask.api.engine;
+    let engine = &regional.context.api.engine;
     let limits = engine.limits();
     let (max_limit, count) = engine.read(|state, _| {
         let most = limit(state, &regional.account, &regional.region, &limits);

@@ -5,13 +5,13 @@
 use crate::{
     access::secret,
     api::{
-        answer::{Envelope, Errors, Failure, Nothing, Reply, reply},
-        ask::Regional,
         query::{Page, Parameters},
+        request::Regional,
+        response::{Envelope, Errors, Failure, Nothing, Reply, reply},
         view::{self, RouteTableView, VpcView},
     },
     model::{
-        Code, Command, Outcome, Refusal,
+        Code, Command, CommandError, Outcome,
         record::{Made, Vpc},
         vpc::{Cidr, Create, Locator, Modify},
     },
@@ -165,7 +165,7 @@ pub(in crate::api) struct Tables {
 }
 
 fn missing(entry: &str, what: &str, id: &str, reason: &'static str) -> Failure {
-    Refusal::one(Code::NotFound, entry, format!("there is no {what} {id}"), reason).into()
+    CommandError::one(Code::NotFound, entry, format!("there is no {what} {id}"), reason).into()
 }
 
 fn vpc_made(outcome: Outcome) -> Result<VpcId, Failure> {
@@ -184,7 +184,7 @@ impl Regional {
 
     /// The account's VPCs in the region, as `look` shows those that it wants to show.
     fn vpcs<T>(&self, mut look: impl FnMut(&crate::model::state::State, &Vpc) -> Option<T>) -> Vec<T> {
-        self.ask.api.engine.read(|state, _| {
+        self.context.api.engine.read(|state, _| {
             let own = state.vpcs_of(&self.account).filter(|vpc| vpc.region == self.region);
             own.filter_map(|vpc| look(state, vpc)).collect()
         })
@@ -206,7 +206,7 @@ pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
         cidr: spec.cidr,
         ipv6: spec.enable_ipv6 == Some(YesOrNo::Yes),
     });
-    let id = vpc_made(regional.ask.execute(command, body.client_token).await?)?;
+    let id = vpc_made(regional.context.execute(command, body.client_token).await?)?;
     reply(MadeVpc { vpc_id: id.to_string() })
 }
 
@@ -252,7 +252,7 @@ pub(in crate::api) async fn modify(regional: Regional, body: Bytes) -> Reply {
     let body: ModifyVpcBody = regional.body(&body)?;
     let which = regional.locate_vpc()?;
     let command = Command::ModifyVpc(Modify { which, name: body.name, description: body.description });
-    regional.ask.execute(command, body.client_token).await?;
+    regional.context.execute(command, body.client_token).await?;
     reply(json!({}))
 }
 
@@ -262,7 +262,7 @@ pub(in crate::api) async fn modify(regional: Regional, body: Bytes) -> Reply {
     responses((status = 200, body = Envelope<Nothing>), Errors))]
 pub(in crate::api) async fn delete(regional: Regional) -> Reply {
     let which = regional.locate_vpc()?;
-    regional.ask.execute(Command::DeleteVpc(which), None).await?;
+    regional.context.execute(Command::DeleteVpc(which), None).await?;
     reply(json!({}))
 }
 
@@ -312,7 +312,7 @@ pub(in crate::api) async fn add_cidr(regional: Regional, body: Bytes) -> Reply {
     };
     let which = Locator { region: Some(regional.region.clone()), id };
     let command = Command::AddCidr(Cidr { which, cidr: spec.cidr });
-    let id = vpc_made(regional.ask.execute(command, body.client_token).await?)?;
+    let id = vpc_made(regional.context.execute(command, body.client_token).await?)?;
     reply(AddedCidr { secondary_cidr_id: cidr_id(&id, &spec.cidr) })
 }
 
@@ -330,7 +330,7 @@ pub(in crate::api) async fn remove_cidr(regional: Regional) -> Reply {
         return Err(missing("secondaryCidrId", "secondary CIDR", wanted, "CidrNotFound"));
     };
     let which = Locator { region: Some(regional.region.clone()), id };
-    regional.ask.execute(Command::RemoveCidr(Cidr { which, cidr }), None).await?;
+    regional.context.execute(Command::RemoveCidr(Cidr { which, cidr }), None).await?;
     reply(json!({}))
 }
 

@@ -11,16 +11,16 @@
 //! | `filling` | there while the store is filled from another; what is in it then is of no use |
 
 mod client;
-mod copy;
 mod lease;
 mod read;
+mod replica;
 mod staged;
 #[cfg(test)]
 mod tests;
 
 pub use client::EtcdError;
-pub use copy::Copy;
 pub use lease::Leader;
+pub use replica::Replica;
 
 use super::{
     StoreError,

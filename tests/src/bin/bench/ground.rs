@@ -26,7 +26,7 @@ const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 pub(crate) fn table() -> u32 {
-    cps_peering_agent::owner::table(VPC_VNI.try_into().expect("a legal VNI"))
+    cps_peering_agent::ownership::table(VPC_VNI.try_into().expect("a legal VNI"))
 }
 
 /// Whether the kernel has VRF devices; tried out in this process' own namespace, which is the bench's.

@@ -27,7 +27,7 @@ const DONE: u16 = 3;
 const BATCH: usize = 256;
 
 /// The route protocol of what the bench itself adds; the agent's, so that lists are filtered alike.
-pub(crate) const PROTOCOL: u8 = cps_peering_agent::owner::PROTOCOL;
+pub(crate) const PROTOCOL: u8 = cps_peering_agent::ownership::PROTOCOL;
 
 /// A netlink socket in the network namespace of the thread that opened it.
 pub(crate) struct Raw {

@@ -4,10 +4,10 @@ use crate::ground;
 use anyhow::{Context, Result};
 use cps_peering_agent::{
     daemon,
-    extent::Extent,
-    kernel::{Kernel, KernelError, Netlink, Refusal},
+    dirty_set::DirtySet,
+    kernel::{Kernel, KernelError, Netlink, NetlinkError},
     objects::{FilterHandle, Ingress, Link, LinkChange, LinkKind, Observed, Operation, SourceFilter},
-    owner::{self, DeviceName, Role},
+    ownership::{self, DeviceName, Role},
     traffic::Reading,
 };
 use cps_peering_config::{
@@ -117,17 +117,17 @@ impl WithoutVrf {
     }
 
     /// Adds what the kernel lacks to what it has; of a part, so that the stand-in costs no more than the kernel would.
-    fn overlay(&mut self, observed: &mut Observed, extent: &Extent) {
-        for (name, alias) in within(&self.kept.vrfs, extent) {
+    fn overlay(&mut self, observed: &mut Observed, dirty: &DirtySet) {
+        for (name, alias) in within(&self.kept.vrfs, dirty) {
             let Some(device) = DeviceName::parse(name) else { continue };
             let link = Link {
                 index: Self::index(name),
-                kind: LinkKind::Vrf(owner::table(device.vni)),
+                kind: LinkKind::Vrf(ownership::table(device.vni)),
                 mac: None,
                 mtu: 65_575,
                 up: true,
                 master: None,
-                group: owner::GROUP,
+                group: ownership::GROUP,
                 alias: Some(alias.clone()),
                 generates_link_local: false,
                 settings: BTreeMap::new(),
@@ -135,14 +135,14 @@ impl WithoutVrf {
             observed.links.insert(*name, link);
             self.kernel.assume(*name, 0);
         }
-        for (name, vrf) in within(&self.kept.masters, extent) {
+        for (name, vrf) in within(&self.kept.masters, dirty) {
             if let Some(link) = observed.links.get_mut(name) {
                 link.master = Some(Self::index(vrf));
                 // The kernel has it without one, and looks only at what is on devices of ours and of their VRFs.
                 observed.ingress.entry(*name).or_default();
             }
         }
-        for (name, filters) in within(&self.kept.filters, extent) {
+        for (name, filters) in within(&self.kept.filters, dirty) {
             let Some(ingress) = observed.ingress.get_mut(name) else { continue };
             *ingress = Ingress { filters: BTreeMap::new(), foreign: false };
             for (priority, handle, source) in filters {
@@ -154,22 +154,22 @@ impl WithoutVrf {
     }
 }
 
-/// The entries of the devices in an extent.
+/// The entries of the devices in a dirty set.
 fn within<'a, T>(
     map: &'a BTreeMap<InterfaceName, T>,
-    extent: &'a Extent,
+    dirty: &'a DirtySet,
 ) -> Box<dyn Iterator<Item = (&'a InterfaceName, &'a T)> + 'a> {
-    match extent {
-        Extent::Everything => Box::new(map.iter()),
-        Extent::Parts(parts) => Box::new(parts.devices.iter().filter_map(|name| map.get_key_value(name))),
+    match dirty {
+        DirtySet::Everything => Box::new(map.iter()),
+        DirtySet::Parts(parts) => Box::new(parts.devices.iter().filter_map(|name| map.get_key_value(name))),
     }
 }
 
 impl Kernel for WithoutVrf {
-    fn look(&mut self, extent: &Extent, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
-        let mut observed = self.kernel.look(extent, stop)?;
-        self.overlay(&mut observed, extent);
-        if let Extent::Parts(parts) = extent {
+    fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        let mut observed = self.kernel.observe(dirty, stop)?;
+        self.overlay(&mut observed, dirty);
+        if let DirtySet::Parts(parts) = dirty {
             parts.restrict(&mut observed);
         }
         Ok(observed)
@@ -183,7 +183,7 @@ impl Kernel for WithoutVrf {
         self.kernel.devices()
     }
 
-    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, Refusal)>, KernelError> {
+    fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let mut refused = Vec::new();
         let mut changed = false;
         // What the kernel gets is left together, as it would come from the agent.

@@ -4,7 +4,7 @@
 //! does; it is lowered when the host has confirmed that its kernel lets no more pass. The sum of all bounds never exceeds the
 //! whole, so neither does what is sent. A host that cannot be reached keeps its bound.
 
-use super::divide::{DIVIDED, divide};
+use super::max_min::{DIVIDED, divide};
 use cps_peering_config::{host_config::Share, id::HostId, traffic::SideTraffic};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ const HEADROOM: u64 = 125;
 
 /// The bounds of one side.
 #[derive(Debug, Default)]
-pub struct Book {
+pub struct ShareAllocator {
     hosts: BTreeMap<HostId, Entry>,
     /// What those may have at most, together, of whom nothing was heard yet.
     unheard: Share,
@@ -41,7 +41,7 @@ impl Entry {
     }
 }
 
-impl Book {
+impl ShareAllocator {
     /// The book of a side that hosts may have had before this controller began.
     pub fn of_unheard() -> Self {
         Self { hosts: BTreeMap::new(), unheard: Share::WHOLE }
@@ -49,9 +49,9 @@ impl Book {
 
     /// Follows the plan: who is to send, what each has from the beginning, and who may still send. Hosts that come are
     /// `heard` when it is certain that they have no more than that.
-    pub fn follow(&mut self, members: &BTreeSet<HostId>, beginning: Share, fading: &BTreeSet<HostId>, heard: bool) {
-        self.hosts.retain(|host, _| members.contains(host) || fading.contains(host));
-        for host in members.union(fading) {
+    pub fn follow(&mut self, members: &BTreeSet<HostId>, beginning: Share, draining: &BTreeSet<HostId>, heard: bool) {
+        self.hosts.retain(|host, _| members.contains(host) || draining.contains(host));
+        for host in members.union(draining) {
             let entry = self.hosts.entry(host.clone()).or_insert_with(|| Entry::new(heard.then_some(beginning)));
             entry.member = members.contains(host);
         }
@@ -77,7 +77,7 @@ impl Book {
     }
 
     /// Takes note of what a host said: what was asked of it, what it has sent, of how many bytes per second in all.
-    pub fn heard(&mut self, host: &HostId, asked: Option<Share>, traffic: &SideTraffic, whole: u64, now_ms: u64) {
+    pub fn on_report(&mut self, host: &HostId, asked: Option<Share>, traffic: &SideTraffic, whole: u64, now_ms: u64) {
         let Some(entry) = self.hosts.get_mut(host) else { return };
         match (entry.bound, traffic.share) {
             (None, Some(has)) => {
@@ -225,16 +225,16 @@ mod tests {
     }
 
     /// One round with hosts that all answer.
-    fn round(book: &mut Book, agents: &mut [Agent], now_ms: u64, wants: &[f64]) {
+    fn round(book: &mut ShareAllocator, agents: &mut [Agent], now_ms: u64, wants: &[f64]) {
         for (agent, wants) in agents.iter_mut().zip(wants) {
             agent.send(*wants);
         }
         let revision = Revision { epoch: 1, number: now_ms };
-        let mut ask = |book: &mut Book, whom: Vec<(HostId, Option<Share>)>| {
+        let mut ask = |book: &mut ShareAllocator, whom: Vec<(HostId, Option<Share>)>| {
             for (id, share) in whom {
                 let place: usize = id.as_str()[1..].parse().unwrap();
                 if let Some(answer) = agents[place].take(revision, share) {
-                    book.heard(&id, share, &answer, CAP, now_ms);
+                    book.on_report(&id, share, &answer, CAP, now_ms);
                 }
             }
             let together: u32 = agents.iter().map(|agent| agent.share.millionths()).sum();
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_busy_host_alone_gets_nearly_all_and_busy_ones_get_equal_parts() {
-        let mut book = Book::default();
+        let mut book = ShareAllocator::default();
         book.follow(&hosts(&[0, 1, 2]), BEGINNING, &BTreeSet::new(), true);
         let mut agents = vec![Agent::new(BEGINNING); 3];
         let shares = |agents: &[Agent]| agents.iter().map(|agent| agent.share.millionths()).collect::<Vec<_>>();
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn one_that_had_all_gives_before_the_others_get() {
-        let mut book = Book::default();
+        let mut book = ShareAllocator::default();
         book.follow(&hosts(&[0]), Share::WHOLE, &BTreeSet::new(), true);
         assert!(!book.is_shared());
         book.follow(&hosts(&[0, 1]), BEGINNING, &BTreeSet::new(), true);
@@ -289,7 +289,7 @@ mod tests {
         // Its answer is about something else: it may still have all.
         let mut old = Agent::new(Share::WHOLE);
         let answer = old.take(Revision { epoch: 1, number: 1 }, None).unwrap();
-        book.heard(&host(0), Some(book.reductions()[0].1), &answer, CAP, 1);
+        book.on_report(&host(0), Some(book.reductions()[0].1), &answer, CAP, 1);
         assert_eq!(book.raises(), []);
         let mut agents = vec![old, Agent::new(BEGINNING)];
         // What the second one needs is known when it was heard twice.
@@ -301,19 +301,19 @@ mod tests {
 
     #[test]
     fn what_was_granted_and_is_not_confirmed_may_still_come() {
-        let mut book = Book::default();
+        let mut book = ShareAllocator::default();
         book.follow(&hosts(&[0, 1]), BEGINNING, &BTreeSet::new(), true);
         book.divide();
         let raised = book.raises()[0].1;
         // Its kernel did not take it, and may the next time that the agent tries.
         let answer = Agent::new(BEGINNING).take(Revision { epoch: 1, number: 1 }, None).unwrap();
-        book.heard(&host(0), Some(raised), &answer, CAP, 1);
+        book.on_report(&host(0), Some(raised), &answer, CAP, 1);
         assert_eq!(book.hosts().next(), Some((&host(0), Some(raised))));
     }
 
     #[test]
     fn one_that_needs_all_of_it_gives_also_a_little() {
-        let mut book = Book::default();
+        let mut book = ShareAllocator::default();
         book.follow(&hosts(&[0]), Share::WHOLE, &BTreeSet::new(), true);
         book.divide();
         let mut agents = vec![Agent::new(Share::WHOLE), Agent::new(BEGINNING)];
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_a_host_may_have_that_is_cut_off_is_given_to_nobody() {
-        let mut book = Book::default();
+        let mut book = ShareAllocator::default();
         book.follow(&hosts(&[0, 1]), BEGINNING, &BTreeSet::new(), true);
         let mut agents = vec![Agent::new(BEGINNING); 2];
         for second in 1..4 {
@@ -338,7 +338,7 @@ mod tests {
         for second in 4..9 {
             agents[0].send(2.0);
             let answer = agents[0].take(Revision { epoch: 1, number: second * 1000 }, None).unwrap();
-            book.heard(&host(0), None, &answer, CAP, second * 1000);
+            book.on_report(&host(0), None, &answer, CAP, second * 1000);
             book.divide();
             for (_, share) in book.raises() {
                 agents[0].share = share;
@@ -355,18 +355,18 @@ mod tests {
     #[test]
     fn a_controller_that_begins_anew_gives_nothing_before_it_knows() {
         let share = |millionths| Share::of_millionths(millionths).unwrap();
-        let mut book = Book::of_unheard();
+        let mut book = ShareAllocator::of_unheard();
         book.follow(&hosts(&[0, 1, 2]), BEGINNING, &BTreeSet::new(), false);
         let mut agents = [Agent::new(share(100_000)), Agent::new(share(200_000)), Agent::new(share(600_000))];
         let revision = Revision { epoch: 1, number: 1 };
         for place in [0, 1] {
             let answer = agents[place].take(revision, None).unwrap();
-            book.heard(&host(place), None, &answer, CAP, 1);
+            book.on_report(&host(place), None, &answer, CAP, 1);
         }
         book.divide();
         assert_eq!(book.raises(), [], "the third may have all that is left");
         let answer = agents[2].take(revision, None).unwrap();
-        book.heard(&host(2), None, &answer, CAP, 1);
+        book.on_report(&host(2), None, &answer, CAP, 1);
         assert_eq!(book.raises().len(), 2, "95 thousandths are free");
     }
 
@@ -380,8 +380,8 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut agents: Vec<Agent> = (0..4).map(|_| Agent { there: false, ..Agent::new(Share::NONE) }).collect();
             let mut members: BTreeSet<usize> = BTreeSet::new();
-            let mut fading: BTreeSet<usize> = BTreeSet::new();
-            let mut book = Book::default();
+            let mut draining: BTreeSet<usize> = BTreeSet::new();
+            let mut book = ShareAllocator::default();
             // On the way: whom, with which number, what, and whether the controller that sent it is still there.
             let mut grants: Vec<(usize, Revision, Option<Share>)> = Vec::new();
             let mut answers: Vec<(usize, Revision, Option<Share>, SideTraffic)> = Vec::new();
@@ -393,33 +393,33 @@ mod tests {
                     0 => {
                         let one = random.usize(..4);
                         if !members.contains(&one) {
-                            if !fading.remove(&one) {
+                            if !draining.remove(&one) {
                                 agents[one] = Agent { newest: agents[one].newest, ..Agent::new(BEGINNING) };
                             }
                             members.insert(one);
-                            book.follow(&ids(&members), BEGINNING, &ids(&fading), true);
+                            book.follow(&ids(&members), BEGINNING, &ids(&draining), true);
                         }
                     }
                     // One leaves, and may send until it has heard of it.
                     1 => {
                         if let Some(one) = random.choice(members.iter().copied().collect::<Vec<_>>()) {
                             members.remove(&one);
-                            fading.insert(one);
-                            book.follow(&ids(&members), BEGINNING, &ids(&fading), true);
+                            draining.insert(one);
+                            book.follow(&ids(&members), BEGINNING, &ids(&draining), true);
                         }
                     }
                     2 => {
-                        if let Some(one) = random.choice(fading.iter().copied().collect::<Vec<_>>()) {
-                            fading.remove(&one);
+                        if let Some(one) = random.choice(draining.iter().copied().collect::<Vec<_>>()) {
+                            draining.remove(&one);
                             agents[one].there = false;
                             grants.retain(|(whom, ..)| *whom != one);
-                            book.follow(&ids(&members), BEGINNING, &ids(&fading), true);
+                            book.follow(&ids(&members), BEGINNING, &ids(&draining), true);
                         }
                     }
                     // The controller begins anew.
                     3 if random.u8(..4) == 0 => {
-                        book = Book::of_unheard();
-                        book.follow(&ids(&members), BEGINNING, &ids(&fading), false);
+                        book = ShareAllocator::of_unheard();
+                        book.follow(&ids(&members), BEGINNING, &ids(&draining), false);
                         revision = Revision { epoch: revision.epoch + 1, number: 0 };
                         answers.clear();
                     }
@@ -458,7 +458,7 @@ mod tests {
                         let (one, number, share, answer) = answers.swap_remove(random.usize(..answers.len()));
                         // The worker asks a host again only when it has answered, or when no answer is waited for.
                         if number == revision {
-                            book.heard(&host(one), share, &answer, CAP, step * 100);
+                            book.on_report(&host(one), share, &answer, CAP, step * 100);
                         }
                     }
                     _ => {}

@@ -1,12 +1,12 @@
 //! What the controller asks for besides configurations: shares of common limits, and counters. Neither waits for a pass, and
 //! neither needs one.
 
-use super::{Handle, Kernel, Reconciler, handle::Wake};
+use super::{Handle, Kernel, Reconciler, handle::Message};
 use crate::{
-    extent::{Extent, Parts},
+    dirty_set::{DirtySet, Parts},
     kernel::KernelError,
     objects::Operation,
-    owner::DeviceName,
+    ownership::DeviceName,
     shares::Shares,
     traffic::Meter,
 };
@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 const MEASURE_EVERY: Duration = Duration::from_secs(30);
 
 /// What the reconciler begins with, and where it leaves what it counted.
-pub struct Kept {
+pub struct PersistentState {
     /// What was granted before.
     pub shares: Shares,
     /// What was counted before.
@@ -38,7 +38,7 @@ pub struct Kept {
     pub boot: String,
 }
 
-impl Default for Kept {
+impl Default for PersistentState {
     fn default() -> Self {
         Self { shares: Shares::default(), meter: Meter::default(), save: Box::new(drop), boot: String::new() }
     }
@@ -46,9 +46,9 @@ impl Default for Kept {
 
 /// A question to the reconciler.
 #[derive(Debug)]
-pub(super) enum Ask {
-    Grant(Grants, oneshot::Sender<Result<Granted, AskError>>),
-    Traffic(oneshot::Sender<Result<TrafficReport, AskError>>),
+pub(super) enum Request {
+    Grant(Grants, oneshot::Sender<Result<Granted, RequestError>>),
+    Traffic(oneshot::Sender<Result<TrafficReport, RequestError>>),
     Alive(oneshot::Sender<()>),
 }
 
@@ -63,7 +63,7 @@ pub struct Granted {
 
 /// Why the reconciler gave no answer.
 #[derive(Debug, Error)]
-pub enum AskError {
+pub enum RequestError {
     /// The grants are older than others.
     #[error("grants {pushed} are older than {have}, which this host has")]
     Older {
@@ -82,13 +82,13 @@ pub enum AskError {
 
 impl Handle {
     /// Sets what this host may use of common limits, at once.
-    pub async fn grant(&self, grants: Grants, patience: Duration) -> Result<Granted, AskError> {
-        self.ask(patience, |answer| Ask::Grant(grants, answer)).await
+    pub async fn grant(&self, grants: Grants, patience: Duration) -> Result<Granted, RequestError> {
+        self.ask(patience, |answer| Request::Grant(grants, answer)).await
     }
 
     /// What has passed for each side.
-    pub async fn traffic(&self, patience: Duration) -> Result<TrafficReport, AskError> {
-        self.ask(patience, Ask::Traffic).await
+    pub async fn traffic(&self, patience: Duration) -> Result<TrafficReport, RequestError> {
+        self.ask(patience, Request::Traffic).await
     }
 
     /// Completes when the reconciler has heard of it: it is neither stuck nor gone. In the middle of much work that may take
@@ -96,7 +96,7 @@ impl Handle {
     pub async fn alive(&self) {
         let (answer, answered) = oneshot::channel();
         // The reconciler ends only with the process.
-        let _ = self.wake.send(Wake::Asked(Ask::Alive(answer)));
+        let _ = self.wake.send(Message::Asked(Request::Alive(answer)));
         if answered.await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -105,34 +105,34 @@ impl Handle {
     async fn ask<T>(
         &self,
         patience: Duration,
-        ask: impl FnOnce(oneshot::Sender<Result<T, AskError>>) -> Ask,
-    ) -> Result<T, AskError> {
+        ask: impl FnOnce(oneshot::Sender<Result<T, RequestError>>) -> Request,
+    ) -> Result<T, RequestError> {
         let (answer, answered) = oneshot::channel();
         // The reconciler ends only with the process.
-        let _ = self.wake.send(Wake::Asked(ask(answer)));
+        let _ = self.wake.send(Message::Asked(ask(answer)));
         match tokio::time::timeout(patience, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(AskError::Busy),
+            Ok(Err(_)) | Err(_) => Err(RequestError::Busy),
         }
     }
 }
 
 impl<K: Kernel> Reconciler<K> {
     /// Answers; whoever asked may have gone.
-    pub(super) fn answer(&mut self, ask: Ask) {
+    pub(super) fn answer(&mut self, ask: Request) {
         match ask {
-            Ask::Grant(grants, answer) => drop(answer.send(self.grant(&grants))),
-            Ask::Traffic(answer) => {
-                let report = self.measure().map(|()| self.traffic(|_| true)).map_err(AskError::from);
+            Request::Grant(grants, answer) => drop(answer.send(self.grant(&grants))),
+            Request::Traffic(answer) => {
+                let report = self.measure().map(|()| self.traffic(|_| true)).map_err(RequestError::from);
                 drop(answer.send(report));
             }
-            Ask::Alive(answer) => drop(answer.send(())),
+            Request::Alive(answer) => drop(answer.send(())),
         }
     }
 
-    fn grant(&mut self, grants: &Grants) -> Result<Granted, AskError> {
+    fn grant(&mut self, grants: &Grants) -> Result<Granted, RequestError> {
         let pushed = grants.revision;
-        self.kept.shares.grant(grants).map_err(|have| AskError::Older { pushed, have })?;
+        self.kept.shares.grant(grants).map_err(|have| RequestError::Older { pushed, have })?;
         if let Some(config) = self.config.clone() {
             let shares = &self.kept.shares;
             let limits = grants.sides.keys().filter_map(|vni| Some((*vni, config.sides.get(vni)?.limit?)));
@@ -154,8 +154,8 @@ impl<K: Kernel> Reconciler<K> {
     /// Sets the rates of devices that have a shaper; where there is none yet, a pass makes it with its rate.
     fn set_rates(&mut self, limits: &BTreeMap<Vni, Limit>) -> Result<(), KernelError> {
         let devices = limits.keys().map(|vni| DeviceName::peer(*vni)).collect();
-        let extent = Extent::Parts(Parts { devices, ..Parts::default() });
-        let observed = self.kernel.look(&extent, &|| false)?;
+        let dirty = DirtySet::Parts(Parts { devices, ..Parts::default() });
+        let observed = self.kernel.observe(&dirty, &|| false)?;
         let mut operations = Vec::new();
         for (vni, limit) in limits {
             let device = DeviceName::peer(*vni);
@@ -171,7 +171,7 @@ impl<K: Kernel> Reconciler<K> {
         }
         let refused = self.kernel.apply(&operations)?;
         self.counters.operations += (operations.len() - refused.len()) as u64;
-        let seen = self.kernel.look(&extent, &|| false)?;
+        let seen = self.kernel.observe(&dirty, &|| false)?;
         for (vni, limit) in limits {
             let device = DeviceName::peer(*vni);
             let wanted = |mtu| self.kept.shares.shaper(*vni, *limit, mtu).rate;
@@ -189,11 +189,11 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    /// A look at an extent has seen that all limits in it are as they should be.
-    pub(super) fn confirm_shares(&mut self, config: &SharedHostConfig, extent: &Extent) {
-        let looked_at = |vni: &Vni| match extent {
-            Extent::Everything => true,
-            Extent::Parts(parts) => parts.sides.contains(vni),
+    /// A look at a dirty set has seen that all limits in it are as they should be.
+    pub(super) fn confirm_shares(&mut self, config: &SharedHostConfig, dirty: &DirtySet) {
+        let looked_at = |vni: &Vni| match dirty {
+            DirtySet::Everything => true,
+            DirtySet::Parts(parts) => parts.sides.contains(vni),
         };
         for (vni, side) in config.sides.iter().filter(|(vni, _)| looked_at(vni)) {
             match side.limit {
@@ -208,7 +208,7 @@ impl<K: Kernel> Reconciler<K> {
     pub(super) fn with_rates_of_now(&self, operations: &[Operation]) -> Option<Vec<Operation>> {
         let is_rate = |operation: &Operation| matches!(operation, Operation::SetRate(..) | Operation::SetQueue(..));
         let config = self.config.as_ref().filter(|_| self.regranted && operations.iter().any(is_rate))?;
-        let mtu = self.surroundings.map_or(0, |surroundings| surroundings.device_mtu(config.underlay));
+        let mtu = self.underlay_params.map_or(0, |underlay_params| underlay_params.device_mtu(config.underlay));
         let shaper = |device: &InterfaceName| {
             let vni = DeviceName::parse(device)?.vni;
             let limit = config.sides.get(&vni)?.limit?;

@@ -1,11 +1,11 @@
 //! What makes the reconciler look at the kernel, and when.
 
-use super::{FIRST_RETRY, Reconciler, handle::Wake};
+use super::{FIRST_RETRY, Reconciler, handle::Message};
 use crate::{
-    extent::{Extent, gone},
+    dirty_set::{DirtySet, gone},
     kernel::{Event, Kernel},
     objects::DeviceSetting,
-    owner::DeviceName,
+    ownership::DeviceName,
 };
 use cps_peering_config::net::InterfaceName;
 use std::{
@@ -83,15 +83,15 @@ impl<K: Kernel> Reconciler<K> {
         waited
     }
 
-    fn take(&mut self, wake: Wake) -> Waited {
+    fn take(&mut self, wake: Message) -> Waited {
         match wake {
-            Wake::Configured(config, stored) => {
+            Message::Configured(config, stored) => {
                 self.newer.store(false, Ordering::Relaxed);
                 let change = match &self.config {
-                    Some(old) => Extent::between(old, &config),
-                    None => Extent::Everything,
+                    Some(old) => DirtySet::between(old, &config),
+                    None => DirtySet::Everything,
                 };
-                let pending = std::mem::replace(&mut self.pending, Extent::nothing());
+                let pending = std::mem::replace(&mut self.pending, DirtySet::nothing());
                 self.settled &= change.is_nothing();
                 self.pending = pending.and(change);
                 if let Some(old) = &self.config {
@@ -108,21 +108,21 @@ impl<K: Kernel> Reconciler<K> {
                 self.retry = FIRST_RETRY;
                 Waited::Configured
             }
-            Wake::Event(event) => {
+            Message::Event(event) => {
                 if event == Event::Lost {
                     self.counters.events_lost += 1;
                     tracing::warn!("the kernel had more events than it could keep; looking at everything");
                 }
                 Waited::Event
             }
-            Wake::Asked(ask) => {
+            Message::Asked(ask) => {
                 self.regranted = true;
                 self.answer(ask);
                 Waited::Pause
             }
-            Wake::Tuned(options) => {
+            Message::Tuned(options) => {
                 self.options = options;
-                self.surroundings = None;
+                self.underlay_params = None;
                 self.due = true;
                 Waited::Event
             }

@@ -25,7 +25,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The copy, and the thread that keeps it.
-pub struct Copy {
+pub struct Replica {
     shared: Arc<Shared>,
 }
 
@@ -45,14 +45,14 @@ struct Held {
     revision: u64,
 }
 
-impl Drop for Copy {
+impl Drop for Replica {
     fn drop(&mut self) {
         // The thread ends by itself, soon.
         self.shared.stop.store(true, Ordering::Relaxed);
     }
 }
 
-impl Copy {
+impl Replica {
     /// Begins to follow.
     pub fn begin(cluster: &Arc<Cluster>) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {

@@ -1,9 +1,9 @@
-//! Which hosts a draft changes, and the number that it gives them.
+//! Which hosts a transaction changes, and the number that it gives them.
 
 use super::{HostTarget, Target};
 use crate::{
     model::{
-        Draft,
+        Transaction,
         record::{Host, Peering, Side},
         state::{Change, Meta, State},
     },
@@ -26,7 +26,7 @@ const FEW: usize = 32;
 type Planned<'a> = Option<([&'a Side; 2], Option<u32>, bool)>;
 
 fn planned(peering: &Peering) -> Planned<'_> {
-    peering.forwards().then(|| (peering.sides(), peering.bandwidth, peering.left.is_empty()))
+    peering.forwards().then(|| (peering.sides(), peering.bandwidth, peering.former_hosts.is_empty()))
 }
 
 /// Whether a host must have the same, under whatever revision.
@@ -35,7 +35,7 @@ fn same(old: &SharedHostConfig, new: &SharedHostConfig) -> bool {
     (&old.host, &old.underlay, &old.vrfs, &old.sides) == (host, underlay, vrfs, sides)
 }
 
-impl Draft<'_> {
+impl Transaction<'_> {
     /// Numbers the commit, and with it every host that must have something else than before. What the workers of hosts are to
     /// be told. `known` is what hosts were to have before, where that was planned already.
     pub(super) fn renumber(

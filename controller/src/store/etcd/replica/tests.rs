@@ -23,7 +23,7 @@ fn until(what: &str, mut met: impl FnMut() -> bool) {
 }
 
 /// Waits for the last commit of a store, and compares.
-fn same(copy: &Copy, store: &Store) {
+fn same(copy: &Replica, store: &Store) {
     let revision = store.backend.written();
     until("the copy", || copy.shared.held().as_ref().is_some_and(|held| held.revision >= revision));
     let held = copy.shared.held();
@@ -42,11 +42,11 @@ fn lead_long(members: &Members) -> Store {
 }
 
 /// A copy that sees its only member through a proxy.
-fn behind_a_proxy(members: &Members) -> (Copy, Proxy) {
+fn behind_a_proxy(members: &Members) -> (Replica, Proxy) {
     let proxy = Proxy::start(members.address(0));
     let mut settings = members.settings("/t/");
     settings.endpoints = vec![format!("http://{}", proxy.address)];
-    (Copy::begin(&Arc::new(Cluster::new(&settings).unwrap())).unwrap(), proxy)
+    (Replica::begin(&Arc::new(Cluster::new(&settings).unwrap())).unwrap(), proxy)
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_copy_is_what_is_stored() {
     let store = lead(&cluster(&members));
     commit(&store, &regions(9000), &[entry("one", 1)]).unwrap();
     store.save_traffic(&[(side(1), 1), (side(2), 2)], &[]).unwrap();
-    let copy = Copy::begin(&cluster(&members)).unwrap();
+    let copy = Replica::begin(&cluster(&members)).unwrap();
     same(&copy, &store);
     for turn in 0..30_usize {
         let count = if turn % 10 == 9 { 3000 } else { fastrand::usize(1..20) };
@@ -124,7 +124,7 @@ fn what_cannot_be_seen_for_a_while_is_caught_up_with() {
 fn a_member_that_is_cut_off_from_the_others_is_left() {
     let members = Members::start(3);
     let store = lead_long(&members);
-    let copy = Copy::begin(&cluster(&members)).unwrap();
+    let copy = Replica::begin(&cluster(&members)).unwrap();
     same(&copy, &store);
     // It follows the first of them, which does not answer any more and does not end its connections either.
     members.signal(0, nix::sys::signal::Signal::SIGSTOP);
@@ -143,7 +143,7 @@ fn who_leads_begins_with_the_copy() {
     let store = lead(&cluster);
     commit(&store, &regions(5000), &[]).unwrap();
     store.save_traffic(&[(side(1), 1)], &[]).unwrap();
-    let copy = Copy::begin(&cluster).unwrap();
+    let copy = Replica::begin(&cluster).unwrap();
     same(&copy, &store);
     assert!(Store::lead_with(&copy, "http://x").unwrap().is_none(), "another leads");
     drop(store);
@@ -156,7 +156,7 @@ fn who_leads_begins_with_the_copy() {
     drop(store);
 
     // A copy that is behind is of no use.
-    let copy = Copy::begin(&cluster).unwrap();
+    let copy = Replica::begin(&cluster).unwrap();
     until("the copy", || copy.number().is_some());
     copy.shared.stop.store(true, Ordering::Relaxed);
     until("the end of its thread", || Arc::strong_count(&copy.shared) == 1);

@@ -1,7 +1,7 @@
 //! How the host stands: what is reported after a look, and what is wrong.
 
 use super::{MAX_PROBLEMS, Reconciler, Run, host_problem, whole};
-use crate::{diff::Draft, extent::Extent, kernel::Kernel, scope};
+use crate::{diff::LazyPlan, dirty_set::DirtySet, kernel::Kernel, scope};
 use cps_peering_config::{
     ValidHostConfig,
     report::{Pass, Problem, ProblemKind},
@@ -17,7 +17,7 @@ impl<K: Kernel> Reconciler<K> {
     pub(super) fn publish(
         &mut self,
         config: &Arc<ValidHostConfig>,
-        extent: &Extent,
+        dirty: &DirtySet,
         problems: Vec<Problem>,
         seen: bool,
         run: Run,
@@ -27,7 +27,7 @@ impl<K: Kernel> Reconciler<K> {
         }
         self.log(config, &problems, &run);
         if seen && problems.is_empty() {
-            self.confirm_shares(config, extent);
+            self.confirm_shares(config, dirty);
         }
         let had = self.compared.take();
         self.compared = if seen { Some(Arc::clone(config)) } else { had.clone() };
@@ -47,18 +47,18 @@ impl<K: Kernel> Reconciler<K> {
         true
     }
 
-    /// What is wrong: obstacles, and what should still be done after everything that could be done was.
+    /// What is wrong: conflicts, and what should still be done after everything that could be done was.
     pub(super) fn problems(
         &self,
         config: &ValidHostConfig,
-        plan: &Draft<'_>,
+        plan: &LazyPlan<'_>,
         trouble: Option<Problem>,
     ) -> Vec<Problem> {
-        let obstacles = plan.obstacles.iter().map(|obstacle| Problem {
-            scope: scope::of_device(config, &obstacle.device),
-            kind: obstacle.kind,
-            object: format!("link {}", obstacle.device),
-            reason: obstacle.reason.clone(),
+        let conflicts = plan.conflicts.iter().map(|conflict| Problem {
+            scope: scope::of_device(config, &conflict.device),
+            kind: conflict.kind,
+            object: format!("link {}", conflict.device),
+            reason: conflict.reason.clone(),
         });
         // More than these are only counted.
         let more = plan.len().saturating_sub(2 * MAX_PROBLEMS);
@@ -74,7 +74,7 @@ impl<K: Kernel> Reconciler<K> {
             };
             Problem { scope: scope::of_operation(config, &operation), kind, reason, object }
         });
-        let mut problems: Vec<Problem> = trouble.into_iter().chain(obstacles).chain(undone).collect();
+        let mut problems: Vec<Problem> = trouble.into_iter().chain(conflicts).chain(undone).collect();
         problems.sort();
         problems.dedup();
         if problems.len() > MAX_PROBLEMS {

@@ -6,7 +6,7 @@
 
 use crate::{
     objects::{Observed, RouteKey, Via},
-    owner::{self, DeviceName},
+    ownership::{self, DeviceName},
 };
 use cps_peering_config::{
     SharedHostConfig,
@@ -26,7 +26,7 @@ const MANY: usize = 64;
 
 /// A part of a host, or all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Extent {
+pub enum DirtySet {
     /// All of it.
     Everything,
     /// Some VPCs and sides, and the objects that are theirs.
@@ -59,7 +59,7 @@ pub enum Share {
     Within(BTreeSet<IpNet>),
 }
 
-impl Extent {
+impl DirtySet {
     /// Nothing at all.
     pub fn nothing() -> Self {
         Self::Parts(Parts::default())
@@ -167,7 +167,7 @@ impl Parts {
             let Some(vrf) = config.vrfs.get(&vpc) else { continue };
             self.devices.extend([DeviceName::vrf(vrf.vni), DeviceName::vpc(vrf.vni)]);
             self.devices.extend(vrf.ports.keys());
-            self.share(owner::table(vrf.vni), Share::Whole);
+            self.share(ownership::table(vrf.vni), Share::Whole);
         }
         for vni in self.sides.clone() {
             if let Some(side) = config.sides.get(&vni) {
@@ -188,7 +188,7 @@ impl Parts {
             self.devices.extend(peer.ports.keys());
             prefixes.extend(peer.ports.values().flat_map(|port| &port.prefixes));
         }
-        self.share(owner::table(vrf.vni), Share::Within(prefixes));
+        self.share(ownership::table(vrf.vni), Share::Within(prefixes));
     }
 
     /// Whether a route with this key belongs to the parts.

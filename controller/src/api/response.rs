@@ -6,7 +6,7 @@
 use crate::{
     access::{AccessError, TooOften},
     engine::EngineError,
-    model::{Actor, Code, Fault, Refusal},
+    model::{Actor, Code, CommandError, FieldViolation},
     store::{BackupError, StoreError},
 };
 use axum::{
@@ -46,7 +46,7 @@ pub(super) struct Failure {
     code: StatusCode,
     status: &'static str,
     message: String,
-    details: Vec<Fault>,
+    details: Vec<FieldViolation>,
     /// Which methods there are, where it was another.
     allow: Option<&'static str>,
     /// In how many seconds it may be different.
@@ -71,7 +71,7 @@ impl Failure {
     }
 
     fn too_often(entry: &str, rule: String, reason: &'static str, wait_s: u64) -> Self {
-        let details = vec![Fault { entry: entry.to_owned(), rule: rule.clone(), reason }];
+        let details = vec![FieldViolation { entry: entry.to_owned(), rule: rule.clone(), reason }];
         Self { details, retry_after_s: Some(wait_s), ..Self::too_many(rule) }
     }
 
@@ -90,7 +90,7 @@ impl Failure {
 
     /// A wrong value of a field or parameter.
     pub(super) fn field(entry: impl Into<String>, rule: impl Into<String>) -> Self {
-        Refusal::one(Code::InvalidArgument, entry, rule, "InvalidParameter").into()
+        CommandError::one(Code::InvalidArgument, entry, rule, "InvalidParameter").into()
     }
 
     /// What the framework answers by itself.
@@ -136,8 +136,8 @@ impl From<BackupError> for Failure {
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
+impl From<CommandError> for Failure {
+    fn from(refusal: CommandError) -> Self {
         let (code, status) = match refusal.code {
             Code::InvalidArgument => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
             Code::FailedPrecondition => (StatusCode::BAD_REQUEST, "FAILED_PRECONDITION"),
@@ -148,7 +148,7 @@ impl From<Refusal> for Failure {
             Code::QuotaExceeded => (StatusCode::TOO_MANY_REQUESTS, "QUOTA_EXCEEDED"),
             Code::Replayed => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
         };
-        Self { details: refusal.faults.clone(), ..Self::new(code, status, refusal.to_string()) }
+        Self { details: refusal.violations.clone(), ..Self::new(code, status, refusal.to_string()) }
     }
 }
 

@@ -2,12 +2,12 @@
 
 use super::{
     Api, MAX_OPERATOR_BODY, MAX_TENANT_BODY,
-    answer::{Failure, RequestId, asked_by},
+    response::{Failure, RequestId, asked_by},
 };
 use crate::{
     access::{AccessError, Caller, rate::Source, session, signature::Parts},
     audit,
-    model::{Actor, Code, Command, Outcome, Refusal, Request, record::Made},
+    model::{Actor, Code, Command, CommandError, Outcome, Request, record::Made},
 };
 use axum::{
     body::{Body, to_bytes},
@@ -97,7 +97,7 @@ fn too_long(limit: usize) -> Response {
 fn meant_for(caller: &Caller, path: &str) -> Result<(), Failure> {
     const NO_REGION: &str = "jdcloud-api";
     let unauthenticated =
-        |rule: String| Failure::from(Refusal::one(Code::Replayed, "Authorization", rule, "CredentialScope"));
+        |rule: String| Failure::from(CommandError::one(Code::Replayed, "Authorization", rule, "CredentialScope"));
     if let Some(service) = caller.service.as_deref().filter(|service| !["vpc", "cps"].contains(service)) {
         return Err(unauthenticated(format!("the credential is for service {service}, and this is vpc and cps")));
     }
@@ -120,13 +120,13 @@ pub(super) async fn operators_only(request: axum::extract::Request, next: Next) 
 }
 
 /// Who asks.
-pub(super) struct Ask {
+pub(super) struct RequestContext {
     pub(super) api: Api,
     pub(super) caller: Caller,
     request_id: String,
 }
 
-impl FromRequestParts<Api> for Ask {
+impl FromRequestParts<Api> for RequestContext {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut request::Parts, api: &Api) -> Result<Self, Failure> {
@@ -136,7 +136,7 @@ impl FromRequestParts<Api> for Ask {
     }
 }
 
-impl Ask {
+impl RequestContext {
     fn request(&self, command: Command, token: Option<String>) -> Request {
         Request {
             actor: self.caller.actor.clone(),
@@ -162,8 +162,8 @@ impl Ask {
     }
 
     /// Checks a command. Changes nothing.
-    pub(super) async fn rehearse(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
-        Ok(self.api.engine.rehearse(self.request(command, token)).await?)
+    pub(super) async fn dry_run(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
+        Ok(self.api.engine.dry_run(self.request(command, token)).await?)
     }
 
     /// Looks into the audit trail, where it may wait for the disk.
@@ -176,7 +176,7 @@ impl Ask {
 
 /// An account that asks.
 pub(super) struct Tenant {
-    pub(super) ask: Ask,
+    pub(super) context: RequestContext,
     pub(super) account: AccountId,
 }
 
@@ -184,9 +184,9 @@ impl FromRequestParts<Api> for Tenant {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut request::Parts, api: &Api) -> Result<Self, Failure> {
-        let ask = Ask::from_request_parts(parts, api).await?;
-        match ask.caller.actor.clone() {
-            Actor::Account(account) => Ok(Self { ask, account }),
+        let context = RequestContext::from_request_parts(parts, api).await?;
+        match context.caller.actor.clone() {
+            Actor::Account(account) => Ok(Self { context, account }),
             _ => Err(Failure::forbidden("this is for accounts; operators use /admin/v1")),
         }
     }
@@ -194,7 +194,7 @@ impl FromRequestParts<Api> for Tenant {
 
 /// An account that asks for something in a region.
 pub(super) struct Regional {
-    pub(super) ask: Ask,
+    pub(super) context: RequestContext,
     pub(super) account: AccountId,
     pub(super) region: RegionId,
     /// Parameters of the path, by name.
@@ -205,7 +205,7 @@ impl FromRequestParts<Api> for Regional {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut request::Parts, api: &Api) -> Result<Self, Failure> {
-        let Tenant { ask, account } = Tenant::from_request_parts(parts, api).await?;
+        let Tenant { context, account } = Tenant::from_request_parts(parts, api).await?;
         let path = RawPathParams::from_request_parts(parts, api)
             .await
             .map_err(|error| Failure::invalid(format!("the path cannot be read: {error}")))?;
@@ -214,13 +214,13 @@ impl FromRequestParts<Api> for Regional {
         let named = path.iter().find(|(name, _)| name == "regionId").map_or("", |(_, value)| value.as_str());
         let missing = || {
             let rule = format!("there is no region {named}");
-            Refusal::one(Code::NotFound, "regionId", rule, "RegionNotFound")
+            CommandError::one(Code::NotFound, "regionId", rule, "RegionNotFound")
         };
         let region: RegionId = named.parse().map_err(|_| missing())?;
         if !api.engine.read(|state, _| state.regions().contains_key(&region)) {
             return Err(missing().into());
         }
-        Ok(Self { ask, account, region, path })
+        Ok(Self { context, account, region, path })
     }
 }
 
