@@ -46,12 +46,12 @@ impl Machine {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(PATIENCE))?;
         let log = File::options().create(true).append(true).open(folder.join("kernel.log"))?;
-        let kernel = Command::new("linux.uml")
+        let kernel = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("uml/start"))
             .args(["mem=512M", "root=/dev/ubda", "rw", "quiet", "net.ifnames=0"])
             .args(["con=null", "con0=null,fd:2", "con1=fd:0,fd:0", "ssl=null", "vec0:transport=fd,fd=1"])
-            .arg(format!("ubd0={}", disk.display()))
-            .arg(format!("hostfs={}", folder.display()))
-            .arg(format!("uml_dir={}", folder.display()))
+            // The folder's path may have spaces and commas, which these do not take.
+            .args(["ubd0=disk", "hostfs=.", "uml_dir=."])
+            .current_dir(folder)
             .arg(format!("systemd.hostname={name}"))
             // Ethernet addresses follow from it, and D-Bus keeps that of the image.
             .arg(format!("systemd.machine_id={:032x}", name.bytes().fold(1, |id, byte| id << 8 | u128::from(byte))))
@@ -63,7 +63,7 @@ impl Machine {
             .stdout(Stdio::from(cable))
             .stderr(log)
             .spawn()
-            .context("linux.uml")?;
+            .context("tests/uml/start")?;
         let last = fs::read_dir(folder)?.count().try_into()?;
         Ok(Machine { name, folder: folder.to_owned(), kernel, terminal: BufReader::new(ours), last })
     }
