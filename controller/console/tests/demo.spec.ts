@@ -2,9 +2,10 @@
 
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 import { expect, open, signInByToken, test } from "./world.ts";
 
-const DEMO = new URL("../../../tests/demo", import.meta.url).pathname;
+const DEMO = fileURLToPath(new URL("../../../tests/demo", import.meta.url));
 
 test("the demo that is kept shows real hosts to this machine's browser", async ({ browser }) => {
   test.setTimeout(240_000);

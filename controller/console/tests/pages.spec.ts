@@ -4,12 +4,13 @@
 import { mkdirSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import { fileURLToPath } from "node:url";
 import type { Revision } from "../src/api.ts";
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
 import { audit, expect, made, open, signIn, signInByToken, test, type Controller } from "./world.ts";
 
-const PICTURES = new URL("../../../target/console/screenshots/", import.meta.url).pathname;
+const PICTURES = fileURLToPath(new URL("../../../target/console/screenshots/", import.meta.url));
 mkdirSync(PICTURES, { recursive: true });
 
 test("both languages say the same things", () => {

@@ -28,8 +28,10 @@ pub(crate) fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target")
 }
 
-fn shell(script: &str) -> Result<String> {
-    run(Command::new("bash").args(["-euo", "pipefail", "-c", script]))?.ok()
+/// Runs a script in a folder. Files are for everyone to read, whatever the caller's are.
+fn shell(folder: &Path, script: &str) -> Result<String> {
+    let script = format!("umask 022\n{script}");
+    run(Command::new("bash").args(["-euo", "pipefail", "-c", &script]).current_dir(folder))?.ok()
 }
 
 /// With what a machine of a test takes its commands, see `Machine`.
@@ -56,7 +58,7 @@ WantedBy=multi-user.target
 /// The image of which machines have copies. Made where it is missing, which takes a minute
 /// and the network.
 pub(crate) fn image() -> Result<PathBuf> {
-    let kernel = shell(&format!("ls {MODULES}"))?;
+    let kernel = shell(&target(), &format!("ls {MODULES}"))?;
     let kernel = kernel.trim();
     let folder = target().join("system");
     let (image, recipe) = (folder.join("debian.ext4"), folder.join("recipe"));
@@ -67,14 +69,18 @@ pub(crate) fn image() -> Result<PathBuf> {
     }
     let new = tempfile::Builder::new().prefix("new.").tempdir_in(target())?;
     let tree = new.path().join("tree");
-    let shown = tree.display();
+    fs::create_dir_all(&folder)?;
+    if recipe.exists() {
+        fs::remove_file(&recipe)?;
+    }
     // The mirror is that of this machine.
-    shell(&format!(
-        "mkdir -p {folder} && rm -f {folder}/recipe
-        mirror=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | grep -m 1 '/debian$' || true)
-        debootstrap --variant=minbase --include={PACKAGES} {RELEASE} {shown} ${{mirror:+\"$mirror\"}} >{shown}.log 2>&1 ||
-            {{ tail -20 {shown}.log >&2; exit 1; }}
-        cd {shown}
+    shell(
+        new.path(),
+        &format!(
+            "mirror=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | grep -m 1 '/debian$' || true)
+        debootstrap --variant=minbase --include={PACKAGES} {RELEASE} tree ${{mirror:+\"$mirror\"}} >tree.log 2>&1 ||
+            {{ tail -20 tree.log >&2; exit 1; }}
+        cd tree
         rm -rf {SUPERFLUOUS}
         mkdir -p lib/modules/{kernel}/kernel/drivers test var/log/journal
         from={MODULES}/{kernel} to=lib/modules/{kernel}
@@ -88,9 +94,9 @@ pub(crate) fn image() -> Result<PathBuf> {
         for unit in {MASKED}; do ln -sf /dev/null etc/systemd/system/$unit; done
         mkdir -p etc/systemd/system/multi-user.target.wants
         ln -s /etc/systemd/system/test-shell.service etc/systemd/system/multi-user.target.wants
-        ln -s /lib/systemd/system/systemd-networkd.service etc/systemd/system/multi-user.target.wants",
-        folder = folder.display(),
-    ))
+        ln -s /lib/systemd/system/systemd-networkd.service etc/systemd/system/multi-user.target.wants"
+        ),
+    )
     .context("the minimal Debian")?;
     fs::write(tree.join("etc/fstab"), FSTAB)?;
     fs::write(tree.join("usr/local/sbin/test-shell"), SHELL)?;
@@ -103,11 +109,8 @@ pub(crate) fn image() -> Result<PathBuf> {
         );
         fs::write(tree.join(format!("etc/systemd/network/50-{host}.network")), network)?;
     }
-    shell(&format!(
-        "mkfs.ext4 -q -F -d {shown} {new}/image 1G && mv {new}/image {}",
-        image.display(),
-        new = new.path().display()
-    ))?;
+    shell(new.path(), "mkfs.ext4 -q -F -d tree image 1G")?;
+    fs::rename(new.path().join("image"), &image)?;
     fs::write(recipe, wanted)?;
     Ok(image)
 }
