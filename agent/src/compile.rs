@@ -7,7 +7,7 @@
 use crate::{
     dirty_set::DirtySet,
     objects::{
-        Address, Desired, DesiredRoute, FdbKey, FdbTarget, Mac, NeighbourKey, Nexthop, Remote, RouteKey, RouteTo, Run,
+        Address, Desired, DesiredRoute, FdbKey, FdbTarget, NeighbourKey, Nexthop, Remote, RouteKey, RouteTo, Run,
         Shaper, Source, Tunnel, VrfDevice, VxlanDevice,
     },
     ownership::{self, DeviceName},
@@ -16,6 +16,7 @@ use cps_peering_config::{
     SharedHostConfig, ValidHostConfig,
     host_config::{Remotes, SideConfig, VrfConfig},
     id::VpcId,
+    naming::{gateway, mac},
     net::{InterfaceName, Vni},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -47,33 +48,6 @@ const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0
 
 /// The source of duplicate address detection (RFC 4862 section 5.4.2).
 const UNSPECIFIED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128);
-
-/// The first two bytes of every Ethernet address that [`mac`] makes, by the family of the VTEP address.
-pub const HOST_PREFIXES: [u16; 2] = [0x0200, 0x0206];
-
-/// The Ethernet address of all our VXLAN devices on the host with this VTEP address: locally administered, then the
-/// family, then the last four bytes of the address. The controller refuses two hosts for which that is the same.
-pub fn mac(vtep: IpAddr) -> Mac {
-    match vtep {
-        IpAddr::V4(address) => {
-            let [a, b, c, d] = address.octets();
-            Mac([0x02, 0x00, a, b, c, d])
-        }
-        IpAddr::V6(address) => {
-            let [.., a, b, c, d] = address.octets();
-            Mac([0x02, 0x06, a, b, c, d])
-        }
-    }
-}
-
-/// The link-local address by which other hosts know the host with this VTEP address as a next hop: its [`mac`], so that
-/// both tell the same. It is an address on no device; a permanent neighbour entry leads to the Ethernet address.
-pub fn gateway(vtep: IpAddr) -> Ipv6Addr {
-    let mut bytes = [0; 16];
-    bytes[..2].copy_from_slice(&[0xfe, 0x80]);
-    bytes[10..].copy_from_slice(&mac(vtep).0);
-    bytes.into()
-}
 
 /// What a host with this configuration should have, within a dirty set.
 pub fn compile(config: &ValidHostConfig, underlay_params: UnderlayParams, dirty: &DirtySet) -> Desired {

@@ -7,11 +7,12 @@
 
 mod handle;
 mod inbox;
+mod message;
 mod requests;
 mod status;
 
 pub use handle::{Handle, Promise, start, start_with};
-pub use requests::{Granted, PersistentState, RequestError};
+pub use message::{Granted, PersistentState, RequestError};
 
 use crate::{
     compile::{UnderlayParams, compile},
@@ -28,8 +29,8 @@ use cps_peering_config::{
     report::{Counters, Problem, ProblemKind, Scope},
     settings::AgentSettings,
 };
-use handle::{Message, Stored};
 use inbox::Waited;
+use message::{Message, Stored};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`id`] | names of accounts, regions, hosts, VPCs and peerings |
 //! | [`net`] | VNI, interface name: numbers and names with the kernel's own limits |
+//! | [`naming`] | names and numbers of what agents make in a kernel: devices, tables, Ethernet and next hop addresses |
+//! | [`time`] | points in time as text |
 //! | [`revision`] | the order of configurations |
 //! | [`host_config`] | [`HostConfig`]: what a host must have; [`HostPatch`]: the difference between two of them |
 //! | [`traffic`] | what passes between peers, and shares of a common limit |
@@ -20,10 +22,12 @@ pub mod agent_api;
 pub mod host_config;
 pub mod id;
 pub mod inventory;
+pub mod naming;
 pub mod net;
 pub mod report;
 pub mod revision;
 pub mod settings;
+pub mod time;
 pub mod tls;
 pub mod traffic;
 

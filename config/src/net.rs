@@ -55,6 +55,24 @@ impl fmt::Display for Vni {
     }
 }
 
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, rest @ ..] = self.0;
+        write!(f, "{first:02x}")?;
+        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// The name of a network device: 1 to 15 bytes (`IFNAMSIZ` − 1), no `/`, `:`, `%`, white space or control characters, and
 /// not `.` or `..`: what the kernel's `dev_valid_name()` takes, less the `%` that it reads as a pattern. ASCII only.
 ///

@@ -126,7 +126,7 @@ pub struct Invoice {
     pub lines: Vec<Line>,
 }
 
-/// A time in the form of `2021-08-09T05:16:00.000Z`.
+/// A point in time, in milliseconds since 1970-01-01 UTC, in the form of `2021-08-09T05:16:00.000Z`.
 fn timestamp(ms: u64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms);
     humantime::format_rfc3339_millis(time).to_string()

@@ -8,29 +8,29 @@
 //!
 //! | module | what comes in | what goes out |
 //! |---|---|---|
-//! | [`model`] | state, command, time, ids | a refusal, or changed records. Pure |
+//! | [`api`] | HTTP requests | commands; responses |
+//! | [`access`] | credentials of a request | who calls, or why nobody is let in |
+//! | [`model`] | state, command, time, ids | an error, or changed records. Pure |
+//! | [`charging`] | metered periods, prices | amounts. Pure |
 //! | [`plan`] | state | what one host must have. Pure |
+//! | [`audit`] | commands and their outcomes | entries of the audit trail |
 //! | [`store`] | changed records | the same after a crash |
-//! | [`engine`] | commands, reports of agents | answers; targets for the push. The one writer |
-//! | [`shares`] | what hosts send | parts of bandwidths that they share |
-//! | [`traffic`] | what hosts have counted | totals, and the last hour |
-//! | [`push`] | targets | configurations on their way to agents; reports |
-//! | [`api`] | HTTP requests | commands; answers |
-//! | [`forward`] | HTTP requests, where another controller leads | the same, passed on |
+//! | [`engine`] | commands, reports of agents | responses; targets for the push; traffic counted. The one writer |
+//! | [`hosts`] | targets | configurations and shares of bandwidths on their way to agents; reports and counters |
+//! | [`cluster`] | who leads in etcd | leading, or requests forwarded to the leader |
+//! | [`instruments`], [`metrics`] | what is measured, the state | metrics for Prometheus |
 //! | [`cli`] | a command line | HTTP requests |
 
 pub mod access;
-pub mod agents;
 pub mod api;
 pub mod audit;
 pub mod charging;
 pub mod cli;
+pub mod cluster;
 pub mod engine;
-pub mod forward;
+pub mod hosts;
+pub mod instruments;
 pub mod metrics;
 pub mod model;
 pub mod plan;
-pub mod push;
-pub mod shares;
 pub mod store;
-pub mod traffic;

@@ -1,12 +1,10 @@
 //! The controller's program: settings, store, engine, push workers, HTTP server; then it waits for a signal.
 
-mod cluster;
 mod dev;
 mod service;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
-use cluster::Candidate;
 use cps_peering_config::settings::{ControllerSettings, StorePlace, tls_files};
 use cps_peering_controller::{
     access::{
@@ -15,16 +13,17 @@ use cps_peering_controller::{
         secret,
         vault::{self, Vault},
     },
-    agents::AgentClients,
     api::{self, Api, Streams},
     charging::Prices,
+    cluster::{
+        candidate::{self, Candidate},
+        follower::leader_routes,
+    },
     engine::{Engine, Options, system_clock},
-    forward::leader_routes,
-    metrics::Metrics,
+    hosts::{client::AgentClients, push, shares, traffic},
+    metrics,
     model::Limits,
-    push, shares,
     store::{Cluster, Restored, Store, StoreError},
-    traffic,
 };
 use cps_peering_http::tls::{self, Clients, Identity};
 use dev::Sandbox;
@@ -345,7 +344,7 @@ fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Resul
     // What still runs must not outlive its time.
     match ended {
         Ended::Stopped => Ok(()),
-        Ended::Deposed => match cluster::begin_anew()? {},
+        Ended::Deposed => match candidate::begin_anew()? {},
     }
 }
 
@@ -398,8 +397,8 @@ async fn serve(
     }
     let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault);
     access.tune(rates(&setup.settings));
-    let mut registry = Metrics::registry(&engine, identity.clone());
-    cluster::tell_leading(&mut registry, true);
+    let mut registry = metrics::registry(&engine, identity.clone());
+    candidate::tell_leading(&mut registry, true);
     let registry = Arc::new(registry);
     // The HTTP interfaces as the settings have them.
     let routes = |setup: &Setup, access: Access| {
@@ -449,7 +448,7 @@ async fn serve(
     };
     tokio::select! {
         stopped = &mut serving => stopped?,
-        () = cluster::deposed(engine.store()) => return Ok(Ended::Deposed),
+        () = candidate::deposed(engine.store()) => return Ok(Ended::Deposed),
         never = service::attend(&engine, hangup, reload) => match never {},
     }
     if let Err(error) = engine.traffic().save(engine.store(), &[]) {

@@ -99,7 +99,7 @@ fn sides(
 
 /// What all hosts of a side together are given from the beginning, where they are several: one half percent. That is enough to
 /// begin, and so little that a host which comes does not make them exceed the whole by what could be measured. Everything
-/// else is granted, see [`shares`](crate::shares).
+/// else is granted, see [`shares`](crate::hosts::shares).
 const BEGINNING: Share = Share::of_millionths(5000).expect("less than the whole");
 
 /// What one host of a side may send. One alone has all of it. Where others were before, one of them may still send.

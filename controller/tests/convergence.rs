@@ -21,16 +21,15 @@ use cps_peering_config::{
     traffic::{Count, SideTraffic, TrafficReport},
 };
 use cps_peering_controller::{
-    agents::AgentClients,
+    cluster::follower::leader_routes,
     engine::{Clock, Engine, EngineError, Options},
-    forward::leader_routes,
+    hosts::{client::AgentClients, push},
     model::{
         Actor, Command, Outcome, Request,
         account::{Change, ChargeStatus, What},
         inventory::Apply,
         record::PeeringState,
     },
-    push,
     store::{Store, StoreError},
 };
 use std::{

@@ -7,7 +7,7 @@ mod common;
 use common::{apply, create, vpc};
 use cps_peering_controller::{
     engine::{Clock, Engine, EngineError, NewHosts, Options},
-    metrics::Metrics,
+    metrics,
     model::{Actor, Command, Outcome, Request, record::PeeringState, state::Change},
     store::Store,
 };
@@ -55,7 +55,7 @@ fn peer(a: usize, b: usize) -> Command {
 /// How many transactions there were.
 fn commits(engine: &Arc<Engine>) -> u32 {
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &Metrics::registry(engine, None)).unwrap();
+    prometheus_client::encoding::text::encode(&mut text, &metrics::registry(engine, None)).unwrap();
     let count = text.lines().find_map(|line| line.strip_prefix("cps_controller_store_commit_seconds_count "));
     count.unwrap().parse().unwrap()
 }

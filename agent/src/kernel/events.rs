@@ -7,6 +7,7 @@ use super::{
     wire::{Message, address, attributes, messages, u8_at, u32_at},
 };
 use crate::ownership::{self, PROTOCOL};
+use cps_peering_config::naming;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::{
     errno::Errno,
@@ -108,7 +109,7 @@ fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
         // A group, or the address that stands for all others: no bridge learns those, and on a device of ours they would lead
         // packets astray.
         let of_many = a & 1 == 1 || find(neighbour::NDA_LLADDR)?.iter().all(|byte| *byte == 0);
-        return Some(of_many || crate::compile::HOST_PREFIXES.contains(&u16::from_be_bytes([a, b])));
+        return Some(of_many || naming::HOST_PREFIXES.contains(&u16::from_be_bytes([a, b])));
     }
     match find(neighbour::NDA_DST).and_then(address)? {
         IpAddr::V6(address) => Some(looks_like_a_host(address)),
@@ -168,7 +169,7 @@ mod tests {
         assert!(!concerns(rtm::DEL_ROUTE, route(2)));
         assert!(concerns(rtm::NEW_ROUTE, route_in(ownership::table(10.try_into().unwrap()))));
         assert!(!concerns(rtm::NEW_ROUTE, route_in(4242)));
-        let host = crate::compile::gateway("192.0.2.9".parse().unwrap()).to_string();
+        let host = naming::gateway("192.0.2.9".parse().unwrap()).to_string();
         assert!(concerns(rtm::DEL_NEIGHBOUR, neighbour(&host)));
         assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("fe80::5054:ff:fe12:3456")));
         assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("10.1.0.9")));

@@ -8,7 +8,6 @@ use super::{
     wire::{address, attributes, i32_at, put, text, u8_at, u16_at, u32_at},
 };
 use crate::{
-    compile,
     dirty_set::{Parts, Share},
     objects::{
         Address, DeviceSetting, Family, FdbKey, FdbTarget, KernelRoute, Link, LinkKind, Lookup, Mac, NeighbourKey,
@@ -16,7 +15,10 @@ use crate::{
     },
     ownership::{self, DeviceName, PROTOCOL},
 };
-use cps_peering_config::net::{InterfaceName, Vni};
+use cps_peering_config::{
+    naming,
+    net::{InterfaceName, Vni},
+};
 use ipnet::IpNet;
 use nix::libc;
 use std::{
@@ -519,7 +521,7 @@ fn read_rule(payload: &[u8], family: Family) -> Option<Rule> {
 /// Whether an IPv6 neighbour or Ethernet address is of the kind that we make for other hosts.
 pub(super) fn looks_like_a_host(gateway: Ipv6Addr) -> bool {
     let segments = gateway.segments();
-    segments[..5] == [0xfe80, 0, 0, 0, 0] && compile::HOST_PREFIXES.contains(&segments[5])
+    segments[..5] == [0xfe80, 0, 0, 0, 0] && naming::HOST_PREFIXES.contains(&segments[5])
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub use operation::{LinkChange, Operation};
 pub use remote::{Remote, Run, Source};
 
 use crate::ownership;
+pub use cps_peering_config::net::Mac;
 use cps_peering_config::net::{InterfaceName, Vni};
 use ipnet::{IpNet, Ipv6Net};
 use std::{
@@ -24,24 +25,6 @@ pub const BACKSTOP_METRIC: u32 = 4_278_198_272;
 
 /// The metric that the kernel gives to an IPv6 route which names none (`IP6_RT_PRIO_USER`).
 pub const IPV6_METRIC: u32 = 1024;
-
-/// An Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [first, rest @ ..] = self.0;
-        write!(f, "{first:02x}")?;
-        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// An address family with a routing table of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,9 @@
 //! The way to the reconciler, for whoever gives it something to do.
 
-use super::{FIRST_RETRY, Options, PersistentState, Reconciler, requests::Request};
+use super::{
+    FIRST_RETRY, Options, PersistentState, Reconciler,
+    message::{Message, Stored},
+};
 use crate::{
     dirty_set::DirtySet,
     kernel::{Event, Kernel},
@@ -11,41 +14,11 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Sender, channel},
     },
     thread,
 };
 use tokio::sync::watch;
-
-/// Why the reconciler looks at the kernel.
-#[derive(Debug)]
-pub(super) enum Message {
-    Configured(Arc<ValidHostConfig>, Stored),
-    Event(Event),
-    Asked(Request),
-    Tuned(Options),
-}
-
-/// Tells whether a configuration is in the ledger, once that is known. Work on it begins before: what ends traffic must not
-/// wait for a disk. But nothing is confirmed to anybody before it would survive a reboot.
-#[derive(Debug)]
-pub(super) enum Stored {
-    Yes,
-    Soon(Receiver<()>),
-}
-
-impl Stored {
-    /// Waits until it is known. False when it could not be stored; then the one before comes back.
-    pub(super) fn wait(&mut self) -> bool {
-        if let Self::Soon(word) = self {
-            if word.recv().is_err() {
-                return false;
-            }
-            *self = Self::Yes;
-        }
-        true
-    }
-}
 
 /// A promise to store a configuration that the reconciler works on already. Dropped, it is taken back.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What makes the reconciler look at the kernel, and when.
 
-use super::{FIRST_RETRY, Reconciler, handle::Message};
+use super::{FIRST_RETRY, Reconciler, message::Message};
 use crate::{
     dirty_set::{DirtySet, gone},
     kernel::{Event, Kernel},

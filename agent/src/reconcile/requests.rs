@@ -1,17 +1,18 @@
 //! What the controller asks for besides configurations: shares of common limits, and counters. Neither waits for a pass, and
 //! neither needs one.
 
-use super::{Handle, Kernel, Reconciler, handle::Message};
+use super::{
+    Granted, Handle, Kernel, Reconciler, RequestError,
+    message::{Message, Request},
+};
 use crate::{
     dirty_set::{DirtySet, Parts},
     kernel::KernelError,
     objects::Operation,
     ownership::DeviceName,
-    shares::Shares,
-    traffic::Meter,
 };
 use cps_peering_config::{
-    Revision, SharedHostConfig,
+    SharedHostConfig,
     host_config::Limit,
     net::{InterfaceName, Vni},
     traffic::{Grants, TrafficReport},
@@ -20,65 +21,10 @@ use std::{
     collections::BTreeMap,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use thiserror::Error;
 use tokio::sync::oneshot;
 
 /// How often counters are read without being asked for, and how often they are kept.
 const MEASURE_EVERY: Duration = Duration::from_secs(30);
-
-/// What the reconciler begins with, and where it leaves what it counted.
-pub struct PersistentState {
-    /// What was granted before.
-    pub shares: Shares,
-    /// What was counted before.
-    pub meter: Meter,
-    /// Keeps what was counted. Must not take long.
-    pub save: Box<dyn Fn(Meter) + Send>,
-    /// The kernel's boot id.
-    pub boot: String,
-}
-
-impl Default for PersistentState {
-    fn default() -> Self {
-        Self { shares: Shares::default(), meter: Meter::default(), save: Box::new(drop), boot: String::new() }
-    }
-}
-
-/// A question to the reconciler.
-#[derive(Debug)]
-pub(super) enum Request {
-    Grant(Grants, oneshot::Sender<Result<Granted, RequestError>>),
-    Traffic(oneshot::Sender<Result<TrafficReport, RequestError>>),
-    Alive(oneshot::Sender<()>),
-}
-
-/// What came of grants.
-#[derive(Debug)]
-pub struct Granted {
-    /// The sides with a limit.
-    pub report: TrafficReport,
-    /// All shares, to be kept before anything is confirmed.
-    pub shares: Shares,
-}
-
-/// Why the reconciler gave no answer.
-#[derive(Debug, Error)]
-pub enum RequestError {
-    /// The grants are older than others.
-    #[error("grants {pushed} are older than {have}, which this host has")]
-    Older {
-        /// These.
-        pushed: Revision,
-        /// The others.
-        have: Revision,
-    },
-    /// The kernel could not be read or changed.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// It is busy, or has ended.
-    #[error("the agent is busy; ask again")]
-    Busy,
-}
 
 impl Handle {
     /// Sets what this host may use of common limits, at once.

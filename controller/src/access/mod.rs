@@ -8,7 +8,7 @@ pub mod vault;
 
 use crate::{
     engine::Engine,
-    metrics::Limited,
+    instruments::Limited,
     model::{Actor, Signed},
 };
 use cps_peering_config::id::AccountId;

@@ -92,7 +92,7 @@ pub fn router(api: Api, registry: Arc<Registry>) -> Router {
         .fallback(async || Failure::not_found("there is nothing at this path"))
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
         .layer(middleware::from_fn(response::complete))
-        .layer(middleware::from_fn_with_state(measured, crate::metrics::measure))
+        .layer(middleware::from_fn_with_state(measured, crate::instruments::measure))
 }
 
 fn tenant_routes() -> Router<Api> {

@@ -1,10 +1,10 @@
 //! What passes between peers, as the HTTP interfaces show it.
 
-use super::view::timestamp;
 use crate::{
+    engine::traffic::{INTERVAL_S, Sample, Totals, Traffic},
     model::record::{Peering, Side},
-    traffic::{INTERVAL_S, Sample, Totals, Traffic},
 };
+use cps_peering_config::time::timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 

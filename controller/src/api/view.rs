@@ -13,18 +13,11 @@ use cps_peering_config::{
     id::{AccountId, HostId},
     inventory::{self, Inventory},
     report::Problem,
+    time::timestamp,
 };
 use serde::Serialize;
 use serde_json::Value;
-use std::time::{Duration, UNIX_EPOCH};
 use utoipa::ToSchema;
-
-/// A time in the form of `2021-08-09T05:16:00Z`.
-pub fn timestamp(ms: u64) -> String {
-    // Later than any calendar goes: the last second of it.
-    const LAST_MS: u64 = 253_402_300_799_000;
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS))).to_string()
-}
 
 /// JD Cloud's coarse word for a state.
 fn coarse(state: &PeeringState) -> &'static str {

@@ -2,8 +2,9 @@
 
 use super::{
     CliError,
+    connection::{Resolved, Token},
     output::printable,
-    profile::{Resolved, Token},
+    url::base_url,
 };
 use cps_peering_http::tls;
 use reqwest::{Client, Method, Url};
@@ -106,16 +107,6 @@ pub(super) fn regional<'a>(region: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
 /// The path of what is for operators.
 pub(super) fn admin<'a>(rest: &[&'a str]) -> Vec<&'a str> {
     [&["admin", "v1"], rest].concat()
-}
-
-/// Reads a controller's base URL.
-pub(super) fn base_url(text: &str) -> Result<Url, CliError> {
-    let wrong = |why: &str| CliError::Usage(format!("{text:?} is no address of a controller: {why}"));
-    let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
-    if !["http", "https"].contains(&url.scheme()) || url.host_str().is_none() {
-        return Err(wrong("expected https://HOST:PORT or http://HOST:PORT"));
-    }
-    Ok(url)
 }
 
 impl Controller {

@@ -3,6 +3,7 @@
 //! | module | what it is about |
 //! |---|---|
 //! | [`profile`] | which controller is asked, and with which token |
+//! | [`connection`], [`url`] | where the controller is, and who calls |
 //! | [`client`] | calls of its HTTP interface |
 //! | [`session`] | what commands share: the controller, the region, how results are shown |
 //! | [`peering`], [`vpc`], [`account`], [`audit`], [`metering`], [`inventory`], [`admin`], [`pki`] | the commands |
@@ -12,6 +13,7 @@ mod account;
 mod admin;
 mod audit;
 mod client;
+mod connection;
 mod inventory;
 mod metering;
 mod output;
@@ -19,6 +21,7 @@ mod peering;
 mod pki;
 mod profile;
 mod session;
+mod url;
 mod vpc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};

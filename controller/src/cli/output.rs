@@ -1,6 +1,7 @@
 //! Answers of the controller as tables.
 
-use cps_peering_terminal::table;
+use super::Output;
+use cps_peering_terminal::{show, table};
 use serde_json::Value;
 
 /// A text without what would make a terminal do something: others write names and descriptions.
@@ -51,6 +52,14 @@ pub(super) fn lines(lines: &[(&str, String)]) -> String {
     let width = lines.iter().map(|(label, _)| label.chars().count()).max().unwrap_or_default();
     let lines = lines.iter().map(|(label, text)| format!("{label:width$}  {text}").trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Shows a result in one of the forms.
+pub(super) fn print(output: Output, json: &Value, text: impl FnOnce() -> String) {
+    match output {
+        Output::Json => show(&json.to_string()),
+        Output::Table => show(&text()),
+    }
 }
 
 #[cfg(test)]

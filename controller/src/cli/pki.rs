@@ -1,6 +1,9 @@
 //! `cps-peering pki`: a certificate authority in a folder, for those who have none. It speaks with no controller.
 
-use super::{CliError, Output, output::columns, session::print};
+use super::{
+    CliError, Output,
+    output::{columns, print},
+};
 use clap::{Args, Subcommand};
 use cps_peering_config::{
     id::HostId,
@@ -299,7 +302,7 @@ fn describe(path: &Path) -> Result<Vec<Value>, CliError> {
 }
 
 fn timestamp(seconds: i64) -> String {
-    crate::api::view::timestamp(u64::try_from(seconds).unwrap_or_default().saturating_mul(1000))
+    cps_peering_config::time::timestamp(u64::try_from(seconds).unwrap_or_default().saturating_mul(1000))
 }
 
 fn name(name: &GeneralName<'_>) -> String {

@@ -11,7 +11,12 @@
 //! region = "cn-north-1"
 //! ```
 
-use super::{CliError, Global, Output, client::base_url, output::columns, session::print};
+use super::{
+    CliError, Global, Output,
+    connection::{ClientFiles, Resolved, Token},
+    output::{columns, print},
+    url::base_url,
+};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -64,34 +69,6 @@ pub(super) struct Told {
     token: Option<String>,
     region: Option<String>,
     profile: Option<String>,
-}
-
-/// A client certificate and its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ClientFiles {
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
-}
-
-/// A bearer token.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Token {
-    pub(super) token: String,
-    /// Where it is from, for people.
-    pub(super) source: String,
-}
-
-/// What is used.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Resolved {
-    pub(super) controller: String,
-    /// Who signs for the controller; none for those that the system trusts.
-    pub(super) ca: Option<PathBuf>,
-    /// With which certificate to come.
-    pub(super) own: Option<ClientFiles>,
-    /// None where the certificate says who one is.
-    pub(super) token: Option<Token>,
-    pub(super) region: Option<String>,
 }
 
 /// One profile.

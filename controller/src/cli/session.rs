@@ -3,10 +3,9 @@
 use super::{
     CliError, Output,
     client::{Call, Controller, Rejection},
-    output::{cell, elements},
-    profile::Resolved,
+    connection::Resolved,
+    output::{cell, elements, print},
 };
-use cps_peering_terminal::show;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -106,14 +105,6 @@ impl Session {
 /// Whether who asks runs the cloud; otherwise it is one of its accounts.
 pub(super) fn is_operator(whoami: &Value) -> bool {
     whoami["role"] == "operator"
-}
-
-/// Shows a result in one of the forms.
-pub(super) fn print(output: Output, json: &Value, text: impl FnOnce() -> String) {
-    match output {
-        Output::Json => show(&json.to_string()),
-        Output::Table => show(&text()),
-    }
 }
 
 /// A body without what there is nothing to say about.

@@ -9,21 +9,22 @@
 
 mod affected;
 mod host_status;
+pub mod traffic;
 mod waiting;
 mod writer;
 
 pub use host_status::{Agents, Contact};
+use traffic::Traffic;
 
 use crate::{
     audit::{Entry, Query},
-    metrics::Metrics,
+    instruments::Metrics,
     model::{
         CommandError, Limits, Outcome, Request,
         metering::{Period, open_period},
         state::State,
     },
     store::{BackupError, Content, Store, StoreError},
-    traffic::Traffic,
 };
 use cps_peering_config::{
     HostReport, Revision, SharedHostConfig,

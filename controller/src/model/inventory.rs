@@ -1,22 +1,23 @@
 //! Bringing regions, hosts, VPCs, ports and peerings to what a document says: all of it or nothing.
 
 use super::{
-    Code, CommandError, Context, FieldViolation, Transaction, overlap, peering,
+    Code, CommandError, Context, FieldViolation, Transaction,
+    address_rules::{cidr_violations, port_violations, still_needed},
+    overlap, peering,
     record::{Account, Host, PeeringState, Port, PortKey, Region, Vpc},
     state::Change,
-    vpc::still_needed,
 };
 use cps_peering_config::{
     id::{HostId, PeeringId, RegionId, VpcId},
     inventory::{self, Inventory},
-    net::{InterfaceName, is_canonical, overlap},
+    naming::{DeviceName, mac},
 };
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
 };
 
 /// A document to apply.
@@ -291,7 +292,7 @@ impl Applier<'_, '_, '_> {
             let entry = entry("vpcs", place, &vpc.id);
             self.known_region(&entry, &vpc.region);
             let faults_before = self.violations.len();
-            for rule in cidr_faults(&vpc.cidrs) {
+            for rule in cidr_violations(&vpc.cidrs) {
                 self.fault(&entry, rule);
             }
             let old = self.tx.state.vpcs().get(&vpc.id).cloned();
@@ -347,7 +348,7 @@ impl Applier<'_, '_, '_> {
             if vpc.is_none() {
                 self.fault(&entry, format!("VPC {} is neither in the document nor known", port.vpc));
             }
-            if is_our_device(port.interface) {
+            if DeviceName::parse(&port.interface).is_some() {
                 self.fault(&entry, format!("{} is a name of the agent's own devices", port.interface));
             }
             let (Some(host), Some(vpc)) = (host, vpc) else { continue };
@@ -384,7 +385,7 @@ impl Applier<'_, '_, '_> {
         let vpcs: BTreeSet<&VpcId> = of_ports.chain(self.document.vpcs.iter().map(|vpc| &vpc.id)).collect();
         for vpc in vpcs {
             let violations = self.tx.state.vpcs().get(vpc).map_or_else(Vec::new, |vpc| {
-                port_faults(vpc, self.tx.state.ports_of(&vpc.id), |key| {
+                port_violations(vpc, self.tx.state.ports_of(&vpc.id), |key| {
                     entries.get(key).cloned().unwrap_or_else(|| format!("port {key}"))
                 })
             });
@@ -552,7 +553,7 @@ fn underlay_clash(underlay: IpAddr, other: &Host) -> Option<String> {
     let id = &other.id;
     match (underlay, other.underlay) {
         (new, old) if new == old => Some(format!("underlay address {new} is that of host {id}")),
-        (IpAddr::V6(new), IpAddr::V6(old)) if new.octets()[12..] == old.octets()[12..] => {
+        (IpAddr::V6(new), IpAddr::V6(old)) if mac(IpAddr::V6(new)) == mac(IpAddr::V6(old)) => {
             Some(format!("underlay addresses {new} and {old} of host {id} end in the same 32 bits"))
         }
         (new, old) if new.is_ipv4() != old.is_ipv4() => {
@@ -560,82 +561,4 @@ fn underlay_clash(underlay: IpAddr, other: &Host) -> Option<String> {
         }
         _ => None,
     }
-}
-
-/// Addresses that name no host of a network, or that the kernel does not route: this network, loopback, link-local,
-/// multicast and what is reserved (RFC 6890).
-fn special_purpose() -> [IpNet; 8] {
-    let v4 = |a, b, length| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), length));
-    let v6 = |first, length| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length));
-    [
-        v4(0, 0, 8),
-        v4(127, 0, 8),
-        v4(169, 254, 16),
-        v4(224, 0, 4),
-        v4(240, 0, 4),
-        v6(0, 96),
-        v6(0xfe80, 10),
-        v6(0xff00, 8),
-    ]
-}
-
-pub(super) fn cidr_faults(cidrs: &[IpNet]) -> Vec<String> {
-    let mut violations = Vec::new();
-    if cidrs.is_empty() {
-        violations.push("a VPC needs at least one CIDR".to_owned());
-    }
-    for (place, cidr) in cidrs.iter().enumerate() {
-        if !is_canonical(cidr) {
-            violations.push(format!("CIDR {cidr} has bits set behind its length; it would be {}", cidr.trunc()));
-        }
-        if cidr.prefix_len() == 0 {
-            violations.push(format!("CIDR {cidr} is the whole address space"));
-            continue;
-        }
-        if let Some(special) = special_purpose().into_iter().find(|special| overlap(special, cidr)) {
-            violations
-                .push(format!("CIDR {cidr} overlaps {special}, which no network may use for its hosts (RFC 6890)"));
-        }
-        if let Some(other) = cidrs[..place].iter().find(|other| overlap(other, cidr)) {
-            violations.push(format!("CIDR {cidr} overlaps {other} of the same VPC"));
-        }
-    }
-    violations
-}
-
-pub(super) fn port_faults<'a>(
-    vpc: &Vpc,
-    ports: impl Iterator<Item = &'a Port>,
-    entry: impl Fn(&PortKey) -> String,
-) -> Vec<(String, String)> {
-    let mut violations = Vec::new();
-    let mut claims: Vec<(IpNet, &PortKey)> = Vec::new();
-    for port in ports {
-        let inside = |net: &IpNet| vpc.cidrs.iter().any(|cidr| cidr.contains(net));
-        for gateway in port.gateways.iter().filter(|gateway| !inside(&IpNet::from(gateway.addr()))) {
-            violations.push((entry(&port.key), format!("gateway {gateway} is in none of the CIDRs of VPC {}", vpc.id)));
-        }
-        for prefix in &port.prefixes {
-            if !is_canonical(prefix) {
-                violations.push((entry(&port.key), format!("prefix {prefix} has bits set behind its length")));
-            } else if !inside(prefix) {
-                violations
-                    .push((entry(&port.key), format!("prefix {prefix} is in none of the CIDRs of VPC {}", vpc.id)));
-            }
-            claims.push((*prefix, &port.key));
-        }
-    }
-    // Sorted by network, an overlap is always between neighbours.
-    claims.sort_by_key(|(prefix, _)| (prefix.network(), prefix.prefix_len()));
-    for pair in claims.windows(2).filter(|pair| overlap(&pair[0].0, &pair[1].0)) {
-        let [(first, one), (second, other)] = [pair[0], pair[1]];
-        violations.push((entry(other), format!("prefix {second} overlaps {first} of {} in the same VPC", entry(one))));
-    }
-    violations
-}
-
-/// The grammar of the agent's device names, see its module `owner`.
-fn is_our_device(interface: InterfaceName) -> bool {
-    let number = ["cpsvrf", "cpsvpc", "cpspeer"].iter().find_map(|prefix| interface.as_str().strip_prefix(prefix));
-    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -1,6 +1,7 @@
 //! The rules. Pure: state, request, time and chance go in; a refusal or a list of changed records comes out.
 
 pub mod account;
+mod address_rules;
 pub mod due;
 pub mod inventory;
 pub mod metering;

@@ -7,11 +7,12 @@ use super::{
 use cps_peering_config::{
     Revision,
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
-    net::Vni,
+    naming::mac,
+    net::{Mac, Vni},
 };
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 /// A record that is set or removed.
 #[allow(clippy::large_enum_variant, reason = "a commit holds few of them, mostly peerings")]
@@ -84,7 +85,7 @@ pub struct State {
     signatures: OrdMap<String, u64>,
     retiring: OrdSet<HostId>,
     /// By the last four bytes of their VTEP addresses.
-    hosts_by_tail: Links<[u8; 4], HostId>,
+    hosts_by_mac: Links<Mac, HostId>,
     /// By whether these are IPv4.
     hosts_by_family: Links<bool, HostId>,
     vpcs_of_account: Links<AccountId, VpcId>,
@@ -116,17 +117,6 @@ fn first_port(host: &HostId) -> PortKey {
     PortKey { host: host.clone(), interface: "!".parse().expect("the first printable character") }
 }
 
-/// What agents derive an Ethernet address from: the last four bytes.
-fn tail(vtep: IpAddr) -> [u8; 4] {
-    match vtep {
-        IpAddr::V4(vtep) => vtep.octets(),
-        IpAddr::V6(vtep) => {
-            let [.., a, b, c, d] = vtep.octets();
-            [a, b, c, d]
-        }
-    }
-}
-
 fn credentials(account: &Account) -> impl Iterator<Item = Credential> {
     let keys = account.keys.keys().cloned().map(Credential::AccessKey);
     keys.chain(account.tokens.values().cloned().map(Credential::TokenHash))
@@ -145,11 +135,11 @@ impl State {
                 }
                 let new = value.as_ref().map(|host| host.underlay);
                 if let Some(old) = self.hosts.set(id.clone(), value) {
-                    self.hosts_by_tail.unlink(&tail(old.underlay), &id);
+                    self.hosts_by_mac.unlink(&mac(old.underlay), &id);
                     self.hosts_by_family.unlink(&old.underlay.is_ipv4(), &id);
                 }
                 if let Some(new) = new {
-                    self.hosts_by_tail.link(&tail(new), &id);
+                    self.hosts_by_mac.link(&mac(new), &id);
                     self.hosts_by_family.link(&new.is_ipv4(), &id);
                 }
             }
@@ -329,7 +319,7 @@ impl State {
     /// address is of the other family; not the host itself.
     pub fn hosts_beside(&self, host: &Host) -> impl Iterator<Item = &Host> {
         let (id, vtep) = (host.id.clone(), host.underlay);
-        let alike = self.hosts_by_tail.of(&tail(vtep));
+        let alike = self.hosts_by_mac.of(&mac(vtep));
         let other = self.hosts_by_family.of(&!vtep.is_ipv4()).take(1);
         alike.chain(other).filter(move |other| **other != id).map(|id| &self.hosts[id])
     }

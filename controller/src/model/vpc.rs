@@ -2,9 +2,9 @@
 
 use super::{
     Code, CommandError, Context, Transaction,
-    inventory::{cidr_faults, port_faults},
+    address_rules::{cidr_violations, port_violations, still_needed},
     overlap, peering,
-    record::{Peering, Vpc},
+    record::Vpc,
     state::{Change, State},
 };
 use cps_peering_config::{
@@ -81,7 +81,7 @@ fn check_name(name: &str) -> Result<(), CommandError> {
 }
 
 fn check_cidrs(cidrs: &[IpNet]) -> Result<(), CommandError> {
-    match cidr_faults(cidrs).into_iter().next() {
+    match cidr_violations(cidrs).into_iter().next() {
         Some(rule) => Err(CommandError::one(Code::InvalidArgument, "cidr", rule, "InvalidCidr")),
         None => Ok(()),
     }
@@ -161,7 +161,7 @@ pub fn remove_cidr(tx: &mut Transaction<'_>, remove: &Cidr, context: &mut Contex
         }
         Some(place) => drop(vpc.cidrs.remove(place)),
     }
-    let violations = port_faults(&vpc, tx.state.ports_of(&vpc.id), |key| format!("port {key}"));
+    let violations = port_violations(&vpc, tx.state.ports_of(&vpc.id), |key| format!("port {key}"));
     if let Some((entry, rule)) = violations.into_iter().next() {
         return refuse(Code::FailedPrecondition, format!("{entry} needs it: {rule}"), "CidrInUse");
     }
@@ -179,14 +179,4 @@ pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
     peering::reject_requests_to(tx, &vpc.id, context);
     tx.change(Change::Vpc(vpc.id, None));
     Ok(())
-}
-
-/// Why a VPC cannot go.
-pub(super) fn still_needed(state: &State, vpc: &Vpc) -> Option<String> {
-    if let Some(port) = state.ports_of(&vpc.id).next() {
-        return Some(format!("port {} of {} is there", port.key, vpc.id));
-    }
-    let holds = |peering: &&Peering| peering.is_live() && peering.counts_for(&vpc.id);
-    let peering = state.peerings_of(&vpc.id).find(holds)?;
-    Some(format!("{} is peered by {} ({})", vpc.id, peering.id, peering.name))
 }

@@ -5,7 +5,6 @@ use crate::{
         query::Parameters,
         request::{RequestContext, Tenant},
         response::{Envelope, Errors, Failure, Nothing, Reply, reply},
-        view::timestamp,
     },
     audit::{self, Query},
     model::{
@@ -14,7 +13,7 @@ use crate::{
     },
 };
 use axum::extract::{Path, RawQuery};
-use cps_peering_config::id::AccountId;
+use cps_peering_config::{id::AccountId, time::timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;

@@ -1,10 +1,9 @@
 //! Brings what hosts must have to their agents: one worker per host, which knows only the newest target.
 
 use crate::{
-    agents::AgentClients,
     engine::{Engine, HostTarget, NewHosts, Target},
-    metrics::Pushed,
-    traffic,
+    hosts::{client::AgentClients, traffic},
+    instruments::Pushed,
 };
 use cps_peering_config::{
     HostPatch, HostReport, Revision, SharedHostConfig,

@@ -2,8 +2,14 @@
 //! within it is of interest. Of the others only totals are, and agents count without end: whoever asks them how they stand asks
 //! for that, too, with [`count`].
 
-use super::{INTERVAL_S, Key, Traffic};
-use crate::{agents::AgentClients, engine::Engine, model::record::Peering};
+use super::client::AgentClients;
+use crate::{
+    engine::{
+        Engine,
+        traffic::{INTERVAL_S, Key, Traffic},
+    },
+    model::record::Peering,
+};
 use cps_peering_config::{agent_api::TRAFFIC_PATH, id::HostId, traffic::TrafficReport};
 use reqwest::Client;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -3,11 +3,6 @@
 //! Agents count without end, over their own restarts. What each has said last is kept in the store, so that totals only go
 //! up, also when a host goes, and when the controller is away for a while.
 
-mod collect;
-
-pub(crate) use collect::count;
-pub use collect::run;
-
 use crate::store::{SideKey, Store, StoreError};
 use cps_peering_config::{
     id::{HostId, PeeringId},
@@ -117,7 +112,7 @@ impl Side {
         self.unsaved = true;
     }
 
-    fn sample(&mut self, now_ms: u64) {
+    pub(crate) fn sample(&mut self, now_ms: u64) {
         let totals = self.totals();
         if let Some(before) = self.sampled.replace(totals) {
             self.samples.push_back(Sample { time_ms: now_ms, passed: totals.since(before) });
@@ -128,7 +123,7 @@ impl Side {
 }
 
 /// By VNI first: numbers are compared faster than ids, and reports have them in this order.
-type Key = (Vni, PeeringId);
+pub(crate) type Key = (Vni, PeeringId);
 
 type Sides = BTreeMap<Key, Side>;
 
@@ -164,7 +159,7 @@ impl Traffic {
     }
 
     /// Ends an interval for the sides whose course is of interest.
-    fn sample<'a>(&self, interesting: impl IntoIterator<Item = (&'a PeeringId, Vni)>, now_ms: u64) {
+    pub(crate) fn sample<'a>(&self, interesting: impl IntoIterator<Item = (&'a PeeringId, Vni)>, now_ms: u64) {
         let mut sides = self.lock();
         for (peering, vni) in interesting {
             if let Some(side) = sides.get_mut(&(vni, peering.clone())) {
@@ -175,7 +170,7 @@ impl Traffic {
 
     /// Forgets sides of peerings that are no more. Looks at some that follow `after`: which of them are gone, and the last that
     /// it looked at; none when there are no more.
-    fn forget(
+    pub(crate) fn forget(
         &self,
         after: Option<&Key>,
         most: usize,

@@ -12,7 +12,8 @@ mod view;
 pub use allocator::ShareAllocator;
 pub use view::{LimitedSide, limited};
 
-use crate::{agents::AgentClients, engine::Engine, model::record::Peering};
+use super::client::AgentClients;
+use crate::{engine::Engine, model::record::Peering};
 use cps_peering_config::{
     Revision,
     agent_api::{SHARES_PATH, TRAFFIC_PATH},

@@ -1,12 +1,10 @@
 //! The program as one of several controllers: it follows until it leads, and begins anew when it leads no more.
 
+use super::follower::{Follower, follower_routes};
+use crate::store::{Cluster, Content, Replica, Store, StoreError};
 use anyhow::{Context, bail};
 use axum::Router;
 use cps_peering_config::{settings::EtcdSettings, tls::CONTROLLER};
-use cps_peering_controller::{
-    forward::{Follower, follower_routes},
-    store::{Cluster, Content, Replica, Store, StoreError},
-};
 use cps_peering_http::{forward::Forwarder, metrics::Own, tls::Identity};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use std::{
@@ -25,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// One that does not lead yet.
-pub(crate) struct Candidate {
+pub struct Candidate {
     cluster: Arc<Cluster>,
     url: String,
     leader: watch::Sender<Option<String>>,
@@ -41,14 +39,15 @@ enum Turn {
 }
 
 /// Says in the figures whether this controller leads.
-pub(crate) fn tell_leading(registry: &mut Registry, leads: bool) {
+pub fn tell_leading(registry: &mut Registry, leads: bool) {
     let gauge = Gauge::<i64, AtomicI64>::default();
     gauge.set(leads.into());
     registry.register("cps_controller_leader", "Whether this controller leads those that share its store", gauge);
 }
 
 impl Candidate {
-    pub(crate) fn new(settings: &EtcdSettings, identity: Option<&Identity>) -> anyhow::Result<Self> {
+    /// One of several controllers, which does not lead yet.
+    pub fn new(settings: &EtcdSettings, identity: Option<&Identity>) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Own::new("cps_controller", env!("CARGO_PKG_VERSION"), identity.cloned())));
         tell_leading(&mut registry, false);
@@ -66,18 +65,18 @@ impl Candidate {
     }
 
     /// What it shows of itself while it follows.
-    pub(crate) fn registry(&self) -> &Arc<Registry> {
+    pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
     /// What it serves while it follows.
-    pub(crate) fn routes(&self) -> Router {
+    pub fn routes(&self) -> Router {
         let follower = Follower { leader: self.leader.subscribe(), forwarder: self.forwarder.clone() };
         follower_routes(follower, &self.registry)
     }
 
     /// Follows until it leads. What it leads with.
-    pub(crate) async fn follow(&self) -> anyhow::Result<(Store, Content)> {
+    pub async fn follow(&self) -> anyhow::Result<(Store, Content)> {
         cps_peering_service::ready("no controller leads yet");
         let copy = Arc::new(Replica::begin(&self.cluster)?);
         let following = async {
@@ -128,14 +127,14 @@ fn look(copy: &Replica, url: &str) -> Result<Turn, StoreError> {
 }
 
 /// Waits until this controller leads no more; for ever where it is the only one.
-pub(crate) async fn deposed(store: &Store) {
+pub async fn deposed(store: &Store) {
     let Some(mut ended) = store.deposed() else { return std::future::pending().await };
     // An error says that the store is gone.
     let _ = ended.wait_for(|ended| *ended).await;
 }
 
 /// Begins anew, as a follower, in the same process: nothing that was under way goes on.
-pub(crate) fn begin_anew() -> anyhow::Result<Infallible> {
+pub fn begin_anew() -> anyhow::Result<Infallible> {
     tracing::warn!("this controller leads no more: it begins anew");
     let mut arguments = env::args_os();
     let program = arguments.next().map_or_else(env::current_exe, |it| Ok(it.into())).context("own program")?;

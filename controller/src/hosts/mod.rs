@@ -1,0 +1,6 @@
+//! What talks to hosts' agents.
+
+pub mod client;
+pub mod push;
+pub mod shares;
+pub mod traffic;

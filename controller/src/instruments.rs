@@ -1,0 +1,129 @@
+//! What is measured while it happens, for Prometheus: see [`metrics`](crate::metrics) for what the state says.
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::Response,
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+};
+use std::time::{Duration, Instant};
+
+/// What became of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// The host has all of it in its kernel.
+    Confirmed,
+    /// The agent has it, and the kernel not yet.
+    Behind,
+    /// The agent could not be reached, or refused.
+    Failed,
+}
+
+impl Pushed {
+    fn word(self) -> &'static str {
+        match self {
+            Pushed::Confirmed => "confirmed",
+            Pushed::Behind => "behind",
+            Pushed::Failed => "failed",
+        }
+    }
+}
+
+/// Which limit refused a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limited {
+    /// That of what an account may ask.
+    Account,
+    /// That of wrong credentials from an address.
+    Source,
+}
+
+impl Limited {
+    fn word(self) -> &'static str {
+        match self {
+            Limited::Account => "account",
+            Limited::Source => "source",
+        }
+    }
+}
+
+/// Which requests are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RequestLabels {
+    method: String,
+    /// The template, such as `/v1/regions/{regionId}/vpcs`: one value, however many VPCs there are.
+    route: String,
+    code: u16,
+}
+
+/// What is measured while it happens. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub(crate) pushes: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(crate) limited: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(crate) convergence: Histogram,
+    pub(crate) commits: Histogram,
+    pub(crate) requests: Family<RequestLabels, Histogram>,
+}
+
+/// From a millisecond to half a minute.
+const SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+
+fn histogram() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let pushes = Family::default();
+        // Shown from the start: an increase from nothing is no increase to Prometheus.
+        for outcome in [Pushed::Confirmed, Pushed::Behind, Pushed::Failed] {
+            drop(pushes.get_or_create(&[("outcome", outcome.word())]));
+        }
+        let limited = Family::default();
+        for by in [Limited::Account, Limited::Source] {
+            drop(limited.get_or_create(&[("by", by.word())]));
+        }
+        Self {
+            pushes,
+            limited,
+            convergence: histogram(),
+            commits: histogram(),
+            requests: Family::new_with_constructor(histogram as fn() -> Histogram),
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn pushed(&self, outcome: Pushed) {
+        self.pushes.get_or_create(&[("outcome", outcome.word())]).inc();
+    }
+
+    pub(crate) fn limited(&self, by: Limited) {
+        self.limited.get_or_create(&[("by", by.word())]).inc();
+    }
+
+    pub(crate) fn converged(&self, lag: Duration) {
+        self.convergence.observe(lag.as_secs_f64());
+    }
+
+    pub(crate) fn committed(&self, took: Duration) {
+        self.commits.observe(took.as_secs_f64());
+    }
+}
+
+/// Measures a request.
+pub(crate) async fn measure(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = request.method().as_str().to_owned();
+    // Paths and methods that nobody serves are the client's choice, and could be any number.
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let method = if route == "other" { "other".to_owned() } else { method };
+    let answer = next.run(request).await;
+    let asked = RequestLabels { method, route, code: answer.status().as_u16() };
+    metrics.requests.get_or_create(&asked).observe(began.elapsed().as_secs_f64());
+    answer
+}
