@@ -20,6 +20,10 @@
 //! | [`kernel`] | operations | objects that are there; events. The only place that speaks netlink |
 //! | [`service`] | reports, SIGHUP | signs of life and a line of status for the service manager; settings read again |
 //! | [`ownership`] | names and numbers | what is ours. The only place that decides it |
+//! | [`objects`] | – | the kernel's objects as values: links, routes, next hops, neighbours, filters, limits |
+//! | [`scope`] | a part of the host | which objects of the kernel belong to it. Pure |
+//! | `metrics` | reports | figures for Prometheus |
+//! | `file` | bytes | a file that is whole at any time, for the ledger |
 //!
 //! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
 

@@ -10,8 +10,8 @@
 //! | `GET /healthz` | the process is alive | 200 |
 //! | `GET /metrics` | figures for Prometheus | 200 |
 //!
-//! Over TLS the first two are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
-//! others.
+//! Over TLS the first four are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
+//! others. Health and figures are for every client that the handshake lets in.
 //!
 //! A push is answered when the kernel has been brought to it and read again, or after [`PUSH_ANSWER_WITHIN`] with
 //! a report whose `applied` is still older. By then the configuration is in the ledger: an answer of 200 means that it

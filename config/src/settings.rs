@@ -27,8 +27,8 @@ pub struct AgentSettings {
     /// To be set where that address is on a loopback interface.
     #[serde(default)]
     pub underlay_mtu: Option<u32>,
-    /// How often the kernel is compared with the configuration when no event asks for it, in seconds. Default 60. Drift that
-    /// the kernel does not announce (some sysctls of devices) stays for so long at most.
+    /// How often the whole kernel is compared with the configuration when no event asks for it, in seconds. Default 60. Sysctls of
+    /// ports and peering devices that the kernel does not announce are read every 3 seconds besides.
     #[serde(default = "default_resync_s")]
     pub resync_s: u64,
     /// Room for the kernel's events until the agent has taken them, in bytes. Where it is too small everything is compared

@@ -20,6 +20,9 @@
 //! | [`cluster`] | who leads in etcd | leading, or requests forwarded to the leader |
 //! | [`instruments`], [`metrics`] | what is measured, the state | metrics for Prometheus |
 //! | [`cli`] | a command line | HTTP requests |
+//!
+//! The program itself, `main.rs`, has besides: `service` (what is due, the service manager, settings read again) and `dev`
+//! (`--dev`).
 
 pub mod access;
 pub mod api;

@@ -22,6 +22,7 @@ async fn too_often(answer: Response) -> Value {
     answer["error"]["details"][0].clone()
 }
 
+/// C10, of the controller's time.
 #[tokio::test]
 async fn an_account_that_asks_too_often_waits_and_nobody_else_does() {
     let place = Place::new();

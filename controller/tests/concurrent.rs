@@ -112,6 +112,7 @@ async fn wish(url: String, own: (String, String), all: Vec<(String, String)>, se
     }
 }
 
+/// L12.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_accounts_ask_for_at_the_same_time_the_rules_hold() {
     let sandbox = Sandbox::start();

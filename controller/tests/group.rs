@@ -95,6 +95,7 @@ async fn what_comes_while_the_writer_is_busy_is_committed_together() {
     assert_eq!(kept, seen, "the store has what was seen");
 }
 
+/// L12.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_commands_that_exclude_each_other_one_wins_also_within_a_transaction() {
     let held = held();

@@ -107,6 +107,7 @@ fn sides_planned(model: &Model) -> usize {
     model.plans().values().map(|config| config.sides.len()).sum()
 }
 
+/// L2.
 #[test]
 fn within_an_account_nobody_needs_to_accept() {
     let mut model = cloud();
@@ -117,6 +118,7 @@ fn within_an_account_nobody_needs_to_accept() {
     assert_eq!(reason(model.run_as("one", accept(&id))), (Code::FailedPrecondition, "VpcPeerInvalidStateChange"));
 }
 
+/// L1, L2.
 #[test]
 fn between_accounts_hosts_get_nothing_before_the_receiver_accepts() {
     let mut model = cloud();
@@ -134,6 +136,7 @@ fn between_accounts_hosts_get_nothing_before_the_receiver_accepts() {
     }
 }
 
+/// L1, B2.
 #[test]
 fn only_the_initiator_changes_what_it_said_and_pays_for() {
     let mut model = cloud();
@@ -161,6 +164,7 @@ fn only_the_initiator_changes_what_it_said_and_pays_for() {
     model.run_as("one", free).unwrap();
 }
 
+/// B1.
 #[test]
 fn a_bandwidth_is_for_peerings_between_regions() {
     let mut model = cloud();
@@ -177,6 +181,7 @@ fn a_bandwidth_is_for_peerings_between_regions() {
     assert_eq!(reason(model.run_as("one", command)), (Code::InvalidArgument, "BandwidthNotAllowed"));
 }
 
+/// L3.
 #[test]
 fn a_request_expires_by_the_clock_whether_or_not_anything_ran() {
     let mut model = cloud();
@@ -192,6 +197,7 @@ fn a_request_expires_by_the_clock_whether_or_not_anything_ran() {
     assert!(sees(&model, "one", &second).is_some() && sees(&model, "two", &second).is_some());
 }
 
+/// L4.
 #[test]
 fn a_rejected_request_disappears_for_the_one_and_is_told_to_the_other() {
     let mut model = cloud();
@@ -234,6 +240,7 @@ fn in_state(word: &str) -> (Model, PeeringId) {
 const STATES: [&str; 8] =
     ["pending", "provisioning", "active", "suspended", "draining", "rejected", "expired", "peer_deleted"];
 
+/// L5.
 #[test]
 fn either_party_deletes_from_any_state_and_twice() {
     for word in STATES {
@@ -284,6 +291,7 @@ fn what_a_state_does_not_allow_is_refused_with_its_name() {
     assert_eq!(reason(model.run_as("one", command)), (Code::FailedPrecondition, "VpcPeerInvalidStateChange"));
 }
 
+/// L7.
 #[test]
 fn a_request_counts_for_its_initiator_alone() {
     let mut model = cloud();
@@ -298,6 +306,7 @@ fn a_request_counts_for_its_initiator_alone() {
     assert_eq!(ask(&mut model, "x", "y").unwrap_err().violations[0].reason, "VpcPeerCidrConflict");
 }
 
+/// L7.
 #[test]
 fn acceptance_judges_again() {
     let mut model = cloud();
@@ -317,6 +326,7 @@ fn acceptance_judges_again() {
     assert_eq!(reason(model.run_as("two", accept(&request))).1, "VpcPeerCidrConflict");
 }
 
+/// L7, L11.
 #[test]
 fn an_initiator_learns_nothing_about_the_peers_of_a_stranger() {
     let mut model = cloud();
@@ -329,6 +339,7 @@ fn an_initiator_learns_nothing_about_the_peers_of_a_stranger() {
     assert!(!words.contains(own.as_str()) && !words.contains(" a,") && !words.contains("of a "), "{words}");
 }
 
+/// L11.
 #[test]
 fn what_may_not_be_known_looks_like_what_is_not_there() {
     let mut model = cloud();
@@ -373,6 +384,7 @@ fn nobody_changes_another_account() {
     assert_eq!(reason(model.run_as("one", Command::DeleteVpc(which))).0, Code::NotFound);
 }
 
+/// L9.
 #[test]
 fn the_quota_is_counted_at_the_initiator_per_region() {
     let mut model = cloud();
@@ -396,6 +408,7 @@ fn the_quota_is_counted_at_the_initiator_per_region() {
     ask(&mut model, "a", "d").unwrap();
 }
 
+/// L8.
 #[test]
 fn records_of_what_is_over_are_forgotten_after_a_week() {
     for word in ["rejected", "expired", "peer_deleted"] {
@@ -409,6 +422,7 @@ fn records_of_what_is_over_are_forgotten_after_a_week() {
     }
 }
 
+/// L10.
 #[test]
 fn a_vpc_goes_when_nothing_needs_it_and_requests_to_it_are_rejected() {
     let mut model = cloud();
@@ -427,6 +441,7 @@ fn a_vpc_goes_when_nothing_needs_it_and_requests_to_it_are_rejected() {
     model.run_as("two", remove("e")).unwrap();
 }
 
+/// L10.
 #[test]
 fn a_cidr_that_comes_is_checked_and_followed_by_routes() {
     let mut model = cloud();
@@ -450,6 +465,7 @@ fn a_cidr_that_comes_is_checked_and_followed_by_routes() {
     assert_eq!(planned(&model), 1);
 }
 
+/// B4, B5.
 #[test]
 fn arrears_suspend_what_the_account_pays_for_and_nothing_else() {
     let mut model = cloud();
@@ -480,6 +496,7 @@ fn arrears_suspend_what_the_account_pays_for_and_nothing_else() {
     assert_eq!((state(&model, &paid), model.state.peerings()[&paid].activated_ms), ("active", activated));
 }
 
+/// B5.
 #[test]
 fn arrears_that_last_end_what_is_suspended() {
     let (mut model, id) = in_state("suspended");
@@ -498,6 +515,7 @@ fn arrears_that_last_end_what_is_suspended() {
     assert!(model.state.account(&"one".parse().unwrap()).charge.in_arrear());
 }
 
+/// B5.
 #[test]
 fn a_request_of_an_account_in_arrear_cannot_be_accepted() {
     let (mut model, id) = in_state("pending");
@@ -754,6 +772,7 @@ fn invariants(model: &Model) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
+    /// L3, L5 to L9, B5: see `invariants`.
     #[test]
     fn no_sequence_of_commands_of_several_accounts_breaks_a_rule(steps in steps()) {
         let mut model = small_cloud();
@@ -763,7 +782,7 @@ proptest! {
         }
     }
 
-    /// The sum of all periods, closed and open, is the time for which a peering had a bandwidth (B6).
+    /// The sum of all periods, closed and open, is the time for which a peering had a bandwidth (B4, B6).
     #[test]
     fn every_moment_of_an_active_peering_is_charged_once(steps in steps()) {
         let mut model = small_cloud();
@@ -794,7 +813,7 @@ proptest! {
         prop_assert_eq!(sums, expected);
     }
 
-    /// Also when the clock is set back no moment is charged twice, and none before the first.
+    /// Also when the clock is set back no moment is charged twice, and none before the first (B6).
     #[test]
     fn a_clock_that_is_set_back_charges_nothing_twice(steps in steps(), clocks in proptest::collection::vec(0u64..400, 60)) {
         let mut model = small_cloud();
@@ -812,6 +831,7 @@ proptest! {
         }
     }
 
+    /// V1.
     #[test]
     fn accounts_see_what_is_theirs_and_nothing_else(steps in steps()) {
         let mut model = small_cloud();

@@ -147,6 +147,7 @@ fn both_sides_are_planned_wherever_their_vpcs_have_ports() {
     assert!(h3.sides.is_empty());
 }
 
+/// L5.
 #[test]
 fn a_draining_peering_is_planned_nowhere_and_counts_for_overlap() {
     let mut model = built();
@@ -174,6 +175,7 @@ fn a_draining_peering_is_planned_nowhere_and_counts_for_overlap() {
     model.peer("a", "d").unwrap();
 }
 
+/// L6, L7, L8.
 #[test]
 fn peerings_are_refused_with_reasons_for_programs() {
     let mut model = built();
@@ -191,6 +193,7 @@ fn peerings_are_refused_with_reasons_for_programs() {
     assert_eq!((refusal.code, refusal.violations[0].reason), (Code::AlreadyExists, "VpcPeerNameExist"));
 }
 
+/// L10.
 #[test]
 fn cidrs_that_would_break_a_live_peering_are_refused_and_others_follow() {
     let mut model = built();
@@ -359,6 +362,7 @@ proptest! {
     }
 }
 
+/// V3.
 #[test]
 fn a_peering_waits_for_the_hosts_that_have_ports_of_it_now() {
     let mut model = Model::default();

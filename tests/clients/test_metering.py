@@ -20,7 +20,7 @@ def invoice(sandbox, tenant, **query):
 
 
 def test_periods_are_gapless_and_amounts_are_the_price_tables(start):
-    """Active time is charged by bandwidth, to the initiator alone; nothing while suspended, nothing within a region."""
+    """B4, B6: active time is charged by bandwidth, to the initiator alone; nothing while suspended, nothing within a region."""
     sandbox = start(currency="EUR", prices=PRICES)
     one, two = sandbox.tenants
     a, b, c = one.vpc("10.1.0.0/16"), one.vpc("10.2.0.0/16"), two.vpc("10.3.0.0/16", EAST)

@@ -252,7 +252,7 @@ def test_within_an_account_everything_goes(one):
 
 
 def test_what_hosts_have_not_confirmed_is_provisioning_and_then_draining(start):
-    """L5: a delete answers `draining` while a host is missing; it counts for overlap still, and forwards nothing."""
+    """L5, V3: a delete answers `draining` while a host is missing; it counts for overlap still, and forwards nothing."""
     sandbox = start(provisioning_grace_s=1, delete_wait_ms=50)
     one, two = sandbox.tenants
     a, b, other = one.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16"), one.vpc("10.2.9.0/24")

@@ -82,7 +82,7 @@ def test_a_peering_has_jd_clouds_fields_and_ours(one):
 
 
 def test_between_regions_and_accounts_each_sees_its_own_side(one, two):
-    """`vpcInfo` is always the caller's own side; charge is there between regions only."""
+    """V1: `vpcInfo` is always the caller's own side; charge is there between regions only."""
     a, b = one.vpc("10.1.0.0/16", name="a"), two.vpc("10.2.0.0/16", EAST, name="b")
     made = one.ask(a, two, b, remoteRegionId=EAST, bandwidth=100)
     ours, theirs = made, two.show(made["vpcPeeringId"], EAST)
@@ -149,7 +149,7 @@ def test_actions_repeat_the_path_in_the_body(one, two):
 
 
 def test_lists_are_filtered(one, two):
-    """Every filter alone, together, with several values, and tags."""
+    """V1: every filter alone, together, with several values, and tags."""
     a, b, c = one.vpc("10.1.0.0/16"), one.vpc("10.2.0.0/16"), one.vpc("10.3.0.0/16")
     d, e = two.vpc("10.4.0.0/16"), two.vpc("10.5.0.0/16", EAST)
     tags = [{"key": "team", "value": "net"}, {"key": "empty", "value": None}]
@@ -185,7 +185,7 @@ def test_lists_are_filtered(one, two):
 
 
 def test_lists_are_paged(start):
-    """The newest come first; pages do not overlap; behind the last page is the last page."""
+    """V1: the newest come first; pages do not overlap; behind the last page is the last page."""
     one = start().tenants[0]
     a = one.vpc("10.0.0.0/16")
     made = [one.peer(a, one.vpc(f"10.{n}.0.0/16"), name=f"p{n}")["vpcPeeringId"] for n in range(1, 24)]
@@ -332,7 +332,7 @@ def test_a_client_token_makes_one_vpc(one):
 
 
 def test_secondary_cidrs_and_route_policies(one):
-    """A CIDR that is added to a VPC or taken away is followed by the route policies of its peerings."""
+    """C4, L10, V2: a CIDR that is added to a VPC or taken away is followed by the route policies of its peerings."""
     a, b = one.vpc("10.1.0.0/16", enableIpv6="yes"), one.vpc("10.2.0.0/16")
     id = one.peer(a, b)["vpcPeeringId"]
     one.wait_for("active", id)
@@ -368,7 +368,7 @@ def test_secondary_cidrs_and_route_policies(one):
 
 @pytest.mark.parametrize("service", ["vpc", "cps"])
 def test_route_tables_follow_peerings(one, service):
-    """Route tables in both services' words: local rules, and those of what forwards."""
+    """C4: route tables in both services' words: local rules, and those of what forwards."""
     a, b = one.vpc("10.1.0.0/16", name="a"), one.vpc("10.2.0.0/16", EAST)
     id = one.peer(a, b, remoteRegionId=EAST, bandwidth=5)["vpcPeeringId"]
     one.wait_for("active", id)

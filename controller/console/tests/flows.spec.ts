@@ -5,6 +5,7 @@ import { audit, expect, open, signIn, signInByToken, test } from "./world.ts";
 
 const row = (page: Page, name: string) => page.getByRole("row").filter({ hasText: name });
 
+// V4.
 test("a newcomer makes two VPCs and peers them, all in the page", async ({ browser, controller }) => {
   const [account] = controller.told.accounts;
   const page = await open(browser, controller);
@@ -68,6 +69,7 @@ async function valueWith(page: Page, label: string, text: string): Promise<strin
   return (await page.getByLabel(label).locator("option").filter({ hasText: text }).getAttribute("value")) ?? "";
 }
 
+// V4.
 test("a request between accounts and regions is accepted, changed, and ended, each side seeing its own", async ({ browser, controller }) => {
   const [one, two] = controller.told.accounts;
   const [north, east] = controller.told.regions;
@@ -127,6 +129,7 @@ test("a request between accounts and regions is accepted, changed, and ended, ea
   await expect(asker.getByText("还没有对等连接")).toBeVisible();
 });
 
+// V4.
 test("a request is rejected, its account blocked, and unblocked", async ({ browser, controller }) => {
   const [one, two] = controller.told.accounts;
   const [north] = controller.told.regions;
@@ -247,6 +250,7 @@ test("peerings are found by filter, search and page", async ({ browser, controll
   await expect(page.getByText("共 12 条")).toBeVisible();
 });
 
+// B5, V4.
 test("an account in arrears sees what is suspended, and that only deleting is possible", async ({ browser, controller }) => {
   const [one] = controller.told.accounts;
   const [north, east] = controller.told.regions;

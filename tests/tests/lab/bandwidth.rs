@@ -60,6 +60,7 @@ fn shaper(netns: &Netns, device: &str) -> Result<String> {
     Ok(all)
 }
 
+/// B1, with packets.
 #[test]
 fn a_limit_holds_in_both_directions_and_families_and_only_between_regions() -> Result<()> {
     let lab = Lab::in_sync(limited())?;
@@ -83,6 +84,7 @@ fn a_limit_holds_in_both_directions_and_families_and_only_between_regions() -> R
     Ok(())
 }
 
+/// B2.
 #[test]
 fn a_limit_changes_in_place_under_a_running_stream() -> Result<()> {
     let lab = Lab::in_sync(limited())?;
@@ -186,6 +188,7 @@ fn sent(lab: &Lab) -> Result<u64> {
     limited.max().with_context(|| format!("nothing is counted: {report}"))
 }
 
+/// V3: the counters.
 #[test]
 fn what_passes_is_counted_over_devices_and_agents_that_come_and_go() -> Result<()> {
     let mut lab = Lab::in_sync(limited())?;

@@ -5,6 +5,7 @@ use crate::{EAST, NORTH, a_and_b, do_not_reach_each_other, is_unreachable, reach
 use anyhow::Result;
 use cps_peering_tests::Lab;
 
+/// C1, C8.
 #[test]
 fn peered_vpcs_reach_each_other_on_one_host_across_hosts_and_across_regions() -> Result<()> {
     let topology = two_hosts()
@@ -40,6 +41,7 @@ fn peered_vpcs_reach_each_other_on_one_host_across_hosts_and_across_regions() ->
     Ok(())
 }
 
+/// C4, in the kernel.
 #[test]
 fn routes_come_and_go_with_the_peering() -> Result<()> {
     let lab = Lab::in_sync(a_and_b())?;
@@ -68,6 +70,7 @@ fn routes_come_and_go_with_the_peering() -> Result<()> {
     Ok(())
 }
 
+/// C2.
 #[test]
 fn a_hub_with_many_peers_reaches_all_and_they_not_each_other() -> Result<()> {
     const SPOKES: usize = 10;
@@ -103,6 +106,7 @@ fn a_hub_with_many_peers_reaches_all_and_they_not_each_other() -> Result<()> {
     Ok(())
 }
 
+/// C6.
 #[test]
 fn what_no_port_serves_is_unreachable() -> Result<()> {
     let lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;

@@ -5,6 +5,7 @@ use crate::{NORTH, a_and_b, do_not_reach_each_other, reach_each_other, two_hosts
 use anyhow::Result;
 use cps_peering_tests::Lab;
 
+/// C6.
 #[test]
 fn vpcs_with_equal_cidrs_live_side_by_side() -> Result<()> {
     // Two worlds with the same addresses on the same hosts, each with a peering of its own.
@@ -33,6 +34,7 @@ fn vpcs_with_equal_cidrs_live_side_by_side() -> Result<()> {
     Ok(())
 }
 
+/// C6.
 #[test]
 fn unpeered_vpcs_with_other_cidrs_do_not_reach_each_other() -> Result<()> {
     let topology = a_and_b()
@@ -60,6 +62,7 @@ fn a_tenant_reaches_nothing_of_the_host_but_its_gateway() -> Result<()> {
     Ok(())
 }
 
+/// C7.
 #[test]
 fn spoofed_sources_do_not_cross_a_peering() -> Result<()> {
     let lab = Lab::in_sync(a_and_b().peering("vpc-a", "vpc-b"))?;

@@ -19,6 +19,7 @@ const WATCH: Duration = Duration::from_millis(500);
 /// How long a delete waits for a host that cannot be reached. The one that can has to be done by then.
 const DELETE_WAIT: Duration = Duration::from_secs(2);
 
+/// C5.
 #[test]
 fn a_delete_ends_a_stream_in_both_directions_at_once() -> Result<()> {
     let lab = Lab::in_sync(a_and_b())?;
@@ -29,6 +30,7 @@ fn a_delete_ends_a_stream_in_both_directions_at_once() -> Result<()> {
     is_gone(&lab, &id)
 }
 
+/// C5, while the other end cannot be reached.
 #[test]
 fn one_end_that_can_be_reached_is_enough_to_end_a_stream_in_both_directions() -> Result<()> {
     for reachable in ["h2", "h1"] {

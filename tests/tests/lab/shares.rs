@@ -109,6 +109,7 @@ pub(crate) fn most_within_a_second(records: &[Record]) -> Result<u64> {
     Ok(most)
 }
 
+/// B3.
 #[test]
 fn the_bandwidth_follows_who_sends() -> Result<()> {
     let lab = Lab::in_sync(three_senders())?;
@@ -126,6 +127,7 @@ fn the_bandwidth_follows_who_sends() -> Result<()> {
     never_too_much(&records)
 }
 
+/// B3, with everything away that could keep the sum.
 #[test]
 fn the_sum_holds_while_the_controller_is_dead_and_while_a_host_does_not_answer() -> Result<()> {
     let mut lab = Lab::in_sync(three_senders())?;
@@ -151,6 +153,7 @@ fn the_sum_holds_while_the_controller_is_dead_and_while_a_host_does_not_answer()
     never_too_much(&records)
 }
 
+/// B3.
 #[test]
 fn a_host_that_comes_or_goes_leaves_the_sum_as_it_is() -> Result<()> {
     let lab = Lab::in_sync(three_senders())?;

@@ -65,6 +65,7 @@ fn accounts(lab: &Lab) -> Result<[Account; 2]> {
     Ok([Account(lab.controller().tenant("one")?), Account(lab.controller().tenant("two")?)])
 }
 
+/// C3, L2, L5, with packets.
 #[test]
 fn the_four_kinds_of_peering_carry_packets_from_acceptance_to_deletion() -> Result<()> {
     let lab = Lab::in_sync(four_kinds())?;
@@ -111,6 +112,7 @@ fn the_four_kinds_of_peering_carry_packets_from_acceptance_to_deletion() -> Resu
     lab.wait_in_sync()
 }
 
+/// B4, B5, with packets.
 #[test]
 fn arrears_stop_packets_between_regions_as_fast_as_a_delete_and_payment_lets_them_flow_again() -> Result<()> {
     let lab = Lab::in_sync(four_kinds())?;
