@@ -51,7 +51,7 @@ enum Command {
 
 #[derive(Args)]
 struct Shown {
-    /// How to show the result.
+    /// Output format.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }

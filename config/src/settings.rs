@@ -201,7 +201,7 @@ pub enum StorePlaceError {
     /// A value of `etcd` cannot be.
     #[error("setting `etcd.{field}`: {value:?} {rule}")]
     Etcd {
-        /// Which one.
+        /// The VPC.
         field: &'static str,
         /// What it says.
         value: String,

@@ -43,7 +43,7 @@ pub struct Entry {
 /// What is looked for in the trail.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
-    /// Only what concerns this account.
+    /// Only entries that concern this account.
     pub account: Option<AccountId>,
     /// Only this request.
     pub request: Option<String>,

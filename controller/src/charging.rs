@@ -101,7 +101,7 @@ pub struct Line {
     pub region_id: String,
     /// The receiver's region.
     pub remote_region_id: String,
-    /// Mbit/s in each direction.
+    /// Bandwidth in Mbit/s per direction.
     pub bandwidth: u32,
     /// The first moment.
     pub from: String,

@@ -64,7 +64,7 @@ pub enum StoreError {
         source: Box<EtcdError>,
     },
     /// Another controller may lead by now. Whether what was being written is kept is not known.
-    #[error("store {path}: this controller leads no more; another one does, or will soon")]
+    #[error("store {path}: this controller lost leadership; retry, another controller takes over")]
     Deposed {
         /// The place.
         path: PathBuf,

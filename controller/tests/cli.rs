@@ -376,11 +376,11 @@ fn errors_say_what_is_wrong() {
     sandbox
         .with_token(token, &["--region", "mars", "vpc", "list"])
         .fails(1, "there is no region mars (RegionNotFound)");
-    sandbox.first(&["host", "list"]).fails(1, "this is for operators");
+    sandbox.first(&["host", "list"]).fails(1, "operators only");
     sandbox.first(&["apply", "-f", "/nowhere.toml"]).fails(1, "/nowhere.toml: ");
     sandbox.with_token("nobody's", &["whoami"]).fails(1, "the token is not known");
     sandbox.with_token("two words", &["whoami"]).fails(1, "no token has");
-    sandbox.with_token(token, &["--controller", "nonsense", "whoami"]).fails(2, "no address of a controller");
+    sandbox.with_token(token, &["--controller", "nonsense", "whoami"]).fails(2, "not the URL of a controller");
     sandbox.with_token(token, &["--controller", "http://127.0.0.1:1", "whoami"]).fails(3, "cannot be reached");
     sandbox.with_token(token, &["--token-file", "/nowhere", "whoami"]).fails(1, "cannot read the token file /nowhere");
     let none = run(&mut sandbox.program(&["--profile", "work", "whoami"]), "");

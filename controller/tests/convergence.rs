@@ -404,7 +404,7 @@ async fn who_leads_no_more_neither_pushes_nor_answers() {
     two.calls();
     let error = |seen: &Seen<'_>| {
         let contact = seen.agents.contact(&"h2".parse().unwrap())?;
-        contact.error.clone().filter(|error| error.contains("leads no more"))
+        contact.error.clone().filter(|error| error.contains("lost leadership"))
     };
     controller.until("an error", error).await;
     assert!(two.calls().is_empty());

@@ -10,8 +10,8 @@ use clap::ValueEnum;
 /// How a command shows its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// A table, for people.
     Table,
-    /// For programs.
+    /// JSON, for programs.
     Json,
 }

@@ -114,12 +114,12 @@ fn meant_for(caller: &Caller, path: &str) -> Result<(), Failure> {
 pub(super) async fn operators_only(request: axum::extract::Request, next: Next) -> Response {
     match request.extensions().get::<Caller>().map(|caller| &caller.actor) {
         Some(Actor::Operator) => next.run(request).await,
-        Some(_) => Failure::forbidden("this is for operators").into_response(),
+        Some(_) => Failure::forbidden("operators only").into_response(),
         None => Failure::from(AccessError::Missing).into_response(),
     }
 }
 
-/// Who asks.
+/// The authenticated identity.
 pub(super) struct RequestContext {
     pub(super) api: Api,
     pub(super) caller: Caller,
@@ -187,7 +187,7 @@ impl FromRequestParts<Api> for Tenant {
         let context = RequestContext::from_request_parts(parts, api).await?;
         match context.caller.actor.clone() {
             Actor::Account(account) => Ok(Self { context, account }),
-            _ => Err(Failure::forbidden("this is for accounts; operators use /admin/v1")),
+            _ => Err(Failure::forbidden("accounts only; operators use /admin/v1")),
         }
     }
 }

@@ -325,16 +325,22 @@ pub(super) struct Errors;
 impl utoipa::IntoResponses for Errors {
     fn responses() -> std::collections::BTreeMap<String, openapi::RefOr<openapi::Response>> {
         let said = [
-            ("400", "A value is wrong (`INVALID_ARGUMENT`), or the state does not allow it (`FAILED_PRECONDITION`)."),
-            ("401", "Nobody knows who asks."),
-            ("403", "It is another's to do."),
-            ("404", "There is no such thing, or none that the caller may know of."),
-            ("405", "There is no such method."),
-            ("408", "The request took too long to arrive."),
-            ("409", "There is such a thing already, or a client token was used for something else."),
-            ("413", "The body is too large."),
-            ("429", "There are as many as there may be (`QUOTA_EXCEEDED`), or it was asked too often (`RATE_LIMIT`)."),
-            ("503", "The store failed, or no controller leads at the moment."),
+            (
+                "400",
+                "Invalid value (`INVALID_ARGUMENT`), or not possible in the current state (`FAILED_PRECONDITION`).",
+            ),
+            ("401", "Authentication missing or invalid (`UNAUTHENTICATED`)."),
+            ("403", "Permission denied (`HTTP_FORBIDDEN`)."),
+            ("404", "Not found, or not visible to the caller (`NOT_FOUND`)."),
+            ("405", "Method not allowed."),
+            ("408", "Request timeout."),
+            (
+                "409",
+                "Already exists (`ALREADY_EXISTS`), or the client token was used with another request (`ABORTED`).",
+            ),
+            ("413", "Request body too large."),
+            ("429", "Quota exceeded (`QUOTA_EXCEEDED`), or too many requests (`RATE_LIMIT`, with `Retry-After`)."),
+            ("503", "The store is unavailable, or no controller leads at the moment (`UNAVAILABLE`)."),
         ];
         let content =
             || openapi::ContentBuilder::new().schema(Some(openapi::Ref::from_schema_name("ErrorAnswer"))).build();

@@ -507,7 +507,7 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
     }
 }
 
-/// The inventory as it is, in the form in which it is applied.
+/// The current inventory, in the form in which it is applied.
 pub fn inventory(state: &State) -> Inventory {
     Inventory {
         regions: state.regions().values().map(|region| inventory::Region { id: region.id.clone() }).collect(),

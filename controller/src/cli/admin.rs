@@ -14,27 +14,27 @@ use serde_json::{Value, json};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Accounts: credentials, standing with the billing system, quotas.
+    /// Manage accounts: credentials, charge status, quotas.
     #[command(subcommand)]
     Account(Account),
-    /// Hosts.
+    /// Manage hosts.
     #[command(subcommand)]
     Host(Host),
-    /// All peerings, with what each host has of them.
+    /// Manage all peerings, with their state on each host.
     #[command(subcommand)]
     Peering(peering::OperatorCommand),
-    /// What was done, and by whom; the newest first.
+    /// Show the audit trail, newest entries first.
     Audit(audit::OperatorQuery),
-    /// Copy the controller's store as it is now into a new file on its machine, beside the store. To bring one back:
+    /// Back up the controller's store into a new file on its machine, beside the store. To restore one:
     /// `cps-peering-controller restore`.
     Backup,
 }
 
 #[derive(Subcommand)]
 pub(super) enum Host {
-    /// List all hosts, and how their agents stand.
+    /// List all hosts and the state of their agents.
     List,
-    /// Take a host out that will not come back: its ports go with it, and nothing waits for it any more.
+    /// Remove a host that will not come back, with its ports; nothing waits for it any more.
     Remove {
         /// The host.
         host: String,
@@ -43,7 +43,7 @@ pub(super) enum Host {
 
 #[derive(Subcommand)]
 pub(super) enum Account {
-    /// Make an account.
+    /// Create an account.
     Create {
         /// Its id.
         account: String,
@@ -55,43 +55,43 @@ pub(super) enum Account {
         /// Its id.
         account: String,
     },
-    /// Give an account a key with which to sign requests. The secret key is shown this once.
+    /// Create an access key for signing requests. The secret key is shown only once.
     AddKey {
         /// The account.
         account: String,
     },
-    /// Take a key from an account.
+    /// Delete an access key.
     RemoveKey {
         /// The account.
         account: String,
         /// The access key.
         access_key: String,
     },
-    /// Give an account a bearer token. It is shown this once.
+    /// Create a bearer token. It is shown only once.
     AddToken {
         /// The account.
         account: String,
     },
-    /// Take a bearer token from an account.
+    /// Delete a bearer token.
     RemoveToken {
         /// The account.
         account: String,
         /// The token's id.
         token_id: String,
     },
-    /// Say how an account stands with the billing system. In arrear, what it pays for stops.
+    /// Set the charge status of an account. In arrear, its cross-region peerings are suspended.
     Charge {
         /// The account.
         account: String,
-        /// How it stands.
+        /// Charge status.
         status: Charge,
     },
-    /// How many live peerings an account may initiate from a region.
+    /// Quotas of live peerings that an account may initiate from a region.
     #[command(subcommand)]
     Quota(Quota),
 }
 
-/// How an account stands.
+/// Charge status of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Charge {
     Normal,
@@ -101,7 +101,7 @@ pub(super) enum Charge {
 
 #[derive(Subcommand)]
 pub(super) enum Quota {
-    /// Set it.
+    /// Set the quota.
     Set {
         /// The account.
         account: String,
@@ -111,7 +111,7 @@ pub(super) enum Quota {
         /// How many.
         limit: u32,
     },
-    /// Let the default hold again.
+    /// Reset the quota to the default.
     Reset {
         /// The account.
         account: String,

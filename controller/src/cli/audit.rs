@@ -9,24 +9,24 @@ use super::{
 use clap::Args;
 use serde_json::{Value, json};
 
-/// The most that the controller tells at once.
+/// The most entries that the controller returns at once.
 const PART: usize = 1000;
 
-/// What is looked for.
+/// Filters of the audit trail.
 #[derive(Args)]
 pub(super) struct Query {
-    /// At most so many entries.
+    /// Maximum number of entries.
     #[arg(long, default_value_t = 100, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     limit: usize,
-    /// Only what a request did, by its id.
+    /// Only entries of the request with this id.
     #[arg(long)]
     request: Option<String>,
 }
 
-/// What an operator looks for.
+/// Filters of the audit trail for operators.
 #[derive(Args)]
 pub(super) struct OperatorQuery {
-    /// Only what concerns this account.
+    /// Only entries that concern this account.
     #[arg(long)]
     account: Option<String>,
     #[command(flatten)]

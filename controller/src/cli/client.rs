@@ -14,17 +14,17 @@ use std::time::Duration;
 /// Longer than a delete may be held back.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A controller, and the right to ask it.
+/// A controller, with credentials.
 pub(super) struct Controller {
     base: Url,
     /// None where the client's certificate says who one is.
     token: Option<Token>,
-    /// From where is known who one is, for people.
+    /// Where the credentials are from, for people.
     source: String,
     client: Client,
 }
 
-/// What the controller said no to.
+/// An error answered by the controller.
 pub(super) struct Rejection {
     /// The HTTP status.
     code: u16,
@@ -63,7 +63,7 @@ impl From<Rejection> for CliError {
     }
 }
 
-/// What is asked: a path by its segments, parameters, a body.
+/// A request: path segments, query parameters, a body.
 pub(super) struct Call<'a> {
     method: Method,
     path: Vec<&'a str>,
@@ -110,7 +110,7 @@ pub(super) fn admin<'a>(rest: &[&'a str]) -> Vec<&'a str> {
 }
 
 impl Controller {
-    /// A controller, and the right to ask it.
+    /// A controller, with credentials.
     pub(super) fn new(resolved: Resolved) -> Result<Self, CliError> {
         let Resolved { controller, ca, own, token, region: _ } = resolved;
         let base = base_url(&controller)?;
@@ -141,7 +141,7 @@ impl Controller {
                 let config = tls::client(ca, own);
                 builder.tls_backend_preconfigured(config.map_err(|error| CliError::Refused(error.to_string()))?)
             }
-            (None, Some(_)) => return refused("with --cert, say with --ca who signs for the controller"),
+            (None, Some(_)) => return refused("--cert requires --ca"),
             (None, None) => {
                 tls::use_ring();
                 builder
@@ -171,15 +171,13 @@ impl Controller {
             request = request.json(&body);
         }
         let unreachable = |error: reqwest::Error| {
-            let advice = "is it running, and is --controller right?";
+            let advice = "check that it is running and that --controller is right";
             CliError::Unreachable(format!("the controller at {shown} cannot be reached: {}; {advice}", root(&error)))
         };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let text = answer.text().await.map_err(unreachable)?;
-        let strange = || {
-            CliError::Unreachable(format!("{shown} answered {status} with something that is no controller's answer"))
-        };
+        let strange = || CliError::Unreachable(format!("{shown} answered {status}, but not as a controller does"));
         let mut answer: Value = serde_json::from_str(&text).map_err(|_| strange())?;
         if status.is_success() {
             return answer.get_mut("result").map(|result| Ok(result.take())).ok_or_else(strange);

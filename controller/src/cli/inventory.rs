@@ -14,23 +14,23 @@ use reqwest::Method;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Which file is applied, and how.
+/// The file to apply, and how.
 #[derive(Args)]
 pub(super) struct Apply {
-    /// The file: TOML, or JSON where its name ends so.
+    /// Inventory file: TOML, or JSON if its name ends in .json.
     #[arg(short, long)]
     file: PathBuf,
     /// Remove what is not in the file.
     #[arg(long)]
     prune: bool,
-    /// Only show what would change.
+    /// Show what would change without changing it.
     #[arg(long)]
     dry_run: bool,
 }
 
 #[derive(Subcommand)]
 pub(super) enum Host {
-    /// List all hosts, and how their agents stand.
+    /// List all hosts and the state of their agents.
     List,
 }
 
@@ -106,7 +106,7 @@ pub(super) async fn hosts(session: &Session) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Takes a host out that will not come back.
+/// Removes a host that will not come back.
 pub(super) async fn remove_host(session: &Session, host: &str) -> Result<(), CliError> {
     let result = session.call(Call::new(Method::DELETE, admin(&["hosts", host]))).await?;
     session.print(&result, || format!("{host} is removed with its ports; nothing waits for it any more"));

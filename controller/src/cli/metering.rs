@@ -8,16 +8,16 @@ use super::{
 };
 use clap::Args;
 
-/// Of which time.
+/// The metered period.
 #[derive(Args)]
 pub(super) struct Query {
-    /// The account; for operators only, who must say it.
+    /// Account; required for operators, who alone can give it.
     #[arg(long)]
     account: Option<String>,
-    /// The first moment, for instance 2026-01-01T00:00:00Z [default: the beginning].
+    /// Start of the period, inclusive, for instance 2026-01-01T00:00:00Z [default: the beginning].
     #[arg(long)]
     from: Option<String>,
-    /// The moment after the last one [default: now].
+    /// End of the period, exclusive [default: now].
     #[arg(long)]
     to: Option<String>,
 }

@@ -45,40 +45,39 @@ pub struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Who one is: the token of --token-file, else the certificate of --cert, else the token in the environment variable \
-CPS_PEERING_TOKEN, else the profile's token or certificate, else the token in /etc/cps-peering/operator.token.
+Credentials, the first one that is given: --token-file, --cert with --key, the environment variable CPS_PEERING_TOKEN, \
+the profile's token or certificate, /etc/cps-peering/operator.token.
 
-Exit codes: 0 done, 1 refused, 2 wrong usage, 3 no controller, 4 not confirmed in time.";
+Exit codes: 0 success, 1 request refused, 2 usage error, 3 controller unreachable, 4 not confirmed in time.";
 
-/// What may be said with every command.
+/// Options of every command.
 #[derive(Args)]
-#[command(next_help_heading = "With every command")]
+#[command(next_help_heading = "Global options")]
 struct Global {
     // Not as documentation, which wants marks around addresses.
     #[arg(help = "The base URL of the controller [default: the profile's, else https://127.0.0.1:7400]")]
     #[arg(long, global = true, env = "CPS_PEERING_CONTROLLER", value_name = "URL")]
     controller: Option<String>,
-    /// The certificates, in PEM, of those who sign for the controller [default: the profile's, else those of
-    /// /etc/cps-peering/tls/ca.pem, else those that the system trusts]
+    /// CA certificates (PEM) that the controller's certificate is verified against [default: the profile's, else
+    /// /etc/cps-peering/tls/ca.pem, else the system's trust store]
     #[arg(long, global = true, env = "CPS_PEERING_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// A file with a client certificate in PEM, as `pki issue operator` makes them, and with --key its key: who one is, without
-    /// a token.
+    /// Client certificate (PEM) to authenticate with instead of a token, such as one of `pki issue operator`; requires --key.
     #[arg(long, global = true, env = "CPS_PEERING_CERT", value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// The key of --cert.
+    /// Private key (PEM) of --cert.
     #[arg(long, global = true, env = "CPS_PEERING_KEY", value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// A file that holds the bearer token.
+    /// File that holds the bearer token.
     #[arg(long, global = true, env = "CPS_PEERING_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The region that a tenant's command is about [default: the profile's, else the only one there is]
+    /// Region of the command, for tenants [default: the profile's, else the only region there is]
     #[arg(long, global = true, env = "CPS_PEERING_REGION")]
     region: Option<String>,
-    /// The profile to use [default: the one named `default`, if there is one]
+    /// Profile to use [default: `default`, if it exists]
     #[arg(long, global = true, env = "CPS_PEERING_PROFILE", value_name = "NAME")]
     profile: Option<String>,
-    /// How to show the result.
+    /// Output format.
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     output: Output,
 }
@@ -86,59 +85,59 @@ struct Global {
 /// How a result is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For people.
+    /// A table, for people.
     Table,
-    /// For programs.
+    /// JSON, for programs.
     Json,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Peerings: an account's own in a region; for operators, all.
+    /// Manage peerings: the account's own in a region; for operators, all.
     #[command(subcommand)]
     Peering(peering::Command),
-    /// VPCs of an account.
+    /// Manage the account's VPCs.
     #[command(subcommand)]
     Vpc(vpc::Command),
-    /// Route tables of an account's VPCs. They follow the peerings.
+    /// Show route tables of the account's VPCs. Routes are managed automatically.
     #[command(subcommand)]
     RouteTable(vpc::Tables),
-    /// How many peerings the account may initiate from the region, and how many it has.
+    /// Show the account's quotas in the region, and how much of them is used.
     Quota,
-    /// Who one is.
+    /// Show the authenticated identity.
     Whoami,
-    /// What was done, and by whom; the newest first.
+    /// Show the audit trail, newest entries first.
     Audit(audit::Query),
-    /// What an account is charged for: its peerings between regions, by bandwidth.
+    /// Show metered usage and charges: cross-region peerings, by bandwidth and time.
     Metering(metering::Query),
-    /// Want no requests from an account.
+    /// Block peering requests from an account.
     Block {
         /// The account.
         account: String,
     },
-    /// Want requests from an account again.
+    /// Unblock an account: accept peering requests from it again.
     Unblock {
         /// The account.
         account: String,
     },
-    /// The accounts from which no requests are wanted.
+    /// List the blocked accounts.
     Blocked,
-    /// For operators: bring the inventory to what a file says, all or nothing.
+    /// For operators: apply an inventory file, all or nothing.
     Apply(inventory::Apply),
-    /// For operators: show the inventory as it is.
+    /// For operators: show the current inventory.
     Inventory,
-    /// For operators: hosts.
+    /// For operators: manage hosts.
     #[command(subcommand)]
     Host(inventory::Host),
-    /// For operators: everything that only they may do.
+    /// For operators: accounts, quotas, backups and the whole audit trail.
     #[command(subcommand)]
     Admin(admin::Command),
-    /// Controllers and tokens that are kept under a name.
+    /// Manage profiles: a controller and credentials under a name.
     #[command(subcommand)]
     Profile(profile::Command),
-    /// Certificates for controller, agents and clients: a CA in a folder.
+    /// Manage certificates: a CA in a directory, for controllers, agents and clients.
     Pki(pki::Arguments),
-    /// Print a script that lets a shell complete commands.
+    /// Print a shell completion script.
     Completion {
         /// The shell.
         shell: Shell,
@@ -155,18 +154,18 @@ enum Shell {
 
 #[derive(Args, Default)]
 struct Wait {
-    /// Wait until every host concerned has confirmed it from its kernel, at most so many seconds.
+    /// Wait until every host concerned has confirmed from its kernel, for at most this many seconds.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30")]
     wait: Option<u64>,
 }
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Debug, Error)]
 enum CliError {
-    /// It was refused, or something in it is wrong.
+    /// The controller refused it, or a local file is wrong.
     #[error("{0}")]
     Refused(String),
-    /// It was said in a way that means nothing.
+    /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
     /// The controller cannot be reached.
@@ -201,7 +200,7 @@ pub async fn main(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Says on standard error what the program has to say beside its result.
+/// Writes a message to standard error, apart from the result.
 fn complain(text: &str) {
     cps_peering_terminal::complain(&format!("{NAME}: {text}"));
 }

@@ -28,7 +28,7 @@ const EARLIER: Duration = Duration::from_mins(5);
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The folder with the CA and what it has signed.
+    /// Directory with the CA and the certificates it has issued.
     #[arg(long, default_value = "/etc/cps-peering/pki", value_name = "FOLDER")]
     dir: PathBuf,
     #[command(subcommand)]
@@ -37,7 +37,7 @@ pub(super) struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a CA: ca.pem, which controller and agents must have, and ca.key, which no other machine needs.
+    /// Create a CA: ca.pem, which controllers and agents need, and ca.key, which must stay here.
     Init {
         #[command(flatten)]
         how: How,
@@ -47,7 +47,7 @@ enum Command {
         #[command(subcommand)]
         whom: Whom,
     },
-    /// Show the certificates of the folder, or of files.
+    /// Show the certificates of the directory, or of files.
     Show {
         /// Files with certificates in PEM.
         files: Vec<PathBuf>,
@@ -56,10 +56,10 @@ enum Command {
 
 #[derive(Args)]
 struct How {
-    /// For how many days [default: 3650 for a CA, 365 otherwise]
+    /// Validity in days [default: 3650 for a CA, 365 otherwise]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36500))]
     days: Option<u32>,
-    /// Put it in the place of one that is there.
+    /// Overwrite an existing one.
     #[arg(long)]
     force: bool,
 }
@@ -68,7 +68,7 @@ struct How {
 enum Whom {
     /// For the controller: controller.pem and controller.key.
     Controller {
-        /// Names and addresses by which clients call it, beside localhost and those of the loopback interface.
+        /// DNS names and IP addresses of the controller, besides localhost and the loopback addresses.
         #[arg(long, value_name = "NAME")]
         address: Vec<String>,
         #[command(flatten)]
@@ -82,12 +82,12 @@ enum Whom {
         #[command(flatten)]
         how: How,
     },
-    /// For clients that are operators, without a token: operator.pem and operator.key.
+    /// For operators, who need no token with it: operator.pem and operator.key.
     Operator {
         #[command(flatten)]
         how: How,
     },
-    /// For clients that may read metrics: monitoring.pem and monitoring.key.
+    /// For clients that may read metrics and nothing else: monitoring.pem and monitoring.key.
     Monitoring {
         #[command(flatten)]
         how: How,
@@ -201,7 +201,7 @@ fn init(dir: &Path, how: &How) -> Result<PathBuf, CliError> {
     keep(dir, "ca", &certificate.pem(), &key)
 }
 
-/// Who signs.
+/// The CA that signs.
 struct Ca<'a> {
     dir: &'a Path,
     issuer: Issuer<'static, KeyPair>,

@@ -41,7 +41,7 @@ const USUAL: &str = "default";
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// List the profiles. Tokens are not shown.
+    /// List the profiles, without tokens.
     List,
     /// Keep --controller, --ca, --region, --token-file, and --cert with --key under a name, as the command line or the environment says them. What is
     /// not said stays as it is. The file is written anew: comments in it are lost.
@@ -52,14 +52,14 @@ pub(super) enum Command {
         #[arg(long)]
         token_stdin: bool,
     },
-    /// Forget a profile.
+    /// Delete a profile.
     Remove {
         /// The profile's name.
         name: String,
     },
 }
 
-/// What the command line and the environment say.
+/// What the command line and the environment give.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     controller: Option<String>,
@@ -119,7 +119,7 @@ fn read_token(file: &Path) -> Result<String, CliError> {
 }
 
 impl Told {
-    /// What is empty is as good as not said.
+    /// Empty values count as absent.
     pub(super) fn read(global: Global) -> Self {
         let some = |text: Option<String>| text.filter(|text| !text.is_empty());
         let file = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
@@ -134,7 +134,7 @@ impl Told {
         }
     }
 
-    /// Finds out what is used.
+    /// Resolves what is used.
     pub(super) fn resolve(self) -> Result<Resolved, CliError> {
         // Without a home there are no profiles, and that matters only to those who name one.
         match Config::find() {

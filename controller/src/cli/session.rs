@@ -14,7 +14,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// The most that the controller puts on a page.
 const PAGE: usize = 100;
 
-/// A controller to talk with, and how to show what it says.
+/// A controller, and how its answers are shown.
 pub(super) struct Session {
     controller: Controller,
     region: Option<String>,

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Make a VPC.
+    /// Create a VPC.
     Create {
-        /// Its first CIDR, for instance 10.1.0.0/16.
+        /// Primary CIDR, for instance 10.1.0.0/16.
         #[arg(long)]
         cidr: IpNet,
         /// Its name, 1 to 60 characters.
@@ -24,7 +24,7 @@ pub(super) enum Command {
         /// What it is for, at most 256 characters.
         #[arg(long)]
         description: Option<String>,
-        /// Give it a /48 of unique local IPv6 addresses, too.
+        /// Also assign a /48 of unique local IPv6 addresses (RFC 4193).
         #[arg(long)]
         ipv6: bool,
     },
@@ -35,19 +35,19 @@ pub(super) enum Command {
         /// Its id.
         vpc: String,
     },
-    /// Remove a VPC that has no ports and no peerings.
+    /// Delete a VPC that has no ports and no peerings.
     Delete {
         /// Its id.
         vpc: String,
     },
-    /// Add a CIDR to a VPC. Route tables of its peers follow.
+    /// Add a secondary CIDR to a VPC. Routes of its peers follow.
     AddCidr {
         /// The VPC's id.
         vpc: String,
         /// The CIDR, IPv4 or IPv6.
         cidr: IpNet,
     },
-    /// Take a CIDR from a VPC that no port needs. The first one stays.
+    /// Remove a secondary CIDR that no port needs.
     RemoveCidr {
         /// The VPC's id.
         vpc: String,
@@ -60,7 +60,7 @@ pub(super) enum Command {
 pub(super) enum Tables {
     /// List the route tables of the account's VPCs in the region.
     List {
-        /// Only that of this VPC.
+        /// Only the route table of this VPC.
         #[arg(long)]
         vpc: Option<String>,
     },

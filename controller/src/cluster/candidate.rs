@@ -135,7 +135,7 @@ pub async fn deposed(store: &Store) {
 
 /// Begins anew, as a follower, in the same process: nothing that was under way goes on.
 pub fn begin_anew() -> anyhow::Result<Infallible> {
-    tracing::warn!("this controller leads no more: it begins anew");
+    tracing::warn!("lost leadership: restarting as a follower");
     let mut arguments = env::args_os();
     let program = arguments.next().map_or_else(env::current_exe, |it| Ok(it.into())).context("own program")?;
     Err(Command::new(program).args(arguments).exec()).context("cannot begin anew")

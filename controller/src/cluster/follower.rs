@@ -55,7 +55,7 @@ async fn pass_on(State(mut follower): State<Follower>, mut request: Request) -> 
         return api::unavailable("no controller leads at the moment: ask again in a second");
     };
     if request.headers().contains_key(FORWARDED) {
-        return api::unavailable("this controller leads no more: ask again in a second");
+        return api::unavailable("this controller lost leadership: retry in a second");
     }
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
@@ -110,5 +110,5 @@ async fn while_leading(State(engine): State<Arc<Engine>>, request: Request, next
     if engine.store().leads() {
         return answer;
     }
-    api::unavailable("this controller leads no more, and whether it has done what was asked is not known")
+    api::unavailable("this controller lost leadership, and it is unknown whether the request was carried out")
 }

@@ -51,7 +51,7 @@ enum PushError {
          older copy? Nothing is changed on this host"
     )]
     Newer { ours: Revision, theirs: Revision },
-    #[error("this controller leads no more")]
+    #[error("lost leadership")]
     Deposed,
     #[error("the agent has other content under revision {0}; a new change of this host will be sent whole")]
     OtherContent(Revision),

@@ -34,7 +34,7 @@ pub struct Apply {
 pub struct Difference {
     /// `region`, `account`, `host`, `vpc`, `port` or `peering`.
     pub kind: &'static str,
-    /// Which one.
+    /// The VPC.
     pub id: String,
     /// What happened to it.
     pub action: Action,

@@ -22,7 +22,7 @@ pub struct Period {
     pub payer: AccountId,
     /// The regions, the initiator's first.
     pub regions: [RegionId; 2],
-    /// Mbit/s in each direction.
+    /// Bandwidth in Mbit/s per direction.
     pub bandwidth: u32,
     /// The first moment, in milliseconds since 1970-01-01 UTC.
     pub from_ms: u64,

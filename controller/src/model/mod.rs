@@ -158,7 +158,7 @@ impl Drop for Transaction<'_> {
     }
 }
 
-/// Who asks.
+/// The authenticated identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actor {
     /// The controller itself, because something was confirmed or its time had come.
@@ -247,7 +247,7 @@ pub struct Signed {
 /// A command with who asks for it.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Who asks.
+    /// The authenticated identity.
     pub actor: Actor,
     /// The id under which the answer and the audit trail speak of it.
     pub id: String,
@@ -301,7 +301,7 @@ impl Default for Limits {
 pub struct Context<'a> {
     /// The time, in milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
-    /// Who asks.
+    /// The authenticated identity.
     pub actor: &'a Actor,
     /// Limits and periods.
     pub limits: &'a Limits,

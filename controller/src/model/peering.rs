@@ -29,7 +29,7 @@ pub struct Locator {
     pub id: PeeringId,
 }
 
-/// A wish to peer two VPCs.
+/// Request to create a peering.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Create {
     /// The peering's name.
@@ -55,7 +55,7 @@ pub struct Create {
 /// Other words about a peering; none for what stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Modify {
-    /// Which one.
+    /// The VPC.
     pub which: Locator,
     /// Its name.
     pub name: Option<String>,
@@ -66,7 +66,7 @@ pub struct Modify {
 /// Another limit for a peering.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SetBandwidth {
-    /// Which one.
+    /// The VPC.
     pub which: Locator,
     /// The most that may pass in each direction, in Mbit/s.
     pub bandwidth: u32,
@@ -215,7 +215,7 @@ fn check_credit(state: &State, account: &AccountId, cross_region: bool) -> Resul
     Err(CommandError::one(Code::FailedPrecondition, "vpcId", rule, "AccountInArrear"))
 }
 
-/// How many live peerings an account may initiate from a region.
+/// Quotas of live peerings that an account may initiate from a region.
 pub fn quota(state: &State, account: &AccountId, region: &RegionId, limits: &Limits) -> u32 {
     let own = state.accounts().get(account).and_then(|account| account.quotas.get(region));
     own.copied().unwrap_or(limits.peerings_per_region)

@@ -84,7 +84,7 @@ impl std::fmt::Display for PortKey {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
-    /// Which one.
+    /// The VPC.
     pub key: PortKey,
     /// The VPC that it belongs to.
     pub vpc: VpcId,

@@ -27,7 +27,7 @@ pub struct Locator {
     pub id: VpcId,
 }
 
-/// A wish for a VPC.
+/// Request to create a VPC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Create {
     /// Whose it will be.
@@ -44,10 +44,10 @@ pub struct Create {
     pub ipv6: bool,
 }
 
-/// Other words about a VPC; none for what stays.
+/// Request to change a VPC; none for what stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Modify {
-    /// Which one.
+    /// The VPC.
     pub which: Locator,
     /// Its name.
     pub name: Option<String>,

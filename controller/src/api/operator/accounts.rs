@@ -31,7 +31,7 @@ pub(in crate::api) struct AccountBody {
     account_id: AccountId,
 }
 
-/// How an account stands.
+/// Charge status of an account.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct ChargeBody {
@@ -89,7 +89,7 @@ fn random<T>(made: Result<T, secret::NoRandomness>) -> Result<T, Failure> {
     made.map_err(|error| Failure::internal(error.to_string()))
 }
 
-/// List the accounts that have a record.
+/// List the accounts.
 #[utoipa::path(get, path = "/admin/v1/accounts", tag = "operators", operation_id = "listAccounts",
     responses((status = 200, body = Envelope<Accounts>), Errors))]
 pub(in crate::api) async fn list(context: RequestContext) -> Reply {
@@ -98,7 +98,7 @@ pub(in crate::api) async fn list(context: RequestContext) -> Reply {
     })
 }
 
-/// Make an account.
+/// Create an account.
 #[utoipa::path(post, path = "/admin/v1/accounts", tag = "operators", operation_id = "createAccount",
     request_body = AccountBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]
 pub(in crate::api) async fn create(context: RequestContext, body: Bytes) -> Reply {
@@ -120,7 +120,7 @@ pub(in crate::api) async fn show(context: RequestContext, Path(id): Path<String>
     one(&context, &account_id(&id)?)
 }
 
-/// Give an account a key with which to sign requests.
+/// Create an access key of an account, for signing requests.
 #[utoipa::path(post, path = "/admin/v1/accounts/{accountId}/keys", tag = "operators", operation_id = "addKey",
     params(("accountId" = String, Path)), responses((status = 200, body = Envelope<NewKey>), Errors))]
 pub(in crate::api) async fn add_key(context: RequestContext, Path(id): Path<String>) -> Reply {
@@ -130,7 +130,7 @@ pub(in crate::api) async fn add_key(context: RequestContext, Path(id): Path<Stri
     reply(NewKey { access_key, secret_key })
 }
 
-/// Take a key from an account.
+/// Delete an access key.
 #[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/keys/{accessKey}", tag = "operators",
     operation_id = "removeKey", params(("accountId" = String, Path), ("accessKey" = String, Path)),
     responses((status = 200, body = Envelope<Nothing>), Errors))]
@@ -139,7 +139,7 @@ pub(in crate::api) async fn remove_key(context: RequestContext, Path((id, key)):
     reply(json!({}))
 }
 
-/// Give an account a bearer token.
+/// Create a bearer token of an account.
 #[utoipa::path(post, path = "/admin/v1/accounts/{accountId}/tokens", tag = "operators", operation_id = "addToken",
     params(("accountId" = String, Path)), responses((status = 200, body = Envelope<NewToken>), Errors))]
 pub(in crate::api) async fn add_token(context: RequestContext, Path(id): Path<String>) -> Reply {
@@ -149,7 +149,7 @@ pub(in crate::api) async fn add_token(context: RequestContext, Path(id): Path<St
     reply(NewToken { token_id, token })
 }
 
-/// Take a bearer token from an account.
+/// Delete a bearer token.
 #[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/tokens/{tokenId}", tag = "operators",
     operation_id = "removeToken", params(("accountId" = String, Path), ("tokenId" = String, Path)),
     responses((status = 200, body = Envelope<Nothing>), Errors))]
@@ -158,7 +158,7 @@ pub(in crate::api) async fn remove_token(context: RequestContext, Path((id, toke
     reply(json!({}))
 }
 
-/// The billing system says how an account stands.
+/// Set the charge status of an account (for the billing system).
 #[utoipa::path(put, path = "/admin/v1/accounts/{accountId}/chargeStatus", tag = "operators",
     operation_id = "setChargeStatus", params(("accountId" = String, Path)), request_body = ChargeBody,
     responses((status = 200, body = Envelope<OneAccount>), Errors))]
@@ -168,7 +168,7 @@ pub(in crate::api) async fn charge(context: RequestContext, Path(id): Path<Strin
     one(&context, &account_id(&id)?)
 }
 
-/// What an account is charged for in a time: its peerings between regions, by bandwidth.
+/// Metered usage and charges of an account in a period: its cross-region peerings, by bandwidth.
 #[utoipa::path(get, path = "/admin/v1/accounts/{accountId}/metering", tag = "operators",
     operation_id = "accountMetering",
     params(("accountId" = String, Path), ("from" = Option<String>, Query, example = "2026-01-01T00:00:00Z"),
@@ -184,7 +184,7 @@ pub(in crate::api) async fn metering(
     crate::api::tenant::metering::metering(&context, account_id(&id)?, query.as_deref()).await
 }
 
-/// Set how many live peerings an account may initiate from a region.
+/// Set an account's quota of live peerings initiated from a region.
 #[utoipa::path(put, path = "/admin/v1/accounts/{accountId}/quotas/{regionId}", tag = "operators",
     operation_id = "setQuota", params(("accountId" = String, Path), ("regionId" = String, Path)),
     request_body = QuotaBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]
@@ -197,7 +197,7 @@ pub(in crate::api) async fn set_quota(
     quota(&context, &id, &region, Some(max_limit)).await
 }
 
-/// Let the default quota hold for an account in a region.
+/// Reset an account's quota in a region to the default.
 #[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/quotas/{regionId}", tag = "operators",
     operation_id = "resetQuota", params(("accountId" = String, Path), ("regionId" = String, Path)),
     responses((status = 200, body = Envelope<OneAccount>), Errors))]

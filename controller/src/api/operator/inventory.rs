@@ -40,7 +40,7 @@ pub(in crate::api) struct Hosts {
     hosts: Vec<HostView>,
 }
 
-/// Bring accounts, regions, hosts, VPCs, ports and peerings to what a document says, all of it or nothing.
+/// Apply a document of regions, accounts, hosts, VPCs, ports and peerings, all or nothing.
 #[utoipa::path(post, path = "/admin/v1/apply", tag = "operators", operation_id = "apply",
     params(("dryRun" = Option<bool>, Query), ("prune" = Option<bool>, Query)), request_body = serde_json::Value,
     responses((status = 200, body = Envelope<Applied>), Errors))]
@@ -56,14 +56,14 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
     }
 }
 
-/// The inventory as it is, in the form in which it is applied.
+/// The current inventory, in the form in which it is applied.
 #[utoipa::path(get, path = "/admin/v1/inventory", tag = "operators", operation_id = "inventory",
     responses((status = 200, body = Envelope<serde_json::Value>), Errors))]
 pub(in crate::api) async fn inventory(context: RequestContext) -> Reply {
     reply(context.api.engine.read(|state, _| view::inventory(state)))
 }
 
-/// Hosts, and how their agents stand.
+/// List all hosts and the state of their agents.
 #[utoipa::path(get, path = "/admin/v1/hosts", tag = "operators", operation_id = "hosts",
     responses((status = 200, body = Envelope<Hosts>), Errors))]
 pub(in crate::api) async fn hosts(context: RequestContext) -> Reply {
@@ -74,7 +74,7 @@ pub(in crate::api) async fn hosts(context: RequestContext) -> Reply {
     reply(Hosts { hosts })
 }
 
-/// Take a host out that will not come back: its ports go with it, and nothing waits for it any more.
+/// Remove a host that will not come back, with its ports; nothing waits for it any more.
 #[utoipa::path(delete, path = "/admin/v1/hosts/{host}", tag = "operators", operation_id = "removeHost",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Nothing>), Errors))]
 pub(in crate::api) async fn remove_host(context: RequestContext, Path(host): Path<String>) -> Reply {
@@ -96,7 +96,7 @@ pub(in crate::api) struct BackUp {
     revision: Revision,
 }
 
-/// Copy the store as it is now into a new file on the controller's machine, beside the store.
+/// Back up the store into a new file on the controller's machine, beside the store.
 #[utoipa::path(post, path = "/admin/v1/backups", tag = "operators", operation_id = "backUp",
     responses((status = 200, body = Envelope<BackUp>), Errors))]
 pub(in crate::api) async fn back_up(context: RequestContext) -> Reply {
@@ -107,7 +107,7 @@ pub(in crate::api) async fn back_up(context: RequestContext) -> Reply {
     reply(BackUp { file: file.display().to_string(), store_key_file, revision })
 }
 
-/// What was done, the newest first.
+/// The audit trail, newest entries first.
 #[utoipa::path(get, path = "/admin/v1/audit", tag = "operators", operation_id = "audit",
     params(("account" = Option<String>, Query), ("request" = Option<String>, Query),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("before" = Option<u64>, Query, minimum = 1)),

@@ -44,7 +44,7 @@ pub(in crate::api) struct PeerBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct LimitBody {
-    /// Mbit/s in each direction.
+    /// Bandwidth in Mbit/s per direction.
     bandwidth: u32,
 }
 
@@ -134,7 +134,7 @@ pub(in crate::api) async fn list(context: RequestContext) -> Reply {
     reply(AllPeerings { total_count: vpc_peerings.len(), vpc_peerings })
 }
 
-/// Peer two VPCs, of whatever accounts. Nobody needs to accept it.
+/// Peer two VPCs of any accounts, without acceptance.
 #[utoipa::path(post, path = "/admin/v1/peerings", tag = "operators", operation_id = "createPeering",
     request_body = PeerBody, responses((status = 200, body = Envelope<AnyPeering>), Errors))]
 pub(in crate::api) async fn create(context: RequestContext, body: Bytes) -> Reply {
@@ -161,7 +161,7 @@ pub(in crate::api) async fn show(context: RequestContext, Path(peering): Path<St
     one(&context, &resolve(&context.api, &peering, false)?)
 }
 
-/// Change the bandwidth of a peering between regions.
+/// Change the bandwidth of a cross-region peering.
 #[utoipa::path(put, path = "/admin/v1/peerings/{peering}/bandwidth", tag = "operators",
     operation_id = "setPeeringBandwidth", params(("peering" = String, Path)), request_body = LimitBody,
     responses((status = 200, body = Envelope<AnyPeering>), Errors))]
@@ -181,7 +181,7 @@ pub(in crate::api) async fn routes(context: RequestContext, Path(peering): Path<
     reply(Routes { routes })
 }
 
-/// What passes between the peers, counted by the hosts of either side: totals, and the last hour.
+/// The traffic between the peers as counted by the hosts of both sides: totals, and the last hour.
 #[utoipa::path(get, path = "/admin/v1/peerings/{peering}/traffic", tag = "operators", operation_id = "peeringTraffic",
     params(("peering" = String, Path)), responses((status = 200, body = Envelope<BothTraffic>), Errors))]
 pub(in crate::api) async fn traffic(context: RequestContext, Path(peering): Path<String>) -> Reply {
@@ -194,8 +194,8 @@ pub(in crate::api) async fn traffic(context: RequestContext, Path(peering): Path
     reply(both)
 }
 
-/// End a peering for both accounts. Answers when every host that can be reached has confirmed from its kernel, or after a
-/// while with those that have not.
+/// Delete a peering for both accounts. Answers when every host that can be reached has confirmed from its kernel, or after
+/// a timeout with the hosts that have not.
 #[utoipa::path(delete, path = "/admin/v1/peerings/{peering}", tag = "operators", operation_id = "deletePeering",
     params(("peering" = String, Path)), responses((status = 200, body = Envelope<DeletedForBoth>), Errors))]
 pub(in crate::api) async fn delete(context: RequestContext, Path(peering): Path<String>) -> Reply {

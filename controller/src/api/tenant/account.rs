@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-/// Who asks.
+/// The authenticated identity.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct WhoAmI {
@@ -28,11 +28,11 @@ pub(in crate::api) struct WhoAmI {
     account_id: Option<String>,
     /// How it stands with the billing system: `normal`, `overdue` or `arrear`.
     charge_status: Option<&'static str>,
-    /// The regions there are.
+    /// List the regions.
     regions: Vec<String>,
 }
 
-/// The regions there are.
+/// List the regions.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct Regions {
@@ -47,7 +47,7 @@ struct RegionView {
     region_id: String,
 }
 
-/// The accounts from which no requests are wanted.
+/// List the blocked accounts.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct Blocked {
@@ -120,7 +120,7 @@ pub(in crate::api) fn trail(found: Vec<(u64, audit::Entry)>, viewer: &Actor) -> 
     Trail { entries: found.into_iter().map(show).collect() }
 }
 
-/// Who asks.
+/// The authenticated identity.
 #[utoipa::path(get, path = "/v1/whoami", tag = "account", operation_id = "whoami",
     responses((status = 200, body = Envelope<WhoAmI>), Errors))]
 pub(in crate::api) async fn whoami(context: RequestContext) -> Reply {
@@ -134,7 +134,7 @@ pub(in crate::api) async fn whoami(context: RequestContext) -> Reply {
     reply(answer)
 }
 
-/// The regions there are.
+/// List the regions.
 #[utoipa::path(get, path = "/v1/regions", tag = "account", operation_id = "describeRegions",
     responses((status = 200, body = Envelope<Regions>), Errors))]
 pub(in crate::api) async fn regions(context: RequestContext) -> Reply {
@@ -142,7 +142,7 @@ pub(in crate::api) async fn regions(context: RequestContext) -> Reply {
     reply(Regions { regions: context.api.engine.read(|state, _| state.regions().keys().map(view).collect()) })
 }
 
-/// What was done in the account's name, and what others did to its peerings. The newest first.
+/// The audit trail of the account: its own commands, and what others did to its peerings. Newest entries first.
 #[utoipa::path(get, path = "/v1/auditEntries", tag = "account", operation_id = "describeAuditEntries",
     params(("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("before" = Option<u64>, Query, minimum = 1),
         ("request" = Option<String>, Query)),
@@ -154,7 +154,7 @@ pub(in crate::api) async fn audit(tenant: Tenant, RawQuery(query): RawQuery) -> 
     reply(trail(found, &tenant.context.caller.actor))
 }
 
-/// The accounts from which no requests are wanted.
+/// List the blocked accounts.
 #[utoipa::path(get, path = "/v1/blockedAccounts", tag = "account", operation_id = "describeBlockedAccounts",
     responses((status = 200, body = Envelope<Blocked>), Errors))]
 pub(in crate::api) async fn blocked(tenant: Tenant) -> Reply {
@@ -169,14 +169,14 @@ async fn change(tenant: Tenant, other: &str, what: impl FnOnce(AccountId) -> Wha
     reply(json!({}))
 }
 
-/// Want no requests from an account. To that account it looks as if there were no VPCs.
+/// Block peering requests from an account. To that account the VPCs do not exist.
 #[utoipa::path(put, path = "/v1/blockedAccounts/{accountId}", tag = "account", operation_id = "blockAccount",
     params(("accountId" = String, Path)), responses((status = 200, body = Envelope<Nothing>), Errors))]
 pub(in crate::api) async fn block(tenant: Tenant, Path(other): Path<String>) -> Reply {
     change(tenant, &other, What::Block).await
 }
 
-/// Want requests from an account again.
+/// Unblock an account: accept peering requests from it again.
 #[utoipa::path(delete, path = "/v1/blockedAccounts/{accountId}", tag = "account", operation_id = "unblockAccount",
     params(("accountId" = String, Path)), responses((status = 200, body = Envelope<Nothing>), Errors))]
 pub(in crate::api) async fn unblock(tenant: Tenant, Path(other): Path<String>) -> Reply {

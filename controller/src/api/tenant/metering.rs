@@ -54,7 +54,7 @@ pub(in crate::api) async fn metering(
     }
 }
 
-/// What the account is charged for in a time: its peerings between regions, by bandwidth.
+/// Metered usage and charges of the account in a period: its cross-region peerings, by bandwidth.
 #[utoipa::path(get, path = "/v1/metering", tag = "account", operation_id = "describeMetering",
     params(("from" = Option<String>, Query, example = "2026-01-01T00:00:00Z"),
         ("to" = Option<String>, Query, example = "2026-02-01T00:00:00Z"),

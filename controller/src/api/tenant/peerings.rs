@@ -52,7 +52,7 @@ pub(in crate::api) struct CreatePeeringBody {
     /// A request with a token that was used before returns the first result.
     #[schema(min_length = 1, max_length = 36)]
     client_token: Option<String>,
-    /// Check everything and change nothing.
+    /// Run all checks without changing anything.
     dry_run: Option<bool>,
 }
 
@@ -82,7 +82,7 @@ pub(in crate::api) struct ModifyPeeringBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct BandwidthBody {
-    /// Mbit/s in each direction.
+    /// Bandwidth in Mbit/s per direction.
     bandwidth: u32,
     /// A request with a token that was used before returns the first result.
     client_token: Option<String>,
@@ -201,7 +201,7 @@ impl Regional {
     }
 }
 
-/// Make a peering, or a request for one.
+/// Create a peering; with a VPC of another account, a request that it accepts or rejects.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/", tag = "peerings", operation_id = "createVpcPeering",
     params(("regionId" = String, Path)), request_body = CreatePeeringBody,
     responses((status = 200, body = Envelope<OnePeering>), Errors))]
@@ -300,7 +300,7 @@ pub(in crate::api) async fn put(regional: Regional, body: Bytes) -> Reply {
     }
 }
 
-/// Change name and description. The initiator's to do.
+/// Change the name and description. Only the initiator can.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
     operation_id = "modifyVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     request_body = Option<ModifyPeeringBody>, responses((status = 200, body = Envelope<crate::api::response::Nothing>), Errors))]
@@ -311,7 +311,7 @@ async fn modify(regional: Regional, which: Locator, body: Bytes) -> Reply {
     reply(json!({}))
 }
 
-/// Change the bandwidth of a peering between regions. The initiator's to do, who pays for it.
+/// Change the bandwidth of a cross-region peering. Only the initiator can, who pays for it.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:modifyVpcPeeringBandwidth",
     tag = "peerings", operation_id = "modifyVpcPeeringBandwidth",
     params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)), request_body = BandwidthBody,
@@ -334,7 +334,7 @@ pub(in crate::api) async fn post(regional: Regional, body: Bytes) -> Reply {
     }
 }
 
-/// Say yes to a request. The receiver's to do.
+/// Accept a peering request. Only the receiver can.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:acceptVpcPeering", tag = "peerings",
     operation_id = "acceptVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     request_body = Option<EmptyBody>,
@@ -345,7 +345,7 @@ async fn accept(regional: Regional, which: Locator, body: Bytes) -> Reply {
     regional.one(&id)
 }
 
-/// Say no to a request. The receiver's to do.
+/// Reject a peering request. Only the receiver can.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:rejectVpcPeering", tag = "peerings",
     operation_id = "rejectVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     request_body = Option<EmptyBody>,
@@ -356,8 +356,8 @@ async fn reject(regional: Regional, which: Locator, body: Bytes) -> Reply {
     reply(json!({}))
 }
 
-/// End a peering. Answers when every host that can be reached has confirmed from its kernel, or after a while with how many
-/// are missing. To delete again what was deleted is no error.
+/// Delete a peering. Answers when every host that can be reached has confirmed from its kernel, or after a timeout with the
+/// number of hosts that have not. Idempotent.
 #[utoipa::path(delete, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
     operation_id = "deleteVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     responses((status = 200, body = Envelope<Deleted>), Errors))]
@@ -391,7 +391,7 @@ pub(in crate::api) async fn routes(regional: Regional) -> Reply {
     reply(Routes { routes })
 }
 
-/// What passes between the peers, counted by the hosts of the caller's VPC: totals, and the last hour.
+/// The traffic between the peers as counted by the hosts of the caller's VPC: totals, and the last hour.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}/traffic", tag = "peerings",
     operation_id = "describeVpcPeeringTraffic", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     responses((status = 200, body = Envelope<OneTraffic>), Errors))]
@@ -403,7 +403,7 @@ pub(in crate::api) async fn traffic(regional: Regional) -> Reply {
     reply(OneTraffic { traffic })
 }
 
-/// How many peerings the account may initiate from a region, and how many it has.
+/// The account's quotas in a region, and how much of them is used.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/quotas/", tag = "peerings", operation_id = "describeQuota",
     params(("regionId" = String, Path), ("type" = String, Query, example = "vpcpeering"),
         ("parentResourceId" = Option<String>, Query)),

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-/// A wish for a VPC.
+/// Request to create a VPC.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct CreateVpcBody {
@@ -191,7 +191,7 @@ impl Regional {
     }
 }
 
-/// Make a VPC.
+/// Create a VPC.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/vpcs", tag = "VPCs", operation_id = "createVpc",
     params(("regionId" = String, Path)), request_body = CreateVpcBody,
     responses((status = 200, body = Envelope<MadeVpc>), Errors))]
@@ -244,7 +244,7 @@ pub(in crate::api) async fn show(regional: Regional) -> Reply {
     }
 }
 
-/// Change name and description of a VPC.
+/// Change the name and description of a VPC.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcs/{vpcId}", tag = "VPCs", operation_id = "modifyVpc",
     params(("regionId" = String, Path), ("vpcId" = String, Path)), request_body = Option<ModifyVpcBody>,
     responses((status = 200, body = Envelope<Nothing>), Errors))]
@@ -256,7 +256,7 @@ pub(in crate::api) async fn modify(regional: Regional, body: Bytes) -> Reply {
     reply(json!({}))
 }
 
-/// Remove a VPC without ports and peerings.
+/// Delete a VPC that has no ports and no peerings.
 #[utoipa::path(delete, path = "/v1/regions/{regionId}/vpcs/{vpcId}", tag = "VPCs", operation_id = "deleteVpc",
     params(("regionId" = String, Path), ("vpcId" = String, Path)),
     responses((status = 200, body = Envelope<Nothing>), Errors))]
@@ -288,7 +288,7 @@ fn secondary(vpc: &Vpc) -> Vec<SecondaryCidr> {
         .collect()
 }
 
-/// List the CIDRs of VPCs beside their first one.
+/// List the secondary CIDRs of VPCs.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/secondaryCidrs", tag = "VPCs",
     operation_id = "describeSecondaryCidrs",
     params(("regionId" = String, Path), ("subnetId" = Option<String>, Query), ("vpcId" = Option<String>, Query)),
@@ -300,7 +300,7 @@ pub(in crate::api) async fn list_cidrs(regional: Regional, RawQuery(query): RawQ
     reply(SecondaryCidrs { secondary_cidrs: lists.into_iter().flatten().collect() })
 }
 
-/// Add a CIDR to a VPC. Route policies of its peerings follow.
+/// Add a secondary CIDR to a VPC. Route policies of its peerings follow.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/secondaryCidrs", tag = "VPCs", operation_id = "createSecondaryCidr",
     params(("regionId" = String, Path)), request_body = AddCidrBody,
     responses((status = 200, body = Envelope<AddedCidr>), Errors))]
@@ -316,7 +316,7 @@ pub(in crate::api) async fn add_cidr(regional: Regional, body: Bytes) -> Reply {
     reply(AddedCidr { secondary_cidr_id: cidr_id(&id, &spec.cidr) })
 }
 
-/// Take a CIDR from a VPC that no port needs.
+/// Remove a secondary CIDR that no port needs.
 #[utoipa::path(delete, path = "/v1/regions/{regionId}/secondaryCidrs/{secondaryCidrId}", tag = "VPCs",
     operation_id = "deleteSecondaryCidr", params(("regionId" = String, Path), ("secondaryCidrId" = String, Path)),
     responses((status = 200, body = Envelope<Nothing>), Errors))]
@@ -334,7 +334,7 @@ pub(in crate::api) async fn remove_cidr(regional: Regional) -> Reply {
     reply(json!({}))
 }
 
-/// List the route tables of the account's VPCs. They follow the peerings; nobody edits them.
+/// List the route tables of the account's VPCs. Routes are managed automatically.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/routeTables", tag = "VPCs", operation_id = "describeRouteTables",
     params(("regionId" = String, Path), ("name" = Option<String>, Query), ("vpcId" = Option<String>, Query),
         ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 10, maximum = 100)),

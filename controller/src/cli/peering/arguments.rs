@@ -20,38 +20,38 @@ pub(in crate::cli) enum Command {
     List {
         #[command(flatten)]
         filters: Filters,
-        /// For accounts: only those that it has asked for, or that it was asked for.
+        /// For accounts: only those where the account is the initiator, or the receiver.
         #[arg(long, value_parser = ["initiator", "receiver"])]
         role: Option<String>,
     },
-    /// Show one peering; for operators with what each host has of it.
+    /// Show one peering; for operators with the state on each host.
     Show {
         #[command(flatten)]
         which: Which,
     },
-    /// Say yes to a request of another account.
+    /// Accept a peering request from another account.
     Accept {
         #[command(flatten)]
         which: Which,
-        /// Do not ask whether that is meant.
+        /// Do not ask for confirmation.
         #[arg(short, long)]
         yes: bool,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Say no to a request of another account.
+    /// Reject a peering request from another account.
     Reject {
         #[command(flatten)]
         which: Which,
     },
-    /// Change the bandwidth of a peering between regions. The initiator's to do.
+    /// Change the bandwidth of a cross-region peering. Only the initiator can.
     SetBandwidth {
         #[command(flatten)]
         which: Which,
-        /// Mbit/s in each direction.
+        /// Bandwidth in Mbit/s per direction.
         bandwidth: u32,
     },
-    /// Change name or description. The initiator's to do.
+    /// Change the name or description. Only the initiator can.
     Rename {
         #[command(flatten)]
         which: Which,
@@ -62,17 +62,17 @@ pub(in crate::cli) enum Command {
         #[arg(long)]
         description: Option<String>,
     },
-    /// Show the routes that a peering gives both VPCs.
+    /// Show the route policies of a peering.
     Routes {
         #[command(flatten)]
         which: Which,
     },
-    /// Show what passes between the peers: totals, and the last hour.
+    /// Show the traffic between the peers: totals, and the last hour.
     Traffic {
         #[command(flatten)]
         which: Which,
     },
-    /// Delete a peering. Returns when traffic has stopped, or says who has not confirmed it.
+    /// Delete a peering. Returns when all hosts have confirmed that traffic has stopped, or names those that have not.
     Delete {
         #[command(flatten)]
         which: Which,
@@ -81,10 +81,10 @@ pub(in crate::cli) enum Command {
     },
 }
 
-/// What operators do with peerings: all but what is an account's own to say.
+/// Peering commands of operators.
 #[derive(Subcommand)]
 pub(in crate::cli) enum OperatorCommand {
-    /// Peer two VPCs, of whatever accounts. Nobody needs to accept it.
+    /// Peer two VPCs of any accounts, without acceptance.
     Create {
         #[command(flatten)]
         wish: Wish,
@@ -96,29 +96,29 @@ pub(in crate::cli) enum OperatorCommand {
         #[command(flatten)]
         filters: Filters,
     },
-    /// Show one peering, with what each host has of it.
+    /// Show one peering, with the state on each host.
     Show {
         #[command(flatten)]
         which: Which,
     },
-    /// Change the bandwidth of a peering between regions.
+    /// Change the bandwidth of a cross-region peering.
     SetBandwidth {
         #[command(flatten)]
         which: Which,
-        /// Mbit/s in each direction.
+        /// Bandwidth in Mbit/s per direction.
         bandwidth: u32,
     },
-    /// Show the routes that a peering gives both VPCs.
+    /// Show the route policies of a peering.
     Routes {
         #[command(flatten)]
         which: Which,
     },
-    /// Show what passes between the peers: totals, and the last hour.
+    /// Show the traffic between the peers: totals, and the last hour.
     Traffic {
         #[command(flatten)]
         which: Which,
     },
-    /// Delete a peering for both accounts. Returns when traffic has stopped, or says which hosts have not confirmed it.
+    /// Delete a peering for both accounts. Returns when all hosts have confirmed that traffic has stopped, or names those that have not.
     Delete {
         #[command(flatten)]
         which: Which,
@@ -141,14 +141,14 @@ impl From<OperatorCommand> for Command {
     }
 }
 
-/// Which peering.
+/// The peering that a command is about.
 #[derive(Args)]
 pub(in crate::cli) struct Which {
-    /// Its id, or its name where only one has it.
+    /// Id of the peering, or its name if that is unique.
     pub(super) peering: String,
 }
 
-/// What a peering shall be.
+/// A peering to create.
 #[derive(Args)]
 pub(in crate::cli) struct Wish {
     /// The peering's name, 1 to 32 characters.
@@ -160,7 +160,7 @@ pub(in crate::cli) struct Wish {
     /// The receiver's VPC.
     #[arg(long)]
     pub(super) peer_vpc: String,
-    /// Mbit/s in each direction; only between regions.
+    /// Bandwidth in Mbit/s per direction; cross-region only.
     #[arg(long)]
     pub(super) bandwidth: Option<u32>,
     /// What it is for, at most 256 characters.
@@ -168,7 +168,7 @@ pub(in crate::cli) struct Wish {
     pub(super) description: Option<String>,
 }
 
-/// What only accounts say about a peering.
+/// What accounts can say about a new peering, besides what operators can.
 #[derive(Args, Default)]
 #[command(next_help_heading = "For accounts")]
 pub(in crate::cli) struct AccountWish {
@@ -178,27 +178,27 @@ pub(in crate::cli) struct AccountWish {
     /// The account of the other VPC [default: the same]
     #[arg(long)]
     pub(super) peer_account: Option<String>,
-    /// A tag; may be there several times.
+    /// Tag as KEY=VALUE; repeatable.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = parse_tag)]
     pub(super) tags: Vec<(String, String)>,
-    /// Of several requests with one token only the first does something.
+    /// Idempotency token: of several requests with the same token only the first is executed.
     #[arg(long, value_name = "TOKEN")]
     pub(super) client_token: Option<String>,
-    /// Check everything and change nothing.
+    /// Run all checks without changing anything.
     #[arg(long, conflicts_with = "wait")]
     pub(super) dry_run: bool,
 }
 
-/// Which peerings are listed.
+/// Filters of a list of peerings.
 #[derive(Args)]
 pub(in crate::cli) struct Filters {
-    /// Only those in this state; may be several, with commas.
+    /// Only peerings in these states, separated by commas.
     #[arg(long, value_delimiter = ',', value_parser = STATES)]
     pub(super) state: Vec<String>,
-    /// Only those of this VPC; for operators, the initiator's.
+    /// Only peerings of this VPC; for operators: of the initiator.
     #[arg(long)]
     pub(super) vpc: Option<String>,
-    /// Only those with this VPC on the other side; for operators, the receiver's.
+    /// Only peerings with this remote VPC; for operators: of the receiver.
     #[arg(long)]
     pub(super) peer_vpc: Option<String>,
 }
@@ -223,7 +223,7 @@ fn parse_tag(text: &str) -> Result<(String, String), String> {
 }
 
 impl Filters {
-    /// What the operators' interface does not do itself.
+    /// Filtering that the operator API leaves to the client.
     pub(super) fn let_through(&self, peering: &Value) -> bool {
         let is = |wanted: &Option<String>, value: &Value| wanted.as_ref().is_none_or(|wanted| value == wanted);
         let in_state = |state: &String| peering["state"] == *state || peering["vpcPeeringState"] == *state;
