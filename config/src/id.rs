@@ -1,5 +1,6 @@
 //! Names of the things that the controller manages.
 
+use crate::text::quote;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 use thiserror::Error;
@@ -10,7 +11,8 @@ pub const MAX_ID_LEN: usize = 63;
 /// A text that is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "{value:?} is not a legal {kind}: expected 1 to {MAX_ID_LEN} characters of [A-Za-z0-9._-] that begin with a letter or digit"
+    "{} is not a legal {kind}: expected 1 to {MAX_ID_LEN} characters of [A-Za-z0-9._-] that begin with a letter or digit",
+    quote(.value)
 )]
 pub struct InvalidId {
     /// What the text should have named, for instance `host id`.

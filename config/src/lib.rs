@@ -13,6 +13,7 @@
 //! | [`inventory`] | the document that operators apply |
 //! | [`agent_api`] | paths and error body of the agent's HTTP interface |
 //! | [`settings`] | the settings files of both daemons |
+//! | [`text`] | which names and descriptions are legal, and how texts of others are quoted and shown |
 //! | [`tls`] | where certificates are, and the names that they carry |
 //!
 //! Values are checked where they are made: a [`Vni`](net::Vni) or an [`InterfaceName`](net::InterfaceName) that
@@ -27,6 +28,7 @@ pub mod net;
 pub mod report;
 pub mod revision;
 pub mod settings;
+pub mod text;
 pub mod time;
 pub mod tls;
 pub mod traffic;

@@ -1,5 +1,6 @@
 //! Numbers and names with limits of their own in the kernel or on the wire.
 
+use crate::text::quote;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -87,7 +88,8 @@ pub struct InterfaceName {
 /// A text that is not an interface name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "{0:?} is not a legal interface name: expected 1 to {max} printable ASCII characters without '/', ':', '%' and white space, not '.' or '..'",
+    "{quoted} is not a legal interface name: expected 1 to {max} printable ASCII characters without '/', ':', '%' and white space, not '.' or '..'",
+    quoted = quote(.0),
     max = InterfaceName::MAX_LEN
 )]
 pub struct InvalidInterfaceName(pub String);

@@ -71,6 +71,10 @@ pub struct ControllerSettings {
     /// hold the same key for each controller.
     #[serde(default)]
     pub store_key_file: Option<PathBuf>,
+    /// How much room on the disk of the store is kept free for deletes, rejects and suspensions, in MiB, at most a twentieth of
+    /// the disk. Where there is less, nothing else is taken. Default 64; 0: none.
+    #[serde(default = "default_store_reserve_mb")]
+    pub store_reserve_mb: u64,
     /// A file that holds the operators' bearer token. It must not be readable by others.
     pub operator_token_file: PathBuf,
     /// How long a delete waits for the hosts to confirm before it answers with `draining`, in milliseconds. Default 2000.
@@ -145,6 +149,10 @@ pub struct EtcdSettings {
     /// How long etcd keeps a leader that says nothing, in whole seconds: 2 to 60. Default 3.
     #[serde(default = "default_lease_s")]
     pub lease_s: u64,
+    /// How large etcd's database may become, in MiB: its `--quota-backend-bytes`. The last tenth is kept free for deletes, rejects
+    /// and suspensions. Default 2048, as etcd's own.
+    #[serde(default = "default_quota_mb")]
+    pub quota_mb: u64,
     /// The folder for backups that are made while the controller runs. Default
     /// `/var/lib/cps-peering-controller/backups`.
     #[serde(default = "default_backups")]
@@ -289,6 +297,14 @@ fn default_prefix() -> String {
 
 fn default_lease_s() -> u64 {
     3
+}
+
+fn default_quota_mb() -> u64 {
+    2048
+}
+
+fn default_store_reserve_mb() -> u64 {
+    64
 }
 
 fn default_backups() -> PathBuf {

@@ -5,15 +5,28 @@ use crate::model::{
     record::{Made, Peering},
     state::Change,
 };
-use cps_peering_config::id::{AccountId, PeeringId, VpcId};
+use cps_peering_config::{
+    id::{AccountId, PeeringId, VpcId},
+    text,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// How many differences an entry tells of those that a document made.
 const MOST_LINES: usize = 200;
-/// The longest record of what was asked, in bytes.
+/// The longest record of what was asked and done, in bytes.
 const LONGEST: usize = 16 * 1024;
+/// The longest record of what was refused, in bytes.
+const LONGEST_REFUSED: usize = 2 * 1024;
+/// The longest text in what was asked, in characters: longer than any that is legal.
+const LONGEST_TEXT: usize = 300;
+/// The longest reason of a refusal, in characters.
+const LONGEST_REASON: usize = 1000;
+/// The most accounts that one entry concerns; where there are more, there are more entries that say the same.
+const MOST_ACCOUNTS: usize = 500;
+/// More than any entry has when it is kept, in bytes.
+pub const MAX_ENTRY: usize = 128 * 1024;
 
 /// One thing that was done, or was to be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +121,7 @@ pub(crate) fn entries(
     let (outcome, reason) = match result {
         Ok(_) if changes.is_empty() => ("unchanged", String::new()),
         Ok(_) => ("done", String::new()),
-        Err(refusal) => ("refused", refusal.to_string()),
+        Err(refusal) => ("refused", text::cut(&refusal.to_string(), LONGEST_REASON)),
     };
     let (action, mut asked) = words(&request.command);
     if let Ok(Outcome::Applied(differences)) = result {
@@ -118,10 +131,12 @@ pub(crate) fn entries(
         asked["count"] = differences.len().into();
     }
     // Whatever somebody sends must not fill the disk.
-    if asked.to_string().len() > LONGEST {
-        asked = serde_json::json!({ "cut": format!("{:.200}", asked.to_string()) });
+    cut_texts(&mut asked);
+    let (text, most) = (asked.to_string(), if result.is_ok() { LONGEST } else { LONGEST_REFUSED });
+    if text.len() > most {
+        asked = serde_json::json!({ "cut": text::cut(&text, LONGEST_TEXT) });
     }
-    entries.push(Entry {
+    let entry = Entry {
         time_ms: now_ms,
         request: request.id.clone(),
         actor: request.actor.to_string(),
@@ -131,9 +146,24 @@ pub(crate) fn entries(
         outcome: outcome.to_owned(),
         reason,
         asked,
-        accounts,
-    });
+        accounts: BTreeSet::new(),
+    };
+    let accounts: Vec<AccountId> = accounts.into_iter().collect();
+    let (first, more) = accounts.split_at(accounts.len().min(MOST_ACCOUNTS));
+    let with = |accounts: &[AccountId]| Entry { accounts: accounts.iter().cloned().collect(), ..entry.clone() };
+    entries.push(with(first));
+    entries.extend(more.chunks(MOST_ACCOUNTS).map(with));
     entries
+}
+
+/// Cuts every text in a value.
+fn cut_texts(value: &mut Value) {
+    match value {
+        Value::String(text) if text.len() > LONGEST_TEXT => *text = text::cut(text, LONGEST_TEXT),
+        Value::Array(values) => values.iter_mut().for_each(cut_texts),
+        Value::Object(fields) => fields.values_mut().for_each(cut_texts),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn accounts_of(peering: &Peering) -> BTreeSet<AccountId> {

@@ -67,6 +67,7 @@ pub struct Metrics {
     pub(crate) convergence: Histogram,
     pub(crate) commits: Histogram,
     pub(crate) requests: Family<RequestLabels, Histogram>,
+    pub(crate) audit_dropped: Counter,
 }
 
 /// From a millisecond to half a minute.
@@ -92,6 +93,7 @@ impl Default for Metrics {
             limited,
             convergence: histogram(),
             commits: histogram(),
+            audit_dropped: Counter::default(),
             requests: Family::new_with_constructor(histogram as fn() -> Histogram),
         }
     }
@@ -108,6 +110,11 @@ impl Metrics {
 
     pub(crate) fn converged(&self, lag: Duration) {
         self.convergence.observe(lag.as_secs_f64());
+    }
+
+    /// Entries of the audit trail are gone, or were never kept, because there is no room for them.
+    pub(crate) fn audit_dropped(&self, entries: usize) {
+        self.audit_dropped.inc_by(entries.try_into().unwrap_or(u64::MAX));
     }
 
     pub(crate) fn committed(&self, took: Duration) {

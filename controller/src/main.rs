@@ -19,7 +19,7 @@ use cps_peering_controller::{
         candidate::{self, Candidate},
         follower::leader_routes,
     },
-    engine::{Engine, Options, system_clock},
+    engine::{Engine, Health, Options, system_clock},
     hosts::{client::AgentClients, push, shares, traffic},
     metrics,
     model::Limits,
@@ -281,6 +281,7 @@ fn options(settings: &ControllerSettings) -> Options {
             ..Limits::default()
         },
         audit_kept: Duration::from_secs(settings.audit_kept_s),
+        store_reserve: settings.store_reserve_mb.saturating_mul(1 << 20),
         clock: system_clock(),
     }
 }
@@ -312,6 +313,7 @@ fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str
         ended_kept_s: _,
         arrear_kept_s: _,
         audit_kept_s: _,
+        store_reserve_mb: _,
         requests_per_s: _,
         requests_burst: _,
         failures_per_min: _,
@@ -373,7 +375,7 @@ async fn serve(
         StorePlace::Etcd(etcd) => {
             let candidate = Candidate::new(etcd, identity.as_ref())?;
             server.current.set(candidate.routes());
-            server.open.set(api::open_routes(Arc::clone(candidate.registry())));
+            server.open.set(api::open_routes(Arc::clone(candidate.registry()), || Health::Fine));
             let mut serving = server.start(settings, identity.as_ref(), &streams).await?;
             let (store, mut content) = tokio::select! {
                 led = candidate.follow() => led?,
@@ -415,7 +417,8 @@ async fn serve(
         if shared { leader_routes(&engine, routes) } else { routes }
     };
     server.current.set(routes(setup, access.clone()));
-    server.open.set(api::open_routes(Arc::clone(&registry)));
+    let own = Arc::clone(&engine);
+    server.open.set(api::open_routes(Arc::clone(&registry), move || own.health()));
     let (address, mut serving) = match serving {
         Some(serving) => serving,
         None => server.start(settings, identity.as_ref(), &streams).await?,

@@ -2,7 +2,7 @@
 //! [`instruments`](crate::instruments).
 
 use crate::{
-    engine::{Engine, traffic::Totals},
+    engine::{Engine, Health, traffic::Totals},
     model::{
         peering::{STATE_WORDS, state_word},
         record::Host,
@@ -32,6 +32,9 @@ pub fn registry(engine: &Arc<Engine>, identity: Option<Identity>) -> Registry {
     registry.register("cps_controller_convergence_seconds", help, metrics.convergence.clone());
     let help = "How long the store took to make a command's changes durable";
     registry.register("cps_controller_store_commit_seconds", help, metrics.commits.clone());
+    let help =
+        "Entries of the audit trail that were dropped, the oldest refusals first, because there was no room for them";
+    registry.register("cps_controller_audit_dropped", help, metrics.audit_dropped.clone());
     let help = "How long requests took, by method, route and code";
     registry.register("cps_controller_http_request_seconds", help, metrics.requests.clone());
     let version = env!("CARGO_PKG_VERSION");
@@ -77,8 +80,19 @@ fn is(it: bool) -> f64 {
 }
 
 fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let help = "Whether a commit has failed, so that no command is accepted until the controller is started again";
-    gauge(out, "cps_controller_store_failed", help, is(engine.store_failed().is_some()))?;
+    let health = engine.health();
+    let help = "Whether the store takes no writes; it is tried again every second";
+    gauge(out, "cps_controller_store_failed", help, is(matches!(health, Health::Failing(_))))?;
+    let help = "Whether the store has so little room that only deletes, rejects and suspensions are accepted";
+    gauge(out, "cps_controller_store_low_space", help, is(matches!(health, Health::Low(_))))?;
+    if let Some(space) = engine.space() {
+        #[expect(clippy::cast_precision_loss, reason = "a figure of many bytes")]
+        let bytes = |bytes: u64| bytes as f64;
+        let help = "How much room the store has, in bytes: on its disk, or in the quota of etcd";
+        gauge(out, "cps_controller_store_free_bytes", help, bytes(space.free))?;
+        let help = "How much of it is kept free for deletes, rejects and suspensions, in bytes";
+        gauge(out, "cps_controller_store_reserve_bytes", help, bytes(space.reserve))?;
+    }
     let help = "When the newest copy in the folder `backups` was made, in seconds since 1970; 0 where there is none";
     gauge(out, "cps_controller_last_backup_timestamp_seconds", help, engine.store().last_backup().map_or(0.0, seconds))
 }

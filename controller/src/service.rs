@@ -2,7 +2,7 @@
 //! again.
 
 use axum::{Router, extract::Request};
-use cps_peering_controller::engine::Engine;
+use cps_peering_controller::engine::{Engine, Health};
 use std::{
     convert::Infallible,
     sync::{Arc, PoisonError, RwLock},
@@ -79,8 +79,10 @@ async fn alive(engine: &Arc<Engine>) {
 
 /// How the controller stands, in one line.
 fn standing(engine: &Engine) -> String {
-    if let Some(reason) = engine.store_failed() {
-        return format!("no command is accepted: {reason}");
+    match engine.health() {
+        Health::Failing(why) => return format!("the store takes no writes: {why}"),
+        Health::Low(why) => return format!("{why}: only what makes room is accepted"),
+        Health::Fine => {}
     }
     engine.read(|state, agents| {
         let hosts = state.hosts().len();

@@ -7,9 +7,11 @@ mod etcd;
 mod moving;
 mod raw;
 mod records;
+mod reserve;
 
 pub use backup::{BackupError, Restored};
 pub use etcd::{Cluster, EtcdError, Leader, Replica};
+pub use raw::Space;
 
 use crate::{
     audit::{Entry, Query},
@@ -23,7 +25,7 @@ use cps_peering_config::{
     net::Vni,
 };
 use raw::{Backend, Batch, Lookup, SideId, keys};
-use records::{META, Rows};
+use records::{META, RowCodec};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
@@ -75,8 +77,8 @@ pub enum StoreError {
         /// The place.
         path: PathBuf,
     },
-    /// A value that etcd does not take.
-    #[error("store {path}: {key} has {length} bytes, and etcd takes {most}")]
+    /// A record or entry that is larger than any may be.
+    #[error("store {path}: {key} would have {length} bytes, and may have {most}")]
     TooLarge {
         /// The place.
         path: PathBuf,
@@ -86,6 +88,23 @@ pub enum StoreError {
         length: usize,
         /// How long a value may be.
         most: usize,
+    },
+    /// The content of the file is not what was written to it.
+    #[error(
+        "store {path} is damaged ({message}), and was left as it is: `cps-peering-controller check-store` tells what can be read \
+         of it and what is lost; `cps-peering-controller restore COPY` puts a copy in its place"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        message: String,
+    },
+    /// It was closed after a failure, and could not be opened again.
+    #[error("store {path} could not be opened again after a failure")]
+    Closed {
+        /// The file.
+        path: PathBuf,
     },
     /// A record is not what it should be.
     #[error("store {path}: record {key} cannot be read: {source}")]
@@ -118,6 +137,48 @@ pub enum StoreError {
         /// What is there.
         found: u64,
     },
+}
+
+impl StoreError {
+    /// Whether there is no room for what was to be written.
+    pub fn is_no_space(&self) -> bool {
+        let full = |error: &std::io::Error| {
+            use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+            matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+        };
+        match self {
+            StoreError::Database { source, .. } => matches!(&**source, redb::Error::Io(error) if full(error)),
+            StoreError::Etcd { source, .. } => source.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
+/// Rows that are ready to be written: each has a size that the store takes.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    batch: Batch,
+    /// The number of the commit; none where it is none.
+    number: Option<u64>,
+}
+
+impl Rows {
+    /// Puts others behind them.
+    pub(crate) fn append(&mut self, other: Rows) {
+        self.batch.append(other.batch);
+        self.number = other.number.or(self.number);
+    }
+
+    /// How many entries of the audit trail are among them.
+    pub(crate) fn entries(&self) -> usize {
+        self.batch.entries.len()
+    }
+
+    /// Takes out the first entries of the audit trail.
+    pub(crate) fn split_entries(&mut self, count: usize) -> Rows {
+        let entries = self.batch.entries.drain(..count.min(self.batch.entries.len())).collect();
+        Rows { batch: Batch { entries, ..Batch::default() }, number: None }
+    }
 }
 
 /// One side of a peering: the peering, and the side's VNI.
@@ -241,19 +302,63 @@ impl Store {
         entries: &[Entry],
         expected: u64,
     ) -> Result<(), StoreError> {
-        let mut batch = Batch { entries: self.encode_entries(entries)?, ..Batch::default() };
-        let mut number = expected;
+        self.commit_rows(&self.encode(changes, periods, entries)?, expected)
+    }
+
+    /// Makes rows of changes with what is to be charged because of them and what the audit trail says about them. Refuses what
+    /// is larger than a record or entry may be.
+    pub(crate) fn encode(&self, changes: &[Change], periods: &[Period], entries: &[Entry]) -> Result<Rows, StoreError> {
+        let mut rows =
+            Rows { batch: Batch { entries: self.encode_entries(entries)?, ..Batch::default() }, number: None };
         for change in changes {
-            batch.records.push(self.rows().encode(change)?);
+            rows.batch.records.push(self.rows().encode(change)?);
             if let Change::Meta(meta) = change {
-                number = meta.number;
+                rows.number = Some(meta.number);
             }
         }
         for period in periods {
             let key = (period.payer.to_string(), period.to_ms, period.peering.to_string(), period.from_ms);
-            batch.periods.push((key, self.rows().row("period".to_owned(), Some(period))?.1.unwrap_or_default()));
+            let value = self.rows().row("period".to_owned(), Some(period))?.1.unwrap_or_default();
+            rows.batch.periods.push((key, value));
         }
-        self.backend.commit(&batch, expected, number)
+        Ok(rows)
+    }
+
+    /// Commits rows durably, all or none, if `expected` is the number of the last commit.
+    pub(crate) fn commit_rows(&self, rows: &Rows, expected: u64) -> Result<(), StoreError> {
+        self.backend.commit(&rows.batch, expected, rows.number.unwrap_or(expected))
+    }
+
+    /// Writes rows that are no commit.
+    pub(crate) fn write_rows(&self, what: &'static str, rows: &Rows) -> Result<(), StoreError> {
+        self.backend.write(what, &rows.batch)
+    }
+
+    /// Writes something that means nothing, to see whether a write works.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        self.backend.probe()
+    }
+
+    /// After a write has failed: makes the store usable again. The number of the last commit that it holds. Where several
+    /// controllers share a store, this one leads no more then.
+    pub fn recover(&self) -> Result<u64, StoreError> {
+        self.backend.recover()?;
+        Ok(self.meta()?.unwrap_or_default().number)
+    }
+
+    /// How much room there is, where `reserve` bytes are to be kept free for what makes room; none where that is not known.
+    pub fn space(&self, reserve: u64) -> Result<Option<Space>, StoreError> {
+        self.backend.space(reserve)
+    }
+
+    /// Takes the reserve off the disk, for nobody else to fill. Whether it is there.
+    pub fn hold_reserve(&self, reserve: u64) -> bool {
+        self.backend.hold_reserve(reserve)
+    }
+
+    /// Gives the reserve to what is written next. Whether there was one.
+    pub fn free_reserve(&self) -> bool {
+        self.backend.free_reserve()
     }
 
     /// The closed periods that an account pays for and that end after `from_ms`, in the order of their ends.
@@ -334,7 +439,7 @@ impl Store {
         entries.iter().map(encode).collect()
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Rows { place: &self.path }
+    fn rows(&self) -> RowCodec<'_> {
+        RowCodec { place: &self.path }
     }
 }

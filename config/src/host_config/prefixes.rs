@@ -1,6 +1,7 @@
 //! Reads prefixes several times as fast as `ipnet` does: there may be a million of them in a push.
 
 use super::Remotes;
+use crate::text::quote;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{
     Deserialize, Deserializer,
@@ -42,7 +43,7 @@ impl Visitor<'_> for PrefixVisitor {
         match read(text) {
             Some(prefix) => Ok(Prefix(prefix)),
             // What it does not take is left to be explained, or taken, by `ipnet`.
-            None => text.parse().map(Prefix).map_err(|error| E::custom(format!("{error}: {text:?}"))),
+            None => text.parse().map(Prefix).map_err(|error| E::custom(format!("{error}: {}", quote(text)))),
         }
     }
 }

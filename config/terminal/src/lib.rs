@@ -1,22 +1,23 @@
 //! What the command lines of both programs show: results on standard output, tables for people.
 
+use cps_peering_config::text::printable_lines;
 use std::io::{self, Write};
 
-/// Writes a result to standard output, as a line. Ends the program quietly when nobody reads any more, as in
+/// Writes a result to standard output, as a line, without what would steer a terminal. Ends the program quietly when nobody reads any more, as in
 /// `cps-peering inventory | head`, and with a message when it cannot be written.
 pub fn show(text: &str) {
     let mut output = io::stdout().lock();
-    let Err(error) = writeln!(output, "{text}").and_then(|()| output.flush()) else { return };
+    let Err(error) = writeln!(output, "{}", printable_lines(text)).and_then(|()| output.flush()) else { return };
     if error.kind() != io::ErrorKind::BrokenPipe {
         complain(&format!("cannot write to standard output: {error}"));
     }
     std::process::exit(1);
 }
 
-/// Writes what went wrong to standard error, as a line.
+/// Writes what went wrong to standard error, as a line, without what would steer a terminal.
 pub fn complain(text: &str) {
     // When that fails, too, there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", printable_lines(text));
 }
 
 /// Rows of cells under a heading, each column as wide as its widest cell.

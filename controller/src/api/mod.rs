@@ -11,10 +11,15 @@ mod tenant;
 mod traffic;
 pub mod view;
 
-use crate::{access::Access, charging::Prices, engine::Engine};
+use crate::{
+    access::Access,
+    charging::Prices,
+    engine::{Engine, Health},
+};
 use axum::{
     Extension, Router,
     extract::DefaultBodyLimit,
+    http::StatusCode,
     middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
@@ -54,10 +59,23 @@ pub struct Api {
 }
 
 /// What may be seen without a certificate or token, on an address of its own.
-pub fn open_routes(registry: Arc<Registry>) -> Router {
+pub fn open_routes(registry: Arc<Registry>, health: impl Fn() -> Health + Clone + Send + Sync + 'static) -> Router {
     Router::new()
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(async move || health_answer(&health(), "")))
         .route("/metrics", get(async move || cps_peering_http::metrics::answer(&registry)))
+}
+
+/// Whether writes work: `ok` and what the controller is among several; 503 where none does.
+pub(crate) fn health_answer(health: &Health, role: &str) -> Response {
+    match health {
+        Health::Fine => format!("ok{role}\n").into_response(),
+        Health::Low(why) => {
+            format!("ok{role}, but {why}: only deletes, rejects and suspensions are accepted\n").into_response()
+        }
+        Health::Failing(why) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the store takes no writes: {why}\n")).into_response()
+        }
+    }
 }
 
 /// Metrics for those who have a certificate for them.
@@ -77,7 +95,7 @@ pub(crate) fn metrics_route(registry: Arc<Registry>) -> Router {
 
 /// The routes.
 pub fn router(api: Api, registry: Arc<Registry>) -> Router {
-    let measured = api.engine.metrics().clone();
+    let (measured, engine) = (api.engine.metrics().clone(), Arc::clone(&api.engine));
     let operator = operator_routes().layer(middleware::from_fn(request::operators_only));
     let routes = tenant_routes().nest("/admin/v1", operator);
     Router::new()
@@ -86,7 +104,7 @@ pub fn router(api: Api, registry: Arc<Registry>) -> Router {
         .layer(DefaultBodyLimit::disable())
         .merge(console::routes(&api))
         .with_state(api)
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(async move || health_answer(&engine.health(), "")))
         .route("/metrics", get(metrics).layer(Extension(registry)))
         .route("/openapi.json", get(async || axum::Json(openapi::document())))
         .fallback(async || Failure::not_found("there is nothing at this path"))

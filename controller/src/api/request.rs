@@ -18,6 +18,7 @@ use axum::{
 };
 use cps_peering_config::{
     id::{AccountId, PeeringId, RegionId},
+    text::{MAX_QUOTED, cut, quote, shorten},
     tls::OPERATOR,
 };
 use cps_peering_http::tls::Peer;
@@ -213,7 +214,7 @@ impl FromRequestParts<Api> for Regional {
             path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let named = path.iter().find(|(name, _)| name == "regionId").map_or("", |(_, value)| value.as_str());
         let missing = || {
-            let rule = format!("there is no region {named}");
+            let rule = format!("there is no region {}", cut(named, MAX_QUOTED));
             CommandError::one(Code::NotFound, "regionId", rule, "RegionNotFound")
         };
         let region: RegionId = named.parse().map_err(|_| missing())?;
@@ -246,7 +247,10 @@ impl Regional {
             if let Some(said) = fields.remove(name)
                 && said != own
             {
-                return Err(Failure::field(name, format!("the body says {said}, and the path {own:?}")));
+                return Err(Failure::field(
+                    name,
+                    format!("the body says {}, and the path {}", shorten(&said.to_string()), quote(own)),
+                ));
             }
         }
         read_value(Value::Object(fields))
@@ -256,7 +260,7 @@ impl Regional {
 /// Reads a value. Errors name the field.
 pub(super) fn read_value<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_path_to_error::deserialize(value).map_err(|error| {
-        let (path, rule) = (error.path().to_string(), error.inner().to_string());
+        let (path, rule) = (shorten(&error.path().to_string()), shorten(&error.inner().to_string()));
         if path == "." { Failure::invalid(rule) } else { Failure::field(path, rule) }
     })
 }
@@ -265,7 +269,7 @@ pub(super) fn read_value<T: DeserializeOwned>(value: Value) -> Result<T, Failure
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let (path, rule) = (error.path().to_string(), error.inner().to_string());
+        let (path, rule) = (shorten(&error.path().to_string()), shorten(&error.inner().to_string()));
         if path == "." {
             Failure::invalid(format!("the body cannot be read: {rule}"))
         } else {

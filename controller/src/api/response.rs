@@ -16,10 +16,16 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use cps_peering_config::text;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::Instrument as _;
 use utoipa::{ToSchema, openapi};
+
+/// The longest message of an answer that is an error, in characters.
+const LONGEST_MESSAGE: usize = 4000;
+/// The longest rule, and the longest entry, of one fault in it, in characters.
+const LONGEST_RULE: usize = 1000;
 
 /// Under which an answer is found in the audit trail and in the log.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-jdcloud-request-id");
@@ -114,6 +120,13 @@ impl From<EngineError> for Failure {
             EngineError::Refused(refusal) => refusal.into(),
             EngineError::Store(_) | EngineError::StoreFailed(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string())
+            }
+            EngineError::LowSpace(_) => {
+                const LATER_S: u64 = 30;
+                let (entry, rule) = ("store".to_owned(), error.to_string());
+                let details = vec![FieldViolation { entry, rule: rule.clone(), reason: "StoreLowSpace" }];
+                let retry_after_s = Some(LATER_S);
+                Self { details, retry_after_s, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", rule) }
             }
             EngineError::Broken => Self::internal(error.to_string()),
         }
@@ -251,7 +264,12 @@ async fn answered(id: String, mut request: Request, next: Next) -> Response {
     };
     let text = match content {
         Unwritten::Result(result) => json!({ "requestId": id, "result": result }),
-        Unwritten::Error(Failure { code, status, message, details, .. }) => {
+        Unwritten::Error(Failure { code, status, message, mut details, .. }) => {
+            // What was asked is quoted in many places, and by libraries: no answer is longer for it.
+            let message = text::excerpt(&message, LONGEST_MESSAGE);
+            for text in details.iter_mut().flat_map(|fault| [&mut fault.entry, &mut fault.rule]) {
+                *text = text::excerpt(text, LONGEST_RULE);
+            }
             tracing::debug!(code = code.as_u16(), message, "refused");
             let error = json!({ "code": code.as_u16(), "status": status, "message": message, "details": details });
             json!({ "requestId": id, "error": error })

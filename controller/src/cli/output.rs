@@ -1,17 +1,13 @@
 //! Answers of the controller as tables.
 
 use super::Output;
+use cps_peering_config::text;
 use cps_peering_terminal::{show, table};
 use serde_json::Value;
 
-/// A text without what would make a terminal do something: others write names and descriptions.
+/// A text on one line, without what would make a terminal do something: others write names and descriptions.
 pub(super) fn printable(text: &str) -> String {
-    let shown = |c: char| match c {
-        '\n' | '\t' => ' ',
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        c => c,
-    };
-    text.chars().map(shown).collect()
+    text::printable(&text.replace(['\n', '\t'], " ")).to_string()
 }
 
 /// A value of an answer as a cell of a table.
@@ -55,10 +51,10 @@ pub(super) fn lines(lines: &[(&str, String)]) -> String {
 }
 
 /// Shows a result in one of the forms.
-pub(super) fn print(output: Output, json: &Value, text: impl FnOnce() -> String) {
+pub(super) fn print(output: Output, json: &Value, table: impl FnOnce() -> String) {
     match output {
-        Output::Json => show(&json.to_string()),
-        Output::Table => show(&text()),
+        Output::Json => show(&text::printable_json(&json.to_string()).to_string()),
+        Output::Table => show(&table()),
     }
 }
 
@@ -78,7 +74,7 @@ mod tests {
 
     #[test]
     fn what_others_wrote_steers_no_terminal() {
-        assert_eq!(cell(&json!("a\u{1b}[2Jb\nc")), "a\u{fffd}[2Jb c");
+        assert_eq!(cell(&json!("a\u{1b}[2Jb\nc")), r"a\u{1b}[2Jb c");
     }
 
     #[test]

@@ -42,8 +42,9 @@ pub fn follower_routes(follower: Follower, registry: &Arc<Registry>) -> Router {
 
 /// What a leader serves: everything, also to those whose requests were passed on, as long as it leads.
 pub fn leader_routes(engine: &Arc<Engine>, routes: Router) -> Router {
+    let own = Arc::clone(engine);
     Router::new()
-        .route("/healthz", get(async || "ok leader\n"))
+        .route("/healthz", get(async move || api::health_answer(&own.health(), " leader")))
         .fallback_service(routes)
         .layer(middleware::from_fn_with_state(Arc::clone(engine), while_leading))
         .layer(middleware::from_fn(from_others))

@@ -24,7 +24,7 @@ use crate::{
         metering::{Period, open_period},
         state::State,
     },
-    store::{BackupError, Content, Store, StoreError},
+    store::{BackupError, Content, Space, Store, StoreError},
 };
 use cps_peering_config::{
     HostReport, Revision, SharedHostConfig,
@@ -37,7 +37,7 @@ use std::{
     io::ErrorKind,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard, mpsc},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, mpsc},
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -56,9 +56,12 @@ pub enum EngineError {
     /// hosts.
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
-    /// An earlier command could not be stored, and whether it is on disk is not known.
-    #[error("the store failed before, and what it holds is not known: mend it and restart the controller ({0})")]
+    /// The store takes no writes at the moment. It is tried again every second.
+    #[error("the store takes no writes at the moment, and is tried again every second: {0}")]
     StoreFailed(String),
+    /// What room the store has is kept for what makes room.
+    #[error("{0}: only deletes, rejects and suspensions are accepted until there is room")]
+    LowSpace(String),
     /// A rule ended in a panic.
     #[error("an error in the controller itself; the command changed nothing")]
     Broken,
@@ -101,17 +104,30 @@ impl Published {
     }
 }
 
+/// Whether the store takes writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Health {
+    /// It does: the last one worked, and was a moment ago.
+    #[default]
+    Fine,
+    /// It does, and there is little room: what makes room is accepted, and nothing else. Why.
+    Low(String),
+    /// It does not. Why.
+    Failing(String),
+}
+
 /// What the writer shares with everybody.
 struct Shared {
     /// Held for moments only.
     published: RwLock<Published>,
     store: Arc<Store>,
     options: RwLock<Options>,
-    /// Why the store cannot be trusted any more. After a commit that failed, the disk may have it or not; to go on from
-    /// memory could contradict the disk.
-    store_failed: OnceLock<String>,
+    /// Whether the store takes writes.
+    health: RwLock<Health>,
     /// Counts everything that a waiting caller may want to look at.
     ticks: watch::Sender<u64>,
+    /// How much room the store has.
+    space: Mutex<Option<Space>>,
     waiting: Waiting,
     /// Peerings between regions that have changed, or the ports of their VPCs, since somebody asked.
     limits_changed: Mutex<BTreeSet<PeeringId>>,
@@ -131,6 +147,26 @@ impl Shared {
 
     fn options(&self) -> Options {
         self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn health(&self) -> Health {
+        self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says so where it is another than before.
+    fn set_health(&self, now: Health) {
+        let before = std::mem::replace(&mut *self.health.write().unwrap_or_else(PoisonError::into_inner), now.clone());
+        if std::mem::discriminant(&before) == std::mem::discriminant(&now) {
+            return;
+        }
+        match now {
+            Health::Fine => tracing::info!("the store takes everything again"),
+            Health::Low(why) => tracing::error!("{why}: only what makes room is accepted"),
+            Health::Failing(why) => {
+                tracing::error!("the store takes no writes, and is tried again every second: {why}")
+            }
+        }
+        self.tick();
     }
 
     fn tick(&self) {
@@ -178,6 +214,8 @@ pub struct Options {
     pub limits: Limits,
     /// How long the audit trail is kept.
     pub audit_kept: Duration,
+    /// How much room is kept free for what makes room, in bytes, where the store is a file.
+    pub store_reserve: u64,
     /// The time.
     pub clock: Clock,
 }
@@ -188,6 +226,7 @@ impl Default for Options {
             grace: Duration::from_secs(30),
             limits: Limits::default(),
             audit_kept: Duration::from_hours(90 * 24),
+            store_reserve: 0,
             clock: system_clock(),
         }
     }
@@ -222,8 +261,9 @@ impl Engine {
             published: RwLock::new(Published { state: state.clone(), ..Published::default() }),
             store: Arc::new(store),
             options: RwLock::new(options),
-            store_failed: OnceLock::new(),
+            health: RwLock::default(),
             ticks: watch::Sender::new(0),
+            space: Mutex::default(),
             waiting: Waiting::default(),
             limits_changed: Mutex::default(),
             metrics: Metrics::default(),
@@ -276,9 +316,14 @@ impl Engine {
         *self.shared.options.write().unwrap_or_else(PoisonError::into_inner) = options;
     }
 
-    /// Why no further command is accepted; none while all is well.
-    pub fn store_failed(&self) -> Option<String> {
-        self.shared.store_failed.get().cloned()
+    /// Whether the store takes writes.
+    pub fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// How much room the store has, as it was found last; none where that is not known.
+    pub fn space(&self) -> Option<Space> {
+        *self.shared.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Without a writer the job is dropped, and with it whatever would have answered.
@@ -398,9 +443,16 @@ impl Engine {
     /// Moves on what has waited long enough, and does what is due. Blocks on the disk.
     pub fn sweep(&self) {
         let until_ms = self.now_ms().saturating_sub(whole(self.shared.options().audit_kept.as_millis()));
-        if let Err(error) = self.shared.store.forget(until_ms) {
+        if !matches!(self.shared.health(), Health::Failing(_))
+            && let Err(error) = self.shared.store.forget(until_ms)
+        {
             tracing::error!(%error, "the audit trail could not be shortened");
         }
+        let space = self.shared.store.space(self.shared.options().store_reserve).unwrap_or_else(|error| {
+            tracing::debug!(%error, "how much room the store has is not known");
+            None
+        });
+        *self.shared.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
         let (done, swept) = mpsc::channel();
         self.ask(Job::Sweep(done));
         swept.recv().expect(WRITER);

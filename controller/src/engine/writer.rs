@@ -7,17 +7,16 @@
 //!
 //! After the start it plans what each host must have, some hosts at a time beside what it is asked.
 
-use super::{Agents, EngineError, HostTarget, Published, Shared, Target, random_tail, whole};
+use super::{Agents, EngineError, Health, HostTarget, Published, Shared, Target, random_tail, whole};
 use crate::{
     audit::{self, Entry},
     model::{
-        Actor, Command, Outcome, Request, Transaction, decide,
-        metering::Period,
+        Actor, Code, Command, CommandError, Outcome, Request, Transaction, decide,
         record::{Peering, PeeringState},
         state::{Change, State},
     },
     plan::{Sides, plan},
-    store::StoreError,
+    store::{Rows, Space, StoreError},
 };
 use cps_peering_config::{
     SharedHostConfig,
@@ -30,7 +29,7 @@ use std::{
         Arc, PoisonError,
         mpsc::{self, TryRecvError},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
@@ -38,6 +37,11 @@ use tokio::sync::watch;
 const TOGETHER: usize = 512;
 /// How many hosts are planned at once after the start: few, so that no command waits long.
 const PLANNED_AT_ONCE: usize = 16;
+
+/// How long the last write is a proof that writes work.
+const PROVEN: Duration = Duration::from_secs(10);
+/// How many entries of the audit trail wait for a store that takes none, or has little room: the newest.
+const MAX_WAITING: usize = 4096;
 
 /// Takes the answer to a command.
 pub(super) type Answer = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
@@ -58,9 +62,14 @@ pub(super) enum Job {
 #[derive(Default)]
 struct Batch {
     changes: Vec<Change>,
-    periods: Vec<Period>,
+    /// The same as the store has it, with what is to be charged and what the trail says.
+    rows: Rows,
     targets: BTreeMap<HostId, Target>,
+    /// Hosts among them that nothing was planned for since the start.
+    unplanned: BTreeSet<HostId>,
     answers: Vec<(Answer, Result<Outcome, EngineError>)>,
+    /// Whether something in it needs room.
+    grows: bool,
     /// The number of the last commit before; set with the first change.
     expected: u64,
     /// The hosts whose confirmations may have moved something on.
@@ -82,8 +91,10 @@ pub(super) struct Writer {
     /// What the hosts planned last have alike.
     alike: Sides,
     new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
-    /// What was refused or changed nothing, and what was done in this batch; the trail gets it with the next commit, or soon.
-    trail: Vec<Entry>,
+    /// What was refused or changed nothing; the trail gets it with the next commit, or soon.
+    trail: Rows,
+    /// When a write has worked last; none where the last one did not.
+    proven: Option<Instant>,
     /// For which host each unsettled peering was seen to wait: news of others need no closer look.
     waits_for: HashMap<PeeringId, HostId>,
 }
@@ -102,7 +113,8 @@ impl Writer {
             unplanned,
             alike: Sides::default(),
             new_hosts,
-            trail: Vec::new(),
+            trail: Rows::default(),
+            proven: None,
             waits_for: HashMap::new(),
         }
     }
@@ -174,8 +186,11 @@ impl Writer {
     }
 
     fn decide(&mut self, request: &Request, dry_run: bool, batch: &mut Batch) -> Result<Outcome, EngineError> {
-        if let Some(reason) = self.shared.store_failed.get() {
-            return Err(EngineError::StoreFailed(reason.clone()));
+        // What makes room is tried, for it may be what helps.
+        match self.shared.health() {
+            Health::Failing(why) if !request.command.makes_room() => return Err(EngineError::StoreFailed(why)),
+            Health::Low(why) if !request.command.makes_room() => return Err(EngineError::LowSpace(why)),
+            _ => {}
         }
         let before = self.working.meta().number;
         let options = self.shared.options();
@@ -190,7 +205,9 @@ impl Writer {
             Ok(outcome) if !tx.changes().is_empty() => outcome,
             other => {
                 // What was due is done, and told, by the next sweep.
-                self.trail.extend(entries.pop().filter(|entry| !entry.request.is_empty()));
+                let entry = entries.pop().filter(|entry| !entry.request.is_empty());
+                drop(tx);
+                self.note(entry.as_slice());
                 return Ok(other?);
             }
         };
@@ -200,7 +217,21 @@ impl Writer {
             now.get(host).map_or_else(|| known.get(host).and_then(|sender| config(&sender.borrow())), config)
         };
         let targets = tx.renumber(before + 1, planned);
-        let (changes, periods) = tx.keep();
+        let rows = match self.shared.store.encode(tx.changes(), tx.periods(), &entries) {
+            Ok(rows) => rows,
+            Err(StoreError::TooLarge { key, length, most, .. }) => {
+                // It is this command's misfortune, and nobody else's.
+                let rule = format!("it would have {length} bytes, and may have {most}");
+                let refused: Result<Outcome, _> =
+                    Err(CommandError::one(Code::InvalidArgument, key, rule, "RecordTooLarge"));
+                let entry = audit::entries(&mut tx, request, &refused, now_ms).pop();
+                drop(tx);
+                self.note(entry.filter(|entry| !entry.request.is_empty()).as_slice());
+                return Ok(refused?);
+            }
+            Err(error) => return Err(Arc::new(error).into()),
+        };
+        let (changes, _) = tx.keep();
         if batch.changes.is_empty() {
             batch.expected = before;
         }
@@ -212,15 +243,31 @@ impl Writer {
                 _ => {}
             }
         }
+        batch.grows |= !request.command.makes_room();
         batch.changes.extend(changes);
-        batch.periods.extend(periods);
+        batch.rows.append(rows);
         self.alike = Sides::default();
-        for host in targets.keys() {
-            self.unplanned.remove(host);
+        let unplanned = targets.keys().filter(|host| self.unplanned.contains(*host)).cloned();
+        let unplanned: Vec<HostId> = unplanned.collect();
+        for host in unplanned {
+            self.unplanned.remove(&host);
+            batch.unplanned.insert(host);
         }
         batch.targets.extend(targets);
-        self.trail.append(&mut entries);
         Ok(outcome)
+    }
+
+    /// What belongs into the audit trail and needs no commit.
+    fn note(&mut self, entries: &[Entry]) {
+        match self.shared.store.encode(&[], &[], entries) {
+            Ok(rows) => self.trail.append(rows),
+            Err(error) => tracing::error!(%error, "an entry of the audit trail cannot be written"),
+        }
+        let surplus = self.trail.entries().saturating_sub(MAX_WAITING);
+        if surplus > 0 && self.shared.health() != Health::Fine {
+            drop(self.trail.split_entries(surplus));
+            self.shared.metrics.audit_dropped(surplus);
+        }
     }
 
     /// Something happens by itself.
@@ -228,13 +275,76 @@ impl Writer {
         let request = Request::new(Actor::System, command);
         // It is found again with the next sweep.
         if let Err(error) = self.execute(&request, false, batch)
-            && self.shared.store_failed.get().is_none()
+            && !matches!(self.shared.health(), Health::Failing(_))
         {
             tracing::error!(%error, command = ?request.command, "what happens by itself did not");
         }
     }
 
+    /// Finds out whether writes work, and how much room there is.
+    fn look_at_store(&mut self) {
+        let before = self.shared.health();
+        let (failing, was_low) = (matches!(before, Health::Failing(_)), matches!(before, Health::Low(_)));
+        if failing || self.proven.is_none_or(|at| at.elapsed() >= PROVEN) {
+            match self.shared.store.probe() {
+                Ok(()) => self.proven = Some(Instant::now()),
+                Err(error) => return self.write_failed(&error, "a write that was tried failed").map_or((), drop),
+            }
+        }
+        let (options, store) = (self.shared.options(), &self.shared.store);
+        let reserve = options.store_reserve;
+        let space = *self.shared.space.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.set_health(match space {
+            Some(space) if space.is_low() => Health::Low(low(space)),
+            // Not back and forth at the border.
+            Some(space) if was_low && space.free < space.reserve / 4 * 5 => Health::Low(low(space)),
+            // What was given away in need is taken back before anything else gets room.
+            Some(space) if !store.hold_reserve(reserve) && space.free / 2 < space.reserve => Health::Low(low(space)),
+            _ => Health::Fine,
+        });
+    }
+
+    /// After a write that failed: whether the store can be used again, and the number of the last commit that it holds.
+    fn write_failed(&mut self, error: &StoreError, what: &str) -> Option<u64> {
+        tracing::error!(%error, "{what}");
+        self.proven = None;
+        let store = &self.shared.store;
+        let freed = error.is_no_space() && store.free_reserve();
+        let found = store.recover();
+        self.shared.set_health(match &found {
+            Ok(_) if freed => Health::Low(format!("the disk of the store is full ({error})")),
+            Ok(_) => Health::Failing(error.to_string()),
+            // The first reason is the one that helps.
+            Err(StoreError::Closed { .. } | StoreError::Deposed { .. }) => Health::Failing(error.to_string()),
+            Err(again) => Health::Failing(format!("{error}; {again}")),
+        });
+        let found = found.ok()?;
+        if found != self.shared.published().state.meta().number && found != self.working.meta().number {
+            self.load_again();
+        }
+        Some(found)
+    }
+
+    /// What the store holds is another than what is known: a commit whose end was not seen is in it.
+    fn load_again(&mut self) {
+        match self.shared.store.load() {
+            Ok(state) => {
+                tracing::warn!(commit = state.meta().number, "the state was loaded again from the store");
+                self.unplanned = state.hosts().keys().cloned().collect();
+                self.waits_for.clear();
+                self.working = state.clone();
+                self.shared.published_mut().state = state;
+                self.shared.tick();
+            }
+            Err(error) => self.shared.set_health(Health::Failing(error.to_string())),
+        }
+    }
+
     fn sweep(&mut self, batch: &mut Batch) {
+        self.look_at_store();
+        if matches!(self.shared.health(), Health::Failing(_)) {
+            return;
+        }
         let options = self.shared.options();
         let now_ms = (options.clock)();
         if self.working.next_due(now_ms).is_some() {
@@ -255,7 +365,7 @@ impl Writer {
 
     /// Moves on what everyone has confirmed whom it waited for.
     fn settle(&mut self, batch: &mut Batch) {
-        if self.shared.store_failed.get().is_some() {
+        if matches!(self.shared.health(), Health::Failing(_)) {
             return;
         }
         let (touched, heard) = (std::mem::take(&mut batch.touched), std::mem::take(&mut batch.heard));
@@ -301,17 +411,39 @@ impl Writer {
         self.settle(&mut batch);
         if !batch.changes.is_empty() {
             let began = Instant::now();
-            let trail = std::mem::take(&mut self.trail);
-            let stored = self.shared.store.commit(&batch.changes, &batch.periods, &trail, batch.expected);
+            let mut rows = std::mem::take(&mut self.trail);
+            let noted = rows.entries();
+            rows.append(std::mem::take(&mut batch.rows));
+            let mut stored = self.shared.store.commit_rows(&rows, batch.expected);
             self.shared.metrics.committed(began.elapsed());
+            let number = self.working.meta().number;
+            let mut found = None;
+            if let Err(error) = &stored {
+                found = self.write_failed(error, "a commit failed");
+                // The reserve is there for it now.
+                if found == Some(batch.expected) && !batch.grows && matches!(self.shared.health(), Health::Low(_)) {
+                    stored = self.shared.store.commit_rows(&rows, batch.expected);
+                    found = stored.as_ref().err().and_then(|error| self.write_failed(error, "a commit failed again"));
+                }
+            }
             match stored {
-                Ok(()) => self.publish(&batch.changes, std::mem::take(&mut batch.targets)),
+                Ok(()) => {
+                    self.proven = Some(began);
+                    self.publish(&batch.changes, std::mem::take(&mut batch.targets));
+                }
                 Err(error) => {
                     let error = Arc::new(error);
-                    self.fail(&error, "a commit failed; no further command is accepted");
-                    // Nothing of the batch was answered or seen. What the disk has of it is not known.
-                    self.working = self.shared.published().state;
-                    batch.answers.iter_mut().for_each(|(_, result)| *result = Err(Arc::clone(&error).into()));
+                    // A disk that fails may have done what it was asked; who else writes has done something else.
+                    if found == Some(number) && matches!(*error, StoreError::Database { .. }) {
+                        // It is there all the same.
+                        self.publish(&batch.changes, std::mem::take(&mut batch.targets));
+                    } else {
+                        // Nothing of the batch was answered or seen.
+                        self.trail = rows.split_entries(noted);
+                        self.working = self.shared.published().state;
+                        self.unplanned.append(&mut batch.unplanned);
+                        batch.answers.iter_mut().for_each(|(_, result)| *result = Err(Arc::clone(&error).into()));
+                    }
                 }
             }
         }
@@ -385,17 +517,21 @@ impl Writer {
 
     /// Writes down what was refused or changed nothing.
     fn flush(&mut self) {
-        if self.trail.is_empty() || self.shared.store_failed.get().is_some() {
+        // What room there is is not for what was refused.
+        if self.trail.entries() == 0 || self.shared.health() != Health::Fine {
             return;
         }
-        if let Err(error) = self.shared.store.append(&std::mem::take(&mut self.trail)) {
-            self.fail(&error, "the audit trail could not be written; no further command is accepted");
+        match self.shared.store.write_rows("add to the audit trail", &self.trail) {
+            Ok(()) => {
+                self.proven = Some(Instant::now());
+                self.trail = Rows::default();
+            }
+            Err(error) => drop(self.write_failed(&error, "the audit trail could not be written")),
         }
     }
+}
 
-    fn fail(&self, error: &StoreError, what: &str) {
-        tracing::error!(%error, "{what}");
-        // The first reason is the one that counts.
-        let _ = self.shared.store_failed.set(error.to_string());
-    }
+fn low(space: Space) -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    format!("the store has {} MiB of room left, of which {} are kept free", mib(space.free), mib(space.reserve))
 }

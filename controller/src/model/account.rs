@@ -5,7 +5,10 @@ use super::{
     record::{Account, Charge, SealedKey},
     state,
 };
-use cps_peering_config::id::{AccountId, RegionId};
+use cps_peering_config::{
+    id::{AccountId, RegionId},
+    text,
+};
 use serde::{Deserialize, Serialize};
 
 /// A change of an account.
@@ -74,8 +77,42 @@ pub enum ChargeStatus {
     Arrear,
 }
 
+/// The longest access key and the longest id of a token, in bytes.
+const MAX_CREDENTIAL: usize = 128;
+/// The most access keys, and the most tokens, of an account.
+pub const MAX_CREDENTIALS: usize = 500;
+
 fn missing<T>(entry: &str, what: &str, id: &str) -> Result<T, CommandError> {
+    let id = text::cut(id, text::MAX_QUOTED);
     Err(CommandError::one(Code::NotFound, entry, format!("there is no {what} {id}"), ""))
+}
+
+impl Change {
+    /// Whether it takes something away, or says how the account stands.
+    pub(super) fn makes_room(&self) -> bool {
+        match self.what {
+            What::RemoveKey(_) | What::RemoveToken(_) | What::Charge(_) | What::Unblock(_) => true,
+            What::Create | What::AddKey { .. } | What::AddToken { .. } | What::Quota { .. } | What::Block(_) => false,
+        }
+    }
+
+    /// What is named and can be no credential.
+    pub(super) fn check_texts(&self) -> Result<(), CommandError> {
+        match &self.what {
+            What::RemoveKey(key) if key.len() > MAX_CREDENTIAL => missing("accessKey", "access key", key),
+            What::RemoveToken(token) if token.len() > MAX_CREDENTIAL => missing("tokenId", "token", token),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Refuses one more than there may be of something that no quota is for.
+fn check_credentials(count: usize, entry: &str, what: &str) -> Result<(), CommandError> {
+    if count < MAX_CREDENTIALS {
+        return Ok(());
+    }
+    let rule = format!("the account has {count} {what}, and may have {MAX_CREDENTIALS}: remove some");
+    Err(CommandError::one(Code::QuotaExceeded, entry, rule, "CredentialLimitExceeded"))
 }
 
 /// Changes an account. An account that blocks another also learns nothing about whether that one is there.
@@ -93,6 +130,7 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'
         }
         What::Create => {}
         What::AddKey { access_key, secret_key } => {
+            check_credentials(account.keys.len(), "accessKey", "access keys")?;
             account.keys.insert(access_key.clone(), secret_key.clone());
         }
         What::RemoveKey(access_key) => {
@@ -101,6 +139,7 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'
             }
         }
         What::AddToken { id, hash } => {
+            check_credentials(account.tokens.len(), "tokenId", "tokens")?;
             account.tokens.insert(id.clone(), hash.clone());
         }
         What::RemoveToken(token) => {

@@ -6,11 +6,13 @@ use super::{
     overlap, peering,
     record::{Account, Host, PeeringState, Port, PortKey, Region, Vpc},
     state::Change,
+    vpc::check_name,
 };
 use cps_peering_config::{
     id::{HostId, PeeringId, RegionId, VpcId},
     inventory::{self, Inventory},
     naming::{DeviceName, mac},
+    text,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -19,6 +21,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
+
+/// The longest URL of an agent, in characters.
+const MAX_URL: usize = 256;
 
 /// A document to apply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -252,8 +257,10 @@ impl Applier<'_, '_, '_> {
             let entry = entry("hosts", place, &host.id);
             self.known_region(&entry, &host.region);
             if !["http://", "https://"].iter().any(|scheme| host.agent.starts_with(scheme)) {
-                let rule = format!("agent {:?} is no URL that begins with http:// or https://", host.agent);
+                let rule = format!("agent {} is no URL that begins with http:// or https://", text::quote(&host.agent));
                 self.fault(&entry, rule);
+            } else if let Err(error) = text::check_name(&host.agent, MAX_URL) {
+                self.fault(&entry, format!("agent {error}"));
             }
             let old = self.tx.state.hosts().get(&host.id).cloned();
             if let Some(old) = old.as_ref().filter(|old| old.region != host.region)
@@ -296,6 +303,10 @@ impl Applier<'_, '_, '_> {
                 self.fault(&entry, rule);
             }
             let old = self.tx.state.vpcs().get(&vpc.id).cloned();
+            let said = vpc.name.as_deref().filter(|name| old.as_ref().is_none_or(|old| old.name != *name));
+            if let Some(Err(refusal)) = said.map(check_name) {
+                self.take(&entry, refusal);
+            }
             if let Some(old) = &old {
                 for (field, from, to) in [
                     ("account", old.account.to_string(), vpc.account.to_string()),
@@ -397,7 +408,7 @@ impl Applier<'_, '_, '_> {
 
     fn peerings(&mut self) {
         for (place, wanted) in self.document.peerings.iter().enumerate() {
-            let entry = entry("peerings", place, &wanted.name);
+            let entry = entry("peerings", place, text::cut(&wanted.name, text::MAX_QUOTED));
             let joined = self.tx.state.peerings_of(&wanted.vpc).find(|peering| {
                 peering.is_live()
                     && peering.sides().iter().any(|side| side.vpc == wanted.peer_vpc)

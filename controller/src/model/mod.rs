@@ -12,9 +12,11 @@ pub mod record;
 pub mod state;
 pub mod vpc;
 
+use crate::access::secret::{hex, sha256};
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, VpcId},
     net::Vni,
+    text,
 };
 use record::{Made, TokenKey, TokenUse};
 use serde::Serialize;
@@ -72,6 +74,28 @@ pub struct CommandError {
 }
 
 impl CommandError {
+    /// The most faults that are told of one command.
+    const MAX_VIOLATIONS: usize = 1000;
+    /// The longest rule and the longest entry, in characters.
+    const MAX_TEXT: usize = 1000;
+
+    /// The same, however much is wrong with a command and whatever it says.
+    #[must_use]
+    fn bounded(mut self) -> Self {
+        let all = self.violations.len();
+        if all > Self::MAX_VIOLATIONS {
+            self.violations.truncate(Self::MAX_VIOLATIONS);
+            let rule = format!("{} more are not told", all - Self::MAX_VIOLATIONS);
+            self.violations.push(FieldViolation { entry: "…".to_owned(), rule, reason: "" });
+        }
+        for text in self.violations.iter_mut().flat_map(|it| [&mut it.entry, &mut it.rule]) {
+            if text.len() > Self::MAX_TEXT {
+                *text = text::cut(text, Self::MAX_TEXT);
+            }
+        }
+        self
+    }
+
     /// A refusal for one reason.
     pub fn one(code: Code, entry: impl Into<String>, rule: impl Into<String>, reason: &'static str) -> Self {
         Self { code, violations: vec![FieldViolation { entry: entry.into(), rule: rule.into(), reason }] }
@@ -235,6 +259,58 @@ pub enum Command {
     Tick,
 }
 
+impl Command {
+    /// Whether it makes room, or is what must go on while there is little: deletes, rejects, suspensions, and what happens by
+    /// itself.
+    pub(crate) fn makes_room(&self) -> bool {
+        match self {
+            Command::RejectPeering(_)
+            | Command::DeletePeering(_)
+            | Command::RemoveCidr(_)
+            | Command::DeleteVpc(_)
+            | Command::RemoveHost(_)
+            | Command::Activate(_)
+            | Command::Drained(_)
+            | Command::Forget(_)
+            | Command::Tick => true,
+            Command::Account(change) => change.makes_room(),
+            Command::Apply(_)
+            | Command::CreatePeering(_)
+            | Command::AcceptPeering(_)
+            | Command::ModifyPeering(_)
+            | Command::SetBandwidth(_)
+            | Command::CreateVpc(_)
+            | Command::ModifyVpc(_)
+            | Command::AddCidr(_) => false,
+        }
+    }
+
+    /// Refuses texts that no rule would allow, before anything else looks at them.
+    fn check_texts(&self) -> Result<(), CommandError> {
+        match self {
+            Command::CreatePeering(create) => create.check_texts(),
+            Command::ModifyPeering(modify) => modify.check_texts(),
+            Command::CreateVpc(create) => create.check_texts(),
+            Command::ModifyVpc(modify) => modify.check_texts(),
+            Command::Account(change) => change.check_texts(),
+            // An inventory is checked entry by entry; the others say nothing but ids and numbers.
+            Command::Apply(_)
+            | Command::AcceptPeering(_)
+            | Command::RejectPeering(_)
+            | Command::SetBandwidth(_)
+            | Command::DeletePeering(_)
+            | Command::AddCidr(_)
+            | Command::RemoveCidr(_)
+            | Command::DeleteVpc(_)
+            | Command::RemoveHost(_)
+            | Command::Activate(_)
+            | Command::Drained(_)
+            | Command::Forget(_)
+            | Command::Tick => Ok(()),
+        }
+    }
+}
+
 /// The signature of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
@@ -340,6 +416,17 @@ pub fn decide(
     limits: &Limits,
     random: &mut dyn FnMut() -> String,
 ) -> Result<Outcome, CommandError> {
+    decide_in_full(tx, request, now_ms, limits, random).map_err(CommandError::bounded)
+}
+
+fn decide_in_full(
+    tx: &mut Transaction<'_>,
+    request: &Request,
+    now_ms: u64,
+    limits: &Limits,
+    random: &mut dyn FnMut() -> String,
+) -> Result<Outcome, CommandError> {
+    request.command.check_texts()?;
     let mut context = Context { now_ms, actor: &request.actor, limits, random };
     // Before anything is judged, so that nothing depends on when somebody last looked at the clock (rule L3).
     due::catch_up(tx, &mut context);
@@ -348,7 +435,7 @@ pub fn decide(
         (Some(token), Some(account)) => Some(token_key(account, token)?),
         _ => None,
     };
-    let words = serde_json::to_string(&request.command).unwrap_or_default();
+    let words = key.as_ref().map(|_| words_of(&request.command)).unwrap_or_default();
     if let Some(used) = key.as_ref().and_then(|key| tx.state.token(key)) {
         return if used.request == words {
             Ok(Outcome::Made(used.result.clone()))
@@ -375,12 +462,17 @@ pub fn decide(
     Ok(outcome)
 }
 
+/// What a client token stands for: the command, or of a long one its SHA-256.
+fn words_of(command: &Command) -> String {
+    const LONG: usize = 1024;
+    let words = serde_json::to_string(command).unwrap_or_default();
+    if words.len() <= LONG { words } else { format!("sha256:{}", hex(&sha256(words.as_bytes()))) }
+}
+
 fn token_key(account: &AccountId, token: &str) -> Result<TokenKey, CommandError> {
     const MAX: usize = 36;
-    let legal = (1..=MAX).contains(&token.chars().count()) && !token.chars().any(char::is_control);
-    if !legal {
-        let rule = format!("{token:?} is not a legal token: expected 1 to {MAX} printable characters");
-        return Err(CommandError::one(Code::InvalidArgument, "clientToken", rule, "InvalidClientToken"));
+    if let Err(error) = text::check_name(token, MAX) {
+        return Err(CommandError::one(Code::InvalidArgument, "clientToken", error.to_string(), "InvalidClientToken"));
     }
     Ok(TokenKey { account: account.clone(), token: token.to_owned() })
 }

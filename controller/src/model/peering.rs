@@ -7,7 +7,10 @@ use super::{
     record::{End, Peering, PeeringState, Role, Side, Tag, Vpc},
     state::State,
 };
-use cps_peering_config::id::{AccountId, HostId, PeeringId, RegionId, VpcId};
+use cps_peering_config::{
+    id::{AccountId, HostId, PeeringId, RegionId, VpcId},
+    text,
+};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -19,6 +22,9 @@ pub const MAX_DESCRIPTION: usize = 256;
 pub const MAX_TAGS: usize = 10;
 /// The longest key or value of a tag, in characters.
 pub const MAX_TAG: usize = 127;
+
+/// The most bytes of a character in UTF-8 (RFC 3629).
+pub(super) const MAX_UTF8: usize = 4;
 
 /// Which peering a command is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,6 +58,15 @@ pub struct Create {
     pub bandwidth: Option<u32>,
 }
 
+impl Create {
+    /// What can be checked without knowing anything else.
+    pub(super) fn check_texts(&self) -> Result<(), CommandError> {
+        check_name(&self.name)?;
+        check_description(&self.description)?;
+        check_tags(&self.tags)
+    }
+}
+
 /// Other words about a peering; none for what stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Modify {
@@ -61,6 +76,16 @@ pub struct Modify {
     pub name: Option<String>,
     /// What the initiator says about it.
     pub description: Option<String>,
+}
+
+impl Modify {
+    /// Names and descriptions that were legal once stay as they are: what is said again is compared first, but not if it is
+    /// longer than any may be.
+    pub(super) fn check_texts(&self) -> Result<(), CommandError> {
+        self.name.as_deref().filter(|name| name.len() > MAX_NAME * MAX_UTF8).map_or(Ok(()), check_name)?;
+        let long = self.description.as_deref().filter(|text| text.len() > MAX_DESCRIPTION * MAX_UTF8);
+        long.map_or(Ok(()), check_description)
+    }
 }
 
 /// Another limit for a peering.
@@ -140,21 +165,13 @@ fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, CommandError> {
 }
 
 fn check_name(name: &str) -> Result<(), CommandError> {
-    if (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control) {
-        return Ok(());
-    }
-    let rule = format!("{name:?} is not a legal name: expected 1 to {MAX_NAME} printable characters");
-    invalid("vpcPeeringName", rule, "InvalidName")
+    text::check_name(name, MAX_NAME).or_else(|error| invalid("vpcPeeringName", error.to_string(), "InvalidName"))
 }
 
-/// Refuses what is too long to be said about a thing.
+/// Refuses what cannot be said about a thing.
 pub(super) fn check_description(description: &str) -> Result<(), CommandError> {
-    let length = description.chars().count();
-    if length <= MAX_DESCRIPTION {
-        return Ok(());
-    }
-    let rule = format!("it has {length} characters: at most {MAX_DESCRIPTION} are allowed");
-    invalid("description", rule, "InvalidDescription")
+    let checked = text::check_lines(description, MAX_DESCRIPTION);
+    checked.or_else(|error| invalid("description", error.to_string(), "InvalidDescription"))
 }
 
 fn check_tags(tags: &[Tag]) -> Result<(), CommandError> {
@@ -163,13 +180,14 @@ fn check_tags(tags: &[Tag]) -> Result<(), CommandError> {
     }
     for (place, tag) in tags.iter().enumerate() {
         let entry = format!("userTags[{place}]");
-        if tag.key.is_empty() || tag.key.chars().count() > MAX_TAG || tag.value.chars().count() > MAX_TAG {
-            let rule =
-                format!("{:?}: expected a key of 1 to {MAX_TAG} characters and a value of at most {MAX_TAG}", tag.key);
-            return invalid(&entry, rule, "InvalidTag");
+        if let Err(error) = text::check_name(&tag.key, MAX_TAG) {
+            return invalid(&format!("{entry}.key"), error.to_string(), "InvalidTag");
+        }
+        if let Err(error) = text::check_line(&tag.value, MAX_TAG) {
+            return invalid(&format!("{entry}.value"), error.to_string(), "InvalidTag");
         }
         if tags[..place].iter().any(|other| other.key == tag.key) {
-            return invalid(&entry, format!("the key {:?} is there twice", tag.key), "InvalidTag");
+            return invalid(&entry, format!("the key {} is there twice", text::quote(&tag.key)), "InvalidTag");
         }
     }
     Ok(())
@@ -177,7 +195,8 @@ fn check_tags(tags: &[Tag]) -> Result<(), CommandError> {
 
 fn check_free_name(state: &State, name: &str, side: (&AccountId, &RegionId)) -> Result<(), CommandError> {
     let Some(other) = state.initiated(side.0, side.1).and_then(|names| names.get(name)) else { return Ok(()) };
-    let rule = format!("the name {name:?} is that of {other} in account {} and region {}", side.0, side.1);
+    let name = text::quote(name);
+    let rule = format!("the name {name} is that of {other} in account {} and region {}", side.0, side.1);
     Err(CommandError::one(Code::AlreadyExists, "vpcPeeringName", rule, "VpcPeerNameExist"))
 }
 
@@ -268,9 +287,7 @@ fn both<'a>(state: &'a State, wish: &Create, actor: &Actor) -> Result<(&'a Vpc, 
 }
 
 fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vpc), CommandError> {
-    check_name(&wish.name)?;
-    check_description(&wish.description)?;
-    check_tags(&wish.tags)?;
+    wish.check_texts()?;
     let (vpc, peer) = both(state, wish, context.actor)?;
     let cross_region = vpc.region != peer.region;
     check_bandwidth(wish.bandwidth, cross_region, context.actor, context.limits)?;
@@ -405,7 +422,7 @@ pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'
         check_free_name(tx.state, name, (&peering.initiator.account, &peering.initiator.region))?;
         peering.name.clone_from(name);
     }
-    if let Some(description) = &modify.description {
+    if let Some(description) = modify.description.as_ref().filter(|text| **text != peering.description) {
         check_description(description)?;
         peering.description.clone_from(description);
     }

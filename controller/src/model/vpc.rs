@@ -10,6 +10,7 @@ use super::{
 use cps_peering_config::{
     id::{AccountId, RegionId, VpcId},
     net::Vni,
+    text::{self, InvalidText},
 };
 use ipnet::{IpNet, Ipv6Net};
 use serde::Serialize;
@@ -44,6 +45,14 @@ pub struct Create {
     pub ipv6: bool,
 }
 
+impl Create {
+    /// What can be checked without knowing anything else.
+    pub(super) fn check_texts(&self) -> Result<(), CommandError> {
+        check_name(&self.name)?;
+        peering::check_description(&self.description)
+    }
+}
+
 /// Request to change a VPC; none for what stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Modify {
@@ -53,6 +62,16 @@ pub struct Modify {
     pub name: Option<String>,
     /// What its owner says about it.
     pub description: Option<String>,
+}
+
+impl Modify {
+    /// See [`peering::Modify`].
+    pub(super) fn check_texts(&self) -> Result<(), CommandError> {
+        self.name.as_deref().filter(|name| name.len() > MAX_NAME * peering::MAX_UTF8).map_or(Ok(()), check_name)?;
+        let long = self.description.as_deref();
+        let long = long.filter(|text| text.len() > peering::MAX_DESCRIPTION * peering::MAX_UTF8);
+        long.map_or(Ok(()), peering::check_description)
+    }
 }
 
 /// A CIDR that comes or goes.
@@ -72,12 +91,11 @@ fn find(state: &State, which: &Locator, context: &Context<'_>) -> Result<Vpc, Co
     state.vpcs().get(&which.id).filter(legal).cloned().ok_or_else(missing)
 }
 
-fn check_name(name: &str) -> Result<(), CommandError> {
-    if (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control) {
-        return Ok(());
-    }
-    let rule = format!("{name:?} is not a legal name: expected 1 to {MAX_NAME} printable characters");
-    Err(CommandError::one(Code::InvalidArgument, "name", rule, "InvalidName"))
+/// Refuses what cannot be the name of a VPC.
+pub(super) fn check_name(name: &str) -> Result<(), CommandError> {
+    let refused =
+        |error: InvalidText| CommandError::one(Code::InvalidArgument, "name", error.to_string(), "InvalidName");
+    text::check_name(name, MAX_NAME).map_err(refused)
 }
 
 fn check_cidrs(cidrs: &[IpNet]) -> Result<(), CommandError> {
@@ -96,8 +114,7 @@ fn unique_local(vni: Vni) -> IpNet {
 
 /// Makes a VPC.
 pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
-    check_name(&wish.name)?;
-    peering::check_description(&wish.description)?;
+    wish.check_texts()?;
     check_cidrs(&[wish.cidr])?;
     if !tx.state.regions().contains_key(&wish.region) {
         let rule = format!("there is no region {}", wish.region);
@@ -122,11 +139,11 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
 /// Changes what the owner says about a VPC.
 pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
     let mut vpc = find(tx.state, &modify.which, context)?;
-    if let Some(name) = &modify.name {
+    if let Some(name) = modify.name.as_ref().filter(|name| **name != vpc.name) {
         check_name(name)?;
         vpc.name.clone_from(name);
     }
-    if let Some(description) = &modify.description {
+    if let Some(description) = modify.description.as_ref().filter(|text| **text != vpc.description) {
         peering::check_description(description)?;
         vpc.description.clone_from(description);
     }

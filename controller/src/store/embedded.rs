@@ -2,14 +2,20 @@
 
 use super::{
     StoreError,
-    raw::{Backend, Batch, EncodedEntry, Lookup, Page, SideRow, keys_of, older},
+    raw::{Backend, Batch, EncodedEntry, Lookup, Page, SideRow, Space, keys_of, older},
+    reserve::Reserve,
 };
 use crate::model::state::Meta;
+use cps_peering_config::text::{MAX_QUOTED, cut};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use std::{
+    any::Any,
     fs::OpenOptions,
+    io::ErrorKind,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
 };
 use tokio::sync::watch;
 
@@ -31,10 +37,15 @@ const FORGET_AT_ONCE: usize = 1000;
 /// How many rows are copied at once.
 const PAGE: usize = 4000;
 
+/// What [`Backend::probe`] writes: a number.
+const PROBE: TableDefinition<'_, &str, u64> = TableDefinition::new("probe");
+
 /// A file of rows.
 pub(super) struct Embedded {
     path: PathBuf,
-    database: Database,
+    /// None where it was closed after a failure, and could not be opened again.
+    database: RwLock<Option<Database>>,
+    reserve: Reserve,
 }
 
 impl Embedded {
@@ -49,15 +60,26 @@ impl Embedded {
             what: "open it",
             source: Box::new(redb::Error::Io(error)),
         })?;
-        match Database::builder().set_cache_size(CACHE).create(&path) {
-            Ok(database) => {
-                let store = Self { path, database };
-                store.transact("prepare it", |_, _| Ok(()))?;
-                Ok(store)
-            }
-            Err(DatabaseError::DatabaseAlreadyOpen) => Err(StoreError::InUse(path)),
-            Err(error) => Err(StoreError::Database { path, what: "open it", source: Box::new(error.into()) }),
-        }
+        // The checksum of every page is compared: what is damaged is found now, and not when it is needed.
+        let database = open(&path, true)?;
+        let reserve = Reserve::new(&path);
+        let store = Self { path, database: RwLock::new(Some(database)), reserve };
+        store.transact("prepare it", |_, _| Ok(()))?;
+        Ok(store)
+    }
+
+    /// Uses the open file.
+    fn using<T>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().ok_or_else(|| StoreError::Closed { path: self.path.clone() })?;
+        // Damage since the start makes the library panic.
+        let worked = catch_unwind(AssertUnwindSafe(|| work(database)));
+        let worked = worked.map_err(|panic| StoreError::Damaged { path: self.path.clone(), message: told(&*panic) })?;
+        worked.map_err(|source| failed(&self.path, what, source))
     }
 
     fn read<T>(
@@ -65,8 +87,7 @@ impl Embedded {
         what: &'static str,
         work: impl FnOnce(&redb::ReadOnlyTable<&'static str, &'static [u8]>) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let attempt = || work(&self.database.begin_read()?.open_table(RECORDS)?);
-        attempt().map_err(|source| self.failed(what, source))
+        self.using(what, |database| work(&database.begin_read()?.open_table(RECORDS)?))
     }
 
     /// Runs `work` in one transaction that is on disk when this returns.
@@ -75,8 +96,8 @@ impl Embedded {
         what: &'static str,
         work: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>, &mut Trail<'_>) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
-        let attempt = || {
-            let transaction = self.database.begin_write()?;
+        self.using(what, |database| {
+            let transaction = database.begin_write()?;
             {
                 let mut trail = Trail {
                     entries: transaction.open_table(AUDIT)?,
@@ -87,13 +108,40 @@ impl Embedded {
                 work(&mut transaction.open_table(RECORDS)?, &mut trail)?;
             }
             Ok(transaction.commit()?)
-        };
-        attempt().map_err(|source: redb::Error| self.failed(what, source))
+        })
     }
+}
 
-    fn failed(&self, what: &'static str, source: redb::Error) -> StoreError {
-        StoreError::Database { path: self.path.clone(), what, source: Box::new(source) }
+/// Opens the file. `checked`: whether all of it is compared with its checksums.
+fn open(path: &Path, checked: bool) -> Result<Database, StoreError> {
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE).set_check_integrity_on_open(checked).create(path)
+    }));
+    match opened {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(StoreError::InUse(path.to_owned())),
+        Ok(Err(error)) => Err(failed(path, "open it", error.into())),
+        Err(panic) => Err(StoreError::Damaged { path: path.to_owned(), message: told(&*panic) }),
     }
+}
+
+fn failed(path: &Path, what: &'static str, source: redb::Error) -> StoreError {
+    let path = path.to_owned();
+    match source {
+        redb::Error::Corrupted(message) => StoreError::Damaged { path, message },
+        // So the library says that something else is in the file.
+        redb::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
+            StoreError::Damaged { path, message: error.to_string() }
+        }
+        source => StoreError::Database { path, what, source: Box::new(source) },
+    }
+}
+
+/// What a panic says.
+pub(super) fn told(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    cut(text.unwrap_or("it cannot be read"), MAX_QUOTED)
 }
 
 impl Backend for Embedded {
@@ -133,16 +181,15 @@ impl Backend for Embedded {
     }
 
     fn forget(&self, until_ms: u64) -> Result<usize, StoreError> {
-        let collect = || -> Result<Vec<(u64, Vec<String>)>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(AUDIT)?;
+        let old = self.using("read the audit trail", |database| {
+            let table = database.begin_read()?.open_table(AUDIT)?;
             let rows = table.iter()?.take(FORGET_AT_ONCE).map(|row| {
                 let (number, value) = row?;
                 Ok((number.value(), value.value().to_owned()))
             });
             let rows = rows.collect::<Result<Vec<_>, redb::Error>>()?;
-            Ok(older(rows.into_iter(), until_ms).collect())
-        };
-        let old = collect().map_err(|source| self.failed("read the audit trail", source))?;
+            Ok(older(rows.into_iter(), until_ms).collect::<Vec<_>>())
+        })?;
         if !old.is_empty() {
             self.transact("shorten the audit trail", |_, trail| trail.remove(&old))?;
         }
@@ -165,20 +212,19 @@ impl Backend for Embedded {
     }
 
     fn periods(&self, payer: &str, from_ms: u64) -> Result<Vec<Vec<u8>>, StoreError> {
-        let look = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(PERIODS)?;
+        self.using("read what is to be charged", |database| {
+            let table = database.begin_read()?.open_table(PERIODS)?;
             let first = (payer, from_ms.saturating_add(1), "", 0);
             let last = (payer, u64::MAX, "~", u64::MAX);
             table.range(first..=last)?.map(|row| Ok(row?.1.value().to_owned())).collect()
-        };
-        look().map_err(|source| self.failed("read what is to be charged", source))
+        })
     }
 
     fn audit(&self, lookup: &Lookup) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         let before = lookup.before.unwrap_or(u64::MAX);
         let limit = lookup.limit.unwrap_or(usize::MAX);
-        let look = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
-            let transaction = self.database.begin_read()?;
+        self.using("read the audit trail", |database| {
+            let transaction = database.begin_read()?;
             let table = transaction.open_table(AUDIT)?;
             let by = transaction.open_table(AUDIT_BY)?;
             let mut rows = Vec::new();
@@ -199,26 +245,26 @@ impl Backend for Embedded {
                 }
             }
             Ok(rows)
-        };
-        look().map_err(|source| self.failed("read the audit trail", source))
+        })
     }
 
     fn traffic(&self) -> Result<Vec<SideRow>, StoreError> {
-        let look = || -> Result<Vec<SideRow>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(TRAFFIC)?;
+        self.using("read what was counted", |database| {
+            let table = database.begin_read()?.open_table(TRAFFIC)?;
             let rows = table.iter()?.map(|row| {
                 let (key, value) = row?;
                 let (peering, vni) = key.value();
                 Ok((peering.to_owned(), vni, value.value().to_owned()))
             });
             rows.collect()
-        };
-        look().map_err(|source| self.failed("read what was counted", source))
+        })
     }
 
     fn dump(&self, take: &mut dyn FnMut(Page) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let failed = |source: redb::Error| self.failed("read it", source);
-        let moment = self.database.begin_read().map_err(|error| failed(error.into()))?;
+        let failed = |source: redb::Error| failed(&self.path, "read it", source);
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().ok_or_else(|| StoreError::Closed { path: self.path.clone() })?;
+        let moment = database.begin_read().map_err(|error| failed(error.into()))?;
         let text = |key: &str| key.to_owned();
         let records = moment.open_table(RECORDS).map_err(|error| failed(error.into()))?;
         let mut rows = records.iter().map_err(|error| failed(error.into()))?.map(|row| {
@@ -249,16 +295,15 @@ impl Backend for Embedded {
     }
 
     fn begin_filling(&self, before: Vec<u8>) -> Result<(), StoreError> {
-        let attempt = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+        self.using("clear it", |database| {
+            let transaction = database.begin_write()?;
             transaction.delete_table(RECORDS)?;
             transaction.delete_table(AUDIT)?;
             transaction.delete_table(AUDIT_BY)?;
             transaction.delete_table(PERIODS)?;
             transaction.delete_table(TRAFFIC)?;
             Ok(transaction.commit()?)
-        };
-        attempt().map_err(|source| self.failed("clear it", source))?;
+        })?;
         // That makes the tables anew, too.
         self.end_filling(before)
     }
@@ -285,6 +330,40 @@ impl Backend for Embedded {
 
     fn end_filling(&self, meta: Vec<u8>) -> Result<(), StoreError> {
         self.transact("finish it", |table, _| Ok(table.insert(META, meta.as_slice()).map(drop)?))
+    }
+
+    fn probe(&self) -> Result<(), StoreError> {
+        self.using("write to it", |database| {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(PROBE)?;
+                let number = table.get("number")?.map_or(0, |number| number.value());
+                table.insert("number", number.wrapping_add(1))?;
+            }
+            Ok(transaction.commit()?)
+        })
+    }
+
+    fn recover(&self) -> Result<(), StoreError> {
+        // After an error of the disk the library does nothing more with a file until it is opened again; what was not finished is
+        // taken back then.
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        *database = None;
+        *database = Some(open(&self.path, false)?);
+        Ok(())
+    }
+
+    fn space(&self, reserve: u64) -> Result<Option<Space>, StoreError> {
+        let space = self.reserve.space(reserve);
+        space.map(Some).map_err(|error| failed(&self.path, "see how much room there is", redb::Error::Io(error)))
+    }
+
+    fn hold_reserve(&self, reserve: u64) -> bool {
+        self.reserve.hold(reserve)
+    }
+
+    fn free_reserve(&self) -> bool {
+        self.reserve.free()
     }
 
     fn leads(&self) -> bool {

@@ -16,14 +16,44 @@ pub(super) type SideRow = (String, u32, Vec<u8>);
 /// Peering and VNI.
 pub(super) type SideId = (String, u32);
 
+/// The longest value of a row, in bytes: what etcd takes of one in a transaction (`--max-request-bytes`, 1.5 MiB) with what is
+/// around it. A file would take more; what is legal does not depend on where it is kept.
+pub(super) const MAX_VALUE: usize = (1 << 20) + (1 << 18);
+
 /// What is written at once.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Batch {
     /// Records by kind and id, `host/h1`; none for those that go.
     pub(super) records: Vec<(String, Option<Vec<u8>>)>,
     pub(super) periods: Vec<(PeriodKey, Vec<u8>)>,
     pub(super) entries: Vec<EncodedEntry>,
     pub(super) traffic: Vec<(SideId, Option<Vec<u8>>)>,
+}
+
+impl Batch {
+    /// Puts another one behind it.
+    pub(super) fn append(&mut self, other: Batch) {
+        self.records.extend(other.records);
+        self.periods.extend(other.periods);
+        self.entries.extend(other.entries);
+        self.traffic.extend(other.traffic);
+    }
+}
+
+/// How much room the place of a store has, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// How much there is for everybody's use.
+    pub free: u64,
+    /// How much is to be kept free for what makes room.
+    pub reserve: u64,
+}
+
+impl Space {
+    /// Whether only what makes room may be written.
+    pub fn is_low(&self) -> bool {
+        self.free < self.reserve
+    }
 }
 
 /// Rows of one kind, some at a time, on their way from one store to another.
@@ -71,6 +101,17 @@ pub(super) trait Backend: Send + Sync {
     fn fill(&self, page: Page) -> Result<(), StoreError>;
     /// Writes the record `meta`, after which the store can be used.
     fn end_filling(&self, meta: Vec<u8>) -> Result<(), StoreError>;
+    /// Writes something that means nothing, to see whether a write works.
+    fn probe(&self) -> Result<(), StoreError>;
+    /// After a write has failed: makes the store usable again, so that what it holds can be read. Where that cannot be, nothing
+    /// is written any more, and others may.
+    fn recover(&self) -> Result<(), StoreError>;
+    /// How much room there is, where `reserve` bytes are to be kept free; none where that is not known.
+    fn space(&self, reserve: u64) -> Result<Option<Space>, StoreError>;
+    /// Takes the reserve off the disk, for nobody else to fill. Whether it is there.
+    fn hold_reserve(&self, reserve: u64) -> bool;
+    /// Gives the reserve to what is written next. Whether there was one.
+    fn free_reserve(&self) -> bool;
     /// The revision of the last write, where there is such a thing.
     fn written(&self) -> u64 {
         0

@@ -1,6 +1,6 @@
 //! Records as rows: a key of their kind and id, and JSON.
 
-use super::StoreError;
+use super::{StoreError, raw::MAX_VALUE};
 use crate::model::{
     record::{Account, Host, Peering, Port, PortKey, Region, TokenKey, TokenUse, Vpc},
     state::{Change, Meta},
@@ -12,12 +12,12 @@ use std::path::Path;
 pub(super) const META: &str = "meta";
 
 /// Makes rows, and reads them.
-pub(super) struct Rows<'a> {
+pub(super) struct RowCodec<'a> {
     /// The store's place, for errors.
     pub(super) place: &'a Path,
 }
 
-impl Rows<'_> {
+impl RowCodec<'_> {
     pub(super) fn encode(&self, change: &Change) -> Result<(String, Option<Vec<u8>>), StoreError> {
         match change {
             Change::Region(id, value) => self.row(format!("region/{id}"), value.as_ref()),
@@ -46,7 +46,13 @@ impl Rows<'_> {
         let value = value.map(serde_json::to_vec).transpose();
         let path = || self.place.to_owned();
         let value = value.map_err(|source| StoreError::Record { path: path(), key: key.clone(), source })?;
-        Ok((key, value))
+        // Before anything of it is on its way.
+        match value.as_ref().map(Vec::len) {
+            Some(length) if length > MAX_VALUE => {
+                Err(StoreError::TooLarge { path: path(), key, length, most: MAX_VALUE })
+            }
+            _ => Ok((key, value)),
+        }
     }
 
     pub(super) fn parse<T: DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {
@@ -113,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_is_removed_is_told_by_its_key_alone() {
-        let rows = Rows { place: Path::new("test") };
+        let rows = RowCodec { place: Path::new("test") };
         let changes = [
             Change::Region("north".parse().unwrap(), None),
             Change::Host("h1".parse().unwrap(), None),

@@ -18,7 +18,10 @@ use crate::{
     },
 };
 use axum::{body::Bytes, extract::RawQuery};
-use cps_peering_config::id::{AccountId, PeeringId, RegionId, VpcId};
+use cps_peering_config::{
+    id::{AccountId, PeeringId, RegionId, VpcId},
+    text::{MAX_QUOTED, cut},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -159,7 +162,12 @@ struct QuotaContent {
 impl Regional {
     fn locate(&self, id: &str) -> Result<Locator, Failure> {
         let missing = || {
-            CommandError::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound")
+            CommandError::one(
+                Code::NotFound,
+                "vpcPeeringId",
+                format!("there is no peering {}", cut(id, MAX_QUOTED)),
+                "VpcPeerNotFound",
+            )
         };
         let id = id.parse().map_err(|_| missing())?;
         Ok(Locator { region: Some(self.region.clone()), id })
@@ -285,7 +293,7 @@ fn no_action(action: Option<&str>) -> Failure {
         None => Failure::no_method("GET,HEAD,PUT,DELETE"),
         Some(ACCEPT | REJECT) => Failure::no_method("POST"),
         Some(SET_BANDWIDTH) => Failure::no_method("PUT"),
-        Some(action) => Failure::not_found(format!("there is no action {action} here")),
+        Some(action) => Failure::not_found(format!("there is no action {} here", cut(action, MAX_QUOTED))),
     }
 }
 

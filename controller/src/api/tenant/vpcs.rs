@@ -17,7 +17,10 @@ use crate::{
     },
 };
 use axum::{body::Bytes, extract::RawQuery};
-use cps_peering_config::id::VpcId;
+use cps_peering_config::{
+    id::VpcId,
+    text::{MAX_QUOTED, cut},
+};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -165,7 +168,7 @@ pub(in crate::api) struct Tables {
 }
 
 fn missing(entry: &str, what: &str, id: &str, reason: &'static str) -> Failure {
-    CommandError::one(Code::NotFound, entry, format!("there is no {what} {id}"), reason).into()
+    CommandError::one(Code::NotFound, entry, format!("there is no {what} {}", cut(id, MAX_QUOTED)), reason).into()
 }
 
 fn vpc_made(outcome: Outcome) -> Result<VpcId, Failure> {

@@ -32,6 +32,8 @@ const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// What gRPC calls an answer to who is not known (any more).
 const UNAUTHENTICATED: u64 = 16;
+/// What gRPC calls that something is used up.
+const RESOURCE_EXHAUSTED: u64 = 8;
 /// What gRPC calls a value that is out of range: etcd says it of a revision that was compacted.
 const OUT_OF_RANGE: u64 = 11;
 
@@ -70,6 +72,11 @@ impl EtcdError {
     /// Whether the revision that was to be read is there no more.
     pub(super) fn is_compacted(&self) -> bool {
         matches!(self, EtcdError::Refused { code: OUT_OF_RANGE, .. })
+    }
+
+    /// Whether etcd takes no writes because its database is full (alarm `NOSPACE`).
+    pub(in crate::store) fn is_no_space(&self) -> bool {
+        matches!(self, EtcdError::Refused { code: RESOURCE_EXHAUSTED, message } if message.contains("space exceeded"))
     }
 
     fn is_unauthenticated(&self) -> bool {
@@ -163,6 +170,13 @@ struct Lease {
     id: u64,
     #[serde(rename = "TTL", default, deserialize_with = "number")]
     ttl: u64,
+}
+
+/// How a member stands.
+#[derive(Debug, Deserialize)]
+struct Status {
+    #[serde(rename = "dbSize", default, deserialize_with = "number")]
+    size: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -529,6 +543,12 @@ impl Client {
             "failure": [{ "request_range": Range::key(key).json() }],
         });
         self.any("/v3/kv/txn", body, within)
+    }
+
+    /// How much room the database of a member takes, in bytes.
+    pub(super) fn database_size(&self, within: Duration) -> Result<u64, EtcdError> {
+        let Status { size } = self.look("/v3/maintenance/status", json!({}), within)?;
+        Ok(size)
     }
 
     /// A new lease. Returns its id and the seconds that etcd gives.

@@ -24,7 +24,7 @@ pub use replica::Replica;
 
 use super::{
     StoreError,
-    raw::{Backend, Batch, Lookup, Page, PeriodKey, SideRow, keys_of, older},
+    raw::{Backend, Batch, Lookup, MAX_VALUE, Page, PeriodKey, SideRow, Space, keys_of, older},
 };
 use crate::model::state::Meta;
 use client::{Client, Compare, Operation, Range};
@@ -34,7 +34,7 @@ use std::{
     collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
@@ -49,8 +49,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const MAX_OPERATIONS: usize = 127;
 /// Bytes of one transaction: etcd takes 1.5 MiB (`--max-request-bytes`), with what is around them.
 const MAX_BYTES: usize = 1 << 20;
-/// The longest value.
-const MAX_VALUE: usize = MAX_BYTES + (MAX_BYTES >> 2);
+/// How long what was found out about etcd's room is good for.
+const SPACE_KNOWN: Duration = Duration::from_secs(5);
 /// How many entries of the audit trail are forgotten at once.
 const FORGET_AT_ONCE: usize = 1000;
 
@@ -120,6 +120,8 @@ pub(super) struct Etcd {
     writer: Mutex<Writer>,
     /// Held by those who read, and alone while a large commit takes its place.
     whole: RwLock<()>,
+    /// How much of etcd's database is used, in bytes, and when that was found out.
+    used: Mutex<Option<(Instant, u64)>>,
 }
 
 /// What only the leader changes.
@@ -138,7 +140,7 @@ struct Writer {
 impl Etcd {
     /// For reading what others write.
     pub(super) fn reading(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, leading: None, writer: Mutex::default(), whole: RwLock::new(()) }
+        Self { cluster, leading: None, writer: Mutex::default(), whole: RwLock::new(()), used: Mutex::default() }
     }
 
     /// Leads, or returns none where another does. `wait`: for how long to wait for another to be gone.
@@ -157,7 +159,8 @@ impl Etcd {
             std::thread::sleep(LOOK_EVERY);
         };
         let cluster = Arc::clone(cluster);
-        let store = Self { cluster, leading: Some(leading), writer: Mutex::default(), whole: RwLock::new(()) };
+        let (writer, whole, used) = (Mutex::default(), RwLock::new(()), Mutex::default());
+        let store = Self { cluster, leading: Some(leading), writer, whole, used };
         store.take_over()?;
         Ok(Some(store))
     }
@@ -473,6 +476,42 @@ impl Backend for Etcd {
         self.write(&mut writer, "finish it", &operations)?;
         (writer.filling, writer.number) = (false, number);
         Ok(())
+    }
+
+    fn probe(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        self.write(&mut writer, "write to it", &[])
+    }
+
+    fn recover(&self) -> Result<(), StoreError> {
+        // Whoever leads next reads what there is; that may be this one, as soon as writes work.
+        self.leave();
+        Err(self.deposed())
+    }
+
+    fn space(&self, _reserve: u64) -> Result<Option<Space>, StoreError> {
+        const PART: u64 = 10;
+        let most = self.cluster.settings.quota_mb.saturating_mul(1 << 20);
+        let mut known = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = match *known {
+            Some((at, used)) if at.elapsed() < SPACE_KNOWN => used,
+            _ => {
+                let failed = self.cluster.failed("see how much room there is");
+                let used = self.cluster.client.database_size(WITHIN).map_err(failed)?;
+                *known = Some((Instant::now(), used));
+                used
+            }
+        };
+        Ok(Some(Space { free: most.saturating_sub(used), reserve: most / PART }))
+    }
+
+    fn hold_reserve(&self, _reserve: u64) -> bool {
+        // It is a part of etcd's own quota, which nobody else fills.
+        true
+    }
+
+    fn free_reserve(&self) -> bool {
+        false
     }
 
     fn written(&self) -> u64 {

@@ -5,7 +5,7 @@ use super::{
     Cluster, Etcd, Range, client,
     read::{Moment, side_id},
 };
-use crate::store::{Content, StoreError, records::Rows};
+use crate::store::{Content, StoreError, records::RowCodec};
 use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -200,7 +200,7 @@ impl Shared {
 
     fn set(&self, content: &mut Content, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
         if let Some(record) = key.strip_prefix("records/") {
-            let rows = Rows { place: self.cluster.place() };
+            let rows = RowCodec { place: self.cluster.place() };
             content.state.apply(rows.change(record, value.as_deref())?);
         } else if let Some(side) = key.strip_prefix("traffic/") {
             let unknown = || StoreError::UnknownRecord { path: self.cluster.place().to_owned(), key: key.to_owned() };

@@ -125,7 +125,7 @@ impl Etcd {
 }
 
 // The parts are values: they must fit into a transaction.
-const _: () = assert!(MAX_BYTES <= super::MAX_VALUE);
+const _: () = assert!(MAX_BYTES <= crate::store::raw::MAX_VALUE);
 
 #[cfg(test)]
 mod tests {
