@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`writer`] | the thread that decides and commits |
 //! | [`affected`] | which hosts a change concerns |
-//! | [`agents`] | what is known of the agents |
+//! | [`host_status`] | what is known of the agents |
+//! | [`traffic`] | what passes between peers |
 //! | [`waiting`] | who waits for a peering |
 
 mod affected;
