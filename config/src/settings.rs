@@ -93,6 +93,21 @@ pub struct ControllerSettings {
     /// How many live peerings an account may initiate from a region, unless an operator says otherwise. Default 50.
     #[serde(default = "default_peerings_per_region")]
     pub peerings_per_region: u32,
+    /// How many VPCs an account may make in a region, unless an operator says otherwise. Default 200.
+    #[serde(default = "default_vpcs_per_region")]
+    pub vpcs_per_region: u32,
+    /// How many CIDRs its VPCs in a region may have beside their first ones. Default 400.
+    #[serde(default = "default_secondary_cidrs_per_region")]
+    pub secondary_cidrs_per_region: u32,
+    /// How many tags its live peerings from a region may have together. Default 500.
+    #[serde(default = "default_tags_per_region")]
+    pub tags_per_region: u32,
+    /// How many client tokens are remembered for an account, each for 24 hours. Default 10 000.
+    #[serde(default = "default_client_tokens")]
+    pub client_tokens: u32,
+    /// How many accounts an account may block. Default 1 000.
+    #[serde(default = "default_blocked_accounts")]
+    pub blocked_accounts: u32,
     /// How long a request waits for the receiver's answer before it expires, in seconds. Default 24 hours.
     #[serde(default = "default_request_expires_s")]
     pub request_expires_s: u64,
@@ -105,6 +120,13 @@ pub struct ControllerSettings {
     /// How long the audit trail is kept, in seconds. Default 90 days.
     #[serde(default = "default_audit_kept_s")]
     pub audit_kept_s: u64,
+    /// How much room the audit trail may take, in MiB. Where it is full, the oldest refusals of whoever has most go first.
+    /// Default 512; 0: no limit.
+    #[serde(default = "default_audit_max_mb")]
+    pub audit_max_mb: u64,
+    /// How much of it one account may take, in MiB. Default 32; 0: no limit.
+    #[serde(default = "default_audit_account_max_mb")]
+    pub audit_account_max_mb: u64,
     /// How many requests an account may send each second on the whole. Default 100; 0: as many as it likes.
     #[serde(default = "default_requests_per_s")]
     pub requests_per_s: u32,
@@ -405,6 +427,26 @@ fn default_peerings_per_region() -> u32 {
     50
 }
 
+fn default_vpcs_per_region() -> u32 {
+    200
+}
+
+fn default_secondary_cidrs_per_region() -> u32 {
+    400
+}
+
+fn default_tags_per_region() -> u32 {
+    500
+}
+
+fn default_client_tokens() -> u32 {
+    10_000
+}
+
+fn default_blocked_accounts() -> u32 {
+    1000
+}
+
 fn default_request_expires_s() -> u64 {
     DAY_S
 }
@@ -415,6 +457,14 @@ fn default_week_s() -> u64 {
 
 fn default_audit_kept_s() -> u64 {
     90 * DAY_S
+}
+
+fn default_audit_max_mb() -> u64 {
+    512
+}
+
+fn default_audit_account_max_mb() -> u64 {
+    32
 }
 
 fn default_requests_per_s() -> u32 {

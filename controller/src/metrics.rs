@@ -80,14 +80,16 @@ fn is(it: bool) -> f64 {
 }
 
 fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    #[expect(clippy::cast_precision_loss, reason = "a figure of many bytes")]
+    let bytes = |bytes: u64| bytes as f64;
+    let help = "What the entries of the audit trail take, in bytes";
+    gauge(out, "cps_controller_audit_bytes", help, bytes(engine.trail_bytes()))?;
     let health = engine.health();
     let help = "Whether the store takes no writes; it is tried again every second";
     gauge(out, "cps_controller_store_failed", help, is(matches!(health, Health::Failing(_))))?;
     let help = "Whether the store has so little room that only deletes, rejects and suspensions are accepted";
     gauge(out, "cps_controller_store_low_space", help, is(matches!(health, Health::Low(_))))?;
     if let Some(space) = engine.space() {
-        #[expect(clippy::cast_precision_loss, reason = "a figure of many bytes")]
-        let bytes = |bytes: u64| bytes as f64;
         let help = "How much room the store has, in bytes: on its disk, or in the quota of etcd";
         gauge(out, "cps_controller_store_free_bytes", help, bytes(space.free))?;
         let help = "How much of it is kept free for deletes, rejects and suspensions, in bytes";

@@ -160,6 +160,34 @@ pub(crate) struct Rows {
     batch: Batch,
     /// The number of the commit; none where it is none.
     number: Option<u64>,
+    /// Of whom the entries of the audit trail are, and how many bytes they take.
+    owners: Vec<(String, u64)>,
+}
+
+/// An entry of the audit trail that is gone, or is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its number.
+    pub number: u64,
+    /// Of whom it is: the actor.
+    pub owner: String,
+    /// What it takes, in bytes.
+    pub bytes: u64,
+}
+
+/// What an entry of the audit trail takes, in bytes, with what it is found by.
+fn size(value: &[u8]) -> u64 {
+    const AROUND: u64 = 200;
+    value.len() as u64 + AROUND
+}
+
+impl Dropped {
+    /// The same of an entry as it is kept, with what it is looked for by.
+    fn of(number: u64, value: &[u8]) -> (Self, Vec<String>) {
+        let entry = serde_json::from_slice::<Entry>(value).ok();
+        let owner = entry.as_ref().map_or_else(String::new, |entry| entry.actor.clone());
+        (Self { number, owner, bytes: size(value) }, entry.as_ref().map(keys).unwrap_or_default())
+    }
 }
 
 impl Rows {
@@ -167,6 +195,12 @@ impl Rows {
     pub(crate) fn append(&mut self, other: Rows) {
         self.batch.append(other.batch);
         self.number = other.number.or(self.number);
+        self.owners.extend(other.owners);
+    }
+
+    /// Of whom the entries of the audit trail are, and how many bytes they take.
+    pub(crate) fn owners(&mut self) -> Vec<(String, u64)> {
+        std::mem::take(&mut self.owners)
     }
 
     /// How many entries of the audit trail are among them.
@@ -176,8 +210,10 @@ impl Rows {
 
     /// Takes out the first entries of the audit trail.
     pub(crate) fn split_entries(&mut self, count: usize) -> Rows {
-        let entries = self.batch.entries.drain(..count.min(self.batch.entries.len())).collect();
-        Rows { batch: Batch { entries, ..Batch::default() }, number: None }
+        let count = count.min(self.batch.entries.len());
+        let entries = self.batch.entries.drain(..count).collect();
+        let owners = self.owners.drain(..count.min(self.owners.len())).collect();
+        Rows { batch: Batch { entries, ..Batch::default() }, number: None, owners }
     }
 }
 
@@ -308,8 +344,10 @@ impl Store {
     /// Makes rows of changes with what is to be charged because of them and what the audit trail says about them. Refuses what
     /// is larger than a record or entry may be.
     pub(crate) fn encode(&self, changes: &[Change], periods: &[Period], entries: &[Entry]) -> Result<Rows, StoreError> {
-        let mut rows =
-            Rows { batch: Batch { entries: self.encode_entries(entries)?, ..Batch::default() }, number: None };
+        let batch = Batch { entries: self.encode_entries(entries)?, ..Batch::default() };
+        let owned = entries.iter().zip(&batch.entries);
+        let owners = owned.map(|(entry, (_, value))| (entry.actor.clone(), size(value))).collect();
+        let mut rows = Rows { batch, number: None, owners };
         for change in changes {
             rows.batch.records.push(self.rows().encode(change)?);
             if let Change::Meta(meta) = change {
@@ -367,15 +405,84 @@ impl Store {
         rows.iter().map(|value| self.rows().parse("period", value)).collect()
     }
 
-    /// Adds to the audit trail alone.
-    pub fn append(&self, entries: &[Entry]) -> Result<(), StoreError> {
-        let batch = Batch { entries: self.encode_entries(entries)?, ..Batch::default() };
-        self.backend.write("add to the audit trail", &batch)
+    /// Adds to the audit trail alone. Of whom the entries are, and how many bytes they take.
+    pub fn append(&self, entries: &[Entry]) -> Result<Vec<(String, u64)>, StoreError> {
+        let rows = self.encode(&[], &[], entries)?;
+        self.backend.write("add to the audit trail", &rows.batch)?;
+        Ok(rows.owners)
     }
 
-    /// Forgets entries of the audit trail that are older than `until_ms`, some at a time. Returns how many it has forgotten.
-    pub fn forget(&self, until_ms: u64) -> Result<usize, StoreError> {
-        self.backend.forget(until_ms)
+    /// The number of the newest entry of the audit trail; 0 where there is none.
+    pub(crate) fn newest_entry(&self) -> Result<u64, StoreError> {
+        let newest = self.backend.audit(&Lookup { key: None, before: None, limit: Some(1) })?;
+        Ok(newest.first().map_or(0, |(number, _)| *number))
+    }
+
+    /// Entries of the audit trail behind a number, the oldest first: of whom, and how many bytes.
+    pub(crate) fn entries_after(&self, after: u64, limit: usize) -> Result<Vec<Dropped>, StoreError> {
+        let rows = self.backend.audit_after(None, after, limit)?;
+        Ok(rows.iter().map(|(number, value)| Dropped::of(*number, value).0).collect())
+    }
+
+    /// Drops the oldest entries of one who acts, some at a time, until `surplus` bytes are free: refusals, or of everything from
+    /// a number on. What was dropped, and from where to go on; none where that was all.
+    pub(crate) fn drop_entries(
+        &self,
+        owner: &str,
+        rest: Option<u64>,
+        surplus: u64,
+        limit: usize,
+    ) -> Result<(Vec<Dropped>, Option<u64>), StoreError> {
+        let key = match rest {
+            None => Some(format!("refused/{owner}")),
+            // An account's entries are found by it; those of others are gone through.
+            Some(_) => Some(owner.to_owned()).filter(|owner| owner.starts_with("account/")),
+        };
+        let rows = self.backend.audit_after(key.as_deref(), rest.unwrap_or(0), limit)?;
+        let (mut dropped, mut removed, mut freed, mut next) = (Vec::new(), Vec::new(), 0, None);
+        for (number, value) in &rows {
+            if freed >= surplus {
+                break;
+            }
+            next = Some(*number);
+            let (it, keys) = Dropped::of(*number, value);
+            if it.owner == owner {
+                freed += it.bytes;
+                removed.push((*number, keys));
+                dropped.push(it);
+            }
+        }
+        if !removed.is_empty() {
+            self.backend.remove_entries(&removed)?;
+        }
+        Ok((dropped, next))
+    }
+
+    /// Forgets entries of the audit trail that are older than `until_ms`, some at a time. Returns what it has forgotten, and the
+    /// newest entry of all if that is so old: it keeps its place, so that no number is used again.
+    pub fn forget(&self, until_ms: u64) -> Result<Vec<Dropped>, StoreError> {
+        const AT_ONCE: usize = 1000;
+        let old = |limit| -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+            let mut rows = self.backend.audit_after(None, 0, limit)?;
+            // One that cannot be read is as old as the one behind it.
+            let age = |value: &[u8]| serde_json::from_slice::<Entry>(value).map_or(0, |entry| entry.time_ms);
+            let count = rows.iter().take_while(|(_, value)| age(value) < until_ms).count();
+            rows.truncate(count);
+            Ok(rows)
+        };
+        // Most of the time there is nothing to forget, which one row says.
+        if old(1)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (dropped, removed): (Vec<_>, Vec<_>) = old(AT_ONCE)?
+            .iter()
+            .map(|(number, value)| {
+                let (it, keys) = Dropped::of(*number, value);
+                (it, (*number, keys))
+            })
+            .unzip();
+        self.backend.remove_entries(&removed)?;
+        Ok(dropped)
     }
 
     /// Looks into the audit trail: entries with their numbers, the newest first.

@@ -24,7 +24,10 @@ async fn controller(settings: &str) -> (Controller, String, String) {
 
 /// The status and the whole answer.
 async fn call(controller: &Controller, token: &str, method: Method, path: &str, body: Value) -> (u16, String) {
-    let answer = controller.ask(method, path).bearer_auth(token).body(body.to_string()).send().await.unwrap();
+    // Whoever sends what is too long may be answered, and cut off, before all of it is sent.
+    let Ok(answer) = controller.ask(method, path).bearer_auth(token).body(body.to_string()).send().await else {
+        return (413, String::new());
+    };
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
@@ -113,4 +116,96 @@ async fn names_that_deceive_are_refused_and_old_ones_stay_as_they_are() {
     }
     let (code, answer) = create("京东云-می\u{200c}خواهم", "1\n\t2").await;
     assert_eq!(code, 200, "{answer}");
+}
+
+/// Asks until it is refused. How often it was done, and the refusal.
+async fn until_refused(
+    controller: &Controller,
+    token: &str,
+    most: usize,
+    request: impl Fn(usize) -> (Method, String, Value),
+) -> (usize, String) {
+    for number in 0..most {
+        let (method, path, body) = request(number);
+        let (code, answer) = call(controller, token, method, &path, body).await;
+        match code {
+            200 => {}
+            429 => return (number, answer),
+            code => panic!("{code}: {answer}"),
+        }
+    }
+    panic!("there is no end");
+}
+
+#[tokio::test]
+async fn of_everything_an_account_has_as_many_as_its_quota_says() {
+    let settings = "vpcs_per_region = 4\nsecondary_cidrs_per_region = 3\ntags_per_region = 5\nclient_tokens = 6\n\
+                    blocked_accounts = 7\nrequests_burst = 5000\n";
+    let (controller, one, other) = controller(settings).await;
+    let quota = async |kind: &str| {
+        let (code, answer) =
+            call(&controller, &one, Method::GET, &format!("{REGION}/quotas/?type={kind}"), Value::Null).await;
+        assert_eq!(code, 200, "{answer}");
+        let quota = serde_json::from_str::<Value>(&answer).unwrap()["result"]["quota"].clone();
+        (quota["count"].as_u64().unwrap(), quota["maxLimit"].as_u64().unwrap())
+    };
+    let vpc = |number: usize| {
+        let spec = json!({ "cidr": format!("10.{number}.0.0/16"), "name": "v" });
+        (Method::PUT, format!("{REGION}/vpcs"), json!({ "vpcSpec": spec }))
+    };
+    let (made, refused) = until_refused(&controller, &one, 50, vpc).await;
+    assert!(made == 4 && refused.contains("VpcLimitExceeded"), "{made} {refused}");
+    assert_eq!(quota("vpc").await, (4, 4));
+    let (_, vpcs) = call(&controller, &one, Method::GET, &format!("{REGION}/vpcs"), Value::Null).await;
+    let vpcs: Value = serde_json::from_str(&vpcs).unwrap();
+    let id = |number: usize| vpcs["result"]["vpcs"][number]["vpcId"].as_str().unwrap().to_owned();
+    let cidr = |number: usize| {
+        let spec = json!({ "vpcId": id(number % 2), "cidr": format!("10.{}.0.0/16", 100 + number) });
+        (Method::PUT, format!("{REGION}/secondaryCidrs"), json!({ "secondaryCidrSpec": spec }))
+    };
+    let (made, refused) = until_refused(&controller, &one, 50, cidr).await;
+    assert!(made == 3 && refused.contains("SecondaryCidrLimitExceeded"), "{made} {refused}");
+    assert_eq!(quota("secondarycidr").await, (3, 3));
+    let pairs = [(0, 2), (0, 3), (1, 2)];
+    let tagged = |number: usize| {
+        let (a, b) = pairs[number];
+        let tags = [json!({ "key": "a", "value": "1" }), json!({ "key": "b" })];
+        let body =
+            json!({ "vpcPeeringName": format!("p{number}"), "vpcId": id(a), "remoteVpcId": id(b), "userTags": tags });
+        (Method::POST, format!("{REGION}/vpcPeerings/"), body)
+    };
+    let (made, refused) = until_refused(&controller, &one, 3, tagged).await;
+    assert!(made == 2 && refused.contains("TagLimitExceeded"), "{made} {refused}");
+    assert_eq!((quota("tag").await, quota("vpcpeering").await), ((4, 5), (2, 50)));
+    let token = |number: usize| {
+        let body = json!({ "name": format!("n{number}"), "clientToken": format!("t{number}") });
+        (Method::POST, format!("{REGION}/vpcs/{}", id(0)), body)
+    };
+    let (made, refused) = until_refused(&controller, &one, 50, token).await;
+    assert!(made == 6 && refused.contains("ClientTokenLimitExceeded"), "{made} {refused}");
+    assert_eq!(quota("clienttoken").await, (6, 6));
+    let block = |number: usize| (Method::PUT, format!("/v1/blockedAccounts/x{number}"), Value::Null);
+    let (made, refused) = until_refused(&controller, &one, 50, block).await;
+    assert!(made == 7 && refused.contains("BlockedAccountLimitExceeded"), "{made} {refused}");
+    // To block one again needs no room.
+    assert_eq!(call(&controller, &one, Method::PUT, "/v1/blockedAccounts/x0", Value::Null).await.0, 200);
+    // Others have their own, and operators give more.
+    assert_eq!(until_refused(&controller, &other, 50, vpc).await.0, 4);
+    for (kind, more) in [("vpc", 9), ("blockedaccount", 9)] {
+        let path = "/admin/v1/accounts/one/quotas/north";
+        controller.operator(Method::PUT, path, json!({ "maxLimit": more, "type": kind })).await;
+        assert_eq!(quota(kind).await.1, more);
+    }
+    assert_eq!(until_refused(&controller, &one, 50, |number| vpc(20 + number)).await.0, 5);
+    assert_eq!(until_refused(&controller, &one, 50, |number| block(20 + number)).await.0, 2);
+    controller.operator(Method::DELETE, "/admin/v1/accounts/one/quotas/north?type=vpc", json!({})).await;
+    assert_eq!(quota("vpc").await, (9, 4));
+    let (code, answer) = call(&controller, &one, Method::GET, &format!("{REGION}/quotas/?type=x"), Value::Null).await;
+    assert!(code == 400 && answer.contains("vpcpeering, vpc, secondarycidr"), "{answer}");
+    // All of it is there after a restart, and counted to the same.
+    let place = controller.stop();
+    let controller = place.start().await;
+    let (_, answer) =
+        call(&controller, &one, Method::GET, &format!("{REGION}/quotas/?type=blockedaccount"), Value::Null).await;
+    assert!(answer.contains("\"count\":9") && answer.contains("\"maxLimit\":9"), "{answer}");
 }

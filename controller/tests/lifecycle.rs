@@ -14,6 +14,7 @@ use cps_peering_controller::model::{
     account::{self, ChargeStatus, What},
     metering::open_period,
     peering::{Create, Modify, SetBandwidth, quota_used, role, state_word},
+    quota::Kind,
     record::{End, Peering, PeeringState, Role},
     vpc,
 };
@@ -395,7 +396,7 @@ fn the_quota_is_counted_at_the_initiator_per_region() {
     ask(&mut model, "c", "b").unwrap();
     ask(&mut model, "b", "d").unwrap();
     let quota = |limit| {
-        let what = What::Quota { region: "north".parse().unwrap(), limit };
+        let what = What::Quota { kind: Kind::VpcPeering, region: "north".parse().unwrap(), limit };
         Command::Account(account::Change { id: "one".parse().unwrap(), what })
     };
     model.run(&quota(Some(2))).unwrap();
@@ -867,4 +868,16 @@ proptest! {
         }
         prop_assert_eq!(&again, state);
     }
+}
+
+#[test]
+fn records_of_what_is_over_are_bounded_whoever_makes_and_ends_how_many() {
+    use cps_peering_controller::model::peering::MAX_ENDED;
+    let mut model = cloud();
+    for round in 0..MAX_ENDED + 50 {
+        model.now_ms += 1;
+        let id = ask(&mut model, "a", "c").unwrap_or_else(|refusal| panic!("{round}: {refusal}"));
+        model.run_as("one", delete(&id)).unwrap();
+    }
+    assert_eq!(model.state.peerings().len(), MAX_ENDED);
 }

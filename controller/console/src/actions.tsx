@@ -10,7 +10,7 @@ import { Dialog, Field, tell } from "./ui.tsx";
 const path = (peering: Peering) => peeringPath(peering.vpcInfo.regionId, peering.vpcPeeringId);
 
 const summary = (peering: Peering) => (
-  <p class="about"><strong>{peering.vpcPeeringName}</strong> <span class="id">{peering.vpcPeeringId}</span></p>
+  <p class="about"><strong><bdi>{peering.vpcPeeringName}</bdi></strong> <span class="id">{peering.vpcPeeringId}</span></p>
 );
 
 interface Props { peering: Peering; onClose: () => void }

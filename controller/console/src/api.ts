@@ -43,7 +43,7 @@ export interface Host {
   lastReport: string | null; lastError: string | null;
 }
 export interface Account {
-  accountId: string; chargeStatus: string; accessKeys: string[]; tokenIds: string[]; quotas: Record<string, number>;
+  accountId: string; chargeStatus: string; accessKeys: string[]; tokenIds: string[]; quotas: Record<string, number>; limits: Record<string, Record<string, number>>;
 }
 export interface Quota { maxLimit: number; count: number }
 
@@ -93,7 +93,8 @@ const regional = (region: string) => `/v1/regions/${encodeURIComponent(region)}`
 export const peeringPath = (region: string, id: string) => `${regional(region)}/vpcPeerings/${encodeURIComponent(id)}`;
 export const vpcsPath = (region: string) => `${regional(region)}/vpcs`;
 export const cidrsPath = (region: string) => `${regional(region)}/secondaryCidrs`;
-export const quotaPath = (region: string) => `${regional(region)}/quotas/?type=vpcpeering`;
+export const QUOTAS = ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount"] as const;
+export const quotaPath = (region: string, kind: (typeof QUOTAS)[number] = "vpcpeering") => `${regional(region)}/quotas/?type=${kind}`;
 export const peeringsPath = (region: string) => `${regional(region)}/vpcPeerings/`;
 
 async function pages<T>(path: string, of: (page: Record<string, unknown>) => T[], background: boolean): Promise<T[]> {

@@ -69,7 +69,7 @@ export function Heading({ title, intro, children }: { title: string; intro?: str
   return (
     <header class="heading">
       <div>
-        <h1 tabIndex={-1} ref={heading}>{title}</h1>
+        <h1 tabIndex={-1} ref={heading}><bdi>{title}</bdi></h1>
         {intro && <p class="quiet">{intro}</p>}
       </div>
       {children && <div class="row">{children}</div>}

@@ -434,6 +434,9 @@ pub struct AccountView {
     /// Live peerings that it may initiate from a region, where that is not the default.
     #[schema(value_type = Object)]
     pub quotas: Value,
+    /// How many of other things it may have in a region, by type, where that is not the default.
+    #[schema(value_type = Object)]
+    pub limits: Value,
     /// Accounts from which it wants no requests.
     pub blocked_accounts: Vec<String>,
 }
@@ -446,6 +449,7 @@ pub fn account(account: &Account) -> AccountView {
         access_keys: account.keys.keys().cloned().collect(),
         token_ids: account.tokens.keys().cloned().collect(),
         quotas: serde_json::to_value(&account.quotas).unwrap_or_default(),
+        limits: serde_json::to_value(&account.limits).unwrap_or_default(),
         blocked_accounts: account.blocked.iter().map(ToString::to_string).collect(),
     }
 }

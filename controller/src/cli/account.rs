@@ -3,9 +3,10 @@
 use super::{
     CliError,
     client::{Call, regional},
-    output::{cell, elements, lines},
+    output::{cell, columns, elements, lines},
     session::{Session, is_operator},
 };
+use crate::model::quota::Kind;
 use reqwest::Method;
 use serde_json::json;
 
@@ -24,12 +25,18 @@ pub(super) async fn whoami(session: &Session) -> Result<(), CliError> {
 
 pub(super) async fn quota(session: &Session) -> Result<(), CliError> {
     let region = session.region().await?;
-    let call = Call::get(regional(&region, &["quotas"])).with("type", &"vpcpeering");
-    let result = session.call(call).await?;
-    let quota = &result["quota"];
-    session.print(quota, || {
-        let (used, most) = (cell(&quota["count"]), cell(&quota["maxLimit"]));
-        format!("{used} of at most {most} peerings are initiated from {region}")
+    let mut quotas = Vec::new();
+    for kind in Kind::ALL {
+        let call = Call::get(regional(&region, &["quotas"])).with("type", &kind.word());
+        quotas.push(session.call(call).await?["quota"].take());
+    }
+    let peerings = quotas.first().cloned().unwrap_or_default();
+    let mut json = peerings.clone();
+    json["quotas"] = quotas.clone().into();
+    session.print(&json, || {
+        let (used, most) = (cell(&peerings["count"]), cell(&peerings["maxLimit"]));
+        let table = columns(&[("TYPE", "/type"), ("USED", "/count"), ("AT MOST", "/maxLimit")], &quotas);
+        format!("{used} of at most {most} peerings are initiated from {region}\n\n{table}")
     });
     Ok(())
 }

@@ -86,7 +86,7 @@ pub(super) enum Account {
         /// Charge status.
         status: Charge,
     },
-    /// Quotas of live peerings that an account may initiate from a region.
+    /// Quotas of peerings, VPCs and other things of an account in a region.
     #[command(subcommand)]
     Quota(Quota),
 }
@@ -110,6 +110,9 @@ pub(super) enum Quota {
         region: String,
         /// How many.
         limit: u32,
+        /// Of what.
+        #[arg(long = "type", value_name = "TYPE", default_value = "vpcpeering", value_parser = KINDS)]
+        kind: String,
     },
     /// Reset the quota to the default.
     Reset {
@@ -118,8 +121,14 @@ pub(super) enum Quota {
         /// The region.
         #[arg(id = "quota_region", value_name = "REGION")]
         region: String,
+        /// Of what.
+        #[arg(long = "type", value_name = "TYPE", default_value = "vpcpeering", value_parser = KINDS)]
+        kind: String,
     },
 }
+
+/// What there are quotas of.
+const KINDS: [&str; 6] = ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount"];
 
 pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliError> {
     match command {
@@ -188,12 +197,12 @@ async fn account(session: &Session, command: Account) -> Result<(), CliError> {
             let body = json!({ "chargeStatus": status });
             show(session, call(Method::PUT, &[&account, "chargeStatus"]).body(body)).await
         }
-        Account::Quota(Quota::Set { account, region, limit }) => {
-            let body = json!({ "maxLimit": limit });
+        Account::Quota(Quota::Set { account, region, limit, kind }) => {
+            let body = json!({ "maxLimit": limit, "type": kind });
             show(session, call(Method::PUT, &[&account, "quotas", &region]).body(body)).await
         }
-        Account::Quota(Quota::Reset { account, region }) => {
-            show(session, call(Method::DELETE, &[&account, "quotas", &region])).await
+        Account::Quota(Quota::Reset { account, region, kind }) => {
+            show(session, call(Method::DELETE, &[&account, "quotas", &region]).with("type", &kind)).await
         }
     }
 }
@@ -209,6 +218,7 @@ async fn show(session: &Session, call: Call<'_>) -> Result<(), CliError> {
             ("access keys", cell(&account["accessKeys"])),
             ("tokens", cell(&account["tokenIds"])),
             ("quotas", cell(&account["quotas"])),
+            ("more quotas", cell(&account["limits"])),
             ("blocks", cell(&account["blockedAccounts"])),
         ])
     });

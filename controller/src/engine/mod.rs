@@ -11,6 +11,7 @@
 mod affected;
 mod host_status;
 pub mod traffic;
+mod trail;
 mod waiting;
 mod writer;
 
@@ -38,12 +39,14 @@ use std::{
     io::ErrorKind,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, mpsc},
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
+use trail::Trail;
+pub use trail::TrailLimits;
 use waiting::Waiting;
 use writer::{Answer, Job, Writer};
 
@@ -129,6 +132,8 @@ struct Shared {
     ticks: watch::Sender<u64>,
     /// How much room the store has.
     space: Mutex<Option<Space>>,
+    /// What the audit trail takes.
+    trail: Mutex<Trail>,
     waiting: Waiting,
     /// Peerings between regions that have changed, or the ports of their VPCs, since somebody asked.
     limits_changed: Mutex<BTreeSet<PeeringId>>,
@@ -168,6 +173,11 @@ impl Shared {
             }
         }
         self.tick();
+    }
+
+    fn trail(&self) -> MutexGuard<'_, Trail> {
+        // It is a figure; one that is wrong is counted again at the next start.
+        self.trail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tick(&self) {
@@ -215,6 +225,8 @@ pub struct Options {
     pub limits: Limits,
     /// How long the audit trail is kept.
     pub audit_kept: Duration,
+    /// How much room the audit trail may take.
+    pub trail: TrailLimits,
     /// How much room is kept free for what makes room, in bytes, where the store is a file.
     pub store_reserve: u64,
     /// The time.
@@ -227,6 +239,7 @@ impl Default for Options {
             grace: Duration::from_secs(30),
             limits: Limits::default(),
             audit_kept: Duration::from_hours(90 * 24),
+            trail: TrailLimits::default(),
             store_reserve: 0,
             clock: system_clock(),
         }
@@ -265,6 +278,7 @@ impl Engine {
             health: RwLock::default(),
             ticks: watch::Sender::new(0),
             space: Mutex::default(),
+            trail: Mutex::default(),
             waiting: Waiting::default(),
             limits_changed: Mutex::default(),
             metrics: Metrics::default(),
@@ -445,7 +459,7 @@ impl Engine {
     pub fn sweep(&self) {
         let until_ms = self.now_ms().saturating_sub(whole(self.shared.options().audit_kept.as_millis()));
         if !matches!(self.shared.health(), Health::Failing(_))
-            && let Err(error) = self.shared.store.forget(until_ms)
+            && let Err(error) = self.shorten_trail(until_ms)
         {
             tracing::error!(%error, "the audit trail could not be shortened");
         }
@@ -457,6 +471,20 @@ impl Engine {
         let (done, swept) = mpsc::channel();
         self.ask(Job::Sweep(done));
         swept.recv().expect(WRITER);
+    }
+
+    fn shorten_trail(&self, until_ms: u64) -> Result<(), StoreError> {
+        let store = &self.shared.store;
+        let forgotten = store.forget(until_ms)?;
+        let limits = self.shared.options().trail;
+        let mut trail = self.shared.trail();
+        trail.gone(&forgotten);
+        trail.sweep(store, limits, &self.shared.metrics, self.now_ms())
+    }
+
+    /// How much of the audit trail is counted, in bytes: soon after the start that is all of it.
+    pub fn trail_bytes(&self) -> u64 {
+        self.shared.trail().bytes()
     }
 
     /// Looks at the state and at what is known of the agents.

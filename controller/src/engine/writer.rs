@@ -429,6 +429,7 @@ impl Writer {
             match stored {
                 Ok(()) => {
                     self.proven = Some(began);
+                    self.shared.trail().added(rows.owners());
                     self.publish(&batch.changes, std::mem::take(&mut batch.targets));
                 }
                 Err(error) => {
@@ -524,6 +525,7 @@ impl Writer {
         match self.shared.store.write_rows("add to the audit trail", &self.trail) {
             Ok(()) => {
                 self.proven = Some(Instant::now());
+                self.shared.trail().added(self.trail.owners());
                 self.trail = Rows::default();
             }
             Err(error) => drop(self.write_failed(&error, "the audit trail could not be written")),

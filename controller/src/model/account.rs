@@ -1,7 +1,7 @@
 //! Rules of accounts: credentials, standing with the billing system, quotas, and whom they want no requests from.
 
 use super::{
-    Code, CommandError, Context, Transaction, peering,
+    Code, CommandError, Context, Transaction, peering, quota,
     record::{Account, Charge, SealedKey},
     state,
 };
@@ -49,9 +49,12 @@ pub enum What {
     /// The billing system says how it stands (B5).
     #[serde(rename = "SetChargeStatus")]
     Charge(ChargeStatus),
-    /// How many peerings it may have in a region; none for the default (L9).
+    /// How many it may have of something in a region; none for the default (L9).
     #[serde(rename = "SetQuota")]
     Quota {
+        /// Of what.
+        #[serde(rename = "type")]
+        kind: quota::Kind,
         /// The region.
         region: RegionId,
         /// How many.
@@ -148,20 +151,28 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'
             }
         }
         What::Charge(status) => account.charge = charge(&account, *status, context),
-        What::Quota { region, limit } => {
+        What::Quota { kind, region, limit } => {
             if !tx.state.regions().contains_key(region) {
                 return missing("regionId", "region", region.as_str());
             }
-            match limit {
-                Some(limit) => account.quotas.insert(region.clone(), *limit),
-                None => account.quotas.remove(region),
+            let quotas = match kind {
+                quota::Kind::VpcPeering => &mut account.quotas,
+                kind => account.limits.entry(*kind).or_default(),
             };
+            match limit {
+                Some(limit) => quotas.insert(region.clone(), *limit),
+                None => quotas.remove(region),
+            };
+            account.limits.retain(|_, quotas| !quotas.is_empty());
         }
         What::Block(other) if other == id => {
             let rule = "an account cannot block itself".to_owned();
             return Err(CommandError::one(Code::InvalidArgument, "accountId", rule, "InvalidAccount"));
         }
         What::Block(other) => {
+            if !account.blocked.contains(other) {
+                quota::check(tx.state, quota::Kind::BlockedAccount, (id, None), 1, context)?;
+            }
             account.blocked.insert(other.clone());
         }
         What::Unblock(other) => {

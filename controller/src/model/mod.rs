@@ -8,6 +8,7 @@ pub mod metering;
 mod overlap;
 pub mod peering;
 pub mod persistent;
+pub mod quota;
 pub mod record;
 pub mod state;
 pub mod vpc;
@@ -349,6 +350,16 @@ pub struct Limits {
     pub max_bandwidth: u32,
     /// Live peerings of an account in a region (rule L9).
     pub peerings_per_region: u32,
+    /// VPCs of an account in a region.
+    pub vpcs_per_region: u32,
+    /// CIDRs of an account's VPCs in a region, beside their first ones.
+    pub secondary_cidrs_per_region: u32,
+    /// Tags on an account's live peerings from a region.
+    pub tags_per_region: u32,
+    /// Client tokens that are remembered for an account.
+    pub client_tokens: u32,
+    /// Accounts from which an account wants no requests.
+    pub blocked_accounts: u32,
     /// How long a request waits for an answer, in milliseconds (rule L3).
     pub pending_ms: u64,
     /// How long the record of an ended peering is kept, in milliseconds (rule L8).
@@ -365,6 +376,11 @@ impl Default for Limits {
         Self {
             max_bandwidth: 10_000,
             peerings_per_region: 50,
+            vpcs_per_region: 200,
+            secondary_cidrs_per_region: 400,
+            tags_per_region: 500,
+            client_tokens: 10_000,
+            blocked_accounts: 1000,
             pending_ms: 24 * HOUR,
             ended_ms: 7 * 24 * HOUR,
             arrear_ms: 7 * 24 * HOUR,
@@ -443,6 +459,9 @@ fn decide_in_full(
             let rule = "it was used before for a request with other content: take a new one";
             Err(CommandError::one(Code::Aborted, "clientToken", rule, "ClientTokenReused"))
         };
+    }
+    if let Some(key) = &key {
+        quota::check(tx.state, quota::Kind::ClientToken, (&key.account, None), 1, &context)?;
     }
     let outcome = carry_out(tx, &request.command, &mut context)?;
     if let (Some(key), Outcome::Made(result)) = (key, &outcome) {

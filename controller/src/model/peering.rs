@@ -4,8 +4,9 @@ use super::{
     Actor, Code, CommandError, Context, Limits, Transaction,
     metering::put,
     overlap::may_be_peered,
+    quota,
     record::{End, Peering, PeeringState, Role, Side, Tag, Vpc},
-    state::State,
+    state::{Change, State},
 };
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
@@ -25,6 +26,9 @@ pub const MAX_TAG: usize = 127;
 
 /// The most bytes of a character in UTF-8 (RFC 3629).
 pub(super) const MAX_UTF8: usize = 4;
+
+/// How many records of peerings that are over are kept of one initiator.
+pub const MAX_ENDED: usize = 2000;
 
 /// Which peering a command is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -234,34 +238,10 @@ fn check_credit(state: &State, account: &AccountId, cross_region: bool) -> Resul
     Err(CommandError::one(Code::FailedPrecondition, "vpcId", rule, "AccountInArrear"))
 }
 
-/// Quotas of live peerings that an account may initiate from a region.
-pub fn quota(state: &State, account: &AccountId, region: &RegionId, limits: &Limits) -> u32 {
-    let own = state.accounts().get(account).and_then(|account| account.quotas.get(region));
-    own.copied().unwrap_or(limits.peerings_per_region)
-}
-
 /// How many live peerings an account has initiated from a region.
 pub fn quota_used(state: &State, account: &AccountId, region: &RegionId, now_ms: u64) -> usize {
     let names = state.initiated(account, region).into_iter().flatten();
     names.filter(|(_, id)| state.peerings().get(*id).is_some_and(|peering| !peering.has_expired(now_ms))).count()
-}
-
-/// L9.
-fn check_quota(
-    state: &State,
-    account: &AccountId,
-    region: &RegionId,
-    context: &Context<'_>,
-) -> Result<(), CommandError> {
-    let used = quota_used(state, account, region, context.now_ms);
-    let most = quota(state, account, region, context.limits);
-    if used < most as usize {
-        return Ok(());
-    }
-    let rule = format!(
-        "account {account} has {used} peerings in {region}, and its quota is {most}: ask the operator for more"
-    );
-    Err(CommandError::one(Code::QuotaExceeded, "regionId", rule, "VpcPeerLimitExceeded"))
 }
 
 /// Finds both VPCs. What the caller may not know of looks like what is not there (L11).
@@ -299,7 +279,10 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vp
     }
     check_free_name(state, &wish.name, (&vpc.account, &vpc.region))?;
     may_be_peered(state, vpc, peer, None, context.actor)?;
-    check_quota(state, &vpc.account, &vpc.region, context)?;
+    // L9.
+    let whose = (&vpc.account, Some(&vpc.region));
+    quota::check(state, quota::Kind::VpcPeering, whose, 1, context)?;
+    quota::check(state, quota::Kind::Tag, whose, wish.tags.len(), context)?;
     Ok((vpc.clone(), peer.clone()))
 }
 
@@ -405,8 +388,16 @@ pub(super) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how: End, cont
     let forget_ms = now_ms.saturating_add(context.limits.ended_ms);
     let ended_ms = peering.ended_ms.or(Some(now_ms));
     let state = PeeringState::Ended { how, forget_ms };
+    let initiator = peering.initiator.account.clone();
     let ended = Peering { state, ended_ms, since: tx.number(), since_ms: now_ms, ..peering };
     put(tx, ended, now_ms);
+    // Whoever makes and ends many does not fill the store: the oldest records go before their time.
+    while let Some((count, oldest)) = tx.state.ended_of(&initiator)
+        && count > MAX_ENDED
+    {
+        let oldest = oldest.clone();
+        tx.change(Change::Peering(oldest, None));
+    }
 }
 
 /// Changes what the initiator says about a peering.

@@ -1,5 +1,6 @@
 //! What the controller remembers: the records of its store.
 
+use super::quota;
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
     net::{InterfaceName, Vni},
@@ -133,6 +134,9 @@ pub struct Account {
     pub quotas: BTreeMap<RegionId, u32>,
     /// The accounts from which it wants no requests.
     pub blocked: BTreeSet<AccountId>,
+    /// How many of other things it may have in a region, where that is not the default.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<quota::Kind, BTreeMap<RegionId, u32>>,
 }
 
 impl Account {
@@ -145,6 +149,7 @@ impl Account {
             charge: Charge::Normal,
             quotas: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            limits: BTreeMap::new(),
         }
     }
 }

@@ -82,6 +82,9 @@ pub struct State {
     ports: Records<PortKey, Port>,
     peerings: Records<PeeringId, Peering>,
     tokens: Records<TokenKey, TokenUse>,
+    tokens_of_account: OrdMap<AccountId, usize>,
+    /// Peerings that are over, by the account of the initiator, with when they are forgotten.
+    ended: OrdMap<AccountId, OrdSet<(u64, PeeringId)>>,
     signatures: OrdMap<String, u64>,
     retiring: OrdSet<HostId>,
     /// By the last four bytes of their VTEP addresses.
@@ -182,6 +185,11 @@ impl State {
             Change::Token(key, value) => {
                 let new = value.as_ref().map(|new| new.forget_ms);
                 let old = self.tokens.set(key.clone(), value);
+                match (old.is_some(), new.is_some()) {
+                    (false, true) => *self.tokens_of_account.entry(key.account.clone()).or_default() += 1,
+                    (true, false) => self.forget_token(&key.account),
+                    _ => {}
+                }
                 self.reschedule(Due::Token(key), old.map(|old| old.forget_ms), new);
             }
             Change::Signature(signature, value) => {
@@ -201,6 +209,15 @@ impl State {
         }
         if let Some(new) = new {
             self.due.insert((new, due));
+        }
+    }
+
+    fn forget_token(&mut self, account: &AccountId) {
+        let left = self.tokens_of(account).saturating_sub(1);
+        if left == 0 {
+            self.tokens_of_account.remove(account);
+        } else {
+            self.tokens_of_account.insert(account.clone(), left);
         }
     }
 
@@ -249,6 +266,9 @@ impl State {
         if let Some(deadline_ms) = peering.deadline_ms() {
             self.due.insert((deadline_ms, Due::Peering(id.clone())));
         }
+        if let PeeringState::Ended { forget_ms, .. } = peering.state {
+            self.ended.entry(peering.initiator.account.clone()).or_default().insert((forget_ms, id.clone()));
+        }
     }
 
     fn unlink_peering(&mut self, peering: &Peering) {
@@ -277,6 +297,15 @@ impl State {
         }
         if let Some(deadline_ms) = peering.deadline_ms() {
             self.due.remove(&(deadline_ms, Due::Peering(id.clone())));
+        }
+        let account = &peering.initiator.account;
+        if let PeeringState::Ended { forget_ms, .. } = peering.state
+            && let Some(ended) = self.ended.get_mut(account)
+        {
+            ended.remove(&(forget_ms, id.clone()));
+            if ended.is_empty() {
+                self.ended.remove(account);
+            }
         }
     }
 
@@ -383,6 +412,17 @@ impl State {
     /// The live peerings that an account initiated from a region, by name.
     pub fn initiated(&self, account: &AccountId, region: &RegionId) -> Option<&OrdMap<String, PeeringId>> {
         self.names.get(&(account.clone(), region.clone()))
+    }
+
+    /// How many client tokens are remembered for an account.
+    pub fn tokens_of(&self, account: &AccountId) -> usize {
+        self.tokens_of_account.get(account).copied().unwrap_or_default()
+    }
+
+    /// How many records there are of peerings of an initiator that are over, and the one that will be forgotten first.
+    pub(super) fn ended_of(&self, initiator: &AccountId) -> Option<(usize, &PeeringId)> {
+        let ended = self.ended.get(initiator)?;
+        Some((ended.len(), &ended.get_min()?.1))
     }
 
     /// What a client token was used for.

@@ -2,7 +2,7 @@
 
 use super::{
     StoreError,
-    raw::{Backend, Batch, EncodedEntry, Lookup, Page, SideRow, Space, keys_of, older},
+    raw::{Backend, Batch, EncodedEntry, Lookup, Page, SideRow, Space, keys_of},
     reserve::Reserve,
 };
 use crate::model::state::Meta;
@@ -32,8 +32,6 @@ const PERIODS: TableDefinition<'_, (&str, u64, &str, u64), &[u8]> = TableDefinit
 const TRAFFIC: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("traffic");
 /// How much of the file is kept in memory, in bytes: the state is there anyway, and is read from the file only at the start.
 const CACHE: usize = 64 * 1024 * 1024;
-/// How many entries are forgotten in one transaction.
-const FORGET_AT_ONCE: usize = 1000;
 /// How many rows are copied at once.
 const PAGE: usize = 4000;
 
@@ -180,20 +178,35 @@ impl Backend for Embedded {
         })
     }
 
-    fn forget(&self, until_ms: u64) -> Result<usize, StoreError> {
-        let old = self.using("read the audit trail", |database| {
-            let table = database.begin_read()?.open_table(AUDIT)?;
-            let rows = table.iter()?.take(FORGET_AT_ONCE).map(|row| {
-                let (number, value) = row?;
-                Ok((number.value(), value.value().to_owned()))
-            });
-            let rows = rows.collect::<Result<Vec<_>, redb::Error>>()?;
-            Ok(older(rows.into_iter(), until_ms).collect::<Vec<_>>())
-        })?;
-        if !old.is_empty() {
-            self.transact("shorten the audit trail", |_, trail| trail.remove(&old))?;
-        }
-        Ok(old.len())
+    fn audit_after(&self, key: Option<&str>, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let first = after.saturating_add(1);
+        self.using("read the audit trail", |database| {
+            let transaction = database.begin_read()?;
+            let table = transaction.open_table(AUDIT)?;
+            let mut rows = Vec::new();
+            match key {
+                Some(key) => {
+                    let by = transaction.open_table(AUDIT_BY)?;
+                    for row in by.range((key, first)..=(key, u64::MAX))?.take(limit) {
+                        let number = row?.0.value().1;
+                        if let Some(value) = table.get(number)? {
+                            rows.push((number, value.value().to_owned()));
+                        }
+                    }
+                }
+                None => {
+                    for row in table.range(first..)?.take(limit) {
+                        let (number, value) = row?;
+                        rows.push((number.value(), value.value().to_owned()));
+                    }
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    fn remove_entries(&self, entries: &[(u64, Vec<String>)]) -> Result<(), StoreError> {
+        self.transact("shorten the audit trail", |_, trail| trail.remove(entries))
     }
 
     fn meta(&self) -> Result<Option<Vec<u8>>, StoreError> {

@@ -82,9 +82,10 @@ pub(super) trait Backend: Send + Sync {
     fn commit(&self, batch: &Batch, expected: u64, number: u64) -> Result<(), StoreError>;
     /// Writes what is no commit. Rows that belong together stay so.
     fn write(&self, what: &'static str, batch: &Batch) -> Result<(), StoreError>;
-    /// Forgets some entries of the audit trail that are older, the oldest first, but not the newest of all. Returns how many
-    /// it has found.
-    fn forget(&self, until_ms: u64) -> Result<usize, StoreError>;
+    /// Entries of the audit trail behind a number, the oldest first: at most `limit` of those that are looked for by `key`.
+    fn audit_after(&self, key: Option<&str>, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
+    /// Removes entries of the audit trail with what they are looked for by, but not the newest of all.
+    fn remove_entries(&self, entries: &[(u64, Vec<String>)]) -> Result<(), StoreError>;
     /// The record `meta`. Of a store that is being filled: of the one before, as if nothing was ever committed to it.
     fn meta(&self) -> Result<Option<Vec<u8>>, StoreError>;
     fn records(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
@@ -127,19 +128,12 @@ pub(super) trait Backend: Send + Sync {
 /// Under what an entry is looked for.
 pub(super) fn keys(entry: &Entry) -> Vec<String> {
     let request = (!entry.request.is_empty()).then(|| format!("request/{}", entry.request));
-    entry.accounts.iter().map(|account| format!("account/{account}")).chain(request).collect()
+    // Those that go first when there is no room.
+    let refused = (entry.outcome == "refused").then(|| format!("refused/{}", entry.actor));
+    entry.accounts.iter().map(|account| format!("account/{account}")).chain(request).chain(refused).collect()
 }
 
 /// The same for an entry that was kept.
 pub(super) fn keys_of(value: &[u8]) -> Vec<String> {
     serde_json::from_slice::<Entry>(value).map(|entry| keys(&entry)).unwrap_or_default()
-}
-
-/// Which of the oldest entries are older, with what they are looked for by. One that cannot be read is left where it is.
-pub(super) fn older(
-    rows: impl Iterator<Item = (u64, Vec<u8>)>,
-    until_ms: u64,
-) -> impl Iterator<Item = (u64, Vec<String>)> {
-    let read = rows.filter_map(|(number, value)| Some((number, serde_json::from_slice::<Entry>(&value).ok()?)));
-    read.take_while(move |(_, entry)| entry.time_ms < until_ms).map(|(number, entry)| (number, keys(&entry)))
 }

@@ -74,7 +74,7 @@ export function Audit({ operator }: { operator: boolean }) {
                   <td class="id">{entry.target}</td>
                   <td>
                     <Badge look={OUTCOMES[entry.outcome] ?? "plain"}>{tOr(`outcome.${entry.outcome}`, tOr(`state.${entry.outcome}`, entry.outcome))}</Badge>
-                    {entry.reason && <div class="said small" lang="en">{entry.reason}</div>}
+                    {entry.reason && <div class="said small" lang="en"><bdi>{entry.reason}</bdi></div>}
                   </td>
                 </tr>
               ))}

@@ -27,7 +27,7 @@ function SideCard({ title, side }: { title: string; side: Side }) {
     <section class="card">
       <h3>{title}</h3>
       <dl>
-        <div><dt>{t("detail.vpc")}</dt><dd>{side.vpcName} {side.vpcName !== side.vpcId && <span class="id">{side.vpcId}</span>}</dd></div>
+        <div><dt>{t("detail.vpc")}</dt><dd><bdi>{side.vpcName}</bdi> {side.vpcName !== side.vpcId && <span class="id">{side.vpcId}</span>}</dd></div>
         <div><dt>{t("common.region")}</dt><dd>{side.regionId}</dd></div>
         <div><dt>{t("common.account")}</dt><dd>{side.accountId}</dd></div>
         <div><dt>{t("detail.cidrs")}</dt><dd>{side.addressPrefix.map((cidr) => <code key={cidr}>{cidr}</code>)}</dd></div>
@@ -142,7 +142,7 @@ export function Detail({ region, id }: { region: string; id: string }) {
                 <h2>{t("detail.resource")}</h2>
                 <dl>
                   <div><dt>{t("detail.id")}</dt><dd class="id">{peering.vpcPeeringId}</dd></div>
-                  <div><dt>{t("common.description")}</dt><dd>{peering.description || t("common.none")}</dd></div>
+                  <div><dt>{t("common.description")}</dt><dd class="lines"><bdi>{peering.description || t("common.none")}</bdi></dd></div>
                   <div><dt>{t("list.role")}</dt><dd>{t(`role.${peering.role}`)}</dd></div>
                   <div><dt>{t("list.bandwidth")}</dt><dd>{mbit(peering.bandwidth)}</dd></div>
                   <div><dt>{t("common.created")}</dt><dd>{time(peering.createdTime)}</dd></div>

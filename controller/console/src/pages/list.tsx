@@ -17,7 +17,7 @@ const ON_A_PAGE = 10;
 export function SideCell({ side }: { side: Side }) {
   return (
     <>
-      <div>{side.vpcName}</div>
+      <div><bdi>{side.vpcName}</bdi></div>
       {side.vpcName !== side.vpcId && <div class="id">{side.vpcId}</div>}
       <div class="quiet small">{side.regionId}</div>
       <div class="quiet small">{side.accountId}</div>
@@ -95,7 +95,7 @@ export function List({ who }: { who: Who }) {
                     {found.slice((shown - 1) * ON_A_PAGE, shown * ON_A_PAGE).map((peering) => (
                       <tr key={peering.vpcPeeringId}>
                         <th scope="row">
-                          <a href={to("peerings", peering.vpcInfo.regionId, peering.vpcPeeringId)}>{peering.vpcPeeringName}</a>
+                          <a href={to("peerings", peering.vpcInfo.regionId, peering.vpcPeeringId)}><bdi>{peering.vpcPeeringName}</bdi></a>
                           <div class="id">{peering.vpcPeeringId}</div>
                         </th>
                         <td><StateBadge peering={peering} /></td>

@@ -72,7 +72,7 @@ function Picture({ vpcs, peerings, regions }: { vpcs: Vpc[]; peerings: Peering[]
           if (!from || !to) return null;
           return (
             <path key={peering.vpcPeeringId} class={`edge ${peering.state}`} d={path(from, to)}>
-              <title>{`${peering.vpcPeeringName}: ${stateWord(peering)}`}</title>
+              <title>{`\u2068${peering.vpcPeeringName}\u2069: ${stateWord(peering)}`}</title>
             </path>
           );
         })}
@@ -116,7 +116,7 @@ export function NetworkMap({ who }: { who: Who }) {
                   <Table caption={t("map.list")} heads={[t("list.nameId"), t("list.own"), t("list.peer"), t("list.state"), t("map.reaches")]}>
                     {shown.map((peering) => (
                       <tr key={peering.vpcPeeringId}>
-                        <th scope="row"><a href={to("peerings", peering.vpcInfo.regionId, peering.vpcPeeringId)}>{peering.vpcPeeringName}</a></th>
+                        <th scope="row"><a href={to("peerings", peering.vpcInfo.regionId, peering.vpcPeeringId)}><bdi>{peering.vpcPeeringName}</bdi></a></th>
                         <td><SideCell side={peering.vpcInfo} /></td>
                         <td><SideCell side={peering.remoteVpcInfo} /></td>
                         <td><StateBadge peering={peering} /></td>

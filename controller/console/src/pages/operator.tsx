@@ -1,7 +1,7 @@
 // What operators see: hosts with what is wrong in their kernels, all peerings, accounts.
 
 import { get, type Account, type Host, type Peering, type Revision } from "../api.ts";
-import { mbit, number, t, time, type Key } from "../i18n.ts";
+import { mbit, number, t, time, tOr, type Key } from "../i18n.ts";
 import { useLoaded } from "../store.ts";
 import { Badge, Empty, Heading, Show, StateBadge, Table } from "../ui.tsx";
 import { SideCell } from "./list.tsx";
@@ -83,7 +83,7 @@ export function AllPeerings() {
             t("list.bandwidth"), t("common.created"), t("allPeerings.missing")]}>
             {vpcPeerings.map((peering) => (
               <tr key={peering.vpcPeeringId}>
-                <th scope="row">{peering.vpcPeeringName}<div class="id">{peering.vpcPeeringId}</div></th>
+                <th scope="row"><bdi>{peering.vpcPeeringName}</bdi><div class="id">{peering.vpcPeeringId}</div></th>
                 <td><StateBadge peering={peering} /></td>
                 <td><SideCell side={peering.vpcInfo} /></td>
                 <td><SideCell side={peering.remoteVpcInfo} /></td>
@@ -115,7 +115,9 @@ export function Accounts() {
                   {t(`charge.${account.chargeStatus}` as Key)}</Badge></td>
                 <td>{account.accessKeys.map((key) => <div class="id" key={key}>{key}</div>)}</td>
                 <td>{account.tokenIds.map((id) => <div class="id" key={id}>{id}</div>)}</td>
-                <td>{Object.entries(account.quotas).map(([region, limit]) => `${region}: ${limit}`).join(", ") || t("accounts.usual")}</td>
+                <td>{[["", account.quotas] as const, ...Object.entries(account.limits)].flatMap(([kind, limits]) =>
+                  Object.entries(limits).map(([region, limit]) => `${kind && `${tOr(`quota.${kind}`, kind)} `}${region}: ${limit}`))
+                  .join(", ") || t("accounts.usual")}</td>
               </tr>
             ))}
           </Table>

@@ -1,7 +1,7 @@
 // VPCs and their CIDRs.
 
 import { useState } from "preact/hooks";
-import { ask, cidrsPath, get, vpcsPath, type SecondaryCidr, type Vpc, type Who } from "../api.ts";
+import { ask, cidrsPath, get, QUOTAS, quotaPath, vpcsPath, type Quota, type SecondaryCidr, type Vpc, type Who } from "../api.ts";
 import { t, time } from "../i18n.ts";
 import { changed, once, useContent, useLoaded } from "../store.ts";
 import { Dialog, Empty, Field, Heading, Select, Show, Table, tell, Wrong } from "../ui.tsx";
@@ -99,6 +99,31 @@ function Remove({ vpc, onClose }: { vpc: Vpc; onClose: () => void }) {
   );
 }
 
+/** Of how many things there may be how many, by region. */
+function Quotas({ who }: { who: Who }) {
+  const loaded = useLoaded("quotas", (background) => Promise.all(who.regions.map((region) => Promise.all(
+    QUOTAS.map((kind) => get<{ quota: Quota }>(quotaPath(region, kind), background).then(({ quota }) => quota))))));
+  return (
+    <details>
+      <summary>{t("quota.title")}</summary>
+      <Show loaded={loaded}>
+        {(quotas) => (
+          <Table caption={t("quota.caption")} heads={[t("quota.of"), ...who.regions]}>
+            {QUOTAS.map((kind, row) => (
+              <tr key={kind}>
+                <th scope="row">{t(`quota.${kind}`)}</th>
+                {quotas.map((of, column) => (
+                  <td class="number" key={who.regions[column]}>{of[row]?.count} / {of[row]?.maxLimit}</td>
+                ))}
+              </tr>
+            ))}
+          </Table>
+        )}
+      </Show>
+    </details>
+  );
+}
+
 export function Vpcs({ who }: { who: Who }) {
   const content = useContent(who);
   const [making, setMaking] = useState(false);
@@ -118,11 +143,11 @@ export function Vpcs({ who }: { who: Who }) {
               const live = of.filter((it) => !["rejected", "expired", "peer_deleted"].includes(it.state)).length;
               return (
                 <tr key={vpc.vpcId}>
-                  <th scope="row">{vpc.name}<div class="id">{vpc.vpcId}</div></th>
+                  <th scope="row"><bdi>{vpc.name}</bdi><div class="id">{vpc.vpcId}</div></th>
                   <td>{vpc.region}</td>
                   <td>{vpc.cidrs.map((cidr) => <div key={cidr}><code>{cidr}</code></div>)}</td>
                   <td class="number">{live}</td>
-                  <td>{vpc.description || t("common.none")}</td>
+                  <td><bdi>{vpc.description || t("common.none")}</bdi></td>
                   <td class="small">{time(vpc.createTime)}</td>
                   <td>
                     <div class="links">
@@ -140,6 +165,7 @@ export function Vpcs({ who }: { who: Who }) {
           </Table>
         )}
       </Show>
+      <Quotas who={who} />
       {making && <Make who={who} onClose={() => setMaking(false)} />}
       {doing?.what === "cidrs" && <Cidrs vpc={content.value?.vpcs.find((it) => it.vpcId === doing.vpc.vpcId) ?? doing.vpc} onClose={close} />}
       {doing?.what === "remove" && <Remove vpc={doing.vpc} onClose={close} />}

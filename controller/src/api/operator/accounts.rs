@@ -3,6 +3,7 @@
 use crate::{
     access::secret,
     api::{
+        query::Parameters,
         request::{RequestContext, read},
         response::{Envelope, Errors, Failure, Nothing, Reply, reply},
         view::{self, AccountView},
@@ -10,6 +11,7 @@ use crate::{
     model::{
         Command,
         account::{Change, ChargeStatus, What},
+        quota,
     },
 };
 use axum::{
@@ -17,7 +19,7 @@ use axum::{
     extract::{Path, RawQuery},
     response::Response,
 };
-use cps_peering_config::id::AccountId;
+use cps_peering_config::{id::AccountId, text::quote};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -44,8 +46,11 @@ pub(in crate::api) struct ChargeBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct QuotaBody {
-    /// How many live peerings the account may initiate from the region.
+    /// How many there may be.
     max_limit: u32,
+    /// Of what: `vpcpeering` (the default), `vpc`, `secondarycidr`, `tag`, `clienttoken` or `blockedaccount`.
+    #[serde(rename = "type")]
+    kind: Option<String>,
 }
 
 /// Accounts that have a record.
@@ -184,7 +189,7 @@ pub(in crate::api) async fn metering(
     crate::api::tenant::metering::metering(&context, account_id(&id)?, query.as_deref()).await
 }
 
-/// Set an account's quota of live peerings initiated from a region.
+/// Set an account's quota in a region. Quotas of client tokens and blocked accounts hold for the account as a whole.
 #[utoipa::path(put, path = "/admin/v1/accounts/{accountId}/quotas/{regionId}", tag = "operators",
     operation_id = "setQuota", params(("accountId" = String, Path), ("regionId" = String, Path)),
     request_body = QuotaBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]
@@ -193,20 +198,32 @@ pub(in crate::api) async fn set_quota(
     Path((id, region)): Path<(String, String)>,
     body: Bytes,
 ) -> Reply {
-    let QuotaBody { max_limit } = read(&body)?;
-    quota(&context, &id, &region, Some(max_limit)).await
+    let QuotaBody { max_limit, kind } = read(&body)?;
+    set(&context, &id, &region, kind.as_deref(), Some(max_limit)).await
 }
 
 /// Reset an account's quota in a region to the default.
 #[utoipa::path(delete, path = "/admin/v1/accounts/{accountId}/quotas/{regionId}", tag = "operators",
-    operation_id = "resetQuota", params(("accountId" = String, Path), ("regionId" = String, Path)),
+    operation_id = "resetQuota", params(("accountId" = String, Path), ("regionId" = String, Path),
+        ("type" = Option<String>, Query, example = "vpcpeering")),
     responses((status = 200, body = Envelope<OneAccount>), Errors))]
-pub(in crate::api) async fn reset_quota(context: RequestContext, Path((id, region)): Path<(String, String)>) -> Reply {
-    quota(&context, &id, &region, None).await
+pub(in crate::api) async fn reset_quota(
+    context: RequestContext,
+    Path((id, region)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Reply {
+    let parameters = Parameters::read(query.as_deref(), &["type"], &[])?;
+    set(&context, &id, &region, parameters.get("type"), None).await
 }
 
-async fn quota(context: &RequestContext, id: &str, region: &str, limit: Option<u32>) -> Reply {
+async fn set(context: &RequestContext, id: &str, region: &str, word: Option<&str>, limit: Option<u32>) -> Reply {
     let region = region.parse().map_err(|error| Failure::field("regionId", format!("{error}")))?;
-    change(context, id, What::Quota { region, limit }).await?;
+    let unknown = |word: &str| {
+        let words = quota::Kind::ALL.map(quota::Kind::word).join(", ");
+        Failure::field("type", format!("{} has no quota; these have: {words}", quote(word)))
+    };
+    let kind =
+        word.map_or(Ok(quota::Kind::VpcPeering), |word| quota::Kind::of_word(word).ok_or_else(|| unknown(word)))?;
+    change(context, id, What::Quota { kind, region, limit }).await?;
     one(context, &account_id(id)?)
 }

@@ -12,7 +12,8 @@ use crate::{
     engine::Agents,
     model::{
         Code, Command, CommandError,
-        peering::{Create, Locator, Modify, SetBandwidth, quota as limit, quota_used, role},
+        peering::{Create, Locator, Modify, SetBandwidth, role},
+        quota,
         record::{Peering, PeeringState, Role, Tag},
         state::State,
     },
@@ -20,7 +21,7 @@ use crate::{
 use axum::{body::Bytes, extract::RawQuery};
 use cps_peering_config::{
     id::{AccountId, PeeringId, RegionId, VpcId},
-    text::{MAX_QUOTED, cut},
+    text::{MAX_QUOTED, cut, quote},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -148,7 +149,7 @@ pub(in crate::api) struct Quota {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct QuotaContent {
-    /// `vpcpeering`.
+    /// What is counted.
     #[serde(rename = "type")]
     kind: &'static str,
     /// As asked.
@@ -413,22 +414,27 @@ pub(in crate::api) async fn traffic(regional: Regional) -> Reply {
 
 /// The account's quotas in a region, and how much of them is used.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/quotas/", tag = "peerings", operation_id = "describeQuota",
-    params(("regionId" = String, Path), ("type" = String, Query, example = "vpcpeering"),
+    params(("regionId" = String, Path),
+        ("type" = String, Query, example = "vpcpeering",
+            description = "`vpcpeering`, `vpc`, `secondarycidr`, `tag`, `clienttoken` or `blockedaccount`"),
         ("parentResourceId" = Option<String>, Query)),
     responses((status = 200, body = Envelope<Quota>), Errors))]
 pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery) -> Reply {
     let parameters = Parameters::read(query.as_deref(), &["type", "parentResourceId"], &[])?;
-    match parameters.get("type") {
-        Some("vpcpeering") => {}
-        Some(other) => return Err(Failure::field("type", format!("{other:?} has no quota here; vpcpeering has"))),
-        None => return Err(Failure::field("type", "it is needed: vpcpeering")),
-    }
+    let words = || quota::Kind::ALL.map(quota::Kind::word).join(", ");
+    let Some(word) = parameters.get("type") else {
+        return Err(Failure::field("type", format!("it is needed, one of {}", words())));
+    };
+    let Some(kind) = quota::Kind::of_word(word) else {
+        return Err(Failure::field("type", format!("{} has no quota; these have: {}", quote(word), words())));
+    };
     let engine = &regional.context.api.engine;
-    let limits = engine.limits();
+    let (limits, now_ms) = (engine.limits(), engine.now_ms());
+    let (account, region) = (&regional.account, Some(&regional.region));
     let (max_limit, count) = engine.read(|state, _| {
-        let most = limit(state, &regional.account, &regional.region, &limits);
-        (most, quota_used(state, &regional.account, &regional.region, engine.now_ms()))
+        let most = quota::limit(state, kind, account, region, &limits);
+        (most, quota::used(state, kind, account, region, now_ms))
     });
     let parent_resource_id = parameters.get("parentResourceId").unwrap_or_default().to_owned();
-    reply(Quota { quota: QuotaContent { kind: "vpcpeering", parent_resource_id, max_limit, count } })
+    reply(Quota { quota: QuotaContent { kind: kind.word(), parent_resource_id, max_limit, count } })
 }

@@ -24,7 +24,7 @@ pub use replica::Replica;
 
 use super::{
     StoreError,
-    raw::{Backend, Batch, Lookup, MAX_VALUE, Page, PeriodKey, SideRow, Space, keys_of, older},
+    raw::{Backend, Batch, Lookup, MAX_VALUE, Page, PeriodKey, SideRow, Space, keys_of},
 };
 use crate::model::state::Meta;
 use client::{Client, Compare, Operation, Range};
@@ -51,8 +51,6 @@ const MAX_OPERATIONS: usize = 127;
 const MAX_BYTES: usize = 1 << 20;
 /// How long what was found out about etcd's room is good for.
 const SPACE_KNOWN: Duration = Duration::from_secs(5);
-/// How many entries of the audit trail are forgotten at once.
-const FORGET_AT_ONCE: usize = 1000;
 
 /// A way to etcd, and what is known of who leads.
 pub struct Cluster {
@@ -381,31 +379,19 @@ impl Backend for Etcd {
         Ok(())
     }
 
-    fn forget(&self, until_ms: u64) -> Result<usize, StoreError> {
-        // Most of the time there is nothing to forget, which one row says.
-        let old = |limit| -> Result<Vec<(u64, Vec<String>)>, StoreError> {
-            let range = Range { limit, ..self.below("audit/") };
-            let what = "read the audit trail";
-            let found = self.cluster.client.range(&range, PAGE_WITHIN).map_err(self.cluster.failed(what))?;
-            let rows = found.kvs.into_iter().map(|row| Ok((self.tail_number(&row.key)?, row.value)));
-            let rows = rows.collect::<Result<Vec<_>, StoreError>>()?;
-            Ok(older(rows.into_iter(), until_ms).collect())
-        };
-        if old(1)?.is_empty() {
-            return Ok(0);
-        }
+    fn audit_after(&self, key: Option<&str>, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.read_audit_after(key, after, limit)
+    }
+
+    fn remove_entries(&self, entries: &[(u64, Vec<String>)]) -> Result<(), StoreError> {
         let mut writer = self.writer();
-        let old = old(FORGET_AT_ONCE)?;
-        for (number, keys) in &old {
-            // The newest keeps its place, so that numbers are not used again.
-            if *number == writer.entry {
-                continue;
-            }
-            let mut operations = vec![self.delete(&format!("audit/{number:016x}"))];
+        let mut operations = Vec::new();
+        // The newest keeps its place, so that numbers are not used again.
+        for (number, keys) in entries.iter().filter(|(number, _)| *number != writer.entry) {
+            operations.push(self.delete(&format!("audit/{number:016x}")));
             operations.extend(keys.iter().map(|key| self.delete(&format!("audit_by/{key}/{number:016x}"))));
-            self.write_in_parts(&mut writer, "shorten the audit trail", &operations)?;
         }
-        Ok(old.len())
+        self.write_in_parts(&mut writer, "shorten the audit trail", &operations)
     }
 
     fn meta(&self) -> Result<Option<Vec<u8>>, StoreError> {

@@ -168,7 +168,32 @@ impl Etcd {
             }
             return Ok(rows);
         }
-        let numbers = found.kvs.iter().map(|row| self.tail_number(&row.key)).collect::<Result<Vec<_>, _>>()?;
+        self.entries_of(&found.kvs)
+    }
+
+    pub(super) fn read_audit_after(
+        &self,
+        key: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let _settled = self.settled();
+        let failed = self.cluster.failed("read the audit trail");
+        let rest = key.map_or("audit/".to_owned(), |key| format!("audit_by/{key}/"));
+        let first = self.cluster.key(&format!("{rest}{:016x}", after.saturating_add(1)));
+        let range = Range { limit, first, ..self.below(&rest) };
+        let found = self.cluster.client.range(&range, PAGE_WITHIN).map_err(failed)?;
+        if key.is_some() {
+            return self.entries_of(&found.kvs);
+        }
+        found.kvs.into_iter().map(|row| Ok((self.tail_number(&row.key)?, row.value))).collect()
+    }
+
+    /// The entries of the audit trail that were found by what they are looked for by.
+    fn entries_of(&self, found: &[KeyValue]) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let failed = || self.cluster.failed("read the audit trail");
+        let mut rows = Vec::with_capacity(found.len());
+        let numbers = found.iter().map(|row| self.tail_number(&row.key)).collect::<Result<Vec<_>, _>>()?;
         for numbers in numbers.chunks(AT_ONCE) {
             let one = |number: &u64| Range::key(&self.cluster.key(&format!("audit/{number:016x}")));
             let ranges: Vec<Range> = numbers.iter().map(one).collect();

@@ -1,0 +1,280 @@
+//! How much room the audit trail may take: each one who acts has a part of it, and all have one together. Where it is full, the
+//! oldest refusals go first, then the oldest of the rest; the trail says how many went.
+
+use crate::{
+    audit::Entry,
+    instruments::Metrics,
+    model::Actor,
+    store::{Dropped, Store, StoreError},
+};
+use cps_peering_config::id::AccountId;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// How many entries are counted, or dropped, at once.
+const AT_ONCE: usize = 1000;
+/// How full it is left, in hundredths, so that not every entry drops another.
+const LEFT: u64 = 95;
+/// How often the trail says that entries of one were dropped, in milliseconds.
+const SAID_EVERY_MS: u64 = 60 * 1000;
+
+/// How much room there is, in bytes; 0 for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrailLimits {
+    /// For everybody together.
+    pub total: u64,
+    /// For each account, the operators, and what happens by itself.
+    pub each: u64,
+}
+
+impl Default for TrailLimits {
+    fn default() -> Self {
+        Self { total: 512 << 20, each: 32 << 20 }
+    }
+}
+
+/// What is known of one who acts.
+#[derive(Debug, Default)]
+struct Share {
+    /// What its entries take, in bytes.
+    bytes: u64,
+    /// Whether it has no refusals left, and where the rest is looked for next.
+    rest: Option<u64>,
+    /// Dropped and not said yet.
+    dropped: usize,
+    /// When it was said last, in milliseconds since 1970-01-01 UTC.
+    said_ms: u64,
+}
+
+/// The trail as it is counted.
+#[derive(Debug, Default)]
+pub(super) struct Trail {
+    shares: BTreeMap<String, Share>,
+    /// Entries up to here were there at the start.
+    first: Option<u64>,
+    /// Of those, the ones up to here are counted.
+    counted: u64,
+}
+
+impl Trail {
+    /// How much all entries take that are counted, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.shares.values().map(|share| share.bytes).sum()
+    }
+
+    /// Entries were added: of whom, and how many bytes.
+    pub(super) fn added(&mut self, entries: impl IntoIterator<Item = (String, u64)>) {
+        for (owner, bytes) in entries {
+            self.shares.entry(owner).or_default().bytes += bytes;
+        }
+    }
+
+    /// Counts some of what was there at the start, and drops some of what is too much.
+    pub(super) fn sweep(
+        &mut self,
+        store: &Store,
+        limits: TrailLimits,
+        metrics: &Metrics,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.count(store)?;
+        let (total, mut said) = (self.bytes(), Vec::new());
+        let most = |limit: u64, bytes: u64| limit > 0 && bytes > limit;
+        let largest =
+            self.shares.iter().max_by_key(|(_, share)| share.bytes).map(|(owner, share)| (owner.clone(), share.bytes));
+        if let Some((owner, bytes)) = largest {
+            // Whoever has most is the one who must have less.
+            let own = if most(limits.each, bytes) { bytes - limits.each / 100 * LEFT } else { 0 };
+            let all = if most(limits.total, total) { total - limits.total / 100 * LEFT } else { 0 };
+            let surplus = own.max(all);
+            if surplus > 0 {
+                self.drop_some(store, &owner, surplus, metrics)?;
+            }
+        }
+        for (owner, share) in &mut self.shares {
+            if share.dropped > 0 && now_ms.saturating_sub(share.said_ms) >= SAID_EVERY_MS {
+                tracing::warn!(
+                    owner,
+                    entries = share.dropped,
+                    "the audit trail is full: its oldest entries were dropped"
+                );
+                said.push(entry(owner, share.dropped, now_ms));
+                (share.dropped, share.said_ms) = (0, now_ms);
+            }
+        }
+        self.shares.retain(|_, share| share.bytes > 0 || share.dropped > 0);
+        if said.is_empty() {
+            return Ok(());
+        }
+        self.added(store.append(&said)?);
+        Ok(())
+    }
+
+    fn count(&mut self, store: &Store) -> Result<(), StoreError> {
+        let first = match self.first {
+            Some(first) => first,
+            None => *self.first.insert(store.newest_entry()?),
+        };
+        if self.counted >= first {
+            return Ok(());
+        }
+        let found = store.entries_after(self.counted, AT_ONCE)?;
+        self.counted = found.last().map_or(first, |it| it.number);
+        let old = found.into_iter().filter(|it| it.number <= first);
+        self.added(old.map(|it| (it.owner, it.bytes)));
+        Ok(())
+    }
+
+    /// Entries are gone.
+    pub(super) fn gone(&mut self, dropped: &[Dropped]) {
+        for it in dropped {
+            let was_counted = it.number <= self.counted || self.first.is_some_and(|first| it.number > first);
+            if was_counted && let Some(share) = self.shares.get_mut(&it.owner) {
+                share.bytes = share.bytes.saturating_sub(it.bytes);
+            }
+        }
+    }
+
+    fn drop_some(&mut self, store: &Store, owner: &str, surplus: u64, metrics: &Metrics) -> Result<(), StoreError> {
+        let rest = self.shares.get(owner).and_then(|share| share.rest);
+        let (dropped, next) = store.drop_entries(owner, rest, surplus, AT_ONCE)?;
+        self.gone(&dropped);
+        metrics.audit_dropped(dropped.len());
+        let Some(share) = self.shares.get_mut(owner) else { return Ok(()) };
+        share.dropped += dropped.len();
+        share.rest = match (rest, next) {
+            // No refusals are left: the rest from its beginning.
+            (None, None) => Some(0),
+            (None, Some(_)) => None,
+            (Some(_), Some(next)) => Some(next),
+            // It was gone through: what is left is not counted any more, and there may be refusals again.
+            (Some(_), None) => {
+                if dropped.is_empty() {
+                    share.bytes = 0;
+                }
+                None
+            }
+        };
+        Ok(())
+    }
+}
+
+/// What the trail says about what it has not any more.
+fn entry(owner: &str, entries: usize, now_ms: u64) -> Entry {
+    let account: Option<AccountId> = owner.strip_prefix("account/").and_then(|id| id.parse().ok());
+    Entry {
+        time_ms: now_ms,
+        request: String::new(),
+        actor: Actor::System.to_string(),
+        action: "DropAuditEntries".to_owned(),
+        target: owner.to_owned(),
+        outcome: "dropped".to_owned(),
+        reason: format!(
+            "the audit trail has no more room for {owner}: its {entries} oldest refusals, or entries, are gone"
+        ),
+        asked: json!({ "entries": entries }),
+        accounts: account.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Query;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    fn said(actor: &str, outcome: &str, number: u64) -> Entry {
+        let account = actor.strip_prefix("account/").and_then(|id| id.parse().ok());
+        Entry {
+            time_ms: number,
+            request: format!("{actor}-{number}"),
+            actor: actor.to_owned(),
+            action: "CreateVpc".to_owned(),
+            target: "north".to_owned(),
+            outcome: outcome.to_owned(),
+            reason: "x".repeat(100),
+            asked: serde_json::Value::Null,
+            accounts: account.into_iter().collect(),
+        }
+    }
+
+    fn of(store: &Store, account: &str) -> Vec<Entry> {
+        let query = Query { account: Some(account.parse().unwrap()), limit: 100_000, ..Query::default() };
+        store.audit(&query).unwrap().into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// Until nothing is to be done any more.
+    fn settle(trail: &mut Trail, store: &Store, limits: TrailLimits) {
+        static NOW_MS: AtomicU64 = AtomicU64::new(0);
+        for _ in 0..200 {
+            let now_ms = NOW_MS.fetch_add(SAID_EVERY_MS, Ordering::Relaxed);
+            trail.sweep(store, limits, &Metrics::default(), now_ms).unwrap();
+        }
+    }
+
+    #[test]
+    fn whoever_has_most_loses_its_oldest_refusals_first_and_nobody_else_anything() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store.redb")).unwrap();
+        let limits = TrailLimits { total: 0, each: 200_000 };
+        let mut trail = Trail::default();
+        let quiet: Vec<Entry> = (0..20).map(|n| said("account/quiet", "refused", n)).collect();
+        // Some is there before the start, and is counted.
+        store.append(&quiet).unwrap();
+        let done: Vec<Entry> = (0..100).map(|n| said("account/loud", "done", n)).collect();
+        store.append(&done).unwrap();
+        settle(&mut trail, &store, limits);
+        let bytes = trail.bytes();
+        assert!(bytes > 0, "it is counted");
+        for round in 0..30_u64 {
+            let refused: Vec<Entry> = (0..100).map(|n| said("account/loud", "refused", 1000 * round + n)).collect();
+            trail.added(store.append(&refused).unwrap());
+            settle(&mut trail, &store, limits);
+        }
+        let loud = of(&store, "loud");
+        let count = |outcome: &str| loud.iter().filter(|entry| entry.outcome == outcome).count();
+        assert_eq!(count("done"), 100, "what was done is kept while there are refusals");
+        assert!(count("refused") < 600 && count("refused") > 100, "{}", count("refused"));
+        assert!(loud.iter().filter(|it| it.outcome == "refused").all(|it| it.time_ms > 20_000), "the oldest are gone");
+        let dropped: u64 = loud.iter().filter_map(|entry| entry.asked["entries"].as_u64()).sum();
+        assert!(dropped > 2000, "it is said: {dropped}");
+        assert_eq!(of(&store, "quiet").len(), 20);
+        // What is said about it takes some room, too.
+        assert!(trail.bytes() <= limits.each + bytes + 100_000, "{}", trail.bytes());
+        // What was done goes, too, when nothing else is left.
+        for round in 0..30_u64 {
+            let done: Vec<Entry> = (0..100).map(|n| said("account/loud", "done", 100_000 * round + n)).collect();
+            trail.added(store.append(&done).unwrap());
+            settle(&mut trail, &store, limits);
+        }
+        let loud = of(&store, "loud");
+        assert!(loud.len() < 1000 && loud.iter().all(|it| it.outcome != "refused"), "{}", loud.len());
+        assert_eq!(of(&store, "quiet").len(), 20);
+        // At the next start it is counted to the same.
+        let mut again = Trail::default();
+        settle(&mut again, &store, TrailLimits { total: 0, each: 0 });
+        assert_eq!(again.bytes(), trail.bytes());
+        // All together have a limit, too, and the newest entry stays.
+        settle(&mut again, &store, TrailLimits { total: 20_000, each: 0 });
+        assert!(again.bytes() <= 21_000, "{}", again.bytes());
+        assert!(store.newest_entry().unwrap() > 6000);
+    }
+
+    #[test]
+    fn operators_and_what_happens_by_itself_have_a_part_like_accounts() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store.redb")).unwrap();
+        let mut trail = Trail::default();
+        settle(&mut trail, &store, TrailLimits::default());
+        for owner in ["operator", "system"] {
+            let entries: Vec<Entry> = (0..1000).map(|n| said(owner, "done", n)).collect();
+            trail.added(store.append(&entries).unwrap());
+        }
+        settle(&mut trail, &store, TrailLimits { total: 0, each: 50_000 });
+        let all = store.audit(&Query { limit: 10_000, ..Query::default() }).unwrap();
+        for owner in ["operator", "system"] {
+            let left = all.iter().filter(|(_, entry)| entry.actor == owner).count();
+            assert!((50..200).contains(&left), "{owner}: {left}");
+        }
+    }
+}
