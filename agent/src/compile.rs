@@ -6,6 +6,7 @@
 
 use crate::{
     dirty_set::DirtySet,
+    filter::{IngressPolicy, LocalAddresses},
     objects::{
         Address, Desired, DesiredRoute, FdbKey, FdbTarget, NeighbourKey, Nexthop, Remote, RouteKey, RouteTo, Run,
         Shaper, Source, Tunnel, VrfDevice, VxlanDevice,
@@ -20,10 +21,7 @@ use cps_peering_config::{
     net::{InterfaceName, Vni},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 /// What the objects depend on besides the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +40,6 @@ impl UnderlayParams {
         self.underlay_mtu.saturating_sub(overhead)
     }
 }
-
-/// `fe80::/10` (RFC 4291 section 2.4).
-const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
-
-/// The source of duplicate address detection (RFC 4862 section 5.4.2).
-const UNSPECIFIED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128);
 
 /// What a host with this configuration should have, within a dirty set.
 pub fn compile(config: &ValidHostConfig, underlay_params: UnderlayParams, dirty: &DirtySet) -> Desired {
@@ -112,12 +104,10 @@ impl Compiler<'_> {
 
     fn ports(&mut self, vpc: &VpcId, vrf: &VrfConfig) {
         let name = self.vrf_device(vpc, vrf);
+        let local = self.local_addresses(vrf);
         for (port, settings) in &vrf.ports {
             self.desired.ports.insert(*port, name);
-            self.sources(*port, &settings.prefixes);
-            // Neighbour discovery of the tenant; the kernel forwards nothing from these.
-            let own = self.desired.sources.entry(*port).or_default();
-            own.extend([LINK_LOCAL, UNSPECIFIED]);
+            self.desired.ingress.insert(*port, IngressPolicy::of_port(&settings.prefixes, Arc::clone(&local)));
             for gateway in &settings.gateways {
                 self.desired.addresses.insert(Address { device: *port, net: *gateway });
             }
@@ -140,7 +130,8 @@ impl Compiler<'_> {
             let device = DeviceName::vpc(vrf.vni);
             self.vxlan(device, vrf.vni, DeviceName::vrf(vrf.vni), format!("cps-peering {vpc} between hosts"));
             self.remotes(device, table, vrf.vni, &vrf.remotes, &Source::Vrf(Arc::clone(vrf)));
-            self.sources(device, vrf.remotes.values().flatten());
+            let policy = IngressPolicy::of_tunnel(vrf.remotes.values().flatten(), self.local_addresses(vrf));
+            self.desired.ingress.insert(device, policy);
         }
     }
 
@@ -150,7 +141,8 @@ impl Compiler<'_> {
         let device = DeviceName::peer(vni);
         let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
         self.vxlan(device, vni, DeviceName::vrf(vrf.vni), alias);
-        self.sources(device, &side.peer_cidrs);
+        let policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses(vrf));
+        self.desired.ingress.insert(device, policy);
         if let Some(limit) = side.limit {
             let shaper = Shaper::new(limit.bytes_per_second(limit.share), self.mtu);
             self.desired.shapers.insert(device, shaper);
@@ -188,13 +180,10 @@ impl Compiler<'_> {
         }
     }
 
-    /// The IPv6 sources behind a device.
-    fn sources<'b>(&mut self, device: InterfaceName, prefixes: impl IntoIterator<Item = &'b IpNet>) {
-        let sources = self.desired.sources.entry(device).or_default();
-        sources.extend(prefixes.into_iter().filter_map(|prefix| match prefix {
-            IpNet::V4(_) => None,
-            IpNet::V6(prefix) => Some(*prefix),
-        }));
+    /// Where packets in a VRF end on this host.
+    fn local_addresses(&self, vrf: &VrfConfig) -> Arc<LocalAddresses> {
+        let gateways = vrf.ports.values().flat_map(|port| &port.gateways);
+        Arc::new(LocalAddresses::new(gateways, self.config.underlay, self.port))
     }
 
     fn route(&mut self, key: RouteKey, to: RouteTo) {
@@ -303,11 +292,14 @@ mod tests {
     #[test]
     fn sources_are_those_behind_the_device() {
         let desired = desired(config());
-        let sources =
-            |device: &str| -> Vec<String> { desired.sources[&name(device)].iter().map(ToString::to_string).collect() };
-        assert_eq!(sources("eth1"), ["::/128", "fd00:1::/64", "fe80::/10"]);
-        assert_eq!(sources("cpspeer1002"), ["fd00:1::/48"]);
-        assert!(sources("cpspeer1001").is_empty(), "the peer has no IPv6: nothing may come from it");
+        let sources = |device: &str| -> Vec<String> {
+            let policy = &desired.ingress[&name(device)];
+            let four = policy.ipv4().iter().map(ToString::to_string);
+            four.chain(policy.ipv6().iter().map(ToString::to_string)).collect()
+        };
+        assert_eq!(sources("eth1"), ["10.1.0.0/24", "fd00:1::/64"]);
+        assert_eq!(sources("cpspeer1002"), ["10.1.0.0/16", "fd00:1::/48"]);
+        assert_eq!(sources("cpspeer1001"), ["10.2.0.0/16"], "the peer has no IPv6: nothing may come from it");
     }
 
     #[test]

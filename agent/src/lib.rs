@@ -15,6 +15,7 @@
 //! | [`shares`] | grants of the controller | what the host may use of limits that it shares with others. Pure |
 //! | [`traffic`] | the kernel's counters | what has passed for each side. Pure |
 //! | [`dirty_set`] | two configurations | the part of the host in which they differ. Pure |
+//! | [`filter`] | what is behind a device | the program that decides what the device takes in. Pure |
 //! | [`compile`] | a configuration | kernel objects that should be there. Pure |
 //! | [`diff`] | objects that should be there, objects that are | operations in order, and what is in the way. Pure |
 //! | [`kernel`] | operations | objects that are there; events. The only place that speaks netlink |
@@ -34,6 +35,7 @@ pub mod daemon;
 pub mod diff;
 pub mod dirty_set;
 mod file;
+pub mod filter;
 pub mod kernel;
 pub mod ledger;
 mod metrics;

@@ -33,10 +33,16 @@ pub const DOOMED_GROUP: u32 = 0x4350_5302;
 /// The first of the 2²⁴ next hop ids that are ours.
 pub const FIRST_NEXTHOP_ID: u32 = 0x4300_0000;
 
-/// The priority of our filters that accept a source.
-pub const ACCEPT_PRIORITY: u16 = 17_232;
+/// The priorities of the filters that versions before this one made: of IPv6 sources alone. They are removed.
+pub const FORMER_PRIORITIES: [u16; 2] = [17_232, 17_233];
 
-/// The priority of our filter that drops all others.
+/// The priority of our filter that lets the frames of VLANs pass to devices of their own on top of a port.
+pub const VLAN_PRIORITY: u16 = 17_234;
+
+/// The priority of our filters that accept what may come from a device.
+pub const ACCEPT_PRIORITY: u16 = VLAN_PRIORITY + 1;
+
+/// The priority of our filter that drops everything else.
 pub const DROP_PRIORITY: u16 = ACCEPT_PRIORITY + 1;
 
 /// The handle of our HTB on a device, `4350:`.
@@ -68,6 +74,11 @@ pub fn nexthop_ids(device: &InterfaceName) -> impl Iterator<Item = u32> + use<> 
 /// Whether a next hop with this id and protocol is ours.
 pub fn owns_nexthop(id: u32, protocol: u8) -> bool {
     protocol == PROTOCOL && (FIRST_NEXTHOP_ID..FIRST_NEXTHOP_ID + (1 << 24)).contains(&id)
+}
+
+/// Whether a filter of this priority, on a device of ours or a port, is ours.
+pub fn owns_filter(priority: u16) -> bool {
+    matches!(priority, VLAN_PRIORITY | ACCEPT_PRIORITY | DROP_PRIORITY) || FORMER_PRIORITIES.contains(&priority)
 }
 
 /// Whether a device in this link group carries our mark.

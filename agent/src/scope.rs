@@ -64,7 +64,7 @@ pub fn of_operation(config: &SharedHostConfig, operation: &Operation) -> Scope {
         | Operation::ChangeLink(name, _)
         | Operation::AddIngress(name)
         | Operation::RemoveIngress(name)
-        | Operation::AddFilter(name, ..)
+        | Operation::SetFilter(name, ..)
         | Operation::RemoveFilter(name, _)
         | Operation::AddShaper(name)
         | Operation::SetRate(name, _)

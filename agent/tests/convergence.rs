@@ -11,7 +11,7 @@ use cps_peering_agent::{
     dirty_set::DirtySet,
     kernel::{Kernel, memory::Memory},
     objects::{
-        Desired, DeviceSetting, Egress, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey, SourceFilter,
+        Desired, DeviceSetting, Egress, IngressFilter, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey,
         Tunnel, Via,
     },
     ownership::{self, DeviceName},

@@ -20,11 +20,13 @@
 //! | [`monitor`] | what a namespace's kernel announces meanwhile |
 //! | [`stream`] | a paced stream of packets with the time of every receipt |
 //! | [`probe`] | packets to where they must not get, and who received which |
+//! | [`frames`] | frames byte by byte, and how to send them |
 //! | [`command`], [`wait`], [`http`] | running a command, waiting for a condition, one HTTP request |
 //!
 //! It needs root and a kernel with VRF: run it by `tests/kernel`.
 
 pub mod command;
+pub mod frames;
 pub mod http;
 pub mod lab;
 pub mod monitor;

@@ -1,25 +1,44 @@
-//! Filters on what arrives: IPv6 sources that do not belong behind a device.
+//! Filters on what arrives at devices of VRFs.
 
 use super::{Phase, Phases, survey::Survey};
 use crate::{
-    objects::{FilterHandle, Ingress, Operation, SourceFilter},
-    ownership::{ACCEPT_PRIORITY, DROP_PRIORITY},
+    filter::{Vlan, vlan_program},
+    objects::{FilterHandle, Ingress, IngressFilter, Operation},
+    ownership::{ACCEPT_PRIORITY, DROP_PRIORITY, VLAN_PRIORITY},
 };
 use cps_peering_config::net::InterfaceName;
-use ipnet::Ipv6Net;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
-    for (device, sources) in survey.desired.sources.iter().filter(|(device, _)| !survey.blocked.contains(*device)) {
-        let there = survey.kept(device).and_then(|_| survey.observed.ingress.get(device));
+    let vlans = vlans(survey);
+    for (device, policy) in survey.desired.ingress.iter().filter(|(device, _)| !survey.blocked.contains(*device)) {
+        let link = survey.kept(device);
+        let there = link.and_then(|_| survey.observed.ingress.get(device));
+        // What is there already may be up, so its filters come before it enters a VRF.
+        let phase = if link.is_some() { Phase::Filters } else { Phase::Devices };
         if there.is_none() {
-            phases.push(Phase::Devices, Operation::AddIngress(*device));
+            phases.push(phase, Operation::AddIngress(*device));
         }
-        filters(*device, sources, there.unwrap_or(&Ingress::default()), phases);
+        let accepting = policy.programs().iter().cloned().zip(1..).map(|(program, handle)| {
+            (FilterHandle { priority: ACCEPT_PRIORITY, handle }, IngressFilter::Accept(program))
+        });
+        let mut wanted: BTreeMap<_, _> = accepting.collect();
+        wanted.insert(FilterHandle { priority: DROP_PRIORITY, handle: 1 }, IngressFilter::DropRest);
+        if let Some(vlans) = vlans.get(device) {
+            let place = FilterHandle { priority: VLAN_PRIORITY, handle: 1 };
+            wanted.insert(place, IngressFilter::Accept(vlan_program(vlans)));
+        }
+        filters(*device, wanted, there.unwrap_or(&Ingress::default()), survey.desired.partial, phase, phases);
     }
     for (device, ingress) in &survey.observed.ingress {
         // What is on devices of ours goes with them.
-        if survey.desired.sources.contains_key(device) || survey.observed.owns(device) {
+        if survey.desired.ingress.contains_key(device) || survey.observed.owns(device) {
+            continue;
+        }
+        // Elsewhere than in a VRF of ours, only what nobody else makes tells that a device was a port.
+        let link = survey.observed.links.get(device);
+        let is_member = link.is_some_and(|link| survey.vrf_of(link).is_some());
+        if !is_member && !ingress.filters.values().any(|filter| *filter == Some(IngressFilter::DropRest)) {
             continue;
         }
         if ingress.foreign {
@@ -31,26 +50,38 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// The filter that drops comes first and goes last, so that there is no moment without it.
-fn filters(device: InterfaceName, sources: &BTreeSet<Ipv6Net>, there: &Ingress, phases: &mut Phases) {
-    let last = FilterHandle { priority: DROP_PRIORITY, handle: 1 };
-    let mut missing = sources.clone();
-    let mut stale = Vec::new();
-    let mut drops = false;
-    for (place, filter) in &there.filters {
-        match filter {
-            Some(SourceFilter::Accept(prefix)) if place.priority == ACCEPT_PRIORITY && missing.remove(prefix) => {}
-            Some(SourceFilter::DropRest) if *place == last => drops = true,
-            _ => stale.push(*place),
+/// The VLANs that have devices of their own on top of a port. A part of the host does not show them.
+fn vlans(survey: &Survey<'_>) -> BTreeMap<InterfaceName, BTreeSet<Vlan>> {
+    let mut vlans: BTreeMap<InterfaceName, BTreeSet<Vlan>> = BTreeMap::new();
+    for (parent, vlan) in survey.observed.links.values().filter_map(|link| link.vlan) {
+        if let Some(port) = survey.names.get(&parent).filter(|name| survey.desired.ports.contains_key(*name)) {
+            vlans.entry(*port).or_default().insert(vlan);
         }
     }
-    phases.extend(Phase::Devices, stale.iter().map(|place| Operation::RemoveFilter(device, *place)));
-    if !drops {
-        phases.push(Phase::Devices, Operation::AddFilter(device, last, SourceFilter::DropRest));
+    vlans
+}
+
+/// Filters change in place, and the one that drops goes last, so that there is no moment in which what may come does not,
+/// or something else does.
+fn filters(
+    device: InterfaceName,
+    mut wanted: BTreeMap<FilterHandle, IngressFilter>,
+    there: &Ingress,
+    partial: bool,
+    phase: Phase,
+    phases: &mut Phases,
+) {
+    let mut stale = Vec::new();
+    for (place, filter) in &there.filters {
+        match (wanted.get(place), filter) {
+            (Some(wanted_here), Some(filter)) if wanted_here == filter => drop(wanted.remove(place)),
+            (Some(_), Some(_)) => {}
+            // Of another kind, which cannot be changed into ours.
+            (Some(_), None) => phases.push(phase, Operation::RemoveFilter(device, *place)),
+            (None, _) if partial && place.priority == VLAN_PRIORITY => {}
+            (None, _) => stale.push(*place),
+        }
     }
-    let places = (1..).map(|handle| FilterHandle { priority: ACCEPT_PRIORITY, handle });
-    let free = places.filter(|place| !there.filters.contains_key(place));
-    for (prefix, place) in missing.into_iter().zip(free) {
-        phases.push(Phase::Devices, Operation::AddFilter(device, place, SourceFilter::Accept(prefix)));
-    }
+    phases.extend(phase, wanted.into_iter().map(|(place, filter)| Operation::SetFilter(device, place, filter)));
+    phases.extend(phase, stale.into_iter().map(|place| Operation::RemoveFilter(device, place)));
 }

@@ -108,6 +108,8 @@ enum Phase {
     Vrfs,
     /// Unreachable routes come, before anything could fall through the VRFs.
     Backstops,
+    /// Filters come on devices that are there: before these enter a VRF or go up.
+    Filters,
     /// VXLAN devices and ports come into their VRFs.
     Devices,
     /// Gateway addresses come. IPv6 ones would not survive the change of VRF.

@@ -133,6 +133,11 @@ impl<'a> Survey<'a> {
                 self.block(*port, ProblemKind::Conflict, format!("{port} cannot be a port"));
                 continue;
             }
+            if link.kind == LinkKind::NotEthernet {
+                let reason = format!("{port} cannot be a port: its frames are not Ethernet's");
+                self.block(*port, ProblemKind::Conflict, reason);
+                continue;
+            }
             if self.vrf_of(link) == Some(*vrf) {
                 continue;
             }

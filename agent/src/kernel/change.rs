@@ -12,24 +12,32 @@ use super::{
     wire::{Batch, put, u32_at},
 };
 use crate::{
-    objects::{LinkChange, Operation, VrfDevice, VxlanDevice},
+    objects::{IngressFilter, LinkChange, Operation, VrfDevice, VxlanDevice},
     ownership::{DOOMED_GROUP, GROUP},
 };
 use cps_peering_config::net::InterfaceName;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use nix::libc;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVrf, LinkVxlan};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// What the kernel said to one operation, if it said anything.
 type Answer = Result<Result<(), NetlinkError>, KernelError>;
 
 /// Requests in one datagram. More gain nothing; the errors of all must fit the receive buffer.
 const BATCH_LEN: usize = 512;
+/// The length of a datagram from which on it is sent, in bytes. The kernel takes some 200 KiB at once.
+const DATAGRAM_LEN: usize = 64 * 1024;
 
 pub(super) struct Changer<'a> {
     socket: &'a mut Socket,
     indexes: &'a mut BTreeMap<InterfaceName, u32>,
+    /// Devices whose filters could not be put in place.
+    unfiltered: &'a mut BTreeSet<InterfaceName>,
+    operations: &'a [Operation],
     batch: Batch,
     /// The operation of each request in the batch.
     places: Vec<usize>,
@@ -37,17 +45,32 @@ pub(super) struct Changer<'a> {
 }
 
 impl<'a> Changer<'a> {
-    pub(super) fn new(socket: &'a mut Socket, indexes: &'a mut BTreeMap<InterfaceName, u32>) -> Self {
-        Self { socket, indexes, batch: Batch::default(), places: Vec::new(), refused: Vec::new() }
+    pub(super) fn new(
+        socket: &'a mut Socket,
+        indexes: &'a mut BTreeMap<InterfaceName, u32>,
+        unfiltered: &'a mut BTreeSet<InterfaceName>,
+        operations: &'a [Operation],
+    ) -> Self {
+        Self {
+            socket,
+            indexes,
+            unfiltered,
+            operations,
+            batch: Batch::default(),
+            places: Vec::new(),
+            refused: Vec::new(),
+        }
     }
 
-    pub(super) fn apply(mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
+    pub(super) fn apply(mut self) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
+        let operations = self.operations;
         for (place, operation) in operations.iter().enumerate() {
             if let Err(refusal) = self.one(place, operation)? {
                 self.refused.push((place, refusal));
             }
         }
         self.flush()?;
+        self.set_unfiltered_down()?;
         let already_gone =
             |(place, refusal): &(usize, NetlinkError)| is_already_gone(&operations[*place], refusal.errno);
         self.refused.retain(|refused| !already_gone(refused));
@@ -89,9 +112,9 @@ impl<'a> Changer<'a> {
             Operation::RemoveIngress(device) => self.on_device(place, device, |this, index| {
                 this.queue(place, rtm::DEL_QDISC, 0, |body| tc::put_clsact(body, index))
             }),
-            Operation::AddFilter(device, at, filter) => self.on_device(place, device, |this, index| {
-                let flags = flag::CREATE | flag::EXCLUSIVE;
-                this.queue(place, rtm::NEW_FILTER, flags, |body| tc::put_filter(body, index, *at, *filter))
+            Operation::SetFilter(device, at, filter) => self.on_device(place, device, |this, index| {
+                let flags = flag::CREATE | flag::REPLACE;
+                this.queue(place, rtm::NEW_FILTER, flags, |body| tc::put_filter(body, index, *at, filter))
             }),
             Operation::RemoveFilter(device, at) => self.on_device(place, device, |this, index| {
                 this.queue(place, rtm::DEL_FILTER, 0, |body| tc::put_filter_place(body, index, *at))
@@ -151,7 +174,7 @@ impl<'a> Changer<'a> {
     fn queue(&mut self, place: usize, kind: u16, flags: u16, body: impl FnOnce(&mut Vec<u8>)) -> Answer {
         self.batch.push(kind, flags, body);
         self.places.push(place);
-        if self.batch.len() == BATCH_LEN {
+        if self.batch.len() == BATCH_LEN || self.batch.bytes.len() > DATAGRAM_LEN {
             self.flush()?;
         }
         Ok(Ok(()))
@@ -173,9 +196,25 @@ impl<'a> Changer<'a> {
 
     fn flush(&mut self) -> Result<(), KernelError> {
         let refused = self.socket.execute(&mut self.batch)?;
-        self.refused.extend(refused.into_iter().map(|(request, refusal)| (self.places[request], refusal)));
+        for (request, refusal) in refused {
+            let place = self.places[request];
+            if let Operation::SetFilter(device, _, IngressFilter::DropRest) = &self.operations[place] {
+                self.unfiltered.insert(*device);
+            }
+            self.refused.push((place, refusal));
+        }
         self.batch.clear();
         self.places.clear();
+        Ok(())
+    }
+
+    /// A device takes nothing in without its filters. (One that is missing is told of by the operation that failed.)
+    fn set_unfiltered_down(&mut self) -> Result<(), KernelError> {
+        for device in self.unfiltered.clone() {
+            tracing::error!(%device, "set down: its filters could not be put in place");
+            // One that is gone is down.
+            let _ = self.set_link(&device, LinkMessageBuilder::down)?;
+        }
         Ok(())
     }
 
@@ -237,6 +276,10 @@ impl<'a> Changer<'a> {
     }
 
     fn change_link(&mut self, name: &InterfaceName, change: &LinkChange) -> Answer {
+        if matches!(change, LinkChange::Enslave(_) | LinkChange::Up(true)) && self.unfiltered.contains(name) {
+            let explanation = Some("its filters could not be put in place".to_owned());
+            return Ok(Err(NetlinkError { errno: libc::EPERM, explanation }));
+        }
         if let LinkChange::Enslave(vrf) = change {
             let Some(vrf) = self.indexes.get(vrf).copied() else { return Ok(Err(no_device())) };
             return self.set_link(name, |link| link.controller(vrf));

@@ -9,7 +9,6 @@ use crate::{
         Address, DeviceSetting, Egress, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation,
         RouteKey, Rule, Via,
     },
-    ownership::DeviceName,
     traffic::Reading,
 };
 use cps_peering_config::net::{InterfaceName, Vni};
@@ -89,7 +88,6 @@ impl Kernel for Memory {
             return Err(KernelError::Socket { what: "receive", source: io::ErrorKind::TimedOut.into() });
         }
         let mut seen = state.seen.clone();
-        seen.ingress.retain(|name, _| state.is_ours_or_a_port(name));
         if let DirtySet::Parts(parts) = dirty {
             seen.rules.clear();
             seen.unheard.clear();
@@ -136,6 +134,7 @@ impl State {
             group: 0,
             alias: None,
             generates_link_local: true,
+            vlan: None,
             settings: DEFAULTS.into(),
         };
         let name = name.parse().expect("a test names its devices well");
@@ -147,12 +146,6 @@ impl State {
         let device = device.parse().expect("a test names its devices well");
         let net = net.parse().expect("a test writes its addresses well");
         self.seen.addresses.insert(Address { device, net }, false);
-    }
-
-    /// Only on these the agent looks at what looks at arriving packets.
-    fn is_ours_or_a_port(&self, name: &InterfaceName) -> bool {
-        let vrf = self.seen.links.get(name).and_then(|link| self.seen.name_of(link.master?));
-        [Some(*name), vrf].into_iter().flatten().any(|name| DeviceName::parse(&name).is_some())
     }
 
     fn link(&mut self, name: &InterfaceName) -> Result<&mut Link, i32> {
@@ -235,12 +228,12 @@ impl State {
                 self.seen.ingress.insert(*device, Ingress::default());
             }
             Operation::RemoveIngress(device) => drop(self.seen.ingress.remove(device)),
-            Operation::AddFilter(device, place, filter) => {
+            Operation::SetFilter(device, place, filter) => {
                 let ingress = self.seen.ingress.get_mut(device).ok_or(libc::EINVAL)?;
-                if ingress.filters.contains_key(place) {
-                    return Err(libc::EEXIST);
+                if ingress.filters.get(place) == Some(&None) {
+                    return Err(libc::EINVAL);
                 }
-                ingress.filters.insert(*place, Some(*filter));
+                ingress.filters.insert(*place, Some(filter.clone()));
             }
             Operation::RemoveFilter(device, place) => {
                 let ingress = self.seen.ingress.get_mut(device).ok_or(libc::EINVAL)?;

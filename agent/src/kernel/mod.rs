@@ -23,7 +23,10 @@ use crate::{
 };
 use cps_peering_config::net::{InterfaceName, Vni};
 use socket::Socket;
-use std::{collections::BTreeMap, fmt, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+};
 use thiserror::Error;
 
 pub use events::{Event, watch};
@@ -114,6 +117,8 @@ pub struct Netlink {
     socket: Option<Socket>,
     /// Device indexes as last seen.
     indexes: BTreeMap<InterfaceName, u32>,
+    /// Devices whose filters could not be put in place since the last look.
+    unfiltered: BTreeSet<InterfaceName>,
 }
 
 impl Netlink {
@@ -142,6 +147,7 @@ impl Netlink {
 
 impl Kernel for Netlink {
     fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
+        self.unfiltered.clear();
         self.with_socket(|socket, indexes| match dirty {
             DirtySet::Everything => {
                 let observed = observe::everything(socket, stop)?;
@@ -170,6 +176,10 @@ impl Kernel for Netlink {
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
-        self.with_socket(|socket, indexes| change::Changer::new(socket, indexes).apply(operations))
+        let mut unfiltered = std::mem::take(&mut self.unfiltered);
+        let result = self
+            .with_socket(|socket, indexes| change::Changer::new(socket, indexes, &mut unfiltered, operations).apply());
+        self.unfiltered = unfiltered;
+        result
     }
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     dirty_set::{Parts, Share},
+    filter::Vlan,
     objects::{
         Address, DeviceSetting, Family, FdbKey, FdbTarget, KernelRoute, Link, LinkKind, Lookup, Mac, NeighbourKey,
         Observed, RouteKey, Rule, Tunnel, Via,
@@ -50,11 +51,7 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
         neighbours: neighbours(socket, None, &names)?,
         fdb: fdb(socket, None, &links, &names)?,
         egress: egress::egress(socket, &qdiscs, &links)?,
-        ingress: tc::ingress(socket, &qdiscs, &links, |name, link| {
-            // Ours, or a port: whatever is in a VRF of ours.
-            let vrf = link.master.and_then(|master| names.get(&master));
-            [Some(name), vrf].into_iter().flatten().any(|name| DeviceName::parse(name).is_some())
-        })?,
+        ingress: tc::ingress(socket, &qdiscs, &links)?,
         nexthops,
         foreign_nexthop_ids,
         routes,
@@ -172,7 +169,11 @@ fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
     let mut name = None;
     let mut link = Link {
         index: u32_at(payload, 4)?,
-        kind: if kind == link::ARPHRD_LOOPBACK { LinkKind::Loopback } else { LinkKind::Other },
+        kind: match kind {
+            link::ARPHRD_LOOPBACK => LinkKind::Loopback,
+            link::ARPHRD_ETHER => LinkKind::Other,
+            _ => LinkKind::NotEthernet,
+        },
         mac: None,
         mtu: 0,
         up: u32_at(payload, 8)? & link::IFF_UP != 0,
@@ -180,8 +181,10 @@ fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
         group: 0,
         alias: None,
         generates_link_local: true,
+        vlan: None,
         settings: BTreeMap::new(),
     };
+    let mut parent = None;
     for (kind, value) in attributes(payload, link::HEADER_LEN) {
         match kind {
             link::IFLA_IFNAME => name = text(value)?.parse().ok(),
@@ -190,7 +193,11 @@ fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
             link::IFLA_MASTER => link.master = u32_at(value, 0),
             link::IFLA_GROUP => link.group = u32_at(value, 0)?,
             link::IFLA_IFALIAS => link.alias = text(value).map(ToOwned::to_owned),
-            link::IFLA_LINKINFO => link.kind = read_kind(value).unwrap_or(link.kind),
+            link::IFLA_LINK => parent = u32_at(value, 0),
+            link::IFLA_LINKINFO => {
+                link.kind = read_kind(value).unwrap_or(link.kind);
+                link.vlan = parent.zip(read_vlan(value));
+            }
             link::IFLA_AF_SPEC => read_families(value, &mut link),
             _ => {}
         }
@@ -213,8 +220,19 @@ fn read_kind(info: &[u8]) -> Option<LinkKind> {
             let learning = find(link::VXLAN_LEARNING).and_then(|value| u8_at(value, 0)) != Some(0);
             Some(LinkKind::Vxlan { tunnel: vni.zip(port).map(|(vni, port)| Tunnel { vni, port, local }), learning })
         }
-        _ => Some(LinkKind::Other),
+        _ => None,
     }
+}
+
+/// The VLAN of a device for one.
+fn read_vlan(info: &[u8]) -> Option<Vlan> {
+    let find = |bytes, wanted| attributes(bytes, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    if text(find(info, link::INFO_KIND)?) != Some("vlan") {
+        return None;
+    }
+    let data = find(info, link::INFO_DATA)?;
+    let tpid = find(data, link::VLAN_PROTOCOL).and_then(|value| u16_at(value, 0))?;
+    Some(Vlan { tpid: u16::from_be(tpid), id: u16_at(find(data, link::VLAN_ID)?, 0)? })
 }
 
 /// Settings below `net/ipv4/conf` are counted from 1, those below `net/ipv6/conf` from 0 (`ip.h`, `ipv6.h`).
@@ -532,6 +550,7 @@ mod tests {
     /// A device as a kernel of the future may tell of it.
     fn device(more: impl FnOnce(&mut Vec<u8>)) -> Option<(InterfaceName, Link)> {
         let mut payload = vec![0; link::HEADER_LEN];
+        payload[2..4].copy_from_slice(&link::ARPHRD_ETHER.to_ne_bytes());
         payload[4..8].copy_from_slice(&9u32.to_ne_bytes());
         put(&mut payload, link::IFLA_IFNAME, b"cpspeer7\0");
         put(&mut payload, link::IFLA_GROUP, &ownership::GROUP.to_ne_bytes());

@@ -1,21 +1,19 @@
-//! Ingress filters as netlink messages: `flower` on an IPv6 source, with the action to take or to drop.
+//! Ingress filters as netlink messages: `cls_bpf` with programs in classic BPF, which need no privilege but that of
+//! changing filters.
 
 use super::{
     KernelError,
     socket::Socket,
     uapi::{rtm, tc},
-    wire::{attributes, i32_at, put, text, u32_at},
+    wire::{attributes, put, text, u8_at, u16_at, u32_at},
 };
 use crate::{
-    objects::{FilterHandle, Ingress, Link, SourceFilter},
-    ownership::{ACCEPT_PRIORITY, DROP_PRIORITY},
+    filter::{Instruction, Program},
+    objects::{FilterHandle, Ingress, IngressFilter, Link},
+    ownership::owns_filter,
 };
 use cps_peering_config::net::InterfaceName;
-use ipnet::{Ipv6Net, ipv6_mask_to_prefix};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv6Addr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A queueing discipline of a device.
 #[derive(Debug, Clone)]
@@ -60,17 +58,16 @@ pub(super) fn qdiscs(socket: &mut Socket) -> Result<Vec<Qdisc>, KernelError> {
     Ok(qdiscs)
 }
 
-/// What looks at arriving packets on the devices that `concerns` names.
+/// What looks at arriving packets on each device that has such a thing.
 pub(super) fn ingress(
     socket: &mut Socket,
     qdiscs: &[Qdisc],
     links: &BTreeMap<InterfaceName, Link>,
-    concerns: impl Fn(&InterfaceName, &Link) -> bool,
 ) -> Result<BTreeMap<InterfaceName, Ingress>, KernelError> {
     let looking: BTreeSet<u32> =
         qdiscs.iter().filter(|qdisc| qdisc.parent == tc::CLSACT).map(|qdisc| qdisc.index).collect();
     let mut found = BTreeMap::new();
-    for (name, link) in links.iter().filter(|(name, link)| looking.contains(&link.index) && concerns(name, link)) {
+    for (name, link) in links.iter().filter(|(_, link)| looking.contains(&link.index)) {
         found.insert(*name, filters(socket, link.index)?);
     }
     Ok(found)
@@ -95,7 +92,9 @@ fn filters(socket: &mut Socket, index: u32) -> Result<Ingress, KernelError> {
         |ingress, payload| {
             let (Some(handle), Some(info)) = (u32_at(payload, 8), u32_at(payload, 16)) else { return };
             let priority = u16::try_from(info >> 16).unwrap_or_default();
-            if !matches!(priority, ACCEPT_PRIORITY | DROP_PRIORITY) {
+            let chain = attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == tc::TCA_CHAIN);
+            let in_chain = chain.and_then(|(_, value)| u32_at(value, 0)).is_some_and(|chain| chain != 0);
+            if !owns_filter(priority) || in_chain {
                 ingress.foreign = true;
             } else if handle != 0 {
                 // Handle 0 is the priority as a whole.
@@ -106,45 +105,37 @@ fn filters(socket: &mut Socket, index: u32) -> Result<Ingress, KernelError> {
 }
 
 /// A filter, if it is one that we would make.
-fn read_filter(payload: &[u8], info: u32) -> Option<SourceFilter> {
+fn read_filter(payload: &[u8], info: u32) -> Option<IngressFilter> {
     let find = |wanted| attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    if text(find(tc::TCA_KIND)?) != Some("flower") || info & 0xffff != u32::from(tc::ETH_P_IPV6.to_be()) {
+    if text(find(tc::TCA_KIND)?) != Some("bpf") || info & 0xffff != u32::from(tc::ETH_P_ALL.to_be()) {
         return None;
     }
-    let (mut source, mut mask, mut action) = (None, None, None);
+    let (mut program, mut direct) = (None, false);
     for (kind, value) in attributes(find(tc::TCA_OPTIONS)?, 0) {
         match kind {
-            tc::FLOWER_IPV6_SRC => source = ipv6(value),
-            tc::FLOWER_IPV6_SRC_MASK => mask = ipv6(value),
-            tc::FLOWER_ACT => action = read_action(value),
-            tc::FLOWER_ETH_TYPE | tc::FLOWER_FLAGS | tc::FLOWER_IN_HW_COUNT => {}
+            tc::BPF_OPS => program = Some(read_program(value)?),
+            tc::BPF_FLAGS => direct = u32_at(value, 0)? & tc::BPF_ACT_DIRECT != 0,
+            tc::BPF_FLAGS_GEN if u32_at(value, 0)? & tc::SKIP_SW == 0 => {}
+            tc::BPF_OPS_LEN => {}
             _ => return None,
         }
     }
-    match (source.zip(mask), action?) {
-        (Some((source, mask)), tc::ACT_OK) => {
-            let length = ipv6_mask_to_prefix(mask).ok()?;
-            Ipv6Net::new(source, length).ok().map(SourceFilter::Accept)
-        }
-        (None, tc::ACT_SHOT) => Some(SourceFilter::DropRest),
+    match (program?, direct) {
+        (program, false) => Some(IngressFilter::Accept(program)),
+        (program, true) if program == dropping() => Some(IngressFilter::DropRest),
         _ => None,
     }
 }
 
-fn ipv6(bytes: &[u8]) -> Option<Ipv6Addr> {
-    <[u8; 16]>::try_from(bytes).ok().map(Ipv6Addr::from)
+fn read_program(bytes: &[u8]) -> Option<Program> {
+    let read =
+        |it: &[u8]| Some(Instruction { code: u16_at(it, 0)?, jt: u8_at(it, 2)?, jf: u8_at(it, 3)?, k: u32_at(it, 4)? });
+    bytes.chunks(tc::BPF_INSTRUCTION_LEN).map(read).collect()
 }
 
-/// What the only action does, if it is a plain one.
-fn read_action(actions: &[u8]) -> Option<i32> {
-    let mut actions = attributes(actions, 0);
-    let (Some((_, action)), None) = (actions.next(), actions.next()) else { return None };
-    let find = |wanted| attributes(action, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    if text(find(tc::ACT_KIND)?) != Some("gact") {
-        return None;
-    }
-    let (_, parameters) = attributes(find(tc::ACT_OPTIONS)?, 0).find(|(kind, _)| *kind == tc::GACT_PARMS)?;
-    i32_at(parameters, 8)
+/// Returns an action.
+fn dropping() -> Program {
+    [Instruction { code: tc::BPF_RETURN, jt: 0, jf: 0, k: tc::ACT_SHOT }].into_iter().collect()
 }
 
 pub(super) fn put_header(body: &mut Vec<u8>, index: u32, handle: u32, parent: u32, info: u32) {
@@ -166,50 +157,49 @@ pub(super) fn put_clsact(body: &mut Vec<u8>, index: u32) {
     put(body, tc::TCA_KIND, b"clsact\0");
 }
 
+/// Without a protocol, whatever is there goes.
 pub(super) fn put_filter_place(body: &mut Vec<u8>, index: u32, place: FilterHandle) {
-    let info = u32::from(place.priority) << 16 | u32::from(tc::ETH_P_IPV6.to_be());
+    put_header(body, index, place.handle, tc::INGRESS, u32::from(place.priority) << 16);
+}
+
+pub(super) fn put_filter(body: &mut Vec<u8>, index: u32, place: FilterHandle, filter: &IngressFilter) {
+    let info = u32::from(place.priority) << 16 | u32::from(tc::ETH_P_ALL.to_be());
     put_header(body, index, place.handle, tc::INGRESS, info);
-}
-
-pub(super) fn put_filter(body: &mut Vec<u8>, index: u32, place: FilterHandle, filter: SourceFilter) {
-    put_filter_place(body, index, place);
-    put(body, tc::TCA_KIND, b"flower\0");
+    put(body, tc::TCA_KIND, b"bpf\0");
     put_nested(body, tc::TCA_OPTIONS, |options| {
-        put(options, tc::FLOWER_ETH_TYPE, &tc::ETH_P_IPV6.to_be_bytes());
-        let action = match filter {
-            SourceFilter::Accept(prefix) => {
-                put(options, tc::FLOWER_IPV6_SRC, &prefix.network().octets());
-                put(options, tc::FLOWER_IPV6_SRC_MASK, &prefix.netmask().octets());
-                tc::ACT_OK
-            }
-            SourceFilter::DropRest => tc::ACT_SHOT,
+        let dropping = dropping();
+        let (program, flags) = match filter {
+            // It has no action: what it accepts is taken in.
+            IngressFilter::Accept(program) => (program, 0),
+            IngressFilter::DropRest => (&dropping, tc::BPF_ACT_DIRECT),
         };
-        put_nested(options, tc::FLOWER_ACT, |actions| put_nested(actions, 1, |first| put_action(first, action)));
-    });
-}
-
-fn put_action(body: &mut Vec<u8>, action: i32) {
-    put(body, tc::ACT_KIND, b"gact\0");
-    put_nested(body, tc::ACT_OPTIONS, |options| {
-        let mut parameters = [0; 20];
-        parameters[8..12].copy_from_slice(&action.to_ne_bytes());
-        put(options, tc::GACT_PARMS, &parameters);
+        let instructions = program.instructions();
+        let length = u16::try_from(instructions.len()).expect("a program has some thousand instructions");
+        put(options, tc::BPF_OPS_LEN, &length.to_ne_bytes());
+        let mut bytes = Vec::with_capacity(instructions.len() * tc::BPF_INSTRUCTION_LEN);
+        for it in instructions {
+            bytes.extend(it.code.to_ne_bytes());
+            bytes.extend([it.jt, it.jf]);
+            bytes.extend(it.k.to_ne_bytes());
+        }
+        put(options, tc::BPF_OPS, &bytes);
+        put(options, tc::BPF_FLAGS, &flags.to_ne_bytes());
+        put(options, tc::BPF_FLAGS_GEN, &tc::SKIP_HW.to_ne_bytes());
     });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::{Vlan, vlan_program};
+    use crate::ownership::DROP_PRIORITY;
 
     #[test]
     fn a_filter_reads_back_as_it_was_written() {
-        for filter in ["fd00:1::/48", "fe80::/10", "::/128"]
-            .map(|prefix| SourceFilter::Accept(prefix.parse().unwrap()))
-            .into_iter()
-            .chain([SourceFilter::DropRest])
-        {
+        let vlans = vlan_program(&[Vlan { tpid: 0x8100, id: 7 }].into());
+        for filter in [IngressFilter::Accept(vlans), IngressFilter::DropRest] {
             let mut body = Vec::new();
-            put_filter(&mut body, 7, FilterHandle { priority: DROP_PRIORITY, handle: 3 }, filter);
+            put_filter(&mut body, 7, FilterHandle { priority: DROP_PRIORITY, handle: 3 }, &filter);
             let info = u32_at(&body, 16).unwrap();
             assert_eq!((u32_at(&body, 8), info >> 16), (Some(3), u32::from(DROP_PRIORITY)));
             assert_eq!(read_filter(&body, info), Some(filter));

@@ -45,6 +45,7 @@ pub(super) mod link {
     pub(in crate::kernel) const IFLA_ADDRESS: u16 = 1;
     pub(in crate::kernel) const IFLA_IFNAME: u16 = 3;
     pub(in crate::kernel) const IFLA_MTU: u16 = 4;
+    pub(in crate::kernel) const IFLA_LINK: u16 = 5;
     pub(in crate::kernel) const IFLA_MASTER: u16 = 10;
     pub(in crate::kernel) const IFLA_LINKINFO: u16 = 18;
     pub(in crate::kernel) const IFLA_IFALIAS: u16 = 20;
@@ -56,6 +57,9 @@ pub(super) mod link {
     pub(in crate::kernel) const INFO_KIND: u16 = 1;
     pub(in crate::kernel) const INFO_DATA: u16 = 2;
     pub(in crate::kernel) const VRF_TABLE: u16 = 1;
+    pub(in crate::kernel) const VLAN_ID: u16 = 1;
+    /// Big-endian.
+    pub(in crate::kernel) const VLAN_PROTOCOL: u16 = 5;
     pub(in crate::kernel) const VXLAN_ID: u16 = 1;
     pub(in crate::kernel) const VXLAN_LOCAL: u16 = 4;
     pub(in crate::kernel) const VXLAN_LEARNING: u16 = 7;
@@ -66,6 +70,7 @@ pub(super) mod link {
     pub(in crate::kernel) const INET6_ADDR_GEN_MODE: u16 = 8;
     pub(in crate::kernel) const ADDR_GEN_MODE_NONE: u8 = 1;
     pub(in crate::kernel) const IFF_UP: u32 = 1;
+    pub(in crate::kernel) const ARPHRD_ETHER: u16 = 1;
     pub(in crate::kernel) const ARPHRD_LOOPBACK: u16 = 772;
     pub(in crate::kernel) const AF_INET: u16 = 2;
     pub(in crate::kernel) const AF_INET6: u16 = 10;
@@ -127,7 +132,7 @@ pub(super) mod nexthop {
     pub(in crate::kernel) const RTNH_F_ONLINK: u32 = 4;
 }
 
-/// `pkt_sched.h`, `pkt_cls.h` and `tc_act/tc_gact.h`.
+/// `pkt_sched.h`, `pkt_cls.h` and `filter.h`.
 pub(super) mod tc {
     pub(in crate::kernel) const HEADER_LEN: usize = 20;
     pub(in crate::kernel) const TCA_KIND: u16 = 1;
@@ -156,18 +161,22 @@ pub(super) mod tc {
     pub(in crate::kernel) const CLSACT_HANDLE: u32 = 0xffff_0000;
     /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`.
     pub(in crate::kernel) const INGRESS: u32 = 0xffff_fff2;
-    pub(in crate::kernel) const ETH_P_IPV6: u16 = 0x86dd;
-    pub(in crate::kernel) const FLOWER_ACT: u16 = 3;
-    pub(in crate::kernel) const FLOWER_ETH_TYPE: u16 = 8;
-    pub(in crate::kernel) const FLOWER_IPV6_SRC: u16 = 14;
-    pub(in crate::kernel) const FLOWER_IPV6_SRC_MASK: u16 = 15;
-    pub(in crate::kernel) const FLOWER_FLAGS: u16 = 22;
-    pub(in crate::kernel) const FLOWER_IN_HW_COUNT: u16 = 86;
-    pub(in crate::kernel) const ACT_KIND: u16 = 1;
-    pub(in crate::kernel) const ACT_OPTIONS: u16 = 2;
-    pub(in crate::kernel) const GACT_PARMS: u16 = 2;
-    pub(in crate::kernel) const ACT_OK: i32 = 0;
-    pub(in crate::kernel) const ACT_SHOT: i32 = 2;
+    pub(in crate::kernel) const TCA_CHAIN: u16 = 11;
+    /// `if_ether.h`: whatever the protocol is.
+    pub(in crate::kernel) const ETH_P_ALL: u16 = 3;
+    pub(in crate::kernel) const BPF_OPS_LEN: u16 = 4;
+    pub(in crate::kernel) const BPF_OPS: u16 = 5;
+    pub(in crate::kernel) const BPF_FLAGS: u16 = 8;
+    pub(in crate::kernel) const BPF_FLAGS_GEN: u16 = 9;
+    /// `TCA_BPF_FLAG_ACT_DIRECT`: what the program returns is the action.
+    pub(in crate::kernel) const BPF_ACT_DIRECT: u32 = 1;
+    pub(in crate::kernel) const SKIP_HW: u32 = 1;
+    pub(in crate::kernel) const SKIP_SW: u32 = 2;
+    /// The size of `struct sock_filter`.
+    pub(in crate::kernel) const BPF_INSTRUCTION_LEN: usize = 8;
+    /// `BPF_RET | BPF_K`.
+    pub(in crate::kernel) const BPF_RETURN: u16 = 6;
+    pub(in crate::kernel) const ACT_SHOT: u32 = 2;
 }
 
 /// `fib_rules.h`.

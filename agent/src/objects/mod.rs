@@ -9,10 +9,13 @@ pub use egress::{Egress, Queue, Rate, Shaper};
 pub use operation::{LinkChange, Operation};
 pub use remote::{Remote, Run, Source};
 
-use crate::ownership;
+use crate::{
+    filter::{IngressPolicy, Program, Vlan},
+    ownership,
+};
 pub use cps_peering_config::net::Mac;
 use cps_peering_config::net::{InterfaceName, Vni};
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -247,13 +250,12 @@ pub enum RouteTo {
     Nexthop(u32),
 }
 
-/// A filter on what arrives at a device. IPv4 has `rp_filter`; IPv6 has no such switch, so each device of a VRF lets in
-/// the sources that belong behind it and drops all others (rule C7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SourceFilter {
-    /// Takes packets from this prefix.
-    Accept(Ipv6Net),
-    /// Drops every IPv6 packet that no other filter took.
+/// A filter on what arrives at a device of a VRF (rule C7).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IngressFilter {
+    /// Takes in what the program accepts, and leaves everything else to the filters behind it.
+    Accept(Program),
+    /// Drops what no other filter took.
     DropRest,
 }
 
@@ -261,7 +263,7 @@ pub enum SourceFilter {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ingress {
     /// Our filters, by handle; none for what is on our place but not as we would ever make it.
-    pub filters: BTreeMap<FilterHandle, Option<SourceFilter>>,
+    pub filters: BTreeMap<FilterHandle, Option<IngressFilter>>,
     /// Whether others have filters there, too.
     pub foreign: bool,
 }
@@ -298,8 +300,8 @@ pub struct Desired {
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Forwarding entries.
     pub fdb: BTreeMap<FdbKey, FdbTarget>,
-    /// The IPv6 sources that belong behind each device of a VRF.
-    pub sources: BTreeMap<InterfaceName, BTreeSet<Ipv6Net>>,
+    /// What may come from each device of a VRF.
+    pub ingress: BTreeMap<InterfaceName, IngressPolicy>,
     /// What limits each device that has a limit.
     pub shapers: BTreeMap<InterfaceName, Shaper>,
     /// Next hops, sorted.
@@ -367,6 +369,8 @@ pub struct Link {
     pub alias: Option<String>,
     /// Whether the kernel makes up an IPv6 link-local address for it.
     pub generates_link_local: bool,
+    /// Where it is a device for a VLAN: the index of the device that it is on top of, and its VLAN.
+    pub vlan: Option<(u32, Vlan)>,
     /// The settings that the kernel told; IPv6 ones are absent where IPv6 is off or the MTU too small for it.
     pub settings: BTreeMap<DeviceSetting, i32>,
 }
@@ -385,6 +389,8 @@ pub enum LinkKind {
     },
     /// The loopback device.
     Loopback,
+    /// A device whose frames are not Ethernet's.
+    NotEthernet,
     /// Anything else.
     Other,
 }
@@ -424,7 +430,7 @@ pub struct Observed {
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Forwarding entries of VXLAN devices with a name of ours; `None` where it leads elsewhere than we would ever lead.
     pub fdb: BTreeMap<FdbKey, Option<FdbTarget>>,
-    /// What looks at arriving packets, for each device that has a `clsact` or `ingress` qdisc and is ours or in a VRF of ours.
+    /// What looks at arriving packets, for each device that has a `clsact` or `ingress` qdisc.
     pub ingress: BTreeMap<InterfaceName, Ingress>,
     /// What decides about what a device sends, for each VXLAN device with a name of ours where that is not the kernel's
     /// own default.

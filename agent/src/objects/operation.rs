@@ -1,8 +1,8 @@
 //! One change of the kernel, as a value.
 
 use super::{
-    Address, DeviceSetting, Family, FdbKey, FdbTarget, FilterHandle, KernelRoute, Lookup, Mac, NeighbourKey, Nexthop,
-    Queue, Rate, Rule, SourceFilter, VrfDevice, VxlanDevice,
+    Address, DeviceSetting, Family, FdbKey, FdbTarget, FilterHandle, IngressFilter, KernelRoute, Lookup, Mac,
+    NeighbourKey, Nexthop, Queue, Rate, Rule, VrfDevice, VxlanDevice,
 };
 use cps_peering_config::net::InterfaceName;
 use std::fmt;
@@ -44,8 +44,8 @@ pub enum Operation {
     AddIngress(InterfaceName),
     /// Makes it look no more, and removes all filters.
     RemoveIngress(InterfaceName),
-    /// Adds a filter.
-    AddFilter(InterfaceName, FilterHandle, SourceFilter),
+    /// Adds a filter or changes it in place. Without the one that drops, the device is not set up and enters no VRF.
+    SetFilter(InterfaceName, FilterHandle, IngressFilter),
     /// Removes a filter.
     RemoveFilter(InterfaceName, FilterHandle),
     /// Puts our HTB in the place of whatever decides about what a device sends.
@@ -96,7 +96,6 @@ impl Operation {
             | Operation::AddVxlan(..)
             | Operation::AddAddress(_)
             | Operation::AddIngress(_)
-            | Operation::AddFilter(..)
             | Operation::AddShaper(_)
             | Operation::AddNexthop(..)
             | Operation::AddRoute(_) => "add",
@@ -107,7 +106,8 @@ impl Operation {
             | Operation::SetNeighbour(..)
             | Operation::SetFdb(..)
             | Operation::SetRate(..)
-            | Operation::SetQueue(..) => "set",
+            | Operation::SetQueue(..)
+            | Operation::SetFilter(..) => "set",
             Operation::ReplaceRoute(_) => "replace",
             Operation::RemoveRule(_)
             | Operation::RemoveLinks(_)
@@ -151,11 +151,11 @@ impl fmt::Display for Operation {
             }
             Operation::SetFdb(key, _) | Operation::RemoveFdb(key) => write!(f, "fdb {} dev {}", key.mac, key.device),
             Operation::AddIngress(device) | Operation::RemoveIngress(device) => write!(f, "qdisc clsact dev {device}"),
-            Operation::AddFilter(device, place, SourceFilter::Accept(prefix)) => {
-                write!(f, "filter {place} dev {device} source {prefix}")
+            Operation::SetFilter(device, place, IngressFilter::Accept(_)) => {
+                write!(f, "filter {place} dev {device} accept")
             }
-            Operation::AddFilter(device, place, SourceFilter::DropRest) => {
-                write!(f, "filter {place} dev {device} other sources")
+            Operation::SetFilter(device, place, IngressFilter::DropRest) => {
+                write!(f, "filter {place} dev {device} drop the rest")
             }
             Operation::RemoveFilter(device, place) => write!(f, "filter {place} dev {device}"),
             Operation::AddShaper(device) | Operation::RemoveShaper(device) => write!(f, "qdisc htb dev {device}"),

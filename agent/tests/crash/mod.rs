@@ -73,9 +73,9 @@ fn nothing_gets_past_its_vrf(observed: &Observed) -> Result<(), String> {
         if first(Lookup::L3mdev) >= first(Lookup::Local) {
             return Err(format!("{name} is up and reaches the host: {:?}", observed.rules));
         }
-        let filters = observed.ingress.get(name).map(|ingress| ingress.filters.values().copied().collect::<Vec<_>>());
-        if !filters.is_some_and(|filters| filters.contains(&Some(SourceFilter::DropRest))) {
-            return Err(format!("{name} is up and takes any IPv6 source"));
+        let filters = observed.ingress.get(name).map(|ingress| ingress.filters.values().cloned().collect::<Vec<_>>());
+        if !filters.is_some_and(|filters| filters.contains(&Some(IngressFilter::DropRest))) {
+            return Err(format!("{name} is up and takes anything in"));
         }
         let wrong = DeviceSetting::WANTED
             .iter()

@@ -85,8 +85,17 @@ fn devices_that_are_changed_or_removed_are_healed() -> Result<()> {
         ("a peering device out of its VRF", "ip link set {peer} nomaster"),
         ("a peering device in the wrong VRF", "ip link set {peer} master {other_vrf}"),
         ("a peering device that learns", "ip link set {peer} type vxlan learning"),
-        ("the filters of IPv6 sources", "tc qdisc del dev {peer} clsact"),
-        ("a filter of IPv6 sources", "tc filter del dev {peer} ingress pref 17233"),
+        ("the filters of what arrives", "tc qdisc del dev {peer} clsact"),
+        ("the filter that accepts", "tc filter del dev {peer} ingress pref 17235"),
+        ("the filter that drops", "tc filter del dev {peer} ingress pref 17236"),
+        (
+            "another program",
+            "tc filter replace dev {peer} ingress pref 17235 handle 1 bpf bytecode '1,6 0 0 4294967295,'",
+        ),
+        (
+            "another kind of filter",
+            "tc filter del dev eth1 ingress pref 17235; tc filter add dev eth1 ingress pref 17235 matchall action ok",
+        ),
         ("a port down", "ip link set eth1 down"),
         ("a port out of its VRF", "ip link set eth1 nomaster"),
         ("a port in the wrong VRF", "ip link set eth1 master {other_vrf}"),
@@ -197,7 +206,7 @@ const EVERYTHING_AT_ONCE: &str = "\
     ip neigh add fe80::200:c000:263 lladdr 02:00:c0:00:02:63 dev {peer} nud permanent
     bridge fdb append {any} dev {peer} dst 192.0.2.98 self permanent
     bridge fdb append {any} dev {peer} dst 192.0.2.99 self permanent
-    tc filter del dev {peer} ingress pref 17233
+    tc filter del dev {peer} ingress pref 17236
     tc qdisc del dev eth1 clsact
     ip link set {peer} mtu 1300
     ip link set {peer} address 02:00:00:00:00:77

@@ -8,6 +8,7 @@ mod drift;
 mod endurance;
 mod faults;
 mod foreign;
+mod forged;
 mod inventory;
 mod isolation;
 mod lab_itself;

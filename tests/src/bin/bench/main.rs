@@ -108,8 +108,8 @@ fn main() -> ExitCode {
 fn measure(figures: &mut Figures) -> Result<()> {
     if !ground::kernel_has_vrf() {
         figures::note(
-            "This kernel has no VRF devices and no flower filters: both are stood in for by entries in a file. VXLAN \
-             devices, next hops, neighbours, forwarding entries, qdiscs, rules and routes are the kernel's.",
+            "This kernel has no VRF devices: they are stood in for by entries in a file. VXLAN devices, filters, next hops, \
+             neighbours, forwarding entries, qdiscs, rules and routes are the kernel's.",
         );
     }
     figures::note(

@@ -6,7 +6,7 @@ use cps_peering_agent::{
     daemon,
     dirty_set::DirtySet,
     kernel::{Kernel, KernelError, Netlink, NetlinkError},
-    objects::{FilterHandle, Ingress, Link, LinkChange, LinkKind, Observed, Operation, SourceFilter},
+    objects::{Link, LinkChange, LinkKind, Observed, Operation},
     ownership::{self, DeviceName, Role},
     traffic::Reading,
 };
@@ -16,7 +16,7 @@ use cps_peering_config::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -35,8 +35,8 @@ pub(crate) fn run(settings: &Path) -> Result<()> {
     }
 }
 
-/// A kernel that has no VRF devices and no flower filters. Both are kept in a file instead, so that they outlive the
-/// process as they would in a kernel. Everything else is the kernel's.
+/// A kernel that has no VRF devices. They are kept in a file instead, so that they outlive the process as they would in
+/// a kernel. Everything else is the kernel's.
 struct WithoutVrf {
     kernel: Netlink,
     file: PathBuf,
@@ -50,8 +50,6 @@ struct Standins {
     vrfs: BTreeMap<InterfaceName, String>,
     /// Which VRF a device is enslaved to.
     masters: BTreeMap<InterfaceName, InterfaceName>,
-    /// Filters by device: priority, handle, and the source prefix of those that accept.
-    filters: BTreeMap<InterfaceName, BTreeSet<(u16, u32, Option<ipnet::Ipv6Net>)>>,
 }
 
 /// No device has such an index.
@@ -79,17 +77,6 @@ impl WithoutVrf {
             Operation::ChangeLink(name, LinkChange::Up(_)) => return is_vrf(name),
             Operation::ChangeLink(name, LinkChange::Enslave(vrf)) => drop(kept.masters.insert(*name, *vrf)),
             Operation::ChangeLink(name, LinkChange::Release) => drop(kept.masters.remove(name)),
-            Operation::AddFilter(name, place, filter) => {
-                let source = match filter {
-                    SourceFilter::Accept(prefix) => Some(*prefix),
-                    SourceFilter::DropRest => None,
-                };
-                kept.filters.entry(*name).or_default().insert((place.priority, place.handle, source));
-            }
-            Operation::RemoveFilter(name, place) => {
-                let filters = kept.filters.entry(*name).or_default();
-                filters.retain(|(priority, handle, _)| (*priority, *handle) != (place.priority, place.handle));
-            }
             _ => return false,
         }
         true
@@ -99,12 +86,10 @@ impl WithoutVrf {
     fn follow(&mut self, operation: &Operation) -> bool {
         match operation {
             Operation::AddVxlan(name, vxlan) => drop(self.kept.masters.insert(*name, vxlan.vrf)),
-            Operation::RemoveIngress(name) => drop(self.kept.filters.remove(name)),
             Operation::RemoveLinks(names) => {
                 for name in names {
                     self.kept.vrfs.remove(name);
                     self.kept.masters.remove(name);
-                    self.kept.filters.remove(name);
                 }
             }
             _ => return false,
@@ -130,6 +115,7 @@ impl WithoutVrf {
                 group: ownership::GROUP,
                 alias: Some(alias.clone()),
                 generates_link_local: false,
+                vlan: None,
                 settings: BTreeMap::new(),
             };
             observed.links.insert(*name, link);
@@ -138,17 +124,6 @@ impl WithoutVrf {
         for (name, vrf) in within(&self.kept.masters, dirty) {
             if let Some(link) = observed.links.get_mut(name) {
                 link.master = Some(Self::index(vrf));
-                // The kernel has it without one, and looks only at what is on devices of ours and of their VRFs.
-                observed.ingress.entry(*name).or_default();
-            }
-        }
-        for (name, filters) in within(&self.kept.filters, dirty) {
-            let Some(ingress) = observed.ingress.get_mut(name) else { continue };
-            *ingress = Ingress { filters: BTreeMap::new(), foreign: false };
-            for (priority, handle, source) in filters {
-                let place = FilterHandle { priority: *priority, handle: *handle };
-                let filter = source.map_or(SourceFilter::DropRest, SourceFilter::Accept);
-                ingress.filters.insert(place, Some(filter));
             }
         }
     }

@@ -1,0 +1,577 @@
+//! The program of a device, from what is known about the device.
+
+use super::assembler::{ACCEPT, Ancillary, Assembler, At, Label, Program};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+/// What may come from a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngressPolicy {
+    /// The IPv4 prefixes behind it; none contains another.
+    ipv4: Vec<Ipv4Net>,
+    /// The IPv6 prefixes behind it; none contains another.
+    ipv6: Vec<Ipv6Net>,
+    /// Whether servers are on the link: then ARP, neighbour discovery and DHCP come from it, too.
+    is_port: bool,
+    local: Arc<LocalAddresses>,
+    programs: Vec<Program>,
+}
+
+/// Where packets of a VRF end on the host itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalAddresses {
+    /// Gateways and the broadcast addresses of their subnets.
+    ipv4: BTreeSet<Ipv4Addr>,
+    /// Gateways and the anycast addresses of their subnets.
+    ipv6: BTreeSet<Ipv6Addr>,
+    /// The host's VTEP address. No route of a VRF leads to it, unless rules of others come before it.
+    underlay: IpAddr,
+    /// The UDP port of VXLAN.
+    vxlan_port: u16,
+}
+
+impl LocalAddresses {
+    /// Those of a VRF with these gateways.
+    pub fn new<'a>(gateways: impl IntoIterator<Item = &'a IpNet>, underlay: IpAddr, vxlan_port: u16) -> Self {
+        let mut local = Self { ipv4: BTreeSet::new(), ipv6: BTreeSet::new(), underlay, vxlan_port };
+        for gateway in gateways {
+            match gateway {
+                IpNet::V4(net) => local.ipv4.extend([net.addr(), net.network(), net.broadcast()]),
+                // The first address of a subnet is that of all its routers (RFC 4291 section 2.6.1).
+                IpNet::V6(net) => local.ipv6.extend([net.addr(), net.network()]),
+            }
+        }
+        local
+    }
+}
+
+/// A VLAN that somebody has made a device of on top of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vlan {
+    /// The ethertype of its tag, 0x8100 or 0x88a8.
+    pub tpid: u16,
+    /// Its id, 0 to 4094.
+    pub id: u16,
+}
+
+/// The most prefixes of each family in one program. The kernel tells no filter that is larger than 32 KiB.
+const CHUNK: [usize; 2] = [128, 64];
+
+/// The most prefixes that are compared with what an ICMP error quotes. Of more, larger ones around them are taken.
+const QUOTED: usize = 16;
+
+const ETHERTYPE_IPV4: u32 = 0x0800;
+const ETHERTYPE_ARP: u32 = 0x0806;
+const ETHERTYPE_IPV6: u32 = 0x86dd;
+const ARPHRD_ETHER: u32 = 1;
+
+/// Protocols of IPv4 and next headers of IPv6.
+mod protocol {
+    pub(super) const HOP_BY_HOP: u32 = 0;
+    pub(super) const ICMP: u32 = 1;
+    pub(super) const IGMP: u32 = 2;
+    pub(super) const TCP: u32 = 6;
+    pub(super) const UDP: u32 = 17;
+    pub(super) const ROUTING: u32 = 43;
+    pub(super) const FRAGMENT: u32 = 44;
+    pub(super) const ICMPV6: u32 = 58;
+    pub(super) const DESTINATION: u32 = 60;
+}
+
+/// UDP ports at which kernels take tunnels: VXLAN (RFC 7348, and Linux' own default), VXLAN-GPE, Geneve, MPLS in UDP, GTP-U
+/// and GUE.
+const TUNNEL_PORTS: [u16; 7] = [4789, 8472, 4790, 6081, 6635, 2152, 6080];
+
+/// The IP header begins behind the Ethernet header.
+const IP: u32 = 14;
+const IPV4_TOTAL_LENGTH: At = At::Frame(IP + 2);
+const IPV4_FRAGMENT: At = At::Frame(IP + 6);
+const IPV4_PROTOCOL: At = At::Frame(IP + 9);
+const IPV4_SOURCE: At = At::Frame(IP + 12);
+const IPV4_DESTINATION: At = At::Frame(IP + 16);
+/// With the header's length in X.
+const IPV4_PAYLOAD: At = At::BehindX(IP);
+const IPV6_PAYLOAD_LENGTH: At = At::Frame(IP + 4);
+const IPV6_NEXT_HEADER: At = At::Frame(IP + 6);
+const IPV6_SOURCE: At = At::Frame(IP + 8);
+const IPV6_DESTINATION: At = At::Frame(IP + 24);
+/// With the length of all extension headers in X.
+const IPV6_PAYLOAD: At = At::BehindX(IP + 40);
+
+/// More extension headers than these nobody has a use for.
+const EXTENSION_HEADERS: usize = 5;
+
+/// What cells of the program's memory hold.
+mod cell {
+    /// The length of the IPv4 header or of the IPv6 extension headers.
+    pub(super) const X: u32 = 0;
+    pub(super) const SCRATCH: u32 = 1;
+    /// What the last IPv6 header said that follows.
+    pub(super) const NEXT_HEADER: u32 = 2;
+    /// Whether there are extension headers other than a fragment's.
+    pub(super) const EXTENDED: u32 = 3;
+}
+
+impl IngressPolicy {
+    /// Of a port with these prefixes behind it.
+    pub fn of_port<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>, local: Arc<LocalAddresses>) -> Self {
+        Self::new(prefixes, true, local)
+    }
+
+    /// Of a VXLAN device behind which there are these prefixes.
+    pub fn of_tunnel<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>, local: Arc<LocalAddresses>) -> Self {
+        Self::new(prefixes, false, local)
+    }
+
+    fn new<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>, is_port: bool, local: Arc<LocalAddresses>) -> Self {
+        let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
+        for prefix in prefixes {
+            match prefix {
+                IpNet::V4(prefix) => ipv4.push(*prefix),
+                IpNet::V6(prefix) => ipv6.push(*prefix),
+            }
+        }
+        let (ipv4, ipv6) = (Ipv4Net::aggregate(&ipv4), Ipv6Net::aggregate(&ipv6));
+        let mut policy = Self { ipv4, ipv6, is_port, local, programs: Vec::new() };
+        policy.programs = policy.write();
+        policy
+    }
+
+    /// The programs that together accept what may come in; most often one is enough. What none accepts is to be dropped.
+    pub fn programs(&self) -> &[Program] {
+        &self.programs
+    }
+
+    fn write(&self) -> Vec<Program> {
+        let quoted4 = covering(&self.ipv4, |nets| Ipv4Net::aggregate(nets), |net| net.supernet());
+        let quoted6 = covering(&self.ipv6, |nets| Ipv6Net::aggregate(nets), |net| net.supernet());
+        let count = self.ipv4.len().div_ceil(CHUNK[0]).max(self.ipv6.len().div_ceil(CHUNK[1])).max(1);
+        let (mut ipv4, mut ipv6) = (self.ipv4.chunks(CHUNK[0]), self.ipv6.chunks(CHUNK[1]));
+        let chunks = (0..count).map(|nth| {
+            let (ipv4, ipv6) = (ipv4.next().unwrap_or_default(), ipv6.next().unwrap_or_default());
+            Writer::new(self, Chunk { ipv4, ipv6, quoted4: &quoted4, quoted6: &quoted6, first: nth == 0 }).write()
+        });
+        chunks.collect()
+    }
+
+    /// The IPv4 prefixes from which packets are accepted.
+    pub fn ipv4(&self) -> &[Ipv4Net] {
+        &self.ipv4
+    }
+
+    /// The IPv6 prefixes from which packets are accepted.
+    pub fn ipv6(&self) -> &[Ipv6Net] {
+        &self.ipv6
+    }
+}
+
+/// At most [`QUOTED`] prefixes that contain all of these.
+fn covering<N: Copy + PartialEq>(
+    nets: &[N],
+    aggregate: impl Fn(&Vec<N>) -> Vec<N>,
+    supernet: impl Fn(&N) -> Option<N>,
+) -> Vec<N> {
+    let mut nets = nets.to_vec();
+    while nets.len() > QUOTED {
+        let wider = nets.iter().map(|net| supernet(net).unwrap_or(*net)).collect();
+        nets = aggregate(&wider);
+    }
+    nets
+}
+
+/// Accepts the frames of some VLANs, which belong to devices of their own on top of a port. One whose device goes meanwhile
+/// is not for the host any more in the kernel's eyes (`PACKET_OTHERHOST`).
+pub fn vlan_program(vlans: &BTreeSet<Vlan>) -> Program {
+    let mut code = Assembler::default();
+    let (accept, reject) = (code.label(), code.label());
+    code.ancillary(Ancillary::VlanTagPresent);
+    code.if_equal(0, reject);
+    for vlan in vlans {
+        let next = code.label();
+        code.ancillary(Ancillary::VlanTpid);
+        code.unless_equal(vlan.tpid.into(), next);
+        code.ancillary(Ancillary::VlanTag);
+        code.and(0x0fff);
+        code.if_equal(vlan.id.into(), accept);
+        code.here(next);
+    }
+    code.here(reject);
+    code.finish(0);
+    code.here(accept);
+    code.finish(ACCEPT);
+    code.assemble()
+}
+
+/// What of a policy goes into one program.
+struct Chunk<'a> {
+    ipv4: &'a [Ipv4Net],
+    ipv6: &'a [Ipv6Net],
+    quoted4: &'a [Ipv4Net],
+    quoted6: &'a [Ipv6Net],
+    /// Whether it also accepts what comes from no prefix.
+    first: bool,
+}
+
+struct Writer<'a> {
+    code: Assembler,
+    policy: &'a IngressPolicy,
+    chunk: Chunk<'a>,
+    accept: Label,
+    drop: Label,
+}
+
+impl<'a> Writer<'a> {
+    fn new(policy: &'a IngressPolicy, chunk: Chunk<'a>) -> Self {
+        let mut code = Assembler::default();
+        let (accept, drop) = (code.label(), code.label());
+        Self { code, policy, chunk, accept, drop }
+    }
+
+    fn write(mut self) -> Program {
+        let (drop, accept) = (self.drop, self.accept);
+        let [ipv4, ipv6, arp] = [(); 3].map(|()| self.code.label());
+        let code = &mut self.code;
+        code.ancillary(Ancillary::HardwareType);
+        code.unless_equal(ARPHRD_ETHER, drop);
+        code.ancillary(Ancillary::VlanTagPresent);
+        code.unless_equal(0, drop);
+        code.ancillary(Ancillary::Protocol);
+        code.if_equal(ETHERTYPE_IPV4, ipv4);
+        code.if_equal(ETHERTYPE_IPV6, ipv6);
+        if self.policy.is_port {
+            code.if_equal(ETHERTYPE_ARP, arp);
+        }
+        code.goto(drop);
+        code.here(ipv4);
+        self.ipv4();
+        self.code.here(ipv6);
+        self.ipv6();
+        if self.policy.is_port {
+            self.code.here(arp);
+            self.arp();
+        }
+        self.code.here(accept);
+        self.code.finish(ACCEPT);
+        self.code.here(drop);
+        self.code.finish(0);
+        self.code.assemble()
+    }
+
+    /// Requests and replies for IPv4 over Ethernet from addresses behind the port, and probes (RFC 5227), whose sender is 0.
+    fn arp(&mut self) {
+        const ETHERNET_IPV4: [(u32, u32); 3] = [(IP, ARPHRD_ETHER), (IP + 2, ETHERTYPE_IPV4), (IP + 4, 0x0604)];
+        const SENDER: At = At::Frame(IP + 14);
+        for (at, value) in ETHERNET_IPV4 {
+            self.code.half(At::Frame(at));
+            self.code.unless_equal(value, self.drop);
+        }
+        if self.chunk.first {
+            self.code.word(SENDER);
+            self.code.if_equal(0, self.accept);
+        }
+        self.if_in4(SENDER, self.chunk.ipv4, self.accept);
+        self.code.goto(self.drop);
+    }
+
+    fn ipv4(&mut self) {
+        let (drop, accept) = (self.drop, self.accept);
+        let [known, udp, icmp, error, quoted, tunnel, unless_local] = [(); 7].map(|()| self.code.label());
+        let code = &mut self.code;
+        code.byte(At::Frame(IP));
+        code.and(0xf0);
+        code.unless_equal(0x40, drop);
+        code.x_to_ipv4_header_len(IP);
+        code.x_to_a();
+        code.unless_at_least(20, drop);
+        code.store_x(cell::X);
+        self.if_in4(IPV4_SOURCE, self.chunk.ipv4, known);
+        let code = &mut self.code;
+        if self.policy.is_port && self.chunk.first {
+            // A server that has no address yet asks for one by DHCP (RFC 2131).
+            code.word(IPV4_SOURCE);
+            code.unless_equal(0, drop);
+            code.byte(IPV4_PROTOCOL);
+            code.unless_equal(protocol::UDP, drop);
+            code.word(IPV4_DESTINATION);
+            code.unless_equal(u32::MAX, drop);
+            code.half(IPV4_FRAGMENT);
+            code.if_any_bit(0x3fff, drop);
+            code.half(IPV4_PAYLOAD.plus(2));
+            code.if_equal(67, accept);
+        }
+        code.goto(drop);
+
+        code.here(known);
+        code.byte(IPV4_PROTOCOL);
+        code.if_equal(protocol::TCP, accept);
+        code.if_equal(protocol::UDP, udp);
+        code.if_equal(protocol::ICMP, icmp);
+        code.if_equal(protocol::IGMP, accept);
+        code.goto(unless_local);
+
+        // Ports are in the first fragment, which has at least eight bytes. What follows it ends nowhere without it.
+        code.here(udp);
+        code.half(IPV4_FRAGMENT);
+        code.if_any_bit(0x1fff, accept);
+        self.at_least4(8);
+        self.if_tunnel_port(IPV4_PAYLOAD.plus(2), tunnel);
+        self.code.goto(accept);
+        self.code.here(tunnel);
+        if let IpAddr::V4(underlay) = self.policy.local.underlay {
+            self.code.word(IPV4_DESTINATION);
+            self.code.if_equal(underlay.to_bits(), drop);
+        }
+        self.code.goto(unless_local);
+
+        let code = &mut self.code;
+        code.here(icmp);
+        code.half(IPV4_FRAGMENT);
+        code.if_any_bit(0x1fff, accept);
+        self.at_least4(8);
+        let code = &mut self.code;
+        code.byte(IPV4_PAYLOAD);
+        // Unreachable, time exceeded, parameter problem; source quench, redirect.
+        for kind in [3, 11, 12] {
+            code.if_equal(kind, error);
+        }
+        for kind in [4, 5] {
+            code.if_equal(kind, drop);
+        }
+        code.goto(accept);
+
+        // It quotes a packet from its own destination to somebody behind the device.
+        code.here(error);
+        self.at_least4(8 + 20);
+        let code = &mut self.code;
+        code.word(IPV4_PAYLOAD.plus(8 + 12));
+        code.store(cell::SCRATCH);
+        code.word(IPV4_DESTINATION);
+        code.recall_x(cell::SCRATCH);
+        code.unless_equal_x(drop);
+        code.recall_x(cell::X);
+        self.if_in4(IPV4_PAYLOAD.plus(8 + 16), self.chunk.quoted4, quoted);
+        let code = &mut self.code;
+        code.goto(drop);
+        code.here(quoted);
+        code.half(IPV4_PAYLOAD);
+        // Fragmentation needed.
+        code.unless_equal(0x0304, accept);
+
+        code.here(unless_local);
+        code.word(IPV4_DESTINATION);
+        // Multicast and broadcast.
+        code.if_at_least(0xe000_0000, drop);
+        for address in &self.policy.local.ipv4 {
+            code.if_equal(address.to_bits(), drop);
+        }
+        code.goto(accept);
+    }
+
+    fn ipv6(&mut self) {
+        let (drop, accept) = (self.drop, self.accept);
+        let [known, tcp, udp, icmp, info, quoted, tunnel, unless_local] = [(); 8].map(|()| self.code.label());
+        let code = &mut self.code;
+        code.byte(At::Frame(IP));
+        code.and(0xf0);
+        code.unless_equal(0x60, drop);
+        self.if_in6(IPV6_SOURCE, self.chunk.ipv6, known);
+        if self.policy.is_port && self.chunk.first {
+            // For neighbour discovery and the like. The kernel forwards nothing from these.
+            self.if_in6(IPV6_SOURCE, &[LINK_LOCAL], known);
+            for word in 0..4 {
+                self.code.word(IPV6_SOURCE.plus(4 * word));
+                self.code.unless_equal(0, drop);
+            }
+            self.if_in6(IPV6_DESTINATION, &[LINK_LOCAL_MULTICAST], known);
+        }
+        let code = &mut self.code;
+        code.goto(drop);
+
+        code.here(known);
+        code.constant(0);
+        code.store(cell::EXTENDED);
+        code.x_to(0);
+        code.byte(IPV6_NEXT_HEADER);
+        code.store(cell::NEXT_HEADER);
+        for _ in 0..=EXTENSION_HEADERS {
+            let [extension, fragment, next] = [(); 3].map(|()| code.label());
+            code.recall(cell::NEXT_HEADER);
+            code.if_equal(protocol::TCP, tcp);
+            code.if_equal(protocol::UDP, udp);
+            code.if_equal(protocol::ICMPV6, icmp);
+            code.if_equal(protocol::FRAGMENT, fragment);
+            for header in [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::DESTINATION] {
+                code.if_equal(header, extension);
+            }
+            code.goto(unless_local);
+            code.here(fragment);
+            code.half(IPV6_PAYLOAD.plus(2));
+            // What follows the first fragment ends nowhere without it.
+            code.if_any_bit(0xfff8, accept);
+            code.byte(IPV6_PAYLOAD);
+            code.store(cell::NEXT_HEADER);
+            code.x_to_a();
+            code.add(8);
+            code.a_to_x();
+            code.goto(next);
+            code.here(extension);
+            code.constant(1);
+            code.store(cell::EXTENDED);
+            code.byte(IPV6_PAYLOAD);
+            code.store(cell::NEXT_HEADER);
+            code.byte(IPV6_PAYLOAD.plus(1));
+            code.add(1);
+            code.shift_left(3);
+            code.add_x();
+            code.a_to_x();
+            code.here(next);
+        }
+        code.goto(drop);
+
+        code.here(udp);
+        self.at_least6(8);
+        self.if_tunnel_port(IPV6_PAYLOAD.plus(2), tunnel);
+        let code = &mut self.code;
+        code.here(tcp);
+        code.recall(cell::EXTENDED);
+        code.if_equal(0, accept);
+        code.goto(unless_local);
+        code.here(tunnel);
+        if let IpAddr::V6(underlay) = self.policy.local.underlay {
+            self.if_in6(IPV6_DESTINATION, &[Ipv6Net::from(underlay)], drop);
+        }
+        self.code.goto(unless_local);
+
+        self.code.here(icmp);
+        self.at_least6(8);
+        let code = &mut self.code;
+        code.byte(IPV6_PAYLOAD);
+        code.if_at_least(128, info);
+
+        // It quotes a packet from its own destination to somebody behind the device.
+        self.at_least6(8 + 40);
+        let code = &mut self.code;
+        code.store_x(cell::X);
+        for word in 0..4 {
+            code.word(IPV6_PAYLOAD.plus(8 + 8 + 4 * word));
+            code.store(cell::SCRATCH);
+            code.word(IPV6_DESTINATION.plus(4 * word));
+            code.recall_x(cell::SCRATCH);
+            code.unless_equal_x(drop);
+            code.recall_x(cell::X);
+        }
+        self.if_in6(IPV6_PAYLOAD.plus(8 + 24), self.chunk.quoted6, quoted);
+        let code = &mut self.code;
+        code.goto(drop);
+        code.here(quoted);
+        code.byte(IPV6_PAYLOAD);
+        // Packet too big.
+        code.if_equal(2, unless_local);
+        code.recall(cell::EXTENDED);
+        code.if_equal(0, accept);
+        code.goto(unless_local);
+
+        code.here(info);
+        // Router advertisement, redirect.
+        for kind in [134, 137] {
+            code.if_equal(kind, drop);
+        }
+        // Router solicitation, neighbour solicitation and advertisement; queries and reports of multicast listeners, which
+        // come behind a hop-by-hop header (RFC 3810).
+        let on_link: ([u32; 3], [u32; 4]) = ([133, 135, 136], [130, 131, 132, 143]);
+        if self.policy.is_port {
+            on_link.1.into_iter().for_each(|kind| code.if_equal(kind, accept));
+        } else {
+            on_link.0.into_iter().chain(on_link.1).for_each(|kind| code.if_equal(kind, drop));
+        }
+        code.recall(cell::EXTENDED);
+        code.if_equal(0, accept);
+
+        code.here(unless_local);
+        self.if_in6(IPV6_DESTINATION, &[MULTICAST, LINK_LOCAL], drop);
+        for address in &self.policy.local.ipv6 {
+            self.if_in6(IPV6_DESTINATION, &[Ipv6Net::from(*address)], drop);
+        }
+        self.code.goto(accept);
+    }
+
+    /// Goes on at `label` if the IPv4 address there is in one of the prefixes.
+    fn if_in4(&mut self, at: At, prefixes: &[Ipv4Net], label: Label) {
+        let lengths: BTreeSet<u8> = prefixes.iter().map(Ipv4Net::prefix_len).collect();
+        for length in lengths {
+            self.code.word(at);
+            if length < 32 {
+                self.code.and(!(u32::MAX >> length));
+            }
+            for prefix in prefixes.iter().filter(|prefix| prefix.prefix_len() == length) {
+                self.code.if_equal(prefix.network().to_bits(), label);
+            }
+        }
+    }
+
+    /// Goes on at `label` if the IPv6 address there is in one of the prefixes.
+    fn if_in6(&mut self, at: At, prefixes: &[Ipv6Net], label: Label) {
+        let code = &mut self.code;
+        for prefix in prefixes {
+            let next = code.label();
+            let mut rest = u32::from(prefix.prefix_len());
+            for word in 0..4u32 {
+                let bits = rest.min(32);
+                rest -= bits;
+                if bits == 0 {
+                    break;
+                }
+                let shift = 96 - 32 * word;
+                let value = u32::try_from(prefix.network().to_bits() >> shift & u128::from(u32::MAX));
+                code.word(at.plus(4 * word));
+                if bits < 32 {
+                    code.and(!(u32::MAX >> bits));
+                }
+                code.unless_equal(value.expect("32 bits"), next);
+            }
+            code.goto(label);
+            code.here(next);
+        }
+    }
+
+    /// Drops what has less than so many bytes of payload by its own header: what a frame is padded with is not looked at.
+    fn at_least4(&mut self, bytes: u32) {
+        self.code.half(IPV4_TOTAL_LENGTH);
+        self.at_least(bytes);
+    }
+
+    fn at_least6(&mut self, bytes: u32) {
+        self.code.half(IPV6_PAYLOAD_LENGTH);
+        self.at_least(bytes);
+    }
+
+    fn at_least(&mut self, bytes: u32) {
+        self.code.subtract_x();
+        // Less than nothing is left.
+        self.code.if_greater(0xffff, self.drop);
+        self.code.unless_at_least(bytes, self.drop);
+    }
+
+    fn if_tunnel_port(&mut self, at: At, label: Label) {
+        self.code.half(at);
+        let ports: BTreeSet<u16> = TUNNEL_PORTS.into_iter().chain([self.policy.local.vxlan_port]).collect();
+        for port in ports {
+            self.code.if_equal(port.into(), label);
+        }
+    }
+}
+
+const fn net(first: u16, length: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length)
+}
+
+/// `fe80::/10` (RFC 4291 section 2.4).
+const LINK_LOCAL: Ipv6Net = net(0xfe80, 10);
+/// `ff00::/8`.
+const MULTICAST: Ipv6Net = net(0xff00, 8);
+/// `ff02::/16`.
+const LINK_LOCAL_MULTICAST: Ipv6Net = net(0xff02, 16);
