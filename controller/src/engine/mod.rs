@@ -33,6 +33,7 @@ use cps_peering_config::{
     id::{AccountId, HostId, PeeringId},
 };
 use imbl::{OrdMap, OrdSet};
+use ring::rand::{SecureRandom, SystemRandom};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::DirBuilder,
@@ -249,10 +250,15 @@ impl Default for Options {
 /// Whoever finds it otherwise has found an error in the writer; the service manager then restarts the controller.
 const WRITER: &str = "the writer lives as long as the engine";
 
-/// The end of an id: 10 of `[a-z0-9]`.
+/// The end of an id: 10 of `[a-z0-9]`. VNIs are drawn from it as well, so that nobody may be able to foresee it.
 fn random_tail() -> String {
     const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-    (0..10).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect()
+    let mut random = [0; 10];
+    if SystemRandom::new().fill(&mut random).is_err() {
+        // The kernel's source fails only before it has begun.
+        random = std::array::from_fn(|_| fastrand::u8(..));
+    }
+    random.map(|byte| char::from(LETTERS[usize::from(byte) % LETTERS.len()])).iter().collect()
 }
 
 /// Streams of hosts that need a push worker.

@@ -6,6 +6,7 @@ use super::{
     overlap, peering,
     record::{Account, Host, PeeringState, Port, PortKey, Region, Vpc},
     state::Change,
+    vni,
     vpc::check_name,
 };
 use cps_peering_config::{
@@ -317,13 +318,24 @@ impl Applier<'_, '_, '_> {
                     }
                 }
             }
+            let vni = match &old {
+                Some(old) => Ok(old.vni),
+                None => vni::allocate(self.tx, self.context, None),
+            };
+            let vni = match vni {
+                Ok(vni) => vni,
+                Err(refusal) => {
+                    self.take(&entry, refusal);
+                    continue;
+                }
+            };
             let new = Vpc {
                 id: vpc.id.clone(),
                 name: vpc.name.clone().unwrap_or_else(|| vpc.id.to_string()),
                 account: vpc.account.clone(),
                 region: vpc.region.clone(),
                 cidrs: vpc.cidrs.clone(),
-                vni: old.as_ref().map_or_else(|| self.tx.allocate_vni(), |old| old.vni),
+                vni,
                 description: old.as_ref().map(|old| old.description.clone()).unwrap_or_default(),
                 created_ms: old.as_ref().map_or(self.context.now_ms, |old| old.created_ms),
             };

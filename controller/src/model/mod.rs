@@ -11,17 +11,17 @@ pub mod persistent;
 pub mod quota;
 pub mod record;
 pub mod state;
+mod vni;
 pub mod vpc;
 
 use crate::access::secret::{hex, sha256};
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, VpcId},
-    net::Vni,
     text,
 };
 use record::{Made, TokenKey, TokenUse};
 use serde::Serialize;
-use state::{Change, Meta, State};
+use state::{Change, State};
 use std::fmt;
 use thiserror::Error;
 
@@ -163,17 +163,6 @@ impl<'a> Transaction<'a> {
     /// The number that the commit of these changes will have.
     fn number(&self) -> u64 {
         self.state.meta().number + 1
-    }
-
-    /// The next free VNI. Goes upwards and round, so that a freed one is not given away soon.
-    fn allocate_vni(&mut self) -> Vni {
-        let meta = self.state.meta();
-        let mut vni = meta.next_vni;
-        while self.state.is_taken(vni) {
-            vni = vni.next_wrapping();
-        }
-        self.change(Change::Meta(Meta { next_vni: vni.next_wrapping(), ..meta }));
-        vni
     }
 }
 
@@ -397,7 +386,7 @@ pub struct Context<'a> {
     pub actor: &'a Actor,
     /// Limits and periods.
     pub limits: &'a Limits,
-    /// Makes up the ends of ids: 10 of `[a-z0-9]`.
+    /// Makes up the ends of ids, and what VNIs are drawn from: 10 of `[a-z0-9]`, which nobody can foresee.
     pub random: &'a mut dyn FnMut() -> String,
 }
 

@@ -7,6 +7,7 @@ use super::{
     quota,
     record::{End, Peering, PeeringState, Role, Side, Tag, Vpc},
     state::{Change, State},
+    vni,
 };
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
@@ -321,17 +322,22 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
         peering.expires_ms = Some(context.now_ms.saturating_add(context.limits.pending_ms));
         put(tx, peering, context.now_ms);
     } else {
+        number_sides(tx, &mut peering, context)?;
         provision(tx, peering, context.now_ms);
     }
     Ok(id)
 }
 
-/// Tells hosts to have it.
-fn provision(tx: &mut Transaction<'_>, mut peering: Peering, now_ms: u64) {
-    for role in [Role::Initiator, Role::Receiver] {
-        let side = peering.side_mut(role);
-        side.vni = side.vni.or_else(|| Some(tx.allocate_vni()));
-    }
+/// Gives each side a VNI of its own.
+fn number_sides(tx: &Transaction<'_>, peering: &mut Peering, context: &mut Context<'_>) -> Result<(), CommandError> {
+    let initiator = vni::allocate(tx, context, None)?;
+    let receiver = vni::allocate(tx, context, Some(initiator))?;
+    (peering.initiator.vni, peering.receiver.vni) = (Some(initiator), Some(receiver));
+    Ok(())
+}
+
+/// Tells hosts to have it. Its sides have their VNIs.
+fn provision(tx: &mut Transaction<'_>, peering: Peering, now_ms: u64) {
     let entered = Peering { state: PeeringState::Provisioning, since: tx.number(), since_ms: now_ms, ..peering };
     put(tx, entered, now_ms);
 }
@@ -353,6 +359,7 @@ pub fn accept(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
     may_be_peered(tx.state, vpc, peer, Some(&peering.id), context.actor)?;
     let (own, others) = (vpc.cidrs.clone(), peer.cidrs.clone());
     (peering.initiator.cidrs, peering.receiver.cidrs) = (own, others);
+    number_sides(tx, &mut peering, context)?;
     provision(tx, peering, context.now_ms);
     Ok(which.id.clone())
 }

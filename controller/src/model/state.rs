@@ -47,7 +47,7 @@ pub struct Meta {
     pub epoch: u64,
     /// The number of the last commit.
     pub number: u64,
-    /// The VNI that is tried first for the next VPC or side, so that a freed one is not used again soon.
+    /// The VNI that earlier versions try first for the next VPC or side. Now they are drawn.
     pub next_vni: Vni,
 }
 
@@ -479,6 +479,11 @@ impl State {
                 peering.sides().iter().flat_map(|side| self.hosts_of(&side.vpc)).collect()
             }
         }
+    }
+
+    /// How many VNIs name a VPC or side.
+    pub fn vnis_taken(&self) -> usize {
+        self.vnis.len()
     }
 
     /// Whether a VNI names a VPC or side.

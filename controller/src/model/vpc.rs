@@ -6,6 +6,7 @@ use super::{
     overlap, peering, quota,
     record::Vpc,
     state::{Change, State},
+    vni,
 };
 use cps_peering_config::{
     id::{AccountId, RegionId, VpcId},
@@ -14,7 +15,7 @@ use cps_peering_config::{
 };
 use ipnet::{IpNet, Ipv6Net};
 use serde::Serialize;
-use std::net::Ipv6Addr;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
 /// The longest name, in characters.
 pub const MAX_NAME: usize = 60;
@@ -105,11 +106,20 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), CommandError> {
     }
 }
 
-/// The unique local addresses (RFC 4193) of a VPC, which follow from its VNI.
-fn unique_local(vni: Vni) -> IpNet {
-    let vni = vni.get();
-    let segments = [0xfd43, 0x5000 | (vni >> 16) as u16, (vni & 0xffff) as u16, 0, 0, 0, 0, 0];
-    Ipv6Net::new_assert(Ipv6Addr::from(segments), 48).into()
+/// Unique local addresses (RFC 4193) for a VPC. They are drawn as its VNI is, and do not tell it: everybody sees them.
+fn unique_local(state: &State, drawn: Vni) -> IpNet {
+    let net = |vni: Vni| -> IpNet {
+        let vni = vni.get();
+        let segments = [0xfd43, 0x5000 | (vni >> 16) as u16, (vni & 0xffff) as u16, 0, 0, 0, 0, 0];
+        Ipv6Net::new_assert(Ipv6Addr::from(segments), 48).into()
+    };
+    let taken: BTreeSet<&IpNet> = state.vpcs().values().flat_map(|vpc| &vpc.cidrs).collect();
+    let mut vni = drawn;
+    // There are fewer VPCs than VNIs.
+    while taken.contains(&net(vni)) {
+        vni = vni.next_wrapping();
+    }
+    net(vni)
 }
 
 /// Makes a VPC.
@@ -124,13 +134,15 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
     let more = usize::from(wish.ipv6);
     quota::check(tx.state, quota::Kind::SecondaryCidr, (&wish.account, Some(&wish.region)), more, context)?;
     let id: VpcId = context.new_id("vpc", |id| tx.state.vpcs().contains_key(id));
-    let vni = tx.allocate_vni();
+    let vni = vni::allocate(tx, context, None)?;
+    let drawn = if wish.ipv6 { Some(vni::allocate(tx, context, Some(vni))?) } else { None };
+    let unique_local = drawn.map(|drawn| unique_local(tx.state, drawn));
     let vpc = Vpc {
         id: id.clone(),
         name: wish.name.clone(),
         account: wish.account.clone(),
         region: wish.region.clone(),
-        cidrs: std::iter::once(wish.cidr).chain(wish.ipv6.then(|| unique_local(vni))).collect(),
+        cidrs: std::iter::once(wish.cidr).chain(unique_local).collect(),
         vni,
         description: wish.description.clone(),
         created_ms: context.now_ms,
