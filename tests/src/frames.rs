@@ -85,7 +85,7 @@ pub fn udp(source: IpAddr, destination: IpAddr, port: u16, payload: &[u8]) -> Ve
     ip(source, destination, UDP, &datagram)
 }
 
-/// A message of ICMP or ICMPv6 within its packet; `rest` is what follows the checksum.
+/// A message of ICMP or `ICMPv6` within its packet; `rest` is what follows the checksum.
 pub fn icmp(source: IpAddr, destination: IpAddr, kind: u8, code: u8, rest: &[u8]) -> Vec<u8> {
     let protocol = if source.is_ipv4() { 1 } else { 58 };
     ip(source, destination, protocol, &icmp_message(source, destination, kind, code, rest))

@@ -147,8 +147,8 @@ impl IngressPolicy {
     }
 
     fn write(&self) -> Vec<Program> {
-        let quoted4 = covering(&self.ipv4, |nets| Ipv4Net::aggregate(nets), |net| net.supernet());
-        let quoted6 = covering(&self.ipv6, |nets| Ipv6Net::aggregate(nets), |net| net.supernet());
+        let quoted4 = covering(&self.ipv4, Ipv4Net::aggregate, ipnet::Ipv4Net::supernet);
+        let quoted6 = covering(&self.ipv6, Ipv6Net::aggregate, ipnet::Ipv6Net::supernet);
         let count = self.ipv4.len().div_ceil(CHUNK[0]).max(self.ipv6.len().div_ceil(CHUNK[1])).max(1);
         let (mut ipv4, mut ipv6) = (self.ipv4.chunks(CHUNK[0]), self.ipv6.chunks(CHUNK[1]));
         let chunks = (0..count).map(|nth| {

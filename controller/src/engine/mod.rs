@@ -170,7 +170,7 @@ impl Shared {
             Health::Fine => tracing::info!("the store takes everything again"),
             Health::Low(why) => tracing::error!("{why}: only what makes room is accepted"),
             Health::Failing(why) => {
-                tracing::error!("the store takes no writes, and is tried again every second: {why}")
+                tracing::error!("the store takes no writes, and is tried again every second: {why}");
             }
         }
         self.tick();

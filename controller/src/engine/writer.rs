@@ -313,9 +313,8 @@ impl Writer {
         let found = store.recover();
         self.shared.set_health(match &found {
             Ok(_) if freed => Health::Low(format!("the disk of the store is full ({error})")),
-            Ok(_) => Health::Failing(error.to_string()),
-            // The first reason is the one that helps.
-            Err(StoreError::Closed { .. } | StoreError::Deposed { .. }) => Health::Failing(error.to_string()),
+            // Of two reasons the first is the one that helps.
+            Ok(_) | Err(StoreError::Closed { .. } | StoreError::Deposed { .. }) => Health::Failing(error.to_string()),
             Err(again) => Health::Failing(format!("{error}; {again}")),
         });
         let found = found.ok()?;

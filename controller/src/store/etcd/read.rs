@@ -181,7 +181,7 @@ impl Etcd {
         let failed = self.cluster.failed("read the audit trail");
         let rest = key.map_or("audit/".to_owned(), |key| format!("audit_by/{key}/"));
         let first = self.cluster.key(&format!("{rest}{:016x}", after.saturating_add(1)));
-        let range = Range { limit, first, ..self.below(&rest) };
+        let range = Range { first, limit, ..self.below(&rest) };
         let found = self.cluster.client.range(&range, PAGE_WITHIN).map_err(failed)?;
         if key.is_some() {
             return self.entries_of(&found.kvs);
