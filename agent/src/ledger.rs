@@ -330,3 +330,22 @@ mod tests {
         assert!(error.contains("missing/ledger"), "{error}");
     }
 }
+
+#[cfg(test)]
+mod fuzzed {
+    use super::*;
+    use crate::fuzz::fuzz;
+
+    #[test]
+    fn ledger() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        fuzz("ledger", |input| {
+            fs::write(&path, input).unwrap();
+            let ledger = Ledger::new(&path);
+            if let Ok(Some(config)) = ledger.load() {
+                assert_eq!(Ledger::new(&path).load().unwrap(), Some(config));
+            }
+        });
+    }
+}

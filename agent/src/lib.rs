@@ -46,3 +46,7 @@ pub mod scope;
 pub mod service;
 pub mod shares;
 pub mod traffic;
+
+#[cfg(test)]
+#[path = "../../tests/src/fuzz.rs"]
+mod fuzz;

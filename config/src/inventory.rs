@@ -179,3 +179,20 @@ mod tests {
         assert!(error.contains("much-too-long-a-name") && error.contains("15") && error.contains("line"), "{error}");
     }
 }
+
+#[cfg(test)]
+mod fuzzed {
+    use super::*;
+    use crate::fuzz::fuzz;
+
+    #[test]
+    fn inventory() {
+        fuzz("inventory", |input| {
+            let Ok(text) = std::str::from_utf8(input) else { return };
+            if let Ok(inventory) = toml::from_str::<Inventory>(text) {
+                let again = toml::from_str::<Inventory>(&toml::to_string(&inventory).unwrap()).unwrap();
+                assert_eq!(again, inventory);
+            }
+        });
+    }
+}

@@ -36,3 +36,7 @@ pub mod traffic;
 pub use host_config::{HostConfig, HostPatch, InvalidHostConfig, SharedHostConfig, ValidHostConfig};
 pub use report::HostReport;
 pub use revision::Revision;
+
+#[cfg(test)]
+#[path = "../../tests/src/fuzz.rs"]
+mod fuzz;

@@ -388,3 +388,25 @@ mod tests {
         assert_eq!(printable_lines("a\n\tb\r").to_string(), "a\n\tb\\u{d}");
     }
 }
+
+#[cfg(test)]
+mod fuzzed {
+    use super::*;
+    use crate::fuzz::fuzz;
+
+    #[test]
+    fn texts() {
+        fuzz("inventory", |input| {
+            let text = String::from_utf8_lossy(&input[..input.len().min(2000)]);
+            assert!(quote(&text).chars().count() <= MAX_QUOTED + 40);
+            let shown = printable(&text).to_string();
+            assert_eq!(unprintable(&shown).count(), 0, "{shown:?}");
+            if check_name(&text, 60).is_ok() {
+                assert_eq!(shown, text);
+            }
+            let json = serde_json::to_string(&*text).unwrap();
+            let same: String = serde_json::from_str(&printable_json(&json).to_string()).unwrap();
+            assert_eq!(same, text);
+        });
+    }
+}

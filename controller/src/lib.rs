@@ -37,3 +37,7 @@ pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod store;
+
+#[cfg(test)]
+#[path = "../../tests/src/fuzz.rs"]
+mod fuzz;

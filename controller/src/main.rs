@@ -11,7 +11,7 @@ use cps_peering_controller::{
         Access,
         rate::{Rate, Rates},
         secret,
-        vault::{self, Vault},
+        vault::{self, Vault, VaultError},
     },
     api::{self, Api, Streams},
     charging::Prices,
@@ -23,7 +23,7 @@ use cps_peering_controller::{
     hosts::{client::AgentClients, push, shares, traffic},
     metrics,
     model::Limits,
-    store::{Cluster, Restored, Store, StoreError},
+    store::{Cluster, Restored, Store, StoreError, check},
 };
 use cps_peering_http::tls::{self, Clients, Identity};
 use dev::Sandbox;
@@ -73,6 +73,15 @@ enum Command {
         /// The new file.
         file: PathBuf,
     },
+    /// Tell what of the store can be read, and what is lost, while no controller runs: for when it is damaged. The store stays as
+    /// it is.
+    CheckStore {
+        /// The file, where it is not that of the settings.
+        file: Option<PathBuf>,
+        /// A copy of the store: which of its records are lost, or other ones?
+        #[arg(long)]
+        with: Option<PathBuf>,
+    },
     /// Copy the store of other settings into the store of these, under a new epoch, while no controller runs: from a file to
     /// etcd, or back. The store that is copied stays as it is, and is not to be used any more.
     MoveStore {
@@ -101,6 +110,9 @@ enum Command {
 const SETTINGS: &str = "/etc/cps-peering/controller.toml";
 /// `EX_USAGE` of `sysexits.h`: the settings are wrong, and starting again will not help.
 const EXIT_SETTINGS: u8 = 64;
+
+/// `EX_DATAERR` of `sysexits.h`: the store is damaged, and starting again will not help.
+const EXIT_DAMAGED: u8 = 65;
 
 /// What the program runs with.
 struct Setup {
@@ -149,9 +161,20 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            if is_damage(&error) { EXIT_DAMAGED.into() } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Whether what is stored is not what was written.
+fn is_damage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let by_vault = cause.downcast_ref::<VaultError>().and_then(|error| match error {
+            VaultError::Store(error) => Some(error),
+            _ => None,
+        });
+        by_vault.or_else(|| cause.downcast_ref::<StoreError>()).is_some_and(StoreError::is_damage)
+    })
 }
 
 /// Does what is done without a running controller. Returns what there is to say.
@@ -182,6 +205,24 @@ fn execute(command: &Command, settings: Option<&Path>) -> anyhow::Result<String>
                 file.display(),
                 key.display()
             ))
+        }
+        Command::CheckStore { file, with } => {
+            let path = match (file, settings.place()) {
+                (Some(file), _) => file.as_path(),
+                (None, place) => match place? {
+                    StorePlace::Embedded(path) => path,
+                    StorePlace::Etcd(etcd) => {
+                        Store::look(&Arc::new(Cluster::new(etcd)?)).load()?;
+                        return Ok("every record in etcd can be read".to_owned());
+                    }
+                },
+            };
+            let report = check(path, with.as_deref())?;
+            if report.is_whole() {
+                return Ok(report.to_string().trim_end().to_owned());
+            }
+            cps_peering_terminal::show(report.to_string().trim_end());
+            bail!("the store is damaged: `cps-peering-controller restore COPY` puts a copy in its place")
         }
         Command::MoveStore { from, force } => {
             let place = settings.place()?;

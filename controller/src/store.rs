@@ -2,6 +2,7 @@
 //! in etcd ([`Store::lead`]). Both hold the same rows; what the rows mean is said here.
 
 mod backup;
+mod check;
 mod embedded;
 mod etcd;
 mod moving;
@@ -10,6 +11,7 @@ mod records;
 mod reserve;
 
 pub use backup::{BackupError, Restored};
+pub use check::{Report, check};
 pub use etcd::{Cluster, EtcdError, Leader, Replica};
 pub use raw::Space;
 
@@ -140,6 +142,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether what is stored is not what was written, so that another start leads to the same.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StoreError::Damaged { .. } | StoreError::Record { .. } | StoreError::UnknownRecord { .. })
+    }
+
     /// Whether there is no room for what was to be written.
     pub fn is_no_space(&self) -> bool {
         let full = |error: &std::io::Error| {

@@ -182,3 +182,30 @@ mod tests {
         assert_eq!(messages(&[0; 64]).count(), 0, "a length of zero does not loop");
     }
 }
+
+#[cfg(test)]
+mod fuzzed {
+    use super::*;
+    use crate::{fuzz::fuzz, kernel::tc::Qdisc};
+
+    fn walk(bytes: &[u8], skip: usize, depth: usize) {
+        for (_, value) in attributes(bytes, skip) {
+            let _ = (text(value), address(value), u64_at(value, 0), i32_at(value, 4));
+            if depth > 0 {
+                walk(value, 0, depth - 1);
+            }
+        }
+    }
+
+    #[test]
+    fn netlink() {
+        fuzz("netlink", |input| {
+            for message in messages(input) {
+                for skip in [0, 4, 12, 16, 20] {
+                    walk(message.payload, skip, 4);
+                }
+                let _ = Qdisc::read(message.payload);
+            }
+        });
+    }
+}

@@ -61,3 +61,34 @@ impl HostPatch {
         config
     }
 }
+
+#[cfg(test)]
+mod fuzzed {
+    use super::*;
+    use crate::{HostConfig, ValidHostConfig, fuzz::fuzz};
+
+    #[test]
+    fn host_config() {
+        fuzz("host-config", |input| {
+            let Ok(config) = serde_json::from_slice::<HostConfig>(input) else { return };
+            let again: HostConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+            assert_eq!(again, config);
+            if let Ok(valid) = ValidHostConfig::try_from(config.clone()) {
+                assert_eq!(valid.into_inner(), config);
+            }
+        });
+    }
+
+    #[test]
+    fn host_patch() {
+        let base = r#"{"revision":{"epoch":1,"number":2},"host":"h1","underlay":"192.0.2.1"}"#;
+        let base = ValidHostConfig::try_from(serde_json::from_str::<HostConfig>(base).unwrap()).unwrap();
+        fuzz("host-patch", |input| {
+            if let Ok(patch) = serde_json::from_slice::<HostPatch>(input)
+                && let Ok(patched) = base.patched(patch)
+            {
+                ValidHostConfig::try_from(patched.into_inner()).unwrap();
+            }
+        });
+    }
+}

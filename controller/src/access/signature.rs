@@ -348,3 +348,31 @@ mod tests {
         assert!(spellings_of_query("b=1+2&a=x=y&c&=z").contains("a=x%3Dy&b=1%202"));
     }
 }
+
+#[cfg(test)]
+mod fuzzed {
+    use super::*;
+    use crate::fuzz::fuzz;
+
+    #[test]
+    fn signature() {
+        let now_ms = parse_date("20260101T000000Z").unwrap();
+        fuzz("signature", |input| {
+            let text = String::from_utf8_lossy(input);
+            let mut lines = text.split('\n');
+            let mut line = || lines.next().unwrap_or_default().to_owned();
+            let (authorization, path, query, date) = (line(), line(), line(), line());
+            let mut headers = http::HeaderMap::new();
+            for (name, value) in [("content-type", "application/json"), ("host", "h"), ("x-jdcloud-nonce", "n")] {
+                headers.insert(name, value.parse().unwrap());
+            }
+            if let Ok(date) = date.parse() {
+                headers.insert("x-jdcloud-date", date);
+            }
+            let parts = Parts { method: "GET", path: &path, query: &query, headers: &headers, body: input };
+            if let Ok(signature) = Signature::read(&authorization, &parts, now_ms) {
+                assert!(!signature.verify(&parts, "another key"), "nothing of this was signed with it");
+            }
+        });
+    }
+}

@@ -190,3 +190,23 @@ mod tests {
         assert!(Page { number: 1, size: 10 }.of(Vec::<u8>::new()).is_empty());
     }
 }
+
+#[cfg(test)]
+mod fuzzed {
+    use super::*;
+    use crate::fuzz::fuzz;
+
+    #[test]
+    fn query() {
+        fuzz("query", |input| {
+            let text = String::from_utf8_lossy(input);
+            let read = Parameters::read(Some(&text), &["pageNumber", "pageSize", "vpcId", "name"], &["vpcId"]);
+            if let Ok(parameters) = read {
+                let _ = parameters.page(10);
+                let _ = parameters.number("pageNumber", 1, 100);
+                parameters.lets_through("vpcId", &["vpc-a"]);
+                parameters.tagged(|_| Some("b"));
+            }
+        });
+    }
+}

@@ -20,16 +20,16 @@ use std::{
 use tokio::sync::watch;
 
 /// Records as JSON, by kind and id: `host/h1`.
-const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+pub(super) const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const META: &str = "meta";
 /// Entries of the audit trail as JSON, by their number.
-const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
+pub(super) const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 /// Numbers of entries by what they are looked for: `account/acme` or `request/0a1b2c`.
 const AUDIT_BY: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("audit_by");
 /// Closed periods as JSON, by payer, end, peering and beginning.
-const PERIODS: TableDefinition<'_, (&str, u64, &str, u64), &[u8]> = TableDefinition::new("periods");
+pub(super) const PERIODS: TableDefinition<'_, (&str, u64, &str, u64), &[u8]> = TableDefinition::new("periods");
 /// What was counted for a side as JSON, by peering and VNI.
-const TRAFFIC: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("traffic");
+pub(super) const TRAFFIC: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("traffic");
 /// How much of the file is kept in memory, in bytes: the state is there anyway, and is read from the file only at the start.
 const CACHE: usize = 64 * 1024 * 1024;
 /// How many rows are copied at once.
@@ -111,7 +111,7 @@ impl Embedded {
 }
 
 /// Opens the file. `checked`: whether all of it is compared with its checksums.
-fn open(path: &Path, checked: bool) -> Result<Database, StoreError> {
+pub(super) fn open(path: &Path, checked: bool) -> Result<Database, StoreError> {
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE).set_check_integrity_on_open(checked).create(path)

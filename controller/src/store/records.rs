@@ -139,3 +139,25 @@ mod tests {
         assert!(rows.change("host/", None).is_err() && rows.change("planet/x", None).is_err());
     }
 }
+
+#[cfg(test)]
+mod fuzzed {
+    use super::*;
+    use crate::{audit::Entry, fuzz::fuzz, model::state::State};
+
+    #[test]
+    fn record() {
+        let codec = RowCodec { place: Path::new("test") };
+        fuzz("record", |input| {
+            let text = String::from_utf8_lossy(input);
+            let (key, value) = text.split_once('\n').unwrap_or((&text, ""));
+            let _ = codec.change(key, None);
+            let _ = serde_json::from_str::<Entry>(value);
+            if let Ok(change) = codec.change(key, Some(value.as_bytes())) {
+                let (key, value) = codec.encode(&change).unwrap();
+                assert_eq!(codec.change(&key, value.as_deref()).unwrap(), change);
+                State::default().apply(change);
+            }
+        });
+    }
+}

@@ -1,0 +1,283 @@
+//! What of a damaged store can be read, and what is lost.
+
+use super::{
+    StoreError,
+    embedded::{AUDIT, PERIODS, RECORDS, TRAFFIC, told},
+    records::RowCodec,
+};
+use crate::{audit::Entry, model::metering::Period};
+use cps_peering_config::text::shorten;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+/// How many lost rows are named of each kind.
+const NAMED: usize = 50;
+
+/// What was found in a file.
+#[derive(Debug, Default)]
+pub struct Report {
+    path: PathBuf,
+    /// Why it cannot be used as it is; none when nothing is wrong.
+    damage: Option<String>,
+    kinds: Vec<Kind>,
+    /// Which records of a copy are lost or other ones: the copy, and their keys.
+    compared: Option<(PathBuf, Vec<String>)>,
+}
+
+/// What can be read of one kind of rows.
+#[derive(Debug)]
+struct Kind {
+    name: &'static str,
+    /// How many rows can be read.
+    read: usize,
+    /// What was found wrong.
+    wrong: Vec<String>,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    pub fn is_whole(&self) -> bool {
+        self.damage.is_none() && self.kinds.iter().all(|kind| kind.wrong.is_empty())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.damage {
+            Some(damage) => writeln!(f, "store {} is damaged: {damage}", self.path.display())?,
+            None if self.is_whole() => writeln!(f, "store {} is whole", self.path.display())?,
+            None => writeln!(f, "store {} has rows that cannot be read", self.path.display())?,
+        }
+        for Kind { name, read, wrong } in &self.kinds {
+            writeln!(f, "{name}: {read} can be read, {} problems", wrong.len())?;
+            for text in wrong.iter().take(NAMED) {
+                writeln!(f, "  {text}")?;
+            }
+        }
+        if let Some((copy, lost)) = &self.compared {
+            writeln!(f, "compared with {}: {} of its records are lost or another", copy.display(), lost.len())?;
+            for key in lost.iter().take(NAMED) {
+                writeln!(f, "  {key}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks at a file that no controller uses, and compares its records with those of a copy if there is one. The file stays as it
+/// is: what is looked at is a copy in the folder for temporary files.
+pub fn check(path: &Path, with: Option<&Path>) -> Result<Report, StoreError> {
+    let mut report = Report { path: path.to_owned(), ..Report::default() };
+    let looked_at = Copied::of(path)?;
+    // Damage is found by checksums first; then, row by row, what can be read all the same.
+    report.damage = match super::embedded::open(&looked_at.file, true) {
+        Ok(_) => None,
+        Err(StoreError::Damaged { message, .. }) => Some(message),
+        Err(error) => Some(error.to_string()),
+    };
+    let looked_at = Copied::of(path)?;
+    let records = read(&looked_at.file, &mut report);
+    if let Some(with) = with {
+        let copy = Copied::of(with)?;
+        let mut other = Report { path: with.to_owned(), ..Report::default() };
+        let wanted = read(&copy.file, &mut other);
+        let lost = wanted.into_iter().filter(|(key, value)| records.get(key) != Some(value)).map(|(key, _)| key);
+        report.compared = Some((with.to_owned(), lost.collect()));
+    }
+    Ok(report)
+}
+
+/// A copy that goes with the value.
+struct Copied {
+    file: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Copied {
+    fn of(path: &Path) -> Result<Self, StoreError> {
+        let failed = |error| StoreError::Database {
+            path: path.to_owned(),
+            what: "copy it to look at it",
+            source: Box::new(redb::Error::Io(error)),
+        };
+        let folder = tempfile::tempdir().map_err(failed)?;
+        let file = folder.path().join("copy");
+        fs::copy(path, &file).map_err(failed)?;
+        Ok(Self { file, _folder: folder })
+    }
+}
+
+/// Reads all rows that can be read. Returns the records.
+fn read(path: &Path, report: &mut Report) -> BTreeMap<String, Vec<u8>> {
+    let mut records = BTreeMap::new();
+    let opened = catch_unwind(AssertUnwindSafe(|| Database::builder().open(path)));
+    let database = match opened {
+        Ok(Ok(database)) => database,
+        Ok(Err(error)) => {
+            report.damage.get_or_insert(format!("nothing can be read: {error}"));
+            return records;
+        }
+        Err(panic) => {
+            report.damage.get_or_insert(format!("nothing can be read: {}", told(&*panic)));
+            return records;
+        }
+    };
+    let codec = RowCodec { place: path };
+    let mut kinds = Vec::new();
+    kinds.push(rows(&database, "records", RECORDS, str::to_owned, |key, value| {
+        records.insert(key.to_owned(), value.to_owned());
+        codec.change(key, Some(value)).map(drop).map_err(|error| error.to_string())
+    }));
+    let json = |value: &[u8], read: fn(&[u8]) -> serde_json::Result<()>| read(value).map_err(|error| error.to_string());
+    kinds.push(rows(
+        &database,
+        "entries of the audit trail",
+        AUDIT,
+        |number: u64| format!("audit/{number}"),
+        |key, value| {
+            json(value, |value| serde_json::from_slice::<Entry>(value).map(drop))
+                .map_err(|error| format!("{key}: {error}"))
+        },
+    ));
+    let key = |(payer, to, peering, from): (&str, u64, &str, u64)| format!("period/{payer}/{to}/{peering}/{from}");
+    kinds.push(rows(&database, "closed periods", PERIODS, key, |key, value| {
+        json(value, |value| serde_json::from_slice::<Period>(value).map(drop))
+            .map_err(|error| format!("{key}: {error}"))
+    }));
+    let key = |(peering, vni): (&str, u32)| format!("traffic/{peering}/{vni}");
+    kinds.push(rows(&database, "counters", TRAFFIC, key, |key, value| {
+        json(value, |value| serde_json::from_slice::<Value>(value).map(drop)).map_err(|error| format!("{key}: {error}"))
+    }));
+    report.kinds = kinds;
+    records
+}
+
+/// Reads the rows of one table: from the beginning to what cannot be read, and from the end back to it.
+fn rows<K: redb::Key + 'static>(
+    database: &Database,
+    name: &'static str,
+    definition: TableDefinition<'static, K, &'static [u8]>,
+    key_of: impl for<'a> Fn(K::SelfType<'a>) -> String,
+    mut take: impl FnMut(&str, &[u8]) -> Result<(), String>,
+) -> Kind {
+    let mut kind = Kind { name, read: 0, wrong: Vec::new() };
+    let mut ends: [Option<String>; 2] = [None, None];
+    let mut seen = BTreeSet::new();
+    for backwards in [false, true] {
+        let attempt = catch_unwind(AssertUnwindSafe(|| -> Result<(), redb::Error> {
+            let table = match database.begin_read()?.open_table(definition) {
+                Ok(table) => table,
+                // An older version has not made it.
+                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let mut rows = table.iter()?;
+            while let Some(row) = if backwards { rows.next_back() } else { rows.next() } {
+                let (key, value) = row?;
+                let key = key_of(key.value());
+                ends[usize::from(backwards)] = Some(key.clone());
+                if seen.insert(key.clone()) {
+                    match take(&key, value.value()) {
+                        Ok(()) => kind.read += 1,
+                        Err(error) => kind.wrong.push(shorten(&error)),
+                    }
+                }
+            }
+            Ok(())
+        }));
+        match attempt {
+            Ok(Ok(())) => return kind,
+            Ok(Err(error)) => kind.wrong.push(shorten(&error.to_string())),
+            Err(panic) => kind.wrong.push(told(&*panic)),
+        }
+    }
+    let place = |key: &Option<String>, end: &str| key.clone().unwrap_or_else(|| end.to_owned());
+    let [first, last] = &ends;
+    kind.wrong.push(format!(
+        "what is between {} and {} is lost",
+        place(first, "the beginning"),
+        place(last, "the end")
+    ));
+    kind
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{
+            record::Region,
+            state::{Change, Meta},
+        },
+        store::Store,
+    };
+    use std::os::unix::fs::FileExt;
+
+    fn filled(path: &Path, regions: usize) {
+        let store = Store::open(path).unwrap();
+        for number in 0..regions {
+            let id: cps_peering_config::id::RegionId = format!("region-{number:06}").parse().unwrap();
+            let change = Change::Region(id.clone(), Some(Region { id }));
+            let meta = Meta { number: number as u64 + 1, ..Meta::default() };
+            store.commit(&[change, Change::Meta(meta)], &[], &[], number as u64).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_whole_is_called_so_and_compared_with_its_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+        filled(&store, 20);
+        Store::open(&store).unwrap().back_up(&copy).unwrap();
+        let before = fs::read(&store).unwrap();
+        let report = check(&store, Some(&copy)).unwrap();
+        assert!(report.is_whole(), "{report}");
+        assert!(report.to_string().contains("records: 21 can be read, 0 problems"), "{report}");
+        assert!(report.to_string().contains("0 of its records are lost"), "{report}");
+        assert_eq!(fs::read(&store).unwrap(), before, "it stays as it is");
+    }
+
+    #[test]
+    fn wherever_a_file_is_damaged_it_is_an_error_with_one_sentence_or_nothing_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, damaged) = (folder.path().join("store.redb"), folder.path().join("damaged"));
+        filled(&store, 60);
+        let whole = Store::open(&store).unwrap().load().unwrap();
+        let length = fs::metadata(&store).unwrap().len();
+        let (mut refused, mut unharmed) = (0, 0);
+        let quiet = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let mut places: Vec<u64> = (0..64).map(|part| length / 64 * part + 64).collect();
+        places.extend((0..40).map(|byte| byte * 16));
+        for (turn, at) in places.into_iter().enumerate() {
+            fs::copy(&store, &damaged).unwrap();
+            let file = fs::OpenOptions::new().write(true).open(&damaged).unwrap();
+            match turn % 3 {
+                0 => file.write_all_at(&[0xff; 256], at).unwrap(),
+                1 => file.write_all_at(&[0; 4096], at / 4096 * 4096).unwrap(),
+                _ => file.set_len(at).unwrap(),
+            }
+            drop(file);
+            match Store::open(&damaged).and_then(|opened| opened.load()) {
+                // Bytes that mean nothing, or a file that begins anew because it is empty.
+                Ok(state) if state == whole || fs::metadata(&damaged).is_ok_and(|it| it.len() == 0) => unharmed += 1,
+                Ok(state) => panic!("damage at {at} is not noticed: {} regions", state.regions().len()),
+                Err(error @ (StoreError::Damaged { .. } | StoreError::Database { .. })) => {
+                    refused += 1;
+                    assert!(!error.to_string().contains('\n'), "{error}");
+                    let report = check(&damaged, Some(&store)).unwrap();
+                    assert!(!report.is_whole(), "{report}");
+                }
+                Err(error) => panic!("{at}: {error}"),
+            }
+        }
+        std::panic::set_hook(quiet);
+        assert!(refused > 10 && unharmed > 10, "{refused} refused, {unharmed} unharmed");
+    }
+}
