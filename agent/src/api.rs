@@ -20,11 +20,12 @@ use cps_peering_config::{
     agent_api::{
         CONFIG_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRAFFIC_PATH,
     },
-    tls::CONTROLLER,
+    id::HostId,
+    tls::{self as names, CONTROLLER, MONITORING, OPERATOR},
     traffic::{Grants, TrafficReport},
 };
 use cps_peering_http::{
-    REQUEST_TIMEOUT,
+    REQUEST_TIMEOUT, headers,
     tls::{Identity, Peer},
     within,
 };
@@ -48,6 +49,8 @@ struct Api {
     shares: Arc<Mutex<SharesFile>>,
     reconciler: Handle,
     metrics: Metrics,
+    /// Whose certificate says which host this is; none without TLS.
+    identity: Option<Identity>,
 }
 
 /// A push that was not accepted.
@@ -59,6 +62,8 @@ enum Refused {
     Invalid(#[from] InvalidHostConfig),
     #[error("this configuration is meant for host {meant}, and this is {here}")]
     OtherHost { meant: String, here: String },
+    #[error("this configuration is meant for host {meant}, and this agent's certificate is for {names:?}")]
+    OtherCertificate { meant: String, names: Vec<String> },
     #[error("revision {pushed} is older than {have}, which this host has")]
     Older { pushed: Revision, have: Revision },
     #[error("revision {0} was pushed before with other content")]
@@ -80,9 +85,11 @@ enum Refused {
 impl Refused {
     fn status(&self) -> StatusCode {
         match self {
-            Refused::Malformed(_) | Refused::Invalid(_) | Refused::OtherHost { .. } | Refused::Backwards { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            Refused::Malformed(_)
+            | Refused::Invalid(_)
+            | Refused::OtherHost { .. }
+            | Refused::OtherCertificate { .. }
+            | Refused::Backwards { .. } => StatusCode::BAD_REQUEST,
             Refused::Older { .. }
             | Refused::OtherContent(_)
             | Refused::OtherBase { .. }
@@ -94,7 +101,7 @@ impl Refused {
     }
 }
 
-/// The routes, without a question who asks. `accepted` is what the ledger held at start.
+/// The routes, without a question who asks and which host this is. `accepted` is what the ledger held at start.
 pub fn router(
     accepted: Option<Arc<ValidHostConfig>>,
     ledger: Ledger,
@@ -108,6 +115,7 @@ pub fn router(
         shares: Arc::new(Mutex::new(shares)),
         reconciler,
         metrics,
+        identity: None,
     })
 }
 
@@ -127,8 +135,10 @@ pub fn routers(
         shares: Arc::new(Mutex::new(shares)),
         reconciler,
         metrics,
+        identity: identity.cloned(),
     });
-    (guarded(routes, identity.cloned()), open)
+    let routes = guarded(routes, identity.cloned()).layer(middleware::from_fn(unambiguous));
+    (routes, open)
 }
 
 fn routes(api: Api) -> Router {
@@ -172,7 +182,20 @@ async fn put_shares(State(api): State<Api>, body: Bytes) -> Result<Json<TrafficR
     granted.unwrap_or_else(|error| Err(error.into())).map(Json).map_err(|refused| api.refuse(&refused))
 }
 
-/// Lets the controller do everything and the host itself read; over TLS nobody else is let in but to see health and metrics.
+/// Refuses requests whose head different programs would read differently.
+async fn unambiguous(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match headers::check(&head) {
+        Ok(()) => next.run(Request::from_parts(head, body)).await,
+        Err(error) => {
+            let body = ErrorBody { message: error.to_string(), desired: None };
+            (StatusCode::BAD_REQUEST, Json(body)).into_response()
+        }
+    }
+}
+
+/// Lets the controller do everything, the host itself read, and operators and monitoring see metrics; over TLS nobody else is let
+/// in but to see health.
 /// A request without a [`Peer`] has come over plain TCP, where the settings say that this is wanted.
 fn guarded(router: Router, identity: Option<Identity>) -> Router {
     let Some(identity) = identity else { return router };
@@ -184,16 +207,24 @@ async fn known_only(State(identity): State<Identity>, request: Request, next: Ne
     let path = request.uri().path();
     let itself = || identity.facts().names.iter().any(|name| peer.is(name));
     let may = match path {
-        HEALTH_PATH | METRICS_PATH => true,
+        HEALTH_PATH => true,
+        METRICS_PATH => [CONTROLLER, OPERATOR, MONITORING].iter().any(|name| peer.is(name)) || itself(),
         STATUS_PATH => peer.is(CONTROLLER) || itself(),
         _ => peer.is(CONTROLLER),
     };
     if may {
         return next.run(request).await;
     }
-    tracing::warn!(client = ?peer.names, path, "refused: only {CONTROLLER} may do this");
-    let message = format!("the client's certificate is for {:?}, and only {CONTROLLER} may do this", peer.names);
+    tracing::warn!(client = ?peer.names, path, "refused: the client's certificate is not for this");
+    let others = if path == METRICS_PATH { format!(", {OPERATOR} and {MONITORING}") } else { String::new() };
+    let message =
+        format!("the client's certificate is for {:?}, and only {CONTROLLER}{others} may do this", peer.names);
     (StatusCode::FORBIDDEN, Json(ErrorBody { message, desired: None })).into_response()
+}
+
+/// Whether an agent with this certificate may have a configuration of this host. Without TLS the first one decides.
+pub(crate) fn is_meant(identity: Option<&Identity>, host: &HostId) -> bool {
+    identity.is_none_or(|identity| identity.facts().names.contains(&names::host(host)))
 }
 
 /// A configuration that was pushed, and what of the push is to be stored.
@@ -268,8 +299,13 @@ impl Api {
         read: impl FnOnce(Option<&ValidHostConfig>) -> Result<Push, Refused> + Send,
     ) -> Result<Revision, Refused> {
         let mut accepted = self.accepted.lock().await;
-        let have = accepted.as_deref();
+        // What was accepted under another certificate is nothing to go on from.
+        let have = accepted.as_deref().filter(|have| is_meant(self.identity.as_ref(), &have.host));
         let Push { config, record } = read(have)?;
+        if !is_meant(self.identity.as_ref(), &config.host) {
+            let names = self.identity.as_ref().map(|identity| identity.facts().names).unwrap_or_default();
+            return Err(Refused::OtherCertificate { meant: config.host.to_string(), names });
+        }
         let revision = config.revision;
         if let Some(have) = have {
             if have.host != config.host {

@@ -10,8 +10,14 @@ use crate::{
     traffic::MeterFile,
 };
 use anyhow::Context;
-use cps_peering_config::settings::{AgentSettings, tls_files};
-use cps_peering_http::tls::{self, Clients, Identity};
+use cps_peering_config::{
+    settings::{AgentSettings, tls_files},
+    tls::CONTROLLER,
+};
+use cps_peering_http::{
+    Limits, Places,
+    tls::{self, Clients, Identity},
+};
 use socket2::{Domain, Socket, Type};
 use std::{
     io, net,
@@ -37,7 +43,17 @@ pub fn run(
     let identity = identity(settings)?;
     let _only_one = claim_namespace()?;
     let ledger = Ledger::new(&settings.ledger);
-    let accepted = ledger.load()?.map(Arc::new);
+    let accepted = ledger.load()?.map(Arc::new).filter(|config| {
+        let is_meant = api::is_meant(identity.as_ref(), &config.host);
+        if !is_meant {
+            tracing::error!(
+                host = %config.host,
+                "the ledger is of a host that this agent's certificate is not for: the kernel stays as it is until the controller \
+                 sends a configuration"
+            );
+        }
+        is_meant
+    });
     let shares = SharesFile::beside(&settings.ledger);
     let kept = kept(settings, &shares)?;
     let reconciler =
@@ -56,14 +72,16 @@ pub fn run(
         tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
         if let Some(address) = settings.metrics_listen {
             let listener = listen(address, "metrics_listen")?;
-            tokio::spawn(cps_peering_http::serve(listener, None, open, std::future::pending()));
+            let places = Places::new(Limits::new(&settings.connections, &[]));
+            tokio::spawn(cps_peering_http::serve(places, listener, None, open, std::future::pending()));
         }
         let tls = identity.as_ref().map(|identity| identity.server(Clients::Required));
         tokio::spawn(tls::on_hangup(identity)?);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
-        let serve = cps_peering_http::serve(listener, tls, router, async move {
+        let places = Places::new(Limits::new(&settings.connections, &[CONTROLLER]));
+        let serve = cps_peering_http::serve(places, listener, tls, router, async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -85,7 +103,7 @@ fn listen(address: net::SocketAddr, setting: &str) -> anyhow::Result<TcpListener
 }
 
 fn listen_free(address: net::SocketAddr) -> io::Result<TcpListener> {
-    const QUEUE: i32 = 1024;
+    const QUEUE: i32 = 4096;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     match address {
         net::SocketAddr::V4(_) => socket.set_freebind_v4(true)?,

@@ -93,12 +93,22 @@ async fn reload(
 /// What differs and cannot change while the agent runs.
 fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
     // Named one by one, so that a new setting is not forgotten here.
-    let AgentSettings { listen, metrics_listen, tls, ledger, vxlan_port, underlay_mtu: _, resync_s: _, event_buffer } =
-        new;
+    let AgentSettings {
+        listen,
+        metrics_listen,
+        tls,
+        connections,
+        ledger,
+        vxlan_port,
+        underlay_mtu: _,
+        resync_s: _,
+        event_buffer,
+    } = new;
     let differs = [
         ("listen", *listen != old.listen),
         ("metrics_listen", *metrics_listen != old.metrics_listen),
         ("tls", *tls != old.tls),
+        ("connections", *connections != old.connections),
         ("ledger", *ledger != old.ledger),
         ("vxlan_port", *vxlan_port != old.vxlan_port),
         ("event_buffer", *event_buffer != old.event_buffer),

@@ -14,12 +14,14 @@
 //! | [`agent_api`] | paths and error body of the agent's HTTP interface |
 //! | [`settings`] | the settings files of both daemons |
 //! | [`text`] | which names and descriptions are legal, and how texts of others are quoted and shown |
+//! | [`connections`] | what clients may take of their HTTP servers |
 //! | [`tls`] | where certificates are, and the names that they carry |
 //!
 //! Values are checked where they are made: a [`Vni`](net::Vni) or an [`InterfaceName`](net::InterfaceName) that
 //! exists is legal, and a [`ValidHostConfig`] has passed every rule that one host alone can check.
 
 pub mod agent_api;
+pub mod connections;
 pub mod host_config;
 pub mod id;
 pub mod inventory;

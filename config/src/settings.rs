@@ -1,6 +1,7 @@
 //! The settings files of both daemons, as shipped beside this crate: `agent.toml` and `controller.toml`.
 
 use crate::{
+    connections::{ConnectionSettings, OutOfRange},
     id::RegionId,
     tls::{Tls, TlsFiles},
 };
@@ -38,8 +39,11 @@ pub struct AgentSettings {
     /// A further address where `/metrics` and `/healthz` are served without TLS. By default there is none.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
+    /// What clients may take of the agent's HTTP server.
+    #[serde(default)]
+    pub connections: ConnectionSettings,
     /// The agent's certificate and whose word it takes; the agent does not start where nothing is said.
-    // The last one: it is a table.
+    // Tables come last.
     #[serde(default)]
     pub tls: Option<Tls>,
 }
@@ -149,6 +153,13 @@ pub struct ControllerSettings {
     /// A further address where `/metrics` and `/healthz` are served without TLS. By default there is none.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
+    /// How many bytes of request bodies the controller keeps at a time, in MiB: half for operators, half for accounts. One that
+    /// would be too many is refused with 503. Default 256, which is the least.
+    #[serde(default = "default_bodies_mib")]
+    pub bodies_mib: u32,
+    /// What clients may take of the HTTP server.
+    #[serde(default)]
+    pub connections: ConnectionSettings,
     /// The store of several controllers, one of which leads. Either this or `store`.
     #[serde(default)]
     pub etcd: Option<EtcdSettings>,
@@ -241,6 +252,14 @@ pub enum StorePlaceError {
 }
 
 impl ControllerSettings {
+    /// Whether clients are left enough.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        // One inventory at a time from one address, see `api::body`.
+        const LEAST_BODIES_MIB: u64 = 256;
+        OutOfRange::check("bodies_mib", self.bodies_mib.into(), LEAST_BODIES_MIB..=u64::from(u32::MAX >> 12))?;
+        self.connections.check()
+    }
+
     /// Where the state is kept: exactly one place, in settings that can be used.
     pub fn place(&self) -> Result<StorePlace<'_>, StorePlaceError> {
         match (&self.store, &self.etcd) {
@@ -481,6 +500,10 @@ fn default_failures_per_min() -> u32 {
 
 fn default_failures_burst() -> u32 {
     20
+}
+
+fn default_bodies_mib() -> u32 {
+    256
 }
 
 fn default_delete_wait_ms() -> u64 {

@@ -106,7 +106,7 @@ pub(crate) fn entries(
             accounts,
         })
         .collect();
-    if matches!(request.command, Command::Tick) {
+    if matches!(request.command, Command::Tick | Command::RecordSignature) {
         return entries;
     }
     let mut accounts: BTreeSet<AccountId> = request.actor.account().cloned().into_iter().collect();
@@ -214,6 +214,6 @@ pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<Str
         (Command::CreateVpc(create), _) => create.region.to_string(),
         (Command::Account(change), _) => change.id.to_string(),
         (Command::RemoveHost(id) | Command::Forget(id), _) => id.to_string(),
-        (Command::Apply(_) | Command::Tick, _) => return None,
+        (Command::Apply(_) | Command::Tick | Command::RecordSignature, _) => return None,
     })
 }

@@ -5,7 +5,10 @@ mod service;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
-use cps_peering_config::settings::{ControllerSettings, StorePlace, tls_files};
+use cps_peering_config::{
+    settings::{ControllerSettings, StorePlace, tls_files},
+    tls::{CONTROLLER, MONITORING, OPERATOR},
+};
 use cps_peering_controller::{
     access::{
         Access,
@@ -13,7 +16,7 @@ use cps_peering_controller::{
         secret,
         vault::{self, Vault, VaultError},
     },
-    api::{self, Api, Streams},
+    api::{self, Api, BodyMemory, Streams},
     charging::Prices,
     cluster::{
         candidate::{self, Candidate},
@@ -21,15 +24,17 @@ use cps_peering_controller::{
     },
     engine::{Engine, Health, Options, TrailLimits, system_clock},
     hosts::{client::AgentClients, push, shares, traffic},
-    metrics,
-    model::Limits,
+    metrics, model,
     store::{Cluster, Restored, Store, StoreError, check},
 };
-use cps_peering_http::tls::{self, Clients, Identity};
+use cps_peering_http::{
+    Limits, Places,
+    tls::{self, Clients, Identity},
+};
 use dev::Sandbox;
 use service::Current;
 use std::{
-    fs,
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -37,7 +42,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
 };
@@ -297,7 +302,10 @@ fn prices(settings: &ControllerSettings) -> anyhow::Result<Prices> {
 
 fn read_settings(path: &Path) -> anyhow::Result<ControllerSettings> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the settings file {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))
+    let settings: ControllerSettings =
+        toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))?;
+    settings.check().with_context(|| format!("settings file {}", path.display()))?;
+    Ok(settings)
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {
@@ -313,7 +321,7 @@ fn options(settings: &ControllerSettings) -> Options {
     let ms = |seconds: u64| seconds.saturating_mul(1000);
     Options {
         grace: Duration::from_secs(settings.provisioning_grace_s),
-        limits: Limits {
+        limits: model::Limits {
             max_bandwidth: settings.max_bandwidth_mbit,
             peerings_per_region: settings.peerings_per_region,
             vpcs_per_region: settings.vpcs_per_region,
@@ -324,7 +332,7 @@ fn options(settings: &ControllerSettings) -> Options {
             pending_ms: ms(settings.request_expires_s),
             ended_ms: ms(settings.ended_kept_s),
             arrear_ms: ms(settings.arrear_kept_s),
-            ..Limits::default()
+            ..model::Limits::default()
         },
         audit_kept: Duration::from_secs(settings.audit_kept_s),
         trail: TrailLimits { total: settings.audit_max_mb << 20, each: settings.audit_account_max_mb << 20 },
@@ -350,6 +358,8 @@ fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str
         store_key_file,
         etcd,
         poll_s,
+        bodies_mib,
+        connections,
         // Read again, and held to from then on.
         operator_token_file: _,
         delete_wait_ms: _,
@@ -383,6 +393,8 @@ fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str
         ("store_key_file", *store_key_file != new.store_key_file),
         ("etcd", *etcd != new.etcd),
         ("poll_s", *poll_s != new.poll_s),
+        ("bodies_mib", *bodies_mib != new.bodies_mib),
+        ("connections", *connections != new.connections),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
@@ -427,10 +439,10 @@ async fn serve(
             (store, content, vault, None)
         }
         StorePlace::Etcd(etcd) => {
-            let candidate = Candidate::new(etcd, identity.as_ref())?;
+            let candidate = Candidate::new(etcd, identity.as_ref(), settings.connections.per_certificate)?;
             server.current.set(candidate.routes());
             server.open.set(api::open_routes(Arc::clone(candidate.registry()), || Health::Fine));
-            let mut serving = server.start(settings, identity.as_ref(), &streams).await?;
+            let mut serving = server.start(settings, identity.as_ref(), &streams)?;
             let (store, mut content) = tokio::select! {
                 led = candidate.follow() => led?,
                 stopped = &mut serving.1 => return Ok(stopped.map(|()| Ended::Stopped)?),
@@ -451,11 +463,12 @@ async fn serve(
         sandbox.hide()?;
         sandbox.seed(&engine, &vault)?;
     }
-    let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault);
+    let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault).over_tls(identity.is_some());
     access.tune(rates(&setup.settings));
     let mut registry = metrics::registry(&engine, identity.clone());
     candidate::tell_leading(&mut registry, true);
     let registry = Arc::new(registry);
+    let body_memory = BodyMemory::new(usize::try_from(settings.bodies_mib)? << 20);
     // The HTTP interfaces as the settings have them.
     let routes = |setup: &Setup, access: Access| {
         let api = Api {
@@ -465,6 +478,7 @@ async fn serve(
             prices: Arc::new(setup.prices.clone()),
             currency: setup.settings.currency.as_str().into(),
             streams: Arc::clone(&streams),
+            body_memory: Arc::clone(&body_memory),
             secure: identity.is_some(),
         };
         let routes = api::router(api, Arc::clone(&registry));
@@ -475,7 +489,7 @@ async fn serve(
     server.open.set(api::open_routes(Arc::clone(&registry), move || own.health()));
     let (address, mut serving) = match serving {
         Some(serving) => serving,
-        None => server.start(settings, identity.as_ref(), &streams).await?,
+        None => server.start(settings, identity.as_ref(), &streams)?,
     };
     let poll = Duration::from_secs(settings.poll_s.max(1));
     let clients = AgentClients::new(identity.clone(), poll);
@@ -517,6 +531,16 @@ async fn serve(
     Ok(Ended::Stopped)
 }
 
+/// Listens, with a queue that is long enough for many clients that come at once.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    const QUEUE: u32 = 4096;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As the standard library does, so that a restart does not wait for connections of the life before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
+}
+
 /// What is served at the addresses of the settings, by routes that can be replaced.
 struct Server {
     current: Current,
@@ -526,29 +550,29 @@ struct Server {
 
 impl Server {
     /// Listens. The task ends some time after a signal has told the program to stop.
-    async fn start(
+    fn start(
         &self,
         settings: &ControllerSettings,
         identity: Option<&Identity>,
         streams: &Arc<Streams>,
     ) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
-        let listener = TcpListener::bind(settings.listen)
-            .await
+        let listener = listen(settings.listen)
             .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
         let address = listener.local_addr()?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         if let Some(address) = settings.metrics_listen {
-            let listener = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot listen on {address} (setting `metrics_listen`)"))?;
-            tokio::spawn(cps_peering_http::serve(listener, None, self.open.router(), std::future::pending()));
+            let listener =
+                listen(address).with_context(|| format!("cannot listen on {address} (setting `metrics_listen`)"))?;
+            let places = Places::new(Limits::new(&settings.connections, &[]));
+            tokio::spawn(cps_peering_http::serve(places, listener, None, self.open.router(), std::future::pending()));
         }
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let tls = identity.map(|identity| identity.server(Clients::Optional));
         tokio::spawn(tls::on_hangup(identity.cloned())?);
         let closing = Arc::clone(streams);
-        let serving = cps_peering_http::serve(listener, tls, self.current.router(), async move {
+        let places = Places::new(Limits::new(&settings.connections, &[CONTROLLER, OPERATOR, MONITORING]));
+        let serving = cps_peering_http::serve(places, listener, tls, self.current.router(), async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}

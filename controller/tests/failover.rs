@@ -423,6 +423,10 @@ async fn a_client_is_who_it_is_also_through_a_follower() {
             asked.send().await.unwrap().status().as_u16()
         };
         assert_eq!(code(&operator, None).await, 200);
+        // Who says that what a controller adds is about the connection alone does not take it away.
+        let named = "x-cps-peering-client, x-cps-peering-forwarded, keep-alive";
+        let asked = operator.get(format!("{url}/admin/v1/hosts")).header("connection", named).send().await.unwrap();
+        assert_eq!(asked.status().as_u16(), 200);
         assert_eq!(code(&monitoring, None).await, 401);
         assert_eq!(code(&nobody, None).await, 401);
         // Nobody can say to be somebody else; only what a controller says of others is believed, and by the leader alone.

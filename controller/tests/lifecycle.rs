@@ -566,6 +566,19 @@ fn a_signature_changes_something_once() {
     assert_eq!(reason(model.ask(&create)).1, "VpcPeerAlreadyExist");
     model.run_as("one", delete(&id)).unwrap();
     assert_eq!(reason(model.ask(&create)), (Code::Replayed, "RequestReplayed"));
+    // What was refused, or changed nothing, is not done later either, once it is written down.
+    let refused = |command| Request {
+        signed: Some(Signed { signature: "r".to_owned(), until_ms: 1001 * HOUR }),
+        ..signed(command)
+    };
+    let accept = refused(Command::CreatePeering(wish(&model, "a", "b")));
+    let before = model.state.meta().number;
+    model.ask(&refused(Command::RecordSignature)).unwrap();
+    assert!(model.state.has_signature("r"));
+    assert_eq!(reason(model.ask(&accept)), (Code::Replayed, "RequestReplayed"));
+    let noted = model.state.meta().number;
+    model.ask(&refused(Command::RecordSignature)).unwrap();
+    assert!(noted >= before && model.state.meta().number == noted, "once is enough");
     model.now_ms = 1001 * HOUR;
     model.run(&Command::Tick).unwrap();
     assert!(!model.state.has_signature("s"), "it is too old to be sent again");

@@ -256,5 +256,9 @@ def exists(reason):
     return Refusal(409, "ALREADY_EXISTS", reason)
 
 
+def too_often(reason=None):
+    return Refusal(429, "RATE_LIMIT", reason)
+
+
 def unauthenticated(reason=None):
     return Refusal(401, "UNAUTHENTICATED", reason)

@@ -139,8 +139,14 @@ impl Forwarder {
         Self { client }
     }
 
-    /// Passes a request on to the server at `base`, with method, path, query, headers and body as they are.
-    pub async fn forward(&self, base: &str, mut request: Request<Body>) -> Result<Response<Body>, ForwardError> {
+    /// Passes a request on to the server at `base`, with method, path, query, headers and body as they are. `own` are headers of
+    /// ours: the client can neither add to them nor take them away, whatever its own say.
+    pub async fn forward(
+        &self,
+        base: &str,
+        mut request: Request<Body>,
+        own: HeaderMap,
+    ) -> Result<Response<Body>, ForwardError> {
         let wrong = || ForwardError::Url(base.to_owned());
         let mut to = base.parse::<Uri>().map_err(|_| wrong())?.into_parts();
         let authority: Authority = to.authority.clone().ok_or_else(wrong)?;
@@ -154,6 +160,10 @@ impl Forwarder {
         {
             request.headers_mut().insert(HOST, host);
         }
+        for name in own.keys() {
+            request.headers_mut().remove(name);
+        }
+        request.headers_mut().extend(own);
         let mut answer = self.client.request(request).await?;
         own_connection(answer.headers_mut());
         Ok(answer.map(Body::new))
@@ -169,9 +179,9 @@ fn own_connection(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    let keep_alive = HeaderName::from_static("keep-alive");
+    let others = ["keep-alive", "proxy-connection"].map(HeaderName::from_static);
     let usual = [CONNECTION, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
-    for name in named.into_iter().chain(usual).chain([keep_alive]) {
+    for name in named.into_iter().chain(usual).chain(others) {
         headers.remove(name);
     }
 }

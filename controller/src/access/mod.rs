@@ -1,6 +1,7 @@
 //! Who is asking: signed requests, bearer tokens and sessions of the console, all of which mean an account or the operator.
 
 pub mod rate;
+mod replays;
 pub mod secret;
 pub mod session;
 pub mod signature;
@@ -13,10 +14,10 @@ use crate::{
 };
 use cps_peering_config::id::AccountId;
 use rate::{Claim, Guard, Rates, Source};
+use replays::{NotNew, Replays};
 use session::{OpenedWith, Sessions, Valid};
 use signature::{Parts, Signature, SignatureError};
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -54,6 +55,12 @@ pub enum AccessError {
     /// The same request came before.
     #[error("this very request came before: sign it again")]
     Replayed,
+    /// An account has sent so many signed requests that it cannot be told of more whether they came before.
+    #[error("account {account} has sent too many signed requests within half an hour: use a token, or wait")]
+    TooManySigned {
+        /// The account.
+        account: AccountId,
+    },
     /// The access key is nobody's, or its secret key another. It looks the same.
     #[error("the access key is not known, or its secret key is another")]
     WrongKey,
@@ -103,6 +110,11 @@ pub enum SignInError {
     NoRandomness(#[from] secret::NoRandomness),
 }
 
+/// Whether requests with this method change nothing.
+pub(crate) fn is_read(method: &str) -> bool {
+    ["GET", "HEAD"].contains(&method)
+}
+
 /// Whom a request says to be of: an access key, or a token.
 fn claim(parts: &Parts<'_>) -> Option<String> {
     let authorization = parts.header("authorization")?;
@@ -120,41 +132,34 @@ pub struct Access {
     engine: Arc<Engine>,
     /// SHA-256 of the operators' token of now.
     operator_token: Arc<RwLock<[u8; 32]>>,
-    seen: Arc<Mutex<Seen>>,
+    replays: Arc<Mutex<Replays>>,
     sessions: Arc<Sessions>,
     guard: Arc<Guard>,
     vault: Arc<Vault>,
+    /// Whether clients come over TLS.
+    over_tls: bool,
 }
 
-/// Signatures with their nonces that came lately, and until when they could come again.
-#[derive(Default)]
-#[allow(clippy::struct_field_names, reason = "all are times")]
-struct Seen {
-    until_ms: BTreeMap<(String, String), u64>,
-    /// When a signature of a request that changes something came first, and until when it could come again.
-    first_ms: BTreeMap<String, (u64, u64)>,
-    forget_at_ms: u64,
+/// What the head of a request says about who asks.
+pub enum Identified {
+    /// It is known.
+    Known(Caller),
+    /// It is known when the body is.
+    Signed(Pending),
 }
 
-impl Seen {
-    /// Whether it is the first time.
-    fn is_new(&mut self, signature: &str, nonce: &str, until_ms: u64, now_ms: u64) -> bool {
-        const MINUTE: u64 = 60_000;
-        if now_ms >= self.forget_at_ms {
-            self.until_ms.retain(|_, until_ms| *until_ms >= now_ms);
-            self.first_ms.retain(|_, (_, until_ms)| *until_ms >= now_ms);
-            self.forget_at_ms = now_ms + MINUTE;
-        }
-        self.until_ms.insert((signature.to_owned(), nonce.to_owned()), until_ms).is_none()
-    }
+/// A signature that may be right.
+pub struct Pending {
+    signature: Signature,
+    /// The account with the access key, and its secret key; none where the access key is nobody's.
+    key: Option<(AccountId, String)>,
 }
 
-impl Seen {
-    /// Whether it came first so long ago that nobody sends it again in good faith.
-    fn is_old(&mut self, signature: &str, until_ms: u64, now_ms: u64) -> bool {
-        const AT_ONCE_MS: u64 = 3000;
-        let (first_ms, _) = self.first_ms.entry(signature.to_owned()).or_insert((now_ms, until_ms));
-        now_ms.saturating_sub(*first_ms) > AT_ONCE_MS
+impl Pending {
+    /// Whether the signature cannot be right, whatever the body says. It is not to be answered before the body is read: who
+    /// looks for access keys would learn from it which there are.
+    pub fn is_nobody(&self) -> bool {
+        self.key.is_none()
     }
 }
 
@@ -164,11 +169,23 @@ impl Access {
         Self {
             engine,
             operator_token: Arc::new(RwLock::new(secret::sha256(operator_token.as_bytes()))),
-            seen: Arc::default(),
+            replays: Arc::default(),
             sessions: Arc::default(),
             guard: Arc::default(),
             vault,
+            over_tls: false,
         }
+    }
+
+    /// The same for clients that come over TLS, if they do.
+    #[must_use]
+    pub fn over_tls(self, over_tls: bool) -> Self {
+        Self { over_tls, ..self }
+    }
+
+    /// The name of the session's cookie.
+    pub fn cookie_name(&self) -> &'static str {
+        session::cookie_name(self.over_tls)
     }
 
     /// What seals the secret keys of accounts.
@@ -207,6 +224,14 @@ impl Access {
         })
     }
 
+    /// Whether it is looked at credentials from there.
+    fn admit(&self, from: Source, claim: Claim) -> Result<(), AccessError> {
+        self.guard.admit(from, claim).map_err(|wait| {
+            self.engine.metrics().limited(Limited::Source);
+            AccessError::TooManyFailures { wait_s: seconds(wait) }
+        })
+    }
+
     /// Looks at a credential, if there were not too many wrong ones, and takes note of whether it is right.
     fn guarded<T>(
         &self,
@@ -217,10 +242,7 @@ impl Access {
         // A session's cookie has 256 random bits, and where nothing is said nothing is guessed.
         let Some(claimed) = claim else { return look() };
         let claim: Claim = secret::sha256(claimed.as_bytes());
-        self.guard.admit(from, claim).map_err(|wait| {
-            self.engine.metrics().limited(Limited::Source);
-            AccessError::TooManyFailures { wait_s: seconds(wait) }
-        })?;
+        self.admit(from, claim)?;
         let looked = look();
         match &looked {
             Ok(_) => self.guard.right(from, claim),
@@ -264,15 +286,14 @@ impl Access {
 
     /// Ends the session whose cookie comes with a request.
     pub fn sign_out(&self, headers: &http::HeaderMap) {
-        if let Some(said) = session::cookie(headers) {
+        if let Some(said) = session::cookie(headers, self.over_tls) {
             self.sessions.close(&said);
         }
     }
 
     /// Who asks with a session's cookie. What changes something must come from the console's own pages.
     fn by_session(&self, said: &str, parts: &Parts<'_>) -> Result<Caller, AccessError> {
-        let reads = ["GET", "HEAD"].contains(&parts.method);
-        if !reads && !session::is_from_own_page(parts.headers) {
+        if !is_read(parts.method) && !session::is_from_own_page(parts.headers) {
             return Err(AccessError::OthersPage);
         }
         let by_itself = parts.headers.get(session::PAGE).is_some_and(|page| page == session::BY_ITSELF);
@@ -297,36 +318,61 @@ impl Access {
         std::mem::replace(&mut *known, new) != new
     }
 
-    /// Finds out who asks.
-    pub fn recognise(&self, parts: &Parts<'_>, from: Source) -> Result<Caller, AccessError> {
-        self.guarded(from, claim(parts).as_deref(), || self.whose(parts))
+    /// Finds out who asks, as far as the head of a request says it: everything that can be refused without the body is.
+    pub fn identify(&self, head: &Parts<'_>, from: Source) -> Result<Identified, AccessError> {
+        let authorization = head.header("authorization").unwrap_or_default();
+        if !authorization.starts_with("JDCLOUD") {
+            return self.guarded(from, claim(head).as_deref(), || self.whose(head)).map(Identified::Known);
+        }
+        let signature = Signature::read(&authorization, head, self.engine.now_ms())?;
+        self.admit(from, secret::sha256(signature.access_key.as_bytes()))?;
+        let key = self.secret_key(&signature.access_key);
+        Ok(Identified::Signed(Pending { signature, key }))
     }
 
-    /// Who asks, of a request that was let in before.
+    /// Finds out who has signed a request, with the body's hash in its `parts`.
+    pub fn verify(&self, pending: Pending, parts: &Parts<'_>, from: Source) -> Result<Caller, AccessError> {
+        let Pending { signature, key } = pending;
+        // Of many that came at once the others may have been wrong meanwhile.
+        self.guarded(from, Some(&signature.access_key), || {
+            let secret = key.as_ref().map_or("", |(_, secret)| secret);
+            // It takes as long where the key is nobody's.
+            let is_right = signature.verify(parts, secret);
+            key.as_ref().filter(|_| is_right).map(|_| ()).ok_or(AccessError::WrongSignature)
+        })?;
+        let (account, _) = key.ok_or(AccessError::WrongSignature)?;
+        Ok(Caller {
+            actor: Actor::Account(account),
+            signed: Some(Signed { signature: signature.value, until_ms: signature.until_ms }),
+            service: Some(signature.service),
+            region: Some(signature.region),
+        })
+    }
+
+    /// Whether a signed request came before. From now on it did.
+    pub fn take_once(&self, caller: &Caller, parts: &Parts<'_>) -> Result<(), AccessError> {
+        let (Some(account), Some(signed)) = (caller.actor.account(), &caller.signed) else { return Ok(()) };
+        let nonce = parts.header("x-jdcloud-nonce").unwrap_or_default();
+        let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now_ms, changes) = (self.engine.now_ms(), !is_read(parts.method));
+        replays.take(account, [&signed.signature, &nonce], signed.until_ms, now_ms, changes).map_err(
+            |error| match error {
+                NotNew::Replayed => AccessError::Replayed,
+                NotNew::NoRoom => AccessError::TooManySigned { account: account.clone() },
+            },
+        )
+    }
+
+    /// Who asks with a token or a session.
     pub fn whose(&self, parts: &Parts<'_>) -> Result<Caller, AccessError> {
         let Some(authorization) = parts.header("authorization") else {
-            let said = session::cookie(parts.headers).ok_or(AccessError::Missing)?;
+            let said = session::cookie(parts.headers, self.over_tls).ok_or(AccessError::Missing)?;
             return self.by_session(&said, parts);
         };
         match authorization.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => self.by_token(token.trim()),
-            Some((scheme, _)) if scheme.starts_with("JDCLOUD") => self.by_signature(parts, &authorization),
             _ => Err(AccessError::Missing),
         }
-    }
-
-    /// Whether it is worth reading a request's body: the token or the session is known, or a signature has a form, a date and an access key
-    /// that may be right.
-    pub fn may_be_known(&self, parts: &Parts<'_>, from: Source) -> Result<(), AccessError> {
-        let authorization = parts.header("authorization").unwrap_or_default();
-        if !authorization.starts_with("JDCLOUD") {
-            return self.recognise(parts, from).map(drop);
-        }
-        let signature = Signature::read(&authorization, parts, self.engine.now_ms())?;
-        if self.engine.read(|state, _| state.by_access_key(&signature.access_key).is_some()) {
-            return Ok(());
-        }
-        self.guarded(from, Some(&signature.access_key), || Err(AccessError::WrongSignature))
     }
 
     fn by_token(&self, token: &str) -> Result<Caller, AccessError> {
@@ -339,32 +385,5 @@ impl Access {
             Actor::Account(account.ok_or(AccessError::UnknownToken)?)
         };
         Ok(Caller { actor, signed: None, service: None, region: None })
-    }
-
-    fn by_signature(&self, parts: &Parts<'_>, authorization: &str) -> Result<Caller, AccessError> {
-        let now_ms = self.engine.now_ms();
-        let signature = Signature::read(authorization, parts, now_ms)?;
-        let (account, secret) = self.secret_key(&signature.access_key).ok_or(AccessError::WrongSignature)?;
-        if !signature.verify(parts, &secret) {
-            return Err(AccessError::WrongSignature);
-        }
-        // The newer signature does not cover the nonce. The very same request is refused here; one with the same signature
-        // and another nonce may be a client that asks twice within a second, and can change nothing (see `model::decide`).
-        let nonce = parts.header("x-jdcloud-nonce").unwrap_or_default();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if !seen.is_new(&signature.value, &nonce, signature.until_ms, now_ms) {
-            return Err(AccessError::Replayed);
-        }
-        // Such a client does so at once. Later, what changed nothing when it was signed might change something.
-        let reads = ["GET", "HEAD"].contains(&parts.method);
-        if !reads && seen.is_old(&signature.value, signature.until_ms, now_ms) {
-            return Err(AccessError::Replayed);
-        }
-        Ok(Caller {
-            actor: Actor::Account(account),
-            signed: Some(Signed { signature: signature.value, until_ms: signature.until_ms }),
-            service: Some(signature.service),
-            region: Some(signature.region),
-        })
     }
 }

@@ -10,8 +10,12 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// The name of the cookie.
-pub const COOKIE: &str = "cps_peering_session";
+/// The name of the cookie. Over TLS, browsers take one of such a name from this very host alone, and over TLS alone
+/// (`__Host-`, RFC 6265bis section 4.1.3.2).
+pub fn cookie_name(over_tls: bool) -> &'static str {
+    if over_tls { "__Host-cps_peering_session" } else { "cps_peering_session" }
+}
+
 /// A page of the console sends it with everything: pages of others cannot, without being asked about it first.
 pub const PAGE: &str = "x-cps-console";
 /// The value of [`PAGE`] of what a page asks for by itself, which keeps no session alive.
@@ -116,10 +120,10 @@ impl Sessions {
 }
 
 /// What the session's cookie says, if there is one. Of two with one name, neither is believed.
-pub fn cookie(headers: &http::HeaderMap) -> Option<String> {
+pub fn cookie(headers: &http::HeaderMap, over_tls: bool) -> Option<String> {
     let lines = headers.get_all(http::header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut own = pairs.filter(|(name, _)| *name == COOKIE).map(|(_, said)| said.to_owned());
+    let mut own = pairs.filter(|(name, _)| *name == cookie_name(over_tls)).map(|(_, said)| said.to_owned());
     own.next().filter(|_| own.next().is_none())
 }
 
@@ -247,11 +251,15 @@ mod tests {
             for line in lines {
                 headers.append(header::COOKIE, line.parse().unwrap());
             }
-            cookie(&headers)
+            cookie(&headers, false)
         };
         assert_eq!(of(&["a=b; cps_peering_session=00ff; c=d"]).as_deref(), Some("00ff"));
         assert_eq!(of(&["a=b", "cps_peering_session=1"]).as_deref(), Some("1"));
         assert_eq!(of(&["cps_peering_session=1; cps_peering_session=2"]), None);
         assert_eq!(of(&["xcps_peering_session=1"]), None);
+        // Over TLS only the name counts that nobody else can set.
+        let both = "cps_peering_session=1; __Host-cps_peering_session=2";
+        let headers = HeaderMap::from_iter([(header::COOKIE, both.parse().unwrap())]);
+        assert_eq!((cookie(&headers, true).as_deref(), cookie(&headers, false).as_deref()), (Some("2"), Some("1")));
     }
 }

@@ -1,6 +1,8 @@
 //! The HTTP interfaces: JD Cloud's dialect for tenants below `/v1` ([`tenant`]), and the operators' below `/admin/v1`
 //! ([`operator`]), and the [`console`] that browsers use both with. [`openapi`] describes both; it is served as `/openapi.json`.
 
+mod authentication;
+mod body;
 mod console;
 mod openapi;
 mod operator;
@@ -31,13 +33,9 @@ use response::Failure;
 pub(crate) use response::unavailable;
 use std::{sync::Arc, time::Duration};
 
+pub use body::BodyMemory;
 pub use console::Streams;
 pub use openapi::document as openapi_document;
-
-/// The largest body of an operator's request, in bytes: an inventory of some hundred thousand ports.
-const MAX_OPERATOR_BODY: usize = 64 * 1024 * 1024;
-/// The largest body of a tenant's request, in bytes.
-const MAX_TENANT_BODY: usize = 256 * 1024;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -54,6 +52,8 @@ pub struct Api {
     pub currency: Arc<str>,
     /// Who is told of changes.
     pub streams: Arc<Streams>,
+    /// How much memory bodies of requests may take.
+    pub body_memory: Arc<BodyMemory>,
     /// Whether the server speaks TLS: browsers are then to send the session's cookie over TLS only.
     pub secure: bool,
 }
@@ -93,21 +93,32 @@ pub(crate) fn metrics_route(registry: Arc<Registry>) -> Router {
     Router::new().route("/metrics", route).layer(middleware::from_fn(response::complete))
 }
 
+/// What is the same for everybody, at any time and from each controller: the console's files, and the description of the
+/// interfaces.
+pub(crate) fn static_routes() -> Router {
+    Router::new()
+        .merge(console::static_routes())
+        .route("/openapi.json", get(openapi::answer))
+        .layer(middleware::from_fn(response::complete))
+}
+
 /// The routes.
 pub fn router(api: Api, registry: Arc<Registry>) -> Router {
     let (measured, engine) = (api.engine.metrics().clone(), Arc::clone(&api.engine));
-    let operator = operator_routes().layer(middleware::from_fn(request::operators_only));
+    let operator = operator_routes().layer(middleware::from_fn(authentication::operators_only));
     let routes = tenant_routes().nest("/admin/v1", operator);
     Router::new()
-        .merge(routes.layer(middleware::from_fn_with_state(api.clone(), request::recognise)))
+        .merge(routes.layer(middleware::from_fn_with_state(api.clone(), authentication::recognise)))
         // The limits are those of `recognise`, which needs the whole body to check its signature.
         .layer(DefaultBodyLimit::disable())
         .merge(console::routes(&api))
         .with_state(api)
         .route("/healthz", get(async move || health_answer(&engine.health(), "")))
         .route("/metrics", get(metrics).layer(Extension(registry)))
-        .route("/openapi.json", get(async || axum::Json(openapi::document())))
+        .merge(console::static_routes())
+        .route("/openapi.json", get(openapi::answer))
         .fallback(async || Failure::not_found("there is nothing at this path"))
+        .layer(middleware::from_fn(response::unambiguous))
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
         .layer(middleware::from_fn(response::complete))
         .layer(middleware::from_fn_with_state(measured, crate::instruments::measure))

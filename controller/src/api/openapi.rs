@@ -1,6 +1,12 @@
 //! The description of the HTTP interfaces, made from the code of the handlers.
 
 use super::{operator, response::ErrorAnswer, tenant};
+use axum::{
+    body::Bytes,
+    http::header,
+    response::{IntoResponse as _, Response},
+};
+use std::sync::LazyLock;
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
@@ -50,6 +56,12 @@ impl Modify for Security {
         document.security =
             Some(vec![SecurityRequirement::new("bearer", none.clone()), SecurityRequirement::new("signature", none)]);
     }
+}
+
+/// The answer to whoever asks for the description. It is made once.
+pub(super) async fn answer() -> Response {
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| document().to_json().unwrap_or_default().into());
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.clone()).into_response()
 }
 
 /// The description, as `OpenAPI` 3.1 has it.

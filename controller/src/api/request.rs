@@ -1,124 +1,25 @@
-//! From an HTTP request to who asks what.
+//! From an HTTP request to what is asked.
 
 use super::{
-    Api, MAX_OPERATOR_BODY, MAX_TENANT_BODY,
-    response::{Failure, RequestId, asked_by},
+    Api,
+    response::{Failure, RequestId},
 };
 use crate::{
-    access::{AccessError, Caller, rate::Source, session, signature::Parts},
+    access::{AccessError, Caller},
     audit,
     model::{Actor, Code, Command, CommandError, Outcome, Request, record::Made},
 };
 use axum::{
-    body::{Body, to_bytes},
-    extract::{ConnectInfo, FromRequestParts, RawPathParams, State},
-    http::{self, request},
-    middleware::Next,
-    response::{IntoResponse, Response},
+    extract::{FromRequestParts, RawPathParams},
+    http::request,
 };
 use cps_peering_config::{
     id::{AccountId, PeeringId, RegionId},
     text::{MAX_QUOTED, cut, quote, shorten},
-    tls::OPERATOR,
 };
-use cps_peering_http::tls::Peer;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
-
-/// From where a request came.
-pub(super) fn source(extensions: &http::Extensions) -> Source {
-    let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
-    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into()
-}
-
-/// Whether the client's certificate says who asks: that of the control plane says as much as the operators' token. Who sends a
-/// token or a signature is who that says.
-pub(super) fn is_operator_by_certificate(extensions: &http::Extensions, headers: &http::HeaderMap) -> bool {
-    let is_operator = extensions.get::<Peer>().is_some_and(|peer| peer.is(OPERATOR));
-    is_operator && !headers.contains_key(http::header::AUTHORIZATION)
-}
-
-/// Finds out who asks, before anything else is looked at.
-pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
-    let (mut parts, body) = request.into_parts();
-    let head = Parts {
-        method: parts.method.as_str(),
-        path: parts.uri.path(),
-        query: parts.uri.query().unwrap_or_default(),
-        headers: &parts.headers,
-        body: &[],
-    };
-    if is_operator_by_certificate(&parts.extensions, &parts.headers) {
-        // A browser sends the certificate whoever's page asks; what that page learns of an answer is nothing.
-        if !["GET", "HEAD"].contains(&head.method) && session::is_from_others_page(head.headers) {
-            return Failure::from(AccessError::OthersPageByCertificate).into_response();
-        }
-        asked_by(&Actor::Operator);
-        parts.extensions.insert(Caller { actor: Actor::Operator, signed: None, service: None, region: None });
-        return match to_bytes(body, MAX_OPERATOR_BODY).await {
-            Ok(body) => next.run(axum::extract::Request::from_parts(parts, Body::from(body))).await,
-            Err(_) => too_long(MAX_OPERATOR_BODY),
-        };
-    }
-    let from = source(&parts.extensions);
-    if let Err(error) = api.access.may_be_known(&head, from) {
-        return Failure::from(error).into_response();
-    }
-    let limit = if parts.uri.path().starts_with("/admin/") { MAX_OPERATOR_BODY } else { MAX_TENANT_BODY };
-    let Ok(body) = to_bytes(body, limit).await else {
-        return too_long(limit);
-    };
-    let signed = Parts { body: &body, ..head };
-    match api.access.recognise(&signed, from) {
-        Ok(caller) => {
-            asked_by(&caller.actor);
-            if let Err(failure) = meant_for(&caller, parts.uri.path()) {
-                return failure.into_response();
-            }
-            if let Some(Err(often)) = caller.actor.account().map(|account| api.access.count(account)) {
-                return Failure::from(often).into_response();
-            }
-            parts.extensions.insert(caller);
-            next.run(axum::extract::Request::from_parts(parts, Body::from(body))).await
-        }
-        Err(error) => Failure::from(error).into_response(),
-    }
-}
-
-fn too_long(limit: usize) -> Response {
-    let text = format!("the body is longer than {limit} bytes, or ended early");
-    (http::StatusCode::PAYLOAD_TOO_LARGE, text).into_response()
-}
-
-/// A signature names service and region, and is good for them alone.
-fn meant_for(caller: &Caller, path: &str) -> Result<(), Failure> {
-    const NO_REGION: &str = "jdcloud-api";
-    let unauthenticated =
-        |rule: String| Failure::from(CommandError::one(Code::Replayed, "Authorization", rule, "CredentialScope"));
-    if let Some(service) = caller.service.as_deref().filter(|service| !["vpc", "cps"].contains(service)) {
-        return Err(unauthenticated(format!("the credential is for service {service}, and this is vpc and cps")));
-    }
-    let meant = path.strip_prefix("/v1/regions/").and_then(|rest| rest.split('/').next()).filter(|it| !it.is_empty());
-    match (&caller.region, meant) {
-        (Some(region), meant) if region != meant.unwrap_or(NO_REGION) => {
-            let meant = meant.unwrap_or(NO_REGION);
-            Err(unauthenticated(format!("the credential is for region {region}, and the request for {meant}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-pub(super) async fn operators_only(request: axum::extract::Request, next: Next) -> Response {
-    match request.extensions().get::<Caller>().map(|caller| &caller.actor) {
-        Some(Actor::Operator) => next.run(request).await,
-        Some(_) => Failure::forbidden("operators only").into_response(),
-        None => Failure::from(AccessError::Missing).into_response(),
-    }
-}
+use std::sync::Arc;
 
 /// The authenticated identity.
 pub(super) struct RequestContext {

@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use cps_peering_config::text;
+use cps_peering_http::{headers, places::TooManyConnections};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::Instrument as _;
@@ -29,6 +30,13 @@ const LONGEST_RULE: usize = 1000;
 
 /// Under which an answer is found in the audit trail and in the log.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-jdcloud-request-id");
+
+/// How a client may say who it is (RFC 9110 section 11.6.1).
+const CHALLENGES: [&str; 3] = [
+    "Bearer realm=\"cps-peering\"",
+    "JDCLOUD3-HMAC-SHA256 realm=\"cps-peering\"",
+    "JDCLOUD2-HMAC-SHA256 realm=\"cps-peering\"",
+];
 
 /// The id of a request.
 #[derive(Debug, Clone)]
@@ -79,6 +87,25 @@ impl Failure {
     fn too_often(entry: &str, rule: String, reason: &'static str, wait_s: u64) -> Self {
         let details = vec![FieldViolation { entry: entry.to_owned(), rule: rule.clone(), reason }];
         Self { details, retry_after_s: Some(wait_s), ..Self::too_many(rule) }
+    }
+
+    /// There is no room for it at the moment.
+    pub(super) fn no_room(message: impl Into<String>) -> Self {
+        Self { retry_after_s: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message) }
+    }
+
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self::of_status(StatusCode::PAYLOAD_TOO_LARGE, message.into())
+    }
+
+    pub(super) fn too_slow(message: impl Into<String>) -> Self {
+        Self::of_status(StatusCode::REQUEST_TIMEOUT, message.into())
+    }
+
+    /// A credential that is none for this. `rule` says why.
+    pub(super) fn unauthenticated(rule: String, reason: &'static str) -> Self {
+        let details = vec![FieldViolation { entry: "Authorization".to_owned(), rule: rule.clone(), reason }];
+        Self { details, ..Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", rule) }
     }
 
     pub(super) fn not_found(message: impl Into<String>) -> Self {
@@ -159,9 +186,11 @@ impl From<CommandError> for Failure {
             Code::AlreadyExists => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
             Code::Aborted => (StatusCode::CONFLICT, "ABORTED"),
             Code::QuotaExceeded => (StatusCode::TOO_MANY_REQUESTS, "QUOTA_EXCEEDED"),
-            Code::Replayed => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
+            Code::Replayed => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT"),
         };
-        Self { details: refusal.violations.clone(), ..Self::new(code, status, refusal.to_string()) }
+        // In the next second the signature is another.
+        let retry_after_s = (refusal.code == Code::Replayed).then_some(1);
+        Self { details: refusal.violations.clone(), retry_after_s, ..Self::new(code, status, refusal.to_string()) }
     }
 }
 
@@ -172,8 +201,17 @@ impl From<AccessError> for Failure {
             AccessError::TooManyFailures { wait_s } => {
                 Self::too_often("Authorization", error.to_string(), "TooManyFailures", wait_s)
             }
+            AccessError::TooManySigned { .. } => {
+                Self::too_often("Authorization", error.to_string(), "TooManyRequests", 60)
+            }
             _ => Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", error.to_string()),
         }
+    }
+}
+
+impl From<TooManyConnections> for Failure {
+    fn from(error: TooManyConnections) -> Self {
+        Self::too_often("accountId", format!("{error}: close some, or wait"), "TooManyConnections", 1)
     }
 }
 
@@ -206,12 +244,16 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let allow = self.allow.map(HeaderValue::from_static);
         let retry_after = self.retry_after_s.map(HeaderValue::from);
+        let challenges: &[&str] = if self.code == StatusCode::UNAUTHORIZED { &CHALLENGES } else { &[] };
         let mut response = unwritten(self.code, Unwritten::Error(self));
         if let Some(allow) = allow {
             response.headers_mut().insert(header::ALLOW, allow);
         }
         if let Some(retry_after) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, retry_after);
+        }
+        for challenge in challenges {
+            response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }
@@ -234,6 +276,15 @@ pub(crate) fn unavailable(message: &str) -> Response {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Refuses requests whose head different programs would read differently.
+pub(super) async fn unambiguous(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match headers::check(&head) {
+        Ok(()) => next.run(Request::from_parts(head, body)).await,
+        Err(error) => Failure::invalid(error.to_string()).into_response(),
+    }
 }
 
 /// Gives every request an id, and every answer its shape; also to those that the framework gives by itself.

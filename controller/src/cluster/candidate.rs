@@ -5,7 +5,7 @@ use crate::store::{Cluster, Content, Replica, Store, StoreError};
 use anyhow::{Context, bail};
 use axum::Router;
 use cps_peering_config::{settings::EtcdSettings, tls::CONTROLLER};
-use cps_peering_http::{forward::Forwarder, metrics::Own, tls::Identity};
+use cps_peering_http::{forward::Forwarder, metrics::Own, share::FairShare, source::Source, tls::Identity};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use std::{
     convert::Infallible,
@@ -30,6 +30,7 @@ pub struct Candidate {
     registry: Arc<Registry>,
     copied: Gauge,
     forwarder: Forwarder,
+    under_way: Arc<FairShare<Source>>,
 }
 
 /// What a look at etcd led to.
@@ -46,8 +47,8 @@ pub fn tell_leading(registry: &mut Registry, leads: bool) {
 }
 
 impl Candidate {
-    /// One of several controllers, which does not lead yet.
-    pub fn new(settings: &EtcdSettings, identity: Option<&Identity>) -> anyhow::Result<Self> {
+    /// One of several controllers, which does not lead yet. `under_way`: how many requests may be on their way to the one that leads.
+    pub fn new(settings: &EtcdSettings, identity: Option<&Identity>, under_way: usize) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Own::new("cps_controller", env!("CARGO_PKG_VERSION"), identity.cloned())));
         tell_leading(&mut registry, false);
@@ -61,6 +62,7 @@ impl Candidate {
             registry: Arc::new(registry),
             copied,
             forwarder: Forwarder::new(identity, CONTROLLER),
+            under_way: FairShare::new(under_way),
         })
     }
 
@@ -71,7 +73,8 @@ impl Candidate {
 
     /// What it serves while it follows.
     pub fn routes(&self) -> Router {
-        let follower = Follower { leader: self.leader.subscribe(), forwarder: self.forwarder.clone() };
+        let (forwarder, under_way) = (self.forwarder.clone(), Arc::clone(&self.under_way));
+        let follower = Follower { leader: self.leader.subscribe(), forwarder, under_way };
         follower_routes(follower, &self.registry)
     }
 

@@ -3,16 +3,28 @@
 use crate::{api, engine::Engine};
 use axum::{
     Router,
+    body::Body,
     extract::{ConnectInfo, Request, State},
-    http::{HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue},
     middleware::{self, Next},
     response::Response,
     routing::get,
 };
 use cps_peering_config::tls::CONTROLLER;
-use cps_peering_http::{REQUEST_TIMEOUT, forward::Forwarder, tls::Peer, within};
+use cps_peering_http::{
+    Connection, REQUEST_TIMEOUT,
+    forward::Forwarder,
+    share::{FairShare, Held},
+    source::Source,
+    tls::Peer,
+    within,
+};
+use http_body_util::BodyExt as _;
 use prometheus_client::registry::Registry;
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 use tokio::sync::watch;
 
 /// Who the client is, by its certificate: one name each. Believed only of another controller.
@@ -27,15 +39,21 @@ pub struct Follower {
     pub leader: watch::Receiver<Option<String>>,
     /// The way there.
     pub forwarder: Forwarder,
+    /// How many requests may be under way to it, shared by the addresses that they come from.
+    pub under_way: Arc<FairShare<Source>>,
 }
 
-/// What a follower serves: its own health and figures; everything else is the leader's to answer.
+/// What a follower serves: its own health and figures, and what is the same everywhere; everything else is the leader's to answer.
 pub fn follower_routes(follower: Follower, registry: &Arc<Registry>) -> Router {
     let metrics = api::metrics_route(Arc::clone(registry));
-    let pass = Router::new().fallback(pass_on).with_state(follower);
+    let pass: Router = Router::new().fallback(pass_on).with_state(follower);
     Router::new()
         .route("/healthz", get(async || "ok follower\n"))
         .merge(metrics)
+        .merge(api::static_routes())
+        // Beside the console's files.
+        .route_service("/console/session", pass.clone())
+        .route_service("/console/events", pass.clone())
         .fallback_service(pass)
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
 }
@@ -50,7 +68,7 @@ pub fn leader_routes(engine: &Arc<Engine>, routes: Router) -> Router {
         .layer(middleware::from_fn(from_others))
 }
 
-async fn pass_on(State(mut follower): State<Follower>, mut request: Request) -> Response {
+async fn pass_on(State(mut follower): State<Follower>, request: Request) -> Response {
     let leader = follower.leader.borrow_and_update().clone();
     let Some(leader) = leader else {
         return api::unavailable("no controller leads at the moment: ask again in a second");
@@ -58,32 +76,50 @@ async fn pass_on(State(mut follower): State<Follower>, mut request: Request) -> 
     if request.headers().contains_key(FORWARDED) {
         return api::unavailable("this controller lost leadership: retry in a second");
     }
-    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let address = address.and_then(|ConnectInfo(address)| address.ip().to_string().parse().ok());
-    let headers = request.headers_mut();
-    headers.remove(CLIENT);
-    headers.insert(FORWARDED, address.unwrap_or(HeaderValue::from_static("unknown")));
-    // One that is empty says that there is none: it is not this controller that asks.
-    headers.insert(CLIENT, HeaderValue::from_static(""));
-    for name in peer.names {
-        if let Ok(name) = name.parse() {
-            headers.append(CLIENT, name);
-        }
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+    let mut place: Held<Source> = follower.under_way.hold(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into());
+    if !place.take(1) {
+        return api::unavailable(
+            "too many requests are on their way to the controller that leads: ask again in a second",
+        );
     }
+    let client = who_asks(&request);
     let gone = async {
         // The sender lives as long as the process.
         let _ = follower.leader.wait_for(|now| now.as_ref() != Some(&leader)).await;
     };
-    tokio::select! {
-        answer = follower.forwarder.forward(&leader, request) => answer.unwrap_or_else(|error| {
+    let answer = tokio::select! {
+        answer = follower.forwarder.forward(&leader, request, client) => answer.unwrap_or_else(|error| {
             tracing::debug!(leader, %error, "a request was not answered");
             api::unavailable(&format!("the controller that leads, {leader}, does not answer: {error}"))
         }),
         () = gone => api::unavailable(
             "the controller that led is gone, and whether it has done what was asked is not known",
         ),
+    };
+    // The way is taken until the client has all of the answer.
+    answer.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _until_then = &place;
+            frame
+        }))
+    })
+}
+
+/// What the leader is told of the client, by its certificate and address.
+fn who_asks(request: &Request) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let address = address.and_then(|ConnectInfo(address)| address.ip().to_string().parse().ok());
+    headers.insert(FORWARDED, address.unwrap_or(HeaderValue::from_static("unknown")));
+    // One that is empty says that there is none: it is not this controller that asks.
+    headers.insert(CLIENT, HeaderValue::from_static(""));
+    for name in request.extensions().get::<Peer>().cloned().unwrap_or_default().names {
+        if let Ok(name) = name.parse() {
+            headers.append(CLIENT, name);
+        }
     }
+    headers
 }
 
 /// Gives requests that another controller passed on the names and addresses of their clients; others cannot give themselves
@@ -99,6 +135,8 @@ async fn from_others(mut request: Request, next: Next) -> Response {
             // Of which port it was nothing depends.
             request.extensions_mut().insert(ConnectInfo(SocketAddr::new(address, 0)));
         }
+        // The connection is the other controller's, whoever asks.
+        request.extensions_mut().remove::<Connection>();
     }
     request.headers_mut().remove(CLIENT);
     request.headers_mut().remove(FORWARDED);

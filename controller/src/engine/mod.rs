@@ -376,6 +376,11 @@ impl Engine {
         self.answered(request, true).await
     }
 
+    /// Like [`carry_out`](Self::carry_out) for who does not wait.
+    pub fn submit(&self, request: Request) {
+        self.request(request, false, Box::new(|_| ()));
+    }
+
     /// Like [`carry_out`](Self::carry_out) for where nothing else is to be done meanwhile. Blocks on the disk.
     pub fn execute(&self, request: &Request) -> Result<Outcome, EngineError> {
         let (send, receive) = mpsc::channel();

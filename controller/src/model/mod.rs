@@ -247,6 +247,8 @@ pub enum Command {
     Forget(HostId),
     /// Do what is due, and nothing else.
     Tick,
+    /// Keep the signature of a request that was refused, or changed nothing, so that the same is not done later.
+    RecordSignature,
 }
 
 impl Command {
@@ -271,7 +273,8 @@ impl Command {
             | Command::SetBandwidth(_)
             | Command::CreateVpc(_)
             | Command::ModifyVpc(_)
-            | Command::AddCidr(_) => false,
+            | Command::AddCidr(_)
+            | Command::RecordSignature => false,
         }
     }
 
@@ -296,7 +299,8 @@ impl Command {
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
-            | Command::Tick => Ok(()),
+            | Command::Tick
+            | Command::RecordSignature => Ok(()),
         }
     }
 }
@@ -457,15 +461,19 @@ fn decide_in_full(
         let forget_ms = now_ms.saturating_add(limits.token_ms);
         tx.change(Change::Token(key, Some(TokenUse { request: words, result: result.clone(), forget_ms })));
     }
-    if let Some(signed) = &request.signed
-        && tx.changes.len() > tx.due
-    {
+    if let Some(signed) = &request.signed {
+        let is_known = tx.state.has_signature(&signed.signature);
+        let changes = tx.changes.len() > tx.due;
         // What changes nothing may be asked again: a client that sends the same twice within a second gets the same answer.
-        if tx.state.has_signature(&signed.signature) {
-            let rule = "a request with this signature was carried out before: sign it again";
+        if is_known && changes {
+            let rule = "a request with this very signature came before. Signatures have dates of one second, and those of version 3 \
+                        do not cover the nonce, so the same request within one second cannot be told from a copy of it: send it \
+                        again after a second";
             return Err(CommandError::one(Code::Replayed, "Authorization", rule, "RequestReplayed"));
         }
-        tx.change(Change::Signature(signed.signature.clone(), Some(signed.until_ms)));
+        if !is_known && (changes || matches!(request.command, Command::RecordSignature)) {
+            tx.change(Change::Signature(signed.signature.clone(), Some(signed.until_ms)));
+        }
     }
     Ok(outcome)
 }
@@ -517,6 +525,6 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
             }
             Ok(Outcome::Done)
         }
-        Command::Tick => Ok(Outcome::Done),
+        Command::Tick | Command::RecordSignature => Ok(Outcome::Done),
     }
 }

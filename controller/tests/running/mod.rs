@@ -144,6 +144,13 @@ impl Controller {
         std::mem::replace(&mut self.place, Place(tempfile::tempdir().unwrap()))
     }
 
+    /// Ends it as a failure of power does.
+    pub fn kill(mut self) -> Place {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::mem::replace(&mut self.place, Place(tempfile::tempdir().unwrap()))
+    }
+
     pub fn ask(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
     }

@@ -24,6 +24,7 @@ use anyhow::{Context, Result, anyhow};
 use cps_peering_agent::ledger::{Ledger, Record};
 use cps_peering_config::{
     HostConfig, HostReport, agent_api,
+    connections::ConnectionSettings,
     id::{HostId, PeeringId},
     inventory::{self, Inventory},
     net::InterfaceName,
@@ -235,6 +236,7 @@ impl Builder {
             resync_s: self.resync.as_secs(),
             event_buffer: self.event_buffer,
             metrics_listen: None,
+            connections: ConnectionSettings::default(),
             tls: Some(pki.of_host(&host.id)),
         };
         let file = dir.join("agent.toml");

@@ -38,6 +38,11 @@ fn agents_obey_the_controller_alone() -> Result<()> {
             ensure!(refused.contains("answered 403") && refused.contains(tls::CONTROLLER), "{refused}");
         }
     }
+    let figures = |client: &str| agent_for(&lab, "h1", client)?.text(agent_api::METRICS_PATH);
+    ensure!(
+        figures("monitoring").is_ok() && figures("host-h2").is_err(),
+        "metrics are for monitoring, not for other hosts"
+    );
     // A client without a certificate does not come so far.
     let nobody = Endpoint { tls: lab.pki().as_client()?, ..lab.host("h1").endpoint() };
     ensure!(nobody.text(agent_api::HEALTH_PATH).is_err(), "an agent answers who has no certificate");

@@ -201,3 +201,31 @@ async fn a_body_that_is_too_long_is_refused_over_tls_too() {
     let large = server.ask(host.client_of(H1), &(head(1001) + &"x".repeat(1001))).await.unwrap();
     assert!(large.starts_with("HTTP/1.1 413"), "{large}");
 }
+
+#[tokio::test]
+async fn the_controller_finds_a_place_among_silent_clients_and_browsers_come_back_over_tls() {
+    let pki = Pki::new();
+    let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
+    let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
+    let limits = Limits {
+        connections: 16,
+        reserved: 4,
+        reserved_names: &[CONTROLLER],
+        per_address: 6,
+        per_certificate: 2,
+        head: Duration::from_hours(1),
+        ..Limits::default()
+    };
+    let agent = start(&host, Clients::Required, limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        for _ in 0..10 {
+            silent.push(TcpStream::connect(agent.address).await.unwrap());
+        }
+        let text = agent
+            .ask(controller.client_of(H1), "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        assert!(text.ends_with(CONTROLLER) && text.contains("strict-transport-security: max-age=31536000"), "{text}");
+    }
+}

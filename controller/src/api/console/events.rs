@@ -1,13 +1,8 @@
 //! Word of changes, as server-sent events: that something of the caller's has changed, not what. Pages ask for it then.
 
 use crate::{
-    access::signature::Parts,
-    api::{
-        Api,
-        request::{RequestContext, is_operator_by_certificate},
-        response::Failure,
-        view,
-    },
+    access::signature::{NO_BODY, Parts},
+    api::{Api, authentication::is_operator_by_certificate, request::RequestContext, response::Failure, view},
     engine::Agents,
     model::{Actor, peering::role, state::State},
 };
@@ -137,7 +132,7 @@ impl Listener {
         if self.by_certificate {
             return true;
         }
-        let parts = Parts { method: "GET", path: "", query: "", headers: &self.headers, body: &[] };
+        let parts = Parts { method: "GET", path: "", query: "", headers: &self.headers, body: NO_BODY };
         self.context.api.access.whose(&parts).is_ok_and(|caller| caller.actor == self.context.caller.actor)
     }
 

@@ -2,11 +2,13 @@
 
 use crate::api::response::Failure;
 use axum::{
+    body::Bytes,
     extract::Path,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use rust_embed::{EmbeddedFile, RustEmbed};
+use std::borrow::Cow;
 
 #[derive(RustEmbed)]
 #[folder = "console/dist/"]
@@ -46,6 +48,14 @@ pub(super) async fn file(Path(path): Path<String>, headers: HeaderMap) -> Result
     answer(&path, &headers)
 }
 
+/// What is embedded is shared by all who read it.
+fn content(data: Cow<'static, [u8]>) -> Bytes {
+    match data {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    }
+}
+
 fn answer(path: &str, asked: &HeaderMap) -> Result<Response, Failure> {
     let Some(EmbeddedFile { data, metadata }) = Files::get(path) else {
         return Err(Failure::not_found("there is nothing at this path"));
@@ -53,7 +63,7 @@ fn answer(path: &str, asked: &HeaderMap) -> Result<Response, Failure> {
     let tag = format!("\"{}\"", crate::access::secret::hex(&metadata.sha256_hash()[..16]));
     let known = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let fresh = known.flat_map(|tags| tags.split(',')).any(|known| known.trim().trim_start_matches("W/") == tag);
-    let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { data.into_owned().into_response() };
+    let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { content(data).into_response() };
     // The names of files below `assets` contain a hash of their content.
     let caching = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
     let headers = response.headers_mut();

@@ -5,7 +5,7 @@ mod events;
 mod files;
 
 use super::{
-    Api, request,
+    Api, authentication, request,
     response::{Failure, Reply, asked_by, reply},
 };
 use crate::{
@@ -42,15 +42,20 @@ struct Credential {
 pub(super) fn routes(api: &Api) -> Router<Api> {
     let known = Router::new()
         .route("/console/events", get(events::events))
-        .layer(middleware::from_fn_with_state(api.clone(), request::recognise));
+        .layer(middleware::from_fn_with_state(api.clone(), authentication::recognise));
     Router::new()
         .route("/console/session", post(sign_in).delete(sign_out))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .merge(known)
+}
+
+/// The console's files.
+pub(super) fn static_routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new()
         .route("/", get(async || Redirect::to("/console/")))
         .route("/console", get(async || Redirect::to("/console/")))
         .route("/console/", get(files::index))
         .route("/console/{*path}", get(files::file))
-        .merge(known)
 }
 
 impl From<SignInError> for Failure {
@@ -66,7 +71,8 @@ impl From<SignInError> for Failure {
 /// of anybody else, and over TLS only where there is TLS.
 fn cookie(api: &Api, said: &str, seconds: u64) -> Result<HeaderValue, Failure> {
     let secure = if api.secure { "; Secure" } else { "" };
-    let text = format!("{}={said}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}", session::COOKIE);
+    let text =
+        format!("{}={said}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}", api.access.cookie_name());
     text.parse().map_err(|_| Failure::internal("the session's cookie is no header"))
 }
 
@@ -80,7 +86,7 @@ async fn sign_in(
     if !session::is_from_own_page(&headers) {
         return Err(AccessError::OthersPage.into());
     }
-    let from = request::source(&extensions);
+    let from = authentication::source(&extensions);
     let (said, actor) = match request::read(&body)? {
         Credential { access_key: Some(key), secret_key: Some(secret), token: None } => {
             api.access.sign_in_by_key(key.trim(), secret.trim(), from)?

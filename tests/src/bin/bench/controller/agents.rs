@@ -219,7 +219,9 @@ pub(crate) fn run(hosts: usize) -> Result<()> {
         let listener = tokio::net::TcpListener::bind(("0.0.0.0", AGENT_PORT))
             .await
             .with_context(|| format!("cannot listen on port {AGENT_PORT}"))?;
-        let limits = Limits { connections: 2 * hosts + 100, ..Limits::default() };
+        // All of them are asked from one address.
+        let most = 2 * hosts + 100;
+        let limits = Limits { connections: 2 * most, reserved: 0, per_address: most, ..Limits::default() };
         cps_peering_http::serve_within(limits, listener, None, router, std::future::pending()).await;
         Ok(())
     })

@@ -1,0 +1,114 @@
+//! What an agent's own certificate, and that of its clients, decide.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+use axum::{Router, body::Body, http::Request};
+use cps_peering_agent::{
+    api,
+    kernel::memory::Memory,
+    ledger::Ledger,
+    objects::LinkKind,
+    reconcile::{self, Options, PersistentState},
+    shares::SharesFile,
+};
+use cps_peering_config::tls::{CONTROLLER, MONITORING, OPERATOR, TlsFiles};
+use cps_peering_http::tls::{Identity, Peer};
+use http_body_util::BodyExt;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use serde_json::{Value, json};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use tower::ServiceExt;
+
+/// A certificate with this name, by a CA of its own.
+fn identity(folder: &Path, name: &str) -> Identity {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let path = |file: &str| folder.join(file);
+    fs::write(path("ca.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
+    let own = KeyPair::generate().unwrap();
+    fs::write(path("own.pem"), params.signed_by(&own, &Issuer::new(authority, key)).unwrap().pem()).unwrap();
+    fs::write(path("own.key"), own.serialize_pem()).unwrap();
+    fs::set_permissions(path("own.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    Identity::open(&TlsFiles { ca: path("ca.pem"), cert: path("own.pem"), key: path("own.key") }).unwrap()
+}
+
+/// The routes of an agent on a host with an underlay interface.
+fn agent(folder: &Path, identity: &Identity) -> Router {
+    let kernel = Memory::new();
+    kernel.state().add_link("eth0", LinkKind::Other);
+    kernel.state().add_foreign_address("eth0", "192.0.2.1/24");
+    let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
+    let reconciler = reconcile::start_with(kernel, options, PersistentState::default()).unwrap();
+    let ledger = Ledger::new(folder.join("ledger"));
+    let accepted = ledger.load().unwrap().map(Arc::new);
+    api::routers(accepted, ledger, SharesFile::beside(&folder.join("ledger")), reconciler, Some(identity)).0
+}
+
+async fn call(agent: &Router, client: &str, method: &str, path: &str, body: &Value) -> (u16, String) {
+    let mut request = Request::builder().method(method).uri(path).header("host", "h1");
+    request.extensions_mut().unwrap().insert(Peer { names: vec![client.to_owned()] });
+    let answer = agent.clone().oneshot(request.body(Body::from(body.to_string())).unwrap()).await.unwrap();
+    let status = answer.status().as_u16();
+    (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+}
+
+fn config(host: &str, number: u64) -> Value {
+    json!({ "revision": { "epoch": 1, "number": number }, "host": host, "underlay": "192.0.2.1", "vrfs": {}, "sides": {} })
+}
+
+#[tokio::test]
+async fn an_agent_is_the_host_that_its_certificate_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = identity(folder.path(), "spiffe://cps-peering/host/h1");
+    let agent_of_h1 = agent(folder.path(), &own);
+    let put = async |agent: &Router, config: &Value| call(agent, CONTROLLER, "PUT", "/v1/config", config).await;
+    // Also the first one.
+    let (status, told) = put(&agent_of_h1, &config("h2", 5)).await;
+    assert_eq!(status, 400, "{told}");
+    assert!(told.contains("meant for host h2") && told.contains("spiffe://cps-peering/host/h1"), "{told}");
+    assert_eq!(put(&agent_of_h1, &config("h1", 1)).await.0, 200);
+    let patch = json!({ "base": { "epoch": 1, "number": 1 }, "revision": { "epoch": 1, "number": 2 } });
+    assert_eq!(call(&agent_of_h1, CONTROLLER, "PATCH", "/v1/config", &patch).await.0, 200);
+
+    // What a ledger holds of another host is nothing to go on from: neither its host nor its revision.
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::copy(folder.path().join("ledger"), elsewhere.path().join("ledger")).unwrap();
+    let agent_of_h2 = agent(elsewhere.path(), &identity(elsewhere.path(), "spiffe://cps-peering/host/h2"));
+    let patch = json!({ "base": { "epoch": 1, "number": 2 }, "revision": { "epoch": 1, "number": 3 } });
+    assert_eq!(call(&agent_of_h2, CONTROLLER, "PATCH", "/v1/config", &patch).await.0, 409);
+    assert_eq!(put(&agent_of_h2, &config("h1", 3)).await.0, 400);
+    assert_eq!(put(&agent_of_h2, &config("h2", 1)).await.0, 200);
+}
+
+#[tokio::test]
+async fn metrics_are_for_those_whose_certificates_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = "spiffe://cps-peering/host/h1";
+    let agent = agent(folder.path(), &identity(folder.path(), own));
+    for client in [CONTROLLER, OPERATOR, MONITORING, own] {
+        assert_eq!(call(&agent, client, "GET", "/metrics", &Value::Null).await.0, 200, "{client}");
+    }
+    for client in ["spiffe://cps-peering/host/h2", "spiffe://cps-peering/", ""] {
+        let (status, told) = call(&agent, client, "GET", "/metrics", &Value::Null).await;
+        assert_eq!(status, 403, "{client:?}");
+        assert!(told.contains(MONITORING), "{told}");
+        assert_eq!(call(&agent, client, "GET", "/healthz", &Value::Null).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_says_two_things_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = agent(folder.path(), &identity(folder.path(), "spiffe://cps-peering/host/h1"));
+    for hosts in [&[][..], &["h1", "h2"]] {
+        let mut request = Request::builder().uri("/healthz");
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        let answer = agent.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), 400, "{hosts:?}");
+    }
+}

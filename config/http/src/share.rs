@@ -1,0 +1,106 @@
+//! A common stock that nobody can use up for the others.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// So many units that several share. Each may hold no more than there is free: one alone half of them, two a third each, and so
+/// on (dynamic thresholds, Choudhury and Hahne 1998). So there is always something left for whoever holds nothing.
+#[derive(Debug)]
+pub struct FairShare<K> {
+    total: usize,
+    held: Mutex<(usize, HashMap<K, usize>)>,
+}
+
+impl<K: Hash + Eq + Clone> FairShare<K> {
+    /// With so many units.
+    pub fn new(total: usize) -> Arc<Self> {
+        Arc::new(Self { total, held: Mutex::new((0, HashMap::new())) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (usize, HashMap<K, usize>)> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing yet, for `who`.
+    pub fn hold(self: &Arc<Self>, who: K) -> Held<K> {
+        Held { stock: Arc::clone(self), who, units: 0 }
+    }
+
+    fn take(&self, who: &K, units: usize) -> bool {
+        let mut held = self.lock();
+        let (all, by_holder) = &mut *held;
+        let own = by_holder.get(who).copied().unwrap_or_default();
+        if own.saturating_add(units) > self.total.saturating_sub(*all) {
+            return false;
+        }
+        *all += units;
+        *by_holder.entry(who.clone()).or_default() += units;
+        true
+    }
+
+    fn give_back(&self, who: &K, units: usize) {
+        let mut held = self.lock();
+        let (all, by_holder) = &mut *held;
+        *all -= units;
+        if let Some(own) = by_holder.get_mut(who) {
+            *own -= units;
+            if *own == 0 {
+                by_holder.remove(who);
+            }
+        }
+    }
+}
+
+/// Units that are given back when this is dropped.
+#[derive(Debug)]
+pub struct Held<K: Hash + Eq + Clone> {
+    stock: Arc<FairShare<K>>,
+    who: K,
+    units: usize,
+}
+
+impl<K: Hash + Eq + Clone> Held<K> {
+    /// Takes more. False where there is not enough left for this holder; nothing is taken then.
+    #[must_use]
+    pub fn take(&mut self, units: usize) -> bool {
+        let taken = self.stock.take(&self.who, units);
+        if taken {
+            self.units += units;
+        }
+        taken
+    }
+}
+
+impl<K: Hash + Eq + Clone> Drop for Held<K> {
+    fn drop(&mut self) {
+        if self.units > 0 {
+            self.stock.give_back(&self.who, self.units);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_holds_nothing_finds_something() {
+        let stock = FairShare::new(100);
+        let fill = |who: u32| {
+            let mut held = stock.hold(who);
+            while held.take(1) {}
+            held
+        };
+        let holders: Vec<Held<u32>> = (0..5).map(fill).collect();
+        assert_eq!(holders.iter().map(|held| held.units).collect::<Vec<_>>(), [50, 25, 13, 6, 3]);
+        let mut more = stock.hold(0);
+        assert!(!more.take(1), "who holds much gets no more by another handle");
+        drop((holders, more));
+        assert_eq!(fill(7).units, 50, "everything was given back");
+        assert!(stock.lock().1.is_empty());
+        assert!(!stock.hold(8).take(101));
+    }
+}

@@ -1,0 +1,115 @@
+//! A socket that gives up on clients who take nothing.
+
+use crate::{
+    pace::{MinimumRate, Pace},
+    places::Connection,
+};
+use socket2::SockRef;
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
+};
+
+/// The kernel takes more to send when less than half of so many bytes wait to be sent, and at most [`AT_ONCE`] more. Both are
+/// so small that the slowest client that is fast enough takes that much within the usual stall.
+const UNSENT: u32 = 8 * 1024;
+/// How many bytes are written at once: as much as a TLS record holds.
+const AT_ONCE: usize = 16 * 1024;
+
+/// A TCP connection of a client. Writing fails when the client takes too little, and it is remembered who waits for whom.
+pub(crate) struct Socket {
+    stream: TcpStream,
+    connection: Connection,
+    pace: Pace,
+    end: Option<Pin<Box<Sleep>>>,
+    /// What is still to be sent is worth nothing.
+    abort: bool,
+}
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream, connection: Connection, rate: MinimumRate) -> Self {
+        let socket = SockRef::from(&stream);
+        // Without the first, a small answer may wait for the acknowledgement of the one before. The others bound what the kernel
+        // keeps, and for how long, for a client that takes nothing. None of them is needed for an answer to be right.
+        let _ = stream.set_nodelay(true);
+        let _ = socket.set_tcp_notsent_lowat(UNSENT);
+        let _ = socket.set_tcp_user_timeout(Some(rate.stall + Duration::from_secs(1)));
+        Self { stream, connection, pace: Pace::new(rate), end: None, abort: false }
+    }
+
+    /// What became of an attempt to write.
+    fn wrote(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.pace.passed(bytes, Instant::now());
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                self.connection.entry().wait_for_client();
+                let end = self.pace.wait(Instant::now());
+                let sleep = self.end.get_or_insert_with(|| Box::pin(sleep_until(end)));
+                if sleep.deadline() != end {
+                    sleep.as_mut().reset(end);
+                }
+                ready!(sleep.as_mut().poll(context));
+                self.abort = true;
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes the answer too slowly")))
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.abort || self.connection.entry().is_taken() {
+            // Else the kernel would keep what was not taken for minutes.
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, &bytes[..bytes.len().min(AT_ONCE)]);
+        self.wrote(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if bytes.iter().map(|slice| slice.len()).sum::<usize>() > AT_ONCE {
+            let first = bytes.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
+            return self.poll_write(context, first);
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.wrote(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

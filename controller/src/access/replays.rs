@@ -1,0 +1,137 @@
+//! Signed requests that came lately, so that none is taken twice.
+//!
+//! A signature says who asked for what in which second. What is signed must not be done again by whoever has seen it, for as long
+//! as its date is good: those that came are remembered until then. Only requests that are let in are, so refusals cost nothing.
+
+use super::secret;
+use cps_peering_config::id::AccountId;
+use std::collections::HashMap;
+
+/// How many signed requests are remembered, some 60 bytes each. An account may have no more of them than are free.
+const MOST: usize = 1 << 20;
+const MINUTE_MS: u64 = 60_000;
+/// For how long a client may send the same change again in good faith.
+const AT_ONCE_MS: u64 = 3000;
+
+/// A signature with its nonce, or a signature alone: half of a SHA-256.
+type Key = [u8; 16];
+
+/// Why a request is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotNew {
+    /// It came before.
+    Replayed,
+    /// So many of this account are remembered that there is no room for one more.
+    NoRoom,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    first_ms: u64,
+    until_ms: u64,
+}
+
+/// Those that came lately, by account.
+#[derive(Debug, Default)]
+pub(super) struct Replays {
+    by_account: HashMap<AccountId, HashMap<Key, Times>>,
+    count: usize,
+    forget_at_ms: u64,
+}
+
+fn key(parts: &[&str]) -> Key {
+    let mut key = Key::default();
+    // Neither signatures, which are hexadecimal, nor headers have a line feed.
+    key.copy_from_slice(&secret::sha256(parts.join("\n").as_bytes())[..16]);
+    key
+}
+
+impl Replays {
+    /// Takes note of a request of an account. The newer signature does not cover the nonce: the very same request is refused
+    /// always; one with the same signature and another nonce may be a client that asks twice within a second, which `changes`
+    /// nothing at the second time (see `model::decide`). Such a client does so at once: later, what changed nothing when it was
+    /// signed might change something.
+    pub(super) fn take(
+        &mut self,
+        account: &AccountId,
+        [signature, nonce]: [&str; 2],
+        until_ms: u64,
+        now_ms: u64,
+        changes: bool,
+    ) -> Result<(), NotNew> {
+        if now_ms >= self.forget_at_ms {
+            self.forget(now_ms);
+        }
+        let own = self.by_account.get(account);
+        let (exact, alone) = (key(&[signature, nonce]), key(&[signature]));
+        let known = |key: &Key| own.and_then(|own| own.get(key));
+        let is_old = known(&alone).is_some_and(|times| now_ms.saturating_sub(times.first_ms) > AT_ONCE_MS);
+        if known(&exact).is_some() || (changes && is_old) {
+            return Err(NotNew::Replayed);
+        }
+        let keys = if changes { [exact, alone].to_vec() } else { vec![exact] };
+        if own.map_or(0, HashMap::len) + keys.len() > MOST.saturating_sub(self.count) {
+            return Err(NotNew::NoRoom);
+        }
+        let own = self.by_account.entry(account.clone()).or_default();
+        let before = own.len();
+        for key in keys {
+            own.entry(key).or_insert(Times { first_ms: now_ms, until_ms });
+        }
+        self.count += own.len() - before;
+        Ok(())
+    }
+
+    fn forget(&mut self, now_ms: u64) {
+        self.by_account.retain(|_, own| {
+            own.retain(|_, times| times.until_ms >= now_ms);
+            if own.len() < own.capacity() / 4 {
+                own.shrink_to_fit();
+            }
+            !own.is_empty()
+        });
+        self.count = self.by_account.values().map(HashMap::len).sum();
+        self.forget_at_ms = now_ms + MINUTE_MS;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> AccountId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_very_same_comes_once_and_the_same_change_no_later_than_at_once() {
+        let (mut replays, acme) = (Replays::default(), id("acme"));
+        let mut take = |nonce: &str, now_ms, changes| replays.take(&acme, ["s", nonce], 900_000, now_ms, changes);
+        assert_eq!(take("1", 1000, true), Ok(()));
+        assert_eq!(take("1", 1000, true), Err(NotNew::Replayed));
+        assert_eq!(take("2", 1000 + AT_ONCE_MS, true), Ok(()));
+        assert_eq!(take("3", 1001 + AT_ONCE_MS, true), Err(NotNew::Replayed));
+        assert_eq!(take("3", 1001 + AT_ONCE_MS, false), Ok(()), "what reads may be asked again");
+        assert_eq!(take("3", 900_000, false), Err(NotNew::Replayed));
+        assert_eq!(take("1", 900_001 + MINUTE_MS, true), Ok(()), "its date is not good any more, and it is forgotten");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_one_account_takes_nothing_from_others() {
+        let mut replays = Replays::default();
+        let mut count = 0;
+        while replays.take(&id("busy"), ["s", &count.to_string()], 900_000, 0, false).is_ok() {
+            count += 1;
+        }
+        assert_eq!(count, MOST / 2);
+        assert_eq!(replays.take(&id("busy"), ["s", "more"], 900_000, 0, false), Err(NotNew::NoRoom));
+        assert_eq!(
+            replays.take(&id("busy"), ["s", "0"], 900_000, 0, false),
+            Err(NotNew::Replayed),
+            "nothing is forgotten for it"
+        );
+        assert_eq!(replays.take(&id("other"), ["s", "0"], 900_000, 0, true), Ok(()));
+        assert_eq!(replays.take(&id("busy"), ["s", "more"], 2_000_000, 900_001, false), Ok(()));
+        assert_eq!(replays.count, 1);
+    }
+}

@@ -1,0 +1,197 @@
+//! Who asks: found out before anything else is looked at, from the head of a request as far as that is possible.
+
+use super::{
+    Api,
+    body::{self, Sender},
+    response::{Failure, asked_by},
+};
+use crate::{
+    access::{
+        AccessError, Caller, Identified, is_read,
+        rate::Source,
+        session,
+        signature::{NO_BODY, Parts},
+    },
+    engine::Engine,
+    model::{Actor, Command, Request},
+};
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, State},
+    http::{self, Extensions, HeaderMap, request},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use cps_peering_config::tls::OPERATOR;
+use cps_peering_http::{Connection, tls::Peer};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+/// From where a request came.
+pub(super) fn source(extensions: &Extensions) -> Source {
+    let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into()
+}
+
+/// Whether the client's certificate says who asks: that of the control plane says as much as the operators' token. Who sends a
+/// token or a signature is who that says.
+pub(super) fn is_operator_by_certificate(extensions: &Extensions, headers: &HeaderMap) -> bool {
+    let is_operator = extensions.get::<Peer>().is_some_and(|peer| peer.is(OPERATOR));
+    is_operator && !headers.contains_key(http::header::AUTHORIZATION)
+}
+
+/// Finds out who asks, before anything else is looked at.
+pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let recognised = match identify(&api, &parts) {
+        Ok(identified) => caller(&api, &parts, identified, body).await,
+        Err(failure) => Err(failure),
+    };
+    let (caller, body) = match recognised {
+        Ok(recognised) => recognised,
+        Err(failure) => return failure.into_response(),
+    };
+    let unrecorded = Unrecorded::new(&api.engine, &caller, parts.method.as_str());
+    parts.extensions.insert(caller);
+    // What holds the body's memory lives until there is an answer.
+    let response = next.run(axum::extract::Request::from_parts(parts, Body::from(body.bytes.clone()))).await;
+    unrecorded.record().await;
+    response
+}
+
+/// What the head says.
+fn identify(api: &Api, parts: &request::Parts) -> Result<Identified, Failure> {
+    let head = as_signed(parts);
+    if is_operator_by_certificate(&parts.extensions, &parts.headers) {
+        // A browser sends the certificate whoever's page asks; what that page learns of an answer is nothing.
+        if !is_read(head.method) && session::is_from_others_page(head.headers) {
+            return Err(AccessError::OthersPageByCertificate.into());
+        }
+        return Ok(Identified::Known(Caller { actor: Actor::Operator, signed: None, service: None, region: None }));
+    }
+    Ok(api.access.identify(&head, source(&parts.extensions))?)
+}
+
+/// Who asks, and the body. Of callers whom the head tells, the limits are looked at before the body is read.
+async fn caller(
+    api: &Api,
+    parts: &request::Parts,
+    identified: Identified,
+    body: Body,
+) -> Result<(Caller, body::Whole), Failure> {
+    let from = source(&parts.extensions);
+    match identified {
+        Identified::Known(caller) => {
+            admit(api, parts, &caller)?;
+            let sender = if caller.actor == Actor::Operator { Sender::Operator } else { Sender::Tenant };
+            Ok((caller, body::read(body, &parts.headers, sender, from, &api.body_memory).await?))
+        }
+        Identified::Signed(pending) => {
+            let sender = if pending.is_nobody() { Sender::Nobody } else { Sender::Tenant };
+            let body = body::read(body, &parts.headers, sender, from, &api.body_memory).await?;
+            let whole = Parts { body: body.hash, ..as_signed(parts) };
+            let caller = api.access.verify(pending, &whole, from)?;
+            meant_for(&caller, parts.uri.path())?;
+            admit(api, parts, &caller)?;
+            // Last, so that nothing is remembered of requests that are refused.
+            api.access.take_once(&caller, &whole)?;
+            Ok((caller, body))
+        }
+    }
+}
+
+/// A request as it is signed, but for its body.
+fn as_signed(parts: &request::Parts) -> Parts<'_> {
+    Parts {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &parts.headers,
+        body: NO_BODY,
+    }
+}
+
+/// Counts a request, and the connection, among those of whoever asks.
+fn admit(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failure> {
+    asked_by(&caller.actor);
+    if let Some(account) = caller.actor.account() {
+        api.access.count(account)?;
+    }
+    // None where another controller has passed the request on: the connection is that one's.
+    let Some(connection) = parts.extensions.get::<Connection>() else { return Ok(()) };
+    match caller.actor.account() {
+        Some(account) => connection.is_of_account(account.as_str())?,
+        None => connection.is_of_operator()?,
+    }
+    Ok(())
+}
+
+/// A signature names service and region, and is good for them alone.
+fn meant_for(caller: &Caller, path: &str) -> Result<(), Failure> {
+    const NO_REGION: &str = "jdcloud-api";
+    let unauthenticated = |rule: String| Failure::unauthenticated(rule, "CredentialScope");
+    if let Some(service) = caller.service.as_deref().filter(|service| !["vpc", "cps"].contains(service)) {
+        return Err(unauthenticated(format!("the credential is for service {service}, and this is vpc and cps")));
+    }
+    let meant = path.strip_prefix("/v1/regions/").and_then(|rest| rest.split('/').next()).filter(|it| !it.is_empty());
+    match (&caller.region, meant) {
+        (Some(region), meant) if region != meant.unwrap_or(NO_REGION) => {
+            let meant = meant.unwrap_or(NO_REGION);
+            Err(unauthenticated(format!("the credential is for region {region}, and the request for {meant}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn operators_only(request: axum::extract::Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>().map(|caller| &caller.actor) {
+        Some(Actor::Operator) => next.run(request).await,
+        Some(_) => Failure::forbidden("operators only").into_response(),
+        None => Failure::from(AccessError::Missing).into_response(),
+    }
+}
+
+/// The signature of a change that is not in the store yet. What was refused, or changed nothing, must not be done later, when
+/// the same request comes again to a controller that remembers nothing of it; so its signature is kept, too. Also where nobody
+/// waits for the answer any more.
+struct Unrecorded {
+    engine: Arc<Engine>,
+    request: Option<Request>,
+}
+
+impl Unrecorded {
+    fn new(engine: &Arc<Engine>, caller: &Caller, method: &str) -> Self {
+        let request = caller.signed.as_ref().filter(|_| !is_read(method)).map(|signed| Request {
+            signed: Some(signed.clone()),
+            ..Request::new(caller.actor.clone(), Command::RecordSignature)
+        });
+        Self { engine: Arc::clone(engine), request }
+    }
+
+    fn take(&mut self) -> Option<Request> {
+        let request = self.request.take()?;
+        let signature = &request.signed.as_ref()?.signature;
+        let is_known = self.engine.read(|state, _| state.has_signature(signature));
+        (!is_known).then_some(request)
+    }
+
+    /// Completes when it is durable.
+    async fn record(mut self) {
+        if let Some(request) = self.take()
+            && let Err(error) = self.engine.carry_out(request).await
+        {
+            // The store's failure is told elsewhere; nobody is to fill the log with it.
+            tracing::debug!(%error, "the signature of a request that changed nothing is kept in memory only");
+        }
+    }
+}
+
+impl Drop for Unrecorded {
+    fn drop(&mut self) {
+        if let Some(request) = self.take() {
+            self.engine.submit(request);
+        }
+    }
+}
