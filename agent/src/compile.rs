@@ -18,10 +18,10 @@ use cps_peering_config::{
     host_config::{Remotes, SideConfig, VrfConfig},
     id::VpcId,
     naming::{gateway, mac},
-    net::{InterfaceName, Vni},
+    net::{InterfaceName, Vni, within},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// What the objects depend on besides the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Compiler<'_> {
         }
         for (port, settings) in &vrf.ports {
             for prefix in &settings.prefixes {
-                self.route(RouteKey::unicast(table, *prefix), RouteTo::Port(*port));
+                self.route(RouteKey::unicast(table, *prefix), RouteTo::Device(*port));
             }
         }
         if !vrf.remotes.is_empty() {
@@ -154,9 +154,17 @@ impl Compiler<'_> {
         // The peer's ports on this host are reached directly, and only while the peer's side is here too: a side alone
         // must not lead into a VRF that has no way back.
         let Some((_, peer)) = self.config.peer_of(side) else { return };
-        for (port, settings) in &self.config.vrfs[&peer.vpc].ports {
-            for prefix in &settings.prefixes {
-                self.route(RouteKey::unicast(table, *prefix), RouteTo::Port(*port));
+        let peer = &self.config.vrfs[&peer.vpc];
+        for (port, settings) in &peer.ports {
+            // Nobody behind the port answers for the gateway: what is for it is handed to the peer's VRF, where it is local.
+            let gateways = settings.gateways.iter().map(|gateway| IpNet::from(gateway.addr()));
+            let gateways: BTreeSet<IpNet> =
+                gateways.filter(|gateway| side.peer_cidrs.iter().any(|cidr| within(gateway, cidr))).collect();
+            for prefix in settings.prefixes.iter().filter(|prefix| !gateways.contains(prefix)) {
+                self.route(RouteKey::unicast(table, *prefix), RouteTo::Device(*port));
+            }
+            for gateway in gateways {
+                self.route(RouteKey::unicast(table, gateway), RouteTo::Device(DeviceName::vrf(peer.vni)));
             }
         }
     }
@@ -240,7 +248,7 @@ mod tests {
         let route = desired.routes().find(|it| it.key.table == table && it.key.prefix == prefix.parse().unwrap())?;
         Some(match route.to {
             RouteTo::Unreachable => "unreachable".to_owned(),
-            RouteTo::Port(port) => port.to_string(),
+            RouteTo::Device(port) => port.to_string(),
             RouteTo::Nexthop(place) => {
                 let nexthop = desired.nexthops[place as usize];
                 format!("{} via {}", nexthop.device, nexthop.gateway)
@@ -255,6 +263,9 @@ mod tests {
         assert_eq!(leads(10, "10.1.0.0/24").unwrap(), "eth1");
         assert_eq!(leads(10, "fd00:1::/64").unwrap(), "eth1");
         assert_eq!(leads(10, "10.2.0.0/24").unwrap(), "eth2", "a peer on the same host is reached directly");
+        assert_eq!(leads(10, "10.2.0.1/32").unwrap(), "cpsvrf11", "its gateway is the host's own, in the peer's VRF");
+        assert_eq!(leads(11, "10.1.0.1/32").unwrap(), "cpsvrf10");
+        assert_eq!(leads(11, "fd00:1::1/128").unwrap(), "cpsvrf10");
         assert_eq!(leads(10, "10.2.1.0/24").unwrap(), "cpspeer1001 via fe80::200:c000:202");
         assert_eq!(leads(10, "10.2.0.0/16").unwrap(), "unreachable");
         assert_eq!(leads(11, "10.2.1.0/24").unwrap(), "cpsvpc11 via fe80::200:c000:202", "the VPC spans hosts");

@@ -112,7 +112,7 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool
     let bare = have().next().is_none();
     let resolve = |to: RouteTo| match to {
         RouteTo::Unreachable => Some(Via::Unreachable),
-        RouteTo::Port(port) => survey.kept(&port).map(|link| Via::Device(link.index)),
+        RouteTo::Device(port) => survey.kept(&port).map(|link| Via::Device(link.index)),
         RouteTo::Nexthop(place) => nexthops.ids[place as usize].map(Via::Nexthop),
     };
     let blocked = |table: u32| !survey.blocked_tables.is_empty() && survey.blocked_tables.contains(&table);

@@ -79,7 +79,7 @@ impl Coming<'_> {
                 let via = Via::Nexthop(self.ids[place as usize]?);
                 Some(Operation::AddRoute(KernelRoute { key: route.key, tos: 0, via }))
             }
-            RouteTo::Unreachable | RouteTo::Port(_) => None,
+            RouteTo::Unreachable | RouteTo::Device(_) => None,
         })
     }
 }

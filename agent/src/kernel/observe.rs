@@ -119,11 +119,7 @@ impl RouteFilter {
         match share {
             Share::Whole => vec![table],
             Share::Within(_) => {
-                let leads = |name: &InterfaceName| {
-                    DeviceName::parse(name).is_none_or(|device| device.role != ownership::Role::Vrf)
-                };
-                let devices = links.iter().filter(|(name, _)| leads(name));
-                let through = devices.map(|(_, link)| RouteFilter { device: Some(link.index), ..table });
+                let through = links.values().map(|link| RouteFilter { device: Some(link.index), ..table });
                 through.chain([RouteFilter { unreachable: true, ..table }]).collect()
             }
         }

@@ -244,8 +244,8 @@ pub struct DesiredRoute {
 pub enum RouteTo {
     /// Nowhere: answers "unreachable".
     Unreachable,
-    /// On-link through a port.
-    Port(InterfaceName),
+    /// On-link through a port, or into another VRF, where the address is the host's own.
+    Device(InterfaceName),
     /// Through the next hop with this place in [`Desired::nexthops`].
     Nexthop(u32),
 }
@@ -308,7 +308,7 @@ pub struct Desired {
     pub nexthops: Vec<Nexthop>,
     /// Routes through next hops.
     pub remote: Remote,
-    /// Routes to ports and to nowhere, sorted by key. Among both, keys are unique.
+    /// Routes to devices and to nowhere, sorted by key. Among both, keys are unique.
     pub local: Vec<DesiredRoute>,
 }
 
