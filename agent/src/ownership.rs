@@ -81,6 +81,11 @@ pub fn owns_filter(priority: u16) -> bool {
     matches!(priority, VLAN_PRIORITY | ACCEPT_PRIORITY | DROP_PRIORITY) || FORMER_PRIORITIES.contains(&priority)
 }
 
+/// Whether a queueing discipline with this handle is ours.
+pub fn owns_qdisc(handle: u32) -> bool {
+    matches!(handle, SHAPER_HANDLE | QUEUE_HANDLE)
+}
+
 /// Whether a device in this link group carries our mark.
 pub fn owns_group(group: u32) -> bool {
     matches!(group, GROUP | DOOMED_GROUP)

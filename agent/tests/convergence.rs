@@ -127,7 +127,7 @@ fn host() -> Memory {
             state.add_link(&format!("port{vpc}"), LinkKind::Other);
         }
         let tunnel = Tunnel { vni: vni(5000), port: 4789, local: vtep(0) };
-        state.add_link("flannel.1", LinkKind::Vxlan { tunnel: Some(tunnel), learning: false }).up = true;
+        state.add_link("flannel.1", LinkKind::Vxlan { tunnel: Some(tunnel), altered: false }).up = true;
         state.add_link("mgmt", LinkKind::Vrf(1000)).up = true;
         state.seen.foreign_nexthop_ids.insert(ownership::FIRST_NEXTHOP_ID);
     }
@@ -529,7 +529,7 @@ fn what_is_in_the_way_is_named_and_left_alone() {
 
     let (kind, reason) = conflict("cpspeer1001", |memory| {
         let tunnel = Tunnel { vni: vni(1001), port: 4789, local: vtep(0) };
-        memory.state().add_link("vx7", LinkKind::Vxlan { tunnel: Some(tunnel), learning: true });
+        memory.state().add_link("vx7", LinkKind::Vxlan { tunnel: Some(tunnel), altered: true });
     });
     assert_eq!(kind, ProblemKind::Conflict);
     assert!(reason.contains("vx7") && reason.contains("VNI 1001"), "{reason}");
@@ -542,7 +542,7 @@ fn what_is_in_the_way_is_named_and_left_alone() {
     // Name, kind and number are ours, the mark is not.
     let (kind, reason) = conflict("cpspeer1001", |memory| {
         let tunnel = Tunnel { vni: vni(1001), port: 4789, local: vtep(0) };
-        memory.state().add_link("cpspeer1001", LinkKind::Vxlan { tunnel: Some(tunnel), learning: false });
+        memory.state().add_link("cpspeer1001", LinkKind::Vxlan { tunnel: Some(tunnel), altered: false });
     });
     assert_eq!(kind, ProblemKind::Conflict);
     assert!(reason.contains("not ours"), "{reason}");

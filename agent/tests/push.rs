@@ -229,7 +229,7 @@ async fn what_a_patch_cannot_settle_alone_is_looked_at_as_a_whole() {
     agent.accepted(&alone).await;
     agent.kernel.state().looks.clear();
     let tunnel = Tunnel { vni: 1001.try_into().unwrap(), port: 4789, local: "192.0.2.1".parse().unwrap() };
-    agent.kernel.state().add_link("vx7", LinkKind::Vxlan { tunnel: Some(tunnel), learning: false });
+    agent.kernel.state().add_link("vx7", LinkKind::Vxlan { tunnel: Some(tunnel), altered: false });
     let sides = json!({ "base": { "epoch": 1, "number": 1 }, "revision": { "epoch": 1, "number": 2 },
                         "sides": config(2)["sides"] });
     let (_, report) = agent.call("PATCH", "/v1/config", &sides).await;

@@ -68,6 +68,17 @@ impl HostReport {
             && !self.problems.iter().any(|problem| problem.scope == *scope || problem.scope == Scope::Host)
     }
 
+    /// Whether the kernel was seen to have a side no more, since configuration `revision` or a newer one wanted that. What
+    /// others have in the way on the host stops packets or leads them elsewhere; it keeps nothing of ours that is gone.
+    pub fn confirms_removal(&self, revision: Revision, side: Vni) -> bool {
+        let holds = |problem: &Problem| match problem.scope {
+            Scope::Side(vni) => vni == side,
+            Scope::Host => problem.kind != ProblemKind::Conflict,
+            Scope::Vpc(_) => false,
+        };
+        self.applied.is_some_and(|applied| applied >= revision) && !self.problems.iter().any(holds)
+    }
+
     /// The revision that the kernel was last seen to have for a VRF or side which `applied` has.
     pub fn applied_to(&self, scope: &Scope) -> Option<Revision> {
         let of = |scope: &Scope| self.behind.iter().find(|behind| behind.scope == *scope).map(|behind| behind.applied);
@@ -192,6 +203,12 @@ mod tests {
         assert!(!report.in_sync() && !report.confirms(revision(4), &side(1)) && report.confirms(revision(5), &side(2)));
         report.problems = vec![problem(Scope::Host)];
         assert!(!report.confirms(revision(5), &side(2)));
+        let vni = 2.try_into().unwrap();
+        assert!(!report.confirms_removal(revision(5), vni));
+        report.problems[0].kind = ProblemKind::Conflict;
+        assert!(!report.confirms(revision(5), &side(2)), "it may not forward");
+        assert!(report.confirms_removal(revision(5), vni), "what is gone is gone");
+        assert!(!report.confirms_removal(revision(6), vni));
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<HostReport>(&json).unwrap(), report);
     }

@@ -6,8 +6,10 @@ use crate::{
     diff::diff,
     dirty_set::DirtySet,
     kernel::{Kernel, Netlink},
+    ledger::Ledger,
     objects::{LinkKind, Observed},
     ownership,
+    reconcile::Options,
 };
 use cps_peering_config::{
     HostConfig, ValidHostConfig,
@@ -62,7 +64,10 @@ pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
     findings.extend(sockets_in_vrfs());
     findings.extend(network_managers());
     match Netlink::default().observe_all() {
-        Ok(observed) => findings.extend(clashes(&observed, settings.vxlan_port)),
+        Ok(observed) => {
+            findings.extend(clashes(&observed, settings.vxlan_port));
+            findings.extend(interference(&observed, settings));
+        }
         Err(error) => findings.push(failure("netlink", error.to_string())),
     }
     match output {
@@ -270,6 +275,19 @@ fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<Finding> {
         findings.push(ok("clashes", "no device uses names, tables or the VXLAN port of ours"));
     }
     findings
+}
+
+/// What others have where packets of VPCs pass, with the line that exempts them where there is one. Before the first
+/// configuration the sample shows what a firewall would do to any.
+fn interference(observed: &Observed, settings: &AgentSettings) -> Vec<Finding> {
+    const SUBJECT: &str = "packets";
+    let config = Ledger::new(settings.ledger.clone()).load().ok().flatten().unwrap_or_else(sample);
+    let (underlay_params, _) = Options::from(settings).underlay_params(&config, observed);
+    let plan = diff(&compile(&config, underlay_params, &DirtySet::Everything), observed);
+    if plan.interference.is_empty() {
+        return vec![ok(SUBJECT, "no filter, route, address or queue of others is in the way of packets of VPCs")];
+    }
+    plan.interference.iter().map(|it| failure(SUBJECT, format!("{}: {}", it.object, it.reason))).collect()
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ pub fn run(ledger: &Ledger, shares: &SharesFile, options: Options, output: Outpu
     let mut desired = compile(&config, underlay_params, &DirtySet::Everything);
     shares.load().adjust(&config, &mut desired);
     let plan = diff(&desired, &observed);
-    let right = plan.operations.is_empty() && plan.conflicts.is_empty() && trouble.is_none();
+    let nothing_of_others = plan.conflicts.is_empty() && plan.interference.is_empty();
+    let right = plan.operations.is_empty() && nothing_of_others && trouble.is_none();
     match output {
         Output::Json => show(&as_json(&plan).to_string()),
         Output::Table if right => show(&format!("the kernel is as revision {} wants it", config.revision)),
@@ -41,7 +42,13 @@ fn as_json(plan: &Plan) -> serde_json::Value {
         .conflicts
         .iter()
         .map(|conflict| json!({ "device": conflict.device, "kind": conflict.kind, "reason": conflict.reason }));
-    json!({ "operations": operations.collect::<Vec<_>>(), "conflicts": conflicts.collect::<Vec<_>>() })
+    let interference =
+        plan.interference.iter().map(|it| json!({ "device": it.device, "object": it.object, "reason": it.reason }));
+    json!({
+        "operations": operations.collect::<Vec<_>>(),
+        "conflicts": conflicts.collect::<Vec<_>>(),
+        "interference": interference.collect::<Vec<_>>(),
+    })
 }
 
 fn as_table(plan: &Plan) -> String {
@@ -51,6 +58,9 @@ fn as_table(plan: &Plan) -> String {
         plan.conflicts
             .iter()
             .map(|conflict| vec!["cannot".to_owned(), format!("link {}: {}", conflict.device, conflict.reason)]),
+    );
+    rows.extend(
+        plan.interference.iter().map(|it| vec!["not ours".to_owned(), format!("{}: {}", it.object, it.reason)]),
     );
     table(&["DO", "OBJECT"], &rows)
 }

@@ -51,6 +51,12 @@ fn vxlans(survey: &Survey<'_>, phases: &mut Phases) {
         if link.mtu != vxlan.mtu {
             phases.push(Phase::Devices, change(LinkChange::Mtu(vxlan.mtu)));
         }
+        if link.protodown {
+            phases.push(Phase::Devices, change(LinkChange::NoProtodown));
+        }
+        if !link.arp {
+            phases.push(Phase::Devices, change(LinkChange::Arp));
+        }
         if link.generates_link_local {
             phases.push(Phase::Devices, change(LinkChange::NoLinkLocal));
         }

@@ -41,7 +41,7 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
         if !is_member && !ingress.filters.values().any(|filter| *filter == Some(IngressFilter::DropRest)) {
             continue;
         }
-        if ingress.foreign {
+        if !ingress.foreign.is_empty() {
             let ours = ingress.filters.keys().map(|place| Operation::RemoveFilter(*device, *place));
             phases.extend(Phase::Clear, ours);
         } else if !ingress.filters.is_empty() {

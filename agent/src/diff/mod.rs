@@ -5,8 +5,10 @@
 
 mod devices;
 mod egress;
+mod firewall;
 mod forwarding;
 mod ingress;
+mod interference;
 mod rules;
 mod survey;
 
@@ -15,6 +17,8 @@ use cps_peering_config::{net::InterfaceName, report::ProblemKind};
 use std::{cmp::Ordering, collections::BTreeMap};
 use survey::Survey;
 
+pub use interference::Interference;
+
 /// What to do, in order, and what cannot be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -22,6 +26,8 @@ pub struct Plan {
     pub operations: Vec<Operation>,
     /// What is in the way.
     pub conflicts: Vec<Conflict>,
+    /// What others have where packets pass.
+    pub interference: Vec<Interference>,
 }
 
 /// A [`Plan`] whose routes are written out only while it is carried out, where there is nothing yet that they could meet:
@@ -33,6 +39,8 @@ pub struct LazyPlan<'a> {
     after: Vec<Operation>,
     /// What is in the way.
     pub conflicts: Vec<Conflict>,
+    /// What others have where packets pass.
+    pub interference: Vec<Interference>,
 }
 
 impl LazyPlan<'_> {
@@ -52,10 +60,10 @@ impl LazyPlan<'_> {
     }
 
     fn written_out(self) -> Plan {
-        let Self { before: mut operations, coming, after, conflicts } = self;
+        let Self { before: mut operations, coming, after, conflicts, interference } = self;
         operations.extend(coming.operations());
         operations.extend(after);
-        Plan { operations, conflicts }
+        Plan { operations, conflicts, interference }
     }
 }
 
@@ -195,7 +203,8 @@ pub fn lazy_diff<'a>(desired: &'a Desired, observed: &Observed) -> LazyPlan<'a> 
     let ids = forwarding::diff(&survey, &mut phases);
     let coming = ids.map_or_else(Coming::default, |ids| Coming { routes: Some(&desired.remote), ids });
     let (before, after) = phases.around_routes();
-    LazyPlan { before, coming, after, conflicts: survey.conflicts }
+    let interference = interference::find(&survey);
+    LazyPlan { before, coming, after, conflicts: survey.conflicts, interference }
 }
 
 /// What makes devices of ours send nothing more: without forwarding entries a device is mute, however many routes lead to

@@ -97,13 +97,19 @@ impl<'a> Survey<'a> {
                 let (vni, port) = (vxlan.tunnel.vni, vxlan.tunnel.port);
                 let reason = format!("VNI {vni} on UDP port {port} is in use by {other}, which is not ours");
                 self.block(*name, ProblemKind::Conflict, reason);
+            } else if let Some(other) = self.holder_of_port(name, vxlan.tunnel.port) {
+                let reason = format!(
+                    "UDP port {} is taken by {other}, an external VXLAN device that is not ours",
+                    vxlan.tunnel.port
+                );
+                self.block(*name, ProblemKind::Conflict, reason);
             } else if self.blocked.contains(&vxlan.vrf) {
                 self.blocked.insert(*name);
             } else if self
                 .observed
                 .links
                 .get(name)
-                .is_some_and(|link| link.kind != LinkKind::Vxlan { tunnel: Some(vxlan.tunnel), learning: false })
+                .is_some_and(|link| link.kind != LinkKind::Vxlan { tunnel: Some(vxlan.tunnel), altered: false })
             {
                 self.recreated.insert(*name);
             }
@@ -116,6 +122,15 @@ impl<'a> Survey<'a> {
 
     fn other_vxlan(&self, name: &InterfaceName, vxlan: &VxlanDevice) -> Option<InterfaceName> {
         self.others.get(&(vxlan.tunnel.vni, vxlan.tunnel.port)).filter(|other| *other != name).copied()
+    }
+
+    /// A device that takes packets of every VNI, so that none of ours can be set up beside it. One that came later is down.
+    fn holder_of_port(&self, name: &InterfaceName, wanted: u16) -> Option<InterfaceName> {
+        if self.observed.links.get(name).is_some_and(|link| link.up) {
+            return None;
+        }
+        let holds = |link: &Link| link.up && link.kind == LinkKind::ExternalVxlan { port: wanted };
+        self.observed.links.iter().find(|(_, link)| holds(link)).map(|(name, _)| *name)
     }
 
     fn check_ports(&mut self) {

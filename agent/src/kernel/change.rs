@@ -3,8 +3,8 @@
 use super::{
     KernelError, NetlinkError, egress,
     message::{
-        emit, no_link_local, put_fdb, put_ifaddr, put_neighbour, put_nexthop, put_nexthop_id, put_route, rule_message,
-        scope,
+        emit, no_link_local, no_protodown, put_fdb, put_ifaddr, put_neighbour, put_nexthop, put_nexthop_id, put_route,
+        rule_message, scope,
     },
     socket::Socket,
     sysctl, tc,
@@ -292,6 +292,10 @@ impl<'a> Changer<'a> {
             LinkChange::Up(true) => link.up(),
             LinkChange::Up(false) => link.down(),
             LinkChange::Alias(alias) => link.alias(&**alias),
+            LinkChange::NoProtodown => {
+                no_protodown().into_iter().fold(link, LinkMessageBuilder::append_extra_attribute)
+            }
+            LinkChange::Arp => link.arp(true),
             LinkChange::NoLinkLocal => link.append_extra_attribute(no_link_local()),
         })
     }

@@ -133,6 +133,9 @@ impl State {
             master: None,
             group: 0,
             alias: None,
+            arp: true,
+            protodown: false,
+            xdp: None,
             generates_link_local: true,
             vlan: None,
             settings: DEFAULTS.into(),
@@ -178,7 +181,7 @@ impl State {
                 if taken {
                     return Err(libc::EEXIST);
                 }
-                let kind = LinkKind::Vxlan { tunnel: Some(vxlan.tunnel), learning: false };
+                let kind = LinkKind::Vxlan { tunnel: Some(vxlan.tunnel), altered: false };
                 let link = self.add_own(name, kind, &vxlan.alias)?;
                 link.master = Some(master);
                 link.mac = Some(vxlan.mac);
@@ -322,6 +325,8 @@ impl State {
                 self.goes_down(name);
             }
             LinkChange::Alias(alias) => self.link(name)?.alias = Some(alias.to_string()),
+            LinkChange::NoProtodown => self.link(name)?.protodown = false,
+            LinkChange::Arp => self.link(name)?.arp = true,
             LinkChange::NoLinkLocal => self.link(name)?.generates_link_local = false,
         }
         Ok(())

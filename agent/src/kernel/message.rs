@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use netlink_packet_core::Emitable;
 use netlink_packet_route::{
     AddressFamily,
-    link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
+    link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkProtocolDownReason},
     route::RouteProtocol,
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
@@ -25,6 +25,12 @@ pub(super) fn emit(body: &mut Vec<u8>, message: &impl Emitable) {
 
 pub(super) fn no_link_local() -> LinkAttribute {
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
+}
+
+/// A reason of whatever kind would keep the kernel from lifting it.
+pub(super) fn no_protodown() -> [LinkAttribute; 2] {
+    let none = vec![LinkProtocolDownReason::Mask(u32::MAX), LinkProtocolDownReason::Value(0)];
+    [LinkAttribute::ProtoDownReason(none), LinkAttribute::ProtoDown(0)]
 }
 
 pub(super) fn rule_message(rule: Rule) -> RuleMessage {

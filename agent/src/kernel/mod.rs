@@ -5,11 +5,14 @@
 mod change;
 mod egress;
 mod events;
+mod foreign;
 mod local;
 pub mod memory;
 mod message;
+mod netfilter;
 mod observe;
 mod socket;
+mod sockopt;
 mod sysctl;
 mod tc;
 mod traffic;
@@ -40,6 +43,12 @@ pub trait Kernel: Send {
     /// Reads all that concerns us.
     fn observe_all(&mut self) -> Result<Observed, KernelError> {
         self.observe(&DirtySet::Everything, &|| false)
+    }
+
+    /// Whether the rules of the host's packet filters are others than when everything was observed last. The kernel does not
+    /// announce all of them.
+    fn filters_changed(&mut self) -> bool {
+        false
     }
 
     /// The counters of every device of a side, by the side's VNI.
@@ -119,6 +128,8 @@ pub struct Netlink {
     indexes: BTreeMap<InterfaceName, u32>,
     /// Devices whose filters could not be put in place since the last look.
     unfiltered: BTreeSet<InterfaceName>,
+    /// Rules of packet filters as last seen.
+    filters: netfilter::Cache,
 }
 
 impl Netlink {
@@ -148,7 +159,7 @@ impl Netlink {
 impl Kernel for Netlink {
     fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         self.unfiltered.clear();
-        self.with_socket(|socket, indexes| match dirty {
+        let mut observed = self.with_socket(|socket, indexes| match dirty {
             DirtySet::Everything => {
                 let observed = observe::everything(socket, stop)?;
                 *indexes = observed.links.iter().map(|(name, link)| (*name, link.index)).collect();
@@ -164,7 +175,15 @@ impl Kernel for Netlink {
                 }
                 Ok(observed)
             }
-        })
+        })?;
+        if *dirty == DirtySet::Everything {
+            observed.firewall = self.filters.look(&observed.links);
+        }
+        Ok(observed)
+    }
+
+    fn filters_changed(&mut self) -> bool {
+        self.filters.changed()
     }
 
     fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {

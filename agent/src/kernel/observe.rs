@@ -1,7 +1,7 @@
 //! Reads the kernel: one list per kind of object, each filtered by the kernel as far as it can.
 
 use super::{
-    KernelError, egress, local,
+    KernelError, egress, foreign, local,
     socket::Socket,
     sysctl, tc,
     uapi::{addr, link, neighbour, nexthop, route, rtm, rule},
@@ -11,8 +11,8 @@ use crate::{
     dirty_set::{Parts, Share},
     filter::Vlan,
     objects::{
-        Address, DeviceSetting, Family, FdbKey, FdbTarget, KernelRoute, Link, LinkKind, Lookup, Mac, NeighbourKey,
-        Observed, RouteKey, Rule, Tunnel, Via,
+        Address, DeviceSetting, Family, FdbKey, FdbTarget, Firewall, Foreign, KernelRoute, Link, LinkKind, Lookup, Mac,
+        NeighbourKey, Observed, RouteKey, Rule, Tunnel, Via,
     },
     ownership::{self, DeviceName, PROTOCOL},
 };
@@ -28,14 +28,17 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// All of it. A look at a million routes takes a while: it is given up when `stop` has become true.
+/// All of it but packet filters. A look at a million routes takes a while: it is given up when `stop` has become true.
 pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
     let links = links(socket)?;
     let names = names(&links);
     // Routes are read before the next hops that they name, so that one made in between is not missed.
     let mut routes = Vec::new();
+    let ours = concerned(&links, &names);
+    let indexes: BTreeSet<u32> = ours.iter().filter_map(|name| links.get(name)).map(|link| link.index).collect();
+    let mut others = foreign::Routes::new(&names, &indexes);
     for family in Family::ALL {
-        self::routes(socket, stop, family, &RouteFilter::default(), &mut routes)?;
+        all_routes(socket, stop, family, &mut routes, &mut others)?;
     }
     // They come in long runs that are in order already: this sort finds those.
     routes.sort();
@@ -45,6 +48,9 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     rules.sort_unstable();
     let addresses = addresses(socket, None, &names)?;
     let qdiscs = tc::qdiscs(socket)?;
+    let (foreign_routes, more_routes) = others.finish();
+    let mut foreign = Foreign { routes: foreign_routes, more_routes, ..Foreign::default() };
+    foreign::traffic_control(socket, &qdiscs, &links, |name| ours.contains(name), &mut foreign)?;
     Ok(Observed {
         unheard: local::unheard(socket, &links, &addresses, &rules)?,
         addresses,
@@ -52,6 +58,8 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
         fdb: fdb(socket, None, &links, &names)?,
         egress: egress::egress(socket, &qdiscs, &links)?,
         ingress: tc::ingress(socket, &qdiscs, &links)?,
+        foreign,
+        firewall: Firewall::default(),
         nexthops,
         foreign_nexthop_ids,
         routes,
@@ -59,6 +67,15 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
         ipv6_forwarding: sysctl::ipv6_forwarding()?,
         links,
     })
+}
+
+/// Devices that are ours by name, and ports: whatever is in a VRF of ours.
+fn concerned(links: &Links, names: &BTreeMap<u32, InterfaceName>) -> BTreeSet<InterfaceName> {
+    let concerns = |name: &InterfaceName, link: &Link| {
+        let vrf = link.master.and_then(|master| names.get(&master));
+        [Some(name), vrf].into_iter().flatten().any(|name| DeviceName::parse(name).is_some())
+    };
+    links.iter().filter(|(name, link)| concerns(name, link)).map(|(name, _)| *name).collect()
 }
 
 /// What belongs to some parts: each list is filtered by the kernel, so that it costs what the parts have.
@@ -176,6 +193,9 @@ fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
         master: None,
         group: 0,
         alias: None,
+        arp: u32_at(payload, 8)? & link::IFF_NOARP == 0,
+        protodown: false,
+        xdp: None,
         generates_link_local: true,
         vlan: None,
         settings: BTreeMap::new(),
@@ -194,6 +214,8 @@ fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
                 link.kind = read_kind(value).unwrap_or(link.kind);
                 link.vlan = parent.zip(read_vlan(value));
             }
+            link::IFLA_PROTO_DOWN => link.protodown = u8_at(value, 0) == Some(1),
+            link::IFLA_XDP => link.xdp = foreign::xdp(value),
             link::IFLA_AF_SPEC => read_families(value, &mut link),
             _ => {}
         }
@@ -213,8 +235,10 @@ fn read_kind(info: &[u8]) -> Option<LinkKind> {
             let port = find(link::VXLAN_PORT).and_then(|value| u16_at(value, 0)).map(u16::from_be);
             let local = find(link::VXLAN_LOCAL).or_else(|| find(link::VXLAN_LOCAL6)).and_then(address);
             let local = local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            let learning = find(link::VXLAN_LEARNING).and_then(|value| u8_at(value, 0)) != Some(0);
-            Some(LinkKind::Vxlan { tunnel: vni.zip(port).map(|(vni, port)| Tunnel { vni, port, local }), learning })
+            // A kernel that does not tell whether it learns has one that does.
+            let altered = find(link::VXLAN_LEARNING).is_none() || foreign::is_altered(data.unwrap_or_default());
+            let tunnel = vni.zip(port).map(|(vni, port)| Tunnel { vni, port, local });
+            foreign::external(data.unwrap_or_default()).or(Some(LinkKind::Vxlan { tunnel, altered }))
         }
         _ => None,
     }
@@ -463,9 +487,46 @@ fn routes(
     }
 }
 
+/// Adds all routes of ours, and those of others that concern us. One list tells both: asked for by protocol and by table, the
+/// kernel would walk everything as often.
+fn all_routes(
+    socket: &mut Socket,
+    stop: &dyn Fn() -> bool,
+    family: Family,
+    into: &mut Vec<KernelRoute>,
+    others: &mut foreign::Routes<'_>,
+) -> Result<(), KernelError> {
+    let before = (into.len(), others.len());
+    let into = RefCell::new((into, others));
+    socket.dump_unless(
+        stop,
+        "routes",
+        rtm::GET_ROUTE,
+        |body| {
+            body.push(family.number());
+            body.extend([0; route::HEADER_LEN - 1]);
+        },
+        || {
+            let (into, others) = &mut *into.borrow_mut();
+            into.truncate(before.0);
+            others.truncate(before.1);
+        },
+        |(), payload| {
+            let (into, others) = &mut *into.borrow_mut();
+            match read_route(payload, family) {
+                Some(route) => into.push(route),
+                None => others.take(payload, family),
+            }
+        },
+    )
+}
+
 /// A route of ours.
 fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
     let (table, protocol, kind) = (u8_at(payload, 4)?, u8_at(payload, 5)?, u8_at(payload, 7)?);
+    if protocol != PROTOCOL {
+        return None;
+    }
     let mut table = u32::from(table);
     let mut destination = match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -483,7 +544,7 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
             _ => {}
         }
     }
-    if protocol != PROTOCOL || ownership::table_vni(table).is_none() {
+    if ownership::table_vni(table).is_none() {
         return None;
     }
     let via = match (kind, nexthop, device) {

@@ -5,7 +5,10 @@ use super::{
     uapi::flag,
     wire::{Batch, Message, attributes, i32_at, messages, text},
 };
-use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket as RawSocket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 use nix::{
     libc,
     sys::{
@@ -73,6 +76,17 @@ impl Socket {
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_S))
             .map_err(failed("set a time limit"))?;
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(failed("enlarge the receive buffer"))?;
+        Ok(Self { raw: socket, sequence: 0, buffer: vec![0; RECEIVE_LEN] })
+    }
+
+    /// A socket for reading packet filters.
+    pub(super) fn netfilter() -> Result<Self, KernelError> {
+        let mut socket = RawSocket::new(NETLINK_NETFILTER).map_err(failed("open a socket"))?;
+        socket.bind_auto().map_err(failed("bind a socket"))?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect to the kernel"))?;
+        socket.set_cap_ack(true).map_err(failed("ask for short answers"))?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_S))
+            .map_err(failed("set a time limit"))?;
         Ok(Self { raw: socket, sequence: 0, buffer: vec![0; RECEIVE_LEN] })
     }
 

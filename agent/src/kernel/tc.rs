@@ -95,13 +95,35 @@ fn filters(socket: &mut Socket, index: u32) -> Result<Ingress, KernelError> {
             let chain = attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == tc::TCA_CHAIN);
             let in_chain = chain.and_then(|(_, value)| u32_at(value, 0)).is_some_and(|chain| chain != 0);
             if !owns_filter(priority) || in_chain {
-                ingress.foreign = true;
+                ingress.foreign.extend(filter_name(payload, priority));
             } else if handle != 0 {
                 // Handle 0 is the priority as a whole.
                 ingress.filters.insert(FilterHandle { priority, handle }, read_filter(payload, info));
             }
         },
     )
+}
+
+/// Filters of others at one side of a `clsact` qdisc, in the words of `tc`.
+pub(super) fn foreign_filters(socket: &mut Socket, index: u32, parent: u32) -> Result<BTreeSet<String>, KernelError> {
+    socket.dump(
+        "filters",
+        rtm::GET_FILTER,
+        |body| put_header(body, index, 0, parent, 0),
+        BTreeSet::new,
+        |found, payload| {
+            let priority = u32_at(payload, 16).and_then(|info| u16::try_from(info >> 16).ok()).unwrap_or_default();
+            if !owns_filter(priority) {
+                found.extend(filter_name(payload, priority));
+            }
+        },
+    )
+}
+
+/// Priority and kind of a filter. The kernel tells each priority once more as a whole.
+fn filter_name(payload: &[u8], priority: u16) -> Option<String> {
+    let (_, kind) = attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == tc::TCA_KIND)?;
+    Some(format!("pref {priority} {}", text(kind)?))
 }
 
 /// A filter, if it is one that we would make.

@@ -53,6 +53,10 @@ pub(super) mod link {
     pub(in crate::kernel) const IFLA_AF_SPEC: u16 = 26;
     pub(in crate::kernel) const IFLA_GROUP: u16 = 27;
     pub(in crate::kernel) const IFLA_EXT_MASK: u16 = 29;
+    pub(in crate::kernel) const IFLA_PROTO_DOWN: u16 = 39;
+    pub(in crate::kernel) const IFLA_XDP: u16 = 43;
+    pub(in crate::kernel) const XDP_ATTACHED: u16 = 2;
+    pub(in crate::kernel) const XDP_PROG_ID: u16 = 4;
     pub(in crate::kernel) const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
     pub(in crate::kernel) const INFO_KIND: u16 = 1;
     pub(in crate::kernel) const INFO_DATA: u16 = 2;
@@ -61,7 +65,27 @@ pub(super) mod link {
     /// Big-endian.
     pub(in crate::kernel) const VLAN_PROTOCOL: u16 = 5;
     pub(in crate::kernel) const VXLAN_ID: u16 = 1;
+    pub(in crate::kernel) const VXLAN_GROUP: u16 = 2;
+    pub(in crate::kernel) const VXLAN_LINK: u16 = 3;
     pub(in crate::kernel) const VXLAN_LOCAL: u16 = 4;
+    pub(in crate::kernel) const VXLAN_TTL: u16 = 5;
+    pub(in crate::kernel) const VXLAN_TOS: u16 = 6;
+    pub(in crate::kernel) const VXLAN_LIMIT: u16 = 9;
+    pub(in crate::kernel) const VXLAN_PORT_RANGE: u16 = 10;
+    pub(in crate::kernel) const VXLAN_PROXY: u16 = 11;
+    pub(in crate::kernel) const VXLAN_RSC: u16 = 12;
+    pub(in crate::kernel) const VXLAN_L2MISS: u16 = 13;
+    pub(in crate::kernel) const VXLAN_L3MISS: u16 = 14;
+    pub(in crate::kernel) const VXLAN_GROUP6: u16 = 16;
+    pub(in crate::kernel) const VXLAN_REMCSUM_TX: u16 = 21;
+    pub(in crate::kernel) const VXLAN_REMCSUM_RX: u16 = 22;
+    pub(in crate::kernel) const VXLAN_GBP: u16 = 23;
+    pub(in crate::kernel) const VXLAN_COLLECT_METADATA: u16 = 25;
+    pub(in crate::kernel) const VXLAN_LABEL: u16 = 26;
+    pub(in crate::kernel) const VXLAN_GPE: u16 = 27;
+    pub(in crate::kernel) const VXLAN_TTL_INHERIT: u16 = 28;
+    pub(in crate::kernel) const VXLAN_DF: u16 = 29;
+    pub(in crate::kernel) const VXLAN_VNIFILTER: u16 = 30;
     pub(in crate::kernel) const VXLAN_LEARNING: u16 = 7;
     pub(in crate::kernel) const VXLAN_PORT: u16 = 15;
     pub(in crate::kernel) const VXLAN_LOCAL6: u16 = 17;
@@ -71,6 +95,7 @@ pub(super) mod link {
     pub(in crate::kernel) const ADDR_GEN_MODE_NONE: u8 = 1;
     pub(in crate::kernel) const IFF_UP: u32 = 1;
     pub(in crate::kernel) const ARPHRD_ETHER: u16 = 1;
+    pub(in crate::kernel) const IFF_NOARP: u32 = 0x80;
     pub(in crate::kernel) const ARPHRD_LOOPBACK: u16 = 772;
     pub(in crate::kernel) const AF_INET: u16 = 2;
     pub(in crate::kernel) const AF_INET6: u16 = 10;
@@ -116,7 +141,14 @@ pub(super) mod route {
     pub(in crate::kernel) const RTM_F_FIB_MATCH: u32 = 0x2000;
     pub(in crate::kernel) const RTN_UNICAST: u8 = 1;
     pub(in crate::kernel) const RTN_LOCAL: u8 = 2;
+    pub(in crate::kernel) const RTN_BROADCAST: u8 = 3;
+    pub(in crate::kernel) const RTN_ANYCAST: u8 = 4;
+    pub(in crate::kernel) const RTN_MULTICAST: u8 = 5;
+    pub(in crate::kernel) const RTN_BLACKHOLE: u8 = 6;
     pub(in crate::kernel) const RTN_UNREACHABLE: u8 = 7;
+    pub(in crate::kernel) const RTN_PROHIBIT: u8 = 8;
+    pub(in crate::kernel) const RTN_THROW: u8 = 9;
+    pub(in crate::kernel) const RTPROT_KERNEL: u8 = 2;
     pub(in crate::kernel) const RT_SCOPE_UNIVERSE: u8 = 0;
     pub(in crate::kernel) const RT_SCOPE_LINK: u8 = 253;
     pub(in crate::kernel) const RT_SCOPE_NOWHERE: u8 = 255;
@@ -159,6 +191,8 @@ pub(super) mod tc {
     pub(in crate::kernel) const CLSACT: u32 = 0xffff_fff1;
     /// The handle of a `clsact` or `ingress` qdisc.
     pub(in crate::kernel) const CLSACT_HANDLE: u32 = 0xffff_0000;
+    /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)`.
+    pub(in crate::kernel) const EGRESS: u32 = 0xffff_fff3;
     /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`.
     pub(in crate::kernel) const INGRESS: u32 = 0xffff_fff2;
     pub(in crate::kernel) const TCA_CHAIN: u16 = 11;

@@ -2,10 +2,14 @@
 //! ([`Operation`]).
 
 mod egress;
+pub mod firewall;
+mod foreign;
 mod operation;
 mod remote;
 
 pub use egress::{Egress, Queue, Rate, Shaper};
+pub use firewall::Firewall;
+pub use foreign::{Fate, Foreign, ForeignRoute};
 pub use operation::{LinkChange, Operation};
 pub use remote::{Remote, Run, Source};
 
@@ -264,8 +268,8 @@ pub enum IngressFilter {
 pub struct Ingress {
     /// Our filters, by handle; none for what is on our place but not as we would ever make it.
     pub filters: BTreeMap<FilterHandle, Option<IngressFilter>>,
-    /// Whether others have filters there, too.
-    pub foreign: bool,
+    /// Filters that others have there, in the words of `tc`.
+    pub foreign: BTreeSet<String>,
 }
 
 /// A filter's place on its device: priority and handle.
@@ -367,6 +371,12 @@ pub struct Link {
     pub group: u32,
     /// The alias.
     pub alias: Option<String>,
+    /// Whether it resolves neighbours (without `IFF_NOARP`).
+    pub arp: bool,
+    /// Whether a program keeps it from carrying anything (`IFLA_PROTO_DOWN`).
+    pub protodown: bool,
+    /// The id of the XDP program that sees what arrives first; 0 where there is one without an id.
+    pub xdp: Option<u32>,
     /// Whether the kernel makes up an IPv6 link-local address for it.
     pub generates_link_local: bool,
     /// Where it is a device for a VLAN: the index of the device that it is on top of, and its VLAN.
@@ -384,8 +394,13 @@ pub enum LinkKind {
     Vxlan {
         /// VNI, port and own address; none where it has no fixed ones.
         tunnel: Option<Tunnel>,
-        /// Whether it learns forwarding entries from what arrives.
-        learning: bool,
+        /// Whether an option is not as we would set it: it learns, has a TTL of its own, hangs on one device, and the like.
+        altered: bool,
+    },
+    /// A VXLAN device that takes the tunnel of each packet from its metadata (`external`), and with it a whole UDP port.
+    ExternalVxlan {
+        /// The UDP port.
+        port: u16,
     },
     /// The loopback device.
     Loopback,
@@ -443,6 +458,10 @@ pub struct Observed {
     pub routes: Vec<KernelRoute>,
     /// Rules that look into `local` or `l3mdev` without a selector, sorted.
     pub rules: Vec<Rule>,
+    /// What others have where packets of VPCs pass.
+    pub foreign: Foreign,
+    /// The host's packet filters.
+    pub firewall: Firewall,
     /// `net.ipv6.conf.all.forwarding`: without it no IPv6 packet is forwarded.
     pub ipv6_forwarding: bool,
 }

@@ -83,6 +83,10 @@ pub enum LinkChange {
     Up(bool),
     /// Sets the alias.
     Alias(Box<str>),
+    /// Takes back what keeps it from carrying anything (`protodown`), whoever the reason was.
+    NoProtodown,
+    /// Makes it resolve neighbours.
+    Arp,
     /// Makes the kernel generate no link-local address.
     NoLinkLocal,
 }

@@ -40,9 +40,13 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Whether the settings of our devices and ports are as they should be. What cannot be read does not seem right.
+    /// Whether the settings of our devices and ports are as they should be, and packet filters as they were. What cannot be
+    /// read does not seem right.
     fn seems_right(&mut self) -> bool {
         let Some(config) = &self.config else { return true };
+        if self.kernel.filters_changed() {
+            return false;
+        }
         let Ok(links) = self.kernel.devices() else { return false };
         let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
         let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));

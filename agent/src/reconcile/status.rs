@@ -4,7 +4,7 @@ use super::{MAX_PROBLEMS, Reconciler, Run, host_problem, whole};
 use crate::{diff::LazyPlan, dirty_set::DirtySet, kernel::Kernel, scope};
 use cps_peering_config::{
     ValidHostConfig,
-    report::{Pass, Problem, ProblemKind},
+    report::{Pass, Problem, ProblemKind, Scope},
 };
 use nix::libc;
 use std::{
@@ -60,6 +60,12 @@ impl<K: Kernel> Reconciler<K> {
             object: format!("link {}", conflict.device),
             reason: conflict.reason.clone(),
         });
+        let interference = plan.interference.iter().map(|it| Problem {
+            scope: it.device.map_or(Scope::Host, |device| scope::of_device(config, &device)),
+            kind: ProblemKind::Conflict,
+            object: it.object.clone(),
+            reason: it.reason.clone(),
+        });
         // More than these are only counted.
         let more = plan.len().saturating_sub(2 * MAX_PROBLEMS);
         let undone = plan.operations().take(2 * MAX_PROBLEMS).map(|operation| {
@@ -69,12 +75,18 @@ impl<K: Kernel> Reconciler<K> {
                 Some(refusal) if refusal.errno == libc::EEXIST => {
                     (ProblemKind::Conflict, format!("something that is not ours is in its place: {refusal}"))
                 }
+                Some(refusal) if refusal.errno == libc::EADDRINUSE => {
+                    let port = self.options.vxlan_port;
+                    let advice = format!("another program holds UDP port {port}, `ss -lunp sport = :{port}` names it");
+                    (ProblemKind::Conflict, format!("{advice}: {refusal}"))
+                }
                 Some(refusal) => (ProblemKind::Failed, refusal.to_string()),
                 None => (ProblemKind::Failed, "somebody keeps changing it".to_owned()),
             };
             Problem { scope: scope::of_operation(config, &operation), kind, reason, object }
         });
-        let mut problems: Vec<Problem> = trouble.into_iter().chain(conflicts).chain(undone).collect();
+        let mut problems: Vec<Problem> =
+            trouble.into_iter().chain(conflicts).chain(interference).chain(undone).collect();
         problems.sort();
         problems.dedup();
         if problems.len() > MAX_PROBLEMS {

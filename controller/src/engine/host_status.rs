@@ -69,12 +69,13 @@ impl Agents<'_> {
         let Some(report) = self.contacts.get(host).and_then(|contact| contact.report.as_ref()) else { return false };
         let number = if peering.forwards() { record.config_number } else { peering.since.min(record.config_number) };
         let revision = Revision { epoch: self.state.meta().epoch, number };
-        let vnis = peering.sides().into_iter().filter_map(|side| side.vni);
-        let mut scopes: Vec<Scope> = vnis.map(Scope::Side).collect();
-        if peering.forwards() {
-            let here = peering.sides().into_iter().filter(|side| self.state.has_port(&side.vpc, host));
-            scopes.extend(here.map(|side| Scope::Vpc(side.vpc.clone())));
+        let mut vnis = peering.sides().into_iter().filter_map(|side| side.vni);
+        if !peering.forwards() {
+            return vnis.all(|vni| report.confirms_removal(revision, vni));
         }
+        let mut scopes: Vec<Scope> = vnis.map(Scope::Side).collect();
+        let here = peering.sides().into_iter().filter(|side| self.state.has_port(&side.vpc, host));
+        scopes.extend(here.map(|side| Scope::Vpc(side.vpc.clone())));
         scopes.iter().all(|scope| report.confirms(revision, scope))
     }
 }

@@ -43,6 +43,37 @@ fn peered_vpcs_reach_each_other_on_one_host_across_hosts_and_across_regions() ->
 
 /// C4, in the kernel.
 #[test]
+fn gateways_of_peers_answer_on_whichever_host_they_are() -> Result<()> {
+    let lab = Lab::in_sync(crate::drift::peered())?;
+    let (a, b, far) = (lab.server("h1", "eth1"), lab.server("h1", "eth2"), lab.server("h2", "eth1"));
+    for (from, gateways) in [
+        (a, ["10.2.0.1", "fd00:2::1", "10.2.1.1", "fd00:2:0:1::1"]),
+        (b, ["10.1.0.1", "fd00:1::1", "10.2.1.1", "fd00:2:0:1::1"]),
+        (far, ["10.1.0.1", "fd00:1::1", "10.2.0.1", "fd00:2::1"]),
+    ] {
+        for gateway in gateways {
+            let ping = from.ping(gateway)?;
+            assert!(ping.answered, "{}: {}", ping.line, ping.output);
+        }
+    }
+    // The host itself, from a VRF to servers and gateways of the peer.
+    let names = crate::drift::Names::of(lab.host("h1").netns())?;
+    for (vrf, to) in [
+        ("{vrf}", ["10.2.0.2", "fd00:2::2", "10.2.0.1", "fd00:2::1", "10.2.1.2", "fd00:2:0:1::2"]),
+        ("{other_vrf}", ["10.1.0.2", "fd00:1::2", "10.1.0.1", "fd00:1::1", "10.2.1.2", "fd00:2:0:1::2"]),
+    ] {
+        for address in to {
+            let line = names.filled(&format!("ping -n -c 1 -W 1 -I {vrf} {address}"));
+            lab.host("h1").netns().exec(&line)?.ok()?;
+        }
+    }
+    // What is forged does not get there either.
+    a.netns().ip("addr add 203.0.113.9/32 dev lo")?;
+    assert!(!a.ping_with("10.2.0.1", &["-I", "203.0.113.9"])?.answered);
+    Ok(())
+}
+
+#[test]
 fn routes_come_and_go_with_the_peering() -> Result<()> {
     let lab = Lab::in_sync(a_and_b())?;
     let before = [lab.host("h1").snapshot()?, lab.host("h2").snapshot()?];

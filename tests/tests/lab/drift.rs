@@ -96,6 +96,11 @@ fn devices_that_are_changed_or_removed_are_healed() -> Result<()> {
             "another kind of filter",
             "tc filter del dev eth1 ingress pref 17235; tc filter add dev eth1 ingress pref 17235 matchall action ok",
         ),
+        ("a peering device whose packets end at once", "ip link set {peer} type vxlan ttl 1"),
+        ("a peering device bound to another", "ip link set {peer} type vxlan dev lo"),
+        ("a peering device that is kept down", "ip link set {peer} protodown on"),
+        ("a peering device that is kept down for a reason", "ip link set {peer} protodown on protodown_reason 3 on"),
+        ("a peering device without neighbours", "ip link set {peer} arp off"),
         ("a port down", "ip link set eth1 down"),
         ("a port out of its VRF", "ip link set eth1 nomaster"),
         ("a port in the wrong VRF", "ip link set eth1 master {other_vrf}"),
@@ -278,7 +283,9 @@ pub(crate) fn differences(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let difference = now.since(before);
     let only_address =
         |line: &String| line.starts_with("~ link ifname cpsvrf") && line.contains("  address:") && !line.contains(',');
-    let changed = difference.changed.into_iter().filter(|line| !only_address(line));
+    // A tunnel says that it is up only after it was down: the kernel knows no more of it.
+    let only_state = |line: &String| line.ends_with("  operstate: UNKNOWN now UP");
+    let changed = difference.changed.into_iter().filter(|line| !only_address(line) && !only_state(line));
     difference.gone.into_iter().chain(difference.new).chain(changed).collect()
 }
 

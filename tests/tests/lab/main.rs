@@ -9,6 +9,7 @@ mod endurance;
 mod faults;
 mod foreign;
 mod forged;
+mod interference;
 mod inventory;
 mod isolation;
 mod lab_itself;

@@ -1,0 +1,156 @@
+//! What others have put where packets of VPCs pass, and that stops, changes or diverts them.
+//!
+//! It is left as it is and reported: a host where a packet does not go the way that the configuration says is not in sync,
+//! however right everything of ours may be.
+
+use super::{firewall, survey::Survey};
+use crate::{
+    objects::{Address, Fate, ForeignRoute, Link, RouteTo},
+    ownership,
+};
+use cps_peering_config::net::{InterfaceName, within};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Something of somebody else that packets of VPCs meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interference {
+    /// The device of ours, or the port, whose packets meet it; none where it concerns the whole host.
+    pub device: Option<InterfaceName>,
+    /// What it is, in the words of `ip`, `tc` or the program that made it.
+    pub object: String,
+    /// What it does to packets, and what to do about it.
+    pub reason: String,
+}
+
+pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
+    if survey.desired.partial {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    routes(survey, &mut found);
+    addresses(survey, &mut found);
+    firewall::find(survey, &mut found);
+    for (name, link, port) in devices(survey) {
+        attributes(*name, link, port, &mut found);
+        filters(survey, name, &mut found);
+        for qdisc in survey.observed.foreign.qdiscs.get(name).into_iter().flatten() {
+            // Where there is a limit, ours takes the place of whatever is there.
+            if !survey.desired.shapers.contains_key(name) {
+                let reason = "delays or loses packets, and is not ours: remove it".to_owned();
+                found.push(Interference { device: Some(*name), object: format!("{qdisc} dev {name}"), reason });
+            }
+        }
+    }
+    found
+}
+
+/// Our devices and the ports that are in our VRFs; whether it is a port.
+fn devices<'a>(survey: &Survey<'a>) -> impl Iterator<Item = (&'a InterfaceName, &'a Link, bool)> {
+    survey.observed.links.iter().filter_map(|(name, link)| {
+        let port = survey.desired.ports.contains_key(name) && survey.vrf_of(link).is_some();
+        (port || survey.observed.owns(name)).then_some((name, link, port))
+    })
+}
+
+fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
+    let vrfs: BTreeMap<u32, InterfaceName> =
+        survey.desired.vrfs.iter().map(|(name, device)| (device.table, *name)).collect();
+    let foreign = &survey.observed.foreign;
+    let dropping = foreign.routes.iter().filter(|route| route.fate == Fate::Dropped && vrfs.contains_key(&route.table));
+    let dropping = in_front_of_ours(survey, dropping.collect());
+    for route in &foreign.routes {
+        let (device, reason) = match (vrfs.get(&route.table), &route.fate) {
+            (None, _) if ownership::table_vni(route.table).is_some() => continue,
+            (None, Fate::Sent(Some(device))) => {
+                (Some(*device), format!("leads packets from outside to {device}: remove it"))
+            }
+            (None, _) => continue,
+            (Some(_), Fate::Dropped) if !dropping.contains(&route) => continue,
+            (Some(vrf), Fate::Dropped) => (Some(*vrf), format!("drops packets that {vrf} should forward: remove it")),
+            (Some(vrf), Fate::Sent(Some(device))) => {
+                (Some(*vrf), format!("leads packets of {vrf} to {device}: {KEEP_AWAY}"))
+            }
+            (Some(vrf), Fate::Sent(None) | Fate::Unknown(_)) => {
+                (Some(*vrf), format!("leads packets of {vrf} elsewhere: {KEEP_AWAY}"))
+            }
+            (Some(vrf), Fate::Local) => (Some(*vrf), format!("hands packets of {vrf} to the host: {KEEP_AWAY}")),
+            (Some(vrf), Fate::Thrown) => {
+                (Some(*vrf), format!("leads packets of {vrf} to the host's own tables: {KEEP_AWAY}"))
+            }
+        };
+        found.push(Interference { device, object: route.to_string(), reason });
+    }
+    if foreign.more_routes > 0 {
+        let reason = format!("are in tables of ours or lead to our devices, and are not ours: {KEEP_AWAY}");
+        found.push(Interference { device: None, object: format!("{} more routes", foreign.more_routes), reason });
+    }
+}
+
+const KEEP_AWAY: &str = "remove it, and keep what made it away from our tables";
+
+/// Which routes that drop packets come before a route of ours that leads somewhere.
+fn in_front_of_ours<'a>(survey: &Survey<'_>, dropping: Vec<&'a ForeignRoute>) -> BTreeSet<&'a ForeignRoute> {
+    if dropping.is_empty() {
+        return BTreeSet::new();
+    }
+    let mut in_front = BTreeSet::new();
+    let leads = survey.desired.routes().filter(|route| route.to != RouteTo::Unreachable);
+    for ours in leads {
+        let before = |route: &&&ForeignRoute| {
+            route.table == ours.key.table
+                && within(&route.prefix, &ours.key.prefix)
+                && (route.prefix != ours.key.prefix || route.metric <= ours.key.metric)
+        };
+        in_front.extend(dropping.iter().filter(before).copied());
+    }
+    in_front
+}
+
+fn addresses(survey: &Survey<'_>, found: &mut Vec<Interference>) {
+    let is_link_local = |address: &Address| match address.net {
+        IpNet::V4(_) => false,
+        IpNet::V6(net) => net.addr().is_unicast_link_local(),
+    };
+    let concerned: BTreeSet<InterfaceName> = devices(survey).map(|(name, ..)| *name).collect();
+    let foreign = survey.observed.addresses.iter().filter(|(address, ours)| {
+        !**ours
+            && !is_link_local(address)
+            && !survey.desired.addresses.contains(*address)
+            && concerned.contains(&address.device)
+    });
+    for (address, _) in foreign {
+        let reason = "is answered by the host, and its network is led to this device: remove it".to_owned();
+        let object = format!("address {} dev {}", address.net, address.device);
+        found.push(Interference { device: Some(address.device), object, reason });
+    }
+}
+
+/// Attributes that stop packets or let somebody else have them first. On devices of ours the rest is put right.
+fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Interference>) {
+    let mut report = |object: String, reason: &str| {
+        found.push(Interference { device: Some(name), object, reason: reason.to_owned() });
+    };
+    if let Some(program) = link.xdp {
+        report(format!("XDP program {program} dev {name}"), "has every packet first, and is not ours: detach it");
+    }
+    if port && link.protodown {
+        report(format!("protodown dev {name}"), "keeps the port down: ip link set DEVICE protodown off");
+    }
+    if port && !link.arp && link.mac.is_some() {
+        report(format!("noarp dev {name}"), "keeps the port from resolving neighbours: ip link set DEVICE arp on");
+    }
+}
+
+fn filters(survey: &Survey<'_>, name: &InterfaceName, found: &mut Vec<Interference>) {
+    let observed = survey.observed;
+    let ingress = observed.ingress.get(name).map(|ingress| ("ingress", &ingress.foreign));
+    let egress = observed.foreign.egress_filters.get(name).map(|filters| ("egress", filters));
+    for (direction, filters) in ingress.into_iter().chain(egress) {
+        for filter in filters {
+            let object = format!("filter dev {name} {direction} {filter}");
+            let reason = "can drop, change or divert packets, and is not ours: remove it".to_owned();
+            found.push(Interference { device: Some(*name), object, reason });
+        }
+    }
+}

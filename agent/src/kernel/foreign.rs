@@ -1,0 +1,259 @@
+//! Reads what others have in our tables, on our devices and on ports.
+
+use super::{
+    KernelError,
+    observe::Links,
+    socket::Socket,
+    tc::{self, Qdisc},
+    uapi::{link, route, tc as numbers},
+    wire::{address, attributes, u8_at, u16_at, u32_at},
+};
+use crate::{
+    objects::{Family, Fate, Foreign, ForeignRoute, LinkKind},
+    ownership::{self, PROTOCOL},
+};
+use cps_peering_config::net::InterfaceName;
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// Whether an option of a VXLAN device is not as it is on those that we make. Options that only one kernel knows, and those
+/// of which the kernel's default may change, are not looked at.
+pub(super) fn is_altered(options: &[u8]) -> bool {
+    attributes(options, 0).any(|(kind, value)| match kind {
+        link::VXLAN_GROUP | link::VXLAN_GROUP6 => value.iter().any(|byte| *byte != 0),
+        link::VXLAN_LINK | link::VXLAN_LIMIT | link::VXLAN_LABEL | link::VXLAN_PORT_RANGE => {
+            u32_at(value, 0) != Some(0)
+        }
+        link::VXLAN_TTL
+        | link::VXLAN_TOS
+        | link::VXLAN_LEARNING
+        | link::VXLAN_PROXY
+        | link::VXLAN_RSC
+        | link::VXLAN_L2MISS
+        | link::VXLAN_L3MISS
+        | link::VXLAN_REMCSUM_TX
+        | link::VXLAN_REMCSUM_RX
+        | link::VXLAN_TTL_INHERIT
+        | link::VXLAN_DF
+        | link::VXLAN_VNIFILTER => u8_at(value, 0) != Some(0),
+        // Flags: they are there or not.
+        link::VXLAN_GBP | link::VXLAN_GPE => true,
+        _ => false,
+    })
+}
+
+/// A VXLAN device that takes a whole UDP port.
+pub(super) fn external(options: &[u8]) -> Option<LinkKind> {
+    let find = |wanted| attributes(options, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let external = find(link::VXLAN_COLLECT_METADATA).and_then(|value| u8_at(value, 0)).is_some_and(|value| value != 0);
+    let port = find(link::VXLAN_PORT).and_then(|value| u16_at(value, 0)).map(u16::from_be)?;
+    external.then_some(LinkKind::ExternalVxlan { port })
+}
+
+/// The XDP program of a device, if it has one.
+pub(super) fn xdp(value: &[u8]) -> Option<u32> {
+    let find = |wanted| attributes(value, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let attached = find(link::XDP_ATTACHED).and_then(|value| u8_at(value, 0)).is_some_and(|mode| mode != 0);
+    attached.then(|| find(link::XDP_PROG_ID).and_then(|value| u32_at(value, 0)).unwrap_or_default())
+}
+
+/// Gathers routes of others from a list of all routes.
+pub(super) struct Routes<'a> {
+    names: &'a BTreeMap<u32, InterfaceName>,
+    /// Indexes of devices whose names or masters are ours.
+    ours: &'a BTreeSet<u32>,
+    routes: Vec<ForeignRoute>,
+    more: usize,
+}
+
+impl<'a> Routes<'a> {
+    pub(super) fn new(names: &'a BTreeMap<u32, InterfaceName>, ours: &'a BTreeSet<u32>) -> Self {
+        Self { names, ours, routes: Vec::new(), more: 0 }
+    }
+
+    /// How many there are; [`Routes::truncate`] goes back to that.
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.routes.len(), self.more)
+    }
+
+    pub(super) fn truncate(&mut self, (routes, more): (usize, usize)) {
+        self.routes.truncate(routes);
+        self.more = more;
+    }
+
+    /// Looks at one route of the kernel's list, and keeps it if it concerns us.
+    pub(super) fn take(&mut self, payload: &[u8], family: Family) {
+        if u8_at(payload, 5) == Some(PROTOCOL) {
+            return;
+        }
+        let Some(route) = self.read(payload, family) else { return };
+        if self.routes.len() < Foreign::MAX_ROUTES {
+            self.routes.push(route);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn read(&self, payload: &[u8], family: Family) -> Option<ForeignRoute> {
+        let (table, protocol, kind) = (u8_at(payload, 4)?, u8_at(payload, 5)?, u8_at(payload, 7)?);
+        let mut table = u32::from(table);
+        let (mut to, mut metric, mut index) = (None, 0, None);
+        for (kind, value) in attributes(payload, route::HEADER_LEN) {
+            match kind {
+                route::RTA_DST => to = address(value),
+                route::RTA_TABLE => table = u32_at(value, 0)?,
+                route::RTA_PRIORITY => metric = u32_at(value, 0)?,
+                route::RTA_OIF => index = u32_at(value, 0),
+                _ => {}
+            }
+        }
+        let in_ours = ownership::table_vni(table).is_some();
+        if !in_ours && !(kind == route::RTN_UNICAST && index.is_some_and(|index| self.ours.contains(&index))) {
+            return None;
+        }
+        let nowhere = match family {
+            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let prefix = IpNet::new(to.unwrap_or(nowhere), u8_at(payload, 1)?).ok()?;
+        if protocol == route::RTPROT_KERNEL && is_usual(kind, &prefix) {
+            return None;
+        }
+        let fate = match kind {
+            route::RTN_UNICAST => Fate::Sent(index.and_then(|index| self.names.get(&index).copied())),
+            route::RTN_LOCAL | route::RTN_BROADCAST | route::RTN_ANYCAST => Fate::Local,
+            route::RTN_BLACKHOLE | route::RTN_UNREACHABLE | route::RTN_PROHIBIT => Fate::Dropped,
+            route::RTN_THROW => Fate::Thrown,
+            other => Fate::Unknown(other),
+        };
+        Some(ForeignRoute { table, prefix, metric, fate, protocol })
+    }
+
+    pub(super) fn finish(mut self) -> (Vec<ForeignRoute>, usize) {
+        self.routes.sort_unstable();
+        self.routes.dedup();
+        (self.routes, self.more)
+    }
+}
+
+/// What the kernel makes for addresses, which are looked at themselves, and for neighbour discovery.
+fn is_usual(kind: u8, prefix: &IpNet) -> bool {
+    match (kind, prefix) {
+        (route::RTN_LOCAL | route::RTN_BROADCAST | route::RTN_ANYCAST | route::RTN_MULTICAST, _) => true,
+        (route::RTN_UNICAST, IpNet::V6(prefix)) => {
+            prefix.addr().is_unicast_link_local() || prefix.addr().is_multicast()
+        }
+        _ => false,
+    }
+}
+
+/// Kinds of queueing disciplines that order or join packets and lose none before the queue is full.
+const PLAIN: [&str; 15] = [
+    "noqueue",
+    "mq",
+    "mqprio",
+    "pfifo",
+    "bfifo",
+    "pfifo_fast",
+    "fq",
+    "fq_codel",
+    "codel",
+    "fq_pie",
+    "pie",
+    "sfq",
+    "prio",
+    "multiq",
+    "skbprio",
+];
+
+/// Queueing disciplines of others on our devices and on ports, and filters on what these send.
+pub(super) fn traffic_control(
+    socket: &mut Socket,
+    qdiscs: &[Qdisc],
+    links: &Links,
+    concerns: impl Fn(&InterfaceName) -> bool,
+    foreign: &mut Foreign,
+) -> Result<(), KernelError> {
+    let names: BTreeMap<u32, InterfaceName> =
+        links.iter().filter(|(name, _)| concerns(name)).map(|(name, link)| (link.index, *name)).collect();
+    for qdisc in qdiscs {
+        let Some(name) = names.get(&qdisc.index) else { continue };
+        if qdisc.parent == numbers::CLSACT {
+            if qdisc.kind == "clsact" {
+                let filters = tc::foreign_filters(socket, qdisc.index, numbers::EGRESS)?;
+                if !filters.is_empty() {
+                    foreign.egress_filters.insert(*name, filters);
+                }
+            }
+        } else if !PLAIN.contains(&qdisc.kind.as_str()) && !ownership::owns_qdisc(qdisc.handle) {
+            let major = qdisc.handle >> 16;
+            foreign.qdiscs.entry(*name).or_default().insert(format!("qdisc {} {major:x}:", qdisc.kind));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::wire::put;
+
+    #[test]
+    fn an_option_that_is_not_ours_is_seen() {
+        let options = |more: &[(u16, &[u8])]| {
+            let mut bytes = Vec::new();
+            put(&mut bytes, link::VXLAN_ID, &[1, 0, 0, 0]);
+            put(&mut bytes, link::VXLAN_TTL, &[0]);
+            put(&mut bytes, link::VXLAN_PORT_RANGE, &[0; 4]);
+            put(&mut bytes, link::VXLAN_PORT, &4789u16.to_be_bytes());
+            more.iter().for_each(|(kind, value)| put(&mut bytes, *kind, value));
+            bytes
+        };
+        assert!(!is_altered(&options(&[(link::VXLAN_LEARNING, &[0])])));
+        for (kind, value) in [
+            (link::VXLAN_TTL, &[1u8][..]),
+            (link::VXLAN_LEARNING, &[1]),
+            (link::VXLAN_GROUP, &[192, 0, 2, 9]),
+            (link::VXLAN_LINK, &[7, 0, 0, 0]),
+            (link::VXLAN_LIMIT, &[1, 0, 0, 0]),
+            (link::VXLAN_GBP, &[]),
+            (link::VXLAN_DF, &[1]),
+        ] {
+            assert!(is_altered(&options(&[(kind, value)])), "{kind}");
+        }
+        assert_eq!(external(&options(&[(link::VXLAN_COLLECT_METADATA, &[0])])), None);
+        assert_eq!(
+            external(&options(&[(link::VXLAN_COLLECT_METADATA, &[1])])),
+            Some(LinkKind::ExternalVxlan { port: 4789 })
+        );
+    }
+
+    #[test]
+    fn the_kernels_own_routes_are_not_told() {
+        let table = ownership::table(7.try_into().unwrap());
+        let names = BTreeMap::from([(3, "eth1".parse().unwrap()), (4, "eth0".parse().unwrap())]);
+        let ours = BTreeSet::from([3]);
+        let told = |protocol: u8, kind: u8, table: u32, to: &str, index: u32| {
+            let to: IpNet = to.parse().unwrap();
+            let mut bytes = vec![0, to.prefix_len(), 0, 0, 0, protocol, 0, kind, 0, 0, 0, 0];
+            crate::kernel::wire::put_address(&mut bytes, route::RTA_DST, to.addr());
+            put(&mut bytes, route::RTA_TABLE, &table.to_ne_bytes());
+            put(&mut bytes, route::RTA_OIF, &index.to_ne_bytes());
+            let mut routes = Routes::new(&names, &ours);
+            routes.take(&bytes, Family::of(&to));
+            routes.finish().0.first().map(ToString::to_string)
+        };
+        assert_eq!(told(2, route::RTN_LOCAL, table, "10.1.0.1/32", 3), None);
+        assert_eq!(told(2, route::RTN_UNICAST, table, "fe80::/64", 3), None);
+        assert_eq!(told(PROTOCOL, route::RTN_UNICAST, table, "10.1.0.0/24", 3), None);
+        assert_eq!(told(4, route::RTN_UNICAST, 254, "10.1.0.0/24", 4), None, "elsewhere");
+        let foreign = told(16, route::RTN_UNICAST, table, "0.0.0.0/0", 4).unwrap();
+        assert_eq!(foreign, format!("route 0.0.0.0/0 dev eth0 table {table} proto dhcp"));
+        assert!(told(2, route::RTN_UNICAST, table, "10.0.0.0/8", 3).is_some(), "of an address with a wide prefix");
+        assert!(told(3, route::RTN_THROW, table, "10.0.0.0/8", 0).is_some());
+        assert!(told(3, route::RTN_UNICAST, 254, "10.2.0.0/24", 3).is_some(), "from the host's table to a port");
+    }
+}

@@ -1,0 +1,72 @@
+//! Reads the host's packet filters: nftables over netlink, and the older interface of iptables over socket options.
+//!
+//! Neither needs a program of the host. What is not in the kernel is not asked for: a question alone would load it.
+
+mod nft;
+mod xtables;
+
+use crate::objects::{Firewall, Link};
+use cps_peering_config::net::InterfaceName;
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// What is kept between two looks.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    /// What was seen last, with the names of devices by index.
+    last: Option<(BTreeMap<u32, InterfaceName>, Firewall)>,
+    /// The rules of nftables, with the generation that they are of and the names of devices then.
+    nft: Option<(nft::Generation, BTreeMap<u32, InterfaceName>, Firewall)>,
+}
+
+impl Cache {
+    /// Reads everything that may decide about forwarded packets.
+    pub(super) fn look(&mut self, links: &BTreeMap<InterfaceName, Link>) -> Firewall {
+        let names: BTreeMap<u32, InterfaceName> = links.iter().map(|(name, link)| (link.index, *name)).collect();
+        let firewall = firewall(self, &names);
+        self.last = Some((names, firewall.clone()));
+        firewall
+    }
+
+    /// Whether that has changed since.
+    pub(super) fn changed(&mut self) -> bool {
+        let Some((names, last)) = self.last.take() else { return false };
+        let changed = firewall(self, &names) != last;
+        self.last = Some((names, last));
+        changed
+    }
+}
+
+/// `names` are devices by index.
+fn firewall(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> Firewall {
+    let mut all = Firewall::default();
+    if is_in_kernel("nf_tables") {
+        match nft::rules(cache, names) {
+            Ok(firewall) => all.chains.extend(firewall.chains),
+            Err(error) => all.unread.push(format!("nftables: {error}")),
+        }
+    }
+    for (families, table) in xtables::TABLES {
+        for (family, module) in families {
+            if !is_in_kernel(module) {
+                continue;
+            }
+            match xtables::table(family, table) {
+                Ok(chains) => all.chains.extend(chains),
+                Err(error) => all.unread.push(format!("iptables -t {table} ({module}): {error}")),
+            }
+        }
+    }
+    all
+}
+
+/// Whether a module is loaded or built in. Where the kernel has no modules at all, it is asked itself: nothing is loaded then.
+fn is_in_kernel(module: &str) -> bool {
+    let Ok(loaded) = fs::read_to_string("/proc/modules") else { return true };
+    if loaded.lines().any(|line| line.split_whitespace().next() == Some(module)) {
+        return true;
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let builtin = fs::read_to_string(Path::new("/lib/modules").join(release.trim()).join("modules.builtin"));
+    let file = format!("/{module}.ko");
+    builtin.is_ok_and(|list| list.lines().any(|line| line.ends_with(&file)))
+}

@@ -1,0 +1,18 @@
+//! A socket option whose value is as long as the kernel says, which no safe wrapper reads.
+
+use nix::libc;
+use std::{io, os::fd::RawFd};
+
+/// Fills `value`, which also holds what the kernel is asked for. An answer of another length is an error.
+#[expect(unsafe_code, reason = "there is no safe way to an option of variable length")]
+pub(super) fn get(socket: RawFd, level: libc::c_int, option: libc::c_int, value: &mut [u8]) -> io::Result<()> {
+    let expected = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    let mut length = expected;
+    // SAFETY: the pointer and the length are those of one exclusive slice; the kernel writes no more than `length` bytes.
+    let result = unsafe { libc::getsockopt(socket, level, option, value.as_mut_ptr().cast(), &raw mut length) };
+    match result {
+        0 if length == expected => Ok(()),
+        0 => Err(io::Error::other(format!("{length} bytes instead of {expected}"))),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,143 @@
+//! The host's packet filters as values: what of nftables and iptables decides about packets of VPCs.
+
+use super::Family;
+use ipnet::IpNet;
+
+/// All chains that the kernel evaluates for packets that are forwarded, with those they lead to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Firewall {
+    /// Every chain.
+    pub chains: Vec<Chain>,
+    /// What could not be read, and why; then nobody knows what becomes of packets.
+    pub unread: Vec<String>,
+}
+
+/// Which program's rules they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Backend {
+    /// nftables, including what `iptables-nft` writes.
+    Nftables,
+    /// The older kernel interface, as `iptables-legacy` uses it.
+    Legacy,
+}
+
+/// Which packets a table sees.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// IPv4 or IPv6 alone.
+    Ip(Family),
+    /// Both (`inet`).
+    Both,
+    /// Everything on some devices (`netdev`).
+    Devices(Vec<Pattern>),
+}
+
+/// Where in its way through the kernel a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// As it comes from a device (`netdev`, `inet`).
+    Ingress,
+    /// Before its way is looked up.
+    Prerouting,
+    /// Between two devices.
+    Forward,
+    /// Before it leaves.
+    Postrouting,
+    /// As it goes to a device (`netdev`).
+    Egress,
+}
+
+/// A list of rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Whose it is.
+    pub backend: Backend,
+    /// Which packets its table sees.
+    pub scope: Scope,
+    /// The family as its program writes it: `ip`, `ip6`, `inet`, `netdev`.
+    pub family: &'static str,
+    /// The table.
+    pub table: String,
+    /// The chain.
+    pub name: String,
+    /// Where the kernel begins with it; none where only rules lead to it.
+    pub hook: Option<Hook>,
+    /// Whether what no rule decides is dropped.
+    pub drops: bool,
+    /// The rules, in order.
+    pub rules: Vec<FilterRule>,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterRule {
+    /// How its program names it, for instance `handle 7` or `rule 3`.
+    pub label: String,
+    /// What must all be true of a packet.
+    pub matches: Vec<Match>,
+    /// What becomes of it then.
+    pub verdict: Verdict,
+}
+
+/// One condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// The device that it came from.
+    In(Pattern, Sense),
+    /// The device that it goes to.
+    Out(Pattern, Sense),
+    /// Its source address.
+    Source(IpNet, Sense),
+    /// Its destination address.
+    Destination(IpNet, Sense),
+    /// Its family.
+    Family(Family, Sense),
+    /// Anything else: it may be true or not.
+    Other,
+}
+
+/// Whether a condition is meant as it stands or turned round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sense {
+    /// As it stands.
+    Is,
+    /// Turned round.
+    IsNot,
+}
+
+/// Names of devices.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pattern {
+    /// The name, or how it begins.
+    pub text: String,
+    /// Whether anything may follow.
+    pub open: bool,
+}
+
+impl Pattern {
+    /// Whether a name fits.
+    pub fn fits(&self, name: &str) -> bool {
+        if self.open { name.starts_with(&self.text) } else { name == self.text }
+    }
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing that decides: counts, logs, marks.
+    Continue,
+    /// Lets it go on to the next hook.
+    Accept,
+    /// Ends it; in the words of the program.
+    Drop(String),
+    /// Changes an address or port of it; in the words of the program.
+    Translate(String),
+    /// Nobody can tell from the rule alone, for instance a verdict map.
+    Unclear(String),
+    /// Goes back to where the chain was called.
+    Return,
+    /// Goes on in another chain of the table, and comes back.
+    Jump(String),
+    /// Goes on in another chain of the table.
+    Goto(String),
+}

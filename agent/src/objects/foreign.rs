@@ -1,0 +1,95 @@
+//! What others have in our tables, on our devices and on ports.
+
+use cps_peering_config::net::InterfaceName;
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+/// Objects of others that packets of VPCs may meet. Nothing of it is ever changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// Routes in tables of ours that are neither ours nor the kernel's own, and routes of other tables that lead to our
+    /// devices. At most [`Foreign::MAX_ROUTES`], sorted.
+    pub routes: Vec<ForeignRoute>,
+    /// How many more such routes there are.
+    pub more_routes: usize,
+    /// Filters on what our devices and ports send (`clsact` egress), in the words of `tc`. Those on what arrives are in
+    /// [`Ingress::foreign`](super::Ingress::foreign).
+    pub egress_filters: BTreeMap<InterfaceName, BTreeSet<String>>,
+    /// Queueing disciplines of our devices and ports that the kernel does not set by itself, in the words of `tc`.
+    pub qdiscs: BTreeMap<InterfaceName, BTreeSet<String>>,
+}
+
+impl Foreign {
+    /// The longest list of routes that is kept.
+    pub const MAX_ROUTES: usize = 200;
+}
+
+/// A route of somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignRoute {
+    /// The routing table.
+    pub table: u32,
+    /// The destination.
+    pub prefix: IpNet,
+    /// The metric.
+    pub metric: u32,
+    /// What becomes of a packet.
+    pub fate: Fate,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+}
+
+/// What a route of somebody else does with a packet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// Sends it out of a device; none where the route has several.
+    Sent(Option<InterfaceName>),
+    /// Takes it in for the host.
+    Local,
+    /// Goes on to the next rule, and so to the host's other tables.
+    Thrown,
+    /// Drops it, with an answer or without.
+    Dropped,
+    /// A type that is not known here, by its number (`rtm_type`).
+    Unknown(u8),
+}
+
+impl fmt::Display for ForeignRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {}", self.prefix)?;
+        match &self.fate {
+            Fate::Sent(Some(device)) => write!(f, " dev {device}")?,
+            Fate::Sent(None) => f.write_str(" by several next hops")?,
+            Fate::Local => f.write_str(" type local")?,
+            Fate::Thrown => f.write_str(" type throw")?,
+            Fate::Dropped => f.write_str(" type blackhole")?,
+            Fate::Unknown(number) => write!(f, " type {number}")?,
+        }
+        write!(f, " table {} proto {}", self.table, protocol_name(self.protocol))
+    }
+}
+
+/// The name of a route protocol as `ip` shows it (`rt_protos` of iproute2), or its number.
+fn protocol_name(protocol: u8) -> String {
+    let name = match protocol {
+        2 => "kernel",
+        3 => "boot",
+        4 => "static",
+        9 => "ra",
+        11 => "zebra",
+        12 => "bird",
+        16 => "dhcp",
+        18 => "keepalived",
+        42 => "babel",
+        186 => "bgp",
+        187 => "isis",
+        188 => "ospf",
+        189 => "rip",
+        192 => "eigrp",
+        other => return other.to_string(),
+    };
+    name.to_owned()
+}

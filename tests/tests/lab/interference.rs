@@ -1,0 +1,262 @@
+//! What others put where packets of VPCs pass is named, and while it is there the host is not in sync.
+
+use crate::{
+    drift::{Names, peered},
+    reach_each_other,
+};
+use anyhow::{Result, ensure};
+use cps_peering_tests::{Lab, command, lab::Host, wait};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What is done on h1, what undoes it, and the object that must be named.
+type Case = (&'static str, &'static str, &'static str);
+
+fn sh(host: &Host, line: &str) -> Result<()> {
+    command::run(host.netns().command("sh").args(["-ec", line]))?.ok().map(drop)
+}
+
+/// Each of them is reported while it is there, and nothing after it is gone.
+fn are_named(lab: &Lab, cases: &[Case]) -> Result<()> {
+    let host = lab.host("h1");
+    let names = Names::of(host.netns())?;
+    let mut failed = Vec::new();
+    for (add, remove, object) in cases {
+        let (add, remove, object) = (names.filled(add), names.filled(remove), names.filled(object));
+        let named = || -> Result<()> {
+            sh(host, &add)?;
+            wait::until("it is named", SOON, || {
+                let report = host.report()?;
+                ensure!(
+                    report.problems.iter().any(|problem| problem.object.contains(&object)),
+                    "{:?}",
+                    report.problems
+                );
+                ensure!(!report.in_sync());
+                Ok(Some(()))
+            })
+        };
+        let named = named();
+        let in_sync = sh(host, &remove).and_then(|()| lab.wait_for_agent("h1").map(drop));
+        for error in [named.err(), in_sync.err()].into_iter().flatten() {
+            failed.push(format!("`{add}`: {error:#}"));
+        }
+    }
+    ensure!(failed.is_empty(), "{} of {} cases:\n{}", failed.len(), cases.len(), failed.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn routes_and_addresses_of_others_in_a_vpc_are_named() -> Result<()> {
+    let lab = Lab::in_sync(peered())?;
+    are_named(
+        &lab,
+        &[
+            (
+                // The kernel announces it like any other route of the host: it is seen with the next look.
+                "ip route add 10.1.0.0/24 dev {vrf} table main; ip link set eth1 alias looked",
+                "ip route del 10.1.0.0/24 dev {vrf} table main; ip link set eth1 alias looked-again",
+                "route 10.1.0.0/24 dev {vrf} table 254",
+            ),
+            (
+                "ip route add default dev uplink table {table} proto dhcp",
+                "ip route del default dev uplink table {table}",
+                "route 0.0.0.0/0 dev uplink table {table} proto dhcp",
+            ),
+            (
+                "ip -6 route add default via fe80::1 dev uplink table {table} proto ra",
+                "ip -6 route del default dev uplink table {table}",
+                "route ::/0 dev uplink table {table} proto ra",
+            ),
+            (
+                "ip route add 10.2.1.7 dev uplink table {table} proto zebra",
+                "ip route del 10.2.1.7 table {table}",
+                "route 10.2.1.7/32 dev uplink",
+            ),
+            (
+                "ip route add throw 203.0.113.0/24 table {table}",
+                "ip route del throw 203.0.113.0/24 table {table}",
+                "route 203.0.113.0/24 type throw",
+            ),
+            (
+                "ip route add 10.8.0.0/16 dev {other_vrf} table {table} proto static",
+                "ip route del 10.8.0.0/16 table {table}",
+                "route 10.8.0.0/16 dev {other_vrf}",
+            ),
+            (
+                "ip route add 10.8.0.0/16 table {table} nexthop dev eth1 nexthop dev eth2",
+                "ip route del 10.8.0.0/16 table {table}",
+                "route 10.8.0.0/16",
+            ),
+            (
+                "ip route add blackhole 10.2.1.128/25 table {table}",
+                "ip route del blackhole 10.2.1.128/25 table {table}",
+                "route 10.2.1.128/25 type blackhole",
+            ),
+            (
+                "ip -6 route add blackhole fd00:2:0:1::/64 metric 10 table {table}",
+                "ip -6 route del blackhole fd00:2:0:1::/64 metric 10 table {table}",
+                "route fd00:2:0:1::/64 type blackhole",
+            ),
+            (
+                "ip route add local 10.2.1.9 dev lo table {table}",
+                "ip route del local 10.2.1.9 dev lo table {table}",
+                "route 10.2.1.9/32 type local",
+            ),
+            ("ip addr add 10.1.0.9/8 dev eth1", "ip addr del 10.1.0.9/8 dev eth1", "address 10.1.0.9/8 dev eth1"),
+            (
+                "ip addr add 2001:db8::9/64 dev eth1 nodad",
+                "ip addr del 2001:db8::9/64 dev eth1",
+                "address 2001:db8::9/64 dev eth1",
+            ),
+            (
+                "ip addr add 198.18.0.1/32 dev {vrf}",
+                "ip addr del 198.18.0.1/32 dev {vrf}",
+                "address 198.18.0.1/32 dev {vrf}",
+            ),
+        ],
+    )?;
+    // What changes nothing for a packet is nobody's business.
+    let host = lab.host("h1");
+    let names = Names::of(host.netns())?;
+    let passes = host.report()?.counters.passes;
+    sh(
+        host,
+        &names.filled("ip route add blackhole 203.0.113.0/24 table {table}; ip route add 203.0.113.0/24 dev uplink"),
+    )?;
+    wait::until("a look", SOON, || {
+        let report = host.report()?;
+        ensure!(report.counters.passes > passes);
+        ensure!(report.in_sync(), "{report:?}");
+        Ok(Some(()))
+    })?;
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
+}
+
+#[test]
+fn filters_and_queues_of_others_are_named() -> Result<()> {
+    let lab = Lab::in_sync(peered())?;
+    are_named(
+        &lab,
+        &[
+            (
+                "tc filter add dev eth1 ingress pref 1 protocol all matchall action drop",
+                "tc filter del dev eth1 ingress pref 1",
+                "filter dev eth1 ingress pref 1 matchall",
+            ),
+            (
+                "tc filter add dev {peer} ingress pref 60000 protocol ip u32 match ip dst 0.0.0.0/0 action drop",
+                "tc filter del dev {peer} ingress pref 60000",
+                "filter dev {peer} ingress pref 60000 u32",
+            ),
+            (
+                "tc filter add dev {peer} egress pref 1 protocol all matchall action drop",
+                "tc filter del dev {peer} egress pref 1",
+                "filter dev {peer} egress pref 1 matchall",
+            ),
+            ("tc qdisc add dev {peer} root netem loss 100%", "tc qdisc del dev {peer} root", "qdisc netem"),
+            ("tc qdisc add dev eth1 root netem delay 1s", "tc qdisc del dev eth1 root", "qdisc netem"),
+            (
+                "tc qdisc add dev eth1 root handle 1: prio; tc qdisc add dev eth1 parent 1:1 tbf rate 1kbit burst 2000 limit 3000",
+                "tc qdisc del dev eth1 root",
+                "qdisc tbf",
+            ),
+            ("ip link set eth1 arp off", "ip link set eth1 arp on", "noarp dev eth1"),
+        ],
+    )?;
+    // Operators see it where they look, and whoever asks how the peering stands.
+    let host = lab.host("h1");
+    sh(host, "tc filter add dev eth1 ingress pref 7 protocol all matchall action drop")?;
+    wait::until("the controller tells it", SOON, || {
+        let list = lab.controller().cli(&["host", "list"])?.ok()?;
+        ensure!(list.contains("pref 7 matchall"), "{list}");
+        let peering = lab.controller().cli(&["-o", "json", "peering", "list"])?.ok()?;
+        ensure!(peering.contains("\"routesInSync\":false"), "{peering}");
+        Ok(Some(()))
+    })
+}
+
+#[test]
+fn a_device_that_holds_the_port_is_named() -> Result<()> {
+    let lab = Lab::new(peered())?;
+    let host = lab.host("h1");
+    host.netns().ip_batch(&[
+        "link add metadata type vxlan external dstport 4789".to_owned(),
+        "link set metadata up".to_owned(),
+    ])?;
+    lab.apply()?;
+    wait::until("it is named", SOON, || {
+        let report = host.report()?;
+        ensure!(report.problems.iter().any(|problem| problem.reason.contains("metadata")), "{report:?}");
+        Ok(Some(()))
+    })?;
+    host.netns().ip("link del metadata")?;
+    lab.wait_in_sync()?;
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
+}
+
+#[test]
+fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Result<()> {
+    let lab = Lab::in_sync(peered())?;
+    are_named(
+        &lab,
+        &[
+            (
+                "iptables-legacy -P FORWARD DROP",
+                "iptables-legacy -I FORWARD -i cpsvrf+ -j ACCEPT",
+                "iptables-legacy -t filter FORWARD policy drop",
+            ),
+            (
+                "ip6tables-legacy -A FORWARD -p tcp -j REJECT",
+                "ip6tables-legacy -F FORWARD",
+                "ip6tables-legacy -t filter FORWARD rule 1 -j REJECT",
+            ),
+            (
+                "iptables-legacy -N DOCKER; iptables-legacy -I FORWARD -o {peer} -j DOCKER; iptables-legacy -A DOCKER -j DROP",
+                "iptables-legacy -D FORWARD -o {peer} -j DOCKER",
+                "FORWARD chain DOCKER rule 1 -j DROP",
+            ),
+            (
+                "iptables-legacy -t nat -A POSTROUTING -s 10.1.0.0/24 -j MASQUERADE",
+                "iptables-legacy -t nat -F POSTROUTING",
+                "iptables-legacy -t nat POSTROUTING rule 1 -j MASQUERADE",
+            ),
+            (
+                "iptables-legacy -t raw -A PREROUTING -i eth1 -d 10.2.0.0/16 -j DROP",
+                "iptables-legacy -t raw -F PREROUTING",
+                "iptables-legacy -t raw PREROUTING rule 1 -j DROP",
+            ),
+        ],
+    )?;
+    // The policy is still to drop, and what was offered lets packets of VPCs pass, also within the host.
+    let host = lab.host("h1");
+    ensure!(host.netns().exec("iptables-legacy -S FORWARD")?.ok()?.contains("-P FORWARD DROP"));
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))?;
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h1", "eth2"))?;
+    // Rules about others, as docker makes them, are nobody's business.
+    sh(
+        host,
+        "iptables-legacy -A FORWARD -i docker0 ! -o docker0 -j DROP; iptables-legacy -A FORWARD -s 172.17.0.0/16 -j DROP; \
+         iptables-legacy -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE; iptables-legacy -A INPUT -j ACCEPT; \
+         iptables-legacy -t mangle -A FORWARD -p tcp -j TCPMSS --set-mss 1200 --tcp-flags SYN,RST SYN || true",
+    )?;
+    let passes = host.report()?.counters.passes;
+    host.netns().ip("link set eth1 alias looked")?;
+    wait::until("a look", SOON, || {
+        let report = host.report()?;
+        ensure!(report.counters.passes > passes);
+        ensure!(report.in_sync(), "{report:?}");
+        Ok(Some(()))
+    })?;
+    // What is to go goes and is confirmed, whatever the host's firewall does.
+    sh(host, "iptables-legacy -F FORWARD")?;
+    wait::until("it is named", SOON, || {
+        let report = host.report()?;
+        ensure!(report.problems.iter().any(|problem| problem.object.contains("policy drop")), "{report:?}");
+        Ok(Some(()))
+    })?;
+    let deleted = lab.controller().cli(&["peering", "delete", "vpc-a-vpc-b"])?.ok()?;
+    ensure!(!deleted.contains("draining"), "{deleted}");
+    Ok(())
+}
