@@ -104,7 +104,10 @@ impl Compiler<'_> {
 
     fn ports(&mut self, vpc: &VpcId, vrf: &VrfConfig) {
         let name = self.vrf_device(vpc, vrf);
-        let local = self.local_addresses(vrf);
+        // A peer's gateways on this host are handed to its VRF, so they are the host's own as well.
+        let peers = self.config.sides.values().filter(|side| side.vpc == *vpc);
+        let peers = peers.filter_map(|side| self.config.peer_of(side)).map(|(_, peer)| &*self.config.vrfs[&peer.vpc]);
+        let local = self.local_addresses(std::iter::once(vrf).chain(peers));
         for (port, settings) in &vrf.ports {
             self.desired.ports.insert(*port, name);
             self.desired.ingress.insert(*port, IngressPolicy::of_port(&settings.prefixes, Arc::clone(&local)));
@@ -130,7 +133,7 @@ impl Compiler<'_> {
             let device = DeviceName::vpc(vrf.vni);
             self.vxlan(device, vrf.vni, DeviceName::vrf(vrf.vni), format!("cps-peering {vpc} between hosts"));
             self.remotes(device, table, vrf.vni, &vrf.remotes, &Source::Vrf(Arc::clone(vrf)));
-            let policy = IngressPolicy::of_tunnel(vrf.remotes.values().flatten(), self.local_addresses(vrf));
+            let policy = IngressPolicy::of_tunnel(vrf.remotes.values().flatten(), self.local_addresses([&**vrf]));
             self.desired.ingress.insert(device, policy);
         }
     }
@@ -141,7 +144,7 @@ impl Compiler<'_> {
         let device = DeviceName::peer(vni);
         let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
         self.vxlan(device, vni, DeviceName::vrf(vrf.vni), alias);
-        let policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses(vrf));
+        let policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses([&**vrf]));
         self.desired.ingress.insert(device, policy);
         if let Some(limit) = side.limit {
             let shaper = Shaper::new(limit.bytes_per_second(limit.share), self.mtu);
@@ -188,9 +191,9 @@ impl Compiler<'_> {
         }
     }
 
-    /// Where packets in a VRF end on this host.
-    fn local_addresses(&self, vrf: &VrfConfig) -> Arc<LocalAddresses> {
-        let gateways = vrf.ports.values().flat_map(|port| &port.gateways);
+    /// Where packets in some VRFs end on this host.
+    fn local_addresses<'b>(&self, vrfs: impl IntoIterator<Item = &'b VrfConfig>) -> Arc<LocalAddresses> {
+        let gateways = vrfs.into_iter().flat_map(|vrf| vrf.ports.values()).flat_map(|port| &port.gateways);
         Arc::new(LocalAddresses::new(gateways, self.config.underlay, self.port))
     }
 

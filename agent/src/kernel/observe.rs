@@ -200,7 +200,8 @@ fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
         vlan: None,
         settings: BTreeMap::new(),
     };
-    let mut parent = None;
+    // The kernel tells the device below after what it is.
+    let (mut parent, mut vlan) = (None, None);
     for (kind, value) in attributes(payload, link::HEADER_LEN) {
         match kind {
             link::IFLA_IFNAME => name = text(value)?.parse().ok(),
@@ -212,7 +213,7 @@ fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
             link::IFLA_LINK => parent = u32_at(value, 0),
             link::IFLA_LINKINFO => {
                 link.kind = read_kind(value).unwrap_or(link.kind);
-                link.vlan = parent.zip(read_vlan(value));
+                vlan = read_vlan(value);
             }
             link::IFLA_PROTO_DOWN => link.protodown = u8_at(value, 0) == Some(1),
             link::IFLA_XDP => link.xdp = foreign::xdp(value),
@@ -220,6 +221,7 @@ fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
             _ => {}
         }
     }
+    link.vlan = parent.zip(vlan);
     Some((name?, link))
 }
 
@@ -619,6 +621,24 @@ mod tests {
     fn a_device_with_an_unknown_attribute_is_not_hidden() {
         let (name, link) = device(|payload| put(payload, 0x3ffe, &[1, 2, 3])).unwrap();
         assert_eq!((name.as_str(), link.index, link.group), ("cpspeer7", 9, ownership::GROUP));
+    }
+
+    #[test]
+    fn a_vlan_is_known_whatever_comes_first() {
+        let below = |payload: &mut Vec<u8>| put(payload, link::IFLA_LINK, &3u32.to_ne_bytes());
+        let info = |payload: &mut Vec<u8>| {
+            let (mut info, mut data) = (Vec::new(), Vec::new());
+            put(&mut data, link::VLAN_ID, &7u16.to_ne_bytes());
+            put(&mut data, link::VLAN_PROTOCOL, &0x8100u16.to_be_bytes());
+            put(&mut info, link::INFO_KIND, b"vlan\0");
+            put(&mut info, link::INFO_DATA, &data);
+            put(payload, link::IFLA_LINKINFO, &info);
+        };
+        let orders: [[&dyn Fn(&mut Vec<u8>); 2]; 2] = [[&below, &info], [&info, &below]];
+        for order in orders {
+            let (_, link) = device(|payload| order.iter().for_each(|put| put(payload))).unwrap();
+            assert_eq!(link.vlan, Some((3, Vlan { tpid: 0x8100, id: 7 })));
+        }
     }
 
     #[test]
