@@ -38,7 +38,7 @@
 
 use crate::{
     id::{AccountId, HostId, RegionId, VpcId},
-    net::InterfaceName,
+    net::{InterfaceName, prefix},
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -113,6 +113,7 @@ pub struct Vpc {
     /// The region it lives in.
     pub region: RegionId,
     /// Its address space: at least one prefix; IPv4, IPv6 or both.
+    #[serde(deserialize_with = "prefix::list")]
     pub cidrs: Vec<IpNet>,
 }
 
@@ -127,9 +128,10 @@ pub struct Port {
     /// The interface on that host.
     pub interface: InterfaceName,
     /// The gateway addresses with the length of their subnet, for instance `10.1.0.1/24`.
+    #[serde(deserialize_with = "prefix::list")]
     pub gateways: Vec<IpNet>,
     /// The prefixes behind the port, within the VPC's CIDRs; by default the networks of `gateways`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
     pub prefixes: Option<Vec<IpNet>>,
 }
 
@@ -170,6 +172,16 @@ mod tests {
         let inventory: Inventory = toml::from_str(&example()).unwrap();
         assert_eq!(inventory.ports[0].interface.as_str(), "eth1");
         assert_eq!(toml::from_str::<Inventory>(&toml::to_string(&inventory).unwrap()).unwrap(), inventory);
+    }
+
+    #[test]
+    fn a_prefix_with_leading_zeros_is_refused_wherever_it_stands() {
+        for (field, right) in [("cidrs", "10.1.0.0/16"), ("gateways", "10.1.0.1/24"), ("prefixes", "10.1.0.0/24")] {
+            let wrong = right.replacen("10.", "010.", 1);
+            let text = example().replacen(&format!("\"{right}\""), &format!("\"{wrong}\""), 1);
+            let error = toml::from_str::<Inventory>(&text).unwrap_err().to_string();
+            assert!(error.contains(&wrong) && error.contains(field) && error.contains("leading zeros"), "{error}");
+        }
     }
 
     #[test]

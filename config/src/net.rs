@@ -147,6 +147,60 @@ impl fmt::Debug for InterfaceName {
     }
 }
 
+/// A text that is not a prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "{0:?} is not a prefix: expected an IPv4 or IPv6 address and a length, such as 10.1.0.0/16 or fd00:1::/48, in decimal without \
+     leading zeros"
+)]
+pub struct InvalidPrefix(String);
+
+/// The longest text that can be a prefix: eight groups with an IPv4 address at their end, and a length.
+const LONGEST_PREFIX: usize = 49;
+
+/// Reads a prefix as everybody understands it. Some read `010.0.0.0/8` as octal and others as decimal (RFC 6943 section
+/// 3.1.1), so it is neither.
+pub fn parse_prefix(text: &str) -> Result<IpNet, InvalidPrefix> {
+    let read = || {
+        let (address, length) = text.split_once('/')?;
+        let plain = length == "0" || !length.starts_with(['0', '+']);
+        let length = length.parse().ok().filter(|_| plain)?;
+        // The standard library takes no leading zeros in IPv4 addresses.
+        IpNet::new(address.parse().ok()?, length).ok()
+    };
+    read().ok_or_else(|| InvalidPrefix(text.chars().take(LONGEST_PREFIX).collect()))
+}
+
+/// Reads prefixes in documents, with [`parse_prefix`]: for `#[serde(deserialize_with = "…")]`.
+pub mod prefix {
+    use super::{IpNet, parse_prefix};
+    use serde::{Deserialize, Deserializer, de::Error};
+
+    struct Strict(IpNet);
+
+    impl<'de> Deserialize<'de> for Strict {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            parse_prefix(&String::deserialize(deserializer)?).map(Strict).map_err(D::Error::custom)
+        }
+    }
+
+    /// One.
+    pub fn one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+        Strict::deserialize(deserializer).map(|prefix| prefix.0)
+    }
+
+    /// A list.
+    pub fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+        Ok(Vec::<Strict>::deserialize(deserializer)?.into_iter().map(|prefix| prefix.0).collect())
+    }
+
+    /// A list that may be missing; with `default`.
+    pub fn optional_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNet>>, D::Error> {
+        let list = Option::<Vec<Strict>>::deserialize(deserializer)?;
+        Ok(list.map(|list| list.into_iter().map(|prefix| prefix.0).collect()))
+    }
+}
+
 /// Whether two prefixes share an address. Prefixes of different families never do.
 pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     within(a, b) || within(b, a)
@@ -230,6 +284,37 @@ mod tests {
             prop_assert_eq!(is_canonical(&a), a.trunc() == a);
             prop_assert!(is_canonical(&a.trunc()));
         }
+    }
+
+    #[test]
+    fn a_prefix_has_one_way_to_be_read() {
+        for text in ["10.0.0.0/8", "0.0.0.0/0", "fd00:1::/48", "::/0", "10.1.0.1/32", "::ffff:10.0.0.0/104"] {
+            assert_eq!(parse_prefix(text).unwrap(), text.parse::<IpNet>().unwrap(), "{text}");
+        }
+        let wrong = [
+            "010.0.0.0/8",
+            "10.00.0.0/8",
+            "10.0.0.08/32",
+            "0x0a.0.0.0/8",
+            "10.0.0.0/08",
+            "10.0.0.0/+8",
+            "10.0.0.0/ 8",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10/8",
+            "167772160/8",
+            "fd00::/129",
+            "fd00::%1/64",
+            "",
+            "/",
+            "::/00",
+        ];
+        for text in wrong {
+            let error = parse_prefix(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
+        let error = parse_prefix(&"1".repeat(10_000)).unwrap_err().to_string();
+        assert!(error.len() < 300, "{error}");
     }
 
     #[test]

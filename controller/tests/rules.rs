@@ -33,6 +33,8 @@ fn each_wrong_entry_is_named_with_the_rule_it_breaks() {
         (vpc("d", "north", r#""10.4.0.0/16", "10.4.5.0/24""#), "vpcs[0] (d)", "10.4.5.0/24 overlaps 10.4.0.0/16"),
         (vpc("d", "north", ""), "vpcs[0] (d)", "at least one CIDR"),
         (vpc("d", "north", r#""0.0.0.0/0""#), "vpcs[0] (d)", "whole address space"),
+        (vpc("d", "north", r#""::ffff:10.0.0.0/104""#), "vpcs[0] (d)", "overlaps ::ffff:0.0.0.0/96"),
+        (host(4, "north").replace("192.0.2.4\"", "::ffff:192.0.2.4\""), "hosts[0] (h4)", "write it as IPv4"),
         (vpc("a", "east", r#""10.1.0.0/16", "fd00:1::/48""#), "vpcs[0] (a)", "cannot change from north to east"),
         (port("h9", "eth1", "a", "10.1.9.1/24"), "ports[0] (h9/eth1)", "host h9 is neither"),
         (port("h1", "eth9", "z", "10.1.9.1/24"), "ports[0] (h1/eth9)", "VPC z is neither"),

@@ -14,7 +14,7 @@ pub use valid::{InvalidHostConfig, ValidHostConfig};
 
 use crate::{
     id::{HostId, PeeringId, VpcId},
-    net::{InterfaceName, Vni},
+    net::{InterfaceName, Vni, prefix},
     revision::Revision,
 };
 use ipnet::IpNet;
@@ -68,8 +68,10 @@ pub struct VrfConfig {
 #[serde(deny_unknown_fields)]
 pub struct PortConfig {
     /// The gateway addresses, with the length of the subnet they serve.
+    #[serde(deserialize_with = "prefix::list")]
     pub gateways: Vec<IpNet>,
     /// The prefixes behind the port, on-link.
+    #[serde(deserialize_with = "prefix::list")]
     pub prefixes: Vec<IpNet>,
 }
 
@@ -87,6 +89,7 @@ pub struct SideConfig {
     /// The VNI of the peer's side: packets are sent with it.
     pub peer_vni: Vni,
     /// All CIDRs of the peer VPC. What no port serves within them is unreachable (rule C6).
+    #[serde(deserialize_with = "prefix::list")]
     pub peer_cidrs: Vec<IpNet>,
     /// The peer's prefixes on other hosts, by the VTEP address of that host.
     #[serde(default, serialize_with = "listed::serialize", deserialize_with = "prefixes::by_vtep")]

@@ -7,6 +7,7 @@ use super::{
     session::{Session, said},
 };
 use clap::Subcommand;
+use cps_peering_config::net::parse_prefix;
 use ipnet::IpNet;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ pub(super) enum Command {
     /// Create a VPC.
     Create {
         /// Primary CIDR, for instance 10.1.0.0/16.
-        #[arg(long)]
+        #[arg(long, value_parser = parse_prefix)]
         cidr: IpNet,
         /// Its name, 1 to 60 characters.
         #[arg(long)]
@@ -45,6 +46,7 @@ pub(super) enum Command {
         /// The VPC's id.
         vpc: String,
         /// The CIDR, IPv4 or IPv6.
+        #[arg(value_parser = parse_prefix)]
         cidr: IpNet,
     },
     /// Remove a secondary CIDR that no port needs.
@@ -52,6 +54,7 @@ pub(super) enum Command {
         /// The VPC's id.
         vpc: String,
         /// The CIDR.
+        #[arg(value_parser = parse_prefix)]
         cidr: IpNet,
     },
 }

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Addresses that name no host of a network, or that the kernel does not route: this network, loopback, link-local,
 /// multicast and what is reserved (RFC 6890).
-fn special_purpose() -> [IpNet; 8] {
+fn special_purpose() -> [IpNet; 9] {
     let v4 = |a, b, length| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), length));
     let v6 = |first, length| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length));
     [
@@ -20,6 +20,8 @@ fn special_purpose() -> [IpNet; 8] {
         v4(224, 0, 4),
         v4(240, 0, 4),
         v6(0, 96),
+        // IPv4 addresses written as IPv6 ones (RFC 4291 section 2.5.5.2).
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96)),
         v6(0xfe80, 10),
         v6(0xff00, 8),
     ]

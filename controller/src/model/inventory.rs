@@ -272,6 +272,13 @@ impl Applier<'_, '_, '_> {
                     format!("a host with ports cannot move from region {} to {}", old.region, host.region),
                 );
             }
+            if let IpAddr::V6(address) = host.underlay
+                && address.to_ipv4_mapped().is_some()
+            {
+                let rule =
+                    format!("underlay address {address} is an IPv4 address in the form of IPv6: write it as IPv4");
+                self.fault(&entry, rule);
+            }
             let new = Host {
                 id: host.id.clone(),
                 region: host.region.clone(),

@@ -19,6 +19,7 @@ use crate::{
 use axum::{body::Bytes, extract::RawQuery};
 use cps_peering_config::{
     id::VpcId,
+    net::prefix,
     text::{MAX_QUOTED, cut},
 };
 use ipnet::IpNet;
@@ -42,6 +43,7 @@ pub(in crate::api) struct CreateVpcBody {
 struct VpcSpec {
     /// Its CIDR, for instance `10.1.0.0/16`.
     #[schema(value_type = String)]
+    #[serde(deserialize_with = "prefix::one")]
     cidr: IpNet,
     /// 1 to 60 printable characters.
     name: String,
@@ -93,6 +95,7 @@ struct CidrSpec {
     subnet_id: Option<VpcId>,
     /// The CIDR, IPv4 or IPv6.
     #[schema(value_type = String)]
+    #[serde(deserialize_with = "prefix::one")]
     cidr: IpNet,
     /// Taken, and not kept.
     #[serde(rename = "name")]
