@@ -383,7 +383,7 @@ mod fuzzed {
             if let Ok(date) = date.parse() {
                 headers.insert("x-jdcloud-date", date);
             }
-            let parts = Parts { method: "GET", path: &path, query: &query, headers: &headers, body: input };
+            let parts = Parts { method: "GET", path: &path, query: &query, headers: &headers, body: sha256(input) };
             if let Ok(signature) = Signature::read(&authorization, &parts, now_ms) {
                 assert!(!signature.verify(&parts, "another key"), "nothing of this was signed with it");
             }
