@@ -104,6 +104,32 @@ async fn of_commands_that_exclude_each_other_one_wins_also_within_a_transaction(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_no_store_takes_is_one_commands_misfortune() {
+    let held = held();
+    let before = held.engine.read(|state, _| state.clone());
+    let prefixes: Vec<String> = (0..80_000).map(|n| format!("'fd00::{:x}:{:x}/128'", n >> 16, n & 0xffff)).collect();
+    let text = format!(
+        "{}[[vpcs]]\nid = 'big'\naccount = 'acme'\nregion = 'north'\ncidrs = ['fd00::/64']\n\
+         [[ports]]\nhost = 'h1'\ninterface = 'eth1'\nvpc = 'big'\ngateways = []\nprefixes = [{}]\n",
+        common::host(1, "north"),
+        prefixes.join(", ")
+    );
+    // Together with others that fit.
+    let answers = all_at_once(&held, vec![peer(0, 1), apply(&text, false), peer(2, 3)]).await;
+    assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");
+    let Err(EngineError::Refused(refused)) = &answers[1] else { panic!("{answers:?}") };
+    assert_eq!(
+        (refused.violations[0].entry.as_str(), refused.violations[0].reason),
+        ("port/h1/eth1", "RecordTooLarge")
+    );
+    assert!(refused.to_string().contains("and may have 1310720"), "{refused}");
+    assert_eq!(held.engine.health(), Health::Fine);
+    let after = held.engine.read(|state, _| state.clone());
+    assert_eq!((after.vpcs().len(), after.hosts().len()), (before.vpcs().len(), before.hosts().len()));
+    assert_eq!(after.peerings().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn when_a_commit_fails_nothing_of_it_was_seen_or_answered() {
     let held = held();
     let before = held.engine.read(|state, _| state.clone());
