@@ -273,11 +273,10 @@ impl Walk<'_> {
             }
             let all = extent == Extent::All;
             match &rule.verdict {
-                Verdict::Continue => {}
                 Verdict::Accept if all => return End::Decided,
                 Verdict::Accept => packets.without(rule),
                 Verdict::Return if all => return End::Open(packets),
-                Verdict::Return => {}
+                Verdict::Continue | Verdict::Return => {}
                 Verdict::Drop(words) => {
                     self.touch(chain, rule, words, "drops");
                     if all {

@@ -58,7 +58,7 @@ fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
         survey.desired.vrfs.iter().map(|(name, device)| (device.table, *name)).collect();
     let foreign = &survey.observed.foreign;
     let dropping = foreign.routes.iter().filter(|route| route.fate == Fate::Dropped && vrfs.contains_key(&route.table));
-    let dropping = in_front_of_ours(survey, dropping.collect());
+    let dropping = in_front_of_ours(survey, &dropping.collect::<Vec<_>>());
     for route in &foreign.routes {
         let (device, reason) = match (vrfs.get(&route.table), &route.fate) {
             (None, _) if ownership::table_vni(route.table).is_some() => continue,
@@ -90,7 +90,7 @@ fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
 const KEEP_AWAY: &str = "remove it, and keep what made it away from our tables";
 
 /// Which routes that drop packets come before a route of ours that leads somewhere.
-fn in_front_of_ours<'a>(survey: &Survey<'_>, dropping: Vec<&'a ForeignRoute>) -> BTreeSet<&'a ForeignRoute> {
+fn in_front_of_ours<'a>(survey: &Survey<'_>, dropping: &[&'a ForeignRoute]) -> BTreeSet<&'a ForeignRoute> {
     if dropping.is_empty() {
         return BTreeSet::new();
     }

@@ -65,22 +65,22 @@ pub(super) struct Routes<'a> {
     names: &'a BTreeMap<u32, InterfaceName>,
     /// Indexes of devices whose names or masters are ours.
     ours: &'a BTreeSet<u32>,
-    routes: Vec<ForeignRoute>,
+    kept: Vec<ForeignRoute>,
     more: usize,
 }
 
 impl<'a> Routes<'a> {
     pub(super) fn new(names: &'a BTreeMap<u32, InterfaceName>, ours: &'a BTreeSet<u32>) -> Self {
-        Self { names, ours, routes: Vec::new(), more: 0 }
+        Self { names, ours, kept: Vec::new(), more: 0 }
     }
 
     /// How many there are; [`Routes::truncate`] goes back to that.
     pub(super) fn len(&self) -> (usize, usize) {
-        (self.routes.len(), self.more)
+        (self.kept.len(), self.more)
     }
 
     pub(super) fn truncate(&mut self, (routes, more): (usize, usize)) {
-        self.routes.truncate(routes);
+        self.kept.truncate(routes);
         self.more = more;
     }
 
@@ -90,8 +90,8 @@ impl<'a> Routes<'a> {
             return;
         }
         let Some(route) = self.read(payload, family) else { return };
-        if self.routes.len() < Foreign::MAX_ROUTES {
-            self.routes.push(route);
+        if self.kept.len() < Foreign::MAX_ROUTES {
+            self.kept.push(route);
         } else {
             self.more += 1;
         }
@@ -111,7 +111,8 @@ impl<'a> Routes<'a> {
             }
         }
         let in_ours = ownership::table_vni(table).is_some();
-        if !in_ours && !(kind == route::RTN_UNICAST && index.is_some_and(|index| self.ours.contains(&index))) {
+        let to_ours = kind == route::RTN_UNICAST && index.is_some_and(|index| self.ours.contains(&index));
+        if !in_ours && !to_ours {
             return None;
         }
         let nowhere = match family {
@@ -133,9 +134,9 @@ impl<'a> Routes<'a> {
     }
 
     pub(super) fn finish(mut self) -> (Vec<ForeignRoute>, usize) {
-        self.routes.sort_unstable();
-        self.routes.dedup();
-        (self.routes, self.more)
+        self.kept.sort_unstable();
+        self.kept.dedup();
+        (self.kept, self.more)
     }
 }
 
@@ -209,7 +210,9 @@ mod tests {
             put(&mut bytes, link::VXLAN_TTL, &[0]);
             put(&mut bytes, link::VXLAN_PORT_RANGE, &[0; 4]);
             put(&mut bytes, link::VXLAN_PORT, &4789u16.to_be_bytes());
-            more.iter().for_each(|(kind, value)| put(&mut bytes, *kind, value));
+            for (kind, value) in more {
+                put(&mut bytes, *kind, value);
+            }
             bytes
         };
         assert!(!is_altered(&options(&[(link::VXLAN_LEARNING, &[0])])));

@@ -546,9 +546,7 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
             _ => {}
         }
     }
-    if ownership::table_vni(table).is_none() {
-        return None;
-    }
+    ownership::table_vni(table)?;
     let via = match (kind, nexthop, device) {
         (route::RTN_UNREACHABLE, ..) => Via::Unreachable,
         (route::RTN_UNICAST, Some(id), _) => Via::Nexthop(id),

@@ -230,7 +230,6 @@ impl Reading<'_> {
             "lookup" if find(3).is_some_and(|register| number(register) == Some(0)) => {
                 self.verdict = Verdict::Unclear("verdict map".to_owned());
             }
-            "objref" | "counter" | "log" | "immediate" | "notrack" | "rt" | "last" | "secmark" => {}
             "reject" => self.verdict = Verdict::Drop("reject".to_owned()),
             "queue" => self.verdict = Verdict::Drop("queue".to_owned()),
             "synproxy" => self.verdict = Verdict::Drop("synproxy".to_owned()),
@@ -239,9 +238,9 @@ impl Reading<'_> {
             "redir" => self.verdict = Verdict::Translate("redirect".to_owned()),
             "nat" => self.verdict = Verdict::Translate("nat".to_owned()),
             "tproxy" => self.verdict = Verdict::Translate("tproxy".to_owned()),
-            "meta" | "dup" | "exthdr" | "flow_offload" => {}
-            // Something is written into the packet.
-            "payload" => {}
+            // These count, log, mark or write into the packet.
+            "objref" | "counter" | "log" | "immediate" | "notrack" | "rt" | "last" | "secmark" | "meta" | "dup"
+            | "exthdr" | "flow_offload" | "payload" => {}
             "match" => {
                 let comment = find(1).and_then(text) == Some("comment");
                 self.matches.extend((!comment).then_some(Match::Other));
@@ -264,7 +263,7 @@ impl Reading<'_> {
             "ip" => true,
             "ip6" => false,
             // In tables of both, a rule about addresses asks for the family before.
-            _ => self.matches.iter().any(|it| *it == Match::Family(Family::V4, Sense::Is)),
+            _ => self.matches.contains(&Match::Family(Family::V4, Sense::Is)),
         };
         match (at, v4) {
             ([Some(1), Some(12), Some(1..=4)], true) => Some(Loaded::Source(Family::V4, None)),

@@ -8,7 +8,7 @@ use crate::objects::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net, ip_mask_to_prefix};
 use nix::libc;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
@@ -149,12 +149,12 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
     let hook = |hook: usize| (number(info, 36 + 4 * hook) as usize, number(info, 56 + 4 * hook) as usize);
     // Names of chains by the place of their first rule; the policies of those that the kernel begins with.
     let mut names: BTreeMap<usize, (String, Option<usize>)> = BTreeMap::new();
-    let mut policies = BTreeMap::new();
+    let mut policies = BTreeSet::new();
     for number in (0..HOOKS).filter(|number| valid >> number & 1 == 1) {
         let (first, policy) = hook(number);
         let name = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"][number];
         names.insert(first, (name.to_owned(), Some(number)));
-        policies.insert(policy, ());
+        policies.insert(policy);
     }
     for entry in &entries {
         if name_at(entry.target, 2, 29)? == "ERROR" {
@@ -187,7 +187,7 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
         }
         let chain = chains.last_mut()?;
         let verdict = verdict(entry, &names, layout_flags(&layout, entry))?;
-        if policies.contains_key(&entry.at) {
+        if policies.contains(&entry.at) {
             chain.drops = matches!(verdict, Verdict::Drop(_));
             continue;
         }
