@@ -301,6 +301,9 @@ fn long_packets_come_in_pieces() {
     assert!(port.takes(&ethernet(IPV4, &joined)));
 }
 
+/// Puts extension headers around a payload: the first header's number, and the whole.
+type Wrap = fn(&[u8]) -> (u8, Vec<u8>);
+
 #[test]
 fn errors_are_about_packets_that_came_here() {
     let port = Device::port();
@@ -323,7 +326,7 @@ fn errors_are_about_packets_that_came_here() {
         let (next, payload) = wrap(&icmp(kind, 0, &ipv6(from, about, 17, &udp(9)[..8])));
         port.takes(&ethernet(IPV6, &ipv6("fd00:1::9", to, next, &payload)))
     };
-    let wraps: [fn(&[u8]) -> (u8, Vec<u8>); 4] = [
+    let wraps: [Wrap; 4] = [
         |payload| (58, payload.to_vec()),
         |payload| (60, options(58, payload)),
         |payload| (0, options(60, &options(58, payload))),

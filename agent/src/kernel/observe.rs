@@ -621,6 +621,9 @@ mod tests {
         assert_eq!((name.as_str(), link.index, link.group), ("cpspeer7", 9, ownership::GROUP));
     }
 
+    /// Writes a part of a message.
+    type Put<'a> = &'a dyn Fn(&mut Vec<u8>);
+
     #[test]
     fn a_vlan_is_known_whatever_comes_first() {
         let below = |payload: &mut Vec<u8>| put(payload, link::IFLA_LINK, &3u32.to_ne_bytes());
@@ -632,7 +635,7 @@ mod tests {
             put(&mut info, link::INFO_DATA, &data);
             put(payload, link::IFLA_LINKINFO, &info);
         };
-        let orders: [[&dyn Fn(&mut Vec<u8>); 2]; 2] = [[&below, &info], [&info, &below]];
+        let orders: [[Put<'_>; 2]; 2] = [[&below, &info], [&info, &below]];
         for order in orders {
             let (_, link) = device(|payload| order.iter().for_each(|put| put(payload))).unwrap();
             assert_eq!(link.vlan, Some((3, Vlan { tpid: 0x8100, id: 7 })));

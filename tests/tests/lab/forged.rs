@@ -217,8 +217,9 @@ fn errors_of_tenants_change_no_path_of_the_host() -> Result<()> {
     let targets4 = ["192.0.2.1", "192.0.2.2", "192.0.2.77"].map(address);
     let targets6 = ["2001:db8::2", "2001:db8::77"].map(address);
     let linklocal = mac(lab.host("h1").netns(), "eth1")?;
-    let [x, y, z, u, v, w] = linklocal;
-    let linklocal = IpAddr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, x ^ 2, y, z, 0xff, 0xfe, u, v, w]);
+    let [first, second, third, rest @ ..] = linklocal;
+    let linklocal =
+        IpAddr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, first ^ 2, second, third, 0xff, 0xfe, rest[0], rest[1], rest[2]]);
     for (server, gateways4, gateways6) in [
         (
             a,
