@@ -11,15 +11,15 @@ use cps_peering_agent::{
     dirty_set::DirtySet,
     kernel::{Kernel, memory::Memory},
     objects::{
-        Desired, DeviceSetting, Egress, IngressFilter, LinkChange, LinkKind, Lookup, Observed, Operation, RouteKey,
-        Tunnel, Via,
+        Desired, DeviceSetting, Egress, FdbTarget, IngressFilter, KernelRoute, LinkChange, LinkKind, Lookup, Observed,
+        Operation, RouteKey, Tunnel, Via,
     },
     ownership::{self, DeviceName},
 };
 use cps_peering_config::{
     HostConfig, Revision, ValidHostConfig,
     host_config::{Limit, PortConfig, Ports, Remotes, Share, SideConfig, VrfConfig},
-    net::{InterfaceName, Vni},
+    net::{InterfaceName, Mac, Vni},
     report::ProblemKind,
 };
 use ipnet::IpNet;
@@ -551,6 +551,95 @@ fn what_is_in_the_way_is_named_and_left_alone() {
         memory.state().add_link("tenant", LinkKind::Vrf(ownership::table(vni(10))));
     });
     assert!(reason.contains("tenant"), "{reason}");
+}
+
+/// What is to be done for a small world that is there but for what `change` makes of it.
+fn plan_after(change: impl FnOnce(&mut Observed)) -> Vec<Operation> {
+    let mut kernel = host();
+    let desired = small_world().desired();
+    converge(&mut kernel, &desired);
+    let mut observed = kernel.observe_all().unwrap();
+    change(&mut observed);
+    diff(&desired, &observed).operations
+}
+
+#[test]
+fn a_neighbour_that_lacks_or_is_wrong_is_set_and_no_other() {
+    let desired = small_world().desired();
+    assert!(!desired.neighbours.is_empty());
+    for (key, mac) in &desired.neighbours {
+        let set = [Operation::SetNeighbour(*key, *mac)];
+        assert_eq!(plan_after(|observed| _ = observed.neighbours.remove(key)), set);
+        let wrong = Mac([2, 0, 9, 9, 9, 9]);
+        assert_eq!(plan_after(|observed| *observed.neighbours.get_mut(key).unwrap() = wrong), set);
+    }
+}
+
+#[test]
+fn a_forwarding_entry_is_removed_first_only_where_it_leads_elsewhere() {
+    let desired = small_world().desired();
+    assert!(!desired.fdb.is_empty());
+    for (key, target) in &desired.fdb {
+        let set = Operation::SetFdb(*key, *target);
+        assert_eq!(plan_after(|observed| _ = observed.fdb.remove(key)), [set.clone()]);
+        let wrong = FdbTarget { vtep: vtep(9), ..*target };
+        assert_eq!(plan_after(|observed| _ = observed.fdb.insert(*key, Some(wrong))), [set.clone()]);
+        let elsewhere = plan_after(|observed| _ = observed.fdb.insert(*key, None));
+        assert_eq!(elsewhere, [Operation::RemoveFdb(*key), set]);
+    }
+}
+
+#[test]
+fn a_table_that_is_somebody_elses_gets_no_route() {
+    let table = ownership::table(vni(10));
+    let mut kernel = host();
+    kernel.state().add_link("tenant", LinkKind::Vrf(table));
+    let plan = diff(&small_world().desired(), &kernel.observe_all().unwrap());
+    let tables: BTreeSet<u32> = plan
+        .operations
+        .iter()
+        .filter_map(|operation| match operation {
+            Operation::AddRoute(route) | Operation::ReplaceRoute(route) => Some(route.key.table),
+            _ => None,
+        })
+        .collect();
+    assert!(!tables.is_empty() && !tables.contains(&table), "{tables:?}");
+}
+
+#[test]
+fn of_several_routes_under_one_key_the_right_one_stays_alone() {
+    let via = |route: &KernelRoute, via| KernelRoute { via, ..*route };
+    let with = |others: &dyn Fn(&KernelRoute) -> Vec<KernelRoute>| {
+        let mut changed = None;
+        let plan = plan_after(|observed| {
+            let place = observed.routes.iter().position(|route| matches!(route.via, Via::Nexthop(_))).unwrap();
+            let right = observed.routes[place];
+            let others = others(&right);
+            observed.routes.splice(place..=place, others.iter().copied());
+            changed = Some((right, others));
+        });
+        let (right, others) = changed.unwrap();
+        (plan, right, others)
+    };
+    // Two wrong ones, neither of which can become the right one in place.
+    let (plan, right, others) = with(&|right| vec![via(right, Via::Other), via(right, Via::Unreachable)]);
+    assert_eq!(plan.len(), 3, "{plan:#?}");
+    assert!(others.iter().all(|other| plan.contains(&Operation::RemoveRoute(*other))), "{plan:#?}");
+    assert!(plan.contains(&Operation::AddRoute(right)), "{plan:#?}");
+    // The right one, whether it comes first or last.
+    for right_first in [true, false] {
+        let (plan, right, _) = with(&|right| {
+            let wrong = via(right, Via::Other);
+            if right_first { vec![*right, wrong] } else { vec![wrong, *right] }
+        });
+        assert_eq!(plan, [Operation::RemoveRoute(via(&right, Via::Other))]);
+    }
+    // The right one twice: as others see it, that is one too many.
+    let (plan, right, _) = with(&|right| vec![*right, *right]);
+    assert_eq!(plan, [Operation::RemoveRoute(right)]);
+    // A lone wrong one.
+    let (plan, right, _) = with(&|right| vec![via(right, Via::Other)]);
+    assert_eq!(plan, [Operation::ReplaceRoute(right)]);
 }
 
 #[test]
