@@ -18,7 +18,8 @@ use axum::{
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, InvalidHostConfig, Revision, ValidHostConfig,
     agent_api::{
-        CONFIG_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRAFFIC_PATH,
+        CONFIG_PATH, CRL_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH,
+        TRAFFIC_PATH,
     },
     id::HostId,
     tls::{self as names, CONTROLLER, MONITORING, OPERATOR},
@@ -26,7 +27,7 @@ use cps_peering_config::{
 };
 use cps_peering_http::{
     REQUEST_TIMEOUT, headers,
-    tls::{Identity, Peer},
+    tls::{Identity, MAX_CRL, Peer, TlsError, refuse_revoked},
     within,
 };
 use std::{sync::Arc, time::Duration};
@@ -199,7 +200,23 @@ async fn unambiguous(request: Request, next: Next) -> Response {
 /// A request without a [`Peer`] has come over plain TCP, where the settings say that this is wanted.
 fn guarded(router: Router, identity: Option<Identity>) -> Router {
     let Some(identity) = identity else { return router };
-    router.layer(middleware::from_fn_with_state(identity, known_only))
+    let lists = Router::new().route(CRL_PATH, put(put_crl)).layer(DefaultBodyLimit::max(MAX_CRL));
+    let router = router.merge(lists.with_state(identity.clone()));
+    refuse_revoked(router.layer(middleware::from_fn_with_state(identity.clone(), known_only)), Some(identity))
+}
+
+/// Takes up revocation lists, which one of the CAs must have signed. They only ever add to what is revoked.
+async fn put_crl(State(identity): State<Identity>, body: Bytes) -> Response {
+    let refuse = |status: StatusCode, message: String| {
+        tracing::warn!(%message, "revocation lists refused");
+        (status, Json(ErrorBody { message, desired: None })).into_response()
+    };
+    match spawn_blocking(move || identity.take_revocation_lists(&body)).await {
+        Ok(Ok(_)) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(error @ TlsError::Unreadable { .. })) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Ok(Err(error)) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
 }
 
 async fn known_only(State(identity): State<Identity>, request: Request, next: Next) -> Response {

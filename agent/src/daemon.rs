@@ -148,7 +148,9 @@ fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<Persist
 /// Who this agent is. None where the settings say that there is no TLS.
 pub fn identity(settings: &AgentSettings) -> anyhow::Result<Option<Identity>> {
     if let Some(files) = tls_files(settings.tls.as_ref())? {
-        return Ok(Some(Identity::open(files).context("setting `tls`")?));
+        // The controller brings revocation lists, too.
+        let kept = settings.ledger.with_extension("crl");
+        return Ok(Some(Identity::open_with(files, Some(kept)).context("setting `tls`")?));
     }
     tracing::warn!("TLS is off: whoever reaches {} may configure this host", settings.listen);
     Ok(None)

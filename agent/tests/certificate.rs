@@ -32,7 +32,7 @@ fn identity(folder: &Path, name: &str) -> Identity {
     fs::write(path("own.pem"), params.signed_by(&own, &Issuer::new(authority, key)).unwrap().pem()).unwrap();
     fs::write(path("own.key"), own.serialize_pem()).unwrap();
     fs::set_permissions(path("own.key"), fs::Permissions::from_mode(0o600)).unwrap();
-    Identity::open(&TlsFiles { ca: path("ca.pem"), cert: path("own.pem"), key: path("own.key") }).unwrap()
+    Identity::open(&TlsFiles { ca: path("ca.pem"), cert: path("own.pem"), key: path("own.key"), crl: None }).unwrap()
 }
 
 /// The routes of an agent on a host with an underlay interface.
@@ -49,7 +49,7 @@ fn agent(folder: &Path, identity: &Identity) -> Router {
 
 async fn call(agent: &Router, client: &str, method: &str, path: &str, body: &Value) -> (u16, String) {
     let mut request = Request::builder().method(method).uri(path).header("host", "h1");
-    request.extensions_mut().unwrap().insert(Peer { names: vec![client.to_owned()] });
+    request.extensions_mut().unwrap().insert(Peer::named(vec![client.to_owned()]));
     let answer = agent.clone().oneshot(request.body(Body::from(body.to_string())).unwrap()).await.unwrap();
     let status = answer.status().as_u16();
     (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())

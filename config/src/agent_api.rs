@@ -5,6 +5,7 @@
 //! | `PUT /v1/config` | a whole [`HostConfig`](crate::HostConfig) | 200 [`HostReport`](crate::HostReport), 400, 409, 503 |
 //! | `PATCH /v1/config` | a [`HostPatch`](crate::HostPatch); 409 when its base is not what the agent has | the same |
 //! | `PUT /v1/shares` | [`Grants`](crate::traffic::Grants): parts of limits that several hosts share | 200 [`TrafficReport`](crate::traffic::TrafficReport), 400, 409, 503 |
+//! | `PUT /v1/crl` | certificate revocation lists in PEM | 204, 400, 503 |
 //! | `GET /v1/traffic` | what passed | 200 [`TrafficReport`](crate::traffic::TrafficReport) |
 //! | `GET /v1/status` | how it stands | 200 [`HostReport`](crate::HostReport) |
 //! | `GET /healthz` | the process is alive | 200 |
@@ -30,6 +31,8 @@ pub const CONFIG_PATH: &str = "/v1/config";
 pub const STATUS_PATH: &str = "/v1/status";
 /// Where shares are granted.
 pub const SHARES_PATH: &str = "/v1/shares";
+/// Where revocation lists are put.
+pub const CRL_PATH: &str = "/v1/crl";
 /// Where to read what passed.
 pub const TRAFFIC_PATH: &str = "/v1/traffic";
 /// Where to see that the process is alive.

@@ -144,6 +144,18 @@ pub struct ControllerSettings {
     /// How many wrong credentials may come from one address at once. Default 20.
     #[serde(default = "default_failures_burst")]
     pub failures_burst: u32,
+    /// How often a day an account may be told that a network of its own overlaps one of another account that it does not see, by
+    /// refusals and dry runs, for each pair of accounts. Default 30; 0: as often as it asks.
+    #[serde(default = "default_overlap_checks_per_day")]
+    pub overlap_checks_per_day: u32,
+    /// By how much the machine's clock may differ from the time that has passed before it counts as having leapt, in seconds.
+    /// Default 10 minutes.
+    #[serde(default = "default_clock_leap_s")]
+    pub clock_leap_s: u64,
+    /// For how long a clock must have been steady after it has leapt to be believed without an operator's word, in seconds.
+    /// Default 6 hours.
+    #[serde(default = "default_clock_believed_after_s")]
+    pub clock_believed_after_s: u64,
     /// The currency of all prices. Default `CNY`.
     #[serde(default = "default_currency")]
     pub currency: String,
@@ -430,6 +442,18 @@ fn billionths(text: &str) -> Result<u64, PriceError> {
         return Err(wrong());
     }
     format!("{whole}{decimals:0<DECIMALS$}").parse().map_err(|_| wrong())
+}
+
+fn default_overlap_checks_per_day() -> u32 {
+    30
+}
+
+fn default_clock_leap_s() -> u64 {
+    600
+}
+
+fn default_clock_believed_after_s() -> u64 {
+    6 * 60 * 60
 }
 
 fn default_currency() -> String {

@@ -50,6 +50,17 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its key. It must not be readable by others.
     pub key: PathBuf,
+    /// The certificates that were revoked, as a list that one of the CAs has signed (`cps-peering pki revoke`). Default: `crl.pem`
+    /// beside `ca`, where it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crl: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Where the revocation list is, or would be.
+    pub fn crl(&self) -> PathBuf {
+        self.crl.clone().unwrap_or_else(|| self.ca.with_file_name("crl.pem"))
+    }
 }
 
 impl Serialize for Tls {

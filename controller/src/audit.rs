@@ -1,7 +1,7 @@
 //! The audit trail: who did what when, with which outcome.
 
 use crate::model::{
-    Actor, Command, CommandError, Outcome, Request, Transaction,
+    Actor, Command, CommandError, Leap, Outcome, Request, Transaction,
     record::{Made, Peering},
     state::Change,
 };
@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 
 /// How many differences an entry tells of those that a document made.
 const MOST_LINES: usize = 200;
+/// What the trail says to an account with whose network another one has compared its own.
+const COMPARED: &str = "CompareCidrs";
 /// The longest record of what was asked and done, in bytes.
 const LONGEST: usize = 16 * 1024;
 /// The longest record of what was refused, in bytes.
@@ -112,8 +114,11 @@ pub(crate) fn entries(
     let mut accounts: BTreeSet<AccountId> = request.actor.account().cloned().into_iter().collect();
     // A refusal is nobody else's business.
     if result.is_ok() {
-        let touched = peerings(tx, &changes).into_iter().flat_map(|(_, accounts)| accounts);
-        accounts.extend(touched);
+        // What becomes of a VPC's CIDRs concerns those whom it is peered with, and not who only asks to be (rule L11).
+        let of_vpc = matches!(request.command, Command::AddCidr(_) | Command::RemoveCidr(_));
+        let accepted = |id: &PeeringId| tx.state.peerings().get(id).is_some_and(Peering::was_accepted);
+        let touched = peerings(tx, &changes).into_iter().filter(|(id, _)| !of_vpc || accepted(id));
+        accounts.extend(touched.flat_map(|(_, accounts)| accounts));
         if let Command::Account(change) = &request.command {
             accounts.insert(change.id.clone());
         }
@@ -166,6 +171,67 @@ fn cut_texts(value: &mut Value) {
     }
 }
 
+/// What a request has told its account of networks that it does not see (rule L11): entries for their owners. A dry run tells
+/// something whatever it says, and leaves no other trace.
+pub(crate) fn disclosed(
+    tx: &Transaction<'_>,
+    request: &Request,
+    result: &Result<Outcome, CommandError>,
+    rehearsed: bool,
+    now_ms: u64,
+) -> Vec<(AccountId, Entry)> {
+    let Some(asked_by) = request.actor.account() else { return Vec::new() };
+    let (owners, outcome) = match result {
+        Err(refusal) => (refusal.tells.clone(), "overlap"),
+        Ok(Outcome::Made(Made::Peering(id))) if rehearsed => {
+            let made = tx.state.peerings().get(id).filter(|_| matches!(request.command, Command::CreatePeering(_)));
+            (made.map(accounts_of).unwrap_or_default(), "no overlap")
+        }
+        Ok(_) => (BTreeSet::new(), ""),
+    };
+    let owners = owners.into_iter().filter(|owner| owner != asked_by);
+    let peer_vpc = |owner: &AccountId| match &request.command {
+        Command::CreatePeering(create) => {
+            let peer = tx.state.vpcs().get(&create.peer_vpc).filter(|vpc| vpc.account == *owner);
+            peer.map(|vpc| vpc.id.to_string())
+        }
+        Command::AcceptPeering(which) => Some(which.id.to_string()),
+        _ => None,
+    };
+    let entry = |owner: AccountId| {
+        let entry = Entry {
+            time_ms: now_ms,
+            request: request.id.clone(),
+            actor: request.actor.to_string(),
+            action: COMPARED.to_owned(),
+            target: peer_vpc(&owner).unwrap_or_else(|| format!("account/{owner}")),
+            outcome: outcome.to_owned(),
+            reason: String::new(),
+            asked: Value::Null,
+            accounts: BTreeSet::from([owner.clone()]),
+        };
+        (owner, entry)
+    };
+    owners.map(entry).collect()
+}
+
+impl Entry {
+    /// The clock has leapt. For operators.
+    pub(crate) fn of_clock(leap: Leap, now_ms: u64) -> Self {
+        Self {
+            time_ms: now_ms,
+            request: String::new(),
+            actor: Actor::System.to_string(),
+            action: "ClockLeapt".to_owned(),
+            target: format!("{:+} s", leap.by_ms / 1000),
+            outcome: "unconfirmed".to_owned(),
+            reason: String::new(),
+            asked: Value::Null,
+            accounts: BTreeSet::new(),
+        }
+    }
+}
+
 fn accounts_of(peering: &Peering) -> BTreeSet<AccountId> {
     peering.sides().iter().map(|side| side.account.clone()).collect()
 }
@@ -214,6 +280,7 @@ pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<Str
         (Command::CreateVpc(create), _) => create.region.to_string(),
         (Command::Account(change), _) => change.id.to_string(),
         (Command::RemoveHost(id) | Command::Forget(id), _) => id.to_string(),
+        (Command::ConfirmClock, _) => "clock".to_owned(),
         (Command::Apply(_) | Command::Tick | Command::RecordSignature, _) => return None,
     })
 }

@@ -14,9 +14,10 @@
 //! | [`charging`] | metered periods, prices | amounts. Pure |
 //! | [`plan`] | state | what one host must have. Pure |
 //! | [`audit`] | commands and their outcomes | entries of the audit trail |
+//! | [`clock`] | what the machine's clocks say | the time that has passed for certain. Pure |
 //! | [`store`] | changed records | the same after a crash |
 //! | [`engine`] | commands, reports of agents | responses; targets for the push; traffic counted. The one writer |
-//! | [`hosts`] | targets | configurations and shares of bandwidths on their way to agents; reports and counters |
+//! | [`hosts`] | targets | configurations, shares of bandwidths and revocation lists on their way to agents; reports and counters |
 //! | [`cluster`] | who leads in etcd | leading, or requests forwarded to the leader |
 //! | [`instruments`], [`metrics`] | what is measured, the state | metrics for Prometheus |
 //! | [`cli`] | a command line | HTTP requests |
@@ -29,6 +30,7 @@ pub mod api;
 pub mod audit;
 pub mod charging;
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod engine;
 pub mod hosts;

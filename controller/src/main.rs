@@ -22,8 +22,8 @@ use cps_peering_controller::{
         candidate::{self, Candidate},
         follower::leader_routes,
     },
-    engine::{Engine, Health, Options, TrailLimits, system_clock},
-    hosts::{client::AgentClients, push, shares, traffic},
+    engine::{Engine, Health, Options, Tolerance, TrailLimits, system_clock},
+    hosts::{client::AgentClients, crl, push, shares, traffic},
     metrics, model,
     store::{Cluster, Restored, Store, StoreError, check},
 };
@@ -338,6 +338,11 @@ fn options(settings: &ControllerSettings) -> Options {
         trail: TrailLimits { total: settings.audit_max_mb << 20, each: settings.audit_account_max_mb << 20 },
         store_reserve: settings.store_reserve_mb.saturating_mul(1 << 20),
         clock: system_clock(),
+        tolerance: Tolerance {
+            leap_ms: ms(settings.clock_leap_s),
+            believed_after_ms: ms(settings.clock_believed_after_s),
+        },
+        overlap_checks_per_day: settings.overlap_checks_per_day,
     }
 }
 
@@ -382,6 +387,9 @@ fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str
         requests_burst: _,
         failures_per_min: _,
         failures_burst: _,
+        overlap_checks_per_day: _,
+        clock_leap_s: _,
+        clock_believed_after_s: _,
         currency: _,
         prices: _,
     } = old;
@@ -493,6 +501,9 @@ async fn serve(
     };
     let poll = Duration::from_secs(settings.poll_s.max(1));
     let clients = AgentClients::new(identity.clone(), poll);
+    if let Some(identity) = identity.clone() {
+        tokio::spawn(crl::run(Arc::clone(&engine), clients.clone(), identity));
+    }
     tokio::spawn(shares::run(Arc::clone(&engine), clients.clone()));
     tokio::spawn(traffic::run(Arc::clone(&engine), clients.clone()));
     let pushing = push::run(Arc::clone(&engine), clients, hosts, poll);
@@ -572,7 +583,8 @@ impl Server {
         tokio::spawn(tls::on_hangup(identity.cloned())?);
         let closing = Arc::clone(streams);
         let places = Places::new(Limits::new(&settings.connections, &[CONTROLLER, OPERATOR, MONITORING]));
-        let serving = cps_peering_http::serve(places, listener, tls, self.current.router(), async move {
+        let router = tls::refuse_revoked(self.current.router(), identity.cloned());
+        let serving = cps_peering_http::serve(places, listener, tls, router, async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}

@@ -95,6 +95,13 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "How much of it is kept free for deletes, rejects and suspensions, in bytes";
         gauge(out, "cps_controller_store_reserve_bytes", help, bytes(space.reserve))?;
     }
+    let leap = engine.leap();
+    let help = "Whether the machine's clock has leapt and nobody has confirmed it, so that nothing is deleted because its time has come";
+    gauge(out, "cps_controller_clock_unconfirmed", help, is(leap.is_some()))?;
+    #[allow(clippy::cast_precision_loss, reason = "seconds of some years")]
+    let ahead_s = leap.map_or(0.0, |leap| (leap.by_ms / 1000) as f64);
+    let help = "How far the machine's clock is ahead of the time that has passed since it has leapt, in seconds";
+    gauge(out, "cps_controller_clock_ahead_seconds", help, ahead_s)?;
     let help = "When the newest copy in the folder `backups` was made, in seconds since 1970; 0 where there is none";
     gauge(out, "cps_controller_last_backup_timestamp_seconds", help, engine.store().last_backup().map_or(0.0, seconds))
 }

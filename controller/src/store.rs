@@ -210,6 +210,11 @@ impl Rows {
         std::mem::take(&mut self.owners)
     }
 
+    /// Puts what is noted beside them.
+    pub(crate) fn note(&mut self, notes: Vec<(&'static str, Vec<u8>)>) {
+        self.batch.notes = notes;
+    }
+
     /// How many entries of the audit trail are among them.
     pub(crate) fn entries(&self) -> usize {
         self.batch.entries.len()
@@ -417,6 +422,19 @@ impl Store {
         let rows = self.encode(&[], &[], entries)?;
         self.backend.write("add to the audit trail", &rows.batch)?;
         Ok(rows.owners)
+    }
+
+    /// What was noted under a name by a controller before, or by this one in its life before.
+    pub(crate) fn note(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.backend.note(name)
+    }
+
+    /// Notes something for the controller after this one. It is no commit.
+    pub(crate) fn write_notes(&self, notes: Vec<(&'static str, Vec<u8>)>) -> Result<(), StoreError> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        self.backend.write("note something", &Batch { notes, ..Batch::default() })
     }
 
     /// The number of the newest entry of the audit trail; 0 where there is none.

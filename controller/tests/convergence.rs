@@ -22,7 +22,7 @@ use cps_peering_config::{
 };
 use cps_peering_controller::{
     cluster::follower::leader_routes,
-    engine::{Clock, Engine, EngineError, Options},
+    engine::{Engine, EngineError, Options, steady},
     hosts::{client::AgentClients, push},
     model::{
         Actor, Command, Outcome, Request,
@@ -511,7 +511,7 @@ async fn what_an_account_in_arrear_does_not_pay_for_is_gone_without_another_comm
     let store = place::open(folder.path()).unwrap();
     let now = Arc::new(AtomicU64::new(1));
     let told = Arc::clone(&now);
-    let clock: Clock = Arc::new(move || told.load(Ordering::Relaxed));
+    let clock = steady(move || told.load(Ordering::Relaxed));
     let (engine, _hosts) = Engine::open(store, Options { clock, ..Options::default() }).unwrap();
     let place = |n, region| {
         format!(

@@ -6,7 +6,7 @@ mod common;
 
 use common::{apply, create, vpc};
 use cps_peering_controller::{
-    engine::{Clock, Engine, EngineError, Health, NewHosts, Options},
+    engine::{Engine, EngineError, Health, NewHosts, Options, steady},
     metrics,
     model::{Actor, Command, Outcome, Request, record::PeeringState, state::Change},
     store::Store,
@@ -32,7 +32,7 @@ fn held() -> Held {
     let folder = tempfile::tempdir().unwrap();
     let hold = Arc::new(Mutex::new(()));
     let held = Arc::clone(&hold);
-    let clock: Clock = Arc::new(move || {
+    let clock = steady(move || {
         let _held = held.lock().unwrap();
         1
     });

@@ -12,10 +12,11 @@ use cps_peering_config::{
 use cps_peering_controller::model::{
     Actor, Code, Command, CommandError, Limits, Outcome, Request, Signed,
     account::{self, ChargeStatus, What},
+    disclosure::Disclosures,
     metering::open_period,
     peering::{Create, Modify, SetBandwidth, quota_used, role, state_word},
     quota::Kind,
-    record::{End, Peering, PeeringState, Role},
+    record::{End, Made, Peering, PeeringState, Role},
     vpc,
 };
 use proptest::prelude::*;
@@ -116,7 +117,10 @@ fn within_an_account_nobody_needs_to_accept() {
     assert_eq!((state(&model, &id), sides_planned(&model)), ("provisioning", 2));
     confirm(&mut model);
     assert_eq!(state(&model, &id), "active");
-    assert_eq!(reason(model.run_as("one", accept(&id))), (Code::FailedPrecondition, "VpcPeerInvalidStateChange"));
+    // There is nothing to accept, and it is what was wanted.
+    let before = model.state.clone();
+    model.run_as("one", accept(&id)).unwrap();
+    assert_eq!(model.state, before);
 }
 
 /// L1, L2.
@@ -198,6 +202,143 @@ fn a_request_expires_by_the_clock_whether_or_not_anything_ran() {
     assert!(sees(&model, "one", &second).is_some() && sees(&model, "two", &second).is_some());
 }
 
+/// By how much a clock is set, in milliseconds.
+const HOURS: i64 = 60 * 60 * 1000;
+const DAY: i64 = 24 * HOURS;
+
+#[test]
+fn a_clock_that_leaps_and_comes_back_has_done_nothing() {
+    for by in [8 * DAY, 400 * DAY, DAY, -4 * HOURS, -2 * DAY] {
+        for word in ["pending", "suspended", "active", "rejected", "expired", "peer_deleted"] {
+            let (mut model, id) = in_state(word);
+            let before = model.state.clone();
+            model.set_clock(by, true);
+            model.run(&Command::Tick).unwrap();
+            assert_eq!(model.state, before, "{word} {by}");
+            model.set_clock(0, true);
+            model.now_ms += 2500;
+            model.run(&Command::Tick).unwrap();
+            assert_eq!(model.state, before, "{word} {by}");
+            if word == "pending" {
+                model.run_as("two", accept(&id)).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_is_not_accepted_as_long_as_it_may_have_expired() {
+    let (mut model, id) = in_state("pending");
+    model.set_clock(DAY - 1, true);
+    let mut other = cloud();
+    other.state.clone_from(&model.state);
+    (other.now_ms, other.leap) = (model.now_ms, model.leap);
+    other.run_as("two", accept(&id)).unwrap();
+    model.set_clock(DAY, true);
+    assert_eq!(reason(model.run_as("two", accept(&id))), (Code::FailedPrecondition, "ClockNotConfirmed"));
+    assert_eq!(state(&model, &id), "pending");
+    // By the time that passes it expires all the same, and that is so for good.
+    model.now_ms += 24 * HOUR;
+    assert_eq!(reason(model.run_as("two", accept(&id))).1, "VpcPeerExpired");
+    model.run(&Command::Tick).unwrap();
+    model.set_clock(-4 * DAY, true);
+    assert_eq!(reason(model.run_as("two", accept(&id))).1, "VpcPeerExpired");
+    model.confirm_clock();
+    assert_eq!(reason(model.run_as("two", accept(&id))).1, "VpcPeerExpired");
+}
+
+#[test]
+fn nothing_is_deleted_while_the_clock_is_in_doubt() {
+    for word in ["suspended", "rejected"] {
+        let (mut model, id) = in_state(word);
+        model.set_clock(30 * DAY, true);
+        model.now_ms += 8 * 24 * HOUR;
+        model.run(&Command::Tick).unwrap();
+        assert_eq!(state(&model, &id), word);
+        // The clock is right: what has passed has passed.
+        let mut right = cloud();
+        right.state.clone_from(&model.state);
+        (right.now_ms, right.leap) = (model.now_ms, model.leap);
+        right.confirm_clock();
+        right.run(&Command::Tick).unwrap();
+        model.set_clock(0, true);
+        model.run(&Command::Tick).unwrap();
+        for model in [model, right] {
+            assert!(model.state.peerings().get(&id).is_none_or(|it| state_word(&it.state) == "draining"), "{word}");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_was_right_moves_what_waits_by_as_much() {
+    for by in [8 * DAY, -3 * DAY] {
+        let (mut model, id) = in_state("pending");
+        model.now_ms += HOUR;
+        model.set_clock(by, true);
+        model.now_ms += HOUR;
+        model.confirm_clock();
+        model.now_ms += 22 * HOUR - 1;
+        let mut late = cloud();
+        late.state.clone_from(&model.state);
+        late.now_ms = model.now_ms + 1;
+        model.run_as("two", accept(&id)).unwrap();
+        assert_eq!(reason(late.run_as("two", accept(&id))).1, "VpcPeerExpired");
+        let (mut model, id) = in_state("suspended");
+        model.set_clock(by, true);
+        model.confirm_clock();
+        model.now_ms += 7 * 24 * HOUR - 1;
+        model.run(&Command::Tick).unwrap();
+        assert_eq!(state(&model, &id), "suspended");
+        model.now_ms += 1;
+        model.run(&Command::Tick).unwrap();
+        assert_eq!(state(&model, &id), "draining");
+    }
+}
+
+#[test]
+fn after_an_absence_the_clock_says_how_long_it_was() {
+    let (mut model, id) = in_state("pending");
+    model.set_clock(2 * DAY, false);
+    model.now_ms += 1000;
+    let mut meanwhile = wish(&model, "c", "a");
+    meanwhile.name = "meanwhile".to_owned();
+    let young = peering(&model.run_as("two", Command::CreatePeering(meanwhile)).unwrap());
+    assert_eq!(reason(model.run_as("two", accept(&id))).1, "ClockNotConfirmed");
+    model.confirm_clock();
+    assert_eq!(reason(model.run_as("two", accept(&id))).1, "VpcPeerExpired");
+    // What began when the absence was over has its own time.
+    model.now_ms += 23 * HOUR;
+    model.run_as("one", accept(&young)).unwrap();
+    // What forwarded meanwhile is charged, what did not exist is not.
+    let (mut model, id) = in_state("active");
+    let from_ms = model.now_ms;
+    model.set_clock(2 * DAY, false);
+    model.confirm_clock();
+    model.run_as("one", delete(&id)).unwrap();
+    let charged: u64 = model.periods.iter().map(|it| it.to_ms - it.from_ms).sum();
+    assert_eq!((charged, model.periods[0].from_ms), (48 * HOUR, from_ms));
+}
+
+#[test]
+fn a_clock_that_is_set_changes_no_bill() {
+    for by in [8 * DAY, -2 * HOURS, -5 * DAY] {
+        let (mut model, id) = in_state("active");
+        let bandwidth = |mbit| Command::SetBandwidth(SetBandwidth { which: locate(&id), bandwidth: mbit });
+        model.now_ms += HOUR;
+        model.set_clock(by, true);
+        model.run_as("one", bandwidth(1000)).unwrap();
+        model.now_ms += HOUR;
+        model.confirm_clock();
+        model.now_ms += HOUR;
+        model.run_as("one", delete(&id)).unwrap();
+        let mut sums: BTreeMap<u32, u64> = BTreeMap::new();
+        for period in &model.periods {
+            *sums.entry(period.bandwidth).or_default() += period.to_ms - period.from_ms;
+        }
+        assert_eq!(sums, BTreeMap::from([(100, HOUR), (1000, 2 * HOUR)]), "{by}");
+    }
+}
+
 /// L4.
 #[test]
 fn a_rejected_request_disappears_for_the_one_and_is_told_to_the_other() {
@@ -277,7 +418,8 @@ fn what_a_state_does_not_allow_is_refused_with_its_name() {
         let may_see = sees(&model, "two", &id).is_some();
         let refused = model.run_as("two", accept(&id));
         match word {
-            "pending" => drop(refused.unwrap()),
+            // What was accepted can be accepted again, which changes nothing.
+            "pending" | "provisioning" | "active" | "suspended" => drop(refused.unwrap()),
             "expired" => assert_eq!(reason(refused).1, "VpcPeerExpired"),
             _ if may_see => {
                 let refusal = refused.unwrap_err();
@@ -334,10 +476,105 @@ fn an_initiator_learns_nothing_about_the_peers_of_a_stranger() {
     let own = ask(&mut model, "c", "a").unwrap();
     model.run_as("one", accept(&own)).unwrap();
     model.apply(&vpc_of("three", "x", "north", r#""10.1.0.0/16""#)).unwrap();
-    let refusal = ask(&mut model, "x", "c").unwrap_err();
+    // The receiver's other peers are looked at when it accepts (L7).
+    let request = ask(&mut model, "x", "c").unwrap();
+    let refusal = model.run_as("two", accept(&request)).unwrap_err();
     assert_eq!(refusal.violations[0].reason, "VpcPeerCidrConflict");
-    let words = refusal.to_string();
-    assert!(!words.contains(own.as_str()) && !words.contains(" a,") && !words.contains("of a "), "{words}");
+    assert!(refusal.to_string().contains(own.as_str()), "the receiver knows its own peering: {refusal}");
+}
+
+/// Every prefix in a text.
+fn prefixes(text: &str) -> Vec<ipnet::IpNet> {
+    let cut = |c: char| !(c.is_ascii_hexdigit() || ".:/".contains(c));
+    text.split(cut).filter_map(|word| word.trim_end_matches([':', '.']).parse().ok()).collect()
+}
+
+#[test]
+fn of_an_overlap_a_stranger_hears_its_own_prefix_alone() {
+    let mut model = cloud();
+    model.apply(&vpc_of("three", "x", "north", r#""10.200.0.0/16", "10.3.77.0/24""#)).unwrap();
+    let refusal = ask(&mut model, "x", "c").unwrap_err();
+    assert_eq!((refusal.code, refusal.violations[0].reason), (Code::FailedPrecondition, "VpcPeerCidrConflict"));
+    assert_eq!(prefixes(&refusal.to_string()), ["10.3.77.0/24".parse().unwrap()], "{refusal}");
+    assert_eq!(refusal.tells.iter().map(ToString::to_string).collect::<Vec<_>>(), ["two"]);
+    // Who owns both, or the cloud, is told both.
+    model.apply(&vpc_of("two", "y", "north", r#""10.3.128.0/17""#)).unwrap();
+    for refusal in [ask(&mut model, "c", "y").unwrap_err(), model.peer("x", "c").unwrap_err()] {
+        assert!(refusal.tells.is_empty() && refusal.to_string().contains("10.3.0.0/16"), "{refusal}");
+    }
+    // Two requests whose receivers overlap each other: neither is named but by its id.
+    model.apply(&vpc_of("four", "z", "north", r#""10.3.64.0/18""#)).unwrap();
+    ask(&mut model, "a", "c").unwrap();
+    let refusal = ask(&mut model, "a", "z").unwrap_err();
+    assert_eq!(prefixes(&refusal.to_string()), [], "{refusal}");
+    assert_eq!(refusal.tells.iter().map(ToString::to_string).collect::<Vec<_>>(), ["four", "two"]);
+}
+
+#[test]
+fn a_network_cannot_be_read_by_asking_often() {
+    let mut model = cloud();
+    model.disclosures = Disclosures::new(5);
+    for third in 0..64 {
+        let id = format!("probe{third}");
+        model.apply(&vpc_of("three", &id, "north", &format!("\"10.3.{}.0/24\"", third * 4))).unwrap();
+    }
+    let probe = |model: &mut Model, third: u32| ask(model, &format!("probe{third}"), "c").unwrap_err();
+    let told: Vec<&str> = (0..64).map(|third| probe(&mut model, third).violations[0].reason).collect();
+    assert_eq!(told.iter().filter(|reason| **reason == "VpcPeerCidrConflict").count(), 5);
+    assert!(told[5..].iter().all(|reason| *reason == "CidrCheckLimitExceeded"));
+    // It looks the same where there is no overlap; other pairs are not concerned.
+    model.apply(&vpc_of("three", "free", "north", r#""10.99.0.0/16""#)).unwrap();
+    assert_eq!(ask(&mut model, "free", "c").unwrap_err().code, Code::QuotaExceeded);
+    ask(&mut model, "free", "a").unwrap();
+    model.apply(&vpc_of("four", "other", "north", r#""10.98.0.0/16""#)).unwrap();
+    ask(&mut model, "other", "c").unwrap();
+    // Adding CIDRs to a VPC with a request is no way round.
+    let which = vpc::Locator { region: None, id: "free".parse().unwrap() };
+    let add = |cidr: &str| Command::AddCidr(vpc::Cidr { which: which.clone(), cidr: cidr.parse().unwrap() });
+    model.now_ms += 24 * HOUR;
+    ask(&mut model, "free", "c").unwrap();
+    for _ in 0..5 {
+        let refusal = model.run_as("three", add("10.3.9.0/24")).unwrap_err();
+        assert_eq!(prefixes(&refusal.to_string()), ["10.3.9.0/24".parse().unwrap()], "{refusal}");
+    }
+    assert_eq!(reason(model.run_as("three", add("10.3.9.0/24"))), (Code::QuotaExceeded, "CidrCheckLimitExceeded"));
+    model.now_ms += 24 * HOUR;
+    assert_eq!(probe(&mut model, 0).violations[0].reason, "VpcPeerCidrConflict");
+}
+
+#[test]
+fn a_receiver_does_not_read_the_other_peers_of_who_asks() {
+    let mut model = cloud();
+    model.disclosures = Disclosures::new(3);
+    model.apply(&vpc_of("four", "z", "north", r#""10.77.0.0/16""#)).unwrap();
+    let others = ask(&mut model, "a", "z").unwrap();
+    model.run_as("four", accept(&others)).unwrap();
+    model.apply(&vpc_of("three", "x", "north", r#""10.99.0.0/16""#)).unwrap();
+    let request = ask(&mut model, "a", "x").unwrap();
+    let which = vpc::Locator { region: None, id: "x".parse().unwrap() };
+    model
+        .run_as("three", Command::AddCidr(vpc::Cidr { which, cidr: "10.77.1.0/24".parse().unwrap() }))
+        .expect("a stranger's request does not stand in its way");
+    for _ in 0..3 {
+        let refusal = model.run_as("three", accept(&request)).unwrap_err();
+        assert_eq!(prefixes(&refusal.to_string()), ["10.77.1.0/24".parse().unwrap()], "{refusal}");
+        assert!(!refusal.to_string().contains(others.as_str()) && !refusal.to_string().contains(" z"), "{refusal}");
+    }
+    assert_eq!(reason(model.run_as("three", accept(&request))).0, Code::QuotaExceeded);
+}
+
+#[test]
+fn a_conflict_that_a_receiver_made_freezes_nothing() {
+    let mut model = cloud();
+    let add = |vpc: &str, cidr: &str| {
+        let which = vpc::Locator { region: None, id: vpc.parse().unwrap() };
+        Command::AddCidr(vpc::Cidr { which, cidr: cidr.parse().unwrap() })
+    };
+    let request = ask(&mut model, "a", "c").unwrap();
+    model.run_as("two", add("c", "10.1.7.0/24")).unwrap();
+    model.run_as("one", add("a", "10.50.0.0/16")).unwrap();
+    assert_eq!(reason(model.run_as("one", add("a", "10.3.5.0/24"))).1, "VpcPeerCidrConflict", "a new one");
+    assert_eq!(reason(model.run_as("two", accept(&request))).1, "VpcPeerCidrConflict");
 }
 
 /// L11.
@@ -521,7 +758,9 @@ fn arrears_that_last_end_what_is_suspended() {
 fn a_request_of_an_account_in_arrear_cannot_be_accepted() {
     let (mut model, id) = in_state("pending");
     charge(&mut model, "one", ChargeStatus::Arrear);
-    assert_eq!(reason(model.run_as("two", accept(&id))).1, "AccountInArrear");
+    let refusal = model.run_as("two", accept(&id)).unwrap_err();
+    assert_eq!(refusal.violations[0].reason, "VpcPeerNotAcceptable");
+    assert!(!refusal.to_string().contains("arrear"), "how another account stands is its own affair: {refusal}");
     charge(&mut model, "one", ChargeStatus::Normal);
     model.run_as("two", accept(&id)).unwrap();
 }
@@ -551,6 +790,50 @@ fn a_client_token_does_one_thing_once() {
     assert_eq!(reason(model.ask(&with_token("one", "t", command.clone()))).1, "VpcPeerAlreadyExist");
     model.run_as("one", delete(&peering(&first))).unwrap();
     model.ask(&with_token("one", "t", command)).unwrap();
+}
+
+#[test]
+fn a_client_token_whose_result_is_gone_says_so() {
+    let mut model = cloud();
+    let gone = |result: Result<Outcome, CommandError>, id: &str| {
+        let refusal = result.unwrap_err();
+        assert_eq!((refusal.code, refusal.violations[0].reason), (Code::Aborted, "ClientTokenResultDeleted"));
+        assert!(refusal.to_string().contains(id), "{refusal}");
+    };
+    // A peering: deleted by who made it, and then over for everybody.
+    let create = with_token("one", "t", Command::CreatePeering(wish(&model, "a", "b")));
+    let id = peering(&model.ask(&create).unwrap());
+    model.run_as("one", delete(&id)).unwrap();
+    gone(model.ask(&create), id.as_str());
+    confirm(&mut model);
+    gone(model.ask(&create), id.as_str());
+    // One that the other side has ended is still there to be seen.
+    let asked = with_token("one", "u", Command::CreatePeering(wish(&model, "a", "c")));
+    let request = peering(&model.ask(&asked).unwrap());
+    model.run_as("two", reject(&request)).unwrap();
+    assert_eq!(peering(&model.ask(&asked).unwrap()), request);
+    model.run_as("one", delete(&request)).unwrap();
+    gone(model.ask(&asked), request.as_str());
+    // A VPC, and a CIDR.
+    let make = vpc::Create {
+        account: "one".parse().unwrap(),
+        region: "north".parse().unwrap(),
+        name: "n".to_owned(),
+        description: String::new(),
+        cidr: "10.60.0.0/16".parse().unwrap(),
+        ipv6: false,
+    };
+    let make = with_token("one", "v", Command::CreateVpc(make));
+    let Outcome::Made(Made::Vpc(id)) = model.ask(&make).unwrap() else { panic!() };
+    let which = vpc::Locator { region: None, id: id.clone() };
+    let cidr = vpc::Cidr { which: which.clone(), cidr: "10.61.0.0/16".parse().unwrap() };
+    let add = with_token("one", "w", Command::AddCidr(cidr.clone()));
+    model.ask(&add).unwrap();
+    model.ask(&add).unwrap();
+    model.run_as("one", Command::RemoveCidr(cidr)).unwrap();
+    gone(model.ask(&add), "10.61.0.0/16");
+    model.run_as("one", Command::DeleteVpc(which)).unwrap();
+    gone(model.ask(&make), id.as_str());
 }
 
 #[test]
@@ -655,10 +938,24 @@ enum Step {
     Bandwidth { nth: usize, mbit: u32 },
     Confirm,
     Wait { hours: u64 },
+    SetClock { hours: i64 },
+    ConfirmClock,
 }
 
 const VPCS: [&str; 8] = ["v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7"];
 const ACCOUNTS: [&str; 3] = ["one", "two", "three"];
+
+/// The same with a clock that is set now and then.
+fn steps_with_leaps() -> impl Strategy<Value = Vec<Step>> {
+    let leap = prop_oneof![(-300i64..300).prop_map(|hours| Step::SetClock { hours }), Just(Step::ConfirmClock)];
+    let leaps = proptest::collection::vec((any::<proptest::sample::Index>(), leap), 0..8);
+    (steps(), leaps).prop_map(|(mut steps, leaps)| {
+        for (place, leap) in leaps {
+            steps.insert(place.index(steps.len() + 1), leap);
+        }
+        steps
+    })
+}
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
@@ -726,6 +1023,11 @@ fn carry_out(model: &mut Model, step: &Step) {
             model.now_ms += hours * HOUR;
             model.run(&Command::Tick).unwrap();
         }
+        Step::SetClock { hours } => {
+            model.set_clock(hours * HOURS, true);
+            model.run(&Command::Tick).unwrap();
+        }
+        Step::ConfirmClock => model.confirm_clock(),
     }
 }
 
@@ -788,7 +1090,7 @@ proptest! {
 
     /// L3, L5 to L9, B5: see `invariants`.
     #[test]
-    fn no_sequence_of_commands_of_several_accounts_breaks_a_rule(steps in steps()) {
+    fn no_sequence_of_commands_of_several_accounts_breaks_a_rule(steps in steps_with_leaps()) {
         let mut model = small_cloud();
         for step in &steps {
             carry_out(&mut model, step);
@@ -796,12 +1098,35 @@ proptest! {
         }
     }
 
+    /// Whatever the clock does, a request lives for 24 hours, neither more nor less, and what has expired stays so (L3).
+    #[test]
+    fn a_request_lives_as_long_as_it_may(steps in steps_with_leaps()) {
+        let mut model = small_cloud();
+        let passed = |model: &Model| model.now_ms.saturating_add_signed(-model.jumped_ms);
+        let mut born: BTreeMap<PeeringId, u64> = BTreeMap::new();
+        let mut expired: BTreeSet<PeeringId> = BTreeSet::new();
+        for step in &steps {
+            carry_out(&mut model, step);
+            for (id, peering) in model.state.peerings().iter() {
+                let age = passed(&model) - *born.entry(id.clone()).or_insert_with(|| passed(&model));
+                let word = state_word(&peering.state);
+                prop_assert!(word != "pending" || age < 24 * HOUR);
+                prop_assert!(word != "expired" || age >= 24 * HOUR);
+                prop_assert!(!expired.contains(id) || word == "expired");
+                if word == "expired" {
+                    expired.insert(id.clone());
+                }
+            }
+        }
+    }
+
     /// The sum of all periods, closed and open, is the time for which a peering had a bandwidth (B4, B6).
     #[test]
-    fn every_moment_of_an_active_peering_is_charged_once(steps in steps()) {
+    fn every_moment_of_an_active_peering_is_charged_once(steps in steps_with_leaps()) {
         let mut model = small_cloud();
         let mut expected: BTreeMap<(PeeringId, u32), u64> = BTreeMap::new();
-        let mut before = model.now_ms;
+        let passed = |model: &Model| model.now_ms.saturating_add_signed(-model.jumped_ms);
+        let mut before = passed(&model);
         for step in &steps {
             // What is active now is so until the step changes it, at the time at which the step sets the clock.
             let charged: Vec<(PeeringId, u32)> = model
@@ -813,9 +1138,9 @@ proptest! {
                 .collect();
             carry_out(&mut model, step);
             for key in charged {
-                *expected.entry(key).or_default() += model.now_ms - before;
+                *expected.entry(key).or_default() += passed(&model) - before;
             }
-            before = model.now_ms;
+            before = passed(&model);
         }
         let open = model.state.peerings().values().filter_map(|it| open_period(it, model.now_ms));
         let mut sums: BTreeMap<(PeeringId, u32), u64> = BTreeMap::new();
@@ -845,7 +1170,36 @@ proptest! {
         }
     }
 
-    /// V1.
+    /// Whatever an account asks for, what it is told names no prefix of a VPC that it does not see (L11).
+    #[test]
+    fn refusals_name_no_foreign_prefix(steps in steps()) {
+        let mut model = small_cloud();
+        for step in &steps {
+            carry_out(&mut model, step);
+        }
+        for account in ACCOUNTS {
+            let id = account.parse().unwrap();
+            let vpcs = model.state.vpcs_of(&id);
+            let mine: Vec<(VpcId, Vec<ipnet::IpNet>)> = vpcs.map(|vpc| (vpc.id.clone(), vpc.cidrs.clone())).collect();
+            let own: BTreeSet<ipnet::IpNet> = mine.iter().flat_map(|(_, cidrs)| cidrs.clone()).collect();
+            let trial = || Model { state: model.state.clone(), now_ms: model.now_ms, ..Model::default() };
+            for (vpc, _) in &mine {
+                for peer in VPCS {
+                    if let Err(refusal) = ask(&mut trial(), vpc.as_str(), peer) {
+                        let told = prefixes(&refusal.to_string());
+                        prop_assert!(told.iter().all(|it| own.contains(it)), "{account}: {refusal}");
+                    }
+                }
+                let which = vpc::Locator { region: None, id: vpc.clone() };
+                let cidr: ipnet::IpNet = "10.4.128.0/17".parse().unwrap();
+                if let Err(refusal) = trial().run_as(account, Command::AddCidr(vpc::Cidr { which, cidr })) {
+                    let told = prefixes(&refusal.to_string());
+                    prop_assert!(told.iter().all(|it| own.contains(it) || *it == cidr), "{account}: {refusal}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn accounts_see_what_is_theirs_and_nothing_else(steps in steps()) {
         let mut model = small_cloud();

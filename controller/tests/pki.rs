@@ -229,4 +229,65 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     }
     let route = "cps_controller_http_request_seconds_count{method=\"GET\",route=\"/admin/v1/hosts\",code=\"200\"} 1";
     assert!(text.contains(route), "{text}");
+    // A certificate that is taken back is none within seconds, on connections that are there, too; others go on.
+    assert_eq!(code(&operator, "/admin/v1/hosts").await, 200);
+    assert!(pki(&dir, &["revoke", "operator"]).status.success());
+    let until = Instant::now() + Duration::from_secs(20);
+    let is_good =
+        async || operator.get(format!("{url}/admin/v1/hosts")).send().await.is_ok_and(|it| it.status().is_success());
+    while is_good().await {
+        assert!(Instant::now() < until, "the list is not taken up");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!told(&["whoami"]).status.success());
+    assert_eq!(code(&monitoring, "/metrics").await, 200);
+    made(&dir, &["issue", "operator", "--force"]);
+    assert!(told(&["whoami"]).status.success(), "another one under the same name is good");
+}
+
+#[test]
+fn what_was_issued_under_a_name_can_be_taken_back_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("pki");
+    made(&dir, &["init"]);
+    let serial =
+        |rows: &[Value]| rows[0]["serial"].as_str().unwrap().replace(':', "").trim_start_matches('0').to_owned();
+    let first = serial(&made(&dir, &["issue", "host", "h1"]));
+    let second = serial(&made(&dir, &["issue", "host", "h1", "--force"]));
+    let third = serial(&made(&dir, &["issue", "host", "h2", "--days", "1"]));
+    let revoke = |words: &[&str]| -> Value {
+        let ended = pki(&dir, &[&["revoke"], words].concat());
+        assert!(ended.status.success(), "{ended:?}");
+        serde_json::from_slice(&ended.stdout).unwrap()
+    };
+    let serials = |list: &Value| -> Vec<String> {
+        let mut serials: Vec<String> =
+            list["revoked"].as_array().unwrap().iter().map(|it| it["serial"].as_str().unwrap().to_owned()).collect();
+        serials.sort();
+        serials
+    };
+    let sorted = |mut serials: Vec<String>| {
+        serials.sort();
+        serials
+    };
+    let list = revoke(&["host-h1"]);
+    assert_eq!((serials(&list), list["number"].as_u64()), (sorted(vec![first.clone(), second.clone()]), Some(1)));
+    // Also the one whose file was replaced; again, by its number, and by a file.
+    let list = revoke(&[&second, dir.join("host-h2.pem").to_str().unwrap()]);
+    assert_eq!((serials(&list), list["number"].as_u64()), (sorted(vec![first, second, third]), Some(2)));
+    for (word, why) in
+        [("nobody", "nothing was issued"), ("ca", "the CA itself"), ("/nowhere.pem", "nothing was issued")]
+    {
+        refused(&pki(&dir, &["revoke", word]), why);
+    }
+    assert_eq!(serials(&revoke(&[])).len(), 3, "the list signed again");
+    let shown = made(&dir, &["show"]);
+    let warning = |file: &str| {
+        let row = shown.iter().find(|row| row["file"].as_str().unwrap().ends_with(file)).unwrap();
+        row["warning"].clone()
+    };
+    assert_eq!(warning("host-h1.pem"), "it is revoked");
+    assert_eq!(warning("ca.pem"), Value::Null);
+    fs::write(dir.join("crl.pem"), "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n").unwrap();
+    refused(&pki(&dir, &["revoke", "host-h1"]), "crl.pem");
 }

@@ -12,7 +12,7 @@ use cps_peering_config::{
     net::overlap,
 };
 use cps_peering_controller::model::{
-    Actor, Code, Command, Limits, Outcome, Request, Transaction, decide,
+    Actor, Code, Command, Judge, Now, Outcome, Request, Transaction, decide,
     inventory::Action,
     peering::Create,
     record::{End, PeeringState},
@@ -356,7 +356,9 @@ proptest! {
         let before = model.state.clone();
         let mut tx = Transaction::new(&mut model.state);
         let request = Request::new(Actor::Operator, apply("", true));
-        let _ = decide(&mut tx, &request, 0, &Limits::default(), &mut || "x".to_owned());
+        let (limits, disclosures) = Default::default();
+        let judge = Judge { now: Now::from(0), limits: &limits, disclosures: &disclosures };
+        let _ = decide(&mut tx, &request, judge, &mut || "x".to_owned());
         prop_assert_eq!(tx.before(), &before);
         // However it ends: here as in a panic.
         drop(tx);
@@ -393,7 +395,9 @@ fn a_panic_leaves_nothing_half_made() {
         let mut tx = Transaction::new(&mut model.state);
         let mut random = || -> String { panic!("while an id was made up") };
         let request = Request::new(Actor::Operator, apply("", true));
-        decide(&mut tx, &request, 0, &Limits::default(), &mut random).unwrap();
+        let (limits, disclosures) = Default::default();
+        let judge = Judge { now: Now::from(0), limits: &limits, disclosures: &disclosures };
+        decide(&mut tx, &request, judge, &mut random).unwrap();
         assert_ne!(*tx.state, before);
         random();
     }));

@@ -86,23 +86,25 @@ def test_the_four_kinds(one, two):
 
 
 def test_a_request_that_was_answered_cannot_be_answered_again(one, two, request_):
-    """L2: accepting twice, or rejecting what was accepted, is a wrong state."""
+    """L2: rejecting what was accepted is a wrong state; accepting it again changes nothing."""
     _, _, id = request_
     two.accept(id, EAST)
-    one.wait_for("active", id)
-    for answer in (two.accept, two.reject):
-        with impossible("VpcPeerInvalidStateChange"):
-            answer(id, EAST, clientToken=answer.__name__)
+    shown = one.wait_for("active", id)
+    with impossible("VpcPeerInvalidStateChange"):
+        two.reject(id, EAST)
+    assert two.accept(id, EAST, clientToken="again")["state"] == "active"
+    assert one.show(id) == shown
 
 
 def test_a_rejected_request(one, two, request_):
-    """L4: the record is gone at the receiver; the initiator sees `rejected`, and can try again."""
+    """L4, L11: the record is gone at the receiver; the initiator sees `rejected` and no CIDRs, and can try again."""
     a, b, id = request_
     assert two.reject(id, EAST) == {}
     assert two.state(id, EAST) is None and two.ids(EAST) == set()
     shown = one.show(id)
     assert (shown["state"], shown["vpcPeeringState"]) == ("rejected", "Disconnected")
     assert shown["charge"]["chargeStartTime"] is None and shown["stateReason"]
+    assert shown["remoteVpcInfo"]["addressPrefix"] == []
     for attempt in (lambda: one.modify(id, description="x"), lambda: one.bandwidth(id, 1)):
         with impossible("VpcPeerInvalidStateChange"):
             attempt()
@@ -116,15 +118,17 @@ def test_a_rejected_request(one, two, request_):
 
 
 def test_the_receiver_is_warned(one, two, request_):
-    """L11: it sees account, region and CIDRs of who asks, with a warning; the initiator sees no name."""
+    """L11, V1: it sees account, region and CIDRs of who asks, with a warning; the initiator sees no name and no CIDRs."""
     _, b, id = request_
     theirs = two.show(id, EAST)
     assert theirs["remoteVpcInfo"]["accountId"] == one.id and theirs["remoteVpcInfo"]["regionId"] == NORTH
     assert theirs["remoteVpcInfo"]["addressPrefix"] == ["10.1.0.0/16"]
     assert "请勿接受未知账户" in theirs["stateReason"] and "请勿" not in one.show(id)["stateReason"]
-    assert one.show(id)["remoteVpcInfo"]["vpcName"] == b
+    hidden = {"vpcId": b, "vpcName": b, "addressPrefix": [], "regionId": EAST, "accountId": two.id}
+    assert one.show(id)["remoteVpcInfo"] == one.list()["vpcPeerings"][0]["remoteVpcInfo"] == hidden
     two.accept(id, EAST)
-    assert one.wait_for("active", id)["remoteVpcInfo"]["vpcName"] == "theirs"
+    shown = one.wait_for("active", id)["remoteVpcInfo"]
+    assert shown["vpcName"] == "theirs" and shown["addressPrefix"] == ["10.2.0.0/16"]
 
 
 # L3: the clock
@@ -306,13 +310,11 @@ def test_peers_of_one_vpc_do_not_overlap(one, two):
         one.peer(hub, second, remoteRegionId=EAST, bandwidth=1)
     for word in ("10.1.2.0/24", "10.1.0.0/16", first, id, "spoke"):
         assert word in why.message
-    # Nobody learns with whom a stranger is peered (L11).
-    theirs = two.vpc("10.1.3.0/24")
+    # Nobody learns with whom a stranger is peered (L11): the receiver's other peers are looked at when it accepts.
+    asked = two.ask(two.vpc("10.1.3.0/24"), one, hub)["vpcPeeringId"]
     with impossible("VpcPeerCidrConflict") as why:
-        two.ask(theirs, one, hub)
-    for word in (first, id, "spoke", "10.1.0.0/16"):
-        assert word not in why.message
-    assert "10.1.3.0/24" in why.message
+        one.accept(asked)
+    assert "spoke" in why.message and one.state(asked) == two.state(asked) == "pending"
 
 
 def test_a_strangers_request_blocks_nothing_and_acceptance_checks_again(one, two):
@@ -417,6 +419,27 @@ def test_a_further_cidr_keeps_peers_apart(one, two):
 
 
 # L11: what an initiator learns
+
+
+def test_the_network_of_a_stranger_cannot_be_read(start):
+    """L11: of an overlap an account hears its own prefix, so often a day and no more, and the owner is told."""
+    sandbox = start(overlap_checks_per_day=5)
+    one, two = sandbox.tenants[:2]
+    theirs = two.vpc("10.3.0.0/16")
+    answers = []
+    for third in range(12):
+        mine = one.vpc(f"10.3.{third}.0/24")
+        for dry in ({"dryRun": True}, {}):
+            with pytest.raises(Refused) as why:
+                one.ask(mine, two, theirs, **dry)
+            answers += why.value.reasons
+            assert "10.3.0.0/16" not in why.value.message
+    assert answers == ["VpcPeerCidrConflict"] * 5 + ["CidrCheckLimitExceeded"] * 19
+    told = [it for it in two.bare("GET", "/auditEntries")["entries"] if it["action"] == "CompareCidrs"]
+    assert len(told) == 5
+    assert {(it["actor"], it["target"], it["outcome"]) for it in told} == {(f"account/{one.id}", theirs, "overlap")}
+    # Others are not concerned.
+    assert two.ask(two.vpc("10.4.0.0/16"), one, one.vpc("10.5.0.0/16"))["state"] == "pending"
 
 
 def test_no_such_vpc_not_theirs_and_blocked_look_the_same(sandbox, one, two):
@@ -583,19 +606,21 @@ def test_arrears_suspend_what_the_account_pays_for(sandbox, one, two, request_):
 
     sandbox.charge(one, "overdue")
     assert one.show(id)["charge"]["chargeStatus"] == "overdue" and one.state(id) == "active"
+    assert two.show(id, EAST)["charge"]["chargeStatus"] == "normal", "how others stand is their own affair"
     sandbox.charge(one, "arrear")
     for tenant, region in ((one, NORTH), (two, EAST)):
         shown = tenant.show(id, region)
         assert (shown["state"], shown["vpcPeeringState"]) == ("suspended", "Disconnected")
-        assert shown["charge"]["chargeStatus"] == "arrear" and "AccountInArrear" in shown["stateReason"]
+        assert shown["charge"]["chargeStatus"] == "arrear" and ("AccountInArrear" in shown["stateReason"]) == (tenant is one)
         assert tenant.routes(id, region) == [] and not shown["routesInSync"]
     assert one.state(local) == one.state(theirs) == "active" and one.state(pending) == "pending"
     assert one.bare("GET", "/whoami")["chargeStatus"] == "arrear"
     # Nothing new that has to be paid for; within a region all is free.
     with impossible("AccountInArrear"):
         one.ask(a, two, two.vpc("10.6.0.0/16", EAST), remoteRegionId=EAST, bandwidth=1)
-    with impossible("AccountInArrear"):
+    with impossible("VpcPeerNotAcceptable") as why:
         two.accept(pending, EAST)
+    assert "arrear" not in why.message
     with impossible("VpcPeerInvalidStateChange"):
         one.bandwidth(id, 7)
     one.peer(a, one.vpc("10.7.0.0/16"))

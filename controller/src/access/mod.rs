@@ -324,7 +324,11 @@ impl Access {
         if !authorization.starts_with("JDCLOUD") {
             return self.guarded(from, claim(head).as_deref(), || self.whose(head)).map(Identified::Known);
         }
-        let signature = Signature::read(&authorization, head, self.engine.now_ms())?;
+        // Dates are told by clocks of the day. How long something is remembered is told by the time that passes, which
+        // nobody can set.
+        let (now_ms, wall_ms) = (self.engine.now_ms(), self.engine.wall_ms());
+        let mut signature = Signature::read(&authorization, head, wall_ms)?;
+        signature.until_ms = signature.until_ms.saturating_sub(wall_ms).saturating_add(now_ms);
         self.admit(from, secret::sha256(signature.access_key.as_bytes()))?;
         let key = self.secret_key(&signature.access_key);
         Ok(Identified::Signed(Pending { signature, key }))

@@ -156,7 +156,7 @@ fn tenant_routes() -> Router<Api> {
 }
 
 fn operator_routes() -> Router<Api> {
-    use operator::{accounts, inventory, peerings};
+    use operator::{accounts, clock, inventory, peerings};
     Router::new()
         .route("/apply", post(inventory::apply))
         .route("/inventory", get(inventory::inventory))
@@ -164,6 +164,8 @@ fn operator_routes() -> Router<Api> {
         .route("/hosts/{host}", delete(inventory::remove_host))
         .route("/audit", get(inventory::audit))
         .route("/backups", post(inventory::back_up))
+        .route("/clock", get(clock::show))
+        .route("/clock/confirm", post(clock::confirm))
         .route("/peerings", get(peerings::list).post(peerings::create))
         .route("/peerings/{peering}", get(peerings::show).delete(peerings::delete))
         .route("/peerings/{peering}/bandwidth", put(peerings::set_bandwidth))

@@ -31,6 +31,7 @@ use utoipa::{
         tenant::metering::own, tenant::account::block, tenant::account::unblock,
         operator::inventory::apply, operator::inventory::inventory, operator::inventory::hosts,
         operator::inventory::remove_host, operator::inventory::audit, operator::inventory::back_up,
+        operator::clock::show, operator::clock::confirm,
         operator::peerings::list, operator::peerings::create, operator::peerings::show, operator::peerings::delete,
         operator::peerings::set_bandwidth, operator::peerings::routes, operator::peerings::traffic,
         operator::accounts::list, operator::accounts::create, operator::accounts::show, operator::accounts::add_key,

@@ -36,7 +36,7 @@ pub struct SideView {
     pub vpc_id: String,
     /// Its name; its id while its account has not accepted, or when it is gone.
     pub vpc_name: String,
-    /// Its CIDRs, IPv4 and IPv6 together.
+    /// Its CIDRs, IPv4 and IPv6 together. Of the other account's VPC, the initiator sees none before it was accepted.
     pub address_prefix: Vec<String>,
     /// Its region.
     pub region_id: String,
@@ -53,7 +53,8 @@ pub struct SideView {
 pub struct ChargeView {
     /// `postpaid_by_duration`.
     pub charge_mode: &'static str,
-    /// How the initiator's account stands: `normal`, `overdue` or `arrear`.
+    /// How the initiator's account stands: `normal`, `overdue` or `arrear`. The other account is told of `arrear` only while the
+    /// peering is suspended because of it.
     pub charge_status: &'static str,
     /// Since when it is charged.
     pub charge_start_time: Option<String>,
@@ -145,16 +146,17 @@ pub enum Viewer<'a> {
 fn side(state: &State, peering: &Peering, side: &Side, viewer: Viewer<'_>) -> SideView {
     let hidden = match viewer {
         Viewer::Operator => false,
-        // An initiator learns the name of what it asked for when it is accepted (L11).
+        // Of what it asked for, an initiator learns name and CIDRs when it is accepted (L11).
         Viewer::Account(account) => {
-            side.account != *account && side.vpc == peering.receiver.vpc && peering.activated_ms.is_none()
+            side.account != *account && side.vpc == peering.receiver.vpc && !peering.was_accepted()
         }
     };
     let vpc = state.vpcs().get(&side.vpc).filter(|_| !hidden);
+    let cidrs = side.cidrs.iter().filter(|_| !hidden);
     SideView {
         vpc_id: side.vpc.to_string(),
         vpc_name: vpc.map_or(side.vpc.as_str(), |vpc| vpc.name.as_str()).to_owned(),
-        address_prefix: side.cidrs.iter().map(ToString::to_string).collect(),
+        address_prefix: cidrs.map(ToString::to_string).collect(),
         region_id: side.region.to_string(),
         account_id: side.account.to_string(),
         vni: side.vni.map(u32::from).filter(|_| matches!(viewer, Viewer::Operator)),
@@ -165,13 +167,24 @@ fn side(state: &State, peering: &Peering, side: &Side, viewer: Viewer<'_>) -> Si
 const WARNING: &str = "do not accept requests from accounts that you do not know: they may put your network at risk \
                        (请勿接受未知账户的对等连接申请，此类用户可能会给您的网络带来风险)";
 
-fn reason(state: &State, peering: &Peering, role: Role, missing: usize) -> Option<String> {
+/// Whether the viewer may know how the account stands that pays: how others stand is their own affair.
+fn pays(peering: &Peering, viewer: Viewer<'_>) -> bool {
+    match viewer {
+        Viewer::Operator => true,
+        Viewer::Account(account) => peering.initiator.account == *account,
+    }
+}
+
+fn reason(state: &State, peering: &Peering, (role, viewer): (Role, Viewer<'_>), missing: usize) -> Option<String> {
     let initiator = &peering.initiator.account;
     Some(match &peering.state {
         PeeringState::Pending if role == Role::Receiver => WARNING.to_owned(),
         PeeringState::Pending => format!("account {} has not answered", peering.receiver.account),
         PeeringState::Provisioning => format!("{missing} hosts have not confirmed it"),
         PeeringState::Active if missing > 0 => format!("{missing} hosts have not confirmed it"),
+        PeeringState::Suspended { .. } if !pays(peering, viewer) => {
+            format!("it is suspended: ask account {initiator}, which pays for it; then it goes on by itself")
+        }
         PeeringState::Suspended { .. } => {
             let word = state.account(initiator).charge.word();
             format!(
@@ -190,10 +203,15 @@ fn reason(state: &State, peering: &Peering, role: Role, missing: usize) -> Optio
     })
 }
 
-fn charge(state: &State, peering: &Peering) -> Option<ChargeView> {
+fn charge(state: &State, peering: &Peering, viewer: Viewer<'_>) -> Option<ChargeView> {
+    let suspended = matches!(peering.state, PeeringState::Suspended { .. });
+    let charge_status = match state.account(&peering.initiator.account).charge.word() {
+        word if pays(peering, viewer) || (suspended && word == "arrear") => word,
+        _ => "normal",
+    };
     peering.is_cross_region().then(|| ChargeView {
         charge_mode: "postpaid_by_duration",
-        charge_status: state.account(&peering.initiator.account).charge.word(),
+        charge_status,
         charge_start_time: peering.activated_ms.map(timestamp),
         charge_retire_time: peering.activated_ms.and(peering.ended_ms).map(timestamp),
     })
@@ -238,12 +256,12 @@ pub fn peering(
         created_time: timestamp(peering.created_ms),
         tags: peering.tags.iter().map(TagView::from).collect(),
         state: state_word(&peering.state),
-        state_reason: reason(state, peering, role, missing.len()),
+        state_reason: reason(state, peering, (role, viewer), missing.len()),
         role: role.word(),
         expired_time: peering.expires_ms.map(timestamp),
         activated_time: peering.activated_ms.map(timestamp),
         bandwidth: peering.bandwidth,
-        charge: charge(state, peering),
+        charge: charge(state, peering, viewer),
         routes_in_sync: peering.forwards() && missing.is_empty(),
         hosts: matches!(viewer, Viewer::Operator).then(hosts),
     }

@@ -25,9 +25,20 @@ pub(super) enum Command {
     Peering(peering::OperatorCommand),
     /// Show the audit trail, newest entries first.
     Audit(audit::OperatorQuery),
+    /// The controller's clock, and whether it has leapt.
+    #[command(subcommand)]
+    Clock(Clock),
     /// Back up the controller's store into a new file on its machine, beside the store. To restore one:
     /// `cps-peering-controller restore`.
     Backup,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Clock {
+    /// Show what it says, and what time has passed for certain.
+    Show,
+    /// Say that it is right, after it has leapt: what waits for its time goes on.
+    Confirm,
 }
 
 #[derive(Subcommand)]
@@ -136,6 +147,7 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
         Command::Host(Host::List) => inventory::hosts(session).await,
         Command::Host(Host::Remove { host }) => inventory::remove_host(session, &host).await,
         Command::Peering(command) => peering::run_as_operator(session, command.into()).await,
+        Command::Clock(command) => clock(session, &command).await,
         Command::Audit(query) => audit::run_as_operator(session, &query).await,
         Command::Backup => {
             let result = session.call(Call::new(Method::POST, client::admin(&["backups"]))).await?;
@@ -147,6 +159,24 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
             Ok(())
         }
     }
+}
+
+async fn clock(session: &Session, command: &Clock) -> Result<(), CliError> {
+    let call = match command {
+        Clock::Show => Call::new(Method::GET, client::admin(&["clock"])),
+        Clock::Confirm => Call::new(Method::POST, client::admin(&["clock", "confirm"])),
+    };
+    let result = session.call(call).await?;
+    session.print(&result, || {
+        let said = if result["confirmed"] == true { "it agrees with the time that has passed" } else { "it has leapt" };
+        lines(&[
+            ("clock", cell(&result["time"])),
+            ("time passed", cell(&result["passed"])),
+            ("ahead", format!("{} s", result["leapSeconds"])),
+            ("state", said.to_owned()),
+        ])
+    });
+    Ok(())
 }
 
 fn call<'a>(method: Method, rest: &[&'a str]) -> Call<'a> {

@@ -1,8 +1,10 @@
 //! `cps-peering pki`: a certificate authority in a folder, for those who have none. It speaks with no controller.
 
+mod revocation;
+
 use super::{
     CliError, Output,
-    output::{columns, print},
+    output::{cell, columns, print},
 };
 use clap::{Args, Subcommand};
 use cps_peering_config::{
@@ -47,7 +49,17 @@ enum Command {
         #[command(subcommand)]
         whom: Whom,
     },
-    /// Show the certificates of the directory, or of files.
+    /// Take a certificate back: it is put on the list of the directory, crl.pem, which daemons take up within seconds when it is
+    /// beside their ca.pem. The controller brings it to all agents.
+    Revoke {
+        /// What is taken back: all that was issued under a name (`host-h1`, `operator`, `controller`), files with certificates, or
+        /// serial numbers in hexadecimal, as `pki show` has them. Without any, the list is only signed again.
+        what: Vec<String>,
+        /// For how many days the list is good [default: 3650]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36500))]
+        days: Option<u32>,
+    },
+    /// Show the certificates of the directory, or of files, with what is wrong with them or will be soon.
     Show {
         /// Files with certificates in PEM.
         files: Vec<PathBuf>,
@@ -103,6 +115,7 @@ pub(super) fn run(Arguments { dir, command }: Arguments, output: Output) -> Resu
     let client = ExtendedKeyUsagePurpose::ClientAuth;
     let issued = match command {
         Command::Show { files } => return show(&dir, files, output),
+        Command::Revoke { what, days } => return revocation::revoke(&Ca::open(&dir)?, &what, days, output),
         Command::Init { how } => vec![init(&dir, &how)?],
         Command::Issue { whom } => {
             let ca = Ca::open(&dir)?;
@@ -244,6 +257,7 @@ impl<'a> Ca<'a> {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().map_err(|error| failed(&error))?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(|error| failed(&error))?;
+        revocation::remember(self.dir, name, &params)?;
         keep(self.dir, name, &certificate.pem(), &key)
     }
 }
@@ -253,10 +267,20 @@ fn show(dir: &Path, mut files: Vec<PathBuf>, output: Output) -> Result<(), CliEr
         let entries =
             fs::read_dir(dir).map_err(|error| refused(format!("cannot read the folder {}: {error}", dir.display())))?;
         let paths = entries.flatten().map(|entry| entry.path());
-        files.extend(paths.filter(|path| path.extension().is_some_and(|end| end == "pem")));
+        let is_certificate = |path: &PathBuf| {
+            path.extension().is_some_and(|end| end == "pem") && path.file_name() != Some(revocation::LIST.as_ref())
+        };
+        files.extend(paths.filter(is_certificate));
         files.sort();
     }
-    let rows = files.iter().map(|path| describe(path)).collect::<Result<Vec<_>, _>>()?.concat();
+    let mut rows = files.iter().map(|path| describe(path)).collect::<Result<Vec<_>, _>>()?.concat();
+    let revoked = revocation::serials(dir)?;
+    for row in &mut rows {
+        let serial = row["serial"].as_str().unwrap_or_default().to_owned();
+        if revoked.iter().any(|it| revocation::same(it, &serial)) {
+            row["warning"] = warning(0, 0, true).into();
+        }
+    }
     present(&rows, output);
     Ok(())
 }
@@ -268,8 +292,27 @@ fn present(rows: &[Value], output: Output) {
         ("SERIAL", "/serial"),
         ("NOT AFTER", "/notAfter"),
         ("DAYS LEFT", "/daysLeft"),
+        ("WARNING", "/warning"),
     ];
     print(output, &json!({ "certificates": rows }), || columns(&heading, rows));
+    for row in rows.iter().filter(|row| !row["warning"].is_null()) {
+        let [file, warning] = ["file", "warning"].map(|field| cell(&row[field]));
+        cps_peering_terminal::complain(&format!("{file}: {warning}"));
+    }
+}
+
+/// What is wrong with a certificate, or will be soon: when a tenth of its time is left, or a month, whichever is less.
+fn warning(whole_s: i64, left_s: i64, revoked: bool) -> Option<String> {
+    const DAY: i64 = 24 * 60 * 60;
+    let days = left_s.div_euclid(DAY);
+    if revoked {
+        return Some("it is revoked".to_owned());
+    }
+    if left_s <= 0 {
+        return Some("it has ended: issue another one with --force".to_owned());
+    }
+    let soon = left_s < (30 * DAY).min(whole_s / 10);
+    soon.then(|| format!("it ends in {days} days: issue another one with --force"))
 }
 
 /// The certificates of a file.
@@ -288,6 +331,7 @@ fn describe(path: &Path) -> Result<Vec<Value>, CliError> {
         }
         let ends = certificate.validity().not_after.timestamp();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let begins = certificate.validity().not_before.timestamp();
         found.push(json!({
             "file": path,
             "names": names,
@@ -296,6 +340,7 @@ fn describe(path: &Path) -> Result<Vec<Value>, CliError> {
             "notBefore": timestamp(certificate.validity().not_before.timestamp()),
             "notAfter": timestamp(ends),
             "daysLeft": ends.saturating_sub_unsigned(now).div_euclid(24 * 60 * 60),
+            "warning": warning(ends.saturating_sub(begins), ends.saturating_sub_unsigned(now), false),
         }));
     }
     if found.is_empty() { Err(wrong("there is no certificate in PEM".to_owned())) } else { Ok(found) }

@@ -129,7 +129,7 @@ async fn from_others(mut request: Request, next: Next) -> Response {
     if by_controller && request.headers().contains_key(CLIENT) {
         let said = request.headers().get_all(CLIENT).iter().filter_map(|name| name.to_str().ok());
         let names = said.filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        request.extensions_mut().insert(Peer { names });
+        request.extensions_mut().insert(Peer::named(names));
         let address = request.headers().get(FORWARDED).and_then(|address| address.to_str().ok()?.parse().ok());
         if let Some(address) = address {
             // Of which port it was nothing depends.

@@ -15,14 +15,17 @@ mod trail;
 mod waiting;
 mod writer;
 
+pub use crate::clock::{Clock, Tolerance, steady, system_clock};
 pub use host_status::{Agents, Contact};
 use traffic::Traffic;
 
 use crate::{
     audit::{Entry, Query},
+    clock::{Reading, Timekeeper, boot_id},
     instruments::Metrics,
     model::{
-        CommandError, Limits, Outcome, Request,
+        CommandError, Leap, Limits, Now, Outcome, Request,
+        disclosure::Disclosures,
         metering::{Period, open_period},
         state::State,
     },
@@ -42,7 +45,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, mpsc},
     thread::JoinHandle,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
@@ -129,6 +132,8 @@ struct Shared {
     options: RwLock<Options>,
     /// Whether the store takes writes.
     health: RwLock<Health>,
+    clock: Clock,
+    time: Mutex<Timekeeper>,
     /// Counts everything that a waiting caller may want to look at.
     ticks: watch::Sender<u64>,
     /// How much room the store has.
@@ -181,6 +186,20 @@ impl Shared {
         self.trail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn time(&self) -> MutexGuard<'_, Timekeeper> {
+        // What is told is whole at any time.
+        self.time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reading(&self) -> Reading {
+        (self.clock)()
+    }
+
+    fn now(&self) -> Now {
+        let reading = self.reading();
+        self.time().now(reading)
+    }
+
     fn tick(&self) {
         self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
     }
@@ -190,7 +209,6 @@ impl Shared {
 pub struct Engine {
     shared: Arc<Shared>,
     traffic: Traffic,
-    clock: Clock,
     /// None while it ends.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
@@ -206,17 +224,6 @@ impl Drop for Engine {
     }
 }
 
-/// Tells the time in milliseconds since 1970-01-01 UTC.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
-
-/// The machine's clock.
-pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        since.as_millis().try_into().unwrap_or(u64::MAX)
-    })
-}
-
 /// What the engine is told besides commands.
 #[derive(Clone)]
 pub struct Options {
@@ -230,8 +237,13 @@ pub struct Options {
     pub trail: TrailLimits,
     /// How much room is kept free for what makes room, in bytes, where the store is a file.
     pub store_reserve: u64,
-    /// The time.
+    /// The machine's clocks.
     pub clock: Clock,
+    /// When the clock of the day has leapt, and when it is believed.
+    pub tolerance: Tolerance,
+    /// How often a day an account may be told that a network of its own overlaps one of another account that it does not see
+    /// (rule L11); 0: as often as it asks.
+    pub overlap_checks_per_day: u32,
 }
 
 impl Default for Options {
@@ -243,9 +255,18 @@ impl Default for Options {
             trail: TrailLimits::default(),
             store_reserve: 0,
             clock: system_clock(),
+            tolerance: Tolerance::default(),
+            overlap_checks_per_day: 30,
         }
     }
 }
+
+/// Under what the time that has passed is noted.
+const CLOCK: &str = "clock";
+/// Under what it is noted how often accounts were told of each other's networks.
+const DISCLOSURES: &str = "disclosures";
+/// How long nothing is noted of the time where nothing else is written, in milliseconds.
+const NOTED_EVERY_MS: u64 = 15_000;
 
 /// Whoever finds it otherwise has found an error in the writer; the service manager then restarts the controller.
 const WRITER: &str = "the writer lives as long as the engine";
@@ -276,12 +297,19 @@ impl Engine {
         let Content { state, traffic } = content;
         let traffic = Traffic::kept(store.traffic_of(traffic)?);
         let clock = Arc::clone(&options.clock);
+        let kept = store.note(CLOCK)?;
+        let newest_ms = store.audit(&Query { limit: 1, ..Query::default() })?.first().map(|(_, entry)| entry.time_ms);
+        let time = Timekeeper::begin(options.tolerance, &boot_id(), clock(), kept.as_deref(), newest_ms);
+        let mut disclosures = Disclosures::new(options.overlap_checks_per_day);
+        disclosures.load(&store.note(DISCLOSURES)?.unwrap_or_default());
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             published: RwLock::new(Published { state: state.clone(), ..Published::default() }),
             store: Arc::new(store),
             options: RwLock::new(options),
             health: RwLock::default(),
+            clock,
+            time: Mutex::new(time),
             ticks: watch::Sender::new(0),
             space: Mutex::default(),
             trail: Mutex::default(),
@@ -290,15 +318,25 @@ impl Engine {
             metrics: Metrics::default(),
         });
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer::new(Arc::clone(&shared), state, new_hosts);
+        let writer = Writer::new(Arc::clone(&shared), state, disclosures, new_hosts);
         let writer = std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(&queue));
         let writer = writer.map_err(StoreError::Thread)?;
-        Ok((Arc::new(Self { shared, traffic, clock, jobs: Some(jobs), writer: Some(writer) }), hosts))
+        Ok((Arc::new(Self { shared, traffic, jobs: Some(jobs), writer: Some(writer) }), hosts))
     }
 
-    /// The time, in milliseconds since 1970-01-01 UTC.
+    /// The time that has passed for certain, in milliseconds since 1970-01-01 UTC.
     pub fn now_ms(&self) -> u64 {
-        (self.clock)()
+        self.shared.now().ms
+    }
+
+    /// What the clock of the day says, in milliseconds since 1970-01-01 UTC: for what others have a clock for, too.
+    pub fn wall_ms(&self) -> u64 {
+        self.shared.reading().wall_ms
+    }
+
+    /// By how much the clock of the day has leapt, if nobody has confirmed it.
+    pub fn leap(&self) -> Option<Leap> {
+        self.shared.now().leap
     }
 
     /// What passes between peers.
@@ -333,7 +371,8 @@ impl Engine {
 
     /// Goes on with other limits and periods; the clock stays.
     pub fn tune(&self, mut options: Options) {
-        options.clock = Arc::clone(&self.clock);
+        options.clock = Arc::clone(&self.shared.clock);
+        self.shared.time().tune(options.tolerance);
         *self.shared.options.write().unwrap_or_else(PoisonError::into_inner) = options;
     }
 

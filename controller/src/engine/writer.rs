@@ -7,11 +7,15 @@
 //!
 //! After the start it plans what each host must have, some hosts at a time beside what it is asked.
 
-use super::{Agents, EngineError, Health, HostTarget, Published, Shared, Target, random_tail, whole};
+use super::{
+    Agents, CLOCK, DISCLOSURES, EngineError, Health, HostTarget, NOTED_EVERY_MS, Published, Shared, Target,
+    random_tail, whole,
+};
 use crate::{
     audit::{self, Entry},
     model::{
-        Actor, Code, Command, CommandError, Outcome, Request, Transaction, decide,
+        Actor, Code, Command, CommandError, Judge, Leap, Now, Outcome, Request, Transaction, decide,
+        disclosure::Disclosures,
         record::{Peering, PeeringState},
         state::{Change, State},
     },
@@ -79,6 +83,8 @@ struct Batch {
     /// Hosts that were changed, or their ports: what waits for them may wait no more.
     hosts: BTreeSet<HostId>,
     swept: Vec<mpsc::Sender<()>>,
+    /// The clock was said to be right, which holds once that is committed.
+    believed: Option<Leap>,
 }
 
 pub(super) struct Writer {
@@ -95,6 +101,12 @@ pub(super) struct Writer {
     trail: Rows,
     /// When a write has worked last; none where the last one did not.
     proven: Option<Instant>,
+    /// What accounts were told of each other's networks.
+    disclosures: Disclosures,
+    /// When the time that has passed was last noted, in milliseconds since the machine's start.
+    noted_ms: u64,
+    /// Whether it was said that the clock has leapt.
+    leap_told: bool,
     /// For which host each unsettled peering was seen to wait: news of others need no closer look.
     waits_for: HashMap<PeeringId, HostId>,
 }
@@ -103,6 +115,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         working: State,
+        disclosures: Disclosures,
         new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
     ) -> Self {
         let unplanned = working.hosts().keys().cloned().collect();
@@ -115,6 +128,9 @@ impl Writer {
             new_hosts,
             trail: Rows::default(),
             proven: None,
+            disclosures,
+            noted_ms: 0,
+            leap_told: false,
             waits_for: HashMap::new(),
         }
     }
@@ -162,8 +178,15 @@ impl Writer {
     fn take(&mut self, job: Job, batch: &mut Batch) {
         match job {
             Job::Request { request, dry_run, answer } => {
+                let alone = matches!(request.command, Command::ConfirmClock);
+                if alone {
+                    self.finish(std::mem::take(batch));
+                }
                 let result = self.execute(&request, dry_run, batch);
                 batch.answers.push((answer, result));
+                if alone {
+                    self.finish(std::mem::take(batch));
+                }
             }
             Job::Heard(host) => drop(batch.heard.insert(host)),
             Job::Sweep(done) => {
@@ -194,10 +217,22 @@ impl Writer {
         }
         let before = self.working.meta().number;
         let options = self.shared.options();
-        let now_ms = (options.clock)();
+        let now = self.shared.now();
+        let now_ms = now.ms;
+        self.disclosures.tune(options.overlap_checks_per_day);
         let mut tx = Transaction::new(&mut self.working);
-        let result = decide(&mut tx, request, now_ms, &options.limits, &mut random_tail);
+        let judge = Judge { now, limits: &options.limits, disclosures: &self.disclosures };
+        let result = decide(&mut tx, request, judge, &mut random_tail);
+        let told = audit::disclosed(&tx, request, &result, dry_run, now_ms);
+        if let Some(account) = request.actor.account() {
+            for (owner, _) in &told {
+                self.disclosures.count(account, owner, now_ms);
+            }
+        }
+        let mut told: Vec<Entry> = told.into_iter().map(|(_, entry)| entry).collect();
         if dry_run {
+            drop(tx);
+            self.note(&told);
             return Ok(result?);
         }
         let mut entries = audit::entries(&mut tx, request, &result, now_ms);
@@ -205,16 +240,16 @@ impl Writer {
             Ok(outcome) if !tx.changes().is_empty() => outcome,
             other => {
                 // What was due is done, and told, by the next sweep.
-                let entry = entries.pop().filter(|entry| !entry.request.is_empty());
+                told.extend(entries.pop().filter(|entry| !entry.request.is_empty()));
                 drop(tx);
-                self.note(entry.as_slice());
+                self.note(&told);
                 return Ok(other?);
             }
         };
-        let (now, known) = (&batch.targets, &self.targets);
+        let (planned_now, known) = (&batch.targets, &self.targets);
         let config = |target: &Target| target.as_ref().map(|target| Arc::clone(&target.config));
         let planned = |host: &HostId| -> Option<Arc<SharedHostConfig>> {
-            now.get(host).map_or_else(|| known.get(host).and_then(|sender| config(&sender.borrow())), config)
+            planned_now.get(host).map_or_else(|| known.get(host).and_then(|sender| config(&sender.borrow())), config)
         };
         let targets = tx.renumber(before + 1, planned);
         let rows = match self.shared.store.encode(tx.changes(), tx.periods(), &entries) {
@@ -254,6 +289,9 @@ impl Writer {
             batch.unplanned.insert(host);
         }
         batch.targets.extend(targets);
+        if matches!(request.command, Command::ConfirmClock) {
+            batch.believed = now.leap;
+        }
         Ok(outcome)
     }
 
@@ -345,7 +383,9 @@ impl Writer {
             return;
         }
         let options = self.shared.options();
-        let now_ms = (options.clock)();
+        let now = self.shared.now();
+        let now_ms = now.ms;
+        self.watch_clock(now, batch);
         if self.working.next_due(now_ms).is_some() {
             self.run_system_command(Command::Tick, batch);
         }
@@ -360,6 +400,57 @@ impl Writer {
         // What was missed elsewhere, for instance a report that came while its peering was being committed.
         batch.touched.extend(self.working.unsettled().map(|peering| peering.id.clone()));
         batch.heard.extend(self.working.retiring().map(|host| host.id.clone()));
+    }
+
+    /// Says that the clock has leapt, or does no more, and believes one that has been steady for long enough.
+    fn watch_clock(&mut self, now: Now, batch: &mut Batch) {
+        let told = std::mem::replace(&mut self.leap_told, now.leap.is_some());
+        match now.leap {
+            Some(leap) if !told => {
+                tracing::error!(
+                    by_s = leap.by_ms / 1000,
+                    "the clock has leapt: nothing is deleted because its time has come until an operator says that the clock is \
+                     right (`cps-peering admin clock confirm`), it goes back, or it has been steady for long enough"
+                );
+                self.note(&[Entry::of_clock(leap, now.ms)]);
+            }
+            None if told => tracing::info!("the clock agrees with the time that has passed"),
+            _ => {}
+        }
+        let reading = self.shared.reading();
+        if now.leap.is_some() && self.shared.time().is_believed(reading) {
+            tracing::warn!("the clock has been steady for long since it has leapt, and is believed");
+            self.finish(std::mem::take(batch));
+            self.run_system_command(Command::ConfirmClock, batch);
+            self.finish(std::mem::take(batch));
+        }
+    }
+
+    /// What is to be noted beside a commit.
+    fn notes(&mut self, believed: Option<Leap>) -> Vec<(&'static str, Vec<u8>)> {
+        let reading = self.shared.reading();
+        self.noted_ms = reading.boot_ms;
+        let mut time = self.shared.time().clone();
+        if let Some(leap) = believed {
+            time.believe(leap);
+        }
+        vec![(CLOCK, time.to_keep(reading))]
+    }
+
+    /// Notes what is not written down with commits.
+    fn write_notes(&mut self) {
+        if self.shared.health() != Health::Fine {
+            return;
+        }
+        let now_ms = self.shared.now().ms;
+        let mut notes: Vec<_> = self.disclosures.to_save(now_ms).map(|row| (DISCLOSURES, row)).into_iter().collect();
+        if self.shared.reading().boot_ms.abs_diff(self.noted_ms) >= NOTED_EVERY_MS {
+            notes.append(&mut self.notes(None));
+        }
+        if let Err(error) = self.shared.store.write_notes(notes) {
+            // The next commit finds out what is wrong with the store.
+            tracing::warn!(%error, "what is noted beside commits could not be written");
+        }
     }
 
     /// Moves on what everyone has confirmed whom it waited for.
@@ -413,6 +504,7 @@ impl Writer {
             let mut rows = std::mem::take(&mut self.trail);
             let noted = rows.entries();
             rows.append(std::mem::take(&mut batch.rows));
+            rows.note(self.notes(batch.believed));
             let mut stored = self.shared.store.commit_rows(&rows, batch.expected);
             self.shared.metrics.committed(began.elapsed());
             let number = self.working.meta().number;
@@ -429,14 +521,14 @@ impl Writer {
                 Ok(()) => {
                     self.proven = Some(began);
                     self.shared.trail().added(rows.owners());
-                    self.publish(&batch.changes, std::mem::take(&mut batch.targets));
+                    self.show(&mut batch);
                 }
                 Err(error) => {
                     let error = Arc::new(error);
                     // A disk that fails may have done what it was asked; who else writes has done something else.
                     if found == Some(number) && matches!(*error, StoreError::Database { .. }) {
                         // It is there all the same.
-                        self.publish(&batch.changes, std::mem::take(&mut batch.targets));
+                        self.show(&mut batch);
                     } else {
                         // Nothing of the batch was answered or seen.
                         self.trail = rows.split_entries(noted);
@@ -449,6 +541,7 @@ impl Writer {
         }
         if !batch.swept.is_empty() {
             self.flush();
+            self.write_notes();
         }
         for (answer, result) in batch.answers {
             answer(result);
@@ -456,6 +549,23 @@ impl Writer {
         for done in batch.swept {
             // Who asked may be gone.
             let _ = done.send(());
+        }
+    }
+
+    /// Shows a batch that is durable now, and believes the clock that was said to be right. Nothing must look as if its time had
+    /// come in between.
+    fn show(&mut self, batch: &mut Batch) {
+        let targets = std::mem::take(&mut batch.targets);
+        let (before, after) = match batch.believed.take() {
+            Some(leap) if leap.by_ms < 0 => (Some(leap), None),
+            believed => (None, believed),
+        };
+        if let Some(leap) = before {
+            self.shared.time().believe(leap);
+        }
+        self.publish(&batch.changes, targets);
+        if let Some(leap) = after {
+            self.shared.time().believe(leap);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What talks to hosts' agents.
 
 pub mod client;
+pub mod crl;
 pub mod push;
 pub mod shares;
 pub mod traffic;

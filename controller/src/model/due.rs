@@ -1,14 +1,25 @@
-//! What happens by itself when its time has come.
+//! What happens by itself when its time has come, and what becomes of that when the clock is set.
 
 use super::{
-    Context, Transaction, peering,
-    record::{End, PeeringState},
-    state::{Change, Due},
+    Context, Leap, Transaction, metering, peering,
+    record::{Charge, End, PeeringState},
+    state::{Change, Due, State},
 };
+
+/// What is to be done next. While the machine's clock contradicts the time that has passed, nothing is deleted.
+fn next(state: &State, context: &Context<'_>) -> Option<Due> {
+    let deletes = |due: &Due| match due {
+        Due::Peering(id) => state.peerings().get(id).is_some_and(|peering| peering.state != PeeringState::Pending),
+        Due::Arrear(_) => true,
+        Due::Token(_) | Due::Signature(_) => false,
+    };
+    let held = context.now.leap.is_some();
+    state.all_due(context.now_ms).find(|due| !held || !deletes(due)).cloned()
+}
 
 /// Does everything whose time has come.
 pub fn catch_up(tx: &mut Transaction<'_>, context: &mut Context<'_>) {
-    while let Some(due) = tx.state.next_due(context.now_ms).cloned() {
+    while let Some(due) = next(tx.state, context) {
         match due {
             Due::Peering(id) => {
                 let Some(peering) = tx.state.peerings().get(&id).cloned() else { return };
@@ -27,6 +38,70 @@ pub fn catch_up(tx: &mut Transaction<'_>, context: &mut Context<'_>) {
             }
             Due::Token(key) => tx.change(Change::Token(key, None)),
             Due::Signature(signature) => tx.change(Change::Signature(signature, None)),
+        }
+    }
+}
+
+/// The machine's clock is right: from now on the time is what it says. Where it is known how much time has passed, everything
+/// that waits for its time waits for as long as it would have, and nobody is charged for time that has not passed. Where the
+/// controller was away, the clock says how long that was.
+pub fn confirm_clock(tx: &mut Transaction<'_>, context: &Context<'_>) {
+    let Some(leap) = context.now.leap else { return };
+    // It is committed, also where nothing waits for its time.
+    tx.change(Change::Meta(tx.state.meta()));
+    let moves = |began_ms: u64| leap.elapsed_known || leap.by_ms < 0 || began_ms > leap.since_ms;
+    let moved = |ms: u64| ms.saturating_add_signed(leap.by_ms);
+    let due: Vec<Due> = tx.state.all_due(u64::MAX).cloned().collect();
+    for due in due {
+        match due {
+            Due::Peering(id) => {
+                let Some(mut peering) = tx.state.peerings().get(&id).cloned() else { continue };
+                match &mut peering.state {
+                    PeeringState::Pending if moves(peering.created_ms) => {
+                        peering.expires_ms = peering.expires_ms.map(moved);
+                    }
+                    PeeringState::Ended { forget_ms, .. } if moves(peering.since_ms) => *forget_ms = moved(*forget_ms),
+                    _ => continue,
+                }
+                tx.change(Change::Peering(id, Some(peering)));
+            }
+            Due::Arrear(id) => {
+                let mut account = tx.state.account(&id);
+                if let Charge::Arrear { since_ms, delete_ms } = &mut account.charge
+                    && moves(*since_ms)
+                {
+                    *delete_ms = delete_ms.map(moved);
+                    tx.change(Change::Account(id, Some(account)));
+                }
+            }
+            Due::Token(key) => {
+                let Some(mut used) = tx.state.token(&key).cloned().filter(|_| moves(0)) else { continue };
+                used.forget_ms = moved(used.forget_ms);
+                tx.change(Change::Token(key, Some(used)));
+            }
+            Due::Signature(signature) => {
+                let Some(until_ms) = tx.state.signature(&signature).filter(|_| moves(0)) else { continue };
+                tx.change(Change::Signature(signature, Some(moved(until_ms))));
+            }
+        }
+    }
+    begin_again(tx, context.now_ms, leap, moves);
+}
+
+/// What is measured from a moment on is measured from now on, as it will be called.
+fn begin_again(tx: &mut Transaction<'_>, now_ms: u64, leap: Leap, moves: impl Fn(u64) -> bool) {
+    let running: Vec<_> = tx.state.cross_region().chain(tx.state.unsettled()).map(|it| it.id.clone()).collect();
+    for id in running {
+        let Some(mut peering) = tx.state.peerings().get(&id).cloned() else { continue };
+        let before = peering.clone();
+        if moves(peering.since_ms) && peering.state == PeeringState::Provisioning && peering.since_ms <= now_ms {
+            peering.since_ms = peering.since_ms.saturating_add_signed(leap.by_ms);
+        }
+        if peering.meter.is_some_and(|meter| moves(meter.at_ms)) {
+            metering::restart(tx, &mut peering, now_ms, now_ms.saturating_add_signed(leap.by_ms));
+        }
+        if peering != before {
+            tx.change(Change::Peering(id, Some(peering)));
         }
     }
 }

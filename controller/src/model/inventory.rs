@@ -121,7 +121,7 @@ pub fn apply(
     if violations.is_empty() {
         Ok(differences)
     } else {
-        Err(CommandError { code: code.unwrap_or(Code::InvalidArgument), violations })
+        Err(CommandError { code: code.unwrap_or(Code::InvalidArgument), violations, tells: BTreeSet::new() })
     }
 }
 
@@ -346,14 +346,16 @@ impl Applier<'_, '_, '_> {
                 description: old.as_ref().map(|old| old.description.clone()).unwrap_or_default(),
                 created_ms: old.as_ref().map_or(self.context.now_ms, |old| old.created_ms),
             };
-            let cidrs_changed = old.as_ref().is_some_and(|old| old.cidrs != new.cidrs);
+            let old_cidrs = old.as_ref().map(|old| old.cidrs.clone()).filter(|old| *old != new.cidrs);
             let (id, after) = (vpc.id.clone(), new.clone());
             self.set("vpc", &vpc.id, old, new, |new| Change::Vpc(id, Some(new)));
-            if cidrs_changed
+            if let Some(old) = old_cidrs
                 && self.violations.len() == faults_before
-                && let Err(refusal) = overlap::cidrs_changed(self.tx, &after, self.context.actor)
             {
-                self.take(&entry, refusal);
+                let added: Vec<IpNet> = after.cidrs.iter().filter(|cidr| !old.contains(cidr)).copied().collect();
+                if let Err(refusal) = overlap::cidrs_changed(self.tx, &after, &added, self.context) {
+                    self.take(&entry, refusal);
+                }
             }
         }
     }

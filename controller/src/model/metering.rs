@@ -1,8 +1,8 @@
 //! What peerings between regions are charged for: periods of one bandwidth (rules B4 and B6).
 //!
 //! A period is open while a peering is active, and is closed when it is suspended, deleted or gets another bandwidth. What
-//! is closed is committed with the change that closed it. A clock that is set back makes time stand still for a peering
-//! until it is where it was, so that no moment is charged twice.
+//! is closed is committed with the change that closed it. Times are those that have passed for certain
+//! ([`clock`](crate::clock)): a clock that is set neither adds to what is charged nor takes from it.
 
 use super::{
     Transaction,
@@ -52,6 +52,15 @@ pub fn open_period(peering: &Peering, now_ms: u64) -> Option<Period> {
     let meter = peering.meter.as_ref()?;
     let bandwidth = meter.bandwidth?;
     (now_ms > meter.at_ms).then(|| period(peering, bandwidth, meter.at_ms, now_ms))
+}
+
+/// Closes the period that is open, and opens it again where the clock is from now on.
+pub(super) fn restart(tx: &mut Transaction<'_>, peering: &mut Peering, now_ms: u64, from_ms: u64) {
+    let Some(Meter { bandwidth, at_ms }) = peering.meter else { return };
+    if let Some(bandwidth) = bandwidth.filter(|_| now_ms > at_ms) {
+        tx.periods.push(period(peering, bandwidth, at_ms, now_ms));
+    }
+    peering.meter = Some(Meter { bandwidth, at_ms: from_ms });
 }
 
 /// Sets a peering's record, and closes and opens periods.

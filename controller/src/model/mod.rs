@@ -2,6 +2,7 @@
 
 pub mod account;
 mod address_rules;
+pub mod disclosure;
 pub mod due;
 pub mod inventory;
 pub mod metering;
@@ -19,10 +20,12 @@ use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, VpcId},
     text,
 };
-use record::{Made, TokenKey, TokenUse};
+use disclosure::Disclosures;
+use peering::role;
+use record::{Made, Peering, PeeringState, Side, TokenKey, TokenUse};
 use serde::Serialize;
 use state::{Change, State};
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 use thiserror::Error;
 
 /// Why a command was refused, as the HTTP interfaces name it.
@@ -72,6 +75,8 @@ pub struct CommandError {
     pub code: Code,
     /// Everything that is wrong; at least one.
     pub violations: Vec<FieldViolation>,
+    /// The accounts of whose networks it tells something that the caller does not see (rule L11).
+    pub tells: BTreeSet<AccountId>,
 }
 
 impl CommandError {
@@ -99,7 +104,13 @@ impl CommandError {
 
     /// A refusal for one reason.
     pub fn one(code: Code, entry: impl Into<String>, rule: impl Into<String>, reason: &'static str) -> Self {
-        Self { code, violations: vec![FieldViolation { entry: entry.into(), rule: rule.into(), reason }] }
+        let violations = vec![FieldViolation { entry: entry.into(), rule: rule.into(), reason }];
+        Self { code, violations, tells: BTreeSet::new() }
+    }
+
+    /// The same, where it tells something of these accounts' networks.
+    fn telling<'a>(self, accounts: impl IntoIterator<Item = &'a AccountId>) -> Self {
+        Self { tells: accounts.into_iter().cloned().collect(), ..self }
     }
 }
 
@@ -245,6 +256,8 @@ pub enum Command {
     Drained(PeeringId),
     /// A retiring host has nothing left.
     Forget(HostId),
+    /// The machine's clock is right, however much it has leapt.
+    ConfirmClock,
     /// Do what is due, and nothing else.
     Tick,
     /// Keep the signature of a request that was refused, or changed nothing, so that the same is not done later.
@@ -264,6 +277,8 @@ impl Command {
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
+            // It ends what holds deletions back.
+            | Command::ConfirmClock
             | Command::Tick => true,
             Command::Account(change) => change.makes_room(),
             Command::Apply(_)
@@ -299,6 +314,7 @@ impl Command {
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
+            | Command::ConfirmClock
             | Command::Tick
             | Command::RecordSignature => Ok(()),
         }
@@ -382,10 +398,43 @@ impl Default for Limits {
     }
 }
 
+/// The time, in milliseconds since 1970-01-01 UTC, and how certain it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// The time that has passed for certain. Everything goes by it.
+    pub ms: u64,
+    /// The time that it may be. Later than `ms` while the machine's clock has leapt forward and nobody has confirmed it.
+    pub latest_ms: u64,
+    /// That the machine's clock contradicts the time that has passed, and nobody has confirmed it. Meanwhile nothing is deleted
+    /// because its time has come.
+    pub leap: Option<Leap>,
+}
+
+impl From<u64> for Now {
+    fn from(ms: u64) -> Self {
+        Self { ms, latest_ms: ms, leap: None }
+    }
+}
+
+/// By how much the machine's clock differs from the time that has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leap {
+    /// How far the clock is ahead, in milliseconds; negative where it is behind.
+    pub by_ms: i64,
+    /// The time that had passed when it was noticed, in milliseconds since 1970-01-01 UTC.
+    pub since_ms: u64,
+    /// Whether the controller knows how much time has passed. It does not where it was away.
+    pub elapsed_known: bool,
+}
+
 /// What rules cannot know by themselves.
 pub struct Context<'a> {
-    /// The time, in milliseconds since 1970-01-01 UTC.
+    /// The time.
+    pub now: Now,
+    /// The time that has passed for certain, in milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
+    /// What accounts were told of each other's networks.
+    pub disclosures: &'a Disclosures,
     /// The authenticated identity.
     pub actor: &'a Actor,
     /// Limits and periods.
@@ -417,26 +466,36 @@ pub enum Outcome {
     Done,
 }
 
-/// Carries a request out in a transaction. After an error the transaction is to be undone.
+/// What a request is judged with besides the state.
+#[derive(Debug, Clone, Copy)]
+pub struct Judge<'a> {
+    /// The time.
+    pub now: Now,
+    /// Limits and periods.
+    pub limits: &'a Limits,
+    /// What accounts were told of each other's networks.
+    pub disclosures: &'a Disclosures,
+}
+
+/// Carries a request out on a tx. After a refusal the tx is to be undone.
 pub fn decide(
     tx: &mut Transaction<'_>,
     request: &Request,
-    now_ms: u64,
-    limits: &Limits,
+    judge: Judge<'_>,
     random: &mut dyn FnMut() -> String,
 ) -> Result<Outcome, CommandError> {
-    decide_in_full(tx, request, now_ms, limits, random).map_err(CommandError::bounded)
+    decide_in_full(tx, request, judge, random).map_err(CommandError::bounded)
 }
 
 fn decide_in_full(
     tx: &mut Transaction<'_>,
     request: &Request,
-    now_ms: u64,
-    limits: &Limits,
+    judge: Judge<'_>,
     random: &mut dyn FnMut() -> String,
 ) -> Result<Outcome, CommandError> {
     request.command.check_texts()?;
-    let mut context = Context { now_ms, actor: &request.actor, limits, random };
+    let Judge { now, limits, disclosures } = judge;
+    let mut context = Context { now, now_ms: now.ms, disclosures, actor: &request.actor, limits, random };
     // Before anything is judged, so that nothing depends on when somebody last looked at the clock (rule L3).
     due::catch_up(tx, &mut context);
     tx.due = tx.changes.len();
@@ -446,19 +505,22 @@ fn decide_in_full(
     };
     let words = key.as_ref().map(|_| words_of(&request.command)).unwrap_or_default();
     if let Some(used) = key.as_ref().and_then(|key| tx.state.token(key)) {
-        return if used.request == words {
-            Ok(Outcome::Made(used.result.clone()))
-        } else {
+        if used.request != words {
             let rule = "it was used before for a request with other content: take a new one";
-            Err(CommandError::one(Code::Aborted, "clientToken", rule, "ClientTokenReused"))
-        };
+            return Err(CommandError::one(Code::Aborted, "clientToken", rule, "ClientTokenReused"));
+        }
+        if let Some(gone) = gone(tx.state, &request.command, &used.result, &request.actor) {
+            let rule = format!("it was used for {gone}, which has been deleted since: take a new one");
+            return Err(CommandError::one(Code::Aborted, "clientToken", rule, "ClientTokenResultDeleted"));
+        }
+        return Ok(Outcome::Made(used.result.clone()));
     }
     if let Some(key) = &key {
         quota::check(tx.state, quota::Kind::ClientToken, (&key.account, None), 1, &context)?;
     }
     let outcome = carry_out(tx, &request.command, &mut context)?;
     if let (Some(key), Outcome::Made(result)) = (key, &outcome) {
-        let forget_ms = now_ms.saturating_add(limits.token_ms);
+        let forget_ms = now.ms.saturating_add(limits.token_ms);
         tx.change(Change::Token(key, Some(TokenUse { request: words, result: result.clone(), forget_ms })));
     }
     if let Some(signed) = &request.signed {
@@ -483,6 +545,30 @@ fn words_of(command: &Command) -> String {
     const LONG: usize = 1024;
     let words = serde_json::to_string(command).unwrap_or_default();
     if words.len() <= LONG { words } else { format!("sha256:{}", hex(&sha256(words.as_bytes()))) }
+}
+
+/// What a client token led to and is not there any more for the account that asked; none while it is.
+fn gone(state: &State, command: &Command, result: &Made, actor: &Actor) -> Option<String> {
+    match (result, command) {
+        // To have rejected a request is the result, and that is so for good.
+        (_, Command::RejectPeering(_)) => None,
+        (Made::Peering(id), _) => {
+            let sees = |peering: &Peering| {
+                let draining = matches!(peering.state, PeeringState::Draining { .. });
+                let deleted = |side: &Side| side.deleted_by_owner && actor.is(&side.account);
+                let own = actor.account().is_none_or(|account| role(peering, account, None).is_some());
+                own && !(draining && peering.sides().into_iter().any(deleted))
+            };
+            (!state.peerings().get(id).is_some_and(sees)).then(|| id.to_string())
+        }
+        (Made::Vpc(id), command) => match (state.vpcs().get(id), command) {
+            (None, _) => Some(id.to_string()),
+            (Some(vpc), Command::AddCidr(add)) if !vpc.cidrs.contains(&add.cidr) => {
+                Some(format!("CIDR {} of {id}", add.cidr))
+            }
+            _ => None,
+        },
+    }
 }
 
 fn token_key(account: &AccountId, token: &str) -> Result<TokenKey, CommandError> {
@@ -523,6 +609,10 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
             if tx.state.hosts().get(id).is_some_and(|host| host.retiring) {
                 tx.change(Change::Host(id.clone(), None));
             }
+            Ok(Outcome::Done)
+        }
+        Command::ConfirmClock => {
+            due::confirm_clock(tx, context);
             Ok(Outcome::Done)
         }
         Command::Tick | Command::RecordSignature => Ok(Outcome::Done),

@@ -1,11 +1,18 @@
-//! Which address spaces may be joined (rules L6, L7 and L10).
+//! Which address spaces may be joined (rules L6, L7 and L10), and what of that an account may hear (rule L11).
+//!
+//! An account that is told of an overlap learns one bit about a network that it does not own. So a refusal names no prefix but
+//! those of the account itself, says of whose networks it tells something ([`CommandError::tells`]), and there is a budget of such
+//! refusals per pair of accounts ([`Disclosures`](super::disclosure::Disclosures)).
 
 use super::{
-    Actor, Code, CommandError, Transaction,
-    record::{Peering, Vpc},
+    Actor, Code, CommandError, Context, Transaction,
+    record::{Peering, PeeringState, Side, Vpc},
     state::{Change, State},
 };
-use cps_peering_config::{id::PeeringId, net::overlap};
+use cps_peering_config::{
+    id::{AccountId, PeeringId},
+    net::overlap,
+};
 use ipnet::IpNet;
 
 /// The first two prefixes that share an address.
@@ -13,62 +20,117 @@ fn conflict<'a>(own: &'a [IpNet], others: &'a [IpNet]) -> Option<(&'a IpNet, &'a
     own.iter().find_map(|a| others.iter().find(|b| overlap(a, b)).map(|b| (a, b)))
 }
 
-fn refuse<T>(entry: &str, rule: String) -> Result<T, CommandError> {
-    Err(CommandError::one(Code::FailedPrecondition, entry, rule, "VpcPeerCidrConflict"))
+fn refusal(entry: &str, rule: String) -> CommandError {
+    CommandError::one(Code::FailedPrecondition, entry, rule, "VpcPeerCidrConflict")
 }
 
-/// Whether two VPCs may be peered: they share no address (L6), and neither has a peer that shares one with the other
-/// (L7). `except` is the peering that is about to join them.
+/// Why two VPCs are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// A request is made. The receiver's other peers are looked at when it accepts: the initiator must not learn of them.
+    Request,
+    /// The peering is about to be installed.
+    Install,
+}
+
+/// A peering that is judged: the initiator's VPC, the receiver's, and the peering itself where it is there already.
+pub(super) struct Pair<'a> {
+    pub(super) vpc: &'a Vpc,
+    pub(super) peer: &'a Vpc,
+    pub(super) except: Option<&'a PeeringId>,
+}
+
+/// Whether two VPCs may be peered: they share no address (L6), and neither has a peer that shares one with the other (L7).
 pub(super) fn may_be_peered(
     state: &State,
-    vpc: &Vpc,
-    peer: &Vpc,
-    except: Option<&PeeringId>,
-    actor: &Actor,
+    pair: &Pair<'_>,
+    stage: Stage,
+    context: &Context<'_>,
 ) -> Result<(), CommandError> {
-    if let Some((own, others)) = conflict(&vpc.cidrs, &peer.cidrs) {
-        return refuse("remoteVpcId", format!("CIDR {others} of {} overlaps {own} of {}", peer.id, vpc.id));
+    let (actor, Pair { vpc, peer, except }) = (context.actor, pair);
+    // Whose networks the caller does not know already. A receiver knows the initiator's CIDRs, but not its other peers.
+    let foreign = [vpc, peer].map(|it| &it.account).into_iter().filter(|account| !actor.is(account));
+    for owner in foreign {
+        context.disclosures.admit(actor, owner, context.now.ms)?;
     }
-    among_peers(state, vpc, peer, except, actor)?;
-    among_peers(state, peer, vpc, except, actor)
+    if let Some((own, others)) = conflict(&vpc.cidrs, &peer.cidrs) {
+        return Err(if actor.is(&peer.account) {
+            // Its own side, or a request in which it sees the initiator's CIDRs.
+            refusal("remoteVpcId", format!("CIDR {others} of {} overlaps {own} of {}", peer.id, vpc.id))
+        } else {
+            let rule = format!("{} cannot be peered with {}: its network overlaps {own}", peer.id, vpc.id);
+            refusal("remoteVpcId", rule).telling([&peer.account])
+        });
+    }
+    among_peers(state, vpc, (peer, &peer.cidrs), *except, context)?;
+    if stage == Stage::Install {
+        among_peers(state, peer, (vpc, &vpc.cidrs), *except, context)?;
+    }
+    Ok(())
 }
 
 /// L7: a VPC has one routing table, so its peers may not overlap each other. Draining peerings count: some host may
-/// still have them.
+/// still have them. Of the peer, `cidrs` are looked at.
 fn among_peers(
     state: &State,
     vpc: &Vpc,
-    peer: &Vpc,
+    (peer, cidrs): (&Vpc, &[IpNet]),
     except: Option<&PeeringId>,
-    actor: &Actor,
+    context: &Context<'_>,
 ) -> Result<(), CommandError> {
+    let actor = context.actor;
     for other in state.peerings_of(&vpc.id).filter(|other| Some(&other.id) != except && other.counts_for(&vpc.id)) {
         for (_, sibling) in other.views().into_iter().filter(|(own, _)| own.vpc == vpc.id) {
             // The same pair again: what drains is replaced, and its prefixes are the same.
             if sibling.vpc == peer.id {
                 continue;
             }
-            let Some((new, old)) = conflict(&peer.cidrs, &sibling.cidrs) else { continue };
-            // Nobody learns with whom a stranger is peered (L11).
-            let rule = if actor.is(&vpc.account) {
-                format!(
-                    "CIDR {new} of {} overlaps {old} of {}, which is peered with {} by {} ({})",
-                    peer.id, sibling.vpc, vpc.id, other.id, other.name
-                )
-            } else {
-                format!("CIDR {new} of {} overlaps that of another peer of {}", peer.id, vpc.id)
-            };
-            return refuse("remoteVpcId", rule);
+            // Of a request that was not accepted yet, the caller does not see the other side's CIDRs.
+            if actor.is(&vpc.account) && !actor.is(&sibling.account) && other.state == PeeringState::Pending {
+                context.disclosures.admit(actor, &sibling.account, context.now.ms)?;
+            }
+            if let Some((new, old)) = conflict(cidrs, &sibling.cidrs) {
+                return Err(between_peers((vpc, other), (peer, new), (sibling, old), actor));
+            }
         }
     }
     Ok(())
 }
 
-/// L10: after a VPC's CIDRs changed, its peerings must still be legal, those that drain too. The copies that live ones
-/// have of the CIDRs follow.
-pub(super) fn cidrs_changed(tx: &mut Transaction<'_>, vpc: &Vpc, actor: &Actor) -> Result<(), CommandError> {
+/// Two peers of a VPC overlap. What the caller does not own is not named but by its id, and that only where the caller sees
+/// the peering.
+fn between_peers(
+    (vpc, other): (&Vpc, &Peering),
+    (peer, new): (&Vpc, &IpNet),
+    (sibling, old): (&Side, &IpNet),
+    actor: &Actor,
+) -> CommandError {
+    let whole = |cidr: &IpNet, id: &dyn std::fmt::Display, account: &AccountId| {
+        if actor.is(account) { format!("CIDR {cidr} of {id}") } else { format!("the network of {id}") }
+    };
+    let new = whole(new, &peer.id, &peer.account);
+    if !actor.is(&vpc.account) {
+        // Nobody learns with whom a stranger is peered.
+        let rule = format!("{new} overlaps that of another peer of {}", vpc.id);
+        return refusal("remoteVpcId", rule).telling([&vpc.account]);
+    }
+    let old = whole(old, &sibling.vpc, &sibling.account);
+    let rule = format!("{new} overlaps {old}, which is peered with {} by {} ({})", vpc.id, other.id, other.name);
+    let hidden = (other.state == PeeringState::Pending).then_some(&sibling.account);
+    let foreign = [Some(&peer.account), hidden].into_iter().flatten().filter(|account| !actor.is(account));
+    refusal("remoteVpcId", rule).telling(foreign)
+}
+
+/// L10: CIDRs that a VPC has got must be legal in its peerings, those that drain too. What was in conflict before refuses
+/// nothing: it is judged when it is accepted. The copies that live peerings have of the CIDRs follow.
+pub(super) fn cidrs_changed(
+    tx: &mut Transaction<'_>,
+    vpc: &Vpc,
+    added: &[IpNet],
+    context: &Context<'_>,
+) -> Result<(), CommandError> {
     for peering in tx.state.peerings_of(&vpc.id).filter(|peering| peering.counts_for(&vpc.id)) {
-        still_legal(tx.state, peering, vpc, actor)?;
+        still_legal(tx.state, peering, (vpc, added), context)?;
     }
     copies_follow(tx, vpc);
     Ok(())
@@ -87,19 +149,33 @@ pub(super) fn copies_follow(tx: &mut Transaction<'_>, vpc: &Vpc) {
     }
 }
 
-fn still_legal(state: &State, peering: &Peering, vpc: &Vpc, actor: &Actor) -> Result<(), CommandError> {
+fn still_legal(
+    state: &State,
+    peering: &Peering,
+    (vpc, added): (&Vpc, &[IpNet]),
+    context: &Context<'_>,
+) -> Result<(), CommandError> {
+    let actor = context.actor;
     for (own, peer) in peering.views().into_iter().filter(|(own, _)| own.vpc == vpc.id) {
-        if let Some((new, old)) = conflict(&vpc.cidrs, &peer.cidrs) {
-            let rule = format!(
-                "CIDR {new} of {} overlaps {old} of {}, with which it is peered by {} ({})",
-                own.vpc, peer.vpc, peering.id, peering.name
-            );
-            return refuse("cidrs", rule);
+        if !actor.is(&peer.account) {
+            context.disclosures.admit(actor, &peer.account, context.now.ms)?;
+        }
+        if let Some((new, old)) = conflict(added, &peer.cidrs) {
+            let with = format!("{}, with which it is peered by {} ({})", peer.vpc, peering.id, peering.name);
+            let told = refusal("cidrs", format!("CIDR {new} of {} overlaps the network of {with}", own.vpc));
+            return Err(if actor.is(&peer.account) {
+                refusal("cidrs", format!("CIDR {new} of {} overlaps {old} of {with}", own.vpc))
+            } else if peering.state == PeeringState::Pending {
+                told.telling([&peer.account])
+            } else {
+                // It sees the CIDRs of what it is peered with.
+                told
+            });
         }
         if let Some(peer) = state.vpcs().get(&peer.vpc)
             && peering.counts_for(&peer.id)
         {
-            among_peers(state, peer, vpc, Some(&peering.id), actor)?;
+            among_peers(state, peer, (vpc, added), Some(&peering.id), context)?;
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use super::{
     Actor, Code, CommandError, Context, Limits, Transaction,
     metering::put,
-    overlap::may_be_peered,
+    overlap::{Pair, Stage, may_be_peered},
     quota,
     record::{End, Peering, PeeringState, Role, Side, Tag, Vpc},
     state::{Change, State},
@@ -279,12 +279,18 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vp
         return Err(CommandError::one(Code::AlreadyExists, "remoteVpcId", rule, "VpcPeerAlreadyExist"));
     }
     check_free_name(state, &wish.name, (&vpc.account, &vpc.region))?;
-    may_be_peered(state, vpc, peer, None, context.actor)?;
     // L9.
     let whose = (&vpc.account, Some(&vpc.region));
     quota::check(state, quota::Kind::VpcPeering, whose, 1, context)?;
     quota::check(state, quota::Kind::Tag, whose, wish.tags.len(), context)?;
+    let stage = if needs_answer(&vpc.account, &peer.account, context.actor) { Stage::Request } else { Stage::Install };
+    may_be_peered(state, &Pair { vpc, peer, except: None }, stage, context)?;
     Ok((vpc.clone(), peer.clone()))
+}
+
+/// Whether the receiver has to accept it (L2). An operator speaks for both.
+fn needs_answer(initiator: &AccountId, receiver: &AccountId, actor: &Actor) -> bool {
+    initiator != receiver && actor.account().is_some()
 }
 
 /// Makes a peering, or a request for one (rules L1, L2, L6 to L9, B1).
@@ -317,8 +323,7 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
         former_hosts: BTreeSet::new(),
         meter: None,
     };
-    // An operator speaks for both.
-    if peering.is_cross_account() && context.actor.account().is_some() {
+    if needs_answer(&peering.initiator.account, &peering.receiver.account, context.actor) {
         peering.expires_ms = Some(context.now_ms.saturating_add(context.limits.pending_ms));
         put(tx, peering, context.now_ms);
     } else {
@@ -342,21 +347,38 @@ fn provision(tx: &mut Transaction<'_>, peering: Peering, now_ms: u64) {
     put(tx, entered, now_ms);
 }
 
-/// L2, with L6 and L7 again: much may have happened since it was asked.
+/// L2, with L6 and L7 again: much may have happened since it was asked. To accept again what was accepted changes nothing.
 pub fn accept(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
     let (mut peering, role) = find(tx.state, which, context.actor)?;
     only(Role::Receiver, role, &peering, "accept it")?;
-    if peering.state != PeeringState::Pending {
-        return wrong_state(&peering, "be accepted");
+    match peering.state {
+        PeeringState::Pending => {}
+        PeeringState::Provisioning | PeeringState::Active | PeeringState::Suspended { .. } => {
+            return Ok(which.id.clone());
+        }
+        _ => return wrong_state(&peering, "be accepted"),
     }
-    check_credit(tx.state, &peering.initiator.account, peering.is_cross_region())?;
+    if peering.has_expired(context.now.latest_ms) {
+        let rule = format!(
+            "{} may have expired: the controller's clock has leapt and is not confirmed yet; try again later",
+            peering.id
+        );
+        return Err(CommandError::one(Code::FailedPrecondition, "vpcPeeringId", rule, "ClockNotConfirmed"));
+    }
+    let payer = &peering.initiator.account;
+    if let Err(arrear) = check_credit(tx.state, payer, peering.is_cross_region()) {
+        // How another account stands is its own affair.
+        let rule = format!("{} cannot be accepted now: ask account {payer}, which pays for it", peering.id);
+        let told = CommandError::one(Code::FailedPrecondition, "vpcPeeringId", rule, "VpcPeerNotAcceptable");
+        return Err(if context.actor.is(payer) { arrear } else { told });
+    }
     let vpc_of = |side: &Side| {
         let missing =
             || CommandError::one(Code::NotFound, "vpcId", format!("there is no VPC {}", side.vpc), "VpcNotFound");
         tx.state.vpcs().get(&side.vpc).ok_or_else(missing)
     };
     let (vpc, peer) = (vpc_of(&peering.initiator)?, vpc_of(&peering.receiver)?);
-    may_be_peered(tx.state, vpc, peer, Some(&peering.id), context.actor)?;
+    may_be_peered(tx.state, &Pair { vpc, peer, except: Some(&peering.id) }, Stage::Install, context)?;
     let (own, others) = (vpc.cidrs.clone(), peer.cidrs.clone());
     (peering.initiator.cidrs, peering.receiver.cidrs) = (own, others);
     number_sides(tx, &mut peering, context)?;

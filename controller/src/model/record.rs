@@ -383,6 +383,16 @@ impl Peering {
         self.state == PeeringState::Pending && self.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)
     }
 
+    /// Whether the receiver has agreed to it, as far as its record tells: from then on both sides see each other's CIDRs
+    /// (rule L11).
+    pub fn was_accepted(&self) -> bool {
+        match self.state {
+            PeeringState::Pending => false,
+            PeeringState::Ended { .. } => self.activated_ms.is_some(),
+            _ => true,
+        }
+    }
+
     /// Whether it is over, on hosts too.
     pub fn is_ended(&self) -> bool {
         matches!(self.state, PeeringState::Ended { .. })

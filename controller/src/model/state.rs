@@ -430,6 +430,11 @@ impl State {
         self.tokens.get(key)
     }
 
+    /// Until when a request with this signature could be sent again, if one was carried out.
+    pub fn signature(&self, signature: &str) -> Option<u64> {
+        self.signatures.get(signature).copied()
+    }
+
     /// Whether a request with this signature was carried out.
     pub fn has_signature(&self, signature: &str) -> bool {
         self.signatures.contains_key(signature)
@@ -438,6 +443,11 @@ impl State {
     /// What happens next by itself, if its time has come.
     pub fn next_due(&self, now_ms: u64) -> Option<&Due> {
         self.due.get_min().filter(|(time_ms, _)| *time_ms <= now_ms).map(|(_, due)| due)
+    }
+
+    /// Everything that happens by itself and whose time has come, in the order of its times.
+    pub fn all_due(&self, now_ms: u64) -> impl Iterator<Item = &Due> {
+        self.due.iter().take_while(move |(time_ms, _)| *time_ms <= now_ms).map(|(_, due)| due)
     }
 
     /// The hosts that were removed from the inventory and have not confirmed yet that nothing is left on them.

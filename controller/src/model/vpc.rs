@@ -175,7 +175,7 @@ pub fn add_cidr(tx: &mut Transaction<'_>, add: &Cidr, context: &mut Context<'_>)
     vpc.cidrs.push(add.cidr);
     check_cidrs(&vpc.cidrs)?;
     tx.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));
-    overlap::cidrs_changed(tx, &vpc, context.actor)?;
+    overlap::cidrs_changed(tx, &vpc, &[add.cidr], context)?;
     Ok(vpc.id)
 }
 

@@ -30,6 +30,8 @@ const AUDIT_BY: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("aud
 pub(super) const PERIODS: TableDefinition<'_, (&str, u64, &str, u64), &[u8]> = TableDefinition::new("periods");
 /// What was counted for a side as JSON, by peering and VNI.
 pub(super) const TRAFFIC: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("traffic");
+/// What the controller notes for its next life as JSON, by name. A version before this one passes the table over.
+const NOTES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("notes");
 /// How much of the file is kept in memory, in bytes: the state is there anyway, and is read from the file only at the start.
 const CACHE: usize = 64 * 1024 * 1024;
 /// How many rows are copied at once.
@@ -102,6 +104,7 @@ impl Embedded {
                     by: transaction.open_table(AUDIT_BY)?,
                     periods: transaction.open_table(PERIODS)?,
                     traffic: transaction.open_table(TRAFFIC)?,
+                    notes: transaction.open_table(NOTES)?,
                 };
                 work(&mut transaction.open_table(RECORDS)?, &mut trail)?;
             }
@@ -173,6 +176,9 @@ impl Backend for Embedded {
                     Some(value) => trail.traffic.insert((peering.as_str(), *vni), value.as_slice()).map(drop)?,
                     None => trail.traffic.remove((peering.as_str(), *vni)).map(drop)?,
                 }
+            }
+            for (name, value) in &batch.notes {
+                trail.notes.insert(*name, value.as_slice())?;
             }
             trail.append(&batch.entries)
         })
@@ -270,6 +276,13 @@ impl Backend for Embedded {
                 Ok((peering.to_owned(), vni, value.value().to_owned()))
             });
             rows.collect()
+        })
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.using("read what was noted", |database| {
+            let table = database.begin_read()?.open_table(NOTES)?;
+            Ok(table.get(name)?.map(|value| value.value().to_owned()))
         })
     }
 
@@ -410,6 +423,7 @@ struct Trail<'a> {
     by: redb::Table<'a, (&'static str, u64), ()>,
     periods: redb::Table<'a, (&'static str, u64, &'static str, u64), &'static [u8]>,
     traffic: redb::Table<'a, (&'static str, u32), &'static [u8]>,
+    notes: redb::Table<'a, &'static str, &'static [u8]>,
 }
 
 impl Trail<'_> {

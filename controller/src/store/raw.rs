@@ -28,6 +28,8 @@ pub(super) struct Batch {
     pub(super) periods: Vec<(PeriodKey, Vec<u8>)>,
     pub(super) entries: Vec<EncodedEntry>,
     pub(super) traffic: Vec<(SideId, Option<Vec<u8>>)>,
+    /// What the controller notes for its next life, by name. Copies and backups go without.
+    pub(super) notes: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Batch {
@@ -37,6 +39,7 @@ impl Batch {
         self.periods.extend(other.periods);
         self.entries.extend(other.entries);
         self.traffic.extend(other.traffic);
+        self.notes.extend(other.notes);
     }
 }
 
@@ -94,6 +97,8 @@ pub(super) trait Backend: Send + Sync {
     /// Entries with their numbers, the newest first.
     fn audit(&self, lookup: &Lookup) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
     fn traffic(&self) -> Result<Vec<SideRow>, StoreError>;
+    /// What was noted under a name, if anything was.
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
     /// Everything, as it is at one moment.
     fn dump(&self, take: &mut dyn FnMut(Page) -> Result<(), StoreError>) -> Result<(), StoreError>;
     /// Forgets everything but `before`, which is returned as [`Self::meta`]. Until [`Self::end_filling`] the store cannot

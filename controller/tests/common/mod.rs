@@ -10,7 +10,8 @@ use cps_peering_config::{
 };
 use cps_peering_controller::{
     model::{
-        Actor, Command, CommandError, Limits, Outcome, Request, Transaction, decide,
+        Actor, Command, CommandError, Judge, Leap, Limits, Now, Outcome, Request, Transaction, decide,
+        disclosure::Disclosures,
         inventory::Apply,
         metering::Period,
         peering::{Create, Locator},
@@ -27,22 +28,55 @@ pub struct Model {
     pub state: State,
     pub limits: Limits,
     pub now_ms: u64,
+    /// That the machine's clock differs from `now_ms`.
+    pub leap: Option<Leap>,
+    /// By how much `now_ms` has jumped because the clock was believed.
+    pub jumped_ms: i64,
+    pub disclosures: Disclosures,
     pub made: u32,
     /// All periods that were closed.
     pub periods: Vec<Period>,
 }
 
 impl Model {
+    /// The time, and what the machine's clock says.
+    pub fn now(&self) -> Now {
+        let wall_ms = self.now_ms.saturating_add_signed(self.leap.map_or(0, |leap| leap.by_ms));
+        Now { ms: self.now_ms, latest_ms: wall_ms.max(self.now_ms), leap: self.leap }
+    }
+
+    /// The machine's clock is set, while the controller looks on or is away.
+    pub fn set_clock(&mut self, by_ms: i64, elapsed_known: bool) {
+        let since_ms = self.leap.map_or(self.now_ms, |leap| leap.since_ms);
+        let elapsed_known = elapsed_known && self.leap.is_none_or(|leap| leap.elapsed_known);
+        self.leap = (by_ms != 0).then_some(Leap { by_ms, since_ms, elapsed_known });
+    }
+
+    /// The machine's clock is right.
+    pub fn confirm_clock(&mut self) {
+        self.run(&Command::ConfirmClock).unwrap();
+        let by_ms = self.leap.take().map_or(0, |leap| leap.by_ms);
+        self.now_ms = self.now_ms.saturating_add_signed(by_ms);
+        self.jumped_ms += by_ms;
+    }
+
     /// Carries a request out, and checks that a refusal changes nothing.
     pub fn ask(&mut self, request: &Request) -> Result<Outcome, CommandError> {
-        let before = self.state.clone();
+        let (before, now) = (self.state.clone(), self.now());
         let made = &mut self.made;
         let mut random = || {
             *made += 1;
             format!("{made:010}")
         };
+        let judge = Judge { now, limits: &self.limits, disclosures: &self.disclosures };
         let mut tx = Transaction::new(&mut self.state);
-        let result = decide(&mut tx, request, self.now_ms, &self.limits, &mut random);
+        let result = decide(&mut tx, request, judge, &mut random);
+        let told = result.as_ref().err().map(|refusal| refusal.tells.clone()).unwrap_or_default();
+        if let Some(account) = request.actor.account() {
+            for owner in &told {
+                self.disclosures.count(account, owner, self.now_ms);
+            }
+        }
         if result.is_err() {
             tx.undo();
             assert_eq!(self.state, before, "a refusal leaves nothing behind");

@@ -86,7 +86,7 @@ impl Controller {
         fs::create_dir(&dir)?;
         let token_file = secret(&dir.join("operator.token"), TOKEN)?;
         let key_file = secret(&dir.join("store.key"), &"7".repeat(64))?;
-        let TlsFiles { ca, cert, key } = pki.files("controller");
+        let TlsFiles { ca, cert, key, .. } = pki.files("controller");
         let mut controller = Controller {
             etcd: None,
             daemons: Vec::new(),

@@ -53,6 +53,7 @@ impl Pki {
             ca: self.ca(),
             cert: self.dir.join(format!("{name}.pem")),
             key: self.dir.join(format!("{name}.key")),
+            crl: None,
         }
     }
 

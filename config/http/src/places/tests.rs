@@ -34,7 +34,7 @@ fn serve(connections: &[Connection]) {
 }
 
 fn controller() -> Peer {
-    Peer { names: vec!["controller".to_owned()] }
+    Peer::named(vec!["controller".to_owned()])
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn accounts_and_certificates_have_limits_of_their_own() {
         connection.entry().serve_client();
         connection.is_of_certificate(bytes, peer).map(|()| connection)
     };
-    let host = Peer { names: vec!["host/h1".to_owned()] };
+    let host = Peer::named(vec!["host/h1".to_owned()]);
     let hosts: Vec<_> = (0..5).map(|_| by_certificate(&[7], &host)).collect();
     assert_eq!(hosts.iter().filter(|it| it.is_ok()).count(), 3);
     let other = by_certificate(&[8], &host);

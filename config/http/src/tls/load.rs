@@ -1,6 +1,6 @@
 //! Certificates and keys in files.
 
-use super::provider;
+use super::{provider, revoked::Revoked};
 use cps_peering_config::tls::TlsFiles;
 use rustls::{
     RootCertStore,
@@ -47,6 +47,14 @@ pub enum TlsError {
         /// Why not.
         error: String,
     },
+    /// A revocation list that says nothing that could be believed.
+    #[error("{path} holds a revocation list that cannot be used: {error}")]
+    RevocationList {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: String,
+    },
     /// Others can read a key.
     #[error("the key {path} can be read by others (mode {mode:04o}): chmod 600 {path}")]
     Open {
@@ -76,6 +84,8 @@ pub struct Facts {
     pub not_after: i64,
     /// When the first of the CAs ends, in seconds since 1970.
     pub ca_not_after: i64,
+    /// How many certificates are revoked.
+    pub revoked: usize,
 }
 
 impl Facts {
@@ -92,13 +102,15 @@ pub(super) struct Loaded {
     pub(super) own: Arc<CertifiedKey>,
     pub(super) roots: Arc<RootCertStore>,
     pub(super) facts: Facts,
+    pub(super) cas: Vec<CertificateDer<'static>>,
+    pub(super) revoked: Revoked,
     /// The files as they were before they were read: what changes meanwhile is seen later.
-    pub(super) stamp: [Stamp; 3],
+    pub(super) stamp: [Stamp; 5],
 }
 
 impl Loaded {
-    pub(super) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
-        let stamp = stamp(files);
+    pub(super) fn read(files: &TlsFiles, kept_crl: Option<&Path>) -> Result<Self, TlsError> {
+        let stamp = stamp(files, kept_crl);
         let cas = certificates(&files.ca)?;
         let chain = certificates(&files.cert)?;
         let key = key(&files.key)?;
@@ -110,8 +122,16 @@ impl Loaded {
         let own = CertifiedKey::from_der(chain, key, &provider());
         let mismatch = |error| TlsError::Mismatch { key: files.key.clone(), cert: files.cert.clone(), error };
         let own = Arc::new(own.map_err(mismatch)?);
-        let facts = Facts { names, not_after, ca_not_after };
-        Ok(Self { own, roots: Arc::new(store(&cas, &files.ca)?), facts, stamp })
+        let mut revoked = Revoked::read(&files.crl(), &cas)?;
+        if let Some(kept) = kept_crl {
+            // What was sent is written by the daemon itself; what cannot be read of it is not worth a daemon that does not start.
+            match Revoked::read(kept, &cas) {
+                Ok(sent) => revoked = revoked.and(&sent),
+                Err(error) => tracing::error!(%error, "a revocation list that was sent is passed over"),
+            }
+        }
+        let facts = Facts { names, not_after, ca_not_after, revoked: revoked.count() };
+        Ok(Self { own, roots: Arc::new(store(&cas, &files.ca)?), facts, cas, revoked, stamp })
     }
 }
 
@@ -180,9 +200,10 @@ pub(super) fn uris(certificate: &CertificateDer<'_>) -> Result<Vec<String>, Stri
 pub(super) type Stamp = Option<(u64, u64, SystemTime)>;
 
 /// Looks at the files without reading them.
-pub(super) fn stamp(files: &TlsFiles) -> [Stamp; 3] {
-    [&files.ca, &files.cert, &files.key].map(|path| {
-        let data = fs::metadata(path).ok()?;
+pub(super) fn stamp(files: &TlsFiles, kept_crl: Option<&Path>) -> [Stamp; 5] {
+    let crl = files.crl();
+    [Some(files.ca.as_path()), Some(&files.cert), Some(&files.key), Some(&crl), kept_crl].map(|path| {
+        let data = fs::metadata(path?).ok()?;
         Some((data.ino(), data.len(), data.modified().ok()?))
     })
 }

@@ -2,12 +2,15 @@
 //! anew when these change; who is trusted and who one is are looked up at every handshake, so that nothing has to start again.
 
 mod load;
+mod revoked;
 mod verify;
 
 pub use load::{Facts, TlsError};
+pub use revoked::MAX_CRL;
 
 use cps_peering_config::tls::TlsFiles;
 use load::Loaded;
+use revoked::{CertificateId, Revoked};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::ResolvesClientCert,
@@ -18,7 +21,7 @@ use rustls::{
     version::TLS13,
 };
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -44,6 +47,8 @@ pub fn use_ring() {
 pub struct Peer {
     /// The URIs among the subject alternative names.
     pub names: Vec<String>,
+    /// The certificate; none where the names are taken from somewhere else.
+    certificate: Option<CertificateId>,
 }
 
 impl Peer {
@@ -52,9 +57,14 @@ impl Peer {
         self.names.iter().any(|own| own == name)
     }
 
+    /// One with these names, by somebody else's word.
+    pub fn named(names: Vec<String>) -> Self {
+        Self { names, certificate: None }
+    }
+
     /// Reads the names of a certificate that was verified.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Self {
-        Self { names: load::uris(certificate).unwrap_or_default() }
+        Self { names: load::uris(certificate).unwrap_or_default(), certificate: CertificateId::of(certificate) }
     }
 }
 
@@ -71,14 +81,47 @@ pub enum Clients {
 #[derive(Debug, Clone)]
 pub struct Identity {
     files: TlsFiles,
+    /// Where a revocation list is kept that was sent to the daemon.
+    kept_crl: Option<PathBuf>,
     current: Arc<RwLock<Arc<Loaded>>>,
 }
 
 impl Identity {
     /// Reads the files.
     pub fn open(files: &TlsFiles) -> Result<Self, TlsError> {
-        let loaded = Loaded::read(files)?;
-        Ok(Self { files: files.clone(), current: Arc::new(RwLock::new(Arc::new(loaded))) })
+        Self::open_with(files, None)
+    }
+
+    /// The same for a daemon that is sent revocation lists, and keeps them in a file of its own.
+    pub fn open_with(files: &TlsFiles, kept_crl: Option<PathBuf>) -> Result<Self, TlsError> {
+        let loaded = Loaded::read(files, kept_crl.as_deref())?;
+        Ok(Self { files: files.clone(), kept_crl, current: Arc::new(RwLock::new(Arc::new(loaded))) })
+    }
+
+    /// Whether a client's certificate was revoked since it has connected.
+    pub fn is_revoked(&self, peer: &Peer) -> bool {
+        peer.certificate.as_ref().is_some_and(|certificate| self.current().revoked.names(certificate))
+    }
+
+    /// The revocation lists that hold here, in PEM; empty where there are none.
+    pub fn revocation_lists(&self) -> Vec<u8> {
+        self.current().revoked.pem().to_owned()
+    }
+
+    /// Takes up revocation lists in PEM that were sent, and keeps them. What they do not name any more stays revoked.
+    pub fn take_revocation_lists(&self, pem: &[u8]) -> Result<Facts, TlsError> {
+        let path = self.kept_crl.clone().unwrap_or_else(|| self.files.crl());
+        let loaded = self.current();
+        let sent = Revoked::parse(pem, &path, &loaded.cas)?;
+        let whole = loaded.revoked.clone().and(&sent);
+        if whole.count() == loaded.revoked.count() && loaded.revoked.pem() == pem {
+            return Ok(loaded.facts.clone());
+        }
+        // It is kept before it is said to be: both lists, where the one before names something that this one does not.
+        let kept =
+            if whole.count() > sent.count() { [pem, b"\n", loaded.revoked.pem()].concat() } else { pem.to_owned() };
+        revoked::store(&path, &kept).map_err(|error| TlsError::Unreadable { path: path.clone(), error })?;
+        self.reload()
     }
 
     fn current(&self) -> Arc<Loaded> {
@@ -92,7 +135,7 @@ impl Identity {
 
     /// Reads the files again. What cannot be used leaves everything as it is.
     pub fn reload(&self) -> Result<Facts, TlsError> {
-        let loaded = Arc::new(Loaded::read(&self.files)?);
+        let loaded = Arc::new(Loaded::read(&self.files, self.kept_crl.as_deref())?);
         let facts = loaded.facts.clone();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
         Ok(facts)
@@ -106,7 +149,7 @@ impl Identity {
                 Some(()) = told.recv() => true,
                 () = tokio::time::sleep(LOOK_EVERY) => false,
             };
-            let now = load::stamp(&self.files);
+            let now = load::stamp(&self.files, self.kept_crl.as_deref());
             if now == seen && !was_told {
                 continue;
             }
@@ -164,10 +207,29 @@ pub fn on_hangup(identity: Option<Identity>) -> std::io::Result<impl Future<Outp
     })
 }
 
+/// Refuses requests on connections whose client's certificate was revoked meanwhile.
+pub fn refuse_revoked(router: axum::Router, identity: Option<Identity>) -> axum::Router {
+    let Some(identity) = identity else { return router };
+    router.layer(axum::middleware::from_fn_with_state(identity, not_revoked))
+}
+
+async fn not_revoked(
+    axum::extract::State(identity): axum::extract::State<Identity>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
+    use axum::response::IntoResponse;
+    if request.extensions().get::<Peer>().is_some_and(|peer| identity.is_revoked(peer)) {
+        let close = [(http::header::CONNECTION, "close")];
+        return (http::StatusCode::UNAUTHORIZED, close, "the client's certificate was revoked\n").into_response();
+    }
+    next.run(request).await
+}
+
 /// For a client that knows a server by its address, as browsers do. `ca` is who signs for it; `own` is who the client is.
 pub fn client(ca: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig, TlsError> {
     if let Some((cert, key)) = own {
-        let files = TlsFiles { ca: ca.to_owned(), cert: cert.to_owned(), key: key.to_owned() };
+        let files = TlsFiles { ca: ca.to_owned(), cert: cert.to_owned(), key: key.to_owned(), crl: None };
         return Ok(Identity::open(&files)?.client(Expected::Address));
     }
     let roots = verify::Roots::Fixed(Arc::new(load::roots(ca)?));

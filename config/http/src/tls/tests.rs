@@ -2,7 +2,10 @@ use super::*;
 use crate::{Limits, serve_within};
 use axum::{Extension, Router, extract::DefaultBodyLimit, routing::get, routing::post};
 use cps_peering_config::tls::{CONTROLLER, OPERATOR};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber,
+};
 use rustls::pki_types::ServerName;
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt};
 use tempfile::TempDir;
@@ -48,9 +51,39 @@ impl Pki {
         files
     }
 
+    /// A list that names the certificates of these files.
+    fn list(&self, number: u64, files: &[&str]) -> String {
+        let now = std::time::SystemTime::now();
+        let serial = |file: &&str| {
+            let pem = fs::read(self.files(file).cert).unwrap();
+            let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).unwrap();
+            SerialNumber::from_slice(pem.parse_x509().unwrap().raw_serial())
+        };
+        let revoked = |file| RevokedCertParams {
+            serial_number: serial(file),
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now.into(),
+            next_update: (now + Duration::from_hours(24)).into(),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: files.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
     fn files(&self, file: &str) -> TlsFiles {
         let path = |name: String| self.folder.path().join(name);
-        TlsFiles { ca: path("ca.pem".into()), cert: path(format!("{file}.pem")), key: path(format!("{file}.key")) }
+        TlsFiles {
+            ca: path("ca.pem".into()),
+            cert: path(format!("{file}.pem")),
+            key: path(format!("{file}.key")),
+            crl: None,
+        }
     }
 }
 
@@ -69,6 +102,7 @@ async fn start(identity: &Identity, clients: Clients, limits: Limits) -> Running
         .layer(DefaultBodyLimit::max(1000));
     let (stop, stopped) = oneshot::channel();
     let server = identity.server(clients);
+    let router = refuse_revoked(router, Some(identity.clone()));
     tokio::spawn(async move {
         serve_within(limits, listener, Some(server), router, async move { stopped.await.unwrap_or_default() }).await;
     });
@@ -152,6 +186,74 @@ async fn new_files_are_taken_up_and_bad_ones_are_not() {
     fs::write(pki.files("controller").cert, "rubbish").unwrap();
     assert!(controller.reload().unwrap_err().to_string().contains("controller.pem"));
     assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), OPERATOR);
+}
+
+#[tokio::test]
+async fn what_is_revoked_is_refused_on_both_sides_and_on_connections_that_are_there() {
+    let pki = Pki::new();
+    let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
+    let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
+    let operator = Identity::open(&pki.issue("operator", OPERATOR, 9)).unwrap();
+    let agent = start(&host, Clients::Required, Limits::default()).await;
+    assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), CONTROLLER);
+    // A connection that is there when the list comes.
+    let stream = TcpStream::connect(agent.address).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(operator.client_of(H1)));
+    let mut open = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut answer = vec![0; 4096];
+    open.write_all(request).await.unwrap();
+    let length = open.read(&mut answer).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer[..length]).starts_with("HTTP/1.1 200"));
+    let (_tell, told) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(host.clone().keep_fresh(told));
+    fs::write(pki.files("x").crl(), pki.list(1, &["operator"])).unwrap();
+    let taken_up = async {
+        while host.facts().revoked == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), taken_up).await.expect("the list is taken up");
+    open.write_all(request).await.unwrap();
+    let length = open.read(&mut answer).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer[..length]).starts_with("HTTP/1.1 401"));
+    let error = agent.names(operator.client_of(H1)).await.unwrap_err();
+    assert!(error.contains("evoked"), "{error}");
+    assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), CONTROLLER, "others go on");
+    // A server is refused, too.
+    fs::write(pki.files("x").crl(), pki.list(2, &["operator", "h1"])).unwrap();
+    controller.reload().unwrap();
+    let error = agent.names(controller.client_of(H1)).await.unwrap_err();
+    assert!(error.contains("evoked"), "{error}");
+}
+
+#[test]
+fn a_list_that_is_sent_is_checked_and_kept_and_takes_nothing_back() {
+    let (pki, others) = (Pki::new(), Pki::new());
+    pki.issue("operator", OPERATOR, 9);
+    pki.issue("h2", H1, 9);
+    others.issue("operator", OPERATOR, 9);
+    let kept = pki.folder.path().join("sent.pem");
+    let open = || Identity::open_with(&pki.issue("h1", H1, 9), Some(kept.clone())).unwrap();
+    let host = open();
+    for (list, why) in [
+        (others.list(1, &["operator"]), "none of the CAs has signed"),
+        ("rubbish".to_owned(), "holds no revocation list in PEM"),
+        (pki.list(1, &["h2"]).replace("MII", "MIJ"), "sent.pem"),
+    ] {
+        let error = host.take_revocation_lists(list.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(why) || error.contains("holds"), "{error}");
+        assert_eq!(host.facts().revoked, 0);
+    }
+    assert_eq!(host.take_revocation_lists(pki.list(2, &["operator"]).as_bytes()).unwrap().revoked, 1);
+    // One that names less is a mistake, or old.
+    assert_eq!(host.take_revocation_lists(pki.list(1, &["h2"]).as_bytes()).unwrap().revoked, 2);
+    assert_eq!(open().facts().revoked, 2, "a restart forgets nothing");
+    fs::write(&kept, "rubbish").unwrap();
+    assert_eq!(open().facts().revoked, 0, "and a broken file of its own stops no daemon");
+    // One that somebody has put beside the CA must be right.
+    fs::write(pki.files("h1").crl(), others.list(1, &["operator"])).unwrap();
+    assert!(Identity::open(&pki.files("h1")).unwrap_err().to_string().contains("none of the CAs has signed"));
 }
 
 #[test]

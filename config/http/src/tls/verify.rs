@@ -1,8 +1,8 @@
 //! Who is at the other end.
 
 use super::{
-    CertificateDer, Clients, DigitallySignedStruct, DistinguishedName, Identity, Peer, RootCertStore, SignatureScheme,
-    provider,
+    CertificateDer, Clients, DigitallySignedStruct, DistinguishedName, Identity, Peer, Revoked, RootCertStore,
+    SignatureScheme, provider,
 };
 use rustls::{
     CertificateError, Error,
@@ -55,6 +55,17 @@ pub(super) enum Roots {
     Fixed(Arc<RootCertStore>),
 }
 
+fn refuse_revoked(
+    revoked: &Revoked,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> Result<(), Error> {
+    if revoked.has_any(std::iter::once(end_entity).chain(intermediates)) {
+        return Err(Error::InvalidCertificate(CertificateError::Revoked));
+    }
+    Ok(())
+}
+
 /// Whom a client wants.
 #[derive(Debug)]
 pub(super) enum Expected {
@@ -81,7 +92,11 @@ impl ServerCertVerifier for OfServers {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let roots = match &self.roots {
-            Roots::Of(identity) => Arc::clone(&identity.current().roots),
+            Roots::Of(identity) => {
+                let current = identity.current();
+                refuse_revoked(&current.revoked, end_entity, intermediates)?;
+                Arc::clone(&current.roots)
+            }
             Roots::Fixed(roots) => Arc::clone(roots),
         };
         let parsed = ParsedCertificate::try_from(end_entity)?;
@@ -137,7 +152,9 @@ impl ClientCertVerifier for OfClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let roots = Arc::clone(&self.identity.current().roots);
+        let current = self.identity.current();
+        refuse_revoked(&current.revoked, end_entity, intermediates)?;
+        let roots = Arc::clone(&current.roots);
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
         let verifier = verifier.map_err(|error| Error::General(error.to_string()))?;
         verifier.verify_client_cert(end_entity, intermediates, now)

@@ -1,5 +1,6 @@
 //! The operators' interface, below `/admin/v1`.
 
 pub(super) mod accounts;
+pub(super) mod clock;
 pub(super) mod inventory;
 pub(super) mod peerings;

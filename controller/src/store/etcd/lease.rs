@@ -4,7 +4,7 @@
 //! renewal, on a clock that goes on while the machine or the process sleeps, and leaves off some time before etcd does.
 
 use super::client::{Client, EtcdError};
-use nix::time::{ClockId, clock_gettime};
+pub(super) use crate::clock::boot_ms;
 use serde::{Deserialize, Serialize};
 use std::{
     sync::{
@@ -19,13 +19,6 @@ use tokio::sync::watch;
 /// For how long etcd is asked once about the lease; there must be time for more than one attempt.
 const ATTEMPT: Duration = Duration::from_millis(800);
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Milliseconds since the machine was started, those in which it slept included.
-pub(super) fn boot_ms() -> u64 {
-    // The clock is there on every Linux since 2.6.39; without it nobody leads.
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from);
-    now.as_millis().try_into().unwrap_or(u64::MAX)
-}
 
 /// What the key of the leader says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

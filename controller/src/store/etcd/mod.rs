@@ -7,6 +7,7 @@
 //! | `records/KIND/ID` | records |
 //! | `audit/NUMBER`, `audit_by/KEY/NUMBER` | the audit trail, and where what is looked for stands in it |
 //! | `periods/PAYER/END/PEERING/BEGINNING`, `traffic/PEERING/VNI` | what is to be charged, what was counted |
+//! | `notes/NAME` | what the leader notes for the next one: of use, and missed by nobody |
 //! | `staged/PART`, `pending` | a commit that is too large for one transaction ([`staged`]) |
 //! | `filling` | there while the store is filled from another; what is in it then is of no use |
 
@@ -300,6 +301,7 @@ impl Etcd {
                 None => self.delete(&key),
             });
         }
+        operations.extend(batch.notes.iter().map(|(name, value)| self.put(&format!("notes/{name}"), value.clone())));
         // etcd takes a key once in a transaction: as it is in the end.
         let mut seen = HashSet::new();
         let mut once: Vec<bool> = operations.iter().rev().map(|it| seen.insert(it.key())).collect();
@@ -398,6 +400,12 @@ impl Backend for Etcd {
         let ranges = ["filling", "records/meta"].map(|rest| Range::key(&self.cluster.key(rest)));
         let done = self.cluster.client.ranges(&ranges, WITHIN).map_err(self.cluster.failed("read it"))?;
         Ok(done.ranges().find_map(|found| found.kvs.into_iter().next()).map(|row| row.value))
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let range = Range::key(&self.cluster.key(&format!("notes/{name}")));
+        let found = self.cluster.client.range(&range, WITHIN).map_err(self.cluster.failed("read what was noted"))?;
+        Ok(found.kvs.into_iter().next().map(|row| row.value))
     }
 
     fn records(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {

@@ -1,0 +1,336 @@
+//! The time that has passed for certain. Pure, but for [`system_clock`].
+//!
+//! The machine's clock of the day (`CLOCK_REALTIME`) can be set to anything; what cannot be undone must not depend on it. A
+//! [`Timekeeper`] tells a time that begins where that clock is and then goes on with the time since the machine's start
+//! (`CLOCK_BOOTTIME`, see `clock_gettime(2)`), which nobody can set. It follows the clock of the day slowly as long as both agree
+//! about enough; when they do not, the clock has *leapt*: the time goes on as it did, and somebody has to say that the clock is
+//! right ([`Command::ConfirmClock`](crate::model::Command::ConfirmClock)), or it has to be steady for long enough.
+//!
+//! What it knows is kept with each commit. After a restart on the same boot it goes on as if it had never stopped; on
+//! another one, or on another machine, how long it was away is what the clock says, if that is short.
+
+use crate::model::{Leap, Now};
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// The part of the passed time by which the clock of the day is followed: a tenth.
+const SLEW: i64 = 10;
+/// How long one checkpoint is good, in milliseconds.
+const CHECKPOINT_MS: u64 = 1000;
+
+/// What the machine's clocks say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The clock of the day, in milliseconds since 1970-01-01 UTC.
+    pub wall_ms: u64,
+    /// The time since the machine's start, in milliseconds.
+    pub boot_ms: u64,
+}
+
+/// Tells what the machine's clocks say.
+pub type Clock = Arc<dyn Fn() -> Reading + Send + Sync>;
+
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since the machine was started, those in which it slept included.
+pub(crate) fn boot_ms() -> u64 {
+    // The clock is there on every Linux since 2.6.39.
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from);
+    now.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// The machine's clocks.
+pub fn system_clock() -> Clock {
+    Arc::new(|| Reading { wall_ms: wall_ms(), boot_ms: boot_ms() })
+}
+
+/// A clock that never leaps: whatever it tells has passed.
+pub fn steady(now_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
+    Arc::new(move || {
+        let now_ms = now_ms();
+        Reading { wall_ms: now_ms, boot_ms: now_ms }
+    })
+}
+
+/// What tells one boot of a machine from others (random(4)).
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// When a clock has leapt, and when it is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tolerance {
+    /// By how much the clock of the day may differ from the time that has passed, in milliseconds.
+    pub leap_ms: u64,
+    /// For how long it must have been steady after a leap to be believed without anybody's word, in milliseconds.
+    pub believed_after_ms: u64,
+}
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        const MINUTE: u64 = 60 * 1000;
+        Self { leap_ms: 10 * MINUTE, believed_after_ms: 6 * 60 * MINUTE }
+    }
+}
+
+/// A leap that nobody has confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Unconfirmed {
+    /// By how much the clock is ahead of the time that has passed, in milliseconds.
+    by_ms: i64,
+    /// The time that had passed when it was noticed, in milliseconds since 1970-01-01 UTC.
+    since_ms: u64,
+    /// Whether the controller knows how long it was away.
+    elapsed_known: bool,
+    /// The difference that has been steady.
+    steady_by_ms: i64,
+    /// Since when it has been, in milliseconds since the machine's start.
+    steady_since_ms: u64,
+}
+
+/// What is kept for the next life.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    boot: String,
+    boot_ms: u64,
+    ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unconfirmed: Option<Unconfirmed>,
+}
+
+/// Tells the time that has passed for certain.
+#[derive(Debug, Clone)]
+pub struct Timekeeper {
+    tolerance: Tolerance,
+    boot: String,
+    /// A moment by the time since the machine's start, and the time that had passed then.
+    at: (u64, u64),
+    last_ms: u64,
+    unconfirmed: Option<Unconfirmed>,
+}
+
+fn signed(ms: u64) -> i64 {
+    ms.try_into().unwrap_or(i64::MAX)
+}
+
+impl Timekeeper {
+    /// Begins with what was kept, or else with the time of the newest thing that was ever written down.
+    pub fn begin(
+        tolerance: Tolerance,
+        boot: &str,
+        reading: Reading,
+        kept: Option<&[u8]>,
+        newest_ms: Option<u64>,
+    ) -> Self {
+        let kept: Option<Kept> = kept.and_then(|kept| serde_json::from_slice(kept).ok());
+        let Reading { wall_ms, boot_ms } = reading;
+        let begin =
+            |at: (u64, u64), unconfirmed| Self { tolerance, boot: boot.to_owned(), at, last_ms: at.1, unconfirmed };
+        let seen_ms = match kept {
+            Some(kept) if !boot.is_empty() && kept.boot == boot && kept.boot_ms <= boot_ms => {
+                return begin((kept.boot_ms, kept.ms), kept.unconfirmed);
+            }
+            Some(kept) => kept.ms,
+            None => match newest_ms {
+                Some(newest_ms) => newest_ms,
+                None => return begin((boot_ms, wall_ms), None),
+            },
+        };
+        // How long it was away nobody knows but the clock.
+        let by_ms = signed(wall_ms).saturating_sub(signed(seen_ms));
+        if by_ms.unsigned_abs() <= tolerance.leap_ms {
+            return begin((boot_ms, wall_ms.max(seen_ms)), None);
+        }
+        let unconfirmed = Unconfirmed {
+            by_ms,
+            since_ms: seen_ms,
+            elapsed_known: false,
+            steady_by_ms: by_ms,
+            steady_since_ms: boot_ms,
+        };
+        begin((boot_ms, seen_ms), Some(unconfirmed))
+    }
+
+    /// Goes on with other tolerances.
+    pub fn tune(&mut self, tolerance: Tolerance) {
+        self.tolerance = tolerance;
+    }
+
+    /// The time now. It never goes back, and never faster than a tenth above the time since the machine's start.
+    pub fn now(&mut self, reading: Reading) -> Now {
+        let Reading { wall_ms, boot_ms } = reading;
+        let (at_boot_ms, at_ms) = self.at;
+        let elapsed_ms = boot_ms.saturating_sub(at_boot_ms);
+        let passed_ms = at_ms.saturating_add(elapsed_ms);
+        let by_ms = signed(wall_ms).saturating_sub(signed(passed_ms));
+        let far = |by_ms: i64| by_ms.unsigned_abs() > self.tolerance.leap_ms;
+        let slew_ms = if far(by_ms) {
+            let steady = (by_ms, boot_ms);
+            let before = self.unconfirmed;
+            let (steady_by_ms, steady_since_ms) = before.map_or(steady, |before| {
+                if far(by_ms.saturating_sub(before.steady_by_ms)) {
+                    steady
+                } else {
+                    (before.steady_by_ms, before.steady_since_ms)
+                }
+            });
+            let (since_ms, elapsed_known) = before.map_or((passed_ms, true), |it| (it.since_ms, it.elapsed_known));
+            self.unconfirmed = Some(Unconfirmed { by_ms, since_ms, elapsed_known, steady_by_ms, steady_since_ms });
+            0
+        } else {
+            self.unconfirmed = None;
+            let most = signed(elapsed_ms) / SLEW;
+            by_ms.clamp(-most, most)
+        };
+        let ms = passed_ms.saturating_add_signed(slew_ms).max(self.last_ms);
+        self.last_ms = ms;
+        if elapsed_ms >= CHECKPOINT_MS {
+            self.at = (boot_ms, ms);
+        }
+        let leap =
+            self.unconfirmed.map(|it| Leap { by_ms: it.by_ms, since_ms: it.since_ms, elapsed_known: it.elapsed_known });
+        Now { ms, latest_ms: if leap.is_some() { wall_ms.max(ms) } else { ms }, leap }
+    }
+
+    /// Whether the clock has been steady since its leap for so long that it is believed.
+    pub fn is_believed(&self, reading: Reading) -> bool {
+        let steady_ms = |it: &Unconfirmed| reading.boot_ms.saturating_sub(it.steady_since_ms);
+        self.unconfirmed.as_ref().is_some_and(|it| steady_ms(it) >= self.tolerance.believed_after_ms)
+    }
+
+    /// The clock was right: the time is what it says from now on.
+    pub fn believe(&mut self, leap: Leap) {
+        self.unconfirmed = None;
+        self.at.1 = self.at.1.saturating_add_signed(leap.by_ms);
+        self.last_ms = self.last_ms.saturating_add_signed(leap.by_ms);
+    }
+
+    /// What is to be kept for the next life.
+    pub fn to_keep(&self, reading: Reading) -> Vec<u8> {
+        let (at_boot_ms, at_ms) = self.at;
+        let passed_ms = at_ms.saturating_add(reading.boot_ms.saturating_sub(at_boot_ms)).max(self.last_ms);
+        let kept =
+            Kept { boot: self.boot.clone(), boot_ms: reading.boot_ms, ms: passed_ms, unconfirmed: self.unconfirmed };
+        serde_json::to_vec(&kept).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: u64 = 1000;
+    const HOUR: u64 = 3600 * SECOND;
+    const DAY: u64 = 24 * HOUR;
+    /// Some day.
+    const START: u64 = 20_000 * DAY;
+
+    fn at(wall_ms: u64, boot_ms: u64) -> Reading {
+        Reading { wall_ms, boot_ms }
+    }
+
+    fn begin(kept: Option<&[u8]>, boot: &str, reading: Reading) -> Timekeeper {
+        Timekeeper::begin(Tolerance::default(), boot, reading, kept, None)
+    }
+
+    #[test]
+    fn a_leap_moves_nothing_until_it_is_confirmed_and_goes_with_the_clock() {
+        for (leap, ahead) in [(8 * DAY, true), (4 * HOUR, false), (11 * 60 * SECOND, true), (2 * HOUR, false)] {
+            let mut time = begin(None, "a", at(START, 0));
+            let leapt = if ahead { START + leap } else { START - leap };
+            let now = time.now(at(leapt + 2500, 2500));
+            assert_eq!(now.ms, START + 2500);
+            assert_eq!(now.latest_ms, if ahead { leapt + 2500 } else { START + 2500 });
+            let said = now.leap.unwrap();
+            assert!(said.elapsed_known && said.by_ms.unsigned_abs() == leap && (said.by_ms > 0) == ahead);
+            // The clock comes back.
+            let mut back = time.clone();
+            let now = back.now(at(START + 5000, 5000));
+            assert_eq!((now.ms, now.leap), (START + 5000, None));
+            // Or it was right.
+            time.believe(said);
+            let now = time.now(at(leapt + 5000, 5000));
+            assert_eq!((now.ms, now.latest_ms, now.leap), (leapt + 5000, leapt + 5000, None));
+        }
+    }
+
+    #[test]
+    fn small_differences_are_followed_slowly() {
+        let mut time = begin(None, "a", at(START, 0));
+        assert_eq!(time.now(at(START + 10 * SECOND + 60 * SECOND, 10 * SECOND)).ms, START + 11 * SECOND);
+        for second in 11..1000 {
+            time.now(at(START + (second + 60) * SECOND, second * SECOND));
+        }
+        assert_eq!(time.now(at(START + 1060 * SECOND, 1000 * SECOND)).ms, START + 1060 * SECOND);
+        let back = time.now(at(START + 1010 * SECOND, 1010 * SECOND)).ms;
+        assert_eq!(back, START + 1069 * SECOND, "slower, and never back");
+    }
+
+    #[test]
+    fn a_restart_on_the_same_boot_notices_what_happened_meanwhile() {
+        let time = begin(None, "a", at(START, 0));
+        let kept = time.to_keep(at(START + HOUR, HOUR));
+        let now = begin(Some(&kept), "a", at(START + 3 * HOUR, 3 * HOUR)).now(at(START + 3 * HOUR, 3 * HOUR));
+        assert_eq!((now.ms, now.leap), (START + 3 * HOUR, None), "an hour or a week away: it is known how long");
+        let now = begin(Some(&kept), "a", at(START, 3 * HOUR)).now(at(START, 3 * HOUR));
+        assert!(now.ms == START + 3 * HOUR && now.leap.is_some_and(|leap| leap.elapsed_known));
+        // What was not confirmed is not believed because of a restart.
+        let mut leapt = begin(None, "a", at(START, 0));
+        leapt.now(at(START + DAY, 1));
+        let again = begin(Some(&leapt.to_keep(at(START + DAY, 1))), "a", at(START + DAY, 2)).now(at(START + DAY, 2));
+        assert!(again.ms == START + 2 && again.leap.is_some());
+    }
+
+    #[test]
+    fn after_another_boot_a_short_absence_is_believed_and_a_long_one_is_not() {
+        let kept = begin(None, "a", at(START, 0)).to_keep(at(START, 0));
+        let first = |wall| begin(Some(&kept), "b", at(wall, 7)).now(at(wall, 7));
+        assert_eq!(first(START + 300 * SECOND).ms, START + 300 * SECOND);
+        assert_eq!(first(START - 300 * SECOND).ms, START, "never back");
+        let long = first(START + DAY);
+        assert!(long.ms == START && long.latest_ms == START + DAY && long.leap.is_some_and(|leap| !leap.elapsed_known));
+        // Without anything kept, as with a store of a version before.
+        let old = Timekeeper::begin(Tolerance::default(), "b", at(START, 7), None, Some(START + DAY)).now(at(START, 7));
+        assert!(old.ms == START + DAY && old.leap.is_some());
+        assert_eq!(begin(Some(b"rubbish"), "b", at(START, 7)).now(at(START, 7)).ms, START);
+    }
+
+    #[test]
+    fn a_clock_that_stays_as_it_is_is_believed_at_last() {
+        let mut time = begin(None, "a", at(START, 0));
+        time.now(at(START + DAY, 0));
+        let most = Tolerance::default().believed_after_ms;
+        assert!(
+            !time.is_believed(at(START + DAY + most - 1, most - 1)) && time.is_believed(at(START + DAY + most, most))
+        );
+        // Another leap, and the wait begins anew.
+        time.now(at(START + 3 * DAY, most - 1));
+        assert!(!time.is_believed(at(START + 3 * DAY, most)));
+    }
+
+    proptest! {
+        /// Whatever the clock of the day does, the time goes on, never back, and about as fast as time passes.
+        #[test]
+        fn the_time_passes_as_time_does(steps in proptest::collection::vec((0u64..20_000_000, -900_000_000i64..900_000_000), 1..50)) {
+            let mut time = begin(None, "a", at(START, 0));
+            let (mut boot, mut before) = (0, time.now(at(START, 0)).ms);
+            for (passes, offset) in steps {
+                boot += passes;
+                let ms = time.now(at((START + boot).saturating_add_signed(offset), boot)).ms;
+                prop_assert!(ms - before <= passes + passes / 10 + 1 && ms >= before);
+                before = ms;
+            }
+            let slewed = boot / 10 + 1;
+            prop_assert!(before <= START + boot + slewed && before + slewed >= START + boot);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Brings revocation lists to the agents: what is revoked here is revoked on all hosts within seconds.
+
+use super::client::AgentClients;
+use crate::engine::Engine;
+use cps_peering_config::{agent_api::CRL_PATH, id::HostId};
+use cps_peering_http::{chain, tls::Identity};
+use futures_util::{StreamExt as _, stream};
+use reqwest::StatusCode;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How often it is looked whether an agent does not have the list.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long an agent that did not take it is left alone.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// How many agents are spoken to at once.
+const AT_ONCE: usize = 64;
+
+/// What became of the list at an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    /// It has it.
+    Taken,
+    /// It is of a version that takes none.
+    Unknown,
+    /// It is to be tried again.
+    Failed,
+}
+
+/// Runs for ever.
+pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity) {
+    // Under which agent's URL which list was brought; agents that did not take it wait.
+    let mut has: BTreeMap<HostId, (String, Vec<u8>)> = BTreeMap::new();
+    let mut waits: BTreeMap<HostId, Instant> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let list = identity.revocation_lists();
+        if list.is_empty() || !engine.store().leads() {
+            continue;
+        }
+        let hash = crate::access::secret::sha256(&list).to_vec();
+        let hosts: Vec<(HostId, String)> = engine.read(|state, _| {
+            state.hosts().values().map(|host| (host.id.clone(), host.agent.clone())).collect::<Vec<_>>()
+        });
+        has.retain(|id, _| hosts.iter().any(|(host, _)| host == id));
+        waits.retain(|_, since| since.elapsed() < AGAIN_AFTER);
+        let wants = |(id, agent): &(HostId, String)| {
+            agent.starts_with("https://")
+                && !waits.contains_key(id)
+                && has.get(id).is_none_or(|(url, known)| url != agent || *known != hash)
+        };
+        let wanted: Vec<(HostId, String)> = hosts.into_iter().filter(wants).collect();
+        let (clients, list) = (&clients, &list);
+        let brought = stream::iter(wanted).map(async |(id, agent)| {
+            let brought = bring(clients, &id, &agent, list).await;
+            (id, agent, brought)
+        });
+        let mut brought = std::pin::pin!(brought.buffer_unordered(AT_ONCE));
+        while let Some((id, agent, brought)) = brought.next().await {
+            match brought {
+                Brought::Taken => drop(has.insert(id, (agent, hash.clone()))),
+                Brought::Unknown | Brought::Failed => drop(waits.insert(id, Instant::now())),
+            }
+        }
+    }
+}
+
+async fn bring(clients: &AgentClients, host: &HostId, agent: &str, list: &[u8]) -> Brought {
+    let Ok(client) = clients.shared(host) else { return Brought::Failed };
+    let url = format!("{}{CRL_PATH}", agent.trim_end_matches('/'));
+    match client.put(url).body(list.to_owned()).send().await {
+        Ok(answer) if answer.status().is_success() => {
+            tracing::info!(%host, "the agent has the revocation list");
+            Brought::Taken
+        }
+        Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {
+            tracing::debug!(%host, "the agent is of a version that takes no revocation lists");
+            Brought::Unknown
+        }
+        Ok(answer) => {
+            tracing::warn!(%host, code = answer.status().as_u16(), "the agent does not take the revocation list");
+            Brought::Failed
+        }
+        Err(error) => {
+            tracing::debug!(%host, error = chain(&error), "the revocation list did not reach the agent");
+            Brought::Failed
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! How often an account may be told that its network overlaps one that it does not see (rule L11). Each such answer is one bit
+//! of a foreign address plan, and with enough of them the plan can be read.
+//!
+//! Pure: the caller counts ([`Disclosures::count`]) what rules ask about ([`Disclosures::admit`]).
+
+use super::{Actor, Code, CommandError};
+use cps_peering_config::id::AccountId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// About how many accounts one account may have been told something lately. More are refused until some are forgotten.
+const MOST_OF_ONE: usize = 64;
+/// How many pairs of accounts are remembered. When there are more, those of accounts that have none yet are refused.
+const MOST: usize = 4096;
+
+/// What is left for a pair of accounts.
+#[derive(Debug, Clone, Copy)]
+struct Spent {
+    /// How many answers were given, less those that were made good by time.
+    count: f64,
+    /// When that was so, in milliseconds since 1970-01-01 UTC.
+    at_ms: u64,
+}
+
+/// The answers that were given lately, by who was told and about whom.
+#[derive(Debug, Clone, Default)]
+pub struct Disclosures {
+    per_day: u32,
+    spent: BTreeMap<AccountId, BTreeMap<AccountId, Spent>>,
+    pairs: usize,
+    /// Whether something was counted since it was last [`saved`](Self::to_save).
+    changed: bool,
+}
+
+/// As it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    told: AccountId,
+    about: AccountId,
+    count: f64,
+    at_ms: u64,
+}
+
+impl Disclosures {
+    /// So many answers a day for each pair of accounts; 0: as many as there are.
+    pub fn new(per_day: u32) -> Self {
+        Self { per_day, ..Self::default() }
+    }
+
+    /// Goes on with another budget.
+    pub fn tune(&mut self, per_day: u32) {
+        self.per_day = per_day;
+    }
+
+    fn count_at(&self, spent: Spent, now_ms: u64) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "a fraction of a day")]
+        let days = now_ms.saturating_sub(spent.at_ms) as f64 / DAY_MS as f64;
+        (spent.count - days * f64::from(self.per_day)).max(0.0)
+    }
+
+    /// What was spent, if anything is remembered of the pair.
+    fn of(&self, told: &AccountId, about: &AccountId) -> Option<&Spent> {
+        self.spent.get(told)?.get(about)
+    }
+
+    /// Refuses to compare networks for an account that was told too much about another's lately, whatever the comparison would
+    /// say.
+    pub(super) fn admit(&self, actor: &Actor, about: &AccountId, now_ms: u64) -> Result<(), CommandError> {
+        let Some(told) = actor.account().filter(|told| *told != about && self.per_day > 0) else { return Ok(()) };
+        let may = match self.of(told, about) {
+            Some(spent) => self.count_at(*spent, now_ms) + 1.0 <= f64::from(self.per_day),
+            None => self.pairs < MOST && self.spent.get(told).is_none_or(|own| own.len() < MOST_OF_ONE),
+        };
+        if may {
+            return Ok(());
+        }
+        let minutes = (24 * 60 / self.per_day).max(1);
+        let rule = format!(
+            "too many requests and dry runs of account {told} towards account {about} were about overlapping networks: try \
+             again in {minutes} minutes"
+        );
+        Err(CommandError::one(Code::QuotaExceeded, "remoteVpcId", rule, "CidrCheckLimitExceeded"))
+    }
+
+    /// Takes note that an account was told something about another's network.
+    pub fn count(&mut self, told: &AccountId, about: &AccountId, now_ms: u64) {
+        if told == about || self.per_day == 0 {
+            return;
+        }
+        if self.pairs >= MOST || self.spent.get(told).is_some_and(|own| own.len() >= MOST_OF_ONE) {
+            self.forget(now_ms);
+        }
+        let count = self.of(told, about).map_or(0.0, |spent| self.count_at(*spent, now_ms)) + 1.0;
+        self.set(told.clone(), about.clone(), Spent { count, at_ms: now_ms });
+        self.changed = true;
+    }
+
+    fn set(&mut self, told: AccountId, about: AccountId, spent: Spent) {
+        let new = self.spent.entry(told).or_default().insert(about, spent).is_none();
+        self.pairs += usize::from(new);
+    }
+
+    /// Forgets pairs for which the whole budget is there again.
+    fn forget(&mut self, now_ms: u64) {
+        let mut spent = std::mem::take(&mut self.spent);
+        spent.retain(|_, own| {
+            own.retain(|_, it| self.count_at(*it, now_ms) > 0.0);
+            !own.is_empty()
+        });
+        self.pairs = spent.values().map(BTreeMap::len).sum();
+        self.spent = spent;
+    }
+
+    /// What is to be kept, if something was counted since this was last asked.
+    pub fn to_save(&mut self, now_ms: u64) -> Option<Vec<u8>> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        self.forget(now_ms);
+        let rows = self.spent.iter().flat_map(|(told, own)| own.iter().map(move |(about, spent)| (told, about, spent)));
+        let row = |(told, about, spent): (&AccountId, &AccountId, &Spent)| Row {
+            told: told.clone(),
+            about: about.clone(),
+            count: spent.count,
+            at_ms: spent.at_ms,
+        };
+        serde_json::to_vec(&rows.map(row).collect::<Vec<_>>()).ok()
+    }
+
+    /// Goes on with what was kept. What cannot be read is nothing.
+    pub fn load(&mut self, kept: &[u8]) {
+        let rows: Vec<Row> = serde_json::from_slice(kept).unwrap_or_default();
+        for row in rows.into_iter().take(MOST) {
+            self.set(row.told, row.about, Spent { count: row.count, at_ms: row.at_ms });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(id: &str) -> AccountId {
+        id.parse().unwrap()
+    }
+
+    fn may(disclosures: &Disclosures, told: &str, about: &str, now_ms: u64) -> bool {
+        disclosures.admit(&Actor::Account(account(told)), &account(about), now_ms).is_ok()
+    }
+
+    #[test]
+    fn answers_are_counted_for_each_pair_and_come_back_with_time() {
+        let mut disclosures = Disclosures::new(4);
+        for _ in 0..4 {
+            assert!(may(&disclosures, "one", "two", 0));
+            disclosures.count(&account("one"), &account("two"), 0);
+        }
+        assert!(!may(&disclosures, "one", "two", DAY_MS / 4 - 1) && may(&disclosures, "one", "two", DAY_MS / 4));
+        assert!(may(&disclosures, "two", "one", 0) && may(&disclosures, "one", "three", 0), "other pairs");
+        assert!(may(&disclosures, "one", "one", 0), "its own");
+        // A restart forgets nothing.
+        let kept = disclosures.to_save(0).unwrap();
+        assert_eq!(disclosures.to_save(0), None);
+        let mut again = Disclosures::new(4);
+        again.load(&kept);
+        assert!(!may(&again, "one", "two", 0) && may(&again, "one", "two", DAY_MS / 4));
+        again.load(b"rubbish");
+        assert!(may(&Disclosures::new(0), "one", "two", 0), "no limit");
+    }
+
+    #[test]
+    fn one_account_does_not_fill_the_table() {
+        let mut disclosures = Disclosures::new(2);
+        for number in 0..=MOST_OF_ONE {
+            disclosures.count(&account("one"), &account(&format!("v{number}")), 0);
+        }
+        assert!(!may(&disclosures, "one", "two", 0) && may(&disclosures, "two", "one", 0));
+        disclosures.count(&account("two"), &account("one"), DAY_MS);
+        assert!(!may(&disclosures, "one", "two", 0), "nothing was due to be forgotten for it");
+        disclosures.count(&account("one"), &account("v0"), DAY_MS);
+        assert!(may(&disclosures, "one", "two", DAY_MS), "what has come back is forgotten");
+    }
+}
