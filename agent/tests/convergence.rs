@@ -581,9 +581,9 @@ fn a_forwarding_entry_is_removed_first_only_where_it_leads_elsewhere() {
     assert!(!desired.fdb.is_empty());
     for (key, target) in &desired.fdb {
         let set = Operation::SetFdb(*key, *target);
-        assert_eq!(plan_after(|observed| _ = observed.fdb.remove(key)), [set.clone()]);
+        assert_eq!(plan_after(|observed| _ = observed.fdb.remove(key)), std::slice::from_ref(&set));
         let wrong = FdbTarget { vtep: vtep(9), ..*target };
-        assert_eq!(plan_after(|observed| _ = observed.fdb.insert(*key, Some(wrong))), [set.clone()]);
+        assert_eq!(plan_after(|observed| _ = observed.fdb.insert(*key, Some(wrong))), std::slice::from_ref(&set));
         let elsewhere = plan_after(|observed| _ = observed.fdb.insert(*key, None));
         assert_eq!(elsewhere, [Operation::RemoveFdb(*key), set]);
     }
