@@ -215,7 +215,7 @@ async fn a_leader_that_slept_too_long_neither_answers_nor_pushes() {
         }
     }
     fleet.until_follower(old).await;
-    assert!(fleet.nodes[old].log().contains("begins anew"), "{}", fleet.nodes[old].log());
+    assert!(fleet.nodes[old].log().contains("restarting as a follower"), "{}", fleet.nodes[old].log());
     agent.lock().unwrap().failing = false;
     until("the push", || agent.lock().unwrap().have.is_some_and(|have| have.0 > old_epoch)).await;
     let epochs = agent.lock().unwrap().epochs[slept..].to_vec();

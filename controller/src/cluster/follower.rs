@@ -1,14 +1,15 @@
 //! What controllers that share a store do with requests: those that do not lead pass them on to the one that does.
 
 use crate::{api, engine::Engine};
+use axum::body::HttpBody as _;
 use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::{self, Next},
     response::Response,
-    routing::get,
+    routing::{any, get},
 };
 use cps_peering_config::tls::CONTROLLER;
 use cps_peering_http::{
@@ -46,15 +47,17 @@ pub struct Follower {
 /// What a follower serves: its own health and figures, and what is the same everywhere; everything else is the leader's to answer.
 pub fn follower_routes(follower: Follower, registry: &Arc<Registry>) -> Router {
     let metrics = api::metrics_route(Arc::clone(registry));
-    let pass: Router = Router::new().fallback(pass_on).with_state(follower);
+    let pass: Router = Router::new()
+        // Beside the console's files, which have a route for all that is below `/console/`.
+        .route("/console/session", any(pass_on))
+        .route("/console/events", any(pass_on))
+        .fallback(pass_on)
+        .with_state(follower);
     Router::new()
         .route("/healthz", get(async || "ok follower\n"))
         .merge(metrics)
         .merge(api::static_routes())
-        // Beside the console's files.
-        .route_service("/console/session", pass.clone())
-        .route_service("/console/events", pass.clone())
-        .fallback_service(pass)
+        .merge(pass)
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
 }
 
@@ -97,13 +100,18 @@ async fn pass_on(State(mut follower): State<Follower>, request: Request) -> Resp
             "the controller that led is gone, and whether it has done what was asked is not known",
         ),
     };
-    // The way is taken until the client has all of the answer.
-    answer.map(|body| {
+    // The way is taken until the client has all of the answer, whose length is not known behind it.
+    let length = answer.body().size_hint().exact();
+    let mut answer = answer.map(|body| {
         Body::new(body.map_frame(move |frame| {
             let _until_then = &place;
             frame
         }))
-    })
+    });
+    if let Some(length) = length {
+        answer.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
+    }
+    answer
 }
 
 /// What the leader is told of the client, by its certificate and address.

@@ -301,7 +301,7 @@ pub(crate) struct Names(Vec<(&'static str, String)>);
 
 impl Names {
     pub(crate) fn of(netns: &Netns) -> Result<Names> {
-        let master = |interface| text(&listing(netns, &format!("link show {interface}"))?[0], "master");
+        let master = |interface: &str| text(&listing(netns, &format!("link show {interface}"))?[0], "master");
         let (vrf, other_vrf) = (master("eth1")?, master("eth2")?);
         let table = text(&listing(netns, &format!("-d link show {vrf}"))?[0]["linkinfo"]["info_data"], "table")?;
         let nexthops = listing(netns, "nexthop show proto 67")?;
@@ -309,8 +309,8 @@ impl Names {
             .iter()
             .find(|nexthop| {
                 let device = nexthop["dev"].as_str().unwrap_or_default();
-                device.starts_with("cpspeer")
-                    && listing(netns, &format!("link show {device} master {vrf}")).is_ok_and(|links| !links.is_empty())
+                // `ip link show` of a device that is named looks at no master.
+                device.starts_with("cpspeer") && master(device).is_ok_and(|master| master == vrf)
             })
             .with_context(|| format!("no next hop of {vrf}: {nexthops:?}"))?;
         let (peer, gateway) = (text(nexthop, "dev")?, text(nexthop, "gateway")?);
