@@ -3,6 +3,7 @@
 import importlib
 import json
 import time
+import time
 
 import requests
 from jdcloud_sdk.core.config import Config
@@ -106,7 +107,16 @@ class Tenant:
         self.access_key, self.secret_key = account["access_key"], account["secret_key"]
 
     def request(self, request, service="vpc", keys=None):
-        """Sends a request of the SDK."""
+        """Sends a request of the SDK; the same one within a second again after it, as the answer asks for."""
+        try:
+            return self._request(request, service, keys)
+        except Refused as refused:
+            if not refused.is_(429, "RATE_LIMIT", "RequestReplayed"):
+                raise
+            time.sleep(1.1)
+            return self._request(request, service, keys)
+
+    def _request(self, request, service, keys):
         ear = Ear()
         client = {"vpc": VpcClient, "cps": CpsClient}[service]
         credential = Credential(*(keys or (self.access_key, self.secret_key)))

@@ -184,7 +184,8 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     do(mine, "deleteVpcPeering", **id, **north)
     do(mine, "deleteVpcPeering", vpcPeeringId=asked, **north)
     do(mine, "deleteVpc", vpcId=a, **north)
-    assert done == set(described)
+    # The clock of a test leaps nowhere: see the controller's own tests of it.
+    assert done == set(described) - {"showClock", "confirmClock"}
 
 
 @pytest.mark.parametrize("who", ["one", "two"])
