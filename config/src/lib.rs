@@ -10,6 +10,7 @@
 //! | [`host_config`] | [`HostConfig`]: what a host must have; [`HostPatch`]: the difference between two of them |
 //! | [`traffic`] | what passes between peers, and shares of a common limit |
 //! | [`report`] | [`HostReport`]: what a host has |
+//! | [`quota`] | what quotas count |
 //! | [`inventory`] | the document that operators apply |
 //! | [`agent_api`] | paths and error body of the agent's HTTP interface |
 //! | [`settings`] | the settings files of both daemons |
@@ -27,6 +28,7 @@ pub mod id;
 pub mod inventory;
 pub mod naming;
 pub mod net;
+pub mod quota;
 pub mod report;
 pub mod revision;
 pub mod settings;

@@ -20,7 +20,6 @@
 //! | [`hosts`] | targets | configurations, shares of bandwidths and revocation lists on their way to agents; reports and counters |
 //! | [`cluster`] | who leads in etcd | leading, or requests forwarded to the leader |
 //! | [`instruments`], [`metrics`] | what is measured, the state | metrics for Prometheus |
-//! | [`cli`] | a command line | HTTP requests |
 //!
 //! The program itself, `main.rs`, has besides: `service` (what is due, the service manager, settings read again) and `dev`
 //! (`--dev`).
@@ -29,7 +28,6 @@ pub mod access;
 pub mod api;
 pub mod audit;
 pub mod charging;
-pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod engine;

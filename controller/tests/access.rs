@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+mod programs;
 mod running;
 
 use reqwest::{Method, Response, header::COOKIE};
 use running::{Place, TOKEN};
 use serde_json::{Value, json};
-use std::process::Command;
 
 const WHOAMI: &str = "/v1/whoami";
 
@@ -46,7 +46,7 @@ async fn an_account_that_asks_too_often_waits_and_nobody_else_does() {
     assert_eq!(controller.code(&other, WHOAMI).await, 200);
     // The command line says it in a sentence.
     let ask = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+        let mut command = programs::cli();
         command.env_clear().env("HOME", "/nonexistent").args(["--controller", &controller.url, "whoami"]);
         command.env("CPS_PEERING_TOKEN", &busy).output().unwrap()
     };

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+mod programs;
+
 use serde_json::Value;
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -79,7 +81,7 @@ impl Sandbox {
 
     /// The program with nothing of the environment in which the test runs.
     fn program(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+        let mut command = programs::cli();
         command.env_clear().env("HOME", self.home.path()).args(arguments);
         command
     }
@@ -419,21 +421,4 @@ fn profiles_are_kept_for_nobody_else() {
     used(&["--profile", "work", "whoami"]).fails(1, "there are: default");
     fs::write(sandbox.config(), "[profiles.default]\nregoin = 1\n").unwrap();
     used(&["whoami"]).fails(1, "line 2: unknown field `regoin`");
-}
-
-#[test]
-fn shells_complete_commands() {
-    for shell in ["bash", "zsh", "fish"] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
-        let script = run(command.args(["completion", shell]), "").ok();
-        assert!(script.contains("set-bandwidth") && script.contains("cps-peering"), "{shell}");
-    }
-    // Nobody reads to the end: no complaint.
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
-    let mut child = command.args(["completion", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    let mut err = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-    child.wait().unwrap();
-    assert_eq!(err, "");
 }

@@ -7,6 +7,7 @@
 mod etcd;
 #[path = "common/fleet.rs"]
 mod fleet;
+mod programs;
 #[path = "common/proxy.rs"]
 mod proxy;
 
@@ -374,7 +375,7 @@ async fn a_file_becomes_a_store_of_several_and_a_file_again() {
 /// Certificates of a CA of its own: who to trust, and everybody's certificate and key.
 fn certificates(folder: &Path) -> String {
     let pki = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
+        let mut command = programs::cli();
         let (done, told) = run(command.args(["pki", "--dir", folder.to_str().unwrap()]).args(arguments));
         assert!(done, "{told}");
     };

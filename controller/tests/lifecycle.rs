@@ -8,6 +8,7 @@ use common::{Model, REGIONS, create, delete, host, locate, peering, port};
 use cps_peering_config::{
     id::{PeeringId, VpcId},
     net::overlap,
+    quota::Kind,
 };
 use cps_peering_controller::model::{
     Actor, Code, Command, CommandError, Limits, Outcome, Request, Signed,
@@ -15,7 +16,6 @@ use cps_peering_controller::model::{
     disclosure::Disclosures,
     metering::open_period,
     peering::{Create, Modify, SetBandwidth, quota_used, role, state_word},
-    quota::Kind,
     record::{End, Made, Peering, PeeringState, Role},
     vpc,
 };

@@ -7,6 +7,7 @@ use super::{
 };
 use cps_peering_config::{
     id::{AccountId, RegionId},
+    quota::Kind,
     text,
 };
 use serde::{Deserialize, Serialize};
@@ -54,7 +55,7 @@ pub enum What {
     Quota {
         /// Of what.
         #[serde(rename = "type")]
-        kind: quota::Kind,
+        kind: Kind,
         /// The region.
         region: RegionId,
         /// How many.
@@ -156,7 +157,7 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'
                 return missing("regionId", "region", region.as_str());
             }
             let quotas = match kind {
-                quota::Kind::VpcPeering => &mut account.quotas,
+                Kind::VpcPeering => &mut account.quotas,
                 kind => account.limits.entry(*kind).or_default(),
             };
             match limit {
@@ -171,7 +172,7 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'
         }
         What::Block(other) => {
             if !account.blocked.contains(other) {
-                quota::check(tx.state, quota::Kind::BlockedAccount, (id, None), 1, context)?;
+                quota::check(tx.state, Kind::BlockedAccount, (id, None), 1, context)?;
             }
             account.blocked.insert(other.clone());
         }

@@ -18,6 +18,7 @@ pub mod vpc;
 use crate::access::secret::{hex, sha256};
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, VpcId},
+    quota::Kind,
     text,
 };
 use disclosure::Disclosures;
@@ -516,7 +517,7 @@ fn decide_in_full(
         return Ok(Outcome::Made(used.result.clone()));
     }
     if let Some(key) = &key {
-        quota::check(tx.state, quota::Kind::ClientToken, (&key.account, None), 1, &context)?;
+        quota::check(tx.state, Kind::ClientToken, (&key.account, None), 1, &context)?;
     }
     let outcome = carry_out(tx, &request.command, &mut context)?;
     if let (Some(key), Outcome::Made(result)) = (key, &outcome) {

@@ -11,6 +11,7 @@ use super::{
 };
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
+    quota::Kind,
     text,
 };
 use serde::Serialize;
@@ -281,8 +282,8 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vp
     check_free_name(state, &wish.name, (&vpc.account, &vpc.region))?;
     // L9.
     let whose = (&vpc.account, Some(&vpc.region));
-    quota::check(state, quota::Kind::VpcPeering, whose, 1, context)?;
-    quota::check(state, quota::Kind::Tag, whose, wish.tags.len(), context)?;
+    quota::check(state, Kind::VpcPeering, whose, 1, context)?;
+    quota::check(state, Kind::Tag, whose, wish.tags.len(), context)?;
     let stage = if needs_answer(&vpc.account, &peer.account, context.actor) { Stage::Request } else { Stage::Install };
     may_be_peered(state, &Pair { vpc, peer, except: None }, stage, context)?;
     Ok((vpc.clone(), peer.clone()))

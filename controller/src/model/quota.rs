@@ -2,82 +2,31 @@
 //! region.
 
 use super::{Code, CommandError, Context, Limits, peering, record::Account, state::State};
-use cps_peering_config::id::{AccountId, RegionId};
-use serde::{Deserialize, Serialize};
+use cps_peering_config::{
+    id::{AccountId, RegionId},
+    quota::Kind,
+};
 
-/// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Live peerings that the account initiated from the region (rule L9).
-    VpcPeering,
-    /// VPCs of the account in the region.
-    Vpc,
-    /// CIDRs of those VPCs beside their first ones.
-    SecondaryCidr,
-    /// Tags on the account's live peerings from the region.
-    Tag,
-    /// Client tokens that are remembered for the account, whatever region they were used in.
-    ClientToken,
-    /// Accounts from which the account wants no requests, whatever region they are in.
-    BlockedAccount,
+/// The word for programs when there are as many as there may be.
+fn reason(kind: Kind) -> &'static str {
+    match kind {
+        Kind::VpcPeering => "VpcPeerLimitExceeded",
+        Kind::Vpc => "VpcLimitExceeded",
+        Kind::SecondaryCidr => "SecondaryCidrLimitExceeded",
+        Kind::Tag => "TagLimitExceeded",
+        Kind::ClientToken => "ClientTokenLimitExceeded",
+        Kind::BlockedAccount => "BlockedAccountLimitExceeded",
+    }
 }
 
-impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 6] =
-        [Kind::VpcPeering, Kind::Vpc, Kind::SecondaryCidr, Kind::Tag, Kind::ClientToken, Kind::BlockedAccount];
-
-    /// The word for it, as in the quotas of the HTTP interface.
-    pub fn word(self) -> &'static str {
-        match self {
-            Kind::VpcPeering => "vpcpeering",
-            Kind::Vpc => "vpc",
-            Kind::SecondaryCidr => "secondarycidr",
-            Kind::Tag => "tag",
-            Kind::ClientToken => "clienttoken",
-            Kind::BlockedAccount => "blockedaccount",
-        }
-    }
-
-    /// What it counts, for people.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Kind::VpcPeering => "peerings",
-            Kind::Vpc => "VPCs",
-            Kind::SecondaryCidr => "secondary CIDRs",
-            Kind::Tag => "tags",
-            Kind::ClientToken => "client tokens",
-            Kind::BlockedAccount => "blocked accounts",
-        }
-    }
-
-    /// The kind with this word.
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.word() == word)
-    }
-
-    /// The word for programs when there are as many as there may be.
-    fn reason(self) -> &'static str {
-        match self {
-            Kind::VpcPeering => "VpcPeerLimitExceeded",
-            Kind::Vpc => "VpcLimitExceeded",
-            Kind::SecondaryCidr => "SecondaryCidrLimitExceeded",
-            Kind::Tag => "TagLimitExceeded",
-            Kind::ClientToken => "ClientTokenLimitExceeded",
-            Kind::BlockedAccount => "BlockedAccountLimitExceeded",
-        }
-    }
-
-    fn usual(self, limits: &Limits) -> u32 {
-        match self {
-            Kind::VpcPeering => limits.peerings_per_region,
-            Kind::Vpc => limits.vpcs_per_region,
-            Kind::SecondaryCidr => limits.secondary_cidrs_per_region,
-            Kind::Tag => limits.tags_per_region,
-            Kind::ClientToken => limits.client_tokens,
-            Kind::BlockedAccount => limits.blocked_accounts,
-        }
+fn usual(kind: Kind, limits: &Limits) -> u32 {
+    match kind {
+        Kind::VpcPeering => limits.peerings_per_region,
+        Kind::Vpc => limits.vpcs_per_region,
+        Kind::SecondaryCidr => limits.secondary_cidrs_per_region,
+        Kind::Tag => limits.tags_per_region,
+        Kind::ClientToken => limits.client_tokens,
+        Kind::BlockedAccount => limits.blocked_accounts,
     }
 }
 
@@ -89,7 +38,7 @@ pub fn limit(state: &State, kind: Kind, account: &AccountId, region: Option<&Reg
         Kind::ClientToken | Kind::BlockedAccount => account.limits.get(&kind)?.values().copied().max(),
         kind => account.limits.get(&kind)?.get(region?).copied(),
     };
-    state.accounts().get(account).and_then(own).unwrap_or_else(|| kind.usual(limits))
+    state.accounts().get(account).and_then(own).unwrap_or_else(|| usual(kind, limits))
 }
 
 /// How many it has.
@@ -132,5 +81,5 @@ pub(super) fn check(
     let what = kind.plural();
     let rule =
         format!("account {account} has {used} {what}{place}, and its quota is {most}: ask the operator for more");
-    Err(CommandError::one(Code::QuotaExceeded, entry, rule, kind.reason()))
+    Err(CommandError::one(Code::QuotaExceeded, entry, rule, reason(kind)))
 }

@@ -1,9 +1,9 @@
 //! What the controller remembers: the records of its store.
 
-use super::quota;
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
     net::{InterfaceName, Vni},
+    quota::Kind,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -136,7 +136,7 @@ pub struct Account {
     pub blocked: BTreeSet<AccountId>,
     /// How many of other things it may have in a region, where that is not the default.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub limits: BTreeMap<quota::Kind, BTreeMap<RegionId, u32>>,
+    pub limits: BTreeMap<Kind, BTreeMap<RegionId, u32>>,
 }
 
 impl Account {

@@ -11,6 +11,7 @@ use super::{
 use cps_peering_config::{
     id::{AccountId, RegionId, VpcId},
     net::Vni,
+    quota::Kind,
     text::{self, InvalidText},
 };
 use ipnet::{IpNet, Ipv6Net};
@@ -130,9 +131,9 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
         let rule = format!("there is no region {}", wish.region);
         return Err(CommandError::one(Code::NotFound, "regionId", rule, "RegionNotFound"));
     }
-    quota::check(tx.state, quota::Kind::Vpc, (&wish.account, Some(&wish.region)), 1, context)?;
+    quota::check(tx.state, Kind::Vpc, (&wish.account, Some(&wish.region)), 1, context)?;
     let more = usize::from(wish.ipv6);
-    quota::check(tx.state, quota::Kind::SecondaryCidr, (&wish.account, Some(&wish.region)), more, context)?;
+    quota::check(tx.state, Kind::SecondaryCidr, (&wish.account, Some(&wish.region)), more, context)?;
     let id: VpcId = context.new_id("vpc", |id| tx.state.vpcs().contains_key(id));
     let vni = vni::allocate(tx, context, None)?;
     let drawn = if wish.ipv6 { Some(vni::allocate(tx, context, Some(vni))?) } else { None };
@@ -171,7 +172,7 @@ pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'
 /// Adds a CIDR (L10).
 pub fn add_cidr(tx: &mut Transaction<'_>, add: &Cidr, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
     let mut vpc = find(tx.state, &add.which, context)?;
-    quota::check(tx.state, quota::Kind::SecondaryCidr, (&vpc.account, Some(&vpc.region)), 1, context)?;
+    quota::check(tx.state, Kind::SecondaryCidr, (&vpc.account, Some(&vpc.region)), 1, context)?;
     vpc.cidrs.push(add.cidr);
     check_cidrs(&vpc.cidrs)?;
     tx.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));

@@ -11,7 +11,6 @@ use crate::{
     model::{
         Command,
         account::{Change, ChargeStatus, What},
-        quota,
     },
 };
 use axum::{
@@ -19,7 +18,7 @@ use axum::{
     extract::{Path, RawQuery},
     response::Response,
 };
-use cps_peering_config::{id::AccountId, text::quote};
+use cps_peering_config::{id::AccountId, quota::Kind, text::quote};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -219,11 +218,10 @@ pub(in crate::api) async fn reset_quota(
 async fn set(context: &RequestContext, id: &str, region: &str, word: Option<&str>, limit: Option<u32>) -> Reply {
     let region = region.parse().map_err(|error| Failure::field("regionId", format!("{error}")))?;
     let unknown = |word: &str| {
-        let words = quota::Kind::ALL.map(quota::Kind::word).join(", ");
+        let words = Kind::ALL.map(Kind::word).join(", ");
         Failure::field("type", format!("{} has no quota; these have: {words}", quote(word)))
     };
-    let kind =
-        word.map_or(Ok(quota::Kind::VpcPeering), |word| quota::Kind::of_word(word).ok_or_else(|| unknown(word)))?;
+    let kind = word.map_or(Ok(Kind::VpcPeering), |word| Kind::of_word(word).ok_or_else(|| unknown(word)))?;
     change(context, id, What::Quota { kind, region, limit }).await?;
     one(context, &account_id(id)?)
 }

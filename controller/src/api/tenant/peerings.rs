@@ -21,6 +21,7 @@ use crate::{
 use axum::{body::Bytes, extract::RawQuery};
 use cps_peering_config::{
     id::{AccountId, PeeringId, RegionId, VpcId},
+    quota::Kind,
     text::{MAX_QUOTED, cut, quote},
 };
 use serde::{Deserialize, Serialize};
@@ -421,11 +422,11 @@ pub(in crate::api) async fn traffic(regional: Regional) -> Reply {
     responses((status = 200, body = Envelope<Quota>), Errors))]
 pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery) -> Reply {
     let parameters = Parameters::read(query.as_deref(), &["type", "parentResourceId"], &[])?;
-    let words = || quota::Kind::ALL.map(quota::Kind::word).join(", ");
+    let words = || Kind::ALL.map(Kind::word).join(", ");
     let Some(word) = parameters.get("type") else {
         return Err(Failure::field("type", format!("it is needed, one of {}", words())));
     };
-    let Some(kind) = quota::Kind::of_word(word) else {
+    let Some(kind) = Kind::of_word(word) else {
         return Err(Failure::field("type", format!("{} has no quota; these have: {}", quote(word), words())));
     };
     let engine = &regional.context.api.engine;

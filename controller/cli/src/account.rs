@@ -6,7 +6,7 @@ use super::{
     output::{cell, columns, elements, lines},
     session::{Session, is_operator},
 };
-use crate::model::quota::Kind;
+use cps_peering_config::quota::Kind;
 use reqwest::Method;
 use serde_json::json;
 

@@ -1,11 +1,11 @@
 //! What the command line says about peerings.
 
-use crate::cli::Wait;
+use crate::Wait;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 #[derive(Subcommand)]
-pub(in crate::cli) enum Command {
+pub(crate) enum Command {
     /// Peer two VPCs. With a VPC of another account it is a request, which that account accepts or rejects.
     Create {
         #[command(flatten)]
@@ -83,7 +83,7 @@ pub(in crate::cli) enum Command {
 
 /// Peering commands of operators.
 #[derive(Subcommand)]
-pub(in crate::cli) enum OperatorCommand {
+pub(crate) enum OperatorCommand {
     /// Peer two VPCs of any accounts, without acceptance.
     Create {
         #[command(flatten)]
@@ -143,14 +143,14 @@ impl From<OperatorCommand> for Command {
 
 /// The peering that a command is about.
 #[derive(Args)]
-pub(in crate::cli) struct Which {
+pub(crate) struct Which {
     /// Id of the peering, or its name if that is unique.
     pub(super) peering: String,
 }
 
 /// A peering to create.
 #[derive(Args)]
-pub(in crate::cli) struct Wish {
+pub(crate) struct Wish {
     /// The peering's name, 1 to 32 characters.
     #[arg(long)]
     pub(super) name: String,
@@ -171,7 +171,7 @@ pub(in crate::cli) struct Wish {
 /// What accounts can say about a new peering, besides what operators can.
 #[derive(Args, Default)]
 #[command(next_help_heading = "For accounts")]
-pub(in crate::cli) struct AccountWish {
+pub(crate) struct AccountWish {
     /// The region of the other VPC [default: the same]
     #[arg(long)]
     pub(super) peer_region: Option<String>,
@@ -191,7 +191,7 @@ pub(in crate::cli) struct AccountWish {
 
 /// Filters of a list of peerings.
 #[derive(Args)]
-pub(in crate::cli) struct Filters {
+pub(crate) struct Filters {
     /// Only peerings in these states, separated by commas.
     #[arg(long, value_delimiter = ',', value_parser = STATES)]
     pub(super) state: Vec<String>,

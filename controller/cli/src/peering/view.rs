@@ -1,6 +1,6 @@
 //! Peerings as tables.
 
-use crate::cli::output::{Column, cell, columns, elements, lines, printable};
+use crate::output::{Column, cell, columns, elements, lines, printable};
 use serde_json::{Value, json};
 
 /// What operators see of many.

@@ -37,7 +37,7 @@ const NAME: &str = "cps-peering";
 /// Manages VPC peerings between bare-metal hosts, as a tenant or as an operator: the token decides.
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = AFTER_HELP)]
-pub struct Arguments {
+struct Arguments {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -188,10 +188,9 @@ impl CliError {
     }
 }
 
-/// Runs the command line and returns the exit code: 0 done, 1 refused, 2 wrong usage, 3 no controller, 4 not confirmed in
-/// time.
-pub async fn main(arguments: Arguments) -> ExitCode {
-    match run(arguments).await {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());

@@ -1,0 +1,56 @@
+//! What quotas count: the words that the HTTP interface, its clients and stored records have in common.
+
+use serde::{Deserialize, Serialize};
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Live peerings that the account initiated from the region (rule L9).
+    VpcPeering,
+    /// VPCs of the account in the region.
+    Vpc,
+    /// CIDRs of those VPCs beside their first ones.
+    SecondaryCidr,
+    /// Tags on the account's live peerings from the region.
+    Tag,
+    /// Client tokens that are remembered for the account, whatever region they were used in.
+    ClientToken,
+    /// Accounts from which the account wants no requests, whatever region they are in.
+    BlockedAccount,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 6] =
+        [Kind::VpcPeering, Kind::Vpc, Kind::SecondaryCidr, Kind::Tag, Kind::ClientToken, Kind::BlockedAccount];
+
+    /// The word for it, as in the quotas of the HTTP interface.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::VpcPeering => "vpcpeering",
+            Kind::Vpc => "vpc",
+            Kind::SecondaryCidr => "secondarycidr",
+            Kind::Tag => "tag",
+            Kind::ClientToken => "clienttoken",
+            Kind::BlockedAccount => "blockedaccount",
+        }
+    }
+
+    /// What it counts, for people.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Kind::VpcPeering => "peerings",
+            Kind::Vpc => "VPCs",
+            Kind::SecondaryCidr => "secondary CIDRs",
+            Kind::Tag => "tags",
+            Kind::ClientToken => "client tokens",
+            Kind::BlockedAccount => "blocked accounts",
+        }
+    }
+
+    /// The kind with this word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+}

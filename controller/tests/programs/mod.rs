@@ -1,0 +1,12 @@
+//! Programs beside the controller's own.
+
+#![allow(unreachable_pub, reason = "a part of each test")]
+
+use std::{path::Path, process::Command};
+
+/// `cps-peering`, of a package of its own.
+pub fn cli() -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_cps-peering-controller")).with_file_name("cps-peering");
+    assert!(program.exists(), "{} is missing: cargo build --workspace --bins", program.display());
+    Command::new(program)
+}
