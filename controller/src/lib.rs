@@ -21,8 +21,7 @@
 //! | [`cluster`] | who leads in etcd | leading, or requests forwarded to the leader |
 //! | [`instruments`], [`metrics`] | what is measured, the state | metrics for Prometheus |
 //!
-//! The program itself, `main.rs`, has besides: `service` (what is due, the service manager, settings read again) and `dev`
-//! (`--dev`).
+//! The program itself, `main.rs`, has a map of its own parts. The command line is a crate of its own, below `cli`.
 
 pub mod access;
 pub mod api;

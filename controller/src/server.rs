@@ -1,0 +1,290 @@
+//! The running controller: built from its settings, served, and ended.
+
+use crate::{
+    service::{self, Current},
+    setup::{Setup, fixed, options, rates},
+};
+use anyhow::Context;
+use axum::Router;
+use cps_peering_config::{
+    settings::{ControllerSettings, StorePlace, tls_files},
+    tls::{CONTROLLER, MONITORING, OPERATOR},
+};
+use cps_peering_controller::{
+    access::{
+        Access,
+        vault::{self, Vault},
+    },
+    api::{self, Api, BodyMemory, Streams},
+    cluster::{
+        candidate::{self, Candidate},
+        follower::leader_routes,
+    },
+    engine::{Engine, Health, NewHosts},
+    hosts::{client::AgentClients, crl, push, shares, traffic},
+    metrics,
+    store::{Content, Store},
+};
+use cps_peering_http::{
+    Limits, Places,
+    tls::{self, Clients, Identity},
+};
+use prometheus_client::registry::Registry;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
+
+/// Runs the controller until it is told to stop. Where another one leads from now on, the program begins anew.
+pub(crate) fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Result<()> {
+    let settings = &setup.settings;
+    let files = tls_files(settings.tls.as_ref())?;
+    let identity = files.map(Identity::open).transpose().context("setting `tls`")?;
+    // A sandbox has nobody to speak with.
+    if identity.is_none() && setup.sandbox.is_none() {
+        tracing::warn!("TLS is off: what clients and agents are told can be read and changed on the way");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(serve(setup, read, identity))?;
+    // What still runs must not outlive its time.
+    match ended {
+        Ended::Stopped => Ok(()),
+        Ended::Deposed => match candidate::begin_anew()? {},
+    }
+}
+
+/// Why the program serves no more.
+enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Another controller leads.
+    Deposed,
+}
+
+/// Where requests come in, and the task that ends with the program.
+type Serving = (SocketAddr, JoinHandle<()>);
+
+async fn serve(
+    setup: &Setup,
+    read: impl Fn() -> anyhow::Result<Setup>,
+    identity: Option<Identity>,
+) -> anyhow::Result<Ended> {
+    let front = Front { identity, ..Front::default() };
+    let Some(Opened { store, content, vault, serving }) = open(setup, &front).await? else {
+        return Ok(Ended::Stopped);
+    };
+    let shared = serving.is_some();
+    // It may have followed for long.
+    let fresh = shared
+        .then(&read)
+        .and_then(|fresh| fresh.inspect_err(|error| tracing::error!("settings stay as they were: {error:#}")).ok());
+    let setup = fresh.as_ref().unwrap_or(setup);
+    let (controller, hosts) = Controller::build(setup, (store, content, vault), front, shared)?;
+    controller.route(setup);
+    let (address, mut serving) = match serving {
+        Some(serving) => serving,
+        None => controller.front.listen(&setup.settings)?,
+    };
+    controller.spawn(&setup.settings, hosts);
+    let hangup = signal(SignalKind::hangup())?;
+    if let Some(sandbox) = &setup.sandbox {
+        cps_peering_terminal::show(&sandbox.description(address).to_string());
+    }
+    tokio::select! {
+        stopped = &mut serving => stopped?,
+        () = candidate::deposed(controller.engine.store()) => return Ok(Ended::Deposed),
+        never = service::attend(&controller.engine, hangup, || controller.reload(&setup.settings, &read)) => match never {},
+    }
+    controller.end();
+    Ok(Ended::Stopped)
+}
+
+/// A store that this controller alone writes.
+struct Opened {
+    store: Store,
+    content: Content,
+    vault: Vault,
+    /// Where it is shared, this controller has followed and is served already.
+    serving: Option<Serving>,
+}
+
+/// Opens the store. Where it is shared: follows until this controller leads. Nothing if the program was told to stop before.
+async fn open(setup: &Setup, front: &Front) -> anyhow::Result<Option<Opened>> {
+    let settings = &setup.settings;
+    let key = settings.store_key()?;
+    let etcd = match settings.place()? {
+        StorePlace::Embedded(path) => {
+            let (store, content, vault) = vault::open(path, &key)?;
+            return Ok(Some(Opened { store, content, vault, serving: None }));
+        }
+        StorePlace::Etcd(etcd) => etcd,
+    };
+    let candidate = Candidate::new(etcd, front.identity.as_ref(), settings.connections.per_certificate)?;
+    front.current.set(candidate.routes());
+    front.open.set(api::open_routes(Arc::clone(candidate.registry()), || Health::Fine));
+    let mut serving = front.listen(settings)?;
+    let (store, mut content) = tokio::select! {
+        led = candidate.follow() => led?,
+        stopped = &mut serving.1 => return Ok(stopped.map(|()| None)?),
+    };
+    let vault = vault::of(&store, &mut content.state, &key)?;
+    tracing::info!("this controller leads");
+    Ok(Some(Opened { store, content, vault, serving: Some(serving) }))
+}
+
+/// The controller that leads.
+struct Controller {
+    engine: Arc<Engine>,
+    access: Access,
+    registry: Arc<Registry>,
+    body_memory: Arc<BodyMemory>,
+    front: Front,
+    /// Whether the store is shared with other controllers.
+    shared: bool,
+}
+
+impl Controller {
+    /// Puts the parts together. Returns the hosts whose configurations are to be compared, too.
+    fn build(
+        setup: &Setup,
+        (store, content, vault): (Store, Content, Vault),
+        front: Front,
+        shared: bool,
+    ) -> anyhow::Result<(Self, NewHosts)> {
+        let vault = Arc::new(vault);
+        let (engine, hosts) = Engine::open_with(store, content, options(&setup.settings))?;
+        if let Some(sandbox) = &setup.sandbox {
+            sandbox.hide()?;
+            sandbox.seed(&engine, &vault)?;
+        }
+        let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault).over_tls(front.identity.is_some());
+        access.tune(rates(&setup.settings));
+        let mut registry = metrics::registry(&engine, front.identity.clone());
+        candidate::tell_leading(&mut registry, true);
+        let body_memory = BodyMemory::new(usize::try_from(setup.settings.bodies_mib)? << 20);
+        Ok((Self { engine, access, registry: Arc::new(registry), body_memory, front, shared }, hosts))
+    }
+
+    /// Serves the HTTP interfaces as these settings have them.
+    fn route(&self, setup: &Setup) {
+        self.front.current.set(self.routes(setup));
+        let engine = Arc::clone(&self.engine);
+        self.front.open.set(api::open_routes(Arc::clone(&self.registry), move || engine.health()));
+    }
+
+    fn routes(&self, setup: &Setup) -> Router {
+        let api = Api {
+            engine: Arc::clone(&self.engine),
+            access: self.access.clone(),
+            delete_wait: Duration::from_millis(setup.settings.delete_wait_ms),
+            prices: Arc::new(setup.prices.clone()),
+            currency: setup.settings.currency.as_str().into(),
+            streams: Arc::clone(&self.front.streams),
+            body_memory: Arc::clone(&self.body_memory),
+            secure: self.front.identity.is_some(),
+        };
+        let routes = api::router(api, Arc::clone(&self.registry));
+        if self.shared { leader_routes(&self.engine, routes) } else { routes }
+    }
+
+    /// Starts what reaches hosts by itself: configurations, revocation lists, shares of bandwidths, counters.
+    fn spawn(&self, settings: &ControllerSettings, hosts: NewHosts) {
+        let poll = Duration::from_secs(settings.poll_s.max(1));
+        let identity = &self.front.identity;
+        let clients = AgentClients::new(identity.clone(), poll);
+        if let Some(identity) = identity.clone() {
+            tokio::spawn(crl::run(Arc::clone(&self.engine), clients.clone(), identity));
+        }
+        tokio::spawn(shares::run(Arc::clone(&self.engine), clients.clone()));
+        tokio::spawn(traffic::run(Arc::clone(&self.engine), clients.clone()));
+        let pushing = push::run(Arc::clone(&self.engine), clients, hosts, poll);
+        tokio::spawn(async move {
+            if let Err(error) = pushing.await {
+                tracing::error!(%error, "agents cannot be reached any more");
+            }
+        });
+    }
+
+    /// Takes up the settings as they are now. Returns the names of those that need a restart.
+    fn reload(
+        &self,
+        old: &ControllerSettings,
+        read: impl Fn() -> anyhow::Result<Setup>,
+    ) -> anyhow::Result<Vec<&'static str>> {
+        let new = read()?;
+        self.engine.tune(options(&new.settings));
+        self.access.tune(rates(&new.settings));
+        self.front.current.set(self.routes(&new));
+        // A sandbox makes tokens up each time; those that it has told stay.
+        if new.sandbox.is_none() && self.access.replace_operator_token(&new.operator_token) {
+            self.front.streams.look_again();
+            tracing::info!("the operators' token is another; what was opened with the one before has ended");
+        }
+        Ok(fixed(old, &new.settings))
+    }
+
+    /// Leaves what the next controller needs.
+    fn end(&self) {
+        if let Err(error) = self.engine.traffic().save(self.engine.store(), &[]) {
+            tracing::warn!(%error, "what was counted lately is asked for again");
+        }
+        // Another controller need not wait until it is sure that this one is gone.
+        self.engine.store().leave();
+        tracing::info!("stopped; hosts stay as they are");
+    }
+}
+
+/// What is served at the addresses of the settings, by routes that can be replaced.
+#[derive(Default)]
+struct Front {
+    identity: Option<Identity>,
+    current: Current,
+    /// For the address without TLS.
+    open: Current,
+    streams: Arc<Streams>,
+}
+
+impl Front {
+    /// Listens. The task ends some time after a signal has told the program to stop.
+    fn listen(&self, settings: &ControllerSettings) -> anyhow::Result<Serving> {
+        let identity = self.identity.as_ref();
+        let listener = listen(settings.listen)
+            .with_context(|| format!("cannot listen on {} (setting `listen`)", settings.listen))?;
+        let address = listener.local_addr()?;
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+        if let Some(address) = settings.metrics_listen {
+            let listener =
+                listen(address).with_context(|| format!("cannot listen on {address} (setting `metrics_listen`)"))?;
+            let places = Places::new(Limits::new(&settings.connections, &[]));
+            tokio::spawn(cps_peering_http::serve(places, listener, None, self.open.router(), std::future::pending()));
+        }
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let tls = identity.map(|identity| identity.server(Clients::Optional));
+        tokio::spawn(tls::on_hangup(identity.cloned())?);
+        let closing = Arc::clone(&self.streams);
+        let places = Places::new(Limits::new(&settings.connections, &[CONTROLLER, OPERATOR, MONITORING]));
+        let router = tls::refuse_revoked(self.current.router(), identity.cloned());
+        let serving = cps_peering_http::serve(places, listener, tls, router, async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            cps_peering_service::stopping();
+            closing.close();
+        });
+        Ok((address, tokio::spawn(serving)))
+    }
+}
+
+/// Listens, with a queue that is long enough for many clients that come at once.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    const QUEUE: u32 = 4096;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As the standard library does, so that a restart does not wait for connections of the life before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
+}

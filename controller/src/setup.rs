@@ -1,0 +1,156 @@
+//! What the program runs with: its settings, what they name, and what of them can change while it runs.
+
+use crate::dev::Sandbox;
+use anyhow::{Context, bail};
+use cps_peering_config::settings::{ControllerSettings, tls_files};
+use cps_peering_controller::{
+    access::{
+        rate::{Rate, Rates},
+        secret,
+    },
+    charging::Prices,
+    engine::{Options, Tolerance, TrailLimits, system_clock},
+    model,
+};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
+
+/// What the program runs with.
+pub(crate) struct Setup {
+    pub(crate) settings: ControllerSettings,
+    pub(crate) operator_token: String,
+    /// With `--dev`: what is there to begin with.
+    pub(crate) sandbox: Option<Sandbox>,
+    pub(crate) prices: Prices,
+}
+
+impl Setup {
+    /// From a settings file.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let settings = read_settings(path)?;
+        tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
+        settings.store_key().with_context(|| format!("settings file {}", path.display()))?;
+        let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
+        let prices = prices(&settings)?;
+        Ok(Self { settings, operator_token, sandbox: None, prices })
+    }
+
+    /// For `--dev`. Of a settings file, limits and periods are used.
+    pub(crate) fn of_sandbox(path: Option<&Path>, listen: SocketAddr) -> anyhow::Result<Self> {
+        let settings = path.map(read_settings).transpose()?;
+        let sandbox = Sandbox::new()?;
+        let settings = sandbox.settings(listen, settings)?;
+        let (operator_token, prices) = (sandbox.admin_token().to_owned(), prices(&settings)?);
+        Ok(Self { settings, operator_token, sandbox: Some(sandbox), prices })
+    }
+}
+
+pub(crate) fn prices(settings: &ControllerSettings) -> anyhow::Result<Prices> {
+    Prices::new(&settings.prices).context("setting `prices`")
+}
+
+pub(crate) fn read_settings(path: &Path) -> anyhow::Result<ControllerSettings> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read the settings file {}", path.display()))?;
+    let settings: ControllerSettings =
+        toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))?;
+    settings.check().with_context(|| format!("settings file {}", path.display()))?;
+    Ok(settings)
+}
+
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let token = secret::read_private(path)?;
+    if token.len() < 16 {
+        bail!("the token in {shown} is shorter than 16 characters: head -c 24 /dev/urandom | base64 > {shown}");
+    }
+    Ok(token)
+}
+
+pub(crate) fn options(settings: &ControllerSettings) -> Options {
+    let ms = |seconds: u64| seconds.saturating_mul(1000);
+    Options {
+        grace: Duration::from_secs(settings.provisioning_grace_s),
+        limits: model::Limits {
+            max_bandwidth: settings.max_bandwidth_mbit,
+            peerings_per_region: settings.peerings_per_region,
+            vpcs_per_region: settings.vpcs_per_region,
+            secondary_cidrs_per_region: settings.secondary_cidrs_per_region,
+            tags_per_region: settings.tags_per_region,
+            client_tokens: settings.client_tokens,
+            blocked_accounts: settings.blocked_accounts,
+            pending_ms: ms(settings.request_expires_s),
+            ended_ms: ms(settings.ended_kept_s),
+            arrear_ms: ms(settings.arrear_kept_s),
+            ..model::Limits::default()
+        },
+        audit_kept: Duration::from_secs(settings.audit_kept_s),
+        trail: TrailLimits { total: settings.audit_max_mb << 20, each: settings.audit_account_max_mb << 20 },
+        store_reserve: settings.store_reserve_mb.saturating_mul(1 << 20),
+        clock: system_clock(),
+        tolerance: Tolerance {
+            leap_ms: ms(settings.clock_leap_s),
+            believed_after_ms: ms(settings.clock_believed_after_s),
+        },
+        overlap_checks_per_day: settings.overlap_checks_per_day,
+    }
+}
+
+pub(crate) fn rates(settings: &ControllerSettings) -> Rates {
+    Rates {
+        requests: Rate::new(settings.requests_per_s, Duration::from_secs(1), settings.requests_burst),
+        failures: Rate::new(settings.failures_per_min, Duration::from_mins(1), settings.failures_burst),
+    }
+}
+
+/// What differs and cannot change while the controller runs. Every setting is named here, so that none is forgotten.
+pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str> {
+    let ControllerSettings {
+        listen,
+        metrics_listen,
+        tls,
+        store,
+        store_key_file,
+        etcd,
+        poll_s,
+        bodies_mib,
+        connections,
+        // Read again, and held to from then on.
+        operator_token_file: _,
+        delete_wait_ms: _,
+        provisioning_grace_s: _,
+        max_bandwidth_mbit: _,
+        peerings_per_region: _,
+        vpcs_per_region: _,
+        secondary_cidrs_per_region: _,
+        tags_per_region: _,
+        client_tokens: _,
+        blocked_accounts: _,
+        request_expires_s: _,
+        ended_kept_s: _,
+        arrear_kept_s: _,
+        audit_kept_s: _,
+        audit_max_mb: _,
+        audit_account_max_mb: _,
+        store_reserve_mb: _,
+        requests_per_s: _,
+        requests_burst: _,
+        failures_per_min: _,
+        failures_burst: _,
+        overlap_checks_per_day: _,
+        clock_leap_s: _,
+        clock_believed_after_s: _,
+        currency: _,
+        prices: _,
+    } = old;
+    let differs = [
+        ("listen", *listen != new.listen),
+        ("metrics_listen", *metrics_listen != new.metrics_listen),
+        ("tls", *tls != new.tls),
+        ("store", *store != new.store),
+        ("store_key_file", *store_key_file != new.store_key_file),
+        ("etcd", *etcd != new.etcd),
+        ("poll_s", *poll_s != new.poll_s),
+        ("bodies_mib", *bodies_mib != new.bodies_mib),
+        ("connections", *connections != new.connections),
+    ];
+    differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}
