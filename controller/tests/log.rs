@@ -62,8 +62,8 @@ async fn lines_for_the_journal_have_a_priority_and_no_time() {
     command.env("JOURNAL_STREAM", format!("{}:{}", log.dev(), log.ino()));
     let controller = place.start_as(command).await;
     let log = controller.log();
-    assert!(log.contains("<6>cps_peering_controller: listening address="), "{log}");
-    assert!(log.contains("<4>cps_peering_controller: TLS is off"), "{log}");
+    assert!(log.contains("<6>cps_peering_controller::server: listening address="), "{log}");
+    assert!(log.contains("<4>cps_peering_controller::server: TLS is off"), "{log}");
     assert!(log.lines().all(|line| line.starts_with('<')), "{log}");
     // Another stream is the journal, not this one.
     let place = controller.stop();

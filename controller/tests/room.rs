@@ -199,9 +199,10 @@ async fn an_etcd_that_is_full_leaves_deletes_and_a_leader_that_cannot_write_lead
     while fill(1000) {}
     // It finds that by itself.
     until("it leads no more", async || health(&controller).await == (200, "ok follower\n".to_owned())).await;
+    members.control(&["del", "--prefix", "/other/"]);
+    // What was there at the revision of a compaction stays: it must be one after the deletion.
     let revision = members.control(&["get", "x", "-w", "json"]);
     let revision: Value = serde_json::from_str(&revision).unwrap();
-    members.control(&["del", "--prefix", "/other/"]);
     members.control(&["compact", &revision["header"]["revision"].to_string()]);
     members.control(&["defrag"]);
     members.control(&["alarm", "disarm"]);
