@@ -94,7 +94,7 @@ async fn serve(
     }
     tokio::select! {
         stopped = &mut serving => stopped?,
-        () = candidate::deposed(controller.engine.store()) => return Ok(Ended::Deposed),
+        () = controller.engine.leadership().lost() => return Ok(Ended::Deposed),
         never = service::attend(&controller.engine, hangup, || controller.reload(&setup.settings, &read)) => match never {},
     }
     controller.end();

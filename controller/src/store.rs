@@ -5,6 +5,7 @@ mod backup;
 mod check;
 mod embedded;
 mod etcd;
+mod leadership;
 mod moving;
 mod raw;
 mod records;
@@ -12,7 +13,8 @@ mod reserve;
 
 pub use backup::{BackupError, Restored};
 pub use check::{Report, check};
-pub use etcd::{Cluster, EtcdError, Leader, Replica};
+pub use etcd::{Cluster, EtcdError, Leader, LeaseState, Replica};
+pub use leadership::Leadership;
 pub use raw::Space;
 
 use crate::{
@@ -36,7 +38,6 @@ use std::{
     time::Duration,
 };
 use thiserror::Error;
-use tokio::sync::watch;
 
 /// How long a new leader waits for its copy to be as new as the store.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -246,6 +247,7 @@ pub struct Store {
     path: PathBuf,
     backups: PathBuf,
     backend: Box<dyn Backend>,
+    leadership: Leadership,
 }
 
 impl Store {
@@ -253,7 +255,7 @@ impl Store {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref().to_owned();
         let backend = Box::new(embedded::Embedded::open(&path)?);
-        Ok(Self { backups: path.with_file_name("backups"), path, backend })
+        Ok(Self { backups: path.with_file_name("backups"), path, backend, leadership: Leadership::Sole })
     }
 
     /// Leads the controllers that share a store in etcd, under a new epoch. None if another one still does after `wait`. `url`
@@ -272,7 +274,7 @@ impl Store {
     pub fn lead_with(copy: &Replica, url: &str) -> Result<Option<(Self, Content)>, StoreError> {
         let Some(store) = Self::lead(copy.cluster(), url, Duration::ZERO)? else { return Ok(None) };
         // Nobody else writes now: once the copy has this controller's own first commit, it has everything.
-        if let Some(content) = copy.take(store.backend.written(), CATCH_UP) {
+        if let Some(content) = copy.take(copy.cluster().last_written()?, CATCH_UP) {
             return Ok(Some((store, content)));
         }
         tracing::info!("there is no copy of the store yet: all of it is loaded");
@@ -297,17 +299,14 @@ impl Store {
     }
 
     fn in_etcd(cluster: &Arc<Cluster>, backend: etcd::Etcd) -> Self {
-        Self { path: cluster.place().to_owned(), backups: cluster.backups().to_owned(), backend: Box::new(backend) }
+        let leadership = backend.leadership();
+        let (path, backups) = (cluster.place().to_owned(), cluster.backups().to_owned());
+        Self { path, backups, backend: Box::new(backend), leadership }
     }
 
-    /// Whether it is certain at this moment that no other controller leads. What is said after that may contradict another.
-    pub fn leads(&self) -> bool {
-        self.backend.leads()
-    }
-
-    /// Turns true when this controller leads no more; none where there is only one.
-    pub fn deposed(&self) -> Option<watch::Receiver<bool>> {
-        self.backend.ended()
+    /// By what right this process writes.
+    pub fn leadership(&self) -> &Leadership {
+        &self.leadership
     }
 
     /// Leads no more, so that another one may at once. Nothing is written any more.

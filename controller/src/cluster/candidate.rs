@@ -129,13 +129,6 @@ fn look(copy: &Replica, url: &str) -> Result<Turn, StoreError> {
     })
 }
 
-/// Waits until this controller leads no more; for ever where it is the only one.
-pub async fn deposed(store: &Store) {
-    let Some(mut ended) = store.deposed() else { return std::future::pending().await };
-    // An error says that the store is gone.
-    let _ = ended.wait_for(|ended| *ended).await;
-}
-
 /// Begins anew, as a follower, in the same process: nothing that was under way goes on.
 pub fn begin_anew() -> anyhow::Result<Infallible> {
     tracing::warn!("lost leadership: restarting as a follower");

@@ -154,7 +154,7 @@ async fn from_others(mut request: Request, next: Next) -> Response {
 /// What was found out or done may be another's to say by the time it is answered.
 async fn while_leading(State(engine): State<Arc<Engine>>, request: Request, next: Next) -> Response {
     let answer = next.run(request).await;
-    if engine.store().leads() {
+    if engine.leadership().holds() {
         return answer;
     }
     api::unavailable("this controller lost leadership, and it is unknown whether the request was carried out")

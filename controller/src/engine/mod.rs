@@ -29,7 +29,7 @@ use crate::{
         metering::{Period, open_period},
         state::State,
     },
-    store::{BackupError, Content, Space, Store, StoreError},
+    store::{BackupError, Content, Leadership, Space, Store, StoreError},
 };
 use cps_peering_config::{
     HostReport, Revision, SharedHostConfig,
@@ -352,6 +352,11 @@ impl Engine {
     /// The peerings between regions that have changed, or the ports of their VPCs, since this was last asked.
     pub fn limits_changed(&self) -> BTreeSet<PeeringId> {
         std::mem::take(&mut *self.shared.limits_changed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// By what right this controller leads.
+    pub fn leadership(&self) -> &Leadership {
+        self.shared.store.leadership()
     }
 
     /// Where counters are kept.

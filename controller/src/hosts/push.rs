@@ -253,7 +253,7 @@ impl Worker {
     ) -> Result<Option<HostReport>, PushError> {
         let request = self.client.request(method, url(target, CONFIG_PATH)).json(body);
         // What a new leader has changed meanwhile is not known here. (Agents see to what is on its way: the epoch is older.)
-        if !self.engine.store().leads() {
+        if !self.engine.leadership().holds() {
             return Err(PushError::Deposed);
         }
         let answer = request.send().await?;

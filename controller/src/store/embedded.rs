@@ -17,7 +17,6 @@ use std::{
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
-use tokio::sync::watch;
 
 /// Records as JSON, by kind and id: `host/h1`.
 pub(super) const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
@@ -392,16 +391,7 @@ impl Backend for Embedded {
         self.reserve.free()
     }
 
-    fn leads(&self) -> bool {
-        // The file is locked as long as it is open.
-        true
-    }
-
     fn leave(&self) {}
-
-    fn ended(&self) -> Option<watch::Receiver<bool>> {
-        None
-    }
 }
 
 fn pages<T>(

@@ -2,7 +2,6 @@
 
 use super::StoreError;
 use crate::audit::Entry;
-use tokio::sync::watch;
 
 /// Payer, end, peering, beginning.
 pub(super) type PeriodKey = (String, u64, String, u64);
@@ -118,16 +117,8 @@ pub(super) trait Backend: Send + Sync {
     fn hold_reserve(&self, reserve: u64) -> bool;
     /// Gives the reserve to what is written next. Whether there was one.
     fn free_reserve(&self) -> bool;
-    /// The revision of the last write, where there is such a thing.
-    fn written(&self) -> u64 {
-        0
-    }
-    /// Whether it is certain at this moment that nobody else writes.
-    fn leads(&self) -> bool;
     /// Writes no more, and says so to others.
     fn leave(&self);
-    /// Turns true when this process may write no more; none where that cannot be.
-    fn ended(&self) -> Option<watch::Receiver<bool>>;
 }
 
 /// Under what an entry is looked for.

@@ -201,7 +201,7 @@ impl Shares {
         });
         for (agent, host, sides) in asks {
             // Bandwidth is another controller's to grant.
-            if !self.engine.store().leads() {
+            if !self.engine.leadership().holds() {
                 return;
             }
             self.number += 1;

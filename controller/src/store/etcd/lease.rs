@@ -30,13 +30,14 @@ pub struct Leader {
     pub url: Option<String>,
 }
 
-/// The time in which this process leads. When it is dropped, another may.
-pub(super) struct Leadership {
-    shared: Arc<Shared>,
+/// The lease by which this process leads. When it is dropped, another may.
+pub(super) struct Lease {
+    shared: Arc<LeaseState>,
     renewing: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+/// How a lease stands, for whoever acts only while it holds.
+pub struct LeaseState {
     client: Arc<Client>,
     lease: u64,
     /// The revision in which the key was put.
@@ -53,7 +54,7 @@ fn reliable_ms(seconds: u64) -> u64 {
     seconds * 1000 * 7 / 8
 }
 
-impl Leadership {
+impl Lease {
     /// Puts the key if it is not there. None when it is.
     pub(super) fn claim(
         client: &Arc<Client>,
@@ -81,7 +82,7 @@ impl Leadership {
             let _ = client.revoke(lease, ATTEMPT);
             return Ok(None);
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LeaseState {
             client: Arc::clone(client),
             lease,
             created,
@@ -110,13 +111,13 @@ impl Leadership {
         self.shared.end();
     }
 
-    /// Turns true when it is over.
-    pub(super) fn ended(&self) -> watch::Receiver<bool> {
-        self.shared.ended.subscribe()
+    /// How it stands from now on.
+    pub(super) fn state(&self) -> Arc<LeaseState> {
+        Arc::clone(&self.shared)
     }
 }
 
-impl Leadership {
+impl Lease {
     /// Gives up, and lets others lead at once.
     pub(super) fn leave(&self) {
         self.shared.end();
@@ -125,7 +126,7 @@ impl Leadership {
     }
 }
 
-impl Drop for Leadership {
+impl Drop for Lease {
     fn drop(&mut self) {
         self.leave();
         if let Some(renewing) = self.renewing.take() {
@@ -135,9 +136,15 @@ impl Drop for Leadership {
     }
 }
 
-impl Shared {
-    fn holds(&self) -> bool {
+impl LeaseState {
+    /// Whether it is certain at this moment that nobody else leads.
+    pub(in crate::store) fn holds(&self) -> bool {
         boot_ms() < self.until_ms.load(Ordering::Acquire)
+    }
+
+    /// Turns true when it is over.
+    pub(in crate::store) fn ended(&self) -> watch::Receiver<bool> {
+        self.ended.subscribe()
     }
 
     fn end(&self) {

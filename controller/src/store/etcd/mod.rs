@@ -25,19 +25,20 @@ pub use replica::Replica;
 
 use super::{
     StoreError,
+    leadership::Leadership,
     raw::{Backend, Batch, Lookup, MAX_VALUE, Page, PeriodKey, SideRow, Space, keys_of},
 };
 use crate::model::state::Meta;
 use client::{Client, Compare, Operation, Range};
 use cps_peering_config::settings::EtcdSettings;
-use lease::{Leadership, boot_ms};
+pub use lease::LeaseState;
+use lease::{Lease, boot_ms};
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
 
 /// How long etcd may take for one read or write before it is asked again, or another member.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -103,11 +104,17 @@ impl Cluster {
         })
     }
 
+    /// The revision of the last write of whoever leads.
+    pub(super) fn last_written(&self) -> Result<u64, StoreError> {
+        let last = self.client.ranges(&[Range::key(&self.key("last"))], WITHIN).map_err(self.failed("read it"))?;
+        Ok(last.ranges().next().and_then(|found| found.kvs.first().map(|row| row.mod_revision)).unwrap_or_default())
+    }
+
     /// Leads if nobody does. `url` is where the others find it.
-    fn claim(&self, url: Option<&str>) -> Result<Option<Leadership>, StoreError> {
+    fn claim(&self, url: Option<&str>) -> Result<Option<Lease>, StoreError> {
         let leader = Leader { id: format!("{:016x}", fastrand::u64(..)), url: url.map(str::to_owned) };
         let key = self.key("leader");
-        Leadership::claim(&self.client, &key, &leader, self.settings.lease_s).map_err(self.failed("lead"))
+        Lease::claim(&self.client, &key, &leader, self.settings.lease_s).map_err(self.failed("lead"))
     }
 }
 
@@ -115,7 +122,7 @@ impl Cluster {
 pub(super) struct Etcd {
     cluster: Arc<Cluster>,
     /// None for one that only reads.
-    leading: Option<Leadership>,
+    leading: Option<Lease>,
     writer: Mutex<Writer>,
     /// Held by those who read, and alone while a large commit takes its place.
     whole: RwLock<()>,
@@ -162,6 +169,11 @@ impl Etcd {
         let store = Self { cluster, leading: Some(leading), writer, whole, used };
         store.take_over()?;
         Ok(Some(store))
+    }
+
+    /// By what this process leads.
+    pub(super) fn leadership(&self) -> Leadership {
+        self.leading.as_ref().map_or(Leadership::None, |lease| Leadership::Leased(lease.state()))
     }
 
     /// Finds where the leader before has left off, and ends what it had begun.
@@ -369,7 +381,7 @@ impl Backend for Etcd {
         writer.number = number;
         writer.entry += batch.entries.len() as u64;
         // What is answered after the time is over may contradict the next leader.
-        if self.leads() { Ok(()) } else { Err(self.deposed()) }
+        if self.leadership().holds() { Ok(()) } else { Err(self.deposed()) }
     }
 
     fn write(&self, what: &'static str, batch: &Batch) -> Result<(), StoreError> {
@@ -508,24 +520,12 @@ impl Backend for Etcd {
         false
     }
 
-    fn written(&self) -> u64 {
-        self.writer().last
-    }
-
-    fn leads(&self) -> bool {
-        self.leading.as_ref().is_some_and(Leadership::holds)
-    }
-
     fn leave(&self) {
         // Not in the middle of a write.
         let _writer = self.writer();
         if let Some(leading) = &self.leading {
             leading.leave();
         }
-    }
-
-    fn ended(&self) -> Option<watch::Receiver<bool>> {
-        self.leading.as_ref().map(Leadership::ended)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     },
 };
 use cps_peering_config::settings::StorePlace;
+use futures_util::FutureExt as _;
 use members::Members;
 use proxy::{Mode, Proxy};
 use serde_json::Value;
@@ -147,14 +148,14 @@ fn only_the_leader_of_now_writes() {
     let meta = first.meta().unwrap().unwrap();
     members.control(&["del", "/t/leader"]);
     let second = lead(&cluster);
-    assert!(first.leads(), "it does not know yet");
+    assert!(first.leadership().holds(), "it does not know yet");
     assert!(matches!(commit_after(&first, meta, &[region("south")], &[]), Err(StoreError::Deposed { .. })));
-    assert!(!first.leads() && *first.deposed().unwrap().borrow());
+    assert!(!first.leadership().holds() && first.leadership().lost().now_or_never().is_some());
     assert!(matches!(first.append(&[entry("one", 1)]), Err(StoreError::Deposed { .. })));
     assert_eq!(content(&second.load().unwrap()), 1);
     assert_eq!(commit(&second, &[region("east")], &[]).unwrap(), 4);
     drop(first);
-    assert!(second.leads(), "what the first one leaves behind is not the second one's");
+    assert!(second.leadership().holds(), "what the first one leaves behind is not the second one's");
     commit(&second, &[region("west")], &[]).unwrap();
 }
 
@@ -245,7 +246,7 @@ fn a_write_whose_answer_is_lost_is_done_once() {
     let meta = Meta { number: 22, ..Meta::default() };
     let error = store.commit(&[Change::Meta(meta)], &[], &[], 21).unwrap_err();
     assert!(matches!(error, StoreError::Etcd { .. } | StoreError::Deposed { .. }), "{error}");
-    assert!(!store.leads());
+    assert!(!store.leadership().holds());
 }
 
 #[test]
@@ -283,7 +284,7 @@ fn a_member_less_and_compaction_disturb_nobody() {
         // Its leader may be gone with it, for longer than the lease; then somebody leads anew.
         let meta = cluster_meta(&cluster);
         if commit(&store, &[region("north")], &[]).is_err() {
-            assert!(!store.leads());
+            assert!(!store.leadership().holds());
             assert!(cluster_meta(&cluster) >= meta);
             members.restart(number);
             return;

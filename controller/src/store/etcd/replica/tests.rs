@@ -24,7 +24,7 @@ fn until(what: &str, mut met: impl FnMut() -> bool) {
 
 /// Waits for the last commit of a store, and compares.
 fn same(copy: &Replica, store: &Store) {
-    let revision = store.backend.written();
+    let revision = copy.cluster().last_written().unwrap();
     until("the copy", || copy.shared.held().as_ref().is_some_and(|held| held.revision >= revision));
     let held = copy.shared.held();
     assert!(held.as_ref().unwrap().content == store.content().unwrap());
@@ -114,7 +114,7 @@ fn what_cannot_be_seen_for_a_while_is_caught_up_with() {
         commit(&store, &[region(&format!("missed-{turn}")), Change::Region("cut-0".parse().unwrap(), None)], &[])
             .unwrap();
     }
-    members.control(&["compact", &store.backend.written().to_string()]);
+    members.control(&["compact", &cluster(&members).last_written().unwrap().to_string()]);
     proxy.set(Mode::Pass);
     same(&copy, &store);
     assert_eq!(copy.loads(), 2);
@@ -129,7 +129,7 @@ fn a_member_that_is_cut_off_from_the_others_is_left() {
     // It follows the first of them, which does not answer any more and does not end its connections either.
     members.signal(0, nix::sys::signal::Signal::SIGSTOP);
     commit(&store, &[region("north")], &[]).unwrap();
-    let revision = store.backend.written();
+    let revision = cluster(&members).last_written().unwrap();
     until("the copy", || copy.shared.held().as_ref().is_some_and(|held| held.revision >= revision));
     members.signal(0, nix::sys::signal::Signal::SIGCONT);
     same(&copy, &store);
