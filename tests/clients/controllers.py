@@ -166,8 +166,9 @@ class Pair(Controllers):
                 raise RuntimeError(f"the {role} ended with {process.returncode}")
             try:
                 seen = requests.get(f"http://{address}/healthz", timeout=10).text
-                # One that follows may not know yet whom.
-                return seen == f"ok {role}\n" and requests.get(f"http://{address}/openapi.json", timeout=10).ok
+                # One that follows may not know yet whom: the one that leads says that there is no token.
+                answer = requests.get(f"http://{address}/v1/whoami", timeout=10)
+                return seen == f"ok {role}\n" and answer.status_code == 401
             except requests.ConnectionError:
                 return False
 
