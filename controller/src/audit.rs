@@ -2,6 +2,7 @@
 
 use crate::model::{
     Actor, Command, CommandError, Leap, Outcome, Request, Transaction,
+    account::What,
     record::{Made, Peering},
     state::Change,
 };
@@ -128,7 +129,7 @@ pub(crate) fn entries(
         Ok(_) => ("done", String::new()),
         Err(refusal) => ("refused", text::cut(&refusal.to_string(), LONGEST_REASON)),
     };
-    let (action, mut asked) = words(&request.command);
+    let mut asked = asked(&request.command);
     if let Ok(Outcome::Applied(differences)) = result {
         let lines = differences.iter().take(MOST_LINES);
         let lines = lines.map(|it| format!("{} {} {}", it.action.word(), it.kind, it.id)).collect::<Vec<_>>();
@@ -147,7 +148,7 @@ pub(crate) fn entries(
         actor: request.actor.to_string(),
         target: target(&request.command, result.as_ref().ok())
             .unwrap_or_else(|| format!("commit {}", tx.state.meta().number)),
-        action,
+        action: name(&request.command).to_owned(),
         outcome: outcome.to_owned(),
         reason,
         asked,
@@ -236,26 +237,56 @@ fn accounts_of(peering: &Peering) -> BTreeSet<AccountId> {
     peering.sides().iter().map(|side| side.account.clone()).collect()
 }
 
-/// The name of a command.
-pub(crate) fn name(command: &Command) -> String {
-    words(command).0
+/// What an entry calls a command. Entries are kept, and looked for by these words: they stay as they are.
+pub(crate) fn name(command: &Command) -> &'static str {
+    match command {
+        Command::Apply(_) => "Apply",
+        Command::CreatePeering(_) => "CreatePeering",
+        Command::AcceptPeering(_) => "AcceptPeering",
+        Command::RejectPeering(_) => "RejectPeering",
+        Command::ModifyPeering(_) => "ModifyPeering",
+        Command::SetBandwidth(_) => "SetBandwidth",
+        Command::DeletePeering(_) => "DeletePeering",
+        Command::CreateVpc(_) => "CreateVpc",
+        Command::ModifyVpc(_) => "ModifyVpc",
+        Command::AddCidr(_) => "AddCidr",
+        Command::RemoveCidr(_) => "RemoveCidr",
+        Command::DeleteVpc(_) => "DeleteVpc",
+        // What changed of an account says more than that one did.
+        Command::Account(change) => match change.what {
+            What::Create => "CreateAccount",
+            What::AddKey { .. } => "AddKey",
+            What::RemoveKey(_) => "RemoveKey",
+            What::AddToken { .. } => "AddToken",
+            What::RemoveToken(_) => "RemoveToken",
+            What::Charge(_) => "SetChargeStatus",
+            What::Quota { .. } => "SetQuota",
+            What::Block(_) => "BlockAccount",
+            What::Unblock(_) => "UnblockAccount",
+        },
+        Command::RemoveHost(_) => "RemoveHost",
+        Command::Activate(_) => "Activate",
+        Command::Drained(_) => "Drained",
+        Command::Forget(_) => "Forget",
+        Command::ConfirmClock => "ConfirmClock",
+        Command::Tick => "Tick",
+        Command::RecordSignature => "RecordSignature",
+    }
 }
 
-/// The name of a command and what it says.
-fn words(command: &Command) -> (String, Value) {
+/// What a command says.
+fn asked(command: &Command) -> Value {
     // A whole inventory belongs in no trail: the difference that it made says more.
     if let Command::Apply(apply) = command {
-        return ("Apply".to_owned(), serde_json::json!({ "prune": apply.prune }));
+        return serde_json::json!({ "prune": apply.prune });
     }
-    // What changed of an account says more than that one did.
     let said = match command {
         Command::Account(change) => serde_json::to_value(&change.what),
         command => serde_json::to_value(command),
     };
     match said {
-        Ok(Value::Object(fields)) => fields.into_iter().next().unwrap_or_default(),
-        Ok(Value::String(word)) => (word, Value::Null),
-        _ => (String::new(), Value::Null),
+        Ok(Value::Object(fields)) => fields.into_iter().next().map(|(_, said)| said).unwrap_or_default(),
+        _ => Value::Null,
     }
 }
 

@@ -12,18 +12,17 @@ pub mod persistent;
 pub mod quota;
 pub mod record;
 pub mod state;
+mod token;
 mod vni;
 pub mod vpc;
 
-use crate::access::secret::{hex, sha256};
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, VpcId},
     quota::Kind,
     text,
 };
 use disclosure::Disclosures;
-use peering::role;
-use record::{Made, Peering, PeeringState, Side, TokenKey, TokenUse};
+use record::{Made, TokenUse};
 use serde::Serialize;
 use state::{Change, State};
 use std::{collections::BTreeSet, fmt};
@@ -501,16 +500,16 @@ fn decide_in_full(
     due::catch_up(tx, &mut context);
     tx.due = tx.changes.len();
     let key = match (&request.token, request.actor.account()) {
-        (Some(token), Some(account)) => Some(token_key(account, token)?),
+        (Some(token), Some(account)) => Some(token::key(account, token)?),
         _ => None,
     };
-    let words = key.as_ref().map(|_| words_of(&request.command)).unwrap_or_default();
+    let words = key.as_ref().map(|_| token::words(&request.command)).unwrap_or_default();
     if let Some(used) = key.as_ref().and_then(|key| tx.state.token(key)) {
         if used.request != words {
             let rule = "it was used before for a request with other content: take a new one";
             return Err(CommandError::one(Code::Aborted, "clientToken", rule, "ClientTokenReused"));
         }
-        if let Some(gone) = gone(tx.state, &request.command, &used.result, &request.actor) {
+        if let Some(gone) = token::gone(tx.state, &request.command, &used.result, &request.actor) {
             let rule = format!("it was used for {gone}, which has been deleted since: take a new one");
             return Err(CommandError::one(Code::Aborted, "clientToken", rule, "ClientTokenResultDeleted"));
         }
@@ -539,45 +538,6 @@ fn decide_in_full(
         }
     }
     Ok(outcome)
-}
-
-/// What a client token stands for: the command, or of a long one its SHA-256.
-fn words_of(command: &Command) -> String {
-    const LONG: usize = 1024;
-    let words = serde_json::to_string(command).unwrap_or_default();
-    if words.len() <= LONG { words } else { format!("sha256:{}", hex(&sha256(words.as_bytes()))) }
-}
-
-/// What a client token led to and is not there any more for the account that asked; none while it is.
-fn gone(state: &State, command: &Command, result: &Made, actor: &Actor) -> Option<String> {
-    match (result, command) {
-        // To have rejected a request is the result, and that is so for good.
-        (_, Command::RejectPeering(_)) => None,
-        (Made::Peering(id), _) => {
-            let sees = |peering: &Peering| {
-                let draining = matches!(peering.state, PeeringState::Draining { .. });
-                let deleted = |side: &Side| side.deleted_by_owner && actor.is(&side.account);
-                let own = actor.account().is_none_or(|account| role(peering, account, None).is_some());
-                own && !(draining && peering.sides().into_iter().any(deleted))
-            };
-            (!state.peerings().get(id).is_some_and(sees)).then(|| id.to_string())
-        }
-        (Made::Vpc(id), command) => match (state.vpcs().get(id), command) {
-            (None, _) => Some(id.to_string()),
-            (Some(vpc), Command::AddCidr(add)) if !vpc.cidrs.contains(&add.cidr) => {
-                Some(format!("CIDR {} of {id}", add.cidr))
-            }
-            _ => None,
-        },
-    }
-}
-
-fn token_key(account: &AccountId, token: &str) -> Result<TokenKey, CommandError> {
-    const MAX: usize = 36;
-    if let Err(error) = text::check_name(token, MAX) {
-        return Err(CommandError::one(Code::InvalidArgument, "clientToken", error.to_string(), "InvalidClientToken"));
-    }
-    Ok(TokenKey { account: account.clone(), token: token.to_owned() })
 }
 
 fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<'_>) -> Result<Outcome, CommandError> {

@@ -1,0 +1,282 @@
+//! Client tokens (`clientToken`): the same request does nothing twice, another one under the same token is refused.
+//!
+//! What a token was used for is stored, and an honest retry may come after an upgrade. So the words below are a stored form of
+//! their own: they do not follow the names of fields in this program, and what is added to a command is left out where it is not
+//! given.
+
+use super::{
+    Actor, Code, Command, CommandError, peering,
+    peering::role,
+    record::{Made, Peering, PeeringState, Side, Tag, TokenKey},
+    state::State,
+    vpc,
+};
+use crate::access::secret::{hex, sha256};
+use cps_peering_config::{
+    id::{AccountId, PeeringId, RegionId, VpcId},
+    text,
+};
+use ipnet::IpNet;
+use serde::Serialize;
+
+/// A peering or a VPC, as the caller names it.
+#[derive(Serialize)]
+struct Which<'a, Id> {
+    #[serde(rename = "region")]
+    region: Option<&'a RegionId>,
+    #[serde(rename = "id")]
+    id: &'a Id,
+}
+
+/// What was asked under a token, in order and words as they are stored.
+#[derive(Serialize)]
+enum Words<'a> {
+    #[serde(rename = "CreatePeering")]
+    CreatePeering {
+        #[serde(rename = "name")]
+        name: &'a str,
+        #[serde(rename = "description")]
+        description: &'a str,
+        #[serde(rename = "tags")]
+        tags: &'a [Tag],
+        #[serde(rename = "vpc")]
+        vpc: &'a VpcId,
+        #[serde(rename = "region")]
+        region: Option<&'a RegionId>,
+        #[serde(rename = "peer_vpc")]
+        peer_vpc: &'a VpcId,
+        #[serde(rename = "peer_region")]
+        peer_region: Option<&'a RegionId>,
+        #[serde(rename = "peer_account")]
+        peer_account: Option<&'a AccountId>,
+        #[serde(rename = "bandwidth")]
+        bandwidth: Option<u32>,
+    },
+    #[serde(rename = "AcceptPeering")]
+    AcceptPeering(Which<'a, PeeringId>),
+    #[serde(rename = "RejectPeering")]
+    RejectPeering(Which<'a, PeeringId>),
+    #[serde(rename = "ModifyPeering")]
+    ModifyPeering {
+        #[serde(rename = "which")]
+        which: Which<'a, PeeringId>,
+        #[serde(rename = "name")]
+        name: Option<&'a str>,
+        #[serde(rename = "description")]
+        description: Option<&'a str>,
+    },
+    #[serde(rename = "SetBandwidth")]
+    SetBandwidth {
+        #[serde(rename = "which")]
+        which: Which<'a, PeeringId>,
+        #[serde(rename = "bandwidth")]
+        bandwidth: u32,
+    },
+    #[serde(rename = "CreateVpc")]
+    CreateVpc {
+        #[serde(rename = "account")]
+        account: &'a AccountId,
+        #[serde(rename = "region")]
+        region: &'a RegionId,
+        #[serde(rename = "name")]
+        name: &'a str,
+        #[serde(rename = "description")]
+        description: &'a str,
+        #[serde(rename = "cidr")]
+        cidr: IpNet,
+        #[serde(rename = "ipv6")]
+        ipv6: bool,
+    },
+    #[serde(rename = "ModifyVpc")]
+    ModifyVpc {
+        #[serde(rename = "which")]
+        which: Which<'a, VpcId>,
+        #[serde(rename = "name")]
+        name: Option<&'a str>,
+        #[serde(rename = "description")]
+        description: Option<&'a str>,
+    },
+    #[serde(rename = "AddCidr")]
+    AddCidr {
+        #[serde(rename = "which")]
+        which: Which<'a, VpcId>,
+        #[serde(rename = "cidr")]
+        cidr: IpNet,
+    },
+    #[serde(rename = "RemoveCidr")]
+    RemoveCidr {
+        #[serde(rename = "which")]
+        which: Which<'a, VpcId>,
+        #[serde(rename = "cidr")]
+        cidr: IpNet,
+    },
+}
+
+impl<'a> Words<'a> {
+    /// Of what leads to something that a token can stand for.
+    fn of(command: &'a Command) -> Option<Self> {
+        fn peering(which: &peering::Locator) -> Which<'_, PeeringId> {
+            Which { region: which.region.as_ref(), id: &which.id }
+        }
+        fn vpc(which: &vpc::Locator) -> Which<'_, VpcId> {
+            Which { region: which.region.as_ref(), id: &which.id }
+        }
+        Some(match command {
+            Command::CreatePeering(create) => Self::CreatePeering {
+                name: &create.name,
+                description: &create.description,
+                tags: &create.tags,
+                vpc: &create.vpc,
+                region: create.region.as_ref(),
+                peer_vpc: &create.peer_vpc,
+                peer_region: create.peer_region.as_ref(),
+                peer_account: create.peer_account.as_ref(),
+                bandwidth: create.bandwidth,
+            },
+            Command::AcceptPeering(which) => Self::AcceptPeering(peering(which)),
+            Command::RejectPeering(which) => Self::RejectPeering(peering(which)),
+            Command::ModifyPeering(modify) => Self::ModifyPeering {
+                which: peering(&modify.which),
+                name: modify.name.as_deref(),
+                description: modify.description.as_deref(),
+            },
+            Command::SetBandwidth(set) => Self::SetBandwidth { which: peering(&set.which), bandwidth: set.bandwidth },
+            Command::CreateVpc(create) => Self::CreateVpc {
+                account: &create.account,
+                region: &create.region,
+                name: &create.name,
+                description: &create.description,
+                cidr: create.cidr,
+                ipv6: create.ipv6,
+            },
+            Command::ModifyVpc(modify) => Self::ModifyVpc {
+                which: vpc(&modify.which),
+                name: modify.name.as_deref(),
+                description: modify.description.as_deref(),
+            },
+            Command::AddCidr(add) => Self::AddCidr { which: vpc(&add.which), cidr: add.cidr },
+            Command::RemoveCidr(remove) => Self::RemoveCidr { which: vpc(&remove.which), cidr: remove.cidr },
+            Command::Apply(_)
+            | Command::DeletePeering(_)
+            | Command::DeleteVpc(_)
+            | Command::Account(_)
+            | Command::RemoveHost(_)
+            | Command::Activate(_)
+            | Command::Drained(_)
+            | Command::Forget(_)
+            | Command::ConfirmClock
+            | Command::Tick
+            | Command::RecordSignature => return None,
+        })
+    }
+}
+
+/// What a client token stands for: what was asked, or of a long one its SHA-256. Empty for what no token stands for.
+pub(super) fn words(command: &Command) -> String {
+    const LONG: usize = 1024;
+    let words = Words::of(command).and_then(|words| serde_json::to_string(&words).ok()).unwrap_or_default();
+    if words.len() <= LONG { words } else { format!("sha256:{}", hex(&sha256(words.as_bytes()))) }
+}
+
+/// What a client token led to and is not there any more for the account that asked; none while it is.
+pub(super) fn gone(state: &State, command: &Command, result: &Made, actor: &Actor) -> Option<String> {
+    match (result, command) {
+        // To have rejected a request is the result, and that is so for good.
+        (_, Command::RejectPeering(_)) => None,
+        (Made::Peering(id), _) => {
+            let sees = |peering: &Peering| {
+                let draining = matches!(peering.state, PeeringState::Draining { .. });
+                let deleted = |side: &Side| side.deleted_by_owner && actor.is(&side.account);
+                let own = actor.account().is_none_or(|account| role(peering, account, None).is_some());
+                own && !(draining && peering.sides().into_iter().any(deleted))
+            };
+            (!state.peerings().get(id).is_some_and(sees)).then(|| id.to_string())
+        }
+        (Made::Vpc(id), command) => match (state.vpcs().get(id), command) {
+            (None, _) => Some(id.to_string()),
+            (Some(vpc), Command::AddCidr(add)) if !vpc.cidrs.contains(&add.cidr) => {
+                Some(format!("CIDR {} of {id}", add.cidr))
+            }
+            _ => None,
+        },
+    }
+}
+
+/// What identifies the use of a token.
+pub(super) fn key(account: &AccountId, token: &str) -> Result<TokenKey, CommandError> {
+    const MAX: usize = 36;
+    if let Err(error) = text::check_name(token, MAX) {
+        return Err(CommandError::one(Code::InvalidArgument, "clientToken", error.to_string(), "InvalidClientToken"));
+    }
+    Ok(TokenKey { account: account.clone(), token: token.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stored by releases before this one: an honest retry must find the same.
+    #[test]
+    fn what_a_token_stands_for_is_said_in_the_words_of_earlier_releases() {
+        let region: RegionId = "north".parse().unwrap();
+        let peering = peering::Locator { region: Some(region.clone()), id: "vpcpr-0a1b2c3d4e".parse().unwrap() };
+        let vpc = vpc::Locator { region: None, id: "vpc-a".parse().unwrap() };
+        let cidr: IpNet = "10.1.0.0/16".parse().unwrap();
+        let (by_id, at) = (r#"{"region":"north","id":"vpcpr-0a1b2c3d4e"}"#, r#"{"region":null,"id":"vpc-a"}"#);
+        let create = peering::Create {
+            name: "n".to_owned(),
+            description: "d".to_owned(),
+            tags: vec![Tag { key: "k".to_owned(), value: "v".to_owned() }],
+            vpc: "vpc-a".parse().unwrap(),
+            region: Some(region.clone()),
+            peer_vpc: "vpc-b".parse().unwrap(),
+            peer_region: None,
+            peer_account: Some("acme".parse().unwrap()),
+            bandwidth: Some(100),
+        };
+        let create_vpc = vpc::Create {
+            account: "acme".parse().unwrap(),
+            region,
+            name: "n".to_owned(),
+            description: String::new(),
+            cidr,
+            ipv6: true,
+        };
+        let modify = peering::Modify { which: peering.clone(), name: Some("m".to_owned()), description: None };
+        let modify_vpc = vpc::Modify { which: vpc.clone(), name: None, description: Some("e".to_owned()) };
+        let set = peering::SetBandwidth { which: peering.clone(), bandwidth: 7 };
+        let with_cidr = vpc::Cidr { which: vpc, cidr };
+        for (command, expected) in [
+            (
+                Command::CreatePeering(create.clone()),
+                r#"{"CreatePeering":{"name":"n","description":"d","tags":[{"key":"k","value":"v"}],"vpc":"vpc-a","region":"north","peer_vpc":"vpc-b","peer_region":null,"peer_account":"acme","bandwidth":100}}"#.to_owned(),
+            ),
+            (Command::AcceptPeering(peering.clone()), format!(r#"{{"AcceptPeering":{by_id}}}"#)),
+            (Command::RejectPeering(peering.clone()), format!(r#"{{"RejectPeering":{by_id}}}"#)),
+            (
+                Command::ModifyPeering(modify),
+                format!(r#"{{"ModifyPeering":{{"which":{by_id},"name":"m","description":null}}}}"#),
+            ),
+            (Command::SetBandwidth(set), format!(r#"{{"SetBandwidth":{{"which":{by_id},"bandwidth":7}}}}"#)),
+            (
+                Command::CreateVpc(create_vpc),
+                r#"{"CreateVpc":{"account":"acme","region":"north","name":"n","description":"","cidr":"10.1.0.0/16","ipv6":true}}"#.to_owned(),
+            ),
+            (
+                Command::ModifyVpc(modify_vpc),
+                format!(r#"{{"ModifyVpc":{{"which":{at},"name":null,"description":"e"}}}}"#),
+            ),
+            (Command::AddCidr(with_cidr.clone()), format!(r#"{{"AddCidr":{{"which":{at},"cidr":"10.1.0.0/16"}}}}"#)),
+            (Command::RemoveCidr(with_cidr), format!(r#"{{"RemoveCidr":{{"which":{at},"cidr":"10.1.0.0/16"}}}}"#)),
+            (Command::DeletePeering(peering), String::new()),
+        ] {
+            assert_eq!(words(&command), expected);
+            // Releases before this one took what the program calls it.
+            if !expected.is_empty() {
+                assert_eq!(serde_json::to_string(&command).unwrap(), expected);
+            }
+        }
+        let long = peering::Create { description: "x".repeat(2000), ..create };
+        assert!(words(&Command::CreatePeering(long)).starts_with("sha256:"));
+    }
+}
