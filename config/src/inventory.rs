@@ -1,6 +1,8 @@
 //! The document that operators apply: which regions, hosts, VPCs, ports and peerings there are.
 //!
 //! ```toml
+//! name = "default"                    # only where there are several inventories
+//!
 //! [[regions]]
 //! id = "cn-north-1"
 //!
@@ -48,6 +50,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Inventory {
+    /// Its name, where there are several: what one has made, pruning with another leaves alone. By default
+    /// [`DEFAULT_NAME`](Inventory::DEFAULT_NAME).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The regions.
     pub regions: Vec<Region>,
     /// Accounts about which there is something to say. Others need no entry, and none is removed with its entry.
@@ -61,6 +67,16 @@ pub struct Inventory {
     pub ports: Vec<Port>,
     /// The peerings. A pair of VPCs that has a live peering already keeps it.
     pub peerings: Vec<Peering>,
+}
+
+impl Inventory {
+    /// The name of an inventory that has none.
+    pub const DEFAULT_NAME: &str = "default";
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(Self::DEFAULT_NAME)
+    }
 }
 
 /// A region.
@@ -145,8 +161,7 @@ pub struct Peering {
     pub vpc: VpcId,
     /// The receiver's VPC.
     pub peer_vpc: VpcId,
-    /// The most that may pass in each direction, in Mbit/s: only between regions. Where a peering is there already and
-    /// none is given, it keeps its own.
+    /// The most that may pass in each direction, in Mbit/s: only between regions; none for no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<u32>,
 }

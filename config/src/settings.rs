@@ -94,6 +94,9 @@ pub struct ControllerSettings {
     /// The most that a peering between regions may have, in Mbit/s. Default 10 000.
     #[serde(default = "default_max_bandwidth_mbit")]
     pub max_bandwidth_mbit: u32,
+    /// How many hosts an inventory may take out without `--confirm`, in percent of all; 100 for any number. Default 5.
+    #[serde(default = "default_unconfirmed_host_removals_percent")]
+    pub unconfirmed_host_removals_percent: u32,
     /// How many live peerings an account may initiate from a region, unless an operator says otherwise. Default 50.
     #[serde(default = "default_peerings_per_region")]
     pub peerings_per_region: u32,
@@ -464,6 +467,10 @@ const DAY_S: u64 = 24 * 60 * 60;
 
 fn default_max_bandwidth_mbit() -> u32 {
     10_000
+}
+
+fn default_unconfirmed_host_removals_percent() -> u32 {
+    5
 }
 
 fn default_peerings_per_region() -> u32 {

@@ -86,7 +86,7 @@ impl Sandbox {
     pub(crate) fn seed(&self, engine: &Engine, vault: &Vault) -> anyhow::Result<()> {
         let inventory: Inventory = serde_json::from_value(json!({ "regions": REGIONS.map(|id| json!({ "id": id })) }))?;
         let run = |command| engine.execute(&Request::new(Actor::Operator, command)).map(drop);
-        run(Command::Apply(Apply { inventory, prune: false }))?;
+        run(Command::Apply(Apply::of(inventory)))?;
         for Account { id, access_key, secret_key, token } in &self.accounts {
             let secret_key = vault.seal(&id.parse()?, access_key, secret_key)?;
             let key = What::AddKey { access_key: access_key.clone(), secret_key };

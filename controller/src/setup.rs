@@ -71,6 +71,7 @@ pub(crate) fn options(settings: &ControllerSettings) -> Options {
         grace: Duration::from_secs(settings.provisioning_grace_s),
         limits: model::Limits {
             max_bandwidth: settings.max_bandwidth_mbit,
+            unconfirmed_host_removals_percent: settings.unconfirmed_host_removals_percent,
             peerings_per_region: settings.peerings_per_region,
             vpcs_per_region: settings.vpcs_per_region,
             secondary_cidrs_per_region: settings.secondary_cidrs_per_region,
@@ -118,6 +119,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         delete_wait_ms: _,
         provisioning_grace_s: _,
         max_bandwidth_mbit: _,
+        unconfirmed_host_removals_percent: _,
         peerings_per_region: _,
         vpcs_per_region: _,
         secondary_cidrs_per_region: _,

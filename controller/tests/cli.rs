@@ -257,9 +257,46 @@ fn lists_are_read_to_their_end() {
     let text: String = (0..120).map(vpc).chain((0..120).map(peering)).collect();
     let file = sandbox.home.path().join("inventory.toml");
     fs::write(&file, text).unwrap();
-    assert!(sandbox.operator(&["apply", "-f", file.to_str().unwrap()]).ok().ends_with("applied\n"));
+    let applied = sandbox.operator(&["apply", "-f", file.to_str().unwrap()]).ok();
+    assert!(applied.lines().last().unwrap().starts_with("applied: revision "), "{applied}");
     assert_eq!(sandbox.first(&["vpc", "list"]).ok().lines().count(), 122);
     assert_eq!(sandbox.first(&["peering", "list", "-o", "json"]).json()["vpcPeerings"].as_array().unwrap().len(), 120);
+}
+
+#[test]
+fn what_an_inventory_takes_away_is_to_be_confirmed() {
+    let sandbox = Sandbox::start();
+    let vpc = |id: &str, net: u8| {
+        format!(
+            "[[vpcs]]\nid = \"{id}\"\naccount = \"account-1\"\nregion = \"{NORTH}\"\ncidrs = [\"10.{net}.0.0/16\"]\n"
+        )
+    };
+    let regions = format!("[[regions]]\nid = \"{NORTH}\"\n[[regions]]\nid = \"{EAST}\"\n");
+    let peered = "[[peerings]]\nname = \"p\"\nvpc = \"va\"\npeer_vpc = \"vb\"\n";
+    let (full, few) = (sandbox.home.path().join("full.toml"), sandbox.home.path().join("few.toml"));
+    fs::write(&full, format!("{regions}{}{}{peered}", vpc("va", 1), vpc("vb", 2))).unwrap();
+    fs::write(&few, &regions).unwrap();
+    let tenants = text(
+        &sandbox.first(&["vpc", "create", "--cidr", "10.9.0.0/16", "--name", "own", "-o", "json"]).json()["vpcId"],
+    );
+    let plan = sandbox.operator(&["apply", "--dry-run", "-f", full.to_str().unwrap()]).ok();
+    assert!(plan.contains("(new) (p)"), "its id is not known yet: {plan}");
+    let applied = sandbox.operator(&["apply", "-f", full.to_str().unwrap()]).ok();
+    assert!(applied.lines().last().unwrap().starts_with("applied: revision "), "{applied}");
+    let prune = |more: &[&str]| sandbox.operator(&[&["apply", "--prune", "-f", few.to_str().unwrap()], more].concat());
+    let plan = prune(&["--dry-run", "-o", "json"]).json();
+    assert_eq!(plan["confirm"], 3, "two VPCs and a peering: {plan}");
+    let revision = plan["revision"].to_string();
+    prune(&[]).fails(1, "confirm their number, 3");
+    prune(&["--confirm", "2"]).fails(1, "confirm their number, 3");
+    prune(&["--confirm", "3", "--if-revision", "0"]).fails(1, &format!("which is {revision}"));
+    prune(&["--confirm", "3", "--if-revision", &revision]).ok();
+    let vpcs = sandbox.operator(&["inventory"]).ok();
+    assert!(vpcs.contains(&tenants) && !vpcs.contains("\"va\""), "{vpcs}");
+    // From standard input, told by its content.
+    let mut command = sandbox.program(&["apply", "-f", "-", "--dry-run"]);
+    command.env("CPS_PEERING_CONTROLLER", sandbox.word("/url")).env("CPS_PEERING_TOKEN", sandbox.word("/admin_token"));
+    assert!(run(&mut command, r#"{ "regions": [{ "id": "new" }] }"#).ok().contains("create  region"));
 }
 
 #[test]

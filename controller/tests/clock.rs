@@ -93,7 +93,7 @@ fn furnish(engine: &Engine) -> (PeeringId, PeeringId) {
         vpc("one", "d", "north", "10.3.7.0/24"),
     ];
     let inventory = toml::from_str(&text.concat()).unwrap();
-    as_operator(engine, Command::Apply(Apply { inventory, prune: false }));
+    as_operator(engine, Command::Apply(Apply::of(inventory)));
     let request = peering(&run_as(engine, "one", Command::CreatePeering(wish("a", "c", "two"))).unwrap());
     let own = peering(&run_as(engine, "one", Command::CreatePeering(wish("a", "b", "one"))).unwrap());
     let arrear = What::Charge(ChargeStatus::Arrear);

@@ -209,7 +209,7 @@ impl Controller {
         });
         let text = std::iter::once("[[regions]]\nid = 'north'\n".to_owned()).chain(hosts).collect::<String>();
         let inventory = toml::from_str(&text).unwrap();
-        self.run(&Command::Apply(Apply { inventory, prune: false })).unwrap();
+        self.run(&Command::Apply(Apply::of(inventory))).unwrap();
     }
 
     fn peer(&self) -> PeeringId {
@@ -456,7 +456,7 @@ async fn a_delete_does_not_wait_for_an_answer_that_is_held_back() {
     one.host.lock().unwrap().slow = Duration::from_mins(1);
     let text = "[[vpcs]]\nid = 'v2'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.2.0.0/16', '10.12.0.0/16']\n";
     let inventory = toml::from_str(text).unwrap();
-    controller.run(&Command::Apply(Apply { inventory, prune: false })).unwrap();
+    controller.run(&Command::Apply(Apply::of(inventory))).unwrap();
     while one.calls().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -472,7 +472,7 @@ async fn a_delete_does_not_wait_for_an_answer_that_is_held_back() {
 async fn hosts_that_are_pruned_are_emptied_before_they_are_forgotten() {
     let (_folder, controller, agents) = built().await;
     let inventory = toml::from_str("").unwrap();
-    controller.run(&Command::Apply(Apply { inventory, prune: true })).unwrap();
+    controller.run(&Command::Apply(Apply::of(inventory).pruning())).unwrap();
     controller.until("forgotten", |seen| seen.state.hosts().is_empty().then_some(())).await;
     assert!(agents.iter().all(|agent| agent.host.lock().unwrap().config.as_ref().unwrap().vrfs.is_empty()));
 }
@@ -483,7 +483,7 @@ async fn a_change_that_concerns_one_host_leaves_the_others_revisions() {
     let before = (one.revision(), two.revision());
     let text = "[[ports]]\nvpc = 'v1'\nhost = 'h1'\ninterface = 'eth2'\ngateways = ['10.1.1.1/24']\n";
     let inventory = toml::from_str(text).unwrap();
-    controller.run(&Command::Apply(Apply { inventory, prune: false })).unwrap();
+    controller.run(&Command::Apply(Apply::of(inventory))).unwrap();
     controller.until("the change", |_| (one.revision() > before.0).then_some(())).await;
     controller.until_in_sync().await;
     assert_eq!(two.revision(), before.1);
@@ -497,7 +497,7 @@ async fn a_peering_that_concerns_no_host_is_active_and_gone_at_once() {
     let vpc = |n| format!("[[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n");
     let inventory = toml::from_str(&format!("[[regions]]\nid = 'north'\n{}{}", vpc(1), vpc(2))).unwrap();
     let run = |command| engine.execute(&Request::new(Actor::Operator, command)).unwrap();
-    run(Command::Apply(Apply { inventory, prune: false }));
+    run(Command::Apply(Apply::of(inventory)));
     let id = peering(&run(Command::CreatePeering(create("v1", "v2"))));
     engine.read(|state, _| assert_eq!(state.peerings()[&id].state, PeeringState::Active));
     run(delete(&id));
@@ -521,7 +521,7 @@ async fn what_an_account_in_arrear_does_not_pay_for_is_gone_without_another_comm
     };
     let inventory = toml::from_str(&(place(1, "north") + &place(2, "east"))).unwrap();
     let run = |command| engine.execute(&Request::new(Actor::Operator, command)).unwrap();
-    run(Command::Apply(Apply { inventory, prune: false }));
+    run(Command::Apply(Apply::of(inventory)));
     let id = peering(&run(Command::CreatePeering(create("v1", "v2"))));
     run(Command::Account(Change { id: "acme".parse().unwrap(), what: What::Charge(ChargeStatus::Arrear) }));
     engine.sweep();

@@ -215,7 +215,9 @@ fn cidrs_that_would_break_a_live_peering_are_refused_and_others_follow() {
 #[test]
 fn pruning_takes_away_what_is_not_in_the_document() {
     let mut model = built();
-    let id = model.peer("a", "b").unwrap();
+    let wanted = "[[peerings]]\nname = \"a-b\"\nvpc = \"a\"\npeer_vpc = \"b\"\n";
+    model.apply(&(cloud() + wanted)).unwrap();
+    let id = model.state.peerings().keys().next().unwrap().clone();
     let Outcome::Applied(differences) = model.run(&apply("", true)).unwrap() else { panic!() };
     assert!(differences.iter().all(|difference| difference.action == Action::Delete));
     let state = &model.state;

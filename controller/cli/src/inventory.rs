@@ -12,17 +12,27 @@ use cps_peering_config::inventory::Inventory;
 use cps_peering_terminal::table;
 use reqwest::Method;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// The file to apply, and how.
 #[derive(Args)]
 pub(super) struct Apply {
-    /// Inventory file: TOML, or JSON if its name ends in .json.
+    /// Inventory file, TOML or JSON; `-` for standard input.
     #[arg(short, long)]
     file: PathBuf,
-    /// Remove what is not in the file.
+    /// Remove what an inventory of the same name has made and is not in the file. What accounts and operators' commands have
+    /// made stays.
     #[arg(long)]
     prune: bool,
+    /// Agree to so many entries being removed or stopping traffic, as the dry run counts them.
+    #[arg(long, value_name = "NUMBER")]
+    confirm: Option<usize>,
+    /// Apply only if nothing has changed since this revision, as the dry run tells it.
+    #[arg(long, value_name = "NUMBER")]
+    if_revision: Option<u64>,
     /// Show what would change without changing it.
     #[arg(long)]
     dry_run: bool,
@@ -37,18 +47,28 @@ pub(super) enum Host {
 /// Reads an inventory. Errors name the file, the place in it and the rule.
 fn read_inventory(file: &Path) -> Result<Inventory, CliError> {
     let refuse = |error: String| CliError::Refused(format!("{}: {error}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
-    if file.extension().is_some_and(|end| end == "json") {
+    let text = if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
+    let text = text.map_err(|error| refuse(error.to_string()))?;
+    // No TOML begins with a brace.
+    if text.trim_start().starts_with('{') {
         serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))
     } else {
         toml::from_str(&text).map_err(|error| refuse(error.to_string().trim_end().to_owned()))
     }
 }
 
-pub(super) async fn apply(session: &Session, Apply { file, prune, dry_run }: &Apply) -> Result<(), CliError> {
+pub(super) async fn apply(session: &Session, apply: &Apply) -> Result<(), CliError> {
+    let Apply { file, prune, confirm, if_revision, dry_run } = apply;
     let inventory = read_inventory(file)?;
     let body = serde_json::to_value(inventory).map_err(|error| CliError::Refused(error.to_string()))?;
-    let call = Call::new(Method::POST, admin(&["apply"])).with("dryRun", dry_run).with("prune", prune).body(body);
+    let mut call = Call::new(Method::POST, admin(&["apply"])).with("dryRun", dry_run).with("prune", prune);
+    if let Some(number) = confirm {
+        call = call.with("confirm", number);
+    }
+    if let Some(number) = if_revision {
+        call = call.with("ifRevision", number);
+    }
+    let call = call.body(body);
     let result = match session.try_call(call).await? {
         Ok(result) => result,
         Err(Rejection { message, violations, .. }) => {
@@ -61,22 +81,32 @@ pub(super) async fn apply(session: &Session, Apply { file, prune, dry_run }: &Ap
             return Err(CliError::Refused("nothing was applied".to_owned()));
         }
     };
-    session.print(&result, || differences(elements(&result["changes"]), *dry_run));
+    session.print(&result, || differences(&result));
     Ok(())
 }
 
-fn differences(changes: &[Value], dry_run: bool) -> String {
+fn differences(result: &Value) -> String {
+    let (changes, revision) = (elements(&result["changes"]), cell(&result["revision"]));
     if changes.is_empty() {
-        return "nothing to change".to_owned();
+        return format!("nothing to change at revision {revision}");
     }
     let row = |change: &Value| {
         let fields = elements(&change["fields"]).iter();
         let fields = fields.map(|it| format!("{}: {} -> {}", cell(&it["field"]), cell(&it["from"]), cell(&it["to"])));
-        vec![cell(&change["action"]), cell(&change["kind"]), cell(&change["id"]), fields.collect::<Vec<_>>().join("; ")]
+        let stops = if change["stopsTraffic"] == true { "stops traffic" } else { "" };
+        let fields = fields.collect::<Vec<_>>().join("; ");
+        vec![cell(&change["action"]), cell(&change["kind"]), cell(&change["id"]), stops.to_owned(), fields]
     };
     let rows: Vec<Vec<String>> = changes.iter().map(row).collect();
-    let end = if dry_run { "nothing was changed: this was a dry run" } else { "applied" };
-    format!("{}\n{end}", table(&["ACTION", "KIND", "ID", "FIELDS"], &rows))
+    let end = match (result["dryRun"] == true, result["confirm"].as_u64()) {
+        (false, _) => format!("applied: revision {revision}"),
+        (true, None) => format!("nothing was changed: this was a dry run at revision {revision}"),
+        (true, Some(lost)) => format!(
+            "nothing was changed: this was a dry run at revision {revision}. {lost} entries would be removed or stop traffic; to \
+             do it: --confirm {lost} --if-revision {revision}"
+        ),
+    };
+    format!("{}\n{end}", table(&["ACTION", "KIND", "ID", "EFFECT", "FIELDS"], &rows))
 }
 
 pub(super) async fn show(session: &Session) -> Result<(), CliError> {

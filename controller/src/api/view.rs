@@ -532,6 +532,7 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
 /// The current inventory, in the form in which it is applied.
 pub fn inventory(state: &State) -> Inventory {
     Inventory {
+        name: None,
         regions: state.regions().values().map(|region| inventory::Region { id: region.id.clone() }).collect(),
         accounts: state
             .accounts()

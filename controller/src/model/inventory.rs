@@ -1,11 +1,11 @@
 //! Bringing regions, hosts, VPCs, ports and peerings to what a document says: all of it or nothing.
 
 use super::{
-    Code, CommandError, Context, FieldViolation, Transaction,
+    Code, CommandError, Context, FieldViolation, Limits, Transaction,
     address_rules::{cidr_violations, port_violations, still_needed},
     overlap, peering,
-    record::{Account, Host, PeeringState, Port, PortKey, Region, Vpc},
-    state::Change,
+    record::{Account, Host, Manager, Peering, PeeringState, Port, PortKey, Region, Vpc},
+    state::{Change, State},
     vni,
     vpc::check_name,
 };
@@ -23,6 +23,8 @@ use std::{
     net::IpAddr,
 };
 
+/// The longest name of an inventory, in characters.
+const MAX_NAME: usize = 64;
 /// The longest URL of an agent, in characters.
 const MAX_URL: usize = 256;
 
@@ -31,8 +33,34 @@ const MAX_URL: usize = 256;
 pub struct Apply {
     /// The document.
     pub inventory: Inventory,
-    /// Whether what is not in it is removed.
+    /// Whether what is not in it, and was made by an inventory of the same name, is removed.
     pub prune: bool,
+    /// Whether what is lost by it was agreed to.
+    pub confirmation: Confirmation,
+    /// It is applied only if this is the number of the last commit: what it was made from is what there is.
+    pub if_revision: Option<u64>,
+}
+
+/// Whether somebody has agreed to what a document takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Confirmation {
+    /// Nobody needs to: nothing is kept of it, or there is nothing to lose.
+    NotNeeded,
+    /// How many entries may be removed or stop traffic, if somebody said.
+    Given(Option<usize>),
+}
+
+impl Apply {
+    /// A document as it is, without removing anything.
+    pub fn of(inventory: Inventory) -> Self {
+        Self { inventory, prune: false, confirmation: Confirmation::NotNeeded, if_revision: None }
+    }
+
+    /// The same with removing what is not in it.
+    #[must_use]
+    pub fn pruning(self) -> Self {
+        Self { prune: true, ..self }
+    }
 }
 
 /// One thing that a document changed.
@@ -47,6 +75,19 @@ pub struct Difference {
     /// What was changed of it, if it was there before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<Field>,
+    /// Whether packets of a peering that passed do not pass any more.
+    #[serde(rename = "stopsTraffic", skip_serializing_if = "std::ops::Not::not")]
+    pub stops_traffic: bool,
+}
+
+/// How many entries are to be confirmed; none where nobody needs to agree: nothing stops, and no more hosts are removed than
+/// the limits say. `before` is the state without the differences.
+pub fn confirmation(before: &State, differences: &[Difference], limits: &Limits) -> Option<usize> {
+    let removed = |it: &&Difference| it.action == Action::Delete;
+    let hosts = differences.iter().filter(removed).filter(|it| it.kind == "host").count();
+    let many = hosts * 100 > before.hosts().len() * limits.unconfirmed_host_removals_percent as usize;
+    let lost = differences.iter().filter(|it| removed(it) || it.stops_traffic).count();
+    (many || differences.iter().any(|it| it.stops_traffic)).then_some(lost)
 }
 
 /// What happens to an entry.
@@ -89,6 +130,17 @@ pub fn apply(
     apply: &Apply,
     context: &mut Context<'_>,
 ) -> Result<Vec<Difference>, CommandError> {
+    if let Some(expected) = apply.if_revision.filter(|number| *number != tx.state.meta().number) {
+        let rule = format!(
+            "revision {expected} is not that of now, which is {}: look at what has changed",
+            tx.state.meta().number
+        );
+        return Err(CommandError::one(Code::Aborted, "ifRevision", rule, "RevisionMismatch"));
+    }
+    let name = apply.inventory.name();
+    if let Err(error) = text::check_name(name, MAX_NAME) {
+        return Err(CommandError::one(Code::InvalidArgument, "name", error.to_string(), "InvalidName"));
+    }
     let mut applier = Applier {
         tx,
         document: &apply.inventory,
@@ -119,10 +171,33 @@ pub fn apply(
     }
     let Applier { differences, violations, code, .. } = applier;
     if violations.is_empty() {
+        confirmed(apply.confirmation, tx.before(), &differences, context.limits)?;
         Ok(differences)
     } else {
         Err(CommandError { code: code.unwrap_or(Code::InvalidArgument), violations, tells: BTreeSet::new() })
     }
+}
+
+/// Refuses what takes away more than was agreed to.
+fn confirmed(
+    confirmation: Confirmation,
+    before: &State,
+    differences: &[Difference],
+    limits: &Limits,
+) -> Result<(), CommandError> {
+    const SHOWN: usize = 5;
+    let Confirmation::Given(given) = confirmation else { return Ok(()) };
+    let Some(lost) = self::confirmation(before, differences, limits).filter(|lost| given != Some(*lost)) else {
+        return Ok(());
+    };
+    let some = differences.iter().filter(|it| it.stops_traffic || it.action == Action::Delete);
+    let some: Vec<String> = some.take(SHOWN).map(|it| format!("{} {}", it.kind, it.id)).collect();
+    let more = if lost > SHOWN { ", …" } else { "" };
+    let rule = format!(
+        "{lost} entries would be removed or stop traffic ({}{more}): look at them in a dry run, and confirm their number, {lost}",
+        some.join(", ")
+    );
+    Err(CommandError::one(Code::Aborted, "confirm", rule, "ConfirmationRequired"))
 }
 
 struct Applier<'a, 'b, 'c> {
@@ -136,6 +211,11 @@ struct Applier<'a, 'b, 'c> {
 
 fn entry(list: &str, place: usize, id: impl std::fmt::Display) -> String {
     format!("{list}[{place}] ({id})")
+}
+
+/// Two VPCs, whichever is named first.
+fn pair(a: &VpcId, b: &VpcId) -> (VpcId, VpcId) {
+    if a < b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) }
 }
 
 fn port_key(port: &inventory::Port) -> PortKey {
@@ -162,7 +242,39 @@ impl Applier<'_, '_, '_> {
     }
 
     fn note(&mut self, kind: &'static str, id: &impl ToString, action: Action, fields: Vec<Field>) {
-        self.differences.push(Difference { kind, id: id.to_string(), action, fields });
+        self.differences.push(Difference { kind, id: id.to_string(), action, fields, stops_traffic: false });
+    }
+
+    /// The last difference stops traffic.
+    fn stops(&mut self) {
+        if let Some(last) = self.differences.last_mut() {
+            last.stops_traffic = true;
+        }
+    }
+
+    /// Whether packets pass between a VPC and others, by the state before.
+    fn carries(&self, vpc: &VpcId) -> bool {
+        self.tx.before().peerings_of(vpc).any(Peering::forwards)
+    }
+
+    /// Who manages an entry of the document from now on. What an account or an operator made stays theirs.
+    fn manager(&self, now: Option<&Manager>) -> Manager {
+        match now {
+            Some(theirs @ (Manager::Account | Manager::Operator)) => theirs.clone(),
+            Some(Manager::Unknown | Manager::Inventory(_)) | None => {
+                Manager::Inventory(self.document.name().to_owned())
+            }
+        }
+    }
+
+    /// Whether this inventory has made something.
+    fn made(&self, manager: &Manager) -> bool {
+        matches!(manager, Manager::Inventory(name) if name == self.document.name())
+    }
+
+    /// The same of what only inventories make.
+    fn made_alone(&self, manager: &Manager) -> bool {
+        self.made(manager) || (*manager == Manager::Unknown && self.document.name() == Inventory::DEFAULT_NAME)
     }
 
     /// Sets a record, unless it is that already.
@@ -219,7 +331,9 @@ impl Applier<'_, '_, '_> {
         for region in &self.document.regions {
             let old = self.tx.state.regions().get(&region.id).cloned();
             let id = region.id.clone();
-            self.set("region", &region.id, old, Region { id: id.clone() }, |new| Change::Region(id, Some(new)));
+            let managed_by = self.manager(old.as_ref().map(|old| &old.managed_by));
+            let new = Region { id: id.clone(), managed_by };
+            self.set("region", &region.id, old, new, |new| Change::Region(id, Some(new)));
         }
     }
 
@@ -287,6 +401,7 @@ impl Applier<'_, '_, '_> {
                 config_number: old.as_ref().map_or(0, |old| old.config_number),
                 retiring: false,
                 maintenance: host.maintenance,
+                managed_by: self.manager(old.as_ref().map(|old| &old.managed_by)),
             };
             let id = host.id.clone();
             self.set("host", &host.id, old, new, |new| Change::Host(id, Some(new)));
@@ -345,6 +460,7 @@ impl Applier<'_, '_, '_> {
                 vni,
                 description: old.as_ref().map(|old| old.description.clone()).unwrap_or_default(),
                 created_ms: old.as_ref().map_or(self.context.now_ms, |old| old.created_ms),
+                managed_by: self.manager(old.as_ref().map(|old| &old.managed_by)),
             };
             let old_cidrs = old.as_ref().map(|old| old.cidrs.clone()).filter(|old| *old != new.cidrs);
             let (id, after) = (vpc.id.clone(), new.clone());
@@ -352,6 +468,9 @@ impl Applier<'_, '_, '_> {
             if let Some(old) = old_cidrs
                 && self.violations.len() == faults_before
             {
+                if old.iter().any(|cidr| !after.cidrs.contains(cidr)) && self.carries(&vpc.id) {
+                    self.stops();
+                }
                 let added: Vec<IpNet> = after.cidrs.iter().filter(|cidr| !old.contains(cidr)).copied().collect();
                 if let Err(refusal) = overlap::cidrs_changed(self.tx, &after, &added, self.context) {
                     self.take(&entry, refusal);
@@ -395,9 +514,18 @@ impl Applier<'_, '_, '_> {
                 self.fault(&entry, "there are no gateways and no prefixes: nothing would be reached through the port");
             }
             let old = self.tx.state.ports().get(&key).cloned();
-            let new = Port { key: key.clone(), vpc: port.vpc.clone(), gateways: port.gateways.clone(), prefixes };
+            let managed_by = self.manager(old.as_ref().map(|old| &old.managed_by));
+            let (vpc, gateways) = (port.vpc.clone(), port.gateways.clone());
+            let new = Port { key: key.clone(), vpc, gateways, prefixes, managed_by };
+            let fewer = old
+                .as_ref()
+                .filter(|old| old.vpc != new.vpc || old.prefixes.iter().any(|prefix| !new.prefixes.contains(prefix)));
+            let stops = fewer.is_some_and(|old| self.carries(&old.vpc));
             let moved_from = old.as_ref().filter(|old| old.vpc != new.vpc).map(|old| old.vpc.clone());
             self.set("port", &key, old, new, |new| Change::Port(new.key.clone(), Some(new)));
+            if stops {
+                self.stops();
+            }
             if let Some(vpc) = moved_from {
                 peering::port_left(self.tx, &vpc, &key.host, self.context.now_ms);
             }
@@ -428,17 +556,32 @@ impl Applier<'_, '_, '_> {
     }
 
     fn peerings(&mut self) {
+        let mut pairs = BTreeMap::new();
         for (place, wanted) in self.document.peerings.iter().enumerate() {
             let entry = entry("peerings", place, text::cut(&wanted.name, text::MAX_QUOTED));
+            if let Some(first) = pairs.insert(pair(&wanted.vpc, &wanted.peer_vpc), place) {
+                self.fault(
+                    entry,
+                    format!("{} and {} are also peered by peerings[{first}]", wanted.vpc, wanted.peer_vpc),
+                );
+                continue;
+            }
             let joined = self.tx.state.peerings_of(&wanted.vpc).find(|peering| {
                 peering.is_live()
                     && peering.sides().iter().any(|side| side.vpc == wanted.peer_vpc)
                     && wanted.vpc != wanted.peer_vpc
             });
-            let pending = joined.is_some_and(|peering| peering.state == PeeringState::Pending);
-            let result = match joined.map(|peering| (peering.id.clone(), peering.bandwidth)) {
-                Some((id, _)) if pending => self.accept_peering(&id, wanted),
-                Some((id, bandwidth)) => self.update_peering(&id, bandwidth, wanted),
+            let result = match joined.cloned() {
+                Some(joined) if joined.initiator.vpc != wanted.vpc => {
+                    let rule = format!(
+                        "peering {} of these VPCs was initiated by {}, and sides do not change: swap `vpc` and `peer_vpc`",
+                        joined.id, joined.initiator.vpc
+                    );
+                    self.fault(entry, rule);
+                    continue;
+                }
+                Some(joined) if joined.state == PeeringState::Pending => self.accept_peering(&joined.id, wanted),
+                Some(joined) => self.update_peering(joined, wanted),
                 None => self.create_peering(wanted),
             };
             if let Err(refusal) = result {
@@ -460,6 +603,7 @@ impl Applier<'_, '_, '_> {
             bandwidth: wanted.bandwidth,
         };
         let id = peering::create(self.tx, &wish, self.context)?;
+        self.adopt(&id);
         self.note("peering", &format!("{id} ({})", wanted.name), Action::Create, Vec::new());
         Ok(())
     }
@@ -473,37 +617,58 @@ impl Applier<'_, '_, '_> {
         Ok(())
     }
 
-    fn update_peering(
-        &mut self,
-        id: &PeeringId,
-        old: Option<u32>,
-        wanted: &inventory::Peering,
-    ) -> Result<(), CommandError> {
-        let Some(bandwidth) = wanted.bandwidth.filter(|bandwidth| old != Some(*bandwidth)) else { return Ok(()) };
-        let which = peering::Locator { region: None, id: id.clone() };
-        peering::set_bandwidth(self.tx, &peering::SetBandwidth { which, bandwidth }, self.context)?;
-        let field = Field { field: "bandwidth".to_owned(), from: old.into(), to: bandwidth.into() };
-        self.note("peering", &format!("{id} ({})", wanted.name), Action::Update, vec![field]);
+    /// The peering is this inventory's from now on, unless an account or an operator made it.
+    fn adopt(&mut self, id: &PeeringId) {
+        let Some(peering) = self.tx.state.peerings().get(id).cloned() else { return };
+        let made_now = !self.tx.before().peerings().contains_key(id);
+        let managed_by = self.manager(Some(&peering.managed_by).filter(|_| !made_now));
+        if managed_by != peering.managed_by {
+            self.tx.change(Change::Peering(id.clone(), Some(Peering { managed_by, ..peering })));
+        }
+    }
+
+    fn update_peering(&mut self, old: Peering, wanted: &inventory::Peering) -> Result<(), CommandError> {
+        let which = peering::Locator { region: None, id: old.id.clone() };
+        let mut fields = Vec::new();
+        if old.name != wanted.name {
+            let modify = peering::Modify { which, name: Some(wanted.name.clone()), description: None };
+            peering::modify(self.tx, &modify, self.context)?;
+            fields.push(Field { field: "name".to_owned(), from: old.name.into(), to: wanted.name.clone().into() });
+        }
+        if old.bandwidth != wanted.bandwidth {
+            peering::limit(self.tx, &old.id, wanted.bandwidth, self.context)?;
+            let (from, to) = (old.bandwidth.into(), wanted.bandwidth.into());
+            fields.push(Field { field: "bandwidth".to_owned(), from, to });
+        }
+        self.adopt(&old.id);
+        if !fields.is_empty() {
+            self.note("peering", &format!("{} ({})", old.id, wanted.name), Action::Update, fields);
+        }
         Ok(())
     }
 
     fn prune_peerings(&mut self) {
-        let pair = |a: &VpcId, b: &VpcId| if a < b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
         let wanted: BTreeSet<_> = self.document.peerings.iter().map(|it| pair(&it.vpc, &it.peer_vpc)).collect();
-        let gone: Vec<(PeeringId, String)> = self
+        let gone: Vec<(PeeringId, String, bool)> = self
             .tx
             .state
             .peerings()
             .values()
             // A request that nobody has answered is its account's own affair.
             .filter(|peering| peering.is_live() && peering.state != PeeringState::Pending)
+            .filter(|peering| self.made(&peering.managed_by))
             .filter(|peering| !wanted.contains(&pair(&peering.initiator.vpc, &peering.receiver.vpc)))
-            .map(|peering| (peering.id.clone(), peering.name.clone()))
+            .map(|peering| (peering.id.clone(), peering.name.clone(), peering.forwards()))
             .collect();
-        for (id, name) in gone {
+        for (id, name, forwards) in gone {
             let which = peering::Locator { region: None, id: id.clone() };
             match peering::delete(self.tx, &which, self.context) {
-                Ok(()) => self.note("peering", &format!("{id} ({name})"), Action::Delete, Vec::new()),
+                Ok(()) => {
+                    self.note("peering", &format!("{id} ({name})"), Action::Delete, Vec::new());
+                    if forwards {
+                        self.stops();
+                    }
+                }
                 Err(refusal) => self.take(&format!("peering {id}"), refusal),
             }
         }
@@ -511,9 +676,13 @@ impl Applier<'_, '_, '_> {
 
     fn prune_ports(&mut self) {
         let wanted: BTreeSet<PortKey> = self.document.ports.iter().map(port_key).collect();
-        let gone: Vec<PortKey> = self.tx.state.ports().keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        let ports = self.tx.state.ports().values().filter(|port| self.made_alone(&port.managed_by));
+        let gone: Vec<PortKey> = ports.filter(|it| !wanted.contains(&it.key)).map(|it| it.key.clone()).collect();
         for key in gone {
             self.note("port", &key, Action::Delete, Vec::new());
+            if self.tx.state.ports().get(&key).is_some_and(|port| self.carries(&port.vpc)) {
+                self.stops();
+            }
             let vpc = self.tx.state.ports().get(&key).map(|port| port.vpc.clone());
             self.tx.change(Change::Port(key.clone(), None));
             if let Some(vpc) = vpc {
@@ -524,7 +693,8 @@ impl Applier<'_, '_, '_> {
 
     fn prune_vpcs(&mut self) {
         let wanted: BTreeSet<&VpcId> = self.document.vpcs.iter().map(|vpc| &vpc.id).collect();
-        let gone: Vec<VpcId> = self.tx.state.vpcs().keys().filter(|id| !wanted.contains(id)).cloned().collect();
+        let vpcs = self.tx.state.vpcs().values().filter(|vpc| self.made(&vpc.managed_by));
+        let gone: Vec<VpcId> = vpcs.filter(|vpc| !wanted.contains(&vpc.id)).map(|vpc| vpc.id.clone()).collect();
         for id in gone {
             if let Some(why) = self.tx.state.vpcs().get(&id).and_then(|vpc| still_needed(self.tx.state, vpc)) {
                 self.fault(format!("vpc {id}"), format!("it is not in the document, but {why}"));
@@ -539,7 +709,7 @@ impl Applier<'_, '_, '_> {
     /// A host that is gone keeps its record until its agent has confirmed that nothing is left.
     fn prune_hosts(&mut self) {
         let wanted: BTreeSet<&HostId> = self.document.hosts.iter().map(|host| &host.id).collect();
-        let hosts = self.tx.state.hosts().values();
+        let hosts = self.tx.state.hosts().values().filter(|host| self.made_alone(&host.managed_by));
         let gone: Vec<Host> = hosts.filter(|host| !wanted.contains(&host.id) && !host.retiring).cloned().collect();
         for host in gone {
             self.note("host", &host.id, Action::Delete, Vec::new());
@@ -549,7 +719,8 @@ impl Applier<'_, '_, '_> {
 
     fn prune_regions(&mut self) {
         let wanted: BTreeSet<&RegionId> = self.document.regions.iter().map(|region| &region.id).collect();
-        let gone: Vec<RegionId> = self.tx.state.regions().keys().filter(|id| !wanted.contains(id)).cloned().collect();
+        let regions = self.tx.state.regions().values().filter(|region| self.made_alone(&region.managed_by));
+        let gone: Vec<RegionId> = regions.filter(|it| !wanted.contains(&it.id)).map(|it| it.id.clone()).collect();
         for id in gone {
             let vpc = self.tx.state.vpcs().values().find(|vpc| vpc.region == id).map(|vpc| format!("VPC {}", vpc.id));
             let hosts = self.tx.state.hosts();

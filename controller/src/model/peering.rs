@@ -5,7 +5,7 @@ use super::{
     metering::put,
     overlap::{Pair, Stage, may_be_peered},
     quota,
-    record::{End, Peering, PeeringState, Role, Side, Tag, Vpc},
+    record::{End, Manager, Peering, PeeringState, Role, Side, Tag, Vpc},
     state::{Change, State},
     vni,
 };
@@ -307,6 +307,7 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
         deleted_by_owner: false,
     };
     let mut peering = Peering {
+        managed_by: Manager::of(context.actor),
         id: id.clone(),
         name: wish.name.clone(),
         description: wish.description.clone(),
@@ -464,15 +465,25 @@ pub fn set_bandwidth(
     wish: &SetBandwidth,
     context: &mut Context<'_>,
 ) -> Result<PeeringId, CommandError> {
-    let (mut peering, role) = find(tx.state, &wish.which, context.actor)?;
+    let (peering, role) = find(tx.state, &wish.which, context.actor)?;
     only(Role::Initiator, role, &peering, "change its bandwidth, which it pays for")?;
-    check_bandwidth(Some(wish.bandwidth), peering.is_cross_region(), context.actor, context.limits)?;
+    limit(tx, &peering.id, Some(wish.bandwidth), context)
+}
+
+/// Sets the bandwidth of a peering; none for no limit.
+pub(super) fn limit(
+    tx: &mut Transaction<'_>,
+    id: &PeeringId,
+    bandwidth: Option<u32>,
+    context: &mut Context<'_>,
+) -> Result<PeeringId, CommandError> {
+    let peering = tx.state.peerings().get(id).cloned().ok_or_else(|| missing(id))?;
+    check_bandwidth(bandwidth, peering.is_cross_region(), context.actor, context.limits)?;
     if !peering.forwards() && peering.state != PeeringState::Pending {
         return wrong_state(&peering, "get another bandwidth");
     }
-    peering.bandwidth = Some(wish.bandwidth);
-    set(tx, peering, context.now_ms);
-    Ok(wish.which.id.clone())
+    set(tx, Peering { bandwidth, ..peering }, context.now_ms);
+    Ok(id.clone())
 }
 
 /// Ends a peering (L5). It drains until all hosts that had it have confirmed. Ending it again changes nothing.

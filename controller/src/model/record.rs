@@ -1,5 +1,6 @@
 //! What the controller remembers: the records of its store.
 
+use super::Actor;
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
     net::{InterfaceName, Vni},
@@ -12,12 +13,44 @@ use std::{
     net::IpAddr,
 };
 
+/// Who manages a record. Pruning removes what the same inventory made, and nothing of anybody else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Manager {
+    /// It was made by a release that did not say.
+    #[default]
+    Unknown,
+    /// The account that it belongs to.
+    Account,
+    /// An operator, by a command.
+    Operator,
+    /// An inventory, by its name.
+    Inventory(String),
+}
+
+impl Manager {
+    /// Whose it is that somebody makes now.
+    pub(super) fn of(actor: &Actor) -> Self {
+        match actor {
+            Actor::Account(_) => Manager::Account,
+            Actor::Operator | Actor::System => Manager::Operator,
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        *self == Manager::Unknown
+    }
+}
+
 /// A region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Region {
     /// Its id.
     pub id: RegionId,
+    /// Who manages it.
+    #[serde(default, skip_serializing_if = "Manager::is_unknown")]
+    pub managed_by: Manager,
 }
 
 /// A host.
@@ -40,6 +73,9 @@ pub struct Host {
     /// Whether it is being worked on: peerings then become active without waiting for it.
     #[serde(default)]
     pub maintenance: bool,
+    /// Who manages it.
+    #[serde(default, skip_serializing_if = "Manager::is_unknown")]
+    pub managed_by: Manager,
 }
 
 /// A VPC.
@@ -64,6 +100,9 @@ pub struct Vpc {
     /// When it was created, in milliseconds since 1970-01-01 UTC.
     #[serde(default)]
     pub created_ms: u64,
+    /// Who manages it.
+    #[serde(default, skip_serializing_if = "Manager::is_unknown")]
+    pub managed_by: Manager,
 }
 
 /// What identifies a port.
@@ -93,6 +132,9 @@ pub struct Port {
     pub gateways: Vec<IpNet>,
     /// The prefixes behind it.
     pub prefixes: Vec<IpNet>,
+    /// Who manages it.
+    #[serde(default, skip_serializing_if = "Manager::is_unknown")]
+    pub managed_by: Manager,
 }
 
 /// A secret key as it is kept: sealed (see [`vault`](crate::access::vault)). A version before this one kept it in clear.
@@ -259,6 +301,9 @@ pub struct Peering {
     /// Up to where it was charged, and for what it is charged since; none before it was first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meter: Option<Meter>,
+    /// Who manages it.
+    #[serde(default, skip_serializing_if = "Manager::is_unknown")]
+    pub managed_by: Manager,
 }
 
 /// One VPC's end of a peering.

@@ -4,7 +4,7 @@ use super::{
     Code, CommandError, Context, Transaction,
     address_rules::{cidr_violations, port_violations, still_needed},
     overlap, peering, quota,
-    record::Vpc,
+    record::{Manager, Vpc},
     state::{Change, State},
     vni,
 };
@@ -139,6 +139,7 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
     let drawn = if wish.ipv6 { Some(vni::allocate(tx, context, Some(vni))?) } else { None };
     let unique_local = drawn.map(|drawn| unique_local(tx.state, drawn));
     let vpc = Vpc {
+        managed_by: Manager::of(context.actor),
         id: id.clone(),
         name: wish.name.clone(),
         account: wish.account.clone(),

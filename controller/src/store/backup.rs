@@ -224,7 +224,7 @@ mod tests {
         let regions: Vec<_> = regions.iter().map(|id| serde_json::json!({ "id": id })).collect();
         let inventory = serde_json::from_value(serde_json::json!({ "regions": regions })).unwrap();
         let (engine, _hosts) = Engine::open(Store::open(store).unwrap(), Options::default()).unwrap();
-        let command = Command::Apply(Apply { inventory, prune: false });
+        let command = Command::Apply(Apply::of(inventory));
         let request = Request { id: "0a1b2c".to_owned(), ..Request::new(Actor::Operator, command) };
         engine.execute(&request).unwrap();
     }

@@ -223,7 +223,8 @@ mod tests {
         let store = Store::open(path).unwrap();
         for number in 0..regions {
             let id: cps_peering_config::id::RegionId = format!("region-{number:06}").parse().unwrap();
-            let change = Change::Region(id.clone(), Some(Region { id }));
+            let change =
+                Change::Region(id.clone(), Some(Region { id, managed_by: crate::model::record::Manager::Unknown }));
             let meta = Meta { number: number as u64 + 1, ..Meta::default() };
             store.commit(&[change, Change::Meta(meta)], &[], &[], number as u64).unwrap();
         }

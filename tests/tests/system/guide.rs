@@ -1,6 +1,6 @@
 //! What the guide tells: its inventory, and the commands in its text for looking what is wrong.
 
-use crate::machine::Machine;
+use crate::{machine::Machine, story::BACKUPS};
 use anyhow::{Context, Result, ensure};
 
 const GUIDE: &str = include_str!("../../../systemd/GUIDE.md");
@@ -44,7 +44,15 @@ fn commands(chapter: &str) -> Result<Vec<String>> {
 pub(crate) fn follow(machine: &mut Machine, chapter: &str) -> Result<usize> {
     let commands = commands(chapter)?;
     for told in &commands {
-        let command = told.replace("NAME", "a-b").replace("MBITS", "100");
+        let mut command = told.replace("NAME", "a-b").replace("MBITS", "100");
+        if command.contains("COPY") {
+            // Of the store, for while no controller runs.
+            command = format!(
+                "copy=$(ls -t {BACKUPS}/* | head -1); systemctl stop cps-peering-controller; {}; code=$?; \
+                 systemctl start cps-peering-controller; (exit $code)",
+                command.replace("COPY", "\"$copy\"")
+            );
+        }
         // It is told to end it.
         let endless = command.starts_with("ip monitor");
         let (code, printed) = machine.run(&if endless { format!("timeout 1 {command}") } else { command.clone() })?;

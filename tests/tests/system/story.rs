@@ -334,7 +334,7 @@ fn left_alone(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-const BACKUPS: &str = "/var/lib/cps-peering-controller/backups";
+pub(crate) const BACKUPS: &str = "/var/lib/cps-peering-controller/backups";
 
 fn backed_up(site: &mut Site) -> Result<()> {
     let file = site.h1.sh("cps-peering admin backup")?;

@@ -11,7 +11,7 @@ use crate::{
     audit::Query,
     model::{
         Command, Outcome,
-        inventory::{Apply, Difference},
+        inventory::{self, Action, Apply, Confirmation, Difference},
     },
 };
 use axum::{
@@ -32,6 +32,11 @@ pub(in crate::api) struct Applied {
     changes: Vec<Difference>,
     /// Whether nothing was changed.
     dry_run: bool,
+    /// The number of the last commit that was seen: of a dry run, what `ifRevision` takes.
+    revision: u64,
+    /// What `confirm` must say for this to be applied; none where nobody needs to agree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirm: Option<usize>,
 }
 
 /// The hosts.
@@ -42,18 +47,37 @@ pub(in crate::api) struct Hosts {
 
 /// Apply a document of regions, accounts, hosts, VPCs, ports and peerings, all or nothing.
 #[utoipa::path(post, path = "/admin/v1/apply", tag = "operators", operation_id = "apply",
-    params(("dryRun" = Option<bool>, Query), ("prune" = Option<bool>, Query)), request_body = serde_json::Value,
+    params(("dryRun" = Option<bool>, Query), ("prune" = Option<bool>, Query),
+        ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic."),
+        ("ifRevision" = Option<u64>, Query, description = "Refuse if another commit was the last one.")),
+    request_body = serde_json::Value,
     responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQuery, body: Bytes) -> Reply {
-    let parameters = Parameters::read(query.as_deref(), &["dryRun", "prune"], &[])?;
+    let parameters = Parameters::read(query.as_deref(), &["dryRun", "prune", "confirm", "ifRevision"], &[])?;
     let (dry_run, prune) = (parameters.flag("dryRun")?, parameters.flag("prune")?);
+    let given = parameters.number("confirm", 0, u64::MAX)?.and_then(|number| usize::try_from(number).ok());
+    let confirmation = if dry_run { Confirmation::NotNeeded } else { Confirmation::Given(given) };
+    let if_revision = parameters.number("ifRevision", 0, u64::MAX)?;
     let inventory: Inventory = read(&body)?;
-    let command = Command::Apply(Apply { inventory, prune });
+    let command = Command::Apply(Apply { inventory, prune, confirmation, if_revision });
+    let engine = &context.api.engine;
+    // Before the document is looked at: what comes between is told by a refusal, not passed over.
+    let before = engine.read(|state, _| state.clone());
     let outcome = if dry_run { context.dry_run(command, None).await? } else { context.execute(command, None).await? };
-    match outcome {
-        Outcome::Applied(changes) => reply(Applied { changes, dry_run }),
-        other => Err(Failure::internal(format!("apply led to {other:?}"))),
+    let Outcome::Applied(mut changes) = outcome else {
+        return Err(Failure::internal(format!("apply led to {outcome:?}")));
+    };
+    let mut confirm = None;
+    if dry_run {
+        confirm = inventory::confirmation(&before, &changes, &engine.limits());
+        // These ids are drawn anew when it is applied.
+        for made in changes.iter_mut().filter(|it| it.kind == "peering" && it.action == Action::Create) {
+            let name = made.id.split_once(' ').map_or("", |(_, name)| name);
+            made.id = format!("(new) {name}");
+        }
     }
+    let revision = if dry_run { before.meta().number } else { engine.read(|state, _| state.meta().number) };
+    reply(Applied { changes, dry_run, revision, confirm })
 }
 
 /// The current inventory, in the form in which it is applied.

@@ -11,7 +11,6 @@ use cps_peering_tests::{
 };
 use serde_json::{Value, json};
 use std::{
-    fs,
     process::Command,
     thread,
     time::{Duration, SystemTime},
@@ -336,9 +335,7 @@ impl<'a> Scenes<'a> {
     fn tear_down(&mut self, across: &PeeringId, empty: &[Snapshot]) -> Result<()> {
         self.story.chapter("Take everything away");
         self.cli(&["peering", "delete", across.as_str()])?;
-        let nothing = self.lab.dir().join("nothing.toml");
-        fs::write(&nothing, "")?;
-        self.cli(&["apply", "--prune", "-f", &nothing.to_string_lossy()])?;
+        self.lab.prune()?;
         self.lab.wait_in_sync()?;
         let mut residue = 0;
         for ((id, _), (now, before)) in self.lab.hosts().zip(self.snapshots()?.iter().zip(empty)) {

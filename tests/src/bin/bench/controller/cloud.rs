@@ -177,7 +177,7 @@ pub(crate) fn build(size: Size, path: &Path) -> Result<Counts> {
     let options = Options { grace: Duration::ZERO, ..Options::default() };
     let (engine, _hosts) = Engine::open(Store::open(path)?, options)?;
     let apply = |inventory: Inventory| -> Result<()> {
-        engine.execute(&Request::new(Actor::Operator, Command::Apply(Apply { inventory, prune: false })))?;
+        engine.execute(&Request::new(Actor::Operator, Command::Apply(Apply::of(inventory))))?;
         Ok(())
     };
     let regions = (0..2).map(|it| Ok(Region { id: region(it).parse()? })).collect::<Result<_>>()?;
