@@ -316,10 +316,29 @@ async fn followers_pass_on_what_they_are_asked() {
     // The console: its page, a session, and a stream that goes on.
     let page = fleet.client.get(url(follower, "/")).send().await.unwrap();
     assert!(page.status().is_success() || page.status().is_redirection(), "{}", page.status());
-    // Nobody leads: it says so, and when to ask again.
+    // For load balancers: both are ready, and the one that follows only because the leader answers.
+    let ready = async |number: usize| {
+        let answer = fleet.client.get(url(number, "/readyz")).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let said: Value = answer.json().await.unwrap();
+        (status, said["ready"].clone(), said["role"].clone(), said["reasons"][0]["reason"].clone())
+    };
+    assert_eq!(ready(leader).await, (200, true.into(), "leader".into(), Value::Null));
+    assert_eq!(ready(follower).await, (200, true.into(), "follower".into(), Value::Null));
+    // It does not answer, and its lease, here, lasts.
     fleet.nodes[leader].signal(Signal::SIGSTOP);
+    let leads = json!({ "id": "x", "url": fleet.nodes[leader].url });
+    members.control(&["put", "/cps-peering/leader", &leads.to_string()]);
+    assert_eq!(ready(follower).await, (503, false.into(), "follower".into(), "LeaderUnreachable".into()));
+    // Nobody leads: it says so, and when to ask again.
     members.control(&["put", "/cps-peering/leader", "{\"id\":\"x\",\"url\":null}"]);
     until("no leader", || fleet.nodes[follower].log().contains("no controller leads")).await;
+    let end = Instant::now() + PATIENCE;
+    while ready(follower).await != (503, false.into(), "follower".into(), "NoLeader".into()) {
+        assert!(Instant::now() < end, "{}", fleet.nodes[follower].log());
+    }
+    let alive = fleet.client.get(url(follower, "/livez")).send().await.unwrap();
+    assert_eq!(alive.status(), StatusCode::OK, "to start it again would not help");
     let answer = fleet.client.get(url(follower, "/admin/v1/inventory")).bearer_auth(TOKEN).send().await.unwrap();
     assert_eq!(
         (answer.status(), &answer.headers()["retry-after"]),

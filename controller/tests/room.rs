@@ -132,10 +132,17 @@ async fn a_full_disk_leaves_deletes_and_is_recovered_from_by_itself() {
     let controller = place.start_as(command).await;
     let mut before = before(&controller).await;
     assert_eq!(health(&controller).await, (200, "ok\n".to_owned()));
+    let ready = async || {
+        let answer = controller.ask(Method::GET, "/readyz").send().await.unwrap();
+        let said: Value = answer.json().await.unwrap();
+        (said["ready"] == true, said["reasons"][0]["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(ready().await, (true, String::new()));
     for round in 0..2 {
         // Others take all there is.
         assert!(!beside(&controller, &format!("dd if=/dev/zero of='{shown}/filler' bs=64K")), "it fills the disk");
         until("the full disk is seen", async || health(&controller).await.1.contains("deletes, rejects")).await;
+        assert_eq!(ready().await, (true, "StoreLowSpace".to_owned()));
         makes_room_only(&controller, &mut before).await;
         assert!(beside(&controller, &format!("rm '{shown}/filler'")));
         until("there is room", async || health(&controller).await == (200, "ok\n".to_owned())).await;

@@ -4,6 +4,7 @@
 mod authentication;
 mod body;
 mod console;
+pub mod health;
 mod openapi;
 mod operator;
 mod query;
@@ -21,13 +22,13 @@ use crate::{
 use axum::{
     Extension, Router,
     extract::DefaultBodyLimit,
-    http::StatusCode,
     middleware,
-    response::{IntoResponse, Response},
+    response::{IntoResponse as _, Response},
     routing::{delete, get, post, put},
 };
 use cps_peering_config::tls::{MONITORING, OPERATOR};
 use cps_peering_http::{REQUEST_TIMEOUT, tls::Peer, within};
+use health::Readiness;
 use prometheus_client::registry::Registry;
 use response::Failure;
 pub(crate) use response::unavailable;
@@ -61,21 +62,20 @@ pub struct Api {
 /// What may be seen without a certificate or token, on an address of its own.
 pub fn open_routes(registry: Arc<Registry>, health: impl Fn() -> Health + Clone + Send + Sync + 'static) -> Router {
     Router::new()
-        .route("/healthz", get(async move || health_answer(&health(), "")))
+        .merge(health_routes(health, None))
         .route("/metrics", get(async move || cps_peering_http::metrics::answer(&registry)))
 }
 
-/// Whether writes work: `ok` and what the controller is among several; 503 where none does.
-pub(crate) fn health_answer(health: &Health, role: &str) -> Response {
-    match health {
-        Health::Fine => format!("ok{role}\n").into_response(),
-        Health::Low(why) => {
-            format!("ok{role}, but {why}: only deletes, rejects and suspensions are accepted\n").into_response()
-        }
-        Health::Failing(why) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("the store takes no writes: {why}\n")).into_response()
-        }
-    }
+/// How the controller is; with its role, where several share a store.
+pub(crate) fn health_routes(
+    health: impl Fn() -> Health + Clone + Send + Sync + 'static,
+    role: Option<&'static str>,
+) -> Router {
+    let (now, line) = (health.clone(), role.map_or_else(String::new, |role| format!(" {role}")));
+    Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(async move || Readiness::of(&now(), role)))
+        .route("/healthz", get(async move || health::healthz(&health(), &line)))
 }
 
 /// Metrics for those who have a certificate for them.
@@ -113,7 +113,7 @@ pub fn router(api: Api, registry: Arc<Registry>) -> Router {
         .layer(DefaultBodyLimit::disable())
         .merge(console::routes(&api))
         .with_state(api)
-        .route("/healthz", get(async move || health_answer(&engine.health(), "")))
+        .merge(health_routes(move || engine.health(), None))
         .route("/metrics", get(metrics).layer(Extension(registry)))
         .merge(console::static_routes())
         .route("/openapi.json", get(openapi::answer))

@@ -1,6 +1,9 @@
 //! What controllers that share a store do with requests: those that do not lead pass them on to the one that does.
 
-use crate::{api, engine::Engine};
+use crate::{
+    api::{self, health::Readiness},
+    engine::Engine,
+};
 use axum::body::HttpBody as _;
 use axum::{
     Router,
@@ -8,7 +11,7 @@ use axum::{
     extract::{ConnectInfo, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse as _, Response},
     routing::{any, get},
 };
 use cps_peering_config::tls::CONTROLLER;
@@ -25,6 +28,7 @@ use prometheus_client::registry::Registry;
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -51,9 +55,11 @@ pub fn follower_routes(follower: Follower, registry: &Arc<Registry>) -> Router {
         // Beside the console's files, which have a route for all that is below `/console/`.
         .route("/console/session", any(pass_on))
         .route("/console/events", any(pass_on))
+        .route("/readyz", get(readyz))
         .fallback(pass_on)
         .with_state(follower);
     Router::new()
+        .route("/livez", get(api::health::livez))
         .route("/healthz", get(async || "ok follower\n"))
         .merge(metrics)
         .merge(api::static_routes())
@@ -65,10 +71,28 @@ pub fn follower_routes(follower: Follower, registry: &Arc<Registry>) -> Router {
 pub fn leader_routes(engine: &Arc<Engine>, routes: Router) -> Router {
     let own = Arc::clone(engine);
     Router::new()
-        .route("/healthz", get(async move || api::health_answer(&own.health(), " leader")))
+        .merge(api::health_routes(move || own.health(), Some("leader")))
         .fallback_service(routes)
         .layer(middleware::from_fn_with_state(Arc::clone(engine), while_leading))
         .layer(middleware::from_fn(from_others))
+}
+
+/// Whether requests are answered: whether the leader is known, and says so of itself.
+async fn readyz(State(follower): State<Follower>, request: Request) -> Response {
+    const WITHIN: Duration = Duration::from_secs(3);
+    const LONGEST: usize = 64 * 1024;
+    if follower.leader.borrow().is_none() {
+        return Readiness::follower_without("NoLeader", "no controller leads").into_response();
+    }
+    let asked = async {
+        let answer = pass_on(State(follower), request).await;
+        let body = axum::body::to_bytes(answer.into_body(), LONGEST).await.ok()?;
+        serde_json::from_slice::<Readiness>(&body).ok()
+    };
+    let leader = tokio::time::timeout(WITHIN, asked).await.ok().flatten();
+    let answer = leader.map(|leader| Readiness { role: Some("follower".to_owned()), ..leader });
+    let lost = || Readiness::follower_without("LeaderUnreachable", "the controller that leads does not answer");
+    answer.unwrap_or_else(lost).into_response()
 }
 
 async fn pass_on(State(mut follower): State<Follower>, request: Request) -> Response {

@@ -82,7 +82,7 @@ fn certified(site: &mut Site) -> Result<()> {
     let pki = "/etc/cps-peering/pki";
     site.h1.sh("cps-peering pki init
         cps-peering pki issue controller --address 192.0.2.1
-        cps-peering pki issue host h1 h2
+        cps-peering pki issue host h1 h2 h7
         cps-peering pki issue monitoring
         cps-peering pki show")?;
     for file in ["ca.pem", "host-h2.pem", "host-h2.key"] {
