@@ -4,6 +4,7 @@ use crate::{
     api,
     kernel::{self, Kernel},
     ledger::Ledger,
+    neighbours,
     reconcile::{self, Options, PersistentState},
     service,
     shares::SharesFile,
@@ -59,8 +60,9 @@ pub fn run(
     let reconciler =
         reconcile::start_with(kernel, Options::from(settings), kept).context("cannot start the reconciler")?;
     let noticed = reconciler.clone();
-    kernel::watch(settings.event_buffer, move |event| noticed.notice(event))
+    kernel::watch(settings.event_buffer, &reconciler.interest(), move |event| noticed.notice(event))
         .context("cannot listen to the kernel's events")?;
+    neighbours::start(reconciler.clone()).context("cannot watch the neighbour tables")?;
     if let Some(config) = &accepted {
         tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
         reconciler.configure(Arc::clone(config));

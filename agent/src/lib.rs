@@ -19,6 +19,7 @@
 //! | [`compile`] | a configuration | kernel objects that should be there. Pure |
 //! | [`diff`] | objects that should be there, objects that are | operations in order, and what is in the way. Pure |
 //! | [`kernel`] | operations | objects that are there; events. The only place that speaks netlink |
+//! | [`neighbours`] | how full the kernel's neighbour tables are | how ports may ask for neighbours |
 //! | [`service`] | reports, SIGHUP | signs of life and a line of status for the service manager; settings read again |
 //! | [`ownership`] | names and numbers | what is ours. The only place that decides it |
 //! | [`objects`] | – | the kernel's objects as values: links, routes, next hops, neighbours, filters, limits |
@@ -39,6 +40,7 @@ pub mod filter;
 pub mod kernel;
 pub mod ledger;
 mod metrics;
+pub mod neighbours;
 pub mod objects;
 pub mod ownership;
 pub mod reconcile;

@@ -1,6 +1,6 @@
 //! Figures for Prometheus. Most are read from the report and the configuration when somebody asks.
 
-use crate::reconcile::Handle;
+use crate::{kernel::neighbours::neighbour_table, objects::Family, reconcile::Handle};
 use cps_peering_config::report::ProblemKind;
 use cps_peering_http::{
     metrics::{Own, counter, gauge, gauges},
@@ -9,21 +9,24 @@ use cps_peering_http::{
 use prometheus_client::{
     collector::Collector,
     encoding::DescriptorEncoder,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family as Labelled},
     registry::Registry,
 };
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// What the handlers count, and everything that is shown.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    pushes: Family<[(&'static str, &'static str); 1], Counter>,
+    pushes: Labelled<[(&'static str, &'static str); 1], Counter>,
     pub(crate) registry: Arc<Registry>,
 }
 
 impl Metrics {
     pub(crate) fn new(reconciler: Handle, identity: Option<Identity>) -> Self {
-        let pushes = Family::default();
+        let pushes = Labelled::default();
         // Shown from the start: an increase from nothing is no increase to Prometheus.
         for outcome in ["accepted", "refused"] {
             drop(pushes.get_or_create(&[("outcome", outcome)]));
@@ -80,6 +83,17 @@ impl Collector for Figures {
         let revisions = [("desired", report.desired), ("applied", report.applied)];
         let revisions = revisions.into_iter().filter_map(|(which, it)| Some(([("state", which)], it?.number as f64)));
         gauges(out, "cps_agent_revision", "The number of the configuration's revision", revisions)?;
+        let tables = Family::ALL.into_iter().filter_map(|family| neighbour_table(family).ok());
+        let tables: Vec<_> =
+            tables.map(|table| (if table.family == Family::V4 { "ipv4" } else { "ipv6" }, table)).collect();
+        let entries = tables.iter().map(|(family, table)| ([("family", *family)], f64::from(table.entries)));
+        gauges(out, "cps_agent_neighbours", "Entries of the kernel's neighbour table", entries)?;
+        let limits = tables.iter().map(|(family, table)| ([("family", *family)], f64::from(table.limit)));
+        let help = "How many entries the kernel's neighbour table may have";
+        gauges(out, "cps_agent_neighbours_limit", help, limits)?;
+        let throttled = self.0.throttled().load(Ordering::Relaxed);
+        let help = "Ports, by family, behind which too many neighbours do not answer: they ask for fewer";
+        gauge(out, "cps_agent_neighbours_throttled", help, throttled as f64)?;
         let Some(config) = self.0.config() else { return Ok(()) };
         gauge(out, "cps_agent_vrfs", "VPCs that this host is to have", config.vrfs.len() as f64)?;
         gauge(out, "cps_agent_sides", "Sides of peerings that this host is to have", config.sides.len() as f64)

@@ -73,7 +73,12 @@ pub fn nexthop_ids(device: &InterfaceName) -> impl Iterator<Item = u32> + use<> 
 
 /// Whether a next hop with this id and protocol is ours.
 pub fn owns_nexthop(id: u32, protocol: u8) -> bool {
-    protocol == PROTOCOL && (FIRST_NEXTHOP_ID..FIRST_NEXTHOP_ID + (1 << 24)).contains(&id)
+    protocol == PROTOCOL && is_nexthop_id(id)
+}
+
+/// Whether an id lies in the range of our next hops.
+pub fn is_nexthop_id(id: u32) -> bool {
+    (FIRST_NEXTHOP_ID..FIRST_NEXTHOP_ID + (1 << 24)).contains(&id)
 }
 
 /// Whether a filter of this priority, on a device of ours or a port, is ours.

@@ -5,6 +5,7 @@
 //! changed, after a while when something failed, and from time to time without a reason. What it saw last is the
 //! report. It flushes nothing when it starts and nothing when it stops.
 
+mod backoff;
 mod handle;
 mod inbox;
 mod message;
@@ -16,12 +17,13 @@ pub use message::{Granted, PersistentState, RequestError};
 
 use crate::{
     compile::{UnderlayParams, compile},
-    diff::{Conflict, LazyPlan, lazy_diff, quiesce},
+    diff::{Conflict, Interference, LazyPlan, lazy_diff, quiesce},
     dirty_set::{DirtySet, Parts},
-    kernel::{Kernel, KernelError, NetlinkError},
+    kernel::{Interest, Kernel, KernelError, NetlinkError},
     objects::{LinkKind, Observed, Operation},
     scope,
 };
+use backoff::Backoff;
 use cps_peering_config::{
     HostReport, ValidHostConfig,
     host_config::Share,
@@ -56,6 +58,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_mins(1);
 /// The longest time for which events wait after a look that an event asked for.
 const LONGEST_REST: Duration = Duration::from_secs(2);
+/// New configurations put off a look at everything no longer than this.
+const LONGEST_DEFERRAL: Duration = Duration::from_secs(30);
 /// The MTU that is assumed where the underlay address is on no interface, or on one that says nothing about the path.
 const ETHERNET_MTU: u32 = 1500;
 
@@ -131,6 +135,16 @@ struct Reconciler<K> {
     regranted: bool,
     /// When the counters were last kept.
     measured: Option<Instant>,
+    /// How long the last glance at the devices took.
+    glance_took: Duration,
+    /// Whether an event came while a plan was carried out.
+    overheard: bool,
+    /// When everything was looked at last.
+    looked: Instant,
+    /// What somebody keeps changing back.
+    backoff: Backoff,
+    /// For those who listen to events.
+    interest: Interest,
 }
 
 /// How a look at a dirty set ended.
@@ -159,12 +173,14 @@ struct Outline {
     length: usize,
     first: Vec<Operation>,
     conflicts: Vec<Conflict>,
+    interference: Vec<Interference>,
 }
 
 impl Outline {
     fn of(plan: &LazyPlan<'_>) -> Self {
         let first = plan.operations().take(MAX_PROBLEMS).collect();
-        Self { length: plan.len(), first, conflicts: plan.conflicts.clone() }
+        let (conflicts, interference) = (plan.conflicts.clone(), plan.interference.clone());
+        Self { length: plan.len(), first, conflicts, interference }
     }
 }
 
@@ -314,7 +330,15 @@ impl<K: Kernel> Reconciler<K> {
         let mut last = None;
         for round in 0.. {
             let newer = Arc::clone(&self.newer);
-            let observed = self.kernel.observe(dirty, &|| newer.load(Ordering::Relaxed))?;
+            let whole = *dirty == DirtySet::Everything;
+            let may_wait = !whole || self.looked.elapsed() < LONGEST_DEFERRAL;
+            // What was noticed until now is seen by a look at everything.
+            self.overheard &= !whole;
+            let observed = self.kernel.observe(dirty, &|| may_wait && newer.load(Ordering::Relaxed))?;
+            if whole {
+                self.looked = Instant::now();
+            }
+            self.interest.learn(config, &observed, dirty);
             let (underlay_params, trouble) = match known {
                 Some(underlay_params) => (underlay_params, None),
                 None => self.options.underlay_params(config, &observed),
@@ -322,7 +346,10 @@ impl<K: Kernel> Reconciler<K> {
             let mut desired = compile(config, underlay_params, dirty);
             self.kept.shares.adjust(config, &mut desired);
             self.regranted = false;
-            let plan = lazy_diff(&desired, &observed);
+            let now = Instant::now();
+            desired.left_alone = self.backoff.closed(now);
+            let mut plan = lazy_diff(&desired, &observed);
+            let left = plan.take_out(|operation| self.backoff.rest(operation, now).is_some());
             // It may be as large as the plan.
             drop(observed);
             if known.is_none() {
@@ -332,7 +359,9 @@ impl<K: Kernel> Reconciler<K> {
             let outline = Outline::of(&plan);
             let stuck = round == ROUNDS || last.as_ref() == Some(&outline);
             if plan.is_empty() || stuck {
-                return Ok(Some(self.problems(config, &plan, trouble)));
+                let mut problems = self.problems(config, &plan, trouble);
+                self.add_contested(config, &left, now, &mut problems);
+                return Ok(Some(problems));
             }
             if !self.carry_out(config, &plan)? {
                 return Ok(None);
@@ -367,11 +396,24 @@ impl<K: Kernel> Reconciler<K> {
                     tracing::info!(revision = %config.revision, concerns, %operation, "repaired");
                 }
             }
+            // Not what a new configuration brings.
+            if self.compared.as_ref().is_some_and(|compared| compared.revision == config.revision) {
+                let now = Instant::now();
+                let mut refused = refused.iter().map(|(place, _)| *place).peekable();
+                for (place, operation) in chunk.iter().enumerate().take(MAX_PROBLEMS) {
+                    if refused.next_if_eq(&place).is_none() {
+                        self.backoff.note(operation, now);
+                    }
+                }
+            }
             let room = (2 * MAX_PROBLEMS).saturating_sub(self.refused.len());
             let told = refused.into_iter().take(room);
             self.refused.extend(told.map(|(place, refusal)| (chunk[place].to_string(), refusal)));
-            if self.drain(Waited::Pause) == Waited::Configured {
-                return Ok(false);
+            match self.drain(Waited::Pause) {
+                Waited::Configured => return Ok(false),
+                // It may be about something that this plan has nothing to do with.
+                Waited::Port | Waited::Event => self.overheard = true,
+                Waited::Pause => {}
             }
         }
     }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+mod conflicts;
 mod crash;
 
 use cps_peering_agent::{
@@ -152,7 +153,8 @@ fn converge(kernel: &mut Memory, desired: &Desired) -> Vec<Plan> {
 fn foreign(observed: &Observed) -> Observed {
     let mut rest = observed.clone();
     rest.links.retain(|name, _| !observed.owns(name) && !name.as_str().starts_with("port"));
-    rest.addresses.retain(|_, ours| !*ours);
+    // Those of ports are link-local ones, which come and go with the port.
+    rest.addresses.retain(|address, ours| !*ours && !address.device.as_str().starts_with("port"));
     rest.neighbours.clear();
     rest.fdb.clear();
     rest.ingress.clear();

@@ -2,21 +2,30 @@
 
 use super::{Phase, Phases, survey::Survey};
 use crate::{
-    objects::{Address, DeviceSetting, Link, LinkChange, Operation},
+    objects::{Address, DeviceSetting, Link, LinkChange, Operation, is_link_local, link_local},
     ownership::{DeviceName, Role},
 };
 use cps_peering_config::net::InterfaceName;
-use ipnet::IpNet;
-use std::collections::BTreeSet;
+use ipnet::{IpNet, Ipv4Net};
 
 pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
+    close(survey, phases);
     vrfs(survey, phases);
     vxlans(survey, phases);
     ports(survey, phases);
     unheard(survey, phases);
     addresses(survey, phases);
+    link_locals(survey, phases);
     released_ports(survey, phases);
     removals(survey, phases);
+}
+
+/// A VPC whose VRF cannot be had fails closed: outside of it, or with somebody else in its table, a tenant's packets would go
+/// wherever they are led.
+fn close(survey: &Survey<'_>, phases: &mut Phases) {
+    let is_up = |name: &&InterfaceName| survey.observed.links.get(name).is_some_and(|link| link.up);
+    let down = |name: &InterfaceName| Operation::ChangeLink(*name, LinkChange::Up(false));
+    phases.extend(Phase::Close, survey.closed.iter().filter(is_up).map(down));
 }
 
 fn vrfs(survey: &Survey<'_>, phases: &mut Phases) {
@@ -109,32 +118,34 @@ fn addresses(survey: &Survey<'_>, phases: &mut Phases) {
     phases.extend(Phase::Clear, stale.map(|(address, _)| Operation::RemoveAddress(*address)));
 }
 
-/// Addresses whose local route has gone get it back by being made anew. Of IPv6 more routes have gone, which the kernel makes
-/// when IPv6 begins on a device. What else is lost with that comes back with the next look.
+/// Addresses whose local route has gone get it back by being made anew; of IPv6 also the route by which the port hears multicast.
 fn unheard(survey: &Survey<'_>, phases: &mut Phases) {
+    let desired = survey.desired;
     let wanted = |address: &&Address| {
-        survey.desired.addresses.contains(*address)
+        let link_local = is_link_local(&address.net) && desired.ports.contains_key(&address.device);
+        (link_local || desired.addresses.contains(*address))
             && survey.kept(&address.device).is_some()
             && !survey.rebound.contains(&address.device)
     };
-    let mut begun_anew = BTreeSet::new();
     for address in survey.observed.unheard.iter().filter(wanted) {
-        match address.net {
-            IpNet::V4(_) => {
-                phases.push(Phase::Clear, Operation::RemoveAddress(*address));
-                phases.push(Phase::Addresses, Operation::AddAddress(*address));
-            }
-            IpNet::V6(_) if begun_anew.insert(address.device) => {
-                for value in [1, 0] {
-                    let set = Operation::Set(address.device, DeviceSetting::Ipv6Disable, value);
-                    phases.push(Phase::Clear, set);
-                }
-                let mut own = survey.desired.addresses.iter().filter(|other| other.device == address.device);
-                while let Some(own) = own.find(|own| matches!(own.net, IpNet::V6(_))) {
-                    phases.push(Phase::Addresses, Operation::AddAddress(*own));
-                }
-            }
-            IpNet::V6(_) => {}
+        phases.push(Phase::Clear, Operation::RemoveAddress(*address));
+        phases.push(Phase::Addresses, Operation::AddAddress(*address));
+    }
+}
+
+/// A port without a link-local address asks for no neighbour. The kernel makes one when a port goes up, and never again.
+fn link_locals(survey: &Survey<'_>, phases: &mut Phases) {
+    let first = |device| Address { device, net: IpNet::V4(Ipv4Net::default()) };
+    for port in survey.desired.ports.keys().filter(|port| !survey.rebound.contains(*port)) {
+        // Without somebody at the other end the kernel has not begun with IPv6.
+        let Some(link) = survey.kept(port).filter(|link| link.up && link.carrier) else { continue };
+        let speaks_ipv6 = link.settings.get(&DeviceSetting::Ipv6Disable) == Some(&0);
+        let mut own = survey.observed.addresses.range(first(*port)..).take_while(|(own, _)| own.device == *port);
+        if speaks_ipv6
+            && !own.any(|(own, _)| is_link_local(&own.net))
+            && let Some(mac) = link.mac
+        {
+            phases.push(Phase::Addresses, Operation::AddAddress(Address { device: *port, net: link_local(mac) }));
         }
     }
 }
@@ -144,10 +155,12 @@ fn unheard(survey: &Survey<'_>, phases: &mut Phases) {
 fn released_ports(survey: &Survey<'_>, phases: &mut Phases) {
     for (name, link) in &survey.observed.links {
         let stays = survey.desired.ports.contains_key(name) || survey.observed.owns(name);
-        if stays || survey.vrf_of(link).is_none() {
+        // Out of a VRF that is not ours any more only what bears a mark of ours goes.
+        let was_a_port = || survey.vrf_made_by_us(link).is_some() && survey.has_marks_of_a_port(name);
+        if stays || (survey.vrf_of(link).is_none() && !was_a_port()) {
             continue;
         }
-        if link.up {
+        if link.up && !survey.closed.contains(name) {
             phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Up(false)));
         }
         for (setting, _) in DeviceSetting::WANTED {

@@ -116,19 +116,31 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool
         RouteTo::Nexthop(place) => nexthops.ids[place as usize].map(Via::Nexthop),
     };
     let blocked = |table: u32| !survey.blocked_tables.is_empty() && survey.blocked_tables.contains(&table);
+    let desired = survey.desired;
+    // What is in the way of a VRF takes away what leads somewhere, and never what keeps packets in its table.
     let wanted = |route: DesiredRoute| {
-        let via = resolve(route.to).filter(|_| !blocked(route.key.table))?;
+        let via = resolve(route.to).filter(|via| !blocked(route.key.table) || *via == Via::Unreachable)?;
         Some(KernelRoute { key: route.key, tos: 0, via })
     };
-    let desired = survey.desired;
+    // Nothing is added to a table that is somebody else's from the start.
+    let foreign = |route: &KernelRoute| blocked(route.key.table) && !survey.has_vrf_on(route.key.table);
+    // A default of a table that no VPC has any more, while a VRF that is not ours to remove still sends packets there.
+    let mut in_use = BTreeMap::new();
+    let mut held = |route: &KernelRoute| {
+        let table = route.key.table;
+        let last = route.key.prefix.prefix_len() == 0 && !desired.partial;
+        last && *in_use.entry(table).or_insert_with(|| survey.is_in_use(table))
+    };
     // There may be a million that come at once.
     let more = if bare { 0 } else { desired.remote.len().saturating_sub(survey.observed.routes.len()) };
     let mut coming = Vec::with_capacity(more);
     let change = |change: Operation| {
         let phase = match &change {
             // The last route of a table that goes before the table's devices would let their packets on to table main.
+            Operation::RemoveRoute(route) if route.via == Via::Unreachable && held(route) => return,
             Operation::RemoveRoute(route) if route.via == Via::Unreachable => Phase::Afterwards,
             Operation::RemoveRoute(_) => Phase::Stop,
+            Operation::AddRoute(route) if foreign(route) => return,
             Operation::AddRoute(route) if route.via == Via::Unreachable => Phase::Backstops,
             _ => return coming.push(change),
         };

@@ -5,11 +5,10 @@
 
 use super::{firewall, survey::Survey};
 use crate::{
-    objects::{Address, Fate, ForeignRoute, Link, RouteTo},
+    objects::{Fate, ForeignRoute, Link, RouteTo, is_link_local},
     ownership,
 };
 use cps_peering_config::net::{InterfaceName, within};
-use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Something of somebody else that packets of VPCs meet.
@@ -108,14 +107,10 @@ fn in_front_of_ours<'a>(survey: &Survey<'_>, dropping: &[&'a ForeignRoute]) -> B
 }
 
 fn addresses(survey: &Survey<'_>, found: &mut Vec<Interference>) {
-    let is_link_local = |address: &Address| match address.net {
-        IpNet::V4(_) => false,
-        IpNet::V6(net) => net.addr().is_unicast_link_local(),
-    };
     let concerned: BTreeSet<InterfaceName> = devices(survey).map(|(name, ..)| *name).collect();
     let foreign = survey.observed.addresses.iter().filter(|(address, ours)| {
         !**ours
-            && !is_link_local(address)
+            && !is_link_local(&address.net)
             && !survey.desired.addresses.contains(*address)
             && concerned.contains(&address.device)
     });

@@ -54,6 +54,13 @@ impl LazyPlan<'_> {
         self.len() == 0
     }
 
+    /// Takes operations out of the plan, but none of the routes that all come at once. Returns those taken out.
+    pub fn take_out(&mut self, wanted: impl Fn(&Operation) -> bool) -> Vec<Operation> {
+        let mut taken: Vec<Operation> = self.before.extract_if(.., |operation| wanted(operation)).collect();
+        taken.extend(self.after.extract_if(.., |operation| wanted(operation)));
+        taken
+    }
+
     /// The operations, in the order in which they must be carried out.
     pub fn operations(&self) -> impl Iterator<Item = Operation> {
         self.before.iter().cloned().chain(self.coming.operations()).chain(self.after.iter().cloned())
@@ -106,6 +113,8 @@ pub struct Conflict {
 /// The order of a plan. What carries traffic goes first and comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
+    /// What must carry nothing goes down.
+    Close,
     /// Next hops and routes go: traffic stops here.
     Stop,
     /// What would be in the way of something new goes.
@@ -203,7 +212,8 @@ pub fn lazy_diff<'a>(desired: &'a Desired, observed: &Observed) -> LazyPlan<'a> 
     let ids = forwarding::diff(&survey, &mut phases);
     let coming = ids.map_or_else(Coming::default, |ids| Coming { routes: Some(&desired.remote), ids });
     let (before, after) = phases.around_routes();
-    let interference = interference::find(&survey);
+    let mut interference = interference::find(&survey);
+    interference.extend(rules::ahead(&survey));
     LazyPlan { before, coming, after, conflicts: survey.conflicts, interference }
 }
 

@@ -1,10 +1,13 @@
 //! Policy rules and host-wide settings.
 
-use super::{Phase, Phases, survey::Survey};
+use super::{Interference, Phase, Phases, survey::Survey};
 use crate::{
-    objects::{Family, LinkKind, Lookup, Operation, Rule},
+    objects::{DesiredRoute, Family, LinkKind, Lookup, Operation, Rule, RuleAhead},
     ownership::{L3MDEV_RULE_PRIORITY, LOCAL_RULE_PRIORITY, PROTOCOL},
 };
+use cps_peering_config::net::InterfaceName;
+use ipnet::{IpNet, Ipv6Net};
+use std::net::Ipv6Addr;
 
 /// `RTPROT_KERNEL`: of the rules that the kernel makes itself.
 const KERNEL_PROTOCOL: u8 = 2;
@@ -18,7 +21,9 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     if survey.desired.partial {
         return;
     }
-    let wanted = survey.desired.vrfs.keys().any(|vrf| !survey.blocked.contains(vrf));
+    // Also while one stands that is not ours any more: its members' packets still follow our table.
+    let wanted = survey.desired.vrfs.keys().any(|vrf| !survey.blocked.contains(vrf))
+        || survey.observed.links.iter().any(|(name, link)| survey.stands(name, link).is_some());
     for family in Family::ALL {
         if wanted {
             phases.extend(Phase::Host, behind(survey, family));
@@ -29,6 +34,55 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     if wanted && !survey.observed.ipv6_forwarding {
         phases.push(Phase::Host, Operation::EnableIpv6Forwarding);
     }
+}
+
+/// What of the rules in front of `l3mdev` can select a packet of a tenant, or an answer to one. The agent cannot know what they are
+/// for, so they stay.
+pub(super) fn ahead(survey: &Survey<'_>) -> Vec<Interference> {
+    if survey.desired.partial || survey.desired.vrfs.is_empty() {
+        return Vec::new();
+    }
+    let in_the_way = survey.observed.rules_ahead.iter().filter(|rule| can_select(survey, rule));
+    let reason = format!(
+        "stands before l3mdev and can select packets of tenants, which it leads past their VRF: remove it, make it select others \
+         only, or give it a priority above {LOCAL_RULE_PRIORITY}"
+    );
+    in_the_way.map(|rule| Interference { device: None, object: rule.to_string(), reason: reason.clone() }).collect()
+}
+
+fn can_select(survey: &Survey<'_>, rule: &RuleAhead) -> bool {
+    // What is outside of a selection may be anything.
+    if rule.inverted {
+        return true;
+    }
+    // Tenants' packets carry no mark and no tunnel id.
+    if !rule.may_select_unmarked() {
+        return false;
+    }
+    // What the host itself sends, for instance answers of a gateway, comes from `lo`.
+    let of_a_vrf = |name: &String| name == "lo" || is_in_a_vrf(survey, name);
+    if !rule.iif.as_ref().is_none_or(of_a_vrf) || !rule.oif.as_ref().is_none_or(|name| is_in_a_vrf(survey, name)) {
+        return false;
+    }
+    rule.from.is_none_or(|from| is_a_source(survey, &from))
+}
+
+/// Whether an interface is a VRF of ours or in one, or will be.
+fn is_in_a_vrf(survey: &Survey<'_>, name: &str) -> bool {
+    let Ok(name) = name.parse::<InterfaceName>() else { return false };
+    let desired = survey.desired;
+    let ours = desired.ports.contains_key(&name) || desired.vxlans.contains_key(&name);
+    ours || desired.vrfs.contains_key(&name) || survey.observed.owns(&name)
+}
+
+/// Whether tenants may send from somewhere in this prefix. Other sources are dropped where they arrive.
+fn is_a_source(survey: &Survey<'_>, from: &IpNet) -> bool {
+    let overlaps = |other: &IpNet| other.contains(from) || from.contains(other);
+    let link_local = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
+    let specific = |route: &DesiredRoute| route.key.prefix.prefix_len() > 0 && overlaps(&route.key.prefix);
+    overlaps(&link_local)
+        || survey.desired.addresses.iter().any(|address| from.contains(&address.net.addr()))
+        || survey.desired.routes().any(|route| specific(&route))
 }
 
 fn ours(family: Family) -> Rule {

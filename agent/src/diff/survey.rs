@@ -2,14 +2,14 @@
 
 use super::Conflict;
 use crate::{
-    objects::{Address, Desired, Link, LinkKind, Observed, VxlanDevice},
-    ownership::{DeviceName, Role},
+    objects::{Address, Desired, Link, LinkKind, Observed, VxlanDevice, is_link_local},
+    ownership::{self, DeviceName, Role},
 };
 use cps_peering_config::{
     net::{InterfaceName, Vni},
     report::ProblemKind,
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) struct Survey<'a> {
@@ -30,6 +30,8 @@ pub(super) struct Survey<'a> {
     pub(super) recreated: BTreeSet<InterfaceName>,
     /// Ports that change their VRF; the kernel takes their routes away.
     pub(super) rebound: BTreeSet<InterfaceName>,
+    /// Devices that must not carry a packet: they belong to a VPC whose VRF cannot be had, or lead elsewhere.
+    pub(super) closed: BTreeSet<InterfaceName>,
 }
 
 impl<'a> Survey<'a> {
@@ -45,6 +47,7 @@ impl<'a> Survey<'a> {
             blocked_tables: BTreeSet::new(),
             recreated: BTreeSet::new(),
             rebound: BTreeSet::new(),
+            closed: BTreeSet::new(),
         };
         for (name, link) in &observed.links {
             match link.kind {
@@ -55,8 +58,15 @@ impl<'a> Survey<'a> {
                 _ => {}
             }
         }
+        let known = |name: &InterfaceName| {
+            desired.vrfs.contains_key(name) || desired.vxlans.contains_key(name) || desired.ports.contains_key(name)
+        };
+        for (name, reason) in desired.left_alone.iter().filter(|(name, _)| known(name)) {
+            survey.block(*name, ProblemKind::Conflict, reason.clone());
+        }
         survey.check_devices();
         survey.check_ports();
+        survey.close_what_was_ours();
         survey
     }
 
@@ -73,14 +83,84 @@ impl<'a> Survey<'a> {
     /// The VRF of ours that the device is enslaved to.
     pub(super) fn vrf_of(&self, link: &Link) -> Option<InterfaceName> {
         let master = self.names.get(&link.master?)?;
-        let is_vrf = matches!(DeviceName::parse(master), Some(DeviceName { role: Role::Vrf, .. }));
-        (is_vrf && self.observed.owns(master)).then_some(*master)
+        (is_vrf_name(master) && self.observed.owns(master)).then_some(*master)
+    }
+
+    /// Whether a device is a VRF on a table of the reserved range that will be there when the plan is carried out. Whatever its
+    /// marks are, packets of its members follow the routes of that table.
+    pub(super) fn stands(&self, name: &InterfaceName, link: &Link) -> Option<u32> {
+        let LinkKind::Vrf(table) = link.kind else { return None };
+        ownership::table_vni(table)?;
+        let goes = self.observed.owns(name) && !self.desired.vrfs.contains_key(name);
+        (!goes).then_some(table)
+    }
+
+    /// Whether a VRF that stands on this table has members. Until the last one has left, the table needs its backstops.
+    pub(super) fn is_in_use(&self, table: u32) -> bool {
+        let vrfs = self.vrfs.get(&table).into_iter().flatten();
+        let standing = vrfs.filter_map(|name| {
+            let link = self.observed.links.get(name)?;
+            self.stands(name, link).map(|_| link.index)
+        });
+        let standing: BTreeSet<u32> = standing.collect();
+        !standing.is_empty()
+            && self.observed.links.values().any(|link| link.master.is_some_and(|master| standing.contains(&master)))
+    }
+
+    /// Whether the VRF that has this table by our numbering is there, whatever its mark says.
+    pub(super) fn has_vrf_on(&self, table: u32) -> bool {
+        let vrf = ownership::table_vni(table).and_then(|vni| self.observed.links.get(&DeviceName::vrf(vni)));
+        vrf.is_some_and(|link| link.kind == LinkKind::Vrf(table))
+    }
+
+    /// The VRF that a device is enslaved to and that was made by us: it is ours, or would be if somebody had not changed its
+    /// name or its mark.
+    pub(super) fn vrf_made_by_us(&self, link: &Link) -> Option<InterfaceName> {
+        let master = self.names.get(&link.master?)?;
+        let vrf = self.observed.links.get(master)?;
+        let LinkKind::Vrf(table) = vrf.kind else { return None };
+        ownership::table_vni(table)?;
+        (is_vrf_name(master) || ownership::owns_group(vrf.group)).then_some(*master)
+    }
+
+    /// Whether a device that is listed as a port has been one before, wherever it is now.
+    fn was_a_port(&self, name: &InterfaceName, link: &Link) -> bool {
+        self.vrf_made_by_us(link).is_some() || self.has_marks_of_a_port(name)
+    }
+
+    /// Whether something of ours is on a device.
+    pub(super) fn has_marks_of_a_port(&self, name: &InterfaceName) -> bool {
+        let filters = self.observed.ingress.get(name).is_some_and(|ingress| !ingress.filters.is_empty());
+        filters || self.has_address_of_ours(name)
+    }
+
+    fn has_address_of_ours(&self, name: &InterfaceName) -> bool {
+        let first = Address { device: *name, net: IpNet::V4(Ipv4Net::default()) };
+        let mut own = self.observed.addresses.range(first..).take_while(|(address, _)| address.device == *name);
+        own.any(|(_, ours)| *ours)
+    }
+
+    /// What was a port of ours, is none any more and is in no VRF of ours: its tenant must not be left in whatever network the
+    /// device is in now. Tunnels of ours that cannot be had where they belong are the same.
+    fn close_what_was_ours(&mut self) {
+        let mut closed = std::mem::take(&mut self.closed);
+        for (name, link) in self.observed.links.iter().filter(|(_, link)| link.up) {
+            if self.observed.owns(name) {
+                let tunnel = self.desired.vxlans.contains_key(name) && self.blocked.contains(name);
+                closed.extend(tunnel.then_some(*name));
+            } else if !self.desired.partial && !self.desired.ports.contains_key(name) && link.kind == LinkKind::Other {
+                closed.extend(self.has_marks_of_a_port(name).then_some(*name));
+            }
+        }
+        self.closed = closed;
     }
 
     fn check_devices(&mut self) {
         let desired = self.desired;
         for (name, vrf) in &desired.vrfs {
-            if self.observed.links.contains_key(name) && !self.observed.owns(name) {
+            if self.blocked.contains(name) {
+                // It is left alone for now.
+            } else if self.observed.links.contains_key(name) && !self.observed.owns(name) {
                 self.block(*name, ProblemKind::Conflict, format!("there is a device {name} that is not ours"));
             } else if let Some(other) = self.other_vrf(name, vrf.table) {
                 let reason = format!("table {} belongs to VRF {other}, which is not ours", vrf.table);
@@ -91,7 +171,9 @@ impl<'a> Survey<'a> {
             }
         }
         for (name, vxlan) in &desired.vxlans {
-            if self.observed.links.contains_key(name) && !self.observed.owns(name) {
+            if self.blocked.contains(name) {
+                // It is left alone for now.
+            } else if self.observed.links.contains_key(name) && !self.observed.owns(name) {
                 self.block(*name, ProblemKind::Conflict, format!("there is a device {name} that is not ours"));
             } else if let Some(other) = self.other_vxlan(name, vxlan) {
                 let (vni, port) = (vxlan.tunnel.vni, vxlan.tunnel.port);
@@ -136,15 +218,21 @@ impl<'a> Survey<'a> {
     fn check_ports(&mut self) {
         let desired = self.desired;
         for (port, vrf) in &desired.ports {
-            if self.blocked.contains(vrf) {
+            let link = self.observed.links.get(port);
+            if self.blocked.contains(vrf) || self.blocked.contains(port) {
                 self.blocked.insert(*port);
+                // It would be taken if it could be, so it is nobody else's.
+                let ours = |link: &Link| self.is_free(port, link) || self.was_a_port(port, link);
+                if link.is_some_and(|link| self.can_be_a_port(port, link) && ours(link)) {
+                    self.closed.insert(*port);
+                }
                 continue;
             }
-            let Some(link) = self.observed.links.get(port) else {
+            let Some(link) = link else {
                 self.block(*port, ProblemKind::Missing, format!("there is no interface {port}"));
                 continue;
             };
-            if link.kind == LinkKind::Loopback || self.observed.owns(port) {
+            if !self.can_be_a_port(port, link) {
                 self.block(*port, ProblemKind::Conflict, format!("{port} cannot be a port"));
                 continue;
             }
@@ -156,37 +244,52 @@ impl<'a> Survey<'a> {
             if self.vrf_of(link) == Some(*vrf) {
                 continue;
             }
-            if self.vrf_of(link).is_none() {
-                if let Some(master) = link.master {
-                    let master = self.names.get(&master).map_or_else(|| format!("#{master}"), ToString::to_string);
-                    let reason = format!("{port} is enslaved to {master}, which is not ours");
-                    self.block(*port, ProblemKind::Conflict, reason);
-                    continue;
+            if self.vrf_of(link).is_none()
+                && let Some(reason) = self.somebody_elses(port, link)
+            {
+                if self.was_a_port(port, link) {
+                    self.closed.insert(*port);
                 }
-                // Most likely an interface of the host itself, listed by mistake. Taking it would cut the host off.
-                if let Some(address) = self.foreign_address(port) {
-                    let reason = format!("{port} has the address {address}, which is not ours");
-                    self.block(*port, ProblemKind::Conflict, reason);
-                    continue;
-                }
+                self.block(*port, ProblemKind::Conflict, reason);
+                continue;
             }
             self.rebound.insert(*port);
         }
     }
 
+    fn can_be_a_port(&self, name: &InterfaceName, link: &Link) -> bool {
+        link.kind != LinkKind::Loopback && !self.observed.owns(name)
+    }
+
+    fn is_free(&self, port: &InterfaceName, link: &Link) -> bool {
+        self.somebody_elses(port, link).is_none()
+    }
+
+    /// Why an interface that is in no VRF of ours is not ours to take.
+    fn somebody_elses(&self, port: &InterfaceName, link: &Link) -> Option<String> {
+        if let Some(master) = link.master {
+            let master = self.names.get(&master).map_or_else(|| format!("#{master}"), ToString::to_string);
+            return Some(format!("{port} is enslaved to {master}, which is not ours"));
+        }
+        // Most likely an interface of the host itself, listed by mistake. Taking it would cut the host off. One with an
+        // address of ours was a port before.
+        let address = self.foreign_address(port).filter(|_| !self.has_address_of_ours(port))?;
+        Some(format!("{port} has the address {address}, which is not ours"))
+    }
+
     fn foreign_address(&self, port: &InterfaceName) -> Option<IpNet> {
-        let is_link_local = |address: &Address| match address.net {
-            IpNet::V4(_) => false,
-            IpNet::V6(net) => net.addr().is_unicast_link_local(),
-        };
         let mut addresses = self.observed.addresses.iter();
         addresses
             .find(|(address, ours)| {
                 address.device == *port
                     && !**ours
-                    && !is_link_local(address)
+                    && !is_link_local(&address.net)
                     && !self.desired.addresses.contains(address)
             })
             .map(|(address, _)| address.net)
     }
+}
+
+fn is_vrf_name(name: &InterfaceName) -> bool {
+    matches!(DeviceName::parse(name), Some(DeviceName { role: Role::Vrf, .. }))
 }

@@ -6,6 +6,7 @@
 
 use super::{
     KernelError,
+    observe::go_on,
     socket::Socket,
     tc::{Qdisc, put_header, put_nested},
     uapi::{rtm, tc},
@@ -31,6 +32,7 @@ const QUANTUM: u32 = 60_000;
 /// What decides about what is sent, on all devices of sides. `qdiscs` are in order of their devices.
 pub(super) fn egress(
     socket: &mut Socket,
+    stop: &dyn Fn() -> bool,
     qdiscs: &[Qdisc],
     links: &BTreeMap<InterfaceName, Link>,
 ) -> Result<BTreeMap<InterfaceName, Egress>, KernelError> {
@@ -39,6 +41,7 @@ pub(super) fn egress(
     let mut found = BTreeMap::new();
     for root in qdiscs.iter().filter(|qdisc| qdisc.parent == tc::ROOT && qdisc.handle != 0) {
         let Some(name) = names.get(&root.index) else { continue };
+        go_on(stop)?;
         let mut egress = of_root(socket, root)?;
         let first = qdiscs.partition_point(|qdisc| qdisc.index < root.index);
         let mut of_device = qdiscs[first..].iter().take_while(|qdisc| qdisc.index == root.index);

@@ -1,65 +1,212 @@
 //! Notices when somebody changes what concerns us. Events only say "look again".
 
 use super::{
-    observe::looks_like_a_host,
+    interest::{Device, Interest, Known},
+    observe::{looks_like_a_host, read_link},
     socket::{FIRST_PORT, PORTS},
-    uapi::{neighbour, route, rtm},
-    wire::{Message, address, attributes, messages, u8_at, u32_at},
+    uapi::{addr, neighbour, netconf, nexthop, route, rtm},
+    wire::{Message, address, attributes, i32_at, messages, u8_at, u32_at},
 };
-use crate::ownership::{self, PROTOCOL};
+use crate::{
+    objects::Family,
+    ownership::{self, PROTOCOL},
+};
 use cps_peering_config::naming;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::{
     errno::Errno,
     libc,
-    sys::socket::{MsgFlags, recv, setsockopt, sockopt},
+    sys::{
+        socket::{MsgFlags, recv, setsockopt, sockopt},
+        time::TimeVal,
+    },
 };
 use socket2::{SockFilter, SockRef};
-use std::{io, net::IpAddr, os::fd::AsRawFd, thread};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    os::fd::AsRawFd,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
 
-/// Multicast groups (`RTNLGRP_*`): links, neighbours, qdiscs and filters, IPv4 and IPv6 addresses, routes and rules,
-/// settings of devices (those that the kernel announces), next hops.
-const GROUPS: [u32; 12] = [1, 3, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
+/// Multicast groups (`RTNLGRP_*`): links, qdiscs and filters, IPv4 and IPv6 addresses, routes and rules, settings of devices
+/// (those that the kernel announces), next hops.
+const GROUPS: [u32; 11] = [1, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
+
+/// Neighbours and forwarding entries. Tenants can make as many of these as they like, so they have a socket of their own: what
+/// is lost there is not lost among the others.
+const NEIGHBOURS: [u32; 1] = [3];
 
 /// What was noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Something that concerns us changed.
     Changed,
+    /// Something changed that a tenant can have changed. There are few of these, however much a tenant does.
+    Port,
     /// There were more events than the kernel could keep for us; anything may have changed.
     Lost,
 }
 
-/// Starts a thread that calls `notice` for every event, in this process' network namespace, until `notice` says that
+/// Starts threads that call `notice` for every event, in this process' network namespace, until `notice` says that
 /// nobody listens any more or the socket fails. The kernel keeps `buffer` bytes of events that were not taken yet.
-pub fn watch(buffer: usize, notice: impl Fn(Event) -> bool + Send + 'static) -> io::Result<()> {
+pub fn watch(
+    buffer: usize,
+    interest: &Interest,
+    notice: impl Fn(Event) -> bool + Send + Sync + 'static,
+) -> io::Result<()> {
+    let notice: Arc<dyn Fn(Event) -> bool + Send + Sync> = Arc::new(notice);
+    let budget = Arc::new(Mutex::new(Budget::new(Instant::now())));
+    for (name, groups) in [("kernel-events", GROUPS.as_slice()), ("neighbour-events", &NEIGHBOURS)] {
+        let listener = Listener {
+            socket: open(buffer, groups)?,
+            neighbours: groups == NEIGHBOURS,
+            interest: interest.clone(),
+            budget: Arc::clone(&budget),
+            notice: Arc::clone(&notice),
+        };
+        thread::Builder::new().name(name.into()).spawn(move || listener.run())?;
+    }
+    Ok(())
+}
+
+fn open(buffer: usize, groups: &[u32]) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     setsockopt(&socket, sockopt::RcvBufForce, &buffer)?;
     // Before the first event can come.
     SockRef::from(&socket).attach_filter(&others_only())?;
     socket.bind(&SocketAddr::new(0, 0))?;
-    for group in GROUPS {
-        socket.add_membership(group)?;
+    for group in groups {
+        socket.add_membership(*group)?;
     }
-    let listen = move || {
+    Ok(socket)
+}
+
+/// One socket with events.
+struct Listener {
+    socket: Socket,
+    /// Whether it hears of neighbours.
+    neighbours: bool,
+    interest: Interest,
+    budget: Arc<Mutex<Budget>>,
+    notice: Arc<dyn Fn(Event) -> bool + Send + Sync>,
+}
+
+impl Listener {
+    fn run(self) {
         let mut buffer = vec![0; 64 * 1024];
+        // When what went beyond the budget is looked at, together.
+        let mut late: Option<Instant> = None;
         loop {
-            let event = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) if messages(&buffer[..length]).any(|message| concerns_us(&message)) => Event::Changed,
-                Ok(_) | Err(Errno::EINTR) => continue,
-                Err(Errno::ENOBUFS) => Event::Lost,
+            if self.wait_until(late).is_err() {
+                tracing::warn!("what tenants do often may be noticed only by the periodic comparison");
+            }
+            let concern = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    let known = self.interest.known();
+                    let concerns = messages(&buffer[..length]).filter_map(|message| concerns_us(&message, &known));
+                    concerns.max()
+                }
+                Err(Errno::EINTR | Errno::EAGAIN) => None,
+                Err(Errno::ENOBUFS) if self.neighbours => Some(Concern::Port(u32::MAX)),
+                Err(Errno::ENOBUFS) => Some(Concern::Lost),
                 Err(errno) => {
                     tracing::error!(%errno, "kernel events stopped; only the periodic comparison is left");
                     return;
                 }
             };
-            if !notice(event) {
-                return;
+            let now = Instant::now();
+            let event = match concern {
+                Some(Concern::Port(index)) => {
+                    let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+                    let affordable = budget.take(index, now);
+                    if !affordable {
+                        late.get_or_insert(now + LATE);
+                    }
+                    affordable.then_some(Event::Port)
+                }
+                Some(Concern::Ours) => Some(Event::Changed),
+                Some(Concern::Lost) => Some(Event::Lost),
+                None => None,
+            };
+            let event = event.or_else(|| late.is_some_and(|late| late <= now).then_some(Event::Port));
+            if let Some(event) = event {
+                // A look sees all.
+                late = None;
+                if !(self.notice)(event) {
+                    return;
+                }
             }
         }
-    };
-    thread::Builder::new().name("kernel-events".into()).spawn(listen)?;
-    Ok(())
+    }
+
+    /// Has the next receipt wait no longer than this.
+    fn wait_until(&self, until: Option<Instant>) -> Result<(), Errno> {
+        let left = until.map_or(Duration::ZERO, |until| {
+            until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+        });
+        // 0 stands for ever.
+        let left = TimeVal::new(left.as_secs().cast_signed(), left.subsec_micros().into());
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &left)
+    }
+}
+
+/// How soon what is beyond the budget is looked at.
+const LATE: Duration = Duration::from_secs(5);
+/// So many events of one port at once lead to a look each, and one more every [`LATE`].
+const OF_ONE_PORT: f64 = 6.0;
+/// The same for all ports together, with one more every second.
+const OF_ALL_PORTS: f64 = 30.0;
+/// The most ports that are told apart.
+const MOST_PORTS: usize = 4096;
+
+/// How many looks tenants can still cause.
+#[derive(Debug)]
+struct Budget {
+    ports: BTreeMap<u32, Bucket>,
+    all: Bucket,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// Takes one if there is one.
+    fn take(&mut self, most: f64, every: Duration, now: Instant) -> bool {
+        let more = now.saturating_duration_since(self.at).as_secs_f64() / every.as_secs_f64();
+        self.left = (self.left + more).min(most);
+        self.at = now;
+        let enough = self.left >= 1.0;
+        if enough {
+            self.left -= 1.0;
+        }
+        enough
+    }
+}
+
+impl Budget {
+    fn new(now: Instant) -> Self {
+        Self { ports: BTreeMap::new(), all: Bucket { left: OF_ALL_PORTS, at: now } }
+    }
+
+    /// Whether an event about this port leads to a look at once.
+    fn take(&mut self, port: u32, now: Instant) -> bool {
+        if self.ports.len() >= MOST_PORTS {
+            let full = LATE.mul_f64(OF_ONE_PORT);
+            self.ports.retain(|_, bucket| now.saturating_duration_since(bucket.at) < full);
+        }
+        if self.ports.len() >= MOST_PORTS && !self.ports.contains_key(&port) {
+            return false;
+        }
+        let bucket = self.ports.entry(port).or_insert(Bucket { left: OF_ONE_PORT, at: now });
+        bucket.take(OF_ONE_PORT, LATE, now) && self.all.take(OF_ALL_PORTS, Duration::from_secs(1), now)
+    }
 }
 
 /// A program by which the kernel keeps to itself what it announces about our own requests (`sock_filter`, classic BPF).
@@ -81,15 +228,92 @@ fn others_only() -> [SockFilter; 5] {
     ]
 }
 
-/// Tenants' neighbours and other people's routes come and go all the time; they are none of our business, unless the routes
-/// are in a table of ours: the message about a route that took the place of one of ours tells only of the new one.
-fn concerns_us(message: &Message<'_>) -> bool {
+/// Whom a message concerns, the weightiest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Concern {
+    /// A port with this index, in a way that its tenant can bring about.
+    Port(u32),
+    /// Something of ours, or in our way.
+    Ours,
+    /// There were more than could be kept.
+    Lost,
+}
+
+/// Tenants' neighbours, other people's devices and routes come and go all the time; they are none of our business, unless the
+/// routes are in a table of ours: the message about a route that took the place of one of ours tells only of the new one.
+fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
+    let payload = message.payload;
+    let of_device = |index: Option<u32>| match known.device(index?)? {
+        Device::Port => Some(Concern::Port(index?)),
+        Device::Tunnel | Device::Other => Some(Concern::Ours),
+    };
+    let ours = |is: bool| is.then_some(Concern::Ours);
     match message.kind {
-        rtm::NEW_ROUTE | rtm::DEL_ROUTE => {
-            u8_at(message.payload, 5) == Some(PROTOCOL) || is_in_our_table(message.payload)
+        rtm::NEW_LINK | rtm::DEL_LINK => of_link(payload, known, message.kind == rtm::DEL_LINK),
+        rtm::NEW_ADDRESS | rtm::DEL_ADDRESS => {
+            // When a port gets its carrier, its IPv6 addresses are announced anew. All else is done by whoever runs the host.
+            let by_tenant = message.kind == rtm::NEW_ADDRESS && u8_at(payload, 0) == Some(Family::V6.number());
+            let device = of_device(u32_at(payload, 4));
+            let device = device.map(|concern| if by_tenant { concern } else { Concern::Ours });
+            device.or_else(|| {
+                let mut own = attributes(payload, addr::HEADER_LEN)
+                    .filter(|(kind, _)| matches!(*kind, addr::IFA_LOCAL | addr::IFA_ADDRESS));
+                ours(own.any(|(_, value)| address(value).is_some_and(|own| known.is_underlay(own))))
+            })
         }
-        rtm::NEW_NEIGHBOUR | rtm::DEL_NEIGHBOUR => is_host_neighbour(message.payload).unwrap_or_default(),
-        _ => true,
+        rtm::NEW_ROUTE | rtm::DEL_ROUTE => {
+            let protocol = u8_at(payload, 5);
+            if protocol == Some(PROTOCOL) {
+                return Some(Concern::Ours);
+            }
+            if !is_in_our_table(payload) {
+                return None;
+            }
+            let find = attributes(payload, route::HEADER_LEN).find(|(kind, _)| *kind == route::RTA_OIF);
+            let index = find.and_then(|(_, value)| u32_at(value, 0));
+            // The kernel makes and removes its own as a port gets and loses its carrier.
+            let kernels = protocol == Some(route::RTPROT_KERNEL);
+            of_device(index.filter(|_| kernels)).or(Some(Concern::Ours))
+        }
+        rtm::NEW_NEIGHBOUR | rtm::DEL_NEIGHBOUR => {
+            let tunnel = u32_at(payload, 4).and_then(|index| known.device(index));
+            let on_tunnel = matches!(tunnel, Some(Device::Tunnel | Device::Other));
+            ours(on_tunnel && is_host_neighbour(payload).unwrap_or_default())
+        }
+        rtm::NEW_QDISC..=rtm::GET_FILTER => of_device(u32_at(payload, 4)).and(Some(Concern::Ours)),
+        rtm::NEW_NETCONF | rtm::DEL_NETCONF => {
+            let of = attributes(payload, netconf::HEADER_LEN).find(|(kind, _)| *kind == netconf::NETCONFA_IFINDEX);
+            match of.and_then(|(_, value)| i32_at(value, 0)) {
+                Some(index) if index > 0 => of_device(Some(index.cast_unsigned())).and(Some(Concern::Ours)),
+                // Of all devices, or of new ones.
+                _ => Some(Concern::Ours),
+            }
+        }
+        rtm::NEW_NEXTHOP | rtm::DEL_NEXTHOP => {
+            let find = |wanted| {
+                attributes(payload, nexthop::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+            };
+            let number = |kind| find(kind).and_then(|value| u32_at(value, 0));
+            let in_our_range = number(nexthop::NHA_ID).is_some_and(ownership::is_nexthop_id);
+            let protocol = u8_at(payload, 2) == Some(PROTOCOL);
+            ours(in_our_range || protocol || of_device(number(nexthop::NHA_OIF)).is_some())
+        }
+        _ => Some(Concern::Ours),
+    }
+}
+
+/// A tenant takes the carrier of its port away and gives it back. All else about a device is done by whoever runs the host, but
+/// the message does not tell.
+fn of_link(payload: &[u8], known: &Known, gone: bool) -> Option<Concern> {
+    let index = u32_at(payload, 4)?;
+    match known.device(index) {
+        Some(Device::Port) if !gone => Some(Concern::Port(index)),
+        Some(_) => Some(Concern::Ours),
+        None => {
+            // A name that is none of ours and no port's says nothing to us.
+            let (name, link) = read_link(payload)?;
+            known.would_concern(&name, link.kind, link.master).then_some(Concern::Ours)
+        }
     }
 }
 
@@ -121,20 +345,122 @@ fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
 mod tests {
     use super::*;
     use crate::{
+        dirty_set::DirtySet,
         kernel::{
+            memory::Memory,
             message::{emit, rule_message},
             uapi::flag,
             wire::{Batch, put, put_address},
         },
-        objects::{Family, Lookup, Rule},
+        objects::{LinkKind, Lookup, Rule, Tunnel},
     };
+    use cps_peering_config::HostConfig;
     use nix::sched::{CloneFlags, unshare};
     use std::{sync::mpsc::channel, time::Duration};
 
-    fn concerns(kind: u16, body: impl FnOnce(&mut Vec<u8>)) -> bool {
+    /// eth1 (2) is a port, cpspeer7 (1) a tunnel, cpsvrf10 (3) a VRF, eth0 (4) has the underlay address and docker0 (5) is nobody's.
+    fn interest() -> Interest {
+        let config: HostConfig = serde_json::from_str(
+            r#"{ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
+                 "vrfs": { "vpc-a": { "vni": 10, "ports": { "eth1": { "gateways": [], "prefixes": [] } } } }, "sides": {} }"#,
+        )
+        .unwrap();
+        let memory = Memory::new();
+        let mut state = memory.state();
+        let tunnel = Tunnel { vni: 7.try_into().unwrap(), port: 4789, local: "192.0.2.1".parse().unwrap() };
+        let devices = [
+            ("cpspeer7", LinkKind::Vxlan { tunnel: Some(tunnel), altered: false }),
+            ("eth1", LinkKind::Other),
+            ("cpsvrf10", LinkKind::Vrf(ownership::table(10.try_into().unwrap()))),
+            ("eth0", LinkKind::Other),
+            ("docker0", LinkKind::Other),
+        ];
+        for (index, (name, kind)) in (1..).zip(devices) {
+            let link = state.add_link(name, kind);
+            (link.index, link.group) = (index, ownership::GROUP);
+        }
+        state.seen.links.remove(&"lo".parse().unwrap());
+        state.add_foreign_address("eth0", "192.0.2.1/24");
+        let interest = Interest::default();
+        interest.learn(&config.into(), &state.seen, &DirtySet::Everything);
+        interest
+    }
+
+    fn concern(kind: u16, body: impl FnOnce(&mut Vec<u8>)) -> Option<Concern> {
         let mut batch = Batch::default();
         batch.push(kind, 0, body);
-        messages(&batch.bytes).all(|message| concerns_us(&message))
+        let interest = interest();
+        let known = interest.known();
+        messages(&batch.bytes).find_map(|message| concerns_us(&message, &known))
+    }
+
+    fn concerns(kind: u16, body: impl FnOnce(&mut Vec<u8>)) -> bool {
+        concern(kind, body) == Some(Concern::Ours)
+    }
+
+    fn link(index: u32, name: &str, more: impl FnOnce(&mut Vec<u8>)) -> impl FnOnce(&mut Vec<u8>) {
+        move |body| {
+            body.extend([0; 4]);
+            body.extend(index.to_ne_bytes());
+            body.extend([0; 8]);
+            put(body, super::super::uapi::link::IFLA_IFNAME, format!("{name}\0").as_bytes());
+            more(body);
+        }
+    }
+
+    /// A message whose device is behind the first four bytes, as with addresses and qdiscs.
+    fn on(index: u32) -> impl FnOnce(&mut Vec<u8>) {
+        move |body| {
+            body.extend([0; 4]);
+            body.extend(index.to_ne_bytes());
+            body.extend([0; 12]);
+        }
+    }
+
+    #[test]
+    fn other_peoples_devices_do_not_wake_us() {
+        assert_eq!(concern(rtm::NEW_LINK, link(9, "veth7", |_| {})), None);
+        assert_eq!(concern(rtm::NEW_LINK, link(5, "docker0", |_| {})), None);
+        assert!(concerns(rtm::NEW_LINK, link(4, "eth0", |_| {})), "the underlay");
+        assert!(concerns(rtm::NEW_LINK, link(9, "eth1", |_| {})), "a port that was made anew");
+        assert!(concerns(rtm::NEW_LINK, link(9, "cpspeer8", |_| {})));
+        let master = |body: &mut Vec<u8>| put(body, super::super::uapi::link::IFLA_MASTER, &3u32.to_ne_bytes());
+        assert!(concerns(rtm::NEW_LINK, link(9, "veth7", master)), "somebody puts it into a VRF of ours");
+        assert_eq!(concern(rtm::NEW_LINK, link(2, "eth1", |_| {})), Some(Concern::Port(2)));
+        assert!(concerns(rtm::DEL_LINK, link(2, "eth1", |_| {})));
+        let address = |family: Family| {
+            move |body: &mut Vec<u8>| {
+                body.extend([family.number(), 0, 0, 0]);
+                body.extend(2u32.to_ne_bytes());
+            }
+        };
+        assert_eq!(concern(rtm::NEW_ADDRESS, address(Family::V6)), Some(Concern::Port(2)), "its carrier has come");
+        assert!(concerns(rtm::NEW_ADDRESS, address(Family::V4)) && concerns(rtm::DEL_ADDRESS, address(Family::V6)));
+        for kind in [rtm::NEW_ADDRESS, rtm::NEW_QDISC, rtm::DEL_FILTER] {
+            assert_eq!(concern(kind, on(5)), None, "{kind}");
+            assert!(concern(kind, on(2)).is_some() && concerns(kind, on(1)), "{kind}");
+        }
+    }
+
+    #[test]
+    fn before_the_first_look_everything_may_concern_us() {
+        let mut batch = Batch::default();
+        batch.push(rtm::NEW_LINK, 0, link(9, "veth7", |_| {}));
+        let interest = Interest::default();
+        let known = interest.known();
+        assert!(messages(&batch.bytes).all(|message| concerns_us(&message, &known).is_some()));
+    }
+
+    #[test]
+    fn a_tenant_causes_few_looks_however_much_it_does_and_others_keep_theirs() {
+        let begin = Instant::now();
+        let mut budget = Budget::new(begin);
+        let at = |millis| begin + Duration::from_millis(millis);
+        let of_one = (0..60_000).filter(|millis| budget.take(2, at(*millis))).count();
+        assert!((15..=19).contains(&of_one), "{of_one} looks in a minute");
+        assert!(budget.take(3, at(60_000)), "another port");
+        let of_many = (0..60_000u32).filter(|n| budget.take(100 + n % 1000, at(60_000 + u64::from(*n)))).count();
+        assert!((60..=91).contains(&of_many), "{of_many} looks in a minute");
     }
 
     fn route(protocol: u8) -> impl FnOnce(&mut Vec<u8>) {
@@ -148,10 +474,12 @@ mod tests {
         }
     }
 
-    fn neighbour(to: &str) -> impl FnOnce(&mut Vec<u8>) {
+    fn neighbour(on: u32, to: &str) -> impl FnOnce(&mut Vec<u8>) {
         let to: IpAddr = to.parse().unwrap();
         move |body| {
-            body.extend([10, 0, 0, 0, 1, 0, 0, 0, 0x80, 0, 0, 0]);
+            body.extend([10, 0, 0, 0]);
+            body.extend(on.to_ne_bytes());
+            body.extend([0x80, 0, 0, 0]);
             put_address(body, neighbour::NDA_DST, to);
         }
     }
@@ -170,14 +498,16 @@ mod tests {
         assert!(concerns(rtm::NEW_ROUTE, route_in(ownership::table(10.try_into().unwrap()))));
         assert!(!concerns(rtm::NEW_ROUTE, route_in(4242)));
         let host = naming::gateway("192.0.2.9".parse().unwrap()).to_string();
-        assert!(concerns(rtm::DEL_NEIGHBOUR, neighbour(&host)));
-        assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("fe80::5054:ff:fe12:3456")));
-        assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour("10.1.0.9")));
+        assert!(concerns(rtm::DEL_NEIGHBOUR, neighbour(1, &host)));
+        assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour(1, "fe80::5054:ff:fe12:3456")));
+        assert!(!concerns(rtm::NEW_NEIGHBOUR, neighbour(1, "10.1.0.9")));
         assert!(!concerns(rtm::NEW_NEIGHBOUR, bridged([0x52, 0x54, 0, 0x12, 0x34, 0x56])), "a bridge has learnt it");
         assert!(concerns(rtm::NEW_NEIGHBOUR, bridged([0x02, 0, 0xc0, 0, 2, 9])));
         assert!(concerns(rtm::NEW_NEIGHBOUR, bridged([0; 6])), "where everything else goes");
         assert!(concerns(rtm::NEW_NEIGHBOUR, bridged([1, 0, 0x5e, 0, 0, 7])));
-        assert!(concerns(rtm::NEW_LINK, |_| {}));
+        assert_eq!(concern(rtm::NEW_NEIGHBOUR, neighbour(2, &host)), None, "a tenant calls itself so");
+        assert_eq!(concern(rtm::NEW_NEIGHBOUR, neighbour(9, &host)), None);
+        assert!(concerns(rtm::NEW_RULE, |_| {}));
     }
 
     /// A request for a rule that changes nothing.
@@ -194,7 +524,7 @@ mod tests {
             // A network namespace of its own takes root.
             unshare(CloneFlags::CLONE_NEWNET).ok()?;
             let (tell, told) = channel();
-            watch(1 << 20, move |event| tell.send(event).is_ok()).unwrap();
+            watch(1 << 20, &Interest::default(), move |event| tell.send(event).is_ok()).unwrap();
             let mut ours = super::super::socket::Socket::open().unwrap();
             assert_eq!(ours.execute(&mut rule(1)).unwrap(), []);
             let mut others = Socket::new(NETLINK_ROUTE).unwrap();

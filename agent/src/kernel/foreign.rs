@@ -2,7 +2,7 @@
 
 use super::{
     KernelError,
-    observe::Links,
+    observe::{Links, go_on},
     socket::Socket,
     tc::{self, Qdisc},
     uapi::{link, route, tc as numbers},
@@ -173,6 +173,7 @@ const PLAIN: [&str; 15] = [
 /// Queueing disciplines of others on our devices and on ports, and filters on what these send.
 pub(super) fn traffic_control(
     socket: &mut Socket,
+    stop: &dyn Fn() -> bool,
     qdiscs: &[Qdisc],
     links: &Links,
     concerns: impl Fn(&InterfaceName) -> bool,
@@ -184,6 +185,7 @@ pub(super) fn traffic_control(
         let Some(name) = names.get(&qdisc.index) else { continue };
         if qdisc.parent == numbers::CLSACT {
             if qdisc.kind == "clsact" {
+                go_on(stop)?;
                 let filters = tc::foreign_filters(socket, qdisc.index, numbers::EGRESS)?;
                 if !filters.is_empty() {
                     foreign.egress_filters.insert(*name, filters);

@@ -6,8 +6,8 @@ use super::{Kernel, KernelError, NetlinkError};
 use crate::{
     dirty_set::DirtySet,
     objects::{
-        Address, DeviceSetting, Egress, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Observed, Operation,
-        RouteKey, Rule, Via,
+        Address, DeviceSetting, Egress, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Mac, Observed, Operation,
+        RouteKey, Rule, Via, is_link_local, link_local,
     },
     traffic::Reading,
 };
@@ -127,9 +127,10 @@ impl State {
         let link = Link {
             index: self.last_index,
             kind,
-            mac: None,
+            mac: Some(Mac([2, 0, 0, 0, 0, self.last_index.to_le_bytes()[0]])),
             mtu: 1500,
             up: false,
+            carrier: true,
             master: None,
             group: 0,
             alias: None,
@@ -195,6 +196,7 @@ impl State {
                     self.ends_on(name, Family::V6);
                     self.drop_ipv6_addresses(name);
                 }
+                self.begin_ipv6(name)?;
             }
             Operation::ResetToDefault(name, setting) => {
                 let default = DEFAULTS.into_iter().find(|(other, _)| other == setting).ok_or(libc::ENOENT)?;
@@ -203,7 +205,7 @@ impl State {
             Operation::RemoveLinks(names) => names.iter().for_each(|name| self.remove_link(name)),
             Operation::AddAddress(address) => {
                 self.link(&address.device)?;
-                self.seen.addresses.insert(*address, true);
+                self.seen.addresses.insert(*address, !is_link_local(&address.net));
             }
             Operation::RemoveAddress(address) => {
                 self.seen.addresses.remove(address);
@@ -311,18 +313,24 @@ impl State {
                 self.link(name)?.master = Some(master);
                 self.goes_down(name);
                 self.drop_ipv6_addresses(name);
+                self.begin_ipv6(name)?;
             }
             LinkChange::Release => {
                 self.link(name)?.master = None;
                 self.goes_down(name);
                 self.drop_ipv6_addresses(name);
+                self.begin_ipv6(name)?;
             }
             LinkChange::Mac(mac) => self.link(name)?.mac = Some(*mac),
             LinkChange::Mtu(mtu) => self.link(name)?.mtu = *mtu,
-            LinkChange::Up(true) => self.link(name)?.up = true,
+            LinkChange::Up(true) => {
+                self.link(name)?.up = true;
+                self.begin_ipv6(name)?;
+            }
             LinkChange::Up(false) => {
                 self.link(name)?.up = false;
                 self.goes_down(name);
+                self.drop_ipv6_addresses(name);
             }
             LinkChange::Alias(alias) => self.link(name)?.alias = Some(alias.to_string()),
             LinkChange::NoProtodown => self.link(name)?.protodown = false,
@@ -336,6 +344,20 @@ impl State {
     fn ends_on(&mut self, name: &InterfaceName, family: Family) {
         let Some(index) = self.seen.links.get(name).map(|link| link.index) else { return };
         self.seen.routes.retain(|route| route.via != Via::Device(index) || Family::of(&route.key.prefix) != family);
+    }
+
+    /// A device that is up gets a link-local address.
+    fn begin_ipv6(&mut self, name: &InterfaceName) -> Result<(), i32> {
+        let link = self.link(name)?;
+        let is_vrf = matches!(link.kind, LinkKind::Vrf(_));
+        let begins = link.up
+            && !is_vrf
+            && link.generates_link_local
+            && link.settings.get(&DeviceSetting::Ipv6Disable) == Some(&0);
+        if let Some(mac) = link.mac.filter(|_| begins) {
+            self.seen.addresses.insert(Address { device: *name, net: link_local(mac) }, false);
+        }
+        Ok(())
     }
 
     fn drop_ipv6_addresses(&mut self, name: &InterfaceName) {

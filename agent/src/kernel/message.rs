@@ -5,7 +5,9 @@ use super::{
     wire::{put, put_address},
 };
 use crate::{
-    objects::{Address, Family, FdbKey, FdbTarget, KernelRoute, Lookup, Mac, NeighbourKey, Nexthop, Rule, Via},
+    objects::{
+        Address, Family, FdbKey, FdbTarget, KernelRoute, Lookup, Mac, NeighbourKey, Nexthop, Rule, Via, is_link_local,
+    },
     ownership::PROTOCOL,
 };
 use ipnet::IpNet;
@@ -54,10 +56,16 @@ pub(super) fn put_ifaddr(body: &mut Vec<u8>, index: u32, address: &Address) {
     body.extend(index.to_ne_bytes());
     put_address(body, addr::IFA_LOCAL, address.net.addr());
     put_address(body, addr::IFA_ADDRESS, address.net.addr());
-    // The prefix behind a port need not be the gateway's subnet, and its route is ours to make. Nobody else can have
-    // the address in a VRF of ours, so there is nothing to detect.
-    put(body, addr::IFA_FLAGS, &(addr::IFA_F_NOPREFIXROUTE | addr::IFA_F_NODAD).to_ne_bytes());
-    put(body, addr::IFA_PROTO, &[PROTOCOL]);
+    // A link-local one stands for the kernel's own, with its route, and goes when the port goes down. (Ports detect no duplicates.)
+    let (flags, protocol) = if is_link_local(&address.net) {
+        (0, addr::IFAPROT_KERNEL_LL)
+    } else {
+        // The prefix behind a port need not be the gateway's subnet, and its route is ours to make. Nobody else can have
+        // the address in a VRF of ours, so there is nothing to detect.
+        (addr::IFA_F_NOPREFIXROUTE | addr::IFA_F_NODAD, PROTOCOL)
+    };
+    put(body, addr::IFA_FLAGS, &flags.to_ne_bytes());
+    put(body, addr::IFA_PROTO, &[protocol]);
 }
 
 fn put_ndmsg(body: &mut Vec<u8>, family: u8, index: u32, flags: u8) {

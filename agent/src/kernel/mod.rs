@@ -6,11 +6,14 @@ mod change;
 mod egress;
 mod events;
 mod foreign;
+mod interest;
 mod local;
 pub mod memory;
 mod message;
+pub mod neighbours;
 mod netfilter;
 mod observe;
+mod rules;
 mod socket;
 mod sockopt;
 mod sysctl;
@@ -33,6 +36,7 @@ use std::{
 use thiserror::Error;
 
 pub use events::{Event, watch};
+pub use interest::Interest;
 
 /// What the agent needs of a kernel.
 pub trait Kernel: Send {
@@ -177,6 +181,7 @@ impl Kernel for Netlink {
             }
         })?;
         if *dirty == DirtySet::Everything {
+            observe::go_on(stop)?;
             observed.firewall = self.filters.look(&observed.links);
         }
         Ok(observed)

@@ -1,18 +1,18 @@
 //! Reads the kernel: one list per kind of object, each filtered by the kernel as far as it can.
 
 use super::{
-    KernelError, egress, foreign, local,
+    KernelError, egress, foreign, local, rules,
     socket::Socket,
     sysctl, tc,
-    uapi::{addr, link, neighbour, nexthop, route, rtm, rule},
+    uapi::{addr, link, neighbour, nexthop, route, rtm},
     wire::{address, attributes, i32_at, put, text, u8_at, u16_at, u32_at},
 };
 use crate::{
     dirty_set::{Parts, Share},
     filter::Vlan,
     objects::{
-        Address, DeviceSetting, Family, FdbKey, FdbTarget, Firewall, Foreign, KernelRoute, Link, LinkKind, Lookup, Mac,
-        NeighbourKey, Observed, RouteKey, Rule, Tunnel, Via,
+        Address, DeviceSetting, Family, FdbKey, FdbTarget, Firewall, Foreign, KernelRoute, Link, LinkKind, Mac,
+        NeighbourKey, Observed, RouteKey, Tunnel, Via,
     },
     ownership::{self, DeviceName, PROTOCOL},
 };
@@ -28,9 +28,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// All of it but packet filters. A look at a million routes takes a while: it is given up when `stop` has become true.
+/// All of it but packet filters. A look at a million routes or thousands of devices takes a while: it is given up when `stop` has
+/// become true.
 pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
     let links = links(socket)?;
+    go_on(stop)?;
     let names = names(&links);
     // Routes are read before the next hops that they name, so that one made in between is not missed.
     let mut routes = Vec::new();
@@ -43,30 +45,38 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     // They come in long runs that are in order already: this sort finds those.
     routes.sort();
     let (nexthops, foreign_nexthop_ids) = nexthops(socket, None)?;
-    let mut rules = rules(socket, Family::V4)?;
-    rules.extend(self::rules(socket, Family::V6)?);
-    rules.sort_unstable();
+    let mut rules = rules::rules(socket, Family::V4)?;
+    let six = rules::rules(socket, Family::V6)?;
+    rules.plain.extend(six.plain);
+    rules.plain.sort_unstable();
+    rules.ahead.extend(six.ahead);
     let addresses = addresses(socket, None, &names)?;
     let qdiscs = tc::qdiscs(socket)?;
     let (foreign_routes, more_routes) = others.finish();
     let mut foreign = Foreign { routes: foreign_routes, more_routes, ..Foreign::default() };
-    foreign::traffic_control(socket, &qdiscs, &links, |name| ours.contains(name), &mut foreign)?;
+    foreign::traffic_control(socket, stop, &qdiscs, &links, |name| ours.contains(name), &mut foreign)?;
     Ok(Observed {
-        unheard: local::unheard(socket, &links, &addresses, &rules)?,
+        unheard: local::unheard(socket, stop, &links, &addresses, &rules)?,
         addresses,
         neighbours: neighbours(socket, None, &names)?,
         fdb: fdb(socket, None, &links, &names)?,
-        egress: egress::egress(socket, &qdiscs, &links)?,
-        ingress: tc::ingress(socket, &qdiscs, &links)?,
+        egress: egress::egress(socket, stop, &qdiscs, &links)?,
+        ingress: tc::ingress(socket, stop, &qdiscs, &links)?,
         foreign,
         firewall: Firewall::default(),
         nexthops,
         foreign_nexthop_ids,
         routes,
-        rules,
+        rules: rules.plain,
+        rules_ahead: rules.ahead,
         ipv6_forwarding: sysctl::ipv6_forwarding()?,
         links,
     })
+}
+
+/// Gives up a look that is made of many questions, between two of them.
+pub(super) fn go_on(stop: &dyn Fn() -> bool) -> Result<(), KernelError> {
+    if stop() { Err(KernelError::Abandoned) } else { Ok(()) }
 }
 
 /// Devices that are ours by name, and ports: whatever is in a VRF of ours.
@@ -136,7 +146,9 @@ impl RouteFilter {
         match share {
             Share::Whole => vec![table],
             Share::Within(_) => {
-                let through = links.values().map(|link| RouteFilter { device: Some(link.index), ..table });
+                // None of ours leads to a VRF.
+                let through = links.values().filter(|link| !matches!(link.kind, LinkKind::Vrf(_)));
+                let through = through.map(|link| RouteFilter { device: Some(link.index), ..table });
                 through.chain([RouteFilter { unreachable: true, ..table }]).collect()
             }
         }
@@ -177,7 +189,7 @@ pub(super) fn links(socket: &mut Socket) -> Result<Links, KernelError> {
 }
 
 /// A device; none if its name could be neither ours nor a port's.
-fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
+pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
     let kind = u16_at(payload, 2)?;
     let mut name = None;
     let mut link = Link {
@@ -190,6 +202,7 @@ fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
         mac: None,
         mtu: 0,
         up: u32_at(payload, 8)? & link::IFF_UP != 0,
+        carrier: u32_at(payload, 8)? & link::IFF_LOWER_UP != 0,
         master: None,
         group: 0,
         alias: None,
@@ -555,42 +568,6 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
     };
     let prefix = IpNet::new(destination, u8_at(payload, 1)?).ok()?;
     Some(KernelRoute { key: RouteKey { table, prefix, metric }, tos: u8_at(payload, 3)?, via })
-}
-
-fn rules(socket: &mut Socket, family: Family) -> Result<Vec<Rule>, KernelError> {
-    socket.dump(
-        "rules",
-        rtm::GET_RULE,
-        |body| {
-            body.push(family.number());
-            body.extend([0; rule::HEADER_LEN - 1]);
-        },
-        Vec::new,
-        |rules, payload| rules.extend(read_rule(payload, family)),
-    )
-}
-
-/// A rule that sends everything to `local` or `l3mdev`.
-fn read_rule(payload: &[u8], family: Family) -> Option<Rule> {
-    let plain = u8_at(payload, 7)? == rule::FR_ACT_TO_TBL && payload.get(1..4)? == [0; 3] && u32_at(payload, 8)? == 0;
-    let (mut table, mut priority, mut l3mdev, mut protocol) = (u32::from(u8_at(payload, 4)?), 0, false, 0);
-    for (kind, value) in attributes(payload, rule::HEADER_LEN) {
-        match kind {
-            rule::FRA_PRIORITY => priority = u32_at(value, 0)?,
-            rule::FRA_TABLE => table = u32_at(value, 0)?,
-            rule::FRA_L3MDEV => l3mdev = u8_at(value, 0)? == 1,
-            rule::FRA_PROTOCOL => protocol = u8_at(value, 0)?,
-            rule::FRA_PAD => {}
-            rule::FRA_SUPPRESS_PREFIXLEN if u32_at(value, 0) == Some(u32::MAX) => {}
-            _ => return None,
-        }
-    }
-    let lookup = match (l3mdev, table) {
-        (true, _) => Lookup::L3mdev,
-        (false, route::RT_TABLE_LOCAL) => Lookup::Local,
-        _ => return None,
-    };
-    plain.then_some(Rule { family, priority, lookup, protocol })
 }
 
 /// Whether an IPv6 neighbour or Ethernet address is of the kind that we make for other hosts.

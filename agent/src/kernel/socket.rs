@@ -145,6 +145,27 @@ impl Socket {
         }
     }
 
+    /// Asks for a list and returns the payload of its first object. The others are left unread, so the socket is of no use then.
+    pub(super) fn first(
+        mut self,
+        what: &'static str,
+        kind: u16,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Vec<u8>, KernelError> {
+        let mut request = Batch::default();
+        request.push(kind, DUMP, body);
+        let sequence = self.send(&mut request)?;
+        let length = self.receive()?;
+        let first = messages(&self.buffer[..length]).find(|message| message.sequence == sequence);
+        match first {
+            Some(message) if !matches!(message.kind, DONE | ERROR) => Ok(message.payload.to_vec()),
+            other => match other.and_then(|message| refusal(&message)) {
+                Some(refusal) => Err(KernelError::Refused { what, refusal }),
+                None => Err(KernelError::Interrupted { what }),
+            },
+        }
+    }
+
     /// Carries out all requests of a batch and returns the places of those that were refused.
     pub(super) fn execute(&mut self, batch: &mut Batch) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let mut refused = Vec::new();

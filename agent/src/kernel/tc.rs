@@ -3,6 +3,7 @@
 
 use super::{
     KernelError,
+    observe::go_on,
     socket::Socket,
     uapi::{rtm, tc},
     wire::{attributes, put, text, u8_at, u16_at, u32_at},
@@ -61,6 +62,7 @@ pub(super) fn qdiscs(socket: &mut Socket) -> Result<Vec<Qdisc>, KernelError> {
 /// What looks at arriving packets on each device that has such a thing.
 pub(super) fn ingress(
     socket: &mut Socket,
+    stop: &dyn Fn() -> bool,
     qdiscs: &[Qdisc],
     links: &BTreeMap<InterfaceName, Link>,
 ) -> Result<BTreeMap<InterfaceName, Ingress>, KernelError> {
@@ -68,6 +70,7 @@ pub(super) fn ingress(
         qdiscs.iter().filter(|qdisc| qdisc.parent == tc::CLSACT).map(|qdisc| qdisc.index).collect();
     let mut found = BTreeMap::new();
     for (name, link) in links.iter().filter(|(_, link)| looking.contains(&link.index)) {
+        go_on(stop)?;
         found.insert(*name, filters(socket, link.index)?);
     }
     Ok(found)

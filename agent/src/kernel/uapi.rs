@@ -26,6 +26,9 @@ pub(super) mod rtm {
     pub(in crate::kernel) const NEW_FILTER: u16 = 44;
     pub(in crate::kernel) const DEL_FILTER: u16 = 45;
     pub(in crate::kernel) const GET_FILTER: u16 = 46;
+    pub(in crate::kernel) const GET_NEIGHBOUR_TABLE: u16 = 66;
+    pub(in crate::kernel) const NEW_NETCONF: u16 = 80;
+    pub(in crate::kernel) const DEL_NETCONF: u16 = 81;
     pub(in crate::kernel) const NEW_NEXTHOP: u16 = 104;
     pub(in crate::kernel) const DEL_NEXTHOP: u16 = 105;
     pub(in crate::kernel) const GET_NEXTHOP: u16 = 106;
@@ -96,6 +99,7 @@ pub(super) mod link {
     pub(in crate::kernel) const IFF_UP: u32 = 1;
     pub(in crate::kernel) const ARPHRD_ETHER: u16 = 1;
     pub(in crate::kernel) const IFF_NOARP: u32 = 0x80;
+    pub(in crate::kernel) const IFF_LOWER_UP: u32 = 1 << 16;
     pub(in crate::kernel) const ARPHRD_LOOPBACK: u16 = 772;
     pub(in crate::kernel) const AF_INET: u16 = 2;
     pub(in crate::kernel) const AF_INET6: u16 = 10;
@@ -108,7 +112,10 @@ pub(super) mod addr {
     pub(in crate::kernel) const IFA_LOCAL: u16 = 2;
     pub(in crate::kernel) const IFA_FLAGS: u16 = 8;
     pub(in crate::kernel) const IFA_PROTO: u16 = 11;
+    /// What the kernel says of a link-local address that it made up.
+    pub(in crate::kernel) const IFAPROT_KERNEL_LL: u8 = 3;
     pub(in crate::kernel) const IFA_F_NODAD: u32 = 0x02;
+    pub(in crate::kernel) const IFA_F_TENTATIVE: u8 = 0x40;
     pub(in crate::kernel) const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 }
 
@@ -121,8 +128,17 @@ pub(super) mod neighbour {
     pub(in crate::kernel) const NDA_PORT: u16 = 6;
     pub(in crate::kernel) const NDA_VNI: u16 = 7;
     pub(in crate::kernel) const NDA_IFINDEX: u16 = 8;
+    pub(in crate::kernel) const NUD_INCOMPLETE: u16 = 0x01;
+    pub(in crate::kernel) const NUD_FAILED: u16 = 0x20;
     pub(in crate::kernel) const NUD_PERMANENT: u16 = 0x80;
     pub(in crate::kernel) const NTF_SELF: u8 = 0x02;
+}
+
+/// `neighbour.h`: tables.
+pub(super) mod neighbour_table {
+    pub(in crate::kernel) const HEADER_LEN: usize = 4;
+    pub(in crate::kernel) const NDTA_THRESH3: u16 = 4;
+    pub(in crate::kernel) const NDTA_CONFIG: u16 = 5;
 }
 
 /// `rtnetlink.h`: routes.
@@ -152,6 +168,7 @@ pub(super) mod route {
     pub(in crate::kernel) const RT_SCOPE_UNIVERSE: u8 = 0;
     pub(in crate::kernel) const RT_SCOPE_LINK: u8 = 253;
     pub(in crate::kernel) const RT_SCOPE_NOWHERE: u8 = 255;
+    pub(in crate::kernel) const RT_TABLE_MAIN: u32 = 254;
     pub(in crate::kernel) const RT_TABLE_LOCAL: u32 = 255;
 }
 
@@ -213,14 +230,41 @@ pub(super) mod tc {
     pub(in crate::kernel) const ACT_SHOT: u32 = 2;
 }
 
+/// `netconf.h`.
+pub(super) mod netconf {
+    pub(in crate::kernel) const HEADER_LEN: usize = 4;
+    pub(in crate::kernel) const NETCONFA_IFINDEX: u16 = 1;
+}
+
 /// `fib_rules.h`.
 pub(super) mod rule {
     pub(in crate::kernel) const HEADER_LEN: usize = 12;
+    pub(in crate::kernel) const FRA_DST: u16 = 1;
+    pub(in crate::kernel) const FRA_SRC: u16 = 2;
+    pub(in crate::kernel) const FRA_IIFNAME: u16 = 3;
+    pub(in crate::kernel) const FRA_GOTO: u16 = 4;
     pub(in crate::kernel) const FRA_PRIORITY: u16 = 6;
+    pub(in crate::kernel) const FRA_FWMARK: u16 = 10;
+    pub(in crate::kernel) const FRA_FLOW: u16 = 11;
+    pub(in crate::kernel) const FRA_TUN_ID: u16 = 12;
+    pub(in crate::kernel) const FRA_SUPPRESS_IFGROUP: u16 = 13;
     pub(in crate::kernel) const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
     pub(in crate::kernel) const FRA_TABLE: u16 = 15;
+    pub(in crate::kernel) const FRA_FWMASK: u16 = 16;
+    pub(in crate::kernel) const FRA_OIFNAME: u16 = 17;
     pub(in crate::kernel) const FRA_PAD: u16 = 18;
     pub(in crate::kernel) const FRA_L3MDEV: u16 = 19;
+    pub(in crate::kernel) const FRA_UID_RANGE: u16 = 20;
     pub(in crate::kernel) const FRA_PROTOCOL: u16 = 21;
+    pub(in crate::kernel) const FRA_IP_PROTO: u16 = 22;
+    pub(in crate::kernel) const FRA_SPORT_RANGE: u16 = 23;
+    pub(in crate::kernel) const FRA_DPORT_RANGE: u16 = 24;
     pub(in crate::kernel) const FR_ACT_TO_TBL: u8 = 1;
+    pub(in crate::kernel) const FR_ACT_GOTO: u8 = 2;
+    pub(in crate::kernel) const FR_ACT_NOP: u8 = 3;
+    pub(in crate::kernel) const FR_ACT_BLACKHOLE: u8 = 6;
+    pub(in crate::kernel) const FR_ACT_UNREACHABLE: u8 = 7;
+    pub(in crate::kernel) const FR_ACT_PROHIBIT: u8 = 8;
+    pub(in crate::kernel) const FIB_RULE_PERMANENT: u32 = 1;
+    pub(in crate::kernel) const FIB_RULE_INVERT: u32 = 2;
 }

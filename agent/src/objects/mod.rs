@@ -164,6 +164,20 @@ pub struct Address {
     pub net: IpNet,
 }
 
+/// Whether an address is an IPv6 one that is valid on its link only (RFC 4291 section 2.5.6).
+pub fn is_link_local(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local())
+}
+
+/// The link-local address that the kernel makes of an Ethernet address (RFC 4291 appendix A).
+pub fn link_local(mac: Mac) -> IpNet {
+    let mut bytes = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 0];
+    bytes[8..11].copy_from_slice(&mac.0[..3]);
+    bytes[13..].copy_from_slice(&mac.0[3..]);
+    bytes[8] ^= 2;
+    IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::from(bytes), 64))
+}
+
 /// A permanent neighbour on a VXLAN device: another host, as next hop of both families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NeighbourKey {
@@ -314,6 +328,8 @@ pub struct Desired {
     pub remote: Remote,
     /// Routes to devices and to nowhere, sorted by key. Among both, keys are unique.
     pub local: Vec<DesiredRoute>,
+    /// Devices that somebody keeps changing back, each with why it is left alone for now.
+    pub left_alone: BTreeMap<InterfaceName, String>,
 }
 
 impl Desired {
@@ -365,6 +381,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether there is somebody at the other end (`IFF_LOWER_UP`).
+    pub carrier: bool,
     /// The index of the device that it is enslaved to.
     pub master: Option<u32>,
     /// The link group.
@@ -432,6 +450,72 @@ pub enum Lookup {
     L3mdev,
 }
 
+/// A policy rule of somebody else that the kernel asks before `l3mdev`: what it selects is led, or stopped, before the VRF's table
+/// is asked at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleAhead {
+    /// The family.
+    pub family: Family,
+    /// The priority.
+    pub priority: u32,
+    /// The name of the interface at which packets arrive, if it selects by that.
+    pub iif: Option<String>,
+    /// The name of the interface that packets are sent to, if it selects by that.
+    pub oif: Option<String>,
+    /// The sources that it selects, if not all.
+    pub from: Option<IpNet>,
+    /// Whether it selects packets with a mark that is not 0.
+    pub marked: bool,
+    /// Whether it selects packets of a tunnel with an id that is not 0.
+    pub tunnel: bool,
+    /// Whether it selects what user 0 sends, or does not ask who. Packets that are forwarded count as user 0's.
+    pub root: bool,
+    /// Whether it selects everything else.
+    pub inverted: bool,
+    /// The rule in the words of `ip rule`, without its priority.
+    pub text: String,
+}
+
+impl Default for RuleAhead {
+    /// Selects everything.
+    fn default() -> Self {
+        Self {
+            family: Family::V4,
+            priority: 0,
+            iif: None,
+            oif: None,
+            from: None,
+            marked: false,
+            tunnel: false,
+            root: true,
+            inverted: false,
+            text: String::new(),
+        }
+    }
+}
+
+impl RuleAhead {
+    /// Whether it can select a packet that has neither a mark nor a tunnel id and that user 0 sends or that is forwarded.
+    pub fn may_select_unmarked(&self) -> bool {
+        self.inverted || !(self.marked || self.tunnel || !self.root)
+    }
+
+    /// Whether it can select a question for a route through a device, which comes from the host itself and has no source yet
+    /// (`RTM_GETROUTE` with `RTA_DST` and `RTA_OIF` only).
+    pub fn may_select_lookups(&self) -> bool {
+        let of_the_host = self.iif.as_ref().is_none_or(|iif| iif == "lo");
+        let without_source = self.from.is_none_or(|from| from.addr().is_unspecified());
+        self.inverted || (self.may_select_unmarked() && of_the_host && without_source)
+    }
+}
+
+impl fmt::Display for RuleAhead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = if self.family == Family::V6 { "-6 rule" } else { "rule" };
+        write!(f, "{family} priority {} {}", self.priority, self.text)
+    }
+}
+
 /// All that concerns us on a host, as the kernel has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -439,7 +523,8 @@ pub struct Observed {
     pub links: BTreeMap<InterfaceName, Link>,
     /// Every address, and whether it carries our protocol.
     pub addresses: BTreeMap<Address, bool>,
-    /// Addresses of ours that are there and not heard: the local route that the kernel made for them has gone.
+    /// Addresses of ours, and link-local ones of ports, that are there and not heard: the local route that the kernel made for
+    /// them has gone, or with a link-local one the route by which the port hears multicast.
     pub unheard: BTreeSet<Address>,
     /// Permanent IPv6 neighbours on VXLAN devices with a name of ours.
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
@@ -462,6 +547,8 @@ pub struct Observed {
     pub foreign: Foreign,
     /// The host's packet filters.
     pub firewall: Firewall,
+    /// Rules of others in front of `l3mdev`, in the kernel's order.
+    pub rules_ahead: Vec<RuleAhead>,
     /// `net.ipv6.conf.all.forwarding`: without it no IPv6 packet is forwarded.
     pub ipv6_forwarding: bool,
 }

@@ -2,21 +2,23 @@
 
 use super::{
     FIRST_RETRY, Options, PersistentState, Reconciler,
+    backoff::Backoff,
     message::{Message, Stored},
 };
 use crate::{
     dirty_set::DirtySet,
-    kernel::{Event, Kernel},
+    kernel::{Event, Interest, Kernel},
 };
 use cps_peering_config::{HostReport, ValidHostConfig, report::Counters};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Sender, channel},
     },
     thread,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
@@ -46,6 +48,8 @@ pub struct Handle {
     /// Set while a configuration waits that is newer than the one worked on.
     newer: Arc<AtomicBool>,
     report: watch::Sender<HostReport>,
+    interest: Interest,
+    throttled: Arc<AtomicUsize>,
 }
 
 impl Handle {
@@ -80,6 +84,16 @@ impl Handle {
     /// The configuration that it was given last.
     pub fn config(&self) -> Option<Arc<ValidHostConfig>> {
         self.config.borrow().clone()
+    }
+
+    /// How many ports are kept from filling the neighbour tables, by family.
+    pub fn throttled(&self) -> &AtomicUsize {
+        &self.throttled
+    }
+
+    /// Which objects of the kernel concern the reconciler, now and from now on.
+    pub fn interest(&self) -> Interest {
+        self.interest.clone()
     }
 
     /// Tells the reconciler that the kernel has changed. False when it has ended.
@@ -120,7 +134,15 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         sides: BTreeMap::new(),
     });
     let newer = Arc::new(AtomicBool::new(false));
-    let handle = Handle { wake, config: watch::Sender::new(None), newer: Arc::clone(&newer), report: report.clone() };
+    let interest = Interest::default();
+    let handle = Handle {
+        wake,
+        config: watch::Sender::new(None),
+        newer: Arc::clone(&newer),
+        report: report.clone(),
+        interest: interest.clone(),
+        throttled: Arc::default(),
+    };
     let reconciler = Reconciler {
         kernel,
         options,
@@ -143,6 +165,11 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         confirmed: BTreeMap::new(),
         regranted: false,
         measured: None,
+        glance_took: Duration::ZERO,
+        overheard: false,
+        looked: Instant::now(),
+        backoff: Backoff::default(),
+        interest,
     };
     thread::Builder::new().name("reconciler".into()).spawn(move || reconciler.run())?;
     Ok(handle)

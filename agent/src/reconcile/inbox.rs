@@ -16,10 +16,15 @@ use std::{
 /// How often the settings of devices are glanced at: the kernel does not announce all of them.
 const GLANCE: Duration = Duration::from_secs(3);
 
+/// A glance takes no more than this part of the time.
+const GLANCE_SHARE: u32 = 200;
+
 /// Why a wait ended, the weightiest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Waited {
     Pause,
+    /// An event that a tenant can bring about. There are few of them, so what they ask for is done at once and delays nothing.
+    Port,
     Event,
     Configured,
 }
@@ -30,10 +35,12 @@ impl<K: Kernel> Reconciler<K> {
         let until = Instant::now() + pause;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left <= GLANCE || !self.settled {
+            // On a host with thousands of devices a glance takes a while, and all is looked at from time to time anyway.
+            let next = GLANCE.max(self.glance_took * GLANCE_SHARE);
+            if left <= next || !self.settled {
                 return self.wait(left, quiet_until);
             }
-            match self.wait(GLANCE, quiet_until)? {
+            match self.wait(next, quiet_until)? {
                 Waited::Pause if self.seems_right() => {}
                 waited => return Some(waited),
             }
@@ -44,10 +51,14 @@ impl<K: Kernel> Reconciler<K> {
     /// read does not seem right.
     fn seems_right(&mut self) -> bool {
         let Some(config) = &self.config else { return true };
-        if self.kernel.filters_changed() {
+        let begun = Instant::now();
+        let filters_changed = self.kernel.filters_changed();
+        let links = self.kernel.devices();
+        self.glance_took = begun.elapsed();
+        let Ok(links) = links else { return false };
+        if filters_changed {
             return false;
         }
-        let Ok(links) = self.kernel.devices() else { return false };
         let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
         let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));
         let mut ours = of_vpcs.chain(of_sides).filter_map(|name| links.get(&name));
@@ -62,6 +73,9 @@ impl<K: Kernel> Reconciler<K> {
     fn wait(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
         let mut until = Instant::now() + pause;
         let mut waited = Waited::Pause;
+        if std::mem::take(&mut self.overheard) {
+            (waited, until) = (Waited::Event, until.min(quiet_until));
+        }
         loop {
             match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(wake) => waited = waited.max(self.take(wake)),
@@ -70,8 +84,8 @@ impl<K: Kernel> Reconciler<K> {
             }
             match self.drain(waited) {
                 Waited::Configured => return Some(Waited::Configured),
-                Waited::Event => {
-                    waited = Waited::Event;
+                event @ (Waited::Port | Waited::Event) => {
+                    waited = event;
                     until = until.min(quiet_until);
                 }
                 Waited::Pause => {}
@@ -117,7 +131,7 @@ impl<K: Kernel> Reconciler<K> {
                     self.counters.events_lost += 1;
                     tracing::warn!("the kernel had more events than it could keep; looking at everything");
                 }
-                Waited::Event
+                if event == Event::Port { Waited::Port } else { Waited::Event }
             }
             Message::Asked(ask) => {
                 self.regranted = true;

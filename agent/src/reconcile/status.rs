@@ -1,7 +1,7 @@
 //! How the host stands: what is reported after a look, and what is wrong.
 
 use super::{MAX_PROBLEMS, Reconciler, Run, host_problem, whole};
-use crate::{diff::LazyPlan, dirty_set::DirtySet, kernel::Kernel, scope};
+use crate::{diff::LazyPlan, dirty_set::DirtySet, kernel::Kernel, objects::Operation, scope};
 use cps_peering_config::{
     ValidHostConfig,
     report::{Pass, Problem, ProblemKind, Scope},
@@ -9,7 +9,7 @@ use cps_peering_config::{
 use nix::libc;
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 impl<K: Kernel> Reconciler<K> {
@@ -96,6 +96,27 @@ impl<K: Kernel> Reconciler<K> {
             problems.push(host_problem(ProblemKind::Failed, "kernel", reason));
         }
         problems
+    }
+
+    /// Adds what somebody keeps changing back: what is left as it is for now, and what is put right each time.
+    pub(super) fn add_contested(
+        &self,
+        config: &ValidHostConfig,
+        left: &[Operation],
+        now: Instant,
+        problems: &mut Vec<Problem>,
+    ) {
+        let room = MAX_PROBLEMS.saturating_sub(problems.len());
+        let left = left.iter().filter_map(|operation| {
+            let reason = self.backoff.rest(operation, now)?;
+            let (scope, object) = (scope::of_operation(config, operation), operation.to_string());
+            Some(Problem { scope, kind: ProblemKind::Conflict, object, reason })
+        });
+        let contested = self.backoff.contested(now).map(|(what, why)| host_problem(ProblemKind::Conflict, what, why));
+        let contested: Vec<Problem> = left.chain(contested).take(room).collect();
+        problems.extend(contested);
+        problems.sort();
+        problems.dedup();
     }
 
     fn log(&self, config: &ValidHostConfig, problems: &[Problem], run: &Run) {

@@ -94,7 +94,8 @@ fn devices_that_are_changed_or_removed_are_healed() -> Result<()> {
         ),
         (
             "another kind of filter",
-            "tc filter del dev eth1 ingress pref 17235; tc filter add dev eth1 ingress pref 17235 matchall action ok",
+            // At once: a filter that is missing is healed before a second program has started.
+            "printf 'filter del dev eth1 ingress pref 17235\\nfilter add dev eth1 ingress pref 17235 matchall action ok\\n' | tc -batch -",
         ),
         ("a peering device whose packets end at once", "ip link set {peer} type vxlan ttl 1"),
         ("a peering device bound to another", "ip link set {peer} type vxlan dev lo"),

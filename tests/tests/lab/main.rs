@@ -2,6 +2,7 @@
 
 mod addressing;
 mod bandwidth;
+mod conflicts;
 mod connectivity;
 mod crash;
 mod drift;
@@ -14,6 +15,7 @@ mod inventory;
 mod isolation;
 mod lab_itself;
 mod mtu;
+mod pressure;
 mod removal;
 mod restart;
 mod shares;

@@ -22,6 +22,8 @@ use std::{
 };
 
 const LISTEN: &str = "127.0.0.1:7071";
+/// What `/proc` counts processor time in (`USER_HZ`, `proc(5)`).
+const USER_TICK: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A running agent. It ends with this value; what it put into the kernel stays.
@@ -175,6 +177,16 @@ impl Agent {
     /// The most memory that it ever used, in MB.
     pub(crate) fn peak_memory(&self) -> Result<f64> {
         peak_memory(self.child.id()).context("the agent has ended")
+    }
+
+    /// How long it has kept a processor busy, in user and kernel mode (`utime` and `stime` in `/proc/PID/stat`).
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).context("the agent has ended")?;
+        // The name, which comes second, may contain anything.
+        let (_, rest) = stat.rsplit_once(')').context("no name")?;
+        let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
+        let ticks = ticks.sum::<Result<u32, _>>()?;
+        Ok(USER_TICK * ticks)
     }
 }
 

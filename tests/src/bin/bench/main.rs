@@ -10,7 +10,7 @@
 //! | [`under_test`] | that process; on a kernel without VRF devices with a stand-in for them |
 //! | [`bandwidth`] | how exactly bandwidths hold |
 //! | [`controller`] | one controller with thousands of simulated agents |
-//! | [`adding`], [`looking`], [`removing`], [`patching`], [`starting`] | the measurements |
+//! | [`adding`], [`looking`], [`removing`], [`patching`], [`starting`], [`idle`] | the measurements |
 
 mod adding;
 mod agent;
@@ -19,6 +19,7 @@ mod bird;
 mod controller;
 mod figures;
 mod ground;
+mod idle;
 mod ip_batch;
 mod looking;
 mod patching;
@@ -121,6 +122,7 @@ fn measure(figures: &mut Figures) -> Result<()> {
     starting::measure(figures)?;
     removing::measure(figures)?;
     patching::measure(figures)?;
+    idle::measure(figures)?;
     figures.show();
     Ok(())
 }

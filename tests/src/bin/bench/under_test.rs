@@ -111,6 +111,7 @@ impl WithoutVrf {
                 mac: None,
                 mtu: 65_575,
                 up: true,
+                carrier: true,
                 master: None,
                 group: ownership::GROUP,
                 alias: Some(alias.clone()),

@@ -1,0 +1,128 @@
+//! Which of the kernel's objects concern us, for those who listen to its events while the reconciler works.
+
+use crate::{
+    dirty_set::DirtySet,
+    objects::{LinkKind, Observed},
+    ownership::{self, DeviceName},
+};
+use cps_peering_config::{SharedHostConfig, net::InterfaceName};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+/// What concerns us. Clones are one and the same.
+#[derive(Debug, Clone, Default)]
+pub struct Interest(Arc<RwLock<Known>>);
+
+/// What a device is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Device {
+    /// An interface of a tenant, who can make the kernel announce things about it.
+    Port,
+    /// A VXLAN device of ours.
+    Tunnel,
+    /// A VRF, the underlay, or what is in our way.
+    Other,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// By index. None before the first look: then everything concerns us.
+    devices: Option<BTreeMap<u32, Device>>,
+    /// Names of ports, whether there is such an interface or not.
+    ports: BTreeSet<InterfaceName>,
+    /// Whether there is an interface for each of them.
+    complete: bool,
+    underlay: Option<IpAddr>,
+}
+
+impl Interest {
+    pub(super) fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The indexes of ports.
+    pub fn ports(&self) -> BTreeSet<u32> {
+        let known = self.known();
+        let devices = known.devices.iter().flatten();
+        devices.filter(|(_, device)| **device == Device::Port).map(|(index, _)| *index).collect()
+    }
+
+    /// Takes over what a look has found.
+    pub fn learn(&self, config: &SharedHostConfig, observed: &Observed, dirty: &DirtySet) {
+        let whole = *dirty == DirtySet::Everything;
+        let ports = || config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied());
+        let mut known = self.change();
+        if whole || known.devices.is_none() {
+            known.ports = ports().collect();
+            known.underlay = Some(config.underlay);
+        } else {
+            known.ports.extend(ports().filter(|port| observed.links.contains_key(port)));
+        }
+        let names = &known.ports;
+        let at_underlay = |name: &InterfaceName| {
+            observed.addresses.keys().any(|address| address.device == *name && address.net.addr() == config.underlay)
+        };
+        let vrfs: BTreeSet<u32> = observed
+            .links
+            .iter()
+            .filter(|(name, link)| is_vrf_of_interest(name, link.kind))
+            .map(|(_, link)| link.index)
+            .collect();
+        let devices = observed.links.iter().filter_map(|(name, link)| {
+            let device = if names.contains(name) {
+                Device::Port
+            } else if observed.owns(name) && matches!(link.kind, LinkKind::Vxlan { .. }) {
+                Device::Tunnel
+            } else if is_of_interest(name, link.kind)
+                || link.master.is_some_and(|master| vrfs.contains(&master))
+                || at_underlay(name)
+            {
+                Device::Other
+            } else {
+                return None;
+            };
+            Some((link.index, device))
+        });
+        let devices: BTreeMap<u32, Device> = devices.collect();
+        if whole {
+            known.complete = known.ports.iter().all(|port| observed.links.contains_key(port));
+            known.devices = Some(devices);
+        } else if let Some(known) = &mut known.devices {
+            known.extend(devices);
+        }
+    }
+}
+
+impl Known {
+    /// What a device is to us; none if nothing. Before the first look every device is one of interest.
+    pub(super) fn device(&self, index: u32) -> Option<Device> {
+        self.devices.as_ref().map_or(Some(Device::Other), |devices| devices.get(&index).copied())
+    }
+
+    /// Whether a device that is not known, or has changed, concerns us by its name, kind or master.
+    pub(super) fn would_concern(&self, name: &InterfaceName, kind: LinkKind, master: Option<u32>) -> bool {
+        let in_vrf = master.is_some_and(|master| self.device(master).is_some());
+        // It may turn out to be the one that is missing.
+        !self.complete || self.ports.contains(name) || is_of_interest(name, kind) || in_vrf
+    }
+
+    pub(super) fn is_underlay(&self, address: IpAddr) -> bool {
+        self.underlay.is_none_or(|underlay| underlay == address)
+    }
+}
+
+fn is_vrf_of_interest(name: &InterfaceName, kind: LinkKind) -> bool {
+    matches!(kind, LinkKind::Vrf(table) if ownership::table_vni(table).is_some() || DeviceName::parse(name).is_some())
+}
+
+/// What can be in our way, whoever made it: names of ours, tables of ours, tunnels.
+fn is_of_interest(name: &InterfaceName, kind: LinkKind) -> bool {
+    DeviceName::parse(name).is_some() || is_vrf_of_interest(name, kind) || matches!(kind, LinkKind::Vxlan { .. })
+}

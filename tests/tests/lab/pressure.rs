@@ -1,0 +1,231 @@
+//! What one tenant does costs others nothing: neither the neighbour tables of the kernel, nor the agent's time.
+
+use crate::{
+    NORTH,
+    drift::{Names, peered},
+    reach_each_other, two_hosts,
+};
+use anyhow::{Context, Result, ensure};
+use cps_peering_tests::{Lab, Server, command, netns::Netns, stream::Stream, wait};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// How many looks a tenant may cause at once, and a few that have other reasons.
+const FEW: u64 = 12;
+
+#[test]
+fn a_tenants_neighbours_and_carrier_cause_few_looks_and_drift_is_healed_meanwhile() -> Result<()> {
+    let lab = Lab::in_sync(peered())?;
+    let host = lab.host("h1");
+    let names = Names::of(host.netns())?;
+    let a = lab.server("h1", "eth1");
+    let gateway = link_local(host.netns(), "eth1")?;
+    let passes = || anyhow::Ok(host.report()?.counters.passes);
+    let before = passes()?;
+    // Under names that look like those of other hosts.
+    let own: Vec<String> = (0..100).map(|number| format!("fe80::200:c000:3{number:02x}")).collect();
+    a.netns().ip_batch(&own.iter().map(|own| format!("addr add {own}/64 dev eth0 nodad")).collect::<Vec<_>>())?;
+    let ask = own.iter().map(|own| format!("ping -6 -n -c 1 -W 1 -I {own}%eth0 {gateway} >/dev/null || true"));
+    command::run(a.netns().command("sh").args(["-c", &ask.collect::<Vec<_>>().join("\n")]))?.ok()?;
+    let known = host.netns().ip("-6 neigh show dev eth1")?;
+    let known = known.lines().filter(|line| line.contains("fe80::200:c000:3")).count();
+    ensure!(known > 90, "{known} neighbours");
+    let looks = passes()? - before;
+    ensure!(looks <= 3, "{looks} looks at {known} neighbours");
+
+    let before = passes()?;
+    let flaps: Vec<String> =
+        (0..60).flat_map(|_| ["link set eth0 down", "link set eth0 up"]).map(str::to_owned).collect();
+    let tenant = a.netns().clone();
+    let flapping = thread::spawn(move || tenant.ip_batch(&flaps));
+    // Others' drift is healed at once, as before.
+    let repaired = host.report()?.counters.drift_repaired;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        host.netns().ip(&names.filled("-6 route del fd00:2:0:1::/64 table {table}"))?;
+        wait::until("the route is back", SOON, || {
+            let route = host.netns().ip(&names.filled("-6 route show fd00:2:0:1::/64 table {table}"))?;
+            Ok((!route.is_empty()).then_some(()))
+        })?;
+        slowest = slowest.max(begun.elapsed());
+    }
+    flapping.join().map_err(|_| anyhow::anyhow!("the tenant panicked"))??;
+    let looks = passes()? - before;
+    ensure!(
+        looks <= FEW + 2 * (host.report()?.counters.drift_repaired - repaired),
+        "{looks} looks, slowest {slowest:?}"
+    );
+    // What went beyond the budget is looked at, too.
+    command::run(a.netns().command("sh").args(["-c", &restored(a)?]))?.ok()?;
+    wait::until("A reaches B", SOON, || reach_each_other(a, lab.server("h2", "eth1")).map(Some))?;
+    lab.wait_in_sync()
+}
+
+/// Lines that give a server back what it loses with its interface.
+fn restored(server: &Server) -> Result<String> {
+    let own = server.ipv6()?;
+    Ok(format!(
+        "ip addr replace {own}/64 dev eth0 nodad; ip route replace default via 10.1.0.1 dev eth0 onlink; \
+         ip route replace default via fd00:1::1 dev eth0 onlink"
+    ))
+}
+
+fn link_local(netns: &Netns, device: &str) -> Result<String> {
+    let text = netns.ip(&format!("-6 -o addr show dev {device} scope link"))?;
+    let address = text.split_whitespace().find(|word| word.starts_with("fe80:")).context("no link-local address")?;
+    Ok(address.split('/').next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_port_without_a_link_local_address_asks_silent_servers_all_the_same() -> Result<()> {
+    let lab = Lab::in_sync(peered())?;
+    let host = lab.host("h1");
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    let before = link_local(host.netns(), "eth1")?;
+    for lines in [
+        "ip addr flush dev eth1 scope link",
+        "ip link set eth1 addrgenmode none; ip addr flush dev eth1 scope link",
+        "ip link set eth1 addrgenmode none; ip link set eth1 down; ip link set eth1 up",
+        "ip -6 route del local $ll dev eth1 table $table",
+        "ip -6 route del multicast ff00::/8 dev eth1 table $table",
+    ] {
+        let table = Names::of(host.netns())?.filled("{table}");
+        command::run(
+            host.netns().command("sh").args(["-ec", &lines.replace("$ll", &before).replace("$table", &table)]),
+        )?
+        .ok()?;
+        wait::until(lines, SOON, || {
+            ensure!(link_local(host.netns(), "eth1")? == before);
+            let routes = host.netns().ip(&format!("-6 route show table {table} dev eth1"))?;
+            ensure!(routes.contains(&format!("local {before}")) && routes.contains("ff00::/8"), "{routes}");
+            // The host has to ask for A.
+            host.netns().ip("neigh flush dev eth1")?;
+            ensure!(b.reaches(a.ipv6()?)?);
+            Ok(Some(()))
+        })?;
+        lab.wait_for_agent("h1")?;
+    }
+    Ok(())
+}
+
+/// A scans; C and D are others, whose servers nobody knows yet.
+#[test]
+fn a_scan_of_one_tenants_prefix_keeps_no_neighbour_from_another() -> Result<()> {
+    let topology = two_hosts()
+        .vpc("vpc-a", NORTH, &["10.1.0.0/16", "fd00:1::/48"])
+        .vpc("vpc-b", NORTH, &["10.2.0.0/16", "fd00:2::/48"])
+        .vpc("vpc-c", NORTH, &["10.3.0.0/16", "fd00:3::/48"])
+        .vpc("vpc-d", NORTH, &["10.4.0.0/16", "fd00:4::/48"])
+        .port("vpc-a", "h1", "eth1", &["10.1.0.1/16", "fd00:1::1/64"])
+        .port("vpc-b", "h1", "eth2", &["10.2.0.1/16", "fd00:2::1/64"])
+        .port("vpc-c", "h1", "eth3", &["10.3.0.1/16", "fd00:3::1/64"])
+        .port("vpc-d", "h2", "eth1", &["10.4.0.1/24", "fd00:4::1/64"])
+        .peering("vpc-a", "vpc-b")
+        .peering("vpc-c", "vpc-d");
+    let lab = Lab::in_sync(topology)?;
+    let (a, c, d) = (lab.server("h1", "eth1"), lab.server("h1", "eth3"), lab.server("h2", "eth1"));
+    // What is in A's own prefix goes by the gateway, as from a tenant that means harm.
+    a.netns().ip_batch(&[
+        "route add 10.1.128.0/17 via 10.1.0.1".to_owned(),
+        "route add fd00:1::1:0:0:0/80 via fd00:1::1".to_owned(),
+    ])?;
+    let kinds: [(&str, u32, Target); 4] = [
+        ("its own prefix", 600, |n| Ipv4Addr::from(0x0a01_8000 + n % 0x7fff).into()),
+        ("a peer's prefix", 5000, |n| Ipv4Addr::from(0x0a02_0100 + n % 0xfe00).into()),
+        ("its own IPv6 prefix", 5000, |n| Ipv6Addr::new(0xfd00, 1, 0, 0, 1, 0, low(n >> 16), low(n)).into()),
+        ("a peer's IPv6 prefix", 600, |n| Ipv6Addr::new(0xfd00, 2, 0, 0, 1, 0, low(n >> 16), low(n)).into()),
+    ];
+    let stream = Stream::start(d, c, c.ipv4()?, 100)?;
+    let mut fresh = 0;
+    for (what, rate, target) in kinds {
+        let scan = Scan::start(a, target, rate)?;
+        wait::until("the scan has begun", SOON, || Ok((scan.sent() > u64::from(rate) * 2).then_some(())))?;
+        let own: Vec<IpAddr> = (0..20).map(|n| fresh_address(target(0), fresh + n)).collect();
+        fresh += 20;
+        let lines = own.iter().map(|own| {
+            format!(
+                "addr add {own}/{} dev eth0{}",
+                if own.is_ipv4() { 16 } else { 64 },
+                if own.is_ipv4() { "" } else { " nodad" }
+            )
+        });
+        c.netns().ip_batch(&lines.collect::<Vec<_>>())?;
+        let mut answered = 0;
+        for own in &own {
+            answered += u32::from(d.reaches(*own)?);
+        }
+        let sent = scan.stop();
+        ensure!(answered == 20, "{answered} of 20 answer while {sent} addresses of {what} are tried, {rate} a second");
+    }
+    let record = stream.stop()?;
+    ensure!(record.lost() == 0 && record.sent > 500, "{} of {} lost", record.lost(), record.sent);
+    Ok(())
+}
+
+/// The address that is tried with a number.
+type Target = fn(u32) -> IpAddr;
+
+/// An address of C that nobody has used yet, in the family of another.
+fn fresh_address(like: IpAddr, number: u32) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::from(0x0a03_0100 + number).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 3, 0, 0, 0, 0, 1, low(number)).into(),
+    }
+}
+
+/// The lower half.
+fn low(number: u32) -> u16 {
+    let [.., a, b] = number.to_be_bytes();
+    u16::from_be_bytes([a, b])
+}
+
+/// Datagrams to ever other addresses.
+struct Scan {
+    stop: Arc<AtomicBool>,
+    sent: Arc<std::sync::atomic::AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Scan {
+    fn start(from: &Server, target: Target, rate: u32) -> Result<Scan> {
+        let any: IpAddr = if target(0).is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = from.netns().within(|| Ok(UdpSocket::bind((any, 0))?))?;
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(std::sync::atomic::AtomicU64::new(0)));
+        let (ends, count) = (Arc::clone(&stop), Arc::clone(&sent));
+        let thread = thread::spawn(move || {
+            let begun = Instant::now();
+            let mut number = 0u32;
+            while !ends.load(Ordering::Relaxed) {
+                let due = begun.elapsed().as_millis() * u128::from(rate) / 1000;
+                while u128::from(number) < due {
+                    // An answer that nobody is there comes back as an error of the next one.
+                    let _ = socket.send_to(b"?", (target(number), 9));
+                    number += 1;
+                }
+                count.store(u64::from(number), Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        Ok(Scan { stop, sent, thread })
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.join();
+        self.sent.load(Ordering::Relaxed)
+    }
+}
