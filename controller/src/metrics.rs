@@ -9,7 +9,8 @@ use crate::{
     },
 };
 use cps_peering_http::{
-    metrics::{Own, counters, gauge, gauges, seconds},
+    Places,
+    metrics::{Connections, Own, counters, gauge, gauges, seconds},
     tls::Identity,
 };
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
@@ -41,6 +42,11 @@ pub fn registry(engine: &Arc<Engine>, identity: Option<Identity>) -> Registry {
     registry.register_collector(Box::new(Own::new("cps_controller", version, identity)));
     registry.register_collector(Box::new(Figures(Arc::downgrade(engine))));
     registry
+}
+
+/// Beside it, what clients take of the server.
+pub fn connections(registry: &mut Registry, places: &Arc<Places>) {
+    registry.register_collector(Box::new(Connections::new("cps_controller", Arc::clone(places))));
 }
 
 /// What has passed for one side of a peering.

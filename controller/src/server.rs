@@ -71,7 +71,7 @@ async fn serve(
     read: impl Fn() -> anyhow::Result<Setup>,
     identity: Option<Identity>,
 ) -> anyhow::Result<Ended> {
-    let front = Front { identity, ..Front::default() };
+    let front = Front::new(&setup.settings, identity);
     let Some(Opened { store, content, vault, serving }) = open(setup, &front).await? else {
         return Ok(Ended::Stopped);
     };
@@ -162,6 +162,7 @@ impl Controller {
         let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault).over_tls(front.identity.is_some());
         access.tune(rates(&setup.settings));
         let mut registry = metrics::registry(&engine, front.identity.clone());
+        metrics::connections(&mut registry, &front.places);
         candidate::tell_leading(&mut registry, true);
         let body_memory = BodyMemory::new(usize::try_from(setup.settings.bodies_mib)? << 20);
         Ok((Self { engine, access, registry: Arc::new(registry), body_memory, front, shared }, hosts))
@@ -237,9 +238,10 @@ impl Controller {
 }
 
 /// What is served at the addresses of the settings, by routes that can be replaced.
-#[derive(Default)]
 struct Front {
     identity: Option<Identity>,
+    /// Connections to the address of the HTTP interfaces.
+    places: Arc<Places>,
     current: Current,
     /// For the address without TLS.
     open: Current,
@@ -247,6 +249,11 @@ struct Front {
 }
 
 impl Front {
+    fn new(settings: &ControllerSettings, identity: Option<Identity>) -> Self {
+        let places = Places::new(Limits::new(&settings.connections, &[CONTROLLER, OPERATOR, MONITORING]));
+        Self { identity, places, current: Current::default(), open: Current::default(), streams: Arc::default() }
+    }
+
     /// Listens. The task ends some time after a signal has told the program to stop.
     fn listen(&self, settings: &ControllerSettings) -> anyhow::Result<Serving> {
         let identity = self.identity.as_ref();
@@ -265,7 +272,7 @@ impl Front {
         let tls = identity.map(|identity| identity.server(Clients::Optional));
         tokio::spawn(tls::on_hangup(identity.cloned())?);
         let closing = Arc::clone(&self.streams);
-        let places = Places::new(Limits::new(&settings.connections, &[CONTROLLER, OPERATOR, MONITORING]));
+        let places = Arc::clone(&self.places);
         let router = tls::refuse_revoked(self.current.router(), identity.cloned());
         let serving = cps_peering_http::serve(places, listener, tls, router, async move {
             tokio::select! {

@@ -108,6 +108,11 @@ async fn who_guesses_is_slowed_and_who_was_right_is_not() {
     assert_eq!(nobody.status().as_u16(), 401);
     assert!(controller.metric(&metrics, "cps_controller_rate_limited_total{by=\"source\"}").await >= 4.0);
     assert!(controller.metric(&metrics, "cps_controller_rate_limited_total{by=\"account\"}").await < 1.0);
+    let open = controller.metric(&metrics, "cps_controller_connections{class=\"known\"}").await
+        + controller.metric(&metrics, "cps_controller_connections{class=\"strangers\"}").await
+        + controller.metric(&metrics, "cps_controller_connections{class=\"control_plane\"}").await;
+    assert!(open >= 1.0, "this client's: {open}");
+    assert!(controller.metric(&metrics, "cps_controller_connections_lost_total{how=\"refused\"}").await < 1.0);
     controller.place.settings(&format!("failures_per_min = 0\nmetrics_listen = '{metrics}'\n"));
     controller.reload().await;
     assert!(controller.sign_in(key).await.is_ok());

@@ -1,6 +1,6 @@
 //! Figures for Prometheus: what both daemons have in common.
 
-use crate::tls::Identity;
+use crate::{places::Places, tls::Identity};
 use axum::{
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
@@ -11,7 +11,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
-use std::{fmt, time::SystemTime};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 /// The answer to `GET /metrics`.
 pub fn answer(registry: &Registry) -> Response {
@@ -109,5 +109,35 @@ impl Collector for Own {
             [([("certificate", "own")], facts.not_after as f64), ([("certificate", "ca")], facts.ca_not_after as f64)];
         let name = format!("{prefix}_certificate_expiry_timestamp_seconds");
         gauges(&mut encoder, &name, "When the certificate ends, in seconds since 1970", ends)
+    }
+}
+
+/// What clients take of a server's connections.
+#[derive(Debug)]
+pub struct Connections {
+    prefix: &'static str,
+    places: Arc<Places>,
+}
+
+impl Connections {
+    /// Of a server with these places. The names of its figures begin with `prefix`, for instance `cps_agent`.
+    pub fn new(prefix: &'static str, places: Arc<Places>) -> Self {
+        Self { prefix, places }
+    }
+}
+
+impl Collector for Connections {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { prefix, places } = self;
+        let now = places.figures();
+        #[expect(clippy::cast_precision_loss, reason = "there are some thousands at most")]
+        let open = [("strangers", now.strangers), ("known", now.known), ("control_plane", now.control_plane)]
+            .map(|(class, count)| ([("class", class)], count as f64));
+        let help = "Open connections: of clients that are not known yet, of those with a certificate or reserved address, of the \
+                    control plane";
+        gauges(&mut encoder, &format!("{prefix}_connections"), help, open)?;
+        let lost = [("taken", now.taken), ("refused", now.refused)].map(|(how, count)| ([("how", how)], count));
+        let help = "Connections that were taken from clients that had most, or refused because there was no room";
+        counters(&mut encoder, &format!("{prefix}_connections_lost"), help, lost)
     }
 }
