@@ -19,6 +19,8 @@ use std::{
 
 /// The VNI of the VPC on the host; its routing table follows from it.
 const VPC_VNI: u32 = 10;
+/// The VNI of the first VPC of [`spread_peerings`]; those of sides and their peers are below it.
+const FIRST_SPREAD_VNI: u32 = 1_000_000;
 /// The VNI of the VPC's first side; the peer's side of each is 100 000 higher.
 const FIRST_SIDE: u32 = 1001;
 /// The host's VTEP address, and that of the host with the peers' ports.
@@ -169,7 +171,7 @@ pub(crate) fn small_side(number: u32, routes: u32) -> SideConfig {
 pub(crate) fn spread_peerings(peerings: u32, per_vpc: u32, routes: u32) -> HostConfig {
     let mut config = bare();
     for vpc in 0..peerings.div_ceil(per_vpc) {
-        let vni = (VPC_VNI + 1 + vpc).try_into().expect("a legal VNI");
+        let vni = (FIRST_SPREAD_VNI + vpc).try_into().expect("a legal VNI");
         let vrf = VrfConfig { vni, ports: Ports::default(), remotes: Remotes::default() };
         config.vrfs.insert(vpc_id(vpc), vrf);
     }
