@@ -14,13 +14,21 @@ use cps_peering_agent::{
 use cps_peering_config::tls::{CONTROLLER, MONITORING, OPERATOR, TlsFiles};
 use cps_peering_http::tls::{Identity, Peer};
 use http_body_util::BodyExt;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
+    RevokedCertParams, SanType, SerialNumber,
+};
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 use tower::ServiceExt;
 
 /// A certificate with this name, by a CA of its own.
 fn identity(folder: &Path, name: &str) -> Identity {
+    authority(folder, name).0
+}
+
+/// The same with the CA.
+fn authority(folder: &Path, name: &str) -> (Identity, Issuer<'static, KeyPair>) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -29,10 +37,32 @@ fn identity(folder: &Path, name: &str) -> Identity {
     let mut params = CertificateParams::default();
     params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
     let own = KeyPair::generate().unwrap();
-    fs::write(path("own.pem"), params.signed_by(&own, &Issuer::new(authority, key)).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(authority, key);
+    fs::write(path("own.pem"), params.signed_by(&own, &issuer).unwrap().pem()).unwrap();
     fs::write(path("own.key"), own.serialize_pem()).unwrap();
     fs::set_permissions(path("own.key"), fs::Permissions::from_mode(0o600)).unwrap();
-    Identity::open(&TlsFiles { ca: path("ca.pem"), cert: path("own.pem"), key: path("own.key"), crl: None }).unwrap()
+    let files = TlsFiles { ca: path("ca.pem"), cert: path("own.pem"), key: path("own.key"), crl: None };
+    (Identity::open_with(&files, Some(path("sent.pem"))).unwrap(), issuer)
+}
+
+/// A list that names so many certificates.
+fn list(issuer: &Issuer<'static, KeyPair>, number: u64, revoked: u64) -> String {
+    let now = std::time::SystemTime::now();
+    let revoked = (1..=revoked).map(|serial| RevokedCertParams {
+        serial_number: SerialNumber::from(serial),
+        revocation_time: now.into(),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let params = CertificateRevocationListParams {
+        this_update: now.into(),
+        next_update: (now + Duration::from_hours(24)).into(),
+        crl_number: SerialNumber::from(number),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(issuer).unwrap().pem().unwrap()
 }
 
 /// The routes of an agent on a host with an underlay interface.
@@ -81,6 +111,40 @@ async fn an_agent_is_the_host_that_its_certificate_says() {
     assert_eq!(call(&agent_of_h2, CONTROLLER, "PATCH", "/v1/config", &patch).await.0, 409);
     assert_eq!(put(&agent_of_h2, &config("h1", 3)).await.0, 400);
     assert_eq!(put(&agent_of_h2, &config("h2", 1)).await.0, 200);
+}
+
+#[tokio::test]
+async fn revocation_lists_are_taken_from_the_controller_alone_where_one_of_the_cas_has_signed_them() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let own = "spiffe://cps-peering/host/h1";
+    let (identity, issuer) = authority(folder.path(), own);
+    let (_, stranger) = authority(elsewhere.path(), own);
+    let agent = agent(folder.path(), &identity);
+    let put = async |client: &str, list: String| {
+        let mut request = Request::builder().method("PUT").uri("/v1/crl").header("host", "h1");
+        request.extensions_mut().unwrap().insert(Peer::named(vec![client.to_owned()]));
+        agent.clone().oneshot(request.body(Body::from(list)).unwrap()).await.unwrap().status().as_u16()
+    };
+    for client in [OPERATOR, MONITORING, own, "spiffe://cps-peering/host/h2", ""] {
+        assert_eq!(put(client, list(&issuer, 1, 1)).await, 403, "{client}");
+    }
+    for (what, wrong) in [
+        ("of another CA", list(&stranger, 1, 1)),
+        ("no list", "rubbish".to_owned()),
+        ("nothing", String::new()),
+        ("cut", list(&issuer, 1, 1)[..200].to_owned()),
+    ] {
+        assert_eq!(put(CONTROLLER, wrong).await, 400, "{what}");
+        assert_eq!(identity.facts().revoked, 0, "{what}");
+    }
+    assert_eq!(put(CONTROLLER, list(&issuer, 1, 2)).await, 204);
+    assert_eq!(put(CONTROLLER, list(&issuer, 1, 2)).await, 204, "the same again");
+    assert_eq!(identity.facts().revoked, 2);
+    // What was revoked stays, whatever comes later.
+    assert_eq!(put(CONTROLLER, list(&issuer, 2, 1)).await, 204);
+    assert_eq!(identity.facts().revoked, 2);
+    let too_long = "x".repeat(cps_peering_http::tls::MAX_CRL + 1);
+    assert_eq!(put(CONTROLLER, too_long).await, 413);
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@
 use crate::{
     id::{AccountId, HostId, RegionId, VpcId},
     net::{InterfaceName, prefix},
+    number,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -94,7 +95,7 @@ pub struct Account {
     /// Its id.
     pub id: AccountId,
     /// How many live peerings it may initiate from a region, where that is not the default.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "number::map")]
     pub quotas: BTreeMap<RegionId, u32>,
 }
 
@@ -162,7 +163,7 @@ pub struct Peering {
     /// The receiver's VPC.
     pub peer_vpc: VpcId,
     /// The most that may pass in each direction, in Mbit/s: only between regions; none for no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "number::optional")]
     pub bandwidth: Option<u32>,
 }
 

@@ -5,6 +5,7 @@
 //! | [`id`] | names of accounts, regions, hosts, VPCs and peerings |
 //! | [`net`] | VNI, interface name: numbers and names with the kernel's own limits |
 //! | [`naming`] | names and numbers of what agents make in a kernel: devices, tables, Ethernet and next hop addresses |
+//! | [`number`] | whole numbers, however they are written |
 //! | [`time`] | points in time as text |
 //! | [`revision`] | the order of configurations |
 //! | [`host_config`] | [`HostConfig`]: what a host must have; [`HostPatch`]: the difference between two of them |
@@ -28,6 +29,7 @@ pub mod id;
 pub mod inventory;
 pub mod naming;
 pub mod net;
+pub mod number;
 pub mod quota;
 pub mod report;
 pub mod revision;

@@ -12,7 +12,7 @@ pub enum Kind {
     Vpc,
     /// CIDRs of those VPCs beside their first ones.
     SecondaryCidr,
-    /// Tags on the account's live peerings from the region.
+    /// Tags of the account on live peerings of its VPCs in the region.
     Tag,
     /// Client tokens that are remembered for the account, whatever region they were used in.
     ClientToken,

@@ -3,10 +3,11 @@
 use crate::{
     connections::{ConnectionSettings, OutOfRange},
     id::RegionId,
-    tls::{Tls, TlsFiles},
+    tls::{TRUST_DOMAIN, Tls, TlsFiles},
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -81,6 +82,10 @@ pub struct ControllerSettings {
     pub store_reserve_mb: u64,
     /// A file that holds the operators' bearer token. It must not be readable by others.
     pub operator_token_file: PathBuf,
+    /// Operators with names, and what each may do. The one of `operator_token_file`, and of certificates for
+    /// `spiffe://cps-peering/operator`, has no name and is an administrator.
+    #[serde(default)]
+    pub operators: Vec<OperatorSettings>,
     /// How long a delete waits for the hosts to confirm before it answers with `draining`, in milliseconds. Default 2000.
     #[serde(default = "default_delete_wait_ms")]
     pub delete_wait_ms: u64,
@@ -91,6 +96,10 @@ pub struct ControllerSettings {
     /// How often the controller asks a host that is in sync how it stands, in seconds. Default 15.
     #[serde(default = "default_poll_s")]
     pub poll_s: u64,
+    /// How old the last report of a host may be for the host, and what it has, to count as in sync, in seconds; at least twice the
+    /// time between two questions, which is longer than `poll_s` where there are very many hosts. Default 45.
+    #[serde(default = "default_report_max_age_s")]
+    pub report_max_age_s: u64,
     /// The most that a peering between regions may have, in Mbit/s. Default 10 000.
     #[serde(default = "default_max_bandwidth_mbit")]
     pub max_bandwidth_mbit: u32,
@@ -183,6 +192,72 @@ pub struct ControllerSettings {
     pub tls: Option<Tls>,
 }
 
+/// What an operator may do. Each may do what those before may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OperatorRole {
+    /// Look at everything but secrets.
+    Read,
+    /// Change inventory, peerings, quotas and charge statuses, remove hosts, make backups, confirm the clock.
+    Operate,
+    /// Make accounts, and make and remove their credentials.
+    Admin,
+}
+
+impl OperatorRole {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// An operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorSettings {
+    /// How the audit trail names the operator (`operator/NAME`): 1 to 32 of `a-z`, `0-9`, `.`, `_` and `-`.
+    pub name: String,
+    /// What the operator may do.
+    pub role: OperatorRole,
+    /// A file that holds the operator's bearer token, of at least 16 characters. It must not be readable by others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// The URI in the operator's certificate. Default `spiffe://cps-peering/operator/NAME`, as `cps-peering pki issue operator
+    /// --name NAME` makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+}
+
+impl OperatorSettings {
+    /// The URI in the operator's certificate.
+    pub fn certificate(&self) -> String {
+        self.certificate.clone().unwrap_or_else(|| crate::tls::operator(&self.name))
+    }
+}
+
+/// An operator whom the settings name wrongly.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OperatorError {
+    /// The name cannot be one.
+    #[error("setting `operators`: the name {0:?} is not 1 to 32 characters of a-z, 0-9, '.', '_' and '-'")]
+    Name(String),
+    /// Two have one name.
+    #[error("setting `operators`: {0:?} is there twice")]
+    Twice(String),
+    /// The certificate is for somebody else.
+    #[error("setting `operators`: {certificate:?} of {name:?} is the name of a daemon, or no URI")]
+    Certificate {
+        /// The operator.
+        name: String,
+        /// The URI.
+        certificate: String,
+    },
+}
+
 /// An etcd cluster that several controllers share, and how this one takes part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -273,6 +348,26 @@ impl ControllerSettings {
         const LEAST_BODIES_MIB: u64 = 256;
         OutOfRange::check("bodies_mib", self.bodies_mib.into(), LEAST_BODIES_MIB..=u64::from(u32::MAX >> 12))?;
         self.connections.check()
+    }
+
+    /// Whether operators are named so that they can be told from each other and from daemons.
+    pub fn check_operators(&self) -> Result<(), OperatorError> {
+        let mut names = BTreeSet::new();
+        for operator in &self.operators {
+            let name = &operator.name;
+            if !crate::tls::is_operator_name(name) {
+                return Err(OperatorError::Name(name.clone()));
+            }
+            if !names.insert(name) {
+                return Err(OperatorError::Twice(name.clone()));
+            }
+            let certificate = operator.certificate();
+            let of_daemon = certificate.starts_with(TRUST_DOMAIN) && certificate != crate::tls::operator(name);
+            if of_daemon || !certificate.contains(':') {
+                return Err(OperatorError::Certificate { name: name.clone(), certificate });
+            }
+        }
+        Ok(())
     }
 
     /// Where the state is kept: exactly one place, in settings that can be used.
@@ -545,6 +640,10 @@ fn default_provisioning_grace_s() -> u64 {
     30
 }
 
+fn default_report_max_age_s() -> u64 {
+    45
+}
+
 fn default_poll_s() -> u64 {
     15
 }
@@ -629,6 +728,36 @@ mod tests {
             ("password_file", refused(&|it| it.user = Some("me".into()))),
         ] {
             assert!(said.contains(named), "{named}: {said}");
+        }
+    }
+
+    #[test]
+    fn operators_are_named_so_that_they_can_be_told_from_each_other() {
+        let check = |operators: &str| {
+            let text =
+                format!("listen = '[::]:1'\noperator_token_file = 't'\ntls = 'off'\noperators = [{operators}]\n");
+            toml::from_str::<ControllerSettings>(&text)
+                .map_err(|error| error.to_string())
+                .and_then(|settings| settings.check_operators().map_err(|error| error.to_string()))
+        };
+        let li = "{ name = 'li', role = 'read' }";
+        let wang = "{ name = 'wang.2', role = 'operate', token_file = 't', certificate = 'urn:wang' }";
+        assert_eq!(check(""), Ok(()));
+        assert_eq!(check(&format!("{li}, {wang}")), Ok(()));
+        for (illegal, named) in [
+            (format!("{li}, {li}"), "twice"),
+            ("{ name = '', role = 'read' }".to_owned(), "\"\""),
+            ("{ name = 'Li', role = 'read' }".to_owned(), "\"Li\""),
+            ("{ name = 'a/b', role = 'read' }".to_owned(), "a/b"),
+            (format!("{{ name = '{}', role = 'read' }}", "x".repeat(33)), "1 to 32"),
+            ("{ name = 'x', role = 'root' }".to_owned(), "root"),
+            ("{ name = 'x', role = 'read', certificate = 'spiffe://cps-peering/controller' }".to_owned(), "daemon"),
+            ("{ name = 'x', role = 'read', certificate = 'spiffe://cps-peering/operator' }".to_owned(), "daemon"),
+            ("{ name = 'x', role = 'read', certificate = 'spiffe://cps-peering/operator/y' }".to_owned(), "daemon"),
+            ("{ name = 'x', role = 'read', certificate = 'x' }".to_owned(), "no URI"),
+        ] {
+            let error = check(&illegal).unwrap_err();
+            assert!(error.contains(named), "{illegal}: {error}");
         }
     }
 

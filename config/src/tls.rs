@@ -19,6 +19,18 @@ pub const CONTROLLER: &str = "spiffe://cps-peering/controller";
 /// The control plane's name: a client with it is an operator.
 pub const OPERATOR: &str = "spiffe://cps-peering/operator";
 
+/// The name of an operator whom the settings name.
+pub fn operator(name: &str) -> String {
+    format!("{OPERATOR}/{name}")
+}
+
+/// Whether an operator may be named so.
+pub fn is_operator_name(name: &str) -> bool {
+    const LONGEST: usize = 32;
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+    !name.is_empty() && name.len() <= LONGEST && name.chars().all(legal)
+}
+
 /// The name of those who may read metrics and nothing else.
 pub const MONITORING: &str = "spiffe://cps-peering/monitoring";
 

@@ -38,7 +38,7 @@ pub struct Entry {
     pub time_ms: u64,
     /// The id of the request; empty for what happened by itself.
     pub request: String,
-    /// Who: `system`, `operator` or `account/ID`.
+    /// Who: `system`, `operator`, `operator/NAME`, `account/ID`, or `unknown` where nobody was let in.
     pub actor: String,
     /// What, for instance `CreatePeering`.
     pub action: String,
@@ -54,6 +54,9 @@ pub struct Entry {
     pub asked: Value,
     /// The accounts that it concerns: the one that asked, and those with a side in the peering.
     pub accounts: BTreeSet<AccountId>,
+    /// From which address it was asked; empty where that is not known, or it happened by itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub from: String,
 }
 
 /// What is looked for in the trail.
@@ -107,6 +110,7 @@ pub(crate) fn entries(
             reason: String::new(),
             asked: Value::Null,
             accounts,
+            from: String::new(),
         })
         .collect();
     if matches!(request.command, Command::Tick | Command::RecordSignature) {
@@ -145,7 +149,7 @@ pub(crate) fn entries(
     let entry = Entry {
         time_ms: now_ms,
         request: request.id.clone(),
-        actor: request.actor.to_string(),
+        actor: request.actor_word(),
         target: target(&request.command, result.as_ref().ok())
             .unwrap_or_else(|| format!("commit {}", tx.state.meta().number)),
         action: name(&request.command).to_owned(),
@@ -153,6 +157,7 @@ pub(crate) fn entries(
         reason,
         asked,
         accounts: BTreeSet::new(),
+        from: request.from.clone(),
     };
     let accounts: Vec<AccountId> = accounts.into_iter().collect();
     let (first, more) = accounts.split_at(accounts.len().min(MOST_ACCOUNTS));
@@ -210,6 +215,8 @@ pub(crate) fn disclosed(
             reason: String::new(),
             asked: Value::Null,
             accounts: BTreeSet::from([owner.clone()]),
+            // Where others are is their affair.
+            from: String::new(),
         };
         (owner, entry)
     };
@@ -229,6 +236,7 @@ impl Entry {
             reason: String::new(),
             asked: Value::Null,
             accounts: BTreeSet::new(),
+            from: String::new(),
         }
     }
 }

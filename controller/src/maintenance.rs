@@ -63,6 +63,7 @@ pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<Stri
     match command {
         Command::Settings => {
             settings.place()?;
+            settings.check_operators()?;
             prices(&settings)?;
             Ok(toml::to_string(&settings)?.trim_end().to_owned())
         }

@@ -115,10 +115,8 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
 fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     // In sync, reached, in maintenance.
     let hosts: Vec<(String, [bool; 3])> = engine.read(|state, agents| {
-        let of = |host: &Host| {
-            let reached = agents.contact(&host.id).is_some_and(|it| it.report.is_some() && it.error.is_none());
-            (host.id.to_string(), [agents.in_sync(host), reached, host.maintenance])
-        };
+        let of =
+            |host: &Host| (host.id.to_string(), [agents.in_sync(host), agents.is_current(&host.id), host.maintenance]);
         state.hosts().values().map(of).collect()
     });
     let mut counts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0)]);
@@ -130,7 +128,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let mut each = |name, help, which: usize| {
         gauges(out, name, help, hosts.iter().map(|(host, facts)| ([("host", host.as_str())], is(facts[which]))))
     };
-    each("cps_controller_host_in_sync", "Whether the host has in its kernel what it must have", 0)?;
+    each("cps_controller_host_in_sync", "Whether the host is known to have in its kernel what it must have", 0)?;
     each("cps_controller_host_reached", "Whether the host's agent has answered when it was last asked", 1)?;
     each("cps_controller_host_maintenance", "Whether operators have said that the host is being worked on", 2)
 }

@@ -159,7 +159,8 @@ impl Controller {
             sandbox.hide()?;
             sandbox.seed(&engine, &vault)?;
         }
-        let access = Access::new(Arc::clone(&engine), &setup.operator_token, vault).over_tls(front.identity.is_some());
+        let access =
+            Access::new(Arc::clone(&engine), setup.operators.clone(), vault).over_tls(front.identity.is_some());
         access.tune(rates(&setup.settings));
         let mut registry = metrics::registry(&engine, front.identity.clone());
         metrics::connections(&mut registry, &front.places);
@@ -219,9 +220,9 @@ impl Controller {
         self.access.tune(rates(&new.settings));
         self.front.current.set(self.routes(&new));
         // A sandbox makes tokens up each time; those that it has told stay.
-        if new.sandbox.is_none() && self.access.replace_operator_token(&new.operator_token) {
+        if new.sandbox.is_none() && self.access.replace_operators(new.operators) {
             self.front.streams.look_again();
-            tracing::info!("the operators' token is another; what was opened with the one before has ended");
+            tracing::info!("operators, or their tokens, are others; what was opened with those before has ended");
         }
         Ok(fixed(old, &new.settings))
     }

@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use cps_peering_config::settings::{ControllerSettings, tls_files};
 use cps_peering_controller::{
     access::{
+        operators::Operators,
         rate::{Rate, Rates},
         secret,
     },
@@ -17,7 +18,7 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 /// What the program runs with.
 pub(crate) struct Setup {
     pub(crate) settings: ControllerSettings,
-    pub(crate) operator_token: String,
+    pub(crate) operators: Operators,
     /// With `--dev`: what is there to begin with.
     pub(crate) sandbox: Option<Sandbox>,
     pub(crate) prices: Prices,
@@ -30,8 +31,10 @@ impl Setup {
         tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
         settings.store_key().with_context(|| format!("settings file {}", path.display()))?;
         let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
+        let operators = operators(&settings, &operator_token);
+        let operators = operators.with_context(|| format!("settings file {}", path.display()))?;
         let prices = prices(&settings)?;
-        Ok(Self { settings, operator_token, sandbox: None, prices })
+        Ok(Self { settings, operators, sandbox: None, prices })
     }
 
     /// For `--dev`. Of a settings file, limits and periods are used.
@@ -39,9 +42,21 @@ impl Setup {
         let settings = path.map(read_settings).transpose()?;
         let sandbox = Sandbox::new()?;
         let settings = sandbox.settings(listen, settings)?;
-        let (operator_token, prices) = (sandbox.admin_token().to_owned(), prices(&settings)?);
-        Ok(Self { settings, operator_token, sandbox: Some(sandbox), prices })
+        let (operators, prices) = (operators(&settings, sandbox.admin_token())?, prices(&settings)?);
+        Ok(Self { settings, operators, sandbox: Some(sandbox), prices })
     }
+}
+
+/// The operators that the settings name, and the one with this token.
+fn operators(settings: &ControllerSettings, token: &str) -> anyhow::Result<Operators> {
+    settings.check_operators()?;
+    let mut operators = Operators::new(token);
+    for operator in &settings.operators {
+        let file = operator.token_file.as_deref();
+        let token = file.map(read_token).transpose().with_context(|| format!("token of operator {}", operator.name))?;
+        operators.add(&operator.name, operator.role, token.as_deref(), &operator.certificate())?;
+    }
+    Ok(operators)
 }
 
 pub(crate) fn prices(settings: &ControllerSettings) -> anyhow::Result<Prices> {
@@ -69,6 +84,8 @@ pub(crate) fn options(settings: &ControllerSettings) -> Options {
     let ms = |seconds: u64| seconds.saturating_mul(1000);
     Options {
         grace: Duration::from_secs(settings.provisioning_grace_s),
+        poll: Duration::from_secs(settings.poll_s.max(1)),
+        report_max_age: Duration::from_secs(settings.report_max_age_s),
         limits: model::Limits {
             max_bandwidth: settings.max_bandwidth_mbit,
             unconfirmed_host_removals_percent: settings.unconfirmed_host_removals_percent,
@@ -116,8 +133,10 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         connections,
         // Read again, and held to from then on.
         operator_token_file: _,
+        operators: _,
         delete_wait_ms: _,
         provisioning_grace_s: _,
+        report_max_age_s: _,
         max_bandwidth_mbit: _,
         unconfirmed_host_removals_percent: _,
         peerings_per_region: _,

@@ -440,8 +440,12 @@ fn profiles_are_kept_for_nobody_else() {
     assert!(used(&["--profile", "work", "whoami"]).ok().contains("account-1"));
     used(&["--profile", "work", "vpc", "list"]).ok();
     assert!(run(sandbox.program(&["quota"]).env("CPS_PEERING_PROFILE", "work"), "").ok().contains(NORTH));
-    let elsewhere = run(sandbox.program(&["--profile", "work", "quota"]).env("CPS_PEERING_REGION", EAST), "").ok();
-    assert!(elsewhere.contains(EAST), "what the environment says wins: {elsewhere}");
+    let here = run(sandbox.program(&["--profile", "work", "quota"]).env("CPS_PEERING_REGION", EAST), "").ok();
+    assert!(here.contains(NORTH), "what the command line names wins: {here}");
+    let mut command = sandbox.program(&["quota"]);
+    command.env("CPS_PEERING_PROFILE", "work").env("CPS_PEERING_REGION", EAST);
+    let elsewhere = run(&mut command, "").ok();
+    assert!(elsewhere.contains(EAST), "then what the environment says: {elsewhere}");
 
     let file = sandbox.home.path().join("second.token");
     fs::write(&file, sandbox.word("/accounts/1/token")).unwrap();
@@ -458,4 +462,113 @@ fn profiles_are_kept_for_nobody_else() {
     used(&["--profile", "work", "whoami"]).fails(1, "there are: default");
     fs::write(sandbox.config(), "[profiles.default]\nregoin = 1\n").unwrap();
     used(&["whoami"]).fails(1, "line 2: unknown field `regoin`");
+}
+
+#[test]
+fn vpcs_are_named_by_name_and_tags_set_and_results_come_in_each_form() {
+    let sandbox = Sandbox::start();
+    let (blue, red) = sandbox.vpcs();
+    sandbox.first(&["vpc", "create", "--cidr", "10.3.0.0/16", "--name", "green"]).ok();
+    let made = ["peering", "create", "--name", "p", "--vpc", "blue", "--peer-vpc", "green", "-o", "json", "--wait"];
+    let made = sandbox.first(&made).json();
+    assert_eq!(made["vpcInfo"]["vpcId"], blue);
+    let id = text(&made["vpcPeeringId"]);
+    sandbox.first(&["vpc", "rename", "green", "teal", "--description", "d"]).ok();
+    assert!(sandbox.first(&["vpc", "show", "teal"]).ok().contains("description"));
+    sandbox.first(&["vpc", "show", "green"]).fails(1, "VpcNotFound");
+    sandbox
+        .first(&["peering", "create", "--name", "q", "--vpc", "nothing", "--peer-vpc", &red])
+        .fails(1, "VpcNotFound");
+    assert!(sandbox.first(&["route-table", "list", "--vpc", "teal"]).ok().contains("rtb-"));
+    sandbox.first(&["vpc", "add-cidr", "teal", "10.33.0.0/16"]).ok();
+
+    sandbox.first(&["peering", "set-tags", "p", "team=net", "flag"]).ok();
+    let named = |arguments: &[&str]| sandbox.first(&[&["peering", "list", "-o", "name"], arguments].concat()).ok();
+    assert_eq!(named(&[]).trim(), id);
+    assert_eq!(named(&["--tag", "team=net", "--tag", "flag", "--vpc", "blue", "--sort", "-name"]).trim(), id);
+    assert_eq!(named(&["--tag", "team=core"]).trim(), "");
+    let list = |arguments: &[&str]| sandbox.first(&[&["peering", "list"], arguments].concat()).ok();
+    assert!(list(&[]).starts_with("ID ") && list(&["--no-headers"]).starts_with("vpcpr-"));
+    assert!(list(&["-o", "wide"]).contains("LAST CONFIRMED") && list(&["-o", "wide"]).contains("10.33.0.0/16"));
+    let yaml = list(&["-o", "yaml"]);
+    assert!(yaml.contains("vpcPeerings:\n  - ") && yaml.contains("vpcPeeringName: \"p\""), "{yaml}");
+    // What goes wrong is JSON for who wants JSON, with the id under which the controller's log has it.
+    let ended = sandbox.first(&["peering", "show", "vpcpr-0000000000", "-o", "json"]);
+    let error: Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!((ended.code, &error["exitCode"], &error["error"]["code"]), (1, &1.into(), &404.into()));
+    assert_eq!(error["error"]["requestId"].as_str().unwrap().len(), 32);
+    let ended = sandbox.first(&["vpc", "show", "nothing", "-o", "json"]);
+    assert!(serde_json::from_str::<Value>(&ended.err).unwrap()["error"]["message"].is_string());
+    // Requests are told without secrets.
+    let ended = sandbox.operator(&["--debug", "admin", "account", "add-token", "account-1", "-o", "json"]);
+    let token = text(&serde_json::from_str::<Value>(&ended.out).unwrap()["token"]);
+    assert!(ended.err.contains("> POST ") && ended.err.contains("< 200 OK"), "{}", ended.err);
+    assert!(!ended.err.contains(&token) && !ended.err.contains(sandbox.word("/admin_token")), "{}", ended.err);
+    // A name behind --wait is a name.
+    assert!(sandbox.first(&["peering", "delete", "--wait", "p"]).ok().contains(&format!("{id} is deleted")));
+    sandbox.first(&["vpc", "delete", "teal"]).ok();
+}
+
+#[test]
+fn the_command_line_comes_before_the_environment_and_login_keeps_what_was_tried() {
+    let sandbox = Sandbox::start();
+    let login = |profile: &str, token: &str| {
+        run(&mut sandbox.program(&["--controller", sandbox.word("/url"), "--profile", profile, "login"]), token)
+    };
+    login("work", "nobody's").fails(1, "the token is not known");
+    assert!(!sandbox.config().exists(), "one that nobody knows is not kept");
+    assert!(login("work", sandbox.word("/accounts/1/token")).ok().contains("account account-2"));
+    assert!(login("ops", sandbox.word("/admin_token")).ok().contains("as operator"));
+    // Whatever the environment says, the profile on the line is meant.
+    let whoami = |arguments: &[&str]| {
+        let mut command = sandbox.program(&[arguments, &["whoami", "-o", "json"]].concat());
+        command.env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token"));
+        command.env("CPS_PEERING_CONTROLLER", sandbox.word("/url"));
+        text(&run(&mut command, "").json()["accountId"])
+    };
+    assert_eq!((whoami(&[]).as_str(), whoami(&["--profile", "work"]).as_str()), ("account-1", "account-2"));
+    let mut command = sandbox.program(&["--profile", "work", "whoami"]);
+    assert!(run(command.env("CPS_PEERING_CONTROLLER", "http://127.0.0.1:1"), "").ok().contains("account-2"));
+    // In the environment it is one of several things that it says.
+    let mut command = sandbox.program(&["whoami"]);
+    command.env("CPS_PEERING_PROFILE", "work").env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token"));
+    assert!(run(&mut command, "").ok().contains("account-1"));
+    let mut command = sandbox.program(&["whoami"]);
+    run(&mut command, "").fails(1, "cps-peering login");
+}
+
+#[test]
+fn what_is_watched_is_shown_again_when_it_is_another_and_shells_complete_what_there_is() {
+    let sandbox = Sandbox::start();
+    let (blue, _) = sandbox.vpcs();
+    sandbox.first(&["vpc", "delete", "blue", "--watch"]).fails(2, "--watch");
+    let mut command = sandbox.program(&["--region", NORTH, "vpc", "list", "-o", "name", "--watch", "1"]);
+    command
+        .env("CPS_PEERING_CONTROLLER", sandbox.word("/url"))
+        .env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token"));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), blue);
+    sandbox.first(&["vpc", "create", "--cidr", "10.3.0.0/16", "--name", "green"]).ok();
+    let again = [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
+    assert!(again.contains(&blue) && again[0] != again[1], "{again:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let completed = |line: &[&str]| {
+        let mut command = sandbox.program(&[&["--"], line].concat());
+        command.env("CPS_PEERING_CONTROLLER", sandbox.word("/url"));
+        command.env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token")).env("COMPLETE", "bash");
+        command.env("_CLAP_COMPLETE_INDEX", (line.len() - 1).to_string()).env("_CLAP_IFS", "\n");
+        run(&mut command, "").ok()
+    };
+    let line = ["cps-peering", "--region", NORTH, "vpc", "show"];
+    let vpcs = completed(&[&line[..], &[""]].concat());
+    assert!(vpcs.contains(&blue) && vpcs.lines().any(|it| it == "green"), "{vpcs}");
+    assert_eq!(completed(&[&line[..], &["gr"]].concat()).trim(), "green");
+    assert_eq!(
+        completed(&["cps-peering", "--region", EAST, "vpc", "show", "gr"]).trim(),
+        "",
+        "what the line says counts"
+    );
 }

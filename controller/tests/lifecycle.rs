@@ -147,7 +147,12 @@ fn only_the_initiator_changes_what_it_said_and_pays_for() {
     let mut model = cloud();
     let id = ask(&mut model, "a", "d").unwrap();
     let modify = |name: &str| {
-        Command::ModifyPeering(Modify { which: locate(&id), name: Some(name.to_owned()), description: None })
+        Command::ModifyPeering(Modify {
+            which: locate(&id),
+            name: Some(name.to_owned()),
+            description: None,
+            tags: None,
+        })
     };
     let bandwidth = |mbit| Command::SetBandwidth(SetBandwidth { which: locate(&id), bandwidth: mbit });
     for command in [modify("x"), bandwidth(50)] {

@@ -76,6 +76,11 @@ def test_a_peering_has_jd_clouds_fields_and_ours(one):
         "bandwidth": None,
         "charge": None,
         "routesInSync": True,
+        # There are no hosts that could report.
+        "lastReport": None,
+        "reportAgeSeconds": None,
+        "lastConfirmed": None,
+        "message": "",
     }
     shown = one.show(made["vpcPeeringId"])
     assert one.list() == {"vpcPeerings": [shown], "totalCount": 1}
@@ -171,6 +176,10 @@ def test_lists_are_filtered(one, two):
     assert one.ids(state=["Initiated"]) == {ad, ae, db}
     assert one.ids(role=["receiver"]) == {db} and two.ids(role=["receiver"]) == {ad}
     assert one.ids(role=["initiator"], state=["pending"], vpcId=[a]) == {ad, ae}
+    for unknown_word in ({"state": ["activ"]}, {"role": ["owner"]}):
+        with invalid() as why:
+            one.ids(**unknown_word)
+        assert why.entry == next(iter(unknown_word))
     for tags, found in [
         ([{"key": "team", "values": ["net", "x"]}], {ab}),
         ([{"key": "team", "values": []}], {ab}),
@@ -200,12 +209,20 @@ def test_lists_are_paged(start):
     assert sorted(id for it in pages for id in it) == sorted(made)
     assert page(9) == pages[2] and page(1, 100) == pages[0] + pages[1] + pages[2]
     assert len(one.list()["vpcPeerings"]) == 20
+    assert page(1, 1) == pages[0][:1]
     times = [it["createdTime"] for it in one.list(pageSize=100)["vpcPeerings"]]
     assert times == sorted(times, reverse=True)
-    for wrong in ({"pageSize": 9}, {"pageSize": 101}, {"pageNumber": 0}, {"pageNumber": "x"}):
+    for wrong in ({"pageSize": 0}, {"pageSize": 101}, {"pageNumber": 0}, {"pageNumber": "x"}):
         with invalid() as why:
             one.list(**wrong)
         assert why.entry == next(iter(wrong))
+    # By markers, in other orders: none is there twice, and none is missing.
+    marker, seen = None, []
+    while marker or not seen:
+        answer = one.list(pageSize=7, sort="name", **({"marker": marker} if marker else {}))
+        seen += [it["vpcPeeringName"] for it in answer["vpcPeerings"]]
+        marker = answer.get("nextMarker")
+    assert seen == sorted(f"p{n}" for n in range(1, 24))
 
 
 def test_modify(one, two):
@@ -308,9 +325,11 @@ def test_vpcs(one, two):
         two.call("ModifyVpc", "cps", vpcId=a, name="mine")
     with unknown("VpcNotFound"):
         two.call("DeleteVpc", "cps", vpcId=a)
-    assert one.call("DeleteVpc", "cps", vpcId=a) == {}
+    # To delete it again is no error, as long as it is known.
+    for _ in range(2):
+        assert one.call("DeleteVpc", "cps", vpcId=a) == {}
     with unknown("VpcNotFound"):
-        one.call("DeleteVpc", "cps", vpcId=a)
+        two.call("DeleteVpc", "cps", vpcId=a)
     for wrong, reason in [
         ({"cidr": "10.1.0.1/16"}, "InvalidCidr"),
         ({"cidr": "0.0.0.0/0"}, "InvalidCidr"),
@@ -358,8 +377,9 @@ def test_secondary_cidrs_and_route_policies(one):
 
     one.call("DeleteSecondaryCidr", "cps", secondaryCidrId=added)
     assert one.routes(id) == [(a, "10.2.0.0/16"), (b, "10.1.0.0/16")]
+    one.call("DeleteSecondaryCidr", "cps", secondaryCidrId=added)
     with unknown("CidrNotFound"):
-        one.call("DeleteSecondaryCidr", "cps", secondaryCidrId=added)
+        one.call("DeleteSecondaryCidr", "cps", secondaryCidrId="cidr-0000000000")
     add("fd00:2::/48")
     assert len(one.routes(id)) == 4
     with impossible("VpcInUse"):

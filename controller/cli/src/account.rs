@@ -15,7 +15,9 @@ pub(super) async fn whoami(session: &Session) -> Result<(), CliError> {
     session.print(&whoami, || {
         let regions = ("regions", cell(&whoami["regions"]));
         if is_operator(&whoami) {
-            return lines(&[("role", "operator".to_owned()), regions]);
+            let name = ("name", cell(&whoami["operator"]));
+            let may = ("may", cell(&whoami["operatorRole"]));
+            return lines(&[("role", "operator".to_owned()), name, may, regions]);
         }
         let charge = ("charge", cell(&whoami["chargeStatus"]));
         lines(&[("account", cell(&whoami["accountId"])), charge, regions])

@@ -12,7 +12,7 @@ use clap::{Subcommand, ValueEnum};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(super) enum Command {
     /// Manage accounts: credentials, charge status, quotas.
     #[command(subcommand)]
@@ -33,7 +33,21 @@ pub(super) enum Command {
     Backup,
 }
 
-#[derive(Subcommand)]
+impl Command {
+    /// Whether it changes nothing, and may be repeated.
+    pub(super) fn only_looks(&self) -> bool {
+        match self {
+            Self::Account(command) => matches!(command, Account::List | Account::Show { .. }),
+            Self::Host(command) => matches!(command, Host::List),
+            Self::Peering(command) => command.only_looks(),
+            Self::Audit(_) => true,
+            Self::Clock(command) => matches!(command, Clock::Show),
+            Self::Backup => false,
+        }
+    }
+}
+
+#[derive(Subcommand, Clone)]
 pub(super) enum Clock {
     /// Show what it says, and what time has passed for certain.
     Show,
@@ -41,7 +55,7 @@ pub(super) enum Clock {
     Confirm,
 }
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(super) enum Host {
     /// List all hosts and the state of their agents.
     List,
@@ -52,7 +66,7 @@ pub(super) enum Host {
     },
 }
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(super) enum Account {
     /// Create an account.
     Create {
@@ -110,7 +124,7 @@ pub(super) enum Charge {
     Arrear,
 }
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(super) enum Quota {
     /// Set the quota.
     Set {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const PART: usize = 1000;
 
 /// Filters of the audit trail.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(super) struct Query {
     /// Maximum number of entries.
     #[arg(long, default_value_t = 100, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
@@ -24,7 +24,7 @@ pub(super) struct Query {
 }
 
 /// Filters of the audit trail for operators.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(super) struct OperatorQuery {
     /// Only entries that concern this account.
     #[arg(long)]
@@ -59,6 +59,7 @@ async fn show(session: &Session, path: &[&str], query: &Query, account: Option<&
     let heading = [
         ("TIME", "/time"),
         ("ACTOR", "/actor"),
+        ("FROM", "/from"),
         ("ACTION", "/action"),
         ("TARGET", "/target"),
         ("OUTCOME", "/outcome"),

@@ -6,10 +6,11 @@ use super::{
     output::printable,
     url::base_url,
 };
+use cps_peering_config::text;
 use cps_peering_http::tls;
-use reqwest::{Client, Method, Url};
+use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longer than a delete may be held back.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -22,6 +23,8 @@ pub(super) struct Controller {
     /// Where the credentials are from, for people.
     source: String,
     client: Client,
+    /// Whether requests and answers are told on standard error.
+    debug: bool,
 }
 
 /// An error answered by the controller.
@@ -32,6 +35,8 @@ pub(super) struct Rejection {
     pub(super) message: String,
     /// Everything that is wrong.
     pub(super) violations: Vec<FieldViolation>,
+    /// The error as it came, with the request's id.
+    answer: Value,
 }
 
 /// One thing that is wrong.
@@ -59,7 +64,8 @@ impl From<Rejection> for CliError {
         reasons.retain(|reason| !PLAIN.contains(reason));
         reasons.dedup();
         let message = rejection.message;
-        CliError::Refused(if reasons.is_empty() { message } else { format!("{message} ({})", reasons.join(", ")) })
+        let message = if reasons.is_empty() { message } else { format!("{message} ({})", reasons.join(", ")) };
+        CliError::Rejected { message, answer: rejection.answer }
     }
 }
 
@@ -111,7 +117,7 @@ pub(super) fn admin<'a>(rest: &[&'a str]) -> Vec<&'a str> {
 
 impl Controller {
     /// A controller, with credentials.
-    pub(super) fn new(resolved: Resolved) -> Result<Self, CliError> {
+    pub(super) fn new(resolved: Resolved, debug: bool) -> Result<Self, CliError> {
         let Resolved { controller, ca, own, token, region: _ } = resolved;
         let base = base_url(&controller)?;
         let refused = |text: &str| Err(CliError::Refused(text.to_owned()));
@@ -149,7 +155,7 @@ impl Controller {
         };
         let client = builder.build();
         let client = client.map_err(|error| CliError::Refused(format!("cannot make an HTTP client: {error}")))?;
-        Ok(Self { base, token, source, client })
+        Ok(Self { base, token, source, client, debug })
     }
 
     /// Calls the controller. The outer error is about reaching it, the inner one is its own.
@@ -163,6 +169,8 @@ impl Controller {
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(call.query);
         }
+        let (began, asked) = (Instant::now(), format!("{} {}", call.method, url));
+        let sent = call.body.clone();
         let mut request = self.client.request(call.method, url);
         if let Some(Token { token, .. }) = &self.token {
             request = request.bearer_auth(token);
@@ -172,13 +180,24 @@ impl Controller {
         }
         let unreachable = |error: reqwest::Error| {
             let advice = "check that it is running and that --controller is right";
-            CliError::Unreachable(format!("the controller at {shown} cannot be reached: {}; {advice}", root(&error)))
+            let why = root(&error);
+            // What rustls says of an answer that is no record of TLS.
+            let advice = if self.base.scheme() == "https" && why.contains("InvalidContentType") {
+                "it speaks no TLS there: use http://, or the port with TLS"
+            } else {
+                advice
+            };
+            CliError::Unreachable(format!("the controller at {shown} cannot be reached: {why}; {advice}"))
         };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let text = answer.text().await.map_err(unreachable)?;
+        if self.debug {
+            tell(&asked, sent.as_ref(), status, &text, began.elapsed());
+        }
         let strange = || CliError::Unreachable(format!("{shown} answered {status}, but not as a controller does"));
         let mut answer: Value = serde_json::from_str(&text).map_err(|_| strange())?;
+        let id = answer["requestId"].clone();
         if status.is_success() {
             return answer.get_mut("result").map(|result| Ok(result.take())).ok_or_else(strange);
         }
@@ -195,7 +214,37 @@ impl Controller {
             let what = if self.token.is_some() { "it is that of" } else { "there was no token, but" };
             message = format!("{message}; {what} {}", self.source);
         }
-        Ok(Err(Rejection { code: status.as_u16(), message, violations }))
+        let mut said = error.clone();
+        said["requestId"] = id;
+        Ok(Err(Rejection { code: status.as_u16(), message, violations, answer: said }))
+    }
+}
+
+/// Tells on standard error what was asked and answered. Credentials are left out, also those that were just made.
+fn tell(asked: &str, sent: Option<&Value>, status: StatusCode, text: &str, took: Duration) {
+    const LONGEST: usize = 4000;
+    let body = |value: &Value| text::cut(&without_secrets(value.clone()).to_string(), LONGEST);
+    let mut told = format!("> {asked}");
+    if let Some(sent) = sent {
+        told = format!("{told}\n> {}", body(sent));
+    }
+    let answer =
+        serde_json::from_str(text).map_or_else(|_| format!("{} bytes, no JSON", text.len()), |value| body(&value));
+    cps_peering_terminal::complain(&format!("{told}\n< {status} after {} ms\n< {answer}", took.as_millis()));
+}
+
+/// The same without what somebody could sign in with.
+fn without_secrets(value: Value) -> Value {
+    const SECRETS: [&str; 3] = ["secretKey", "token", "clientToken"];
+    match value {
+        Value::Object(fields) => {
+            let hidden = |key: &str, value: Value| {
+                if SECRETS.contains(&key) && value.is_string() { "…".into() } else { without_secrets(value) }
+            };
+            Value::Object(fields.into_iter().map(|(key, value)| (key.clone(), hidden(&key, value))).collect())
+        }
+        Value::Array(values) => values.into_iter().map(without_secrets).collect(),
+        other => other,
     }
 }
 
@@ -206,4 +255,21 @@ fn root(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_told_of_requests_holds_no_secrets() {
+        let answer =
+            json!({ "result": { "accessKey": "AK", "secretKey": "SK", "tokens": [{ "token": "T", "tokenId": "1" }] } });
+        let told = without_secrets(answer).to_string();
+        assert!(
+            told.contains("AK") && told.contains("tokenId") && !told.contains("SK") && !told.contains("\"T\""),
+            "{told}"
+        );
+    }
 }

@@ -4,12 +4,11 @@ use super::{
     CliError,
     client::{Call, Rejection, admin},
     complain,
-    output::{cell, elements},
+    output::{cell, elements, rows as table},
     session::Session,
 };
 use clap::{Args, Subcommand};
 use cps_peering_config::inventory::Inventory;
-use cps_peering_terminal::table;
 use reqwest::Method;
 use serde_json::Value;
 use std::{
@@ -18,7 +17,7 @@ use std::{
 };
 
 /// The file to apply, and how.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(super) struct Apply {
     /// Inventory file, TOML or JSON; `-` for standard input.
     #[arg(short, long)]
@@ -38,7 +37,7 @@ pub(super) struct Apply {
     dry_run: bool,
 }
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(super) enum Host {
     /// List all hosts and the state of their agents.
     List,

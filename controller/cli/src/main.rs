@@ -2,19 +2,22 @@
 //!
 //! | module | what it is about |
 //! |---|---|
-//! | [`profile`] | which controller is asked, and with which token |
+//! | [`profile`], [`login`] | which controller is asked, and with which token |
 //! | [`connection`], [`url`] | where the controller is, and who calls |
 //! | [`client`] | calls of its HTTP interface |
 //! | [`session`] | what commands share: the controller, the region, how results are shown |
 //! | [`peering`], [`vpc`], [`account`], [`audit`], [`metering`], [`inventory`], [`admin`], [`pki`] | the commands |
-//! | [`output`] | answers as tables |
+//! | [`output`], [`yaml`] | answers as tables, JSON, YAML |
+//! | [`complete`] | what shells complete commands with |
 
 mod account;
 mod admin;
 mod audit;
 mod client;
+mod complete;
 mod connection;
 mod inventory;
+mod login;
 mod metering;
 mod output;
 mod peering;
@@ -23,12 +26,13 @@ mod profile;
 mod session;
 mod url;
 mod vpc;
+mod yaml;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use clap_complete::aot;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource};
 use profile::{Config, Told};
+use serde_json::{Value, json};
 use session::Session;
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use thiserror::Error;
 
 /// The program's name.
@@ -45,13 +49,19 @@ struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Credentials, the first one that is given: --token-file, --cert with --key, the environment variable CPS_PEERING_TOKEN, \
-the profile's token or certificate, /etc/cps-peering/operator.token.
+Credentials, the first one that is given: on the command line --token-file, --cert with --key, those of --profile; then the \
+environment variables CPS_PEERING_TOKEN_FILE, CPS_PEERING_CERT with CPS_PEERING_KEY, CPS_PEERING_TOKEN; then the profile's; then \
+/etc/cps-peering/operator.token. `cps-peering login` keeps a token in a profile.
+
+Examples:
+  cps-peering login --controller https://192.0.2.10:7400
+  cps-peering peering list -o wide --watch
+  cps-peering peering create --name a-b --vpc a --peer-vpc b --wait
 
 Exit codes: 0 success, 1 request refused, 2 usage error, 3 controller unreachable, 4 not confirmed in time.";
 
 /// Options of every command.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(next_help_heading = "Global options")]
 struct Global {
     // Not as documentation, which wants marks around addresses.
@@ -75,11 +85,47 @@ struct Global {
     #[arg(long, global = true, env = "CPS_PEERING_REGION")]
     region: Option<String>,
     /// Profile to use [default: `default`, if it exists]
-    #[arg(long, global = true, env = "CPS_PEERING_PROFILE", value_name = "NAME")]
+    #[arg(long, global = true, env = "CPS_PEERING_PROFILE", value_name = "NAME", add = complete::profiles())]
     profile: Option<String>,
     /// Output format.
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     output: Output,
+    /// Leave the heading of tables out.
+    #[arg(long, global = true)]
+    no_headers: bool,
+    /// Repeat the command every so many seconds [default: 2], until it is interrupted: on a terminal in place, elsewhere each time
+    /// that something is different. For commands that change nothing.
+    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86400))]
+    watch: Option<u64>,
+    /// Write each request and its answer to standard error, without secrets.
+    #[arg(long, global = true)]
+    debug: bool,
+}
+
+/// Which options of every command stand on the command line, and not in the environment.
+#[derive(Debug, Clone, Copy, Default)]
+struct Said {
+    controller: bool,
+    ca: bool,
+    cert: bool,
+    token_file: bool,
+    region: bool,
+    profile: bool,
+}
+
+impl Said {
+    fn read(matches: &ArgMatches) -> Self {
+        let said = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+        Self {
+            controller: said("controller"),
+            ca: said("ca"),
+            cert: said("cert"),
+            token_file: said("token_file"),
+            region: said("region"),
+            profile: said("profile"),
+        }
+    }
 }
 
 /// How a result is shown.
@@ -87,11 +133,17 @@ struct Global {
 enum Output {
     /// A table, for people.
     Table,
+    /// A table with more columns, where there are more.
+    Wide,
     /// JSON, for programs.
     Json,
+    /// The same as YAML.
+    Yaml,
+    /// The ids alone, a line each.
+    Name,
 }
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 enum Command {
     /// Manage peerings: the account's own in a region; for operators, all.
     #[command(subcommand)]
@@ -137,6 +189,8 @@ enum Command {
     Profile(profile::Command),
     /// Manage certificates: a CA in a directory, for controllers, agents and clients.
     Pki(pki::Arguments),
+    /// Sign in: keep a token in a profile, after it was tried.
+    Login(login::Login),
     /// Print a shell completion script.
     Completion {
         /// The shell.
@@ -152,19 +206,83 @@ enum Shell {
     Fish,
 }
 
-#[derive(Args, Default)]
+impl Shell {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Zsh => "zsh",
+            Self::Fish => "fish",
+        }
+    }
+}
+
+impl Command {
+    /// Whether it changes nothing, and may be repeated.
+    fn only_looks(&self) -> bool {
+        match self {
+            Self::Peering(command) => command.only_looks(),
+            Self::Vpc(command) => matches!(command, vpc::Command::List | vpc::Command::Show { .. }),
+            Self::Admin(command) => command.only_looks(),
+            Self::RouteTable(_)
+            | Self::Quota
+            | Self::Whoami
+            | Self::Audit(_)
+            | Self::Metering(_)
+            | Self::Blocked
+            | Self::Inventory
+            | Self::Host(_) => true,
+            Self::Block { .. }
+            | Self::Unblock { .. }
+            | Self::Apply(_)
+            | Self::Profile(_)
+            | Self::Pki(_)
+            | Self::Login(_)
+            | Self::Completion { .. } => false,
+        }
+    }
+}
+
+#[derive(Args, Clone, Default)]
 struct Wait {
     /// Wait until every host concerned has confirmed from its kernel, for at most this many seconds.
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30")]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "30")]
     wait: Option<u64>,
+}
+
+/// Puts a number behind `--wait` or `--watch` to the option: `--wait 60` is `--wait=60`, and `--wait NAME` waits for the usual time.
+fn joined(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments = arguments.into_iter().peekable();
+    let mut joined: Vec<OsString> = Vec::new();
+    while let Some(argument) = arguments.next() {
+        if argument == "--" {
+            joined.push(argument);
+            joined.extend(arguments);
+            break;
+        }
+        let is_number = |next: &OsString| next.to_str().is_some_and(|text| text.parse::<u64>().is_ok());
+        let number = if argument == "--wait" || argument == "--watch" { arguments.next_if(is_number) } else { None };
+        joined.push(match number {
+            Some(number) => format!("{}={}", argument.display(), number.display()).into(),
+            None => argument,
+        });
+    }
+    joined
 }
 
 /// Why a command failed.
 #[derive(Debug, Error)]
 enum CliError {
-    /// The controller refused it, or a local file is wrong.
+    /// A local file is wrong, or what was found is not what was asked for.
     #[error("{0}")]
     Refused(String),
+    /// The controller refused it.
+    #[error("{message}")]
+    Rejected {
+        /// The sentence, for people.
+        message: String,
+        /// The error as the controller said it, with the request's id.
+        answer: Value,
+    },
     /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
@@ -179,7 +297,7 @@ enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            CliError::Refused(_) => 1,
+            CliError::Refused(_) | CliError::Rejected { .. } => 1,
             // Also clap's.
             CliError::Usage(_) => 2,
             CliError::Unreachable(_) => 3,
@@ -188,15 +306,51 @@ impl CliError {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+fn main() -> ExitCode {
+    complete::answer();
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(answered()),
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            1.into()
+        }
+    }
+}
+
+/// Does what the command line says.
+async fn answered() -> ExitCode {
+    let matches = Arguments::command().get_matches_from(joined(std::env::args_os()));
+    let arguments = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
+    let output = arguments.global.output;
+    match run(arguments, Said::read(&matches)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string());
+            match output {
+                Output::Json => complain_as_json(&error),
+                _ => complain(&error.to_string()),
+            }
             error.exit_code().into()
         }
     }
+}
+
+/// Writes an error to standard error as programs read it.
+fn complain_as_json(error: &CliError) {
+    let mut said = match error {
+        CliError::Rejected { answer, .. } => answer.clone(),
+        CliError::Refused(_) => json!({ "status": "FAILED" }),
+        CliError::Usage(_) => json!({ "status": "USAGE" }),
+        CliError::Unreachable(_) => json!({ "status": "UNREACHABLE" }),
+        CliError::Unconfirmed(_) => json!({ "status": "UNCONFIRMED" }),
+    };
+    if said["message"].is_null() {
+        said["message"] = error.to_string().into();
+    }
+    let text = json!({ "error": said, "exitCode": error.exit_code() }).to_string();
+    cps_peering_terminal::complain(&cps_peering_config::text::printable_json(&text).to_string());
 }
 
 /// Writes a message to standard error, apart from the result.
@@ -204,53 +358,95 @@ fn complain(text: &str) {
     cps_peering_terminal::complain(&format!("{NAME}: {text}"));
 }
 
-async fn run(Arguments { global, command }: Arguments) -> Result<(), CliError> {
-    let output = global.output;
-    let told = Told::read(global);
+async fn run(Arguments { global, command }: Arguments, given: Said) -> Result<(), CliError> {
+    let (output, watch, debug) = (global.output, global.watch, global.debug);
+    output::set_headers(!global.no_headers);
+    let told = Told::read(global, given);
+    if watch.is_some() && !command.only_looks() {
+        return Err(CliError::Usage("--watch is for commands that change nothing".to_owned()));
+    }
     match command {
         Command::Completion { shell } => {
-            completion(shell);
+            let script = complete::script(shell.word()).unwrap_or_default();
+            cps_peering_terminal::show(&script);
             return Ok(());
         }
         Command::Pki(arguments) => return pki::run(arguments, output),
         Command::Profile(command) => return profile::run(&Config::find()?, command, told, output),
+        Command::Login(login) => return login::run(&Config::find()?, &login, told, output, debug).await,
         _ => {}
     }
-    let session = Session::new(told.resolve()?, output)?;
-    match command {
-        Command::Peering(command) => peering::run(&session, command).await,
-        Command::Vpc(command) => vpc::run(&session, command).await,
-        Command::RouteTable(command) => vpc::tables(&session, command).await,
-        Command::Quota => account::quota(&session).await,
-        Command::Whoami => account::whoami(&session).await,
-        Command::Audit(query) => audit::run(&session, &query).await,
-        Command::Metering(query) => metering::run(&session, &query).await,
-        Command::Block { account } => account::block(&session, &account).await,
-        Command::Unblock { account } => account::unblock(&session, &account).await,
-        Command::Blocked => account::blocked(&session).await,
-        Command::Apply(apply) => inventory::apply(&session, &apply).await,
-        Command::Inventory => inventory::show(&session).await,
-        Command::Host(inventory::Host::List) => inventory::hosts(&session).await,
-        Command::Admin(command) => admin::run(&session, command).await,
-        // These were done above.
-        Command::Profile(_) | Command::Pki(_) | Command::Completion { .. } => Ok(()),
+    let session = Session::new(told.resolve()?, output, debug)?;
+    let Some(seconds) = watch else { return carry_out(&session, command).await };
+    output::watch();
+    loop {
+        carry_out(&session, command.clone()).await?;
+        output::flush();
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
 }
 
-fn completion(shell: Shell) {
-    let shell = match shell {
-        Shell::Bash => aot::Shell::Bash,
-        Shell::Zsh => aot::Shell::Zsh,
-        Shell::Fish => aot::Shell::Fish,
-    };
-    let mut script = Vec::new();
-    aot::generate(shell, &mut Arguments::command(), NAME, &mut script);
-    cps_peering_terminal::show(String::from_utf8_lossy(&script).trim_end());
+async fn carry_out(session: &Session, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Peering(command) => peering::run(session, command).await,
+        Command::Vpc(command) => vpc::run(session, command).await,
+        Command::RouteTable(command) => vpc::tables(session, command).await,
+        Command::Quota => account::quota(session).await,
+        Command::Whoami => account::whoami(session).await,
+        Command::Audit(query) => audit::run(session, &query).await,
+        Command::Metering(query) => metering::run(session, &query).await,
+        Command::Block { account } => account::block(session, &account).await,
+        Command::Unblock { account } => account::unblock(session, &account).await,
+        Command::Blocked => account::blocked(session).await,
+        Command::Apply(apply) => inventory::apply(session, &apply).await,
+        Command::Inventory => inventory::show(session).await,
+        Command::Host(inventory::Host::List) => inventory::hosts(session).await,
+        Command::Admin(command) => admin::run(session, command).await,
+        // These were done before.
+        Command::Profile(_) | Command::Pki(_) | Command::Login(_) | Command::Completion { .. } => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_behind_an_option_that_may_have_one_is_its_own_and_a_name_is_not() {
+        let of = |line: &str| {
+            let joined = joined(line.split(' ').map(OsString::from));
+            joined.iter().map(|it| it.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        for (line, same) in [
+            ("p delete --wait 60 a", "p delete --wait=60 a"),
+            ("p delete --wait a", "p delete --wait a"),
+            ("p delete a --wait", "p delete a --wait"),
+            ("p list --watch 5 --wait", "p list --watch=5 --wait"),
+            ("p delete -- --wait 60", "p delete -- --wait 60"),
+            ("p delete --wait=7 60", "p delete --wait=7 60"),
+        ] {
+            assert_eq!(of(line), same);
+        }
+        for line in ["peering delete --wait a", "peering delete a --wait", "peering delete a --wait=5"] {
+            let line = format!("cps-peering {line}");
+            let parsed = Arguments::try_parse_from(joined(line.split(' ').map(OsString::from))).ok().unwrap();
+            let Command::Peering(peering::Command::Delete { which, wait }) = parsed.command else { panic!() };
+            assert!(which.peering == "a" && wait.wait.is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_the_environment_gives_is_not_what_is_said() {
+        let said = |line: &str| {
+            let matches = Arguments::command().try_get_matches_from(line.split(' ')).ok().unwrap();
+            let Said { profile, region, controller, .. } = Said::read(&matches);
+            (profile, region, controller)
+        };
+        // Before or behind the command.
+        assert_eq!(said("cps-peering --profile p quota"), (true, false, false));
+        assert_eq!(said("cps-peering peering list --profile p --region r"), (true, true, false));
+        assert_eq!(said("cps-peering quota"), (false, false, false));
+    }
 
     #[test]
     fn the_command_tree_contradicts_itself_nowhere() {

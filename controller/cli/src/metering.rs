@@ -9,7 +9,7 @@ use super::{
 use clap::Args;
 
 /// The metered period.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(super) struct Query {
     /// Account; required for operators, who alone can give it.
     #[arg(long)]

@@ -1,9 +1,58 @@
 //! Answers of the controller as tables.
 
-use super::Output;
+use super::{Output, yaml};
 use cps_peering_config::text;
 use cps_peering_terminal::{show, table};
 use serde_json::Value;
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// Whether tables have headings.
+static HEADERS: AtomicBool = AtomicBool::new(true);
+/// With `--watch`: what was shown before, and what is shown now.
+static WATCHED: Mutex<Option<[String; 2]>> = Mutex::new(None);
+
+/// Says whether tables have headings from now on.
+pub(super) fn set_headers(headers: bool) {
+    HEADERS.store(headers, Ordering::Relaxed);
+}
+
+/// From now on what is shown waits for [`flush`].
+pub(super) fn watch() {
+    *WATCHED.lock().unwrap_or_else(PoisonError::into_inner) = Some([String::new(), String::new()]);
+}
+
+/// Shows what was to be shown: on a terminal in the place of what was there, elsewhere if it is something else.
+pub(super) fn flush() {
+    // Erase the screen, and go to its beginning (ECMA-48).
+    const CLEAR: &str = "\x1b[2J\x1b[H";
+    let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some([before, now]) = watched.as_mut() else { return };
+    if before != now {
+        if io::stdout().is_terminal() {
+            // Where it cannot be written, `show` says so.
+            let _ = io::stdout().write_all(CLEAR.as_bytes());
+        }
+        show(now.trim_end());
+    }
+    *before = std::mem::take(now);
+}
+
+fn emit(text: &str) {
+    let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some([_, now]) = watched.as_mut() {
+        now.push_str(text);
+        now.push('\n');
+        return;
+    }
+    drop(watched);
+    show(text);
+}
 
 /// A text on one line, without what would make a terminal do something: others write names and descriptions.
 pub(super) fn printable(text: &str) -> String {
@@ -40,7 +89,46 @@ pub(super) type Column = (&'static str, &'static str);
 pub(super) fn columns(columns: &[Column], values: &[Value]) -> String {
     let heading: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
     let row = |value: &Value| columns.iter().map(|(_, at)| cell(value.pointer(at).unwrap_or(&Value::Null))).collect();
-    table(&heading, &values.iter().map(row).collect::<Vec<_>>())
+    rows(&heading, &values.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Rows under a heading, or without one where that is wanted.
+pub(super) fn rows(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let text = table(heading, rows);
+    if HEADERS.load(Ordering::Relaxed) {
+        return text;
+    }
+    text.split_once('\n').map_or_else(String::new, |(_, rest)| rest.to_owned())
+}
+
+/// What a thing is known by, where it has such a field: the first of these.
+const IDS: [&str; 12] = [
+    "vpcPeeringId",
+    "vpcId",
+    "routeTableId",
+    "host",
+    "accountId",
+    "accessKey",
+    "tokenId",
+    "profile",
+    "revoked",
+    "file",
+    "number",
+    "destinationCidr",
+];
+
+/// The ids in an answer: of each element of its list, or of the one thing that it is.
+fn ids(value: &Value) -> Vec<String> {
+    let id = |value: &Value| match value {
+        Value::String(text) => Some(printable(text)),
+        value => IDS.iter().find_map(|field| value.get(field)).map(cell),
+    };
+    let list = value.as_object().and_then(|fields| fields.values().find_map(Value::as_array));
+    match list {
+        // A thing with an id of its own may have lists beside it.
+        Some(list) if IDS.iter().all(|field| value.get(field).is_none()) => list.iter().filter_map(id).collect(),
+        _ => id(value).into_iter().collect(),
+    }
 }
 
 /// What there is to say about one thing, a line each.
@@ -53,8 +141,14 @@ pub(super) fn lines(lines: &[(&str, String)]) -> String {
 /// Shows a result in one of the forms.
 pub(super) fn print(output: Output, json: &Value, table: impl FnOnce() -> String) {
     match output {
-        Output::Json => show(&text::printable_json(&json.to_string()).to_string()),
-        Output::Table => show(&table()),
+        Output::Json => emit(&text::printable_json(&json.to_string()).to_string()),
+        Output::Yaml => emit(&yaml::to_yaml(json)),
+        Output::Name => ids(json).iter().for_each(|id| emit(id)),
+        Output::Table | Output::Wide => match table() {
+            // A list without entries and heading.
+            text if text.is_empty() => {}
+            text => emit(&text),
+        },
     }
 }
 
@@ -81,6 +175,20 @@ mod tests {
     fn columns_find_their_cells() {
         let values = [json!({ "id": "x", "side": { "vpc": "a" } }), json!({ "id": "long" })];
         assert_eq!(columns(&[("ID", "/id"), ("VPC", "/side/vpc")], &values), "ID    VPC\nx     a\nlong  -");
+    }
+
+    #[test]
+    fn ids_are_those_of_the_list_or_of_the_one_thing() {
+        let of = |value: Value| ids(&value).join(" ");
+        assert_eq!(
+            of(json!({ "totalCount": 2, "vpcPeerings": [{ "vpcPeeringId": "p" }, { "vpcPeeringId": "q" }] })),
+            "p q"
+        );
+        assert_eq!(of(json!({ "vpcPeeringId": "p", "tags": [{ "key": "k" }] })), "p");
+        assert_eq!(of(json!({ "vpcId": "v", "cidrs": ["10.1.0.0/16"] })), "v");
+        assert_eq!(of(json!({ "blockedAccounts": ["a", "b"] })), "a b");
+        assert_eq!(of(json!({ "vpcs": [] })), "");
+        assert_eq!(of(json!({ "role": "operator" })), "");
     }
 
     #[test]

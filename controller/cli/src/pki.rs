@@ -9,7 +9,7 @@ use super::{
 use clap::{Args, Subcommand};
 use cps_peering_config::{
     id::HostId,
-    tls::{AGENT_DNS_NAME, CONTROLLER, MONITORING, OPERATOR, TRUST_DOMAIN, host},
+    tls::{AGENT_DNS_NAME, CONTROLLER, MONITORING, OPERATOR, TRUST_DOMAIN, host, is_operator_name, operator},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -28,7 +28,7 @@ use x509_parser::{extensions::GeneralName, pem::Pem};
 /// Clocks differ.
 const EARLIER: Duration = Duration::from_mins(5);
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(super) struct Arguments {
     /// Directory with the CA and the certificates it has issued.
     #[arg(long, default_value = "/etc/cps-peering/pki", value_name = "FOLDER")]
@@ -37,7 +37,7 @@ pub(super) struct Arguments {
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 enum Command {
     /// Create a CA: ca.pem, which controllers and agents need, and ca.key, which must stay here.
     Init {
@@ -66,7 +66,7 @@ enum Command {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct How {
     /// Validity in days [default: 3650 for a CA, 365 otherwise]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36500))]
@@ -76,7 +76,7 @@ struct How {
     force: bool,
 }
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 enum Whom {
     /// For the controller: controller.pem and controller.key.
     Controller {
@@ -94,8 +94,11 @@ enum Whom {
         #[command(flatten)]
         how: How,
     },
-    /// For operators, who need no token with it: operator.pem and operator.key.
+    /// For operators, who need no token with it: operator.pem and operator.key, or operator-NAME.pem and operator-NAME.key.
     Operator {
+        /// An operator whom the controller's settings name. Without one: an administrator without a name.
+        #[arg(long, value_parser = operator_name)]
+        name: Option<String>,
         #[command(flatten)]
         how: How,
     },
@@ -104,6 +107,11 @@ enum Whom {
         #[command(flatten)]
         how: How,
     },
+}
+
+fn operator_name(text: &str) -> Result<String, String> {
+    let rule = || "expected 1 to 32 characters of a-z, 0-9, '.', '_' and '-'".to_owned();
+    is_operator_name(text).then(|| text.to_owned()).ok_or_else(rule)
 }
 
 fn refused(text: impl Into<String>) -> CliError {
@@ -134,7 +142,11 @@ pub(super) fn run(Arguments { dir, command }: Arguments, output: Output) -> Resu
                     let issue = |id| ca.issue(&format!("host-{id}"), &host(id), dns(), both(), &how);
                     ids.iter().map(issue).collect::<Result<_, _>>()?
                 }
-                Whom::Operator { how } => vec![ca.issue("operator", OPERATOR, vec![], vec![client], &how)?],
+                Whom::Operator { name, how } => {
+                    let file = name.as_ref().map_or_else(|| "operator".to_owned(), |name| format!("operator-{name}"));
+                    let uri = name.map_or_else(|| OPERATOR.to_owned(), |name| operator(&name));
+                    vec![ca.issue(&file, &uri, vec![], vec![client], &how)?]
+                }
                 Whom::Monitoring { how } => vec![ca.issue("monitoring", MONITORING, vec![], vec![client], &how)?],
             }
         }

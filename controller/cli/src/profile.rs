@@ -1,5 +1,6 @@
-//! Which controller is asked, and with which token: what is said on the command line and in the environment, then what a
-//! profile says, then what is usual.
+//! Which controller is asked, and with which token: what the command line says, and the profile that it names; then what the
+//! environment says; then the profile that is used when none is named; then what is usual. So nothing in the environment leads
+//! a command elsewhere than its line says.
 //!
 //! Profiles are in `$XDG_CONFIG_HOME/cps-peering/config.toml`:
 //!
@@ -12,7 +13,7 @@
 //! ```
 
 use super::{
-    CliError, Global, Output,
+    CliError, Global, Output, Said, complete,
     connection::{ClientFiles, Resolved, Token},
     output::{columns, print},
     url::base_url,
@@ -39,7 +40,7 @@ const TOKEN_VARIABLE: &str = "CPS_PEERING_TOKEN";
 /// The profile that is used when none is named.
 const USUAL: &str = "default";
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(super) enum Command {
     /// List the profiles, without tokens.
     List,
@@ -55,20 +56,30 @@ pub(super) enum Command {
     /// Delete a profile.
     Remove {
         /// The profile's name.
+        #[arg(add = complete::profiles())]
         name: String,
     },
 }
 
-/// What the command line and the environment give.
-#[derive(Debug, Default)]
-pub(super) struct Told {
+/// What one place gives: the command line, the environment, or a profile.
+#[derive(Debug, Clone, Default)]
+struct Given {
     controller: Option<String>,
     ca: Option<PathBuf>,
     own: Option<ClientFiles>,
     token_file: Option<PathBuf>,
     token: Option<String>,
     region: Option<String>,
+}
+
+/// What the command line and the environment give.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    line: Given,
+    environment: Given,
     profile: Option<String>,
+    /// Whether the command line names the profile.
+    profile_on_line: bool,
 }
 
 /// One profile.
@@ -120,18 +131,66 @@ fn read_token(file: &Path) -> Result<String, CliError> {
 
 impl Told {
     /// Empty values count as absent.
-    pub(super) fn read(global: Global) -> Self {
+    pub(super) fn read(global: Global, said: Said) -> Self {
         let some = |text: Option<String>| text.filter(|text| !text.is_empty());
         let file = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
-        Self {
-            controller: some(global.controller),
-            ca: file(global.ca),
-            own: file(global.cert).zip(file(global.key)).map(|(cert, key)| ClientFiles { cert, key }),
-            token_file: file(global.token_file),
-            token: some(env::var(TOKEN_VARIABLE).ok()),
-            region: some(global.region),
-            profile: some(global.profile),
+        let mut told = Self { profile_on_line: said.profile, profile: some(global.profile), ..Self::default() };
+        // Each may be in either place.
+        told.place(said.controller).controller = some(global.controller);
+        told.place(said.ca).ca = file(global.ca);
+        let own = file(global.cert).zip(file(global.key));
+        told.place(said.cert).own = own.map(|(cert, key)| ClientFiles { cert, key });
+        told.place(said.token_file).token_file = file(global.token_file);
+        told.place(said.region).region = some(global.region);
+        told.environment.token = some(env::var(TOKEN_VARIABLE).ok());
+        told
+    }
+
+    fn place(&mut self, on_line: bool) -> &mut Given {
+        if on_line { &mut self.line } else { &mut self.environment }
+    }
+
+    /// What is said, wherever it is, without the profile: for what is kept in one.
+    fn said(self) -> Given {
+        let Self { line, environment, .. } = self;
+        Given {
+            controller: line.controller.or(environment.controller),
+            ca: line.ca.or(environment.ca),
+            own: line.own.or(environment.own),
+            token_file: line.token_file.or(environment.token_file),
+            token: None,
+            region: line.region.or(environment.region),
         }
+    }
+
+    /// The profile that is named, or the one that is used when none is.
+    pub(super) fn profile_name(&self) -> &str {
+        self.profile.as_deref().unwrap_or(USUAL)
+    }
+
+    /// The same with a token that was just told.
+    pub(super) fn with_token(mut self, token: &str) -> Self {
+        self.line.token = Some(token.to_owned());
+        (self.line.token_file, self.line.own) = (None, None);
+        self
+    }
+
+    /// The same without credentials.
+    pub(super) fn without_credentials(mut self) -> Self {
+        for given in [&mut self.line, &mut self.environment] {
+            (given.token, given.token_file, given.own) = (None, None, None);
+        }
+        self
+    }
+
+    /// Resolves what is used, where the profile that is named need not be there yet.
+    pub(super) fn resolve_new(mut self) -> Result<Resolved, CliError> {
+        let config = Config::find()?;
+        if !config.read()?.profiles.contains_key(self.profile_name()) {
+            self.profile = None;
+            return self.complete(USUAL, Profile::default());
+        }
+        self.resolve_with(&config)
     }
 
     /// Resolves what is used.
@@ -161,31 +220,50 @@ impl Told {
         let of_file = |file: &Path| {
             read_token(file).map(|token| Some(Token { token, source: format!("the file {}", file.display()) }))
         };
-        let its_own = profile.cert.zip(profile.key).map(|(cert, key)| ClientFiles { cert, key });
-        let token = if let Some(file) = &self.token_file {
-            of_file(file)?
-        } else if self.own.is_some() {
-            None
-        } else if let Some(token) = self.token {
-            let source = format!("the environment variable {TOKEN_VARIABLE}");
-            Some(Token { token: token.trim().to_owned(), source })
-        } else if let Some(token) = profile.token {
-            Some(Token { token, source: format!("profile {name}") })
-        } else if let Some(file) = &profile.token_file {
-            of_file(file)?
-        } else if its_own.is_some() {
-            None
-        } else {
-            of_file(Path::new(OPERATOR_TOKEN))?
+        let own = profile.cert.zip(profile.key).map(|(cert, key)| ClientFiles { cert, key });
+        let kept = Given {
+            controller: profile.controller,
+            ca: profile.ca,
+            own: own.clone().filter(|_| profile.token.is_none()),
+            token_file: profile.token_file,
+            token: profile.token,
+            region: profile.region,
         };
+        // Beside a token, a certificate is for TLS alone.
+        let beside = own;
+        let of_profile = format!("profile {name}");
+        let (line, variable) = ("the input".to_owned(), format!("the environment variable {TOKEN_VARIABLE}"));
+        let (environment, kept) = ((self.environment, variable), (kept, of_profile));
+        let later = if self.profile_on_line { [kept, environment] } else { [environment, kept] };
+        let [first, second] = later;
+        let places = [(self.line, line), first, second];
+        // The first place that has any says who one is.
+        let says = places.iter().find(|(it, _)| it.token_file.is_some() || it.own.is_some() || it.token.is_some());
+        let token = match says {
+            Some((Given { token_file: Some(file), .. }, _)) => of_file(file)?,
+            Some((Given { own: Some(_), .. }, _)) => None,
+            Some((Given { token: Some(token), .. }, source)) => {
+                Some(Token { token: token.trim().to_owned(), source: source.clone() })
+            }
+            _ => no_token(of_file(Path::new(OPERATOR_TOKEN)))?,
+        };
+        let [one, two, three] = places.map(|(given, _)| given);
+        let controller = one.controller.or(two.controller).or(three.controller);
         Ok(Resolved {
-            controller: self.controller.or(profile.controller).unwrap_or_else(|| CONTROLLER.to_owned()),
-            ca: self.ca.or(profile.ca).or_else(|| Some(PathBuf::from(CA)).filter(|file| file.exists())),
-            own: self.own.or(its_own),
+            controller: controller.unwrap_or_else(|| CONTROLLER.to_owned()),
+            ca: one.ca.or(two.ca).or(three.ca).or_else(|| Some(PathBuf::from(CA)).filter(|file| file.exists())),
+            own: one.own.or(two.own).or(three.own).or(beside),
             token,
-            region: self.region.or(profile.region),
+            region: one.region.or(two.region).or(three.region),
         })
     }
+}
+
+/// Who has no credentials at all is told how to get some.
+fn no_token(read: Result<Option<Token>, CliError>) -> Result<Option<Token>, CliError> {
+    read.map_err(|error| {
+        CliError::Refused(format!("there are no credentials: `cps-peering login` keeps some in a profile ({error})"))
+    })
 }
 
 impl Config {
@@ -198,6 +276,16 @@ impl Config {
             );
         };
         Ok(Self { path: base.join("cps-peering/config.toml") })
+    }
+
+    /// The names of all profiles.
+    pub(super) fn names(&self) -> Result<Vec<String>, CliError> {
+        Ok(self.read()?.profiles.into_keys().collect())
+    }
+
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn folder(&self) -> &Path {
@@ -264,7 +352,9 @@ impl Config {
         write().map_err(|error: io::Error| CliError::Refused(format!("cannot write {}: {error}", path.display())))
     }
 
-    fn set(&self, name: &str, told: Told, token: Option<String>) -> Result<(), CliError> {
+    /// Keeps what is said in a profile.
+    pub(super) fn set(&self, name: &str, told: Told, token: Option<String>) -> Result<(), CliError> {
+        let told = told.said();
         let mut profiles = self.read()?;
         let profile = profiles.profiles.entry(name.to_owned()).or_default();
         if let Some(controller) = told.controller {
@@ -302,7 +392,7 @@ impl Config {
 }
 
 /// The token that stands on standard input.
-fn token_from_input() -> Result<String, CliError> {
+pub(super) fn token_from_input() -> Result<String, CliError> {
     let mut text = String::new();
     io::stdin()
         .read_to_string(&mut text)
@@ -319,7 +409,7 @@ pub(super) fn run(config: &Config, command: Command, told: Told, output: Output)
         print(output, &json, || format!("profile {name} is {what} {}", config.path.display()));
     };
     match command {
-        Command::List => list(&config.read()?, told.profile.as_deref().unwrap_or(USUAL), output),
+        Command::List => list(&config.read()?, told.profile_name(), output),
         Command::Set { name, token_stdin } => {
             if name.is_empty() {
                 return Err(CliError::Usage("a profile's name is not empty".to_owned()));
@@ -383,6 +473,11 @@ mod tests {
         Told { profile: Some(profile.to_owned()), ..Told::default() }
     }
 
+    /// What the environment gives.
+    fn environment(given: Given) -> Told {
+        Told { environment: given, ..Told::default() }
+    }
+
     fn said(resolved: &Resolved) -> &str {
         resolved.token.as_ref().map_or("", |token| &token.token)
     }
@@ -395,14 +490,15 @@ mod tests {
         let work = named("work").resolve_with(&config).unwrap();
         assert_eq!((said(&work), work.own.as_ref()), ("", Some(&of_profile)));
         let told = ClientFiles { cert: "t.pem".into(), key: "t.key".into() };
-        let own = || Told { own: Some(told.clone()), token: Some("t".to_owned()), ..Told::default() };
-        let usual = own().resolve_with(&config).unwrap();
+        let own = || Given { own: Some(told.clone()), token: Some("t".to_owned()), ..Given::default() };
+        let usual = environment(own()).resolve_with(&config).unwrap();
         assert_eq!((said(&usual), usual.own.as_ref()), ("", Some(&told)), "before the variable and the profile");
         fs::write(folder.path().join("token"), "f").unwrap();
-        let both = Told { token_file: Some(folder.path().join("token")), ..own() }.resolve_with(&config).unwrap();
+        let both = Given { token_file: Some(folder.path().join("token")), ..own() };
+        let both = environment(both).resolve_with(&config).unwrap();
         assert_eq!((said(&both), both.own.as_ref()), ("f", Some(&told)), "with a token, that says who one is");
         // What is kept is used next time, and not the token of before.
-        config.set("default", own(), None).unwrap();
+        config.set("default", environment(own()), None).unwrap();
         let kept = Told::default().resolve_with(&config).unwrap();
         assert!(said(&kept).is_empty() && kept.own.unwrap().cert.ends_with("t.pem"));
     }
@@ -415,15 +511,30 @@ mod tests {
         assert_eq!(usual.region.as_deref(), Some("north"));
         let work = named("work").resolve_with(&config).unwrap();
         assert_eq!((work.controller.as_str(), said(&work), work.region.clone()), ("http://work:1", "w", None));
-        let told = Told {
+        let given = || Given {
             controller: Some("http://told:2".to_owned()),
             token: Some("t".to_owned()),
             region: Some("east".to_owned()),
-            ..named("work")
+            ..Given::default()
         };
-        let told = told.resolve_with(&config).unwrap();
+        let told = Told { environment: given(), ..named("work") }.resolve_with(&config).unwrap();
         assert_eq!((told.controller.as_str(), said(&told)), ("http://told:2", "t"));
         assert_eq!(told.region.as_deref(), Some("east"));
+        // A profile on the command line is meant, whatever is in the environment; what it does not say comes from there.
+        let told = Told { environment: given(), profile_on_line: true, ..named("work") };
+        let told = told.resolve_with(&config).unwrap();
+        assert_eq!((told.controller.as_str(), said(&told)), ("http://work:1", "w"));
+        assert_eq!(told.region.as_deref(), Some("east"));
+        // What else stands there comes first.
+        let line = || Given {
+            controller: Some("http://line:3".to_owned()),
+            region: Some("west".to_owned()),
+            ..Given::default()
+        };
+        let told = Told { line: line(), environment: given(), profile_on_line: true, ..named("work") };
+        let told = told.resolve_with(&config).unwrap();
+        assert_eq!((told.controller.as_str(), said(&told)), ("http://line:3", "w"));
+        assert_eq!(told.region.as_deref(), Some("west"));
     }
 
     #[test]
@@ -432,9 +543,9 @@ mod tests {
         fs::write(folder.path().join("mine"), "m\n").unwrap();
         assert_eq!(said(&Told::default().resolve_with(&config).unwrap()), "m");
         fs::write(folder.path().join("other"), " o \n").unwrap();
-        let told =
-            Told { token_file: Some(folder.path().join("other")), token: Some("t".to_owned()), ..Told::default() };
-        assert_eq!(said(&told.resolve_with(&config).unwrap()), "o");
+        let given =
+            Given { token_file: Some(folder.path().join("other")), token: Some("t".to_owned()), ..Given::default() };
+        assert_eq!(said(&environment(given).resolve_with(&config).unwrap()), "o");
     }
 
     #[test]
@@ -459,14 +570,14 @@ mod tests {
     fn a_profile_keeps_what_is_not_said() {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { path: folder.path().join("new/config.toml") };
-        let told = Told { controller: Some("http://c:1".to_owned()), ..Told::default() };
+        let told = environment(Given { controller: Some("http://c:1".to_owned()), ..Given::default() });
         config.set("work", told, Some("secret".to_owned())).unwrap();
-        config.set("work", Told { region: Some("east".to_owned()), ..Told::default() }, None).unwrap();
+        config.set("work", environment(Given { region: Some("east".to_owned()), ..Given::default() }), None).unwrap();
         let work = named("work").resolve_with(&config).unwrap();
         assert_eq!((work.controller.as_str(), said(&work)), ("http://c:1", "secret"));
         assert_eq!(work.region.as_deref(), Some("east"));
         assert_eq!(fs::metadata(&config.path).unwrap().mode() & 0o7777, 0o600);
-        let wrong = Told { controller: Some("nonsense".to_owned()), ..Told::default() };
+        let wrong = environment(Given { controller: Some("nonsense".to_owned()), ..Given::default() });
         assert!(config.set("work", wrong, None).is_err());
         config.remove("work").unwrap();
         assert!(config.remove("work").is_err());

@@ -2,7 +2,7 @@
 
 use super::{
     CliError, Output,
-    client::{Call, Controller, Rejection},
+    client::{Call, Controller, Rejection, regional},
     connection::Resolved,
     output::{cell, elements, print},
 };
@@ -22,9 +22,42 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(resolved: Resolved, output: Output) -> Result<Self, CliError> {
+    pub(super) fn new(resolved: Resolved, output: Output, debug: bool) -> Result<Self, CliError> {
         let region = resolved.region.clone();
-        Ok(Self { controller: Controller::new(resolved)?, region, output })
+        Ok(Self { controller: Controller::new(resolved, debug)?, region, output })
+    }
+
+    /// Whether tables are to have more columns.
+    pub(super) fn is_wide(&self) -> bool {
+        self.output == Output::Wide
+    }
+
+    /// The id of one of the account's VPCs in a region, which may be named by its id or, where only one has it, by its name. None
+    /// where the account has none like that.
+    pub(super) async fn vpc_id(&self, region: &str, text: &str) -> Result<Option<String>, CliError> {
+        let path = |rest: &[&'static str]| regional(region, &[&["vpcs"], rest].concat());
+        let mut call = path(&[]);
+        call.push(text);
+        match self.try_call(Call::get(call)).await? {
+            Ok(_) => return Ok(Some(text.to_owned())),
+            Err(rejection) if rejection.is_not_found() => {}
+            Err(rejection) => return Err(rejection.into()),
+        }
+        let named = self.pages(|| Call::get(path(&[])).with("name", &text), "vpcs", "vpcId").await?;
+        match named.as_slice() {
+            [] => Ok(None),
+            [vpc] => Ok(Some(cell(&vpc["vpcId"]))),
+            several => {
+                let ids: Vec<String> = several.iter().map(|vpc| cell(&vpc["vpcId"])).collect();
+                Err(CliError::Refused(format!("several VPCs are named {text}: say which of {}", ids.join(", "))))
+            }
+        }
+    }
+
+    /// The same where there must be one.
+    pub(super) async fn own_vpc(&self, region: &str, text: &str) -> Result<String, CliError> {
+        let missing = || CliError::Refused(format!("there is no VPC {text} in {region} (VpcNotFound)"));
+        self.vpc_id(region, text).await?.ok_or_else(missing)
     }
 
     /// Shows a result, in the form that was asked for.
@@ -83,8 +116,14 @@ impl Session {
         id: &str,
     ) -> Result<Vec<Value>, CliError> {
         let mut all: Vec<Value> = Vec::new();
+        let mut marker: Option<String> = None;
         for number in 1.. {
-            let page = call().with("pageNumber", &number).with("pageSize", &PAGE);
+            let page = call().with("pageSize", &PAGE);
+            // A controller of a version before this one knows page numbers alone.
+            let page = match &marker {
+                Some(marker) => page.with("marker", marker),
+                None => page.with("pageNumber", &number),
+            };
             let mut page = self.call(page).await?;
             let total = page["totalCount"].as_u64().and_then(|total| usize::try_from(total).ok()).unwrap_or_default();
             if let Value::Array(values) = page[list].take() {
@@ -94,9 +133,11 @@ impl Session {
                     }
                 }
             }
-            if number * PAGE >= total {
+            let next = page["nextMarker"].as_str().map(str::to_owned);
+            if next.is_none() && (marker.is_some() || number * PAGE >= total) {
                 break;
             }
+            marker = next;
         }
         Ok(all)
     }

@@ -3,6 +3,7 @@
 use super::{
     CliError,
     client::{Call, regional},
+    complete,
     output::{cell, columns, elements, lines},
     session::{Session, said},
 };
@@ -12,7 +13,7 @@ use ipnet::IpNet;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(super) enum Command {
     /// Create a VPC.
     Create {
@@ -33,17 +34,32 @@ pub(super) enum Command {
     List,
     /// Show a VPC.
     Show {
-        /// Its id.
+        /// Its id, or its name if that is unique.
+        #[arg(add = complete::vpcs())]
         vpc: String,
+    },
+    /// Change the name or description of a VPC.
+    Rename {
+        /// Its id, or its name if that is unique.
+        #[arg(add = complete::vpcs())]
+        vpc: String,
+        /// The new name, 1 to 60 characters.
+        #[arg(required_unless_present = "description")]
+        name: Option<String>,
+        /// The new description, at most 256 characters.
+        #[arg(long)]
+        description: Option<String>,
     },
     /// Delete a VPC that has no ports and no peerings.
     Delete {
-        /// Its id.
+        /// Its id, or its name if that is unique.
+        #[arg(add = complete::vpcs())]
         vpc: String,
     },
     /// Add a secondary CIDR to a VPC. Routes of its peers follow.
     AddCidr {
-        /// The VPC's id.
+        /// The VPC's id, or its name if that is unique.
+        #[arg(add = complete::vpcs())]
         vpc: String,
         /// The CIDR, IPv4 or IPv6.
         #[arg(value_parser = parse_prefix)]
@@ -51,7 +67,8 @@ pub(super) enum Command {
     },
     /// Remove a secondary CIDR that no port needs.
     RemoveCidr {
-        /// The VPC's id.
+        /// The VPC's id, or its name if that is unique.
+        #[arg(add = complete::vpcs())]
         vpc: String,
         /// The CIDR.
         #[arg(value_parser = parse_prefix)]
@@ -59,12 +76,12 @@ pub(super) enum Command {
     },
 }
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(super) enum Tables {
     /// List the route tables of the account's VPCs in the region.
     List {
         /// Only the route table of this VPC.
-        #[arg(long)]
+        #[arg(long, add = complete::vpcs())]
         vpc: Option<String>,
     },
     /// Show the routes of a route table.
@@ -95,18 +112,31 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
             session.print(&json, || columns(&VPCS, &list));
             Ok(())
         }
-        Command::Show { vpc } => show(session, Call::get(regional(&region, &["vpcs", &vpc]))).await,
+        Command::Show { vpc } => {
+            let vpc = session.own_vpc(&region, &vpc).await?;
+            show(session, Call::get(regional(&region, &["vpcs", &vpc]))).await
+        }
+        Command::Rename { vpc, name, description } => {
+            let vpc = session.own_vpc(&region, &vpc).await?;
+            let body = said(json!({ "name": name, "description": description }));
+            session.call(Call::new(Method::POST, regional(&region, &["vpcs", &vpc])).body(body)).await?;
+            show(session, Call::get(regional(&region, &["vpcs", &vpc]))).await
+        }
         Command::Delete { vpc } => {
+            // What is gone is deleted once more by its id.
+            let vpc = session.vpc_id(&region, &vpc).await?.unwrap_or(vpc);
             session.call(Call::new(Method::DELETE, regional(&region, &["vpcs", &vpc]))).await?;
             session.print(&json!({ "vpcId": vpc, "state": "deleted" }), || format!("{vpc} is deleted"));
             Ok(())
         }
         Command::AddCidr { vpc, cidr } => {
+            let vpc = session.own_vpc(&region, &vpc).await?;
             let body = json!({ "secondaryCidrSpec": { "vpcId": vpc, "cidr": cidr } });
             session.call(Call::new(Method::PUT, cidrs()).body(body)).await?;
             show(session, Call::get(regional(&region, &["vpcs", &vpc]))).await
         }
         Command::RemoveCidr { vpc, cidr } => {
+            let vpc = session.own_vpc(&region, &vpc).await?;
             let list = session.call(Call::get(cidrs()).with("vpcId", &vpc)).await?;
             let is_it = |it: &&Value| it["cidr"].as_str().and_then(|text| text.parse().ok()) == Some(cidr);
             let Some(found) = elements(&list["secondaryCidrs"]).iter().find(is_it) else {
@@ -144,6 +174,10 @@ pub(super) async fn tables(session: &Session, command: Tables) -> Result<(), Cli
     let path = || regional(&region, &["routeTables"]);
     match command {
         Tables::List { vpc } => {
+            let vpc = match vpc {
+                Some(vpc) => Some(session.own_vpc(&region, &vpc).await?),
+                None => None,
+            };
             let call = || Call::get(path()).with_some("vpcId", vpc.as_ref());
             let list = session.pages(call, "routeTables", "routeTableId").await?;
             session.print(&json!({ "routeTables": list, "totalCount": list.len() }), || {

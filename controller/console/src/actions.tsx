@@ -26,6 +26,7 @@ function Accept({ peering, onClose }: Props) {
     <Dialog title={t("accept.title")} confirm={t("action.accept")} onConfirm={accept} onClose={onClose}>
       {summary(peering)}
       <p>{t("accept.text", { account: peer.accountId, cidrs: peer.addressPrefix.join(", "), vpc: own.vpcName })}</p>
+      {peering.message && <p class="note plain">{t("create.message")}: <bdi>{peering.message}</bdi></p>}
       <p class="note warn">{t("accept.warning")}</p>
     </Dialog>
   );

@@ -7,18 +7,20 @@ export interface Side { vpcId: string; vpcName: string; addressPrefix: string[];
 export interface Charge {
   chargeMode: string; chargeStatus: string; chargeStartTime: string | null; chargeRetireTime: string | null;
 }
-export interface PeeringHost { host: string; confirmed: boolean }
+export interface PeeringHost { host: string; confirmed: boolean; lastReport: string | null }
 export interface Peering {
-  vpcPeeringId: string; vpcPeeringName: string; description: string; vpcInfo: Side; remoteVpcInfo: Side;
+  vpcPeeringId: string; vpcPeeringName: string; description: string; message: string; tags: { key: string; value: string }[]; vpcInfo: Side; remoteVpcInfo: Side;
   createdTime: string; state: State; stateReason: string | null; role: "initiator" | "receiver";
   expiredTime: string | null; activatedTime: string | null; bandwidth: number | null; charge: Charge | null;
-  routesInSync: boolean; hosts?: PeeringHost[];
+  routesInSync: boolean; lastReport: string | null; lastConfirmed: string | null; hosts?: PeeringHost[];
 }
 export interface Vpc {
   region: string; vpcId: string; name: string; description: string; createTime: string; cidrs: string[];
 }
 export interface SecondaryCidr { secondaryCidrId: string; cidr: string; vpcId: string }
-export interface Route { destinationCidr: string; nextHop: string; vpcId: string; installed: boolean; hosts: number }
+export interface Route {
+  destinationCidr: string; nextHop: string; vpcId: string; installed: boolean; hosts: number; lastReport: string | null;
+}
 export interface Sample { time: string; outBytes: number; inBytes: number; outDrops: number }
 export interface Traffic {
   bandwidth: number | null; interval: number; samples: Sample[];
@@ -99,13 +101,14 @@ export const peeringsPath = (region: string) => `${regional(region)}/vpcPeerings
 
 async function pages<T>(path: string, of: (page: Record<string, unknown>) => T[], background: boolean): Promise<T[]> {
   const all: T[] = [];
-  for (let number = 1; ; number++) {
-    const page = await get<Record<string, unknown> & { totalCount: number }>(
-      `${path}?pageNumber=${number}&pageSize=100`, background);
-    const some = of(page);
-    all.push(...some);
-    if (some.length === 0 || all.length >= page.totalCount) return all;
-  }
+  let marker: string | undefined;
+  do {
+    const page: Record<string, unknown> & { nextMarker?: string } = await get(
+      `${path}?pageSize=100${marker === undefined ? "" : `&marker=${encodeURIComponent(marker)}`}`, background);
+    all.push(...of(page));
+    marker = page.nextMarker;
+  } while (marker !== undefined);
+  return all;
 }
 
 /** All peerings of the account as its side in a region sees them. */

@@ -41,6 +41,13 @@ export function time(text: string | null | undefined): string {
   return new Intl.DateTimeFormat(locale(), format).format(new Date(text));
 }
 
+/** The time of a day, with the day where it is another than today. */
+export function clock(text: string): string {
+  const date = new Date(text);
+  const today = date.toDateString() === new Date().toDateString();
+  return today ? new Intl.DateTimeFormat(locale(), { timeStyle: "short" }).format(date) : time(text);
+}
+
 export const number = (value: number, digits = 0) =>
   new Intl.NumberFormat(locale(), { maximumFractionDigits: digits }).format(value);
 

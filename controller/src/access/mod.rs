@@ -1,5 +1,7 @@
 //! Who is asking: signed requests, bearer tokens and sessions of the console, all of which mean an account or the operator.
 
+pub mod failures;
+pub mod operators;
 pub mod rate;
 mod replays;
 pub mod secret;
@@ -13,6 +15,8 @@ use crate::{
     model::{Actor, Signed},
 };
 use cps_peering_config::id::AccountId;
+use failures::{Failures, Origin, Refusal};
+use operators::{Operator, Operators};
 use rate::{Claim, Guard, Rates, Source};
 use replays::{NotNew, Replays};
 use session::{OpenedWith, Sessions, Valid};
@@ -29,12 +33,47 @@ use vault::Vault;
 pub struct Caller {
     /// Who.
     pub actor: Actor,
+    /// Which operator, where it is one.
+    pub operator: Option<Operator>,
     /// With what the request was signed; none with a token.
     pub signed: Option<Signed>,
     /// The service that a signature names, for instance `vpc`.
     pub service: Option<String>,
     /// The region that a signature names.
     pub region: Option<String>,
+}
+
+impl Caller {
+    /// One with nothing but an identity.
+    pub fn of(Principal { actor, operator }: Principal) -> Self {
+        Self { actor, operator, signed: None, service: None, region: None }
+    }
+
+    /// Who it is, as the log and the audit trail say it.
+    pub fn word(&self) -> String {
+        self.operator.as_ref().map_or_else(|| self.actor.to_string(), ToString::to_string)
+    }
+}
+
+/// Who somebody is: an account, or an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// For the rules.
+    pub actor: Actor,
+    /// Which operator, where it is one.
+    pub operator: Option<Operator>,
+}
+
+impl From<AccountId> for Principal {
+    fn from(account: AccountId) -> Self {
+        Self { actor: Actor::Account(account), operator: None }
+    }
+}
+
+impl From<Operator> for Principal {
+    fn from(operator: Operator) -> Self {
+        Self { actor: Actor::Operator, operator: Some(operator) }
+    }
 }
 
 /// Why nobody knows who asks.
@@ -126,12 +165,37 @@ fn claim(parts: &Parts<'_>) -> Option<String> {
     credential.split('/').next().map(str::to_owned)
 }
 
+/// What a credential says about whom it is of.
+#[derive(Clone, Copy)]
+enum Claimed<'a> {
+    /// A bearer token.
+    Token(&'a str),
+    /// An access key.
+    AccessKey(&'a str),
+}
+
+impl<'a> Claimed<'a> {
+    fn text(self) -> &'a str {
+        match self {
+            Self::Token(text) | Self::AccessKey(text) => text,
+        }
+    }
+
+    fn access_key(self) -> Option<&'a str> {
+        match self {
+            Self::Token(_) => None,
+            Self::AccessKey(key) => Some(key),
+        }
+    }
+}
+
 /// Recognises callers.
 #[derive(Clone)]
 pub struct Access {
     engine: Arc<Engine>,
-    /// SHA-256 of the operators' token of now.
-    operator_token: Arc<RwLock<[u8; 32]>>,
+    /// The operators of now.
+    operators: Arc<RwLock<Arc<Operators>>>,
+    failures: Arc<Failures>,
     replays: Arc<Mutex<Replays>>,
     sessions: Arc<Sessions>,
     guard: Arc<Guard>,
@@ -164,11 +228,12 @@ impl Pending {
 }
 
 impl Access {
-    /// Knows the accounts of an engine, and the operators by their token.
-    pub fn new(engine: Arc<Engine>, operator_token: &str, vault: Arc<Vault>) -> Self {
+    /// Knows the accounts of an engine, and these operators.
+    pub fn new(engine: Arc<Engine>, operators: Operators, vault: Arc<Vault>) -> Self {
         Self {
             engine,
-            operator_token: Arc::new(RwLock::new(secret::sha256(operator_token.as_bytes()))),
+            operators: Arc::new(RwLock::new(Arc::new(operators))),
+            failures: Arc::default(),
             replays: Arc::default(),
             sessions: Arc::default(),
             guard: Arc::default(),
@@ -212,8 +277,28 @@ impl Access {
         self.guard.tune(rates);
     }
 
-    fn operator_token(&self) -> [u8; 32] {
-        *self.operator_token.read().unwrap_or_else(PoisonError::into_inner)
+    fn operators(&self) -> Arc<Operators> {
+        Arc::clone(&self.operators.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Which operator a certificate with these names is of.
+    pub fn operator_by_certificate(&self, names: &[String]) -> Option<Operator> {
+        self.operators().by_certificate(names).cloned()
+    }
+
+    /// Tells the audit trail of somebody who was refused.
+    pub fn record(&self, origin: &Origin, refusal: Refusal<'_>) {
+        self.failures.record(&self.engine, origin, refusal);
+    }
+
+    /// Tells the audit trail of a credential that was wrong. Tokens are not told: they may be another's, or nearly right.
+    fn record_wrong(&self, origin: &Origin, access_key: Option<&str>, error: &AccessError) {
+        let account = access_key
+            .and_then(|key| self.engine.read(|state, _| state.by_access_key(key).map(|(account, _)| account.clone())));
+        let target = access_key.map_or_else(|| "bearer token".to_owned(), |key| format!("access key {key}"));
+        let (action, reason) = ("SignIn", error.to_string());
+        let refusal = Refusal { actor: "unknown", action, target: &target, reason: &reason, account: account.as_ref() };
+        self.record(origin, refusal);
     }
 
     /// Counts a request of an account.
@@ -235,19 +320,21 @@ impl Access {
     /// Looks at a credential, if there were not too many wrong ones, and takes note of whether it is right.
     fn guarded<T>(
         &self,
-        from: Source,
-        claim: Option<&str>,
+        origin: &Origin,
+        claim: Option<Claimed<'_>>,
         look: impl FnOnce() -> Result<T, AccessError>,
     ) -> Result<T, AccessError> {
         // A session's cookie has 256 random bits, and where nothing is said nothing is guessed.
         let Some(claimed) = claim else { return look() };
-        let claim: Claim = secret::sha256(claimed.as_bytes());
+        let from = Source::from(origin.address);
+        let claim: Claim = secret::sha256(claimed.text().as_bytes());
         self.admit(from, claim)?;
         let looked = look();
         match &looked {
             Ok(_) => self.guard.right(from, claim),
-            Err(AccessError::UnknownToken | AccessError::WrongSignature | AccessError::WrongKey) => {
+            Err(error @ (AccessError::UnknownToken | AccessError::WrongSignature | AccessError::WrongKey)) => {
                 self.guard.wrong(from, claim);
+                self.record_wrong(origin, claimed.access_key(), error);
             }
             Err(_) => {}
         }
@@ -259,12 +346,12 @@ impl Access {
         &self,
         access_key: &str,
         secret_key: &str,
-        from: Source,
-    ) -> Result<(String, Actor), SignInError> {
-        let account = self.guarded(from, Some(access_key), || self.by_key(access_key, secret_key))?;
-        let actor = Actor::Account(account);
+        origin: &Origin,
+    ) -> Result<(String, Principal), SignInError> {
+        let claimed = Some(Claimed::AccessKey(access_key));
+        let principal = Principal::from(self.guarded(origin, claimed, || self.by_key(access_key, secret_key))?);
         let with = OpenedWith::AccessKey(access_key.to_owned());
-        Ok((self.sessions.open(actor.clone(), with, self.engine.now_ms())?, actor))
+        Ok((self.sessions.open(principal.clone(), with, self.engine.now_ms())?, principal))
     }
 
     fn by_key(&self, access_key: &str, secret_key: &str) -> Result<AccountId, AccessError> {
@@ -275,13 +362,15 @@ impl Access {
     }
 
     /// Opens a session for who has a bearer token. Returns what its cookie is to say, and who it is.
-    pub fn sign_in_by_token(&self, token: &str, from: Source) -> Result<(String, Actor), SignInError> {
-        let Caller { actor, .. } = self.guarded(from, Some(token), || self.by_token(token))?;
+    pub fn sign_in_by_token(&self, token: &str, origin: &Origin) -> Result<(String, Principal), SignInError> {
+        let claimed = Some(Claimed::Token(token));
+        let Caller { actor, operator, .. } = self.guarded(origin, claimed, || self.by_token(token))?;
         let with = match &actor {
             Actor::Account(_) => OpenedWith::TokenHash(secret::token_hash(token)),
             _ => OpenedWith::OperatorToken(secret::sha256(token.as_bytes())),
         };
-        Ok((self.sessions.open(actor.clone(), with, self.engine.now_ms())?, actor))
+        let principal = Principal { actor, operator };
+        Ok((self.sessions.open(principal.clone(), with, self.engine.now_ms())?, principal))
     }
 
     /// Ends the session whose cookie comes with a request.
@@ -298,11 +387,11 @@ impl Access {
         }
         let by_itself = parts.headers.get(session::PAGE).is_some_and(|page| page == session::BY_ITSELF);
         let now_ms = self.engine.now_ms();
-        let operator_token = self.operator_token();
-        let actor = self
+        let operators = self.operators();
+        let principal = self
             .engine
-            .read(|state, _| self.sessions.whose(said, &Valid { state, operator_token }, now_ms, !by_itself))?;
-        Ok(Caller { actor, signed: None, service: None, region: None })
+            .read(|state, _| self.sessions.whose(said, &Valid { state, operators: &operators }, now_ms, !by_itself))?;
+        Ok(Caller::of(principal))
     }
 
     /// The engine whose accounts it knows.
@@ -310,35 +399,38 @@ impl Access {
         Arc::clone(&self.engine)
     }
 
-    /// Knows the operators by another token from now on. Sessions that were opened with the one before have ended. Returns
-    /// whether it is another.
-    pub fn replace_operator_token(&self, operator_token: &str) -> bool {
-        let new = secret::sha256(operator_token.as_bytes());
-        let mut known = self.operator_token.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *known, new) != new
+    /// Knows other operators, or other tokens of theirs, from now on. Sessions that were opened with what is none any more have
+    /// ended. Returns whether anything is another.
+    pub fn replace_operators(&self, operators: Operators) -> bool {
+        let mut known = self.operators.write().unwrap_or_else(PoisonError::into_inner);
+        let differs = **known != operators;
+        *known = Arc::new(operators);
+        differs
     }
 
     /// Finds out who asks, as far as the head of a request says it: everything that can be refused without the body is.
-    pub fn identify(&self, head: &Parts<'_>, from: Source) -> Result<Identified, AccessError> {
+    pub fn identify(&self, head: &Parts<'_>, origin: &Origin) -> Result<Identified, AccessError> {
         let authorization = head.header("authorization").unwrap_or_default();
         if !authorization.starts_with("JDCLOUD") {
-            return self.guarded(from, claim(head).as_deref(), || self.whose(head)).map(Identified::Known);
+            let token = claim(head);
+            let claimed = token.as_deref().map(Claimed::Token);
+            return self.guarded(origin, claimed, || self.whose(head)).map(Identified::Known);
         }
         // Dates are told by clocks of the day. How long something is remembered is told by the time that passes, which
         // nobody can set.
         let (now_ms, wall_ms) = (self.engine.now_ms(), self.engine.wall_ms());
         let mut signature = Signature::read(&authorization, head, wall_ms)?;
         signature.until_ms = signature.until_ms.saturating_sub(wall_ms).saturating_add(now_ms);
-        self.admit(from, secret::sha256(signature.access_key.as_bytes()))?;
+        self.admit(origin.address.into(), secret::sha256(signature.access_key.as_bytes()))?;
         let key = self.secret_key(&signature.access_key);
         Ok(Identified::Signed(Pending { signature, key }))
     }
 
     /// Finds out who has signed a request, with the body's hash in its `parts`.
-    pub fn verify(&self, pending: Pending, parts: &Parts<'_>, from: Source) -> Result<Caller, AccessError> {
+    pub fn verify(&self, pending: Pending, parts: &Parts<'_>, origin: &Origin) -> Result<Caller, AccessError> {
         let Pending { signature, key } = pending;
         // Of many that came at once the others may have been wrong meanwhile.
-        self.guarded(from, Some(&signature.access_key), || {
+        self.guarded(origin, Some(Claimed::AccessKey(&signature.access_key)), || {
             let secret = key.as_ref().map_or("", |(_, secret)| secret);
             // It takes as long where the key is nobody's.
             let is_right = signature.verify(parts, secret);
@@ -347,6 +439,7 @@ impl Access {
         let (account, _) = key.ok_or(AccessError::WrongSignature)?;
         Ok(Caller {
             actor: Actor::Account(account),
+            operator: None,
             signed: Some(Signed { signature: signature.value, until_ms: signature.until_ms }),
             service: Some(signature.service),
             region: Some(signature.region),
@@ -381,13 +474,10 @@ impl Access {
 
     fn by_token(&self, token: &str) -> Result<Caller, AccessError> {
         let hash = secret::sha256(token.as_bytes());
-        // Hashes of random tokens may be compared in any time: nobody can steer them.
-        let actor = if hash == self.operator_token() {
-            Actor::Operator
-        } else {
-            let account = self.engine.read(|state, _| state.by_token_hash(&secret::hex(&hash)).cloned());
-            Actor::Account(account.ok_or(AccessError::UnknownToken)?)
-        };
-        Ok(Caller { actor, signed: None, service: None, region: None })
+        if let Some(operator) = self.operators().by_token(&hash) {
+            return Ok(Caller::of(operator.clone().into()));
+        }
+        let account = self.engine.read(|state, _| state.by_token_hash(&secret::hex(&hash)).cloned());
+        Ok(Caller::of(account.ok_or(AccessError::UnknownToken)?.into()))
     }
 }

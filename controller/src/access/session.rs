@@ -3,8 +3,8 @@
 //! A session is worth no more than the credential that it was opened with: when that is taken away, the session ends.
 //! Sessions are kept in memory, by the SHA-256 of what the cookie says; a restart of the controller ends them.
 
-use super::{AccessError, secret};
-use crate::model::{Actor, state::State};
+use super::{AccessError, Principal, operators::Operators, secret};
+use crate::model::state::State;
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -34,7 +34,7 @@ pub enum OpenedWith {
     AccessKey(String),
     /// A bearer token, by its SHA-256 in hexadecimal.
     TokenHash(String),
-    /// The operators' token, by its SHA-256.
+    /// An operator's token, by its SHA-256.
     OperatorToken([u8; 32]),
 }
 
@@ -42,24 +42,24 @@ pub enum OpenedWith {
 pub struct Valid<'a> {
     /// Those of accounts.
     pub state: &'a State,
-    /// The SHA-256 of the operators' token.
-    pub operator_token: [u8; 32],
+    /// Those of operators.
+    pub operators: &'a Operators,
 }
 
 impl OpenedWith {
     /// Whose credential it still is.
-    fn still(&self, Valid { state, operator_token }: &Valid<'_>) -> Option<Actor> {
+    fn still(&self, Valid { state, operators }: &Valid<'_>) -> Option<Principal> {
         let account = match self {
             Self::AccessKey(key) => state.by_access_key(key).map(|(account, _)| account),
             Self::TokenHash(hash) => state.by_token_hash(hash),
-            Self::OperatorToken(hash) => return (hash == operator_token).then_some(Actor::Operator),
+            Self::OperatorToken(hash) => return operators.by_token(hash).cloned().map(Principal::from),
         };
-        account.cloned().map(Actor::Account)
+        account.cloned().map(Principal::from)
     }
 }
 
 struct Session {
-    actor: Actor,
+    principal: Principal,
     with: OpenedWith,
     opened_ms: u64,
     used_ms: u64,
@@ -83,34 +83,40 @@ impl Sessions {
     }
 
     /// Opens a session. Returns what the cookie is to say.
-    pub fn open(&self, actor: Actor, with: OpenedWith, now_ms: u64) -> Result<String, secret::NoRandomness> {
+    pub fn open(&self, principal: Principal, with: OpenedWith, now_ms: u64) -> Result<String, secret::NoRandomness> {
         let said = secret::random_hex(32)?;
         let mut sessions = self.lock();
         sessions.retain(|_, session| !session.has_ended(now_ms));
-        let own = sessions.iter().filter(|(_, session)| session.actor == actor);
+        let own = sessions.iter().filter(|(_, session)| session.principal == principal);
         let mut own: Vec<_> = own.map(|(hash, session)| (session.used_ms, *hash)).collect();
         own.sort_unstable();
         for (_, hash) in own.iter().rev().skip(MOST - 1) {
             sessions.remove(hash);
         }
-        let session = Session { actor, with, opened_ms: now_ms, used_ms: now_ms };
+        let session = Session { principal, with, opened_ms: now_ms, used_ms: now_ms };
         sessions.insert(secret::sha256(said.as_bytes()), session);
         Ok(said)
     }
 
     /// Whose session it is. With `keep_alive`, it lasts longer because of that.
-    pub fn whose(&self, said: &str, valid: &Valid<'_>, now_ms: u64, keep_alive: bool) -> Result<Actor, AccessError> {
+    pub fn whose(
+        &self,
+        said: &str,
+        valid: &Valid<'_>,
+        now_ms: u64,
+        keep_alive: bool,
+    ) -> Result<Principal, AccessError> {
         let hash = secret::sha256(said.as_bytes());
         let mut sessions = self.lock();
         let session = sessions.get_mut(&hash).ok_or(AccessError::NoSession)?;
-        if session.has_ended(now_ms) || session.with.still(valid).as_ref() != Some(&session.actor) {
+        if session.has_ended(now_ms) || session.with.still(valid).as_ref() != Some(&session.principal) {
             sessions.remove(&hash);
             return Err(AccessError::NoSession);
         }
         if keep_alive {
             session.used_ms = now_ms;
         }
-        Ok(session.actor.clone())
+        Ok(session.principal.clone())
     }
 
     /// Ends a session. One that has ended before is none, which is the same.
@@ -145,10 +151,12 @@ pub fn is_from_others_page(headers: &http::HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cps_peering_config::{id::AccountId, settings::OperatorRole};
     use http::{HeaderMap, header};
+    use std::sync::LazyLock;
 
-    fn acme() -> Actor {
-        Actor::Account("acme".parse().unwrap())
+    fn acme() -> Principal {
+        Principal::from("acme".parse::<AccountId>().unwrap())
     }
 
     fn state() -> State {
@@ -164,7 +172,8 @@ mod tests {
     }
 
     fn valid(state: &State) -> Valid<'_> {
-        Valid { state, operator_token: [7; 32] }
+        static OPERATORS: LazyLock<Operators> = LazyLock::new(|| Operators::new("t"));
+        Valid { state, operators: &OPERATORS }
     }
 
     fn key() -> OpenedWith {
@@ -199,13 +208,31 @@ mod tests {
     }
 
     #[test]
-    fn an_operators_session_ends_with_the_token() {
+    fn an_operators_session_ends_with_the_token_and_with_the_role() {
         let (sessions, state) = (Sessions::default(), state());
-        let said = sessions.open(Actor::Operator, OpenedWith::OperatorToken([7; 32]), 0).unwrap();
-        assert_eq!(sessions.whose(&said, &valid(&state), 1, true), Ok(Actor::Operator));
-        let replaced = Valid { state: &state, operator_token: [8; 32] };
-        assert_eq!(sessions.whose(&said, &replaced, 1, true), Err(AccessError::NoSession));
-        assert_eq!(sessions.whose(&said, &valid(&state), 1, true), Err(AccessError::NoSession), "it is gone for good");
+        let hash = |token: &str| secret::sha256(token.as_bytes());
+        let named = |role| {
+            let mut operators = Operators::new("t");
+            operators.add("li", role, Some("li's"), "urn:li").unwrap();
+            operators
+        };
+        let of =
+            |operators: &Operators, token: &str| Principal::from(operators.by_token(&hash(token)).unwrap().clone());
+        let before = named(OperatorRole::Read);
+        let valid = Valid { state: &state, operators: &before };
+        for token in ["t", "li's"] {
+            let open = || sessions.open(of(&before, token), OpenedWith::OperatorToken(hash(token)), 0).unwrap();
+            let said = open();
+            assert_eq!(sessions.whose(&said, &valid, 1, true), Ok(of(&before, token)));
+            let replaced = Operators::new("another");
+            let without = Valid { state: &state, operators: &replaced };
+            assert_eq!(sessions.whose(&said, &without, 1, true), Err(AccessError::NoSession));
+            assert_eq!(sessions.whose(&said, &valid, 1, true), Err(AccessError::NoSession), "it is gone for good");
+        }
+        let said = sessions.open(of(&before, "li's"), OpenedWith::OperatorToken(hash("li's")), 0).unwrap();
+        let raised = named(OperatorRole::Admin);
+        let other = Valid { state: &state, operators: &raised };
+        assert_eq!(sessions.whose(&said, &other, 1, true), Err(AccessError::NoSession), "it is another's now");
     }
 
     #[test]

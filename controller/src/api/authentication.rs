@@ -3,11 +3,14 @@
 use super::{
     Api,
     body::{self, Sender},
-    response::{Failure, asked_by},
+    response::{Failure, RequestId, asked_by},
 };
 use crate::{
     access::{
-        AccessError, Caller, Identified, is_read,
+        Access, AccessError, Caller, Identified,
+        failures::{Origin, Refusal},
+        is_read,
+        operators::{self, Operator},
         rate::Source,
         session,
         signature::{NO_BODY, Parts},
@@ -22,7 +25,6 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use cps_peering_config::tls::OPERATOR;
 use cps_peering_http::{Connection, tls::Peer};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -30,16 +32,20 @@ use std::{
 };
 
 /// From where a request came.
-pub(super) fn source(extensions: &Extensions) -> Source {
-    let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
-    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into()
+pub(super) fn origin(extensions: &Extensions) -> Origin {
+    let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip().to_canonical());
+    let request = extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    Origin { address: address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), request }
 }
 
-/// Whether the client's certificate says who asks: that of the control plane says as much as the operators' token. Who sends a
-/// token or a signature is who that says.
-pub(super) fn is_operator_by_certificate(extensions: &Extensions, headers: &HeaderMap) -> bool {
-    let is_operator = extensions.get::<Peer>().is_some_and(|peer| peer.is(OPERATOR));
-    is_operator && !headers.contains_key(http::header::AUTHORIZATION)
+/// Which operator asks, where the client's certificate says it. Who sends a token or a signature is who that says.
+pub(super) fn operator_by_certificate(
+    access: &Access,
+    extensions: &Extensions,
+    headers: &HeaderMap,
+) -> Option<Operator> {
+    let peer = extensions.get::<Peer>().filter(|_| !headers.contains_key(http::header::AUTHORIZATION))?;
+    access.operator_by_certificate(&peer.names)
 }
 
 /// Finds out who asks, before anything else is looked at.
@@ -64,14 +70,14 @@ pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Re
 /// What the head says.
 fn identify(api: &Api, parts: &request::Parts) -> Result<Identified, Failure> {
     let head = as_signed(parts);
-    if is_operator_by_certificate(&parts.extensions, &parts.headers) {
+    if let Some(operator) = operator_by_certificate(&api.access, &parts.extensions, &parts.headers) {
         // A browser sends the certificate whoever's page asks; what that page learns of an answer is nothing.
         if !is_read(head.method) && session::is_from_others_page(head.headers) {
             return Err(AccessError::OthersPageByCertificate.into());
         }
-        return Ok(Identified::Known(Caller { actor: Actor::Operator, signed: None, service: None, region: None }));
+        return Ok(Identified::Known(Caller::of(operator.into())));
     }
-    Ok(api.access.identify(&head, source(&parts.extensions))?)
+    Ok(api.access.identify(&head, &origin(&parts.extensions))?)
 }
 
 /// Who asks, and the body. Of callers whom the head tells, the limits are looked at before the body is read.
@@ -81,7 +87,8 @@ async fn caller(
     identified: Identified,
     body: Body,
 ) -> Result<(Caller, body::Whole), Failure> {
-    let from = source(&parts.extensions);
+    let origin = origin(&parts.extensions);
+    let from = Source::from(origin.address);
     match identified {
         Identified::Known(caller) => {
             admit(api, parts, &caller)?;
@@ -92,7 +99,7 @@ async fn caller(
             let sender = if pending.is_nobody() { Sender::Nobody } else { Sender::Tenant };
             let body = body::read(body, &parts.headers, sender, from, &api.body_memory).await?;
             let whole = Parts { body: body.hash, ..as_signed(parts) };
-            let caller = api.access.verify(pending, &whole, from)?;
+            let caller = api.access.verify(pending, &whole, &origin)?;
             meant_for(&caller, parts.uri.path())?;
             admit(api, parts, &caller)?;
             // Last, so that nothing is remembered of requests that are refused.
@@ -115,7 +122,7 @@ fn as_signed(parts: &request::Parts) -> Parts<'_> {
 
 /// Counts a request, and the connection, among those of whoever asks.
 fn admit(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failure> {
-    asked_by(&caller.actor);
+    asked_by(&caller.word());
     if let Some(account) = caller.actor.account() {
         api.access.count(account)?;
     }
@@ -145,12 +152,31 @@ fn meant_for(caller: &Caller, path: &str) -> Result<(), Failure> {
     }
 }
 
-pub(super) async fn operators_only(request: axum::extract::Request, next: Next) -> Response {
-    match request.extensions().get::<Caller>().map(|caller| &caller.actor) {
-        Some(Actor::Operator) => next.run(request).await,
-        Some(_) => Failure::forbidden("operators only").into_response(),
-        None => Failure::from(AccessError::Missing).into_response(),
+/// Lets operators on, as far as their roles go.
+pub(super) async fn operators_only(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
+    let Some(caller) = request.extensions().get::<Caller>() else {
+        return Failure::from(AccessError::Missing).into_response();
+    };
+    let Some(operator) = &caller.operator else { return Failure::forbidden("operators only").into_response() };
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    let needed = operators::needed(method, path);
+    if operator.role >= needed {
+        return next.run(request).await;
     }
+    let reason = format!(
+        "Permission denied: {operator} has the role {}, and this needs {}",
+        operator.role.word(),
+        needed.word()
+    );
+    let refusal = Refusal {
+        actor: &operator.to_string(),
+        action: "PermissionDenied",
+        target: &format!("{method} {path}"),
+        reason: &reason,
+        account: None,
+    };
+    api.access.record(&origin(request.extensions()), refusal);
+    Failure::forbidden(reason).into_response()
 }
 
 /// The signature of a change that is not in the store yet. What was refused, or changed nothing, must not be done later, when

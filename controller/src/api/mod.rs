@@ -5,8 +5,10 @@ mod authentication;
 mod body;
 mod console;
 pub mod health;
+mod json;
 mod openapi;
 mod operator;
+mod page;
 mod query;
 mod request;
 mod response;
@@ -105,7 +107,7 @@ pub(crate) fn static_routes() -> Router {
 /// The routes.
 pub fn router(api: Api, registry: Arc<Registry>) -> Router {
     let (measured, engine) = (api.engine.metrics().clone(), Arc::clone(&api.engine));
-    let operator = operator_routes().layer(middleware::from_fn(authentication::operators_only));
+    let operator = operator_routes().layer(middleware::from_fn_with_state(api.clone(), authentication::operators_only));
     let routes = tenant_routes().nest("/admin/v1", operator);
     Router::new()
         .merge(routes.layer(middleware::from_fn_with_state(api.clone(), authentication::recognise)))

@@ -1,27 +1,9 @@
-//! What stands behind the `?`: pages, filters and tags in JD Cloud's form (`filters.1.name=…&filters.1.values.1=…`).
+//! What stands behind the `?`: filters and tags in JD Cloud's form (`filters.1.name=…&filters.1.values.1=…`). Pages are in
+//! [`page`](super::page).
 
 use super::response::Failure;
+use cps_peering_config::text::quote;
 use std::collections::BTreeMap;
-
-/// Which page of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Page {
-    /// From 1.
-    pub(super) number: usize,
-    /// Entries per page.
-    pub(super) size: usize,
-}
-
-impl Page {
-    /// The entries on this page. Behind the last page the last one is shown, as JD Cloud does.
-    pub(super) fn of<T>(self, mut entries: Vec<T>) -> Vec<T> {
-        let last = entries.len().div_ceil(self.size).max(1);
-        let first = (self.number.min(last) - 1) * self.size;
-        entries.drain(..first);
-        entries.truncate(self.size);
-        entries
-    }
-}
 
 /// The parameters of a request, by name.
 #[derive(Debug, Default)]
@@ -53,7 +35,8 @@ impl Parameters {
                 Some((is_tag, rest)) if !filters.is_empty() => {
                     let legal = take_numbered(&mut numbered, is_tag, rest, &value);
                     legal.ok_or_else(|| {
-                        let rule = "expected filters.N.name, filters.N.values.M, tags.N.key or tags.N.values.M";
+                        let rule =
+                            "expected filters.N.name, filters.N.values.M, tags.N.key or tags.N.values.M, each once";
                         Failure::field(name.as_str(), rule)
                     })?;
                 }
@@ -104,14 +87,12 @@ impl Parameters {
         number.map(Some).ok_or_else(|| Failure::field(name, rule()))
     }
 
-    /// `pageNumber` and `pageSize`.
-    pub(super) fn page(&self, smallest: u64) -> Result<Page, Failure> {
-        const LARGEST: u64 = 100;
-        const USUAL: u64 = 20;
-        let number = self.number("pageNumber", 1, u64::from(i32::MAX.unsigned_abs()))?.unwrap_or(1);
-        let size = self.number("pageSize", smallest, LARGEST)?.unwrap_or(USUAL);
-        let whole = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        Ok(Page { number: whole(number), size: whole(size) })
+    /// Refuses values of a filter that nothing can have.
+    pub(super) fn only(&self, filter: &str, words: &[&str]) -> Result<(), Failure> {
+        let wanted = self.filters.get(filter).into_iter().flatten();
+        let unknown = wanted.into_iter().find(|value| !words.contains(&value.as_str()));
+        let rule = |value: &str| format!("{} is no {filter}; there are {}", quote(value), words.join(", "));
+        unknown.map_or(Ok(()), |value| Err(Failure::field(filter, rule(value))))
     }
 
     /// Whether a filter lets something through that has one of these values. There may be no such filter.
@@ -132,11 +113,15 @@ fn take_numbered(numbered: &mut BTreeMap<(bool, u32), Numbered>, is_tag: bool, r
     let (number, what) = rest.split_once('.')?;
     let entry = numbered.entry((is_tag, number.parse().ok()?)).or_default();
     match what.split_once('.') {
-        None if what == (if is_tag { "key" } else { "name" }) => entry.name = Some(value.to_owned()),
+        None if what == (if is_tag { "key" } else { "name" }) && entry.name.is_none() => {
+            entry.name = Some(value.to_owned());
+        }
         // Equality is the only operator that JD Cloud's clients send here.
         None if what == "operator" && value == "eq" && !is_tag => {}
         Some(("values", place)) => {
-            entry.values.insert(place.parse().ok()?, value.to_owned());
+            if entry.values.insert(place.parse().ok()?, value.to_owned()).is_some() {
+                return None;
+            }
         }
         _ => return None,
     }
@@ -160,7 +145,9 @@ mod tests {
         assert!(parameters.lets_through("state", &["pending"]) && !parameters.lets_through("state", &["expired"]));
         assert!(parameters.lets_through("vpcId", &["whatever"]));
         assert!(parameters.tagged(|key| (key == "k").then_some("v")) && !parameters.tagged(|_| Some("w")));
-        assert_eq!(parameters.page(10).unwrap(), Page { number: 1, size: 10 });
+        assert!(parameters.only("state", &["active", "pending"]).is_ok() && parameters.only("vpcId", &[]).is_ok());
+        let refused = format!("{:?}", parameters.only("state", &["active"]).unwrap_err());
+        assert!(refused.contains("pending") && refused.contains("\"state\""), "{refused}");
     }
 
     #[test]
@@ -171,38 +158,30 @@ mod tests {
             "filters.x.name=vpcId",
             "filters.1.values.1=a",
             "pageNumber=1&pageNumber=2",
+            "filters.1.name=vpcId&filters.1.name=state",
+            "filters.1.name=vpcId&filters.1.values.1=a&filters.1.values.1=b",
+            "tags.1.key=a&tags.1.key=b",
         ] {
             assert!(read(query).is_err(), "{query}");
         }
-        for (query, legal) in
-            [("pageSize=9", false), ("pageSize=101", false), ("pageNumber=0", false), ("pageSize=100", true)]
-        {
-            assert_eq!(read(query).unwrap().page(10).is_ok(), legal, "{query}");
-        }
-    }
-
-    #[test]
-    fn behind_the_last_page_is_the_last_page() {
-        let page = |number| Page { number, size: 10 }.of((0..25).collect());
-        assert_eq!(page(1), (0..10).collect::<Vec<_>>());
-        assert_eq!(page(3), (20..25).collect::<Vec<_>>());
-        assert_eq!(page(9), (20..25).collect::<Vec<_>>());
-        assert!(Page { number: 1, size: 10 }.of(Vec::<u8>::new()).is_empty());
     }
 }
 
 #[cfg(test)]
 mod fuzzed {
     use super::*;
-    use crate::fuzz::fuzz;
+    use crate::{
+        api::page::{Page, Sort},
+        fuzz::fuzz,
+    };
 
     #[test]
     fn query() {
         fuzz("query", |input| {
             let text = String::from_utf8_lossy(input);
-            let read = Parameters::read(Some(&text), &["pageNumber", "pageSize", "vpcId", "name"], &["vpcId"]);
-            if let Ok(parameters) = read {
-                let _ = parameters.page(10);
+            let known = ["pageNumber", "pageSize", "marker", "sort", "vpcId", "name"];
+            if let Ok(parameters) = Parameters::read(Some(&text), &known, &["vpcId"]) {
+                let _ = Page::read(&parameters, Sort::Id);
                 let _ = parameters.number("pageNumber", 1, 100);
                 parameters.lets_through("vpcId", &["vpc-a"]);
                 parameters.tagged(|_| Some("b"));

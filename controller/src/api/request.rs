@@ -1,7 +1,7 @@
 //! From an HTTP request to what is asked.
 
 use super::{
-    Api,
+    Api, authentication, json,
     response::{Failure, RequestId},
 };
 use crate::{
@@ -26,6 +26,8 @@ pub(super) struct RequestContext {
     pub(super) api: Api,
     pub(super) caller: Caller,
     request_id: String,
+    /// The address of the client.
+    from: String,
 }
 
 impl FromRequestParts<Api> for RequestContext {
@@ -34,7 +36,9 @@ impl FromRequestParts<Api> for RequestContext {
     async fn from_request_parts(parts: &mut request::Parts, api: &Api) -> Result<Self, Failure> {
         let caller = parts.extensions.get::<Caller>().cloned().ok_or(AccessError::Missing)?;
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        Ok(Self { api: api.clone(), caller, request_id })
+        let address = authentication::origin(&parts.extensions).address;
+        let from = if address.is_unspecified() { String::new() } else { address.to_string() };
+        Ok(Self { api: api.clone(), caller, request_id, from })
     }
 }
 
@@ -45,6 +49,8 @@ impl RequestContext {
             id: self.request_id.clone(),
             token,
             signed: self.caller.signed.clone(),
+            operator: self.caller.operator.as_ref().and_then(|operator| operator.name.clone()),
+            from: self.from.clone(),
             command,
         }
     }
@@ -136,11 +142,14 @@ impl Regional {
     pub(super) fn body<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Failure> {
         let mut fields = match body {
             [] => serde_json::Map::new(),
-            body => match serde_json::from_slice(body) {
-                Ok(Value::Object(fields)) => fields,
-                Ok(_) => return Err(Failure::invalid("the body is no JSON object")),
-                Err(error) => return Err(Failure::invalid(format!("the body is no JSON: {error}"))),
-            },
+            body => {
+                json::check(body)?;
+                match serde_json::from_slice(body) {
+                    Ok(Value::Object(fields)) => fields,
+                    Ok(_) => return Err(Failure::invalid("the body is no JSON object")),
+                    Err(error) => return Err(Failure::invalid(format!("the body is no JSON: {error}"))),
+                }
+            }
         };
         fields.retain(|_, value| !value.is_null());
         for (name, value) in &self.path {
@@ -168,6 +177,7 @@ pub(super) fn read_value<T: DeserializeOwned>(value: Value) -> Result<T, Failure
 
 /// Reads a body. Errors name the field.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    json::check(body)?;
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let (path, rule) = (shorten(&error.path().to_string()), shorten(&error.inner().to_string()));

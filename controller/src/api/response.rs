@@ -6,7 +6,7 @@
 use crate::{
     access::{AccessError, TooOften},
     engine::EngineError,
-    model::{Actor, Code, CommandError, FieldViolation},
+    model::{Code, CommandError, FieldViolation},
     store::{BackupError, StoreError},
 };
 use axum::{
@@ -260,8 +260,8 @@ impl IntoResponse for Failure {
 }
 
 /// Says in the log who it is whose request is being answered.
-pub(super) fn asked_by(actor: &Actor) {
-    tracing::Span::current().record("by", tracing::field::display(actor));
+pub(super) fn asked_by(caller: &str) {
+    tracing::Span::current().record("by", caller);
 }
 
 /// A whole answer where no controller can say more, or it is not known whether something was done.

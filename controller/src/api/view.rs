@@ -1,7 +1,7 @@
 //! Records as the HTTP interfaces show them.
 
 use crate::{
-    engine::Agents,
+    engine::{Agents, Confirmation, LastReport},
     model::{
         peering::state_word,
         record::{Account, End, Host, Peering, PeeringState, Role, Side, Tag, Vpc},
@@ -18,6 +18,9 @@ use cps_peering_config::{
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
+
+/// All of JD Cloud's coarse words for states.
+pub const COARSE_WORDS: [&str; 3] = ["Initiated", "Connected", "Disconnected"];
 
 /// JD Cloud's coarse word for a state.
 fn coarse(state: &PeeringState) -> &'static str {
@@ -62,7 +65,7 @@ pub struct ChargeView {
     pub charge_retire_time: Option<String>,
 }
 
-/// A key and a value that the initiator put on a peering.
+/// A key and a value that an account put on its side of a peering.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct TagView {
     /// The key.
@@ -87,15 +90,17 @@ pub struct PeeringView {
     pub vpc_peering_name: String,
     /// `Initiated`, `Connected` or `Disconnected`.
     pub vpc_peering_state: &'static str,
-    /// What the initiator says about it.
+    /// What the initiator says about it; empty for the receiver where that is another account.
     pub description: String,
+    /// What the initiator says to the receiver.
+    pub message: String,
     /// The caller's own side.
     pub vpc_info: SideView,
     /// The other side.
     pub remote_vpc_info: SideView,
     /// When it was created.
     pub created_time: String,
-    /// Tags of the initiator.
+    /// The caller's own tags; the other account's are not shown.
     pub tags: Vec<TagView>,
     /// `pending`, `provisioning`, `active`, `suspended`, `draining`, `rejected`, `expired` or `peer_deleted`.
     pub state: &'static str,
@@ -111,8 +116,16 @@ pub struct PeeringView {
     pub bandwidth: Option<u32>,
     /// What it costs; none within a region.
     pub charge: Option<ChargeView>,
-    /// Whether every kernel concerned was seen to have it.
+    /// Whether it is known that every kernel concerned has it: the last reports of all their hosts say so, none is too old, and no
+    /// agent failed to answer since.
     pub routes_in_sync: bool,
+    /// When the host last reported that was heard longest ago of those concerned; none where there are no hosts, or one has not
+    /// reported yet.
+    pub last_report: Option<String>,
+    /// How long ago that was, in seconds.
+    pub report_age_seconds: Option<u64>,
+    /// Until when it is known that every kernel concerned had it, by the last reports; none where one of them says otherwise.
+    pub last_confirmed: Option<String>,
     /// For operators: what each host has of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<Vec<PeeringHost>>,
@@ -132,6 +145,12 @@ pub struct PeeringHost {
     /// The revision that its kernel was brought to.
     #[schema(value_type = Option<Object>)]
     pub applied: Option<Revision>,
+    /// When its agent last answered.
+    pub last_report: Option<String>,
+    /// How long ago that was, in seconds.
+    pub report_age_seconds: Option<u64>,
+    /// Why its agent could not be asked since, refused, or is not believed any more.
+    pub last_error: Option<String>,
 }
 
 /// Who looks.
@@ -175,13 +194,41 @@ fn pays(peering: &Peering, viewer: Viewer<'_>) -> bool {
     }
 }
 
-fn reason(state: &State, peering: &Peering, (role, viewer): (Role, Viewer<'_>), missing: usize) -> Option<String> {
+/// Which hosts are missing, and since when.
+fn unconfirmed(known: &Confirmation) -> String {
+    let last = known.confirmed_ms.map(|at| format!("; it was last confirmed at {}", timestamp(at)));
+    let word = if known.missing.len() == 1 { "host has" } else { "hosts have" };
+    format!("{} {word} not confirmed it{}", known.missing.len(), last.unwrap_or_default())
+}
+
+fn seconds(report: Option<LastReport>) -> Option<u64> {
+    report.map(|report| report.age_ms / 1000)
+}
+
+fn time_of(report: Option<LastReport>) -> Option<String> {
+    report.map(|report| timestamp(report.time_ms))
+}
+
+/// Why a host's agent does not say how the host stands.
+fn last_error(agents: &Agents<'_>, host: &HostId) -> Option<String> {
+    let error = agents.contact(host).and_then(|contact| contact.error.clone());
+    let too_old = || agents.last_report(host).is_some_and(|report| agents.is_too_old(report));
+    error
+        .or_else(|| too_old().then(|| format!("its last report is older than {} s", agents.max_report_age_ms() / 1000)))
+}
+
+fn reason(
+    state: &State,
+    peering: &Peering,
+    (role, viewer): (Role, Viewer<'_>),
+    known: &Confirmation,
+) -> Option<String> {
     let initiator = &peering.initiator.account;
     Some(match &peering.state {
         PeeringState::Pending if role == Role::Receiver => WARNING.to_owned(),
         PeeringState::Pending => format!("account {} has not answered", peering.receiver.account),
-        PeeringState::Provisioning => format!("{missing} hosts have not confirmed it"),
-        PeeringState::Active if missing > 0 => format!("{missing} hosts have not confirmed it"),
+        PeeringState::Provisioning => unconfirmed(known),
+        PeeringState::Active if !known.missing.is_empty() => unconfirmed(known),
         PeeringState::Suspended { .. } if !pays(peering, viewer) => {
             format!("it is suspended: ask account {initiator}, which pays for it; then it goes on by itself")
         }
@@ -192,7 +239,8 @@ fn reason(state: &State, peering: &Peering, (role, viewer): (Role, Viewer<'_>), 
             )
         }
         PeeringState::Draining { .. } => {
-            format!("it forwards nothing on any host that can be reached; {missing} hosts have not confirmed it")
+            let known = Confirmation { confirmed_ms: None, ..known.clone() };
+            format!("it forwards nothing on any host that can be reached; {}", unconfirmed(&known))
         }
         PeeringState::Ended { how: End::Rejected, .. } => {
             format!("account {} has rejected it", peering.receiver.account)
@@ -217,6 +265,14 @@ fn charge(state: &State, peering: &Peering, viewer: Viewer<'_>) -> Option<Charge
     })
 }
 
+/// The words for the state of a peering: the product's, and JD Cloud's coarse one.
+pub fn state_words(peering: &Peering, now_ms: u64) -> [&'static str; 2] {
+    if peering.has_expired(now_ms) {
+        return ["expired", coarse(&PeeringState::Ended { how: End::Expired, forget_ms: 0 })];
+    }
+    [state_word(&peering.state), coarse(&peering.state)]
+}
+
 /// A peering as one of its sides sees it. Operators see it as the initiator, with its hosts. A request whose time is up
 /// has expired, whether or not that was written down (rule L3).
 pub fn peering(
@@ -234,14 +290,19 @@ pub fn peering(
         expired = Peering { state: PeeringState::Ended { how: End::Expired, forget_ms }, ..peering.clone() };
         peering = &expired;
     }
-    let missing = agents.missing(peering);
+    let known = agents.confirmation(peering);
+    // What an account says about a peering is for itself.
+    let is_for_itself = role == Role::Initiator || !peering.is_cross_account();
     let (own, other) = peering.view(role);
     let hosts = || {
         let concerned = state.hosts_concerned(peering).into_iter();
         let host = |id: HostId| PeeringHost {
-            confirmed: !missing.contains(&id),
+            confirmed: !known.missing.contains(&id),
             desired: state.hosts().get(&id).map(|host| state.revision_of(host)),
             applied: agents.contact(&id).and_then(|contact| contact.report.as_ref()?.applied),
+            last_report: time_of(agents.last_report(&id)),
+            report_age_seconds: seconds(agents.last_report(&id)),
+            last_error: last_error(agents, &id),
             host: id,
         };
         concerned.map(host).collect()
@@ -250,19 +311,23 @@ pub fn peering(
         vpc_peering_id: peering.id.to_string(),
         vpc_peering_name: peering.name.clone(),
         vpc_peering_state: coarse(&peering.state),
-        description: peering.description.clone(),
+        description: if is_for_itself { peering.description.clone() } else { String::new() },
+        message: peering.message.clone(),
         vpc_info: side(state, peering, own, viewer),
         remote_vpc_info: side(state, peering, other, viewer),
         created_time: timestamp(peering.created_ms),
-        tags: peering.tags.iter().map(TagView::from).collect(),
+        tags: peering.tags_of(role).iter().map(TagView::from).collect(),
         state: state_word(&peering.state),
-        state_reason: reason(state, peering, (role, viewer), missing.len()),
+        state_reason: reason(state, peering, (role, viewer), &known),
         role: role.word(),
         expired_time: peering.expires_ms.map(timestamp),
         activated_time: peering.activated_ms.map(timestamp),
         bandwidth: peering.bandwidth,
         charge: charge(state, peering, viewer),
-        routes_in_sync: peering.forwards() && missing.is_empty(),
+        routes_in_sync: peering.forwards() && known.missing.is_empty(),
+        last_report: time_of(known.report),
+        report_age_seconds: seconds(known.report),
+        last_confirmed: known.confirmed_ms.filter(|_| peering.forwards()).map(timestamp),
         hosts: matches!(viewer, Viewer::Operator).then(hosts),
     }
 }
@@ -279,10 +344,15 @@ pub struct RouteView {
     pub next_hop: String,
     /// The VPC whose traffic it is.
     pub vpc_id: String,
-    /// Whether the kernels of all hosts with ports of that VPC were seen to have it.
+    /// Whether the kernels of all hosts with ports of that VPC are known to have it.
     pub installed: bool,
-    /// How many hosts were seen to have it.
+    /// How many hosts are known to have it.
     pub hosts: usize,
+    /// When the host last reported that was heard longest ago of those with ports of that VPC; none where there are none, or one
+    /// has not reported yet.
+    pub last_report: Option<String>,
+    /// How long ago that was, in seconds.
+    pub report_age_seconds: Option<u64>,
 }
 
 /// The CIDRs to which a side has route policies: the other's, of the families that it has itself (rule C4).
@@ -301,6 +371,7 @@ pub fn routes(state: &State, agents: &Agents<'_>, peering: &Peering, role: Role)
     let of = |from: &Side, to: &Side| -> Vec<RouteView> {
         let hosts = state.hosts_of(&from.vpc);
         let confirmed = hosts.iter().filter(|host| !missing.contains(host)).count();
+        let report = agents.oldest_report(&hosts);
         let route = |cidr: &ipnet::IpNet| RouteView {
             destination_cidr: cidr.to_string(),
             next_hop_type: "vpc_peering",
@@ -308,6 +379,8 @@ pub fn routes(state: &State, agents: &Agents<'_>, peering: &Peering, role: Role)
             vpc_id: from.vpc.to_string(),
             installed: confirmed == hosts.len(),
             hosts: confirmed,
+            last_report: time_of(report),
+            report_age_seconds: seconds(report),
         };
         destinations(from, to).map(route).collect()
     };
@@ -495,7 +568,8 @@ pub struct HostView {
     /// The revision that its kernel was brought to.
     #[schema(value_type = Option<Object>)]
     pub applied: Option<Revision>,
-    /// Whether its kernel was seen to be as it must be.
+    /// Whether its kernel is known to be as it must be: the last report says so, is not too old, and its agent did not fail to
+    /// answer since.
     pub in_sync: bool,
     /// What is wrong, in the kernel's words.
     #[schema(value_type = Vec<Object>)]
@@ -504,7 +578,9 @@ pub struct HostView {
     pub drift_repaired: Option<u64>,
     /// When its agent last answered.
     pub last_report: Option<String>,
-    /// Why its agent could not be asked.
+    /// How long ago that was, in seconds.
+    pub report_age_seconds: Option<u64>,
+    /// Why its agent could not be asked since, refused, or is not believed any more.
     pub last_error: Option<String>,
 }
 
@@ -524,8 +600,9 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
         in_sync: agents.in_sync(host),
         problems: report.map(|report| report.problems.clone()).unwrap_or_default(),
         drift_repaired: report.map(|report| report.counters.drift_repaired),
-        last_report: contact.reported_ms.map(timestamp),
-        last_error: contact.error,
+        last_report: time_of(agents.last_report(&host.id)),
+        report_age_seconds: seconds(agents.last_report(&host.id)),
+        last_error: last_error(agents, &host.id),
     }
 }
 

@@ -15,8 +15,19 @@ pub struct Contact {
     pub report: Option<HostReport>,
     /// When it came, in milliseconds since 1970-01-01 UTC.
     pub reported_ms: Option<u64>,
+    /// The same by the time since the machine's start, in milliseconds: nobody can set that clock.
+    pub reported_boot_ms: Option<u64>,
     /// Why the last attempt to reach the agent failed; none when it did not.
     pub error: Option<String>,
+}
+
+/// By what it is told whether a report still says how a host stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Freshness {
+    /// The time since the machine's start, in milliseconds.
+    pub(super) boot_ms: u64,
+    /// How old a report may be, in milliseconds.
+    pub(super) max_age_ms: u64,
 }
 
 /// What is known of the agents, seen beside the state.
@@ -24,6 +35,28 @@ pub struct Agents<'a> {
     pub(super) state: &'a State,
     pub(super) contacts: &'a OrdMap<HostId, Arc<Contact>>,
     pub(super) in_sync: &'a OrdSet<HostId>,
+    pub(super) freshness: Freshness,
+}
+
+/// What is known of whether hosts have a peering, and how old that knowledge is (rule V3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmation {
+    /// The hosts of which it is not known that they have it, or that they have it no more.
+    pub missing: Vec<HostId>,
+    /// The oldest of the last reports of all hosts concerned.
+    pub report: Option<LastReport>,
+    /// When they were all last known to have it, in milliseconds since 1970-01-01 UTC; none where the last report of one of them
+    /// says otherwise, or it has no hosts.
+    pub confirmed_ms: Option<u64>,
+}
+
+/// When a report came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastReport {
+    /// How long ago, in milliseconds.
+    pub age_ms: u64,
+    /// When, in milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
 }
 
 impl Agents<'_> {
@@ -32,14 +65,44 @@ impl Agents<'_> {
         self.contacts.get(host).map(Arc::as_ref)
     }
 
-    /// Whether the agent has said that the kernel is as the host must have it.
+    /// Whether it is known that the kernel is as the host must have it: its agent has said so, not too long ago, and has
+    /// answered since whenever it was asked (rule V3).
     pub fn in_sync(&self, host: &Host) -> bool {
-        self.in_sync.contains(&host.id)
+        self.in_sync.contains(&host.id) && self.is_current(&host.id)
     }
 
     /// Of how many hosts that is so.
     pub fn count_in_sync(&self) -> usize {
-        self.in_sync.len()
+        self.in_sync.iter().filter(|host| self.is_current(host)).count()
+    }
+
+    /// When a host's agent last reported; none where it never did.
+    pub fn last_report(&self, host: &HostId) -> Option<LastReport> {
+        let contact = self.contact(host)?;
+        let age_ms = self.freshness.boot_ms.saturating_sub(contact.reported_boot_ms?);
+        Some(LastReport { age_ms, time_ms: contact.reported_ms? })
+    }
+
+    /// The oldest of the last reports of some hosts; none where one has never reported, or there are none.
+    pub fn oldest_report<'h>(&self, hosts: impl IntoIterator<Item = &'h HostId>) -> Option<LastReport> {
+        let reports: Option<Vec<LastReport>> = hosts.into_iter().map(|host| self.last_report(host)).collect();
+        reports?.into_iter().max_by_key(|report| report.age_ms)
+    }
+
+    /// How old a report may be, in milliseconds, to say how a host stands.
+    pub fn max_report_age_ms(&self) -> u64 {
+        self.freshness.max_age_ms
+    }
+
+    /// Whether the last report is older than that.
+    pub fn is_too_old(&self, report: LastReport) -> bool {
+        report.age_ms > self.freshness.max_age_ms
+    }
+
+    /// Whether the last report says how the host stands now: it is not too old, and nothing went wrong since.
+    pub fn is_current(&self, host: &HostId) -> bool {
+        let answers = self.contact(host).is_some_and(|contact| contact.error.is_none());
+        answers && self.last_report(host).is_some_and(|report| !self.is_too_old(report))
     }
 
     pub(super) fn is_in_sync(&self, host: &Host) -> bool {
@@ -47,10 +110,20 @@ impl Agents<'_> {
         report.is_some_and(|report| report.applied == Some(self.state.revision_of(host)) && report.problems.is_empty())
     }
 
-    /// The hosts that have not confirmed yet that they have a peering, or that they have it no more.
+    /// The hosts of which it is not known that they have a peering, or that they have it no more.
     pub fn missing(&self, peering: &Peering) -> Vec<HostId> {
         let concerned = self.state.hosts_concerned(peering).into_iter();
         concerned.filter(|host| !self.confirms(host, peering)).collect()
+    }
+
+    /// What is known of whether hosts have a peering, or have it no more.
+    pub fn confirmation(&self, peering: &Peering) -> Confirmation {
+        let concerned = self.state.hosts_concerned(peering);
+        let missing = concerned.iter().filter(|host| !self.confirms(host, peering)).cloned().collect();
+        let report = self.oldest_report(&concerned);
+        let all_said_so = || concerned.iter().all(|host| self.has_confirmed(host, peering));
+        let confirmed_ms = report.filter(|_| all_said_so()).map(|report| report.time_ms);
+        Confirmation { missing, report, confirmed_ms }
     }
 
     /// One of the hosts for which an unsettled peering has to wait; none when it is settled. The last one in order:
@@ -63,8 +136,15 @@ impl Agents<'_> {
         concerned.find(|host| !self.confirms(host, peering) && !excused(host))
     }
 
-    /// Whether a host's kernel was seen to have a peering, or to have it no more. A host that is gone has nothing.
+    /// Whether it is known that a host's kernel has a peering, or has it no more. What was seen to be gone stays gone; that
+    /// something is there has to be said again and again.
     pub fn confirms(&self, host: &HostId, peering: &Peering) -> bool {
+        let lasts = || !peering.forwards() || !self.state.hosts().contains_key(host) || self.is_current(host);
+        self.has_confirmed(host, peering) && lasts()
+    }
+
+    /// Whether a host's last report says that its kernel has a peering, or has it no more. A host that is gone has nothing.
+    fn has_confirmed(&self, host: &HostId, peering: &Peering) -> bool {
         let Some(record) = self.state.hosts().get(host) else { return true };
         let Some(report) = self.contacts.get(host).and_then(|contact| contact.report.as_ref()) else { return false };
         let number = if peering.forwards() { record.config_number } else { peering.since.min(record.config_number) };

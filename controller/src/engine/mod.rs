@@ -16,7 +16,8 @@ mod waiting;
 mod writer;
 
 pub use crate::clock::{Clock, Tolerance, steady, system_clock};
-pub use host_status::{Agents, Contact};
+use host_status::Freshness;
+pub use host_status::{Agents, Confirmation, Contact, LastReport};
 use traffic::Traffic;
 
 use crate::{
@@ -98,13 +99,15 @@ struct Published {
 }
 
 impl Published {
-    fn agents(&self) -> Agents<'_> {
-        Agents { state: &self.state, contacts: &self.contacts, in_sync: &self.in_sync }
+    fn agents(&self, freshness: Freshness) -> Agents<'_> {
+        Agents { state: &self.state, contacts: &self.contacts, in_sync: &self.in_sync, freshness }
     }
 
     /// A host must have something else, or its agent has said something else.
     fn compare(&mut self, host: &HostId) {
-        if self.state.hosts().get(host).is_some_and(|host| self.agents().is_in_sync(host)) {
+        // Whether the report is new enough is looked at by whoever asks.
+        let freshness = Freshness { boot_ms: 0, max_age_ms: 0 };
+        if self.state.hosts().get(host).is_some_and(|host| self.agents(freshness).is_in_sync(host)) {
             self.in_sync.insert(host.clone());
         } else {
             self.in_sync.remove(host);
@@ -143,6 +146,8 @@ struct Shared {
     waiting: Waiting,
     /// Peerings between regions that have changed, or the ports of their VPCs, since somebody asked.
     limits_changed: Mutex<BTreeSet<PeeringId>>,
+    /// The hosts that were in sync when the sweep last looked: reports grow too old without anybody's word.
+    heard_in_sync: Mutex<BTreeSet<HostId>>,
     metrics: Metrics,
 }
 
@@ -195,6 +200,16 @@ impl Shared {
         (self.clock)()
     }
 
+    /// By what it is told whether reports are new enough, where there are so many hosts.
+    fn freshness(&self, hosts: usize) -> Freshness {
+        let max_age = {
+            let options = self.options.read().unwrap_or_else(PoisonError::into_inner);
+            // One question may be late.
+            options.report_max_age.max(2 * question_interval(options.poll, hosts))
+        };
+        Freshness { boot_ms: self.reading().boot_ms, max_age_ms: whole(max_age.as_millis()) }
+    }
+
     fn now(&self) -> Now {
         let reading = self.reading();
         self.time().now(reading)
@@ -231,6 +246,10 @@ pub struct Options {
     pub grace: Duration,
     /// Limits and periods of the rules.
     pub limits: Limits,
+    /// How often a host that is in sync is asked how it stands.
+    pub poll: Duration,
+    /// How old the last report of a host may be to say how the host stands; at least twice the time between two questions.
+    pub report_max_age: Duration,
     /// How long the audit trail is kept.
     pub audit_kept: Duration,
     /// How much room the audit trail may take.
@@ -250,6 +269,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             grace: Duration::from_secs(30),
+            poll: Duration::from_secs(15),
+            report_max_age: Duration::from_secs(45),
             limits: Limits::default(),
             audit_kept: Duration::from_hours(90 * 24),
             trail: TrailLimits::default(),
@@ -280,6 +301,16 @@ fn random_tail() -> String {
         random = std::array::from_fn(|_| fastrand::u8(..));
     }
     random.map(|byte| char::from(LETTERS[usize::from(byte) % LETTERS.len()])).iter().collect()
+}
+
+/// How many hosts that are in sync are asked per second how they stand, about.
+const ASKED_PER_S: u32 = 50;
+
+/// How long a host that is in sync is left alone at most, where it is to be every `poll` and there are so many hosts. With jitter
+/// it is three quarters of that in the middle.
+pub(crate) fn question_interval(poll: Duration, hosts: usize) -> Duration {
+    let hosts = u32::try_from(hosts).unwrap_or(u32::MAX);
+    poll.max(Duration::from_secs(1).saturating_mul(hosts) / ASKED_PER_S * 4 / 3)
 }
 
 /// Streams of hosts that need a push worker.
@@ -315,6 +346,7 @@ impl Engine {
             trail: Mutex::default(),
             waiting: Waiting::default(),
             limits_changed: Mutex::default(),
+            heard_in_sync: Mutex::default(),
             metrics: Metrics::default(),
         });
         let (jobs, queue) = mpsc::channel();
@@ -374,9 +406,10 @@ impl Engine {
         self.shared.options().limits
     }
 
-    /// Goes on with other limits and periods; the clock stays.
+    /// Goes on with other limits and periods; the clock stays, and how often hosts are asked.
     pub fn tune(&self, mut options: Options) {
         options.clock = Arc::clone(&self.shared.clock);
+        options.poll = self.shared.options().poll;
         self.shared.time().tune(options.tolerance);
         *self.shared.options.write().unwrap_or_else(PoisonError::into_inner) = options;
     }
@@ -452,6 +485,11 @@ impl Engine {
         })
     }
 
+    /// Tells the audit trail of something that is no request. It is there soon, unless the store has no room.
+    pub fn note(&self, entry: Entry) {
+        self.ask(Job::Note(Box::new(entry)));
+    }
+
     /// Looks into the audit trail, the newest entries first. Blocks on the disk.
     pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
         self.between_commits(|_| ());
@@ -480,7 +518,7 @@ impl Engine {
 
     /// Takes note of what an agent said, or of why it could not be asked, and moves on what waited for it.
     pub fn on_report(&self, host: &HostId, news: Result<HostReport, String>) {
-        let now_ms = self.now_ms();
+        let (now_ms, boot_ms) = (self.now_ms(), self.shared.reading().boot_ms);
         let (awaited, new) = {
             let mut published = self.shared.published_mut();
             let Some(record) = published.state.hosts().get(host) else { return };
@@ -491,7 +529,12 @@ impl Engine {
                     let new = before.report.as_ref().map(said) != Some(said(&report)) || before.error.is_some();
                     let report = HostReport { vrfs: BTreeMap::new(), sides: BTreeMap::new(), ..report };
                     let awaited = record.retiring || published.state.unsettled_on(host).next().is_some();
-                    (Contact { report: Some(report), reported_ms: Some(now_ms), error: None }, awaited, new)
+                    let reported_boot_ms = Some(boot_ms);
+                    (
+                        Contact { report: Some(report), reported_ms: Some(now_ms), reported_boot_ms, error: None },
+                        awaited,
+                        new,
+                    )
                 }
                 Err(error) => {
                     let new = before.error.as_ref() != Some(&error);
@@ -523,6 +566,15 @@ impl Engine {
             None
         });
         *self.shared.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
+        let in_sync = self.read(|state, agents| {
+            let hosts = state.hosts().values().filter(|host| agents.in_sync(host));
+            hosts.map(|host| host.id.clone()).collect::<BTreeSet<_>>()
+        });
+        let mut known = self.shared.heard_in_sync.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *known, in_sync.clone()) != in_sync {
+            self.shared.tick();
+        }
+        drop(known);
         let (done, swept) = mpsc::channel();
         self.ask(Job::Sweep(done));
         swept.recv().expect(WRITER);
@@ -545,7 +597,8 @@ impl Engine {
     /// Looks at the state and at what is known of the agents.
     pub fn read<T>(&self, look: impl FnOnce(&State, &Agents<'_>) -> T) -> T {
         let seen = self.shared.published();
-        look(&seen.state, &seen.agents())
+        let freshness = self.shared.freshness(seen.state.hosts().len());
+        look(&seen.state, &seen.agents(freshness))
     }
 
     /// How many hosts there are.

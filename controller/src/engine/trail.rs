@@ -174,6 +174,7 @@ fn entry(owner: &str, entries: usize, now_ms: u64) -> Entry {
         ),
         asked: json!({ "entries": entries }),
         accounts: account.into_iter().collect(),
+        from: String::new(),
     }
 }
 
@@ -195,6 +196,7 @@ mod tests {
             reason: "x".repeat(100),
             asked: serde_json::Value::Null,
             accounts: account.into_iter().collect(),
+            from: String::new(),
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) enum Job {
     Heard(HostId),
     /// Do what is due, move on what has waited long enough, and write down what was refused.
     Sweep(mpsc::Sender<()>),
+    /// Tell the audit trail of something that is no request.
+    Note(Box<Entry>),
     /// Look at the state when it is what the store holds, and the audit trail is whole.
     Look(Box<dyn FnOnce(&State) + Send>),
 }
@@ -188,6 +190,7 @@ impl Writer {
                     self.finish(std::mem::take(batch));
                 }
             }
+            Job::Note(entry) => self.note(&[*entry]),
             Job::Heard(host) => drop(batch.heard.insert(host)),
             Job::Sweep(done) => {
                 self.sweep(batch);
@@ -463,7 +466,8 @@ impl Writer {
         let mut commands = Vec::new();
         {
             let Published { contacts, in_sync, .. } = self.shared.published();
-            let agents = Agents { state: &self.working, contacts: &contacts, in_sync: &in_sync };
+            let freshness = self.shared.freshness(self.working.hosts().len());
+            let agents = Agents { state: &self.working, contacts: &contacts, in_sync: &in_sync, freshness };
             let mut peerings: BTreeSet<&PeeringId> = touched.iter().collect();
             peerings.extend(hosts.iter().flat_map(|host| self.working.unsettled_on(host)).map(|peering| &peering.id));
             let waited_for = |host: &HostId, id: &PeeringId| self.waits_for.get(id).is_none_or(|other| other == host);

@@ -1,7 +1,7 @@
 //! Brings what hosts must have to their agents: one worker per host, which knows only the newest target.
 
 use crate::{
-    engine::{Engine, HostTarget, NewHosts, Target},
+    engine::{Engine, HostTarget, NewHosts, Target, question_interval},
     hosts::{client::AgentClients, traffic},
     instruments::Pushed,
 };
@@ -31,9 +31,6 @@ const AT_ONCE: usize = 256;
 /// How long one of them counts. Who takes longer is waited for beside the others: hosts that are away, or slow, must not
 /// take their places.
 const COUNTS_FOR: Duration = Duration::from_millis(500);
-/// How many hosts that are in sync are asked per second how they stand, about. Where there are more hosts than the usual time
-/// between two questions allows, each is asked less often.
-const ASKED_PER_S: u32 = 50;
 
 /// What an agent answered, or why it did not.
 #[derive(Debug, Error)]
@@ -170,9 +167,7 @@ impl Worker {
 
     /// How long a host that is in sync is left alone.
     fn next_question(&mut self) -> Duration {
-        let hosts = u32::try_from(self.engine.hosts()).unwrap_or(u32::MAX);
-        // With jitter it is three quarters of that in the middle.
-        let most = self.poll.max(Duration::from_secs(1) * hosts / ASKED_PER_S * 4 / 3);
+        let most = question_interval(self.poll, self.engine.hosts());
         if std::mem::replace(&mut self.settled, true) {
             return jitter(most);
         }

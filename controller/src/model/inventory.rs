@@ -7,7 +7,7 @@ use super::{
     record::{Account, Host, Manager, Peering, PeeringState, Port, PortKey, Region, Vpc},
     state::{Change, State},
     vni,
-    vpc::check_name,
+    vpc::{self, check_name},
 };
 use cps_peering_config::{
     id::{HostId, PeeringId, RegionId, VpcId},
@@ -594,6 +594,7 @@ impl Applier<'_, '_, '_> {
         let wish = peering::Create {
             name: wanted.name.clone(),
             description: String::new(),
+            message: String::new(),
             tags: Vec::new(),
             vpc: wanted.vpc.clone(),
             region: None,
@@ -631,7 +632,7 @@ impl Applier<'_, '_, '_> {
         let which = peering::Locator { region: None, id: old.id.clone() };
         let mut fields = Vec::new();
         if old.name != wanted.name {
-            let modify = peering::Modify { which, name: Some(wanted.name.clone()), description: None };
+            let modify = peering::Modify { which, name: Some(wanted.name.clone()), description: None, tags: None };
             peering::modify(self.tx, &modify, self.context)?;
             fields.push(Field { field: "name".to_owned(), from: old.name.into(), to: wanted.name.clone().into() });
         }
@@ -702,7 +703,9 @@ impl Applier<'_, '_, '_> {
             }
             peering::reject_requests_to(self.tx, &id, self.context);
             self.note("vpc", &id, Action::Delete, Vec::new());
-            self.tx.change(Change::Vpc(id, None));
+            if let Some(vpc) = self.tx.state.vpcs().get(&id).cloned() {
+                vpc::forget(self.tx, &vpc, self.context);
+            }
         }
     }
 

@@ -341,6 +341,10 @@ pub struct Request {
     pub token: Option<String>,
     /// With what it was signed. The same signature changes something once only.
     pub signed: Option<Signed>,
+    /// Which operator asks, where it is a named one: for the audit trail.
+    pub operator: Option<String>,
+    /// The address from which it came, for the audit trail; empty where it is not known.
+    pub from: String,
     /// What is asked.
     pub command: Command,
 }
@@ -348,7 +352,15 @@ pub struct Request {
 impl Request {
     /// A request without token and signature.
     pub fn new(actor: Actor, command: Command) -> Self {
-        Self { actor, id: String::new(), token: None, signed: None, command }
+        Self { actor, id: String::new(), token: None, signed: None, operator: None, from: String::new(), command }
+    }
+
+    /// Who asks, as the audit trail says it.
+    pub(crate) fn actor_word(&self) -> String {
+        match (&self.actor, &self.operator) {
+            (Actor::Operator, Some(name)) => format!("{}/{name}", Actor::Operator),
+            (actor, _) => actor.to_string(),
+        }
     }
 }
 

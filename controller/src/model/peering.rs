@@ -46,8 +46,11 @@ pub struct Locator {
 pub struct Create {
     /// The peering's name.
     pub name: String,
-    /// What the initiator says about it.
+    /// What the initiator says about it, to itself.
     pub description: String,
+    /// What it says to the receiver.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
     /// What the initiator puts on it.
     pub tags: Vec<Tag>,
     /// The initiator's VPC.
@@ -69,6 +72,7 @@ impl Create {
     pub(super) fn check_texts(&self) -> Result<(), CommandError> {
         check_name(&self.name)?;
         check_description(&self.description)?;
+        check_message(&self.message)?;
         check_tags(&self.tags)
     }
 }
@@ -82,6 +86,9 @@ pub struct Modify {
     pub name: Option<String>,
     /// What the initiator says about it.
     pub description: Option<String>,
+    /// What is on the caller's side of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<Tag>>,
 }
 
 impl Modify {
@@ -90,7 +97,10 @@ impl Modify {
     pub(super) fn check_texts(&self) -> Result<(), CommandError> {
         self.name.as_deref().filter(|name| name.len() > MAX_NAME * MAX_UTF8).map_or(Ok(()), check_name)?;
         let long = self.description.as_deref().filter(|text| text.len() > MAX_DESCRIPTION * MAX_UTF8);
-        long.map_or(Ok(()), check_description)
+        long.map_or(Ok(()), check_description)?;
+        let tags = self.tags.as_deref().unwrap_or_default();
+        let long = |tag: &Tag| tag.key.len().max(tag.value.len()) > MAX_TAG * MAX_UTF8;
+        if tags.len() > MAX_TAGS || tags.iter().any(long) { check_tags(tags) } else { Ok(()) }
     }
 }
 
@@ -178,6 +188,11 @@ fn check_name(name: &str) -> Result<(), CommandError> {
 pub(super) fn check_description(description: &str) -> Result<(), CommandError> {
     let checked = text::check_lines(description, MAX_DESCRIPTION);
     checked.or_else(|error| invalid("description", error.to_string(), "InvalidDescription"))
+}
+
+fn check_message(message: &str) -> Result<(), CommandError> {
+    let checked = text::check_lines(message, MAX_DESCRIPTION);
+    checked.or_else(|error| invalid("message", error.to_string(), "InvalidMessage"))
 }
 
 fn check_tags(tags: &[Tag]) -> Result<(), CommandError> {
@@ -311,7 +326,9 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
         id: id.clone(),
         name: wish.name.clone(),
         description: wish.description.clone(),
+        message: wish.message.clone(),
         tags: wish.tags.clone(),
+        receiver_tags: Vec::new(),
         initiator: side(vpc),
         receiver: side(peer),
         bandwidth: wish.bandwidth,
@@ -431,10 +448,12 @@ pub(super) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how: End, cont
     }
 }
 
-/// Changes what the initiator says about a peering.
+/// Changes what the initiator says about a peering, and what either account has put on its side.
 pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
     let (mut peering, role) = find(tx.state, &modify.which, context.actor)?;
-    only(Role::Initiator, role, &peering, "change its name and description")?;
+    if modify.name.is_some() || modify.description.is_some() || modify.tags.is_none() {
+        only(Role::Initiator, role, &peering, "change its name and description")?;
+    }
     // Of what is suspended, only the end is possible (B5).
     if !peering.is_live() || matches!(peering.state, PeeringState::Suspended { .. }) {
         return wrong_state(&peering, "be changed");
@@ -447,6 +466,14 @@ pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'
     if let Some(description) = modify.description.as_ref().filter(|text| **text != peering.description) {
         check_description(description)?;
         peering.description.clone_from(description);
+    }
+    let role = role.unwrap_or(Role::Initiator);
+    if let Some(tags) = modify.tags.as_ref().filter(|tags| **tags != peering.tags_of(role)) {
+        check_tags(tags)?;
+        let (own, _) = peering.view(role);
+        let more = tags.len().saturating_sub(peering.tags_of(role).len());
+        quota::check(tx.state, Kind::Tag, (&own.account, Some(&own.region)), more, context)?;
+        peering.tags_of_mut(role).clone_from(tags);
     }
     set(tx, peering, context.now_ms);
     Ok(modify.which.id.clone())

@@ -1,7 +1,11 @@
 //! Of how many things an account may have so many: defaults are in the settings, and operators say otherwise by account and
 //! region.
 
-use super::{Code, CommandError, Context, Limits, peering, record::Account, state::State};
+use super::{
+    Code, CommandError, Context, Limits, peering,
+    record::{Account, Peering},
+    state::State,
+};
 use cps_peering_config::{
     id::{AccountId, RegionId},
     quota::Kind,
@@ -50,7 +54,10 @@ pub fn used(state: &State, kind: Kind, account: &AccountId, region: Option<&Regi
         Kind::SecondaryCidr => vpcs().map(|vpc| vpc.cidrs.len().saturating_sub(1)).sum(),
         Kind::Tag => {
             let live = region.and_then(|region| state.initiated(account, region)).into_iter().flatten();
-            live.filter_map(|(_, id)| state.peerings().get(id)).map(|peering| peering.tags.len()).sum()
+            let own: usize = live.filter_map(|(_, id)| state.peerings().get(id)).map(|it| it.tags.len()).sum();
+            let asked = |it: &&Peering| it.receiver.account == *account && Some(&it.receiver.region) == region;
+            let received = state.peerings_of_account(account).filter(|it| it.is_live() && asked(it));
+            own + received.map(|it| it.receiver_tags.len()).sum::<usize>()
         }
         Kind::ClientToken => state.tokens_of(account),
         Kind::BlockedAccount => state.accounts().get(account).map_or(0, |account| account.blocked.len()),

@@ -179,6 +179,20 @@ pub struct Account {
     /// How many of other things it may have in a region, where that is not the default.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<Kind, BTreeMap<RegionId, u32>>,
+    /// VPCs (by id) and secondary CIDRs (by VPC and CIDR, see [`cidr_key`](super::vpc::cidr_key)) that it had: to delete one again
+    /// is no error.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deleted: BTreeMap<String, Deleted>,
+}
+
+/// Something that was deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deleted {
+    /// The region it was in.
+    pub region: RegionId,
+    /// When that it was there is forgotten, in milliseconds since 1970-01-01 UTC.
+    pub forget_ms: u64,
 }
 
 impl Account {
@@ -192,6 +206,7 @@ impl Account {
             quotas: BTreeMap::new(),
             blocked: BTreeSet::new(),
             limits: BTreeMap::new(),
+            deleted: BTreeMap::new(),
         }
     }
 }
@@ -264,12 +279,18 @@ pub struct Peering {
     pub id: PeeringId,
     /// Its name, unique per account and region of the initiator.
     pub name: String,
-    /// What the initiator says about it.
+    /// What the initiator says about it, to itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// What the initiator put on it.
+    /// What the initiator says to the receiver.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// What the initiator put on it; within an account, what the account did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
+    /// What the receiver put on it, where it is another account.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receiver_tags: Vec<Tag>,
     /// The side that asked.
     pub initiator: Side,
     /// The side that was asked.
@@ -410,6 +431,22 @@ impl Peering {
         match role {
             Role::Initiator => &mut self.initiator,
             Role::Receiver => &mut self.receiver,
+        }
+    }
+
+    /// The tags of a role. Each account has its own.
+    pub fn tags_of(&self, role: Role) -> &[Tag] {
+        match role {
+            Role::Receiver if self.is_cross_account() => &self.receiver_tags,
+            Role::Initiator | Role::Receiver => &self.tags,
+        }
+    }
+
+    /// The tags of a role, to be set.
+    pub fn tags_of_mut(&mut self, role: Role) -> &mut Vec<Tag> {
+        match role {
+            Role::Receiver if self.is_cross_account() => &mut self.receiver_tags,
+            Role::Initiator | Role::Receiver => &mut self.tags,
         }
     }
 

@@ -4,7 +4,7 @@ use super::{
     Code, CommandError, Context, Transaction,
     address_rules::{cidr_violations, port_violations, still_needed},
     overlap, peering, quota,
-    record::{Manager, Vpc},
+    record::{Deleted, Manager, Vpc},
     state::{Change, State},
     vni,
 };
@@ -20,6 +20,8 @@ use std::{collections::BTreeSet, net::Ipv6Addr};
 
 /// The longest name, in characters.
 pub const MAX_NAME: usize = 60;
+/// Of how many VPCs and secondary CIDRs of an account it is known that it has deleted them: the last ones.
+const MAX_DELETED: usize = 500;
 
 /// Which VPC a command is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -202,16 +204,54 @@ pub fn remove_cidr(tx: &mut Transaction<'_>, remove: &Cidr, context: &mut Contex
     }
     tx.change(Change::Vpc(vpc.id.clone(), Some(vpc.clone())));
     overlap::copies_follow(tx, &vpc);
+    note_deleted(tx, &vpc, cidr_key(&vpc.id, &remove.cidr), context);
     Ok(vpc.id)
 }
 
 /// Removes a VPC that nothing needs (L10). Requests of others to be peered with it are rejected: strangers must not hold it.
 pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), CommandError> {
-    let vpc = find(tx.state, which, context)?;
+    let vpc = match find(tx.state, which, context) {
+        Err(_) if was_deleted(tx.state, which, context) => return Ok(()),
+        found => found?,
+    };
     if let Some(rule) = still_needed(tx.state, &vpc) {
         return Err(CommandError::one(Code::FailedPrecondition, "vpcId", rule, "VpcInUse"));
     }
     peering::reject_requests_to(tx, &vpc.id, context);
-    tx.change(Change::Vpc(vpc.id, None));
+    forget(tx, &vpc, context);
     Ok(())
+}
+
+/// Takes a VPC away that nothing needs.
+pub(super) fn forget(tx: &mut Transaction<'_>, vpc: &Vpc, context: &Context<'_>) {
+    tx.change(Change::Vpc(vpc.id.clone(), None));
+    note_deleted(tx, vpc, vpc.id.to_string(), context);
+}
+
+/// Under what it is noted that a CIDR was there.
+pub fn cidr_key(vpc: &VpcId, cidr: &IpNet) -> String {
+    format!("{vpc} {cidr}")
+}
+
+/// Notes that an account had something, so that to delete it again is no error.
+fn note_deleted(tx: &mut Transaction<'_>, vpc: &Vpc, key: String, context: &Context<'_>) {
+    // One that is only mentioned by VPCs has nobody who could ask.
+    let Some(mut account) = tx.state.accounts().get(&vpc.account).cloned() else { return };
+    account.deleted.retain(|_, it| it.forget_ms > context.now_ms);
+    while account.deleted.len() >= MAX_DELETED
+        && let Some(oldest) = account.deleted.iter().min_by_key(|(_, it)| it.forget_ms).map(|(key, _)| key.clone())
+    {
+        account.deleted.remove(&oldest);
+    }
+    let forget_ms = context.now_ms.saturating_add(context.limits.ended_ms);
+    account.deleted.insert(key, Deleted { region: vpc.region.clone(), forget_ms });
+    tx.change(Change::Account(account.id.clone(), Some(account)));
+}
+
+fn was_deleted(state: &State, which: &Locator, context: &Context<'_>) -> bool {
+    let account = context.actor.account().and_then(|id| state.accounts().get(id));
+    let known = account.and_then(|account| account.deleted.get(which.id.as_str()));
+    known.is_some_and(|it| {
+        it.forget_ms > context.now_ms && which.region.as_ref().is_none_or(|region| it.region == *region)
+    })
 }

@@ -127,6 +127,7 @@ pub fn create(vpc: &str, peer: &str) -> Create {
     Create {
         name: format!("{vpc}-{peer}"),
         description: String::new(),
+        message: String::new(),
         tags: Vec::new(),
         vpc: vpc.parse().unwrap(),
         region: None,

@@ -1,10 +1,10 @@
 //! What the command line says about peerings.
 
-use crate::Wait;
+use crate::{Wait, complete};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(crate) enum Command {
     /// Peer two VPCs. With a VPC of another account it is a request, which that account accepts or rejects.
     Create {
@@ -23,6 +23,12 @@ pub(crate) enum Command {
         /// For accounts: only those where the account is the initiator, or the receiver.
         #[arg(long, value_parser = ["initiator", "receiver"])]
         role: Option<String>,
+        /// For accounts: only those with this tag of its own, as KEY or KEY=VALUE; repeatable.
+        #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = parse_tag)]
+        tags: Vec<(String, String)>,
+        /// For accounts: in which order [default: the newest first]
+        #[arg(long, value_parser = ["createdTime", "-createdTime", "name", "-name"], allow_hyphen_values = true)]
+        sort: Option<String>,
     },
     /// Show one peering; for operators with the state on each host.
     Show {
@@ -50,6 +56,14 @@ pub(crate) enum Command {
         which: Which,
         /// Bandwidth in Mbit/s per direction.
         bandwidth: u32,
+    },
+    /// Set the account's own tags on a peering, in the place of all that there were.
+    SetTags {
+        #[command(flatten)]
+        which: Which,
+        /// The tags as KEY=VALUE; without any, all are removed.
+        #[arg(value_name = "KEY=VALUE", value_parser = parse_tag)]
+        tags: Vec<(String, String)>,
     },
     /// Change the name or description. Only the initiator can.
     Rename {
@@ -82,7 +96,7 @@ pub(crate) enum Command {
 }
 
 /// Peering commands of operators.
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub(crate) enum OperatorCommand {
     /// Peer two VPCs of any accounts, without acceptance.
     Create {
@@ -127,11 +141,25 @@ pub(crate) enum OperatorCommand {
     },
 }
 
+impl Command {
+    /// Whether it changes nothing, and may be repeated.
+    pub(crate) fn only_looks(&self) -> bool {
+        matches!(self, Self::List { .. } | Self::Show { .. } | Self::Routes { .. } | Self::Traffic { .. })
+    }
+}
+
+impl OperatorCommand {
+    /// Whether it changes nothing, and may be repeated.
+    pub(crate) fn only_looks(&self) -> bool {
+        matches!(self, Self::List { .. } | Self::Show { .. } | Self::Routes { .. } | Self::Traffic { .. })
+    }
+}
+
 impl From<OperatorCommand> for Command {
     fn from(command: OperatorCommand) -> Self {
         match command {
             OperatorCommand::Create { wish, wait } => Self::Create { wish, account: AccountWish::default(), wait },
-            OperatorCommand::List { filters } => Self::List { filters, role: None },
+            OperatorCommand::List { filters } => Self::List { filters, role: None, tags: Vec::new(), sort: None },
             OperatorCommand::Show { which } => Self::Show { which },
             OperatorCommand::SetBandwidth { which, bandwidth } => Self::SetBandwidth { which, bandwidth },
             OperatorCommand::Routes { which } => Self::Routes { which },
@@ -142,23 +170,24 @@ impl From<OperatorCommand> for Command {
 }
 
 /// The peering that a command is about.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Which {
     /// Id of the peering, or its name if that is unique.
-    pub(super) peering: String,
+    #[arg(add = complete::peerings())]
+    pub(crate) peering: String,
 }
 
 /// A peering to create.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Wish {
     /// The peering's name, 1 to 32 characters.
     #[arg(long)]
     pub(super) name: String,
-    /// The initiator's VPC.
-    #[arg(long)]
+    /// The initiator's VPC: its id or, for accounts, its name.
+    #[arg(long, add = complete::vpcs())]
     pub(super) vpc: String,
-    /// The receiver's VPC.
-    #[arg(long)]
+    /// The receiver's VPC: its id or, for VPCs of the account itself, its name.
+    #[arg(long, add = complete::vpcs())]
     pub(super) peer_vpc: String,
     /// Bandwidth in Mbit/s per direction; cross-region only.
     #[arg(long)]
@@ -169,7 +198,7 @@ pub(crate) struct Wish {
 }
 
 /// What accounts can say about a new peering, besides what operators can.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "For accounts")]
 pub(crate) struct AccountWish {
     /// The region of the other VPC [default: the same]
@@ -178,6 +207,9 @@ pub(crate) struct AccountWish {
     /// The account of the other VPC [default: the same]
     #[arg(long)]
     pub(super) peer_account: Option<String>,
+    /// What the account of the other VPC is to read with the request, at most 256 characters.
+    #[arg(long)]
+    pub(super) message: Option<String>,
     /// Tag as KEY=VALUE; repeatable.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = parse_tag)]
     pub(super) tags: Vec<(String, String)>,
@@ -190,16 +222,16 @@ pub(crate) struct AccountWish {
 }
 
 /// Filters of a list of peerings.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Filters {
     /// Only peerings in these states, separated by commas.
     #[arg(long, value_delimiter = ',', value_parser = STATES)]
     pub(super) state: Vec<String>,
     /// Only peerings of this VPC; for operators: of the initiator.
-    #[arg(long)]
+    #[arg(long, add = complete::vpcs())]
     pub(super) vpc: Option<String>,
     /// Only peerings with this remote VPC; for operators: of the receiver.
-    #[arg(long)]
+    #[arg(long, add = complete::vpcs())]
     pub(super) peer_vpc: Option<String>,
 }
 

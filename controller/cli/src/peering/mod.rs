@@ -49,11 +49,12 @@ impl Peerings<'_> {
     async fn run(&self, command: Command) -> Result<(), CliError> {
         match command {
             Command::Create { wish, account, wait } => self.create(wish, account, &wait).await,
-            Command::List { filters, role } => self.list(filters, role).await,
+            Command::List { filters, role, tags, sort } => self.list(filters, role, &tags, sort.as_deref()).await,
             Command::Show { which } => self.show(&which).await,
             Command::Accept { which, yes, wait } => self.accept(&which, yes, &wait).await,
             Command::Reject { which } => self.reject(&which).await,
             Command::SetBandwidth { which, bandwidth } => self.set_bandwidth(&which, bandwidth).await,
+            Command::SetTags { which, tags } => self.set_tags(&which, &tags).await,
             Command::Rename { which, name, description } => self.rename(&which, name, description).await,
             Command::Routes { which } => self.routes(&which).await,
             Command::Traffic { which } => self.traffic(&which).await,
@@ -104,7 +105,12 @@ impl Peerings<'_> {
     }
 
     fn columns(&self) -> &'static [Column] {
-        if self.is_operator() { &view::OPERATOR_COLUMNS } else { &view::COLUMNS }
+        match (self.is_operator(), self.session.is_wide()) {
+            (true, false) => &view::OPERATOR_COLUMNS,
+            (true, true) => &view::WIDE_OPERATOR_COLUMNS,
+            (false, false) => &view::COLUMNS,
+            (false, true) => &view::WIDE_COLUMNS,
+        }
     }
 
     /// Waits, where that is wanted, until every kernel concerned has a peering. `done` says what was done before.
@@ -130,7 +136,34 @@ impl Peerings<'_> {
         Ok(peering)
     }
 
-    async fn create(&self, wish: Wish, account: AccountWish, wait: &Wait) -> Result<(), CliError> {
+    /// The VPCs of a new peering by their ids. Names of another account's VPCs are not known here.
+    async fn resolve_vpcs(&self, wish: &mut Wish, account: &AccountWish) -> Result<(), CliError> {
+        let Some(region) = &self.region else { return Ok(()) };
+        wish.vpc = self.session.own_vpc(region, &wish.vpc).await?;
+        let whoami = self.session.whoami().await?;
+        if account.peer_account.as_ref().is_none_or(|other| whoami["accountId"] == **other) {
+            let region = account.peer_region.as_ref().unwrap_or(region);
+            // The controller says what is wrong with one that is not there.
+            if let Some(id) = self.session.vpc_id(region, &wish.peer_vpc).await? {
+                wish.peer_vpc = id;
+            }
+        }
+        Ok(())
+    }
+
+    async fn set_tags(&self, which: &Which, tags: &[(String, String)]) -> Result<(), CliError> {
+        if self.is_operator() {
+            return for_accounts("to set tags");
+        }
+        let id = self.id(which).await?;
+        let tags: Vec<Value> = tags.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
+        self.session.call(Call::new(Method::PUT, self.path(&[&id])).body(json!({ "userTags": tags }))).await?;
+        self.print_row(&self.fetch(&id).await?);
+        Ok(())
+    }
+
+    async fn create(&self, mut wish: Wish, account: AccountWish, wait: &Wait) -> Result<(), CliError> {
+        self.resolve_vpcs(&mut wish, &account).await?;
         let mut body = json!({
             "vpcPeeringName": wish.name,
             "vpcId": wish.vpc,
@@ -142,6 +175,7 @@ impl Peerings<'_> {
             let said = [
                 ("--peer-region", account.peer_region.is_some()),
                 ("--peer-account", account.peer_account.is_some()),
+                ("--message", account.message.is_some()),
                 ("--tag", !account.tags.is_empty()),
                 ("--client-token", account.client_token.is_some()),
                 ("--dry-run", account.dry_run),
@@ -154,6 +188,7 @@ impl Peerings<'_> {
                 account.tags.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
             body["remoteRegionId"] = json!(account.peer_region);
             body["remoteAccountId"] = json!(account.peer_account);
+            body["message"] = json!(account.message);
             body["userTags"] = json!(tags);
             body["clientToken"] = json!(account.client_token);
             body["dryRun"] = json!(account.dry_run);
@@ -172,10 +207,17 @@ impl Peerings<'_> {
         Ok(())
     }
 
-    async fn list(&self, filters: Filters, role: Option<String>) -> Result<(), CliError> {
+    async fn list(
+        &self,
+        mut filters: Filters,
+        role: Option<String>,
+        tags: &[(String, String)],
+        sort: Option<&str>,
+    ) -> Result<(), CliError> {
         let result = if self.is_operator() {
-            if role.is_some() {
-                return for_accounts("--role");
+            let said = [("--role", role.is_some()), ("--tag", !tags.is_empty()), ("--sort", sort.is_some())];
+            if let Some((option, _)) = said.iter().find(|(_, said)| *said) {
+                return for_accounts(option);
             }
             let mut result = self.session.call(Call::get(self.path(&[]))).await?;
             if let Some(list) = result["vpcPeerings"].as_array_mut() {
@@ -185,11 +227,26 @@ impl Peerings<'_> {
             }
             result
         } else {
+            if let Some(region) = &self.region {
+                // One that is not the account's in this region may be a peer.
+                for vpc in [&mut filters.vpc, &mut filters.peer_vpc].into_iter().flatten() {
+                    if let Some(id) = self.session.vpc_id(region, vpc).await? {
+                        *vpc = id;
+                    }
+                }
+            }
             let one = |value: Option<String>| Vec::from_iter(value);
             let (vpc, peer, role) = (one(filters.vpc), one(filters.peer_vpc), one(role));
             let wanted: [(&str, &[String]); 4] =
                 [("state", &filters.state), ("role", &role), ("vpcId", &vpc), ("remoteVpcId", &peer)];
-            let call = || filtered(Call::get(self.path(&[])), &wanted);
+            let call = || {
+                let call = filtered(Call::get(self.path(&[])), &wanted).with_some("sort", sort);
+                (1..).zip(tags).fold(call, |call, (number, (key, value))| {
+                    let call = call.with(format!("tags.{number}.key"), key);
+                    let value = Some(value).filter(|value| !value.is_empty());
+                    call.with_some(&format!("tags.{number}.values.1"), value)
+                })
+            };
             let list = self.session.pages(call, "vpcPeerings", "vpcPeeringId").await?;
             json!({ "totalCount": list.len(), "vpcPeerings": list })
         };
@@ -215,6 +272,9 @@ impl Peerings<'_> {
             let peer = &request["remoteVpcInfo"];
             let (vpc, account, prefixes) = (&peer["vpcId"], &peer["accountId"], &peer["addressPrefix"]);
             complain(&format!("account {} asks for {id}: {}, {}", cell(account), cell(vpc), cell(prefixes)));
+            if request["message"].as_str().is_some_and(|message| !message.is_empty()) {
+                complain(&format!("it says: {}", cell(&request["message"])));
+            }
             complain(&cell(&request["stateReason"]));
             if !yes && !is_meant()? {
                 return Err(CliError::Refused(format!("{id} was not accepted")));
@@ -256,12 +316,13 @@ impl Peerings<'_> {
     }
 
     async fn routes(&self, which: &Which) -> Result<(), CliError> {
-        const ROUTES: [Column; 5] = [
+        const ROUTES: [Column; 6] = [
             ("VPC", "/vpcId"),
             ("DESTINATION", "/destinationCidr"),
             ("NEXT HOP", "/nextHop"),
             ("INSTALLED", "/installed"),
             ("HOSTS", "/hosts"),
+            ("LAST REPORT", "/lastReport"),
         ];
         let id = self.id(which).await?;
         let result = self.session.call(Call::get(self.path(&[&id, "routes"]))).await?;

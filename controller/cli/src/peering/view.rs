@@ -31,11 +31,59 @@ pub(super) const COLUMNS: [Column; 11] = [
     ("CREATED", "/createdTime"),
 ];
 
+/// What operators see of many where there is room.
+pub(super) const WIDE_OPERATOR_COLUMNS: [Column; 14] = [
+    ("ID", "/vpcPeeringId"),
+    ("NAME", "/vpcPeeringName"),
+    ("STATE", "/state"),
+    ("IN SYNC", "/routesInSync"),
+    ("LAST CONFIRMED", "/lastConfirmed"),
+    ("VPC", "/vpcInfo/vpcId"),
+    ("REGION", "/vpcInfo/regionId"),
+    ("ACCOUNT", "/vpcInfo/accountId"),
+    ("PEER VPC", "/remoteVpcInfo/vpcId"),
+    ("PEER REGION", "/remoteVpcInfo/regionId"),
+    ("PEER ACCOUNT", "/remoteVpcInfo/accountId"),
+    ("MBIT/S", "/bandwidth"),
+    ("CREATED", "/createdTime"),
+    ("REASON", "/stateReason"),
+];
+
+/// What accounts see of many where there is room.
+pub(super) const WIDE_COLUMNS: [Column; 16] = [
+    ("ID", "/vpcPeeringId"),
+    ("NAME", "/vpcPeeringName"),
+    ("STATE", "/state"),
+    ("ROLE", "/role"),
+    ("IN SYNC", "/routesInSync"),
+    ("LAST CONFIRMED", "/lastConfirmed"),
+    ("VPC", "/vpcInfo/vpcId"),
+    ("CIDRS", "/vpcInfo/addressPrefix"),
+    ("PEER VPC", "/remoteVpcInfo/vpcId"),
+    ("PEER CIDRS", "/remoteVpcInfo/addressPrefix"),
+    ("PEER REGION", "/remoteVpcInfo/regionId"),
+    ("PEER ACCOUNT", "/remoteVpcInfo/accountId"),
+    ("MBIT/S", "/bandwidth"),
+    ("CREATED", "/createdTime"),
+    ("TAGS", "/tags"),
+    ("REASON", "/stateReason"),
+];
+
 fn heading(peering: &Value) -> [(&'static str, String); 2] {
     [
         ("peering", format!("{} ({})", cell(&peering["vpcPeeringId"]), cell(&peering["vpcPeeringName"]))),
-        ("state", format!("{}, routes in sync: {}", cell(&peering["state"]), cell(&peering["routesInSync"]))),
+        ("state", format!("{}, routes in sync: {}", cell(&peering["state"]), in_sync(peering))),
     ]
+}
+
+/// Whether it is known that hosts have it, and how old that knowledge is.
+fn in_sync(peering: &Value) -> String {
+    let known = cell(&peering["routesInSync"]);
+    match (&peering["lastConfirmed"], peering["reportAgeSeconds"].as_u64()) {
+        (Value::String(_), Some(age)) if peering["routesInSync"] == true => format!("{known}, confirmed {age} s ago"),
+        (at @ Value::String(_), _) => format!("{known}, last confirmed {}", cell(at)),
+        _ => known,
+    }
 }
 
 fn times(peering: &Value) -> (&'static str, String) {
@@ -58,10 +106,19 @@ fn bandwidth(peering: &Value) -> Option<(&'static str, String)> {
 
 /// What operators see of one.
 pub(super) fn operator_details(peering: &Value) -> String {
-    const HOSTS: [Column; 4] =
-        [("HOST", "/host"), ("CONFIRMED", "/confirmed"), ("DESIRED", "/desired"), ("APPLIED", "/applied")];
+    const HOSTS: [Column; 6] = [
+        ("HOST", "/host"),
+        ("CONFIRMED", "/confirmed"),
+        ("DESIRED", "/desired"),
+        ("APPLIED", "/applied"),
+        ("LAST REPORT", "/lastReport"),
+        ("TROUBLE", "/lastError"),
+    ];
     let side = |info: &Value| format!("{}, VNI {}", side(info), cell(&info["vni"]));
     let mut said = heading(peering).to_vec();
+    if !peering["stateReason"].is_null() {
+        said.push(("reason", cell(&peering["stateReason"])));
+    }
     said.push(("initiator", side(&peering["vpcInfo"])));
     said.push(("receiver", side(&peering["remoteVpcInfo"])));
     said.extend(bandwidth(peering));
@@ -83,6 +140,7 @@ pub(super) fn details(peering: &Value) -> String {
         say("expires", &peering["expiredTime"]);
     }
     say("description", &peering["description"]);
+    say("message", &peering["message"]);
     let tags = elements(&peering["tags"]).iter();
     let tag = |tag: &Value| format!("{}={}", cell(&tag["key"]), printable(tag["value"].as_str().unwrap_or_default()));
     let tags: Vec<String> = tags.map(tag).collect();
@@ -127,9 +185,5 @@ pub(super) fn traffic(side: &str, traffic: &Value) -> String {
     if rows.is_empty() {
         return lines(&said);
     }
-    format!(
-        "{}\n{}",
-        lines(&said),
-        cps_peering_terminal::table(&["UNTIL", "SENT MBIT/S", "RECEIVED MBIT/S", "DROPPED"], &rows)
-    )
+    format!("{}\n{}", lines(&said), crate::output::rows(&["UNTIL", "SENT MBIT/S", "RECEIVED MBIT/S", "DROPPED"], &rows))
 }

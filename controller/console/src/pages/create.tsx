@@ -16,6 +16,7 @@ export function Create({ who }: { who: Who }) {
   const content = useContent(who);
   const [name, setName] = useState("");
   const [description, setDescription] = useState("");
+  const [message, setMessage] = useState("");
   const [ownRegion, setRegion] = useState<string>();
   const [vpc, setVpc] = useState("");
   const [other, setOther] = useState(false);
@@ -40,6 +41,7 @@ export function Create({ who }: { who: Who }) {
   const wish = {
     vpcPeeringName: name, description: description || undefined, vpcId: vpc, remoteVpcId: peerVpc.trim(),
     remoteRegionId: peerRegion, remoteAccountId: other ? account.trim() : undefined,
+    message: other ? message || undefined : undefined,
     bandwidth: crossRegion ? Number(bandwidth) : undefined,
   };
   const key = JSON.stringify([region, wish]);
@@ -132,6 +134,12 @@ export function Create({ who }: { who: Who }) {
                   <Field label={t("create.peerAccount")} hint={t("create.accountHint")} needed>
                     {(its) => <input {...its} autocomplete="off" value={account}
                       onInput={(event) => setAccount(event.currentTarget.value)} />}
+                  </Field>
+                )}
+                {other && (
+                  <Field label={t("create.message")} hint={t("create.messageHint")}>
+                    {(its) => <input {...its} maxLength={256} autocomplete="off" value={message}
+                      onInput={(event) => setMessage(event.currentTarget.value)} />}
                   </Field>
                 )}
                 <Field label={t("create.peerRegion")} needed>

@@ -3,7 +3,7 @@
 import { useState } from "preact/hooks";
 import { get, peeringPath, Refused, type Peering, type Route, type Side, type Traffic } from "../api.ts";
 import { Act } from "../actions.tsx";
-import { mbit, t, time, type Key } from "../i18n.ts";
+import { clock, mbit, t, time, type Key } from "../i18n.ts";
 import { to } from "../route.ts";
 import { whyNot, type Action } from "../rules.ts";
 import { isCrossRegion, useLoaded } from "../store.ts";
@@ -13,11 +13,15 @@ import { Chart } from "../chart.tsx";
 const ACTIONS: Action[] = ["accept", "reject", "bandwidth", "rename", "delete"];
 /** How often the hosts' counters are looked at, in milliseconds. */
 const COUNTED = 10_000;
+/** How often it is looked whether the hosts have reported again, in milliseconds. */
+const CONFIRMED = 15_000;
 
 function about(peering: Peering): string {
   const { remoteVpcInfo: peer, vpcInfo: own, state, role } = peering;
   const initiator = role === "initiator" ? own.accountId : peer.accountId;
-  if (state === "active" && !peering.routesInSync) return t("about.activeLate");
+  if (state === "active" && !peering.routesInSync) {
+    return peering.lastConfirmed === null ? t("about.activeLate") : t("about.activeUnheard", { time: clock(peering.lastConfirmed) });
+  }
   const key = (state === "pending" ? `about.pending.${role}` : `about.${state}`) as Key;
   return t(key, { account: state === "suspended" ? initiator : peer.accountId, time: time(peering.expiredTime) });
 }
@@ -38,7 +42,7 @@ function SideCard({ title, side }: { title: string; side: Side }) {
 
 function Routes({ peering, region }: { peering: Peering; region: string }) {
   const path = `${peeringPath(region, peering.vpcPeeringId)}/routes`;
-  const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background));
+  const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background), CONFIRMED);
   const names = new Map([peering.vpcInfo, peering.remoteVpcInfo].map((side) => [side.vpcId, side.vpcName]));
   return (
     <section class="card wide">
@@ -60,7 +64,9 @@ function Routes({ peering, region }: { peering: Peering; region: string }) {
                     ? <Badge look="plain">{t("detail.noHosts")}</Badge>
                     : route.installed
                     ? <Badge look="good">{t("detail.isInstalled")}</Badge>
-                    : <Badge look="warn">{t("detail.notInstalled")}</Badge>}</td>
+                    : <Badge look="warn">{t("detail.notInstalled")}</Badge>}
+                    {route.lastReport !== null && <div class="quiet small">{t("detail.lastReport", { time: clock(route.lastReport) })}</div>}
+                  </td>
                   <td class="number">{route.hosts}</td>
                 </tr>
               ))}
@@ -114,7 +120,7 @@ export function Detail({ region, id }: { region: string; id: string }) {
     get<{ vpcPeering: Peering }>(path, background).then(({ vpcPeering }) => vpcPeering, (error: Error) => {
       if (error instanceof Refused && error.code === 404) return null;
       throw error;
-    }));
+    }), CONFIRMED);
   const [doing, setDoing] = useState<Action>();
   const peering = loaded.value;
   const back = <a class="button" href={to("peerings")}>{t("detail.back")}</a>;
@@ -143,12 +149,19 @@ export function Detail({ region, id }: { region: string; id: string }) {
                 <dl>
                   <div><dt>{t("detail.id")}</dt><dd class="id">{peering.vpcPeeringId}</dd></div>
                   <div><dt>{t("common.description")}</dt><dd class="lines"><bdi>{peering.description || t("common.none")}</bdi></dd></div>
+                  {peering.message && <div><dt>{t("create.message")}</dt><dd class="lines"><bdi>{peering.message}</bdi></dd></div>}
+                  {peering.tags.length > 0 && (
+                    <div><dt>{t("detail.tags")}</dt><dd>{peering.tags.map(({ key, value }) => (
+                      <div key={key}><bdi>{key}</bdi>{value && <>: <bdi>{value}</bdi></>}</div>
+                    ))}</dd></div>
+                  )}
                   <div><dt>{t("list.role")}</dt><dd>{t(`role.${peering.role}`)}</dd></div>
                   <div><dt>{t("list.bandwidth")}</dt><dd>{mbit(peering.bandwidth)}</dd></div>
                   <div><dt>{t("common.created")}</dt><dd>{time(peering.createdTime)}</dd></div>
                   {peering.activatedTime && <div><dt>{t("detail.activated")}</dt><dd>{time(peering.activatedTime)}</dd></div>}
                   {peering.state === "pending" && <div><dt>{t("detail.expires")}</dt><dd>{time(peering.expiredTime)}</dd></div>}
-                  <div><dt>{t("detail.inSync")}</dt><dd>{t(peering.routesInSync ? "common.yes" : "common.no")}</dd></div>
+                  <div><dt>{t("detail.inSync")}</dt><dd>{t(peering.routesInSync ? "common.yes" : "common.no")}
+                    {peering.lastConfirmed !== null && <span class="quiet"> {t("detail.lastConfirmed", { time: clock(peering.lastConfirmed) })}</span>}</dd></div>
                 </dl>
               </section>
               <SideCard title={t("create.own")} side={peering.vpcInfo} />

@@ -2,7 +2,7 @@
 
 use crate::{
     access::signature::{NO_BODY, Parts},
-    api::{Api, authentication::is_operator_by_certificate, request::RequestContext, response::Failure, view},
+    api::{Api, authentication::operator_by_certificate, request::RequestContext, response::Failure, view},
     engine::Agents,
     model::{Actor, peering::role, state::State},
 };
@@ -53,8 +53,7 @@ impl Streams {
         self.credentials.send_modify(|times| *times += 1);
     }
 
-    fn enter(self: &Arc<Self>, actor: &Actor) -> Option<Place> {
-        let caller = actor.to_string();
+    fn enter(self: &Arc<Self>, caller: String) -> Option<Place> {
         let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_caller.entry(caller.clone()).or_default();
         if *count >= MOST {
@@ -90,7 +89,12 @@ fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> u6
     if let Actor::Account(id) = actor {
         for peering in state.peerings_of_account(id) {
             let Some(own) = role(peering, id, None) else { continue };
-            let seen = view::peering(state, agents, peering, own, view::Viewer::Account(id), now_ms);
+            let mut seen = view::peering(state, agents, peering, own, view::Viewer::Account(id), now_ms);
+            // While all is well they change with each report.
+            if seen.routes_in_sync {
+                (seen.last_report, seen.last_confirmed) = (None, None);
+            }
+            seen.report_age_seconds = None;
             add(serde_json::to_string(&seen));
         }
         for vpc in state.vpcs_of(id) {
@@ -112,8 +116,8 @@ fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> u6
 struct Listener {
     context: RequestContext,
     headers: HeaderMap,
-    /// Whether a certificate said who listens. It is good for as long as the connection.
-    by_certificate: bool,
+    /// What the connection says of who listens: a certificate is good for as long as that.
+    extensions: Extensions,
     ticks: watch::Receiver<u64>,
     closed: watch::Receiver<bool>,
     credentials: watch::Receiver<u64>,
@@ -129,11 +133,14 @@ impl Listener {
     }
 
     fn may_listen(&self) -> bool {
-        if self.by_certificate {
-            return true;
+        let RequestContext { api: Api { access, .. }, caller, .. } = &self.context;
+        if let Some(operator) = operator_by_certificate(access, &self.extensions, &self.headers) {
+            return caller.operator.as_ref() == Some(&operator);
         }
         let parts = Parts { method: "GET", path: "", query: "", headers: &self.headers, body: NO_BODY };
-        self.context.api.access.whose(&parts).is_ok_and(|caller| caller.actor == self.context.caller.actor)
+        access
+            .whose(&parts)
+            .is_ok_and(|now| (now.actor, now.operator) == (caller.actor.clone(), caller.operator.clone()))
     }
 
     /// What is to be told next; none when the stream ends.
@@ -185,15 +192,14 @@ pub(super) async fn events(
     if context.caller.signed.is_some() {
         return Err(Failure::forbidden("a signature is good for one moment: listen with a token or a session"));
     }
-    let Some(place) = context.api.streams.enter(&context.caller.actor) else {
-        return Err(Failure::too_many(format!("{} listens {MOST} times already", context.caller.actor)));
+    let Some(place) = context.api.streams.enter(context.caller.word()) else {
+        return Err(Failure::too_many(format!("{} listens {MOST} times already", context.caller.word())));
     };
     let mut ticks = context.api.engine.changes();
     ticks.borrow_and_update();
     let closed = context.api.streams.closed.subscribe();
     let credentials = context.api.streams.credentials.subscribe();
-    let by_certificate = is_operator_by_certificate(&extensions, &headers);
-    let listener = Listener { context, headers, by_certificate, ticks, closed, credentials, seen: None, _place: place };
+    let listener = Listener { context, headers, extensions, ticks, closed, credentials, seen: None, _place: place };
     let events = stream::unfold(listener, async |mut listener| Some((Ok(listener.next().await?), listener)));
     Ok(Sse::new(events))
 }

@@ -9,7 +9,7 @@ use super::{
     response::{Failure, Reply, asked_by, reply},
 };
 use crate::{
-    access::{AccessError, SignInError, session},
+    access::{AccessError, Caller, SignInError, session},
     model::Actor,
 };
 use axum::{
@@ -86,17 +86,19 @@ async fn sign_in(
     if !session::is_from_own_page(&headers) {
         return Err(AccessError::OthersPage.into());
     }
-    let from = authentication::source(&extensions);
-    let (said, actor) = match request::read(&body)? {
+    let origin = authentication::origin(&extensions);
+    let (said, principal) = match request::read(&body)? {
         Credential { access_key: Some(key), secret_key: Some(secret), token: None } => {
-            api.access.sign_in_by_key(key.trim(), secret.trim(), from)?
+            api.access.sign_in_by_key(key.trim(), secret.trim(), &origin)?
         }
         Credential { access_key: None, secret_key: None, token: Some(token) } => {
-            api.access.sign_in_by_token(token.trim(), from)?
+            api.access.sign_in_by_token(token.trim(), &origin)?
         }
         _ => return Err(Failure::invalid("say `accessKey` and `secretKey`, or `token` alone")),
     };
-    asked_by(&actor);
+    let caller = Caller::of(principal);
+    asked_by(&caller.word());
+    let actor = &caller.actor;
     if let Some(account) = actor.account() {
         api.access.count(account)?;
     }

@@ -18,7 +18,7 @@ use axum::{
     extract::{Path, RawQuery},
     response::Response,
 };
-use cps_peering_config::{id::AccountId, quota::Kind, text::quote};
+use cps_peering_config::{id::AccountId, number, quota::Kind, text::quote};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -46,6 +46,7 @@ pub(in crate::api) struct ChargeBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct QuotaBody {
     /// How many there may be.
+    #[serde(deserialize_with = "number::whole")]
     max_limit: u32,
     /// Of what: `vpcpeering` (the default), `vpc`, `secondarycidr`, `tag`, `clienttoken` or `blockedaccount`.
     #[serde(rename = "type")]

@@ -18,7 +18,10 @@ use crate::{
     },
 };
 use axum::{body::Bytes, extract::Path};
-use cps_peering_config::id::{HostId, PeeringId, VpcId};
+use cps_peering_config::{
+    id::{HostId, PeeringId, VpcId},
+    number,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -34,7 +37,8 @@ pub(in crate::api) struct PeerBody {
     /// The receiver's VPC.
     #[schema(value_type = String)]
     remote_vpc_id: VpcId,
-    /// Mbit/s in each direction, only between regions; none for no limit.
+    /// Mbit/s in each direction, only between regions; none, or 0, for no limit.
+    #[serde(default, deserialize_with = "number::optional_not_zero")]
     bandwidth: Option<u32>,
     /// At most 256 characters.
     description: Option<String>,
@@ -45,6 +49,7 @@ pub(in crate::api) struct PeerBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct LimitBody {
     /// Bandwidth in Mbit/s per direction.
+    #[serde(deserialize_with = "number::whole")]
     bandwidth: u32,
 }
 
@@ -142,6 +147,7 @@ pub(in crate::api) async fn create(context: RequestContext, body: Bytes) -> Repl
     let wish = Create {
         name: body.vpc_peering_name,
         description: body.description.unwrap_or_default(),
+        message: String::new(),
         tags: Vec::new(),
         vpc: body.vpc_id,
         region: None,

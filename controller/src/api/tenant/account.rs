@@ -26,6 +26,10 @@ pub(in crate::api) struct WhoAmI {
     role: &'static str,
     /// The account.
     account_id: Option<String>,
+    /// Which operator, where the settings name it.
+    operator: Option<String>,
+    /// What the operator may do: `read`, `operate` or `admin`.
+    operator_role: Option<&'static str>,
     /// How it stands with the billing system: `normal`, `overdue` or `arrear`.
     charge_status: Option<&'static str>,
     /// List the regions.
@@ -72,8 +76,10 @@ struct TrailEntry {
     /// The id of the request; empty for what happened by itself. (Not `requestId`: clients would take the entry for an
     /// answer.)
     request: String,
-    /// `system`, `operator` or `account/ID`.
+    /// `system`, `operator`, `operator/NAME`, `account/ID`, or `unknown` where nobody was let in.
     actor: String,
+    /// From which address it was asked; empty where that is another's affair, or it happened by itself.
+    from: String,
     /// What.
     action: String,
     /// What it was about.
@@ -105,15 +111,23 @@ pub(in crate::api) fn trail_query(query: Option<&str>, known: &[&str]) -> Result
 pub(in crate::api) fn trail(found: Vec<(u64, audit::Entry)>, viewer: &Actor) -> Trail {
     let show = |(number, entry): (u64, audit::Entry)| {
         let own = viewer.account().is_none() || entry.actor == viewer.to_string();
+        // Who has tried an account's credentials is that account's affair.
+        let is_failure = entry.actor == "unknown";
         TrailEntry {
             number,
             time: timestamp(entry.time_ms),
             request: if own { entry.request } else { String::new() },
-            actor: entry.actor,
+            // Which of the operators it was is their affair.
+            actor: if viewer.account().is_some() && entry.actor.starts_with("operator/") {
+                Actor::Operator.to_string()
+            } else {
+                entry.actor
+            },
+            from: if own || is_failure { entry.from } else { String::new() },
             action: entry.action,
             target: entry.target,
             outcome: entry.outcome,
-            reason: if own { entry.reason } else { String::new() },
+            reason: if own || is_failure { entry.reason } else { String::new() },
             asked: if own { entry.asked } else { Value::Null },
         }
     };
@@ -124,10 +138,12 @@ pub(in crate::api) fn trail(found: Vec<(u64, audit::Entry)>, viewer: &Actor) -> 
 #[utoipa::path(get, path = "/v1/whoami", tag = "account", operation_id = "whoami",
     responses((status = 200, body = Envelope<WhoAmI>), Errors))]
 pub(in crate::api) async fn whoami(context: RequestContext) -> Reply {
-    let account = context.caller.actor.account();
+    let (account, operator) = (context.caller.actor.account(), context.caller.operator.as_ref());
     let answer = context.api.engine.read(|state, _| WhoAmI {
         role: if account.is_some() { "account" } else { "operator" },
         account_id: account.map(ToString::to_string),
+        operator: operator.and_then(|operator| operator.name.clone()),
+        operator_role: operator.map(|operator| operator.role.word()),
         charge_status: account.map(|id| state.account(id).charge.word()),
         regions: state.regions().keys().map(ToString::to_string).collect(),
     });

@@ -3,6 +3,8 @@
 use crate::{
     api::{
         Api,
+        json::not_empty,
+        page::{self, Page, Place, Sort},
         query::Parameters,
         request::{Regional, peering_made},
         response::{Envelope, Errors, Failure, Reply, reply},
@@ -12,7 +14,7 @@ use crate::{
     engine::Agents,
     model::{
         Code, Command, CommandError,
-        peering::{Create, Locator, Modify, SetBandwidth, role},
+        peering::{Create, Locator, Modify, STATE_WORDS, SetBandwidth, role},
         quota,
         record::{Peering, PeeringState, Role, Tag},
         state::State,
@@ -21,6 +23,7 @@ use crate::{
 use axum::{body::Bytes, extract::RawQuery};
 use cps_peering_config::{
     id::{AccountId, PeeringId, RegionId, VpcId},
+    number,
     quota::Kind,
     text::{MAX_QUOTED, cut, quote},
 };
@@ -43,15 +46,21 @@ pub(in crate::api) struct CreatePeeringBody {
     remote_vpc_id: VpcId,
     /// The other VPC's region; by default the same.
     #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "not_empty")]
     remote_region_id: Option<RegionId>,
     /// The other VPC's account; by default the same.
     #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "not_empty")]
     remote_account_id: Option<AccountId>,
-    /// Mbit/s in each direction: needed between regions, not allowed within one.
+    /// Mbit/s in each direction: needed between regions, not allowed within one. 0 is as good as absent.
+    #[serde(default, deserialize_with = "number::optional_not_zero")]
     bandwidth: Option<u32>,
-    /// At most 256 characters.
+    /// At most 256 characters, for the account itself.
     #[schema(max_length = 256)]
     description: Option<String>,
+    /// At most 256 characters, for the account that is asked.
+    #[schema(max_length = 256)]
+    message: Option<String>,
     /// At most 10.
     user_tags: Option<Vec<TagBody>>,
     /// A request with a token that was used before returns the first result.
@@ -79,8 +88,14 @@ pub(in crate::api) struct ModifyPeeringBody {
     vpc_peering_name: Option<String>,
     /// At most 256 characters.
     description: Option<String>,
+    /// The caller's tags, in the place of all that there were; at most 10. Either account sets its own.
+    user_tags: Option<Vec<TagBody>>,
     /// A request with a token that was used before returns the first result.
     client_token: Option<String>,
+}
+
+fn tags(said: Vec<TagBody>) -> Vec<Tag> {
+    said.into_iter().map(|tag| Tag { key: tag.key, value: tag.value.unwrap_or_default() }).collect()
 }
 
 /// Another bandwidth.
@@ -88,6 +103,7 @@ pub(in crate::api) struct ModifyPeeringBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct BandwidthBody {
     /// Bandwidth in Mbit/s per direction.
+    #[serde(deserialize_with = "number::whole")]
     bandwidth: u32,
     /// A request with a token that was used before returns the first result.
     client_token: Option<String>,
@@ -115,10 +131,14 @@ pub(in crate::api) struct OnePeering {
 /// A page of peerings.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "JD Cloud chose the names")]
 pub(in crate::api) struct Peerings {
     vpc_peerings: Vec<PeeringView>,
     /// How many there are on all pages.
     total_count: usize,
+    /// The `marker` of the next page; none on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_marker: Option<String>,
 }
 
 /// How a delete ended.
@@ -217,11 +237,11 @@ impl Regional {
     responses((status = 200, body = Envelope<OnePeering>), Errors))]
 pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
     let body: CreatePeeringBody = regional.body(&body)?;
-    let tags = body.user_tags.unwrap_or_default().into_iter();
     let wish = Create {
         name: body.vpc_peering_name,
         description: body.description.unwrap_or_default(),
-        tags: tags.map(|tag| Tag { key: tag.key, value: tag.value.unwrap_or_default() }).collect(),
+        message: body.message.unwrap_or_default(),
+        tags: tags(body.user_tags.unwrap_or_default()),
         vpc: body.vpc_id,
         region: Some(regional.region.clone()),
         peer_vpc: body.remote_vpc_id,
@@ -241,14 +261,27 @@ pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
 /// List the peerings of the account in a region.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/vpcPeerings/", tag = "peerings", operation_id = "describeVpcPeerings",
     params(("regionId" = String, Path),
-        ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 10, maximum = 100)),
+        ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 1, maximum = 100),
+        ("marker" = Option<String>, Query, description = "The `nextMarker` of the page before, instead of a page number"),
+        ("sort" = Option<String>, Query, example = "-createdTime",
+            description = "`createdTime` or `name`, with `-` before it for the other direction"),
+        ("filters.1.name" = Option<String>, Query, example = "state",
+            description = "`vpcPeeringIds`, `vpcPeeringNames`, `vpcId`, `remoteVpcId`, `state` or `role`; more with other numbers"),
+        ("filters.1.values.1" = Option<String>, Query, example = "active",
+            description = "One of the values that are let through; more with other numbers"),
+        ("tags.1.key" = Option<String>, Query, example = "team", description = "A key of the caller's own tags"),
+        ("tags.1.values.1" = Option<String>, Query, example = "net",
+            description = "One of the values that are let through; any where none is named")),
     responses((status = 200, body = Envelope<Peerings>), Errors))]
 pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) -> Reply {
     const FILTERS: [&str; 6] = ["vpcPeeringIds", "vpcPeeringNames", "vpcId", "remoteVpcId", "state", "role"];
-    let parameters = Parameters::read(query.as_deref(), &["pageNumber", "pageSize"], &FILTERS)?;
-    let page = parameters.page(10)?;
+    let parameters = Parameters::read(query.as_deref(), &page::PARAMETERS, &FILTERS)?;
+    let page = Page::read(&parameters, Sort::Newest)?;
+    parameters.only("state", &[&STATE_WORDS[..], &view::COARSE_WORDS].concat())?;
+    parameters.only("role", &[Role::Initiator.word(), Role::Receiver.word()])?;
+    let now_ms = regional.context.api.engine.now_ms();
     let answer = regional.context.api.engine.read(|state, agents| {
-        let mut found: Vec<(&Peering, Role)> = state
+        let found = state
             .peerings_of_account(&regional.account)
             .filter_map(|peering| Some((peering, role(peering, &regional.account, Some(&regional.region))?)))
             .filter(|(peering, role)| {
@@ -258,17 +291,19 @@ pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) 
                     && parameters.lets_through("vpcId", &[own.vpc.as_str()])
                     && parameters.lets_through("remoteVpcId", &[other.vpc.as_str()])
                     && parameters.lets_through("role", &[role.word()])
-                    && parameters
-                        .tagged(|key| peering.tags.iter().find(|tag| tag.key == key).map(|tag| tag.value.as_str()))
-            })
-            .collect();
-        // The newest first; what is equally old by its id, so that pages do not change by themselves.
-        found.sort_by(|(a, _), (b, _)| (b.created_ms, &a.id).cmp(&(a.created_ms, &b.id)));
-        // Only a view knows what a state is called now.
-        let by_state = |view: &PeeringView| parameters.lets_through("state", &[view.state, view.vpc_peering_state]);
-        let views = found.into_iter().map(|(peering, role)| regional.view(state, agents, peering, role));
-        let views: Vec<PeeringView> = views.filter(by_state).collect();
-        Peerings { total_count: views.len(), vpc_peerings: page.of(views) }
+                    && parameters.lets_through("state", &view::state_words(peering, now_ms))
+                    && parameters.tagged(|key| {
+                        peering.tags_of(*role).iter().find(|tag| tag.key == key).map(|tag| tag.value.as_str())
+                    })
+            });
+        let place = |peering: &Peering| Place {
+            created_ms: peering.created_ms,
+            name: peering.name.clone(),
+            id: peering.id.to_string(),
+        };
+        let listed = page.of(found.map(|(peering, role)| (place(peering), (peering, role))).collect());
+        let views = listed.entries.into_iter().map(|(peering, role)| regional.view(state, agents, peering, role));
+        Peerings { vpc_peerings: views.collect(), total_count: listed.total, next_marker: listed.next }
     });
     reply(answer)
 }
@@ -310,13 +345,18 @@ pub(in crate::api) async fn put(regional: Regional, body: Bytes) -> Reply {
     }
 }
 
-/// Change the name and description. Only the initiator can.
+/// Change the name and description, which only the initiator can, and the caller's own tags.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
     operation_id = "modifyVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     request_body = Option<ModifyPeeringBody>, responses((status = 200, body = Envelope<crate::api::response::Nothing>), Errors))]
 async fn modify(regional: Regional, which: Locator, body: Bytes) -> Reply {
     let body: ModifyPeeringBody = regional.body(&body)?;
-    let command = Command::ModifyPeering(Modify { which, name: body.vpc_peering_name, description: body.description });
+    let command = Command::ModifyPeering(Modify {
+        which,
+        name: body.vpc_peering_name,
+        description: body.description,
+        tags: body.user_tags.map(tags),
+    });
     regional.context.execute(command, body.client_token).await?;
     reply(json!({}))
 }

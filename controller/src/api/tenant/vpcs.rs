@@ -5,7 +5,9 @@
 use crate::{
     access::secret,
     api::{
-        query::{Page, Parameters},
+        json::not_empty,
+        page::{self, Listed, Page, Place, Sort},
+        query::Parameters,
         request::Regional,
         response::{Envelope, Errors, Failure, Nothing, Reply, reply},
         view::{self, RouteTableView, VpcView},
@@ -13,7 +15,7 @@ use crate::{
     model::{
         Code, Command, CommandError, Outcome,
         record::{Made, Vpc},
-        vpc::{Cidr, Create, Locator, Modify},
+        vpc::{Cidr, Create, Locator, Modify, cidr_key},
     },
 };
 use axum::{body::Bytes, extract::RawQuery};
@@ -89,9 +91,11 @@ pub(in crate::api) struct AddCidrBody {
 struct CidrSpec {
     /// The VPC.
     #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "not_empty")]
     vpc_id: Option<VpcId>,
     /// The same: a VPC is its own only subnet.
     #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "not_empty")]
     subnet_id: Option<VpcId>,
     /// The CIDR, IPv4 or IPv6.
     #[schema(value_type = String)]
@@ -123,6 +127,9 @@ pub(in crate::api) struct Vpcs {
     page_number: usize,
     page_size: usize,
     total_count: usize,
+    /// The `marker` of the next page; none on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_marker: Option<String>,
 }
 
 /// A further CIDR of a VPC.
@@ -168,6 +175,13 @@ pub(in crate::api) struct Tables {
     page_number: usize,
     page_size: usize,
     total_count: usize,
+    /// The `marker` of the next page; none on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_marker: Option<String>,
+}
+
+fn place(vpc: &Vpc) -> Place {
+    Place { created_ms: vpc.created_ms, name: vpc.name.clone(), id: vpc.id.to_string() }
 }
 
 fn missing(entry: &str, what: &str, id: &str, reason: &'static str) -> Failure {
@@ -186,6 +200,18 @@ impl Regional {
         let id = self.path("vpcId");
         let id = id.parse().map_err(|_| missing("vpcId", "VPC", id, "VpcNotFound"))?;
         Ok(Locator { region: Some(self.region.clone()), id })
+    }
+
+    /// Whether a secondary CIDR was one of the account's VPCs in the region: to delete it again is no error.
+    fn has_deleted_cidr(&self, wanted: &str) -> bool {
+        let now_ms = self.context.api.engine.now_ms();
+        self.context.api.engine.read(|state, _| {
+            let account = state.accounts().get(&self.account);
+            account
+                .into_iter()
+                .flat_map(|account| &account.deleted)
+                .any(|(key, it)| it.region == self.region && it.forget_ms > now_ms && id_of_cidr(key) == wanted)
+        })
     }
 
     /// The account's VPCs in the region, as `look` shows those that it wants to show.
@@ -219,22 +245,24 @@ pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
 /// List the account's VPCs in a region.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/vpcs", tag = "VPCs", operation_id = "describeVpcs",
     params(("regionId" = String, Path), ("name" = Option<String>, Query),
-        ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 10, maximum = 100)),
+        ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 1, maximum = 100),
+        ("marker" = Option<String>, Query, description = "The `nextMarker` of the page before, instead of a page number"),
+        ("sort" = Option<String>, Query, example = "name",
+            description = "`createdTime` or `name`, with `-` before it for the other direction")),
     responses((status = 200, body = Envelope<Vpcs>), Errors))]
 pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) -> Reply {
-    let known = ["pageNumber", "pageSize", "name"];
+    let known = [&page::PARAMETERS[..], &["name"]].concat();
     let parameters = Parameters::read(query.as_deref(), &known, &["vpcId", "vpcIds", "vpcNames"])?;
-    let Page { number, size } = parameters.page(10)?;
+    let page = Page::read(&parameters, Sort::Id)?;
     let vpcs = regional.vpcs(|_, vpc| {
         let wanted = parameters.get("name").is_none_or(|name| vpc.name == name)
             && parameters.lets_through("vpcId", &[vpc.id.as_str()])
             && parameters.lets_through("vpcIds", &[vpc.id.as_str()])
             && parameters.lets_through("vpcNames", &[&vpc.name]);
-        wanted.then(|| view::vpc(vpc))
+        wanted.then(|| (place(vpc), view::vpc(vpc)))
     });
-    let total_count = vpcs.len();
-    let vpcs = Page { number, size }.of(vpcs);
-    reply(Vpcs { vpcs, page_number: number, page_size: size, total_count })
+    let Listed { entries: vpcs, total: total_count, next: next_marker } = page.of(vpcs);
+    reply(Vpcs { vpcs, page_number: page.number(), page_size: page.size, total_count, next_marker })
 }
 
 /// Show a VPC.
@@ -274,7 +302,11 @@ pub(in crate::api) async fn delete(regional: Regional) -> Reply {
 
 /// The id of a further CIDR follows from what it is.
 fn cidr_id(vpc: &VpcId, cidr: &IpNet) -> String {
-    let hash = secret::sha256(format!("{vpc} {cidr}").as_bytes());
+    id_of_cidr(&cidr_key(vpc, cidr))
+}
+
+fn id_of_cidr(key: &str) -> String {
+    let hash = secret::sha256(key.as_bytes());
     format!("cidr-{}", secret::hex(&hash[..5]))
 }
 
@@ -333,6 +365,9 @@ pub(in crate::api) async fn remove_cidr(regional: Regional) -> Reply {
         Some((vpc.id.clone(), *cidr))
     });
     let Some((id, cidr)) = found.into_iter().next() else {
+        if regional.has_deleted_cidr(wanted) {
+            return reply(json!({}));
+        }
         return Err(missing("secondaryCidrId", "secondary CIDR", wanted, "CidrNotFound"));
     };
     let which = Locator { region: Some(regional.region.clone()), id };
@@ -343,13 +378,16 @@ pub(in crate::api) async fn remove_cidr(regional: Regional) -> Reply {
 /// List the route tables of the account's VPCs. Routes are managed automatically.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/routeTables", tag = "VPCs", operation_id = "describeRouteTables",
     params(("regionId" = String, Path), ("name" = Option<String>, Query), ("vpcId" = Option<String>, Query),
-        ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 10, maximum = 100)),
+        ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 1, maximum = 100),
+        ("marker" = Option<String>, Query, description = "The `nextMarker` of the page before, instead of a page number"),
+        ("sort" = Option<String>, Query, example = "name",
+            description = "`createdTime` or `name`, with `-` before it for the other direction")),
     responses((status = 200, body = Envelope<Tables>), Errors))]
 pub(in crate::api) async fn list_tables(regional: Regional, RawQuery(query): RawQuery) -> Reply {
-    let known = ["pageNumber", "pageSize", "name", "vpcId"];
+    let known = [&page::PARAMETERS[..], &["name", "vpcId"]].concat();
     let filters = ["routeTableId", "routeTableIds", "routeTableNames", "vpcId", "vpcIds"];
     let parameters = Parameters::read(query.as_deref(), &known, &filters)?;
-    let Page { number, size } = parameters.page(10)?;
+    let page = Page::read(&parameters, Sort::Id)?;
     let tables = regional.vpcs(|state, vpc| {
         let table = view::route_table_id(vpc);
         let wanted = parameters.get("name").is_none_or(|name| vpc.name == name)
@@ -357,11 +395,10 @@ pub(in crate::api) async fn list_tables(regional: Regional, RawQuery(query): Raw
             && ["routeTableId", "routeTableIds"].iter().all(|filter| parameters.lets_through(filter, &[&table]))
             && parameters.lets_through("routeTableNames", &[&vpc.name])
             && ["vpcId", "vpcIds"].iter().all(|filter| parameters.lets_through(filter, &[vpc.id.as_str()]));
-        wanted.then(|| view::route_table(state, vpc))
+        wanted.then(|| (place(vpc), view::route_table(state, vpc)))
     });
-    let total_count = tables.len();
-    let route_tables = Page { number, size }.of(tables);
-    reply(Tables { route_tables, page_number: number, page_size: size, total_count })
+    let Listed { entries: route_tables, total: total_count, next: next_marker } = page.of(tables);
+    reply(Tables { route_tables, page_number: page.number(), page_size: page.size, total_count, next_marker })
 }
 
 /// Show the route table of a VPC.

@@ -53,6 +53,7 @@ pub(super) fn entry(account: &str, time_ms: u64) -> Entry {
         reason: String::new(),
         asked: Value::Null,
         accounts: [account.parse().unwrap()].into(),
+        from: String::new(),
     }
 }
 

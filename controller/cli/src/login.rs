@@ -1,0 +1,92 @@
+//! `cps-peering login`: a token that was tried is kept in a profile.
+
+use super::{
+    CliError, Output, complain,
+    output::{cell, print},
+    profile::{Config, Told, token_from_input},
+    session::{Session, is_operator},
+};
+use clap::Args;
+use serde_json::json;
+use std::{
+    io::{self, IsTerminal, Write},
+    process::{Command, Stdio},
+};
+
+/// Keeps a bearer token in the profile of --profile (`default` without it), with --controller, --ca and --region where they are
+/// said. It is read from the terminal, or from standard input where that is no terminal, and tried at once: one that the
+/// controller does not know is not kept.
+#[derive(Args, Clone)]
+pub(super) struct Login {}
+
+/// Turns the terminal's echo off until it is dropped.
+struct NoEcho;
+
+impl NoEcho {
+    fn set(word: &str) {
+        // Where there is no `stty`, what is typed is seen: still better than no way in.
+        let _ = Command::new("stty").arg(word).stdin(Stdio::inherit()).stderr(Stdio::null()).status();
+    }
+
+    fn begin() -> Self {
+        Self::set("-echo");
+        Self
+    }
+}
+
+impl Drop for NoEcho {
+    fn drop(&mut self) {
+        Self::set("echo");
+    }
+}
+
+fn ask() -> Result<String, CliError> {
+    if !io::stdin().is_terminal() {
+        return token_from_input();
+    }
+    let cannot = |error: io::Error| CliError::Refused(format!("cannot ask for a token: {error}"));
+    let mut output = io::stderr().lock();
+    write!(output, "token: ").and_then(|()| output.flush()).map_err(cannot)?;
+    let mut token = String::new();
+    {
+        let _silent = NoEcho::begin();
+        io::stdin().read_line(&mut token).map_err(cannot)?;
+    }
+    writeln!(output).map_err(cannot)?;
+    match token.trim() {
+        "" => Err(CliError::Usage(
+            "a token is needed: operators make them with `cps-peering admin account add-token`".to_owned(),
+        )),
+        token => Ok(token.to_owned()),
+    }
+}
+
+pub(super) async fn run(
+    config: &Config,
+    Login {}: &Login,
+    told: Told,
+    output: Output,
+    debug: bool,
+) -> Result<(), CliError> {
+    let name = told.profile_name().to_owned();
+    let token = ask()?;
+    let resolved = told.clone().with_token(&token).resolve_new()?;
+    let controller = resolved.controller.clone();
+    if controller.starts_with("http://") {
+        complain("over http:// the token can be read on the way: use https:// but on this machine");
+    }
+    let session = Session::new(resolved, output, debug)?;
+    let whoami = session.whoami().await?;
+    config.set(&name, told.without_credentials(), Some(token))?;
+    let who = if is_operator(&whoami) {
+        let operator = cell(&whoami["operator"]);
+        if operator == "-" { "operator".to_owned() } else { format!("operator {operator}") }
+    } else {
+        format!("account {}", cell(&whoami["accountId"]))
+    };
+    let json = json!({ "profile": name, "file": config.path(), "controller": controller, "whoami": whoami });
+    print(output, &json, || {
+        format!("signed in to {controller} as {who}; profile {name} keeps the token in {}", config.path().display())
+    });
+    Ok(())
+}
