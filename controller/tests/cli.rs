@@ -264,6 +264,36 @@ fn lists_are_read_to_their_end() {
 }
 
 #[test]
+fn apply_says_what_still_drains_and_who_has_not_confirmed() {
+    let sandbox = Sandbox::start();
+    // Nobody listens there.
+    let host =
+        "[[hosts]]\nid = \"silent\"\nregion = \"REGION\"\nunderlay = \"192.0.2.77\"\nagent = \"http://127.0.0.1:9\"\n";
+    let vpc = |id: &str, net: u8| {
+        format!(
+            "[[vpcs]]\nid = \"{id}\"\naccount = \"account-1\"\nregion = \"{NORTH}\"\ncidrs = [\"10.{net}.0.0/16\"]\n"
+        )
+    };
+    let port = "[[ports]]\nvpc = \"va\"\nhost = \"silent\"\ninterface = \"eth1\"\ngateways = [\"10.1.0.1/24\"]\n";
+    let unpeered = format!(
+        "[[regions]]\nid = \"{NORTH}\"\n[[regions]]\nid = \"{EAST}\"\n{}{}{}{port}",
+        host.replace("REGION", NORTH),
+        vpc("va", 1),
+        vpc("vb", 2)
+    );
+    let file = sandbox.home.path().join("inventory.toml");
+    let apply = |more: &[&str]| sandbox.operator(&[&["apply", "-f", file.to_str().unwrap()], more].concat());
+    fs::write(&file, format!("{unpeered}[[peerings]]\nname = \"p\"\nvpc = \"va\"\npeer_vpc = \"vb\"\n")).unwrap();
+    let applied = apply(&[]).ok();
+    assert!(applied.contains("hosts have not confirmed yet") && applied.contains("silent"), "{applied}");
+    fs::write(&file, unpeered).unwrap();
+    let applied = apply(&["--prune", "--confirm", "1", "-o", "json"]).json();
+    let unconfirmed = &applied["unconfirmed"];
+    assert_eq!(unconfirmed["drainingCount"], 1, "{applied}");
+    assert!(unconfirmed["hosts"].as_array().unwrap().iter().any(|host| host == "silent"), "{applied}");
+}
+
+#[test]
 fn what_an_inventory_takes_away_is_to_be_confirmed() {
     let sandbox = Sandbox::start();
     let vpc = |id: &str, net: u8| {

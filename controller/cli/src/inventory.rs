@@ -105,7 +105,27 @@ fn differences(result: &Value) -> String {
              do it: --confirm {lost} --if-revision {revision}"
         ),
     };
-    format!("{}\n{end}", table(&["ACTION", "KIND", "ID", "EFFECT", "FIELDS"], &rows))
+    let mut lines = vec![table(&["ACTION", "KIND", "ID", "EFFECT", "FIELDS"], &rows)];
+    lines.extend(unconfirmed(&result["unconfirmed"]));
+    lines.push(end);
+    lines.join("\n")
+}
+
+/// What the hosts have not done yet.
+fn unconfirmed(result: &Value) -> Vec<String> {
+    let named = |count: &str, names: &str| {
+        let count = result[count].as_u64().filter(|count| *count > 0)?;
+        let names: Vec<String> = elements(&result[names]).iter().map(cell).collect();
+        let more = if names.len() as u64 == count { "" } else { ", …" };
+        Some((count, format!("{}{more}", names.join(", "))))
+    };
+    let draining = named("drainingCount", "draining").map(|(count, names)| {
+        format!("{count} removed peerings are draining: they forward nothing on any host that can be reached: {names}")
+    });
+    let hosts = named("hostCount", "hosts").map(|(count, names)| {
+        format!("{count} hosts have not confirmed yet that they have it (`cps-peering host list`): {names}")
+    });
+    draining.into_iter().chain(hosts).collect()
 }
 
 pub(super) async fn show(session: &Session) -> Result<(), CliError> {

@@ -5,7 +5,10 @@ use crate::{
         query::Parameters,
         request::{RequestContext, read},
         response::{Envelope, Errors, Failure, Nothing, Reply, reply},
-        tenant::account::{Trail, trail, trail_query},
+        tenant::{
+            account::{Trail, trail, trail_query},
+            peerings::drained,
+        },
         view::{self, HostView},
     },
     audit::Query,
@@ -18,11 +21,19 @@ use axum::{
     body::Bytes,
     extract::{Path, RawQuery},
 };
-use cps_peering_config::{Revision, inventory::Inventory};
+use cps_peering_config::{
+    Revision,
+    id::{HostId, PeeringId},
+    inventory::Inventory,
+};
 use serde::Serialize;
 use serde_json::json;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
+use tokio::time::Instant;
 use utoipa::ToSchema;
+
+/// The most hosts and peerings that an answer to `apply` names; it also says how many there are.
+const MAX_NAMED: usize = 100;
 
 /// What a document changed.
 #[derive(Debug, Serialize, ToSchema)]
@@ -37,6 +48,24 @@ pub(in crate::api) struct Applied {
     /// What `confirm` must say for this to be applied; none where nobody needs to agree.
     #[serde(skip_serializing_if = "Option::is_none")]
     confirm: Option<usize>,
+    /// What the hosts have not done yet. Nothing after a dry run.
+    unconfirmed: Unconfirmed,
+}
+
+/// What the hosts have not done yet of what they must have.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct Unconfirmed {
+    /// How many of the peerings that were removed still drain: not every kernel concerned has been seen without them.
+    draining_count: usize,
+    /// Their ids, at most 100.
+    #[schema(value_type = Vec<String>)]
+    draining: Vec<PeeringId>,
+    /// How many hosts have not confirmed yet that their kernel is as they must have it.
+    host_count: usize,
+    /// Their ids, at most 100.
+    #[schema(value_type = Vec<String>)]
+    hosts: Vec<HostId>,
 }
 
 /// The hosts.
@@ -46,6 +75,9 @@ pub(in crate::api) struct Hosts {
 }
 
 /// Apply a document of regions, accounts, hosts, VPCs, ports and peerings, all or nothing.
+///
+/// Where that removes peerings, it answers when every host that can be reached has confirmed from its kernel that they are gone, or
+/// after a timeout with what still drains.
 #[utoipa::path(post, path = "/admin/v1/apply", tag = "operators", operation_id = "apply",
     params(("dryRun" = Option<bool>, Query), ("prune" = Option<bool>, Query),
         ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic."),
@@ -77,7 +109,36 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
         }
     }
     let revision = if dry_run { before.meta().number } else { engine.read(|state, _| state.meta().number) };
-    reply(Applied { changes, dry_run, revision, confirm })
+    let unconfirmed = if dry_run { Unconfirmed::default() } else { unconfirmed(&context, &changes).await };
+    reply(Applied { changes, dry_run, revision, confirm, unconfirmed })
+}
+
+/// Waits until removed peerings are gone from all kernels, for as long as a delete may take, and says what is missing then.
+async fn unconfirmed(context: &RequestContext, changes: &[Difference]) -> Unconfirmed {
+    let removed = changes.iter().filter(|change| change.kind == "peering" && change.action == Action::Delete);
+    // Its name follows.
+    let removed: Vec<PeeringId> = removed.filter_map(|change| change.id.split(' ').next()?.parse().ok()).collect();
+    let until = Instant::now() + context.api.delete_wait;
+    let mut missing: BTreeSet<HostId> = BTreeSet::new();
+    let mut draining = Vec::new();
+    for id in removed {
+        // All of them have the same time.
+        let hosts = drained(&context.api, &id, until.saturating_duration_since(Instant::now())).await;
+        if !hosts.is_empty() {
+            draining.push(id);
+            missing.extend(hosts);
+        }
+    }
+    context.api.engine.read(|state, agents| {
+        let behind = state.hosts().values().filter(|host| {
+            let report = agents.contact(&host.id).and_then(|contact| contact.report.as_ref());
+            report.is_none_or(|report| report.applied != Some(state.revision_of(host)))
+        });
+        missing.extend(behind.map(|host| host.id.clone()));
+    });
+    let (draining_count, host_count) = (draining.len(), missing.len());
+    draining.truncate(MAX_NAMED);
+    Unconfirmed { draining_count, draining, host_count, hosts: missing.into_iter().take(MAX_NAMED).collect() }
 }
 
 /// The current inventory, in the form in which it is applied.

@@ -208,7 +208,7 @@ pub(in crate::api) async fn delete(context: RequestContext, Path(peering): Path<
     let id = resolve(&context.api, &peering, true)?;
     let which = Locator { region: None, id: id.clone() };
     context.execute(Command::DeletePeering(which), None).await?;
-    let missing_hosts = drained(&context.api, &id).await;
+    let missing_hosts = drained(&context.api, &id, context.api.delete_wait).await;
     let state = if missing_hosts.is_empty() { "deleted" } else { "draining" };
     reply(DeletedForBoth { vpc_peering_id: id.to_string(), state, missing_hosts })
 }

@@ -29,6 +29,7 @@ use cps_peering_config::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// A wish for a peering.
@@ -415,17 +416,22 @@ pub(in crate::api) async fn delete(regional: Regional) -> Reply {
     let which = regional.locate(regional.path("vpcPeeringId"))?;
     let id = which.id.clone();
     regional.context.execute(Command::DeletePeering(which), None).await?;
-    let missing = drained(&regional.context.api, &id).await.len();
+    let api = &regional.context.api;
+    let missing = drained(api, &id, api.delete_wait).await.len();
     let state = if missing == 0 { "deleted" } else { "draining" };
     reply(Deleted { vpc_peering_id: id.to_string(), state, hosts_missing: missing })
 }
 
-/// Waits until no host has a peering any more, for as long as a delete may take. The hosts that are missing then.
-pub(in crate::api) async fn drained(api: &Api, id: &PeeringId) -> Vec<cps_peering_config::id::HostId> {
+/// Waits until no host has a peering any more, but no longer than `patience`. The hosts that are missing then.
+pub(in crate::api) async fn drained(
+    api: &Api,
+    id: &PeeringId,
+    patience: Duration,
+) -> Vec<cps_peering_config::id::HostId> {
     let draining = |state: &State| {
         state.peerings().get(id).filter(|it| matches!(it.state, PeeringState::Draining { .. })).cloned()
     };
-    let over = api.engine.wait_for_peering(api.delete_wait, id, |state| draining(state).is_none().then_some(()));
+    let over = api.engine.wait_for_peering(patience, id, |state| draining(state).is_none().then_some(()));
     if over.await.is_some() {
         return Vec::new();
     }
