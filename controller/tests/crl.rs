@@ -111,7 +111,7 @@ async fn lists_reach_every_host_that_takes_them_each_once_and_nothing_is_taken_b
     let inventory = format!("[[regions]]\nid = 'north'\n{}{}", host("h1", one.address), host("h2", old.address));
     let store = Store::open(folder.path().join("store.redb")).unwrap();
     let (engine, _hosts) = Engine::open(store, Options::default()).unwrap();
-    let apply = Command::Apply(Apply { inventory: toml::from_str(&inventory).unwrap(), prune: false });
+    let apply = Command::Apply(Apply::of(toml::from_str(&inventory).unwrap()));
     tokio::task::block_in_place(|| engine.execute(&Request::new(Actor::Operator, apply))).unwrap();
     let clients = AgentClients::new(Some(identity.clone()), Duration::from_secs(1));
     tokio::spawn(crl::run(Arc::clone(&engine), clients, identity.clone()));
@@ -136,7 +136,7 @@ async fn lists_reach_every_host_that_takes_them_each_once_and_nothing_is_taken_b
     let late = Host::start(&dir, folder.path(), "h3", None).await;
     // (Its own certificate is on the list, so the controller does not speak with it.)
     let inventory = toml::from_str(&host("h3", late.address)).unwrap();
-    let apply = Command::Apply(Apply { inventory, prune: false });
+    let apply = Command::Apply(Apply::of(inventory));
     tokio::task::block_in_place(|| engine.execute(&Request::new(Actor::Operator, apply))).unwrap();
     pki(&dir, &["revoke", "host-h2"]);
     identity.reload().unwrap();

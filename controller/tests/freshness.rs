@@ -69,7 +69,7 @@ impl Cloud {
         let hosts: String = (1..=2 + more).map(one).collect();
         let text = format!("[[regions]]\nid = 'north'\n{hosts}{}{}", vpc(1), vpc(2));
         let cloud = Self { engine, now_ms, _folder: folder };
-        cloud.run(&Command::Apply(Apply { inventory: toml::from_str(&text).unwrap(), prune: false }));
+        cloud.run(&Command::Apply(Apply::of(toml::from_str(&text).unwrap())));
         cloud
     }
 
