@@ -129,23 +129,28 @@ fn filter_name(payload: &[u8], priority: u16) -> Option<String> {
     Some(format!("pref {priority} {}", text(kind)?))
 }
 
+/// Whether a filter has the flags that ours have. The kernel refuses to change them in place.
+fn is_in_software(flags: u32) -> bool {
+    flags & (tc::SKIP_SW | tc::SKIP_HW) == tc::SKIP_HW
+}
+
 /// A filter, if it is one that we would make.
 fn read_filter(payload: &[u8], info: u32) -> Option<IngressFilter> {
     let find = |wanted| attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     if text(find(tc::TCA_KIND)?) != Some("bpf") || info & 0xffff != u32::from(tc::ETH_P_ALL.to_be()) {
         return None;
     }
-    let (mut program, mut direct) = (None, false);
+    let (mut program, mut direct, mut in_software) = (None, false, false);
     for (kind, value) in attributes(find(tc::TCA_OPTIONS)?, 0) {
         match kind {
             tc::BPF_OPS => program = Some(read_program(value)?),
             tc::BPF_FLAGS => direct = u32_at(value, 0)? & tc::BPF_ACT_DIRECT != 0,
-            tc::BPF_FLAGS_GEN if u32_at(value, 0)? & tc::SKIP_SW == 0 => {}
+            tc::BPF_FLAGS_GEN => in_software = is_in_software(u32_at(value, 0)?),
             tc::BPF_OPS_LEN => {}
             _ => return None,
         }
     }
-    match (program?, direct) {
+    match (program.filter(|_| in_software)?, direct) {
         (program, false) => Some(IngressFilter::Accept(program)),
         (program, true) if program == dropping() => Some(IngressFilter::DropRest),
         _ => None,
