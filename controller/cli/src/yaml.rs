@@ -7,7 +7,7 @@ use serde_json::Value;
 pub(super) fn to_yaml(value: &Value) -> String {
     let mut text = String::new();
     write(&mut text, value, 0, false);
-    text.trim_start_matches('\n').trim_end().to_owned()
+    text.trim().to_owned()
 }
 
 /// A value that stands behind a key or a dash. `in_list` says that its first line goes on behind a dash.
@@ -66,7 +66,7 @@ mod tests {
             json!({ "a": [{ "id": "x: y", "tags": [], "of": { "m": 1 } }, "no", null, [1, 2]], "no": true, "1": {} });
         let expected = "\"1\": {}\na:\n  - id: \"x: y\"\n    of:\n      m: 1\n    tags: []\n  - \"no\"\n  - null\n  - - 1\n    - 2\n\"no\": true";
         assert_eq!(to_yaml(&value), expected);
-        assert_eq!(to_yaml(&json!({})), " {}".trim());
+        assert_eq!((to_yaml(&json!({})), to_yaml(&json!("x"))), ("{}".to_owned(), "\"x\"".to_owned()));
         assert!(!to_yaml(&json!({ "a": "\u{1b}[2J" })).contains('\u{1b}'));
     }
 }
