@@ -189,7 +189,10 @@ mod tests {
                     seen.extend(listed.entries.iter());
                     // The last one that was shown goes, which the marker names, and others come at both ends.
                     list.retain(|number| Some(number) != listed.entries.last());
-                    list.extend([100 - rounds, 126 + rounds]);
+                    // (For some time: who reads one at a time would never end.)
+                    if rounds < 9 {
+                        list.extend([99 - rounds, 126 + rounds]);
+                    }
                     rounds += 1;
                     let Some(next) = listed.next else { break };
                     marker = next;
