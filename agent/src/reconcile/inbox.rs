@@ -17,7 +17,7 @@ use std::{
 const GLANCE: Duration = Duration::from_secs(3);
 
 /// A glance takes no more than this part of the time.
-const GLANCE_SHARE: u32 = 200;
+const GLANCE_SHARE: u32 = 20;
 
 /// Why a wait ended, the weightiest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -261,7 +261,7 @@ impl IntoResponse for Failure {
 
 /// Says in the log who it is whose request is being answered.
 pub(super) fn asked_by(caller: &str) {
-    tracing::Span::current().record("by", caller);
+    tracing::Span::current().record("by", tracing::field::display(caller));
 }
 
 /// A whole answer where no controller can say more, or it is not known whether something was done.
