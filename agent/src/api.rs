@@ -18,8 +18,8 @@ use axum::{
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, InvalidHostConfig, Revision, ValidHostConfig,
     agent_api::{
-        CONFIG_PATH, CRL_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH,
-        TRAFFIC_PATH,
+        CONFIG_PATH, CRL_PATH, DIAGNOSIS_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH,
+        STATUS_PATH, TRAFFIC_PATH,
     },
     id::HostId,
     tls::{self as names, CONTROLLER, MONITORING, OPERATOR},
@@ -30,6 +30,7 @@ use cps_peering_http::{
     tls::{Identity, MAX_CRL, Peer, TlsError, refuse_revoked},
     within,
 };
+use serde::Serialize;
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
@@ -118,6 +119,38 @@ pub fn router(
         metrics,
         identity: None,
     })
+}
+
+/// What `look` finds, one look at a time: each reads the whole kernel.
+pub fn look_route<T: Serialize + Send + 'static>(
+    path: &str,
+    look: impl Fn() -> T + Send + Sync + 'static,
+    identity: Option<Identity>,
+) -> Router {
+    let (look, one) = (Arc::new(look), Arc::new(tokio::sync::Semaphore::new(1)));
+    let route = Router::new().route(
+        path,
+        get(async move || {
+            let Ok(permit) = one.try_acquire_owned() else {
+                let message = "somebody else looks now: ask again in a few seconds".to_owned();
+                return (StatusCode::SERVICE_UNAVAILABLE, Json(ErrorBody { message, desired: None })).into_response();
+            };
+            let made = spawn_blocking(move || {
+                let made = look();
+                drop(permit);
+                made
+            });
+            made.await.map_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response(), |it| Json(it).into_response())
+        }),
+    );
+    let route = route.layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within));
+    match identity {
+        Some(identity) => {
+            let known = middleware::from_fn_with_state(identity.clone(), known_only);
+            refuse_revoked(route.layer(known).layer(middleware::from_fn(unambiguous)), Some(identity))
+        }
+        None => route,
+    }
 }
 
 /// The routes for those who may use them, and those that everybody may.
@@ -226,7 +259,7 @@ async fn known_only(State(identity): State<Identity>, request: Request, next: Ne
     let may = match path {
         HEALTH_PATH => true,
         METRICS_PATH => [CONTROLLER, OPERATOR, MONITORING].iter().any(|name| peer.is(name)) || itself(),
-        STATUS_PATH => peer.is(CONTROLLER) || itself(),
+        STATUS_PATH | DIAGNOSIS_PATH => peer.is(CONTROLLER) || itself(),
         _ => peer.is(CONTROLLER),
     };
     if may {

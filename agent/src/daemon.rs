@@ -2,6 +2,7 @@
 
 use crate::{
     api,
+    command::check,
     kernel::{self, Kernel},
     ledger::Ledger,
     neighbours,
@@ -12,6 +13,7 @@ use crate::{
 };
 use anyhow::Context;
 use cps_peering_config::{
+    agent_api::{DIAGNOSIS_PATH, SNAPSHOT_PATH},
     settings::{AgentSettings, tls_files},
     tls::CONTROLLER,
 };
@@ -68,6 +70,12 @@ pub fn run(
         reconciler.configure(Arc::clone(config));
     }
     let (router, open) = api::routers(accepted, ledger, shares, reconciler.clone(), identity.as_ref());
+    let (own, report) = (settings.clone(), reconciler.report());
+    let snapshot = move || check::snapshot(&own, &report.borrow().clone());
+    let own = settings.clone();
+    let router = router
+        .merge(api::look_route(DIAGNOSIS_PATH, move || check::diagnosis(&own), identity.clone()))
+        .merge(api::look_route(SNAPSHOT_PATH, snapshot, identity.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let listener = listen(settings.listen, "listen")?;

@@ -10,7 +10,10 @@ use cps_peering_agent::{
     reconcile::Options,
     shares::SharesFile,
 };
-use cps_peering_config::settings::{AgentSettings, tls_files};
+use cps_peering_config::{
+    log_format::LogFormat,
+    settings::{AgentSettings, tls_files},
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -61,7 +64,10 @@ const EXIT_SETTINGS: u8 = 64;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    cps_peering_service::log::start();
+    // What is wrong with the file is said when it is read in full.
+    let text = fs::read_to_string(&arguments.settings).unwrap_or_default();
+    let daemon = matches!(arguments.command, Command::Run);
+    cps_peering_service::log::start(if daemon { LogFormat::of(&text) } else { LogFormat::Text });
     let settings = match read_settings(&arguments.settings) {
         Ok(settings) => settings,
         Err(error) => {

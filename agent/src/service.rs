@@ -103,6 +103,7 @@ fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
         underlay_mtu: _,
         resync_s: _,
         event_buffer,
+        log_format,
     } = new;
     let differs = [
         ("listen", *listen != old.listen),
@@ -112,6 +113,7 @@ fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
         ("ledger", *ledger != old.ledger),
         ("vxlan_port", *vxlan_port != old.vxlan_port),
         ("event_buffer", *event_buffer != old.event_buffer),
+        ("log_format", *log_format != old.log_format),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }

@@ -8,6 +8,8 @@
 //! | `PUT /v1/crl` | certificate revocation lists in PEM | 204, 400, 503 |
 //! | `GET /v1/traffic` | what passed | 200 [`TrafficReport`](crate::traffic::TrafficReport) |
 //! | `GET /v1/status` | how it stands | 200 [`HostReport`](crate::HostReport) |
+//! | `GET /v1/diagnosis` | what is right and wrong with the host | 200 [`HostDiagnosis`](crate::diagnosis::HostDiagnosis), 503 while another one is made |
+//! | `GET /v1/snapshot` | all that it knows of its kernel | 200 [`HostSnapshot`](crate::diagnosis::HostSnapshot), 503 while another one is made |
 //! | `GET /healthz` | the process is alive | 200 |
 //! | `GET /metrics` | figures for Prometheus | 200 |
 //!
@@ -29,6 +31,10 @@ use std::time::Duration;
 pub const CONFIG_PATH: &str = "/v1/config";
 /// Where the report is read.
 pub const STATUS_PATH: &str = "/v1/status";
+/// Where an agent says what is right and wrong with its host.
+pub const DIAGNOSIS_PATH: &str = "/v1/diagnosis";
+/// Where an agent says all that it knows of its host.
+pub const SNAPSHOT_PATH: &str = "/v1/snapshot";
 /// Where shares are granted.
 pub const SHARES_PATH: &str = "/v1/shares";
 /// Where revocation lists are put.

@@ -24,9 +24,11 @@
 
 pub mod agent_api;
 pub mod connections;
+pub mod diagnosis;
 pub mod host_config;
 pub mod id;
 pub mod inventory;
+pub mod log_format;
 pub mod naming;
 pub mod net;
 pub mod number;

@@ -3,6 +3,7 @@
 use crate::{
     connections::{ConnectionSettings, OutOfRange},
     id::RegionId,
+    log_format::LogFormat,
     tls::{TRUST_DOMAIN, Tls, TlsFiles},
 };
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub struct AgentSettings {
     /// instead, which the report counts. Default 1 MiB.
     #[serde(default = "default_event_buffer")]
     pub event_buffer: usize,
+    /// How the log is written: `text` or `json`. Default `text`.
+    #[serde(default)]
+    pub log_format: LogFormat,
     /// A further address where `/metrics` and `/healthz` are served without TLS. By default there is none.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
@@ -171,6 +175,9 @@ pub struct ControllerSettings {
     /// The currency of all prices. Default `CNY`.
     #[serde(default = "default_currency")]
     pub currency: String,
+    /// How the log is written: `text` or `json`. Default `text`.
+    #[serde(default)]
+    pub log_format: LogFormat,
     /// What peerings between regions cost. Without a price, metering goes on and amounts are empty.
     #[serde(default)]
     pub prices: Vec<Price>,

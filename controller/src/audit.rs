@@ -3,6 +3,7 @@
 use crate::model::{
     Actor, Command, CommandError, Leap, Outcome, Request, Transaction,
     account::What,
+    host,
     record::{Made, Peering},
     state::Change,
 };
@@ -272,7 +273,14 @@ pub(crate) fn name(command: &Command) -> &'static str {
             What::Block(_) => "BlockAccount",
             What::Unblock(_) => "UnblockAccount",
         },
-        Command::RemoveHost(_) => "RemoveHost",
+        Command::Host(change) => match change.what {
+            host::What::Drain => "DrainHost",
+            host::What::Uncordon => "UncordonHost",
+            host::What::Pause => "PauseHost",
+            host::What::Resume => "ResumeHost",
+            host::What::Remove(_) => "RemoveHost",
+            host::What::Replace { .. } => "ReplaceHost",
+        },
         Command::Activate(_) => "Activate",
         Command::Drained(_) => "Drained",
         Command::Forget(_) => "Forget",
@@ -318,7 +326,7 @@ pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<Str
         (Command::DeleteVpc(which), _) => vpc(&which.id),
         (Command::CreateVpc(create), _) => create.region.to_string(),
         (Command::Account(change), _) => change.id.to_string(),
-        (Command::RemoveHost(id) | Command::Forget(id), _) => id.to_string(),
+        (Command::Host(host::Change { id, .. }) | Command::Forget(id), _) => id.to_string(),
         (Command::ConfirmClock, _) => "clock".to_owned(),
         (Command::Apply(_) | Command::Tick | Command::RecordSignature, _) => return None,
     })

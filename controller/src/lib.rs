@@ -29,6 +29,7 @@ pub mod audit;
 pub mod charging;
 pub mod clock;
 pub mod cluster;
+pub mod diagnosis;
 pub mod engine;
 pub mod hosts;
 pub mod instruments;

@@ -15,6 +15,7 @@ mod service;
 mod setup;
 
 use clap::Parser;
+use cps_peering_config::log_format::LogFormat;
 use cps_peering_controller::{access::vault::VaultError, api, store::StoreError};
 use setup::Setup;
 use std::{
@@ -54,8 +55,10 @@ const EXIT_DAMAGED: u8 = 65;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    cps_peering_service::log::start();
     let settings = arguments.settings.as_deref().unwrap_or(Path::new(SETTINGS));
+    // What is wrong with the file is said when it is read in full.
+    let text = std::fs::read_to_string(settings).unwrap_or_default();
+    cps_peering_service::log::start(if arguments.dev { LogFormat::Text } else { LogFormat::of(&text) });
     if arguments.openapi {
         return match api::openapi_document().to_pretty_json() {
             Ok(text) => {

@@ -8,15 +8,17 @@ use crate::{
         record::Host,
     },
 };
+use cps_peering_config::settings::EtcdSettings;
 use cps_peering_http::{
     Places,
-    metrics::{Connections, Own, counters, gauge, gauges, seconds},
+    metrics::{Certificates, Connections, Own, counters, gauge, gauges, seconds},
     tls::Identity,
 };
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
 use std::{
     collections::BTreeMap,
     fmt,
+    path::PathBuf,
     sync::{Arc, Weak},
 };
 
@@ -47,6 +49,18 @@ pub fn registry(engine: &Arc<Engine>, identity: Option<Identity>) -> Registry {
 /// Beside it, what clients take of the server.
 pub fn connections(registry: &mut Registry, places: &Arc<Places>) {
     registry.register_collector(Box::new(Connections::new("cps_controller", Arc::clone(places))));
+}
+
+/// Beside it, when certificates for etcd end; nothing where the store is a file.
+pub fn store_certificates(registry: &mut Registry, etcd: Option<&EtcdSettings>) {
+    registry.register_collector(Box::new(Certificates::new("cps_controller", certificates_for_store(etcd))));
+}
+
+/// The files of certificates for etcd, by what they are called; none where the store is a file.
+pub fn certificates_for_store(etcd: Option<&EtcdSettings>) -> Vec<(&'static str, PathBuf)> {
+    let tls = etcd.and_then(|etcd| etcd.tls.as_ref());
+    let own = tls.and_then(|tls| Some(("own", tls.cert.clone()?)));
+    tls.map(|tls| ("ca", tls.ca.clone())).into_iter().chain(own).collect()
 }
 
 /// What has passed for one side of a peering.
@@ -90,6 +104,8 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let bytes = |bytes: u64| bytes as f64;
     let help = "What the entries of the audit trail take, in bytes";
     gauge(out, "cps_controller_audit_bytes", help, bytes(engine.trail_bytes()))?;
+    let help = "What the entries of the audit trail may take, in bytes";
+    gauge(out, "cps_controller_audit_limit_bytes", help, bytes(engine.trail_limit_bytes()))?;
     let health = engine.health();
     let help = "Whether the store takes no writes; it is tried again every second";
     gauge(out, "cps_controller_store_failed", help, is(matches!(health, Health::Failing(_))))?;
@@ -101,6 +117,10 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "How much of it is kept free for deletes, rejects and suspensions, in bytes";
         gauge(out, "cps_controller_store_reserve_bytes", help, bytes(space.reserve))?;
     }
+    // Followers show how far their copies are.
+    let help = "The number of the last commit in this controller's copy of the store";
+    #[expect(clippy::cast_precision_loss, reason = "commits are far fewer than 2^52")]
+    gauge(out, "cps_controller_copied_commit", help, engine.read(|state, _| state.meta().number) as f64)?;
     let leap = engine.leap();
     let help = "Whether the machine's clock has leapt and nobody has confirmed it, so that nothing is deleted because its time has come";
     gauge(out, "cps_controller_clock_unconfirmed", help, is(leap.is_some()))?;
@@ -115,9 +135,10 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
 fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     // In sync, reached, in maintenance.
     let hosts: Vec<(String, [bool; 3])> = engine.read(|state, agents| {
-        let of =
-            |host: &Host| (host.id.to_string(), [agents.in_sync(host), agents.is_current(&host.id), host.maintenance]);
-        state.hosts().values().map(of).collect()
+        let of = |host: &Host| {
+            (host.id.to_string(), [agents.in_sync(host), agents.is_current(&host.id), host.in_maintenance()])
+        };
+        state.hosts().values().filter(|host| !host.dead).map(of).collect()
     });
     let mut counts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0)]);
     for (_, [in_sync, ..]) in &hosts {
@@ -125,6 +146,15 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     }
     let values = counts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
     gauges(out, "cps_controller_hosts", "Hosts, by whether they have what they must have", values)?;
+    let help = "Hosts that were removed as dead and answer again";
+    let answering =
+        engine.read(|state, agents| state.retiring().filter(|host| host.dead && agents.is_current(&host.id)).count());
+    gauge(
+        out,
+        "cps_controller_removed_hosts_answering",
+        help,
+        f64::from(u32::try_from(answering).unwrap_or(u32::MAX)),
+    )?;
     let mut each = |name, help, which: usize| {
         gauges(out, name, help, hosts.iter().map(|(host, facts)| ([("host", host.as_str())], is(facts[which]))))
     };

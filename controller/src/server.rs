@@ -5,7 +5,7 @@ use crate::{
     setup::{Setup, fixed, options, rates},
 };
 use anyhow::Context;
-use axum::Router;
+use axum::{Extension, Router};
 use cps_peering_config::{
     settings::{ControllerSettings, StorePlace, tls_files},
     tls::{CONTROLLER, MONITORING, OPERATOR},
@@ -15,7 +15,7 @@ use cps_peering_controller::{
         Access,
         vault::{self, Vault},
     },
-    api::{self, Api, BodyMemory, Streams},
+    api::{self, Api, BodyMemory, Diagnosed, Streams},
     cluster::{
         candidate::{self, Candidate},
         follower::leader_routes,
@@ -72,6 +72,7 @@ async fn serve(
     identity: Option<Identity>,
 ) -> anyhow::Result<Ended> {
     let front = Front::new(&setup.settings, identity);
+    front.reserve_for(setup);
     let Some(Opened { store, content, vault, serving }) = open(setup, &front).await? else {
         return Ok(Ended::Stopped);
     };
@@ -83,6 +84,7 @@ async fn serve(
     let setup = fresh.as_ref().unwrap_or(setup);
     let (controller, hosts) = Controller::build(setup, (store, content, vault), front, shared)?;
     controller.route(setup);
+    controller.front.reserve_for(setup);
     let (address, mut serving) = match serving {
         Some(serving) => serving,
         None => controller.front.listen(&setup.settings)?,
@@ -140,6 +142,7 @@ struct Controller {
     access: Access,
     registry: Arc<Registry>,
     body_memory: Arc<BodyMemory>,
+    agents: AgentClients,
     front: Front,
     /// Whether the store is shared with other controllers.
     shared: bool,
@@ -164,9 +167,11 @@ impl Controller {
         access.tune(rates(&setup.settings));
         let mut registry = metrics::registry(&engine, front.identity.clone());
         metrics::connections(&mut registry, &front.places);
+        metrics::store_certificates(&mut registry, setup.settings.etcd.as_ref());
         candidate::tell_leading(&mut registry, true);
         let body_memory = BodyMemory::new(usize::try_from(setup.settings.bodies_mib)? << 20);
-        Ok((Self { engine, access, registry: Arc::new(registry), body_memory, front, shared }, hosts))
+        let agents = AgentClients::new(front.identity.clone(), poll(&setup.settings));
+        Ok((Self { engine, access, registry: Arc::new(registry), body_memory, agents, front, shared }, hosts))
     }
 
     /// Serves the HTTP interfaces as these settings have them.
@@ -185,6 +190,11 @@ impl Controller {
             currency: setup.settings.currency.as_str().into(),
             streams: Arc::clone(&self.front.streams),
             body_memory: Arc::clone(&self.body_memory),
+            diagnosed: Diagnosed {
+                identity: self.front.identity.clone(),
+                store_certificates: metrics::certificates_for_store(setup.settings.etcd.as_ref()),
+                agents: self.agents.clone(),
+            },
             secure: self.front.identity.is_some(),
         };
         let routes = api::router(api, Arc::clone(&self.registry));
@@ -193,9 +203,9 @@ impl Controller {
 
     /// Starts what reaches hosts by itself: configurations, revocation lists, shares of bandwidths, counters.
     fn spawn(&self, settings: &ControllerSettings, hosts: NewHosts) {
-        let poll = Duration::from_secs(settings.poll_s.max(1));
+        let poll = poll(settings);
         let identity = &self.front.identity;
-        let clients = AgentClients::new(identity.clone(), poll);
+        let clients = self.agents.clone();
         if let Some(identity) = identity.clone() {
             tokio::spawn(crl::run(Arc::clone(&self.engine), clients.clone(), identity));
         }
@@ -219,6 +229,7 @@ impl Controller {
         self.engine.tune(options(&new.settings));
         self.access.tune(rates(&new.settings));
         self.front.current.set(self.routes(&new));
+        self.front.reserve_for(&new);
         // A sandbox makes tokens up each time; those that it has told stay.
         if new.sandbox.is_none() && self.access.replace_operators(new.operators) {
             self.front.streams.look_again();
@@ -255,6 +266,11 @@ impl Front {
         Self { identity, places, current: Current::default(), open: Current::default(), streams: Arc::default() }
     }
 
+    /// Operators whom the settings name have a reserve of connections, and may look at the metrics.
+    fn reserve_for(&self, setup: &Setup) {
+        self.places.reserve_for(setup.operators.certificates().map(str::to_owned));
+    }
+
     /// Listens. The task ends some time after a signal has told the program to stop.
     fn listen(&self, settings: &ControllerSettings) -> anyhow::Result<Serving> {
         let identity = self.identity.as_ref();
@@ -274,7 +290,9 @@ impl Front {
         tokio::spawn(tls::on_hangup(identity.cloned())?);
         let closing = Arc::clone(&self.streams);
         let places = Arc::clone(&self.places);
-        let router = tls::refuse_revoked(self.current.router(), identity.cloned());
+        // It also says who may look at the metrics.
+        let router = self.current.router().layer(Extension(Arc::clone(&places)));
+        let router = tls::refuse_revoked(router, identity.cloned());
         let serving = cps_peering_http::serve(places, listener, tls, router, async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -285,6 +303,11 @@ impl Front {
         });
         Ok((address, tokio::spawn(serving)))
     }
+}
+
+/// How often each host is asked how it stands.
+fn poll(settings: &ControllerSettings) -> Duration {
+    Duration::from_secs(settings.poll_s.max(1))
 }
 
 /// Listens, with a queue that is long enough for many clients that come at once.

@@ -85,7 +85,7 @@ fn standing(engine: &Engine) -> String {
         Health::Fine => {}
     }
     engine.read(|state, agents| {
-        let hosts = state.hosts().len();
+        let hosts = state.hosts().values().filter(|host| !host.dead).count();
         let in_sync = agents.count_in_sync();
         format!("{in_sync} of {hosts} hosts in sync, {} peerings", state.peerings().len())
     })

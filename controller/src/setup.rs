@@ -131,6 +131,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         poll_s,
         bodies_mib,
         connections,
+        log_format,
         // Read again, and held to from then on.
         operator_token_file: _,
         operators: _,
@@ -172,6 +173,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         ("poll_s", *poll_s != new.poll_s),
         ("bodies_mib", *bodies_mib != new.bodies_mib),
         ("connections", *connections != new.connections),
+        ("log_format", *log_format != new.log_format),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }

@@ -405,7 +405,7 @@ fn operators_have_all_peerings_and_accounts() {
         text.lines().next().unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(heading(&["host", "list"]), heading(&["admin", "host", "list"]));
-    sandbox.operator(&["admin", "host", "remove", "h1"]).ok();
+    sandbox.operator(&["admin", "host", "remove", "h1", "--dead"]).ok();
     assert!(!sandbox.operator(&["inventory"]).ok().contains("h1"));
 }
 
@@ -430,7 +430,7 @@ fn what_is_not_confirmed_in_time_is_said_with_a_code_of_its_own() {
     assert!(sandbox.first(&["peering", "delete", &id]).ok().contains("waiting for hosts: 1"));
     assert!(sandbox.operator(&["peering", "delete", &id]).ok().contains("waiting for h1"));
     // A host that will not come back is waited for no more.
-    sandbox.operator(&["admin", "host", "remove", "h1"]).ok();
+    sandbox.operator(&["admin", "host", "remove", "h1", "--dead"]).ok();
     assert!(sandbox.first(&["peering", "delete", &id, "--wait"]).ok().contains("is deleted"));
 }
 
@@ -601,4 +601,137 @@ fn what_is_watched_is_shown_again_when_it_is_another_and_shells_complete_what_th
         "",
         "what the line says counts"
     );
+}
+
+#[test]
+fn hosts_are_drained_replaced_and_removed_by_commands_of_their_own() {
+    let sandbox = Sandbox::start();
+    let host = |id: &str, last: u8| {
+        format!("- {{ id: {id}, region: {NORTH}, underlay: 192.0.2.{last}, agent: 'http://127.0.0.1:{last}' }}\n")
+    };
+    let vpc = |id: &str, net: u8| {
+        format!("- {{ id: {id}, account: account-1, region: {NORTH}, cidrs: [10.{net}.0.0/16] }}\n")
+    };
+    let yaml = format!(
+        "# Everything, as YAML.\nregions:\n- id: {NORTH}\n- id: {EAST}\nhosts:\n{}{}vpcs:\n{}{}ports:\n- vpc: va\n  host: old\n  interface: \
+         eth1\n  gateways: [10.1.0.1/24]\npeerings:\n- name: p\n  vpc: va\n  peer_vpc: vb\n",
+        host("old", 11),
+        host("new", 12),
+        vpc("va", 1),
+        vpc("vb", 2)
+    );
+    let file = sandbox.home.path().join("inventory.yaml");
+    fs::write(&file, &yaml).unwrap();
+    let with_file =
+        |command: &str, more: &[&str]| sandbox.operator(&[&[command, "-f", file.to_str().unwrap()], more].concat());
+    let differs = with_file("diff", &[]);
+    assert!(differs.code == 1 && differs.err.is_empty(), "{differs:?}");
+    assert!(differs.out.contains("create") && differs.out.contains("old/eth1"), "{differs:?}");
+    assert!(sandbox.operator(&["inventory"]).ok().lines().all(|line| !line.contains("\"va\"")), "diff changes nothing");
+    with_file("apply", &[]).ok();
+    assert!(with_file("diff", &[]).ok().starts_with("no difference at revision "));
+    let json = with_file("diff", &["--prune", "-o", "json"]);
+    let json: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((&json["dryRun"], json["changes"].as_array().unwrap().len()), (&Value::Bool(true), 0), "{json}");
+
+    let state = |id: &str| {
+        let hosts = sandbox.operator(&["host", "list"]).ok();
+        hosts.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or_default().to_owned()
+    };
+    assert!(state("old").contains("in use") && state("old").contains("never"), "{}", state("old"));
+    sandbox.operator(&["host", "drain", "new"]).ok();
+    assert!(state("new").contains("drained"), "{}", state("new"));
+    // A document takes nothing of that back, and nothing new comes there.
+    assert!(with_file("apply", &[]).ok().starts_with("nothing to change"));
+    let wrong = sandbox.operator(&["host", "replace", "old", "--by", "new", "--dead"]);
+    wrong.fails(1, "cps-peering host uncordon new");
+    sandbox.operator(&["host", "uncordon", "new"]).ok();
+    sandbox.operator(&["host", "drain", "nobody"]).fails(1, "there is no host nobody");
+
+    let replace =
+        |more: &[&str]| sandbox.operator(&[&["host", "replace", "old", "--by", "new", "--dead"], more].concat());
+    replace(&[]).fails(1, "confirm their number, 2");
+    let plan = replace(&["--dry-run"]).ok();
+    assert!(
+        plan.contains("--confirm 2") && plan.contains("host: old -> new") && plan.contains("stops traffic"),
+        "{plan}"
+    );
+    replace(&["--confirm", "2"]).ok();
+    assert!(state("old").contains("removed"), "{}", state("old"));
+    let inventory = sandbox.operator(&["inventory", "-o", "json"]).json();
+    assert_eq!(inventory["ports"].as_array().unwrap().iter().filter(|port| port["host"] == "new").count(), 1);
+
+    sandbox.operator(&["host", "remove", "new", "--confirm", "1"]).fails(1, "confirm their number, 2");
+    sandbox.operator(&["host", "remove", "new", "--confirm", "2"]).ok();
+    assert!(state("new").contains("removing"), "it has not answered: {}", state("new"));
+    sandbox.operator(&["host", "remove", "new", "--dead"]).ok();
+    for id in ["old", "new"] {
+        assert!(state(id).contains("removed"), "{}", state(id));
+        sandbox.operator(&["host", "remove", id, "--dead"]).ok();
+        assert_eq!(state(id), "", "forgotten");
+    }
+    let trail = sandbox.operator(&["admin", "audit"]).ok();
+    for action in ["DrainHost", "UncordonHost", "ReplaceHost", "RemoveHost"] {
+        assert!(trail.contains(action), "{action}: {trail}");
+    }
+}
+
+#[test]
+fn the_doctor_names_what_is_wrong_with_its_cure() {
+    let sandbox = Sandbox::start();
+    let host = format!(
+        "[[regions]]\nid = \"{NORTH}\"\n[[hosts]]\nid = \"silent\"\nregion = \"{NORTH}\"\nunderlay = \"192.0.2.77\"\nagent = \
+         \"http://127.0.0.1:9\"\n"
+    );
+    let file = sandbox.home.path().join("inventory.toml");
+    fs::write(&file, host).unwrap();
+    sandbox.operator(&["apply", "-f", file.to_str().unwrap()]).ok();
+    let found = sandbox.operator(&["doctor", "--all"]);
+    assert_eq!(found.code, 1, "{found:?}");
+    let line = |words: &[&str]| found.out.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(line(&["FAIL", "host", "silent", "cps-peering-agent"]), "{}", found.out);
+    assert!(line(&["ok", "store"]) && line(&["ok", "clock", "this machine"]), "{}", found.out);
+    assert!(line(&["WARN", "backup", "cps-peering admin backup"]), "{}", found.out);
+    sandbox.operator(&["host", "remove", "silent", "--dead"]).ok();
+    let found = sandbox.operator(&["doctor", "-o", "json"]).json();
+    assert_eq!(found["failures"], 0, "{found}");
+    assert!(found["findings"].as_array().unwrap().iter().all(|it| it["subject"] != "silent"), "{found}");
+    // Accounts are no operators, and a controller that is not there is what is wrong.
+    sandbox.first(&["doctor"]).fails(1, "operators only");
+    let mut gone = sandbox.program(&["doctor", "--controller", "http://127.0.0.1:9"]);
+    let gone = run(gone.env("CPS_PEERING_TOKEN", "whatever-this-may-be"), "");
+    assert!(gone.code == 1 && gone.out.contains("systemctl status cps-peering-controller"), "{gone:?}");
+}
+
+#[test]
+fn a_bundle_holds_the_state_and_no_secret() {
+    let sandbox = Sandbox::start();
+    let secret = sandbox.operator(&["admin", "account", "add-key", "account-1", "-o", "json"]).json();
+    let token = sandbox.operator(&["admin", "account", "add-token", "account-1", "-o", "json"]).json();
+    let file = sandbox.home.path().join("bundle.tar");
+    let bundle = |more: &[&str]| {
+        sandbox.operator(&[&["debug", "bundle", "-f", file.to_str().unwrap(), "-o", "json"], more].concat())
+    };
+    sandbox.first(&["debug", "bundle", "-f", file.to_str().unwrap()]).fails(1, "operators only");
+    let told = bundle(&["--host", "nobody"]).json();
+    let content: Vec<String> = told["content"].as_array().unwrap().iter().map(text).collect();
+    for expected in ["diagnosis.json", "inventory.json", "audit.json", "metrics.txt", "hosts/nobody.json"] {
+        assert!(content.iter().any(|it| it == expected), "{expected}: {content:?}");
+    }
+    let bytes = fs::read(&file).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let holds = |word: &str| bytes.windows(word.len()).any(|window| window == word.as_bytes());
+    assert!(holds("cps_controller_hosts") && holds("AddToken") && holds(secret["accessKey"].as_str().unwrap()));
+    assert!(holds("there is no host"), "what is missing is said");
+    let secrets = [
+        sandbox.word("/admin_token").to_owned(),
+        sandbox.word("/accounts/0/token").to_owned(),
+        sandbox.word("/accounts/0/secret_key").to_owned(),
+        text(&secret["secretKey"]),
+        text(&token["token"]),
+    ];
+    for word in secrets {
+        assert!(word.len() > 10 && !holds(&word), "a secret is in the bundle");
+    }
+    sandbox.operator(&["debug", "bundle", "-f", file.to_str().unwrap()]).fails(1, "bundle.tar");
 }

@@ -27,7 +27,8 @@ use cps_peering_controller::{
     model::{
         Actor, Command, Outcome, Request,
         account::{Change, ChargeStatus, What},
-        inventory::Apply,
+        host::{Change as HostChange, Removal, What as HostCommand},
+        inventory::{Apply, Approval},
         record::PeeringState,
     },
     store::{Store, StoreError},
@@ -475,6 +476,55 @@ async fn hosts_that_are_pruned_are_emptied_before_they_are_forgotten() {
     controller.run(&Command::Apply(Apply::of(inventory).pruning())).unwrap();
     controller.until("forgotten", |seen| seen.state.hosts().is_empty().then_some(())).await;
     assert!(agents.iter().all(|agent| agent.host.lock().unwrap().config.as_ref().unwrap().vrfs.is_empty()));
+}
+
+fn host(id: &str, what: HostCommand) -> Command {
+    Command::Host(HostChange { id: id.parse().unwrap(), what })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_removed_as_dead_holds_nothing_up_and_is_emptied_should_it_answer_again() {
+    let (_folder, controller, [_one, two]) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let away = two.stop().await;
+    controller.run(&delete(&id)).unwrap();
+    let removal = |agreed| HostCommand::Remove(Removal { dead: true, approval: Approval::Given(agreed) });
+    controller.run(&host("h2", removal(None))).unwrap();
+    controller.until_gone(&id).await;
+    controller.engine.read(|state, agents| {
+        let dead = &state.hosts()["h2"];
+        assert!(dead.dead && !agents.is_current(&dead.id) && state.ports_on(&dead.id).next().is_none());
+    });
+    let two = Agent::again(away).await;
+    controller.until("forgotten", |seen| (seen.state.hosts().len() == 1).then_some(())).await;
+    let config = two.host.lock().unwrap().config.clone().unwrap();
+    assert!(config.vrfs.is_empty() && config.sides.is_empty(), "nothing is left on it: {config:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_pushed_to_a_host_while_that_is_paused_and_everything_afterwards() {
+    let (folder, controller, [one, two]) = built().await;
+    controller.run(&host("h2", HostCommand::Pause)).unwrap();
+    for agent in [&one, &two] {
+        agent.calls();
+    }
+    let id = controller.peer();
+    controller.until("one of two", |_| (one.sides() == 1).then_some(())).await;
+    controller.until("it is asked", |seen| seen.agents.is_current(&"h2".parse().unwrap()).then_some(())).await;
+    assert_eq!((two.sides(), two.calls()), (0, Vec::new()));
+    // It is not in sync, and a controller that starts again knows it, too.
+    stop(controller, folder.path()).await;
+    let controller = Controller::start(folder.path());
+    let paused = |seen: &Seen<'_>| {
+        let host = &seen.state.hosts()["h2"];
+        (host.paused && seen.agents.is_current(&host.id) && !seen.agents.in_sync(host)).then_some(())
+    };
+    controller.until("asked, and out of sync", paused).await;
+    assert_eq!((two.sides(), two.calls()), (0, Vec::new()));
+    controller.run(&host("h2", HostCommand::Resume)).unwrap();
+    controller.until_active(&id).await;
+    assert_eq!(two.sides(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

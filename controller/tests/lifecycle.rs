@@ -898,8 +898,10 @@ fn an_inventory_neither_exports_nor_prunes_requests_and_accepts_what_it_wants() 
     let text = toml::to_string(&exported).unwrap();
     model.run(&common::apply(&text, true)).unwrap();
     assert_eq!(state(&model, &id), "pending");
-    let wanted = "[[peerings]]\nname = \"a-d\"\nvpc = \"a\"\npeer_vpc = \"d\"\n";
-    let Outcome::Applied(differences) = model.apply(wanted).unwrap() else { panic!() };
+    let bandwidth =
+        model.state.peerings()[&id].bandwidth.map(|mbit| format!("bandwidth = {mbit}\n")).unwrap_or_default();
+    let wanted = format!("[[peerings]]\nname = \"a-d\"\nvpc = \"a\"\npeer_vpc = \"d\"\n{bandwidth}");
+    let Outcome::Applied(differences) = model.apply(&wanted).unwrap() else { panic!() };
     assert_eq!((differences.len(), state(&model, &id)), (1, "provisioning"), "{differences:?}");
 }
 

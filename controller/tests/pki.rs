@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+#[path = "../cli/tests/certificates/mod.rs"]
+mod certificates;
 mod programs;
 
+use certificates::{made, pki, refused};
 use cps_peering_http::tls;
 use reqwest::Client;
 use serde_json::Value;
@@ -13,31 +16,16 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 const TOKEN: &str = "only-for-this-test";
 
-fn cli(arguments: &[&str]) -> Output {
+fn program() -> Command {
     let mut command = programs::cli();
-    command.args(arguments).env("CPS_PEERING_TOKEN", TOKEN).env("HOME", "/nonexistent").output().unwrap()
-}
-
-fn pki(dir: &Path, arguments: &[&str]) -> Output {
-    cli(&[&["pki", "--dir", dir.to_str().unwrap(), "-o", "json"], arguments].concat())
-}
-
-fn made(dir: &Path, arguments: &[&str]) -> Vec<Value> {
-    let ended = pki(dir, arguments);
-    assert!(ended.status.success(), "{ended:?}");
-    let json: Value = serde_json::from_slice(&ended.stdout).unwrap();
-    json["certificates"].as_array().unwrap().clone()
-}
-
-fn refused(ended: &Output, text: &str) {
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.code() == Some(1) && said.contains(text), "{text:?}: {ended:?}");
+    command.env("CPS_PEERING_TOKEN", TOKEN).env("HOME", "/nonexistent");
+    command
 }
 
 struct Controller(Child);
@@ -112,7 +100,7 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     let url = format!("https://localhost:{port}");
     let ca_file = ca.to_str().unwrap();
     let until = Instant::now() + Duration::from_secs(20);
-    while !cli(&["--controller", &url, "--ca", ca_file, "whoami"]).status.success() {
+    while !program().args(["--controller", &url, "--ca", ca_file, "whoami"]).output().unwrap().status.success() {
         assert!(Instant::now() < until && controller.0.try_wait().unwrap().is_none(), "it does not answer");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -120,10 +108,16 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     // Somebody else's CA, and an address that the certificate does not name.
     let other = folder.path().join("other");
     made(&other, &["init"]);
-    let ended = cli(&["--controller", &url, "--ca", other.join("ca.pem").to_str().unwrap(), "whoami"]);
+    let ended = program()
+        .args(["--controller", &url, "--ca", other.join("ca.pem").to_str().unwrap(), "whoami"])
+        .output()
+        .unwrap();
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     let elsewhere = format!("https://127.0.0.2:{port}");
-    assert_eq!(cli(&["--controller", &elsewhere, "--ca", ca_file, "whoami"]).status.code(), Some(3));
+    assert_eq!(
+        program().args(["--controller", &elsewhere, "--ca", ca_file, "whoami"]).output().unwrap().status.code(),
+        Some(3)
+    );
 
     let client = |name: Option<&str>| {
         let files = name.map(|name| (path(&format!("{name}.pem")), path(&format!("{name}.key"))));

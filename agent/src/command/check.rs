@@ -12,14 +12,14 @@ use crate::{
     reconcile::Options,
 };
 use cps_peering_config::{
-    HostConfig, ValidHostConfig,
+    HostConfig, HostReport, ValidHostConfig,
+    diagnosis::{HostDiagnosis, HostFinding, HostSnapshot, Verdict},
     settings::{AgentSettings, tls_files},
     tls::TRUST_DOMAIN,
 };
 use cps_peering_http::tls::Identity;
 use cps_peering_terminal::{show, table};
 use nix::sched::{CloneFlags, unshare};
-use serde::Serialize;
 use std::{
     fs,
     path::Path,
@@ -27,49 +27,87 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// What one look found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Ok,
-    Warning,
-    Failure,
+fn found(verdict: Verdict, subject: &str, text: impl Into<String>) -> HostFinding {
+    HostFinding { verdict, subject: subject.to_owned(), text: text.into() }
 }
 
-#[derive(Debug, Serialize)]
-struct Finding {
-    verdict: Verdict,
-    subject: &'static str,
-    /// What was found and, unless it is fine, what to do.
-    text: String,
+fn ok(subject: &str, text: impl Into<String>) -> HostFinding {
+    found(Verdict::Ok, subject, text)
 }
 
-fn ok(subject: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Ok, subject, text: text.into() }
+fn warning(subject: &str, text: impl Into<String>) -> HostFinding {
+    found(Verdict::Warning, subject, text)
 }
 
-fn warning(subject: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Warning, subject, text: text.into() }
+fn failure(subject: &str, text: impl Into<String>) -> HostFinding {
+    found(Verdict::Failure, subject, text)
 }
 
-fn failure(subject: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Failure, subject, text: text.into() }
+/// What an agent that runs finds: all but the trial of the kernel, for which it has not the rights.
+pub fn diagnosis(settings: &AgentSettings) -> HostDiagnosis {
+    let observed = Netlink::default().observe_all();
+    let underlay_mtu = observed.as_ref().ok().and_then(|observed| {
+        let config = Ledger::new(settings.ledger.clone()).load().ok().flatten()?;
+        let (underlay, trouble) = Options::from(settings).underlay_params(&config, observed);
+        trouble.is_none().then_some(underlay.underlay_mtu)
+    });
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    HostDiagnosis {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        time_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+        underlay_mtu,
+        findings: examine(settings, observed.map_err(|error| error.to_string())),
+    }
+}
+
+/// The longest description of a kernel, in bytes.
+const MAX_SNAPSHOT: usize = 32 << 20;
+
+/// All that an agent that runs knows of its host.
+pub fn snapshot(settings: &AgentSettings, report: &HostReport) -> HostSnapshot {
+    let mut observed = match Netlink::default().observe_all() {
+        Ok(observed) => format!("{observed:#?}"),
+        Err(error) => format!("the kernel could not be read: {error}"),
+    };
+    if observed.len() > MAX_SNAPSHOT {
+        observed.truncate(observed.floor_char_boundary(MAX_SNAPSHOT));
+        observed.push_str("\n(cut here)");
+    }
+    let config = Ledger::new(settings.ledger.clone()).load();
+    HostSnapshot {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: fs::read_to_string("/proc/version").unwrap_or_default().trim().to_owned(),
+        report: serde_json::to_value(report).unwrap_or_default(),
+        config: match config {
+            Ok(config) => serde_json::to_value(config).unwrap_or_default(),
+            Err(error) => error.to_string().into(),
+        },
+        observed,
+    }
+}
+
+fn examine(settings: &AgentSettings, observed: Result<Observed, String>) -> Vec<HostFinding> {
+    let mut findings = vec![capability(), certificates(settings)];
+    findings.extend(reverse_path_filter());
+    findings.extend(sockets_in_vrfs());
+    findings.extend(network_managers());
+    match observed {
+        Ok(observed) => {
+            findings.extend(clashes(&observed, settings.vxlan_port));
+            findings.extend(interference(&observed, settings));
+        }
+        Err(error) => findings.push(failure("netlink", error)),
+    }
+    findings
 }
 
 /// Looks at the system and shows what was found. True when nothing is a failure. Changes nothing: the trial of the
 /// kernel happens in a network namespace of its own.
 pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
-    let mut findings = vec![capability(), trial(settings.vxlan_port), certificates(settings)];
-    findings.extend(reverse_path_filter());
-    findings.extend(sockets_in_vrfs());
-    findings.extend(network_managers());
-    match Netlink::default().observe_all() {
-        Ok(observed) => {
-            findings.extend(clashes(&observed, settings.vxlan_port));
-            findings.extend(interference(&observed, settings));
-        }
-        Err(error) => findings.push(failure("netlink", error.to_string())),
-    }
+    let observed = Netlink::default().observe_all().map_err(|error| error.to_string());
+    let mut findings = examine(settings, observed);
+    findings.insert(1, trial(settings.vxlan_port));
     match output {
         Output::Json => show(&serde_json::to_string(&findings)?),
         Output::Table => {
@@ -79,7 +117,7 @@ pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
                     Verdict::Warning => "WARN",
                     Verdict::Failure => "FAIL",
                 };
-                vec![verdict.to_owned(), finding.subject.to_owned(), finding.text.clone()]
+                vec![verdict.to_owned(), finding.subject.clone(), finding.text.clone()]
             });
             show(&table(&["", "SUBJECT", "FINDING"], &rows.collect::<Vec<_>>()));
         }
@@ -87,7 +125,7 @@ pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
     Ok(findings.iter().all(|finding| finding.verdict < Verdict::Failure))
 }
 
-fn capability() -> Finding {
+fn capability() -> HostFinding {
     const CAP_NET_ADMIN: u32 = 12;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -100,7 +138,7 @@ fn capability() -> Finding {
 }
 
 /// Whether controller and agent can know each other, and for how long.
-fn certificates(settings: &AgentSettings) -> Finding {
+fn certificates(settings: &AgentSettings) -> HostFinding {
     const SUBJECT: &str = "certificate";
     const SOON_S: i64 = 30 * 24 * 60 * 60;
     let files = match tls_files(settings.tls.as_ref()) {
@@ -125,7 +163,7 @@ fn certificates(settings: &AgentSettings) -> Finding {
 }
 
 /// Builds a VPC with a peering, the real way, where it touches nobody.
-fn trial(vxlan_port: u16) -> Finding {
+fn trial(vxlan_port: u16) -> HostFinding {
     const SUBJECT: &str = "kernel";
     let attempt = move || -> Result<Vec<String>, String> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
@@ -173,7 +211,7 @@ fn sample() -> ValidHostConfig {
 }
 
 /// The kernel takes the larger of a device's own setting and that of `all`, and 2 is looser than 1.
-fn reverse_path_filter() -> Option<Finding> {
+fn reverse_path_filter() -> Option<HostFinding> {
     const SUBJECT: &str = "rp_filter";
     let all = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").ok()?;
     Some(match all.trim() {
@@ -186,7 +224,7 @@ fn reverse_path_filter() -> Option<Finding> {
 }
 
 /// With these, a service of the host that listens on all addresses would answer tenants on their gateway.
-fn sockets_in_vrfs() -> Vec<Finding> {
+fn sockets_in_vrfs() -> Vec<HostFinding> {
     let settings = ["tcp_l3mdev_accept", "udp_l3mdev_accept", "raw_l3mdev_accept"];
     let on = |name: &&str| {
         let value = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
@@ -201,7 +239,7 @@ fn sockets_in_vrfs() -> Vec<Finding> {
     vec![failure("services", format!("{names} let tenants reach services of the host: set to 0"))]
 }
 
-fn network_managers() -> Vec<Finding> {
+fn network_managers() -> Vec<HostFinding> {
     let mut findings = Vec::new();
     if Path::new("/run/systemd/netif").exists() {
         let wanted = ["ManageForeignRoutes", "ManageForeignRoutingPolicyRules", "ManageForeignNextHops"];
@@ -250,7 +288,7 @@ fn is_no(text: &str, key: &str) -> bool {
     values.next().is_some_and(|value| matches!(value.trim(), "no" | "false" | "0" | "off"))
 }
 
-fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<Finding> {
+fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<HostFinding> {
     let mut findings = Vec::new();
     for (name, link) in observed.links.iter().filter(|(name, _)| !observed.owns(name)) {
         if ownership::DeviceName::parse(name).is_some() {
@@ -279,7 +317,7 @@ fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<Finding> {
 
 /// What others have where packets of VPCs pass, with the line that exempts them where there is one. Before the first
 /// configuration the sample shows what a firewall would do to any.
-fn interference(observed: &Observed, settings: &AgentSettings) -> Vec<Finding> {
+fn interference(observed: &Observed, settings: &AgentSettings) -> Vec<HostFinding> {
     const SUBJECT: &str = "packets";
     let config = Ledger::new(settings.ledger.clone()).load().ok().flatten().unwrap_or_else(sample);
     let (underlay_params, _) = Options::from(settings).underlay_params(&config, observed);

@@ -1,6 +1,9 @@
 //! Figures for Prometheus: what both daemons have in common.
 
-use crate::{places::Places, tls::Identity};
+use crate::{
+    places::Places,
+    tls::{self, Identity},
+};
 use axum::{
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
@@ -11,7 +14,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 
 /// The answer to `GET /metrics`.
 pub fn answer(registry: &Registry) -> Response {
@@ -109,6 +112,33 @@ impl Collector for Own {
             [([("certificate", "own")], facts.not_after as f64), ([("certificate", "ca")], facts.ca_not_after as f64)];
         let name = format!("{prefix}_certificate_expiry_timestamp_seconds");
         gauges(&mut encoder, &name, "When the certificate ends, in seconds since 1970", ends)
+    }
+}
+
+/// Further certificates that a program uses: what they are called in the figures, and their files.
+#[derive(Debug)]
+pub struct Certificates {
+    prefix: &'static str,
+    files: Vec<(&'static str, PathBuf)>,
+}
+
+impl Certificates {
+    /// Of these files. The names of their figures begin with `prefix`, for instance `cps_controller`.
+    pub fn new(prefix: &'static str, files: Vec<(&'static str, PathBuf)>) -> Self {
+        Self { prefix, files }
+    }
+}
+
+impl Collector for Certificates {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { prefix, files } = self;
+        // As they are now: whoever uses them takes up new ones.
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
+        let end = |file: &PathBuf| tls::expiry(file).map_or(0.0, |ends| ends as f64);
+        let ends = files.iter().map(|(name, file)| ([("certificate", *name)], end(file)));
+        let name = format!("{prefix}_store_certificate_expiry_timestamp_seconds");
+        let help = "When a certificate for the store ends, in seconds since 1970; 0 where its file cannot be read";
+        gauges(&mut encoder, &name, help, ends)
     }
 }
 

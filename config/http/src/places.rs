@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -325,6 +325,8 @@ pub struct Figures {
 #[derive(Debug)]
 pub struct Places {
     limits: Limits,
+    /// Further names in certificates whose clients may use the reserve: other ones at any time.
+    named: RwLock<BTreeSet<String>>,
     began: Instant,
     inner: Mutex<Inner>,
 }
@@ -332,7 +334,19 @@ pub struct Places {
 impl Places {
     /// None so far.
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, began: Instant::now(), inner: Mutex::default() })
+        Arc::new(Self { limits, named: RwLock::default(), began: Instant::now(), inner: Mutex::default() })
+    }
+
+    /// Lets clients whose certificate has one of these names use the reserve, and none of those that were named before, from the
+    /// next connection on.
+    pub fn reserve_for(&self, names: impl IntoIterator<Item = String>) {
+        *self.named.write().unwrap_or_else(PoisonError::into_inner) = names.into_iter().collect();
+    }
+
+    /// Whether a client was named so.
+    pub fn names(&self, peer: &Peer) -> bool {
+        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        peer.names.iter().any(|name| named.contains(name))
     }
 
     /// The limits.
@@ -444,7 +458,8 @@ impl Connection {
     /// The client has a certificate.
     pub(crate) fn is_of_certificate(&self, certificate: &[u8], peer: &Peer) -> Result<(), TooManyConnections> {
         let mut seat = self.0.seat.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_reserved = self.0.places.limits.reserved_names.iter().any(|name| peer.is(name));
+        let Place { places, .. } = &*self.0;
+        let is_reserved = places.limits.reserved_names.iter().any(|name| peer.is(name)) || places.names(peer);
         let pool = if is_reserved { Pool::ControlPlane } else { Pool::Known };
         if seat.pool == Pool::ControlPlane && !is_reserved {
             return Ok(());

@@ -1,5 +1,6 @@
 //! The log: lines on standard error, for people or for the journal.
 
+use cps_peering_config::log_format::LogFormat;
 use std::{
     env,
     fmt::{self, Write},
@@ -12,21 +13,22 @@ use tracing_subscriber::{
     EnvFilter,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
-        format::{Format, Full, Writer},
+        format::{Format, Full, Json, Writer},
     },
     registry::LookupSpan,
 };
 
 /// Starts the log. What is said is what the variable `RUST_LOG` asks for, by default everything from `info` on. Where standard
-/// error is the journal, lines have no time and no colours, and begin with their priority (`<4>`, `sd-daemon(3)`), so that
-/// `journalctl -p` can tell them apart.
-pub fn start() {
+/// error is the journal, lines begin with their priority (`<4>`, `sd-daemon(3)`), so that `journalctl -p` can tell them apart, and those
+/// for people have no time and no colours.
+pub fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if is_journal() {
-        log.with_ansi(false).event_format(Journal::default()).init();
-    } else {
-        log.with_ansi(io::stderr().is_terminal()).init();
+    match (format, is_journal()) {
+        (LogFormat::Json, true) => log.json().event_format(Journal(as_json())).init(),
+        (LogFormat::Json, false) => log.json().event_format(as_json()).init(),
+        (LogFormat::Text, true) => log.with_ansi(false).event_format(Journal(as_text())).init(),
+        (LogFormat::Text, false) => log.with_ansi(io::stderr().is_terminal()).init(),
     }
 }
 
@@ -38,12 +40,15 @@ fn is_journal() -> bool {
 }
 
 /// Lines for the journal.
-struct Journal(Format<Full, ()>);
+struct Journal<F>(F);
 
-impl Default for Journal {
-    fn default() -> Self {
-        Self(tracing_subscriber::fmt::format().without_time().with_level(false).with_ansi(false))
-    }
+fn as_text() -> Format<Full, ()> {
+    tracing_subscriber::fmt::format().without_time().with_level(false).with_ansi(false)
+}
+
+/// An event with the fields of its spans, the outermost first.
+fn as_json() -> Format<Json> {
+    tracing_subscriber::fmt::format().json().flatten_event(false).with_current_span(false).with_span_list(true)
 }
 
 /// As in `syslog(3)`.
@@ -56,10 +61,11 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-impl<S, N> FormatEvent<S, N> for Journal
+impl<S, N, F> FormatEvent<S, N> for Journal<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut text = String::new();
@@ -96,7 +102,7 @@ mod tests {
         let lines = Lines::default();
         let own = lines.clone();
         let log = tracing_subscriber::fmt().with_writer(move || own.clone()).with_max_level(Level::TRACE);
-        tracing::subscriber::with_default(log.with_ansi(false).event_format(Journal::default()).finish(), || {
+        tracing::subscriber::with_default(log.with_ansi(false).event_format(Journal(as_text())).finish(), || {
             let _span = tracing::info_span!("request", id = "7f").entered();
             tracing::error!("down");
             tracing::warn!(error = %"two\nlines", "odd");
@@ -109,5 +115,27 @@ mod tests {
         let said = |priority: u8, text: &str| format!("<{priority}>request{{id=\"7f\"}}: {module}: {text}\n");
         let odd = said(4, "odd error=two") + "<4>lines\n";
         assert_eq!(text, [said(3, "down"), odd, said(6, "up"), said(7, "more"), said(7, "all")].concat());
+    }
+
+    #[test]
+    fn as_json_every_line_is_an_object_with_what_was_said() {
+        let lines = Lines::default();
+        let own = lines.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || own.clone()).json().event_format(Journal(as_json()));
+        tracing::subscriber::with_default(log.finish(), || {
+            let _span = tracing::info_span!("request", id = "7f").entered();
+            tracing::warn!(error = %"two\nlines", "odd \"quotes\"");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let (priority, object) = text.trim_end().split_once('>').unwrap();
+        assert_eq!((priority, object.lines().count()), ("<4", 1));
+        let said: serde_json::Value = serde_json::from_str(object).unwrap();
+        assert_eq!(said["level"], "WARN");
+        assert_eq!(
+            (&said["fields"]["message"], &said["fields"]["error"]),
+            (&"odd \"quotes\"".into(), &"two\nlines".into())
+        );
+        assert_eq!(said["spans"][0]["id"], "7f");
+        assert!(said["timestamp"].is_string() && said["target"].is_string(), "{said}");
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     CliError, audit,
     client::{self, Call},
-    inventory,
+    host,
     output::{cell, columns, elements, lines},
     peering,
     session::Session,
@@ -17,9 +17,9 @@ pub(super) enum Command {
     /// Manage accounts: credentials, charge status, quotas.
     #[command(subcommand)]
     Account(Account),
-    /// Manage hosts.
+    /// The same as `cps-peering host`.
     #[command(subcommand)]
-    Host(Host),
+    Host(host::Command),
     /// Manage all peerings, with their state on each host.
     #[command(subcommand)]
     Peering(peering::OperatorCommand),
@@ -38,7 +38,7 @@ impl Command {
     pub(super) fn only_looks(&self) -> bool {
         match self {
             Self::Account(command) => matches!(command, Account::List | Account::Show { .. }),
-            Self::Host(command) => matches!(command, Host::List),
+            Self::Host(command) => command.only_looks(),
             Self::Peering(command) => command.only_looks(),
             Self::Audit(_) => true,
             Self::Clock(command) => matches!(command, Clock::Show),
@@ -53,17 +53,6 @@ pub(super) enum Clock {
     Show,
     /// Say that it is right, after it has leapt: what waits for its time goes on.
     Confirm,
-}
-
-#[derive(Subcommand, Clone)]
-pub(super) enum Host {
-    /// List all hosts and the state of their agents.
-    List,
-    /// Remove a host that will not come back, with its ports; nothing waits for it any more.
-    Remove {
-        /// The host.
-        host: String,
-    },
 }
 
 #[derive(Subcommand, Clone)]
@@ -158,8 +147,7 @@ const KINDS: [&str; 6] = ["vpcpeering", "vpc", "secondarycidr", "tag", "clientto
 pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliError> {
     match command {
         Command::Account(command) => account(session, command).await,
-        Command::Host(Host::List) => inventory::hosts(session).await,
-        Command::Host(Host::Remove { host }) => inventory::remove_host(session, &host).await,
+        Command::Host(command) => host::run(session, command).await,
         Command::Peering(command) => peering::run_as_operator(session, command.into()).await,
         Command::Clock(command) => clock(session, &command).await,
         Command::Audit(query) => audit::run_as_operator(session, &query).await,

@@ -234,7 +234,7 @@ fn tell(asked: &str, sent: Option<&Value>, status: StatusCode, text: &str, took:
 }
 
 /// The same without what somebody could sign in with.
-fn without_secrets(value: Value) -> Value {
+pub(super) fn without_secrets(value: Value) -> Value {
     const SECRETS: [&str; 3] = ["secretKey", "token", "clientToken"];
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! What there is: regions, hosts, VPCs, ports. For operators.
+//! Documents of regions, hosts, VPCs, ports and peerings: applied, compared, shown. For operators.
 
 use super::{
     CliError,
@@ -7,7 +7,7 @@ use super::{
     output::{cell, elements, rows as table},
     session::Session,
 };
-use clap::{Args, Subcommand};
+use clap::Args;
 use cps_peering_config::inventory::Inventory;
 use reqwest::Method;
 use serde_json::Value;
@@ -16,16 +16,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The file to apply, and how.
+/// The file, and how much of what there is it is about.
 #[derive(Args, Clone)]
-pub(super) struct Apply {
-    /// Inventory file, TOML or JSON; `-` for standard input.
+struct Source {
+    /// Inventory file: TOML, JSON or YAML, as its content says; `-` for standard input.
     #[arg(short, long)]
     file: PathBuf,
     /// Remove what an inventory of the same name has made and is not in the file. What accounts and operators' commands have
     /// made stays.
     #[arg(long)]
     prune: bool,
+    /// Take over what other inventories and operators' commands have made and the file names.
+    #[arg(long)]
+    adopt: bool,
+}
+
+/// The file to apply, and how.
+#[derive(Args, Clone)]
+pub(super) struct Apply {
+    #[command(flatten)]
+    source: Source,
     /// Agree to so many entries being removed or stopping traffic, as the dry run counts them.
     #[arg(long, value_name = "NUMBER")]
     confirm: Option<usize>,
@@ -37,10 +47,11 @@ pub(super) struct Apply {
     dry_run: bool,
 }
 
-#[derive(Subcommand, Clone)]
-pub(super) enum Host {
-    /// List all hosts and the state of their agents.
-    List,
+/// The file to compare with what there is.
+#[derive(Args, Clone)]
+pub(super) struct Diff {
+    #[command(flatten)]
+    source: Source,
 }
 
 /// Reads an inventory. Errors name the file, the place in it and the rule.
@@ -48,28 +59,86 @@ fn read_inventory(file: &Path) -> Result<Inventory, CliError> {
     let refuse = |error: String| CliError::Refused(format!("{}: {error}", file.display()));
     let text = if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
     let text = text.map_err(|error| refuse(error.to_string()))?;
-    // No TOML begins with a brace.
-    if text.trim_start().starts_with('{') {
-        serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))
+    parse(&text).map_err(refuse)
+}
+
+/// How an inventory can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Toml,
+    Json,
+    Yaml,
+}
+
+/// In which of them a text is written, by its first line that says something: JSON begins with a brace, a document or a key with a
+/// colon is YAML, and all else is TOML.
+fn format(text: &str) -> Format {
+    let text = text.trim_start_matches('\u{feff}');
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let Some(first) = lines.next() else { return Format::Toml };
+    if first.starts_with('{') {
+        return Format::Json;
+    }
+    let quoted = first.chars().next().filter(|c| ['"', '\''].contains(c));
+    let behind_key = match quoted {
+        Some(quote) => first[1..].split_once(quote).map_or("", |(_, rest)| rest),
+        None => first.find([':', '=', '[']).map_or("", |at| &first[at..]),
+    };
+    let has_colon = behind_key.strip_prefix(':').is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
+    if first == "---" || first.starts_with("--- ") || first.starts_with("%YAML") || has_colon {
+        Format::Yaml
     } else {
-        toml::from_str(&text).map_err(|error| refuse(error.to_string().trim_end().to_owned()))
+        Format::Toml
+    }
+}
+
+/// Reads an inventory in whichever of the formats it is. The error names place and rule.
+fn parse(text: &str) -> Result<Inventory, String> {
+    let text = text.trim_start_matches('\u{feff}');
+    match format(text) {
+        Format::Json => serde_json::from_str(text).map_err(|error| format!("JSON: {error}")),
+        Format::Yaml => serde_saphyr::from_str(text).map_err(|error| format!("YAML: {error}").trim_end().to_owned()),
+        Format::Toml => toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned()),
     }
 }
 
 pub(super) async fn apply(session: &Session, apply: &Apply) -> Result<(), CliError> {
-    let Apply { file, prune, confirm, if_revision, dry_run } = apply;
+    let Apply { source, confirm, if_revision, dry_run } = apply;
+    let how = |call: Call<'static>| {
+        call.with("dryRun", dry_run).with_some("confirm", *confirm).with_some("ifRevision", *if_revision)
+    };
+    let result = post(session, source, how).await?;
+    session.print(&result, || differences(&result));
+    Ok(())
+}
+
+/// Shows what applying a file would change. An error where that is anything, as `diff` of files has it.
+pub(super) async fn diff(session: &Session, diff: &Diff) -> Result<(), CliError> {
+    let result = post(session, &diff.source, |call| call.with("dryRun", &true)).await?;
+    session.print(&result, || {
+        if elements(&result["changes"]).is_empty() {
+            return format!("no difference at revision {}", cell(&result["revision"]));
+        }
+        changes(&result)
+    });
+    if elements(&result["changes"]).is_empty() { Ok(()) } else { Err(CliError::Different) }
+}
+
+async fn post(
+    session: &Session,
+    source: &Source,
+    how: impl FnOnce(Call<'static>) -> Call<'static>,
+) -> Result<Value, CliError> {
+    let Source { file, prune, adopt } = source;
     let inventory = read_inventory(file)?;
     let body = serde_json::to_value(inventory).map_err(|error| CliError::Refused(error.to_string()))?;
-    let mut call = Call::new(Method::POST, admin(&["apply"])).with("dryRun", dry_run).with("prune", prune);
-    if let Some(number) = confirm {
-        call = call.with("confirm", number);
+    let mut call = Call::new(Method::POST, admin(&["apply"])).with("prune", prune);
+    if *adopt {
+        // Controllers of a version before this one do not know it.
+        call = call.with("adopt", adopt);
     }
-    if let Some(number) = if_revision {
-        call = call.with("ifRevision", number);
-    }
-    let call = call.body(body);
-    let result = match session.try_call(call).await? {
-        Ok(result) => result,
+    match session.try_call(how(call).body(body)).await? {
+        Ok(result) => Ok(result),
         Err(Rejection { message, violations, .. }) => {
             if violations.is_empty() {
                 return Err(CliError::Refused(format!("{}: {message}", file.display())));
@@ -77,18 +146,13 @@ pub(super) async fn apply(session: &Session, apply: &Apply) -> Result<(), CliErr
             for fault in &violations {
                 complain(&format!("{}: {}: {}", file.display(), fault.entry, fault.rule));
             }
-            return Err(CliError::Refused("nothing was applied".to_owned()));
+            Err(CliError::Refused("nothing was applied".to_owned()))
         }
-    };
-    session.print(&result, || differences(&result));
-    Ok(())
+    }
 }
 
-fn differences(result: &Value) -> String {
-    let (changes, revision) = (elements(&result["changes"]), cell(&result["revision"]));
-    if changes.is_empty() {
-        return format!("nothing to change at revision {revision}");
-    }
+/// What an answer says was changed, or would be.
+fn changes(result: &Value) -> String {
     let row = |change: &Value| {
         let fields = elements(&change["fields"]).iter();
         let fields = fields.map(|it| format!("{}: {} -> {}", cell(&it["field"]), cell(&it["from"]), cell(&it["to"])));
@@ -96,7 +160,16 @@ fn differences(result: &Value) -> String {
         let fields = fields.collect::<Vec<_>>().join("; ");
         vec![cell(&change["action"]), cell(&change["kind"]), cell(&change["id"]), stops.to_owned(), fields]
     };
-    let rows: Vec<Vec<String>> = changes.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = elements(&result["changes"]).iter().map(row).collect();
+    table(&["ACTION", "KIND", "ID", "EFFECT", "FIELDS"], &rows)
+}
+
+/// What an answer says was changed, or would be, and what follows.
+pub(super) fn differences(result: &Value) -> String {
+    let revision = cell(&result["revision"]);
+    if elements(&result["changes"]).is_empty() {
+        return format!("nothing to change at revision {revision}");
+    }
     let end = match (result["dryRun"] == true, result["confirm"].as_u64()) {
         (false, _) => format!("applied: revision {revision}"),
         (true, None) => format!("nothing was changed: this was a dry run at revision {revision}"),
@@ -105,7 +178,7 @@ fn differences(result: &Value) -> String {
              do it: --confirm {lost} --if-revision {revision}"
         ),
     };
-    let mut lines = vec![table(&["ACTION", "KIND", "ID", "EFFECT", "FIELDS"], &rows)];
+    let mut lines = vec![changes(result)];
     lines.extend(unconfirmed(&result["unconfirmed"]));
     lines.push(end);
     lines.join("\n")
@@ -138,26 +211,79 @@ pub(super) async fn show(session: &Session) -> Result<(), CliError> {
     Ok(())
 }
 
-pub(super) async fn hosts(session: &Session) -> Result<(), CliError> {
-    let result = session.call(Call::get(admin(&["hosts"]))).await?;
-    let fields = ["host", "regionId", "underlay", "inSync", "desired", "applied", "lastReport"];
-    let heading = ["HOST", "REGION", "UNDERLAY", "IN SYNC", "DESIRED", "APPLIED", "LAST REPORT", "TROUBLE"];
-    let row = |host: &Value| {
-        let problems = elements(&host["problems"]).iter();
-        let problems = problems.map(|it| format!("{}: {}", cell(&it["object"]), cell(&it["reason"])));
-        let error = host["lastError"].as_str().map(|_| cell(&host["lastError"]));
-        let trouble: Vec<String> = error.into_iter().chain(problems).collect();
-        let cells = fields.iter().map(|field| cell(&host[*field]));
-        cells.chain([if trouble.is_empty() { "-".to_owned() } else { trouble.join("; ") }]).collect()
-    };
-    let rows: Vec<Vec<String>> = elements(&result["hosts"]).iter().map(row).collect();
-    session.print(&result, || table(&heading, &rows));
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Removes a host that will not come back.
-pub(super) async fn remove_host(session: &Session, host: &str) -> Result<(), CliError> {
-    let result = session.call(Call::new(Method::DELETE, admin(&["hosts", host]))).await?;
-    session.print(&result, || format!("{host} is removed with its ports; nothing waits for it any more"));
-    Ok(())
+    const TOML: &str = r#"
+# What there is
+name = "one"
+
+[[regions]]
+id = "north"
+
+[[vpcs]]
+id = "a"
+account = "acme"
+region = "north"
+cidrs = ["10.1.0.0/16", "fd00:1::/48"]
+"#;
+
+    #[test]
+    fn one_inventory_is_the_same_in_three_formats() {
+        let inventory = parse(TOML).unwrap();
+        let json = serde_json::to_value(&inventory).unwrap();
+        let block = "# What there is\nname: one\nregions:\n- id: north\nvpcs:\n  - id: a\n    account: acme\n    region: north\n    \
+                     cidrs: [10.1.0.0/16, \"fd00:1::/48\"]\n";
+        let texts =
+            [json.to_string(), format!("\u{feff}\n {json:#}"), block.to_owned(), format!("%YAML 1.2\n---\n{block}")];
+        for text in texts.into_iter().chain([format!("---\n{}", crate::yaml::to_yaml(&json))]) {
+            assert_eq!(parse(&text).as_ref(), Ok(&inventory), "{text}");
+        }
+        assert_eq!(parse("").unwrap(), Inventory::default());
+    }
+
+    #[test]
+    fn the_content_says_which_format_it_is() {
+        for (text, expected) in [
+            ("", Format::Toml),
+            ("# a: b\n[[hosts]]", Format::Toml),
+            ("name = \"a: b\"", Format::Toml),
+            ("\"quoted: key\" = 1", Format::Toml),
+            ("  {", Format::Json),
+            ("hosts:", Format::Yaml),
+            ("'hosts': []", Format::Yaml),
+            ("hosts: []", Format::Yaml),
+            ("--- # begins\nhosts:", Format::Yaml),
+            ("[[hosts]]\nid = 1", Format::Toml),
+        ] {
+            assert_eq!(format(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_place_and_the_rule() {
+        for (text, words) in [
+            ("hosts:\n- id: h1\n  colour: red\n", &["YAML", "colour", "line 3"][..]),
+            ("hosts:\n- id: h1\n  id: h2\n", &["YAML", "id"]),
+            ("{\"hosts\": [{\"id\": 7}]}", &["JSON", "column"]),
+            ("peerings:\n- {name: a, vpc: b, peer_vpc: c, bandwidth: fast}\n", &["YAML", "line 2"]),
+            ("hosts: *nowhere\n", &["YAML", "nowhere"]),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
+
+    #[test]
+    fn aliases_do_not_grow_without_bound() {
+        let mut text = "name: &a0 [x]\n".to_owned();
+        for level in 1..40 {
+            text.push_str(
+                &[&format!("k{level}: &a{level} ["), vec![format!("*a{}", level - 1); 10].join(", ").as_str(), "]\n"]
+                    .concat(),
+            );
+        }
+        assert!(parse(&text).is_err());
+    }
 }

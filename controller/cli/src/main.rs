@@ -6,16 +6,19 @@
 //! | [`connection`], [`url`] | where the controller is, and who calls |
 //! | [`client`] | calls of its HTTP interface |
 //! | [`session`] | what commands share: the controller, the region, how results are shown |
-//! | [`peering`], [`vpc`], [`account`], [`audit`], [`metering`], [`inventory`], [`admin`], [`pki`] | the commands |
+//! | [`peering`], [`vpc`], [`account`], [`audit`], [`metering`], [`inventory`], [`host`], [`doctor`], [`bundle`], [`admin`], [`pki`] | the commands |
 //! | [`output`], [`yaml`] | answers as tables, JSON, YAML |
 //! | [`complete`] | what shells complete commands with |
 
 mod account;
 mod admin;
 mod audit;
+mod bundle;
 mod client;
 mod complete;
 mod connection;
+mod doctor;
+mod host;
 mod inventory;
 mod login;
 mod metering;
@@ -58,7 +61,7 @@ Examples:
   cps-peering peering list -o wide --watch
   cps-peering peering create --name a-b --vpc a --peer-vpc b --wait
 
-Exit codes: 0 success, 1 request refused, 2 usage error, 3 controller unreachable, 4 not confirmed in time.";
+Exit codes: 0 success, 1 request refused (`diff`: there are differences, `doctor`: something is wrong), 2 usage error, 3 controller unreachable, 4 not confirmed in time.";
 
 /// Options of every command.
 #[derive(Args, Clone)]
@@ -176,11 +179,19 @@ enum Command {
     Blocked,
     /// For operators: apply an inventory file, all or nothing.
     Apply(inventory::Apply),
+    /// For operators: show what applying an inventory file would change. Exit code 1 where that is anything.
+    Diff(inventory::Diff),
     /// For operators: show the current inventory.
     Inventory,
-    /// For operators: manage hosts.
+    /// For operators: list hosts, take them out of use and in again.
     #[command(subcommand)]
-    Host(inventory::Host),
+    Host(host::Command),
+    /// For operators: look for what is wrong with the controller and its hosts, and say what to do. Exit code 1 where something does not
+    /// work.
+    Doctor(doctor::Doctor),
+    /// For operators: what helps those who look for a fault.
+    #[command(subcommand)]
+    Debug(bundle::Command),
     /// For operators: accounts, quotas, backups and the whole audit trail.
     #[command(subcommand)]
     Admin(admin::Command),
@@ -223,6 +234,7 @@ impl Command {
             Self::Peering(command) => command.only_looks(),
             Self::Vpc(command) => matches!(command, vpc::Command::List | vpc::Command::Show { .. }),
             Self::Admin(command) => command.only_looks(),
+            Self::Host(command) => command.only_looks(),
             Self::RouteTable(_)
             | Self::Quota
             | Self::Whoami
@@ -230,10 +242,12 @@ impl Command {
             | Self::Metering(_)
             | Self::Blocked
             | Self::Inventory
-            | Self::Host(_) => true,
+            | Self::Diff(_)
+            | Self::Doctor(_) => true,
             Self::Block { .. }
             | Self::Unblock { .. }
             | Self::Apply(_)
+            | Self::Debug(_)
             | Self::Profile(_)
             | Self::Pki(_)
             | Self::Login(_)
@@ -289,6 +303,9 @@ enum CliError {
     /// The controller cannot be reached.
     #[error("{0}")]
     Unreachable(String),
+    /// Files and what there is differ, which was shown.
+    #[error("there are differences")]
+    Different,
     /// It was done, but the hosts have not confirmed it in time.
     #[error("{0}")]
     Unconfirmed(String),
@@ -297,7 +314,7 @@ enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            CliError::Refused(_) | CliError::Rejected { .. } => 1,
+            CliError::Refused(_) | CliError::Rejected { .. } | CliError::Different => 1,
             // Also clap's.
             CliError::Usage(_) => 2,
             CliError::Unreachable(_) => 3,
@@ -327,6 +344,8 @@ async fn answered() -> ExitCode {
     let output = arguments.global.output;
     match run(arguments, Said::read(&matches)).await {
         Ok(()) => ExitCode::SUCCESS,
+        // It was shown.
+        Err(error @ CliError::Different) => error.exit_code().into(),
         Err(error) => {
             match output {
                 Output::Json => complain_as_json(&error),
@@ -342,6 +361,7 @@ fn complain_as_json(error: &CliError) {
     let mut said = match error {
         CliError::Rejected { answer, .. } => answer.clone(),
         CliError::Refused(_) => json!({ "status": "FAILED" }),
+        CliError::Different => json!({ "status": "DIFFERENT" }),
         CliError::Usage(_) => json!({ "status": "USAGE" }),
         CliError::Unreachable(_) => json!({ "status": "UNREACHABLE" }),
         CliError::Unconfirmed(_) => json!({ "status": "UNCONFIRMED" }),
@@ -400,7 +420,10 @@ async fn carry_out(session: &Session, command: Command) -> Result<(), CliError> 
         Command::Blocked => account::blocked(session).await,
         Command::Apply(apply) => inventory::apply(session, &apply).await,
         Command::Inventory => inventory::show(session).await,
-        Command::Host(inventory::Host::List) => inventory::hosts(session).await,
+        Command::Diff(diff) => inventory::diff(session, &diff).await,
+        Command::Host(command) => host::run(session, command).await,
+        Command::Doctor(doctor) => doctor::run(session, &doctor).await,
+        Command::Debug(command) => bundle::run(session, command).await,
         Command::Admin(command) => admin::run(session, command).await,
         // These were done before.
         Command::Profile(_) | Command::Pki(_) | Command::Login(_) | Command::Completion { .. } => Ok(()),

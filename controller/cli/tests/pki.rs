@@ -2,33 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+mod certificates;
+
+use certificates::{made, pki, refused};
 use serde_json::Value;
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, os::unix::fs::MetadataExt, process::Command};
 
-fn cli(arguments: &[&str]) -> Output {
+fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering"));
-    command.args(arguments).env_clear().env("HOME", "/nonexistent").output().unwrap()
-}
-
-fn pki(dir: &Path, arguments: &[&str]) -> Output {
-    cli(&[&["pki", "--dir", dir.to_str().unwrap(), "-o", "json"], arguments].concat())
-}
-
-fn made(dir: &Path, arguments: &[&str]) -> Vec<Value> {
-    let ended = pki(dir, arguments);
-    assert!(ended.status.success(), "{ended:?}");
-    let json: Value = serde_json::from_slice(&ended.stdout).unwrap();
-    json["certificates"].as_array().unwrap().clone()
-}
-
-fn refused(ended: &Output, text: &str) {
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.code() == Some(1) && said.contains(text), "{text:?}: {ended:?}");
+    command.env_clear().env("HOME", "/nonexistent");
+    command
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What the audit trail says of those who were not let in: so many entries each minute, and how many there were beside.
+//! What the audit trail says of those who were not let in. Each address and each credential has a budget of entries each minute, within one of
+//! all, so that whoever guesses hides nobody else; of what is beyond them, it says how much there was and from where most of it came.
 
 use crate::{audit::Entry, engine::Engine, model::Actor};
 use cps_peering_config::{
@@ -7,13 +8,24 @@ use cps_peering_config::{
 };
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 /// How many entries there are each minute at most: nobody is to fill the trail with guesses.
-pub const RECORDED_PER_MINUTE: u32 = 60;
+pub const RECORDED_PER_MINUTE: u32 = 300;
+/// How many of them are for the first ones of an address and credential alone.
+const FIRST_PER_MINUTE: u32 = 100;
+/// How many entries there are of one address each minute.
+pub const RECORDED_PER_ADDRESS: u32 = 30;
+/// How many entries there are each minute of the credentials of one account, or of those of nobody, from one address.
+pub const RECORDED_PER_CREDENTIAL: u32 = 10;
+/// How many addresses and credentials are told from each other; others share a budget.
+const MAX_SOURCES: usize = 4096;
+/// How many addresses are named that most of the rest came from.
+const NAMED: usize = 5;
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// Where a request comes from.
@@ -40,41 +52,101 @@ pub struct Refusal<'a> {
     pub account: Option<&'a AccountId>,
 }
 
+/// What came from an address, or from one with one credential, within a minute.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    recorded: u32,
+    unrecorded: u64,
+}
+
 #[derive(Default)]
 struct Window {
     began: Option<Instant>,
+    /// All of them, beside the first ones.
     recorded: u32,
-    unrecorded: u64,
+    first: u32,
+    by_address: BTreeMap<Option<IpAddr>, Count>,
+    by_credential: BTreeMap<Option<(IpAddr, String)>, u32>,
+}
+
+/// What was not told of a minute.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Missed {
+    entries: u64,
+    /// The addresses from which most of it came; none for those that were not told from each other.
+    most: Vec<(Option<IpAddr>, u64)>,
+}
+
+impl Window {
+    fn missed(&self) -> Missed {
+        let mut most: Vec<(Option<IpAddr>, u64)> =
+            self.by_address.iter().map(|(address, count)| (*address, count.unrecorded)).filter(|it| it.1 > 0).collect();
+        let entries = most.iter().map(|(_, count)| count).sum();
+        most.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        most.truncate(NAMED);
+        Missed { entries, most }
+    }
 }
 
 /// Takes note of them.
 #[derive(Default)]
 pub struct Failures(Mutex<Window>);
 
+/// Where an address's guesses are counted: whoever has one address of IPv6 has its network (RFC 4291, 2.5.4).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// The key itself where there is room for one more; else none, which others share.
+fn bounded<K: Ord, V>(map: &BTreeMap<Option<K>, V>, key: K) -> Option<K> {
+    let key = Some(key);
+    if map.len() < MAX_SOURCES || map.contains_key(&key) { key } else { None }
+}
+
 impl Failures {
-    /// Whether one more is told at this moment, and how many were not before it that are to be told now.
-    fn take(&self, now: Instant) -> (bool, u64) {
+    /// Whether one more is told at this moment, and what was not before it that is to be told now.
+    fn take(&self, now: Instant, address: IpAddr, credential: &str) -> (bool, Missed) {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut missed = 0;
+        let mut missed = Missed::default();
         if window.began.is_none_or(|began| now.duration_since(began) >= MINUTE) {
-            missed = window.unrecorded;
+            missed = window.missed();
             *window = Window { began: Some(now), ..Window::default() };
         }
-        if window.recorded < RECORDED_PER_MINUTE {
-            window.recorded += 1;
-            (true, missed)
+        let address = network(address);
+        let credential = bounded(&window.by_credential, (address, credential.to_owned()));
+        let address = bounded(&window.by_address, address);
+        let Window { recorded, first, by_address, by_credential, .. } = &mut *window;
+        let of_address = by_address.entry(address).or_default();
+        let of_credential = by_credential.entry(credential).or_default();
+        let within = of_address.recorded < RECORDED_PER_ADDRESS && *of_credential < RECORDED_PER_CREDENTIAL;
+        let (pool, most) = if *recorded < RECORDED_PER_MINUTE - FIRST_PER_MINUTE || *of_credential > 0 {
+            (recorded, RECORDED_PER_MINUTE - FIRST_PER_MINUTE)
         } else {
-            window.unrecorded += 1;
-            (false, missed)
+            (first, FIRST_PER_MINUTE)
+        };
+        let told = within && *pool < most;
+        if told {
+            *pool += 1;
+            of_address.recorded += 1;
+            *of_credential += 1;
+        } else {
+            of_address.unrecorded += 1;
         }
+        (told, missed)
     }
 
     /// Tells the trail.
     pub fn record(&self, engine: &Engine, origin: &Origin, refusal: Refusal<'_>) {
-        let (told, missed) = self.take(Instant::now());
+        // Who was known by name has a budget of its own, and so has whose credential it was to be.
+        let credential =
+            refusal.account.map_or_else(|| refusal.actor.to_owned(), |account| format!("account/{account}"));
+        let (told, missed) = self.take(Instant::now(), origin.address, &credential);
         let time_ms = engine.now_ms();
         let from = if origin.address.is_unspecified() { String::new() } else { origin.address.to_string() };
-        if missed > 0 {
+        if missed.entries > 0 {
             engine.note(Entry {
                 time_ms,
                 request: String::new(),
@@ -82,8 +154,18 @@ impl Failures {
                 action: "DropFailures".to_owned(),
                 target: "unknown".to_owned(),
                 outcome: "dropped".to_owned(),
-                reason: format!("{missed} more were refused, of which the trail says nothing else: at most {RECORDED_PER_MINUTE} are told each minute"),
-                asked: json!({ "entries": missed }),
+                reason: format!(
+                    "{} more were refused, of which the trail says nothing else: each minute it tells at most {RECORDED_PER_CREDENTIAL} of \
+                     a credential from one address, {RECORDED_PER_ADDRESS} of an address, and {RECORDED_PER_MINUTE} of all",
+                    missed.entries
+                ),
+                asked: json!({
+                    "entries": missed.entries,
+                    "most": missed.most.iter().map(|(address, count)| {
+                        let address = address.map_or_else(|| "others".to_owned(), |address| address.to_string());
+                        json!({ "from": address, "entries": count })
+                    }).collect::<Vec<_>>(),
+                }),
                 accounts: [].into(),
                 from: String::new(),
             });
@@ -109,13 +191,61 @@ impl Failures {
 mod tests {
     use super::*;
 
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
     #[test]
-    fn so_many_are_told_each_minute_and_how_many_more_there_were_after_it() {
-        let (failures, began) = (Failures::default(), Instant::now());
-        let told = (0..1000).filter(|_| failures.take(began).0).count();
+    fn who_guesses_hides_nobody_else() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        let told = |from: &str, whose: &str, times: usize| {
+            (0..times).filter(|_| failures.take(now, ip(from), whose).0).count()
+        };
+        assert_eq!(told("192.0.2.1", "unknown", 1000), RECORDED_PER_CREDENTIAL as usize);
+        assert_eq!(told("192.0.2.1", "account/acme", 3), 3, "another credential from the same address");
+        assert_eq!(told("192.0.2.2", "unknown", 3), 3, "the same from another address");
+        let many: usize = (0..100).map(|account| told("192.0.2.1", &format!("account/{account}"), 3)).sum();
+        assert_eq!(many, RECORDED_PER_ADDRESS as usize - RECORDED_PER_CREDENTIAL as usize - 3);
+        // A network of IPv6 is one address, and IPv4 is the same however it is written.
+        assert_eq!(told("2001:db8::1", "unknown", 8) + told("2001:db8::2", "unknown", 8), 10);
+        assert_eq!(told("::ffff:192.0.2.1", "unknown", 8), 0);
+        // Where many guess, the first of each is told for longer.
+        for number in 0..250 {
+            told(&format!("198.51.100.{number}"), "unknown", 20);
+        }
+        assert_eq!(told("203.0.113.1", "account/acme", 1), 0, "there is an end");
+        assert_eq!(told("203.0.113.2", "unknown", 100), 0);
+        let (_, missed) = failures.take(now + MINUTE, ip("192.0.2.9"), "unknown");
+        assert_eq!(missed.most[0], (Some(ip("192.0.2.1")), 990 + 280 + 8 + 3), "{missed:?}");
+        assert_eq!(missed.most.len(), NAMED);
+    }
+
+    #[test]
+    fn one_who_tries_once_is_told_beside_twenty_who_guess() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        for number in 0..20 {
+            for _ in 0..1000 {
+                failures.take(now, ip(&format!("198.51.100.{number}")), "unknown");
+            }
+        }
+        assert!(failures.take(now, ip("203.0.113.1"), "unknown").0);
+    }
+
+    #[test]
+    fn all_together_and_all_that_is_remembered_have_bounds() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        let address = |number: u32| IpAddr::from(number.to_be_bytes());
+        let told = (0..100_000).filter(|number| failures.take(now, address(*number), "unknown").0).count();
         assert_eq!(told, RECORDED_PER_MINUTE as usize);
-        assert_eq!(failures.take(began + MINUTE / 2), (false, 0));
-        assert_eq!(failures.take(began + MINUTE), (true, 1001 - u64::from(RECORDED_PER_MINUTE)));
-        assert_eq!(failures.take(began + MINUTE), (true, 0));
+        let window = failures.0.lock().unwrap();
+        assert!(window.by_address.len() <= MAX_SOURCES + 1 && window.by_credential.len() <= MAX_SOURCES + 1);
+        assert_eq!(window.missed().entries, 100_000 - u64::from(RECORDED_PER_MINUTE));
+        drop(window);
+        assert_eq!(failures.take(now + MINUTE / 2, address(1), "unknown").1, Missed::default());
+        assert_eq!(
+            failures.take(now + MINUTE, address(1), "unknown").1.entries,
+            100_001 - u64::from(RECORDED_PER_MINUTE)
+        );
+        assert_eq!(failures.take(now + MINUTE, address(1), "unknown"), (true, Missed::default()));
     }
 }

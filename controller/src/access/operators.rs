@@ -78,6 +78,11 @@ impl Operators {
         }
     }
 
+    /// The names in certificates by which operators are known.
+    pub fn certificates(&self) -> impl Iterator<Item = &str> {
+        self.by_certificate.keys().map(String::as_str)
+    }
+
     /// Whose token has this SHA-256. (Hashes of random tokens may be compared in any time: nobody can steer them.)
     pub fn by_token(&self, hash: &[u8; 32]) -> Option<&Operator> {
         self.by_token.get(hash)

@@ -4,6 +4,7 @@
 mod authentication;
 mod body;
 mod console;
+mod guide;
 pub mod health;
 mod json;
 mod openapi;
@@ -20,6 +21,7 @@ use crate::{
     access::Access,
     charging::Prices,
     engine::{Engine, Health},
+    hosts::client::AgentClients,
 };
 use axum::{
     Extension, Router,
@@ -29,16 +31,31 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use cps_peering_config::tls::{MONITORING, OPERATOR};
-use cps_peering_http::{REQUEST_TIMEOUT, tls::Peer, within};
+use cps_peering_http::{
+    Places, REQUEST_TIMEOUT,
+    tls::{Identity, Peer},
+    within,
+};
 use health::Readiness;
 use prometheus_client::registry::Registry;
 use response::Failure;
 pub(crate) use response::unavailable;
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 pub use body::BodyMemory;
 pub use console::Streams;
 pub use openapi::document as openapi_document;
+
+/// What a diagnosis looks at besides what the engine knows.
+#[derive(Clone)]
+pub struct Diagnosed {
+    /// Who this controller is.
+    pub identity: Option<Identity>,
+    /// Certificates for the store, by what they are called.
+    pub store_certificates: Vec<(&'static str, PathBuf)>,
+    /// How agents are asked.
+    pub agents: AgentClients,
+}
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -55,6 +72,8 @@ pub struct Api {
     pub currency: Arc<str>,
     /// Who is told of changes.
     pub streams: Arc<Streams>,
+    /// What a diagnosis looks at besides.
+    pub diagnosed: Diagnosed,
     /// How much memory bodies of requests may take.
     pub body_memory: Arc<BodyMemory>,
     /// Whether the server speaks TLS: browsers are then to send the session's cookie over TLS only.
@@ -81,12 +100,20 @@ pub(crate) fn health_routes(
 }
 
 /// Metrics for those who have a certificate for them.
-async fn metrics(Extension(registry): Extension<Arc<Registry>>, peer: Option<Extension<Peer>>) -> Response {
+async fn metrics(
+    Extension(registry): Extension<Arc<Registry>>,
+    peer: Option<Extension<Peer>>,
+    places: Option<Extension<Arc<Places>>>,
+) -> Response {
     let peer = peer.map(|Extension(peer)| peer).unwrap_or_default();
-    if [MONITORING, OPERATOR].iter().any(|name| peer.is(name)) {
+    // Each of the roles may look at everything.
+    let is_operator = places.is_some_and(|Extension(places)| places.names(&peer));
+    if is_operator || [MONITORING, OPERATOR].iter().any(|name| peer.is(name)) {
         return cps_peering_http::metrics::answer(&registry);
     }
-    Failure::forbidden(format!("this is for clients with a certificate for {MONITORING} or {OPERATOR}")).into_response()
+    let rule =
+        format!("this is for clients with a certificate for {MONITORING}, {OPERATOR} or an operator of the settings");
+    Failure::forbidden(rule).into_response()
 }
 
 /// `/metrics` for those who have a certificate for them.
@@ -101,13 +128,15 @@ pub(crate) fn static_routes() -> Router {
     Router::new()
         .merge(console::static_routes())
         .route("/openapi.json", get(openapi::answer))
+        .route("/guide", get(guide::answer))
         .layer(middleware::from_fn(response::complete))
 }
 
 /// The routes.
 pub fn router(api: Api, registry: Arc<Registry>) -> Router {
     let (measured, engine) = (api.engine.metrics().clone(), Arc::clone(&api.engine));
-    let operator = operator_routes().layer(middleware::from_fn_with_state(api.clone(), authentication::operators_only));
+    let operator = operator_routes().layer(Extension(Arc::clone(&registry)));
+    let operator = operator.layer(middleware::from_fn_with_state(api.clone(), authentication::operators_only));
     let routes = tenant_routes().nest("/admin/v1", operator);
     Router::new()
         .merge(routes.layer(middleware::from_fn_with_state(api.clone(), authentication::recognise)))
@@ -119,6 +148,7 @@ pub fn router(api: Api, registry: Arc<Registry>) -> Router {
         .route("/metrics", get(metrics).layer(Extension(registry)))
         .merge(console::static_routes())
         .route("/openapi.json", get(openapi::answer))
+        .route("/guide", get(guide::answer))
         .fallback(async || Failure::not_found("there is nothing at this path"))
         .layer(middleware::from_fn(response::unambiguous))
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
@@ -158,15 +188,23 @@ fn tenant_routes() -> Router<Api> {
 }
 
 fn operator_routes() -> Router<Api> {
-    use operator::{accounts, clock, inventory, peerings};
+    use operator::{accounts, clock, diagnosis, hosts, inventory, peerings};
     Router::new()
         .route("/apply", post(inventory::apply))
         .route("/inventory", get(inventory::inventory))
-        .route("/hosts", get(inventory::hosts))
-        .route("/hosts/{host}", delete(inventory::remove_host))
+        .route("/hosts", get(hosts::hosts))
+        .route("/hosts/{host}", delete(hosts::remove))
+        .route("/hosts/{host}/drain", post(hosts::drain))
+        .route("/hosts/{host}/uncordon", post(hosts::uncordon))
+        .route("/hosts/{host}/pause", post(hosts::pause))
+        .route("/hosts/{host}/resume", post(hosts::resume))
+        .route("/hosts/{host}/replace", post(hosts::replace))
         .route("/audit", get(inventory::audit))
         .route("/backups", post(inventory::back_up))
         .route("/clock", get(clock::show))
+        .route("/diagnosis", get(diagnosis::diagnose))
+        .route("/metrics", get(diagnosis::metrics))
+        .route("/hosts/{host}/snapshot", get(diagnosis::snapshot))
         .route("/clock/confirm", post(clock::confirm))
         .route("/peerings", get(peerings::list).post(peerings::create))
         .route("/peerings/{peering}", get(peerings::show).delete(peerings::delete))

@@ -560,8 +560,17 @@ pub struct HostView {
     pub agent: String,
     /// Whether it was removed, and has not confirmed yet that nothing is left on it.
     pub retiring: bool,
-    /// Whether it is being worked on.
+    /// Whether it is being worked on, by its inventory.
     pub maintenance: bool,
+    /// Whether it was drained by a command: it takes no new ports, and counts as being worked on.
+    pub drained: bool,
+    /// Whether nothing is pushed to it until an operator says otherwise.
+    pub paused: bool,
+    /// Whether it was removed as dead: nothing waits for it. It is forgotten when it answers again and has confirmed that nothing is
+    /// left on it, or is removed again.
+    pub dead: bool,
+    /// Whether its agent has answered, not too long ago and whenever it was asked since.
+    pub answers: bool,
     /// The revision that it must have.
     #[schema(value_type = Object)]
     pub desired: Revision,
@@ -595,6 +604,10 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
         agent: host.agent.clone(),
         retiring: host.retiring,
         maintenance: host.maintenance,
+        drained: host.drained,
+        paused: host.paused,
+        dead: host.dead,
+        answers: agents.is_current(&host.id),
         desired: state.revision_of(host),
         applied: report.and_then(|report| report.applied),
         in_sync: agents.in_sync(host),

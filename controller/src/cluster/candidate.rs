@@ -1,7 +1,10 @@
 //! The program as one of several controllers: it follows until it leads, and begins anew when it leads no more.
 
 use super::follower::{Follower, follower_routes};
-use crate::store::{Cluster, Content, Replica, Store, StoreError};
+use crate::{
+    metrics,
+    store::{Cluster, Content, Replica, Store, StoreError},
+};
 use anyhow::{Context, bail};
 use axum::Router;
 use cps_peering_config::{settings::EtcdSettings, tls::CONTROLLER};
@@ -51,6 +54,7 @@ impl Candidate {
     pub fn new(settings: &EtcdSettings, identity: Option<&Identity>, under_way: usize) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Own::new("cps_controller", env!("CARGO_PKG_VERSION"), identity.cloned())));
+        metrics::store_certificates(&mut registry, Some(settings));
         tell_leading(&mut registry, false);
         let copied = Gauge::default();
         let what = "The number of the last commit in this follower's copy of the store; 0 while it has none";

@@ -71,7 +71,7 @@ impl Transaction<'_> {
                     Arc::new(config)
                 }
             };
-            targets.insert(id, Some(Arc::new(HostTarget { agent: host.agent, config })));
+            targets.insert(id, Some(Arc::new(HostTarget { agent: host.agent, config, paused: host.paused })));
         }
         let meta = self.state.meta();
         self.change(Change::Meta(Meta { number, ..meta }));

@@ -120,7 +120,7 @@ impl Agents<'_> {
     pub fn confirmation(&self, peering: &Peering) -> Confirmation {
         let concerned = self.state.hosts_concerned(peering);
         let missing = concerned.iter().filter(|host| !self.confirms(host, peering)).cloned().collect();
-        let report = self.oldest_report(&concerned);
+        let report = self.oldest_report(concerned.iter().filter(|host| self.is_there(host)));
         let all_said_so = || concerned.iter().all(|host| self.has_confirmed(host, peering));
         let confirmed_ms = report.filter(|_| all_said_so()).map(|report| report.time_ms);
         Confirmation { missing, report, confirmed_ms }
@@ -131,7 +131,7 @@ impl Agents<'_> {
     pub(super) fn waits_for(&self, peering: &Peering) -> Option<HostId> {
         // A host that is being worked on holds nothing up that begins. What ends, it may still have.
         let begins = peering.state == PeeringState::Provisioning;
-        let excused = |id: &HostId| begins && self.state.hosts().get(id).is_some_and(|host| host.maintenance);
+        let excused = |id: &HostId| begins && self.state.hosts().get(id).is_some_and(Host::in_maintenance);
         let mut concerned = self.state.hosts_concerned(peering).into_iter().rev();
         concerned.find(|host| !self.confirms(host, peering) && !excused(host))
     }
@@ -139,13 +139,17 @@ impl Agents<'_> {
     /// Whether it is known that a host's kernel has a peering, or has it no more. What was seen to be gone stays gone; that
     /// something is there has to be said again and again.
     pub fn confirms(&self, host: &HostId, peering: &Peering) -> bool {
-        let lasts = || !peering.forwards() || !self.state.hosts().contains_key(host) || self.is_current(host);
+        let lasts = || !peering.forwards() || !self.is_there(host) || self.is_current(host);
         self.has_confirmed(host, peering) && lasts()
+    }
+
+    fn is_there(&self, host: &HostId) -> bool {
+        self.state.hosts().get(host).is_some_and(|host| !host.dead)
     }
 
     /// Whether a host's last report says that its kernel has a peering, or has it no more. A host that is gone has nothing.
     fn has_confirmed(&self, host: &HostId, peering: &Peering) -> bool {
-        let Some(record) = self.state.hosts().get(host) else { return true };
+        let Some(record) = self.state.hosts().get(host).filter(|_| self.is_there(host)) else { return true };
         let Some(report) = self.contacts.get(host).and_then(|contact| contact.report.as_ref()) else { return false };
         let number = if peering.forwards() { record.config_number } else { peering.since.min(record.config_number) };
         let revision = Revision { epoch: self.state.meta().epoch, number };

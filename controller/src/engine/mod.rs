@@ -86,6 +86,8 @@ pub struct HostTarget {
     pub agent: String,
     /// What the host must have.
     pub config: Arc<SharedHostConfig>,
+    /// Whether it is to be asked only, and nothing pushed to it.
+    pub paused: bool,
 }
 
 /// The records and what is known of the agents, as far as others may see them: everything in the state is durable. A copy costs
@@ -528,6 +530,9 @@ impl Engine {
                     let said = |report: &HostReport| (report.desired, report.applied, report.problems.clone());
                     let new = before.report.as_ref().map(said) != Some(said(&report)) || before.error.is_some();
                     let report = HostReport { vrfs: BTreeMap::new(), sides: BTreeMap::new(), ..report };
+                    if record.dead && (before.report.is_none() || before.error.is_some()) {
+                        tracing::warn!(%host, "a host that was removed as dead answers again; it is told to clean its kernel");
+                    }
                     let awaited = record.retiring || published.state.unsettled_on(host).next().is_some();
                     let reported_boot_ms = Some(boot_ms);
                     (
@@ -592,6 +597,11 @@ impl Engine {
     /// How much of the audit trail is counted, in bytes: soon after the start that is all of it.
     pub fn trail_bytes(&self) -> u64 {
         self.shared.trail().bytes()
+    }
+
+    /// How much of it there may be, in bytes.
+    pub fn trail_limit_bytes(&self) -> u64 {
+        self.shared.options().trail.total
     }
 
     /// Looks at the state and at what is known of the agents.

@@ -168,7 +168,8 @@ impl Writer {
         for id in std::iter::from_fn(|| self.unplanned.pop_first()).take(PLANNED_AT_ONCE) {
             if let Some(host) = self.working.hosts().get(&id) {
                 let config = Arc::new(plan(&self.working, host, &mut self.alike));
-                targets.insert(id, Some(Arc::new(HostTarget { agent: host.agent.clone(), config })));
+                targets
+                    .insert(id, Some(Arc::new(HostTarget { agent: host.agent.clone(), config, paused: host.paused })));
             }
         }
         if self.unplanned.is_empty() {

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod crl;
+pub mod diagnosis;
 pub mod push;
 pub mod shares;
 pub mod traffic;

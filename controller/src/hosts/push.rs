@@ -201,6 +201,9 @@ impl Worker {
             true if !self.tls => return Err(PushError::NoTls(target.agent.clone())),
             _ => {}
         }
+        if target.paused {
+            return self.status(target).await;
+        }
         if let Some(sent) = self.sent.clone() {
             if sent.revision == config.revision {
                 let report = self.status(target).await?;

@@ -4,6 +4,7 @@ pub mod account;
 mod address_rules;
 pub mod disclosure;
 pub mod due;
+pub mod host;
 pub mod inventory;
 pub mod metering;
 mod overlap;
@@ -248,8 +249,8 @@ pub enum Command {
     DeleteVpc(vpc::Locator),
     /// Change an account.
     Account(account::Change),
-    /// Take a host out for good, whether or not its agent confirms.
-    RemoveHost(HostId),
+    /// Take a host out of use, in again, or away.
+    Host(host::Change),
     /// All hosts have it, or had time enough.
     Activate(PeeringId),
     /// No host has it any more.
@@ -273,7 +274,6 @@ impl Command {
             | Command::DeletePeering(_)
             | Command::RemoveCidr(_)
             | Command::DeleteVpc(_)
-            | Command::RemoveHost(_)
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
@@ -281,6 +281,7 @@ impl Command {
             | Command::ConfirmClock
             | Command::Tick => true,
             Command::Account(change) => change.makes_room(),
+            Command::Host(change) => matches!(change.what, host::What::Remove(_)),
             Command::Apply(_)
             | Command::CreatePeering(_)
             | Command::AcceptPeering(_)
@@ -310,7 +311,7 @@ impl Command {
             | Command::AddCidr(_)
             | Command::RemoveCidr(_)
             | Command::DeleteVpc(_)
-            | Command::RemoveHost(_)
+            | Command::Host(_)
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
@@ -572,7 +573,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
         Command::RemoveCidr(cidr) => vpc::remove_cidr(tx, cidr, context).map(vpc),
         Command::DeleteVpc(which) => vpc::delete(tx, which, context).map(|()| Outcome::Done),
         Command::Account(change) => account::change(tx, change, context).map(|()| Outcome::Done),
-        Command::RemoveHost(id) => inventory::remove_host(tx, id).map(|()| Outcome::Done),
+        Command::Host(change) => host::change(tx, change, context.now_ms).map(Outcome::Applied),
         Command::Activate(id) => {
             peering::activate(tx, id, context.now_ms);
             Ok(Outcome::Done)

@@ -417,14 +417,16 @@ pub fn reject(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
     Ok(())
 }
 
-/// The receiver's VPC goes, and with it the requests to be peered with it.
-pub(super) fn reject_requests_to(tx: &mut Transaction<'_>, vpc: &VpcId, context: &mut Context<'_>) {
+/// The receiver's VPC goes, and with it the requests to be peered with it: these.
+pub(super) fn reject_requests_to(tx: &mut Transaction<'_>, vpc: &VpcId, context: &mut Context<'_>) -> Vec<Peering> {
     let pending = |peering: &&Peering| peering.state == PeeringState::Pending && peering.receiver.vpc == *vpc;
     let requests: Vec<Peering> = tx.state.peerings_of(vpc).filter(pending).cloned().collect();
-    for mut peering in requests {
-        peering.receiver.deleted_by_owner = true;
-        end(tx, peering, End::Rejected, context);
+    for peering in &requests {
+        let mut rejected = peering.clone();
+        rejected.receiver.deleted_by_owner = true;
+        end(tx, rejected, End::Rejected, context);
     }
+    requests
 }
 
 /// It is over: hosts do not have it.

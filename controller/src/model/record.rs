@@ -73,9 +73,26 @@ pub struct Host {
     /// Whether it is being worked on: peerings then become active without waiting for it.
     #[serde(default)]
     pub maintenance: bool,
+    /// Whether an operator has drained it: it gets no new ports, and counts as being worked on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
+    /// Whether nothing is pushed to it until an operator says otherwise. It is asked how it stands all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// Whether it was removed without waiting for its agent: nothing waits for it. The record stays so that its kernel is cleaned,
+    /// and it is seen, should its agent answer again. Such a host is `retiring`, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dead: bool,
     /// Who manages it.
     #[serde(default, skip_serializing_if = "Manager::is_unknown")]
     pub managed_by: Manager,
+}
+
+impl Host {
+    /// Whether it is being worked on, by its inventory or because it was drained: nothing that begins waits for it.
+    pub fn in_maintenance(&self) -> bool {
+        self.maintenance || self.drained
+    }
 }
 
 /// A VPC.

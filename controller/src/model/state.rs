@@ -136,7 +136,8 @@ impl State {
                 } else {
                     self.retiring.remove(&id);
                 }
-                let new = value.as_ref().map(|host| host.underlay);
+                // Addresses of those that are gone are free.
+                let new = value.as_ref().filter(|host| !host.dead).map(|host| host.underlay);
                 if let Some(old) = self.hosts.set(id.clone(), value) {
                     self.hosts_by_mac.unlink(&mac(old.underlay), &id);
                     self.hosts_by_family.unlink(&old.underlay.is_ipv4(), &id);
@@ -345,7 +346,7 @@ impl State {
     }
 
     /// The hosts that have the last four bytes of a VTEP address in common with it, and one, if there is one, whose VTEP
-    /// address is of the other family; not the host itself.
+    /// address is of the other family; not the host itself, and none that was removed as dead.
     pub fn hosts_beside(&self, host: &Host) -> impl Iterator<Item = &Host> {
         let (id, vtep) = (host.id.clone(), host.underlay);
         let alike = self.hosts_by_mac.of(&mac(vtep));

@@ -166,7 +166,7 @@ impl<'a> Words<'a> {
             | Command::DeletePeering(_)
             | Command::DeleteVpc(_)
             | Command::Account(_)
-            | Command::RemoveHost(_)
+            | Command::Host(_)
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)

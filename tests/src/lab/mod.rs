@@ -27,6 +27,7 @@ use cps_peering_config::{
     connections::ConnectionSettings,
     id::{HostId, PeeringId},
     inventory::{self, Inventory},
+    log_format::LogFormat,
     net::InterfaceName,
     settings::AgentSettings,
 };
@@ -235,6 +236,7 @@ impl Builder {
             underlay_mtu: None,
             resync_s: self.resync.as_secs(),
             event_buffer: self.event_buffer,
+            log_format: LogFormat::Text,
             metrics_listen: None,
             connections: ConnectionSettings::default(),
             tls: Some(pki.of_host(&host.id)),

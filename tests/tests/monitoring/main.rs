@@ -102,6 +102,14 @@ fn true_figures(site: &mut Site) -> Result<()> {
     holds(site, "time() - cps_controller_last_backup_timestamp_seconds < 600")?;
     holds(site, "cps_controller_store_failed == 0")?;
     holds(site, "count(time() - process_start_time_seconds < 600) == 2")?;
+    // An alert's link leads to what there is to do.
+    let link = site.runbook("CpsPeeringHostOutOfSync")?;
+    let (page, heading) = link.split_once('#').context("no heading")?;
+    let path = page.strip_prefix("https://127.0.0.1:7400").with_context(|| link.clone())?;
+    ensure!(
+        site.controller_page(path)?.contains(&format!("<h3 id=\"{heading}\">CpsPeeringHostOutOfSync</h3>")),
+        "{link}"
+    );
     // The interface of its port is not there.
     holds(site, "cps_controller_host_in_sync{host=\"h1\"} == 0 and cps_controller_host_reached == 1")?;
     site.kill_agent()?;

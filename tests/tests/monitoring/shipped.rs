@@ -44,7 +44,8 @@ pub(crate) fn in_the_guide(alert: &Alert) -> Result<()> {
     let guide = fs::read_to_string(root().join("systemd/GUIDE.md"))?;
     let heading = format!("### {}", alert.name);
     ensure!(guide.lines().any(|line| line == heading), "the guide does not say what {} means", alert.name);
-    ensure!(alert.runbook == format!("GUIDE.md#{}", alert.name.to_lowercase()), "{alert:?}");
+    let link = format!("{{{{ $externalLabels.guide }}}}#{}", alert.name.to_lowercase());
+    ensure!(alert.runbook == link, "{alert:?}");
     Ok(())
 }
 

@@ -197,6 +197,7 @@ impl Site {
             let answer = self.get("/api/v1/rules")?;
             let groups = answer["data"]["groups"].as_array().with_context(|| answer.to_string())?;
             let rules = groups.iter().filter_map(|group| group["rules"].as_array()).flatten();
+            let rules = rules.filter(|rule| rule["type"] == "alerting");
             let alerts = rules.map(|rule| {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 Alert {
@@ -210,6 +211,23 @@ impl Site {
             ensure!(!alerts.is_empty() && alerts.iter().all(|it| it.health != "unknown"), "{alerts:?}");
             Ok(Some(alerts))
         })
+    }
+
+    /// Where an alert that waits or fires leads to.
+    pub(crate) fn runbook(&self, name: &str) -> Result<String> {
+        wait::until(&format!("{name} is seen"), PATIENCE, || {
+            let answer = self.get("/api/v1/alerts")?;
+            let alerts = answer["data"]["alerts"].as_array().with_context(|| answer.to_string())?;
+            let alert = alerts.iter().find(|alert| alert["labels"]["alertname"] == name);
+            Ok(alert.and_then(|alert| alert["annotations"]["runbook_url"].as_str()).map(str::to_owned))
+        })
+    }
+
+    /// What the controller shows at a path.
+    pub(crate) fn controller_page(&self, path: &str) -> Result<String> {
+        let identity = Identity::open(&self.pki.files("monitoring"))?;
+        let tls = Arc::new(identity.client_of(tls::CONTROLLER));
+        Endpoint { from: self.netns.clone(), to: CONTROLLER, token: None, tls }.text(path)
     }
 
     fn metrics(&self, to: SocketAddr, name: &str) -> Result<String> {

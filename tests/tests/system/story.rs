@@ -387,9 +387,12 @@ fn rebooted(site: &mut Site) -> Result<()> {
 
 fn forgotten(site: &mut Site) -> Result<()> {
     site.h2.power_off()?;
-    site.h1.sh("cps-peering admin host remove h2")?;
+    let (code, told) = site.h1.run("cps-peering host remove h2 --dead 2>&1")?;
+    ensure!(code == 1 && told.contains("stop traffic"), "{code}: {told}");
+    let plan = site.h1.json("cps-peering host remove h2 --dead --dry-run -o json")?;
+    site.h1.sh(&format!("cps-peering host remove h2 --dead --confirm {}", plan["confirm"]))?;
     let hosts = site.h1.sh("cps-peering host list")?;
-    ensure!(!hosts.contains("h2"), "{hosts}");
+    ensure!(hosts.lines().any(|line| line.starts_with("h2 ") && line.contains("removed")), "{hosts}");
     let audit = site.h1.sh("cps-peering admin audit")?;
     ensure!(audit.to_lowercase().contains("removehost") || audit.contains("h2"), "{audit}");
     site.h1

@@ -172,3 +172,19 @@ fn there_are_no_more_connections_than_half_of_the_files() {
     assert_eq!(limits(None), (4096, 256));
     assert!(open_files().is_some_and(|files| files > 0));
 }
+
+#[test]
+fn those_who_are_named_later_may_use_the_reserve_and_no_longer_than_they_are_named() {
+    let places = places();
+    let li = Peer::named(vec!["operator/li".to_owned()]);
+    let pool_of = |number: u8| {
+        let connection = enter(&places, "192.0.2.1");
+        connection.is_of_certificate(&[number], &li).unwrap();
+        connection.0.seat.lock().unwrap().pool
+    };
+    assert_eq!((pool_of(1), places.names(&li)), (Pool::Known, false));
+    places.reserve_for(["operator/li".to_owned()]);
+    assert_eq!((pool_of(2), places.names(&li)), (Pool::ControlPlane, true));
+    places.reserve_for(["operator/wang".to_owned()]);
+    assert_eq!((pool_of(3), places.names(&li)), (Pool::Known, false));
+}

@@ -135,6 +135,13 @@ impl Loaded {
     }
 }
 
+/// When the first of a file's certificates ends, in seconds since 1970.
+pub(super) fn expiry(path: &Path) -> Result<i64, TlsError> {
+    let ends =
+        certificates(path)?.iter().map(|it| read(it, path).map(|(_, ends)| ends)).collect::<Result<Vec<_>, _>>()?;
+    Ok(ends.into_iter().min().unwrap_or(i64::MAX))
+}
+
 /// Those whose word is taken.
 pub(super) fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     store(&certificates(path)?, path)

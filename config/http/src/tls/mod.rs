@@ -226,6 +226,11 @@ async fn not_revoked(
     next.run(request).await
 }
 
+/// When the first of the certificates in a PEM file ends, in seconds since 1970.
+pub fn expiry(file: &Path) -> Result<i64, TlsError> {
+    load::expiry(file)
+}
+
 /// For a client that knows a server by its address, as browsers do. `ca` is who signs for it; `own` is who the client is.
 pub fn client(ca: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig, TlsError> {
     if let Some((cert, key)) = own {

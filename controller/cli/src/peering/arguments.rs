@@ -76,6 +76,20 @@ pub(crate) enum Command {
         #[arg(long)]
         description: Option<String>,
     },
+    #[command(flatten)]
+    Look(Look),
+    /// Delete a peering. Returns when all hosts have confirmed that traffic has stopped, or names those that have not.
+    Delete {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+/// What accounts and operators look at alike.
+#[derive(Subcommand, Clone)]
+pub(crate) enum Look {
     /// Show the route policies of a peering.
     Routes {
         #[command(flatten)]
@@ -85,13 +99,6 @@ pub(crate) enum Command {
     Traffic {
         #[command(flatten)]
         which: Which,
-    },
-    /// Delete a peering. Returns when all hosts have confirmed that traffic has stopped, or names those that have not.
-    Delete {
-        #[command(flatten)]
-        which: Which,
-        #[command(flatten)]
-        wait: Wait,
     },
 }
 
@@ -122,16 +129,8 @@ pub(crate) enum OperatorCommand {
         /// Bandwidth in Mbit/s per direction.
         bandwidth: u32,
     },
-    /// Show the route policies of a peering.
-    Routes {
-        #[command(flatten)]
-        which: Which,
-    },
-    /// Show the traffic between the peers: totals, and the last hour.
-    Traffic {
-        #[command(flatten)]
-        which: Which,
-    },
+    #[command(flatten)]
+    Look(Look),
     /// Delete a peering for both accounts. Returns when all hosts have confirmed that traffic has stopped, or names those that have not.
     Delete {
         #[command(flatten)]
@@ -144,14 +143,14 @@ pub(crate) enum OperatorCommand {
 impl Command {
     /// Whether it changes nothing, and may be repeated.
     pub(crate) fn only_looks(&self) -> bool {
-        matches!(self, Self::List { .. } | Self::Show { .. } | Self::Routes { .. } | Self::Traffic { .. })
+        matches!(self, Self::List { .. } | Self::Show { .. } | Self::Look(_))
     }
 }
 
 impl OperatorCommand {
     /// Whether it changes nothing, and may be repeated.
     pub(crate) fn only_looks(&self) -> bool {
-        matches!(self, Self::List { .. } | Self::Show { .. } | Self::Routes { .. } | Self::Traffic { .. })
+        matches!(self, Self::List { .. } | Self::Show { .. } | Self::Look(_))
     }
 }
 
@@ -162,8 +161,7 @@ impl From<OperatorCommand> for Command {
             OperatorCommand::List { filters } => Self::List { filters, role: None, tags: Vec::new(), sort: None },
             OperatorCommand::Show { which } => Self::Show { which },
             OperatorCommand::SetBandwidth { which, bandwidth } => Self::SetBandwidth { which, bandwidth },
-            OperatorCommand::Routes { which } => Self::Routes { which },
-            OperatorCommand::Traffic { which } => Self::Traffic { which },
+            OperatorCommand::Look(look) => Self::Look(look),
             OperatorCommand::Delete { which, wait } => Self::Delete { which, wait },
         }
     }

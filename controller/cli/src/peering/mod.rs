@@ -10,7 +10,7 @@ use super::{
     output::{Column, cell, columns, elements},
     session::{Patience, Session, is_operator, said},
 };
-use arguments::{AccountWish, Filters, Which, Wish};
+use arguments::{AccountWish, Filters, Look, Which, Wish};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -56,8 +56,8 @@ impl Peerings<'_> {
             Command::SetBandwidth { which, bandwidth } => self.set_bandwidth(&which, bandwidth).await,
             Command::SetTags { which, tags } => self.set_tags(&which, &tags).await,
             Command::Rename { which, name, description } => self.rename(&which, name, description).await,
-            Command::Routes { which } => self.routes(&which).await,
-            Command::Traffic { which } => self.traffic(&which).await,
+            Command::Look(Look::Routes { which }) => self.routes(&which).await,
+            Command::Look(Look::Traffic { which }) => self.traffic(&which).await,
             Command::Delete { which, wait } => self.delete(&which, &wait).await,
         }
     }

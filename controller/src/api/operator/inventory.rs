@@ -4,30 +4,26 @@ use crate::{
     api::{
         query::Parameters,
         request::{RequestContext, read},
-        response::{Envelope, Errors, Failure, Nothing, Reply, reply},
+        response::{Envelope, Errors, Failure, Reply, reply},
         tenant::{
             account::{Trail, trail, trail_query},
             peerings::drained,
         },
-        view::{self, HostView},
+        view,
     },
     audit::Query,
     model::{
         Command, Outcome,
-        inventory::{self, Action, Apply, Confirmation, Difference},
+        inventory::{self, Action, Apply, Approval, Difference},
     },
 };
-use axum::{
-    body::Bytes,
-    extract::{Path, RawQuery},
-};
+use axum::{body::Bytes, extract::RawQuery};
 use cps_peering_config::{
     Revision,
     id::{HostId, PeeringId},
     inventory::Inventory,
 };
 use serde::Serialize;
-use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -40,16 +36,16 @@ const MAX_NAMED: usize = 100;
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct Applied {
     #[schema(value_type = Vec<Object>)]
-    changes: Vec<Difference>,
+    pub(super) changes: Vec<Difference>,
     /// Whether nothing was changed.
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// The number of the last commit that was seen: of a dry run, what `ifRevision` takes.
-    revision: u64,
+    pub(super) revision: u64,
     /// What `confirm` must say for this to be applied; none where nobody needs to agree.
     #[serde(skip_serializing_if = "Option::is_none")]
-    confirm: Option<usize>,
+    pub(super) confirm: Option<usize>,
     /// What the hosts have not done yet. Nothing after a dry run.
-    unconfirmed: Unconfirmed,
+    pub(super) unconfirmed: Unconfirmed,
 }
 
 /// What the hosts have not done yet of what they must have.
@@ -68,30 +64,27 @@ pub(in crate::api) struct Unconfirmed {
     hosts: Vec<HostId>,
 }
 
-/// The hosts.
-#[derive(Debug, Serialize, ToSchema)]
-pub(in crate::api) struct Hosts {
-    hosts: Vec<HostView>,
-}
-
 /// Apply a document of regions, accounts, hosts, VPCs, ports and peerings, all or nothing.
 ///
 /// Where that removes peerings, it answers when every host that can be reached has confirmed from its kernel that they are gone, or
 /// after a timeout with what still drains.
 #[utoipa::path(post, path = "/admin/v1/apply", tag = "operators", operation_id = "apply",
     params(("dryRun" = Option<bool>, Query), ("prune" = Option<bool>, Query),
+        ("adopt" = Option<bool>, Query,
+            description = "Take over what other inventories and operators' commands have made and the document names."),
         ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic."),
         ("ifRevision" = Option<u64>, Query, description = "Refuse if another commit was the last one.")),
     request_body = serde_json::Value,
     responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQuery, body: Bytes) -> Reply {
-    let parameters = Parameters::read(query.as_deref(), &["dryRun", "prune", "confirm", "ifRevision"], &[])?;
+    let parameters = Parameters::read(query.as_deref(), &["dryRun", "prune", "adopt", "confirm", "ifRevision"], &[])?;
     let (dry_run, prune) = (parameters.flag("dryRun")?, parameters.flag("prune")?);
+    let adopt = parameters.flag("adopt")?;
     let given = parameters.number("confirm", 0, u64::MAX)?.and_then(|number| usize::try_from(number).ok());
-    let confirmation = if dry_run { Confirmation::NotNeeded } else { Confirmation::Given(given) };
+    let approval = if dry_run { Approval::NotNeeded } else { Approval::Given(given) };
     let if_revision = parameters.number("ifRevision", 0, u64::MAX)?;
     let inventory: Inventory = read(&body)?;
-    let command = Command::Apply(Apply { inventory, prune, confirmation, if_revision });
+    let command = Command::Apply(Apply { inventory, prune, approval, adopt, if_revision });
     let engine = &context.api.engine;
     // Before the document is looked at: what comes between is told by a refusal, not passed over.
     let before = engine.read(|state, _| state.clone());
@@ -101,7 +94,7 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
     };
     let mut confirm = None;
     if dry_run {
-        confirm = inventory::confirmation(&before, &changes, &engine.limits());
+        confirm = inventory::needs_approval(&before, &changes, &engine.limits());
         // These ids are drawn anew when it is applied.
         for made in changes.iter_mut().filter(|it| it.kind == "peering" && it.action == Action::Create) {
             let name = made.id.split_once(' ').map_or("", |(_, name)| name);
@@ -114,7 +107,7 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
 }
 
 /// Waits until removed peerings are gone from all kernels, for as long as a delete may take, and says what is missing then.
-async fn unconfirmed(context: &RequestContext, changes: &[Difference]) -> Unconfirmed {
+pub(super) async fn unconfirmed(context: &RequestContext, changes: &[Difference]) -> Unconfirmed {
     let removed = changes.iter().filter(|change| change.kind == "peering" && change.action == Action::Delete);
     // Its name follows.
     let removed: Vec<PeeringId> = removed.filter_map(|change| change.id.split(' ').next()?.parse().ok()).collect();
@@ -130,10 +123,8 @@ async fn unconfirmed(context: &RequestContext, changes: &[Difference]) -> Unconf
         }
     }
     context.api.engine.read(|state, agents| {
-        let behind = state.hosts().values().filter(|host| {
-            let report = agents.contact(&host.id).and_then(|contact| contact.report.as_ref());
-            report.is_none_or(|report| report.applied != Some(state.revision_of(host)))
-        });
+        // Also those that have said so before, and were not heard since: what they say counts only for a while (rule V3).
+        let behind = state.hosts().values().filter(|host| !host.dead && !agents.in_sync(host));
         missing.extend(behind.map(|host| host.id.clone()));
     });
     let (draining_count, host_count) = (draining.len(), missing.len());
@@ -146,26 +137,6 @@ async fn unconfirmed(context: &RequestContext, changes: &[Difference]) -> Unconf
     responses((status = 200, body = Envelope<serde_json::Value>), Errors))]
 pub(in crate::api) async fn inventory(context: RequestContext) -> Reply {
     reply(context.api.engine.read(|state, _| view::inventory(state)))
-}
-
-/// List all hosts and the state of their agents.
-#[utoipa::path(get, path = "/admin/v1/hosts", tag = "operators", operation_id = "hosts",
-    responses((status = 200, body = Envelope<Hosts>), Errors))]
-pub(in crate::api) async fn hosts(context: RequestContext) -> Reply {
-    let hosts = context
-        .api
-        .engine
-        .read(|state, agents| state.hosts().values().map(|host| view::host(state, agents, host)).collect());
-    reply(Hosts { hosts })
-}
-
-/// Remove a host that will not come back, with its ports; nothing waits for it any more.
-#[utoipa::path(delete, path = "/admin/v1/hosts/{host}", tag = "operators", operation_id = "removeHost",
-    params(("host" = String, Path)), responses((status = 200, body = Envelope<Nothing>), Errors))]
-pub(in crate::api) async fn remove_host(context: RequestContext, Path(host): Path<String>) -> Reply {
-    let host = host.parse().map_err(|_| Failure::not_found(format!("there is no host {host}")))?;
-    context.execute(Command::RemoveHost(host), None).await?;
-    reply(json!({}))
 }
 
 /// A copy of the store.

@@ -2,5 +2,7 @@
 
 pub(super) mod accounts;
 pub(super) mod clock;
+pub(super) mod diagnosis;
+pub(super) mod hosts;
 pub(super) mod inventory;
 pub(super) mod peerings;

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod random;
 
 use common::{Model, apply, built, cloud, create, port, vpc};
 use cps_peering_controller::model::{
     Code, Command, CommandError, Outcome,
-    inventory::{Apply, Confirmation, Difference, confirmation},
+    inventory::{Apply, Approval, Difference, needs_approval},
     record::Manager,
     state::Change,
     vpc::Create,
@@ -34,7 +36,7 @@ fn shown(differences: &[Difference]) -> Vec<String> {
 /// Prunes, with so many losses agreed to.
 fn prune(model: &mut Model, text: &str, agreed: Option<usize>) -> Result<Vec<Difference>, CommandError> {
     let Command::Apply(command) = apply(text, true) else { panic!() };
-    let command = Apply { confirmation: Confirmation::Given(agreed), ..command };
+    let command = Apply { approval: Approval::Given(agreed), ..command };
     model.run(&Command::Apply(command)).map(differences)
 }
 
@@ -116,7 +118,7 @@ fn what_stops_traffic_or_takes_many_hosts_is_to_be_confirmed_with_its_number() {
     let spare = cloud() + PEERED + &common::host(4, "north");
     model.apply(&spare).unwrap();
     let plan = differences(model.clone().run(&apply(&(cloud() + PEERED), true)).unwrap());
-    assert_eq!(confirmation(&model.state, &plan, &model.limits), Some(1));
+    assert_eq!(needs_approval(&model.state, &plan, &model.limits), Some(1));
     assert_eq!(reason(&prune(&mut model, &(cloud() + PEERED), None).unwrap_err()).1, "ConfirmationRequired");
     model.limits.unconfirmed_host_removals_percent = 25;
     prune(&mut model, &(cloud() + PEERED), None).unwrap();

@@ -1,0 +1,204 @@
+//! Hosts: how they stand, and taking them in and out of use. For operators.
+
+use super::{
+    CliError,
+    client::{Call, admin},
+    inventory::differences,
+    output::{cell, elements, rows as table},
+    session::Session,
+};
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+#[derive(Subcommand, Clone)]
+pub(super) enum Command {
+    /// List all hosts and the state of their agents.
+    List,
+    /// Drain a host before it is worked on: it takes no new ports, and nothing that begins waits for it. Its ports stay, and pass
+    /// packets for as long as it runs.
+    Drain {
+        /// The host.
+        host: String,
+    },
+    /// Take a host that was drained into use again.
+    Uncordon {
+        /// The host.
+        host: String,
+    },
+    /// Push nothing to hosts any more, deletes included: what they have, they keep. They are asked how they stand all the same.
+    Pause(Which),
+    /// Push to hosts again what they must have.
+    Resume(Which),
+    /// Remove a host with its ports. Its agent cleans its kernel first; with --dead nothing waits for that. Take its entries out of
+    /// the inventory file, too, or the next `apply` brings it back.
+    Remove {
+        /// The host.
+        host: String,
+        #[command(flatten)]
+        removal: Removal,
+    },
+    /// Move a host's ports to another host, under the same names of interfaces, and remove it. Change the inventory file likewise.
+    Replace {
+        /// The host that goes.
+        host: String,
+        /// The host that takes over: in the inventory, in the same region.
+        #[arg(long, value_name = "HOST")]
+        by: String,
+        #[command(flatten)]
+        removal: Removal,
+    },
+}
+
+/// Some hosts, or all of a region.
+#[derive(Args, Clone)]
+#[group(id = "which", required = true, multiple = false)]
+pub(super) struct Which {
+    /// The hosts.
+    #[arg(value_name = "HOST")]
+    hosts: Vec<String>,
+    /// All hosts of this region.
+    #[arg(long, value_name = "REGION")]
+    all_of: Option<String>,
+}
+
+/// How a host goes.
+#[derive(Args, Clone)]
+pub(super) struct Removal {
+    /// It will not answer: nothing waits for it. Make sure that it stays off the underlay.
+    #[arg(long)]
+    dead: bool,
+    /// Agree to so many entries being removed or stopping traffic, as the dry run counts them.
+    #[arg(long, value_name = "NUMBER")]
+    confirm: Option<usize>,
+    /// Show what would change without changing it.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Removal {
+    fn say<'a>(&self, call: Call<'a>) -> Call<'a> {
+        call.with("dead", &self.dead).with("dryRun", &self.dry_run).with_some("confirm", self.confirm)
+    }
+}
+
+impl Command {
+    /// Whether it changes nothing, and may be repeated.
+    pub(super) fn only_looks(&self) -> bool {
+        matches!(self, Self::List)
+    }
+}
+
+pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliError> {
+    let call = match &command {
+        Command::List => return list(session).await,
+        Command::Pause(which) => return each(session, which, "pause").await,
+        Command::Resume(which) => return each(session, which, "resume").await,
+        Command::Drain { host } => Call::new(Method::POST, admin(&["hosts", host, "drain"])),
+        Command::Uncordon { host } => Call::new(Method::POST, admin(&["hosts", host, "uncordon"])),
+        Command::Remove { host, removal } => removal.say(Call::new(Method::DELETE, admin(&["hosts", host]))),
+        Command::Replace { host, by, removal } => {
+            removal.say(Call::new(Method::POST, admin(&["hosts", host, "replace"])).with("by", by))
+        }
+    };
+    let result = session.call(call).await?;
+    session.print(&result, || differences(&result));
+    Ok(())
+}
+
+/// Says the same of each of some hosts. What was done before one is refused stays done.
+async fn each(session: &Session, which: &Which, word: &str) -> Result<(), CliError> {
+    let hosts = match &which.all_of {
+        None => which.hosts.clone(),
+        Some(region) => {
+            let known = session.call(Call::get(admin(&["hosts"]))).await?;
+            let here = elements(&known["hosts"]).iter();
+            let here = here.filter(|it| it["regionId"] == region.as_str() && it["retiring"] != true);
+            let here: Vec<String> = here.filter_map(|it| it["host"].as_str().map(str::to_owned)).collect();
+            if here.is_empty() {
+                return Err(CliError::Refused(format!("there is no host in region {region}")));
+            }
+            here
+        }
+    };
+    let mut results = Vec::new();
+    for host in &hosts {
+        results.push(session.call(Call::new(Method::POST, admin(&["hosts", host, word]))).await?);
+    }
+    let (result, changed) =
+        (json!({ "hosts": hosts }), results.iter().filter(|it| it["changes"][0].is_object()).count());
+    session.print(&result, || format!("{changed} of {} hosts changed: {}", hosts.len(), hosts.join(", ")));
+    Ok(())
+}
+
+/// What is to be known of a host before anything else.
+fn state(host: &Value) -> String {
+    let is = |field: &str| host[field] == true;
+    let answers = is("answers");
+    let words = [
+        (is("dead") && answers, "removed, answers"),
+        (is("dead") && !answers, "removed"),
+        (is("retiring") && !is("dead"), "removing"),
+        (is("paused"), "paused"),
+        (is("drained"), "drained"),
+        (is("maintenance"), "maintenance"),
+    ];
+    let words: Vec<&str> = words.into_iter().filter_map(|(holds, word)| holds.then_some(word)).collect();
+    if words.is_empty() { "in use".to_owned() } else { words.join(", ") }
+}
+
+/// How long ago something was, for people.
+fn age(seconds: &Value) -> String {
+    match seconds.as_u64() {
+        None => "never".to_owned(),
+        Some(seconds @ ..120) => format!("{seconds}s ago"),
+        Some(seconds @ ..7200) => format!("{}m ago", seconds / 60),
+        Some(seconds @ ..172_800) => format!("{}h ago", seconds / 3600),
+        Some(seconds) => format!("{}d ago", seconds / 86_400),
+    }
+}
+
+async fn list(session: &Session) -> Result<(), CliError> {
+    let result = session.call(Call::get(admin(&["hosts"]))).await?;
+    let heading = ["HOST", "REGION", "UNDERLAY", "STATE", "IN SYNC", "DESIRED", "APPLIED", "HEARD", "TROUBLE"];
+    let row = |host: &Value| {
+        let of = |field: &str| cell(&host[field]);
+        let problems = elements(&host["problems"]).iter();
+        let problems = problems.map(|it| format!("{}: {}", cell(&it["object"]), cell(&it["reason"])));
+        let error = host["lastError"].as_str().map(|_| of("lastError"));
+        let trouble: Vec<String> = error.into_iter().chain(problems).collect();
+        let trouble = if trouble.is_empty() { "-".to_owned() } else { trouble.join("; ") };
+        let heard = age(&host["reportAgeSeconds"]);
+        let [name, region, underlay, sync, desired, applied] =
+            ["host", "regionId", "underlay", "inSync", "desired", "applied"].map(of);
+        vec![name, region, underlay, state(host), sync, desired, applied, heard, trouble]
+    };
+    let rows: Vec<Vec<String>> = elements(&result["hosts"]).iter().map(row).collect();
+    session.print(&result, || table(&heading, &rows));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_for_people() {
+        for (host, expected) in [
+            (json!({}), "in use"),
+            (json!({ "maintenance": true }), "maintenance"),
+            (json!({ "maintenance": true, "drained": true }), "drained, maintenance"),
+            (json!({ "paused": true }), "paused"),
+            (json!({ "retiring": true }), "removing"),
+            (json!({ "retiring": true, "dead": true }), "removed"),
+            (json!({ "retiring": true, "dead": true, "answers": true }), "removed, answers"),
+        ] {
+            assert_eq!(state(&host), expected);
+        }
+        for (seconds, expected) in
+            [(json!(null), "never"), (json!(0), "0s ago"), (json!(7199), "119m ago"), (json!(200_000), "2d ago")]
+        {
+            assert_eq!(age(&seconds), expected);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Hosts: how they stand, and commands for one at a time.
+
+use super::inventory::{Applied, Unconfirmed, unconfirmed};
+use crate::{
+    api::{
+        query::Parameters,
+        request::RequestContext,
+        response::{Envelope, Errors, Failure, Reply, reply},
+        view::{self, HostView},
+    },
+    model::{
+        Command, Outcome,
+        host::{Change, Removal, What},
+        inventory::{Approval, host_needs_approval},
+    },
+};
+use axum::extract::{Path, RawQuery};
+use cps_peering_config::id::HostId;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The hosts.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct Hosts {
+    hosts: Vec<HostView>,
+}
+
+/// List all hosts and the state of their agents.
+#[utoipa::path(get, path = "/admin/v1/hosts", tag = "operators", operation_id = "hosts",
+    responses((status = 200, body = Envelope<Hosts>), Errors))]
+pub(in crate::api) async fn hosts(context: RequestContext) -> Reply {
+    let hosts = context
+        .api
+        .engine
+        .read(|state, agents| state.hosts().values().map(|host| view::host(state, agents, host)).collect());
+    reply(Hosts { hosts })
+}
+
+/// Drain a host: it takes no new ports, and nothing that begins waits for it. Its ports stay.
+#[utoipa::path(post, path = "/admin/v1/hosts/{host}/drain", tag = "operators", operation_id = "drainHost",
+    params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
+pub(in crate::api) async fn drain(context: RequestContext, Path(host): Path<String>) -> Reply {
+    carry_out(&context, &host, What::Drain, false).await
+}
+
+/// Take a host that was drained into use again.
+#[utoipa::path(post, path = "/admin/v1/hosts/{host}/uncordon", tag = "operators", operation_id = "uncordonHost",
+    params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
+pub(in crate::api) async fn uncordon(context: RequestContext, Path(host): Path<String>) -> Reply {
+    carry_out(&context, &host, What::Uncordon, false).await
+}
+
+/// Push nothing to a host any more, deletes included. It is asked how it stands all the same.
+#[utoipa::path(post, path = "/admin/v1/hosts/{host}/pause", tag = "operators", operation_id = "pauseHost",
+    params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
+pub(in crate::api) async fn pause(context: RequestContext, Path(host): Path<String>) -> Reply {
+    carry_out(&context, &host, What::Pause, false).await
+}
+
+/// Push to a host again what it must have.
+#[utoipa::path(post, path = "/admin/v1/hosts/{host}/resume", tag = "operators", operation_id = "resumeHost",
+    params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
+pub(in crate::api) async fn resume(context: RequestContext, Path(host): Path<String>) -> Reply {
+    carry_out(&context, &host, What::Resume, false).await
+}
+
+/// Remove a host with its ports. One that answers cleans its kernel and is forgotten when it has confirmed that; for one that is
+/// dead nothing waits. Removing one again that was removed as dead forgets it.
+#[utoipa::path(delete, path = "/admin/v1/hosts/{host}", tag = "operators", operation_id = "removeHost",
+    params(("host" = String, Path),
+        ("dead" = Option<bool>, Query, description = "Whether it will not answer. Without it: true."),
+        ("dryRun" = Option<bool>, Query),
+        ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic.")),
+    responses((status = 200, body = Envelope<Applied>), Errors))]
+pub(in crate::api) async fn remove(
+    context: RequestContext,
+    Path(host): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Reply {
+    let parameters = Parameters::read(query.as_deref(), &["dead", "dryRun", "confirm"], &[])?;
+    let (removal, dry_run) = removal(&parameters, true)?;
+    carry_out(&context, &host, What::Remove(removal), dry_run).await
+}
+
+/// Move a host's ports to another host, under the same names of interfaces, and remove it.
+#[utoipa::path(post, path = "/admin/v1/hosts/{host}/replace", tag = "operators", operation_id = "replaceHost",
+    params(("host" = String, Path), ("by" = String, Query, description = "The other host, which is in the inventory."),
+        ("dead" = Option<bool>, Query, description = "Whether the one that goes will not answer. Without it: false."),
+        ("dryRun" = Option<bool>, Query),
+        ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic.")),
+    responses((status = 200, body = Envelope<Applied>), Errors))]
+pub(in crate::api) async fn replace(
+    context: RequestContext,
+    Path(host): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Reply {
+    let parameters = Parameters::read(query.as_deref(), &["by", "dead", "dryRun", "confirm"], &[])?;
+    let by = parameters.get("by").ok_or_else(|| Failure::field("by", "it is missing: the host that takes over"))?;
+    let by = known(by)?;
+    let (removal, dry_run) = removal(&parameters, false)?;
+    carry_out(&context, &host, What::Replace { by, removal }, dry_run).await
+}
+
+/// No host has a name that is no id.
+fn known(host: &str) -> Result<HostId, Failure> {
+    host.parse().map_err(|_| Failure::not_found(format!("there is no host {}", cps_peering_config::text::quote(host))))
+}
+
+fn removal(parameters: &Parameters, dead: bool) -> Result<(Removal, bool), Failure> {
+    let dry_run = parameters.flag("dryRun")?;
+    let given = parameters.number("confirm", 0, u64::MAX)?.and_then(|number| usize::try_from(number).ok());
+    let approval = if dry_run { Approval::NotNeeded } else { Approval::Given(given) };
+    let dead = if parameters.get("dead").is_some() { parameters.flag("dead")? } else { dead };
+    Ok((Removal { dead, approval }, dry_run))
+}
+
+async fn carry_out(context: &RequestContext, host: &str, what: What, dry_run: bool) -> Reply {
+    let waits = matches!(&what, What::Remove(removal) | What::Replace { removal, .. } if !removal.dead);
+    let command = Command::Host(Change { id: known(host)?, what });
+    let outcome = if dry_run { context.dry_run(command, None).await? } else { context.execute(command, None).await? };
+    let Outcome::Applied(changes) = outcome else {
+        return Err(Failure::internal(format!("a command about a host led to {outcome:?}")));
+    };
+    let confirm = host_needs_approval(&changes).filter(|_| dry_run);
+    let revision = context.api.engine.read(|state, _| state.meta().number);
+    let unconfirmed = if dry_run || !waits { Unconfirmed::default() } else { unconfirmed(context, &changes).await };
+    reply(Applied { changes, dry_run, revision, confirm, unconfirmed })
+}

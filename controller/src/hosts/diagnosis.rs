@@ -1,0 +1,84 @@
+//! What agents find wrong with their hosts, asked of many at once.
+
+use super::client::AgentClients;
+use cps_peering_config::{
+    agent_api::{DIAGNOSIS_PATH, SNAPSHOT_PATH},
+    diagnosis::HostDiagnosis,
+    id::HostId,
+};
+use cps_peering_http::chain;
+use futures_util::{StreamExt as _, stream};
+use reqwest::StatusCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How many hosts are asked at once.
+const AT_ONCE: usize = 64;
+/// How long an answer may take: agents read their whole kernel for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a host answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Its agent's diagnosis, and how far its clock is ahead, in milliseconds, and how exact that is.
+    Told {
+        /// What it said.
+        diagnosis: HostDiagnosis,
+        /// How far its clock is ahead, in milliseconds.
+        ahead_ms: i64,
+        /// How long the answer took, in milliseconds.
+        took_ms: u64,
+    },
+    /// Its agent is of a version that does not know the question.
+    Unknown,
+    /// It did not answer, or was busy.
+    Failed(String),
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn url(agent: &str, path: &str) -> String {
+    format!("{}{path}", agent.trim_end_matches('/'))
+}
+
+/// All that a host's agent knows of it, or why it does not say.
+pub async fn snapshot(clients: &AgentClients, host: &HostId, agent: &str) -> Result<serde_json::Value, String> {
+    let asked = async {
+        let client = clients.shared(host)?;
+        let answer = client.get(url(agent, SNAPSHOT_PATH)).timeout(PATIENCE * 2).send().await?;
+        answer.error_for_status()?.json().await
+    };
+    asked.await.map_err(|error: reqwest::Error| chain(&error))
+}
+
+async fn ask(clients: &AgentClients, host: &HostId, agent: &str) -> Answer {
+    let asked = async {
+        let client = clients.shared(host)?;
+        let began_ms = now_ms();
+        let url = url(agent, DIAGNOSIS_PATH);
+        let answer = client.get(url).timeout(PATIENCE).send().await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(Answer::Unknown);
+        }
+        let diagnosis: HostDiagnosis = answer.error_for_status()?.json().await?;
+        let took_ms = now_ms().saturating_sub(began_ms);
+        // It was read somewhere within that time.
+        let middle = i128::from(began_ms) + i128::from(took_ms) / 2;
+        let ahead_ms = if diagnosis.time_ms == 0 { 0 } else { i128::from(diagnosis.time_ms) - middle };
+        Ok(Answer::Told { diagnosis, ahead_ms: i64::try_from(ahead_ms).unwrap_or(i64::MAX), took_ms })
+    };
+    asked.await.unwrap_or_else(|error: reqwest::Error| Answer::Failed(chain(&error)))
+}
+
+/// Asks hosts, given with the URLs of their agents. The answers come in the same order.
+pub async fn ask_all(clients: &AgentClients, hosts: Vec<(HostId, String)>) -> Vec<(HostId, Answer)> {
+    let asked = stream::iter(hosts).map(|(host, agent)| {
+        let clients = clients.clone();
+        async move {
+            let answer = ask(&clients, &host, &agent).await;
+            (host, answer)
+        }
+    });
+    asked.buffered(AT_ONCE).collect().await
+}

@@ -1,0 +1,257 @@
+//! Bringing regions, hosts, VPCs, ports and peerings to what a document says: all of it or nothing.
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | [`difference`] | what a document changes, and what somebody has to agree to |
+//! | [`infrastructure`] | regions, accounts, hosts |
+//! | [`networks`] | VPCs and ports |
+//! | [`peerings`] | peerings |
+//! | [`prune`] | what is not in the document |
+
+mod difference;
+mod infrastructure;
+mod networks;
+mod peerings;
+mod prune;
+
+pub use difference::{Action, Difference, Field, host_needs_approval, needs_approval};
+pub(super) use difference::{approved, carries};
+
+use super::{
+    Code, CommandError, Context, FieldViolation, Transaction,
+    record::{Manager, PortKey},
+    state::Change,
+};
+use cps_peering_config::{
+    id::VpcId,
+    inventory::{self, Inventory},
+    text,
+};
+use difference::changed_fields;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The longest name of an inventory, in characters.
+const MAX_NAME: usize = 64;
+
+/// A document to apply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Apply {
+    /// The document.
+    pub inventory: Inventory,
+    /// Whether what is not in it, and was made by an inventory of the same name, is removed.
+    pub prune: bool,
+    /// Whether what is lost by it was agreed to.
+    pub approval: Approval,
+    /// Whether what other inventories and operators' commands have made, and the document names, is this inventory's from then on.
+    /// What accounts have made stays theirs.
+    pub adopt: bool,
+    /// It is applied only if this is the number of the last commit: what it was made from is what there is.
+    pub if_revision: Option<u64>,
+}
+
+/// Whether somebody has agreed to what a document takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Approval {
+    /// Nobody needs to: nothing is kept of it, or there is nothing to lose.
+    NotNeeded,
+    /// How many entries may be removed or stop traffic, if somebody said.
+    Given(Option<usize>),
+}
+
+impl Apply {
+    /// A document as it is, without removing anything.
+    pub fn of(inventory: Inventory) -> Self {
+        Self { inventory, prune: false, adopt: false, approval: Approval::NotNeeded, if_revision: None }
+    }
+
+    /// The same with removing what is not in it.
+    #[must_use]
+    pub fn pruning(self) -> Self {
+        Self { prune: true, ..self }
+    }
+}
+
+/// Applies a document.
+pub fn apply(
+    tx: &mut Transaction<'_>,
+    apply: &Apply,
+    context: &mut Context<'_>,
+) -> Result<Vec<Difference>, CommandError> {
+    if let Some(expected) = apply.if_revision.filter(|number| *number != tx.state.meta().number) {
+        let rule = format!(
+            "revision {expected} is not that of now, which is {}: look at what has changed",
+            tx.state.meta().number
+        );
+        return Err(CommandError::one(Code::Aborted, "ifRevision", rule, "RevisionMismatch"));
+    }
+    let name = apply.inventory.name();
+    if let Err(error) = text::check_name(name, MAX_NAME) {
+        return Err(CommandError::one(Code::InvalidArgument, "name", error.to_string(), "InvalidName"));
+    }
+    let mut applier = Applier {
+        tx,
+        document: &apply.inventory,
+        adopt: apply.adopt,
+        context,
+        differences: Vec::new(),
+        violations: Vec::new(),
+        code: None,
+    };
+    applier.duplicates();
+    if apply.prune {
+        applier.prune_peerings();
+        applier.prune_ports();
+    }
+    applier.regions();
+    applier.accounts();
+    applier.hosts();
+    applier.vpcs();
+    applier.ports();
+    applier.ports_fit();
+    if apply.prune {
+        applier.prune_vpcs();
+        applier.prune_hosts();
+        applier.prune_regions();
+    }
+    // Rules of peerings speak about VPCs; with those in doubt they would only repeat what was said.
+    if applier.violations.is_empty() {
+        applier.peerings();
+    }
+    let Applier { differences, violations, code, .. } = applier;
+    if violations.is_empty() {
+        approved(apply.approval, needs_approval(tx.before(), &differences, context.limits), &differences)?;
+        Ok(differences)
+    } else {
+        Err(CommandError { code: code.unwrap_or(Code::InvalidArgument), violations, tells: BTreeSet::new() })
+    }
+}
+
+struct Applier<'a, 'b, 'c> {
+    tx: &'a mut Transaction<'b>,
+    document: &'a Inventory,
+    adopt: bool,
+    context: &'a mut Context<'c>,
+    differences: Vec<Difference>,
+    violations: Vec<FieldViolation>,
+    code: Option<Code>,
+}
+
+fn entry(list: &str, place: usize, id: impl std::fmt::Display) -> String {
+    format!("{list}[{place}] ({id})")
+}
+
+/// Two VPCs, whichever is named first.
+fn pair(a: &VpcId, b: &VpcId) -> (VpcId, VpcId) {
+    if a < b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) }
+}
+
+fn port_key(port: &inventory::Port) -> PortKey {
+    PortKey { host: port.host.clone(), interface: port.interface }
+}
+
+impl Applier<'_, '_, '_> {
+    fn fault(&mut self, entry: impl Into<String>, rule: impl Into<String>) {
+        self.violations.push(FieldViolation { entry: entry.into(), rule: rule.into(), reason: "" });
+    }
+
+    fn note(&mut self, kind: &'static str, id: &impl ToString, action: Action, fields: Vec<Field>) {
+        self.differences.push(Difference { kind, id: id.to_string(), action, fields, stops_traffic: false });
+    }
+
+    /// The last difference stops traffic.
+    fn stops(&mut self) {
+        if let Some(last) = self.differences.last_mut() {
+            last.stops_traffic = true;
+        }
+    }
+
+    /// Whether packets pass through a VPC, by the state before.
+    fn carries(&self, vpc: &VpcId) -> bool {
+        carries(self.tx.before(), vpc)
+    }
+
+    /// Who manages an entry of the document from now on. What somebody else has made stays theirs, unless it is to be adopted.
+    fn manager(&self, now: Option<&Manager>) -> Manager {
+        match now {
+            Some(theirs @ Manager::Account) => theirs.clone(),
+            Some(theirs @ (Manager::Operator | Manager::Inventory(_))) if !self.adopt => theirs.clone(),
+            Some(Manager::Unknown | Manager::Operator | Manager::Inventory(_)) | None => {
+                Manager::Inventory(self.document.name().to_owned())
+            }
+        }
+    }
+
+    /// Whether an entry is this inventory's from now on: neither an account nor an operator has made it.
+    fn manages(&self, now: &Manager) -> bool {
+        self.manager(Some(now)) == Manager::Inventory(self.document.name().to_owned())
+    }
+
+    /// Whether this inventory has made something.
+    fn made(&self, manager: &Manager) -> bool {
+        matches!(manager, Manager::Inventory(name) if name == self.document.name())
+    }
+
+    /// The same of what only inventories make.
+    fn made_alone(&self, manager: &Manager) -> bool {
+        self.made(manager) || (*manager == Manager::Unknown && self.document.name() == Inventory::DEFAULT_NAME)
+    }
+
+    /// Sets a record, unless it is that already.
+    fn set<T: Serialize + PartialEq>(
+        &mut self,
+        kind: &'static str,
+        id: &impl ToString,
+        old: Option<T>,
+        new: T,
+        change: impl FnOnce(T) -> Change,
+    ) {
+        match old {
+            Some(old) if old == new => return,
+            Some(old) => self.note(kind, id, Action::Update, changed_fields(&old, &new)),
+            None => self.note(kind, id, Action::Create, Vec::new()),
+        }
+        self.tx.change(change(new));
+    }
+
+    fn duplicates(&mut self) {
+        let document = self.document;
+        let mut seen = BTreeMap::new();
+        let mut twice = |list: &str, place: usize, id: String| {
+            let first = seen.insert((list.to_owned(), id.clone()), place)?;
+            Some((entry(list, place, &id), format!("{id} is also {list}[{first}]")))
+        };
+        let mut found = Vec::new();
+        found.extend(document.regions.iter().enumerate().filter_map(|(n, it)| twice("regions", n, it.id.to_string())));
+        found.extend(document.hosts.iter().enumerate().filter_map(|(n, it)| twice("hosts", n, it.id.to_string())));
+        found
+            .extend(document.accounts.iter().enumerate().filter_map(|(n, it)| twice("accounts", n, it.id.to_string())));
+        found.extend(document.vpcs.iter().enumerate().filter_map(|(n, it)| twice("vpcs", n, it.id.to_string())));
+        for (entry, rule) in found {
+            self.fault(entry, rule);
+        }
+        let mut ports: BTreeMap<PortKey, (usize, &VpcId)> = BTreeMap::new();
+        for (place, port) in document.ports.iter().enumerate() {
+            let key = port_key(port);
+            if let Some((first, vpc)) = ports.insert(key.clone(), (place, &port.vpc)) {
+                let rule = if *vpc == port.vpc {
+                    format!("{key} is also ports[{first}]")
+                } else {
+                    format!(
+                        "{key} is a port of {} and, by ports[{first}], of {vpc}: a port belongs to one VPC",
+                        port.vpc
+                    )
+                };
+                self.fault(entry("ports", place, &key), rule);
+            }
+        }
+    }
+
+    /// Another rule's refusal, told with the entry that it is about.
+    fn take(&mut self, entry: &str, refusal: CommandError) {
+        self.code = Some(refusal.code);
+        for fault in refusal.violations {
+            self.violations.push(FieldViolation { entry: entry.to_owned(), ..fault });
+        }
+    }
+}

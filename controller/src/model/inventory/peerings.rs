@@ -1,0 +1,116 @@
+//! Peerings.
+
+use super::{Action, Applier, Change, Field, difference::changed_fields, entry, pair};
+use crate::model::{
+    Code, CommandError, peering,
+    record::{Manager, Peering, PeeringState},
+};
+use cps_peering_config::{id::PeeringId, inventory, text};
+use std::collections::BTreeMap;
+
+impl Applier<'_, '_, '_> {
+    pub(super) fn peerings(&mut self) {
+        let mut pairs = BTreeMap::new();
+        for (place, wanted) in self.document.peerings.iter().enumerate() {
+            let entry = entry("peerings", place, text::cut(&wanted.name, text::MAX_QUOTED));
+            if let Some(first) = pairs.insert(pair(&wanted.vpc, &wanted.peer_vpc), place) {
+                self.fault(
+                    entry,
+                    format!("{} and {} are also peered by peerings[{first}]", wanted.vpc, wanted.peer_vpc),
+                );
+                continue;
+            }
+            let joined = self.tx.state.peerings_of(&wanted.vpc).find(|peering| {
+                peering.is_live()
+                    && peering.sides().iter().any(|side| side.vpc == wanted.peer_vpc)
+                    && wanted.vpc != wanted.peer_vpc
+            });
+            let result = match joined.cloned() {
+                Some(joined) if joined.initiator.vpc != wanted.vpc => {
+                    let rule = format!(
+                        "peering {} of these VPCs was initiated by {}, and sides do not change: swap `vpc` and `peer_vpc`",
+                        joined.id, joined.initiator.vpc
+                    );
+                    self.fault(entry, rule);
+                    continue;
+                }
+                Some(joined) => self.update_peering(joined, wanted),
+                None => self.create_peering(wanted),
+            };
+            if let Err(refusal) = result {
+                self.take(&entry, refusal);
+            }
+        }
+    }
+
+    pub(super) fn create_peering(&mut self, wanted: &inventory::Peering) -> Result<(), CommandError> {
+        let wish = peering::Create {
+            name: wanted.name.clone(),
+            description: String::new(),
+            message: String::new(),
+            tags: Vec::new(),
+            vpc: wanted.vpc.clone(),
+            region: None,
+            peer_vpc: wanted.peer_vpc.clone(),
+            peer_region: None,
+            peer_account: None,
+            bandwidth: wanted.bandwidth,
+        };
+        let id = peering::create(self.tx, &wish, self.context)?;
+        self.adopt(&id);
+        self.note("peering", &format!("{id} ({})", wanted.name), Action::Create, Vec::new());
+        Ok(())
+    }
+
+    /// The peering is this inventory's from now on, unless an account or an operator made it. What that changes.
+    pub(super) fn adopt(&mut self, id: &PeeringId) -> Option<Field> {
+        let peering = self.tx.state.peerings().get(id).cloned()?;
+        let made_now = !self.tx.before().peerings().contains_key(id);
+        let managed_by = self.manager(Some(&peering.managed_by).filter(|_| !made_now));
+        if managed_by == peering.managed_by {
+            return None;
+        }
+        let adopted = Peering { managed_by, ..peering.clone() };
+        let field = changed_fields(&peering, &adopted).into_iter().next();
+        self.tx.change(Change::Peering(id.clone(), Some(adopted)));
+        field
+    }
+
+    pub(super) fn update_peering(&mut self, old: Peering, wanted: &inventory::Peering) -> Result<(), CommandError> {
+        let which = peering::Locator { region: None, id: old.id.clone() };
+        let mut fields = Vec::new();
+        // An account pays for its bandwidth; silence about it is no wish to have it lifted.
+        if let Some(mbit) = old.bandwidth
+            && wanted.bandwidth.is_none()
+            && !matches!(old.managed_by, Manager::Inventory(_))
+        {
+            let rule = format!(
+                "peering {} was made by no inventory and is limited to {mbit} Mbit/s, and the document does not say so: give it \
+                 `bandwidth = {mbit}`, or another one",
+                old.id
+            );
+            return Err(CommandError::one(Code::InvalidArgument, "bandwidth", rule, "BandwidthRequired"));
+        }
+        if old.name != wanted.name {
+            let modify = peering::Modify { which, name: Some(wanted.name.clone()), description: None, tags: None };
+            peering::modify(self.tx, &modify, self.context)?;
+            fields.push(Field { field: "name".to_owned(), from: old.name.into(), to: wanted.name.clone().into() });
+        }
+        if old.bandwidth != wanted.bandwidth {
+            peering::limit(self.tx, &old.id, wanted.bandwidth, self.context)?;
+            let (from, to) = (old.bandwidth.into(), wanted.bandwidth.into());
+            fields.push(Field { field: "bandwidth".to_owned(), from, to });
+        }
+        // What a document wants, both accounts have agreed to.
+        if old.state == PeeringState::Pending {
+            let which = peering::Locator { region: None, id: old.id.clone() };
+            peering::accept(self.tx, &which, self.context)?;
+            fields.push(Field { field: "state".to_owned(), from: "pending".into(), to: "provisioning".into() });
+        }
+        fields.extend(self.adopt(&old.id));
+        if !fields.is_empty() {
+            self.note("peering", &format!("{} ({})", old.id, wanted.name), Action::Update, fields);
+        }
+        Ok(())
+    }
+}
