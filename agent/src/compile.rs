@@ -36,9 +36,20 @@ impl UnderlayParams {
     /// The MTU of a VXLAN device: the underlay's less outer IP, UDP, VXLAN and inner Ethernet headers. A larger one would
     /// have the underlay fragment every full packet.
     pub fn device_mtu(self, underlay: IpAddr) -> u32 {
-        let overhead = if underlay.is_ipv4() { 50 } else { 70 };
-        self.underlay_mtu.saturating_sub(overhead)
+        self.underlay_mtu.saturating_sub(overhead(underlay))
     }
+
+    /// The least MTU of the path with which IPv6 works on VXLAN devices (RFC 8200 section 5: 1280 bytes), if it is less. A device with
+    /// less has no IPv6, and no next hops, which serve both families.
+    pub fn too_small_for_ipv6(self, underlay: IpAddr) -> Option<u32> {
+        let least = 1280 + overhead(underlay);
+        (self.underlay_mtu < least).then_some(least)
+    }
+}
+
+/// Outer IP, UDP and VXLAN headers, and the inner Ethernet header, in bytes.
+fn overhead(underlay: IpAddr) -> u32 {
+    if underlay.is_ipv4() { 50 } else { 70 }
 }
 
 /// What a host with this configuration should have, within a dirty set.
@@ -133,6 +144,7 @@ impl Compiler<'_> {
             let device = DeviceName::vpc(vrf.vni);
             self.vxlan(device, vrf.vni, DeviceName::vrf(vrf.vni), format!("cps-peering {vpc} between hosts"));
             self.remotes(device, table, vrf.vni, &vrf.remotes, &Source::Vrf(Arc::clone(vrf)));
+            self.desired.senders.insert(vrf.vni, vrf.remotes.keys().copied().collect());
             let policy = IngressPolicy::of_tunnel(vrf.remotes.values().flatten(), self.local_addresses([&**vrf]));
             self.desired.ingress.insert(device, policy);
         }
@@ -144,6 +156,7 @@ impl Compiler<'_> {
         let device = DeviceName::peer(vni);
         let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
         self.vxlan(device, vni, DeviceName::vrf(vrf.vni), alias);
+        self.desired.senders.insert(vni, side.remotes.keys().copied().collect());
         let policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses([&**vrf]));
         self.desired.ingress.insert(device, policy);
         if let Some(limit) = side.limit {
@@ -239,6 +252,16 @@ mod tests {
 
     fn desired(config: HostConfig) -> Desired {
         compile(&config.try_into().unwrap(), SURROUNDINGS, &DirtySet::Everything)
+    }
+
+    #[test]
+    fn an_underlay_that_is_too_small_for_ipv6_is_told() {
+        for (underlay, least) in [("192.0.2.1", 1330), ("2001:db8::1", 1350)] {
+            let too_small = |mtu| {
+                UnderlayParams { underlay_mtu: mtu, ..SURROUNDINGS }.too_small_for_ipv6(underlay.parse().unwrap())
+            };
+            assert_eq!((too_small(least - 1), too_small(least)), (Some(least), None));
+        }
     }
 
     fn name(text: &str) -> InterfaceName {

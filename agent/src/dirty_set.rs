@@ -77,8 +77,13 @@ impl DirtySet {
             config.vrfs.iter().map(|(vpc, vrf)| (vpc, vrf.vni))
         }
         let same_vpcs = vnis(old).eq(vnis(new));
+        // The first VXLAN device brings the filter of the underlay to every interface, and the last one takes it away.
+        let has_tunnels = |config: &SharedHostConfig| {
+            !config.sides.is_empty() || config.vrfs.values().any(|vrf| !vrf.remotes.is_empty())
+        };
+        let same_filter = has_tunnels(old) == has_tunnels(new);
         // Which VPCs are there decides about the host's rules, and a new VRF may be in somebody's way.
-        if old.host != new.host || old.underlay != new.underlay || !same_vpcs {
+        if old.host != new.host || old.underlay != new.underlay || !same_vpcs || !same_filter {
             return Self::Everything;
         }
         let mut parts =
@@ -210,6 +215,9 @@ impl Parts {
         observed.fdb.retain(|key, _| has(&key.device));
         observed.ingress.retain(|name, _| has(name));
         observed.egress.retain(|name, _| has(name));
+        if let Some(senders) = &mut observed.underlay.senders {
+            senders.retain(|vni, _| has(&DeviceName::vpc(*vni)) || has(&DeviceName::peer(*vni)));
+        }
         let indexes: BTreeSet<u32> = observed.links.values().map(|link| link.index).collect();
         observed.nexthops.retain(|_, (index, _)| indexes.contains(index));
         let nexthops = &observed.nexthops;

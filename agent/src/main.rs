@@ -90,7 +90,7 @@ fn execute(Arguments { settings: file, command }: &Arguments, settings: &AgentSe
     let ledger = Ledger::new(&settings.ledger);
     let options = Options::from(settings);
     match command {
-        Command::Run => daemon::run(Netlink::default(), settings, || read_settings(file)).map(|()| true),
+        Command::Run => daemon::run(Netlink::of_agent(settings), settings, || read_settings(file)).map(|()| true),
         Command::Status(shown) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(command::status::run(settings, shown.output))

@@ -12,6 +12,7 @@
 //! | address | protocol (`IFA_PROTO`, Linux 5.18) |
 //! | rule | protocol, priority |
 //! | ingress filter | the device that it is on, priority |
+//! | filter of the underlay | priority, the program's name |
 //! | shaper | the device that it is on, handle |
 //! | neighbour, FDB entry, sysctl | the device that they are on |
 //!
@@ -35,6 +36,9 @@ pub const FIRST_NEXTHOP_ID: u32 = 0x4300_0000;
 
 /// The priorities of the filters that versions before this one made: of IPv6 sources alone. They are removed.
 pub const FORMER_PRIORITIES: [u16; 2] = [17_232, 17_233];
+
+/// The priority of the underlay's filter, on devices that are none of ours.
+pub const UNDERLAY_PRIORITY: u16 = 17_231;
 
 /// The priority of our filter that lets the frames of VLANs pass to devices of their own on top of a port.
 pub const VLAN_PRIORITY: u16 = 17_234;

@@ -94,10 +94,20 @@ impl Options {
         };
         let underlay_params =
             UnderlayParams { vxlan_port: self.vxlan_port, underlay_mtu: self.underlay_mtu.unwrap_or(mtu) };
-        let trouble = underlay.is_none().then(|| {
-            let reason = "no interface of this host has the underlay address";
-            host_problem(ProblemKind::Missing, format!("address {}", config.underlay), reason)
-        });
+        let trouble = match underlay {
+            None => {
+                let reason = "no interface of this host has the underlay address";
+                Some(host_problem(ProblemKind::Missing, format!("address {}", config.underlay), reason))
+            }
+            Some(_) => underlay_params.too_small_for_ipv6(config.underlay).map(|least| {
+                let object = format!("underlay MTU {}", underlay_params.underlay_mtu);
+                let reason = format!(
+                    "IPv6 takes packets of 1280 bytes, for which VXLAN needs {least} between hosts: give the underlay an MTU of \
+                     {least} or more, or set underlay_mtu where the path takes more than the interface says"
+                );
+                host_problem(ProblemKind::Conflict, object, reason)
+            }),
+        };
         (underlay_params, trouble)
     }
 }

@@ -40,6 +40,15 @@ fn vpc_of(config: &SharedHostConfig, vni: Vni) -> Option<&VpcId> {
     config.vrfs.iter().find(|(_, vrf)| vrf.vni == vni).map(|(vpc, _)| vpc)
 }
 
+/// The scope of what arrives with a VNI.
+fn of_vni(config: &SharedHostConfig, vni: Vni) -> Scope {
+    match vpc_of(config, vni) {
+        _ if config.sides.contains_key(&vni) => Scope::Side(vni),
+        Some(vpc) => Scope::Vpc(vpc.clone()),
+        None => Scope::Host,
+    }
+}
+
 fn of_route(config: &SharedHostConfig, key: &RouteKey) -> Scope {
     let Some(vpc) = ownership::table_vni(key.table).and_then(|vni| vpc_of(config, vni)) else { return Scope::Host };
     let mut sides = config.sides.iter().filter(|(_, side)| side.vpc == *vpc);
@@ -54,7 +63,10 @@ pub fn of_operation(config: &SharedHostConfig, operation: &Operation) -> Scope {
         Operation::AddRule(_)
         | Operation::RemoveRule(_)
         | Operation::EnableIpv6Forwarding
+        | Operation::AddGuard(..)
+        | Operation::RemoveGuard(_)
         | Operation::RemoveNexthop(_) => Scope::Host,
+        Operation::SetSenders(vni, _) | Operation::RemoveSenders(vni) => of_vni(config, *vni),
         Operation::RemoveLinks(names) => match names.as_slice() {
             [name] => of_device(config, name),
             _ => Scope::Host,

@@ -104,6 +104,7 @@ fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
         resync_s: _,
         event_buffer,
         log_format,
+        underlay_filter_entries,
     } = new;
     let differs = [
         ("listen", *listen != old.listen),
@@ -114,6 +115,7 @@ fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
         ("vxlan_port", *vxlan_port != old.vxlan_port),
         ("event_buffer", *event_buffer != old.event_buffer),
         ("log_format", *log_format != old.log_format),
+        ("underlay_filter_entries", *underlay_filter_entries != old.underlay_filter_entries),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }

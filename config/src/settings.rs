@@ -6,10 +6,11 @@ use crate::{
     log_format::LogFormat,
     tls::{TRUST_DOMAIN, Tls, TlsFiles},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 use thiserror::Error;
@@ -41,6 +42,11 @@ pub struct AgentSettings {
     /// How the log is written: `text` or `json`. Default `text`.
     #[serde(default)]
     pub log_format: LogFormat,
+    /// Room in the filter of the underlay: one entry for each VNI that arrives here, and one for each host that may send with it.
+    /// What has no place is not taken in and keeps the host out of sync. 1 024 to 67 108 864; an entry takes about 100 bytes of
+    /// the kernel's memory when it is there, and 16 before. Default 1 048 576.
+    #[serde(default = "default_underlay_filter_entries", deserialize_with = "underlay_filter_entries")]
+    pub underlay_filter_entries: u32,
     /// A further address where `/metrics` and `/healthz` are served without TLS. By default there is none.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
@@ -63,6 +69,21 @@ fn default_resync_s() -> u64 {
 
 fn default_event_buffer() -> usize {
     1 << 20
+}
+
+fn default_underlay_filter_entries() -> u32 {
+    1 << 20
+}
+
+fn underlay_filter_entries<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    const RANGE: RangeInclusive<u32> = 1 << 10..=1 << 26;
+    let entries = u32::deserialize(from)?;
+    if RANGE.contains(&entries) {
+        Ok(entries)
+    } else {
+        let (least, most) = RANGE.into_inner();
+        Err(D::Error::custom(format!("underlay_filter_entries is {entries}, and must be {least} to {most}")))
+    }
 }
 
 /// The controller's settings file.
@@ -663,6 +684,7 @@ mod tests {
     fn the_shipped_files_are_legal() {
         let agent: AgentSettings = toml::from_str(include_str!("../agent.toml")).unwrap();
         assert_eq!(agent.vxlan_port, 4789);
+        assert_eq!(agent.underlay_filter_entries, 1 << 20);
         assert!(tls_files(agent.tls.as_ref()).unwrap().is_some());
         let controller: ControllerSettings = toml::from_str(include_str!("../controller.toml")).unwrap();
         assert_eq!((controller.delete_wait_ms, controller.request_expires_s), (2000, 86_400));

@@ -120,7 +120,7 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usiz
 }
 
 /// The Internet checksum (RFC 1071) over parts of even length, but for the last.
-fn checksum(parts: &[&[u8]]) -> u16 {
+pub fn checksum(parts: &[&[u8]]) -> u16 {
     let pairs = parts.iter().flat_map(|part| part.chunks(2));
     let mut sum: u32 = pairs.map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low))).sum();
     while sum > 0xffff {

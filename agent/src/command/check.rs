@@ -88,8 +88,7 @@ pub fn snapshot(settings: &AgentSettings, report: &HostReport) -> HostSnapshot {
 }
 
 fn examine(settings: &AgentSettings, observed: Result<Observed, String>) -> Vec<HostFinding> {
-    let mut findings = vec![capability(), certificates(settings)];
-    findings.extend(reverse_path_filter());
+    let mut findings = vec![capabilities(), certificates(settings)];
     findings.extend(sockets_in_vrfs());
     findings.extend(network_managers());
     match observed {
@@ -107,7 +106,7 @@ fn examine(settings: &AgentSettings, observed: Result<Observed, String>) -> Vec<
 pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
     let observed = Netlink::default().observe_all().map_err(|error| error.to_string());
     let mut findings = examine(settings, observed);
-    findings.insert(1, trial(settings.vxlan_port));
+    findings.insert(1, trial(settings));
     match output {
         Output::Json => show(&serde_json::to_string(&findings)?),
         Output::Table => {
@@ -125,16 +124,18 @@ pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
     Ok(findings.iter().all(|finding| finding.verdict < Verdict::Failure))
 }
 
-fn capability() -> HostFinding {
-    const CAP_NET_ADMIN: u32 = 12;
+fn capabilities() -> HostFinding {
+    const NEEDED: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or_default();
-    if effective >> CAP_NET_ADMIN & 1 == 1 {
-        ok("capability", "CAP_NET_ADMIN is there")
-    } else {
-        failure("capability", "CAP_NET_ADMIN is missing: start as root, or with AmbientCapabilities=CAP_NET_ADMIN")
+    let missing: Vec<&str> =
+        NEEDED.into_iter().filter(|(_, bit)| effective >> bit & 1 == 0).map(|(name, _)| name).collect();
+    if missing.is_empty() {
+        return ok("capability", "CAP_NET_ADMIN and CAP_BPF are there");
     }
+    let missing = missing.join(" ");
+    failure("capability", format!("missing: {missing}; start as root, or with AmbientCapabilities={missing}"))
 }
 
 /// Whether controller and agent can know each other, and for how long.
@@ -163,14 +164,15 @@ fn certificates(settings: &AgentSettings) -> HostFinding {
 }
 
 /// Builds a VPC with a peering, the real way, where it touches nobody.
-fn trial(vxlan_port: u16) -> HostFinding {
+fn trial(settings: &AgentSettings) -> HostFinding {
     const SUBJECT: &str = "kernel";
+    let (vxlan_port, entries) = (settings.vxlan_port, settings.underlay_filter_entries);
     let attempt = move || -> Result<Vec<String>, String> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
             format!("cannot make a network namespace to try it in ({errno}); run this check as root")
         })?;
         let desired = compile(&sample(), UnderlayParams { vxlan_port, underlay_mtu: 1500 }, &DirtySet::Everything);
-        let mut kernel = Netlink::default();
+        let mut kernel = Netlink::with_underlay_filter(vxlan_port, entries);
         for _ in 0..3 {
             let observed = kernel.observe_all().map_err(|error| error.to_string())?;
             let plan = diff(&desired, &observed);
@@ -187,10 +189,11 @@ fn trial(vxlan_port: u16) -> HostFinding {
     };
     match thread::spawn(attempt).join() {
         Ok(Ok(refused)) if refused.is_empty() => {
-            ok(SUBJECT, "takes VRFs, VXLAN devices, next hops, routes, rules and settings")
+            ok(SUBJECT, "takes VRFs, VXLAN devices, filters and programs, next hops, routes, rules and settings")
         }
         Ok(Ok(refused)) => {
-            let advice = "load the modules vrf and vxlan, or use a kernel that has them (5.18 or newer)";
+            let advice = "load the modules vrf, vxlan, sch_ingress and cls_bpf, or use a kernel that has them (5.18 or newer, with \
+                          CONFIG_BPF_SYSCALL)";
             failure(SUBJECT, format!("{}; {advice}", refused.join("; ")))
         }
         Ok(Err(problem)) => warning(SUBJECT, problem),
@@ -210,20 +213,8 @@ fn sample() -> ValidHostConfig {
     config.try_into().expect("the sample is legal")
 }
 
-/// The kernel takes the larger of a device's own setting and that of `all`, and 2 is looser than 1.
-fn reverse_path_filter() -> Option<HostFinding> {
-    const SUBJECT: &str = "rp_filter";
-    let all = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").ok()?;
-    Some(match all.trim() {
-        "2" => failure(
-            SUBJECT,
-            "net.ipv4.conf.all.rp_filter is 2, which lets forged sources through on every device: set it to 0 or 1",
-        ),
-        _ => ok(SUBJECT, "net.ipv4.conf.all.rp_filter leaves the strict check to the devices"),
-    })
-}
-
-/// With these, a service of the host that listens on all addresses would answer tenants on their gateway.
+/// With these, a service of the host that listens on all addresses answers tenants on their gateway. Nothing gets from one VPC to
+/// another by that: tunnels for the host are dropped at ports.
 fn sockets_in_vrfs() -> Vec<HostFinding> {
     let settings = ["tcp_l3mdev_accept", "udp_l3mdev_accept", "raw_l3mdev_accept"];
     let on = |name: &&str| {
@@ -236,7 +227,8 @@ fn sockets_in_vrfs() -> Vec<HostFinding> {
         return vec![ok("services", "sockets of the host do not reach into VRFs")];
     }
     let names = open.iter().map(|name| format!("net.ipv4.{name}")).collect::<Vec<_>>().join(" and ");
-    vec![failure("services", format!("{names} let tenants reach services of the host: set to 0"))]
+    let advice = "set to 0, or let no service listen on all addresses";
+    vec![warning("services", format!("{names} let tenants reach services of the host on their gateway: {advice}"))]
 }
 
 fn network_managers() -> Vec<HostFinding> {

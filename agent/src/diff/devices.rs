@@ -47,7 +47,9 @@ fn vxlans(survey: &Survey<'_>, phases: &mut Phases) {
         let Some(link) = survey.kept(name) else {
             phases.push(Phase::Devices, Operation::AddVxlan(*name, Box::new(vxlan.clone())));
             settings(phases, name, None);
-            phases.push(Phase::Up, change(LinkChange::Up(true)));
+            if !survey.observed.underlay.unavailable {
+                phases.push(Phase::Up, change(LinkChange::Up(true)));
+            }
             continue;
         };
         alias(phases, Phase::Devices, name, link, &vxlan.alias);
@@ -70,7 +72,7 @@ fn vxlans(survey: &Survey<'_>, phases: &mut Phases) {
             phases.push(Phase::Devices, change(LinkChange::NoLinkLocal));
         }
         settings(phases, name, Some(link));
-        if !link.up {
+        if !link.up && !survey.observed.underlay.unavailable {
             phases.push(Phase::Up, change(LinkChange::Up(true)));
         }
     }

@@ -11,6 +11,7 @@ mod ingress;
 mod interference;
 mod rules;
 mod survey;
+mod underlay;
 
 use crate::objects::{Desired, KernelRoute, Observed, Operation, Remote, RouteTo, Via};
 use cps_peering_config::{net::InterfaceName, report::ProblemKind};
@@ -203,13 +204,17 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
 
 /// The same, with the routes that come still to be written out.
 pub fn lazy_diff<'a>(desired: &'a Desired, observed: &Observed) -> LazyPlan<'a> {
-    let survey = Survey::new(desired, observed);
+    let mut survey = Survey::new(desired, observed);
+    let in_front = underlay::conflicts(&survey);
+    survey.conflicts.extend(in_front);
     let mut phases = Phases::default();
     rules::diff(&survey, &mut phases);
     devices::diff(&survey, &mut phases);
     ingress::diff(&survey, &mut phases);
     egress::diff(&survey, &mut phases);
     let ids = forwarding::diff(&survey, &mut phases);
+    // Who may send no more comes behind what ends traffic.
+    underlay::diff(&survey, &mut phases);
     let coming = ids.map_or_else(Coming::default, |ids| Coming { routes: Some(&desired.remote), ids });
     let (before, after) = phases.around_routes();
     let mut interference = interference::find(&survey);

@@ -253,6 +253,11 @@ impl<'a> Survey<'a> {
                 self.block(*port, ProblemKind::Conflict, reason);
                 continue;
             }
+            if link.may_be_renamed {
+                let reason = format!("udev has not finished with {port}, and may give it another name");
+                self.block(*port, ProblemKind::Missing, reason);
+                continue;
+            }
             self.rebound.insert(*port);
         }
     }

@@ -9,18 +9,20 @@ use super::{
     socket::Socket,
     sysctl, tc,
     uapi::{flag, link, route, rtm},
+    underlay::Keeper,
     wire::{Batch, put, u32_at},
 };
 use crate::{
     objects::{IngressFilter, LinkChange, Operation, VrfDevice, VxlanDevice},
-    ownership::{DOOMED_GROUP, GROUP},
+    ownership::{DOOMED_GROUP, DeviceName, GROUP},
 };
-use cps_peering_config::net::InterfaceName;
+use cps_peering_config::net::{InterfaceName, Vni};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use nix::libc;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVrf, LinkVxlan};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::IpAddr,
 };
 
@@ -37,6 +39,7 @@ pub(super) struct Changer<'a> {
     indexes: &'a mut BTreeMap<InterfaceName, u32>,
     /// Devices whose filters could not be put in place.
     unfiltered: &'a mut BTreeSet<InterfaceName>,
+    underlay: &'a mut Keeper,
     operations: &'a [Operation],
     batch: Batch,
     /// The operation of each request in the batch.
@@ -49,12 +52,14 @@ impl<'a> Changer<'a> {
         socket: &'a mut Socket,
         indexes: &'a mut BTreeMap<InterfaceName, u32>,
         unfiltered: &'a mut BTreeSet<InterfaceName>,
+        underlay: &'a mut Keeper,
         operations: &'a [Operation],
     ) -> Self {
         Self {
             socket,
             indexes,
             unfiltered,
+            underlay,
             operations,
             batch: Batch::default(),
             places: Vec::new(),
@@ -119,6 +124,20 @@ impl<'a> Changer<'a> {
             Operation::RemoveFilter(device, at) => self.on_device(place, device, |this, index| {
                 this.queue(place, rtm::DEL_FILTER, 0, |body| tc::put_filter_place(body, index, *at))
             }),
+            Operation::AddGuard(device, kind) => match self.underlay.filter().map(|filter| filter.program(*kind)) {
+                Ok(program) => self.on_device(place, device, |this, index| {
+                    let flags = flag::CREATE | flag::REPLACE;
+                    this.queue(place, rtm::NEW_FILTER, flags, |body| tc::put_underlay_filter(body, index, program))
+                }),
+                Err(error) => {
+                    self.underlay.failed_on_a_device();
+                    Ok(Err(no_program(&error)))
+                }
+            },
+            Operation::RemoveGuard(device) => self.on_device(place, device, |this, index| {
+                let at = tc::UNDERLAY_FILTER;
+                this.queue(place, rtm::DEL_FILTER, 0, |body| tc::put_filter_place(body, index, at))
+            }),
             Operation::AddShaper(device) => self.on_device(place, device, |this, index| {
                 // In the place of another kind of root at once.
                 let flags = flag::CREATE | flag::REPLACE;
@@ -163,6 +182,8 @@ impl<'a> Changer<'a> {
             Operation::EnableIpv6Forwarding => Ok(sysctl::enable_ipv6_forwarding()),
             Operation::Set(device, setting, value) => Ok(sysctl::set(device, *setting, *value)),
             Operation::ResetToDefault(device, setting) => Ok(sysctl::reset(device, *setting)),
+            Operation::SetSenders(vni, senders) => self.set_senders(*vni, senders),
+            Operation::RemoveSenders(vni) => self.remove_senders(*vni),
             Operation::AddVrf(name, vrf) => self.add_vrf(name, vrf),
             Operation::AddVxlan(name, vxlan) => self.add_vxlan(name, vxlan),
             Operation::ChangeLink(name, change) => self.change_link(name, change),
@@ -201,6 +222,10 @@ impl<'a> Changer<'a> {
             if let Operation::SetFilter(device, _, IngressFilter::DropRest) = &self.operations[place] {
                 self.unfiltered.insert(*device);
             }
+            // A device that is gone receives nothing.
+            if matches!(self.operations[place], Operation::AddGuard(..)) && refusal.errno != libc::ENODEV {
+                self.underlay.failed_on_a_device();
+            }
             self.refused.push((place, refusal));
         }
         self.batch.clear();
@@ -216,6 +241,27 @@ impl<'a> Changer<'a> {
             let _ = self.set_link(&device, LinkMessageBuilder::down)?;
         }
         Ok(())
+    }
+
+    /// Without knowing who may send, a device takes nothing in.
+    fn set_senders(&mut self, vni: Vni, senders: &BTreeSet<IpAddr>) -> Answer {
+        let Err(error) = self.underlay.set(vni, senders) else { return Ok(Ok(())) };
+        for device in [DeviceName::vpc(vni), DeviceName::peer(vni)] {
+            // One that is missing is down.
+            let _ = self.set_link(&device, LinkMessageBuilder::down)?;
+        }
+        Ok(Err(no_program(&error)))
+    }
+
+    /// As long as there is a device with the VNI, it is ours.
+    fn remove_senders(&mut self, vni: Vni) -> Answer {
+        for device in [DeviceName::vpc(vni), DeviceName::peer(vni)] {
+            if self.find(&device)?.is_some() {
+                let explanation = format!("{device} is still there");
+                return Ok(Err(NetlinkError { errno: libc::EBUSY, explanation: Some(explanation) }));
+            }
+        }
+        Ok(self.underlay.forget(vni).map_err(|error| no_program(&error)))
     }
 
     /// Sends one request and waits for the answer.
@@ -254,14 +300,19 @@ impl<'a> Changer<'a> {
     }
 
     fn learn_index(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
+        if let Some(index) = self.find(name)? {
+            self.indexes.insert(*name, index);
+        }
+        Ok(())
+    }
+
+    /// The index of a device, as the kernel has it now.
+    fn find(&mut self, name: &InterfaceName) -> Result<Option<u32>, KernelError> {
         let found = self.socket.get(rtm::GET_LINK, |body| {
             body.extend([0; link::HEADER_LEN]);
             put(body, link::IFLA_IFNAME, format!("{name}\0").as_bytes());
         })?;
-        if let Some(index) = found.ok().and_then(|payload| u32_at(&payload, 4)) {
-            self.indexes.insert(*name, index);
-        }
-        Ok(())
+        Ok(found.ok().and_then(|payload| u32_at(&payload, 4)))
     }
 
     fn set_link(
@@ -283,6 +334,11 @@ impl<'a> Changer<'a> {
         if let LinkChange::Enslave(vrf) = change {
             let Some(vrf) = self.indexes.get(vrf).copied() else { return Ok(Err(no_device())) };
             return self.set_link(name, |link| link.controller(vrf));
+        }
+        if let LinkChange::Up(true) = change
+            && let Some(reason) = self.underlay.why_not_up(name)
+        {
+            return Ok(Err(NetlinkError { errno: libc::EPERM, explanation: Some(reason.to_owned()) }));
         }
         self.set_link(name, |link| match change {
             LinkChange::Enslave(_) => link,
@@ -328,6 +384,17 @@ impl<'a> Changer<'a> {
     }
 }
 
+/// The filter of the underlay cannot be had, or not be changed.
+fn no_program(error: &io::Error) -> NetlinkError {
+    let why = match error.raw_os_error() {
+        Some(libc::E2BIG) => "there are more VNIs and VTEPs than underlay_filter_entries of the settings",
+        Some(libc::EPERM) => "the filter of the underlay takes CAP_BPF",
+        _ => "the filter of the underlay takes a kernel with BPF (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF)",
+    };
+    let explanation = format!("{why}; devices that it is for stay down");
+    NetlinkError { errno: error.raw_os_error().unwrap_or(libc::EOPNOTSUPP), explanation: Some(explanation) }
+}
+
 fn no_device() -> NetlinkError {
     NetlinkError { errno: libc::ENODEV, explanation: None }
 }
@@ -340,7 +407,10 @@ fn is_already_gone(operation: &Operation, errno: i32) -> bool {
         Operation::RemoveNeighbour(_) | Operation::RemoveFdb(_) => matches!(errno, libc::ENOENT | libc::ENODEV),
         // A released port may itself be gone, and a device without IPv6 has no IPv6 settings.
         Operation::RemoveNexthop(_) | Operation::RemoveRule(_) | Operation::ResetToDefault(..) => errno == libc::ENOENT,
-        Operation::RemoveIngress(_) | Operation::RemoveFilter(..) | Operation::RemoveShaper(_) => {
+        Operation::RemoveIngress(_)
+        | Operation::RemoveFilter(..)
+        | Operation::RemoveGuard(_)
+        | Operation::RemoveShaper(_) => {
             matches!(errno, libc::ENOENT | libc::EINVAL | libc::ENODEV)
         }
         Operation::RemoveLinks(_) | Operation::ChangeLink(_, LinkChange::Release | LinkChange::Up(false)) => {

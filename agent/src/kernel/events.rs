@@ -280,7 +280,10 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
             let on_tunnel = matches!(tunnel, Some(Device::Tunnel | Device::Other));
             ours(on_tunnel && is_host_neighbour(payload).unwrap_or_default())
         }
-        rtm::NEW_QDISC..=rtm::GET_FILTER => of_device(u32_at(payload, 4)).and(Some(Concern::Ours)),
+        rtm::NEW_QDISC..=rtm::GET_FILTER => {
+            let index = u32_at(payload, 4);
+            ours(of_device(index).is_some() || index.is_some_and(|index| known.is_guarded(index)))
+        }
         rtm::NEW_NETCONF | rtm::DEL_NETCONF => {
             let of = attributes(payload, netconf::HEADER_LEN).find(|(kind, _)| *kind == netconf::NETCONFA_IFINDEX);
             match of.and_then(|(_, value)| i32_at(value, 0)) {
@@ -312,7 +315,9 @@ fn of_link(payload: &[u8], known: &Known, gone: bool) -> Option<Concern> {
         None => {
             // A name that is none of ours and no port's says nothing to us.
             let (name, link) = read_link(payload)?;
-            known.would_concern(&name, link.kind, link.master).then_some(Concern::Ours)
+            let concerns =
+                known.would_concern(&name, link.kind, link.master) || known.guard_changes(index, link.master, gone);
+            concerns.then_some(Concern::Ours)
         }
     }
 }

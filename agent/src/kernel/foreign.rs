@@ -179,8 +179,7 @@ pub(super) fn traffic_control(
     concerns: impl Fn(&InterfaceName) -> bool,
     foreign: &mut Foreign,
 ) -> Result<(), KernelError> {
-    let names: BTreeMap<u32, InterfaceName> =
-        links.iter().filter(|(name, _)| concerns(name)).map(|(name, link)| (link.index, *name)).collect();
+    let names: BTreeMap<u32, InterfaceName> = links.iter().map(|(name, link)| (link.index, *name)).collect();
     for qdisc in qdiscs {
         let Some(name) = names.get(&qdisc.index) else { continue };
         if qdisc.parent == numbers::CLSACT {
@@ -191,7 +190,7 @@ pub(super) fn traffic_control(
                     foreign.egress_filters.insert(*name, filters);
                 }
             }
-        } else if !PLAIN.contains(&qdisc.kind.as_str()) && !ownership::owns_qdisc(qdisc.handle) {
+        } else if concerns(name) && !PLAIN.contains(&qdisc.kind.as_str()) && !ownership::owns_qdisc(qdisc.handle) {
             let major = qdisc.handle >> 16;
             foreign.qdiscs.entry(*name).or_default().insert(format!("qdisc {} {major:x}:", qdisc.kind));
         }

@@ -36,6 +36,8 @@ pub(super) struct Known {
     /// Whether there is an interface for each of them.
     complete: bool,
     underlay: Option<IpAddr>,
+    /// Devices of others, which the filter of the underlay is on while there are tunnels; each with its master.
+    guarded: Option<BTreeMap<u32, Option<u32>>>,
 }
 
 impl Interest {
@@ -92,6 +94,9 @@ impl Interest {
         });
         let devices: BTreeMap<u32, Device> = devices.collect();
         if whole {
+            let tunnels = !config.sides.is_empty() || config.vrfs.values().any(|vrf| !vrf.remotes.is_empty());
+            let others = observed.links.values().filter(|link| !devices.contains_key(&link.index));
+            known.guarded = tunnels.then(|| others.map(|link| (link.index, link.master)).collect());
             known.complete = known.ports.iter().all(|port| observed.links.contains_key(port));
             known.devices = Some(devices);
         } else if let Some(known) = &mut known.devices {
@@ -111,6 +116,16 @@ impl Known {
         let in_vrf = master.is_some_and(|master| self.device(master).is_some());
         // It may turn out to be the one that is missing.
         !self.complete || self.ports.contains(name) || is_of_interest(name, kind) || in_vrf
+    }
+
+    /// Whether a device of others is new, has gone, or has another master, while the filter of the underlay is to be on all of them.
+    pub(super) fn guard_changes(&self, index: u32, master: Option<u32>, gone: bool) -> bool {
+        self.guarded.as_ref().is_some_and(|guarded| guarded.get(&index).map_or(!gone, |there| gone || *there != master))
+    }
+
+    /// Whether the filter of the underlay is on a device of others.
+    pub(super) fn is_guarded(&self, index: u32) -> bool {
+        self.guarded.as_ref().is_some_and(|guarded| guarded.contains_key(&index))
     }
 
     pub(super) fn is_underlay(&self, address: IpAddr) -> bool {

@@ -63,6 +63,7 @@ impl Memory {
         {
             let mut state = memory.state();
             state.add_link("lo", LinkKind::Loopback);
+            state.seen.underlay.senders = Some(BTreeMap::new());
             for family in Family::ALL {
                 state.seen.rules.push(Rule { family, priority: 0, lookup: Lookup::Local, protocol: 2 });
             }
@@ -138,6 +139,7 @@ impl State {
             protodown: false,
             xdp: None,
             generates_link_local: true,
+            may_be_renamed: false,
             vlan: None,
             settings: DEFAULTS.into(),
         };
@@ -232,7 +234,27 @@ impl State {
                 }
                 self.seen.ingress.insert(*device, Ingress::default());
             }
-            Operation::RemoveIngress(device) => drop(self.seen.ingress.remove(device)),
+            Operation::RemoveIngress(device) => {
+                self.seen.underlay.guarded.remove(device);
+                self.seen.ingress.remove(device);
+            }
+            Operation::SetSenders(..) | Operation::AddGuard(..) if self.seen.underlay.unavailable => {
+                return Err(libc::EPERM);
+            }
+            Operation::SetSenders(vni, senders) => {
+                self.seen.underlay.senders.get_or_insert_default().insert(*vni, senders.clone());
+            }
+            Operation::RemoveSenders(vni) => {
+                self.seen.underlay.senders.get_or_insert_default().remove(vni);
+            }
+            Operation::AddGuard(device, kind) => {
+                self.seen.ingress.get_mut(device).ok_or(libc::EINVAL)?.underlay_program = Some(1);
+                self.seen.underlay.guarded.insert(*device, Some(*kind));
+            }
+            Operation::RemoveGuard(device) => {
+                self.seen.ingress.get_mut(device).ok_or(libc::EINVAL)?.underlay_program = None;
+                self.seen.underlay.guarded.remove(device);
+            }
             Operation::SetFilter(device, place, filter) => {
                 let ingress = self.seen.ingress.get_mut(device).ok_or(libc::EINVAL)?;
                 if ingress.filters.get(place) == Some(&None) {
@@ -390,6 +412,7 @@ impl State {
         self.seen.unheard.retain(|address| address.device != *name);
         self.seen.fdb.retain(|key, _| key.device != *name);
         self.seen.ingress.remove(name);
+        self.seen.underlay.guarded.remove(name);
         self.seen.egress.remove(name);
         let members = self.seen.links.iter().filter(|(_, member)| member.master == Some(link.index));
         let members: Vec<InterfaceName> = members.map(|(name, _)| *name).collect();

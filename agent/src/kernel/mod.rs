@@ -2,7 +2,9 @@
 //!
 //! [`Netlink`] is the real one. [`memory::Memory`] is its twin for tests, with faults on demand.
 
+mod bpf;
 mod change;
+mod ebpf;
 mod egress;
 mod events;
 mod foreign;
@@ -20,20 +22,28 @@ mod sysctl;
 mod tc;
 mod traffic;
 mod uapi;
+mod udev;
+mod underlay;
 mod wire;
 
 use crate::{
     dirty_set::DirtySet,
     objects::{Link, Observed, Operation},
+    ownership::DeviceName,
     traffic::Reading,
 };
-use cps_peering_config::net::{InterfaceName, Vni};
+use cps_peering_config::{
+    net::{InterfaceName, Vni},
+    settings::AgentSettings,
+};
 use socket::Socket;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
 };
 use thiserror::Error;
+use udev::Udev;
+use underlay::{Keeper, Parameters};
 
 pub use events::{Event, watch};
 pub use interest::Interest;
@@ -134,6 +144,9 @@ pub struct Netlink {
     unfiltered: BTreeSet<InterfaceName>,
     /// Rules of packet filters as last seen.
     filters: netfilter::Cache,
+    udev: Udev,
+    /// The filter of the underlay, where this process is to keep it.
+    underlay: Keeper,
 }
 
 impl Netlink {
@@ -153,6 +166,17 @@ impl Netlink {
 }
 
 impl Netlink {
+    /// The same, for the process that keeps the filter of the underlay: for VXLAN on this UDP port, with room for so many VNIs
+    /// and VTEPs that may send with them.
+    pub fn with_underlay_filter(vxlan_port: u16, max_entries: u32) -> Self {
+        Self { underlay: Keeper::new(Parameters { vxlan_port, max_entries }), ..Self::default() }
+    }
+
+    /// What the agent of these settings works with.
+    pub fn of_agent(settings: &AgentSettings) -> Self {
+        Self::with_underlay_filter(settings.vxlan_port, settings.underlay_filter_entries)
+    }
+
     /// Takes a device for present with this index until the next look. For stand-ins on kernels that lack a kind of
     /// device; index 0 is "no device", so enslaving to it does nothing.
     pub fn assume(&mut self, device: InterfaceName, index: u32) {
@@ -180,6 +204,15 @@ impl Kernel for Netlink {
                 Ok(observed)
             }
         })?;
+        let devices = match dirty {
+            DirtySet::Everything => None,
+            DirtySet::Parts(parts) => Some(&parts.devices),
+        };
+        // What is in a VRF or is a device of ours has its name for good.
+        let new =
+            observed.links.iter_mut().filter(|(name, link)| link.master.is_none() && DeviceName::parse(name).is_none());
+        new.for_each(|(_, link)| link.may_be_renamed = !self.udev.has_finished(link.index));
+        observed.underlay = self.underlay.observe(&observed.ingress, devices);
         if *dirty == DirtySet::Everything {
             observe::go_on(stop)?;
             observed.firewall = self.filters.look(&observed.links);
@@ -201,9 +234,11 @@ impl Kernel for Netlink {
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let mut unfiltered = std::mem::take(&mut self.unfiltered);
-        let result = self
-            .with_socket(|socket, indexes| change::Changer::new(socket, indexes, &mut unfiltered, operations).apply());
-        self.unfiltered = unfiltered;
+        let mut underlay = std::mem::take(&mut self.underlay);
+        let result = self.with_socket(|socket, indexes| {
+            change::Changer::new(socket, indexes, &mut unfiltered, &mut underlay, operations).apply()
+        });
+        (self.unfiltered, self.underlay) = (unfiltered, underlay);
         result
     }
 }

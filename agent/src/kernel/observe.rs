@@ -12,7 +12,7 @@ use crate::{
     filter::Vlan,
     objects::{
         Address, DeviceSetting, Family, FdbKey, FdbTarget, Firewall, Foreign, KernelRoute, Link, LinkKind, Mac,
-        NeighbourKey, Observed, RouteKey, Tunnel, Via,
+        NeighbourKey, Observed, RouteKey, Tunnel, UnderlayState, Via,
     },
     ownership::{self, DeviceName, PROTOCOL},
 };
@@ -69,6 +69,7 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
         routes,
         rules: rules.plain,
         rules_ahead: rules.ahead,
+        underlay: UnderlayState::default(),
         ipv6_forwarding: sysctl::ipv6_forwarding()?,
         links,
     })
@@ -210,6 +211,7 @@ pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
         protodown: false,
         xdp: None,
         generates_link_local: true,
+        may_be_renamed: false,
         vlan: None,
         settings: BTreeMap::new(),
     };
@@ -255,6 +257,7 @@ fn read_kind(info: &[u8]) -> Option<LinkKind> {
             let tunnel = vni.zip(port).map(|(vni, port)| Tunnel { vni, port, local });
             foreign::external(data.unwrap_or_default()).or(Some(LinkKind::Vxlan { tunnel, altered }))
         }
+        "bridge" | "bond" | "team" => Some(LinkKind::Aggregate),
         _ => None,
     }
 }

@@ -6,15 +6,19 @@ use super::{
     observe::go_on,
     socket::Socket,
     uapi::{rtm, tc},
+    underlay::NAME,
     wire::{attributes, put, text, u8_at, u16_at, u32_at},
 };
 use crate::{
     filter::{Instruction, Program},
     objects::{FilterHandle, Ingress, IngressFilter, Link},
-    ownership::owns_filter,
+    ownership::{UNDERLAY_PRIORITY, owns_filter},
 };
 use cps_peering_config::net::InterfaceName;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::RawFd,
+};
 
 /// A queueing discipline of a device.
 #[derive(Debug, Clone)]
@@ -66,12 +70,13 @@ pub(super) fn ingress(
     qdiscs: &[Qdisc],
     links: &BTreeMap<InterfaceName, Link>,
 ) -> Result<BTreeMap<InterfaceName, Ingress>, KernelError> {
-    let looking: BTreeSet<u32> =
-        qdiscs.iter().filter(|qdisc| qdisc.parent == tc::CLSACT).map(|qdisc| qdisc.index).collect();
+    let looking = qdiscs.iter().filter(|qdisc| qdisc.parent == tc::CLSACT);
+    let looking: BTreeMap<u32, &str> = looking.map(|qdisc| (qdisc.index, &*qdisc.kind)).collect();
     let mut found = BTreeMap::new();
-    for (name, link) in links.iter().filter(|(_, link)| looking.contains(&link.index)) {
+    for (name, link) in links {
+        let Some(kind) = looking.get(&link.index) else { continue };
         go_on(stop)?;
-        found.insert(*name, filters(socket, link.index)?);
+        found.insert(*name, Ingress { is_foreign: *kind != "clsact", ..filters(socket, link.index)? });
     }
     Ok(found)
 }
@@ -97,8 +102,16 @@ fn filters(socket: &mut Socket, index: u32) -> Result<Ingress, KernelError> {
             let priority = u16::try_from(info >> 16).unwrap_or_default();
             let chain = attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == tc::TCA_CHAIN);
             let in_chain = chain.and_then(|(_, value)| u32_at(value, 0)).is_some_and(|chain| chain != 0);
-            if !owns_filter(priority) || in_chain {
+            if !in_chain && priority == UNDERLAY_PRIORITY && handle <= UNDERLAY_FILTER.handle && is_bpf(payload) {
+                // Handle 0 is the priority as a whole.
+                if handle != 0 {
+                    ingress.underlay_program = Some(read_underlay_program(payload, info).unwrap_or_default());
+                }
+            } else if !owns_filter(priority) || in_chain {
                 ingress.foreign.extend(filter_name(payload, priority));
+                if !in_chain {
+                    ingress.foreign_from = Some(ingress.foreign_from.map_or(priority, |known| known.min(priority)));
+                }
             } else if handle != 0 {
                 // Handle 0 is the priority as a whole.
                 ingress.filters.insert(FilterHandle { priority, handle }, read_filter(payload, info));
@@ -129,9 +142,41 @@ fn filter_name(payload: &[u8], priority: u16) -> Option<String> {
     Some(format!("pref {priority} {}", text(kind)?))
 }
 
+fn is_bpf(payload: &[u8]) -> bool {
+    let kind = attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == tc::TCA_KIND);
+    kind.and_then(|(_, value)| text(value)) == Some("bpf")
+}
+
+/// The id of the program, if it is the underlay's by name, sees all packets and does what it returns.
+fn read_underlay_program(payload: &[u8], info: u32) -> Option<u32> {
+    let find = |wanted| attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let options = find(tc::TCA_OPTIONS)?;
+    let option = |wanted| attributes(options, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let flags = |wanted| option(wanted).and_then(|value| u32_at(value, 0)).unwrap_or_default();
+    let works = info & 0xffff == u32::from(tc::ETH_P_ALL.to_be())
+        && flags(tc::BPF_FLAGS) & tc::BPF_ACT_DIRECT != 0
+        && is_in_software(flags(tc::BPF_FLAGS_GEN));
+    (text(option(tc::BPF_NAME)?) == Some(NAME) && works).then(|| flags(tc::BPF_ID))
+}
+
 /// Whether a filter has the flags that ours have. The kernel refuses to change them in place.
 fn is_in_software(flags: u32) -> bool {
     flags & (tc::SKIP_SW | tc::SKIP_HW) == tc::SKIP_HW
+}
+
+/// The underlay's filter.
+pub(super) const UNDERLAY_FILTER: FilterHandle = FilterHandle { priority: UNDERLAY_PRIORITY, handle: 1 };
+
+pub(super) fn put_underlay_filter(body: &mut Vec<u8>, index: u32, program: RawFd) {
+    let info = u32::from(UNDERLAY_PRIORITY) << 16 | u32::from(tc::ETH_P_ALL.to_be());
+    put_header(body, index, UNDERLAY_FILTER.handle, tc::INGRESS, info);
+    put(body, tc::TCA_KIND, b"bpf\0");
+    put_nested(body, tc::TCA_OPTIONS, |options| {
+        put(options, tc::BPF_FD, &program.to_ne_bytes());
+        put(options, tc::BPF_NAME, format!("{NAME}\0").as_bytes());
+        put(options, tc::BPF_FLAGS, &tc::BPF_ACT_DIRECT.to_ne_bytes());
+        put(options, tc::BPF_FLAGS_GEN, &tc::SKIP_HW.to_ne_bytes());
+    });
 }
 
 /// A filter, if it is one that we would make.

@@ -217,8 +217,11 @@ pub(super) mod tc {
     pub(in crate::kernel) const ETH_P_ALL: u16 = 3;
     pub(in crate::kernel) const BPF_OPS_LEN: u16 = 4;
     pub(in crate::kernel) const BPF_OPS: u16 = 5;
+    pub(in crate::kernel) const BPF_FD: u16 = 6;
+    pub(in crate::kernel) const BPF_NAME: u16 = 7;
     pub(in crate::kernel) const BPF_FLAGS: u16 = 8;
     pub(in crate::kernel) const BPF_FLAGS_GEN: u16 = 9;
+    pub(in crate::kernel) const BPF_ID: u16 = 11;
     /// `TCA_BPF_FLAG_ACT_DIRECT`: what the program returns is the action.
     pub(in crate::kernel) const BPF_ACT_DIRECT: u32 = 1;
     pub(in crate::kernel) const SKIP_HW: u32 = 1;

@@ -282,8 +282,34 @@ pub enum IngressFilter {
 pub struct Ingress {
     /// Our filters, by handle; none for what is on our place but not as we would ever make it.
     pub filters: BTreeMap<FilterHandle, Option<IngressFilter>>,
+    /// Whether the qdisc that holds them is of another kind than ours.
+    pub is_foreign: bool,
     /// Filters that others have there, in the words of `tc`.
     pub foreign: BTreeSet<String>,
+    /// The lowest priority of others' filters, which look at packets before those behind them.
+    pub foreign_from: Option<u16>,
+    /// The program of the underlay's filter, by the kernel's id for it, where it is there; 0 for another one in its place.
+    pub underlay_program: Option<u32>,
+}
+
+/// The filter of the underlay: who may send to this host with which VNI (rule C7).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnderlayState {
+    /// The VTEPs that may send with each VNI of ours; none where only another process can read that.
+    pub senders: Option<BTreeMap<Vni, BTreeSet<IpAddr>>>,
+    /// The devices on which it is, each with what it is there for; none where only another process can tell that.
+    pub guarded: BTreeMap<InterfaceName, Option<GuardKind>>,
+    /// Whether the kernel refuses to have one: then nothing may be taken from the underlay.
+    pub unavailable: bool,
+}
+
+/// What the filter of the underlay looks at on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GuardKind {
+    /// All that the device receives for this host.
+    Device,
+    /// What a bond, team or bridge leaves to this member of it.
+    Member,
 }
 
 /// A filter's place on its device: priority and handle.
@@ -320,6 +346,8 @@ pub struct Desired {
     pub fdb: BTreeMap<FdbKey, FdbTarget>,
     /// What may come from each device of a VRF.
     pub ingress: BTreeMap<InterfaceName, IngressPolicy>,
+    /// The VTEPs that may send with each VNI that arrives here.
+    pub senders: BTreeMap<Vni, BTreeSet<IpAddr>>,
     /// What limits each device that has a limit.
     pub shapers: BTreeMap<InterfaceName, Shaper>,
     /// Next hops, sorted.
@@ -397,6 +425,8 @@ pub struct Link {
     pub xdp: Option<u32>,
     /// Whether the kernel makes up an IPv6 link-local address for it.
     pub generates_link_local: bool,
+    /// Whether it may still be renamed, because udev has not finished with it.
+    pub may_be_renamed: bool,
     /// Where it is a device for a VLAN: the index of the device that it is on top of, and its VLAN.
     pub vlan: Option<(u32, Vlan)>,
     /// The settings that the kernel told; IPv6 ones are absent where IPv6 is off or the MTU too small for it.
@@ -422,6 +452,8 @@ pub enum LinkKind {
     },
     /// The loopback device.
     Loopback,
+    /// A device that takes in what its members receive: a bridge, bond or team.
+    Aggregate,
     /// A device whose frames are not Ethernet's.
     NotEthernet,
     /// Anything else.
@@ -549,6 +581,8 @@ pub struct Observed {
     pub firewall: Firewall,
     /// Rules of others in front of `l3mdev`, in the kernel's order.
     pub rules_ahead: Vec<RuleAhead>,
+    /// The filter of the underlay.
+    pub underlay: UnderlayState,
     /// `net.ipv6.conf.all.forwarding`: without it no IPv6 packet is forwarded.
     pub ipv6_forwarding: bool,
 }

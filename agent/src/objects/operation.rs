@@ -1,11 +1,12 @@
 //! One change of the kernel, as a value.
 
 use super::{
-    Address, DeviceSetting, Family, FdbKey, FdbTarget, FilterHandle, IngressFilter, KernelRoute, Lookup, Mac,
-    NeighbourKey, Nexthop, Queue, Rate, Rule, VrfDevice, VxlanDevice,
+    Address, DeviceSetting, Family, FdbKey, FdbTarget, FilterHandle, GuardKind, IngressFilter, KernelRoute, Lookup,
+    Mac, NeighbourKey, Nexthop, Queue, Rate, Rule, VrfDevice, VxlanDevice,
 };
-use cps_peering_config::net::InterfaceName;
-use std::fmt;
+use crate::ownership::UNDERLAY_PRIORITY;
+use cps_peering_config::net::{InterfaceName, Vni};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 /// One change of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,14 @@ pub enum Operation {
     SetFilter(InterfaceName, FilterHandle, IngressFilter),
     /// Removes a filter.
     RemoveFilter(InterfaceName, FilterHandle),
+    /// Lets exactly these VTEPs send with a VNI of ours.
+    SetSenders(Vni, BTreeSet<IpAddr>),
+    /// Forgets a VNI that is not ours any more.
+    RemoveSenders(Vni),
+    /// Puts the filter of the underlay on a device, or in the place of a former one.
+    AddGuard(InterfaceName, GuardKind),
+    /// Takes it off.
+    RemoveGuard(InterfaceName),
     /// Puts our HTB in the place of whatever decides about what a device sends.
     AddShaper(InterfaceName),
     /// Sets what may pass; in place where there is a rate already.
@@ -100,6 +109,7 @@ impl Operation {
             | Operation::AddVxlan(..)
             | Operation::AddAddress(_)
             | Operation::AddIngress(_)
+            | Operation::AddGuard(..)
             | Operation::AddShaper(_)
             | Operation::AddNexthop(..)
             | Operation::AddRoute(_) => "add",
@@ -111,7 +121,8 @@ impl Operation {
             | Operation::SetFdb(..)
             | Operation::SetRate(..)
             | Operation::SetQueue(..)
-            | Operation::SetFilter(..) => "set",
+            | Operation::SetFilter(..)
+            | Operation::SetSenders(..) => "set",
             Operation::ReplaceRoute(_) => "replace",
             Operation::RemoveRule(_)
             | Operation::RemoveLinks(_)
@@ -120,6 +131,8 @@ impl Operation {
             | Operation::RemoveFdb(_)
             | Operation::RemoveIngress(_)
             | Operation::RemoveFilter(..)
+            | Operation::RemoveSenders(_)
+            | Operation::RemoveGuard(_)
             | Operation::RemoveShaper(_)
             | Operation::RemoveNexthop(_)
             | Operation::RemoveRoute(_) => "remove",
@@ -160,6 +173,12 @@ impl fmt::Display for Operation {
             }
             Operation::SetFilter(device, place, IngressFilter::DropRest) => {
                 write!(f, "filter {place} dev {device} drop the rest")
+            }
+            Operation::SetSenders(vni, _) | Operation::RemoveSenders(vni) => {
+                write!(f, "VTEPs that may send with VNI {vni}")
+            }
+            Operation::AddGuard(device, _) | Operation::RemoveGuard(device) => {
+                write!(f, "filter priority {UNDERLAY_PRIORITY} dev {device} underlay")
             }
             Operation::RemoveFilter(device, place) => write!(f, "filter {place} dev {device}"),
             Operation::AddShaper(device) | Operation::RemoveShaper(device) => write!(f, "qdisc htb dev {device}"),

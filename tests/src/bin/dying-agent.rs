@@ -32,7 +32,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
     let settings = toml::from_str(&fs::read_to_string(&arguments.settings)?)?;
-    daemon::run(Dying { kernel: Netlink::default(), left: arguments.operations }, &settings, || Ok(settings.clone()))
+    daemon::run(Dying { kernel: Netlink::of_agent(&settings), left: arguments.operations }, &settings, || {
+        Ok(settings.clone())
+    })
 }
 
 struct Dying {
@@ -68,7 +70,16 @@ impl Kernel for Dying {
             self.dies_if_it_is_time();
             let answer = self.kernel.apply(std::slice::from_ref(operation))?;
             refused.extend(answer.into_iter().map(|(_, refusal)| (place, refusal)));
-            self.left -= 1;
+            // The filter of the underlay is each agent's own, which it makes and puts in the place of the former one's: one that
+            // died of that would never get on.
+            let of_its_own = matches!(
+                operation,
+                Operation::SetSenders(..)
+                    | Operation::RemoveSenders(_)
+                    | Operation::AddGuard(..)
+                    | Operation::RemoveGuard(_)
+            );
+            self.left -= usize::from(!of_its_own);
             self.dies_if_it_is_time();
         }
         Ok(refused)

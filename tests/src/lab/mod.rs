@@ -237,6 +237,7 @@ impl Builder {
             resync_s: self.resync.as_secs(),
             event_buffer: self.event_buffer,
             log_format: LogFormat::Text,
+            underlay_filter_entries: 1 << 16,
             metrics_listen: None,
             connections: ConnectionSettings::default(),
             tls: Some(pki.of_host(&host.id)),

@@ -88,6 +88,17 @@ fn devices_that_are_changed_or_removed_are_healed() -> Result<()> {
         ("the filters of what arrives", "tc qdisc del dev {peer} clsact"),
         ("the filter that accepts", "tc filter del dev {peer} ingress pref 17235"),
         ("the filter that drops", "tc filter del dev {peer} ingress pref 17236"),
+        ("the filter of the underlay", "tc filter del dev uplink ingress pref 17231"),
+        ("the filters of the underlay", "tc qdisc del dev uplink clsact; tc qdisc del dev lo clsact"),
+        (
+            "a program that lets everything pass",
+            "tc filter replace dev uplink ingress pref 17231 handle 1 bpf skip_hw bytecode '1,6 0 0 0,' direct-action",
+        ),
+        (
+            "the same with other flags",
+            "for try in $(seq 99); do printf 'filter del dev uplink ingress pref 17231\\nfilter add dev uplink ingress pref \
+             17231 handle 1 bpf bytecode \"1,6 0 0 0,\" direct-action\\n' | tc -batch - && exit; done; exit 1",
+        ),
         (
             "another program",
             "tc filter replace dev {peer} ingress pref 17235 handle 1 bpf skip_hw bytecode '1,6 0 0 4294967295,'",
@@ -293,7 +304,7 @@ pub(crate) fn differences(before: &Snapshot, now: &Snapshot) -> Vec<String> {
 
 /// The filters of all our devices; without their handles and counters.
 fn filters(netns: &Netns) -> Result<String> {
-    let script = "for device in /sys/class/net/cpspeer* /sys/class/net/eth*; do device=${device##*/}; \
+    let script = "for device in /sys/class/net/cpspeer* /sys/class/net/eth* uplink lo; do device=${device##*/}; \
                   tc filter show dev $device ingress | grep -E 'pref|src_ip|action' | sed s/^/$device/\\;s/.handle.*//; done";
     command::run(netns.command("sh").args(["-c", script]))?.ok()
 }

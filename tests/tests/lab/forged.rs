@@ -30,12 +30,12 @@ fn three() -> Topology {
 const LOOSE: [&str; 3] =
     ["net.ipv4.conf.all.rp_filter=2", "net.ipv4.udp_l3mdev_accept=1", "net.ipv4.conf.all.accept_redirects=1"];
 
-fn address(text: &str) -> IpAddr {
+pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().expect("a test writes its addresses well")
 }
 
 /// The Ethernet address of a device.
-fn mac(netns: &Netns, device: &str) -> Result<[u8; 6]> {
+pub(crate) fn mac(netns: &Netns, device: &str) -> Result<[u8; 6]> {
     let links: serde_json::Value = serde_json::from_str(&netns.ip(&format!("-j link show {device}"))?)?;
     let text = links[0]["address"].as_str().context("no address")?;
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;

@@ -21,6 +21,7 @@ mod restart;
 mod shares;
 mod tenants;
 mod tls;
+mod underlay;
 
 use anyhow::{Result, ensure};
 use cps_peering_tests::{Lab, Server, Topology, wait};

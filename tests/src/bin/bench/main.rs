@@ -10,7 +10,7 @@
 //! | [`under_test`] | that process; on a kernel without VRF devices with a stand-in for them |
 //! | [`bandwidth`] | how exactly bandwidths hold |
 //! | [`controller`] | one controller with thousands of simulated agents |
-//! | [`adding`], [`looking`], [`removing`], [`patching`], [`starting`], [`idle`] | the measurements |
+//! | [`adding`], [`looking`], [`removing`], [`patching`], [`starting`], [`idle`], [`underlay`] | the measurements |
 
 mod adding;
 mod agent;
@@ -27,6 +27,7 @@ mod raw;
 mod removing;
 mod starting;
 mod under_test;
+mod underlay;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -123,6 +124,7 @@ fn measure(figures: &mut Figures) -> Result<()> {
     removing::measure(figures)?;
     patching::measure(figures)?;
     idle::measure(figures)?;
+    underlay::measure(figures)?;
     figures.show();
     Ok(())
 }

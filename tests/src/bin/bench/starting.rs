@@ -30,7 +30,8 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
         let report = agent.status()?;
         let report = agent.settle(report)?;
         times.push(begin.elapsed());
-        anyhow::ensure!(report.counters.operations == 0, "the agent changed something");
+        // The filter of the underlay is handed over: some devices, and a few VNIs.
+        anyhow::ensure!(report.counters.operations < 100, "the agent changed something");
     }
     let record = stream.stop()?;
     figures.add(names[0], median_s(&times), "s", format!("{}; {TURNS} starts", seconds(&times)));

@@ -29,9 +29,9 @@ pub(crate) fn run(settings: &Path) -> Result<()> {
     let text = fs::read_to_string(settings).with_context(|| settings.display().to_string())?;
     let settings: AgentSettings = toml::from_str(&text)?;
     if ground::kernel_has_vrf() {
-        daemon::run(Netlink::default(), &settings, || Ok(settings.clone()))
+        daemon::run(Netlink::of_agent(&settings), &settings, || Ok(settings.clone()))
     } else {
-        daemon::run(WithoutVrf::open(settings.ledger.with_extension("standins"))?, &settings, || Ok(settings.clone()))
+        daemon::run(WithoutVrf::open(&settings)?, &settings, || Ok(settings.clone()))
     }
 }
 
@@ -56,9 +56,10 @@ struct Standins {
 const FIRST_INDEX: u32 = 0x4000_0000;
 
 impl WithoutVrf {
-    fn open(file: PathBuf) -> Result<Self> {
+    fn open(settings: &AgentSettings) -> Result<Self> {
+        let file = settings.ledger.with_extension("standins");
         let kept = if file.exists() { serde_json::from_slice(&fs::read(&file)?)? } else { Standins::default() };
-        Ok(Self { kernel: Netlink::default(), file, kept })
+        Ok(Self { kernel: Netlink::of_agent(settings), file, kept })
     }
 
     fn store(&self) -> io::Result<()> {
@@ -119,6 +120,7 @@ impl WithoutVrf {
                 protodown: false,
                 xdp: None,
                 generates_link_local: false,
+                may_be_renamed: false,
                 vlan: None,
                 settings: BTreeMap::new(),
             };

@@ -1,0 +1,127 @@
+//! The filter of the underlay: on every device that is none of ours, and who may send with which VNI.
+
+use super::{Conflict, Phase, Phases, survey::Survey};
+use crate::{
+    objects::{GuardKind, Ingress, Link, LinkChange, LinkKind, Operation},
+    ownership::{DeviceName, Role, UNDERLAY_PRIORITY},
+};
+use cps_peering_config::{
+    net::{InterfaceName, Vni},
+    report::ProblemKind,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
+    close(survey, phases);
+    senders(survey, phases);
+    if !survey.desired.partial {
+        guards(survey, phases);
+    }
+}
+
+/// Where the kernel has no filter of the underlay, nothing may be taken from there.
+fn close(survey: &Survey<'_>, phases: &mut Phases) {
+    if survey.observed.underlay.unavailable {
+        let up = |name: &&InterfaceName| survey.kept(name).is_some_and(|link| link.up);
+        let down = survey.desired.vxlans.keys().filter(up);
+        phases.extend(Phase::Stop, down.map(|name| Operation::ChangeLink(*name, LinkChange::Up(false))));
+    }
+}
+
+/// Who may send is right before anything can arrive, and a VNI is ours for as long as its device is there: until that has
+/// gone, nobody may send with it.
+fn senders(survey: &Survey<'_>, phases: &mut Phases) {
+    let Some(have) = &survey.observed.underlay.senders else { return };
+    // Where somebody else has the VNI, packets with it are not ours to judge.
+    let is_ours = |vni: Vni| [DeviceName::peer(vni), DeviceName::vpc(vni)].iter().any(|device| is_had(survey, device));
+    let desired: BTreeMap<_, _> = survey.desired.senders.iter().filter(|(vni, _)| is_ours(**vni)).collect();
+    for (vni, senders) in &desired {
+        if have.get(vni) != Some(*senders) {
+            phases.push(Phase::Stop, Operation::SetSenders(**vni, (*senders).clone()));
+        }
+    }
+    let own = survey.observed.links.keys().filter(|name| survey.observed.owns(name)).filter_map(DeviceName::parse);
+    let leaving: BTreeSet<Vni> = own
+        .filter(|device| device.role != Role::Vrf && !desired.contains_key(&device.vni))
+        .map(|device| device.vni)
+        .collect();
+    for vni in &leaving {
+        if have.get(vni).is_none_or(|senders| !senders.is_empty()) {
+            phases.push(Phase::Stop, Operation::SetSenders(*vni, BTreeSet::new()));
+        }
+    }
+    let stale = have.keys().filter(|vni| !desired.contains_key(*vni)).copied();
+    let stale: BTreeSet<Vni> = stale.chain(leaving).collect();
+    phases.extend(Phase::Afterwards, stale.into_iter().map(Operation::RemoveSenders));
+}
+
+/// Whether a desired VXLAN device can be had, or is there although it cannot be as it should.
+fn is_had(survey: &Survey<'_>, device: &InterfaceName) -> bool {
+    survey.desired.vxlans.contains_key(device) && (!survey.blocked.contains(device) || survey.observed.owns(device))
+}
+
+/// Through every device that is none of ours packets of the underlay may come, or be made to come.
+fn guards(survey: &Survey<'_>, phases: &mut Phases) {
+    let observed = survey.observed;
+    let wanted = survey.desired.vxlans.keys().any(|device| is_had(survey, device));
+    for (name, link) in observed.links.iter().filter(|_| wanted) {
+        let Some(kind) = guard(survey, name, link) else { continue };
+        if observed.underlay.guarded.get(name).is_some_and(|there| there.is_none_or(|there| there == kind)) {
+            continue;
+        }
+        match observed.ingress.get(name) {
+            None => phases.push(Phase::Host, Operation::AddIngress(*name)),
+            // What is no filter of ours may not be one that the kernel changes into ours.
+            Some(Ingress { underlay_program: Some(0), .. }) => phases.push(Phase::Host, Operation::RemoveGuard(*name)),
+            Some(_) => {}
+        }
+        phases.push(Phase::Host, Operation::AddGuard(*name, kind));
+    }
+    for (name, ingress) in observed.ingress.iter().filter(|(_, ingress)| ingress.underlay_program.is_some()) {
+        let is_ours = observed.links.get(name).is_none_or(|link| guard(survey, name, link).is_none());
+        let phase = match (wanted, is_ours) {
+            (true, false) => continue,
+            // It has filters of its own by then.
+            (true, true) => Phase::Tidy,
+            (false, _) => Phase::Afterwards,
+        };
+        // With the qdisc go filters of what is sent, too.
+        let has_more = !ingress.foreign.is_empty()
+            || !ingress.filters.is_empty()
+            || observed.foreign.egress_filters.contains_key(name);
+        if is_ours || ingress.is_foreign || has_more {
+            phases.push(phase, Operation::RemoveGuard(*name));
+        } else {
+            phases.push(phase, Operation::RemoveIngress(*name));
+        }
+    }
+}
+
+/// Filters of others that look at packets before ours, and may take them.
+pub(super) fn conflicts(survey: &Survey<'_>) -> Vec<Conflict> {
+    let wanted = survey.desired.vxlans.keys().any(|device| is_had(survey, device));
+    if survey.desired.partial || !wanted {
+        return Vec::new();
+    }
+    let links = survey.observed.links.iter().filter(|(name, link)| guard(survey, name, link).is_some());
+    let before = links.filter_map(|(name, _)| {
+        let priority = survey.observed.ingress.get(name)?.foreign_from.filter(|it| *it <= UNDERLAY_PRIORITY)?;
+        let reason = format!(
+            "an ingress filter of priority {priority} that is not ours looks at packets before the filter of the \
+             underlay: give it a priority above {UNDERLAY_PRIORITY}"
+        );
+        Some(Conflict { device: *name, kind: ProblemKind::Conflict, reason })
+    });
+    before.collect()
+}
+
+/// What is to look at packets that arrive at a device. Ports and devices of ours have filters of their own.
+fn guard(survey: &Survey<'_>, name: &InterfaceName, link: &Link) -> Option<GuardKind> {
+    let is_port = survey.desired.ports.contains_key(name) && survey.kept(name).is_some();
+    if is_port || survey.observed.owns(name) || survey.vrf_of(link).is_some() {
+        return None;
+    }
+    let master = link.master.and_then(|master| survey.names.get(&master));
+    let is_member = master.is_some_and(|master| survey.observed.links[master].kind == LinkKind::Aggregate);
+    Some(if is_member { GuardKind::Member } else { GuardKind::Device })
+}

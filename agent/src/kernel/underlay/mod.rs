@@ -1,0 +1,268 @@
+//! The filter of the underlay as the kernel has it: a program in front of everything that the host receives, and the set of
+//! which VTEP may send with which VNI.
+//!
+//! Kernels take VXLAN packets on every interface and from every source. The program, on the ingress of every device that is
+//! none of ours, drops those whose VNI is one of ours and whose source may not send with it. Others' VNIs on the same port
+//! pass, and so does what is for another Ethernet address or a VLAN. Members of bonds and bridges have a second program, which
+//! looks only at what they keep to themselves.
+//!
+//! The first fragment decides: it holds the VNI, and no packet comes together without it.
+//!
+//! The set belongs to the agent that made it: a new one begins with a set and a program of its own, fills it, and puts the
+//! program in the place of the former on each device at once. What others may do to the set takes `CAP_SYS_ADMIN`.
+
+mod program;
+
+use super::{bpf, bpf::Set};
+use crate::{
+    objects::{GuardKind, Ingress, UnderlayState},
+    ownership::{DeviceName, Role},
+};
+use cps_peering_config::net::{InterfaceName, Vni};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+};
+
+/// The name by which `tc` shows the program.
+pub(super) const NAME: &str = "cps_underlay";
+
+/// A VNI in network order, the family of the outer packet, and its source: IPv4 ones as mapped addresses. Zeros behind the VNI
+/// stand for the VNI being one of ours.
+const KEY_LEN: usize = 20;
+type Key = [u8; KEY_LEN];
+/// Families in the key.
+const IPV4: u8 = 4;
+const IPV6: u8 = 6;
+
+/// Who may send with which VNI.
+pub(super) type Senders = BTreeMap<Vni, BTreeSet<IpAddr>>;
+
+#[derive(Debug)]
+pub(super) struct UnderlayFilter {
+    set: Set<KEY_LEN>,
+    /// For each kind of device the program and its id, by which the kernel tells what is on a device.
+    programs: [(GuardKind, OwnedFd, u32); 2],
+}
+
+/// What the filter is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parameters {
+    /// The UDP port of VXLAN.
+    pub(super) vxlan_port: u16,
+    /// The most entries: each VNI that arrives has one, and each VTEP that may send with it.
+    pub(super) max_entries: u32,
+}
+
+impl UnderlayFilter {
+    /// A new one, with an empty set and on no device.
+    pub(super) fn load(parameters: Parameters) -> io::Result<Self> {
+        let set = Set::create(parameters.max_entries)?;
+        let load = |kind| {
+            let (program, id) = bpf::load(&program::program(kind, parameters.vxlan_port, set.fd()), NAME)?;
+            Ok::<_, io::Error>((kind, program, id))
+        };
+        let programs = [load(GuardKind::Device)?, load(GuardKind::Member)?];
+        Ok(Self { set, programs })
+    }
+
+    /// The program for a kind of device, for attaching it.
+    pub(super) fn program(&self, wanted: GuardKind) -> RawFd {
+        let [(kind, first, _), (_, second, _)] = &self.programs;
+        if *kind == wanted { first.as_raw_fd() } else { second.as_raw_fd() }
+    }
+
+    /// Which of the two a program is, if it is one of them.
+    fn kind(&self, program: u32) -> Option<GuardKind> {
+        self.programs.iter().find(|(_, _, id)| *id == program).map(|(kind, ..)| *kind)
+    }
+
+    /// Everything in the set, and which VNIs are in it as ours.
+    fn entries(&self) -> io::Result<(Senders, BTreeSet<Vni>)> {
+        let (mut senders, mut ours) = (Senders::new(), BTreeSet::new());
+        self.set.each(|key| match read(key) {
+            Some((vni, Some(sender))) => drop(senders.entry(vni).or_default().insert(sender)),
+            Some((vni, None)) => {
+                senders.entry(vni).or_default();
+                ours.insert(vni);
+            }
+            None => {}
+        })?;
+        Ok((senders, ours))
+    }
+
+    /// Lets exactly these send with a VNI of ours. `had` are those that may be in the set now.
+    pub(super) fn set(&self, vni: Vni, had: &BTreeSet<IpAddr>, now: &BTreeSet<IpAddr>) -> io::Result<()> {
+        // The VNI becomes one of ours first, so that nobody else's packets come in meanwhile.
+        self.set.insert(&key(vni, None))?;
+        for gone in had.difference(now) {
+            self.set.remove(&key(vni, Some(*gone)))?;
+        }
+        now.iter().try_for_each(|sender| self.set.insert(&key(vni, Some(*sender))))
+    }
+
+    /// Forgets a VNI, which is not ours any more.
+    pub(super) fn forget(&self, vni: Vni, had: &BTreeSet<IpAddr>) -> io::Result<()> {
+        for sender in had {
+            self.set.remove(&key(vni, Some(*sender)))?;
+        }
+        self.set.remove(&key(vni, None))
+    }
+
+    /// Whether a VNI is in the set as it should be, as far as that can be seen without reading all of it.
+    pub(super) fn has(&self, vni: Vni, senders: &BTreeSet<IpAddr>) -> io::Result<bool> {
+        for sender in senders.iter().copied().map(Some).chain([None]) {
+            if !self.set.contains(&key(vni, sender))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Keeps the filter of the underlay for a process that is to have one.
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    /// None where another process has the filter.
+    parameters: Option<Parameters>,
+    filter: Option<UnderlayFilter>,
+    /// What was last written to the set, or read from it.
+    known: Senders,
+    /// Whether the program could not be put on some device since the last look.
+    unguarded: bool,
+    /// Devices whose senders could not be told to the filter since the last look.
+    unadmitted: BTreeSet<InterfaceName>,
+}
+
+impl Keeper {
+    pub(super) fn new(parameters: Parameters) -> Self {
+        Self { parameters: Some(parameters), ..Self::default() }
+    }
+
+    /// The filter, loaded if need be.
+    pub(super) fn filter(&mut self) -> io::Result<&UnderlayFilter> {
+        let parameters = self.parameters.ok_or(io::ErrorKind::Unsupported)?;
+        if self.filter.is_none() {
+            self.filter = Some(UnderlayFilter::load(parameters)?);
+            self.known.clear();
+        }
+        self.filter.as_ref().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// What the kernel has of it: all of it, or what concerns some devices.
+    pub(super) fn observe(
+        &mut self,
+        ingress: &BTreeMap<InterfaceName, Ingress>,
+        devices: Option<&BTreeSet<InterfaceName>>,
+    ) -> UnderlayState {
+        (self.unguarded, self.unadmitted) = (false, BTreeSet::new());
+        if self.parameters.is_none() {
+            // Which program is right, only the agent can tell.
+            let on = ingress.iter().filter(|(_, ingress)| ingress.underlay_program.is_some());
+            let guarded = on.map(|(device, _)| (*device, None)).collect();
+            return UnderlayState { guarded, ..UnderlayState::default() };
+        }
+        let (Ok(()), Some(filter)) = (self.filter().map(drop), &self.filter) else {
+            // Nobody may send. The operations that follow say why there is none.
+            return UnderlayState { senders: Some(Senders::new()), unavailable: true, ..UnderlayState::default() };
+        };
+        let on = ingress.iter().filter_map(|(device, ingress)| Some((*device, ingress.underlay_program?)));
+        let guarded = on.filter_map(|(device, program)| Some((device, Some(filter.kind(program)?)))).collect();
+        let senders = match devices {
+            None => {
+                let (mut senders, ours) = filter.entries().unwrap_or_default();
+                self.known.clone_from(&senders);
+                // Without the VNI itself, the program takes it for somebody else's.
+                senders.retain(|vni, _| ours.contains(vni));
+                senders
+            }
+            Some(devices) => {
+                let vnis = devices.iter().filter_map(DeviceName::parse).filter(|device| device.role != Role::Vrf);
+                let known = vnis.filter_map(|device| self.known.get_key_value(&device.vni));
+                let right = known.filter(|(vni, senders)| filter.has(**vni, senders).unwrap_or_default());
+                right.map(|(vni, senders)| (*vni, senders.clone())).collect()
+            }
+        };
+        UnderlayState { senders: Some(senders), guarded, unavailable: false }
+    }
+
+    /// Lets exactly these send with a VNI of ours.
+    pub(super) fn set(&mut self, vni: Vni, senders: &BTreeSet<IpAddr>) -> io::Result<()> {
+        let had = self.known.get(&vni).cloned().unwrap_or_default();
+        let result = self.filter().and_then(|filter| filter.set(vni, &had, senders));
+        if result.is_ok() {
+            self.known.insert(vni, senders.clone());
+        } else {
+            // Which of both are there is not known.
+            self.known.insert(vni, had.union(senders).copied().collect());
+            self.unadmitted.extend([DeviceName::vpc(vni), DeviceName::peer(vni)]);
+        }
+        result
+    }
+
+    /// Forgets a VNI.
+    pub(super) fn forget(&mut self, vni: Vni) -> io::Result<()> {
+        let had = self.known.get(&vni).cloned().unwrap_or_default();
+        self.filter()?.forget(vni, &had)?;
+        self.known.remove(&vni);
+        Ok(())
+    }
+
+    /// The program could not be put on a device.
+    pub(super) fn failed_on_a_device(&mut self) {
+        self.unguarded = true;
+    }
+
+    /// Why a VXLAN device may not be set up, if so.
+    pub(super) fn why_not_up(&self, device: &InterfaceName) -> Option<&'static str> {
+        if self.unadmitted.contains(device) {
+            Some("who may send to it could not be told to the filter of the underlay")
+        } else if self.unguarded && DeviceName::parse(device).is_some_and(|device| device.role != Role::Vrf) {
+            Some("the filter of the underlay could not be put on every device")
+        } else {
+            None
+        }
+    }
+}
+
+fn key(vni: Vni, sender: Option<IpAddr>) -> Key {
+    let mut key = [0; KEY_LEN];
+    key[..4].copy_from_slice(&(vni.get() << 8).to_be_bytes());
+    let (family, sender) = match sender {
+        Some(IpAddr::V4(sender)) => (IPV4, sender.to_ipv6_mapped()),
+        Some(IpAddr::V6(sender)) => (IPV6, sender),
+        None => (0, Ipv6Addr::UNSPECIFIED),
+    };
+    key[3] = family;
+    key[4..].copy_from_slice(&sender.octets());
+    key
+}
+
+fn read(key: &Key) -> Option<(Vni, Option<IpAddr>)> {
+    let vni = u32::from_be_bytes(key[..4].try_into().ok()?) >> 8;
+    let sender = Ipv6Addr::from(<[u8; 16]>::try_from(&key[4..]).ok()?);
+    let sender = match key[3] {
+        0 => None,
+        IPV4 => Some(IpAddr::V4(sender.to_ipv4_mapped()?)),
+        _ => Some(IpAddr::V6(sender)),
+    };
+    Some((vni.try_into().ok()?, sender))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_back_and_keep_families_apart() {
+        let vni = Vni::try_from(0x00ab_cdef).unwrap();
+        let senders = ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"].map(|it| Some(it.parse().unwrap()));
+        let keys: BTreeSet<Key> = senders.into_iter().chain([None]).map(|sender| key(vni, sender)).collect();
+        assert_eq!(keys.len(), 4);
+        for sender in senders.into_iter().chain([None]) {
+            assert_eq!(read(&key(vni, sender)), Some((vni, sender)));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What arrives with a VNI is accepted only from the hosts that have part in it (C7), through whatever interface it comes.
+
+use crate::{
+    NORTH,
+    forged::{address, mac},
+    reach_each_other,
+};
+use anyhow::{Context, Result, ensure};
+use cps_peering_tests::{
+    Lab, Server, Topology, command,
+    frames::{self, IPV4, IPV6, UDP, ethernet, ethertype, tagged, udp, vxlan},
+    lab::{PATIENCE, UPLINK},
+    wait,
+};
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+/// A on h1 has two peers, each on a host of its own. The first host's address ends with 1, and so on.
+fn two_peers(underlay: &str) -> Topology {
+    Topology::new()
+        .host("h1", NORTH, &format!("{underlay}1"))
+        .host("h2", NORTH, &format!("{underlay}2"))
+        .host("h3", NORTH, &format!("{underlay}3"))
+        .vpc("vpc-a", NORTH, &["10.1.0.0/16", "fd00:1::/48"])
+        .vpc("vpc-b", NORTH, &["10.2.0.0/16", "fd00:2::/48"])
+        .vpc("vpc-c", NORTH, &["10.3.0.0/16", "fd00:3::/48"])
+        .port("vpc-a", "h1", "eth1", &["10.1.0.1/24", "fd00:1::1/64"])
+        .port("vpc-b", "h2", "eth1", &["10.2.0.1/24", "fd00:2::1/64"])
+        .port("vpc-c", "h3", "eth1", &["10.3.0.1/24", "fd00:3::1/64"])
+        .peering("vpc-a", "vpc-b")
+        .peering("vpc-a", "vpc-c")
+}
+
+/// The VNI with which packets of a peer come to A.
+fn vni_from(lab: &Lab, peer_cidr: &str) -> Result<u32> {
+    let ledger = lab.ledger("h1")?;
+    let sides = ledger["sides"].as_object().context("no sides")?;
+    let found = sides.iter().find(|(_, side)| side["peer_cidrs"].to_string().contains(peer_cidr));
+    Ok(found.context("no such side")?.0.parse()?)
+}
+
+fn taken(server: &Server) -> Result<u64> {
+    let heard = server.heard()?;
+    Ok(heard.echo_requests + heard.datagrams)
+}
+
+/// Frames as B's host sends them to A's, in both families.
+fn inner(lab: &Lab, vni: u32) -> Result<Vec<Vec<u8>>> {
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    let to = mac(lab.host("h1").netns(), &format!("cpspeer{vni}"))?;
+    let four = ethernet(to, IPV4, &udp(b.ipv4()?, a.ipv4()?, 7, b"forged"));
+    Ok(vec![four, ethernet(to, IPV6, &udp(b.ipv6()?, a.ipv6()?, 7, b"forged"))])
+}
+
+/// Everything in which a VXLAN packet may come: as it is, with options or further headers, and in fragments. Each stands for one
+/// packet.
+fn forms(outer: &[u8]) -> Vec<Vec<Vec<u8>>> {
+    // Fragments of one packet must not be taken for another's.
+    static ID: AtomicU16 = AtomicU16::new(1);
+    let mut id = ID.fetch_add(8, Ordering::Relaxed);
+    let mut forms = vec![vec![outer.to_vec()]];
+    if outer[0] >> 4 == 4 {
+        let (header, payload) = outer.split_at(20);
+        let packet = |id: u16, options: &[u8], fragment: u16, payload: &[u8]| {
+            let length = u8::try_from(20 + options.len()).expect("few options");
+            let mut packet = [header, options, payload].concat();
+            packet[0] = 0x40 | (length / 4);
+            let total = u16::try_from(packet.len()).expect("a short packet");
+            packet[2..4].copy_from_slice(&total.to_be_bytes());
+            packet[4..6].copy_from_slice(&id.to_be_bytes());
+            packet[6..8].copy_from_slice(&fragment.to_be_bytes());
+            packet[10..12].fill(0);
+            let sum = frames::checksum(&[&packet[..length.into()]]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            packet
+        };
+        forms.push(vec![packet(id, &[1; 4], 0, payload)]);
+        for split in [8, 16, 48] {
+            let (first, rest) = payload.split_at(split);
+            let offset = u16::try_from(split / 8).expect("it is small");
+            id += 1;
+            forms.push(vec![packet(id, &[], 0x2000, first), packet(id, &[], offset, rest)]);
+        }
+    } else {
+        let (header, payload) = outer.split_at(40);
+        let packet = |next: u8, payload: &[u8]| {
+            let mut packet = [header, payload].concat();
+            let length = u16::try_from(payload.len()).expect("a short packet");
+            packet[4..6].copy_from_slice(&length.to_be_bytes());
+            packet[6] = next;
+            packet
+        };
+        let options = |next: u8, rest: &[u8]| [&[next, 0, 1, 4, 0, 0, 0, 0], rest].concat();
+        let mut fragment = |next: u8, field: u16, rest: &[u8]| {
+            // The second of two follows the first.
+            id += u16::from(field & 0xfff8 == 0);
+            [&[next, 0][..], &field.to_be_bytes(), &u32::from(id).to_be_bytes(), rest].concat()
+        };
+        forms.push(vec![packet(60, &options(UDP, payload))]);
+        forms.push(vec![packet(0, &options(60, &options(UDP, payload)))]);
+        forms.push(vec![packet(44, &fragment(UDP, 0, payload))]);
+        let (first, rest) = payload.split_at(48);
+        forms.push(vec![packet(44, &fragment(UDP, 1, first)), packet(44, &fragment(UDP, 48, rest))]);
+    }
+    forms
+}
+
+#[test]
+fn vxlan_is_taken_only_from_hosts_that_have_part_in_the_vni() -> Result<()> {
+    taken_only_from_vteps("192.0.2.", &[true, false, true])
+}
+
+#[test]
+fn so_it_is_where_the_underlay_is_ipv6() -> Result<()> {
+    taken_only_from_vteps("2001:db8::", &[true])
+}
+
+/// With an agent that lives, that is dead, that has started again.
+fn taken_only_from_vteps(underlay: &str, rounds: &[bool]) -> Result<()> {
+    let mut lab = Lab::in_sync(two_peers(underlay))?;
+    let at = |last: &str| address(&format!("{underlay}{last}"));
+    let (own, uplink) = (at("1"), mac(lab.host("h1").netns(), UPLINK)?);
+    let kind = ethertype(own);
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))?;
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h3", "eth1"))?;
+    let (from_b, from_c) = (vni_from(&lab, "10.2.0.0/16")?, vni_from(&lab, "10.3.0.0/16")?);
+    let inner = inner(&lab, from_b)?;
+    for agent_lives in rounds.iter().copied() {
+        if !agent_lives {
+            lab.kill_agent("h1")?;
+        } else if lab.host("h1").agent_pid().is_none() {
+            let before = filter_of(&lab, UPLINK)?;
+            lab.start_agent("h1")?;
+            // A new agent puts its own in the place of the former one.
+            wait::until("the filter of a new agent", PATIENCE, || {
+                Ok((filter_of(&lab, UPLINK)? != before).then_some(()))
+            })?;
+            lab.wait_for_agent("h1")?;
+        }
+        let (a, host) = (lab.server("h1", "eth1"), lab.host("h1").netns());
+        let mut sent = Vec::new();
+        for frame in &inner {
+            // No VTEP at all; one without part in that VNI; the host itself. What B's host may send is B's VNI alone.
+            for (source, vni) in [("9", from_b), ("3", from_b), ("1", from_b), ("2", from_c)] {
+                let outer = vxlan(at(source), own, vni, frame);
+                sent.extend(forms(&outer).concat().iter().map(|packet| ethernet(uplink, kind, packet)));
+            }
+            let outer = vxlan(at("9"), own, from_b, frame);
+            for tags in
+                [&[(0x8100, 0)][..], &[(0x88a8, 0)], &[(0x8100, 0), (0x8100, 0)], &[(0x8100, 0); 3], &[(0x8100, 7)]]
+            {
+                sent.push(tagged(uplink, tags, kind, &outer));
+            }
+        }
+        let before = taken(a)?;
+        // Through the host's own loopback.
+        let header = if own.is_ipv4() { 28 } else { 48 };
+        let payloads: Vec<Vec<u8>> =
+            inner.iter().map(|frame| vxlan(own, own, from_b, frame)[header..].to_vec()).collect();
+        let (any, loopback) = if own.is_ipv4() { ("0.0.0.0", "127.0.0.1") } else { ("::", "::1") };
+        host.within(|| {
+            let socket = UdpSocket::bind((address(any), 0))?;
+            for payload in &payloads {
+                for to in [own, address(loopback)] {
+                    socket.send_to(payload, (to, 4789))?;
+                }
+            }
+            Ok(())
+        })?;
+        // The same frames from B's host, or from who can send with its address, are taken: nothing else was wrong.
+        let honest: Vec<_> = inner
+            .iter()
+            .flat_map(|frame| forms(&vxlan(at("2"), own, from_b, frame)))
+            // A first fragment without the VNI cannot be told from a forged one.
+            .filter(|packets| packets.len() == 1 || packets[0].len() >= 20 + 16)
+            .collect();
+        sent.extend(honest.concat().iter().map(|packet| ethernet(uplink, kind, packet)));
+        frames::send(lab.host("h3").netns(), UPLINK, &sent)?;
+        let expected = before + honest.len() as u64;
+        wait::until(&format!("{} packets of B's host", honest.len()), PATIENCE, || {
+            let now = taken(a)?;
+            ensure!(now >= expected, "{} came", now - before);
+            Ok(Some(()))
+        })?;
+        assert_eq!(taken(a)? - before, honest.len() as u64, "agent lives: {agent_lives}");
+    }
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
+}
+
+fn filter_of(lab: &Lab, device: &str) -> Result<String> {
+    command::run(lab.host("h1").netns().command("tc").args(["filter", "show", "dev", device, "ingress"]))?.ok()
+}
