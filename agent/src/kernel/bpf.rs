@@ -157,3 +157,14 @@ pub(super) fn load(instructions: &[u64], name: &str) -> io::Result<(OwnedFd, u32
     attributes.call(OBJ_GET_INFO_BY_FD)?;
     Ok((program, u32::from_ne_bytes(info[4..8].try_into().expect("four bytes"))))
 }
+
+/// What a program returns for a frame.
+#[cfg(test)]
+pub(super) fn test_run(program: RawFd, frame: &[u8]) -> io::Result<i32> {
+    const PROG_TEST_RUN: i32 = 10;
+    let length = u32::try_from(frame.len()).expect("frames are short");
+    let mut attributes =
+        Attributes::new().u32(0, program.cast_unsigned()).u32(8, length).pointer(16, frame.as_ptr()).u32(32, 1);
+    attributes.call(PROG_TEST_RUN)?;
+    Ok(i32::from_ne_bytes(attributes.0[4..8].try_into().expect("four bytes")))
+}
