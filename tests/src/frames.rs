@@ -2,7 +2,7 @@
 
 use crate::{command, netns::Netns};
 use anyhow::Result;
-use std::{fmt::Write, net::IpAddr};
+use std::{fmt::Write, net::IpAddr, process::Command};
 
 /// The ethertype of IPv4.
 pub const IPV4: u16 = 0x0800;
@@ -23,8 +23,8 @@ for line in sys.stdin: s.send(bytes.fromhex(line))";
         frame.iter().try_for_each(|byte| write!(lines, "{byte:02x}"))?;
         lines.push('\n');
     }
-    let mut python = from.command("python3");
-    command::run_with_input(python.args(["-c", SENDER, interface]), &lines)?.ok().map(drop)
+    let send = || command::run_with_input(Command::new("python3").args(["-c", SENDER, interface]), &lines)?.ok();
+    from.within(send).map(drop)
 }
 
 /// An Ethernet frame.

@@ -16,6 +16,7 @@
 //! | [`topology`] | inventories written in Rust |
 //! | [`lab`] | [`Lab`]: builds all that, runs the daemons, takes it down |
 //! | [`netns`] | a network namespace, commands and sockets in it |
+//! | `listing` | `ip`, `bridge` and `tc` that stay and answer questions |
 //! | [`snapshot`] | what a namespace's kernel has, by `ip`, `bridge` and `tc`, and the difference between two readings |
 //! | [`monitor`] | what a namespace's kernel announces meanwhile |
 //! | [`stream`] | a paced stream of packets with the time of every receipt |
@@ -29,6 +30,7 @@ pub mod command;
 pub mod frames;
 pub mod http;
 pub mod lab;
+mod listing;
 pub mod monitor;
 pub mod netns;
 pub mod probe;

@@ -1,9 +1,19 @@
 //! A network namespace of `ip netns`, and what runs in it.
 
-use crate::command::{self, Ended};
+use crate::{
+    command::{self, Ended},
+    listing::Lister,
+};
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
-use std::{fs::File, path::PathBuf, process::Command, sync::Arc, thread};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::PathBuf,
+    process::Command,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
 
 /// A network namespace with a name. It is deleted with its last handle; the kernel keeps it while a process is in it.
 #[derive(Debug, Clone)]
@@ -14,13 +24,15 @@ pub struct Netns {
 #[derive(Debug)]
 struct Named {
     name: String,
+    /// Programs that answer questions about it, by their name and options.
+    listers: Mutex<BTreeMap<String, Lister>>,
 }
 
 impl Netns {
     /// Makes a new one, with its loopback up.
     pub fn create(name: &str) -> Result<Netns> {
         command::run(Command::new("ip").args(["netns", "add", name]))?.ok()?;
-        let netns = Netns { named: Arc::new(Named { name: name.to_owned() }) };
+        let netns = Netns { named: Arc::new(Named { name: name.to_owned(), listers: Mutex::default() }) };
         netns.ip("link set lo up")?;
         Ok(netns)
     }
@@ -30,17 +42,48 @@ impl Netns {
         &self.named.name
     }
 
-    /// A command that will run in it: `ip netns exec` turns into that program, under the same process id.
+    /// A command that will run in it: `ip netns exec` turns into that program, under the same process id. Of what ends at once,
+    /// [`Netns::run`] takes half the time.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.name(), program]);
         command
     }
 
-    /// Runs the words of a command line in it. For arguments that hold spaces take [`Netns::command`].
+    /// Runs a command in it to its end. Its `/sys` is that of the caller's namespace.
+    pub fn run(&self, command: &mut Command) -> Result<Ended> {
+        // A process begins in the namespace of the thread that starts it.
+        self.within(|| command::run(command))
+    }
+
+    /// Runs the words of a command line in it. For arguments that hold spaces take [`Netns::run`].
     pub fn exec(&self, line: &str) -> Result<Ended> {
         let mut words = line.split_whitespace();
-        command::run(self.command(words.next().unwrap_or_default()).args(words))
+        self.run(Command::new(words.next().unwrap_or_default()).args(words))
+    }
+
+    /// Runs lines of a shell in it, up to the first that fails; what they print.
+    pub fn sh(&self, lines: &str) -> Result<String> {
+        self.run(Command::new("sh").args(["-ec", lines]))?.ok()
+    }
+
+    /// What `ip`, `bridge` or `tc` answers to questions, one on each line: JSON, one on each line.
+    pub fn list(&self, program: &str, options: &[&str], questions: &str) -> Result<String> {
+        let name = format!("{program} {}", options.join(" "));
+        let known = self.listers().remove(&name).map_or_else(|| Lister::start(program, options, self.name()), Ok);
+        let answered = known.and_then(|mut lister| Ok((lister.ask(questions)?, lister)));
+        if let Ok((answers, lister)) = answered {
+            self.listers().insert(name, lister);
+            return Ok(answers);
+        }
+        // It ended for a reason that another one tells.
+        let mut command = Command::new(program);
+        command.args(options).args(["-n", self.name(), "-j", "-batch", "-"]);
+        command::run_with_input(&mut command, questions)?.ok()
+    }
+
+    fn listers(&self) -> MutexGuard<'_, BTreeMap<String, Lister>> {
+        self.named.listers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `ip` on it, for instance `ip("-6 route show")`; its output, or an error if it failed.
@@ -67,7 +110,7 @@ impl Netns {
 
     /// Sets sysctls, each for instance `net.ipv4.ip_forward=1`.
     pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
-        command::run(self.command("sysctl").arg("-q").arg("-w").args(settings))?.ok().map(drop)
+        self.run(Command::new("sysctl").arg("-q").arg("-w").args(settings))?.ok().map(drop)
     }
 
     /// Calls a function on a thread that is in the namespace. Sockets made there stay in it wherever they are used.
@@ -92,6 +135,8 @@ impl Netns {
 
 impl Drop for Named {
     fn drop(&mut self) {
+        // The kernel keeps the namespace while they are in it.
+        self.listers.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         // Nothing can be done about a failure, and the name is unique to its lab.
         let _ = command::run(Command::new("ip").args(["netns", "delete", &self.name]));
     }

@@ -1,13 +1,12 @@
 //! What the kernel of a namespace has, read by `ip`, `bridge` and `tc`, and how two readings differ.
 
-use crate::{command, netns::Netns, wait};
+use crate::{netns::Netns, wait};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
     path::Path,
-    process::Command,
     time::Duration,
 };
 
@@ -52,8 +51,6 @@ const SYSCTLS: [&str; 6] =
 
 impl Snapshot {
     /// Reads everything, once the kernel has finished the addresses it is still checking for duplicates.
-    ///
-    /// Starting a program takes most of the time, so each is asked for all that it can tell.
     pub fn take(netns: &Netns) -> Result<Snapshot> {
         wait::until("duplicate address detection ends", Duration::from_secs(5), || {
             let mut snapshot = Snapshot { objects: BTreeMap::new() };
@@ -214,11 +211,8 @@ fn kind_of(object: &Map<String, Value>) -> Option<&'static Kind> {
 
 /// The objects of all listings that the lines ask for.
 fn listings(netns: &Netns, program: &str, options: &[&str], lines: &str) -> Result<Vec<Map<String, Value>>> {
-    let mut command = Command::new(program);
-    command.args(options).args(["-n", netns.name(), "-j", "-batch", "-"]);
-    let ended = command::run_with_input(&mut command, lines)?;
-    let line = ended.line.clone();
-    parse(&ended.ok()?).with_context(|| format!("the output of `{line}`"))
+    let answers = netns.list(program, options, lines)?;
+    parse(&answers).with_context(|| format!("what `{program}` says to {lines}"))
 }
 
 /// `ip` prints nothing at all where there are no objects, and an empty object for one that it does not show.

@@ -1,11 +1,7 @@
 //! The controller, or two that share a store, and the CLI as an operator would use it.
 
 use super::{Pki, daemon::Daemon, daemon::binary, underlay::Underlay};
-use crate::{
-    command::{self, Ended},
-    http::Endpoint,
-    netns::Netns,
-};
+use crate::{command::Ended, http::Endpoint, netns::Netns};
 use anyhow::{Context, Result, bail};
 use cps_peering_config::{id::PeeringId, inventory::Inventory, tls::TlsFiles};
 use rustls::ClientConfig;
@@ -15,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     sync::Arc,
     time::Duration,
 };
@@ -214,7 +210,7 @@ impl Controller {
     /// Runs the CLI beside the controller.
     pub fn cli(&self, arguments: &[&str]) -> Result<Ended> {
         let line = self.cli_line()?;
-        command::run(self.netns.command(&line[0]).args(&line[1..]).args(arguments))
+        self.netns.run(Command::new(&line[0]).args(&line[1..]).args(arguments))
     }
 
     /// Applies an inventory; with `prune` everything else goes.

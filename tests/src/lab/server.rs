@@ -1,9 +1,6 @@
 //! A tenant's server: a namespace behind one port.
 
-use crate::{
-    command::{self, Ended},
-    netns::Netns,
-};
+use crate::{command::Ended, netns::Netns};
 use anyhow::{Context, Result};
 use cps_peering_config::{
     id::{HostId, VpcId},
@@ -11,7 +8,7 @@ use cps_peering_config::{
     net::InterfaceName,
 };
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::{net::IpAddr, process::Command};
 
 /// The server's interface.
 pub const NIC: &str = "eth0";
@@ -113,9 +110,9 @@ impl Server {
     /// Pings once, with more options of `ping`.
     pub fn ping_with(&self, to: impl ToAddress, options: &[&str]) -> Result<Ping> {
         let to = to.address()?.to_string();
-        let mut ping = self.netns.command("ping");
+        let mut ping = Command::new("ping");
         ping.args(["-n", "-c", "1", "-W", "1"]).args(options).arg(to);
-        let Ended { line, status, stdout, stderr } = command::run(&mut ping)?;
+        let Ended { line, status, stdout, stderr } = self.netns.run(&mut ping)?;
         Ok(Ping { line, output: stdout + &stderr, answered: status.success() })
     }
 

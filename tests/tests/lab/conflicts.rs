@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use cps_peering_config::{HostReport, report::Problem};
 use cps_peering_tests::{
-    Lab, command,
+    Lab,
     lab::{Ping, UPLINK},
     monitor::Monitor,
     netns::Netns,
@@ -258,7 +258,7 @@ fn what_somebody_keeps_changing_back_is_left_alone_for_a_while_and_said() -> Res
 }
 
 fn shell(netns: &Netns, lines: &str) -> Result<String> {
-    command::run(netns.command("sh").args(["-ec", lines]))?.ok()
+    netns.sh(lines)
 }
 
 fn is_up(netns: &Netns, device: &str) -> Result<bool> {

@@ -3,13 +3,13 @@
 
 use crate::{NORTH, reach_each_other, two_hosts};
 use anyhow::{Context, Result, ensure};
-use cps_peering_tests::{Lab, Topology, command, netns::Netns, snapshot::Snapshot, stream::Stream, wait};
+use cps_peering_tests::{Lab, Topology, netns::Netns, snapshot::Snapshot, stream::Stream, wait};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::Value;
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 /// How soon drift is healed. What the kernel announces takes some milliseconds; a slow machine may take longer.
 const SOON: Duration = Duration::from_secs(10);
@@ -187,9 +187,9 @@ fn every_kind_of_drift_at_once_is_healed_and_another_peerings_streams_lose_nothi
     // All of it is there before the agent sees any of it.
     let agent = Pid::from_raw(host.agent_pid().context("no agent runs")?.try_into()?);
     kill(agent, Signal::SIGSTOP)?;
-    let damaged = command::run(host.netns().command("sh").args(["-ec", &names.filled(EVERYTHING_AT_ONCE)]));
+    let damaged = host.netns().sh(&names.filled(EVERYTHING_AT_ONCE));
     kill(agent, Signal::SIGCONT)?;
-    damaged?.ok()?;
+    damaged?;
     wait::until("the repair", SOON, || {
         let report = host.report()?;
         // Of each of the kinds at least one operation.
@@ -264,7 +264,7 @@ fn heals_in(lab: &Lab, cases: &[Case]) -> Result<()> {
         let repaired = host.report()?.counters.drift_repaired;
         let lines = names.filled(lines);
         let healed = || -> Result<()> {
-            command::run(host.netns().command("sh").args(["-ec", &lines]))?.ok()?;
+            host.netns().sh(&lines)?;
             wait::until("the repair", SOON, || {
                 let report = host.report()?;
                 ensure!(report.in_sync() && report.counters.drift_repaired > repaired, "{report:?}");
@@ -302,11 +302,20 @@ pub(crate) fn differences(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     difference.gone.into_iter().chain(difference.new).chain(changed).collect()
 }
 
-/// The filters of all our devices; without their handles and counters.
-fn filters(netns: &Netns) -> Result<String> {
-    let script = "for device in /sys/class/net/cpspeer* /sys/class/net/eth* uplink lo; do device=${device##*/}; \
-                  tc filter show dev $device ingress | grep -E 'pref|src_ip|action' | sed s/^/$device/\\;s/.handle.*//; done";
-    command::run(netns.command("sh").args(["-c", script]))?.ok()
+/// Which filters all devices have; without their handles and counters.
+fn filters(netns: &Netns) -> Result<Vec<String>> {
+    let devices = netns.within(|| Ok(fs::read_to_string("/proc/net/dev")?))?;
+    let devices = devices.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    let mut devices: Vec<&str> = devices.filter(|device| !device.starts_with("cpsv")).collect();
+    devices.sort_unstable();
+    let questions: Vec<String> = devices.iter().map(|device| format!("filter show dev {device} ingress")).collect();
+    let answers = netns.list("tc", &[], &questions.join("\n"))?;
+    let filters = devices.iter().zip(answers.lines()).map(|(device, answer)| {
+        let filters: Vec<Value> = serde_json::from_str(answer)?;
+        let each = filters.iter().map(|it| format!("{} pref {} {}", it["protocol"], it["pref"], it["kind"]));
+        Ok(format!("{device}: {}", each.collect::<Vec<_>>().join(", ")))
+    });
+    filters.collect()
 }
 
 /// What the numbers and names of h1's objects are.

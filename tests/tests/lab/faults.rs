@@ -21,6 +21,7 @@ use cps_peering_tests::{
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    process::Command,
     time::Duration,
 };
 
@@ -245,7 +246,7 @@ fn after_a_reboot_everything_is_back_from_the_ledger_without_a_controller() -> R
                   for link in $(ip -o link show | grep -o 'cps[a-z]*[0-9]*:' | tr -d : | sort -u); do ip link del $link; done; \
                   for family in -4 -6; do ip $family rule add pref 0 lookup local; ip $family rule del pref 1001; \
                   ip $family rule del pref 1000; done; sysctl -qw net.ipv6.conf.all.forwarding=0";
-    command::run(host.command("sh").args(["-c", script]))?.ok()?;
+    host.run(Command::new("sh").args(["-c", script]))?.ok()?;
     ensure!(!host.ip("link show")?.contains("cps") && host.ip("nexthop show")?.is_empty());
     lab.start_agent("h1")?;
     lab.wait_for_agent("h1")?;

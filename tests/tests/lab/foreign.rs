@@ -2,7 +2,8 @@
 
 use crate::{EAST, NORTH, a_and_b, reach_each_other, two_hosts};
 use anyhow::{Result, ensure};
-use cps_peering_tests::{Lab, command, netns::Netns, snapshot::Snapshot};
+use cps_peering_tests::{Lab, netns::Netns, snapshot::Snapshot};
+use std::process::Command;
 
 fn snapshots(lab: &Lab) -> Result<Vec<Snapshot>> {
     lab.hosts().map(|(_, host)| Ok(host.snapshot()?.without_documented_leftovers())).collect()
@@ -67,14 +68,14 @@ fn foreign_objects_survive() -> Result<()> {
     let filters = |netns: &Netns| -> Result<String> {
         let script = "tc qdisc show | grep -E 'clsact|ingress'; for device in uplink other othervx; do \
                       tc filter show dev $device egress; tc filter show dev $device ingress; done";
-        command::run(netns.command("sh").args(["-c", script]))?.ok()
+        netns.run(Command::new("sh").args(["-c", script]))?.ok()
     };
     let script = "tc qdisc add dev uplink clsact
         tc filter add dev uplink egress pref 1 matchall action ok
         tc qdisc add dev other clsact
         tc filter add dev other ingress pref 50000 matchall action ok
         tc qdisc add dev othervx ingress";
-    command::run(netns.command("sh").args(["-ec", script]))?.ok()?;
+    netns.sh(script)?;
     let filters_before = filters(netns)?;
     let before = lab.host("h1").snapshot()?.without_documented_leftovers();
     lab.apply()?;

@@ -5,7 +5,7 @@ use crate::{
     reach_each_other,
 };
 use anyhow::{Result, ensure};
-use cps_peering_tests::{Lab, command, lab::Host, wait};
+use cps_peering_tests::{Lab, lab::Host, wait};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(20);
 type Case = (&'static str, &'static str, &'static str);
 
 fn sh(host: &Host, line: &str) -> Result<()> {
-    command::run(host.netns().command("sh").args(["-ec", line]))?.ok().map(drop)
+    host.netns().sh(line).map(drop)
 }
 
 /// Each of them is reported while it is there, and nothing after it is gone.

@@ -6,7 +6,7 @@ use crate::{
     reach_each_other, two_hosts,
 };
 use anyhow::{Context, Result, ensure};
-use cps_peering_tests::{Lab, Server, command, netns::Netns, stream::Stream, wait};
+use cps_peering_tests::{Lab, Server, netns::Netns, stream::Stream, wait};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     sync::{
@@ -35,7 +35,7 @@ fn a_tenants_neighbours_and_carrier_cause_few_looks_and_drift_is_healed_meanwhil
     let own: Vec<String> = (0..100).map(|number| format!("fe80::200:c000:3{number:02x}")).collect();
     a.netns().ip_batch(&own.iter().map(|own| format!("addr add {own}/64 dev eth0 nodad")).collect::<Vec<_>>())?;
     let ask = own.iter().map(|own| format!("ping -6 -n -c 1 -W 1 -I {own}%eth0 {gateway} >/dev/null || true"));
-    command::run(a.netns().command("sh").args(["-c", &ask.collect::<Vec<_>>().join("\n")]))?.ok()?;
+    a.netns().sh(&ask.collect::<Vec<_>>().join("\n"))?;
     let known = host.netns().ip("-6 neigh show dev eth1")?;
     let known = known.lines().filter(|line| line.contains("fe80::200:c000:3")).count();
     ensure!(known > 90, "{known} neighbours");
@@ -66,7 +66,7 @@ fn a_tenants_neighbours_and_carrier_cause_few_looks_and_drift_is_healed_meanwhil
         "{looks} looks, slowest {slowest:?}"
     );
     // What went beyond the budget is looked at, too.
-    command::run(a.netns().command("sh").args(["-c", &restored(a)?]))?.ok()?;
+    a.netns().sh(&restored(a)?)?;
     wait::until("A reaches B", SOON, || reach_each_other(a, lab.server("h2", "eth1")).map(Some))?;
     lab.wait_in_sync()
 }
@@ -100,10 +100,7 @@ fn a_port_without_a_link_local_address_asks_silent_servers_all_the_same() -> Res
         "ip -6 route del multicast ff00::/8 dev eth1 table $table",
     ] {
         let table = Names::of(host.netns())?.filled("{table}");
-        command::run(
-            host.netns().command("sh").args(["-ec", &lines.replace("$ll", &before).replace("$table", &table)]),
-        )?
-        .ok()?;
+        host.netns().sh(&lines.replace("$ll", &before).replace("$table", &table))?;
         wait::until(lines, SOON, || {
             ensure!(link_local(host.netns(), "eth1")? == before);
             let routes = host.netns().ip(&format!("-6 route show table {table} dev eth1"))?;

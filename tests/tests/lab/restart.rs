@@ -2,7 +2,7 @@
 
 use crate::{a_and_b, do_not_reach_each_other, reach_each_other};
 use anyhow::{Result, ensure};
-use cps_peering_tests::{Lab, Store, command, monitor::Monitor, stream::Stream};
+use cps_peering_tests::{Lab, Store, monitor::Monitor, stream::Stream};
 use std::{thread, time::Duration};
 
 /// How long a stream is watched.
@@ -46,7 +46,7 @@ fn an_agent_that_starts_changes_nothing_in_a_kernel_that_is_right() -> Result<()
     lab.wait_for_agent("h1")?;
     // Who may send with which VNI is known to the program of the agent that put it there, so a new one puts its own in its place
     // on each device, with what it knows.
-    let counted = command::run(lab.host("h1").netns().command("sh").args(["-c", HANDED_OVER]))?.ok()?;
+    let counted = lab.host("h1").netns().sh(HANDED_OVER)?;
     let handed_over: u64 = counted.trim().parse()?;
     let report = lab.host("h1").report()?;
     ensure!(handed_over > 2 && report.counters.operations == handed_over, "{handed_over} {report:?}");

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use cps_peering_tests::{
-    Lab, Server, Topology, command,
+    Lab, Server, Topology,
     frames::{self, IPV4, IPV6, UDP, ethernet, ethertype, tagged, udp, vxlan},
     lab::{PATIENCE, UPLINK},
     wait,
@@ -190,5 +190,5 @@ fn taken_only_from_vteps(underlay: &str, rounds: &[bool]) -> Result<()> {
 }
 
 fn filter_of(lab: &Lab, device: &str) -> Result<String> {
-    command::run(lab.host("h1").netns().command("tc").args(["filter", "show", "dev", device, "ingress"]))?.ok()
+    lab.host("h1").netns().exec(&format!("tc filter show dev {device} ingress"))?.ok()
 }

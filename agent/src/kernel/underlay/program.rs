@@ -143,9 +143,9 @@ fn read_plain(code: &mut Code, header: i16, vxlan_port: u16, pass: Label, judge:
     code.swap16(1);
     code.if_less(1, least, closer);
     if header == IPV4_HEADER {
-        ipv4_source(code)
+        ipv4_source(code);
     } else {
-        ipv6_source(code)
+        ipv6_source(code);
     }
     code.goto(judge);
     code.here(closer);
