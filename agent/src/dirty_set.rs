@@ -77,13 +77,8 @@ impl DirtySet {
             config.vrfs.iter().map(|(vpc, vrf)| (vpc, vrf.vni))
         }
         let same_vpcs = vnis(old).eq(vnis(new));
-        // The first VXLAN device brings the filter of the underlay to every interface, and the last one takes it away.
-        let has_tunnels = |config: &SharedHostConfig| {
-            !config.sides.is_empty() || config.vrfs.values().any(|vrf| !vrf.remotes.is_empty())
-        };
-        let same_filter = has_tunnels(old) == has_tunnels(new);
-        // Which VPCs are there decides about the host's rules, and a new VRF may be in somebody's way.
-        if old.host != new.host || old.underlay != new.underlay || !same_vpcs || !same_filter {
+        // Which VPCs are there decides about the host's rules and the filter of the underlay, and a new VRF may be in somebody's way.
+        if old.host != new.host || old.underlay != new.underlay || !same_vpcs {
             return Self::Everything;
         }
         let mut parts =

@@ -63,7 +63,8 @@ fn is_had(survey: &Survey<'_>, device: &InterfaceName) -> bool {
 /// Through every device that is none of ours packets of the underlay may come, or be made to come.
 fn guards(survey: &Survey<'_>, phases: &mut Phases) {
     let observed = survey.observed;
-    let wanted = survey.desired.vxlans.keys().any(|device| is_had(survey, device));
+    // From the first VPC on, so that the first tunnel, and the last, cost no look at every interface.
+    let wanted = !survey.desired.vrfs.is_empty();
     for (name, link) in observed.links.iter().filter(|_| wanted) {
         let Some(kind) = guard(survey, name, link) else { continue };
         if observed.underlay.guarded.get(name).is_some_and(|there| there.is_none_or(|there| there == kind)) {
@@ -89,7 +90,8 @@ fn guards(survey: &Survey<'_>, phases: &mut Phases) {
         let has_more = !ingress.foreign.is_empty()
             || !ingress.filters.is_empty()
             || observed.foreign.egress_filters.contains_key(name);
-        if is_ours || ingress.is_foreign || has_more {
+        let has_own = is_ours && survey.desired.ingress.contains_key(name);
+        if has_own || ingress.is_foreign || has_more {
             phases.push(phase, Operation::RemoveGuard(*name));
         } else {
             phases.push(phase, Operation::RemoveIngress(*name));
@@ -99,8 +101,7 @@ fn guards(survey: &Survey<'_>, phases: &mut Phases) {
 
 /// Filters of others that look at packets before ours, and may take them.
 pub(super) fn conflicts(survey: &Survey<'_>) -> Vec<Conflict> {
-    let wanted = survey.desired.vxlans.keys().any(|device| is_had(survey, device));
-    if survey.desired.partial || !wanted {
+    if survey.desired.partial || survey.desired.vrfs.is_empty() {
         return Vec::new();
     }
     let links = survey.observed.links.iter().filter(|(name, link)| guard(survey, name, link).is_some());
