@@ -45,6 +45,13 @@ impl UnderlayParams {
         let least = 1280 + overhead(underlay);
         (self.underlay_mtu < least).then_some(least)
     }
+
+    /// The same where the path takes less than this host's end of the underlay. One that is too small for IPv6 is told by the host
+    /// at its other end.
+    fn limited_to(self, path_mtu: Option<u32>, underlay: IpAddr) -> Self {
+        let limit = path_mtu.map_or(u32::MAX, |mtu| mtu.max(1280 + overhead(underlay)));
+        Self { underlay_mtu: self.underlay_mtu.min(limit), ..self }
+    }
 }
 
 /// Outer IP, UDP and VXLAN headers, and the inner Ethernet header, in bytes.
@@ -56,8 +63,7 @@ fn overhead(underlay: IpAddr) -> u32 {
 pub fn compile(config: &ValidHostConfig, underlay_params: UnderlayParams, dirty: &DirtySet) -> Desired {
     let mut compiler = Compiler {
         config,
-        port: underlay_params.vxlan_port,
-        mtu: underlay_params.device_mtu(config.underlay),
+        underlay_params,
         desired: Desired { partial: *dirty != DirtySet::Everything, ..Desired::default() },
         runs: Vec::new(),
     };
@@ -94,8 +100,7 @@ pub fn compile(config: &ValidHostConfig, underlay_params: UnderlayParams, dirty:
 
 struct Compiler<'a> {
     config: &'a SharedHostConfig,
-    port: u16,
-    mtu: u32,
+    underlay_params: UnderlayParams,
     desired: Desired,
     runs: Vec<Run>,
 }
@@ -142,7 +147,8 @@ impl Compiler<'_> {
         }
         if !vrf.remotes.is_empty() {
             let device = DeviceName::vpc(vrf.vni);
-            self.vxlan(device, vrf.vni, DeviceName::vrf(vrf.vni), format!("cps-peering {vpc} between hosts"));
+            let mtu = self.mtu(vrf.path_mtu);
+            self.vxlan(device, vrf.vni, DeviceName::vrf(vrf.vni), mtu, format!("cps-peering {vpc} between hosts"));
             self.remotes(device, table, vrf.vni, &vrf.remotes, &Source::Vrf(Arc::clone(vrf)));
             self.desired.senders.insert(vrf.vni, vrf.remotes.keys().copied().collect());
             let policy = IngressPolicy::of_tunnel(vrf.remotes.values().flatten(), self.local_addresses([&**vrf]));
@@ -155,12 +161,13 @@ impl Compiler<'_> {
         let table = ownership::table(vrf.vni);
         let device = DeviceName::peer(vni);
         let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
-        self.vxlan(device, vni, DeviceName::vrf(vrf.vni), alias);
+        let mtu = self.mtu(side.path_mtu);
+        self.vxlan(device, vni, DeviceName::vrf(vrf.vni), mtu, alias);
         self.desired.senders.insert(vni, side.remotes.keys().copied().collect());
         let policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses([&**vrf]));
         self.desired.ingress.insert(device, policy);
         if let Some(limit) = side.limit {
-            let shaper = Shaper::new(limit.bytes_per_second(limit.share), self.mtu);
+            let shaper = Shaper::new(limit.bytes_per_second(limit.share), mtu);
             self.desired.shapers.insert(device, shaper);
         }
         for cidr in &side.peer_cidrs {
@@ -185,9 +192,15 @@ impl Compiler<'_> {
         }
     }
 
-    fn vxlan(&mut self, name: InterfaceName, vni: Vni, vrf: InterfaceName, alias: String) {
-        let tunnel = Tunnel { vni, port: self.port, local: self.config.underlay };
-        let device = VxlanDevice { tunnel, mac: mac(tunnel.local), mtu: self.mtu, vrf, alias };
+    /// The MTU of a device to hosts with this one at their ends.
+    fn mtu(&self, path_mtu: Option<u32>) -> u32 {
+        let underlay = self.config.underlay;
+        self.underlay_params.limited_to(path_mtu, underlay).device_mtu(underlay)
+    }
+
+    fn vxlan(&mut self, name: InterfaceName, vni: Vni, vrf: InterfaceName, mtu: u32, alias: String) {
+        let tunnel = Tunnel { vni, port: self.underlay_params.vxlan_port, local: self.config.underlay };
+        let device = VxlanDevice { tunnel, mac: mac(tunnel.local), mtu, vrf, alias };
         self.desired.vxlans.insert(name, device);
     }
 
@@ -207,7 +220,7 @@ impl Compiler<'_> {
     /// Where packets in some VRFs end on this host.
     fn local_addresses<'b>(&self, vrfs: impl IntoIterator<Item = &'b VrfConfig>) -> Arc<LocalAddresses> {
         let gateways = vrfs.into_iter().flat_map(|vrf| vrf.ports.values()).flat_map(|port| &port.gateways);
-        Arc::new(LocalAddresses::new(gateways, self.config.underlay, self.port))
+        Arc::new(LocalAddresses::new(gateways, self.config.underlay, self.underlay_params.vxlan_port))
     }
 
     fn route(&mut self, key: RouteKey, to: RouteTo) {

@@ -87,7 +87,7 @@ impl World {
             let gateways = vec![net(&format!("10.{vpc}.0.1/24")), net(&format!("fd00:{vpc}::1/64"))];
             let port = PortConfig { gateways, prefixes: Self::prefixes(vpc, 0) };
             let ports = Ports::from_iter([(format!("port{vpc}").parse().unwrap(), port)]);
-            let vrf = VrfConfig { vni: vni(u32::from(vpc) + 10), ports, remotes: self.remotes(vpc) };
+            let vrf = VrfConfig { vni: vni(u32::from(vpc) + 10), ports, remotes: self.remotes(vpc), path_mtu: None };
             (format!("vpc-{vpc}").parse().unwrap(), vrf)
         });
         let sides = (0..VPCS).flat_map(|a| (0..VPCS).map(move |b| (a, b))).filter(|(a, b)| {
@@ -102,6 +102,7 @@ impl World {
                 peer_vni: side_vni(b, a),
                 peer_cidrs: vec![net(&format!("10.{b}.0.0/16")), net(&format!("fd00:{b}::/48"))],
                 remotes: self.remotes(b),
+                path_mtu: None,
                 limit: self.limit(a, b),
             };
             (side_vni(a, b), side)

@@ -29,6 +29,9 @@ pub struct HostReport {
     pub counters: Counters,
     /// The last time the kernel was read and compared; none before the first configuration.
     pub last_pass: Option<Pass>,
+    /// The MTU of the underlay at this host's end, in bytes; none before the kernel was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay_mtu: Option<u32>,
     /// What is behind the rest, sorted by scope: what problems name, and the revision that it had before them. `Scope::Host`
     /// stands for everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -193,6 +196,7 @@ mod tests {
             problems: vec![],
             counters: Counters::default(),
             last_pass: None,
+            underlay_mtu: None,
             behind: vec![],
             vrfs: BTreeMap::new(),
             sides: BTreeMap::new(),

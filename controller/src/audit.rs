@@ -284,6 +284,7 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::Activate(_) => "Activate",
         Command::Drained(_) => "Drained",
         Command::Forget(_) => "Forget",
+        Command::LearnMtu(..) => "LearnMtu",
         Command::ConfirmClock => "ConfirmClock",
         Command::Tick => "Tick",
         Command::RecordSignature => "RecordSignature",
@@ -326,7 +327,7 @@ pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<Str
         (Command::DeleteVpc(which), _) => vpc(&which.id),
         (Command::CreateVpc(create), _) => create.region.to_string(),
         (Command::Account(change), _) => change.id.to_string(),
-        (Command::Host(host::Change { id, .. }) | Command::Forget(id), _) => id.to_string(),
+        (Command::Host(host::Change { id, .. }) | Command::Forget(id) | Command::LearnMtu(id, _), _) => id.to_string(),
         (Command::ConfirmClock, _) => "clock".to_owned(),
         (Command::Apply(_) | Command::Tick | Command::RecordSignature, _) => return None,
     })

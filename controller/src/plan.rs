@@ -44,7 +44,10 @@ pub fn plan(state: &State, host: &Host, alike: &mut Sides) -> SharedHostConfig {
         // They came in the order of their names.
         let ports = Ports::from_sorted_store_unchecked(ports);
         let Some(vpc) = state.vpcs().get(vpc) else { continue };
-        let vrf = VrfConfig { vni: vpc.vni, ports, remotes: remotes(state, &vpc.id, &host.id) };
+        let remotes = remotes(state, &vpc.id, &host.id);
+        let path_mtu =
+            host.underlay_mtu.and_then(|own| path_mtu(state, &vpc.id, &host.id).filter(|least| *least < own));
+        let vrf = VrfConfig { vni: vpc.vni, ports, remotes, path_mtu };
         config.vrfs.insert(vpc.id.clone(), Arc::new(vrf));
         for peering in state.peerings_of(&vpc.id) {
             config.sides.extend(sides(state, host, peering, |own| *own == vpc.id, alike));
@@ -87,6 +90,8 @@ fn sides(
                 peer_vni,
                 peer_cidrs: peer.cidrs.clone(),
                 remotes: remotes(state, &peer.vpc, &host.id),
+                path_mtu: path_mtu(state, &peer.vpc, &host.id)
+                    .filter(|least| mtus(state, &own.vpc).any(|(_, mtu)| *least < mtu)),
                 limit: limit(state, peering, own),
             })
         };
@@ -135,6 +140,17 @@ fn remotes(state: &State, vpc: &VpcId, here: &HostId) -> Remotes {
     let mut sorted: Vec<_> = remotes.into_iter().collect();
     sorted.shrink_to_fit();
     Remotes::from_sorted_store_unchecked(sorted)
+}
+
+/// The hosts with ports of a VPC, and the MTU of the underlay at their ends, as far as it is known.
+fn mtus<'a>(state: &'a State, vpc: &VpcId) -> impl Iterator<Item = (&'a HostId, u32)> {
+    let hosts = state.hosts_of(vpc).into_iter().filter_map(|id| state.hosts().get(&id));
+    hosts.filter_map(|host| Some((&host.id, host.underlay_mtu?)))
+}
+
+/// The least MTU of the underlay on the way to a VPC's ports on other hosts, as far as it is known.
+fn path_mtu(state: &State, vpc: &VpcId, here: &HostId) -> Option<u32> {
+    mtus(state, vpc).filter(|(host, _)| *host != here).map(|(_, mtu)| mtu).min()
 }
 
 /// The hosts whose plan may depend on a VPC: those with a port of it or of one of its peers.

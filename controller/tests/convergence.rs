@@ -76,6 +76,7 @@ fn report(host: &Host) -> HostReport {
         problems: host.problems.clone(),
         counters: Counters::default(),
         last_pass: None,
+        underlay_mtu: None,
         behind: vec![],
         vrfs: std::collections::BTreeMap::new(),
         sides: std::collections::BTreeMap::new(),

@@ -93,6 +93,7 @@ impl Cloud {
             problems: vec![],
             counters: Counters::default(),
             last_pass: None,
+            underlay_mtu: None,
             behind: vec![],
             vrfs: BTreeMap::new(),
             sides: BTreeMap::new(),

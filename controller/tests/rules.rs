@@ -149,6 +149,32 @@ fn both_sides_are_planned_wherever_their_vpcs_have_ports() {
     assert!(h3.sides.is_empty());
 }
 
+#[test]
+fn a_path_takes_no_more_than_the_end_that_takes_less() {
+    let mut model = built();
+    let id = model.peer("a", "b").unwrap();
+    let peering = &model.state.peerings()[&id];
+    let (a, b) = (peering.initiator.vni.unwrap(), peering.receiver.vni.unwrap());
+    let learn = |host: &str, mtu| Command::LearnMtu(host.parse().unwrap(), mtu);
+    let told = |model: &Model| {
+        let plans = model.plans();
+        let sides = [("h1", a), ("h1", b), ("h2", b)].map(|(host, side)| plans[host].sides[&side].path_mtu);
+        let vpcs = ["h1", "h2"].map(|host| plans[host].vrfs[&"b".parse::<VpcId>().unwrap()].path_mtu);
+        (sides, vpcs)
+    };
+    // Where all are alike, or not known, nothing is said.
+    model.run(&learn("h1", 9000)).unwrap();
+    assert_eq!(told(&model), ([None; 3], [None; 2]));
+    model.run(&learn("h2", 9000)).unwrap();
+    assert_eq!(told(&model), ([None; 3], [None; 2]));
+    // A has its port on h1, B on both.
+    model.run(&learn("h2", 1500)).unwrap();
+    assert_eq!(told(&model), ([Some(1500), None, None], [Some(1500), None]));
+    let (before, again) = (model.state.clone(), learn("h2", 1500));
+    model.run(&again).unwrap();
+    assert_eq!(model.state, before);
+}
+
 /// L5.
 #[test]
 fn a_draining_peering_is_planned_nowhere_and_counts_for_overlap() {

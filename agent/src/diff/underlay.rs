@@ -50,7 +50,12 @@ fn senders(survey: &Survey<'_>, phases: &mut Phases) {
             phases.push(Phase::Stop, Operation::SetSenders(*vni, BTreeSet::new()));
         }
     }
-    let stale = have.keys().filter(|vni| !desired.contains_key(*vni)).copied();
+    // Nor may packets come in by what somebody else has put in the place of ours.
+    let is_taken = |vni: Vni| {
+        let devices = [DeviceName::peer(vni), DeviceName::vpc(vni)];
+        devices.iter().any(|device| survey.observed.links.contains_key(device) && !survey.observed.owns(device))
+    };
+    let stale = have.keys().filter(|vni| !desired.contains_key(*vni) && !is_taken(**vni)).copied();
     let stale: BTreeSet<Vni> = stale.chain(leaving).collect();
     phases.extend(Phase::Afterwards, stale.into_iter().map(Operation::RemoveSenders));
 }

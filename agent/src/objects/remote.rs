@@ -119,6 +119,7 @@ mod tests {
             vni: 10.try_into().unwrap(),
             ports: Ports::default(),
             remotes: Remotes::from_iter([(vtep, prefixes)]),
+            path_mtu: None,
         };
         Run { table, nexthop, source: Source::Vrf(Arc::new(vrf)), vtep }
     }

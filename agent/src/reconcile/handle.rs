@@ -129,6 +129,7 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         problems: Vec::new(),
         counters: Counters::default(),
         last_pass: None,
+        underlay_mtu: None,
         behind: Vec::new(),
         vrfs: BTreeMap::new(),
         sides: BTreeMap::new(),

@@ -37,6 +37,7 @@ impl<K: Kernel> Reconciler<K> {
                 report.applied = Some(config.revision);
             }
             report.problems = problems;
+            report.underlay_mtu = self.underlay_params.map(|params| params.underlay_mtu);
             report.counters = self.counters;
             report.last_pass = Some(Pass {
                 ended_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| whole(since.as_millis())),

@@ -61,6 +61,9 @@ pub struct VrfConfig {
     /// The VPC's prefixes on other hosts, by the VTEP address of that host.
     #[serde(default, serialize_with = "listed::serialize", deserialize_with = "prefixes::by_vtep")]
     pub remotes: Remotes,
+    /// The least MTU of the underlay at those hosts' ends in bytes, where it is less than at this host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u32>,
 }
 
 /// An interface of the host that belongs to one VPC.
@@ -94,6 +97,9 @@ pub struct SideConfig {
     /// The peer's prefixes on other hosts, by the VTEP address of that host.
     #[serde(default, serialize_with = "listed::serialize", deserialize_with = "prefixes::by_vtep")]
     pub remotes: Remotes,
+    /// The least MTU of the underlay at those hosts' ends in bytes, where it is less than at some host of this side's VPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u32>,
     /// How much this host may send to the peer; without it there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,

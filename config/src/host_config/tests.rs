@@ -166,6 +166,7 @@ fn configs() -> impl Strategy<Value = HostConfig> {
         vni: vni(number),
         ports: Ports::default(),
         remotes: Remotes::default(),
+        path_mtu: None,
     });
     let vpcs = (0u8..4).prop_map(|n| format!("vpc-{n}").parse::<VpcId>().unwrap());
     (

@@ -160,18 +160,23 @@ fn age(seconds: &Value) -> String {
 
 async fn list(session: &Session) -> Result<(), CliError> {
     let result = session.call(Call::get(admin(&["hosts"]))).await?;
-    let heading = ["HOST", "REGION", "UNDERLAY", "STATE", "IN SYNC", "DESIRED", "APPLIED", "HEARD", "TROUBLE"];
+    let heading = ["HOST", "REGION", "UNDERLAY", "MTU", "STATE", "IN SYNC", "DESIRED", "APPLIED", "HEARD", "TROUBLE"];
+    let most = elements(&result["hosts"]).iter().filter_map(|host| host["underlayMtu"].as_u64()).max();
     let row = |host: &Value| {
         let of = |field: &str| cell(&host[field]);
         let problems = elements(&host["problems"]).iter();
         let problems = problems.map(|it| format!("{}: {}", cell(&it["object"]), cell(&it["reason"])));
         let error = host["lastError"].as_str().map(|_| of("lastError"));
-        let trouble: Vec<String> = error.into_iter().chain(problems).collect();
+        let own = host["underlayMtu"].as_u64();
+        let less = own.zip(most).filter(|(own, most)| own < most).map(|(own, most)| {
+            format!("underlay MTU {own}, {most} on other hosts: packets to and from here are limited to {own} less encapsulation")
+        });
+        let trouble: Vec<String> = error.into_iter().chain(problems).chain(less).collect();
         let trouble = if trouble.is_empty() { "-".to_owned() } else { trouble.join("; ") };
         let heard = age(&host["reportAgeSeconds"]);
-        let [name, region, underlay, sync, desired, applied] =
-            ["host", "regionId", "underlay", "inSync", "desired", "applied"].map(of);
-        vec![name, region, underlay, state(host), sync, desired, applied, heard, trouble]
+        let [name, region, underlay, mtu, sync, desired, applied] =
+            ["host", "regionId", "underlay", "underlayMtu", "inSync", "desired", "applied"].map(of);
+        vec![name, region, underlay, mtu, state(host), sync, desired, applied, heard, trouble]
     };
     let rows: Vec<Vec<String>> = elements(&result["hosts"]).iter().map(row).collect();
     session.print(&result, || table(&heading, &rows));

@@ -571,6 +571,8 @@ pub struct HostView {
     pub dead: bool,
     /// Whether its agent has answered, not too long ago and whenever it was asked since.
     pub answers: bool,
+    /// The MTU of the underlay at its end in bytes, as its agent last said.
+    pub underlay_mtu: Option<u32>,
     /// The revision that it must have.
     #[schema(value_type = Object)]
     pub desired: Revision,
@@ -608,6 +610,7 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
         paused: host.paused,
         dead: host.dead,
         answers: agents.is_current(&host.id),
+        underlay_mtu: host.underlay_mtu,
         desired: state.revision_of(host),
         applied: report.and_then(|report| report.applied),
         in_sync: agents.in_sync(host),

@@ -115,10 +115,21 @@ impl Transaction<'_> {
         hosts
     }
 
+    /// Whether a host has only told an MTU, and it is that of all others.
+    fn has_the_usual_mtu(&self, id: &HostId) -> bool {
+        let (Some(before), Some(after)) = (self.before().hosts().get(id), self.state.hosts().get(id)) else {
+            return false;
+        };
+        let same = Host { underlay_mtu: after.underlay_mtu, ..before.clone() } == *after;
+        let usual = |host: &Host| host.underlay_mtu.is_none() || host.underlay_mtu == after.underlay_mtu;
+        same && usual(before) && self.state.hosts().values().all(usual)
+    }
+
     fn reached(&self, state: &State, changed: &impl Fn(&PeeringId) -> bool) -> BTreeSet<HostId> {
         let mut hosts = BTreeSet::new();
         for change in self.changes() {
             match change {
+                Change::Host(id, _) if self.has_the_usual_mtu(id) => {}
                 Change::Host(id, _) => hosts.extend(reach_of_host(state, id)),
                 Change::Vpc(id, _) => hosts.extend(reach(state, id)),
                 Change::Port(key, _) => {

@@ -533,7 +533,8 @@ impl Engine {
                     if record.dead && (before.report.is_none() || before.error.is_some()) {
                         tracing::warn!(%host, "a host that was removed as dead answers again; it is told to clean its kernel");
                     }
-                    let awaited = record.retiring || published.state.unsettled_on(host).next().is_some();
+                    let told_mtu = report.underlay_mtu.is_some_and(|mtu| record.underlay_mtu != Some(mtu));
+                    let awaited = told_mtu || record.retiring || published.state.unsettled_on(host).next().is_some();
                     let reported_boot_ms = Some(boot_ms);
                     (
                         Contact { report: Some(report), reported_ms: Some(now_ms), reported_boot_ms, error: None },

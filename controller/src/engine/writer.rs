@@ -492,8 +492,12 @@ impl Writer {
                     commands.push(command);
                 }
             }
-            let retired = heard.iter().filter_map(|id| self.working.hosts().get(id));
-            let retired = retired.filter(|host| host.retiring && agents.is_in_sync(host));
+            let known = heard.iter().filter_map(|id| self.working.hosts().get(id));
+            commands.extend(known.clone().filter_map(|host| {
+                let mtu = contacts.get(&host.id)?.report.as_ref()?.underlay_mtu?;
+                (host.underlay_mtu != Some(mtu)).then(|| Command::LearnMtu(host.id.clone(), mtu))
+            }));
+            let retired = known.filter(|host| host.retiring && agents.is_in_sync(host));
             commands.extend(retired.map(|host| Command::Forget(host.id.clone())));
         }
         for command in commands {

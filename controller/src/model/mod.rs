@@ -257,6 +257,8 @@ pub enum Command {
     Drained(PeeringId),
     /// A retiring host has nothing left.
     Forget(HostId),
+    /// An agent says what MTU the underlay has at its end, in bytes.
+    LearnMtu(HostId, u32),
     /// The machine's clock is right, however much it has leapt.
     ConfirmClock,
     /// Do what is due, and nothing else.
@@ -277,6 +279,7 @@ impl Command {
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
+            | Command::LearnMtu(..)
             // It ends what holds deletions back.
             | Command::ConfirmClock
             | Command::Tick => true,
@@ -315,6 +318,7 @@ impl Command {
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
+            | Command::LearnMtu(..)
             | Command::ConfirmClock
             | Command::Tick
             | Command::RecordSignature => Ok(()),
@@ -585,6 +589,12 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
         Command::Forget(id) => {
             if tx.state.hosts().get(id).is_some_and(|host| host.retiring) {
                 tx.change(Change::Host(id.clone(), None));
+            }
+            Ok(Outcome::Done)
+        }
+        Command::LearnMtu(id, mtu) => {
+            if let Some(host) = tx.state.hosts().get(id).filter(|host| host.underlay_mtu != Some(*mtu)).cloned() {
+                tx.change(Change::Host(id.clone(), Some(record::Host { underlay_mtu: Some(*mtu), ..host })));
             }
             Ok(Outcome::Done)
         }

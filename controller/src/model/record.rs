@@ -86,6 +86,9 @@ pub struct Host {
     /// Who manages it.
     #[serde(default, skip_serializing_if = "Manager::is_unknown")]
     pub managed_by: Manager,
+    /// The MTU of the underlay at its end in bytes, as its agent last said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay_mtu: Option<u32>,
 }
 
 impl Host {

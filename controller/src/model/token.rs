@@ -170,6 +170,7 @@ impl<'a> Words<'a> {
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
+            | Command::LearnMtu(..)
             | Command::ConfirmClock
             | Command::Tick
             | Command::RecordSignature => return None,

@@ -318,6 +318,9 @@ fn filters(netns: &Netns) -> Result<Vec<String>> {
     filters.collect()
 }
 
+/// A prefix of B on the other host, where there is one.
+const TO_THE_PEER: &str = "10.2.1.0/24";
+
 /// What the numbers and names of h1's objects are.
 pub(crate) struct Names(Vec<(&'static str, String)>);
 
@@ -326,15 +329,18 @@ impl Names {
         let master = |interface: &str| text(&listing(netns, &format!("link show {interface}"))?[0], "master");
         let (vrf, other_vrf) = (master("eth1")?, master("eth2")?);
         let table = text(&listing(netns, &format!("-d link show {vrf}"))?[0]["linkinfo"]["info_data"], "table")?;
+        // A may have other peers, too.
+        let routes = listing(netns, &format!("route show {TO_THE_PEER} table {table}"))?;
         let nexthops = listing(netns, "nexthop show proto 67")?;
         let nexthop = nexthops
             .iter()
             .find(|nexthop| {
                 let device = nexthop["dev"].as_str().unwrap_or_default();
                 // `ip link show` of a device that is named looks at no master.
-                device.starts_with("cpspeer") && master(device).is_ok_and(|master| master == vrf)
+                let is_ours = device.starts_with("cpspeer") && master(device).is_ok_and(|master| master == vrf);
+                is_ours && routes.first().is_none_or(|route| route["nhid"] == nexthop["id"])
             })
-            .with_context(|| format!("no next hop of {vrf}: {nexthops:?}"))?;
+            .with_context(|| format!("no next hop of {vrf}: {nexthops:?} {routes:?}"))?;
         let (peer, gateway) = (text(nexthop, "dev")?, text(nexthop, "gateway")?);
         let entries = netns.exec(&format!("bridge fdb show dev {peer}"))?.ok()?;
         let entry: Vec<&str> = entries

@@ -2,7 +2,7 @@
 
 use crate::{NORTH, a_and_b, reach_each_other, two_hosts};
 use anyhow::{Context, Result, anyhow, ensure};
-use cps_peering_tests::{Lab, Server};
+use cps_peering_tests::{Lab, Server, lab::PATIENCE, wait};
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
@@ -53,7 +53,7 @@ fn tcp_runs_at_full_size_without_fragments_on_the_underlay() -> Result<()> {
 }
 
 #[test]
-fn a_larger_underlay_lets_full_ethernet_frames_pass() -> Result<()> {
+fn a_larger_underlay_lets_longer_frames_pass_where_both_ends_have_it() -> Result<()> {
     let topology = two_hosts()
         .vpc("vpc-a", NORTH, &["10.1.0.0/16", "fd00:1::/48"])
         .vpc("vpc-b", NORTH, &["10.2.0.0/16", "fd00:2::/48"])
@@ -66,7 +66,34 @@ fn a_larger_underlay_lets_full_ethernet_frames_pass() -> Result<()> {
     let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
     ensure!(a.ping_with(b.ipv4()?, &["-M", "do", "-s", "1472"])?.answered);
     ensure!(a.ping_with(b.ipv6()?, &["-M", "do", "-s", "1452"])?.answered);
-    Ok(())
+    for (server, host) in [(a, "h1"), (b, "h2")] {
+        lab.host(host).netns().ip("link set eth1 mtu 9000")?;
+        server.netns().ip("link set eth0 mtu 9000")?;
+    }
+    // At the other end less fits. Whoever sends more is told so, instead of sending into the void.
+    ensure!(a.ping_with(b.ipv4()?, &["-M", "do", "-s", "8000"])?.answered);
+    lab.host("h2").netns().ip("link set uplink mtu 1500")?;
+    wait::until("the path's MTU is told", PATIENCE, || {
+        for (address, size) in [(b.ipv4()?, "1423"), (b.ipv6()?, "1403")] {
+            let ping = a.ping_with(address, &["-M", "do", "-s", size])?;
+            ensure!(!ping.answered && ping.output.contains("1450"), "{}", ping.output);
+        }
+        Ok(Some(()))
+    })?;
+    ensure!(a.ping_with(b.ipv4()?, &["-M", "do", "-s", "1422"])?.answered);
+    for address in [b.ipv4()?, b.ipv6()?] {
+        tcp(a, b, address, BYTES / 20)?;
+    }
+    lab.wait_in_sync()?;
+    let hosts = lab.controller().cli(&["host", "list"])?.ok()?;
+    ensure!(hosts.contains("underlay MTU 1500, 9000 on other hosts"), "{hosts}");
+    // And what fits is told when it fits again.
+    lab.host("h2").netns().ip("link set uplink mtu 9000")?;
+    wait::until("long packets pass", PATIENCE, || {
+        // What the server has learned is its own.
+        a.netns().ip("route flush cache")?;
+        Ok(a.ping_with(b.ipv4()?, &["-M", "do", "-s", "8000"])?.answered.then_some(()))
+    })
 }
 
 /// Sends so many bytes over TCP to an address of `to`; all of it must arrive.

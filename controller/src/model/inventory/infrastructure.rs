@@ -100,6 +100,7 @@ impl Applier<'_, '_, '_> {
                 paused: old.as_ref().is_some_and(|old| old.paused && !old.retiring),
                 dead: false,
                 managed_by: self.manager(old.as_ref().map(|old| &old.managed_by)),
+                underlay_mtu: old.as_ref().and_then(|old| old.underlay_mtu),
             };
             let id = host.id.clone();
             let moved = old.as_ref().is_some_and(|old| old.underlay != new.underlay);

@@ -118,6 +118,7 @@ pub(crate) fn bare() -> HostConfig {
         vni: VPC_VNI.try_into().expect("a legal VNI"),
         ports: Ports::from_iter([("port0".parse().expect("a legal name"), port)]),
         remotes: Remotes::default(),
+        path_mtu: None,
     };
     HostConfig {
         revision: Revision { epoch: 1, number: 1 },
@@ -141,6 +142,7 @@ pub(crate) fn side(number: u32, cidrs: Vec<IpNet>, prefixes: Vec<IpNet>) -> Side
         peer_vni: (FIRST_SIDE + number + 100_000).try_into().expect("a legal VNI"),
         peer_cidrs: cidrs,
         remotes: Remotes::from_iter([(IpAddr::V4(REMOTE), prefixes)]),
+        path_mtu: None,
         limit: None,
     }
 }
@@ -172,7 +174,7 @@ pub(crate) fn spread_peerings(peerings: u32, per_vpc: u32, routes: u32) -> HostC
     let mut config = bare();
     for vpc in 0..peerings.div_ceil(per_vpc) {
         let vni = (FIRST_SPREAD_VNI + vpc).try_into().expect("a legal VNI");
-        let vrf = VrfConfig { vni, ports: Ports::default(), remotes: Remotes::default() };
+        let vrf = VrfConfig { vni, ports: Ports::default(), remotes: Remotes::default(), path_mtu: None };
         config.vrfs.insert(vpc_id(vpc), vrf);
     }
     let sides = (0..peerings).map(|number| (side_vni(number), spread_side(number, per_vpc, routes)));

@@ -104,6 +104,7 @@ impl Agent {
             problems: Vec::new(),
             counters: Counters { passes: 1, operations: 0, failures: 0, drift_repaired: 0, events_lost: 0 },
             last_pass: None,
+            underlay_mtu: None,
             behind: Vec::new(),
             vrfs: BTreeMap::new(),
             sides: BTreeMap::new(),
