@@ -1,6 +1,7 @@
 //! The agent's HTTP interface, see [`cps_peering_config::agent_api`].
 
 use crate::{
+    cluster::{Membership, MembershipError, MembershipFile},
     ledger::{Ledger, LedgerError, Record},
     metrics::Metrics,
     reconcile::{Handle, RequestError},
@@ -10,17 +11,19 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Request, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, put},
+    routing::{delete, get, put},
 };
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, InvalidHostConfig, Revision, ValidHostConfig,
     agent_api::{
-        CONFIG_PATH, CRL_PATH, DIAGNOSIS_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH,
-        STATUS_PATH, TRAFFIC_PATH,
+        CLUSTER_HEADER, CLUSTER_PATH, CONFIG_PATH, CRL_PATH, DIAGNOSIS_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH,
+        PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRAFFIC_PATH,
     },
+    cluster::ClusterId,
+    format::{self, Decoded, FormatError},
     id::HostId,
     tls::{self as names, CONTROLLER, MONITORING, OPERATOR},
     traffic::{Grants, TrafficReport},
@@ -30,7 +33,7 @@ use cps_peering_http::{
     tls::{Identity, MAX_CRL, Peer, TlsError, refuse_revoked},
     within,
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
@@ -47,6 +50,7 @@ struct Api {
     /// The accepted configuration. Held while the next one is checked and stored, so that pushes take turns.
     accepted: Arc<Mutex<Option<Arc<ValidHostConfig>>>>,
     ledger: Ledger,
+    membership: MembershipFile,
     /// Held while grants are taken and stored, so that they take turns.
     shares: Arc<Mutex<SharesFile>>,
     reconciler: Handle,
@@ -59,13 +63,20 @@ struct Api {
 #[derive(Debug, Error)]
 enum Refused {
     #[error("not a configuration: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(#[from] FormatError),
     #[error("illegal configuration: {0}")]
     Invalid(#[from] InvalidHostConfig),
     #[error("this configuration is meant for host {meant}, and this is {here}")]
     OtherHost { meant: String, here: String },
     #[error("this configuration is meant for host {meant}, and this agent's certificate is for {names:?}")]
     OtherCertificate { meant: String, names: Vec<String> },
+    #[error(
+        "this host belongs to cluster {ours}, and this is cluster {theirs}: if the host is to change over, run `cps-peering-agent join \
+         {theirs}` on it; otherwise stop the controller of {theirs}"
+    )]
+    OtherCluster { ours: ClusterId, theirs: ClusterId },
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
     #[error("revision {pushed} is older than {have}, which this host has")]
     Older { pushed: Revision, have: Revision },
     #[error("revision {0} was pushed before with other content")]
@@ -94,11 +105,14 @@ impl Refused {
             | Refused::Backwards { .. } => StatusCode::BAD_REQUEST,
             Refused::Older { .. }
             | Refused::OtherContent(_)
+            | Refused::OtherCluster { .. }
             | Refused::OtherBase { .. }
             | Refused::Asked(RequestError::Older { .. }) => StatusCode::CONFLICT,
-            Refused::Ledger(_) | Refused::Interrupted(_) | Refused::Asked(_) | Refused::Shares(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Refused::Membership(_)
+            | Refused::Ledger(_)
+            | Refused::Interrupted(_)
+            | Refused::Asked(_)
+            | Refused::Shares(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -113,6 +127,7 @@ pub fn router(
     let metrics = Metrics::new(reconciler.clone(), None);
     routes(Api {
         accepted: Arc::new(Mutex::new(accepted)),
+        membership: MembershipFile::beside(ledger.path()),
         ledger,
         shares: Arc::new(Mutex::new(shares)),
         reconciler,
@@ -165,6 +180,7 @@ pub fn routers(
     let open = open_routes(&metrics);
     let routes = routes(Api {
         accepted: Arc::new(Mutex::new(accepted)),
+        membership: MembershipFile::beside(ledger.path()),
         ledger,
         shares: Arc::new(Mutex::new(shares)),
         reconciler,
@@ -182,7 +198,9 @@ fn routes(api: Api) -> Router {
         .route(SHARES_PATH, put(put_shares))
         .route(TRAFFIC_PATH, get(traffic))
         .route(STATUS_PATH, get(status))
+        .route(CLUSTER_PATH, delete(let_go))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(api.membership.clone(), say_whose))
         .with_state(api)
         .merge(open)
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
@@ -204,13 +222,44 @@ async fn status(State(api): State<Api>) -> Json<HostReport> {
     }
 }
 
+/// Says in every answer whose this host is.
+async fn say_whose(State(membership): State<MembershipFile>, request: Request, next: Next) -> Response {
+    let mut answer = next.run(request).await;
+    // A file that cannot be read is told of where it matters.
+    let cluster = membership.load().ok().and_then(|membership| membership.cluster);
+    if let Some(cluster) = cluster.and_then(|cluster| cluster.to_string().parse().ok()) {
+        answer.headers_mut().insert(CLUSTER_HEADER, cluster);
+    }
+    answer
+}
+
+/// Which cluster the controller says that it is of. One that nobody can read is nobody's.
+fn cluster_of(headers: &HeaderMap) -> Option<ClusterId> {
+    headers.get(CLUSTER_HEADER)?.to_str().ok()?.parse().ok()
+}
+
+async fn let_go(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let _accepted = api.accepted.lock().await;
+    let done = api
+        .admits(cluster_of(&headers))
+        .and_then(|membership| Ok(api.membership.store(&Membership { cluster: None, ..membership })?));
+    match done {
+        Ok(()) => {
+            tracing::info!("this host belongs to no cluster any more");
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(refused) => api.refuse(&refused),
+    }
+}
+
 async fn traffic(State(api): State<Api>) -> Result<Json<TrafficReport>, Response> {
     let report = api.reconciler.traffic(ASKED_ANSWER_WITHIN).await;
     report.map(Json).map_err(|error| api.refuse(&error.into()))
 }
 
-async fn put_shares(State(api): State<Api>, body: Bytes) -> Result<Json<TrafficReport>, Response> {
+async fn put_shares(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Json<TrafficReport>, Response> {
     // A task of its own: a client that goes away must not leave what is stored and what is done apart.
+    api.admits(cluster_of(&headers)).map_err(|refused| api.refuse(&refused))?;
     let own = api.clone();
     let granted = tokio::spawn(async move { own.grant(&body).await }).await;
     granted.unwrap_or_else(|error| Err(error.into())).map(Json).map_err(|refused| api.refuse(&refused))
@@ -283,17 +332,17 @@ struct Push {
     record: Record<Bytes>,
 }
 
-async fn put_config(State(api): State<Api>, body: Bytes) -> Response {
-    api.push(move |_| {
-        let config: HostConfig = serde_json::from_slice(&body)?;
+async fn put_config(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Response {
+    api.push(cluster_of(&headers), move |_| {
+        let config: HostConfig = decoded(&body)?;
         Ok(Push { config: config.try_into()?, record: Record::Config(body) })
     })
     .await
 }
 
-async fn patch_config(State(api): State<Api>, body: Bytes) -> Response {
-    api.push(move |have| {
-        let patch: HostPatch = serde_json::from_slice(&body)?;
+async fn patch_config(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Response {
+    api.push(cluster_of(&headers), move |have| {
+        let patch: HostPatch = decoded(&body)?;
         let (base, revision) = (patch.base, patch.revision);
         if revision <= base {
             return Err(Refused::Backwards { base, revision });
@@ -311,15 +360,26 @@ async fn patch_config(State(api): State<Api>, body: Bytes) -> Response {
     .await
 }
 
+/// Reads what the controller sends. What a newer one says and this agent does not know is passed over: what must not be comes
+/// under another format.
+fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, FormatError> {
+    let Decoded { value, unknown } = format::decode(body)?;
+    if let Some(field) = unknown {
+        tracing::warn!(field, "the controller is of a newer release, and says something that this agent passes over");
+    }
+    Ok(value)
+}
+
 impl Api {
     /// Accepts a configuration, and answers when the kernel has it or the time for an answer is over.
     async fn push(
         self,
+        cluster: Option<ClusterId>,
         read: impl FnOnce(Option<&ValidHostConfig>) -> Result<Push, Refused> + Send + 'static,
     ) -> Response {
         // A task of its own: a client that goes away must not leave what is stored and what is done apart.
         let api = self.clone();
-        let accepted = tokio::spawn(async move { api.accept(read).await }).await;
+        let accepted = tokio::spawn(async move { api.accept(cluster, read).await }).await;
         let accepted = accepted.unwrap_or_else(|error| Err(error.into()));
         self.metrics.pushed(accepted.is_ok());
         match accepted {
@@ -337,20 +397,32 @@ impl Api {
     /// Sets shares, and tells what the kernel has when that would survive a reboot: what was taken from this host may go to
     /// another then.
     async fn grant(&self, body: &[u8]) -> Result<TrafficReport, Refused> {
-        let grants: Grants = serde_json::from_slice(body)?;
+        let grants: Grants = decoded(body)?;
         let mut file = Arc::clone(&self.shares).lock_owned().await;
         let granted = self.reconciler.grant(grants, ASKED_ANSWER_WITHIN).await?;
         spawn_blocking(move || file.store(&granted.shares)).await??;
         Ok(granted.report)
     }
 
+    /// Whose this host is, where a controller of this cluster may configure it.
+    fn admits(&self, asks: Option<ClusterId>) -> Result<Membership, Refused> {
+        let membership = self.membership.load()?;
+        match (membership.admits(asks), membership.cluster, asks) {
+            (false, Some(ours), Some(theirs)) => Err(Refused::OtherCluster { ours, theirs }),
+            _ => Ok(membership),
+        }
+    }
+
     async fn accept(
         &self,
+        cluster: Option<ClusterId>,
         read: impl FnOnce(Option<&ValidHostConfig>) -> Result<Push, Refused> + Send,
     ) -> Result<Revision, Refused> {
         let mut accepted = self.accepted.lock().await;
-        // What was accepted under another certificate is nothing to go on from.
+        let membership = self.admits(cluster)?;
+        // What was accepted under another certificate, or from another cluster, is nothing to go on from.
         let have = accepted.as_deref().filter(|have| is_meant(self.identity.as_ref(), &have.host));
+        let have = have.filter(|_| !membership.is_new_to(cluster));
         let Push { config, record } = read(have)?;
         if !is_meant(self.identity.as_ref(), &config.host) {
             let names = self.identity.as_ref().map(|identity| identity.facts().names).unwrap_or_default();
@@ -364,8 +436,12 @@ impl Api {
             if revision < have.revision {
                 return Err(Refused::Older { pushed: revision, have: have.revision });
             }
-            if revision == have.revision {
-                return if *have == config { Ok(revision) } else { Err(Refused::OtherContent(revision)) };
+            if revision == have.revision && *have != config {
+                return Err(Refused::OtherContent(revision));
+            }
+            // Nothing is to be done, unless it is not known yet whose the host is.
+            if revision == have.revision && membership.after(cluster) == membership {
+                return Ok(revision);
             }
         }
         let config = Arc::new(config);
@@ -385,6 +461,10 @@ impl Api {
             }
         }
         *accepted = Some(config);
+        if membership.after(cluster) != membership {
+            self.membership.store(&membership.after(cluster))?;
+            tracing::info!(cluster = cluster.map(|it| it.to_string()), "this host belongs to a cluster");
+        }
         tracing::info!(%revision, "configuration accepted");
         Ok(revision)
     }

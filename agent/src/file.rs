@@ -1,5 +1,6 @@
 //! Files that are whole at any time.
 
+use cps_peering_config::format;
 use serde::de::DeserializeOwned;
 use std::{
     fs::{self, File},
@@ -38,7 +39,7 @@ pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), Failed> {
 /// What a file holds as JSON. One that is not there holds nothing; for one that cannot be read `warning` says what that costs.
 pub(crate) fn load<T: DeserializeOwned + Default>(path: &Path, warning: &str) -> T {
     let read = match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+        Ok(bytes) => format::read(&bytes).map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return T::default(),
         Err(error) => Err(error),
     };

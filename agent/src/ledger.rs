@@ -15,11 +15,13 @@
 //! A last record that is cut off was never confirmed to anybody: it is as if it had not been written.
 
 use crate::file;
-use cps_peering_config::{HostConfig, HostPatch, InvalidHostConfig, ValidHostConfig};
+use cps_peering_config::{HostConfig, HostPatch, InvalidHostConfig, ValidHostConfig, format};
+use serde_json::value::RawValue;
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 use thiserror::Error;
@@ -93,6 +95,11 @@ impl Ledger {
         Self { path: path.into(), end: Arc::default() }
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The configuration that was stored last; none if there never was one.
     pub fn load(&self) -> Result<Option<ValidHostConfig>, LedgerError> {
         let bytes = match fs::read(&self.path) {
@@ -107,13 +114,13 @@ impl Ledger {
             return Err(unreadable("it does not begin with one".to_owned()));
         };
         let base = (bytes.len() - rest.len()) as u64;
-        let config: HostConfig = serde_json::from_slice(json).map_err(|error| unreadable(error.to_string()))?;
+        let config: HostConfig = format::read(json).map_err(|error| unreadable(error.to_string()))?;
         let mut config = ValidHostConfig::try_from(config).map_err(invalid)?;
         while let Some(record) = take(&mut rest).map_err(unreadable)? {
             let Record::Patch(json) = record else {
                 return Err(unreadable("a whole configuration follows another".to_owned()));
             };
-            let patch: HostPatch = serde_json::from_slice(json).map_err(|error| unreadable(error.to_string()))?;
+            let patch: HostPatch = format::read(json).map_err(|error| unreadable(error.to_string()))?;
             if patch.base != config.revision {
                 return Err(unreadable(format!("a patch of {} follows {}", patch.base, config.revision)));
             }
@@ -135,12 +142,27 @@ impl Ledger {
                 self.append(end, json.as_ref())?
             }
             (Record::Config(json), _) => self.replace(json.as_ref())?,
-            (Record::Patch(_), _) => {
-                let json = serde_json::to_vec(config).map_err(io::Error::from);
+            (Record::Patch(json), before) => {
+                let whole = before.and_then(|_| self.merged(json.as_ref(), config));
+                let json = whole.map_or_else(|| serde_json::to_vec(config).map_err(io::Error::from), Ok);
                 self.replace(&json.map_err(self.failed("write a configuration"))?)?
             }
         });
         Ok(())
+    }
+
+    /// One configuration out of all records and another patch, with whatever a newer controller has said in them that this agent
+    /// does not know: the agent after this one may. None where it is not `config`.
+    fn merged(&self, patch: &[u8], config: &ValidHostConfig) -> Option<Vec<u8>> {
+        let bytes = fs::read(&self.path).ok()?;
+        let (mut rest, mut all) = (bytes.as_slice(), Raw::new());
+        while let Some(Record::Config(json) | Record::Patch(json)) = take(&mut rest).ok()? {
+            merge(&mut all, json)?;
+        }
+        merge(&mut all, patch)?;
+        let json = serde_json::to_vec(&all).ok()?;
+        let read: HostConfig = format::read(&json).ok()?;
+        (ValidHostConfig::try_from(read).ok()? == *config).then_some(json)
     }
 
     /// Adds a patch behind the last whole record.
@@ -179,6 +201,33 @@ impl Ledger {
     }
 }
 
+/// An object whose fields are as they came.
+type Raw = BTreeMap<String, Box<RawValue>>;
+
+/// Puts a configuration in the place of what is there, or changes it as a patch says. None where it is neither.
+fn merge(all: &mut Raw, json: &[u8]) -> Option<()> {
+    const ENTRIES: [&str; 2] = ["vrfs", "sides"];
+    for (name, value) in serde_json::from_slice::<Raw>(json).ok()? {
+        if name == "base" {
+            continue;
+        }
+        let (true, Some(before)) = (ENTRIES.contains(&name.as_str()), all.get(&name)) else {
+            all.insert(name, value);
+            continue;
+        };
+        let mut entries: Raw = serde_json::from_str(before.get()).ok()?;
+        for (key, entry) in serde_json::from_str::<Raw>(value.get()).ok()? {
+            if entry.get() == "null" {
+                entries.remove(&key);
+            } else {
+                entries.insert(key, entry);
+            }
+        }
+        all.insert(name, serde_json::value::to_raw_value(&entries).ok()?);
+    }
+    Some(())
+}
+
 fn head(kind: &str, json: &[u8]) -> Vec<u8> {
     format!("{kind} {} {:08x}\n", json.len(), crc32fast::hash(json)).into_bytes()
 }
@@ -213,7 +262,6 @@ fn take<'a>(rest: &mut &'a [u8]) -> Result<Option<Record<&'a [u8]>>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn json(number: u64) -> String {
         format!(r#"{{"revision":{{"epoch":1,"number":{number}}},"host":"h1","underlay":"192.0.2.1"}}"#)
@@ -312,6 +360,53 @@ mod tests {
         assert_eq!(records(&ledger.path), 4);
         ledger.store(&patch(5), &config(5)).unwrap();
         assert_eq!((records(&ledger.path), ledger.load().unwrap().unwrap()), (1, config(5)));
+    }
+
+    #[test]
+    fn what_a_newer_controller_has_said_outlives_many_patches() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(folder.path().join("ledger"));
+        let first = json(1).replace(
+            "\"host\"",
+            "\"term\":5,\"vrfs\":{\"a\":{\"vni\":7,\"color\":\"red\"},\"b\":{\"vni\":8}},\"host\"",
+        );
+        let mut config: ValidHostConfig = serde_json::from_str::<HostConfig>(&first).unwrap().try_into().unwrap();
+        ledger.store(&Record::Config(first), &config).unwrap();
+        let mut number = 1;
+        let mut push = |more: &str, ledger: &Ledger, config: &mut ValidHostConfig| {
+            number += 1;
+            let Record::Patch(text) = patch(number) else { panic!("it is a patch") };
+            let text = text.replace("}}", &format!("}}{more}}}"));
+            *config = config.patched(serde_json::from_str(&text).unwrap()).unwrap();
+            ledger.store(&Record::Patch(text), config).unwrap();
+        };
+        push(&format!(",\"note\":\"{}\"", "x".repeat(usize::try_from(FEW).unwrap())), &ledger, &mut config);
+        push(",\"vrfs\":{\"b\":null,\"c\":{\"vni\":9,\"color\":\"blue\"}},\"note\":\"short\"", &ledger, &mut config);
+        assert_eq!((records(&ledger.path), ledger.load().unwrap().unwrap()), (1, config));
+        let text = fs::read_to_string(&ledger.path).unwrap();
+        let whole: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+        assert_eq!((&whole["term"], &whole["note"]), (&5.into(), &"short".into()));
+        assert_eq!(whole["vrfs"]["a"]["color"], "red");
+        assert_eq!((&whole["vrfs"]["c"]["color"], whole["vrfs"].get("b")), (&"blue".into(), None));
+    }
+
+    #[test]
+    fn what_earlier_releases_have_written_is_read_and_what_later_ones_have_is_refused() {
+        for release in ["0.1.0", "0.2.0"] {
+            let folder = tempfile::tempdir().unwrap();
+            let golden = format!("{}/../tests/golden/{release}/ledger", env!("CARGO_MANIFEST_DIR"));
+            let path = folder.path().join("ledger");
+            fs::copy(&golden, &path).unwrap();
+            let config = Ledger::new(&path).load().unwrap().unwrap();
+            assert_eq!((config.host.as_str(), config.revision.number, config.sides.len()), ("h1", 11, 2));
+            // It is gone on with.
+            Ledger::new(&path).store(&patch(12), &config).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(folder.path().join("ledger"));
+        ledger.store(&Record::Config(json(1).replacen('{', "{\"format\":2,", 1)), &config(1)).unwrap();
+        let error = ledger.load().unwrap_err().to_string();
+        assert!(error.contains("a newer release wrote it"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | [`api`] | HTTP requests of the controller | accepted configurations, in order; reports |
 //! | [`ledger`] | an accepted configuration | the same after a reboot |
+//! | [`cluster`] | who configures this host | the same after a reboot; who else is refused |
 //! | [`reconcile`] | configurations, events | operations for the kernel; the report |
 //! | [`shares`] | grants of the controller | what the host may use of limits that it shares with others. Pure |
 //! | [`traffic`] | the kernel's counters | what has passed for each side. Pure |
@@ -30,6 +31,7 @@
 //! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
 
 pub mod api;
+pub mod cluster;
 pub mod command;
 pub mod compile;
 pub mod daemon;

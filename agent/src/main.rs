@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use cps_peering_agent::{
+    cluster::MembershipFile,
     command::{self, Output},
     daemon,
     kernel::Netlink,
@@ -11,6 +12,7 @@ use cps_peering_agent::{
     shares::SharesFile,
 };
 use cps_peering_config::{
+    cluster::ClusterId,
     log_format::LogFormat,
     settings::{AgentSettings, tls_files},
 };
@@ -42,6 +44,14 @@ enum Command {
     Diff(Shown),
     /// Whether this kernel and system are fit for the agent. Exits with 1 when they are not.
     Check(Shown),
+    /// Whose this host is: the controllers of which store may configure it.
+    Cluster,
+    /// Have another cluster's controllers configure this host from now on, also while the agent runs. Its own are refused then. The kernel
+    /// stays as it is until one of the others sends a configuration.
+    Join {
+        /// The cluster, as `cps-peering admin cluster` shows it.
+        cluster: ClusterId,
+    },
     /// Check the settings file, and show what holds with it, defaults included.
     Settings,
     /// Remove everything that is ours from this host. Stop the agent first.
@@ -89,6 +99,7 @@ fn main() -> ExitCode {
 fn execute(Arguments { settings: file, command }: &Arguments, settings: &AgentSettings) -> anyhow::Result<bool> {
     let ledger = Ledger::new(&settings.ledger);
     let options = Options::from(settings);
+    let membership = MembershipFile::beside(&settings.ledger);
     match command {
         Command::Run => daemon::run(Netlink::of_agent(settings), settings, || read_settings(file)).map(|()| true),
         Command::Status(shown) => {
@@ -99,13 +110,27 @@ fn execute(Arguments { settings: file, command }: &Arguments, settings: &AgentSe
             command::diff::run(&ledger, &SharesFile::beside(&settings.ledger), options, shown.output)
         }
         Command::Check(shown) => command::check::run(settings, shown.output),
+        Command::Cluster => {
+            let cluster = membership.load()?.cluster;
+            cps_peering_terminal::show(&cluster.map_or("none yet".to_owned(), |cluster| cluster.to_string()));
+            Ok(true)
+        }
+        Command::Join { cluster } => {
+            membership.join(*cluster)?;
+            cps_peering_terminal::show(&format!(
+                "this host takes configurations of cluster {cluster} alone from now on"
+            ));
+            Ok(true)
+        }
         Command::Settings => {
             cps_peering_terminal::show(toml::to_string(settings)?.trim_end());
             Ok(true)
         }
         Command::Cleanup { yes } => {
             let _no_agent = daemon::claim_namespace()?;
-            command::cleanup::run(&ledger, *yes).map(|()| true)
+            command::cleanup::run(&ledger, *yes)?;
+            membership.remove()?;
+            Ok(true)
         }
     }
 }

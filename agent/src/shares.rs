@@ -196,6 +196,11 @@ mod tests {
         shares.grant(&grants(3, 123_456)).unwrap();
         file.store(&shares).unwrap();
         assert_eq!(file.load(), shares);
+        for release in ["0.1.0", "0.2.0"] {
+            let golden = format!("{}/../tests/golden/{release}/shares", env!("CARGO_MANIFEST_DIR"));
+            std::fs::copy(golden, folder.path().join("ledger.shares")).unwrap();
+            assert_eq!(of_seven(&file.load(), &config("p", Some(2500))), 497_500);
+        }
         std::fs::write(folder.path().join("ledger.shares"), "{").unwrap();
         assert_eq!(file.load(), Shares::default());
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
+mod clusters;
 mod restart;
 mod shares;
 
@@ -67,10 +68,22 @@ impl Agent {
     }
 
     async fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_string())).unwrap();
+        let (status, answer, _) = self.call_as(None, method, path, body).await;
+        (status, answer)
+    }
+
+    /// The same from a controller of a cluster. Also whose the host is.
+    async fn call_as(&self, cluster: Option<u128>, method: &str, path: &str, body: &Value) -> (u16, Value, String) {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(cluster) = cluster {
+            request = request.header("x-cps-peering-cluster", format!("{cluster:032x}"));
+        }
+        let request = request.body(Body::from(body.to_string())).unwrap();
         let answer = self.router.clone().oneshot(request).await.unwrap();
         let status = answer.status().as_u16();
-        (status, serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap())
+        let whose = answer.headers().get("x-cps-peering-cluster").map_or("", |it| it.to_str().unwrap()).to_owned();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default(), whose)
     }
 
     async fn put(&self, config: &Value) -> (u16, Value) {
@@ -167,7 +180,7 @@ async fn bad_pushes_name_what_is_wrong_and_change_nothing() {
         (|c| c["host"] = json!("h2"), "h2"),
         (|c| c["vrfs"]["vpc-a"]["ports"]["much-too-long-a-name"] = json!({}), "much-too-long-a-name"),
         (|c| c["sides"]["1001"]["peer_cidrs"] = json!(["10.3.0.0/16"]), "10.2.9.0/24"),
-        (|c| c["sides"]["1001"]["speed"] = json!(1), "speed"),
+        (|c| c["format"] = json!(2), "a newer release wrote it"),
     ];
     for (change, named) in cases {
         let mut bad = config(2);
@@ -177,6 +190,10 @@ async fn bad_pushes_name_what_is_wrong_and_change_nothing() {
     }
     assert_eq!(agent.operations(), operations);
     assert_eq!(agent.report_when(|_| true).await.desired, Some(revision(1)));
+    // What a newer controller says and this agent does not know is passed over.
+    let mut newer = config(2);
+    newer["sides"]["1001"]["speed"] = json!(1);
+    assert_eq!(agent.accepted(&newer).await.desired, Some(revision(2)));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 //! | `PATCH /v1/config` | a [`HostPatch`](crate::HostPatch); 409 when its base is not what the agent has | the same |
 //! | `PUT /v1/shares` | [`Grants`](crate::traffic::Grants): parts of limits that several hosts share | 200 [`TrafficReport`](crate::traffic::TrafficReport), 400, 409, 503 |
 //! | `PUT /v1/crl` | certificate revocation lists in PEM | 204, 400, 503 |
+//! | `DELETE /v1/cluster` | the host is let go: any other cluster may configure it from now on | 204, 409, 503 |
 //! | `GET /v1/traffic` | what passed | 200 [`TrafficReport`](crate::traffic::TrafficReport) |
 //! | `GET /v1/status` | how it stands | 200 [`HostReport`](crate::HostReport) |
 //! | `GET /v1/diagnosis` | what is right and wrong with the host | 200 [`HostDiagnosis`](crate::diagnosis::HostDiagnosis), 503 while another one is made |
@@ -13,7 +14,10 @@
 //! | `GET /healthz` | the process is alive | 200 |
 //! | `GET /metrics` | figures for Prometheus | 200 |
 //!
-//! Over TLS the first four are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
+//! Controllers say their cluster in the header [`CLUSTER_HEADER`], and agents whose they are in all answers. A push or shares of another
+//! cluster are refused with 409.
+//!
+//! Over TLS the first five are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
 //! others. Health and figures are for every client that the handshake lets in.
 //!
 //! A push is answered when the kernel has been brought to it and read again, or after [`PUSH_ANSWER_WITHIN`] with
@@ -39,6 +43,11 @@ pub const SNAPSHOT_PATH: &str = "/v1/snapshot";
 pub const SHARES_PATH: &str = "/v1/shares";
 /// Where revocation lists are put.
 pub const CRL_PATH: &str = "/v1/crl";
+/// Where a host's cluster lets it go.
+pub const CLUSTER_PATH: &str = "/v1/cluster";
+/// The header in which a controller says its [`ClusterId`](crate::cluster::ClusterId), and an agent whose it is. Who does not know it
+/// passes it over.
+pub const CLUSTER_HEADER: &str = "x-cps-peering-cluster";
 /// Where to read what passed.
 pub const TRAFFIC_PATH: &str = "/v1/traffic";
 /// Where to see that the process is alive.

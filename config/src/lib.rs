@@ -8,6 +8,8 @@
 //! | [`number`] | whole numbers, however they are written |
 //! | [`time`] | points in time as text |
 //! | [`revision`] | the order of configurations |
+//! | [`cluster`] | which controllers belong together |
+//! | [`format`] | how what is stored and transmitted outlives a version |
 //! | [`host_config`] | [`HostConfig`]: what a host must have; [`HostPatch`]: the difference between two of them |
 //! | [`traffic`] | what passes between peers, and shares of a common limit |
 //! | [`report`] | [`HostReport`]: what a host has |
@@ -23,8 +25,10 @@
 //! exists is legal, and a [`ValidHostConfig`] has passed every rule that one host alone can check.
 
 pub mod agent_api;
+pub mod cluster;
 pub mod connections;
 pub mod diagnosis;
+pub mod format;
 pub mod host_config;
 pub mod id;
 pub mod inventory;

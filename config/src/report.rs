@@ -6,7 +6,7 @@ use crate::{
     net::Vni,
     revision::Revision,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 use std::collections::BTreeMap;
 
 /// What an agent says of its host: the body of `GET /v1/status`, and the answer to each push.
@@ -46,7 +46,6 @@ pub struct HostReport {
 
 /// The configuration that something should have, and the one that the kernel was last seen to have for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Standing {
     /// The newest configuration that was accepted.
     pub desired: Revision,
@@ -56,9 +55,9 @@ pub struct Standing {
 
 /// Something that a problem keeps back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Behind {
     /// What.
+    #[serde(deserialize_with = "known_or_host")]
     pub scope: Scope,
     /// The configuration that the kernel was last seen to have for it; none if it was never there.
     pub applied: Option<Revision>,
@@ -109,11 +108,12 @@ impl HostReport {
 
 /// An object that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Problem {
     /// What suffers from it.
+    #[serde(deserialize_with = "known_or_host")]
     pub scope: Scope,
     /// Whose fault it is.
+    #[serde(deserialize_with = "known_or_failed")]
     pub kind: ProblemKind,
     /// The object in the words of `ip`, for instance `route 10.2.0.0/24 table 1124073482`.
     pub object: String,
@@ -125,7 +125,7 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Everything on the host.
+    /// Everything on the host. Also whatever a newer release means that this one does not know: it may be everything.
     Host,
     /// A VPC's VRF.
     Vpc(VpcId),
@@ -133,11 +133,37 @@ pub enum Scope {
     Side(Vni),
 }
 
+/// A word of a newer release, or one that is known.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Word<T> {
+    Known(T),
+    Unknown(IgnoredAny),
+}
+
+impl<T> Word<T> {
+    fn known_or(self, worst: T) -> T {
+        match self {
+            Word::Known(it) => it,
+            Word::Unknown(_) => worst,
+        }
+    }
+}
+
+/// A scope that this release does not know may be everything.
+fn known_or_host<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Scope, D::Error> {
+    Ok(Word::deserialize(deserializer)?.known_or(Scope::Host))
+}
+
+fn known_or_failed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProblemKind, D::Error> {
+    Ok(Word::deserialize(deserializer)?.known_or(ProblemKind::Failed))
+}
+
 /// The kind of a [`Problem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemKind {
-    /// The kernel refused an operation; it is tried again.
+    /// The kernel refused an operation; it is tried again. Also any kind that this release does not know.
     Failed,
     /// Something that is not ours is in the way. It was left as it is.
     Conflict,
@@ -147,7 +173,6 @@ pub enum ProblemKind {
 
 /// What an agent did since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Counters {
     /// How often the kernel was read and compared.
     pub passes: u64,
@@ -164,7 +189,6 @@ pub struct Counters {
 
 /// One reading of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Pass {
     /// When it ended, in milliseconds since 1970-01-01 UTC.
     pub ended_ms: u64,

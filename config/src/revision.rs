@@ -8,7 +8,6 @@ use std::fmt;
 /// An agent refuses a revision that is older than the one it has, and one that is equal but says something else, so a
 /// controller that was replaced, or that came back with an empty store, can undo nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Revision {
     /// The term of the controller that decided it. A new store begins with 1.
     pub epoch: u64,

@@ -297,7 +297,8 @@ pub struct EtcdSettings {
     pub prefix: String,
     /// The URL under which the other controllers reach this one when it leads, for instance `https://192.0.2.1:7400`.
     pub advertise: String,
-    /// How long etcd keeps a leader that says nothing, in whole seconds: 2 to 60. Default 3.
+    /// How long etcd keeps a leader that says nothing, in whole seconds: 2 to 60. Default 3. A question about it may take about a quarter
+    /// of it: longer where etcd is slow, shorter for a faster take-over.
     #[serde(default = "default_lease_s")]
     pub lease_s: u64,
     /// How large etcd's database may become, in MiB: its `--quota-backend-bytes`. The last tenth is kept free for deletes, rejects

@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 /// The body of `PUT /v1/shares`: what the host may use of each side's bandwidth from now on. Sides that are not named keep
 /// what they have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Grants {
     /// Which grants these are; higher than all before. The epoch is the controller's.
     pub revision: Revision,

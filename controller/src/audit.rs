@@ -286,6 +286,7 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::Forget(_) => "Forget",
         Command::LearnMtu(..) => "LearnMtu",
         Command::ConfirmClock => "ConfirmClock",
+        Command::Release => "Release",
         Command::Tick => "Tick",
         Command::RecordSignature => "RecordSignature",
     }
@@ -329,6 +330,7 @@ pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<Str
         (Command::Account(change), _) => change.id.to_string(),
         (Command::Host(host::Change { id, .. }) | Command::Forget(id) | Command::LearnMtu(id, _), _) => id.to_string(),
         (Command::ConfirmClock, _) => "clock".to_owned(),
+        (Command::Release, _) => "cluster".to_owned(),
         (Command::Apply(_) | Command::Tick | Command::RecordSignature, _) => return None,
     })
 }

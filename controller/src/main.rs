@@ -6,10 +6,14 @@
 //! | `server` | building the controller, serving, ending |
 //! | `service` | what a running controller does beside answering: the service manager, what is due, settings read again |
 //! | `maintenance` | what is done while no controller runs |
+//! | `backup` | copies of the store: made, looked at, made again and again |
+//! | `release` | what is asked of the controller that runs on this machine |
 //! | `dev` | `--dev` |
 
+mod backup;
 mod dev;
 mod maintenance;
+mod release;
 mod server;
 mod service;
 mod setup;

@@ -1,12 +1,18 @@
 //! What is done without a running controller: copies of the store, its check, its move, its restoration.
 
-use crate::setup::{prices, read_settings};
-use anyhow::{Context, anyhow, bail};
+use crate::{
+    backup, release,
+    setup::{prices, read_settings},
+};
+use anyhow::{Context, bail};
 use clap::Subcommand;
-use cps_peering_config::settings::{ControllerSettings, StorePlace};
+use cps_peering_config::{
+    cluster::ClusterId,
+    settings::{ControllerSettings, StorePlace},
+};
 use cps_peering_controller::{
     access::vault::{self, Vault},
-    store::{Cluster, Restored, Store, StoreError, check},
+    store::{Cluster, Origin, Restored, Store, check},
 };
 use std::{
     fs,
@@ -18,10 +24,14 @@ use std::{
 pub(crate) enum Command {
     /// Check the settings file, and show what holds with it, defaults included.
     Settings,
-    /// Copy the store into a new file while no controller runs. While one runs: `cps-peering admin backup`.
+    /// Copy the store into a new file; look at copies; copy as often as a timer says.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Backup {
-        /// The new file.
-        file: PathBuf,
+        /// The new file. With a store in a file no controller may run meanwhile; while one runs: `cps-peering admin backup`.
+        #[arg(required = true)]
+        file: Option<PathBuf>,
+        #[command(subcommand)]
+        command: Option<backup::Command>,
     },
     /// Tell what of the store can be read, and what is lost, while no controller runs: for when it is damaged. The store stays as
     /// it is.
@@ -33,7 +43,7 @@ pub(crate) enum Command {
         with: Option<PathBuf>,
     },
     /// Copy the store of other settings into the store of these, under a new epoch, while no controller runs: from a file to
-    /// etcd, or back. The store that is copied stays as it is, and is not to be used any more.
+    /// etcd, or back. The store that was copied says so from then on, and no controller starts with it.
     MoveStore {
         /// The settings file that names the store to be copied; `--settings` names the new one.
         #[arg(long)]
@@ -42,16 +52,46 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Put a copy in the place of the store while no controller runs. The store that was there is kept beside it. The hosts
-    /// follow what the copy says as soon as the controller is started.
+    /// Put a copy in the place of the store while no controller runs. The store that was there is kept beside it. A controller that is
+    /// started with it is held: it tells hosts nothing before `cps-peering-controller release`.
     Restore {
         /// The copy.
         file: PathBuf,
+        /// Go on as the cluster that the copy was made of: for when that is no more. Without this, the copy becomes a cluster of its
+        /// own, which the hosts of the other one refuse.
+        #[arg(long)]
+        same_cluster: bool,
         /// The epoch from now on; by default one more than that of the copy and of the store that is replaced. Needed where
         /// agents say that they have a newer revision than the controller.
         #[arg(long)]
         epoch: Option<u64>,
     },
+    /// Let the controller that runs on this machine tell hosts what they must have. After a copy was brought back it is held until
+    /// then.
+    Release {
+        /// Only show what would become of each host.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Ask the agents of an inventory whose they are and which revision they have: for when the store is lost and there is no copy.
+    AskAgents {
+        /// The inventory.
+        #[arg(short, long)]
+        file: PathBuf,
+    },
+    /// Make an empty store that agents accept: for when the store is lost and there is no copy. A controller that is started with it is
+    /// held.
+    NewStore {
+        /// The cluster that the agents belong to.
+        #[arg(long)]
+        cluster: ClusterId,
+        /// One more than the highest that an agent has seen.
+        #[arg(long)]
+        epoch: u64,
+    },
+    /// Seal the access keys of all accounts with another key while no controller runs. The file of the store's key then holds the new
+    /// one; the one before is kept beside it, for copies that were made before.
+    RotateStoreKey,
     /// Remove the access keys of all accounts while no controller runs: for when the store's key is lost, with which they are
     /// sealed. Bearer tokens stay. Operators then give new ones: `cps-peering admin account add-key`.
     ForgetKeys,
@@ -67,26 +107,19 @@ pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<Stri
             prices(&settings)?;
             Ok(toml::to_string(&settings)?.trim_end().to_owned())
         }
-        Command::Backup { file } => {
-            let store = match settings.place()? {
-                StorePlace::Embedded(path) => {
-                    // Not made where there is none: an empty copy would be worth nothing.
-                    fs::metadata(path).with_context(|| format!("no store at {}", path.display()))?;
-                    Store::open(path).map_err(|error| match error {
-                        StoreError::InUse(_) => anyhow!("{error} Then use: cps-peering admin backup"),
-                        other => other.into(),
-                    })?
-                }
-                StorePlace::Etcd(etcd) => Store::look(&Arc::new(Cluster::new(etcd)?)),
-            };
-            let revision = store.back_up(file)?;
-            let key = settings.store_key()?;
-            Ok(format!(
-                "{} holds revision {revision}; its access keys are of use with {} alone",
-                file.display(),
-                key.display()
-            ))
-        }
+        Command::Backup { file, command } => match (file, command) {
+            (_, Some(command)) => backup::execute(command, &settings),
+            (Some(file), None) => {
+                let revision = backup::make(file, &settings)?;
+                let key = settings.store_key()?;
+                Ok(format!(
+                    "{} holds revision {revision}; its access keys are of use with {} alone",
+                    file.display(),
+                    key.display()
+                ))
+            }
+            (None, None) => bail!("which file?"),
+        },
         Command::CheckStore { file, with } => {
             let path = match (file, settings.place()) {
                 (Some(file), _) => file.as_path(),
@@ -119,12 +152,41 @@ pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<Stri
             Vault::fits(&settings.store_key()?, &from.load()?)?;
             Ok(said(&from.move_to(place, *force)?))
         }
-        Command::Restore { file, epoch } => {
+        Command::Restore { file, same_cluster, epoch } => {
             fits(file, &settings)?;
+            let origin = if *same_cluster { Origin::Same } else { Origin::Another };
             Ok(said(&match settings.place()? {
-                StorePlace::Embedded(path) => Store::restore(file, path, *epoch)?,
-                place @ StorePlace::Etcd(_) => Store::hold_place(place)?.restore_into(file, *epoch)?,
+                StorePlace::Embedded(path) => Store::restore(file, path, *epoch, origin)?,
+                place @ StorePlace::Etcd(_) => Store::hold_place(place)?.restore_into(file, *epoch, origin)?,
             }))
+        }
+        Command::Release { dry_run } => release::run(&settings, *dry_run),
+        Command::AskAgents { file } => release::ask_agents(&settings, file),
+        Command::NewStore { cluster, epoch } => {
+            let store = Store::hold_place(settings.place()?)?;
+            store.begin_anew(*cluster, *epoch)?;
+            Ok(format!(
+                "an empty store of cluster {cluster} with epoch {epoch} is in place, and held until `cps-peering-controller release`"
+            ))
+        }
+        Command::RotateStoreKey => {
+            let (place, key) = (settings.place()?, settings.store_key()?);
+            let marker = match place {
+                StorePlace::Embedded(path) => {
+                    fs::metadata(path).with_context(|| format!("no store at {}", path.display()))?;
+                    Some(path)
+                }
+                StorePlace::Etcd(_) => None,
+            };
+            let vault::Rotated { accounts, before } = vault::rotate(&Store::hold_place(place)?, &key, marker)?;
+            let others =
+                if marker.is_some() { "" } else { "\nCopy it to the other controllers before they are started." };
+            Ok(format!(
+                "the access keys of {accounts} accounts are sealed with the new key in {}; the one before is in {}: keep it as long as \
+                 copies that were made before{others}",
+                key.display(),
+                before.display()
+            ))
         }
         Command::ForgetKeys => {
             let place = settings.place()?;
@@ -139,9 +201,17 @@ pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<Stri
 
 /// What has come into the place of a store.
 fn said(restored: &Restored) -> String {
-    let Restored { revision, counts: [hosts, vpcs, peerings], replaced } = restored;
+    let Restored { revision, cluster, held, counts: [hosts, vpcs, peerings], replaced } = restored;
+    let cluster = cluster.map_or(String::new(), |cluster| format!("; it is cluster {cluster}"));
+    let held = if *held {
+        "\nThe controller is held: start it, look at `cps-peering-controller release --dry-run`, then `cps-peering-controller release`"
+    } else {
+        ""
+    };
     let kept = replaced.as_ref().map_or(String::new(), |it| format!("\nthe store before is kept as {}", it.display()));
-    format!("revision {revision} with {hosts} hosts, {vpcs} VPCs and {peerings} peerings is in place{kept}")
+    format!(
+        "revision {revision} with {hosts} hosts, {vpcs} VPCs and {peerings} peerings is in place{cluster}{kept}{held}"
+    )
 }
 
 /// Checks that the access keys in a copy can be used with the store's key, before the copy takes the store's place.
@@ -149,7 +219,6 @@ fn fits(copy: &Path, settings: &ControllerSettings) -> anyhow::Result<()> {
     // To open a store writes to it, and the copy is to stay as it is.
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let looked_at = folder.path().join("copy");
-    fs::copy(copy, &looked_at).with_context(|| format!("cannot read {}", copy.display()))?;
-    let state = Store::open(&looked_at)?.load()?;
+    let state = Store::open_copy(copy, &looked_at)?.load()?;
     Ok(Vault::fits(&settings.store_key()?, &state)?)
 }

@@ -121,6 +121,8 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let help = "The number of the last commit in this controller's copy of the store";
     #[expect(clippy::cast_precision_loss, reason = "commits are far fewer than 2^52")]
     gauge(out, "cps_controller_copied_commit", help, engine.read(|state, _| state.meta().number) as f64)?;
+    let help = "Whether nothing is sent to hosts, because the store is a copy that was brought back and nobody has released it";
+    gauge(out, "cps_controller_held", help, is(engine.is_held()))?;
     let leap = engine.leap();
     let help = "Whether the machine's clock has leapt and nobody has confirmed it, so that nothing is deleted because its time has come";
     gauge(out, "cps_controller_clock_unconfirmed", help, is(leap.is_some()))?;

@@ -123,7 +123,7 @@ async fn open(setup: &Setup, front: &Front) -> anyhow::Result<Option<Opened>> {
         }
         StorePlace::Etcd(etcd) => etcd,
     };
-    let candidate = Candidate::new(etcd, front.identity.as_ref(), settings.connections.per_certificate)?;
+    let candidate = Candidate::new(etcd, front.identity.as_ref(), settings.connections.per_certificate, &key)?;
     front.current.set(candidate.routes());
     front.open.set(api::open_routes(Arc::clone(candidate.registry()), || Health::Fine));
     let mut serving = front.listen(settings)?;
@@ -170,7 +170,7 @@ impl Controller {
         metrics::store_certificates(&mut registry, setup.settings.etcd.as_ref());
         candidate::tell_leading(&mut registry, true);
         let body_memory = BodyMemory::new(usize::try_from(setup.settings.bodies_mib)? << 20);
-        let agents = AgentClients::new(front.identity.clone(), poll(&setup.settings));
+        let agents = AgentClients::new(front.identity.clone(), poll(&setup.settings)).of_cluster(engine.cluster());
         Ok((Self { engine, access, registry: Arc::new(registry), body_memory, agents, front, shared }, hosts))
     }
 

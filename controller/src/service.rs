@@ -87,7 +87,8 @@ fn standing(engine: &Engine) -> String {
     engine.read(|state, agents| {
         let hosts = state.hosts().values().filter(|host| !host.dead).count();
         let in_sync = agents.count_in_sync();
-        format!("{in_sync} of {hosts} hosts in sync, {} peerings", state.peerings().len())
+        let held = if state.meta().held { "held until `cps-peering-controller release`; " } else { "" };
+        format!("{held}{in_sync} of {hosts} hosts in sync, {} peerings", state.peerings().len())
     })
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn read_settings(path: &Path) -> anyhow::Result<ControllerSettings> {
     Ok(settings)
 }
 
-fn read_token(path: &Path) -> anyhow::Result<String> {
+pub(crate) fn read_token(path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
     let token = secret::read_private(path)?;
     if token.len() < 16 {

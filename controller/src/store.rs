@@ -3,16 +3,22 @@
 
 mod backup;
 mod check;
+mod copy;
 mod embedded;
 mod etcd;
+#[cfg(test)]
+mod golden;
 mod leadership;
 mod moving;
 mod raw;
 mod records;
 mod reserve;
+mod retained;
 
-pub use backup::{BackupError, Restored};
+pub(crate) use backup::new_cluster;
+pub use backup::{BackupError, Origin, Restored};
 pub use check::{Report, check};
+pub use copy::Manifest;
 pub use etcd::{Cluster, EtcdError, Leader, LeaseState, Replica};
 pub use leadership::Leadership;
 pub use raw::Space;
@@ -25,19 +31,31 @@ use crate::{
     },
 };
 use cps_peering_config::{
+    format::{self, FormatError},
     id::{AccountId, PeeringId},
     net::Vni,
 };
 use raw::{Backend, Batch, Lookup, SideId, keys};
-use records::{META, RowCodec};
-use serde::{Serialize, de::DeserializeOwned};
+use records::RowCodec;
+use retained::Retained;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use thiserror::Error;
+
+/// Under what it is noted that a store was moved.
+const MOVED: &str = "moved";
+
+/// Where a store was moved to, and when.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Moved {
+    to: String,
+    at: String,
+}
 
 /// How long a new leader waits for its copy to be as new as the store.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -80,6 +98,19 @@ pub enum StoreError {
         /// The place.
         path: PathBuf,
     },
+    /// It was moved to another place, where it goes on.
+    #[error(
+        "store {path} was moved to {to} at {at}, and is not to be used any more: what happened since is there. Use the settings that \
+         name it; `cps-peering-controller move-store` brings it back"
+    )]
+    Moved {
+        /// The place.
+        path: PathBuf,
+        /// Where it is now.
+        to: String,
+        /// Since when.
+        at: String,
+    },
     /// A record or entry that is larger than any may be.
     #[error("store {path}: {key} would have {length} bytes, and may have {most}")]
     TooLarge {
@@ -117,7 +148,7 @@ pub enum StoreError {
         /// The record.
         key: String,
         /// What is wrong with it.
-        source: serde_json::Error,
+        source: FormatError,
     },
     /// A record's key names no kind of record that this version knows.
     #[error("store {path}: there is a record {key} that this version does not know")]
@@ -143,9 +174,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether what is stored is not what was written, so that another start leads to the same.
+    /// Whether what is stored is not what was written, or is elsewhere by now, so that another start leads to the same.
     pub fn is_damage(&self) -> bool {
-        matches!(self, StoreError::Damaged { .. } | StoreError::Record { .. } | StoreError::UnknownRecord { .. })
+        matches!(
+            self,
+            StoreError::Moved { .. }
+                | StoreError::Damaged { .. }
+                | StoreError::Record { .. }
+                | StoreError::UnknownRecord { .. }
+        )
     }
 
     /// Whether there is no room for what was to be written.
@@ -248,6 +285,8 @@ pub struct Store {
     backups: PathBuf,
     backend: Box<dyn Backend>,
     leadership: Leadership,
+    /// What a newer release has written into records.
+    retained: Arc<Retained>,
 }
 
 impl Store {
@@ -255,13 +294,20 @@ impl Store {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref().to_owned();
         let backend = Box::new(embedded::Embedded::open(&path)?);
-        Ok(Self { backups: path.with_file_name("backups"), path, backend, leadership: Leadership::Sole })
+        Ok(Self {
+            backups: path.with_file_name("backups"),
+            path,
+            backend,
+            leadership: Leadership::Sole,
+            retained: Arc::default(),
+        })
     }
 
     /// Leads the controllers that share a store in etcd, under a new epoch. None if another one still does after `wait`. `url`
     /// is where the others find this one.
     pub fn lead(cluster: &Arc<Cluster>, url: &str, wait: Duration) -> Result<Option<Self>, StoreError> {
         let Some(store) = Self::claim(cluster, Some(url), wait)? else { return Ok(None) };
+        store.is_here()?;
         let meta = store.meta()?.unwrap_or_default();
         // Agents refuse what the leader before may still send. Before the first commit, there was none.
         let epoch = if meta.number == 0 { meta.epoch } else { meta.epoch + 1 };
@@ -272,9 +318,10 @@ impl Store {
 
     /// Leads if nobody does, with a copy that is as good as what is stored.
     pub fn lead_with(copy: &Replica, url: &str) -> Result<Option<(Self, Content)>, StoreError> {
-        let Some(store) = Self::lead(copy.cluster(), url, Duration::ZERO)? else { return Ok(None) };
+        let Some(mut store) = Self::lead(copy.cluster(), url, Duration::ZERO)? else { return Ok(None) };
         // Nobody else writes now: once the copy has this controller's own first commit, it has everything.
         if let Some(content) = copy.take(copy.cluster().last_written()?, CATCH_UP) {
+            store.retained = copy.retained();
             return Ok(Some((store, content)));
         }
         tracing::info!("there is no copy of the store yet: all of it is loaded");
@@ -301,7 +348,7 @@ impl Store {
     fn in_etcd(cluster: &Arc<Cluster>, backend: etcd::Etcd) -> Self {
         let leadership = backend.leadership();
         let (path, backups) = (cluster.place().to_owned(), cluster.backups().to_owned());
-        Self { path, backups, backend: Box::new(backend), leadership }
+        Self { path, backups, backend: Box::new(backend), leadership, retained: Arc::default() }
     }
 
     /// By what right this process writes.
@@ -320,24 +367,48 @@ impl Store {
     }
 
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        self.backend.meta()?.map(|value| self.rows().parse(META, &value)).transpose()
+        self.backend.meta()?.map(|value| self.rows().meta(&value)).transpose()
     }
 
     /// Everything that was ever committed.
     pub fn load(&self) -> Result<State, StoreError> {
         let mut state = State::default();
+        let mut passed_over = 0_usize;
+        self.retained.clear();
         for (key, value) in self.backend.records()? {
-            state.apply(self.rows().change(&key, Some(&value))?);
+            match self.rows().change(&key, Some(&value))? {
+                Some(change) => state.apply(change),
+                None => passed_over += 1,
+            }
+        }
+        if passed_over > 0 {
+            tracing::warn!(records = passed_over, "records of kinds that this release does not know stay as they are");
         }
         Ok(state)
     }
 
     /// The same with what was counted: what a controller begins with.
     pub fn content(&self) -> Result<Content, StoreError> {
+        self.is_here()?;
         let state = self.load()?;
         let traffic =
             self.backend.traffic()?.into_iter().map(|(peering, vni, value)| ((peering, vni), value)).collect();
         Ok(Content { state, traffic })
+    }
+
+    /// Whether it goes on here, and was not moved elsewhere.
+    fn is_here(&self) -> Result<(), StoreError> {
+        let Some(note) = self.backend.note(MOVED)? else { return Ok(()) };
+        // Whatever it says, it was moved.
+        let Moved { to, at } = format::read(&note).unwrap_or_default();
+        Err(StoreError::Moved { path: self.path.clone(), to, at })
+    }
+
+    /// Says that it goes on in another place.
+    fn mark_moved(&self, to: &str) -> Result<(), StoreError> {
+        let moved = Moved { to: to.to_owned(), at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string() };
+        let note = self.rows().row(MOVED.to_owned(), Some(&moved))?.1.unwrap_or_default();
+        self.write_notes(vec![(MOVED, note)])
     }
 
     /// Commits changes durably with what is to be charged because of them and what the audit trail says about them, all or
@@ -375,7 +446,10 @@ impl Store {
 
     /// Commits rows durably, all or none, if `expected` is the number of the last commit.
     pub(crate) fn commit_rows(&self, rows: &Rows, expected: u64) -> Result<(), StoreError> {
-        self.backend.commit(&rows.batch, expected, rows.number.unwrap_or(expected))
+        let committed = self.backend.commit(&rows.batch, expected, rows.number.unwrap_or(expected));
+        let removed = rows.batch.records.iter().filter(|(_, value)| value.is_none());
+        self.retained.settle(removed.map(|(key, _)| key), committed.is_ok());
+        committed
     }
 
     /// Writes rows that are no commit.
@@ -571,6 +645,6 @@ impl Store {
     }
 
     fn rows(&self) -> RowCodec<'_> {
-        RowCodec { place: &self.path }
+        RowCodec { place: &self.path, retained: &self.retained }
     }
 }

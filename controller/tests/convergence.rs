@@ -10,13 +10,16 @@ use axum::{
     Json, Router,
     extract::State,
     http::StatusCode,
+    middleware::map_response_with_state,
+    response::Response,
     routing::{get, put},
 };
 use common::{apply, create, delete, peering};
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
-    agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH, TRAFFIC_PATH},
-    id::PeeringId,
+    agent_api::{CLUSTER_HEADER, CONFIG_PATH, ErrorBody, STATUS_PATH, TRAFFIC_PATH},
+    cluster::ClusterId,
+    id::{HostId, PeeringId},
     report::{Counters, Problem, ProblemKind, Scope},
     traffic::{Count, SideTraffic, TrafficReport},
 };
@@ -31,7 +34,7 @@ use cps_peering_controller::{
         inventory::{Apply, Approval},
         record::PeeringState,
     },
-    store::{Store, StoreError},
+    store::{Origin, Store, StoreError},
 };
 use std::{
     path::Path,
@@ -51,6 +54,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Host {
     config: Option<ValidHostConfig>,
     calls: Vec<&'static str>,
+    /// Whose the host is.
+    cluster: Option<ClusterId>,
     problems: Vec<Problem>,
     /// How often it was asked for counters.
     counted: u64,
@@ -116,6 +121,13 @@ async fn accept(host: &Shared, call: &'static str, read: impl FnOnce(&Host) -> O
     Ok(Json(report(&host)))
 }
 
+async fn say_whose(State(host): State<Shared>, mut answer: Response) -> Response {
+    if let Some(cluster) = host.lock().unwrap().cluster {
+        answer.headers_mut().insert(CLUSTER_HEADER, cluster.to_string().parse().unwrap());
+    }
+    answer
+}
+
 impl Agent {
     async fn start() -> Self {
         Self::on(Shared::default(), TcpListener::bind("127.0.0.1:0").await.unwrap())
@@ -133,13 +145,18 @@ impl Agent {
             })
             .await
         };
-        let status = async |State(host): State<Shared>| Json(report(&host.lock().unwrap()));
+        let status = async |State(host): State<Shared>| {
+            let host = host.lock().unwrap();
+            let report = report(&host);
+            Json(host.config.as_ref().map_or(report.clone(), |config| report.with_standings(config)))
+        };
         let counters = async |State(host): State<Shared>| Json(traffic(&mut host.lock().unwrap()));
         let router = Router::new()
             .route(CONFIG_PATH, put(put_config).patch(patch_config))
             .route(STATUS_PATH, get(status))
             .route(TRAFFIC_PATH, get(counters))
-            .with_state(Arc::clone(&host));
+            .with_state(Arc::clone(&host))
+            .layer(map_response_with_state(Arc::clone(&host), say_whose));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { host, address, server }
     }
@@ -181,12 +198,15 @@ struct Controller {
 
 impl Controller {
     fn start(folder: &Path) -> Self {
-        let store = place::open(folder).unwrap();
+        Self::on(place::open(folder).unwrap())
+    }
+
+    fn on(store: Store) -> Self {
         let (engine, hosts) =
             Engine::open(store, Options { grace: Duration::from_mins(1), ..Options::default() }).unwrap();
         let pushing = push::run(
             Arc::clone(&engine),
-            AgentClients::new(None, Duration::from_millis(50)),
+            AgentClients::new(None, Duration::from_millis(50)).of_cluster(engine.cluster()),
             hosts,
             Duration::from_millis(50),
         );
@@ -435,7 +455,7 @@ async fn a_controller_with_an_empty_store_undoes_nothing_and_says_why() {
     let controller = Controller::start(folder.path());
     controller.build([&agents[0], &agents[1]]);
     let error = controller.until("an error", |seen| seen.agents.contact(&"h1".parse().unwrap())?.error.clone()).await;
-    assert!(error.contains("newer") && error.contains("store lost"), "{error}");
+    assert!(error.contains("newer") && error.contains("`--epoch 2`"), "{error}");
     assert_eq!((agents[0].revision(), agents[0].sides()), (revision, 1));
 }
 
@@ -613,4 +633,75 @@ fn a_store_is_for_one_process_and_keeps_what_was_committed() {
     std::fs::write(&path, b"this is no store").unwrap();
     let error = Store::open(&path).err().unwrap().to_string();
     assert!(error.contains("store.redb"), "{error}");
+}
+
+/// Ends a controller whose store is a file, and waits until that is free.
+async fn stop_on(controller: Controller, store: &Path) {
+    controller.workers.abort();
+    drop(controller);
+    while matches!(Store::open(store), Err(StoreError::InUse(_))) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn h1() -> HostId {
+    "h1".parse().unwrap()
+}
+
+/// V3. A copy that was brought back tells hosts nothing before somebody has looked at what would become of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_brought_back_is_held_until_it_is_released() {
+    let folder = TempDir::new().unwrap();
+    let agents = [Agent::start().await, Agent::start().await];
+    let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+    let controller = Controller::on(Store::open(&store).unwrap());
+    controller.build([&agents[0], &agents[1]]);
+    tokio::task::block_in_place(|| controller.engine.store().back_up(&copy)).unwrap();
+    controller.peer();
+    controller.until("both have it", |_| agents.iter().all(|agent| agent.sides() == 1).then_some(())).await;
+    let mine = controller.engine.cluster().unwrap();
+    stop_on(controller, &store).await;
+    let before = agents.each_ref().map(Agent::revision);
+    for agent in &agents {
+        agent.calls();
+    }
+
+    let restored = Store::restore(&copy, &store, None, Origin::Same).unwrap();
+    assert_eq!((restored.cluster, restored.held), (Some(mine), true));
+    let controller = Controller::on(Store::open(&store).unwrap());
+    let error = controller
+        .until("what would become of h1", |seen| {
+            assert_eq!(seen.agents.count_in_sync(), 0, "nobody has what it must have");
+            seen.agents.contact(&h1()).and_then(|contact| contact.error.clone())
+        })
+        .await;
+    assert!(error.starts_with("held, would lose side ") && error.contains("would get nothing"), "{error}");
+    assert!(error.contains("cps-peering-controller release"), "{error}");
+    assert_eq!(agents.each_ref().map(Agent::revision), before, "nothing was sent");
+    assert_eq!(agents.iter().map(|agent| agent.calls().len()).sum::<usize>(), 0);
+
+    controller.run(&Command::Release).unwrap();
+    controller.until("both in sync again", |seen| (seen.agents.count_in_sync() == 2).then_some(())).await;
+    assert!(!controller.engine.is_held() && agents.iter().all(|agent| agent.sides() == 0));
+    stop_on(controller, &store).await;
+    assert!(!Store::open(&store).unwrap().load().unwrap().meta().held, "it stays so");
+}
+
+/// V3. What an agent refuses is not in sync, whatever its revision is, and the cure is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_of_another_cluster_are_left_alone_and_are_not_in_sync() {
+    let folder = TempDir::new().unwrap();
+    let agents = [Agent::start().await, Agent::start().await];
+    let controller = Controller::on(Store::open(folder.path().join("store.redb")).unwrap());
+    controller.build([&agents[0], &agents[1]]);
+    controller.until("both in sync", |seen| (seen.agents.count_in_sync() == 2).then_some(())).await;
+    let other = ClusterId::new(7);
+    agents[0].host.lock().unwrap().cluster = Some(other);
+    let error = controller
+        .until("what h1 says", |seen| seen.agents.contact(&h1()).and_then(|contact| contact.error.clone()))
+        .await;
+    let mine = controller.engine.cluster().unwrap();
+    assert!(error.contains(&format!("belongs to cluster {other}")), "{error}");
+    assert!(error.contains(&format!("cps-peering-agent join {mine}")), "{error}");
+    controller.until("one in sync", |seen| (seen.agents.count_in_sync() == 1).then_some(())).await;
 }

@@ -319,10 +319,32 @@ async fn a_copy_made_while_it_works_comes_back_when_it_does_not() {
     let answer = controller.call(Method::POST, "/admin/v1/backups", None).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.content);
     let made = answer.content["result"].clone();
+    let before = controller.get("/admin/v1/cluster").await;
+    assert_eq!(before["held"], false);
     // A leader's first commit says that it leads.
     let number = if place::in_etcd() { 2 } else { 1 };
     assert_eq!(made["revision"], json!({ "epoch": 1, "number": number }));
     let file = made["file"].as_str().unwrap();
+    let (done, told) = run(folder.path(), &["backup", "inspect", "--json", file]);
+    let manifest: Value = serde_json::from_str(&told).unwrap();
+    assert!(done && manifest["revision"] == made["revision"] && manifest["cluster"] == before["cluster"], "{told}");
+    let (done, told) = run(folder.path(), &["backup", "verify", file]);
+    assert!(done && told.contains("is whole") && told.contains("2 VPCs"), "{told}");
+    // By a timer, while the controller runs: at most two are kept, and a copy that nobody has taken costs no other.
+    let taken = folder.path().join("taken");
+    std::fs::create_dir(&taken).unwrap();
+    let folders = taken.to_str().unwrap();
+    for command in ["test -s \"$BACKUP_FILE\"", "test -s \"$BACKUP_FILE\"", "test -s \"$BACKUP_FILE\"", "false"] {
+        let arguments = ["backup", "scheduled", "--keep", "2", "--to", folders, "--command", command];
+        let (done, told) = run(folder.path(), &arguments);
+        assert_eq!(done, command != "false", "{told}");
+    }
+    let copies = |folder: &Path| std::fs::read_dir(folder).unwrap().count();
+    assert_eq!((copies(&taken), copies(Path::new(file).parent().unwrap())), (3, 3));
+    let kept = taken.join("kept").display().to_string();
+    let file = kept.as_str();
+    let newest = std::fs::read_dir(&taken).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    std::fs::rename(newest, file).unwrap();
     assert_eq!(apply(4).await.status, StatusCode::OK);
 
     for refused in [vec!["backup", "copy"], vec!["restore", file]] {
@@ -342,4 +364,17 @@ async fn a_copy_made_while_it_works_comes_back_when_it_does_not() {
     let controller = Controller::start(folder.path(), "true").await;
     let found = controller.get("/admin/v1/inventory").await;
     assert_eq!(found["vpcs"].as_array().unwrap().len(), 2, "{found}");
+    // It is a cluster of its own now, and held until somebody says so.
+    let now = controller.get("/admin/v1/cluster").await;
+    assert_eq!((&now["held"], now["cluster"] == before["cluster"]), (&json!(true), false), "{before} {now}");
+    let (done, told) = run(folder.path(), &["release", "--dry-run"]);
+    assert!(done && told.contains("is held") && told.contains(now["cluster"].as_str().unwrap()), "{told}");
+    for _twice in 0..2 {
+        let (done, told) = run(folder.path(), &["release"]);
+        assert!(done && told.contains("is released"), "{told}");
+    }
+    assert_eq!(controller.get("/admin/v1/cluster").await["held"], false);
+    controller.kill();
+    let (done, told) = run(folder.path(), &["release"]);
+    assert!(!done && told.contains("does not answer"), "{told}");
 }

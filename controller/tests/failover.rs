@@ -325,6 +325,23 @@ async fn followers_pass_on_what_they_are_asked() {
     };
     assert_eq!(ready(leader).await, (200, true.into(), "leader".into(), Value::Null));
     assert_eq!(ready(follower).await, (200, true.into(), "follower".into(), Value::Null));
+    // One that could not take over says so before it has to: it has another key than the one that access keys are sealed with.
+    let account = json!({ "accountId": "acme" });
+    let (status, answer) = fleet.ask(leader, Method::POST, "/admin/v1/accounts", Some(&account)).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let (status, answer) =
+        fleet.ask(leader, Method::POST, "/admin/v1/accounts/acme/keys", Some(&json!({}))).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let key = fleet.nodes[follower].folder.path().join("store.key");
+    for (digit, reason) in [("8", Value::from("CouldNotLead")), ("7", Value::Null)] {
+        fs::write(&key, digit.repeat(64)).unwrap();
+        let end = Instant::now() + PATIENCE;
+        // It still passes requests on.
+        while ready(follower).await != (200, true.into(), "follower".into(), reason.clone()) {
+            assert!(Instant::now() < end, "{}", fleet.nodes[follower].log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
     // It does not answer, and its lease, here, lasts.
     fleet.nodes[leader].signal(Signal::SIGSTOP);
     let leads = json!({ "id": "x", "url": fleet.nodes[leader].url });
@@ -379,10 +396,17 @@ async fn a_file_becomes_a_store_of_several_and_a_file_again() {
     fleet.nodes[0].kill();
     let (done, told) = mv(&file, &shared, &[]);
     assert!(done && told.contains("revision 2."), "{told}");
+    let (done, told) = run(&mut fleet.nodes[0].command());
+    assert!(!done && told.contains("was moved to") && told.contains(&*path.display().to_string()), "{told}");
+    let (done, told) = mv(&file, &shared, &["--force"]);
+    assert!(!done && told.contains("was moved to"), "what happened since is elsewhere: {told}");
     let (done, told) = mv(&shared, &file, &[]);
     assert!(!done && told.contains("--force"), "{told}");
     let (done, told) = mv(&shared, &file, &["--force"]);
     assert!(done && told.contains("revision 3.") && told.contains("is kept as"), "{told}");
+    let mut embedded = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"));
+    let (done, told) = run(embedded.arg("--settings").arg(&file));
+    assert!(!done && told.contains("was moved to") && told.contains("in etcd at"), "{told}");
     let (done, told) = mv(&shared, &shared, &[]);
     assert!(!done && told.contains("the same store"), "{told}");
     let (done, told) = run(fleet.nodes[0].command().args(["restore", copy.to_str().unwrap()]));

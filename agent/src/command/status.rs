@@ -5,6 +5,7 @@ use anyhow::Context;
 use cps_peering_config::{
     HostReport, Revision,
     agent_api::STATUS_PATH,
+    format,
     report::{ProblemKind, Scope, Standing},
     settings::{AgentSettings, tls_files},
 };
@@ -73,7 +74,7 @@ where
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();
     anyhow::ensure!(status.is_success(), "the agent answers {status}: {}", String::from_utf8_lossy(&body));
-    serde_json::from_slice(&body).context("the answer is no report of an agent")
+    format::read(&body).context("the answer is no report of an agent")
 }
 
 fn as_text(report: &HostReport) -> String {

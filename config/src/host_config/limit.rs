@@ -8,7 +8,6 @@ use std::num::NonZeroU32;
 /// What counts are whole Ethernet frames of the tenants, without what VXLAN adds around them and without the frame check
 /// sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Limit {
     /// What all hosts of the side together may send, in Mbit/s (10⁶ bit/s), at least 1.
     pub bandwidth_mbit: NonZeroU32,

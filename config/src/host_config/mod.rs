@@ -32,7 +32,6 @@ pub type Remotes = LiteMap<IpAddr, Vec<IpNet>>;
 ///
 /// It is written in the words of VPCs and peerings. Names of devices, tables and the like are the agent's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HostConfig {
     /// Which configuration this is.
     pub revision: Revision,
@@ -50,7 +49,6 @@ pub struct HostConfig {
 
 /// One VPC on one host: a VRF of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VrfConfig {
     /// The VPC's VNI, under which its ports on different hosts reach each other (rule C8). The agent derives the VRF's
     /// table and device names from it.
@@ -68,7 +66,6 @@ pub struct VrfConfig {
 
 /// An interface of the host that belongs to one VPC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PortConfig {
     /// The gateway addresses, with the length of the subnet they serve.
     #[serde(deserialize_with = "prefix::list")]
@@ -83,7 +80,6 @@ pub struct PortConfig {
 /// Prefixes of the peer on this same host are not listed: where the configuration also has the peer's side, the agent
 /// takes them from the ports of the peer's VRF.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SideConfig {
     /// The peering.
     pub peering: PeeringId,

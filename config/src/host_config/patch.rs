@@ -7,7 +7,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// The difference between two configurations of a host. `null` removes an entry; what is not named stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HostPatch {
     /// The revision that the patch applies to.
     pub base: Revision,

@@ -28,6 +28,9 @@ pub(super) enum Command {
     /// The controller's clock, and whether it has leapt.
     #[command(subcommand)]
     Clock(Clock),
+    /// The cluster's identity, and whether the controller is held after a copy of its store was brought back.
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// Back up the controller's store into a new file on its machine, beside the store. To restore one:
     /// `cps-peering-controller restore`.
     Backup,
@@ -42,6 +45,7 @@ impl Command {
             Self::Peering(command) => command.only_looks(),
             Self::Audit(_) => true,
             Self::Clock(command) => matches!(command, Clock::Show),
+            Self::Cluster(command) => matches!(command, Cluster::Show),
             Self::Backup => false,
         }
     }
@@ -53,6 +57,14 @@ pub(super) enum Clock {
     Show,
     /// Say that it is right, after it has leapt: what waits for its time goes on.
     Confirm,
+}
+
+#[derive(Subcommand, Clone)]
+pub(super) enum Cluster {
+    /// Show its identity, and whether it is held; while it is, what would become of each host.
+    Show,
+    /// Let the controller tell hosts what they must have.
+    Release,
 }
 
 #[derive(Subcommand, Clone)]
@@ -150,6 +162,7 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
         Command::Host(command) => host::run(session, command).await,
         Command::Peering(command) => peering::run_as_operator(session, command.into()).await,
         Command::Clock(command) => clock(session, &command).await,
+        Command::Cluster(command) => cluster(session, &command).await,
         Command::Audit(query) => audit::run_as_operator(session, &query).await,
         Command::Backup => {
             let result = session.call(Call::new(Method::POST, client::admin(&["backups"]))).await?;
@@ -161,6 +174,28 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
             Ok(())
         }
     }
+}
+
+async fn cluster(session: &Session, command: &Cluster) -> Result<(), CliError> {
+    let call = match command {
+        Cluster::Show => Call::new(Method::GET, client::admin(&["cluster"])),
+        Cluster::Release => Call::new(Method::POST, client::admin(&["cluster", "release"])),
+    };
+    let result = session.call(call).await?;
+    session.print(&result, || {
+        let held = if result["held"] == true { "held: nothing is sent to hosts" } else { "hosts are configured" };
+        let mut rows = vec![
+            ("cluster", cell(&result["cluster"])),
+            ("version", cell(&result["version"])),
+            ("revision", cell(&result["revision"])),
+            ("state", held.to_owned()),
+        ];
+        for host in result["hostsOutOfSync"].as_array().into_iter().flatten() {
+            rows.push(("out of sync", format!("{}: {}", cell(&host["hostId"]), cell(&host["reason"]))));
+        }
+        lines(&rows)
+    });
+    Ok(())
 }
 
 async fn clock(session: &Session, command: &Clock) -> Result<(), CliError> {

@@ -20,6 +20,7 @@ use ring::{
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
 };
 use thiserror::Error;
@@ -135,6 +136,11 @@ impl Vault {
         if is_needed(state) { Self::read(path)?.check(state) } else { Ok(()) }
     }
 
+    /// Checks that a controller that shares the store which holds `state` could lead with this key.
+    pub fn opens(path: &Path, state: &State) -> Result<(), VaultError> {
+        Self::read(path)?.check(state)
+    }
+
     fn read(path: &Path) -> Result<Self, VaultError> {
         if is_missing(path) {
             return Err(VaultError::Missing(path.to_owned()));
@@ -229,6 +235,73 @@ pub fn forget_all(store: &Store) -> Result<usize, StoreError> {
     Ok(accounts)
 }
 
+/// What became of a rotation.
+pub struct Rotated {
+    /// How many accounts have access keys.
+    pub accounts: usize,
+    /// Where the key is now that was the store's.
+    pub before: PathBuf,
+}
+
+/// Seals all access keys with a new key, and puts that in the place of the store's. `file` is the store where it is a file: it is
+/// written anew at the next start, since it still holds what was overwritten. Where this was cut off, it is finished by doing it again:
+/// the new key is on disk before anything is sealed with it. Blocks on the store.
+pub fn rotate(store: &Store, path: &Path, file: Option<&Path>) -> Result<Rotated, VaultError> {
+    let mut state = store.load()?;
+    let failed = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| VaultError::Rewrite(BackupError::File { what, path, source })
+    };
+    let next = beside(path, "next");
+    if is_missing(&next) {
+        make(&next)?;
+    }
+    let (old, new) = (Vault::read(path)?, Vault::read(&next)?);
+    let before = beside(path, &old.id);
+    let accounts = state.accounts().values().filter(|account| !account.keys.is_empty()).count();
+    let mut changes = Vec::new();
+    // All of it is sealed with the new key already where the end was cut off.
+    if new.check(&state).is_err() || !is_needed(&state) {
+        old.check(&state)?;
+        for account in state.accounts().values().filter(|account| !account.keys.is_empty()) {
+            let mut account = account.clone();
+            for (access_key, key) in &mut account.keys {
+                let clear =
+                    if is_sealed(key) { old.unseal(&account.id, access_key, key)? } else { key.as_str().to_owned() };
+                *key = new.seal(&account.id, access_key, &clear)?;
+            }
+            changes.push(Change::Account(account.id.clone(), Some(account)));
+        }
+    }
+    if let Some(file) = file {
+        let marker = sealing(file);
+        File::create(&marker).and_then(|file| file.sync_all()).map_err(failed("make", &marker))?;
+        sync_folder(file).map_err(failed("make", &marker))?;
+    }
+    commit(store, &mut state, changes)?;
+    let owner = fs::metadata(path).map_err(failed("look at", path))?;
+    chown(&next, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", &next))?;
+    if is_missing(&before) {
+        fs::hard_link(path, &before).map_err(failed("keep", &before))?;
+    }
+    fs::rename(&next, path).map_err(failed("put in its place", &next))?;
+    sync_folder(path).map_err(failed("finish", path))?;
+    Ok(Rotated { accounts, before })
+}
+
+/// A file beside another one.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(end);
+    name.into()
+}
+
+/// What is there while a store is to be written anew.
+fn sealing(store: &Path) -> PathBuf {
+    store.with_extension("sealing")
+}
+
 /// Commits changes, if there are any, to a store that nobody else writes to and that holds `state`.
 fn commit(store: &Store, state: &mut State, mut changes: Vec<Change>) -> Result<(), StoreError> {
     let meta = state.meta();
@@ -262,7 +335,7 @@ pub fn open(store: &Path, key: &Path) -> Result<(Store, Content, Vault), VaultEr
     let vault = Vault::open(key, state)?;
     let changes = vault.seal_all(state)?;
     // There until it is done: also after a crash in between.
-    let marker = store.with_extension("sealing");
+    let marker = sealing(store);
     if changes.is_empty() && !marker.exists() {
         return Ok((opened, content, vault));
     }
@@ -278,7 +351,7 @@ pub fn open(store: &Path, key: &Path) -> Result<(Store, Content, Vault), VaultEr
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &fresh)(error).into()),
         _ => {}
     }
-    opened.back_up(&fresh)?;
+    opened.duplicate(&fresh)?;
     Store::open(&fresh)?.save_traffic(&opened.traffic::<serde_json::Value>()?, &[])?;
     fs::rename(&fresh, store).map_err(failed("put in its place", &fresh))?;
     fs::remove_file(&marker).map_err(failed("remove", &marker))?;
@@ -354,6 +427,42 @@ mod tests {
         for wrong in ["", "SECRET", "sealed.1.", &text[..text.len() - 2], &format!("{SEALED}{}.00", own.id)] {
             own.unseal(&id("acme"), "AK", &SealedKey::new(wrong.to_owned())).unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_stores_key_is_changed_without_losing_an_access_key_also_when_that_was_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (folder.path().join("store.redb"), folder.path().join("store.key"));
+        let (store, content, old) = open(&path, &key).unwrap();
+        let mut account = Account::new(id("acme"));
+        account.keys.insert("AK".to_owned(), old.seal(&id("acme"), "AK", "SECRET").unwrap());
+        let mut state = content.state;
+        commit(&store, &mut state, vec![Change::Account(id("acme"), Some(account))]).unwrap();
+        let sealed = state.accounts()["acme"].keys["AK"].as_str().to_owned();
+        drop(store);
+        let secret = |sealed_before: &str| {
+            let (store, content, vault) = open(&path, &key).unwrap();
+            let sealed = content.state.accounts()["acme"].keys["AK"].clone();
+            assert_ne!(sealed.as_str(), sealed_before);
+            drop(store);
+            let bytes = fs::read(&path).unwrap();
+            let there = |text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+            assert!(there(sealed.as_str()) && !there(sealed_before), "the file was written anew");
+            (vault.unseal(&id("acme"), "AK", &sealed).unwrap(), sealed.as_str().to_owned(), vault.id)
+        };
+        let rotated = rotate(&Store::open(&path).unwrap(), &key, Some(&path)).unwrap();
+        assert_eq!((rotated.accounts, Vault::read(&rotated.before).unwrap().id), (1, old.id.clone()));
+        let (clear, sealed, new) = secret(&sealed);
+        assert!(clear == "SECRET" && new != old.id);
+        assert_eq!(fs::metadata(&key).unwrap().mode() & 0o7777, 0o600);
+
+        // Cut off behind the commit: the store is sealed with the next key, and the key is the one before.
+        fs::rename(&key, beside(&key, "next")).unwrap();
+        fs::hard_link(&rotated.before, &key).unwrap();
+        assert!(matches!(open(&path, &key), Err(VaultError::OtherKey { .. })));
+        rotate(&Store::open(&path).unwrap(), &key, Some(&path)).unwrap();
+        let (_, content, vault) = open(&path, &key).unwrap();
+        assert_eq!((vault.id, content.state.accounts()["acme"].keys["AK"].as_str()), (new, sealed.as_str()));
     }
 
     #[test]

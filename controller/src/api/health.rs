@@ -26,7 +26,7 @@ pub struct Readiness {
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// A word for programs: `StoreFailing`, `StoreLowSpace`, `NoLeader` or `LeaderUnreachable`.
+    /// A word for programs: `StoreFailing`, `StoreLowSpace`, `NoLeader`, `LeaderUnreachable` or `CouldNotLead`.
     pub reason: String,
     /// The same for people.
     pub message: String,
@@ -42,6 +42,13 @@ impl Readiness {
         };
         let reasons = reason.map(|(reason, why)| Reason { reason: reason.to_owned(), message: why.clone() });
         Self { ready, role: role.map(str::to_owned), reasons: reasons.into_iter().collect() }
+    }
+
+    /// The same of a follower that could not lead. It still passes requests on.
+    #[must_use]
+    pub(crate) fn hindered(mut self, obstacle: Option<String>) -> Self {
+        self.reasons.extend(obstacle.map(|message| Reason { reason: "CouldNotLead".to_owned(), message }));
+        self
     }
 
     /// Of one that follows, and cannot have requests answered.

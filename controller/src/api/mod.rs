@@ -188,7 +188,7 @@ fn tenant_routes() -> Router<Api> {
 }
 
 fn operator_routes() -> Router<Api> {
-    use operator::{accounts, clock, diagnosis, hosts, inventory, peerings};
+    use operator::{accounts, clock, cluster, diagnosis, hosts, inventory, peerings};
     Router::new()
         .route("/apply", post(inventory::apply))
         .route("/inventory", get(inventory::inventory))
@@ -206,6 +206,8 @@ fn operator_routes() -> Router<Api> {
         .route("/metrics", get(diagnosis::metrics))
         .route("/hosts/{host}/snapshot", get(diagnosis::snapshot))
         .route("/clock/confirm", post(clock::confirm))
+        .route("/cluster", get(cluster::show))
+        .route("/cluster/release", post(cluster::release))
         .route("/peerings", get(peerings::list).post(peerings::create))
         .route("/peerings/{peering}", get(peerings::show).delete(peerings::delete))
         .route("/peerings/{peering}/bandwidth", put(peerings::set_bandwidth))

@@ -35,6 +35,7 @@ use utoipa::{
         operator::hosts::replace, operator::hosts::pause, operator::hosts::resume,
         operator::clock::show, operator::clock::confirm, operator::diagnosis::diagnose,
         operator::diagnosis::snapshot, operator::diagnosis::metrics,
+        operator::cluster::show, operator::cluster::release,
         operator::peerings::list, operator::peerings::create, operator::peerings::show, operator::peerings::delete,
         operator::peerings::set_bandwidth, operator::peerings::routes, operator::peerings::traffic,
         operator::accounts::list, operator::accounts::create, operator::accounts::show, operator::accounts::add_key,

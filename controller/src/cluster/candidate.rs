@@ -14,6 +14,7 @@ use std::{
     convert::Infallible,
     env,
     os::unix::process::CommandExt,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Arc, atomic::AtomicI64},
     time::Duration,
@@ -22,6 +23,8 @@ use tokio::{sync::watch, task::spawn_blocking};
 
 /// How often a follower looks who leads.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// After how many looks it is seen whether something would keep the follower from leading.
+const CHECKED_EVERY: u32 = 8;
 /// How long it waits when etcd does not say.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -34,6 +37,9 @@ pub struct Candidate {
     copied: Gauge,
     forwarder: Forwarder,
     under_way: Arc<FairShare<Source>>,
+    store_key: PathBuf,
+    obstacle: watch::Sender<Option<String>>,
+    could_lead: Gauge,
 }
 
 /// What a look at etcd led to.
@@ -50,8 +56,14 @@ pub fn tell_leading(registry: &mut Registry, leads: bool) {
 }
 
 impl Candidate {
-    /// One of several controllers, which does not lead yet. `under_way`: how many requests may be on their way to the one that leads.
-    pub fn new(settings: &EtcdSettings, identity: Option<&Identity>, under_way: usize) -> anyhow::Result<Self> {
+    /// One of several controllers, which does not lead yet. `under_way`: how many requests may be on their way to the one that leads;
+    /// `store_key`: the key that it would lead with.
+    pub fn new(
+        settings: &EtcdSettings,
+        identity: Option<&Identity>,
+        under_way: usize,
+        store_key: &Path,
+    ) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Own::new("cps_controller", env!("CARGO_PKG_VERSION"), identity.cloned())));
         metrics::store_certificates(&mut registry, Some(settings));
@@ -59,6 +71,11 @@ impl Candidate {
         let copied = Gauge::default();
         let what = "The number of the last commit in this follower's copy of the store; 0 while it has none";
         registry.register("cps_controller_copied_commit", what, copied.clone());
+        let could_lead = Gauge::default();
+        could_lead.set(1);
+        let what =
+            "Whether this follower could lead, as far as it knows: it can read all of the store, and has its key";
+        registry.register("cps_controller_could_lead", what, could_lead.clone());
         Ok(Self {
             cluster: Arc::new(Cluster::new(settings)?),
             url: settings.advertise.clone(),
@@ -67,6 +84,9 @@ impl Candidate {
             copied,
             forwarder: Forwarder::new(identity, CONTROLLER),
             under_way: FairShare::new(under_way),
+            store_key: store_key.to_owned(),
+            obstacle: watch::Sender::new(None),
+            could_lead,
         })
     }
 
@@ -78,7 +98,8 @@ impl Candidate {
     /// What it serves while it follows.
     pub fn routes(&self) -> Router {
         let (forwarder, under_way) = (self.forwarder.clone(), Arc::clone(&self.under_way));
-        let follower = Follower { leader: self.leader.subscribe(), forwarder, under_way };
+        let (leader, obstacle) = (self.leader.subscribe(), self.obstacle.subscribe());
+        let follower = Follower { leader, obstacle, forwarder, under_way };
         follower_routes(follower, &self.registry)
     }
 
@@ -88,7 +109,12 @@ impl Candidate {
         let copy = Arc::new(Replica::begin(&self.cluster)?);
         let following = async {
             let mut told = (String::new(), None);
+            let (mut gone, mut turns) = (copy.leader_gone(), 0_u32);
             loop {
+                if turns.is_multiple_of(CHECKED_EVERY) {
+                    self.check(&copy).await?;
+                }
+                turns = turns.wrapping_add(1);
                 let (own, url) = (Arc::clone(&copy), self.url.clone());
                 let turn = spawn_blocking(move || look(&own, &url)).await.context("looking who leads")?;
                 let (standing, pause) = match turn {
@@ -99,6 +125,8 @@ impl Candidate {
                         self.leader.send_if_modified(|before| std::mem::replace(before, leader.clone()) != leader);
                         (standing, LOOK_EVERY)
                     }
+                    // That does not pass.
+                    Err(error @ StoreError::Moved { .. }) => return Err(error.into()),
                     // Who leads is passed on to as long as etcd says nothing else.
                     Err(error) => (format!("who leads is not known: {error}"), LOOK_AGAIN),
                 };
@@ -113,13 +141,37 @@ impl Candidate {
                     self.copied.set(copied.unwrap_or_default().try_into().unwrap_or(i64::MAX));
                     told = now;
                 }
-                tokio::time::sleep(pause).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    // It need not be waited for.
+                    _ = gone.changed() => {}
+                }
             }
         };
         tokio::select! {
             store = following => store,
             () = cps_peering_service::keep_alive(async || {}) => bail!("signs of life ended"),
         }
+    }
+}
+
+impl Candidate {
+    /// Says what would keep this controller from leading, before it has to.
+    async fn check(&self, copy: &Arc<Replica>) -> anyhow::Result<()> {
+        let (copy, key) = (Arc::clone(copy), self.store_key.clone());
+        let obstacle = spawn_blocking(move || copy.obstacle(&key)).await.context("looking what is in the way")?;
+        self.could_lead.set(obstacle.is_none().into());
+        self.obstacle.send_if_modified(|before| {
+            let changed = *before != obstacle;
+            match (&obstacle, changed) {
+                (Some(why), true) => tracing::error!("this controller could not lead: {why}"),
+                (None, true) => tracing::info!("this controller could lead"),
+                _ => {}
+            }
+            *before = obstacle;
+            changed
+        });
+        Ok(())
     }
 }
 

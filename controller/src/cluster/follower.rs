@@ -42,6 +42,8 @@ const FORWARDED: HeaderName = HeaderName::from_static("x-cps-peering-forwarded")
 pub struct Follower {
     /// The URL of the one that leads; none while nobody is known to.
     pub leader: watch::Receiver<Option<String>>,
+    /// What would keep this one from leading; none where nothing is known.
+    pub obstacle: watch::Receiver<Option<String>>,
     /// The way there.
     pub forwarder: Forwarder,
     /// How many requests may be under way to it, shared by the addresses that they come from.
@@ -81,8 +83,9 @@ pub fn leader_routes(engine: &Arc<Engine>, routes: Router) -> Router {
 async fn readyz(State(follower): State<Follower>, request: Request) -> Response {
     const WITHIN: Duration = Duration::from_secs(3);
     const LONGEST: usize = 64 * 1024;
+    let obstacle = follower.obstacle.borrow().clone();
     if follower.leader.borrow().is_none() {
-        return Readiness::follower_without("NoLeader", "no controller leads").into_response();
+        return Readiness::follower_without("NoLeader", "no controller leads").hindered(obstacle).into_response();
     }
     let asked = async {
         let answer = pass_on(State(follower), request).await;
@@ -92,7 +95,7 @@ async fn readyz(State(follower): State<Follower>, request: Request) -> Response 
     let leader = tokio::time::timeout(WITHIN, asked).await.ok().flatten();
     let answer = leader.map(|leader| Readiness { role: Some("follower".to_owned()), ..leader });
     let lost = || Readiness::follower_without("LeaderUnreachable", "the controller that leads does not answer");
-    answer.unwrap_or_else(lost).into_response()
+    answer.unwrap_or_else(lost).hindered(obstacle).into_response()
 }
 
 async fn pass_on(State(mut follower): State<Follower>, request: Request) -> Response {

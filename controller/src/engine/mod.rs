@@ -28,12 +28,13 @@ use crate::{
         CommandError, Leap, Limits, Now, Outcome, Request,
         disclosure::Disclosures,
         metering::{Period, open_period},
-        state::State,
+        state::{Change, Meta, State},
     },
-    store::{BackupError, Content, Leadership, Space, Store, StoreError},
+    store::{BackupError, Content, Leadership, Space, Store, StoreError, new_cluster},
 };
 use cps_peering_config::{
     HostReport, Revision, SharedHostConfig,
+    cluster::ClusterId,
     id::{AccountId, HostId, PeeringId},
 };
 use imbl::{OrdMap, OrdSet};
@@ -284,6 +285,17 @@ impl Default for Options {
     }
 }
 
+/// Gives a store that has none its identity, before anything is sent to hosts. It is no commit.
+fn identify(store: &Store, state: &mut State) -> Result<(), StoreError> {
+    let meta = state.meta();
+    if meta.cluster.is_none() {
+        let identified = Change::Meta(Meta { cluster: Some(new_cluster()), ..meta });
+        store.commit(std::slice::from_ref(&identified), &[], &[], meta.number)?;
+        state.apply(identified);
+    }
+    Ok(())
+}
+
 /// Under what the time that has passed is noted.
 const CLOCK: &str = "clock";
 /// Under what it is noted how often accounts were told of each other's networks.
@@ -327,7 +339,8 @@ impl Engine {
 
     /// Begins with what is stored, where that was loaded before.
     pub fn open_with(store: Store, content: Content, options: Options) -> Result<(Arc<Self>, NewHosts), StoreError> {
-        let Content { state, traffic } = content;
+        let Content { mut state, traffic } = content;
+        identify(&store, &mut state)?;
         let traffic = Traffic::kept(store.traffic_of(traffic)?);
         let clock = Arc::clone(&options.clock);
         let kept = store.note(CLOCK)?;
@@ -386,6 +399,16 @@ impl Engine {
     /// The peerings between regions that have changed, or the ports of their VPCs, since this was last asked.
     pub fn limits_changed(&self) -> BTreeSet<PeeringId> {
         std::mem::take(&mut *self.shared.limits_changed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Which cluster this controller is of.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.read(|state, _| state.meta().cluster)
+    }
+
+    /// Whether nothing is sent to hosts, because the store is a copy that was brought back and nobody has released it.
+    pub fn is_held(&self) -> bool {
+        self.read(|state, _| state.meta().held)
     }
 
     /// By what right this controller leads.
@@ -510,7 +533,7 @@ impl Engine {
         }
         // Without colons, which other programs take for the end of a host's name.
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(':', "-");
-        let file = folder.join(format!("{time}.redb"));
+        let file = folder.join(format!("{time}.{}", Store::COPY));
         // What was refused belongs to the trail, too.
         self.between_commits(|_| ());
         let revision = self.shared.store.back_up(&file)?;

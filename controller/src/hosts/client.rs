@@ -1,13 +1,25 @@
 //! HTTP clients for agents: each wants its host's name in the agent's certificate.
 
-use cps_peering_config::{agent_api::PUSH_ANSWER_WITHIN, id::HostId, tls as names};
-use cps_peering_http::tls::{self, Identity};
-use reqwest::Client;
+use cps_peering_config::{
+    HostReport, Revision,
+    agent_api::{CLUSTER_HEADER, PUSH_ANSWER_WITHIN, STATUS_PATH},
+    cluster::ClusterId,
+    format::{self, FormatError},
+    id::HostId,
+    tls as names,
+};
+use cps_peering_http::{
+    chain,
+    tls::{self, Identity},
+};
+use reqwest::{Client, Response, header::HeaderName};
+use serde::de::DeserializeOwned;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
+use thiserror::Error;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than an agent may hold back its answer.
@@ -15,10 +27,36 @@ const TOTAL_TIMEOUT: Duration = PUSH_ANSWER_WITHIN.saturating_add(Duration::from
 /// How long a connection that is in use all the time goes on with the certificates it began with.
 const RENEWED: Duration = Duration::from_mins(1);
 
+/// Why an agent's answer is of no use.
+#[derive(Debug, Error)]
+pub enum AnswerError {
+    /// It did not come.
+    #[error("{}", chain(.0))]
+    Unreachable(#[from] reqwest::Error),
+    /// It is none.
+    #[error("the agent's answer cannot be read: {0}")]
+    Unreadable(#[from] FormatError),
+}
+
+/// Reads the body of an agent's answer.
+pub(super) async fn read_answer<T: DeserializeOwned>(answer: Response) -> Result<T, AnswerError> {
+    Ok(format::read(&answer.bytes().await?)?)
+}
+
+/// Asks an agent whose its host is, and which configuration it has. Or why it does not say.
+pub async fn whose(client: &Client, agent: &str) -> Result<(Option<ClusterId>, Option<Revision>), String> {
+    let url = format!("{}{STATUS_PATH}", agent.trim_end_matches('/'));
+    let answer = client.get(url).send().await.and_then(Response::error_for_status).map_err(|error| chain(&error))?;
+    let cluster = answer.headers().get(CLUSTER_HEADER).and_then(|it| it.to_str().ok()?.parse().ok());
+    let report: HostReport = read_answer(answer).await.map_err(|error| error.to_string())?;
+    Ok((cluster, report.desired))
+}
+
 /// Makes clients. Clones share those that are shared.
 #[derive(Clone)]
 pub struct AgentClients {
     identity: Option<Identity>,
+    cluster: Option<ClusterId>,
     idle: Duration,
     shared: Arc<Mutex<Shared>>,
 }
@@ -35,7 +73,18 @@ impl AgentClients {
     pub fn new(identity: Option<Identity>, poll: Duration) -> Self {
         // A connection goes on with the certificates it began with: each question how a host stands begins a new one.
         let shared = Shared { clients: BTreeMap::new(), cleared: Instant::now() };
-        Self { identity, idle: poll / 4, shared: Arc::new(Mutex::new(shared)) }
+        Self { identity, cluster: None, idle: poll / 4, shared: Arc::new(Mutex::new(shared)) }
+    }
+
+    /// The same for controllers of a cluster: agents are told in each request, and serve it alone.
+    #[must_use]
+    pub fn of_cluster(self, cluster: Option<ClusterId>) -> Self {
+        Self { cluster, ..self }
+    }
+
+    /// Which cluster agents are told.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.cluster
     }
 
     /// Whether agents are spoken to over TLS.
@@ -47,7 +96,13 @@ impl AgentClients {
     pub fn own(&self, host: &HostId) -> Result<Client, reqwest::Error> {
         let tls = self.identity.as_ref();
         let tls = tls.map_or_else(tls::no_client, |identity| identity.client_of(&names::host(host)));
-        let builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT).tcp_nodelay(true);
+        let cluster = self.cluster.and_then(|cluster| cluster.to_string().parse().ok());
+        let headers = cluster.map(|cluster| (HeaderName::from_static(CLUSTER_HEADER), cluster)).into_iter().collect();
+        let builder = Client::builder()
+            .default_headers(headers)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TOTAL_TIMEOUT)
+            .tcp_nodelay(true);
         builder.pool_idle_timeout(self.idle).tls_backend_preconfigured(tls).build()
     }
 

@@ -38,7 +38,7 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity)
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let list = identity.revocation_lists();
-        if list.is_empty() || !engine.leadership().holds() {
+        if list.is_empty() || !engine.leadership().holds() || engine.is_held() {
             continue;
         }
         let hash = crate::access::secret::sha256(&list).to_vec();

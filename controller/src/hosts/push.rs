@@ -2,18 +2,23 @@
 
 use crate::{
     engine::{Engine, HostTarget, NewHosts, Target, question_interval},
-    hosts::{client::AgentClients, traffic},
+    hosts::{
+        client::{AgentClients, AnswerError, read_answer},
+        traffic,
+    },
     instruments::Pushed,
 };
 use cps_peering_config::{
     HostPatch, HostReport, Revision, SharedHostConfig,
-    agent_api::{CONFIG_PATH, ErrorBody, STATUS_PATH},
-    id::HostId,
+    agent_api::{CLUSTER_HEADER, CLUSTER_PATH, CONFIG_PATH, ErrorBody, STATUS_PATH},
+    cluster::ClusterId,
+    id::{HostId, VpcId},
+    net::Vni,
 };
-use cps_peering_http::chain;
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,6 +31,10 @@ use tracing::Instrument as _;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(15);
+/// How long a host is left alone that is not to be told anything yet.
+const HELD_RETRY: Duration = Duration::from_secs(2);
+/// How long an agent may take to let its host go.
+const LET_GO_WITHIN: Duration = Duration::from_secs(5);
 /// How many agents are spoken to at once.
 const AT_ONCE: usize = 256;
 /// How long one of them counts. Who takes longer is waited for beside the others: hosts that are away, or slow, must not
@@ -35,8 +44,8 @@ const COUNTS_FOR: Duration = Duration::from_millis(500);
 /// What an agent answered, or why it did not.
 #[derive(Debug, Error)]
 enum PushError {
-    #[error("{}", chain(.0))]
-    Unreachable(#[from] reqwest::Error),
+    #[error(transparent)]
+    NoAnswer(#[from] AnswerError),
     #[error("the agent's URL {0} begins with http://, and TLS is on: apply the host with https://")]
     Plain(String),
     #[error("the agent's URL {0} begins with https://, and TLS is off (setting `tls` of the controller)")]
@@ -44,14 +53,71 @@ enum PushError {
     #[error("the agent refused: {0}")]
     Refused(String),
     #[error(
-        "the agent has revision {theirs}, newer than {ours} of this controller: was the store lost or restored from an \
-         older copy? Nothing is changed on this host"
+        "the agent has revision {theirs}, newer than {ours} of this controller, and nothing is changed on this host. Either another \
+         controller configures it: stop one of them. Or this controller's store is older than what hosts have: restore the copy \
+         again with `--epoch {}`",
+        .theirs.epoch + 1
     )]
     Newer { ours: Revision, theirs: Revision },
+    #[error(
+        "the host belongs to cluster {theirs}, and this is cluster {ours}; nothing is changed on it. If it is to change over, run \
+         `cps-peering-agent join {ours}` on it. If this controller is to go on as {theirs}, restore the copy with `--same-cluster`"
+    )]
+    OtherCluster { ours: ClusterId, theirs: ClusterId },
+    #[error("held, {0}: nothing is sent to hosts before `cps-peering-controller release`")]
+    Held(Pending),
     #[error("lost leadership")]
     Deposed,
     #[error("the agent has other content under revision {0}; a new change of this host will be sent whole")]
     OtherContent(Revision),
+}
+
+/// What would become of a host whose controller is held.
+#[derive(Debug)]
+struct Pending {
+    /// Which VPCs and sides it has and would have no more, and which it would get.
+    changes: [Vec<String>; 2],
+}
+
+impl Pending {
+    /// How many are named.
+    const NAMED: usize = 10;
+
+    fn between(report: &HostReport, config: &SharedHostConfig) -> Self {
+        let named =
+            |vpc: &VpcId, vni: Option<Vni>| vni.map_or(format!("VPC {vpc}"), |vni| format!("side {vni} of {vpc}"));
+        let vpcs = report.vrfs.keys().filter(|vpc| !config.vrfs.contains_key(*vpc)).map(|vpc| format!("VPC {vpc}"));
+        let sides = report.sides.keys().filter(|vni| !config.sides.contains_key(*vni)).map(|vni| format!("side {vni}"));
+        let lost = vpcs.chain(sides).collect();
+        let vpcs = config.vrfs.keys().filter(|vpc| !report.vrfs.contains_key(*vpc)).map(|vpc| named(vpc, None));
+        let sides = config.sides.iter().filter(|(vni, _)| !report.sides.contains_key(*vni));
+        let gained = vpcs.chain(sides.map(|(vni, side)| named(&side.vpc, Some(*vni)))).collect();
+        Self { changes: [lost, gained] }
+    }
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [lost, gained] = &self.changes;
+        if lost.is_empty() && gained.is_empty() {
+            return f.write_str(
+                "and the host has the VPCs and sides that it would get, perhaps with other ports or addresses",
+            );
+        }
+        for (verb, all) in [("would lose", lost), ("would get", gained)] {
+            let more = all.len().saturating_sub(Self::NAMED);
+            let named = all.iter().take(Self::NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+            match all.len() {
+                0 => write!(f, "{verb} nothing")?,
+                _ if more > 0 => write!(f, "{verb} {named} and {more} more")?,
+                _ => write!(f, "{verb} {named}")?,
+            }
+            if verb == "would lose" {
+                f.write_str("; ")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Runs a worker for every host that comes, until the engine is gone. The workers end with the future.
@@ -70,8 +136,11 @@ pub async fn run(
                 let client = clients.own(&host)?;
                 let engine = Arc::clone(&engine);
                 let (sent, newest, behind_since, tls) = (None, None, None, clients.tls());
+                let (cluster, reached) = (clients.cluster(), None);
                 let (places, retry, settled) = (Arc::clone(&places), FIRST_RETRY, false);
-                let worker = Worker { engine, client, places, tls, host, target, poll, sent, settled, newest, behind_since, retry };
+                let worker = Worker {
+                    engine, client, places, tls, cluster, host, target, poll, sent, reached, settled, newest, behind_since, retry,
+                };
                 workers.spawn(worker.run());
             }
             // A worker ends when its host is forgotten.
@@ -85,11 +154,14 @@ struct Worker {
     client: Client,
     places: Arc<Semaphore>,
     tls: bool,
+    cluster: Option<ClusterId>,
     host: HostId,
     target: watch::Receiver<Target>,
     poll: Duration,
     /// What the agent has for certain, because it confirmed having accepted it.
     sent: Option<Arc<SharedHostConfig>>,
+    /// Where its agent was, if that had what it must have when it was last asked.
+    reached: Option<Arc<HostTarget>>,
     /// Whether it was in sync already.
     settled: bool,
     /// The newest revision that was to be brought.
@@ -107,7 +179,8 @@ fn jitter(duration: Duration) -> Duration {
 impl Worker {
     async fn run(mut self) {
         loop {
-            let Some(target) = self.target.borrow_and_update().clone() else { return };
+            let target = self.target.borrow_and_update().clone();
+            let Some(target) = target else { return self.let_go().await };
             let again = self.newest.replace(target.config.revision) == Some(target.config.revision);
             if !again {
                 // What came before and is not there yet counts from its own beginning.
@@ -124,6 +197,7 @@ impl Worker {
             let pause = match brought {
                 Ok(report) => {
                     let in_sync = report.in_sync() && report.applied == Some(target.config.revision);
+                    self.reached = in_sync.then(|| Arc::clone(&target));
                     span.in_scope(|| self.measure(in_sync));
                     self.engine.on_report(&self.host, Ok(report));
                     // There is a connection to it, and nothing more urgent. It still tells of sides that are gone.
@@ -136,10 +210,14 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    span.in_scope(|| tracing::warn!(%error, "push failed"));
-                    self.engine.metrics().pushed(Pushed::Failed);
+                    self.reached = None;
+                    let held = matches!(error, PushError::Held(_));
+                    if !held {
+                        span.in_scope(|| tracing::warn!(%error, "push failed"));
+                        self.engine.metrics().pushed(Pushed::Failed);
+                    }
                     self.engine.on_report(&self.host, Err(error.to_string()));
-                    self.back_off()
+                    if held { jitter(HELD_RETRY) } else { self.back_off() }
                 }
             };
             let left_alone = async {
@@ -151,6 +229,18 @@ impl Worker {
             tokio::select! {
                 changed = self.target.changed() => if changed.is_err() { return },
                 () = left_alone => {}
+            }
+        }
+    }
+
+    /// The host is forgotten: where nothing is left on it, any cluster may have it. One that does not hear this is told by an operator.
+    async fn let_go(&self) {
+        let Some(target) = &self.reached else { return };
+        if target.config.vrfs.is_empty() && target.config.sides.is_empty() && self.engine.leadership().holds() {
+            let told = self.client.delete(url(target, CLUSTER_PATH)).timeout(LET_GO_WITHIN).send().await;
+            let told = told.and_then(reqwest::Response::error_for_status);
+            if let Err(error) = told {
+                tracing::info!(host = %self.host, %error, "the host may still believe that it belongs to this cluster");
             }
         }
     }
@@ -204,6 +294,14 @@ impl Worker {
         if target.paused {
             return self.status(target).await;
         }
+        if self.engine.is_held() {
+            let report = self.status(target).await?;
+            return match report.desired {
+                Some(theirs) if theirs > config.revision => Err(PushError::Newer { ours: config.revision, theirs }),
+                Some(theirs) if theirs == config.revision => Ok(report),
+                _ => Err(PushError::Held(Pending::between(&report, config))),
+            };
+        }
         if let Some(sent) = self.sent.clone() {
             if sent.revision == config.revision {
                 let report = self.status(target).await?;
@@ -238,8 +336,19 @@ impl Worker {
     }
 
     async fn status(&self, target: &HostTarget) -> Result<HostReport, PushError> {
-        let answer = self.client.get(url(target, STATUS_PATH)).send().await?.error_for_status()?;
-        Ok(answer.json().await?)
+        let asked = self.client.get(url(target, STATUS_PATH)).send().await.map_err(AnswerError::from)?;
+        let answer = asked.error_for_status().map_err(AnswerError::from)?;
+        self.belongs(&answer)?;
+        Ok(read_answer(answer).await?)
+    }
+
+    /// Whether an agent that has answered is one of this cluster, as far as it says.
+    fn belongs(&self, answer: &reqwest::Response) -> Result<(), PushError> {
+        let theirs = answer.headers().get(CLUSTER_HEADER).and_then(|it| it.to_str().ok()?.parse().ok());
+        match (self.cluster, theirs) {
+            (Some(ours), Some(theirs)) if ours != theirs => Err(PushError::OtherCluster { ours, theirs }),
+            _ => Ok(()),
+        }
     }
 
     /// Sends a configuration or a patch. None when the agent has something else than was expected.
@@ -254,13 +363,14 @@ impl Worker {
         if !self.engine.leadership().holds() {
             return Err(PushError::Deposed);
         }
-        let answer = request.send().await?;
+        let answer = request.send().await.map_err(AnswerError::from)?;
+        self.belongs(&answer)?;
         let status = answer.status();
         if status.is_success() {
             self.sent = Some(Arc::clone(&target.config));
-            return Ok(Some(answer.json().await?));
+            return Ok(Some(read_answer(answer).await?));
         }
-        let text = answer.text().await?;
+        let text = answer.text().await.map_err(AnswerError::from)?;
         let error = serde_json::from_str(&text).unwrap_or(ErrorBody { message: text, desired: None });
         match error.desired {
             Some(theirs) if status == StatusCode::CONFLICT && theirs > target.config.revision => {

@@ -2,7 +2,7 @@
 //! within it is of interest. Of the others only totals are, and agents count without end: whoever asks them how they stand asks
 //! for that, too, with [`count`].
 
-use super::client::AgentClients;
+use super::client::{AgentClients, AnswerError, read_answer};
 use crate::{
     engine::{
         Engine,
@@ -77,9 +77,9 @@ pub(crate) async fn count(engine: &Engine, client: &Client, host: &HostId, agent
     }
 }
 
-async fn get(client: &Client, agent: &str) -> Result<TrafficReport, reqwest::Error> {
+async fn get(client: &Client, agent: &str) -> Result<TrafficReport, AnswerError> {
     let url = format!("{}{TRAFFIC_PATH}", agent.trim_end_matches('/'));
-    client.get(url).send().await?.error_for_status()?.json().await
+    read_answer(client.get(url).send().await?.error_for_status()?).await
 }
 
 /// Ends an interval, looks for sides that are no more behind the last one that was looked at, and keeps what was counted. Returns

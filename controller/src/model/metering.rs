@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 /// A time for which a peering had one bandwidth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Period {
     /// The peering.
     pub peering: PeeringId,

@@ -25,7 +25,7 @@ use cps_peering_config::{
 use disclosure::Disclosures;
 use record::{Made, TokenUse};
 use serde::Serialize;
-use state::{Change, State};
+use state::{Change, Meta, State};
 use std::{collections::BTreeSet, fmt};
 use thiserror::Error;
 
@@ -261,6 +261,8 @@ pub enum Command {
     LearnMtu(HostId, u32),
     /// The machine's clock is right, however much it has leapt.
     ConfirmClock,
+    /// Hosts may be told what they must have: a store that was brought back is held until then.
+    Release,
     /// Do what is due, and nothing else.
     Tick,
     /// Keep the signature of a request that was refused, or changed nothing, so that the same is not done later.
@@ -282,6 +284,7 @@ impl Command {
             | Command::LearnMtu(..)
             // It ends what holds deletions back.
             | Command::ConfirmClock
+            | Command::Release
             | Command::Tick => true,
             Command::Account(change) => change.makes_room(),
             Command::Host(change) => matches!(change.what, host::What::Remove(_)),
@@ -320,6 +323,7 @@ impl Command {
             | Command::Forget(_)
             | Command::LearnMtu(..)
             | Command::ConfirmClock
+            | Command::Release
             | Command::Tick
             | Command::RecordSignature => Ok(()),
         }
@@ -600,6 +604,13 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
         }
         Command::ConfirmClock => {
             due::confirm_clock(tx, context);
+            Ok(Outcome::Done)
+        }
+        Command::Release => {
+            let meta = tx.state.meta();
+            if meta.held {
+                tx.change(Change::Meta(Meta { held: false, ..meta }));
+            }
             Ok(Outcome::Done)
         }
         Command::Tick | Command::RecordSignature => Ok(Outcome::Done),

@@ -44,7 +44,6 @@ impl Manager {
 
 /// A region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Region {
     /// Its id.
     pub id: RegionId,
@@ -55,7 +54,6 @@ pub struct Region {
 
 /// A host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Host {
     /// Its id.
     pub id: HostId,
@@ -100,7 +98,6 @@ impl Host {
 
 /// A VPC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Vpc {
     /// Its id.
     pub id: VpcId,
@@ -142,7 +139,6 @@ impl std::fmt::Display for PortKey {
 
 /// A port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Port {
     /// The VPC.
     pub key: PortKey,
@@ -182,7 +178,6 @@ impl std::fmt::Debug for SealedKey {
 
 /// An account. One that is mentioned by VPCs alone has no record: it is as [`Account::new`] makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Account {
     /// Its id.
     pub id: AccountId,
@@ -207,7 +202,6 @@ pub struct Account {
 
 /// Something that was deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Deleted {
     /// The region it was in.
     pub region: RegionId,
@@ -283,7 +277,6 @@ impl Charge {
 
 /// A key and a value that users put on a peering.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Tag {
     /// The key.
     pub key: String,
@@ -293,7 +286,6 @@ pub struct Tag {
 
 /// A peering.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Peering {
     /// Its id.
     pub id: PeeringId,
@@ -349,7 +341,6 @@ pub struct Peering {
 
 /// One VPC's end of a peering.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Side {
     /// The VPC.
     pub vpc: VpcId,
@@ -532,7 +523,6 @@ impl Peering {
 
 /// How far a peering was charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Meter {
     /// The bandwidth that it is charged for, in Mbit/s; none while it is charged for nothing.
     pub bandwidth: Option<u32>,
@@ -542,7 +532,6 @@ pub struct Meter {
 
 /// What a client token (`clientToken`) was used for, so that the same request does nothing twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TokenUse {
     /// What was asked: a request with the same token must ask the same.
     pub request: String,

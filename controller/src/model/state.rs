@@ -6,6 +6,7 @@ use super::{
 };
 use cps_peering_config::{
     Revision,
+    cluster::ClusterId,
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
     naming::mac,
     net::{Mac, Vni},
@@ -41,7 +42,6 @@ pub enum Change {
 
 /// What there is one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Meta {
     /// The term of this store; a new store begins with 1.
     pub epoch: u64,
@@ -49,11 +49,17 @@ pub struct Meta {
     pub number: u64,
     /// The VNI that earlier versions try first for the next VPC or side. Now they are drawn.
     pub next_vni: Vni,
+    /// Which cluster the store is of; none as long as a release has written it that did not know of clusters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterId>,
+    /// Whether nothing is sent to hosts: it is a copy that was brought back, and nobody has released it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 impl Default for Meta {
     fn default() -> Self {
-        Self { epoch: 1, number: 0, next_vni: Vni::MIN }
+        Self { epoch: 1, number: 0, next_vni: Vni::MIN, cluster: None, held: false }
     }
 }
 

@@ -172,6 +172,7 @@ impl<'a> Words<'a> {
             | Command::Forget(_)
             | Command::LearnMtu(..)
             | Command::ConfirmClock
+            | Command::Release
             | Command::Tick
             | Command::RecordSignature => return None,
         })

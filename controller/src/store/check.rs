@@ -4,6 +4,7 @@ use super::{
     StoreError,
     embedded::{AUDIT, PERIODS, RECORDS, TRAFFIC, told},
     records::RowCodec,
+    retained::Retained,
 };
 use crate::{audit::Entry, model::metering::Period};
 use cps_peering_config::text::shorten;
@@ -84,7 +85,7 @@ pub fn check(path: &Path, with: Option<&Path>) -> Result<Report, StoreError> {
     let looked_at = Copied::of(path)?;
     let records = read(&looked_at.file, &mut report);
     if let Some(with) = with {
-        let copy = Copied::of(with)?;
+        let copy = Copied::of_copy(with)?;
         let mut other = Report { path: with.to_owned(), ..Report::default() };
         let wanted = read(&copy.file, &mut other);
         let lost = wanted.into_iter().filter(|(key, value)| records.get(key) != Some(value)).map(|(key, _)| key);
@@ -111,6 +112,16 @@ impl Copied {
         fs::copy(path, &file).map_err(failed)?;
         Ok(Self { file, _folder: folder })
     }
+
+    /// Of a copy of a store, where it is one that is whole: of what is in it.
+    fn of_copy(path: &Path) -> Result<Self, StoreError> {
+        let copied = Self::of(path)?;
+        let unpacked = copied.file.with_extension("unpacked");
+        if super::copy::unpack(path, &unpacked).is_ok() {
+            return Ok(Self { file: unpacked, ..copied });
+        }
+        Ok(copied)
+    }
 }
 
 /// Reads all rows that can be read. Returns the records.
@@ -128,7 +139,8 @@ fn read(path: &Path, report: &mut Report) -> BTreeMap<String, Vec<u8>> {
             return records;
         }
     };
-    let codec = RowCodec { place: path };
+    let retained = Retained::default();
+    let codec = RowCodec { place: path, retained: &retained };
     let mut kinds = Vec::new();
     kinds.push(rows(&database, "records", RECORDS, str::to_owned, |key, value| {
         records.insert(key.to_owned(), value.to_owned());

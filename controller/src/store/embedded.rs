@@ -6,7 +6,10 @@ use super::{
     reserve::Reserve,
 };
 use crate::model::state::Meta;
-use cps_peering_config::text::{MAX_QUOTED, cut};
+use cps_peering_config::{
+    format,
+    text::{MAX_QUOTED, cut},
+};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use std::{
     any::Any,
@@ -147,7 +150,7 @@ pub(super) fn told(panic: &(dyn Any + Send)) -> String {
 impl Backend for Embedded {
     fn commit(&self, batch: &Batch, expected: u64, _number: u64) -> Result<(), StoreError> {
         let found: u64 = match self.meta()? {
-            Some(value) => serde_json::from_slice::<Meta>(&value).map(|meta| meta.number).map_err(|source| {
+            Some(value) => format::read::<Meta>(&value).map(|meta| meta.number).map_err(|source| {
                 let (path, key) = (self.path.clone(), META.to_owned());
                 StoreError::Record { path, key, source }
             })?,

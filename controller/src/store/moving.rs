@@ -1,9 +1,10 @@
 //! From one store to another: copies brought back into etcd, and moves from a file to etcd and back.
 
 use super::{
-    BackupError, Cluster, META, Restored, Store, StoreError,
-    backup::{VNIS_LEFT_OUT, failed, in_new_epoch, last},
+    BackupError, Cluster, Origin, Restored, Store, StoreError,
+    backup::{failed, in_new_epoch, last},
     raw::Page,
+    records::META,
 };
 use crate::model::state::{Change, Meta};
 use cps_peering_config::{Revision, settings::StorePlace};
@@ -32,21 +33,31 @@ impl Store {
 
     /// Puts a copy in the place of what etcd holds, as [`Self::restore`] does with a file. What etcd held is copied into the
     /// folder for backups first.
-    pub fn restore_into(&self, backup: &Path, epoch: Option<u64>) -> Result<Restored, BackupError> {
+    pub fn restore_into(&self, backup: &Path, epoch: Option<u64>, origin: Origin) -> Result<Restored, BackupError> {
         // Opening a store writes to it, and a copy is to stay as it is.
         let folder = tempfile::tempdir().map_err(failed("make a folder", &std::env::temp_dir()))?;
-        let copy = folder.path().join("copy");
-        fs::copy(backup, &copy).map_err(failed("copy", backup))?;
-        let copy = Store::open(&copy)?;
-        self.fill_from(&copy, epoch, VNIS_LEFT_OUT).map_err(|error| match error {
+        let copy = Store::open_copy(backup, &folder.path().join("copy"))?;
+        self.fill_from(&copy, epoch, origin).map_err(|error| match error {
             BackupError::Empty(_) => BackupError::Empty(backup.to_owned()),
             other => other,
         })
     }
 
-    /// Copies everything into another place, under a new epoch, above those of both stores. This one stays as it is. What
-    /// is in the other place is kept beside it or in the folder for backups, and is replaced only by `force`.
+    /// Copies everything into another place, under a new epoch, above those of both stores. This one stays as it is, but for that it
+    /// says where it went and is of no use to a controller any more. What is in the other place is kept beside it or in the folder for backups, and is replaced only by `force`.
     pub fn move_to(&self, place: StorePlace<'_>, force: bool) -> Result<Restored, BackupError> {
+        // What has happened since is elsewhere.
+        self.is_here()?;
+        let moved = self.copy_into(place, force)?;
+        let to = match place {
+            StorePlace::Embedded(path) => path.display().to_string(),
+            StorePlace::Etcd(settings) => format!("{} in etcd at {}", settings.prefix, settings.endpoints.join(", ")),
+        };
+        self.mark_moved(&to)?;
+        Ok(moved)
+    }
+
+    fn copy_into(&self, place: StorePlace<'_>, force: bool) -> Result<Restored, BackupError> {
         let holds = |path: &Path, revision| BackupError::Holds { path: path.to_owned(), revision };
         let path = match place {
             StorePlace::Embedded(path) => path,
@@ -54,7 +65,7 @@ impl Store {
                 let other = Self::hold_place(place)?;
                 return match other.revision()? {
                     Some(revision) if !force => Err(holds(&other.path, revision)),
-                    _ => other.fill_from(self, None, 0),
+                    _ => other.fill_from(self, None, Origin::Moved),
                 };
             }
         };
@@ -67,8 +78,8 @@ impl Store {
         let moving = path.with_extension("moving");
         // What is left of an attempt that was cut off.
         let _ = fs::remove_file(&moving);
-        self.back_up(&moving)?;
-        let moved = Self::put_in_place(&moving, path, None, 0);
+        self.duplicate(&moving)?;
+        let moved = Self::put_in_place(&moving, path, None, Origin::Moved);
         fs::remove_file(&moving).map_err(failed("remove", &moving))?;
         moved.map_err(|error| match error {
             BackupError::Empty(_) => BackupError::Empty(self.path.clone()),
@@ -76,7 +87,7 @@ impl Store {
         })
     }
 
-    fn fill_from(&self, from: &Store, epoch: Option<u64>, vnis_left_out: u32) -> Result<Restored, BackupError> {
+    fn fill_from(&self, from: &Store, epoch: Option<u64>, origin: Origin) -> Result<Restored, BackupError> {
         // Everything in it can be read.
         let state = from.load()?;
         if state.meta().number == 0 {
@@ -84,9 +95,9 @@ impl Store {
         }
         let before = self.meta()?;
         let old = before.map(|meta| Revision { epoch: meta.epoch, number: meta.number });
-        let renewed = in_new_epoch(state.meta(), old, epoch, vnis_left_out)?;
+        let renewed = in_new_epoch(state.meta(), old, epoch, origin)?;
         let replaced = self.revision()?.map(|revision| self.keep(revision)).transpose()?;
-        let encode = |meta: Meta| self.rows().encode(&Change::Meta(meta)).map(|(_, value)| value.unwrap_or_default());
+        let encode = |meta: Meta| from.rows().encode(&Change::Meta(meta)).map(|(_, value)| value.unwrap_or_default());
         self.backend.begin_filling(encode(Meta { number: 0, ..before.unwrap_or_default() })?)?;
         from.backend.dump(&mut |page| {
             self.backend.fill(match page {
@@ -100,7 +111,7 @@ impl Store {
         self.backend.end_filling(encode(renewed)?)?;
         let counts = [state.hosts().len(), state.vpcs().len(), state.peerings().len()];
         let revision = Revision { epoch: renewed.epoch, ..last(&state) };
-        Ok(Restored { revision, counts, replaced })
+        Ok(Restored { revision, cluster: renewed.cluster, held: renewed.held, counts, replaced })
     }
 
     /// Copies what is about to be replaced.
@@ -114,7 +125,7 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed("make the folder", &self.backups)(error)),
         }
-        let file = self.backups.join(format!("replaced-{}-{}.redb", revision.epoch, revision.number));
+        let file = self.backups.join(format!("replaced-{}-{}.{}", revision.epoch, revision.number, Self::COPY));
         if !file.exists() {
             self.back_up(&file)?;
             give(&file)?;

@@ -1,20 +1,25 @@
 //! Records as rows: a key of their kind and id, and JSON.
 
-use super::{StoreError, raw::MAX_VALUE};
+use super::{StoreError, raw::MAX_VALUE, retained::Retained};
 use crate::model::{
     record::{Account, Host, Peering, Port, PortKey, Region, TokenKey, TokenUse, Vpc},
     state::{Change, Meta},
 };
+use cps_peering_config::format::{self, FormatError};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 
 /// The key of the record that there is one of.
 pub(super) const META: &str = "meta";
+/// The kinds of records.
+const KINDS: [&str; 9] = ["region", "host", "vpc", "port", "peering", "account", "token", "signature", META];
 
 /// Makes rows, and reads them.
 pub(super) struct RowCodec<'a> {
     /// The store's place, for errors.
     pub(super) place: &'a Path,
+    /// What a newer release has written into records.
+    pub(super) retained: &'a Retained,
 }
 
 impl RowCodec<'_> {
@@ -43,9 +48,12 @@ impl RowCodec<'_> {
         key: String,
         value: Option<&T>,
     ) -> Result<(String, Option<Vec<u8>>), StoreError> {
-        let value = value.map(serde_json::to_vec).transpose();
+        if value.is_none() {
+            self.retained.remove(&key);
+        }
+        let value = value.map(|value| self.retained.put_back(&key, value));
         let path = || self.place.to_owned();
-        let value = value.map_err(|source| StoreError::Record { path: path(), key: key.clone(), source })?;
+        let value = value.transpose().map_err(|error| self.unreadable(&key, error.into()))?;
         // Before anything of it is on its way.
         match value.as_ref().map(Vec::len) {
             Some(length) if length > MAX_VALUE => {
@@ -56,35 +64,59 @@ impl RowCodec<'_> {
     }
 
     pub(super) fn parse<T: DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {
-        serde_json::from_slice(value).map_err(|source| StoreError::Record {
-            path: self.place.to_owned(),
-            key: key.to_owned(),
-            source,
-        })
+        format::read(value).map_err(|source| self.unreadable(key, source))
+    }
+
+    /// The same of a record, which may be written again: what is not known of it is retained.
+    fn record<T: DeserializeOwned + Serialize>(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {
+        let decoded = format::decode::<T>(value).map_err(|source| self.unreadable(key, source))?;
+        if decoded.unknown.is_some() {
+            let kept = self.retained.keep(key, value, &decoded.value);
+            kept.map_err(|error| self.unreadable(key, error.into()))?;
+        } else {
+            self.retained.nothing_of(key);
+        }
+        Ok(decoded.value)
+    }
+
+    /// The record that there is one of.
+    pub(super) fn meta(&self, value: &[u8]) -> Result<Meta, StoreError> {
+        self.record(META, value)
+    }
+
+    fn unreadable(&self, key: &str, source: FormatError) -> StoreError {
+        StoreError::Record { path: self.place.to_owned(), key: key.to_owned(), source }
     }
 
     fn unknown(&self, key: &str) -> StoreError {
         StoreError::UnknownRecord { path: self.place.to_owned(), key: key.to_owned() }
     }
 
-    /// What a row says; without a value, that there is no such record any more.
-    pub(super) fn change(&self, key: &str, value: Option<&[u8]>) -> Result<Change, StoreError> {
-        let Some(value) = value else { return removal(key).ok_or_else(|| self.unknown(key)) };
+    /// What a row says; without a value, that there is no such record any more. None where it is of a kind that this release does not
+    /// know: a newer one has made it, and it stays as it is.
+    pub(super) fn change(&self, key: &str, value: Option<&[u8]>) -> Result<Option<Change>, StoreError> {
         let kind = key.split('/').next().unwrap_or_default();
-        Ok(match kind {
-            "region" => self.parse::<Region>(key, value).map(|it| Change::Region(it.id.clone(), Some(it)))?,
-            "host" => self.parse::<Host>(key, value).map(|it| Change::Host(it.id.clone(), Some(it)))?,
-            "vpc" => self.parse::<Vpc>(key, value).map(|it| Change::Vpc(it.id.clone(), Some(it)))?,
-            "port" => self.parse::<Port>(key, value).map(|it| Change::Port(it.key.clone(), Some(it)))?,
-            "peering" => self.parse::<Peering>(key, value).map(|it| Change::Peering(it.id.clone(), Some(it)))?,
-            "account" => self.parse::<Account>(key, value).map(|it| Change::Account(it.id.clone(), Some(it)))?,
-            "token" => self.parse::<(TokenKey, TokenUse)>(key, value).map(|(key, it)| Change::Token(key, Some(it)))?,
+        if !KINDS.contains(&kind) {
+            return Ok(None);
+        }
+        let Some(value) = value else {
+            self.retained.nothing_of(key);
+            return removal(key).ok_or_else(|| self.unknown(key)).map(Some);
+        };
+        Ok(Some(match kind {
+            "region" => self.record::<Region>(key, value).map(|it| Change::Region(it.id.clone(), Some(it)))?,
+            "host" => self.record::<Host>(key, value).map(|it| Change::Host(it.id.clone(), Some(it)))?,
+            "vpc" => self.record::<Vpc>(key, value).map(|it| Change::Vpc(it.id.clone(), Some(it)))?,
+            "port" => self.record::<Port>(key, value).map(|it| Change::Port(it.key.clone(), Some(it)))?,
+            "peering" => self.record::<Peering>(key, value).map(|it| Change::Peering(it.id.clone(), Some(it)))?,
+            "account" => self.record::<Account>(key, value).map(|it| Change::Account(it.id.clone(), Some(it)))?,
+            "token" => self.record::<(TokenKey, TokenUse)>(key, value).map(|(key, it)| Change::Token(key, Some(it)))?,
             "signature" => {
-                self.parse::<(String, u64)>(key, value).map(|(it, until_ms)| Change::Signature(it, Some(until_ms)))?
+                self.record::<(String, u64)>(key, value).map(|(it, until_ms)| Change::Signature(it, Some(until_ms)))?
             }
-            META => Change::Meta(self.parse(key, value)?),
+            META => Change::Meta(self.meta(value)?),
             _ => return Err(self.unknown(key)),
-        })
+        }))
     }
 }
 
@@ -119,7 +151,8 @@ mod tests {
 
     #[test]
     fn what_is_removed_is_told_by_its_key_alone() {
-        let rows = RowCodec { place: Path::new("test") };
+        let retained = Retained::default();
+        let rows = RowCodec { place: Path::new("test"), retained: &retained };
         let changes = [
             Change::Region("north".parse().unwrap(), None),
             Change::Host("h1".parse().unwrap(), None),
@@ -133,10 +166,30 @@ mod tests {
         for change in changes {
             let (key, value) = rows.encode(&change).unwrap();
             assert_eq!(value, None);
-            assert_eq!(rows.change(&key, None).unwrap(), change);
+            assert_eq!(rows.change(&key, None).unwrap(), Some(change));
         }
-        assert_eq!(rows.change(META, None).unwrap(), Change::Meta(Meta::default()));
-        assert!(rows.change("host/", None).is_err() && rows.change("planet/x", None).is_err());
+        assert_eq!(rows.change(META, None).unwrap(), Some(Change::Meta(Meta::default())));
+        assert!(rows.change("host/", None).is_err() && rows.change("host/x", Some(b"7")).is_err());
+        // A kind that a newer release has made.
+        assert_eq!(rows.change("planet/x", None).unwrap(), None);
+        assert_eq!(rows.change("planet/x", Some(b"{}")).unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_newer_release_has_written_into_a_record_outlives_a_change_of_it() {
+        let retained = Retained::default();
+        let rows = RowCodec { place: Path::new("test"), retained: &retained };
+        let text = r#"{"id":"h1","region":"north","underlay":"192.0.2.1","agent":"http://x","config_number":7,"rack":{"row":5}}"#;
+        let Some(Change::Host(id, Some(mut host))) = rows.change("host/h1", Some(text.as_bytes())).unwrap() else {
+            panic!("it is a host")
+        };
+        host.config_number = 8;
+        let (_, value) = rows.encode(&Change::Host(id, Some(host))).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&value.unwrap()).unwrap();
+        assert_eq!((&value["config_number"], &value["rack"]["row"]), (&8.into(), &5.into()));
+        let newer = text.replace("\"id\"", "\"format\":2,\"id\"");
+        let error = rows.change("host/h1", Some(newer.as_bytes())).unwrap_err().to_string();
+        assert!(error.contains("record host/h1") && error.contains("a newer release wrote it"), "{error}");
     }
 }
 
@@ -147,15 +200,16 @@ mod fuzzed {
 
     #[test]
     fn record() {
-        let codec = RowCodec { place: Path::new("test") };
+        let retained = Retained::default();
+        let codec = RowCodec { place: Path::new("test"), retained: &retained };
         fuzz("record", |input| {
             let text = String::from_utf8_lossy(input);
             let (key, value) = text.split_once('\n').unwrap_or((&text, ""));
             let _ = codec.change(key, None);
             let _ = serde_json::from_str::<Entry>(value);
-            if let Ok(change) = codec.change(key, Some(value.as_bytes())) {
+            if let Ok(Some(change)) = codec.change(key, Some(value.as_bytes())) {
                 let (key, value) = codec.encode(&change).unwrap();
-                assert_eq!(codec.change(&key, value.as_deref()).unwrap(), change);
+                assert_eq!(codec.change(&key, value.as_deref()).unwrap(), Some(change.clone()));
                 State::default().apply(change);
             }
         });

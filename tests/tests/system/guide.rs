@@ -49,7 +49,7 @@ pub(crate) fn follow(machine: &mut Machine, chapter: &str) -> Result<usize> {
             // Of the store, for while no controller runs.
             command = format!(
                 "copy=$(ls -t {BACKUPS}/* | head -1); systemctl stop cps-peering-controller; {}; code=$?; \
-                 systemctl start cps-peering-controller; (exit $code)",
+                 systemctl start cps-peering-controller; cps-peering-controller release; (exit $code)",
                 command.replace("COPY", "\"$copy\"")
             );
         }

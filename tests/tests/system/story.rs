@@ -359,10 +359,13 @@ fn restored(site: &mut Site) -> Result<()> {
     ensure!(code == 1 && told.contains("is a controller running"), "{code}: {told}");
     let told = site.h1.sh(&format!(
         "systemctl stop {CONTROLLER}
-        cps-peering-controller restore {file}
+        cps-peering-controller restore --same-cluster {file}
         cps-peering-controller backup /root/copy
         systemctl start {CONTROLLER}"
     ))?;
+    let held = site.h1.until("cps-peering-controller release --dry-run | grep 'held, would'")?;
+    ensure!(held.contains("would get"), "{held}");
+    site.h1.sh("cps-peering-controller release")?;
     ensure!(told.contains("2 hosts, 3 VPCs and 2 peerings") && told.contains("is kept as"), "{told}");
     reaches(&mut site.h1)?;
     in_sync(site)?;

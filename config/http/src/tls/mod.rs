@@ -178,6 +178,11 @@ impl Identity {
         self.client(Expected::Name(name.to_owned()))
     }
 
+    /// For a client that knows servers by their addresses, as browsers do.
+    pub fn client_by_address(&self) -> ClientConfig {
+        self.client(Expected::Address)
+    }
+
     fn client(&self, expected: Expected) -> ClientConfig {
         let roots = verify::Roots::Of(self.clone());
         let mut config = ClientConfig::builder_with_provider(provider())

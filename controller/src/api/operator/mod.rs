@@ -2,6 +2,7 @@
 
 pub(super) mod accounts;
 pub(super) mod clock;
+pub(super) mod cluster;
 pub(super) mod diagnosis;
 pub(super) mod hosts;
 pub(super) mod inventory;

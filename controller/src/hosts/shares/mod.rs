@@ -12,7 +12,7 @@ mod view;
 pub use allocator::ShareAllocator;
 pub use view::{LimitedSide, limited};
 
-use super::client::AgentClients;
+use super::client::{AgentClients, read_answer};
 use crate::{engine::Engine, model::record::Peering};
 use cps_peering_config::{
     Revision,
@@ -201,7 +201,7 @@ impl Shares {
         });
         for (agent, host, sides) in asks {
             // Bandwidth is another controller's to grant.
-            if !self.engine.leadership().holds() {
+            if !self.engine.leadership().holds() || self.engine.is_held() {
                 return;
             }
             self.number += 1;
@@ -260,10 +260,10 @@ async fn put(client: &Client, base: &str, grants: &Grants) -> Result<Answer, Str
     let text = |error: reqwest::Error| error.to_string();
     let answer = client.put(format!("{base}{SHARES_PATH}")).json(grants).send().await.map_err(text)?;
     if answer.status() == StatusCode::CONFLICT {
-        let report: TrafficReport =
-            client.get(format!("{base}{TRAFFIC_PATH}")).send().await.map_err(text)?.json().await.map_err(text)?;
+        let asked = client.get(format!("{base}{TRAFFIC_PATH}")).send().await.map_err(text)?;
+        let report: TrafficReport = read_answer(asked).await.map_err(|error| error.to_string())?;
         return report.grants.map(Answer::Older).ok_or_else(|| "it refuses and does not say why".to_owned());
     }
-    let report = answer.error_for_status().map_err(text)?.json().await.map_err(text)?;
-    Ok(Answer::Taken(report))
+    let answer = answer.error_for_status().map_err(text)?;
+    read_answer(answer).await.map(Answer::Taken).map_err(|error| error.to_string())
 }

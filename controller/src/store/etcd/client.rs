@@ -6,8 +6,8 @@ mod watch;
 pub(super) use watch::Written;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cps_peering_config::settings::EtcdSettings;
-use cps_peering_http::tls::{self, TlsError};
+use cps_peering_config::{settings::EtcdSettings, tls::TlsFiles};
+use cps_peering_http::tls::{self, Identity, TlsError};
 use futures_util::future::select_all;
 use reqwest::StatusCode;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -435,9 +435,15 @@ impl Drop for Client {
 impl Client {
     pub(super) fn new(settings: &EtcdSettings) -> Result<Self, EtcdError> {
         let unprepared = |error: &dyn std::error::Error| EtcdError::Unprepared(error.to_string());
-        let tls = match &settings.tls {
-            Some(files) => tls::client(&files.ca, files.cert.as_deref().zip(files.key.as_deref()))?,
-            None => tls::no_client(),
+        let identity = settings.tls.as_ref().and_then(|files| {
+            let (cert, key) = files.cert.clone().zip(files.key.clone())?;
+            Some(TlsFiles { ca: files.ca.clone(), cert, key, crl: None })
+        });
+        let identity = identity.map(|files| Identity::open(&files)).transpose()?;
+        let tls = match (&identity, &settings.tls) {
+            (Some(identity), _) => identity.client_by_address(),
+            (None, Some(files)) => tls::client(&files.ca, None)?,
+            (None, None) => tls::no_client(),
         };
         // Members answer one another's questions, so no redirection is needed; idle connections die with their member.
         let http = reqwest::Client::builder()
@@ -454,6 +460,11 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| unprepared(&error))?;
+        if let Some(identity) = identity {
+            // New connections are made with what the files hold then.
+            let (_, nobody) = tokio::sync::mpsc::channel(1);
+            runtime.spawn(identity.keep_fresh(nobody));
+        }
         let asking = Asking {
             http,
             endpoints: settings.endpoints.clone(),

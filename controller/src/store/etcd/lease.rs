@@ -16,13 +16,16 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// For how long etcd is asked once about the lease; there must be time for more than one attempt.
-const ATTEMPT: Duration = Duration::from_millis(800);
+/// For how long etcd is asked once about a lease of so many seconds: there must be time for more than one attempt, and a store that is
+/// slow has more of it where the lease is longer.
+fn attempt(seconds: u64) -> Duration {
+    Duration::from_millis(seconds * 1000 * 7 / 30)
+}
+
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the key of the leader says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Leader {
     /// A name of this one time of leading.
     pub id: String,
@@ -40,6 +43,8 @@ pub(super) struct Lease {
 pub struct LeaseState {
     client: Arc<Client>,
     lease: u64,
+    /// For how long etcd is asked once.
+    attempt: Duration,
     /// The revision in which the key was put.
     created: u64,
     /// Until when nobody else can lead, by [`boot_ms`]; 0 when it is over.
@@ -63,10 +68,11 @@ impl Lease {
         seconds: u64,
     ) -> Result<Option<Self>, EtcdError> {
         let asked_ms = boot_ms();
-        let (lease, granted) = client.grant(seconds, ATTEMPT)?;
+        let attempt = attempt(seconds);
+        let (lease, granted) = client.grant(seconds, attempt)?;
         let value = serde_json::to_vec(leader).map_err(|error| EtcdError::Unreadable(error.to_string()))?;
         let created = loop {
-            match client.claim(key, &value, lease, ATTEMPT) {
+            match client.claim(key, &value, lease, attempt) {
                 Ok(done) if done.succeeded => break Some(done.header.revision),
                 Ok(done) => {
                     // It may be ours from an attempt that was not answered.
@@ -79,12 +85,13 @@ impl Lease {
         };
         let Some(created) = created else {
             // It would end by itself.
-            let _ = client.revoke(lease, ATTEMPT);
+            let _ = client.revoke(lease, attempt);
             return Ok(None);
         };
         let shared = Arc::new(LeaseState {
             client: Arc::clone(client),
             lease,
+            attempt,
             created,
             until_ms: AtomicU64::new(asked_ms + reliable_ms(seconds.min(granted))),
             ended: watch::Sender::new(false),
@@ -122,7 +129,7 @@ impl Lease {
     pub(super) fn leave(&self) {
         self.shared.end();
         // Otherwise they wait until the lease ends by itself.
-        let _ = self.shared.client.revoke(self.shared.lease, ATTEMPT);
+        let _ = self.shared.client.revoke(self.shared.lease, self.shared.attempt);
     }
 }
 
@@ -165,7 +172,7 @@ impl LeaseState {
                 return;
             }
             let asked_ms = boot_ms();
-            match self.client.keep_alive(self.lease, ATTEMPT) {
+            match self.client.keep_alive(self.lease, self.attempt) {
                 Ok(0) => {
                     tracing::error!("etcd has given the lease up: another controller may lead");
                     return self.end();
@@ -200,6 +207,9 @@ mod tests {
         for seconds in 2..=60 {
             assert!(reliable_ms(seconds) < seconds * 1000);
             assert!(reliable_ms(seconds) > 2 * seconds * 1000 / 3);
+            // From the first renewal on there is time for two questions that nobody answers.
+            let asked = Duration::from_millis(seconds * 1000 / 3) + 2 * attempt(seconds) + PAUSE;
+            assert!(asked < Duration::from_millis(reliable_ms(seconds)), "{seconds}");
         }
     }
 }

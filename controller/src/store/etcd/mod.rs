@@ -30,13 +30,16 @@ use super::{
 };
 use crate::model::state::Meta;
 use client::{Client, Compare, Operation, Range};
-use cps_peering_config::settings::EtcdSettings;
+use cps_peering_config::{format, settings::EtcdSettings};
 pub use lease::LeaseState;
 use lease::{Lease, boot_ms};
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -97,7 +100,7 @@ impl Cluster {
         let found =
             self.client.range(&Range::key(&self.key("leader")), WITHIN).map_err(self.failed("see who leads"))?;
         let Some(row) = found.kvs.first() else { return Ok(None) };
-        serde_json::from_slice(&row.value).map(Some).map_err(|source| StoreError::Record {
+        format::read(&row.value).map(Some).map_err(|source| StoreError::Record {
             path: self.place.clone(),
             key: "leader".to_owned(),
             source,
@@ -128,6 +131,8 @@ pub(super) struct Etcd {
     whole: RwLock<()>,
     /// How much of etcd's database is used, in bytes, and when that was found out.
     used: Mutex<Option<(Instant, u64)>>,
+    /// Whether the last write failed because there was no room.
+    refused: AtomicBool,
 }
 
 /// What only the leader changes.
@@ -146,7 +151,14 @@ struct Writer {
 impl Etcd {
     /// For reading what others write.
     pub(super) fn reading(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, leading: None, writer: Mutex::default(), whole: RwLock::new(()), used: Mutex::default() }
+        Self {
+            cluster,
+            leading: None,
+            writer: Mutex::default(),
+            whole: RwLock::new(()),
+            used: Mutex::default(),
+            refused: AtomicBool::new(false),
+        }
     }
 
     /// Leads, or returns none where another does. `wait`: for how long to wait for another to be gone.
@@ -166,7 +178,7 @@ impl Etcd {
         };
         let cluster = Arc::clone(cluster);
         let (writer, whole, used) = (Mutex::default(), RwLock::new(()), Mutex::default());
-        let store = Self { cluster, leading: Some(leading), writer, whole, used };
+        let store = Self { cluster, leading: Some(leading), writer, whole, used, refused: AtomicBool::new(false) };
         store.take_over()?;
         Ok(Some(store))
     }
@@ -174,6 +186,13 @@ impl Etcd {
     /// By what this process leads.
     pub(super) fn leadership(&self) -> Leadership {
         self.leading.as_ref().map_or(Leadership::None, |lease| Leadership::Leased(lease.state()))
+    }
+
+    /// Leads no more.
+    fn end(&self) {
+        if let Some(leading) = &self.leading {
+            leading.end();
+        }
     }
 
     /// Finds where the leader before has left off, and ends what it had begun.
@@ -205,7 +224,7 @@ impl Etcd {
     }
 
     fn meta(&self, value: &[u8]) -> Result<Meta, StoreError> {
-        serde_json::from_slice(value).map_err(|source| StoreError::Record {
+        format::read(value).map_err(|source| StoreError::Record {
             path: self.cluster.place.clone(),
             key: "meta".to_owned(),
             source,
@@ -270,6 +289,11 @@ impl Etcd {
                 Err(error) if error.may_pass() && leading.holds() => {
                     tracing::warn!(%error, "a write is tried again");
                     std::thread::sleep(PAUSE);
+                }
+                // It was certainly not done, and what is there can be read: this process leads on until there is room.
+                Err(error) if error.is_no_space() => {
+                    self.refused.store(true, Ordering::Relaxed);
+                    return Err(self.cluster.failed(what)(error));
                 }
                 Err(error) => break self.cluster.failed(what)(error),
             }
@@ -375,8 +399,10 @@ impl Backend for Etcd {
         self.check(&operations)?;
         if parts(&operations, MAX_OPERATIONS).nth(1).is_none() {
             self.write(&mut writer, "commit to it", &operations)?;
-        } else {
-            self.commit_staged(&mut writer, &operations)?;
+        } else if let Err(error) = self.commit_staged(&mut writer, &operations) {
+            // Parts of it may be there: whoever leads next ends it, or clears it.
+            self.end();
+            return Err(error);
         }
         writer.number = number;
         writer.entry += batch.entries.len() as u64;
@@ -447,6 +473,8 @@ impl Backend for Etcd {
             operations.push(self.delete_all(rest));
         }
         operations.push(self.delete("pending"));
+        // One that had been moved away is of use again.
+        operations.push(self.delete("notes/moved"));
         self.write(&mut writer, "clear it", &operations)?;
         (writer.filling, writer.number, writer.entry) = (true, 0, 0);
         Ok(())
@@ -490,6 +518,9 @@ impl Backend for Etcd {
     }
 
     fn recover(&self) -> Result<(), StoreError> {
+        if self.refused.swap(false, Ordering::Relaxed) && self.leadership().holds() {
+            return Ok(());
+        }
         // Whoever leads next reads what there is; that may be this one, as soon as writes work.
         self.leave();
         Err(self.deposed())

@@ -5,14 +5,17 @@ use super::{
     Cluster, Etcd, Range, client,
     read::{Moment, side_id},
 };
-use crate::store::{Content, StoreError, records::RowCodec};
+use crate::access::vault::Vault;
+use crate::store::{Content, StoreError, records::RowCodec, retained::Retained};
 use std::{
+    path::Path,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +40,12 @@ struct Shared {
     stop: AtomicBool,
     /// How often everything was loaded.
     loads: AtomicU64,
+    /// What a newer release has written into records.
+    retained: Arc<Retained>,
+    /// Why the store cannot be copied, where that is not etcd's fault.
+    unreadable: Mutex<Option<String>>,
+    /// How often the key of the leader went.
+    left: watch::Sender<u64>,
 }
 
 struct Held {
@@ -61,6 +70,9 @@ impl Replica {
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
             loads: AtomicU64::new(0),
+            retained: Arc::default(),
+            unreadable: Mutex::default(),
+            left: watch::Sender::new(0),
         });
         let own = Arc::clone(&shared);
         std::thread::Builder::new().name("copy".to_owned()).spawn(move || own.run()).map_err(StoreError::Thread)?;
@@ -77,9 +89,29 @@ impl Replica {
         self.shared.held().as_ref().map(|held| held.content.state.meta().number)
     }
 
+    /// Why this controller could not lead with it; none where nothing is known that is in the way. Blocks on the disk.
+    pub fn obstacle(&self, store_key: &Path) -> Option<String> {
+        let unreadable = self.shared.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if unreadable.is_some() {
+            return unreadable;
+        }
+        let state = self.shared.held().as_ref().map(|held| held.content.state.clone())?;
+        Vault::opens(store_key, &state).err().map(|error| error.to_string())
+    }
+
+    /// Changes each time that a leader goes.
+    pub fn leader_gone(&self) -> watch::Receiver<u64> {
+        self.shared.left.subscribe()
+    }
+
     /// How often everything was loaded.
     pub fn loads(&self) -> u64 {
         self.shared.loads.load(Ordering::Relaxed)
+    }
+
+    /// What a newer release has written into records of it.
+    pub(in crate::store) fn retained(&self) -> Arc<Retained> {
+        Arc::clone(&self.shared.retained)
     }
 
     /// Takes the copy when it has everything up to a revision. None where it is not there, or not so far after `wait`.
@@ -128,7 +160,13 @@ impl Shared {
                 }
                 Err(error) => {
                     // Such a record is found by whoever leads, too.
-                    tracing::warn!(%error, "the store cannot be copied: it is tried again");
+                    let error = error.to_string();
+                    let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+                    if unreadable.as_ref() != Some(&error) {
+                        tracing::warn!(error, "the store cannot be copied: it is tried again");
+                    }
+                    *unreadable = Some(error);
+                    drop(unreadable);
                     *self.held() = None;
                     std::thread::sleep(CHECK_EVERY);
                 }
@@ -143,6 +181,7 @@ impl Shared {
         let moment = Moment::at(done.header.revision);
         let etcd = Etcd::reading(Arc::clone(&self.cluster));
         let mut content = Content::default();
+        self.retained.clear();
         for rest in ["records/", "traffic/"] {
             etcd.pages(&moment, rest, &mut |rows| {
                 for row in rows {
@@ -152,6 +191,7 @@ impl Shared {
             })?;
         }
         *self.held() = Some(Held { content, revision: moment.revision() });
+        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.loads.fetch_add(1, Ordering::Relaxed);
         tracing::info!(revision = moment.revision(), "the store is copied");
         self.moved.notify_all();
@@ -162,7 +202,8 @@ impl Shared {
     fn follow(&self, revision: u64, attempt: usize) -> Result<(), StoreError> {
         let failed = || self.cluster.failed("follow it");
         // Parts of large commits stand in between, and are passed over.
-        let (first, last) = (self.cluster.key("records/"), self.cluster.key("traffic/"));
+        // Whose key comes before them all says when nobody leads any more.
+        let (first, last) = (self.cluster.key("leader"), self.cluster.key("traffic/"));
         let range = Range { end: Some(client::behind(&last)), first, ..Range::default() };
         let mut watch = self.cluster.client.watch(&range, revision + 1, attempt).map_err(failed())?;
         let (mut checked, mut expected) = (Instant::now(), 0);
@@ -190,6 +231,9 @@ impl Shared {
         let Some(held) = held.as_mut() else { return Ok(()) };
         for (key, value) in written.rows {
             if let Some(rest) = key.strip_prefix(self.cluster.settings.prefix.as_str()) {
+                if rest == "leader" && value.is_none() {
+                    self.left.send_modify(|times| *times += 1);
+                }
                 self.set(&mut held.content, rest, value)?;
             }
         }
@@ -200,8 +244,10 @@ impl Shared {
 
     fn set(&self, content: &mut Content, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
         if let Some(record) = key.strip_prefix("records/") {
-            let rows = RowCodec { place: self.cluster.place() };
-            content.state.apply(rows.change(record, value.as_deref())?);
+            let rows = RowCodec { place: self.cluster.place(), retained: &self.retained };
+            if let Some(change) = rows.change(record, value.as_deref())? {
+                content.state.apply(change);
+            }
         } else if let Some(side) = key.strip_prefix("traffic/") {
             let unknown = || StoreError::UnknownRecord { path: self.cluster.place().to_owned(), key: key.to_owned() };
             let side = side_id(side).ok_or_else(unknown)?;

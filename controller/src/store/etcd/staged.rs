@@ -4,12 +4,12 @@
 
 use super::{Etcd, MAX_BYTES, Operation, PAGE_WITHIN, Range, Writer};
 use crate::store::StoreError;
+use cps_peering_config::format;
 use serde::{Deserialize, Serialize};
 use std::sync::PoisonError;
 
 /// What the key `pending` says.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Pending {
     /// How many parts there are.
     parts: usize,
@@ -111,7 +111,7 @@ impl Etcd {
     pub(super) fn staged(&self, pending: &[u8], revision: u64) -> Result<Vec<Operation>, StoreError> {
         let failed = || self.cluster.failed("read what is staged");
         let broken = || StoreError::UnknownRecord { path: self.cluster.place.clone(), key: "staged".to_owned() };
-        let Pending { parts } = serde_json::from_slice(pending).map_err(|_| broken())?;
+        let Pending { parts } = format::read(pending).map_err(|_| broken())?;
         let mut operations = Vec::new();
         for part in 0..parts {
             let key = self.cluster.key(&format!("staged/{part:08}"));

@@ -207,7 +207,8 @@ fn a_commit_larger_than_a_transaction_is_whole_or_not_there() {
     assert_eq!(seen.meta().unwrap().unwrap().number, number + 1);
     let folder = tempfile::tempdir().unwrap();
     seen.back_up(&folder.path().join("copy")).unwrap();
-    assert_eq!(content(&Store::open(folder.path().join("copy")).unwrap().load().unwrap()), 3500);
+    let copied = Store::open_copy(&folder.path().join("copy"), &folder.path().join("unpacked")).unwrap();
+    assert_eq!(content(&copied.load().unwrap()), 3500);
     drop(next);
     let last = backend(&cluster);
     assert_eq!(last.records().unwrap().len(), 3501);
@@ -319,13 +320,17 @@ fn a_move_there_and_back_changes_nothing_but_the_epoch() {
     let held = Store::hold_place(StorePlace::Etcd(&settings)).unwrap();
     assert!(matches!(
         Store::open(&file).unwrap().move_to(StorePlace::Etcd(&settings), true),
-        Err(super::super::BackupError::Store(StoreError::InUse(_)))
+        Err(super::super::BackupError::Store(StoreError::Moved { .. }))
     ));
+    assert!(matches!(Store::open(&file).unwrap().content(), Err(StoreError::Moved { .. })));
     let moved = held.move_to(StorePlace::Embedded(&back), false).unwrap();
     assert_eq!((moved.revision.epoch, moved.revision.number), (3, number));
     let error = held.move_to(StorePlace::Embedded(&file), false).unwrap_err().to_string();
-    assert!(error.contains("--force") && error.contains("s.redb"), "{error}");
+    assert!(error.contains("was moved to") && error.contains("back.redb"), "{error}");
     drop(held);
+    let error =
+        Store::lead(&Arc::new(Cluster::new(&settings).unwrap()), "http://x", Duration::from_secs(10)).err().unwrap();
+    assert!(matches!(error, StoreError::Moved { .. }), "{error}");
 
     let rows = |store: &Store| {
         let mut rows = Vec::new();
@@ -357,17 +362,19 @@ fn a_move_there_and_back_changes_nothing_but_the_epoch() {
     // Something else is there already.
     let error = two.move_to(StorePlace::Etcd(&settings), false).unwrap_err().to_string();
     assert!(error.contains("--force"), "{error}");
+    let again = folder.path().join("again");
+    two.duplicate(&again).unwrap();
     let moved = two.move_to(StorePlace::Etcd(&settings), true).unwrap();
     let kept = moved.replaced.unwrap();
     assert_eq!(moved.revision.epoch, 4);
-    assert_eq!(rows(&Store::open(&kept).unwrap()), rows(&two));
+    assert_eq!(rows(&Store::open_copy(&kept, &folder.path().join("kept")).unwrap()), rows(&two));
     let empty = Store::open(folder.path().join("empty")).unwrap();
     let error = empty.move_to(StorePlace::Etcd(&settings), true).unwrap_err().to_string();
     assert!(error.contains("nothing was ever committed"), "{error}");
 
     // A copy is brought back the same way; a copy that broke off is no store.
     let held = Store::hold_place(StorePlace::Etcd(&settings)).unwrap();
-    let restored = held.restore_into(&kept, None).unwrap();
+    let restored = held.restore_into(&kept, None, crate::store::Origin::Another).unwrap();
     assert_eq!(restored.revision.epoch, 5);
     let before = Meta { number: 0, ..held.meta().unwrap().unwrap() };
     held.backend.begin_filling(serde_json::to_vec(&before).unwrap()).unwrap();
@@ -375,7 +382,7 @@ fn a_move_there_and_back_changes_nothing_but_the_epoch() {
     let cluster = cluster(&members);
     assert!(matches!(Store::lead(&cluster, "http://x", LONG), Err(StoreError::Unfinished { .. })));
     assert!(matches!(Store::look(&cluster).load(), Err(StoreError::Unfinished { .. })));
-    let moved = two.move_to(StorePlace::Etcd(&settings), false).unwrap();
+    let moved = Store::open(&again).unwrap().move_to(StorePlace::Etcd(&settings), false).unwrap();
     assert_eq!(moved.revision.epoch, 6, "above the epochs before");
     assert_eq!(content(&lead(&cluster).load().unwrap()), 9002);
 }
@@ -408,4 +415,31 @@ fn etcd_may_want_to_know_its_users() {
     std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o644)).unwrap();
     let error = Cluster::new(&settings).unwrap().leader().unwrap_err().to_string();
     assert!(error.contains("chmod 600"), "{error}");
+}
+
+#[test]
+fn a_leader_whose_etcd_is_full_leads_on_and_writes_again_when_there_is_room() {
+    let members = Members::start_with(1, &["--quota-backend-bytes", "2097152"]);
+    let store = lead(&cluster(&members));
+    commit(&store, &regions(3), &[]).unwrap();
+    let before = store.load().unwrap();
+    // Every version of it takes room.
+    let fill = || (0..100).find_map(|_| store.write_notes(vec![("filler", vec![b'x'; 400_000])]).err());
+    let error = fill().expect("etcd is full");
+    assert!(error.is_no_space(), "{error}");
+    for _again in 0..2 {
+        assert!(store.leadership().holds(), "nobody else could lead either");
+        assert_eq!(store.recover().unwrap(), before.meta().number);
+        assert_eq!(store.load().unwrap(), before, "what is there is read");
+        assert!(store.probe().unwrap_err().is_no_space());
+    }
+    store.recover().unwrap();
+    let status: Value = serde_json::from_str(&members.control(&["endpoint", "status", "--write-out=json"])).unwrap();
+    let revision = status[0]["Status"]["header"]["revision"].to_string();
+    for command in [vec!["compaction", &revision], vec!["defrag"], vec!["alarm", "disarm"]] {
+        members.control(&command);
+    }
+    store.probe().unwrap();
+    commit(&store, &regions(5), &[]).unwrap();
+    assert!(store.leadership().holds());
 }

@@ -1,0 +1,72 @@
+//! Which cluster this is, and whether it may tell hosts what they must have.
+
+use crate::{
+    api::{
+        request::RequestContext,
+        response::{Envelope, Errors, Reply, reply},
+    },
+    model::Command,
+};
+use cps_peering_config::id::HostId;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// How the cluster stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct ClusterView {
+    /// The identity of the store, and of all controllers that share it. Agents serve the cluster that they belong to alone.
+    cluster: Option<String>,
+    /// The release of the controller that leads.
+    version: &'static str,
+    /// The last commit.
+    revision: String,
+    /// Whether nothing is sent to hosts, because the store is a copy that was brought back and nobody has released it.
+    held: bool,
+    /// The hosts whose kernels are not known to be as they must be, and why; while held, what would become of them.
+    hosts_out_of_sync: Vec<HostOutOfSync>,
+}
+
+/// A host whose kernel is not known to be as it must be.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct HostOutOfSync {
+    /// The host.
+    #[schema(value_type = String)]
+    host_id: HostId,
+    /// Why, where that is known.
+    reason: Option<String>,
+}
+
+fn view(context: &RequestContext) -> ClusterView {
+    context.api.engine.read(|state, agents| {
+        let meta = state.meta();
+        let out_of_sync = state.hosts().values().filter(|host| !agents.in_sync(host));
+        let of = |host: &crate::model::record::Host| HostOutOfSync {
+            host_id: host.id.clone(),
+            reason: agents.contact(&host.id).and_then(|contact| contact.error.clone()),
+        };
+        ClusterView {
+            cluster: meta.cluster.map(String::from),
+            version: env!("CARGO_PKG_VERSION"),
+            revision: format!("{}.{}", meta.epoch, meta.number),
+            held: meta.held,
+            hosts_out_of_sync: out_of_sync.map(of).collect(),
+        }
+    })
+}
+
+/// Show which cluster this is, and whether it is held.
+#[utoipa::path(get, path = "/admin/v1/cluster", tag = "operators", operation_id = "showCluster",
+    responses((status = 200, body = Envelope<ClusterView>), Errors))]
+pub(in crate::api) async fn show(context: RequestContext) -> Reply {
+    reply(view(&context))
+}
+
+/// Let a controller that is held tell hosts what they must have. It is held after a copy of the store was brought back.
+#[utoipa::path(post, path = "/admin/v1/cluster/release", tag = "operators", operation_id = "releaseCluster",
+    responses((status = 200, body = Envelope<ClusterView>), Errors))]
+pub(in crate::api) async fn release(context: RequestContext) -> Reply {
+    context.execute(Command::Release, None).await?;
+    reply(view(&context))
+}

@@ -1,0 +1,176 @@
+//! `cps-peering-controller backup`: copies of the store made, looked at, and made as often as a timer says.
+
+use crate::release::ask;
+use anyhow::{Context, anyhow, ensure};
+use clap::Subcommand;
+use cps_peering_config::{
+    Revision,
+    settings::{ControllerSettings, StorePlace},
+};
+use cps_peering_controller::store::{Cluster, Manifest, Store, StoreError};
+use reqwest::Method;
+use serde_json::Value;
+use std::{
+    ffi::OsStr,
+    fs::{self, DirBuilder},
+    num::NonZeroUsize,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown},
+    path::{Path, PathBuf},
+    process,
+    sync::Arc,
+    time::SystemTime,
+};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Check all of a copy: whether it is what was written, and whether every record in it can be read.
+    Verify {
+        /// The copy.
+        copy: PathBuf,
+    },
+    /// Show what a copy says that it is of: cluster, revision, time and release. It is not checked.
+    Inspect {
+        /// The copy.
+        copy: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a copy beside the store, also while the controller runs, verify it, hand it over, and remove old ones. For a timer.
+    Scheduled {
+        /// How many copies are kept, this one included, in the folder of the store and in FOLDER. Others' files stay.
+        #[arg(long, default_value = "14")]
+        keep: NonZeroUsize,
+        /// Also put the copy into this folder, for instance of another machine.
+        #[arg(long, value_name = "FOLDER")]
+        to: Option<PathBuf>,
+        /// Also run this, with the shell and the copy's path in `BACKUP_FILE`. Where it fails, no old copy is removed.
+        #[arg(long)]
+        command: Option<String>,
+    },
+}
+
+/// Does it. Returns what there is to say.
+pub(crate) fn execute(command: &Command, settings: &ControllerSettings) -> anyhow::Result<String> {
+    match command {
+        Command::Verify { copy } => {
+            let manifest = Store::verify_copy(copy)?;
+            Ok(format!("{} is whole\n{}", copy.display(), told(&manifest)))
+        }
+        Command::Inspect { copy, json } => {
+            let manifest = Store::inspect_copy(copy)?.with_context(|| {
+                format!("{} is of a release that did not say what a copy is of: use verify", copy.display())
+            })?;
+            Ok(if *json { serde_json::to_string_pretty(&manifest)? } else { told(&manifest) })
+        }
+        Command::Scheduled { keep, to, command } => scheduled(settings, *keep, to.as_deref(), command.as_deref()),
+    }
+}
+
+fn told(manifest: &Manifest) -> String {
+    let Manifest { cluster, revision, made, release, hosts, vpcs, peerings, bytes } = manifest;
+    let word = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
+    let cluster = cluster.map_or("none".to_owned(), |cluster| cluster.to_string());
+    format!(
+        "cluster   {cluster}\nrevision  {revision}\nmade      {}\nrelease   {}\nholds     {hosts} hosts, {vpcs} VPCs and {peerings} \
+         peerings, {bytes} bytes",
+        word(made),
+        word(release)
+    )
+}
+
+/// Copies the store into a new file without asking a controller.
+pub(crate) fn make(file: &Path, settings: &ControllerSettings) -> anyhow::Result<Revision> {
+    let store = match settings.place()? {
+        StorePlace::Embedded(path) => {
+            // Not made where there is none: an empty copy would be worth nothing.
+            fs::metadata(path).with_context(|| format!("no store at {}", path.display()))?;
+            Store::open(path).map_err(|error| match error {
+                StoreError::InUse(_) => anyhow!("{error} Then use: cps-peering admin backup"),
+                other => other.into(),
+            })?
+        }
+        StorePlace::Etcd(etcd) => Store::look(&Arc::new(Cluster::new(etcd)?)),
+    };
+    Ok(store.back_up(file)?)
+}
+
+fn scheduled(
+    settings: &ControllerSettings,
+    keep: NonZeroUsize,
+    to: Option<&Path>,
+    command: Option<&str>,
+) -> anyhow::Result<String> {
+    let copy = made_somehow(settings)?;
+    Store::verify_copy(&copy)?;
+    let name = copy.file_name().unwrap_or(OsStr::new("copy"));
+    if let Some(folder) = to {
+        // Never half a copy under its name.
+        let (unfinished, file) = (folder.join("unfinished"), folder.join(name));
+        let failed = || format!("cannot copy {} to {}", copy.display(), file.display());
+        fs::copy(&copy, &unfinished).with_context(failed)?;
+        fs::File::open(&unfinished).and_then(|file| file.sync_all()).with_context(failed)?;
+        Store::verify_copy(&unfinished)?;
+        fs::rename(&unfinished, &file).with_context(failed)?;
+    }
+    if let Some(command) = command {
+        let ran = process::Command::new("sh").args(["-c", command]).env("BACKUP_FILE", &copy).status();
+        let ran = ran.with_context(|| format!("cannot run `{command}`"))?;
+        ensure!(ran.success(), "`{command}` ended with {ran}; {} stays, and no old copy is removed", copy.display());
+    }
+    let mut removed = 0;
+    for folder in [copy.parent(), to].into_iter().flatten() {
+        removed += remove_old(folder, keep.get())?;
+    }
+    Ok(format!("{} is made and whole; {removed} old copies are removed", copy.display()))
+}
+
+/// A copy in the folder beside the store: by the running controller where it alone may read the store.
+fn made_somehow(settings: &ControllerSettings) -> anyhow::Result<PathBuf> {
+    let folder = match settings.place()? {
+        StorePlace::Embedded(path) => path.with_file_name("backups"),
+        StorePlace::Etcd(etcd) => etcd.backups.clone(),
+    };
+    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(':', "-");
+    let file = folder.join(format!("{time}.{}", Store::COPY));
+    let failed = || format!("cannot make the folder {}", folder.display());
+    if !folder.exists() {
+        DirBuilder::new().mode(0o700).create(&folder).with_context(failed)?;
+        // Whoever may use the folder above may use it.
+        let owner = fs::metadata(folder.parent().unwrap_or(Path::new("."))).with_context(failed)?;
+        chown(&folder, Some(owner.uid()), Some(owner.gid())).with_context(failed)?;
+    }
+    let made = make(&file, settings);
+    let in_use = |error: &anyhow::Error| error.to_string().contains("another process uses it");
+    match made {
+        Ok(_) => Ok(file),
+        Err(error) if in_use(&error) => {
+            let answer: Value = ask(settings, Method::POST, "/admin/v1/backups")?;
+            let file = answer["file"].as_str().context("the controller does not say where its copy is")?;
+            Ok(file.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes all but the newest copies whose names are times, as a controller gives them.
+fn remove_old(folder: &Path, keep: usize) -> anyhow::Result<usize> {
+    let failed = || format!("cannot look into {}", folder.display());
+    let mut copies = Vec::new();
+    for file in fs::read_dir(folder).with_context(failed)? {
+        let path = file.with_context(failed)?.path();
+        let is_copy = path.extension().is_some_and(|end| end == Store::COPY);
+        let is_time =
+            path.file_stem().and_then(OsStr::to_str).is_some_and(|it| it.starts_with("20") && it.ends_with('Z'));
+        if is_copy && is_time {
+            copies.push(path);
+        }
+    }
+    // Names are times: their order is that of the copies.
+    copies.sort();
+    copies.truncate(copies.len().saturating_sub(keep));
+    for copy in &copies {
+        fs::remove_file(copy).with_context(|| format!("cannot remove {}", copy.display()))?;
+    }
+    Ok(copies.len())
+}
