@@ -5,7 +5,7 @@ use cps_peering_config::{
     SharedHostConfig,
     id::PeeringId,
     net::Vni,
-    traffic::{Count, SideTraffic},
+    traffic::{Count, ReadingId, SideTraffic},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -79,7 +79,16 @@ impl Record {
 pub struct Meter {
     /// The boot in which the last readings were made: after another one device indexes mean nothing.
     boot: String,
+    /// What tells these counters from those before them: when they began, in milliseconds since 1970-01-01 UTC, and by which process.
+    #[serde(default)]
+    id: String,
     sides: BTreeMap<Vni, Record>,
+    /// What tells this process from those before it.
+    #[serde(skip)]
+    process: String,
+    /// How often it has taken a reading.
+    #[serde(skip)]
+    readings: u64,
 }
 
 impl Meter {
@@ -89,6 +98,13 @@ impl Meter {
             boot.clone_into(&mut self.boot);
             self.sides.values_mut().for_each(|record| record.last = Reading::default());
         }
+        if self.process.is_empty() {
+            self.process = format!("{now_ms}-{}", std::process::id());
+        }
+        if self.id.is_empty() {
+            self.id.clone_from(&self.process);
+        }
+        self.readings += 1;
         for (vni, reading) in readings {
             // A device whose side is not known any more: its record has the name of the peering.
             let peering = config.sides.get(vni).map(|side| &side.peering);
@@ -108,6 +124,11 @@ impl Meter {
             }
         }
         self.sides.retain(|_, record| record.gone_ms.is_none_or(|gone| now_ms.saturating_sub(gone) < GONE_KEPT_MS));
+    }
+
+    /// Which reading the last one was.
+    pub fn reading(&self) -> ReadingId {
+        ReadingId { counters: self.id.clone(), process: self.process.clone(), number: self.readings }
     }
 
     /// What passed, for these sides or for all.
@@ -204,6 +225,24 @@ mod tests {
         assert_eq!(after(&[("a", r(3, 1000, 1)), ("a", Some(unshaped))]), (6000, 5000, 1));
         assert_eq!(after(&[("a", r(3, 1000, u32::MAX)), ("a", r(3, 1000, 1))]).2, u64::from(u32::MAX) + 2);
         assert_eq!(after(&[("a", r(3, 1000, 9)), ("a", r(3, 1200, 2))]).2, 11, "a queue that was made anew");
+    }
+
+    #[test]
+    fn readings_have_numbers_and_counters_that_go_on_keep_their_name() {
+        let mut meter = Meter::default();
+        meter.take("a", &config(&[(7, "p")]), &BTreeMap::new(), 5);
+        let first = meter.reading();
+        meter.take("a", &config(&[(7, "p")]), &BTreeMap::new(), 6);
+        let second = meter.reading();
+        assert_eq!(
+            (&second.counters, &second.process, second.number),
+            (&first.counters, &first.process, first.number + 1)
+        );
+        let mut next: Meter = serde_json::from_str(&serde_json::to_string(&meter).unwrap()).unwrap();
+        next.take("b", &config(&[(7, "p")]), &BTreeMap::new(), 7);
+        let third = next.reading();
+        assert_eq!((&third.counters, third.number), (&first.counters, 1));
+        assert_ne!(third.process, first.process, "another process");
     }
 
     #[test]

@@ -18,12 +18,21 @@ pub enum Kind {
     ClientToken,
     /// Accounts from which the account wants no requests, whatever region they are in.
     BlockedAccount,
+    /// Requests that the account has sent to one other account within the last hour, from whatever region.
+    PeeringRequest,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 6] =
-        [Kind::VpcPeering, Kind::Vpc, Kind::SecondaryCidr, Kind::Tag, Kind::ClientToken, Kind::BlockedAccount];
+    pub const ALL: [Kind; 7] = [
+        Kind::VpcPeering,
+        Kind::Vpc,
+        Kind::SecondaryCidr,
+        Kind::Tag,
+        Kind::ClientToken,
+        Kind::BlockedAccount,
+        Kind::PeeringRequest,
+    ];
 
     /// The word for it, as in the quotas of the HTTP interface.
     pub fn word(self) -> &'static str {
@@ -34,6 +43,7 @@ impl Kind {
             Kind::Tag => "tag",
             Kind::ClientToken => "clienttoken",
             Kind::BlockedAccount => "blockedaccount",
+            Kind::PeeringRequest => "peeringrequest",
         }
     }
 
@@ -46,6 +56,7 @@ impl Kind {
             Kind::Tag => "tags",
             Kind::ClientToken => "client tokens",
             Kind::BlockedAccount => "blocked accounts",
+            Kind::PeeringRequest => "requests within an hour",
         }
     }
 

@@ -149,6 +149,9 @@ pub struct ControllerSettings {
     /// How many accounts an account may block. Default 1 000.
     #[serde(default = "default_blocked_accounts")]
     pub blocked_accounts: u32,
+    /// How many requests for peerings an account may send to each other account within an hour. Default 1 000.
+    #[serde(default = "default_requests_per_account_per_hour")]
+    pub requests_per_account_per_hour: u32,
     /// How long a request waits for the receiver's answer before it expires, in seconds. Default 24 hours.
     #[serde(default = "default_request_expires_s")]
     pub request_expires_s: u64,
@@ -193,6 +196,10 @@ pub struct ControllerSettings {
     /// Default 6 hours.
     #[serde(default = "default_clock_believed_after_s")]
     pub clock_believed_after_s: u64,
+    /// The time zone in which months of bills begin, and dates without a time, as the tz database names it. Default
+    /// `Asia/Shanghai`.
+    #[serde(default = "default_billing_time_zone")]
+    pub billing_time_zone: String,
     /// The currency of all prices. Default `CNY`.
     #[serde(default = "default_currency")]
     pub currency: String,
@@ -581,6 +588,14 @@ fn default_clock_leap_s() -> u64 {
 
 fn default_clock_believed_after_s() -> u64 {
     6 * 60 * 60
+}
+
+fn default_requests_per_account_per_hour() -> u32 {
+    1000
+}
+
+fn default_billing_time_zone() -> String {
+    "Asia/Shanghai".to_owned()
 }
 
 fn default_currency() -> String {

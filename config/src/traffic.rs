@@ -24,6 +24,18 @@ pub struct Grants {
     pub sides: BTreeMap<Vni, Share>,
 }
 
+/// Which reading of the counters it is. Answers may overtake each other on their way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadingId {
+    /// The counters: another word where they began from nothing, for instance on a host that was installed anew. A host that
+    /// went down without warning goes on with those of up to half a minute before.
+    pub counters: String,
+    /// The agent's process.
+    pub process: String,
+    /// The number of the reading within the process; it only goes up.
+    pub number: u64,
+}
+
 /// The body of `GET /v1/traffic`, and the answer to `PUT /v1/shares`, which tells only of sides with a limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficReport {
@@ -32,6 +44,9 @@ pub struct TrafficReport {
     /// The newest grants that were accepted; none before the first ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<Revision>,
+    /// Which reading it is; none from agents that do not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<ReadingId>,
     /// Sides that the host has, and those that it had within the last hour, by the side's own VNI.
     pub sides: BTreeMap<Vni, SideTraffic>,
 }

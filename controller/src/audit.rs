@@ -1,5 +1,6 @@
 //! The audit trail: who did what when, with which outcome.
 
+use crate::events::{self, Event};
 use crate::model::{
     Actor, Command, CommandError, Leap, Outcome, Request, Transaction,
     account::What,
@@ -58,6 +59,9 @@ pub struct Entry {
     /// From which address it was asked; empty where that is not known, or it happened by itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub from: String,
+    /// What those who listen are told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<Event>,
 }
 
 /// What is looked for in the trail.
@@ -112,9 +116,16 @@ pub(crate) fn entries(
             asked: Value::Null,
             accounts,
             from: String::new(),
+            events: Vec::new(),
         })
         .collect();
+    // What was refused changes nothing.
+    let events = if result.is_ok() { events::of(tx) } else { Vec::new() };
     if matches!(request.command, Command::Tick | Command::RecordSignature) {
+        if entries.is_empty() && !events.is_empty() {
+            entries.push(Entry::of_system("TimeIsUp", "", now_ms));
+        }
+        events::attach(&mut entries, &events);
         return entries;
     }
     let mut accounts: BTreeSet<AccountId> = request.actor.account().cloned().into_iter().collect();
@@ -159,12 +170,14 @@ pub(crate) fn entries(
         asked,
         accounts: BTreeSet::new(),
         from: request.from.clone(),
+        events: Vec::new(),
     };
     let accounts: Vec<AccountId> = accounts.into_iter().collect();
     let (first, more) = accounts.split_at(accounts.len().min(MOST_ACCOUNTS));
     let with = |accounts: &[AccountId]| Entry { accounts: accounts.iter().cloned().collect(), ..entry.clone() };
     entries.push(with(first));
     entries.extend(more.chunks(MOST_ACCOUNTS).map(with));
+    events::attach(&mut entries, &events);
     entries
 }
 
@@ -218,6 +231,7 @@ pub(crate) fn disclosed(
             accounts: BTreeSet::from([owner.clone()]),
             // Where others are is their affair.
             from: String::new(),
+            events: Vec::new(),
         };
         (owner, entry)
     };
@@ -225,20 +239,27 @@ pub(crate) fn disclosed(
 }
 
 impl Entry {
-    /// The clock has leapt. For operators.
-    pub(crate) fn of_clock(leap: Leap, now_ms: u64) -> Self {
+    /// Something that happened by itself. For operators.
+    pub(crate) fn of_system(action: &str, target: &str, now_ms: u64) -> Self {
         Self {
             time_ms: now_ms,
             request: String::new(),
             actor: Actor::System.to_string(),
-            action: "ClockLeapt".to_owned(),
-            target: format!("{:+} s", leap.by_ms / 1000),
-            outcome: "unconfirmed".to_owned(),
+            action: action.to_owned(),
+            target: target.to_owned(),
+            outcome: "done".to_owned(),
             reason: String::new(),
             asked: Value::Null,
             accounts: BTreeSet::new(),
             from: String::new(),
+            events: Vec::new(),
         }
+    }
+
+    /// The clock has leapt. For operators.
+    pub(crate) fn of_clock(leap: Leap, now_ms: u64) -> Self {
+        let target = format!("{:+} s", leap.by_ms / 1000);
+        Self { outcome: "unconfirmed".to_owned(), ..Self::of_system("ClockLeapt", &target, now_ms) }
     }
 }
 

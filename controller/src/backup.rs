@@ -6,6 +6,7 @@ use clap::Subcommand;
 use cps_peering_config::{
     Revision,
     settings::{ControllerSettings, StorePlace},
+    time::{now_ms, timestamp_ms},
 };
 use cps_peering_controller::store::{Cluster, Manifest, Store, StoreError};
 use reqwest::Method;
@@ -18,7 +19,6 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::Arc,
-    time::SystemTime,
 };
 
 #[derive(Subcommand)]
@@ -131,7 +131,7 @@ fn made_somehow(settings: &ControllerSettings) -> anyhow::Result<PathBuf> {
         StorePlace::Embedded(path) => path.with_file_name("backups"),
         StorePlace::Etcd(etcd) => etcd.backups.clone(),
     };
-    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(':', "-");
+    let time = timestamp_ms(now_ms()).replace(':', "-");
     let file = folder.join(format!("{time}.{}", Store::COPY));
     let failed = || format!("cannot make the folder {}", folder.display());
     if !folder.exists() {

@@ -1,12 +1,13 @@
 //! From periods to amounts: a price table, a window of time, lines of an invoice. Pure.
 //!
-//! All arithmetic is exact: prices are whole billionths of the currency's unit, times are milliseconds. A line's amount is
-//! rounded once, half up, to millionths, and a total is the sum of its lines, so that what is shown adds up.
+//! All arithmetic is exact: prices are whole billionths of the currency's unit, times are milliseconds. What is shown is rounded
+//! once, half up, to millionths: each line, and the total, which is the sum of what the lines are before they are rounded.
 
 use crate::model::metering::Period;
 use cps_peering_config::{
     id::RegionId,
     settings::{Price, PriceError},
+    time::timestamp_ms,
 };
 use serde::Serialize;
 use std::{collections::BTreeMap, fmt};
@@ -18,14 +19,16 @@ const HOUR_MS: u128 = 60 * 60 * 1000;
 /// Billionths in a millionth.
 const ROUND: u128 = 1000;
 
-/// An amount in millionths of the currency's unit.
+/// An amount: milliseconds of a price per hour in billionths of the currency's unit, which is exact.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Amount(pub u128);
 
+/// Rounded half up to millionths of the unit.
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millionths = NANO / ROUND;
-        write!(f, "{}.{:06}", self.0 / millionths, self.0 % millionths)
+        const MILLIONTHS: u128 = NANO / ROUND;
+        let rounded = (self.0 + HOUR_MS * ROUND / 2) / (HOUR_MS * ROUND);
+        write!(f, "{}.{:06}", rounded / MILLIONTHS, rounded % MILLIONTHS)
     }
 }
 
@@ -84,9 +87,47 @@ impl Prices {
 
     /// What a time of a bandwidth costs; none where there is no price.
     pub fn amount(&self, regions: &[RegionId; 2], bandwidth: u32, ms: u64) -> Option<Amount> {
-        let nano_hours = self.per_hour(regions, bandwidth)? * u128::from(ms);
-        Some(Amount((nano_hours + HOUR_MS * ROUND / 2) / (HOUR_MS * ROUND)))
+        Some(Amount(self.per_hour(regions, bandwidth)? * u128::from(ms)))
     }
+
+    /// The price table: pairs of regions, and none for all others.
+    pub fn table(&self) -> Vec<PriceView> {
+        let text = |nano: u128| format!("{}.{:09}", nano / NANO, nano % NANO);
+        let tiers = |tiers: &[Tier]| {
+            let view = |tier: &Tier| {
+                let price = text(tier.nano_per_mbit_hour);
+                let per_mbit_hour = price.trim_end_matches('0').trim_end_matches('.').to_owned();
+                TierView { up_to_mbit: tier.up_to_mbit, per_mbit_hour }
+            };
+            tiers.iter().map(view).collect()
+        };
+        let named = self.by_regions.iter().map(|(regions, of)| PriceView {
+            regions: Some(regions.iter().map(ToString::to_string).collect()),
+            tiers: tiers(of),
+        });
+        named.chain(self.others.iter().map(|of| PriceView { regions: None, tiers: tiers(of) })).collect()
+    }
+}
+
+/// What bandwidth between two regions costs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PriceView {
+    /// The two regions, in either direction; none for all pairs that are not named.
+    pub regions: Option<Vec<String>>,
+    /// The tiers, from the first Mbit/s on.
+    pub tiers: Vec<TierView>,
+}
+
+/// What each Mbit/s of a tier costs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TierView {
+    /// The last Mbit/s of the tier; none for all that are left.
+    pub up_to_mbit: Option<u32>,
+    /// The price of a Mbit/s for an hour, in the currency's unit.
+    #[schema(example = "0.25")]
+    pub per_mbit_hour: String,
 }
 
 /// One line of an invoice.
@@ -120,16 +161,10 @@ pub struct Line {
 pub struct Invoice {
     /// The currency of all amounts.
     pub currency: String,
-    /// The sum of all amounts.
+    /// The sum of all amounts before they are rounded, rounded once.
     pub total: String,
     /// Periods in the order in which they ended.
     pub lines: Vec<Line>,
-}
-
-/// A point in time, in milliseconds since 1970-01-01 UTC, in the form of `2021-08-09T05:16:00.000Z`.
-fn timestamp(ms: u64) -> String {
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms);
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// What closed and open periods cost within a window of time, from its first moment to the one after its last, in
@@ -159,8 +194,8 @@ pub fn invoice(
             region_id: region.to_string(),
             remote_region_id: remote.to_string(),
             bandwidth: period.bandwidth,
-            from: timestamp(from_ms),
-            to: timestamp(to_ms),
+            from: timestamp_ms(from_ms),
+            to: timestamp_ms(to_ms),
             seconds: format!("{}.{:03}", ms / 1000, ms % 1000),
             amount: amount.map(|amount| amount.to_string()).unwrap_or_default(),
             open: is_open && period.to_ms <= window.end,
@@ -260,7 +295,29 @@ mod tests {
             ),
             "{csv}"
         );
-        let sum: f64 = invoice.lines.iter().map(|line| line.amount.parse::<f64>().unwrap()).sum();
-        assert!((invoice.total.parse::<f64>().unwrap() - sum).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_sum_is_rounded_once() {
+        // Each of a thousand seconds costs 0.4 millionths.
+        let table: Vec<Price> =
+            toml::from_str::<BTreeMap<String, Vec<Price>>>("[[prices]]\ntiers = [{ per_mbit_hour = '0.00144' }]\n")
+                .unwrap()
+                .remove("prices")
+                .unwrap();
+        let prices = Prices::new(&table).unwrap();
+        let period = |second: u64| Period {
+            peering: "p".parse().unwrap(),
+            payer: "one".parse().unwrap(),
+            regions: regions("north", "east"),
+            bandwidth: 1,
+            from_ms: second * 1000,
+            to_ms: (second + 1) * 1000,
+        };
+        let closed: Vec<Period> = (0..1000).map(period).collect();
+        let invoice = invoice(&closed, &[], 0..u64::MAX, &prices, "CNY");
+        assert!(invoice.lines.iter().all(|line| line.amount == "0.000000"), "{:?}", invoice.lines[0]);
+        assert_eq!(invoice.total, "0.000400");
+        assert_eq!(prices.table()[0].tiers[0].per_mbit_hour, "0.00144");
     }
 }

@@ -14,6 +14,7 @@
 //! | [`charging`] | metered periods, prices | amounts. Pure |
 //! | [`plan`] | state | what one host must have. Pure |
 //! | [`audit`] | commands and their outcomes | entries of the audit trail |
+//! | [`events`] | what commands changed | what accounts and operators are told of it. Pure |
 //! | [`clock`] | what the machine's clocks say | the time that has passed for certain. Pure |
 //! | [`store`] | changed records | the same after a crash |
 //! | [`engine`] | commands, reports of agents | responses; targets for the push; traffic counted. The one writer |
@@ -31,6 +32,7 @@ pub mod clock;
 pub mod cluster;
 pub mod diagnosis;
 pub mod engine;
+pub mod events;
 pub mod hosts;
 pub mod instruments;
 pub mod metrics;

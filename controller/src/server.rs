@@ -188,6 +188,7 @@ impl Controller {
             delete_wait: Duration::from_millis(setup.settings.delete_wait_ms),
             prices: Arc::new(setup.prices.clone()),
             currency: setup.settings.currency.as_str().into(),
+            zone: setup.zone.clone(),
             streams: Arc::clone(&self.front.streams),
             body_memory: Arc::clone(&self.body_memory),
             diagnosed: Diagnosed {
@@ -240,7 +241,7 @@ impl Controller {
 
     /// Leaves what the next controller needs.
     fn end(&self) {
-        if let Err(error) = self.engine.traffic().save(self.engine.store(), &[]) {
+        if let Err(error) = self.engine.traffic().save(self.engine.store(), &[], true) {
             tracing::warn!(%error, "what was counted lately is asked for again");
         }
         // Another controller need not wait until it is sure that this one is gone.

@@ -2,7 +2,10 @@
 
 use crate::dev::Sandbox;
 use anyhow::{Context, bail};
-use cps_peering_config::settings::{ControllerSettings, tls_files};
+use cps_peering_config::{
+    settings::{ControllerSettings, tls_files},
+    time::Zone,
+};
 use cps_peering_controller::{
     access::{
         operators::Operators,
@@ -22,6 +25,8 @@ pub(crate) struct Setup {
     /// With `--dev`: what is there to begin with.
     pub(crate) sandbox: Option<Sandbox>,
     pub(crate) prices: Prices,
+    /// The time zone of bills.
+    pub(crate) zone: Zone,
 }
 
 impl Setup {
@@ -33,8 +38,8 @@ impl Setup {
         let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
         let operators = operators(&settings, &operator_token);
         let operators = operators.with_context(|| format!("settings file {}", path.display()))?;
-        let prices = prices(&settings)?;
-        Ok(Self { settings, operators, sandbox: None, prices })
+        let (prices, zone) = (prices(&settings)?, zone(&settings)?);
+        Ok(Self { settings, operators, sandbox: None, prices, zone })
     }
 
     /// For `--dev`. Of a settings file, limits and periods are used.
@@ -43,7 +48,8 @@ impl Setup {
         let sandbox = Sandbox::new()?;
         let settings = sandbox.settings(listen, settings)?;
         let (operators, prices) = (operators(&settings, sandbox.admin_token())?, prices(&settings)?);
-        Ok(Self { settings, operators, sandbox: Some(sandbox), prices })
+        let zone = zone(&settings)?;
+        Ok(Self { settings, operators, sandbox: Some(sandbox), prices, zone })
     }
 }
 
@@ -61,6 +67,10 @@ fn operators(settings: &ControllerSettings, token: &str) -> anyhow::Result<Opera
 
 pub(crate) fn prices(settings: &ControllerSettings) -> anyhow::Result<Prices> {
     Prices::new(&settings.prices).context("setting `prices`")
+}
+
+fn zone(settings: &ControllerSettings) -> anyhow::Result<Zone> {
+    Zone::named(&settings.billing_time_zone).context("setting `billing_time_zone`")
 }
 
 pub(crate) fn read_settings(path: &Path) -> anyhow::Result<ControllerSettings> {
@@ -95,6 +105,7 @@ pub(crate) fn options(settings: &ControllerSettings) -> Options {
             tags_per_region: settings.tags_per_region,
             client_tokens: settings.client_tokens,
             blocked_accounts: settings.blocked_accounts,
+            requests_per_hour: settings.requests_per_account_per_hour,
             pending_ms: ms(settings.request_expires_s),
             ended_ms: ms(settings.ended_kept_s),
             arrear_ms: ms(settings.arrear_kept_s),
@@ -146,6 +157,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         tags_per_region: _,
         client_tokens: _,
         blocked_accounts: _,
+        requests_per_account_per_hour: _,
         request_expires_s: _,
         ended_kept_s: _,
         arrear_kept_s: _,
@@ -160,6 +172,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         overlap_checks_per_day: _,
         clock_leap_s: _,
         clock_believed_after_s: _,
+        billing_time_zone: _,
         currency: _,
         prices: _,
     } = old;

@@ -34,8 +34,9 @@ use cps_peering_config::{
     format::{self, FormatError},
     id::{AccountId, PeeringId},
     net::Vni,
+    time::{now_ms, timestamp_ms},
 };
-use raw::{Backend, Batch, Lookup, SideId, keys};
+use raw::{Backend, Batch, Lookup, SideId, events_of, keys};
 use records::RowCodec;
 use retained::Retained;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -43,7 +44,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use thiserror::Error;
 
@@ -270,6 +271,9 @@ impl Rows {
 /// One side of a peering: the peering, and the side's VNI.
 pub type SideKey = (PeeringId, Vni);
 
+/// Behind the id of a peering: how it went with a side. No peering has such an id.
+const SERIES: &str = "+series";
+
 /// What a controller begins with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
@@ -406,7 +410,7 @@ impl Store {
 
     /// Says that it goes on in another place.
     fn mark_moved(&self, to: &str) -> Result<(), StoreError> {
-        let moved = Moved { to: to.to_owned(), at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string() };
+        let moved = Moved { to: to.to_owned(), at: timestamp_ms(now_ms()) };
         let note = self.rows().row(MOVED.to_owned(), Some(&moved))?.1.unwrap_or_default();
         self.write_notes(vec![(MOVED, note)])
     }
@@ -511,7 +515,7 @@ impl Store {
     }
 
     /// The number of the newest entry of the audit trail; 0 where there is none.
-    pub(crate) fn newest_entry(&self) -> Result<u64, StoreError> {
+    pub fn newest_entry(&self) -> Result<u64, StoreError> {
         let newest = self.backend.audit(&Lookup { key: None, before: None, limit: Some(1) })?;
         Ok(newest.first().map_or(0, |(number, _)| *number))
     }
@@ -583,6 +587,19 @@ impl Store {
         Ok(dropped)
     }
 
+    /// Entries of the audit trail with events of an account, or of anybody, from a number on, the oldest first.
+    pub fn entries_with_events(
+        &self,
+        account: Option<&AccountId>,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Entry)>, StoreError> {
+        let rows = self.backend.audit_after(Some(&events_of(account)), from.saturating_sub(1), limit)?;
+        rows.into_iter()
+            .map(|(number, value)| Ok((number, self.rows().parse(&format!("audit/{number}"), &value)?)))
+            .collect()
+    }
+
     /// Looks into the audit trail: entries with their numbers, the newest first.
     pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
         let key = match (&query.request, &query.account) {
@@ -615,7 +632,7 @@ impl Store {
         rows: impl IntoIterator<Item = (SideId, Vec<u8>)>,
     ) -> Result<Vec<(SideKey, T)>, StoreError> {
         let mut sides = Vec::new();
-        for ((peering, vni), value) in rows {
+        for ((peering, vni), value) in rows.into_iter().filter(|((name, _), _)| !name.ends_with(SERIES)) {
             let content = self.rows().parse(&format!("traffic/{peering}"), &value)?;
             if let (Ok(peering), Ok(vni)) = (peering.parse(), Vni::try_from(vni)) {
                 sides.push(((peering, vni), content));
@@ -634,8 +651,33 @@ impl Store {
             let value = self.rows().row(format!("traffic/{peering}"), Some(value))?.1;
             batch.traffic.push(((peering.to_string(), vni.get()), value));
         }
-        batch.traffic.extend(gone.iter().map(|(peering, vni)| ((peering.to_string(), vni.get()), None)));
+        let forget = |(peering, vni): &SideKey| {
+            [((peering.to_string(), vni.get()), None), ((format!("{peering}{SERIES}"), vni.get()), None)]
+        };
+        batch.traffic.extend(gone.iter().flat_map(forget));
         self.backend.write("keep what was counted", &batch)
+    }
+
+    /// How it went with some sides, from rows that were read already. What cannot be read is not worth a start that fails.
+    pub(crate) fn series_of<T: DeserializeOwned>(&self, rows: &BTreeMap<SideId, Vec<u8>>) -> Vec<(SideKey, T)> {
+        let read = |((name, vni), value): (&SideId, &Vec<u8>)| {
+            let peering = name.strip_suffix(SERIES)?.parse().ok()?;
+            let content = self.rows().parse(&format!("traffic/{name}"), value);
+            let content = content.inspect_err(|error| tracing::warn!(%error, "how traffic went is forgotten")).ok()?;
+            Some(((peering, Vni::try_from(*vni).ok()?), content))
+        };
+        rows.iter().filter_map(read).collect()
+    }
+
+    /// Keeps how it went with some sides.
+    pub(crate) fn save_series<T: Serialize>(&self, rows: &[(SideKey, T)]) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for ((peering, vni), value) in rows {
+            let name = format!("{peering}{SERIES}");
+            let value = self.rows().row(format!("traffic/{name}"), Some(value))?.1;
+            batch.traffic.push(((name, vni.get()), value));
+        }
+        self.backend.write("keep how traffic went", &batch)
     }
 
     fn encode_entries(&self, entries: &[Entry]) -> Result<Vec<raw::EncodedEntry>, StoreError> {

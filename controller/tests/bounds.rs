@@ -147,7 +147,7 @@ async fn until_refused(
 #[tokio::test]
 async fn of_everything_an_account_has_as_many_as_its_quota_says() {
     let settings = "vpcs_per_region = 4\nsecondary_cidrs_per_region = 3\ntags_per_region = 5\nclient_tokens = 6\n\
-                    blocked_accounts = 7\nrequests_burst = 5000\n";
+                    blocked_accounts = 7\nrequests_burst = 5000\nrequests_per_account_per_hour = 2\n";
     let (controller, one, other) = controller(settings).await;
     let quota = async |kind: &str| {
         let (code, answer) =
@@ -194,6 +194,7 @@ async fn of_everything_an_account_has_as_many_as_its_quota_says() {
     let block = |number: usize| (Method::PUT, format!("/v1/blockedAccounts/x{number}"), Value::Null);
     let (made, refused) = until_refused(&controller, &one, 50, block).await;
     assert!(made == 7 && refused.contains("BlockedAccountLimitExceeded"), "{made} {refused}");
+    assert_eq!(quota("peeringrequest&parentResourceId=nobody").await, (0, 2));
     // To block one again needs no room.
     assert_eq!(call(&controller, &one, Method::PUT, "/v1/blockedAccounts/x0", Value::Null).await.0, 200);
     // Others have their own, and operators give more.

@@ -25,7 +25,7 @@ use cps_peering_config::{
 };
 use cps_peering_controller::{
     cluster::follower::leader_routes,
-    engine::{Engine, EngineError, Options, steady},
+    engine::{Engine, EngineError, Options, steady, traffic::Span},
     hosts::{client::AgentClients, push},
     model::{
         Actor, Command, Outcome, Request,
@@ -96,7 +96,7 @@ fn traffic(host: &mut Host) -> TrafficReport {
         let (peering, received) = (side.peering.clone(), Count::default());
         (*vni, SideTraffic { peering, sent, dropped: 0, received, backlog: 0, share: None })
     });
-    TrafficReport { host: None, grants: None, sides: sides.collect() }
+    TrafficReport { host: None, grants: None, reading: None, sides: sides.collect() }
 }
 
 const LEGAL: &str = "a controller sends legal configurations";
@@ -294,7 +294,7 @@ async fn hosts_are_asked_what_they_have_counted_beside_how_they_stand() {
     let sides = controller.engine.read(|state, _| state.peerings()[&id].sides().map(|side| side.vni.unwrap()));
     for vni in sides {
         let sent = |packets| {
-            let totals = controller.engine.traffic().of(&id, vni)?.0;
+            let totals = controller.engine.traffic().of(&id, vni, Span::Hour)?.0;
             (totals.sent.packets >= packets).then_some(totals)
         };
         // Nobody else asks within a region.

@@ -14,7 +14,7 @@ use cps_peering_controller::model::{
     Actor, Code, Command, CommandError, Limits, Outcome, Request, Signed,
     account::{self, ChargeStatus, What},
     disclosure::Disclosures,
-    metering::open_period,
+    metering::open_periods,
     peering::{Create, Modify, SetBandwidth, quota_used, role, state_word},
     record::{End, Made, Peering, PeeringState, Role},
     vpc,
@@ -152,6 +152,7 @@ fn only_the_initiator_changes_what_it_said_and_pays_for() {
             name: Some(name.to_owned()),
             description: None,
             tags: None,
+            protected: None,
         })
     };
     let bandwidth = |mbit| Command::SetBandwidth(SetBandwidth { which: locate(&id), bandwidth: mbit });
@@ -322,6 +323,71 @@ fn after_an_absence_the_clock_says_how_long_it_was() {
     model.run_as("one", delete(&id)).unwrap();
     let charged: u64 = model.periods.iter().map(|it| it.to_ms - it.from_ms).sum();
     assert_eq!((charged, model.periods[0].from_ms), (48 * HOUR, from_ms));
+}
+
+/// B4: of the bandwidths within a second the highest is charged, and toggling fills no bill with lines.
+#[test]
+fn a_bandwidth_that_is_toggled_is_charged_by_the_second() {
+    let (mut model, id) = in_state("active");
+    let set = |model: &mut Model, mbit| {
+        let which = locate(&id);
+        model.run_as("one", Command::SetBandwidth(SetBandwidth { which, bandwidth: mbit })).unwrap();
+    };
+    let began_ms = model.now_ms;
+    model.now_ms += HOUR;
+    for step in 0..10_000 {
+        set(&mut model, [10_000, 100, 7][step % 3]);
+        model.now_ms += 1;
+    }
+    assert_eq!(model.periods.len(), 1 + 9, "one a second");
+    set(&mut model, 7);
+    model.now_ms += HOUR;
+    model.run_as("one", delete(&id)).unwrap();
+    let all: Vec<(u64, u64, u32)> =
+        model.periods.iter().map(|it| (it.from_ms - began_ms, it.to_ms - began_ms, it.bandwidth)).collect();
+    assert_eq!(all[0], (0, HOUR, 100));
+    assert_eq!(all[1], (HOUR, HOUR + 1000, 10_000));
+    assert!(all.windows(2).all(|pair| pair[0].1 == pair[1].0), "gapless: {all:?}");
+    assert_eq!(all.last(), Some(&(HOUR + 10_000, 2 * HOUR + 10_000, 7)));
+    // What is up for less than a second is charged for one; what is lower changes nothing within it.
+    let (mut model, id) = in_state("active");
+    let began_ms = model.now_ms;
+    let set = |model: &mut Model, mbit| {
+        let which = locate(&id);
+        model.run_as("one", Command::SetBandwidth(SetBandwidth { which, bandwidth: mbit })).unwrap();
+    };
+    for (after_ms, mbit) in [(5000, 200), (999, 50)] {
+        model.now_ms += after_ms;
+        set(&mut model, mbit);
+    }
+    model.now_ms += 5001;
+    let open: Vec<(u64, u64, u32)> = open_periods(&model.state.peerings()[&id], model.now_ms)
+        .iter()
+        .map(|it| (it.from_ms - began_ms, it.to_ms - began_ms, it.bandwidth))
+        .collect();
+    assert_eq!(open, [(5000, 6000, 200), (6000, 11_000, 50)]);
+    assert_eq!(model.periods.len(), 1);
+}
+
+#[test]
+fn an_account_sends_so_many_requests_to_another_within_an_hour() {
+    let mut model = cloud();
+    model.limits.requests_per_hour = 3;
+    for _ in 0..3 {
+        let id = ask(&mut model, "a", "c").unwrap();
+        model.run_as("one", delete(&id)).unwrap();
+        model.now_ms += 1;
+    }
+    let refused = reason(ask(&mut model, "a", "c").map(|_| Outcome::Done));
+    assert_eq!(refused, (Code::QuotaExceeded, "PeeringRequestLimitExceeded"));
+    let dry = model.clone();
+    // Its own VPCs need no request, others have their own number, and an operator speaks for both.
+    ask(&mut model, "a", "b").unwrap();
+    ask(&mut model, "c", "a").unwrap();
+    model.clone_from(&dry);
+    model.peer("a", "d").unwrap();
+    model.now_ms += HOUR;
+    ask(&mut model, "b", "d").unwrap();
 }
 
 #[test]
@@ -1149,7 +1215,7 @@ proptest! {
             }
             before = passed(&model);
         }
-        let open = model.state.peerings().values().filter_map(|it| open_period(it, model.now_ms));
+        let open = model.state.peerings().values().flat_map(|it| open_periods(it, model.now_ms));
         let mut sums: BTreeMap<(PeeringId, u32), u64> = BTreeMap::new();
         for period in model.periods.iter().cloned().chain(open) {
             prop_assert!(period.from_ms < period.to_ms);
@@ -1168,7 +1234,7 @@ proptest! {
             // Around where it is, mostly forwards.
             model.now_ms = model.now_ms + clock * HOUR / 20 - 5 * HOUR;
         }
-        let open = model.state.peerings().values().filter_map(|it| open_period(it, model.now_ms));
+        let open = model.state.peerings().values().flat_map(|it| open_periods(it, model.now_ms));
         let mut ends: BTreeMap<PeeringId, u64> = BTreeMap::new();
         for period in model.periods.iter().cloned().chain(open) {
             prop_assert!(period.from_ms < period.to_ms);
@@ -1248,6 +1314,7 @@ proptest! {
 fn records_of_what_is_over_are_bounded_whoever_makes_and_ends_how_many() {
     use cps_peering_controller::model::peering::MAX_ENDED;
     let mut model = cloud();
+    model.limits.requests_per_hour = u32::MAX;
     for round in 0..MAX_ENDED + 50 {
         model.now_ms += 1;
         let id = ask(&mut model, "a", "c").unwrap_or_else(|refusal| panic!("{round}: {refusal}"));

@@ -320,3 +320,91 @@ async fn each_account_has_its_own_tags_and_the_receiver_reads_what_is_meant_for_
     let (code, error) = call(&controller, &one, Method::POST, &format!("{NORTH}/vpcPeerings/"), long).await;
     assert_eq!((code, entry(&error).0), (400, "message"));
 }
+
+#[tokio::test]
+async fn bills_understand_offsets_and_dates_in_the_time_zone_of_bills() {
+    let settings = "billing_time_zone = 'America/New_York'\ncurrency = 'USD'\n\
+                    [[prices]]\ntiers = [{ up_to_mbit = 5, per_mbit_hour = '0.10' }, { per_mbit_hour = '0.25' }]\n";
+    let (controller, one, _) = controller(settings).await;
+    let ask =
+        async |query: &str| call(&controller, &one, Method::GET, &format!("/v1/metering?{query}"), Value::Null).await;
+    for query in [
+        "from=2026-01-01T00:00:00Z",
+        "from=2026-01-01T00:00:00%2B08:00&to=2026-01-01T00:00:01%2B08:00",
+        "from=2026-01-01T00:00:00+08:00",
+        "from=2026-01-01&to=2026-02-01",
+        // Midnight in New York is five o'clock in Greenwich.
+        "from=2026-01-01T04:59:59Z&to=2026-01-01",
+        "from=2026-01-01&to=2026-01-01T05:00:01Z",
+    ] {
+        let (code, answer) = ask(query).await;
+        assert_eq!((code, answer["total"].as_str()), (200, Some("0.000000")), "{query}: {answer}");
+    }
+    for (query, field) in [
+        ("from=2026-01-01T00:00:00", "from"),
+        ("to=2026-01-01%2000:00:00", "to"),
+        ("from=2026-02-30", "from"),
+        ("from=yesterday", "from"),
+        ("from=2026-01-01T05:00:00Z&to=2026-01-01", "to"),
+        ("from=2026-01-01&to=2026-01-01T00:00:00%2B08:00", "to"),
+    ] {
+        let (code, error) = ask(query).await;
+        assert_eq!((code, entry(&error).0), (400, field), "{query}: {error}");
+        assert!(field == "to" || entry(&error).1.contains("America/New_York"), "{error}");
+    }
+    let prices = show(&controller, &one, "/v1/prices").await;
+    let tiers = json!([{ "upToMbit": 5, "perMbitHour": "0.1" }, { "upToMbit": null, "perMbitHour": "0.25" }]);
+    let expected =
+        json!({ "currency": "USD", "timeZone": "America/New_York", "prices": [{ "regions": null, "tiers": tiers }] });
+    assert_eq!(prices, expected);
+    let place = controller.stop();
+    place.settings("billing_time_zone = 'Nowhere/Land'\n");
+    let ended = place.run(&[]);
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && said.contains("billing_time_zone") && said.contains("Nowhere/Land"), "{said}");
+}
+
+/// L5: it keeps an account from its own mistakes, and nobody else from anything.
+#[tokio::test]
+async fn what_is_protected_is_not_deleted_before_the_protection_has_ended() {
+    let (controller, one, two) = controller("").await;
+    let a = vpc(&controller, &one, NORTH, "10.1.0.0/16").await;
+    let c = vpc(&controller, &two, EAST, "10.3.0.0/16").await;
+    let ask = json!({ "vpcPeeringName": "p", "vpcId": a, "remoteVpcId": c, "remoteAccountId": "two", "remoteRegionId": "east",
+        "bandwidth": 10 });
+    let id = peer(&controller, &one, ask.clone()).await;
+    let (own, other) = (format!("{NORTH}/vpcPeerings/{id}"), format!("{EAST}/vpcPeerings/{id}"));
+    let protect = |on: bool| json!({ "deletionProtection": on });
+    done(&controller, &one, Method::PUT, &own, protect(true)).await;
+    let shown = async |token: &str, path: &str| {
+        show(&controller, token, path).await["vpcPeering"]["deletionProtection"].clone()
+    };
+    assert_eq!((shown(&one, &own).await, shown(&two, &other).await), (json!(true), json!(false)));
+    let (code, error) = call(&controller, &one, Method::DELETE, &own, Value::Null).await;
+    assert_eq!((code, error["details"][0]["reason"].as_str()), (400, Some("DeletionProtected")), "{error}");
+    // Either account has its own, also who may change nothing else.
+    done(&controller, &two, Method::PUT, &other, protect(true)).await;
+    assert_eq!(call(&controller, &two, Method::DELETE, &other, Value::Null).await.0, 400);
+    done(&controller, &two, Method::PUT, &other, protect(false)).await;
+    assert_eq!(shown(&one, &own).await, true);
+    done(&controller, &two, Method::DELETE, &other, Value::Null).await;
+    // What is over holds nobody up.
+    done(&controller, &one, Method::DELETE, &own, Value::Null).await;
+    let again = peer(&controller, &one, ask).await;
+    let own = format!("{NORTH}/vpcPeerings/{again}");
+    done(&controller, &one, Method::PUT, &own, protect(true)).await;
+    done(&controller, &one, Method::PUT, &own, protect(false)).await;
+    done(&controller, &one, Method::DELETE, &own, Value::Null).await;
+    // VPCs, also after a restart.
+    let path = format!("{NORTH}/vpcs/{a}");
+    done(&controller, &one, Method::POST, &path, protect(true)).await;
+    let place = controller.stop();
+    let controller = place.start().await;
+    let (code, error) = call(&controller, &one, Method::DELETE, &path, Value::Null).await;
+    assert_eq!((code, error["details"][0]["reason"].as_str()), (400, Some("DeletionProtected")), "{error}");
+    assert_eq!(show(&controller, &one, &path).await["vpc"]["deletionProtection"], true);
+    done(&controller, &one, Method::POST, &path, protect(false)).await;
+    done(&controller, &one, Method::DELETE, &path, Value::Null).await;
+    let (code, _) = call(&controller, &one, Method::POST, &path, json!({ "deletionProtection": "yes" })).await;
+    assert_eq!(code, 400);
+}

@@ -148,6 +148,8 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
 
     january = {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z", "format": "json"}
     do(mine, "describeMetering", query=january)
+    do(mine, "describePrices")
+    assert do(mine, "describeEvents", **north)["events"]
     do(admin, "accountMetering", accountId=one.id)
 
     third = {"accountId": "third"}
@@ -181,6 +183,7 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     else:
         do(admin, "backUp")
     assert do(admin, "audit", query={"limit": 1000})["entries"]
+    assert do(admin, "events")["events"]
     do(mine, "deleteVpcPeering", **id, **north)
     do(mine, "deleteVpcPeering", vpcPeeringId=asked, **north)
     do(mine, "deleteVpc", vpcId=a, **north)

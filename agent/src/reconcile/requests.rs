@@ -174,7 +174,7 @@ impl<K: Kernel> Reconciler<K> {
             side.share = self.confirmed.get(vni).copied();
         }
         let host = self.config.as_ref().map(|config| config.host.clone());
-        TrafficReport { host, grants: self.kept.shares.revision, sides }
+        TrafficReport { host, grants: self.kept.shares.revision, reading: Some(self.kept.meter.reading()), sides }
     }
 
     /// Reads the counters, and keeps them from time to time.

@@ -6,7 +6,7 @@
 //! | [`connection`], [`url`] | where the controller is, and who calls |
 //! | [`client`] | calls of its HTTP interface |
 //! | [`session`] | what commands share: the controller, the region, how results are shown |
-//! | [`peering`], [`vpc`], [`account`], [`audit`], [`metering`], [`inventory`], [`host`], [`doctor`], [`bundle`], [`admin`], [`pki`] | the commands |
+//! | [`peering`], [`vpc`], [`account`], [`audit`], [`events`], [`metering`], [`inventory`], [`host`], [`doctor`], [`bundle`], [`admin`], [`pki`] | the commands |
 //! | [`output`], [`yaml`] | answers as tables, JSON, YAML |
 //! | [`complete`] | what shells complete commands with |
 
@@ -18,6 +18,7 @@ mod client;
 mod complete;
 mod connection;
 mod doctor;
+mod events;
 mod host;
 mod inventory;
 mod login;
@@ -163,6 +164,8 @@ enum Command {
     Whoami,
     /// Show the audit trail, newest entries first.
     Audit(audit::Query),
+    /// Show what happened to the account's peerings in the region, in order; for operators, to everything.
+    Events(events::Query),
     /// Show metered usage and charges: cross-region peerings, by bandwidth and time.
     Metering(metering::Query),
     /// Block peering requests from an account.
@@ -235,6 +238,7 @@ impl Command {
             Self::Vpc(command) => matches!(command, vpc::Command::List | vpc::Command::Show { .. }),
             Self::Admin(command) => command.only_looks(),
             Self::Host(command) => command.only_looks(),
+            Self::Events(query) => !query.follow,
             Self::RouteTable(_)
             | Self::Quota
             | Self::Whoami
@@ -414,6 +418,7 @@ async fn carry_out(session: &Session, command: Command) -> Result<(), CliError> 
         Command::Quota => account::quota(session).await,
         Command::Whoami => account::whoami(session).await,
         Command::Audit(query) => audit::run(session, &query).await,
+        Command::Events(query) => events::run(session, &query).await,
         Command::Metering(query) => metering::run(session, &query).await,
         Command::Block { account } => account::block(session, &account).await,
         Command::Unblock { account } => account::unblock(session, &account).await,

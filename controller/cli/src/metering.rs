@@ -14,10 +14,11 @@ pub(super) struct Query {
     /// Account; required for operators, who alone can give it.
     #[arg(long)]
     account: Option<String>,
-    /// Start of the period, inclusive, for instance 2026-01-01T00:00:00Z [default: the beginning].
+    /// Start of the period, inclusive: a time with its offset, for instance 2026-01-01T00:00:00+08:00, or a date, for instance
+    /// 2026-01-01, which begins in the time zone of bills [default: the beginning].
     #[arg(long)]
     from: Option<String>,
-    /// End of the period, exclusive [default: now].
+    /// End of the period, exclusive, likewise [default: now].
     #[arg(long)]
     to: Option<String>,
 }

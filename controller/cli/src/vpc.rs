@@ -50,6 +50,15 @@ pub(super) enum Command {
         #[arg(long)]
         description: Option<String>,
     },
+    /// Protect a VPC from being deleted, or end that.
+    Protect {
+        /// Its id, or its name if that is unique.
+        #[arg(add = complete::vpcs())]
+        vpc: String,
+        /// Whether it is protected.
+        #[arg(value_parser = ["on", "off"], default_value = "on")]
+        state: String,
+    },
     /// Delete a VPC that has no ports and no peerings.
     Delete {
         /// Its id, or its name if that is unique.
@@ -122,6 +131,12 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
             session.call(Call::new(Method::POST, regional(&region, &["vpcs", &vpc])).body(body)).await?;
             show(session, Call::get(regional(&region, &["vpcs", &vpc]))).await
         }
+        Command::Protect { vpc, state } => {
+            let vpc = session.own_vpc(&region, &vpc).await?;
+            let body = json!({ "deletionProtection": state == "on" });
+            session.call(Call::new(Method::POST, regional(&region, &["vpcs", &vpc])).body(body)).await?;
+            show(session, Call::get(regional(&region, &["vpcs", &vpc]))).await
+        }
         Command::Delete { vpc } => {
             // What is gone is deleted once more by its id.
             let vpc = session.vpc_id(&region, &vpc).await?.unwrap_or(vpc);
@@ -159,6 +174,7 @@ async fn show(session: &Session, call: Call<'_>) -> Result<(), CliError> {
             ("CIDRs", cell(&vpc["cidrs"])),
             ("route table", cell(&vpc["routeTableIds"])),
             ("description", cell(&vpc["description"])),
+            ("deletion protection", if vpc["deletionProtection"] == true { "on" } else { "off" }.to_owned()),
             ("created", cell(&vpc["createdTime"])),
         ])
     });

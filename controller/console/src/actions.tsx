@@ -1,7 +1,8 @@
 // What can be done with a peering, each as a dialog that says what will happen.
 
-import { useState } from "preact/hooks";
-import { ask, peeringPath, type Peering } from "./api.ts";
+import { useEffect, useState } from "preact/hooks";
+import { ask, get, peeringPath, type Peering, type Traffic } from "./api.ts";
+import { Price } from "./price.tsx";
 import { mbit, t } from "./i18n.ts";
 import type { Action } from "./rules.ts";
 import { changed, isCrossAccount } from "./store.ts";
@@ -68,6 +69,7 @@ function Bandwidth({ peering, onClose }: Props) {
         {(its) => <input {...its} type="number" min={1} step={1} value={bandwidth}
           onInput={(event) => setBandwidth(event.currentTarget.value)} />}
       </Field>
+      <Price regions={[peering.vpcInfo.regionId, peering.remoteVpcInfo.regionId]} bandwidth={Number(bandwidth)} />
     </Dialog>
   );
 }
@@ -95,10 +97,24 @@ function Delete({ peering, onClose }: Props) {
     tell(hostsMissing > 0 ? t("delete.draining", { count: hostsMissing }) : t("delete.done"));
     changed();
   };
+  // What carries traffic is not deleted by a slip.
+  const [busy, setBusy] = useState(false);
+  const [typed, setTyped] = useState("");
+  useEffect(() => {
+    get<{ traffic: Traffic }>(`${path(peering)}/traffic?range=1h`, true).then(
+      ({ traffic }) => setBusy(traffic.samples.some((sample) => sample.outBytes + sample.inBytes > 0)), () => {});
+  }, [peering.vpcPeeringId]);
   return (
-    <Dialog title={t("delete.title")} confirm={t("action.delete")} danger onConfirm={remove} onClose={onClose}>
+    <Dialog title={t("delete.title")} confirm={t("action.delete")} danger onConfirm={remove} onClose={onClose}
+      disabled={busy && typed !== peering.vpcPeeringName}>
       {summary(peering)}
       {consequences(peering).map((words) => <p key={words}>{words}</p>)}
+      {busy && <p class="note warn">{t("delete.busy")}</p>}
+      {busy && (
+        <Field label={t("delete.typeName", { name: peering.vpcPeeringName })} needed>
+          {(its) => <input {...its} autocomplete="off" value={typed} onInput={(event) => setTyped(event.currentTarget.value)} />}
+        </Field>
+      )}
     </Dialog>
   );
 }
@@ -124,6 +140,21 @@ function Rename({ peering, onClose }: Props) {
   );
 }
 
+function Protect({ peering, onClose }: Props) {
+  const on = !peering.deletionProtection;
+  const protect = async () => {
+    await ask("PUT", path(peering), { deletionProtection: on });
+    tell(t("rename.done"));
+    changed();
+  };
+  return (
+    <Dialog title={t(on ? "protect.on" : "protect.off")} onConfirm={protect} onClose={onClose}>
+      {summary(peering)}
+      <p>{t(on ? "protect.onText" : "protect.offText")}</p>
+    </Dialog>
+  );
+}
+
 /** The dialog of an action. */
 export function Act({ action, ...its }: Props & { action: Action }) {
   switch (action) {
@@ -132,5 +163,6 @@ export function Act({ action, ...its }: Props & { action: Action }) {
     case "bandwidth": return <Bandwidth {...its} />;
     case "delete": return <Delete {...its} />;
     case "rename": return <Rename {...its} />;
+    case "protect": return <Protect {...its} />;
   }
 }

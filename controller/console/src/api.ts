@@ -12,10 +12,10 @@ export interface Peering {
   vpcPeeringId: string; vpcPeeringName: string; description: string; message: string; tags: { key: string; value: string }[]; vpcInfo: Side; remoteVpcInfo: Side;
   createdTime: string; state: State; stateReason: string | null; role: "initiator" | "receiver";
   expiredTime: string | null; activatedTime: string | null; bandwidth: number | null; charge: Charge | null;
-  routesInSync: boolean; lastReport: string | null; lastConfirmed: string | null; hosts?: PeeringHost[];
+  deletionProtection: boolean; routesInSync: boolean; lastReport: string | null; lastConfirmed: string | null; hosts?: PeeringHost[];
 }
 export interface Vpc {
-  region: string; vpcId: string; name: string; description: string; createTime: string; cidrs: string[];
+  region: string; vpcId: string; name: string; description: string; createTime: string; cidrs: string[]; deletionProtection: boolean;
 }
 export interface SecondaryCidr { secondaryCidrId: string; cidr: string; vpcId: string }
 export interface Route {
@@ -46,6 +46,10 @@ export interface Host {
 }
 export interface Account {
   accountId: string; chargeStatus: string; accessKeys: string[]; tokenIds: string[]; quotas: Record<string, number>; limits: Record<string, Record<string, number>>;
+}
+export interface Prices {
+  currency: string; timeZone: string;
+  prices: { regions: string[] | null; tiers: { upToMbit: number | null; perMbitHour: string }[] }[];
 }
 export interface Quota { maxLimit: number; count: number }
 
@@ -95,7 +99,7 @@ const regional = (region: string) => `/v1/regions/${encodeURIComponent(region)}`
 export const peeringPath = (region: string, id: string) => `${regional(region)}/vpcPeerings/${encodeURIComponent(id)}`;
 export const vpcsPath = (region: string) => `${regional(region)}/vpcs`;
 export const cidrsPath = (region: string) => `${regional(region)}/secondaryCidrs`;
-export const QUOTAS = ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount"] as const;
+export const QUOTAS = ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount", "peeringrequest"] as const;
 export const quotaPath = (region: string, kind: (typeof QUOTAS)[number] = "vpcpeering") => `${regional(region)}/quotas/?type=${kind}`;
 export const peeringsPath = (region: string) => `${regional(region)}/vpcPeerings/`;
 

@@ -1,7 +1,7 @@
 // What passed in the last hour beside what may pass.
 
 import type { Traffic } from "./api.ts";
-import { bytes, mbit, number, t, time } from "./i18n.ts";
+import { bytes, clock, mbit, number, t, unit } from "./i18n.ts";
 
 const WIDTH = 720;
 const HEIGHT = 200;
@@ -9,15 +9,24 @@ const LEFT = 56;
 const BOTTOM = 22;
 const TOP = 10;
 const HOUR_MS = 60 * 60 * 1000;
+export const RANGES = { "1h": HOUR_MS, "24h": 24 * HOUR_MS, "7d": 168 * HOUR_MS, "30d": 720 * HOUR_MS } as const;
+export type Range = keyof typeof RANGES;
 
-export function Chart({ traffic, cap }: { traffic: Traffic | null; cap: number | null }) {
+const percent = (part: number) => `${number(part * 100, part < 0.1 ? 1 : 0)} %`;
+
+/** A moment on the axis: the time of a day, or the day where it is about several. */
+const moment = (at: number, range: Range) =>
+  new Intl.DateTimeFormat(undefined, range === "1h" || range === "24h" ? { hour: "2-digit", minute: "2-digit", hour12: false } : { month: "numeric", day: "numeric" }).format(at);
+
+export function Chart({ traffic, cap, range }: { traffic: Traffic | null; cap: number | null; range: Range }) {
   if (!traffic || traffic.samples.length === 0) return <p class="quiet">{t("traffic.none")}</p>;
   const rate = (count: number) => (count * 8) / traffic.interval / 1e6;
   const points = traffic.samples.map((sample) =>
     ({ at: Date.parse(sample.time), out: rate(sample.outBytes), in: rate(sample.inBytes) }));
   const last = points.at(-1)!.at;
+  const span = RANGES[range];
   const most = Math.max(cap ?? 0, ...points.map((point) => Math.max(point.out, point.in)), 0.001) * 1.1;
-  const x = (at: number) => LEFT + (1 - (last - at) / HOUR_MS) * (WIDTH - LEFT - 8);
+  const x = (at: number) => LEFT + (1 - (last - at) / span) * (WIDTH - LEFT - 8);
   const y = (value: number) => TOP + (1 - value / most) * (HEIGHT - TOP - BOTTOM);
   const line = (which: "out" | "in") =>
     points.map((point, index) => `${index === 0 ? "M" : "L"}${x(point.at).toFixed(1)} ${y(point[which]).toFixed(1)}`).join("");
@@ -36,10 +45,16 @@ export function Chart({ traffic, cap }: { traffic: Traffic | null; cap: number |
             </g>
           );
         })}
-        {[60, 45, 30, 15, 0].map((minutes) => (
-          <text key={minutes} x={x(last - minutes * 60_000)} y={HEIGHT - 6} text-anchor={minutes === 0 ? "end" : minutes === 60 ? "start" : "middle"}>
-            {time(new Date(last - minutes * 60_000).toISOString()).split(/[ ,，]+/).at(-1)}
+        {[1, 0.75, 0.5, 0.25, 0].map((part) => (
+          <text key={part} x={x(last - part * span)} y={HEIGHT - 6} text-anchor={part === 0 ? "end" : part === 1 ? "start" : "middle"}>
+            {moment(last - part * span, range)}
           </text>
+        ))}
+        {points.map((point, index) => (
+          <rect key={point.at} x={x(index > 0 ? points[index - 1]!.at : point.at - traffic.interval * 1000)} y={TOP}
+            width={Math.max(1, x(point.at) - x(point.at - traffic.interval * 1000))} height={HEIGHT - TOP - BOTTOM} class="hover">
+            <title>{`${clock(new Date(point.at).toISOString())}: ${t("traffic.out")} ${mbit(point.out)}, ${t("traffic.in")} ${mbit(point.in)}`}</title>
+          </rect>
         ))}
         {cap !== null && <line x1={LEFT} x2={WIDTH - 8} y1={y(cap)} y2={y(cap)} class="cap" />}
         <path d={line("in")} class="in" />
@@ -48,8 +63,9 @@ export function Chart({ traffic, cap }: { traffic: Traffic | null; cap: number |
       <figcaption>
         <span class="key out">{t("traffic.out")}</span>
         <span class="key in">{t("traffic.in")}</span>
+        {cap !== null && <span class="quiet">{t("traffic.use", { out: percent(points.at(-1)!.out / cap), in: percent(points.at(-1)!.in / cap) })}</span>}
         {cap !== null && <span class="key cap">{t("traffic.cap")} {mbit(cap)}</span>}
-        <span class="quiet">Mbit/s · {summary}</span>
+        <span class="quiet">{unit()} · {summary}</span>
         <span class="quiet">{t("traffic.total", { out: bytes(traffic.total.outBytes), in: bytes(traffic.total.inBytes) })}</span>
         {drops > 0 && <span class="quiet">{t("traffic.drops", { count: number(drops) })}</span>}
       </figcaption>

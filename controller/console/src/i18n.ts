@@ -51,8 +51,17 @@ export function clock(text: string): string {
 export const number = (value: number, digits = 0) =>
   new Intl.NumberFormat(locale(), { maximumFractionDigits: digits }).format(value);
 
+export const unit = () => (language === "zh" ? "Mbps" : "Mbit/s");
+
+/** An amount of money; to the cent where that is all there is. */
+export function money(amount: number, currency: string): string {
+  const small = Math.abs(amount) > 0 && Math.abs(amount) < 0.01;
+  const digits = small ? { maximumFractionDigits: 6 } : {};
+  return new Intl.NumberFormat(locale(), { style: "currency", currency, currencyDisplay: "narrowSymbol", ...digits }).format(amount);
+}
+
 export const mbit = (value: number | null) =>
-  value === null ? t("list.unlimited") : `${number(value, value < 10 ? 2 : 0)} Mbit/s`;
+  value === null ? t("list.unlimited") : `${number(value, value < 10 ? 2 : 0)} ${unit()}`;
 
 export function bytes(value: number): string {
   const units = ["B", "kB", "MB", "GB", "TB", "PB"];

@@ -3,7 +3,7 @@
 import { render } from "preact";
 import { useEffect, useReducer, useState } from "preact/hooks";
 import { ask, onSessionEnd, Refused, type Who } from "./api.ts";
-import { choose, chosen, t, tell as tellLanguage, type Key, type Language } from "./i18n.ts";
+import { choose, chosen, clock, t, tell as tellLanguage, type Key, type Language } from "./i18n.ts";
 import { Create } from "./pages/create.tsx";
 import { Audit, Billing, Blocked } from "./pages/account.tsx";
 import { Detail } from "./pages/detail.tsx";
@@ -13,7 +13,7 @@ import { Accounts, AllPeerings, Hosts } from "./pages/operator.tsx";
 import { SignIn } from "./pages/signin.tsx";
 import { Vpcs } from "./pages/vpcs.tsx";
 import { to, useRoute } from "./route.ts";
-import { listen, useChanges, whoami } from "./store.ts";
+import { connectionLost, listen, onAccount, requests, useChanges, whoami } from "./store.ts";
 import { Empty, Heading, Select, Told } from "./ui.tsx";
 import "./style.css";
 
@@ -47,7 +47,7 @@ function Page({ who, route }: { who: Who; route: string[] }) {
         return region && id ? <Detail key={`${region} ${id}`} region={region} id={id} /> : <List who={who} />;
       case "vpcs": return <Vpcs who={who} />;
       case "map": return <NetworkMap who={who} />;
-      case "billing": return <Billing />;
+      case "billing": return <Billing who={who} />;
       case "audit": return <Audit operator={false} />;
       case "blocked": return <Blocked />;
     }
@@ -78,9 +78,16 @@ function App() {
     onSessionEnd(() => setWho((old) => { if (old) setEnded(true); return null; }));
     void enter();
   }, []);
-  // How the account stands, and which regions there are, may change, too.
+  // How the account stands, and which regions there are, may change, too. Of operators nothing of that does.
   useEffect(() => {
-    if (who && version > 0) void whoami().then(setWho, () => {});
+    onAccount((account) => setWho((old) => {
+      const same = !old || (old.chargeStatus === account.chargeStatus && old.regions.join() === account.regions.join());
+      return same ? old : { ...old, ...account };
+    }));
+  }, []);
+  // A session that has ended says so when it is asked for something.
+  useEffect(() => {
+    if (connectionLost() > 0) void whoami().catch(() => {});
   }, [version]);
   const id = who && `${who.role} ${who.accountId}`;
   useEffect(() => (id ? listen() : undefined), [id]);
@@ -97,7 +104,7 @@ function App() {
     <div class="frame">
       <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>{t("app.skip")}</a>
       <header class="top">
-        <a class="brand" href={to()}>
+        <a class="brand" href={to()} aria-label={t("app.service")}>
           <svg viewBox="0 0 32 32" width="26" height="26" aria-hidden="true">
             <rect width="32" height="32" rx="7" class="mark" /><path d="M10 16h12" class="stroke" /><circle cx="9" cy="16" r="4" class="dot" /><circle cx="23" cy="16" r="4" class="dot" />
           </svg>
@@ -116,13 +123,19 @@ function App() {
         <nav class="side" aria-label={t("nav.main")}>
           <ul>
             {entries.map(([page, key]) => (
-              <li key={page}><a href={to(page)} aria-current={here === page ? "page" : undefined}>{t(key)}</a></li>
+              <li key={page}><a href={to(page)} aria-current={here === page ? "page" : undefined}>{t(key)}
+                {page === "peerings" && who.role === "account" && requests() > 0 && (
+                  <span class="count" aria-hidden="true" title={t("list.pendingForYou", { count: requests() })}> {requests()}</span>
+                )}</a></li>
             ))}
           </ul>
         </nav>
       )}
       <main id="main" tabIndex={-1} class={who ? "" : "alone"}>
         {who?.chargeStatus === "arrear" && <p class="note bad" role="alert">{t("arrear.banner")}</p>}
+        {who && connectionLost() > 0 && (
+          <p class="note warn" role="status">{t("error.lost", { time: clock(new Date(connectionLost()).toISOString()) })}</p>
+        )}
         {who === undefined && <div class="loading" role="status"><span class="spinner" aria-hidden="true" />{t("common.loading")}</div>}
         {who === null && <SignIn ended={ended} onIn={() => void enter()} />}
         {who && <Page who={who} route={route} key={here} />}

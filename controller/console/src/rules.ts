@@ -4,7 +4,7 @@ import type { Peering } from "./api.ts";
 import { isCrossRegion } from "./store.ts";
 import type { Key } from "./i18n.ts";
 
-export type Action = "accept" | "reject" | "bandwidth" | "delete" | "rename";
+export type Action = "accept" | "reject" | "bandwidth" | "delete" | "rename" | "protect";
 
 const ended = (peering: Peering) => ["rejected", "expired", "peer_deleted"].includes(peering.state);
 
@@ -26,7 +26,12 @@ export function whyNot(action: Action, peering: Peering): Key | undefined {
       if (peering.state === "suspended") return "why.suspended";
       if (peering.state === "draining") return "why.draining";
       return ended(peering) ? "why.ended" : undefined;
+    case "protect":
+      if (peering.state === "suspended") return "why.suspended";
+      if (peering.state === "draining") return "why.draining";
+      return ended(peering) ? "why.ended" : undefined;
     case "delete":
+      if (peering.deletionProtection && !ended(peering) && peering.state !== "draining") return "why.protected";
       return peering.state === "draining" ? "why.draining" : undefined;
   }
 }

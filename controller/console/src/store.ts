@@ -25,7 +25,37 @@ export function useChanges(): number {
   return changes;
 }
 
-/** Listens for word of changes while the page is looked at. Browsers come back by themselves when the connection breaks. */
+/** How the page stands with the controller: since when it hears nothing, in milliseconds; 0 while it does. */
+let lostSince = 0;
+/** What the account has, as the stream has told it; nothing before it has. */
+let content: Content | undefined;
+const told = new Map<string, unknown>();
+let about: ((account: { chargeStatus: string; regions: string[] }) => void) | undefined;
+
+export const connectionLost = () => lostSince;
+
+/** How many requests wait for the account's answer. */
+export const requests = () =>
+  once(content?.peerings ?? []).filter((peering) => peering.state === "pending" && peering.role === "receiver").length;
+
+/** What to do with news of the account itself. */
+export function onAccount(then: typeof about): void {
+  about = then;
+}
+
+interface News { all?: boolean; set?: Record<string, unknown>; gone?: string[] }
+
+function hear({ all, set, gone }: News): void {
+  if (!set) return;
+  if (all) told.clear();
+  for (const key of gone ?? []) told.delete(key);
+  for (const [key, value] of Object.entries(set)) told.set(key, value);
+  const those = <T>(kind: string) => [...told].filter(([key]) => key.startsWith(`${kind}/`)).map(([, value]) => value as T);
+  content = { peerings: those<Peering>("peering"), vpcs: those<Vpc>("vpc") };
+  if (set.account) about?.(set.account as { chargeStatus: string; regions: string[] });
+}
+
+/** Listens for changes while the page is looked at. Browsers come back by themselves when the connection breaks. */
 export function listen(): () => void {
   const again = 5000;
   let source: EventSource | undefined;
@@ -36,15 +66,23 @@ export function listen(): () => void {
     source = undefined;
     if (document.hidden) return;
     const opened = new EventSource("/console/events");
-    opened.addEventListener("changed", changed);
-    opened.addEventListener("error", () => {
-      if (opened.readyState !== EventSource.CLOSED || source !== opened) return;
-      // The controller said no. It is asked again; when that was because the session has ended, `changed` finds out.
+    opened.addEventListener("changed", (event) => {
+      lostSince = 0;
+      hear(JSON.parse((event as MessageEvent<string>).data) as News);
       changed();
-      timer = setTimeout(open, again);
+    });
+    opened.addEventListener("error", () => {
+      if (source !== opened) return;
+      lostSince ||= Date.now();
+      changed();
+      // The controller said no. It is asked again; when that was because the session has ended, the next question finds out.
+      if (opened.readyState === EventSource.CLOSED) timer = setTimeout(open, again);
     });
     source = opened;
   };
+  told.clear();
+  content = undefined;
+  lostSince = 0;
   open();
   document.addEventListener("visibilitychange", open);
   return () => {
@@ -52,6 +90,8 @@ export function listen(): () => void {
     clearTimeout(timer);
     source?.close();
     source = undefined;
+    told.clear();
+    content = undefined;
   };
 }
 
@@ -59,10 +99,12 @@ export type Loaded<T> = { value?: T; error?: Error; reload: () => void };
 
 /**
  * Loads something when its key changes, and again after every change. What was there stays until the new is there, so that
- * nothing flickers; an error of a later attempt stands beside it. With `every`, also after so many milliseconds.
+ * nothing flickers; an error of a later attempt stands beside it. With `every`, also after so many milliseconds; what is `fixed`
+ * does not change with the others.
  */
-export function useLoaded<T>(key: string, load: (background: boolean) => Promise<T>, every?: number): Loaded<T> {
-  const version = useChanges();
+export function useLoaded<T>(key: string, load: (background: boolean) => Promise<T>, every?: number, fixed = false): Loaded<T> {
+  const changed = useChanges();
+  const version = fixed ? 0 : changed;
   const [nudge, setNudge] = useState(0);
   const [result, setResult] = useState<{ key: string; value?: T; error?: Error }>({ key: "" });
   const loader = useRef(load);
@@ -88,15 +130,26 @@ export function useLoaded<T>(key: string, load: (background: boolean) => Promise
   return { value: current.value, error: current.error, reload: () => setNudge((count) => count + 1) };
 }
 
-/** Everything that the account has, in all regions. */
+/** Everything that the account has, in all regions: as the stream tells it, which is asked for only where there is none. */
 export function useContent(who: Who): Loaded<Content> {
-  return useLoaded(`content ${who.accountId}`, async (background) => {
-    const [peerings, vpcs] = await Promise.all([
-      Promise.all(who.regions.map((region) => peeringsOf(region, background))),
-      Promise.all(who.regions.map((region) => vpcsOf(region, background))),
-    ]);
-    return { peerings: peerings.flat(), vpcs: vpcs.flat() };
-  });
+  const version = useChanges();
+  const [asked, setAsked] = useState<{ value?: Content; error?: Error }>({});
+  const [nudge, setNudge] = useState(0);
+  const silent = content === undefined && lostSince > 0;
+  useEffect(() => {
+    if (!silent) return;
+    let stale = false;
+    Promise.all([
+      Promise.all(who.regions.map((region) => peeringsOf(region, true))),
+      Promise.all(who.regions.map((region) => vpcsOf(region, true))),
+    ]).then(
+      ([peerings, vpcs]) => stale || setAsked({ value: { peerings: peerings.flat(), vpcs: vpcs.flat() } }),
+      (error: Error) => stale || setAsked((old) => ({ ...old, error })),
+    );
+    return () => { stale = true; };
+  }, [silent, silent && version, nudge]);
+  if (content !== undefined) return { value: content, reload: changed };
+  return { ...asked, reload: () => setNudge((count) => count + 1) };
 }
 
 export const whoami = () => get<Who>("/v1/whoami", true);

@@ -78,12 +78,12 @@ export function Heading({ title, intro, children }: { title: string; intro?: str
 }
 
 /** A table that scrolls sideways by itself on narrow screens, and can be scrolled by keyboard. */
-export function Table({ caption, heads, children }: { caption: string; heads: string[]; children: ComponentChildren }) {
+export function Table({ caption, heads, children }: { caption: string; heads: ComponentChildren[]; children: ComponentChildren }) {
   return (
     <div class="table" role="region" aria-label={caption} tabIndex={0}>
       <table>
         <caption class="unseen">{caption}</caption>
-        <thead><tr>{heads.map((head) => <th scope="col" key={head}>{head}</th>)}</tr></thead>
+        <thead><tr>{heads.map((head, place) => <th scope="col" key={place}>{head}</th>)}</tr></thead>
         <tbody>{children}</tbody>
       </table>
     </div>
@@ -144,7 +144,7 @@ export function Select(
 }
 
 export const vpcOptions = (vpcs: Vpc[]): [string, string][] =>
-  vpcs.map((vpc) => [vpc.vpcId, `${vpc.name} · ${vpc.cidrs.join(", ")} · ${vpc.vpcId}`]);
+  [...vpcs].sort((one, other) => one.name.localeCompare(other.name)).map((vpc) => [vpc.vpcId, `${vpc.name} · ${vpc.cidrs.join(", ")} · ${vpc.vpcId}`]);
 
 interface DialogProps {
   title: string; onClose: () => void; children: ComponentChildren; confirm?: string; danger?: boolean; disabled?: boolean;

@@ -48,7 +48,7 @@ test("a newcomer makes two VPCs and peers them, all in the page", async ({ brows
   await page.getByRole("dialog").getByRole("button", { name: "保存" }).click();
   await expect(page.getByRole("heading", { level: 1, name: "改名" })).toBeVisible();
 
-  await page.getByRole("button", { name: "删除" }).click();
+  await page.getByRole("button", { name: "删除", exact: true }).click();
   await expect(page.getByRole("dialog")).toContainText("流量会立即中断");
   await page.getByRole("dialog").getByRole("button", { name: "删除" }).click();
   await expect(page.getByText("该对等连接已不存在")).toBeVisible();
@@ -56,7 +56,7 @@ test("a newcomer makes two VPCs and peers them, all in the page", async ({ brows
   await page.getByRole("button", { name: "管理网段 前端" }).click();
   await page.getByRole("dialog").getByLabel("新网段").fill("10.8.0.0/16");
   await page.getByRole("dialog").getByRole("button", { name: "添加网段" }).click();
-  await page.getByRole("button", { name: "移除 10.8.0.0/16" }).click();
+  await page.getByRole("button", { name: "删除 10.8.0.0/16" }).click();
   await expect(page.getByRole("dialog").getByText("10.8.0.0/16", { exact: true })).toHaveCount(0);
   await page.getByRole("dialog").getByRole("button", { name: "关闭" }).click();
   await page.getByRole("button", { name: "删除 前端" }).click();
@@ -109,12 +109,12 @@ test("a request between accounts and regions is accepted, changed, and ended, ea
   await asker.getByRole("button", { name: "修改带宽" }).click();
   await asker.getByRole("dialog").getByLabel("带宽上限").fill("350");
   await asker.getByRole("dialog").getByRole("button", { name: "确定" }).click();
-  await expect(asker.getByText("350 Mbit/s").first()).toBeVisible();
-  await expect(row(asked, "to-data")).toContainText("350 Mbit/s");
+  await expect(asker.getByText("350 Mbps").first()).toBeVisible();
+  await expect(row(asked, "to-data")).toContainText("350 Mbps");
 
   await asker.getByRole("link", { name: "费用" }).click();
   await expect(asker.getByText("计费中")).toBeVisible();
-  await asker.getByRole("link", { name: "操作记录" }).click();
+  await asker.getByRole("link", { name: "操作日志" }).click();
   await expect(asker.getByRole("row").filter({ hasText: two.id })).toContainText("接受");
 
   await asked.getByRole("button", { name: "删除 to-data" }).click();
@@ -148,7 +148,7 @@ test("a request is rejected, its account blocked, and unblocked", async ({ brows
   await asked.getByRole("dialog").getByRole("button", { name: "拒绝" }).click();
   await expect(asked.getByText("该对等连接已不存在")).toBeVisible();
   await expect(row(asker, "please")).toContainText("对端已拒绝");
-  await asked.getByRole("link", { name: "屏蔽账号" }).click();
+  await asked.getByRole("link", { name: "账号黑名单" }).click();
   await expect(asked.getByText(one.id, { exact: true })).toBeVisible();
   await expect(controller.peer(one, north, { ...wish, vpcPeeringName: "again" })).rejects.toThrow("NOT_FOUND");
   await asked.getByRole("button", { name: `取消屏蔽 ${one.id}` }).click();
@@ -228,7 +228,7 @@ test("peerings are found by filter, search and page", async ({ browser, controll
   const [one] = controller.told.accounts;
   const [north, east] = controller.told.regions;
   const hub = await controller.vpc(one, north, "hub", "10.0.0.0/16");
-  for (let number = 1; number <= 11; number++) {
+  for (let number = 1; number <= 22; number++) {
     const spoke = await controller.vpc(one, north, `spoke-${number}`, `10.${number}.0.0/16`);
     await controller.peer(one, north, { vpcPeeringName: `p${number}`, vpcId: hub, remoteVpcId: spoke });
   }
@@ -236,10 +236,13 @@ test("peerings are found by filter, search and page", async ({ browser, controll
   await controller.peer(one, north, { vpcPeeringName: "far-away", vpcId: hub, remoteVpcId: far, remoteRegionId: east, bandwidth: 50 });
   const page = await open(browser, controller);
   await signIn(page, one);
-  await expect(page.getByText("共 12 条")).toBeVisible();
-  await expect(page.getByRole("row")).toHaveCount(11);
+  await expect(page.getByText("共 23 条")).toBeVisible();
+  await expect(page.getByRole("row")).toHaveCount(21);
   await page.getByRole("button", { name: "下一页" }).click();
-  await expect(page.getByRole("row")).toHaveCount(3);
+  await expect(page.getByRole("row")).toHaveCount(4);
+  // What is shown stands in the address: it is there again after a reload.
+  await page.reload();
+  await expect(page.getByRole("row")).toHaveCount(4);
   await page.getByRole("searchbox", { name: "搜索" }).fill("far");
   await expect(page.getByText("共 1 条")).toBeVisible();
   await page.getByRole("combobox", { name: "地域" }).selectOption(east);
@@ -247,7 +250,49 @@ test("peerings are found by filter, search and page", async ({ browser, controll
   await page.getByRole("combobox", { name: "状态" }).selectOption("expired");
   await expect(page.getByText("没有符合条件的对等连接")).toBeVisible();
   await page.getByRole("button", { name: "清除条件" }).click();
-  await expect(page.getByText("共 12 条")).toBeVisible();
+  await expect(page.getByText("共 23 条")).toBeVisible();
+  await page.getByRole("button", { name: "名称/ID" }).click();
+  await expect(page.getByRole("row").nth(1)).toContainText("far-away");
+});
+
+test("pages that nobody touches ask for nothing when something changes", async ({ browser, controller }) => {
+  const [one] = controller.told.accounts;
+  const [north] = controller.told.regions;
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  await expect(page.getByText("还没有对等连接")).toBeVisible();
+  let asked = 0;
+  page.on("request", (request) => { if (new URL(request.url()).pathname.startsWith("/v1/")) asked++; });
+  const hub = await controller.vpc(one, north, "hub", "10.0.0.0/16");
+  for (let number = 1; number <= 10; number++) {
+    const spoke = await controller.vpc(one, north, `spoke-${number}`, `10.${number}.0.0/16`);
+    await controller.peer(one, north, { vpcPeeringName: `p${number}`, vpcId: hub, remoteVpcId: spoke });
+    await expect(row(page, `p${number}`).first()).toBeVisible();
+  }
+  expect(asked).toBe(0);
+});
+
+test("what is protected is deleted after the protection has ended", async ({ browser, controller }) => {
+  const [one] = controller.told.accounts;
+  const [north, east] = controller.told.regions;
+  const a = await controller.vpc(one, north, "a", "10.1.0.0/16");
+  const b = await controller.vpc(one, east, "b", "10.2.0.0/16");
+  const id = await controller.peer(one, north, { vpcPeeringName: "kept", vpcId: a, remoteVpcId: b, remoteRegionId: east, bandwidth: 5 });
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
+  await page.getByRole("button", { name: "删除保护" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "确定" }).click();
+  await expect(page.getByText("已开启删除保护，请先关闭")).toBeVisible();
+  await expect(page.getByRole("button", { name: "删除", exact: true })).toHaveCount(0);
+  await page.getByRole("button", { name: "修改带宽" }).click();
+  await expect(page.getByRole("dialog")).toContainText("未定价");
+  await page.getByRole("dialog").getByRole("button", { name: "取消" }).click();
+  await page.getByRole("button", { name: "删除保护" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "确定" }).click();
+  await page.getByRole("button", { name: "删除", exact: true }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "删除" }).click();
+  await expect(page.getByText("该对等连接已不存在")).toBeVisible();
 });
 
 // B5, V4.

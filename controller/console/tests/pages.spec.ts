@@ -63,7 +63,7 @@ for (const language of ["zh", "en"] as const) {
     }
     const { id } = await furnish(controller);
     // A chart needs an hour of traffic, which hosts would count.
-    await page.route("**/traffic", async (route) => {
+    await page.route("**/traffic*", async (route) => {
       const samples = Array.from({ length: 360 }, (_, index) => ({
         time: new Date(Date.UTC(2026, 0, 1, 12) + index * 10_000).toISOString().replace(".000", ""),
         outBytes: Math.round(1e8 * (1 + Math.sin(index / 25))), inBytes: Math.round(3e7 * (1 + Math.cos(index / 40))), outDrops: index === 100 ? 7 : 0,
@@ -236,14 +236,14 @@ test("what hosts have counted is drawn beside the cap", async ({ browser, contro
   await expect(page.locator("[data-state=active]").first()).toBeVisible();
   await expect(page.getByText("暂无流量数据")).toBeVisible();
   // The controller takes a sample every 20 s, and the page asks every 10 s.
-  const chart = page.getByRole("img", { name: "上限 20 Mbit/s" });
+  const chart = page.getByRole("img", { name: "上限 20 Mbps" });
   await expect(chart).toBeVisible({ timeout: 60_000 });
   const said = (await chart.getAttribute("aria-label")) ?? "";
-  const [sent, received] = [...said.matchAll(/([\d.]+) Mbit/g)].map((found) => Number(found[1]));
+  const [sent, received] = [...said.matchAll(/([\d.]+) Mbps/g)].map((found) => Number(found[1]));
   // 1 MB/s and 0.25 MB/s, as exactly as a busy machine's timers are.
   expect(sent, said).toBeGreaterThan(0);
   expect(sent! / received!, said).toBeCloseTo(4, 0);
-  await expect(page.getByText(/^累计发送 [1-9].* MB/)).toBeVisible();
+  await expect(page.getByText(/^累计出方向 [1-9].* MB/)).toBeVisible();
   await audit(page);
   await here.stop();
   await there.stop();
@@ -270,7 +270,7 @@ test("operators see which host is not in sync, and why, and everybody's peerings
   await expect(host("h1")).toContainText("route 10.2.0.0/24 table 1124073482");
   await expect(host("h1")).toContainText("No buffer space available (os error 105)");
   await expect(host("h2")).toContainText("无法连接");
-  for (const [name, link] of [["hosts", "主机"], ["all-peerings", "对等连接"], ["accounts", "账号"], ["operator-audit", "操作记录"]] as const) {
+  for (const [name, link] of [["hosts", "主机"], ["all-peerings", "对等连接"], ["accounts", "账号"], ["operator-audit", "操作日志"]] as const) {
     await page.getByRole("navigation").getByRole("link", { name: link }).click();
     await expect(page.getByRole("row").nth(1)).toBeVisible();
     for (const theme of themes) {

@@ -168,6 +168,7 @@ impl Failures {
                 }),
                 accounts: [].into(),
                 from: String::new(),
+                events: Vec::new(),
             });
         }
         if told {
@@ -182,6 +183,7 @@ impl Failures {
                 asked: Value::Null,
                 accounts: refusal.account.cloned().into_iter().collect(),
                 from,
+                events: Vec::new(),
             });
         }
     }

@@ -9,12 +9,10 @@
 //! Clients differ in how they write path and query, so a signature may match any of the usual spellings of the one request.
 
 use super::secret::{hex, sha256};
+use cps_peering_config::time::moment;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ring::hmac;
-use std::{
-    collections::BTreeSet,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::collections::BTreeSet;
 use thiserror::Error;
 
 /// How far the date of a request may be from now, in milliseconds.
@@ -134,9 +132,7 @@ fn parse_date(date: &str) -> Option<u64> {
     let part = |range: std::ops::Range<usize>| &date[range];
     let text =
         format!("{}-{}-{}T{}:{}:{}Z", part(0..4), part(4..6), part(6..8), part(9..11), part(11..13), part(13..15));
-    let time = humantime::parse_rfc3339(&text).ok()?;
-    let since: Duration = time.duration_since(UNIX_EPOCH).ok()?;
-    since.as_millis().try_into().ok()
+    moment(&text)
 }
 
 impl Signature {

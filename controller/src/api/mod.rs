@@ -4,6 +4,7 @@
 mod authentication;
 mod body;
 mod console;
+mod feed;
 mod guide;
 pub mod health;
 mod json;
@@ -30,7 +31,10 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{delete, get, post, put},
 };
-use cps_peering_config::tls::{MONITORING, OPERATOR};
+use cps_peering_config::{
+    time::Zone,
+    tls::{MONITORING, OPERATOR},
+};
 use cps_peering_http::{
     Places, REQUEST_TIMEOUT,
     tls::{Identity, Peer},
@@ -70,6 +74,8 @@ pub struct Api {
     pub prices: Arc<Prices>,
     /// The currency of the prices.
     pub currency: Arc<str>,
+    /// The time zone of bills.
+    pub zone: Zone,
     /// Who is told of changes.
     pub streams: Arc<Streams>,
     /// What a diagnosis looks at besides.
@@ -163,6 +169,7 @@ fn tenant_routes() -> Router<Api> {
         .route("/v1/whoami", get(account::whoami))
         .route("/v1/auditEntries", get(account::audit))
         .route("/v1/metering", get(metering::own))
+        .route("/v1/prices", get(metering::prices))
         .route("/v1/blockedAccounts", get(account::blocked))
         .route("/v1/blockedAccounts/{accountId}", put(account::block).delete(account::unblock))
         .route(
@@ -180,6 +187,7 @@ fn tenant_routes() -> Router<Api> {
             .route(&format!("/v1/regions{slash}"), get(account::regions))
             .route(&format!("{region}/vpcPeerings{slash}"), get(peerings::list).post(peerings::create))
             .route(&format!("{region}/quotas{slash}"), get(peerings::quota))
+            .route(&format!("{region}/events{slash}"), get(feed::own))
             .route(&format!("{region}/vpcs{slash}"), get(vpcs::list).put(vpcs::create))
             .route(&format!("{region}/secondaryCidrs{slash}"), get(vpcs::list_cidrs).put(vpcs::add_cidr))
             .route(&format!("{region}/routeTables{slash}"), get(vpcs::list_tables));
@@ -200,6 +208,7 @@ fn operator_routes() -> Router<Api> {
         .route("/hosts/{host}/resume", post(hosts::resume))
         .route("/hosts/{host}/replace", post(hosts::replace))
         .route("/audit", get(inventory::audit))
+        .route("/events", get(feed::all))
         .route("/backups", post(inventory::back_up))
         .route("/clock", get(clock::show))
         .route("/diagnosis", get(diagnosis::diagnose))

@@ -1,6 +1,6 @@
 //! The description of the HTTP interfaces, made from the code of the handlers.
 
-use super::{operator, response::ErrorAnswer, tenant};
+use super::{feed, operator, response::ErrorAnswer, tenant};
 use axum::{
     body::Bytes,
     http::header,
@@ -27,8 +27,9 @@ use utoipa::{
         tenant::vpcs::create, tenant::vpcs::list, tenant::vpcs::show, tenant::vpcs::modify, tenant::vpcs::delete,
         tenant::vpcs::list_cidrs, tenant::vpcs::add_cidr, tenant::vpcs::remove_cidr,
         tenant::vpcs::list_tables, tenant::vpcs::show_table,
+        feed::own, feed::all,
         tenant::account::whoami, tenant::account::regions, tenant::account::audit, tenant::account::blocked,
-        tenant::metering::own, tenant::account::block, tenant::account::unblock,
+        tenant::metering::own, tenant::metering::prices, tenant::account::block, tenant::account::unblock,
         operator::inventory::apply, operator::inventory::inventory, operator::inventory::audit,
         operator::inventory::back_up,
         operator::hosts::hosts, operator::hosts::drain, operator::hosts::uncordon, operator::hosts::remove,

@@ -1,10 +1,11 @@
 //! What passes between peers, as the HTTP interfaces show it.
 
 use crate::{
-    engine::traffic::{INTERVAL_S, Sample, Totals, Traffic},
+    api::{query::Parameters, response::Failure},
+    engine::traffic::{Sample, Span, Totals, Traffic},
     model::record::{Peering, Side},
 };
-use cps_peering_config::time::timestamp;
+use cps_peering_config::{text::quote, time::timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -21,7 +22,7 @@ pub(super) struct TrafficView {
     total: TotalView,
     /// Seconds between two samples.
     interval: u64,
-    /// The last hour, the oldest first. Only between regions.
+    /// The time asked for, the oldest first.
     samples: Vec<SampleView>,
 }
 
@@ -71,22 +72,31 @@ impl From<Sample> for SampleView {
     fn from(sample: Sample) -> Self {
         Self {
             time: timestamp(sample.time_ms),
-            out_bytes: sample.passed.sent.bytes,
+            out_bytes: sample.passed.sent,
             out_drops: sample.passed.dropped,
-            in_bytes: sample.passed.received.bytes,
+            in_bytes: sample.passed.received,
         }
     }
 }
 
+/// How far back is looked: `range`.
+pub(super) fn span(query: Option<&str>) -> Result<Span, Failure> {
+    let parameters = Parameters::read(query, &["range"], &[])?;
+    let Some(word) = parameters.get("range") else { return Ok(Span::default()) };
+    let found = Span::ALL.into_iter().find_map(|(known, span)| (known == word).then_some(span));
+    let rule = || format!("{} is none of {}", quote(word), Span::ALL.map(|(word, _)| word).join(", "));
+    found.ok_or_else(|| Failure::field("range", rule()))
+}
+
 /// What passes for a side; nothing where hosts never had it.
-pub(super) fn view(traffic: &Traffic, peering: &Peering, own: &Side) -> TrafficView {
-    let counted = own.vni.and_then(|vni| traffic.of(&peering.id, vni));
+pub(super) fn view(traffic: &Traffic, peering: &Peering, own: &Side, span: Span) -> TrafficView {
+    let counted = own.vni.and_then(|vni| traffic.of(&peering.id, vni, span));
     let (totals, samples) = counted.unwrap_or_default();
     TrafficView {
         vpc_peering_id: peering.id.to_string(),
         bandwidth: peering.bandwidth,
         total: totals.into(),
-        interval: INTERVAL_S,
+        interval: span.buckets().0,
         samples: samples.into_iter().map(SampleView::from).collect(),
     }
 }

@@ -116,6 +116,8 @@ pub struct PeeringView {
     pub bandwidth: Option<u32>,
     /// What it costs; none within a region.
     pub charge: Option<ChargeView>,
+    /// Whether the caller has to end the protection before it can delete it.
+    pub deletion_protection: bool,
     /// Whether it is known that every kernel concerned has it: the last reports of all their hosts say so, none is too old, and no
     /// agent failed to answer since.
     pub routes_in_sync: bool,
@@ -324,6 +326,7 @@ pub fn peering(
         activated_time: peering.activated_ms.map(timestamp),
         bandwidth: peering.bandwidth,
         charge: charge(state, peering, viewer),
+        deletion_protection: own.protected,
         routes_in_sync: peering.forwards() && known.missing.is_empty(),
         last_report: time_of(known.report),
         report_age_seconds: seconds(known.report),
@@ -403,6 +406,8 @@ pub struct VpcView {
     pub ipv6_cidr: Option<String>,
     /// What the owner says about it.
     pub description: String,
+    /// Whether the account has to end the protection before it can delete it.
+    pub deletion_protection: bool,
     /// When it was created.
     pub create_time: String,
     /// All its CIDRs.
@@ -427,6 +432,7 @@ pub fn vpc(vpc: &Vpc) -> VpcView {
         cidr: first(true),
         ipv6_cidr: first(false),
         description: vpc.description.clone(),
+        deletion_protection: vpc.protected,
         create_time: timestamp(vpc.created_ms),
         cidrs: vpc.cidrs.iter().map(ToString::to_string).collect(),
         vpc_name: vpc.name.clone(),

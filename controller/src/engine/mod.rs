@@ -5,11 +5,15 @@
 //! | [`writer`] | the thread that decides and commits |
 //! | [`affected`] | which hosts a change concerns |
 //! | [`host_status`] | what is known of the agents |
+//! | [`listeners`] | who was told of something |
+//! | [`sync`] | what is out of sync, and since when |
 //! | [`traffic`] | what passes between peers |
 //! | [`waiting`] | who waits for a peering |
 
 mod affected;
 mod host_status;
+mod listeners;
+mod sync;
 pub mod traffic;
 mod trail;
 mod waiting;
@@ -18,6 +22,8 @@ mod writer;
 pub use crate::clock::{Clock, Tolerance, steady, system_clock};
 use host_status::Freshness;
 pub use host_status::{Agents, Confirmation, Contact, LastReport};
+pub use listeners::Listeners;
+use sync::SyncWatch;
 use traffic::Traffic;
 
 use crate::{
@@ -27,7 +33,7 @@ use crate::{
     model::{
         CommandError, Leap, Limits, Now, Outcome, Request,
         disclosure::Disclosures,
-        metering::{Period, open_period},
+        metering::{Period, open_periods},
         state::{Change, Meta, State},
     },
     store::{BackupError, Content, Leadership, Space, Store, StoreError, new_cluster},
@@ -36,6 +42,7 @@ use cps_peering_config::{
     HostReport, Revision, SharedHostConfig,
     cluster::ClusterId,
     id::{AccountId, HostId, PeeringId},
+    time::{now_ms, timestamp_ms},
 };
 use imbl::{OrdMap, OrdSet};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -47,7 +54,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, mpsc},
     thread::JoinHandle,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
@@ -147,6 +154,8 @@ struct Shared {
     /// What the audit trail takes.
     trail: Mutex<Trail>,
     waiting: Waiting,
+    listeners: Listeners,
+    sync: Mutex<SyncWatch>,
     /// Peerings between regions that have changed, or the ports of their VPCs, since somebody asked.
     limits_changed: Mutex<BTreeSet<PeeringId>>,
     /// The hosts that were in sync when the sweep last looked: reports grow too old without anybody's word.
@@ -341,13 +350,15 @@ impl Engine {
     pub fn open_with(store: Store, content: Content, options: Options) -> Result<(Arc<Self>, NewHosts), StoreError> {
         let Content { mut state, traffic } = content;
         identify(&store, &mut state)?;
-        let traffic = Traffic::kept(store.traffic_of(traffic)?);
+        let series = store.series_of(&traffic);
+        let traffic = Traffic::kept(store.traffic_of(traffic)?, series);
         let clock = Arc::clone(&options.clock);
         let kept = store.note(CLOCK)?;
         let newest_ms = store.audit(&Query { limit: 1, ..Query::default() })?.first().map(|(_, entry)| entry.time_ms);
         let time = Timekeeper::begin(options.tolerance, &boot_id(), clock(), kept.as_deref(), newest_ms);
         let mut disclosures = Disclosures::new(options.overlap_checks_per_day);
         disclosures.load(&store.note(DISCLOSURES)?.unwrap_or_default());
+        let sync = SyncWatch::new(store.note(sync::NOTE)?.as_deref(), clock().boot_ms);
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             published: RwLock::new(Published { state: state.clone(), ..Published::default() }),
@@ -360,6 +371,8 @@ impl Engine {
             space: Mutex::default(),
             trail: Mutex::default(),
             waiting: Waiting::default(),
+            listeners: Listeners::default(),
+            sync: Mutex::new(sync),
             limits_changed: Mutex::default(),
             heard_in_sync: Mutex::default(),
             metrics: Metrics::default(),
@@ -389,6 +402,11 @@ impl Engine {
     /// What passes between peers.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    /// Says who was told of something.
+    pub fn listeners(&self) -> &Listeners {
+        &self.shared.listeners
     }
 
     /// Says when there may be something new to look at: the number changes, whatever it is.
@@ -506,7 +524,7 @@ impl Engine {
         self.between_commits(move |state| {
             let closed = store.periods(&payer, from_ms)?;
             let own = state.peerings_of_account(&payer).filter(|peering| peering.initiator.account == payer);
-            Ok((closed, own.filter_map(|peering| open_period(peering, now_ms)).collect()))
+            Ok((closed, own.flat_map(|peering| open_periods(peering, now_ms)).collect()))
         })
     }
 
@@ -532,7 +550,7 @@ impl Engine {
             _ => {}
         }
         // Without colons, which other programs take for the end of a host's name.
-        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(':', "-");
+        let time = timestamp_ms(now_ms()).replace(':', "-");
         let file = folder.join(format!("{time}.{}", Store::COPY));
         // What was refused belongs to the trail, too.
         self.between_commits(|_| ());
@@ -604,6 +622,9 @@ impl Engine {
             self.shared.tick();
         }
         drop(known);
+        if let Err(error) = self.watch_sync() {
+            tracing::error!(%error, "what is out of sync could not be told");
+        }
         let (done, swept) = mpsc::channel();
         self.ask(Job::Sweep(done));
         swept.recv().expect(WRITER);

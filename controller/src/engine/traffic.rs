@@ -1,27 +1,33 @@
-//! What passes between peers: what all hosts have counted, added up, and how it went in the last hour.
+//! What passes between peers: what all hosts have counted, added up, and how it went in the last 30 days.
 //!
 //! Agents count without end, over their own restarts. What each has said last is kept in the store, so that totals only go
-//! up, also when a host goes, and when the controller is away for a while.
+//! up, also when a host goes, and when the controller is away for a while. What passed between two reports of a host is spread evenly
+//! over the time between them, so that a host which was not heard for a while makes no peak when it is heard again.
+
+mod series;
+
+pub use series::{Passed, Sample, Span};
 
 use crate::store::{SideKey, Store, StoreError};
 use cps_peering_config::{
     id::{HostId, PeeringId},
     net::Vni,
-    traffic::{Count, SideTraffic, TrafficReport},
+    traffic::{Count, ReadingId, SideTraffic, TrafficReport},
 };
 use serde::{Deserialize, Serialize};
+use series::{Kept, Series};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// The time between two samples, in seconds.
+/// How often hosts with a part in peerings between regions are asked, in seconds.
 pub const INTERVAL_S: u64 = 20;
 /// How many sides are saved in one transaction.
 const SAVED_AT_ONCE: usize = 1000;
-/// How many samples are kept: those of an hour.
-const SAMPLES: usize = 180;
+/// The same with how it went.
+const SERIES_AT_ONCE: usize = 50;
 
 /// What was counted for one side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,13 +71,10 @@ impl From<&SideTraffic> for Totals {
     }
 }
 
-/// What passed within [`INTERVAL_S`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sample {
-    /// When it ended, in milliseconds since 1970-01-01 UTC.
-    pub time_ms: u64,
-    /// How much it was.
-    pub passed: Totals,
+impl Totals {
+    fn passed(self) -> Passed {
+        Passed { sent: self.sent.bytes, received: self.received.bytes, dropped: self.dropped }
+    }
 }
 
 /// What hosts have said of one side.
@@ -81,16 +84,32 @@ pub(crate) struct Said {
     base: Totals,
     /// What each said last.
     hosts: BTreeMap<HostId, Totals>,
+    /// When that was, in milliseconds since 1970-01-01 UTC.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    heard: BTreeMap<HostId, u64>,
+    /// The name of its counters, where it says so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    counters: BTreeMap<HostId, String>,
+}
+
+/// How it went with one side, as it is kept. A version before this one takes it for what was said, of a peering that is none.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct KeptSeries {
+    #[serde(default)]
+    base: Totals,
+    #[serde(default)]
+    hosts: BTreeMap<HostId, Totals>,
+    series: Kept,
 }
 
 /// What is known of one side.
 #[derive(Debug, Default)]
 struct Side {
     said: Said,
-    samples: VecDeque<Sample>,
-    /// What it was at the last sample.
-    sampled: Option<Totals>,
-    /// Whether the store has less.
+    series: Series,
+    /// The hour up to which the store has the series.
+    saved_hour: u64,
+    /// Whether the store has less of what was said.
     unsaved: bool,
 }
 
@@ -99,25 +118,33 @@ impl Side {
         self.said.hosts.values().fold(self.said.base, |sum, host| sum.plus(*host))
     }
 
-    fn on_report(&mut self, host: &HostId, now: Totals) {
-        let before = self.said.hosts.get(host).copied().unwrap_or_default();
-        if now == before {
-            return;
-        }
-        if !now.follows(before) {
-            // The host was set up anew.
-            self.said.base = self.said.base.plus(before);
-        }
-        self.said.hosts.insert(host.clone(), now);
-        self.unsaved = true;
-    }
-
-    pub(crate) fn sample(&mut self, now_ms: u64) {
-        let totals = self.totals();
-        if let Some(before) = self.sampled.replace(totals) {
-            self.samples.push_back(Sample { time_ms: now_ms, passed: totals.since(before) });
-            let more = self.samples.len().saturating_sub(SAMPLES);
-            self.samples.drain(..more);
+    fn on_report(&mut self, host: &HostId, now: Totals, now_ms: u64, counters: Option<&str>) {
+        let Said { base, hosts, heard, counters: names } = &mut self.said;
+        let since_ms = heard.insert(host.clone(), now_ms);
+        let name = match counters {
+            Some(counters) if names.get(host).is_none_or(|before| before != counters) => {
+                names.insert(host.clone(), counters.to_owned())
+            }
+            _ => None,
+        };
+        let passed = match hosts.insert(host.clone(), now) {
+            // Since when it counts is not known.
+            None => None,
+            Some(before) if now.follows(before) => Some(now.since(before)),
+            // Other counters, which began from nothing: the host was set up anew.
+            Some(before) if name.is_some() => {
+                *base = base.plus(before);
+                Some(now)
+            }
+            // The same counters as they were before: the host went down without warning. What was counted stays counted.
+            Some(before) => {
+                *base = base.plus(before.since(now));
+                Some(Totals::default())
+            }
+        };
+        self.unsaved |= passed != Some(Totals::default());
+        if let Some(passed) = passed {
+            self.series.add(since_ms.unwrap_or(now_ms), now_ms, passed.passed());
         }
     }
 }
@@ -131,13 +158,34 @@ type Sides = BTreeMap<Key, Side>;
 #[derive(Debug, Default)]
 pub struct Traffic {
     sides: Mutex<Sides>,
+    /// The last reading of each host.
+    readings: Mutex<BTreeMap<HostId, ReadingId>>,
 }
 
 impl Traffic {
     /// What was kept.
-    pub(crate) fn kept(rows: Vec<(SideKey, Said)>) -> Self {
+    pub(crate) fn kept(rows: Vec<(SideKey, Said)>, series: Vec<(SideKey, KeptSeries)>) -> Self {
         let side = |((peering, vni), said)| ((vni, peering), Side { said, ..Side::default() });
-        Self { sides: Mutex::new(rows.into_iter().map(side).collect()) }
+        let mut sides: Sides = rows.into_iter().map(side).collect();
+        for ((peering, vni), kept) in series {
+            if let Some(side) = sides.get_mut(&(vni, peering)) {
+                side.series = Series::kept(kept.series);
+                side.saved_hour = side.series.hour();
+            }
+        }
+        Self { sides: Mutex::new(sides), ..Self::default() }
+    }
+
+    /// Whether a report is older than one that was taken note of.
+    fn is_overtaken(&self, host: &HostId, report: &TrafficReport) -> bool {
+        let Some(now) = &report.reading else { return false };
+        let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = readings.get(host);
+        if before.is_some_and(|before| before.process == now.process && before.number > now.number) {
+            return true;
+        }
+        readings.insert(host.clone(), now.clone());
+        false
     }
 
     fn lock(&self) -> MutexGuard<'_, Sides> {
@@ -145,25 +193,20 @@ impl Traffic {
         self.sides.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of what a host has counted for peerings that there are; it still tells of some that are over.
-    pub fn on_report(&self, host: &HostId, report: &TrafficReport, there: impl Fn(&PeeringId) -> bool) {
+    /// Takes note of what a host has counted for peerings that there are; it still tells of some that are over. A report that
+    /// another one has overtaken on its way says nothing.
+    pub fn on_report(&self, host: &HostId, report: &TrafficReport, now_ms: u64, there: impl Fn(&PeeringId) -> bool) {
+        if self.is_overtaken(host, report) {
+            return;
+        }
+        let counters = report.reading.as_ref().map(|reading| reading.counters.as_str());
         let mut sides = self.lock();
         for (vni, side) in &report.sides {
             let key = (*vni, side.peering.clone());
             if let Some(known) = sides.get_mut(&key) {
-                known.on_report(host, side.into());
+                known.on_report(host, side.into(), now_ms, counters);
             } else if there(&key.1) {
-                sides.entry(key).or_default().on_report(host, side.into());
-            }
-        }
-    }
-
-    /// Ends an interval for the sides whose course is of interest.
-    pub(crate) fn sample<'a>(&self, interesting: impl IntoIterator<Item = (&'a PeeringId, Vni)>, now_ms: u64) {
-        let mut sides = self.lock();
-        for (peering, vni) in interesting {
-            if let Some(side) = sides.get_mut(&(vni, peering.clone())) {
-                side.sample(now_ms);
+                sides.entry(key).or_default().on_report(host, side.into(), now_ms, counters);
             }
         }
     }
@@ -187,13 +230,21 @@ impl Traffic {
         (gone.into_iter().map(|(vni, peering)| (peering, vni)).collect(), last)
     }
 
-    /// Keeps what is not kept yet, and forgets sides that are gone. Blocks on the disk, for some sides at a time, so that
-    /// commands have their turns.
-    pub fn save(&self, store: &Store, gone: &[SideKey]) -> Result<(), StoreError> {
-        let mut rows = Vec::new();
-        for ((vni, peering), side) in self.lock().iter_mut().filter(|(_, side)| side.unsaved) {
-            rows.push(((peering.clone(), *vni), side.said.clone()));
-            side.unsaved = false;
+    /// Keeps what is not kept yet, and forgets sides that are gone. How it went is kept once an hour, and before the end. Blocks on
+    /// the disk, for some sides at a time, so that commands have their turns.
+    pub fn save(&self, store: &Store, gone: &[SideKey], at_the_end: bool) -> Result<(), StoreError> {
+        let (mut rows, mut series) = (Vec::new(), Vec::new());
+        for ((vni, peering), side) in self.lock().iter_mut() {
+            if side.unsaved {
+                rows.push(((peering.clone(), *vni), side.said.clone()));
+                side.unsaved = false;
+            }
+            let hour = side.series.hour();
+            if hour > side.saved_hour || (at_the_end && hour > 0) {
+                let kept = KeptSeries { series: side.series.to_keep(), ..KeptSeries::default() };
+                series.push(((peering.clone(), *vni), kept));
+                side.saved_hour = hour;
+            }
         }
         let mut saved = Ok(());
         for piece in rows.chunks(SAVED_AT_ONCE) {
@@ -207,15 +258,24 @@ impl Traffic {
                 }
             }
         }
+        for piece in series.chunks(SERIES_AT_ONCE) {
+            saved = saved.and_then(|()| store.save_series(piece));
+        }
         saved.and_then(|()| gone.chunks(SAVED_AT_ONCE).try_for_each(|gone| store.save_traffic::<Said>(&[], gone)))
     }
 
-    /// What a side's hosts have sent and received, and how it went in the last hour, the oldest first; none before
-    /// anything was heard of it.
-    pub fn of(&self, peering: &PeeringId, vni: Vni) -> Option<(Totals, Vec<Sample>)> {
+    /// What a side's hosts have sent and received, and how it went, the oldest first; none before anything was heard of it.
+    pub fn of(&self, peering: &PeeringId, vni: Vni, span: Span) -> Option<(Totals, Vec<Sample>)> {
         let sides = self.lock();
         let side = sides.get(&(vni, peering.clone()))?;
-        Some((side.totals(), side.samples.iter().copied().collect()))
+        Some((side.totals(), side.series.of(span)))
+    }
+
+    /// Whether anything passed for a peering in the last hour, on either side, as far as that is known.
+    pub fn passed_lately(&self, peering: &PeeringId, vnis: impl IntoIterator<Item = Vni>) -> bool {
+        let sides = self.lock();
+        let mut samples = vnis.into_iter().filter_map(|vni| sides.get(&(vni, peering.clone())));
+        samples.any(|side| side.series.of(Span::Hour).iter().any(|it| it.passed.sent + it.passed.received > 0))
     }
 
     /// The totals of all sides.
@@ -238,47 +298,98 @@ mod tests {
             backlog: 0,
             share: None,
         };
-        TrafficReport { host: None, grants: None, sides: [(7.try_into().unwrap(), side)].into() }
+        TrafficReport { host: None, grants: None, reading: None, sides: [(7.try_into().unwrap(), side)].into() }
+    }
+
+    /// As agents say it now: which counters, by which process, the number of the reading.
+    fn reading(bytes: u64, counters: &str, process: &str, number: u64) -> TrafficReport {
+        let reading = ReadingId { counters: counters.to_owned(), process: process.to_owned(), number };
+        TrafficReport { reading: Some(reading), ..report(bytes) }
     }
 
     fn host(name: &str) -> HostId {
         name.parse().unwrap()
     }
 
+    fn of(traffic: &Traffic) -> (Totals, Vec<Sample>) {
+        traffic.of(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap(), Span::Hour).unwrap()
+    }
+
     fn sent(traffic: &Traffic) -> u64 {
-        traffic.of(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap()).unwrap().0.sent.bytes
+        of(traffic).0.sent.bytes
     }
 
     #[test]
     fn totals_only_go_up() {
         let traffic = Traffic::default();
-        traffic.on_report(&host("h1"), &report(1000), |_| true);
-        traffic.on_report(&host("h2"), &report(500), |_| true);
+        traffic.on_report(&host("h1"), &report(1000), 0, |_| true);
+        traffic.on_report(&host("h2"), &report(500), 0, |_| true);
         assert_eq!(sent(&traffic), 1500);
-        traffic.on_report(&host("h1"), &report(1200), |_| true);
+        traffic.on_report(&host("h1"), &report(1200), 1, |_| true);
         assert_eq!(sent(&traffic), 1700);
-        // One that was installed anew; another that has gone says nothing more and still counts.
-        traffic.on_report(&host("h1"), &report(10), |_| true);
-        assert_eq!(sent(&traffic), 1710);
+        // Where it is not said why a counter went back, nothing is counted twice.
+        traffic.on_report(&host("h1"), &report(10), 2, |_| true);
+        assert_eq!(sent(&traffic), 1700);
+        traffic.on_report(&host("h1"), &report(30), 3, |_| true);
+        assert_eq!(sent(&traffic), 1720);
     }
 
     #[test]
-    fn samples_are_what_passed_in_between_and_reach_back_an_hour() {
+    fn a_counter_that_goes_back_is_counted_again_only_where_it_began_anew() {
         let traffic = Traffic::default();
-        for step in 0..200u64 {
-            traffic.on_report(&host("h1"), &report(100 * step), |_| true);
-            traffic.sample([(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap())], step);
+        let mut now_ms = 0;
+        let mut hear = |bytes, counters, process, number| {
+            now_ms += 1000;
+            traffic.on_report(&host("h1"), &reading(bytes, counters, process, number), now_ms, |_| true);
+            sent(&traffic)
+        };
+        assert_eq!(hear(1000, "a", "p", 1), 1000);
+        assert_eq!(hear(5000, "a", "p", 3), 5000);
+        // An answer that was overtaken on its way.
+        assert_eq!(hear(3000, "a", "p", 2), 5000);
+        assert_eq!(hear(5100, "a", "p", 4), 5100);
+        // The host went down without warning: the counters go on where they were last kept.
+        assert_eq!(hear(2000, "a", "q", 1), 5100);
+        assert_eq!(hear(2300, "a", "q", 2), 5400);
+        // Other counters: it was installed anew.
+        assert_eq!(hear(70, "b", "r", 1), 5470);
+        assert_eq!(hear(100, "b", "r", 2), 5500);
+        // The agent was restarted, and its counters go on.
+        assert_eq!(hear(150, "b", "s", 1), 5550);
+    }
+
+    /// No more passes in an interval than could, whatever became of the reports on their way.
+    #[test]
+    fn a_host_that_was_not_heard_makes_no_peak() {
+        let traffic = Traffic::default();
+        // 40 Mbit/s.
+        let bytes = |second: u64| second * 5_000_000;
+        let hear = |second: u64, said: u64| {
+            traffic.on_report(&host("h1"), &reading(bytes(said), "a", "p", said), second * 1000, |_| true);
+        };
+        for second in (0..=100).step_by(20) {
+            hear(second, second);
         }
-        let (_, samples) = traffic.of(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap()).unwrap();
-        assert_eq!(samples.len(), SAMPLES);
-        assert!(samples.iter().all(|sample| sample.passed.sent.bytes == 100));
-        assert_eq!(samples.last().unwrap().time_ms, 199);
+        // Its uplink is down for 50 s; then answers arrive in whatever order.
+        hear(155, 155);
+        hear(155, 118);
+        hear(156, 156);
+        for second in (160..=400).step_by(20) {
+            hear(second, second);
+        }
+        let (totals, samples) = of(&traffic);
+        assert_eq!(totals.sent.bytes, bytes(400));
+        assert_eq!(samples.len(), 20);
+        for sample in samples {
+            let mbit = sample.passed.sent * 8 / INTERVAL_S / 1_000_000;
+            assert!((39..=40).contains(&mbit), "{mbit} Mbit/s until {}", sample.time_ms);
+        }
     }
 
     #[test]
     fn sides_of_peerings_that_are_no_more_are_forgotten_piece_by_piece() {
         let traffic = Traffic::default();
-        traffic.on_report(&host("h1"), &report(100), |_| true);
+        traffic.on_report(&host("h1"), &report(100), 0, |_| true);
         let other: SideKey = ("vpcpr-2".parse().unwrap(), Vni::try_from(8).unwrap());
         traffic.lock().insert((other.1, other.0.clone()), Side::default());
         let (gone, last) = traffic.forget(None, 1, |_| true);
@@ -287,28 +398,43 @@ mod tests {
         assert_eq!(gone, [other]);
         assert_eq!(traffic.forget(last.as_ref(), 1, |_| false), (Vec::new(), None));
         assert_eq!(traffic.all().len(), 1);
-        traffic.on_report(&host("h1"), &report(200), |_| false);
+        traffic.on_report(&host("h1"), &report(200), 0, |_| false);
         assert_eq!(sent(&traffic), 200, "what is there goes on until it is forgotten");
         traffic.forget(None, 9, |_| false);
-        traffic.on_report(&host("h1"), &report(300), |_| false);
+        traffic.on_report(&host("h1"), &report(300), 0, |_| false);
         assert!(traffic.all().is_empty());
+    }
+
+    fn kept(store: &Store) -> Traffic {
+        let rows = store.content().unwrap().traffic;
+        Traffic::kept(store.traffic_of(rows.clone()).unwrap(), store.series_of(&rows))
     }
 
     #[test]
     fn what_is_kept_goes_on() {
+        const HOUR_MS: u64 = 3_600_000;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.redb");
         let store = Store::open(&path).unwrap();
-        let traffic = Traffic::kept(store.traffic().unwrap());
-        traffic.on_report(&host("h1"), &report(1000), |_| true);
-        traffic.save(&store, &[]).unwrap();
+        let traffic = kept(&store);
+        traffic.on_report(&host("h1"), &report(1000), 0, |_| true);
+        for hour in 1..=30 {
+            traffic.on_report(&host("h1"), &report(1000 + 100 * hour), hour * HOUR_MS, |_| true);
+            traffic.save(&store, &[], false).unwrap();
+        }
+        let day = |traffic: &Traffic| {
+            let samples = traffic.of(&"vpcpr-1".parse().unwrap(), 7.try_into().unwrap(), Span::Month).unwrap().1;
+            samples.into_iter().map(|sample| sample.passed.sent).collect::<Vec<_>>()
+        };
+        assert_eq!(day(&traffic), [100; 30]);
         drop(store);
         let store = Store::open(&path).unwrap();
-        let traffic = Traffic::kept(store.traffic().unwrap());
-        assert_eq!(sent(&traffic), 1000);
-        traffic.on_report(&host("h1"), &report(1100), |_| true);
-        assert_eq!(sent(&traffic), 1100, "what the host counted before is not counted twice");
-        traffic.save(&store, &[("vpcpr-1".parse().unwrap(), 7.try_into().unwrap())]).unwrap();
-        assert!(Traffic::kept(store.traffic().unwrap()).all().is_empty());
+        let traffic = kept(&store);
+        assert_eq!(sent(&traffic), 4000);
+        traffic.on_report(&host("h1"), &report(4100), 31 * HOUR_MS, |_| true);
+        assert_eq!(sent(&traffic), 4100, "what the host counted before is not counted twice");
+        assert_eq!(day(&traffic), [100; 31], "how it went before goes on, also over the time in between");
+        traffic.save(&store, &[("vpcpr-1".parse().unwrap(), 7.try_into().unwrap())], true).unwrap();
+        assert!(kept(&store).all().is_empty() && store.content().unwrap().traffic.is_empty());
     }
 }

@@ -175,6 +175,7 @@ fn entry(owner: &str, entries: usize, now_ms: u64) -> Entry {
         asked: json!({ "entries": entries }),
         accounts: account.into_iter().collect(),
         from: String::new(),
+        events: Vec::new(),
     }
 }
 
@@ -197,6 +198,7 @@ mod tests {
             asked: serde_json::Value::Null,
             accounts: account.into_iter().collect(),
             from: String::new(),
+            events: Vec::new(),
         }
     }
 

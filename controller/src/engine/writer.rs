@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     audit::{self, Entry},
+    events,
     model::{
         Actor, Code, Command, CommandError, Judge, Leap, Now, Outcome, Request, Transaction, decide,
         disclosure::Disclosures,
@@ -24,7 +25,7 @@ use crate::{
 };
 use cps_peering_config::{
     SharedHostConfig,
-    id::{HostId, PeeringId},
+    id::{AccountId, HostId, PeeringId},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -85,6 +86,8 @@ struct Batch {
     /// Hosts that were changed, or their ports: what waits for them may wait no more.
     hosts: BTreeSet<HostId>,
     swept: Vec<mpsc::Sender<()>>,
+    /// Who is told of something, and operators.
+    told: Option<BTreeSet<AccountId>>,
     /// The clock was said to be right, which holds once that is committed.
     believed: Option<Leap>,
 }
@@ -271,6 +274,9 @@ impl Writer {
             Err(error) => return Err(Arc::new(error).into()),
         };
         let (changes, _) = tx.keep();
+        for entry in entries.iter().filter(|entry| !entry.events.is_empty()) {
+            batch.told.get_or_insert_default().append(&mut events::accounts(&entry.events));
+        }
         if batch.changes.is_empty() {
             batch.expected = before;
         }
@@ -573,6 +579,9 @@ impl Writer {
             self.shared.time().believe(leap);
         }
         self.publish(&batch.changes, targets);
+        if let Some(told) = batch.told.take() {
+            self.shared.listeners.tell(&told);
+        }
         if let Some(leap) = after {
             self.shared.time().believe(leap);
         }

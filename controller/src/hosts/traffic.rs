@@ -1,6 +1,5 @@
-//! Asks agents what they have counted: all that have a part in a peering between regions at the end of each interval, because what passed
-//! within it is of interest. Of the others only totals are, and agents count without end: whoever asks them how they stand asks
-//! for that, too, with [`count`].
+//! Asks agents what they have counted: all that have a part in a peering between regions every [`INTERVAL_S`], because how it goes is of
+//! interest there. Agents count without end: whoever asks the others how they stand asks for that, too, with [`count`].
 
 use super::client::{AgentClients, AnswerError, read_answer};
 use crate::{
@@ -69,7 +68,9 @@ async fn ask(engine: &Arc<Engine>, clients: &AgentClients) {
 pub(crate) async fn count(engine: &Engine, client: &Client, host: &HostId, agent: &str) {
     match tokio::time::timeout(PATIENCE, get(client, agent)).await {
         Ok(Ok(report)) => engine.read(|state, _| {
-            engine.traffic().on_report(host, &report, |peering| state.peerings().contains_key(peering));
+            engine
+                .traffic()
+                .on_report(host, &report, engine.now_ms(), |peering| state.peerings().contains_key(peering));
         }),
         // The push says so already when a host is away.
         Ok(Err(error)) => tracing::debug!(%host, %error, "no counters"),
@@ -82,16 +83,12 @@ async fn get(client: &Client, agent: &str) -> Result<TrafficReport, AnswerError>
     read_answer(client.get(url).send().await?.error_for_status()?).await
 }
 
-/// Ends an interval, looks for sides that are no more behind the last one that was looked at, and keeps what was counted. Returns
+/// Looks for sides that are no more behind the last one that was looked at, and keeps what was counted. Returns
 /// the last one now.
 fn keep(engine: &Engine, last: Option<&Key>) -> Option<Key> {
     let traffic: &Traffic = engine.traffic();
-    let (gone, last) = engine.read(|state, _| {
-        let sides = state.cross_region().flat_map(|peering| peering.sides().map(|side| (&peering.id, side.vni)));
-        traffic.sample(sides.filter_map(|(id, vni)| Some((id, vni?))), engine.now_ms());
-        traffic.forget(last, LOOKED_AT, |id| state.peerings().contains_key(id))
-    });
-    if let Err(error) = traffic.save(engine.store(), &gone) {
+    let (gone, last) = engine.read(|state, _| traffic.forget(last, LOOKED_AT, |id| state.peerings().contains_key(id)));
+    if let Err(error) = traffic.save(engine.store(), &gone, false) {
         tracing::error!(%error, "traffic could not be kept");
     }
     last

@@ -3,6 +3,9 @@
 //! A period is open while a peering is active, and is closed when it is suspended, deleted or gets another bandwidth. What
 //! is closed is committed with the change that closed it. Times are those that have passed for certain
 //! ([`clock`](crate::clock)): a clock that is set neither adds to what is charged nor takes from it.
+//!
+//! Bandwidths are charged by the second: of those that a peering had within the first second of a period, the highest is charged
+//! for that second. So a bandwidth that is changed back and forth closes at most two periods a second.
 
 use super::{
     Transaction,
@@ -46,32 +49,43 @@ fn period(peering: &Peering, bandwidth: u32, from_ms: u64, to_ms: u64) -> Period
     }
 }
 
-/// The period that is open, as if it were closed now.
-pub fn open_period(peering: &Peering, now_ms: u64) -> Option<Period> {
-    let meter = peering.meter.as_ref()?;
-    let bandwidth = meter.bandwidth?;
-    (now_ms > meter.at_ms).then(|| period(peering, bandwidth, meter.at_ms, now_ms))
+/// The least that is charged of a bandwidth, in milliseconds.
+const SECOND_MS: u64 = 1000;
+
+/// What is open, as if it were closed now: at most two periods.
+pub fn open_periods(peering: &Peering, now_ms: u64) -> Vec<Period> {
+    let Some(Meter { bandwidth: Some(bandwidth), at_ms, peak }) = peering.meter else { return Vec::new() };
+    let edge_ms = if peak.is_some() { at_ms.saturating_add(SECOND_MS).min(now_ms) } else { at_ms };
+    let parts = [(peak.unwrap_or(bandwidth), at_ms, edge_ms), (bandwidth, edge_ms, now_ms)];
+    let parts = parts.into_iter().filter(|(_, from_ms, to_ms)| from_ms < to_ms);
+    parts.map(|(bandwidth, from_ms, to_ms)| period(peering, bandwidth, from_ms, to_ms)).collect()
 }
 
 /// Closes the period that is open, and opens it again where the clock is from now on.
 pub(super) fn restart(tx: &mut Transaction<'_>, peering: &mut Peering, now_ms: u64, from_ms: u64) {
-    let Some(Meter { bandwidth, at_ms }) = peering.meter else { return };
-    if let Some(bandwidth) = bandwidth.filter(|_| now_ms > at_ms) {
-        tx.periods.push(period(peering, bandwidth, at_ms, now_ms));
-    }
-    peering.meter = Some(Meter { bandwidth, at_ms: from_ms });
+    let Some(Meter { bandwidth, .. }) = peering.meter else { return };
+    tx.periods.extend(open_periods(peering, now_ms));
+    peering.meter = Some(Meter { bandwidth, at_ms: from_ms, peak: None });
 }
 
 /// Sets a peering's record, and closes and opens periods.
 pub(super) fn put(tx: &mut Transaction<'_>, mut peering: Peering, now_ms: u64) {
     let due = charged(&peering);
-    let (was, at_ms) = peering.meter.as_ref().map_or((None, 0), |meter| (meter.bandwidth, meter.at_ms));
+    let Meter { bandwidth: was, at_ms, peak } =
+        peering.meter.unwrap_or(Meter { bandwidth: None, at_ms: 0, peak: None });
     if was != due {
         let now_ms = now_ms.max(at_ms);
-        if let Some(bandwidth) = was.filter(|_| now_ms > at_ms) {
-            tx.periods.push(period(&peering, bandwidth, at_ms, now_ms));
-        }
-        peering.meter = Some(Meter { bandwidth: due, at_ms: now_ms });
+        peering.meter = Some(match was.zip(due) {
+            Some((was, due)) if now_ms - at_ms < SECOND_MS => {
+                // What it had for no time at all is not charged.
+                let highest = Some(was).filter(|_| now_ms > at_ms).max(peak);
+                Meter { bandwidth: Some(due), at_ms, peak: highest.filter(|highest| *highest > due) }
+            }
+            _ => {
+                tx.periods.extend(open_periods(&peering, now_ms));
+                Meter { bandwidth: due, at_ms: now_ms, peak: None }
+            }
+        });
     }
     tx.change(Change::Peering(peering.id.clone(), Some(peering)));
 }

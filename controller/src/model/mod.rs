@@ -390,6 +390,8 @@ pub struct Limits {
     pub client_tokens: u32,
     /// Accounts from which an account wants no requests.
     pub blocked_accounts: u32,
+    /// Requests of an account to one other within an hour.
+    pub requests_per_hour: u32,
     /// The most hosts that an inventory takes out without somebody confirming it, in percent of all.
     pub unconfirmed_host_removals_percent: u32,
     /// How long a request waits for an answer, in milliseconds (rule L3).
@@ -413,6 +415,7 @@ impl Default for Limits {
             tags_per_region: 500,
             client_tokens: 10_000,
             blocked_accounts: 1000,
+            requests_per_hour: 1000,
             unconfirmed_host_removals_percent: 5,
             pending_ms: 24 * HOUR,
             ended_ms: 7 * 24 * HOUR,

@@ -89,6 +89,9 @@ pub struct Modify {
     /// What is on the caller's side of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<Vec<Tag>>,
+    /// Whether the caller has to end the protection before it can delete it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protected: Option<bool>,
 }
 
 impl Modify {
@@ -300,6 +303,9 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vp
     quota::check(state, Kind::VpcPeering, whose, 1, context)?;
     quota::check(state, Kind::Tag, whose, wish.tags.len(), context)?;
     let stage = if needs_answer(&vpc.account, &peer.account, context.actor) { Stage::Request } else { Stage::Install };
+    if stage == Stage::Request {
+        quota::check_requests(state, &vpc.account, &peer.account, context)?;
+    }
     may_be_peered(state, &Pair { vpc, peer, except: None }, stage, context)?;
     Ok((vpc.clone(), peer.clone()))
 }
@@ -320,6 +326,7 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
         vni: None,
         cidrs: vpc.cidrs,
         deleted_by_owner: false,
+        protected: false,
     };
     let mut peering = Peering {
         managed_by: Manager::of(context.actor),
@@ -453,7 +460,7 @@ pub(super) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how: End, cont
 /// Changes what the initiator says about a peering, and what either account has put on its side.
 pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
     let (mut peering, role) = find(tx.state, &modify.which, context.actor)?;
-    if modify.name.is_some() || modify.description.is_some() || modify.tags.is_none() {
+    if modify.name.is_some() || modify.description.is_some() || (modify.tags.is_none() && modify.protected.is_none()) {
         only(Role::Initiator, role, &peering, "change its name and description")?;
     }
     // Of what is suspended, only the end is possible (B5).
@@ -468,6 +475,14 @@ pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'
     if let Some(description) = modify.description.as_ref().filter(|text| **text != peering.description) {
         check_description(description)?;
         peering.description.clone_from(description);
+    }
+    if let Some(protected) = modify.protected {
+        for role in [Role::Initiator, Role::Receiver] {
+            let side = peering.side_mut(role);
+            if context.actor.is(&side.account) {
+                side.protected = protected;
+            }
+        }
     }
     let role = role.unwrap_or(Role::Initiator);
     if let Some(tags) = modify.tags.as_ref().filter(|tags| **tags != peering.tags_of(role)) {
@@ -524,6 +539,12 @@ pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
     let mut own = sides.iter().filter(|side| context.actor.is(&side.account));
     if !own.any(|side| region.is_none_or(|region| side.region == *region)) {
         return Err(missing(&which.id));
+    }
+    // It is there to keep an account from its own mistakes, as long as there is something to lose.
+    let protects = |side: &&Side| side.protected && context.actor.account() == Some(&side.account);
+    if peering.is_live() && peering.sides().iter().any(protects) {
+        let rule = format!("{} is protected from deletion: end its deletion protection first", peering.id);
+        return Err(CommandError::one(Code::FailedPrecondition, "vpcPeeringId", rule, "DeletionProtected"));
     }
     for role in [Role::Initiator, Role::Receiver] {
         let side = peering.side_mut(role);

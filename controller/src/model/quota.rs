@@ -10,6 +10,7 @@ use cps_peering_config::{
     id::{AccountId, RegionId},
     quota::Kind,
 };
+use std::collections::BTreeMap;
 
 /// The word for programs when there are as many as there may be.
 fn reason(kind: Kind) -> &'static str {
@@ -20,6 +21,7 @@ fn reason(kind: Kind) -> &'static str {
         Kind::Tag => "TagLimitExceeded",
         Kind::ClientToken => "ClientTokenLimitExceeded",
         Kind::BlockedAccount => "BlockedAccountLimitExceeded",
+        Kind::PeeringRequest => "PeeringRequestLimitExceeded",
     }
 }
 
@@ -31,6 +33,7 @@ fn usual(kind: Kind, limits: &Limits) -> u32 {
         Kind::Tag => limits.tags_per_region,
         Kind::ClientToken => limits.client_tokens,
         Kind::BlockedAccount => limits.blocked_accounts,
+        Kind::PeeringRequest => limits.requests_per_hour,
     }
 }
 
@@ -39,7 +42,9 @@ pub fn limit(state: &State, kind: Kind, account: &AccountId, region: Option<&Reg
     let own = |account: &Account| match kind {
         Kind::VpcPeering => account.quotas.get(region?).copied(),
         // What holds for an account as a whole is the most that was said for any region.
-        Kind::ClientToken | Kind::BlockedAccount => account.limits.get(&kind)?.values().copied().max(),
+        Kind::ClientToken | Kind::BlockedAccount | Kind::PeeringRequest => {
+            account.limits.get(&kind)?.values().copied().max()
+        }
         kind => account.limits.get(&kind)?.get(region?).copied(),
     };
     state.accounts().get(account).and_then(own).unwrap_or_else(|| usual(kind, limits))
@@ -61,7 +66,49 @@ pub fn used(state: &State, kind: Kind, account: &AccountId, region: Option<&Regi
         }
         Kind::ClientToken => state.tokens_of(account),
         Kind::BlockedAccount => state.accounts().get(account).map_or(0, |account| account.blocked.len()),
+        Kind::PeeringRequest => {
+            let mut by_receiver: BTreeMap<&AccountId, usize> = BTreeMap::new();
+            for request in requests(state, account, now_ms) {
+                *by_receiver.entry(&request.receiver.account).or_default() += 1;
+            }
+            by_receiver.into_values().max().unwrap_or(0)
+        }
     }
+}
+
+/// The requests that an account has sent within the last hour, also those that are over.
+fn requests<'a>(state: &'a State, account: &'a AccountId, now_ms: u64) -> impl Iterator<Item = &'a Peering> {
+    const HOUR_MS: u64 = 60 * 60 * 1000;
+    let sent = move |it: &&Peering| {
+        // An operator's needed no answer, and is no request.
+        let asked = it.initiator.account == *account && it.is_cross_account() && it.expires_ms.is_some();
+        asked && now_ms.saturating_sub(it.created_ms) < HOUR_MS
+    };
+    state.peerings_of_account(account).filter(sent)
+}
+
+/// How many requests an account has sent to another within the last hour.
+pub fn requests_to(state: &State, account: &AccountId, receiver: &AccountId, now_ms: u64) -> usize {
+    requests(state, account, now_ms).filter(|it| it.receiver.account == *receiver).count()
+}
+
+/// Refuses another request to an account that was sent too many within the last hour.
+pub(super) fn check_requests(
+    state: &State,
+    account: &AccountId,
+    receiver: &AccountId,
+    context: &Context<'_>,
+) -> Result<(), CommandError> {
+    let sent = requests_to(state, account, receiver, context.now_ms);
+    let most = limit(state, Kind::PeeringRequest, account, None, context.limits);
+    if sent < most as usize {
+        return Ok(());
+    }
+    let rule = format!(
+        "account {account} has sent {sent} requests to account {receiver} within an hour, and its quota is {most}: try again \
+         later, or ask the operator for more"
+    );
+    Err(CommandError::one(Code::QuotaExceeded, "remoteAccountId", rule, reason(Kind::PeeringRequest)))
 }
 
 /// Refuses `more` where there would be too many. What operators do themselves, they need not allow themselves.

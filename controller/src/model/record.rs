@@ -120,6 +120,9 @@ pub struct Vpc {
     /// Who manages it.
     #[serde(default, skip_serializing_if = "Manager::is_unknown")]
     pub managed_by: Manager,
+    /// Whether its account has to end the protection before it can delete it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
 }
 
 /// What identifies a port.
@@ -356,6 +359,9 @@ pub struct Side {
     /// Whether its account has deleted or rejected the peering, and sees it no more.
     #[serde(rename = "gone", default)]
     pub deleted_by_owner: bool,
+    /// Whether its account has to end the protection before it can delete the peering. It holds nobody else up (rule L5).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
 }
 
 /// How far a peering is.
@@ -528,6 +534,9 @@ pub struct Meter {
     pub bandwidth: Option<u32>,
     /// Since when, in milliseconds since 1970-01-01 UTC. What was before is in closed periods.
     pub at_ms: u64,
+    /// The highest bandwidth within the first second, which is charged for it; none where that is `bandwidth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<u32>,
 }
 
 /// What a client token (`clientToken`) was used for, so that the same request does nothing twice.

@@ -68,6 +68,8 @@ enum Words<'a> {
         description: Option<&'a str>,
         #[serde(rename = "tags", skip_serializing_if = "Option::is_none")]
         tags: Option<&'a [Tag]>,
+        #[serde(rename = "protected", skip_serializing_if = "Option::is_none")]
+        protected: Option<bool>,
     },
     #[serde(rename = "SetBandwidth")]
     SetBandwidth {
@@ -99,6 +101,8 @@ enum Words<'a> {
         name: Option<&'a str>,
         #[serde(rename = "description")]
         description: Option<&'a str>,
+        #[serde(rename = "protected", skip_serializing_if = "Option::is_none")]
+        protected: Option<bool>,
     },
     #[serde(rename = "AddCidr")]
     AddCidr {
@@ -145,6 +149,7 @@ impl<'a> Words<'a> {
                 name: modify.name.as_deref(),
                 description: modify.description.as_deref(),
                 tags: modify.tags.as_deref(),
+                protected: modify.protected,
             },
             Command::SetBandwidth(set) => Self::SetBandwidth { which: peering(&set.which), bandwidth: set.bandwidth },
             Command::CreateVpc(create) => Self::CreateVpc {
@@ -159,6 +164,7 @@ impl<'a> Words<'a> {
                 which: vpc(&modify.which),
                 name: modify.name.as_deref(),
                 description: modify.description.as_deref(),
+                protected: modify.protected,
             },
             Command::AddCidr(add) => Self::AddCidr { which: vpc(&add.which), cidr: add.cidr },
             Command::RemoveCidr(remove) => Self::RemoveCidr { which: vpc(&remove.which), cidr: remove.cidr },
@@ -251,9 +257,15 @@ mod tests {
             cidr,
             ipv6: true,
         };
-        let modify =
-            peering::Modify { which: peering.clone(), name: Some("m".to_owned()), description: None, tags: None };
-        let modify_vpc = vpc::Modify { which: vpc.clone(), name: None, description: Some("e".to_owned()) };
+        let modify = peering::Modify {
+            which: peering.clone(),
+            name: Some("m".to_owned()),
+            description: None,
+            tags: None,
+            protected: None,
+        };
+        let modify_vpc =
+            vpc::Modify { which: vpc.clone(), name: None, description: Some("e".to_owned()), protected: None };
         let set = peering::SetBandwidth { which: peering.clone(), bandwidth: 7 };
         let with_cidr = vpc::Cidr { which: vpc, cidr };
         for (command, expected) in [

@@ -66,6 +66,9 @@ pub struct Modify {
     pub name: Option<String>,
     /// What its owner says about it.
     pub description: Option<String>,
+    /// Whether its account has to end the protection before it can delete it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protected: Option<bool>,
 }
 
 impl Modify {
@@ -150,6 +153,7 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
         vni,
         description: wish.description.clone(),
         created_ms: context.now_ms,
+        protected: false,
     };
     tx.change(Change::Vpc(id.clone(), Some(vpc)));
     Ok(id)
@@ -166,6 +170,7 @@ pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'
         peering::check_description(description)?;
         vpc.description.clone_from(description);
     }
+    vpc.protected = modify.protected.unwrap_or(vpc.protected);
     if tx.state.vpcs().get(&vpc.id) != Some(&vpc) {
         tx.change(Change::Vpc(vpc.id.clone(), Some(vpc)));
     }
@@ -214,6 +219,10 @@ pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
         Err(_) if was_deleted(tx.state, which, context) => return Ok(()),
         found => found?,
     };
+    if vpc.protected && context.actor.account().is_some() {
+        let rule = format!("{} is protected from deletion: end its deletion protection first", vpc.id);
+        return Err(CommandError::one(Code::FailedPrecondition, "vpcId", rule, "DeletionProtected"));
+    }
     if let Some(rule) = still_needed(tx.state, &vpc) {
         return Err(CommandError::one(Code::FailedPrecondition, "vpcId", rule, "VpcInUse"));
     }

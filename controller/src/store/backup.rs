@@ -7,7 +7,12 @@ use super::{
     raw::Backend,
 };
 use crate::model::state::{Change, Meta, State};
-use cps_peering_config::{Revision, cluster::ClusterId, net::Vni};
+use cps_peering_config::{
+    Revision,
+    cluster::ClusterId,
+    net::Vni,
+    time::{now_ms, timestamp_ms},
+};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::{
     fs::{self, File},
@@ -312,7 +317,7 @@ fn manifest(state: &State, file: &Path) -> Result<Manifest, BackupError> {
     Ok(Manifest {
         cluster: state.meta().cluster,
         revision: last(state),
-        made: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        made: timestamp_ms(now_ms()),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         hosts: state.hosts().len(),
         vpcs: state.vpcs().len(),

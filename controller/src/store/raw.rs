@@ -1,7 +1,8 @@
 //! What both stores are made of: rows of bytes. What they mean is [`super`]'s business.
 
 use super::StoreError;
-use crate::audit::Entry;
+use crate::{audit::Entry, events};
+use cps_peering_config::id::AccountId;
 
 /// Payer, end, peering, beginning.
 pub(super) type PeriodKey = (String, u64, String, u64);
@@ -126,7 +127,15 @@ pub(super) fn keys(entry: &Entry) -> Vec<String> {
     let request = (!entry.request.is_empty()).then(|| format!("request/{}", entry.request));
     // Those that go first when there is no room.
     let refused = (entry.outcome == "refused").then(|| format!("refused/{}", entry.actor));
-    entry.accounts.iter().map(|account| format!("account/{account}")).chain(request).chain(refused).collect()
+    let listeners = events::accounts(&entry.events).into_iter().map(|account| events_of(Some(&account)));
+    let all = (!entry.events.is_empty()).then(|| events_of(None));
+    let accounts = entry.accounts.iter().map(|account| format!("account/{account}"));
+    accounts.chain(request).chain(refused).chain(listeners).chain(all).collect()
+}
+
+/// Under what entries with events of an account are found, or with any.
+pub(super) fn events_of(account: Option<&AccountId>) -> String {
+    account.map_or("events/all".to_owned(), |account| format!("event/{account}"))
 }
 
 /// The same for an entry that was kept.

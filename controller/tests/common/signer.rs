@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 #![allow(unreachable_pub, reason = "a part of each test")]
 
+use cps_peering_config::time::{now_ms, timestamp};
 use cps_peering_controller::access::secret::{hex, sha256};
 use ring::hmac;
-use std::time::SystemTime;
 
 /// The headers of a signed request, and the body's hash among what is signed.
 pub fn sign(
@@ -15,7 +15,7 @@ pub fn sign(
     body: &str,
     nonce: &str,
 ) -> Vec<(&'static str, String)> {
-    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let now = timestamp(now_ms());
     let date: String = now.chars().filter(|it| !"-:".contains(*it)).collect();
     let region = path.strip_prefix("/v1/regions/").and_then(|rest| rest.split('/').next()).unwrap_or("jdcloud-api");
     let scope = format!("{}/{region}/vpc/jdcloud3_request", &date[..8]);

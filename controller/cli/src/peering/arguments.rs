@@ -65,6 +65,14 @@ pub(crate) enum Command {
         #[arg(value_name = "KEY=VALUE", value_parser = parse_tag)]
         tags: Vec<(String, String)>,
     },
+    /// Protect a peering from being deleted by the own account, or end that. The other account can delete it all the same.
+    Protect {
+        #[command(flatten)]
+        which: Which,
+        /// Whether it is protected.
+        #[arg(value_parser = ["on", "off"], default_value = "on")]
+        state: String,
+    },
     /// Change the name or description. Only the initiator can.
     Rename {
         #[command(flatten)]
@@ -95,10 +103,13 @@ pub(crate) enum Look {
         #[command(flatten)]
         which: Which,
     },
-    /// Show the traffic between the peers: totals, and the last hour.
+    /// Show the traffic between the peers: totals, and how it went.
     Traffic {
         #[command(flatten)]
         which: Which,
+        /// How far back to look: 1h, 24h, 7d or 30d.
+        #[arg(long, value_name = "RANGE", default_value = "1h", value_parser = ["1h", "24h", "7d", "30d"])]
+        range: String,
     },
 }
 

@@ -55,9 +55,10 @@ impl Peerings<'_> {
             Command::Reject { which } => self.reject(&which).await,
             Command::SetBandwidth { which, bandwidth } => self.set_bandwidth(&which, bandwidth).await,
             Command::SetTags { which, tags } => self.set_tags(&which, &tags).await,
+            Command::Protect { which, state } => self.protect(&which, &state).await,
             Command::Rename { which, name, description } => self.rename(&which, name, description).await,
             Command::Look(Look::Routes { which }) => self.routes(&which).await,
-            Command::Look(Look::Traffic { which }) => self.traffic(&which).await,
+            Command::Look(Look::Traffic { which, range }) => self.traffic(&which, &range).await,
             Command::Delete { which, wait } => self.delete(&which, &wait).await,
         }
     }
@@ -304,6 +305,18 @@ impl Peerings<'_> {
         Ok(())
     }
 
+    async fn protect(&self, which: &Which, state: &str) -> Result<(), CliError> {
+        if self.is_operator() {
+            return for_accounts("to protect from deletion");
+        }
+        let id = self.id(which).await?;
+        let body = json!({ "deletionProtection": state == "on" });
+        self.session.call(Call::new(Method::PUT, self.path(&[&id])).body(body)).await?;
+        let peering = self.fetch(&id).await?;
+        self.session.print(&peering, || format!("deletion protection of {id} is {state}"));
+        Ok(())
+    }
+
     async fn rename(&self, which: &Which, name: Option<String>, description: Option<String>) -> Result<(), CliError> {
         if self.is_operator() {
             return for_accounts("to rename");
@@ -330,9 +343,9 @@ impl Peerings<'_> {
         Ok(())
     }
 
-    async fn traffic(&self, which: &Which) -> Result<(), CliError> {
+    async fn traffic(&self, which: &Which, range: &str) -> Result<(), CliError> {
         let id = self.id(which).await?;
-        let result = self.session.call(Call::get(self.path(&[&id, "traffic"]))).await?;
+        let result = self.session.call(Call::get(self.path(&[&id, "traffic"])).with("range", &range)).await?;
         self.session.print(&result, || {
             if self.is_operator() {
                 return ["initiator", "receiver"].map(|side| view::traffic(side, &result[side])).join("\n\n");

@@ -153,7 +153,7 @@ pub(super) fn details(peering: &Value) -> String {
     lines(&said)
 }
 
-/// What passes for one side: how fast in each minute of the last hour in which anything passed, and all of it.
+/// What passes for one side: how fast, by the minute of the last hour, or by longer times, where anything passed, and all of it.
 pub(super) fn traffic(side: &str, traffic: &Value) -> String {
     let total = &traffic["total"];
     let mut said = vec![("side", side.to_owned())];

@@ -1,25 +1,33 @@
 // What the account is charged for, what was done in its name, and whom it wants no requests from.
 
 import { useState } from "preact/hooks";
-import { ask, get, type AuditEntry, type Invoice } from "../api.ts";
-import { mbit, number, t, time, tOr } from "../i18n.ts";
-import { changed, useLoaded } from "../store.ts";
+import { ask, get, type AuditEntry, type Invoice, type Prices, type Who } from "../api.ts";
+import { mbit, money, number, t, time, tOr } from "../i18n.ts";
+import { to } from "../route.ts";
+import { changed, useContent, useLoaded } from "../store.ts";
 import { Badge, Dialog, Empty, Field, Heading, Select, Show, Table, tell } from "../ui.tsx";
 
 type Period = "thisMonth" | "lastMonth" | "everything";
 
-function windowOf(period: Period): string {
+/** From the first day of a month to that of the next, as days in the time zone of bills. */
+function windowOf(period: Period, timeZone: string): string {
   if (period === "everything") return "";
-  const now = new Date();
-  const month = (offset: number) => new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + offset)).toISOString();
-  const [from, to] = period === "thisMonth" ? [month(0), month(1)] : [month(-1), month(0)];
-  return `from=${from.slice(0, 19)}Z&to=${to.slice(0, 19)}Z`;
+  const parts = new Intl.DateTimeFormat("en-CA", { timeZone, year: "numeric", month: "2-digit" }).formatToParts(new Date());
+  const of = (type: string) => Number(parts.find((part) => part.type === type)?.value);
+  const first = (offset: number) => new Date(Date.UTC(of("year"), of("month") - 1 + offset)).toISOString().slice(0, 10);
+  const [from, to] = period === "thisMonth" ? [first(0), first(1)] : [first(-1), first(0)];
+  return `from=${from}&to=${to}`;
 }
 
-export function Billing() {
+export function Billing({ who }: { who: Who }) {
   const [period, setPeriod] = useState<Period>("thisMonth");
-  const query = windowOf(period);
-  const loaded = useLoaded(`metering ${query}`, (background) => get<Invoice>(`/v1/metering?${query}`, background));
+  const loaded = useLoaded(`metering ${period}`, async (background) => {
+    const { timeZone } = await get<Prices>("/v1/prices", background);
+    const query = windowOf(period, timeZone);
+    return { timeZone, query, invoice: await get<Invoice>(`/v1/metering?${query}`, background) };
+  });
+  const query = loaded.value?.query ?? "";
+  const names = new Map(useContent(who).value?.peerings.map((it) => [it.vpcPeeringId, it]) ?? []);
   return (
     <>
       <Heading title={t("nav.billing")} intro={t("billing.intro")} />
@@ -29,20 +37,23 @@ export function Billing() {
         <a class="button" download="metering.csv" href={`/v1/metering?${query}${query && "&"}format=csv`}>{t("billing.csv")}</a>
       </div>
       <Show loaded={loaded}>
-        {({ currency, total, lines }) => lines.length === 0 ? <Empty title={t("billing.empty")} /> : (
+        {({ invoice, timeZone }) => invoice.lines.length === 0 ? <Empty title={t("billing.empty")} /> : (
           <div class="stack">
-            <p class="sum"><span class="quiet">{t("billing.total")}</span> <strong>{number(Number(total), 6)} {currency}</strong></p>
+            <p class="sum"><span class="quiet">{t("billing.total")}</span> <strong>{money(Number(invoice.total), invoice.currency)}</strong>
+              <span class="quiet"> {t("billing.zone", { zone: timeZone })}</span></p>
             <Table caption={t("billing.caption")} heads={[t("billing.peering"), t("billing.regions"), t("list.bandwidth"),
               t("billing.from"), t("billing.to"), t("billing.hours"), t("billing.amount")]}>
-              {lines.map((line) => (
+              {invoice.lines.map((line) => (
                 <tr key={`${line.vpcPeeringId} ${line.from}`}>
-                  <th scope="row" class="id">{line.vpcPeeringId}</th>
+                  <th scope="row">{names.has(line.vpcPeeringId)
+                    ? <a href={to("peerings", line.regionId, line.vpcPeeringId)}><bdi>{names.get(line.vpcPeeringId)!.vpcPeeringName}</bdi></a>
+                    : null}<div class="id">{line.vpcPeeringId}</div></th>
                   <td class="small">{line.regionId} → {line.remoteRegionId}</td>
                   <td class="number">{mbit(line.bandwidth)}</td>
                   <td class="small">{time(line.from)}</td>
                   <td class="small">{line.open ? <Badge look="good">{t("billing.open")}</Badge> : time(line.to)}</td>
                   <td class="number">{number(Number(line.seconds) / 3600, 3)}</td>
-                  <td class="number">{line.amount ? `${number(Number(line.amount), 6)} ${currency}` : t("billing.noPrice")}</td>
+                  <td class="number">{line.amount ? money(Number(line.amount), invoice.currency) : t("billing.noPrice")}</td>
                 </tr>
               ))}
             </Table>

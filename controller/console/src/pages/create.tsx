@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ask, get, peeringsPath, quotaPath, type Peering, type Quota, type Who } from "../api.ts";
 import { t } from "../i18n.ts";
+import { Price } from "../price.tsx";
 import { go, to } from "../route.ts";
 import { changed, useContent, useLoaded } from "../store.ts";
 import { Field, Heading, Select, Show, tell, vpcOptions, Wrong } from "../ui.tsx";
@@ -170,6 +171,7 @@ export function Create({ who }: { who: Who }) {
                           onInput={(event) => setBandwidth(event.currentTarget.value)} />}
                       </Field>
                       <p class="quiet">{t("create.limitPaid")}</p>
+                      <Price regions={[region, peerRegion]} bandwidth={Number(bandwidth)} />
                     </>
                   )
                   : <p class="quiet">{t("create.limitFree")}</p>}

@@ -6,11 +6,11 @@ import { Act } from "../actions.tsx";
 import { clock, mbit, t, time, type Key } from "../i18n.ts";
 import { to } from "../route.ts";
 import { whyNot, type Action } from "../rules.ts";
-import { isCrossRegion, useLoaded } from "../store.ts";
-import { Badge, Empty, Heading, Show, StateBadge, Table } from "../ui.tsx";
-import { Chart } from "../chart.tsx";
+import { useLoaded } from "../store.ts";
+import { Badge, Empty, Heading, Select, Show, StateBadge, Table } from "../ui.tsx";
+import { Chart, RANGES, type Range } from "../chart.tsx";
 
-const ACTIONS: Action[] = ["accept", "reject", "bandwidth", "rename", "delete"];
+const ACTIONS: Action[] = ["accept", "reject", "bandwidth", "rename", "protect", "delete"];
 /** How often the hosts' counters are looked at, in milliseconds. */
 const COUNTED = 10_000;
 /** How often it is looked whether the hosts have reported again, in milliseconds. */
@@ -78,17 +78,22 @@ function Routes({ peering, region }: { peering: Peering; region: string }) {
 }
 
 function TrafficCard({ peering, region }: { peering: Peering; region: string }) {
-  const path = `${peeringPath(region, peering.vpcPeeringId)}/traffic`;
+  const [range, setRange] = useState<Range>("1h");
+  const path = `${peeringPath(region, peering.vpcPeeringId)}/traffic?range=${range}`;
   const load = (background: boolean) =>
     get<{ traffic: Traffic }>(path, background).then(({ traffic }) => traffic, (error: Error) => {
       if (error instanceof Refused && error.code === 404) return null;
       throw error;
     });
-  const loaded = useLoaded(path, load, COUNTED);
+  const loaded = useLoaded(path, load, range === "1h" ? COUNTED : 60_000);
   return (
     <section class="card wide">
-      <h2>{t("detail.traffic")}</h2>
-      <Show loaded={loaded}>{(traffic) => <Chart traffic={traffic} cap={peering.bandwidth} />}</Show>
+      <div class="row between">
+        <h2>{t("detail.traffic")}</h2>
+        <Select aria-label={t("traffic.range")} value={range} onPick={(it) => setRange(it as Range)}
+          options={(Object.keys(RANGES) as Range[]).map((it) => [it, t(`traffic.${it}`)])} />
+      </div>
+      <Show loaded={loaded}>{(traffic) => <Chart traffic={traffic} cap={peering.bandwidth} range={range} />}</Show>
     </section>
   );
 }
@@ -157,6 +162,7 @@ export function Detail({ region, id }: { region: string; id: string }) {
                   )}
                   <div><dt>{t("list.role")}</dt><dd>{t(`role.${peering.role}`)}</dd></div>
                   <div><dt>{t("list.bandwidth")}</dt><dd>{mbit(peering.bandwidth)}</dd></div>
+                  <div><dt>{t("detail.protection")}</dt><dd>{t(peering.deletionProtection ? "common.yes" : "common.no")}</dd></div>
                   <div><dt>{t("common.created")}</dt><dd>{time(peering.createdTime)}</dd></div>
                   {peering.activatedTime && <div><dt>{t("detail.activated")}</dt><dd>{time(peering.activatedTime)}</dd></div>}
                   {peering.state === "pending" && <div><dt>{t("detail.expires")}</dt><dd>{time(peering.expiredTime)}</dd></div>}
@@ -167,8 +173,9 @@ export function Detail({ region, id }: { region: string; id: string }) {
               <SideCard title={t("create.own")} side={peering.vpcInfo} />
               <SideCard title={t("create.peer")} side={peering.remoteVpcInfo} />
               <Routes peering={peering} region={region} />
-              {isCrossRegion(peering) && <TrafficCard peering={peering} region={region} />}
+              <TrafficCard peering={peering} region={region} />
               <ChargeCard peering={peering} />
+              {ACTIONS.some((action) => whyNot(action, peering) !== undefined) && (
               <section class="card">
                 <h3>{t("detail.unavailable")}</h3>
                 <dl>
@@ -177,6 +184,7 @@ export function Detail({ region, id }: { region: string; id: string }) {
                   ))}
                 </dl>
               </section>
+              )}
             </div>
           </div>
         )}

@@ -12,7 +12,7 @@ function HostState({ host }: { host: Host }) {
   return (
     <div class="row">
       {host.lastError !== null
-        ? <Badge look="bad">{t("hosts.unreachable")}</Badge>
+        ? <Badge look="bad">{t(/^the agent('s URL| refused| has)/.test(host.lastError) ? "hosts.refuses" : "hosts.unreachable")}</Badge>
         : host.inSync ? <Badge look="good">{t("hosts.inSync")}</Badge> : <Badge look="bad">{t("hosts.outOfSync")}</Badge>}
       {host.maintenance && <Badge look="warn">{t("hosts.maintenance")}</Badge>}
       {host.retiring && <Badge look="plain">{t("hosts.retiring")}</Badge>}

@@ -1,4 +1,5 @@
-//! Word of changes, as server-sent events: that something of the caller's has changed, not what. Pages ask for it then.
+//! Changes, as server-sent events: to an account what it sees, first all of it and then what changes, so that its pages need not ask;
+//! to operators that something has changed.
 
 use crate::{
     access::signature::{NO_BODY, Parts},
@@ -10,9 +11,11 @@ use axum::{
     http::{Extensions, HeaderMap},
     response::sse::{Event, Sse},
 };
+use cps_peering_config::id::RegionId;
 use futures_util::stream::{self, Stream};
+use serde_json::{Value, json};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     convert::Infallible,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, PoisonError},
@@ -26,6 +29,8 @@ const MOST: usize = 32;
 const ALIVE: Duration = Duration::from_secs(15);
 /// What happens within such a time is told once.
 const TOGETHER: Duration = Duration::from_millis(200);
+/// The same for operators, whose pages ask for everything again.
+const TOGETHER_FOR_OPERATORS: Duration = Duration::from_secs(1);
 
 /// The streams there are.
 #[derive(Debug)]
@@ -82,54 +87,97 @@ impl Drop for Place {
     }
 }
 
-/// A number that is another when the caller would see something else.
-fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let mut add = |value: serde_json::Result<String>| value.unwrap_or_default().hash(&mut hasher);
+/// What an account sees, by what it is: `peering/REGION/ID`, `vpc/REGION/ID`, `account`. Of operators, who see more than can be
+/// sent again and again, only that it is another than before.
+fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> BTreeMap<String, Value> {
+    let mut seen = BTreeMap::new();
+    let mut add = |key: String, value: serde_json::Result<Value>| drop(seen.insert(key, value.unwrap_or_default()));
     if let Actor::Account(id) = actor {
         for peering in state.peerings_of_account(id) {
-            let Some(own) = role(peering, id, None) else { continue };
-            let mut seen = view::peering(state, agents, peering, own, view::Viewer::Account(id), now_ms);
-            // While all is well they change with each report.
-            if seen.routes_in_sync {
-                (seen.last_report, seen.last_confirmed) = (None, None);
+            let regions: BTreeSet<&RegionId> = peering.sides().into_iter().map(|side| &side.region).collect();
+            for region in regions {
+                let Some(own) = role(peering, id, Some(region)) else { continue };
+                let mut view = view::peering(state, agents, peering, own, view::Viewer::Account(id), now_ms);
+                // While all is well they change with each report.
+                if view.routes_in_sync {
+                    (view.last_report, view.last_confirmed) = (None, None);
+                }
+                view.report_age_seconds = None;
+                add(format!("peering/{region}/{}", peering.id), serde_json::to_value(&view));
             }
-            seen.report_age_seconds = None;
-            add(serde_json::to_string(&seen));
         }
         for vpc in state.vpcs_of(id) {
-            add(serde_json::to_string(&view::vpc(vpc)));
+            add(format!("vpc/{}/{}", vpc.region, vpc.id), serde_json::to_value(view::vpc(vpc)));
         }
         let account = state.account(id);
-        add(serde_json::to_string(&(account.charge.word(), &account.blocked, &account.quotas)));
-        add(serde_json::to_string(&state.regions().keys().collect::<Vec<_>>()));
+        let regions: Vec<&RegionId> = state.regions().keys().collect();
+        let (charge, blocked, quotas) = (account.charge.word(), &account.blocked, &account.quotas);
+        let about = json!({ "chargeStatus": charge, "blocked": blocked, "quotas": quotas, "regions": regions });
+        add("account".to_owned(), Ok(about));
     } else {
-        add(serde_json::to_string(&state.meta().number));
+        let mut hasher = DefaultHasher::new();
+        state.meta().number.hash(&mut hasher);
         for host in state.hosts().values() {
             let view::HostView { applied, in_sync, problems, last_error, .. } = view::host(state, agents, host);
-            add(serde_json::to_string(&(applied, in_sync, problems, last_error)));
+            let said = serde_json::to_string(&(applied, in_sync, problems, last_error));
+            said.unwrap_or_default().hash(&mut hasher);
         }
+        add("cloud".to_owned(), Ok(hasher.finish().into()));
     }
-    hasher.finish()
+    seen
 }
 
-struct Listener {
-    context: RequestContext,
+/// One who listens, as long as the credential is good.
+pub(in crate::api) struct Ears {
+    pub(in crate::api) context: RequestContext,
     headers: HeaderMap,
     /// What the connection says of who listens: a certificate is good for as long as that.
     extensions: Extensions,
-    ticks: watch::Receiver<u64>,
     closed: watch::Receiver<bool>,
     credentials: watch::Receiver<u64>,
-    seen: Option<u64>,
     _place: Place,
 }
 
-impl Listener {
-    fn look(&self) -> u64 {
-        let RequestContext { api: Api { engine, .. }, caller, .. } = &self.context;
-        let now_ms = engine.now_ms();
-        engine.read(|state, agents| seen_by(&caller.actor, state, agents, now_ms))
+impl Ears {
+    /// Takes a place among those who listen.
+    pub(in crate::api) fn open(
+        context: RequestContext,
+        extensions: Extensions,
+        headers: HeaderMap,
+    ) -> Result<Self, Failure> {
+        let Some(place) = context.api.streams.enter(context.caller.word()) else {
+            return Err(Failure::too_many(format!("{} listens {MOST} times already", context.caller.word())));
+        };
+        let closed = context.api.streams.closed.subscribe();
+        let credentials = context.api.streams.credentials.subscribe();
+        Ok(Self { context, headers, extensions, closed, credentials, _place: place })
+    }
+
+    /// The same for a stream, which outlasts a signature.
+    pub(in crate::api) fn open_stream(
+        context: RequestContext,
+        extensions: Extensions,
+        headers: HeaderMap,
+    ) -> Result<Self, Failure> {
+        if context.caller.signed.is_some() {
+            return Err(Failure::forbidden("a signature is good for one moment: listen with a token or a session"));
+        }
+        Self::open(context, extensions, headers)
+    }
+
+    /// Completes when nobody may listen any more: the server ends, or the credential is none any more.
+    pub(in crate::api) async fn deafened(&mut self) {
+        let mut alive = time::interval_at(time::Instant::now() + ALIVE, ALIVE);
+        loop {
+            tokio::select! {
+                _ = self.closed.wait_for(|closed| *closed) => return,
+                changed = self.credentials.changed() => if changed.is_err() { return },
+                _ = alive.tick() => {}
+            }
+            if !self.may_listen() {
+                return;
+            }
+        }
     }
 
     fn may_listen(&self) -> bool {
@@ -142,24 +190,56 @@ impl Listener {
             .whose(&parts)
             .is_ok_and(|now| (now.actor, now.operator) == (caller.actor.clone(), caller.operator.clone()))
     }
+}
+
+struct Listener {
+    ears: Ears,
+    ticks: watch::Receiver<u64>,
+    /// What was told, in short; none before anything was.
+    told: Option<BTreeMap<String, u64>>,
+}
+
+impl Listener {
+    /// What is to be told: what is new or another, and what is gone; none where that is nothing.
+    fn look(&mut self) -> Option<Event> {
+        let RequestContext { api: Api { engine, .. }, caller, .. } = &self.ears.context;
+        let now_ms = engine.now_ms();
+        let seen = engine.read(|state, agents| seen_by(&caller.actor, state, agents, now_ms));
+        let short = |value: &Value| {
+            let mut hasher = DefaultHasher::new();
+            value.to_string().hash(&mut hasher);
+            hasher.finish()
+        };
+        let now: BTreeMap<String, u64> = seen.iter().map(|(key, value)| (key.clone(), short(value))).collect();
+        let before = self.told.replace(now.clone());
+        let all = before.is_none();
+        let before = before.unwrap_or_default();
+        let set: BTreeMap<&String, &Value> = seen.iter().filter(|(key, _)| before.get(*key) != now.get(*key)).collect();
+        let gone: Vec<&String> = before.keys().filter(|key| !now.contains_key(*key)).collect();
+        if !all && set.is_empty() && gone.is_empty() {
+            return None;
+        }
+        let is_account = caller.actor.account().is_some();
+        let said = if is_account { json!({ "all": all, "set": set, "gone": gone }) } else { json!({}) };
+        Some(Event::default().event("changed").data(said.to_string()))
+    }
 
     /// What is to be told next; none when the stream ends.
     async fn next(&mut self) -> Option<Event> {
-        if self.seen.is_none() {
-            // What happened before is asked for now: pages that come back have missed nothing then.
-            self.seen = Some(self.look());
-            return Some(Event::default().event("changed").data("{}"));
+        if self.told.is_none() {
+            // All there is: pages that come back have missed nothing then.
+            return self.look();
         }
         let mut alive = time::interval_at(time::Instant::now() + ALIVE, ALIVE);
         loop {
             let quiet = tokio::select! {
-                closed = async { self.closed.wait_for(|closed| *closed).await.is_ok() } => {
+                closed = async { self.ears.closed.wait_for(|closed| *closed).await.is_ok() } => {
                     tracing::trace!(closed, "streams end");
                     return None;
                 }
-                changed = self.credentials.changed() => {
+                changed = self.ears.credentials.changed() => {
                     changed.ok()?;
-                    if !self.may_listen() {
+                    if !self.ears.may_listen() {
                         return None;
                     }
                     continue;
@@ -171,13 +251,17 @@ impl Listener {
                 }
             };
             if quiet {
-                return self.may_listen().then(|| Event::default().comment("still here"));
+                return self.ears.may_listen().then(|| Event::default().comment("still here"));
             }
-            time::sleep(TOGETHER).await;
+            time::sleep(if self.ears.context.caller.actor.account().is_some() {
+                TOGETHER
+            } else {
+                TOGETHER_FOR_OPERATORS
+            })
+            .await;
             self.ticks.borrow_and_update();
-            let seen = self.look();
-            if self.seen.replace(seen) != Some(seen) {
-                return self.may_listen().then(|| Event::default().event("changed").data("{}"));
+            if let Some(event) = self.look() {
+                return self.ears.may_listen().then_some(event);
             }
         }
     }
@@ -189,17 +273,10 @@ pub(super) async fn events(
     extensions: Extensions,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
-    if context.caller.signed.is_some() {
-        return Err(Failure::forbidden("a signature is good for one moment: listen with a token or a session"));
-    }
-    let Some(place) = context.api.streams.enter(context.caller.word()) else {
-        return Err(Failure::too_many(format!("{} listens {MOST} times already", context.caller.word())));
-    };
-    let mut ticks = context.api.engine.changes();
+    let ears = Ears::open_stream(context, extensions, headers)?;
+    let mut ticks = ears.context.api.engine.changes();
     ticks.borrow_and_update();
-    let closed = context.api.streams.closed.subscribe();
-    let credentials = context.api.streams.credentials.subscribe();
-    let listener = Listener { context, headers, extensions, ticks, closed, credentials, seen: None, _place: place };
+    let listener = Listener { ears, ticks, told: None };
     let events = stream::unfold(listener, async |mut listener| Some((Ok(listener.next().await?), listener)));
     Ok(Sse::new(events))
 }

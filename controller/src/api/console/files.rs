@@ -45,6 +45,10 @@ pub(super) async fn index(headers: HeaderMap) -> Result<Response, Failure> {
 
 /// A file that the page needs.
 pub(super) async fn file(Path(path): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+    // Packed files are no files of their own.
+    if path.strip_suffix(".gz").is_some() {
+        return Err(Failure::not_found("there is nothing at this path"));
+    }
     answer(&path, &headers)
 }
 
@@ -56,11 +60,29 @@ fn content(data: Cow<'static, [u8]>) -> Bytes {
     }
 }
 
+/// Whether a client takes gzip (RFC 9110, 12.5.3).
+fn accepts_gzip(asked: &HeaderMap) -> bool {
+    let said = asked.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    said.flat_map(|value| value.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        is_gzip && !parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
+}
+
 fn answer(path: &str, asked: &HeaderMap) -> Result<Response, Failure> {
     let Some(EmbeddedFile { data, metadata }) = Files::get(path) else {
         return Err(Failure::not_found("there is nothing at this path"));
     };
-    let tag = format!("\"{}\"", crate::access::secret::hex(&metadata.sha256_hash()[..16]));
+    // What the bundle has compressed, it has beside the file.
+    let packed = accepts_gzip(asked).then(|| Files::get(&format!("{path}.gz"))).flatten();
+    let is_packed = packed.is_some();
+    let data = packed.map_or(data, |packed| packed.data);
+    let tag = format!(
+        "\"{}{}\"",
+        crate::access::secret::hex(&metadata.sha256_hash()[..16]),
+        if is_packed { "-gz" } else { "" }
+    );
     let known = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let fresh = known.flat_map(|tags| tags.split(',')).any(|known| known.trim().trim_start_matches("W/") == tag);
     let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { content(data).into_response() };
@@ -69,6 +91,10 @@ fn answer(path: &str, asked: &HeaderMap) -> Result<Response, Failure> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type(path)));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if is_packed && !fresh {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         headers.insert(header::ETAG, tag);
     }

@@ -24,6 +24,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 
+pub(super) use events::Ears;
 pub use events::Streams;
 
 /// The largest body with which somebody signs in, in bytes.

@@ -17,7 +17,10 @@ use crate::{
         state::State,
     },
 };
-use axum::{body::Bytes, extract::Path};
+use axum::{
+    body::Bytes,
+    extract::{Path, RawQuery},
+};
 use cps_peering_config::{
     id::{HostId, PeeringId, VpcId},
     number,
@@ -187,15 +190,22 @@ pub(in crate::api) async fn routes(context: RequestContext, Path(peering): Path<
     reply(Routes { routes })
 }
 
-/// The traffic between the peers as counted by the hosts of both sides: totals, and the last hour.
+/// The traffic between the peers as counted by the hosts of both sides: totals, and how it went in up to 30 days.
 #[utoipa::path(get, path = "/admin/v1/peerings/{peering}/traffic", tag = "operators", operation_id = "peeringTraffic",
-    params(("peering" = String, Path)), responses((status = 200, body = Envelope<BothTraffic>), Errors))]
-pub(in crate::api) async fn traffic(context: RequestContext, Path(peering): Path<String>) -> Reply {
+    params(("peering" = String, Path),
+        ("range" = Option<String>, Query, example = "24h",
+            description = "`1h` (the default), `24h`, `7d` or `30d`: samples of 20 seconds, 5 minutes, and an hour")), responses((status = 200, body = Envelope<BothTraffic>), Errors))]
+pub(in crate::api) async fn traffic(
+    context: RequestContext,
+    Path(peering): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Reply {
+    let span = traffic::span(query.as_deref())?;
     let id = resolve(&context.api, &peering, false)?;
     let counted = context.api.engine.traffic();
     let both = found(&context, &id, |_, _, peering| BothTraffic {
-        initiator: traffic::view(counted, peering, &peering.initiator),
-        receiver: traffic::view(counted, peering, &peering.receiver),
+        initiator: traffic::view(counted, peering, &peering.initiator, span),
+        receiver: traffic::view(counted, peering, &peering.receiver, span),
     })?;
     reply(both)
 }

@@ -2,32 +2,44 @@
 
 use crate::{
     api::{
+        Api,
         query::Parameters,
         request::{RequestContext, Tenant},
-        response::{Envelope, Errors, Failure, reply},
+        response::{Envelope, Errors, Failure, Reply, reply},
     },
-    charging::{Invoice, invoice},
+    charging::{Invoice, PriceView, invoice},
 };
 use axum::{
     extract::RawQuery,
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
 };
-use cps_peering_config::id::AccountId;
-use std::{ops::Range, sync::Arc, time::UNIX_EPOCH};
+use cps_peering_config::{
+    id::AccountId,
+    text::quote,
+    time::{Zone, moment_or_date},
+};
+use serde::Serialize;
+use std::{ops::Range, sync::Arc};
+use utoipa::ToSchema;
 
-/// A moment in the form of `2026-01-01T00:00:00Z`, in milliseconds since 1970-01-01 UTC.
-fn moment(parameters: &Parameters, name: &str) -> Result<Option<u64>, Failure> {
+/// A moment, or a date in the time zone of bills, in milliseconds since 1970-01-01 UTC.
+fn moment(parameters: &Parameters, name: &str, zone: &Zone) -> Result<Option<u64>, Failure> {
     let Some(text) = parameters.get(name) else { return Ok(None) };
-    let time = humantime::parse_rfc3339_weak(text).ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    let ms = time.and_then(|since| u64::try_from(since.as_millis()).ok());
-    let rule = || format!("{text:?} is not a time such as 2026-01-01T00:00:00Z");
-    ms.map(Some).ok_or_else(|| Failure::field(name, rule()))
+    let rule = || {
+        format!(
+            "{} is neither a time with its offset, such as 2026-01-01T00:00:00Z or 2026-01-01T00:00:00+08:00, nor a date, such as \
+             2026-01-01, which begins in the time zone {}",
+            quote(text),
+            zone.name()
+        )
+    };
+    moment_or_date(text, zone).map(Some).ok_or_else(|| Failure::field(name, rule()))
 }
 
 /// `from` and `to`; by default everything.
-fn window(parameters: &Parameters) -> Result<Range<u64>, Failure> {
-    let window = moment(parameters, "from")?.unwrap_or(0)..moment(parameters, "to")?.unwrap_or(u64::MAX);
+fn window(parameters: &Parameters, zone: &Zone) -> Result<Range<u64>, Failure> {
+    let window = moment(parameters, "from", zone)?.unwrap_or(0)..moment(parameters, "to", zone)?.unwrap_or(u64::MAX);
     if window.is_empty() {
         return Err(Failure::field("to", "it is not behind `from`"));
     }
@@ -41,7 +53,7 @@ pub(in crate::api) async fn metering(
     query: Option<&str>,
 ) -> Result<Response, Failure> {
     let parameters = Parameters::read(query, &["from", "to", "format"], &[])?;
-    let window = window(&parameters)?;
+    let window = window(&parameters, &context.api.zone)?;
     let engine = Arc::clone(&context.api.engine);
     let from_ms = window.start;
     let found = tokio::task::spawn_blocking(move || engine.periods(&payer, from_ms)).await;
@@ -56,10 +68,34 @@ pub(in crate::api) async fn metering(
 
 /// Metered usage and charges of the account in a period: its cross-region peerings, by bandwidth.
 #[utoipa::path(get, path = "/v1/metering", tag = "account", operation_id = "describeMetering",
-    params(("from" = Option<String>, Query, example = "2026-01-01T00:00:00Z"),
-        ("to" = Option<String>, Query, example = "2026-02-01T00:00:00Z"),
+    params(("from" = Option<String>, Query, example = "2026-01-01T00:00:00+08:00",
+            description = "Its first moment: a time with its offset (RFC 3339), or a date, which begins in the time zone of bills"),
+        ("to" = Option<String>, Query, example = "2026-02-01", description = "The moment after its last one, likewise"),
         ("format" = Option<String>, Query, description = "`json` or `csv`", example = "json")),
     responses((status = 200, content((Envelope<Invoice> = "application/json"), (String = "text/csv"))), Errors))]
 pub(in crate::api) async fn own(tenant: Tenant, RawQuery(query): RawQuery) -> Result<Response, Failure> {
     metering(&tenant.context, tenant.account.clone(), query.as_deref()).await
+}
+
+/// What bandwidth costs, and in which time zone months of bills begin.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "an answer's fields, of which one is what it is about")]
+pub(in crate::api) struct Prices {
+    /// The currency of all prices.
+    #[schema(example = "CNY")]
+    currency: String,
+    /// The time zone of bills, as the tz database names it.
+    #[schema(example = "Asia/Shanghai")]
+    time_zone: String,
+    /// By pair of regions; what no price is named for is metered, and not charged.
+    prices: Vec<PriceView>,
+}
+
+/// List the prices of bandwidth between regions.
+#[utoipa::path(get, path = "/v1/prices", tag = "account", operation_id = "describePrices",
+    responses((status = 200, body = Envelope<Prices>), Errors))]
+pub(in crate::api) async fn prices(context: RequestContext) -> Reply {
+    let Api { prices, currency, zone, .. } = &context.api;
+    reply(Prices { currency: currency.to_string(), time_zone: zone.name().to_owned(), prices: prices.table() })
 }

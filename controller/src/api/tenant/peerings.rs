@@ -91,6 +91,9 @@ pub(in crate::api) struct ModifyPeeringBody {
     description: Option<String>,
     /// The caller's tags, in the place of all that there were; at most 10. Either account sets its own.
     user_tags: Option<Vec<TagBody>>,
+    /// Whether the caller has to end the protection before it can delete the peering. Either account protects itself; the other one
+    /// can delete all the same.
+    deletion_protection: Option<bool>,
     /// A request with a token that was used before returns the first result.
     client_token: Option<String>,
 }
@@ -346,7 +349,7 @@ pub(in crate::api) async fn put(regional: Regional, body: Bytes) -> Reply {
     }
 }
 
-/// Change the name and description, which only the initiator can, and the caller's own tags.
+/// Change the name and description, which only the initiator can, and the caller's own tags and deletion protection.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
     operation_id = "modifyVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     request_body = Option<ModifyPeeringBody>, responses((status = 200, body = Envelope<crate::api::response::Nothing>), Errors))]
@@ -357,6 +360,7 @@ async fn modify(regional: Regional, which: Locator, body: Bytes) -> Reply {
         name: body.vpc_peering_name,
         description: body.description,
         tags: body.user_tags.map(tags),
+        protected: body.deletion_protection,
     });
     regional.context.execute(command, body.client_token).await?;
     reply(json!({}))
@@ -447,14 +451,18 @@ pub(in crate::api) async fn routes(regional: Regional) -> Reply {
     reply(Routes { routes })
 }
 
-/// The traffic between the peers as counted by the hosts of the caller's VPC: totals, and the last hour.
+/// The traffic between the peers as counted by the hosts of the caller's VPC: totals, and how it went in up to 30 days.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}/traffic", tag = "peerings",
-    operation_id = "describeVpcPeeringTraffic", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
+    operation_id = "describeVpcPeeringTraffic", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path),
+        ("range" = Option<String>, Query, example = "24h",
+            description = "`1h` (the default), `24h`, `7d` or `30d`: samples of 20 seconds, 5 minutes, and an hour")),
     responses((status = 200, body = Envelope<OneTraffic>), Errors))]
-pub(in crate::api) async fn traffic(regional: Regional) -> Reply {
+pub(in crate::api) async fn traffic(regional: Regional, RawQuery(query): RawQuery) -> Reply {
+    let span = traffic::span(query.as_deref())?;
     let counted = regional.context.api.engine.traffic();
-    let look =
-        |_: &State, _: &Agents<'_>, peering: &Peering, role| traffic::view(counted, peering, peering.view(role).0);
+    let look = |_: &State, _: &Agents<'_>, peering: &Peering, role| {
+        traffic::view(counted, peering, peering.view(role).0, span)
+    };
     let traffic = regional.look(regional.path("vpcPeeringId"), look)?;
     reply(OneTraffic { traffic })
 }
@@ -463,8 +471,10 @@ pub(in crate::api) async fn traffic(regional: Regional) -> Reply {
 #[utoipa::path(get, path = "/v1/regions/{regionId}/quotas/", tag = "peerings", operation_id = "describeQuota",
     params(("regionId" = String, Path),
         ("type" = String, Query, example = "vpcpeering",
-            description = "`vpcpeering`, `vpc`, `secondarycidr`, `tag`, `clienttoken` or `blockedaccount`"),
-        ("parentResourceId" = Option<String>, Query)),
+            description = "`vpcpeering`, `vpc`, `secondarycidr`, `tag`, `clienttoken`, `blockedaccount` or `peeringrequest` (requests \
+                to one account within an hour)"),
+        ("parentResourceId" = Option<String>, Query,
+            description = "With `peeringrequest`: the account that they were sent to; by default the one with the most")),
     responses((status = 200, body = Envelope<Quota>), Errors))]
 pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery) -> Reply {
     let parameters = Parameters::read(query.as_deref(), &["type", "parentResourceId"], &[])?;
@@ -478,9 +488,15 @@ pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery)
     let engine = &regional.context.api.engine;
     let (limits, now_ms) = (engine.limits(), engine.now_ms());
     let (account, region) = (&regional.account, Some(&regional.region));
+    let receiver: Option<AccountId> =
+        parameters.get("parentResourceId").filter(|_| kind == Kind::PeeringRequest).and_then(|id| id.parse().ok());
     let (max_limit, count) = engine.read(|state, _| {
         let most = quota::limit(state, kind, account, region, &limits);
-        (most, quota::used(state, kind, account, region, now_ms))
+        let used = match &receiver {
+            Some(receiver) => quota::requests_to(state, account, receiver, now_ms),
+            None => quota::used(state, kind, account, region, now_ms),
+        };
+        (most, used)
     });
     let parent_resource_id = parameters.get("parentResourceId").unwrap_or_default().to_owned();
     reply(Quota { quota: QuotaContent { kind: kind.word(), parent_resource_id, max_limit, count } })

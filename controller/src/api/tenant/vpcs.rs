@@ -71,6 +71,8 @@ pub(in crate::api) struct ModifyVpcBody {
     name: Option<String>,
     /// At most 256 characters.
     description: Option<String>,
+    /// Whether the account has to end the protection before it can delete the VPC.
+    deletion_protection: Option<bool>,
     /// A request with a token that was used before returns the first result.
     client_token: Option<String>,
 }
@@ -285,7 +287,12 @@ pub(in crate::api) async fn show(regional: Regional) -> Reply {
 pub(in crate::api) async fn modify(regional: Regional, body: Bytes) -> Reply {
     let body: ModifyVpcBody = regional.body(&body)?;
     let which = regional.locate_vpc()?;
-    let command = Command::ModifyVpc(Modify { which, name: body.name, description: body.description });
+    let command = Command::ModifyVpc(Modify {
+        which,
+        name: body.name,
+        description: body.description,
+        protected: body.deletion_protection,
+    });
     regional.context.execute(command, body.client_token).await?;
     reply(json!({}))
 }

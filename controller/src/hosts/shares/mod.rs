@@ -241,7 +241,7 @@ impl Shares {
         let there = |vni: &Vni| books.as_ref().is_some_and(|books| books.contains_key(vni));
         let known: BTreeSet<PeeringId> =
             report.sides.iter().filter(|(vni, _)| there(vni)).map(|(_, side)| side.peering.clone()).collect();
-        self.engine.traffic().on_report(host, report, |peering| known.contains(peering));
+        self.engine.traffic().on_report(host, report, self.engine.now_ms(), |peering| known.contains(peering));
         for (vni, traffic) in &report.sides {
             let Some(book) = self.books.as_mut().and_then(|books| books.get_mut(vni)) else { continue };
             let whole = self.whole.get(vni).copied().unwrap_or_default();

@@ -61,6 +61,7 @@ impl Applier<'_, '_, '_> {
                 description: old.as_ref().map(|old| old.description.clone()).unwrap_or_default(),
                 created_ms: old.as_ref().map_or(self.context.now_ms, |old| old.created_ms),
                 managed_by: self.manager(old.as_ref().map(|old| &old.managed_by)),
+                protected: old.as_ref().is_some_and(|old| old.protected),
             };
             let old_cidrs = old.as_ref().map(|old| old.cidrs.clone()).filter(|old| *old != new.cidrs);
             let (id, after) = (vpc.id.clone(), new.clone());

@@ -92,7 +92,13 @@ impl Applier<'_, '_, '_> {
             return Err(CommandError::one(Code::InvalidArgument, "bandwidth", rule, "BandwidthRequired"));
         }
         if old.name != wanted.name {
-            let modify = peering::Modify { which, name: Some(wanted.name.clone()), description: None, tags: None };
+            let modify = peering::Modify {
+                which,
+                name: Some(wanted.name.clone()),
+                description: None,
+                tags: None,
+                protected: None,
+            };
             peering::modify(self.tx, &modify, self.context)?;
             fields.push(Field { field: "name".to_owned(), from: old.name.into(), to: wanted.name.clone().into() });
         }

@@ -54,6 +54,7 @@ pub(super) fn entry(account: &str, time_ms: u64) -> Entry {
         asked: Value::Null,
         accounts: [account.parse().unwrap()].into(),
         from: String::new(),
+        events: Vec::new(),
     }
 }
 

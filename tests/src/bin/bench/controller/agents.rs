@@ -119,7 +119,7 @@ impl Agent {
             let (sent, received) = (Count::default(), Count::default());
             (*vni, SideTraffic { peering, sent, dropped: 0, received, backlog: 0, share })
         });
-        TrafficReport { host: Some(config.host.clone()), grants: self.grants, sides: sides.collect() }
+        TrafficReport { host: Some(config.host.clone()), grants: self.grants, reading: None, sides: sides.collect() }
     }
 }
 

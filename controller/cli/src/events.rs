@@ -1,0 +1,68 @@
+//! What happened to the account's peerings; for operators, to everything.
+
+use super::{
+    CliError,
+    client::{Call, admin, regional},
+    output::{cell, columns, elements},
+    session::{Session, is_operator},
+};
+use clap::Args;
+
+/// For how long the controller is to wait for the next event, in seconds.
+const WAIT_S: u64 = 20;
+
+/// Which events.
+#[derive(Args, Clone)]
+pub(super) struct Query {
+    /// Only what follows an event's id; `latest` for what comes [default: from the oldest that is kept, 7 days].
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
+    /// Go on with what comes, until it is interrupted.
+    #[arg(short, long)]
+    pub(super) follow: bool,
+}
+
+pub(super) async fn run(session: &Session, query: &Query) -> Result<(), CliError> {
+    const HEADING: [(&str, &str); 6] = [
+        ("TIME", "/time"),
+        ("TYPE", "/type"),
+        ("PEERING", "/vpcPeeringId"),
+        ("NAME", "/vpcPeeringName"),
+        ("STATE", "/state"),
+        ("ID", "/id"),
+    ];
+    const OPERATOR_HEADING: [(&str, &str); 6] = [
+        ("TIME", "/time"),
+        ("TYPE", "/type"),
+        ("PEERING", "/vpcPeeringId"),
+        ("HOST", "/host"),
+        ("ACCOUNTS", "/accountIds"),
+        ("ID", "/id"),
+    ];
+    let whoami = session.whoami().await?;
+    let region = if is_operator(&whoami) { None } else { Some(session.region_of(&whoami)?) };
+    let path = || region.as_ref().map_or_else(|| admin(&["events"]), |region| regional(region, &["events"]));
+    let heading = if region.is_some() { HEADING } else { OPERATOR_HEADING };
+    let mut after = query.after.clone();
+    let mut all = Vec::new();
+    loop {
+        let wait = query.follow.then_some(WAIT_S);
+        let page = session.call(Call::get(path()).with_some("after", after.as_ref()).with_some("wait", wait)).await?;
+        after = Some(cell(&page["nextAfter"]));
+        let found = elements(&page["events"]);
+        if !query.follow {
+            all.extend(found.iter().cloned());
+            if found.is_empty() {
+                let json = serde_json::json!({ "events": all, "nextAfter": after });
+                session.print(&json, || columns(&heading, &all));
+                return Ok(());
+            }
+            continue;
+        }
+        for event in found {
+            let line =
+                || heading.map(|(_, place)| event.pointer(place).map_or_else(|| "-".to_owned(), cell)).join("  ");
+            session.print(event, line);
+        }
+    }
+}

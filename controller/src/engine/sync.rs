@@ -1,0 +1,214 @@
+//! What is out of sync, told when it has been so for some time, and when it is not any more.
+//!
+//! It is noted in the store what was told, so that a controller that takes over tells nothing twice.
+
+use super::{Agents, Engine, StoreError};
+use crate::{
+    audit::Entry,
+    events::{self, Event, of_host, of_peering, seen_by},
+    model::{
+        record::{Peering, PeeringState},
+        state::State,
+    },
+};
+use cps_peering_config::id::{HostId, PeeringId};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+};
+
+/// Under what it is noted.
+pub(super) const NOTE: &str = "out-of-sync";
+/// For how long something must have been out of sync, in milliseconds: any change takes a moment until hosts have confirmed it.
+const LASTS_MS: u64 = 10_000;
+/// How long after the start hosts that were not heard yet are not said to be out of sync, in milliseconds.
+const SETTLING_MS: u64 = 60_000;
+/// How often it is looked, in milliseconds.
+const EVERY_MS: u64 = 2000;
+/// Of how many it is remembered that they are out of sync; of more nothing is told.
+const MOST: usize = 20_000;
+/// How many events are told in one entry of the audit trail.
+const AT_ONCE: usize = 100;
+
+/// A host or a peering.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Thing {
+    Host(HostId),
+    Peering(PeeringId),
+}
+
+/// What is out of sync.
+#[derive(Debug, Default)]
+pub(super) struct SyncWatch {
+    /// What was told of.
+    told: BTreeSet<Thing>,
+    /// What is, and was not told of yet, and since when, in milliseconds since the machine's start.
+    since: BTreeMap<Thing, u64>,
+    started_ms: u64,
+    looked_ms: u64,
+}
+
+impl SyncWatch {
+    /// What a controller before has noted; rubbish is nothing.
+    pub(super) fn new(noted: Option<&[u8]>, boot_ms: u64) -> Self {
+        let told = noted.and_then(|noted| serde_json::from_slice(noted).ok()).unwrap_or_default();
+        Self { told, started_ms: boot_ms, ..Self::default() }
+    }
+
+    /// What is out of sync now.
+    fn look(&self, state: &State, agents: &Agents<'_>, boot_ms: u64) -> BTreeSet<Thing> {
+        let settling = boot_ms.saturating_sub(self.started_ms) < SETTLING_MS;
+        let unheard = |host: &HostId| agents.contact(host).and_then(|contact| contact.report.as_ref()).is_none();
+        let mut found = BTreeSet::new();
+        for host in state.hosts().values().filter(|host| !host.dead && !agents.in_sync(host)) {
+            // Of what is not known yet, nothing is said that was not said before.
+            if settling && unheard(&host.id) {
+                let ports = state.ports_on(&host.id).flat_map(|port| state.peerings_of(&port.vpc));
+                let here = ports.map(|peering| Thing::Peering(peering.id.clone()));
+                found.extend(here.chain([Thing::Host(host.id.clone())]).filter(|thing| self.told.contains(thing)));
+                continue;
+            }
+            found.insert(Thing::Host(host.id.clone()));
+            for port in state.ports_on(&host.id) {
+                let active = state.peerings_of(&port.vpc).filter(|peering| peering.state == PeeringState::Active);
+                let missing = active.filter(|peering| !agents.confirms(&host.id, peering));
+                found.extend(missing.map(|peering| Thing::Peering(peering.id.clone())));
+            }
+            if found.len() > MOST {
+                break;
+            }
+        }
+        found
+    }
+
+    /// What is to be told now.
+    fn news(&mut self, found: BTreeSet<Thing>, state: &State, boot_ms: u64) -> Vec<Event> {
+        let again: Vec<Thing> = self.told.difference(&found).cloned().collect();
+        self.since.retain(|thing, _| found.contains(thing));
+        let mut news = Vec::new();
+        for thing in again {
+            self.told.remove(&thing);
+            news.extend(event(&thing, true, state));
+        }
+        for thing in found {
+            let since_ms = *self.since.entry(thing.clone()).or_insert(boot_ms);
+            let lasts = boot_ms.saturating_sub(since_ms) >= LASTS_MS;
+            if lasts && self.told.len() < MOST && self.told.insert(thing.clone()) {
+                news.extend(event(&thing, false, state));
+            }
+        }
+        news
+    }
+}
+
+/// None of what is gone, or is over: that was told otherwise.
+fn event(thing: &Thing, in_sync: bool, state: &State) -> Option<Event> {
+    match thing {
+        Thing::Host(id) => {
+            state.hosts().get(id).filter(|host| !host.dead)?;
+            Some(of_host(if in_sync { "host.inSync" } else { "host.outOfSync" }, id))
+        }
+        Thing::Peering(id) => {
+            let peering: &Peering = state.peerings().get(id).filter(|it| it.state == PeeringState::Active)?;
+            let kind = if in_sync { "peering.inSync" } else { "peering.outOfSync" };
+            Some(of_peering(kind, peering, &seen_by(peering)))
+        }
+    }
+}
+
+impl Engine {
+    /// Tells what is out of sync, and what is not any more. Blocks on the disk.
+    pub(super) fn watch_sync(&self) -> Result<(), StoreError> {
+        let (boot_ms, now_ms) = (self.shared.reading().boot_ms, self.now_ms());
+        let mut watch = self.shared.sync.lock().unwrap_or_else(PoisonError::into_inner);
+        if boot_ms.saturating_sub(watch.looked_ms) < EVERY_MS || self.shared.health() != super::Health::Fine {
+            return Ok(());
+        }
+        watch.looked_ms = boot_ms;
+        let before = watch.told.clone();
+        let news = self.read(|state, agents| {
+            let found = watch.look(state, agents, boot_ms);
+            watch.news(found, state, boot_ms)
+        });
+        if watch.told == before {
+            return Ok(());
+        }
+        let entry = |events: &[Event]| Entry {
+            outcome: "told".to_owned(),
+            events: events.to_vec(),
+            ..Entry::of_system("CompareHosts", "", now_ms)
+        };
+        let entries: Vec<Entry> = news.chunks(AT_ONCE).map(entry).collect();
+        let store = &self.shared.store;
+        let written = store.encode(&[], &[], &entries).and_then(|mut rows| {
+            rows.note(vec![(NOTE, serde_json::to_vec(&watch.told).unwrap_or_default())]);
+            store.write_rows("tell what is out of sync", &rows)?;
+            Ok(rows)
+        });
+        match written {
+            Ok(mut rows) => {
+                self.shared.trail().added(rows.owners());
+                self.shared.listeners.tell(&events::accounts(&news));
+                Ok(())
+            }
+            Err(error) => {
+                watch.told = before;
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::record::Host;
+
+    fn thing(name: &str) -> Thing {
+        Thing::Host(name.parse().unwrap())
+    }
+
+    fn hosts(names: &[&str]) -> BTreeSet<Thing> {
+        names.iter().map(|name| thing(name)).collect()
+    }
+
+    fn kinds(events: &[Event]) -> Vec<String> {
+        events.iter().map(|event| format!("{} {}", event.kind, event.target)).collect()
+    }
+
+    #[test]
+    fn what_lasts_is_told_once_also_by_who_takes_over() {
+        let mut state = State::default();
+        for name in ["h1", "h2"] {
+            let host: Host = serde_json::from_value(serde_json::json!({
+                "id": name, "region": "north", "underlay": "192.0.2.1", "agent": "http://192.0.2.1:1", "config_number": 1,
+            }))
+            .unwrap();
+            state.apply(crate::model::state::Change::Host(host.id.clone(), Some(host)));
+        }
+        let mut watch = SyncWatch::new(None, 0);
+        assert_eq!(kinds(&watch.news(hosts(&["h1", "h2"]), &state, 1000)), Vec::<String>::new());
+        // One was only behind for a moment.
+        assert_eq!(kinds(&watch.news(hosts(&["h1"]), &state, 9000)), Vec::<String>::new());
+        assert_eq!(kinds(&watch.news(hosts(&["h1"]), &state, 11_000)), ["host.outOfSync h1"]);
+        assert_eq!(kinds(&watch.news(hosts(&["h1", "h2"]), &state, 12_000)), Vec::<String>::new());
+        // Another controller takes over.
+        let noted = serde_json::to_vec(&watch.told).unwrap();
+        let mut next = SyncWatch::new(Some(&noted), 50_000);
+        assert_eq!(kinds(&next.news(hosts(&["h1", "h2"]), &state, 51_000)), Vec::<String>::new());
+        assert_eq!(kinds(&next.news(hosts(&["h1", "h2"]), &state, 61_000)), ["host.outOfSync h2"]);
+        assert_eq!(kinds(&next.news(hosts(&["h2"]), &state, 62_000)), ["host.inSync h1"]);
+        // One that is gone is told of as gone.
+        state.apply(crate::model::state::Change::Host("h2".parse().unwrap(), None));
+        assert_eq!(kinds(&next.news(BTreeSet::new(), &state, 63_000)), Vec::<String>::new());
+        // And so is one that was removed as dead, though it stays listed.
+        assert_eq!(kinds(&next.news(hosts(&["h1"]), &state, 64_000)), Vec::<String>::new());
+        assert_eq!(kinds(&next.news(hosts(&["h1"]), &state, 74_000)), ["host.outOfSync h1"]);
+        let dead = Host { dead: true, ..state.hosts()[&"h1".parse::<HostId>().unwrap()].clone() };
+        state.apply(crate::model::state::Change::Host(dead.id.clone(), Some(dead)));
+        assert_eq!(kinds(&next.news(BTreeSet::new(), &state, 75_000)), Vec::<String>::new());
+        assert!(next.told.is_empty() && SyncWatch::new(Some(b"rubbish"), 0).told.is_empty());
+    }
+}

@@ -1,0 +1,305 @@
+//! What happened to peerings, accounts and hosts, for those who want to be told. Derived from what a command changed, and kept
+//! with the entry of the audit trail that is committed with it: so each change is told once, in the order of commits. Pure.
+//!
+//! An account is told of what its own side sees, and of nothing else (rule L11).
+
+use crate::{
+    audit::Entry,
+    model::{
+        Transaction,
+        peering::state_word,
+        record::{End, Peering, PeeringState, Role},
+        state::{Change, State},
+    },
+};
+use cps_peering_config::id::{AccountId, HostId, RegionId};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+/// For how long events can be asked for, in milliseconds: 7 days.
+pub const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// The most events of one entry of the audit trail. Where there are more, there are more entries.
+const MOST_OF_ONE: usize = 100;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// What, for instance `peering.active`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// To what: the id of a peering, an account or a host.
+    pub target: String,
+    /// The peering's name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The state after it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub state: String,
+    /// The peering's bandwidth after it, in Mbit/s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<u32>,
+    /// Which accounts are told, as what. Operators are told everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<Told>,
+}
+
+/// An account that is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The account.
+    pub account: AccountId,
+    /// The region in which it has its side; none for what concerns the account as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionId>,
+    /// What it is in the peering.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub role: String,
+}
+
+/// All types of events, with what each means.
+pub const TYPES: [(&str, &str); 21] = [
+    ("peering.requested", "a peering was asked for, and waits for the receiver"),
+    ("peering.created", "a peering was made that needs no answer"),
+    ("peering.accepted", "the receiver has accepted"),
+    ("peering.rejected", "the receiver has rejected"),
+    ("peering.expired", "nobody has answered in time"),
+    ("peering.active", "hosts have it"),
+    ("peering.outOfSync", "a host has not confirmed an active peering for some time"),
+    ("peering.inSync", "all hosts have confirmed it again"),
+    ("peering.bandwidthChanged", "it has another bandwidth"),
+    ("peering.modified", "its name, description or tags are others"),
+    ("peering.cidrsChanged", "a VPC of it has other CIDRs"),
+    ("peering.suspended", "it forwards nothing until its initiator has paid"),
+    ("peering.resumed", "its initiator has paid"),
+    ("peering.deleted", "a party has deleted it"),
+    ("peering.drained", "no host has it any more"),
+    ("peering.recordDeleted", "an account has deleted the record of a peering that was over"),
+    ("account.chargeStatusChanged", "the account stands otherwise with the billing system"),
+    ("host.added", "for operators: a host was added"),
+    ("host.removed", "for operators: a host was removed"),
+    ("host.outOfSync", "for operators: a host is not known to be as it must be for some time"),
+    ("host.inSync", "for operators: it is again"),
+];
+
+const ROLES: [Role; 2] = [Role::Initiator, Role::Receiver];
+
+/// The accounts of some sides, once for each region.
+fn told(peering: &Peering, roles: &[Role]) -> Vec<Told> {
+    let mut told: Vec<Told> = Vec::new();
+    for role in roles {
+        let side = peering.view(*role).0;
+        if !told.iter().any(|it| it.account == side.account && it.region.as_ref() == Some(&side.region)) {
+            let role = role.word().to_owned();
+            told.push(Told { account: side.account.clone(), region: Some(side.region.clone()), role });
+        }
+    }
+    told
+}
+
+/// An event of a peering, for those who see it.
+pub(crate) fn of_peering(kind: &str, peering: &Peering, roles: &[Role]) -> Event {
+    Event {
+        kind: kind.to_owned(),
+        target: peering.id.to_string(),
+        name: peering.name.clone(),
+        state: state_word(&peering.state).to_owned(),
+        bandwidth: peering.bandwidth,
+        told: told(peering, roles),
+    }
+}
+
+/// An event of a host, for operators.
+pub(crate) fn of_host(kind: &str, host: &HostId) -> Event {
+    Event {
+        kind: kind.to_owned(),
+        target: host.to_string(),
+        name: String::new(),
+        state: String::new(),
+        bandwidth: None,
+        told: Vec::new(),
+    }
+}
+
+/// The roles whose accounts see a peering.
+pub(crate) fn seen_by(peering: &Peering) -> Vec<Role> {
+    let draining = matches!(peering.state, PeeringState::Draining { .. });
+    ROLES.into_iter().filter(|role| draining || !peering.view(*role).0.deleted_by_owner).collect()
+}
+
+fn became(before: &Peering, after: &Peering) -> Option<&'static str> {
+    use PeeringState::{Active, Draining, Ended, Pending, Provisioning, Suspended};
+    if std::mem::discriminant(&before.state) == std::mem::discriminant(&after.state) {
+        return None;
+    }
+    Some(match (&before.state, &after.state) {
+        (_, Ended { how: End::Rejected, .. }) => "peering.rejected",
+        (_, Ended { how: End::Expired, .. }) => "peering.expired",
+        (Draining { .. }, Ended { .. }) => "peering.drained",
+        (_, Ended { how: End::Deleted, .. } | Draining { .. }) => "peering.deleted",
+        (Pending, Provisioning | Active) => "peering.accepted",
+        (Suspended { .. }, Provisioning | Active) => "peering.resumed",
+        (_, Active) => "peering.active",
+        (_, Suspended { .. }) => "peering.suspended",
+        (_, Pending | Provisioning) => return None,
+    })
+}
+
+fn of_change(before: Option<&Peering>, after: &Peering, events: &mut Vec<Event>) {
+    let Some(before) = before else {
+        let kind = if after.state == PeeringState::Pending { "peering.requested" } else { "peering.created" };
+        events.push(of_peering(kind, after, &ROLES));
+        return;
+    };
+    let seen = seen_by(before);
+    let mut tell = |kind: &str, roles: &[Role]| {
+        let roles: Vec<Role> = roles.iter().copied().filter(|role| seen.contains(role)).collect();
+        if !roles.is_empty() {
+            events.push(of_peering(kind, after, &roles));
+        }
+    };
+    if let Some(kind) = became(before, after) {
+        tell(kind, &ROLES);
+    } else {
+        let left = |role: &Role| !before.view(*role).0.deleted_by_owner && after.view(*role).0.deleted_by_owner;
+        let left: Vec<Role> = ROLES.into_iter().filter(left).collect();
+        if !left.is_empty() {
+            tell("peering.recordDeleted", &left);
+        }
+    }
+    if before.bandwidth != after.bandwidth {
+        tell("peering.bandwidthChanged", &ROLES);
+    }
+    let renamed = before.name != after.name;
+    let said = before.description != after.description || before.tags != after.tags;
+    let mut modified = Vec::new();
+    if renamed || said {
+        modified.push(Role::Initiator);
+    }
+    if renamed || before.receiver_tags != after.receiver_tags || (said && !after.is_cross_account()) {
+        modified.push(Role::Receiver);
+    }
+    for role in ROLES {
+        let protection = before.view(role).0.protected != after.view(role).0.protected;
+        if protection && !modified.contains(&role) {
+            modified.push(role);
+        }
+    }
+    if !modified.is_empty() {
+        tell("peering.modified", &modified);
+    }
+    // Of what it asked for, an initiator hears nothing before it is accepted (rule L11).
+    let knows = before.was_accepted() || !after.is_cross_account();
+    let (own, other) = (before.initiator.cidrs != after.initiator.cidrs, before.receiver.cidrs != after.receiver.cidrs);
+    let accepted_now = !before.was_accepted() && after.was_accepted();
+    let mut cidrs = Vec::new();
+    if own || (other && knows) {
+        cidrs.push(Role::Initiator);
+    }
+    if own || other {
+        cidrs.push(Role::Receiver);
+    }
+    if !cidrs.is_empty() && !accepted_now {
+        tell("peering.cidrsChanged", &cidrs);
+    }
+}
+
+/// What the changes of a command mean to others, in order.
+pub(crate) fn of(tx: &Transaction<'_>) -> Vec<Event> {
+    let (mut events, mut seen) = (Vec::new(), BTreeSet::new());
+    for change in tx.changes() {
+        match change {
+            Change::Peering(id, _) if seen.insert(format!("peering/{id}")) => {
+                if let Some(after) = tx.state.peerings().get(id) {
+                    of_change(tx.before().peerings().get(id), after, &mut events);
+                }
+            }
+            Change::Account(id, _) if seen.insert(format!("account/{id}")) => {
+                let [before, after] = [tx.before(), &*tx.state].map(|state| state.account(id).charge.word());
+                if before != after {
+                    let told = vec![Told { account: id.clone(), region: None, role: String::new() }];
+                    let kind = "account.chargeStatusChanged";
+                    let host = Event { kind: kind.to_owned(), target: id.to_string(), told, ..Event::nothing() };
+                    events.push(Event { state: after.to_owned(), ..host });
+                }
+            }
+            Change::Host(id, _) if seen.insert(format!("host/{id}")) => {
+                // One that was removed as dead stays listed until it is forgotten.
+                let there = |state: &State| state.hosts().get(id).is_some_and(|host| !host.dead);
+                let [before, after] = [tx.before(), &*tx.state].map(there);
+                match (before, after) {
+                    (false, true) => events.push(of_host("host.added", id)),
+                    (true, false) => events.push(of_host("host.removed", id)),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    events
+}
+
+impl Event {
+    fn nothing() -> Self {
+        Self {
+            kind: String::new(),
+            target: String::new(),
+            name: String::new(),
+            state: String::new(),
+            bandwidth: None,
+            told: Vec::new(),
+        }
+    }
+
+    /// As what an account is told of it in a region; none where it is not.
+    pub fn told_to(&self, account: &AccountId, region: &RegionId) -> Option<&Told> {
+        let here = |it: &&Told| it.account == *account && it.region.as_ref().is_none_or(|own| own == region);
+        self.told.iter().find(here)
+    }
+}
+
+/// Puts events beside the last entry of the audit trail; where there are many, with further entries that say the same.
+pub(crate) fn attach(entries: &mut Vec<Entry>, events: &[Event]) {
+    let Some(last) = entries.last().cloned() else { return };
+    let mut pieces = events.chunks(MOST_OF_ONE).map(<[Event]>::to_vec);
+    if let (Some(first), Some(entry)) = (pieces.next(), entries.last_mut()) {
+        entry.events = first;
+    }
+    entries.extend(pieces.map(|events| Entry { events, asked: serde_json::Value::Null, ..last.clone() }));
+}
+
+/// Who is told of an entry's events, but for operators.
+pub(crate) fn accounts(events: &[Event]) -> BTreeSet<AccountId> {
+    events.iter().flat_map(|event| &event.told).map(|told| told.account.clone()).collect()
+}
+
+/// A place between two events: what is asked for begins there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    /// The number of an entry of the audit trail.
+    pub number: u64,
+    /// How many of its events are before.
+    pub index: usize,
+    /// When the event before it happened or, behind all events, when there were no more; in seconds since 1970-01-01 UTC.
+    pub seconds: u64,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.number, self.index, self.seconds)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('.');
+        let mut next = || {
+            let part = parts.next().filter(|part| part.bytes().all(|it| it.is_ascii_digit()));
+            part.and_then(|part| part.parse::<u64>().ok()).ok_or(())
+        };
+        let (number, index, seconds) = (next()?, next()?, next()?);
+        let index = usize::try_from(index).map_err(drop)?;
+        if parts.next().is_some() { Err(()) } else { Ok(Self { number, index, seconds }) }
+    }
+}
