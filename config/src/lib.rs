@@ -9,7 +9,7 @@
 //! | [`time`] | points in time as text |
 //! | [`revision`] | the order of configurations |
 //! | [`cluster`] | which controllers belong together |
-//! | [`format`] | how what is stored and transmitted outlives a version |
+//! | [`mod@format`] | how what is stored and transmitted outlives a version |
 //! | [`host_config`] | [`HostConfig`]: what a host must have; [`HostPatch`]: the difference between two of them |
 //! | [`traffic`] | what passes between peers, and shares of a common limit |
 //! | [`report`] | [`HostReport`]: what a host has |
