@@ -118,7 +118,12 @@ impl Code {
         self.push(0x61, to, from, offset, 0);
     }
 
+    /// Whoever has no `CAP_PERFMON` may not write to a part of what kernels before 6.8 take for a register that was put aside: a
+    /// number with known bounds. After an instruction that turns the order of bytes into the one that they are in already, they
+    /// know no bounds.
     pub(super) fn store32(&mut self, to: Register, offset: i16, from: Register) {
+        let same_order = if cfg!(target_endian = "little") { 0xd4 } else { 0xdc };
+        self.push(same_order, from, 0, 0, 32);
         self.push(0x63, to, from, offset, 0);
     }
 
