@@ -48,11 +48,17 @@ enum Turn {
     Follows(Option<String>),
 }
 
-/// Says in the figures whether this controller leads.
-pub fn tell_leading(registry: &mut Registry, leads: bool) {
+/// Says in the figures whether this controller leads. What it returns says whether it could, and is 1 until something is found.
+pub fn tell_leading(registry: &mut Registry, leads: bool) -> Gauge {
     let gauge = Gauge::<i64, AtomicI64>::default();
     gauge.set(leads.into());
     registry.register("cps_controller_leader", "Whether this controller leads those that share its store", gauge);
+    let could_lead = Gauge::default();
+    could_lead.set(1);
+    let what =
+        "Whether this controller leads or could, as far as it knows: it can read all of the store, and has its key";
+    registry.register("cps_controller_could_lead", what, could_lead.clone());
+    could_lead
 }
 
 impl Candidate {
@@ -67,15 +73,10 @@ impl Candidate {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Own::new("cps_controller", env!("CARGO_PKG_VERSION"), identity.cloned())));
         metrics::store_certificates(&mut registry, Some(settings));
-        tell_leading(&mut registry, false);
+        let could_lead = tell_leading(&mut registry, false);
         let copied = Gauge::default();
         let what = "The number of the last commit in this follower's copy of the store; 0 while it has none";
         registry.register("cps_controller_copied_commit", what, copied.clone());
-        let could_lead = Gauge::default();
-        could_lead.set(1);
-        let what =
-            "Whether this follower could lead, as far as it knows: it can read all of the store, and has its key";
-        registry.register("cps_controller_could_lead", what, could_lead.clone());
         Ok(Self {
             cluster: Arc::new(Cluster::new(settings)?),
             url: settings.advertise.clone(),
