@@ -81,6 +81,7 @@ def test_a_peering_has_jd_clouds_fields_and_ours(one):
         "reportAgeSeconds": None,
         "lastConfirmed": None,
         "message": "",
+        "deletionProtection": False,
     }
     shown = one.show(made["vpcPeeringId"])
     assert one.list() == {"vpcPeerings": [shown], "totalCount": 1}
