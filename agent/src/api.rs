@@ -6,6 +6,7 @@ use crate::{
     metrics::Metrics,
     reconcile::{Handle, RequestError},
     shares::SharesFile,
+    trace::Tracer,
 };
 use axum::{
     Json, Router,
@@ -14,18 +15,19 @@ use axum::{
     http::{HeaderMap, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, put},
+    routing::{delete, get, post, put},
 };
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, InvalidHostConfig, Revision, ValidHostConfig,
     agent_api::{
         CLUSTER_HEADER, CLUSTER_PATH, CONFIG_PATH, CRL_PATH, DIAGNOSIS_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH,
-        PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRAFFIC_PATH,
+        PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRACE_ANSWER_WITHIN, TRACE_PATH, TRAFFIC_PATH,
     },
     cluster::ClusterId,
     format::{self, Decoded, FormatError},
     id::HostId,
     tls::{self as names, CONTROLLER, MONITORING, OPERATOR},
+    trace::TraceQuery,
     traffic::{Grants, TrafficReport},
 };
 use cps_peering_http::{
@@ -34,9 +36,16 @@ use cps_peering_http::{
     within,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use thiserror::Error;
-use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    task::spawn_blocking,
+    time::{timeout, timeout_at},
+};
 
 /// The largest push, in bytes: some ten million prefixes.
 const MAX_BODY: usize = 512 * 1024 * 1024;
@@ -158,14 +167,47 @@ pub fn look_route<T: Serialize + Send + 'static>(
             made.await.map_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response(), |it| Json(it).into_response())
         }),
     );
-    let route = route.layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within));
-    match identity {
-        Some(identity) => {
-            let known = middleware::from_fn_with_state(identity.clone(), known_only);
-            refuse_revoked(route.layer(known).layer(middleware::from_fn(unambiguous)), Some(identity))
+    let route = known_to(route.layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within)), identity);
+    route.layer(middleware::from_fn(unambiguous))
+}
+
+/// How many questions about paths may wait for their turn.
+const MAX_TRACES: usize = 16;
+/// The longest question about a path, in bytes.
+const MAX_TRACE_QUERY: usize = 16 * 1024;
+
+/// Answers questions about paths in bounded time, a bounded number of them at once.
+pub fn trace_route(tracer: Tracer, identity: Option<Identity>) -> Router {
+    let places = Arc::new(Semaphore::new(MAX_TRACES));
+    let answer = async move |body: Bytes| {
+        let refuse =
+            |status: StatusCode, message: String| (status, Json(ErrorBody { message, desired: None })).into_response();
+        let query: TraceQuery = match serde_json::from_slice(&body) {
+            Ok(query) => query,
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a question about a path: {error}")),
+        };
+        let Ok(_place) = places.try_acquire() else {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many paths are looked at now: ask again".to_owned());
+        };
+        let deadline = Instant::now() + TRACE_ANSWER_WITHIN;
+        match timeout_at(deadline.into(), tracer.trace(query, deadline)).await {
+            Ok(Ok(answer)) => Json(answer).into_response(),
+            Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            Err(_) => {
+                let message = format!("the kernel could not be read within {} s", TRACE_ANSWER_WITHIN.as_secs());
+                refuse(StatusCode::SERVICE_UNAVAILABLE, message)
+            }
         }
-        None => route,
-    }
+    };
+    let route = Router::new().route(TRACE_PATH, post(answer)).layer(DefaultBodyLimit::max(MAX_TRACE_QUERY));
+    let route = known_to(route.layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within)), identity);
+    route.layer(middleware::from_fn(unambiguous))
+}
+
+/// Lets in whom [`known_only`] lets in. Without TLS that is everybody.
+fn known_to(router: Router, identity: Option<Identity>) -> Router {
+    let Some(identity) = identity else { return router };
+    refuse_revoked(router.layer(middleware::from_fn_with_state(identity.clone(), known_only)), Some(identity))
 }
 
 /// The routes for those who may use them, and those that everybody may.
@@ -239,16 +281,22 @@ fn cluster_of(headers: &HeaderMap) -> Option<ClusterId> {
 }
 
 async fn let_go(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let _accepted = api.accepted.lock().await;
-    let done = api
-        .admits(cluster_of(&headers))
-        .and_then(|membership| Ok(api.membership.store(&Membership { cluster: None, ..membership })?));
-    match done {
+    let accepted = api.accepted.lock().await;
+    let membership = match api.admits(cluster_of(&headers)) {
+        Ok(membership) => membership,
+        Err(refused) => return api.refuse(&refused),
+    };
+    // A controller that gives a host away and takes it anew may have its requests overtake each other.
+    if accepted.as_ref().is_some_and(|config| !config.vrfs.is_empty() || !config.sides.is_empty()) {
+        let message = "this host has VPCs: it leaves its cluster when it has none any more".to_owned();
+        return (StatusCode::CONFLICT, Json(ErrorBody { message, desired: None })).into_response();
+    }
+    match api.membership.store(&Membership { cluster: None, ..membership }) {
         Ok(()) => {
             tracing::info!("this host belongs to no cluster any more");
             StatusCode::NO_CONTENT.into_response()
         }
-        Err(refused) => api.refuse(&refused),
+        Err(error) => api.refuse(&error.into()),
     }
 }
 
@@ -283,8 +331,7 @@ async fn unambiguous(request: Request, next: Next) -> Response {
 fn guarded(router: Router, identity: Option<Identity>) -> Router {
     let Some(identity) = identity else { return router };
     let lists = Router::new().route(CRL_PATH, put(put_crl)).layer(DefaultBodyLimit::max(MAX_CRL));
-    let router = router.merge(lists.with_state(identity.clone()));
-    refuse_revoked(router.layer(middleware::from_fn_with_state(identity.clone(), known_only)), Some(identity))
+    known_to(router.merge(lists.with_state(identity.clone())), Some(identity))
 }
 
 /// Takes up revocation lists, which one of the CAs must have signed. They only ever add to what is revoked.

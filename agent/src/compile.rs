@@ -19,6 +19,7 @@ use cps_peering_config::{
     id::VpcId,
     naming::{gateway, mac},
     net::{InterfaceName, Vni, within},
+    prefix_set::{difference, intersection},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
@@ -34,28 +35,41 @@ pub struct UnderlayParams {
 
 impl UnderlayParams {
     /// The MTU of a VXLAN device: the underlay's less outer IP, UDP, VXLAN and inner Ethernet headers. A larger one would
-    /// have the underlay fragment every full packet.
+    /// have the underlay fragment every full packet. It is never less than IPv6 takes: a device with less has no IPv6, and no next
+    /// hops, which serve both families. An IPv4 underlay fragments what is longer then.
     pub fn device_mtu(self, underlay: IpAddr) -> u32 {
-        self.underlay_mtu.saturating_sub(overhead(underlay))
+        self.underlay_mtu.saturating_sub(overhead(underlay)).max(IPV6_MIN_MTU)
     }
 
-    /// The least MTU of the path with which IPv6 works on VXLAN devices (RFC 8200 section 5: 1280 bytes), if it is less. A device with
-    /// less has no IPv6, and no next hops, which serve both families.
-    pub fn too_small_for_ipv6(self, underlay: IpAddr) -> Option<u32> {
-        let least = 1280 + overhead(underlay);
-        (self.underlay_mtu < least).then_some(least)
+    /// What it means for packets between hosts that the path is too small for the least MTU of IPv6 within VXLAN, if it is.
+    pub fn small(self, underlay: IpAddr) -> Option<String> {
+        let (least, whole) = (IPV6_MIN_MTU + overhead(underlay), self.underlay_mtu.saturating_sub(overhead(underlay)));
+        let becomes = if underlay.is_ipv4() {
+            "go in two fragments each, which takes time"
+        } else {
+            "are lost, since nobody fragments packets of an IPv6 underlay"
+        };
+        let reason = format!(
+            "packets of VPCs of more than {whole} bytes between hosts {becomes}: give the underlay an MTU of {least} or more, or set \
+             underlay_mtu where the path takes more than the interface says"
+        );
+        (self.underlay_mtu < least).then_some(reason)
     }
 
-    /// The same where the path takes less than this host's end of the underlay. One that is too small for IPv6 is told by the host
-    /// at its other end.
-    fn limited_to(self, path_mtu: Option<u32>, underlay: IpAddr) -> Self {
-        let limit = path_mtu.map_or(u32::MAX, |mtu| mtu.max(1280 + overhead(underlay)));
-        Self { underlay_mtu: self.underlay_mtu.min(limit), ..self }
+    /// The same where the path takes less than this host's end of the underlay.
+    fn limited_to(self, path_mtu: Option<u32>) -> Self {
+        Self { underlay_mtu: self.underlay_mtu.min(path_mtu.unwrap_or(u32::MAX)), ..self }
     }
 }
 
+/// The least MTU with which a device has IPv6, in bytes (RFC 8200 section 5).
+pub(crate) const IPV6_MIN_MTU: u32 = 1280;
+/// The MTU that is assumed where the underlay address is on no interface, or on one that says nothing about the path, and before that
+/// is known.
+pub(crate) const ETHERNET_MTU: u32 = 1500;
+
 /// Outer IP, UDP and VXLAN headers, and the inner Ethernet header, in bytes.
-fn overhead(underlay: IpAddr) -> u32 {
+pub(crate) fn overhead(underlay: IpAddr) -> u32 {
     if underlay.is_ipv4() { 50 } else { 70 }
 }
 
@@ -98,6 +112,15 @@ pub fn compile(config: &ValidHostConfig, underlay_params: UnderlayParams, dirty:
     compiler.finish()
 }
 
+/// What ends at or behind the ports of a VPC on this host: their prefixes and gateways. Neither overlaps itself.
+fn behind_ports(vrf: &VrfConfig) -> Vec<IpNet> {
+    let prefixes: Vec<IpNet> = vrf.ports.values().flat_map(|port| &port.prefixes).copied().collect();
+    let gateways = vrf.ports.values().flat_map(|port| &port.gateways).map(|gateway| IpNet::from(gateway.addr()));
+    let outside: BTreeSet<IpNet> =
+        gateways.filter(|gateway| !prefixes.iter().any(|prefix| within(gateway, prefix))).collect();
+    prefixes.into_iter().chain(outside).collect()
+}
+
 struct Compiler<'a> {
     config: &'a SharedHostConfig,
     underlay_params: UnderlayParams,
@@ -124,9 +147,20 @@ impl Compiler<'_> {
         let peers = self.config.sides.values().filter(|side| side.vpc == *vpc);
         let peers = peers.filter_map(|side| self.config.peer_of(side)).map(|(_, peer)| &*self.config.vrfs[&peer.vpc]);
         let local = self.local_addresses(std::iter::once(vrf).chain(peers));
+        let scoped = self.config.sides.values().filter(|side| side.vpc == *vpc);
+        let scoped: Vec<(&SideConfig, &[IpNet])> =
+            scoped.filter_map(|side| Some((&**side, side.own_prefixes.as_deref()?))).collect();
         for (port, settings) in &vrf.ports {
             self.desired.ports.insert(*port, name);
-            self.desired.ingress.insert(*port, IngressPolicy::of_port(&settings.prefixes, Arc::clone(&local)));
+            let mut policy = IngressPolicy::of_port(&settings.prefixes, Arc::clone(&local));
+            for (side, own) in &scoped {
+                // What the peer does not reach sends nothing to it (rule C9).
+                let hidden = difference(&settings.prefixes, own);
+                if !hidden.is_empty() {
+                    policy = policy.without_pairs(Some(hidden), side.peer_cidrs.clone());
+                }
+            }
+            self.desired.ingress.insert(*port, policy);
             for gateway in &settings.gateways {
                 self.desired.addresses.insert(Address { device: *port, net: *gateway });
             }
@@ -164,7 +198,11 @@ impl Compiler<'_> {
         let mtu = self.mtu(side.path_mtu);
         self.vxlan(device, vni, DeviceName::vrf(vrf.vni), mtu, alias);
         self.desired.senders.insert(vni, side.remotes.keys().copied().collect());
-        let policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses([&**vrf]));
+        let mut policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses([&**vrf]));
+        if let Some(own) = &side.own_prefixes {
+            // Also what a host of the peer still sends that has not heard of it yet (rule C9).
+            policy = policy.without_pairs(None, difference(&behind_ports(vrf), own));
+        }
         self.desired.ingress.insert(device, policy);
         if let Some(limit) = side.limit {
             let shaper = Shaper::new(limit.bytes_per_second(limit.share), mtu);
@@ -183,8 +221,12 @@ impl Compiler<'_> {
             let gateways = settings.gateways.iter().map(|gateway| IpNet::from(gateway.addr()));
             let gateways: BTreeSet<IpNet> =
                 gateways.filter(|gateway| side.peer_cidrs.iter().any(|cidr| within(gateway, cidr))).collect();
-            for prefix in settings.prefixes.iter().filter(|prefix| !gateways.contains(prefix)) {
-                self.route(RouteKey::unicast(table, *prefix), RouteTo::Device(*port));
+            let reached = match side.own_prefixes {
+                Some(_) => intersection(&settings.prefixes, &side.peer_cidrs),
+                None => settings.prefixes.clone(),
+            };
+            for prefix in reached.into_iter().filter(|prefix| !gateways.contains(prefix)) {
+                self.route(RouteKey::unicast(table, prefix), RouteTo::Device(*port));
             }
             for gateway in gateways {
                 self.route(RouteKey::unicast(table, gateway), RouteTo::Device(DeviceName::vrf(peer.vni)));
@@ -195,7 +237,7 @@ impl Compiler<'_> {
     /// The MTU of a device to hosts with this one at their ends.
     fn mtu(&self, path_mtu: Option<u32>) -> u32 {
         let underlay = self.config.underlay;
-        self.underlay_params.limited_to(path_mtu, underlay).device_mtu(underlay)
+        self.underlay_params.limited_to(path_mtu).device_mtu(underlay)
     }
 
     fn vxlan(&mut self, name: InterfaceName, vni: Vni, vrf: InterfaceName, mtu: u32, alias: String) {
@@ -268,12 +310,23 @@ mod tests {
     }
 
     #[test]
-    fn an_underlay_that_is_too_small_for_ipv6_is_told() {
+    fn an_underlay_that_is_too_small_for_ipv6_is_told_and_devices_keep_ipv6() {
         for (underlay, least) in [("192.0.2.1", 1330), ("2001:db8::1", 1350)] {
-            let too_small = |mtu| {
-                UnderlayParams { underlay_mtu: mtu, ..SURROUNDINGS }.too_small_for_ipv6(underlay.parse().unwrap())
-            };
-            assert_eq!((too_small(least - 1), too_small(least)), (Some(least), None));
+            let underlay = underlay.parse().unwrap();
+            let with = |mtu| UnderlayParams { underlay_mtu: mtu, ..SURROUNDINGS };
+            assert!(with(least - 1).small(underlay).is_some_and(|said| said.contains("more than 1279 bytes")));
+            assert_eq!(with(least).small(underlay), None);
+            for (mtu, path, device) in [
+                (least + 1, None, 1281),
+                (least, None, 1280),
+                (least - 1, None, 1280),
+                (0, None, 1280),
+                (9000, Some(least + 1), 1281),
+                (9000, Some(0), 1280),
+                (least + 1, Some(u32::MAX), 1281),
+            ] {
+                assert_eq!(with(mtu).limited_to(path).device_mtu(underlay), device, "{mtu} {path:?}");
+            }
         }
     }
 
@@ -316,6 +369,31 @@ mod tests {
                 ("unreachable".into(), "unreachable".into())
             );
         }
+    }
+
+    /// C9: on one host only what both sides join is routed, and what is not joined is dropped where it comes from.
+    #[test]
+    fn of_a_part_nothing_else_is_routed_accepted_or_sent() {
+        let mut config = config();
+        let part = |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        for (vni, own, peer) in [
+            (1001, &["10.1.0.0/25"][..], &["10.2.0.0/25", "10.2.1.0/24"][..]),
+            (1002, &["10.2.0.0/25", "10.2.1.0/24"], &["10.1.0.0/25"]),
+        ] {
+            let side = config.sides.get_mut(&Vni::try_from(vni).unwrap()).unwrap();
+            (side.own_prefixes, side.peer_cidrs) = (Some(part(own)), part(peer));
+        }
+        let desired = desired(config);
+        let leads = |vni, prefix| to(&desired, vni, prefix);
+        assert_eq!(leads(10, "10.2.0.0/25").unwrap(), "eth2");
+        assert_eq!(leads(10, "10.2.0.1/32").unwrap(), "cpsvrf11");
+        assert_eq!((leads(10, "10.2.0.0/24"), leads(10, "10.2.0.0/16"), leads(11, "10.1.0.0/24")), (None, None, None));
+        assert_eq!((leads(11, "fd00:1::/64"), leads(11, "fd00:1::1/128")), (None, None), "no IPv6 is joined");
+        let rejecting = |device: &str| desired.ingress[&name(device)].rejecting().len();
+        // Of each VPC a half is hidden, and of A all of IPv6, to which no IPv6 leads.
+        assert_eq!((rejecting("eth1"), rejecting("eth2")), (1, 1));
+        assert_eq!((rejecting("cpspeer1001"), rejecting("cpspeer1002")), (2, 1));
+        assert_eq!(rejecting("cpsvpc11"), 0);
     }
 
     #[test]

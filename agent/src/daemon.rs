@@ -9,6 +9,7 @@ use crate::{
     reconcile::{self, Options, PersistentState},
     service,
     shares::SharesFile,
+    trace::Tracer,
     traffic::MeterFile,
 };
 use anyhow::Context;
@@ -59,6 +60,7 @@ pub fn run(
     });
     let shares = SharesFile::beside(&settings.ledger);
     let kept = kept(settings, &shares)?;
+    let underlay = kernel.underlay_view();
     let reconciler =
         reconcile::start_with(kernel, Options::from(settings), kept).context("cannot start the reconciler")?;
     let noticed = reconciler.clone();
@@ -69,13 +71,15 @@ pub fn run(
         tracing::info!(host = %config.host, revision = %config.revision, "starting from the ledger");
         reconciler.configure(Arc::clone(config));
     }
+    let tracer = Tracer::new(reconciler.clone(), settings.vxlan_port, underlay);
     let (router, open) = api::routers(accepted, ledger, shares, reconciler.clone(), identity.as_ref());
     let (own, report) = (settings.clone(), reconciler.report());
     let snapshot = move || check::snapshot(&own, &report.borrow().clone());
     let own = settings.clone();
     let router = router
         .merge(api::look_route(DIAGNOSIS_PATH, move || check::diagnosis(&own), identity.clone()))
-        .merge(api::look_route(SNAPSHOT_PATH, snapshot, identity.clone()));
+        .merge(api::look_route(SNAPSHOT_PATH, snapshot, identity.clone()))
+        .merge(api::trace_route(tracer, identity.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let listener = listen(settings.listen, "listen")?;

@@ -152,6 +152,30 @@ pub fn gone<K: Ord + Copy, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec
 }
 
 impl Parts {
+    /// What a path is made of between a VPC and the peer of one of its sides; without a side, within the VPC: of these devices, and of
+    /// the VPC's table the routes within these prefixes.
+    pub fn of_path(
+        config: &SharedHostConfig,
+        vpc: &VpcId,
+        side: Option<Vni>,
+        devices: BTreeSet<InterfaceName>,
+        prefixes: BTreeSet<IpNet>,
+    ) -> Self {
+        let mut parts = Self::default();
+        if let Some(vni) = side {
+            parts.sides.insert(vni);
+            parts.ports.insert(vpc.clone());
+            parts.gather(config);
+        } else {
+            parts.vpcs.insert(vpc.clone());
+            if let Some(vrf) = config.vrfs.get(vpc) {
+                parts.share(ownership::table(vrf.vni), Share::Within(prefixes));
+            }
+        }
+        parts.devices = devices;
+        parts
+    }
+
     /// Adds a share of a table.
     fn share(&mut self, table: u32, share: Share) {
         match (self.tables.get_mut(&table), share) {
@@ -181,12 +205,20 @@ impl Parts {
         self.vrfs.insert(side.vpc.clone());
         self.devices.extend([DeviceName::peer(vni), DeviceName::vrf(vrf.vni)]);
         let mut prefixes: BTreeSet<IpNet> = side.peer_cidrs.iter().copied().collect();
+        if side.own_prefixes.is_some() {
+            // What its own ports may send to the peer depends on it.
+            self.ports.insert(side.vpc.clone());
+            self.devices.extend(vrf.ports.keys());
+        }
         if let Some((_, peer)) = config.peer_of(side) {
             self.ports.insert(peer.vpc.clone());
             let peer = &config.vrfs[&peer.vpc];
             self.devices.insert(DeviceName::vrf(peer.vni));
             self.devices.extend(peer.ports.keys());
-            prefixes.extend(peer.ports.values().flat_map(|port| &port.prefixes));
+            // Of a side with a part of the peer, what else is behind the peer's ports may be the VPC's own.
+            if side.own_prefixes.is_none() {
+                prefixes.extend(peer.ports.values().flat_map(|port| &port.prefixes));
+            }
         }
         self.share(ownership::table(vrf.vni), Share::Within(prefixes));
     }

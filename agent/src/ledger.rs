@@ -404,7 +404,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let ledger = Ledger::new(folder.path().join("ledger"));
-        ledger.store(&Record::Config(json(1).replacen('{', "{\"format\":2,", 1)), &config(1)).unwrap();
+        ledger.store(&Record::Config(json(1).replacen('{', "{\"format\":3,", 1)), &config(1)).unwrap();
         let error = ledger.load().unwrap_err().to_string();
         assert!(error.contains("a newer release wrote it"), "{error}");
     }

@@ -15,6 +15,8 @@
 //! | [`reconcile`] | configurations, events | operations for the kernel; the report |
 //! | [`shares`] | grants of the controller | what the host may use of limits that it shares with others. Pure |
 //! | [`traffic`] | the kernel's counters | what has passed for each side. Pure |
+//! | [`trace`] | a question about a path, the kernel | what stops packets on it at this end |
+//! | [`ports`] | a configuration, the interfaces of the host | which of them its ports are. Pure |
 //! | [`dirty_set`] | two configurations | the part of the host in which they differ. Pure |
 //! | [`filter`] | what is behind a device | the program that decides what the device takes in. Pure |
 //! | [`compile`] | a configuration | kernel objects that should be there. Pure |
@@ -45,10 +47,12 @@ mod metrics;
 pub mod neighbours;
 pub mod objects;
 pub mod ownership;
+pub mod ports;
 pub mod reconcile;
 pub mod scope;
 pub mod service;
 pub mod shares;
+pub mod trace;
 pub mod traffic;
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use cps_peering_config::{
     HostConfig, Revision, ValidHostConfig,
     host_config::{Limit, PortConfig, Ports, Remotes, Share, SideConfig, VrfConfig},
     net::{InterfaceName, Mac, Vni},
+    prefix_set::intersection,
     report::ProblemKind,
 };
 use ipnet::IpNet;
@@ -55,12 +56,14 @@ struct World {
     peered: [[bool; VPCS as usize]; VPCS as usize],
     /// In Mbit/s; every third number means that there is no limit.
     limits: [[u8; VPCS as usize]; VPCS as usize],
+    /// What of the VPCs each peering joins, in bits; all where the number is even.
+    scopes: [[u8; VPCS as usize]; VPCS as usize],
 }
 
 fn worlds() -> impl Strategy<Value = World> {
     type Pairs<T> = [[T; VPCS as usize]; VPCS as usize];
-    (any::<[[bool; HOSTS as usize]; VPCS as usize]>(), any::<Pairs<bool>>(), any::<Pairs<u8>>())
-        .prop_map(|(ports, peered, limits)| World { ports, peered, limits })
+    (any::<[[bool; HOSTS as usize]; VPCS as usize]>(), any::<Pairs<bool>>(), any::<Pairs<u8>>(), any::<Pairs<u8>>())
+        .prop_map(|(ports, peered, limits, scopes)| World { ports, peered, limits, scopes })
 }
 
 impl World {
@@ -71,6 +74,17 @@ impl World {
     fn remotes(&self, vpc: u8) -> Remotes {
         let elsewhere = (1..HOSTS).filter(|host| self.ports[usize::from(vpc)][usize::from(*host)]);
         elsewhere.map(|host| (vtep(host), Self::prefixes(vpc, host))).collect()
+    }
+
+    /// What of `a` is reached in its peering with `b`; none for all. A half of a port's prefix, a prefix of another host, and one that
+    /// is wider than any port's.
+    fn part(&self, a: u8, b: u8) -> Option<Vec<IpNet>> {
+        let bits = self.scopes[usize::from(a.min(b))][usize::from(a.max(b))];
+        let own = if a < b { bits >> 1 } else { bits >> 4 };
+        let parts = [format!("10.{a}.0.0/25"), format!("10.{a}.1.0/24"), format!("fd00:{a}::/56")];
+        let picked =
+            parts.iter().enumerate().filter(|(number, _)| own >> number & 1 == 1).map(|(_, prefix)| net(prefix));
+        (bits % 2 == 1).then(|| picked.collect())
     }
 
     /// What the side of `a` towards `b` may send.
@@ -100,8 +114,18 @@ impl World {
                 peering: format!("p-{}-{}", a.min(b), a.max(b)).parse().unwrap(),
                 vpc: format!("vpc-{a}").parse().unwrap(),
                 peer_vni: side_vni(b, a),
-                peer_cidrs: vec![net(&format!("10.{b}.0.0/16")), net(&format!("fd00:{b}::/48"))],
-                remotes: self.remotes(b),
+                peer_cidrs: self
+                    .part(b, a)
+                    .unwrap_or_else(|| vec![net(&format!("10.{b}.0.0/16")), net(&format!("fd00:{b}::/48"))]),
+                own_prefixes: self.part(a, b),
+                remotes: match self.part(b, a) {
+                    None => self.remotes(b),
+                    Some(part) => {
+                        let all = self.remotes(b).into_tuple_vec().into_iter();
+                        let reached = all.map(|(vtep, prefixes)| (vtep, intersection(&prefixes, &part)));
+                        reached.filter(|(_, prefixes)| !prefixes.is_empty()).collect()
+                    }
+                },
                 path_mtu: None,
                 limit: self.limit(a, b),
             };
@@ -444,7 +468,7 @@ proptest! {
 /// VPC 0 has a port here and on host 1; VPC 1 is here, too; they are peered.
 fn small_world() -> World {
     // What is sent from one to the other is limited, and not what comes back.
-    let mut world = World { ports: [[false; 4]; 4], peered: [[false; 4]; 4], limits: [[0; 4]; 4] };
+    let mut world = World { ports: [[false; 4]; 4], peered: [[false; 4]; 4], limits: [[0; 4]; 4], scopes: [[0; 4]; 4] };
     world.limits[0][1] = 100;
     world.ports[0] = [true, true, false, false];
     world.ports[1] = [true, false, true, false];
@@ -478,6 +502,87 @@ fn traffic_stops_with_the_first_operations() {
     assert!(!plan.operations.iter().any(|operation| {
         matches!(operation, Operation::RemoveRoute(route) if matches!(route.via, Via::Nexthop(_)))
     }));
+}
+
+/// C9: what stays reachable has a route at every moment, also where the prefix around it becomes another one.
+#[test]
+fn a_prefix_that_becomes_narrower_or_wider_is_routed_all_the_time() {
+    let half = |text: &str| RouteKey::unicast(ownership::table(vni(10)), net(text));
+    let place = |plan: &Plan, wanted: &dyn Fn(&Operation) -> bool| plan.operations.iter().position(wanted).unwrap();
+    let shadows = std::cell::Cell::new(0);
+    let check = |before: &World, after: &World, added: &str, removed: &str| {
+        let mut kernel = host();
+        converge(&mut kernel, &before.desired());
+        let plan = diff(&after.desired(), &kernel.observe_all().unwrap());
+        let comes = |it: &Operation| matches!(it, Operation::AddRoute(route) if route.key == half(added));
+        let goes = |it: &Operation| matches!(it, Operation::RemoveRoute(route) if route.key == half(removed));
+        assert!(place(&plan, &comes) < place(&plan, &goes), "{plan:#?}");
+        // The unreachable route of the narrower prefix would be the more specific one.
+        let backstop = RouteKey::backstop(ownership::table(vni(10)), net(added));
+        let shadow = |it: &Operation| matches!(it, Operation::AddRoute(route) if route.key == backstop);
+        if let Some(shadow) = plan.operations.iter().position(shadow) {
+            assert!((place(&plan, &comes)..place(&plan, &goes)).contains(&shadow), "{plan:#?}");
+            shadows.set(shadows.get() + 1);
+        }
+        let backstop = RouteKey::backstop(ownership::table(vni(10)), net(removed));
+        let shadow = |it: &Operation| matches!(it, Operation::RemoveRoute(route) if route.key == backstop);
+        if let Some(shadow) = plan.operations.iter().position(shadow) {
+            assert!((place(&plan, &comes)..place(&plan, &goes)).contains(&shadow), "{plan:#?}");
+            shadows.set(shadows.get() + 1);
+        }
+    };
+    let whole = small_world();
+    let mut part = whole.clone();
+    // All of VPC 0, and of VPC 1 a half of its port here.
+    part.scopes[0][1] = 1 | 0b111 << 1 | 0b001 << 4;
+    check(&whole, &part, "10.1.0.0/25", "10.1.0.0/24");
+    check(&part, &whole, "10.1.0.0/24", "10.1.0.0/25");
+    assert_eq!(shadows.get(), 2, "the narrower one has an unreachable route of its own");
+    // What is reached no more goes at once.
+    let mut kernel = host();
+    converge(&mut kernel, &whole.desired());
+    let plan = diff(&part.desired(), &kernel.observe_all().unwrap());
+    let other = |it: &Operation| matches!(it, Operation::RemoveRoute(route) if route.key == half("fd00:1::/64"));
+    assert!(place(&plan, &other) < place(&plan, &|it| matches!(it, Operation::AddRoute(_))), "{plan:#?}");
+}
+
+/// C9: what is to be rejected before and after a change is so at every moment.
+#[test]
+fn programs_that_reject_are_never_written_over() {
+    let mut before = small_world();
+    before.scopes[0][1] = 1 | 0b001 << 1 | 0b111 << 4;
+    let mut after = before.clone();
+    after.peered[0][2] = true;
+    after.scopes[0][1] = 1 | 0b100 << 1 | 0b111 << 4;
+    let mut kernel = host();
+    converge(&mut kernel, &before.desired());
+    let observed = kernel.observe_all().unwrap();
+    let plan = diff(&after.desired(), &observed);
+    let (mut added, mut removed) = (0, BTreeSet::new());
+    let routes = plan
+        .operations
+        .iter()
+        .rposition(|it| matches!(it, Operation::RemoveRoute(route) if route.via != Via::Unreachable));
+    let first = plan
+        .operations
+        .iter()
+        .position(|it| matches!(it, Operation::RemoveFilter(_, place) if place.priority == ownership::REJECT_PRIORITY));
+    assert!(routes < first, "routes to what was rejected go before: {plan:#?}");
+    for operation in &plan.operations {
+        match operation {
+            Operation::SetFilter(device, place, IngressFilter::Reject(_)) => {
+                let there = observed.ingress.get(device).is_some_and(|it| it.filters.contains_key(place));
+                assert!(!there && !removed.contains(device), "{device} {place:?}: {plan:#?}");
+                added += 1;
+            }
+            Operation::RemoveFilter(device, place) if place.priority == ownership::REJECT_PRIORITY => {
+                removed.insert(*device);
+            }
+            _ => {}
+        }
+    }
+    assert!(added > 0 && !removed.is_empty(), "{plan:#?}");
+    converge(&mut kernel, &after.desired());
 }
 
 #[test]
@@ -736,7 +841,12 @@ fn tunnels_go_before_the_vrf_that_they_are_in() {
 /// Everybody is peered with everybody, everywhere.
 fn full_world() -> World {
     let all = [[true; VPCS as usize]; VPCS as usize];
-    World { ports: [[true; HOSTS as usize]; VPCS as usize], peered: all, limits: [[0; VPCS as usize]; VPCS as usize] }
+    World {
+        ports: [[true; HOSTS as usize]; VPCS as usize],
+        peered: all,
+        limits: [[0; VPCS as usize]; VPCS as usize],
+        scopes: [[0; VPCS as usize]; VPCS as usize],
+    }
 }
 
 fn is_tunnel(name: &InterfaceName) -> bool {

@@ -180,7 +180,7 @@ async fn bad_pushes_name_what_is_wrong_and_change_nothing() {
         (|c| c["host"] = json!("h2"), "h2"),
         (|c| c["vrfs"]["vpc-a"]["ports"]["much-too-long-a-name"] = json!({}), "much-too-long-a-name"),
         (|c| c["sides"]["1001"]["peer_cidrs"] = json!(["10.3.0.0/16"]), "10.2.9.0/24"),
-        (|c| c["format"] = json!(2), "a newer release wrote it"),
+        (|c| c["format"] = json!(3), "a newer release wrote it"),
     ];
     for (change, named) in cases {
         let mut bad = config(2);
@@ -323,6 +323,23 @@ async fn one_missing_port_holds_back_nothing_else() {
     agent.kernel.state().add_link("tenant2", LinkKind::Other);
     agent.reconciler.notice(Event::Changed);
     agent.report_when(HostReport::in_sync).await;
+}
+
+#[tokio::test]
+async fn an_mtu_that_is_only_assumed_is_not_told() {
+    let kernel = Memory::new();
+    for name in ["eth0", "tenant1", "tenant2"] {
+        kernel.state().add_link(name, LinkKind::Other);
+    }
+    // The underlay address is on no interface yet.
+    let agent = Agent::on(kernel, tempfile::tempdir().unwrap());
+    let report = agent.accepted(&config(1)).await;
+    assert!(report.problems.iter().any(|it| it.kind == ProblemKind::Missing && it.object.contains("192.0.2.1")));
+    assert_eq!(report.underlay_mtu, None, "{report:?}");
+    agent.kernel.state().add_foreign_address("eth0", "192.0.2.1/24");
+    agent.reconciler.notice(Event::Changed);
+    let report = agent.report_when(HostReport::in_sync).await;
+    assert_eq!(report.underlay_mtu, Some(1500));
 }
 
 #[tokio::test]

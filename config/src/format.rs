@@ -12,7 +12,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 use thiserror::Error;
 
 /// The highest number that this release understands.
-pub const KNOWN: u32 = 1;
+pub const KNOWN: u32 = SCOPED_PEERINGS;
+/// The number of records of peerings that join a part of their VPCs only.
+pub const SCOPED_PEERINGS: u32 = 2;
 /// The name of the field.
 const FIELD: &str = "format";
 
@@ -103,7 +105,8 @@ mod tests {
     fn a_format_that_is_too_new_is_refused_whatever_else_is_in_it() {
         let with = |format: &str| CONFIG.replacen('{', &format!("{{\"format\":{format},"), 1);
         assert!(decode::<HostConfig>(with("1").as_bytes()).unwrap().unknown.is_none());
-        for text in [with("2"), with("4294967297"), with("2").replace("\"host\":\"h1\"", "\"host\":7")] {
+        assert!(decode::<HostConfig>(with("2").as_bytes()).unwrap().unknown.is_none());
+        for text in [with("3"), with("4294967297"), with("3").replace("\"host\":\"h1\"", "\"host\":7")] {
             let error = read::<HostConfig>(text.as_bytes()).unwrap_err();
             assert!(matches!(error, FormatError::Newer { .. }), "{error}");
             assert!(error.to_string().contains("a newer release wrote it"), "{error}");

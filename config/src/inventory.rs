@@ -8,7 +8,7 @@
 //!
 //! [[accounts]]                        # only where there is something to say about one
 //! id = "acme"
-//! quotas = { cn-north-1 = 80 }        # live peerings that it may initiate from a region; by default what the settings say
+//! quotas = { cn-north-1 = 80 }        # live peerings that it may initiate from a region; without it: as it is
 //!
 //! [[hosts]]
 //! id = "h1"
@@ -34,6 +34,10 @@
 //! vpc = "vpc-a"
 //! peer_vpc = "vpc-b"
 //! bandwidth = 100                     # Mbit/s in each direction, only between regions; none for no limit
+//! export_prefixes = ["10.1.0.0/24"]   # what of `vpc` is shown; [] for all; without it: as it is, and all of a new peering
+//! import_prefixes = ["10.2.0.0/16"]   # what of `peer_vpc` is taken, likewise
+//! peer_export_prefixes = []           # the same of the other side
+//! peer_import_prefixes = []
 //! ```
 //!
 //! Which entries fit together is the controller's to check; this type only says how they are written.
@@ -94,7 +98,7 @@ pub struct Region {
 pub struct Account {
     /// Its id.
     pub id: AccountId,
-    /// How many live peerings it may initiate from a region, where that is not the default.
+    /// How many live peerings it may initiate from a region, where that is not the default. Without any, what it has stays.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "number::map")]
     pub quotas: BTreeMap<RegionId, u32>,
 }
@@ -142,7 +146,7 @@ pub struct Port {
     pub vpc: VpcId,
     /// The host.
     pub host: HostId,
-    /// The interface on that host.
+    /// The interface on that host: its name, an alternative name of it, or `enx` and the twelve digits of its permanent Ethernet address.
     pub interface: InterfaceName,
     /// The gateway addresses with the length of their subnet, for instance `10.1.0.1/24`.
     #[serde(deserialize_with = "prefix::list")]
@@ -165,6 +169,18 @@ pub struct Peering {
     /// The most that may pass in each direction, in Mbit/s: only between regions; none for no limit.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "number::optional")]
     pub bandwidth: Option<u32>,
+    /// What of `vpc` is shown to the other side; empty for all. Without it, what it is stays, and a new peering has all.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
+    pub export_prefixes: Option<Vec<IpNet>>,
+    /// What of `peer_vpc` is taken, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
+    pub import_prefixes: Option<Vec<IpNet>>,
+    /// What of `peer_vpc` is shown by the receiver, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
+    pub peer_export_prefixes: Option<Vec<IpNet>>,
+    /// What of `vpc` is taken by the receiver, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
+    pub peer_import_prefixes: Option<Vec<IpNet>>,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`id`] | names of accounts, regions, hosts, VPCs and peerings |
 //! | [`net`] | VNI, interface name: numbers and names with the kernel's own limits |
+//! | [`prefix_set`] | what lists of prefixes have in common |
 //! | [`naming`] | names and numbers of what agents make in a kernel: devices, tables, Ethernet and next hop addresses |
 //! | [`number`] | whole numbers, however they are written |
 //! | [`time`] | points in time as text |
@@ -15,6 +16,7 @@
 //! | [`report`] | [`HostReport`]: what a host has |
 //! | [`quota`] | what quotas count |
 //! | [`inventory`] | the document that operators apply |
+//! | [`trace`] | what an agent is asked of a path, and what it answers |
 //! | [`agent_api`] | paths and error body of the agent's HTTP interface |
 //! | [`settings`] | the settings files of both daemons |
 //! | [`text`] | which names and descriptions are legal, and how texts of others are quoted and shown |
@@ -36,6 +38,7 @@ pub mod log_format;
 pub mod naming;
 pub mod net;
 pub mod number;
+pub mod prefix_set;
 pub mod quota;
 pub mod report;
 pub mod revision;
@@ -43,6 +46,7 @@ pub mod settings;
 pub mod text;
 pub mod time;
 pub mod tls;
+pub mod trace;
 pub mod traffic;
 
 pub use host_config::{HostConfig, HostPatch, InvalidHostConfig, SharedHostConfig, ValidHostConfig};

@@ -7,7 +7,10 @@ use crate::{
     revision::Revision,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+/// The MTUs in bytes that an underlay can have: from what every IPv4 router forwards to the longest packet (RFC 791).
+pub const UNDERLAY_MTUS: RangeInclusive<u32> = 68..=65_535;
 
 /// What an agent says of its host: the body of `GET /v1/status`, and the answer to each push.
 ///
@@ -32,6 +35,9 @@ pub struct HostReport {
     /// The MTU of the underlay at this host's end, in bytes; none before the kernel was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay_mtu: Option<u32>,
+    /// Whether the agent knows sides of which only a part is reached. One that does not has nothing of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub knows_scoped_sides: bool,
     /// What is behind the rest, sorted by scope: what problems name, and the revision that it had before them. `Scope::Host`
     /// stands for everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -221,6 +227,7 @@ mod tests {
             counters: Counters::default(),
             last_pass: None,
             underlay_mtu: None,
+            knows_scoped_sides: false,
             behind: vec![],
             vrfs: BTreeMap::new(),
             sides: BTreeMap::new(),

@@ -4,8 +4,11 @@ use crate::{
     connections::{ConnectionSettings, OutOfRange},
     id::RegionId,
     log_format::LogFormat,
+    net::prefix,
+    report::UNDERLAY_MTUS,
     tls::{TRUST_DOMAIN, Tls, TlsFiles},
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{
     collections::BTreeSet,
@@ -27,9 +30,9 @@ pub struct AgentSettings {
     /// The UDP port of VXLAN; all hosts must use the same one. The default is 4789 (RFC 7348 section 8).
     #[serde(default = "default_vxlan_port")]
     pub vxlan_port: u16,
-    /// The MTU of the path between hosts, in bytes. By default that of the interface which holds the underlay address.
+    /// The MTU of the path between hosts, in bytes, 68 to 65 535. By default that of the interface which holds the underlay address.
     /// To be set where that address is on a loopback interface.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "underlay_mtu")]
     pub underlay_mtu: Option<u32>,
     /// How often the whole kernel is compared with the configuration when no event asks for it, in seconds. Default 60. Sysctls of
     /// ports and peering devices that the kernel does not announce are read every 3 seconds besides.
@@ -73,6 +76,17 @@ fn default_event_buffer() -> usize {
 
 fn default_underlay_filter_entries() -> u32 {
     1 << 20
+}
+
+fn underlay_mtu<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    let mtu = Option::<u32>::deserialize(from)?;
+    match mtu.filter(|mtu| !UNDERLAY_MTUS.contains(mtu)) {
+        None => Ok(mtu),
+        Some(mtu) => {
+            let (least, most) = UNDERLAY_MTUS.into_inner();
+            Err(D::Error::custom(format!("underlay_mtu is {mtu}, and must be {least} to {most}")))
+        }
+    }
 }
 
 fn underlay_filter_entries<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
@@ -203,6 +217,13 @@ pub struct ControllerSettings {
     /// The currency of all prices. Default `CNY`.
     #[serde(default = "default_currency")]
     pub currency: String,
+    /// Prefixes within the provider's own network that webhooks may be sent to all the same, also without TLS. Default none.
+    #[serde(default, deserialize_with = "prefix::list", skip_serializing_if = "Vec::is_empty")]
+    pub webhooks_allowed: Vec<IpNet>,
+    /// Prefixes that webhooks may not be sent to, besides all that are none of the public internet and the hosts' addresses: the
+    /// provider's own public ones. Default none.
+    #[serde(default, deserialize_with = "prefix::list", skip_serializing_if = "Vec::is_empty")]
+    pub webhooks_refused: Vec<IpNet>,
     /// How the log is written: `text` or `json`. Default `text`.
     #[serde(default)]
     pub log_format: LogFormat,
@@ -695,6 +716,19 @@ fn default_poll_s() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_mtu_that_no_underlay_has_is_refused() {
+        let shipped = include_str!("../agent.toml");
+        let read = |mtu: &str| toml::from_str::<AgentSettings>(&format!("underlay_mtu = {mtu}\n{shipped}"));
+        for legal in ["68", "1500", "65535"] {
+            assert_eq!(read(legal).unwrap().underlay_mtu, Some(legal.parse().unwrap()));
+        }
+        for wrong in ["0", "67", "65536", "4000000000"] {
+            let said = read(wrong).unwrap_err().to_string();
+            assert!(said.contains(&format!("underlay_mtu is {wrong}, and must be 68 to 65535")), "{said}");
+        }
+    }
 
     #[test]
     fn the_shipped_files_are_legal() {

@@ -5,8 +5,9 @@ use crate::model::{
     Actor, Command, CommandError, Leap, Outcome, Request, Transaction,
     account::What,
     host,
-    record::{Made, Peering},
+    record::{Made, Peering, Role},
     state::Change,
+    webhook,
 };
 use cps_peering_config::{
     id::{AccountId, PeeringId, VpcId},
@@ -14,7 +15,7 @@ use cps_peering_config::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// How many differences an entry tells of those that a document made.
 const MOST_LINES: usize = 200;
@@ -30,6 +31,8 @@ const LONGEST_TEXT: usize = 300;
 const LONGEST_REASON: usize = 1000;
 /// The most accounts that one entry concerns; where there are more, there are more entries that say the same.
 const MOST_ACCOUNTS: usize = 500;
+/// The most events of one entry. Where there are more, there are more entries.
+const MOST_EVENTS: usize = 100;
 /// More than any entry has when it is kept, in bytes.
 pub const MAX_ENTRY: usize = 128 * 1024;
 
@@ -62,6 +65,33 @@ pub struct Entry {
     /// What those who listen are told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
+}
+
+impl Entry {
+    /// Whether nobody has asked for it.
+    fn is_by_itself(&self) -> bool {
+        self.actor == Actor::System.to_string()
+    }
+
+    /// Whose share of the trail it takes: that of who acted or, where it happened by itself, of the one account whose peerings it
+    /// happened to, so that nobody's many peerings take room from others.
+    pub(crate) fn owner(&self) -> String {
+        if !self.is_by_itself() {
+            return self.actor.clone();
+        }
+        let payer = |event: &Event| {
+            let initiator = event.told.iter().find(|told| told.role == Role::Initiator.word());
+            initiator.or(event.told.first()).map(|told| told.account.clone())
+        };
+        let mut payers: BTreeSet<Option<AccountId>> = self.events.iter().map(payer).collect();
+        if payers.is_empty() && self.accounts.len() == 1 {
+            payers.insert(self.accounts.first().cloned());
+        }
+        match (payers.len(), payers.pop_first().flatten()) {
+            (1, Some(account)) => Actor::Account(account).to_string(),
+            _ => self.actor.clone(),
+        }
+    }
 }
 
 /// What is looked for in the trail.
@@ -125,7 +155,7 @@ pub(crate) fn entries(
         if entries.is_empty() && !events.is_empty() {
             entries.push(Entry::of_system("TimeIsUp", "", now_ms));
         }
-        events::attach(&mut entries, &events);
+        attach(&mut entries, &events);
         return entries;
     }
     let mut accounts: BTreeSet<AccountId> = request.actor.account().cloned().into_iter().collect();
@@ -177,8 +207,36 @@ pub(crate) fn entries(
     let with = |accounts: &[AccountId]| Entry { accounts: accounts.iter().cloned().collect(), ..entry.clone() };
     entries.push(with(first));
     entries.extend(more.chunks(MOST_ACCOUNTS).map(with));
-    events::attach(&mut entries, &events);
+    attach(&mut entries, &events);
     entries
+}
+
+/// Puts events beside the last entry of the audit trail; where there are many, with further entries that say the same.
+fn attach(entries: &mut Vec<Entry>, events: &[Event]) {
+    // What happened by itself has an entry for each peering: there its events stand, so that nobody's go with another's entry.
+    let mut rest = Vec::new();
+    let due = entries.iter().enumerate().filter(|(_, entry)| entry.is_by_itself());
+    // (Of two with the same target, the first.)
+    let due: HashMap<String, usize> = due.rev().map(|(place, entry)| (entry.target.clone(), place)).collect();
+    for event in events {
+        let entry = due.get(&event.target).and_then(|place| entries.get_mut(*place));
+        match entry.filter(|entry| entry.events.len() < MOST_EVENTS) {
+            Some(entry) => entry.events.push(event.clone()),
+            None => rest.push(event.clone()),
+        }
+    }
+    if rest.is_empty() {
+        return;
+    }
+    let Some(last) = entries.last().cloned() else { return };
+    if !last.events.is_empty() {
+        entries.push(Entry { events: Vec::new(), asked: Value::Null, ..last.clone() });
+    }
+    let mut pieces = rest.chunks(MOST_EVENTS).map(<[Event]>::to_vec);
+    if let (Some(first), Some(entry)) = (pieces.next(), entries.last_mut()) {
+        entry.events = first;
+    }
+    entries.extend(pieces.map(|events| Entry { events, asked: Value::Null, ..last.clone() }));
 }
 
 /// Cuts every text in a value.
@@ -204,7 +262,11 @@ pub(crate) fn disclosed(
     let (owners, outcome) = match result {
         Err(refusal) => (refusal.tells.clone(), "overlap"),
         Ok(Outcome::Made(Made::Peering(id))) if rehearsed => {
-            let made = tx.state.peerings().get(id).filter(|_| matches!(request.command, Command::CreatePeering(_)));
+            let compares = matches!(
+                request.command,
+                Command::CreatePeering(_) | Command::AcceptPeering(_) | Command::SetPrefixes(_)
+            );
+            let made = tx.state.peerings().get(id).filter(|_| compares);
             (made.map(accounts_of).unwrap_or_default(), "no overlap")
         }
         Ok(_) => (BTreeSet::new(), ""),
@@ -215,7 +277,8 @@ pub(crate) fn disclosed(
             let peer = tx.state.vpcs().get(&create.peer_vpc).filter(|vpc| vpc.account == *owner);
             peer.map(|vpc| vpc.id.to_string())
         }
-        Command::AcceptPeering(which) => Some(which.id.to_string()),
+        Command::AcceptPeering(accept) => Some(accept.which.id.to_string()),
+        Command::SetPrefixes(set) => Some(set.which.id.to_string()),
         _ => None,
     };
     let entry = |owner: AccountId| {
@@ -276,6 +339,7 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::RejectPeering(_) => "RejectPeering",
         Command::ModifyPeering(_) => "ModifyPeering",
         Command::SetBandwidth(_) => "SetBandwidth",
+        Command::SetPrefixes(_) => "SetPrefixes",
         Command::DeletePeering(_) => "DeletePeering",
         Command::CreateVpc(_) => "CreateVpc",
         Command::ModifyVpc(_) => "ModifyVpc",
@@ -293,6 +357,11 @@ pub(crate) fn name(command: &Command) -> &'static str {
             What::Quota { .. } => "SetQuota",
             What::Block(_) => "BlockAccount",
             What::Unblock(_) => "UnblockAccount",
+        },
+        Command::Webhook(change) => match change.what {
+            webhook::What::Create { .. } => "CreateWebhook",
+            webhook::What::Modify { .. } => "ModifyWebhook",
+            webhook::What::Delete => "DeleteWebhook",
         },
         Command::Host(change) => match change.what {
             host::What::Drain => "DrainHost",
@@ -337,9 +406,9 @@ pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<Str
     Some(match (command, outcome) {
         (_, Some(Outcome::Made(Made::Peering(id)))) => peering(id),
         (_, Some(Outcome::Made(Made::Vpc(id)))) => vpc(id),
-        (Command::AcceptPeering(which) | Command::RejectPeering(which) | Command::DeletePeering(which), _) => {
-            peering(&which.id)
-        }
+        (Command::RejectPeering(which) | Command::DeletePeering(which), _) => peering(&which.id),
+        (Command::AcceptPeering(accept), _) => peering(&accept.which.id),
+        (Command::SetPrefixes(set), _) => peering(&set.which.id),
         (Command::ModifyPeering(modify), _) => peering(&modify.which.id),
         (Command::SetBandwidth(set), _) => peering(&set.which.id),
         (Command::Activate(id) | Command::Drained(id), _) => peering(id),
@@ -349,6 +418,7 @@ pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<Str
         (Command::DeleteVpc(which), _) => vpc(&which.id),
         (Command::CreateVpc(create), _) => create.region.to_string(),
         (Command::Account(change), _) => change.id.to_string(),
+        (Command::Webhook(change), _) => change.id.clone(),
         (Command::Host(host::Change { id, .. }) | Command::Forget(id) | Command::LearnMtu(id, _), _) => id.to_string(),
         (Command::ConfirmClock, _) => "clock".to_owned(),
         (Command::Release, _) => "cluster".to_owned(),

@@ -14,6 +14,7 @@ use serde_json::Value;
 use std::{
     ffi::OsStr,
     fs::{self, DirBuilder},
+    io,
     num::NonZeroUsize,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown},
     path::{Path, PathBuf},
@@ -102,16 +103,17 @@ fn scheduled(
     command: Option<&str>,
 ) -> anyhow::Result<String> {
     let copy = made_somehow(settings)?;
-    Store::verify_copy(&copy)?;
+    let cluster = Store::verify_copy(&copy)?.cluster;
     let name = copy.file_name().unwrap_or(OsStr::new("copy"));
     if let Some(folder) = to {
-        // Never half a copy under its name.
-        let (unfinished, file) = (folder.join("unfinished"), folder.join(name));
+        // Never half a copy under its name, whoever else puts copies there at the same time.
+        let file = folder.join(name);
         let failed = || format!("cannot copy {} to {}", copy.display(), file.display());
-        fs::copy(&copy, &unfinished).with_context(failed)?;
-        fs::File::open(&unfinished).and_then(|file| file.sync_all()).with_context(failed)?;
-        Store::verify_copy(&unfinished)?;
-        fs::rename(&unfinished, &file).with_context(failed)?;
+        let unfinished = tempfile::Builder::new().prefix("unfinished-").tempfile_in(folder).with_context(failed)?;
+        io::copy(&mut fs::File::open(&copy).with_context(failed)?, &mut unfinished.as_file()).with_context(failed)?;
+        unfinished.as_file().sync_all().with_context(failed)?;
+        Store::verify_copy(unfinished.path())?;
+        unfinished.persist_noclobber(&file).with_context(failed)?;
     }
     if let Some(command) = command {
         let ran = process::Command::new("sh").args(["-c", command]).env("BACKUP_FILE", &copy).status();
@@ -119,8 +121,13 @@ fn scheduled(
         ensure!(ran.success(), "`{command}` ended with {ran}; {} stays, and no old copy is removed", copy.display());
     }
     let mut removed = 0;
-    for folder in [copy.parent(), to].into_iter().flatten() {
-        removed += remove_old(folder, keep.get())?;
+    let of_cluster = |manifest: Option<Manifest>| manifest.is_some_and(|it| it.cluster == cluster);
+    if let Some(own) = copy.parent() {
+        // Earlier releases did not say of what their copies are; here they are this store's.
+        removed += remove_old(own, keep.get(), |manifest| manifest.is_none() || of_cluster(manifest))?;
+    }
+    if let Some(folder) = to {
+        removed += remove_old(folder, keep.get(), of_cluster)?;
     }
     Ok(format!("{} is made and whole; {removed} old copies are removed", copy.display()))
 }
@@ -153,8 +160,8 @@ fn made_somehow(settings: &ControllerSettings) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Removes all but the newest copies whose names are times, as a controller gives them.
-fn remove_old(folder: &Path, keep: usize) -> anyhow::Result<usize> {
+/// Removes all but the newest copies of one cluster whose names are times, as a controller gives them. What cannot be read stays.
+fn remove_old(folder: &Path, keep: usize, is_own: impl Fn(Option<Manifest>) -> bool) -> anyhow::Result<usize> {
     let failed = || format!("cannot look into {}", folder.display());
     let mut copies = Vec::new();
     for file in fs::read_dir(folder).with_context(failed)? {
@@ -162,7 +169,7 @@ fn remove_old(folder: &Path, keep: usize) -> anyhow::Result<usize> {
         let is_copy = path.extension().is_some_and(|end| end == Store::COPY);
         let is_time =
             path.file_stem().and_then(OsStr::to_str).is_some_and(|it| it.starts_with("20") && it.ends_with('Z'));
-        if is_copy && is_time {
+        if is_copy && is_time && Store::inspect_copy(&path).is_ok_and(&is_own) {
             copies.push(path);
         }
     }

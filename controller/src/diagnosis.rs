@@ -245,7 +245,7 @@ fn host(host: &HostFacts, findings: &mut Vec<Finding>) {
     answered(host, findings);
 }
 
-/// Hosts whose underlay has another MTU than that of most: packets between them and others are lost where they are large.
+/// Hosts whose underlay has another MTU than that of most: a path takes what its smaller end takes.
 fn mtus(hosts: &[HostFacts], findings: &mut Vec<Finding>) {
     let known: Vec<(&HostId, u32)> = hosts
         .iter()
@@ -261,10 +261,11 @@ fn mtus(hosts: &[HostFacts], findings: &mut Vec<Finding>) {
     let Some((usual, _)) = counts.iter().max_by_key(|(mtu, count)| (**count, **mtu)) else { return };
     for (id, mtu) in known.iter().filter(|(_, mtu)| mtu != usual) {
         let finding = format!(
-            "the underlay has an MTU of {mtu}, and that of most hosts {usual}: large packets between them are lost"
+            "the underlay has an MTU of {mtu}, and that of most hosts {usual}: packets between them can be no larger than {} allows",
+            mtu.min(usual)
         );
         findings.push(Finding::new(
-            Verdict::Failure,
+            Verdict::Warning,
             "MTU",
             id.to_string(),
             finding,
@@ -389,7 +390,7 @@ mod tests {
             ["Warning MTU h1"]
         );
         let hosts = [HostFacts { answer: Some(told(small, 0)), ..up("h1") }, up("h2"), up("h3")];
-        assert_eq!(wrong(&healthy(), &hosts), ["Failure MTU h1", "Warning MTU h1"]);
+        assert_eq!(wrong(&healthy(), &hosts), ["Warning MTU h1", "Warning MTU h1"]);
         let found = with(|it| {
             let bad = HostFinding { verdict: Verdict::Failure, subject: "packets".into(), text: "a filter".into() };
             it.findings = vec![bad, HostFinding { verdict: Verdict::Ok, subject: "x".into(), text: "y".into() }];

@@ -3,14 +3,11 @@
 //!
 //! An account is told of what its own side sees, and of nothing else (rule L11).
 
-use crate::{
-    audit::Entry,
-    model::{
-        Transaction,
-        peering::state_word,
-        record::{End, Peering, PeeringState, Role},
-        state::{Change, State},
-    },
+use crate::model::{
+    Transaction,
+    peering::state_word,
+    record::{End, Peering, PeeringState, Role},
+    state::{Change, State},
 };
 use cps_peering_config::id::{AccountId, HostId, RegionId};
 use serde::{Deserialize, Serialize};
@@ -18,8 +15,6 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 /// For how long events can be asked for, in milliseconds: 7 days.
 pub const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
-/// The most events of one entry of the audit trail. Where there are more, there are more entries.
-const MOST_OF_ONE: usize = 100;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +52,7 @@ pub struct Told {
 }
 
 /// All types of events, with what each means.
-pub const TYPES: [(&str, &str); 21] = [
+pub const TYPES: [(&str, &str); 26] = [
     ("peering.requested", "a peering was asked for, and waits for the receiver"),
     ("peering.created", "a peering was made that needs no answer"),
     ("peering.accepted", "the receiver has accepted"),
@@ -69,6 +64,7 @@ pub const TYPES: [(&str, &str); 21] = [
     ("peering.bandwidthChanged", "it has another bandwidth"),
     ("peering.modified", "its name, description or tags are others"),
     ("peering.cidrsChanged", "a VPC of it has other CIDRs"),
+    ("peering.prefixesChanged", "other prefixes of a VPC of it are shown, taken or reached"),
     ("peering.suspended", "it forwards nothing until its initiator has paid"),
     ("peering.resumed", "its initiator has paid"),
     ("peering.deleted", "a party has deleted it"),
@@ -77,6 +73,10 @@ pub const TYPES: [(&str, &str); 21] = [
     ("account.chargeStatusChanged", "the account stands otherwise with the billing system"),
     ("host.added", "for operators: a host was added"),
     ("host.removed", "for operators: a host was removed"),
+    ("host.drained", "for operators: a host was drained: it takes no new ports"),
+    ("host.uncordoned", "for operators: a host that was drained is in use again"),
+    ("host.paused", "for operators: nothing is pushed to a host any more"),
+    ("host.resumed", "for operators: a host is pushed to again"),
     ("host.outOfSync", "for operators: a host is not known to be as it must be for some time"),
     ("host.inSync", "for operators: it is again"),
 ];
@@ -189,18 +189,51 @@ fn of_change(before: Option<&Peering>, after: &Peering, events: &mut Vec<Event>)
     }
     // Of what it asked for, an initiator hears nothing before it is accepted (rule L11).
     let knows = before.was_accepted() || !after.is_cross_account();
-    let (own, other) = (before.initiator.cidrs != after.initiator.cidrs, before.receiver.cidrs != after.receiver.cidrs);
     let accepted_now = !before.was_accepted() && after.was_accepted();
-    let mut cidrs = Vec::new();
-    if own || (other && knows) {
-        cidrs.push(Role::Initiator);
+    let cidrs = |role: Role| before.view(role).0.cidrs != after.view(role).0.cidrs;
+    // What a side does not show is none of the other's business.
+    let offered = |role: Role| before.view(role).0.offered() != after.view(role).0.offered();
+    let mut told = Vec::new();
+    if cidrs(Role::Initiator) || (cidrs(Role::Receiver) && offered(Role::Receiver) && knows) {
+        told.push(Role::Initiator);
     }
-    if own || other {
-        cidrs.push(Role::Receiver);
+    if cidrs(Role::Receiver) || (cidrs(Role::Initiator) && offered(Role::Initiator)) {
+        told.push(Role::Receiver);
     }
-    if !cidrs.is_empty() && !accepted_now {
-        tell("peering.cidrsChanged", &cidrs);
+    if !told.is_empty() && !accepted_now {
+        tell("peering.cidrsChanged", &told);
     }
+    let lists = |peering: &Peering, role: Role| {
+        let side = peering.view(role).0;
+        (side.export_prefixes.clone(), side.import_prefixes.clone())
+    };
+    let changed = |role: Role| lists(before, role) != lists(after, role);
+    if (changed(Role::Initiator) || changed(Role::Receiver)) && !accepted_now {
+        let reached = |peering: &Peering, role: Role| {
+            let (own, peer) = peering.view(role);
+            (own.effective(peer).into_owned(), peer.effective(own).into_owned(), peer.offered().into_owned())
+        };
+        let sees = |role: &Role| {
+            let other = *role == Role::Receiver || knows;
+            changed(*role) || (other && reached(before, *role) != reached(after, *role))
+        };
+        let told: Vec<Role> = ROLES.into_iter().filter(sees).collect();
+        tell("peering.prefixesChanged", &told);
+    }
+}
+
+/// What was done to a host that stays.
+fn maintenance(tx: &Transaction<'_>, id: &HostId) -> Vec<&'static str> {
+    let of = |state: &State| state.hosts().get(id).map(|host| (host.drained, host.paused)).unwrap_or_default();
+    let (before, after) = (of(tx.before()), of(tx.state));
+    let mut kinds = Vec::new();
+    if before.0 != after.0 {
+        kinds.push(if after.0 { "host.drained" } else { "host.uncordoned" });
+    }
+    if before.1 != after.1 {
+        kinds.push(if after.1 { "host.paused" } else { "host.resumed" });
+    }
+    kinds
 }
 
 /// What the changes of a command mean to others, in order.
@@ -229,7 +262,8 @@ pub(crate) fn of(tx: &Transaction<'_>) -> Vec<Event> {
                 match (before, after) {
                     (false, true) => events.push(of_host("host.added", id)),
                     (true, false) => events.push(of_host("host.removed", id)),
-                    _ => {}
+                    (true, true) => events.extend(maintenance(tx, id).into_iter().map(|kind| of_host(kind, id))),
+                    (false, false) => {}
                 }
             }
             _ => {}
@@ -257,16 +291,6 @@ impl Event {
     }
 }
 
-/// Puts events beside the last entry of the audit trail; where there are many, with further entries that say the same.
-pub(crate) fn attach(entries: &mut Vec<Entry>, events: &[Event]) {
-    let Some(last) = entries.last().cloned() else { return };
-    let mut pieces = events.chunks(MOST_OF_ONE).map(<[Event]>::to_vec);
-    if let (Some(first), Some(entry)) = (pieces.next(), entries.last_mut()) {
-        entry.events = first;
-    }
-    entries.extend(pieces.map(|events| Entry { events, asked: serde_json::Value::Null, ..last.clone() }));
-}
-
 /// Who is told of an entry's events, but for operators.
 pub(crate) fn accounts(events: &[Event]) -> BTreeSet<AccountId> {
     events.iter().flat_map(|event| &event.told).map(|told| told.account.clone()).collect()
@@ -281,11 +305,14 @@ pub struct Cursor {
     pub index: usize,
     /// When the event before it happened or, behind all events, when there were no more; in seconds since 1970-01-01 UTC.
     pub seconds: u64,
+    /// How often a copy of the store had been brought back by then: numbers are given again after that.
+    pub restores: u32,
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.number, self.index, self.seconds)
+        write!(f, "{}.{}.{}", self.number, self.index, self.seconds)?;
+        if self.restores == 0 { Ok(()) } else { write!(f, ".{}", self.restores) }
     }
 }
 
@@ -300,6 +327,11 @@ impl FromStr for Cursor {
         };
         let (number, index, seconds) = (next()?, next()?, next()?);
         let index = usize::try_from(index).map_err(drop)?;
-        if parts.next().is_some() { Err(()) } else { Ok(Self { number, index, seconds }) }
+        let restores = match parts.next() {
+            None => 0,
+            Some(part) if !part.starts_with(['0', '+']) => part.parse().map_err(drop)?,
+            Some(_) => return Err(()),
+        };
+        if parts.next().is_some() { Err(()) } else { Ok(Self { number, index, seconds, restores }) }
     }
 }

@@ -12,6 +12,7 @@
 //! | [`access`] | credentials of a request | who calls, or why nobody is let in |
 //! | [`model`] | state, command, time, ids | an error, or changed records. Pure |
 //! | [`charging`] | metered periods, prices | amounts. Pure |
+//! | [`paths`] | state, what hosts say of their kernels | why one address reaches another, or does not. Pure |
 //! | [`plan`] | state | what one host must have. Pure |
 //! | [`audit`] | commands and their outcomes | entries of the audit trail |
 //! | [`events`] | what commands changed | what accounts and operators are told of it. Pure |
@@ -20,6 +21,7 @@
 //! | [`engine`] | commands, reports of agents | responses; targets for the push; traffic counted. The one writer |
 //! | [`hosts`] | targets | configurations, shares of bandwidths and revocation lists on their way to agents; reports and counters |
 //! | [`cluster`] | who leads in etcd | leading, or requests forwarded to the leader |
+//! | [`webhooks`] | events, where they are to be sent | signed requests |
 //! | [`instruments`], [`metrics`] | what is measured, the state | metrics for Prometheus |
 //!
 //! The program itself, `main.rs`, has a map of its own parts. The command line is a crate of its own, below `cli`.
@@ -37,8 +39,10 @@ pub mod hosts;
 pub mod instruments;
 pub mod metrics;
 pub mod model;
+pub mod paths;
 pub mod plan;
 pub mod store;
+pub mod webhooks;
 
 #[cfg(test)]
 #[path = "../../tests/src/fuzz.rs"]

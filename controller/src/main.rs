@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     let text = std::fs::read_to_string(settings).unwrap_or_default();
     cps_peering_service::log::start(if arguments.dev { LogFormat::Text } else { LogFormat::of(&text) });
     if arguments.openapi {
-        return match api::openapi_document().to_pretty_json() {
+        return match serde_json::to_string_pretty(&api::openapi_document()) {
             Ok(text) => {
                 cps_peering_terminal::show(&text);
                 ExitCode::SUCCESS

@@ -33,7 +33,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<backup::Command>,
     },
-    /// Tell what of the store can be read, and what is lost, while no controller runs: for when it is damaged. The store stays as
+    /// Report which parts of the store are readable and what is lost, while no controller runs: for when it is damaged. The store stays as
     /// it is.
     CheckStore {
         /// The file, where it is not that of the settings.
@@ -73,7 +73,7 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Ask the agents of an inventory whose they are and which revision they have: for when the store is lost and there is no copy.
+    /// Ask the agents in an inventory which cluster they belong to and which revision they have: for when the store is lost and there is no copy.
     AskAgents {
         /// The inventory.
         #[arg(short, long)]

@@ -9,6 +9,7 @@ use cps_peering_config::{
     host_config::{Limit, PortConfig, Ports, Remotes, Share, SideConfig, VrfConfig},
     id::{HostId, PeeringId, VpcId},
     net::{InterfaceName, Vni},
+    prefix_set::intersection,
 };
 use ipnet::IpNet;
 use std::{
@@ -44,7 +45,7 @@ pub fn plan(state: &State, host: &Host, alike: &mut Sides) -> SharedHostConfig {
         // They came in the order of their names.
         let ports = Ports::from_sorted_store_unchecked(ports);
         let Some(vpc) = state.vpcs().get(vpc) else { continue };
-        let remotes = remotes(state, &vpc.id, &host.id);
+        let remotes = remotes(state, &vpc.id, &host.id, None);
         let path_mtu =
             host.underlay_mtu.and_then(|own| path_mtu(state, &vpc.id, &host.id).filter(|least| *least < own));
         let vrf = VrfConfig { vni: vpc.vni, ports, remotes, path_mtu };
@@ -83,13 +84,17 @@ fn sides(
     let views = peering.forwards().then(|| peering.views()).into_iter().flatten();
     let side = |(own, peer): (&Side, &Side)| {
         let (vni, peer_vni) = (own.vni?, peer.vni?);
+        let reached = peer.effective(own);
+        // Where a part is reached, only that is told: of the rest nobody's hosts know.
+        let part = peering.is_scoped().then_some(&*reached);
         let make = || {
             Arc::new(SideConfig {
                 peering: peering.id.clone(),
                 vpc: own.vpc.clone(),
                 peer_vni,
-                peer_cidrs: peer.cidrs.clone(),
-                remotes: remotes(state, &peer.vpc, &host.id),
+                peer_cidrs: reached.to_vec(),
+                own_prefixes: part.map(|_| own.effective(peer).into_owned()),
+                remotes: remotes(state, &peer.vpc, &host.id, part),
                 path_mtu: path_mtu(state, &peer.vpc, &host.id)
                     .filter(|least| mtus(state, &own.vpc).any(|(_, mtu)| *least < mtu)),
                 limit: limit(state, peering, own),
@@ -125,12 +130,20 @@ pub(crate) fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limi
     Some(Limit { bandwidth_mbit, share })
 }
 
-/// The prefixes of a VPC on other hosts, by their VTEP addresses.
-fn remotes(state: &State, vpc: &VpcId, here: &HostId) -> Remotes {
+/// The prefixes of a VPC on other hosts, by their VTEP addresses; of a part of it what is in that part.
+fn remotes(state: &State, vpc: &VpcId, here: &HostId, part: Option<&[IpNet]>) -> Remotes {
     let mut remotes: BTreeMap<IpAddr, Vec<IpNet>> = BTreeMap::new();
     for port in state.ports_of(vpc).filter(|port| port.key.host != *here) {
-        if let Some(host) = state.hosts().get(&port.key.host) {
-            remotes.entry(host.underlay).or_default().extend(&port.prefixes);
+        let Some(host) = state.hosts().get(&port.key.host) else { continue };
+        match part {
+            None => remotes.entry(host.underlay).or_default().extend(&port.prefixes),
+            Some(part) => {
+                let prefixes = intersection(&port.prefixes, part);
+                // A host with nothing of it is none that may send.
+                if !prefixes.is_empty() {
+                    remotes.entry(host.underlay).or_default().extend(prefixes);
+                }
+            }
         }
     }
     for prefixes in remotes.values_mut() {

@@ -19,11 +19,13 @@ use cps_peering_controller::{
     cluster::{
         candidate::{self, Candidate},
         follower::leader_routes,
+        last_known::Serve,
     },
     engine::{Engine, Health, NewHosts},
     hosts::{client::AgentClients, crl, push, shares, traffic},
     metrics,
     store::{Content, Store},
+    webhooks::{self, Webhooks, guard::Guard},
 };
 use cps_peering_http::{
     Limits, Places,
@@ -123,7 +125,8 @@ async fn open(setup: &Setup, front: &Front) -> anyhow::Result<Option<Opened>> {
         }
         StorePlace::Etcd(etcd) => etcd,
     };
-    let candidate = Candidate::new(etcd, front.identity.as_ref(), settings.connections.per_certificate, &key)?;
+    let under_way = settings.connections.per_certificate;
+    let candidate = Candidate::new(etcd, front.identity.as_ref(), under_way, &key, serve_copies(setup, front)?)?;
     front.current.set(candidate.routes());
     front.open.set(api::open_routes(Arc::clone(candidate.registry()), || Health::Fine));
     let mut serving = front.listen(settings)?;
@@ -136,6 +139,49 @@ async fn open(setup: &Setup, front: &Front) -> anyhow::Result<Option<Opened>> {
     Ok(Some(Opened { store, content, vault, serving: Some(serving) }))
 }
 
+/// How an engine is asked over HTTP by these settings, with room of its own for bodies.
+fn api(
+    setup: &Setup,
+    engine: &Arc<Engine>,
+    access: &Access,
+    identity: Option<&Identity>,
+    streams: Arc<Streams>,
+    agents: &AgentClients,
+) -> Api {
+    Api {
+        engine: Arc::clone(engine),
+        access: access.clone(),
+        delete_wait: Duration::from_millis(setup.settings.delete_wait_ms),
+        prices: Arc::new(setup.prices.clone()),
+        currency: setup.settings.currency.as_str().into(),
+        zone: setup.zone.clone(),
+        streams,
+        webhooks: Arc::default(),
+        body_memory: BodyMemory::new(1 << 20),
+        diagnosed: Diagnosed {
+            identity: identity.cloned(),
+            store_certificates: metrics::certificates_for_store(setup.settings.etcd.as_ref()),
+            agents: agents.clone(),
+        },
+        secure: identity.is_some(),
+    }
+}
+
+/// Serves copies of the store to those who only look, while nobody leads.
+fn serve_copies(setup: &Setup, front: &Front) -> anyhow::Result<Arc<Serve>> {
+    let (setup, identity, key) = (setup.clone(), front.identity.clone(), setup.settings.store_key()?);
+    Ok(Arc::new(move |store, content| {
+        let vault = Arc::new(Vault::for_reading(&key, &content.state)?);
+        let engine = Engine::frozen(store, content, options(&setup.settings))?;
+        let access = Access::new(Arc::clone(&engine), setup.operators.clone(), vault).over_tls(identity.is_some());
+        access.tune(rates(&setup.settings));
+        let agents = AgentClients::new(identity.clone(), poll(&setup.settings)).of_cluster(engine.cluster());
+        let registry = Arc::new(metrics::registry(&engine, identity.clone()));
+        let api = api(&setup, &engine, &access, identity.as_ref(), Arc::default(), &agents);
+        Ok(api::router(api, registry))
+    }))
+}
+
 /// The controller that leads.
 struct Controller {
     engine: Arc<Engine>,
@@ -143,6 +189,8 @@ struct Controller {
     registry: Arc<Registry>,
     body_memory: Arc<BodyMemory>,
     agents: AgentClients,
+    vault: Arc<Vault>,
+    webhooks: Arc<Webhooks>,
     front: Front,
     /// Whether the store is shared with other controllers.
     shared: bool,
@@ -162,8 +210,8 @@ impl Controller {
             sandbox.hide()?;
             sandbox.seed(&engine, &vault)?;
         }
-        let access =
-            Access::new(Arc::clone(&engine), setup.operators.clone(), vault).over_tls(front.identity.is_some());
+        let access = Access::new(Arc::clone(&engine), setup.operators.clone(), Arc::clone(&vault))
+            .over_tls(front.identity.is_some());
         access.tune(rates(&setup.settings));
         let mut registry = metrics::registry(&engine, front.identity.clone());
         metrics::connections(&mut registry, &front.places);
@@ -171,7 +219,10 @@ impl Controller {
         candidate::tell_leading(&mut registry, true);
         let body_memory = BodyMemory::new(usize::try_from(setup.settings.bodies_mib)? << 20);
         let agents = AgentClients::new(front.identity.clone(), poll(&setup.settings)).of_cluster(engine.cluster());
-        Ok((Self { engine, access, registry: Arc::new(registry), body_memory, agents, front, shared }, hosts))
+        let webhooks = Arc::new(Webhooks::default());
+        webhooks.tune(guard(&setup.settings));
+        let registry = Arc::new(registry);
+        Ok((Self { engine, access, registry, body_memory, agents, vault, webhooks, front, shared }, hosts))
     }
 
     /// Serves the HTTP interfaces as these settings have them.
@@ -182,21 +233,11 @@ impl Controller {
     }
 
     fn routes(&self, setup: &Setup) -> Router {
+        let streams = Arc::clone(&self.front.streams);
         let api = Api {
-            engine: Arc::clone(&self.engine),
-            access: self.access.clone(),
-            delete_wait: Duration::from_millis(setup.settings.delete_wait_ms),
-            prices: Arc::new(setup.prices.clone()),
-            currency: setup.settings.currency.as_str().into(),
-            zone: setup.zone.clone(),
-            streams: Arc::clone(&self.front.streams),
+            webhooks: Arc::clone(&self.webhooks),
             body_memory: Arc::clone(&self.body_memory),
-            diagnosed: Diagnosed {
-                identity: self.front.identity.clone(),
-                store_certificates: metrics::certificates_for_store(setup.settings.etcd.as_ref()),
-                agents: self.agents.clone(),
-            },
-            secure: self.front.identity.is_some(),
+            ..api(setup, &self.engine, &self.access, self.front.identity.as_ref(), streams, &self.agents)
         };
         let routes = api::router(api, Arc::clone(&self.registry));
         if self.shared { leader_routes(&self.engine, routes) } else { routes }
@@ -210,8 +251,17 @@ impl Controller {
         if let Some(identity) = identity.clone() {
             tokio::spawn(crl::run(Arc::clone(&self.engine), clients.clone(), identity));
         }
+        let access = self.access.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_mins(1)).await;
+                access.tell_missed();
+            }
+        });
         tokio::spawn(shares::run(Arc::clone(&self.engine), clients.clone()));
         tokio::spawn(traffic::run(Arc::clone(&self.engine), clients.clone()));
+        let sending = webhooks::run(Arc::clone(&self.engine), Arc::clone(&self.vault), Arc::clone(&self.webhooks));
+        tokio::spawn(sending);
         let pushing = push::run(Arc::clone(&self.engine), clients, hosts, poll);
         tokio::spawn(async move {
             if let Err(error) = pushing.await {
@@ -229,12 +279,13 @@ impl Controller {
         let new = read()?;
         self.engine.tune(options(&new.settings));
         self.access.tune(rates(&new.settings));
+        self.webhooks.tune(guard(&new.settings));
         self.front.current.set(self.routes(&new));
         self.front.reserve_for(&new);
         // A sandbox makes tokens up each time; those that it has told stay.
         if new.sandbox.is_none() && self.access.replace_operators(new.operators) {
             self.front.streams.look_again();
-            tracing::info!("operators, or their tokens, are others; what was opened with those before has ended");
+            tracing::info!("operators or tokens changed; sessions opened with the old ones were closed");
         }
         Ok(fixed(old, &new.settings))
     }
@@ -243,6 +294,9 @@ impl Controller {
     fn end(&self) {
         if let Err(error) = self.engine.traffic().save(self.engine.store(), &[], true) {
             tracing::warn!(%error, "what was counted lately is asked for again");
+        }
+        if let Err(error) = self.webhooks.save(&self.engine) {
+            tracing::warn!(%error, "some events will be sent to webhooks again");
         }
         // Another controller need not wait until it is sure that this one is gone.
         self.engine.store().leave();
@@ -304,6 +358,11 @@ impl Front {
         });
         Ok((address, tokio::spawn(serving)))
     }
+}
+
+/// Where webhooks may be sent to.
+fn guard(settings: &ControllerSettings) -> Guard {
+    Guard::new(settings.webhooks_allowed.clone(), settings.webhooks_refused.clone())
 }
 
 /// How often each host is asked how it stands.

@@ -16,14 +16,15 @@ use cps_peering_controller::{
     engine::{Options, Tolerance, TrailLimits, system_clock},
     model,
 };
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 /// What the program runs with.
+#[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) settings: ControllerSettings,
     pub(crate) operators: Operators,
     /// With `--dev`: what is there to begin with.
-    pub(crate) sandbox: Option<Sandbox>,
+    pub(crate) sandbox: Option<Arc<Sandbox>>,
     pub(crate) prices: Prices,
     /// The time zone of bills.
     pub(crate) zone: Zone,
@@ -49,7 +50,7 @@ impl Setup {
         let settings = sandbox.settings(listen, settings)?;
         let (operators, prices) = (operators(&settings, sandbox.admin_token())?, prices(&settings)?);
         let zone = zone(&settings)?;
-        Ok(Self { settings, operators, sandbox: Some(sandbox), prices, zone })
+        Ok(Self { settings, operators, sandbox: Some(Arc::new(sandbox)), prices, zone })
     }
 }
 
@@ -173,6 +174,8 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         clock_leap_s: _,
         clock_believed_after_s: _,
         billing_time_zone: _,
+        webhooks_allowed: _,
+        webhooks_refused: _,
         currency: _,
         prices: _,
     } = old;

@@ -125,7 +125,7 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
 
     wish = {"vpcPeeringName": "p", "vpcId": a, "remoteVpcId": b}
     peering = do(mine, "createVpcPeering", wish | {"dryRun": True}, **north)
-    assert peering == {"dryRun": True}
+    assert peering["dryRun"] and "vpcPeering" not in peering
     peering = do(mine, "createVpcPeering", wish | {"userTags": [{"key": "k", "value": "v"}]}, **north)
     id = {"vpcPeeringId": peering["vpcPeering"]["vpcPeeringId"]}
     do(mine, "modifyVpcPeering", {"description": "d"}, **id, **north)
@@ -138,6 +138,7 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     for answer in ("rejectVpcPeering", "acceptVpcPeering"):
         asked = do(mine, "createVpcPeering", wish | {"vpcPeeringName": answer}, **north)["vpcPeering"]["vpcPeeringId"]
         do(theirs, answer, vpcPeeringId=asked, **east)
+    do(mine, "modifyVpcPeeringPrefixes", {"exportPrefixes": ["10.1.0.0/16"]}, vpcPeeringId=asked, **north)
     do(mine, "modifyVpcPeeringBandwidth", {"bandwidth": 20}, vpcPeeringId=asked, **north)
     assert do(mine, "describeVpcPeerings", **north)["totalCount"] == 3
     do(mine, "describeQuota", query={"type": "vpcpeering"}, **north)
@@ -152,6 +153,21 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     do(mine, "describeMetering", query=january)
     do(mine, "describePrices")
     assert do(mine, "describeEvents", **north)["events"]
+    hook = {"url": "https://192.88.99.1/", "types": ["peering.active"]}
+    refused = sandbox.http("POST", f"/v1/regions/{NORTH}/webhooks", mine, json=hook)
+    assert (refused.status_code, refused.json()["error"]["details"][0]["entry"]) == (400, "url")
+    # Nothing of these types happens here: nothing is sent.
+    hook = {"url": "https://hooks.invalid/", "types": ["peering.expired"]}
+    made = do(mine, "createWebhook", hook, **north)["webhook"]["webhookId"]
+    do(mine, "describeWebhooks", **north)
+    do(mine, "describeWebhook", webhookId=made, **north)
+    do(mine, "modifyWebhook", {"enabled": False}, webhookId=made, **north)
+    do(mine, "deleteWebhook", webhookId=made, **north)
+    made = do(admin, "addWebhook", hook)["webhook"]["webhookId"]
+    do(admin, "listWebhooks")
+    do(admin, "showWebhook", webhookId=made)
+    do(admin, "setWebhook", {"enabled": False}, webhookId=made)
+    do(admin, "removeWebhook", webhookId=made)
     do(admin, "accountMetering", accountId=one.id)
 
     third = {"accountId": "third"}
@@ -173,6 +189,7 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     do(admin, "showPeering", peering="p")
     do(admin, "peeringRoutes", peering="p")
     do(admin, "peeringTraffic", peering="p")
+    do(admin, "setPeeringPrefixes", {"exportPrefixes": []}, peering=asked)
     do(admin, "setPeeringBandwidth", {"bandwidth": 30}, peering=asked)
     do(admin, "deletePeering", peering=asked)
     do(admin, "createPeering", {"vpcPeeringName": "q", "vpcId": b, "remoteVpcId": c, "bandwidth": 5})
@@ -195,7 +212,7 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     do(mine, "deleteVpc", vpcId=a, **north)
     # The clock of a test leaps nowhere: see the controller's own tests of it.
     # These are about hosts that answer, and about Prometheus' format: the same.
-    elsewhere = {"diagnose", "hostSnapshot", "replaceHost", "metrics"}
+    elsewhere = {"diagnose", "hostSnapshot", "replaceHost", "metrics", "describePath", "describeAnyPath"}
     assert done == set(described) - {"showClock", "confirmClock"} - elsewhere
 
 

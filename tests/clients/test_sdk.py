@@ -54,6 +54,10 @@ def test_a_peering_has_jd_clouds_fields_and_ours(one):
     assert re.fullmatch(r"vpcpr-[a-z0-9]{10}", peering["vpcPeeringId"])
     assert TIME.fullmatch(peering.pop("createdTime")) and TIME.fullmatch(peering.pop("activatedTime"))
     remote = peering.pop("remoteVpcInfo")
+    # All of both is joined.
+    for side in (peering["vpcInfo"], remote):
+        assert side.pop("effectivePrefixes") == side["addressPrefix"]
+        assert side.pop("exportPrefixes") == side.pop("importPrefixes") == []
     assert [cidr.split(":")[0] for cidr in remote.pop("addressPrefix")] == ["10.2.0.0/16", "fd43"]
     assert remote == {"vpcId": b, "vpcName": "b", "regionId": NORTH, "accountId": one.id}
     assert peering.pop("vpcInfo") == {

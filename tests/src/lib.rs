@@ -39,5 +39,5 @@ pub mod stream;
 pub mod topology;
 pub mod wait;
 
-pub use lab::{Lab, Server, Store};
+pub use lab::{Lab, Release, Server, Store};
 pub use topology::Topology;

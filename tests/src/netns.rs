@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::File,
     path::PathBuf,
     process::Command,
@@ -44,9 +45,9 @@ impl Netns {
 
     /// A command that will run in it: `ip netns exec` turns into that program, under the same process id. Of what ends at once,
     /// [`Netns::run`] takes half the time.
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.name(), program]);
+        command.args(["netns", "exec", self.name()]).arg(program);
         command
     }
 

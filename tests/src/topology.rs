@@ -87,6 +87,10 @@ impl Topology {
             vpc: legal(vpc),
             peer_vpc: legal(peer_vpc),
             bandwidth: None,
+            export_prefixes: None,
+            import_prefixes: None,
+            peer_export_prefixes: None,
+            peer_import_prefixes: None,
         });
         self
     }

@@ -84,9 +84,13 @@ fn user_mode_linux_runs_on_a_processor_with_amx() {
     let amx = compiled(folder.path(), "test/amx.c", true);
     // Words with spaces, both outputs and the exit status come through, as on any.
     let script = "echo \"$0 on $(uname -m)\"; echo no >&2; exit 3";
-    let ended = user_mode(&["bash", "-c", script, "two  words"], &[("LD_PRELOAD", amx.as_os_str())]);
-    let told = (ended.status.code(), ended.stdout.as_str(), ended.stderr.as_str());
-    assert_eq!(told, (Some(3), "two  words on x86_64\n", "no\n"));
+    // The newer kernel where it was fetched, and this machine's own.
+    for kernel in ["", "system"] {
+        let variables = [("LD_PRELOAD", amx.as_os_str()), ("CPS_PEERING_KERNEL", OsStr::new(kernel))];
+        let ended = user_mode(&["bash", "-c", script, "two  words"], &variables);
+        let told = (ended.status.code(), ended.stdout.as_str(), ended.stderr.as_str());
+        assert_eq!(told, (Some(3), "two  words on x86_64\n", "no\n"), "{kernel}");
+    }
 }
 
 #[test]
@@ -96,7 +100,8 @@ fn a_kernel_that_dies_before_the_command_is_explained_before_its_last_words() {
     fs::write(&stub, "#!/bin/sh\necho 'Kernel panic - not syncing'\nkill -ABRT $$\n").unwrap();
     fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
-    let ended = user_mode(&["true"], &[("PATH", OsStr::new(&path))]);
+    let variables = [("PATH", OsStr::new(&path)), ("CPS_PEERING_KERNEL", OsStr::new("system"))];
+    let ended = user_mode(&["true"], &variables);
     assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(70), ""));
     let (first, last) = ended.stderr.split_once('\n').unwrap();
     for told in ["tests/kernel: user-mode Linux (", "before the command began", "`modprobe vrf`", "/proc/cpuinfo"] {

@@ -8,7 +8,7 @@ use crate::{
     kernel::{Kernel, Netlink},
     ledger::Ledger,
     objects::{LinkKind, Observed},
-    ownership,
+    ownership, ports,
     reconcile::Options,
 };
 use cps_peering_config::{
@@ -95,6 +95,7 @@ fn examine(settings: &AgentSettings, observed: Result<Observed, String>) -> Vec<
         Ok(observed) => {
             findings.extend(clashes(&observed, settings.vxlan_port));
             findings.extend(interference(&observed, settings));
+            findings.extend(small_underlay(&observed, settings));
         }
         Err(error) => findings.push(failure("netlink", error)),
     }
@@ -312,12 +313,22 @@ fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<HostFinding> {
 fn interference(observed: &Observed, settings: &AgentSettings) -> Vec<HostFinding> {
     const SUBJECT: &str = "packets";
     let config = Ledger::new(settings.ledger.clone()).load().ok().flatten().unwrap_or_else(sample);
+    let config = ports::in_kernel_names(&config, &ports::aliases(&config, &observed.links)).into_owned();
     let (underlay_params, _) = Options::from(settings).underlay_params(&config, observed);
     let plan = diff(&compile(&config, underlay_params, &DirtySet::Everything), observed);
     if plan.interference.is_empty() {
         return vec![ok(SUBJECT, "no filter, route, address or queue of others is in the way of packets of VPCs")];
     }
     plan.interference.iter().map(|it| failure(SUBJECT, format!("{}: {}", it.object, it.reason))).collect()
+}
+
+/// Whether the path between hosts takes what IPv6 needs within VXLAN, once a configuration says where it begins.
+fn small_underlay(observed: &Observed, settings: &AgentSettings) -> Option<HostFinding> {
+    let config = Ledger::new(settings.ledger.clone()).load().ok().flatten()?;
+    let (underlay_params, _) = Options::from(settings).underlay_params(&config, observed);
+    let small = underlay_params.small(config.underlay)?;
+    let text = format!("the underlay has an MTU of {}: {small}", underlay_params.underlay_mtu);
+    Some(if config.underlay.is_ipv4() { warning("MTU", text) } else { failure("MTU", text) })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::{
     dirty_set::DirtySet,
     kernel::{Kernel, Netlink},
     ledger::Ledger,
+    ports,
     reconcile::Options,
     shares::SharesFile,
 };
@@ -18,6 +19,7 @@ use serde_json::json;
 pub fn run(ledger: &Ledger, shares: &SharesFile, options: Options, output: Output) -> anyhow::Result<bool> {
     let config = ledger.load()?.context("the ledger is empty: no controller has sent a configuration yet")?;
     let observed = Netlink::default().observe_all()?;
+    let config = ports::in_kernel_names(&config, &ports::aliases(&config, &observed.links)).into_owned();
     let (underlay_params, trouble) = options.underlay_params(&config, &observed);
     let mut desired = compile(&config, underlay_params, &DirtySet::Everything);
     shares.load().adjust(&config, &mut desired);

@@ -4,14 +4,14 @@
 //! go to, so a rule is reported unless one of these tells that it cannot meet them, or that every one of them was let pass
 //! before. In the hook `forward`, packets of a VPC come from its VRF, whichever port or tunnel it was in fact.
 
-use super::{Interference, survey::Survey};
+use super::{Interference, InterferenceKind, survey::Survey};
 use crate::objects::{
-    Family, Firewall,
+    Effect, Family, Firewall,
     firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict},
 };
 use cps_peering_config::net::{InterfaceName, overlap, within};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// Rules that are looked at for each chain that the kernel begins with. Chains that call each other may be many more.
 const BUDGET: usize = 100_000;
@@ -22,10 +22,7 @@ const NAMED: usize = 5;
 
 pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let firewall = &survey.observed.firewall;
-    for what in &firewall.unread {
-        let reason = "nobody knows whether it drops packets of VPCs".to_owned();
-        found.push(Interference { device: None, object: what.clone(), reason });
-    }
+    unread(firewall, found);
     if firewall.chains.is_empty() {
         return;
     }
@@ -36,27 +33,76 @@ pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
         for family in Family::ALL {
-            if matches!(&chain.scope, Scope::Ip(only) if *only != family) {
-                continue;
+            if let Some(packets) = packets.at(hook, family, &chain.scope) {
+                walk(firewall, chain, packets, found);
             }
-            let Some(packets) = packets.at(hook, family, &chain.scope) else { continue };
-            let mut walk = Walk { firewall, chain, budget: BUDGET, touched: Vec::new() };
-            let end = walk.chain(chain, packets, 0);
-            if let End::Open(_) = end
-                && chain.drops
-            {
-                walk.touched.push(("policy drop".to_owned(), "drops"));
-            }
-            for (rule, does) in walk.touched.into_iter().take(NAMED) {
-                let interference = Interference {
-                    device: None,
-                    object: format!("{} {rule}", name(chain)),
-                    reason: reason(chain, does),
-                };
-                if !found.contains(&interference) {
-                    found.push(interference);
-                }
-            }
+        }
+    }
+}
+
+/// Packets from one address to another, in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// From where.
+    pub source: IpAddr,
+    /// To where.
+    pub destination: IpAddr,
+    /// The device that they come from; none where the host itself sends them.
+    pub from: Option<InterfaceName>,
+    /// The VRF that it is in.
+    pub vrf: InterfaceName,
+    /// The device that they go to; none where the host takes them.
+    pub to: Option<InterfaceName>,
+}
+
+/// What of the host's packet filters touches packets of one flow. Chains for what the host itself takes in or sends are not known.
+pub fn touched_by(firewall: &Firewall, flow: &Flow) -> Vec<Interference> {
+    let mut found = Vec::new();
+    unread(firewall, &mut found);
+    for chain in &firewall.chains {
+        let Some(hook) = chain.hook else { continue };
+        for packets in Packets::of_flow(flow, hook, &chain.scope) {
+            walk(firewall, chain, packets, &mut found);
+        }
+    }
+    found
+}
+
+fn unread(firewall: &Firewall, found: &mut Vec<Interference>) {
+    for what in &firewall.unread {
+        let reason = "nobody knows whether it drops packets of VPCs".to_owned();
+        found.push(Interference {
+            device: None,
+            kind: InterferenceKind::Firewall,
+            effect: Effect::MayDrop,
+            object: what.clone(),
+            reason,
+        });
+    }
+}
+
+/// Follows packets through a chain that the kernel begins with.
+fn walk(firewall: &Firewall, chain: &Chain, packets: Packets, found: &mut Vec<Interference>) {
+    let mut walk = Walk { firewall, chain, budget: BUDGET, some_passed: false, touched: Vec::new() };
+    let end = walk.chain(chain, packets, 0, true);
+    if let End::Open(_) = end
+        && chain.drops
+    {
+        let effect = if walk.some_passed { Effect::MayDrop } else { Effect::DropsAll };
+        walk.touched.push(("policy drop".to_owned(), "drops", effect));
+    }
+    // What drops all of them comes first.
+    walk.touched.sort_by_key(|(.., effect)| std::cmp::Reverse(*effect));
+    for (rule, does, effect) in walk.touched.into_iter().take(NAMED) {
+        let interference = Interference {
+            device: None,
+            kind: InterferenceKind::Firewall,
+            effect,
+            object: format!("{} {rule}", name(chain)),
+            reason: reason(chain, does),
+        };
+        if !found.contains(&interference) {
+            found.push(interference);
         }
     }
 }
@@ -112,6 +158,8 @@ struct Packets {
     to: Option<BTreeSet<InterfaceName>>,
     /// All networks of VPCs and their peers.
     sources: Vec<IpNet>,
+    /// The networks that they go to.
+    destinations: Vec<IpNet>,
 }
 
 impl Packets {
@@ -128,28 +176,58 @@ impl Packets {
         } else {
             vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
         };
-        Packets { family: Family::V4, from: Some(vrfs), to: Some(members.collect()), sources }
+        let destinations = sources.clone();
+        Packets { family: Family::V4, from: Some(vrfs), to: Some(members.collect()), sources, destinations }
+    }
+
+    /// Those of one flow at a hook. They come to `prerouting` twice: from their device, and again from its VRF.
+    fn of_flow(flow: &Flow, hook: Hook, scope: &Scope) -> Vec<Packets> {
+        let one = |name: InterfaceName| Some(BTreeSet::from([name]));
+        let (source, destination) = (IpNet::from(flow.source), IpNet::from(flow.destination));
+        let places = match hook {
+            Hook::Ingress => flow.from.map(|from| (one(from), None)).into_iter().collect(),
+            Hook::Prerouting => {
+                let both = flow.from.map(|from| [(one(from), None), (one(flow.vrf), None)]);
+                both.into_iter().flatten().collect()
+            }
+            Hook::Forward => flow.from.and(flow.to).map(|to| (one(flow.vrf), one(to))).into_iter().collect(),
+            Hook::Postrouting | Hook::Egress => flow.to.map(|to| (None, one(to))).into_iter().collect::<Vec<_>>(),
+        };
+        let packets = places.into_iter().filter_map(|(from, to)| {
+            let family = Family::of(&source);
+            let packets = Packets { family, from, to, sources: vec![source], destinations: vec![destination] };
+            packets.within(scope)
+        });
+        packets.collect()
+    }
+
+    /// Those of them that a table sees; none where it sees none.
+    fn within(mut self, scope: &Scope) -> Option<Packets> {
+        match scope {
+            Scope::Ip(only) if *only != self.family => return None,
+            Scope::Ip(_) | Scope::Both => {}
+            Scope::Devices(patterns) => {
+                let on = |name: &InterfaceName| patterns.iter().any(|pattern| pattern.fits(name.as_str()));
+                for devices in [&mut self.from, &mut self.to].into_iter().flatten() {
+                    devices.retain(on);
+                }
+            }
+        }
+        (!self.is_empty() && !self.sources.is_empty()).then_some(self)
     }
 
     /// Those of a family at a hook; none where there are none.
     fn at(&self, hook: Hook, family: Family, scope: &Scope) -> Option<Packets> {
         let (vrfs, members) = (self.from.clone().unwrap_or_default(), self.to.clone().unwrap_or_default());
         let all = || Some(vrfs.iter().chain(&members).copied().collect::<BTreeSet<_>>());
-        let (mut from, mut to) = match hook {
+        let (from, to) = match hook {
             Hook::Ingress | Hook::Prerouting => (all(), None),
             Hook::Forward => (Some(vrfs.clone()), all()),
             Hook::Postrouting | Hook::Egress => (None, all()),
         };
-        if let Scope::Devices(patterns) = scope {
-            let on = |name: &InterfaceName| patterns.iter().any(|pattern| pattern.fits(name.as_str()));
-            for devices in [&mut from, &mut to].into_iter().flatten() {
-                devices.retain(on);
-            }
-        }
-        let sources: Vec<IpNet> = self.sources.iter().copied().filter(|net| Family::of(net) == family).collect();
-        let some =
-            |devices: &Option<BTreeSet<InterfaceName>>| devices.as_ref().is_none_or(|devices| !devices.is_empty());
-        (some(&from) && some(&to) && !sources.is_empty()).then_some(Packets { family, from, to, sources })
+        let of_family = |nets: &[IpNet]| nets.iter().copied().filter(|net| Family::of(net) == family).collect();
+        let (sources, destinations) = (of_family(&self.sources), of_family(&self.destinations));
+        Packets { family, from, to, sources, destinations }.within(scope)
     }
 
     fn is_empty(&self) -> bool {
@@ -168,19 +246,20 @@ impl Packets {
             let fitting = devices.iter().filter(|name| pattern.fits(name.as_str())).count();
             turned(Extent::part(fitting, devices.len()), sense)
         };
-        let networks = |net: &IpNet, sense: Sense| {
+        let networks = |all: &[IpNet], net: &IpNet, sense: Sense| {
             if Family::of(net) != self.family {
                 return Extent::None;
             }
-            let inside = self.sources.iter().filter(|source| within(source, net)).count();
-            let touched = self.sources.iter().any(|source| overlap(source, net));
-            let extent = if inside == 0 && touched { Extent::Some } else { Extent::part(inside, self.sources.len()) };
+            let inside = all.iter().filter(|one| within(one, net)).count();
+            let touched = all.iter().any(|one| overlap(one, net));
+            let extent = if inside == 0 && touched { Extent::Some } else { Extent::part(inside, all.len()) };
             turned(extent, sense)
         };
         match condition {
             Match::In(pattern, sense) => devices(&self.from, pattern, *sense),
             Match::Out(pattern, sense) => devices(&self.to, pattern, *sense),
-            Match::Source(net, sense) | Match::Destination(net, sense) => networks(net, *sense),
+            Match::Source(net, sense) => networks(&self.sources, net, *sense),
+            Match::Destination(net, sense) => networks(&self.destinations, net, *sense),
             Match::Family(family, sense) => {
                 turned(if *family == self.family { Extent::All } else { Extent::None }, *sense)
             }
@@ -245,25 +324,28 @@ struct Walk<'a> {
     /// Where the kernel begins.
     chain: &'a Chain,
     budget: usize,
-    /// Rules that touch packets, and what they do.
-    touched: Vec<(String, &'static str)>,
+    /// Whether a rule has let some of the packets pass.
+    some_passed: bool,
+    /// Rules that touch packets, what they do, and whether to all of them.
+    touched: Vec<(String, &'static str, Effect)>,
 }
 
 impl Walk<'_> {
-    fn touch(&mut self, at: &Chain, rule: &FilterRule, words: &str, does: &'static str) {
+    fn touch(&mut self, at: &Chain, rule: &FilterRule, words: &str, (does, effect): (&'static str, Effect)) {
         let chain = if at.name == self.chain.name { String::new() } else { format!("chain {} ", at.name) };
-        self.touched.push((format!("{chain}{} {words}", rule.label), does));
+        self.touched.push((format!("{chain}{} {words}", rule.label), does, effect));
     }
 
-    fn chain(&mut self, chain: &Chain, mut packets: Packets, depth: usize) -> End {
+    /// Follows packets through a chain. `whole` says whether these are all that the walk began with.
+    fn chain(&mut self, chain: &Chain, mut packets: Packets, depth: usize, mut whole: bool) -> End {
         for rule in &chain.rules {
             if packets.is_empty() {
                 return End::Decided;
             }
             self.budget = self.budget.saturating_sub(1);
             if self.budget == 0 || depth > DEPTH {
-                if !self.touched.iter().any(|(rule, _)| rule == MORE) {
-                    self.touched.push((MORE.to_owned(), "may drop"));
+                if !self.touched.iter().any(|(rule, ..)| rule == MORE) {
+                    self.touched.push((MORE.to_owned(), "may drop", Effect::MayDrop));
                 }
                 return End::Open(packets);
             }
@@ -273,23 +355,35 @@ impl Walk<'_> {
             }
             let all = extent == Extent::All;
             match &rule.verdict {
-                Verdict::Accept if all => return End::Decided,
-                Verdict::Accept => packets.without(rule),
+                Verdict::Accept => {
+                    self.some_passed = true;
+                    if all {
+                        return End::Decided;
+                    }
+                    packets.without(rule);
+                }
                 Verdict::Return if all => return End::Open(packets),
-                Verdict::Continue | Verdict::Return => {}
+                Verdict::Return => whole = false,
+                Verdict::Continue => {}
                 Verdict::Drop(words) => {
-                    self.touch(chain, rule, words, "drops");
+                    let drops_all = all && whole && !self.some_passed;
+                    let effect = if drops_all { Effect::DropsAll } else { Effect::MayDrop };
+                    self.touch(chain, rule, words, ("drops", effect));
                     if all {
                         return End::Decided;
                     }
                 }
                 Verdict::Translate(words) => {
-                    self.touch(chain, rule, words, "rewrites");
+                    self.some_passed = true;
+                    self.touch(chain, rule, words, ("rewrites", Effect::MayDrop));
                     if all {
                         return End::Decided;
                     }
                 }
-                Verdict::Unclear(words) => self.touch(chain, rule, words, "may drop"),
+                Verdict::Unclear(words) => {
+                    self.some_passed = true;
+                    self.touch(chain, rule, words, ("may drop", Effect::MayDrop));
+                }
                 Verdict::Jump(to) | Verdict::Goto(to) => {
                     let leaves = matches!(rule.verdict, Verdict::Goto(_));
                     let same = |other: &&Chain| {
@@ -299,13 +393,14 @@ impl Walk<'_> {
                     };
                     let firewall = self.firewall;
                     let Some(target) = firewall.chains.iter().find(same) else { continue };
-                    match self.chain(target, packets.clone(), depth + 1) {
+                    match self.chain(target, packets.clone(), depth + 1, whole && all) {
                         End::Decided if all => return End::Decided,
                         // Of those that came in by a device alone, the others are left.
                         End::Decided => packets.without(rule),
                         End::Open(left) if all && leaves => return End::Open(left),
                         End::Open(left) if all => packets = left,
-                        End::Open(_) => {}
+                        // What went there and came to its end is not here any more.
+                        End::Open(_) => whole &= !leaves,
                     }
                 }
             }
@@ -327,6 +422,7 @@ mod tests {
             from: names(&["cpsvrf1", "cpsvrf2"]),
             to: names(&["cpspeer7", "eth1"]),
             sources: ["10.1.0.0/16", "10.2.0.0/16", "fd00:1::/48"].map(|net| net.parse().unwrap()).to_vec(),
+            destinations: ["10.1.0.0/16", "10.2.0.0/16", "fd00:1::/48"].map(|net| net.parse().unwrap()).to_vec(),
         }
     }
 
@@ -372,11 +468,65 @@ mod tests {
         let firewall = Firewall { chains: chains.collect(), unread: Vec::new() };
         let chain = &firewall.chains[0];
         let Some(packets) = packets().at(hook, Family::V4, &chain.scope) else { return Vec::new() };
-        let mut walk = Walk { firewall: &firewall, chain, budget: BUDGET, touched: Vec::new() };
-        let end = walk.chain(chain, packets, 0);
+        let mut walk = Walk { firewall: &firewall, chain, budget: BUDGET, some_passed: false, touched: Vec::new() };
+        let end = walk.chain(chain, packets, 0, true);
         let policy = matches!(end, End::Open(_)) && drops;
-        let rules = walk.touched.into_iter().map(|(rule, does)| format!("{does}: {rule}"));
+        let rules = walk.touched.into_iter().map(|(rule, does, _)| format!("{does}: {rule}"));
         rules.chain(policy.then(|| "policy".to_owned())).collect()
+    }
+
+    /// What touches packets from eth1, which go to cpspeer7, and whether it drops all of them.
+    fn on_the_way(hook: Hook, drops: bool, rules: &[(&str, Vec<FilterRule>)]) -> Vec<Effect> {
+        let chains = rules.iter().enumerate().map(|(place, (name, rules))| Chain {
+            backend: Backend::Legacy,
+            scope: Scope::Ip(Family::V4),
+            family: "ip",
+            table: "filter".into(),
+            name: (*name).into(),
+            hook: (place == 0).then_some(hook),
+            drops: drops && place == 0,
+            rules: rules.clone(),
+        });
+        let firewall = Firewall { chains: chains.collect(), unread: Vec::new() };
+        let flow = Flow {
+            source: "10.1.0.5".parse().unwrap(),
+            destination: "10.2.0.5".parse().unwrap(),
+            from: Some("eth1".parse().unwrap()),
+            vrf: "cpsvrf1".parse().unwrap(),
+            to: Some("cpspeer7".parse().unwrap()),
+        };
+        touched_by(&firewall, &flow).into_iter().map(|it| it.effect).collect()
+    }
+
+    #[test]
+    fn only_what_every_packet_of_a_flow_meets_drops_all_of_them() {
+        let forward = |drops, rules| on_the_way(Hook::Forward, drops, &[("FORWARD", rules)]);
+        let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
+        let to_port = |verdict| rule(vec![from("cpsvrf1"), Match::Other], verdict);
+        assert_eq!(forward(false, vec![rule(vec![from("cpsvrf1")], drop())]), all, "one VRF of two, and it is its own");
+        assert_eq!(forward(false, vec![rule(vec![from("cpsvrf2")], drop())]), []);
+        assert_eq!(forward(false, vec![rule(vec![from("eth1")], drop())]), [], "they come from the VRF there");
+        assert_eq!(forward(false, vec![rule(vec![source("10.1.0.0/24")], drop())]), all);
+        assert_eq!(forward(false, vec![rule(vec![source("10.1.9.0/24")], drop())]), []);
+        assert_eq!(forward(false, vec![rule(vec![source("10.2.0.0/24")], drop())]), [], "those are answers");
+        assert_eq!(forward(false, vec![to_port(drop())]), some, "of one port, for instance");
+        assert_eq!(forward(true, vec![]), all, "the policy");
+        assert_eq!(forward(true, vec![to_port(Verdict::Accept)]), some, "some are let pass before");
+        assert_eq!(forward(false, vec![to_port(Verdict::Return), rule(vec![], drop())]), some);
+        let masquerade = Verdict::Translate("MASQUERADE".into());
+        assert_eq!(on_the_way(Hook::Postrouting, false, &[("POSTROUTING", vec![rule(vec![], masquerade)])]), some);
+        let prerouting = |device: &str| {
+            on_the_way(Hook::Prerouting, false, &[("PREROUTING", vec![rule(vec![from(device)], drop())])])
+        };
+        assert_eq!(
+            (prerouting("eth1"), prerouting("cpsvrf1"), prerouting("cpspeer7")),
+            (all.clone(), all.clone(), vec![])
+        );
+        // Chains that are called.
+        let call = |matches| vec![rule(matches, Verdict::Jump("user".into()))];
+        let called = |matches, rules| on_the_way(Hook::Forward, false, &[("FORWARD", call(matches)), ("user", rules)]);
+        assert_eq!(called(vec![], vec![rule(vec![], drop())]), all);
+        assert_eq!(called(vec![Match::Other], vec![rule(vec![], drop())]), some);
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use super::{Phase, Phases, survey::Survey};
 use crate::{
-    objects::{DesiredRoute, FdbKey, KernelRoute, Operation, RouteTo, Via},
+    objects::{DesiredRoute, FdbKey, KernelRoute, Operation, RouteKey, RouteTo, Via},
     ownership,
 };
 use cps_peering_config::net::InterfaceName;
+use ipnet::IpNet;
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 /// Where there is no route yet that stays, those through next hops are left out: the ids of the next hops are returned
@@ -134,25 +135,66 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool
     // There may be a million that come at once.
     let more = if bare { 0 } else { desired.remote.len().saturating_sub(survey.observed.routes.len()) };
     let mut coming = Vec::with_capacity(more);
+    let (mut backstops, mut going, mut lifted) = (Vec::new(), Vec::new(), Vec::new());
     let change = |change: Operation| {
-        let phase = match &change {
+        match &change {
             // The last route of a table that goes before the table's devices would let their packets on to table main.
-            Operation::RemoveRoute(route) if route.via == Via::Unreachable && held(route) => return,
-            Operation::RemoveRoute(route) if route.via == Via::Unreachable => Phase::Afterwards,
-            Operation::RemoveRoute(_) => Phase::Stop,
-            Operation::AddRoute(route) if foreign(route) => return,
-            Operation::AddRoute(route) if route.via == Via::Unreachable => Phase::Backstops,
-            _ => return coming.push(change),
-        };
-        phases.push(phase, change);
+            Operation::RemoveRoute(route) if route.via == Via::Unreachable && held(route) => {}
+            Operation::RemoveRoute(route) if route.via == Via::Unreachable => lifted.push(*route),
+            Operation::RemoveRoute(route) => going.push(*route),
+            Operation::AddRoute(route) if foreign(route) => {}
+            Operation::AddRoute(route) if route.via == Via::Unreachable => backstops.push(*route),
+            _ => coming.push(change),
+        }
     };
     if bare {
         desired.local.iter().copied().filter_map(wanted).map(Operation::AddRoute).for_each(change);
     } else {
         merge(desired.routes().filter_map(wanted), have(), change);
     }
+    // What another prefix takes over goes once that is there: packets to it have a route at every moment.
+    let added = coming.iter().filter(|_| !going.is_empty()).filter_map(|change| match change {
+        Operation::AddRoute(route) => Some(route.key),
+        _ => None,
+    });
+    let added = Destinations::of(added);
+    let (replaced, ended): (Vec<_>, Vec<_>) = going.into_iter().partition(|route| added.meet(&route.key));
+    phases.extend(Phase::Stop, ended.into_iter().map(Operation::RemoveRoute));
+    // An unreachable route within it would be the narrower one until the route comes that it is for.
+    let kept = Destinations::of(replaced.iter().map(|route| route.key));
+    let (within, first): (Vec<_>, Vec<_>) = backstops.into_iter().partition(|route| kept.are_around(&route.key));
+    phases.extend(Phase::Backstops, first.into_iter().map(Operation::AddRoute));
+    coming.extend(within.into_iter().map(Operation::AddRoute));
+    // One that is within what comes would be the narrower one as soon as the route goes that it was for.
+    let (covered, last): (Vec<_>, Vec<_>) = lifted.into_iter().partition(|route| added.are_around(&route.key));
+    coming.extend(covered.into_iter().map(Operation::RemoveRoute));
+    phases.extend(Phase::Afterwards, last.into_iter().map(Operation::RemoveRoute));
+    coming.extend(replaced.into_iter().map(Operation::RemoveRoute));
     phases.put(Phase::Routes, coming);
     bare
+}
+
+/// Destinations of routes, by table and first address.
+struct Destinations(BTreeSet<(u32, IpAddr, u8)>);
+
+impl Destinations {
+    fn of(keys: impl Iterator<Item = RouteKey>) -> Self {
+        Self(keys.map(|key| (key.table, key.prefix.network(), key.prefix.prefix_len())).collect())
+    }
+
+    /// Whether one of them is wider than the destination of a route, and has all of it.
+    fn are_around(&self, key: &RouteKey) -> bool {
+        let wider = std::iter::successors(key.prefix.supernet(), IpNet::supernet);
+        !self.0.is_empty()
+            && wider.into_iter().any(|net| self.0.contains(&(key.table, net.network(), net.prefix_len())))
+    }
+
+    /// Whether one of them has an address in common with the destination of a route.
+    fn meet(&self, key: &RouteKey) -> bool {
+        let (first, last) = (key.prefix.network(), key.prefix.broadcast());
+        let within = || self.0.range((key.table, first, 0)..=(key.table, last, u8::MAX)).next().is_some();
+        !self.0.is_empty() && (within() || self.are_around(key))
+    }
 }
 
 /// Walks both sorted lists at once. Wanted keys are unique and without type of service; the kernel may have several

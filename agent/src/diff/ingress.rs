@@ -2,9 +2,9 @@
 
 use super::{Phase, Phases, survey::Survey};
 use crate::{
-    filter::{Vlan, vlan_program},
+    filter::{IngressPolicy, Program, Vlan, vlan_program},
     objects::{FilterHandle, Ingress, IngressFilter, Operation},
-    ownership::{ACCEPT_PRIORITY, DROP_PRIORITY, VLAN_PRIORITY},
+    ownership::{ACCEPT_PRIORITY, DROP_PRIORITY, REJECT_PRIORITY, VLAN_PRIORITY},
 };
 use cps_peering_config::net::InterfaceName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,8 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
         let accepting = policy.programs().iter().cloned().zip(1..).map(|(program, handle)| {
             (FilterHandle { priority: ACCEPT_PRIORITY, handle }, IngressFilter::Accept(program))
         });
-        let mut wanted: BTreeMap<_, _> = accepting.collect();
+        let mut wanted = rejecting(policy, there);
+        wanted.extend(accepting);
         wanted.insert(FilterHandle { priority: DROP_PRIORITY, handle: 1 }, IngressFilter::DropRest);
         if let Some(vlans) = vlans.get(device) {
             let place = FilterHandle { priority: VLAN_PRIORITY, handle: 1 };
@@ -48,6 +49,26 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
             phases.push(Phase::Clear, Operation::RemoveIngress(*device));
         }
     }
+}
+
+/// Where the programs go that reject something. Those that are there stay where they are, and others go beside them before any is
+/// removed, so that what is to be rejected before and after is so at every moment.
+fn rejecting(policy: &IngressPolicy, there: Option<&Ingress>) -> BTreeMap<FilterHandle, IngressFilter> {
+    let have = || there.into_iter().flat_map(|ingress| &ingress.filters);
+    let mut missing: BTreeSet<&Program> = policy.rejecting().iter().collect();
+    let mut wanted = BTreeMap::new();
+    for (place, filter) in have().filter(|(place, _)| place.priority == REJECT_PRIORITY) {
+        if let Some(filter @ IngressFilter::Reject(program)) = filter
+            && missing.remove(program)
+        {
+            wanted.insert(*place, filter.clone());
+        }
+    }
+    let places = (1..).map(|handle| FilterHandle { priority: REJECT_PRIORITY, handle });
+    let free = places.filter(|place| there.is_none_or(|ingress| !ingress.filters.contains_key(place)));
+    wanted
+        .extend(missing.into_iter().zip(free).map(|(program, place)| (place, IngressFilter::Reject(program.clone()))));
+    wanted
 }
 
 /// The VLANs that have devices of their own on top of a port. A part of the host does not show them.
@@ -83,5 +104,8 @@ fn filters(
         }
     }
     phases.extend(phase, wanted.into_iter().map(|(place, filter)| Operation::SetFilter(device, place, filter)));
-    phases.extend(phase, stale.into_iter().map(|place| Operation::RemoveFilter(device, place)));
+    // What was rejected stays so until the routes that lead there have gone.
+    let (rejecting, others): (Vec<_>, Vec<_>) = stale.into_iter().partition(|place| place.priority == REJECT_PRIORITY);
+    phases.extend(phase, others.into_iter().map(|place| Operation::RemoveFilter(device, place)));
+    phases.extend(Phase::Tidy, rejecting.into_iter().map(|place| Operation::RemoveFilter(device, place)));
 }

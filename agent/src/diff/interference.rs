@@ -5,17 +5,46 @@
 
 use super::{firewall, survey::Survey};
 use crate::{
-    objects::{Fate, ForeignRoute, Link, RouteTo, is_link_local},
+    objects::{Effect, Fate, ForeignRoute, Link, RouteTo, is_link_local},
     ownership,
 };
 use cps_peering_config::net::{InterfaceName, within};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What sort of object an [`Interference`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterferenceKind {
+    /// A route in a table of ours, or to a device of ours.
+    Route,
+    /// An address on a port or on a device of ours.
+    Address,
+    /// An XDP program.
+    Xdp,
+    /// A port is kept down.
+    Protodown,
+    /// A port resolves no neighbours, and answers no ARP request.
+    NoArp,
+    /// A `tc` filter on what arrives at the device.
+    IngressFilter,
+    /// A `tc` filter on what the device sends.
+    EgressFilter,
+    /// A queueing discipline of what the device sends.
+    Qdisc,
+    /// A policy rule before `l3mdev`.
+    Rule,
+    /// A packet filter of the host, or one that could not be read.
+    Firewall,
+}
 
 /// Something of somebody else that packets of VPCs meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interference {
     /// The device of ours, or the port, whose packets meet it; none where it concerns the whole host.
     pub device: Option<InterfaceName>,
+    /// What sort of object it is.
+    pub kind: InterferenceKind,
+    /// What it does to packets that meet it.
+    pub effect: Effect,
     /// What it is, in the words of `ip`, `tc` or the program that made it.
     pub object: String,
     /// What it does to packets, and what to do about it.
@@ -37,11 +66,16 @@ pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
             // Where there is a limit, ours takes the place of whatever is there.
             if !survey.desired.shapers.contains_key(name) {
                 let reason = "delays or loses packets, and is not ours: remove it".to_owned();
-                found.push(Interference { device: Some(*name), object: format!("{qdisc} dev {name}"), reason });
+                let object = format!("{qdisc} dev {name}");
+                found.push(Interference { kind: InterferenceKind::Qdisc, ..may_drop(Some(*name), object, reason) });
             }
         }
     }
     found
+}
+
+fn may_drop(device: Option<InterfaceName>, object: String, reason: String) -> Interference {
+    Interference { device, kind: InterferenceKind::Route, effect: Effect::MayDrop, object, reason }
 }
 
 /// Our devices and the ports that are in our VRFs; whether it is a port.
@@ -78,11 +112,11 @@ fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
                 (Some(*vrf), format!("leads packets of {vrf} to the host's own tables: {KEEP_AWAY}"))
             }
         };
-        found.push(Interference { device, object: route.to_string(), reason });
+        found.push(may_drop(device, route.to_string(), reason));
     }
     if foreign.more_routes > 0 {
         let reason = format!("are in tables of ours or lead to our devices, and are not ours: {KEEP_AWAY}");
-        found.push(Interference { device: None, object: format!("{} more routes", foreign.more_routes), reason });
+        found.push(may_drop(None, format!("{} more routes", foreign.more_routes), reason));
     }
 }
 
@@ -117,35 +151,43 @@ fn addresses(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     for (address, _) in foreign {
         let reason = "is answered by the host, and its network is led to this device: remove it".to_owned();
         let object = format!("address {} dev {}", address.net, address.device);
-        found.push(Interference { device: Some(address.device), object, reason });
+        let kind = InterferenceKind::Address;
+        found.push(Interference { kind, ..may_drop(Some(address.device), object, reason) });
     }
 }
 
 /// Attributes that stop packets or let somebody else have them first. On devices of ours the rest is put right.
 fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Interference>) {
-    let mut report = |object: String, reason: &str| {
-        found.push(Interference { device: Some(name), object, reason: reason.to_owned() });
+    let mut report = |kind: InterferenceKind, effect: Effect, object: String, reason: &str| {
+        found.push(Interference { device: Some(name), kind, effect, object, reason: reason.to_owned() });
     };
     if let Some(program) = link.xdp {
-        report(format!("XDP program {program} dev {name}"), "has every packet first, and is not ours: detach it");
+        let reason = "has every packet first, and is not ours: detach it";
+        report(InterferenceKind::Xdp, Effect::MayDrop, format!("XDP program {program} dev {name}"), reason);
     }
     if port && link.protodown {
-        report(format!("protodown dev {name}"), "keeps the port down: ip link set DEVICE protodown off");
+        let reason = "keeps the port down: ip link set DEVICE protodown off";
+        report(InterferenceKind::Protodown, Effect::DropsAll, format!("protodown dev {name}"), reason);
     }
     if port && !link.arp && link.mac.is_some() {
-        report(format!("noarp dev {name}"), "keeps the port from resolving neighbours: ip link set DEVICE arp on");
+        let reason = "keeps the port from resolving neighbours: ip link set DEVICE arp on";
+        report(InterferenceKind::NoArp, Effect::DropsAll, format!("noarp dev {name}"), reason);
     }
 }
 
 fn filters(survey: &Survey<'_>, name: &InterfaceName, found: &mut Vec<Interference>) {
     let observed = survey.observed;
-    let ingress = observed.ingress.get(name).map(|ingress| ("ingress", &ingress.foreign));
-    let egress = observed.foreign.egress_filters.get(name).map(|filters| ("egress", filters));
-    for (direction, filters) in ingress.into_iter().chain(egress) {
-        for filter in filters {
+    let ingress = observed.ingress.get(name).map(|it| (InterferenceKind::IngressFilter, "ingress", &it.foreign));
+    let egress = observed.foreign.egress_filters.get(name);
+    let egress = egress.map(|filters| (InterferenceKind::EgressFilter, "egress", filters));
+    for (kind, direction, filters) in ingress.into_iter().chain(egress) {
+        for (filter, effect) in filters {
             let object = format!("filter dev {name} {direction} {filter}");
-            let reason = "can drop, change or divert packets, and is not ours: remove it".to_owned();
-            found.push(Interference { device: Some(*name), object, reason });
+            let reason = match effect {
+                Effect::DropsAll => "drops every packet, and is not ours: remove it",
+                Effect::MayDrop => "can drop, change or divert packets, and is not ours: remove it",
+            };
+            found.push(Interference { device: Some(*name), kind, effect: *effect, object, reason: reason.to_owned() });
         }
     }
 }

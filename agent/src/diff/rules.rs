@@ -1,8 +1,8 @@
 //! Policy rules and host-wide settings.
 
-use super::{Interference, Phase, Phases, survey::Survey};
+use super::{Interference, InterferenceKind, Phase, Phases, survey::Survey};
 use crate::{
-    objects::{DesiredRoute, Family, LinkKind, Lookup, Operation, Rule, RuleAhead},
+    objects::{DesiredRoute, Effect, Family, LinkKind, Lookup, Operation, Rule, RuleAhead},
     ownership::{L3MDEV_RULE_PRIORITY, LOCAL_RULE_PRIORITY, PROTOCOL},
 };
 use cps_peering_config::net::InterfaceName;
@@ -47,7 +47,14 @@ pub(super) fn ahead(survey: &Survey<'_>) -> Vec<Interference> {
         "stands before l3mdev and can select packets of tenants, which it leads past their VRF: remove it, make it select others \
          only, or give it a priority above {LOCAL_RULE_PRIORITY}"
     );
-    in_the_way.map(|rule| Interference { device: None, object: rule.to_string(), reason: reason.clone() }).collect()
+    let interference = |rule: &RuleAhead| Interference {
+        device: None,
+        kind: InterferenceKind::Rule,
+        effect: Effect::MayDrop,
+        object: rule.to_string(),
+        reason: reason.clone(),
+    };
+    in_the_way.map(interference).collect()
 }
 
 fn can_select(survey: &Survey<'_>, rule: &RuleAhead) -> bool {

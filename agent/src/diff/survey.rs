@@ -4,6 +4,7 @@ use super::Conflict;
 use crate::{
     objects::{Address, Desired, Link, LinkKind, Observed, VxlanDevice, is_link_local},
     ownership::{self, DeviceName, Role},
+    ports,
 };
 use cps_peering_config::{
     net::{InterfaceName, Vni},
@@ -229,7 +230,7 @@ impl<'a> Survey<'a> {
                 continue;
             }
             let Some(link) = link else {
-                self.block(*port, ProblemKind::Missing, format!("there is no interface {port}"));
+                self.block(*port, ProblemKind::Missing, ports::why_missing(port, &self.observed.links));
                 continue;
             };
             if !self.can_be_a_port(port, link) {

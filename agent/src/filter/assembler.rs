@@ -84,6 +84,7 @@ mod op {
     /// What makes one of the three read behind X.
     pub(super) const BEHIND_X: u16 = 0x20;
     pub(super) const LOAD_MEMORY: u16 = 0x60;
+    pub(super) const LOAD_LENGTH: u16 = 0x80;
     pub(super) const STORE: u16 = 0x02;
     pub(super) const STORE_X: u16 = 0x03;
     pub(super) const X_IMMEDIATE: u16 = 0x01;
@@ -160,6 +161,11 @@ impl Assembler {
     pub(super) fn ancillary(&mut self, what: Ancillary) {
         const SKF_AD_OFF: u32 = 0u32.wrapping_sub(0x1000);
         self.plain(op::LOAD_WORD, SKF_AD_OFF + what as u32);
+    }
+
+    /// A becomes the length of the frame.
+    pub(super) fn length(&mut self) {
+        self.plain(op::LOAD_LENGTH, 0);
     }
 
     pub(super) fn constant(&mut self, value: u32) {
@@ -331,7 +337,8 @@ pub(super) mod interpreter {
         run(program, packet).is_some_and(|value| value != 0)
     }
 
-    fn run(program: &Program, packet: &Packet) -> Option<u32> {
+    /// What a program returns; none where it reads beyond the end.
+    pub(in crate::filter) fn run(program: &Program, packet: &Packet) -> Option<u32> {
         let (mut a, mut x, mut memory, mut at) = (0u32, 0u32, [None; 16], 0);
         loop {
             let it = program.instructions()[at];
@@ -352,6 +359,7 @@ pub(super) mod interpreter {
                         other => panic!("ancillary {other}"),
                     }
                 }
+                op::LOAD_LENGTH => a = u32::try_from(packet.bytes.len()).ok()?,
                 op::LOAD_WORD => a = packet.read(place(0), 4)?,
                 op::LOAD_HALF => a = packet.read(place(0), 2)?,
                 op::LOAD_BYTE => a = packet.read(place(0), 1)?,

@@ -1,6 +1,9 @@
 //! The program of a device, from what is known about the device.
 
-use super::assembler::{ACCEPT, Ancillary, Assembler, At, Label, Program};
+use super::{
+    assembler::{ACCEPT, Ancillary, Assembler, At, Label, Program},
+    pairs::Pairs,
+};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
     collections::BTreeSet,
@@ -19,6 +22,8 @@ pub struct IngressPolicy {
     is_port: bool,
     local: Arc<LocalAddresses>,
     programs: Vec<Program>,
+    /// What is dropped although its source may come from here.
+    rejecting: Vec<Program>,
 }
 
 /// Where packets of a VRF end on the host itself.
@@ -59,14 +64,14 @@ pub struct Vlan {
 }
 
 /// The most prefixes of each family in one program. The kernel tells no filter that is larger than 32 KiB.
-const CHUNK: [usize; 2] = [128, 64];
+pub(super) const CHUNK: [usize; 2] = [128, 64];
 
 /// The most prefixes that are compared with what an ICMP error quotes. Of more, larger ones around them are taken.
 const QUOTED: usize = 16;
 
-const ETHERTYPE_IPV4: u32 = 0x0800;
+pub(super) const ETHERTYPE_IPV4: u32 = 0x0800;
 const ETHERTYPE_ARP: u32 = 0x0806;
-const ETHERTYPE_IPV6: u32 = 0x86dd;
+pub(super) const ETHERTYPE_IPV6: u32 = 0x86dd;
 const ARPHRD_ETHER: u32 = 1;
 
 /// Protocols of IPv4 and next headers of IPv6.
@@ -87,18 +92,18 @@ mod protocol {
 const TUNNEL_PORTS: [u16; 7] = [4789, 8472, 4790, 6081, 6635, 2152, 6080];
 
 /// The IP header begins behind the Ethernet header.
-const IP: u32 = 14;
+pub(super) const IP: u32 = 14;
 const IPV4_TOTAL_LENGTH: At = At::Frame(IP + 2);
 const IPV4_FRAGMENT: At = At::Frame(IP + 6);
 const IPV4_PROTOCOL: At = At::Frame(IP + 9);
-const IPV4_SOURCE: At = At::Frame(IP + 12);
-const IPV4_DESTINATION: At = At::Frame(IP + 16);
+pub(super) const IPV4_SOURCE: At = At::Frame(IP + 12);
+pub(super) const IPV4_DESTINATION: At = At::Frame(IP + 16);
 /// With the header's length in X.
 const IPV4_PAYLOAD: At = At::BehindX(IP);
 const IPV6_PAYLOAD_LENGTH: At = At::Frame(IP + 4);
 const IPV6_NEXT_HEADER: At = At::Frame(IP + 6);
-const IPV6_SOURCE: At = At::Frame(IP + 8);
-const IPV6_DESTINATION: At = At::Frame(IP + 24);
+pub(super) const IPV6_SOURCE: At = At::Frame(IP + 8);
+pub(super) const IPV6_DESTINATION: At = At::Frame(IP + 24);
 /// With the length of all extension headers in X.
 const IPV6_PAYLOAD: At = At::BehindX(IP + 40);
 
@@ -136,9 +141,22 @@ impl IngressPolicy {
             }
         }
         let (ipv4, ipv6) = (Ipv4Net::aggregate(&ipv4), Ipv6Net::aggregate(&ipv6));
-        let mut policy = Self { ipv4, ipv6, is_port, local, programs: Vec::new() };
+        let mut policy = Self { ipv4, ipv6, is_port, local, programs: Vec::new(), rejecting: Vec::new() };
         policy.programs = policy.write();
         policy
+    }
+
+    /// The same, but what goes from one of these prefixes to one of the others is dropped; without the first list, whatever goes to
+    /// one of the others.
+    #[must_use]
+    pub fn without_pairs(mut self, from: Option<Vec<IpNet>>, to: Vec<IpNet>) -> Self {
+        self.rejecting.extend(Pairs { from, to }.programs());
+        self
+    }
+
+    /// The programs that say what is dropped before anything is accepted; most often there are none.
+    pub fn rejecting(&self) -> &[Program] {
+        &self.rejecting
     }
 
     /// The programs that together accept what may come in; most often one is enough. What none accepts is to be dropped.
@@ -499,43 +517,12 @@ impl<'a> Writer<'a> {
         self.code.goto(accept);
     }
 
-    /// Goes on at `label` if the IPv4 address there is in one of the prefixes.
     fn if_in4(&mut self, at: At, prefixes: &[Ipv4Net], label: Label) {
-        let lengths: BTreeSet<u8> = prefixes.iter().map(Ipv4Net::prefix_len).collect();
-        for length in lengths {
-            self.code.word(at);
-            if length < 32 {
-                self.code.and(!(u32::MAX >> length));
-            }
-            for prefix in prefixes.iter().filter(|prefix| prefix.prefix_len() == length) {
-                self.code.if_equal(prefix.network().to_bits(), label);
-            }
-        }
+        if_in4(&mut self.code, at, prefixes, label);
     }
 
-    /// Goes on at `label` if the IPv6 address there is in one of the prefixes.
     fn if_in6(&mut self, at: At, prefixes: &[Ipv6Net], label: Label) {
-        let code = &mut self.code;
-        for prefix in prefixes {
-            let next = code.label();
-            let mut rest = u32::from(prefix.prefix_len());
-            for word in 0..4u32 {
-                let bits = rest.min(32);
-                rest -= bits;
-                if bits == 0 {
-                    break;
-                }
-                let shift = 96 - 32 * word;
-                let value = u32::try_from(prefix.network().to_bits() >> shift & u128::from(u32::MAX));
-                code.word(at.plus(4 * word));
-                if bits < 32 {
-                    code.and(!(u32::MAX >> bits));
-                }
-                code.unless_equal(value.expect("32 bits"), next);
-            }
-            code.goto(label);
-            code.here(next);
-        }
+        if_in6(&mut self.code, at, prefixes, label);
     }
 
     /// Drops what has less than so many bytes of payload by its own header: what a frame is padded with is not looked at.
@@ -562,6 +549,44 @@ impl<'a> Writer<'a> {
         for port in ports {
             self.code.if_equal(port.into(), label);
         }
+    }
+}
+
+/// Goes on at `label` if the IPv4 address there is in one of the prefixes.
+pub(super) fn if_in4(code: &mut Assembler, at: At, prefixes: &[Ipv4Net], label: Label) {
+    let lengths: BTreeSet<u8> = prefixes.iter().map(Ipv4Net::prefix_len).collect();
+    for length in lengths {
+        code.word(at);
+        if length < 32 {
+            code.and(!(u32::MAX >> length));
+        }
+        for prefix in prefixes.iter().filter(|prefix| prefix.prefix_len() == length) {
+            code.if_equal(prefix.network().to_bits(), label);
+        }
+    }
+}
+
+/// Goes on at `label` if the IPv6 address there is in one of the prefixes.
+pub(super) fn if_in6(code: &mut Assembler, at: At, prefixes: &[Ipv6Net], label: Label) {
+    for prefix in prefixes {
+        let next = code.label();
+        let mut rest = u32::from(prefix.prefix_len());
+        for word in 0..4u32 {
+            let bits = rest.min(32);
+            rest -= bits;
+            if bits == 0 {
+                break;
+            }
+            let shift = 96 - 32 * word;
+            let value = u32::try_from(prefix.network().to_bits() >> shift & u128::from(u32::MAX));
+            code.word(at.plus(4 * word));
+            if bits < 32 {
+                code.and(!(u32::MAX >> bits));
+            }
+            code.unless_equal(value.expect("32 bits"), next);
+        }
+        code.goto(label);
+        code.here(next);
     }
 }
 

@@ -1,6 +1,6 @@
 use super::{
-    IngressPolicy, LocalAddresses, Program, Vlan,
-    assembler::interpreter::{Packet, accepts},
+    IngressPolicy, LocalAddresses, Program, REJECTED, Vlan,
+    assembler::interpreter::{Packet, accepts, run},
     vlan_program,
 };
 use ipnet::IpNet;
@@ -388,4 +388,72 @@ fn many_prefixes_are_told_exactly() {
     let everything = Device(IngressPolicy::of_port(&nets(&["0.0.0.0/0", "::/0"]), local()).programs().to_vec());
     assert!(everything.takes(&ethernet(IPV4, &ipv4("203.0.113.9", "10.2.0.9", 1, &ECHO))));
     assert!(everything.takes(&ethernet(IPV6, &ipv6("2001:db8::9", "fd00:2::9", 58, &ECHO6))));
+}
+
+/// What the rejecting programs of a policy drop. None may end with 0, which would let the packet pass all that comes after.
+fn rejects(policy: &IngressPolicy, frame: &[u8]) -> bool {
+    let packet = Packet::received(frame.to_vec());
+    let returned = |program: &Program| run(program, &packet).expect("it reads nothing beyond the end");
+    policy.rejecting().iter().map(returned).any(|value| {
+        assert!([REJECTED, u32::MAX].contains(&value), "{value}");
+        value == REJECTED
+    })
+}
+
+/// C9.
+#[test]
+fn pairs_that_a_peering_does_not_join_are_rejected() {
+    let policy = |from: Option<&[&str]>, to: &[&str]| {
+        IngressPolicy::of_port(&nets(&["10.1.0.0/24", "fd00:1::/64"]), local()).without_pairs(from.map(nets), nets(to))
+    };
+    let some = policy(Some(&["10.1.0.128/25", "fd00:1::8000/113"]), &["10.2.0.0/16", "fd00:2::/48"]);
+    let v4 = |from, to| ethernet(IPV4, &ipv4(from, to, 1, &ECHO));
+    let v6 = |from, to| ethernet(IPV6, &ipv6(from, to, 58, &ECHO6));
+    for (from, to, rejected) in [
+        ("10.1.0.129", "10.2.0.1", true),
+        ("10.1.0.127", "10.2.0.1", false),
+        ("10.1.0.129", "10.3.0.1", false),
+        ("10.2.0.1", "10.1.0.129", false),
+    ] {
+        assert_eq!(rejects(&some, &v4(from, to)), rejected, "{from} {to}");
+    }
+    for (from, to, rejected) in [
+        ("fd00:1::8001", "fd00:2::1", true),
+        ("fd00:1::7fff", "fd00:2::1", false),
+        ("fd00:1::8001", "fd00:3::1", false),
+    ] {
+        assert_eq!(rejects(&some, &v6(from, to)), rejected, "{from} {to}");
+    }
+    let whatever = policy(None, &["10.1.0.128/25", "fd00:1::/64"]);
+    assert!(rejects(&whatever, &v4("10.2.0.1", "10.1.0.129")) && !rejects(&whatever, &v4("10.2.0.1", "10.1.0.1")));
+    assert!(rejects(&whatever, &v6("fd00:2::1", "fd00:1::1")) && !rejects(&whatever, &v6("fd00:2::1", "fd00:9::1")));
+    // One family of sources alone concerns no packets of the other.
+    let one = policy(Some(&["10.1.0.0/24"]), &["10.2.0.0/16", "fd00:2::/48"]);
+    assert!(rejects(&one, &v4("10.1.0.1", "10.2.0.1")) && !rejects(&one, &v6("fd00:1::1", "fd00:2::1")));
+    // Whatever is too short, of another kind or of a VLAN is for the filters behind.
+    for length in 14..60 {
+        let _ = (
+            rejects(&some, &v4("10.1.0.129", "10.2.0.1")[..length]),
+            rejects(&some, &v6("fd00:1::8001", "fd00:2::1")[..length]),
+        );
+    }
+    let in_vlan = tagged(&[(0x8100, 7)], IPV4, &ipv4("10.1.0.129", "10.2.0.1", 1, &ECHO));
+    assert!(!rejects(&some, &in_vlan) && !rejects(&some, &ethernet(0x0806, &[0; 28])));
+}
+
+/// C9: however many prefixes there are, in programs that the kernel can tell.
+#[test]
+fn many_pairs_are_rejected_exactly() {
+    let list = |vpc: u32| -> Vec<IpNet> {
+        (0..300u32).map(|it| format!("10.{vpc}.{}.{}/32", it / 100, it % 100 * 2).parse().unwrap()).collect()
+    };
+    let policy = IngressPolicy::of_port(&nets(&["10.1.0.0/16"]), local()).without_pairs(Some(list(1)), list(2));
+    assert!(policy.rejecting().iter().all(|program| program.instructions().len() * 8 < 24_000));
+    for (a, b) in [(0u32, 0u32), (299, 0), (0, 299), (150, 200), (127, 128)] {
+        let v4 = |a_off: u32, b_off: u32| {
+            let from = format!("10.1.{}.{}", a / 100, a % 100 * 2 + a_off);
+            ethernet(IPV4, &ipv4(&from, &format!("10.2.{}.{}", b / 100, b % 100 * 2 + b_off), 1, &ECHO))
+        };
+        assert!(rejects(&policy, &v4(0, 0)) && !rejects(&policy, &v4(1, 0)) && !rejects(&policy, &v4(0, 1)), "{a} {b}");
+    }
 }

@@ -9,6 +9,9 @@ use nix::libc;
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 const MAP_CREATE: i32 = 0;
@@ -23,6 +26,10 @@ const MAP_TYPE_HASH: u32 = 1;
 /// Room is taken as entries come.
 const NO_PREALLOC: u32 = 1;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
+/// How long the kernel may take to have memory for another entry.
+const REFILL: Duration = Duration::from_millis(500);
+/// How often that is tried.
+const REFILL_STEP: Duration = Duration::from_millis(1);
 
 /// The arguments of a call: `union bpf_attr`, of which nothing beyond this is used.
 #[repr(C, align(8))]
@@ -63,7 +70,11 @@ impl Attributes {
 
 /// A set of keys of `N` bytes: a hash map whose values mean nothing.
 #[derive(Debug)]
-pub(super) struct Set<const N: usize>(OwnedFd);
+pub(super) struct Set<const N: usize> {
+    map: OwnedFd,
+    /// Whether waiting for memory was in vain: it is not waited for again before there was some.
+    no_memory: AtomicBool,
+}
 
 impl<const N: usize> Set<N> {
     pub(super) fn create(max_entries: u32) -> io::Result<Self> {
@@ -73,18 +84,40 @@ impl<const N: usize> Set<N> {
             .u32(8, 1)
             .u32(12, max_entries)
             .u32(16, NO_PREALLOC);
-        attributes.open(MAP_CREATE).map(Self)
+        Ok(Self { map: attributes.open(MAP_CREATE)?, no_memory: AtomicBool::new(false) })
     }
 
+    /// Without preallocation the kernel takes entries from a stock for each processor: 4 in a new map, and then as many as an
+    /// interrupt adds when it becomes small (`kernel/bpf/memalloc.c`). Where processors cannot interrupt themselves that is the
+    /// next tick, and what comes before it finds no memory although there is enough.
     pub(super) fn insert(&self, key: &[u8; N]) -> io::Result<()> {
+        let began = Instant::now();
+        loop {
+            match self.try_insert(key) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                    if self.no_memory.load(Ordering::Relaxed) || began.elapsed() >= REFILL {
+                        self.no_memory.store(true, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                    thread::sleep(REFILL_STEP);
+                }
+                result => {
+                    self.no_memory.store(false, Ordering::Relaxed);
+                    return result;
+                }
+            }
+        }
+    }
+
+    fn try_insert(&self, key: &[u8; N]) -> io::Result<()> {
         let value = [1u8];
-        let mut attributes = Attributes::new().fd(0, &self.0).pointer(8, key.as_ptr()).pointer(16, value.as_ptr());
+        let mut attributes = Attributes::new().fd(0, &self.map).pointer(8, key.as_ptr()).pointer(16, value.as_ptr());
         attributes.call(MAP_UPDATE_ELEM).map(drop)
     }
 
     /// Removing what is not there is no failure.
     pub(super) fn remove(&self, key: &[u8; N]) -> io::Result<()> {
-        match Attributes::new().fd(0, &self.0).pointer(8, key.as_ptr()).call(MAP_DELETE_ELEM) {
+        match Attributes::new().fd(0, &self.map).pointer(8, key.as_ptr()).call(MAP_DELETE_ELEM) {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
             _ => Ok(()),
         }
@@ -92,7 +125,8 @@ impl<const N: usize> Set<N> {
 
     pub(super) fn contains(&self, key: &[u8; N]) -> io::Result<bool> {
         let mut value = [0u8];
-        let mut attributes = Attributes::new().fd(0, &self.0).pointer(8, key.as_ptr()).pointer(16, value.as_mut_ptr());
+        let mut attributes =
+            Attributes::new().fd(0, &self.map).pointer(8, key.as_ptr()).pointer(16, value.as_mut_ptr());
         match attributes.call(MAP_LOOKUP_ELEM) {
             Ok(_) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -115,7 +149,7 @@ impl<const N: usize> Set<N> {
                 .pointer(16, keys.as_mut_ptr())
                 .pointer(24, values.as_mut_ptr())
                 .u32(32, u32::try_from(COUNT).expect("it is small"))
-                .fd(36, &self.0);
+                .fd(36, &self.map);
             let result = attributes.call(MAP_LOOKUP_BATCH);
             let last = match result {
                 Ok(_) => false,
@@ -132,7 +166,7 @@ impl<const N: usize> Set<N> {
     }
 
     pub(super) fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.map.as_raw_fd()
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Changer<'a> {
     indexes: &'a mut BTreeMap<InterfaceName, u32>,
     /// Devices whose filters could not be put in place.
     unfiltered: &'a mut BTreeSet<InterfaceName>,
+    /// Those among them that are still to be set down.
+    to_set_down: BTreeSet<InterfaceName>,
     underlay: &'a mut Keeper,
     operations: &'a [Operation],
     batch: Batch,
@@ -59,6 +61,7 @@ impl<'a> Changer<'a> {
             socket,
             indexes,
             unfiltered,
+            to_set_down: BTreeSet::new(),
             underlay,
             operations,
             batch: Batch::default(),
@@ -76,6 +79,7 @@ impl<'a> Changer<'a> {
         }
         self.flush()?;
         self.set_unfiltered_down()?;
+        self.set_exposed_down()?;
         let already_gone =
             |(place, refusal): &(usize, NetlinkError)| is_already_gone(&operations[*place], refusal.errno);
         self.refused.retain(|refused| !already_gone(refused));
@@ -130,7 +134,7 @@ impl<'a> Changer<'a> {
                     this.queue(place, rtm::NEW_FILTER, flags, |body| tc::put_underlay_filter(body, index, program))
                 }),
                 Err(error) => {
-                    self.underlay.failed_on_a_device();
+                    self.underlay.failed_on(*device);
                     Ok(Err(no_program(&error)))
                 }
             },
@@ -217,14 +221,23 @@ impl<'a> Changer<'a> {
 
     fn flush(&mut self) -> Result<(), KernelError> {
         let refused = self.socket.execute(&mut self.batch)?;
+        for place in &self.places {
+            if let Operation::SetFilter(device, _, IngressFilter::DropRest) = &self.operations[*place] {
+                // Unless it was refused, as is seen below.
+                self.unfiltered.remove(device);
+            }
+        }
         for (request, refusal) in refused {
             let place = self.places[request];
             if let Operation::SetFilter(device, _, IngressFilter::DropRest) = &self.operations[place] {
                 self.unfiltered.insert(*device);
+                self.to_set_down.insert(*device);
             }
             // A device that is gone receives nothing.
-            if matches!(self.operations[place], Operation::AddGuard(..)) && refusal.errno != libc::ENODEV {
-                self.underlay.failed_on_a_device();
+            if let Operation::AddGuard(device, _) = &self.operations[place]
+                && refusal.errno != libc::ENODEV
+            {
+                self.underlay.failed_on(*device);
             }
             self.refused.push((place, refusal));
         }
@@ -235,8 +248,25 @@ impl<'a> Changer<'a> {
 
     /// A device takes nothing in without its filters. (One that is missing is told of by the operation that failed.)
     fn set_unfiltered_down(&mut self) -> Result<(), KernelError> {
-        for device in self.unfiltered.clone() {
+        for device in std::mem::take(&mut self.to_set_down) {
             tracing::error!(%device, "set down: its filters could not be put in place");
+            // One that is gone is down.
+            let _ = self.set_link(&device, LinkMessageBuilder::down)?;
+        }
+        Ok(())
+    }
+
+    /// No tunnel takes anything in while there is a way around the filter of the underlay.
+    fn set_exposed_down(&mut self) -> Result<(), KernelError> {
+        let there: Vec<InterfaceName> =
+            self.underlay.exposed().into_iter().filter(|device| self.indexes.contains_key(device)).collect();
+        if !there.is_empty() {
+            tracing::error!(
+                tunnels = there.len(),
+                "set down: the filter of the underlay could not be put on every device"
+            );
+        }
+        for device in there {
             // One that is gone is down.
             let _ = self.set_link(&device, LinkMessageBuilder::down)?;
         }

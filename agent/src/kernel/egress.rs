@@ -5,8 +5,7 @@
 //! the burst becomes shorter than it is.
 
 use super::{
-    KernelError,
-    observe::go_on,
+    KernelError, check_stop,
     socket::Socket,
     tc::{Qdisc, put_header, put_nested},
     uapi::{rtm, tc},
@@ -41,7 +40,7 @@ pub(super) fn egress(
     let mut found = BTreeMap::new();
     for root in qdiscs.iter().filter(|qdisc| qdisc.parent == tc::ROOT && qdisc.handle != 0) {
         let Some(name) = names.get(&root.index) else { continue };
-        go_on(stop)?;
+        check_stop(stop)?;
         let mut egress = of_root(socket, root)?;
         let first = qdiscs.partition_point(|qdisc| qdisc.index < root.index);
         let mut of_device = qdiscs[first..].iter().take_while(|qdisc| qdisc.index == root.index);

@@ -1,15 +1,14 @@
 //! Reads what others have in our tables, on our devices and on ports.
 
 use super::{
-    KernelError,
-    observe::{Links, go_on},
+    KernelError, check_stop,
     socket::Socket,
     tc::{self, Qdisc},
     uapi::{link, route, tc as numbers},
     wire::{address, attributes, u8_at, u16_at, u32_at},
 };
 use crate::{
-    objects::{Family, Fate, Foreign, ForeignRoute, LinkKind},
+    objects::{Family, Fate, Foreign, ForeignRoute, Link, LinkKind},
     ownership::{self, PROTOCOL},
 };
 use cps_peering_config::net::InterfaceName;
@@ -175,7 +174,7 @@ pub(super) fn traffic_control(
     socket: &mut Socket,
     stop: &dyn Fn() -> bool,
     qdiscs: &[Qdisc],
-    links: &Links,
+    links: &BTreeMap<InterfaceName, Link>,
     concerns: impl Fn(&InterfaceName) -> bool,
     foreign: &mut Foreign,
 ) -> Result<(), KernelError> {
@@ -184,7 +183,7 @@ pub(super) fn traffic_control(
         let Some(name) = names.get(&qdisc.index) else { continue };
         if qdisc.parent == numbers::CLSACT {
             if qdisc.kind == "clsact" {
-                go_on(stop)?;
+                check_stop(stop)?;
                 let filters = tc::foreign_filters(socket, qdisc.index, numbers::EGRESS)?;
                 if !filters.is_empty() {
                     foreign.egress_filters.insert(*name, filters);

@@ -94,9 +94,10 @@ impl Interest {
         });
         let devices: BTreeMap<u32, Device> = devices.collect();
         if whole {
-            let tunnels = !config.sides.is_empty() || config.vrfs.values().any(|vrf| !vrf.remotes.is_empty());
+            // As in `diff::underlay`: a first tunnel is no reason to look at everything.
+            let guards = !config.vrfs.is_empty();
             let others = observed.links.values().filter(|link| !devices.contains_key(&link.index));
-            known.guarded = tunnels.then(|| others.map(|link| (link.index, link.master)).collect());
+            known.guarded = guards.then(|| others.map(|link| (link.index, link.master)).collect());
             known.complete = known.ports.iter().all(|port| observed.links.contains_key(port));
             known.devices = Some(devices);
         } else if let Some(known) = &mut known.devices {

@@ -5,8 +5,7 @@
 //! neighbour are gone with it.
 
 use super::{
-    KernelError,
-    observe::go_on,
+    KernelError, check_stop,
     rules::Rules,
     socket::Socket,
     uapi::{addr, route, rtm},
@@ -53,7 +52,7 @@ pub(super) fn unheard(
         let up = links.get(&address.device).filter(|link| is_led && link.up);
         let Some(link) = up else { continue };
         let Some(vrf) = link.master.filter(|master| vrfs.contains_key(master)) else { continue };
-        go_on(stop)?;
+        check_stop(stop)?;
         let heard = if is_link_local(&address.net) {
             let port = link.index;
             DeviceName::parse(&address.device).is_some()

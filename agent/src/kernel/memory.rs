@@ -121,28 +121,35 @@ impl Kernel for Memory {
     }
 }
 
+/// A device as the kernel makes it when nothing is said of it, with this index.
+pub fn plain_link(index: u32) -> Link {
+    Link {
+        index,
+        kind: LinkKind::Other,
+        mac: Some(Mac([2, 0, 0, 0, 0, index.to_le_bytes()[0]])),
+        mtu: 1500,
+        up: false,
+        carrier: true,
+        master: None,
+        group: 0,
+        alias: None,
+        arp: true,
+        protodown: false,
+        xdp: None,
+        generates_link_local: true,
+        alternative_names: BTreeSet::new(),
+        permanent_mac: None,
+        may_be_renamed: false,
+        vlan: None,
+        settings: DEFAULTS.into(),
+    }
+}
+
 impl State {
     /// Adds a device that is down and returns it.
     pub fn add_link(&mut self, name: &str, kind: LinkKind) -> &mut Link {
         self.last_index += 1;
-        let link = Link {
-            index: self.last_index,
-            kind,
-            mac: Some(Mac([2, 0, 0, 0, 0, self.last_index.to_le_bytes()[0]])),
-            mtu: 1500,
-            up: false,
-            carrier: true,
-            master: None,
-            group: 0,
-            alias: None,
-            arp: true,
-            protodown: false,
-            xdp: None,
-            generates_link_local: true,
-            may_be_renamed: false,
-            vlan: None,
-            settings: DEFAULTS.into(),
-        };
+        let link = Link { kind, ..plain_link(self.last_index) };
         let name = name.parse().expect("a test names its devices well");
         self.seen.links.entry(name).insert_entry(link).into_mut()
     }

@@ -9,6 +9,7 @@ mod egress;
 mod events;
 mod foreign;
 mod interest;
+mod links;
 mod local;
 pub mod memory;
 mod message;
@@ -20,6 +21,7 @@ mod socket;
 mod sockopt;
 mod sysctl;
 mod tc;
+pub mod trace;
 mod traffic;
 mod uapi;
 mod udev;
@@ -47,6 +49,7 @@ use underlay::{Keeper, Parameters};
 
 pub use events::{Event, watch};
 pub use interest::Interest;
+pub use underlay::UnderlayView;
 
 /// What the agent needs of a kernel.
 pub trait Kernel: Send {
@@ -70,6 +73,11 @@ pub trait Kernel: Send {
 
     /// Reads the devices only: for a hundred of them that takes a fraction of a millisecond.
     fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError>;
+
+    /// The filter of the underlay that this keeps, for those who look from other threads.
+    fn underlay_view(&self) -> UnderlayView {
+        UnderlayView::default()
+    }
 
     /// Carries out operations in order, all of them, also after one was refused. Removing what is already gone is no
     /// failure. Returns the places of those that were refused.
@@ -114,6 +122,11 @@ pub enum KernelError {
     },
 }
 
+/// Gives up reading that is made of many questions, between two of them.
+fn check_stop(stop: &dyn Fn() -> bool) -> Result<(), KernelError> {
+    if stop() { Err(KernelError::Abandoned) } else { Ok(()) }
+}
+
 /// The kernel's no to one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetlinkError {
@@ -140,7 +153,7 @@ pub struct Netlink {
     socket: Option<Socket>,
     /// Device indexes as last seen.
     indexes: BTreeMap<InterfaceName, u32>,
-    /// Devices whose filters could not be put in place since the last look.
+    /// Devices whose filters could not be put in place, and were not since. A look at everything begins anew.
     unfiltered: BTreeSet<InterfaceName>,
     /// Rules of packet filters as last seen.
     filters: netfilter::Cache,
@@ -186,7 +199,9 @@ impl Netlink {
 
 impl Kernel for Netlink {
     fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
-        self.unfiltered.clear();
+        if *dirty == DirtySet::Everything {
+            self.unfiltered.clear();
+        }
         let mut observed = self.with_socket(|socket, indexes| match dirty {
             DirtySet::Everything => {
                 let observed = observe::everything(socket, stop)?;
@@ -194,7 +209,7 @@ impl Kernel for Netlink {
                 Ok(observed)
             }
             DirtySet::Parts(parts) => {
-                let observed = observe::parts(socket, parts)?;
+                let observed = observe::parts(socket, parts, &|| false)?;
                 for device in &parts.devices {
                     match observed.links.get(device) {
                         Some(link) => drop(indexes.insert(*device, link.index)),
@@ -212,9 +227,9 @@ impl Kernel for Netlink {
         let new =
             observed.links.iter_mut().filter(|(name, link)| link.master.is_none() && DeviceName::parse(name).is_none());
         new.for_each(|(_, link)| link.may_be_renamed = !self.udev.has_finished(link.index));
-        observed.underlay = self.underlay.observe(&observed.ingress, devices);
+        observed.underlay = self.underlay.observe(&observed.ingress, |name| observed.links.contains_key(name), devices);
         if *dirty == DirtySet::Everything {
-            observe::go_on(stop)?;
+            check_stop(stop)?;
             observed.firewall = self.filters.look(&observed.links);
         }
         Ok(observed)
@@ -224,12 +239,16 @@ impl Kernel for Netlink {
         self.filters.changed()
     }
 
+    fn underlay_view(&self) -> UnderlayView {
+        self.underlay.view()
+    }
+
     fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {
         self.with_socket(|socket, _| traffic::traffic(socket))
     }
 
     fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError> {
-        self.with_socket(|socket, _| observe::links(socket))
+        self.with_socket(|socket, _| links::links(socket))
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {

@@ -1,18 +1,19 @@
 //! Reads the kernel: one list per kind of object, each filtered by the kernel as far as it can.
 
 use super::{
-    KernelError, egress, foreign, local, rules,
+    KernelError, check_stop, egress, foreign,
+    links::{Links, links, mac, one_link},
+    local, rules,
     socket::Socket,
     sysctl, tc,
-    uapi::{addr, link, neighbour, nexthop, route, rtm},
-    wire::{address, attributes, i32_at, put, text, u8_at, u16_at, u32_at},
+    uapi::{addr, neighbour, nexthop, route, rtm},
+    wire::{address, attributes, put, u8_at, u16_at, u32_at},
 };
 use crate::{
     dirty_set::{Parts, Share},
-    filter::Vlan,
     objects::{
-        Address, DeviceSetting, Family, FdbKey, FdbTarget, Firewall, Foreign, KernelRoute, Link, LinkKind, Mac,
-        NeighbourKey, Observed, RouteKey, Tunnel, UnderlayState, Via,
+        Address, Family, FdbKey, FdbTarget, Firewall, Foreign, KernelRoute, Link, LinkKind, Mac, NeighbourKey,
+        Observed, RouteKey, UnderlayState, Via,
     },
     ownership::{self, DeviceName, PROTOCOL},
 };
@@ -32,7 +33,7 @@ use std::{
 /// become true.
 pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
     let links = links(socket)?;
-    go_on(stop)?;
+    check_stop(stop)?;
     let names = names(&links);
     // Routes are read before the next hops that they name, so that one made in between is not missed.
     let mut routes = Vec::new();
@@ -45,11 +46,7 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     // They come in long runs that are in order already: this sort finds those.
     routes.sort();
     let (nexthops, foreign_nexthop_ids) = nexthops(socket, None)?;
-    let mut rules = rules::rules(socket, Family::V4)?;
-    let six = rules::rules(socket, Family::V6)?;
-    rules.plain.extend(six.plain);
-    rules.plain.sort_unstable();
-    rules.ahead.extend(six.ahead);
+    let rules = rules::both(socket)?;
     let addresses = addresses(socket, None, &names)?;
     let qdiscs = tc::qdiscs(socket)?;
     let (foreign_routes, more_routes) = others.finish();
@@ -75,11 +72,6 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     })
 }
 
-/// Gives up a look that is made of many questions, between two of them.
-pub(super) fn go_on(stop: &dyn Fn() -> bool) -> Result<(), KernelError> {
-    if stop() { Err(KernelError::Abandoned) } else { Ok(()) }
-}
-
 /// Devices that are ours by name, and ports: whatever is in a VRF of ours.
 fn concerned(links: &Links, names: &BTreeMap<u32, InterfaceName>) -> BTreeSet<InterfaceName> {
     let concerns = |name: &InterfaceName, link: &Link| {
@@ -89,17 +81,19 @@ fn concerned(links: &Links, names: &BTreeMap<u32, InterfaceName>) -> BTreeSet<In
     links.iter().filter(|(name, link)| concerns(name, link)).map(|(name, _)| *name).collect()
 }
 
-/// What belongs to some parts: each list is filtered by the kernel, so that it costs what the parts have.
-pub(super) fn parts(socket: &mut Socket, parts: &Parts) -> Result<Observed, KernelError> {
+/// What belongs to some parts: each list is filtered by the kernel, so that it costs what the parts have. It is given up when `stop`
+/// has become true.
+pub(super) fn parts(socket: &mut Socket, parts: &Parts, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
     let mut observed = Observed::default();
     for device in &parts.devices {
+        check_stop(stop)?;
         observed.links.extend(one_link(socket, device)?);
     }
     let names = names(&observed.links);
     for (table, share) in &parts.tables {
         for filter in RouteFilter::of(*table, share, &observed.links) {
             for family in Family::ALL {
-                routes(socket, &|| false, family, &filter, &mut observed.routes)?;
+                routes(socket, stop, family, &filter, &mut observed.routes)?;
             }
         }
     }
@@ -110,6 +104,7 @@ pub(super) fn parts(socket: &mut Socket, parts: &Parts) -> Result<Observed, Kern
         if role == Some(ownership::Role::Vrf) {
             continue;
         }
+        check_stop(stop)?;
         let index = Some(link.index);
         if role.is_none() {
             observed.addresses.extend(addresses(socket, index, &names)?);
@@ -142,159 +137,15 @@ struct RouteFilter {
 impl RouteFilter {
     /// What finds a share of a table: where it is not the whole, the routes through the parts' devices, and those to
     /// nowhere, which are few.
-    fn of(table: u32, share: &Share, links: &Links) -> Vec<RouteFilter> {
-        let table = RouteFilter { table: Some(table), ..RouteFilter::default() };
+    fn of(number: u32, share: &Share, links: &Links) -> Vec<RouteFilter> {
+        let table = RouteFilter { table: Some(number), ..RouteFilter::default() };
         match share {
             Share::Whole => vec![table],
             Share::Within(_) => {
-                // None of ours leads to a VRF.
-                let through = links.values().filter(|link| !matches!(link.kind, LinkKind::Vrf(_)));
+                // A VRF leads to another one, for the gateways of a peer that is here, and never to itself.
+                let through = links.values().filter(|link| link.kind != LinkKind::Vrf(number));
                 let through = through.map(|link| RouteFilter { device: Some(link.index), ..table });
                 through.chain([RouteFilter { unreachable: true, ..table }]).collect()
-            }
-        }
-    }
-}
-
-fn mac(bytes: &[u8]) -> Option<Mac> {
-    bytes.try_into().ok().map(Mac)
-}
-
-pub(super) type Links = BTreeMap<InterfaceName, Link>;
-
-/// One device, if it is there.
-fn one_link(socket: &mut Socket, name: &InterfaceName) -> Result<Option<(InterfaceName, Link)>, KernelError> {
-    let found = socket.get(rtm::GET_LINK, |body| {
-        body.extend([0; link::HEADER_LEN]);
-        put(body, link::IFLA_IFNAME, format!("{name}\0").as_bytes());
-        put(body, link::IFLA_EXT_MASK, &link::RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
-    })?;
-    match found {
-        Ok(payload) => Ok(read_link(&payload)),
-        Err(refusal) if refusal.errno == libc::ENODEV => Ok(None),
-        Err(refusal) => Err(KernelError::Refused { what: "devices", refusal }),
-    }
-}
-
-pub(super) fn links(socket: &mut Socket) -> Result<Links, KernelError> {
-    socket.dump(
-        "devices",
-        rtm::GET_LINK,
-        |body| {
-            body.extend([0; link::HEADER_LEN]);
-            put(body, link::IFLA_EXT_MASK, &link::RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
-        },
-        Links::new,
-        |links, payload| links.extend(read_link(payload)),
-    )
-}
-
-/// A device; none if its name could be neither ours nor a port's.
-pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
-    let kind = u16_at(payload, 2)?;
-    let mut name = None;
-    let mut link = Link {
-        index: u32_at(payload, 4)?,
-        kind: match kind {
-            link::ARPHRD_LOOPBACK => LinkKind::Loopback,
-            link::ARPHRD_ETHER => LinkKind::Other,
-            _ => LinkKind::NotEthernet,
-        },
-        mac: None,
-        mtu: 0,
-        up: u32_at(payload, 8)? & link::IFF_UP != 0,
-        carrier: u32_at(payload, 8)? & link::IFF_LOWER_UP != 0,
-        master: None,
-        group: 0,
-        alias: None,
-        arp: u32_at(payload, 8)? & link::IFF_NOARP == 0,
-        protodown: false,
-        xdp: None,
-        generates_link_local: true,
-        may_be_renamed: false,
-        vlan: None,
-        settings: BTreeMap::new(),
-    };
-    // The kernel tells the device below after what it is.
-    let (mut parent, mut vlan) = (None, None);
-    for (kind, value) in attributes(payload, link::HEADER_LEN) {
-        match kind {
-            link::IFLA_IFNAME => name = text(value)?.parse().ok(),
-            link::IFLA_ADDRESS => link.mac = mac(value),
-            link::IFLA_MTU => link.mtu = u32_at(value, 0)?,
-            link::IFLA_MASTER => link.master = u32_at(value, 0),
-            link::IFLA_GROUP => link.group = u32_at(value, 0)?,
-            link::IFLA_IFALIAS => link.alias = text(value).map(ToOwned::to_owned),
-            link::IFLA_LINK => parent = u32_at(value, 0),
-            link::IFLA_LINKINFO => {
-                link.kind = read_kind(value).unwrap_or(link.kind);
-                vlan = read_vlan(value);
-            }
-            link::IFLA_PROTO_DOWN => link.protodown = u8_at(value, 0) == Some(1),
-            link::IFLA_XDP => link.xdp = foreign::xdp(value),
-            link::IFLA_AF_SPEC => read_families(value, &mut link),
-            _ => {}
-        }
-    }
-    link.vlan = parent.zip(vlan);
-    Some((name?, link))
-}
-
-fn read_kind(info: &[u8]) -> Option<LinkKind> {
-    let kind = attributes(info, 0).find(|(kind, _)| *kind == link::INFO_KIND).and_then(|(_, value)| text(value))?;
-    let data = attributes(info, 0).find(|(kind, _)| *kind == link::INFO_DATA).map(|(_, value)| value);
-    let find =
-        |wanted| attributes(data.unwrap_or_default(), 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    match kind {
-        "vrf" => find(link::VRF_TABLE).and_then(|value| u32_at(value, 0)).map(LinkKind::Vrf),
-        "vxlan" => {
-            let vni = find(link::VXLAN_ID).and_then(|value| Vni::try_from(u32_at(value, 0)?).ok());
-            let port = find(link::VXLAN_PORT).and_then(|value| u16_at(value, 0)).map(u16::from_be);
-            let local = find(link::VXLAN_LOCAL).or_else(|| find(link::VXLAN_LOCAL6)).and_then(address);
-            let local = local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            // A kernel that does not tell whether it learns has one that does.
-            let altered = find(link::VXLAN_LEARNING).is_none() || foreign::is_altered(data.unwrap_or_default());
-            let tunnel = vni.zip(port).map(|(vni, port)| Tunnel { vni, port, local });
-            foreign::external(data.unwrap_or_default()).or(Some(LinkKind::Vxlan { tunnel, altered }))
-        }
-        "bridge" | "bond" | "team" => Some(LinkKind::Aggregate),
-        _ => None,
-    }
-}
-
-/// The VLAN of a device for one.
-fn read_vlan(info: &[u8]) -> Option<Vlan> {
-    let find = |bytes, wanted| attributes(bytes, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    if text(find(info, link::INFO_KIND)?) != Some("vlan") {
-        return None;
-    }
-    let data = find(info, link::INFO_DATA)?;
-    let tpid = find(data, link::VLAN_PROTOCOL).and_then(|value| u16_at(value, 0))?;
-    Some(Vlan { tpid: u16::from_be(tpid), id: u16_at(find(data, link::VLAN_ID)?, 0)? })
-}
-
-/// Settings below `net/ipv4/conf` are counted from 1, those below `net/ipv6/conf` from 0 (`ip.h`, `ipv6.h`).
-fn read_families(families: &[u8], link: &mut Link) {
-    let mut set = |setting, value: Option<i32>| link.settings.extend(value.map(|value| (setting, value)));
-    for (family, value) in attributes(families, 0) {
-        for (kind, value) in attributes(value, 0) {
-            match (family, kind) {
-                (link::AF_INET, link::INET_CONF) => {
-                    set(DeviceSetting::Ipv4Forwarding, i32_at(value, 0));
-                    set(DeviceSetting::Ipv4AcceptRedirects, i32_at(value, 3 * 4));
-                    set(DeviceSetting::Ipv4SendRedirects, i32_at(value, 5 * 4));
-                    set(DeviceSetting::Ipv4RpFilter, i32_at(value, 7 * 4));
-                }
-                (link::AF_INET6, link::INET6_CONF) => {
-                    set(DeviceSetting::Ipv6AcceptRa, i32_at(value, 3 * 4));
-                    set(DeviceSetting::Ipv6AcceptRedirects, i32_at(value, 4 * 4));
-                    set(DeviceSetting::Ipv6Disable, i32_at(value, 26 * 4));
-                    set(DeviceSetting::Ipv6AcceptDad, i32_at(value, 27 * 4));
-                }
-                (link::AF_INET6, link::INET6_ADDR_GEN_MODE) => {
-                    link.generates_link_local = u8_at(value, 0) != Some(link::ADDR_GEN_MODE_NONE);
-                }
-                _ => {}
             }
         }
     }
@@ -577,64 +428,4 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
 pub(super) fn looks_like_a_host(gateway: Ipv6Addr) -> bool {
     let segments = gateway.segments();
     segments[..5] == [0xfe80, 0, 0, 0, 0] && naming::HOST_PREFIXES.contains(&segments[5])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernel::wire::put;
-
-    /// A device as a kernel of the future may tell of it.
-    fn device(more: impl FnOnce(&mut Vec<u8>)) -> Option<(InterfaceName, Link)> {
-        let mut payload = vec![0; link::HEADER_LEN];
-        payload[2..4].copy_from_slice(&link::ARPHRD_ETHER.to_ne_bytes());
-        payload[4..8].copy_from_slice(&9u32.to_ne_bytes());
-        put(&mut payload, link::IFLA_IFNAME, b"cpspeer7\0");
-        put(&mut payload, link::IFLA_GROUP, &ownership::GROUP.to_ne_bytes());
-        more(&mut payload);
-        read_link(&payload)
-    }
-
-    #[test]
-    fn a_device_with_an_unknown_attribute_is_not_hidden() {
-        let (name, link) = device(|payload| put(payload, 0x3ffe, &[1, 2, 3])).unwrap();
-        assert_eq!((name.as_str(), link.index, link.group), ("cpspeer7", 9, ownership::GROUP));
-    }
-
-    /// Writes a part of a message.
-    type Put<'a> = &'a dyn Fn(&mut Vec<u8>);
-
-    #[test]
-    fn a_vlan_is_known_whatever_comes_first() {
-        let below = |payload: &mut Vec<u8>| put(payload, link::IFLA_LINK, &3u32.to_ne_bytes());
-        let info = |payload: &mut Vec<u8>| {
-            let (mut info, mut data) = (Vec::new(), Vec::new());
-            put(&mut data, link::VLAN_ID, &7u16.to_ne_bytes());
-            put(&mut data, link::VLAN_PROTOCOL, &0x8100u16.to_be_bytes());
-            put(&mut info, link::INFO_KIND, b"vlan\0");
-            put(&mut info, link::INFO_DATA, &data);
-            put(payload, link::IFLA_LINKINFO, &info);
-        };
-        let orders: [[Put<'_>; 2]; 2] = [[&below, &info], [&info, &below]];
-        for order in orders {
-            let (_, link) = device(|payload| order.iter().for_each(|put| put(payload))).unwrap();
-            assert_eq!(link.vlan, Some((3, Vlan { tpid: 0x8100, id: 7 })));
-        }
-    }
-
-    #[test]
-    fn a_device_of_an_unknown_kind_is_there_and_is_not_ours() {
-        let kinds: [&[u8]; 3] = [b"vxlan-ng\0", b"vxlan\0", &[0xff, 0xfe, 0]];
-        for kind in kinds {
-            let (name, link) = device(|payload| {
-                let mut info = Vec::new();
-                put(&mut info, link::INFO_KIND, kind);
-                put(&mut info, link::INFO_DATA, &[4, 0, 0xfe, 0x3f]);
-                put(payload, link::IFLA_LINKINFO, &info);
-            })
-            .unwrap();
-            let observed = Observed { links: [(name, link)].into(), ..Observed::default() };
-            assert!(observed.links.contains_key(&name) && !observed.owns(&name), "{kind:?}");
-        }
-    }
 }

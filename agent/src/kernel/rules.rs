@@ -13,7 +13,7 @@ use crate::{
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The rules of one family.
+/// The rules of one family, or of both.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// Those that send everything to `local` or `l3mdev`.
@@ -22,7 +22,16 @@ pub(super) struct Rules {
     pub(super) ahead: Vec<RuleAhead>,
 }
 
-pub(super) fn rules(socket: &mut Socket, family: Family) -> Result<Rules, KernelError> {
+/// Those of both families.
+pub(super) fn both(socket: &mut Socket) -> Result<Rules, KernelError> {
+    let (mut rules, six) = (rules(socket, Family::V4)?, rules(socket, Family::V6)?);
+    rules.plain.extend(six.plain);
+    rules.plain.sort_unstable();
+    rules.ahead.extend(six.ahead);
+    Ok(rules)
+}
+
+fn rules(socket: &mut Socket, family: Family) -> Result<Rules, KernelError> {
     let all = socket.dump(
         "rules",
         rtm::GET_RULE,
@@ -74,6 +83,7 @@ impl Parsed {
         let mut table = u32::from(u8_at(payload, 4)?);
         let (mut priority, mut protocol, mut l3mdev, mut jump) = (0, 0, false, None);
         let (mut from, mut to) = (unspecified(family), unspecified(family));
+        let mut of_service = tos != 0;
         let (mut mark, mut mask) = (0, u32::MAX);
         let mut ahead = RuleAhead { family, inverted: flags & rule::FIB_RULE_INVERT != 0, ..RuleAhead::default() };
         let mut selectors = Vec::new();
@@ -102,10 +112,15 @@ impl Parsed {
                 rule::FRA_TUN_ID => ahead.tunnel = u64_at(value, 0) != Some(0),
                 rule::FRA_UID_RANGE => ahead.root = u32_at(value, 0) == Some(0),
                 rule::FRA_PAD => {}
-                _ => selectors.extend(selector(kind, value)),
+                _ => {
+                    of_service |=
+                        !matches!(kind, rule::FRA_SUPPRESS_PREFIXLEN | rule::FRA_SUPPRESS_IFGROUP | rule::FRA_FLOW);
+                    selectors.extend(selector(kind, value));
+                }
             }
         }
         ahead.priority = priority;
+        ahead.of_service = of_service;
         ahead.marked = mark & mask != 0;
         ahead.from = (from_len != 0).then(|| IpNet::new(from, from_len).ok()).flatten();
         let to = (to_len != 0).then(|| IpNet::new(to, to_len).ok()).flatten();
@@ -239,5 +254,8 @@ mod tests {
         let plain: Vec<u32> = rules.plain.iter().map(|rule| rule.priority).collect();
         assert_eq!(plain, [0]);
         assert!(rules.ahead[0].marked && !rules.ahead[0].inverted && rules.ahead[1].inverted);
+        assert!(!rules.ahead[0].of_service);
+        let of_a_port = rule(1, rule::FR_ACT_BLACKHOLE, 0, &[(rule::FRA_DPORT_RANGE, &[80, 0, 80, 0])]);
+        assert!(of_a_port.ahead.of_service);
     }
 }

@@ -2,8 +2,7 @@
 //! changing filters.
 
 use super::{
-    KernelError,
-    observe::go_on,
+    KernelError, check_stop,
     socket::Socket,
     uapi::{rtm, tc},
     underlay::NAME,
@@ -11,14 +10,11 @@ use super::{
 };
 use crate::{
     filter::{Instruction, Program},
-    objects::{FilterHandle, Ingress, IngressFilter, Link},
-    ownership::{UNDERLAY_PRIORITY, owns_filter},
+    objects::{Effect, FilterHandle, Ingress, IngressFilter, Link},
+    ownership::{ACCEPT_PRIORITY, UNDERLAY_PRIORITY, owns_filter},
 };
 use cps_peering_config::net::InterfaceName;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    os::fd::RawFd,
-};
+use std::{collections::BTreeMap, os::fd::RawFd};
 
 /// A queueing discipline of a device.
 #[derive(Debug, Clone)]
@@ -75,7 +71,7 @@ pub(super) fn ingress(
     let mut found = BTreeMap::new();
     for (name, link) in links {
         let Some(kind) = looking.get(&link.index) else { continue };
-        go_on(stop)?;
+        check_stop(stop)?;
         found.insert(*name, Ingress { is_foreign: *kind != "clsact", ..filters(socket, link.index)? });
     }
     Ok(found)
@@ -108,7 +104,9 @@ fn filters(socket: &mut Socket, index: u32) -> Result<Ingress, KernelError> {
                     ingress.underlay_program = Some(read_underlay_program(payload, info).unwrap_or_default());
                 }
             } else if !owns_filter(priority) || in_chain {
-                ingress.foreign.extend(filter_name(payload, priority));
+                let effect =
+                    if in_chain || priority > ACCEPT_PRIORITY { Effect::MayDrop } else { effect(payload, info) };
+                note(&mut ingress.foreign, payload, priority, effect);
                 if !in_chain {
                     ingress.foreign_from = Some(ingress.foreign_from.map_or(priority, |known| known.min(priority)));
                 }
@@ -121,19 +119,57 @@ fn filters(socket: &mut Socket, index: u32) -> Result<Ingress, KernelError> {
 }
 
 /// Filters of others at one side of a `clsact` qdisc, in the words of `tc`.
-pub(super) fn foreign_filters(socket: &mut Socket, index: u32, parent: u32) -> Result<BTreeSet<String>, KernelError> {
+pub(super) fn foreign_filters(
+    socket: &mut Socket,
+    index: u32,
+    parent: u32,
+) -> Result<BTreeMap<String, Effect>, KernelError> {
     socket.dump(
         "filters",
         rtm::GET_FILTER,
         |body| put_header(body, index, 0, parent, 0),
-        BTreeSet::new,
+        BTreeMap::new,
         |found, payload| {
-            let priority = u32_at(payload, 16).and_then(|info| u16::try_from(info >> 16).ok()).unwrap_or_default();
+            let Some(info) = u32_at(payload, 16) else { return };
+            let priority = u16::try_from(info >> 16).unwrap_or_default();
             if !owns_filter(priority) {
-                found.extend(filter_name(payload, priority));
+                note(found, payload, priority, effect(payload, info));
             }
         },
     )
+}
+
+/// Notes a filter of somebody else. The kernel tells each priority once more as a whole. Behind another one nobody can tell what a
+/// filter still sees.
+fn note(found: &mut BTreeMap<String, Effect>, payload: &[u8], priority: u16, effect: Effect) {
+    let Some(name) = filter_name(payload, priority) else { return };
+    let is_first = found.keys().all(|other| *other == name);
+    let effect = if is_first { effect } else { Effect::MayDrop };
+    found.entry(name).and_modify(|known| *known = effect.max(*known)).or_insert(effect);
+}
+
+/// What a filter of somebody else does: `matchall` with the action `drop` is one that leaves nothing.
+fn effect(payload: &[u8], info: u32) -> Effect {
+    let drops_all = || {
+        let find = |from, wanted| attributes(payload, from).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        let nested = |value, wanted| attributes(value, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        let all = info & 0xffff == u32::from(tc::ETH_P_ALL.to_be());
+        let chain = find(tc::HEADER_LEN, tc::TCA_CHAIN).and_then(|value| u32_at(value, 0)).unwrap_or_default();
+        if text(find(tc::HEADER_LEN, tc::TCA_KIND)?) != Some("matchall") || !all || chain != 0 {
+            return None;
+        }
+        let options = find(tc::HEADER_LEN, tc::TCA_OPTIONS)?;
+        let in_software = nested(options, tc::MATCHALL_FLAGS).and_then(|value| u32_at(value, 0)).unwrap_or_default();
+        if in_software & tc::SKIP_SW != 0 {
+            return None;
+        }
+        // The first of its actions.
+        let action = nested(nested(options, tc::MATCHALL_ACT)?, 1)?;
+        let is_gact = text(nested(action, tc::ACT_KIND)?) == Some("gact");
+        let parameters = nested(nested(action, tc::ACT_OPTIONS)?, tc::GACT_PARMS)?;
+        (is_gact && u32_at(parameters, 8) == Some(tc::ACT_SHOT)).then_some(())
+    };
+    if drops_all().is_some() { Effect::DropsAll } else { Effect::MayDrop }
 }
 
 /// Priority and kind of a filter. The kernel tells each priority once more as a whole.
@@ -195,11 +231,11 @@ fn read_filter(payload: &[u8], info: u32) -> Option<IngressFilter> {
             _ => return None,
         }
     }
-    match (program.filter(|_| in_software)?, direct) {
-        (program, false) => Some(IngressFilter::Accept(program)),
-        (program, true) if program == dropping() => Some(IngressFilter::DropRest),
-        _ => None,
-    }
+    Some(match (program.filter(|_| in_software)?, direct) {
+        (program, false) => IngressFilter::Accept(program),
+        (program, true) if program == dropping() => IngressFilter::DropRest,
+        (program, true) => IngressFilter::Reject(program),
+    })
 }
 
 fn read_program(bytes: &[u8]) -> Option<Program> {
@@ -246,6 +282,8 @@ pub(super) fn put_filter(body: &mut Vec<u8>, index: u32, place: FilterHandle, fi
         let (program, flags) = match filter {
             // It has no action: what it accepts is taken in.
             IngressFilter::Accept(program) => (program, 0),
+            // What it returns is done.
+            IngressFilter::Reject(program) => (program, tc::BPF_ACT_DIRECT),
             IngressFilter::DropRest => (&dropping, tc::BPF_ACT_DIRECT),
         };
         let instructions = program.instructions();
@@ -272,12 +310,51 @@ mod tests {
     #[test]
     fn a_filter_reads_back_as_it_was_written() {
         let vlans = vlan_program(&[Vlan { tpid: 0x8100, id: 7 }].into());
-        for filter in [IngressFilter::Accept(vlans), IngressFilter::DropRest] {
+        for filter in [IngressFilter::Accept(vlans.clone()), IngressFilter::Reject(vlans), IngressFilter::DropRest] {
             let mut body = Vec::new();
             put_filter(&mut body, 7, FilterHandle { priority: DROP_PRIORITY, handle: 3 }, &filter);
             let info = u32_at(&body, 16).unwrap();
             assert_eq!((u32_at(&body, 8), info >> 16), (Some(3), u32::from(DROP_PRIORITY)));
             assert_eq!(read_filter(&body, info), Some(filter));
         }
+    }
+
+    #[test]
+    fn only_a_filter_that_drops_everything_is_told_to_do_so() {
+        let filter = |priority: u16, protocol: u16, kind: &str, action: u32| {
+            let mut body = Vec::new();
+            let info = u32::from(priority) << 16 | u32::from(protocol.to_be());
+            put_header(&mut body, 7, 1, tc::EGRESS, info);
+            put(&mut body, tc::TCA_KIND, format!("{kind}\0").as_bytes());
+            put_nested(&mut body, tc::TCA_OPTIONS, |options| {
+                put_nested(options, tc::MATCHALL_ACT, |actions| {
+                    put_nested(actions, 1, |one| {
+                        put(one, tc::ACT_KIND, b"gact\0");
+                        put_nested(one, tc::ACT_OPTIONS, |options| {
+                            let numbers = [1, 0, action, 1, 1].map(u32::to_ne_bytes).concat();
+                            put(options, tc::GACT_PARMS, &numbers);
+                        });
+                    });
+                });
+            });
+            body
+        };
+        let found = |filters: &[Vec<u8>]| {
+            let mut found = BTreeMap::new();
+            for body in filters {
+                let info = u32_at(body, 16).unwrap();
+                note(&mut found, body, u16::try_from(info >> 16).unwrap(), effect(body, info));
+            }
+            found.into_values().collect::<Vec<_>>()
+        };
+        let drop = filter(1, tc::ETH_P_ALL, "matchall", tc::ACT_SHOT);
+        // The priority as a whole, which has no options.
+        let whole = [&drop[..20], &drop[20..32]].concat();
+        assert_eq!(found(&[whole, drop.clone()]), [Effect::DropsAll]);
+        assert_eq!(found(&[filter(1, tc::ETH_P_ALL, "matchall", 0)]), [Effect::MayDrop], "lets pass");
+        assert_eq!(found(&[filter(1, 0x0800, "matchall", tc::ACT_SHOT)]), [Effect::MayDrop], "one family only");
+        assert_eq!(found(&[filter(1, tc::ETH_P_ALL, "flower", tc::ACT_SHOT)]), [Effect::MayDrop]);
+        let before = filter(2, tc::ETH_P_ALL, "u32", 0);
+        assert_eq!(found(&[before, filter(3, tc::ETH_P_ALL, "matchall", tc::ACT_SHOT)]), [Effect::MayDrop; 2]);
     }
 }

@@ -83,13 +83,13 @@ fn read_link(payload: &[u8]) -> Option<(Vni, Reading)> {
     Some((device.vni, reading))
 }
 
-struct Passed {
+pub(super) struct Passed {
     sent: Count,
-    dropped: u32,
-    backlog: u64,
+    pub(super) dropped: u32,
+    pub(super) backlog: u64,
 }
 
-fn read_passed(payload: &[u8]) -> Option<Passed> {
+pub(super) fn read_passed(payload: &[u8]) -> Option<Passed> {
     let (_, stats) = attributes(payload, uapi::HEADER_LEN).find(|(kind, _)| *kind == uapi::TCA_STATS2)?;
     let find = |wanted| attributes(stats, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let (basic, queue) = (find(uapi::STATS_BASIC)?, find(uapi::STATS_QUEUE)?);

@@ -58,6 +58,9 @@ pub(super) mod link {
     pub(in crate::kernel) const IFLA_EXT_MASK: u16 = 29;
     pub(in crate::kernel) const IFLA_PROTO_DOWN: u16 = 39;
     pub(in crate::kernel) const IFLA_XDP: u16 = 43;
+    pub(in crate::kernel) const IFLA_PROP_LIST: u16 = 52;
+    pub(in crate::kernel) const IFLA_ALT_IFNAME: u16 = 53;
+    pub(in crate::kernel) const IFLA_PERM_ADDRESS: u16 = 54;
     pub(in crate::kernel) const XDP_ATTACHED: u16 = 2;
     pub(in crate::kernel) const XDP_PROG_ID: u16 = 4;
     pub(in crate::kernel) const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
@@ -125,6 +128,8 @@ pub(super) mod neighbour {
     pub(in crate::kernel) const AF_BRIDGE: u8 = 7;
     pub(in crate::kernel) const NDA_DST: u16 = 1;
     pub(in crate::kernel) const NDA_LLADDR: u16 = 2;
+    /// `struct nda_cacheinfo`: when it was confirmed, used and updated last, in ticks of `USER_HZ`.
+    pub(in crate::kernel) const NDA_CACHEINFO: u16 = 3;
     pub(in crate::kernel) const NDA_PORT: u16 = 6;
     pub(in crate::kernel) const NDA_VNI: u16 = 7;
     pub(in crate::kernel) const NDA_IFINDEX: u16 = 8;
@@ -145,13 +150,20 @@ pub(super) mod neighbour_table {
 pub(super) mod route {
     pub(in crate::kernel) const HEADER_LEN: usize = 12;
     pub(in crate::kernel) const RTA_DST: u16 = 1;
+    pub(in crate::kernel) const RTA_SRC: u16 = 2;
+    pub(in crate::kernel) const RTA_IIF: u16 = 3;
     pub(in crate::kernel) const RTA_OIF: u16 = 4;
     pub(in crate::kernel) const RTA_GATEWAY: u16 = 5;
     pub(in crate::kernel) const RTA_PRIORITY: u16 = 6;
+    pub(in crate::kernel) const RTA_METRICS: u16 = 8;
+    pub(in crate::kernel) const RTAX_MTU: u16 = 2;
     pub(in crate::kernel) const RTA_MULTIPATH: u16 = 9;
     pub(in crate::kernel) const RTA_TABLE: u16 = 15;
     pub(in crate::kernel) const RTA_VIA: u16 = 18;
     pub(in crate::kernel) const RTA_ENCAP_TYPE: u16 = 21;
+    pub(in crate::kernel) const RTA_IP_PROTO: u16 = 27;
+    pub(in crate::kernel) const RTA_SPORT: u16 = 28;
+    pub(in crate::kernel) const RTA_DPORT: u16 = 29;
     pub(in crate::kernel) const RTA_NH_ID: u16 = 30;
     /// Answers with the route that was found instead of what it means for the packet.
     pub(in crate::kernel) const RTM_F_FIB_MATCH: u32 = 0x2000;
@@ -231,6 +243,12 @@ pub(super) mod tc {
     /// `BPF_RET | BPF_K`.
     pub(in crate::kernel) const BPF_RETURN: u16 = 6;
     pub(in crate::kernel) const ACT_SHOT: u32 = 2;
+    pub(in crate::kernel) const MATCHALL_ACT: u16 = 2;
+    pub(in crate::kernel) const MATCHALL_FLAGS: u16 = 3;
+    pub(in crate::kernel) const ACT_KIND: u16 = 1;
+    pub(in crate::kernel) const ACT_OPTIONS: u16 = 2;
+    /// `struct tc_gact`, whose third number is the action.
+    pub(in crate::kernel) const GACT_PARMS: u16 = 2;
 }
 
 /// `netconf.h`.

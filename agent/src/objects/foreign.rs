@@ -7,6 +7,15 @@ use std::{
     fmt,
 };
 
+/// What something of somebody else does to packets of VPCs that meet it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// Some may be lost, changed or led elsewhere: which ones, nobody can tell.
+    MayDrop,
+    /// Every one is lost.
+    DropsAll,
+}
+
 /// Objects of others that packets of VPCs may meet. Nothing of it is ever changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Foreign {
@@ -15,9 +24,9 @@ pub struct Foreign {
     pub routes: Vec<ForeignRoute>,
     /// How many more such routes there are.
     pub more_routes: usize,
-    /// Filters on what our devices and ports send (`clsact` egress), in the words of `tc`. Those on what arrives are in
-    /// [`Ingress::foreign`](super::Ingress::foreign).
-    pub egress_filters: BTreeMap<InterfaceName, BTreeSet<String>>,
+    /// Filters on what our devices and ports send (`clsact` egress), in the words of `tc`, with what they do. Those on what
+    /// arrives are in [`Ingress::foreign`](super::Ingress::foreign).
+    pub egress_filters: BTreeMap<InterfaceName, BTreeMap<String, Effect>>,
     /// Queueing disciplines of our devices and ports that the kernel does not set by itself, in the words of `tc`.
     pub qdiscs: BTreeMap<InterfaceName, BTreeSet<String>>,
 }

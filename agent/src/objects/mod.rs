@@ -9,7 +9,7 @@ mod remote;
 
 pub use egress::{Egress, Queue, Rate, Shaper};
 pub use firewall::Firewall;
-pub use foreign::{Fate, Foreign, ForeignRoute};
+pub use foreign::{Effect, Fate, Foreign, ForeignRoute};
 pub use operation::{LinkChange, Operation};
 pub use remote::{Remote, Run, Source};
 
@@ -271,6 +271,9 @@ pub enum RouteTo {
 /// A filter on what arrives at a device of a VRF (rule C7).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IngressFilter {
+    /// Drops what the program rejects ([`REJECTED`](crate::filter::REJECTED)), and leaves everything else to the filters
+    /// behind it.
+    Reject(Program),
     /// Takes in what the program accepts, and leaves everything else to the filters behind it.
     Accept(Program),
     /// Drops what no other filter took.
@@ -284,8 +287,8 @@ pub struct Ingress {
     pub filters: BTreeMap<FilterHandle, Option<IngressFilter>>,
     /// Whether the qdisc that holds them is of another kind than ours.
     pub is_foreign: bool,
-    /// Filters that others have there, in the words of `tc`.
-    pub foreign: BTreeSet<String>,
+    /// Filters that others have there, in the words of `tc`, with what they do.
+    pub foreign: BTreeMap<String, Effect>,
     /// The lowest priority of others' filters, which look at packets before those behind them.
     pub foreign_from: Option<u16>,
     /// The program of the underlay's filter, by the kernel's id for it, where it is there; 0 for another one in its place.
@@ -425,6 +428,10 @@ pub struct Link {
     pub xdp: Option<u32>,
     /// Whether the kernel makes up an IPv6 link-local address for it.
     pub generates_link_local: bool,
+    /// Alternative names (`IFLA_ALT_IFNAME`), of those that are no longer than a name can be.
+    pub alternative_names: BTreeSet<InterfaceName>,
+    /// The Ethernet address that the hardware has, whatever it sends with (`IFLA_PERM_ADDRESS`).
+    pub permanent_mac: Option<Mac>,
     /// Whether it may still be renamed, because udev has not finished with it.
     pub may_be_renamed: bool,
     /// Where it is a device for a VLAN: the index of the device that it is on top of, and its VLAN.
@@ -502,6 +509,8 @@ pub struct RuleAhead {
     pub tunnel: bool,
     /// Whether it selects what user 0 sends, or does not ask who. Packets that are forwarded count as user 0's.
     pub root: bool,
+    /// Whether it selects by what no route depends on: protocol, ports, type of service and the like.
+    pub of_service: bool,
     /// Whether it selects everything else.
     pub inverted: bool,
     /// The rule in the words of `ip rule`, without its priority.
@@ -520,6 +529,7 @@ impl Default for RuleAhead {
             marked: false,
             tunnel: false,
             root: true,
+            of_service: false,
             inverted: false,
             text: String::new(),
         }

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     dirty_set::DirtySet,
     kernel::{Event, Interest, Kernel},
+    shares::Shares,
 };
 use cps_peering_config::{HostReport, ValidHostConfig, report::Counters};
 use std::{
@@ -48,6 +49,7 @@ pub struct Handle {
     /// Set while a configuration waits that is newer than the one worked on.
     newer: Arc<AtomicBool>,
     report: watch::Sender<HostReport>,
+    shares: watch::Sender<Shares>,
     interest: Interest,
     throttled: Arc<AtomicUsize>,
 }
@@ -84,6 +86,11 @@ impl Handle {
     /// The configuration that it was given last.
     pub fn config(&self) -> Option<Arc<ValidHostConfig>> {
         self.config.borrow().clone()
+    }
+
+    /// What it may use of limits that it shares with other hosts.
+    pub fn shares(&self) -> Shares {
+        self.shares.borrow().clone()
     }
 
     /// How many ports are kept from filling the neighbour tables, by family.
@@ -130,17 +137,20 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         counters: Counters::default(),
         last_pass: None,
         underlay_mtu: None,
+        knows_scoped_sides: true,
         behind: Vec::new(),
         vrfs: BTreeMap::new(),
         sides: BTreeMap::new(),
     });
     let newer = Arc::new(AtomicBool::new(false));
+    let shares = watch::Sender::new(kept.shares.clone());
     let interest = Interest::default();
     let handle = Handle {
         wake,
         config: watch::Sender::new(None),
         newer: Arc::clone(&newer),
         report: report.clone(),
+        shares: shares.clone(),
         interest: interest.clone(),
         throttled: Arc::default(),
     };
@@ -150,6 +160,7 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         inbox,
         newer,
         report,
+        shares,
         config: None,
         compared: None,
         stored: Stored::Yes,
@@ -170,6 +181,7 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         overheard: false,
         looked: Instant::now(),
         backoff: Backoff::default(),
+        aliases: BTreeMap::new(),
         interest,
     };
     thread::Builder::new().name("reconciler".into()).spawn(move || reconciler.run())?;

@@ -6,6 +6,7 @@ use crate::{
     kernel::{Event, Kernel},
     objects::DeviceSetting,
     ownership::DeviceName,
+    ports,
 };
 use cps_peering_config::net::InterfaceName;
 use std::{
@@ -37,7 +38,7 @@ impl<K: Kernel> Reconciler<K> {
             let left = until.saturating_duration_since(Instant::now());
             // On a host with thousands of devices a glance takes a while, and all is looked at from time to time anyway.
             let next = GLANCE.max(self.glance_took * GLANCE_SHARE);
-            if left <= next || !self.settled {
+            if left <= next {
                 return self.wait(left, quiet_until);
             }
             match self.wait(next, quiet_until)? {
@@ -47,21 +48,25 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Whether the settings of our devices and ports are as they should be, and packet filters as they were. What cannot be
-    /// read does not seem right.
+    /// Whether ports are the interfaces that they were, the settings of our devices and ports as they should be, and packet filters
+    /// as they were. (Of an interface that is down the kernel announces no alternative names.) What cannot be read does not seem
+    /// right. Before the kernel was right for the first time, only the first is asked.
     fn seems_right(&mut self) -> bool {
         let Some(config) = &self.config else { return true };
         let begun = Instant::now();
-        let filters_changed = self.kernel.filters_changed();
+        let filters_changed = self.settled && self.kernel.filters_changed();
         let links = self.kernel.devices();
         self.glance_took = begun.elapsed();
         let Ok(links) = links else { return false };
-        if filters_changed {
+        if filters_changed || ports::aliases(config, &links) != self.aliases {
             return false;
+        }
+        if !self.settled {
+            return true;
         }
         let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
         let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));
-        let mut ours = of_vpcs.chain(of_sides).filter_map(|name| links.get(&name));
+        let mut ours = of_vpcs.chain(of_sides).filter_map(|name| links.get(self.aliases.get(&name).unwrap_or(&name)));
         ours.all(|link| {
             let right = |(setting, value)| link.settings.get(&setting).is_none_or(|have| *have == value);
             DeviceSetting::WANTED.into_iter().all(right)
@@ -119,6 +124,7 @@ impl<K: Kernel> Reconciler<K> {
                     };
                     self.ending.retain(|device| !back(device));
                     self.kept.shares.follow(old, &config);
+                    self.shares.send_replace(self.kept.shares.clone());
                     self.confirmed.retain(|vni, _| config.sides.contains_key(vni));
                 }
                 self.config = Some(config);

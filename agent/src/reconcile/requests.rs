@@ -79,6 +79,7 @@ impl<K: Kernel> Reconciler<K> {
     fn grant(&mut self, grants: &Grants) -> Result<Granted, RequestError> {
         let pushed = grants.revision;
         self.kept.shares.grant(grants).map_err(|have| RequestError::Older { pushed, have })?;
+        self.shares.send_replace(self.kept.shares.clone());
         if let Some(config) = self.config.clone() {
             let shares = &self.kept.shares;
             let limits = grants.sides.keys().filter_map(|vni| Some((*vni, config.sides.get(vni)?.limit?)));

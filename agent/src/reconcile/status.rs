@@ -1,6 +1,6 @@
 //! How the host stands: what is reported after a look, and what is wrong.
 
-use super::{MAX_PROBLEMS, Reconciler, Run, host_problem, whole};
+use super::{MAX_PROBLEMS, Reconciler, Run, address_object, host_problem, whole};
 use crate::{diff::LazyPlan, dirty_set::DirtySet, kernel::Kernel, objects::Operation, scope};
 use cps_peering_config::{
     ValidHostConfig,
@@ -31,13 +31,17 @@ impl<K: Kernel> Reconciler<K> {
         }
         let had = self.compared.take();
         self.compared = if seen { Some(Arc::clone(config)) } else { had.clone() };
+        // What is assumed as long as the underlay address is on no interface is nothing to tell others.
+        let nowhere =
+            |problem: &Problem| problem.kind == ProblemKind::Missing && problem.object == address_object(config);
+        let assumed = self.options.underlay_mtu.is_none() && problems.iter().any(nowhere);
         self.report.send_modify(|report| {
             report.behind = scope::behind(report, had.as_ref().map(|config| &***config), &problems);
             if seen {
                 report.applied = Some(config.revision);
             }
             report.problems = problems;
-            report.underlay_mtu = self.underlay_params.map(|params| params.underlay_mtu);
+            report.underlay_mtu = self.underlay_params.filter(|_| !assumed).map(|params| params.underlay_mtu);
             report.counters = self.counters;
             report.last_pass = Some(Pass {
                 ended_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| whole(since.as_millis())),

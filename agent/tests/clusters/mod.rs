@@ -59,7 +59,10 @@ async fn a_host_serves_the_cluster_that_it_belongs_to() {
     let older = json!({ "revision": { "epoch": 0, "number": 9 }, "host": "h1", "underlay": "192.0.2.1" });
     assert_eq!(agent.call_as(OTHER, "PUT", "/v1/config", &older).await.0, 409, "and from then on they count");
 
-    // Its own cluster lets it go.
+    // Its own cluster lets it go, when it has nothing any more.
+    assert_eq!(agent.call_as(OTHER, "DELETE", "/v1/cluster", &json!({})).await.0, 409);
+    let empty = json!({ "revision": { "epoch": 1, "number": 2 }, "host": "h1", "underlay": "192.0.2.1" });
+    assert_eq!(agent.call_as(OTHER, "PUT", "/v1/config", &empty).await.0, 200);
     assert_eq!(agent.call_as(OTHER, "DELETE", "/v1/cluster", &json!({})).await.0, 204);
     let (status, _, whose) = agent.call_as(OURS, "PUT", "/v1/config", &older).await;
     assert_eq!((status, whose), (200, id(OURS)));

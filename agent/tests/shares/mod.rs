@@ -57,9 +57,15 @@ async fn confirmed(agent: &Agent) -> Value {
     report["sides"]["1001"]["share"].clone()
 }
 
+/// Asks again while the agent is busy, as a controller does.
 async fn grant(agent: &Agent, number: u64, share: u32) -> (u16, Value) {
     let grants = json!({ "revision": { "epoch": 1, "number": number }, "sides": { "1001": share, "4711": share } });
-    agent.call("PUT", "/v1/shares", &grants).await
+    loop {
+        let answer = agent.call("PUT", "/v1/shares", &grants).await;
+        if answer.0 != 503 {
+            return answer;
+        }
+    }
 }
 
 /// Grants, and returns the share that was confirmed.

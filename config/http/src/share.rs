@@ -29,11 +29,11 @@ impl<K: Hash + Eq + Clone> FairShare<K> {
         Held { stock: Arc::clone(self), who, units: 0 }
     }
 
-    fn take(&self, who: &K, units: usize) -> bool {
+    fn take(&self, who: &K, units: usize, most: usize) -> bool {
         let mut held = self.lock();
         let (all, by_holder) = &mut *held;
         let own = by_holder.get(who).copied().unwrap_or_default();
-        if own.saturating_add(units) > self.total.saturating_sub(*all) {
+        if own.saturating_add(units) > self.total.saturating_sub(*all).min(most) {
             return false;
         }
         *all += units;
@@ -66,7 +66,13 @@ impl<K: Hash + Eq + Clone> Held<K> {
     /// Takes more. False where there is not enough left for this holder; nothing is taken then.
     #[must_use]
     pub fn take(&mut self, units: usize) -> bool {
-        let taken = self.stock.take(&self.who, units);
+        self.take_within(units, usize::MAX)
+    }
+
+    /// The same, while all that this holder has is no more than `most`.
+    #[must_use]
+    pub fn take_within(&mut self, units: usize, most: usize) -> bool {
+        let taken = self.stock.take(&self.who, units, most);
         if taken {
             self.units += units;
         }

@@ -7,6 +7,7 @@ mod prefixes;
 #[cfg(test)]
 mod tests;
 mod valid;
+mod wire;
 
 pub use limit::{Limit, Share};
 pub use patch::HostPatch;
@@ -31,7 +32,8 @@ pub type Remotes = LiteMap<IpAddr, Vec<IpNet>>;
 /// Everything that a host must have, and nothing else of ours may be there.
 ///
 /// It is written in the words of VPCs and peerings. Names of devices, tables and the like are the agent's own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "wire::ReadConfig")]
 pub struct HostConfig {
     /// Which configuration this is.
     pub revision: Revision,
@@ -40,10 +42,9 @@ pub struct HostConfig {
     /// The host's own VTEP address, on one of its interfaces.
     pub underlay: IpAddr,
     /// The VPCs that have a port on this host.
-    #[serde(default)]
     pub vrfs: BTreeMap<VpcId, VrfConfig>,
-    /// The sides of peerings that this host takes part in, by the side's own VNI.
-    #[serde(default)]
+    /// The sides of peerings that this host takes part in, by the side's own VNI. On the wire those of which only a part is
+    /// reached stand apart, in `scoped_sides`.
     pub sides: BTreeMap<Vni, SideConfig>,
 }
 
@@ -87,9 +88,14 @@ pub struct SideConfig {
     pub vpc: VpcId,
     /// The VNI of the peer's side: packets are sent with it.
     pub peer_vni: Vni,
-    /// All CIDRs of the peer VPC. What no port serves within them is unreachable (rule C6).
+    /// What of the peer VPC is reached: all its CIDRs or, of a side with `own_prefixes`, what both parties let through (rule
+    /// C9). What no port serves within them is unreachable (rule C6).
     #[serde(deserialize_with = "prefix::list")]
     pub peer_cidrs: Vec<IpNet>,
+    /// What of the side's own VPC the peer reaches; without it, all. The rest neither sends to the peer nor gets anything
+    /// from it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
+    pub own_prefixes: Option<Vec<IpNet>>,
     /// The peer's prefixes on other hosts, by the VTEP address of that host.
     #[serde(default, serialize_with = "listed::serialize", deserialize_with = "prefixes::by_vtep")]
     pub remotes: Remotes,
@@ -113,7 +119,7 @@ fn fit(remotes: &mut Remotes) {
 
 /// A [`HostConfig`] whose VRFs and sides are shared with the configurations before and after it, so that a change costs
 /// what it changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedHostConfig {
     /// Which configuration this is.
     pub revision: Revision,

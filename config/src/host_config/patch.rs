@@ -2,21 +2,20 @@
 
 use super::{SharedHostConfig, SideConfig, VrfConfig};
 use crate::{id::VpcId, net::Vni, revision::Revision};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The difference between two configurations of a host. `null` removes an entry; what is not named stays.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "super::wire::ReadPatch")]
 pub struct HostPatch {
     /// The revision that the patch applies to.
     pub base: Revision,
     /// The revision that results.
     pub revision: Revision,
     /// Changed VRFs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub vrfs: BTreeMap<VpcId, Option<Arc<VrfConfig>>>,
     /// Changed sides.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sides: BTreeMap<Vni, Option<Arc<SideConfig>>>,
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 fn sample() -> HostConfig {
     toml::from_str(
@@ -139,6 +140,33 @@ fn a_patch_is_checked_against_what_it_leaves_alone() {
         let error = valid.patched(patch).unwrap_err().to_string();
         assert!(error.contains(rule), "{error}");
     }
+}
+
+/// C9: an agent that does not know sides of a part has nothing of them, and would otherwise join all of both VPCs on its host.
+#[test]
+fn sides_of_a_part_stand_apart_on_the_wire() {
+    let (id, mut part) = (vni(1001), sample());
+    part.sides.get_mut(&id).unwrap().own_prefixes = Some(vec!["10.1.0.0/24".parse().unwrap()]);
+    let json = serde_json::to_value(&part).unwrap();
+    assert_eq!(json["sides"].as_object().unwrap().keys().collect::<Vec<_>>(), ["1002"]);
+    assert_eq!(json["scoped_sides"].as_object().unwrap().keys().collect::<Vec<_>>(), ["1001"]);
+    assert_eq!(serde_json::from_value::<HostConfig>(json).unwrap(), part);
+    assert_eq!(serde_json::to_value(sample()).unwrap().get("scoped_sides"), None);
+    let (whole, scoped) = (SharedHostConfig::from(sample()), SharedHostConfig::from(part.clone()));
+    for (from, to, sides, apart) in
+        [(&whole, &scoped, json!({ "1001": null }), true), (&scoped, &whole, Value::Null, false)]
+    {
+        let patch = HostPatch::between(from, to).unwrap();
+        let json = serde_json::to_value(&patch).unwrap();
+        assert!(!apart || json["sides"] == sides, "who does not know it has it no more: {json}");
+        assert_eq!(json.get("scoped_sides").is_some(), apart);
+        let read: HostPatch = serde_json::from_value(json).unwrap();
+        assert_eq!(read, patch);
+        let before = ValidHostConfig::try_from(from.clone()).unwrap();
+        assert_eq!(*before.patched(read).unwrap(), *to);
+    }
+    part.sides.get_mut(&id).unwrap().own_prefixes = Some(vec!["10.1.0.1/24".parse().unwrap()]);
+    assert!(ValidHostConfig::try_from(part).unwrap_err().rule.contains("10.1.0.1/24"));
 }
 
 #[test]

@@ -47,6 +47,20 @@ impl ValidHostConfig {
         }
     }
 
+    /// The same with other names of interfaces for some of its ports. No two ports get the same name.
+    #[must_use]
+    pub fn with_ports_renamed(&self, names: &BTreeMap<InterfaceName, InterfaceName>) -> ValidHostConfig {
+        let mut config = self.0.clone();
+        for vrf in config.vrfs.values_mut() {
+            if vrf.ports.keys().any(|port| names.contains_key(port)) {
+                let vrf = Arc::make_mut(vrf);
+                let ports = std::mem::take(&mut vrf.ports).into_tuple_vec().into_iter();
+                vrf.ports = ports.map(|(port, settings)| (*names.get(&port).unwrap_or(&port), settings)).collect();
+            }
+        }
+        Self(config)
+    }
+
     /// The configuration that results from a patch, if it is legal. Only what the patch touches is checked again. The
     /// caller compares `base` first.
     pub fn patched(&self, patch: HostPatch) -> Result<ValidHostConfig, InvalidHostConfig> {
@@ -144,6 +158,7 @@ fn prefixes_of_side(
     side: &SideConfig,
 ) -> Result<(), InvalidHostConfig> {
     canonical(path, &side.peer_cidrs)?;
+    canonical(path, side.own_prefixes.as_deref().unwrap_or_default())?;
     remotes(path, config, &side.remotes)?;
     if let Some(prefix) =
         side.remotes.values().flatten().find(|prefix| !side.peer_cidrs.iter().any(|cidr| within(prefix, cidr)))

@@ -8,7 +8,7 @@ use super::{
 };
 use cps_peering_config::text;
 use cps_peering_http::tls;
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::{Client, Method, StatusCode, Url, header::HeaderMap};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -191,6 +191,7 @@ impl Controller {
         };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
+        let stale = stale(answer.headers());
         let text = answer.text().await.map_err(unreachable)?;
         if self.debug {
             tell(&asked, sent.as_ref(), status, &text, began.elapsed());
@@ -199,6 +200,9 @@ impl Controller {
         let mut answer: Value = serde_json::from_str(&text).map_err(|_| strange())?;
         let id = answer["requestId"].clone();
         if status.is_success() {
+            if let Some(stale) = stale {
+                cps_peering_terminal::complain(&stale);
+            }
             return answer.get_mut("result").map(|result| Ok(result.take())).ok_or_else(strange);
         }
         let error = answer.get("error").ok_or_else(strange)?;
@@ -220,6 +224,14 @@ impl Controller {
     }
 }
 
+/// What is to be said of an answer that may not be the latest: a follower has given it while nobody leads.
+fn stale(headers: &HeaderMap) -> Option<String> {
+    let word = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let why = printable(word("x-cps-peering-stale")?);
+    let age = word("age").and_then(|age| age.parse::<u64>().ok()).map_or(String::new(), |age| format!(" {age} s ago"));
+    Some(format!("warning: {why}; this is what a follower knew{age}"))
+}
+
 /// Tells on standard error what was asked and answered. Credentials are left out, also those that were just made.
 fn tell(asked: &str, sent: Option<&Value>, status: StatusCode, text: &str, took: Duration) {
     const LONGEST: usize = 4000;
@@ -235,7 +247,7 @@ fn tell(asked: &str, sent: Option<&Value>, status: StatusCode, text: &str, took:
 
 /// The same without what somebody could sign in with.
 pub(super) fn without_secrets(value: Value) -> Value {
-    const SECRETS: [&str; 3] = ["secretKey", "token", "clientToken"];
+    const SECRETS: [&str; 4] = ["secretKey", "secret", "token", "clientToken"];
     match value {
         Value::Object(fields) => {
             let hidden = |key: &str, value: Value| {
@@ -263,12 +275,24 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn answers_that_may_be_old_say_so() {
+        let mut headers = HeaderMap::new();
+        headers.insert("age", "7".parse().unwrap());
+        assert_eq!(stale(&headers), None, "from a cache");
+        headers.insert("x-cps-peering-stale", "no controller leads".parse().unwrap());
+        assert_eq!(stale(&headers).unwrap(), "warning: no controller leads; this is what a follower knew 7 s ago");
+    }
+
+    #[test]
     fn what_is_told_of_requests_holds_no_secrets() {
-        let answer =
-            json!({ "result": { "accessKey": "AK", "secretKey": "SK", "tokens": [{ "token": "T", "tokenId": "1" }] } });
+        let answer = json!({ "result": { "accessKey": "AK", "secretKey": "SK", "tokens": [{ "token": "T", "tokenId": "1" }], "secret": "SW" } });
         let told = without_secrets(answer).to_string();
         assert!(
-            told.contains("AK") && told.contains("tokenId") && !told.contains("SK") && !told.contains("\"T\""),
+            told.contains("AK")
+                && told.contains("tokenId")
+                && !told.contains("SK")
+                && !told.contains("\"T\"")
+                && !told.contains("SW"),
             "{told}"
         );
     }

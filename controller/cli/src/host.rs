@@ -26,7 +26,8 @@ pub(super) enum Command {
         /// The host.
         host: String,
     },
-    /// Push nothing to hosts any more, deletes included: what they have, they keep. They are asked how they stand all the same.
+    /// Push nothing to hosts any more, neither deletes nor shares of bandwidth: what they have, they keep. They are asked how they stand all the
+    /// same, and certificates that are revoked are revoked for them, too.
     Pause(Which),
     /// Push to hosts again what they must have.
     Resume(Which),
@@ -158,6 +159,9 @@ fn age(seconds: &Value) -> String {
     }
 }
 
+/// The least MTU of an IPv4 underlay that needs no fragments, in bytes: IPv6 takes 1280 (RFC 8200 section 5), and VXLAN adds 50.
+const LEAST_MTU: u64 = 1330;
+
 async fn list(session: &Session) -> Result<(), CliError> {
     let result = session.call(Call::get(admin(&["hosts"]))).await?;
     let heading = ["HOST", "REGION", "UNDERLAY", "MTU", "STATE", "IN SYNC", "DESIRED", "APPLIED", "HEARD", "TROUBLE"];
@@ -171,7 +175,11 @@ async fn list(session: &Session) -> Result<(), CliError> {
         let less = own.zip(most).filter(|(own, most)| own < most).map(|(own, most)| {
             format!("underlay MTU {own}, {most} on other hosts: packets to and from here are limited to {own} less encapsulation")
         });
-        let trouble: Vec<String> = error.into_iter().chain(problems).chain(less).collect();
+        // Where it is IPv6, the host says so itself.
+        let small = own.filter(|own| *own < LEAST_MTU && !of("underlay").contains(':')).map(|own| {
+            format!("underlay MTU {own}, less than {LEAST_MTU}: longer packets between hosts go in fragments")
+        });
+        let trouble: Vec<String> = error.into_iter().chain(problems).chain(less).chain(small).collect();
         let trouble = if trouble.is_empty() { "-".to_owned() } else { trouble.join("; ") };
         let heard = age(&host["reportAgeSeconds"]);
         let [name, region, underlay, mtu, sync, desired, applied] =

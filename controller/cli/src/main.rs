@@ -6,7 +6,7 @@
 //! | [`connection`], [`url`] | where the controller is, and who calls |
 //! | [`client`] | calls of its HTTP interface |
 //! | [`session`] | what commands share: the controller, the region, how results are shown |
-//! | [`peering`], [`vpc`], [`account`], [`audit`], [`events`], [`metering`], [`inventory`], [`host`], [`doctor`], [`bundle`], [`admin`], [`pki`] | the commands |
+//! | [`peering`], [`path`], [`vpc`], [`account`], [`audit`], [`events`], [`metering`], [`inventory`], [`host`], [`doctor`], [`bundle`], [`admin`], [`pki`] | the commands |
 //! | [`output`], [`yaml`] | answers as tables, JSON, YAML |
 //! | [`complete`] | what shells complete commands with |
 
@@ -24,12 +24,15 @@ mod inventory;
 mod login;
 mod metering;
 mod output;
+mod path;
 mod peering;
 mod pki;
 mod profile;
+mod profile_command;
 mod session;
 mod url;
 mod vpc;
+mod webhook;
 mod yaml;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource};
@@ -62,7 +65,7 @@ Examples:
   cps-peering peering list -o wide --watch
   cps-peering peering create --name a-b --vpc a --peer-vpc b --wait
 
-Exit codes: 0 success, 1 request refused (`diff`: there are differences, `doctor`: something is wrong), 2 usage error, 3 controller unreachable, 4 not confirmed in time.";
+Exit codes: 0 success, 1 request refused (`diff`: there are differences, `doctor`: something is wrong, `path`: does not reach), 2 usage error, 3 controller unreachable, 4 not confirmed in time.";
 
 /// Options of every command.
 #[derive(Args, Clone)]
@@ -94,7 +97,7 @@ struct Global {
     /// Output format.
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     output: Output,
-    /// Leave the heading of tables out.
+    /// Omit table headers.
     #[arg(long, global = true)]
     no_headers: bool,
     /// Repeat the command every so many seconds [default: 2], until it is interrupted: on a terminal in place, elsewhere each time
@@ -152,6 +155,9 @@ enum Command {
     /// Manage peerings: the account's own in a region; for operators, all.
     #[command(subcommand)]
     Peering(peering::Command),
+    /// Find out whether one address reaches another, and what stops it; from the kernels of the hosts, not only from what is
+    /// configured. Exit code 1 where it does not reach, or nobody can tell.
+    Path(path::Query),
     /// Manage the account's VPCs.
     #[command(subcommand)]
     Vpc(vpc::Command),
@@ -166,6 +172,9 @@ enum Command {
     Audit(audit::Query),
     /// Show what happened to the account's peerings in the region, in order; for operators, to everything.
     Events(events::Query),
+    /// Manage webhooks: URLs to which what happens in the region is sent, signed; for operators, everything.
+    #[command(subcommand)]
+    Webhook(webhook::Command),
     /// Show metered usage and charges: cross-region peerings, by bandwidth and time.
     Metering(metering::Query),
     /// Block peering requests from an account.
@@ -192,7 +201,7 @@ enum Command {
     /// For operators: look for what is wrong with the controller and its hosts, and say what to do. Exit code 1 where something does not
     /// work.
     Doctor(doctor::Doctor),
-    /// For operators: what helps those who look for a fault.
+    /// For operators: collect troubleshooting data.
     #[command(subcommand)]
     Debug(bundle::Command),
     /// For operators: accounts, quotas, backups and the whole audit trail.
@@ -200,7 +209,7 @@ enum Command {
     Admin(admin::Command),
     /// Manage profiles: a controller and credentials under a name.
     #[command(subcommand)]
-    Profile(profile::Command),
+    Profile(profile_command::Command),
     /// Manage certificates: a CA in a directory, for controllers, agents and clients.
     Pki(pki::Arguments),
     /// Sign in: keep a token in a profile, after it was tried.
@@ -231,6 +240,14 @@ impl Shell {
 }
 
 impl Command {
+    /// How often it is repeated by itself, in seconds.
+    fn interval(&self) -> Option<u64> {
+        match self {
+            Self::Peering(peering::Command::Watch { interval }) => Some(*interval),
+            _ => None,
+        }
+    }
+
     /// Whether it changes nothing, and may be repeated.
     fn only_looks(&self) -> bool {
         match self {
@@ -239,7 +256,9 @@ impl Command {
             Self::Admin(command) => command.only_looks(),
             Self::Host(command) => command.only_looks(),
             Self::Events(query) => !query.follow,
-            Self::RouteTable(_)
+            Self::Webhook(command) => command.only_looks(),
+            Self::Path(_)
+            | Self::RouteTable(_)
             | Self::Quota
             | Self::Whoami
             | Self::Audit(_)
@@ -383,7 +402,8 @@ fn complain(text: &str) {
 }
 
 async fn run(Arguments { global, command }: Arguments, given: Said) -> Result<(), CliError> {
-    let (output, watch, debug) = (global.output, global.watch, global.debug);
+    let (output, debug) = (global.output, global.debug);
+    let watch = global.watch.or(command.interval());
     output::set_headers(!global.no_headers);
     let told = Told::read(global, given);
     if watch.is_some() && !command.only_looks() {
@@ -396,15 +416,21 @@ async fn run(Arguments { global, command }: Arguments, given: Said) -> Result<()
             return Ok(());
         }
         Command::Pki(arguments) => return pki::run(arguments, output),
-        Command::Profile(command) => return profile::run(&Config::find()?, command, told, output),
+        Command::Profile(command) => return profile_command::run(&Config::find()?, command, told, output),
         Command::Login(login) => return login::run(&Config::find()?, &login, told, output, debug).await,
         _ => {}
     }
     let session = Session::new(told.resolve()?, output, debug)?;
     let Some(seconds) = watch else { return carry_out(&session, command).await };
     output::watch();
+    let mut reached = false;
     loop {
-        carry_out(&session, command.clone()).await?;
+        match carry_out(&session, command.clone()).await {
+            // It was there before, and may be back.
+            Err(CliError::Unreachable(text)) if reached => output::note(&text),
+            done => done?,
+        }
+        reached = true;
         output::flush();
         tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
@@ -413,12 +439,14 @@ async fn run(Arguments { global, command }: Arguments, given: Said) -> Result<()
 async fn carry_out(session: &Session, command: Command) -> Result<(), CliError> {
     match command {
         Command::Peering(command) => peering::run(session, command).await,
+        Command::Path(query) => path::run(session, &query).await,
         Command::Vpc(command) => vpc::run(session, command).await,
         Command::RouteTable(command) => vpc::tables(session, command).await,
         Command::Quota => account::quota(session).await,
         Command::Whoami => account::whoami(session).await,
         Command::Audit(query) => audit::run(session, &query).await,
         Command::Events(query) => events::run(session, &query).await,
+        Command::Webhook(command) => webhook::run(session, command).await,
         Command::Metering(query) => metering::run(session, &query).await,
         Command::Block { account } => account::block(session, &account).await,
         Command::Unblock { account } => account::unblock(session, &account).await,

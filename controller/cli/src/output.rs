@@ -54,6 +54,11 @@ fn emit(text: &str) {
     show(text);
 }
 
+/// Shows a text among what is watched.
+pub(super) fn note(text: &str) {
+    emit(text);
+}
+
 /// A text on one line, without what would make a terminal do something: others write names and descriptions.
 pub(super) fn printable(text: &str) -> String {
     text::printable(&text.replace(['\n', '\t'], " ")).to_string()
@@ -102,7 +107,8 @@ pub(super) fn rows(heading: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// What a thing is known by, where it has such a field: the first of these.
-const IDS: [&str; 12] = [
+const IDS: [&str; 13] = [
+    "webhookId",
     "vpcPeeringId",
     "vpcId",
     "routeTableId",

@@ -13,12 +13,10 @@
 //! ```
 
 use super::{
-    CliError, Global, Output, Said, complete,
+    CliError, Global, Said,
     connection::{ClientFiles, Resolved, Token},
-    output::{columns, print},
     url::base_url,
 };
-use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
@@ -39,27 +37,6 @@ const OPERATOR_TOKEN: &str = "/etc/cps-peering/operator.token";
 const TOKEN_VARIABLE: &str = "CPS_PEERING_TOKEN";
 /// The profile that is used when none is named.
 const USUAL: &str = "default";
-
-#[derive(Subcommand, Clone)]
-pub(super) enum Command {
-    /// List the profiles, without tokens.
-    List,
-    /// Keep --controller, --ca, --region, --token-file, and --cert with --key under a name, as the command line or the environment says them. What is
-    /// not said stays as it is. The file is written anew: comments in it are lost.
-    Set {
-        /// The profile's name; `default` is used when none is named.
-        name: String,
-        /// Read a token from standard input, and keep it in the profile.
-        #[arg(long)]
-        token_stdin: bool,
-    },
-    /// Delete a profile.
-    Remove {
-        /// The profile's name.
-        #[arg(add = complete::profiles())]
-        name: String,
-    },
-}
 
 /// What one place gives: the command line, the environment, or a profile.
 #[derive(Debug, Clone, Default)]
@@ -113,7 +90,8 @@ struct Profiles {
 /// The file with the profiles.
 #[derive(Debug)]
 pub(super) struct Config {
-    path: PathBuf,
+    /// The file.
+    pub(super) path: PathBuf,
 }
 
 fn refused<T>(text: impl Into<String>) -> Result<T, CliError> {
@@ -278,6 +256,24 @@ impl Config {
         Ok(Self { path: base.join("cps-peering/config.toml") })
     }
 
+    /// What each profile says, without tokens.
+    pub(super) fn describe(&self, used: &str) -> Result<Vec<Value>, CliError> {
+        let describe = |(name, profile): (&String, &Profile)| {
+            json!({
+                "profile": name,
+                "used": name == used,
+                "controller": profile.controller,
+                "ca": profile.ca,
+                "region": profile.region,
+                "tokenFile": profile.token_file,
+                "cert": profile.cert,
+                "key": profile.key,
+                "hasToken": profile.token.is_some(),
+            })
+        };
+        Ok(self.read()?.profiles.iter().map(describe).collect())
+    }
+
     /// The names of all profiles.
     pub(super) fn names(&self) -> Result<Vec<String>, CliError> {
         Ok(self.read()?.profiles.into_keys().collect())
@@ -382,7 +378,8 @@ impl Config {
         self.write(&profiles)
     }
 
-    fn remove(&self, name: &str) -> Result<(), CliError> {
+    /// Removes a profile.
+    pub(super) fn remove(&self, name: &str) -> Result<(), CliError> {
         let mut profiles = self.read()?;
         if profiles.profiles.remove(name).is_none() {
             return refused(self.unknown(name, &profiles));
@@ -401,56 +398,6 @@ pub(super) fn token_from_input() -> Result<String, CliError> {
         "" => refused("there is no token on standard input"),
         token => Ok(token.to_owned()),
     }
-}
-
-pub(super) fn run(config: &Config, command: Command, told: Told, output: Output) -> Result<(), CliError> {
-    let done = |name: &str, what: &str| {
-        let json = json!({ "profile": name, "file": config.path });
-        print(output, &json, || format!("profile {name} is {what} {}", config.path.display()));
-    };
-    match command {
-        Command::List => list(&config.read()?, told.profile_name(), output),
-        Command::Set { name, token_stdin } => {
-            if name.is_empty() {
-                return Err(CliError::Usage("a profile's name is not empty".to_owned()));
-            }
-            let token = token_stdin.then(token_from_input).transpose()?;
-            config.set(&name, told, token)?;
-            done(&name, "kept in");
-        }
-        Command::Remove { name } => {
-            config.remove(&name)?;
-            done(&name, "removed from");
-        }
-    }
-    Ok(())
-}
-
-fn list(profiles: &Profiles, used: &str, output: Output) {
-    let row = |(name, profile): (&String, &Profile)| {
-        json!({
-            "profile": name,
-            "used": name == used,
-            "controller": profile.controller,
-            "ca": profile.ca,
-            "region": profile.region,
-            "tokenFile": profile.token_file,
-            "cert": profile.cert,
-            "key": profile.key,
-            "hasToken": profile.token.is_some(),
-        })
-    };
-    let rows: Vec<Value> = profiles.profiles.iter().map(row).collect();
-    let heading = [
-        ("PROFILE", "/profile"),
-        ("USED", "/used"),
-        ("CONTROLLER", "/controller"),
-        ("REGION", "/region"),
-        ("HAS TOKEN", "/hasToken"),
-        ("TOKEN FILE", "/tokenFile"),
-        ("CERTIFICATE", "/cert"),
-    ];
-    print(output, &json!({ "profiles": rows }), || columns(&heading, &rows));
 }
 
 #[cfg(test)]

@@ -41,15 +41,27 @@ export interface Revision { epoch: number; number: number }
 export interface Problem { scope: unknown; kind: string; object: string; reason: string }
 export interface Host {
   host: string; regionId: string; underlay: string; agent: string; retiring: boolean; maintenance: boolean;
+  drained: boolean; paused: boolean; underlayMtu: number | null;
   desired: Revision; applied: Revision | null; inSync: boolean; problems: Problem[]; driftRepaired: number | null;
   lastReport: string | null; lastError: string | null;
 }
+export interface Port { host: string; interface: string; vpc: string; gateways: string[] }
+export interface HostEvent { id: string; type: string; time: string; host?: string }
 export interface Account {
   accountId: string; chargeStatus: string; accessKeys: string[]; tokenIds: string[]; quotas: Record<string, number>; limits: Record<string, Record<string, number>>;
 }
 export interface Prices {
   currency: string; timeZone: string;
   prices: { regions: string[] | null; tiers: { upToMbit: number | null; perMbitHour: string }[] }[];
+}
+/** One step of a path: what was looked at, how it is, and who can fix it, which controllers of before call `mend`. */
+export interface Step {
+  step: string; title: string; direction?: string; side?: string; host?: string; verdict: "ok" | "differs" | "unknown" | "stops";
+  object?: string; observed?: string; expected?: string; reason?: string; fixableBy?: string; mend?: string;
+}
+/** `reaches` is null where that is not known; `firstWrong` is the place of a step. */
+export interface Path {
+  source: string; destination: string; vpcId: string | null; vpcPeeringId: string | null; reaches: boolean | null; firstWrong: number | null; steps: Step[];
 }
 export interface Quota { maxLimit: number; count: number }
 
@@ -58,13 +70,16 @@ export interface Detail { entry: string; rule: string; reason: string | null }
 
 /** What the controller refused, in its words. */
 export class Refused extends Error {
-  constructor(readonly code: number, message: string, readonly details: Detail[]) {
+  constructor(readonly code: number, message: string, readonly details: Detail[], readonly requestId?: string) {
     super(message);
   }
 }
 
 /** The controller could not be reached, or said nothing that can be read. */
 export class Unreachable extends Error {}
+
+/** Whether an error is that nobody is signed in any more, which the console says in a place of its own. */
+export const isSessionEnd = (error: unknown) => error instanceof Refused && error.code === 401;
 
 let ended: () => void = () => {};
 
@@ -73,14 +88,18 @@ export function onSessionEnd(then: () => void): void {
   ended = then;
 }
 
+/** How long what a page asks for by itself may take, also on a slow line, in milliseconds; the page asks again. */
+const BACKGROUND = 120_000;
+
 /** Asks the controller. What a page asks for by itself keeps no session alive. */
 export async function ask<T>(method: string, path: string, body?: unknown, background = false): Promise<T> {
-  let answer: { result?: T; error?: { code: number; message: string; details?: Detail[] } };
+  let answer: { requestId?: string; result?: T; error?: { code: number; message: string; details?: Detail[] } };
   try {
     const response = await fetch(path, {
       method,
       headers: { "x-cps-console": background ? "background" : "user", "content-type": "application/json" },
       body: body === undefined ? null : JSON.stringify(body),
+      signal: background ? AbortSignal.timeout(BACKGROUND) : null,
     });
     answer = await response.json();
   } catch {
@@ -88,16 +107,21 @@ export async function ask<T>(method: string, path: string, body?: unknown, backg
   }
   if (answer.error) {
     if (answer.error.code === 401 && path !== "/console/session") ended();
-    throw new Refused(answer.error.code, answer.error.message, answer.error.details ?? []);
+    throw new Refused(answer.error.code, answer.error.message, answer.error.details ?? [], answer.requestId);
   }
   return answer.result as T;
 }
 
+/** Does what a dialog shows as a call. */
+export const perform = <T>({ method, path, body }: { method: string; path: string; body?: unknown }) => ask<T>(method, path, body);
+
 export const get = <T>(path: string, background = false) => ask<T>("GET", path, undefined, background);
 
-const regional = (region: string) => `/v1/regions/${encodeURIComponent(region)}`;
+export const regional = (region: string) => `/v1/regions/${encodeURIComponent(region)}`;
 export const peeringPath = (region: string, id: string) => `${regional(region)}/vpcPeerings/${encodeURIComponent(id)}`;
+export const blockedPath = (account: string) => `/v1/blockedAccounts/${encodeURIComponent(account)}`;
 export const vpcsPath = (region: string) => `${regional(region)}/vpcs`;
+export const vpcPath = (vpc: Pick<Vpc, "region" | "vpcId">) => `${vpcsPath(vpc.region)}/${encodeURIComponent(vpc.vpcId)}`;
 export const cidrsPath = (region: string) => `${regional(region)}/secondaryCidrs`;
 export const QUOTAS = ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount", "peeringrequest"] as const;
 export const quotaPath = (region: string, kind: (typeof QUOTAS)[number] = "vpcpeering") => `${regional(region)}/quotas/?type=${kind}`;

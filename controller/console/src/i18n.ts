@@ -24,8 +24,20 @@ export function tell(): void {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
 }
 
+/** What is written from right to left, and what says so of other text (Unicode Standard Annex #9). */
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+const ISOLATE = /[\u2066-\u2069]/g;
+
+/** A text that somebody chose, so that it does not change the order of the words around it. */
+export const isolated = (text: string) => (RIGHT_TO_LEFT.test(text) ? `\u2068${text}\u2069` : text);
+
+/** A text without what isolates it, as it is when it is copied out of a sentence. */
+export const bare = (text: string) => text.replace(ISOLATE, "");
+
+/** The words of a key, with values in their places. A key without words, which what the controller says may lead to, is shown as it is. */
 export function t(key: Key, values: Record<string, string | number> = {}): string {
-  return words[language][key].replace(/\{(\w+)\}/g, (_, name: string) => String(values[name] ?? ""));
+  const found: string | undefined = words[language][key];
+  return (found ?? key).replace(/\{(\w+)\}/g, (_, name: string) => isolated(String(values[name] ?? "")));
 }
 
 /** A word that may be missing: what the controller says is shown as it is then. */

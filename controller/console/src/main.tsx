@@ -1,21 +1,33 @@
 // The console: who has signed in, the frame around the pages, and the way to them.
 
 import { render } from "preact";
-import { useEffect, useReducer, useState } from "preact/hooks";
-import { ask, onSessionEnd, Refused, type Who } from "./api.ts";
-import { choose, chosen, clock, t, tell as tellLanguage, type Key, type Language } from "./i18n.ts";
+import { useEffect, useReducer, useRef, useState } from "preact/hooks";
+import { ask, isSessionEnd, onSessionEnd, type Who } from "./api.ts";
+import { Boundary } from "./boundary.tsx";
+import { choose, chosen, t, tell as tellLanguage, type Key, type Language } from "./i18n.ts";
 import { Create } from "./pages/create.tsx";
+import { Accounts } from "./pages/accounts.tsx";
 import { Audit, Billing, Blocked } from "./pages/account.tsx";
 import { Detail } from "./pages/detail.tsx";
+import { HostDetail } from "./pages/host.tsx";
 import { List } from "./pages/list.tsx";
 import { NetworkMap } from "./pages/map.tsx";
-import { Accounts, AllPeerings, Hosts } from "./pages/operator.tsx";
-import { SignIn } from "./pages/signin.tsx";
+import { AllPeerings, Hosts } from "./pages/operator.tsx";
+import { PathTrace } from "./pages/path.tsx";
+import { SignIn, SignInAgain } from "./pages/signin.tsx";
 import { Vpcs } from "./pages/vpcs.tsx";
+import { Webhooks } from "./pages/webhooks.tsx";
 import { to, useRoute } from "./route.ts";
-import { connectionLost, listen, onAccount, requests, useChanges, whoami } from "./store.ts";
-import { Empty, Heading, Select, Told } from "./ui.tsx";
+import { Lost } from "./lost.tsx";
+import { Palette } from "./palette.tsx";
+import { changed, connectionLost, forget, idOf, listen, onAccount, own, requests, useChanges, whoami } from "./store.ts";
+import { onOtherTab, tellTabs } from "./tabs.ts";
+import { tell, Told } from "./told.tsx";
+import { Empty, Heading, Select, Skeleton } from "./ui.tsx";
 import "./style.css";
+
+/** How long the page waits before it asks again who has signed in, in milliseconds. */
+const AGAIN = 3000;
 
 const THEMES = ["auto", "light", "dark"] as const;
 type Theme = (typeof THEMES)[number];
@@ -27,17 +39,19 @@ function show(theme: Theme): void {
   document.documentElement.dataset.theme = theme;
 }
 
-const TENANT: [string, Key][] = [["peerings", "nav.peerings"], ["vpcs", "nav.vpcs"], ["map", "nav.map"],
-  ["billing", "nav.billing"], ["audit", "nav.audit"], ["blocked", "nav.blocked"]];
-const OPERATOR: [string, Key][] = [["hosts", "nav.hosts"], ["peerings", "nav.peerings"], ["accounts", "nav.accounts"], ["audit", "nav.audit"]];
+const TENANT: [string, Key][] = [["peerings", "nav.peerings"], ["vpcs", "nav.vpcs"], ["map", "nav.map"], ["path", "nav.path"],
+  ["billing", "nav.billing"], ["audit", "nav.audit"], ["webhooks", "nav.webhooks"], ["blocked", "nav.blocked"]];
+const OPERATOR: [string, Key][] = [["hosts", "nav.hosts"], ["peerings", "nav.peerings"], ["path", "nav.path"], ["accounts", "nav.accounts"], ["webhooks", "nav.webhooks"], ["audit", "nav.audit"]];
 
 function Page({ who, route }: { who: Who; route: string[] }) {
   const [page, region, id] = route;
   if (who.role === "operator") {
     switch (page ?? "hosts") {
-      case "hosts": return <Hosts />;
+      case "hosts": return region ? <HostDetail key={region} id={region} /> : <Hosts />;
       case "peerings": return <AllPeerings />;
-      case "accounts": return <Accounts />;
+      case "path": return <PathTrace who={who} />;
+      case "accounts": return <Accounts who={who} />;
+      case "webhooks": return <Webhooks who={who} />;
       case "audit": return <Audit operator />;
     }
   } else {
@@ -47,8 +61,10 @@ function Page({ who, route }: { who: Who; route: string[] }) {
         return region && id ? <Detail key={`${region} ${id}`} region={region} id={id} /> : <List who={who} />;
       case "vpcs": return <Vpcs who={who} />;
       case "map": return <NetworkMap who={who} />;
-      case "billing": return <Billing who={who} />;
+      case "path": return <PathTrace who={who} />;
+      case "billing": return <Billing />;
       case "audit": return <Audit operator={false} />;
+      case "webhooks": return <Webhooks who={who} />;
       case "blocked": return <Blocked />;
     }
   }
@@ -63,20 +79,40 @@ function App() {
   const [, again] = useReducer((count: number) => count + 1, 0);
   const route = useRoute();
   const version = useChanges();
-  const enter = () => whoami().then(
-    (who) => { setWho(who); setEnded(false); },
-    (error: Error) => {
-      if (error instanceof Refused) setWho(null);
-      else setTimeout(enter, 3000);
-    },
-  );
+  // Of several attempts the last counts: none brings somebody back who has left since.
+  const attempt = useRef(0);
+  /** Shows who has signed in. What keeps the page from it is said to whoever asked, and it is tried again. */
+  const enter = async (): Promise<void> => {
+    const mine = ++attempt.current;
+    try {
+      const who = await whoami();
+      if (mine !== attempt.current) return;
+      own(who);
+      setWho(who);
+      setEnded(false);
+      changed();
+    } catch (error) {
+      // Who is refused for being nobody is told by onSessionEnd.
+      if (mine === attempt.current && !isSessionEnd(error)) setTimeout(() => { if (mine === attempt.current) enterUnasked(); }, AGAIN);
+      throw error;
+    }
+  };
+  const enterUnasked = () => void enter().catch(() => {});
+  const forgetAll = () => {
+    attempt.current++;
+    forget();
+    setWho(null);
+    setEnded(false);
+  };
   useEffect(() => {
     show(theme);
     tellLanguage();
   }, []);
   useEffect(() => {
-    onSessionEnd(() => setWho((old) => { if (old) setEnded(true); return null; }));
-    void enter();
+    // What somebody was at stays, out of sight, until they have signed in again.
+    onSessionEnd(() => setWho((old) => { if (old) setEnded(true); return old ?? null; }));
+    enterUnasked();
+    return onOtherTab((what) => { if (what === "in") enterUnasked(); else forgetAll(); });
   }, []);
   // How the account stands, and which regions there are, may change, too. Of operators nothing of that does.
   useEffect(() => {
@@ -87,15 +123,23 @@ function App() {
   }, []);
   // A session that has ended says so when it is asked for something.
   useEffect(() => {
-    if (connectionLost() > 0) void whoami().catch(() => {});
-  }, [version]);
-  const id = who && `${who.role} ${who.accountId}`;
-  useEffect(() => (id ? listen() : undefined), [id]);
+    if (connectionLost() && !ended) void whoami().catch(() => {});
+  }, [version, ended]);
+  const id = who && idOf(who);
+  useEffect(() => (id && !ended ? listen() : undefined), [id, ended]);
 
   const leave = async () => {
-    await ask("DELETE", "/console/session").catch(() => {});
-    setWho(null);
-    setEnded(false);
+    try {
+      await ask("DELETE", "/console/session");
+    } catch (error) {
+      // What has ended need not be ended.
+      if (!ended && !isSessionEnd(error)) {
+        tell(t("session.notLeft"));
+        return;
+      }
+    }
+    tellTabs("out");
+    forgetAll();
     location.hash = "";
   };
   const entries = who?.role === "operator" ? OPERATOR : TENANT;
@@ -111,10 +155,12 @@ function App() {
           <span>{t("app.service")}</span>
         </a>
         <div class="row tools">
+          {who && !ended && <Palette tenant={who.role === "account"} pages={entries.map(([page, key]) => [page, t(key)])} />}
           <Select aria-label={t("app.language")} value={chosen()} onPick={(it) => { choose(it as Language); again(undefined as never); }}
             options={[["zh", "中文"], ["en", "English"]]} />
           <Select aria-label={t("app.theme")} value={theme} onPick={(it) => { setTheme(it as Theme); show(it as Theme); }}
             options={THEMES.map((it) => [it, t(`theme.${it}`)])} />
+          {who && <a class="quiet" href="/console/api.html" target="_blank" rel="noreferrer">API</a>}
           {who && <span class="who">{who.role === "operator" ? t("session.operator") : who.accountId}</span>}
           {who && <button type="button" class="button" onClick={() => void leave()}>{t("session.signOut")}</button>}
         </div>
@@ -131,18 +177,17 @@ function App() {
           </ul>
         </nav>
       )}
-      <main id="main" tabIndex={-1} class={who ? "" : "alone"}>
+      <main id="main" tabIndex={-1} class={who ? (ended ? "away" : "") : "alone"}>
         {who?.chargeStatus === "arrear" && <p class="note bad" role="alert">{t("arrear.banner")}</p>}
-        {who && connectionLost() > 0 && (
-          <p class="note warn" role="status">{t("error.lost", { time: clock(new Date(connectionLost()).toISOString()) })}</p>
-        )}
-        {who === undefined && <div class="loading" role="status"><span class="spinner" aria-hidden="true" />{t("common.loading")}</div>}
-        {who === null && <SignIn ended={ended} onIn={() => void enter()} />}
-        {who && <Page who={who} route={route} key={here} />}
+        {who && !ended && <Lost />}
+        {who === undefined && <Skeleton />}
+        {who === null && <SignIn onIn={enter} />}
+        {who && <Boundary at={`${id} ${route.join("/")}`}><Page who={who} route={route} key={`${id} ${here}`} /></Boundary>}
       </main>
+      {ended && <SignInAgain account={who ? who.accountId ?? t("session.operator") : ""} onIn={enter} onLeave={() => void leave()} />}
       <Told />
     </div>
   );
 }
 
-render(<App />, document.getElementById("app")!);
+render(<Boundary at=""><App /></Boundary>, document.getElementById("app")!);

@@ -7,7 +7,7 @@ import { useLoaded } from "./store.ts";
 /** Hours of a month, as prices by the month are told: 30 days. */
 const MONTH_H = 720;
 
-export const usePrices = () => useLoaded("prices", (background) => get<Prices>("/v1/prices", background), undefined, true);
+export const usePrices = () => useLoaded("prices", (background) => get<Prices>("/v1/prices", background), undefined, 0);
 
 /** What an hour costs; nothing where there is no price. */
 export function perHour({ prices }: Prices, regions: [string, string], bandwidth: number): number | undefined {

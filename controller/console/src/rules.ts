@@ -1,12 +1,30 @@
-// What a peering's state allows (rules L1, L5, B1, B2), so that nothing is offered that would be refused, and why not.
+// What a peering's state means, and what it allows (rules L1, L5, B1, B2), so that nothing is offered that would be refused, and why not.
 
-import type { Peering } from "./api.ts";
-import { isCrossRegion } from "./store.ts";
+import type { Peering, State } from "./api.ts";
 import type { Key } from "./i18n.ts";
 
 export type Action = "accept" | "reject" | "bandwidth" | "delete" | "rename" | "protect";
 
-const ended = (peering: Peering) => ["rejected", "expired", "peer_deleted"].includes(peering.state);
+export const STATES: State[] = ["pending", "provisioning", "active", "suspended", "draining", "rejected", "expired", "peer_deleted"];
+/** Those of peerings that have not ended. */
+export const LIVE: State[] = ["pending", "provisioning", "active", "suspended", "draining"];
+
+export const isLive = ({ state }: Pick<Peering, "state">) => LIVE.includes(state);
+
+/** Whether both sides have agreed to it, and it has not ended. */
+export const isAgreed = (peering: Pick<Peering, "state">) => isLive(peering) && peering.state !== "pending";
+
+/** Whether it is a request that waits for the account's own answer. */
+export const isRequestToAnswer = ({ state, role }: Pick<Peering, "state" | "role">) => state === "pending" && role === "receiver";
+
+export const isCrossRegion = (peering: Peering) => peering.vpcInfo.regionId !== peering.remoteVpcInfo.regionId;
+export const isCrossAccount = (peering: Peering) => peering.vpcInfo.accountId !== peering.remoteVpcInfo.accountId;
+
+/** The VPC at the other end of a peering, as seen from one; nothing where that is at neither end. */
+export function otherEnd(peering: Peering, vpcId: string): Peering["vpcInfo"] | undefined {
+  if (peering.vpcInfo.vpcId === vpcId) return peering.remoteVpcInfo;
+  return peering.remoteVpcInfo.vpcId === vpcId ? peering.vpcInfo : undefined;
+}
 
 /** Why an action is not allowed; nothing where it is. */
 export function whyNot(action: Action, peering: Peering): Key | undefined {
@@ -17,21 +35,19 @@ export function whyNot(action: Action, peering: Peering): Key | undefined {
       return peering.state === "pending" ? undefined : "why.notPending";
     case "bandwidth":
       if (!isCrossRegion(peering)) return "why.sameRegion";
-      if (peering.role === "receiver") return "why.onlyInitiator";
-      if (peering.state === "suspended") return "why.suspended";
-      if (peering.state === "draining") return "why.draining";
-      return ended(peering) ? "why.ended" : undefined;
+      return peering.role === "receiver" ? "why.onlyInitiator" : whyUnchangeable(peering);
     case "rename":
-      if (peering.role === "receiver") return "why.onlyInitiator";
-      if (peering.state === "suspended") return "why.suspended";
-      if (peering.state === "draining") return "why.draining";
-      return ended(peering) ? "why.ended" : undefined;
+      return peering.role === "receiver" ? "why.onlyInitiator" : whyUnchangeable(peering);
     case "protect":
-      if (peering.state === "suspended") return "why.suspended";
-      if (peering.state === "draining") return "why.draining";
-      return ended(peering) ? "why.ended" : undefined;
+      return whyUnchangeable(peering);
     case "delete":
-      if (peering.deletionProtection && !ended(peering) && peering.state !== "draining") return "why.protected";
-      return peering.state === "draining" ? "why.draining" : undefined;
+      if (peering.state === "draining") return "why.draining";
+      return peering.deletionProtection && isLive(peering) ? "why.protected" : undefined;
   }
+}
+
+function whyUnchangeable(peering: Peering): Key | undefined {
+  if (peering.state === "suspended") return "why.suspended";
+  if (peering.state === "draining") return "why.draining";
+  return isLive(peering) ? undefined : "why.ended";
 }

@@ -1,17 +1,24 @@
 // What the signed-in account has, kept up to date by the controller's word of changes.
 
 import { useEffect, useReducer, useRef, useState } from "preact/hooks";
-import { get, peeringsOf, vpcsOf, type Peering, type Vpc, type Who } from "./api.ts";
+import { get, peeringsOf, Refused, vpcsOf, type Peering, type Vpc, type Who } from "./api.ts";
+import { forgetPlace } from "./route.ts";
+import { isRequestToAnswer } from "./rules.ts";
 
 export interface Content { peerings: Peering[]; vpcs: Vpc[] }
 
 const listeners = new Set<() => void>();
 let changes = 0;
 
+function render(): void {
+  for (const listener of listeners) listener();
+}
+
 /** Tells every page that something may be new. */
 export function changed(): void {
   changes++;
-  for (const listener of listeners) listener();
+  if (lost) void askForContent();
+  render();
 }
 
 /** A number that is another after every change. */
@@ -25,22 +32,70 @@ export function useChanges(): number {
   return changes;
 }
 
-/** How the page stands with the controller: since when it hears nothing, in milliseconds; 0 while it does. */
-let lostSince = 0;
-/** What the account has, as the stream has told it; nothing before it has. */
+/** Whether the stream of changes is broken; when what is shown was last told or asked for, and when the stream is tried again, in milliseconds. */
+let lost = false;
+let heard = 0;
+let nextTry = 0;
+/** Why the controller refuses the stream, where it does. */
+let refusal: Refused | undefined;
+/** What the account has, as the stream has told it, or as it was asked for while there is none; nothing before either has. */
 let content: Content | undefined;
+let contentError: Error | undefined;
+/** Whether that is what the controller says now, as far as anybody can tell. */
+let current = false;
+/** Whose that is. */
+let owner: string | undefined;
+/** Who was the last to sign in, who may have left since. */
+let lastOwner: string | undefined;
+/** How often somebody has signed in. */
+let entries = 0;
+/** The regions whose content is asked for; none for operators. */
+let regions: string[] = [];
 const told = new Map<string, unknown>();
 let about: ((account: { chargeStatus: string; regions: string[] }) => void) | undefined;
 
-export const connectionLost = () => lostSince;
+export const connectionLost = () => lost;
+export const lastHeard = () => heard;
+export const nextAttempt = () => nextTry;
+export const streamRefusal = () => refusal;
+
+/** What is known of what the account has at this moment. */
+export const contentNow = () => content;
+
+/** Whether what is known is what the controller says now. */
+export const isCurrent = () => current;
+
+/** What is known of the account's peerings at this moment, each once. */
+export const peeringsNow = () => once(content?.peerings ?? []);
 
 /** How many requests wait for the account's answer. */
-export const requests = () =>
-  once(content?.peerings ?? []).filter((peering) => peering.state === "pending" && peering.role === "receiver").length;
+export const requests = () => peeringsNow().filter(isRequestToAnswer).length;
 
 /** What to do with news of the account itself. */
 export function onAccount(then: typeof about): void {
   about = then;
+}
+
+/** Who somebody is, as far as content is concerned. */
+export const idOf = (who: Pick<Who, "role" | "accountId">) => `${who.role} ${who.accountId}`;
+
+/** Says who has signed in, before anything is shown to them: what was told to another, and where that one was, is forgotten. */
+export function own(who: Who): void {
+  const id = idOf(who);
+  if (owner !== id) forget();
+  if (lastOwner !== undefined && lastOwner !== id) forgetPlace();
+  owner = lastOwner = id;
+  regions = who.role === "account" ? who.regions : [];
+  entries++;
+}
+
+/** Forgets what was told. */
+export function forget(): void {
+  told.clear();
+  content = contentError = owner = undefined;
+  current = false;
+  heard = 0;
+  regions = [];
 }
 
 interface News { all?: boolean; set?: Record<string, unknown>; gone?: string[] }
@@ -52,46 +107,136 @@ function hear({ all, set, gone }: News): void {
   for (const [key, value] of Object.entries(set)) told.set(key, value);
   const those = <T>(kind: string) => [...told].filter(([key]) => key.startsWith(`${kind}/`)).map(([, value]) => value as T);
   content = { peerings: those<Peering>("peering"), vpcs: those<Vpc>("vpc") };
-  if (set.account) about?.(set.account as { chargeStatus: string; regions: string[] });
+  current = true;
+  if (set.account) {
+    const account = set.account as { chargeStatus: string; regions: string[] };
+    regions = account.regions;
+    about?.(account);
+  }
 }
 
-/** Listens for changes while the page is looked at. Browsers come back by themselves when the connection breaks. */
+let asking = 0;
+
+/** Asks for what the account has, while no stream tells it. */
+async function askForContent(): Promise<void> {
+  if (regions.length === 0) return;
+  const [mine, whose] = [++asking, owner];
+  const isStale = () => mine !== asking || whose !== owner || !lost;
+  try {
+    const [peerings, vpcs] = await Promise.all([
+      Promise.all(regions.map((region) => peeringsOf(region, true))),
+      Promise.all(regions.map((region) => vpcsOf(region, true))),
+    ]);
+    if (isStale()) return;
+    content = { peerings: peerings.flat(), vpcs: vpcs.flat() };
+    contentError = undefined;
+    current = true;
+    heard = Date.now();
+  } catch (error) {
+    if (isStale()) return;
+    contentError = error as Error;
+    current = false;
+  }
+  render();
+}
+
+/** Why the stream is refused: browsers do not tell. */
+async function whyRefused(): Promise<Refused | undefined> {
+  const leave = new AbortController();
+  try {
+    const response = await fetch("/console/events", { signal: leave.signal });
+    if (response.ok) return undefined;
+    const { error, requestId } = await response.json();
+    return new Refused(error.code, error.message, error.details ?? [], requestId);
+  } catch {
+    return undefined;
+  } finally {
+    leave.abort();
+  }
+}
+
+/** How long after a connection broke the next is tried, in milliseconds; each time twice as long. */
+const FIRST_PAUSE = 2000;
+const LONGEST_PAUSE = 30_000;
+/** A stream that has said nothing for so many times as long as it ever should is lost. */
+const SILENCE = 2.5;
+/** How long the first word of a stream is waited for, in milliseconds: it is all that there is, and lines may be slow. */
+const FIRST_WORD = 180_000;
+
+let reconnect: () => void = () => {};
+
+/** Tries to hear the controller again, now. */
+export const tryNow = () => reconnect();
+
+/**
+ * Listens for changes while the page is looked at. Browsers try again automatically, but do not say when; so they are not left to.
+ */
 export function listen(): () => void {
-  const again = 5000;
   let source: EventSource | undefined;
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const open = () => {
-    clearTimeout(timer);
+  let retry: ReturnType<typeof setTimeout> | undefined;
+  let silence: ReturnType<typeof setTimeout> | undefined;
+  let pause = FIRST_PAUSE;
+  const close = () => {
+    clearTimeout(retry);
+    clearTimeout(silence);
     source?.close();
     source = undefined;
+  };
+  const open = () => {
+    close();
+    nextTry = 0;
     if (document.hidden) return;
     const opened = new EventSource("/console/events");
-    opened.addEventListener("changed", (event) => {
-      lostSince = 0;
-      hear(JSON.parse((event as MessageEvent<string>).data) as News);
-      changed();
-    });
-    opened.addEventListener("error", () => {
+    /** How often the stream says that it is alive, in seconds; controllers of before say nothing. */
+    let alive: number | undefined;
+    const listening = () => {
+      heard = Date.now();
+      clearTimeout(silence);
+      if (alive !== undefined) silence = setTimeout(broken, SILENCE * alive * 1000);
+    };
+    const broken = () => {
       if (source !== opened) return;
-      lostSince ||= Date.now();
+      close();
+      const first = !lost;
+      lost = true;
+      current = false;
+      nextTry = Date.now() + pause;
+      retry = setTimeout(open, pause);
+      pause = Math.min(2 * pause, LONGEST_PAUSE);
       changed();
-      // The controller said no. It is asked again; when that was because the session has ended, the next question finds out.
-      if (opened.readyState === EventSource.CLOSED) timer = setTimeout(open, again);
+      if (first || refusal) {
+        void whyRefused().then((why) => {
+          if (!lost || refusal?.message === why?.message) return;
+          refusal = why;
+          render();
+        });
+      }
+    };
+    opened.addEventListener("alive", listening);
+    opened.addEventListener("changed", (event) => {
+      const news = JSON.parse((event as MessageEvent<string>).data) as News & { aliveSeconds?: number };
+      alive = news.aliveSeconds ?? alive;
+      listening();
+      lost = false;
+      refusal = undefined;
+      pause = FIRST_PAUSE;
+      hear(news);
+      changed();
     });
+    opened.addEventListener("error", broken);
+    silence = setTimeout(broken, FIRST_WORD);
     source = opened;
   };
-  told.clear();
-  content = undefined;
-  lostSince = 0;
+  lost = false;
+  refusal = undefined;
+  heard ||= Date.now();
+  reconnect = open;
   open();
   document.addEventListener("visibilitychange", open);
   return () => {
     document.removeEventListener("visibilitychange", open);
-    clearTimeout(timer);
-    source?.close();
-    source = undefined;
-    told.clear();
-    content = undefined;
+    close();
+    reconnect = () => {};
   };
 }
 
@@ -99,12 +244,13 @@ export type Loaded<T> = { value?: T; error?: Error; reload: () => void };
 
 /**
  * Loads something when its key changes, and again after every change. What was there stays until the new is there, so that
- * nothing flickers; an error of a later attempt stands beside it. With `every`, also after so many milliseconds; what is `fixed`
- * does not change with the others.
+ * nothing flickers; an error of a later attempt stands beside it. With `every`, also after so many milliseconds. With `of`, only when
+ * that has become another, instead of after every change.
  */
-export function useLoaded<T>(key: string, load: (background: boolean) => Promise<T>, every?: number, fixed = false): Loaded<T> {
+export function useLoaded<T>(key: string, load: (background: boolean) => Promise<T>, every?: number, of?: string | number): Loaded<T> {
   const changed = useChanges();
-  const version = fixed ? 0 : changed;
+  // Whoever signs in again is answered again.
+  const version = of === undefined ? changed : `${of} ${entries}`;
   const [nudge, setNudge] = useState(0);
   const [result, setResult] = useState<{ key: string; value?: T; error?: Error }>({ key: "" });
   const loader = useRef(load);
@@ -130,26 +276,10 @@ export function useLoaded<T>(key: string, load: (background: boolean) => Promise
   return { value: current.value, error: current.error, reload: () => setNudge((count) => count + 1) };
 }
 
-/** Everything that the account has, in all regions: as the stream tells it, which is asked for only where there is none. */
-export function useContent(who: Who): Loaded<Content> {
-  const version = useChanges();
-  const [asked, setAsked] = useState<{ value?: Content; error?: Error }>({});
-  const [nudge, setNudge] = useState(0);
-  const silent = content === undefined && lostSince > 0;
-  useEffect(() => {
-    if (!silent) return;
-    let stale = false;
-    Promise.all([
-      Promise.all(who.regions.map((region) => peeringsOf(region, true))),
-      Promise.all(who.regions.map((region) => vpcsOf(region, true))),
-    ]).then(
-      ([peerings, vpcs]) => stale || setAsked({ value: { peerings: peerings.flat(), vpcs: vpcs.flat() } }),
-      (error: Error) => stale || setAsked((old) => ({ ...old, error })),
-    );
-    return () => { stale = true; };
-  }, [silent, silent && version, nudge]);
-  if (content !== undefined) return { value: content, reload: changed };
-  return { ...asked, reload: () => setNudge((count) => count + 1) };
+/** Everything that the account has, in all regions. */
+export function useContent(): Loaded<Content> {
+  useChanges();
+  return { value: content, error: content ? undefined : contentError, reload: changed };
 }
 
 export const whoami = () => get<Who>("/v1/whoami", true);
@@ -163,6 +293,3 @@ export function once(peerings: Peering[]): Peering[] {
   return [...byId.values()].sort((one, other) => other.createdTime.localeCompare(one.createdTime)
     || one.vpcPeeringId.localeCompare(other.vpcPeeringId));
 }
-
-export const isCrossRegion = (peering: Peering) => peering.vpcInfo.regionId !== peering.remoteVpcInfo.regionId;
-export const isCrossAccount = (peering: Peering) => peering.vpcInfo.accountId !== peering.remoteVpcInfo.accountId;

@@ -1,25 +1,12 @@
 // What pages are made of.
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef, useState } from "preact/hooks";
-import { Refused, type Peering, type Vpc } from "./api.ts";
-import { t, tOr, type Key } from "./i18n.ts";
+import { useEffect, useId, useRef } from "preact/hooks";
+import type { Peering, State, Vpc } from "./api.ts";
+import { useFault, Wrong } from "./errors.tsx";
+import { isolated, t, type Key } from "./i18n.ts";
+import { useQuery } from "./route.ts";
 import type { Loaded } from "./store.ts";
-
-/** What went wrong, in the reader's language as far as the controller says it in a word, and in the controller's own words. */
-export function Wrong({ error }: { error: Error }) {
-  if (!(error instanceof Refused)) {
-    return <div class="note bad" role="alert"><p>{t("error.unreachable")}</p></div>;
-  }
-  const known = error.details.map((detail) => tOr(`reason.${detail.reason}`, "")).filter((words) => words !== "");
-  const said = error.details.length > 0 ? error.details.map((detail) => `${detail.entry}: ${detail.rule}`) : [error.message];
-  return (
-    <div class="note bad" role="alert">
-      {[...new Set(known.length > 0 ? known : [t("reason.other")])].map((words) => <p key={words}>{words}</p>)}
-      {said.map((words) => <p class="said" lang="en" key={words}>{words}</p>)}
-    </div>
-  );
-}
 
 /** What was loaded; before that, and when it failed, what there is to say instead. */
 export function Show<T>({ loaded, children }: { loaded: Loaded<T>; children: (value: T) => ComponentChildren }) {
@@ -33,10 +20,20 @@ export function Show<T>({ loaded, children }: { loaded: Loaded<T>; children: (va
         </div>
       )}
       {value === undefined && !error && (
-        <div class="loading" role="status"><span class="spinner" aria-hidden="true" />{t("common.loading")}</div>
+        <Skeleton />
       )}
       {value !== undefined && children(value)}
     </>
+  );
+}
+
+/** Where something will be that is still loading. */
+export function Skeleton() {
+  return (
+    <div class="skeleton" role="status">
+      <span class="unseen">{t("common.loading")}</span>
+      {[0, 1, 2, 3, 4].map((line) => <span class="bone" aria-hidden="true" key={line} />)}
+    </div>
   );
 }
 
@@ -59,7 +56,7 @@ let entered = false;
 export function Heading({ title, intro, children }: { title: string; intro?: string; children?: ComponentChildren }) {
   const heading = useRef<HTMLHeadingElement>(null);
   useEffect(() => {
-    document.title = `${title} · ${t("app.service")}`;
+    document.title = `${isolated(title)} · ${t("app.service")}`;
   }, [title]);
   useEffect(() => {
     // Not when the whole page was just opened: the browser reads it out from the top.
@@ -77,17 +74,29 @@ export function Heading({ title, intro, children }: { title: string; intro?: str
   );
 }
 
-/** A table that scrolls sideways by itself on narrow screens, and can be scrolled by keyboard. */
-export function Table({ caption, heads, children }: { caption: string; heads: ComponentChildren[]; children: ComponentChildren }) {
+/** The head of a column by which a table is sorted, or can be. */
+export interface SortHead { button: ComponentChildren; sorted: "ascending" | "descending" | undefined }
+
+const isSortHead = (head: ComponentChildren | SortHead): head is SortHead => typeof head === "object" && head !== null && "button" in head;
+
+/** A table that scrolls sideways on its own on narrow screens, and can be scrolled by keyboard. */
+export function Table({ caption, heads, children }: { caption: string; heads: (ComponentChildren | SortHead)[]; children: ComponentChildren }) {
   return (
-    <div class="table" role="region" aria-label={caption} tabIndex={0}>
+    <div class={heads.at(-1) === t("common.actions") ? "table acts" : "table"} role="region" aria-label={caption} tabIndex={0}>
       <table>
         <caption class="unseen">{caption}</caption>
-        <thead><tr>{heads.map((head, place) => <th scope="col" key={place}>{head}</th>)}</tr></thead>
+        <thead><tr>{heads.map((head, place) => isSortHead(head)
+          ? <th scope="col" key={place} aria-sort={head.sorted}>{head.button}</th>
+          : <th scope="col" key={place}>{head}</th>)}</tr></thead>
         <tbody>{children}</tbody>
       </table>
     </div>
   );
+}
+
+/** What can be done with the thing of a row. */
+export function RowButton({ words, name, onPress }: { words: string; name: string; onPress: () => void }) {
+  return <button type="button" class="link" aria-label={`${words} ${name}`} onClick={onPress}>{words}</button>;
 }
 
 const SHAPES: Record<string, string> = {
@@ -97,6 +106,9 @@ const SHAPES: Record<string, string> = {
 
 export const stateWord = (peering: Pick<Peering, "state" | "role">) =>
   t((peering.state === "pending" ? `state.pending.${peering.role}` : `state.${peering.state}`) as Key);
+
+/** States to choose from, in the words of one side. */
+export const stateOptions = (states: State[], role: Peering["role"]): [string, string][] => states.map((state) => [state, stateWord({ state, role })]);
 
 /** A state's own look: colour, shape and word. */
 export function StateBadge({ peering }: { peering: Pick<Peering, "state" | "role"> }) {
@@ -114,18 +126,28 @@ export function Badge({ look, children }: { look: "good" | "bad" | "warn" | "pla
 
 interface FieldProps {
   label: string; hint?: string | undefined; needed?: boolean;
-  children: (its: { id: string; "aria-describedby"?: string; required?: boolean }) => ComponentChildren;
+  /** The names that the controller has for it, by which a fault is shown beside it. */
+  entries?: string[];
+  children: (its: Its) => ComponentChildren;
 }
 
-export function Field({ label, hint, needed, children }: FieldProps) {
+export interface Its { id: string; "aria-describedby"?: string; "aria-invalid"?: "true"; required?: boolean }
+
+const NO_ENTRIES: string[] = [];
+
+export function Field({ label, hint, needed, entries = NO_ENTRIES, children }: FieldProps) {
   const id = useId();
-  const its: { id: string; "aria-describedby"?: string; required?: boolean } = { id };
-  if (hint) its["aria-describedby"] = `${id}-hint`;
+  const fault = useFault(entries);
+  const its: Its = { id };
+  const described = [hint && `${id}-hint`, fault && `${id}-fault`].filter(Boolean).join(" ");
+  if (described) its["aria-describedby"] = described;
+  if (fault) its["aria-invalid"] = "true";
   if (needed) its.required = true;
   return (
     <div class="field">
       <label for={id}>{label}{!needed && <span class="quiet"> ({t("common.optional")})</span>}</label>
       {children(its)}
+      {fault && <p class="fault" id={`${id}-fault`} role="alert">{fault}</p>}
       {hint && <p class="hint" id={`${id}-hint`}>{hint}</p>}
     </div>
   );
@@ -134,7 +156,7 @@ export function Field({ label, hint, needed, children }: FieldProps) {
 export function Select(
   { value, onPick, options, ...rest }:
   { value: string; onPick: (value: string) => void; options: [string, string][] }
-    & { id?: string; required?: boolean; "aria-label"?: string; "aria-describedby"?: string },
+    & Partial<Its> & { "aria-label"?: string },
 ) {
   return (
     <select {...rest} value={value} onChange={(event) => onPick(event.currentTarget.value)}>
@@ -143,76 +165,22 @@ export function Select(
   );
 }
 
+const WIDE = /[\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60]/;
+
+/** A text cut to so many columns, of which characters of East Asian scripts take two. */
+export function short(text: string, most: number): string {
+  let columns = 0;
+  let kept = "";
+  for (const character of text) {
+    columns += WIDE.test(character) ? 2 : 1;
+    if (columns > most) return `${kept}…`;
+    kept += character;
+  }
+  return text;
+}
+
 export const vpcOptions = (vpcs: Vpc[]): [string, string][] =>
-  [...vpcs].sort((one, other) => one.name.localeCompare(other.name)).map((vpc) => [vpc.vpcId, `${vpc.name} · ${vpc.cidrs.join(", ")} · ${vpc.vpcId}`]);
-
-interface DialogProps {
-  title: string; onClose: () => void; children: ComponentChildren; confirm?: string; danger?: boolean; disabled?: boolean;
-  /** What confirming does; the dialog closes when it is done, and shows what went wrong otherwise. */
-  onConfirm?: () => Promise<void>;
-}
-
-/** Something to decide before anything else. The browser keeps the focus within, and Escape closes it. */
-export function Dialog({ title, onClose, children, confirm, danger, disabled, onConfirm }: DialogProps) {
-  const dialog = useRef<HTMLDialogElement>(null);
-  const id = useId();
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<Error>();
-  useEffect(() => {
-    const opener = document.activeElement;
-    dialog.current?.showModal();
-    return () => { if (opener instanceof HTMLElement && opener.isConnected) opener.focus(); };
-  }, []);
-  const submit = async (event: Event) => {
-    event.preventDefault();
-    if (!onConfirm || busy) return;
-    setBusy(true);
-    setError(undefined);
-    try {
-      await onConfirm();
-      onClose();
-    } catch (error) {
-      setError(error as Error);
-      setBusy(false);
-    }
-  };
-  return (
-    <dialog ref={dialog} aria-labelledby={id} onClose={onClose}>
-      <form onSubmit={submit} class="stack">
-        <h2 id={id}>{title}</h2>
-        {children}
-        {error && <Wrong error={error} />}
-        <div class="row end">
-          <button type="button" class="button" onClick={onClose}>{t(onConfirm ? "common.cancel" : "common.close")}</button>
-          {onConfirm && (
-            <button type="submit" class={`button ${danger ? "danger" : "primary"}`} disabled={busy || disabled} aria-busy={busy}>
-              {confirm ?? t("common.confirm")}
-            </button>
-          )}
-        </div>
-      </form>
-    </dialog>
-  );
-}
-
-let say: (words: string) => void = () => {};
-
-/** Tells what was done, also to screen readers. */
-export const tell = (words: string) => say(words);
-
-export function Told() {
-  const [words, setWords] = useState("");
-  useEffect(() => {
-    let timer: ReturnType<typeof setTimeout>;
-    say = (words) => {
-      clearTimeout(timer);
-      setWords(words);
-      timer = setTimeout(() => setWords(""), 6000);
-    };
-    return () => clearTimeout(timer);
-  }, []);
-  return <div class="told" role="status" aria-live="polite">{words && <p>{words}</p>}</div>;
-}
+  [...vpcs].sort((one, other) => one.name.localeCompare(other.name)).map((vpc) => [vpc.vpcId, `${isolated(short(vpc.name, 40))} · ${vpc.cidrs.join(", ")} · ${vpc.vpcId}`]);
 
 /** Some of many, and the way to the others. */
 export function Pager({ page, pages, count, onTurn }: { page: number; pages: number; count: number; onTurn: (page: number) => void }) {
@@ -226,6 +194,77 @@ export function Pager({ page, pages, count, onTurn }: { page: number; pages: num
           <button type="button" class="button" disabled={page >= pages} onClick={() => onTurn(page + 1)}>{t("common.next")}</button>
         </div>
       )}
+    </div>
+  );
+}
+
+/** How many rows of a list stand on a page. */
+export const ON_A_PAGE = 20;
+
+interface Search<T> {
+  /** What is searched of an item. */
+  text: (item: T) => string;
+  /** Whether an item passes a filter, by the filter's name in the address. */
+  filters: Record<string, (item: T, value: string) => boolean>;
+  /** What items are sorted by, by the name in the address; the first is how they stand where nothing else is chosen. */
+  sorts?: Record<string, (one: T, other: T) => number>;
+  first?: string;
+}
+
+export interface Findings<T> {
+  shown: T[]; all: T[]; count: number; sort: string; page: number; pages: number; of: (name: string) => string; set: (values: Record<string, string>, as?: "place" | "step") => void;
+  clear: () => void;
+}
+
+/** What of a list is looked for, and the page of it that is shown. Both stand in the address. */
+export function useFound<T>(items: T[], { text, filters, sorts = {}, first = "" }: Search<T>): Findings<T> {
+  const [query, set] = useQuery();
+  const of = (name: string) => query.get(name) ?? "";
+  const words = of("search").toLowerCase().split(/\s+/).filter(Boolean);
+  const found = items
+    .filter((item) => Object.entries(filters).every(([name, passes]) => of(name) === "" || passes(item, of(name))))
+    .filter((item) => words.every((word) => text(item).toLowerCase().includes(word)));
+  const sort = of("sort") || first;
+  const order = sorts[sort.replace(/^-/, "")];
+  if (order) found.sort((one, other) => (sort.startsWith("-") ? -order(one, other) : order(one, other)));
+  const pages = Math.max(1, Math.ceil(found.length / ON_A_PAGE));
+  const page = Math.min(Math.max(1, Math.floor(Number(of("page"))) || 1), pages);
+  const clear = () => set(Object.fromEntries(["search", "page", ...Object.keys(filters)].map((name) => [name, ""])));
+  return { shown: found.slice((page - 1) * ON_A_PAGE, page * ON_A_PAGE), all: found, count: found.length, sort, page, pages, of, set, clear };
+}
+
+/** Heads of columns by which a list can be sorted: by what, and in which words. */
+export const sortHeads = <T,>({ sort, set }: Findings<T>) => (by: string, words: string): SortHead => ({
+  sorted: sort === by ? "ascending" : sort === `-${by}` ? "descending" : undefined,
+  button: (
+    <button type="button" class="sort" onClick={() => set({ sort: sort === by ? `-${by}` : by, page: "" }, "step")}>
+      {words}{sort === by ? " ↑" : sort === `-${by}` ? " ↓" : ""}
+    </button>
+  ),
+});
+
+/** A list with its search, its filters and its pages. */
+export function Found<T>({ found, hint, none, filters, tools, children }: {
+  found: Findings<T>; hint: string; none: string; filters: { name: string; words: string; options: [string, string][] }[];
+  /** What can be done with the list, at its head. */
+  tools?: ComponentChildren;
+  children: (shown: T[]) => ComponentChildren;
+}) {
+  return (
+    <div class="stack">
+      <form class="filters" role="search" onSubmit={(event) => event.preventDefault()}>
+        <input type="search" aria-label={t("common.search")} placeholder={hint} value={found.of("search")}
+          onInput={(event) => found.set({ search: event.currentTarget.value, page: "" })} />
+        {filters.map(({ name, words, options }) => (
+          <Select key={name} aria-label={words} value={found.of(name)} onPick={(value) => found.set({ [name]: value, page: "" })}
+            options={[["", `${words}: ${t("common.all")}`], ...options]} />
+        ))}
+        {tools}
+      </form>
+      {found.count === 0
+        ? <Empty title={none}><button type="button" class="button" onClick={found.clear}>{t("common.clear")}</button></Empty>
+        : children(found.shown)}
+      <Pager page={found.page} pages={found.pages} count={found.count} onTurn={(page) => found.set({ page: page > 1 ? String(page) : "" }, "step")} />
     </div>
   );
 }

@@ -14,10 +14,14 @@ test("the demo that is kept shows real hosts to this machine's browser", async (
   const ended = new Promise((resolve) => demo.once("exit", resolve));
   try {
     const told = new Map<string, string>();
-    const said: string[] = [];
+    const [story, logs]: [string[], string[]] = [[], []];
     await new Promise<void>((resolve, reject) => {
-      demo.once("exit", () => reject(new Error(`it ended: ${said.join("\n")}`)));
-      for (const output of [demo.stdout, demo.stderr]) {
+      // When all was read that it said. What says why comes first: reports cut what is long.
+      demo.once("close", (code) => {
+        const why = story.filter((line) => /✗|failed/.test(line));
+        reject(new Error([`it ended with ${code}`, ...why, ...story.slice(-12), ...logs.slice(-12)].join("\n").slice(0, 4000)));
+      });
+      for (const [output, said] of [[demo.stdout, story], [demo.stderr, logs]] as const) {
         createInterface({ input: output }).on("line", (line) => {
           said.push(line);
           const [, url] = /The console: (\S+)\/console\//.exec(line) ?? [];

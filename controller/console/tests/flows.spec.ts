@@ -57,6 +57,8 @@ test("a newcomer makes two VPCs and peers them, all in the page", async ({ brows
   await page.getByRole("dialog").getByLabel("新网段").fill("10.8.0.0/16");
   await page.getByRole("dialog").getByRole("button", { name: "添加网段" }).click();
   await page.getByRole("button", { name: "删除 10.8.0.0/16" }).click();
+  await expect(page.getByRole("dialog")).toContainText("没有对等连接使用该网段");
+  await page.getByRole("dialog").getByRole("button", { name: "删除", exact: true }).click();
   await expect(page.getByRole("dialog").getByText("10.8.0.0/16", { exact: true })).toHaveCount(0);
   await page.getByRole("dialog").getByRole("button", { name: "关闭" }).click();
   await page.getByRole("button", { name: "删除 前端" }).click();
@@ -98,7 +100,7 @@ test("a request between accounts and regions is accepted, changed, and ended, ea
   await expect(asked.getByText("1 个申请等待您接受")).toBeVisible();
   await expect(row(asked, "to-data")).toContainText("接收端");
   await asked.getByRole("button", { name: "接受 to-data" }).click();
-  await expect(asked.getByRole("dialog")).toContainText("请勿接受未知账户的对等连接申请，此类用户可能会给您的网络带来风险。");
+  await expect(asked.getByRole("dialog")).toContainText("请勿接受未知账号的对等连接申请，此类用户可能会给您的网络带来风险。");
   await asked.getByRole("dialog").getByRole("button", { name: "接受" }).click();
   await expect(row(asked, "to-data")).toContainText("已连接");
   await expect(asker.locator("[data-state=active]").first()).toBeVisible();
@@ -141,7 +143,7 @@ test("a request is rejected, its account blocked, and unblocked", async ({ brows
   const asked = await open(browser, controller);
   await signIn(asker, one);
   await signIn(asked, two);
-  await asked.getByRole("link", { name: "please" }).click();
+  await asked.getByRole("link", { name: "please" }).first().click();
   await asked.getByRole("button", { name: "拒绝" }).click();
   await expect(asked.getByRole("dialog")).toContainText("该条记录消失，且发起端状态变为“对端已拒绝”");
   await asked.getByRole("dialog").getByRole("checkbox").check();
@@ -152,6 +154,8 @@ test("a request is rejected, its account blocked, and unblocked", async ({ brows
   await expect(asked.getByText(one.id, { exact: true })).toBeVisible();
   await expect(controller.peer(one, north, { ...wish, vpcPeeringName: "again" })).rejects.toThrow("NOT_FOUND");
   await asked.getByRole("button", { name: `取消屏蔽 ${one.id}` }).click();
+  await asked.getByRole("dialog").getByText("显示为命令行 / API 调用").click();
+  await expect(asked.getByRole("dialog").locator("pre").first()).toHaveText(`cps-peering unblock ${one.id}`);
   await asked.getByRole("dialog").getByRole("button", { name: "确定" }).click();
   await expect(asked.getByText("没有屏蔽任何账号")).toBeVisible();
 });
@@ -178,6 +182,47 @@ test("what would be refused is told before, and when it is asked for", async ({ 
   await page.getByRole("button", { name: "确定" }).click();
   await expect(page.getByRole("alert")).toContainText("CIDR 重叠");
   await expect(page).toHaveURL(/create$/);
+});
+
+test("only what decides whether CIDRs overlap is checked again: typing a name, a description or a message is not", async ({ browser, controller }) => {
+  const [one, two] = controller.told.accounts;
+  const [north, east] = controller.told.regions;
+  await controller.vpc(one, north, "web", "10.1.0.0/16");
+  const theirs = await controller.vpc(two, east, "data", "10.2.0.0/16");
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  const dryRuns: string[] = [];
+  page.on("request", (request) => {
+    if (request.method() === "POST" && request.postData()?.includes('"dryRun":true')) dryRuns.push(request.postData()!);
+  });
+  const checked = (count: number) => expect.poll(() => dryRuns.length).toBe(count);
+  const confirmed = page.getByText("检查通过");
+  await page.getByRole("link", { name: "创建对等连接" }).click();
+  await page.getByLabel("本端私有网络").selectOption({ index: 1 });
+  await page.getByRole("radio", { name: "跨账号" }).check();
+  await page.getByLabel("对端账号", { exact: true }).fill(two.id);
+  await page.getByLabel("对端地域").selectOption(east);
+  await page.getByLabel("对端私有网络").fill(theirs);
+  await expect(confirmed).toBeVisible();
+  await checked(1);
+  for (const [label, text] of [["名称", "to-data"], ["描述", "why"], ["留言", "please accept"]] as const) {
+    // Slower than the pause after which something is checked, so that each letter would be.
+    await page.getByLabel(label).pressSequentially(text.slice(0, 4), { delay: 450 });
+    await page.getByLabel(label).fill(text);
+    await expect(confirmed).toBeVisible();
+  }
+  // Had anything been checked, this would not be the second.
+  await page.getByLabel("带宽上限").fill("200");
+  await checked(2);
+  await expect(confirmed).toBeVisible();
+  const asked = page.waitForRequest((request) => request.method() === "POST" && !request.postData()!.includes("dryRun"));
+  await page.getByRole("button", { name: "确定" }).click();
+  expect((await asked).postDataJSON()).toMatchObject({ vpcPeeringName: "to-data", description: "why", message: "please accept", bandwidth: 200 });
+  await expect(page.getByRole("heading", { level: 1, name: "to-data" })).toBeVisible();
+  expect(dryRuns).toHaveLength(2);
+  await page.goto(`${controller.told.url}/console/#/peerings/create`);
+  await page.getByLabel("名称").fill("to-data");
+  await expect(page.getByText("该名称已被本账号该地域内的另一个对等连接使用。")).toBeVisible();
 });
 
 test("a peering is made with the keyboard alone", async ({ browser, controller }) => {
@@ -251,8 +296,22 @@ test("peerings are found by filter, search and page", async ({ browser, controll
   await expect(page.getByText("没有符合条件的对等连接")).toBeVisible();
   await page.getByRole("button", { name: "清除条件" }).click();
   await expect(page.getByText("共 23 条")).toBeVisible();
-  await page.getByRole("button", { name: "名称/ID" }).click();
-  await expect(page.getByRole("row").nth(1)).toContainText("far-away");
+  const byName = page.getByRole("columnheader", { name: "名称/ID" });
+  await byName.getByRole("button").click();
+  await expect(byName).toHaveAttribute("aria-sort", "ascending");
+  for (const [index, name] of ["far-away", "p1", "p10", "p11"].entries()) await expect(page.getByRole("row").nth(index + 1)).toContainText(name);
+  await byName.getByRole("button").click();
+  await expect(byName).toHaveAttribute("aria-sort", "descending");
+  for (const [index, name] of ["p9", "p8", "p7", "p6"].entries()) await expect(page.getByRole("row").nth(index + 1)).toContainText(name);
+  await expect(page.getByRole("columnheader", { name: "创建时间" })).not.toHaveAttribute("aria-sort", /./);
+  // What begins like an option of the command line is none there.
+  await page.getByRole("row").nth(1).getByRole("link").click();
+  await page.getByRole("button", { name: "修改名称" }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByLabel("名称").fill("-x y");
+  await dialog.getByLabel("描述").fill("--yes");
+  await dialog.getByText("显示为命令行 / API 调用").click();
+  await expect(dialog.locator("pre").first()).toHaveText(/^cps-peering --region \S+ peering rename --description=--yes -- vpcpr-\w+ '-x y'$/);
 });
 
 test("pages that nobody touches ask for nothing when something changes", async ({ browser, controller }) => {

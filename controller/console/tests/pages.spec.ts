@@ -1,11 +1,13 @@
 // Every page in both languages and both themes, on wide and narrow screens: usable with assistive technology, and pictures
 // of them.
 
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { fileURLToPath } from "node:url";
 import type { Revision } from "../src/api.ts";
+import { overlap } from "../src/cidr.ts";
+import { csv } from "../src/csv.ts";
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
 import { audit, expect, made, open, signIn, signInByToken, test, type Controller } from "./world.ts";
@@ -20,6 +22,52 @@ test("both languages say the same things", () => {
     expect(words, key).not.toBe("");
     expect(blanks(en[key as keyof typeof zh]), key).toEqual(blanks(words));
   }
+});
+
+test("what shares an address is told, and what is none breaks nothing", () => {
+  for (const [one, other] of [["10.1.0.0/16", "10.1.128.0/17"], ["10.1.2.3", "10.1.0.0/16"], ["0.0.0.0/0", "10.1.2.3"], ["fd00::/8", "fdab:1::5"],
+    ["::/0", "2001:db8::1"], ["1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7::/112"]] as const) {
+    expect(overlap(one, other) && overlap(other, one), `${one} ${other}`).toBe(true);
+  }
+  for (const [one, other] of [["10.1.0.0/16", "10.2.0.0/16"], ["10.1.0.0/17", "10.1.128.0/17"], ["0.0.0.0/0", "::/0"], ["fd00::/16", "fd01::/16"]] as const) {
+    expect(overlap(one, other) || overlap(other, one), `${one} ${other}`).toBe(false);
+  }
+  for (const none of ["", "1", "10.1.", "10.1.2.3.4", "10.1.2.256", "10.1.2.-1", "10.1.2.3/33", "10.1.2.3/x", "10.1.2.3/1/2", "fd00:zz::", "1::2::3",
+    "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "1:2:3:4:5:6:7:8::", ":::", "::/129", "fd00::/-1", "1e1.1.1.1"]) {
+    expect(overlap(none, "0.0.0.0/0") || overlap(none, "::/0"), none).toBe(false);
+  }
+});
+
+test("spreadsheets take no text of a table for a formula, and no text for several", () => {
+  expect(csv([["name", 5, null, 'a"b', "x,y\r\nz"], ["=1", "+1", "-1", "@x", "\t=1"], ["＝1", "＋1", "－1", "＠x", "1-1"]])).toBe(
+    '\ufeff"name",5,"","a""b","x,y\r\nz"\r\n"\'=1","\'+1","\'-1","\'@x","\'\t=1"\r\n"\'＝1","\'＋1","\'－1","\'＠x","1-1"\r\n');
+});
+
+test("each word is used", () => {
+  const sources = fileURLToPath(new URL("../src/", import.meta.url));
+  const text = readdirSync(sources, { recursive: true, encoding: "utf8" })
+    .filter((path) => /\.tsx?$/.test(path) && !path.startsWith("words/")).map((path) => readFileSync(sources + path, "utf8")).join("\n");
+  // Keys stand there as a whole, or are put together of a beginning and something else.
+  const whole = new Set([...text.matchAll(/"([a-zA-Z]+(?:\.[\w.]+)+)"/g)].map(([, key]) => key!));
+  const beginnings = [...text.matchAll(/`((?:[a-zA-Z]+\.)+)\$\{/g)].map(([, beginning]) => beginning!);
+  expect(beginnings).toContain("host.");
+  expect(Object.keys(zh).filter((key) => !whole.has(key) && !beginnings.some((it) => key.startsWith(it)))).toEqual([]);
+});
+
+test("whatever the audit trail and events can say has words", () => {
+  const sources = fileURLToPath(new URL("../../src/", import.meta.url));
+  const read = (path: string) => readFileSync(sources + path, "utf8");
+  const found = (text: string, pattern: RegExp) => [...text.matchAll(pattern)].map((match) => match[1]!);
+  const all = readdirSync(sources, { recursive: true, encoding: "utf8" }).filter((path) => path.endsWith(".rs")).map(read);
+  const [, names] = read("audit.rs").split("fn name(command: &Command)");
+  const commands = found(names!.split("\n}\n")[0]!, /=> "(\w+)"/g).filter((it) => it !== "Tick" && it !== "RecordSignature");
+  const others = all.flatMap((text) => found(text, /(?:of_system\(|action: )"(\w+)"/g));
+  const types = found(read("events.rs").split("pub const TYPES")[1]!.split("];")[0]!, /\("([\w.]+)",/g);
+  expect(commands.length).toBeGreaterThan(30);
+  expect(others).toContain("ClockLeapt");
+  expect(types).toContain("host.drained");
+  const needed = [...[...commands, ...others].map((it) => `did.${it}`), ...types.map((it) => `event.${it}`)];
+  expect(needed.filter((key) => !(key in zh))).toEqual([]);
 });
 
 /** Some of everything: peerings in several states, between regions and accounts. */
@@ -74,7 +122,7 @@ for (const language of ["zh", "en"] as const) {
     });
     const pages: [string, string, () => Promise<void>][] = [
       ["peerings", "peerings", () => expect(page.getByRole("row")).toHaveCount(5)],
-      ["create", "peerings/create", () => expect(page.getByRole("group")).toHaveCount(3)],
+      ["create", "peerings/create", () => expect(page.locator("fieldset")).toHaveCount(3)],
       ["detail", `peerings/${north}/${id}`, async () => {
         await expect(page.getByText("10.3.0.0/16").nth(1)).toBeVisible();
         await expect(page.locator("svg.chart")).toBeVisible();
@@ -283,6 +331,165 @@ test("operators see which host is not in sync, and why, and everybody's peerings
   await page.getByRole("navigation").getByRole("link", { name: "账号" }).click();
   await expect(page.getByRole("row").filter({ hasText: one.id })).toContainText(one.access_key);
   await failing.stop();
+});
+
+test("operators find a host among many, see what it has and since when it differs, and take it out of use", async ({ browser, controller }) => {
+  const { admin_token, regions: [north, east], accounts: [one] } = controller.told;
+  const near = await controller.vpc(one, north, "near", "10.1.0.0/16");
+  const far = await controller.vpc(one, east, "far", "10.2.0.0/16");
+  const [failing, fine] = [await agent(() => report("h1", {
+    problems: [{ scope: "host", kind: "failed", object: "route 10.2.0.0/24 table 1124073482", reason: "No buffer space available (os error 105)" }],
+  })), await countingAgent("h2")];
+  const others = Array.from({ length: 21 }, (_, index) =>
+    ({ id: `spare-${index + 10}`, region: east, underlay: `192.0.2.${index + 10}`, agent: "http://127.0.0.1:1" }));
+  await controller.ask(admin_token, "POST", "/admin/v1/apply", {
+    hosts: [
+      { id: "h1", region: north, underlay: "192.0.2.1", agent: failing.url },
+      { id: "h2", region: east, underlay: "192.0.2.2", agent: fine.url }, ...others,
+    ],
+    ports: [{ host: "h1", interface: "eth1", vpc: near, gateways: ["10.1.1.1/24"] }, { host: "h2", interface: "eth1", vpc: far, gateways: ["10.2.1.1/24"] }],
+  });
+  await controller.peer(one, north, { vpcPeeringName: "held-up", vpcId: near, remoteVpcId: far, remoteRegionId: east, bandwidth: 20 });
+  const page = await open(browser, controller);
+  await signInByToken(page, admin_token);
+  const rows = page.getByRole("region", { name: "主机列表" }).getByRole("row");
+  await expect(rows).toHaveCount(21);
+  await expect(page.getByText("共 23 条")).toBeVisible();
+  await page.getByRole("button", { name: "下一页" }).click();
+  await expect(rows).toHaveCount(4);
+  await page.reload();
+  await expect(rows).toHaveCount(4);
+  await page.getByRole("combobox", { name: "同步" }).selectOption("inSync");
+  await expect(rows).toHaveCount(2);
+  await expect(rows.nth(1)).toContainText("h2");
+  await page.getByRole("combobox", { name: "同步" }).selectOption("maintenance");
+  await expect(page.getByText("没有符合条件的主机")).toBeVisible();
+  await page.getByRole("button", { name: "清除条件" }).click();
+  await page.getByRole("searchbox", { name: "搜索" }).fill(`No buffer ${north}`);
+  await expect(rows).toHaveCount(2);
+
+  await page.getByRole("link", { name: "h1", exact: true }).click();
+  await expect(page.getByRole("heading", { level: 1, name: "h1" })).toBeVisible();
+  await expect(page.getByText("route 10.2.0.0/24 table 1124073482")).toBeVisible();
+  await expect(page.getByRole("region", { name: "端口" }).getByRole("row").nth(1)).toContainText("10.1.1.1/24");
+  await expect(page.getByRole("region", { name: "对等连接" }).getByRole("row").nth(1)).toContainText(/held-up.*否/);
+  // Asking first: nothing is done until it is confirmed.
+  const standing = async () => {
+    const { hosts } = await controller.ask<{ hosts: { host: string; drained: boolean; paused: boolean }[] }>(admin_token, "GET", "/admin/v1/hosts");
+    const { drained, paused } = hosts.find((it) => it.host === "h1")!;
+    return { drained, paused };
+  };
+  const act = async (words: string) => {
+    await page.getByRole("button", { name: words, exact: true }).click();
+    await page.getByRole("dialog").getByRole("button", { name: words, exact: true }).click();
+    await expect(page.getByRole("dialog")).toHaveCount(0);
+  };
+  await page.getByRole("button", { name: "排空", exact: true }).click();
+  await page.getByRole("dialog").getByText("显示为命令行 / API 调用").click();
+  await expect(page.getByRole("dialog").locator("pre").first()).toHaveText("cps-peering host drain h1");
+  await audit(page);
+  await page.getByRole("dialog").getByRole("button", { name: "取消" }).click();
+  expect(await standing()).toEqual({ drained: false, paused: false });
+  await act("排空");
+  await expect(page.getByRole("listitem").filter({ hasText: "已排空" })).toBeVisible();
+  expect(await standing()).toEqual({ drained: true, paused: false });
+  await act("暂停下发");
+  await expect(page.getByRole("button", { name: "恢复下发" })).toBeVisible();
+  expect(await standing()).toEqual({ drained: true, paused: true });
+  for (const theme of themes) {
+    await page.emulateMedia({ colorScheme: theme });
+    await audit(page);
+  }
+  await page.setViewportSize({ width: 380, height: 760 });
+  expect(await page.evaluate(() => document.documentElement.scrollWidth), "wider than a narrow screen").toBeLessThanOrEqual(380);
+  await page.setViewportSize({ width: 1280, height: 800 });
+  await page.goto(`${controller.told.url}/console/#/hosts?standing=maintenance`);
+  await expect(rows).toHaveCount(2);
+  await page.getByRole("link", { name: "h1", exact: true }).click();
+  await act("恢复调度");
+  await act("恢复下发");
+  await expect(page.getByRole("button", { name: "暂停下发" })).toBeVisible();
+  expect(await standing()).toEqual({ drained: false, paused: false });
+
+  // The controller waits for a while before it calls a host out of sync.
+  await page.route("**/admin/v1/events?*", (route) => {
+    const event = { id: "1.1.1", type: "host.outOfSync", time: "2026-01-02T03:04:00Z", host: "h1" };
+    const events = route.request().url().includes("after=") ? [] : [event, { ...event, id: "1.2.1", time: "2026-02-02T03:04:00Z", host: "h2" }];
+    return route.fulfill({ json: { requestId: "x", result: { events, nextAfter: "1.3.1" } } });
+  });
+  await page.reload();
+  await expect(page.getByText("自 2026年1月2日 03:04 起不一致")).toBeVisible();
+  await page.goto(`${controller.told.url}/console/#/hosts/nobody`);
+  await expect(page.getByText("没有这台主机。")).toBeVisible();
+  await failing.stop();
+  await fine.stop();
+});
+
+test("operators set the charge status and the quotas of an account", async ({ browser, controller }) => {
+  const { admin_token, regions: [north], accounts: [one, two] } = controller.told;
+  const page = await open(browser, controller);
+  await signInByToken(page, admin_token);
+  await expect(page.getByText("cps-peering apply -f")).toBeVisible();
+  await page.getByRole("navigation").getByRole("link", { name: "账号" }).click();
+  const row = (id: string) => page.getByRole("row").filter({ has: page.getByRole("rowheader", { name: id }) });
+  await page.getByRole("button", { name: `修改计费状态 ${one.id}` }).click();
+  await page.getByRole("dialog").getByRole("combobox").selectOption("arrear");
+  await expect(page.getByRole("dialog")).toContainText("立即停服");
+  await page.getByRole("dialog").getByText("显示为命令行 / API 调用").click();
+  await expect(page.getByRole("dialog").locator("pre").first()).toHaveText(`cps-peering admin account charge ${one.id} arrear`);
+  await audit(page);
+  await page.getByRole("dialog").getByRole("button", { name: "保存" }).click();
+  await expect(row(one.id)).toContainText("欠费停服");
+  await page.getByRole("combobox", { name: "计费状态" }).selectOption("arrear");
+  await expect(row(two.id)).toHaveCount(0);
+  const quota = async (limit: string) => {
+    await page.getByRole("button", { name: `修改配额 ${one.id}` }).click();
+    const dialog = page.getByRole("dialog");
+    // What is no quota of an account cannot be set for one.
+    await expect(dialog.getByLabel("资源").locator("option")).toHaveCount(6);
+    await dialog.getByLabel("资源").selectOption("vpc");
+    await dialog.getByLabel("地域").selectOption(north);
+    const before = await dialog.getByLabel("上限").inputValue();
+    await dialog.getByLabel("上限").fill(limit);
+    await dialog.getByText("显示为命令行 / API 调用").click();
+    await expect(dialog.locator("pre").first()).toContainText(`cps-peering admin account quota ${limit ? "set" : "reset"} ${one.id} ${north} `);
+    await audit(page);
+    await dialog.getByRole("button", { name: "保存" }).click();
+    await expect(dialog).toHaveCount(0);
+    return before;
+  };
+  expect(await quota("7")).toBe("");
+  await expect(row(one.id)).toContainText(`私有网络 ${north}: 7`);
+  expect(await quota("")).toBe("7");
+  await expect(row(one.id)).toContainText("默认");
+  const { account } = await controller.ask<{ account: { limits: object; chargeStatus: string } }>(admin_token, "GET", `/admin/v1/accounts/${one.id}`);
+  expect(account).toMatchObject({ limits: {}, chargeStatus: "arrear" });
+});
+
+test("another period of bills begins on its first page, and what is kept as CSV is of that period", async ({ browser, controller }) => {
+  const [one] = controller.told.accounts;
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  let release = () => {};
+  const held = new Promise<void>((resolve) => { release = resolve; });
+  await page.route("**/v1/metering?*", async (route) => {
+    await held;
+    const line = { vpcPeeringId: "vpcpr-x", regionId: "a", remoteRegionId: "b", bandwidth: 5, to: "2026-02-02T00:00:00Z", seconds: "3600", amount: "1", open: false };
+    const lines = Array.from({ length: 25 }, (_, index) => ({ ...line, from: `2026-01-${String(index + 1).padStart(2, "0")}T00:00:00Z` }));
+    await route.fulfill({ json: { requestId: "x", result: { currency: "CNY", total: "25", lines } } });
+  });
+  await page.getByRole("link", { name: "费用账单" }).click();
+  await expect(page.getByText("正在加载")).toBeVisible();
+  await expect(page.getByRole("link", { name: "下载 CSV" })).toHaveCount(0);
+  release();
+  await expect(page.getByRole("link", { name: "下载 CSV" })).toHaveAttribute("href", /from=.*&format=csv$/);
+  await page.getByRole("button", { name: "下一页" }).click();
+  await expect(page.getByText("第 2 / 2 页")).toBeVisible();
+  await page.getByRole("combobox", { name: "账期" }).selectOption("everything");
+  await expect(page.getByText("第 1 / 2 页")).toBeVisible();
+  await expect(page.getByRole("link", { name: "下载 CSV" })).toHaveAttribute("href", "/v1/metering?format=csv");
+  await page.goBack();
+  await expect(page.getByText("第 2 / 2 页")).toBeVisible();
 });
 
 test("while the controller is away the page says so, keeps what it had, and comes back", async ({ browser, controller }) => {

@@ -9,6 +9,8 @@ export default defineConfig({
   workers: 2,
   fullyParallel: true,
   forbidOnly: true,
+  // What fails once and then passes is told as flaky at the end.
+  retries: 1,
   reporter: [["list"]],
   use: {
     actionTimeout: 20_000,

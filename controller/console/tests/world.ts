@@ -4,7 +4,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
-import { test as base, expect, type Browser, type Page } from "@playwright/test";
+import { test as base, expect, type Browser, type BrowserContext, type Page } from "@playwright/test";
 
 export { expect };
 
@@ -24,10 +24,16 @@ export class Controller {
     throw new Error("the controller has ended");
   }
 
-  async stop(): Promise<void> {
+  async stop(signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<void> {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
     const over = new Promise((resolve) => this.child.once("exit", resolve));
-    this.child.kill("SIGTERM");
+    this.child.kill(signal);
     await over;
+  }
+
+  /** Lets it neither answer nor end, as a machine does that hangs. */
+  freeze(): void {
+    this.child.kill("SIGSTOP");
   }
 
   /** Asks as a program does, to prepare what a test is not about. */
@@ -56,25 +62,35 @@ export class Controller {
 /** Problems that a page must not have: errors in its console, violations of its policy, requests to other hosts. */
 const problems: string[] = [];
 
+/** With CONSOLE_DIST, the bundle of that folder in the place of the one in the controller's program, which then need not be built again. */
+async function servedFrom(folder: string, context: BrowserContext): Promise<void> {
+  await context.route("**/console/{,*.html,*.svg,assets/*}", async (route) => {
+    const path = new URL(route.request().url()).pathname.replace(/^\/console\//, "") || "index.html";
+    await route.fulfill({ path: `${folder}/${path}` });
+  });
+}
+
 /** Faults that a test makes itself. Each test begins with none. */
 export const made: RegExp[] = [];
 
 export async function open(browser: Browser, controller: { told: Pick<Told, "url"> }, options: Parameters<Browser["newContext"]>[0] = {}): Promise<Page> {
   const context = await browser.newContext(options);
-  const page = await context.newPage();
+  if (process.env.CONSOLE_DIST) await servedFrom(process.env.CONSOLE_DIST, context);
   // What the controller refuses, and says so, browsers write to the console, too.
-  page.on("console", (message) => {
+  context.on("console", (message) => {
     const said = message.text();
     if (["error", "warning"].includes(message.type()) && ![/status of 4\d\d/, ...made].some((it) => it.test(said))) problems.push(said);
   });
-  page.on("pageerror", (error) => problems.push(String(error)));
-  page.on("request", (request) => {
+  context.on("weberror", (error) => problems.push(String(error.error())));
+  context.on("request", (request) => {
     if (!request.url().startsWith(`${controller.told.url}/`)) problems.push(`asked for ${request.url()}`);
   });
-  await page.addInitScript(() => {
+  await context.addInitScript(() => {
     document.addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
   });
-  await page.goto(controller.told.url);
+  const page = await context.newPage();
+  // A redirection leads past what is served instead.
+  await page.goto(process.env.CONSOLE_DIST ? `${controller.told.url}/console/` : controller.told.url);
   return page;
 }
 

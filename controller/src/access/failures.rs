@@ -138,6 +138,20 @@ impl Failures {
         (told, missed)
     }
 
+    /// What was not told of a minute that is over, where nobody has come since who would have it told.
+    fn late(&self, now: Instant) -> Missed {
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.began.is_none_or(|began| now.duration_since(began) < MINUTE) {
+            return Missed::default();
+        }
+        std::mem::take(&mut *window).missed()
+    }
+
+    /// Tells the trail how many it does not tell of, when their minute is over.
+    pub fn tell_missed(&self, engine: &Engine) {
+        tell(engine, &self.late(Instant::now()));
+    }
+
     /// Tells the trail.
     pub fn record(&self, engine: &Engine, origin: &Origin, refusal: Refusal<'_>) {
         // Who was known by name has a budget of its own, and so has whose credential it was to be.
@@ -146,31 +160,7 @@ impl Failures {
         let (told, missed) = self.take(Instant::now(), origin.address, &credential);
         let time_ms = engine.now_ms();
         let from = if origin.address.is_unspecified() { String::new() } else { origin.address.to_string() };
-        if missed.entries > 0 {
-            engine.note(Entry {
-                time_ms,
-                request: String::new(),
-                actor: Actor::System.to_string(),
-                action: "DropFailures".to_owned(),
-                target: "unknown".to_owned(),
-                outcome: "dropped".to_owned(),
-                reason: format!(
-                    "{} more were refused, of which the trail says nothing else: each minute it tells at most {RECORDED_PER_CREDENTIAL} of \
-                     a credential from one address, {RECORDED_PER_ADDRESS} of an address, and {RECORDED_PER_MINUTE} of all",
-                    missed.entries
-                ),
-                asked: json!({
-                    "entries": missed.entries,
-                    "most": missed.most.iter().map(|(address, count)| {
-                        let address = address.map_or_else(|| "others".to_owned(), |address| address.to_string());
-                        json!({ "from": address, "entries": count })
-                    }).collect::<Vec<_>>(),
-                }),
-                accounts: [].into(),
-                from: String::new(),
-                events: Vec::new(),
-            });
-        }
+        tell(engine, &missed);
         if told {
             engine.note(Entry {
                 time_ms,
@@ -187,6 +177,36 @@ impl Failures {
             });
         }
     }
+}
+
+/// Tells the trail how many it does not tell of.
+fn tell(engine: &Engine, missed: &Missed) {
+    if missed.entries == 0 {
+        return;
+    }
+    engine.note(Entry {
+        time_ms: engine.now_ms(),
+        request: String::new(),
+        actor: Actor::System.to_string(),
+        action: "DropFailures".to_owned(),
+        target: "unknown".to_owned(),
+        outcome: "dropped".to_owned(),
+        reason: format!(
+            "{} more were refused, of which the trail says nothing else: each minute it tells at most {RECORDED_PER_CREDENTIAL} of \
+             a credential from one address, {RECORDED_PER_ADDRESS} of an address, and {RECORDED_PER_MINUTE} of all",
+            missed.entries
+        ),
+        asked: json!({
+            "entries": missed.entries,
+            "most": missed.most.iter().map(|(address, count)| {
+                let address = address.map_or_else(|| "others".to_owned(), |address| address.to_string());
+                json!({ "from": address, "entries": count })
+            }).collect::<Vec<_>>(),
+        }),
+        accounts: [].into(),
+        from: String::new(),
+        events: Vec::new(),
+    });
 }
 
 #[cfg(test)]
@@ -220,6 +240,17 @@ mod tests {
         let (_, missed) = failures.take(now + MINUTE, ip("192.0.2.9"), "unknown");
         assert_eq!(missed.most[0], (Some(ip("192.0.2.1")), 990 + 280 + 8 + 3), "{missed:?}");
         assert_eq!(missed.most.len(), NAMED);
+    }
+
+    #[test]
+    fn what_was_not_told_is_told_although_nobody_comes_any_more() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        for _ in 0..RECORDED_PER_CREDENTIAL + 7 {
+            failures.take(now, ip("192.0.2.1"), "unknown");
+        }
+        assert_eq!(failures.late(now + MINUTE / 2), Missed::default());
+        assert_eq!(failures.late(now + MINUTE).entries, 7);
+        assert_eq!(failures.late(now + 2 * MINUTE), Missed::default(), "once");
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub enum AccessError {
     #[error(transparent)]
     Signature(#[from] SignatureError),
     /// The same request came before.
-    #[error("this very request came before: sign it again")]
+    #[error("this exact request was already received: sign it again")]
     Replayed,
     /// An account has sent so many signed requests that it cannot be told of more whether they came before.
     #[error("account {account} has sent too many signed requests within half an hour: use a token, or wait")]
@@ -291,6 +291,11 @@ impl Access {
         self.failures.record(&self.engine, origin, refusal);
     }
 
+    /// Tells the audit trail how many refusals it does not tell of, when their minute is over.
+    pub fn tell_missed(&self) {
+        self.failures.tell_missed(&self.engine);
+    }
+
     /// Tells the audit trail of a credential that was wrong. Tokens are not told: they may be another's, or nearly right.
     fn record_wrong(&self, origin: &Origin, access_key: Option<&str>, error: &AccessError) {
         let account = access_key
@@ -381,11 +386,10 @@ impl Access {
     }
 
     /// Who asks with a session's cookie. What changes something must come from the console's own pages.
-    fn by_session(&self, said: &str, parts: &Parts<'_>) -> Result<Caller, AccessError> {
+    fn by_session(&self, said: &str, parts: &Parts<'_>, by_itself: bool) -> Result<Caller, AccessError> {
         if !is_read(parts.method) && !session::is_from_own_page(parts.headers) {
             return Err(AccessError::OthersPage);
         }
-        let by_itself = parts.headers.get(session::PAGE).is_some_and(|page| page == session::BY_ITSELF);
         let now_ms = self.engine.now_ms();
         let operators = self.operators();
         let principal = self
@@ -462,9 +466,19 @@ impl Access {
 
     /// Who asks with a token or a session.
     pub fn whose(&self, parts: &Parts<'_>) -> Result<Caller, AccessError> {
+        let by_itself = parts.headers.get(session::PAGE).is_some_and(|page| page == session::BY_ITSELF);
+        self.who_asks(parts, by_itself)
+    }
+
+    /// The same for what nobody does: it keeps no session alive.
+    pub fn whose_by_itself(&self, parts: &Parts<'_>) -> Result<Caller, AccessError> {
+        self.who_asks(parts, true)
+    }
+
+    fn who_asks(&self, parts: &Parts<'_>, by_itself: bool) -> Result<Caller, AccessError> {
         let Some(authorization) = parts.header("authorization") else {
             let said = session::cookie(parts.headers, self.over_tls).ok_or(AccessError::Missing)?;
-            return self.by_session(&said, parts);
+            return self.by_session(&said, parts, by_itself);
         };
         match authorization.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => self.by_token(token.trim()),

@@ -102,6 +102,8 @@ pub fn needed(method: &str, path: &str) -> OperatorRole {
     let path = path.strip_prefix("/admin/v1").unwrap_or(path);
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     match segments.as_slice() {
+        // It is asked by a body, and changes nothing.
+        ["paths"] => OperatorRole::Read,
         ["apply" | "hosts" | "clock" | "peerings" | "backups", ..] | ["accounts", _, "chargeStatus" | "quotas", ..] => {
             OperatorRole::Operate
         }
@@ -147,6 +149,7 @@ mod tests {
         for (method, path, role) in [
             ("GET", "/admin/v1/accounts", Read),
             ("HEAD", "/admin/v1/audit", Read),
+            ("POST", "/admin/v1/paths", Read),
             ("POST", "/admin/v1/apply", Operate),
             ("DELETE", "/peerings/p", Operate),
             ("PUT", "/peerings/p/bandwidth", Operate),

@@ -7,7 +7,7 @@
 use super::secret::{self, PrivateFileError};
 use crate::{
     model::{
-        record::{Account, SealedKey},
+        record::{Account, SealedKey, Webhook},
         state::{Change, Meta, State},
     },
     store::{BackupError, Content, Store, StoreError},
@@ -102,8 +102,15 @@ fn is_sealed(key: &SealedKey) -> bool {
     key.as_str().starts_with(SEALED)
 }
 
-fn keys(state: &State) -> impl Iterator<Item = (&Account, &String, &SealedKey)> {
-    state.accounts().values().flat_map(|account| account.keys.iter().map(move |(key, sealed)| (account, key, sealed)))
+/// All that is sealed: for whom, under which name.
+fn keys(state: &State) -> impl Iterator<Item = (AccountId, String, &SealedKey)> {
+    let of = |account: &'_ Account| account.id.clone();
+    let accounts = state.accounts().values();
+    let keys = accounts.flat_map(move |it| it.keys.iter().map(move |(key, sealed)| (of(it), key.clone(), sealed)));
+    keys.chain(state.webhooks().values().map(|webhook| {
+        let (account, name) = webhook.sealed_for();
+        (account, name, &webhook.secret)
+    }))
 }
 
 fn is_needed(state: &State) -> bool {
@@ -141,6 +148,13 @@ impl Vault {
         Self::read(path)?.check(state)
     }
 
+    /// The key of a store that is only looked at.
+    pub fn for_reading(path: &Path, state: &State) -> Result<Self, VaultError> {
+        let vault = Self::read(path)?;
+        vault.check(state)?;
+        Ok(vault)
+    }
+
     fn read(path: &Path) -> Result<Self, VaultError> {
         if is_missing(path) {
             return Err(VaultError::Missing(path.to_owned()));
@@ -161,7 +175,7 @@ impl Vault {
     /// Whether everything that is sealed was sealed with this key.
     fn check(&self, state: &State) -> Result<(), VaultError> {
         let mut sealed = keys(state).filter(|(_, _, sealed)| is_sealed(sealed));
-        sealed.try_for_each(|(account, key, sealed)| self.unseal(&account.id, key, sealed).map(drop))
+        sealed.try_for_each(|(account, key, sealed)| self.unseal(&account, &key, sealed).map(drop))
     }
 
     /// Seals a secret key for one account and one access key.
@@ -228,9 +242,11 @@ pub fn forget_all(store: &Store) -> Result<usize, StoreError> {
     let mut state = store.load()?;
     let with_keys = state.accounts().values().filter(|account| !account.keys.is_empty());
     let without = |account: &Account| Account { keys: std::collections::BTreeMap::new(), ..account.clone() };
-    let changes: Vec<_> =
+    let mut changes: Vec<_> =
         with_keys.map(|account| Change::Account(account.id.clone(), Some(without(account)))).collect();
     let accounts = changes.len();
+    // Nothing can be signed for webhooks any more.
+    changes.extend(state.webhooks().keys().map(|id| Change::Webhook(id.clone(), None)));
     commit(store, &mut state, changes)?;
     Ok(accounts)
 }
@@ -271,6 +287,11 @@ pub fn rotate(store: &Store, path: &Path, file: Option<&Path>) -> Result<Rotated
                 *key = new.seal(&account.id, access_key, &clear)?;
             }
             changes.push(Change::Account(account.id.clone(), Some(account)));
+        }
+        for webhook in state.webhooks().values() {
+            let (account, name) = webhook.sealed_for();
+            let secret = new.seal(&account, &name, &old.unseal(&account, &name, &webhook.secret)?)?;
+            changes.push(Change::Webhook(webhook.id.clone(), Some(Webhook { secret, ..webhook.clone() })));
         }
     }
     if let Some(file) = file {
@@ -352,7 +373,10 @@ pub fn open(store: &Path, key: &Path) -> Result<(Store, Content, Vault), VaultEr
         _ => {}
     }
     opened.duplicate(&fresh)?;
-    Store::open(&fresh)?.save_traffic(&opened.traffic::<serde_json::Value>()?, &[])?;
+    let written = Store::open(&fresh)?;
+    written.save_traffic(&opened.traffic::<serde_json::Value>()?, &[])?;
+    written.take_notes(&opened)?;
+    drop(written);
     fs::rename(&fresh, store).map_err(failed("put in its place", &fresh))?;
     fs::remove_file(&marker).map_err(failed("remove", &marker))?;
     sync_folder(store).map_err(failed("finish", store))?;

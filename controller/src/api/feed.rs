@@ -39,17 +39,20 @@ const USUAL: usize = 100;
 /// How many entries of the audit trail are looked at together, and how often for one answer.
 const AT_ONCE: usize = 500;
 const ROUNDS: usize = 20;
+/// That a place is none from which one can go on.
+pub(super) const EXPIRED: &str = "EventsExpired";
 
 /// One thing that happened.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct EventView {
+pub(crate) struct EventView {
     /// What to ask for with `after` to get what follows.
     #[schema(example = "4711.1.1767225600")]
     id: String,
     /// What happened: `peering.requested`, `.created`, `.accepted`, `.rejected`, `.expired`, `.active`, `.outOfSync`, `.inSync`,
     /// `.bandwidthChanged`, `.modified`, `.cidrsChanged`, `.suspended`, `.resumed`, `.deleted`, `.drained`, `.recordDeleted`;
-    /// `account.chargeStatusChanged`; for operators `host.added`, `.removed`, `.outOfSync`, `.inSync`. There may be more.
+    /// `account.chargeStatusChanged`; for operators `host.added`, `.removed`, `.drained`, `.uncordoned`, `.paused`, `.resumed`,
+    /// `.outOfSync`, `.inSync`. There may be more.
     #[serde(rename = "type")]
     #[schema(example = "peering.active")]
     kind: String,
@@ -81,6 +84,29 @@ pub(super) struct EventView {
     account_ids: Option<Vec<String>>,
 }
 
+impl EventView {
+    /// Its id: the place behind it.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What happened.
+    pub(crate) fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// When.
+    pub(crate) fn time(&self) -> &str {
+        &self.time
+    }
+
+    /// Whether it is so old that nobody can ask for it any more.
+    pub(crate) fn is_expired(&self, now_ms: u64) -> bool {
+        let seconds = self.id.parse::<Cursor>().map_or(0, |place| place.seconds);
+        seconds.saturating_mul(1000) < now_ms.saturating_sub(KEPT_MS)
+    }
+}
+
 /// Events in the order in which they happened.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -93,7 +119,7 @@ pub(super) struct Events {
 
 /// Who listens.
 #[derive(Debug, Clone)]
-enum Viewer {
+pub(crate) enum Viewer {
     /// Who runs the cloud.
     Operator,
     /// An account, for what concerns it in a region.
@@ -101,7 +127,13 @@ enum Viewer {
 }
 
 impl Viewer {
-    fn account(&self) -> Option<&AccountId> {
+    /// An account in a region; without one, an operator.
+    pub(crate) fn of(owner: Option<(AccountId, RegionId)>) -> Self {
+        owner.map_or(Viewer::Operator, |(account, region)| Viewer::Account(account, region))
+    }
+
+    /// The account.
+    pub(crate) fn account(&self) -> Option<&AccountId> {
         match self {
             Viewer::Operator => None,
             Viewer::Account(account, _) => Some(account),
@@ -158,7 +190,7 @@ impl Asked {
         let latest = after == Some("latest");
         let from = after.filter(|_| !latest).map(|after| {
             let rule =
-                || format!("{} is no place between events: take `nextAfter`, an event's `id`, or latest", quote(after));
+                || format!("{} is not a valid event cursor: use `nextAfter`, an event's `id`, or latest", quote(after));
             after.parse::<Cursor>().map_err(|()| Failure::field("after", rule()))
         });
         let limit = parameters.number("limit", 1, MOST)?;
@@ -172,31 +204,45 @@ impl Asked {
     }
 }
 
-/// Events from a place on, and the place behind them. Blocks on the store.
-fn page(
-    engine: &Engine,
-    viewer: &Viewer,
-    from: Option<Cursor>,
-    limit: usize,
-) -> Result<(Vec<EventView>, Cursor), Failure> {
+/// Events that follow each other.
+struct Found {
+    events: Vec<EventView>,
+    /// The place behind them.
+    next: Cursor,
+    /// Whether there is more behind that place already.
+    more: bool,
+}
+
+/// Events from a place on. Blocks on the store.
+fn page(engine: &Engine, viewer: &Viewer, from: Option<Cursor>, limit: usize) -> Result<Found, Failure> {
     let now_ms = engine.now_ms();
-    let (oldest_ms, seconds) = (now_ms.saturating_sub(KEPT_MS), now_ms / 1000);
-    let (mut found, mut place) = (Vec::new(), from.unwrap_or(Cursor { number: 0, index: 0, seconds }));
-    place.seconds = place.seconds.max(seconds);
+    let (oldest_ms, seconds) = (now_ms.saturating_sub(KEPT_MS.min(engine.trail_kept_ms())), now_ms / 1000);
     // Before anything is looked at: what comes meanwhile is found, or behind it.
     let newest = engine.store().newest_entry()?;
+    let restores = engine.read(|state, _| state.meta().restores);
+    // Without a place: from the oldest behind which nothing is missing.
+    let first = || {
+        let number = engine.store().event_gap(viewer.account())? + 1;
+        Ok::<_, StoreError>(Cursor { number, index: 0, seconds, restores })
+    };
+    let (mut found, mut place) = (Vec::new(), from.map_or_else(first, Ok)?);
+    place.seconds = place.seconds.max(seconds);
     let expired = |rule: &str| {
         let rule = format!("{rule}: list what there is, and go on with after=latest");
-        Err(CommandError::one(Code::FailedPrecondition, "after", rule, "EventsExpired").into())
+        Err(CommandError::one(Code::FailedPrecondition, "after", rule, EXPIRED).into())
     };
     if from.is_some_and(|from| from.seconds.saturating_mul(1000) < oldest_ms) {
         return expired("events are kept for 7 days, and this place is before them");
     }
-    if place.number > newest + 1 {
-        return expired("this place is none of this store, which may be a restored copy");
+    if place.number > newest + 1 || place.restores != restores {
+        return expired("this cursor is from another store; the store may have been restored from a backup");
     }
     for _ in 0..ROUNDS {
         let entries = engine.store().entries_with_events(viewer.account(), place.number, AT_ONCE)?;
+        // After they were read: what is dropped meanwhile is missing too.
+        if place.number <= engine.store().event_gap(viewer.account())? {
+            return expired("some of what follows this place had to go, since the audit trail has no more room");
+        }
         let more = entries.len() == AT_ONCE;
         for (number, entry) in entries {
             if entry.time_ms >= oldest_ms {
@@ -211,36 +257,46 @@ fn page(
                 let shown = viewer.show(event, entry.time_ms, place).filter(|_| entry.time_ms >= oldest_ms);
                 found.extend(shown);
                 if found.len() == limit {
-                    return Ok((found, place));
+                    return Ok(Found { events: found, next: place, more: true });
                 }
             }
             (place.number, place.index) = (number + 1, 0);
         }
         if !more {
-            return Ok((found, place.max(Cursor { number: newest + 1, index: 0, seconds })));
+            let next = place.max(Cursor { number: newest + 1, index: 0, seconds, restores });
+            return Ok(Found { events: found, next, more: false });
         }
     }
-    Ok((found, place))
+    Ok(Found { events: found, next: place, more: true })
 }
 
-async fn look(
+/// The next events from a place on, if there are any, and the place behind what was looked at.
+pub(crate) async fn look(
     engine: &Arc<Engine>,
     viewer: &Viewer,
-    from: Option<Cursor>,
+    mut from: Option<Cursor>,
     limit: usize,
 ) -> Result<(Vec<EventView>, Cursor), Failure> {
-    let (engine, viewer) = (Arc::clone(engine), viewer.clone());
-    let found = tokio::task::spawn_blocking(move || page(&engine, &viewer, from, limit)).await;
-    found.map_err(|error| Failure::internal(error.to_string()))?
+    loop {
+        let (engine, viewer) = (Arc::clone(engine), viewer.clone());
+        let found = tokio::task::spawn_blocking(move || page(&engine, &viewer, from, limit)).await;
+        let Found { events, next, more } = found.map_err(|error| Failure::internal(error.to_string()))??;
+        // Much of the trail may be older than events are, or of another region.
+        if !events.is_empty() || !more {
+            return Ok((events, next));
+        }
+        from = Some(next);
+    }
 }
 
 /// The place behind everything that has happened.
-async fn latest(engine: &Arc<Engine>) -> Result<Cursor, Failure> {
+pub(crate) async fn latest(engine: &Arc<Engine>) -> Result<Cursor, Failure> {
     let own = Arc::clone(engine);
     let newest: Result<u64, StoreError> = tokio::task::spawn_blocking(move || own.store().newest_entry())
         .await
         .map_err(|error| Failure::internal(error.to_string()))?;
-    Ok(Cursor { number: newest? + 1, index: 0, seconds: engine.now_ms() / 1000 })
+    let restores = engine.read(|state, _| state.meta().restores);
+    Ok(Cursor { number: newest? + 1, index: 0, seconds: engine.now_ms() / 1000, restores })
 }
 
 async fn answer(
@@ -359,4 +415,146 @@ pub(super) async fn all(
 ) -> Result<Response, Failure> {
     let asked = Asked::read(Viewer::Operator, query.as_deref(), &headers)?;
     answer(context, asked, extensions, headers).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        audit::Entry,
+        engine::Options,
+        events::Told,
+        model::state::{Change, Meta},
+        store::{Origin, Store},
+    };
+
+    /// An entry with one event of an account in the region north.
+    fn entry(name: &str, account: &str, time_ms: u64) -> Entry {
+        let account: AccountId = account.parse().unwrap();
+        let told = Told { account: account.clone(), region: "north".parse().ok(), role: "initiator".to_owned() };
+        let event = Event {
+            kind: "peering.requested".to_owned(),
+            target: "vpcpr-1".to_owned(),
+            name: name.to_owned(),
+            state: "pending".to_owned(),
+            bandwidth: None,
+            told: vec![told],
+        };
+        Entry {
+            time_ms,
+            request: String::new(),
+            actor: format!("account/{account}"),
+            action: "CreatePeering".to_owned(),
+            target: "vpcpr-1".to_owned(),
+            outcome: "done".to_owned(),
+            reason: String::new(),
+            asked: serde_json::Value::Null,
+            accounts: [account].into(),
+            from: String::new(),
+            events: vec![event],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cursor_from_before_a_restore_expires_also_when_its_number_is_there_again() {
+        let (folder, engine, [one, _]) = engine(&[entry("before", "one", now_ms())]);
+        drop(engine);
+        let (path, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+        let store = Store::open(&path).unwrap();
+        store.commit(&[Change::Meta(Meta { number: 1, ..Meta::default() })], &[], &[], 0).unwrap();
+        store.back_up(&copy).unwrap();
+        drop(store);
+        let open = || Engine::open(Store::open(&path).unwrap(), Options::default()).unwrap().0;
+        let before = open();
+        before.store().append(&[entry("lost", "one", now_ms())]).unwrap();
+        let (_, old) = look(&before, &one, None, 100).await.unwrap();
+        drop(before);
+        Store::restore(&copy, &path, None, Origin::Same).unwrap();
+        let restored = open();
+        restored.store().append(&["again", "and", "more"].map(|name| entry(name, "one", now_ms()))).unwrap();
+        let Err(failure) = look(&restored, &one, Some(old), 100).await else { panic!("{old}") };
+        assert!(failure.is_expired_place());
+        let (events, now) = look(&restored, &one, None, 100).await.unwrap();
+        assert_eq!(names(&events), ["before", "again", "and", "more"]);
+        assert_eq!(now.to_string().parse(), Ok(now));
+        assert!(look(&restored, &one, Some(cursor(events[1].id())), 100).await.is_ok());
+    }
+
+    /// An engine with these entries, and what the accounts `one` and `two` see in the region north.
+    fn engine(entries: &[Entry]) -> (tempfile::TempDir, Arc<Engine>, [Viewer; 2]) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store.redb")).unwrap();
+        store.append(entries).unwrap();
+        let (engine, _) = Engine::open(store, Options::default()).unwrap();
+        let viewer = |account: &str| Viewer::Account(account.parse().unwrap(), "north".parse().unwrap());
+        (folder, engine, [viewer("one"), viewer("two")])
+    }
+
+    fn now_ms() -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        u64::try_from(since.as_millis()).unwrap()
+    }
+
+    fn names(events: &[EventView]) -> Vec<&str> {
+        events.iter().filter_map(|event| event.vpc_peering_name.as_deref()).collect()
+    }
+
+    fn cursor(text: &str) -> Cursor {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_fresh_is_found_behind_any_number_of_old_entries() {
+        // More than one answer looks at.
+        let old = (0..=AT_ONCE * ROUNDS).map(|_| entry("old", "one", 1000));
+        let entries: Vec<Entry> = old.chain([entry("fresh", "one", now_ms())]).collect();
+        let (_folder, engine, [one, _]) = engine(&entries);
+        let (events, next) = look(&engine, &one, None, 100).await.unwrap();
+        assert_eq!(names(&events), ["fresh"]);
+        let (events, _) = look(&engine, &one, Some(next), 100).await.unwrap();
+        assert!(events.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_missed_events_is_told_so_and_can_begin_again() {
+        let now_ms = now_ms();
+        let entries: Vec<Entry> = ["a", "b", "c", "d"]
+            .into_iter()
+            .map(|name| entry(name, "one", now_ms))
+            .chain([entry("x", "two", now_ms)])
+            .collect();
+        let (_folder, engine, [one, two]) = engine(&entries);
+        let (all, _) = look(&engine, &one, None, 100).await.unwrap();
+        assert_eq!(names(&all), ["a", "b", "c", "d"]);
+        // The two oldest have to go.
+        let size = serde_json::to_vec(&entries[0]).unwrap().len() as u64;
+        engine.store().drop_entries("account/one", Some(0), 2 * size, 100).unwrap();
+        assert_eq!(engine.store().event_gap(one.account()).unwrap(), 2);
+        for missed in [&all[0], &all[1]] {
+            let Err(failure) = look(&engine, &one, Some(cursor(missed.id())), 100).await else { panic!("{missed:?}") };
+            let text = format!("{failure:?}");
+            assert!(text.contains(EXPIRED) && text.contains("no more room"), "{text}");
+        }
+        let (rest, _) = look(&engine, &one, Some(cursor(all[2].id())), 100).await.unwrap();
+        assert_eq!(names(&rest), ["d"]);
+        // From the beginning, also one at a time: what is left, and no error between.
+        let (mut from, mut seen) = (None, Vec::new());
+        loop {
+            let (events, next) = look(&engine, &one, from, 1).await.unwrap();
+            if events.is_empty() {
+                break;
+            }
+            seen.extend(names(&events).into_iter().map(str::to_owned));
+            from = Some(next);
+        }
+        assert_eq!(seen, ["c", "d"]);
+        // Nobody else has missed anything; operators have.
+        assert_eq!(
+            names(&look(&engine, &two, Some(cursor(&format!("1.0.{}", now_ms / 1000))), 100).await.unwrap().0),
+            ["x"]
+        );
+        let Err(_) = look(&engine, &Viewer::Operator, Some(cursor(all[0].id())), 100).await else {
+            panic!("of operators")
+        };
+    }
 }

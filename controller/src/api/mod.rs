@@ -4,25 +4,28 @@
 mod authentication;
 mod body;
 mod console;
-mod feed;
+pub(crate) mod feed;
 mod guide;
 pub mod health;
 mod json;
 mod openapi;
 mod operator;
 mod page;
+mod paths;
 mod query;
 mod request;
 mod response;
 mod tenant;
 mod traffic;
 pub mod view;
+mod webhooks;
 
 use crate::{
     access::Access,
     charging::Prices,
     engine::{Engine, Health},
     hosts::client::AgentClients,
+    webhooks::Webhooks,
 };
 use axum::{
     Extension, Router,
@@ -82,6 +85,8 @@ pub struct Api {
     pub diagnosed: Diagnosed,
     /// How much memory bodies of requests may take.
     pub body_memory: Arc<BodyMemory>,
+    /// Where events are sent to, and how it goes.
+    pub webhooks: Arc<Webhooks>,
     /// Whether the server speaks TLS: browsers are then to send the session's cookie over TLS only.
     pub secure: bool,
 }
@@ -178,6 +183,10 @@ fn tenant_routes() -> Router<Api> {
         )
         .route(&format!("{region}/vpcPeerings/{{vpcPeeringId}}/routes"), get(peerings::routes))
         .route(&format!("{region}/vpcPeerings/{{vpcPeeringId}}/traffic"), get(peerings::traffic))
+        .route(
+            &format!("{region}/webhooks/{{webhookId}}"),
+            get(webhooks::show_own).put(webhooks::modify_own).delete(webhooks::delete_own),
+        )
         .route(&format!("{region}/vpcs/{{vpcId}}"), get(vpcs::show).post(vpcs::modify).delete(vpcs::delete))
         .route(&format!("{region}/secondaryCidrs/{{secondaryCidrId}}"), delete(vpcs::remove_cidr))
         .route(&format!("{region}/routeTables/{{routeTableId}}"), get(vpcs::show_table));
@@ -187,7 +196,9 @@ fn tenant_routes() -> Router<Api> {
             .route(&format!("/v1/regions{slash}"), get(account::regions))
             .route(&format!("{region}/vpcPeerings{slash}"), get(peerings::list).post(peerings::create))
             .route(&format!("{region}/quotas{slash}"), get(peerings::quota))
+            .route(&format!("{region}/paths{slash}"), post(paths::own))
             .route(&format!("{region}/events{slash}"), get(feed::own))
+            .route(&format!("{region}/webhooks{slash}"), get(webhooks::list_own).post(webhooks::create_own))
             .route(&format!("{region}/vpcs{slash}"), get(vpcs::list).put(vpcs::create))
             .route(&format!("{region}/secondaryCidrs{slash}"), get(vpcs::list_cidrs).put(vpcs::add_cidr))
             .route(&format!("{region}/routeTables{slash}"), get(vpcs::list_tables));
@@ -209,6 +220,11 @@ fn operator_routes() -> Router<Api> {
         .route("/hosts/{host}/replace", post(hosts::replace))
         .route("/audit", get(inventory::audit))
         .route("/events", get(feed::all))
+        .route("/webhooks", get(webhooks::list_all).post(webhooks::create_for_all))
+        .route(
+            "/webhooks/{webhookId}",
+            get(webhooks::show_for_all).put(webhooks::modify_for_all).delete(webhooks::delete_for_all),
+        )
         .route("/backups", post(inventory::back_up))
         .route("/clock", get(clock::show))
         .route("/diagnosis", get(diagnosis::diagnose))
@@ -217,9 +233,11 @@ fn operator_routes() -> Router<Api> {
         .route("/clock/confirm", post(clock::confirm))
         .route("/cluster", get(cluster::show))
         .route("/cluster/release", post(cluster::release))
+        .route("/paths", post(paths::any))
         .route("/peerings", get(peerings::list).post(peerings::create))
         .route("/peerings/{peering}", get(peerings::show).delete(peerings::delete))
         .route("/peerings/{peering}/bandwidth", put(peerings::set_bandwidth))
+        .route("/peerings/{peering}/prefixes", put(peerings::set_prefixes))
         .route("/peerings/{peering}/routes", get(peerings::routes))
         .route("/peerings/{peering}/traffic", get(peerings::traffic))
         .route("/accounts", get(accounts::list).post(accounts::create))

@@ -70,12 +70,17 @@ impl Parameters {
         self.plain.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// A parameter that is one of some words: none of them is empty.
+    pub(super) fn word(&self, name: &str) -> Option<&str> {
+        self.plain.get(name).map(String::as_str)
+    }
+
     /// A parameter that is `true` or `false`.
     pub(super) fn flag(&self, name: &str) -> Result<bool, Failure> {
         match self.get(name) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => Err(Failure::field(name, format!("{other:?} is neither true nor false"))),
+            Some(other) => Err(Failure::field(name, format!("{} is neither true nor false", quote(other)))),
         }
     }
 
@@ -83,7 +88,7 @@ impl Parameters {
     pub(super) fn number(&self, name: &str, least: u64, most: u64) -> Result<Option<u64>, Failure> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let number = text.parse().ok().filter(|number| (least..=most).contains(number));
-        let rule = || format!("{text:?} is not a whole number between {least} and {most}");
+        let rule = || format!("{} is not a whole number between {least} and {most}", quote(text));
         number.map(Some).ok_or_else(|| Failure::field(name, rule()))
     }
 

@@ -56,7 +56,7 @@ pub(super) fn reply(result: impl Serialize) -> Reply {
 
 /// An answer that is an error.
 #[derive(Debug, Clone)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     code: StatusCode,
     status: &'static str,
     message: String,
@@ -82,6 +82,11 @@ impl Failure {
 
     pub(super) fn too_many(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT", message)
+    }
+
+    /// Whether it is about a place between events from which nobody can go on.
+    pub(crate) fn is_expired_place(&self) -> bool {
+        self.details.iter().any(|it| it.reason == super::feed::EXPIRED)
     }
 
     fn too_often(entry: &str, rule: String, reason: &'static str, wait_s: u64) -> Self {

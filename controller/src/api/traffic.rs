@@ -82,7 +82,7 @@ impl From<Sample> for SampleView {
 /// How far back is looked: `range`.
 pub(super) fn span(query: Option<&str>) -> Result<Span, Failure> {
     let parameters = Parameters::read(query, &["range"], &[])?;
-    let Some(word) = parameters.get("range") else { return Ok(Span::default()) };
+    let Some(word) = parameters.word("range") else { return Ok(Span::default()) };
     let found = Span::ALL.into_iter().find_map(|(known, span)| (known == word).then_some(span));
     let rule = || format!("{} is none of {}", quote(word), Span::ALL.map(|(word, _)| word).join(", "));
     found.ok_or_else(|| Failure::field("range", rule()))

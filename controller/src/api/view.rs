@@ -3,7 +3,7 @@
 use crate::{
     engine::{Agents, Confirmation, LastReport},
     model::{
-        peering::state_word,
+        peering::{Create, side_of, state_word},
         record::{Account, End, Host, Peering, PeeringState, Role, Side, Tag, Vpc},
         state::State,
     },
@@ -39,8 +39,18 @@ pub struct SideView {
     pub vpc_id: String,
     /// Its name; its id while its account has not accepted, or when it is gone.
     pub vpc_name: String,
-    /// Its CIDRs, IPv4 and IPv6 together. Of the other account's VPC, the initiator sees none before it was accepted.
+    /// Its CIDRs, IPv4 and IPv6 together. Of the other account's VPC they are what it shows of them, and the initiator sees none
+    /// before it was accepted.
     pub address_prefix: Vec<String>,
+    /// What of it is shown to the other side; all where there are none. Of another account's side it is not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export_prefixes: Option<Vec<String>>,
+    /// What is taken of the other side's VPC; all where there are none. Of another account's side it is not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import_prefixes: Option<Vec<String>>,
+    /// What of it the other side reaches: what this side shows and the other one takes. A packet passes where its source and its
+    /// destination both are among these.
+    pub effective_prefixes: Vec<String>,
     /// Its region.
     pub region_id: String,
     /// Its account.
@@ -164,20 +174,73 @@ pub enum Viewer<'a> {
     Account(&'a AccountId),
 }
 
-fn side(state: &State, peering: &Peering, side: &Side, viewer: Viewer<'_>) -> SideView {
-    let hidden = match viewer {
-        Viewer::Operator => false,
-        // Of what it asked for, an initiator learns name and CIDRs when it is accepted (L11).
-        Viewer::Account(account) => {
-            side.account != *account && side.vpc == peering.receiver.vpc && !peering.was_accepted()
-        }
-    };
+/// Whether a side is the viewer's own, or an operator looks.
+fn is_own(side: &Side, viewer: Viewer<'_>) -> bool {
+    match viewer {
+        Viewer::Operator => true,
+        Viewer::Account(account) => side.account == *account,
+    }
+}
+
+/// Of what it asked for, an initiator learns name and CIDRs when it is accepted (L11).
+fn is_hidden(peering: &Peering, side: &Side, viewer: Viewer<'_>) -> bool {
+    !is_own(side, viewer) && side.vpc == peering.receiver.vpc && !peering.was_accepted()
+}
+
+/// What of a side's VPC the other side reaches.
+fn effective(side: &Side, peer: &Side) -> Vec<String> {
+    side.effective(peer).iter().map(ToString::to_string).collect()
+}
+
+/// What a change of a peering's prefixes leads to.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReachableView {
+    /// What of the caller's own VPC the other side would reach.
+    pub own_prefixes: Vec<String>,
+    /// What of the other VPC the caller's would reach; none while the other account has not accepted.
+    pub remote_prefixes: Option<Vec<String>>,
+}
+
+/// The same of a peering that an account would make; none where a VPC is gone.
+pub fn of_wish(state: &State, wish: &Create, account: &AccountId) -> Option<ReachableView> {
+    let side = |id, lists| state.vpcs().get(id).and_then(|vpc| side_of(vpc, lists).ok());
+    let (own, remote) = (side(&wish.vpc, &wish.prefixes)?, side(&wish.peer_vpc, &wish.peer_prefixes)?);
+    let is_visible = remote.account == *account;
+    Some(ReachableView {
+        own_prefixes: effective(&own, &remote),
+        remote_prefixes: is_visible.then(|| effective(&remote, &own)),
+    })
+}
+
+/// Whether a side has lists of prefixes, or the other one reaches less than all of its VPC: `true` or `false`. What the other
+/// side does not show is not told (rule L11).
+pub fn scoped_word(peering: &Peering, role: Role) -> &'static str {
+    let (own, other) = peering.view(role);
+    let has_lists = !own.export_prefixes.is_empty() || !own.import_prefixes.is_empty();
+    if has_lists || *own.effective(other) != *own.cidrs { "true" } else { "false" }
+}
+
+/// What is reachable in a peering, as the side with this role sees it (rule L11).
+pub fn reachable(peering: &Peering, role: Role, viewer: Viewer<'_>) -> ReachableView {
+    let (own, remote) = peering.view(role);
+    let is_visible = !is_hidden(peering, remote, viewer);
+    ReachableView { own_prefixes: effective(own, remote), remote_prefixes: is_visible.then(|| effective(remote, own)) }
+}
+
+fn side(state: &State, peering: &Peering, (side, peer): (&Side, &Side), viewer: Viewer<'_>) -> SideView {
+    let (own, hidden) = (is_own(side, viewer), is_hidden(peering, side, viewer));
     let vpc = state.vpcs().get(&side.vpc).filter(|_| !hidden);
-    let cidrs = side.cidrs.iter().filter(|_| !hidden);
+    let cidrs = if own { side.cidrs.as_slice().into() } else { side.offered() };
+    let cidrs = cidrs.iter().filter(|_| !hidden);
+    let list = |prefixes: &[ipnet::IpNet]| own.then(|| prefixes.iter().map(ToString::to_string).collect());
     SideView {
         vpc_id: side.vpc.to_string(),
         vpc_name: vpc.map_or(side.vpc.as_str(), |vpc| vpc.name.as_str()).to_owned(),
         address_prefix: cidrs.map(ToString::to_string).collect(),
+        export_prefixes: list(&side.export_prefixes),
+        import_prefixes: list(&side.import_prefixes),
+        effective_prefixes: if hidden { Vec::new() } else { effective(side, peer) },
         region_id: side.region.to_string(),
         account_id: side.account.to_string(),
         vni: side.vni.map(u32::from).filter(|_| matches!(viewer, Viewer::Operator)),
@@ -315,8 +378,8 @@ pub fn peering(
         vpc_peering_state: coarse(&peering.state),
         description: if is_for_itself { peering.description.clone() } else { String::new() },
         message: peering.message.clone(),
-        vpc_info: side(state, peering, own, viewer),
-        remote_vpc_info: side(state, peering, other, viewer),
+        vpc_info: side(state, peering, (own, other), viewer),
+        remote_vpc_info: side(state, peering, (other, own), viewer),
         created_time: timestamp(peering.created_ms),
         tags: peering.tags_of(role).iter().map(TagView::from).collect(),
         state: state_word(&peering.state),
@@ -358,10 +421,12 @@ pub struct RouteView {
     pub report_age_seconds: Option<u64>,
 }
 
-/// The CIDRs to which a side has route policies: the other's, of the families that it has itself (rule C4).
-fn destinations<'a>(from: &'a Side, to: &'a Side) -> impl Iterator<Item = &'a ipnet::IpNet> {
-    let has = |v4: bool| from.cidrs.iter().any(|cidr| cidr.addr().is_ipv4() == v4);
-    to.cidrs.iter().filter(move |cidr| has(cidr.addr().is_ipv4()))
+/// The prefixes to which a side has route policies: what it reaches of the other, of the families in which it is reached itself
+/// (rules C4 and C9).
+fn destinations(from: &Side, to: &Side) -> Vec<ipnet::IpNet> {
+    let own = from.effective(to);
+    let has = |v4: bool| own.iter().any(|prefix| prefix.addr().is_ipv4() == v4);
+    to.effective(from).iter().filter(|prefix| has(prefix.addr().is_ipv4())).copied().collect()
 }
 
 /// The route policies of a peering, the caller's own first; none while it does not forward (rules C4, V2).
@@ -385,7 +450,7 @@ pub fn routes(state: &State, agents: &Agents<'_>, peering: &Peering, role: Role)
             last_report: time_of(report),
             report_age_seconds: seconds(report),
         };
-        destinations(from, to).map(route).collect()
+        destinations(from, to).iter().map(route).collect()
     };
     [of(own, other), of(other, own)].concat()
 }
@@ -628,6 +693,11 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
     }
 }
 
+/// A list of prefixes in an inventory; none where everything is meant.
+fn listed(prefixes: &[ipnet::IpNet]) -> Option<Vec<ipnet::IpNet>> {
+    (!prefixes.is_empty()).then(|| prefixes.to_vec())
+}
+
 /// The current inventory, in the form in which it is applied.
 pub fn inventory(state: &State) -> Inventory {
     Inventory {
@@ -683,6 +753,10 @@ pub fn inventory(state: &State) -> Inventory {
                 vpc: peering.initiator.vpc.clone(),
                 peer_vpc: peering.receiver.vpc.clone(),
                 bandwidth: peering.bandwidth,
+                export_prefixes: listed(&peering.initiator.export_prefixes),
+                import_prefixes: listed(&peering.initiator.import_prefixes),
+                peer_export_prefixes: listed(&peering.receiver.export_prefixes),
+                peer_import_prefixes: listed(&peering.receiver.import_prefixes),
             })
             .collect(),
     }

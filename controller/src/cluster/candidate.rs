@@ -1,9 +1,13 @@
 //! The program as one of several controllers: it follows until it leads, and begins anew when it leads no more.
 
-use super::follower::{Follower, follower_routes};
+use super::{
+    follower::{Follower, follower_routes},
+    last_known::{LastKnown, Serve},
+    leader_process,
+};
 use crate::{
     metrics,
-    store::{Cluster, Content, Replica, Store, StoreError},
+    store::{Cluster, Content, Leader, Replica, Store, StoreError},
 };
 use anyhow::{Context, bail};
 use axum::Router;
@@ -40,12 +44,13 @@ pub struct Candidate {
     store_key: PathBuf,
     obstacle: watch::Sender<Option<String>>,
     could_lead: Gauge,
+    last_known: Arc<LastKnown>,
 }
 
 /// What a look at etcd led to.
 enum Turn {
     Leads(Box<(Store, Content)>),
-    Follows(Option<String>),
+    Follows(Option<Leader>),
 }
 
 /// Says in the figures whether this controller leads. What it returns says whether it could, and is 1 until something is found.
@@ -63,12 +68,13 @@ pub fn tell_leading(registry: &mut Registry, leads: bool) -> Gauge {
 
 impl Candidate {
     /// One of several controllers, which does not lead yet. `under_way`: how many requests may be on their way to the one that leads;
-    /// `store_key`: the key that it would lead with.
+    /// `store_key`: the key that it would lead with; `serve`: how its copy is answered of while nobody leads.
     pub fn new(
         settings: &EtcdSettings,
         identity: Option<&Identity>,
         under_way: usize,
         store_key: &Path,
+        serve: Arc<Serve>,
     ) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Own::new("cps_controller", env!("CARGO_PKG_VERSION"), identity.cloned())));
@@ -88,6 +94,7 @@ impl Candidate {
             store_key: store_key.to_owned(),
             obstacle: watch::Sender::new(None),
             could_lead,
+            last_known: LastKnown::new(serve),
         })
     }
 
@@ -100,7 +107,8 @@ impl Candidate {
     pub fn routes(&self) -> Router {
         let (forwarder, under_way) = (self.forwarder.clone(), Arc::clone(&self.under_way));
         let (leader, obstacle) = (self.leader.subscribe(), self.obstacle.subscribe());
-        let follower = Follower { leader, obstacle, forwarder, under_way };
+        let last_known = Arc::clone(&self.last_known);
+        let follower = Follower { leader, obstacle, forwarder, under_way, last_known };
         follower_routes(follower, &self.registry)
     }
 
@@ -108,9 +116,14 @@ impl Candidate {
     pub async fn follow(&self) -> anyhow::Result<(Store, Content)> {
         cps_peering_service::ready("no controller leads yet");
         let copy = Arc::new(Replica::begin(&self.cluster)?);
+        self.last_known.follow(Arc::clone(&copy));
         let following = async {
             let mut told = (String::new(), None);
             let (mut gone, mut turns) = (copy.leader_gone(), 0_u32);
+            let leads = watch::Sender::new(None);
+            let mut crashed = Box::pin(leader_process::of_leader_is_gone(leads.subscribe()));
+            // Who led at this address before this process was there.
+            let mut own_before = true;
             loop {
                 if turns.is_multiple_of(CHECKED_EVERY) {
                     self.check(&copy).await?;
@@ -121,6 +134,15 @@ impl Candidate {
                 let (standing, pause) = match turn {
                     Ok(Turn::Leads(led)) => return Ok(*led),
                     Ok(Turn::Follows(leader)) => {
+                        if let Some(Leader { id, .. }) = leader.as_ref().filter(|it| it.url.as_ref() == Some(&self.url))
+                            && own_before
+                        {
+                            self.depose(id, "an earlier run at this address still holds the lease").await;
+                        }
+                        own_before = false;
+                        let named = leader.as_ref().and_then(|it| Some((it.id.clone(), it.url.clone()?)));
+                        leads.send_if_modified(|before| std::mem::replace(before, named.clone()) != named);
+                        let leader = leader.and_then(|it| it.url);
                         let standing =
                             leader.as_ref().map_or("no controller leads".to_owned(), |it| format!("follows {it}"));
                         self.leader.send_if_modified(|before| std::mem::replace(before, leader.clone()) != leader);
@@ -146,6 +168,10 @@ impl Candidate {
                     () = tokio::time::sleep(pause) => {}
                     // It need not be waited for.
                     _ = gone.changed() => {}
+                    id = &mut crashed => {
+                        self.depose(&id, "the leader refuses connections: its process is gone").await;
+                        crashed = Box::pin(leader_process::of_leader_is_gone(leads.subscribe()));
+                    }
                 }
             }
         };
@@ -157,6 +183,16 @@ impl Candidate {
 }
 
 impl Candidate {
+    /// Ends the lease of a controller whose process is gone, so that nobody waits for its end.
+    async fn depose(&self, id: &str, why: &str) {
+        tracing::warn!("{why}; revoking its lease");
+        let (cluster, id) = (Arc::clone(&self.cluster), id.to_owned());
+        // Otherwise it ends by itself.
+        if let Ok(Err(error)) = spawn_blocking(move || cluster.depose(&id)).await {
+            tracing::warn!(%error, "its lease could not be ended");
+        }
+    }
+
     /// Says what would keep this controller from leading, before it has to.
     async fn check(&self, copy: &Arc<Replica>) -> anyhow::Result<()> {
         let (copy, key) = (Arc::clone(copy), self.store_key.clone());
@@ -178,7 +214,7 @@ impl Candidate {
 
 fn look(copy: &Replica, url: &str) -> Result<Turn, StoreError> {
     if let Some(leader) = copy.cluster().leader()? {
-        return Ok(Turn::Follows(leader.url));
+        return Ok(Turn::Follows(Some(leader)));
     }
     Ok(match Store::lead_with(copy, url)? {
         Some(led) => Turn::Leads(Box::new(led)),

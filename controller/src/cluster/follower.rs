@@ -1,5 +1,6 @@
 //! What controllers that share a store do with requests: those that do not lead pass them on to the one that does.
 
+use super::last_known::LastKnown;
 use crate::{
     api::{self, health::Readiness},
     engine::Engine,
@@ -9,7 +10,7 @@ use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{any, get},
@@ -48,6 +49,8 @@ pub struct Follower {
     pub forwarder: Forwarder,
     /// How many requests may be under way to it, shared by the addresses that they come from.
     pub under_way: Arc<FairShare<Source>>,
+    /// What is answered where there is no way there.
+    pub last_known: Arc<LastKnown>,
 }
 
 /// What a follower serves: its own health and figures, and what is the same everywhere; everything else is the leader's to answer.
@@ -88,7 +91,7 @@ async fn readyz(State(follower): State<Follower>, request: Request) -> Response 
         return Readiness::follower_without("NoLeader", "no controller leads").hindered(obstacle).into_response();
     }
     let asked = async {
-        let answer = pass_on(State(follower), request).await;
+        let answer = forward(follower, request).await.ok()?;
         let body = axum::body::to_bytes(answer.into_body(), LONGEST).await.ok()?;
         serde_json::from_slice::<Readiness>(&body).ok()
     };
@@ -98,20 +101,53 @@ async fn readyz(State(follower): State<Follower>, request: Request) -> Response 
     answer.unwrap_or_else(lost).hindered(obstacle).into_response()
 }
 
-async fn pass_on(State(mut follower): State<Follower>, request: Request) -> Response {
+/// Passes a request on; where the leader cannot be asked, what is only read is answered of the copy.
+async fn pass_on(State(follower): State<Follower>, request: Request) -> Response {
+    const NO_LEADER: &str = "no controller leads at the moment: ask again in a second";
+    let again = LastKnown::could_answer(&request).then(|| copied(&request));
+    let last_known = Arc::clone(&follower.last_known);
+    let (failed, why) = if follower.leader.borrow().is_none() {
+        (api::unavailable(NO_LEADER), "no controller leads")
+    } else {
+        match forward(follower, request).await {
+            // So answers who has led, and does not know yet who does now; and a leader that cannot read its store.
+            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => (answer, "no leader has answered"),
+            Ok(answer) => {
+                last_known.is_needed(true);
+                return answer;
+            }
+            Err(failed) => (failed, "the controller that leads does not answer"),
+        }
+    };
+    let (true, Some(again)) = (last_known.is_needed(false), again) else { return failed };
+    last_known.answer(again, why).await.unwrap_or(failed)
+}
+
+/// The same request without its body.
+fn copied(request: &Request) -> Request {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+/// Asks the leader. An error is what is said where it did not answer.
+async fn forward(mut follower: Follower, request: Request) -> Result<Response, Response> {
     let leader = follower.leader.borrow_and_update().clone();
     let Some(leader) = leader else {
-        return api::unavailable("no controller leads at the moment: ask again in a second");
+        return Err(api::unavailable("no controller leads at the moment: ask again in a second"));
     };
     if request.headers().contains_key(FORWARDED) {
-        return api::unavailable("this controller lost leadership: retry in a second");
+        return Ok(api::unavailable("this controller lost leadership: retry in a second"));
     }
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
     let mut place: Held<Source> = follower.under_way.hold(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into());
     if !place.take(1) {
-        return api::unavailable(
+        return Ok(api::unavailable(
             "too many requests are on their way to the controller that leads: ask again in a second",
-        );
+        ));
     }
     let client = who_asks(&request);
     let gone = async {
@@ -119,13 +155,13 @@ async fn pass_on(State(mut follower): State<Follower>, request: Request) -> Resp
         let _ = follower.leader.wait_for(|now| now.as_ref() != Some(&leader)).await;
     };
     let answer = tokio::select! {
-        answer = follower.forwarder.forward(&leader, request, client) => answer.unwrap_or_else(|error| {
+        answer = follower.forwarder.forward(&leader, request, client) => answer.map_err(|error| {
             tracing::debug!(leader, %error, "a request was not answered");
             api::unavailable(&format!("the controller that leads, {leader}, does not answer: {error}"))
-        }),
-        () = gone => api::unavailable(
+        })?,
+        () = gone => return Err(api::unavailable(
             "the controller that led is gone, and whether it has done what was asked is not known",
-        ),
+        )),
     };
     // The way is taken until the client has all of the answer, whose length is not known behind it.
     let length = answer.body().size_hint().exact();
@@ -138,7 +174,7 @@ async fn pass_on(State(mut follower): State<Follower>, request: Request) -> Resp
     if let Some(length) = length {
         answer.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
-    answer
+    Ok(answer)
 }
 
 /// What the leader is told of the client, by its certificate and address.

@@ -2,3 +2,5 @@
 
 pub mod candidate;
 pub mod follower;
+pub mod last_known;
+mod leader_process;

@@ -89,6 +89,7 @@ impl Transaction<'_> {
                 | Change::Account(..)
                 | Change::Token(..)
                 | Change::Signature(..)
+                | Change::Webhook(..)
                 | Change::Meta(_) => {}
             }
         }
@@ -145,6 +146,7 @@ impl Transaction<'_> {
                 | Change::Account(..)
                 | Change::Token(..)
                 | Change::Signature(..)
+                | Change::Webhook(..)
                 | Change::Meta(_) => {}
             }
         }

@@ -107,7 +107,17 @@ impl Agents<'_> {
 
     pub(super) fn is_in_sync(&self, host: &Host) -> bool {
         let report = self.contacts.get(&host.id).and_then(|contact| contact.report.as_ref());
-        report.is_some_and(|report| report.applied == Some(self.state.revision_of(host)) && report.problems.is_empty())
+        report.is_some_and(|report| {
+            report.applied == Some(self.state.revision_of(host))
+                && report.problems.is_empty()
+                && (report.knows_scoped_sides || !self.has_scoped_sides(host))
+        })
+    }
+
+    /// Whether a host takes part in a peering of which only a part is reached.
+    fn has_scoped_sides(&self, host: &Host) -> bool {
+        let peerings = self.state.ports_on(&host.id).flat_map(|port| self.state.peerings_of(&port.vpc));
+        peerings.into_iter().any(|peering| peering.forwards() && peering.is_scoped())
     }
 
     /// The hosts of which it is not known that they have a peering, or that they have it no more.
@@ -160,6 +170,8 @@ impl Agents<'_> {
         let mut scopes: Vec<Scope> = vnis.map(Scope::Side).collect();
         let here = peering.sides().into_iter().filter(|side| self.state.has_port(&side.vpc, host));
         scopes.extend(here.map(|side| Scope::Vpc(side.vpc.clone())));
-        scopes.iter().all(|scope| report.confirms(revision, scope))
+        // An agent that does not know such a peering has nothing of it, and does not know what it lacks.
+        (report.knows_scoped_sides || !peering.is_scoped())
+            && scopes.iter().all(|scope| report.confirms(revision, scope))
     }
 }

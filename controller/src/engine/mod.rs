@@ -13,6 +13,7 @@
 mod affected;
 mod host_status;
 mod listeners;
+mod path_mtu;
 mod sync;
 pub mod traffic;
 mod trail;
@@ -36,12 +37,13 @@ use crate::{
         metering::{Period, open_periods},
         state::{Change, Meta, State},
     },
-    store::{BackupError, Content, Leadership, Space, Store, StoreError, new_cluster},
+    store::{BackupError, Content, Leadership, Space, Store, StoreError, new_cluster, notes},
 };
 use cps_peering_config::{
     HostReport, Revision, SharedHostConfig,
     cluster::ClusterId,
     id::{AccountId, HostId, PeeringId},
+    report::UNDERLAY_MTUS,
     time::{now_ms, timestamp_ms},
 };
 use imbl::{OrdMap, OrdSet};
@@ -164,6 +166,26 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(state: State, store: Store, options: Options, time: Timekeeper, sync: SyncWatch) -> Self {
+        Self {
+            published: RwLock::new(Published { state, ..Published::default() }),
+            store: Arc::new(store),
+            clock: Arc::clone(&options.clock),
+            options: RwLock::new(options),
+            health: RwLock::default(),
+            time: Mutex::new(time),
+            ticks: watch::Sender::new(0),
+            space: Mutex::default(),
+            trail: Mutex::default(),
+            waiting: Waiting::default(),
+            listeners: Listeners::default(),
+            sync: Mutex::new(sync),
+            limits_changed: Mutex::default(),
+            heard_in_sync: Mutex::default(),
+            metrics: Metrics::default(),
+        }
+    }
+
     /// As it is at this moment. Nobody waits for those who look at it.
     fn published(&self) -> Published {
         // A panic while it was held cannot leave a change half made: each is total.
@@ -236,7 +258,7 @@ impl Shared {
 pub struct Engine {
     shared: Arc<Shared>,
     traffic: Traffic,
-    /// None while it ends.
+    /// None while it ends, and where nothing can be changed.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -305,10 +327,6 @@ fn identify(store: &Store, state: &mut State) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Under what the time that has passed is noted.
-const CLOCK: &str = "clock";
-/// Under what it is noted how often accounts were told of each other's networks.
-const DISCLOSURES: &str = "disclosures";
 /// How long nothing is noted of the time where nothing else is written, in milliseconds.
 const NOTED_EVERY_MS: u64 = 15_000;
 
@@ -353,35 +371,31 @@ impl Engine {
         let series = store.series_of(&traffic);
         let traffic = Traffic::kept(store.traffic_of(traffic)?, series);
         let clock = Arc::clone(&options.clock);
-        let kept = store.note(CLOCK)?;
+        let kept = store.note(notes::CLOCK)?;
         let newest_ms = store.audit(&Query { limit: 1, ..Query::default() })?.first().map(|(_, entry)| entry.time_ms);
         let time = Timekeeper::begin(options.tolerance, &boot_id(), clock(), kept.as_deref(), newest_ms);
         let mut disclosures = Disclosures::new(options.overlap_checks_per_day);
-        disclosures.load(&store.note(DISCLOSURES)?.unwrap_or_default());
-        let sync = SyncWatch::new(store.note(sync::NOTE)?.as_deref(), clock().boot_ms);
+        disclosures.load(&store.note(notes::DISCLOSURES)?.unwrap_or_default());
+        let sync = SyncWatch::new(store.note(notes::OUT_OF_SYNC)?.as_deref(), clock().boot_ms);
         let (new_hosts, hosts) = tokio::sync::mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
-            published: RwLock::new(Published { state: state.clone(), ..Published::default() }),
-            store: Arc::new(store),
-            options: RwLock::new(options),
-            health: RwLock::default(),
-            clock,
-            time: Mutex::new(time),
-            ticks: watch::Sender::new(0),
-            space: Mutex::default(),
-            trail: Mutex::default(),
-            waiting: Waiting::default(),
-            listeners: Listeners::default(),
-            sync: Mutex::new(sync),
-            limits_changed: Mutex::default(),
-            heard_in_sync: Mutex::default(),
-            metrics: Metrics::default(),
-        });
+        let shared = Arc::new(Shared::new(state.clone(), store, options, time, sync));
         let (jobs, queue) = mpsc::channel();
         let writer = Writer::new(Arc::clone(&shared), state, disclosures, new_hosts);
         let writer = std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(&queue));
         let writer = writer.map_err(StoreError::Thread)?;
         Ok((Arc::new(Self { shared, traffic, jobs: Some(jobs), writer: Some(writer) }), hosts))
+    }
+
+    /// For looking at what was stored when `content` was copied, while nobody leads who could be asked. Nothing of it can be changed,
+    /// and nothing is known of agents.
+    pub fn frozen(store: Store, content: Content, options: Options) -> Result<Arc<Self>, StoreError> {
+        let Content { state, traffic } = content;
+        let series = store.series_of(&traffic);
+        let traffic = Traffic::kept(store.traffic_of(traffic)?, series);
+        let reading = (options.clock)();
+        let time = Timekeeper::begin(options.tolerance, &boot_id(), reading, None, None);
+        let shared = Arc::new(Shared::new(state, store, options, time, SyncWatch::new(None, reading.boot_ms)));
+        Ok(Arc::new(Self { shared, traffic, jobs: None, writer: None }))
     }
 
     /// The time that has passed for certain, in milliseconds since 1970-01-01 UTC.
@@ -457,6 +471,11 @@ impl Engine {
         *self.shared.options.write().unwrap_or_else(PoisonError::into_inner) = options;
     }
 
+    /// How long the audit trail is kept, in milliseconds.
+    pub fn trail_kept_ms(&self) -> u64 {
+        whole(self.shared.options().audit_kept.as_millis())
+    }
+
     /// Whether the store takes writes.
     pub fn health(&self) -> Health {
         self.shared.health()
@@ -475,6 +494,10 @@ impl Engine {
     }
 
     fn request(&self, request: Request, dry_run: bool, answer: Answer) {
+        if self.jobs.is_none() {
+            let path = self.shared.store.place().to_owned();
+            return answer(Err(Arc::new(StoreError::Deposed { path }).into()));
+        }
         self.ask(Job::Request { request: Box::new(request), dry_run, answer });
     }
 
@@ -511,6 +534,9 @@ impl Engine {
     /// Looks at the state between two commits: what it says is what the store says, and the audit trail is whole. Blocks on
     /// the disk.
     fn between_commits<T: Send + 'static>(&self, look: impl FnOnce(&State) -> T + Send + 'static) -> T {
+        if self.jobs.is_none() {
+            return look(&self.shared.published().state);
+        }
         let (send, receive) = mpsc::channel();
         self.ask(Job::Look(Box::new(move |state| drop(send.send(look(state))))));
         receive.recv().expect(WRITER)
@@ -519,13 +545,19 @@ impl Engine {
     /// What an account is charged for after `from_ms`: closed periods, then those that are open now, as if they were
     /// closed now. Blocks on the disk.
     pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<(Vec<Period>, Vec<Period>), StoreError> {
-        let (now_ms, store, payer) = (self.now_ms(), Arc::clone(&self.shared.store), payer.clone());
-        // So that no period is closed between the two looks.
-        self.between_commits(move |state| {
-            let closed = store.periods(&payer, from_ms)?;
-            let own = state.peerings_of_account(&payer).filter(|peering| peering.initiator.account == payer);
-            Ok((closed, own.flat_map(|peering| open_periods(peering, now_ms)).collect()))
-        })
+        let (now_ms, own) = (self.now_ms(), payer.clone());
+        // All periods that are closed at this moment are stored, and those that are open are told here. The store is read without
+        // holding up anybody's command: there may be many.
+        let open: Vec<Period> = self.between_commits(move |state| {
+            let paid = state.peerings_of_account(&own).filter(|peering| peering.initiator.account == own);
+            paid.flat_map(|peering| open_periods(peering, now_ms)).collect()
+        });
+        let mut closed = self.shared.store.periods(payer, from_ms)?;
+        // One that was closed meanwhile is among the open ones.
+        let is_open =
+            |period: &Period| open.iter().any(|it| it.peering == period.peering && it.from_ms == period.from_ms);
+        closed.retain(|period| !is_open(period));
+        Ok((closed, open))
     }
 
     /// Tells the audit trail of something that is no request. It is there soon, unless the store has no room.
@@ -570,7 +602,14 @@ impl Engine {
                 Ok(report) => {
                     let said = |report: &HostReport| (report.desired, report.applied, report.problems.clone());
                     let new = before.report.as_ref().map(said) != Some(said(&report)) || before.error.is_some();
-                    let report = HostReport { vrfs: BTreeMap::new(), sides: BTreeMap::new(), ..report };
+                    // What no underlay can have is nothing that others may be told.
+                    let underlay_mtu = report.underlay_mtu.filter(|mtu| UNDERLAY_MTUS.contains(mtu));
+                    if let (Some(mtu), None) = (report.underlay_mtu, underlay_mtu)
+                        && new
+                    {
+                        tracing::warn!(%host, mtu, expected = ?UNDERLAY_MTUS, "a host reports an MTU that no underlay has; it is ignored");
+                    }
+                    let report = HostReport { vrfs: BTreeMap::new(), sides: BTreeMap::new(), underlay_mtu, ..report };
                     if record.dead && (before.report.is_none() || before.error.is_some()) {
                         tracing::warn!(%host, "a host that was removed as dead answers again; it is told to clean its kernel");
                     }

@@ -10,6 +10,7 @@ use crate::{
         record::{Peering, PeeringState},
         state::State,
     },
+    store::notes::OUT_OF_SYNC,
 };
 use cps_peering_config::id::{HostId, PeeringId};
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,6 @@ use std::{
     sync::PoisonError,
 };
 
-/// Under what it is noted.
-pub(super) const NOTE: &str = "out-of-sync";
 /// For how long something must have been out of sync, in milliseconds: any change takes a moment until hosts have confirmed it.
 const LASTS_MS: u64 = 10_000;
 /// How long after the start hosts that were not heard yet are not said to be out of sync, in milliseconds.
@@ -77,6 +76,8 @@ impl SyncWatch {
                 found.extend(missing.map(|peering| Thing::Peering(peering.id.clone())));
             }
             if found.len() > MOST {
+                // Of those that are not looked at, nothing else is said than before.
+                found.extend(self.told.iter().cloned());
                 break;
             }
         }
@@ -143,7 +144,7 @@ impl Engine {
         let entries: Vec<Entry> = news.chunks(AT_ONCE).map(entry).collect();
         let store = &self.shared.store;
         let written = store.encode(&[], &[], &entries).and_then(|mut rows| {
-            rows.note(vec![(NOTE, serde_json::to_vec(&watch.told).unwrap_or_default())]);
+            rows.note(vec![(OUT_OF_SYNC, serde_json::to_vec(&watch.told).unwrap_or_default())]);
             store.write_rows("tell what is out of sync", &rows)?;
             Ok(rows)
         });
@@ -164,7 +165,8 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::record::Host;
+    use crate::{engine::host_status::Freshness, model::record::Host};
+    use std::str::FromStr as _;
 
     fn thing(name: &str) -> Thing {
         Thing::Host(name.parse().unwrap())
@@ -178,14 +180,41 @@ mod tests {
         events.iter().map(|event| format!("{} {}", event.kind, event.target)).collect()
     }
 
+    /// A host of a region.
+    fn host(name: &str) -> Host {
+        let record = serde_json::json!({
+            "id": name, "region": "north", "underlay": "192.0.2.1", "agent": "http://192.0.2.1:1", "config_number": 1,
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    #[test]
+    fn of_what_is_not_looked_at_nothing_new_is_told() {
+        let mut state = State::default();
+        let peering = PeeringId::from_str("vpcpr-0a1b2c3d4e").unwrap();
+        for number in 0..=MOST + 1 {
+            let host = host(&format!("h{number}"));
+            state.apply(crate::model::state::Change::Host(host.id.clone(), Some(host)));
+        }
+        let (contacts, in_sync) = Default::default();
+        let freshness = Freshness { boot_ms: 2 * SETTLING_MS, max_age_ms: 1000 };
+        let agents = Agents { state: &state, contacts: &contacts, in_sync: &in_sync, freshness };
+        let mut watch = SyncWatch::new(None, 0);
+        watch.told = [thing("h1"), Thing::Peering(peering)].into();
+        let found = watch.look(&state, &agents, freshness.boot_ms);
+        // Both bounds hold, and neither what was told before nor what is first beyond them is told to be in sync.
+        assert!(watch.told.is_subset(&found) && found.len() <= MOST + 1 + watch.told.len(), "{}", found.len());
+        assert!(watch.news(found.clone(), &state, freshness.boot_ms).is_empty());
+        let news = watch.news(found, &state, freshness.boot_ms + LASTS_MS);
+        assert!(news.iter().all(|event| event.kind == "host.outOfSync"), "nothing is back");
+        assert_eq!((news.len(), watch.told.len()), (MOST - 2, MOST));
+    }
+
     #[test]
     fn what_lasts_is_told_once_also_by_who_takes_over() {
         let mut state = State::default();
         for name in ["h1", "h2"] {
-            let host: Host = serde_json::from_value(serde_json::json!({
-                "id": name, "region": "north", "underlay": "192.0.2.1", "agent": "http://192.0.2.1:1", "config_number": 1,
-            }))
-            .unwrap();
+            let host = host(name);
             state.apply(crate::model::state::Change::Host(host.id.clone(), Some(host)));
         }
         let mut watch = SyncWatch::new(None, 0);

@@ -182,7 +182,10 @@ fn entry(owner: &str, entries: usize, now_ms: u64) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::Query;
+    use crate::{
+        audit::Query,
+        events::{Event, Told},
+    };
     use std::sync::atomic::{AtomicU64, Ordering};
 
     fn said(actor: &str, outcome: &str, number: u64) -> Entry {
@@ -262,6 +265,53 @@ mod tests {
         settle(&mut again, &store, TrailLimits { total: 20_000, each: 0 });
         assert!(again.bytes() <= 21_000, "{}", again.bytes());
         assert!(store.newest_entry().unwrap() > 6000);
+    }
+
+    #[test]
+    fn what_happens_to_an_accounts_peerings_takes_that_accounts_part_and_whoever_has_not_read_it_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store.redb")).unwrap();
+        let mut trail = Trail::default();
+        settle(&mut trail, &store, TrailLimits::default());
+        let of_peering = |account: &str, number: u64| {
+            let told = Told { account: account.parse().unwrap(), region: None, role: "initiator".to_owned() };
+            let event = Event {
+                kind: "peering.active".to_owned(),
+                target: format!("vpcpr-{number}"),
+                name: String::new(),
+                state: "active".to_owned(),
+                bandwidth: None,
+                told: vec![told],
+            };
+            let accounts = [account.parse().unwrap()].into();
+            Entry { events: vec![event], accounts, ..said("system", "active", number) }
+        };
+        let events = |account: &str| {
+            let account: AccountId = account.parse().unwrap();
+            (
+                store.entries_with_events(Some(&account), 0, 10_000).unwrap().len(),
+                store.event_gap(Some(&account)).unwrap(),
+            )
+        };
+        trail.added(store.append(&[of_peering("quiet", 0)]).unwrap());
+        for round in 0..10_u64 {
+            let loud: Vec<Entry> = (0..100).map(|n| of_peering("loud", 100 * round + n)).collect();
+            trail.added(store.append(&loud).unwrap());
+            settle(&mut trail, &store, TrailLimits { total: 0, each: 50_000 });
+        }
+        assert_eq!(events("quiet"), (1, 0), "whose own events are where they were");
+        let (left, gap) = events("loud");
+        assert!(left < 200 && gap > 700, "{left} {gap}");
+        assert_eq!(store.event_gap(None).unwrap(), gap);
+        // Where more than one account's peerings are in one entry it is nobody's part, so that none pays for another.
+        let one = of_peering("quiet", 1);
+        let both = Entry { events: [one.events.clone(), of_peering("loud", 2).events].concat(), ..one.clone() };
+        assert_eq!((one.owner().as_str(), both.owner().as_str()), ("account/quiet", "system"));
+        let told =
+            |account: &str, role: &str| Told { account: account.parse().unwrap(), region: None, role: role.to_owned() };
+        let mut told_to_both = one;
+        told_to_both.events[0].told = vec![told("loud", "receiver"), told("quiet", "initiator")];
+        assert_eq!(told_to_both.owner(), "account/quiet", "who asked for the peering");
     }
 
     #[test]

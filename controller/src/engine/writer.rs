@@ -8,8 +8,8 @@
 //! After the start it plans what each host must have, some hosts at a time beside what it is asked.
 
 use super::{
-    Agents, CLOCK, DISCLOSURES, EngineError, Health, HostTarget, NOTED_EVERY_MS, Published, Shared, Target,
-    random_tail, whole,
+    Agents, EngineError, Health, HostTarget, NOTED_EVERY_MS, Published, Shared, Target, path_mtu::Damping, random_tail,
+    whole,
 };
 use crate::{
     audit::{self, Entry},
@@ -21,7 +21,7 @@ use crate::{
         state::{Change, State},
     },
     plan::{Sides, plan},
-    store::{Rows, Space, StoreError},
+    store::{Rows, Space, StoreError, notes},
 };
 use cps_peering_config::{
     SharedHostConfig,
@@ -114,6 +114,8 @@ pub(super) struct Writer {
     leap_told: bool,
     /// For which host each unsettled peering was seen to wait: news of others need no closer look.
     waits_for: HashMap<PeeringId, HostId>,
+    /// How often hosts have changed the MTU of their underlay.
+    damping: Damping,
 }
 
 impl Writer {
@@ -137,6 +139,7 @@ impl Writer {
             noted_ms: 0,
             leap_told: false,
             waits_for: HashMap::new(),
+            damping: Damping::default(),
         }
     }
 
@@ -197,6 +200,7 @@ impl Writer {
             Job::Note(entry) => self.note(&[*entry]),
             Job::Heard(host) => drop(batch.heard.insert(host)),
             Job::Sweep(done) => {
+                self.damping.forget(self.shared.reading().boot_ms);
                 self.sweep(batch);
                 batch.swept.push(done);
             }
@@ -444,7 +448,7 @@ impl Writer {
         if let Some(leap) = believed {
             time.believe(leap);
         }
-        vec![(CLOCK, time.to_keep(reading))]
+        vec![(notes::CLOCK, time.to_keep(reading))]
     }
 
     /// Notes what is not written down with commits.
@@ -453,7 +457,8 @@ impl Writer {
             return;
         }
         let now_ms = self.shared.now().ms;
-        let mut notes: Vec<_> = self.disclosures.to_save(now_ms).map(|row| (DISCLOSURES, row)).into_iter().collect();
+        let mut notes: Vec<_> =
+            self.disclosures.to_save(now_ms).map(|row| (notes::DISCLOSURES, row)).into_iter().collect();
         if self.shared.reading().boot_ms.abs_diff(self.noted_ms) >= NOTED_EVERY_MS {
             notes.append(&mut self.notes(None));
         }
@@ -499,10 +504,15 @@ impl Writer {
                 }
             }
             let known = heard.iter().filter_map(|id| self.working.hosts().get(id));
-            commands.extend(known.clone().filter_map(|host| {
-                let mtu = contacts.get(&host.id)?.report.as_ref()?.underlay_mtu?;
-                (host.underlay_mtu != Some(mtu)).then(|| Command::LearnMtu(host.id.clone(), mtu))
-            }));
+            let now_ms = self.shared.reading().boot_ms;
+            for host in known.clone() {
+                let said = contacts.get(&host.id).and_then(|contact| contact.report.as_ref()?.underlay_mtu);
+                let Some(mtu) = said.filter(|mtu| host.underlay_mtu != Some(*mtu)) else { continue };
+                // What it says again with each report is taken over later.
+                if host.underlay_mtu.is_none_or(|known| self.damping.takes(&host.id, known, mtu, now_ms)) {
+                    commands.push(Command::LearnMtu(host.id.clone(), mtu));
+                }
+            }
             let retired = known.filter(|host| host.retiring && agents.is_in_sync(host));
             commands.extend(retired.map(|host| Command::Forget(host.id.clone())));
         }

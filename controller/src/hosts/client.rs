@@ -36,11 +36,56 @@ pub enum AnswerError {
     /// It is none.
     #[error("the agent's answer cannot be read: {0}")]
     Unreadable(#[from] FormatError),
+    /// It is longer than any can be.
+    #[error("the agent's answer is longer than {0} bytes")]
+    TooLong(usize),
 }
 
-/// Reads the body of an agent's answer.
+/// The longest report of an agent, in bytes: there are some hundred for each side and VPC.
+const LONGEST_REPORT: usize = 16 << 20;
+/// The longest snapshot of a host's kernel, in bytes.
+const LONGEST_SNAPSHOT: usize = 64 << 20;
+/// The longest error, in bytes.
+const LONGEST_ERROR: usize = 8 << 10;
+
+/// Reads the body of an agent's answer. Whoever has broken into a host answers what it likes.
 pub(super) async fn read_answer<T: DeserializeOwned>(answer: Response) -> Result<T, AnswerError> {
-    Ok(format::read(&answer.bytes().await?)?)
+    Ok(format::read(&body(answer, LONGEST_REPORT).await?)?)
+}
+
+/// The same, of at most so many bytes.
+pub(super) async fn read_small<T: DeserializeOwned>(answer: Response, most: usize) -> Result<T, AnswerError> {
+    Ok(format::read(&body(answer, most).await?)?)
+}
+
+/// Reads a snapshot, of whatever form.
+pub(super) async fn read_snapshot(answer: Response) -> Result<serde_json::Value, AnswerError> {
+    let bytes = body(answer, LONGEST_SNAPSHOT).await?;
+    Ok(serde_json::from_slice(&bytes).map_err(FormatError::from)?)
+}
+
+/// Reads what an agent says of an error; of one that is too long, its beginning.
+pub(super) async fn read_error(mut answer: Response) -> Result<String, AnswerError> {
+    let mut text = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        text.extend_from_slice(&chunk);
+        if text.len() > LONGEST_ERROR {
+            text.truncate(LONGEST_ERROR);
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+async fn body(mut answer: Response, most: usize) -> Result<Vec<u8>, AnswerError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if bytes.len() + chunk.len() > most {
+            return Err(AnswerError::TooLong(most));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
 }
 
 /// Asks an agent whose its host is, and which configuration it has. Or why it does not say.
@@ -121,5 +166,25 @@ impl AgentClients {
         let client = self.own(host)?;
         shared.clients.insert(host.clone(), (Instant::now(), client.clone()));
         Ok(client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(length: usize) -> Response {
+        axum::http::Response::new(vec![b' '; length]).into()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_is_none() {
+        let error = read_answer::<HostReport>(answer(LONGEST_REPORT + 1)).await.unwrap_err();
+        assert!(matches!(error, AnswerError::TooLong(LONGEST_REPORT)), "{error}");
+        let error = read_answer::<HostReport>(answer(LONGEST_REPORT)).await.unwrap_err();
+        assert!(matches!(error, AnswerError::Unreadable(_)), "it was read: {error}");
+        let error = read_snapshot(answer(LONGEST_SNAPSHOT + 1)).await.unwrap_err();
+        assert!(matches!(error, AnswerError::TooLong(LONGEST_SNAPSHOT)), "{error}");
+        assert_eq!(read_error(answer(LONGEST_ERROR + 1)).await.unwrap().len(), LONGEST_ERROR);
     }
 }

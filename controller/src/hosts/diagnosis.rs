@@ -1,12 +1,11 @@
 //! What agents find wrong with their hosts, asked of many at once.
 
-use super::client::AgentClients;
+use super::client::{AgentClients, AnswerError, read_answer, read_snapshot};
 use cps_peering_config::{
     agent_api::{DIAGNOSIS_PATH, SNAPSHOT_PATH},
     diagnosis::HostDiagnosis,
     id::HostId,
 };
-use cps_peering_http::chain;
 use futures_util::{StreamExt as _, stream};
 use reqwest::StatusCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,9 +46,9 @@ pub async fn snapshot(clients: &AgentClients, host: &HostId, agent: &str) -> Res
     let asked = async {
         let client = clients.shared(host)?;
         let answer = client.get(url(agent, SNAPSHOT_PATH)).timeout(PATIENCE * 2).send().await?;
-        answer.error_for_status()?.json().await
+        read_snapshot(answer.error_for_status()?).await
     };
-    asked.await.map_err(|error: reqwest::Error| chain(&error))
+    asked.await.map_err(|error: AnswerError| error.to_string())
 }
 
 async fn ask(clients: &AgentClients, host: &HostId, agent: &str) -> Answer {
@@ -61,14 +60,14 @@ async fn ask(clients: &AgentClients, host: &HostId, agent: &str) -> Answer {
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(Answer::Unknown);
         }
-        let diagnosis: HostDiagnosis = answer.error_for_status()?.json().await?;
+        let diagnosis: HostDiagnosis = read_answer(answer.error_for_status()?).await?;
         let took_ms = now_ms().saturating_sub(began_ms);
         // It was read somewhere within that time.
         let middle = i128::from(began_ms) + i128::from(took_ms) / 2;
         let ahead_ms = if diagnosis.time_ms == 0 { 0 } else { i128::from(diagnosis.time_ms) - middle };
         Ok(Answer::Told { diagnosis, ahead_ms: i64::try_from(ahead_ms).unwrap_or(i64::MAX), took_ms })
     };
-    asked.await.unwrap_or_else(|error: reqwest::Error| Answer::Failed(chain(&error)))
+    asked.await.unwrap_or_else(|error: AnswerError| Answer::Failed(error.to_string()))
 }
 
 /// Asks hosts, given with the URLs of their agents. The answers come in the same order.

@@ -5,4 +5,5 @@ pub mod crl;
 pub mod diagnosis;
 pub mod push;
 pub mod shares;
+pub mod trace;
 pub mod traffic;

@@ -3,7 +3,7 @@
 use crate::{
     engine::{Engine, HostTarget, NewHosts, Target, question_interval},
     hosts::{
-        client::{AgentClients, AnswerError, read_answer},
+        client::{AgentClients, AnswerError, read_answer, read_error},
         traffic,
     },
     instruments::Pushed,
@@ -370,7 +370,7 @@ impl Worker {
             self.sent = Some(Arc::clone(&target.config));
             return Ok(Some(read_answer(answer).await?));
         }
-        let text = answer.text().await.map_err(AnswerError::from)?;
+        let text = read_error(answer).await?;
         let error = serde_json::from_str(&text).unwrap_or(ErrorBody { message: text, desired: None });
         match error.desired {
             Some(theirs) if status == StatusCode::CONFLICT && theirs > target.config.revision => {

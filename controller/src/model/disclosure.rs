@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-/// About how many accounts one account may have been told something lately. More are refused until some are forgotten.
+/// About how many accounts one account may have been told something lately: more are refused, to that account alone.
 const MOST_OF_ONE: usize = 64;
-/// How many pairs of accounts are remembered. When there are more, those of accounts that have none yet are refused.
+/// How many pairs of accounts are remembered. When there are more, whoever has the most loses its oldest, and nobody is refused.
 const MOST: usize = 4096;
 
 /// What is left for a pair of accounts.
@@ -64,13 +64,18 @@ impl Disclosures {
         self.spent.get(told)?.get(about)
     }
 
+    /// Of how many accounts one was told something for which its budget is not whole again.
+    fn lately(&self, own: &BTreeMap<AccountId, Spent>, now_ms: u64) -> usize {
+        own.values().filter(|spent| self.count_at(**spent, now_ms) > 0.0).count()
+    }
+
     /// Refuses to compare networks for an account that was told too much about another's lately, whatever the comparison would
     /// say.
     pub(super) fn admit(&self, actor: &Actor, about: &AccountId, now_ms: u64) -> Result<(), CommandError> {
         let Some(told) = actor.account().filter(|told| *told != about && self.per_day > 0) else { return Ok(()) };
         let may = match self.of(told, about) {
             Some(spent) => self.count_at(*spent, now_ms) + 1.0 <= f64::from(self.per_day),
-            None => self.pairs < MOST && self.spent.get(told).is_none_or(|own| own.len() < MOST_OF_ONE),
+            None => self.spent.get(told).is_none_or(|own| self.lately(own, now_ms) < MOST_OF_ONE),
         };
         if may {
             return Ok(());
@@ -91,6 +96,9 @@ impl Disclosures {
         if self.pairs >= MOST || self.spent.get(told).is_some_and(|own| own.len() >= MOST_OF_ONE) {
             self.forget(now_ms);
         }
+        if self.pairs >= MOST && self.of(told, about).is_none() {
+            self.make_room();
+        }
         let count = self.of(told, about).map_or(0.0, |spent| self.count_at(*spent, now_ms)) + 1.0;
         self.set(told.clone(), about.clone(), Spent { count, at_ms: now_ms });
         self.changed = true;
@@ -110,6 +118,15 @@ impl Disclosures {
         });
         self.pairs = spent.values().map(BTreeMap::len).sum();
         self.spent = spent;
+    }
+
+    /// Forgets the oldest pair of the account that has the most.
+    fn make_room(&mut self) {
+        let Some(own) = self.spent.values_mut().max_by_key(|own| own.len()) else { return };
+        let oldest = own.iter().min_by_key(|(_, spent)| spent.at_ms).map(|(about, _)| about.clone());
+        if oldest.and_then(|about| own.remove(&about)).is_some() {
+            self.pairs -= 1;
+        }
     }
 
     /// What is to be kept, if something was counted since this was last asked.
@@ -176,9 +193,28 @@ mod tests {
             disclosures.count(&account("one"), &account(&format!("v{number}")), 0);
         }
         assert!(!may(&disclosures, "one", "two", 0) && may(&disclosures, "two", "one", 0));
-        disclosures.count(&account("two"), &account("one"), DAY_MS);
-        assert!(!may(&disclosures, "one", "two", 0), "nothing was due to be forgotten for it");
-        disclosures.count(&account("one"), &account("v0"), DAY_MS);
-        assert!(may(&disclosures, "one", "two", DAY_MS), "what has come back is forgotten");
+        assert!(may(&disclosures, "one", "two", DAY_MS), "what has come back does not count");
+    }
+
+    #[test]
+    fn a_table_that_is_full_refuses_nobody() {
+        let mut disclosures = Disclosures::new(30);
+        let many = |number: usize| account(&format!("m{number}"));
+        for told in 0..=MOST_OF_ONE {
+            for about in (0..=MOST_OF_ONE).filter(|about| *about != told) {
+                disclosures.count(&many(told), &many(about), 0);
+            }
+        }
+        assert_eq!(disclosures.pairs, MOST);
+        assert!(may(&disclosures, "one", "two", 0));
+        for _ in 0..30 {
+            disclosures.count(&account("one"), &account("two"), 1);
+        }
+        assert_eq!(disclosures.pairs, MOST, "one of those who have the most has lost its oldest");
+        assert!(!may(&disclosures, "one", "two", 1) && may(&disclosures, "two", "one", 1));
+        let kept = disclosures.to_save(1).unwrap();
+        let mut again = Disclosures::new(30);
+        again.load(&kept);
+        assert!(!may(&again, "one", "two", 1) && may(&again, "three", "two", 1));
     }
 }

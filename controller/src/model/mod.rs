@@ -10,16 +10,19 @@ pub mod metering;
 mod overlap;
 pub mod peering;
 pub mod persistent;
+pub mod prefixes;
 pub mod quota;
 pub mod record;
 pub mod state;
-mod token;
+pub(crate) mod token;
 mod vni;
 pub mod vpc;
+pub mod webhook;
 
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, VpcId},
     quota::Kind,
+    report::UNDERLAY_MTUS,
     text,
 };
 use disclosure::Disclosures;
@@ -228,13 +231,15 @@ pub enum Command {
     /// Peer two VPCs.
     CreatePeering(peering::Create),
     /// Say yes to a request.
-    AcceptPeering(peering::Locator),
+    AcceptPeering(peering::Accept),
     /// Say no to a request.
     RejectPeering(peering::Locator),
     /// Change what the initiator says about a peering.
     ModifyPeering(peering::Modify),
     /// Change how much may pass.
     SetBandwidth(peering::SetBandwidth),
+    /// Change how much of its VPC a side shows, and of the other takes.
+    SetPrefixes(prefixes::SetPrefixes),
     /// End a peering.
     DeletePeering(peering::Locator),
     /// Make a VPC for the account that asks.
@@ -249,6 +254,8 @@ pub enum Command {
     DeleteVpc(vpc::Locator),
     /// Change an account.
     Account(account::Change),
+    /// Change where events are sent to.
+    Webhook(webhook::Change),
     /// Take a host out of use, in again, or away.
     Host(host::Change),
     /// All hosts have it, or had time enough.
@@ -287,14 +294,18 @@ impl Command {
             | Command::Release
             | Command::Tick => true,
             Command::Account(change) => change.makes_room(),
-            Command::Host(change) => matches!(change.what, host::What::Remove(_)),
+            // Their records are no longer than before. Deletes do not reach a host that is paused.
+            Command::Host(change) => !matches!(change.what, host::What::Replace { .. }),
+            // What is protected is not deleted before.
+            Command::ModifyPeering(modify) => modify.only_ends_protection(),
+            Command::ModifyVpc(modify) => modify.only_ends_protection(),
+            Command::Webhook(change) => change.what == webhook::What::Delete,
             Command::Apply(_)
             | Command::CreatePeering(_)
             | Command::AcceptPeering(_)
-            | Command::ModifyPeering(_)
             | Command::SetBandwidth(_)
+            | Command::SetPrefixes(_)
             | Command::CreateVpc(_)
-            | Command::ModifyVpc(_)
             | Command::AddCidr(_)
             | Command::RecordSignature => false,
         }
@@ -304,13 +315,15 @@ impl Command {
     fn check_texts(&self) -> Result<(), CommandError> {
         match self {
             Command::CreatePeering(create) => create.check_texts(),
+            Command::AcceptPeering(accept) => accept.prefixes.check(),
+            Command::SetPrefixes(set) => set.check(),
             Command::ModifyPeering(modify) => modify.check_texts(),
             Command::CreateVpc(create) => create.check_texts(),
             Command::ModifyVpc(modify) => modify.check_texts(),
             Command::Account(change) => change.check_texts(),
+            Command::Webhook(change) => change.check_texts(),
             // An inventory is checked entry by entry; the others say nothing but ids and numbers.
             Command::Apply(_)
-            | Command::AcceptPeering(_)
             | Command::RejectPeering(_)
             | Command::SetBandwidth(_)
             | Command::DeletePeering(_)
@@ -577,6 +590,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
         Command::RejectPeering(which) => peering::reject(tx, which, context).map(|()| peering(which.id.clone())),
         Command::ModifyPeering(modify) => peering::modify(tx, modify, context).map(peering),
         Command::SetBandwidth(set) => peering::set_bandwidth(tx, set, context).map(peering),
+        Command::SetPrefixes(set) => prefixes::set(tx, set, context).map(peering),
         Command::DeletePeering(which) => peering::delete(tx, which, context).map(|()| Outcome::Done),
         Command::CreateVpc(create) => vpc::create(tx, create, context).map(vpc),
         Command::ModifyVpc(modify) => vpc::modify(tx, modify, context).map(vpc),
@@ -584,6 +598,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
         Command::RemoveCidr(cidr) => vpc::remove_cidr(tx, cidr, context).map(vpc),
         Command::DeleteVpc(which) => vpc::delete(tx, which, context).map(|()| Outcome::Done),
         Command::Account(change) => account::change(tx, change, context).map(|()| Outcome::Done),
+        Command::Webhook(change) => webhook::change(tx, change, context).map(|()| Outcome::Done),
         Command::Host(change) => host::change(tx, change, context.now_ms).map(Outcome::Applied),
         Command::Activate(id) => {
             peering::activate(tx, id, context.now_ms);
@@ -600,7 +615,8 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
             Ok(Outcome::Done)
         }
         Command::LearnMtu(id, mtu) => {
-            if let Some(host) = tx.state.hosts().get(id).filter(|host| host.underlay_mtu != Some(*mtu)).cloned() {
+            let news = |host: &&record::Host| host.underlay_mtu != Some(*mtu) && UNDERLAY_MTUS.contains(mtu);
+            if let Some(host) = tx.state.hosts().get(id).filter(news).cloned() {
                 tx.change(Change::Host(id.clone(), Some(record::Host { underlay_mtu: Some(*mtu), ..host })));
             }
             Ok(Outcome::Done)

@@ -6,12 +6,13 @@
 
 use super::{
     Actor, Code, CommandError, Context, Transaction,
-    record::{Peering, PeeringState, Side, Vpc},
+    record::{Peering, PeeringState, Role, Side, Vpc},
     state::{Change, State},
 };
 use cps_peering_config::{
     id::{AccountId, PeeringId},
-    net::overlap,
+    net::{overlap, within},
+    prefix_set::intersection,
 };
 use ipnet::IpNet;
 
@@ -33,63 +34,72 @@ pub(super) enum Stage {
     Install,
 }
 
-/// A peering that is judged: the initiator's VPC, the receiver's, and the peering itself where it is there already.
+/// A peering that is judged: both sides with the CIDRs that their VPCs have now, and the peering itself where it is there already.
 pub(super) struct Pair<'a> {
-    pub(super) vpc: &'a Vpc,
-    pub(super) peer: &'a Vpc,
+    pub(super) initiator: &'a Side,
+    pub(super) receiver: &'a Side,
     pub(super) except: Option<&'a PeeringId>,
 }
 
-/// Whether two VPCs may be peered: they share no address (L6), and neither has a peer that shares one with the other (L7).
+/// Whether two VPCs may be peered: what either reaches of the other is none of its own addresses (L6), and no peer of it has any of
+/// them (L7). What a peering does not join counts for nothing (C9).
 pub(super) fn may_be_peered(
     state: &State,
     pair: &Pair<'_>,
     stage: Stage,
     context: &Context<'_>,
 ) -> Result<(), CommandError> {
-    let (actor, Pair { vpc, peer, except }) = (context.actor, pair);
+    let (actor, Pair { initiator: vpc, receiver: peer, except }) = (context.actor, pair);
     // Whose networks the caller does not know already. A receiver knows the initiator's CIDRs, but not its other peers.
     let foreign = [vpc, peer].map(|it| &it.account).into_iter().filter(|account| !actor.is(account));
     for owner in foreign {
         context.disclosures.admit(actor, owner, context.now.ms)?;
     }
-    if let Some((own, others)) = conflict(&vpc.cidrs, &peer.cidrs) {
-        return Err(if actor.is(&peer.account) {
-            // Its own side, or a request in which it sees the initiator's CIDRs.
-            refusal("remoteVpcId", format!("CIDR {others} of {} overlaps {own} of {}", peer.id, vpc.id))
-        } else {
-            let rule = format!("{} cannot be peered with {}: its network overlaps {own}", peer.id, vpc.id);
-            refusal("remoteVpcId", rule).telling([&peer.account])
-        });
+    let (shown, taken) = (vpc.effective(peer), peer.effective(vpc));
+    if let Some((own, others)) = conflict(&shown, &peer.cidrs).or_else(|| conflict(&vpc.cidrs, &taken)) {
+        return Err(
+            if actor.is(&peer.account)
+                && (actor.is(&vpc.account) || vpc.offered().iter().any(|shown| within(own, shown)))
+            {
+                // Its own side, or a request in which it sees what the initiator shows.
+                refusal("remoteVpcId", format!("CIDR {others} of {} overlaps {own} of {}", peer.vpc, vpc.vpc))
+            } else if actor.is(&peer.account) {
+                let rule = format!("CIDR {others} of {} overlaps the network of {}", peer.vpc, vpc.vpc);
+                refusal("remoteVpcId", rule).telling([&vpc.account])
+            } else {
+                let rule = format!("{} cannot be peered with {}: its network overlaps {own}", peer.vpc, vpc.vpc);
+                refusal("remoteVpcId", rule).telling([&peer.account])
+            },
+        );
     }
-    among_peers(state, vpc, (peer, &peer.cidrs), *except, context)?;
+    among_peers(state, vpc, (peer, &taken), *except, context)?;
     if stage == Stage::Install {
-        among_peers(state, peer, (vpc, &vpc.cidrs), *except, context)?;
+        among_peers(state, peer, (vpc, &shown), *except, context)?;
     }
     Ok(())
 }
 
 /// L7: a VPC has one routing table, so its peers may not overlap each other. Draining peerings count: some host may
-/// still have them. Of the peer, `cidrs` are looked at.
+/// still have them. Of the peer, `reached` is looked at.
 fn among_peers(
     state: &State,
-    vpc: &Vpc,
-    (peer, cidrs): (&Vpc, &[IpNet]),
+    vpc: &Side,
+    (peer, reached): (&Side, &[IpNet]),
     except: Option<&PeeringId>,
     context: &Context<'_>,
 ) -> Result<(), CommandError> {
     let actor = context.actor;
-    for other in state.peerings_of(&vpc.id).filter(|other| Some(&other.id) != except && other.counts_for(&vpc.id)) {
-        for (_, sibling) in other.views().into_iter().filter(|(own, _)| own.vpc == vpc.id) {
-            // The same pair again: what drains is replaced, and its prefixes are the same.
-            if sibling.vpc == peer.id {
+    for other in state.peerings_of(&vpc.vpc).filter(|other| Some(&other.id) != except && other.counts_for(&vpc.vpc)) {
+        for (own, sibling) in other.views().into_iter().filter(|(own, _)| own.vpc == vpc.vpc) {
+            // The same pair again: what drains is replaced, and its prefixes lead to the same VPC.
+            if sibling.vpc == peer.vpc {
                 continue;
             }
             // Of a request that was not accepted yet, the caller does not see the other side's CIDRs.
             if actor.is(&vpc.account) && !actor.is(&sibling.account) && other.state == PeeringState::Pending {
                 context.disclosures.admit(actor, &sibling.account, context.now.ms)?;
             }
-            if let Some((new, old)) = conflict(cidrs, &sibling.cidrs) {
+            if let Some((new, old)) = conflict(reached, &sibling.effective(own)) {
                 return Err(between_peers((vpc, other), (peer, new), (sibling, old), actor));
             }
         }
@@ -100,22 +110,22 @@ fn among_peers(
 /// Two peers of a VPC overlap. What the caller does not own is not named but by its id, and that only where the caller sees
 /// the peering.
 fn between_peers(
-    (vpc, other): (&Vpc, &Peering),
-    (peer, new): (&Vpc, &IpNet),
+    (vpc, other): (&Side, &Peering),
+    (peer, new): (&Side, &IpNet),
     (sibling, old): (&Side, &IpNet),
     actor: &Actor,
 ) -> CommandError {
     let whole = |cidr: &IpNet, id: &dyn std::fmt::Display, account: &AccountId| {
         if actor.is(account) { format!("CIDR {cidr} of {id}") } else { format!("the network of {id}") }
     };
-    let new = whole(new, &peer.id, &peer.account);
+    let new = whole(new, &peer.vpc, &peer.account);
     if !actor.is(&vpc.account) {
         // Nobody learns with whom a stranger is peered.
-        let rule = format!("{new} overlaps that of another peer of {}", vpc.id);
+        let rule = format!("{new} overlaps that of another peer of {}", vpc.vpc);
         return refusal("remoteVpcId", rule).telling([&vpc.account]);
     }
     let old = whole(old, &sibling.vpc, &sibling.account);
-    let rule = format!("{new} overlaps {old}, which is peered with {} by {} ({})", vpc.id, other.id, other.name);
+    let rule = format!("{new} overlaps {old}, which is peered with {} by {} ({})", vpc.vpc, other.id, other.name);
     let hidden = (other.state == PeeringState::Pending).then_some(&sibling.account);
     let foreign = [Some(&peer.account), hidden].into_iter().flatten().filter(|account| !actor.is(account));
     refusal("remoteVpcId", rule).telling(foreign)
@@ -156,26 +166,35 @@ fn still_legal(
     context: &Context<'_>,
 ) -> Result<(), CommandError> {
     let actor = context.actor;
-    for (own, peer) in peering.views().into_iter().filter(|(own, _)| own.vpc == vpc.id) {
+    for role in [Role::Initiator, Role::Receiver] {
+        let (own, peer) = peering.view(role);
+        if own.vpc != vpc.id {
+            continue;
+        }
+        let own = Side { cidrs: vpc.cidrs.clone(), ..own.clone() };
         if !actor.is(&peer.account) {
             context.disclosures.admit(actor, &peer.account, context.now.ms)?;
         }
-        if let Some((new, old)) = conflict(added, &peer.cidrs) {
+        // Of what was added, the peer gets what is shown and taken (C9).
+        let shown = intersection(added, &own.effective(peer));
+        let taken = peer.effective(&own);
+        if let Some((new, old)) = conflict(&shown, &peer.cidrs).or_else(|| conflict(added, &taken)) {
             let with = format!("{}, with which it is peered by {} ({})", peer.vpc, peering.id, peering.name);
             let told = refusal("cidrs", format!("CIDR {new} of {} overlaps the network of {with}", own.vpc));
             return Err(if actor.is(&peer.account) {
                 refusal("cidrs", format!("CIDR {new} of {} overlaps {old} of {with}", own.vpc))
-            } else if peering.state == PeeringState::Pending {
+            } else if peering.state == PeeringState::Pending || !peer.export_prefixes.is_empty() {
                 told.telling([&peer.account])
             } else {
                 // It sees the CIDRs of what it is peered with.
                 told
             });
         }
-        if let Some(peer) = state.vpcs().get(&peer.vpc)
-            && peering.counts_for(&peer.id)
+        if let Some(theirs) = state.vpcs().get(&peer.vpc)
+            && peering.counts_for(&peer.vpc)
         {
-            among_peers(state, peer, (vpc, added), Some(&peering.id), context)?;
+            let peer = Side { cidrs: theirs.cidrs.clone(), ..peer.clone() };
+            among_peers(state, &peer, (&own, &shown), Some(&peering.id), context)?;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use super::{
     Actor, Code, CommandError, Context, Limits, Transaction,
     metering::put,
     overlap::{Pair, Stage, may_be_peered},
+    prefixes::{self, PrefixLists},
     quota,
     record::{End, Manager, Peering, PeeringState, Role, Side, Tag, Vpc},
     state::{Change, State},
@@ -65,6 +66,26 @@ pub struct Create {
     pub peer_account: Option<AccountId>,
     /// The most that may pass in each direction, in Mbit/s.
     pub bandwidth: Option<u32>,
+    /// What the initiator shows and takes (rule C9).
+    pub prefixes: PrefixLists,
+    /// The same of the receiver, where an operator speaks for it.
+    pub peer_prefixes: PrefixLists,
+}
+
+/// Consent to a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Accept {
+    /// The peering.
+    pub which: Locator,
+    /// What the receiver shows and takes (rule C9).
+    pub prefixes: PrefixLists,
+}
+
+impl Accept {
+    /// Of everything that the initiator shows, with all that the receiver has.
+    pub fn in_full(which: Locator) -> Self {
+        Self { which, prefixes: PrefixLists::default() }
+    }
 }
 
 impl Create {
@@ -73,7 +94,9 @@ impl Create {
         check_name(&self.name)?;
         check_description(&self.description)?;
         check_message(&self.message)?;
-        check_tags(&self.tags)
+        check_tags(&self.tags)?;
+        self.prefixes.check()?;
+        self.peer_prefixes.check()
     }
 }
 
@@ -95,6 +118,12 @@ pub struct Modify {
 }
 
 impl Modify {
+    /// Whether it does nothing but make a deletion possible.
+    pub(super) fn only_ends_protection(&self) -> bool {
+        let Self { which: _, name, description, tags, protected } = self;
+        *protected == Some(false) && name.is_none() && description.is_none() && tags.is_none()
+    }
+
     /// Names and descriptions that were legal once stay as they are: what is said again is compared first, but not if it is
     /// longer than any may be.
     pub(super) fn check_texts(&self) -> Result<(), CommandError> {
@@ -139,7 +168,7 @@ fn missing(id: &PeeringId) -> CommandError {
 }
 
 /// Finds what the caller may see. An operator sees all that is not over for everybody.
-fn find(state: &State, which: &Locator, actor: &Actor) -> Result<(Peering, Option<Role>), CommandError> {
+pub(super) fn find(state: &State, which: &Locator, actor: &Actor) -> Result<(Peering, Option<Role>), CommandError> {
     let peering = state.peerings().get(&which.id).ok_or_else(|| missing(&which.id))?;
     let Some(account) = actor.account() else { return Ok((peering.clone(), None)) };
     let role = role(peering, account, which.region.as_ref()).ok_or_else(|| missing(&which.id))?;
@@ -173,7 +202,7 @@ pub fn state_word(state: &PeeringState) -> &'static str {
     }
 }
 
-fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, CommandError> {
+pub(super) fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, CommandError> {
     let (rule, reason) = match &peering.state {
         PeeringState::Ended { how: End::Expired, .. } => {
             (format!("{} has expired and cannot {what}", peering.id), "VpcPeerExpired")
@@ -258,12 +287,6 @@ fn check_credit(state: &State, account: &AccountId, cross_region: bool) -> Resul
     Err(CommandError::one(Code::FailedPrecondition, "vpcId", rule, "AccountInArrear"))
 }
 
-/// How many live peerings an account has initiated from a region.
-pub fn quota_used(state: &State, account: &AccountId, region: &RegionId, now_ms: u64) -> usize {
-    let names = state.initiated(account, region).into_iter().flatten();
-    names.filter(|(_, id)| state.peerings().get(*id).is_some_and(|peering| !peering.has_expired(now_ms))).count()
-}
-
 /// Finds both VPCs. What the caller may not know of looks like what is not there (L11).
 fn both<'a>(state: &'a State, wish: &Create, actor: &Actor) -> Result<(&'a Vpc, &'a Vpc), CommandError> {
     let find = |entry: &str, id: &VpcId, legal: &dyn Fn(&Vpc) -> bool| {
@@ -286,7 +309,7 @@ fn both<'a>(state: &'a State, wish: &Create, actor: &Actor) -> Result<(&'a Vpc, 
     Ok((vpc, peer))
 }
 
-fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vpc), CommandError> {
+fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<[Side; 2], CommandError> {
     wish.check_texts()?;
     let (vpc, peer) = both(state, wish, context.actor)?;
     let cross_region = vpc.region != peer.region;
@@ -306,8 +329,30 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<(Vpc, Vp
     if stage == Stage::Request {
         quota::check_requests(state, &vpc.account, &peer.account, context)?;
     }
-    may_be_peered(state, &Pair { vpc, peer, except: None }, stage, context)?;
-    Ok((vpc.clone(), peer.clone()))
+    let (initiator, receiver) = (side_of(vpc, &wish.prefixes)?, side_of(peer, &wish.peer_prefixes)?);
+    may_be_peered(state, &Pair { initiator: &initiator, receiver: &receiver, except: None }, stage, context)?;
+    Ok([initiator, receiver])
+}
+
+/// A VPC's end of a peering that begins.
+///
+/// # Errors
+///
+/// What it would show is none of the VPC's.
+pub fn side_of(vpc: &Vpc, lists: &PrefixLists) -> Result<Side, CommandError> {
+    let mut side = Side {
+        vpc: vpc.id.clone(),
+        account: vpc.account.clone(),
+        region: vpc.region.clone(),
+        vni: None,
+        cidrs: vpc.cidrs.clone(),
+        export_prefixes: Vec::new(),
+        import_prefixes: Vec::new(),
+        deleted_by_owner: false,
+        protected: false,
+    };
+    prefixes::give(&mut side, Some(&lists.export), Some(&lists.import))?;
+    Ok(side)
 }
 
 /// Whether the receiver has to accept it (L2). An operator speaks for both.
@@ -317,17 +362,8 @@ fn needs_answer(initiator: &AccountId, receiver: &AccountId, actor: &Actor) -> b
 
 /// Makes a peering, or a request for one (rules L1, L2, L6 to L9, B1).
 pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
-    let (vpc, peer) = check(tx.state, wish, context)?;
+    let [initiator, receiver] = check(tx.state, wish, context)?;
     let id: PeeringId = context.new_id("vpcpr", |id| tx.state.peerings().contains_key(id));
-    let side = |vpc: Vpc| Side {
-        vpc: vpc.id,
-        account: vpc.account,
-        region: vpc.region,
-        vni: None,
-        cidrs: vpc.cidrs,
-        deleted_by_owner: false,
-        protected: false,
-    };
     let mut peering = Peering {
         managed_by: Manager::of(context.actor),
         id: id.clone(),
@@ -336,8 +372,8 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
         message: wish.message.clone(),
         tags: wish.tags.clone(),
         receiver_tags: Vec::new(),
-        initiator: side(vpc),
-        receiver: side(peer),
+        initiator,
+        receiver,
         bandwidth: wish.bandwidth,
         state: PeeringState::Pending,
         created_ms: context.now_ms,
@@ -374,12 +410,19 @@ fn provision(tx: &mut Transaction<'_>, peering: Peering, now_ms: u64) {
 }
 
 /// L2, with L6 and L7 again: much may have happened since it was asked. To accept again what was accepted changes nothing.
-pub fn accept(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
+pub fn accept(tx: &mut Transaction<'_>, accept: &Accept, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
+    let Accept { which, prefixes: PrefixLists { export, import } } = accept;
+    accept.prefixes.check()?;
     let (mut peering, role) = find(tx.state, which, context.actor)?;
     only(Role::Receiver, role, &peering, "accept it")?;
     match peering.state {
         PeeringState::Pending => {}
         PeeringState::Provisioning | PeeringState::Active | PeeringState::Suspended { .. } => {
+            let mut again = peering.receiver.clone();
+            prefixes::give(&mut again, Some(export), Some(import))?;
+            if !accept.prefixes.is_default() && again != peering.receiver {
+                return wrong_state(&peering, "be accepted with other prefixes: modify its prefixes instead");
+            }
             return Ok(which.id.clone());
         }
         _ => return wrong_state(&peering, "be accepted"),
@@ -404,9 +447,10 @@ pub fn accept(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
         tx.state.vpcs().get(&side.vpc).ok_or_else(missing)
     };
     let (vpc, peer) = (vpc_of(&peering.initiator)?, vpc_of(&peering.receiver)?);
-    may_be_peered(tx.state, &Pair { vpc, peer, except: Some(&peering.id) }, Stage::Install, context)?;
-    let (own, others) = (vpc.cidrs.clone(), peer.cidrs.clone());
-    (peering.initiator.cidrs, peering.receiver.cidrs) = (own, others);
+    (peering.initiator.cidrs, peering.receiver.cidrs) = (vpc.cidrs.clone(), peer.cidrs.clone());
+    prefixes::give(&mut peering.receiver, Some(export), Some(import))?;
+    let (initiator, receiver) = (&peering.initiator, &peering.receiver);
+    may_be_peered(tx.state, &Pair { initiator, receiver, except: Some(&peering.id) }, Stage::Install, context)?;
     number_sides(tx, &mut peering, context)?;
     provision(tx, peering, context.now_ms);
     Ok(which.id.clone())
@@ -463,8 +507,9 @@ pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'
     if modify.name.is_some() || modify.description.is_some() || (modify.tags.is_none() && modify.protected.is_none()) {
         only(Role::Initiator, role, &peering, "change its name and description")?;
     }
-    // Of what is suspended, only the end is possible (B5).
-    if !peering.is_live() || matches!(peering.state, PeeringState::Suspended { .. }) {
+    // Of what is suspended, only the end is possible (B5), and what the end may have to wait for.
+    let suspended = matches!(peering.state, PeeringState::Suspended { .. });
+    if !peering.is_live() || (suspended && !modify.only_ends_protection()) {
         return wrong_state(&peering, "be changed");
     }
     if let Some(name) = modify.name.as_ref().filter(|name| **name != peering.name) {

@@ -2,7 +2,7 @@
 //! region.
 
 use super::{
-    Code, CommandError, Context, Limits, peering,
+    Code, CommandError, Context, Limits,
     record::{Account, Peering},
     state::State,
 };
@@ -50,11 +50,17 @@ pub fn limit(state: &State, kind: Kind, account: &AccountId, region: Option<&Reg
     state.accounts().get(account).and_then(own).unwrap_or_else(|| usual(kind, limits))
 }
 
+/// How many live peerings an account has initiated from a region.
+fn peerings_used(state: &State, account: &AccountId, region: &RegionId, now_ms: u64) -> usize {
+    let names = state.initiated(account, region).into_iter().flatten();
+    names.filter(|(_, id)| state.peerings().get(*id).is_some_and(|peering| !peering.has_expired(now_ms))).count()
+}
+
 /// How many it has.
 pub fn used(state: &State, kind: Kind, account: &AccountId, region: Option<&RegionId>, now_ms: u64) -> usize {
     let vpcs = || state.vpcs_of(account).filter(|vpc| Some(&vpc.region) == region);
     match kind {
-        Kind::VpcPeering => region.map_or(0, |region| peering::quota_used(state, account, region, now_ms)),
+        Kind::VpcPeering => region.map_or(0, |region| peerings_used(state, account, region, now_ms)),
         Kind::Vpc => vpcs().count(),
         Kind::SecondaryCidr => vpcs().map(|vpc| vpc.cidrs.len().saturating_sub(1)).sum(),
         Kind::Tag => {

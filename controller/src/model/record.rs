@@ -4,11 +4,13 @@ use super::Actor;
 use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
     net::{InterfaceName, Vni},
+    prefix_set::intersection,
     quota::Kind,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -278,6 +280,42 @@ impl Charge {
     }
 }
 
+/// Where events are sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Webhook {
+    /// Its id.
+    pub id: String,
+    /// The account, and the region in which it is told what happens; none for operators, who are told everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<(AccountId, RegionId)>,
+    /// Where to.
+    pub url: String,
+    /// Which types of events; all where there are none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub types: BTreeSet<String>,
+    /// What requests are signed with, as it is kept.
+    pub secret: SealedKey,
+    /// Behind which place between events it begins.
+    pub after: String,
+    /// Whether anything is sent.
+    pub enabled: bool,
+    /// When it was created, in milliseconds since 1970-01-01 UTC.
+    pub created_ms: u64,
+}
+
+impl Webhook {
+    /// For whom and for what its secret is sealed. No access key is called so.
+    pub fn seal(owner: Option<&AccountId>, id: &str) -> (AccountId, String) {
+        let account = owner.cloned().unwrap_or_else(|| "operators".parse().expect("a legal id"));
+        (account, format!("webhook/{id}"))
+    }
+
+    /// The same of this one.
+    pub fn sealed_for(&self) -> (AccountId, String) {
+        Self::seal(self.owner.as_ref().map(|(account, _)| account), &self.id)
+    }
+}
+
 /// A key and a value that users put on a peering.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Tag {
@@ -356,6 +394,12 @@ pub struct Side {
     pub vni: Option<Vni>,
     /// The VPC's CIDRs, kept here because a peering's record may outlive the VPC.
     pub cidrs: Vec<IpNet>,
+    /// What of its VPC it shows to the other side, sorted; all where there are none (rule C9).
+    #[serde(rename = "export", default, skip_serializing_if = "Vec::is_empty")]
+    pub export_prefixes: Vec<IpNet>,
+    /// What of the other side's VPC it takes, sorted; all where there are none (rule C9).
+    #[serde(rename = "import", default, skip_serializing_if = "Vec::is_empty")]
+    pub import_prefixes: Vec<IpNet>,
     /// Whether its account has deleted or rejected the peering, and sees it no more.
     #[serde(rename = "gone", default)]
     pub deleted_by_owner: bool,
@@ -424,7 +468,29 @@ impl Role {
     }
 }
 
+impl Side {
+    /// What of its VPC it shows, whatever the other side takes: its CIDRs, as far as it exports them.
+    pub fn offered(&self) -> Cow<'_, [IpNet]> {
+        narrowed(Cow::Borrowed(&self.cidrs), &self.export_prefixes)
+    }
+
+    /// What of its VPC the other side reaches: what it shows and the other side takes (rule C9).
+    pub fn effective(&self, peer: &Side) -> Cow<'_, [IpNet]> {
+        narrowed(self.offered(), &peer.import_prefixes)
+    }
+}
+
+/// What of some prefixes is in a list, where there is a list.
+fn narrowed<'a>(prefixes: Cow<'a, [IpNet]>, list: &[IpNet]) -> Cow<'a, [IpNet]> {
+    if list.is_empty() { prefixes } else { Cow::Owned(intersection(&*prefixes, list)) }
+}
+
 impl Peering {
+    /// Whether a side shows or takes only a part.
+    pub fn is_scoped(&self) -> bool {
+        self.sides().iter().any(|side| !side.export_prefixes.is_empty() || !side.import_prefixes.is_empty())
+    }
+
     /// Both sides, the initiator's first.
     pub fn sides(&self) -> [&Side; 2] {
         [&self.initiator, &self.receiver]

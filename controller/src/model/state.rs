@@ -2,7 +2,9 @@
 
 use super::{
     persistent::{Links, Records},
-    record::{Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc},
+    record::{
+        Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc, Webhook,
+    },
 };
 use cps_peering_config::{
     Revision,
@@ -36,6 +38,8 @@ pub enum Change {
     /// The signature of a request that was carried out, and until when it could be sent again, in milliseconds since
     /// 1970-01-01 UTC.
     Signature(String, Option<u64>),
+    /// Where events are sent to, by its id.
+    Webhook(String, Option<Webhook>),
     /// Counters.
     Meta(Meta),
 }
@@ -55,11 +59,19 @@ pub struct Meta {
     /// Whether nothing is sent to hosts: it is a copy that was brought back, and nobody has released it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    /// How often a copy was brought back in the place of the store. New VNIs are even or odd with it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restores: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Default for Meta {
     fn default() -> Self {
-        Self { epoch: 1, number: 0, next_vni: Vni::MIN, cluster: None, held: false }
+        Self { epoch: 1, number: 0, next_vni: Vni::MIN, cluster: None, held: false, restores: 0 }
     }
 }
 
@@ -89,6 +101,7 @@ pub struct State {
     peerings: Records<PeeringId, Peering>,
     tokens: Records<TokenKey, TokenUse>,
     tokens_of_account: OrdMap<AccountId, usize>,
+    webhooks: Records<String, Webhook>,
     /// Peerings that are over, by the account of the initiator, with when they are forgotten.
     ended: OrdMap<AccountId, OrdSet<(u64, PeeringId)>>,
     signatures: OrdMap<String, u64>,
@@ -206,6 +219,7 @@ impl State {
                 };
                 self.reschedule(Due::Signature(signature), old, value);
             }
+            Change::Webhook(id, value) => drop(self.webhooks.set(id, value)),
             Change::Meta(meta) => self.meta = meta,
         }
     }
@@ -339,6 +353,11 @@ impl State {
     /// The counters.
     pub fn meta(&self) -> Meta {
         self.meta
+    }
+
+    /// Where events are sent to.
+    pub fn webhooks(&self) -> &Records<String, Webhook> {
+        &self.webhooks
     }
 
     /// The regions.

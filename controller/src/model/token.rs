@@ -6,7 +6,7 @@
 
 use super::{
     Actor, Code, Command, CommandError, peering,
-    peering::role,
+    peering::{Accept, role},
     record::{Made, Peering, PeeringState, Side, Tag, TokenKey},
     state::State,
     vpc,
@@ -53,9 +53,33 @@ enum Words<'a> {
         bandwidth: Option<u32>,
         #[serde(rename = "message", skip_serializing_if = "str::is_empty")]
         message: &'a str,
+        #[serde(rename = "export", skip_serializing_if = "<[IpNet]>::is_empty")]
+        export: &'a [IpNet],
+        #[serde(rename = "import", skip_serializing_if = "<[IpNet]>::is_empty")]
+        import: &'a [IpNet],
     },
     #[serde(rename = "AcceptPeering")]
-    AcceptPeering(Which<'a, PeeringId>),
+    AcceptPeering {
+        #[serde(rename = "region")]
+        region: Option<&'a RegionId>,
+        #[serde(rename = "id")]
+        id: &'a PeeringId,
+        #[serde(rename = "export", skip_serializing_if = "<[IpNet]>::is_empty")]
+        export: &'a [IpNet],
+        #[serde(rename = "import", skip_serializing_if = "<[IpNet]>::is_empty")]
+        import: &'a [IpNet],
+    },
+    #[serde(rename = "SetPrefixes")]
+    SetPrefixes {
+        #[serde(rename = "which")]
+        which: Which<'a, PeeringId>,
+        #[serde(rename = "vpc", skip_serializing_if = "Option::is_none")]
+        vpc: Option<&'a VpcId>,
+        #[serde(rename = "export", skip_serializing_if = "Option::is_none")]
+        export: Option<&'a [IpNet]>,
+        #[serde(rename = "import", skip_serializing_if = "Option::is_none")]
+        import: Option<&'a [IpNet]>,
+    },
     #[serde(rename = "RejectPeering")]
     RejectPeering(Which<'a, PeeringId>),
     #[serde(rename = "ModifyPeering")]
@@ -141,8 +165,21 @@ impl<'a> Words<'a> {
                 peer_account: create.peer_account.as_ref(),
                 bandwidth: create.bandwidth,
                 message: &create.message,
+                export: &create.prefixes.export,
+                import: &create.prefixes.import,
             },
-            Command::AcceptPeering(which) => Self::AcceptPeering(peering(which)),
+            Command::AcceptPeering(Accept { which, prefixes }) => Self::AcceptPeering {
+                region: which.region.as_ref(),
+                id: &which.id,
+                export: &prefixes.export,
+                import: &prefixes.import,
+            },
+            Command::SetPrefixes(set) => Self::SetPrefixes {
+                which: peering(&set.which),
+                vpc: set.vpc.as_ref(),
+                export: set.export.as_deref(),
+                import: set.import.as_deref(),
+            },
             Command::RejectPeering(which) => Self::RejectPeering(peering(which)),
             Command::ModifyPeering(modify) => Self::ModifyPeering {
                 which: peering(&modify.which),
@@ -173,6 +210,7 @@ impl<'a> Words<'a> {
             | Command::DeleteVpc(_)
             | Command::Account(_)
             | Command::Host(_)
+            | Command::Webhook(_)
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
@@ -216,9 +254,11 @@ pub(super) fn gone(state: &State, command: &Command, result: &Made, actor: &Acto
     }
 }
 
+/// The longest token, in characters.
+pub(crate) const MAX: usize = 36;
+
 /// What identifies the use of a token.
 pub(super) fn key(account: &AccountId, token: &str) -> Result<TokenKey, CommandError> {
-    const MAX: usize = 36;
     if let Err(error) = text::check_name(token, MAX) {
         return Err(CommandError::one(Code::InvalidArgument, "clientToken", error.to_string(), "InvalidClientToken"));
     }
@@ -228,6 +268,7 @@ pub(super) fn key(account: &AccountId, token: &str) -> Result<TokenKey, CommandE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::prefixes::{PrefixLists, SetPrefixes};
 
     /// Stored by releases before this one: an honest retry must find the same.
     #[test]
@@ -248,6 +289,8 @@ mod tests {
             peer_account: Some("acme".parse().unwrap()),
             bandwidth: Some(100),
             message: String::new(),
+            prefixes: PrefixLists::default(),
+            peer_prefixes: PrefixLists::default(),
         };
         let create_vpc = vpc::Create {
             account: "acme".parse().unwrap(),
@@ -273,7 +316,10 @@ mod tests {
                 Command::CreatePeering(create.clone()),
                 r#"{"CreatePeering":{"name":"n","description":"d","tags":[{"key":"k","value":"v"}],"vpc":"vpc-a","region":"north","peer_vpc":"vpc-b","peer_region":null,"peer_account":"acme","bandwidth":100}}"#.to_owned(),
             ),
-            (Command::AcceptPeering(peering.clone()), format!(r#"{{"AcceptPeering":{by_id}}}"#)),
+            (
+                Command::AcceptPeering(peering::Accept::in_full(peering.clone())),
+                format!(r#"{{"AcceptPeering":{by_id}}}"#),
+            ),
             (Command::RejectPeering(peering.clone()), format!(r#"{{"RejectPeering":{by_id}}}"#)),
             (
                 Command::ModifyPeering(modify),
@@ -290,12 +336,20 @@ mod tests {
             ),
             (Command::AddCidr(with_cidr.clone()), format!(r#"{{"AddCidr":{{"which":{at},"cidr":"10.1.0.0/16"}}}}"#)),
             (Command::RemoveCidr(with_cidr), format!(r#"{{"RemoveCidr":{{"which":{at},"cidr":"10.1.0.0/16"}}}}"#)),
-            (Command::DeletePeering(peering), String::new()),
+            (Command::DeletePeering(peering.clone()), String::new()),
         ] {
             assert_eq!(words(&command), expected);
         }
         let said = peering::Create { message: "hello".to_owned(), ..create.clone() };
         assert!(words(&Command::CreatePeering(said)).ends_with(r#","bandwidth":100,"message":"hello"}}"#));
+        let lists = PrefixLists { export: vec![cidr], import: Vec::new() };
+        let part = peering::Create { prefixes: lists.clone(), ..create.clone() };
+        assert!(words(&Command::CreatePeering(part)).ends_with(r#","bandwidth":100,"export":["10.1.0.0/16"]}}"#));
+        let accept = Accept { which: peering.clone(), prefixes: lists };
+        let expected = r#"{"AcceptPeering":{"region":"north","id":"vpcpr-0a1b2c3d4e","export":["10.1.0.0/16"]}}"#;
+        assert_eq!(words(&Command::AcceptPeering(accept)), expected);
+        let set = SetPrefixes { which: peering, vpc: None, export: None, import: Some(Vec::new()) };
+        assert_eq!(words(&Command::SetPrefixes(set)), format!(r#"{{"SetPrefixes":{{"which":{by_id},"import":[]}}}}"#));
         let long = peering::Create { description: "x".repeat(2000), ..create };
         assert!(words(&Command::CreatePeering(long)).starts_with("sha256:"));
     }

@@ -8,12 +8,16 @@ const DRAWS: usize = 32;
 
 /// A free VNI. It is drawn: whoever knows others cannot tell it, and one that became free is hardly given away soon again.
 /// VNIs of sides that hosts may still have are not free, nor is the one that was given away just before, if any.
+///
+/// After a copy was brought back, hosts that cannot be reached may have VNIs that were given away since it was made. So they are
+/// drawn among the even ones, and after a restore among the odd ones, and so on by turns; as long as there are any.
 pub(super) fn allocate(
     tx: &Transaction<'_>,
     context: &mut Context<'_>,
     besides: Option<Vni>,
 ) -> Result<Vni, CommandError> {
-    let mut draw = || number(&(context.random)());
+    let restores = tx.state.meta().restores;
+    let mut draw = || in_turn(number(&(context.random)()), restores);
     let taken = tx.state.vnis_taken() + usize::from(besides.is_some());
     pick(&mut draw, taken, |vni| tx.state.is_taken(vni) || besides == Some(vni)).ok_or_else(|| {
         let rule = format!("all {} VNIs are taken: delete VPCs or peerings first", Vni::MAX);
@@ -38,6 +42,13 @@ fn pick(draw: &mut dyn FnMut() -> Vni, taken: usize, is_taken: impl Fn(Vni) -> b
         }
         None
     })
+}
+
+/// The VNI, or the one beside it that is even after an even number of restores and odd after an odd one.
+fn in_turn(vni: Vni, restores: u32) -> Vni {
+    let turned = vni.get() & !1 | restores & 1;
+    // 0 is none.
+    Vni::try_from(if turned == 0 { 2 } else { turned }).unwrap_or(vni)
 }
 
 /// A VNI from a random text.
@@ -69,6 +80,15 @@ mod tests {
         assert_eq!(pick(&mut same, all - 1, |other| other != vni(3)), Some(vni(3)));
         assert_eq!(pick(&mut same, all, |_| true), None);
         assert_eq!(pick(&mut same, 0, |_| true), None, "it ends whatever it is told");
+    }
+
+    #[test]
+    fn what_is_drawn_after_a_restore_is_none_of_those_before() {
+        for number in [1, 2, 3, 77, 78, Vni::MAX.get() - 1, Vni::MAX.get()] {
+            let [before, after, again] = [0, 1, 2].map(|restores| in_turn(vni(number), restores));
+            assert!(before.get().is_multiple_of(2) && !after.get().is_multiple_of(2), "{before} {after}");
+            assert_eq!(before, again);
+        }
     }
 
     #[test]

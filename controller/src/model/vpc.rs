@@ -72,6 +72,12 @@ pub struct Modify {
 }
 
 impl Modify {
+    /// Whether it does nothing but make a deletion possible.
+    pub(super) fn only_ends_protection(&self) -> bool {
+        let Self { which: _, name, description, protected } = self;
+        *protected == Some(false) && name.is_none() && description.is_none()
+    }
+
     /// See [`peering::Modify`].
     pub(super) fn check_texts(&self) -> Result<(), CommandError> {
         self.name.as_deref().filter(|name| name.len() > MAX_NAME * peering::MAX_UTF8).map_or(Ok(()), check_name)?;

@@ -2,6 +2,7 @@
 
 use super::{
     Store, StoreError,
+    backup_error::{BackupError, failed},
     copy::{self, Manifest},
     embedded::Embedded,
     raw::Backend,
@@ -10,22 +11,15 @@ use crate::model::state::{Change, Meta, State};
 use cps_peering_config::{
     Revision,
     cluster::ClusterId,
-    net::Vni,
     time::{now_ms, timestamp_ms},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use std::{
     fs::{self, File},
-    io,
     os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
     time::SystemTime,
 };
-use thiserror::Error;
-
-/// How many VNIs a store that was brought back leaves out. Those that were given away after the copy was made may still be on
-/// hosts that cannot be reached.
-pub(super) const VNIS_LEFT_OUT: u32 = 1 << 16;
 
 /// What a store is that takes the place of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,65 +30,6 @@ pub enum Origin {
     Same,
     /// The store itself, in another place. It is not held: it says what it said before.
     Moved,
-}
-
-/// A copy could not be made or brought back. The store is as it was.
-#[derive(Debug, Error)]
-pub enum BackupError {
-    /// The store, or the copy as a store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The file system said no.
-    #[error("cannot {what} {path}: {source}")]
-    File {
-        /// What was tried.
-        what: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The store has no place on the disk.
-    #[error("the store is a temporary one, and has no place for a backup")]
-    Temporary,
-    /// There is something in the store that would be lost.
-    #[error("store {path} holds something, revision {revision}: to put another in its place, say --force")]
-    Holds {
-        /// The place.
-        path: PathBuf,
-        /// Its last commit.
-        revision: Revision,
-    },
-    /// A store that is not empty was to begin anew.
-    #[error("store {path} is not empty, revision {revision}: move it away first")]
-    Occupied {
-        /// The place.
-        path: PathBuf,
-        /// Its last commit.
-        revision: Revision,
-    },
-    /// There is something in the place of the copy.
-    #[error("{0} exists already")]
-    Exists(PathBuf),
-    /// The copy holds nothing.
-    #[error("{0} is no backup of a controller's store: nothing was ever committed to it")]
-    Empty(PathBuf),
-    /// The copy is not what was written.
-    #[error("backup {path} is damaged: {why}. Use another copy")]
-    Damaged {
-        /// The copy.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// The epoch would not go up.
-    #[error("epoch {asked} is not above {least}, which there has been already")]
-    Epoch {
-        /// What was asked for.
-        asked: u64,
-        /// What there has been.
-        least: u64,
-    },
 }
 
 /// What came back.
@@ -110,10 +45,6 @@ pub struct Restored {
     pub counts: [usize; 3],
     /// Where the store is now that was in its place.
     pub replaced: Option<PathBuf>,
-}
-
-pub(super) fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BackupError + 'a {
-    move |source| BackupError::File { what, path: path.to_owned(), source }
 }
 
 impl Store {
@@ -239,8 +170,23 @@ impl Store {
         let folder = folder_of(path);
         let owner = fs::metadata(folder).map_err(failed("look at the folder", folder))?;
         // Held until its place is taken, so that no controller begins to use it.
-        let replaced = if path.exists() { Some(Store::open(path)?) } else { None };
-        let old = replaced.as_ref().map(Store::load).transpose()?.map(|state| last(&state));
+        let (_replaced, old, damaged) = match path.exists().then(|| Store::open(path)) {
+            None => (None, None, false),
+            Some(opened) => {
+                let loaded =
+                    opened.and_then(|store| store.load().map(|state| (Some(store), Some(state.meta()), false)));
+                match loaded {
+                    // No controller starts with it, either.
+                    Err(error) if error.is_damage() && !matches!(error, StoreError::Moved { .. }) => {
+                        if epoch.is_none() {
+                            return Err(BackupError::DamagedInPlace(error));
+                        }
+                        (None, None, true)
+                    }
+                    loaded => loaded?,
+                }
+            }
+        };
 
         let unfinished = path.with_extension("restoring");
         let unpacked = copy::unpack(backup, &unfinished);
@@ -255,7 +201,8 @@ impl Store {
         };
         // Whoever may use the folder may use the store.
         chown(&unfinished, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", &unfinished))?;
-        let kept = old.map(|old| path.with_extension(format!("{}-{}.redb", old.epoch, old.number)));
+        let damaged = damaged.then(|| path.with_extension(format!("damaged-{}.redb", now_ms())));
+        let kept = old.map(|old| path.with_extension(format!("{}-{}.redb", old.epoch, old.number))).or(damaged);
         if let Some(kept) = &kept {
             fs::rename(path, kept).map_err(failed("put aside", path))?;
         }
@@ -270,7 +217,7 @@ impl Store {
     fn renew(
         backup: &Path,
         path: &Path,
-        old: Option<Revision>,
+        old: Option<Meta>,
         epoch: Option<u64>,
         origin: Origin,
     ) -> Result<(State, Meta), BackupError> {
@@ -290,7 +237,7 @@ impl Store {
 /// What there is one of, for a store that takes another's place.
 pub(super) fn in_new_epoch(
     meta: Meta,
-    old: Option<Revision>,
+    old: Option<Meta>,
     epoch: Option<u64>,
     origin: Origin,
 ) -> Result<Meta, BackupError> {
@@ -303,12 +250,14 @@ pub(super) fn in_new_epoch(
         Origin::Another => Some(new_cluster()),
         Origin::Same | Origin::Moved => meta.cluster,
     };
-    let (held, vnis_left_out) = match origin {
-        Origin::Another | Origin::Same => (true, VNIS_LEFT_OUT),
-        Origin::Moved => (meta.held, 0),
+    let (held, restores) = match origin {
+        // Also where the same copy is brought back a second time.
+        Origin::Another | Origin::Same => {
+            (true, old.map_or(0, |old| old.restores).max(meta.restores).saturating_add(1))
+        }
+        Origin::Moved => (meta.held, meta.restores),
     };
-    let next = (meta.next_vni.get() + vnis_left_out) % Vni::MAX.get();
-    Ok(Meta { epoch, next_vni: Vni::try_from(next).unwrap_or(Vni::MIN), cluster, held, ..meta })
+    Ok(Meta { epoch, cluster, held, restores, ..meta })
 }
 
 /// What is to be said of a store in a file.
@@ -354,11 +303,12 @@ fn sync_folder(file: &Path) -> Result<(), BackupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::raw::Page;
+    use crate::store::{notes, raw::Page};
     use crate::{
         engine::{Engine, Options},
         model::{Actor, Command, Request, inventory::Apply},
     };
+    use cps_peering_config::settings::StorePlace;
 
     fn apply(store: &Path, regions: &[&str]) {
         let regions: Vec<_> = regions.iter().map(|id| serde_json::json!({ "id": id })).collect();
@@ -375,6 +325,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_noted_goes_along_where_a_store_is_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, other) = (folder.path().join("store.redb"), folder.path().join("other.redb"));
+        apply(&store, &["north"]);
+        let from = Store::open(&store).unwrap();
+        from.write_notes(vec![(notes::WEBHOOKS, b"{}".to_vec())]).unwrap();
+        from.move_to(StorePlace::Embedded(&other), false).unwrap();
+        let to = Store::open(&other).unwrap();
+        assert_eq!(to.note(notes::WEBHOOKS).unwrap(), Some(b"{}".to_vec()));
+        assert_eq!(to.content().unwrap().state.regions().len(), 1, "that it was moved stays where it was");
+    }
+
+    #[test]
+    fn a_copy_takes_the_place_of_a_damaged_store_whose_epoch_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+        apply(&store, &["north"]);
+        Store::open(&store).unwrap().back_up(&copy).unwrap();
+        let mut bytes = fs::read(&store).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[..middle].fill(0xa5);
+        fs::write(&store, &bytes).unwrap();
+        let error = Store::restore(&copy, &store, None, Origin::Same).unwrap_err().to_string();
+        assert!(error.contains("is damaged") && error.contains("--epoch") && error.contains("ask-agents"), "{error}");
+        assert_eq!(fs::read(&store).unwrap(), bytes, "nothing was done");
+        let restored = Store::restore(&copy, &store, Some(9), Origin::Same).unwrap();
+        assert_eq!((restored.revision.epoch, regions(&store).1), (9, 1));
+        assert_eq!(fs::read(restored.replaced.unwrap()).unwrap(), bytes, "it is kept");
+    }
+
+    #[test]
     fn what_was_copied_comes_back_under_a_new_epoch() {
         let folder = tempfile::tempdir().unwrap();
         let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
@@ -388,7 +369,7 @@ mod tests {
         assert_eq!(restored.revision, Revision { epoch: 2, number: 1 });
         assert_eq!(regions(&store), (restored.revision, 1), "what came after the copy is gone");
         let after = Store::open(&store).unwrap().load().unwrap().meta();
-        assert!(after.next_vni.get() > before.next_vni.get() + VNIS_LEFT_OUT / 2, "no VNI is given away twice");
+        assert_eq!((before.restores, after.restores), (0, 1), "no VNI is given away twice");
         assert_eq!(regions(&restored.replaced.unwrap()), (Revision { epoch: 1, number: 2 }, 2), "and is kept");
         // The trail came with it, and goes on.
         let query = crate::audit::Query { limit: 10, ..crate::audit::Query::default() };
@@ -411,6 +392,10 @@ mod tests {
             Store::restore(&copy, &store, Some(9), Origin::Same).unwrap().revision,
             Revision { epoch: 9, number: 1 }
         );
+        // The same copy brought back once more gives no VNI away twice, either.
+        let again = Store::restore(&copy, &store, None, Origin::Same).unwrap();
+        let restores = Store::open(&store).unwrap().load().unwrap().meta().restores;
+        assert_eq!((again.revision.epoch, restores), (10, 4));
     }
 
     #[test]
@@ -423,7 +408,7 @@ mod tests {
             "payer": "acme", "peering": "vpcpr-0123456789", "bandwidth": 10, "from_ms": 1, "to_ms": 2,
             "regions": ["north", "east"],
         });
-        let side = ("vpcpr-0123456789".parse().unwrap(), Vni::MIN);
+        let side = ("vpcpr-0123456789".parse().unwrap(), cps_peering_config::net::Vni::MIN);
         store.save_traffic(&[(side, 7)], &[]).unwrap();
         store.commit(&[], &[serde_json::from_value(period).unwrap()], &[], 1).unwrap();
         store.back_up(&copy).unwrap();

@@ -10,7 +10,7 @@
 //! Earlier releases made a copy that is nothing but the store. It is read as well; damage in parts of it that hold nothing is not
 //! noticed.
 
-use super::backup::{BackupError, failed};
+use super::backup_error::{BackupError, failed};
 use cps_peering_config::{Revision, cluster::ClusterId, format};
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,8 @@
 
 use super::{
     BackupError, Cluster, Origin, Restored, Store, StoreError,
-    backup::{failed, in_new_epoch, last},
+    backup::{in_new_epoch, last},
+    backup_error::failed,
     raw::Page,
     records::META,
 };
@@ -65,7 +66,11 @@ impl Store {
                 let other = Self::hold_place(place)?;
                 return match other.revision()? {
                     Some(revision) if !force => Err(holds(&other.path, revision)),
-                    _ => other.fill_from(self, None, Origin::Moved),
+                    _ => {
+                        let moved = other.fill_from(self, None, Origin::Moved)?;
+                        other.take_notes(self)?;
+                        Ok(moved)
+                    }
                 };
             }
         };
@@ -81,6 +86,9 @@ impl Store {
         self.duplicate(&moving)?;
         let moved = Self::put_in_place(&moving, path, None, Origin::Moved);
         fs::remove_file(&moving).map_err(failed("remove", &moving))?;
+        if moved.is_ok() {
+            Store::open(path)?.take_notes(self)?;
+        }
         moved.map_err(|error| match error {
             BackupError::Empty(_) => BackupError::Empty(self.path.clone()),
             other => other,
@@ -94,8 +102,7 @@ impl Store {
             return Err(BackupError::Empty(from.path.clone()));
         }
         let before = self.meta()?;
-        let old = before.map(|meta| Revision { epoch: meta.epoch, number: meta.number });
-        let renewed = in_new_epoch(state.meta(), old, epoch, origin)?;
+        let renewed = in_new_epoch(state.meta(), before, epoch, origin)?;
         let replaced = self.revision()?.map(|revision| self.keep(revision)).transpose()?;
         let encode = |meta: Meta| from.rows().encode(&Change::Meta(meta)).map(|(_, value)| value.unwrap_or_default());
         self.backend.begin_filling(encode(Meta { number: 0, ..before.unwrap_or_default() })?)?;

@@ -2,7 +2,7 @@
 
 use super::{StoreError, raw::MAX_VALUE, retained::Retained};
 use crate::model::{
-    record::{Account, Host, Peering, Port, PortKey, Region, TokenKey, TokenUse, Vpc},
+    record::{Account, Host, Peering, Port, PortKey, Region, TokenKey, TokenUse, Vpc, Webhook},
     state::{Change, Meta},
 };
 use cps_peering_config::format::{self, FormatError};
@@ -12,7 +12,16 @@ use std::path::Path;
 /// The key of the record that there is one of.
 pub(super) const META: &str = "meta";
 /// The kinds of records.
-const KINDS: [&str; 9] = ["region", "host", "vpc", "port", "peering", "account", "token", "signature", META];
+const KINDS: [&str; 10] =
+    ["region", "host", "vpc", "port", "peering", "account", "token", "signature", "webhook", META];
+
+/// A record that a release which does not know a format must not read.
+#[derive(Serialize)]
+struct Marked<'a, T> {
+    format: u32,
+    #[serde(flatten)]
+    record: &'a T,
+}
 
 /// Makes rows, and reads them.
 pub(super) struct RowCodec<'a> {
@@ -29,6 +38,10 @@ impl RowCodec<'_> {
             Change::Host(id, value) => self.row(format!("host/{id}"), value.as_ref()),
             Change::Vpc(id, value) => self.row(format!("vpc/{id}"), value.as_ref()),
             Change::Port(key, value) => self.row(format!("port/{key}"), value.as_ref()),
+            // A release that does not know its lists of prefixes would join all of both VPCs; of one that has ended, nothing.
+            Change::Peering(id, Some(peering)) if peering.is_scoped() && peering.is_live() => {
+                self.row(format!("peering/{id}"), Some(&Marked { format: format::SCOPED_PEERINGS, record: peering }))
+            }
             Change::Peering(id, value) => self.row(format!("peering/{id}"), value.as_ref()),
             Change::Account(id, value) => self.row(format!("account/{id}"), value.as_ref()),
             Change::Token(key, value) => {
@@ -39,6 +52,7 @@ impl RowCodec<'_> {
                 let row = value.map(|until_ms| (signature, until_ms));
                 self.row(format!("signature/{signature}"), row.as_ref())
             }
+            Change::Webhook(id, value) => self.row(format!("webhook/{id}"), value.as_ref()),
             Change::Meta(meta) => self.row(META.to_owned(), Some(meta)),
         }
     }
@@ -114,6 +128,7 @@ impl RowCodec<'_> {
             "signature" => {
                 self.record::<(String, u64)>(key, value).map(|(it, until_ms)| Change::Signature(it, Some(until_ms)))?
             }
+            "webhook" => self.record::<Webhook>(key, value).map(|it| Change::Webhook(it.id.clone(), Some(it)))?,
             META => Change::Meta(self.meta(value)?),
             _ => return Err(self.unknown(key)),
         }))
@@ -141,6 +156,7 @@ fn removal(key: &str) -> Option<Change> {
             Change::Token(TokenKey { account: account.parse().ok()?, token: token.to_owned() }, None)
         }
         "signature" => Change::Signature(id.to_owned(), None),
+        "webhook" => Change::Webhook(id.to_owned(), None),
         _ => return None,
     })
 }
@@ -162,6 +178,7 @@ mod tests {
             Change::Account("account-1".parse().unwrap(), None),
             Change::Token(TokenKey { account: "account-1".parse().unwrap(), token: "a/b c".to_owned() }, None),
             Change::Signature("0a/b".to_owned(), None),
+            Change::Webhook("wh-1".to_owned(), None),
         ];
         for change in changes {
             let (key, value) = rows.encode(&change).unwrap();
@@ -187,7 +204,7 @@ mod tests {
         let (_, value) = rows.encode(&Change::Host(id, Some(host))).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&value.unwrap()).unwrap();
         assert_eq!((&value["config_number"], &value["rack"]["row"]), (&8.into(), &5.into()));
-        let newer = text.replace("\"id\"", "\"format\":2,\"id\"");
+        let newer = text.replace("\"id\"", "\"format\":3,\"id\"");
         let error = rows.change("host/h1", Some(newer.as_bytes())).unwrap_err().to_string();
         assert!(error.contains("record host/h1") && error.contains("a newer release wrote it"), "{error}");
     }

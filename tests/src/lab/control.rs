@@ -1,6 +1,11 @@
 //! The controller, or two that share a store, and the CLI as an operator would use it.
 
-use super::{Pki, daemon::Daemon, daemon::binary, underlay::Underlay};
+use super::{
+    Pki,
+    daemon::{Daemon, binary},
+    release::Release,
+    underlay::Underlay,
+};
 use crate::{command::Ended, http::Endpoint, netns::Netns};
 use anyhow::{Context, Result, bail};
 use cps_peering_config::{id::PeeringId, inventory::Inventory, tls::TlsFiles};
@@ -114,7 +119,8 @@ impl Controller {
         let data = controller.dir.join("etcd");
         let arguments =
             ["--data-dir", &data.to_string_lossy(), "--listen-client-urls", ETCD, "--advertise-client-urls", ETCD];
-        controller.etcd = Some(Daemon::other(&controller.netns, "etcd", &arguments, controller.dir.join("etcd.log")));
+        controller.etcd =
+            Some(Daemon::other(&controller.netns, Path::new("etcd"), &arguments, controller.dir.join("etcd.log")));
         for _ in 0..2 {
             let backups = controller.dir.join("backups");
             controller.add(
@@ -173,6 +179,32 @@ impl Controller {
         let leader = (0..self.daemons.len()).find(says).context("no controller leads")?;
         self.daemons[leader].kill()?;
         self.asked = (leader + 1) % self.daemons.len();
+        Ok(())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.daemons.len()
+    }
+
+    /// All of them are of another release when they start next.
+    pub(super) fn use_release(&mut self, release: &Release) -> Result<()> {
+        for (number, daemon) in self.daemons.iter_mut().enumerate() {
+            Release::use_for(Some(release), daemon, &self.dir.join(format!("controller{number}.toml")))?;
+        }
+        Ok(())
+    }
+
+    /// Ends one of them, and starts it again as the program of another release, or of this workspace. It may not be ready yet.
+    /// Where there are others, one of them is asked from now on.
+    pub(super) fn change_release(&mut self, number: usize, release: Option<&Release>, within: Duration) -> Result<()> {
+        let daemon = &mut self.daemons[number];
+        if daemon.pid().is_some() {
+            daemon.terminate(within)?;
+        }
+        Release::use_for(release, daemon, &self.dir.join(format!("controller{number}.toml")))?;
+        daemon.start()?;
+        self.asked = (number + 1) % self.daemons.len();
         Ok(())
     }
 

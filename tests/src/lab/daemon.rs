@@ -14,7 +14,9 @@ use std::{
 /// A daemon that can be killed and started again.
 #[derive(Debug)]
 pub struct Daemon {
-    command: Command,
+    netns: Netns,
+    program: PathBuf,
+    arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -22,15 +24,26 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon of this workspace that does not run yet. What it prints goes to `log`.
     pub fn new(netns: &Netns, program: &str, arguments: &[&str], log: PathBuf) -> Result<Daemon> {
-        let program = folder()?.join(program);
-        Ok(Daemon::other(netns, &program.to_string_lossy(), arguments, log))
+        Ok(Daemon::other(netns, &folder()?.join(program), arguments, log))
     }
 
     /// The same with a program of the system's.
-    pub fn other(netns: &Netns, program: &str, arguments: &[&str], log: PathBuf) -> Daemon {
-        let mut command = netns.command(program);
-        command.args(arguments);
-        Daemon { command, log, child: None }
+    pub fn other(netns: &Netns, program: &Path, arguments: &[&str], log: PathBuf) -> Daemon {
+        let arguments = arguments.iter().map(|&it| it.to_owned()).collect();
+        Daemon { netns: netns.clone(), program: program.to_owned(), arguments, log, child: None }
+    }
+
+    /// The program of the same name in another folder is started from now on; in this workspace's where none is named.
+    pub fn use_programs_of(&mut self, other: Option<&Path>) -> Result<()> {
+        let folder = other.map_or_else(folder, |other| Ok(other.to_owned()))?;
+        self.program = folder.join(self.program.file_name().context("a program without a name")?);
+        Ok(())
+    }
+
+    /// What its settings are called: `agent` or `controller`.
+    pub(super) fn kind(&self) -> String {
+        let name = self.program.file_name().unwrap_or_default().to_string_lossy();
+        name.trim_start_matches("cps-peering-").to_owned()
     }
 
     /// Starts it. It may not be ready yet.
@@ -39,8 +52,9 @@ impl Daemon {
             bail!("{} runs already", self.log.display());
         }
         let log = File::options().create(true).append(true).open(&self.log)?;
-        self.command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = self.command.spawn().with_context(|| crate::command::line(&self.command))?;
+        let mut command = self.netns.command(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().with_context(|| crate::command::line(&command))?;
         self.child = Some(child);
         Ok(())
     }
@@ -70,7 +84,7 @@ impl Daemon {
         let Some(child) = &mut self.child else { return Ok(()) };
         match child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("`{}` ended, {status}:\n{}", crate::command::line(&self.command), self.log_tail()),
+            Some(status) => bail!("`{}` ended, {status}:\n{}", self.program.display(), self.log_tail()),
         }
     }
 

@@ -3,6 +3,7 @@
 mod control;
 mod daemon;
 mod pki;
+mod release;
 mod server;
 pub mod shell;
 mod underlay;
@@ -10,6 +11,7 @@ mod underlay;
 pub use control::{Controller, Store, peering_id};
 pub use daemon::{Daemon, binary, use_programs};
 pub use pki::Pki;
+pub use release::Release;
 pub use server::{Heard, NIC, Ping, Server, ToAddress, first_addresses, prefixes};
 pub use underlay::{UPLINK, Underlay};
 
@@ -178,6 +180,18 @@ impl Builder {
         for host in lab.hosts.values_mut() {
             host.agent.start()?;
         }
+        lab.wait_for_daemons()?;
+        Ok(lab)
+    }
+
+    /// Builds it and starts all daemons as another release. Nothing is applied yet.
+    pub fn start_as(self, release: &Release) -> Result<Lab> {
+        let mut lab = self.build()?;
+        // What shares a store is there before the first of them.
+        lab.controller.use_release(release)?;
+        lab.controller.run()?;
+        let hosts: Vec<String> = lab.hosts.keys().map(ToString::to_string).collect();
+        hosts.iter().try_for_each(|host| lab.change_agent(host, Some(release)))?;
         lab.wait_for_daemons()?;
         Ok(lab)
     }
@@ -391,6 +405,25 @@ impl Lab {
     /// Starts a host's agent. It may not be ready yet.
     pub fn start_agent(&mut self, host: &str) -> Result<()> {
         self.host_mut(host).agent.start()
+    }
+
+    /// Ends one of the controllers and starts it again as another release, see [`Controller::count`]. Waits until one answers.
+    pub fn change_controller(&mut self, number: usize, release: Option<&Release>) -> Result<()> {
+        self.controller.change_release(number, release, PATIENCE)?;
+        wait::until("a controller answers", PATIENCE, || self.controller.answers().map(Some))
+    }
+
+    /// Ends a host's agent and starts it again as another release. Waits until what it has in its ledger is in the kernel.
+    pub fn change_agent(&mut self, host: &str, release: Option<&Release>) -> Result<()> {
+        let settings = self.dir.path().join("hosts").join(host).join("agent.toml");
+        let agent = &mut self.host_mut(host).agent;
+        if agent.pid().is_some() {
+            agent.terminate(PATIENCE)?;
+        }
+        Release::use_for(release, agent, &settings)?;
+        agent.start()?;
+        wait::until(&format!("agent of {host} answers"), PATIENCE, || self.host(host).report().map(Some))?;
+        Ok(())
     }
 
     fn host_mut(&mut self, id: &str) -> &mut Host {

@@ -1,8 +1,8 @@
 //! Families, several CIDRs, several ports, single addresses: the shapes that a VPC may have.
 
-use crate::{NORTH, do_not_reach_each_other, is_unreachable, reach_each_other, two_hosts};
+use crate::{NORTH, a_and_b, do_not_reach_each_other, is_unreachable, reach_each_other, two_hosts};
 use anyhow::{Result, ensure};
-use cps_peering_tests::{Lab, Topology};
+use cps_peering_tests::{Lab, Topology, lab::PATIENCE, wait};
 
 #[test]
 fn an_ipv4_vpc_and_one_of_both_families_share_ipv4() -> Result<()> {
@@ -104,6 +104,37 @@ fn the_underlay_may_be_ipv6() -> Result<()> {
     reach_each_other(a, lab.server("h2", "eth2"))?;
     do_not_reach_each_other(a, b)?;
     lab.peer("vpc-a", "vpc-b")?;
+    lab.wait_in_sync()?;
+    reach_each_other(a, b)
+}
+
+#[test]
+fn a_port_may_be_named_by_an_alternative_name_of_its_interface() -> Result<()> {
+    let mut lab = Lab::builder(a_and_b()).build()?;
+    // As after a boot in which the kernel found the cards in another order.
+    let script = "ip link set eth1 down; ip link set eth1 name late9; ip link property add dev late9 altname eth1";
+    lab.host("h1").netns().sh(script)?;
+    lab.start_controller()?;
+    for host in ["h1", "h2"] {
+        lab.start_agent(host)?;
+    }
+    lab.wait_for_daemons()?;
+    lab.apply()?;
+    lab.peer("vpc-a", "vpc-b")?;
+    lab.wait_in_sync()?;
+    let (a, b, host) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"), lab.host("h1"));
+    reach_each_other(a, b)?;
+    // Whose name is taken away is no port any more.
+    host.netns().ip("link property del dev late9 altname eth1")?;
+    wait::until("the port is missing", PATIENCE, || {
+        let report = host.report()?;
+        ensure!(report.problems.iter().any(|it| it.reason == "there is no interface eth1"), "{report:?}");
+        Ok(Some(()))
+    })?;
+    let link = host.netns().ip("link show dev late9")?;
+    ensure!(!link.contains("cpsvrf") && link.contains("state DOWN"), "{link}");
+    do_not_reach_each_other(a, b)?;
+    host.netns().ip("link property add dev late9 altname eth1")?;
     lab.wait_in_sync()?;
     reach_each_other(a, b)
 }

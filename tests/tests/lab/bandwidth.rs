@@ -36,10 +36,15 @@ fn limited() -> Topology {
         .limited(BANDWIDTH)
 }
 
-/// Sends for three seconds more than the limit lets pass.
+/// Sends more than the limit lets pass, until as much has arrived as it lets pass in two seconds; how long that takes on a busy
+/// machine says nothing.
 fn flood(from: &Server, to: &Server, address: IpAddr) -> Result<Record> {
     let stream = Stream::of_size(from.netns(), to.netns(), address, FLOOD, DATAGRAM)?;
-    thread::sleep(Duration::from_secs(3));
+    wait::until("what passes in two seconds", Duration::from_mins(1), || {
+        let arrived = stream.received() * FRAME;
+        ensure!(arrived > 2 * CAP, "{arrived} bytes arrived");
+        Ok(Some(()))
+    })?;
     stream.stop()
 }
 
@@ -72,10 +77,8 @@ fn a_limit_holds_in_both_directions_and_families_and_only_between_regions() -> R
             let record = flood(from, to, address)?;
             let most = most_within_a_second(std::slice::from_ref(&record))? / FRAME * frame;
             // A burst of a hundredth, and a tick by which frames arrive late.
+            // That it is not far less, the bench measures.
             ensure!(most <= CAP + CAP / 50 + 2 * frame, "{address}: {most} bytes within a second");
-            let all = record.receipts.len() as u64 * frame;
-            // Not far less, as far as a busy machine can tell. The bench measures how exactly.
-            ensure!(all > 3 * CAP / 2, "{address}: only {all} bytes in three seconds");
         }
     }
     ensure!(shaped(lab.host("h1").netns())?.len() == 1 && shaped(lab.host("h3").netns())?.is_empty());

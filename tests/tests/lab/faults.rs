@@ -38,7 +38,7 @@ const GRACE: Duration = Duration::from_secs(7);
 fn the_second_agent_on_a_host_exits_with_a_sentence() -> Result<()> {
     let lab = Lab::in_sync(a_and_b())?;
     let settings = lab.dir().join("hosts/h1/agent.toml");
-    let mut second = lab.host("h1").netns().command(&binary("cps-peering-agent")?.to_string_lossy());
+    let mut second = lab.host("h1").netns().command(binary("cps-peering-agent")?);
     let ended = command::run(second.args(["run", "--settings", &settings.to_string_lossy()]))?;
     ensure!(ended.status.code().is_some_and(|code| code != 0), "{ended:?}");
     ensure!(ended.stderr.contains("another cps-peering-agent runs"), "{ended:?}");

@@ -187,6 +187,25 @@ fn tunnels_of_the_host_take_nothing_from_tenants() -> Result<()> {
     Ok(())
 }
 
+/// Type, code and what follows the checksum (RFC 792): fragmentation needed, all kinds of redirects, source quench, time exceeded,
+/// parameter problem, other reasons for being unreachable.
+const ERRORS4: [(u8, u8, [u8; 4]); 11] = [
+    (3, 4, [0, 0, 2, 40]),
+    (5, 1, [10, 1, 0, 2]),
+    (3, 4, [0, 0, 0, 0]),
+    (3, 1, [0; 4]),
+    (3, 2, [0; 4]),
+    (4, 0, [0; 4]),
+    (5, 0, [10, 1, 0, 2]),
+    (5, 2, [10, 1, 0, 2]),
+    (5, 3, [10, 1, 0, 2]),
+    (11, 0, [0; 4]),
+    (12, 0, [20, 0, 0, 0]),
+];
+
+/// The same of `ICMPv6`: packet too big (with less than IPv6 takes, too), unreachable, time exceeded, parameter problem.
+const ERRORS6: [(u8, u8, u32); 6] = [(2, 0, 1280), (2, 0, 576), (1, 0, 0), (1, 4, 0), (3, 0, 0), (4, 1, 40)];
+
 #[test]
 fn errors_of_tenants_change_no_path_of_the_host() -> Result<()> {
     // A VPC may have addresses of the underlay.
@@ -243,8 +262,11 @@ fn errors_of_tenants_change_no_path_of_the_host() -> Result<()> {
                         (50, [0; 8]),
                     ] {
                         let quoted = ip(from, about, protocol, &body);
-                        packets.push(icmp(own4, to, 3, 4, &[&[0, 0, 2, 40], quoted.as_slice()].concat()));
-                        packets.push(icmp(own4, to, 5, 1, &[&[10, 1, 0, 2], quoted.as_slice()].concat()));
+                        // What the kernel does with rarer kinds depends on nothing but what they quote.
+                        let kinds = if protocol == UDP { &ERRORS4[..] } else { &ERRORS4[..2] };
+                        for (kind, code, field) in kinds.iter().copied() {
+                            packets.push(icmp(own4, to, kind, code, &[&field, quoted.as_slice()].concat()));
+                        }
                     }
                 }
             }
@@ -256,11 +278,21 @@ fn errors_of_tenants_change_no_path_of_the_host() -> Result<()> {
                     for (next, body) in
                         [(58, [129, 0, 0, 0, 0, 0, 0, 0]), (UDP, [0x12, 0xb5, 0x12, 0xb5, 0, 8, 0, 0]), (41, [0; 8])]
                     {
-                        let rest = [&1280u32.to_be_bytes(), ip(from, about, next, &body).as_slice()].concat();
-                        packets.push(icmp(own6, to, 2, 0, &rest));
-                        let message = icmp_message(own6, to, 2, 0, &rest);
-                        packets.push(ip(own6, to, 60, &[&[58, 0, 1, 4, 0, 0, 0, 0], message.as_slice()].concat()));
-                        packets.push(ip(own6, to, 44, &[&[58, 0, 0, 0, 0, 0, 0, 9], message.as_slice()].concat()));
+                        let quoted = ip(from, about, next, &body);
+                        for (kind, code, field) in ERRORS6 {
+                            let rest = [&field.to_be_bytes(), quoted.as_slice()].concat();
+                            let message = icmp_message(own6, to, kind, code, &rest);
+                            packets.push(ip(own6, to, 58, &message));
+                            packets.push(ip(own6, to, 60, &[&[58, 0, 1, 4, 0, 0, 0, 0], message.as_slice()].concat()));
+                            packets.push(ip(own6, to, 44, &[&[58, 0, 0, 0, 0, 0, 0, 9], message.as_slice()].concat()));
+                        }
+                        // A redirect (RFC 4861 section 4.5): to the server itself, about the target.
+                        let (IpAddr::V6(better), IpAddr::V6(target)) = (own6, about) else { continue };
+                        for source in [own6, address("fe80::ff:fe00:77")] {
+                            let rest =
+                                [&[0; 4], &better.octets()[..], &target.octets(), &[4, 6, 0, 0, 0, 0, 0, 0], &quoted];
+                            packets.push(icmp(source, to, 137, 0, &rest.concat()));
+                        }
                     }
                 }
             }

@@ -96,6 +96,30 @@ fn a_larger_underlay_lets_longer_frames_pass_where_both_ends_have_it() -> Result
     })
 }
 
+#[test]
+fn an_underlay_that_is_too_small_for_ipv6_carries_both_families_in_fragments() -> Result<()> {
+    let lab = Lab::builder(a_and_b()).underlay_mtu(1300).start()?;
+    lab.apply()?;
+    lab.peer("vpc-a", "vpc-b")?;
+    lab.wait_in_sync()?;
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    for address in [b.ipv4()?, b.ipv6()?] {
+        // Up to what every IPv6 network takes; of more, the sender is told.
+        let header = if address.is_ipv4() { 28 } else { 48 };
+        let whole = (1280 - header).to_string();
+        ensure!(a.ping_with(address, &["-M", "do", "-s", &whole])?.answered, "{whole} to {address}");
+        wait::until("the path's MTU is told", PATIENCE, || {
+            let ping = a.ping_with(address, &["-M", "do", "-s", "1400"])?;
+            ensure!(!ping.answered && ping.output.contains("1280"), "{}", ping.output);
+            Ok(Some(()))
+        })?;
+        tcp(a, b, address, BYTES / 20)?;
+    }
+    let hosts = lab.controller().cli(&["host", "list"])?.ok()?;
+    ensure!(hosts.matches("underlay MTU 1300, less than 1330").count() == 2, "{hosts}");
+    Ok(())
+}
+
 /// Sends so many bytes over TCP to an address of `to`; all of it must arrive.
 pub(crate) fn tcp(from: &Server, to: &Server, address: IpAddr, bytes: usize) -> Result<()> {
     let listener = to.netns().within(|| Ok(TcpListener::bind(SocketAddr::new(address, 0))?))?;

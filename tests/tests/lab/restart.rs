@@ -1,8 +1,8 @@
 //! Daemons that are killed under traffic and started again, and pushes that have nothing to say.
 
-use crate::{a_and_b, do_not_reach_each_other, reach_each_other};
-use anyhow::{Result, ensure};
-use cps_peering_tests::{Lab, Store, monitor::Monitor, stream::Stream};
+use crate::{NORTH, a_and_b, do_not_reach_each_other, reach_each_other};
+use anyhow::{Context as _, Result, ensure};
+use cps_peering_tests::{Lab, Release, Store, monitor::Monitor, stream::Stream};
 use std::{thread, time::Duration};
 
 /// How long a stream is watched.
@@ -144,4 +144,53 @@ fn a_stream_loses_nothing_when_the_leader_of_two_controllers_is_killed() -> Resu
     lab.wait_in_sync()?;
     ensure!(!lab.controller().cli(&["peering", "list"])?.ok()?.contains(id.as_str()));
     reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
+}
+
+/// A peering is made, carries packets, and ends; all hosts are in sync afterwards.
+fn a_change_takes_effect(lab: &Lab, when: &str) -> Result<()> {
+    let change = || -> Result<()> {
+        let (a, c) = (lab.server("h1", "eth1"), lab.server("h2", "eth2"));
+        let peering = lab.peer("vpc-a", "vpc-c")?;
+        lab.wait_in_sync()?;
+        reach_each_other(a, c)?;
+        lab.unpeer(&peering)?;
+        lab.wait_in_sync()?;
+        let ping = a.ping(c.ipv4()?)?;
+        ensure!(!ping.answered, "{}: {}", ping.line, ping.output);
+        Ok(())
+    };
+    change().with_context(|| when.to_owned())
+}
+
+#[test]
+fn an_upgrade_and_a_downgrade_by_one_release_lose_nothing_of_a_stream() -> Result<()> {
+    let previous = Release::previous()?;
+    let topology = a_and_b()
+        .vpc("vpc-c", NORTH, &["10.3.0.0/16", "fd00:3::/48"])
+        .port("vpc-c", "h2", "eth2", &["10.3.0.1/24", "fd00:3::1/64"])
+        .peering("vpc-a", "vpc-b");
+    let mut lab = Lab::builder(topology).start_as(&previous)?;
+    lab.apply()?;
+    lab.wait_in_sync()?;
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    reach_each_other(a, b)?;
+    let streams = [Stream::start(a, b, b.ipv4()?, 1000)?, Stream::start(b, a, a.ipv6()?, 1000)?];
+    a_change_takes_effect(&lab, "all of the release before")?;
+    // Controllers first, so agents are older than they on the way up, and newer on the way down. Between two steps neighbours work
+    // together, and two controllers of one store as well.
+    for (release, word) in [(None, "upgraded"), (Some(&previous), "downgraded")] {
+        for number in 0..lab.controller().count() {
+            lab.change_controller(number, release)?;
+            a_change_takes_effect(&lab, &format!("controller {number} is {word}"))?;
+        }
+        for host in ["h1", "h2"] {
+            lab.change_agent(host, release)?;
+            a_change_takes_effect(&lab, &format!("the agent of {host} is {word}"))?;
+        }
+    }
+    for stream in streams {
+        let record = stream.stop()?;
+        ensure!(record.lost() == 0, "{} of {} lost", record.lost(), record.sent);
+    }
+    Ok(())
 }

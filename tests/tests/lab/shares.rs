@@ -8,15 +8,16 @@ use cps_peering_tests::stream::{Record, Stream};
 use serde_json::Value;
 
 /// In Mbit/s.
-const BANDWIDTH: u32 = 8;
+const BANDWIDTH: u32 = 2;
 /// The same in bytes per second.
 const CAP: u64 = BANDWIDTH as u64 * 125_000;
 /// Bytes of a datagram, and of the frame that carries it: UDP, IPv4 and Ethernet headers.
 pub(crate) const DATAGRAM: usize = 1000;
 pub(crate) const FRAME: u64 = DATAGRAM as u64 + 8 + 20 + 14;
 /// More than all of the bandwidth, in datagrams per second.
-const FLOOD: u32 = 1200;
-const PATIENCE: Duration = Duration::from_secs(20);
+const FLOOD: u32 = 300;
+/// Beside floods agents and controller take long on one processor.
+const PATIENCE: Duration = Duration::from_mins(1);
 const SENDERS: [&str; 3] = ["h1", "h2", "h3"];
 
 /// Three hosts of one VPC in one region, its peer in another.
@@ -165,10 +166,11 @@ fn a_host_that_comes_or_goes_leaves_the_sum_as_it_is() -> Result<()> {
     let mut streams = vec![flood(&lab, "h1")?, flood(&lab, "h2")?];
     wait_for(&lab, "equal parts for two who send", |parts| parts[..2].iter().all(|part| *part > 45.0))?;
     lab.controller().apply(&with_one, true)?;
+    // Whoever does not answer in time keeps what it has, and is left alone for a while.
     wait::until("all for the one that is left", PATIENCE, || {
         let part = part(&lab, "h1")?;
         // All but the frame that each second has less.
-        ensure!((99.5..=100.0).contains(&part), "{part} percent");
+        ensure!((99.0..=100.0).contains(&part), "{part} percent");
         Ok(Some(()))
     })?;
     streams[1].end();

@@ -10,6 +10,7 @@ use cps_peering_tests::{
     Lab, Server, Topology,
     frames::{self, IPV4, IPV6, UDP, ethernet, ethertype, tagged, udp, vxlan},
     lab::{PATIENCE, UPLINK},
+    netns::Netns,
     wait,
 };
 use std::{
@@ -191,4 +192,143 @@ fn taken_only_from_vteps(underlay: &str, rounds: &[bool]) -> Result<()> {
 
 fn filter_of(lab: &Lab, device: &str) -> Result<String> {
     lab.host("h1").netns().exec(&format!("tc filter show dev {device} ingress"))?.ok()
+}
+
+/// C7, C10. A device with a shared ingress block takes no filter of its own.
+#[test]
+fn no_tunnel_is_up_while_an_interface_cannot_be_guarded() -> Result<()> {
+    let lab = Lab::in_sync(two_peers("192.0.2."))?;
+    let host = lab.host("h1").netns();
+    // How many there are, and how many of them are up.
+    let tunnels = || -> Result<(usize, usize)> {
+        let links: serde_json::Value = serde_json::from_str(&host.ip("-j link show type vxlan")?)?;
+        let links = links.as_array().context("no list")?;
+        Ok((links.len(), links.iter().filter(|link| link["flags"].to_string().contains("\"UP\"")).count()))
+    };
+    let all_up = |(there, up): (usize, usize)| there >= 2 && up == there;
+    ensure!(all_up(tunnels()?), "{:?}", tunnels()?);
+    // The agent guards it at once: the qdisc is replaced afterwards.
+    host.sh("ip link add shared type dummy; ip link set shared up")?;
+    wait::until("the qdisc with a block", PATIENCE, || {
+        let replaced =
+            "printf 'qdisc del dev shared clsact\nqdisc add dev shared ingress_block 7 clsact\n' | tc -batch -";
+        host.sh(replaced).map(Some)
+    })?;
+    wait::until("no tunnel is up", PATIENCE, || Ok((tunnels()?.1 == 0).then_some(())))?;
+    wait::until("the interface is named", PATIENCE, || {
+        let report = lab.host("h1").report()?;
+        let told = report.problems.iter().any(|problem| problem.object.contains("shared"));
+        ensure!(told && !report.in_sync(), "{report:?}");
+        Ok(Some(()))
+    })?;
+    // A push that concerns a part of it opens nothing.
+    let more = two_peers("192.0.2.").vpc("vpc-d", NORTH, &["10.4.0.0/16"]).peering("vpc-a", "vpc-d");
+    lab.controller().apply(&more.into(), false)?;
+    wait::until("the push is there", PATIENCE, || {
+        Ok(lab.ledger("h1")?.to_string().contains("10.4.0.0").then_some(()))
+    })?;
+    ensure!(tunnels()?.1 == 0, "after a push: {:?}", tunnels()?);
+    host.ip("link del shared")?;
+    wait::until("all tunnels are up", PATIENCE, || Ok(all_up(tunnels()?).then_some(())))?;
+    reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
+}
+
+/// An interface of a host that a packet can come by: what is received, through which link of the intruder's, with which tags.
+struct Path {
+    receiver: &'static str,
+    by: &'static str,
+    tags: &'static [(u16, u16)],
+}
+
+const PATHS: [Path; 4] = [
+    Path { receiver: "new", by: "n0", tags: &[] },
+    Path { receiver: "new.7", by: "n0", tags: &[(0x8100, 7)] },
+    Path { receiver: "br0", by: "n1", tags: &[] },
+    Path { receiver: "bond0", by: "n2", tags: &[] },
+];
+
+#[test]
+fn new_interfaces_are_no_way_around() -> Result<()> {
+    let lab = Lab::in_sync(two_peers("192.0.2."))?;
+    let (a, host) = (lab.server("h1", "eth1"), lab.host("h1").netns());
+    let intruder = Netns::create(&format!("{}-intruder", lab.name()))?;
+    let veth = |name: &str, at: &str| format!("link add {name} type veth peer name {at} netns {}", intruder.name());
+    host.ip_batch(&[
+        veth("new", "n0"),
+        "addr add 198.18.9.1/24 dev new".into(),
+        "link add link new name new.7 type vlan id 7".into(),
+        veth("member", "n1"),
+        "link add br0 type bridge".into(),
+        "link set member master br0 up".into(),
+        veth("slave", "n2"),
+        "link add bond0 type bond mode active-backup".into(),
+        "link set slave master bond0".into(),
+        "link set br0 up".into(),
+        "link set bond0 up".into(),
+        "link set new up".into(),
+        "link set new.7 up".into(),
+    ])?;
+    intruder.ip_batch(&["n0", "n1", "n2"].map(|link| format!("link set {link} up")))?;
+    host.sysctl(&["net.ipv4.conf.all.rp_filter=0"])?;
+    let script = "for device in new new.7 br0 bond0 member slave; do
+        echo 0 > /proc/sys/net/ipv4/conf/$device/rp_filter; tc filter show dev $device ingress; done";
+    wait::until("the filters of six devices", PATIENCE, || {
+        let shown = host.sh(script)?;
+        let count = shown.matches("cps_underlay direct-action").count();
+        ensure!(count == 6, "{count}: {shown}");
+        Ok(Some(()))
+    })?;
+    lab.wait_for_agent("h1")?;
+    let vni = vni_from(&lab, "10.2.0.0/16")?;
+    let (before, inner) = (taken(a)?, inner(&lab, vni)?);
+    let groups = [[0x01, 0x80, 0xc2, 0, 0, 0x03], [0x01, 0x80, 0xc2, 0, 0, 0x0e]];
+    for path in &PATHS {
+        let own_mac = mac(host, path.receiver)?;
+        let mut sent = Vec::new();
+        for frame in &inner {
+            for own in ["192.0.2.1", "198.18.9.1"].map(address) {
+                let outer = vxlan(address("198.18.9.7"), own, vni, frame);
+                // Bridges and bonds leave what is for these groups to their members.
+                sent.extend(groups.iter().chain([&own_mac]).map(|to| tagged(*to, path.tags, IPV4, &outer)));
+            }
+        }
+        // From B's address each of them is a way in: uplinks need not be those that packets leave by.
+        let outer = vxlan(address("192.0.2.2"), address("192.0.2.1"), vni, &inner[0]);
+        sent.push(tagged(own_mac, path.tags, IPV4, &outer));
+        frames::send(&intruder, path.by, &sent)?;
+    }
+    let expected = before + PATHS.len() as u64;
+    wait::until("B's packets", PATIENCE, || {
+        let now = taken(a)?;
+        ensure!(now >= expected, "{} came", now - before);
+        Ok(Some(()))
+    })?;
+    assert_eq!(taken(a)? - before, PATHS.len() as u64);
+    // Other people's VNIs on the same port are none of ours.
+    host.ip_batch(&[
+        "link add theirs type vxlan id 7777 dstport 4789 local 198.18.9.1 nolearning".into(),
+        "link set theirs address 02:00:00:00:00:99 up".into(),
+        "addr add 198.18.10.1/24 dev theirs".into(),
+    ])?;
+    let packets = || -> Result<u64> {
+        let links: serde_json::Value = serde_json::from_str(&host.ip("-j -s link show theirs")?)?;
+        links[0]["stats64"]["rx"]["packets"].as_u64().context("no counter")
+    };
+    let inside =
+        ethernet([2, 0, 0, 0, 0, 0x99], IPV4, &udp(address("198.18.10.7"), address("198.18.10.1"), 7, b"theirs"));
+    let theirs = vxlan(address("198.18.9.7"), address("198.18.9.1"), 7777, &inside);
+    frames::send(&intruder, "n0", &[ethernet(mac(host, "new")?, IPV4, &theirs)])?;
+    wait::until("their packet", PATIENCE, || Ok((packets()? > 0).then_some(())))?;
+    host.ip("link del theirs")?;
+    // A filter of somebody else before ours is told.
+    host.sh("tc filter add dev new ingress pref 10 matchall action ok")?;
+    wait::until("the conflict", PATIENCE, || {
+        let report = lab.host("h1").report()?;
+        let told =
+            report.problems.iter().any(|problem| problem.object.contains("new") && problem.reason.contains("10"));
+        ensure!(told, "{report:?}");
+        Ok(Some(()))
+    })?;
+    host.sh("tc filter del dev new ingress pref 10")?;
+    lab.wait_for_agent("h1").map(drop)
 }

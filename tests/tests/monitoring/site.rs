@@ -141,7 +141,7 @@ impl Site {
     }
 
     fn cli(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.netns.command(&binary("cps-peering")?.to_string_lossy());
+        let mut command = self.netns.command(binary("cps-peering")?);
         command.args(["--controller", &format!("https://{CONTROLLER}"), "--token-file", &self.path("operator.token")]);
         run(command.arg("--ca").arg(self.pki.ca()).args(arguments))?.ok()
     }

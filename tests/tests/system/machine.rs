@@ -55,6 +55,8 @@ impl Machine {
             .arg(format!("systemd.hostname={name}"))
             // Ethernet addresses follow from it, and D-Bus keeps that of the image.
             .arg(format!("systemd.machine_id={:032x}", name.bytes().fold(1, |id, byte| id << 8 | u128::from(byte))))
+            // The kernel of the release that is on the disk; newer ones do not mount this machine's folder by a relative path.
+            .env("CPS_PEERING_KERNEL", "system")
             // The memory is a sparse file.
             .env("TMPDIR", folder)
             // To be ended as a whole.

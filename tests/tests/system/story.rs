@@ -137,6 +137,7 @@ fn server(machine: &mut Machine, number: u32, interface: &str) -> Result<()> {
         .sh(&format!(
             "ip netns add {name}
         ip link add {interface} type veth peer name eth0 netns {name}
+        ip link property add dev {interface} altname enp3s0f{number}
         ip -n {name} link set lo up
         ip -n {name} address add 10.{number}.0.10/24 dev eth0
         ip -n {name} address add fd00:{number}::10/64 dev eth0 nodad

@@ -11,8 +11,6 @@ use std::{
 /// What is installed besides the minimum. Another list makes another folder.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping,kmod,udev,init-system-helpers";
 const RELEASE: &str = "bookworm";
-/// The kernel that runs on it has its modules there.
-const MODULES: &str = "/usr/lib/uml/modules";
 /// The disk, and the folder of this machine that a machine of a test sees.
 const FSTAB: &str = "/dev/ubda / ext4 noatime,nobarrier 0 1\nnone /test hostfs defaults 0 0\n";
 /// The machines that there can be, and their underlay addresses.
@@ -58,7 +56,9 @@ WantedBy=multi-user.target
 /// The image of which machines have copies. Made where it is missing, which takes a minute
 /// and the network.
 pub(crate) fn image() -> Result<PathBuf> {
-    let kernel = shell(&target(), &format!("ls {MODULES}"))?;
+    let modules = shell(&target(), "CPS_PEERING_KERNEL=system ../tests/uml/start --modules")?;
+    let modules = modules.trim();
+    let kernel = shell(&target(), &format!("ls '{modules}'"))?;
     let kernel = kernel.trim();
     let folder = target().join("system");
     let (image, recipe) = (folder.join("debian.ext4"), folder.join("recipe"));
@@ -83,10 +83,10 @@ pub(crate) fn image() -> Result<PathBuf> {
         cd tree
         rm -rf {SUPERFLUOUS}
         mkdir -p lib/modules/{kernel}/kernel/drivers test var/log/journal
-        from={MODULES}/{kernel} to=lib/modules/{kernel}
-        cp -a $from/modules.* $to
-        cp -a $from/kernel/{{net,lib,crypto}} $to/kernel
-        cp -a $from/kernel/drivers/net $to/kernel/drivers
+        from='{modules}/{kernel}' to=lib/modules/{kernel}
+        cp -a \"$from\"/modules.* $to
+        cp -a \"$from\"/kernel/{{net,lib,crypto}} $to/kernel
+        cp -a \"$from/kernel/drivers/net\" $to/kernel/drivers
         chroot . depmod {kernel}
         echo force-unsafe-io >etc/dpkg/dpkg.cfg.d/test
         # Each machine makes up its own; Ethernet addresses follow from it.

@@ -24,6 +24,7 @@ use std::{
     io,
     net::{IpAddr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd, RawFd},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// The name by which `tc` shows the program.
@@ -79,6 +80,12 @@ impl UnderlayFilter {
         self.programs.iter().find(|(_, _, id)| *id == program).map(|(kind, ..)| *kind)
     }
 
+    /// The devices that have one of the two, and which.
+    fn guarded(&self, ingress: &BTreeMap<InterfaceName, Ingress>) -> Guarded {
+        let on = ingress.iter().filter_map(|(device, ingress)| Some((*device, ingress.underlay_program?)));
+        on.filter_map(|(device, program)| Some((device, Some(self.kind(program)?)))).collect()
+    }
+
     /// Everything in the set, and which VNIs are in it as ours.
     fn entries(&self) -> io::Result<(Senders, BTreeSet<Vni>)> {
         let (mut senders, mut ours) = (Senders::new(), BTreeSet::new());
@@ -122,17 +129,63 @@ impl UnderlayFilter {
     }
 }
 
+type Guarded = BTreeMap<InterfaceName, Option<GuardKind>>;
+
+/// The devices that have a program. Which one is right, only the agent that made it can tell.
+fn guarded_by_another(ingress: &BTreeMap<InterfaceName, Ingress>) -> Guarded {
+    let on = ingress.iter().filter(|(_, ingress)| ingress.underlay_program.is_some());
+    on.map(|(device, _)| (*device, None)).collect()
+}
+
+/// The filter that a [`Keeper`] of this process keeps, for looking at it from other threads.
+#[derive(Debug, Clone, Default)]
+pub struct UnderlayView(Arc<Mutex<Option<Arc<UnderlayFilter>>>>);
+
+impl UnderlayView {
+    fn filter(&self) -> Option<Arc<UnderlayFilter>> {
+        // What is in it is whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn show(&self, filter: &Arc<UnderlayFilter>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(filter));
+    }
+
+    /// Which of these may send with the VNIs of ours, and what the program on each device is for. No VNI that is not asked for is
+    /// in the answer.
+    pub(super) fn state(
+        &self,
+        ingress: &BTreeMap<InterfaceName, Ingress>,
+        wanted: &BTreeMap<Vni, BTreeSet<IpAddr>>,
+    ) -> UnderlayState {
+        let Some(filter) = self.filter() else {
+            return UnderlayState { guarded: guarded_by_another(ingress), ..UnderlayState::default() };
+        };
+        let guarded = filter.guarded(ingress);
+        let is_in = |vni: Vni, sender| filter.set.contains(&key(vni, sender)).unwrap_or_default();
+        let known = wanted.iter().filter(|(vni, _)| is_in(**vni, None));
+        let admitted = known.map(|(vni, senders)| {
+            (*vni, senders.iter().copied().filter(|sender| is_in(*vni, Some(*sender))).collect())
+        });
+        UnderlayState { senders: Some(admitted.collect()), guarded, unavailable: false }
+    }
+}
+
 /// Keeps the filter of the underlay for a process that is to have one.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
     /// None where another process has the filter.
     parameters: Option<Parameters>,
-    filter: Option<UnderlayFilter>,
+    filter: Option<Arc<UnderlayFilter>>,
+    /// For those who look beside this.
+    view: UnderlayView,
     /// What was last written to the set, or read from it.
     known: Senders,
-    /// Whether the program could not be put on some device since the last look.
-    unguarded: bool,
-    /// Devices whose senders could not be told to the filter since the last look.
+    /// Devices that the program could not be put on since the last look at everything. Only after such a look it is tried again.
+    unguarded: BTreeSet<InterfaceName>,
+    /// How often in a row that failed on a device which is still there.
+    failures: BTreeMap<InterfaceName, u32>,
+    /// Devices whose senders could not be told to the filter, and were not since.
     unadmitted: BTreeSet<InterfaceName>,
 }
 
@@ -141,35 +194,44 @@ impl Keeper {
         Self { parameters: Some(parameters), ..Self::default() }
     }
 
+    /// The same for those who only look.
+    pub(super) fn view(&self) -> UnderlayView {
+        self.view.clone()
+    }
+
     /// The filter, loaded if need be.
     pub(super) fn filter(&mut self) -> io::Result<&UnderlayFilter> {
         let parameters = self.parameters.ok_or(io::ErrorKind::Unsupported)?;
         if self.filter.is_none() {
-            self.filter = Some(UnderlayFilter::load(parameters)?);
+            let filter = Arc::new(UnderlayFilter::load(parameters)?);
+            self.view.show(&filter);
+            self.filter = Some(filter);
             self.known.clear();
         }
-        self.filter.as_ref().ok_or_else(|| io::ErrorKind::Unsupported.into())
+        self.filter.as_deref().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// What the kernel has of it: all of it, or what concerns some devices.
+    /// What the kernel has of it: all of it, or what concerns some devices. `is_there` says which devices there are.
     pub(super) fn observe(
         &mut self,
         ingress: &BTreeMap<InterfaceName, Ingress>,
+        is_there: impl Fn(&InterfaceName) -> bool,
         devices: Option<&BTreeSet<InterfaceName>>,
     ) -> UnderlayState {
-        (self.unguarded, self.unadmitted) = (false, BTreeSet::new());
+        if devices.is_none() {
+            self.unguarded.clear();
+            self.unadmitted.clear();
+            let is_guarded = |ingress: &Ingress| ingress.underlay_program.is_some_and(|program| program != 0);
+            self.failures.retain(|device, _| is_there(device) && !ingress.get(device).is_some_and(is_guarded));
+        }
         if self.parameters.is_none() {
-            // Which program is right, only the agent can tell.
-            let on = ingress.iter().filter(|(_, ingress)| ingress.underlay_program.is_some());
-            let guarded = on.map(|(device, _)| (*device, None)).collect();
-            return UnderlayState { guarded, ..UnderlayState::default() };
+            return UnderlayState { guarded: guarded_by_another(ingress), ..UnderlayState::default() };
         }
         let (Ok(()), Some(filter)) = (self.filter().map(drop), &self.filter) else {
             // Nobody may send. The operations that follow say why there is none.
             return UnderlayState { senders: Some(Senders::new()), unavailable: true, ..UnderlayState::default() };
         };
-        let on = ingress.iter().filter_map(|(device, ingress)| Some((*device, ingress.underlay_program?)));
-        let guarded = on.filter_map(|(device, program)| Some((device, Some(filter.kind(program)?)))).collect();
+        let guarded = filter.guarded(ingress);
         let senders = match devices {
             None => {
                 let (mut senders, ours) = filter.entries().unwrap_or_default();
@@ -194,6 +256,7 @@ impl Keeper {
         let result = self.filter().and_then(|filter| filter.set(vni, &had, senders));
         if result.is_ok() {
             self.known.insert(vni, senders.clone());
+            self.unadmitted.retain(|device| ![DeviceName::vpc(vni), DeviceName::peer(vni)].contains(device));
         } else {
             // Which of both are there is not known.
             self.known.insert(vni, had.union(senders).copied().collect());
@@ -211,15 +274,27 @@ impl Keeper {
     }
 
     /// The program could not be put on a device.
-    pub(super) fn failed_on_a_device(&mut self) {
-        self.unguarded = true;
+    pub(super) fn failed_on(&mut self, device: InterfaceName) {
+        self.unguarded.insert(device);
+        *self.failures.entry(device).or_default() += 1;
+    }
+
+    /// The VXLAN devices that must be down, since packets may come by a device that has no filter. Whoever changes a device at
+    /// the same time as the agent makes that fail once; a second time, after another look, it is no accident.
+    pub(super) fn exposed(&self) -> Vec<InterfaceName> {
+        let again = |device| self.failures.get(device).is_some_and(|times| *times > 1);
+        if !self.unguarded.iter().any(again) {
+            return Vec::new();
+        }
+        self.known.keys().flat_map(|vni| [DeviceName::vpc(*vni), DeviceName::peer(*vni)]).collect()
     }
 
     /// Why a VXLAN device may not be set up, if so.
     pub(super) fn why_not_up(&self, device: &InterfaceName) -> Option<&'static str> {
         if self.unadmitted.contains(device) {
             Some("who may send to it could not be told to the filter of the underlay")
-        } else if self.unguarded && DeviceName::parse(device).is_some_and(|device| device.role != Role::Vrf) {
+        } else if !self.unguarded.is_empty() && DeviceName::parse(device).is_some_and(|device| device.role != Role::Vrf)
+        {
             Some("the filter of the underlay could not be put on every device")
         } else {
             None
@@ -254,6 +329,49 @@ fn read(key: &Key) -> Option<(Vni, Option<IpAddr>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_could_not_be_guarded_is_remembered_until_it_is_tried_again() {
+        let mut keeper = Keeper::default();
+        let tunnel = DeviceName::peer(Vni::try_from(7).unwrap());
+        keeper.failed_on("eth9".parse().unwrap());
+        keeper.unadmitted.insert(tunnel);
+        assert!(keeper.why_not_up(&tunnel).is_some());
+        // A push, a grant or a glance looks at parts, and tries nothing again.
+        keeper.observe(&BTreeMap::new(), |_| true, Some(&[tunnel].into()));
+        assert!(keeper.why_not_up(&tunnel).is_some());
+        keeper.observe(&BTreeMap::new(), |_| true, None);
+        assert_eq!(keeper.why_not_up(&tunnel), None);
+    }
+
+    #[test]
+    fn tunnels_that_are_up_go_down_when_a_device_cannot_be_guarded_twice() {
+        let vni = Vni::try_from(7).unwrap();
+        let mut keeper = Keeper { known: [(vni, BTreeSet::new())].into(), ..Keeper::default() };
+        let [eth8, eth9] = ["eth8", "eth9"].map(|name| name.parse().unwrap());
+        // The one has a qdisc that takes no filter, the other takes none at all.
+        let both = BTreeMap::from([(eth8, Ingress::default())]);
+        keeper.failed_on(eth8);
+        assert_eq!(keeper.exposed(), []);
+        keeper.observe(&both, |_| true, None);
+        keeper.failed_on(eth9);
+        assert_eq!(keeper.exposed(), [], "of each it was the first time");
+        // A pass ends with a look behind which nothing is tried.
+        keeper.observe(&both, |_| true, None);
+        keeper.observe(&both, |_| true, None);
+        keeper.failed_on(eth9);
+        assert_eq!(keeper.exposed(), [DeviceName::vpc(vni), DeviceName::peer(vni)]);
+        keeper.observe(&both, |_| true, None);
+        assert_eq!(keeper.exposed(), []);
+        // One that was gone meanwhile, or had it, begins anew.
+        keeper.observe(&both, |device| *device != eth9, None);
+        keeper.failed_on(eth9);
+        assert_eq!(keeper.exposed(), []);
+        let guarded = BTreeMap::from([(eth9, Ingress { underlay_program: Some(7), ..Ingress::default() })]);
+        keeper.observe(&guarded, |_| true, None);
+        keeper.failed_on(eth9);
+        assert_eq!(keeper.exposed(), []);
+    }
 
     #[test]
     fn keys_read_back_and_keep_families_apart() {

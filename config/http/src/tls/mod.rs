@@ -1,11 +1,13 @@
 //! TLS 1.3 between controller and agents, and for the controller's clients. Certificates come from files and are taken up
 //! anew when these change; who is trusted and who one is are looked up at every handshake, so that nothing has to start again.
 
+mod error;
 mod load;
 mod revoked;
 mod verify;
 
-pub use load::{Facts, TlsError};
+pub use error::TlsError;
+pub use load::Facts;
 pub use revoked::MAX_CRL;
 
 use cps_peering_config::tls::TlsFiles;
@@ -16,7 +18,7 @@ use rustls::{
     client::ResolvesClientCert,
     crypto::{CryptoProvider, ring},
     pki_types::CertificateDer,
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
     version::TLS13,
 };
@@ -113,14 +115,16 @@ impl Identity {
         let path = self.kept_crl.clone().unwrap_or_else(|| self.files.crl());
         let loaded = self.current();
         let sent = Revoked::parse(pem, &path, &loaded.cas)?;
-        let whole = loaded.revoked.clone().and(&sent);
-        if whole.count() == loaded.revoked.count() && loaded.revoked.pem() == pem {
+        if sent.is_empty() {
+            let error = "none of the CAs has signed one of its lists".to_owned();
+            return Err(TlsError::RevocationList { path, error });
+        }
+        if loaded.revoked.covers(&sent) {
             return Ok(loaded.facts.clone());
         }
-        // It is kept before it is said to be: both lists, where the one before names something that this one does not.
-        let kept =
-            if whole.count() > sent.count() { [pem, b"\n", loaded.revoked.pem()].concat() } else { pem.to_owned() };
-        revoked::store(&path, &kept).map_err(|error| TlsError::Unreadable { path: path.clone(), error })?;
+        // It is kept before it is said to be. What only one before it names stays revoked.
+        let kept = if sent.covers(&loaded.revoked) { sent } else { loaded.revoked.clone().and(&sent) };
+        revoked::store(&path, kept.pem()).map_err(|error| TlsError::Unreadable { path: path.clone(), error })?;
         self.reload()
     }
 
@@ -165,11 +169,14 @@ impl Identity {
     /// For a server.
     pub fn server(&self, clients: Clients) -> Arc<ServerConfig> {
         let verifier = Arc::new(OfClients { identity: self.clone(), clients });
-        let config = ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .expect("ring has TLS 1.3")
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(self.clone()));
+        // A session that is taken up again would go on with certificates that are no longer good: the client's is not looked at.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Arc::new(config)
     }
 

@@ -1,6 +1,6 @@
 //! Certificates that are no longer good: certificate revocation lists (RFC 5280 section 5).
 
-use super::load::TlsError;
+use super::error::TlsError;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, pem, pem::PemObject};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,10 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
-use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList};
+use x509_parser::{
+    certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer,
+    revocation_list::CertificateRevocationList,
+};
 
 /// The longest file of lists that is read, in bytes: some hundred thousand certificates.
 pub const MAX_CRL: usize = 16 * 1024 * 1024;
@@ -34,6 +37,37 @@ fn number(bytes: &[u8]) -> Vec<u8> {
     bytes[zeros..].to_owned()
 }
 
+/// The lists of a text in PEM.
+fn blocks(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const BEGIN: &[u8] = b"-----BEGIN X509 CRL-----";
+    const END: &[u8] = b"-----END X509 CRL-----";
+    let find = |text: &[u8], what: &[u8]| text.windows(what.len()).position(|part| part == what);
+    let mut rest = pem;
+    std::iter::from_fn(move || {
+        rest = &rest[find(rest, BEGIN)?..];
+        // One without an end is an error for whoever reads it.
+        let length = find(rest, END).map_or(rest.len(), |at| at + END.len());
+        let (block, behind) = rest.split_at(length);
+        rest = behind;
+        Some(block)
+    })
+}
+
+/// Whether a list says that it was signed with the key of a CA, by the key's identifier (RFC 5280 section 5.2.1). A CA that was renewed
+/// has the same name and another key.
+fn is_key_of(ca: &X509Certificate<'_>, list: &CertificateRevocationList<'_>) -> bool {
+    let of_ca = ca.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0),
+        _ => None,
+    });
+    let of_list = list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(authority) => Some(authority.key_identifier.as_ref()?.0),
+        _ => None,
+    });
+    // One that does not say it is taken at its name.
+    of_ca.zip(of_list).is_none_or(|(ca, list)| ca == list)
+}
+
 /// One issuer's list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct List {
@@ -46,12 +80,12 @@ struct List {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Revoked {
     by_issuer: BTreeMap<Vec<u8>, List>,
-    /// The lists in PEM, as they came.
+    /// The lists in PEM as they came, each once.
     pem: Vec<u8>,
 }
 
 impl Revoked {
-    /// Reads a file of lists in PEM. Each must be signed by one of the CAs. There may be no file.
+    /// Reads a file of lists in PEM. Each counts if one of the CAs has signed it. There may be no file.
     pub(super) fn read(path: &Path, cas: &[CertificateDer<'static>]) -> Result<Self, TlsError> {
         match fs::read(path) {
             Ok(bytes) => Self::parse(&bytes, path, cas),
@@ -60,32 +94,60 @@ impl Revoked {
         }
     }
 
+    /// What the lists say that one of the CAs has signed. Those of other CAs are passed over: they are about certificates that are not
+    /// trusted any more, or not yet. One that says that it is of a CA that is known, and was not signed by it, is an error.
     pub(super) fn parse(bytes: &[u8], path: &Path, cas: &[CertificateDer<'static>]) -> Result<Self, TlsError> {
         let not_pem = |error| TlsError::NotPem { path: path.to_owned(), what: "revocation list", error };
         let wrong = |error: String| TlsError::RevocationList { path: path.to_owned(), error };
         if bytes.len() > MAX_CRL {
             return Err(wrong(format!("it has {} bytes, and at most {MAX_CRL} are read", bytes.len())));
         }
-        let lists =
-            CertificateRevocationListDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>().map_err(not_pem)?;
-        if lists.is_empty() {
-            return Err(not_pem(pem::Error::NoItemsFound));
-        }
-        let mut revoked = Self { pem: bytes.to_owned(), ..Self::default() };
-        for list in lists {
+        let mut revoked = Self::default();
+        let mut found = false;
+        for block in blocks(bytes) {
+            found = true;
+            let list = CertificateRevocationListDer::from_pem_slice(block).map_err(not_pem)?;
             let (_, parsed) = CertificateRevocationList::from_der(&list).map_err(|error| wrong(error.to_string()))?;
-            let is_signed = |ca: &CertificateDer<'_>| {
-                let Ok((_, ca)) = X509Certificate::from_der(ca) else { return false };
-                ca.subject().as_raw() == parsed.issuer().as_raw() && parsed.verify_signature(ca.public_key()).is_ok()
-            };
-            if !cas.iter().any(is_signed) {
-                return Err(wrong(format!("none of the CAs has signed the list of {}", parsed.issuer())));
+            let cas = || cas.iter().filter_map(|ca| Some(X509Certificate::from_der(ca).ok()?.1));
+            let by_name = || cas().filter(|ca| ca.subject().as_raw() == parsed.issuer().as_raw());
+            if !by_name().any(|ca| parsed.verify_signature(ca.public_key()).is_ok()) {
+                if by_name().any(|ca| is_key_of(&ca, &parsed)) {
+                    return Err(wrong(format!("the signature of the list of {} is wrong", parsed.issuer())));
+                }
+                let (path, issuer) = (path.display(), parsed.issuer());
+                tracing::warn!(%path, %issuer, "a revocation list is passed over: none of the CAs has signed it");
+                continue;
             }
             let number = parsed.crl_number().map(|it| number(&it.to_bytes_be())).unwrap_or_default();
             let serials = parsed.iter_revoked_certificates().map(|it| self::number(it.raw_serial())).collect();
             revoked.add(parsed.issuer().as_raw().to_owned(), List { number, serials });
+            revoked.add_pem(block);
+        }
+        if !found {
+            return Err(not_pem(pem::Error::NoItemsFound));
         }
         Ok(revoked)
+    }
+
+    /// Keeps a list as it came, if it is not there yet.
+    fn add_pem(&mut self, block: &[u8]) {
+        if !blocks(&self.pem).any(|known| known == block) {
+            self.pem.extend_from_slice(block);
+            self.pem.push(b'\n');
+        }
+    }
+
+    /// Whether nothing was signed by a CA that is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_issuer.is_empty()
+    }
+
+    /// Whether everything that other lists name is named here, too.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        other
+            .by_issuer
+            .iter()
+            .all(|(issuer, list)| self.by_issuer.get(issuer).is_some_and(|own| own.serials.is_superset(&list.serials)))
     }
 
     /// Of two lists of one issuer, what either names is no longer good: nothing becomes good again.
@@ -102,8 +164,8 @@ impl Revoked {
         for (issuer, list) in &other.by_issuer {
             self.add(issuer.clone(), list.clone());
         }
-        if self.pem.is_empty() {
-            self.pem.clone_from(&other.pem);
+        for block in blocks(&other.pem) {
+            self.add_pem(block);
         }
         self
     }

@@ -237,7 +237,7 @@ fn a_list_that_is_sent_is_checked_and_kept_and_takes_nothing_back() {
     let open = || Identity::open_with(&pki.issue("h1", H1, 9), Some(kept.clone())).unwrap();
     let host = open();
     for (list, why) in [
-        (others.list(1, &["operator"]), "none of the CAs has signed"),
+        (others.list(1, &["operator"]), "none of the CAs has signed one of its lists"),
         ("rubbish".to_owned(), "holds no revocation list in PEM"),
         (pki.list(1, &["h2"]).replace("MII", "MIJ"), "sent.pem"),
     ] {
@@ -251,9 +251,67 @@ fn a_list_that_is_sent_is_checked_and_kept_and_takes_nothing_back() {
     assert_eq!(open().facts().revoked, 2, "a restart forgets nothing");
     fs::write(&kept, "rubbish").unwrap();
     assert_eq!(open().facts().revoked, 0, "and a broken file of its own stops no daemon");
-    // One that somebody has put beside the CA must be right.
-    fs::write(pki.files("h1").crl(), others.list(1, &["operator"])).unwrap();
-    assert!(Identity::open(&pki.files("h1")).unwrap_err().to_string().contains("none of the CAs has signed"));
+    // One that was put beside the CA must be a list. That of a CA that is trusted no more, as after its renewal, says nothing here.
+    let beside = pki.files("h1").crl();
+    fs::write(&beside, "rubbish").unwrap();
+    assert!(Identity::open(&pki.files("h1")).unwrap_err().to_string().contains("holds no revocation list in PEM"));
+    fs::write(&beside, others.list(1, &["operator"])).unwrap();
+    let one = Identity::open(&pki.files("h1")).unwrap();
+    assert_eq!((one.facts().revoked, one.revocation_lists().len()), (0, 0));
+    // One that was changed on its way is none, and what was known stays.
+    let own = pki.list(1, &["h2"]);
+    let end = own.find("-----END").unwrap() - 6;
+    let changed = if own[end..].starts_with('A') { "B" } else { "A" };
+    fs::write(&beside, format!("{}{changed}{}", &own[..end], &own[end + 1..])).unwrap();
+    let error = Identity::open(&pki.files("h1")).unwrap_err().to_string();
+    assert!(error.contains("the signature of the list") && error.contains("is wrong"), "{error}");
+    fs::write(&beside, others.list(1, &["operator"]) + &own).unwrap();
+    let both = Identity::open(&pki.files("h1")).unwrap();
+    assert_eq!(both.facts().revoked, 1, "the one that is signed by a CA of now counts");
+    assert_eq!(both.revocation_lists(), format!("{}\n", own.trim()).into_bytes());
+}
+
+#[test]
+fn what_an_earlier_list_has_named_stays_revoked_beside_a_list_of_ones_own() {
+    let pki = Pki::new();
+    let kept = pki.folder.path().join("sent.pem");
+    for name in ["a", "b", "c"] {
+        pki.issue(name, OPERATOR, 9);
+    }
+    let files = pki.issue("h1", H1, 9);
+    fs::write(files.crl(), pki.list(1, &["a"])).unwrap();
+    let host = Identity::open_with(&files, Some(kept.clone())).unwrap();
+    assert_eq!(host.take_revocation_lists(pki.list(2, &["a", "b"]).as_bytes()).unwrap().revoked, 2);
+    // A controller with an older list takes over, and another one with a newer one.
+    assert_eq!(host.take_revocation_lists(pki.list(1, &["a"]).as_bytes()).unwrap().revoked, 2);
+    assert_eq!(host.take_revocation_lists(pki.list(3, &["c"]).as_bytes()).unwrap().revoked, 3);
+    assert_eq!(Identity::open_with(&files, Some(kept.clone())).unwrap().facts().revoked, 3);
+    // What is sent again and again takes no room.
+    let length = fs::metadata(&kept).unwrap().len();
+    for number in 4..10 {
+        host.take_revocation_lists(pki.list(number, &["a", "c"]).as_bytes()).unwrap();
+    }
+    assert_eq!(fs::metadata(&kept).unwrap().len(), length);
+}
+
+#[tokio::test]
+async fn a_session_is_not_taken_up_again_without_a_look_at_the_certificate() {
+    let pki = Pki::new();
+    let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
+    let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
+    let agent = start(&host, Clients::Required, Limits::default()).await;
+    // A client that would like to.
+    let mut client = controller.client_of(H1);
+    client.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let client = Arc::new(client);
+    for _ in 0..2 {
+        let stream = TcpStream::connect(agent.address).await.unwrap();
+        let connector = TlsConnector::from(Arc::clone(&client));
+        let mut open = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap();
+        open.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert!(open.read(&mut [0; 4096]).await.unwrap() > 0);
+        assert_eq!(open.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::{Wait, complete};
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[derive(Subcommand, Clone)]
 pub(crate) enum Command {
@@ -30,6 +30,13 @@ pub(crate) enum Command {
         #[arg(long, value_parser = ["createdTime", "-createdTime", "name", "-name"], allow_hyphen_values = true)]
         sort: Option<String>,
     },
+    /// Watch peerings until it is interrupted: their states, when hosts confirmed them, and what passes in Mbit/s. On a terminal a
+    /// table that is drawn again in place, elsewhere a line for each peering that has changed.
+    Watch {
+        /// How often it is looked, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=86400))]
+        interval: u64,
+    },
     /// Show one peering; for operators with the state on each host.
     Show {
         #[command(flatten)]
@@ -39,9 +46,30 @@ pub(crate) enum Command {
     Accept {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        scope: Scope,
+        /// Run all checks without changing anything, and show what would be reachable.
+        #[arg(long, conflicts_with = "wait")]
+        dry_run: bool,
         /// Do not ask for confirmation.
         #[arg(short, long)]
         yes: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Change how much of the own VPC is shown to the other side, and how much of the other VPC is taken. A list that is not named
+    /// stays. Traffic between what stays reachable is not interrupted.
+    SetPrefixes {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        scope: Scope,
+        /// The VPC whose side it is, where both are the own ones; for operators by default the initiator's.
+        #[arg(long, add = complete::vpcs())]
+        vpc: Option<String>,
+        /// For accounts: run all checks without changing anything, and show what would be reachable.
+        #[arg(long, conflicts_with = "wait")]
+        dry_run: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -140,6 +168,19 @@ pub(crate) enum OperatorCommand {
         /// Bandwidth in Mbit/s per direction.
         bandwidth: u32,
     },
+    /// Change how much of its VPC a side shows to the other one, and how much of the other VPC it takes. A list that is not named
+    /// stays.
+    SetPrefixes {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        scope: Scope,
+        /// The VPC whose side it is [default: the initiator's]
+        #[arg(long, add = complete::vpcs())]
+        vpc: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
     #[command(flatten)]
     Look(Look),
     /// Delete a peering for both accounts. Returns when all hosts have confirmed that traffic has stopped, or names those that have not.
@@ -154,7 +195,7 @@ pub(crate) enum OperatorCommand {
 impl Command {
     /// Whether it changes nothing, and may be repeated.
     pub(crate) fn only_looks(&self) -> bool {
-        matches!(self, Self::List { .. } | Self::Show { .. } | Self::Look(_))
+        matches!(self, Self::List { .. } | Self::Watch { .. } | Self::Show { .. } | Self::Look(_))
     }
 }
 
@@ -172,6 +213,9 @@ impl From<OperatorCommand> for Command {
             OperatorCommand::List { filters } => Self::List { filters, role: None, tags: Vec::new(), sort: None },
             OperatorCommand::Show { which } => Self::Show { which },
             OperatorCommand::SetBandwidth { which, bandwidth } => Self::SetBandwidth { which, bandwidth },
+            OperatorCommand::SetPrefixes { which, scope, vpc, wait } => {
+                Self::SetPrefixes { which, scope, vpc, dry_run: false, wait }
+            }
             OperatorCommand::Look(look) => Self::Look(look),
             OperatorCommand::Delete { which, wait } => Self::Delete { which, wait },
         }
@@ -204,6 +248,50 @@ pub(crate) struct Wish {
     /// What it is for, at most 256 characters.
     #[arg(long)]
     pub(super) description: Option<String>,
+    #[command(flatten)]
+    pub(super) scope: Scope,
+}
+
+/// How much of two VPCs a side lets a peering join.
+#[derive(Args, Clone, Default)]
+pub(crate) struct Scope {
+    /// What of the own VPC is shown to the other side: prefixes within its CIDRs, separated by commas, at most 64; `all` for all.
+    #[arg(long, value_name = "PREFIXES", value_parser = parse_prefixes)]
+    pub(super) export_prefixes: Option<Prefixes>,
+    /// What of the other VPC is taken: prefixes separated by commas, at most 64; `all` for all.
+    #[arg(long, value_name = "PREFIXES", value_parser = parse_prefixes)]
+    pub(super) import_prefixes: Option<Prefixes>,
+}
+
+/// A list of prefixes; empty for everything. The controller says what is wrong with one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prefixes(Vec<String>);
+
+impl Scope {
+    /// Adds to the body of a request what was said.
+    pub(super) fn add_to(&self, body: &mut Value) {
+        for (field, list) in [("exportPrefixes", &self.export_prefixes), ("importPrefixes", &self.import_prefixes)] {
+            if let Some(Prefixes(list)) = list {
+                body[field] = json!(list);
+            }
+        }
+    }
+
+    /// Whether nothing was said.
+    pub(super) fn is_empty(&self) -> bool {
+        self.export_prefixes.is_none() && self.import_prefixes.is_none()
+    }
+}
+
+fn parse_prefixes(text: &str) -> Result<Prefixes, String> {
+    if text == "all" {
+        return Ok(Prefixes(Vec::new()));
+    }
+    let list: Vec<String> = text.split(',').map(|prefix| prefix.trim().to_owned()).collect();
+    if list.iter().any(String::is_empty) {
+        return Err("expected prefixes separated by commas, such as 10.1.0.0/24,fd00:1::/64, or `all`".to_owned());
+    }
+    Ok(Prefixes(list))
 }
 
 /// What accounts can say about a new peering, besides what operators can.
@@ -277,7 +365,19 @@ impl Filters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    #[test]
+    fn prefixes_are_a_list_or_all() {
+        let list = |texts: &[&str]| Prefixes(texts.iter().map(|text| (*text).to_owned()).collect());
+        assert_eq!(parse_prefixes("all"), Ok(list(&[])));
+        assert_eq!(parse_prefixes("10.1.0.0/24, fd00:1::/64"), Ok(list(&["10.1.0.0/24", "fd00:1::/64"])));
+        assert!(parse_prefixes("").is_err() && parse_prefixes("10.1.0.0/24,").is_err());
+        let mut body = json!({});
+        Scope::default().add_to(&mut body);
+        assert_eq!(body, json!({}), "what is not said stays");
+        Scope { export_prefixes: Some(list(&[])), import_prefixes: None }.add_to(&mut body);
+        assert_eq!(body, json!({ "exportPrefixes": [] }));
+    }
 
     #[test]
     fn tags_are_keys_with_or_without_values() {

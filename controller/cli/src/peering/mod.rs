@@ -2,6 +2,7 @@
 
 mod arguments;
 mod view;
+mod watch;
 
 use super::{
     CliError, Wait,
@@ -10,7 +11,7 @@ use super::{
     output::{Column, cell, columns, elements},
     session::{Patience, Session, is_operator, said},
 };
-use arguments::{AccountWish, Filters, Look, Which, Wish};
+use arguments::{AccountWish, Filters, Look, Scope, Which, Wish};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -50,8 +51,14 @@ impl Peerings<'_> {
         match command {
             Command::Create { wish, account, wait } => self.create(wish, account, &wait).await,
             Command::List { filters, role, tags, sort } => self.list(filters, role, &tags, sort.as_deref()).await,
+            Command::Watch { .. } => self.watch().await,
             Command::Show { which } => self.show(&which).await,
-            Command::Accept { which, yes, wait } => self.accept(&which, yes, &wait).await,
+            Command::Accept { which, scope, dry_run, yes, wait } => {
+                self.accept(&which, &scope, dry_run, yes, &wait).await
+            }
+            Command::SetPrefixes { which, scope, vpc, dry_run, wait } => {
+                self.set_prefixes(&which, &scope, vpc, dry_run, &wait).await
+            }
             Command::Reject { which } => self.reject(&which).await,
             Command::SetBandwidth { which, bandwidth } => self.set_bandwidth(&which, bandwidth).await,
             Command::SetTags { which, tags } => self.set_tags(&which, &tags).await,
@@ -172,6 +179,7 @@ impl Peerings<'_> {
             "bandwidth": wish.bandwidth,
             "description": wish.description,
         });
+        wish.scope.add_to(&mut body);
         if self.is_operator() {
             let said = [
                 ("--peer-region", account.peer_region.is_some()),
@@ -196,7 +204,7 @@ impl Peerings<'_> {
         }
         let mut result = self.session.call(Call::new(Method::POST, self.path(&[])).body(said(body))).await?;
         if result["dryRun"] == true {
-            self.session.print(&result, || "nothing was changed: this was a dry run, and it would be done".to_owned());
+            self.print_outlook(&result);
             return Ok(());
         }
         let peering = result["vpcPeering"].take();
@@ -205,6 +213,46 @@ impl Peerings<'_> {
             return Err(CliError::Refused(text.to_owned()));
         }
         self.print_row(&self.confirmed(peering, wait, "made").await?);
+        Ok(())
+    }
+
+    /// Says what a dry run has told.
+    fn print_outlook(&self, result: &Value) {
+        self.session.print(result, || view::outlook(&result["reachable"]));
+    }
+
+    async fn set_prefixes(
+        &self,
+        which: &Which,
+        scope: &Scope,
+        vpc: Option<String>,
+        dry_run: bool,
+        wait: &Wait,
+    ) -> Result<(), CliError> {
+        if scope.is_empty() {
+            let text = "say what is to be changed: --export-prefixes, --import-prefixes, or both";
+            return Err(CliError::Usage(text.to_owned()));
+        }
+        if dry_run && self.is_operator() {
+            return for_accounts("--dry-run");
+        }
+        let id = self.id(which).await?;
+        let vpc = match (vpc, &self.region) {
+            (Some(vpc), Some(region)) => Some(self.session.vpc_id(region, &vpc).await?.unwrap_or(vpc)),
+            (vpc, _) => vpc,
+        };
+        let mut body = said(json!({ "vpcId": vpc, "dryRun": dry_run.then_some(true) }));
+        scope.add_to(&mut body);
+        let action = format!("{id}:modifyVpcPeeringPrefixes");
+        let path = if self.is_operator() { self.path(&[&id, "prefixes"]) } else { self.path(&[&action]) };
+        let mut result = self.session.call(Call::new(Method::PUT, path).body(body)).await?;
+        if dry_run {
+            self.print_outlook(&result);
+            return Ok(());
+        }
+        let peering = self.confirmed(result["vpcPeering"].take(), wait, "changed").await?;
+        let text = if self.is_operator() { view::operator_details } else { view::details };
+        self.session.print(&peering, || text(&peering));
         Ok(())
     }
 
@@ -262,11 +310,26 @@ impl Peerings<'_> {
         Ok(())
     }
 
-    async fn accept(&self, which: &Which, yes: bool, wait: &Wait) -> Result<(), CliError> {
+    async fn accept(
+        &self,
+        which: &Which,
+        scope: &Scope,
+        dry_run: bool,
+        yes: bool,
+        wait: &Wait,
+    ) -> Result<(), CliError> {
         if self.is_operator() {
             return for_accounts("to accept");
         }
         let id = self.id(which).await?;
+        let mut body = said(json!({ "dryRun": dry_run.then_some(true) }));
+        scope.add_to(&mut body);
+        let name = action(&id, "accept");
+        let call = || Call::new(Method::POST, self.path(&[&name])).body(body.clone());
+        if dry_run {
+            self.print_outlook(&self.session.call(call()).await?);
+            return Ok(());
+        }
         let request = self.fetch(&id).await?;
         // Where there is nothing to accept, the controller says so.
         if request["state"] == "pending" && request["role"] == "receiver" {
@@ -281,7 +344,7 @@ impl Peerings<'_> {
                 return Err(CliError::Refused(format!("{id} was not accepted")));
             }
         }
-        let mut result = self.session.call(Call::new(Method::POST, self.path(&[&action(&id, "accept")]))).await?;
+        let mut result = self.session.call(call()).await?;
         self.print_row(&self.confirmed(result["vpcPeering"].take(), wait, "accepted").await?);
         Ok(())
     }

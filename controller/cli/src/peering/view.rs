@@ -91,13 +91,40 @@ fn times(peering: &Value) -> (&'static str, String) {
 }
 
 fn side(info: &Value) -> String {
-    format!(
+    let mut said = vec![format!(
         "{} of {} in {}, {}",
         cell(&info["vpcId"]),
         cell(&info["accountId"]),
         cell(&info["regionId"]),
         cell(&info["addressPrefix"])
-    )
+    )];
+    for (word, list) in [("shows", "exportPrefixes"), ("takes", "importPrefixes")] {
+        if !elements(&info[list]).is_empty() {
+            said.push(format!("{word} {}", cell(&info[list])));
+        }
+    }
+    // Where all is reached, or the other side has not accepted, there is nothing to add.
+    if info["effectivePrefixes"].is_array() && info["effectivePrefixes"] != info["addressPrefix"] {
+        said.push(format!("reachable: {}", reached(&info["effectivePrefixes"])));
+    }
+    said.join("; ")
+}
+
+fn reached(list: &Value) -> String {
+    if elements(list).is_empty() { "nothing".to_owned() } else { cell(list) }
+}
+
+/// What a dry run says that would be reachable.
+pub(super) fn outlook(reachable: &Value) -> String {
+    let mut said = vec!["nothing was changed: this was a dry run, and it would be done".to_owned()];
+    if reachable["ownPrefixes"].is_array() {
+        said.push(format!("of the own VPC would be reachable: {}", reached(&reachable["ownPrefixes"])));
+        let remote = &reachable["remotePrefixes"];
+        let remote =
+            if remote.is_null() { "what its account shows when it accepts".to_owned() } else { reached(remote) };
+        said.push(format!("of the other VPC: {remote}"));
+    }
+    said.join("\n")
 }
 
 fn bandwidth(peering: &Value) -> Option<(&'static str, String)> {

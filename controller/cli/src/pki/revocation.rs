@@ -94,13 +94,32 @@ fn meant(dir: &Path, word: &str) -> Result<Vec<String>, CliError> {
         }
         return if serials.is_empty() { Err(wrong("there is no certificate in PEM".to_owned())) } else { Ok(serials) };
     }
+    named(dir, word)
+}
+
+/// What was issued under a name, or has that number.
+fn named(dir: &Path, word: &str) -> Result<Vec<String>, CliError> {
     let issued = fs::read_to_string(dir.join(ISSUED)).unwrap_or_default();
     let lines = issued.lines().filter_map(|line| line.split_once(' '));
     let mut serials: Vec<String> = lines.filter(|(_, name)| *name == word).map(|(serial, _)| digits(serial)).collect();
     // One that was issued before such things were remembered.
     let file = dir.join(format!("{word}.pem"));
     if !word.contains('/') && file.exists() {
-        serials.extend(meant(dir, &file.to_string_lossy())?);
+        let current = meant(dir, &file.to_string_lossy())?;
+        serials.extend(current.iter().cloned());
+        serials.sort_unstable();
+        serials.dedup();
+        let revoked = listed(dir)?.revoked;
+        let is_older = |serial: &&String| !current.contains(serial) && !revoked.contains_key(*serial);
+        let older: Vec<&str> = serials.iter().filter(is_older).map(String::as_str).collect();
+        if !older.is_empty() {
+            return Err(refused(format!(
+                "{word:.200}: several certificates were issued under this name. To revoke those before the current one: `cps-peering pki revoke {}`. To revoke the current one: \
+                 `cps-peering pki revoke {}`",
+                older.join(" "),
+                file.display()
+            )));
+        }
     }
     serials.sort_unstable();
     serials.dedup();
@@ -124,7 +143,7 @@ pub(super) fn revoke(ca: &Ca<'_>, what: &[String], days: Option<u32>, output: Ou
         for serial in meant(ca.dir, word)? {
             if own.contains(&serial) {
                 return Err(refused(format!(
-                    "{word}: it is the CA itself, which cannot take itself back: make another one"
+                    "{word}: this is the CA's own certificate, which a CRL cannot revoke: create a new CA"
                 )));
             }
             list.revoked.entry(serial).or_insert(now);

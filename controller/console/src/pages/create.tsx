@@ -1,12 +1,15 @@
 // A new peering: 本端信息, 对端信息, 带宽. What would be refused is told before.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ask, get, peeringsPath, quotaPath, type Peering, type Quota, type Who } from "../api.ts";
+import { ask, get, isSessionEnd, peeringsPath, quotaPath, Refused, type Peering, type Quota, type Who } from "../api.ts";
 import { t } from "../i18n.ts";
 import { Price } from "../price.tsx";
 import { go, to } from "../route.ts";
 import { changed, useContent, useLoaded } from "../store.ts";
-import { Field, Heading, Select, Show, tell, vpcOptions, Wrong } from "../ui.tsx";
+import { AsCall, regionalCommandLine, type Call, type Option } from "../calls.tsx";
+import { Faulty, Wrong } from "../errors.tsx";
+import { tell } from "../told.tsx";
+import { Field, Heading, Select, Show, vpcOptions } from "../ui.tsx";
 
 /** How long nothing is typed before what was typed is checked, in milliseconds. */
 const PAUSE = 350;
@@ -14,7 +17,7 @@ const PAUSE = 350;
 const made = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 export function Create({ who }: { who: Who }) {
-  const content = useContent(who);
+  const content = useContent();
   const [name, setName] = useState("");
   const [description, setDescription] = useState("");
   const [message, setMessage] = useState("");
@@ -28,59 +31,77 @@ export function Create({ who }: { who: Who }) {
   const [checked, setChecked] = useState<{ wish: string; error?: Error }>();
   const [error, setError] = useState<Error>();
   const [busy, setBusy] = useState(false);
-  // To confirm twice makes one peering.
-  const token = useRef(made());
+  // To confirm the same twice makes one peering, also where the first answer did not arrive.
+  const attempt = useRef({ key: "", token: "" });
+  /** A name that no peering has, for what is only checked. */
+  const unused = useRef(made());
   // Until another is chosen: the first region in which there is something to choose.
   const filled = who.regions.find((id) => content.value?.vpcs.some((it) => it.region === id));
   const region = ownRegion ?? filled ?? who.regions[0] ?? "";
   const peerRegion = otherRegion ?? region;
-  const quota = useLoaded(`quota ${region}`, (background) => get<{ quota: Quota }>(quotaPath(region), background));
+  const quota = useLoaded(`quota ${region}`, (background) => get<{ quota: Quota }>(quotaPath(region), background),
+    undefined, String(content.value?.peerings.length));
 
   const crossRegion = region !== peerRegion;
-  const complete = name !== "" && vpc !== "" && peerVpc.trim() !== "" && (!other || account.trim() !== "")
+  const complete = vpc !== "" && peerVpc.trim() !== "" && (!other || account.trim() !== "")
     && (!crossRegion || Number(bandwidth) > 0);
-  const wish = {
-    vpcPeeringName: name, description: description || undefined, vpcId: vpc, remoteVpcId: peerVpc.trim(),
-    remoteRegionId: peerRegion, remoteAccountId: other ? account.trim() : undefined,
-    message: other ? message || undefined : undefined,
+  const ends = {
+    vpcId: vpc, remoteVpcId: peerVpc.trim(), remoteRegionId: peerRegion, remoteAccountId: other ? account.trim() : undefined,
     bandwidth: crossRegion ? Number(bandwidth) : undefined,
   };
-  const key = JSON.stringify([region, wish]);
+  const wish = { ...ends, vpcPeeringName: name, description: description || undefined, message: other ? message || undefined : undefined };
+  // Dry runs towards another account are few a day, so only what can overlap is checked. Names are known here.
+  const key = JSON.stringify([region, ends]);
+  const nameTaken = content.value?.peerings.some((it) =>
+    it.role === "initiator" && it.vpcInfo.regionId === region && it.vpcPeeringName === name) ?? false;
 
   useEffect(() => {
     if (!complete) return;
     let stale = false;
     const timer = setTimeout(() => {
-      ask("POST", peeringsPath(region), { ...wish, dryRun: true }).then(
+      ask("POST", peeringsPath(region), { ...ends, vpcPeeringName: unused.current, dryRun: true }).then(
         () => stale || setChecked({ wish: key }),
-        (error: Error) => stale || setChecked({ wish: key, error }),
+        // Whose session has ended is asked to sign in, and then it is checked again.
+        (error: Error) => stale || isSessionEnd(error) || setChecked({ wish: key, error }),
       );
     }, PAUSE);
     return () => {
       stale = true;
       clearTimeout(timer);
     };
-  }, [key, complete]);
+  }, [key, complete, who]);
+
+  const wishKey = JSON.stringify([region, wish]);
+  // What was refused says nothing of what is wished now.
+  useEffect(() => setError(undefined), [wishKey]);
 
   const submit = async (event: Event) => {
     event.preventDefault();
     if (busy) return;
     setBusy(true);
     setError(undefined);
+    if (attempt.current.key !== wishKey) attempt.current = { key: wishKey, token: made() };
     try {
       const { vpcPeering } = await ask<{ vpcPeering: Peering }>(
-        "POST", peeringsPath(region), { ...wish, clientToken: token.current });
+        "POST", peeringsPath(region), { ...wish, clientToken: attempt.current.token });
       tell(t("create.done", { name }));
       changed();
       go("peerings", region, vpcPeering.vpcPeeringId);
     } catch (error) {
-      // Another attempt is another wish.
-      token.current = made();
+      // What was refused is over. What was not answered may have been done: to ask for it again with the same token makes no second one.
+      if (error instanceof Refused && error.code < 500) attempt.current = { key: "", token: "" };
       setError(error as Error);
       setBusy(false);
     }
   };
 
+  const options: [string, string | number | undefined][] = [["--name", name], ["--vpc", vpc], ["--peer-vpc", ends.remoteVpcId],
+    ["--peer-region", crossRegion ? peerRegion : undefined], ["--peer-account", ends.remoteAccountId], ["--bandwidth", ends.bandwidth],
+    ["--description", wish.description], ["--message", wish.message]];
+  const call: Call = {
+    method: "POST", path: peeringsPath(region), body: wish,
+    cli: regionalCommandLine(region, "peering create", [], options.flatMap(([option, value]) => (value ? [[option, String(value)] as Option] : []))),
+  };
   const regions = who.regions.map((id): [string, string] => [id, id]);
   const verdict = complete && checked?.wish === key ? checked : undefined;
   const used = quota.value?.quota;
@@ -94,24 +115,26 @@ export function Create({ who }: { who: Who }) {
           const own = vpcs.filter((it) => it.region === region);
           const peers = vpcs.filter((it) => it.region === peerRegion && it.vpcId !== vpc);
           return (
+            <Faulty error={error ?? verdict?.error}>
             <form class="stack form" onSubmit={submit} aria-busy={busy}>
               <fieldset class="card">
                 <legend>{t("create.own")}</legend>
-                <Field label={t("create.name")} hint={t("create.nameHint")} needed>
+                <Field label={t("create.name")} hint={t("create.nameHint")} needed entries={["vpcPeeringName"]}>
                   {(its) => <input {...its} maxLength={32} autocomplete="off" value={name}
                     onInput={(event) => setName(event.currentTarget.value)} />}
                 </Field>
-                <Field label={t("common.description")}>
+                {nameTaken && <p class="note warn" role="status">{t("reason.VpcPeerNameExist")}</p>}
+                <Field label={t("common.description")} entries={["description"]}>
                   {(its) => <input {...its} maxLength={256} autocomplete="off" value={description}
                     onInput={(event) => setDescription(event.currentTarget.value)} />}
                 </Field>
-                <Field label={t("create.ownRegion")} needed
+                <Field label={t("create.ownRegion")} needed entries={["regionId"]}
                   hint={used && t(used.count < used.maxLimit ? "create.quota" : "create.quotaFull",
                     { region, count: used.count, limit: used.maxLimit })}>
                   {(its) => <Select {...its} value={region} options={regions}
                     onPick={(id) => { setRegion(id); setVpc(""); }} />}
                 </Field>
-                <Field label={t("create.ownVpc")} needed>
+                <Field label={t("create.ownVpc")} needed entries={["vpcId"]}>
                   {(its) => <Select {...its} value={vpc} onPick={setVpc}
                     options={[["", t("create.choose")], ...vpcOptions(own)]} />}
                 </Field>
@@ -132,30 +155,30 @@ export function Create({ who }: { who: Who }) {
                   </div>
                 </div>
                 {other && (
-                  <Field label={t("create.peerAccount")} hint={t("create.accountHint")} needed>
+                  <Field label={t("create.peerAccount")} hint={t("create.accountHint")} needed entries={["remoteAccountId"]}>
                     {(its) => <input {...its} autocomplete="off" value={account}
                       onInput={(event) => setAccount(event.currentTarget.value)} />}
                   </Field>
                 )}
                 {other && (
-                  <Field label={t("create.message")} hint={t("create.messageHint")}>
+                  <Field label={t("create.message")} hint={t("create.messageHint")} entries={["message"]}>
                     {(its) => <input {...its} maxLength={256} autocomplete="off" value={message}
                       onInput={(event) => setMessage(event.currentTarget.value)} />}
                   </Field>
                 )}
-                <Field label={t("create.peerRegion")} needed>
+                <Field label={t("create.peerRegion")} needed entries={["remoteRegionId"]}>
                   {(its) => <Select {...its} value={peerRegion} options={regions}
                     onPick={(id) => { setPeerRegion(id); if (!other) setPeerVpc(""); }} />}
                 </Field>
                 {other
                   ? (
-                    <Field label={t("create.peerVpc")} hint={t("create.peerVpcHint")} needed>
+                    <Field label={t("create.peerVpc")} hint={t("create.peerVpcHint")} needed entries={["remoteVpcId"]}>
                       {(its) => <input {...its} autocomplete="off" value={peerVpc}
                         onInput={(event) => setPeerVpc(event.currentTarget.value)} />}
                     </Field>
                   )
                   : (
-                    <Field label={t("create.peerVpc")} needed>
+                    <Field label={t("create.peerVpc")} needed entries={["remoteVpcId"]}>
                       {(its) => <Select {...its} value={peerVpc} onPick={setPeerVpc}
                         options={[["", t("create.choose")], ...vpcOptions(peers)]} />}
                     </Field>
@@ -166,7 +189,7 @@ export function Create({ who }: { who: Who }) {
                 {crossRegion
                   ? (
                     <>
-                      <Field label={t("create.limit")} hint={t("create.limitUnit")} needed>
+                      <Field label={t("create.limit")} hint={t("create.limitUnit")} needed entries={["bandwidth"]}>
                         {(its) => <input {...its} type="number" min={1} step={1} value={bandwidth}
                           onInput={(event) => setBandwidth(event.currentTarget.value)} />}
                       </Field>
@@ -181,11 +204,13 @@ export function Create({ who }: { who: Who }) {
                 {verdict && !verdict.error && <p class="note good">{t("create.ok")} {t(other ? "create.willAsk" : "create.willConnect")}</p>}
               </div>
               {error ? <Wrong error={error} /> : verdict?.error && <Wrong error={verdict.error} />}
+              <AsCall calls={[call]} />
               <div class="row end">
-                <a class="button" href={to("peerings")}>{t("common.cancel")}</a>
+                {!busy && <a class="button" href={to("peerings")}>{t("common.cancel")}</a>}
                 <button type="submit" class="button primary" disabled={busy} aria-busy={busy}>{t("common.confirm")}</button>
               </div>
             </form>
+            </Faulty>
           );
         }}
       </Show>

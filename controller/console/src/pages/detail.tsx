@@ -1,20 +1,21 @@
 // One peering: its resource information, route policies, traffic, charges, and what can be done with it.
 
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { get, peeringPath, Refused, type Peering, type Route, type Side, type Traffic } from "../api.ts";
 import { Act } from "../actions.tsx";
 import { clock, mbit, t, time, type Key } from "../i18n.ts";
-import { to } from "../route.ts";
+import { Cidr, Copy, Id } from "../copy.tsx";
+import { backToList, to } from "../route.ts";
 import { whyNot, type Action } from "../rules.ts";
-import { useLoaded } from "../store.ts";
+import { useContent, useLoaded } from "../store.ts";
 import { Badge, Empty, Heading, Select, Show, StateBadge, Table } from "../ui.tsx";
 import { Chart, RANGES, type Range } from "../chart.tsx";
 
 const ACTIONS: Action[] = ["accept", "reject", "bandwidth", "rename", "protect", "delete"];
-/** How often the hosts' counters are looked at, in milliseconds. */
+/** How often the hosts' counters are looked at, in milliseconds: the controller takes a sample every 20 s. */
 const COUNTED = 10_000;
-/** How often it is looked whether the hosts have reported again, in milliseconds. */
-const CONFIRMED = 15_000;
+/** How often it is looked at what the stream does not tell and changes slowly: longer samples, when hosts last reported. In milliseconds. */
+const LATER = 60_000;
 
 function about(peering: Peering): string {
   const { remoteVpcInfo: peer, vpcInfo: own, state, role } = peering;
@@ -31,10 +32,10 @@ function SideCard({ title, side }: { title: string; side: Side }) {
     <section class="card">
       <h3>{title}</h3>
       <dl>
-        <div><dt>{t("detail.vpc")}</dt><dd><bdi>{side.vpcName}</bdi> {side.vpcName !== side.vpcId && <span class="id">{side.vpcId}</span>}</dd></div>
+        <div><dt>{t("detail.vpc")}</dt><dd><bdi>{side.vpcName}</bdi> {side.vpcName !== side.vpcId ? <Id id={side.vpcId} /> : <Copy text={side.vpcId} />}</dd></div>
         <div><dt>{t("common.region")}</dt><dd>{side.regionId}</dd></div>
         <div><dt>{t("common.account")}</dt><dd>{side.accountId}</dd></div>
-        <div><dt>{t("detail.cidrs")}</dt><dd>{side.addressPrefix.map((cidr) => <code key={cidr}>{cidr}</code>)}</dd></div>
+        <div><dt>{t("detail.cidrs")}</dt><dd>{side.addressPrefix.map((cidr) => <Cidr key={cidr} cidr={cidr} />)}</dd></div>
       </dl>
     </section>
   );
@@ -42,12 +43,14 @@ function SideCard({ title, side }: { title: string; side: Side }) {
 
 function Routes({ peering, region }: { peering: Peering; region: string }) {
   const path = `${peeringPath(region, peering.vpcPeeringId)}/routes`;
-  const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background), CONFIRMED);
+  const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background), LATER,
+    // What they depend on; the stream tells it.
+    JSON.stringify([peering.state, peering.routesInSync, peering.vpcInfo.addressPrefix, peering.remoteVpcInfo.addressPrefix]));
   const names = new Map([peering.vpcInfo, peering.remoteVpcInfo].map((side) => [side.vpcId, side.vpcName]));
   return (
     <section class="card wide">
       <h2>{t("detail.routes")}</h2>
-      <p class="quiet">{t("detail.routesHint")}</p>
+      <p class="quiet">{t("detail.routesHint")} <a href={`${to("path")}?${new URLSearchParams({ region, vpc: peering.vpcInfo.vpcId })}`}>{t("nav.path")}</a></p>
       <Show loaded={loaded}>
         {({ routes }) => routes.length === 0
           ? <p class="quiet">{t("detail.routesNone")}</p>
@@ -85,7 +88,7 @@ function TrafficCard({ peering, region }: { peering: Peering; region: string }) 
       if (error instanceof Refused && error.code === 404) return null;
       throw error;
     });
-  const loaded = useLoaded(path, load, range === "1h" ? COUNTED : 60_000);
+  const loaded = useLoaded(path, load, peering.state !== "active" ? undefined : range === "1h" ? COUNTED : LATER, peering.state);
   return (
     <section class="card wide">
       <div class="row between">
@@ -119,16 +122,33 @@ function ChargeCard({ peering }: { peering: Peering }) {
   );
 }
 
-export function Detail({ region, id }: { region: string; id: string }) {
+/** The peering as the stream tells it; what it does not, is asked for: it may be gone, or a link may be to the other side of it. */
+function usePeering(region: string, id: string) {
+  const content = useContent();
+  const views = content.value?.peerings.filter((it) => it.vpcPeeringId === id) ?? [];
+  const told = views.find((it) => it.vpcInfo.regionId === region);
+  const elsewhere = views.find((it) => it.vpcInfo.regionId !== region);
   const path = peeringPath(region, id);
-  const loaded = useLoaded(path, (background) =>
+  const asked = useLoaded(path, (background) =>
     get<{ vpcPeering: Peering }>(path, background).then(({ vpcPeering }) => vpcPeering, (error: Error) => {
       if (error instanceof Refused && error.code === 404) return null;
       throw error;
-    }), CONFIRMED);
+    }), LATER, JSON.stringify(told ?? null));
+  useEffect(() => {
+    if (!told && elsewhere && asked.value === null) location.replace(to("peerings", elsewhere.vpcInfo.regionId, id));
+  }, [told, elsewhere, asked.value]);
+  // While all is well the stream does not tell when hosts last reported.
+  const value = told
+    ? { ...told, lastConfirmed: told.lastConfirmed ?? asked.value?.lastConfirmed ?? null, lastReport: told.lastReport ?? asked.value?.lastReport ?? null }
+    : asked.value;
+  return { ...asked, value, ...(told ? { error: undefined } : {}) };
+}
+
+export function Detail({ region, id }: { region: string; id: string }) {
+  const loaded = usePeering(region, id);
   const [doing, setDoing] = useState<Action>();
   const peering = loaded.value;
-  const back = <a class="button" href={to("peerings")}>{t("detail.back")}</a>;
+  const back = <a class="button" href={backToList()}>{t("detail.back")}</a>;
   const offered = peering ? ACTIONS.filter((action) => whyNot(action, peering) === undefined) : [];
   return (
     <>
@@ -152,9 +172,9 @@ export function Detail({ region, id }: { region: string; id: string }) {
               <section class="card">
                 <h2>{t("detail.resource")}</h2>
                 <dl>
-                  <div><dt>{t("detail.id")}</dt><dd class="id">{peering.vpcPeeringId}</dd></div>
+                  <div><dt>{t("detail.id")}</dt><dd><Id id={peering.vpcPeeringId} /></dd></div>
                   <div><dt>{t("common.description")}</dt><dd class="lines"><bdi>{peering.description || t("common.none")}</bdi></dd></div>
-                  {peering.message && <div><dt>{t("create.message")}</dt><dd class="lines"><bdi>{peering.message}</bdi></dd></div>}
+                  {peering.message && <div><dt>{t(peering.role === "receiver" ? "detail.messageFromPeer" : "create.message")}</dt><dd class="lines"><bdi>{peering.message}</bdi></dd></div>}
                   {peering.tags.length > 0 && (
                     <div><dt>{t("detail.tags")}</dt><dd>{peering.tags.map(({ key, value }) => (
                       <div key={key}><bdi>{key}</bdi>{value && <>: <bdi>{value}</bdi></>}</div>

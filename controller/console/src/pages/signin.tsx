@@ -1,16 +1,20 @@
 // Signing in, with an access key and its secret key or with a token.
 
-import { useState } from "preact/hooks";
-import { ask, Refused } from "../api.ts";
-import { t } from "../i18n.ts";
-import { Field, Heading, Wrong } from "../ui.tsx";
+import { ask, isSessionEnd } from "../api.ts";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { t, type Key } from "../i18n.ts";
+import { tellTabs } from "../tabs.ts";
+import { Wrong } from "../errors.tsx";
+import { Field, Heading } from "../ui.tsx";
 
-export function SignIn({ onIn, ended }: { onIn: () => void; ended: boolean }) {
+/** What is signed in with. */
+function Form({ onIn }: { onIn: () => Promise<void> }) {
   const [withToken, setWithToken] = useState(false);
   const [accessKey, setAccessKey] = useState("");
   const [secretKey, setSecretKey] = useState("");
   const [token, setToken] = useState("");
   const [error, setError] = useState<Error>();
+  const [wrong, setWrong] = useState<Key>();
   const [busy, setBusy] = useState(false);
   const submit = async (event: Event) => {
     event.preventDefault();
@@ -18,16 +22,23 @@ export function SignIn({ onIn, ended }: { onIn: () => void; ended: boolean }) {
     setError(undefined);
     try {
       await ask("POST", "/console/session", withToken ? { token } : { accessKey, secretKey });
-      onIn();
     } catch (error) {
+      setWrong(isSessionEnd(error) ? "session.wrong" : undefined);
       setError(error as Error);
       setBusy(false);
+      return;
     }
+    tellTabs("in");
+    try {
+      await onIn();
+    } catch (error) {
+      // Whoever has just signed in and is nobody has a browser that keeps no session.
+      setWrong(isSessionEnd(error) ? "session.notKept" : undefined);
+      setError(error as Error);
+    }
+    setBusy(false);
   };
   return (
-    <div class="signin">
-      <Heading title={t("app.peerings")} intro={t("session.intro")} />
-      {ended && !error && <p class="note info" role="status">{t("session.ended")}</p>}
       <form class="card stack" onSubmit={submit}>
         <div class="tabs" role="radiogroup" aria-label={t("session.how")}>
           {[false, true].map((it) => (
@@ -56,11 +67,35 @@ export function SignIn({ onIn, ended }: { onIn: () => void; ended: boolean }) {
               </Field>
             </>
           )}
-        {error && (error instanceof Refused && error.code === 401
-          ? <p class="note bad" role="alert">{t("session.wrong")}</p>
-          : <Wrong error={error} />)}
+        {error && (wrong ? <p class="note bad" role="alert">{t(wrong)}</p> : <Wrong error={error} />)}
         <button type="submit" class="button primary" disabled={busy} aria-busy={busy}>{t("session.signIn")}</button>
       </form>
+  );
+}
+
+/** For those who come. */
+export function SignIn({ onIn }: { onIn: () => Promise<void> }) {
+  return (
+    <div class="signin">
+      <Heading title={t("app.peerings")} intro={t("session.intro")} />
+      <Form onIn={onIn} />
     </div>
+  );
+}
+
+/** For those whose session has ended, above what they were at, which is there again afterwards. */
+export function SignInAgain({ account, onIn, onLeave }: { account: string; onIn: () => Promise<void>; onLeave: () => void }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const show = () => { if (dialog.current && !dialog.current.open) dialog.current.showModal(); };
+  useEffect(show, []);
+  return (
+    <dialog ref={dialog} class="signin-again" aria-labelledby="signin-again" onCancel={(event) => event.preventDefault()} onClose={show}>
+      <div class="stack">
+        <h2 id="signin-again">{t("session.ended")}</h2>
+        <p class="quiet">{t("session.kept", { account })}</p>
+        <Form onIn={onIn} />
+        <div class="row end"><button type="button" class="button" onClick={onLeave}>{t("session.signOut")}</button></div>
+      </div>
+    </dialog>
   );
 }

@@ -1,10 +1,16 @@
 // VPCs and their CIDRs.
 
 import { useState } from "preact/hooks";
-import { ask, cidrsPath, get, QUOTAS, quotaPath, vpcsPath, type Quota, type SecondaryCidr, type Vpc, type Who } from "../api.ts";
-import { t, time } from "../i18n.ts";
-import { changed, once, useContent, useLoaded } from "../store.ts";
-import { Dialog, Empty, Field, Heading, Select, Show, Table, tell, Wrong } from "../ui.tsx";
+import { cidrsPath, get, QUOTAS, quotaPath, vpcPath, vpcsPath, type Quota, type SecondaryCidr, type Vpc, type Who } from "../api.ts";
+import { regionalCommandLine, type Call, type Option } from "../calls.tsx";
+import { Cidr, Id } from "../copy.tsx";
+import { isolated, t, time } from "../i18n.ts";
+import { to } from "../route.ts";
+import { isAgreed, isLive, isRequestToAnswer, otherEnd } from "../rules.ts";
+import { isCurrent, peeringsNow, useContent, useLoaded } from "../store.ts";
+import { Dialog } from "../dialog.tsx";
+import { carryOut } from "../told.tsx";
+import { Empty, Field, Found, Heading, RowButton, Select, Show, sortHeads, Table, useFound } from "../ui.tsx";
 
 function Make({ who, onClose }: { who: Who; onClose: () => void }) {
   const [region, setRegion] = useState(who.regions[0] ?? "");
@@ -12,21 +18,22 @@ function Make({ who, onClose }: { who: Who; onClose: () => void }) {
   const [cidr, setCidr] = useState("");
   const [ipv6, setIpv6] = useState(false);
   const [description, setDescription] = useState("");
-  const make = async () => {
-    const vpcSpec = { name, cidr: cidr.trim(), description: description || undefined, enableIpv6: ipv6 ? "yes" : "no" };
-    await ask("PUT", vpcsPath(region), { vpcSpec });
-    tell(t("vpcs.made", { name }));
-    changed();
+  const vpcSpec = { name, cidr: cidr.trim(), description: description || undefined, enableIpv6: ipv6 ? "yes" : "no" };
+  const call: Call = {
+    method: "PUT", path: vpcsPath(region), body: { vpcSpec },
+    cli: regionalCommandLine(region, "vpc create", [], [["--name", name], ["--cidr", vpcSpec.cidr],
+      ...(description ? [["--description", description] as Option] : []), ...(ipv6 ? [["--ipv6"] as Option] : [])]),
   };
+  const make = async () => void (await carryOut(call, t("vpcs.made", { name })));
   return (
-    <Dialog title={t("vpcs.create")} onConfirm={make} onClose={onClose}>
-      <Field label={t("common.name")} needed>
+    <Dialog title={t("vpcs.create")} onConfirm={make} onClose={onClose} calls={[call]}>
+      <Field label={t("common.name")} entries={["name"]} needed>
         {(its) => <input {...its} maxLength={60} autocomplete="off" value={name} onInput={(event) => setName(event.currentTarget.value)} />}
       </Field>
       <Field label={t("common.region")} needed>
         {(its) => <Select {...its} value={region} onPick={setRegion} options={who.regions.map((id) => [id, id])} />}
       </Field>
-      <Field label={t("vpcs.cidr")} hint={t("vpcs.cidrHint")} needed>
+      <Field label={t("vpcs.cidr")} hint={t("vpcs.cidrHint")} entries={["cidr", "cidrs"]} needed>
         {(its) => <input {...its} autocomplete="off" value={cidr} onInput={(event) => setCidr(event.currentTarget.value)} />}
       </Field>
       <label class="check">
@@ -39,136 +46,207 @@ function Make({ who, onClose }: { who: Who; onClose: () => void }) {
   );
 }
 
+const peeringsOf = (vpc: Vpc) => peeringsNow().filter((it) => otherEnd(it, vpc.vpcId));
+
+/** The peerings for which a VPC is needed. Requests of others do not hold it: they are rejected when it is deleted. */
+const holding = (vpc: Vpc) => peeringsOf(vpc).filter((it) => isLive(it) && !isRequestToAnswer(it));
+
+const cli = (vpc: Vpc, command: string, given: string[] = [], options: Option[] = []) =>
+  regionalCommandLine(vpc.region, `vpc ${command}`, [vpc.vpcId, ...given], options);
+
 function Cidrs({ vpc, onClose }: { vpc: Vpc; onClose: () => void }) {
   const path = `${cidrsPath(vpc.region)}?vpcId=${encodeURIComponent(vpc.vpcId)}`;
-  const loaded = useLoaded(path, (background) => get<{ secondaryCidrs: SecondaryCidr[] }>(path, background));
+  const loaded = useLoaded(path, (background) => get<{ secondaryCidrs: SecondaryCidr[] }>(path, background), undefined, vpc.cidrs.join());
   const [cidr, setCidr] = useState("");
-  const [error, setError] = useState<Error>();
-  const attempt = async (what: Promise<unknown>, words: string) => {
-    setError(undefined);
-    try {
-      await what;
-      tell(words);
-      changed();
-    } catch (error) {
-      setError(error as Error);
-    }
+  const [removing, setRemoving] = useState<SecondaryCidr>();
+  const call: Call = {
+    method: "PUT", path: cidrsPath(vpc.region), body: { secondaryCidrSpec: { vpcId: vpc.vpcId, cidr: cidr.trim() } }, cli: cli(vpc, "add-cidr", [cidr.trim()]),
   };
   const add = async () => {
-    await attempt(
-      ask("PUT", cidrsPath(vpc.region), { secondaryCidrSpec: { vpcId: vpc.vpcId, cidr: cidr.trim() } }), t("vpcs.cidrAdded"));
+    await carryOut(call, t("vpcs.cidrAdded"));
     setCidr("");
+    return "stay" as const;
   };
-  const remove = (id: string) =>
-    attempt(ask("DELETE", `${cidrsPath(vpc.region)}/${encodeURIComponent(id)}`), t("vpcs.cidrRemoved"));
+  if (removing) return <RemoveCidr vpc={vpc} cidr={removing} key="remove" onClose={() => setRemoving(undefined)} />;
   return (
-    <Dialog title={`${t("vpcs.manage")} · ${vpc.name}`} onClose={onClose}>
+    <Dialog title={`${t("vpcs.manage")} · ${isolated(vpc.name)}`} confirm={t("vpcs.addCidr")} disabled={!cidr.trim()} onConfirm={add} onClose={onClose}
+      dismiss={t("common.close")} calls={[call]} key="list">
       <Show loaded={loaded}>
         {({ secondaryCidrs }) => (
           <ul class="lines">
-            <li><code>{vpc.cidrs[0]}</code> <span class="quiet">{t("vpcs.first")}</span></li>
+            <li><Cidr cidr={vpc.cidrs[0] ?? ""} /> <span class="quiet">{t("vpcs.first")}</span></li>
             {secondaryCidrs.map((it) => (
               <li key={it.secondaryCidrId}>
-                <code>{it.cidr}</code>
-                <button type="button" class="link" aria-label={`${t("common.remove")} ${it.cidr}`}
-                  onClick={() => void remove(it.secondaryCidrId)}>{t("common.remove")}</button>
+                <Cidr cidr={it.cidr} />
+                <RowButton words={t("common.remove")} name={it.cidr} onPress={() => setRemoving(it)} />
               </li>
             ))}
           </ul>
         )}
       </Show>
-      <Field label={t("vpcs.newCidr")} hint={t("vpcs.addCidrHint")}>
+      <Field label={t("vpcs.newCidr")} hint={t("vpcs.addCidrHint")} entries={["cidr", "cidrs"]}>
         {(its) => <input {...its} autocomplete="off" value={cidr} onInput={(event) => setCidr(event.currentTarget.value)} />}
       </Field>
-      <div><button type="button" class="button" disabled={!cidr.trim()} onClick={() => void add()}>{t("vpcs.addCidr")}</button></div>
-      {error && <Wrong error={error} />}
+    </Dialog>
+  );
+}
+
+/** Removing a CIDR takes traffic away from the peers; which, is said before. */
+function RemoveCidr({ vpc, cidr, onClose }: { vpc: Vpc; cidr: SecondaryCidr; onClose: () => void }) {
+  const hit = peeringsOf(vpc).filter(isAgreed);
+  const call: Call = {
+    method: "DELETE", path: `${cidrsPath(vpc.region)}/${encodeURIComponent(cidr.secondaryCidrId)}`, cli: cli(vpc, "remove-cidr", [cidr.cidr]),
+  };
+  const remove = async () => void (await carryOut(call, t("vpcs.cidrRemoved")));
+  return (
+    <Dialog title={t("vpcs.removeCidr", { cidr: cidr.cidr })} confirm={t("common.remove")} danger onConfirm={remove} onClose={onClose} calls={[call]}>
+      {!isCurrent() && <p class="note warn">{t("vpcs.removeCidrUnknown")}</p>}
+      {hit.length === 0 ? isCurrent() && <p>{t("vpcs.removeCidrFree")}</p> : (
+        <>
+          <p class="note warn">{t("vpcs.removeCidrHits", { count: hit.length, cidr: cidr.cidr })}</p>
+          <ul class="names">{hit.map((it) => <li key={it.vpcPeeringId}><bdi>{it.vpcPeeringName}</bdi> <span class="id">{it.vpcPeeringId}</span></li>)}</ul>
+        </>
+      )}
     </Dialog>
   );
 }
 
 function Remove({ vpc, onClose }: { vpc: Vpc; onClose: () => void }) {
-  const remove = async () => {
-    await ask("DELETE", `${vpcsPath(vpc.region)}/${encodeURIComponent(vpc.vpcId)}`);
-    tell(t("vpcs.deleted"));
-    changed();
-  };
+  const call: Call = { method: "DELETE", path: vpcPath(vpc), cli: cli(vpc, "delete") };
+  const remove = async () => void (await carryOut(call, t("vpcs.deleted")));
   return (
-    <Dialog title={t("vpcs.delete")} confirm={t("common.delete")} danger onConfirm={remove} onClose={onClose}>
+    <Dialog title={t("vpcs.delete")} confirm={t("common.delete")} danger onConfirm={remove} onClose={onClose} calls={[call]}>
       <p>{t("vpcs.deleteText", { name: vpc.name })}</p>
     </Dialog>
   );
 }
 
+function Rename({ vpc, onClose }: { vpc: Vpc; onClose: () => void }) {
+  const [name, setName] = useState(vpc.name);
+  const [description, setDescription] = useState(vpc.description);
+  const call: Call = { method: "POST", path: vpcPath(vpc), body: { name, description }, cli: cli(vpc, "rename", [name], [["--description", description]]) };
+  const rename = async () => void (await carryOut(call, t("rename.done")));
+  return (
+    <Dialog title={t("rename.title")} confirm={t("common.save")} onConfirm={rename} onClose={onClose} calls={[call]}>
+      <Field label={t("common.name")} entries={["name"]} needed>
+        {(its) => <input {...its} maxLength={60} value={name} onInput={(event) => setName(event.currentTarget.value)} />}
+      </Field>
+      <Field label={t("common.description")} entries={["description"]}>
+        {(its) => <textarea {...its} maxLength={256} rows={3} value={description} onInput={(event) => setDescription(event.currentTarget.value)} />}
+      </Field>
+    </Dialog>
+  );
+}
+
+function Protect({ vpc, onClose }: { vpc: Vpc; onClose: () => void }) {
+  const on = !vpc.deletionProtection;
+  const call: Call = { method: "POST", path: vpcPath(vpc), body: { deletionProtection: on }, cli: cli(vpc, "protect", on ? [] : ["off"]) };
+  const protect = async () => void (await carryOut(call, t("rename.done")));
+  return (
+    <Dialog title={t(on ? "protect.on" : "protect.off")} onConfirm={protect} onClose={onClose} calls={[call]}>
+      <p class="about"><strong><bdi>{vpc.name}</bdi></strong> <span class="id">{vpc.vpcId}</span></p>
+      <p>{t(on ? "vpcs.protectOn" : "vpcs.protectOff")}</p>
+    </Dialog>
+  );
+}
+
 /** Of how many things there may be how many, by region. */
-function Quotas({ who }: { who: Who }) {
+function QuotaTable({ who }: { who: Who }) {
   const loaded = useLoaded("quotas", (background) => Promise.all(who.regions.map((region) => Promise.all(
     QUOTAS.map((kind) => get<{ quota: Quota }>(quotaPath(region, kind), background).then(({ quota }) => quota))))));
   return (
-    <details>
+    <Show loaded={loaded}>
+      {(quotas) => (
+        <Table caption={t("quota.caption")} heads={[t("quota.of"), ...who.regions]}>
+          {QUOTAS.map((kind, row) => (
+            <tr key={kind}>
+              <th scope="row">{t(`quota.${kind}`)}</th>
+              {quotas.map((of, column) => (
+                <td class="number" key={who.regions[column]}>{of[row]?.count} / {of[row]?.maxLimit}</td>
+              ))}
+            </tr>
+          ))}
+        </Table>
+      )}
+    </Show>
+  );
+}
+
+/** Asked for when they are looked at. */
+function Quotas({ who }: { who: Who }) {
+  const [open, setOpen] = useState(false);
+  return (
+    <details onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>{t("quota.title")}</summary>
-      <Show loaded={loaded}>
-        {(quotas) => (
-          <Table caption={t("quota.caption")} heads={[t("quota.of"), ...who.regions]}>
-            {QUOTAS.map((kind, row) => (
-              <tr key={kind}>
-                <th scope="row">{t(`quota.${kind}`)}</th>
-                {quotas.map((of, column) => (
-                  <td class="number" key={who.regions[column]}>{of[row]?.count} / {of[row]?.maxLimit}</td>
-                ))}
-              </tr>
-            ))}
-          </Table>
-        )}
-      </Show>
+      {open && <QuotaTable who={who} />}
     </details>
   );
 }
 
+type Doing = "cidrs" | "rename" | "protect" | "remove";
+const DIALOGS = { cidrs: Cidrs, rename: Rename, protect: Protect, remove: Remove };
+
 export function Vpcs({ who }: { who: Who }) {
-  const content = useContent(who);
+  const content = useContent();
   const [making, setMaking] = useState(false);
-  const [doing, setDoing] = useState<{ what: "cidrs" | "remove"; vpc: Vpc }>();
-  const close = () => setDoing(undefined);
+  const [doing, setDoing] = useState<{ what: Doing; vpc: Vpc }>();
+  const found = useFound(content.value?.vpcs ?? [], {
+    text: (vpc) => [vpc.name, vpc.vpcId, vpc.description, vpc.region, ...vpc.cidrs].join(" "),
+    filters: { region: (vpc, value) => vpc.region === value },
+    sorts: {
+      name: (one, other) => one.name.localeCompare(other.name) || one.vpcId.localeCompare(other.vpcId),
+      region: (one, other) => one.region.localeCompare(other.region) || one.name.localeCompare(other.name),
+      created: (one, other) => one.createTime.localeCompare(other.createTime),
+    },
+    first: "name",
+  });
+  const head = sortHeads(found);
+  const row = (vpc: Vpc) => {
+    const live = holding(vpc).length;
+    const link = (what: Doing, words: string) => <RowButton words={words} name={vpc.name} onPress={() => setDoing({ what, vpc })} />;
+    return (
+      <tr key={vpc.vpcId}>
+        <th scope="row"><span class="cut" title={vpc.name}><bdi>{vpc.name}</bdi></span><Id id={vpc.vpcId} /></th>
+        <td class="nowrap">{vpc.region}</td>
+        <td>{vpc.cidrs.map((cidr) => <div key={cidr}><Cidr cidr={cidr} /></div>)}</td>
+        <td class="number">{live === 0 ? 0 : <a href={`${to("peerings")}?search=${encodeURIComponent(vpc.vpcId)}`}>{live}</a>}</td>
+        <td><span class="cut" title={vpc.description}><bdi>{vpc.description || t("common.none")}</bdi></span></td>
+        <td class="small nowrap">{time(vpc.createTime)}</td>
+        <td>
+          <div class="links">
+            {link("cidrs", t("vpcs.manage"))}
+            {link("rename", t("action.rename"))}
+            {link("protect", t(vpc.deletionProtection ? "protect.off" : "protect.on"))}
+            {vpc.deletionProtection ? <span class="quiet small">{t("why.protected")}</span>
+              : live === 0 ? link("remove", t("common.delete"))
+              : <span class="quiet small">{t("vpcs.hasPeerings")}</span>}
+          </div>
+        </td>
+      </tr>
+    );
+  };
+  const Chosen = doing && DIALOGS[doing.what];
   return (
     <>
       <Heading title={t("nav.vpcs")} intro={t("vpcs.intro")}>
         <button type="button" class="button primary" onClick={() => setMaking(true)}>{t("vpcs.create")}</button>
       </Heading>
       <Show loaded={content}>
-        {({ vpcs, peerings }) => vpcs.length === 0 ? <Empty title={t("vpcs.empty")} hint={t("vpcs.emptyHint")} /> : (
-          <Table caption={t("vpcs.caption")} heads={[t("list.nameId"), t("common.region"), t("vpcs.cidrs"), t("vpcs.peerings"),
-            t("common.description"), t("common.created"), t("common.actions")]}>
-            {vpcs.map((vpc) => {
-              const of = once(peerings).filter((it) => [it.vpcInfo.vpcId, it.remoteVpcInfo.vpcId].includes(vpc.vpcId));
-              const live = of.filter((it) => !["rejected", "expired", "peer_deleted"].includes(it.state)).length;
-              return (
-                <tr key={vpc.vpcId}>
-                  <th scope="row"><bdi>{vpc.name}</bdi><div class="id">{vpc.vpcId}</div></th>
-                  <td>{vpc.region}</td>
-                  <td>{vpc.cidrs.map((cidr) => <div key={cidr}><code>{cidr}</code></div>)}</td>
-                  <td class="number">{live}</td>
-                  <td><bdi>{vpc.description || t("common.none")}</bdi></td>
-                  <td class="small">{time(vpc.createTime)}</td>
-                  <td>
-                    <div class="links">
-                      <button type="button" class="link" aria-label={`${t("vpcs.manage")} ${vpc.name}`}
-                        onClick={() => setDoing({ what: "cidrs", vpc })}>{t("vpcs.manage")}</button>
-                      {live === 0
-                        ? <button type="button" class="link" aria-label={`${t("common.delete")} ${vpc.name}`}
-                            onClick={() => setDoing({ what: "remove", vpc })}>{t("common.delete")}</button>
-                        : <span class="quiet small">{t("vpcs.hasPeerings")}</span>}
-                    </div>
-                  </td>
-                </tr>
-              );
-            })}
-          </Table>
+        {({ vpcs }) => vpcs.length === 0 ? <Empty title={t("vpcs.empty")} hint={t("vpcs.emptyHint")} /> : (
+          <Found found={found} hint={t("vpcs.searchHint")} none={t("vpcs.noMatch")}
+            filters={[{ name: "region", words: t("common.region"), options: who.regions.map((id) => [id, id]) }]}>
+            {(shown) => (
+              <Table caption={t("vpcs.caption")} heads={[head("name", t("list.nameId")), head("region", t("common.region")), t("vpcs.cidrs"),
+                t("vpcs.peerings"), t("common.description"), head("created", t("common.created")), t("common.actions")]}>
+                {shown.map(row)}
+              </Table>
+            )}
+          </Found>
         )}
       </Show>
       <Quotas who={who} />
       {making && <Make who={who} onClose={() => setMaking(false)} />}
-      {doing?.what === "cidrs" && <Cidrs vpc={content.value?.vpcs.find((it) => it.vpcId === doing.vpc.vpcId) ?? doing.vpc} onClose={close} />}
-      {doing?.what === "remove" && <Remove vpc={doing.vpc} onClose={close} />}
+      {doing && Chosen && <Chosen vpc={content.value?.vpcs.find((it) => it.vpcId === doing.vpc.vpcId) ?? doing.vpc} onClose={() => setDoing(undefined)} />}
     </>
   );
 }

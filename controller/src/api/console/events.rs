@@ -12,6 +12,7 @@ use axum::{
     response::sse::{Event, Sse},
 };
 use cps_peering_config::id::RegionId;
+use cps_peering_http::tls::Peer;
 use futures_util::stream::{self, Stream};
 use serde_json::{Value, json};
 use std::{
@@ -25,7 +26,7 @@ use tokio::{sync::watch, time};
 
 /// How many streams one account, or the operators, may have: a stream is held by a page that is looked at.
 const MOST: usize = 32;
-/// How often it is looked whether anybody still listens, and whether the session still is one.
+/// How often a stream says that it is alive, and it is looked whether anybody still listens, and whether the session still is one.
 const ALIVE: Duration = Duration::from_secs(15);
 /// What happens within such a time is told once.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -181,13 +182,21 @@ impl Ears {
     }
 
     fn may_listen(&self) -> bool {
-        let RequestContext { api: Api { access, .. }, caller, .. } = &self.context;
+        let RequestContext { api: Api { access, diagnosed, .. }, caller, .. } = &self.context;
+        let peer = self.extensions.get::<Peer>();
+        if peer.is_some_and(|peer| diagnosed.identity.as_ref().is_some_and(|own| own.is_revoked(peer))) {
+            return false;
+        }
+        // A signature was good for the moment in which it came: who waits with it does so for moments.
+        if caller.signed.is_some() {
+            return true;
+        }
         if let Some(operator) = operator_by_certificate(access, &self.extensions, &self.headers) {
             return caller.operator.as_ref() == Some(&operator);
         }
         let parts = Parts { method: "GET", path: "", query: "", headers: &self.headers, body: NO_BODY };
         access
-            .whose(&parts)
+            .whose_by_itself(&parts)
             .is_ok_and(|now| (now.actor, now.operator) == (caller.actor.clone(), caller.operator.clone()))
     }
 }
@@ -220,7 +229,11 @@ impl Listener {
             return None;
         }
         let is_account = caller.actor.account().is_some();
-        let said = if is_account { json!({ "all": all, "set": set, "gone": gone }) } else { json!({}) };
+        let mut said = if is_account { json!({ "all": all, "set": set, "gone": gone }) } else { json!({}) };
+        if all {
+            // Pages take a stream that is silent for much longer as lost.
+            said["aliveSeconds"] = ALIVE.as_secs().into();
+        }
         Some(Event::default().event("changed").data(said.to_string()))
     }
 
@@ -251,7 +264,8 @@ impl Listener {
                 }
             };
             if quiet {
-                return self.ears.may_listen().then(|| Event::default().comment("still here"));
+                // Not a comment: browsers do not tell pages of those.
+                return self.ears.may_listen().then(|| Event::default().event("alive").data("{}"));
             }
             time::sleep(if self.ears.context.caller.actor.account().is_some() {
                 TOGETHER

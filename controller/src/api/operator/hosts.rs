@@ -68,7 +68,7 @@ pub(in crate::api) async fn resume(context: RequestContext, Path(host): Path<Str
 /// dead nothing waits. Removing one again that was removed as dead forgets it.
 #[utoipa::path(delete, path = "/admin/v1/hosts/{host}", tag = "operators", operation_id = "removeHost",
     params(("host" = String, Path),
-        ("dead" = Option<bool>, Query, description = "Whether it will not answer. Without it: true."),
+        ("dead" = Option<bool>, Query, description = "Whether it will not answer. Without it: whether it does not answer now."),
         ("dryRun" = Option<bool>, Query),
         ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic.")),
     responses((status = 200, body = Envelope<Applied>), Errors))]
@@ -78,7 +78,12 @@ pub(in crate::api) async fn remove(
     RawQuery(query): RawQuery,
 ) -> Reply {
     let parameters = Parameters::read(query.as_deref(), &["dead", "dryRun", "confirm"], &[])?;
-    let (removal, dry_run) = removal(&parameters, true)?;
+    let (mut removal, dry_run) = removal(&parameters)?;
+    if parameters.get("dead").is_none() {
+        // For one that answers it is waited: it forwards until its agent has been told.
+        let host = known(&host)?;
+        removal.dead = !context.api.engine.read(|_, agents| agents.is_current(&host));
+    }
     carry_out(&context, &host, What::Remove(removal), dry_run).await
 }
 
@@ -97,7 +102,7 @@ pub(in crate::api) async fn replace(
     let parameters = Parameters::read(query.as_deref(), &["by", "dead", "dryRun", "confirm"], &[])?;
     let by = parameters.get("by").ok_or_else(|| Failure::field("by", "it is missing: the host that takes over"))?;
     let by = known(by)?;
-    let (removal, dry_run) = removal(&parameters, false)?;
+    let (removal, dry_run) = removal(&parameters)?;
     carry_out(&context, &host, What::Replace { by, removal }, dry_run).await
 }
 
@@ -106,11 +111,11 @@ fn known(host: &str) -> Result<HostId, Failure> {
     host.parse().map_err(|_| Failure::not_found(format!("there is no host {}", cps_peering_config::text::quote(host))))
 }
 
-fn removal(parameters: &Parameters, dead: bool) -> Result<(Removal, bool), Failure> {
+fn removal(parameters: &Parameters) -> Result<(Removal, bool), Failure> {
     let dry_run = parameters.flag("dryRun")?;
     let given = parameters.number("confirm", 0, u64::MAX)?.and_then(|number| usize::try_from(number).ok());
     let approval = if dry_run { Approval::NotNeeded } else { Approval::Given(given) };
-    let dead = if parameters.get("dead").is_some() { parameters.flag("dead")? } else { dead };
+    let dead = parameters.flag("dead")?;
     Ok((Removal { dead, approval }, dry_run))
 }
 

@@ -13,6 +13,7 @@ use crate::{
     model::{
         Command,
         peering::{Create, Locator, SetBandwidth},
+        prefixes::{PrefixLists, SetPrefixes},
         record::{Peering, Role},
         state::State,
     },
@@ -23,8 +24,10 @@ use axum::{
 };
 use cps_peering_config::{
     id::{HostId, PeeringId, VpcId},
+    net::prefix,
     number,
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -45,6 +48,39 @@ pub(in crate::api) struct PeerBody {
     bandwidth: Option<u32>,
     /// At most 256 characters.
     description: Option<String>,
+    /// What of the initiator's VPC is shown to the receiver; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    export_prefixes: Option<Vec<IpNet>>,
+    /// What of the receiver's VPC the initiator takes; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    import_prefixes: Option<Vec<IpNet>>,
+    /// What of the receiver's VPC is shown to the initiator; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    remote_export_prefixes: Option<Vec<IpNet>>,
+    /// What of the initiator's VPC the receiver takes; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    remote_import_prefixes: Option<Vec<IpNet>>,
+}
+
+/// Other prefixes of a side; a list that is not named stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct ScopeBody {
+    /// The VPC whose side it is; by default the initiator's.
+    #[schema(value_type = Option<String>)]
+    vpc_id: Option<VpcId>,
+    /// What of its VPC the side shows; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    export_prefixes: Option<Vec<IpNet>>,
+    /// What of the other VPC it takes; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    import_prefixes: Option<Vec<IpNet>>,
 }
 
 /// Another bandwidth.
@@ -158,6 +194,14 @@ pub(in crate::api) async fn create(context: RequestContext, body: Bytes) -> Repl
         peer_region: None,
         peer_account: None,
         bandwidth: body.bandwidth,
+        prefixes: PrefixLists {
+            export: body.export_prefixes.unwrap_or_default(),
+            import: body.import_prefixes.unwrap_or_default(),
+        },
+        peer_prefixes: PrefixLists {
+            export: body.remote_export_prefixes.unwrap_or_default(),
+            import: body.remote_import_prefixes.unwrap_or_default(),
+        },
     };
     let id = peering_made(context.execute(Command::CreatePeering(wish), None).await?)?;
     one(&context, &id)
@@ -178,6 +222,18 @@ pub(in crate::api) async fn set_bandwidth(context: RequestContext, Path(peering)
     let LimitBody { bandwidth } = read(&body)?;
     let which = Locator { region: None, id: resolve(&context.api, &peering, false)? };
     let id = peering_made(context.execute(Command::SetBandwidth(SetBandwidth { which, bandwidth }), None).await?)?;
+    one(&context, &id)
+}
+
+/// Change how much of its VPC a side shows, and how much of the other it takes.
+#[utoipa::path(put, path = "/admin/v1/peerings/{peering}/prefixes", tag = "operators",
+    operation_id = "setPeeringPrefixes", params(("peering" = String, Path)), request_body = ScopeBody,
+    responses((status = 200, body = Envelope<AnyPeering>), Errors))]
+pub(in crate::api) async fn set_prefixes(context: RequestContext, Path(peering): Path<String>, body: Bytes) -> Reply {
+    let ScopeBody { vpc_id, export_prefixes, import_prefixes } = read(&body)?;
+    let which = Locator { region: None, id: resolve(&context.api, &peering, false)? };
+    let set = SetPrefixes { which, vpc: vpc_id, export: export_prefixes, import: import_prefixes };
+    let id = peering_made(context.execute(Command::SetPrefixes(set), None).await?)?;
     one(&context, &id)
 }
 

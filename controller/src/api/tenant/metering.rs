@@ -59,10 +59,10 @@ pub(in crate::api) async fn metering(
     let found = tokio::task::spawn_blocking(move || engine.periods(&payer, from_ms)).await;
     let (closed, open) = found.map_err(|error| Failure::internal(error.to_string()))??;
     let invoice: Invoice = invoice(&closed, &open, window, &context.api.prices, &context.api.currency);
-    match parameters.get("format") {
+    match parameters.word("format") {
         None | Some("json") => reply(invoice).map(IntoResponse::into_response),
         Some("csv") => Ok(([(CONTENT_TYPE, "text/csv; charset=utf-8")], invoice.to_csv()).into_response()),
-        Some(other) => Err(Failure::field("format", format!("{other:?} is neither json nor csv"))),
+        Some(other) => Err(Failure::field("format", format!("{} is neither json nor csv", quote(other)))),
     }
 }
 

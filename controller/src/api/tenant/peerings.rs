@@ -9,12 +9,13 @@ use crate::{
         request::{Regional, peering_made},
         response::{Envelope, Errors, Failure, Reply, reply},
         traffic::{self, OneTraffic},
-        view::{self, PeeringView, RouteView, Viewer},
+        view::{self, PeeringView, ReachableView, RouteView, Viewer},
     },
     engine::Agents,
     model::{
-        Code, Command, CommandError,
-        peering::{Create, Locator, Modify, STATE_WORDS, SetBandwidth, role},
+        Actor, Code, Command, CommandError,
+        peering::{Accept, Create, Locator, Modify, STATE_WORDS, SetBandwidth, role},
+        prefixes::{self, PrefixLists, SetPrefixes},
         quota,
         record::{Peering, PeeringState, Role, Tag},
         state::State,
@@ -23,10 +24,12 @@ use crate::{
 use axum::{body::Bytes, extract::RawQuery};
 use cps_peering_config::{
     id::{AccountId, PeeringId, RegionId, VpcId},
+    net::prefix,
     number,
     quota::Kind,
     text::{MAX_QUOTED, cut, quote},
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::time::Duration;
@@ -64,10 +67,18 @@ pub(in crate::api) struct CreatePeeringBody {
     message: Option<String>,
     /// At most 10.
     user_tags: Option<Vec<TagBody>>,
+    /// What of the account's VPC is shown to the other side, within its CIDRs; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    export_prefixes: Option<Vec<IpNet>>,
+    /// What of the other VPC is taken; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    import_prefixes: Option<Vec<IpNet>>,
     /// A request with a token that was used before returns the first result.
     #[schema(min_length = 1, max_length = 36)]
     client_token: Option<String>,
-    /// Run all checks without changing anything.
+    /// Run all checks without changing anything, and say what would be reachable.
     dry_run: Option<bool>,
 }
 
@@ -113,6 +124,46 @@ pub(in crate::api) struct BandwidthBody {
     client_token: Option<String>,
 }
 
+/// What a receiver says with its consent.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct AcceptBody {
+    /// What of the receiver's VPC is shown to the initiator, within its CIDRs; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    export_prefixes: Option<Vec<IpNet>>,
+    /// What of the initiator's VPC is taken; empty for all that it shows.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    import_prefixes: Option<Vec<IpNet>>,
+    /// A request with a token that was used before returns the first result.
+    client_token: Option<String>,
+    /// Run all checks without changing anything, and say what would be reachable.
+    dry_run: Option<bool>,
+}
+
+/// Other prefixes of the caller's side; a list that is not named stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct PrefixesBody {
+    /// The VPC whose side it is, where both are the account's; by default the one that the region shows as its own.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "not_empty")]
+    vpc_id: Option<VpcId>,
+    /// What of its VPC the side shows, within its CIDRs; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    export_prefixes: Option<Vec<IpNet>>,
+    /// What of the other VPC it takes; empty for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    #[serde(default, deserialize_with = "prefix::optional_list")]
+    import_prefixes: Option<Vec<IpNet>>,
+    /// A request with a token that was used before returns the first result.
+    client_token: Option<String>,
+    /// Run all checks without changing anything, and say what would be reachable.
+    dry_run: Option<bool>,
+}
+
 /// A body in which nothing needs to be said.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -130,6 +181,19 @@ pub(in crate::api) struct OnePeering {
     /// Whether everything was only checked.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
+    /// What would be reachable, where everything was only checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reachable: Option<ReachableView>,
+}
+
+impl OnePeering {
+    fn is(view: Option<PeeringView>) -> Self {
+        Self { vpc_peering: view, dry_run: false, reachable: None }
+    }
+
+    fn would_be(reachable: Option<ReachableView>) -> Self {
+        Self { vpc_peering: None, dry_run: true, reachable }
+    }
 }
 
 /// A page of peerings.
@@ -223,6 +287,12 @@ impl Regional {
         view::peering(state, agents, peering, role, Viewer::Account(&self.account), self.context.api.engine.now_ms())
     }
 
+    /// What would be reachable in a peering that the account sees.
+    fn reachable(&self, peering: &Peering) -> Option<ReachableView> {
+        let role = role(peering, &self.account, Some(&self.region))?;
+        Some(view::reachable(peering, role, Viewer::Account(&self.account)))
+    }
+
     /// A peering after a command, also when the command is an old one and the peering is gone.
     fn one(&self, id: &PeeringId) -> Reply {
         let view = self.context.api.engine.read(|state, agents| {
@@ -231,7 +301,7 @@ impl Regional {
             let role = role(peering, &self.account, Some(&self.region)).unwrap_or(own);
             Some(self.view(state, agents, peering, role))
         });
-        reply(OnePeering { vpc_peering: view, dry_run: false })
+        reply(OnePeering::is(view))
     }
 }
 
@@ -252,12 +322,18 @@ pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
         peer_region: Some(body.remote_region_id.unwrap_or_else(|| regional.region.clone())),
         peer_account: Some(body.remote_account_id.unwrap_or_else(|| regional.account.clone())),
         bandwidth: body.bandwidth,
+        prefixes: PrefixLists {
+            export: body.export_prefixes.unwrap_or_default(),
+            import: body.import_prefixes.unwrap_or_default(),
+        },
+        peer_prefixes: PrefixLists::default(),
     };
-    let command = Command::CreatePeering(wish);
     if body.dry_run == Some(true) {
-        regional.context.dry_run(command, body.client_token).await?;
-        return reply(OnePeering { vpc_peering: None, dry_run: true });
+        regional.context.dry_run(Command::CreatePeering(wish.clone()), body.client_token).await?;
+        let reachable = regional.context.api.engine.read(|state, _| view::of_wish(state, &wish, &regional.account));
+        return reply(OnePeering::would_be(reachable));
     }
+    let command = Command::CreatePeering(wish);
     let id = peering_made(regional.context.execute(command, body.client_token).await?)?;
     regional.one(&id)
 }
@@ -268,21 +344,16 @@ pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
         ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 1, maximum = 100),
         ("marker" = Option<String>, Query, description = "The `nextMarker` of the page before, instead of a page number"),
         ("sort" = Option<String>, Query, example = "-createdTime",
-            description = "`createdTime` or `name`, with `-` before it for the other direction"),
-        ("filters.1.name" = Option<String>, Query, example = "state",
-            description = "`vpcPeeringIds`, `vpcPeeringNames`, `vpcId`, `remoteVpcId`, `state` or `role`; more with other numbers"),
-        ("filters.1.values.1" = Option<String>, Query, example = "active",
-            description = "One of the values that are let through; more with other numbers"),
-        ("tags.1.key" = Option<String>, Query, example = "team", description = "A key of the caller's own tags"),
-        ("tags.1.values.1" = Option<String>, Query, example = "net",
-            description = "One of the values that are let through; any where none is named")),
+            description = "`createdTime` or `name`, with `-` before it for the other direction")),
     responses((status = 200, body = Envelope<Peerings>), Errors))]
 pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) -> Reply {
-    const FILTERS: [&str; 6] = ["vpcPeeringIds", "vpcPeeringNames", "vpcId", "remoteVpcId", "state", "role"];
+    const FILTERS: [&str; 7] =
+        ["vpcPeeringIds", "vpcPeeringNames", "vpcId", "remoteVpcId", "state", "role", "prefixScoped"];
     let parameters = Parameters::read(query.as_deref(), &page::PARAMETERS, &FILTERS)?;
     let page = Page::read(&parameters, Sort::Newest)?;
     parameters.only("state", &[&STATE_WORDS[..], &view::COARSE_WORDS].concat())?;
     parameters.only("role", &[Role::Initiator.word(), Role::Receiver.word()])?;
+    parameters.only("prefixScoped", &["true", "false"])?;
     let now_ms = regional.context.api.engine.now_ms();
     let answer = regional.context.api.engine.read(|state, agents| {
         let found = state
@@ -296,6 +367,7 @@ pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) 
                     && parameters.lets_through("remoteVpcId", &[other.vpc.as_str()])
                     && parameters.lets_through("role", &[role.word()])
                     && parameters.lets_through("state", &view::state_words(peering, now_ms))
+                    && parameters.lets_through("prefixScoped", &[view::scoped_word(peering, *role)])
                     && parameters.tagged(|key| {
                         peering.tags_of(*role).iter().find(|tag| tag.key == key).map(|tag| tag.value.as_str())
                     })
@@ -318,22 +390,26 @@ pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) 
     responses((status = 200, body = Envelope<OnePeering>), Errors))]
 pub(in crate::api) async fn show(regional: Regional, RawQuery(query): RawQuery) -> Reply {
     Parameters::read(query.as_deref(), &[], &[])?;
+    if let (_, Some(action)) = regional.named() {
+        return Err(no_action(Some(action)));
+    }
     let view = regional.look(regional.path("vpcPeeringId"), |state, agents, peering, role| {
         regional.view(state, agents, peering, role)
     })?;
-    reply(OnePeering { vpc_peering: Some(view), dry_run: false })
+    reply(OnePeering::is(Some(view)))
 }
 
 /// The actions on a peering.
 const ACCEPT: &str = "acceptVpcPeering";
 const REJECT: &str = "rejectVpcPeering";
 const SET_BANDWIDTH: &str = "modifyVpcPeeringBandwidth";
+const SET_PREFIXES: &str = "modifyVpcPeeringPrefixes";
 
 fn no_action(action: Option<&str>) -> Failure {
     match action {
         None => Failure::no_method("GET,HEAD,PUT,DELETE"),
         Some(ACCEPT | REJECT) => Failure::no_method("POST"),
-        Some(SET_BANDWIDTH) => Failure::no_method("PUT"),
+        Some(SET_BANDWIDTH | SET_PREFIXES) => Failure::no_method("PUT"),
         Some(action) => Failure::not_found(format!("there is no action {} here", cut(action, MAX_QUOTED))),
     }
 }
@@ -345,6 +421,7 @@ pub(in crate::api) async fn put(regional: Regional, body: Bytes) -> Reply {
     match action {
         None => modify(regional, which?, body).await,
         Some(SET_BANDWIDTH) => set_bandwidth(regional, which?, body).await,
+        Some(SET_PREFIXES) => set_prefixes(regional, which?, body).await,
         action => Err(no_action(action)),
     }
 }
@@ -378,6 +455,25 @@ async fn set_bandwidth(regional: Regional, which: Locator, body: Bytes) -> Reply
     regional.one(&id)
 }
 
+/// Change how much of the caller's own VPC is shown to the other side, and how much of the other VPC is taken. Traffic between what
+/// stays reachable is not interrupted.
+#[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:modifyVpcPeeringPrefixes",
+    tag = "peerings", operation_id = "modifyVpcPeeringPrefixes",
+    params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)), request_body = PrefixesBody,
+    responses((status = 200, body = Envelope<OnePeering>), Errors))]
+async fn set_prefixes(regional: Regional, which: Locator, body: Bytes) -> Reply {
+    let body: PrefixesBody = regional.body(&body)?;
+    let set = SetPrefixes { which, vpc: body.vpc_id, export: body.export_prefixes, import: body.import_prefixes };
+    if body.dry_run == Some(true) {
+        regional.context.dry_run(Command::SetPrefixes(set.clone()), body.client_token).await?;
+        let actor = Actor::Account(regional.account.clone());
+        let after = regional.context.api.engine.read(|state, _| prefixes::outlook(state, &set, &actor)).ok();
+        return reply(OnePeering::would_be(after.and_then(|(_, after)| regional.reachable(&after))));
+    }
+    let id = peering_made(regional.context.execute(Command::SetPrefixes(set), body.client_token).await?)?;
+    regional.one(&id)
+}
+
 /// What a `POST` means: an action on the peering.
 pub(in crate::api) async fn post(regional: Regional, body: Bytes) -> Reply {
     let (id, action) = regional.named();
@@ -389,14 +485,29 @@ pub(in crate::api) async fn post(regional: Regional, body: Bytes) -> Reply {
     }
 }
 
-/// Accept a peering request. Only the receiver can.
+/// Accept a peering request, all of what it shows or a part. Only the receiver can.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:acceptVpcPeering", tag = "peerings",
     operation_id = "acceptVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
-    request_body = Option<EmptyBody>,
+    request_body = Option<AcceptBody>,
     responses((status = 200, body = Envelope<OnePeering>), Errors))]
 async fn accept(regional: Regional, which: Locator, body: Bytes) -> Reply {
-    let body: EmptyBody = regional.body(&body)?;
-    let id = peering_made(regional.context.execute(Command::AcceptPeering(which), body.client_token).await?)?;
+    let body: AcceptBody = regional.body(&body)?;
+    let prefixes = PrefixLists {
+        export: body.export_prefixes.unwrap_or_default(),
+        import: body.import_prefixes.unwrap_or_default(),
+    };
+    let accept = Accept { which, prefixes };
+    if body.dry_run == Some(true) {
+        regional.context.dry_run(Command::AcceptPeering(accept.clone()), body.client_token).await?;
+        let reachable = regional.context.api.engine.read(|state, _| {
+            let mut after = state.peerings().get(&accept.which.id)?.clone();
+            let PrefixLists { export, import } = &accept.prefixes;
+            prefixes::give(&mut after.receiver, Some(export), Some(import)).ok()?;
+            regional.reachable(&after)
+        });
+        return reply(OnePeering::would_be(reachable));
+    }
+    let id = peering_made(regional.context.execute(Command::AcceptPeering(accept), body.client_token).await?)?;
     regional.one(&id)
 }
 
@@ -417,6 +528,9 @@ async fn reject(regional: Regional, which: Locator, body: Bytes) -> Reply {
     operation_id = "deleteVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     responses((status = 200, body = Envelope<Deleted>), Errors))]
 pub(in crate::api) async fn delete(regional: Regional) -> Reply {
+    if let (_, Some(action)) = regional.named() {
+        return Err(no_action(Some(action)));
+    }
     let which = regional.locate(regional.path("vpcPeeringId"))?;
     let id = which.id.clone();
     regional.context.execute(Command::DeletePeering(which), None).await?;

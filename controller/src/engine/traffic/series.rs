@@ -67,6 +67,12 @@ impl Ring {
         self.buckets.drain(..old);
     }
 
+    /// Forgets the buckets that begin at a moment or later.
+    fn forget_after(&mut self, ms: u64) {
+        let kept = self.buckets.partition_point(|bucket| bucket.0.saturating_mul(self.width_ms) < ms);
+        self.buckets.truncate(kept);
+    }
+
     fn add_to(&mut self, number: u64, passed: Passed) {
         if passed == Passed::default() {
             return;
@@ -161,11 +167,21 @@ pub(super) struct Kept {
     hours: Vec<Bucket>,
 }
 
+/// Reports come in order, a few seconds apart. What ends so long before what is known comes from a clock that was put back.
+const LEAP_MS: u64 = 60 * 60 * 1000;
+
 impl Series {
     /// Something, or nothing, passed between two moments.
     pub(super) fn add(&mut self, from_ms: u64, to_ms: u64, passed: Passed) {
         if to_ms < from_ms {
             return;
+        }
+        if let Some((since, until)) = &mut self.known_ms
+            && to_ms + LEAP_MS < *until
+        {
+            // What is of a time that is still to come was of none.
+            self.rings.iter_mut().for_each(|ring| ring.forget_after(to_ms));
+            (*since, *until) = ((*since).min(from_ms), to_ms);
         }
         for ring in &mut self.rings {
             ring.add(from_ms, to_ms, passed);
@@ -249,6 +265,18 @@ mod tests {
         for ring in &series.rings[1..] {
             assert_eq!(ring.buckets.iter().map(|it| it.1).sum::<u64>(), 1_005_004);
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_leaves_no_time_without_traffic() {
+        const DAYS: u64 = 8 * 24 * 60 * 60 * 1000;
+        let mut series = Series::default();
+        series.add(0, 20_000, sent(100));
+        series.add(DAYS, DAYS + 20_000, sent(500));
+        series.add(20_000, 40_000, sent(300));
+        assert_eq!(bytes(&series, Span::Hour), [0, 300], "the ring of the hour had begun anew");
+        assert_eq!(series.of(Span::Hour)[1].time_ms, 40_000);
+        assert_eq!(series.rings[2].buckets.iter().map(|it| it.1).sum::<u64>(), 400);
     }
 
     #[test]

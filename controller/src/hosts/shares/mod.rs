@@ -196,7 +196,7 @@ impl Shares {
         let mut asked = JoinSet::new();
         let asks = asks.into_iter().filter(|(host, _)| !self.silent.contains_key(host));
         let asks: Vec<_> = self.engine.read(|state, _| {
-            let there = |(host, sides)| Some((state.hosts().get(&host)?.agent.clone(), host, sides));
+            let there = |(host, sides)| Some((view::agent(state, &host)?.to_owned(), host, sides));
             asks.filter_map(there).collect()
         });
         for (agent, host, sides) in asks {

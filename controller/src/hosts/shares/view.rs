@@ -54,7 +54,45 @@ fn side(state: &State, agents: &Agents<'_>, peering: &Peering, own: &Side) -> Op
 
 /// Whether a host that is not to have a side any more has confirmed it. A host that is gone has nothing.
 fn has_none(state: &State, agents: &Agents<'_>, host: &HostId, vni: Vni) -> bool {
-    let Some(record) = state.hosts().get(host) else { return true };
+    let Some(record) = state.hosts().get(host).filter(|host| !host.dead) else { return true };
     let report = agents.contact(host).and_then(|contact| contact.report.as_ref());
     report.is_some_and(|report| report.confirms(state.revision_of(record), &Scope::Side(vni)))
+}
+
+/// Where a host's agent is; none where it is to be told nothing, and keeps what it has.
+pub(super) fn agent<'a>(state: &'a State, host: &HostId) -> Option<&'a str> {
+    let host = state.hosts().get(host).filter(|host| !host.paused)?;
+    Some(&host.agent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::{Engine, Options},
+        model::{record::Host, state::Change},
+        store::Store,
+    };
+
+    #[test]
+    fn a_host_that_is_gone_has_no_share() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store.redb")).unwrap();
+        let (engine, _) = Engine::open(store, Options::default()).unwrap();
+        let mut state = State::default();
+        for (name, dead, paused) in [("silent", false, false), ("dead", true, false), ("paused", false, true)] {
+            let record = serde_json::json!({
+                "id": name, "region": "north", "underlay": "192.0.2.1", "agent": "http://192.0.2.1:1", "config_number": 1,
+                "dead": dead, "paused": paused,
+            });
+            let host: Host = serde_json::from_value(record).unwrap();
+            state.apply(Change::Host(host.id.clone(), Some(host)));
+        }
+        let vni = Vni::try_from(1001).unwrap();
+        let has_none = |host: &str| engine.read(|_, agents| has_none(&state, agents, &host.parse().unwrap(), vni));
+        // Of one of which nothing was heard it is not known what it still sends.
+        assert_eq!(["silent", "dead", "removed"].map(has_none), [false, true, true]);
+        let is_told = |host: &str| agent(&state, &host.parse().unwrap()).is_some();
+        assert_eq!(["silent", "paused", "removed"].map(is_told), [true, false, false]);
+    }
 }

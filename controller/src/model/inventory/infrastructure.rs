@@ -5,7 +5,7 @@ use super::{
     difference::{carries_between_hosts, changed_fields},
     entry,
 };
-use crate::model::record::{Account, Host, Region};
+use crate::model::record::{Host, Region};
 use cps_peering_config::{
     id::{HostId, RegionId},
     inventory,
@@ -47,8 +47,11 @@ impl Applier<'_, '_, '_> {
             }
             let old = self.tx.state.accounts().get(&account.id).cloned();
             let made = old.is_none();
-            let quotas = account.quotas.clone();
-            let new = Account { quotas, ..self.tx.state.account(&account.id) };
+            let mut new = self.tx.state.account(&account.id);
+            // What the document does not speak of stays as it is.
+            if !account.quotas.is_empty() {
+                new.quotas.clone_from(&account.quotas);
+            }
             if old.as_ref() == Some(&new) {
                 continue;
             }

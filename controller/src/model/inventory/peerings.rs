@@ -3,7 +3,8 @@
 use super::{Action, Applier, Change, Field, difference::changed_fields, entry, pair};
 use crate::model::{
     Code, CommandError, peering,
-    record::{Manager, Peering, PeeringState},
+    prefixes::{self, PrefixLists},
+    record::{Manager, Peering, PeeringState, Role},
 };
 use cps_peering_config::{id::PeeringId, inventory, text};
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ impl Applier<'_, '_, '_> {
                     self.fault(entry, rule);
                     continue;
                 }
-                Some(joined) => self.update_peering(joined, wanted),
+                Some(joined) => self.update_peering(&joined, wanted),
                 None => self.create_peering(wanted),
             };
             if let Err(refusal) = result {
@@ -55,6 +56,14 @@ impl Applier<'_, '_, '_> {
             peer_region: None,
             peer_account: None,
             bandwidth: wanted.bandwidth,
+            prefixes: PrefixLists {
+                export: wanted.export_prefixes.clone().unwrap_or_default(),
+                import: wanted.import_prefixes.clone().unwrap_or_default(),
+            },
+            peer_prefixes: PrefixLists {
+                export: wanted.peer_export_prefixes.clone().unwrap_or_default(),
+                import: wanted.peer_import_prefixes.clone().unwrap_or_default(),
+            },
         };
         let id = peering::create(self.tx, &wish, self.context)?;
         self.adopt(&id);
@@ -76,7 +85,7 @@ impl Applier<'_, '_, '_> {
         field
     }
 
-    pub(super) fn update_peering(&mut self, old: Peering, wanted: &inventory::Peering) -> Result<(), CommandError> {
+    pub(super) fn update_peering(&mut self, old: &Peering, wanted: &inventory::Peering) -> Result<(), CommandError> {
         let which = peering::Locator { region: None, id: old.id.clone() };
         let mut fields = Vec::new();
         // An account pays for its bandwidth; silence about it is no wish to have it lifted.
@@ -100,23 +109,76 @@ impl Applier<'_, '_, '_> {
                 protected: None,
             };
             peering::modify(self.tx, &modify, self.context)?;
-            fields.push(Field { field: "name".to_owned(), from: old.name.into(), to: wanted.name.clone().into() });
+            fields.push(Field {
+                field: "name".to_owned(),
+                from: old.name.clone().into(),
+                to: wanted.name.clone().into(),
+            });
         }
         if old.bandwidth != wanted.bandwidth {
             peering::limit(self.tx, &old.id, wanted.bandwidth, self.context)?;
             let (from, to) = (old.bandwidth.into(), wanted.bandwidth.into());
             fields.push(Field { field: "bandwidth".to_owned(), from, to });
         }
+        let narrowed = self.prefixes(old, wanted, &mut fields)?;
         // What a document wants, both accounts have agreed to.
         if old.state == PeeringState::Pending {
             let which = peering::Locator { region: None, id: old.id.clone() };
-            peering::accept(self.tx, &which, self.context)?;
+            let receiver = &self.tx.state.peerings()[&old.id].receiver;
+            let kept =
+                PrefixLists { export: receiver.export_prefixes.clone(), import: receiver.import_prefixes.clone() };
+            let export = wanted.peer_export_prefixes.clone().unwrap_or(kept.export);
+            let import = wanted.peer_import_prefixes.clone().unwrap_or(kept.import);
+            let accept = peering::Accept { which, prefixes: PrefixLists { export, import } };
+            peering::accept(self.tx, &accept, self.context)?;
             fields.push(Field { field: "state".to_owned(), from: "pending".into(), to: "provisioning".into() });
         }
         fields.extend(self.adopt(&old.id));
         if !fields.is_empty() {
             self.note("peering", &format!("{} ({})", old.id, wanted.name), Action::Update, fields);
+            if narrowed {
+                self.stops();
+            }
         }
         Ok(())
+    }
+
+    /// Gives both sides the lists of prefixes that the document names (rule L13). Whether that stops traffic.
+    fn prefixes(
+        &mut self,
+        old: &Peering,
+        wanted: &inventory::Peering,
+        fields: &mut Vec<Field>,
+    ) -> Result<bool, CommandError> {
+        let lists = [
+            (Role::Initiator, &wanted.export_prefixes, &wanted.import_prefixes),
+            (Role::Receiver, &wanted.peer_export_prefixes, &wanted.peer_import_prefixes),
+        ];
+        let mut after = old.clone();
+        for (role, export, import) in lists {
+            // The receiver's are given with its consent.
+            if old.state == PeeringState::Pending && role == Role::Receiver {
+                continue;
+            }
+            let given =
+                PrefixLists { export: export.clone().unwrap_or_default(), import: import.clone().unwrap_or_default() };
+            given.check()?;
+            prefixes::give(after.side_mut(role), export.as_deref(), import.as_deref())?;
+            let (before, now) = (old.view(role).0, after.view(role).0);
+            let prefix = if role == Role::Receiver { "peer_" } else { "" };
+            for (name, from, to) in [
+                ("export_prefixes", &before.export_prefixes, &now.export_prefixes),
+                ("import_prefixes", &before.import_prefixes, &now.import_prefixes),
+            ] {
+                if from != to {
+                    let (from, to) = (serde_json::json!(from), serde_json::json!(to));
+                    fields.push(Field { field: format!("{prefix}{name}"), from, to });
+                }
+            }
+        }
+        // Other fields may have been changed already.
+        let sides = [after.initiator.clone(), after.receiver.clone()];
+        prefixes::become_of(self.tx, &old.id, sides, self.context)?;
+        Ok(old.forwards() && prefixes::narrows(old, &after))
     }
 }

@@ -29,7 +29,7 @@ use super::{
     raw::{Backend, Batch, Lookup, MAX_VALUE, Page, PeriodKey, SideRow, Space, keys_of},
 };
 use crate::model::state::Meta;
-use client::{Client, Compare, Operation, Range};
+use client::{Client, Compare, Done, KeyValue, Operation, Range};
 use cps_peering_config::{format, settings::EtcdSettings};
 pub use lease::LeaseState;
 use lease::{Lease, boot_ms};
@@ -97,14 +97,30 @@ impl Cluster {
 
     /// Who leads now.
     pub fn leader(&self) -> Result<Option<Leader>, StoreError> {
+        Ok(self.leader_and_lease()?.map(|(leader, _)| leader))
+    }
+
+    fn leader_and_lease(&self) -> Result<Option<(Leader, u64)>, StoreError> {
         let found =
             self.client.range(&Range::key(&self.key("leader")), WITHIN).map_err(self.failed("see who leads"))?;
         let Some(row) = found.kvs.first() else { return Ok(None) };
-        format::read(&row.value).map(Some).map_err(|source| StoreError::Record {
+        let leader = format::read(&row.value).map_err(|source| StoreError::Record {
             path: self.place.clone(),
             key: "leader".to_owned(),
             source,
-        })
+        })?;
+        Ok(Some((leader, row.lease)))
+    }
+
+    /// Ends the lease of a leader whose process is gone, if it is still the one that leads ([`Leader::id`]). Should it be there all
+    /// the same, it finds out with its next write, or when it renews the lease.
+    pub fn depose(&self, id: &str) -> Result<(), StoreError> {
+        match self.leader_and_lease()? {
+            Some((leader, lease)) if leader.id == id && lease != 0 => {
+                self.client.revoke(lease, WITHIN).map_err(self.failed("end the lease of who led"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The revision of the last write of whoever leads.
@@ -259,6 +275,9 @@ impl Etcd {
 
     /// One transaction, done exactly once, if this process leads. When it is not known whether it was done, or etcd does
     /// not want it, the process leads no more: whoever leads next reads what there is.
+    ///
+    /// "No space" is no answer to whether it was done: etcd says so before it looks at a transaction that would not fit, and
+    /// also behind the one that it has applied and that made it full (`quotaApplierV3.Txn`).
     fn write(&self, writer: &mut Writer, what: &'static str, operations: &[Operation]) -> Result<(), StoreError> {
         let leading = self.leading.as_ref().filter(|it| it.holds()).ok_or_else(|| self.deposed())?;
         let (leader, last) = (self.cluster.key("leader"), self.cluster.key("last"));
@@ -274,12 +293,8 @@ impl Etcd {
                     return Ok(());
                 }
                 Ok(done) => {
-                    let mut rows = done.ranges().map(|found| found.kvs.into_iter().next());
-                    let (leader, last) = (rows.next().flatten(), rows.next().flatten());
-                    if let Some(last) = last
-                        && last.value == name.as_bytes()
-                        && leader.is_some_and(|it| it.create_revision == leading.created())
-                    {
+                    let (leads, last) = leader_and_last(done, leading);
+                    if leads && last.value == name.as_bytes() {
                         // It was done, and the answer got lost.
                         writer.last = last.mod_revision;
                         return Ok(());
@@ -290,10 +305,21 @@ impl Etcd {
                     tracing::warn!(%error, "a write is tried again");
                     std::thread::sleep(PAUSE);
                 }
-                // It was certainly not done, and what is there can be read: this process leads on until there is room.
                 Err(error) if error.is_no_space() => {
-                    self.refused.store(true, Ordering::Relaxed);
-                    return Err(self.cluster.failed(what)(error));
+                    let Ok(found) = self.cluster.client.ranges(&otherwise, WITHIN) else {
+                        break self.cluster.failed(what)(error);
+                    };
+                    let (leads, last) = leader_and_last(found, leading);
+                    if leads && last.value == name.as_bytes() {
+                        writer.last = last.mod_revision;
+                        return Ok(());
+                    }
+                    if leads && last.mod_revision == writer.last {
+                        // It was not done, and what is there can be read: this process leads on until there is room.
+                        self.refused.store(true, Ordering::Relaxed);
+                        return Err(self.cluster.failed(what)(error));
+                    }
+                    break self.deposed();
                 }
                 Err(error) => break self.cluster.failed(what)(error),
             }
@@ -363,6 +389,14 @@ impl Etcd {
         }
         Ok(())
     }
+}
+
+/// Whether this process leads, and the last write (an empty row where there was none), from an answer about the keys `leader` and
+/// `last`.
+fn leader_and_last(answer: Done, leading: &Lease) -> (bool, KeyValue) {
+    let mut rows = answer.ranges().map(|found| found.kvs.into_iter().next().unwrap_or_default());
+    let (leader, last) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
+    (leader.create_revision == leading.created(), last)
 }
 
 fn period_key((payer, to_ms, peering, from_ms): &PeriodKey) -> String {

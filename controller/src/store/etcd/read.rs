@@ -86,7 +86,7 @@ impl Etcd {
         let coming = moment.coming.iter().filter(|(key, _)| key.starts_with(&below));
         let coming = coming.filter_map(|(key, value)| {
             let value = value.clone()?;
-            Some(strip(KeyValue { key: key.clone(), value, create_revision: 0, mod_revision: 0 }))
+            Some(strip(KeyValue { key: key.clone(), value, create_revision: 0, mod_revision: 0, lease: 0 }))
         });
         let coming: Vec<KeyValue> = coming.collect();
         if coming.is_empty() { Ok(()) } else { take(coming) }

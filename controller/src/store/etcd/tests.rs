@@ -14,9 +14,11 @@ use members::Members;
 use proxy::{Mode, Proxy};
 use serde_json::Value;
 
-#[path = "../../../tests/common/etcd.rs"]
+#[path = "../../../tests/all/loopback.rs"]
+mod loopback;
+#[path = "../../../tests/all/etcd.rs"]
 pub(super) mod members;
-#[path = "../../../tests/common/proxy.rs"]
+#[path = "../../../tests/all/proxy.rs"]
 pub(super) mod proxy;
 
 pub(super) const LONG: Duration = Duration::from_secs(30);
@@ -250,6 +252,23 @@ fn a_write_whose_answer_is_lost_is_done_once() {
     let error = store.commit(&[Change::Meta(meta)], &[], &[], 21).unwrap_err();
     assert!(matches!(error, StoreError::Etcd { .. } | StoreError::Deposed { .. }), "{error}");
     assert!(!store.leadership().holds());
+}
+
+/// etcd says "no space" also behind the write that it has done and that made it full.
+#[test]
+fn a_write_that_makes_etcd_full_is_done_once() {
+    let members = Members::start(1);
+    let proxy = Proxy::start(members.address(0));
+    let mut settings = members.settings("/t/");
+    settings.endpoints = vec![format!("http://{}", proxy.address)];
+    let store = lead(&Arc::new(Cluster::new(&settings).unwrap()));
+    for turn in 1..=20 {
+        let meta = store.meta().unwrap().unwrap();
+        proxy.set(Mode::NoSpace);
+        assert_eq!(commit_after(&store, meta, &[region("north")], &[entry("one", turn)]).unwrap(), turn + 1);
+        assert_eq!(numbers(&store, None, None, 1), [turn]);
+    }
+    assert!(store.leadership().holds());
 }
 
 #[test]

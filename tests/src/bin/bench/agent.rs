@@ -45,7 +45,7 @@ impl Agent {
         fs::write(&settings, text)?;
         let log = folder.join("agent.log");
         let own = env::current_exe()?;
-        let mut command = netns.command(&own.to_string_lossy());
+        let mut command = netns.command(&own);
         let child = command
             .arg("agent-under-test")
             .arg(settings)

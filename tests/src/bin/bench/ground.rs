@@ -141,6 +141,7 @@ pub(crate) fn side(number: u32, cidrs: Vec<IpNet>, prefixes: Vec<IpNet>) -> Side
         vpc: "vpc-a".parse().expect("a legal id"),
         peer_vni: (FIRST_SIDE + number + 100_000).try_into().expect("a legal VNI"),
         peer_cidrs: cidrs,
+        own_prefixes: None,
         remotes: Remotes::from_iter([(IpAddr::V4(REMOTE), prefixes)]),
         path_mtu: None,
         limit: None,

@@ -16,7 +16,7 @@ use cps_peering_config::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -120,6 +120,8 @@ impl WithoutVrf {
                 protodown: false,
                 xdp: None,
                 generates_link_local: false,
+                alternative_names: BTreeSet::new(),
+                permanent_mac: None,
                 may_be_renamed: false,
                 vlan: None,
                 settings: BTreeMap::new(),

@@ -55,7 +55,7 @@ impl Console {
             let open = SocketAddr::new(endpoint.to.ip(), OPEN_PORT);
             way.push(without_tls(&endpoint, open, lab.controller().ca())?);
             let program = env::current_exe()?.with_file_name("forward");
-            let mut command: Command = endpoint.from.command(&program.to_string_lossy());
+            let mut command: Command = endpoint.from.command(&program);
             way.push(command.args(["connect", &open.to_string(), &from, &out]).spawn()?);
             url = format!("http://{at}");
         }

@@ -105,6 +105,7 @@ impl Agent {
             counters: Counters { passes: 1, operations: 0, failures: 0, drift_repaired: 0, events_lost: 0 },
             last_pass: None,
             underlay_mtu: None,
+            knows_scoped_sides: true,
             behind: Vec::new(),
             vrfs: BTreeMap::new(),
             sides: BTreeMap::new(),

@@ -105,7 +105,16 @@ impl Size {
         let half = self.vpcs() / 2;
         let peering = |to: usize, bandwidth| -> Result<Peering> {
             let (vpc, peer_vpc) = (format!("v{number}").parse()?, format!("v{to}").parse()?);
-            Ok(Peering { name: format!("p{number}-{to}"), vpc, peer_vpc, bandwidth })
+            Ok(Peering {
+                name: format!("p{number}-{to}"),
+                vpc,
+                peer_vpc,
+                bandwidth,
+                export_prefixes: None,
+                import_prefixes: None,
+                peer_export_prefixes: None,
+                peer_import_prefixes: None,
+            })
         };
         let mut peerings = Vec::new();
         if number % ALONE == ALONE - 1 {

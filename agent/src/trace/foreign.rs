@@ -1,0 +1,142 @@
+//! What is in the way, and what others have put where packets pass. Pure.
+
+use super::{
+    findings::{Findings, Way},
+    path_end::Exit,
+};
+use crate::{
+    diff::{Conflict, Flow, Interference, InterferenceKind, touched_by},
+    objects::{Effect, Family},
+};
+use cps_peering_config::{
+    net::InterfaceName,
+    trace::{Verdict, check},
+};
+use std::net::IpAddr;
+
+/// Where it is not known what something does to packets, nobody can tell.
+fn verdict_of(effect: Effect) -> Verdict {
+    match effect {
+        Effect::DropsAll => Verdict::Stops,
+        Effect::MayDrop => Verdict::Unknown,
+    }
+}
+
+impl Findings<'_> {
+    pub(super) fn conflicts(&mut self, conflicts: &[Conflict]) {
+        for conflict in conflicts {
+            let Some(check) = self.check_of_device(&conflict.device) else { continue };
+            let verdict = if self.carries(&conflict.device) { Verdict::Unknown } else { Verdict::Stops };
+            let observed = self.link(&conflict.device);
+            self.add(
+                Way::Both,
+                check,
+                verdict,
+                format!("link {}", conflict.device),
+                (observed, None),
+                &conflict.reason,
+            );
+        }
+    }
+
+    /// Whether a device that is not as it should be may carry packets all the same.
+    fn carries(&self, device: &InterfaceName) -> bool {
+        let there = self.seen.observed.links.get(device).is_some_and(|link| link.up && !link.protodown);
+        there && *device != self.seen.end.port
+    }
+
+    /// What concerns one device, or is a rule. Packet filters are looked at for the path's own packets.
+    pub(super) fn interference(&mut self, it: &Interference) {
+        match it.kind {
+            InterferenceKind::Firewall => return,
+            InterferenceKind::Rule => return self.rule_ahead(it),
+            _ => {}
+        }
+        let Some(of) = it.device.as_ref().and_then(|device| self.check_of_device(device)) else { return };
+        // What a gateway address sends and takes in does not pass its port.
+        let passes_port = !self.seen.end.is_gateway;
+        let (way, check, verdict) = match (it.kind, of) {
+            (InterferenceKind::Address, check::PORT) => (Way::Sent, check::GATEWAY, Verdict::Differs),
+            (InterferenceKind::Address, _) => (Way::Both, of, Verdict::Differs),
+            (InterferenceKind::Protodown, _) => (Way::Both, of, verdict_of(it.effect)),
+            (_, check::PORT) if !passes_port => return,
+            (InterferenceKind::NoArp, _) => {
+                if self.seen.query.local.is_ipv4() {
+                    let reason = "the port answers no ARP request: servers that do not know the gateway send nothing";
+                    let seen = (it.object.clone(), Some("not there".to_owned()));
+                    self.add(Way::Sent, of, Verdict::Unknown, &it.object, seen, reason);
+                }
+                (Way::Arriving, of, verdict_of(it.effect))
+            }
+            (InterferenceKind::Xdp, check::PORT) => (Way::Sent, of, verdict_of(it.effect)),
+            (InterferenceKind::Xdp, check::TUNNEL) => (Way::Arriving, of, verdict_of(it.effect)),
+            (InterferenceKind::IngressFilter, check::PORT) => (Way::Sent, check::PORT_FILTER, verdict_of(it.effect)),
+            (InterferenceKind::IngressFilter, check::TUNNEL) => {
+                (Way::Arriving, check::SOURCE_FILTER, verdict_of(it.effect))
+            }
+            // What a device sends.
+            (InterferenceKind::EgressFilter | InterferenceKind::Qdisc, check::PORT) => {
+                (Way::Arriving, of, verdict_of(it.effect))
+            }
+            (InterferenceKind::EgressFilter | InterferenceKind::Qdisc, check::TUNNEL) => {
+                (Way::Sent, check::SHAPER, verdict_of(it.effect))
+            }
+            // Packets that are forwarded pass no queue and no filter of their VRF.
+            _ => (Way::Both, of, Verdict::Differs),
+        };
+        self.add(way, check, verdict, &it.object, (it.object.clone(), Some("not there".to_owned())), &it.reason);
+    }
+
+    /// A rule before `l3mdev` that selects this path shows in the kernel's answers for it, unless it selects what they were not asked
+    /// for.
+    fn rule_ahead(&mut self, it: &Interference) {
+        let query = self.seen.query;
+        let Some(rule) = self.seen.observed.rules_ahead.iter().find(|rule| rule.to_string() == it.object) else {
+            return;
+        };
+        if (rule.family == Family::V4) != query.local.is_ipv4() {
+            return;
+        }
+        let selects = |source: IpAddr| rule.inverted || rule.from.is_none_or(|from| from.contains(&source));
+        let asked = query.protocol.is_some() || !rule.of_service;
+        let seen = || (it.object.clone(), Some("not there".to_owned()));
+        for (way, source, right) in
+            [(Way::Sent, query.local, self.route_is_right()), (Way::Arriving, query.remote, self.delivery_is_right())]
+        {
+            let verdict = match (right, asked) {
+                (true, true) => Verdict::Differs,
+                (true, false) => Verdict::Unknown,
+                (false, _) => Verdict::Stops,
+            };
+            if selects(source) {
+                self.add(way, check::RULES, verdict, &it.object, seen(), &it.reason);
+            }
+        }
+    }
+
+    /// The host's packet filters, for the packets of this path.
+    pub(super) fn firewall(&mut self) {
+        let (query, end) = (self.seen.query, self.seen.end);
+        let port = Some(end.port).filter(|_| !end.is_gateway);
+        let exit = match end.exit {
+            Exit::Host { .. } => None,
+            Exit::Device { device, .. } => Some(device),
+            Exit::Tunnel(tunnel) => Some(tunnel.device),
+        };
+        let sent = Flow { source: query.local, destination: query.remote, from: port, vrf: end.vrf, to: exit };
+        // What comes from the same host was looked at where it is sent.
+        let arriving = end.tunnel().map(|tunnel| Flow {
+            source: query.remote,
+            destination: query.local,
+            from: Some(tunnel.device),
+            vrf: end.vrf,
+            to: port,
+        });
+        for (way, flow) in [(Way::Sent, Some(sent)), (Way::Arriving, arriving)] {
+            for it in flow.iter().flat_map(|flow| touched_by(&self.seen.observed.firewall, flow)) {
+                let seen = (it.object.clone(), Some("not there".to_owned()));
+                self.add(way, check::FIREWALL, verdict_of(it.effect), &it.object, seen, it.reason);
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What can be wrong with files of certificates and keys.
+
+use rustls::pki_types::pem;
+use std::{io, path::PathBuf};
+use thiserror::Error;
+
+/// Certificates or a key that cannot be used.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A file is no PEM, or not of what it should be.
+    #[error("{path} holds no {what} in PEM: {error}")]
+    NotPem {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// Why not.
+        error: pem::Error,
+    },
+    /// A certificate in a file means nothing.
+    #[error("{path} holds a certificate that cannot be used: {error}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: String,
+    },
+    /// A revocation list that says nothing that could be believed.
+    #[error("{path} holds a revocation list that cannot be used: {error}")]
+    RevocationList {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: String,
+    },
+    /// Others can read a key.
+    #[error("the key {path} can be read by others (mode {mode:04o}): chmod 600 {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The key is another's.
+    #[error("the key {key} does not belong to the certificate {cert}: {error}")]
+    Mismatch {
+        /// The key.
+        key: PathBuf,
+        /// The certificate.
+        cert: PathBuf,
+        /// What differs.
+        error: rustls::Error,
+    },
+}

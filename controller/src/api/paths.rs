@@ -1,0 +1,148 @@
+//! Why one address reaches another, or does not.
+
+use super::{
+    Api,
+    request::{Regional, RequestContext, read},
+    response::{Envelope, Errors, Failure, Reply, reply},
+};
+use crate::{
+    hosts::trace::ask,
+    model::state::State,
+    paths::{AmbiguousSource, End, Heard, Path, PathQuery, survey},
+};
+use axum::body::Bytes;
+use cps_peering_config::{
+    id::{AccountId, RegionId, VpcId},
+    number,
+    text::{MAX_QUOTED, cut},
+};
+use cps_peering_http::share::FairShare;
+use serde::{Deserialize, Serialize};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
+use utoipa::ToSchema;
+
+/// A question whether one address reaches another.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct PathBody {
+    /// The address that sends: of a server behind a port of a VPC, or of its gateway.
+    source: String,
+    /// The address that is to be reached, of the same family.
+    destination: String,
+    /// The VPC of the source; needed only where several have it.
+    #[schema(value_type = Option<String>)]
+    vpc_id: Option<VpcId>,
+    /// `tcp`, `udp`, `icmp`, or any where none is said.
+    protocol: Option<String>,
+    /// The destination port, 1 to 65 535; with `tcp` or `udp` only.
+    #[serde(default, deserialize_with = "number::optional_not_zero")]
+    port: Option<u32>,
+}
+
+/// What was found.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct OnePath {
+    path: Path,
+}
+
+/// How many paths may be looked at at once. Each waits for at most two hosts, and for seconds where they do not answer.
+const MAX_AT_ONCE: usize = 128;
+/// How many of these one account may have, and operators together.
+const MAX_OF_ACCOUNT: usize = 2;
+const MAX_OF_OPERATORS: usize = 32;
+/// Shared by accounts; operators are one of them.
+static AT_ONCE: LazyLock<Arc<FairShare<Option<AccountId>>>> = LazyLock::new(|| FairShare::new(MAX_AT_ONCE));
+
+fn address(field: &str, text: &str) -> Result<IpAddr, Failure> {
+    let rule = || format!("{} is no IPv4 or IPv6 address", cut(text, MAX_QUOTED));
+    let address: IpAddr = text.trim().parse().map_err(|_| Failure::field(field, rule()))?;
+    let unusable = address.is_unspecified() || address.is_multicast() || address.is_loopback();
+    let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    if unusable || link_local || matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some()) {
+        let rule = format!("{address} is not the address of one server in a VPC");
+        return Err(Failure::field(field, rule));
+    }
+    Ok(address)
+}
+
+fn question(body: PathBody, region: Option<RegionId>) -> Result<PathQuery, Failure> {
+    let (source, destination) = (address("source", &body.source)?, address("destination", &body.destination)?);
+    if source.is_ipv4() != destination.is_ipv4() {
+        let rule = format!("{destination} is of another family than {source}");
+        return Err(Failure::field("destination", rule));
+    }
+    let protocol = match body.protocol.as_deref() {
+        None | Some("") => None,
+        Some("tcp") => Some(6),
+        Some("udp") => Some(17),
+        Some("icmp") if source.is_ipv4() => Some(1),
+        Some("icmp") => Some(58),
+        Some(other) => {
+            let rule = format!("{} is none of tcp, udp, icmp", cut(other, MAX_QUOTED));
+            return Err(Failure::field("protocol", rule));
+        }
+    };
+    let port = match body.port {
+        None => None,
+        Some(_) if !matches!(protocol, Some(6 | 17)) => {
+            return Err(Failure::field("port", "a port goes with protocol tcp or udp only"));
+        }
+        Some(port) => {
+            let rule = || format!("{port} is not within 1 to 65535");
+            Some(u16::try_from(port).map_err(|_| Failure::field("port", rule()))?)
+        }
+    };
+    Ok(PathQuery { source, destination, vpc: body.vpc_id, region, protocol, port })
+}
+
+async fn trace(api: &Api, query: PathQuery, viewer: Option<&AccountId>) -> Reply {
+    let mut place = AT_ONCE.hold(viewer.cloned());
+    if !place.take_within(1, if viewer.is_some() { MAX_OF_ACCOUNT } else { MAX_OF_OPERATORS }) {
+        return Err(Failure::no_room("too many paths are looked at now: try again"));
+    }
+    let now_ms = api.engine.now_ms();
+    let found =
+        api.engine.read(|state, agents| survey(state, &query, viewer, now_ms, |peering| agents.confirmation(peering)));
+    let found = found.map_err(|AmbiguousSource(vpcs)| {
+        let vpcs = vpcs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Failure::field("vpcId", format!("several VPCs have {}: say which of {vpcs} is meant", query.source))
+    })?;
+    let answers = match &found.ends {
+        None => None,
+        Some([near, far]) => {
+            let agents = &api.diagnosed.agents;
+            let answers = tokio::join!(
+                ask(agents, &near.host, &near.agent, &near.query),
+                ask(agents, &far.host, &far.agent, &far.query)
+            );
+            // A host may have been told something newer meanwhile, but nothing newer than that.
+            let newest = |end: &End, state: &State| state.hosts().get(&end.host).map(|host| state.revision_of(host));
+            let newest = api.engine.read(|state, _| [near, far].map(|end| newest(end, state).unwrap_or(end.revision)));
+            let [near, far] = newest;
+            Some([Heard { answer: answers.0, newest: near }, Heard { answer: answers.1, newest: far }])
+        }
+    };
+    reply(OnePath { path: found.with(answers, viewer) })
+}
+
+/// Find out whether one address reaches another, and what stops it: what the account's VPCs and peerings say, and then the hosts at
+/// both ends, from their kernels. Of another account's side it is only said whether it stops packets. Nothing is sent or changed.
+#[utoipa::path(post, path = "/v1/regions/{regionId}/paths", tag = "peerings", operation_id = "describePath",
+    params(("regionId" = String, Path)), request_body = PathBody,
+    responses((status = 200, body = Envelope<OnePath>), Errors))]
+pub(in crate::api) async fn own(regional: Regional, body: Bytes) -> Reply {
+    let query = question(regional.body(&body)?, Some(regional.region.clone()))?;
+    trace(&regional.context.api, query, Some(&regional.account)).await
+}
+
+/// The same across accounts and regions, with hosts and what their kernels have.
+#[utoipa::path(post, path = "/admin/v1/paths", tag = "operators", operation_id = "describeAnyPath",
+    request_body = PathBody, responses((status = 200, body = Envelope<OnePath>), Errors))]
+pub(in crate::api) async fn any(context: RequestContext, body: Bytes) -> Reply {
+    let query = question(read(&body)?, None)?;
+    trace(&context.api, query, None).await
+}

@@ -1,0 +1,150 @@
+//! What agents say of the ends of a path.
+
+use super::client::{AgentClients, AnswerError, read_error, read_small};
+use cps_peering_config::{
+    agent_api::{ErrorBody, TRACE_ANSWER_WITHIN, TRACE_PATH},
+    id::HostId,
+    text::cut,
+    trace::{Fact, TraceAnswer, TraceQuery},
+};
+use reqwest::{Response, StatusCode};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::timeout};
+
+/// How long an answer may take: the agent's time, and a second for the way.
+const PATIENCE: Duration = TRACE_ANSWER_WITHIN.saturating_add(Duration::from_secs(1));
+/// The longest answer, in bytes: an agent tells some dozen facts for each direction.
+const LONGEST_ANSWER: usize = 1 << 20;
+/// The most that is believed of one direction. Whoever has broken into a host answers what it likes.
+const MAX_FACTS: usize = 64;
+/// The longest text that is taken from a fact, in characters.
+const MAX_TEXT: usize = 400;
+/// How many questions one host is asked at once; an agent looks at one after the other.
+const MAX_OF_HOST: usize = 4;
+
+/// What a host answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// What its agent found.
+    Told(TraceAnswer),
+    /// Its agent is of a version that does not know the question.
+    Unknown,
+    /// Its agent refuses to answer, for this reason.
+    Refused(String),
+    /// It did not answer, or not in time.
+    Failed(String),
+}
+
+/// Asks a host's agent about one end of a path. That other questions to the host come first counts as time in which it does not answer.
+pub async fn ask(clients: &AgentClients, host: &HostId, agent: &str, query: &TraceQuery) -> Answer {
+    let asked = async {
+        // It is never closed.
+        let _turn = turns_of(host).acquire_owned().await;
+        let client = clients.shared(host)?;
+        let url = format!("{}{TRACE_PATH}", agent.trim_end_matches('/'));
+        read(client.post(url).json(query).timeout(PATIENCE).send().await?).await
+    };
+    match timeout(PATIENCE, asked).await {
+        Ok(answer) => answer.unwrap_or_else(|error| Answer::Failed(cut(&error.to_string(), MAX_TEXT))),
+        Err(_) => Answer::Failed(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+async fn read(answer: Response) -> Result<Answer, AnswerError> {
+    match answer.status() {
+        StatusCode::OK => {
+            let told: TraceAnswer = read_small(answer, LONGEST_ANSWER).await?;
+            let (send, receive) = (bounded(told.send), bounded(told.receive));
+            Ok(Answer::Told(TraceAnswer { version: String::new(), send, receive, ..told }))
+        }
+        StatusCode::NOT_FOUND => Ok(Answer::Unknown),
+        status => {
+            let text = read_error(answer).await?;
+            let message = serde_json::from_str(&text).map(|body: ErrorBody| body.message).unwrap_or(text);
+            Ok(Answer::Refused(format!("{status}: {}", cut(message.trim(), MAX_TEXT))))
+        }
+    }
+}
+
+/// Those who ask a host take turns.
+fn turns_of(host: &HostId) -> Arc<Semaphore> {
+    static TURNS: LazyLock<Mutex<BTreeMap<HostId, Arc<Semaphore>>>> = LazyLock::new(Mutex::default);
+    // What is in it is whole at any time.
+    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    // Only hosts that somebody asks now.
+    turns.retain(|_, turns| Arc::strong_count(turns) > 1);
+    Arc::clone(turns.entry(host.clone()).or_insert_with(|| Arc::new(Semaphore::new(MAX_OF_HOST))))
+}
+
+fn bounded(mut facts: Vec<Fact>) -> Vec<Fact> {
+    facts.truncate(MAX_FACTS);
+    for fact in &mut facts {
+        let texts = [&mut fact.check, &mut fact.object, &mut fact.observed, &mut fact.reason];
+        for text in texts.into_iter().chain(fact.expected.as_mut()) {
+            *text = cut(text, MAX_TEXT);
+        }
+    }
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cps_peering_config::trace::Verdict;
+
+    fn response(status: u16, body: impl Into<reqwest::Body>) -> Response {
+        let mut response = axum::http::Response::new(body.into());
+        *response.status_mut() = axum::http::StatusCode::from_u16(status).unwrap();
+        response.into()
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_cut_to_what_may_be_believed() {
+        let long = "x".repeat(1000);
+        let fact = Fact {
+            check: long.clone(),
+            verdict: Verdict::Ok,
+            object: long.clone(),
+            observed: long.clone(),
+            expected: Some(long.clone()),
+            reason: long.clone(),
+        };
+        let told = TraceAnswer { version: long, send: vec![fact; 100], ..TraceAnswer::default() };
+        let body = serde_json::to_vec(&told).unwrap();
+        let Answer::Told(told) = read(response(200, body)).await.unwrap() else { panic!("it is one") };
+        assert_eq!((told.version.as_str(), told.send.len(), told.receive.len()), ("", MAX_FACTS, 0));
+        let fact = &told.send[0];
+        for text in [&fact.check, &fact.object, &fact.observed, &fact.reason, fact.expected.as_ref().unwrap()] {
+            // It is said how much was cut off.
+            assert!(text.chars().count() < MAX_TEXT + 40, "{}", text.chars().count());
+        }
+        let error = read(response(200, vec![b' '; LONGEST_ANSWER + 1])).await.unwrap_err();
+        assert!(matches!(error, AnswerError::TooLong(LONGEST_ANSWER)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_says_of_a_refusal_is_kept() {
+        let answer = read(response(503, r#"{"message":"too many paths are looked at now"}"#)).await.unwrap();
+        assert_eq!(answer, Answer::Refused("503 Service Unavailable: too many paths are looked at now".to_owned()));
+        let answer = read(response(403, "not you")).await.unwrap();
+        assert_eq!(answer, Answer::Refused("403 Forbidden: not you".to_owned()));
+        assert_eq!(read(response(404, "")).await.unwrap(), Answer::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_host_is_asked_a_few_questions_at_once() {
+        let [one, two]: [HostId; 2] = ["turns-1", "turns-2"].map(|host| host.parse().unwrap());
+        let mut taken = Vec::new();
+        for _ in 0..MAX_OF_HOST {
+            taken.push(turns_of(&one).try_acquire_owned().unwrap());
+        }
+        assert!(turns_of(&one).try_acquire_owned().is_err());
+        assert!(turns_of(&two).try_acquire_owned().is_ok(), "another host");
+        taken.pop();
+        assert!(turns_of(&one).try_acquire_owned().is_ok());
+    }
+}

@@ -1,0 +1,203 @@
+//! How much of two VPCs a peering joins (rules C9 and L13): what each side shows of its own VPC, and what it takes of the other.
+//!
+//! A list that is empty stands for everything, also for CIDRs that come later. One that is not is complete: it names all that
+//! there is, in both families, and nothing comes to it by itself. What of it lies outside the VPC's CIDRs, because one was taken
+//! away, is without effect until it is there again.
+
+use super::{
+    Actor, Code, CommandError, Context, Transaction,
+    metering::put,
+    overlap::{Pair, Stage, may_be_peered},
+    peering::{Locator, find, wrong_state},
+    record::{Peering, PeeringState, Role, Side},
+    state::State,
+};
+use cps_peering_config::{
+    id::{PeeringId, VpcId},
+    net::{is_canonical, within},
+    prefix_set::{difference, first_overlap},
+};
+use ipnet::IpNet;
+use serde::Serialize;
+
+/// The most prefixes of one list.
+pub const MAX_PREFIXES: usize = 64;
+
+/// The lists of one side.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PrefixLists {
+    /// What of its own VPC it shows; all where there are none.
+    #[serde(rename = "export", skip_serializing_if = "Vec::is_empty")]
+    pub export: Vec<IpNet>,
+    /// What of the other VPC it takes; all where there are none.
+    #[serde(rename = "import", skip_serializing_if = "Vec::is_empty")]
+    pub import: Vec<IpNet>,
+}
+
+/// Other lists for a side; none for a list that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SetPrefixes {
+    /// The peering.
+    pub which: Locator,
+    /// Whose side it is, where both are the caller's; otherwise, and where it is not said, the caller's own, or the initiator's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vpc: Option<VpcId>,
+    /// What it shows; all where it is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export: Option<Vec<IpNet>>,
+    /// What it takes; all where it is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import: Option<Vec<IpNet>>,
+}
+
+const EXPORT: &str = "exportPrefixes";
+const IMPORT: &str = "importPrefixes";
+
+fn invalid<T>(entry: String, rule: impl Into<String>) -> Result<T, CommandError> {
+    Err(CommandError::one(Code::InvalidArgument, entry, rule, "InvalidPrefix"))
+}
+
+fn check_list(entry: &str, list: &[IpNet]) -> Result<(), CommandError> {
+    if list.len() > MAX_PREFIXES {
+        let rule = format!("{} prefixes: at most {MAX_PREFIXES} are allowed", list.len());
+        return invalid(entry.to_owned(), rule);
+    }
+    if let Some((place, prefix)) = list.iter().enumerate().find(|(_, prefix)| !is_canonical(prefix)) {
+        let rule = format!("{prefix} has bits set behind its length; it would be {}", prefix.trunc());
+        return invalid(format!("{entry}[{place}]"), rule);
+    }
+    match first_overlap(list) {
+        Some((wider, narrower)) if wider == narrower => invalid(entry.to_owned(), format!("{wider} is there twice")),
+        Some((wider, narrower)) => invalid(entry.to_owned(), format!("{narrower} lies within {wider}: leave one out")),
+        None => Ok(()),
+    }
+}
+
+impl PrefixLists {
+    /// What can be checked without knowing anything else.
+    pub(super) fn check(&self) -> Result<(), CommandError> {
+        check_list(EXPORT, &self.export)?;
+        check_list(IMPORT, &self.import)
+    }
+
+    /// Whether both stand for everything.
+    pub fn is_default(&self) -> bool {
+        self.export.is_empty() && self.import.is_empty()
+    }
+}
+
+impl SetPrefixes {
+    pub(super) fn check(&self) -> Result<(), CommandError> {
+        check_list(EXPORT, self.export.as_deref().unwrap_or_default())?;
+        check_list(IMPORT, self.import.as_deref().unwrap_or_default())
+    }
+}
+
+/// Gives a side its lists; none for one that stays. What it shows must be its own.
+///
+/// # Errors
+///
+/// What it would show is none of its VPC's.
+pub fn give(side: &mut Side, export: Option<&[IpNet]>, import: Option<&[IpNet]>) -> Result<(), CommandError> {
+    let sorted = |list: &[IpNet]| {
+        let mut list = list.to_vec();
+        list.sort_unstable();
+        list
+    };
+    // What it showed before may be said again, also if its CIDR was taken away since.
+    if let Some(export) = export.map(sorted).filter(|export| *export != side.export_prefixes) {
+        let outside = |prefix: &&IpNet| !side.cidrs.iter().any(|cidr| within(prefix, cidr));
+        if let Some(prefix) = export.iter().find(outside) {
+            let rule = format!("{prefix} is in none of the CIDRs of {}, and only these can be shown", side.vpc);
+            return invalid(EXPORT.to_owned(), rule);
+        }
+        side.export_prefixes = export;
+    }
+    if let Some(import) = import {
+        side.import_prefixes = sorted(import);
+    }
+    Ok(())
+}
+
+/// The role of the side that a command is about. In a peering within one account either can be.
+fn role_of(peering: &Peering, seen: Option<Role>, vpc: Option<&VpcId>, actor: &Actor) -> Result<Role, CommandError> {
+    let own = seen.unwrap_or(Role::Initiator);
+    let Some(vpc) = vpc else { return Ok(own) };
+    let is_own = |role: &Role| {
+        let side = peering.view(*role).0;
+        side.vpc == *vpc && actor.is(&side.account)
+    };
+    [Role::Initiator, Role::Receiver].into_iter().find(is_own).ok_or_else(|| {
+        let rule = format!("{vpc} is no VPC of yours in {}", peering.id);
+        CommandError::one(Code::Forbidden, "vpcId", rule, "VpcPeerPurviewError")
+    })
+}
+
+/// The peering as it is and as it would be; nothing is compared with other networks.
+pub fn outlook(state: &State, set: &SetPrefixes, actor: &Actor) -> Result<(Peering, Peering), CommandError> {
+    let (before, seen) = find(state, &set.which, actor)?;
+    let role = role_of(&before, seen, set.vpc.as_ref(), actor)?;
+    // Before it was accepted, the receiver has nothing to say but how it accepts.
+    let early = before.state == PeeringState::Pending && role == Role::Receiver;
+    if early || !(before.forwards() || before.state == PeeringState::Pending) {
+        return wrong_state(&before, "have the prefixes of that side changed");
+    }
+    let mut after = before.clone();
+    give(after.side_mut(role), set.export.as_deref(), set.import.as_deref())?;
+    Ok((before, after))
+}
+
+/// Changes the lists of a side (rule L13). What becomes reachable that was not must be free on both sides; to show or take less
+/// is never refused.
+pub fn set(tx: &mut Transaction<'_>, set: &SetPrefixes, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
+    set.check()?;
+    let (before, after) = outlook(tx.state, set, context.actor)?;
+    become_of(tx, &before.id, [after.initiator, after.receiver], context)?;
+    Ok(set.which.id.clone())
+}
+
+/// Gives a peering sides with other lists, if that is legal.
+pub(super) fn become_of(
+    tx: &mut Transaction<'_>,
+    id: &PeeringId,
+    [initiator, receiver]: [Side; 2],
+    context: &mut Context<'_>,
+) -> Result<(), CommandError> {
+    let Some(before) = tx.state.peerings().get(id).cloned() else { return Ok(()) };
+    let after = Peering { initiator, receiver, ..before.clone() };
+    if before == after {
+        return Ok(());
+    }
+    if !(before.forwards() || before.state == PeeringState::Pending) {
+        return wrong_state(&before, "have its prefixes changed");
+    }
+    // By the lists alone, and not by what they let through: that would tell what the other side has.
+    if grow(&before, &after) {
+        let stage = if after.state == PeeringState::Pending { Stage::Request } else { Stage::Install };
+        let (initiator, receiver) = (&after.initiator, &after.receiver);
+        may_be_peered(tx.state, &Pair { initiator, receiver, except: Some(&after.id) }, stage, context)?;
+    }
+    put(tx, after, context.now_ms);
+    Ok(())
+}
+
+/// Whether a list names anything that it did not before. An empty one names everything.
+fn grow(before: &Peering, after: &Peering) -> bool {
+    let lists = |peering: &Peering| {
+        peering.sides().map(|side| [side.export_prefixes.clone(), side.import_prefixes.clone()]).into_iter().flatten()
+    };
+    lists(before)
+        .zip(lists(after))
+        .any(|(before, after)| !before.is_empty() && (after.is_empty() || !difference(&after, &before).is_empty()))
+}
+
+/// Whether anything is reached no more that was before.
+pub(super) fn narrows(before: &Peering, after: &Peering) -> bool {
+    [Role::Initiator, Role::Receiver].into_iter().any(|role| {
+        let of = |peering: &Peering| {
+            let (own, peer) = peering.view(role);
+            own.effective(peer).into_owned()
+        };
+        !difference(&of(before), &of(after)).is_empty()
+    })
+}

@@ -1,0 +1,159 @@
+//! Rules of webhooks: where an account, or who runs the cloud, wants to be sent what happens.
+
+use super::{
+    Actor, Code, CommandError, Context, Transaction,
+    record::{SealedKey, Webhook},
+    state,
+};
+use cps_peering_config::{
+    id::{AccountId, RegionId},
+    text,
+};
+use serde::{Serialize, Serializer};
+use std::collections::BTreeSet;
+
+/// The longest URL, in bytes.
+pub const MAX_URL: usize = 512;
+/// The most types that are chosen.
+const MAX_TYPES: usize = 64;
+/// The most webhooks of an account in a region, and of operators.
+pub const MAX_OF_OWNER: usize = 10;
+/// The most webhooks on the whole.
+pub const MAX_OF_ALL: usize = 2000;
+
+/// A change of a webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Its id.
+    pub id: String,
+    /// The account, and the region in which it is told what happens; none for operators.
+    pub owner: Option<(AccountId, RegionId)>,
+    /// What changes.
+    pub what: What,
+}
+
+/// What changes of a webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum What {
+    /// It is a new one.
+    Create {
+        /// Where to.
+        #[serde(serialize_with = "host_of")]
+        url: String,
+        /// Which types of events; all where there are none.
+        types: BTreeSet<String>,
+        /// What requests are signed with. Not for the audit trail.
+        #[serde(skip)]
+        secret: SealedKey,
+        /// Behind which event it begins.
+        after: String,
+    },
+    /// What is named becomes another.
+    Modify {
+        /// Where to.
+        #[serde(serialize_with = "host_of_changed")]
+        url: Option<String>,
+        /// Which types of events; all where there are none.
+        types: Option<BTreeSet<String>>,
+        /// Whether anything is sent.
+        enabled: Option<bool>,
+    },
+    /// It goes.
+    Delete,
+}
+
+/// What the trail says of a URL: with many services whoever knows all of it may send.
+fn host_of<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {
+    let path = url.find("://").and_then(|at| url[at + 3..].find(['/', '?', '#']).map(|end| at + 3 + end));
+    to.serialize_str(&path.map_or_else(|| url.to_owned(), |end| format!("{}/…", &url[..end])))
+}
+
+#[expect(clippy::ref_option, reason = "the form that serde calls")]
+fn host_of_changed<S: Serializer>(url: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    match url {
+        Some(url) => host_of(url, to),
+        None => to.serialize_none(),
+    }
+}
+
+fn invalid<T>(entry: &str, rule: impl Into<String>, reason: &'static str) -> Result<T, CommandError> {
+    Err(CommandError::one(Code::InvalidArgument, entry, rule, reason))
+}
+
+impl Change {
+    /// What no rule would allow, before anything else looks at it.
+    pub(super) fn check_texts(&self) -> Result<(), CommandError> {
+        let (url, types) = match &self.what {
+            What::Create { url, types, .. } => (Some(url), Some(types)),
+            What::Modify { url, types, .. } => (url.as_ref(), types.as_ref()),
+            What::Delete => (None, None),
+        };
+        if let Some(url) = url.filter(|url| url.len() > MAX_URL) {
+            return invalid("url", format!("it has {} bytes, and may have {MAX_URL}", url.len()), "InvalidWebhookUrl");
+        }
+        for kind in types.into_iter().flatten() {
+            if !crate::events::TYPES.iter().any(|(known, _)| known == kind) {
+                let rule = format!("{} is no type of events", text::quote(kind));
+                return invalid("types", rule, "InvalidEventType");
+            }
+            if self.owner.is_some() && kind.starts_with("host.") {
+                return invalid("types", format!("{kind} is for operators"), "InvalidEventType");
+            }
+        }
+        if types.is_some_and(|types| types.len() > MAX_TYPES) {
+            return invalid("types", format!("there may be {MAX_TYPES}"), "InvalidEventType");
+        }
+        Ok(())
+    }
+}
+
+/// Changes a webhook. Of those of others nobody knows whether they are there.
+pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'_>) -> Result<(), CommandError> {
+    let allowed = match (&context.actor, &change.owner) {
+        (Actor::Account(own), Some((account, _))) => own == account,
+        (Actor::Account(_), None) => false,
+        _ => true,
+    };
+    let found = tx.state.webhooks().get(&change.id);
+    let found = found.filter(|webhook| allowed && webhook.owner == change.owner).cloned();
+    let missing = || {
+        let rule = format!("there is no webhook {}", text::cut(&change.id, text::MAX_QUOTED));
+        CommandError::one(Code::NotFound, "webhookId", rule, "WebhookNotFound")
+    };
+    let new = match &change.what {
+        What::Create { url, types, secret, after } => {
+            let own = tx.state.webhooks().values().filter(|webhook| webhook.owner == change.owner).count();
+            let (count, most) =
+                if own >= MAX_OF_OWNER { (own, MAX_OF_OWNER) } else { (tx.state.webhooks().len(), MAX_OF_ALL) };
+            if count >= most {
+                let rule = format!("there are {count} webhooks, and there may be {most}: delete one");
+                return Err(CommandError::one(Code::QuotaExceeded, "webhooks", rule, "WebhookLimitExceeded"));
+            }
+            Some(Webhook {
+                id: change.id.clone(),
+                owner: change.owner.clone(),
+                url: url.clone(),
+                types: types.clone(),
+                secret: secret.clone(),
+                after: after.clone(),
+                enabled: true,
+                created_ms: context.now_ms,
+            })
+        }
+        What::Modify { url, types, enabled } => {
+            let mut webhook = found.ok_or_else(missing)?;
+            webhook.url = url.clone().unwrap_or(webhook.url);
+            webhook.types = types.clone().unwrap_or(webhook.types);
+            webhook.enabled = enabled.unwrap_or(webhook.enabled);
+            Some(webhook)
+        }
+        What::Delete => {
+            found.ok_or_else(missing)?;
+            None
+        }
+    };
+    if tx.state.webhooks().get(&change.id) != new.as_ref() {
+        tx.change(state::Change::Webhook(change.id.clone(), new));
+    }
+    Ok(())
+}

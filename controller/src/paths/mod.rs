@@ -1,0 +1,447 @@
+//! Why one address reaches another, or does not: what the model says, and then what the hosts at both ends say of their kernels.
+//!
+//! Pure. [`survey()`] walks the model and says which hosts are to be asked what; [`Survey::with`] puts their answers in order, as far
+//! as the viewer may see them (rule L11): an account sees its own side, without what belongs to the cloud's infrastructure, and of
+//! another account's side only whether it stops packets.
+
+mod survey;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use survey::{AmbiguousSource, Survey, survey};
+
+use crate::hosts::trace::Answer;
+use cps_peering_config::{
+    Revision,
+    id::{AccountId, HostId, PeeringId, RegionId, VpcId},
+    trace::{Fact, TraceQuery, Verdict, check},
+};
+use serde::Serialize;
+use std::net::IpAddr;
+use utoipa::ToSchema;
+
+/// What somebody wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathQuery {
+    /// From where packets are sent.
+    pub source: IpAddr,
+    /// To where.
+    pub destination: IpAddr,
+    /// The VPC of the source, where it is said.
+    pub vpc: Option<VpcId>,
+    /// The region of the source's VPC; none for any.
+    pub region: Option<RegionId>,
+    /// The IP protocol, where one is meant.
+    pub protocol: Option<u8>,
+    /// The destination port, where one is meant.
+    pub port: Option<u16>,
+}
+
+/// How one step of a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StepVerdict {
+    /// As it should be.
+    Ok,
+    /// Packets pass, but it is not as the configuration says.
+    Differs,
+    /// Nobody can tell, for instance because a host does not answer.
+    Unknown,
+    /// Packets do not pass.
+    Stops,
+}
+
+impl From<Verdict> for StepVerdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Ok => Self::Ok,
+            Verdict::Differs => Self::Differs,
+            Verdict::Unknown => Self::Unknown,
+            Verdict::Stops => Self::Stops,
+        }
+    }
+}
+
+/// Which way packets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// From the source to the destination.
+    Forward,
+    /// Back.
+    Return,
+}
+
+/// Who can do something about a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FixableBy {
+    /// The account that asks; for operators, that of the source.
+    Caller,
+    /// The account of the other side.
+    Peer,
+    /// Who runs the cloud.
+    Operator,
+}
+
+/// Whose side a step is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PathSide {
+    /// That of the source.
+    Source,
+    /// That of the destination.
+    Destination,
+}
+
+/// One step of a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// What was looked at, as a word for programs, for instance `peering`, `route`, `fdb`; `peerSide` is all of another account's side.
+    pub step: String,
+    /// The same for people.
+    pub title: &'static str,
+    /// Which way; none for what is the same both ways.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+    /// On whose side; none for what both share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub side: Option<PathSide>,
+    /// For operators: on which host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub host: Option<HostId>,
+    /// How it is.
+    pub verdict: StepVerdict,
+    /// What was looked at in particular; for operators the kernel's object.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub object: String,
+    /// How it is there.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub observed: String,
+    /// How it should be, where it is otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// What it means, unless all is well.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Who can fix it, unless all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixable_by: Option<FixableBy>,
+}
+
+impl Step {
+    /// A step at which all is well.
+    fn ok(step: &str, object: impl Into<String>) -> Self {
+        Self {
+            step: step.to_owned(),
+            title: words::title(step),
+            direction: None,
+            side: None,
+            host: None,
+            verdict: StepVerdict::Ok,
+            object: object.into(),
+            observed: String::new(),
+            expected: None,
+            reason: String::new(),
+            fixable_by: None,
+        }
+    }
+
+    /// One at which something is wrong.
+    fn wrong(
+        step: &str,
+        verdict: StepVerdict,
+        object: impl Into<String>,
+        reason: impl Into<String>,
+        fixable_by: FixableBy,
+    ) -> Self {
+        Self { verdict, reason: reason.into(), fixable_by: Some(fixable_by), ..Self::ok(step, object) }
+    }
+
+    fn at(self, side: PathSide, direction: Option<Direction>) -> Self {
+        Self { side: Some(side), direction, ..self }
+    }
+}
+
+/// The answer to a [`PathQuery`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Path {
+    /// From where.
+    #[schema(value_type = String)]
+    pub source: IpAddr,
+    /// To where.
+    #[schema(value_type = String)]
+    pub destination: IpAddr,
+    /// The VPC of the source; none where there is none.
+    #[schema(value_type = Option<String>)]
+    pub vpc_id: Option<VpcId>,
+    /// The peering that leads there; none within a VPC, or where there is none.
+    #[schema(value_type = Option<String>)]
+    pub vpc_peering_id: Option<PeeringId>,
+    /// Whether packets get there and answers back; none where that is not known.
+    pub reaches: Option<bool>,
+    /// The place in `steps` of the first step that stops packets; without one, of the first that nobody can tell, or that differs.
+    pub first_wrong: Option<usize>,
+    /// Every step: what the model says, the way there, the way back.
+    pub steps: Vec<Step>,
+}
+
+/// One end of a path, and the host that is to be asked about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Whose VPC it is.
+    pub account: AccountId,
+    /// The host with the port.
+    pub host: HostId,
+    /// The URL of its agent.
+    pub agent: String,
+    /// What it is asked.
+    pub query: TraceQuery,
+    /// The configuration that it must have, from when it is asked on.
+    pub revision: Revision,
+    /// Whether nothing is pushed to it.
+    pub paused: bool,
+}
+
+/// What a host was heard to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// Its answer.
+    pub answer: Answer,
+    /// The newest configuration that there was for it when the answer came.
+    pub newest: Revision,
+}
+
+impl Survey {
+    /// The whole path, with what the hosts at both ends have answered.
+    pub fn with(self, answers: Option<[Heard; 2]>, viewer: Option<&AccountId>) -> Path {
+        let mut steps = self.steps;
+        let asked = answers.is_some();
+        let peers = |verdict| {
+            let forward = of_the_peer(verdict).at(PathSide::Destination, Some(Direction::Forward));
+            [forward, of_the_peer(verdict).at(PathSide::Destination, Some(Direction::Return))]
+        };
+        if let (Some([near, far]), Some([source, destination])) = (&self.ends, answers) {
+            let source = told(source, near);
+            let destination = told(destination, far);
+            // Of another's side nothing is told but this, so also not which way it is that it stops.
+            let all = || destination.iter().flatten().map(|fact| fact.verdict);
+            let verdict = if self.unserved { Verdict::Stops } else { all().max().unwrap_or(Verdict::Unknown) };
+            let [peer_forward, peer_return] = peers(verdict);
+            let legs = [
+                (Direction::Forward, PathSide::Source, near, &source[0]),
+                (Direction::Forward, PathSide::Destination, far, &destination[1]),
+                (Direction::Return, PathSide::Destination, far, &destination[0]),
+                (Direction::Return, PathSide::Source, near, &source[1]),
+            ];
+            for (direction, side, end, facts) in legs {
+                let of_a_host = facts.iter().map(|fact| seen_by_operators(fact, end));
+                let of_a_host = of_a_host.map(|step| step.at(side, Some(direction)));
+                match (viewer, direction) {
+                    (None, _) => steps.extend(of_a_host),
+                    (Some(account), _) if end.account == *account => {
+                        let (local, remote) = match side {
+                            PathSide::Source => (self.source, self.destination),
+                            PathSide::Destination => (self.destination, self.source),
+                        };
+                        let sends = (side == PathSide::Source) == (direction == Direction::Forward);
+                        let own = seen_by_owner(facts, sends, local, remote).into_iter();
+                        steps.extend(own.map(|step| step.at(side, Some(direction))));
+                    }
+                    (Some(_), Direction::Forward) => steps.push(peer_forward.clone()),
+                    (Some(_), Direction::Return) => steps.push(peer_return.clone()),
+                }
+            }
+        } else if self.unserved {
+            steps.extend(peers(Verdict::Stops));
+        }
+        Path::of(self.source, self.destination, (self.vpc, self.peering), steps, asked)
+    }
+}
+
+impl Path {
+    fn of(
+        source: IpAddr,
+        destination: IpAddr,
+        (vpc_id, vpc_peering_id): (Option<VpcId>, Option<PeeringId>),
+        steps: Vec<Step>,
+        asked: bool,
+    ) -> Self {
+        let first = |verdict: StepVerdict| steps.iter().position(|step| step.verdict == verdict);
+        let (stops, unknown) = (first(StepVerdict::Stops), first(StepVerdict::Unknown));
+        let reaches = match (stops, unknown) {
+            (Some(_), _) => Some(false),
+            (None, None) if asked => Some(true),
+            // Whom nobody has asked has not said that all is well.
+            (None, _) => None,
+        };
+        let first_wrong = stops.or(unknown).or_else(|| first(StepVerdict::Differs));
+        Self { source, destination, vpc_id, vpc_peering_id, reaches, first_wrong, steps }
+    }
+}
+
+/// What a host says of what its end sends and takes in, or why that is not known.
+fn told(heard: Heard, end: &End) -> [Vec<Fact>; 2] {
+    let Heard { answer, newest } = heard;
+    let host = |verdict, observed: String, reason: String| Fact {
+        check: words::HOST.to_owned(),
+        verdict,
+        object: format!("host {}", end.host),
+        observed,
+        expected: None,
+        reason,
+    };
+    let unknown = |reason: &str| {
+        let fact = host(Verdict::Unknown, String::new(), reason.to_owned());
+        [vec![fact.clone()], vec![fact]]
+    };
+    match answer {
+        Answer::Failed(why) => unknown(&format!("the host of the port does not answer: {why}")),
+        Answer::Refused(why) => unknown(&format!("the agent of the host refuses to answer: {why}")),
+        Answer::Unknown => unknown("the agent of the host is of a version that cannot be asked: upgrade it"),
+        Answer::Told(told) => {
+            let known = host(Verdict::Ok, "answers".to_owned(), String::new());
+            let have = || told.revision.map_or("no configuration".to_owned(), |it| format!("configuration {it}"));
+            let first = if told.revision.is_some_and(|revision| revision > newest) {
+                let why = "the host has a newer configuration than this controller: another one may be in charge of it";
+                let expected = Some(format!("configuration {newest}"));
+                Fact { expected, ..host(Verdict::Differs, have(), why.to_owned()) }
+            } else if told.revision.is_none_or(|revision| revision < end.revision) {
+                let why =
+                    if end.paused { "pushes to it are paused" } else { "it is on its way, or the host refuses it" };
+                Fact {
+                    expected: Some(format!("configuration {}", end.revision)),
+                    ..host(Verdict::Differs, have(), format!("the host has not got the newest configuration: {why}"))
+                }
+            } else {
+                known
+            };
+            let with_host = |facts: Vec<Fact>| {
+                let all = std::iter::once(first.clone()).chain(facts);
+                let mut facts: Vec<Fact> = all.collect();
+                // An agent that says nothing says nothing good.
+                if facts.len() == 1 {
+                    let nothing = host(Verdict::Unknown, String::new(), "the agent has told nothing".to_owned());
+                    facts.push(nothing);
+                }
+                facts
+            };
+            [with_host(told.send), with_host(told.receive)]
+        }
+    }
+}
+
+fn seen_by_operators(fact: &Fact, end: &End) -> Step {
+    let verdict = fact.verdict.into();
+    Step {
+        title: words::title(&fact.check),
+        host: Some(end.host.clone()),
+        verdict,
+        observed: fact.observed.clone(),
+        expected: fact.expected.clone(),
+        reason: fact.reason.clone(),
+        fixable_by: (verdict != StepVerdict::Ok).then(|| words::fixable_by(&fact.check)),
+        ..Step::ok(&fact.check, fact.object.clone())
+    }
+}
+
+/// What is looked at for what an end sends, and for what arrives for it. Which of these there are depends on whether the other end
+/// is on the same host, and that is nobody's business: an account sees all of them.
+const SENT: [&str; 14] = [
+    check::VRF,
+    check::PORT,
+    check::GATEWAY,
+    check::PORT_FILTER,
+    check::RULES,
+    check::FIREWALL,
+    check::TUNNEL,
+    check::NEXT_HOP,
+    check::ROUTE,
+    check::NEIGHBOUR,
+    check::FDB,
+    check::SHAPER,
+    check::MTU,
+    check::UNDERLAY,
+];
+const ARRIVING: [&str; 10] = [
+    check::ACCEPTANCE,
+    check::VRF,
+    check::TUNNEL,
+    check::SOURCE_FILTER,
+    check::RULES,
+    check::FIREWALL,
+    check::PORT,
+    check::GATEWAY,
+    check::DELIVERY,
+    check::DESTINATION,
+];
+
+/// What an account sees of its own side on a host: what is wrong, and nothing of hosts, devices and numbers of the cloud.
+fn seen_by_owner(facts: &[Fact], sends: bool, local: IpAddr, remote: IpAddr) -> Vec<Step> {
+    let of_the_host = |fact: &&Fact| [words::HOST, check::CONFIGURATION].contains(&fact.check.as_str());
+    let mut steps: Vec<Step> = facts.iter().filter(of_the_host).map(|fact| owners_step(fact, local, remote)).collect();
+    // A host that could not look says nothing of what is on it.
+    if steps.len() == facts.len() {
+        return steps;
+    }
+    let order = if sends { SENT.as_slice() } else { &ARRIVING };
+    for check in order {
+        let found = facts.iter().filter(|fact| fact.check == *check).max_by_key(|fact| fact.verdict);
+        let absent = Fact {
+            check: (*check).to_owned(),
+            verdict: Verdict::Ok,
+            object: String::new(),
+            observed: String::new(),
+            expected: None,
+            reason: String::new(),
+        };
+        steps.push(owners_step(found.unwrap_or(&absent), local, remote));
+    }
+    // Of an agent that is newer than this controller.
+    let more = facts.iter().filter(|fact| !of_the_host(fact) && !order.contains(&fact.check.as_str()));
+    steps.extend(more.filter(|fact| fact.verdict != Verdict::Ok).map(|fact| owners_step(fact, local, remote)));
+    steps
+}
+
+fn owners_step(fact: &Fact, local: IpAddr, remote: IpAddr) -> Step {
+    let known = words::is_known(&fact.check);
+    let step = if known { fact.check.as_str() } else { words::OTHER };
+    let verdict = fact.verdict.into();
+    let object = match fact.check.as_str() {
+        check::DESTINATION | check::DELIVERY => local.to_string(),
+        check::ROUTE => remote.to_string(),
+        _ => String::new(),
+    };
+    // How the account's own server answers is nobody's secret to it.
+    let observed = if fact.check == check::DESTINATION { fact.observed.clone() } else { String::new() };
+    let wrong = verdict != StepVerdict::Ok;
+    Step {
+        verdict,
+        observed,
+        reason: if wrong { words::reason(step, verdict).to_owned() } else { String::new() },
+        fixable_by: wrong.then(|| words::fixable_by(step)),
+        ..Step::ok(step, object)
+    }
+}
+
+/// What an account sees of another's side.
+fn of_the_peer(verdict: Verdict) -> Step {
+    match verdict {
+        // That something of it is not as it should be, and yet lets packets pass, is its own affair.
+        Verdict::Ok | Verdict::Differs => Step::ok(words::PEER_SIDE, ""),
+        Verdict::Unknown => Step::wrong(
+            words::PEER_SIDE,
+            StepVerdict::Unknown,
+            "",
+            "it is not known whether the peer's side lets packets pass",
+            FixableBy::Peer,
+        ),
+        Verdict::Stops => {
+            Step::wrong(words::PEER_SIDE, StepVerdict::Stops, "", "the peer's side stops it", FixableBy::Peer)
+        }
+    }
+}

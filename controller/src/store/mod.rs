@@ -1,0 +1,715 @@
+//! Where the state is kept: the records of the state, the audit trail and what is to be charged, in a file ([`Store::open`]) or
+//! in etcd ([`Store::lead`]). Both hold the same rows; what the rows mean is said here.
+
+mod backup;
+mod backup_error;
+mod check;
+mod copy;
+mod embedded;
+mod etcd;
+mod gaps;
+#[cfg(test)]
+mod golden;
+mod leadership;
+mod moving;
+pub(crate) mod notes;
+mod raw;
+mod records;
+mod reserve;
+mod retained;
+
+pub(crate) use backup::new_cluster;
+pub use backup::{Origin, Restored};
+pub use backup_error::BackupError;
+pub use check::{Report, check};
+pub use copy::Manifest;
+pub use etcd::{Cluster, EtcdError, Leader, LeaseState, Replica};
+pub use leadership::Leadership;
+pub use raw::Space;
+
+use crate::{
+    audit::{Entry, Query},
+    model::{
+        metering::Period,
+        state::{Change, Meta, State},
+    },
+};
+use cps_peering_config::{
+    format::{self, FormatError},
+    id::{AccountId, PeeringId},
+    net::Vni,
+    time::{now_ms, timestamp_ms},
+};
+use gaps::EventGaps;
+use notes::{EVENT_GAPS, MOVED};
+use raw::{Backend, Batch, Lookup, SideId, events_of, keys};
+use records::RowCodec;
+use retained::Retained;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use thiserror::Error;
+
+/// Where a store was moved to, and when.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Moved {
+    to: String,
+    at: String,
+}
+
+/// How long a new leader waits for its copy to be as new as the store.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// The store cannot be used.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Another process has it.
+    #[error("store {0}: another process uses it; is a controller running already?")]
+    InUse(PathBuf),
+    /// The file system or the file's content said no.
+    #[error("store {path}: cannot {what}: {source}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: Box<redb::Error>,
+    },
+    /// etcd said no, or nothing.
+    #[error("store {path}: cannot {what}: {source}{}", .source.hint())]
+    Etcd {
+        /// The place.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: Box<EtcdError>,
+    },
+    /// Another controller may lead by now. Whether what was being written is kept is not known.
+    #[error("store {path}: this controller lost leadership; retry, another controller takes over")]
+    Deposed {
+        /// The place.
+        path: PathBuf,
+    },
+    /// It was to be filled from another store, and that was never finished.
+    #[error("store {path}: a copy or move into this store was interrupted: run it again")]
+    Unfinished {
+        /// The place.
+        path: PathBuf,
+    },
+    /// It was moved to another place, where it goes on.
+    #[error(
+        "store {path} was moved to {to} at {at}, and is not to be used any more: what happened since is there. Use the settings that \
+         name it; `cps-peering-controller move-store` brings it back"
+    )]
+    Moved {
+        /// The place.
+        path: PathBuf,
+        /// Where it is now.
+        to: String,
+        /// Since when.
+        at: String,
+    },
+    /// A record or entry that is larger than any may be.
+    #[error("store {path}: {key} would have {length} bytes, and may have {most}")]
+    TooLarge {
+        /// The place.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// How long its value is.
+        length: usize,
+        /// How long a value may be.
+        most: usize,
+    },
+    /// The content of the file is not what was written to it.
+    #[error(
+        "store {path} is damaged ({message}), and was left as it is: `cps-peering-controller check-store` tells what can be read \
+         of it and what is lost; `cps-peering-controller restore COPY` puts a copy in its place"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        message: String,
+    },
+    /// It was closed after a failure, and could not be opened again.
+    #[error("store {path} could not be opened again after a failure")]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A record is not what it should be.
+    #[error("store {path}: record {key} cannot be read: {source}")]
+    Record {
+        /// The file, or the place in etcd.
+        path: PathBuf,
+        /// The record.
+        key: String,
+        /// What is wrong with it.
+        source: FormatError,
+    },
+    /// A record's key names no kind of record that this version knows.
+    #[error("store {path}: there is a record {key} that this version does not know")]
+    UnknownRecord {
+        /// The file, or the place in etcd.
+        path: PathBuf,
+        /// The record.
+        key: String,
+    },
+    /// The thread that writes could not be started.
+    #[error("the thread that writes to the store could not be started: {0}")]
+    Thread(#[source] std::io::Error),
+    /// Somebody else has committed.
+    #[error("store {path}: expected commit {expected} to be the last one, but it is {found}")]
+    Overtaken {
+        /// The file.
+        path: PathBuf,
+        /// What the caller thought.
+        expected: u64,
+        /// What is there.
+        found: u64,
+    },
+}
+
+impl StoreError {
+    /// Whether what is stored is not what was written, or is elsewhere by now, so that another start leads to the same.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            StoreError::Moved { .. }
+                | StoreError::Damaged { .. }
+                | StoreError::Record { .. }
+                | StoreError::UnknownRecord { .. }
+        )
+    }
+
+    /// Whether there is no room for what was to be written.
+    pub fn is_no_space(&self) -> bool {
+        let full = |error: &std::io::Error| {
+            use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+            matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+        };
+        match self {
+            StoreError::Database { source, .. } => matches!(&**source, redb::Error::Io(error) if full(error)),
+            StoreError::Etcd { source, .. } => source.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
+/// Rows that are ready to be written: each has a size that the store takes.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    batch: Batch,
+    /// The number of the commit; none where it is none.
+    number: Option<u64>,
+    /// Of whom the entries of the audit trail are, and how many bytes they take.
+    owners: Vec<(String, u64)>,
+}
+
+/// An entry of the audit trail that is gone, or is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its number.
+    pub number: u64,
+    /// Whose it is ([`Entry::owner`]).
+    pub owner: String,
+    /// What it takes, in bytes.
+    pub bytes: u64,
+}
+
+/// What an entry of the audit trail takes, in bytes, with what it is found by.
+fn size(value: &[u8]) -> u64 {
+    const AROUND: u64 = 200;
+    value.len() as u64 + AROUND
+}
+
+impl Dropped {
+    /// The same of an entry as it is kept, with what it is looked for by.
+    fn of(number: u64, value: &[u8]) -> (Self, Vec<String>) {
+        let entry = serde_json::from_slice::<Entry>(value).ok();
+        let owner = entry.as_ref().map_or_else(String::new, Entry::owner);
+        (Self { number, owner, bytes: size(value) }, entry.as_ref().map(keys).unwrap_or_default())
+    }
+}
+
+impl Rows {
+    /// Puts others behind them.
+    pub(crate) fn append(&mut self, other: Rows) {
+        self.batch.append(other.batch);
+        self.number = other.number.or(self.number);
+        self.owners.extend(other.owners);
+    }
+
+    /// Of whom the entries of the audit trail are, and how many bytes they take.
+    pub(crate) fn owners(&mut self) -> Vec<(String, u64)> {
+        std::mem::take(&mut self.owners)
+    }
+
+    /// Puts what is noted beside them.
+    pub(crate) fn note(&mut self, notes: Vec<(&'static str, Vec<u8>)>) {
+        self.batch.notes = notes;
+    }
+
+    /// How many entries of the audit trail are among them.
+    pub(crate) fn entries(&self) -> usize {
+        self.batch.entries.len()
+    }
+
+    /// Takes out the first entries of the audit trail.
+    pub(crate) fn split_entries(&mut self, count: usize) -> Rows {
+        let count = count.min(self.batch.entries.len());
+        let entries = self.batch.entries.drain(..count).collect();
+        let owners = self.owners.drain(..count.min(self.owners.len())).collect();
+        Rows { batch: Batch { entries, ..Batch::default() }, number: None, owners }
+    }
+}
+
+/// One side of a peering: the peering, and the side's VNI.
+pub type SideKey = (PeeringId, Vni);
+
+/// Behind the id of a peering: how it went with a side. No peering has such an id.
+const SERIES: &str = "+series";
+
+/// What a controller begins with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The records.
+    pub state: State,
+    /// What was counted for sides of peerings, as it is stored.
+    pub(crate) traffic: BTreeMap<SideId, Vec<u8>>,
+}
+
+/// The state on disk.
+pub struct Store {
+    path: PathBuf,
+    backups: PathBuf,
+    backend: Box<dyn Backend>,
+    leadership: Leadership,
+    /// What a newer release has written into records.
+    retained: Arc<Retained>,
+}
+
+impl Store {
+    /// Opens the store in one file, for one process, and makes an empty one where there is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let path = path.as_ref().to_owned();
+        let backend = Box::new(embedded::Embedded::open(&path)?);
+        Ok(Self {
+            backups: path.with_file_name("backups"),
+            path,
+            backend,
+            leadership: Leadership::Sole,
+            retained: Arc::default(),
+        })
+    }
+
+    /// Leads the controllers that share a store in etcd, under a new epoch. None if another one still does after `wait`. `url`
+    /// is where the others find this one.
+    pub fn lead(cluster: &Arc<Cluster>, url: &str, wait: Duration) -> Result<Option<Self>, StoreError> {
+        let Some(store) = Self::claim(cluster, Some(url), wait)? else { return Ok(None) };
+        store.is_here()?;
+        let meta = store.meta()?.unwrap_or_default();
+        // Agents refuse what the leader before may still send. Before the first commit, there was none.
+        let epoch = if meta.number == 0 { meta.epoch } else { meta.epoch + 1 };
+        let renewed = Meta { epoch, number: meta.number + 1, ..meta };
+        store.commit(&[Change::Meta(renewed)], &[], &[], meta.number)?;
+        Ok(Some(store))
+    }
+
+    /// Leads if nobody does, with a copy that is as good as what is stored.
+    pub fn lead_with(copy: &Replica, url: &str) -> Result<Option<(Self, Content)>, StoreError> {
+        let Some(mut store) = Self::lead(copy.cluster(), url, Duration::ZERO)? else { return Ok(None) };
+        // Nobody else writes now: once the copy has this controller's own first commit, it has everything.
+        if let Some(content) = copy.take(copy.cluster().last_written()?, CATCH_UP) {
+            store.retained = copy.retained();
+            return Ok(Some((store, content)));
+        }
+        tracing::info!("there is no copy of the store yet: all of it is loaded");
+        let content = store.content()?;
+        Ok(Some((store, content)))
+    }
+
+    /// Keeps controllers from leading, to change what they share as a whole.
+    pub fn hold(cluster: &Arc<Cluster>) -> Result<Self, StoreError> {
+        let held = Self::claim(cluster, None, cluster.patience())?;
+        held.ok_or_else(|| StoreError::InUse(cluster.place().to_owned()))
+    }
+
+    /// Looks at what is in etcd without holding anybody up. It cannot be written.
+    pub fn look(cluster: &Arc<Cluster>) -> Self {
+        Self::in_etcd(cluster, etcd::Etcd::reading(Arc::clone(cluster)))
+    }
+
+    fn claim(cluster: &Arc<Cluster>, url: Option<&str>, wait: Duration) -> Result<Option<Self>, StoreError> {
+        let claimed = etcd::Etcd::lead(cluster, url, wait)?;
+        Ok(claimed.map(|backend| Self::in_etcd(cluster, backend)))
+    }
+
+    fn in_etcd(cluster: &Arc<Cluster>, backend: etcd::Etcd) -> Self {
+        let leadership = backend.leadership();
+        let (path, backups) = (cluster.place().to_owned(), cluster.backups().to_owned());
+        Self { path, backups, backend: Box::new(backend), leadership, retained: Arc::default() }
+    }
+
+    /// By what right this process writes.
+    pub fn leadership(&self) -> &Leadership {
+        &self.leadership
+    }
+
+    /// Leads no more, so that another one may at once. Nothing is written any more.
+    pub fn leave(&self) {
+        self.backend.leave();
+    }
+
+    /// What it is called in errors.
+    pub(crate) fn place(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder for backups that are made while the store is used.
+    pub fn backups(&self) -> &Path {
+        &self.backups
+    }
+
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        self.backend.meta()?.map(|value| self.rows().meta(&value)).transpose()
+    }
+
+    /// Everything that was ever committed.
+    pub fn load(&self) -> Result<State, StoreError> {
+        let mut state = State::default();
+        let mut passed_over = 0_usize;
+        self.retained.clear();
+        for (key, value) in self.backend.records()? {
+            match self.rows().change(&key, Some(&value))? {
+                Some(change) => state.apply(change),
+                None => passed_over += 1,
+            }
+        }
+        if passed_over > 0 {
+            tracing::warn!(records = passed_over, "records of kinds that this release does not know stay as they are");
+        }
+        Ok(state)
+    }
+
+    /// The same with what was counted: what a controller begins with.
+    pub fn content(&self) -> Result<Content, StoreError> {
+        self.is_here()?;
+        let state = self.load()?;
+        let traffic =
+            self.backend.traffic()?.into_iter().map(|(peering, vni, value)| ((peering, vni), value)).collect();
+        Ok(Content { state, traffic })
+    }
+
+    /// Whether it goes on here, and was not moved elsewhere.
+    fn is_here(&self) -> Result<(), StoreError> {
+        let Some(note) = self.backend.note(MOVED)? else { return Ok(()) };
+        // Whatever it says, it was moved.
+        let Moved { to, at } = format::read(&note).unwrap_or_default();
+        Err(StoreError::Moved { path: self.path.clone(), to, at })
+    }
+
+    /// Says that it goes on in another place.
+    fn mark_moved(&self, to: &str) -> Result<(), StoreError> {
+        let moved = Moved { to: to.to_owned(), at: timestamp_ms(now_ms()) };
+        let note = self.rows().row(MOVED.to_owned(), Some(&moved))?.1.unwrap_or_default();
+        self.write_notes(vec![(MOVED, note)])
+    }
+
+    /// Commits changes durably with what is to be charged because of them and what the audit trail says about them, all or
+    /// none, if `expected` is the number of the last commit. The changes hold the new one.
+    pub fn commit(
+        &self,
+        changes: &[Change],
+        periods: &[Period],
+        entries: &[Entry],
+        expected: u64,
+    ) -> Result<(), StoreError> {
+        self.commit_rows(&self.encode(changes, periods, entries)?, expected)
+    }
+
+    /// Makes rows of changes with what is to be charged because of them and what the audit trail says about them. Refuses what
+    /// is larger than a record or entry may be.
+    pub(crate) fn encode(&self, changes: &[Change], periods: &[Period], entries: &[Entry]) -> Result<Rows, StoreError> {
+        let batch = Batch { entries: self.encode_entries(entries)?, ..Batch::default() };
+        let owned = entries.iter().zip(&batch.entries);
+        let owners = owned.map(|(entry, (_, value))| (entry.owner(), size(value))).collect();
+        let mut rows = Rows { batch, number: None, owners };
+        for change in changes {
+            rows.batch.records.push(self.rows().encode(change)?);
+            if let Change::Meta(meta) = change {
+                rows.number = Some(meta.number);
+            }
+        }
+        for period in periods {
+            let key = (period.payer.to_string(), period.to_ms, period.peering.to_string(), period.from_ms);
+            let value = self.rows().row("period".to_owned(), Some(period))?.1.unwrap_or_default();
+            rows.batch.periods.push((key, value));
+        }
+        Ok(rows)
+    }
+
+    /// Commits rows durably, all or none, if `expected` is the number of the last commit.
+    pub(crate) fn commit_rows(&self, rows: &Rows, expected: u64) -> Result<(), StoreError> {
+        let committed = self.backend.commit(&rows.batch, expected, rows.number.unwrap_or(expected));
+        let removed = rows.batch.records.iter().filter(|(_, value)| value.is_none());
+        self.retained.settle(removed.map(|(key, _)| key), committed.is_ok());
+        committed
+    }
+
+    /// Writes rows that are no commit.
+    pub(crate) fn write_rows(&self, what: &'static str, rows: &Rows) -> Result<(), StoreError> {
+        self.backend.write(what, &rows.batch)
+    }
+
+    /// Writes something that means nothing, to see whether a write works.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        self.backend.probe()
+    }
+
+    /// After a write has failed: makes the store usable again. The number of the last commit that it holds. Where several
+    /// controllers share a store, this one leads no more then.
+    pub fn recover(&self) -> Result<u64, StoreError> {
+        self.backend.recover()?;
+        Ok(self.meta()?.unwrap_or_default().number)
+    }
+
+    /// How much room there is, where `reserve` bytes are to be kept free for what makes room; none where that is not known.
+    pub fn space(&self, reserve: u64) -> Result<Option<Space>, StoreError> {
+        self.backend.space(reserve)
+    }
+
+    /// Takes the reserve off the disk, for nobody else to fill. Whether it is there.
+    pub fn hold_reserve(&self, reserve: u64) -> bool {
+        self.backend.hold_reserve(reserve)
+    }
+
+    /// Gives the reserve to what is written next. Whether there was one.
+    pub fn free_reserve(&self) -> bool {
+        self.backend.free_reserve()
+    }
+
+    /// The closed periods that an account pays for and that end after `from_ms`, in the order of their ends.
+    pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<Vec<Period>, StoreError> {
+        let rows = self.backend.periods(payer.as_str(), from_ms)?;
+        rows.iter().map(|value| self.rows().parse("period", value)).collect()
+    }
+
+    /// Adds to the audit trail alone. Of whom the entries are, and how many bytes they take.
+    pub fn append(&self, entries: &[Entry]) -> Result<Vec<(String, u64)>, StoreError> {
+        let rows = self.encode(&[], &[], entries)?;
+        self.backend.write("add to the audit trail", &rows.batch)?;
+        Ok(rows.owners)
+    }
+
+    /// What was noted under a name by a controller before, or by this one in its life before.
+    pub(crate) fn note(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.backend.note(name)
+    }
+
+    /// Notes something for the controller after this one. It is no commit.
+    pub(crate) fn write_notes(&self, notes: Vec<(&'static str, Vec<u8>)>) -> Result<(), StoreError> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        self.backend.write("note something", &Batch { notes, ..Batch::default() })
+    }
+
+    /// The number of the newest entry of the audit trail; 0 where there is none.
+    pub fn newest_entry(&self) -> Result<u64, StoreError> {
+        let newest = self.backend.audit(&Lookup { key: None, before: None, limit: Some(1) })?;
+        Ok(newest.first().map_or(0, |(number, _)| *number))
+    }
+
+    /// Entries of the audit trail behind a number, the oldest first: of whom, and how many bytes.
+    pub(crate) fn entries_after(&self, after: u64, limit: usize) -> Result<Vec<Dropped>, StoreError> {
+        let rows = self.backend.audit_after(None, after, limit)?;
+        Ok(rows.iter().map(|(number, value)| Dropped::of(*number, value).0).collect())
+    }
+
+    /// Drops the oldest entries of one who acts, some at a time, until `surplus` bytes are free: refusals, or of everything from
+    /// a number on. What was dropped, and from where to go on; none where that was all.
+    pub(crate) fn drop_entries(
+        &self,
+        owner: &str,
+        rest: Option<u64>,
+        surplus: u64,
+        limit: usize,
+    ) -> Result<(Vec<Dropped>, Option<u64>), StoreError> {
+        let key = match rest {
+            None => Some(format!("refused/{owner}")),
+            // An account's entries are found by it; those of others are gone through.
+            Some(_) => Some(owner.to_owned()).filter(|owner| owner.starts_with("account/")),
+        };
+        let rows = self.backend.audit_after(key.as_deref(), rest.unwrap_or(0), limit)?;
+        let (mut dropped, mut removed, mut freed, mut next) = (Vec::new(), Vec::new(), 0, None);
+        for (number, value) in &rows {
+            if freed >= surplus {
+                break;
+            }
+            next = Some(*number);
+            let (it, keys) = Dropped::of(*number, value);
+            if it.owner == owner {
+                freed += it.bytes;
+                removed.push((*number, keys));
+                dropped.push(it);
+            }
+        }
+        if !removed.is_empty() {
+            // Before they are gone: whoever has not read them yet is told so.
+            let gone = rows.iter().filter(|(number, _)| removed.iter().any(|(it, _)| it == number));
+            self.note_gaps(gone.filter_map(|(number, value)| Some((*number, serde_json::from_slice(value).ok()?))))?;
+            self.backend.remove_entries(&removed)?;
+        }
+        Ok((dropped, next))
+    }
+
+    fn note_gaps(&self, gone: impl Iterator<Item = (u64, Entry)>) -> Result<(), StoreError> {
+        let mut gaps = EventGaps::read(self.note(EVENT_GAPS)?.as_deref());
+        let changed = gone.filter(|(number, entry)| gaps.add(*number, &entry.events)).count() > 0;
+        if changed { self.write_notes(vec![(EVENT_GAPS, gaps.to_note())]) } else { Ok(()) }
+    }
+
+    /// The newest entry with events of an account, or of anybody, that had to go before its time for want of room; 0 where there is
+    /// none.
+    pub fn event_gap(&self, account: Option<&AccountId>) -> Result<u64, StoreError> {
+        Ok(EventGaps::read(self.note(EVENT_GAPS)?.as_deref()).of(account))
+    }
+
+    /// Forgets entries of the audit trail that are older than `until_ms`, some at a time. Returns what it has forgotten, and the
+    /// newest entry of all if that is so old: it keeps its place, so that no number is used again.
+    pub fn forget(&self, until_ms: u64) -> Result<Vec<Dropped>, StoreError> {
+        const AT_ONCE: usize = 1000;
+        let old = |limit| -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+            let mut rows = self.backend.audit_after(None, 0, limit)?;
+            // One that cannot be read is as old as the one behind it.
+            let age = |value: &[u8]| serde_json::from_slice::<Entry>(value).map_or(0, |entry| entry.time_ms);
+            let count = rows.iter().take_while(|(_, value)| age(value) < until_ms).count();
+            rows.truncate(count);
+            Ok(rows)
+        };
+        // Most of the time there is nothing to forget, which one row says.
+        if old(1)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (dropped, removed): (Vec<_>, Vec<_>) = old(AT_ONCE)?
+            .iter()
+            .map(|(number, value)| {
+                let (it, keys) = Dropped::of(*number, value);
+                (it, (*number, keys))
+            })
+            .unzip();
+        self.backend.remove_entries(&removed)?;
+        Ok(dropped)
+    }
+
+    /// Entries of the audit trail with events of an account, or of anybody, from a number on, the oldest first.
+    pub fn entries_with_events(
+        &self,
+        account: Option<&AccountId>,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Entry)>, StoreError> {
+        let rows = self.backend.audit_after(Some(&events_of(account)), from.saturating_sub(1), limit)?;
+        rows.into_iter()
+            .map(|(number, value)| Ok((number, self.rows().parse(&format!("audit/{number}"), &value)?)))
+            .collect()
+    }
+
+    /// Looks into the audit trail: entries with their numbers, the newest first.
+    pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
+        let key = match (&query.request, &query.account) {
+            (Some(request), _) => Some(format!("request/{request}")),
+            (None, Some(account)) => Some(format!("account/{account}")),
+            (None, None) => None,
+        };
+        // A request has few entries, of which the account may be no part.
+        let limit = query.request.is_none().then_some(query.limit.max(1));
+        let rows = self.backend.audit(&Lookup { key, before: query.before, limit })?;
+        let mut entries = Vec::with_capacity(rows.len());
+        for (number, value) in rows {
+            let entry: Entry = self.rows().parse(&format!("audit/{number}"), &value)?;
+            if query.account.as_ref().is_none_or(|account| entry.accounts.contains(account)) {
+                entries.push((number, entry));
+            }
+        }
+        entries.truncate(query.limit);
+        Ok(entries)
+    }
+
+    /// What was counted for sides of peerings.
+    pub fn traffic<T: DeserializeOwned>(&self) -> Result<Vec<(SideKey, T)>, StoreError> {
+        self.traffic_of(self.backend.traffic()?.into_iter().map(|(peering, vni, value)| ((peering, vni), value)))
+    }
+
+    /// The same from rows that were read already.
+    pub(crate) fn traffic_of<T: DeserializeOwned>(
+        &self,
+        rows: impl IntoIterator<Item = (SideId, Vec<u8>)>,
+    ) -> Result<Vec<(SideKey, T)>, StoreError> {
+        let mut sides = Vec::new();
+        for ((peering, vni), value) in rows.into_iter().filter(|((name, _), _)| !name.ends_with(SERIES)) {
+            let content = self.rows().parse(&format!("traffic/{peering}"), &value)?;
+            if let (Ok(peering), Ok(vni)) = (peering.parse(), Vni::try_from(vni)) {
+                sides.push(((peering, vni), content));
+            }
+        }
+        Ok(sides)
+    }
+
+    /// Keeps what was counted for some sides, and forgets others.
+    pub fn save_traffic<T: Serialize>(&self, rows: &[(SideKey, T)], gone: &[SideKey]) -> Result<(), StoreError> {
+        if rows.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for ((peering, vni), value) in rows {
+            let value = self.rows().row(format!("traffic/{peering}"), Some(value))?.1;
+            batch.traffic.push(((peering.to_string(), vni.get()), value));
+        }
+        let forget = |(peering, vni): &SideKey| {
+            [((peering.to_string(), vni.get()), None), ((format!("{peering}{SERIES}"), vni.get()), None)]
+        };
+        batch.traffic.extend(gone.iter().flat_map(forget));
+        self.backend.write("keep what was counted", &batch)
+    }
+
+    /// How it went with some sides, from rows that were read already. What cannot be read is not worth a start that fails.
+    pub(crate) fn series_of<T: DeserializeOwned>(&self, rows: &BTreeMap<SideId, Vec<u8>>) -> Vec<(SideKey, T)> {
+        let read = |((name, vni), value): (&SideId, &Vec<u8>)| {
+            let peering = name.strip_suffix(SERIES)?.parse().ok()?;
+            let content = self.rows().parse(&format!("traffic/{name}"), value);
+            let content = content.inspect_err(|error| tracing::warn!(%error, "how traffic went is forgotten")).ok()?;
+            Some(((peering, Vni::try_from(*vni).ok()?), content))
+        };
+        rows.iter().filter_map(read).collect()
+    }
+
+    /// Keeps how it went with some sides.
+    pub(crate) fn save_series<T: Serialize>(&self, rows: &[(SideKey, T)]) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for ((peering, vni), value) in rows {
+            let name = format!("{peering}{SERIES}");
+            let value = self.rows().row(format!("traffic/{name}"), Some(value))?.1;
+            batch.traffic.push(((name, vni.get()), value));
+        }
+        self.backend.write("keep how traffic went", &batch)
+    }
+
+    fn encode_entries(&self, entries: &[Entry]) -> Result<Vec<raw::EncodedEntry>, StoreError> {
+        let encode =
+            |entry: &Entry| Ok((keys(entry), self.rows().row("audit".to_owned(), Some(entry))?.1.unwrap_or_default()));
+        entries.iter().map(encode).collect()
+    }
+
+    fn rows(&self) -> RowCodec<'_> {
+        RowCodec { place: &self.path, retained: &self.retained }
+    }
+}

@@ -1,0 +1,733 @@
+//! The command line: tenants and operators against a real controller, by the programs themselves.
+
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+
+const NORTH: &str = "cn-north-1";
+const EAST: &str = "cn-east-2";
+
+/// A controller of its own, and a home for who talks with it. Both end with the test.
+struct Sandbox {
+    controller: Child,
+    told: Value,
+    home: TempDir,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.out
+    }
+
+    fn json(self) -> Value {
+        serde_json::from_str(&self.ok()).unwrap()
+    }
+
+    /// Checks an exit code and what standard error says.
+    fn fails(&self, code: i32, text: &str) {
+        assert!(self.code == code && self.err.contains(text), "expected {code} and {text:?}: {self:?}");
+        assert!(self.err.starts_with("cps-peering: ") || code == 2, "{self:?}");
+    }
+}
+
+impl Sandbox {
+    fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With limits of a settings file.
+    fn start_with(limits: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let settings = home.path().join("controller.toml");
+        let usual = "listen = \"127.0.0.1:0\"\nstore = \"/nowhere\"\noperator_token_file = \"/nowhere\"\n";
+        fs::write(&settings, format!("{usual}{limits}")).unwrap();
+        let controller = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"))
+            .args(["--dev", "--settings"])
+            .arg(&settings)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // From here on it is ended, whatever fails.
+        let mut sandbox = Self { controller, told: Value::Null, home };
+        let mut line = String::new();
+        BufReader::new(sandbox.controller.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        sandbox.told = serde_json::from_str(&line).unwrap();
+        sandbox
+    }
+
+    fn word(&self, pointer: &str) -> &str {
+        self.told.pointer(pointer).unwrap().as_str().unwrap()
+    }
+
+    /// The program with nothing of the environment in which the test runs.
+    fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = crate::programs::cli();
+        command.env_clear().env("HOME", self.home.path()).args(arguments);
+        command
+    }
+
+    fn with_token(&self, token: &str, arguments: &[&str]) -> Ended {
+        let mut command = self.program(arguments);
+        run(command.env("CPS_PEERING_CONTROLLER", self.word("/url")).env("CPS_PEERING_TOKEN", token), "")
+    }
+
+    fn operator(&self, arguments: &[&str]) -> Ended {
+        self.with_token(self.word("/admin_token"), arguments)
+    }
+
+    /// As the first account, whose things are in the north.
+    fn first(&self, arguments: &[&str]) -> Ended {
+        self.with_token(self.word("/accounts/0/token"), &[&["--region", NORTH], arguments].concat())
+    }
+
+    /// As the second account, whose things are in the east.
+    fn second(&self, arguments: &[&str]) -> Ended {
+        self.with_token(self.word("/accounts/1/token"), &[&["--region", EAST], arguments].concat())
+    }
+
+    /// VPCs of both accounts, one each.
+    fn vpcs(&self) -> (String, String) {
+        let create = |cidr, name| ["vpc", "create", "--cidr", cidr, "--name", name, "-o", "json"];
+        let first = self.first(&create("10.1.0.0/16", "blue")).json();
+        let second = self.second(&create("10.2.0.0/16", "red")).json();
+        (text(&first["vpcId"]), text(&second["vpcId"]))
+    }
+
+    /// A request of the first account to the second one.
+    fn request(&self, name: &str, vpcs: &(String, String)) -> String {
+        let (vpc, peer) = (&vpcs.0, &vpcs.1);
+        let mut line = vec!["peering", "create", "--name", name, "--vpc", vpc, "--peer-vpc", peer];
+        line.extend(["--peer-region", EAST, "--peer-account", "account-2", "--bandwidth", "100", "-o", "json"]);
+        line.extend(["--tag", "team=net", "--description", "for tests"]);
+        let made = self.first(&line).json();
+        assert_eq!((&made["state"], &made["role"]), (&"pending".into(), &"initiator".into()));
+        text(&made["vpcPeeringId"])
+    }
+
+    fn config(&self) -> PathBuf {
+        self.home.path().join(".config/cps-peering/config.toml")
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // By its pid; its folder goes with it when it is asked to end.
+        let pid = self.controller.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        let _ = self.controller.wait();
+    }
+}
+
+fn run(command: &mut Command, input: &str) -> Ended {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // One that asks for nothing may have ended already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Ended {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_peering_between_accounts_and_regions_lives_from_request_to_delete() {
+    let sandbox = Sandbox::start();
+    let vpcs = sandbox.vpcs();
+    let mut dry = vec!["peering", "create", "--name", "p", "--vpc", &vpcs.0, "--peer-vpc", &vpcs.1, "--dry-run"];
+    dry.extend(["--peer-region", EAST, "--peer-account", "account-2", "--bandwidth", "100"]);
+    assert!(sandbox.first(&dry).ok().contains("dry run"));
+    assert_eq!(sandbox.first(&["peering", "list", "-o", "json"]).json()["totalCount"], 0);
+    let id = sandbox.request("p", &vpcs);
+
+    // Both see it, each from its side.
+    let seen = sandbox.second(&["peering", "list", "--state", "pending", "--role", "receiver"]).ok();
+    assert!(seen.contains(&id) && seen.contains("account-1") && seen.contains("receiver"), "{seen}");
+    let vpc_filter = ["peering", "list", "--vpc", &vpcs.0, "--peer-vpc", &vpcs.1, "-o", "json"];
+    assert_eq!(sandbox.first(&vpc_filter).json()["totalCount"], 1);
+    assert_eq!(sandbox.second(&vpc_filter).json()["totalCount"], 0);
+    let shown = sandbox.first(&["peering", "show", "p"]).ok();
+    assert!(shown.contains("team=net") && shown.contains("account-2 has not answered"), "{shown}");
+
+    sandbox.first(&["peering", "accept", &id, "--yes"]).fails(1, "VpcPeerPurviewError");
+    sandbox.second(&["peering", "accept", "p"]).fails(2, "--yes");
+    let accepted = sandbox.second(&["peering", "accept", "p", "--yes", "--wait", "-o", "json"]);
+    assert!(accepted.err.contains("do not accept requests from accounts that you do not know"), "{accepted:?}");
+    assert_eq!(accepted.json()["routesInSync"], true);
+    sandbox.second(&["peering", "accept", &id, "--yes"]).ok();
+
+    sandbox.second(&["peering", "set-bandwidth", &id, "200"]).fails(1, "only the initiator");
+    let wider = sandbox.first(&["peering", "set-bandwidth", "p", "200", "-o", "json"]).json();
+    assert_eq!(wider["bandwidth"], 200);
+    let renamed = sandbox.first(&["peering", "rename", "p", "q", "--description", "other"]).ok();
+    assert!(renamed.contains(" q "), "{renamed}");
+    sandbox.first(&["peering", "show", "p"]).fails(1, "there is no peering p in cn-north-1");
+
+    let routes = sandbox.second(&["peering", "routes", "q", "-o", "json"]).json();
+    let destinations: Vec<&Value> =
+        routes["routes"].as_array().unwrap().iter().map(|it| &it["destinationCidr"]).collect();
+    assert_eq!(destinations, ["10.1.0.0/16", "10.2.0.0/16"]);
+    let tables = sandbox.first(&["route-table", "list", "--vpc", &vpcs.0, "-o", "json"]).json();
+    let table = text(&tables["routeTables"][0]["routeTableId"]);
+    let table = sandbox.first(&["route-table", "show", &table]).ok();
+    assert!(table.contains("10.2.0.0/16") && table.contains(&id), "{table}");
+    assert!(sandbox.first(&["quota"]).ok().starts_with("1 of at most "));
+
+    let deleted = sandbox.second(&["peering", "delete", "q", "--wait"]).ok();
+    assert_eq!(deleted.trim(), format!("{id} is deleted"));
+    assert!(sandbox.second(&["peering", "delete", &id]).ok().contains("is deleted"), "again is no error");
+    sandbox.second(&["peering", "show", &id]).fails(1, "VpcPeerNotFound");
+    assert!(sandbox.first(&["peering", "show", &id]).ok().contains("peer_deleted"));
+    assert!(sandbox.first(&["quota"]).ok().starts_with("0 of at most "));
+
+    let trail = sandbox.first(&["audit", "-o", "json"]).json();
+    let create = trail["entries"].as_array().unwrap().iter().find(|it| it["action"] == "CreatePeering").unwrap();
+    let trail = sandbox.first(&["audit", "--request", create["request"].as_str().unwrap()]).ok();
+    assert!(trail.contains(&id) && trail.lines().count() == 2, "{trail}");
+}
+
+#[test]
+fn a_request_is_rejected_or_kept_out_beforehand() {
+    let sandbox = Sandbox::start();
+    let vpcs = sandbox.vpcs();
+    let id = sandbox.request("p", &vpcs);
+    let rejected = sandbox.second(&["peering", "reject", "p"]).ok();
+    assert_eq!(rejected.trim(), format!("{id} is rejected"));
+    assert!(sandbox.first(&["peering", "show", "p"]).ok().contains("rejected"));
+
+    let other = sandbox.request("p", &vpcs);
+    assert_eq!(sandbox.first(&["peering", "show", "p", "-o", "json"]).json()["vpcPeeringId"], other.as_str());
+    assert!(sandbox.first(&["peering", "delete", "p"]).ok().contains(&other));
+    assert_eq!(sandbox.first(&["peering", "show", "p", "-o", "json"]).json()["vpcPeeringId"], id.as_str());
+
+    assert!(sandbox.second(&["blocked"]).ok().contains("no account is blocked"));
+    sandbox.second(&["block", "account-1"]).ok();
+    assert_eq!(sandbox.second(&["blocked"]).ok().trim(), "account-1");
+    let (vpc, peer) = &vpcs;
+    let mut line = vec!["peering", "create", "--name", "r", "--vpc", vpc, "--peer-vpc", peer, "--bandwidth", "1"];
+    line.extend(["--peer-region", EAST, "--peer-account", "account-2"]);
+    sandbox.first(&line).fails(1, "VpcNotFound");
+    sandbox.second(&["unblock", "account-1"]).ok();
+    line.extend(["--client-token", "once"]);
+    let made = sandbox.first(&line).ok();
+    assert_eq!(sandbox.first(&line).ok(), made, "the same request once more makes nothing new");
+    line.extend(["--wait", "0"]);
+    sandbox.first(&line).fails(4, "account-2 has not answered");
+}
+
+#[test]
+fn lists_are_read_to_their_end() {
+    let sandbox = Sandbox::start_with("peerings_per_region = 1000\n");
+    let hub = text(
+        &sandbox.first(&["vpc", "create", "--cidr", "10.255.0.0/16", "--name", "hub", "-o", "json"]).json()["vpcId"],
+    );
+    // More than fit on one page of the controller.
+    let vpc = |number: u32| {
+        format!(
+            "[[vpcs]]\nid = \"v{number}\"\naccount = \"account-1\"\nregion = \"{NORTH}\"\ncidrs = [\"10.{number}.0.0/16\"]\n"
+        )
+    };
+    let peering =
+        |number: u32| format!("[[peerings]]\nname = \"p{number}\"\nvpc = \"{hub}\"\npeer_vpc = \"v{number}\"\n");
+    let text: String = (0..120).map(vpc).chain((0..120).map(peering)).collect();
+    let file = sandbox.home.path().join("inventory.toml");
+    fs::write(&file, text).unwrap();
+    let applied = sandbox.operator(&["apply", "-f", file.to_str().unwrap()]).ok();
+    assert!(applied.lines().last().unwrap().starts_with("applied: revision "), "{applied}");
+    assert_eq!(sandbox.first(&["vpc", "list"]).ok().lines().count(), 122);
+    assert_eq!(sandbox.first(&["peering", "list", "-o", "json"]).json()["vpcPeerings"].as_array().unwrap().len(), 120);
+}
+
+#[test]
+fn apply_says_what_still_drains_and_who_has_not_confirmed() {
+    let sandbox = Sandbox::start();
+    // Nobody listens there.
+    let host =
+        "[[hosts]]\nid = \"silent\"\nregion = \"REGION\"\nunderlay = \"192.0.2.77\"\nagent = \"http://127.0.0.1:9\"\n";
+    let vpc = |id: &str, net: u8| {
+        format!(
+            "[[vpcs]]\nid = \"{id}\"\naccount = \"account-1\"\nregion = \"{NORTH}\"\ncidrs = [\"10.{net}.0.0/16\"]\n"
+        )
+    };
+    let port = "[[ports]]\nvpc = \"va\"\nhost = \"silent\"\ninterface = \"eth1\"\ngateways = [\"10.1.0.1/24\"]\n";
+    let unpeered = format!(
+        "[[regions]]\nid = \"{NORTH}\"\n[[regions]]\nid = \"{EAST}\"\n{}{}{}{port}",
+        host.replace("REGION", NORTH),
+        vpc("va", 1),
+        vpc("vb", 2)
+    );
+    let file = sandbox.home.path().join("inventory.toml");
+    let apply = |more: &[&str]| sandbox.operator(&[&["apply", "-f", file.to_str().unwrap()], more].concat());
+    fs::write(&file, format!("{unpeered}[[peerings]]\nname = \"p\"\nvpc = \"va\"\npeer_vpc = \"vb\"\n")).unwrap();
+    let applied = apply(&[]).ok();
+    assert!(applied.contains("hosts have not confirmed yet") && applied.contains("silent"), "{applied}");
+    fs::write(&file, unpeered).unwrap();
+    let applied = apply(&["--prune", "--confirm", "1", "-o", "json"]).json();
+    let unconfirmed = &applied["unconfirmed"];
+    assert_eq!(unconfirmed["drainingCount"], 1, "{applied}");
+    assert!(unconfirmed["hosts"].as_array().unwrap().iter().any(|host| host == "silent"), "{applied}");
+}
+
+#[test]
+fn what_an_inventory_takes_away_is_to_be_confirmed() {
+    let sandbox = Sandbox::start();
+    let vpc = |id: &str, net: u8| {
+        format!(
+            "[[vpcs]]\nid = \"{id}\"\naccount = \"account-1\"\nregion = \"{NORTH}\"\ncidrs = [\"10.{net}.0.0/16\"]\n"
+        )
+    };
+    let regions = format!("[[regions]]\nid = \"{NORTH}\"\n[[regions]]\nid = \"{EAST}\"\n");
+    let peered = "[[peerings]]\nname = \"p\"\nvpc = \"va\"\npeer_vpc = \"vb\"\n";
+    let (full, few) = (sandbox.home.path().join("full.toml"), sandbox.home.path().join("few.toml"));
+    fs::write(&full, format!("{regions}{}{}{peered}", vpc("va", 1), vpc("vb", 2))).unwrap();
+    fs::write(&few, &regions).unwrap();
+    let tenants = text(
+        &sandbox.first(&["vpc", "create", "--cidr", "10.9.0.0/16", "--name", "own", "-o", "json"]).json()["vpcId"],
+    );
+    let plan = sandbox.operator(&["apply", "--dry-run", "-f", full.to_str().unwrap()]).ok();
+    assert!(plan.contains("(new) (p)"), "its id is not known yet: {plan}");
+    let applied = sandbox.operator(&["apply", "-f", full.to_str().unwrap()]).ok();
+    assert!(applied.lines().last().unwrap().starts_with("applied: revision "), "{applied}");
+    let prune = |more: &[&str]| sandbox.operator(&[&["apply", "--prune", "-f", few.to_str().unwrap()], more].concat());
+    let plan = prune(&["--dry-run", "-o", "json"]).json();
+    assert_eq!(plan["confirm"], 3, "two VPCs and a peering: {plan}");
+    let revision = plan["revision"].to_string();
+    prune(&[]).fails(1, "confirm their number, 3");
+    prune(&["--confirm", "2"]).fails(1, "confirm their number, 3");
+    prune(&["--confirm", "3", "--if-revision", "0"]).fails(1, &format!("which is {revision}"));
+    prune(&["--confirm", "3", "--if-revision", &revision]).ok();
+    let vpcs = sandbox.operator(&["inventory"]).ok();
+    assert!(vpcs.contains(&tenants) && !vpcs.contains("\"va\""), "{vpcs}");
+    // From standard input, told by its content.
+    let mut command = sandbox.program(&["apply", "-f", "-", "--dry-run"]);
+    command.env("CPS_PEERING_CONTROLLER", sandbox.word("/url")).env("CPS_PEERING_TOKEN", sandbox.word("/admin_token"));
+    assert!(run(&mut command, r#"{ "regions": [{ "id": "new" }] }"#).ok().contains("create  region"));
+}
+
+#[test]
+fn vpcs_get_and_lose_cidrs() {
+    let sandbox = Sandbox::start();
+    let made =
+        sandbox.first(&["vpc", "create", "--cidr", "10.1.0.0/16", "--name", "blue", "--ipv6", "-o", "json"]).json();
+    let id = text(&made["vpcId"]);
+    assert!(made["ipv6Cidr"].is_string(), "{made}");
+    let wider = sandbox.first(&["vpc", "add-cidr", &id, "10.9.0.0/16"]).ok();
+    assert!(wider.contains("10.9.0.0/16"), "{wider}");
+    sandbox.first(&["vpc", "add-cidr", &id, "10.1.2.0/24"]).fails(1, "overlaps");
+    assert!(!sandbox.first(&["vpc", "remove-cidr", &id, "10.9.0.0/16"]).ok().contains("10.9.0.0/16"));
+    sandbox.first(&["vpc", "remove-cidr", &id, "10.9.0.0/16"]).fails(1, "has no CIDR 10.9.0.0/16");
+    assert!(sandbox.first(&["vpc", "show", &id]).ok().contains("blue"));
+    assert!(sandbox.first(&["vpc", "list"]).ok().contains(&id));
+    assert_eq!(sandbox.first(&["vpc", "delete", &id]).ok().trim(), format!("{id} is deleted"));
+    sandbox.first(&["vpc", "show", &id]).fails(1, "VpcNotFound");
+}
+
+#[test]
+fn operators_have_all_peerings_and_accounts() {
+    let sandbox = Sandbox::start();
+    assert!(sandbox.operator(&["whoami"]).ok().contains("operator"));
+    let (a, b) = sandbox.vpcs();
+    let line = ["peering", "create", "--name", "by hand", "--vpc", &a, "--peer-vpc", &b, "--wait", "-o", "json"];
+    let made = sandbox.operator(&line).json();
+    assert_eq!(made["routesInSync"], true);
+    let id = text(&made["vpcPeeringId"]);
+    let list = sandbox.operator(&["peering", "list"]).ok();
+    assert!(list.starts_with("ID ") && list.lines().nth(1).unwrap().contains(&id), "{list}");
+    for filter in [["--state", "active,provisioning"], ["--vpc", &a], ["--peer-vpc", &b]] {
+        let line = [&["admin", "peering", "list", "-o", "json"], &filter[..]].concat();
+        assert_eq!(sandbox.operator(&line).json()["totalCount"], 1, "{filter:?}");
+    }
+    assert_eq!(sandbox.operator(&["peering", "list", "--state", "pending", "-o", "json"]).json()["totalCount"], 0);
+    let shown = sandbox.operator(&["peering", "show", "by hand"]).ok();
+    assert!(shown.starts_with(&format!("peering    {id} (by hand)\nstate      ")), "{shown}");
+    assert!(sandbox.operator(&["admin", "peering", "set-bandwidth", "by hand", "10"]).ok().contains(&id));
+    assert!(sandbox.operator(&["peering", "routes", &id]).ok().contains("10.2.0.0/16"));
+    sandbox.operator(&["peering", "accept", &id, "--yes"]).fails(2, "for accounts");
+    sandbox.operator(&["peering", "list", "--role", "receiver"]).fails(2, "--role is for accounts");
+    sandbox.operator(&["vpc", "list"]).fails(1, "for accounts");
+    assert_eq!(sandbox.operator(&["peering", "delete", "by hand"]).ok().trim(), format!("{id} is deleted"));
+    sandbox.operator(&["peering", "show", "by hand"]).fails(1, "there is no peering by hand");
+
+    sandbox.operator(&["admin", "account", "create", "third"]).ok();
+    let made = sandbox.operator(&["admin", "account", "add-token", "third", "-o", "json"]).json();
+    let whoami = |token: &str| sandbox.with_token(token, &["whoami"]);
+    assert!(whoami(made["token"].as_str().unwrap()).ok().contains("third"));
+    sandbox.operator(&["admin", "account", "remove-token", "third", made["tokenId"].as_str().unwrap()]).ok();
+    whoami(made["token"].as_str().unwrap()).fails(1, "the environment variable CPS_PEERING_TOKEN");
+    let made = sandbox.operator(&["admin", "account", "add-key", "third", "-o", "json"]).json();
+    let key = text(&made["accessKey"]);
+    assert!(sandbox.operator(&["admin", "account", "show", "third"]).ok().contains(&key));
+    assert!(!sandbox.operator(&["admin", "account", "remove-key", "third", &key]).ok().contains(&key));
+    assert!(sandbox.operator(&["admin", "account", "charge", "third", "arrear"]).ok().contains("arrear"));
+    let quota = sandbox.operator(&["admin", "account", "quota", "set", "account-1", NORTH, "7"]).ok();
+    assert!(quota.contains("cn-north-1=7"), "{quota}");
+    assert_eq!(sandbox.first(&["quota", "-o", "json"]).json()["maxLimit"], 7);
+    assert!(!sandbox.operator(&["admin", "account", "quota", "reset", "account-1", NORTH]).ok().contains("=7"));
+    assert_eq!(sandbox.operator(&["admin", "account", "list"]).ok().lines().count(), 4);
+    let trail = sandbox.operator(&["admin", "audit", "--account", "third", "--limit", "2"]).ok();
+    assert_eq!(trail.lines().count(), 3, "{trail}");
+
+    let host = format!(
+        "[[hosts]]\nid = \"h1\"\nregion = \"{NORTH}\"\nunderlay = \"192.0.2.1\"\nagent = \"http://127.0.0.1:1\"\n"
+    );
+    let file = sandbox.home.path().join("host.toml");
+    fs::write(&file, host).unwrap();
+    sandbox.operator(&["apply", "-f", file.to_str().unwrap()]).ok();
+    assert!(sandbox.operator(&["inventory"]).ok().contains("h1"));
+    // Columns are as wide as what is known of the host by now.
+    let heading = |arguments: &[&str]| {
+        let text = sandbox.operator(arguments).ok();
+        text.lines().next().unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(heading(&["host", "list"]), heading(&["admin", "host", "list"]));
+    sandbox.operator(&["admin", "host", "remove", "h1", "--dead"]).ok();
+    assert!(!sandbox.operator(&["inventory"]).ok().contains("h1"));
+}
+
+#[test]
+fn what_is_not_confirmed_in_time_is_said_with_a_code_of_its_own() {
+    // Nobody answers for the host, so that nothing is ever confirmed.
+    let sandbox = Sandbox::start_with("delete_wait_ms = 1\n");
+    let (a, b) = sandbox.vpcs();
+    let host = format!(
+        "[[hosts]]\nid = \"h1\"\nregion = \"{NORTH}\"\nunderlay = \"192.0.2.1\"\nagent = \"http://127.0.0.1:1\"\n"
+    );
+    let port = format!("[[ports]]\nhost = \"h1\"\ninterface = \"eth1\"\nvpc = \"{a}\"\ngateways = [\"10.1.0.1/24\"]\n");
+    let file = sandbox.home.path().join("host.toml");
+    fs::write(&file, format!("{host}{port}")).unwrap();
+    sandbox.operator(&["apply", "-f", file.to_str().unwrap()]).ok();
+    let line = ["peering", "create", "--name", "p", "--vpc", &a, "--peer-vpc", &b, "--wait", "0"];
+    sandbox.operator(&line).fails(4, "these hosts have not confirmed it: h1");
+    sandbox.first(&["peering", "delete", "p", "--wait", "0"]).fails(4, "still drains");
+    sandbox.operator(&["peering", "delete", "p", "--wait", "0"]).fails(4, "these hosts have not confirmed it: h1");
+    let list = sandbox.first(&["peering", "list", "--state", "draining", "-o", "json"]).json();
+    let id = text(&list["vpcPeerings"][0]["vpcPeeringId"]);
+    assert!(sandbox.first(&["peering", "delete", &id]).ok().contains("waiting for hosts: 1"));
+    assert!(sandbox.operator(&["peering", "delete", &id]).ok().contains("waiting for h1"));
+    // A host that will not come back is waited for no more.
+    sandbox.operator(&["admin", "host", "remove", "h1", "--dead"]).ok();
+    assert!(sandbox.first(&["peering", "delete", &id, "--wait"]).ok().contains("is deleted"));
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let sandbox = Sandbox::start();
+    let token = sandbox.word("/accounts/0/token");
+    sandbox.with_token(token, &["vpc", "list"]).fails(2, "--region; there are: cn-east-2 cn-north-1");
+    sandbox.with_token(token, &["peering", "list"]).fails(2, "--region");
+    sandbox.first(&["peering", "create"]).fails(2, "--name");
+    sandbox.first(&["peering", "list", "--state", "nonsense"]).fails(2, "possible values");
+    sandbox
+        .with_token(token, &["--region", "mars", "vpc", "list"])
+        .fails(1, "there is no region mars (RegionNotFound)");
+    sandbox.first(&["host", "list"]).fails(1, "operators only");
+    sandbox.first(&["apply", "-f", "/nowhere.toml"]).fails(1, "/nowhere.toml: ");
+    sandbox.with_token("nobody's", &["whoami"]).fails(1, "the token is not known");
+    sandbox.with_token("two words", &["whoami"]).fails(1, "no token has");
+    sandbox.with_token(token, &["--controller", "nonsense", "whoami"]).fails(2, "not the URL of a controller");
+    sandbox.with_token(token, &["--controller", "http://127.0.0.1:1", "whoami"]).fails(3, "cannot be reached");
+    sandbox.with_token(token, &["--token-file", "/nowhere", "whoami"]).fails(1, "cannot read the token file /nowhere");
+    let none = run(&mut sandbox.program(&["--profile", "work", "whoami"]), "");
+    none.fails(1, "there is no profile work");
+}
+
+#[test]
+fn profiles_are_kept_for_nobody_else() {
+    let sandbox = Sandbox::start();
+    let (url, token) = (sandbox.word("/url"), sandbox.word("/accounts/0/token"));
+    let set = ["profile", "set", "work", "--controller", url, "--region", NORTH, "--token-stdin"];
+    run(&mut sandbox.program(&set), &format!("{token}\n")).ok();
+    assert_eq!(fs::metadata(sandbox.config()).unwrap().mode() & 0o7777, 0o600);
+    let listed = run(&mut sandbox.program(&["profile", "list"]), "").ok();
+    assert!(listed.contains("work") && listed.contains(NORTH) && !listed.contains(token), "{listed}");
+
+    let used = |arguments: &[&str]| run(&mut sandbox.program(arguments), "");
+    assert!(used(&["--profile", "work", "whoami"]).ok().contains("account-1"));
+    used(&["--profile", "work", "vpc", "list"]).ok();
+    assert!(run(sandbox.program(&["quota"]).env("CPS_PEERING_PROFILE", "work"), "").ok().contains(NORTH));
+    let here = run(sandbox.program(&["--profile", "work", "quota"]).env("CPS_PEERING_REGION", EAST), "").ok();
+    assert!(here.contains(NORTH), "what the command line names wins: {here}");
+    let mut command = sandbox.program(&["quota"]);
+    command.env("CPS_PEERING_PROFILE", "work").env("CPS_PEERING_REGION", EAST);
+    let elsewhere = run(&mut command, "").ok();
+    assert!(elsewhere.contains(EAST), "then what the environment says: {elsewhere}");
+
+    let file = sandbox.home.path().join("second.token");
+    fs::write(&file, sandbox.word("/accounts/1/token")).unwrap();
+    let file = file.to_str().unwrap();
+    used(&["profile", "set", "default", "--controller", url, "--token-file", file]).ok();
+    assert!(used(&["whoami"]).ok().contains("account-2"));
+    assert!(used(&["--profile", "work", "--token-file", file, "whoami"]).ok().contains("account-2"));
+
+    fs::set_permissions(sandbox.config(), fs::Permissions::from_mode(0o644)).unwrap();
+    used(&["whoami"]).fails(1, "chmod 600");
+    fs::set_permissions(sandbox.config(), fs::Permissions::from_mode(0o600)).unwrap();
+    used(&["profile", "remove", "work"]).ok();
+    used(&["profile", "remove", "work"]).fails(1, "there is no profile work");
+    used(&["--profile", "work", "whoami"]).fails(1, "there are: default");
+    fs::write(sandbox.config(), "[profiles.default]\nregoin = 1\n").unwrap();
+    used(&["whoami"]).fails(1, "line 2: unknown field `regoin`");
+}
+
+#[test]
+fn vpcs_are_named_by_name_and_tags_set_and_results_come_in_each_form() {
+    let sandbox = Sandbox::start();
+    let (blue, red) = sandbox.vpcs();
+    sandbox.first(&["vpc", "create", "--cidr", "10.3.0.0/16", "--name", "green"]).ok();
+    let made = ["peering", "create", "--name", "p", "--vpc", "blue", "--peer-vpc", "green", "-o", "json", "--wait"];
+    let made = sandbox.first(&made).json();
+    assert_eq!(made["vpcInfo"]["vpcId"], blue);
+    let id = text(&made["vpcPeeringId"]);
+    sandbox.first(&["vpc", "rename", "green", "teal", "--description", "d"]).ok();
+    assert!(sandbox.first(&["vpc", "show", "teal"]).ok().contains("description"));
+    sandbox.first(&["vpc", "show", "green"]).fails(1, "VpcNotFound");
+    sandbox
+        .first(&["peering", "create", "--name", "q", "--vpc", "nothing", "--peer-vpc", &red])
+        .fails(1, "VpcNotFound");
+    assert!(sandbox.first(&["route-table", "list", "--vpc", "teal"]).ok().contains("rtb-"));
+    sandbox.first(&["vpc", "add-cidr", "teal", "10.33.0.0/16"]).ok();
+
+    sandbox.first(&["peering", "set-tags", "p", "team=net", "flag"]).ok();
+    let named = |arguments: &[&str]| sandbox.first(&[&["peering", "list", "-o", "name"], arguments].concat()).ok();
+    assert_eq!(named(&[]).trim(), id);
+    assert_eq!(named(&["--tag", "team=net", "--tag", "flag", "--vpc", "blue", "--sort", "-name"]).trim(), id);
+    assert_eq!(named(&["--tag", "team=core"]).trim(), "");
+    let list = |arguments: &[&str]| sandbox.first(&[&["peering", "list"], arguments].concat()).ok();
+    assert!(list(&[]).starts_with("ID ") && list(&["--no-headers"]).starts_with("vpcpr-"));
+    assert!(list(&["-o", "wide"]).contains("LAST CONFIRMED") && list(&["-o", "wide"]).contains("10.33.0.0/16"));
+    let yaml = list(&["-o", "yaml"]);
+    assert!(yaml.contains("vpcPeerings:\n  - ") && yaml.contains("vpcPeeringName: \"p\""), "{yaml}");
+    // What goes wrong is JSON for who wants JSON, with the id under which the controller's log has it.
+    let ended = sandbox.first(&["peering", "show", "vpcpr-0000000000", "-o", "json"]);
+    let error: Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!((ended.code, &error["exitCode"], &error["error"]["code"]), (1, &1.into(), &404.into()));
+    assert_eq!(error["error"]["requestId"].as_str().unwrap().len(), 32);
+    let ended = sandbox.first(&["vpc", "show", "nothing", "-o", "json"]);
+    assert!(serde_json::from_str::<Value>(&ended.err).unwrap()["error"]["message"].is_string());
+    // Requests are told without secrets.
+    let ended = sandbox.operator(&["--debug", "admin", "account", "add-token", "account-1", "-o", "json"]);
+    let token = text(&serde_json::from_str::<Value>(&ended.out).unwrap()["token"]);
+    assert!(ended.err.contains("> POST ") && ended.err.contains("< 200 OK"), "{}", ended.err);
+    assert!(!ended.err.contains(&token) && !ended.err.contains(sandbox.word("/admin_token")), "{}", ended.err);
+    // A name behind --wait is a name.
+    assert!(sandbox.first(&["peering", "delete", "--wait", "p"]).ok().contains(&format!("{id} is deleted")));
+    sandbox.first(&["vpc", "delete", "teal"]).ok();
+}
+
+#[test]
+fn the_command_line_comes_before_the_environment_and_login_keeps_what_was_tried() {
+    let sandbox = Sandbox::start();
+    let login = |profile: &str, token: &str| {
+        run(&mut sandbox.program(&["--controller", sandbox.word("/url"), "--profile", profile, "login"]), token)
+    };
+    login("work", "nobody's").fails(1, "the token is not known");
+    assert!(!sandbox.config().exists(), "one that nobody knows is not kept");
+    assert!(login("work", sandbox.word("/accounts/1/token")).ok().contains("account account-2"));
+    assert!(login("ops", sandbox.word("/admin_token")).ok().contains("as operator"));
+    // Whatever the environment says, the profile on the line is meant.
+    let whoami = |arguments: &[&str]| {
+        let mut command = sandbox.program(&[arguments, &["whoami", "-o", "json"]].concat());
+        command.env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token"));
+        command.env("CPS_PEERING_CONTROLLER", sandbox.word("/url"));
+        text(&run(&mut command, "").json()["accountId"])
+    };
+    assert_eq!((whoami(&[]).as_str(), whoami(&["--profile", "work"]).as_str()), ("account-1", "account-2"));
+    let mut command = sandbox.program(&["--profile", "work", "whoami"]);
+    assert!(run(command.env("CPS_PEERING_CONTROLLER", "http://127.0.0.1:1"), "").ok().contains("account-2"));
+    // In the environment it is one of several things that it says.
+    let mut command = sandbox.program(&["whoami"]);
+    command.env("CPS_PEERING_PROFILE", "work").env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token"));
+    assert!(run(&mut command, "").ok().contains("account-1"));
+    let mut command = sandbox.program(&["whoami"]);
+    run(&mut command, "").fails(1, "cps-peering login");
+}
+
+#[test]
+fn what_is_watched_is_shown_again_when_it_is_another_and_shells_complete_what_there_is() {
+    let sandbox = Sandbox::start();
+    let (blue, _) = sandbox.vpcs();
+    sandbox.first(&["vpc", "delete", "blue", "--watch"]).fails(2, "--watch");
+    let mut command = sandbox.program(&["--region", NORTH, "vpc", "list", "-o", "name", "--watch", "1"]);
+    command
+        .env("CPS_PEERING_CONTROLLER", sandbox.word("/url"))
+        .env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token"));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), blue);
+    sandbox.first(&["vpc", "create", "--cidr", "10.3.0.0/16", "--name", "green"]).ok();
+    let again = [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
+    assert!(again.contains(&blue) && again[0] != again[1], "{again:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let completed = |line: &[&str]| {
+        let mut command = sandbox.program(&[&["--"], line].concat());
+        command.env("CPS_PEERING_CONTROLLER", sandbox.word("/url"));
+        command.env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token")).env("COMPLETE", "bash");
+        command.env("_CLAP_COMPLETE_INDEX", (line.len() - 1).to_string()).env("_CLAP_IFS", "\n");
+        run(&mut command, "").ok()
+    };
+    let line = ["cps-peering", "--region", NORTH, "vpc", "show"];
+    let vpcs = completed(&[&line[..], &[""]].concat());
+    assert!(vpcs.contains(&blue) && vpcs.lines().any(|it| it == "green"), "{vpcs}");
+    assert_eq!(completed(&[&line[..], &["gr"]].concat()).trim(), "green");
+    assert_eq!(
+        completed(&["cps-peering", "--region", EAST, "vpc", "show", "gr"]).trim(),
+        "",
+        "what the line says counts"
+    );
+}
+
+#[test]
+fn hosts_are_drained_replaced_and_removed_by_commands_of_their_own() {
+    let sandbox = Sandbox::start();
+    let host = |id: &str, last: u8| {
+        format!("- {{ id: {id}, region: {NORTH}, underlay: 192.0.2.{last}, agent: 'http://127.0.0.1:{last}' }}\n")
+    };
+    let vpc = |id: &str, net: u8| {
+        format!("- {{ id: {id}, account: account-1, region: {NORTH}, cidrs: [10.{net}.0.0/16] }}\n")
+    };
+    let yaml = format!(
+        "# Everything, as YAML.\nregions:\n- id: {NORTH}\n- id: {EAST}\nhosts:\n{}{}vpcs:\n{}{}ports:\n- vpc: va\n  host: old\n  interface: \
+         eth1\n  gateways: [10.1.0.1/24]\npeerings:\n- name: p\n  vpc: va\n  peer_vpc: vb\n",
+        host("old", 11),
+        host("new", 12),
+        vpc("va", 1),
+        vpc("vb", 2)
+    );
+    let file = sandbox.home.path().join("inventory.yaml");
+    fs::write(&file, &yaml).unwrap();
+    let with_file =
+        |command: &str, more: &[&str]| sandbox.operator(&[&[command, "-f", file.to_str().unwrap()], more].concat());
+    let differs = with_file("diff", &[]);
+    assert!(differs.code == 1 && differs.err.is_empty(), "{differs:?}");
+    assert!(differs.out.contains("create") && differs.out.contains("old/eth1"), "{differs:?}");
+    assert!(sandbox.operator(&["inventory"]).ok().lines().all(|line| !line.contains("\"va\"")), "diff changes nothing");
+    with_file("apply", &[]).ok();
+    assert!(with_file("diff", &[]).ok().starts_with("no difference at revision "));
+    let json = with_file("diff", &["--prune", "-o", "json"]);
+    let json: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((&json["dryRun"], json["changes"].as_array().unwrap().len()), (&Value::Bool(true), 0), "{json}");
+
+    let state = |id: &str| {
+        let hosts = sandbox.operator(&["host", "list"]).ok();
+        hosts.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or_default().to_owned()
+    };
+    assert!(state("old").contains("in use") && state("old").contains("never"), "{}", state("old"));
+    sandbox.operator(&["host", "drain", "new"]).ok();
+    assert!(state("new").contains("drained"), "{}", state("new"));
+    // A document takes nothing of that back, and nothing new comes there.
+    assert!(with_file("apply", &[]).ok().starts_with("nothing to change"));
+    let wrong = sandbox.operator(&["host", "replace", "old", "--by", "new", "--dead"]);
+    wrong.fails(1, "cps-peering host uncordon new");
+    sandbox.operator(&["host", "uncordon", "new"]).ok();
+    sandbox.operator(&["host", "drain", "nobody"]).fails(1, "there is no host nobody");
+
+    let replace =
+        |more: &[&str]| sandbox.operator(&[&["host", "replace", "old", "--by", "new", "--dead"], more].concat());
+    replace(&[]).fails(1, "confirm their number, 2");
+    let plan = replace(&["--dry-run"]).ok();
+    assert!(
+        plan.contains("--confirm 2") && plan.contains("host: old -> new") && plan.contains("stops traffic"),
+        "{plan}"
+    );
+    replace(&["--confirm", "2"]).ok();
+    assert!(state("old").contains("removed"), "{}", state("old"));
+    let inventory = sandbox.operator(&["inventory", "-o", "json"]).json();
+    assert_eq!(inventory["ports"].as_array().unwrap().iter().filter(|port| port["host"] == "new").count(), 1);
+
+    sandbox.operator(&["host", "remove", "new", "--confirm", "1"]).fails(1, "confirm their number, 2");
+    sandbox.operator(&["host", "remove", "new", "--confirm", "2"]).ok();
+    assert!(state("new").contains("removing"), "it has not answered: {}", state("new"));
+    sandbox.operator(&["host", "remove", "new", "--dead"]).ok();
+    for id in ["old", "new"] {
+        assert!(state(id).contains("removed"), "{}", state(id));
+        sandbox.operator(&["host", "remove", id, "--dead"]).ok();
+        assert_eq!(state(id), "", "forgotten");
+    }
+    let trail = sandbox.operator(&["admin", "audit"]).ok();
+    for action in ["DrainHost", "UncordonHost", "ReplaceHost", "RemoveHost"] {
+        assert!(trail.contains(action), "{action}: {trail}");
+    }
+}
+
+#[test]
+fn the_doctor_names_what_is_wrong_with_its_cure() {
+    let sandbox = Sandbox::start();
+    let host = format!(
+        "[[regions]]\nid = \"{NORTH}\"\n[[hosts]]\nid = \"silent\"\nregion = \"{NORTH}\"\nunderlay = \"192.0.2.77\"\nagent = \
+         \"http://127.0.0.1:9\"\n"
+    );
+    let file = sandbox.home.path().join("inventory.toml");
+    fs::write(&file, host).unwrap();
+    sandbox.operator(&["apply", "-f", file.to_str().unwrap()]).ok();
+    let found = sandbox.operator(&["doctor", "--all"]);
+    assert_eq!(found.code, 1, "{found:?}");
+    let line = |words: &[&str]| found.out.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(line(&["FAIL", "host", "silent", "cps-peering-agent"]), "{}", found.out);
+    assert!(line(&["ok", "store"]) && line(&["ok", "clock", "this machine"]), "{}", found.out);
+    assert!(line(&["WARN", "backup", "cps-peering admin backup"]), "{}", found.out);
+    sandbox.operator(&["host", "remove", "silent", "--dead"]).ok();
+    let found = sandbox.operator(&["doctor", "-o", "json"]).json();
+    assert_eq!(found["failures"], 0, "{found}");
+    assert!(found["findings"].as_array().unwrap().iter().all(|it| it["subject"] != "silent"), "{found}");
+    // Accounts are no operators, and a controller that is not there is what is wrong.
+    sandbox.first(&["doctor"]).fails(1, "operators only");
+    let mut gone = sandbox.program(&["doctor", "--controller", "http://127.0.0.1:9"]);
+    let gone = run(gone.env("CPS_PEERING_TOKEN", "whatever-this-may-be"), "");
+    assert!(gone.code == 1 && gone.out.contains("systemctl status cps-peering-controller"), "{gone:?}");
+}
+
+#[test]
+fn a_bundle_holds_the_state_and_no_secret() {
+    let sandbox = Sandbox::start();
+    let secret = sandbox.operator(&["admin", "account", "add-key", "account-1", "-o", "json"]).json();
+    let token = sandbox.operator(&["admin", "account", "add-token", "account-1", "-o", "json"]).json();
+    let file = sandbox.home.path().join("bundle.tar");
+    let bundle = |more: &[&str]| {
+        sandbox.operator(&[&["debug", "bundle", "-f", file.to_str().unwrap(), "-o", "json"], more].concat())
+    };
+    sandbox.first(&["debug", "bundle", "-f", file.to_str().unwrap()]).fails(1, "operators only");
+    let told = bundle(&["--host", "nobody"]).json();
+    let content: Vec<String> = told["content"].as_array().unwrap().iter().map(text).collect();
+    for expected in ["diagnosis.json", "inventory.json", "audit.json", "metrics.txt", "hosts/nobody.json"] {
+        assert!(content.iter().any(|it| it == expected), "{expected}: {content:?}");
+    }
+    let bytes = fs::read(&file).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let holds = |word: &str| bytes.windows(word.len()).any(|window| window == word.as_bytes());
+    assert!(holds("cps_controller_hosts") && holds("AddToken") && holds(secret["accessKey"].as_str().unwrap()));
+    assert!(holds("there is no host"), "what is missing is said");
+    let secrets = [
+        sandbox.word("/admin_token").to_owned(),
+        sandbox.word("/accounts/0/token").to_owned(),
+        sandbox.word("/accounts/0/secret_key").to_owned(),
+        text(&secret["secretKey"]),
+        text(&token["token"]),
+    ];
+    for word in secrets {
+        assert!(word.len() > 10 && !holds(&word), "a secret is in the bundle");
+    }
+    sandbox.operator(&["debug", "bundle", "-f", file.to_str().unwrap()]).fails(1, "bundle.tar");
+}

@@ -1,0 +1,702 @@
+//! Engine, store and push with agents that are real HTTP servers with a ledger in memory.
+
+use crate::common::{apply, create, delete, peering};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    middleware::map_response_with_state,
+    response::Response,
+    routing::{get, put},
+};
+use cps_peering_config::{
+    HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
+    agent_api::{CLUSTER_HEADER, CONFIG_PATH, ErrorBody, STATUS_PATH, TRAFFIC_PATH},
+    cluster::ClusterId,
+    id::{HostId, PeeringId},
+    report::{Counters, Problem, ProblemKind, Scope},
+    traffic::{Count, SideTraffic, TrafficReport},
+};
+use cps_peering_controller::{
+    cluster::follower::leader_routes,
+    engine::{Engine, EngineError, Options, steady, traffic::Span},
+    hosts::{client::AgentClients, push},
+    model::{
+        Actor, Command, Outcome, Request,
+        account::{Change, ChargeStatus, What},
+        host::{Change as HostChange, Removal, What as HostCommand},
+        inventory::{Apply, Approval},
+        record::PeeringState,
+    },
+    store::{Origin, Store, StoreError},
+};
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What an agent remembers, and what a test may do to it.
+#[derive(Default)]
+struct Host {
+    config: Option<ValidHostConfig>,
+    calls: Vec<&'static str>,
+    /// Whose the host is.
+    cluster: Option<ClusterId>,
+    problems: Vec<Problem>,
+    /// How often it was asked for counters.
+    counted: u64,
+    /// Answers pushes only after this time.
+    slow: Duration,
+}
+
+type Shared = Arc<Mutex<Host>>;
+
+struct Agent {
+    host: Shared,
+    address: std::net::SocketAddr,
+    server: JoinHandle<()>,
+}
+
+fn report(host: &Host) -> HostReport {
+    let revision = host.config.as_ref().map(|config| config.revision);
+    HostReport {
+        version: "test".into(),
+        host: host.config.as_ref().map(|config| config.host.clone()),
+        desired: revision,
+        applied: revision,
+        problems: host.problems.clone(),
+        counters: Counters::default(),
+        last_pass: None,
+        underlay_mtu: None,
+        knows_scoped_sides: true,
+        behind: vec![],
+        vrfs: std::collections::BTreeMap::new(),
+        sides: std::collections::BTreeMap::new(),
+    }
+}
+
+/// Each side has sent as many packets as it was asked for counters.
+fn traffic(host: &mut Host) -> TrafficReport {
+    host.counted += 1;
+    let sent = Count { bytes: 100 * host.counted, packets: host.counted };
+    let sides = host.config.iter().flat_map(|config| config.sides.iter()).map(|(vni, side)| {
+        let (peering, received) = (side.peering.clone(), Count::default());
+        (*vni, SideTraffic { peering, sent, dropped: 0, received, backlog: 0, share: None })
+    });
+    TrafficReport { host: None, grants: None, reading: None, sides: sides.collect() }
+}
+
+const LEGAL: &str = "a controller sends legal configurations";
+
+type Answer = Result<Json<HostReport>, (StatusCode, Json<ErrorBody>)>;
+
+async fn accept(host: &Shared, call: &'static str, read: impl FnOnce(&Host) -> Option<ValidHostConfig>) -> Answer {
+    let slow = {
+        let mut host = host.lock().unwrap();
+        host.calls.push(call);
+        host.slow
+    };
+    tokio::time::sleep(slow).await;
+    let mut host = host.lock().unwrap();
+    let desired = host.config.as_ref().map(|config| config.revision);
+    let refuse = |message: &str| Err((StatusCode::CONFLICT, Json(ErrorBody { message: message.into(), desired })));
+    let Some(config) = read(&host) else { return refuse("other base") };
+    if desired.is_some_and(|have| have > config.revision) {
+        return refuse("older");
+    }
+    host.config = Some(config);
+    Ok(Json(report(&host)))
+}
+
+async fn say_whose(State(host): State<Shared>, mut answer: Response) -> Response {
+    if let Some(cluster) = host.lock().unwrap().cluster {
+        answer.headers_mut().insert(CLUSTER_HEADER, cluster.to_string().parse().unwrap());
+    }
+    answer
+}
+
+impl Agent {
+    async fn start() -> Self {
+        Self::on(Shared::default(), TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn on(host: Shared, listener: TcpListener) -> Self {
+        let address = listener.local_addr().unwrap();
+        let put_config = async |State(host): State<Shared>, Json(config): Json<HostConfig>| {
+            accept(&host, "PUT", |_| Some(config.try_into().expect(LEGAL))).await
+        };
+        let patch_config = async |State(host): State<Shared>, Json(patch): Json<HostPatch>| {
+            accept(&host, "PATCH", |host| {
+                let base = host.config.as_ref().filter(|config| config.revision == patch.base)?;
+                Some(base.patched(patch.clone()).expect(LEGAL))
+            })
+            .await
+        };
+        let status = async |State(host): State<Shared>| {
+            let host = host.lock().unwrap();
+            let report = report(&host);
+            Json(host.config.as_ref().map_or(report.clone(), |config| report.with_standings(config)))
+        };
+        let counters = async |State(host): State<Shared>| Json(traffic(&mut host.lock().unwrap()));
+        let router = Router::new()
+            .route(CONFIG_PATH, put(put_config).patch(patch_config))
+            .route(STATUS_PATH, get(status))
+            .route(TRAFFIC_PATH, get(counters))
+            .with_state(Arc::clone(&host))
+            .layer(map_response_with_state(Arc::clone(&host), say_whose));
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { host, address, server }
+    }
+
+    /// Stops answering; what it has stays, and its address can be taken again.
+    async fn stop(self) -> (Shared, std::net::SocketAddr) {
+        self.server.abort();
+        let _ = self.server.await;
+        (self.host, self.address)
+    }
+
+    async fn again((host, address): (Shared, std::net::SocketAddr)) -> Self {
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        Self::on(host, listener)
+    }
+
+    fn calls(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.host.lock().unwrap().calls)
+    }
+
+    fn sides(&self) -> usize {
+        self.host.lock().unwrap().config.as_ref().map_or(0, |config| config.sides.len())
+    }
+
+    fn revision(&self) -> Option<Revision> {
+        self.host.lock().unwrap().config.as_ref().map(|config| config.revision)
+    }
+}
+
+struct Controller {
+    engine: Arc<Engine>,
+    workers: JoinHandle<()>,
+}
+
+impl Controller {
+    fn start(folder: &Path) -> Self {
+        Self::on(crate::place::open(folder).unwrap())
+    }
+
+    fn on(store: Store) -> Self {
+        let (engine, hosts) =
+            Engine::open(store, Options { grace: Duration::from_mins(1), ..Options::default() }).unwrap();
+        let pushing = push::run(
+            Arc::clone(&engine),
+            AgentClients::new(None, Duration::from_millis(50)).of_cluster(engine.cluster()),
+            hosts,
+            Duration::from_millis(50),
+        );
+        let workers = tokio::spawn(async move { pushing.await.unwrap() });
+        Self { engine, workers }
+    }
+
+    fn run(&self, command: &Command) -> Result<Outcome, EngineError> {
+        let request = Request::new(Actor::Operator, command.clone());
+        tokio::task::block_in_place(|| self.engine.execute(&request))
+    }
+
+    /// Two VPCs, each with a port on a host of its own.
+    fn build(&self, agents: [&Agent; 2]) {
+        let hosts = (1..).zip(agents).map(|(n, agent)| {
+            format!(
+                "[[hosts]]\nid = 'h{n}'\nregion = 'north'\nunderlay = '192.0.2.{n}'\nagent = 'http://{}'\n\
+                 [[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n\
+                 [[ports]]\nvpc = 'v{n}'\nhost = 'h{n}'\ninterface = 'eth1'\ngateways = ['10.{n}.0.1/24']\n",
+                agent.address
+            )
+        });
+        let text = std::iter::once("[[regions]]\nid = 'north'\n".to_owned()).chain(hosts).collect::<String>();
+        let inventory = toml::from_str(&text).unwrap();
+        self.run(&Command::Apply(Apply::of(inventory))).unwrap();
+    }
+
+    fn peer(&self) -> PeeringId {
+        peering(&self.run(&Command::CreatePeering(create("v1", "v2"))).unwrap())
+    }
+
+    async fn until<T>(&self, what: &str, look: impl FnMut(&Seen<'_>) -> Option<T>) -> T {
+        let mut look = look;
+        let until = tokio::time::Instant::now() + PATIENCE;
+        // What is looked at may be the agents' own, of which the engine hears nothing new.
+        while tokio::time::Instant::now() < until {
+            let moment = Duration::from_millis(50);
+            let found = self.engine.wait_for(moment, |state, agents| look(&Seen { state, agents })).await;
+            if let Some(found) = found {
+                return found;
+            }
+        }
+        panic!("not in time: {what}")
+    }
+
+    async fn until_active(&self, id: &PeeringId) {
+        self.until("active", |seen| (seen.state.peerings().get(id)?.state == PeeringState::Active).then_some(())).await;
+    }
+
+    async fn until_gone(&self, id: &PeeringId) {
+        self.until("gone", |seen| seen.state.peerings()[id].is_ended().then_some(())).await;
+    }
+
+    async fn until_in_sync(&self) {
+        self.until("in sync", |seen| seen.state.hosts().values().all(|host| seen.agents.in_sync(host)).then_some(()))
+            .await;
+    }
+}
+
+struct Seen<'a> {
+    state: &'a cps_peering_controller::model::state::State,
+    agents: &'a cps_peering_controller::engine::Agents<'a>,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.workers.abort();
+    }
+}
+
+async fn built() -> (TempDir, Controller, [Agent; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let agents = [Agent::start().await, Agent::start().await];
+    let controller = Controller::start(folder.path());
+    controller.build([&agents[0], &agents[1]]);
+    controller.until_in_sync().await;
+    (folder, controller, agents)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_are_asked_what_they_have_counted_beside_how_they_stand() {
+    let (_folder, controller, agents) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let sides = controller.engine.read(|state, _| state.peerings()[&id].sides().map(|side| side.vni.unwrap()));
+    for vni in sides {
+        let sent = |packets| {
+            let totals = controller.engine.traffic().of(&id, vni, Span::Hour)?.0;
+            (totals.sent.packets >= packets).then_some(totals)
+        };
+        // Nobody else asks within a region.
+        controller.until("counters", |_| sent(3)).await;
+    }
+    // Also one that has something wrong with it.
+    let problem = Problem { kind: ProblemKind::Failed, scope: Scope::Host, object: "x".into(), reason: "wrong".into() };
+    agents[0].host.lock().unwrap().problems.push(problem);
+    let seen = agents[0].host.lock().unwrap().counted;
+    controller.until("counters", |_| (agents[0].host.lock().unwrap().counted > seen + 3).then_some(())).await;
+    agents[0].host.lock().unwrap().problems.clear();
+    // It tells of a side for some time after it is gone.
+    controller.run(&delete(&id)).unwrap();
+    controller.until_gone(&id).await;
+    let seen = agents.each_ref().map(|agent| agent.host.lock().unwrap().counted);
+    controller.until("counters", |_| (agents[0].host.lock().unwrap().counted > seen[0] + 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peering_is_active_when_its_hosts_have_confirmed_and_gone_when_they_have_again() {
+    let (_folder, controller, agents) = built().await;
+    let before = agents.each_ref().map(Agent::revision);
+    for agent in &agents {
+        agent.calls();
+    }
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    assert_eq!(agents.each_ref().map(Agent::sides), [1, 1]);
+    assert_eq!(agents.each_ref().map(Agent::calls), [["PATCH"], ["PATCH"]], "a change is sent as one");
+    assert!(agents[0].revision() > before[0]);
+    controller.run(&delete(&id)).unwrap();
+    controller.until_gone(&id).await;
+    assert_eq!(agents.each_ref().map(Agent::sides), [0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_away_is_finished_when_it_is_back() {
+    let (_folder, controller, [one, two]) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let away = two.stop().await;
+    controller.run(&delete(&id)).unwrap();
+    let missing = controller.until("one of two", |seen| {
+        let missing = seen.agents.missing(seen.state.peerings().get(&id)?);
+        (missing.len() == 1).then_some(missing)
+    });
+    assert_eq!(missing.await[0].as_str(), "h2");
+    assert_eq!(one.sides(), 0, "the other host does not wait for it");
+    let two = Agent::again(away).await;
+    controller.until_gone(&id).await;
+    assert_eq!(two.sides(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_reports_as_failed_is_not_confirmed() {
+    let (_folder, controller, [one, _two]) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let side = controller.engine.read(|state, _| state.peerings()[&id].initiator.vni.unwrap());
+    let problem = Problem {
+        scope: Scope::Side(side),
+        kind: ProblemKind::Failed,
+        object: format!("link cpspeer{side}"),
+        reason: "Device or resource busy".into(),
+    };
+    one.host.lock().unwrap().problems = vec![problem];
+    controller.run(&delete(&id)).unwrap();
+    let missing = controller.until("the other host", |seen| {
+        let missing = seen.agents.missing(seen.state.peerings().get(&id)?);
+        (missing.len() == 1).then_some(missing)
+    });
+    assert_eq!(missing.await[0].as_str(), "h1");
+    one.host.lock().unwrap().problems.clear();
+    controller.until_gone(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_starts_again_goes_on_and_sends_nothing_that_agents_have() {
+    let (folder, controller, agents) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let content = |controller: &Controller| {
+        controller.engine.read(|state, _| (state.hosts().clone(), state.vpcs().clone(), state.peerings().clone()))
+    };
+    let before = content(&controller);
+    stop(controller, folder.path()).await;
+    for agent in &agents {
+        agent.calls();
+    }
+    let controller = Controller::start(folder.path());
+    controller.until_in_sync().await;
+    assert_eq!(content(&controller), before);
+    // In etcd it may be another one that goes on: agents learn its epoch.
+    let calls = usize::from(crate::place::in_etcd());
+    assert_eq!(agents.each_ref().map(|agent| agent.calls().len()), [calls; 2]);
+    controller.run(&delete(&id)).unwrap();
+    controller.until_gone(&id).await;
+}
+
+/// Ends a controller and waits until its store is free.
+async fn stop(controller: Controller, folder: &Path) {
+    controller.workers.abort();
+    drop(controller);
+    while matches!(crate::place::open(folder), Err(StoreError::InUse(_))) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leads_no_more_neither_pushes_nor_answers() {
+    if !crate::place::in_etcd() {
+        return; // A file has one user.
+    }
+    let (_folder, controller, [one, two]) = built().await;
+    let routes = Router::new().route("/", get(async || "done"));
+    let routes = leader_routes(&controller.engine, routes);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    cps_peering_http::tls::use_ring();
+    assert_eq!(reqwest::get(&url).await.unwrap().text().await.unwrap(), "done");
+
+    // There is something left to push.
+    let away = two.stop().await;
+    controller.peer();
+    controller.until("the other host", |_| (one.sides() == 1).then_some(())).await;
+    tokio::task::block_in_place(|| controller.engine.store().leave());
+    let two = Agent::again(away).await;
+    two.calls();
+    let error = |seen: &Seen<'_>| {
+        let contact = seen.agents.contact(&"h2".parse().unwrap())?;
+        contact.error.clone().filter(|error| error.contains("lost leadership"))
+    };
+    controller.until("an error", error).await;
+    assert!(two.calls().is_empty());
+    let answer = reqwest::get(&url).await.unwrap();
+    assert_eq!(
+        (answer.status(), answer.headers()["retry-after"].as_bytes()),
+        (StatusCode::SERVICE_UNAVAILABLE, &b"1"[..])
+    );
+    server.abort();
+    let refused = controller.run(&apply("[[regions]]\nid = 'late'\n", false)).unwrap_err();
+    let deposed = |error: &EngineError| match error {
+        EngineError::Store(error) => matches!(**error, StoreError::Deposed { .. }),
+        _ => false,
+    };
+    assert!(deposed(&refused), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_with_an_empty_store_undoes_nothing_and_says_why() {
+    let (folder, controller, agents) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    stop(controller, folder.path()).await;
+    let revision = agents[0].revision();
+    let folder = tempfile::tempdir().unwrap();
+    let controller = Controller::start(folder.path());
+    controller.build([&agents[0], &agents[1]]);
+    let error = controller.until("an error", |seen| seen.agents.contact(&"h1".parse().unwrap())?.error.clone()).await;
+    assert!(error.contains("newer") && error.contains("`--epoch 2`"), "{error}");
+    assert_eq!((agents[0].revision(), agents[0].sides()), (revision, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_lost_its_ledger_gets_everything_again() {
+    let (_folder, controller, agents) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    agents[0].host.lock().unwrap().config = None;
+    controller.until("noticed", |_| (agents[0].sides() == 1).then_some(())).await;
+    assert!(agents[0].calls().contains(&"PUT"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_does_not_wait_for_an_answer_that_is_held_back() {
+    let (_folder, controller, [one, _two]) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    one.calls();
+    one.host.lock().unwrap().slow = Duration::from_mins(1);
+    let text = "[[vpcs]]\nid = 'v2'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.2.0.0/16', '10.12.0.0/16']\n";
+    let inventory = toml::from_str(text).unwrap();
+    controller.run(&Command::Apply(Apply::of(inventory))).unwrap();
+    while one.calls().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    one.host.lock().unwrap().slow = Duration::ZERO;
+    controller.run(&delete(&id)).unwrap();
+    // Well before the push that is held back would be given up.
+    let gone =
+        controller.engine.wait_for(Duration::from_secs(6), |state, _| state.peerings()[&id].is_ended().then_some(()));
+    assert!(gone.await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_are_pruned_are_emptied_before_they_are_forgotten() {
+    let (_folder, controller, agents) = built().await;
+    let inventory = toml::from_str("").unwrap();
+    controller.run(&Command::Apply(Apply::of(inventory).pruning())).unwrap();
+    controller.until("forgotten", |seen| seen.state.hosts().is_empty().then_some(())).await;
+    assert!(agents.iter().all(|agent| agent.host.lock().unwrap().config.as_ref().unwrap().vrfs.is_empty()));
+}
+
+fn host(id: &str, what: HostCommand) -> Command {
+    Command::Host(HostChange { id: id.parse().unwrap(), what })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_removed_as_dead_holds_nothing_up_and_is_emptied_should_it_answer_again() {
+    let (_folder, controller, [_one, two]) = built().await;
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    let away = two.stop().await;
+    controller.run(&delete(&id)).unwrap();
+    let removal = |agreed| HostCommand::Remove(Removal { dead: true, approval: Approval::Given(agreed) });
+    controller.run(&host("h2", removal(None))).unwrap();
+    controller.until_gone(&id).await;
+    controller.engine.read(|state, agents| {
+        let dead = &state.hosts()["h2"];
+        assert!(dead.dead && !agents.is_current(&dead.id) && state.ports_on(&dead.id).next().is_none());
+    });
+    let two = Agent::again(away).await;
+    controller.until("forgotten", |seen| (seen.state.hosts().len() == 1).then_some(())).await;
+    let config = two.host.lock().unwrap().config.clone().unwrap();
+    assert!(config.vrfs.is_empty() && config.sides.is_empty(), "nothing is left on it: {config:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_pushed_to_a_host_while_that_is_paused_and_everything_afterwards() {
+    let (folder, controller, [one, two]) = built().await;
+    controller.run(&host("h2", HostCommand::Pause)).unwrap();
+    for agent in [&one, &two] {
+        agent.calls();
+    }
+    let id = controller.peer();
+    controller.until("one of two", |_| (one.sides() == 1).then_some(())).await;
+    controller.until("it is asked", |seen| seen.agents.is_current(&"h2".parse().unwrap()).then_some(())).await;
+    assert_eq!((two.sides(), two.calls()), (0, Vec::new()));
+    // It is not in sync, and a controller that starts again knows it, too.
+    stop(controller, folder.path()).await;
+    let controller = Controller::start(folder.path());
+    let paused = |seen: &Seen<'_>| {
+        let host = &seen.state.hosts()["h2"];
+        (host.paused && seen.agents.is_current(&host.id) && !seen.agents.in_sync(host)).then_some(())
+    };
+    controller.until("asked, and out of sync", paused).await;
+    assert_eq!((two.sides(), two.calls()), (0, Vec::new()));
+    controller.run(&host("h2", HostCommand::Resume)).unwrap();
+    controller.until_active(&id).await;
+    assert_eq!(two.sides(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_concerns_one_host_leaves_the_others_revisions() {
+    let (_folder, controller, [one, two]) = built().await;
+    let before = (one.revision(), two.revision());
+    let text = "[[ports]]\nvpc = 'v1'\nhost = 'h1'\ninterface = 'eth2'\ngateways = ['10.1.1.1/24']\n";
+    let inventory = toml::from_str(text).unwrap();
+    controller.run(&Command::Apply(Apply::of(inventory))).unwrap();
+    controller.until("the change", |_| (one.revision() > before.0).then_some(())).await;
+    controller.until_in_sync().await;
+    assert_eq!(two.revision(), before.1);
+}
+
+#[tokio::test]
+async fn a_peering_that_concerns_no_host_is_active_and_gone_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = crate::place::open(folder.path()).unwrap();
+    let (engine, _hosts) = Engine::open(store, Options::default()).unwrap();
+    let vpc = |n| format!("[[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n");
+    let inventory = toml::from_str(&format!("[[regions]]\nid = 'north'\n{}{}", vpc(1), vpc(2))).unwrap();
+    let run = |command| engine.execute(&Request::new(Actor::Operator, command)).unwrap();
+    run(Command::Apply(Apply::of(inventory)));
+    let id = peering(&run(Command::CreatePeering(create("v1", "v2"))));
+    engine.read(|state, _| assert_eq!(state.peerings()[&id].state, PeeringState::Active));
+    run(delete(&id));
+    engine.read(|state, _| assert!(state.peerings()[&id].is_ended()));
+}
+
+#[tokio::test]
+async fn what_an_account_in_arrear_does_not_pay_for_is_gone_without_another_command() {
+    const WEEK: u64 = 7 * 24 * 60 * 60 * 1000;
+    let folder = tempfile::tempdir().unwrap();
+    let store = crate::place::open(folder.path()).unwrap();
+    let now = Arc::new(AtomicU64::new(1));
+    let told = Arc::clone(&now);
+    let clock = steady(move || told.load(Ordering::Relaxed));
+    let (engine, _hosts) = Engine::open(store, Options { clock, ..Options::default() }).unwrap();
+    let place = |n, region| {
+        format!(
+            "[[regions]]\nid = '{region}'\n\
+             [[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = '{region}'\ncidrs = ['10.{n}.0.0/16']\n"
+        )
+    };
+    let inventory = toml::from_str(&(place(1, "north") + &place(2, "east"))).unwrap();
+    let run = |command| engine.execute(&Request::new(Actor::Operator, command)).unwrap();
+    run(Command::Apply(Apply::of(inventory)));
+    let id = peering(&run(Command::CreatePeering(create("v1", "v2"))));
+    run(Command::Account(Change { id: "acme".parse().unwrap(), what: What::Charge(ChargeStatus::Arrear) }));
+    engine.sweep();
+    engine.read(|state, _| assert!(matches!(state.peerings()[&id].state, PeeringState::Suspended { .. })));
+    now.store(WEEK + 1, Ordering::Relaxed);
+    engine.sweep();
+    engine.read(|state, _| assert!(state.peerings()[&id].is_ended()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stays_away_holds_a_peering_back_only_for_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (Agent::start().await, Agent::start().await);
+    let store = crate::place::open(folder.path()).unwrap();
+    // Nobody pushes.
+    let (engine, _hosts) = Engine::open(store, Options { grace: Duration::ZERO, ..Options::default() }).unwrap();
+    let controller = Controller { engine, workers: tokio::spawn(async {}) };
+    controller.build([&one, &two]);
+    let id = controller.peer();
+    controller.engine.sweep();
+    controller.until_active(&id).await;
+    controller.engine.read(|state, agents| assert_eq!(agents.missing(&state.peerings()[&id]).len(), 2));
+}
+
+#[test]
+fn a_store_is_for_one_process_and_keeps_what_was_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = Store::open(&path).unwrap();
+    assert!(matches!(Store::open(&path), Err(StoreError::InUse(_))));
+    let state = store.load().unwrap();
+    assert_eq!((state.meta().epoch, state.meta().number), (1, 0));
+    let error = store.commit(&[], &[], &[], 5).unwrap_err().to_string();
+    assert!(error.contains("store.redb") && error.contains("expected commit 5"), "{error}");
+    let error = Store::open(folder.path().join("missing/store.redb")).err().unwrap().to_string();
+    assert!(error.contains("missing/store.redb"), "{error}");
+    drop(store);
+    std::fs::write(&path, b"this is no store").unwrap();
+    let error = Store::open(&path).err().unwrap().to_string();
+    assert!(error.contains("store.redb"), "{error}");
+}
+
+/// Ends a controller whose store is a file, and waits until that is free.
+async fn stop_on(controller: Controller, store: &Path) {
+    controller.workers.abort();
+    drop(controller);
+    while matches!(Store::open(store), Err(StoreError::InUse(_))) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn h1() -> HostId {
+    "h1".parse().unwrap()
+}
+
+/// V3. A copy that was brought back tells hosts nothing before somebody has looked at what would become of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_brought_back_is_held_until_it_is_released() {
+    let folder = TempDir::new().unwrap();
+    let agents = [Agent::start().await, Agent::start().await];
+    let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+    let controller = Controller::on(Store::open(&store).unwrap());
+    controller.build([&agents[0], &agents[1]]);
+    tokio::task::block_in_place(|| controller.engine.store().back_up(&copy)).unwrap();
+    controller.peer();
+    controller.until("both have it", |_| agents.iter().all(|agent| agent.sides() == 1).then_some(())).await;
+    let mine = controller.engine.cluster().unwrap();
+    stop_on(controller, &store).await;
+    let before = agents.each_ref().map(Agent::revision);
+    for agent in &agents {
+        agent.calls();
+    }
+
+    let restored = Store::restore(&copy, &store, None, Origin::Same).unwrap();
+    assert_eq!((restored.cluster, restored.held), (Some(mine), true));
+    let controller = Controller::on(Store::open(&store).unwrap());
+    let error = controller
+        .until("what would become of h1", |seen| {
+            assert_eq!(seen.agents.count_in_sync(), 0, "nobody has what it must have");
+            seen.agents.contact(&h1()).and_then(|contact| contact.error.clone())
+        })
+        .await;
+    assert!(error.starts_with("held, would lose side ") && error.contains("would get nothing"), "{error}");
+    assert!(error.contains("cps-peering-controller release"), "{error}");
+    assert_eq!(agents.each_ref().map(Agent::revision), before, "nothing was sent");
+    assert_eq!(agents.iter().map(|agent| agent.calls().len()).sum::<usize>(), 0);
+
+    controller.run(&Command::Release).unwrap();
+    controller.until("both in sync again", |seen| (seen.agents.count_in_sync() == 2).then_some(())).await;
+    assert!(!controller.engine.is_held() && agents.iter().all(|agent| agent.sides() == 0));
+    stop_on(controller, &store).await;
+    assert!(!Store::open(&store).unwrap().load().unwrap().meta().held, "it stays so");
+}
+
+/// V3. What an agent refuses is not in sync, whatever its revision is, and the cure is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_of_another_cluster_are_left_alone_and_are_not_in_sync() {
+    let folder = TempDir::new().unwrap();
+    let agents = [Agent::start().await, Agent::start().await];
+    let controller = Controller::on(Store::open(folder.path().join("store.redb")).unwrap());
+    controller.build([&agents[0], &agents[1]]);
+    controller.until("both in sync", |seen| (seen.agents.count_in_sync() == 2).then_some(())).await;
+    let other = ClusterId::new(7);
+    agents[0].host.lock().unwrap().cluster = Some(other);
+    let error = controller
+        .until("what h1 says", |seen| seen.agents.contact(&h1()).and_then(|contact| contact.error.clone()))
+        .await;
+    let mine = controller.engine.cluster().unwrap();
+    assert!(error.contains(&format!("belongs to cluster {other}")), "{error}");
+    assert!(error.contains(&format!("cps-peering-agent join {mine}")), "{error}");
+    controller.until("one in sync", |seen| (seen.agents.count_in_sync() == 1).then_some(())).await;
+}

@@ -1,0 +1,624 @@
+//! Several real controllers on real members of etcd: whoever of them is killed, stopped or cut off, what was answered is
+//! kept, one leads, and the others pass on to it what they are asked.
+
+use crate::etcd::Members;
+use crate::fleet::{Fleet, Node, PATIENCE, TOKEN, ask, region, run, until};
+use crate::proxy::{Mode, Proxy};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode as Code,
+    routing::{get, put},
+};
+use cps_peering_config::agent_api::{CONFIG_PATH, STATUS_PATH};
+use nix::sys::signal::Signal;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+
+/// What hosts' agents have seen: every push, whether they took it or not.
+#[derive(Default)]
+struct Seen {
+    have: Option<(u64, u64)>,
+    config: Option<Value>,
+    epochs: Vec<u64>,
+    refused: usize,
+    /// Whether it answers pushes with an error.
+    failing: bool,
+}
+
+type Shared = Arc<Mutex<Seen>>;
+
+async fn agent() -> (Shared, SocketAddr) {
+    let shared = Shared::default();
+    let revision =
+        |value: &Value| (value["revision"]["epoch"].as_u64().unwrap(), value["revision"]["number"].as_u64().unwrap());
+    let push = async move |State(seen): State<Shared>, Json(said): Json<Value>| {
+        let mut seen = seen.lock().unwrap();
+        seen.epochs.push(revision(&said).0);
+        if seen.failing {
+            return (Code::INTERNAL_SERVER_ERROR, Json(json!({ "message": "not now" })));
+        }
+        // A patch is answered as if it were of something else; then all of it comes.
+        let whole = said.get("host").is_some();
+        if !whole || seen.have.is_some_and(|have| have > revision(&said)) {
+            seen.refused += usize::from(whole);
+            let desired = seen.config.as_ref().map(|config| config["revision"].clone());
+            return (Code::CONFLICT, Json(json!({ "message": "no", "desired": desired })));
+        }
+        seen.have = Some(revision(&said));
+        seen.config = Some(said);
+        (Code::OK, Json(report(&seen)))
+    };
+    let status = async |State(seen): State<Shared>| Json(report(&seen.lock().unwrap()));
+    let router = Router::new()
+        .route(CONFIG_PATH, put(push).patch(push))
+        .route(STATUS_PATH, get(status))
+        .with_state(Arc::clone(&shared));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (shared, address)
+}
+
+fn report(seen: &Seen) -> Value {
+    let revision = seen.config.as_ref().map(|config| config["revision"].clone());
+    json!({
+        "version": "test", "host": "h1", "desired": revision, "applied": revision, "problems": [],
+        "counters": cps_peering_config::report::Counters::default(), "last_pass": null, "behind": [], "vrfs": {}, "sides": {},
+    })
+}
+
+fn host(agent: SocketAddr) -> Value {
+    json!({
+        "regions": [{ "id": "north" }],
+        "hosts": [{ "id": "h1", "region": "north", "underlay": "192.0.2.1", "agent": format!("http://{agent}") }],
+    })
+}
+
+fn urls(members: &Members) -> Vec<String> {
+    (0..3).map(|number| members.url(number)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answered_command_is_lost_when_leaders_are_killed() {
+    const ROUNDS: usize = 3;
+    let members = Members::start(3);
+    let mut fleet = Fleet::start(3, |_| urls(&members));
+    let (agent, address) = agent().await;
+    fleet.apply(&host(address), &[]).await;
+    let answered: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    for round in 0..ROUNDS {
+        let leader = fleet.leader(&[]).await;
+        let mut workers = JoinSet::new();
+        for number in 0..3 {
+            // Also through those that follow.
+            let (client, url, answered) =
+                (fleet.client.clone(), fleet.nodes[number].url.clone(), Arc::clone(&answered));
+            workers.spawn(async move {
+                for turn in 0.. {
+                    let id = format!("r{round}-{number}-{turn}");
+                    match ask(&client, &url, Method::POST, "/admin/v1/apply", Some(&region(&id))).await {
+                        Some((StatusCode::OK, _)) => drop(answered.lock().unwrap().insert(id)),
+                        // Large documents, too: a commit of many parts is there or not.
+                        _ => break,
+                    }
+                }
+            });
+        }
+        let before = answered.lock().unwrap().len();
+        until("answers", || answered.lock().unwrap().len() > before + 20).await;
+        let large: Vec<Value> = (0..2000).map(|number| json!({ "id": format!("large{round}-{number}") })).collect();
+        let (client, url) = (fleet.client.clone(), fleet.nodes[leader].url.clone());
+        let large = json!({ "regions": large });
+        let large =
+            tokio::spawn(async move { ask(&client, &url, Method::POST, "/admin/v1/apply", Some(&large)).await });
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(..150_000))).await;
+        let killed = Instant::now();
+        fleet.nodes[leader].kill();
+        fleet.apply(&region(format!("after{round}")), &[leader]).await;
+        println!(
+            "round {round}: {} ms from SIGKILL to the first commit of the next leader",
+            killed.elapsed().as_millis()
+        );
+        while let Some(ended) = workers.join_next().await {
+            ended.unwrap();
+        }
+        let next = fleet.leader(&[leader]).await;
+        let there = fleet.regions(next).await;
+        for id in &*answered.lock().unwrap() {
+            assert!(there.contains(id), "{id} was answered and is lost");
+        }
+        let parts = there.iter().filter(|id| id.starts_with(&format!("large{round}-"))).count();
+        let answered_large = matches!(large.await.unwrap(), Some((StatusCode::OK, _)));
+        assert!(parts == 2000 || (parts == 0 && !answered_large), "{parts} of 2000, answered: {answered_large}");
+        println!("round {round}: the large commit was {}", if parts == 0 { "not done" } else { "done" });
+        fleet.nodes[leader].start();
+        fleet.until_follower(leader).await;
+    }
+    let epochs = agent.lock().unwrap().epochs.clone();
+    assert!(epochs.is_sorted(), "no epoch comes after a later one: {epochs:?}");
+    // One that is told to end lets the next one lead without waiting for its lease.
+    let leader = fleet.leader(&[]).await;
+    fleet.nodes[leader].signal(Signal::SIGTERM);
+    assert!(fleet.nodes[leader].process.as_mut().unwrap().wait().unwrap().success());
+    let told = members.control(&["get", "/cps-peering/leader"]);
+    assert!(!told.contains(&fleet.nodes[leader].url), "{told}");
+    assert_ne!(fleet.leader(&[leader]).await, leader);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_leader_is_noticed_before_its_lease_ends() {
+    let members = Members::start(1);
+    cps_peering_http::tls::use_ring();
+    // Far longer than anybody waits here.
+    let lease = "lease_s = 60";
+    let nodes = (0..2).map(|_| Node::with(&[members.url(0)], "tls = 'off'", lease)).collect();
+    let mut fleet = Fleet { nodes, client: Client::builder().timeout(Duration::from_secs(20)).build().unwrap() };
+    fleet.apply(&region("before"), &[]).await;
+    let first = fleet.leader(&[]).await;
+    fleet.until_follower(1 - first).await;
+    until("a connection", || fleet.nodes[1 - first].log().contains("follows http")).await;
+    fleet.nodes[first].kill();
+    assert_eq!(fleet.leader(&[first]).await, 1 - first);
+    fleet.apply(&region("after"), &[first]).await;
+    // The only one there is finds its own lease when it is started again.
+    fleet.nodes[1 - first].kill();
+    fleet.nodes[1 - first].start();
+    assert_eq!(fleet.leader(&[first]).await, 1 - first);
+    fleet.apply(&region("again"), &[first]).await;
+    assert_eq!(fleet.regions(1 - first).await, ["after", "again", "before"].map(str::to_owned).into());
+    // The other one follows, and leaves it its lease.
+    fleet.nodes[first].start();
+    fleet.until_follower(first).await;
+    assert_eq!(fleet.says(1 - first).await, "ok leader\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_slept_too_long_neither_answers_nor_pushes() {
+    let members = Members::start(3);
+    let fleet = Fleet::start(2, |_| urls(&members));
+    let (agent, address) = agent().await;
+    fleet.apply(&host(address), &[]).await;
+    until("the push", || agent.lock().unwrap().have.is_some()).await;
+    let old = fleet.leader(&[]).await;
+    let old_epoch = agent.lock().unwrap().have.unwrap().0;
+    // It has something to push, again and again.
+    agent.lock().unwrap().failing = true;
+    let more = json!({
+        "regions": [{ "id": "north" }],
+        "vpcs": [{ "id": "v1", "account": "acme", "region": "north", "cidrs": ["10.1.0.0/16"] }],
+        "ports": [{ "host": "h1", "interface": "eth1", "vpc": "v1", "gateways": ["10.1.0.1/24"] }],
+    });
+    let before = agent.lock().unwrap().epochs.len();
+    fleet.apply(&more, &[]).await;
+    until("an attempt", || agent.lock().unwrap().epochs.len() > before).await;
+
+    fleet.nodes[old].signal(Signal::SIGSTOP);
+    let new = fleet.leader(&[old]).await;
+    fleet.apply(&region("after"), &[old]).await;
+    // They wait in the kernel for the one that sleeps.
+    let mut asked = JoinSet::new();
+    for number in 0..8 {
+        let (client, url) = (fleet.client.clone(), fleet.nodes[old].url.clone());
+        asked.spawn(async move {
+            let path = if number % 2 == 0 { "/admin/v1/apply" } else { "/admin/v1/inventory" };
+            let method = if number % 2 == 0 { Method::POST } else { Method::GET };
+            let body = (number % 2 == 0).then(|| region(format!("late{number}")));
+            let answer = ask(&client, &url, method, path, body.as_ref()).await;
+            (number, answer)
+        });
+    }
+    until("the new epoch", || agent.lock().unwrap().epochs.last().is_some_and(|epoch| *epoch > old_epoch)).await;
+    let slept = agent.lock().unwrap().epochs.len();
+    fleet.nodes[old].signal(Signal::SIGCONT);
+    while let Some(answered) = asked.join_next().await {
+        let (number, answer) = answered.unwrap();
+        // Answered by the new one, through the old one that follows by now; or not at all.
+        if let Some((StatusCode::OK, answer)) = answer {
+            let there = fleet.regions(new).await;
+            assert!(number % 2 != 0 || there.contains(&format!("late{number}")), "{answer}");
+            if number % 2 != 0 {
+                assert!(answer.to_string().contains("\"after\""), "an old answer: {answer}");
+            }
+        }
+    }
+    fleet.until_follower(old).await;
+    assert!(fleet.nodes[old].log().contains("restarting as a follower"), "{}", fleet.nodes[old].log());
+    agent.lock().unwrap().failing = false;
+    until("the push", || agent.lock().unwrap().have.is_some_and(|have| have.0 > old_epoch)).await;
+    let epochs = agent.lock().unwrap().epochs[slept..].to_vec();
+    assert!(epochs.iter().all(|epoch| *epoch > old_epoch), "{epochs:?}: it pushes no more");
+    // A late push of the old one would be refused.
+    let put = |epoch| {
+        let config = agent.lock().unwrap().config.clone().unwrap();
+        let config = json!({ "revision": { "epoch": epoch, "number": 1_u64 << 40 }, "host": config["host"] });
+        fleet.client.put(format!("http://{address}{CONFIG_PATH}")).json(&config).send()
+    };
+    assert_eq!(put(old_epoch).await.unwrap().status(), StatusCode::CONFLICT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_cut_off_from_etcd_leads_no_more() {
+    let members = Members::start(3);
+    let proxies: Vec<Vec<Proxy>> =
+        (0..2).map(|_| (0..3).map(|member| Proxy::start(members.address(member))).collect()).collect();
+    let endpoints = |number: usize| proxies[number].iter().map(|proxy| format!("http://{}", proxy.address)).collect();
+    let fleet = Fleet::start(2, endpoints);
+    fleet.apply(&region("before"), &[]).await;
+    let old = fleet.leader(&[]).await;
+    for proxy in &proxies[old] {
+        proxy.set(Mode::Cut);
+    }
+    let new = fleet.leader(&[old]).await;
+    assert_ne!(new, old);
+    fleet.until_follower(old).await;
+    let (status, answer) = fleet.ask(old, Method::POST, "/admin/v1/apply", Some(&region("lost"))).await.unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer["error"]["status"], "UNAVAILABLE", "{answer}");
+    fleet.apply(&region("after"), &[old]).await;
+    for proxy in &proxies[old] {
+        proxy.set(Mode::Pass);
+    }
+    // It passes on what it is asked as soon as it knows to whom.
+    assert_eq!(fleet.regions(old).await, ["after", "before"].map(str::to_owned).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_of_etcd_may_be_lost() {
+    let mut members = Members::start(3);
+    let fleet = Fleet::start(2, |_| urls(&members));
+    for lost in 0..3 {
+        fleet.apply(&region(format!("before{lost}")), &[]).await;
+        // One that says nothing is worse than one that is not there.
+        if lost == 2 {
+            members.signal(lost, Signal::SIGSTOP);
+        } else {
+            members.kill(lost);
+        }
+        fleet.apply(&region(format!("after{lost}")), &[]).await;
+        assert!(fleet.regions(0).await.contains(&format!("after{lost}")));
+        if lost == 2 {
+            members.signal(lost, Signal::SIGCONT);
+        } else {
+            members.restart(lost);
+        }
+    }
+    assert_eq!(fleet.regions(1).await.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_only_read_is_answered_of_the_copy_while_nobody_leads() {
+    let mut members = Members::start(1);
+    let fleet = Fleet::start(2, |_| vec![members.url(0)]);
+    fleet.apply(&region("north"), &[]).await;
+    let (leader, account) = (fleet.leader(&[]).await, json!({ "accountId": "acme" }));
+    let follower = 1 - leader;
+    let (_, made) = fleet.ask(leader, Method::POST, "/admin/v1/accounts", Some(&account)).await.unwrap();
+    assert!(made["error"].is_null(), "{made}");
+    let (_, made) = fleet.ask(leader, Method::POST, "/admin/v1/accounts/acme/tokens", Some(&json!({}))).await.unwrap();
+    let token = made["result"]["token"].as_str().unwrap().to_owned();
+    fleet.until_follower(follower).await;
+    let get = async |path: &str, token: &str| {
+        let asked = fleet.client.get(format!("{}{path}", fleet.nodes[follower].url)).bearer_auth(token).send();
+        let answer = asked.await.unwrap();
+        let stale = answer.headers().get("x-cps-peering-stale").is_some();
+        let age = answer.headers().get("age").map(|age| age.to_str().unwrap().parse::<u64>().unwrap());
+        assert_eq!(stale, age.is_some());
+        (answer.status().as_u16(), age, answer.json::<Value>().await.unwrap())
+    };
+    fleet.regions(follower).await;
+    assert_eq!(get("/admin/v1/inventory", TOKEN).await.1, None, "the leader answers");
+    members.kill(0);
+    let until = Instant::now() + PATIENCE;
+    let answer = loop {
+        let answer = get("/admin/v1/inventory", TOKEN).await;
+        if answer.1.is_some() {
+            break answer;
+        }
+        assert!(Instant::now() < until, "{answer:?} {}", fleet.nodes[follower].log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((answer.0, &answer.2["result"]["regions"][0]["id"]), (200, &"north".into()), "{answer:?}");
+    // Accounts see what is theirs, and strangers nothing.
+    let (status, age, own) = get("/v1/regions/north/vpcPeerings", &token).await;
+    assert_eq!((status, age.is_some(), &own["result"]["totalCount"]), (200, true, &0.into()), "{own}");
+    assert_eq!(get("/admin/v1/inventory", &token).await.0, 403);
+    assert_eq!(get("/admin/v1/inventory", "nobody's token, and not a short one").await.0, 401);
+    // What would change something is refused.
+    let (status, answer) = fleet.ask(follower, Method::POST, "/admin/v1/apply", Some(&region("lost"))).await.unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    let (status, answer) = fleet.ask(follower, Method::DELETE, "/admin/v1/hosts/h1", None).await.unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    // It ages.
+    let older = get("/admin/v1/inventory", TOKEN).await.1.unwrap();
+    until_older(&get, older).await;
+    members.restart(0);
+    fleet.apply(&region("after"), &[]).await;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (status, age, answer) = get("/admin/v1/inventory", TOKEN).await;
+        if status == 200 && age.is_none() {
+            assert_eq!(answer["result"]["regions"].as_array().unwrap().len(), 2, "{answer}");
+            break;
+        }
+        assert!(Instant::now() < until, "{answer}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until an answer is older than it was.
+async fn until_older(get: &impl AsyncFn(&str, &str) -> (u16, Option<u64>, Value), than: u64) {
+    let until = Instant::now() + PATIENCE;
+    while get("/admin/v1/inventory", TOKEN).await.1.is_none_or(|age| age <= than) {
+        assert!(Instant::now() < until, "it stays {than} s old");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_pass_on_what_they_are_asked() {
+    let members = Members::start(1);
+    let fleet = Fleet::start(2, |_| vec![members.url(0)]);
+    fleet.apply(&region("north"), &[]).await;
+    let leader = fleet.leader(&[]).await;
+    let follower = 1 - leader;
+    fleet.until_follower(follower).await;
+    // It knows who leads.
+    fleet.regions(follower).await;
+    let url = |number: usize, path: &str| format!("{}{path}", fleet.nodes[number].url);
+    // Errors, large bodies, queries, unknown paths, strangers: the same from both.
+    let document = json!({ "regions": (0..3000).map(|it| json!({ "id": format!("r{it}") })).collect::<Vec<_>>() });
+    let (status, answer) = fleet.ask(follower, Method::POST, "/admin/v1/apply", Some(&document)).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(answer["result"]["changes"].as_array().unwrap().len(), 3000);
+    for (method, path, body) in [
+        (Method::GET, "/admin/v1/inventory", None),
+        (Method::GET, "/admin/v1/audit?limit=1", None),
+        (Method::GET, "/admin/v1/audit?limit=x", None),
+        (Method::DELETE, "/admin/v1/hosts/nobody", None),
+        (Method::POST, "/admin/v1/apply", Some(json!({ "regions": 7 }))),
+        (Method::GET, "/nowhere?x=%2F..%2f", None),
+    ] {
+        let one = fleet.ask(leader, method.clone(), path, body.as_ref()).await.unwrap();
+        let two = fleet.ask(follower, method, path, body.as_ref()).await.unwrap();
+        let content = |answer: &Value| (answer["result"].clone(), answer["error"].clone());
+        assert_eq!((one.0, content(&one.1)), (two.0, content(&two.1)), "{path}");
+    }
+    let stranger = fleet.client.get(url(follower, "/admin/v1/inventory")).send().await.unwrap();
+    assert_eq!(stranger.status(), StatusCode::UNAUTHORIZED);
+    // What it says of itself.
+    let metrics = |number: usize| fleet.client.get(url(number, "/metrics")).send();
+    assert_eq!(metrics(follower).await.unwrap().status(), StatusCode::FORBIDDEN);
+    // The console: its page, a session, and a stream that goes on.
+    let page = fleet.client.get(url(follower, "/")).send().await.unwrap();
+    assert!(page.status().is_success() || page.status().is_redirection(), "{}", page.status());
+    // For load balancers: both are ready, and the one that follows only because the leader answers.
+    let ready = async |number: usize| {
+        let answer = fleet.client.get(url(number, "/readyz")).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let said: Value = answer.json().await.unwrap();
+        (status, said["ready"].clone(), said["role"].clone(), said["reasons"][0]["reason"].clone())
+    };
+    assert_eq!(ready(leader).await, (200, true.into(), "leader".into(), Value::Null));
+    assert_eq!(ready(follower).await, (200, true.into(), "follower".into(), Value::Null));
+    // One that could not take over says so before it has to: it has another key than the one that access keys are sealed with.
+    let account = json!({ "accountId": "acme" });
+    let (status, answer) = fleet.ask(leader, Method::POST, "/admin/v1/accounts", Some(&account)).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let (status, answer) =
+        fleet.ask(leader, Method::POST, "/admin/v1/accounts/acme/keys", Some(&json!({}))).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let key = fleet.nodes[follower].folder.path().join("store.key");
+    for (digit, reason) in [("8", Value::from("CouldNotLead")), ("7", Value::Null)] {
+        fs::write(&key, digit.repeat(64)).unwrap();
+        let end = Instant::now() + PATIENCE;
+        // It still passes requests on.
+        while ready(follower).await != (200, true.into(), "follower".into(), reason.clone()) {
+            assert!(Instant::now() < end, "{}", fleet.nodes[follower].log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    // It does not answer, and its lease, here, lasts.
+    fleet.nodes[leader].signal(Signal::SIGSTOP);
+    let leads = json!({ "id": "x", "url": fleet.nodes[leader].url });
+    members.control(&["put", "/cps-peering/leader", &leads.to_string()]);
+    assert_eq!(ready(follower).await, (503, false.into(), "follower".into(), "LeaderUnreachable".into()));
+    // Nobody leads: it says so, and when to ask again.
+    members.control(&["put", "/cps-peering/leader", "{\"id\":\"x\",\"url\":null}"]);
+    until("no leader", || fleet.nodes[follower].log().contains("no controller leads")).await;
+    let end = Instant::now() + PATIENCE;
+    while ready(follower).await != (503, false.into(), "follower".into(), "NoLeader".into()) {
+        assert!(Instant::now() < end, "{}", fleet.nodes[follower].log());
+    }
+    let alive = fleet.client.get(url(follower, "/livez")).send().await.unwrap();
+    assert_eq!(alive.status(), StatusCode::OK, "to start it again would not help");
+    let answer = fleet.client.get(url(follower, "/admin/v1/inventory")).bearer_auth(TOKEN).send().await.unwrap();
+    assert_eq!(
+        (answer.status(), &answer.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_becomes_a_store_of_several_and_a_file_again() {
+    let members = Members::start(1);
+    let mut fleet = Fleet::start(1, |_| vec![members.url(0)]);
+    fleet.apply(&region("north"), &[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = |name: &str, store: &Path| {
+        let file = folder.path().join(name);
+        let token = fleet.nodes[0].folder.path().join("token");
+        let (store, token) = (store.display(), token.display());
+        let text = format!("tls = 'off'\nlisten = '127.0.0.1:0'\nstore = '{store}'\noperator_token_file = '{token}'\n");
+        fs::write(&file, text).unwrap();
+        file
+    };
+    let path = folder.path().join("store.redb");
+    let file = settings("file.toml", &path);
+    let shared = fleet.nodes[0].folder.path().join("controller.toml");
+    let mv = |to: &Path, from: &Path, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"));
+        run(command.arg("--settings").arg(to).args(["move-store", "--from"]).arg(from).args(more))
+    };
+    let (done, told) = mv(&file, &shared, &[]);
+    assert!(!done && told.contains("is a controller running already?"), "{told}");
+    let copy = folder.path().join("copy");
+    let (done, told) = run(fleet.nodes[0].command().args(["backup", copy.to_str().unwrap()]));
+    assert!(done && told.contains("holds revision 1."), "also while one runs: {told}");
+    let (status, answer) = fleet.ask(0, Method::POST, "/admin/v1/backups", None).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert!(Path::new(answer["result"]["file"].as_str().unwrap()).exists());
+
+    fleet.nodes[0].kill();
+    let (done, told) = mv(&file, &shared, &[]);
+    assert!(done && told.contains("revision 2."), "{told}");
+    let (done, told) = run(&mut fleet.nodes[0].command());
+    assert!(!done && told.contains("was moved to") && told.contains(&*path.display().to_string()), "{told}");
+    let (done, told) = mv(&file, &shared, &["--force"]);
+    assert!(!done && told.contains("was moved to"), "what happened since is elsewhere: {told}");
+    let (done, told) = mv(&shared, &file, &[]);
+    assert!(!done && told.contains("--force"), "{told}");
+    let (done, told) = mv(&shared, &file, &["--force"]);
+    assert!(done && told.contains("revision 3.") && told.contains("is kept as"), "{told}");
+    let mut embedded = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"));
+    let (done, told) = run(embedded.arg("--settings").arg(&file));
+    assert!(!done && told.contains("was moved to") && told.contains("in etcd at"), "{told}");
+    let (done, told) = mv(&shared, &shared, &[]);
+    assert!(!done && told.contains("the same store"), "{told}");
+    let (done, told) = run(fleet.nodes[0].command().args(["restore", copy.to_str().unwrap()]));
+    assert!(done && told.contains("revision 4."), "{told}");
+    fleet.nodes[0].start();
+    assert_eq!(fleet.regions(0).await, ["north".to_owned()].into());
+}
+
+/// Certificates of a CA of its own: who to trust, and everybody's certificate and key.
+fn certificates(folder: &Path) -> String {
+    let pki = |arguments: &[&str]| {
+        let mut command = crate::programs::cli();
+        let (done, told) = run(command.args(["pki", "--dir", folder.to_str().unwrap()]).args(arguments));
+        assert!(done, "{told}");
+    };
+    pki(&["init"]);
+    for name in ["controller", "operator", "monitoring"] {
+        pki(&["issue", name]);
+    }
+    let file = |name: &str| folder.join(name).display().to_string();
+    let [ca, cert, key] = ["ca.pem", "controller.pem", "controller.key"].map(file);
+    format!("tls = {{ ca = '{ca}', cert = '{cert}', key = '{key}' }}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_who_it_is_also_through_a_follower() {
+    let members = Members::start(1);
+    let folder = tempfile::tempdir().unwrap();
+    let setting = certificates(folder.path());
+    let client_at = |name: Option<&str>, address: &str| {
+        let path = |name: &str, end: &str| folder.path().join(format!("{name}.{end}"));
+        let own = name.map(|name| (path(name, "pem"), path(name, "key")));
+        let own = own.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+        let tls = cps_peering_http::tls::client(&path("ca", "pem"), own).unwrap();
+        let builder = Client::builder().timeout(Duration::from_secs(20)).tls_backend_preconfigured(tls);
+        builder.local_address(address.parse::<std::net::IpAddr>().unwrap()).build().unwrap()
+    };
+    let client = |name: Option<&str>| client_at(name, "127.0.0.1");
+    let nobody = client(None);
+    let mut fleet = Fleet { nodes: Vec::new(), client: nobody.clone() };
+    fleet.nodes = (0..2).map(|_| Node::new(&[members.url(0)], &setting)).collect();
+    fleet.apply(&region("north"), &[]).await;
+    let leader = fleet.leader(&[]).await;
+    let follower = 1 - leader;
+    fleet.until_follower(follower).await;
+    fleet.regions(follower).await;
+
+    let (operator, monitoring, controller) =
+        (client(Some("operator")), client(Some("monitoring")), client(Some("controller")));
+    let names = ["spiffe://cps-peering/operator", "spiffe://cps-peering/monitoring"];
+    for number in [leader, follower] {
+        let url = fleet.nodes[number].url.clone();
+        let code = async |client: &Client, claimed: Option<&str>| {
+            let mut asked = client.get(format!("{url}/admin/v1/hosts"));
+            if let Some(name) = claimed {
+                asked = asked.header("x-cps-peering-client", name);
+            }
+            asked.send().await.unwrap().status().as_u16()
+        };
+        assert_eq!(code(&operator, None).await, 200);
+        // Who says that what a controller adds is about the connection alone does not take it away.
+        let named = "x-cps-peering-client, x-cps-peering-forwarded, keep-alive";
+        let asked = operator.get(format!("{url}/admin/v1/hosts")).header("connection", named).send().await.unwrap();
+        assert_eq!(asked.status().as_u16(), 200);
+        assert_eq!(code(&monitoring, None).await, 401);
+        assert_eq!(code(&nobody, None).await, 401);
+        // Nobody can say to be somebody else; only what a controller says of others is believed, and by the leader alone.
+        assert_eq!(code(&nobody, Some(names[0])).await, 401);
+        assert_eq!(code(&monitoring, Some(names[0])).await, 401);
+        assert_eq!(code(&controller, None).await, 401);
+        assert_eq!(code(&controller, Some(names[0])).await, if number == leader { 200 } else { 401 });
+        let metrics = monitoring.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
+        let leads = format!("cps_controller_leader {}", u8::from(number == leader));
+        assert!(metrics.contains(&leads), "{metrics}");
+        assert_eq!(nobody.get(format!("{url}/metrics")).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    }
+
+    // Who guesses at one address keeps nobody else out, whoever passes both on.
+    let [guesser, honest] = ["127.0.0.2", "127.0.0.3"].map(|address| client_at(None, address));
+    let guess = async |client: &Client| {
+        let asked = client.get(format!("{}/v1/whoami", fleet.nodes[follower].url)).bearer_auth("cpst_guessed");
+        asked.send().await.unwrap().status()
+    };
+    let mut guesses = 0;
+    while guess(&guesser).await != StatusCode::TOO_MANY_REQUESTS {
+        guesses += 1;
+        assert!(guesses < 1000, "nobody stops it");
+    }
+    assert_eq!(guess(&honest).await, StatusCode::UNAUTHORIZED);
+
+    // A session of the console is opened and used through different controllers, and its stream goes on.
+    let url = |number: usize, path: &str| format!("{}{path}", fleet.nodes[number].url);
+    let said = json!({ "token": TOKEN });
+    let page = |request: reqwest::RequestBuilder| request.header("x-cps-console", "1");
+    let opened = page(nobody.post(url(follower, "/console/session"))).json(&said).send().await.unwrap();
+    let cookie = opened.headers().get("set-cookie").unwrap_or_else(|| panic!("{opened:?}")).to_str().unwrap();
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let listening = nobody.get(url(follower, "/console/events")).header("cookie", &cookie).send().await.unwrap();
+    assert_eq!(listening.headers()["content-type"], "text/event-stream");
+    let mut listening = listening;
+    let mut text = String::new();
+    for turn in 0..2 {
+        fleet.apply(&region(format!("more{turn}")), &[]).await;
+        while text.matches("event: changed").count() <= turn + 1 {
+            let chunk = tokio::time::timeout(PATIENCE, listening.chunk()).await.unwrap().unwrap().unwrap();
+            text += std::str::from_utf8(&chunk).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_is_spoken_with_over_tls_and_knows_who_may() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let [ca, cert, key] = ["ca.pem", "controller.pem", "controller.key"].map(file);
+    let own = ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+    let members = Members::start_with(1, &own);
+    let [cert, key] = ["operator.pem", "operator.key"].map(file);
+    let stranger = format!("tls = {{ ca = '{ca}' }}");
+    let known = format!("tls = {{ ca = '{ca}', cert = '{cert}', key = '{key}' }}");
+    cps_peering_http::tls::use_ring();
+    let mut fleet = Fleet { nodes: Vec::new(), client: Client::builder().timeout(PATIENCE).build().unwrap() };
+    fleet.nodes = [stranger, known].iter().map(|it| Node::with(&[members.url(0)], "tls = 'off'", it)).collect();
+    fleet.apply(&region("north"), &[0]).await;
+    assert_eq!(fleet.leader(&[]).await, 1);
+    fleet.until_follower(0).await;
+    until("why not", || fleet.nodes[0].log().contains("who leads is not known")).await;
+}

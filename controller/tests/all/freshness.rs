@@ -1,0 +1,248 @@
+//! How old what is known of hosts may be, and what it says when it is older (rule V3). Nobody pushes here: reports come from the
+//! test.
+
+use crate::common::{create, delete, peering};
+use cps_peering_config::{
+    HostReport,
+    id::{HostId, PeeringId},
+    report::Counters,
+};
+use cps_peering_controller::{
+    api::view::{self, HostView, PeeringView, RouteView, Viewer},
+    engine::{Engine, Options, steady},
+    model::{
+        Actor, Command, Outcome, Request,
+        inventory::Apply,
+        record::{PeeringState, Role},
+    },
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tempfile::TempDir;
+
+/// 2026-01-01T09:41:00Z.
+const BEGAN_MS: u64 = 1_767_260_460_000;
+
+struct Cloud {
+    engine: Arc<Engine>,
+    now_ms: Arc<AtomicU64>,
+    _folder: TempDir,
+}
+
+fn host(number: usize) -> HostId {
+    format!("h{number}").parse().unwrap()
+}
+
+impl Cloud {
+    /// VPCs v1 and v2, each with a port on a host of its own, and so many hosts beside.
+    fn new(more: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::place::open(folder.path()).unwrap();
+        let now_ms = Arc::new(AtomicU64::new(BEGAN_MS));
+        let told = Arc::clone(&now_ms);
+        let clock = steady(move || told.load(Ordering::Relaxed));
+        let (engine, _) = Engine::open(store, Options { clock, ..Options::default() }).unwrap();
+        let one = |n: usize| {
+            format!(
+                "[[hosts]]\nid = 'h{n}'\nregion = 'north'\nunderlay = '192.0.{}.{}'\nagent = 'http://192.0.2.1'\n",
+                n / 250,
+                n % 250
+            )
+        };
+        let vpc = |n: usize| {
+            format!(
+                "[[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n\
+                 [[ports]]\nvpc = 'v{n}'\nhost = 'h{n}'\ninterface = 'eth1'\ngateways = ['10.{n}.0.1/24']\n"
+            )
+        };
+        let hosts: String = (1..=2 + more).map(one).collect();
+        let text = format!("[[regions]]\nid = 'north'\n{hosts}{}{}", vpc(1), vpc(2));
+        let cloud = Self { engine, now_ms, _folder: folder };
+        cloud.run(&Command::Apply(Apply::of(toml::from_str(&text).unwrap())));
+        cloud
+    }
+
+    fn run(&self, command: &Command) -> Outcome {
+        self.engine.execute(&Request::new(Actor::Operator, command.clone())).unwrap()
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.now_ms.fetch_add(1000 * seconds, Ordering::Relaxed);
+    }
+
+    /// A host says that all is as it must be.
+    fn reports(&self, number: usize) {
+        self.reports_mtu(number, None);
+    }
+
+    /// The same, and what MTU its end of the underlay has.
+    fn reports_mtu(&self, number: usize, underlay_mtu: Option<u32>) {
+        let host = host(number);
+        let revision = self.engine.read(|state, _| state.revision_of(&state.hosts()[&host]));
+        let report = HostReport {
+            version: "test".into(),
+            host: Some(host.clone()),
+            desired: Some(revision),
+            applied: Some(revision),
+            problems: vec![],
+            counters: Counters::default(),
+            last_pass: None,
+            underlay_mtu,
+            knows_scoped_sides: true,
+            behind: vec![],
+            vrfs: BTreeMap::new(),
+            sides: BTreeMap::new(),
+        };
+        self.engine.on_report(&host, Ok(report));
+        // What waits for it is moved on.
+        self.engine.sweep();
+    }
+
+    fn peering(&self, id: &PeeringId, viewer: Viewer<'_>) -> PeeringView {
+        let now_ms = self.engine.now_ms();
+        self.engine
+            .read(|state, agents| view::peering(state, agents, &state.peerings()[id], Role::Initiator, viewer, now_ms))
+    }
+
+    fn routes(&self, id: &PeeringId) -> Vec<RouteView> {
+        self.engine.read(|state, agents| view::routes(state, agents, &state.peerings()[id], Role::Initiator))
+    }
+
+    fn host(&self, number: usize) -> HostView {
+        self.engine.read(|state, agents| view::host(state, agents, &state.hosts()[&host(number)]))
+    }
+
+    fn in_sync(&self) -> usize {
+        self.engine.read(|_, agents| agents.count_in_sync())
+    }
+}
+
+fn active() -> (Cloud, PeeringId) {
+    let cloud = Cloud::new(0);
+    let id = peering(&cloud.run(&Command::CreatePeering(create("v1", "v2"))));
+    cloud.reports(1);
+    cloud.pass(2);
+    cloud.reports(2);
+    assert_eq!(cloud.peering(&id, Viewer::Operator).state, "active");
+    (cloud, id)
+}
+
+#[test]
+fn v3_what_was_said_too_long_ago_is_not_in_sync_and_says_when_it_was() {
+    let (cloud, id) = active();
+    let acme = "acme".parse().unwrap();
+    cloud.pass(40);
+    let seen = cloud.peering(&id, Viewer::Account(&acme));
+    assert!(seen.routes_in_sync && seen.state_reason.is_none());
+    // The host that was heard longest ago counts.
+    assert_eq!((seen.report_age_seconds, seen.last_report.as_deref()), (Some(42), Some("2026-01-01T09:41:00Z")));
+    assert!(cloud.routes(&id).iter().all(|route| route.installed));
+    assert_eq!((cloud.in_sync(), cloud.host(2).report_age_seconds), (2, Some(40)));
+    let changes = cloud.engine.changes();
+    cloud.engine.sweep();
+    let before = *changes.borrow();
+    cloud.pass(4);
+    let seen = cloud.peering(&id, Viewer::Account(&acme));
+    assert!(!seen.routes_in_sync && seen.hosts.is_none());
+    assert_eq!(seen.state, "active", "a host that is down does not hold it back");
+    assert_eq!(seen.last_confirmed.as_deref(), Some("2026-01-01T09:41:00Z"));
+    let reason = seen.state_reason.unwrap();
+    assert_eq!(reason, "1 host has not confirmed it; it was last confirmed at 2026-01-01T09:41:00Z");
+    let routes = cloud.routes(&id);
+    assert_eq!(
+        routes.iter().map(|it| (it.installed, it.hosts, it.report_age_seconds.unwrap())).collect::<Vec<_>>(),
+        [(false, 0, 46), (true, 1, 44)]
+    );
+    let old = cloud.host(1);
+    assert!(!old.in_sync && old.last_error.unwrap().contains("older than 45 s"));
+    assert_eq!((cloud.in_sync(), cloud.host(2).in_sync), (1, true));
+    let hosts = cloud.peering(&id, Viewer::Operator).hosts.unwrap();
+    let told: Vec<_> = hosts.iter().map(|it| (it.confirmed, it.report_age_seconds, it.last_error.is_some())).collect();
+    assert_eq!(told, [(false, Some(46), true), (true, Some(44), false)]);
+    // Whoever listens for changes is told, though no host said anything.
+    cloud.engine.sweep();
+    assert_ne!(*changes.borrow(), before);
+    cloud.reports(1);
+    assert!(cloud.peering(&id, Viewer::Operator).routes_in_sync && cloud.host(1).last_error.is_none());
+}
+
+#[test]
+fn v3_a_question_that_failed_since_outweighs_the_report_before_it() {
+    let (cloud, id) = active();
+    for refusal in ["connection refused", "the agent has revision 2.7, newer than 1.9 of this controller"] {
+        cloud.engine.on_report(&host(2), Err(refusal.to_owned()));
+        let seen = cloud.peering(&id, Viewer::Operator);
+        assert!(!seen.routes_in_sync && seen.state_reason.unwrap().contains("last confirmed at 2026-01-01T09:41:00Z"));
+        let hosts = seen.hosts.unwrap();
+        assert_eq!(hosts[1].last_error.as_deref(), Some(refusal));
+        assert!(hosts[0].confirmed && !hosts[1].confirmed && !cloud.host(2).in_sync && cloud.in_sync() == 1);
+        assert_eq!(cloud.routes(&id).iter().map(|it| it.installed).collect::<Vec<_>>(), [true, false]);
+        cloud.reports(2);
+        assert!(cloud.peering(&id, Viewer::Operator).routes_in_sync && cloud.in_sync() == 2);
+    }
+    // Nor does a host that has never been heard count.
+    let quiet = Cloud::new(0);
+    let id = peering(&quiet.run(&Command::CreatePeering(create("v1", "v2"))));
+    quiet.reports(1);
+    let seen = quiet.peering(&id, Viewer::Operator);
+    assert!(!seen.routes_in_sync && seen.last_report.is_none() && seen.last_confirmed.is_none());
+}
+
+#[test]
+fn what_was_seen_to_be_gone_stays_gone_however_long_ago_that_was() {
+    let (cloud, id) = active();
+    cloud.run(&delete(&id));
+    cloud.reports(1);
+    cloud.pass(3600);
+    cloud.engine.on_report(&host(1), Err("connection refused".to_owned()));
+    let missing = cloud.engine.read(|state, agents| agents.missing(&state.peerings()[&id]));
+    assert_eq!(missing, [host(2)]);
+    cloud.reports(2);
+    cloud.engine.read(|state, _| assert!(matches!(state.peerings()[&id].state, PeeringState::Ended { .. })));
+}
+
+#[test]
+fn where_there_are_so_many_hosts_that_each_is_asked_less_often_reports_may_be_older() {
+    let cloud = Cloud::new(1498);
+    cloud.reports(1);
+    // 50 are asked each second: each at least every 40 s, and one question may be late.
+    cloud.pass(80);
+    assert!(cloud.host(1).in_sync);
+    cloud.pass(1);
+    assert!(!cloud.host(1).in_sync);
+}
+
+#[test]
+fn a_host_that_reports_ever_other_mtus_costs_others_few_plans_and_ends_with_the_smaller_one() {
+    let (cloud, _) = active();
+    let plan = || cloud.engine.read(|state, _| state.revision_of(&state.hosts()[&host(1)]));
+    let mtu = |number: usize| cloud.host(number).underlay_mtu;
+    cloud.reports_mtu(1, Some(9000));
+    cloud.reports_mtu(2, Some(9000));
+    assert_eq!((mtu(1), mtu(2)), (Some(9000), Some(9000)));
+    // What no underlay has is ignored.
+    let before = plan();
+    for wrong in [0, 67, 65_536, 4_000_000_000] {
+        cloud.reports_mtu(2, Some(wrong));
+        assert_eq!((mtu(2), plan()), (Some(9000), before), "{wrong}");
+    }
+    // That less fits counts at once, and that more fits as well, while that does not go on.
+    let mut plans = std::collections::BTreeSet::new();
+    for _ in 0..100 {
+        for said in [1500, 9000] {
+            cloud.reports_mtu(2, Some(said));
+            plans.insert(plan());
+        }
+    }
+    assert_eq!(mtu(2), Some(1500));
+    assert!((2..=6).contains(&plans.len()), "{plans:?}");
+    // Once it has been steady for a while it is believed.
+    cloud.pass(600);
+    cloud.reports_mtu(2, Some(9000));
+    assert_eq!(mtu(2), Some(9000));
+}

@@ -1,0 +1,10 @@
+//! Programs beside the controller's own.
+
+use std::{path::Path, process::Command};
+
+/// `cps-peering`, of a package of its own.
+pub fn cli() -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_cps-peering-controller")).with_file_name("cps-peering");
+    assert!(program.exists(), "{} is missing: cargo build --workspace --bins", program.display());
+    Command::new(program)
+}
