@@ -19,7 +19,7 @@ use cps_peering_config::{
     id::VpcId,
     naming::{gateway, mac},
     net::{InterfaceName, Vni, within},
-    prefix_set::{difference, intersection},
+    prefix_set::intersection,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
@@ -112,15 +112,6 @@ pub fn compile(config: &ValidHostConfig, underlay_params: UnderlayParams, dirty:
     compiler.finish()
 }
 
-/// What ends at or behind the ports of a VPC on this host: their prefixes and gateways. Neither overlaps itself.
-fn behind_ports(vrf: &VrfConfig) -> Vec<IpNet> {
-    let prefixes: Vec<IpNet> = vrf.ports.values().flat_map(|port| &port.prefixes).copied().collect();
-    let gateways = vrf.ports.values().flat_map(|port| &port.gateways).map(|gateway| IpNet::from(gateway.addr()));
-    let outside: BTreeSet<IpNet> =
-        gateways.filter(|gateway| !prefixes.iter().any(|prefix| within(gateway, prefix))).collect();
-    prefixes.into_iter().chain(outside).collect()
-}
-
 struct Compiler<'a> {
     config: &'a SharedHostConfig,
     underlay_params: UnderlayParams,
@@ -155,9 +146,8 @@ impl Compiler<'_> {
             let mut policy = IngressPolicy::of_port(&settings.prefixes, Arc::clone(&local));
             for (side, own) in &scoped {
                 // What the peer does not reach sends nothing to it (rule C9).
-                let hidden = difference(&settings.prefixes, own);
-                if !hidden.is_empty() {
-                    policy = policy.without_pairs(Some(hidden), side.peer_cidrs.clone());
+                if !settings.prefixes.iter().all(|prefix| own.iter().any(|own| within(prefix, own))) {
+                    policy = policy.sending(&intersection(&settings.prefixes, own), &side.peer_cidrs);
                 }
             }
             self.desired.ingress.insert(*port, policy);
@@ -201,7 +191,7 @@ impl Compiler<'_> {
         let mut policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses([&**vrf]));
         if let Some(own) = &side.own_prefixes {
             // Also what a host of the peer still sends that has not heard of it yet (rule C9).
-            policy = policy.without_pairs(None, difference(&behind_ports(vrf), own));
+            policy = policy.receiving(own);
         }
         self.desired.ingress.insert(device, policy);
         if let Some(limit) = side.limit {
@@ -390,9 +380,9 @@ mod tests {
         assert_eq!((leads(10, "10.2.0.0/24"), leads(10, "10.2.0.0/16"), leads(11, "10.1.0.0/24")), (None, None, None));
         assert_eq!((leads(11, "fd00:1::/64"), leads(11, "fd00:1::1/128")), (None, None), "no IPv6 is joined");
         let rejecting = |device: &str| desired.ingress[&name(device)].rejecting().len();
-        // Of each VPC a half is hidden, and of A all of IPv6, to which no IPv6 leads.
+        // Ports reject in the family that leads to the peer, tunnels in both.
         assert_eq!((rejecting("eth1"), rejecting("eth2")), (1, 1));
-        assert_eq!((rejecting("cpspeer1001"), rejecting("cpspeer1002")), (2, 1));
+        assert_eq!((rejecting("cpspeer1001"), rejecting("cpspeer1002")), (2, 2));
         assert_eq!(rejecting("cpsvpc11"), 0);
     }
 

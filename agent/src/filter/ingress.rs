@@ -2,7 +2,7 @@
 
 use super::{
     assembler::{ACCEPT, Ancillary, Assembler, At, Label, Program},
-    pairs::Pairs,
+    pairs::NotJoined,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
@@ -146,11 +146,17 @@ impl IngressPolicy {
         policy
     }
 
-    /// The same, but what goes from one of these prefixes to one of the others is dropped; without the first list, whatever goes to
-    /// one of the others.
+    /// The same, but what goes to the prefixes of `peer` is dropped unless it comes from one of those that are `joined`.
     #[must_use]
-    pub fn without_pairs(mut self, from: Option<Vec<IpNet>>, to: Vec<IpNet>) -> Self {
-        self.rejecting.extend(Pairs { from, to }.programs());
+    pub fn sending(mut self, joined: &[IpNet], peer: &[IpNet]) -> Self {
+        self.rejecting.extend(NotJoined::Sent { joined, peer }.programs());
+        self
+    }
+
+    /// The same, but what does not go to a prefix that is `joined` is dropped.
+    #[must_use]
+    pub fn receiving(mut self, joined: &[IpNet]) -> Self {
+        self.rejecting.extend(NotJoined::Received { joined }.programs());
         self
     }
 

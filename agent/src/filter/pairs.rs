@@ -1,10 +1,10 @@
-//! Programs that drop packets by source and destination together: what a peering does not join (rule C9).
+//! Programs that drop what a peering does not join (rule C9).
 //!
 //! They run in the mode in which the kernel does what a program returns (`TCA_BPF_FLAG_ACT_DIRECT`). A load from beyond the end of
 //! the packet would return 0, which there means that the packet passes all filters: so nothing is loaded before the length is
 //! known.
 
-use super::assembler::{Ancillary, Assembler, Program};
+use super::assembler::{Ancillary, Assembler, At, Label, Program};
 use super::ingress::{
     CHUNK, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP, IPV4_DESTINATION, IPV4_SOURCE, IPV6_DESTINATION, IPV6_SOURCE, if_in4,
     if_in6,
@@ -16,13 +16,26 @@ pub const REJECTED: u32 = 2;
 /// What it returns for everything else: `TC_ACT_UNSPEC`, so that the next filter is asked.
 const NEXT: u32 = u32::MAX;
 
-/// What must not pass.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pairs {
-    /// Where from; none for anywhere.
-    pub(super) from: Option<Vec<IpNet>>,
-    /// Where to.
-    pub(super) to: Vec<IpNet>,
+/// The most joined prefixes of one family that a program compares with. More than a controller lets a side have (64 exported times
+/// 64 imported leave at most 128, beside the VPC's CIDRs); what would be beyond is rejected.
+pub(super) const MOST_JOINED: usize = 256;
+
+/// What a peering that joins parts of its VPCs must drop. It is told by what may pass: of that there is a bounded number of prefixes,
+/// of the rest there may be many times as many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotJoined<'a> {
+    /// What goes to the peer, but not from what is joined.
+    Sent {
+        /// Where it may come from.
+        joined: &'a [IpNet],
+        /// Where the peer is.
+        peer: &'a [IpNet],
+    },
+    /// What comes from the peer, but not to what is joined.
+    Received {
+        /// Where it may go.
+        joined: &'a [IpNet],
+    },
 }
 
 fn families(prefixes: &[IpNet]) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {
@@ -36,35 +49,34 @@ fn families(prefixes: &[IpNet]) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {
     (Ipv4Net::aggregate(&ipv4), Ipv6Net::aggregate(&ipv6))
 }
 
-/// Pieces of a list; of no list one piece, which stands for everything.
-fn chunks<N>(list: Option<&Vec<N>>, most: usize) -> Vec<Option<&[N]>> {
-    list.map_or_else(|| vec![None], |list| list.chunks(most).map(Some).collect())
-}
-
-impl Pairs {
-    /// The programs that together reject all of it.
-    pub(super) fn programs(&self) -> Vec<Program> {
-        let (to4, to6) = families(&self.to);
-        let (from4, from6) = self.from.as_ref().map(|from| families(from)).unzip();
-        let mut programs = Vec::new();
-        for to in to4.chunks(CHUNK[0]) {
-            for from in chunks(from4.as_ref(), CHUNK[0]) {
-                programs.push(program4(from, to));
+impl NotJoined<'_> {
+    /// The programs that together reject all of it: one for each piece of the peer's prefixes, or one for each family.
+    pub(super) fn programs(self) -> Vec<Program> {
+        let joined = match self {
+            NotJoined::Sent { joined, .. } | NotJoined::Received { joined } => joined,
+        };
+        let (mut joined4, mut joined6) = families(joined);
+        joined4.truncate(MOST_JOINED);
+        joined6.truncate(MOST_JOINED);
+        match self {
+            NotJoined::Sent { peer, .. } => {
+                let (peer4, peer6) = families(peer);
+                let ipv4 = peer4.chunks(CHUNK[0]).map(|peer| program4(Some(peer), IPV4_SOURCE, &joined4));
+                let ipv6 = peer6.chunks(CHUNK[1]).map(|peer| program6(Some(peer), IPV6_SOURCE, &joined6));
+                ipv4.chain(ipv6).collect()
+            }
+            NotJoined::Received { .. } => {
+                vec![program4(None, IPV4_DESTINATION, &joined4), program6(None, IPV6_DESTINATION, &joined6)]
             }
         }
-        for to in to6.chunks(CHUNK[1]) {
-            for from in chunks(from6.as_ref(), CHUNK[1]) {
-                programs.push(program6(from, to));
-            }
-        }
-        programs
     }
 }
 
-/// The frame of a program: `found` where both match.
-fn program(ethertype: u32, header: u32, matches: impl FnOnce(&mut Assembler, super::assembler::Label)) -> Program {
+/// The frame of a program: of packets of this kind `matches` goes on at the label `next` with those that pass; the others are
+/// rejected.
+fn program(ethertype: u32, header: u32, matches: impl FnOnce(&mut Assembler, Label)) -> Program {
     let mut code = Assembler::default();
-    let (found, next) = (code.label(), code.label());
+    let next = code.label();
     // Frames of VLANs belong to other devices, or are dropped anyway.
     code.ancillary(Ancillary::VlanTagPresent);
     code.unless_equal(0, next);
@@ -72,38 +84,35 @@ fn program(ethertype: u32, header: u32, matches: impl FnOnce(&mut Assembler, sup
     code.unless_equal(ethertype, next);
     code.length();
     code.unless_at_least(IP + header, next);
-    matches(&mut code, found);
+    matches(&mut code, next);
+    code.finish(REJECTED);
     code.here(next);
     code.finish(NEXT);
-    code.here(found);
-    code.finish(REJECTED);
     code.assemble()
 }
 
-fn program4(from: Option<&[Ipv4Net]>, to: &[Ipv4Net]) -> Program {
-    program(ETHERTYPE_IPV4, 20, |code, found| {
-        let (to_there, next) = (code.label(), code.label());
-        if_in4(code, IPV4_DESTINATION, to, to_there);
-        code.goto(next);
-        code.here(to_there);
-        match from {
-            Some(from) => if_in4(code, IPV4_SOURCE, from, found),
-            None => code.goto(found),
+/// Rejects what has no `joined` prefix at `at`; where there are `peers`, of what goes to them.
+fn program4(peers: Option<&[Ipv4Net]>, at: At, joined: &[Ipv4Net]) -> Program {
+    program(ETHERTYPE_IPV4, 20, |code, next| {
+        if let Some(peers) = peers {
+            let to_peer = code.label();
+            if_in4(code, IPV4_DESTINATION, peers, to_peer);
+            code.goto(next);
+            code.here(to_peer);
         }
-        code.here(next);
+        if_in4(code, at, joined, next);
     })
 }
 
-fn program6(from: Option<&[Ipv6Net]>, to: &[Ipv6Net]) -> Program {
-    program(ETHERTYPE_IPV6, 40, |code, found| {
-        let (to_there, next) = (code.label(), code.label());
-        if_in6(code, IPV6_DESTINATION, to, to_there);
-        code.goto(next);
-        code.here(to_there);
-        match from {
-            Some(from) => if_in6(code, IPV6_SOURCE, from, found),
-            None => code.goto(found),
+/// The same for IPv6.
+fn program6(peers: Option<&[Ipv6Net]>, at: At, joined: &[Ipv6Net]) -> Program {
+    program(ETHERTYPE_IPV6, 40, |code, next| {
+        if let Some(peers) = peers {
+            let to_peer = code.label();
+            if_in6(code, IPV6_DESTINATION, peers, to_peer);
+            code.goto(next);
+            code.here(to_peer);
         }
-        code.here(next);
+        if_in6(code, at, joined, next);
     })
 }

@@ -402,15 +402,15 @@ fn rejects(policy: &IngressPolicy, frame: &[u8]) -> bool {
 
 /// C9.
 #[test]
-fn pairs_that_a_peering_does_not_join_are_rejected() {
-    let policy = |from: Option<&[&str]>, to: &[&str]| {
-        IngressPolicy::of_port(&nets(&["10.1.0.0/24", "fd00:1::/64"]), local()).without_pairs(from.map(nets), nets(to))
-    };
-    let some = policy(Some(&["10.1.0.128/25", "fd00:1::8000/113"]), &["10.2.0.0/16", "fd00:2::/48"]);
+fn what_a_peering_does_not_join_is_rejected() {
+    let port = || IngressPolicy::of_port(&nets(&["10.1.0.0/24", "fd00:1::/64"]), local());
     let v4 = |from, to| ethernet(IPV4, &ipv4(from, to, 1, &ECHO));
     let v6 = |from, to| ethernet(IPV6, &ipv6(from, to, 58, &ECHO6));
+    let some =
+        port().sending(&nets(&["10.1.0.0/25", "fd00:1::/113"]), &nets(&["10.2.0.0/16", "10.4.0.0/16", "fd00:2::/48"]));
     for (from, to, rejected) in [
         ("10.1.0.129", "10.2.0.1", true),
+        ("10.1.0.129", "10.4.0.1", true),
         ("10.1.0.127", "10.2.0.1", false),
         ("10.1.0.129", "10.3.0.1", false),
         ("10.2.0.1", "10.1.0.129", false),
@@ -424,12 +424,13 @@ fn pairs_that_a_peering_does_not_join_are_rejected() {
     ] {
         assert_eq!(rejects(&some, &v6(from, to)), rejected, "{from} {to}");
     }
-    let whatever = policy(None, &["10.1.0.128/25", "fd00:1::/64"]);
-    assert!(rejects(&whatever, &v4("10.2.0.1", "10.1.0.129")) && !rejects(&whatever, &v4("10.2.0.1", "10.1.0.1")));
-    assert!(rejects(&whatever, &v6("fd00:2::1", "fd00:1::1")) && !rejects(&whatever, &v6("fd00:2::1", "fd00:9::1")));
-    // One family of sources alone concerns no packets of the other.
-    let one = policy(Some(&["10.1.0.0/24"]), &["10.2.0.0/16", "fd00:2::/48"]);
-    assert!(rejects(&one, &v4("10.1.0.1", "10.2.0.1")) && !rejects(&one, &v6("fd00:1::1", "fd00:2::1")));
+    // Where nothing is joined, nothing passes, in the other family as well.
+    let nothing = port().sending(&[], &nets(&["10.2.0.0/16", "fd00:2::/48"]));
+    assert!(rejects(&nothing, &v4("10.1.0.1", "10.2.0.1")) && rejects(&nothing, &v6("fd00:1::1", "fd00:2::1")));
+    let arriving = port().receiving(&nets(&["10.1.0.0/25"]));
+    assert!(!rejects(&arriving, &v4("10.2.0.1", "10.1.0.1")) && rejects(&arriving, &v4("10.2.0.1", "10.1.0.129")));
+    assert!(rejects(&arriving, &v4("10.1.0.1", "10.9.0.1")), "where it comes from does not matter");
+    assert!(rejects(&arriving, &v6("fd00:2::1", "fd00:1::1")));
     // Whatever is too short, of another kind or of a VLAN is for the filters behind.
     for length in 14..60 {
         let _ = (
@@ -441,19 +442,46 @@ fn pairs_that_a_peering_does_not_join_are_rejected() {
     assert!(!rejects(&some, &in_vlan) && !rejects(&some, &ethernet(0x0806, &[0; 28])));
 }
 
-/// C9: however many prefixes there are, in programs that the kernel can tell.
+/// C9, C10: with as many prefixes as a peering can have, exactly, and in few programs that the kernel can tell.
 #[test]
-fn many_pairs_are_rejected_exactly() {
+fn many_prefixes_that_a_peering_joins_are_told_exactly() {
     let list = |vpc: u32| -> Vec<IpNet> {
-        (0..300u32).map(|it| format!("10.{vpc}.{}.{}/32", it / 100, it % 100 * 2).parse().unwrap()).collect()
-    };
-    let policy = IngressPolicy::of_port(&nets(&["10.1.0.0/16"]), local()).without_pairs(Some(list(1)), list(2));
-    assert!(policy.rejecting().iter().all(|program| program.instructions().len() * 8 < 24_000));
-    for (a, b) in [(0u32, 0u32), (299, 0), (0, 299), (150, 200), (127, 128)] {
-        let v4 = |a_off: u32, b_off: u32| {
-            let from = format!("10.1.{}.{}", a / 100, a % 100 * 2 + a_off);
-            ethernet(IPV4, &ipv4(&from, &format!("10.2.{}.{}", b / 100, b % 100 * 2 + b_off), 1, &ECHO))
+        let pair = |nth: u32| {
+            [format!("10.{vpc}.0.{}/32", nth * 2), format!("fd00:{vpc}::{:x}/128", nth * 2)]
+                .map(|it| it.parse().unwrap())
         };
-        assert!(rejects(&policy, &v4(0, 0)) && !rejects(&policy, &v4(1, 0)) && !rejects(&policy, &v4(0, 1)), "{a} {b}");
+        (0..128).flat_map(pair).collect()
+    };
+    let port = || IngressPolicy::of_port(&nets(&["10.1.0.0/16", "fd00:1::/48"]), local());
+    let (sending, receiving) = (port().sending(&list(1), &list(2)), port().receiving(&list(1)));
+    assert_eq!((sending.rejecting().len(), receiving.rejecting().len()), (3, 2));
+    let sizes = |policy: &IngressPolicy| policy.rejecting().iter().map(|it| it.instructions().len() * 8).max();
+    assert!(sizes(&sending).max(sizes(&receiving)) < Some(24_000));
+    for (a, b) in [(0u32, 0u32), (127, 0), (0, 127), (63, 64), (64, 63)] {
+        let v4 = |off: u32, to: u32| {
+            ethernet(IPV4, &ipv4(&format!("10.1.0.{}", a * 2 + off), &format!("10.2.0.{}", b * 2 + to), 1, &ECHO))
+        };
+        let v6 = |off: u32, to: u32| {
+            let from = format!("fd00:1::{:x}", a * 2 + off);
+            ethernet(IPV6, &ipv6(&from, &format!("fd00:2::{:x}", b * 2 + to), 58, &ECHO6))
+        };
+        for frame in [&v4 as &dyn Fn(u32, u32) -> Vec<u8>, &v6] {
+            assert!(!rejects(&sending, &frame(0, 0)) && rejects(&sending, &frame(1, 0)), "{a} {b}");
+            assert!(!rejects(&sending, &frame(1, 1)), "{a} {b}: it does not go to the peer");
+        }
+        let to4 = |off: u32| ethernet(IPV4, &ipv4("10.2.0.0", &format!("10.1.0.{}", a * 2 + off), 1, &ECHO));
+        let to6 = |off: u32| ethernet(IPV6, &ipv6("fd00:2::", &format!("fd00:1::{:x}", a * 2 + off), 58, &ECHO6));
+        assert!(!rejects(&receiving, &to4(0)) && rejects(&receiving, &to4(1)), "{a}");
+        assert!(!rejects(&receiving, &to6(0)) && rejects(&receiving, &to6(1)), "{a}");
     }
+}
+
+/// What is beyond the bound is rejected, not let through, and the programs stay such that the kernel can tell them.
+#[test]
+fn more_prefixes_than_a_program_holds_are_rejected() {
+    let all: Vec<IpNet> = (0..400u32).map(|nth| format!("fd00:1::{:x}/128", nth * 2).parse().unwrap()).collect();
+    let policy = IngressPolicy::of_port(&nets(&["fd00:1::/48"]), local()).sending(&all, &nets(&["fd00:2::/48"]));
+    assert!(policy.rejecting().iter().all(|program| program.instructions().len() * 8 < 28_000));
+    let from = |nth: u32| ethernet(IPV6, &ipv6(&format!("fd00:1::{:x}", nth * 2), "fd00:2::1", 58, &ECHO6));
+    assert!(!rejects(&policy, &from(0)) && !rejects(&policy, &from(255)) && rejects(&policy, &from(256)));
 }
