@@ -206,25 +206,38 @@ type Raw = BTreeMap<String, Box<RawValue>>;
 
 /// Puts a configuration in the place of what is there, or changes it as a patch says. None where it is neither.
 fn merge(all: &mut Raw, json: &[u8]) -> Option<()> {
-    const ENTRIES: [&str; 2] = ["vrfs", "sides"];
-    for (name, value) in serde_json::from_slice::<Raw>(json).ok()? {
-        if name == "base" {
-            continue;
-        }
-        let (true, Some(before)) = (ENTRIES.contains(&name.as_str()), all.get(&name)) else {
-            all.insert(name, value);
-            continue;
-        };
-        let mut entries: Raw = serde_json::from_str(before.get()).ok()?;
-        for (key, entry) in serde_json::from_str::<Raw>(value.get()).ok()? {
-            if entry.get() == "null" {
-                entries.remove(&key);
-            } else {
-                entries.insert(key, entry);
-            }
-        }
-        all.insert(name, serde_json::value::to_raw_value(&entries).ok()?);
+    let mut patch: Raw = serde_json::from_slice(json).ok()?;
+    patch.remove("base");
+    // A side that is named among the ordinary ones is no scoped one any more, unless it is named there as well.
+    if let Some(sides) = patch.get("sides") {
+        let named: Raw = serde_json::from_str(sides.get()).ok()?;
+        change(all, "scoped_sides", |scoped| scoped.retain(|vni, _| !named.contains_key(vni)))?;
     }
+    for name in ["vrfs", "sides", "scoped_sides"] {
+        let Some(value) = patch.remove(name) else { continue };
+        let changes: Raw = serde_json::from_str(value.get()).ok()?;
+        change(all, name, |entries| {
+            for (key, entry) in changes {
+                if entry.get() == "null" {
+                    entries.remove(&key);
+                } else {
+                    entries.insert(key, entry);
+                }
+            }
+        })?;
+    }
+    all.extend(patch);
+    Some(())
+}
+
+/// Changes the entries of that name.
+fn change(all: &mut Raw, name: &str, how: impl FnOnce(&mut Raw)) -> Option<()> {
+    let mut entries: Raw = match all.get(name) {
+        Some(before) => serde_json::from_str(before.get()).ok()?,
+        None => Raw::new(),
+    };
+    how(&mut entries);
+    all.insert(name.to_owned(), serde_json::value::to_raw_value(&entries).ok()?);
     Some(())
 }
 
@@ -262,6 +275,11 @@ fn take<'a>(rest: &mut &'a [u8]) -> Result<Option<Record<&'a [u8]>>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cps_peering_config::{
+        SharedHostConfig,
+        host_config::{Remotes, SideConfig},
+        net::Vni,
+    };
 
     fn json(number: u64) -> String {
         format!(r#"{{"revision":{{"epoch":1,"number":{number}}},"host":"h1","underlay":"192.0.2.1"}}"#)
@@ -318,6 +336,45 @@ mod tests {
         assert_eq!((records(&ledger.path), ledger.load().unwrap().unwrap()), (4, config(4)));
         Ledger::new(&ledger.path).store(&patch(5), &config(5)).unwrap();
         assert_eq!((records(&ledger.path), ledger.load().unwrap().unwrap()), (1, config(5)));
+    }
+
+    /// Sides become scoped, change, and are so no more, others stay: what patches are merged into is what they led to.
+    #[test]
+    fn patches_of_scoped_sides_are_merged() {
+        let side = |peering: &str, own: Option<&str>| SideConfig {
+            peering: peering.parse().unwrap(),
+            vpc: "a".parse().unwrap(),
+            peer_vni: Vni::try_from(2000).unwrap(),
+            peer_cidrs: vec!["10.2.0.0/16".parse().unwrap()],
+            own_prefixes: own.map(|own| vec![own.parse().unwrap()]),
+            remotes: Remotes::default(),
+            limit: None,
+            path_mtu: None,
+        };
+        let with = |number: u64, sides: &[(u32, SideConfig)]| {
+            let mut config: HostConfig = serde_json::from_str(&json(number)).unwrap();
+            config.sides = sides.iter().map(|(vni, side)| (Vni::try_from(*vni).unwrap(), side.clone())).collect();
+            config
+        };
+        let (whole, part, less) = (side("p1", None), side("p1", Some("10.1.0.0/24")), side("p1", Some("10.1.0.0/25")));
+        let other = side("p2", Some("10.1.9.0/24"));
+        let steps = [
+            with(1, &[(1001, whole.clone())]),
+            with(2, &[(1001, part.clone()), (1002, other.clone())]),
+            with(3, &[(1001, less), (1002, other.clone())]),
+            with(4, &[(1001, whole), (1002, other)]),
+            with(5, &[(1001, part)]),
+            with(6, &[]),
+        ];
+        let mut all: Raw = serde_json::from_slice(&serde_json::to_vec(&steps[0]).unwrap()).unwrap();
+        for pair in steps.windows(2) {
+            let [before, after]: [HostConfig; 2] = pair.to_vec().try_into().unwrap();
+            let [before, after] = [before, after].map(SharedHostConfig::from);
+            let patch = HostPatch::between(&before, &after).unwrap();
+            merge(&mut all, &serde_json::to_vec(&patch).unwrap()).unwrap();
+            let merged: HostConfig = serde_json::from_slice(&serde_json::to_vec(&all).unwrap()).unwrap();
+            assert_eq!(SharedHostConfig::from(merged), after);
+        }
     }
 
     #[test]

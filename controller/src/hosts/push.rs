@@ -140,6 +140,8 @@ pub async fn run(
                 let (places, retry, settled) = (Arc::clone(&places), FIRST_RETRY, false);
                 let worker = Worker {
                     engine, client, places, tls, cluster, host, target, poll, sent, reached, settled, newest, behind_since, retry,
+                    // Until it has said so.
+                    knows_scoped_sides: false,
                 };
                 workers.spawn(worker.run());
             }
@@ -160,6 +162,8 @@ struct Worker {
     poll: Duration,
     /// What the agent has for certain, because it confirmed having accepted it.
     sent: Option<Arc<SharedHostConfig>>,
+    /// Whether the agent knew sides of which only a part is reached when it last answered.
+    knows_scoped_sides: bool,
     /// Where its agent was, if that had what it must have when it was last asked.
     reached: Option<Arc<HostTarget>>,
     /// Whether it was in sync already.
@@ -308,7 +312,9 @@ impl Worker {
                 if report.desired == Some(config.revision) {
                     return Ok(report);
                 }
-            } else if let Some(patch) = HostPatch::between(&sent, config) {
+            } else if self.takes_patches(&sent, config)
+                && let Some(patch) = HostPatch::between(&sent, config)
+            {
                 self.sent = None;
                 if let Some(report) = self.push(target, Method::PATCH, &patch).await? {
                     return Ok(report);
@@ -335,11 +341,25 @@ impl Worker {
         }
     }
 
-    async fn status(&self, target: &HostTarget) -> Result<HostReport, PushError> {
+    /// Whether the agent understands a change from one configuration to another. Before 0.3.0 agents had no scoped sides: a patch
+    /// that makes a side one, or takes one away, names a side that they do not have as they should.
+    fn takes_patches(&self, before: &SharedHostConfig, after: &SharedHostConfig) -> bool {
+        let has_scoped = |config: &SharedHostConfig| config.sides.values().any(|side| side.own_prefixes.is_some());
+        self.knows_scoped_sides || !has_scoped(before) && !has_scoped(after)
+    }
+
+    async fn status(&mut self, target: &HostTarget) -> Result<HostReport, PushError> {
         let asked = self.client.get(url(target, STATUS_PATH)).send().await.map_err(AnswerError::from)?;
         let answer = asked.error_for_status().map_err(AnswerError::from)?;
         self.belongs(&answer)?;
-        Ok(read_answer(answer).await?)
+        self.report(answer).await
+    }
+
+    /// What an agent answers, and what it can do by that.
+    async fn report(&mut self, answer: reqwest::Response) -> Result<HostReport, PushError> {
+        let report: HostReport = read_answer(answer).await?;
+        self.knows_scoped_sides = report.knows_scoped_sides;
+        Ok(report)
     }
 
     /// Whether an agent that has answered is one of this cluster, as far as it says.
@@ -368,7 +388,7 @@ impl Worker {
         let status = answer.status();
         if status.is_success() {
             self.sent = Some(Arc::clone(&target.config));
-            return Ok(Some(read_answer(answer).await?));
+            return self.report(answer).await.map(Some);
         }
         let text = read_error(answer).await?;
         let error = serde_json::from_str(&text).unwrap_or(ErrorBody { message: text, desired: None });

@@ -26,6 +26,8 @@ use cps_peering_controller::{
         account::{Change, ChargeStatus, What},
         host::{Change as HostChange, Removal, What as HostCommand},
         inventory::{Apply, Approval},
+        peering::Create,
+        prefixes::PrefixLists,
         record::PeeringState,
     },
     store::{Origin, Store, StoreError},
@@ -55,6 +57,8 @@ struct Host {
     counted: u64,
     /// Answers pushes only after this time.
     slow: Duration,
+    /// Whether its agent is of the release before peerings of parts.
+    before_scoped_sides: bool,
 }
 
 type Shared = Arc<Mutex<Host>>;
@@ -76,7 +80,7 @@ fn report(host: &Host) -> HostReport {
         counters: Counters::default(),
         last_pass: None,
         underlay_mtu: None,
-        knows_scoped_sides: true,
+        knows_scoped_sides: !host.before_scoped_sides,
         behind: vec![],
         vrfs: std::collections::BTreeMap::new(),
         sides: std::collections::BTreeMap::new(),
@@ -323,6 +327,29 @@ async fn a_peering_is_active_when_its_hosts_have_confirmed_and_gone_when_they_ha
     controller.run(&delete(&id)).unwrap();
     controller.until_gone(&id).await;
     assert_eq!(agents.each_ref().map(Agent::sides), [0, 0]);
+}
+
+/// A patch would name sides that an agent of 0.2.0 does not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_before_get_peerings_of_parts_as_whole_configurations() {
+    let folder = tempfile::tempdir().unwrap();
+    let agents = [Agent::start().await, Agent::start().await];
+    agents[0].host.lock().unwrap().before_scoped_sides = true;
+    let controller = Controller::start(folder.path());
+    controller.build([&agents[0], &agents[1]]);
+    controller.until_in_sync().await;
+    let _ = agents.each_ref().map(Agent::calls);
+    let prefixes = PrefixLists { export: vec!["10.1.0.0/24".parse().unwrap()], import: vec![] };
+    let part = Command::CreatePeering(Create { prefixes, ..create("v1", "v2") });
+    let id = peering(&controller.run(&part).unwrap());
+    controller.until("sides", |_| (agents.each_ref().map(Agent::sides) == [1, 1]).then_some(())).await;
+    assert_eq!(agents.each_ref().map(Agent::calls), [["PUT"], ["PATCH"]]);
+    controller.run(&delete(&id)).unwrap();
+    controller.until_gone(&id).await;
+    assert_eq!(agents.each_ref().map(Agent::calls), [["PUT"], ["PATCH"]], "also to take it away");
+    let whole = controller.peer();
+    controller.until_active(&whole).await;
+    assert_eq!(agents.each_ref().map(Agent::calls), [["PATCH"], ["PATCH"]], "others are sent as a change");
 }
 
 #[tokio::test(flavor = "multi_thread")]
