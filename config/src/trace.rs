@@ -139,6 +139,27 @@ pub mod check {
     pub const DELIVERY: &str = "delivery";
     /// What the kernel knows of the server with the address.
     pub const DESTINATION: &str = "destination";
+
+    /// What an end sends, in the order in which a packet meets it; what the rest hangs on comes before it.
+    pub const SENT: [&str; 14] = [
+        VRF,
+        PORT,
+        GATEWAY,
+        PORT_FILTER,
+        RULES,
+        FIREWALL,
+        TUNNEL,
+        NEXT_HOP,
+        ROUTE,
+        NEIGHBOUR,
+        FDB,
+        SHAPER,
+        MTU,
+        UNDERLAY,
+    ];
+    /// What arrives for an end, in the same order. Of `GATEWAY` and `DESTINATION` an address has one.
+    pub const ARRIVING: [&str; 10] =
+        [ACCEPTANCE, VRF, TUNNEL, SOURCE_FILTER, RULES, FIREWALL, PORT, GATEWAY, DELIVERY, DESTINATION];
 }
 
 #[cfg(test)]

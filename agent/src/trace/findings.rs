@@ -31,50 +31,9 @@ pub(super) struct Seen<'a> {
     pub(super) lookups: Lookups,
 }
 
-/// What an end sends, in the order in which a packet meets it; what the rest hangs on comes before it.
-const SEND: [&str; 14] = [
-    check::VRF,
-    check::PORT,
-    check::GATEWAY,
-    check::PORT_FILTER,
-    check::RULES,
-    check::FIREWALL,
-    check::TUNNEL,
-    check::NEXT_HOP,
-    check::ROUTE,
-    check::NEIGHBOUR,
-    check::FDB,
-    check::SHAPER,
-    check::MTU,
-    check::UNDERLAY,
-];
 /// What only a path to another host has of these.
 const OF_TUNNELS: [&str; 6] =
     [check::TUNNEL, check::NEXT_HOP, check::NEIGHBOUR, check::FDB, check::SHAPER, check::UNDERLAY];
-/// What arrives from another host, for a server.
-const RECEIVE: [&str; 9] = [
-    check::ACCEPTANCE,
-    check::VRF,
-    check::TUNNEL,
-    check::SOURCE_FILTER,
-    check::RULES,
-    check::FIREWALL,
-    check::PORT,
-    check::DELIVERY,
-    check::DESTINATION,
-];
-/// The same for a gateway address, which the host itself has.
-const RECEIVE_AT_GATEWAY: [&str; 9] = [
-    check::ACCEPTANCE,
-    check::VRF,
-    check::TUNNEL,
-    check::SOURCE_FILTER,
-    check::RULES,
-    check::FIREWALL,
-    check::PORT,
-    check::GATEWAY,
-    check::DELIVERY,
-];
 /// What arrives from the same host was led to the port at the other end.
 const RECEIVE_LOCALLY: [&str; 2] = [check::PORT, check::DESTINATION];
 const RECEIVE_LOCALLY_AT_GATEWAY: [&str; 3] = [check::VRF, check::PORT, check::GATEWAY];
@@ -96,17 +55,19 @@ pub(super) fn facts(seen: &Seen<'_>) -> (Vec<Fact>, Vec<Fact>) {
     }
     findings.lookups();
     let (end, tunnel) = (seen.end, seen.end.tunnel().is_some());
-    let send = SEND.iter().filter(|check| tunnel || !OF_TUNNELS.contains(check) && **check != check::MTU);
+    let send = check::SENT.iter().filter(|check| tunnel || !OF_TUNNELS.contains(check) && **check != check::MTU);
     let send = send.filter(|check| !end.is_gateway || **check != check::PORT_FILTER);
     let receive = match (tunnel, end.is_gateway) {
-        (true, false) => RECEIVE.as_slice(),
-        (true, true) => &RECEIVE_AT_GATEWAY,
+        (true, _) => check::ARRIVING.as_slice(),
         (false, false) => &RECEIVE_LOCALLY,
         (false, true) => &RECEIVE_LOCALLY_AT_GATEWAY,
     };
+    // A gateway address the host itself has; behind it there is no server.
+    let others = if end.is_gateway { check::DESTINATION } else { check::GATEWAY };
+    let receive = receive.iter().filter(|check| **check != others);
     (
         send.map(|check| findings.fact(check, Way::Sent)).collect(),
-        receive.iter().map(|check| findings.fact(check, Way::Arriving)).collect(),
+        receive.map(|check| findings.fact(check, Way::Arriving)).collect(),
     )
 }
 

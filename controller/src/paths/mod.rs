@@ -349,38 +349,8 @@ fn seen_by_operators(fact: &Fact, end: &End) -> Step {
     }
 }
 
-/// What is looked at for what an end sends, and for what arrives for it. Which of these there are depends on whether the other end
-/// is on the same host, and that is nobody's business: an account sees all of them.
-const SENT: [&str; 14] = [
-    check::VRF,
-    check::PORT,
-    check::GATEWAY,
-    check::PORT_FILTER,
-    check::RULES,
-    check::FIREWALL,
-    check::TUNNEL,
-    check::NEXT_HOP,
-    check::ROUTE,
-    check::NEIGHBOUR,
-    check::FDB,
-    check::SHAPER,
-    check::MTU,
-    check::UNDERLAY,
-];
-const ARRIVING: [&str; 10] = [
-    check::ACCEPTANCE,
-    check::VRF,
-    check::TUNNEL,
-    check::SOURCE_FILTER,
-    check::RULES,
-    check::FIREWALL,
-    check::PORT,
-    check::GATEWAY,
-    check::DELIVERY,
-    check::DESTINATION,
-];
-
-/// What an account sees of its own side on a host: what is wrong, and nothing of hosts, devices and numbers of the cloud.
+/// What an account sees of its own side on a host: what is wrong, and nothing of hosts, devices and numbers of the cloud. Which
+/// checks there are depends on whether the other end is on the same host, and that is nobody's business: an account sees all of them.
 fn seen_by_owner(facts: &[Fact], sends: bool, local: IpAddr, remote: IpAddr) -> Vec<Step> {
     let of_the_host = |fact: &&Fact| [words::HOST, check::CONFIGURATION].contains(&fact.check.as_str());
     let mut steps: Vec<Step> = facts.iter().filter(of_the_host).map(|fact| owners_step(fact, local, remote)).collect();
@@ -388,7 +358,7 @@ fn seen_by_owner(facts: &[Fact], sends: bool, local: IpAddr, remote: IpAddr) -> 
     if steps.len() == facts.len() {
         return steps;
     }
-    let order = if sends { SENT.as_slice() } else { &ARRIVING };
+    let order = if sends { check::SENT.as_slice() } else { &check::ARRIVING };
     for check in order {
         let found = facts.iter().filter(|fact| fact.check == *check).max_by_key(|fact| fact.verdict);
         let absent = Fact {
