@@ -148,27 +148,26 @@ pub async fn run(engine: Arc<Engine>, vault: Arc<Vault>, shared: Arc<Webhooks>) 
         places: Semaphore::new(PLACES),
         slow: Semaphore::new(SLOW_PLACES),
     });
-    let mut running: HashMap<String, (Webhook, JoinHandle<()>)> = HashMap::new();
+    let mut running: HashMap<String, (Webhook, Sender)> = HashMap::new();
     loop {
         let wanted: BTreeMap<String, Webhook> = engine.read(|state, _| {
             let enabled = state.webhooks().values().filter(|webhook| webhook.enabled);
             enabled.map(|webhook| (webhook.id.clone(), webhook.clone())).collect()
         });
-        running.retain(|id, (webhook, task)| {
+        running.retain(|id, (webhook, sender)| {
             let same = wanted.get(id) == Some(webhook);
             if !same {
-                task.abort();
                 // What was wrong with the one before is not held against this one.
                 shared.change(id, |status| {
                     *status = Status { place: status.place.take(), expired: status.expired, ..Status::default() };
                 });
             }
-            same && !task.is_finished()
+            same && !sender.0.is_finished()
         });
         for (id, webhook) in wanted {
             running.entry(id).or_insert_with(|| {
                 let (sending, own) = (Arc::clone(&sending), webhook.clone());
-                (webhook, tokio::spawn(async move { sending.send_all(&own).await }))
+                (webhook, Sender(tokio::spawn(async move { sending.send_all(&own).await })))
             });
         }
         let known: Vec<String> = engine.read(|state, _| state.webhooks().keys().cloned().collect());
@@ -186,6 +185,15 @@ pub async fn run(engine: Arc<Engine>, vault: Arc<Vault>, shared: Arc<Webhooks>) 
             }
         }
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// The task that sends the events of one webhook. It ends with this, also when this controller leads no more.
+struct Sender(JoinHandle<()>);
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -228,23 +236,33 @@ impl Sending {
         }
     }
 
-    /// Sends a message until it is taken.
-    async fn deliver(&self, webhook: &Webhook, event: &EventView, failures: &mut u32) {
+    /// Whether a webhook is still as it was, and enabled.
+    fn is_current(&self, webhook: &Webhook) -> bool {
+        self.engine.read(|state, _| state.webhooks().get(&webhook.id) == Some(webhook))
+    }
+
+    /// Sends a message until it is taken. False where the webhook was changed, disabled or deleted before that.
+    async fn deliver(&self, webhook: &Webhook, event: &EventView, failures: &mut u32) -> bool {
         let message = Message { kind: event.kind(), timestamp: event.time(), data: event };
         let body = serde_json::to_string(&message).unwrap_or_default();
         loop {
             let places = if *failures == 0 { &self.places } else { &self.slow };
-            let sent = match places.acquire().await {
-                Ok(_place) => self.send(webhook, event, &body).await,
-                Err(_) => return,
-            };
+            let Ok(place) = places.acquire().await else { return false };
+            // Nothing is sent any more from the moment at which that was answered.
+            if !self.is_current(webhook) {
+                return false;
+            }
+            let sent = self.send(webhook, event, &body).await;
+            drop(place);
             let now_ms = self.engine.now_ms();
             let Err(error) = sent else {
                 *failures = 0;
                 self.shared.change(&webhook.id, |status| {
-                    *status = Status { delivered_ms: Some(now_ms), expired: status.expired, ..Status::default() };
+                    let place = Some(event.id().to_owned());
+                    *status =
+                        Status { place, delivered_ms: Some(now_ms), expired: status.expired, ..Status::default() };
                 });
-                return;
+                return true;
             };
             *failures = failures.saturating_add(1);
             let wait = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(12)).min(LONGEST_WAIT);
@@ -260,7 +278,7 @@ impl Sending {
             tokio::time::sleep(wait).await;
             // It may be too old by now, which whoever looks finds out.
             if *failures > 12 && event.is_expired(self.engine.now_ms()) {
-                return;
+                return true;
             }
         }
     }
@@ -297,8 +315,9 @@ impl Sending {
             };
             let quiet = events.is_empty();
             for event in events {
-                if webhook.types.is_empty() || webhook.types.contains(event.kind()) {
-                    self.deliver(webhook, &event, &mut failures).await;
+                let chosen = webhook.types.is_empty() || webhook.types.contains(event.kind());
+                if chosen && !self.deliver(webhook, &event, &mut failures).await {
+                    return;
                 }
                 self.shared.change(&webhook.id, |status| status.place = Some(event.id().to_owned()));
             }

@@ -159,6 +159,7 @@ async fn events_arrive_signed_in_order_again_until_they_are_taken_and_nobody_wai
     done(&controller, &one, Method::PUT, &path, json!({ "enabled": false })).await;
     let next = peer(&controller, &one, "q", &a, ("two", &b)).await;
     crate::running::until("the receiver was told", async || others.kinds().len() == 3).await;
+    assert_eq!(first.kinds(), expected, "from the moment at which that was answered");
     let place = controller.stop();
     let controller = place.start().await;
     done(&controller, &one, Method::PUT, &path, json!({ "enabled": true })).await;
