@@ -27,6 +27,8 @@ pub(crate) struct Machine {
     /// What the machine sees as `/test`.
     folder: PathBuf,
     kernel: Child,
+    /// Ends the machine where nobody is left to do it: a test that is killed drops nothing.
+    guard: Child,
     /// Numbers of commands go in, numbers and exit codes come out.
     terminal: BufReader<UnixStream>,
     /// The number of the last command.
@@ -66,8 +68,18 @@ impl Machine {
             .stderr(log)
             .spawn()
             .context("tests/uml/start")?;
+        // It reads the end of its input when this process is gone.
+        let guard = Command::new("sh")
+            .args(["-c", "read -r _; kill -s KILL -- \"-$0\""])
+            .arg(kernel.id().to_string())
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("sh")?;
         let last = fs::read_dir(folder)?.count().try_into()?;
-        Ok(Machine { name, folder: folder.to_owned(), kernel, terminal: BufReader::new(ours), last })
+        Ok(Machine { name, folder: folder.to_owned(), kernel, guard, terminal: BufReader::new(ours), last })
     }
 
     /// Waits until commands can be given.
@@ -152,5 +164,8 @@ impl Drop for Machine {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
         let _ = self.kernel.wait();
+        // Before somebody else gets the group's number.
+        let _ = self.guard.kill();
+        let _ = self.guard.wait();
     }
 }
