@@ -6,11 +6,16 @@ use crate::{
 };
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::{
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 use thiserror::Error;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
 
 /// Why a body did not come.
 #[derive(Debug, Error)]
@@ -23,9 +28,17 @@ pub enum BodyError {
     Broken(#[from] hyper::Error),
 }
 
-/// The body of a request.
+/// How much of a body that nobody wants is taken, in bytes, and for how long, all in all and without anything coming.
+///
+/// Who is answered while still sending would be reset, and lose the answer with it, where the connection was closed at once.
+const REST: usize = 1 << 20;
+const REST_WITHIN: Duration = Duration::from_secs(2);
+const REST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The body of a request. What is left of it when it is given up is taken and thrown away, within bounds.
 pub(crate) struct Paced {
-    body: Incoming,
+    /// None behind its end, or once it has failed.
+    body: Option<Incoming>,
     connection: Connection,
     pace: Pace,
     end: Option<Pin<Box<Sleep>>>,
@@ -33,7 +46,26 @@ pub(crate) struct Paced {
 
 impl Paced {
     pub(crate) fn new(body: Incoming, connection: Connection, rate: MinimumRate) -> Self {
-        Self { body, connection, pace: Pace::new(rate), end: None }
+        Self { body: Some(body), connection, pace: Pace::new(rate), end: None }
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        let Some(mut body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(timeout(REST_WITHIN, async move {
+            let mut left = REST;
+            while let Ok(Some(Ok(frame))) =
+                timeout(REST_PAUSE, poll_fn(|context| Pin::new(&mut body).poll_frame(context))).await
+            {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                if length > left {
+                    return;
+                }
+                left -= length;
+            }
+        }));
     }
 }
 
@@ -45,15 +77,17 @@ impl Body for Paced {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.body).poll_frame(context) {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match Pin::new(body).poll_frame(context) {
             Poll::Ready(frame) => {
                 let bytes = match &frame {
                     Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
                     Some(Err(_)) | None => 0,
                 };
                 self.pace.passed(bytes, Instant::now());
-                if self.body.is_end_stream() || frame.is_none() {
+                if self.is_end_stream() || !matches!(frame, Some(Ok(_))) {
                     self.connection.entry().serve_client();
+                    self.body = None;
                 }
                 Poll::Ready(frame.map(|frame| Ok(frame?)))
             }
@@ -65,17 +99,18 @@ impl Body for Paced {
                     sleep.as_mut().reset(end);
                 }
                 ready!(sleep.as_mut().poll(context));
+                self.body = None;
                 Poll::Ready(Some(Err(BodyError::TooSlow)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

@@ -42,6 +42,7 @@ async fn start_with(places: Arc<Places>) -> (SocketAddr, oneshot::Sender<()>, Jo
         .route("/", get(async || "hello"))
         .route("/large", get(async || vec![b'x'; LARGE]))
         .route("/take", post(async |body: String| body))
+        .route("/refuse", post(async || "no"))
         .route("/never", get(std::future::pending::<&'static str>))
         .merge(limited);
     let (stop, stopped) = oneshot::channel();
@@ -81,6 +82,32 @@ async fn a_body_that_is_dribbled_is_refused() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let text = answer(stream).await;
     assert!(text.starts_with("HTTP/1.1 408") && text.ends_with("not done within 0.2 s"), "{text}");
+}
+
+/// An answer comes that is given before the body is read, also to who reads nothing before all is sent; and to no end is a body taken.
+#[tokio::test]
+async fn who_is_refused_while_sending_hears_of_it() {
+    let (address, _stop, _server) = start(Limits::default()).await;
+    let head = |length: usize| format!("POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head(900_000).as_bytes()).await.unwrap();
+        for _ in 0..9 {
+            stream.write_all(&[b'x'; 100_000]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        // The connection goes on.
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let text = answer(stream).await;
+        assert!(text.contains("no") && text.ends_with("hello"), "{text}");
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head(LARGE).as_bytes()).await.unwrap();
+    let mut sent = 0;
+    while sent < LARGE && stream.write_all(&[b'x'; 65_536]).await.is_ok() {
+        sent += 65_536;
+    }
+    assert!(sent < LARGE, "all of it was taken");
 }
 
 #[tokio::test]
