@@ -27,6 +27,9 @@ const PORT: u16 = 7400;
 /// Where the member of etcd listens, on the loopback of the controllers' namespace.
 const ETCD: &str = "http://127.0.0.1:2379";
 
+/// How long the leader may be silent, in seconds. On a busy machine etcd, which has the same processor, answers late.
+const LEASE_S: u32 = 10;
+
 /// The operators' token in the lab.
 const TOKEN: &str = "only-for-the-lab";
 
@@ -126,7 +129,10 @@ impl Controller {
             controller.add(
                 address,
                 &settings,
-                &format!("[etcd]\nendpoints = ['{ETCD}']\nbackups = '{}'\nadvertise = ", backups.display()),
+                &format!(
+                    "[etcd]\nlease_s = {LEASE_S}\nendpoints = ['{ETCD}']\nbackups = '{}'\nadvertise = ",
+                    backups.display()
+                ),
             )?;
         }
         controller.asked = 1;

@@ -52,7 +52,7 @@ use std::{
 use tempfile::TempDir;
 
 /// How long the lab waits for what should take a moment.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A host: a namespace with an uplink, ports and an agent.
 #[derive(Debug)]
