@@ -93,7 +93,7 @@ async fn who_is_refused_while_sending_hears_of_it() {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(head(900_000).as_bytes()).await.unwrap();
         for _ in 0..9 {
-            stream.write_all(&[b'x'; 100_000]).await.unwrap();
+            stream.write_all(&vec![b'x'; 100_000]).await.unwrap();
             tokio::task::yield_now().await;
         }
         // The connection goes on.
@@ -104,7 +104,7 @@ async fn who_is_refused_while_sending_hears_of_it() {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(head(LARGE).as_bytes()).await.unwrap();
     let mut sent = 0;
-    while sent < LARGE && stream.write_all(&[b'x'; 65_536]).await.is_ok() {
+    while sent < LARGE && stream.write_all(&vec![b'x'; 65_536]).await.is_ok() {
         sent += 65_536;
     }
     assert!(sent < LARGE, "all of it was taken");
