@@ -2,8 +2,9 @@
 
 use super::Family;
 use ipnet::IpNet;
+use std::ops::RangeInclusive;
 
-/// All chains that the kernel evaluates for packets that are forwarded, with those they lead to.
+/// All chains that the kernel evaluates for packets of IP, with those they lead to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Firewall {
     /// Every chain.
@@ -39,8 +40,12 @@ pub enum Hook {
     Ingress,
     /// Before its way is looked up.
     Prerouting,
+    /// Before the host takes it.
+    Input,
     /// Between two devices.
     Forward,
+    /// As the host itself sends it.
+    Output,
     /// Before it leaves.
     Postrouting,
     /// As it goes to a device (`netdev`).
@@ -92,8 +97,22 @@ pub enum Match {
     Destination(IpNet, Sense),
     /// Its family.
     Family(Family, Sense),
+    /// The protocol behind the IP header.
+    Protocol(u8, Sense),
+    /// The port that it goes to, in one of these ranges. What has no ports has none of them.
+    DestinationPort(Vec<RangeInclusive<u16>>, Sense),
+    /// What connection tracking says of it: one of the states whose bits are set ([`state`]).
+    State(u32, Sense),
     /// Anything else: it may be true or not.
     Other,
+}
+
+/// States of connection tracking, as nftables (`NF_CT_STATE_BIT`) and iptables (`XT_CONNTRACK_STATE_BIT`) number them.
+pub mod state {
+    /// The first packets of a connection, until an answer is seen.
+    pub const NEW: u32 = 1 << 3;
+    /// What is exempt from connection tracking.
+    pub const UNTRACKED: u32 = 1 << 6;
 }
 
 /// Whether a condition is meant as it stands or turned round.

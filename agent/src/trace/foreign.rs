@@ -123,17 +123,23 @@ impl Findings<'_> {
             Exit::Device { device, .. } => Some(device),
             Exit::Tunnel(tunnel) => Some(tunnel.device),
         };
-        let sent = Flow { source: query.local, destination: query.remote, from: port, vrf: end.vrf, to: exit };
+        let sent = Flow::OfVpc { source: query.local, destination: query.remote, from: port, vrf: end.vrf, to: exit };
+        let mut flows = vec![(Way::Sent, sent)];
         // What comes from the same host was looked at where it is sent.
-        let arriving = end.tunnel().map(|tunnel| Flow {
-            source: query.remote,
-            destination: query.local,
-            from: Some(tunnel.device),
-            vrf: end.vrf,
-            to: port,
-        });
-        for (way, flow) in [(Way::Sent, Some(sent)), (Way::Arriving, arriving)] {
-            for it in flow.iter().flat_map(|flow| touched_by(&self.seen.observed.firewall, flow)) {
+        if let Some(tunnel) = end.tunnel() {
+            let (source, destination) = (query.remote, query.local);
+            let arriving = Flow::OfVpc { source, destination, from: Some(tunnel.device), vrf: end.vrf, to: port };
+            flows.push((Way::Arriving, arriving));
+            if let Some(own) = self.seen.desired.vxlans.get(&tunnel.device).map(|it| it.tunnel) {
+                let device = self.underlay_device();
+                flows.extend([(Way::Sent, false), (Way::Arriving, true)].map(|(way, arrives)| {
+                    let (local, other, port) = (own.local, tunnel.vtep, own.port);
+                    (way, Flow::BetweenHosts { local, other, device, port, arrives })
+                }));
+            }
+        }
+        for (way, flow) in flows {
+            for it in touched_by(&self.seen.observed.firewall, &flow) {
                 let seen = (it.object.clone(), Some("not there".to_owned()));
                 self.add(way, check::FIREWALL, verdict_of(it.effect), &it.object, seen, it.reason);
             }

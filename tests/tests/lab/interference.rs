@@ -227,6 +227,17 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "iptables-legacy -t raw -F PREROUTING",
                 "iptables-legacy -t raw PREROUTING rule 1 -j DROP",
             ),
+            // An ordinary host's, which lets in its operators and nobody else.
+            (
+                "iptables-legacy -A INPUT -i lo -j ACCEPT; iptables-legacy -A INPUT -p tcp -j ACCEPT; iptables-legacy -P INPUT DROP",
+                "iptables-legacy -I INPUT -p udp --dport 4789 -j ACCEPT",
+                "iptables-legacy -t filter INPUT policy drop",
+            ),
+            (
+                "iptables-legacy -A OUTPUT -p udp --dport 4000:5000 -j REJECT",
+                "iptables-legacy -F OUTPUT",
+                "iptables-legacy -t filter OUTPUT rule 1 -j REJECT",
+            ),
         ],
     )?;
     // The policy is still to drop, and what was offered lets packets of VPCs pass, also within the host.

@@ -30,7 +30,7 @@ type Case = (&'static str, &'static str, (&'static str, &'static str, &'static s
 const V4: [&str; 2] = ["10.1.0.2", "10.2.1.2"];
 const V6: [&str; 2] = ["fd00:1::2", "fd00:2:0:1::2"];
 
-const OF_V4: [Case; 54] = [
+const OF_V4: [Case; 59] = [
     ("ip route del 10.2.1.0/24 table {table}", "", (THERE, "route", "stops")),
     ("ip route replace 10.2.1.0/24 dev eth1 table {table} proto 67", "", (THERE, "route", "stops")),
     ("ip route replace blackhole 10.2.1.0/24 table {table} proto 67", "", (THERE, "route", "stops")),
@@ -110,6 +110,24 @@ const OF_V4: [Case; 54] = [
         "iptables-legacy -I FORWARD -p tcp --dport 22 -j DROP",
         "iptables-legacy -D FORWARD -p tcp --dport 22 -j DROP",
         (THERE, "firewall", "unknown"),
+    ),
+    // Those in which packets travel to the other host, and from it.
+    ("iptables-legacy -A OUTPUT -o uplink -p udp -j DROP", "iptables-legacy -F OUTPUT", (THERE, "firewall", "stops")),
+    ("iptables-legacy -A INPUT -p udp --dport 4789 -j DROP", "iptables-legacy -F INPUT", (BACK, "firewall", "stops")),
+    (
+        "iptables-legacy -A INPUT -p tcp -j ACCEPT; iptables-legacy -P INPUT DROP",
+        "iptables-legacy -P INPUT ACCEPT; iptables-legacy -F INPUT",
+        (BACK, "firewall", "stops"),
+    ),
+    (
+        "iptables-legacy -t raw -A PREROUTING -s 192.0.2.2 -j DROP",
+        "iptables-legacy -t raw -F PREROUTING",
+        (BACK, "firewall", "stops"),
+    ),
+    (
+        "iptables-legacy -A INPUT -p udp -m length --length 1400: -j DROP",
+        "iptables-legacy -F INPUT",
+        (BACK, "firewall", "unknown"),
     ),
     (
         "ip rule add pref 500 ipproto tcp dport 22 blackhole",

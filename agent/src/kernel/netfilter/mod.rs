@@ -2,6 +2,7 @@
 //!
 //! Neither needs a program of the host. What is not in the kernel is not asked for: a question alone would load it.
 
+mod matches;
 mod nft;
 mod xtables;
 
@@ -19,7 +20,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Reads everything that may decide about forwarded packets.
+    /// Reads everything that may decide about packets of IP.
     pub(super) fn look(&mut self, links: &BTreeMap<InterfaceName, Link>) -> Firewall {
         let names: BTreeMap<u32, InterfaceName> = links.iter().map(|(name, link)| (link.index, *name)).collect();
         let firewall = firewall(self, &names);

@@ -118,7 +118,9 @@ fn read_chain(payload: &[u8]) -> Option<Chain> {
         (Some(0), "netdev") | (Some(5), "inet") => Some(Hook::Ingress),
         (Some(1), "netdev") => Some(Hook::Egress),
         (Some(0), _) => Some(Hook::Prerouting),
+        (Some(1), _) => Some(Hook::Input),
         (Some(2), _) => Some(Hook::Forward),
+        (Some(3), _) => Some(Hook::Output),
         (Some(4), _) => Some(Hook::Postrouting),
         _ => None,
     };
@@ -175,7 +177,14 @@ enum Loaded {
     InIndex,
     OutIndex,
     Family,
+    /// The ethertype.
+    Ethertype,
+    /// The protocol behind the IP header.
     Protocol,
+    /// The port that the packet goes to.
+    DestinationPort,
+    /// A state of connection tracking, with the mask that was laid over it.
+    State(Option<u32>),
     /// A part of an address from its first byte, with the mask that was laid over it.
     Source(Family, Option<Vec<u8>>),
     Destination(Family, Option<Vec<u8>>),
@@ -197,12 +206,15 @@ impl Reading<'_> {
             "meta" if find(3).is_none() => self.load(register(1), meta(find(2).and_then(number))),
             "payload" if find(5).is_none() => {
                 let at = [2, 3, 4].map(|attribute| find(attribute).and_then(number));
-                let loaded = self.address_at(at);
+                let loaded = self.field_at(at);
                 self.load(register(1), loaded);
             }
             "bitwise" => {
                 let mask = find(4).and_then(|mask| self::find(mask, 0, 1)).map(<[u8]>::to_vec);
                 let loaded = match (self.registers.get(&register(1)), mask) {
+                    (Some(Loaded::State(None)), Some(mask)) => {
+                        mask.try_into().ok().map(|mask| Loaded::State(Some(u32::from_ne_bytes(mask))))
+                    }
                     (Some(Loaded::Source(family, None)), Some(mask)) => Some(Loaded::Source(*family, Some(mask))),
                     (Some(Loaded::Destination(family, None)), Some(mask)) => {
                         Some(Loaded::Destination(*family, Some(mask)))
@@ -221,6 +233,28 @@ impl Reading<'_> {
                 let loaded = self.registers.get(&register(1)).cloned();
                 let condition = loaded.zip(sense).and_then(|(loaded, sense)| self.compared(&loaded, value, sense));
                 self.matches.push(condition.unwrap_or(Match::Other));
+            }
+            "range" => {
+                let ends = [3, 4].map(|attribute| {
+                    let value = find(attribute).and_then(|data| self::find(data, 0, 1))?;
+                    Some(u16::from_be_bytes(value.try_into().ok()?))
+                });
+                let sense = match find(2).and_then(number) {
+                    Some(0) => Some(Sense::Is),
+                    Some(1) => Some(Sense::IsNot),
+                    _ => None,
+                };
+                self.matches.push(match (self.registers.get(&register(1)), ends, sense) {
+                    (Some(Loaded::DestinationPort), [Some(first), Some(last)], Some(sense)) => {
+                        Match::DestinationPort(vec![first..=last], sense)
+                    }
+                    _ => Match::Other,
+                });
+            }
+            "ct" if find(4).is_none() => {
+                const STATE: u32 = 0;
+                let loaded = (find(2).and_then(number) == Some(STATE)).then_some(Loaded::State(None));
+                self.load(register(1), loaded);
             }
             "immediate" if register(1) == 0 => {
                 let verdict = find(2).and_then(|data| self::find(data, 0, 2)).unwrap_or_default();
@@ -242,8 +276,9 @@ impl Reading<'_> {
             "objref" | "counter" | "log" | "immediate" | "notrack" | "rt" | "last" | "secmark" | "meta" | "dup"
             | "exthdr" | "flow_offload" | "payload" => {}
             "match" => {
-                let comment = find(1).and_then(text) == Some("comment");
-                self.matches.extend((!comment).then_some(Match::Other));
+                let (name, revision) = (find(1).and_then(text).unwrap_or_default(), find(2).and_then(number));
+                let told = find(3).unwrap_or_default();
+                self.matches.extend(super::matches::condition(name, revision.unwrap_or(u32::MAX), told));
             }
             "target" => self.verdict = target(find(1).and_then(text).unwrap_or_default()),
             _ => self.matches.push(Match::Other),
@@ -257,8 +292,8 @@ impl Reading<'_> {
         }
     }
 
-    /// Base, offset and length of what is loaded from a packet.
-    fn address_at(&self, at: [Option<u32>; 3]) -> Option<Loaded> {
+    /// What is loaded from a packet, by base, offset and length.
+    fn field_at(&self, at: [Option<u32>; 3]) -> Option<Loaded> {
         let v4 = match self.family {
             "ip" => true,
             "ip6" => false,
@@ -266,6 +301,9 @@ impl Reading<'_> {
             _ => self.matches.contains(&Match::Family(Family::V4, Sense::Is)),
         };
         match (at, v4) {
+            // It is only looked at behind a comparison of the protocol, which has one there.
+            ([Some(2), Some(2), Some(2)], _) => Some(Loaded::DestinationPort),
+            ([Some(1), Some(9), Some(1)], true) | ([Some(1), Some(6), Some(1)], false) => Some(Loaded::Protocol),
             ([Some(1), Some(12), Some(1..=4)], true) => Some(Loaded::Source(Family::V4, None)),
             ([Some(1), Some(16), Some(1..=4)], true) => Some(Loaded::Destination(Family::V4, None)),
             ([Some(1), Some(8), Some(1..=16)], false) => Some(Loaded::Source(Family::V6, None)),
@@ -295,11 +333,29 @@ impl Reading<'_> {
                 FAMILY_IPV6 => Some(Match::Family(Family::V6, sense)),
                 _ => None,
             },
-            Loaded::Protocol => match u16::from_be_bytes(value.try_into().ok()?) {
+            Loaded::Ethertype => match u16::from_be_bytes(value.try_into().ok()?) {
                 0x0800 => Some(Match::Family(Family::V4, sense)),
                 0x86dd => Some(Match::Family(Family::V6, sense)),
                 _ => None,
             },
+            Loaded::Protocol => match value {
+                [protocol] => Some(Match::Protocol(*protocol, sense)),
+                _ => None,
+            },
+            Loaded::DestinationPort => {
+                let port = u16::from_be_bytes(value.try_into().ok()?);
+                Some(Match::DestinationPort(vec![port..=port], sense))
+            }
+            Loaded::State(mask) => {
+                let value = u32::from_ne_bytes(value.try_into().ok()?);
+                match (mask, value, sense) {
+                    // One of the states is there, which is written as "not none of them".
+                    (Some(mask), 0, Sense::IsNot) => Some(Match::State(*mask, Sense::Is)),
+                    (Some(mask), 0, Sense::Is) => Some(Match::State(*mask, Sense::IsNot)),
+                    (None, value, sense) => Some(Match::State(value, sense)),
+                    _ => None,
+                }
+            }
             Loaded::Source(family, mask) => Some(Match::Source(network(*family, value, mask.as_deref())?, sense)),
             Loaded::Destination(family, mask) => {
                 Some(Match::Destination(network(*family, value, mask.as_deref())?, sense))
@@ -310,12 +366,13 @@ impl Reading<'_> {
 
 fn meta(key: Option<u32>) -> Option<Loaded> {
     Some(match key? {
-        1 => Loaded::Protocol,
+        1 => Loaded::Ethertype,
         4 => Loaded::InIndex,
         5 => Loaded::OutIndex,
         6 => Loaded::InName,
         7 => Loaded::OutName,
         15 => Loaded::Family,
+        16 => Loaded::Protocol,
         _ => return None,
     })
 }
@@ -384,6 +441,7 @@ pub(super) fn target(name: &str) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::firewall::state;
     use nix::sched::{CloneFlags, unshare};
     use std::{
         io::Write,
@@ -391,17 +449,17 @@ mod tests {
         thread,
     };
 
-    /// What is read of rules that `nft` sets in a network namespace of its own; none where that cannot be had.
-    fn read_back(rules: &str) -> Option<Firewall> {
+    /// What is read of rules that `nft` sets in a network namespace of its own.
+    fn read_back(rules: &str) -> Firewall {
         let rules = rules.to_owned();
         thread::spawn(move || {
             // It takes root.
-            unshare(CloneFlags::CLONE_NEWNET).ok()?;
-            let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().ok()?;
-            nft.stdin.take()?.write_all(rules.as_bytes()).ok()?;
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+            let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+            nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
             assert!(nft.wait().unwrap().success(), "{rules}");
             let names = BTreeMap::from([(1, "lo".parse().unwrap())]);
-            Some(rules_of(&names))
+            rules_of(&names)
         })
         .join()
         .unwrap()
@@ -421,7 +479,7 @@ mod tests {
 
     #[test]
     fn rules_read_as_they_were_written() {
-        let Some(firewall) = read_back(
+        let firewall = read_back(
             "table inet filter {
                 chain forward {
                     type filter hook forward priority 0; policy drop;
@@ -435,15 +493,23 @@ mod tests {
                     tcp dport vmap { 22 : drop, 80 : accept }
                 }
                 chain user { counter; }
-                chain input { type filter hook input priority 0; policy drop; }
+                chain input {
+                    type filter hook input priority 0; policy drop;
+                    ct state established,related accept
+                    ct state != new accept
+                    udp dport 4789 accept
+                    meta l4proto udp udp dport 4000-5000 drop
+                    udp dport != 4789-4790 accept
+                    udp dport { 53, 4789 } accept
+                    tcp dport 22 accept
+                }
+                chain output { type filter hook output priority 0; }
             }
             table ip nat {
                 chain post { type nat hook postrouting priority 100; ip saddr 172.17.0.0/16 oifname != \"docker0\" masquerade; }
             }
             table netdev raw { chain early { type filter hook ingress device lo priority 0; policy drop; }; }",
-        ) else {
-            return;
-        };
+        );
         let forward = chain(&firewall, "forward");
         assert_eq!((forward.hook, forward.drops, &forward.scope), (Some(Hook::Forward), true, &Scope::Both));
         let net = |text: &str| text.parse().unwrap();
@@ -474,7 +540,7 @@ mod tests {
             assert_eq!(have, want);
         }
         assert_eq!(rules[5].1, Verdict::Drop("drop".into()));
-        assert!(rules[5].0.contains(&Match::Other), "{:?}", rules[5]);
+        assert_eq!(rules[5].0, [Match::State(1, Sense::Is)], "and what is logged is no condition");
         assert_eq!(rules[6].0, [v4, Match::Source(net("10.1.2.3/32"), Sense::IsNot)]);
         assert!(matches!(rules[7].1, Verdict::Unclear(_)));
         let post = chain(&firewall, "post");
@@ -482,6 +548,20 @@ mod tests {
         assert_eq!(post.rules[0].verdict, Verdict::Translate("masquerade".into()));
         assert_eq!(post.rules[0].matches[0], Match::Source(net("172.17.0.0/16"), Sense::Is));
         assert_eq!(chain(&firewall, "early").scope, Scope::Devices(vec![pattern("lo", false)]));
-        assert_eq!(chain(&firewall, "input").hook, None, "nothing that is forwarded");
+        let input = chain(&firewall, "input");
+        assert_eq!((input.hook, chain(&firewall, "output").hook), (Some(Hook::Input), Some(Hook::Output)));
+        let (udp, tcp) = (Match::Protocol(17, Sense::Is), Match::Protocol(6, Sense::Is));
+        let ports = |ports: std::ops::RangeInclusive<u16>, sense| Match::DestinationPort(vec![ports], sense);
+        let conditions: Vec<&[Match]> = input.rules.iter().map(|rule| &*rule.matches).collect();
+        assert_eq!(conditions[0], [Match::State(6, Sense::Is)]);
+        assert_eq!(conditions[1], [Match::State(state::NEW, Sense::IsNot)]);
+        assert_eq!(conditions[2], [udp.clone(), ports(4789..=4789, Sense::Is)]);
+        assert!(
+            conditions[3].starts_with(std::slice::from_ref(&udp))
+                && conditions[3].ends_with(&[ports(4000..=5000, Sense::Is)])
+        );
+        assert_eq!(conditions[4], [udp.clone(), ports(4789..=4790, Sense::IsNot)]);
+        assert_eq!(conditions[5], [udp, Match::Other], "what is in a set is not read");
+        assert_eq!(conditions[6], [tcp, ports(22..=22, Sense::Is)]);
     }
 }

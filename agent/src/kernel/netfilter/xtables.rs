@@ -1,6 +1,6 @@
 //! The older interface of iptables (`include/uapi/linux/netfilter_ipv4/ip_tables.h` and its likeness for IPv6), read-only.
 
-use super::nft::target;
+use super::{matches, nft::target};
 use crate::objects::{
     Family,
     firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict},
@@ -170,7 +170,9 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
         if let Some((name, number)) = names.get(&entry.at) {
             let hook = match number {
                 Some(0) => Some(Hook::Prerouting),
+                Some(1) => Some(Hook::Input),
                 Some(2) => Some(Hook::Forward),
+                Some(3) => Some(Hook::Output),
                 Some(4) => Some(Hook::Postrouting),
                 _ => None,
             };
@@ -195,7 +197,7 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
             continue;
         }
         let label = format!("rule {}", chain.rules.len() + 1);
-        chain.rules.push(FilterRule { label, matches: matches(family, &layout, entry)?, verdict });
+        chain.rules.push(FilterRule { label, matches: conditions(family, &layout, entry)?, verdict });
     }
     Some(chains)
 }
@@ -232,7 +234,7 @@ fn verdict(entry: &Entry<'_>, names: &BTreeMap<usize, (String, Option<usize>)>, 
     })
 }
 
-fn matches(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<Match>> {
+fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<Match>> {
     let bytes = entry.bytes;
     let inverted = *bytes.get(layout.inverted)?;
     let sense = |bit: u8| if inverted & bit == 0 { Sense::Is } else { Sense::IsNot };
@@ -260,8 +262,10 @@ fn matches(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<Mat
             (None, _) => Match::Other,
         });
     }
-    if short(bytes, layout.protocol) != 0 {
-        found.push(Match::Other);
+    match u8::try_from(short(bytes, layout.protocol)) {
+        Ok(0) => {}
+        Ok(protocol) => found.push(Match::Protocol(protocol, sense(0x40))),
+        Err(_) => found.push(Match::Other),
     }
     // Matches of modules.
     let mut at = layout.len;
@@ -271,9 +275,8 @@ fn matches(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<Mat
         if length < 32 {
             return None;
         }
-        if name_at(bytes, at + 2, 29)? != "comment" {
-            found.push(Match::Other);
-        }
+        let (name, revision) = (name_at(bytes, at + 2, 29)?, *bytes.get(at + 31)?);
+        found.extend(matches::condition(&name, revision.into(), bytes.get(at + 32..at + length)?));
         at += length;
     }
     Some(found)

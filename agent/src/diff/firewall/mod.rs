@@ -1,0 +1,183 @@
+//! Which rules of the host's packet filters touch packets that VPCs send each other, and those in which they travel between hosts.
+//!
+//! Nothing is known of packets of VPCs but the devices that they come from and go to and the networks that they come from and
+//! go to, so a rule is reported unless one of these tells that it cannot meet them, or that every one of them was let pass
+//! before. In the hook `forward`, packets of a VPC come from its VRF, whichever port or tunnel it was in fact.
+//! Those between hosts are UDP to the port of VXLAN; a rule about them is reported where no such packet passes, and to whoever asks
+//! for a path also where that cannot be told.
+
+mod packets;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use super::{Interference, InterferenceKind, survey::Survey};
+use crate::objects::{
+    Effect, Family, Firewall,
+    firewall::{Backend, Chain, Hook, Scope},
+};
+use cps_peering_config::net::InterfaceName;
+use packets::{BetweenHosts, Kind, OfVpcs, Packets};
+use std::net::IpAddr;
+use walk::{End, Walk};
+
+/// Rules that are looked at for each chain that the kernel begins with. Chains that call each other may be many more.
+const BUDGET: usize = 100_000;
+/// Rules that are named for each chain that the kernel begins with.
+const NAMED: usize = 5;
+
+pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
+    let firewall = &survey.observed.firewall;
+    unread(firewall, found);
+    if firewall.chains.is_empty() {
+        return;
+    }
+    let (of_vpcs, between_hosts) = (OfVpcs::of(survey), BetweenHosts::of(survey));
+    for chain in &firewall.chains {
+        let Some(hook) = chain.hook else { continue };
+        for family in Family::ALL {
+            if let Some(packets) = of_vpcs.at(hook, family, &chain.scope) {
+                walk(firewall, chain, packets, found);
+            }
+        }
+        if let Some(packets) = between_hosts.as_ref().and_then(|them| them.at(hook, &chain.scope)) {
+            let mut touched = Vec::new();
+            walk(firewall, chain, packets, &mut touched);
+            // The host's own filter is not ours to judge, but for what no packet between hosts passes.
+            found.extend(touched.into_iter().filter(|it| it.effect == Effect::DropsAll));
+        }
+    }
+}
+
+/// Packets from one address to another, in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Of a VPC.
+    OfVpc {
+        /// From where.
+        source: IpAddr,
+        /// To where.
+        destination: IpAddr,
+        /// The device that they come from; none where the host itself sends them.
+        from: Option<InterfaceName>,
+        /// The VRF that it is in.
+        vrf: InterfaceName,
+        /// The device that they go to; none where the host takes them.
+        to: Option<InterfaceName>,
+    },
+    /// Those in which they travel between this host and another one.
+    BetweenHosts {
+        /// The VTEP address of this host.
+        local: IpAddr,
+        /// The other host's.
+        other: IpAddr,
+        /// The device of the underlay, if that is known.
+        device: Option<InterfaceName>,
+        /// The UDP port of VXLAN.
+        port: u16,
+        /// Whether they come from the other host.
+        arrives: bool,
+    },
+}
+
+/// What of the host's packet filters touches packets of one flow.
+pub fn touched_by(firewall: &Firewall, flow: &Flow) -> Vec<Interference> {
+    let mut found = Vec::new();
+    if matches!(flow, Flow::OfVpc { .. }) {
+        unread(firewall, &mut found);
+    }
+    for chain in &firewall.chains {
+        let Some(hook) = chain.hook else { continue };
+        for packets in Packets::of_flow(flow, hook, &chain.scope) {
+            walk(firewall, chain, packets, &mut found);
+        }
+    }
+    found
+}
+
+fn unread(firewall: &Firewall, found: &mut Vec<Interference>) {
+    for what in &firewall.unread {
+        let reason = "nobody knows whether it drops packets of VPCs".to_owned();
+        found.push(Interference {
+            device: None,
+            kind: InterferenceKind::Firewall,
+            effect: Effect::MayDrop,
+            object: what.clone(),
+            reason,
+        });
+    }
+}
+
+/// Follows packets through a chain that the kernel begins with.
+fn walk(firewall: &Firewall, chain: &Chain, packets: Packets, found: &mut Vec<Interference>) {
+    let kind = packets.kind;
+    let mut walk = Walk { firewall, chain, budget: BUDGET, some_passed: false, touched: Vec::new() };
+    let end = walk.chain(chain, packets, 0, true);
+    if let End::Open(_) = end
+        && chain.drops
+    {
+        let effect = if walk.some_passed { Effect::MayDrop } else { Effect::DropsAll };
+        walk.touched.push(("policy drop".to_owned(), "drops", effect));
+    }
+    // What drops all of them comes first.
+    walk.touched.sort_by_key(|(.., effect)| std::cmp::Reverse(*effect));
+    for (rule, does, effect) in walk.touched.into_iter().take(NAMED) {
+        let interference = Interference {
+            device: None,
+            kind: InterferenceKind::Firewall,
+            effect,
+            object: format!("{} {rule}", name(chain)),
+            reason: reason(chain, kind, does),
+        };
+        if !found.contains(&interference) {
+            found.push(interference);
+        }
+    }
+}
+
+/// A chain in the words of its program.
+fn name(chain: &Chain) -> String {
+    let (table, name) = (&chain.table, &chain.name);
+    match chain.backend {
+        Backend::Legacy => {
+            let program = if chain.scope == Scope::Ip(Family::V6) { "ip6tables-legacy" } else { "iptables-legacy" };
+            format!("{program} -t {table} {name}")
+        }
+        Backend::Nftables => format!("nft {} {table} {name}", chain.family),
+    }
+}
+
+/// What a rule does to packets, and the line that exempts them.
+fn reason(chain: &Chain, kind: Kind, does: &str) -> String {
+    let (table, name) = (&chain.table, &chain.name);
+    let program = if chain.scope == Scope::Ip(Family::V6) { "ip6tables-legacy" } else { "iptables-legacy" };
+    let leaves = matches!(chain.hook, Some(Hook::Postrouting | Hook::Egress));
+    let forwards = chain.hook == Some(Hook::Forward);
+    let each = |line: String| {
+        format!("{line}, for cps{} and each port,", if chain.backend == Backend::Legacy { "+" } else { "*" })
+    };
+    let exemption = match (chain.backend, kind) {
+        (Backend::Legacy, Kind::BetweenHosts(port)) => {
+            format!("{program} -t {table} -I {name} -p udp --dport {port} -j ACCEPT")
+        }
+        (Backend::Nftables, Kind::BetweenHosts(port)) => {
+            format!("nft insert rule {} {table} {name} udp dport {port} accept", chain.family)
+        }
+        (Backend::Legacy, Kind::OfVpcs) if forwards => format!("{program} -t {table} -I {name} -i cpsvrf+ -j ACCEPT"),
+        (Backend::Nftables, Kind::OfVpcs) if forwards => {
+            format!("nft insert rule {} {table} {name} iifname \"cpsvrf*\" accept", chain.family)
+        }
+        (Backend::Legacy, Kind::OfVpcs) => {
+            each(format!("{program} -t {table} -I {name} -{} DEVICE -j ACCEPT", if leaves { "o" } else { "i" }))
+        }
+        (Backend::Nftables, Kind::OfVpcs) => {
+            let device = if leaves { "oifname" } else { "iifname" };
+            each(format!("nft insert rule {} {table} {name} {device} \"DEVICE\" accept", chain.family))
+        }
+    };
+    let whose = match kind {
+        Kind::OfVpcs => "packets of VPCs",
+        Kind::BetweenHosts(_) => "packets between this host and others",
+    };
+    format!("{does} {whose}: {exemption} exempts them")
+}

@@ -1,0 +1,337 @@
+//! Packets as a rule can tell them from others.
+
+use super::Flow;
+use crate::{
+    diff::survey::Survey,
+    objects::{
+        Family,
+        firewall::{FilterRule, Hook, Match, Pattern, Scope, Sense, state},
+    },
+};
+use cps_peering_config::net::{InterfaceName, overlap, within};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::libc;
+use std::{collections::BTreeSet, net::IpAddr};
+
+/// What is known of where packets come from, or go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Devices {
+    /// The hook does not know the device: no rule about it is true.
+    Untold,
+    /// Any but the loopback device.
+    Any,
+    /// One of these.
+    These(BTreeSet<InterfaceName>),
+}
+
+impl Devices {
+    pub(super) fn one(name: InterfaceName) -> Devices {
+        Devices::These(BTreeSet::from([name]))
+    }
+
+    fn fit(&self, pattern: &Pattern) -> Extent {
+        match self {
+            Devices::Untold => Extent::None,
+            Devices::Any if !pattern.open && pattern.text == LOOPBACK => Extent::None,
+            Devices::Any => Extent::Some,
+            Devices::These(names) => {
+                let fitting = names.iter().filter(|name| pattern.fits(name.as_str())).count();
+                Extent::part(fitting, names.len())
+            }
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&InterfaceName) -> bool) {
+        if let Devices::These(names) = self {
+            names.retain(keep);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Devices::These(names) if names.is_empty())
+    }
+}
+
+const LOOPBACK: &str = "lo";
+#[expect(clippy::cast_possible_truncation, reason = "it is 17")]
+const UDP: u8 = libc::IPPROTO_UDP as u8;
+
+/// Whose packets they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Of VPCs: whatever servers send.
+    OfVpcs,
+    /// The host's own, in which those of VPCs travel to another host: VXLAN to this UDP port. Nobody answers from that port, so
+    /// that connection tracking never takes them for a part of an established connection.
+    BetweenHosts(u16),
+}
+
+/// Packets, as a rule can tell them from others.
+#[derive(Debug, Clone)]
+pub(super) struct Packets {
+    pub(super) kind: Kind,
+    pub(super) family: Family,
+    /// Where they come from.
+    pub(super) from: Devices,
+    /// Where they go to.
+    pub(super) to: Devices,
+    /// The networks that they come from.
+    pub(super) sources: Vec<IpNet>,
+    /// The networks that they go to.
+    pub(super) destinations: Vec<IpNet>,
+}
+
+fn asks_for_addresses(survey: &Survey<'_>) -> bool {
+    let of_address = |one: &Match| matches!(one, Match::Source(..) | Match::Destination(..));
+    let mut asked = survey.observed.firewall.chains.iter().flat_map(|chain| &chain.rules);
+    asked.any(|rule| rule.matches.iter().any(of_address))
+}
+
+const EVERYWHERE: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0)),
+];
+
+/// The packets of all VPCs of a host.
+pub(super) struct OfVpcs {
+    pub(super) vrfs: BTreeSet<InterfaceName>,
+    pub(super) members: BTreeSet<InterfaceName>,
+    pub(super) networks: Vec<IpNet>,
+}
+
+impl OfVpcs {
+    pub(super) fn of(survey: &Survey<'_>) -> OfVpcs {
+        let desired = survey.desired;
+        let networks = if asks_for_addresses(survey) {
+            // There may be a million.
+            let routes = desired.routes().filter(|route| route.key.prefix.prefix_len() > 0);
+            IpNet::aggregate(&routes.map(|route| route.key.prefix).collect())
+        } else {
+            EVERYWHERE.to_vec()
+        };
+        let members = desired.ports.keys().chain(desired.vxlans.keys()).copied().collect();
+        OfVpcs { vrfs: desired.vrfs.keys().copied().collect(), members, networks }
+    }
+
+    /// Those of a family at a hook; none where there are none.
+    pub(super) fn at(&self, hook: Hook, family: Family, scope: &Scope) -> Option<Packets> {
+        let all = || Devices::These(self.vrfs.union(&self.members).copied().collect());
+        let (from, to) = match hook {
+            Hook::Ingress | Hook::Prerouting => (all(), Devices::Untold),
+            Hook::Forward => (Devices::These(self.vrfs.clone()), all()),
+            Hook::Postrouting | Hook::Egress => (Devices::Untold, all()),
+            // What servers send to a gateway, and what it answers, is no packet from one VPC to another.
+            Hook::Input | Hook::Output => return None,
+        };
+        let networks: Vec<IpNet> = self.networks.iter().copied().filter(|net| Family::of(net) == family).collect();
+        Packets { kind: Kind::OfVpcs, family, from, to, sources: networks.clone(), destinations: networks }
+            .within(scope)
+    }
+}
+
+/// What hosts send each other so that packets of VPCs get from one to another.
+pub(super) struct BetweenHosts {
+    pub(super) port: u16,
+    pub(super) local: IpAddr,
+    /// The device that has the address; it may be another one by which packets come.
+    pub(super) device: Devices,
+    pub(super) others: Vec<IpNet>,
+}
+
+impl BetweenHosts {
+    /// None where there are no other hosts.
+    pub(super) fn of(survey: &Survey<'_>) -> Option<BetweenHosts> {
+        let desired = survey.desired;
+        let tunnel = desired.vxlans.values().next()?.tunnel;
+        let others: BTreeSet<IpAddr> = desired.senders.values().flatten().copied().collect();
+        if others.is_empty() {
+            return None;
+        }
+        let others = if asks_for_addresses(survey) {
+            IpNet::aggregate(&others.into_iter().map(IpNet::from).collect())
+        } else {
+            EVERYWHERE.into_iter().filter(|net| Family::of(net) == Family::of(&IpNet::from(tunnel.local))).collect()
+        };
+        let has_it = |name: &InterfaceName| name.as_str() != LOOPBACK;
+        let having = survey.observed.addresses.keys().filter(|address| address.net.addr() == tunnel.local);
+        let having: BTreeSet<InterfaceName> = having.map(|address| address.device).filter(has_it).collect();
+        let device = if having.is_empty() { Devices::Any } else { Devices::These(having) };
+        Some(BetweenHosts { port: tunnel.port, local: tunnel.local, device, others })
+    }
+
+    /// Those at a hook, what arrives and what is sent; none where there are none.
+    pub(super) fn at(&self, hook: Hook, scope: &Scope) -> Option<Packets> {
+        outer(hook, self.port, (self.local, self.others.clone()), self.device.clone())?.within(scope)
+    }
+}
+
+/// What goes between a host and others through a device of it, at a hook: arriving, or being sent.
+fn outer(hook: Hook, port: u16, (local, others): (IpAddr, Vec<IpNet>), device: Devices) -> Option<Packets> {
+    let local = vec![IpNet::from(local)];
+    let arrives = match hook {
+        Hook::Ingress | Hook::Prerouting | Hook::Input => true,
+        Hook::Output | Hook::Postrouting | Hook::Egress => false,
+        Hook::Forward => return None,
+    };
+    let (sources, destinations) = if arrives { (others, local) } else { (local, others) };
+    let (from, to) = if arrives { (device, Devices::Untold) } else { (Devices::Untold, device) };
+    let family = Family::of(sources.first()?);
+    Some(Packets { kind: Kind::BetweenHosts(port), family, from, to, sources, destinations })
+}
+
+impl Packets {
+    /// Those of one flow at a hook.
+    pub(super) fn of_flow(flow: &Flow, hook: Hook, scope: &Scope) -> Vec<Packets> {
+        match *flow {
+            Flow::OfVpc { source, destination, from, vrf, to } => {
+                let (sources, destinations) = (vec![IpNet::from(source)], vec![IpNet::from(destination)]);
+                let family = Family::of(&sources[0]);
+                let packets = places(hook, from, vrf, to).into_iter().filter_map(|(from, to)| {
+                    let (sources, destinations) = (sources.clone(), destinations.clone());
+                    Packets { kind: Kind::OfVpcs, family, from, to, sources, destinations }.within(scope)
+                });
+                packets.collect()
+            }
+            Flow::BetweenHosts { local, other, device, port, arrives } => {
+                let device = device.map_or(Devices::Any, Devices::one);
+                let packets = outer(hook, port, (local, vec![IpNet::from(other)]), device);
+                let packets = packets.filter(|packets| (packets.from != Devices::Untold) == arrives);
+                packets.and_then(|packets| packets.within(scope)).into_iter().collect()
+            }
+        }
+    }
+
+    /// Those of them that a table sees; none where it sees none.
+    pub(super) fn within(mut self, scope: &Scope) -> Option<Packets> {
+        match scope {
+            Scope::Ip(only) if *only != self.family => return None,
+            Scope::Ip(_) | Scope::Both => {}
+            Scope::Devices(patterns) => {
+                let on = |name: &InterfaceName| patterns.iter().any(|pattern| pattern.fits(name.as_str()));
+                for devices in [&mut self.from, &mut self.to] {
+                    devices.retain(on);
+                }
+            }
+        }
+        (!self.is_empty() && !self.sources.is_empty()).then_some(self)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.from.is_empty() || self.to.is_empty()
+    }
+
+    /// Whether a rule meets all of them, some, or none.
+    pub(super) fn meets(&self, rule: &FilterRule) -> Extent {
+        rule.matches.iter().map(|one| self.fits(one)).max().unwrap_or(Extent::All)
+    }
+
+    /// Whether what a rule does to some of them is worth telling. Of the host's own packets it is, where the rule asks for something
+    /// by which these can be told: hosts have many rules about marks, rates and lists that are about anything but these.
+    pub(super) fn concerns(&self, rule: &FilterRule, extent: Extent) -> bool {
+        let names_them = |one: &Match| match one {
+            Match::Protocol(..) | Match::DestinationPort(..) | Match::Source(..) | Match::Destination(..) => {
+                self.fits(one) != Extent::None
+            }
+            _ => false,
+        };
+        self.kind == Kind::OfVpcs || extent == Extent::All || rule.matches.iter().any(names_them)
+    }
+
+    fn fits(&self, condition: &Match) -> Extent {
+        let networks = |all: &[IpNet], net: &IpNet, sense: Sense| {
+            if Family::of(net) != self.family {
+                return Extent::None;
+            }
+            let inside = all.iter().filter(|one| within(one, net)).count();
+            let touched = all.iter().any(|one| overlap(one, net));
+            let extent = if inside == 0 && touched { Extent::Some } else { Extent::part(inside, all.len()) };
+            turned(extent, sense)
+        };
+        let devices = |devices: &Devices, pattern: &Pattern, sense: Sense| match devices {
+            // Not for what it is not about, either.
+            Devices::Untold => Extent::None,
+            known => turned(known.fit(pattern), sense),
+        };
+        let of_the_host = |is: bool, sense: Sense| turned(if is { Extent::All } else { Extent::None }, sense);
+        match (condition, self.kind) {
+            (Match::In(pattern, sense), _) => devices(&self.from, pattern, *sense),
+            (Match::Out(pattern, sense), _) => devices(&self.to, pattern, *sense),
+            (Match::Source(net, sense), _) => networks(&self.sources, net, *sense),
+            (Match::Destination(net, sense), _) => networks(&self.destinations, net, *sense),
+            (Match::Family(family, sense), _) => of_the_host(*family == self.family, *sense),
+            (Match::Protocol(protocol, sense), Kind::BetweenHosts(_)) => of_the_host(*protocol == UDP, *sense),
+            (Match::DestinationPort(ports, sense), Kind::BetweenHosts(port)) => {
+                of_the_host(ports.iter().any(|ports| ports.contains(&port)), *sense)
+            }
+            (Match::State(states, sense), Kind::BetweenHosts(_)) => match states & (state::NEW | state::UNTRACKED) {
+                0 => of_the_host(false, *sense),
+                // One or the other, by what else the host has.
+                _ => Extent::Some,
+            },
+            (Match::Protocol(..) | Match::DestinationPort(..) | Match::State(..), Kind::OfVpcs) | (Match::Other, _) => {
+                Extent::Some
+            }
+        }
+    }
+
+    /// Without those that a rule lets pass which asks for nothing but a device.
+    pub(super) fn without(&mut self, rule: &FilterRule) {
+        let [condition] = rule.matches.as_slice() else { return };
+        let keep =
+            |pattern: &Pattern, sense: Sense, name: &InterfaceName| pattern.fits(name.as_str()) != (sense == Sense::Is);
+        match condition {
+            Match::In(pattern, sense) => self.from.retain(|name| keep(pattern, *sense, name)),
+            Match::Out(pattern, sense) => self.to.retain(|name| keep(pattern, *sense, name)),
+            _ => {}
+        }
+    }
+}
+
+/// Where packets of a VPC come from and go to at a hook. They come to `prerouting` twice: from their device, and again from its VRF.
+fn places(
+    hook: Hook,
+    from: Option<InterfaceName>,
+    vrf: InterfaceName,
+    to: Option<InterfaceName>,
+) -> Vec<(Devices, Devices)> {
+    use Devices::Untold;
+    let one = Devices::one;
+    match hook {
+        Hook::Ingress => from.map(|from| (one(from), Untold)).into_iter().collect(),
+        Hook::Prerouting => {
+            let both = from.map(|from| [(one(from), Untold), (one(vrf), Untold)]);
+            both.into_iter().flatten().collect()
+        }
+        Hook::Forward => from.and(to).map(|to| (one(vrf), one(to))).into_iter().collect(),
+        Hook::Postrouting | Hook::Egress => to.map(|to| (Untold, one(to))).into_iter().collect(),
+        // Chains for what a gateway itself takes in or sends are not looked at.
+        Hook::Input | Hook::Output => Vec::new(),
+    }
+}
+
+/// How many of the packets something is true for; the later one counts where several must be true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Extent {
+    All,
+    Some,
+    None,
+}
+
+impl Extent {
+    pub(super) fn part(part: usize, whole: usize) -> Extent {
+        match part {
+            0 => Extent::None,
+            part if part == whole => Extent::All,
+            _ => Extent::Some,
+        }
+    }
+}
+
+fn turned(extent: Extent, sense: Sense) -> Extent {
+    match (extent, sense) {
+        (extent, Sense::Is) => extent,
+        (Extent::All, Sense::IsNot) => Extent::None,
+        (Extent::Some, Sense::IsNot) => Extent::Some,
+        (Extent::None, Sense::IsNot) => Extent::All,
+    }
+}

@@ -1,0 +1,259 @@
+use super::{packets::Devices, *};
+use crate::objects::firewall::{FilterRule, Match, Pattern, Sense, Verdict, state};
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+
+fn packets() -> OfVpcs {
+    let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+    let networks = ["10.1.0.0/16", "10.2.0.0/16", "fd00:1::/48"].map(|net| net.parse().unwrap()).to_vec();
+    OfVpcs { vrfs: names(&["cpsvrf1", "cpsvrf2"]), members: names(&["cpspeer7", "eth1"]), networks }
+}
+
+fn pattern(text: &str) -> Pattern {
+    match text.strip_suffix('*') {
+        Some(text) => Pattern { text: text.to_owned(), open: true },
+        None => Pattern { text: text.to_owned(), open: false },
+    }
+}
+
+fn from(text: &str) -> Match {
+    Match::In(pattern(text), Sense::Is)
+}
+
+fn to(text: &str, sense: Sense) -> Match {
+    Match::Out(pattern(text), sense)
+}
+
+fn source(text: &str) -> Match {
+    Match::Source(text.parse().unwrap(), Sense::Is)
+}
+
+fn rule(matches: Vec<Match>, verdict: Verdict) -> FilterRule {
+    FilterRule { label: "rule 1".into(), matches, verdict }
+}
+
+fn drop() -> Verdict {
+    Verdict::Drop("drop".into())
+}
+
+/// What is reported of chains, the first of which is where the kernel begins.
+fn touched(hook: Hook, drops: bool, chains: Vec<(&str, Vec<FilterRule>)>) -> Vec<String> {
+    let chains = chains.into_iter().enumerate().map(|(place, (name, rules))| Chain {
+        backend: Backend::Nftables,
+        scope: Scope::Both,
+        family: "inet",
+        table: "filter".into(),
+        name: name.into(),
+        hook: (place == 0).then_some(hook),
+        drops: drops && place == 0,
+        rules,
+    });
+    let firewall = Firewall { chains: chains.collect(), unread: Vec::new() };
+    let chain = &firewall.chains[0];
+    let Some(packets) = packets().at(hook, Family::V4, &chain.scope) else { return Vec::new() };
+    let mut walk = Walk { firewall: &firewall, chain, budget: BUDGET, some_passed: false, touched: Vec::new() };
+    let end = walk.chain(chain, packets, 0, true);
+    let policy = matches!(end, End::Open(_)) && drops;
+    let rules = walk.touched.into_iter().map(|(rule, does, _)| format!("{does}: {rule}"));
+    rules.chain(policy.then(|| "policy".to_owned())).collect()
+}
+
+/// What touches packets from eth1, which go to cpspeer7, and whether it drops all of them.
+fn on_the_way(hook: Hook, drops: bool, rules: &[(&str, Vec<FilterRule>)]) -> Vec<Effect> {
+    let chains = rules.iter().enumerate().map(|(place, (name, rules))| Chain {
+        backend: Backend::Legacy,
+        scope: Scope::Ip(Family::V4),
+        family: "ip",
+        table: "filter".into(),
+        name: (*name).into(),
+        hook: (place == 0).then_some(hook),
+        drops: drops && place == 0,
+        rules: rules.clone(),
+    });
+    let firewall = Firewall { chains: chains.collect(), unread: Vec::new() };
+    let flow = Flow::OfVpc {
+        source: "10.1.0.5".parse().unwrap(),
+        destination: "10.2.0.5".parse().unwrap(),
+        from: Some("eth1".parse().unwrap()),
+        vrf: "cpsvrf1".parse().unwrap(),
+        to: Some("cpspeer7".parse().unwrap()),
+    };
+    touched_by(&firewall, &flow).into_iter().map(|it| it.effect).collect()
+}
+
+#[test]
+fn only_what_every_packet_of_a_flow_meets_drops_all_of_them() {
+    let forward = |drops, rules| on_the_way(Hook::Forward, drops, &[("FORWARD", rules)]);
+    let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
+    let to_port = |verdict| rule(vec![from("cpsvrf1"), Match::Other], verdict);
+    assert_eq!(forward(false, vec![rule(vec![from("cpsvrf1")], drop())]), all, "one VRF of two, and it is its own");
+    assert_eq!(forward(false, vec![rule(vec![from("cpsvrf2")], drop())]), []);
+    assert_eq!(forward(false, vec![rule(vec![from("eth1")], drop())]), [], "they come from the VRF there");
+    assert_eq!(forward(false, vec![rule(vec![source("10.1.0.0/24")], drop())]), all);
+    assert_eq!(forward(false, vec![rule(vec![source("10.1.9.0/24")], drop())]), []);
+    assert_eq!(forward(false, vec![rule(vec![source("10.2.0.0/24")], drop())]), [], "those are answers");
+    assert_eq!(forward(false, vec![to_port(drop())]), some, "of one port, for instance");
+    assert_eq!(forward(true, vec![]), all, "the policy");
+    assert_eq!(forward(true, vec![to_port(Verdict::Accept)]), some, "some are let pass before");
+    assert_eq!(forward(false, vec![to_port(Verdict::Return), rule(vec![], drop())]), some);
+    let masquerade = Verdict::Translate("MASQUERADE".into());
+    assert_eq!(on_the_way(Hook::Postrouting, false, &[("POSTROUTING", vec![rule(vec![], masquerade)])]), some);
+    let prerouting =
+        |device: &str| on_the_way(Hook::Prerouting, false, &[("PREROUTING", vec![rule(vec![from(device)], drop())])]);
+    assert_eq!((prerouting("eth1"), prerouting("cpsvrf1"), prerouting("cpspeer7")), (all.clone(), all.clone(), vec![]));
+    // Chains that are called.
+    let call = |matches| vec![rule(matches, Verdict::Jump("user".into()))];
+    let called = |matches, rules| on_the_way(Hook::Forward, false, &[("FORWARD", call(matches)), ("user", rules)]);
+    assert_eq!(called(vec![], vec![rule(vec![], drop())]), all);
+    assert_eq!(called(vec![Match::Other], vec![rule(vec![], drop())]), some);
+}
+
+#[test]
+fn a_policy_that_drops_is_reported_until_our_packets_are_exempt() {
+    assert_eq!(touched(Hook::Forward, true, vec![("forward", vec![])]), ["policy"]);
+    assert!(touched(Hook::Forward, false, vec![("forward", vec![])]).is_empty());
+    let exempt = |name: &str| vec![("forward", vec![rule(vec![from(name)], Verdict::Accept)])];
+    assert!(touched(Hook::Forward, true, exempt("cpsvrf*")).is_empty());
+    assert!(touched(Hook::Forward, true, exempt("cps*")).is_empty());
+    assert_eq!(touched(Hook::Forward, true, exempt("cpsvrf1")), ["policy"], "one of two VPCs");
+    let both = ["cpsvrf1", "cpsvrf2"].map(|name| rule(vec![from(name)], Verdict::Accept)).to_vec();
+    assert!(touched(Hook::Forward, true, vec![("forward", both)]).is_empty(), "each of them by itself");
+    let half = vec![rule(vec![from("cpsvrf*"), Match::Other], Verdict::Accept)];
+    assert_eq!(touched(Hook::Forward, true, vec![("forward", half)]), ["policy"], "only some packets");
+}
+
+#[test]
+fn rules_that_cannot_meet_our_packets_are_not_reported() {
+    let docker = vec![
+        rule(vec![to("docker0", Sense::Is)], drop()),
+        rule(vec![from("docker0"), to("docker0", Sense::IsNot)], drop()),
+        rule(vec![source("172.17.0.0/16")], drop()),
+    ];
+    assert!(touched(Hook::Forward, false, vec![("forward", docker)]).is_empty());
+    let masquerade = |net: &str| {
+        let rules = vec![rule(vec![source(net), to("docker0", Sense::IsNot)], Verdict::Translate("masquerade".into()))];
+        touched(Hook::Postrouting, false, vec![("postrouting", rules)])
+    };
+    assert!(masquerade("172.17.0.0/16").is_empty());
+    assert_eq!(masquerade("10.1.7.0/24"), ["rewrites: rule 1 masquerade"], "a network of a VPC");
+    assert_eq!(masquerade("10.0.0.0/8"), ["rewrites: rule 1 masquerade"]);
+    let to_ours = vec![rule(vec![to("cpspeer*", Sense::Is)], Verdict::Translate("masquerade".into()))];
+    assert_eq!(touched(Hook::Postrouting, false, vec![("postrouting", to_ours)]).len(), 1);
+}
+
+#[test]
+fn chains_that_are_called_are_followed() {
+    let call = |matches: Vec<Match>, verdict: fn(String) -> Verdict| vec![rule(matches, verdict("user".into()))];
+    let all_dropped = vec![rule(vec![], drop())];
+    let found =
+        touched(Hook::Forward, false, vec![("forward", call(vec![], Verdict::Jump)), ("user", all_dropped.clone())]);
+    assert_eq!(found, ["drops: chain user rule 1 drop"]);
+    let elsewhere = call(vec![from("docker0")], Verdict::Jump);
+    assert!(touched(Hook::Forward, false, vec![("forward", elsewhere), ("user", all_dropped)]).is_empty());
+    let accepted = vec![rule(vec![from("cps*")], Verdict::Accept)];
+    assert!(
+        touched(Hook::Forward, true, vec![("forward", call(vec![], Verdict::Jump)), ("user", accepted)]).is_empty()
+    );
+    let returned = vec![rule(vec![], Verdict::Return), rule(vec![], drop())];
+    assert!(
+        touched(Hook::Forward, false, vec![("forward", call(vec![], Verdict::Goto)), ("user", returned)]).is_empty()
+    );
+    let circle = touched(
+        Hook::Forward,
+        false,
+        vec![("forward", call(vec![], Verdict::Jump)), ("user", call(vec![], Verdict::Jump))],
+    );
+    assert_eq!(circle.len(), 1, "it ends: {circle:?}");
+}
+
+#[test]
+fn what_the_rule_does_not_tell_is_reported() {
+    let rules = vec![
+        rule(vec![Match::Other], drop()),
+        rule(vec![Match::Family(Family::V6, Sense::Is)], drop()),
+        rule(vec![], Verdict::Unclear("vmap".into())),
+    ];
+    let found = touched(Hook::Forward, false, vec![("forward", rules)]);
+    assert_eq!(found, ["drops: rule 1 drop", "may drop: rule 1 vmap"]);
+}
+
+/// What is reported of packets between this host, where `uplink` has the address, and others: of those that arrive in this hook, or
+/// leave by it. The first is of all of them, the second of those that one other host sends or gets.
+fn between_hosts(hook: Hook, drops: bool, rules: Vec<FilterRule>) -> (Vec<Effect>, Vec<Effect>) {
+    let chain = Chain {
+        backend: Backend::Nftables,
+        scope: Scope::Both,
+        family: "inet",
+        table: "filter".into(),
+        name: "host".into(),
+        hook: Some(hook),
+        drops,
+        rules,
+    };
+    let firewall = Firewall { chains: vec![chain], unread: Vec::new() };
+    let (port, local) = (4789, "192.0.2.1".parse().unwrap());
+    let others: Vec<IpNet> = ["192.0.2.2/32", "198.51.100.0/25"].map(|net| net.parse().unwrap()).to_vec();
+    let uplink = "uplink".parse().unwrap();
+    let all = BetweenHosts { port, local, device: Devices::These(BTreeSet::from([uplink])), others };
+    let mut found = Vec::new();
+    if let Some(packets) = all.at(hook, &Scope::Both) {
+        walk(&firewall, &firewall.chains[0], packets, &mut found);
+    }
+    let flows = [true, false].map(|arrives| Flow::BetweenHosts {
+        local,
+        other: "192.0.2.2".parse().unwrap(),
+        device: Some(uplink),
+        port,
+        arrives,
+    });
+    let effects = |found: Vec<Interference>| found.into_iter().map(|it| it.effect).collect::<Vec<_>>();
+    (effects(found), effects(flows.iter().flat_map(|flow| touched_by(&firewall, flow)).collect()))
+}
+
+#[test]
+fn what_hosts_send_each_other_is_told_from_everything_else() {
+    let udp = || Match::Protocol(17, Sense::Is);
+    let to_port = |port: u16| Match::DestinationPort(vec![port..=port], Sense::Is);
+    let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
+    let both = |effects: &[Effect]| (effects.to_vec(), effects.to_vec());
+    let input = |drops, rules: &[FilterRule]| between_hosts(Hook::Input, drops, rules.to_vec());
+    // What an ordinary host has.
+    let ordinary = [
+        rule(vec![from("lo")], Verdict::Accept),
+        rule(vec![Match::State(6, Sense::Is)], Verdict::Accept),
+        rule(vec![Match::State(1, Sense::Is)], drop()),
+        rule(vec![Match::Protocol(6, Sense::Is), to_port(22)], Verdict::Accept),
+        rule(vec![Match::Protocol(1, Sense::Is)], Verdict::Accept),
+    ];
+    assert_eq!(input(true, &ordinary), both(&all), "nothing lets them pass");
+    assert_eq!(input(false, &ordinary), both(&[]));
+    let exempt = |matches: Vec<Match>| [&ordinary[..], &[rule(matches, Verdict::Accept)]].concat();
+    assert_eq!(input(true, &exempt(vec![udp(), to_port(4789)])), both(&[]));
+    assert_eq!(input(true, &exempt(vec![udp(), to_port(53)])), both(&all));
+    assert_eq!(input(true, &exempt(vec![from("uplink")])), both(&[]));
+    assert_eq!(input(true, &exempt(vec![from("other")])), both(&all));
+    assert_eq!(input(true, &exempt(vec![source("192.0.2.0/24")])), (some.clone(), vec![]), "one host of several");
+    assert_eq!(input(true, &exempt(vec![udp(), Match::Other])), both(&some), "a set, for instance");
+    assert_eq!(input(true, &exempt(vec![Match::State(state::NEW, Sense::Is)])), both(&some));
+    // Rules that say nothing of them are about others.
+    assert_eq!(input(false, &[rule(vec![Match::Other], drop())]), both(&[]));
+    assert_eq!(input(false, &[rule(vec![udp(), Match::Other], drop())]), both(&some));
+    assert_eq!(input(false, &[rule(vec![], Verdict::Unclear("verdict map".into()))]), both(&some));
+    assert_eq!(input(false, &[rule(vec![udp(), to_port(4789)], drop())]), both(&all));
+    let others = Match::DestinationPort(vec![1..=4788, 4790..=9999], Sense::Is);
+    assert_eq!(input(false, &[rule(vec![udp(), others], drop())]), both(&[]));
+    let not_there = Match::DestinationPort(vec![4789..=4789], Sense::IsNot);
+    assert_eq!(input(false, &[rule(vec![udp(), not_there], drop())]), both(&[]));
+    assert_eq!(input(false, &[rule(vec![source("192.0.2.2/32")], drop())]), (some, all.clone()));
+    assert_eq!(input(false, &[rule(vec![source("192.0.2.1/32")], drop())]), both(&[]), "that is this host");
+    // Other hooks.
+    for hook in [Hook::Ingress, Hook::Prerouting] {
+        assert_eq!(between_hosts(hook, false, vec![rule(vec![from("uplink"), udp()], drop())]), both(&all));
+        assert_eq!(between_hosts(hook, false, vec![rule(vec![from("eth1"), udp()], drop())]), both(&[]));
+    }
+    for hook in [Hook::Output, Hook::Postrouting, Hook::Egress] {
+        assert_eq!(between_hosts(hook, false, vec![rule(vec![to("uplink", Sense::Is), udp()], drop())]), both(&all));
+        assert_eq!(between_hosts(hook, false, vec![rule(vec![source("192.0.2.2/32")], drop())]), both(&[]));
+    }
+    assert_eq!(between_hosts(Hook::Forward, true, vec![]), both(&[]), "they are not forwarded");
+}

@@ -1,0 +1,113 @@
+//! Matches of iptables, as they stand in rules of either interface (`include/uapi/linux/netfilter/xt_*.h`). Numbers are in the
+//! processor's order.
+
+use crate::objects::firewall::{Match, Sense};
+use std::ops::RangeInclusive;
+
+/// What a match asks for, by its name, its revision and what it has been told; none where it asks for nothing.
+pub(super) fn condition(name: &str, revision: u32, told: &[u8]) -> Option<Match> {
+    let known = match (name, revision) {
+        ("comment", _) => return None,
+        ("udp", 0) => udp(told),
+        ("multiport", 1) => multiport(told),
+        // `struct xt_state_info`
+        ("state", 0) => word(told, 0).map(|states| Match::State(states, Sense::Is)),
+        ("conntrack", 1..=3) => conntrack(told, revision),
+        _ => None,
+    };
+    Some(known.unwrap_or(Match::Other))
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn sense(inverted: bool) -> Sense {
+    if inverted { Sense::IsNot } else { Sense::Is }
+}
+
+/// `struct xt_udp`: source ports, destination ports, and which of the two are meant the other way round.
+fn udp(told: &[u8]) -> Option<Match> {
+    let inverted = *told.get(8)?;
+    let from = half(told, 0)?..=half(told, 2)?;
+    let to = half(told, 4)?..=half(told, 6)?;
+    (from == (0..=u16::MAX) && inverted & 0x01 == 0)
+        .then(|| Match::DestinationPort(vec![to], sense(inverted & 0x02 != 0)))
+}
+
+/// `struct xt_multiport_v1`: whether source ports are meant, how many there are, 15 of them, which of those begin a range, and
+/// whether all is meant the other way round.
+fn multiport(told: &[u8]) -> Option<Match> {
+    const DESTINATION: u8 = 1;
+    let count = usize::from(*told.get(1)?);
+    if *told.first()? != DESTINATION {
+        return None;
+    }
+    let mut ports: Vec<RangeInclusive<u16>> = Vec::new();
+    let mut place = 0;
+    while place < count.min(15) {
+        let first = half(told, 2 + 2 * place)?;
+        let is_range = *told.get(32 + place)? != 0;
+        let last = if is_range { half(told, 4 + 2 * place)? } else { first };
+        ports.push(first..=last);
+        place += if is_range { 2 } else { 1 };
+    }
+    Some(Match::DestinationPort(ports, sense(*told.get(47)? != 0)))
+}
+
+/// `struct xt_conntrack_mtinfo1` to `3`, where nothing but the state is asked for.
+fn conntrack(told: &[u8], revision: u32) -> Option<Match> {
+    /// Behind eight addresses, two times and five ports.
+    const FLAGS: usize = 8 * 16 + 2 * 4 + 5 * 2;
+    const STATE: u16 = 1;
+    let (asked, inverted) = (half(told, FLAGS)?, half(told, FLAGS + 2)?);
+    let states = if revision == 1 { u32::from(*told.get(FLAGS + 4)?) } else { u32::from(half(told, FLAGS + 4)?) };
+    (asked == STATE).then(|| Match::State(states, sense(inverted & STATE != 0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::firewall::state;
+
+    #[test]
+    fn matches_that_are_not_understood_may_hold_or_not() {
+        assert_eq!(condition("comment", 0, b"why"), None);
+        for (name, revision, told) in [("mark", 1, &[0u8; 12][..]), ("udp", 0, &[0; 3]), ("udp", 7, &[0; 10])] {
+            assert_eq!(condition(name, revision, told), Some(Match::Other), "{name}");
+        }
+    }
+
+    #[test]
+    fn ports_and_states_are_read() {
+        let udp = |from: [u16; 2], to: [u16; 2], inverted| {
+            let mut told: Vec<u8> = [from, to].concat().iter().flat_map(|port| port.to_ne_bytes()).collect();
+            told.extend([inverted, 0]);
+            condition("udp", 0, &told)
+        };
+        assert_eq!(udp([0, u16::MAX], [4789, 4790], 2), Some(Match::DestinationPort(vec![4789..=4790], Sense::IsNot)));
+        assert_eq!(udp([7, 7], [4789, 4789], 0), Some(Match::Other));
+        let mut told = vec![1, 3];
+        told.extend([22u16, 4789, 4800].iter().flat_map(|port| port.to_ne_bytes()));
+        told.resize(48, 0);
+        told[33] = 1;
+        let ports = Match::DestinationPort(vec![22..=22, 4789..=4800], Sense::Is);
+        assert_eq!(condition("multiport", 1, &told), Some(ports));
+        for revision in [1, 3] {
+            let mut told = vec![0; 160];
+            told[146] = 1;
+            told[148] = 1;
+            told[150] = 8;
+            let expected = Match::State(state::NEW, Sense::IsNot);
+            // In the processor's order the low byte is first on all that this runs on.
+            assert_eq!(condition("conntrack", revision, &told), Some(expected), "{revision}");
+            told[146] = 3;
+            assert_eq!(condition("conntrack", revision, &told), Some(Match::Other));
+        }
+        assert_eq!(condition("state", 0, &6u32.to_ne_bytes()), Some(Match::State(6, Sense::Is)));
+    }
+}
