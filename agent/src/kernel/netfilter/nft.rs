@@ -225,13 +225,13 @@ impl Reading<'_> {
             }
             "cmp" => {
                 let value = find(3).and_then(|data| self::find(data, 0, 1)).unwrap_or_default();
-                let sense = match find(2).and_then(number) {
-                    Some(0) => Some(Sense::Is),
-                    Some(1) => Some(Sense::IsNot),
+                let comparison = find(2).and_then(number);
+                let loaded = self.registers.get(&register(1)).cloned();
+                let condition = match (loaded, sense(comparison)) {
+                    (Some(loaded), Some(sense)) => self.compared(&loaded, value, sense),
+                    (Some(Loaded::DestinationPort), None) => from_or_up_to(comparison, value),
                     _ => None,
                 };
-                let loaded = self.registers.get(&register(1)).cloned();
-                let condition = loaded.zip(sense).and_then(|(loaded, sense)| self.compared(&loaded, value, sense));
                 self.matches.push(condition.unwrap_or(Match::Other));
             }
             "range" => {
@@ -239,11 +239,7 @@ impl Reading<'_> {
                     let value = find(attribute).and_then(|data| self::find(data, 0, 1))?;
                     Some(u16::from_be_bytes(value.try_into().ok()?))
                 });
-                let sense = match find(2).and_then(number) {
-                    Some(0) => Some(Sense::Is),
-                    Some(1) => Some(Sense::IsNot),
-                    _ => None,
-                };
+                let sense = sense(find(2).and_then(number));
                 self.matches.push(match (self.registers.get(&register(1)), ends, sense) {
                     (Some(Loaded::DestinationPort), [Some(first), Some(last)], Some(sense)) => {
                         Match::DestinationPort(vec![first..=last], sense)
@@ -362,6 +358,26 @@ impl Reading<'_> {
             }
         }
     }
+}
+
+/// What is asked of a value that is compared, by `NFT_CMP_EQ` or `NFT_CMP_NEQ`, and of a range.
+fn sense(comparison: Option<u32>) -> Option<Sense> {
+    match comparison? {
+        0 => Some(Sense::Is),
+        1 => Some(Sense::IsNot),
+        _ => None,
+    }
+}
+
+/// One end of a range of ports (`NFT_CMP_LTE`, `NFT_CMP_GTE`).
+fn from_or_up_to(comparison: Option<u32>, value: &[u8]) -> Option<Match> {
+    let port = u16::from_be_bytes(value.try_into().ok()?);
+    let ports = match comparison? {
+        3 => 0..=port,
+        5 => port..=u16::MAX,
+        _ => return None,
+    };
+    Some(Match::DestinationPort(vec![ports], Sense::Is))
 }
 
 fn meta(key: Option<u32>) -> Option<Loaded> {
@@ -556,10 +572,7 @@ mod tests {
         assert_eq!(conditions[0], [Match::State(6, Sense::Is)]);
         assert_eq!(conditions[1], [Match::State(state::NEW, Sense::IsNot)]);
         assert_eq!(conditions[2], [udp.clone(), ports(4789..=4789, Sense::Is)]);
-        assert!(
-            conditions[3].starts_with(std::slice::from_ref(&udp))
-                && conditions[3].ends_with(&[ports(4000..=5000, Sense::Is)])
-        );
+        assert_eq!(conditions[3], [udp.clone(), ports(4000..=u16::MAX, Sense::Is), ports(0..=5000, Sense::Is)]);
         assert_eq!(conditions[4], [udp.clone(), ports(4789..=4790, Sense::IsNot)]);
         assert_eq!(conditions[5], [udp, Match::Other], "what is in a set is not read");
         assert_eq!(conditions[6], [tcp, ports(22..=22, Sense::Is)]);
