@@ -64,9 +64,11 @@ fn conntrack(told: &[u8], revision: u32) -> Option<Match> {
     /// Behind eight addresses, two times and five ports.
     const FLAGS: usize = 8 * 16 + 2 * 4 + 5 * 2;
     const STATE: u16 = 1;
+    /// Says only that it was written as `-m state` (`XT_CONNTRACK_STATE_ALIAS`).
+    const ALIAS: u16 = 1 << 13;
     let (asked, inverted) = (half(told, FLAGS)?, half(told, FLAGS + 2)?);
     let states = if revision == 1 { u32::from(*told.get(FLAGS + 4)?) } else { u32::from(half(told, FLAGS + 4)?) };
-    (asked == STATE).then(|| Match::State(states, sense(inverted & STATE != 0)))
+    (asked & !ALIAS == STATE).then(|| Match::State(states, sense(inverted & STATE != 0)))
 }
 
 #[cfg(test)]

@@ -465,15 +465,16 @@ mod tests {
         thread,
     };
 
-    /// What is read of rules that `nft` sets in a network namespace of its own.
-    fn read_back(rules: &str) -> Firewall {
-        let rules = rules.to_owned();
+    /// What is read of what a command sets in a network namespace of its own, of which it is told on its input.
+    fn read_back(command: &[&str], rules: &str) -> Firewall {
+        let (command, rules): (Vec<_>, _) = (command.iter().map(|part| (*part).to_owned()).collect(), rules.to_owned());
         thread::spawn(move || {
             // It takes root.
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-            let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
-            nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-            assert!(nft.wait().unwrap().success(), "{rules}");
+            let mut child =
+                Command::new(&command[0]).args(&command[1..]).stdin(Stdio::piped()).spawn().expect(&command[0]);
+            child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+            assert!(child.wait().unwrap().success(), "{rules}");
             let names = BTreeMap::from([(1, "lo".parse().unwrap())]);
             rules_of(&names)
         })
@@ -496,6 +497,7 @@ mod tests {
     #[test]
     fn rules_read_as_they_were_written() {
         let firewall = read_back(
+            &["nft", "-f", "-"],
             "table inet filter {
                 chain forward {
                     type filter hook forward priority 0; policy drop;
@@ -576,5 +578,28 @@ mod tests {
         assert_eq!(conditions[4], [udp.clone(), ports(4789..=4790, Sense::IsNot)]);
         assert_eq!(conditions[5], [udp, Match::Other], "what is in a set is not read");
         assert_eq!(conditions[6], [tcp, ports(22..=22, Sense::Is)]);
+    }
+
+    #[test]
+    fn what_iptables_makes_of_its_rules_is_read() {
+        let firewall = read_back(
+            &["iptables-nft-restore"],
+            "*filter
+:INPUT DROP
+-A INPUT -p udp --dport 4789 -j ACCEPT
+-A INPUT -p udp -m multiport --dports 53,4780:4790 -j ACCEPT
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -m state ! --state NEW -m comment --comment why -j DROP
+COMMIT
+",
+        );
+        let input = chain(&firewall, "INPUT");
+        assert_eq!((input.hook, input.drops), (Some(Hook::Input), true));
+        let udp = Match::Protocol(17, Sense::Is);
+        let conditions: Vec<&[Match]> = input.rules.iter().map(|rule| &*rule.matches).collect();
+        assert_eq!(conditions[0], [udp.clone(), Match::DestinationPort(vec![4789..=4789], Sense::Is)]);
+        assert_eq!(conditions[1], [udp, Match::DestinationPort(vec![53..=53, 4780..=4790], Sense::Is)]);
+        assert_eq!(conditions[2], [Match::State(6, Sense::Is)]);
+        assert_eq!(conditions[3], [Match::State(state::NEW, Sense::IsNot)]);
     }
 }
