@@ -57,7 +57,7 @@ pub struct Entry {
     /// What was asked, without secrets.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub asked: Value,
-    /// The accounts that it concerns: the one that asked, and those with a side in the peering.
+    /// The accounts that it concerns: the one that asked, and those that its events are told.
     pub accounts: BTreeSet<AccountId>,
     /// From which address it was asked; empty where that is not known, or it happened by itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -161,11 +161,10 @@ pub(crate) fn entries(
     let mut accounts: BTreeSet<AccountId> = request.actor.account().cloned().into_iter().collect();
     // A refusal is nobody else's business.
     if result.is_ok() {
-        // What becomes of a VPC's CIDRs concerns those whom it is peered with, and not who only asks to be (rule L11).
-        let of_vpc = matches!(request.command, Command::AddCidr(_) | Command::RemoveCidr(_));
-        let accepted = |id: &PeeringId| tx.state.peerings().get(id).is_some_and(Peering::was_accepted);
-        let touched = peerings(tx, &changes).into_iter().filter(|(id, _)| !of_vpc || accepted(id));
-        accounts.extend(touched.flat_map(|(_, accounts)| accounts));
+        // Of what others do, an account hears here what its events tell it, and of nothing else (rule L11).
+        let touched: BTreeSet<String> = peerings(tx, &changes).into_iter().map(|(id, _)| id.to_string()).collect();
+        let told = events.iter().filter(|event| touched.contains(&event.target)).flat_map(|event| &event.told);
+        accounts.extend(told.map(|told| told.account.clone()));
         if let Command::Account(change) = &request.command {
             accounts.insert(change.id.clone());
         }

@@ -19,6 +19,7 @@
 
 mod assembler;
 mod ingress;
+mod packet;
 mod pairs;
 #[cfg(test)]
 mod tests;

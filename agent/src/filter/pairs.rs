@@ -5,9 +5,12 @@
 //! known.
 
 use super::assembler::{Ancillary, Assembler, At, Label, Program};
-use super::ingress::{
-    CHUNK, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP, IPV4_DESTINATION, IPV4_SOURCE, IPV6_DESTINATION, IPV6_SOURCE, if_in4,
-    if_in6,
+use super::{
+    ingress::CHUNK,
+    packet::{
+        ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP, IPV4_DESTINATION, IPV4_SOURCE, IPV6_DESTINATION, IPV6_SOURCE, if_in4,
+        if_in6,
+    },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 

@@ -107,7 +107,7 @@ pub enum Match {
     Other,
 }
 
-/// States of connection tracking, as nftables (`NF_CT_STATE_BIT`) and iptables (`XT_CONNTRACK_STATE_BIT`) number them.
+/// States of connection tracking, as nftables numbers them (`NF_CT_STATE_BIT`).
 pub mod state {
     /// The first packets of a connection, until an answer is seen.
     pub const NEW: u32 = 1 << 3;

@@ -4,17 +4,21 @@
 mod egress;
 pub mod firewall;
 mod foreign;
+mod ingress;
 mod operation;
 mod remote;
+mod rule;
 
 pub use egress::{Egress, Queue, Rate, Shaper};
 pub use firewall::Firewall;
 pub use foreign::{Effect, Fate, Foreign, ForeignRoute};
+pub use ingress::{FilterHandle, GuardKind, Ingress, IngressFilter, UnderlayState};
 pub use operation::{LinkChange, Operation};
 pub use remote::{Remote, Run, Source};
+pub use rule::{Lookup, Rule, RuleAhead};
 
 use crate::{
-    filter::{IngressPolicy, Program, Vlan},
+    filter::{IngressPolicy, Vlan},
     ownership,
 };
 pub use cps_peering_config::net::Mac;
@@ -268,68 +272,6 @@ pub enum RouteTo {
     Nexthop(u32),
 }
 
-/// A filter on what arrives at a device of a VRF (rule C7).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum IngressFilter {
-    /// Drops what the program rejects ([`REJECTED`](crate::filter::REJECTED)), and leaves everything else to the filters
-    /// behind it.
-    Reject(Program),
-    /// Takes in what the program accepts, and leaves everything else to the filters behind it.
-    Accept(Program),
-    /// Drops what no other filter took.
-    DropRest,
-}
-
-/// What arrives at a device is looked at by these filters.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ingress {
-    /// Our filters, by handle; none for what is on our place but not as we would ever make it.
-    pub filters: BTreeMap<FilterHandle, Option<IngressFilter>>,
-    /// Whether the qdisc that holds them is of another kind than ours.
-    pub is_foreign: bool,
-    /// Filters that others have there, in the words of `tc`, with what they do.
-    pub foreign: BTreeMap<String, Effect>,
-    /// The lowest priority of others' filters, which look at packets before those behind them.
-    pub foreign_from: Option<u16>,
-    /// The program of the underlay's filter, by the kernel's id for it, where it is there; 0 for another one in its place.
-    pub underlay_program: Option<u32>,
-}
-
-/// The filter of the underlay: who may send to this host with which VNI (rule C7).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UnderlayState {
-    /// The VTEPs that may send with each VNI of ours; none where only another process can read that.
-    pub senders: Option<BTreeMap<Vni, BTreeSet<IpAddr>>>,
-    /// The devices on which it is, each with what it is there for; none where only another process can tell that.
-    pub guarded: BTreeMap<InterfaceName, Option<GuardKind>>,
-    /// Whether the kernel refuses to have one: then nothing may be taken from the underlay.
-    pub unavailable: bool,
-}
-
-/// What the filter of the underlay looks at on a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum GuardKind {
-    /// All that the device receives for this host.
-    Device,
-    /// What a bond, team or bridge leaves to this member of it.
-    Member,
-}
-
-/// A filter's place on its device: priority and handle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FilterHandle {
-    /// The priority; lower comes first.
-    pub priority: u16,
-    /// The number within the priority, from 1.
-    pub handle: u32,
-}
-
-impl fmt::Display for FilterHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "priority {} handle {}", self.priority, self.handle)
-    }
-}
-
 /// All that should be there on a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -465,97 +407,6 @@ pub enum LinkKind {
     NotEthernet,
     /// Anything else.
     Other,
-}
-
-/// A policy rule that sends everything to a table or to `l3mdev`. Rules with selectors are not our concern.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rule {
-    /// The family.
-    pub family: Family,
-    /// The priority; lower comes first.
-    pub priority: u32,
-    /// What it does.
-    pub lookup: Lookup,
-    /// Who made it (`FRA_PROTOCOL`).
-    pub protocol: u8,
-}
-
-/// What a [`Rule`] does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lookup {
-    /// Looks into table `local` (255).
-    Local,
-    /// Looks into the table of the packet's VRF.
-    L3mdev,
-}
-
-/// A policy rule of somebody else that the kernel asks before `l3mdev`: what it selects is led, or stopped, before the VRF's table
-/// is asked at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleAhead {
-    /// The family.
-    pub family: Family,
-    /// The priority.
-    pub priority: u32,
-    /// The name of the interface at which packets arrive, if it selects by that.
-    pub iif: Option<String>,
-    /// The name of the interface that packets are sent to, if it selects by that.
-    pub oif: Option<String>,
-    /// The sources that it selects, if not all.
-    pub from: Option<IpNet>,
-    /// Whether it selects packets with a mark that is not 0.
-    pub marked: bool,
-    /// Whether it selects packets of a tunnel with an id that is not 0.
-    pub tunnel: bool,
-    /// Whether it selects what user 0 sends, or does not ask who. Packets that are forwarded count as user 0's.
-    pub root: bool,
-    /// Whether it selects by what no route depends on: protocol, ports, type of service and the like.
-    pub of_service: bool,
-    /// Whether it selects everything else.
-    pub inverted: bool,
-    /// The rule in the words of `ip rule`, without its priority.
-    pub text: String,
-}
-
-impl Default for RuleAhead {
-    /// Selects everything.
-    fn default() -> Self {
-        Self {
-            family: Family::V4,
-            priority: 0,
-            iif: None,
-            oif: None,
-            from: None,
-            marked: false,
-            tunnel: false,
-            root: true,
-            of_service: false,
-            inverted: false,
-            text: String::new(),
-        }
-    }
-}
-
-impl RuleAhead {
-    /// Whether it can select a packet that has neither a mark nor a tunnel id and that user 0 sends or that is forwarded.
-    pub fn may_select_unmarked(&self) -> bool {
-        self.inverted || !(self.marked || self.tunnel || !self.root)
-    }
-
-    /// Whether it can select a question for a route through a device, which comes from the host itself and has no source yet
-    /// (`RTM_GETROUTE` with `RTA_DST` and `RTA_OIF` only).
-    pub fn may_select_lookups(&self) -> bool {
-        let of_the_host = self.iif.as_ref().is_none_or(|iif| iif == "lo");
-        let without_source = self.from.is_none_or(|from| from.addr().is_unspecified());
-        self.inverted || (self.may_select_unmarked() && of_the_host && without_source)
-    }
-}
-
-impl fmt::Display for RuleAhead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = if self.family == Family::V6 { "-6 rule" } else { "rule" };
-        write!(f, "{family} priority {} {}", self.priority, self.text)
-    }
 }
 
 /// All that concerns us on a host, as the kernel has it.

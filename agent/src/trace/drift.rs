@@ -298,6 +298,10 @@ impl Findings<'_> {
                     UNKNOWN
                 }
             }
+            // What it rejects, only it knows.
+            Operation::RemoveFilter(_, place) if matches!(there.get(place), Some(Some(IngressFilter::Reject(_)))) => {
+                UNKNOWN
+            }
             Operation::SetFilter(_, place, _) | Operation::RemoveFilter(_, place)
                 if there.get(place) == Some(&None) =>
             {

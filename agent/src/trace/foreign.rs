@@ -131,11 +131,19 @@ impl Findings<'_> {
             let arriving = Flow::OfVpc { source, destination, from: Some(tunnel.device), vrf: end.vrf, to: port };
             flows.push((Way::Arriving, arriving));
             if let Some(own) = self.seen.desired.vxlans.get(&tunnel.device).map(|it| it.tunnel) {
-                let device = self.underlay_device();
-                flows.extend([(Way::Sent, false), (Way::Arriving, true)].map(|(way, arrives)| {
-                    let (local, other, port) = (own.local, tunnel.vtep, own.port);
-                    (way, Flow::BetweenHosts { local, other, device, port, arrives })
-                }));
+                let leaves = self.underlay_device();
+                // What arrives may come by another device than by which the host sends, unless that has the address.
+                let has_it = |device: &InterfaceName| {
+                    let mut addresses = self.seen.observed.addresses.keys();
+                    addresses.any(|it| it.device == *device && it.net.addr() == own.local)
+                };
+                let comes = leaves.filter(has_it);
+                flows.extend([(Way::Sent, false, leaves), (Way::Arriving, true, comes)].map(
+                    |(way, arrives, device)| {
+                        let (local, other, port) = (own.local, tunnel.vtep, own.port);
+                        (way, Flow::BetweenHosts { local, other, device, port, arrives })
+                    },
+                ));
             }
         }
         for (way, flow) in flows {

@@ -16,9 +16,11 @@ use crate::{
         trace::{Neighbour, RouteFound},
     },
     objects::{
-        Desired, DeviceSetting, Effect, Egress, Family, Firewall, Link, LinkKind, Observed, RuleAhead,
+        Desired, DeviceSetting, Effect, Egress, Family, FilterHandle, Firewall, IngressFilter, Link, LinkKind,
+        Observed, RuleAhead,
         firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict as RuleVerdict},
     },
+    ownership::REJECT_PRIORITY,
 };
 use cps_peering_config::{
     HostConfig, ValidHostConfig,
@@ -262,6 +264,20 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
         let [ingress, egress] = filter("cpspeer1001", effect);
         assert_eq!(ingress, [none(), one(check::SOURCE_FILTER, verdict)]);
         assert_eq!(egress, [one(check::SHAPER, verdict), none()]);
+    }
+    // A program of ours that should not be there any more rejects what only it knows.
+    for (device, wrong) in
+        [("eth1", [unknown(check::PORT_FILTER), none()]), ("cpspeer1001", [none(), unknown(check::SOURCE_FILTER)])]
+    {
+        let stale = bench.wrong(|it| {
+            let ingress = it.observed.ingress.entry(name(device)).or_default();
+            let Some(Some(IngressFilter::Accept(program))) = ingress.filters.values().next().cloned() else {
+                panic!("a device has filters")
+            };
+            let place = FilterHandle { priority: REJECT_PRIORITY, handle: 7 };
+            ingress.filters.insert(place, Some(IngressFilter::Reject(program)));
+        });
+        assert_eq!(stale, wrong, "{device}");
     }
     assert_eq!(filter("uplink", Effect::MayDrop), [[none(), none()], [none(), none()]], "the host's own affair");
     assert_eq!(filter("uplink", Effect::DropsAll)[1], [stops(check::UNDERLAY), none()]);

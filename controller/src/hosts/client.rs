@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than an agent may hold back its answer.
@@ -97,6 +98,9 @@ pub async fn whose(client: &Client, agent: &str) -> Result<(Option<ClusterId>, O
     Ok((cluster, report.desired))
 }
 
+/// How many questions about paths one host is asked at once; an agent looks at one after the other.
+const PATHS_OF_HOST: usize = 4;
+
 /// Makes clients. Clones share those that are shared.
 #[derive(Clone)]
 pub struct AgentClients {
@@ -109,6 +113,8 @@ pub struct AgentClients {
 /// Clients by host, with when they were made.
 struct Shared {
     clients: BTreeMap<HostId, (Instant, Client)>,
+    /// Those who ask for paths, by the host that they ask now.
+    turns: BTreeMap<HostId, Arc<Semaphore>>,
     /// When those that are not used any more were last looked for.
     cleared: Instant,
 }
@@ -117,7 +123,7 @@ impl AgentClients {
     /// With an identity, agents are spoken to over TLS. `poll` is how often each is asked how it stands.
     pub fn new(identity: Option<Identity>, poll: Duration) -> Self {
         // A connection goes on with the certificates it began with: each question how a host stands begins a new one.
-        let shared = Shared { clients: BTreeMap::new(), cleared: Instant::now() };
+        let shared = Shared { clients: BTreeMap::new(), turns: BTreeMap::new(), cleared: Instant::now() };
         Self { identity, cluster: None, idle: poll / 4, shared: Arc::new(Mutex::new(shared)) }
     }
 
@@ -149,6 +155,14 @@ impl AgentClients {
             .timeout(TOTAL_TIMEOUT)
             .tcp_nodelay(true);
         builder.pool_idle_timeout(self.idle).tls_backend_preconfigured(tls).build()
+    }
+
+    /// Where those take turns who ask a host for paths.
+    pub(super) fn turns_of(&self, host: &HostId) -> Arc<Semaphore> {
+        // What is in it is whole at any time.
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.turns.retain(|_, turns| Arc::strong_count(turns) > 1);
+        Arc::clone(shared.turns.entry(host.clone()).or_insert_with(|| Arc::new(Semaphore::new(PATHS_OF_HOST))))
     }
 
     /// A client for small questions to one host's agent; its connection is kept for a minute.
@@ -186,5 +200,17 @@ mod tests {
         let error = read_snapshot(answer(LONGEST_SNAPSHOT + 1)).await.unwrap_err();
         assert!(matches!(error, AnswerError::TooLong(LONGEST_SNAPSHOT)), "{error}");
         assert_eq!(read_error(answer(LONGEST_ERROR + 1)).await.unwrap().len(), LONGEST_ERROR);
+    }
+
+    #[tokio::test]
+    async fn a_host_is_asked_a_few_questions_at_once() {
+        let clients = AgentClients::new(None, Duration::from_secs(1));
+        let [one, two]: [HostId; 2] = ["h1", "h2"].map(|host| host.parse().unwrap());
+        let taken: Vec<_> = (0..PATHS_OF_HOST).map(|_| clients.turns_of(&one).try_acquire_owned().unwrap()).collect();
+        assert!(clients.clone().turns_of(&one).try_acquire_owned().is_err(), "of all that ask");
+        assert!(clients.turns_of(&two).try_acquire_owned().is_ok(), "another host");
+        drop(taken);
+        assert!(clients.turns_of(&one).try_acquire_owned().is_ok());
+        assert_eq!(clients.shared.lock().unwrap().turns.len(), 1, "those that nobody asks now are forgotten");
     }
 }

@@ -8,12 +8,8 @@ use cps_peering_config::{
     trace::{Fact, TraceAnswer, TraceQuery},
 };
 use reqwest::{Response, StatusCode};
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
-    time::Duration,
-};
-use tokio::{sync::Semaphore, time::timeout};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// How long an answer may take: the agent's time, and a second for the way.
 const PATIENCE: Duration = TRACE_ANSWER_WITHIN.saturating_add(Duration::from_secs(1));
@@ -23,9 +19,6 @@ const LONGEST_ANSWER: usize = 1 << 20;
 const MAX_FACTS: usize = 64;
 /// The longest text that is taken from a fact, in characters.
 const MAX_TEXT: usize = 400;
-/// How many questions one host is asked at once; an agent looks at one after the other.
-const MAX_OF_HOST: usize = 4;
-
 /// What a host answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -43,7 +36,7 @@ pub enum Answer {
 pub async fn ask(clients: &AgentClients, host: &HostId, agent: &str, query: &TraceQuery) -> Answer {
     let asked = async {
         // It is never closed.
-        let _turn = turns_of(host).acquire_owned().await;
+        let _turn = clients.turns_of(host).acquire_owned().await;
         let client = clients.shared(host)?;
         let url = format!("{}{TRACE_PATH}", agent.trim_end_matches('/'));
         read(client.post(url).json(query).timeout(PATIENCE).send().await?).await
@@ -68,16 +61,6 @@ async fn read(answer: Response) -> Result<Answer, AnswerError> {
             Ok(Answer::Refused(format!("{status}: {}", cut(message.trim(), MAX_TEXT))))
         }
     }
-}
-
-/// Those who ask a host take turns.
-fn turns_of(host: &HostId) -> Arc<Semaphore> {
-    static TURNS: LazyLock<Mutex<BTreeMap<HostId, Arc<Semaphore>>>> = LazyLock::new(Mutex::default);
-    // What is in it is whole at any time.
-    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
-    // Only hosts that somebody asks now.
-    turns.retain(|_, turns| Arc::strong_count(turns) > 1);
-    Arc::clone(turns.entry(host.clone()).or_insert_with(|| Arc::new(Semaphore::new(MAX_OF_HOST))))
 }
 
 fn bounded(mut facts: Vec<Fact>) -> Vec<Fact> {
@@ -133,18 +116,5 @@ mod tests {
         let answer = read(response(403, "not you")).await.unwrap();
         assert_eq!(answer, Answer::Refused("403 Forbidden: not you".to_owned()));
         assert_eq!(read(response(404, "")).await.unwrap(), Answer::Unknown);
-    }
-
-    #[tokio::test]
-    async fn a_host_is_asked_a_few_questions_at_once() {
-        let [one, two]: [HostId; 2] = ["turns-1", "turns-2"].map(|host| host.parse().unwrap());
-        let mut taken = Vec::new();
-        for _ in 0..MAX_OF_HOST {
-            taken.push(turns_of(&one).try_acquire_owned().unwrap());
-        }
-        assert!(turns_of(&one).try_acquire_owned().is_err());
-        assert!(turns_of(&two).try_acquire_owned().is_ok(), "another host");
-        taken.pop();
-        assert!(turns_of(&one).try_acquire_owned().is_ok());
     }
 }

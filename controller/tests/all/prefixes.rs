@@ -19,6 +19,7 @@ use cps_peering_controller::{
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -284,6 +285,40 @@ fn inventories_have_the_lists_of_both_sides() {
     other.run(&Command::Apply(Apply::of(exported.clone()))).unwrap();
     assert_eq!(inventory(&other.state), exported);
     assert!(exported.peerings[0].peer_import_prefixes.is_some() && exported.peerings[0].peer_export_prefixes.is_none());
+}
+
+/// What one peering gives up another may have, wherever they stand in the document.
+#[test]
+fn the_order_of_an_inventory_does_not_matter() {
+    let document = |order: [usize; 2], takes: [&str; 2]| {
+        let entry = |nth: usize| {
+            let peer = ["b", "c"][nth];
+            format!(
+                "[[peerings]]\nname = 'a-{peer}'\nvpc = 'a'\npeer_vpc = '{peer}'\nexport_prefixes = ['10.1.0.0/16']\n\
+                 import_prefixes = [{}]\n",
+                takes[nth]
+            )
+        };
+        order.map(entry).concat()
+    };
+    let parts = [["'10.2.0.0/24'", "'10.2.1.0/24', '10.2.8.0/24'"], ["'10.2.1.0/24'", "'10.2.0.0/24', '10.2.8.0/24'"]];
+    for order in [[0, 1], [1, 0]] {
+        let mut model = overlapping();
+        model.apply(&document(order, parts[0])).unwrap();
+        let ids: Vec<PeeringId> = model.state.peerings().keys().cloned().collect();
+        let both = |model: &Model| ids.iter().flat_map(|id| reached(model, id)[1].clone()).collect::<BTreeSet<_>>();
+        let before = both(&model);
+        let Outcome::Applied(differences) = model.apply(&document(order, parts[1])).unwrap() else { panic!() };
+        let fields: Vec<_> = differences.iter().map(|it| (it.fields.len(), it.stops_traffic)).collect();
+        assert_eq!(fields, [(1, true), (1, true)]);
+        let field = &differences[0].fields[0];
+        assert!(!format!("{field:?}").contains("::"), "nothing is told of what it was in between: {field:?}");
+        assert_eq!(both(&model), before);
+        // What both of them want is refused, and changes nothing.
+        let one = ["'10.2.0.0/24'", "'10.2.0.0/24'"];
+        assert_eq!(reason(model.apply(&document(order, one))).0, "VpcPeerCidrConflict");
+        assert_eq!(both(&model), before);
+    }
 }
 
 /// A list out of six prefixes of two VPCs and one of nobody.

@@ -282,6 +282,13 @@ async fn each_account_has_its_own_tags_and_the_receiver_reads_what_is_meant_for_
     .await;
     assert_eq!(seen(&one, &mine).await, (json!("d"), json!("as agreed with Li"), json!([tag("team", "core")])));
     assert_eq!(seen(&two, &theirs).await.2, json!([tag("cost", "7"), tag("flag", "")]));
+    // Nor does a trail tell that the other one has done so.
+    for (token, other) in [(&one, "account/two"), (&two, "account/one")] {
+        let trail = show(&controller, token, "/v1/auditEntries").await["entries"].clone();
+        let modified = trail.as_array().unwrap().iter().filter(|it| it["action"] == "ModifyPeering");
+        let by: BTreeSet<&str> = modified.filter_map(|it| it["actor"].as_str()).collect();
+        assert!(!by.is_empty() && !by.contains(other), "{trail}");
+    }
     let found = async |token: &str, region: &str, query: &str| {
         show(&controller, token, &format!("{region}/vpcPeerings/?{query}")).await["totalCount"].as_u64().unwrap()
     };

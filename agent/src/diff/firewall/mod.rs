@@ -19,7 +19,7 @@ use crate::objects::{
 use cps_peering_config::net::InterfaceName;
 use packets::{BetweenHosts, Kind, OfVpcs, Packets};
 use std::net::IpAddr;
-use walk::{End, Walk};
+use walk::{Chains, End, Walk};
 
 /// Rules that are looked at for each chain that the kernel begins with. Chains that call each other may be many more.
 const BUDGET: usize = 100_000;
@@ -32,17 +32,18 @@ pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     if firewall.chains.is_empty() {
         return;
     }
+    let chains = Chains::of(firewall);
     let (of_vpcs, between_hosts) = (OfVpcs::of(survey), BetweenHosts::of(survey));
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
         for family in Family::ALL {
             if let Some(packets) = of_vpcs.at(hook, family, &chain.scope) {
-                walk(firewall, chain, packets, found);
+                walk(&chains, chain, packets, found);
             }
         }
         if let Some(packets) = between_hosts.as_ref().and_then(|them| them.at(hook, &chain.scope)) {
             let mut touched = Vec::new();
-            walk(firewall, chain, packets, &mut touched);
+            walk(&chains, chain, packets, &mut touched);
             // The host's own filter is not ours to judge, but for what no packet between hosts passes.
             found.extend(touched.into_iter().filter(|it| it.effect == Effect::DropsAll));
         }
@@ -83,13 +84,14 @@ pub enum Flow {
 /// What of the host's packet filters touches packets of one flow.
 pub fn touched_by(firewall: &Firewall, flow: &Flow) -> Vec<Interference> {
     let mut found = Vec::new();
+    let chains = Chains::of(firewall);
     if matches!(flow, Flow::OfVpc { .. }) {
         unread(firewall, &mut found);
     }
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
         for packets in Packets::of_flow(flow, hook, &chain.scope) {
-            walk(firewall, chain, packets, &mut found);
+            walk(&chains, chain, packets, &mut found);
         }
     }
     found
@@ -109,10 +111,10 @@ fn unread(firewall: &Firewall, found: &mut Vec<Interference>) {
 }
 
 /// Follows packets through a chain that the kernel begins with.
-fn walk(firewall: &Firewall, chain: &Chain, packets: Packets, found: &mut Vec<Interference>) {
-    let kind = packets.kind;
-    let mut walk = Walk { firewall, chain, budget: BUDGET, some_passed: false, touched: Vec::new() };
-    let end = walk.chain(chain, packets, 0, true);
+fn walk(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<Interference>) {
+    let (kind, some_passed) = (packets.kind, packets.may_be_elsewhere);
+    let mut walk = Walk { chains, chain, budget: BUDGET, some_passed, touched: Vec::new() };
+    let end = walk.chain(chain, packets, 0, (true, false));
     if let End::Open(_) = end
         && chain.drops
     {

@@ -4,19 +4,19 @@ use super::Flow;
 use crate::{
     diff::survey::Survey,
     objects::{
-        Family,
+        Address, Family,
         firewall::{FilterRule, Hook, Match, Pattern, Scope, Sense, state},
     },
 };
 use cps_peering_config::net::{InterfaceName, overlap, within};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// What is known of where packets come from, or go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Devices {
-    /// The hook does not know the device: no rule about it is true.
+    /// The hook does not know the device, which then has no name.
     Untold,
     /// Any but the loopback device.
     Any,
@@ -76,9 +76,11 @@ pub(super) struct Packets {
     /// Where they go to.
     pub(super) to: Devices,
     /// The networks that they come from.
-    pub(super) sources: Vec<IpNet>,
+    pub(super) sources: Arc<[IpNet]>,
     /// The networks that they go to.
-    pub(super) destinations: Vec<IpNet>,
+    pub(super) destinations: Arc<[IpNet]>,
+    /// Whether they may go another way, where the table does not see them.
+    pub(super) may_be_elsewhere: bool,
 }
 
 fn asks_for_addresses(survey: &Survey<'_>) -> bool {
@@ -123,9 +125,10 @@ impl OfVpcs {
             // What servers send to a gateway, and what it answers, is no packet from one VPC to another.
             Hook::Input | Hook::Output => return None,
         };
-        let networks: Vec<IpNet> = self.networks.iter().copied().filter(|net| Family::of(net) == family).collect();
-        Packets { kind: Kind::OfVpcs, family, from, to, sources: networks.clone(), destinations: networks }
-            .within(scope)
+        let networks: Arc<[IpNet]> = self.networks.iter().copied().filter(|net| Family::of(net) == family).collect();
+        let (sources, destinations) = (Arc::clone(&networks), networks);
+        let (kind, may_be_elsewhere) = (Kind::OfVpcs, false);
+        Packets { kind, family, from, to, sources, destinations, may_be_elsewhere }.within(scope)
     }
 }
 
@@ -153,7 +156,10 @@ impl BetweenHosts {
             EVERYWHERE.into_iter().filter(|net| Family::of(net) == Family::of(&IpNet::from(tunnel.local))).collect()
         };
         let has_it = |name: &InterfaceName| name.as_str() != LOOPBACK;
+        // One that a host has for itself alone belongs to no link: packets for it come by others.
+        let on_link = |address: &&Address| address.net.prefix_len() < address.net.max_prefix_len();
         let having = survey.observed.addresses.keys().filter(|address| address.net.addr() == tunnel.local);
+        let having = having.filter(on_link);
         let having: BTreeSet<InterfaceName> = having.map(|address| address.device).filter(has_it).collect();
         let device = if having.is_empty() { Devices::Any } else { Devices::These(having) };
         Some(BetweenHosts { port: tunnel.port, local: tunnel.local, device, others })
@@ -175,8 +181,9 @@ fn outer(hook: Hook, port: u16, (local, others): (IpAddr, Vec<IpNet>), device: D
     };
     let (sources, destinations) = if arrives { (others, local) } else { (local, others) };
     let (from, to) = if arrives { (device, Devices::Untold) } else { (Devices::Untold, device) };
-    let family = Family::of(sources.first()?);
-    Some(Packets { kind: Kind::BetweenHosts(port), family, from, to, sources, destinations })
+    let (kind, family) = (Kind::BetweenHosts(port), Family::of(sources.first()?));
+    let (sources, destinations) = (sources.into(), destinations.into());
+    Some(Packets { kind, family, from, to, sources, destinations, may_be_elsewhere: false })
 }
 
 impl Packets {
@@ -184,11 +191,11 @@ impl Packets {
     pub(super) fn of_flow(flow: &Flow, hook: Hook, scope: &Scope) -> Vec<Packets> {
         match *flow {
             Flow::OfVpc { source, destination, from, vrf, to } => {
-                let (sources, destinations) = (vec![IpNet::from(source)], vec![IpNet::from(destination)]);
-                let family = Family::of(&sources[0]);
+                let (source, destination) = (IpNet::from(source), IpNet::from(destination));
+                let (kind, family) = (Kind::OfVpcs, Family::of(&source));
                 let packets = places(hook, from, vrf, to).into_iter().filter_map(|(from, to)| {
-                    let (sources, destinations) = (sources.clone(), destinations.clone());
-                    Packets { kind: Kind::OfVpcs, family, from, to, sources, destinations }.within(scope)
+                    let (sources, destinations) = ([source].into(), [destination].into());
+                    Packets { kind, family, from, to, sources, destinations, may_be_elsewhere: false }.within(scope)
                 });
                 packets.collect()
             }
@@ -209,6 +216,7 @@ impl Packets {
             Scope::Devices(patterns) => {
                 let on = |name: &InterfaceName| patterns.iter().any(|pattern| pattern.fits(name.as_str()));
                 for devices in [&mut self.from, &mut self.to] {
+                    self.may_be_elsewhere |= *devices == Devices::Any;
                     devices.retain(on);
                 }
             }
@@ -225,16 +233,22 @@ impl Packets {
         rule.matches.iter().map(|one| self.fits(one)).max().unwrap_or(Extent::All)
     }
 
-    /// Whether what a rule does to some of them is worth telling. Of the host's own packets it is, where the rule asks for something
-    /// by which these can be told: hosts have many rules about marks, rates and lists that are about anything but these.
-    pub(super) fn concerns(&self, rule: &FilterRule, extent: Extent) -> bool {
-        let names_them = |one: &Match| match one {
-            Match::Protocol(..) | Match::DestinationPort(..) | Match::Source(..) | Match::Destination(..) => {
-                self.fits(one) != Extent::None
-            }
+    /// Whether a rule asks for something by which these can be told. Hosts have many rules about marks, rates and lists, and these are
+    /// about anything but what hosts send each other.
+    pub(super) fn are_named_by(&self, rule: &FilterRule) -> bool {
+        rule.matches.iter().any(|one| match one {
+            Match::Protocol(..)
+            | Match::DestinationPort(..)
+            | Match::Source(..)
+            | Match::Destination(..)
+            | Match::State(..) => self.fits(one) != Extent::None,
             _ => false,
-        };
-        self.kind == Kind::OfVpcs || extent == Extent::All || rule.matches.iter().any(names_them)
+        })
+    }
+
+    /// What it takes to compare them with a rule.
+    pub(super) fn weight(&self) -> usize {
+        1 + (self.sources.len() + self.destinations.len()) / 64
     }
 
     fn fits(&self, condition: &Match) -> Extent {
@@ -247,11 +261,7 @@ impl Packets {
             let extent = if inside == 0 && touched { Extent::Some } else { Extent::part(inside, all.len()) };
             turned(extent, sense)
         };
-        let devices = |devices: &Devices, pattern: &Pattern, sense: Sense| match devices {
-            // Not for what it is not about, either.
-            Devices::Untold => Extent::None,
-            known => turned(known.fit(pattern), sense),
-        };
+        let devices = |devices: &Devices, pattern: &Pattern, sense: Sense| turned(devices.fit(pattern), sense);
         let of_the_host = |is: bool, sense: Sense| turned(if is { Extent::All } else { Extent::None }, sense);
         match (condition, self.kind) {
             (Match::In(pattern, sense), _) => devices(&self.from, pattern, *sense),

@@ -51,8 +51,9 @@ fn touched(hook: Hook, drops: bool, chains: Vec<(&str, Vec<FilterRule>)>) -> Vec
     let firewall = Firewall { chains: chains.collect(), unread: Vec::new() };
     let chain = &firewall.chains[0];
     let Some(packets) = packets().at(hook, Family::V4, &chain.scope) else { return Vec::new() };
-    let mut walk = Walk { firewall: &firewall, chain, budget: BUDGET, some_passed: false, touched: Vec::new() };
-    let end = walk.chain(chain, packets, 0, true);
+    let chains = Chains::of(&firewall);
+    let mut walk = Walk { chains: &chains, chain, budget: BUDGET, some_passed: false, touched: Vec::new() };
+    let end = walk.chain(chain, packets, 0, (true, false));
     let policy = matches!(end, End::Open(_)) && drops;
     let rules = walk.touched.into_iter().map(|(rule, does, _)| format!("{does}: {rule}"));
     rules.chain(policy.then(|| "policy".to_owned())).collect()
@@ -180,29 +181,41 @@ fn what_the_rule_does_not_tell_is_reported() {
 /// What is reported of packets between this host, where `uplink` has the address, and others: of those that arrive in this hook, or
 /// leave by it. The first is of all of them, the second of those that one other host sends or gets.
 fn between_hosts(hook: Hook, drops: bool, rules: Vec<FilterRule>) -> (Vec<Effect>, Vec<Effect>) {
-    let chain = Chain {
+    between_hosts_by(&Scope::Both, Some("uplink"), hook, drops, vec![("host", rules)])
+}
+
+/// The same of several chains, the first of which is where the kernel begins, in a table of this scope, where this device has the address.
+fn between_hosts_by(
+    scope: &Scope,
+    device: Option<&str>,
+    hook: Hook,
+    drops: bool,
+    rules: Vec<(&str, Vec<FilterRule>)>,
+) -> (Vec<Effect>, Vec<Effect>) {
+    let chains = rules.into_iter().enumerate().map(|(place, (name, rules))| Chain {
         backend: Backend::Nftables,
-        scope: Scope::Both,
+        scope: scope.clone(),
         family: "inet",
         table: "filter".into(),
-        name: "host".into(),
-        hook: Some(hook),
-        drops,
+        name: name.into(),
+        hook: (place == 0).then_some(hook),
+        drops: drops && place == 0,
         rules,
-    };
-    let firewall = Firewall { chains: vec![chain], unread: Vec::new() };
+    });
+    let firewall = Firewall { chains: chains.collect(), unread: Vec::new() };
     let (port, local) = (4789, "192.0.2.1".parse().unwrap());
     let others: Vec<IpNet> = ["192.0.2.2/32", "198.51.100.0/25"].map(|net| net.parse().unwrap()).to_vec();
-    let uplink = "uplink".parse().unwrap();
-    let all = BetweenHosts { port, local, device: Devices::These(BTreeSet::from([uplink])), others };
+    let device = device.map(|device| device.parse().unwrap());
+    let devices = device.map_or(Devices::Any, |device| Devices::These(BTreeSet::from([device])));
+    let all = BetweenHosts { port, local, device: devices, others };
     let mut found = Vec::new();
-    if let Some(packets) = all.at(hook, &Scope::Both) {
-        walk(&firewall, &firewall.chains[0], packets, &mut found);
+    if let Some(packets) = all.at(hook, scope) {
+        walk(&Chains::of(&firewall), &firewall.chains[0], packets, &mut found);
     }
     let flows = [true, false].map(|arrives| Flow::BetweenHosts {
         local,
         other: "192.0.2.2".parse().unwrap(),
-        device: Some(uplink),
+        device,
         port,
         arrives,
     });
@@ -239,6 +252,7 @@ fn what_hosts_send_each_other_is_told_from_everything_else() {
     assert_eq!(input(false, &[rule(vec![Match::Other], drop())]), both(&[]));
     assert_eq!(input(false, &[rule(vec![udp(), Match::Other], drop())]), both(&some));
     assert_eq!(input(false, &[rule(vec![], Verdict::Unclear("verdict map".into()))]), both(&some));
+    assert_eq!(input(false, &[rule(vec![Match::State(state::NEW, Sense::Is)], drop())]), both(&some));
     assert_eq!(input(false, &[rule(vec![udp(), to_port(4789)], drop())]), both(&all));
     let others = Match::DestinationPort(vec![1..=4788, 4790..=9999], Sense::Is);
     assert_eq!(input(false, &[rule(vec![udp(), others], drop())]), both(&[]));
@@ -256,4 +270,47 @@ fn what_hosts_send_each_other_is_told_from_everything_else() {
         assert_eq!(between_hosts(hook, false, vec![rule(vec![source("192.0.2.2/32")], drop())]), both(&[]));
     }
     assert_eq!(between_hosts(Hook::Forward, true, vec![]), both(&[]), "they are not forwarded");
+}
+
+/// What real firewalls look like.
+#[test]
+fn common_firewalls_are_judged_as_the_kernel_does() {
+    let udp_to = |port: u16| vec![Match::Protocol(17, Sense::Is), Match::DestinationPort(vec![port..=port], Sense::Is)];
+    let jump = |to: &str| rule(vec![], Verdict::Jump(to.into()));
+    let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
+    let both = |effects: &[Effect]| (effects.to_vec(), effects.to_vec());
+    let input = |drops, chains| between_hosts_by(&Scope::Both, Some("uplink"), Hook::Input, drops, chains);
+    // ufw: what is for the host goes back, the rest is dropped; then come the rules of its user.
+    let ufw = |user: Vec<FilterRule>| {
+        let not_local = vec![rule(vec![Match::Other], Verdict::Return), rule(vec![], drop())];
+        let before = vec![
+            rule(vec![from("lo")], Verdict::Accept),
+            rule(vec![Match::State(6, Sense::Is)], Verdict::Accept),
+            rule([udp_to(68), vec![Match::Other]].concat(), Verdict::Accept),
+            jump("not-local"),
+            rule([udp_to(5353), vec![source("224.0.0.251/32")]].concat(), Verdict::Accept),
+        ];
+        let chains = vec![("INPUT", vec![jump("before"), jump("user")]), ("before", before), ("not-local", not_local)];
+        input(true, [chains, vec![("user", user)]].concat())
+    };
+    assert_eq!(ufw(vec![]), both(&all));
+    assert_eq!(ufw(vec![rule(udp_to(22), Verdict::Accept)]), both(&all));
+    assert_eq!(ufw(vec![rule(udp_to(4789), Verdict::Accept)]), both(&[]), "ufw allow 4789/udp");
+    // kube-proxy: what has no mark goes back, the rest is rewritten.
+    let unmarked =
+        vec![rule(vec![Match::Other], Verdict::Return), rule(vec![], Verdict::Translate("masquerade".into()))];
+    let leaving = vec![("POSTROUTING", vec![jump("KUBE-POSTROUTING")]), ("KUBE-POSTROUTING", unmarked)];
+    assert_eq!(between_hosts_by(&Scope::Both, Some("uplink"), Hook::Postrouting, false, leaving), both(&[]));
+    // More rules than are looked at: nobody knows what comes behind.
+    let many = vec![rule(vec![source("203.0.113.0/24")], drop()); BUDGET + 1];
+    let (health, path) = input(true, vec![("input", [many, vec![rule(udp_to(4789), Verdict::Accept)]].concat())]);
+    assert!(!health.contains(&Effect::DropsAll) && !path.contains(&Effect::DropsAll), "{health:?} {path:?}");
+    // A chain that is called from output: there no device is told, and so none is the one that is meant.
+    let shared = vec![rule(vec![Match::In(pattern("wan0"), Sense::IsNot)], Verdict::Accept)];
+    assert_eq!(between_hosts_by(&Scope::Both, Some("uplink"), Hook::Output, true, vec![("output", shared)]), both(&[]));
+    // Filters of a device by which packets may come or not.
+    let of_usb = Scope::Devices(vec![pattern("usb0")]);
+    let by = |device| between_hosts_by(&of_usb, device, Hook::Ingress, true, vec![("early", vec![])]);
+    assert_eq!((by(None), by(Some("uplink"))), (both(&some), both(&[])));
+    assert_eq!(by(Some("usb0")), both(&all));
 }

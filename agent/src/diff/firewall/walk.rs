@@ -1,10 +1,11 @@
 //! Follows packets through the chains that the kernel begins with.
 
-use super::packets::{Extent, Packets};
+use super::packets::{Extent, Kind, Packets};
 use crate::objects::{
     Effect, Firewall,
-    firewall::{Chain, FilterRule, Verdict},
+    firewall::{Backend, Chain, FilterRule, Verdict},
 };
+use std::collections::BTreeMap;
 
 /// How deep chains call each other in the kernel (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
@@ -18,7 +19,7 @@ pub(super) enum End {
 }
 
 pub(super) struct Walk<'a> {
-    pub(super) firewall: &'a Firewall,
+    pub(super) chains: &'a Chains<'a>,
     /// Where the kernel begins.
     pub(super) chain: &'a Chain,
     pub(super) budget: usize,
@@ -34,14 +35,26 @@ impl Walk<'_> {
         self.touched.push((format!("{chain}{} {words}", rule.label), does, effect));
     }
 
-    /// Follows packets through a chain. `whole` says whether these are all that the walk began with.
-    pub(super) fn chain(&mut self, chain: &Chain, mut packets: Packets, depth: usize, mut whole: bool) -> End {
+    /// Follows packets through a chain. `whole` says whether these are all that the walk began with, `named` whether a rule that led
+    /// here asks for something by which they can be told.
+    pub(super) fn chain(
+        &mut self,
+        chain: &Chain,
+        mut packets: Packets,
+        depth: usize,
+        (mut whole, named): (bool, bool),
+    ) -> End {
+        // Those of which some have gone back to where the chain was called.
+        let mut returned: Option<Packets> = None;
+        let decided = |returned: Option<Packets>| returned.map_or(End::Decided, End::Open);
         for rule in &chain.rules {
             if packets.is_empty() {
-                return End::Decided;
+                return decided(returned);
             }
-            self.budget = self.budget.saturating_sub(1);
+            self.budget = self.budget.saturating_sub(packets.weight());
             if self.budget == 0 || depth > DEPTH {
+                // Nobody knows what comes behind.
+                self.some_passed = true;
                 if !self.touched.iter().any(|(rule, ..)| rule == MORE) {
                     self.touched.push((MORE.to_owned(), "may drop", Effect::MayDrop));
                 }
@@ -52,56 +65,56 @@ impl Walk<'_> {
                 continue;
             }
             let all = extent == Extent::All;
+            let names = named || packets.are_named_by(rule);
+            let told = packets.kind == Kind::OfVpcs || names || (all && whole);
             match &rule.verdict {
                 Verdict::Accept => {
                     self.some_passed = true;
                     if all {
-                        return End::Decided;
+                        return decided(returned);
                     }
                     packets.without(rule);
                 }
-                Verdict::Return if all => return End::Open(packets),
-                Verdict::Return => whole = false,
+                Verdict::Return if all => return End::Open(returned.unwrap_or(packets)),
+                Verdict::Return => {
+                    whole = false;
+                    returned.get_or_insert_with(|| packets.clone());
+                }
                 Verdict::Continue => {}
                 Verdict::Drop(words) => {
                     let drops_all = all && whole && !self.some_passed;
                     let effect = if drops_all { Effect::DropsAll } else { Effect::MayDrop };
-                    if packets.concerns(rule, extent) {
+                    if told {
                         self.touch(chain, rule, words, ("drops", effect));
                     }
                     if all {
-                        return End::Decided;
+                        return decided(returned);
                     }
                 }
                 Verdict::Translate(words) => {
                     self.some_passed = true;
-                    if packets.concerns(rule, extent) {
+                    if told {
                         self.touch(chain, rule, words, ("rewrites", Effect::MayDrop));
                     }
                     if all {
-                        return End::Decided;
+                        return decided(returned);
                     }
                 }
                 Verdict::Unclear(words) => {
                     self.some_passed = true;
-                    if packets.concerns(rule, extent) {
+                    if told {
                         self.touch(chain, rule, words, ("may drop", Effect::MayDrop));
                     }
                 }
                 Verdict::Jump(to) | Verdict::Goto(to) => {
                     let leaves = matches!(rule.verdict, Verdict::Goto(_));
-                    let same = |other: &&Chain| {
-                        other.name == *to
-                            && (other.backend, &other.table, other.family)
-                                == (chain.backend, &chain.table, chain.family)
-                    };
-                    let firewall = self.firewall;
-                    let Some(target) = firewall.chains.iter().find(same) else { continue };
-                    match self.chain(target, packets.clone(), depth + 1, whole && all) {
-                        End::Decided if all => return End::Decided,
+                    let chains = self.chains;
+                    let Some(target) = chains.called(chain, to) else { continue };
+                    match self.chain(target, packets.clone(), depth + 1, (whole && all, names)) {
+                        End::Decided if all => return decided(returned),
                         // Of those that came in by a device alone, the others are left.
                         End::Decided => packets.without(rule),
-                        End::Open(left) if all && leaves => return End::Open(left),
+                        End::Open(left) if all && leaves => return End::Open(returned.unwrap_or(left)),
                         End::Open(left) if all => packets = left,
                         // What went there and came to its end is not here any more.
                         End::Open(_) => whole &= !leaves,
@@ -109,7 +122,23 @@ impl Walk<'_> {
                 }
             }
         }
-        if packets.is_empty() { End::Decided } else { End::Open(packets) }
+        // Those that went back are among those that were here, or were all of them before devices were taken out.
+        if packets.is_empty() { decided(returned) } else { End::Open(returned.unwrap_or(packets)) }
+    }
+}
+
+/// The chains of all tables, by what rules call them.
+pub(super) struct Chains<'a>(BTreeMap<(Backend, &'a str, &'a str, &'a str), &'a Chain>);
+
+impl<'a> Chains<'a> {
+    pub(super) fn of(firewall: &'a Firewall) -> Self {
+        let key = |chain: &'a Chain| (chain.backend, chain.family, chain.table.as_str(), chain.name.as_str());
+        Self(firewall.chains.iter().map(|chain| (key(chain), chain)).collect())
+    }
+
+    /// The chain of that name in the same table as another one.
+    fn called(&self, from: &Chain, name: &str) -> Option<&'a Chain> {
+        self.0.get(&(from.backend, from.family, from.table.as_str(), name)).copied()
     }
 }
 

@@ -1,21 +1,21 @@
 //! Matches of iptables, as they stand in rules of either interface (`include/uapi/linux/netfilter/xt_*.h`). Numbers are in the
 //! processor's order.
 
-use crate::objects::firewall::{Match, Sense};
+use crate::objects::firewall::{Match, Sense, state};
 use std::ops::RangeInclusive;
 
-/// What a match asks for, by its name, its revision and what it has been told; none where it asks for nothing.
-pub(super) fn condition(name: &str, revision: u32, told: &[u8]) -> Option<Match> {
+/// What a match asks for, all of which must be true, by its name, its revision and what it has been told.
+pub(super) fn conditions(name: &str, revision: u32, told: &[u8]) -> Vec<Match> {
     let known = match (name, revision) {
-        ("comment", _) => return None,
-        ("udp", 0) => udp(told),
+        ("comment", _) => return Vec::new(),
+        ("udp", 0) => return udp(told).unwrap_or_else(|| vec![Match::Other]),
         ("multiport", 1) => multiport(told),
         // `struct xt_state_info`
         ("state", 0) => word(told, 0).map(|states| Match::State(states, Sense::Is)),
         ("conntrack", 1..=3) => conntrack(told, revision),
         _ => None,
     };
-    Some(known.unwrap_or(Match::Other))
+    vec![known.unwrap_or(Match::Other)]
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {
@@ -31,12 +31,15 @@ fn sense(inverted: bool) -> Sense {
 }
 
 /// `struct xt_udp`: source ports, destination ports, and which of the two are meant the other way round.
-fn udp(told: &[u8]) -> Option<Match> {
+fn udp(told: &[u8]) -> Option<Vec<Match>> {
     let inverted = *told.get(8)?;
     let from = half(told, 0)?..=half(told, 2)?;
     let to = half(told, 4)?..=half(told, 6)?;
-    (from == (0..=u16::MAX) && inverted & 0x01 == 0)
-        .then(|| Match::DestinationPort(vec![to], sense(inverted & 0x02 != 0)))
+    let mut conditions = vec![Match::DestinationPort(vec![to], sense(inverted & 0x02 != 0))];
+    if from != (0..=u16::MAX) || inverted & 0x01 != 0 {
+        conditions.push(Match::Other);
+    }
+    Some(conditions)
 }
 
 /// `struct xt_multiport_v1`: whether source ports are meant, how many there are, 15 of them, which of those begin a range, and
@@ -66,21 +69,28 @@ fn conntrack(told: &[u8], revision: u32) -> Option<Match> {
     const STATE: u16 = 1;
     /// Says only that it was written as `-m state` (`XT_CONNTRACK_STATE_ALIAS`).
     const ALIAS: u16 = 1 << 13;
+    /// Whether addresses were changed (`XT_CONNTRACK_STATE_SNAT`, `XT_CONNTRACK_STATE_DNAT`).
+    const TRANSLATED: u16 = 1 << 6 | 1 << 7;
+    /// `XT_CONNTRACK_STATE_UNTRACKED`, which has another number elsewhere.
+    const UNTRACKED: u16 = 1 << 8;
     let (asked, inverted) = (half(told, FLAGS)?, half(told, FLAGS + 2)?);
-    let states = if revision == 1 { u32::from(*told.get(FLAGS + 4)?) } else { u32::from(half(told, FLAGS + 4)?) };
-    (asked & !ALIAS == STATE).then(|| Match::State(states, sense(inverted & STATE != 0)))
+    let states = if revision == 1 { u16::from(*told.get(FLAGS + 4)?) } else { half(told, FLAGS + 4)? };
+    if asked & !ALIAS != STATE || states & TRANSLATED != 0 {
+        return None;
+    }
+    let untracked = if states & UNTRACKED == 0 { 0 } else { state::UNTRACKED };
+    Some(Match::State(u32::from(states & !UNTRACKED) | untracked, sense(inverted & STATE != 0)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::firewall::state;
 
     #[test]
     fn matches_that_are_not_understood_may_hold_or_not() {
-        assert_eq!(condition("comment", 0, b"why"), None);
+        assert_eq!(conditions("comment", 0, b"why"), []);
         for (name, revision, told) in [("mark", 1, &[0u8; 12][..]), ("udp", 0, &[0; 3]), ("udp", 7, &[0; 10])] {
-            assert_eq!(condition(name, revision, told), Some(Match::Other), "{name}");
+            assert_eq!(conditions(name, revision, told), [Match::Other], "{name}");
         }
     }
 
@@ -89,16 +99,16 @@ mod tests {
         let udp = |from: [u16; 2], to: [u16; 2], inverted| {
             let mut told: Vec<u8> = [from, to].concat().iter().flat_map(|port| port.to_ne_bytes()).collect();
             told.extend([inverted, 0]);
-            condition("udp", 0, &told)
+            conditions("udp", 0, &told)
         };
-        assert_eq!(udp([0, u16::MAX], [4789, 4790], 2), Some(Match::DestinationPort(vec![4789..=4790], Sense::IsNot)));
-        assert_eq!(udp([7, 7], [4789, 4789], 0), Some(Match::Other));
+        assert_eq!(udp([0, u16::MAX], [4789, 4790], 2), [Match::DestinationPort(vec![4789..=4790], Sense::IsNot)]);
+        assert_eq!(udp([7, 7], [68, 68], 0), [Match::DestinationPort(vec![68..=68], Sense::Is), Match::Other]);
         let mut told = vec![1, 3];
         told.extend([22u16, 4789, 4800].iter().flat_map(|port| port.to_ne_bytes()));
         told.resize(48, 0);
         told[33] = 1;
         let ports = Match::DestinationPort(vec![22..=22, 4789..=4800], Sense::Is);
-        assert_eq!(condition("multiport", 1, &told), Some(ports));
+        assert_eq!(conditions("multiport", 1, &told), [ports]);
         for revision in [1, 3] {
             let mut told = vec![0; 160];
             told[146] = 1;
@@ -106,10 +116,16 @@ mod tests {
             told[150] = 8;
             let expected = Match::State(state::NEW, Sense::IsNot);
             // In the processor's order the low byte is first on all that this runs on.
-            assert_eq!(condition("conntrack", revision, &told), Some(expected), "{revision}");
+            assert_eq!(conditions("conntrack", revision, &told), [expected], "{revision}");
             told[146] = 3;
-            assert_eq!(condition("conntrack", revision, &told), Some(Match::Other));
+            assert_eq!(conditions("conntrack", revision, &told), [Match::Other]);
         }
-        assert_eq!(condition("state", 0, &6u32.to_ne_bytes()), Some(Match::State(6, Sense::Is)));
+        // What iptables calls untracked has another number than in nftables; who had another address is no state.
+        let mut told = vec![0; 160];
+        (told[146], told[150], told[151]) = (1, 6, 1);
+        assert_eq!(conditions("conntrack", 3, &told), [Match::State(6 | state::UNTRACKED, Sense::Is)]);
+        told[150] = 64;
+        assert_eq!(conditions("conntrack", 3, &told), [Match::Other]);
+        assert_eq!(conditions("state", 0, &6u32.to_ne_bytes()), [Match::State(6, Sense::Is)]);
     }
 }

@@ -219,7 +219,7 @@ fn verdict(entry: &Entry<'_>, names: &BTreeMap<usize, (String, Option<usize>)>, 
         // −1 less the verdict; −5 is back to where the chain was called.
         -1 => Verdict::Drop("-j DROP".to_owned()),
         -2 => Verdict::Accept,
-        -4 => Verdict::Drop("-j QUEUE".to_owned()),
+        -4 => Verdict::Unclear("-j QUEUE".to_owned()),
         -5 => Verdict::Return,
         code if code >= 0 => {
             let to = usize::try_from(code).ok()?;
@@ -262,6 +262,10 @@ fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<
             (None, _) => Match::Other,
         });
     }
+    // Only of IPv4: second and later fragments (`IPT_F_FRAG`).
+    if layout.len == V4.len && bytes.get(layout.flags).is_some_and(|flags| flags & 0x01 != 0) {
+        found.push(Match::Other);
+    }
     match u8::try_from(short(bytes, layout.protocol)) {
         Ok(0) => {}
         Ok(protocol) => found.push(Match::Protocol(protocol, sense(0x40))),
@@ -276,7 +280,7 @@ fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<
             return None;
         }
         let (name, revision) = (name_at(bytes, at + 2, 29)?, *bytes.get(at + 31)?);
-        found.extend(matches::condition(&name, revision.into(), bytes.get(at + 32..at + length)?));
+        found.extend(matches::conditions(&name, revision.into(), bytes.get(at + 32..at + length)?));
         at += length;
     }
     Some(found)

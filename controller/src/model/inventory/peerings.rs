@@ -4,14 +4,31 @@ use super::{Action, Applier, Change, Field, difference::changed_fields, entry, p
 use crate::model::{
     Code, CommandError, peering,
     prefixes::{self, PrefixLists},
-    record::{Manager, Peering, PeeringState, Role},
+    record::{Manager, Peering, PeeringState, Role, Side},
 };
-use cps_peering_config::{id::PeeringId, inventory, text};
-use std::collections::BTreeMap;
+use cps_peering_config::{id::PeeringId, inventory, prefix_set::intersection, text};
+use ipnet::{IpNet, Ipv6Net};
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+/// No address of a VPC. A list without entries would name all.
+const NOTHING: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
+
+/// What a list names before and after; none wanted leaves it as it is.
+fn common(before: &[IpNet], wanted: Option<&Vec<IpNet>>) -> Vec<IpNet> {
+    match wanted {
+        Some(wanted) if before.is_empty() => wanted.clone(),
+        Some(wanted) if !wanted.is_empty() => {
+            let common = intersection(before, wanted);
+            if common.is_empty() { vec![NOTHING] } else { common }
+        }
+        _ => before.to_vec(),
+    }
+}
 
 impl Applier<'_, '_, '_> {
     pub(super) fn peerings(&mut self) {
         let mut pairs = BTreeMap::new();
+        let before = self.narrow();
         for (place, wanted) in self.document.peerings.iter().enumerate() {
             let entry = entry("peerings", place, text::cut(&wanted.name, text::MAX_QUOTED));
             if let Some(first) = pairs.insert(pair(&wanted.vpc, &wanted.peer_vpc), place) {
@@ -21,12 +38,7 @@ impl Applier<'_, '_, '_> {
                 );
                 continue;
             }
-            let joined = self.tx.state.peerings_of(&wanted.vpc).find(|peering| {
-                peering.is_live()
-                    && peering.sides().iter().any(|side| side.vpc == wanted.peer_vpc)
-                    && wanted.vpc != wanted.peer_vpc
-            });
-            let result = match joined.cloned() {
+            let result = match self.joining(wanted).map(|joined| before.get(&joined.id).unwrap_or(joined)).cloned() {
                 Some(joined) if joined.initiator.vpc != wanted.vpc => {
                     let rule = format!(
                         "peering {} of these VPCs was initiated by {}, and sides do not change: swap `vpc` and `peer_vpc`",
@@ -42,6 +54,42 @@ impl Applier<'_, '_, '_> {
                 self.take(&entry, refusal);
             }
         }
+    }
+
+    /// The peering of the same two VPCs that there is.
+    fn joining(&self, wanted: &inventory::Peering) -> Option<&Peering> {
+        self.tx.state.peerings_of(&wanted.vpc).find(|peering| {
+            peering.is_live()
+                && peering.sides().iter().any(|side| side.vpc == wanted.peer_vpc)
+                && wanted.vpc != wanted.peer_vpc
+        })
+    }
+
+    /// Takes from every peering what it is to lose, before any gets something: else it would depend on their order in the document
+    /// whether one may have what another gives up. The peerings as they were.
+    fn narrow(&mut self) -> BTreeMap<PeeringId, Peering> {
+        let mut before = BTreeMap::new();
+        for wanted in &self.document.peerings {
+            let Some(old) = self.joining(wanted).filter(|old| old.initiator.vpc == wanted.vpc).cloned() else {
+                continue;
+            };
+            let lists = |side: &Side, export: &Option<Vec<IpNet>>, import: &Option<Vec<IpNet>>| Side {
+                export_prefixes: common(&side.export_prefixes, export.as_ref()),
+                import_prefixes: common(&side.import_prefixes, import.as_ref()),
+                ..side.clone()
+            };
+            let initiator = lists(&old.initiator, &wanted.export_prefixes, &wanted.import_prefixes);
+            let receiver = match old.state {
+                // Its lists are given with its consent.
+                PeeringState::Pending => old.receiver.clone(),
+                _ => lists(&old.receiver, &wanted.peer_export_prefixes, &wanted.peer_import_prefixes),
+            };
+            // What is wrong with it is told when it gets its lists.
+            if prefixes::become_of(self.tx, &old.id, [initiator, receiver], self.context).is_ok() {
+                before.entry(old.id.clone()).or_insert(old);
+            }
+        }
+        before
     }
 
     pub(super) fn create_peering(&mut self, wanted: &inventory::Peering) -> Result<(), CommandError> {

@@ -1,5 +1,8 @@
 //! nftables over netlink (`include/uapi/linux/netfilter/nf_tables.h`), read-only. All numbers are big-endian.
 
+#[cfg(test)]
+mod tests;
+
 use super::Cache;
 use crate::{
     kernel::{
@@ -16,17 +19,22 @@ use cps_peering_config::net::InterfaceName;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
 };
 
 const SUBSYSTEM: u16 = 10 << 8;
+const GET_TABLE: u16 = SUBSYSTEM | 1;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 const GET_GENERATION: u16 = SUBSYSTEM | 16;
 /// `struct nfgenmsg`.
 const HEADER_LEN: usize = 4;
 
+const TABLE_NAME: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
+/// `NFT_TABLE_F_DORMANT`.
+const TABLE_DORMANT: u32 = 1;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
@@ -47,6 +55,9 @@ const FAMILY_IPV4: u8 = 2;
 const FAMILY_NETDEV: u8 = 5;
 const FAMILY_IPV6: u8 = 10;
 
+/// How often they are read anew because they were changed meanwhile.
+const ATTEMPTS: usize = 8;
+
 /// Changes with every change of the rules.
 pub(super) type Generation = u32;
 
@@ -60,9 +71,17 @@ pub(super) fn rules(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> 
     {
         return Ok(firewall.clone());
     }
-    let firewall = read(&mut socket, names)?;
-    cache.nft = generation.map(|generation| (generation, names.clone(), firewall.clone()));
-    Ok(firewall)
+    let (mut generation, mut firewall) = (generation, read(&mut socket, names)?);
+    // Chains and rules are asked for one after the other: of one set of rules only where nothing was changed meanwhile.
+    for _ in 0..ATTEMPTS {
+        let now = self::generation(&mut socket)?;
+        if now == generation {
+            cache.nft = generation.map(|generation| (generation, names.clone(), firewall.clone()));
+            return Ok(firewall);
+        }
+        (generation, firewall) = (now, read(&mut socket, names)?);
+    }
+    Err(KernelError::Interrupted { what: "rules of nftables" })
 }
 
 /// None where the kernel does not tell it.
@@ -73,9 +92,20 @@ fn generation(socket: &mut Socket) -> Result<Option<Generation>, KernelError> {
 
 fn read(socket: &mut Socket, names: &BTreeMap<u32, InterfaceName>) -> Result<Firewall, KernelError> {
     let all = |body: &mut Vec<u8>| body.extend([0; HEADER_LEN]);
+    // Of a table that is dormant, the kernel evaluates nothing.
+    let dormant = socket.dump("tables of nftables", GET_TABLE, all, BTreeSet::new, |dormant, payload| {
+        let flags = find(payload, HEADER_LEN, TABLE_FLAGS).and_then(number).unwrap_or_default();
+        if flags & TABLE_DORMANT != 0
+            && let (Some((family, _)), Some(name)) =
+                (family(payload), find(payload, HEADER_LEN, TABLE_NAME).and_then(text))
+        {
+            dormant.insert((family, name.to_owned()));
+        }
+    })?;
     let mut chains: Vec<Chain> = socket.dump("chains of nftables", GET_CHAIN, all, Vec::new, |chains, payload| {
         chains.extend(read_chain(payload));
     })?;
+    chains.retain(|chain| !dormant.contains(&(chain.family, chain.table.clone())));
     let rules = socket.dump("rules of nftables", GET_RULE, all, Vec::new, |rules, payload| {
         rules.extend(read_rule(payload, names));
     })?;
@@ -183,6 +213,8 @@ enum Loaded {
     Protocol,
     /// The port that the packet goes to.
     DestinationPort,
+    /// The port that it comes from, and the one that it goes to.
+    Ports,
     /// A state of connection tracking, with the mask that was laid over it.
     State(Option<u32>),
     /// A part of an address from its first byte, with the mask that was laid over it.
@@ -228,6 +260,11 @@ impl Reading<'_> {
                 let comparison = find(2).and_then(number);
                 let loaded = self.registers.get(&register(1)).cloned();
                 let condition = match (loaded, sense(comparison)) {
+                    // Both ports at once.
+                    (Some(Loaded::Ports), Some(Sense::Is)) => {
+                        self.matches.push(Match::Other);
+                        value.get(2..4).and_then(|port| self.compared(&Loaded::DestinationPort, port, Sense::Is))
+                    }
                     (Some(loaded), Some(sense)) => self.compared(&loaded, value, sense),
                     (Some(Loaded::DestinationPort), None) => from_or_up_to(comparison, value),
                     _ => None,
@@ -261,23 +298,32 @@ impl Reading<'_> {
                 self.verdict = Verdict::Unclear("verdict map".to_owned());
             }
             "reject" => self.verdict = Verdict::Drop("reject".to_owned()),
-            "queue" => self.verdict = Verdict::Drop("queue".to_owned()),
+            // Who listens there lets pass what it wants, and what is forwarded to a device may come back from there.
+            "queue" => self.verdict = Verdict::Unclear("queue".to_owned()),
+            "fwd" => self.verdict = Verdict::Unclear("fwd".to_owned()),
             "synproxy" => self.verdict = Verdict::Drop("synproxy".to_owned()),
-            "fwd" => self.verdict = Verdict::Drop("fwd".to_owned()),
             "masq" => self.verdict = Verdict::Translate("masquerade".to_owned()),
             "redir" => self.verdict = Verdict::Translate("redirect".to_owned()),
             "nat" => self.verdict = Verdict::Translate("nat".to_owned()),
             "tproxy" => self.verdict = Verdict::Translate("tproxy".to_owned()),
             // These count, log, mark or write into the packet.
-            "objref" | "counter" | "log" | "immediate" | "notrack" | "rt" | "last" | "secmark" | "meta" | "dup"
-            | "exthdr" | "flow_offload" | "payload" => {}
+            "counter" | "log" | "notrack" | "last" | "secmark" | "meta" | "dup" | "flow_offload" | "payload" | "ct" => {
+            }
+            "exthdr" if find(7).is_some() => {}
+            // Of named objects those that have a limit are conditions: not counters, helpers, timeouts, marks and expectations.
+            "objref" if matches!(find(1).and_then(number), Some(1 | 3 | 7 | 8 | 9)) => {}
+            "immediate" => self.load(register(1), None),
             "match" => {
                 let (name, revision) = (find(1).and_then(text).unwrap_or_default(), find(2).and_then(number));
                 let told = find(3).unwrap_or_default();
-                self.matches.extend(super::matches::condition(name, revision.unwrap_or(u32::MAX), told));
+                self.matches.extend(super::matches::conditions(name, revision.unwrap_or(u32::MAX), told));
             }
             "target" => self.verdict = target(find(1).and_then(text).unwrap_or_default()),
-            _ => self.matches.push(Match::Other),
+            _ => {
+                // What it has written into a register is nothing that is known.
+                self.registers.clear();
+                self.matches.push(Match::Other);
+            }
         }
     }
 
@@ -299,6 +345,7 @@ impl Reading<'_> {
         match (at, v4) {
             // It is only looked at behind a comparison of the protocol, which has one there.
             ([Some(2), Some(2), Some(2)], _) => Some(Loaded::DestinationPort),
+            ([Some(2), Some(0), Some(4)], _) => Some(Loaded::Ports),
             ([Some(1), Some(9), Some(1)], true) | ([Some(1), Some(6), Some(1)], false) => Some(Loaded::Protocol),
             ([Some(1), Some(12), Some(1..=4)], true) => Some(Loaded::Source(Family::V4, None)),
             ([Some(1), Some(16), Some(1..=4)], true) => Some(Loaded::Destination(Family::V4, None)),
@@ -342,6 +389,7 @@ impl Reading<'_> {
                 let port = u16::from_be_bytes(value.try_into().ok()?);
                 Some(Match::DestinationPort(vec![port..=port], sense))
             }
+            Loaded::Ports => None,
             Loaded::State(mask) => {
                 let value = u32::from_ne_bytes(value.try_into().ok()?);
                 match (mask, value, sense) {
@@ -440,9 +488,7 @@ pub(super) fn target(name: &str) -> Verdict {
     match name {
         "ACCEPT" => Verdict::Accept,
         "RETURN" => Verdict::Return,
-        "DROP" | "REJECT" | "NFQUEUE" | "QUEUE" | "SYNPROXY" | "TARPIT" | "DELUDE" | "STEAL" => {
-            Verdict::Drop(format!("-j {name}"))
-        }
+        "DROP" | "REJECT" | "SYNPROXY" | "TARPIT" | "DELUDE" | "STEAL" => Verdict::Drop(format!("-j {name}")),
         "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" | "TPROXY" | "SNPT" | "DNPT" | "CLUSTERIP" => {
             Verdict::Translate(format!("-j {name}"))
         }
@@ -451,155 +497,5 @@ pub(super) fn target(name: &str) -> Verdict {
         | "TCPMSS" | "DSCP" | "TOS" | "CLASSIFY" | "CHECKSUM" | "TEE" | "SET" | "AUDIT" | "RATEEST" | "IDLETIMER"
         | "LED" | "ECN" | "TCPOPTSTRIP" | "HMARK" => Verdict::Continue,
         other => Verdict::Unclear(format!("-j {other}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::objects::firewall::state;
-    use nix::sched::{CloneFlags, unshare};
-    use std::{
-        io::Write,
-        process::{Command, Stdio},
-        thread,
-    };
-
-    /// What is read of what a command sets in a network namespace of its own, of which it is told on its input.
-    fn read_back(command: &[&str], rules: &str) -> Firewall {
-        let (command, rules): (Vec<_>, _) = (command.iter().map(|part| (*part).to_owned()).collect(), rules.to_owned());
-        thread::spawn(move || {
-            // It takes root.
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-            let mut child =
-                Command::new(&command[0]).args(&command[1..]).stdin(Stdio::piped()).spawn().expect(&command[0]);
-            child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-            assert!(child.wait().unwrap().success(), "{rules}");
-            let names = BTreeMap::from([(1, "lo".parse().unwrap())]);
-            rules_of(&names)
-        })
-        .join()
-        .unwrap()
-    }
-
-    fn rules_of(names: &BTreeMap<u32, InterfaceName>) -> Firewall {
-        super::rules(&mut Cache::default(), names).unwrap()
-    }
-
-    fn chain<'a>(firewall: &'a Firewall, name: &str) -> &'a Chain {
-        firewall.chains.iter().find(|chain| chain.name == name).unwrap()
-    }
-
-    fn pattern(text: &str, open: bool) -> Pattern {
-        Pattern { text: text.to_owned(), open }
-    }
-
-    #[test]
-    fn rules_read_as_they_were_written() {
-        let firewall = read_back(
-            &["nft", "-f", "-"],
-            "table inet filter {
-                chain forward {
-                    type filter hook forward priority 0; policy drop;
-                    iifname \"cpsvrf*\" accept
-                    iifname \"eth0\" oifname != \"eth1\" counter drop
-                    iif \"lo\" reject
-                    ip saddr 10.1.0.0/16 ip daddr 10.2.128.0/17 jump user
-                    ip6 saddr fd00:1::/48 goto user
-                    ct state invalid log drop
-                    ip saddr != 10.1.2.3 return
-                    tcp dport vmap { 22 : drop, 80 : accept }
-                }
-                chain user { counter; }
-                chain input {
-                    type filter hook input priority 0; policy drop;
-                    ct state established,related accept
-                    ct state != new accept
-                    udp dport 4789 accept
-                    meta l4proto udp udp dport 4000-5000 drop
-                    udp dport != 4789-4790 accept
-                    udp dport { 53, 4789 } accept
-                    tcp dport 22 accept
-                }
-                chain output { type filter hook output priority 0; }
-            }
-            table ip nat {
-                chain post { type nat hook postrouting priority 100; ip saddr 172.17.0.0/16 oifname != \"docker0\" masquerade; }
-            }
-            table netdev raw { chain early { type filter hook ingress device lo priority 0; policy drop; }; }",
-        );
-        let forward = chain(&firewall, "forward");
-        assert_eq!((forward.hook, forward.drops, &forward.scope), (Some(Hook::Forward), true, &Scope::Both));
-        let net = |text: &str| text.parse().unwrap();
-        let v4 = Match::Family(Family::V4, Sense::Is);
-        let rules: Vec<(Vec<Match>, Verdict)> =
-            forward.rules.iter().map(|rule| (rule.matches.clone(), rule.verdict.clone())).collect();
-        let expected = [
-            (vec![Match::In(pattern("cpsvrf", true), Sense::Is)], Verdict::Accept),
-            (
-                vec![Match::In(pattern("eth0", false), Sense::Is), Match::Out(pattern("eth1", false), Sense::IsNot)],
-                Verdict::Drop("drop".into()),
-            ),
-            (vec![Match::In(pattern("lo", false), Sense::Is)], Verdict::Drop("reject".into())),
-            (
-                vec![
-                    v4.clone(),
-                    Match::Source(net("10.1.0.0/16"), Sense::Is),
-                    Match::Destination(net("10.2.128.0/17"), Sense::Is),
-                ],
-                Verdict::Jump("user".into()),
-            ),
-            (
-                vec![Match::Family(Family::V6, Sense::Is), Match::Source(net("fd00:1::/48"), Sense::Is)],
-                Verdict::Goto("user".into()),
-            ),
-        ];
-        for (have, want) in rules.iter().zip(&expected) {
-            assert_eq!(have, want);
-        }
-        assert_eq!(rules[5].1, Verdict::Drop("drop".into()));
-        assert_eq!(rules[5].0, [Match::State(1, Sense::Is)], "and what is logged is no condition");
-        assert_eq!(rules[6].0, [v4, Match::Source(net("10.1.2.3/32"), Sense::IsNot)]);
-        assert!(matches!(rules[7].1, Verdict::Unclear(_)));
-        let post = chain(&firewall, "post");
-        assert_eq!(post.hook, Some(Hook::Postrouting));
-        assert_eq!(post.rules[0].verdict, Verdict::Translate("masquerade".into()));
-        assert_eq!(post.rules[0].matches[0], Match::Source(net("172.17.0.0/16"), Sense::Is));
-        assert_eq!(chain(&firewall, "early").scope, Scope::Devices(vec![pattern("lo", false)]));
-        let input = chain(&firewall, "input");
-        assert_eq!((input.hook, chain(&firewall, "output").hook), (Some(Hook::Input), Some(Hook::Output)));
-        let (udp, tcp) = (Match::Protocol(17, Sense::Is), Match::Protocol(6, Sense::Is));
-        let ports = |ports: std::ops::RangeInclusive<u16>, sense| Match::DestinationPort(vec![ports], sense);
-        let conditions: Vec<&[Match]> = input.rules.iter().map(|rule| &*rule.matches).collect();
-        assert_eq!(conditions[0], [Match::State(6, Sense::Is)]);
-        assert_eq!(conditions[1], [Match::State(state::NEW, Sense::IsNot)]);
-        assert_eq!(conditions[2], [udp.clone(), ports(4789..=4789, Sense::Is)]);
-        assert_eq!(conditions[3], [udp.clone(), ports(4000..=u16::MAX, Sense::Is), ports(0..=5000, Sense::Is)]);
-        assert_eq!(conditions[4], [udp.clone(), ports(4789..=4790, Sense::IsNot)]);
-        assert_eq!(conditions[5], [udp, Match::Other], "what is in a set is not read");
-        assert_eq!(conditions[6], [tcp, ports(22..=22, Sense::Is)]);
-    }
-
-    #[test]
-    fn what_iptables_makes_of_its_rules_is_read() {
-        let firewall = read_back(
-            &["iptables-nft-restore"],
-            "*filter
-:INPUT DROP
--A INPUT -p udp --dport 4789 -j ACCEPT
--A INPUT -p udp -m multiport --dports 53,4780:4790 -j ACCEPT
--A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A INPUT -m state ! --state NEW -m comment --comment why -j DROP
-COMMIT
-",
-        );
-        let input = chain(&firewall, "INPUT");
-        assert_eq!((input.hook, input.drops), (Some(Hook::Input), true));
-        let udp = Match::Protocol(17, Sense::Is);
-        let conditions: Vec<&[Match]> = input.rules.iter().map(|rule| &*rule.matches).collect();
-        assert_eq!(conditions[0], [udp.clone(), Match::DestinationPort(vec![4789..=4789], Sense::Is)]);
-        assert_eq!(conditions[1], [udp, Match::DestinationPort(vec![53..=53, 4780..=4790], Sense::Is)]);
-        assert_eq!(conditions[2], [Match::State(6, Sense::Is)]);
-        assert_eq!(conditions[3], [Match::State(state::NEW, Sense::IsNot)]);
     }
 }

@@ -1,0 +1,87 @@
+//! The agent's settings.
+
+use crate::{connections::ConnectionSettings, log_format::LogFormat, report::UNDERLAY_MTUS, tls::Tls};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
+
+/// The agent's settings file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSettings {
+    /// Where the controller reaches the agent.
+    pub listen: SocketAddr,
+    /// Where the last accepted configuration is kept, for instance `/var/lib/cps-peering-agent/ledger`. The folder
+    /// must exist.
+    pub ledger: PathBuf,
+    /// The UDP port of VXLAN; all hosts must use the same one. The default is 4789 (RFC 7348 section 8).
+    #[serde(default = "default_vxlan_port")]
+    pub vxlan_port: u16,
+    /// The MTU of the path between hosts, in bytes, 68 to 65 535. By default that of the interface which holds the underlay address.
+    /// To be set where that address is on a loopback interface.
+    #[serde(default, deserialize_with = "underlay_mtu")]
+    pub underlay_mtu: Option<u32>,
+    /// How often the whole kernel is compared with the configuration when no event asks for it, in seconds. Default 60. Sysctls of
+    /// ports and peering devices that the kernel does not announce are read every 3 seconds besides.
+    #[serde(default = "default_resync_s")]
+    pub resync_s: u64,
+    /// Room for the kernel's events until the agent has taken them, in bytes. Where it is too small everything is compared
+    /// instead, which the report counts. Default 1 MiB.
+    #[serde(default = "default_event_buffer")]
+    pub event_buffer: usize,
+    /// How the log is written: `text` or `json`. Default `text`.
+    #[serde(default)]
+    pub log_format: LogFormat,
+    /// Room in the filter of the underlay: one entry for each VNI that arrives here, and one for each host that may send with it.
+    /// What has no place is not taken in and keeps the host out of sync. 1 024 to 67 108 864; an entry takes about 100 bytes of
+    /// the kernel's memory when it is there, and 16 before. Default 1 048 576.
+    #[serde(default = "default_underlay_filter_entries", deserialize_with = "underlay_filter_entries")]
+    pub underlay_filter_entries: u32,
+    /// A further address where `/metrics` and `/healthz` are served without TLS. By default there is none.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// What clients may take of the agent's HTTP server.
+    #[serde(default)]
+    pub connections: ConnectionSettings,
+    /// The agent's certificate and whose word it takes; the agent does not start where nothing is said.
+    // Tables come last.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+}
+
+fn default_vxlan_port() -> u16 {
+    4789
+}
+
+fn default_resync_s() -> u64 {
+    60
+}
+
+fn default_event_buffer() -> usize {
+    1 << 20
+}
+
+fn default_underlay_filter_entries() -> u32 {
+    1 << 20
+}
+
+fn underlay_mtu<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    let mtu = Option::<u32>::deserialize(from)?;
+    match mtu.filter(|mtu| !UNDERLAY_MTUS.contains(mtu)) {
+        None => Ok(mtu),
+        Some(mtu) => {
+            let (least, most) = UNDERLAY_MTUS.into_inner();
+            Err(D::Error::custom(format!("underlay_mtu is {mtu}, and must be {least} to {most}")))
+        }
+    }
+}
+
+fn underlay_filter_entries<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    const RANGE: RangeInclusive<u32> = 1 << 10..=1 << 26;
+    let entries = u32::deserialize(from)?;
+    if RANGE.contains(&entries) {
+        Ok(entries)
+    } else {
+        let (least, most) = RANGE.into_inner();
+        Err(D::Error::custom(format!("underlay_filter_entries is {entries}, and must be {least} to {most}")))
+    }
+}

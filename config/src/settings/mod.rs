@@ -1,0 +1,43 @@
+//! The settings files of both daemons, as shipped beside this crate: `agent.toml` and `controller.toml`.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`agent`] | the agent's settings |
+//! | [`controller`] | the controller's settings, and where its store is |
+//! | [`etcd`] | a store that several controllers share |
+//! | [`operators`] | who operators are |
+//! | [`prices`] | what bandwidths cost |
+
+mod agent;
+mod controller;
+mod etcd;
+mod operators;
+mod prices;
+#[cfg(test)]
+mod tests;
+
+pub use agent::AgentSettings;
+pub use controller::{ControllerSettings, StorePlace, StorePlaceError};
+pub use etcd::{EtcdSettings, EtcdTls};
+pub use operators::{OperatorError, OperatorRole, OperatorSettings};
+pub use prices::{Price, PriceError, PriceTier};
+
+use crate::tls::{Tls, TlsFiles};
+use thiserror::Error;
+
+/// What to do about a missing setting `tls`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "setting `tls` is missing: name `ca`, `cert` and `key` (`cps-peering pki` makes them), or say tls = \"off\" where nobody \
+     else reaches this daemon"
+)]
+pub struct NoTls;
+
+/// The certificates that a setting names; none where TLS is off. That it is off has to be said.
+pub fn tls_files(tls: Option<&Tls>) -> Result<Option<&TlsFiles>, NoTls> {
+    match tls {
+        None => Err(NoTls),
+        Some(Tls::Off) => Ok(None),
+        Some(Tls::On(files)) => Ok(Some(files)),
+    }
+}
