@@ -39,20 +39,23 @@ const REST_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Paced {
     /// None behind its end, or once it has failed.
     body: Option<Incoming>,
+    /// Whether the client waits to be told that it shall send it.
+    awaited: bool,
     connection: Connection,
     pace: Pace,
     end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Paced {
-    pub(crate) fn new(body: Incoming, connection: Connection, rate: MinimumRate) -> Self {
-        Self { body: Some(body), connection, pace: Pace::new(rate), end: None }
+    /// `awaited`: the client waits to be told that it shall send it (`Expect: 100-continue`), as it is when somebody reads.
+    pub(crate) fn new(body: Incoming, connection: Connection, rate: MinimumRate, awaited: bool) -> Self {
+        Self { body: Some(body), awaited, connection, pace: Pace::new(rate), end: None }
     }
 }
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        let Some(mut body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
+        let Some(mut body) = self.body.take().filter(|body| !self.awaited && !body.is_end_stream()) else { return };
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(timeout(REST_WITHIN, async move {
             let mut left = REST;
@@ -77,6 +80,7 @@ impl Body for Paced {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.awaited = false;
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         match Pin::new(body).poll_frame(context) {
             Poll::Ready(frame) => {
@@ -100,6 +104,8 @@ impl Body for Paced {
                 }
                 ready!(sleep.as_mut().poll(context));
                 self.body = None;
+                // It hears of it.
+                self.connection.entry().serve_client();
                 Poll::Ready(Some(Err(BodyError::TooSlow)))
             }
         }

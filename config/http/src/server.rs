@@ -7,7 +7,7 @@ use crate::{
     tls::Peer,
 };
 use axum::{Router, body::Body, extract::ConnectInfo, http::HeaderValue};
-use http::header::STRICT_TRANSPORT_SECURITY;
+use http::header::{EXPECT, STRICT_TRANSPORT_SECURITY};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -160,7 +160,8 @@ impl Server {
         let (router, rate) = (self.router.clone(), self.limits.rate);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             connection.entry().serve_client();
-            let mut request = request.map(|body| Body::new(Paced::new(body, connection.clone(), rate)));
+            let awaited = request.headers().contains_key(EXPECT);
+            let mut request = request.map(|body| Body::new(Paced::new(body, connection.clone(), rate, awaited)));
             request.extensions_mut().insert(ConnectInfo(from));
             request.extensions_mut().insert(connection.clone());
             let is_tls = peer.is_some();
