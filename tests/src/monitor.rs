@@ -34,7 +34,7 @@ impl Monitor {
     /// Adds and removes the mark until it is told of.
     fn mark(&self) -> Result<()> {
         let before = self.events()?.len();
-        wait::until("the monitor tells of the mark", Duration::from_secs(5), || {
+        wait::until("the monitor tells of the mark", Duration::from_secs(20), || {
             self.netns.ip(&format!("route add {MARK}"))?;
             self.netns.ip(&format!("route delete {MARK}"))?;
             let told = self.events()?.iter().skip(before).any(|line| line.contains("Deleted") && line.contains(MARK));

@@ -52,7 +52,7 @@ const SYSCTLS: [&str; 6] =
 impl Snapshot {
     /// Reads everything, once the kernel has finished the addresses it is still checking for duplicates.
     pub fn take(netns: &Netns) -> Result<Snapshot> {
-        wait::until("duplicate address detection ends", Duration::from_secs(5), || {
+        wait::until("duplicate address detection ends", Duration::from_secs(20), || {
             let mut snapshot = Snapshot { objects: BTreeMap::new() };
             for object in listings(netns, "ip", &["-6"], "addr show tentative\nrule show\n")? {
                 ensure!(!object.contains_key("addr_info"), "{object:?}");

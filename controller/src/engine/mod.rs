@@ -14,6 +14,7 @@ mod affected;
 mod host_status;
 mod listeners;
 mod path_mtu;
+mod shared;
 mod sync;
 pub mod traffic;
 mod trail;
@@ -21,18 +22,19 @@ mod waiting;
 mod writer;
 
 pub use crate::clock::{Clock, Tolerance, steady, system_clock};
-use host_status::Freshness;
 pub use host_status::{Agents, Confirmation, Contact, LastReport};
 pub use listeners::Listeners;
+pub use shared::Health;
+use shared::{Published, Shared};
 use sync::SyncWatch;
 use traffic::Traffic;
 
 use crate::{
     audit::{Entry, Query},
-    clock::{Reading, Timekeeper, boot_id},
+    clock::{Timekeeper, boot_id},
     instruments::Metrics,
     model::{
-        CommandError, Leap, Limits, Now, Outcome, Request,
+        CommandError, Leap, Limits, Outcome, Request,
         disclosure::Disclosures,
         metering::{Period, open_periods},
         state::{Change, Meta, State},
@@ -46,7 +48,6 @@ use cps_peering_config::{
     report::UNDERLAY_MTUS,
     time::{now_ms, timestamp_ms},
 };
-use imbl::{OrdMap, OrdSet};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,15 +55,13 @@ use std::{
     io::ErrorKind,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, mpsc},
+    sync::{Arc, PoisonError, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
-use trail::Trail;
 pub use trail::TrailLimits;
-use waiting::Waiting;
 use writer::{Answer, Job, Writer};
 
 /// Why a command was not carried out.
@@ -98,160 +97,6 @@ pub struct HostTarget {
     pub config: Arc<SharedHostConfig>,
     /// Whether it is to be asked only, and nothing pushed to it.
     pub paused: bool,
-}
-
-/// The records and what is known of the agents, as far as others may see them: everything in the state is durable. A copy costs
-/// next to nothing.
-#[derive(Clone, Default)]
-struct Published {
-    state: State,
-    contacts: OrdMap<HostId, Arc<Contact>>,
-    /// The hosts whose kernels are as they must be.
-    in_sync: OrdSet<HostId>,
-}
-
-impl Published {
-    fn agents(&self, freshness: Freshness) -> Agents<'_> {
-        Agents { state: &self.state, contacts: &self.contacts, in_sync: &self.in_sync, freshness }
-    }
-
-    /// A host must have something else, or its agent has said something else.
-    fn compare(&mut self, host: &HostId) {
-        // Whether the report is new enough is looked at by whoever asks.
-        let freshness = Freshness { boot_ms: 0, max_age_ms: 0 };
-        if self.state.hosts().get(host).is_some_and(|host| self.agents(freshness).is_in_sync(host)) {
-            self.in_sync.insert(host.clone());
-        } else {
-            self.in_sync.remove(host);
-        }
-    }
-}
-
-/// Whether the store takes writes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Health {
-    /// It does: the last one worked, and was a moment ago.
-    #[default]
-    Fine,
-    /// It does, and there is little room: what makes room is accepted, and nothing else. Why.
-    Low(String),
-    /// It does not. Why.
-    Failing(String),
-}
-
-/// What the writer shares with everybody.
-struct Shared {
-    /// Held for moments only.
-    published: RwLock<Published>,
-    store: Arc<Store>,
-    options: RwLock<Options>,
-    /// Whether the store takes writes.
-    health: RwLock<Health>,
-    clock: Clock,
-    time: Mutex<Timekeeper>,
-    /// Counts everything that a waiting caller may want to look at.
-    ticks: watch::Sender<u64>,
-    /// How much room the store has.
-    space: Mutex<Option<Space>>,
-    /// What the audit trail takes.
-    trail: Mutex<Trail>,
-    waiting: Waiting,
-    listeners: Listeners,
-    sync: Mutex<SyncWatch>,
-    /// Peerings between regions that have changed, or the ports of their VPCs, since somebody asked.
-    limits_changed: Mutex<BTreeSet<PeeringId>>,
-    /// The hosts that were in sync when the sweep last looked: reports grow too old without anybody's word.
-    heard_in_sync: Mutex<BTreeSet<HostId>>,
-    metrics: Metrics,
-}
-
-impl Shared {
-    fn new(state: State, store: Store, options: Options, time: Timekeeper, sync: SyncWatch) -> Self {
-        Self {
-            published: RwLock::new(Published { state, ..Published::default() }),
-            store: Arc::new(store),
-            clock: Arc::clone(&options.clock),
-            options: RwLock::new(options),
-            health: RwLock::default(),
-            time: Mutex::new(time),
-            ticks: watch::Sender::new(0),
-            space: Mutex::default(),
-            trail: Mutex::default(),
-            waiting: Waiting::default(),
-            listeners: Listeners::default(),
-            sync: Mutex::new(sync),
-            limits_changed: Mutex::default(),
-            heard_in_sync: Mutex::default(),
-            metrics: Metrics::default(),
-        }
-    }
-
-    /// As it is at this moment. Nobody waits for those who look at it.
-    fn published(&self) -> Published {
-        // A panic while it was held cannot leave a change half made: each is total.
-        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn published_mut(&self) -> RwLockWriteGuard<'_, Published> {
-        self.published.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn options(&self) -> Options {
-        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn health(&self) -> Health {
-        self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Says so where it is another than before.
-    fn set_health(&self, now: Health) {
-        let before = std::mem::replace(&mut *self.health.write().unwrap_or_else(PoisonError::into_inner), now.clone());
-        if std::mem::discriminant(&before) == std::mem::discriminant(&now) {
-            return;
-        }
-        match now {
-            Health::Fine => tracing::info!("the store takes everything again"),
-            Health::Low(why) => tracing::error!("{why}: only what makes room is accepted"),
-            Health::Failing(why) => {
-                tracing::error!("the store takes no writes, and is tried again every second: {why}");
-            }
-        }
-        self.tick();
-    }
-
-    fn trail(&self) -> MutexGuard<'_, Trail> {
-        // It is a figure; one that is wrong is counted again at the next start.
-        self.trail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn time(&self) -> MutexGuard<'_, Timekeeper> {
-        // What is told is whole at any time.
-        self.time.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn reading(&self) -> Reading {
-        (self.clock)()
-    }
-
-    /// By what it is told whether reports are new enough, where there are so many hosts.
-    fn freshness(&self, hosts: usize) -> Freshness {
-        let max_age = {
-            let options = self.options.read().unwrap_or_else(PoisonError::into_inner);
-            // One question may be late.
-            options.report_max_age.max(2 * question_interval(options.poll, hosts))
-        };
-        Freshness { boot_ms: self.reading().boot_ms, max_age_ms: whole(max_age.as_millis()) }
-    }
-
-    fn now(&self) -> Now {
-        let reading = self.reading();
-        self.time().now(reading)
-    }
-
-    fn tick(&self) {
-        self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
-    }
 }
 
 /// The state, the store and what is known of the agents.

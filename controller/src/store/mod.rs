@@ -6,6 +6,7 @@ mod backup_error;
 mod check;
 mod copy;
 mod embedded;
+mod error;
 mod etcd;
 mod gaps;
 #[cfg(test)]
@@ -17,15 +18,19 @@ mod raw;
 mod records;
 mod reserve;
 mod retained;
+mod rows;
 
 pub(crate) use backup::new_cluster;
 pub use backup::{Origin, Restored};
 pub use backup_error::BackupError;
 pub use check::{Report, check};
 pub use copy::Manifest;
+pub use error::StoreError;
 pub use etcd::{Cluster, EtcdError, Leader, LeaseState, Replica};
 pub use leadership::Leadership;
 pub use raw::Space;
+pub use rows::Dropped;
+pub(crate) use rows::Rows;
 
 use crate::{
     audit::{Entry, Query},
@@ -35,7 +40,7 @@ use crate::{
     },
 };
 use cps_peering_config::{
-    format::{self, FormatError},
+    format,
     id::{AccountId, PeeringId},
     net::Vni,
     time::{now_ms, timestamp_ms},
@@ -45,6 +50,7 @@ use notes::{EVENT_GAPS, MOVED};
 use raw::{Backend, Batch, Lookup, SideId, events_of, keys};
 use records::RowCodec;
 use retained::Retained;
+use rows::size;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
@@ -52,7 +58,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use thiserror::Error;
 
 /// Where a store was moved to, and when.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -63,213 +68,6 @@ struct Moved {
 
 /// How long a new leader waits for its copy to be as new as the store.
 const CATCH_UP: Duration = Duration::from_secs(2);
-
-/// The store cannot be used.
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// Another process has it.
-    #[error("store {0}: another process uses it; is a controller running already?")]
-    InUse(PathBuf),
-    /// The file system or the file's content said no.
-    #[error("store {path}: cannot {what}: {source}")]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        source: Box<redb::Error>,
-    },
-    /// etcd said no, or nothing.
-    #[error("store {path}: cannot {what}: {source}{}", .source.hint())]
-    Etcd {
-        /// The place.
-        path: PathBuf,
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        source: Box<EtcdError>,
-    },
-    /// Another controller may lead by now. Whether what was being written is kept is not known.
-    #[error("store {path}: this controller lost leadership; retry, another controller takes over")]
-    Deposed {
-        /// The place.
-        path: PathBuf,
-    },
-    /// It was to be filled from another store, and that was never finished.
-    #[error("store {path}: a copy or move into this store was interrupted: run it again")]
-    Unfinished {
-        /// The place.
-        path: PathBuf,
-    },
-    /// It was moved to another place, where it goes on.
-    #[error(
-        "store {path} was moved to {to} at {at}, and is not to be used any more: what happened since is there. Use the settings that \
-         name it; `cps-peering-controller move-store` brings it back"
-    )]
-    Moved {
-        /// The place.
-        path: PathBuf,
-        /// Where it is now.
-        to: String,
-        /// Since when.
-        at: String,
-    },
-    /// A record or entry that is larger than any may be.
-    #[error("store {path}: {key} would have {length} bytes, and may have {most}")]
-    TooLarge {
-        /// The place.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// How long its value is.
-        length: usize,
-        /// How long a value may be.
-        most: usize,
-    },
-    /// The content of the file is not what was written to it.
-    #[error(
-        "store {path} is damaged ({message}), and was left as it is: `cps-peering-controller check-store` tells what can be read \
-         of it and what is lost; `cps-peering-controller restore COPY` puts a copy in its place"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What was found.
-        message: String,
-    },
-    /// It was closed after a failure, and could not be opened again.
-    #[error("store {path} could not be opened again after a failure")]
-    Closed {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A record is not what it should be.
-    #[error("store {path}: record {key} cannot be read: {source}")]
-    Record {
-        /// The file, or the place in etcd.
-        path: PathBuf,
-        /// The record.
-        key: String,
-        /// What is wrong with it.
-        source: FormatError,
-    },
-    /// A record's key names no kind of record that this version knows.
-    #[error("store {path}: there is a record {key} that this version does not know")]
-    UnknownRecord {
-        /// The file, or the place in etcd.
-        path: PathBuf,
-        /// The record.
-        key: String,
-    },
-    /// The thread that writes could not be started.
-    #[error("the thread that writes to the store could not be started: {0}")]
-    Thread(#[source] std::io::Error),
-    /// Somebody else has committed.
-    #[error("store {path}: expected commit {expected} to be the last one, but it is {found}")]
-    Overtaken {
-        /// The file.
-        path: PathBuf,
-        /// What the caller thought.
-        expected: u64,
-        /// What is there.
-        found: u64,
-    },
-}
-
-impl StoreError {
-    /// Whether what is stored is not what was written, or is elsewhere by now, so that another start leads to the same.
-    pub fn is_damage(&self) -> bool {
-        matches!(
-            self,
-            StoreError::Moved { .. }
-                | StoreError::Damaged { .. }
-                | StoreError::Record { .. }
-                | StoreError::UnknownRecord { .. }
-        )
-    }
-
-    /// Whether there is no room for what was to be written.
-    pub fn is_no_space(&self) -> bool {
-        let full = |error: &std::io::Error| {
-            use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-            matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
-        };
-        match self {
-            StoreError::Database { source, .. } => matches!(&**source, redb::Error::Io(error) if full(error)),
-            StoreError::Etcd { source, .. } => source.is_no_space(),
-            _ => false,
-        }
-    }
-}
-
-/// Rows that are ready to be written: each has a size that the store takes.
-#[derive(Debug, Default)]
-pub(crate) struct Rows {
-    batch: Batch,
-    /// The number of the commit; none where it is none.
-    number: Option<u64>,
-    /// Of whom the entries of the audit trail are, and how many bytes they take.
-    owners: Vec<(String, u64)>,
-}
-
-/// An entry of the audit trail that is gone, or is looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dropped {
-    /// Its number.
-    pub number: u64,
-    /// Whose it is ([`Entry::owner`]).
-    pub owner: String,
-    /// What it takes, in bytes.
-    pub bytes: u64,
-}
-
-/// What an entry of the audit trail takes, in bytes, with what it is found by.
-fn size(value: &[u8]) -> u64 {
-    const AROUND: u64 = 200;
-    value.len() as u64 + AROUND
-}
-
-impl Dropped {
-    /// The same of an entry as it is kept, with what it is looked for by.
-    fn of(number: u64, value: &[u8]) -> (Self, Vec<String>) {
-        let entry = serde_json::from_slice::<Entry>(value).ok();
-        let owner = entry.as_ref().map_or_else(String::new, Entry::owner);
-        (Self { number, owner, bytes: size(value) }, entry.as_ref().map(keys).unwrap_or_default())
-    }
-}
-
-impl Rows {
-    /// Puts others behind them.
-    pub(crate) fn append(&mut self, other: Rows) {
-        self.batch.append(other.batch);
-        self.number = other.number.or(self.number);
-        self.owners.extend(other.owners);
-    }
-
-    /// Of whom the entries of the audit trail are, and how many bytes they take.
-    pub(crate) fn owners(&mut self) -> Vec<(String, u64)> {
-        std::mem::take(&mut self.owners)
-    }
-
-    /// Puts what is noted beside them.
-    pub(crate) fn note(&mut self, notes: Vec<(&'static str, Vec<u8>)>) {
-        self.batch.notes = notes;
-    }
-
-    /// How many entries of the audit trail are among them.
-    pub(crate) fn entries(&self) -> usize {
-        self.batch.entries.len()
-    }
-
-    /// Takes out the first entries of the audit trail.
-    pub(crate) fn split_entries(&mut self, count: usize) -> Rows {
-        let count = count.min(self.batch.entries.len());
-        let entries = self.batch.entries.drain(..count).collect();
-        let owners = self.owners.drain(..count.min(self.owners.len())).collect();
-        Rows { batch: Batch { entries, ..Batch::default() }, number: None, owners }
-    }
-}
 
 /// One side of a peering: the peering, and the side's VNI.
 pub type SideKey = (PeeringId, Vni);

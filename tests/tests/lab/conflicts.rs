@@ -22,7 +22,7 @@ use serde_json::Value;
 use std::{process::Stdio, time::Duration};
 
 /// How soon something is closed, reported or healed.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 /// An address of the host itself, in table `local`.
 const OF_THE_HOST: &str = "2001:db8:9::1";
@@ -205,6 +205,7 @@ fn rules_before_ours_are_reported_and_make_nothing_flap() -> Result<()> {
         lab.wait_for_agent("h1")?;
     }
     // None of a tenant's packets can be meant.
+    let passes = lab.host("h1").report()?.counters.passes;
     for rule in [
         "rule add pref 20 from 198.18.0.0/15 lookup 500",
         "rule add pref 21 fwmark 0x200/0xf00 lookup main",
@@ -214,7 +215,6 @@ fn rules_before_ours_are_reported_and_make_nothing_flap() -> Result<()> {
     ] {
         host.ip(rule)?;
     }
-    let passes = lab.host("h1").report()?.counters.passes;
     wait::until("another look", SOON, || Ok((lab.host("h1").report()?.counters.passes > passes).then_some(())))?;
     lab.wait_for_agent("h1")?;
     for priority in [20, 21, 23, 2000] {

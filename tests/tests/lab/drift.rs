@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::{fs, time::Duration};
 
 /// How soon drift is healed. What the kernel announces takes some milliseconds; a slow machine may take longer.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 /// How often the agents compare without a reason where the kernel does not announce what is done.
 const RESYNC: Duration = Duration::from_secs(2);

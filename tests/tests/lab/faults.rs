@@ -26,7 +26,7 @@ use std::{
 };
 
 /// How soon something is reported or healed.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 /// How long a daemon waits for the head of a request, and a little.
 const HEADER_LIMIT: Duration = Duration::from_secs(13);

@@ -168,7 +168,7 @@ fn each_pair_of_prefixes_passes_or_not_as_both_sides_say_after_every_change() ->
     let near = Stream::start(from, lab.server("h1", "eth2"), "10.2.0.2".parse()?, 500)?;
     let far = Stream::start(from, lab.server("h2", "eth2"), "10.2.2.2".parse()?, 500)?;
     for stream in [&near, &far] {
-        wait::until("the stream runs", Duration::from_secs(5), || Ok((stream.received() > 50).then_some(())))?;
+        wait::until("the stream runs", Duration::from_secs(20), || Ok((stream.received() > 50).then_some(())))?;
     }
     // One prefix goes, another becomes narrower around the stream's own address, and wider again.
     for export in

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 /// How many looks a tenant may cause at once, and a few that have other reasons.
 const FEW: u64 = 12;

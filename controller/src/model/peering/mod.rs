@@ -1,5 +1,11 @@
 //! Rules of peerings, numbered as in the product's specification.
 
+mod commands;
+
+pub use commands::{Accept, Create, Locator, MAX_DESCRIPTION, MAX_NAME, MAX_TAG, MAX_TAGS, Modify, SetBandwidth};
+pub(in crate::model) use commands::{MAX_UTF8, check_description};
+use commands::{check_name, check_tags};
+
 use super::{
     Actor, Code, CommandError, Context, Limits, Transaction,
     metering::put,
@@ -15,135 +21,10 @@ use cps_peering_config::{
     quota::Kind,
     text,
 };
-use serde::Serialize;
 use std::collections::BTreeSet;
-
-/// The longest name, in characters.
-pub const MAX_NAME: usize = 32;
-/// The longest description, in characters.
-pub const MAX_DESCRIPTION: usize = 256;
-/// The most tags.
-pub const MAX_TAGS: usize = 10;
-/// The longest key or value of a tag, in characters.
-pub const MAX_TAG: usize = 127;
-
-/// The most bytes of a character in UTF-8 (RFC 3629).
-pub(super) const MAX_UTF8: usize = 4;
 
 /// How many records of peerings that are over are kept of one initiator.
 pub const MAX_ENDED: usize = 2000;
-
-/// Which peering a command is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Locator {
-    /// The region in which the caller has its side; none for operators, who need not say.
-    pub region: Option<RegionId>,
-    /// The peering.
-    pub id: PeeringId,
-}
-
-/// Request to create a peering.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Create {
-    /// The peering's name.
-    pub name: String,
-    /// What the initiator says about it, to itself.
-    pub description: String,
-    /// What it says to the receiver.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub message: String,
-    /// What the initiator puts on it.
-    pub tags: Vec<Tag>,
-    /// The initiator's VPC.
-    pub vpc: VpcId,
-    /// The region that the initiator's VPC must be in; none for operators, who need not say.
-    pub region: Option<RegionId>,
-    /// The receiver's VPC.
-    pub peer_vpc: VpcId,
-    /// The region that the receiver's VPC must be in; none if any will do.
-    pub peer_region: Option<RegionId>,
-    /// The account that the receiver's VPC must be of; none if any will do.
-    pub peer_account: Option<AccountId>,
-    /// The most that may pass in each direction, in Mbit/s.
-    pub bandwidth: Option<u32>,
-    /// What the initiator shows and takes (rule C9).
-    pub prefixes: PrefixLists,
-    /// The same of the receiver, where an operator speaks for it.
-    pub peer_prefixes: PrefixLists,
-}
-
-/// Consent to a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Accept {
-    /// The peering.
-    pub which: Locator,
-    /// What the receiver shows and takes (rule C9).
-    pub prefixes: PrefixLists,
-}
-
-impl Accept {
-    /// Of everything that the initiator shows, with all that the receiver has.
-    pub fn in_full(which: Locator) -> Self {
-        Self { which, prefixes: PrefixLists::default() }
-    }
-}
-
-impl Create {
-    /// What can be checked without knowing anything else.
-    pub(super) fn check_texts(&self) -> Result<(), CommandError> {
-        check_name(&self.name)?;
-        check_description(&self.description)?;
-        check_message(&self.message)?;
-        check_tags(&self.tags)?;
-        self.prefixes.check()?;
-        self.peer_prefixes.check()
-    }
-}
-
-/// Other words about a peering; none for what stays.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Modify {
-    /// The VPC.
-    pub which: Locator,
-    /// Its name.
-    pub name: Option<String>,
-    /// What the initiator says about it.
-    pub description: Option<String>,
-    /// What is on the caller's side of it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tags: Option<Vec<Tag>>,
-    /// Whether the caller has to end the protection before it can delete it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub protected: Option<bool>,
-}
-
-impl Modify {
-    /// Whether it does nothing but make a deletion possible.
-    pub(super) fn only_ends_protection(&self) -> bool {
-        let Self { which: _, name, description, tags, protected } = self;
-        *protected == Some(false) && name.is_none() && description.is_none() && tags.is_none()
-    }
-
-    /// Names and descriptions that were legal once stay as they are: what is said again is compared first, but not if it is
-    /// longer than any may be.
-    pub(super) fn check_texts(&self) -> Result<(), CommandError> {
-        self.name.as_deref().filter(|name| name.len() > MAX_NAME * MAX_UTF8).map_or(Ok(()), check_name)?;
-        let long = self.description.as_deref().filter(|text| text.len() > MAX_DESCRIPTION * MAX_UTF8);
-        long.map_or(Ok(()), check_description)?;
-        let tags = self.tags.as_deref().unwrap_or_default();
-        let long = |tag: &Tag| tag.key.len().max(tag.value.len()) > MAX_TAG * MAX_UTF8;
-        if tags.len() > MAX_TAGS || tags.iter().any(long) { check_tags(tags) } else { Ok(()) }
-    }
-}
-
-/// Another limit for a peering.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SetBandwidth {
-    /// The VPC.
-    pub which: Locator,
-    /// The most that may pass in each direction, in Mbit/s.
-    pub bandwidth: u32,
-}
 
 /// What an account is in a peering that it may see in a region. None for strangers, and for what it has deleted or
 /// rejected. Between two VPCs of one account the region decides.
@@ -168,7 +49,11 @@ fn missing(id: &PeeringId) -> CommandError {
 }
 
 /// Finds what the caller may see. An operator sees all that is not over for everybody.
-pub(super) fn find(state: &State, which: &Locator, actor: &Actor) -> Result<(Peering, Option<Role>), CommandError> {
+pub(in crate::model) fn find(
+    state: &State,
+    which: &Locator,
+    actor: &Actor,
+) -> Result<(Peering, Option<Role>), CommandError> {
     let peering = state.peerings().get(&which.id).ok_or_else(|| missing(&which.id))?;
     let Some(account) = actor.account() else { return Ok((peering.clone(), None)) };
     let role = role(peering, account, which.region.as_ref()).ok_or_else(|| missing(&which.id))?;
@@ -202,7 +87,7 @@ pub fn state_word(state: &PeeringState) -> &'static str {
     }
 }
 
-pub(super) fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, CommandError> {
+pub(in crate::model) fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, CommandError> {
     let (rule, reason) = match &peering.state {
         PeeringState::Ended { how: End::Expired, .. } => {
             (format!("{} has expired and cannot {what}", peering.id), "VpcPeerExpired")
@@ -210,40 +95,6 @@ pub(super) fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, Command
         state => (format!("{} is {} and cannot {what}", peering.id, state_word(state)), "VpcPeerInvalidStateChange"),
     };
     Err(CommandError::one(Code::FailedPrecondition, "vpcPeeringId", rule, reason))
-}
-
-fn check_name(name: &str) -> Result<(), CommandError> {
-    text::check_name(name, MAX_NAME).or_else(|error| invalid("vpcPeeringName", error.to_string(), "InvalidName"))
-}
-
-/// Refuses what cannot be said about a thing.
-pub(super) fn check_description(description: &str) -> Result<(), CommandError> {
-    let checked = text::check_lines(description, MAX_DESCRIPTION);
-    checked.or_else(|error| invalid("description", error.to_string(), "InvalidDescription"))
-}
-
-fn check_message(message: &str) -> Result<(), CommandError> {
-    let checked = text::check_lines(message, MAX_DESCRIPTION);
-    checked.or_else(|error| invalid("message", error.to_string(), "InvalidMessage"))
-}
-
-fn check_tags(tags: &[Tag]) -> Result<(), CommandError> {
-    if tags.len() > MAX_TAGS {
-        return invalid("userTags", format!("{} tags: at most {MAX_TAGS} are allowed", tags.len()), "InvalidTag");
-    }
-    for (place, tag) in tags.iter().enumerate() {
-        let entry = format!("userTags[{place}]");
-        if let Err(error) = text::check_name(&tag.key, MAX_TAG) {
-            return invalid(&format!("{entry}.key"), error.to_string(), "InvalidTag");
-        }
-        if let Err(error) = text::check_line(&tag.value, MAX_TAG) {
-            return invalid(&format!("{entry}.value"), error.to_string(), "InvalidTag");
-        }
-        if tags[..place].iter().any(|other| other.key == tag.key) {
-            return invalid(&entry, format!("the key {} is there twice", text::quote(&tag.key)), "InvalidTag");
-        }
-    }
-    Ok(())
 }
 
 fn check_free_name(state: &State, name: &str, side: (&AccountId, &RegionId)) -> Result<(), CommandError> {
@@ -469,7 +320,11 @@ pub fn reject(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
 }
 
 /// The receiver's VPC goes, and with it the requests to be peered with it: these.
-pub(super) fn reject_requests_to(tx: &mut Transaction<'_>, vpc: &VpcId, context: &mut Context<'_>) -> Vec<Peering> {
+pub(in crate::model) fn reject_requests_to(
+    tx: &mut Transaction<'_>,
+    vpc: &VpcId,
+    context: &mut Context<'_>,
+) -> Vec<Peering> {
     let pending = |peering: &&Peering| peering.state == PeeringState::Pending && peering.receiver.vpc == *vpc;
     let requests: Vec<Peering> = tx.state.peerings_of(vpc).filter(pending).cloned().collect();
     for peering in &requests {
@@ -481,7 +336,7 @@ pub(super) fn reject_requests_to(tx: &mut Transaction<'_>, vpc: &VpcId, context:
 }
 
 /// It is over: hosts do not have it.
-pub(super) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how: End, context: &Context<'_>) {
+pub(in crate::model) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how: End, context: &Context<'_>) {
     for role in [Role::Initiator, Role::Receiver] {
         peering.side_mut(role).vni = None;
     }
@@ -560,7 +415,7 @@ pub fn set_bandwidth(
 }
 
 /// Sets the bandwidth of a peering; none for no limit.
-pub(super) fn limit(
+pub(in crate::model) fn limit(
     tx: &mut Transaction<'_>,
     id: &PeeringId,
     bandwidth: Option<u32>,
@@ -605,7 +460,7 @@ fn may_have_it(state: &State, peering: &Peering) -> Vec<HostId> {
 }
 
 /// A host lost a port of a VPC. If it was the last one, the host must still be asked before a peering of that VPC is gone.
-pub(super) fn port_left(tx: &mut Transaction<'_>, vpc: &VpcId, host: &HostId, now_ms: u64) {
+pub(in crate::model) fn port_left(tx: &mut Transaction<'_>, vpc: &VpcId, host: &HostId, now_ms: u64) {
     if tx.state.ports_of(vpc).any(|port| port.key.host == *host) {
         return;
     }
@@ -639,7 +494,7 @@ fn paid_by(state: &State, account: &AccountId) -> Vec<Peering> {
 }
 
 /// B5: what an account in arrear pays for stops.
-pub(super) fn suspend(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64) {
+pub(in crate::model) fn suspend(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64) {
     for peering in paid_by(tx.state, account).into_iter().filter(Peering::forwards) {
         let hosts = may_have_it(tx.state, &peering);
         let state = PeeringState::Suspended { hosts };
@@ -649,7 +504,7 @@ pub(super) fn suspend(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64
 }
 
 /// B5: it has paid, and everything goes on by itself.
-pub(super) fn resume(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64) {
+pub(in crate::model) fn resume(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64) {
     for peering in paid_by(tx.state, account) {
         if matches!(peering.state, PeeringState::Suspended { .. }) {
             provision(tx, peering, now_ms);
@@ -658,7 +513,7 @@ pub(super) fn resume(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64)
 }
 
 /// B5: it has not paid for too long.
-pub(super) fn delete_suspended(tx: &mut Transaction<'_>, account: &AccountId, context: &Context<'_>) {
+pub(in crate::model) fn delete_suspended(tx: &mut Transaction<'_>, account: &AccountId, context: &Context<'_>) {
     for mut peering in paid_by(tx.state, account) {
         if matches!(peering.state, PeeringState::Suspended { .. }) {
             for role in [Role::Initiator, Role::Receiver] {

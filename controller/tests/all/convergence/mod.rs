@@ -1,5 +1,7 @@
 //! Engine, store and push with agents that are real HTTP servers with a ledger in memory.
 
+mod hosts;
+
 use crate::common::{apply, create, delete, peering};
 use axum::{
     Json, Router,
@@ -513,64 +515,6 @@ async fn a_delete_does_not_wait_for_an_answer_that_is_held_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hosts_that_are_pruned_are_emptied_before_they_are_forgotten() {
-    let (_folder, controller, agents) = built().await;
-    let inventory = toml::from_str("").unwrap();
-    controller.run(&Command::Apply(Apply::of(inventory).pruning())).unwrap();
-    controller.until("forgotten", |seen| seen.state.hosts().is_empty().then_some(())).await;
-    assert!(agents.iter().all(|agent| agent.host.lock().unwrap().config.as_ref().unwrap().vrfs.is_empty()));
-}
-
-fn host(id: &str, what: HostCommand) -> Command {
-    Command::Host(HostChange { id: id.parse().unwrap(), what })
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_was_removed_as_dead_holds_nothing_up_and_is_emptied_should_it_answer_again() {
-    let (_folder, controller, [_one, two]) = built().await;
-    let id = controller.peer();
-    controller.until_active(&id).await;
-    let away = two.stop().await;
-    controller.run(&delete(&id)).unwrap();
-    let removal = |agreed| HostCommand::Remove(Removal { dead: true, approval: Approval::Given(agreed) });
-    controller.run(&host("h2", removal(None))).unwrap();
-    controller.until_gone(&id).await;
-    controller.engine.read(|state, agents| {
-        let dead = &state.hosts()["h2"];
-        assert!(dead.dead && !agents.is_current(&dead.id) && state.ports_on(&dead.id).next().is_none());
-    });
-    let two = Agent::again(away).await;
-    controller.until("forgotten", |seen| (seen.state.hosts().len() == 1).then_some(())).await;
-    let config = two.host.lock().unwrap().config.clone().unwrap();
-    assert!(config.vrfs.is_empty() && config.sides.is_empty(), "nothing is left on it: {config:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_pushed_to_a_host_while_that_is_paused_and_everything_afterwards() {
-    let (folder, controller, [one, two]) = built().await;
-    controller.run(&host("h2", HostCommand::Pause)).unwrap();
-    for agent in [&one, &two] {
-        agent.calls();
-    }
-    let id = controller.peer();
-    controller.until("one of two", |_| (one.sides() == 1).then_some(())).await;
-    controller.until("it is asked", |seen| seen.agents.is_current(&"h2".parse().unwrap()).then_some(())).await;
-    assert_eq!((two.sides(), two.calls()), (0, Vec::new()));
-    // It is not in sync, and a controller that starts again knows it, too.
-    stop(controller, folder.path()).await;
-    let controller = Controller::start(folder.path());
-    let paused = |seen: &Seen<'_>| {
-        let host = &seen.state.hosts()["h2"];
-        (host.paused && seen.agents.is_current(&host.id) && !seen.agents.in_sync(host)).then_some(())
-    };
-    controller.until("asked, and out of sync", paused).await;
-    assert_eq!((two.sides(), two.calls()), (0, Vec::new()));
-    controller.run(&host("h2", HostCommand::Resume)).unwrap();
-    controller.until_active(&id).await;
-    assert_eq!(two.sides(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_concerns_one_host_leaves_the_others_revisions() {
     let (_folder, controller, [one, two]) = built().await;
     let before = (one.revision(), two.revision());
@@ -624,21 +568,6 @@ async fn what_an_account_in_arrear_does_not_pay_for_is_gone_without_another_comm
     engine.read(|state, _| assert!(state.peerings()[&id].is_ended()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_stays_away_holds_a_peering_back_only_for_a_while() {
-    let folder = tempfile::tempdir().unwrap();
-    let (one, two) = (Agent::start().await, Agent::start().await);
-    let store = crate::place::open(folder.path()).unwrap();
-    // Nobody pushes.
-    let (engine, _hosts) = Engine::open(store, Options { grace: Duration::ZERO, ..Options::default() }).unwrap();
-    let controller = Controller { engine, workers: tokio::spawn(async {}) };
-    controller.build([&one, &two]);
-    let id = controller.peer();
-    controller.engine.sweep();
-    controller.until_active(&id).await;
-    controller.engine.read(|state, agents| assert_eq!(agents.missing(&state.peerings()[&id]).len(), 2));
-}
-
 #[test]
 fn a_store_is_for_one_process_and_keeps_what_was_committed() {
     let folder = tempfile::tempdir().unwrap();
@@ -664,66 +593,4 @@ async fn stop_on(controller: Controller, store: &Path) {
     while matches!(Store::open(store), Err(StoreError::InUse(_))) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-fn h1() -> HostId {
-    "h1".parse().unwrap()
-}
-
-/// V3. A copy that was brought back tells hosts nothing before somebody has looked at what would become of them.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_was_brought_back_is_held_until_it_is_released() {
-    let folder = TempDir::new().unwrap();
-    let agents = [Agent::start().await, Agent::start().await];
-    let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
-    let controller = Controller::on(Store::open(&store).unwrap());
-    controller.build([&agents[0], &agents[1]]);
-    tokio::task::block_in_place(|| controller.engine.store().back_up(&copy)).unwrap();
-    controller.peer();
-    controller.until("both have it", |_| agents.iter().all(|agent| agent.sides() == 1).then_some(())).await;
-    let mine = controller.engine.cluster().unwrap();
-    stop_on(controller, &store).await;
-    let before = agents.each_ref().map(Agent::revision);
-    for agent in &agents {
-        agent.calls();
-    }
-
-    let restored = Store::restore(&copy, &store, None, Origin::Same).unwrap();
-    assert_eq!((restored.cluster, restored.held), (Some(mine), true));
-    let controller = Controller::on(Store::open(&store).unwrap());
-    let error = controller
-        .until("what would become of h1", |seen| {
-            assert_eq!(seen.agents.count_in_sync(), 0, "nobody has what it must have");
-            seen.agents.contact(&h1()).and_then(|contact| contact.error.clone())
-        })
-        .await;
-    assert!(error.starts_with("held, would lose side ") && error.contains("would get nothing"), "{error}");
-    assert!(error.contains("cps-peering-controller release"), "{error}");
-    assert_eq!(agents.each_ref().map(Agent::revision), before, "nothing was sent");
-    assert_eq!(agents.iter().map(|agent| agent.calls().len()).sum::<usize>(), 0);
-
-    controller.run(&Command::Release).unwrap();
-    controller.until("both in sync again", |seen| (seen.agents.count_in_sync() == 2).then_some(())).await;
-    assert!(!controller.engine.is_held() && agents.iter().all(|agent| agent.sides() == 0));
-    stop_on(controller, &store).await;
-    assert!(!Store::open(&store).unwrap().load().unwrap().meta().held, "it stays so");
-}
-
-/// V3. What an agent refuses is not in sync, whatever its revision is, and the cure is named.
-#[tokio::test(flavor = "multi_thread")]
-async fn hosts_of_another_cluster_are_left_alone_and_are_not_in_sync() {
-    let folder = TempDir::new().unwrap();
-    let agents = [Agent::start().await, Agent::start().await];
-    let controller = Controller::on(Store::open(folder.path().join("store.redb")).unwrap());
-    controller.build([&agents[0], &agents[1]]);
-    controller.until("both in sync", |seen| (seen.agents.count_in_sync() == 2).then_some(())).await;
-    let other = ClusterId::new(7);
-    agents[0].host.lock().unwrap().cluster = Some(other);
-    let error = controller
-        .until("what h1 says", |seen| seen.agents.contact(&h1()).and_then(|contact| contact.error.clone()))
-        .await;
-    let mine = controller.engine.cluster().unwrap();
-    assert!(error.contains(&format!("belongs to cluster {other}")), "{error}");
-    assert!(error.contains(&format!("cps-peering-agent join {mine}")), "{error}");
-    controller.until("one in sync", |seen| (seen.agents.count_in_sync() == 1).then_some(())).await;
 }

@@ -1,0 +1,199 @@
+//! What operators see: accounts, hosts, the inventory.
+
+use super::{last_error, seconds, time_of};
+use crate::{
+    engine::Agents,
+    model::{
+        record::{Account, Host, PeeringState},
+        state::State,
+    },
+};
+use cps_peering_config::{
+    Revision,
+    inventory::{self, Inventory},
+    report::Problem,
+};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// An account, as operators see it. Secrets are shown once, when they are made.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountView {
+    /// The id.
+    pub account_id: String,
+    /// `normal`, `overdue` or `arrear`.
+    pub charge_status: &'static str,
+    /// Its access keys.
+    pub access_keys: Vec<String>,
+    /// The ids of its tokens.
+    pub token_ids: Vec<String>,
+    /// Live peerings that it may initiate from a region, where that is not the default.
+    #[schema(value_type = Object)]
+    pub quotas: Value,
+    /// How many of other things it may have in a region, by type, where that is not the default.
+    #[schema(value_type = Object)]
+    pub limits: Value,
+    /// Accounts from which it wants no requests.
+    pub blocked_accounts: Vec<String>,
+}
+
+/// An account, as operators see it.
+pub fn account(account: &Account) -> AccountView {
+    AccountView {
+        account_id: account.id.to_string(),
+        charge_status: account.charge.word(),
+        access_keys: account.keys.keys().cloned().collect(),
+        token_ids: account.tokens.keys().cloned().collect(),
+        quotas: serde_json::to_value(&account.quotas).unwrap_or_default(),
+        limits: serde_json::to_value(&account.limits).unwrap_or_default(),
+        blocked_accounts: account.blocked.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A host, and how its agent stands.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostView {
+    /// The host.
+    pub host: String,
+    /// Its region.
+    pub region_id: String,
+    /// Its VTEP address.
+    #[schema(value_type = String)]
+    pub underlay: std::net::IpAddr,
+    /// Where its agent is.
+    pub agent: String,
+    /// Whether it was removed, and has not confirmed yet that nothing is left on it.
+    pub retiring: bool,
+    /// Whether it is being worked on, by its inventory.
+    pub maintenance: bool,
+    /// Whether it was drained by a command: it takes no new ports, and counts as being worked on.
+    pub drained: bool,
+    /// Whether nothing is pushed to it until an operator says otherwise.
+    pub paused: bool,
+    /// Whether it was removed as dead: nothing waits for it. It is forgotten when it answers again and has confirmed that nothing is
+    /// left on it, or is removed again.
+    pub dead: bool,
+    /// Whether its agent has answered, not too long ago and whenever it was asked since.
+    pub answers: bool,
+    /// The MTU of the underlay at its end in bytes, as its agent last said.
+    pub underlay_mtu: Option<u32>,
+    /// The revision that it must have.
+    #[schema(value_type = Object)]
+    pub desired: Revision,
+    /// The revision that its kernel was brought to.
+    #[schema(value_type = Option<Object>)]
+    pub applied: Option<Revision>,
+    /// Whether its kernel is known to be as it must be: the last report says so, is not too old, and its agent did not fail to
+    /// answer since.
+    pub in_sync: bool,
+    /// What is wrong, in the kernel's words.
+    #[schema(value_type = Vec<Object>)]
+    pub problems: Vec<Problem>,
+    /// How many objects the agent has healed since it started.
+    pub drift_repaired: Option<u64>,
+    /// When its agent last answered.
+    pub last_report: Option<String>,
+    /// How long ago that was, in seconds.
+    pub report_age_seconds: Option<u64>,
+    /// Why its agent could not be asked since, refused, or is not believed any more.
+    pub last_error: Option<String>,
+}
+
+/// A host, and how its agent stands.
+pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
+    let contact = agents.contact(&host.id).cloned().unwrap_or_default();
+    let report = contact.report.as_ref();
+    HostView {
+        host: host.id.to_string(),
+        region_id: host.region.to_string(),
+        underlay: host.underlay,
+        agent: host.agent.clone(),
+        retiring: host.retiring,
+        maintenance: host.maintenance,
+        drained: host.drained,
+        paused: host.paused,
+        dead: host.dead,
+        answers: agents.is_current(&host.id),
+        underlay_mtu: host.underlay_mtu,
+        desired: state.revision_of(host),
+        applied: report.and_then(|report| report.applied),
+        in_sync: agents.in_sync(host),
+        problems: report.map(|report| report.problems.clone()).unwrap_or_default(),
+        drift_repaired: report.map(|report| report.counters.drift_repaired),
+        last_report: time_of(agents.last_report(&host.id)),
+        report_age_seconds: seconds(agents.last_report(&host.id)),
+        last_error: last_error(agents, &host.id),
+    }
+}
+
+/// A list of prefixes in an inventory; none where everything is meant.
+fn listed(prefixes: &[ipnet::IpNet]) -> Option<Vec<ipnet::IpNet>> {
+    (!prefixes.is_empty()).then(|| prefixes.to_vec())
+}
+
+/// The current inventory, in the form in which it is applied.
+pub fn inventory(state: &State) -> Inventory {
+    Inventory {
+        name: None,
+        regions: state.regions().values().map(|region| inventory::Region { id: region.id.clone() }).collect(),
+        accounts: state
+            .accounts()
+            .values()
+            .filter(|account| !account.quotas.is_empty())
+            .map(|account| inventory::Account { id: account.id.clone(), quotas: account.quotas.clone() })
+            .collect(),
+        hosts: state
+            .hosts()
+            .values()
+            .filter(|host| !host.retiring)
+            .map(|host| inventory::Host {
+                id: host.id.clone(),
+                region: host.region.clone(),
+                underlay: host.underlay,
+                agent: host.agent.clone(),
+                maintenance: host.maintenance,
+            })
+            .collect(),
+        vpcs: state
+            .vpcs()
+            .values()
+            .map(|vpc| inventory::Vpc {
+                id: vpc.id.clone(),
+                name: Some(vpc.name.clone()),
+                account: vpc.account.clone(),
+                region: vpc.region.clone(),
+                cidrs: vpc.cidrs.clone(),
+            })
+            .collect(),
+        ports: state
+            .ports()
+            .values()
+            .map(|port| inventory::Port {
+                vpc: port.vpc.clone(),
+                host: port.key.host.clone(),
+                interface: port.key.interface,
+                gateways: port.gateways.clone(),
+                prefixes: Some(port.prefixes.clone()),
+            })
+            .collect(),
+        peerings: state
+            .peerings()
+            .values()
+            // A request that nobody has answered is no peering that an operator would want.
+            .filter(|peering| peering.is_live() && peering.state != PeeringState::Pending)
+            .map(|peering| inventory::Peering {
+                name: peering.name.clone(),
+                vpc: peering.initiator.vpc.clone(),
+                peer_vpc: peering.receiver.vpc.clone(),
+                bandwidth: peering.bandwidth,
+                export_prefixes: listed(&peering.initiator.export_prefixes),
+                import_prefixes: listed(&peering.initiator.import_prefixes),
+                peer_export_prefixes: listed(&peering.receiver.export_prefixes),
+                peer_import_prefixes: listed(&peering.receiver.import_prefixes),
+            })
+            .collect(),
+    }
+}

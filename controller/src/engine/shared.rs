@@ -1,0 +1,179 @@
+//! What the writer shares with everybody who looks.
+
+use super::{
+    Clock, Options,
+    host_status::{Agents, Contact, Freshness},
+    listeners::Listeners,
+    question_interval,
+    sync::SyncWatch,
+    trail::Trail,
+    waiting::Waiting,
+    whole,
+};
+use crate::{
+    clock::{Reading, Timekeeper},
+    instruments::Metrics,
+    model::{Now, state::State},
+    store::{Space, Store},
+};
+use cps_peering_config::id::{HostId, PeeringId};
+use imbl::{OrdMap, OrdSet};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard},
+};
+use tokio::sync::watch;
+
+/// The records and what is known of the agents, as far as others may see them: everything in the state is durable. A copy costs
+/// next to nothing.
+#[derive(Clone, Default)]
+pub(super) struct Published {
+    pub(super) state: State,
+    pub(super) contacts: OrdMap<HostId, Arc<Contact>>,
+    /// The hosts whose kernels are as they must be.
+    pub(super) in_sync: OrdSet<HostId>,
+}
+
+impl Published {
+    pub(super) fn agents(&self, freshness: Freshness) -> Agents<'_> {
+        Agents { state: &self.state, contacts: &self.contacts, in_sync: &self.in_sync, freshness }
+    }
+
+    /// A host must have something else, or its agent has said something else.
+    pub(super) fn compare(&mut self, host: &HostId) {
+        // Whether the report is new enough is looked at by whoever asks.
+        let freshness = Freshness { boot_ms: 0, max_age_ms: 0 };
+        if self.state.hosts().get(host).is_some_and(|host| self.agents(freshness).is_in_sync(host)) {
+            self.in_sync.insert(host.clone());
+        } else {
+            self.in_sync.remove(host);
+        }
+    }
+}
+
+/// Whether the store takes writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Health {
+    /// It does: the last one worked, and was a moment ago.
+    #[default]
+    Fine,
+    /// It does, and there is little room: what makes room is accepted, and nothing else. Why.
+    Low(String),
+    /// It does not. Why.
+    Failing(String),
+}
+
+/// What the writer shares with everybody.
+pub(super) struct Shared {
+    /// Held for moments only.
+    pub(super) published: RwLock<Published>,
+    pub(super) store: Arc<Store>,
+    pub(super) options: RwLock<Options>,
+    /// Whether the store takes writes.
+    pub(super) health: RwLock<Health>,
+    pub(super) clock: Clock,
+    pub(super) time: Mutex<Timekeeper>,
+    /// Counts everything that a waiting caller may want to look at.
+    pub(super) ticks: watch::Sender<u64>,
+    /// How much room the store has.
+    pub(super) space: Mutex<Option<Space>>,
+    /// What the audit trail takes.
+    pub(super) trail: Mutex<Trail>,
+    pub(super) waiting: Waiting,
+    pub(super) listeners: Listeners,
+    pub(super) sync: Mutex<SyncWatch>,
+    /// Peerings between regions that have changed, or the ports of their VPCs, since somebody asked.
+    pub(super) limits_changed: Mutex<BTreeSet<PeeringId>>,
+    /// The hosts that were in sync when the sweep last looked: reports grow too old without anybody's word.
+    pub(super) heard_in_sync: Mutex<BTreeSet<HostId>>,
+    pub(super) metrics: Metrics,
+}
+
+impl Shared {
+    pub(super) fn new(state: State, store: Store, options: Options, time: Timekeeper, sync: SyncWatch) -> Self {
+        Self {
+            published: RwLock::new(Published { state, ..Published::default() }),
+            store: Arc::new(store),
+            clock: Arc::clone(&options.clock),
+            options: RwLock::new(options),
+            health: RwLock::default(),
+            time: Mutex::new(time),
+            ticks: watch::Sender::new(0),
+            space: Mutex::default(),
+            trail: Mutex::default(),
+            waiting: Waiting::default(),
+            listeners: Listeners::default(),
+            sync: Mutex::new(sync),
+            limits_changed: Mutex::default(),
+            heard_in_sync: Mutex::default(),
+            metrics: Metrics::default(),
+        }
+    }
+
+    /// As it is at this moment. Nobody waits for those who look at it.
+    pub(super) fn published(&self) -> Published {
+        // A panic while it was held cannot leave a change half made: each is total.
+        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn published_mut(&self) -> RwLockWriteGuard<'_, Published> {
+        self.published.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn options(&self) -> Options {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says so where it is another than before.
+    pub(super) fn set_health(&self, now: Health) {
+        let before = std::mem::replace(&mut *self.health.write().unwrap_or_else(PoisonError::into_inner), now.clone());
+        if std::mem::discriminant(&before) == std::mem::discriminant(&now) {
+            return;
+        }
+        match now {
+            Health::Fine => tracing::info!("the store takes everything again"),
+            Health::Low(why) => tracing::error!("{why}: only what makes room is accepted"),
+            Health::Failing(why) => {
+                tracing::error!("the store takes no writes, and is tried again every second: {why}");
+            }
+        }
+        self.tick();
+    }
+
+    pub(super) fn trail(&self) -> MutexGuard<'_, Trail> {
+        // It is a figure; one that is wrong is counted again at the next start.
+        self.trail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn time(&self) -> MutexGuard<'_, Timekeeper> {
+        // What is told is whole at any time.
+        self.time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn reading(&self) -> Reading {
+        (self.clock)()
+    }
+
+    /// By what it is told whether reports are new enough, where there are so many hosts.
+    pub(super) fn freshness(&self, hosts: usize) -> Freshness {
+        let max_age = {
+            let options = self.options.read().unwrap_or_else(PoisonError::into_inner);
+            // One question may be late.
+            options.report_max_age.max(2 * question_interval(options.poll, hosts))
+        };
+        Freshness { boot_ms: self.reading().boot_ms, max_age_ms: whole(max_age.as_millis()) }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        let reading = self.reading();
+        self.time().now(reading)
+    }
+
+    pub(super) fn tick(&self) {
+        self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
+    }
+}
