@@ -16,8 +16,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 /// What is known of where packets come from, or go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Devices {
-    /// The hook does not know the device, which then has no name.
-    Untold,
+    /// There is no such device at the hook: its name is empty, as the kernel has it.
+    Absent,
     /// Any but the loopback device.
     Any,
     /// One of these.
@@ -31,7 +31,7 @@ impl Devices {
 
     fn fit(&self, pattern: &Pattern) -> Extent {
         match self {
-            Devices::Untold => Extent::None,
+            Devices::Absent => Extent::None,
             Devices::Any if !pattern.open && pattern.text == LOOPBACK => Extent::None,
             Devices::Any => Extent::Some,
             Devices::These(names) => {
@@ -119,9 +119,9 @@ impl OfVpcs {
     pub(super) fn at(&self, hook: Hook, family: Family, scope: &Scope) -> Option<Packets> {
         let all = || Devices::These(self.vrfs.union(&self.members).copied().collect());
         let (from, to) = match hook {
-            Hook::Ingress | Hook::Prerouting => (all(), Devices::Untold),
+            Hook::Ingress | Hook::Prerouting => (all(), Devices::Absent),
             Hook::Forward => (Devices::These(self.vrfs.clone()), all()),
-            Hook::Postrouting | Hook::Egress => (Devices::Untold, all()),
+            Hook::Postrouting | Hook::Egress => (Devices::Absent, all()),
             // What servers send to a gateway, and what it answers, is no packet from one VPC to another.
             Hook::Input | Hook::Output => return None,
         };
@@ -180,7 +180,7 @@ fn outer(hook: Hook, port: u16, (local, others): (IpAddr, Vec<IpNet>), device: D
         Hook::Forward => return None,
     };
     let (sources, destinations) = if arrives { (others, local) } else { (local, others) };
-    let (from, to) = if arrives { (device, Devices::Untold) } else { (Devices::Untold, device) };
+    let (from, to) = if arrives { (device, Devices::Absent) } else { (Devices::Absent, device) };
     let (kind, family) = (Kind::BetweenHosts(port), Family::of(sources.first()?));
     let (sources, destinations) = (sources.into(), destinations.into());
     Some(Packets { kind, family, from, to, sources, destinations, may_be_elsewhere: false })
@@ -202,7 +202,7 @@ impl Packets {
             Flow::BetweenHosts { local, other, device, port, arrives } => {
                 let device = device.map_or(Devices::Any, Devices::one);
                 let packets = outer(hook, port, (local, vec![IpNet::from(other)]), device);
-                let packets = packets.filter(|packets| (packets.from != Devices::Untold) == arrives);
+                let packets = packets.filter(|packets| (packets.from != Devices::Absent) == arrives);
                 packets.and_then(|packets| packets.within(scope)).into_iter().collect()
             }
         }
@@ -304,16 +304,16 @@ fn places(
     vrf: InterfaceName,
     to: Option<InterfaceName>,
 ) -> Vec<(Devices, Devices)> {
-    use Devices::Untold;
+    use Devices::Absent;
     let one = Devices::one;
     match hook {
-        Hook::Ingress => from.map(|from| (one(from), Untold)).into_iter().collect(),
+        Hook::Ingress => from.map(|from| (one(from), Absent)).into_iter().collect(),
         Hook::Prerouting => {
-            let both = from.map(|from| [(one(from), Untold), (one(vrf), Untold)]);
+            let both = from.map(|from| [(one(from), Absent), (one(vrf), Absent)]);
             both.into_iter().flatten().collect()
         }
         Hook::Forward => from.and(to).map(|to| (one(vrf), one(to))).into_iter().collect(),
-        Hook::Postrouting | Hook::Egress => to.map(|to| (Untold, one(to))).into_iter().collect(),
+        Hook::Postrouting | Hook::Egress => to.map(|to| (Absent, one(to))).into_iter().collect(),
         // Chains for what a gateway itself takes in or sends are not looked at.
         Hook::Input | Hook::Output => Vec::new(),
     }

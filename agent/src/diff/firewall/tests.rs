@@ -36,19 +36,30 @@ fn drop() -> Verdict {
     Verdict::Drop("drop".into())
 }
 
-/// What is reported of chains, the first of which is where the kernel begins.
-fn touched(hook: Hook, drops: bool, chains: Vec<(&str, Vec<FilterRule>)>) -> Vec<String> {
+/// A table with these chains, the first of which is where the kernel begins.
+fn firewall(
+    backend: Backend,
+    scope: &Scope,
+    hook: Hook,
+    drops: bool,
+    chains: Vec<(&str, Vec<FilterRule>)>,
+) -> Firewall {
     let chains = chains.into_iter().enumerate().map(|(place, (name, rules))| Chain {
-        backend: Backend::Nftables,
-        scope: Scope::Both,
-        family: "inet",
+        backend,
+        scope: scope.clone(),
+        family: if *scope == Scope::Ip(Family::V4) { "ip" } else { "inet" },
         table: "filter".into(),
         name: name.into(),
         hook: (place == 0).then_some(hook),
         drops: drops && place == 0,
         rules,
     });
-    let firewall = Firewall { chains: chains.collect(), unread: Vec::new() };
+    Firewall { chains: chains.collect(), unread: Vec::new() }
+}
+
+/// What is reported of chains, the first of which is where the kernel begins.
+fn touched(hook: Hook, drops: bool, chains: Vec<(&str, Vec<FilterRule>)>) -> Vec<String> {
+    let firewall = firewall(Backend::Nftables, &Scope::Both, hook, drops, chains);
     let chain = &firewall.chains[0];
     let Some(packets) = packets().at(hook, Family::V4, &chain.scope) else { return Vec::new() };
     let chains = Chains::of(&firewall);
@@ -61,17 +72,7 @@ fn touched(hook: Hook, drops: bool, chains: Vec<(&str, Vec<FilterRule>)>) -> Vec
 
 /// What touches packets from eth1, which go to cpspeer7, and whether it drops all of them.
 fn on_the_way(hook: Hook, drops: bool, rules: &[(&str, Vec<FilterRule>)]) -> Vec<Effect> {
-    let chains = rules.iter().enumerate().map(|(place, (name, rules))| Chain {
-        backend: Backend::Legacy,
-        scope: Scope::Ip(Family::V4),
-        family: "ip",
-        table: "filter".into(),
-        name: (*name).into(),
-        hook: (place == 0).then_some(hook),
-        drops: drops && place == 0,
-        rules: rules.clone(),
-    });
-    let firewall = Firewall { chains: chains.collect(), unread: Vec::new() };
+    let firewall = firewall(Backend::Legacy, &Scope::Ip(Family::V4), hook, drops, rules.to_vec());
     let flow = Flow::OfVpc {
         source: "10.1.0.5".parse().unwrap(),
         destination: "10.2.0.5".parse().unwrap(),
@@ -192,17 +193,7 @@ fn between_hosts_by(
     drops: bool,
     rules: Vec<(&str, Vec<FilterRule>)>,
 ) -> (Vec<Effect>, Vec<Effect>) {
-    let chains = rules.into_iter().enumerate().map(|(place, (name, rules))| Chain {
-        backend: Backend::Nftables,
-        scope: scope.clone(),
-        family: "inet",
-        table: "filter".into(),
-        name: name.into(),
-        hook: (place == 0).then_some(hook),
-        drops: drops && place == 0,
-        rules,
-    });
-    let firewall = Firewall { chains: chains.collect(), unread: Vec::new() };
+    let firewall = firewall(Backend::Nftables, scope, hook, drops, rules);
     let (port, local) = (4789, "192.0.2.1".parse().unwrap());
     let others: Vec<IpNet> = ["192.0.2.2/32", "198.51.100.0/25"].map(|net| net.parse().unwrap()).to_vec();
     let device = device.map(|device| device.parse().unwrap());
