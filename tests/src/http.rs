@@ -59,6 +59,8 @@ impl Endpoint {
         head.extend(self.token.as_ref().map(|token| format!("authorization: Bearer {token}")));
         let stream = TcpStream::connect_timeout(&self.to, LIMIT)?;
         stream.set_read_timeout(Some(LIMIT))?;
+        // The request is not to wait until the end of the handshake is acknowledged.
+        stream.set_nodelay(true)?;
         let session = ClientConnection::new(Arc::clone(&self.tls), self.to.ip().into())?;
         let mut stream = StreamOwned::new(session, stream);
         stream.write_all(format!("{}\r\n\r\n{body}", head.join("\r\n")).as_bytes())?;

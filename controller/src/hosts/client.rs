@@ -122,9 +122,8 @@ struct Shared {
 impl AgentClients {
     /// With an identity, agents are spoken to over TLS. `poll` is how often each is asked how it stands.
     pub fn new(identity: Option<Identity>, poll: Duration) -> Self {
-        // A connection goes on with the certificates it began with: each question how a host stands begins a new one.
         let shared = Shared { clients: BTreeMap::new(), turns: BTreeMap::new(), cleared: Instant::now() };
-        Self { identity, cluster: None, idle: poll / 4, shared: Arc::new(Mutex::new(shared)) }
+        Self { identity, cluster: None, idle: poll, shared: Arc::new(Mutex::new(shared)) }
     }
 
     /// The same for controllers of a cluster: agents are told in each request, and serve it alone.
@@ -143,7 +142,9 @@ impl AgentClients {
         self.identity.is_some()
     }
 
-    /// A client of its own for one host's agent.
+    /// A client of its own for one host's agent. Its connection is kept for as long as hosts are left alone that are in sync, so that
+    /// a delete need not wait for a handshake. It goes on with the certificates that it began with: whoever keeps a client takes a new
+    /// one with each question how the host stands.
     pub fn own(&self, host: &HostId) -> Result<Client, reqwest::Error> {
         let tls = self.identity.as_ref();
         let tls = tls.map_or_else(tls::no_client, |identity| identity.client_of(&names::host(host)));

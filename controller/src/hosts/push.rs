@@ -134,12 +134,13 @@ pub async fn run(
             new = hosts.recv() => {
                 let Some((host, target)) = new else { return Ok(()) };
                 let client = clients.own(&host)?;
+                let clients = clients.clone();
                 let engine = Arc::clone(&engine);
-                let (sent, newest, behind_since, tls) = (None, None, None, clients.tls());
-                let (cluster, reached) = (clients.cluster(), None);
+                let (sent, newest, behind_since) = (None, None, None);
+                let reached = None;
                 let (places, retry, settled) = (Arc::clone(&places), FIRST_RETRY, false);
                 let worker = Worker {
-                    engine, client, places, tls, cluster, host, target, poll, sent, reached, settled, newest, behind_since, retry,
+                    engine, clients, client, places, host, target, poll, sent, reached, settled, newest, behind_since, retry,
                     // Until it has said so.
                     knows_scoped_sides: false,
                 };
@@ -153,10 +154,10 @@ pub async fn run(
 
 struct Worker {
     engine: Arc<Engine>,
+    clients: AgentClients,
+    /// With the connection that the last question how the host stands began.
     client: Client,
     places: Arc<Semaphore>,
-    tls: bool,
-    cluster: Option<ClusterId>,
     host: HostId,
     target: watch::Receiver<Target>,
     poll: Duration,
@@ -291,8 +292,8 @@ impl Worker {
     async fn bring(&mut self, target: &HostTarget) -> Result<HostReport, PushError> {
         let config = &target.config;
         match target.agent.starts_with("https://") {
-            false if self.tls => return Err(PushError::Plain(target.agent.clone())),
-            true if !self.tls => return Err(PushError::NoTls(target.agent.clone())),
+            false if self.clients.tls() => return Err(PushError::Plain(target.agent.clone())),
+            true if !self.clients.tls() => return Err(PushError::NoTls(target.agent.clone())),
             _ => {}
         }
         if target.paused {
@@ -349,6 +350,12 @@ impl Worker {
     }
 
     async fn status(&mut self, target: &HostTarget) -> Result<HostReport, PushError> {
+        match self.clients.own(&self.host) {
+            Ok(client) => self.client = client,
+            Err(error) => {
+                tracing::warn!(%error, "the connection to the agent goes on with the certificates that it began with")
+            }
+        }
         let asked = self.client.get(url(target, STATUS_PATH)).send().await.map_err(AnswerError::from)?;
         let answer = asked.error_for_status().map_err(AnswerError::from)?;
         self.belongs(&answer)?;
@@ -365,7 +372,7 @@ impl Worker {
     /// Whether an agent that has answered is one of this cluster, as far as it says.
     fn belongs(&self, answer: &reqwest::Response) -> Result<(), PushError> {
         let theirs = answer.headers().get(CLUSTER_HEADER).and_then(|it| it.to_str().ok()?.parse().ok());
-        match (self.cluster, theirs) {
+        match (self.clients.cluster(), theirs) {
             (Some(ours), Some(theirs)) if ours != theirs => Err(PushError::OtherCluster { ours, theirs }),
             _ => Ok(()),
         }

@@ -5,9 +5,9 @@ mod hosts;
 use crate::common::{apply, create, delete, peering};
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{ConnectInfo, Request as HttpRequest, State},
     http::StatusCode,
-    middleware::map_response_with_state,
+    middleware::{Next, from_fn_with_state, map_response_with_state},
     response::Response,
     routing::{get, put},
 };
@@ -35,6 +35,8 @@ use cps_peering_controller::{
     store::{Origin, Store, StoreError},
 };
 use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -52,6 +54,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Host {
     config: Option<ValidHostConfig>,
     calls: Vec<&'static str>,
+    /// The other ends of the connections on which it was asked anything.
+    connections: BTreeSet<SocketAddr>,
     /// Whose the host is.
     cluster: Option<ClusterId>,
     problems: Vec<Problem>,
@@ -67,7 +71,7 @@ type Shared = Arc<Mutex<Host>>;
 
 struct Agent {
     host: Shared,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     server: JoinHandle<()>,
 }
 
@@ -122,6 +126,16 @@ async fn accept(host: &Shared, call: &'static str, read: impl FnOnce(&Host) -> O
     Ok(Json(report(&host)))
 }
 
+async fn note_connection(
+    State(host): State<Shared>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    request: HttpRequest,
+    next: Next,
+) -> Response {
+    host.lock().unwrap().connections.insert(from);
+    next.run(request).await
+}
+
 async fn say_whose(State(host): State<Shared>, mut answer: Response) -> Response {
     if let Some(cluster) = host.lock().unwrap().cluster {
         answer.headers_mut().insert(CLUSTER_HEADER, cluster.to_string().parse().unwrap());
@@ -157,19 +171,21 @@ impl Agent {
             .route(STATUS_PATH, get(status))
             .route(TRAFFIC_PATH, get(counters))
             .with_state(Arc::clone(&host))
-            .layer(map_response_with_state(Arc::clone(&host), say_whose));
+            .layer(map_response_with_state(Arc::clone(&host), say_whose))
+            .layer(from_fn_with_state(Arc::clone(&host), note_connection));
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { host, address, server }
     }
 
     /// Stops answering; what it has stays, and its address can be taken again.
-    async fn stop(self) -> (Shared, std::net::SocketAddr) {
+    async fn stop(self) -> (Shared, SocketAddr) {
         self.server.abort();
         let _ = self.server.await;
         (self.host, self.address)
     }
 
-    async fn again((host, address): (Shared, std::net::SocketAddr)) -> Self {
+    async fn again((host, address): (Shared, SocketAddr)) -> Self {
         let listener = loop {
             match TcpListener::bind(address).await {
                 Ok(listener) => break listener,
@@ -203,14 +219,15 @@ impl Controller {
     }
 
     fn on(store: Store) -> Self {
+        Self::asking(store, Duration::from_millis(50))
+    }
+
+    /// It asks its hosts so often how they stand.
+    fn asking(store: Store, poll: Duration) -> Self {
         let (engine, hosts) =
             Engine::open(store, Options { grace: Duration::from_mins(1), ..Options::default() }).unwrap();
-        let pushing = push::run(
-            Arc::clone(&engine),
-            AgentClients::new(None, Duration::from_millis(50)).of_cluster(engine.cluster()),
-            hosts,
-            Duration::from_millis(50),
-        );
+        let pushing =
+            push::run(Arc::clone(&engine), AgentClients::new(None, poll).of_cluster(engine.cluster()), hosts, poll);
         let workers = tokio::spawn(async move { pushing.await.unwrap() });
         Self { engine, workers }
     }
@@ -329,6 +346,30 @@ async fn a_peering_is_active_when_its_hosts_have_confirmed_and_gone_when_they_ha
     controller.run(&delete(&id)).unwrap();
     controller.until_gone(&id).await;
     assert_eq!(agents.each_ref().map(Agent::sides), [0, 0]);
+}
+
+/// A delete that had to wait for a handshake would end traffic later.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_go_over_the_connection_of_the_last_question_how_a_host_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let agents = [Agent::start().await, Agent::start().await];
+    let controller = Controller::asking(crate::place::open(folder.path()).unwrap(), PATIENCE);
+    controller.build([&agents[0], &agents[1]]);
+    controller.until_in_sync().await;
+    let connections = || agents.each_ref().map(|agent| agent.host.lock().unwrap().connections.clone());
+    let before = connections();
+    let id = controller.peer();
+    controller.until_active(&id).await;
+    controller.run(&delete(&id)).unwrap();
+    controller.until_gone(&id).await;
+    assert_eq!(connections(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_question_how_a_host_stands_begins_a_connection() {
+    let (_folder, controller, agents) = built().await;
+    // It goes on with the certificates that it began with.
+    controller.until("several", |_| (agents[0].host.lock().unwrap().connections.len() > 3).then_some(())).await;
 }
 
 /// A patch would name sides that an agent of 0.2.0 does not have.
