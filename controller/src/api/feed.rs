@@ -213,8 +213,23 @@ struct Found {
     more: bool,
 }
 
+/// What is done about events that are gone before their time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// A place before them is refused.
+    Tell,
+    /// What is left behind a place is found.
+    PassOver,
+}
+
 /// Events from a place on. Blocks on the store.
-fn page(engine: &Engine, viewer: &Viewer, from: Option<Cursor>, limit: usize) -> Result<Found, Failure> {
+fn page(
+    engine: &Engine,
+    viewer: &Viewer,
+    from: Option<Cursor>,
+    limit: usize,
+    missing: Missing,
+) -> Result<Found, Failure> {
     let now_ms = engine.now_ms();
     let (oldest_ms, seconds) = (now_ms.saturating_sub(KEPT_MS.min(engine.trail_kept_ms())), now_ms / 1000);
     // Before anything is looked at: what comes meanwhile is found, or behind it.
@@ -222,7 +237,8 @@ fn page(engine: &Engine, viewer: &Viewer, from: Option<Cursor>, limit: usize) ->
     let restores = engine.read(|state, _| state.meta().restores);
     // Without a place: from the oldest behind which nothing is missing.
     let first = || {
-        let number = engine.store().event_gap(viewer.account())? + 1;
+        let gap = || engine.store().event_gap(viewer.account());
+        let number = if missing == Missing::Tell { gap()? + 1 } else { 1 };
         Ok::<_, StoreError>(Cursor { number, index: 0, seconds, restores })
     };
     let (mut found, mut place) = (Vec::new(), from.map_or_else(first, Ok)?);
@@ -240,7 +256,7 @@ fn page(engine: &Engine, viewer: &Viewer, from: Option<Cursor>, limit: usize) ->
     for _ in 0..ROUNDS {
         let entries = engine.store().entries_with_events(viewer.account(), place.number, AT_ONCE)?;
         // After they were read: what is dropped meanwhile is missing too.
-        if place.number <= engine.store().event_gap(viewer.account())? {
+        if missing == Missing::Tell && place.number <= engine.store().event_gap(viewer.account())? {
             return expired("some of what follows this place had to go, since the audit trail has no more room");
         }
         let more = entries.len() == AT_ONCE;
@@ -274,12 +290,23 @@ fn page(engine: &Engine, viewer: &Viewer, from: Option<Cursor>, limit: usize) ->
 pub(crate) async fn look(
     engine: &Arc<Engine>,
     viewer: &Viewer,
+    from: Option<Cursor>,
+    limit: usize,
+) -> Result<(Vec<EventView>, Cursor), Failure> {
+    look_for(engine, viewer, from, limit, Missing::Tell).await
+}
+
+/// The same, where it is said what is done about events that are gone.
+pub(crate) async fn look_for(
+    engine: &Arc<Engine>,
+    viewer: &Viewer,
     mut from: Option<Cursor>,
     limit: usize,
+    missing: Missing,
 ) -> Result<(Vec<EventView>, Cursor), Failure> {
     loop {
         let (engine, viewer) = (Arc::clone(engine), viewer.clone());
-        let found = tokio::task::spawn_blocking(move || page(&engine, &viewer, from, limit)).await;
+        let found = tokio::task::spawn_blocking(move || page(&engine, &viewer, from, limit, missing)).await;
         let Found { events, next, more } = found.map_err(|error| Failure::internal(error.to_string()))??;
         // Much of the trail may be older than events are, or of another region.
         if !events.is_empty() || !more {
@@ -358,6 +385,10 @@ impl Feed {
             if let Some(event) = self.waiting.pop_front() {
                 let data = serde_json::to_string(&event).unwrap_or_default();
                 return Some(sse::Event::default().id(event.id).event(event.kind).data(data));
+            }
+            // Also where there is always something to be told.
+            if !self.ears.may_listen() {
+                return None;
             }
             let engine = Arc::clone(&self.engine);
             let mut listening = engine.listeners().listen(self.asked.viewer.account().cloned());
@@ -537,6 +568,10 @@ mod tests {
         }
         let (rest, _) = look(&engine, &one, Some(cursor(all[2].id())), 100).await.unwrap();
         assert_eq!(names(&rest), ["d"]);
+        for from in [None, Some(cursor(all[0].id()))] {
+            let (left, _) = look_for(&engine, &one, from, 100, Missing::PassOver).await.unwrap();
+            assert_eq!(names(&left), ["c", "d"]);
+        }
         // From the beginning, also one at a time: what is left, and no error between.
         let (mut from, mut seen) = (None, Vec::new());
         loop {

@@ -3,7 +3,7 @@
 use super::{
     Actor, Code, CommandError, Context, Transaction,
     record::{SealedKey, Webhook},
-    state,
+    state::{self, State},
 };
 use cps_peering_config::{
     id::{AccountId, RegionId},
@@ -18,7 +18,7 @@ pub const MAX_URL: usize = 512;
 const MAX_TYPES: usize = 64;
 /// The most webhooks of an account in a region, and of operators.
 pub const MAX_OF_OWNER: usize = 10;
-/// The most webhooks on the whole.
+/// The most webhooks of all accounts together. An account has no more of them, in all regions, than are left for others.
 pub const MAX_OF_ALL: usize = 2000;
 
 /// A change of a webhook.
@@ -107,6 +107,26 @@ impl Change {
     }
 }
 
+/// Whether there may be one more, where accounts may have `most` together.
+fn check_count(state: &State, owner: Option<&(AccountId, RegionId)>, most: usize) -> Result<(), CommandError> {
+    let count = |which: &dyn Fn(&Webhook) -> bool| state.webhooks().values().filter(|it| which(it)).count();
+    let refuse = |rule| Err(CommandError::one(Code::QuotaExceeded, "webhooks", rule, "WebhookLimitExceeded"));
+    let own = count(&|webhook| webhook.owner.as_ref() == owner);
+    if own >= MAX_OF_OWNER {
+        return refuse(format!("there are {own} webhooks, and there may be {MAX_OF_OWNER}: delete one"));
+    }
+    let Some((account, _)) = owner else { return Ok(()) };
+    let of = |webhook: &Webhook| webhook.owner.as_ref().map(|(account, _)| account.clone());
+    let free = most.saturating_sub(count(&|webhook| webhook.owner.is_some()));
+    let own = count(&|webhook| of(webhook).as_ref() == Some(account));
+    if own >= free {
+        return refuse(format!(
+            "there are {own} webhooks of this account in all regions, and no more are left: delete one"
+        ));
+    }
+    Ok(())
+}
+
 /// Changes a webhook. Of those of others nobody knows whether they are there.
 pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'_>) -> Result<(), CommandError> {
     let allowed = match (&context.actor, &change.owner) {
@@ -122,13 +142,7 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'
     };
     let new = match &change.what {
         What::Create { url, types, secret, after } => {
-            let own = tx.state.webhooks().values().filter(|webhook| webhook.owner == change.owner).count();
-            let (count, most) =
-                if own >= MAX_OF_OWNER { (own, MAX_OF_OWNER) } else { (tx.state.webhooks().len(), MAX_OF_ALL) };
-            if count >= most {
-                let rule = format!("there are {count} webhooks, and there may be {most}: delete one");
-                return Err(CommandError::one(Code::QuotaExceeded, "webhooks", rule, "WebhookLimitExceeded"));
-            }
+            check_count(tx.state, change.owner.as_ref(), MAX_OF_ALL)?;
             Some(Webhook {
                 id: change.id.clone(),
                 owner: change.owner.clone(),
@@ -156,4 +170,39 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'
         tx.change(state::Change::Webhook(change.id.clone(), new));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_account_takes_all_webhooks_and_operators_always_have_theirs() {
+        let mut state = State::default();
+        let mut number = 0;
+        let mut add = |owner: Option<(&str, &str)>| {
+            let owner = owner.map(|(account, region)| (account.parse().unwrap(), region.parse().unwrap()));
+            check_count(&state, owner.as_ref(), 20)?;
+            number += 1;
+            let webhook = Webhook {
+                id: format!("wh-{number}"),
+                owner,
+                url: "https://hooks.example.com/".to_owned(),
+                types: BTreeSet::new(),
+                secret: SealedKey::new(String::new()),
+                after: String::new(),
+                enabled: true,
+                created_ms: 0,
+            };
+            state.apply(state::Change::Webhook(webhook.id.clone(), Some(webhook)));
+            Ok::<_, CommandError>(())
+        };
+        let many = |owner, add: &mut dyn FnMut(_) -> Result<(), CommandError>| {
+            (0..30).take_while(|_| add(owner).is_ok()).count()
+        };
+        let greedy: Vec<_> = ["north", "south", "west"].map(|region| many(Some(("greedy", region)), &mut add)).into();
+        assert_eq!(greedy, [10, 0, 0], "half of all");
+        assert_eq!(many(Some(("other", "north")), &mut add), 5, "half of the rest");
+        assert_eq!(many(None, &mut add), MAX_OF_OWNER);
+    }
 }

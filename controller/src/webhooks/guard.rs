@@ -3,6 +3,7 @@
 //!
 //! Names are resolved when a request is made, and it goes to an address that was looked at, and to no other.
 
+use super::Webhooks;
 use crate::engine::Engine;
 use ipnet::IpNet;
 use reqwest::{
@@ -10,10 +11,14 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 use std::{
-    io,
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
+use thiserror::Error;
+
+/// How many addresses of a name are looked at: the name's owner says how many there are.
+const MOST_ADDRESSES: usize = 16;
 
 /// What is no address of the public internet (IANA's special-purpose registries, RFC 6890).
 const SPECIAL: [&str; 26] = [
@@ -63,7 +68,7 @@ impl Guard {
     }
 
     /// Why an address must not be reached; none where it may.
-    fn refusal(&self, address: IpAddr, engine: &Engine) -> Option<String> {
+    fn refusal(&self, address: IpAddr, provider: &BTreeSet<IpAddr>) -> Option<String> {
         // An IPv4 address by another name is the same address.
         let address = address.to_canonical();
         let within = |nets: &[IpNet]| nets.iter().find(|net| net.contains(&address)).copied();
@@ -76,11 +81,7 @@ impl Guard {
         if let Some(net) = within(&self.special) {
             return Some(format!("{address} is within {net}, and no address of the public internet"));
         }
-        let agent = |url: &str| Url::parse(url).ok().and_then(|url| literal(&url));
-        let own = engine.read(|state, _| {
-            state.hosts().values().any(|host| host.underlay == address || agent(&host.agent) == Some(address))
-        });
-        own.then(|| format!("{address} is an address of the provider's network"))
+        provider.contains(&address).then(|| format!("{address} is not an address that webhooks may reach"))
     }
 
     /// Checks a URL, as far as that can be done without resolving its name. What is wrong where something is.
@@ -103,11 +104,28 @@ impl Guard {
         if url.scheme() == "http" && !open {
             return Err("its scheme is http, and must be https".to_owned());
         }
-        match literal.and_then(|address| self.refusal(address, engine)) {
+        match literal.and_then(|address| self.refusal(address, &provider_addresses(engine))) {
             Some(refusal) => Err(refusal),
             None => Ok(url),
         }
     }
+}
+
+/// The addresses of hosts and agents.
+fn provider_addresses(engine: &Engine) -> BTreeSet<IpAddr> {
+    let agent = |url: &str| Url::parse(url).ok().and_then(|url| literal(&url));
+    engine.read(|state, _| {
+        let all = state.hosts().values().flat_map(|host| [Some(host.underlay), agent(&host.agent)]);
+        all.flatten().map(|address| address.to_canonical()).collect()
+    })
+}
+
+/// A name leads to no address that may be reached.
+#[derive(Debug, Error)]
+#[error("{name}: {reason}")]
+pub(super) struct Unresolved {
+    name: String,
+    reason: String,
 }
 
 /// The address that a URL names, however it is written; none where that is a name.
@@ -117,31 +135,34 @@ fn literal(url: &Url) -> Option<IpAddr> {
 
 /// Resolves names to addresses that may be reached.
 pub(super) struct GuardedResolver {
-    pub(super) guard: Arc<Guard>,
+    /// Who says which these are now.
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) engine: Arc<Engine>,
 }
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (guard, engine) = (Arc::clone(&self.guard), Arc::clone(&self.engine));
+        let (guard, engine) = (self.webhooks.guard(), Arc::clone(&self.engine));
         Box::pin(async move {
             let name = name.as_str().to_owned();
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            let unresolved = |reason: String| Box::new(Unresolved { name: name.clone(), reason });
+            let found: Vec<SocketAddr> = match found {
+                Ok(found) => found.take(MOST_ADDRESSES).collect(),
+                Err(error) => return Err(unresolved(error.to_string()) as Box<dyn std::error::Error + Send + Sync>),
+            };
+            let provider = provider_addresses(&engine);
             let (mut open, mut why) = (Vec::new(), None);
             for address in found {
-                match guard.refusal(address.ip(), &engine) {
+                match guard.refusal(address.ip(), &provider) {
                     Some(refusal) => why = Some(refusal),
                     None => open.push(address),
                 }
             }
-            match (open.is_empty(), why) {
-                (false, _) => Ok(Box::new(open.into_iter()) as Addrs),
-                (true, why) => {
-                    let why = why.unwrap_or_else(|| "it has no address".to_owned());
-                    Err(Box::new(io::Error::other(format!("{name}: {why}")))
-                        as Box<dyn std::error::Error + Send + Sync>)
-                }
+            if open.is_empty() {
+                return Err(unresolved(why.unwrap_or_else(|| "it has no address".to_owned())) as Box<_>);
             }
+            Ok(Box::new(open.into_iter()) as Addrs)
         })
     }
 }
@@ -208,8 +229,9 @@ mod tests {
     async fn a_name_leads_nowhere_else() {
         let (_folder, engine) = engine();
         let resolve = |allowed: Vec<IpNet>| {
-            let guard = Arc::new(Guard::new(allowed, Vec::new()));
-            GuardedResolver { guard, engine: Arc::clone(&engine) }.resolve("localhost".parse().unwrap())
+            let webhooks = Arc::new(Webhooks::default());
+            webhooks.tune(Guard::new(allowed, Vec::new()));
+            GuardedResolver { webhooks, engine: Arc::clone(&engine) }.resolve("localhost".parse().unwrap())
         };
         let error = resolve(Vec::new()).await.err().unwrap().to_string();
         assert!(error.contains("localhost") && error.contains("no address of the public internet"), "{error}");

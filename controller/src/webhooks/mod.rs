@@ -8,12 +8,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`guard`] | which addresses may be reached |
+//! | `delivery` | one request, and whose turn it is |
 
+mod delivery;
 pub mod guard;
 
 use crate::{
     access::vault::Vault,
-    api::feed::{EventView, Viewer, latest, look},
+    api::feed::{EventView, Missing, Viewer, latest, look_for},
     engine::Engine,
     events::Cursor,
     model::record::Webhook,
@@ -21,9 +23,8 @@ use crate::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cps_peering_config::text;
-use cps_peering_http::{chain, tls};
-use guard::{Guard, GuardedResolver};
-use reqwest::{Client, StatusCode, redirect::Policy};
+use delivery::{Delivery, Lane};
+use guard::Guard;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -31,20 +32,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
-use tokio::{sync::Semaphore, task::JoinHandle, time::Instant};
+use tokio::{task::JoinHandle, time::Instant};
 
-/// How long an endpoint may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it is waited after a first failure, and at most.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
-/// How many requests are under way at a time: to endpoints that took the last one, and to those that did not.
-const PLACES: usize = 64;
-const SLOW_PLACES: usize = 16;
 /// How many events are looked at together.
 const AT_ONCE: usize = 50;
 /// How often places are noted, and it is looked which webhooks there are.
 const EVERY: Duration = Duration::from_secs(1);
+/// How old the place of a webhook becomes that is sent nothing: one that stays the same would become too old to go on from.
+const NOTED_EVERY: Duration = Duration::from_mins(10);
 /// How a secret begins; behind it base64.
 const SECRET: &str = "whsec_";
 const SECRET_BYTES: usize = 32;
@@ -126,27 +124,38 @@ fn sign(secret: &str, id: &str, seconds: u64, body: &str) -> Option<String> {
 /// What the senders work with.
 struct Sending {
     engine: Arc<Engine>,
-    vault: Arc<Vault>,
     shared: Arc<Webhooks>,
-    places: Semaphore,
-    slow: Semaphore,
+    delivery: Delivery,
+}
+
+/// Where each webhook was. Waits until that can be read: whoever begins anew sends once more what was sent for a week.
+async fn noted_places(engine: &Arc<Engine>) -> BTreeMap<String, Status> {
+    loop {
+        let own = Arc::clone(engine);
+        match tokio::task::spawn_blocking(move || own.store().note(WEBHOOKS)).await {
+            Ok(Ok(noted)) => {
+                let Some(noted) = noted else { return BTreeMap::new() };
+                return serde_json::from_slice(&noted).unwrap_or_else(|error| {
+                    tracing::error!(%error, "how far webhooks are was damaged: they begin with the oldest event");
+                    BTreeMap::new()
+                });
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "webhooks wait until it can be read how far they are"),
+            Err(error) => tracing::error!(%error, "webhooks wait until it can be read how far they are"),
+        }
+        tokio::time::sleep(EVERY).await;
+    }
 }
 
 /// Sends events for as long as this controller leads.
 pub async fn run(engine: Arc<Engine>, vault: Arc<Vault>, shared: Arc<Webhooks>) {
-    let own = Arc::clone(&engine);
-    let noted = tokio::task::spawn_blocking(move || own.store().note(WEBHOOKS)).await;
-    let noted = noted.ok().and_then(Result::ok).flatten();
-    let noted: BTreeMap<String, Status> =
-        noted.and_then(|noted| serde_json::from_slice(&noted).ok()).unwrap_or_default();
+    let noted = noted_places(&engine).await;
     shared.statuses.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&noted);
     let mut written = noted;
     let sending = Arc::new(Sending {
         engine: Arc::clone(&engine),
-        vault,
         shared: Arc::clone(&shared),
-        places: Semaphore::new(PLACES),
-        slow: Semaphore::new(SLOW_PLACES),
+        delivery: Delivery::new(Arc::clone(&engine), vault, Arc::clone(&shared)),
     });
     let mut running: HashMap<String, (Webhook, Sender)> = HashMap::new();
     loop {
@@ -207,67 +216,40 @@ struct Message<'a> {
 }
 
 impl Sending {
-    fn client(&self) -> Result<Client, String> {
-        tls::use_ring();
-        let resolver = GuardedResolver { guard: self.shared.guard(), engine: Arc::clone(&self.engine) };
-        // Whoever redirects could lead anywhere, and a proxy of the environment would connect to what was not looked at.
-        let builder =
-            Client::builder().redirect(Policy::none()).no_proxy().timeout(TIMEOUT).dns_resolver(Arc::new(resolver));
-        builder.pool_max_idle_per_host(0).user_agent("cps-peering").build().map_err(|error| chain(&error))
-    }
-
-    /// Sends a message once. What went wrong where something did.
-    async fn send(&self, webhook: &Webhook, event: &EventView, body: &str) -> Result<(), String> {
-        let (account, name) = webhook.sealed_for();
-        let secret = self.vault.unseal(&account, &name, &webhook.secret).map_err(|error| error.to_string())?;
-        // Settings may be others by now.
-        let url = self.shared.guard().check(&webhook.url, &self.engine)?;
-        let seconds = self.engine.wall_ms() / 1000;
-        let signature = sign(&secret, event.id(), seconds, body).ok_or("its secret cannot be read")?;
-        let request =
-            self.client()?.post(url).header("content-type", "application/json").header("webhook-id", event.id());
-        let request = request.header("webhook-timestamp", seconds).header("webhook-signature", signature);
-        let answer = request.body(body.to_owned()).send().await.map_err(|error| chain(&error.without_url()))?;
-        match answer.status() {
-            status if status.is_success() => Ok(()),
-            status if status.is_redirection() => Err(format!("it answered {status}, and redirects are not followed")),
-            StatusCode::GONE => Err("it answered 410 Gone".to_owned()),
-            status => Err(format!("it answered {status}")),
-        }
-    }
-
     /// Whether a webhook is still as it was, and enabled.
     fn is_current(&self, webhook: &Webhook) -> bool {
         self.engine.read(|state, _| state.webhooks().get(&webhook.id) == Some(webhook))
     }
 
     /// Sends a message until it is taken. False where the webhook was changed, disabled or deleted before that.
-    async fn deliver(&self, webhook: &Webhook, event: &EventView, failures: &mut u32) -> bool {
+    async fn deliver(&self, webhook: &Webhook, event: &EventView, failures: &mut u32, lane: &mut Lane) -> bool {
         let message = Message { kind: event.kind(), timestamp: event.time(), data: event };
         let body = serde_json::to_string(&message).unwrap_or_default();
         loop {
-            let places = if *failures == 0 { &self.places } else { &self.slow };
-            let Ok(place) = places.acquire().await else { return false };
+            let Some(place) = self.delivery.place(webhook, *lane).await else { return false };
             // Nothing is sent any more from the moment at which that was answered.
             if !self.is_current(webhook) {
                 return false;
             }
-            let sent = self.send(webhook, event, &body).await;
+            let sent = self.delivery.send(webhook, event, &body).await;
             drop(place);
             let now_ms = self.engine.now_ms();
-            let Err(error) = sent else {
-                *failures = 0;
-                self.shared.change(&webhook.id, |status| {
-                    let place = Some(event.id().to_owned());
-                    *status =
-                        Status { place, delivered_ms: Some(now_ms), expired: status.expired, ..Status::default() };
-                });
-                return true;
+            let error = match sent {
+                Ok(next) => {
+                    (*failures, *lane) = (0, next);
+                    self.shared.change(&webhook.id, |status| {
+                        let place = Some(event.id().to_owned());
+                        *status =
+                            Status { place, delivered_ms: Some(now_ms), expired: status.expired, ..Status::default() };
+                    });
+                    return true;
+                }
+                Err(error) => error,
             };
-            *failures = failures.saturating_add(1);
+            (*failures, *lane) = (failures.saturating_add(1), Lane::Slow);
             let wait = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(12)).min(LONGEST_WAIT);
             // Not all at once after a fault that hit many.
-            let wait = wait.mul_f64(0.75 + fastrand::f64() / 2.0);
+            let wait = wait.mul_f64(0.75 + fastrand::f64() / 4.0);
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(webhook = webhook.id, failures, error, "an event was not taken");
             self.shared.change(&webhook.id, |status| {
@@ -276,8 +258,8 @@ impl Sending {
                 status.retry_ms = Some(now_ms.saturating_add(wait_ms));
             });
             tokio::time::sleep(wait).await;
-            // It may be too old by now, which whoever looks finds out.
             if *failures > 12 && event.is_expired(self.engine.now_ms()) {
+                self.shared.change(&webhook.id, |status| status.expired += 1);
                 return true;
             }
         }
@@ -289,6 +271,9 @@ impl Sending {
         let status = self.shared.status(&webhook.id);
         // What had failed waits for its time.
         let mut failures = status.failures;
+        let mut lane = if failures == 0 { Lane::Prompt } else { Lane::Slow };
+        let mut note_due = Instant::now() + NOTED_EVERY;
+        let mut missing = Missing::Tell;
         if let Some(retry_ms) = status.retry_ms {
             let wait = Duration::from_millis(retry_ms.saturating_sub(self.engine.now_ms())).min(LONGEST_WAIT);
             tokio::time::sleep(wait).await;
@@ -299,13 +284,19 @@ impl Sending {
         let mut place = noted.parse().ok().map(|place| Cursor { restores, ..place });
         loop {
             let mut listening = self.engine.listeners().listen(viewer.account().cloned());
-            let (events, next) = match look(&self.engine, &viewer, place, AT_ONCE).await {
+            let (events, next) = match look_for(&self.engine, &viewer, place, AT_ONCE, missing).await {
                 Ok(found) => found,
                 Err(failure) if failure.is_expired_place() => {
-                    self.shared.change(&webhook.id, |status| status.expired += 1);
-                    // Of a store that was brought back, what comes; else, what is left.
+                    // Of a store that was brought back, what comes; else, what is left behind the place, or of all that is kept.
                     let newest = latest(&self.engine).await.ok();
-                    place = newest.filter(|newest| place.is_some_and(|place| place.number > newest.number));
+                    let newest = newest.filter(|newest| place.is_some_and(|place| place.number > newest.number));
+                    if missing == Missing::Tell {
+                        self.shared.change(&webhook.id, |status| status.expired += 1);
+                        place = newest.or(place);
+                    } else {
+                        place = newest;
+                    }
+                    missing = Missing::PassOver;
                     continue;
                 }
                 Err(_) => {
@@ -314,22 +305,25 @@ impl Sending {
                 }
             };
             let quiet = events.is_empty();
+            if quiet {
+                missing = Missing::Tell;
+            }
             for event in events {
                 let chosen = webhook.types.is_empty() || webhook.types.contains(event.kind());
-                if chosen && !self.deliver(webhook, &event, &mut failures).await {
+                if chosen && !self.deliver(webhook, &event, &mut failures, &mut lane).await {
                     return;
                 }
                 self.shared.change(&webhook.id, |status| status.place = Some(event.id().to_owned()));
             }
             place = Some(next);
+            if note_due <= Instant::now() {
+                self.shared.change(&webhook.id, |status| status.place = Some(next.to_string()));
+                note_due = Instant::now() + NOTED_EVERY;
+            }
             if quiet {
-                let until = Instant::now() + Duration::from_mins(10);
                 tokio::select! {
                     () = listening.told() => {}
-                    // A place that stays the same would grow too old.
-                    () = tokio::time::sleep_until(until) => {
-                        self.shared.change(&webhook.id, |status| status.place = Some(next.to_string()));
-                    }
+                    () = tokio::time::sleep_until(note_due) => {}
                 }
             }
         }

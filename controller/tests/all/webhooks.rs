@@ -217,7 +217,41 @@ async fn urls_lead_to_the_public_internet_and_there_is_an_end_to_webhooks() {
     crate::running::until("it was tried", async || {
         let shown = done(&controller, &one, Method::GET, &format!("{path}/{id}"), Value::Null).await;
         let error = shown["webhook"]["lastError"].as_str().unwrap_or_default().to_owned();
-        error.contains("no address of the public internet")
+        // What the controller's resolver knows is not for tenants.
+        assert!(!error.contains("127.0.0.1") && !error.contains("::1"), "{error}");
+        error == "its name leads to no address that webhooks may reach"
     })
     .await;
+    let list = done(&controller, &one, Method::GET, &path, Value::Null).await;
+    let errors = || list["webhooks"].as_array().unwrap().iter().filter_map(|it| it["lastError"].as_str());
+    let told: std::collections::BTreeSet<&str> = errors().collect();
+    assert_eq!(told.len(), 1, "a name that is not there looks the same: {list}");
+}
+
+#[tokio::test]
+async fn operators_are_told_where_a_name_leads_and_webhooks_go_with_their_region() {
+    let (controller, one, _) = cloud("").await;
+    let added = controller.operator(Method::POST, "/admin/v1/webhooks", json!({ "url": "https://localhost:9/" })).await;
+    let own = format!("/admin/v1/webhooks/{}", added["webhook"]["webhookId"].as_str().unwrap());
+    hook(&controller, &one, "https://hooks.invalid/", json!([])).await;
+    let (a, b) = (vpc(&controller, &one, "10.1.0.0/16").await, vpc(&controller, &one, "10.2.0.0/16").await);
+    peer(&controller, &one, "p", &a, ("one", &b)).await;
+    crate::running::until("it was tried", async || {
+        let shown = controller.operator(Method::GET, &own, Value::Null).await;
+        shown["webhook"]["lastError"].as_str().is_some_and(|it| it.contains("no address of the public internet"))
+    })
+    .await;
+    // Two regions, one of which goes with the webhook that an account has there.
+    let both = json!({ "name": "it", "regions": [{ "id": "south" }, { "id": "west" }] });
+    controller.operator(Method::POST, "/admin/v1/apply", both).await;
+    let body = json!({ "url": "https://hooks.invalid/" });
+    done(&controller, &one, Method::POST, "/v1/regions/south/webhooks", body).await;
+    let without = json!({ "name": "it", "regions": [{ "id": "west" }] });
+    controller.operator(Method::POST, "/admin/v1/apply?prune=true", without).await;
+    let again = json!({ "name": "it", "regions": [{ "id": "south" }, { "id": "west" }] });
+    controller.operator(Method::POST, "/admin/v1/apply", again).await;
+    let list = done(&controller, &one, Method::GET, "/v1/regions/south/webhooks", Value::Null).await;
+    assert_eq!(list["webhooks"], json!([]));
+    let there = done(&controller, &one, Method::GET, &format!("{NORTH}/webhooks"), Value::Null).await;
+    assert_eq!(there["webhooks"].as_array().unwrap().len(), 1, "those of other regions stay");
 }

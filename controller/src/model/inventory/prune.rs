@@ -4,7 +4,7 @@ use super::{Action, Applier, Change, Field, pair, port_key};
 use crate::model::{
     address_rules::still_needed,
     peering,
-    record::{Host, PeeringState, PortKey},
+    record::{Host, PeeringState, PortKey, Webhook},
     vpc,
 };
 use cps_peering_config::id::{HostId, PeeringId, RegionId, VpcId};
@@ -109,6 +109,12 @@ impl Applier<'_, '_, '_> {
                 continue;
             }
             self.note("region", &id, Action::Delete, Vec::new());
+            // Nobody could see or delete them any more.
+            let webhooks = self.tx.state.webhooks().values();
+            let within = |webhook: &&Webhook| webhook.owner.as_ref().is_some_and(|(_, region)| *region == id);
+            for webhook in webhooks.filter(within).map(|it| it.id.clone()).collect::<Vec<_>>() {
+                self.tx.change(Change::Webhook(webhook, None));
+            }
             self.tx.change(Change::Region(id, None));
         }
     }
