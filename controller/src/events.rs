@@ -122,8 +122,7 @@ pub(crate) fn of_host(kind: &str, host: &HostId) -> Event {
 
 /// The roles whose accounts see a peering.
 pub(crate) fn seen_by(peering: &Peering) -> Vec<Role> {
-    let draining = matches!(peering.state, PeeringState::Draining { .. });
-    ROLES.into_iter().filter(|role| draining || !peering.view(*role).0.deleted_by_owner).collect()
+    ROLES.into_iter().filter(|role| peering.is_seen_from(peering.view(*role).0)).collect()
 }
 
 fn became(before: &Peering, after: &Peering) -> Option<&'static str> {

@@ -37,6 +37,8 @@ pub(super) struct Replays {
     by_account: HashMap<AccountId, HashMap<Key, Times>>,
     count: usize,
     forget_at_ms: u64,
+    /// When it was asked last.
+    asked_ms: u64,
 }
 
 fn key(parts: &[&str]) -> Key {
@@ -59,6 +61,10 @@ impl Replays {
         now_ms: u64,
         changes: bool,
     ) -> Result<(), NotNew> {
+        if let Some(back_ms) = self.asked_ms.checked_sub(now_ms).filter(|back_ms| *back_ms > MINUTE_MS) {
+            self.set_back(back_ms);
+        }
+        self.asked_ms = now_ms;
         if now_ms >= self.forget_at_ms {
             self.forget(now_ms);
         }
@@ -80,6 +86,15 @@ impl Replays {
         }
         self.count += own.len() - before;
         Ok(())
+    }
+
+    /// The clock was set back: what is remembered is so no longer than it would have been.
+    fn set_back(&mut self, back_ms: u64) {
+        for times in self.by_account.values_mut().flat_map(HashMap::values_mut) {
+            times.first_ms = times.first_ms.saturating_sub(back_ms);
+            times.until_ms = times.until_ms.saturating_sub(back_ms);
+        }
+        self.forget_at_ms = self.forget_at_ms.saturating_sub(back_ms);
     }
 
     fn forget(&mut self, now_ms: u64) {
@@ -114,6 +129,18 @@ mod tests {
         assert_eq!(take("3", 1001 + AT_ONCE_MS, false), Ok(()), "what reads may be asked again");
         assert_eq!(take("3", 900_000, false), Err(NotNew::Replayed));
         assert_eq!(take("1", 900_001 + MINUTE_MS, true), Ok(()), "its date is not good any more, and it is forgotten");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_nothing_longer() {
+        let (mut replays, acme, day) = (Replays::default(), id("acme"), 86_400_000);
+        let until = |now_ms| now_ms + 900_000;
+        let mut take = |nonce: &str, now_ms| replays.take(&acme, ["s", nonce], until(now_ms), now_ms, false);
+        assert_eq!(take("1", 3 * day), Ok(()));
+        assert_eq!(take("1", day), Err(NotNew::Replayed), "the clock was set back by two days");
+        assert_eq!(take("2", day + 10_000), Ok(()));
+        assert_eq!(take("1", day + 900_000 + MINUTE_MS), Ok(()), "forgotten in its time");
+        assert_eq!(replays.count, 1);
     }
 
     #[test]

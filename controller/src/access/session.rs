@@ -67,7 +67,8 @@ struct Session {
 
 impl Session {
     fn has_ended(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.used_ms) >= IDLE_MS || now_ms.saturating_sub(self.opened_ms) >= LONGEST_MS
+        // Also where the clock was set back since: it would go on for as long as that.
+        now_ms.abs_diff(self.used_ms) >= IDLE_MS || now_ms.abs_diff(self.opened_ms) >= LONGEST_MS
     }
 }
 
@@ -193,6 +194,13 @@ mod tests {
             assert_eq!(sessions.whose(&said, &valid(&state), now_ms, true), Ok(acme()), "{now_ms}");
         }
         assert_eq!(sessions.whose(&said, &valid(&state), LONGEST_MS, true), Err(AccessError::NoSession));
+        let ahead = sessions.open(acme(), key(), 10 * LONGEST_MS).unwrap();
+        assert_eq!(sessions.whose(&ahead, &valid(&state), 10 * LONGEST_MS - 1000, true), Ok(acme()));
+        assert_eq!(
+            sessions.whose(&ahead, &valid(&state), 0, true),
+            Err(AccessError::NoSession),
+            "the clock was set back"
+        );
     }
 
     #[test]

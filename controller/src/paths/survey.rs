@@ -268,7 +268,7 @@ impl<'a> Walk<'a> {
                 None => true,
                 Some(account) => {
                     let hidden = peer.account != *account && role == Role::Initiator && !peering.was_accepted();
-                    !hidden && !own.deleted_by_owner
+                    !hidden && peering.is_seen_from(own)
                 }
             };
             let known = if self.sees(peer) { Cow::Borrowed(&*peer.cidrs) } else { peer.offered() };

@@ -181,7 +181,7 @@ impl Ears {
         }
     }
 
-    fn may_listen(&self) -> bool {
+    pub(in crate::api) fn may_listen(&self) -> bool {
         let RequestContext { api: Api { access, diagnosed, .. }, caller, .. } = &self.context;
         let peer = self.extensions.get::<Peer>();
         if peer.is_some_and(|peer| diagnosed.identity.as_ref().is_some_and(|own| own.is_revoked(peer))) {

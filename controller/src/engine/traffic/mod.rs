@@ -176,18 +176,6 @@ impl Traffic {
         Self { sides: Mutex::new(sides), ..Self::default() }
     }
 
-    /// Whether a report is older than one that was taken note of.
-    fn is_overtaken(&self, host: &HostId, report: &TrafficReport) -> bool {
-        let Some(now) = &report.reading else { return false };
-        let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = readings.get(host);
-        if before.is_some_and(|before| before.process == now.process && before.number > now.number) {
-            return true;
-        }
-        readings.insert(host.clone(), now.clone());
-        false
-    }
-
     fn lock(&self) -> MutexGuard<'_, Sides> {
         // Each change leaves it whole.
         self.sides.lock().unwrap_or_else(PoisonError::into_inner)
@@ -196,8 +184,14 @@ impl Traffic {
     /// Takes note of what a host has counted for peerings that there are; it still tells of some that are over. A report that
     /// another one has overtaken on its way says nothing.
     pub fn on_report(&self, host: &HostId, report: &TrafficReport, now_ms: u64, there: impl Fn(&PeeringId) -> bool) {
-        if self.is_overtaken(host, report) {
-            return;
+        // Kept to the end: of two reports at a time the newer one must not be noted before the older one.
+        let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(now) = &report.reading {
+            let before = readings.get(host);
+            if before.is_some_and(|before| before.process == now.process && before.number > now.number) {
+                return;
+            }
+            readings.insert(host.clone(), now.clone());
         }
         let counters = report.reading.as_ref().map(|reading| reading.counters.as_str());
         let mut sides = self.lock();
@@ -233,7 +227,7 @@ impl Traffic {
     /// Keeps what is not kept yet, and forgets sides that are gone. How it went is kept once an hour, and before the end. Blocks on
     /// the disk, for some sides at a time, so that commands have their turns.
     pub fn save(&self, store: &Store, gone: &[SideKey], at_the_end: bool) -> Result<(), StoreError> {
-        let (mut rows, mut series) = (Vec::new(), Vec::new());
+        let (mut rows, mut due) = (Vec::new(), Vec::new());
         for ((vni, peering), side) in self.lock().iter_mut() {
             if side.unsaved {
                 rows.push(((peering.clone(), *vni), side.said.clone()));
@@ -241,9 +235,7 @@ impl Traffic {
             }
             let hour = side.series.hour();
             if hour > side.saved_hour || (at_the_end && hour > 0) {
-                let kept = KeptSeries { series: side.series.to_keep(), ..KeptSeries::default() };
-                series.push(((peering.clone(), *vni), kept));
-                side.saved_hour = hour;
+                due.push((*vni, peering.clone()));
             }
         }
         let mut saved = Ok(());
@@ -258,8 +250,30 @@ impl Traffic {
                 }
             }
         }
-        for piece in series.chunks(SERIES_AT_ONCE) {
-            saved = saved.and_then(|()| store.save_series(piece));
+        // Each is large, and others wait while it is copied: some at a time.
+        for keys in due.chunks(SERIES_AT_ONCE) {
+            if saved.is_err() {
+                break;
+            }
+            let mut hours = Vec::new();
+            let mut piece = Vec::new();
+            let sides = self.lock();
+            for key in keys {
+                let Some(side) = sides.get(key) else { continue };
+                hours.push((key, side.series.hour()));
+                let kept = KeptSeries { series: side.series.to_keep(), ..KeptSeries::default() };
+                piece.push(((key.1.clone(), key.0), kept));
+            }
+            drop(sides);
+            saved = store.save_series(&piece);
+            if saved.is_ok() {
+                let mut sides = self.lock();
+                for (key, hour) in hours {
+                    if let Some(side) = sides.get_mut(key) {
+                        side.saved_hour = hour;
+                    }
+                }
+            }
         }
         saved.and_then(|()| gone.chunks(SAVED_AT_ONCE).try_for_each(|gone| store.save_traffic::<Said>(&[], gone)))
     }

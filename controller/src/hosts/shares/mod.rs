@@ -40,6 +40,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(800);
 /// How long a host that did not answer is left alone.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How far numbers of grants may be ahead of the clock, in milliseconds (some 70 years). A host that says of more is not believed: after
+/// the largest number of all there would be none for the others.
+const MOST_AHEAD_MS: u64 = 1 << 41;
 /// How many hosts are asked at once.
 const AT_ONCE: usize = 128;
 
@@ -199,12 +202,13 @@ impl Shares {
             let there = |(host, sides)| Some((view::agent(state, &host)?.to_owned(), host, sides));
             asks.filter_map(there).collect()
         });
+        // The same for all: so they do not run ahead of the clock.
+        self.number = self.number.saturating_add(1);
         for (agent, host, sides) in asks {
             // Bandwidth is another controller's to grant.
             if !self.engine.leadership().holds() || self.engine.is_held() {
                 return;
             }
-            self.number += 1;
             let grants = Grants { revision: Revision { epoch: self.epoch, number: self.number }, sides };
             let base = agent.trim_end_matches('/').to_owned();
             let Ok(client) = self.clients.shared(&host) else { continue };
@@ -222,7 +226,15 @@ impl Shares {
             let Ok((host, sides, answer)) = answered else { continue };
             match answer {
                 Ok(Answer::Taken(report)) => self.on_report(&host, &sides, &report, now_ms),
-                Ok(Answer::Older(have)) if have.epoch <= self.epoch => self.number = self.number.max(have.number),
+                Ok(Answer::Older(have)) if have.epoch <= self.epoch => {
+                    match believed(have.number, self.engine.now_ms()) {
+                        Some(number) => self.number = self.number.max(number),
+                        None => {
+                            tracing::warn!(%host, %have, "the host says that it has grants that no controller can have made");
+                            self.silent.insert(host, Instant::now());
+                        }
+                    }
+                }
                 Ok(Answer::Older(have)) => {
                     tracing::warn!(%host, %have, "shares are granted by a controller that took over from this one");
                     self.silent.insert(host, Instant::now());
@@ -250,6 +262,11 @@ impl Shares {
     }
 }
 
+/// The number of grants that a host says it has, if that can be.
+fn believed(number: u64, now_ms: u64) -> Option<u64> {
+    (number <= now_ms.saturating_add(MOST_AHEAD_MS)).then_some(number)
+}
+
 enum Answer {
     Taken(TrafficReport),
     /// The agent has newer grants.
@@ -266,4 +283,21 @@ async fn put(client: &Client, base: &str, grants: &Grants) -> Result<Answer, Str
     }
     let answer = answer.error_for_status().map_err(text)?;
     read_answer(answer).await.map(Answer::Taken).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_cannot_use_up_the_numbers_of_grants() {
+        let now_ms = 1_800_000_000_000;
+        assert_eq!(believed(now_ms + 5, now_ms), Some(now_ms + 5), "a clock that was set back");
+        assert_eq!(believed(u64::MAX, now_ms), None);
+        assert_eq!(believed(u64::MAX - 1, now_ms), None);
+        // What was believed once goes on to be: numbers rise more slowly than the clock.
+        let most = now_ms + MOST_AHEAD_MS;
+        assert_eq!(believed(most, now_ms), Some(most));
+        assert_eq!(believed(most + 3, now_ms + 1000), Some(most + 3));
+    }
 }

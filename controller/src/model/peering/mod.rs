@@ -29,11 +29,8 @@ pub const MAX_ENDED: usize = 2000;
 /// What an account is in a peering that it may see in a region. None for strangers, and for what it has deleted or
 /// rejected. Between two VPCs of one account the region decides.
 pub fn role(peering: &Peering, account: &AccountId, region: Option<&RegionId>) -> Option<Role> {
-    let draining = matches!(peering.state, PeeringState::Draining { .. });
     let sees = |side: &Side| {
-        side.account == *account
-            && region.is_none_or(|region| side.region == *region)
-            && (draining || !side.deleted_by_owner)
+        side.account == *account && region.is_none_or(|region| side.region == *region) && peering.is_seen_from(side)
     };
     [(Role::Initiator, &peering.initiator), (Role::Receiver, &peering.receiver)]
         .into_iter()

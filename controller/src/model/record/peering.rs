@@ -232,6 +232,11 @@ impl Peering {
         matches!(self.state, PeeringState::Provisioning | PeeringState::Active)
     }
 
+    /// Whether the owner of a side sees it: not what it has deleted or rejected, unless that is still being taken off hosts.
+    pub fn is_seen_from(&self, side: &Side) -> bool {
+        matches!(self.state, PeeringState::Draining { .. }) || !side.deleted_by_owner
+    }
+
     /// Whether it was asked for and has not stopped for good: what names, pairs and quotas are about.
     pub fn is_live(&self) -> bool {
         !matches!(self.state, PeeringState::Draining { .. } | PeeringState::Ended { .. })
