@@ -159,6 +159,10 @@ async fn what_the_model_says_is_named_before_any_host_is_asked() {
     done(&cloud.controller, &cloud.two, Method::DELETE, &format!("/v1/regions/east/vpcPeerings/{id}"), Value::Null)
         .await;
     assert_eq!(first(&cloud.own("10.1.0.5", "10.2.0.5").await).0, "peering");
+    // Whoever has deleted it is shown it until it is off all hosts: also here.
+    let body = json!({ "source": "10.2.0.5", "destination": "10.1.0.5" });
+    let theirs = done(&cloud.controller, &cloud.two, Method::POST, "/v1/regions/east/paths", body).await;
+    assert!(theirs.to_string().contains("it was deleted, and is being taken off hosts"), "{theirs}");
 }
 
 /// C9: what the lists of both sides leave out is named before any host is asked, and nobody learns what the other does not show.
