@@ -456,7 +456,7 @@ mod tests {
         engine::Options,
         events::Told,
         model::state::{Change, Meta},
-        store::{Origin, Store},
+        store::{Droppable, Origin, Store},
     };
 
     /// An entry with one event of an account in the region north.
@@ -559,7 +559,7 @@ mod tests {
         assert_eq!(names(&all), ["a", "b", "c", "d"]);
         // The two oldest have to go.
         let size = serde_json::to_vec(&entries[0]).unwrap().len() as u64;
-        engine.store().drop_entries("account/one", Some(0), 2 * size, 100).unwrap();
+        engine.store().drop_entries("account/one", Droppable::Own { after: 0 }, 2 * size, 100).unwrap();
         assert_eq!(engine.store().event_gap(one.account()).unwrap(), 2);
         for missed in [&all[0], &all[1]] {
             let Err(failure) = look(&engine, &one, Some(cursor(missed.id())), 100).await else { panic!("{missed:?}") };

@@ -1,11 +1,12 @@
 //! How much room the audit trail may take: each one who acts has a part of it, and all have one together. Where it is full, the
-//! oldest refusals go first, then the oldest of the rest; the trail says how many went.
+//! oldest refusals go first, then the oldest entries that nobody else is told of, then the oldest of the rest: what one account does must
+//! not cost another one its events. The trail says how many went.
 
 use crate::{
     audit::Entry,
     instruments::Metrics,
     model::Actor,
-    store::{Dropped, Store, StoreError},
+    store::{Droppable, Dropped, Store, StoreError},
 };
 use cps_peering_config::id::AccountId;
 use serde_json::json;
@@ -38,8 +39,11 @@ impl Default for TrailLimits {
 struct Share {
     /// What its entries take, in bytes.
     bytes: u64,
-    /// Whether it has no refusals left, and where the rest is looked for next.
-    rest: Option<u64>,
+    /// Behind which entry those are looked for next that nobody else is told of.
+    own_from: u64,
+    /// Behind which entry all are looked for, where none of those are left.
+    all_from: u64,
+    none_of_its_own: bool,
     /// Dropped and not said yet.
     dropped: usize,
     /// When it was said last, in milliseconds since 1970-01-01 UTC.
@@ -136,25 +140,39 @@ impl Trail {
     }
 
     fn drop_some(&mut self, store: &Store, owner: &str, surplus: u64, metrics: &Metrics) -> Result<(), StoreError> {
-        let rest = self.shares.get(owner).and_then(|share| share.rest);
-        let (dropped, next) = store.drop_entries(owner, rest, surplus, AT_ONCE)?;
-        self.gone(&dropped);
-        metrics.audit_dropped(dropped.len());
-        let Some(share) = self.shares.get_mut(owner) else { return Ok(()) };
-        share.dropped += dropped.len();
-        share.rest = match (rest, next) {
-            // No refusals are left: the rest from its beginning.
-            (None, None) => Some(0),
-            (None, Some(_)) => None,
-            (Some(_), Some(next)) => Some(next),
-            // It was gone through: what is left is not counted any more, and there may be refusals again.
-            (Some(_), None) => {
-                if dropped.is_empty() {
-                    share.bytes = 0;
+        let mut gone = store.drop_entries(owner, Droppable::Refusals, surplus, AT_ONCE)?;
+        if gone.last.is_none()
+            && let Some(share) = self.shares.get_mut(owner)
+        {
+            let what = match share.none_of_its_own {
+                false => Droppable::Own { after: share.own_from },
+                true => Droppable::Everything { after: share.all_from },
+            };
+            gone = store.drop_entries(owner, what, surplus, AT_ONCE)?;
+            match (what, gone.last) {
+                (Droppable::Everything { .. }, Some(last)) => {
+                    share.all_from = last;
+                    // There may be newer ones of its own by now.
+                    share.none_of_its_own = gone.dropped.is_empty();
                 }
-                None
+                // It was gone through: what is left is not counted any more.
+                (Droppable::Everything { .. }, None) => {
+                    (share.bytes, share.own_from, share.all_from, share.none_of_its_own) = (0, 0, 0, false);
+                }
+                (_, Some(last)) => {
+                    share.own_from = last;
+                    let freed: u64 = gone.dropped.iter().map(|it| it.bytes).sum();
+                    // What the trail says of this is an entry of its own, too, and alone it is never enough.
+                    share.none_of_its_own = freed < surplus && gone.is_all;
+                }
+                (_, None) => share.none_of_its_own = true,
             }
-        };
+        }
+        self.gone(&gone.dropped);
+        metrics.audit_dropped(gone.dropped.len());
+        if let Some(share) = self.shares.get_mut(owner) {
+            share.dropped += gone.dropped.len();
+        }
         Ok(())
     }
 }
@@ -303,6 +321,30 @@ mod tests {
         let (left, gap) = events("loud");
         assert!(left < 200 && gap > 700, "{left} {gap}");
         assert_eq!(store.event_gap(None).unwrap(), gap);
+        // What one account does costs nobody else events, as long as something else of its own can go.
+        let with_quiet = |number: u64| {
+            let mut entry = Entry { actor: "account/loud".to_owned(), ..of_peering("loud", number) };
+            entry.events[0].told.push(Told {
+                account: "quiet".parse().unwrap(),
+                region: None,
+                role: "receiver".to_owned(),
+            });
+            entry
+        };
+        trail.added(store.append(&[with_quiet(5000)]).unwrap());
+        for round in 0..20_u64 {
+            let loud: Vec<Entry> = (0..100).map(|n| of_peering("loud", 6000 + 100 * round + n)).collect();
+            trail.added(store.append(&loud).unwrap());
+            settle(&mut trail, &store, TrailLimits { total: 0, each: 50_000 });
+        }
+        assert_eq!(events("quiet"), (2, 0));
+        assert!(events("loud").0 < 200, "{:?}", events("loud"));
+        // Where there is nothing else, they go, and who was told of them is told that.
+        let many: Vec<Entry> = (0..1000).map(|n| with_quiet(10_000 + n)).collect();
+        trail.added(store.append(&many).unwrap());
+        settle(&mut trail, &store, TrailLimits { total: 0, each: 50_000 });
+        let (left, gap) = events("quiet");
+        assert!(left < 200 && gap > 0, "{left} {gap}");
         // Where more than one account's peerings are in one entry it is nobody's part, so that none pays for another.
         let one = of_peering("quiet", 1);
         let both = Entry { events: [one.events.clone(), of_peering("loud", 2).events].concat(), ..one.clone() };

@@ -29,8 +29,8 @@ pub use error::StoreError;
 pub use etcd::{Cluster, EtcdError, Leader, LeaseState, Replica};
 pub use leadership::Leadership;
 pub use raw::Space;
-pub use rows::Dropped;
 pub(crate) use rows::Rows;
+pub use rows::{Droppable, Dropped, Drops};
 
 use crate::{
     audit::{Entry, Query},
@@ -332,29 +332,31 @@ impl Store {
         Ok(rows.iter().map(|(number, value)| Dropped::of(*number, value).0).collect())
     }
 
-    /// Drops the oldest entries of one who acts, some at a time, until `surplus` bytes are free: refusals, or of everything from
-    /// a number on. What was dropped, and from where to go on; none where that was all.
+    /// Drops the oldest entries of one who acts, some at a time, until `surplus` bytes are free.
     pub(crate) fn drop_entries(
         &self,
         owner: &str,
-        rest: Option<u64>,
+        what: Droppable,
         surplus: u64,
         limit: usize,
-    ) -> Result<(Vec<Dropped>, Option<u64>), StoreError> {
-        let key = match rest {
-            None => Some(format!("refused/{owner}")),
+    ) -> Result<Drops, StoreError> {
+        let (key, after) = match what {
+            Droppable::Refusals => (Some(format!("refused/{owner}")), 0),
             // An account's entries are found by it; those of others are gone through.
-            Some(_) => Some(owner.to_owned()).filter(|owner| owner.starts_with("account/")),
+            Droppable::Own { after } | Droppable::Everything { after } => {
+                (Some(owner.to_owned()).filter(|owner| owner.starts_with("account/")), after)
+            }
         };
-        let rows = self.backend.audit_after(key.as_deref(), rest.unwrap_or(0), limit)?;
-        let (mut dropped, mut removed, mut freed, mut next) = (Vec::new(), Vec::new(), 0, None);
+        let rows = self.backend.audit_after(key.as_deref(), after, limit)?;
+        let (mut dropped, mut removed, mut freed, mut last) = (Vec::new(), Vec::new(), 0, None);
         for (number, value) in &rows {
             if freed >= surplus {
                 break;
             }
-            next = Some(*number);
+            last = Some(*number);
             let (it, keys) = Dropped::of(*number, value);
-            if it.owner == owner {
+            let kept = it.tells_others && matches!(what, Droppable::Own { .. });
+            if it.owner == owner && !kept {
                 freed += it.bytes;
                 removed.push((*number, keys));
                 dropped.push(it);
@@ -366,7 +368,8 @@ impl Store {
             self.note_gaps(gone.filter_map(|(number, value)| Some((*number, serde_json::from_slice(value).ok()?))))?;
             self.backend.remove_entries(&removed)?;
         }
-        Ok((dropped, next))
+        let is_all = rows.len() < limit && last == rows.last().map(|(number, _)| *number);
+        Ok(Drops { dropped, last, is_all })
     }
 
     fn note_gaps(&self, gone: impl Iterator<Item = (u64, Entry)>) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! Rows that are ready to be written, and entries of the audit trail that go.
 
 use super::raw::{Batch, keys};
-use crate::audit::Entry;
+use crate::{audit::Entry, events, model::Actor};
 
 /// Rows that are ready to be written: each has a size that the store takes.
 #[derive(Debug, Default)]
@@ -22,6 +22,36 @@ pub struct Dropped {
     pub owner: String,
     /// What it takes, in bytes.
     pub bytes: u64,
+    /// Whether its events are told to others than whose it is.
+    pub tells_others: bool,
+}
+
+/// What became of a request to drop entries.
+#[derive(Debug)]
+pub struct Drops {
+    /// What was dropped.
+    pub dropped: Vec<Dropped>,
+    /// The last entry that was looked at; none where there was none.
+    pub last: Option<u64>,
+    /// Whether there is none behind it.
+    pub is_all: bool,
+}
+
+/// Which entries of one who acts are dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Droppable {
+    /// Refusals.
+    Refusals,
+    /// Those behind an entry that nobody else is told of.
+    Own {
+        /// Its number.
+        after: u64,
+    },
+    /// All of them behind an entry.
+    Everything {
+        /// Its number.
+        after: u64,
+    },
 }
 
 /// What an entry of the audit trail takes, in bytes, with what it is found by.
@@ -35,7 +65,9 @@ impl Dropped {
     pub(super) fn of(number: u64, value: &[u8]) -> (Self, Vec<String>) {
         let entry = serde_json::from_slice::<Entry>(value).ok();
         let owner = entry.as_ref().map_or_else(String::new, Entry::owner);
-        (Self { number, owner, bytes: size(value) }, entry.as_ref().map(keys).unwrap_or_default())
+        let told = entry.iter().flat_map(|entry| events::accounts(&entry.events));
+        let tells_others = told.into_iter().any(|account| Actor::Account(account).to_string() != owner);
+        (Self { number, owner, bytes: size(value), tells_others }, entry.as_ref().map(keys).unwrap_or_default())
     }
 }
 
