@@ -352,6 +352,26 @@ async fn drift_is_repaired_and_counted() {
     assert!(report.in_sync() && !agent.kernel.state().seen.routes.is_empty());
 }
 
+/// What others have in the way of a new peering is seen by a look at everything alone.
+#[tokio::test]
+async fn a_look_at_what_a_push_changed_is_followed_by_one_at_everything() {
+    let agent = Agent::start();
+    agent.accepted(&config(1)).await;
+    // Somewhere else, and nobody announces it.
+    let table = ownership::table(11.try_into().unwrap());
+    let is_there = || agent.kernel.state().seen.routes.iter().any(|route| route.key.table == table);
+    agent.kernel.state().seen.routes.retain(|route| route.key.table != table);
+    let mut narrower = config(2);
+    narrower["sides"]["1001"]["remotes"] = json!({ "192.0.2.2": ["10.2.9.0/25"] });
+    agent.accepted(&narrower).await;
+    let looked = async {
+        while !is_there() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), looked).await.expect("it is looked at");
+}
+
 #[tokio::test]
 async fn a_setting_that_the_kernel_does_not_announce_is_noticed() {
     let agent = Agent::start();

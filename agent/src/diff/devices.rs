@@ -53,9 +53,7 @@ fn vxlans(survey: &Survey<'_>, phases: &mut Phases) {
             continue;
         };
         alias(phases, Phase::Devices, name, link, &vxlan.alias);
-        if survey.vrf_of(link) != Some(vxlan.vrf) {
-            phases.push(Phase::Devices, change(LinkChange::Enslave(vxlan.vrf)));
-        }
+        let reopens = survey.vrf_of(link) != Some(vxlan.vrf) && enslave(phases, name, link, vxlan.vrf);
         if link.mac != Some(vxlan.mac) {
             phases.push(Phase::Devices, change(LinkChange::Mac(vxlan.mac)));
         }
@@ -72,7 +70,7 @@ fn vxlans(survey: &Survey<'_>, phases: &mut Phases) {
             phases.push(Phase::Devices, change(LinkChange::NoLinkLocal));
         }
         settings(phases, name, Some(link));
-        if !link.up && !survey.observed.underlay.unavailable {
+        if (!link.up || reopens) && !survey.observed.underlay.unavailable {
             phases.push(Phase::Up, change(LinkChange::Up(true)));
         }
     }
@@ -82,13 +80,22 @@ fn ports(survey: &Survey<'_>, phases: &mut Phases) {
     for (port, vrf) in &survey.desired.ports {
         let Some(link) = survey.kept(port) else { continue };
         settings(phases, port, Some(link));
-        if survey.rebound.contains(port) {
-            phases.push(Phase::Devices, Operation::ChangeLink(*port, LinkChange::Enslave(*vrf)));
-        }
-        if !link.up {
+        let reopens = survey.rebound.contains(port) && enslave(phases, port, link, *vrf);
+        if !link.up || reopens {
             phases.push(Phase::Up, Operation::ChangeLink(*port, LinkChange::Up(true)));
         }
     }
+}
+
+/// Puts a device into a VRF. On the way from one to another the kernel has it in none for a moment, where its tenant would be in the
+/// host's network, so it is down meanwhile. Whether it is to go up again.
+fn enslave(phases: &mut Phases, name: &InterfaceName, link: &Link, vrf: InterfaceName) -> bool {
+    let reopens = link.up && link.master.is_some();
+    if reopens {
+        phases.push(Phase::Clear, Operation::ChangeLink(*name, LinkChange::Up(false)));
+    }
+    phases.push(Phase::Devices, Operation::ChangeLink(*name, LinkChange::Enslave(vrf)));
+    reopens
 }
 
 /// The alias of a device that stays. (The group is a mark of ownership: without it the device is not ours.)
@@ -178,18 +185,13 @@ fn removals(survey: &Survey<'_>, phases: &mut Phases) {
         observed.owns(name) && !desired.vrfs.contains_key(name) && !desired.vxlans.contains_key(name)
     };
     let gone = observed.links.keys().filter(unwanted).copied();
-    let recreated = survey.recreated.iter().copied();
+    // Only tunnels are made anew.
+    let recreated: Vec<_> = survey.recreated.iter().copied().collect();
     // Before a VRF goes, the kernel lets its members out, and those that are up take packets in for table main until they go
     // too. So they go first.
     let is_vrf = |name: &InterfaceName| DeviceName::parse(name).is_some_and(|device| device.role == Role::Vrf);
     let (gone_vrfs, gone): (Vec<_>, Vec<_>) = gone.partition(is_vrf);
-    let (recreated_vrfs, recreated): (Vec<_>, Vec<_>) = recreated.partition(is_vrf);
-    for (phase, names) in [
-        (Phase::Remove, gone),
-        (Phase::RemoveVrfs, gone_vrfs),
-        (Phase::Clear, recreated),
-        (Phase::Clear, recreated_vrfs),
-    ] {
+    for (phase, names) in [(Phase::Remove, gone), (Phase::RemoveVrfs, gone_vrfs), (Phase::Clear, recreated)] {
         if !names.is_empty() {
             phases.push(phase, Operation::RemoveLinks(names));
         }

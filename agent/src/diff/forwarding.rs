@@ -30,7 +30,10 @@ fn stays(survey: &Survey<'_>, device: &InterfaceName) -> bool {
 fn neighbours(survey: &Survey<'_>, phases: &mut Phases) {
     let (desired, observed) = (survey.desired, survey.observed);
     for (key, mac) in desired.neighbours.iter().filter(|(key, _)| !survey.blocked.contains(&key.device)) {
-        if !(stays(survey, &key.device) && observed.neighbours.get(key) == Some(mac)) {
+        let there = if stays(survey, &key.device) { observed.neighbours.get(key) } else { None };
+        if there != Some(mac) {
+            // What leads astray goes also where its repair rests, because somebody keeps changing it back.
+            phases.extend(Phase::Neighbours, there.map(|_| Operation::RemoveNeighbour(*key)));
             phases.push(Phase::Neighbours, Operation::SetNeighbour(*key, *mac));
         }
     }
@@ -39,9 +42,7 @@ fn neighbours(survey: &Survey<'_>, phases: &mut Phases) {
         if there == Some(&Some(*target)) {
             continue;
         }
-        if there == Some(&None) {
-            phases.push(Phase::Neighbours, Operation::RemoveFdb(*key));
-        }
+        phases.extend(Phase::Neighbours, there.map(|_| Operation::RemoveFdb(*key)));
         phases.push(Phase::Neighbours, Operation::SetFdb(*key, *target));
     }
     // Without its forwarding entries a device sends nothing, however many routes lead to it.

@@ -36,13 +36,17 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
         if survey.desired.ingress.contains_key(device) || survey.observed.owns(device) {
             continue;
         }
-        // Elsewhere than in a VRF of ours, only what nobody else makes tells that a device was a port.
+        // Elsewhere than in a VRF of ours, only what nobody else makes tells that a device was a port. The qdisc goes only where nothing
+        // of others can be in it, which a look at a part cannot tell.
         let link = survey.observed.links.get(device);
         let is_member = link.is_some_and(|link| survey.vrf_of(link).is_some());
-        if !is_member && !ingress.filters.values().any(|filter| *filter == Some(IngressFilter::DropRest)) {
+        if !is_member && !ingress.is_of_a_port() {
             continue;
         }
-        if !ingress.foreign.is_empty() {
+        let has_more = ingress.is_foreign
+            || !ingress.foreign.is_empty()
+            || survey.observed.foreign.egress_filters.contains_key(device);
+        if has_more || survey.desired.partial {
             let ours = ingress.filters.keys().map(|place| Operation::RemoveFilter(*device, *place));
             phases.extend(Phase::Clear, ours);
         } else if !ingress.filters.is_empty() {

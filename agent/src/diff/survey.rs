@@ -2,7 +2,7 @@
 
 use super::Conflict;
 use crate::{
-    objects::{Address, Desired, Link, LinkKind, Observed, VxlanDevice, is_link_local},
+    objects::{Address, Desired, Ingress, Link, LinkKind, Observed, VxlanDevice, is_link_local},
     ownership::{self, DeviceName, Role},
     ports,
 };
@@ -131,7 +131,7 @@ impl<'a> Survey<'a> {
 
     /// Whether something of ours is on a device.
     pub(super) fn has_marks_of_a_port(&self, name: &InterfaceName) -> bool {
-        let filters = self.observed.ingress.get(name).is_some_and(|ingress| !ingress.filters.is_empty());
+        let filters = self.observed.ingress.get(name).is_some_and(Ingress::is_of_a_port);
         filters || self.has_address_of_ours(name)
     }
 

@@ -2,6 +2,7 @@
 
 use super::{
     KernelError, NetlinkError, egress,
+    links::links,
     message::{
         emit, no_link_local, no_protodown, put_fdb, put_ifaddr, put_neighbour, put_nexthop, put_nexthop_id, put_route,
         rule_message, scope,
@@ -41,6 +42,8 @@ pub(super) struct Changer<'a> {
     unfiltered: &'a mut BTreeSet<InterfaceName>,
     /// Those among them that are still to be set down.
     to_set_down: BTreeSet<InterfaceName>,
+    /// Those that could not be put into their VRF.
+    outside: BTreeSet<InterfaceName>,
     underlay: &'a mut Keeper,
     operations: &'a [Operation],
     batch: Batch,
@@ -62,6 +65,7 @@ impl<'a> Changer<'a> {
             indexes,
             unfiltered,
             to_set_down: BTreeSet::new(),
+            outside: BTreeSet::new(),
             underlay,
             operations,
             batch: Batch::default(),
@@ -229,7 +233,9 @@ impl<'a> Changer<'a> {
         }
         for (request, refusal) in refused {
             let place = self.places[request];
-            if let Operation::SetFilter(device, _, IngressFilter::DropRest) = &self.operations[place] {
+            if let Operation::SetFilter(device, _, IngressFilter::DropRest | IngressFilter::Reject(_)) =
+                &self.operations[place]
+            {
                 self.unfiltered.insert(*device);
                 self.to_set_down.insert(*device);
             }
@@ -362,8 +368,18 @@ impl<'a> Changer<'a> {
             return Ok(Err(NetlinkError { errno: libc::EPERM, explanation }));
         }
         if let LinkChange::Enslave(vrf) = change {
-            let Some(vrf) = self.indexes.get(vrf).copied() else { return Ok(Err(no_device())) };
-            return self.set_link(name, |link| link.controller(vrf));
+            let result = match self.indexes.get(vrf).copied() {
+                Some(vrf) => self.set_link(name, |link| link.controller(vrf))?,
+                None => Err(no_device()),
+            };
+            if result.is_err() {
+                self.outside.insert(*name);
+            }
+            return Ok(result);
+        }
+        if *change == LinkChange::Up(true) && self.outside.contains(name) {
+            let explanation = Some("it could not be put into its VRF".to_owned());
+            return Ok(Err(NetlinkError { errno: libc::EPERM, explanation }));
         }
         if let LinkChange::Up(true) = change
             && let Some(reason) = self.underlay.why_not_up(name)
@@ -386,6 +402,18 @@ impl<'a> Changer<'a> {
         })
     }
 
+    /// Takes out of the group of those to be removed what an agent has put there that was killed before it removed them.
+    fn clear_doomed_group(&mut self, names: &[InterfaceName]) -> Result<(), KernelError> {
+        let there = links(self.socket)?.into_iter();
+        let left = there.filter(|(name, link)| link.group == DOOMED_GROUP && !names.contains(name));
+        for (_, link) in left {
+            let message = LinkUnspec::new_with_index(link.index).link_group(GROUP).build();
+            // One that is gone is not removed with the others.
+            let _ = self.now(rtm::SET_LINK, 0, &message)?;
+        }
+        Ok(())
+    }
+
     /// One by one, each removal waits some 30 ms for readers of the device to end. By group all wait together.
     fn remove_links(&mut self, names: &[InterfaceName]) -> Answer {
         let there: Vec<(InterfaceName, u32)> =
@@ -397,6 +425,7 @@ impl<'a> Changer<'a> {
                 self.now(rtm::DEL_LINK, 0, &message)?
             }
             _ => {
+                self.clear_doomed_group(names)?;
                 for (name, _) in &there {
                     if let Err(refusal) = self.set_link(name, |link| link.link_group(DOOMED_GROUP))?
                         && refusal.errno != libc::ENODEV

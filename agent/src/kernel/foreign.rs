@@ -85,9 +85,6 @@ impl<'a> Routes<'a> {
 
     /// Looks at one route of the kernel's list, and keeps it if it concerns us.
     pub(super) fn take(&mut self, payload: &[u8], family: Family) {
-        if u8_at(payload, 5) == Some(PROTOCOL) {
-            return;
-        }
         let Some(route) = self.read(payload, family) else { return };
         if self.kept.len() < Foreign::MAX_ROUTES {
             self.kept.push(route);
@@ -111,7 +108,8 @@ impl<'a> Routes<'a> {
         }
         let in_ours = ownership::table_vni(table).is_some();
         let to_ours = kind == route::RTN_UNICAST && index.is_some_and(|index| self.ours.contains(&index));
-        if !in_ours && !to_ours {
+        // With our protocol, those in our tables are ours, and elsewhere we have none.
+        if (!in_ours && !to_ours) || (in_ours && protocol == PROTOCOL) {
             return None;
         }
         let nowhere = match family {

@@ -223,6 +223,10 @@ impl Kernel for Netlink {
             DirtySet::Everything => None,
             DirtySet::Parts(parts) => Some(&parts.devices),
         };
+        if *dirty == DirtySet::Everything {
+            let there: BTreeSet<u32> = observed.links.values().map(|link| link.index).collect();
+            self.udev.retain(|index| there.contains(&index));
+        }
         // What is in a VRF or is a device of ours has its name for good.
         let new =
             observed.links.iter_mut().filter(|(name, link)| link.master.is_none() && DeviceName::parse(name).is_none());

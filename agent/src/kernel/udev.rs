@@ -26,6 +26,11 @@ impl Default for Udev {
 }
 
 impl Udev {
+    /// Forgets interfaces that are gone.
+    pub(super) fn retain(&mut self, is_there: impl Fn(u32) -> bool) {
+        self.waiting.retain(|index, _| is_there(*index));
+    }
+
     /// Whether the interface with this index keeps its name.
     pub(super) fn has_finished(&mut self, index: u32) -> bool {
         self.has_finished_by(index, Instant::now())

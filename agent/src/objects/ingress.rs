@@ -36,6 +36,13 @@ pub struct Ingress {
     pub underlay_program: Option<u32>,
 }
 
+impl Ingress {
+    /// Whether the device was a port: something is there that nobody else makes.
+    pub fn is_of_a_port(&self) -> bool {
+        self.filters.values().any(|filter| *filter == Some(IngressFilter::DropRest))
+    }
+}
+
 /// The filter of the underlay: who may send to this host with which VNI (rule C7).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnderlayState {

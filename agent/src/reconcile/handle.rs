@@ -180,6 +180,8 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         glance_took: Duration::ZERO,
         overheard: false,
         looked: Instant::now(),
+        look_by: None,
+        glanced: Instant::now(),
         backoff: Backoff::default(),
         aliases: BTreeMap::new(),
         interest,

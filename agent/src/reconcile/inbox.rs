@@ -36,8 +36,9 @@ impl<K: Kernel> Reconciler<K> {
         let until = Instant::now() + pause;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            // On a host with thousands of devices a glance takes a while, and all is looked at from time to time anyway.
-            let next = GLANCE.max(self.glance_took * GLANCE_SHARE);
+            // On a host with thousands of devices a glance takes a while, and all is looked at from time to time anyway. Configurations
+            // that come meanwhile do not put it off.
+            let next = GLANCE.max(self.glance_took * GLANCE_SHARE).saturating_sub(self.glanced.elapsed());
             if left <= next {
                 return self.wait(left, quiet_until);
             }
@@ -50,18 +51,21 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Whether ports are the interfaces that they were, the settings of our devices and ports as they should be, and packet filters
     /// as they were. (Of an interface that is down the kernel announces no alternative names.) What cannot be read does not seem
-    /// right. Before the kernel was right for the first time, only the first is asked.
+    /// right. Before the kernel was compared with this configuration, only the first is asked.
     fn seems_right(&mut self) -> bool {
         let Some(config) = &self.config else { return true };
         let begun = Instant::now();
-        let filters_changed = self.settled && self.kernel.filters_changed();
+        self.glanced = begun;
+        // What is wrong elsewhere does not matter here.
+        let was_compared = self.compared.as_ref().is_some_and(|compared| compared.revision == config.revision);
+        let filters_changed = was_compared && self.kernel.filters_changed();
         let links = self.kernel.devices();
         self.glance_took = begun.elapsed();
         let Ok(links) = links else { return false };
         if filters_changed || ports::aliases(config, &links) != self.aliases {
             return false;
         }
-        if !self.settled {
+        if !was_compared {
             return true;
         }
         let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
@@ -78,7 +82,8 @@ impl<K: Kernel> Reconciler<K> {
     fn wait(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
         let mut until = Instant::now() + pause;
         let mut waited = Waited::Pause;
-        if std::mem::take(&mut self.overheard) {
+        // It stays so until everything is looked at: a configuration that comes first asks for a part only.
+        if self.overheard {
             (waited, until) = (Waited::Event, until.min(quiet_until));
         }
         loop {
@@ -137,6 +142,7 @@ impl<K: Kernel> Reconciler<K> {
                     self.counters.events_lost += 1;
                     tracing::warn!("the kernel had more events than it could keep; looking at everything");
                 }
+                self.overheard = true;
                 if event == Event::Port { Waited::Port } else { Waited::Event }
             }
             Message::Asked(ask) => {

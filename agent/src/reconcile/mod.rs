@@ -60,6 +60,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_mins(1);
 /// The longest time for which events wait after a look that an event asked for.
 const LONGEST_REST: Duration = Duration::from_secs(2);
+/// How long a peering that a look at a part has set up may go without a look at what others have in its way.
+const CHECKED_WITHIN: Duration = Duration::from_secs(5);
 /// New configurations put off a look at everything no longer than this.
 const LONGEST_DEFERRAL: Duration = Duration::from_secs(30);
 
@@ -150,10 +152,14 @@ struct Reconciler<K> {
     measured: Option<Instant>,
     /// How long the last glance at the devices took.
     glance_took: Duration,
-    /// Whether an event came while a plan was carried out.
+    /// Whether an event came since everything was looked at.
     overheard: bool,
     /// When everything was looked at last.
     looked: Instant,
+    /// By when everything is to be looked at because a look at a part has let traffic in: what others have in its way is seen then.
+    look_by: Option<Instant>,
+    /// When the devices were glanced at last.
+    glanced: Instant,
     /// What somebody keeps changing back.
     backoff: Backoff,
     /// Which interfaces the ports were at the last look at everything that the configuration has other names for.
@@ -219,11 +225,18 @@ impl<K: Kernel> Reconciler<K> {
             let waited = if superseded {
                 self.drain(Waited::Configured)
             } else {
+                let left = self.look_by.map(|look_by| look_by.saturating_duration_since(Instant::now()));
+                let pause = left.map_or(pause, |left| pause.min(left));
                 let Some(waited) = self.wait_glancing(pause, quiet_until) else { return };
                 waited
             };
-            // Without a reason, or with one that says only "look".
-            self.due |= waited != Waited::Configured;
+            // Without a reason, or with one that says only "look"; or it is time, however often configurations come.
+            let is_time = self.looked.elapsed() >= self.options.resync
+                || self.look_by.is_some_and(|look_by| Instant::now() >= look_by);
+            if is_time {
+                self.look_by = None;
+            }
+            self.due |= waited != Waited::Configured || is_time;
             let started = Instant::now();
             let outcome = self.pass();
             self.measure_sometimes();
@@ -249,7 +262,11 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Looks at what the configuration changed, and at everything when that is due.
     fn pass(&mut self) -> Option<Outcome> {
-        let config = self.config.clone()?;
+        let Some(config) = self.config.clone() else {
+            // Everything is looked at when there is one.
+            self.overheard = false;
+            return None;
+        };
         if let Err(error) = self.quiesce() {
             // Then the look that follows fails, too, or does it.
             tracing::error!(%error, "the kernel could not be read or changed");
@@ -262,6 +279,9 @@ impl<K: Kernel> Reconciler<K> {
                 Attempt::Done { problems, seen: true, run } if problems.is_empty() && clear => {
                     if !self.publish(&config, &dirty, problems, true, run) {
                         return Some(Outcome::Superseded);
+                    }
+                    if !dirty.is_nothing() {
+                        self.look_by.get_or_insert_with(|| Instant::now() + CHECKED_WITHIN);
                     }
                     self.pending = DirtySet::nothing();
                     self.settled = true;
@@ -352,7 +372,7 @@ impl<K: Kernel> Reconciler<K> {
             let dirty = &*ports::dirty_in_kernel_names(dirty, &self.aliases);
             let observed = self.kernel.observe(dirty, &|| may_wait && newer.load(Ordering::Relaxed))?;
             if whole {
-                self.looked = Instant::now();
+                (self.looked, self.look_by) = (Instant::now(), None);
                 self.aliases = ports::aliases(config, &observed.links);
             }
             let config = &*ports::in_kernel_names(config, &self.aliases);
@@ -433,9 +453,8 @@ impl<K: Kernel> Reconciler<K> {
             self.refused.extend(told.map(|(place, refusal)| (chunk[place].to_string(), refusal)));
             match self.drain(Waited::Pause) {
                 Waited::Configured => return Ok(false),
-                // It may be about something that this plan has nothing to do with.
-                Waited::Port | Waited::Event => self.overheard = true,
-                Waited::Pause => {}
+                // What events may be about is looked at later.
+                Waited::Port | Waited::Event | Waited::Pause => {}
             }
         }
     }

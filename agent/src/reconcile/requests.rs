@@ -155,11 +155,12 @@ impl<K: Kernel> Reconciler<K> {
     pub(super) fn with_rates_of_now(&self, operations: &[Operation]) -> Option<Vec<Operation>> {
         let is_rate = |operation: &Operation| matches!(operation, Operation::SetRate(..) | Operation::SetQueue(..));
         let config = self.config.as_ref().filter(|_| self.regranted && operations.iter().any(is_rate))?;
-        let mtu = self.underlay_params.map_or(0, |underlay_params| underlay_params.device_mtu(config.underlay));
         let shaper = |device: &InterfaceName| {
             let vni = DeviceName::parse(device)?.vni;
-            let limit = config.sides.get(&vni)?.limit?;
-            Some(self.kept.shares.shaper(vni, limit, mtu))
+            let side = config.sides.get(&vni)?;
+            let params = self.underlay_params.map(|params| params.limited_to(side.path_mtu));
+            let mtu = params.map_or(0, |params| params.device_mtu(config.underlay));
+            Some(self.kept.shares.shaper(vni, side.limit?, mtu))
         };
         let of_now = |operation: &Operation| match operation {
             Operation::SetRate(device, _) => shaper(device).map(|shaper| Operation::SetRate(*device, shaper.rate)),

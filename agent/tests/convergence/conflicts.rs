@@ -9,7 +9,7 @@ use cps_peering_agent::{
         Kernel,
         memory::{Memory, State},
     },
-    objects::{Desired, Family, LinkChange, LinkKind, Lookup, Operation, RuleAhead, Via},
+    objects::{Desired, Family, FilterHandle, LinkChange, LinkKind, Lookup, Operation, RuleAhead, Via},
     ownership,
 };
 use cps_peering_config::{net::InterfaceName, report::ProblemKind};
@@ -342,4 +342,21 @@ fn rules_in_front_of_l3mdev_are_reported_where_they_can_select_what_tenants_send
     // Without a VPC there is nobody whom they could concern.
     let observed = host().observe_all().unwrap();
     assert!(diff(&Desired::default(), &observed).interference.is_empty());
+}
+
+#[test]
+fn an_interface_with_somebody_elses_filter_where_ours_would_be_was_no_port() {
+    let mut kernel = host();
+    converge(&mut kernel, &desired());
+    let mut observed = kernel.observe_all().unwrap();
+    let uplink = name("eth0");
+    for priority in [ownership::ACCEPT_PRIORITY, ownership::DROP_PRIORITY, ownership::FORMER_PRIORITY] {
+        let place = FilterHandle { priority, handle: 1 };
+        observed.ingress.entry(uplink).or_default().filters = [(place, None)].into();
+        let plan = diff(&desired(), &observed);
+        let touches =
+            |operation: &&Operation| matches!(operation, Operation::ChangeLink(device, _) if *device == uplink);
+        assert_eq!(plan.operations.iter().find(touches), None);
+        assert!(!plan.operations.contains(&Operation::RemoveIngress(uplink)));
+    }
 }

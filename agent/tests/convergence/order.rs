@@ -144,6 +144,30 @@ fn a_port_is_down_and_without_addresses_before_it_leaves_its_vrf() {
     assert!(address < release && down < release && release < vrf, "{plan:#?}");
 }
 
+/// From one VRF to another the kernel leads through none.
+#[test]
+fn a_port_or_tunnel_is_down_while_it_changes_its_vrf() {
+    let mut kernel = host();
+    let desired = small_world().desired();
+    converge(&mut kernel, &desired);
+    let vrfs: Vec<InterfaceName> = desired.vrfs.keys().copied().collect();
+    let members = desired.ports.iter().map(|(port, vrf)| (*port, *vrf));
+    for (device, vrf) in members.chain(desired.vxlans.iter().map(|(name, vxlan)| (*name, vxlan.vrf))) {
+        let mut observed = kernel.observe_all().unwrap();
+        let other = vrfs.iter().find(|other| **other != vrf).unwrap();
+        let other = observed.links[other].index;
+        let link = observed.links.get_mut(&device).unwrap();
+        (link.master, link.up) = (Some(other), true);
+        let plan = diff(&desired, &observed);
+        let place = |change: LinkChange| {
+            let wanted = Operation::ChangeLink(device, change);
+            plan.operations.iter().position(|it| *it == wanted).unwrap_or_else(|| panic!("{wanted} lacks: {plan:#?}"))
+        };
+        let places = [LinkChange::Up(false), LinkChange::Enslave(vrf), LinkChange::Up(true)].map(place);
+        assert!(places.is_sorted(), "{plan:#?}");
+    }
+}
+
 /// The kernel lets a VRF's members out before the VRF goes, and those that are up would take packets in for table main.
 #[test]
 fn tunnels_go_before_the_vrf_that_they_are_in() {

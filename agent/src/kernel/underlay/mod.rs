@@ -234,8 +234,9 @@ impl Keeper {
         let guarded = filter.guarded(ingress);
         let senders = match devices {
             None => {
-                let (mut senders, ours) = filter.entries().unwrap_or_default();
-                self.known.clone_from(&senders);
+                // Where it cannot be read all is set again, and what was known is what is to be taken back.
+                let read = filter.entries().inspect(|(senders, _)| self.known.clone_from(senders));
+                let (mut senders, ours) = read.unwrap_or_default();
                 // Without the VNI itself, the program takes it for somebody else's.
                 senders.retain(|vni, _| ours.contains(vni));
                 senders
