@@ -18,7 +18,7 @@ use cps_peering_config::{net::InterfaceName, report::ProblemKind};
 use std::{cmp::Ordering, collections::BTreeMap};
 use survey::Survey;
 
-pub use firewall::{Flow, touched_by};
+pub use firewall::{Flow, doubts, touched_by};
 pub use interference::{Interference, InterferenceKind};
 
 /// What to do, in order, and what cannot be done.
