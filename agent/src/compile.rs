@@ -41,16 +41,28 @@ impl UnderlayParams {
         self.underlay_mtu.saturating_sub(overhead(underlay)).max(IPV6_MIN_MTU)
     }
 
+    /// The longest IPv4 packets that devices with this underlay send, in bytes; 0 where that is their MTU. It is not where an IPv6
+    /// underlay takes less than a device may have: routes say so to IPv4, which can do with less, unlike IPv6.
+    fn ipv4_mtu(self, underlay: IpAddr) -> u16 {
+        let whole = self.underlay_mtu.saturating_sub(overhead(underlay));
+        if underlay.is_ipv4() || whole >= IPV6_MIN_MTU {
+            return 0;
+        }
+        u16::try_from(whole.max(IPV4_LEAST_MTU)).unwrap_or_default()
+    }
+
     /// What it means for packets between hosts that the path is too small for the least MTU of IPv6 within VXLAN, if it is.
     pub fn small(self, underlay: IpAddr) -> Option<String> {
         let (least, whole) = (IPV6_MIN_MTU + overhead(underlay), self.underlay_mtu.saturating_sub(overhead(underlay)));
-        let becomes = if underlay.is_ipv4() {
-            "go in two fragments each, which takes time"
+        let (packets, become_so) = if underlay.is_ipv4() {
+            ("packets", "go in two fragments each, which takes time")
         } else {
-            "are lost, since nobody fragments packets of an IPv6 underlay"
+            let becomes =
+                "are lost, since nobody fragments packets of an IPv6 underlay, while IPv4 goes on in shorter ones";
+            ("IPv6 packets", becomes)
         };
         let reason = format!(
-            "packets of VPCs of more than {whole} bytes between hosts {becomes}: give the underlay an MTU of {least} or more, or set \
+            "{packets} of VPCs of more than {whole} bytes between hosts {become_so}: give the underlay an MTU of {least} or more, or set \
              underlay_mtu where the path takes more than the interface says"
         );
         (self.underlay_mtu < least).then_some(reason)
@@ -64,6 +76,8 @@ impl UnderlayParams {
 
 /// The least MTU with which a device has IPv6, in bytes (RFC 8200 section 5).
 pub(crate) const IPV6_MIN_MTU: u32 = 1280;
+/// What every host takes with IPv4, in bytes (RFC 791 section 3.1).
+const IPV4_LEAST_MTU: u32 = 576;
 /// The MTU that is assumed where the underlay address is on no interface, or on one that says nothing about the path, and before that
 /// is known.
 pub(crate) const ETHERNET_MTU: u32 = 1500;
@@ -171,8 +185,8 @@ impl Compiler<'_> {
         }
         if !vrf.remotes.is_empty() {
             let device = DeviceName::vpc(vrf.vni);
-            let mtu = self.mtu(vrf.path_mtu);
-            self.vxlan(device, vrf.vni, DeviceName::vrf(vrf.vni), mtu, format!("cps-peering {vpc} between hosts"));
+            let alias = format!("cps-peering {vpc} between hosts");
+            self.vxlan(device, vrf.vni, DeviceName::vrf(vrf.vni), vrf.path_mtu, alias);
             self.remotes(device, table, vrf.vni, &vrf.remotes, &Source::Vrf(Arc::clone(vrf)));
             self.desired.senders.insert(vrf.vni, vrf.remotes.keys().copied().collect());
             let policy = IngressPolicy::of_tunnel(vrf.remotes.values().flatten(), self.local_addresses([&**vrf]));
@@ -185,8 +199,7 @@ impl Compiler<'_> {
         let table = ownership::table(vrf.vni);
         let device = DeviceName::peer(vni);
         let alias = format!("cps-peering {} side of {}", side.peering, side.vpc);
-        let mtu = self.mtu(side.path_mtu);
-        self.vxlan(device, vni, DeviceName::vrf(vrf.vni), mtu, alias);
+        let mtu = self.vxlan(device, vni, DeviceName::vrf(vrf.vni), side.path_mtu, alias);
         self.desired.senders.insert(vni, side.remotes.keys().copied().collect());
         let mut policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses([&**vrf]));
         if let Some(own) = &side.own_prefixes {
@@ -224,16 +237,20 @@ impl Compiler<'_> {
         }
     }
 
-    /// The MTU of a device to hosts with this one at their ends.
-    fn mtu(&self, path_mtu: Option<u32>) -> u32 {
-        let underlay = self.config.underlay;
-        self.underlay_params.limited_to(path_mtu).device_mtu(underlay)
-    }
-
-    fn vxlan(&mut self, name: InterfaceName, vni: Vni, vrf: InterfaceName, mtu: u32, alias: String) {
-        let tunnel = Tunnel { vni, port: self.underlay_params.vxlan_port, local: self.config.underlay };
-        let device = VxlanDevice { tunnel, mac: mac(tunnel.local), mtu, vrf, alias };
-        self.desired.vxlans.insert(name, device);
+    /// A device to hosts with this MTU at their ends. Returns its own.
+    fn vxlan(
+        &mut self,
+        name: InterfaceName,
+        vni: Vni,
+        vrf: InterfaceName,
+        path_mtu: Option<u32>,
+        alias: String,
+    ) -> u32 {
+        let (underlay, params) = (self.config.underlay, self.underlay_params.limited_to(path_mtu));
+        let (mtu, ipv4_mtu) = (params.device_mtu(underlay), params.ipv4_mtu(underlay));
+        let tunnel = Tunnel { vni, port: self.underlay_params.vxlan_port, local: underlay };
+        self.desired.vxlans.insert(name, VxlanDevice { tunnel, mac: mac(underlay), mtu, ipv4_mtu, vrf, alias });
+        mtu
     }
 
     /// Other hosts behind a VXLAN device, which take packets with VNI `vni`.
@@ -317,6 +334,10 @@ mod tests {
             ] {
                 assert_eq!(with(mtu).limited_to(path).device_mtu(underlay), device, "{mtu} {path:?}");
             }
+            let shorter = [least, least - 1, 1300, 0].map(|mtu| with(mtu).ipv4_mtu(underlay));
+            assert_eq!(shorter, if underlay.is_ipv4() { [0; 4] } else { [0, 1279, 1230, 576] });
+            let said = with(1300).small(underlay).unwrap();
+            assert_eq!(said.contains("IPv4 goes on"), underlay.is_ipv6(), "{said}");
         }
     }
 

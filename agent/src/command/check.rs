@@ -3,7 +3,7 @@
 use super::Output;
 use crate::{
     compile::{UnderlayParams, compile},
-    diff::diff,
+    diff::{diff, doubts},
     dirty_set::DirtySet,
     kernel::{Kernel, Netlink},
     ledger::Ledger,
@@ -315,11 +315,13 @@ fn interference(observed: &Observed, settings: &AgentSettings) -> Vec<HostFindin
     let config = Ledger::new(settings.ledger.clone()).load().ok().flatten().unwrap_or_else(sample);
     let config = ports::in_kernel_names(&config, &ports::aliases(&config, &observed.links)).into_owned();
     let (underlay_params, _) = Options::from(settings).underlay_params(&config, observed);
-    let plan = diff(&compile(&config, underlay_params, &DirtySet::Everything), observed);
-    if plan.interference.is_empty() {
+    let desired = compile(&config, underlay_params, &DirtySet::Everything);
+    let (plan, doubts) = (diff(&desired, observed), doubts(&desired, observed));
+    if plan.interference.is_empty() && doubts.is_empty() {
         return vec![ok(SUBJECT, "no filter, route, address or queue of others is in the way of packets of VPCs")];
     }
-    plan.interference.iter().map(|it| failure(SUBJECT, format!("{}: {}", it.object, it.reason))).collect()
+    let failures = plan.interference.iter().map(|it| failure(SUBJECT, format!("{}: {}", it.object, it.reason)));
+    failures.chain(doubts.iter().map(|it| warning(SUBJECT, format!("{}: {}", it.object, it.reason)))).collect()
 }
 
 /// Whether the path between hosts takes what IPv6 needs within VXLAN, once a configuration says where it begins.
@@ -334,12 +336,50 @@ fn small_underlay(observed: &Observed, settings: &AgentSettings) -> Option<HostF
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::{
+        Firewall,
+        firewall::{Backend, Chain, FilterRule, Hook, Match, Scope, Sense, Verdict as RuleVerdict},
+    };
 
     #[test]
     fn the_last_setting_counts() {
         assert!(is_no("[Network]\nManageForeignRoutes=yes\n ManageForeignRoutes = no\n", "ManageForeignRoutes"));
         assert!(!is_no("ManageForeignRoutes=no\nManageForeignRoutes=yes\n", "ManageForeignRoutes"));
         assert!(!is_no("#ManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no", "ManageForeignRoutes"));
+    }
+
+    #[test]
+    fn a_firewall_that_may_drop_packets_between_hosts_is_a_warning() {
+        let settings: AgentSettings = toml::from_str("listen = '127.0.0.1:1'\nledger = '/nowhere'").unwrap();
+        let found = |condition: Match| {
+            let conditions = [Match::Protocol(vec![17], Sense::Is), condition].to_vec();
+            let verdict = RuleVerdict::Drop("drop".to_owned());
+            let rule = FilterRule { label: "rule handle 7".to_owned(), matches: conditions, verdict };
+            let chain = Chain {
+                backend: Backend::Nftables,
+                scope: Scope::Both,
+                family: "inet",
+                table: "filter".to_owned(),
+                name: "input".to_owned(),
+                hook: Some(Hook::Input),
+                drops: false,
+                rules: vec![rule],
+            };
+            let observed =
+                Observed { firewall: Firewall { chains: vec![chain], unread: vec![] }, ..Observed::default() };
+            interference(&observed, &settings)
+        };
+        let port = |port: u16| Match::DestinationPort(vec![port..=port], Sense::Is);
+        let doubtful = found(Match::Other);
+        let text = &doubtful[0].text;
+        assert_eq!((doubtful.len(), doubtful[0].verdict), (1, Verdict::Warning), "{doubtful:?}");
+        assert!(
+            text.starts_with("nft inet filter input rule handle 7 drop: may drop packets between this host"),
+            "{text}"
+        );
+        assert!(text.ends_with("nft insert rule inet filter input udp dport 4789 accept exempts them"), "{text}");
+        assert_eq!(found(port(4789))[0].verdict, Verdict::Failure);
+        assert_eq!(found(port(53))[0].verdict, Verdict::Ok);
     }
 
     #[test]

@@ -119,10 +119,11 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool
     };
     let blocked = |table: u32| !survey.blocked_tables.is_empty() && survey.blocked_tables.contains(&table);
     let desired = survey.desired;
+    let ipv4_mtus = desired.ipv4_mtus();
     // What is in the way of a VRF takes away what leads somewhere, and never what keeps packets in its table.
     let wanted = |route: DesiredRoute| {
         let via = resolve(route.to).filter(|via| !blocked(route.key.table) || *via == Via::Unreachable)?;
-        Some(KernelRoute { key: route.key, tos: 0, via })
+        Some(KernelRoute::new(&route, via, &ipv4_mtus))
     };
     // Nothing is added to a table that is somebody else's from the start.
     let foreign = |route: &KernelRoute| blocked(route.key.table) && !survey.has_vrf_on(route.key.table);
@@ -221,13 +222,14 @@ fn merge(
             Ordering::Equal => {
                 let Some(want) = wanted.next() else { return };
                 let Some(first) = have.next_if(|have| place(have) == place(&want)) else { return };
-                let mut fits = first.via == want.via;
+                let is_it = |have: &KernelRoute| have.via == want.via && have.mtu == want.mtu;
+                let mut fits = is_it(&first);
                 let mut rivals = Vec::new();
                 if !fits {
                     rivals.push(first);
                 }
                 while let Some(next) = have.next_if(|have| place(have) == place(&want)) {
-                    if !fits && next.via == want.via {
+                    if !fits && is_it(&next) {
                         fits = true;
                     } else {
                         rivals.push(next);

@@ -18,7 +18,7 @@ use cps_peering_config::{net::InterfaceName, report::ProblemKind};
 use std::{cmp::Ordering, collections::BTreeMap};
 use survey::Survey;
 
-pub use firewall::{Flow, touched_by};
+pub use firewall::{Flow, doubts, touched_by};
 pub use interference::{Interference, InterferenceKind};
 
 /// What to do, in order, and what cannot be done.
@@ -82,6 +82,8 @@ struct Coming<'a> {
     routes: Option<&'a Remote>,
     /// The id of each desired next hop; none for those that cannot be had.
     ids: Vec<Option<u32>>,
+    /// The longest IPv4 packets that each takes.
+    ipv4_mtus: Vec<u16>,
 }
 
 impl Coming<'_> {
@@ -94,7 +96,7 @@ impl Coming<'_> {
         self.routes.into_iter().flat_map(Remote::iter).filter_map(|route| match route.to {
             RouteTo::Nexthop(place) => {
                 let via = Via::Nexthop(self.ids[place as usize]?);
-                Some(Operation::AddRoute(KernelRoute { key: route.key, tos: 0, via }))
+                Some(Operation::AddRoute(KernelRoute::new(&route, via, &self.ipv4_mtus)))
             }
             RouteTo::Unreachable | RouteTo::Device(_) => None,
         })
@@ -216,7 +218,10 @@ pub fn lazy_diff<'a>(desired: &'a Desired, observed: &Observed) -> LazyPlan<'a> 
     let ids = forwarding::diff(&survey, &mut phases);
     // Who may send no more comes behind what ends traffic.
     underlay::diff(&survey, &mut phases);
-    let coming = ids.map_or_else(Coming::default, |ids| Coming { routes: Some(&desired.remote), ids });
+    let coming = ids.map_or_else(Coming::default, |ids| {
+        let ipv4_mtus = desired.ipv4_mtus();
+        Coming { routes: Some(&desired.remote), ids, ipv4_mtus }
+    });
     let (before, after) = phases.around_routes();
     let mut interference = interference::find(&survey);
     interference.extend(rules::ahead(&survey));

@@ -113,8 +113,8 @@ pub(super) fn put_nexthop_id(body: &mut Vec<u8>, id: u32) {
     put(body, nexthop::NHA_ID, &id.to_ne_bytes());
 }
 
-/// The longest route: fixed part, IPv6 destination, table, metric, device or next hop.
-const ROUTE_LEN: usize = route::HEADER_LEN + 20 + 3 * 8;
+/// The longest route: fixed part, IPv6 destination, table, metric, device or next hop, MTU.
+const ROUTE_LEN: usize = route::HEADER_LEN + 20 + 3 * 8 + 12;
 
 /// There may be a million of them, so each is put together in place and added in one go.
 pub(super) fn put_route(body: &mut Vec<u8>, route: &KernelRoute, scope: u8) {
@@ -154,6 +154,11 @@ pub(super) fn put_route(body: &mut Vec<u8>, route: &KernelRoute, scope: u8) {
         Via::Device(index) => put_number(route::RTA_OIF, index),
         Via::Nexthop(id) => put_number(route::RTA_NH_ID, id),
         Via::Unreachable | Via::Other => {}
+    }
+    if route.mtu != 0 {
+        put(&attribute_head(route::RTA_METRICS, 8));
+        put(&attribute_head(route::RTAX_MTU, 4));
+        put(&u32::from(route.mtu).to_ne_bytes());
     }
     body.extend_from_slice(&bytes[..length]);
 }

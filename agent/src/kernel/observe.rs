@@ -401,11 +401,16 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
         Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let (mut metric, mut device, mut nexthop, mut more) = (0, None, None, false);
+    let (mut metric, mut device, mut nexthop, mut more, mut mtu) = (0, None, None, false, 0);
     for (kind, value) in attributes(payload, route::HEADER_LEN) {
         match kind {
             route::RTA_DST => destination = address(value)?,
             route::RTA_TABLE => table = u32_at(value, 0)?,
+            // That of IPv6 is the device's.
+            route::RTA_METRICS if family == Family::V4 => {
+                let told = attributes(value, 0).find(|(kind, _)| *kind == route::RTAX_MTU);
+                mtu = told.and_then(|(_, value)| u32_at(value, 0)).unwrap_or_default();
+            }
             route::RTA_PRIORITY => metric = u32_at(value, 0)?,
             route::RTA_OIF => device = u32_at(value, 0),
             route::RTA_NH_ID => nexthop = u32_at(value, 0),
@@ -421,7 +426,8 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
         _ => Via::Other,
     };
     let prefix = IpNet::new(destination, u8_at(payload, 1)?).ok()?;
-    Some(KernelRoute { key: RouteKey { table, prefix, metric }, tos: u8_at(payload, 3)?, via })
+    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+    Some(KernelRoute { key: RouteKey { table, prefix, metric }, tos: u8_at(payload, 3)?, via, mtu })
 }
 
 /// Whether an IPv6 neighbour or Ethernet address is of the kind that we make for other hosts.

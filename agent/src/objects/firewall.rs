@@ -1,6 +1,7 @@
 //! The host's packet filters as values: what of nftables and iptables decides about packets of VPCs.
 
 use super::Family;
+use cps_peering_config::net::within;
 use ipnet::IpNet;
 use std::ops::RangeInclusive;
 
@@ -84,21 +85,21 @@ pub struct FilterRule {
     pub verdict: Verdict,
 }
 
-/// One condition.
+/// One condition. Where there are several values, one of them is enough; where there is none, nothing meets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
     /// The device that it came from.
-    In(Pattern, Sense),
+    In(Vec<Pattern>, Sense),
     /// The device that it goes to.
-    Out(Pattern, Sense),
-    /// Its source address.
-    Source(IpNet, Sense),
-    /// Its destination address.
-    Destination(IpNet, Sense),
+    Out(Vec<Pattern>, Sense),
+    /// Its source address is in one of these.
+    Source(Networks, Sense),
+    /// Its destination address is in one of these.
+    Destination(Networks, Sense),
     /// Its family.
-    Family(Family, Sense),
+    Family(Vec<Family>, Sense),
     /// The protocol behind the IP header.
-    Protocol(u8, Sense),
+    Protocol(Vec<u8>, Sense),
     /// The port that it goes to, in one of these ranges. What has no ports has none of them.
     DestinationPort(Vec<RangeInclusive<u16>>, Sense),
     /// What connection tracking says of it: one of the states whose bits are set ([`state`]).
@@ -107,12 +108,55 @@ pub enum Match {
     Other,
 }
 
+/// Networks of one family, in order and without those that lie in others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Networks(Vec<IpNet>);
+
+impl Networks {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whose they are; none where there is none.
+    pub fn family(&self) -> Option<Family> {
+        self.0.first().map(Family::of)
+    }
+
+    /// Whether one of them has all addresses of a network.
+    pub fn contain(&self, network: &IpNet) -> bool {
+        let before = self.0.partition_point(|one| one.addr() <= network.addr());
+        before.checked_sub(1).is_some_and(|place| within(network, &self.0[place]))
+    }
+
+    /// Whether one of them has an address of a network.
+    pub fn touch(&self, network: &IpNet) -> bool {
+        let behind = self.0.partition_point(|one| one.addr() < network.addr());
+        self.contain(network) || self.0.get(behind).is_some_and(|next| within(next, network))
+    }
+}
+
+/// Of networks of one family, in any order.
+impl FromIterator<IpNet> for Networks {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(networks: I) -> Self {
+        Self(IpNet::aggregate(&networks.into_iter().collect()))
+    }
+}
+
+impl From<IpNet> for Networks {
+    fn from(network: IpNet) -> Self {
+        Self(vec![network])
+    }
+}
+
 /// States of connection tracking, as nftables numbers them (`NF_CT_STATE_BIT`).
 pub mod state {
     /// The first packets of a connection, until an answer is seen.
     pub const NEW: u32 = 1 << 3;
     /// What is exempt from connection tracking.
     pub const UNTRACKED: u32 = 1 << 6;
+    /// What belongs to a connection whose destination was changed (`IPS_DST_NAT`). nftables has no state for it, iptables has one (`DNAT`).
+    pub const DNAT: u32 = 1 << 31;
 }
 
 /// Whether a condition is meant as it stands or turned round.
@@ -141,7 +185,7 @@ impl Pattern {
 }
 
 /// What a rule does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Nothing that decides: counts, logs, marks.
     Continue,
@@ -159,4 +203,32 @@ pub enum Verdict {
     Jump(String),
     /// Goes on in another chain of the table.
     Goto(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cps_peering_config::net::overlap;
+
+    #[test]
+    fn networks_are_found_as_by_looking_at_each() {
+        let every: Vec<IpNet> = (0..=6)
+            .flat_map(|length| (0..1u32 << length).map(move |place| (length, place)))
+            .map(|(length, place)| format!("{}.0.0.0/{length}", if length == 0 { 0 } else { place << (8 - length) }))
+            .map(|text| text.parse().unwrap())
+            .collect();
+        for sample in [vec![], vec![0], vec![1], vec![5, 9], vec![7, 8], vec![20, 60, 61, 90], vec![126, 64, 3]] {
+            let some: Vec<IpNet> = sample.iter().map(|place: &usize| every[*place]).collect();
+            let networks = some.iter().copied().collect::<Networks>();
+            for one in &every {
+                let (least, most) = (some.iter().any(|net| within(one, net)), some.iter().any(|net| overlap(one, net)));
+                // Two halves make a whole.
+                let halves = some.iter().filter(|net| within(net, one)).map(|net| 1u64 << (32 - net.prefix_len()));
+                let whole = least || halves.sum::<u64>() == 1 << (32 - one.prefix_len());
+                assert_eq!((networks.contain(one), networks.touch(one)), (whole, most), "{one} in {some:?}");
+            }
+        }
+        let six = Networks::from("2001:db8::/32".parse::<IpNet>().unwrap());
+        assert!(!six.touch(&every[0]) && six.touch(&"::/0".parse().unwrap()) && six.family() == Some(Family::V6));
+    }
 }

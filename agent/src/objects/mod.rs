@@ -85,6 +85,8 @@ pub struct VxlanDevice {
     pub mac: Mac,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// The longest IPv4 packets that are sent through it, in bytes; 0 where that is its MTU.
+    pub ipv4_mtu: u16,
     /// The VRF that it is enslaved to.
     pub vrf: InterfaceName,
     /// For people: whose device it is.
@@ -306,6 +308,12 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// The longest IPv4 packets that each next hop takes, in bytes; 0 where that is up to its device.
+    pub fn ipv4_mtus(&self) -> Vec<u16> {
+        let of_device = |nexthop: &Nexthop| self.vxlans.get(&nexthop.device).map_or(0, |device| device.ipv4_mtu);
+        self.nexthops.iter().map(of_device).collect()
+    }
+
     /// All routes, sorted by key.
     pub fn routes(&self) -> impl Iterator<Item = DesiredRoute> {
         let (mut remote, mut local) = (self.remote.iter().peekable(), self.local.iter().copied().peekable());
@@ -326,6 +334,19 @@ pub struct KernelRoute {
     pub tos: u8,
     /// Where it leads.
     pub via: Via,
+    /// The longest IPv4 packets that it takes, in bytes; 0 where that is up to the device.
+    pub mtu: u16,
+}
+
+impl KernelRoute {
+    /// A route of ours to where it leads, with the longest IPv4 packets that each next hop takes.
+    pub fn new(route: &DesiredRoute, via: Via, ipv4_mtus: &[u16]) -> Self {
+        let mtu = match (route.to, route.key.prefix) {
+            (RouteTo::Nexthop(place), IpNet::V4(_)) => ipv4_mtus.get(place as usize).copied().unwrap_or_default(),
+            _ => 0,
+        };
+        Self { key: route.key, tos: 0, via, mtu }
+    }
 }
 
 /// Where a route in the kernel leads.

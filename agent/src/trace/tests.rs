@@ -297,7 +297,7 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
     let rule = |matches: Vec<Match>| {
         vec![FilterRule { label: "rule 1".into(), matches, verdict: RuleVerdict::Drop("DROP".into()) }]
     };
-    let out = |device: &str| Match::Out(Pattern { text: device.into(), open: false }, Sense::Is);
+    let out = |device: &str| Match::Out(vec![Pattern { text: device.into(), open: false }], Sense::Is);
     assert_eq!(rules(rule(vec![])), [stops(check::FIREWALL), stops(check::FIREWALL)]);
     assert_eq!(rules(rule(vec![out("cpspeer1001")])), [stops(check::FIREWALL), none()]);
     assert_eq!(rules(rule(vec![out("eth1")])), [none(), stops(check::FIREWALL)]);

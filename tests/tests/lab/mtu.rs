@@ -2,7 +2,8 @@
 
 use crate::{NORTH, a_and_b, reach_each_other, two_hosts};
 use anyhow::{Context, Result, anyhow, ensure};
-use cps_peering_tests::{Lab, Server, lab::PATIENCE, wait};
+use cps_peering_config::report::Problem;
+use cps_peering_tests::{Lab, Server, Topology, lab::PATIENCE, wait};
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
@@ -118,6 +119,53 @@ fn an_underlay_that_is_too_small_for_ipv6_carries_both_families_in_fragments() -
     let hosts = lab.controller().cli(&["host", "list"])?.ok()?;
     ensure!(hosts.matches("underlay MTU 1300, less than 1330").count() == 2, "{hosts}");
     Ok(())
+}
+
+/// Nobody fragments packets of an IPv6 underlay, and IPv6 within takes 1280 bytes at least.
+#[test]
+fn an_ipv6_underlay_that_is_too_small_is_told_and_carries_what_fits() -> Result<()> {
+    let topology = Topology::new()
+        .host("h1", NORTH, "2001:db8::1")
+        .host("h2", NORTH, "2001:db8::2")
+        .vpc("vpc-a", NORTH, &["10.1.0.0/16", "fd00:1::/48"])
+        .vpc("vpc-b", NORTH, &["10.2.0.0/16", "fd00:2::/48"])
+        .port("vpc-a", "h1", "eth1", &["10.1.0.1/24", "fd00:1::1/64"])
+        .port("vpc-b", "h2", "eth1", &["10.2.0.1/24", "fd00:2::1/64"])
+        .peering("vpc-a", "vpc-b");
+    let lab = Lab::builder(topology).underlay_mtu(1300).start()?;
+    lab.apply()?;
+    let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
+    for host in ["h1", "h2"] {
+        wait::until("the MTU is told", PATIENCE, || {
+            let report = lab.host(host).report()?;
+            let told = |problem: &Problem| {
+                problem.object == "underlay MTU 1300"
+                    && problem.reason.contains("of more than 1230 bytes between hosts are lost")
+                    && problem.reason.contains("give the underlay an MTU of 1350 or more")
+            };
+            ensure!(report.problems.len() == 1 && told(&report.problems[0]), "{report:?}");
+            Ok(Some(()))
+        })?;
+    }
+    wait::until("`host list` says so", PATIENCE, || {
+        let hosts = lab.controller().cli(&["host", "list"])?.ok()?;
+        ensure!(hosts.matches("of more than 1230 bytes between hosts are lost").count() == 2, "{hosts}");
+        Ok(Some(()))
+    })?;
+    reach_each_other(a, b)?;
+    for address in [b.ipv4()?, b.ipv6()?] {
+        let header = if address.is_ipv4() { 28 } else { 48 };
+        let ping = |bytes: u32| a.ping_with(address, &["-M", "do", "-s", &(bytes - header).to_string()]);
+        ensure!(ping(1230)?.answered, "1230 bytes to {address}");
+        let longer = ping(1231)?;
+        ensure!(!longer.answered, "1231 bytes to {address}");
+        // IPv4 is told what fits. IPv6 needs not heed it: RFC 8200 section 5 has every link take more.
+        ensure!(address.is_ipv6() || longer.output.contains("mtu = 1230"), "{}", longer.output);
+    }
+    let ping = a.ping_with(b.ipv4()?, &["-M", "dont", "-s", "3000"])?;
+    ensure!(ping.answered, "{}: {}", ping.line, ping.output);
+    tcp(a, b, b.ipv4()?, BYTES / 20)?;
+    tcp(b, a, a.ipv4()?, BYTES / 20)
 }
 
 /// Sends so many bytes over TCP to an address of `to`; all of it must arrive.

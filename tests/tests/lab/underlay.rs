@@ -14,7 +14,7 @@ use cps_peering_tests::{
     wait,
 };
 use std::{
-    net::UdpSocket,
+    net::{IpAddr, UdpSocket},
     sync::atomic::{AtomicU16, Ordering},
 };
 
@@ -170,13 +170,7 @@ fn taken_only_from_vteps(underlay: &str, rounds: &[bool]) -> Result<()> {
             }
             Ok(())
         })?;
-        // The same frames from B's host, or from who can send with its address, are taken: nothing else was wrong.
-        let honest: Vec<_> = inner
-            .iter()
-            .flat_map(|frame| forms(&vxlan(at("2"), own, from_b, frame)))
-            // A first fragment without the VNI cannot be told from a forged one.
-            .filter(|packets| packets.len() == 1 || packets[0].len() >= 20 + 16)
-            .collect();
+        let honest = honest(&inner, at("2"), own, from_b);
         sent.extend(honest.concat().iter().map(|packet| ethernet(uplink, kind, packet)));
         frames::send(lab.host("h3").netns(), UPLINK, &sent)?;
         let expected = before + honest.len() as u64;
@@ -188,6 +182,120 @@ fn taken_only_from_vteps(underlay: &str, rounds: &[bool]) -> Result<()> {
         assert_eq!(taken(a)? - before, honest.len() as u64, "agent lives: {agent_lives}");
     }
     reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
+}
+
+/// The same frames from B's host, or from who can send with its address: they are taken, since nothing else was wrong.
+fn honest(inner: &[Vec<u8>], source: IpAddr, own: IpAddr, vni: u32) -> Vec<Vec<Vec<u8>>> {
+    let all = inner.iter().flat_map(|frame| forms(&vxlan(source, own, vni, frame)));
+    // A first fragment without the VNI cannot be told from a forged one.
+    all.filter(|packets| packets.len() == 1 || packets[0].len() >= 20 + 16).collect()
+}
+
+/// Where else than on its own interface a host may have its VTEP address: `under`, on top of that interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Under {
+    Bond,
+    Bridge,
+    Vlan,
+}
+
+/// The VLAN of the underlay.
+const VLAN: u16 = 7;
+
+impl Under {
+    /// Moves the address of h1, which is attached to the underlay first, before anything runs.
+    fn build(self, lab: &Lab, own: IpAddr) -> Result<()> {
+        let (host, network) = (lab.host("h1").netns(), lab.underlay().netns());
+        let (length, gateway) = if own.is_ipv4() { (32, "169.254.0.1") } else { (128, "fe80::1") };
+        let family = if own.is_ipv4() { "-4" } else { "-6" };
+        host.ip(&format!("{family} route flush dev {UPLINK}"))?;
+        host.ip(&format!("{family} addr flush dev {UPLINK} scope global"))?;
+        let mut lines: Vec<String> = match self {
+            Under::Bond => vec![
+                "link add under type bond mode active-backup".into(),
+                format!("link set {UPLINK} down"),
+                format!("link set {UPLINK} master under"),
+            ],
+            Under::Bridge => vec!["link add under type bridge".into(), format!("link set {UPLINK} master under")],
+            Under::Vlan => {
+                network.ip_batch(&[
+                    "link set port1 nomaster".into(),
+                    format!("link add link port1 name tagged type vlan id {VLAN}"),
+                    "link set tagged master br1 up".into(),
+                ])?;
+                vec![format!("link add link {UPLINK} name under type vlan id {VLAN}")]
+            }
+        };
+        lines.extend([
+            format!("link set {UPLINK} up"),
+            "link set under up".into(),
+            format!("addr add {own}/{length} dev under{}", if own.is_ipv6() { " nodad" } else { "" }),
+            format!("route add default via {gateway} dev under onlink"),
+        ]);
+        host.ip_batch(&lines)
+    }
+}
+
+/// C7. Frames come from the link that `under` is on: members of a bond or bridge, and the interface below a VLAN, take some by themselves.
+fn taken_only_from_vteps_by(under: Under, underlay: &str) -> Result<()> {
+    let mut lab = Lab::builder(two_peers(underlay)).build()?;
+    let at = |last: &str| address(&format!("{underlay}{last}"));
+    let own = at("1");
+    under.build(&lab, own)?;
+    lab.start_controller()?;
+    for host in ["h1", "h2", "h3"] {
+        lab.start_agent(host)?;
+    }
+    lab.wait_for_daemons()?;
+    lab.apply()?;
+    lab.wait_in_sync()?;
+    let (a, host) = (lab.server("h1", "eth1"), lab.host("h1").netns());
+    reach_each_other(a, lab.server("h2", "eth1"))?;
+    reach_each_other(a, lab.server("h3", "eth1"))?;
+    // The host's routes are its own: what comes is looked at for its source by the agent's programs alone.
+    host.sh("for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $file; done")?;
+    let (from_b, from_c) = (vni_from(&lab, "10.2.0.0/16")?, vni_from(&lab, "10.3.0.0/16")?);
+    let (inner, kind, to) = (inner(&lab, from_b)?, ethertype(own), mac(host, "under")?);
+    let vlan = [(0x8100, VLAN)];
+    let tags: &[&[(u16, u16)]] = if under == Under::Vlan { &[&vlan, &[]] } else { &[&[]] };
+    let groups = [[0x01, 0x80, 0xc2, 0, 0, 0x03], [0x01, 0x80, 0xc2, 0, 0, 0x0e]];
+    let mut sent = Vec::new();
+    for frame in &inner {
+        for (source, vni) in [("9", from_b), ("3", from_b), ("1", from_b), ("2", from_c)] {
+            let packets = forms(&vxlan(at(source), own, vni, frame)).concat();
+            for to in groups.iter().chain([&to]) {
+                sent.extend(tags.iter().flat_map(|tags| packets.iter().map(|packet| tagged(*to, tags, kind, packet))));
+            }
+        }
+    }
+    let honest = honest(&inner, at("2"), own, from_b);
+    sent.extend(honest.concat().iter().map(|packet| tagged(to, tags[0], kind, packet)));
+    let before = taken(a)?;
+    frames::send(lab.underlay().netns(), "port1", &sent)?;
+    let expected = before + honest.len() as u64;
+    wait::until(&format!("{} packets of B's host", honest.len()), PATIENCE, || {
+        let now = taken(a)?;
+        ensure!(now >= expected, "{} came", now - before);
+        Ok(Some(()))
+    })?;
+    assert_eq!(taken(a)? - before, honest.len() as u64);
+    assert!(lab.host("h1").report()?.in_sync());
+    reach_each_other(a, lab.server("h2", "eth1"))
+}
+
+#[test]
+fn so_it_is_where_the_vtep_address_is_on_a_bond() -> Result<()> {
+    taken_only_from_vteps_by(Under::Bond, "192.0.2.")
+}
+
+#[test]
+fn so_it_is_where_the_vtep_address_is_on_a_bridge() -> Result<()> {
+    taken_only_from_vteps_by(Under::Bridge, "2001:db8::")
+}
+
+#[test]
+fn so_it_is_where_the_vtep_address_is_on_a_vlan() -> Result<()> {
+    taken_only_from_vteps_by(Under::Vlan, "192.0.2.")
 }
 
 fn filter_of(lab: &Lab, device: &str) -> Result<String> {

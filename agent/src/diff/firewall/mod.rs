@@ -13,7 +13,7 @@ mod walk;
 
 use super::{Interference, InterferenceKind, survey::Survey};
 use crate::objects::{
-    Effect, Family, Firewall,
+    Desired, Effect, Family, Firewall, Observed,
     firewall::{Backend, Chain, Hook, Scope},
 };
 use cps_peering_config::net::InterfaceName;
@@ -48,6 +48,21 @@ pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
             found.extend(touched.into_iter().filter(|it| it.effect == Effect::DropsAll));
         }
     }
+}
+
+/// What of the host's packet filters drops packets between hosts or not, by what cannot be told from it. The host may be as it should:
+/// these are no interference.
+pub fn doubts(desired: &Desired, observed: &Observed) -> Vec<Interference> {
+    let Some(between_hosts) = BetweenHosts::of(&Survey::new(desired, observed)) else { return Vec::new() };
+    let chains = Chains::of(&observed.firewall);
+    let mut found = Vec::new();
+    for chain in &observed.firewall.chains {
+        if let Some(packets) = chain.hook.and_then(|hook| between_hosts.at(hook, &chain.scope)) {
+            walk(&chains, chain, packets, &mut found);
+        }
+    }
+    found.retain(|it| it.effect == Effect::MayDrop);
+    found
 }
 
 /// Packets from one address to another, in one direction.
@@ -124,6 +139,9 @@ fn walk(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<In
     // What drops all of them comes first.
     walk.touched.sort_by_key(|(.., effect)| std::cmp::Reverse(*effect));
     for (rule, does, effect) in walk.touched.into_iter().take(NAMED) {
+        // Of VPCs there are many, so that a rule may well drop all packets of one. Here it is not known whether it drops any.
+        let doubtful = effect == Effect::MayDrop && does == "drops" && kind != Kind::OfVpcs;
+        let does = if doubtful { "may drop" } else { does };
         let interference = Interference {
             device: None,
             kind: InterferenceKind::Firewall,

@@ -5,10 +5,10 @@ use crate::{
     diff::survey::Survey,
     objects::{
         Address, Family,
-        firewall::{FilterRule, Hook, Match, Pattern, Scope, Sense, state},
+        firewall::{FilterRule, Hook, Match, Networks, Pattern, Scope, Sense, state},
     },
 };
-use cps_peering_config::net::{InterfaceName, overlap, within};
+use cps_peering_config::net::InterfaceName;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
@@ -29,13 +29,15 @@ impl Devices {
         Devices::These(BTreeSet::from([name]))
     }
 
-    fn fit(&self, pattern: &Pattern) -> Extent {
+    fn fit(&self, patterns: &[Pattern]) -> Extent {
+        let loopback = |pattern: &Pattern| !pattern.open && pattern.text == LOOPBACK;
         match self {
             Devices::Absent => Extent::None,
-            Devices::Any if !pattern.open && pattern.text == LOOPBACK => Extent::None,
+            Devices::Any if patterns.iter().all(loopback) => Extent::None,
             Devices::Any => Extent::Some,
             Devices::These(names) => {
-                let fitting = names.iter().filter(|name| pattern.fits(name.as_str())).count();
+                let fits = |name: &&InterfaceName| patterns.iter().any(|pattern| pattern.fits(name.as_str()));
+                let fitting = names.iter().filter(fits).count();
                 Extent::part(fitting, names.len())
             }
         }
@@ -49,6 +51,10 @@ impl Devices {
 
     fn is_empty(&self) -> bool {
         matches!(self, Devices::These(names) if names.is_empty())
+    }
+
+    fn len(&self) -> usize {
+        if let Devices::These(names) = self { names.len() } else { 0 }
     }
 }
 
@@ -247,29 +253,36 @@ impl Packets {
     }
 
     /// What it takes to compare them with a rule.
-    pub(super) fn weight(&self) -> usize {
-        1 + (self.sources.len() + self.destinations.len()) / 64
+    pub(super) fn weight(&self, rule: &FilterRule) -> usize {
+        let of_names = |one: &Match| match one {
+            Match::In(patterns, _) => patterns.len() * self.from.len(),
+            Match::Out(patterns, _) => patterns.len() * self.to.len(),
+            _ => 0,
+        };
+        let names: usize = rule.matches.iter().map(of_names).sum();
+        1 + (self.sources.len() + self.destinations.len() + names) / 64
     }
 
     fn fits(&self, condition: &Match) -> Extent {
-        let networks = |all: &[IpNet], net: &IpNet, sense: Sense| {
-            if Family::of(net) != self.family {
+        let networks = |all: &[IpNet], nets: &Networks, sense: Sense| {
+            // A rule about addresses of the other family does not meet these, whichever way it asks.
+            if nets.family().is_some_and(|family| family != self.family) {
                 return Extent::None;
             }
-            let inside = all.iter().filter(|one| within(one, net)).count();
-            let touched = all.iter().any(|one| overlap(one, net));
+            let inside = all.iter().filter(|one| nets.contain(one)).count();
+            let touched = all.iter().any(|one| nets.touch(one));
             let extent = if inside == 0 && touched { Extent::Some } else { Extent::part(inside, all.len()) };
             turned(extent, sense)
         };
-        let devices = |devices: &Devices, pattern: &Pattern, sense: Sense| turned(devices.fit(pattern), sense);
+        let devices = |devices: &Devices, patterns: &[Pattern], sense: Sense| turned(devices.fit(patterns), sense);
         let of_the_host = |is: bool, sense: Sense| turned(if is { Extent::All } else { Extent::None }, sense);
         match (condition, self.kind) {
-            (Match::In(pattern, sense), _) => devices(&self.from, pattern, *sense),
-            (Match::Out(pattern, sense), _) => devices(&self.to, pattern, *sense),
-            (Match::Source(net, sense), _) => networks(&self.sources, net, *sense),
-            (Match::Destination(net, sense), _) => networks(&self.destinations, net, *sense),
-            (Match::Family(family, sense), _) => of_the_host(*family == self.family, *sense),
-            (Match::Protocol(protocol, sense), Kind::BetweenHosts(_)) => of_the_host(*protocol == UDP, *sense),
+            (Match::In(patterns, sense), _) => devices(&self.from, patterns, *sense),
+            (Match::Out(patterns, sense), _) => devices(&self.to, patterns, *sense),
+            (Match::Source(nets, sense), _) => networks(&self.sources, nets, *sense),
+            (Match::Destination(nets, sense), _) => networks(&self.destinations, nets, *sense),
+            (Match::Family(families, sense), _) => of_the_host(families.contains(&self.family), *sense),
+            (Match::Protocol(protocols, sense), Kind::BetweenHosts(_)) => of_the_host(protocols.contains(&UDP), *sense),
             (Match::DestinationPort(ports, sense), Kind::BetweenHosts(port)) => {
                 of_the_host(ports.iter().any(|ports| ports.contains(&port)), *sense)
             }
@@ -278,6 +291,9 @@ impl Packets {
                 // One or the other, by what else the host has.
                 _ => Extent::Some,
             },
+            (Match::State(0, sense), Kind::OfVpcs) => of_the_host(false, *sense),
+            (Match::Protocol(none, sense), Kind::OfVpcs) if none.is_empty() => of_the_host(false, *sense),
+            (Match::DestinationPort(none, sense), Kind::OfVpcs) if none.is_empty() => of_the_host(false, *sense),
             (Match::Protocol(..) | Match::DestinationPort(..) | Match::State(..), Kind::OfVpcs) | (Match::Other, _) => {
                 Extent::Some
             }
@@ -287,11 +303,12 @@ impl Packets {
     /// Without those that a rule lets pass which asks for nothing but a device.
     pub(super) fn without(&mut self, rule: &FilterRule) {
         let [condition] = rule.matches.as_slice() else { return };
-        let keep =
-            |pattern: &Pattern, sense: Sense, name: &InterfaceName| pattern.fits(name.as_str()) != (sense == Sense::Is);
+        let keep = |patterns: &[Pattern], sense: Sense, name: &InterfaceName| {
+            patterns.iter().any(|pattern| pattern.fits(name.as_str())) != (sense == Sense::Is)
+        };
         match condition {
-            Match::In(pattern, sense) => self.from.retain(|name| keep(pattern, *sense, name)),
-            Match::Out(pattern, sense) => self.to.retain(|name| keep(pattern, *sense, name)),
+            Match::In(patterns, sense) => self.from.retain(|name| keep(patterns, *sense, name)),
+            Match::Out(patterns, sense) => self.to.retain(|name| keep(patterns, *sense, name)),
             _ => {}
         }
     }

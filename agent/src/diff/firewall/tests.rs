@@ -17,15 +17,15 @@ fn pattern(text: &str) -> Pattern {
 }
 
 fn from(text: &str) -> Match {
-    Match::In(pattern(text), Sense::Is)
+    Match::In(vec![pattern(text)], Sense::Is)
 }
 
 fn to(text: &str, sense: Sense) -> Match {
-    Match::Out(pattern(text), sense)
+    Match::Out(vec![pattern(text)], sense)
 }
 
 fn source(text: &str) -> Match {
-    Match::Source(text.parse().unwrap(), Sense::Is)
+    Match::Source(text.parse::<IpNet>().unwrap().into(), Sense::Is)
 }
 
 fn rule(matches: Vec<Match>, verdict: Verdict) -> FilterRule {
@@ -172,7 +172,7 @@ fn chains_that_are_called_are_followed() {
 fn what_the_rule_does_not_tell_is_reported() {
     let rules = vec![
         rule(vec![Match::Other], drop()),
-        rule(vec![Match::Family(Family::V6, Sense::Is)], drop()),
+        rule(vec![Match::Family(vec![Family::V6], Sense::Is)], drop()),
         rule(vec![], Verdict::Unclear("vmap".into())),
     ];
     let found = touched(Hook::Forward, false, vec![("forward", rules)]);
@@ -216,7 +216,7 @@ fn between_hosts_by(
 
 #[test]
 fn what_hosts_send_each_other_is_told_from_everything_else() {
-    let udp = || Match::Protocol(17, Sense::Is);
+    let udp = || Match::Protocol(vec![17], Sense::Is);
     let to_port = |port: u16| Match::DestinationPort(vec![port..=port], Sense::Is);
     let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
     let both = |effects: &[Effect]| (effects.to_vec(), effects.to_vec());
@@ -226,8 +226,8 @@ fn what_hosts_send_each_other_is_told_from_everything_else() {
         rule(vec![from("lo")], Verdict::Accept),
         rule(vec![Match::State(6, Sense::Is)], Verdict::Accept),
         rule(vec![Match::State(1, Sense::Is)], drop()),
-        rule(vec![Match::Protocol(6, Sense::Is), to_port(22)], Verdict::Accept),
-        rule(vec![Match::Protocol(1, Sense::Is)], Verdict::Accept),
+        rule(vec![Match::Protocol(vec![6], Sense::Is), to_port(22)], Verdict::Accept),
+        rule(vec![Match::Protocol(vec![1], Sense::Is)], Verdict::Accept),
     ];
     assert_eq!(input(true, &ordinary), both(&all), "nothing lets them pass");
     assert_eq!(input(false, &ordinary), both(&[]));
@@ -266,7 +266,8 @@ fn what_hosts_send_each_other_is_told_from_everything_else() {
 /// What real firewalls look like.
 #[test]
 fn common_firewalls_are_judged_as_the_kernel_does() {
-    let udp_to = |port: u16| vec![Match::Protocol(17, Sense::Is), Match::DestinationPort(vec![port..=port], Sense::Is)];
+    let udp_to =
+        |port: u16| vec![Match::Protocol(vec![17], Sense::Is), Match::DestinationPort(vec![port..=port], Sense::Is)];
     let jump = |to: &str| rule(vec![], Verdict::Jump(to.into()));
     let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
     let both = |effects: &[Effect]| (effects.to_vec(), effects.to_vec());
@@ -297,7 +298,7 @@ fn common_firewalls_are_judged_as_the_kernel_does() {
     let (health, path) = input(true, vec![("input", [many, vec![rule(udp_to(4789), Verdict::Accept)]].concat())]);
     assert!(!health.contains(&Effect::DropsAll) && !path.contains(&Effect::DropsAll), "{health:?} {path:?}");
     // A chain that is called from output: there no device is told, and so none is the one that is meant.
-    let shared = vec![rule(vec![Match::In(pattern("wan0"), Sense::IsNot)], Verdict::Accept)];
+    let shared = vec![rule(vec![Match::In(vec![pattern("wan0")], Sense::IsNot)], Verdict::Accept)];
     assert_eq!(between_hosts_by(&Scope::Both, Some("uplink"), Hook::Output, true, vec![("output", shared)]), both(&[]));
     // Filters of a device by which packets may come or not.
     let of_usb = Scope::Devices(vec![pattern("usb0")]);

@@ -51,7 +51,7 @@ impl Walk<'_> {
             if packets.is_empty() {
                 return decided(returned);
             }
-            self.budget = self.budget.saturating_sub(packets.weight());
+            self.budget = self.budget.saturating_sub(packets.weight(rule));
             if self.budget == 0 || depth > DEPTH {
                 // Nobody knows what comes behind.
                 self.some_passed = true;

@@ -69,17 +69,20 @@ fn conntrack(told: &[u8], revision: u32) -> Option<Match> {
     const STATE: u16 = 1;
     /// Says only that it was written as `-m state` (`XT_CONNTRACK_STATE_ALIAS`).
     const ALIAS: u16 = 1 << 13;
-    /// Whether addresses were changed (`XT_CONNTRACK_STATE_SNAT`, `XT_CONNTRACK_STATE_DNAT`).
-    const TRANSLATED: u16 = 1 << 6 | 1 << 7;
+    /// Whether an address was changed (`XT_CONNTRACK_STATE_SNAT`, `XT_CONNTRACK_STATE_DNAT`).
+    const SNAT: u16 = 1 << 6;
+    const DNAT: u16 = 1 << 7;
     /// `XT_CONNTRACK_STATE_UNTRACKED`, which has another number elsewhere.
     const UNTRACKED: u16 = 1 << 8;
     let (asked, inverted) = (half(told, FLAGS)?, half(told, FLAGS + 2)?);
     let states = if revision == 1 { u16::from(*told.get(FLAGS + 4)?) } else { half(told, FLAGS + 4)? };
-    if asked & !ALIAS != STATE || states & TRANSLATED != 0 {
+    if asked & !ALIAS != STATE || states & SNAT != 0 {
         return None;
     }
     let untracked = if states & UNTRACKED == 0 { 0 } else { state::UNTRACKED };
-    Some(Match::State(u32::from(states & !UNTRACKED) | untracked, sense(inverted & STATE != 0)))
+    let changed = if states & DNAT == 0 { 0 } else { state::DNAT };
+    let states = u32::from(states & !(UNTRACKED | DNAT)) | untracked | changed;
+    Some(Match::State(states, sense(inverted & STATE != 0)))
 }
 
 #[cfg(test)]
@@ -126,6 +129,8 @@ mod tests {
         assert_eq!(conditions("conntrack", 3, &told), [Match::State(6 | state::UNTRACKED, Sense::Is)]);
         told[150] = 64;
         assert_eq!(conditions("conntrack", 3, &told), [Match::Other]);
+        (told[150], told[151]) = (128 | 6, 0);
+        assert_eq!(conditions("conntrack", 3, &told), [Match::State(6 | state::DNAT, Sense::Is)]);
         assert_eq!(conditions("state", 0, &6u32.to_ne_bytes()), [Match::State(6, Sense::Is)]);
     }
 }

@@ -247,7 +247,11 @@ fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<
             let open = !name.contains(&0);
             let text = name_at(name, 0, name.len())?;
             let pattern = Pattern { text, open };
-            found.push(if incoming { Match::In(pattern, sense(bit)) } else { Match::Out(pattern, sense(bit)) });
+            found.push(if incoming {
+                Match::In(vec![pattern], sense(bit))
+            } else {
+                Match::Out(vec![pattern], sense(bit))
+            });
         }
     }
     for (place, bit) in [(0, 0x08), (1, 0x10)] {
@@ -257,8 +261,8 @@ fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<
             continue;
         }
         found.push(match (network(family, address, mask), place) {
-            (Some(net), 0) => Match::Source(net, sense(bit)),
-            (Some(net), _) => Match::Destination(net, sense(bit)),
+            (Some(net), 0) => Match::Source(net.into(), sense(bit)),
+            (Some(net), _) => Match::Destination(net.into(), sense(bit)),
             (None, _) => Match::Other,
         });
     }
@@ -268,7 +272,7 @@ fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<
     }
     match u8::try_from(short(bytes, layout.protocol)) {
         Ok(0) => {}
-        Ok(protocol) => found.push(Match::Protocol(protocol, sense(0x40))),
+        Ok(protocol) => found.push(Match::Protocol(vec![protocol], sense(0x40))),
         Err(_) => found.push(Match::Other),
     }
     // Matches of modules.

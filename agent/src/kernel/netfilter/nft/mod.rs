@@ -1,5 +1,6 @@
 //! nftables over netlink (`include/uapi/linux/netfilter/nf_tables.h`), read-only. All numbers are big-endian.
 
+mod sets;
 #[cfg(test)]
 mod tests;
 
@@ -12,12 +13,13 @@ use crate::{
     },
     objects::{
         Family, Firewall,
-        firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict},
+        firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict, state},
     },
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
+use sets::{Place as SetPlace, Sets};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
@@ -49,6 +51,12 @@ const RULE_EXPRESSIONS: u16 = 4;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 const GENERATION_ID: u16 = 1;
+/// `NFTA_DYNSET_SET_NAME`.
+const DYNAMIC_SET: u16 = 1;
+/// `NFT_LOOKUP_F_INV`.
+const LOOKUP_INVERTED: u32 = 1;
+/// `IPS_DST_NAT`.
+const DESTINATION_CHANGED: u32 = 1 << 5;
 
 const FAMILY_INET: u8 = 1;
 const FAMILY_IPV4: u8 = 2;
@@ -106,9 +114,23 @@ fn read(socket: &mut Socket, names: &BTreeMap<u32, InterfaceName>) -> Result<Fir
         chains.extend(read_chain(payload));
     })?;
     chains.retain(|chain| !dormant.contains(&(chain.family, chain.table.clone())));
-    let rules = socket.dump("rules of nftables", GET_RULE, all, Vec::new, |rules, payload| {
-        rules.extend(read_rule(payload, names));
-    })?;
+    let mut sets = Sets::read(socket, |family, table| dormant.contains(&(family, table.to_owned())))?;
+    let rules = loop {
+        let start = || {
+            sets.begin();
+            (Vec::new(), BTreeSet::new())
+        };
+        let (rules, changing) =
+            socket.dump("rules of nftables", GET_RULE, all, start, |(rules, changing), payload| {
+                if let Some((key, mut read)) = read_rules(payload, names, &sets, changing) {
+                    rules.extend(read.drain(..).map(|rule| (key.clone(), rule)));
+                }
+            })?;
+        // Where a rule lets packets change a set, all rules are read again without knowing it.
+        if !sets.remove(&changing) {
+            break rules;
+        }
+    };
     let mut places: BTreeMap<(&'static str, String, String), usize> = BTreeMap::new();
     for (place, chain) in chains.iter().enumerate() {
         places.insert((chain.family, chain.table.clone(), chain.name.clone()), place);
@@ -180,23 +202,63 @@ fn read_chain(payload: &[u8]) -> Option<Chain> {
 
 type Place = (&'static str, String, String);
 
-fn read_rule(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<(Place, FilterRule)> {
+/// The rule, or as many as make up for one that asks a map what to do. Sets that packets change by it are added to `changing`.
+fn read_rules(
+    payload: &[u8],
+    names: &BTreeMap<u32, InterfaceName>,
+    sets: &Sets,
+    changing: &mut BTreeSet<SetPlace>,
+) -> Option<(Place, Vec<FilterRule>)> {
     let (family, _) = family(payload)?;
     let table = text(find(payload, HEADER_LEN, RULE_TABLE)?)?.to_owned();
     let chain = text(find(payload, HEADER_LEN, RULE_CHAIN)?)?.to_owned();
     let handle: [u8; 8] = find(payload, HEADER_LEN, RULE_HANDLE)?.try_into().ok()?;
-    let mut reading =
-        Reading { names, family, registers: BTreeMap::new(), matches: Vec::new(), verdict: Verdict::Continue };
-    let expressions = find(payload, HEADER_LEN, RULE_EXPRESSIONS).unwrap_or_default();
-    for (_, expression) in attributes(expressions, 0) {
+    let mut reading = Reading {
+        names,
+        sets,
+        family,
+        table: &table,
+        registers: BTreeMap::new(),
+        matches: Vec::new(),
+        verdict: Verdict::Continue,
+        branches: None,
+    };
+    let mut expressions = attributes(find(payload, HEADER_LEN, RULE_EXPRESSIONS).unwrap_or_default(), 0);
+    for (_, expression) in expressions.by_ref() {
         let name = find(expression, 0, EXPRESSION_NAME).and_then(text).unwrap_or_default();
-        reading.expression(name, find(expression, 0, EXPRESSION_DATA).unwrap_or_default());
-        if reading.verdict != Verdict::Continue {
+        let data = find(expression, 0, EXPRESSION_DATA).unwrap_or_default();
+        if name == "dynset"
+            && let Some(set) = find(data, 0, DYNAMIC_SET).and_then(text)
+        {
+            changing.insert((family, table.clone(), set.to_owned()));
+        }
+        reading.expression(name, data);
+        if reading.verdict != Verdict::Continue || reading.branches.is_some() {
             break;
         }
     }
+    let Reading { matches, mut verdict, mut branches, .. } = reading;
+    // What goes on goes on with what is left of the rule.
+    if branches.iter().flatten().any(|(_, verdict)| *verdict == Verdict::Continue) && expressions.next().is_some() {
+        (branches, verdict) = (None, verdict_map());
+    }
     let label = format!("rule handle {}", u64::from_be_bytes(handle));
-    Some(((family, table, chain), FilterRule { label, matches: reading.matches, verdict: reading.verdict }))
+    let rules = match branches {
+        None => vec![FilterRule { label, matches, verdict }],
+        Some(branches) => {
+            let rule = |(condition, verdict)| {
+                let matches = matches.iter().cloned().chain([condition]).collect();
+                FilterRule { label: label.clone(), matches, verdict }
+            };
+            branches.into_iter().map(rule).collect()
+        }
+    };
+    Some(((family, table, chain), rules))
+}
+
+/// Of a map that does not say for certain what is in it.
+fn verdict_map() -> Verdict {
+    Verdict::Unclear("verdict map".to_owned())
 }
 
 /// What a register holds.
@@ -217,6 +279,8 @@ enum Loaded {
     Ports,
     /// A state of connection tracking, with the mask that was laid over it.
     State(Option<u32>),
+    /// What connection tracking did with the connection (`enum ip_conntrack_status`), with the mask.
+    Status(Option<u32>),
     /// A part of an address from its first byte, with the mask that was laid over it.
     Source(Family, Option<Vec<u8>>),
     Destination(Family, Option<Vec<u8>>),
@@ -224,10 +288,14 @@ enum Loaded {
 
 struct Reading<'a> {
     names: &'a BTreeMap<u32, InterfaceName>,
+    sets: &'a Sets,
     family: &'static str,
+    table: &'a str,
     registers: BTreeMap<u32, Loaded>,
     matches: Vec<Match>,
     verdict: Verdict,
+    /// What a map says, by what else must be true.
+    branches: Option<Vec<(Match, Verdict)>>,
 }
 
 impl Reading<'_> {
@@ -246,6 +314,9 @@ impl Reading<'_> {
                 let loaded = match (self.registers.get(&register(1)), mask) {
                     (Some(Loaded::State(None)), Some(mask)) => {
                         mask.try_into().ok().map(|mask| Loaded::State(Some(u32::from_ne_bytes(mask))))
+                    }
+                    (Some(Loaded::Status(None)), Some(mask)) => {
+                        mask.try_into().ok().map(|mask| Loaded::Status(Some(u32::from_ne_bytes(mask))))
                     }
                     (Some(Loaded::Source(family, None)), Some(mask)) => Some(Loaded::Source(*family, Some(mask))),
                     (Some(Loaded::Destination(family, None)), Some(mask)) => {
@@ -266,36 +337,50 @@ impl Reading<'_> {
                         value.get(2..4).and_then(|port| self.compared(&Loaded::DestinationPort, port, Sense::Is))
                     }
                     (Some(loaded), Some(sense)) => self.compared(&loaded, value, sense),
-                    (Some(Loaded::DestinationPort), None) => from_or_up_to(comparison, value),
+                    (Some(loaded), None) => {
+                        let range = from_or_up_to(comparison, value);
+                        range.and_then(|[first, last]| sets::range(&loaded, first, last, Sense::Is))
+                    }
                     _ => None,
                 };
                 self.matches.push(condition.unwrap_or(Match::Other));
             }
             "range" => {
-                let ends = [3, 4].map(|attribute| {
-                    let value = find(attribute).and_then(|data| self::find(data, 0, 1))?;
-                    Some(u16::from_be_bytes(value.try_into().ok()?))
-                });
-                let sense = sense(find(2).and_then(number));
-                self.matches.push(match (self.registers.get(&register(1)), ends, sense) {
-                    (Some(Loaded::DestinationPort), [Some(first), Some(last)], Some(sense)) => {
-                        Match::DestinationPort(vec![first..=last], sense)
+                let ends = [3, 4].map(|attribute| find(attribute).and_then(|data| self::find(data, 0, 1)));
+                let condition = match (self.registers.get(&register(1)), ends, sense(find(2).and_then(number))) {
+                    (Some(loaded), [Some(first), Some(last)], Some(sense)) => {
+                        sets::range(loaded, first.to_vec(), last.to_vec(), sense)
                     }
-                    _ => Match::Other,
-                });
+                    _ => None,
+                };
+                self.matches.push(condition.unwrap_or(Match::Other));
             }
             "ct" if find(4).is_none() => {
-                const STATE: u32 = 0;
-                let loaded = (find(2).and_then(number) == Some(STATE)).then_some(Loaded::State(None));
+                let loaded = match find(2).and_then(number) {
+                    Some(0) => Some(Loaded::State(None)),
+                    Some(2) => Some(Loaded::Status(None)),
+                    _ => None,
+                };
                 self.load(register(1), loaded);
             }
             "immediate" if register(1) == 0 => {
                 let verdict = find(2).and_then(|data| self::find(data, 0, 2)).unwrap_or_default();
                 self.verdict = read_verdict(verdict);
             }
-            // A set decides whether the rule applies, a verdict map what it does.
-            "lookup" if find(3).is_some_and(|register| number(register) == Some(0)) => {
-                self.verdict = Verdict::Unclear("verdict map".to_owned());
+            // A set decides whether the rule applies, a map of verdicts what it does.
+            "lookup" if find(3).is_none_or(|register| number(register) == Some(0)) => {
+                let set = find(1).and_then(text).unwrap_or_default();
+                let inverted = find(5).and_then(number).is_some_and(|flags| flags & LOOKUP_INVERTED != 0);
+                let sense = if inverted { Sense::IsNot } else { Sense::Is };
+                if find(3).is_none() {
+                    let condition = self.in_set(set, register(2), sense).unwrap_or(Match::Other);
+                    self.matches.push(condition);
+                } else {
+                    self.branches = self.in_map(set, register(2));
+                    if self.branches.is_none() {
+                        self.verdict = verdict_map();
+                    }
+                }
             }
             "reject" => self.verdict = Verdict::Drop("reject".to_owned()),
             // Who listens there lets pass what it wants, and what is forwarded to a device may come back from there.
@@ -327,6 +412,23 @@ impl Reading<'_> {
         }
     }
 
+    /// What it means that a set has what a register holds; none where that cannot be told.
+    fn in_set(&self, set: &str, register: u32, sense: Sense) -> Option<Match> {
+        let set = self.sets.get(&(self.family, self.table.to_owned(), set.to_owned()))?;
+        let condition = set.condition(self.registers.get(&register)?, self.names, sense)?;
+        self.sets.take(sets::values(&condition)).then_some(condition)
+    }
+
+    /// What a map says of what a register holds; none where that cannot be told.
+    fn in_map(&self, set: &str, register: u32) -> Option<Vec<(Match, Verdict)>> {
+        let map = self.sets.get(&(self.family, self.table.to_owned(), set.to_owned()))?;
+        let branches = map.branches(self.registers.get(&register)?, self.names)?;
+        // All other conditions become part of each branch.
+        let others: usize = self.matches.iter().map(sets::values).sum();
+        let values: usize = branches.iter().map(|(condition, _)| 1 + others + sets::values(condition)).sum();
+        self.sets.take(values).then_some(branches)
+    }
+
     fn load(&mut self, register: u32, loaded: Option<Loaded>) {
         match loaded {
             Some(loaded) => drop(self.registers.insert(register, loaded)),
@@ -340,7 +442,7 @@ impl Reading<'_> {
             "ip" => true,
             "ip6" => false,
             // In tables of both, a rule about addresses asks for the family before.
-            _ => self.matches.contains(&Match::Family(Family::V4, Sense::Is)),
+            _ => self.matches.contains(&Match::Family(vec![Family::V4], Sense::Is)),
         };
         match (at, v4) {
             // It is only looked at behind a comparison of the protocol, which has one there.
@@ -360,29 +462,24 @@ impl Reading<'_> {
             let name = value.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
             Some(Pattern { text: name.to_owned(), open: !value.contains(&0) && value.len() < 16 })
         };
-        let by_index = || {
-            let index = u32::from_ne_bytes(value.try_into().ok()?);
-            // One that is not there any more fits nothing.
-            let name = self.names.get(&index).map_or_else(|| format!("#{index}"), ToString::to_string);
-            Some(Pattern { text: name, open: false })
-        };
+        let by_index = || Some(device(self.names, u32::from_ne_bytes(value.try_into().ok()?)));
         match loaded {
-            Loaded::InName => Some(Match::In(pattern()?, sense)),
-            Loaded::OutName => Some(Match::Out(pattern()?, sense)),
-            Loaded::InIndex => Some(Match::In(by_index()?, sense)),
-            Loaded::OutIndex => Some(Match::Out(by_index()?, sense)),
+            Loaded::InName => Some(Match::In(vec![pattern()?], sense)),
+            Loaded::OutName => Some(Match::Out(vec![pattern()?], sense)),
+            Loaded::InIndex => Some(Match::In(vec![by_index()?], sense)),
+            Loaded::OutIndex => Some(Match::Out(vec![by_index()?], sense)),
             Loaded::Family => match *value.first()? {
-                FAMILY_IPV4 => Some(Match::Family(Family::V4, sense)),
-                FAMILY_IPV6 => Some(Match::Family(Family::V6, sense)),
+                FAMILY_IPV4 => Some(Match::Family(vec![Family::V4], sense)),
+                FAMILY_IPV6 => Some(Match::Family(vec![Family::V6], sense)),
                 _ => None,
             },
             Loaded::Ethertype => match u16::from_be_bytes(value.try_into().ok()?) {
-                0x0800 => Some(Match::Family(Family::V4, sense)),
-                0x86dd => Some(Match::Family(Family::V6, sense)),
+                0x0800 => Some(Match::Family(vec![Family::V4], sense)),
+                0x86dd => Some(Match::Family(vec![Family::V6], sense)),
                 _ => None,
             },
             Loaded::Protocol => match value {
-                [protocol] => Some(Match::Protocol(*protocol, sense)),
+                [protocol] => Some(Match::Protocol(vec![*protocol], sense)),
                 _ => None,
             },
             Loaded::DestinationPort => {
@@ -390,6 +487,12 @@ impl Reading<'_> {
                 Some(Match::DestinationPort(vec![port..=port], sense))
             }
             Loaded::Ports => None,
+            // Only that: an address of the connection was changed on its way to its destination.
+            Loaded::Status(mask) => match (*mask == Some(DESTINATION_CHANGED), value, sense) {
+                (true, [0, 0, 0, 0], Sense::IsNot) => Some(Match::State(state::DNAT, Sense::Is)),
+                (true, [0, 0, 0, 0], Sense::Is) => Some(Match::State(state::DNAT, Sense::IsNot)),
+                _ => None,
+            },
             Loaded::State(mask) => {
                 let value = u32::from_ne_bytes(value.try_into().ok()?);
                 match (mask, value, sense) {
@@ -400,12 +503,20 @@ impl Reading<'_> {
                     _ => None,
                 }
             }
-            Loaded::Source(family, mask) => Some(Match::Source(network(*family, value, mask.as_deref())?, sense)),
+            Loaded::Source(family, mask) => {
+                Some(Match::Source(network(*family, value, mask.as_deref())?.into(), sense))
+            }
             Loaded::Destination(family, mask) => {
-                Some(Match::Destination(network(*family, value, mask.as_deref())?, sense))
+                Some(Match::Destination(network(*family, value, mask.as_deref())?.into(), sense))
             }
         }
     }
+}
+
+/// A device by its index. One that is not there any more fits nothing.
+fn device(names: &BTreeMap<u32, InterfaceName>, index: u32) -> Pattern {
+    let text = names.get(&index).map_or_else(|| format!("#{index}"), ToString::to_string);
+    Pattern { text, open: false }
 }
 
 /// What is asked of a value that is compared, by `NFT_CMP_EQ` or `NFT_CMP_NEQ`, and of a range.
@@ -417,15 +528,13 @@ fn sense(comparison: Option<u32>) -> Option<Sense> {
     }
 }
 
-/// One end of a range of ports (`NFT_CMP_LTE`, `NFT_CMP_GTE`).
-fn from_or_up_to(comparison: Option<u32>, value: &[u8]) -> Option<Match> {
-    let port = u16::from_be_bytes(value.try_into().ok()?);
-    let ports = match comparison? {
-        3 => 0..=port,
-        5 => port..=u16::MAX,
-        _ => return None,
-    };
-    Some(Match::DestinationPort(vec![ports], Sense::Is))
+/// All up to a value, or from it on (`NFT_CMP_LTE`, `NFT_CMP_GTE`): the first and the last.
+fn from_or_up_to(comparison: Option<u32>, value: &[u8]) -> Option<[Vec<u8>; 2]> {
+    match comparison? {
+        3 => Some([vec![0; value.len()], value.to_vec()]),
+        5 => Some([value.to_vec(), vec![0xff; value.len()]]),
+        _ => None,
+    }
 }
 
 fn meta(key: Option<u32>) -> Option<Loaded> {
