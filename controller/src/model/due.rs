@@ -11,7 +11,7 @@ fn next(state: &State, context: &Context<'_>) -> Option<Due> {
     let deletes = |due: &Due| match due {
         Due::Peering(id) => state.peerings().get(id).is_some_and(|peering| peering.state != PeeringState::Pending),
         Due::Arrear(_) => true,
-        Due::Token(_) | Due::Signature(_) => false,
+        Due::Token(_) | Due::Signature(_) | Due::Hourly(_) => false,
     };
     let held = context.now.leap.is_some();
     state.all_due(context.now_ms).find(|due| !held || !deletes(due)).cloned()
@@ -38,6 +38,7 @@ pub fn catch_up(tx: &mut Transaction<'_>, context: &mut Context<'_>) {
             }
             Due::Token(key) => tx.change(Change::Token(key, None)),
             Due::Signature(signature) => tx.change(Change::Signature(signature, None)),
+            Due::Hourly(key) => tx.change(Change::Hourly(key, None)),
         }
     }
 }
@@ -82,6 +83,11 @@ pub fn confirm_clock(tx: &mut Transaction<'_>, context: &Context<'_>) {
             Due::Signature(signature) => {
                 let Some(until_ms) = tx.state.signature(&signature).filter(|_| moves(0)) else { continue };
                 tx.change(Change::Signature(signature, Some(moved(until_ms))));
+            }
+            Due::Hourly(key) => {
+                let Some(hourly) = tx.state.hourly().get(&key).filter(|_| moves(0)) else { continue };
+                let hourly = hourly.moved(leap.by_ms);
+                tx.change(Change::Hourly(key, Some(hourly)));
             }
         }
     }

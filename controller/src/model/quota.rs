@@ -3,6 +3,7 @@
 
 use super::{
     Code, CommandError, Context, Limits,
+    hourly::HourlyKey,
     record::{Account, Peering},
     state::State,
 };
@@ -22,6 +23,7 @@ fn reason(kind: Kind) -> &'static str {
         Kind::ClientToken => "ClientTokenLimitExceeded",
         Kind::BlockedAccount => "BlockedAccountLimitExceeded",
         Kind::PeeringRequest => "PeeringRequestLimitExceeded",
+        Kind::BandwidthChange => "BandwidthChangeLimitExceeded",
     }
 }
 
@@ -34,6 +36,7 @@ fn usual(kind: Kind, limits: &Limits) -> u32 {
         Kind::ClientToken => limits.client_tokens,
         Kind::BlockedAccount => limits.blocked_accounts,
         Kind::PeeringRequest => limits.requests_per_hour,
+        Kind::BandwidthChange => limits.bandwidth_changes_per_hour,
     }
 }
 
@@ -41,6 +44,7 @@ fn usual(kind: Kind, limits: &Limits) -> u32 {
 pub fn limit(state: &State, kind: Kind, account: &AccountId, region: Option<&RegionId>, limits: &Limits) -> u32 {
     let own = |account: &Account| match kind {
         Kind::VpcPeering => account.quotas.get(region?).copied(),
+        Kind::BandwidthChange => account.bandwidth_changes.values().copied().max(),
         // What holds for an account as a whole is the most that was said for any region.
         Kind::ClientToken | Kind::BlockedAccount | Kind::PeeringRequest => {
             account.limits.get(&kind)?.values().copied().max()
@@ -79,6 +83,10 @@ pub fn used(state: &State, kind: Kind, account: &AccountId, region: Option<&Regi
             }
             by_receiver.into_values().max().unwrap_or(0)
         }
+        Kind::BandwidthChange => {
+            let done = state.hourly().get(&HourlyKey::bandwidth_changes(account));
+            done.map_or(0, |done| done.count(now_ms) as usize)
+        }
     }
 }
 
@@ -115,6 +123,25 @@ pub(super) fn check_requests(
          later, or ask the operator for more"
     );
     Err(CommandError::one(Code::QuotaExceeded, "remoteAccountId", rule, reason(Kind::PeeringRequest)))
+}
+
+/// Refuses to let an account set or change another bandwidth where there were too many within the last hour: each may close what is
+/// charged, and that is kept for good. Nobody is held up who ends something.
+pub(super) fn check_bandwidth_changes(
+    state: &State,
+    account: &AccountId,
+    context: &Context<'_>,
+) -> Result<(), CommandError> {
+    let done = used(state, Kind::BandwidthChange, account, None, context.now_ms);
+    let most = limit(state, Kind::BandwidthChange, account, None, context.limits);
+    if context.actor.account().is_none() || done < most as usize {
+        return Ok(());
+    }
+    let rule = format!(
+        "account {account} has set or changed {done} bandwidths within an hour, and its quota is {most}: try again later, or ask the \
+         operator for more"
+    );
+    Err(CommandError::one(Code::QuotaExceeded, "bandwidth", rule, reason(Kind::BandwidthChange)))
 }
 
 /// Refuses `more` where there would be too many. What operators do themselves, they need not allow themselves.

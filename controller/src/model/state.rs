@@ -1,6 +1,7 @@
 //! The state in memory: records, and the indexes that make one change cost no more than what it touches.
 
 use super::{
+    hourly::{Hourly, HourlyKey},
     persistent::{Links, Records},
     record::{
         Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc, Webhook,
@@ -40,6 +41,8 @@ pub enum Change {
     Signature(String, Option<u64>),
     /// Where events are sent to, by its id.
     Webhook(String, Option<Webhook>),
+    /// How often something was done within the last hour.
+    Hourly(HourlyKey, Option<Hourly>),
     /// Counters.
     Meta(Meta),
 }
@@ -86,6 +89,8 @@ pub enum Due {
     Token(TokenKey),
     /// A signature is too old to be used again.
     Signature(String),
+    /// What was done is more than an hour ago.
+    Hourly(HourlyKey),
 }
 
 /// Everything that the controller knows for certain. A copy costs nothing to speak of: it shares everything with the state that it
@@ -102,6 +107,7 @@ pub struct State {
     tokens: Records<TokenKey, TokenUse>,
     tokens_of_account: OrdMap<AccountId, usize>,
     webhooks: Records<String, Webhook>,
+    hourly: Records<HourlyKey, Hourly>,
     /// Peerings that are over, by the account of the initiator, with when they are forgotten.
     ended: OrdMap<AccountId, OrdSet<(u64, PeeringId)>>,
     signatures: OrdMap<String, u64>,
@@ -220,6 +226,11 @@ impl State {
                 self.reschedule(Due::Signature(signature), old, value);
             }
             Change::Webhook(id, value) => drop(self.webhooks.set(id, value)),
+            Change::Hourly(key, value) => {
+                let new = value.as_ref().map(Hourly::forget_ms);
+                let old = self.hourly.set(key.clone(), value).map(|old| old.forget_ms());
+                self.reschedule(Due::Hourly(key), old, new);
+            }
             Change::Meta(meta) => self.meta = meta,
         }
     }
@@ -449,6 +460,11 @@ impl State {
     pub(super) fn ended_of(&self, initiator: &AccountId) -> Option<(usize, &PeeringId)> {
         let ended = self.ended.get(initiator)?;
         Some((ended.len(), &ended.get_min()?.1))
+    }
+
+    /// How often something was done within the last hour.
+    pub fn hourly(&self) -> &Records<HourlyKey, Hourly> {
+        &self.hourly
     }
 
     /// What a client token was used for.

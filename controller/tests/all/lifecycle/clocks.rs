@@ -138,6 +138,7 @@ fn after_an_absence_the_clock_says_how_long_it_was() {
 #[test]
 fn a_bandwidth_that_is_toggled_is_charged_by_the_second() {
     let (mut model, id) = in_state("active");
+    model.limits.bandwidth_changes_per_hour = u32::MAX;
     let set = |model: &mut Model, mbit| {
         let which = locate(&id);
         model.run_as("one", Command::SetBandwidth(SetBandwidth { which, bandwidth: mbit })).unwrap();

@@ -309,7 +309,8 @@ proptest! {
         let vpcs = state.vpcs().values().map(|it| Change::Vpc(it.id.clone(), Some(it.clone())));
         let accounts = state.accounts().values().map(|it| Change::Account(it.id.clone(), Some(it.clone())));
         let regions = state.regions().values().map(|it| Change::Region(it.id.clone(), Some(it.clone())));
-        for change in peerings.chain(vpcs).chain(accounts).chain(regions) {
+        let hourly = state.hourly().iter().map(|(key, it)| Change::Hourly(key.clone(), Some(it.clone())));
+        for change in peerings.chain(vpcs).chain(accounts).chain(regions).chain(hourly) {
             again.apply(change);
         }
         prop_assert_eq!(&again, state);
