@@ -36,7 +36,7 @@ use crate::{
     model::{
         CommandError, Leap, Limits, Outcome, Request,
         disclosure::Disclosures,
-        metering::{Period, open_periods},
+        metering::{Charged, Period, open_periods},
         state::{Change, Meta, State},
     },
     store::{BackupError, Content, Leadership, Space, Store, StoreError, new_cluster, notes},
@@ -53,6 +53,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::DirBuilder,
     io::ErrorKind,
+    ops::Range,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, PoisonError, mpsc},
@@ -387,9 +388,9 @@ impl Engine {
         receive.recv().expect(WRITER)
     }
 
-    /// What an account is charged for after `from_ms`: closed periods, then those that are open now, as if they were
-    /// closed now. Blocks on the disk.
-    pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<(Vec<Period>, Vec<Period>), StoreError> {
+    /// What an account is charged for in a window, in milliseconds since 1970-01-01 UTC: at most so many of the closed periods, and
+    /// those that are open now, as if they were closed now. Blocks on the disk.
+    pub fn periods(&self, payer: &AccountId, window: &Range<u64>, most: usize) -> Result<Charged, StoreError> {
         let (now_ms, own) = (self.now_ms(), payer.clone());
         // All periods that are closed at this moment are stored, and those that are open are told here. The store is read without
         // holding up anybody's command: there may be many.
@@ -397,12 +398,17 @@ impl Engine {
             let paid = state.peerings_of_account(&own).filter(|peering| peering.initiator.account == own);
             paid.flat_map(|peering| open_periods(peering, now_ms)).collect()
         });
-        let mut closed = self.shared.store.periods(payer, from_ms)?;
+        let mut closed = Vec::new();
         // One that was closed meanwhile is among the open ones.
-        let is_open =
-            |period: &Period| open.iter().any(|it| it.peering == period.peering && it.from_ms == period.from_ms);
-        closed.retain(|period| !is_open(period));
-        Ok((closed, open))
+        let begun: BTreeSet<(&PeeringId, u64)> = open.iter().map(|it| (&it.peering, it.from_ms)).collect();
+        self.shared.store.periods(payer, window, |period| {
+            if !begun.contains(&(&period.peering, period.from_ms)) {
+                closed.push(period);
+            }
+            closed.len() < most
+        })?;
+        drop(begun);
+        Ok(Charged { closed, open, now_ms })
     }
 
     /// Tells the audit trail of something that is no request. It is there soon, unless the store has no room.

@@ -32,6 +32,17 @@ pub struct Period {
     pub to_ms: u64,
 }
 
+/// What an account is charged for.
+#[derive(Debug)]
+pub struct Charged {
+    /// What has ended, in the order of the ends.
+    pub closed: Vec<Period>,
+    /// What goes on, up to now.
+    pub open: Vec<Period>,
+    /// Now, in milliseconds since 1970-01-01 UTC.
+    pub now_ms: u64,
+}
+
 /// The bandwidth that a peering is charged for now.
 fn charged(peering: &Peering) -> Option<u32> {
     let active = peering.is_cross_region() && peering.state == PeeringState::Active;

@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "a part of one program")]
 
 mod access;
+mod bills;
 mod bounds;
 mod cli;
 mod clock;
