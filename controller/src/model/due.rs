@@ -96,15 +96,22 @@ pub fn confirm_clock(tx: &mut Transaction<'_>, context: &Context<'_>) {
 
 /// What is measured from a moment on is measured from now on, as it will be called.
 fn begin_again(tx: &mut Transaction<'_>, now_ms: u64, leap: Leap, moves: impl Fn(u64) -> bool) {
-    let running: Vec<_> = tx.state.cross_region().chain(tx.state.unsettled()).map(|it| it.id.clone()).collect();
+    let ended = tx.state.peerings().values().filter(|it| it.is_ended() && metering::absence(it, leap).is_some());
+    let running: Vec<_> =
+        tx.state.cross_region().chain(tx.state.unsettled()).chain(ended).map(|it| it.id.clone()).collect();
     for id in running {
         let Some(mut peering) = tx.state.peerings().get(&id).cloned() else { continue };
         let before = peering.clone();
         if moves(peering.since_ms) && peering.state == PeeringState::Provisioning && peering.since_ms <= now_ms {
             peering.since_ms = peering.since_ms.saturating_add_signed(leap.by_ms);
         }
-        if peering.meter.is_some_and(|meter| moves(meter.at_ms)) {
-            metering::restart(tx, &mut peering, now_ms, now_ms.saturating_add_signed(leap.by_ms));
+        let absence = metering::absence(&peering, leap);
+        if absence.is_some() || peering.meter.is_some_and(|meter| moves(meter.at_ms)) {
+            let then_ms = now_ms.saturating_add_signed(leap.by_ms);
+            metering::restart(tx, &mut peering, now_ms, then_ms);
+            if let Some(absence) = absence {
+                metering::charge_absence(tx, &peering, absence, now_ms, then_ms);
+            }
         }
         if peering != before {
             tx.change(Change::Peering(id, Some(peering)));

@@ -45,13 +45,15 @@ pub struct Transaction<'a> {
     periods: Vec<metering::Period>,
     /// How many of the changes happened by themselves.
     due: usize,
+    /// That the machine's clock contradicts the time that has passed.
+    leap: Option<Leap>,
 }
 
 impl<'a> Transaction<'a> {
     /// Begins to change a state.
     pub fn new(state: &'a mut State) -> Self {
         let before = state.clone();
-        Self { state, before, changes: Vec::new(), periods: Vec::new(), due: 0 }
+        Self { state, before, changes: Vec::new(), periods: Vec::new(), due: 0, leap: None }
     }
 
     /// Changes a record.
@@ -454,6 +456,7 @@ fn decide_in_full(
 ) -> Result<Outcome, CommandError> {
     request.command.check_texts()?;
     let Judge { now, limits, disclosures } = judge;
+    tx.leap = now.leap;
     let mut context = Context { now, now_ms: now.ms, disclosures, actor: &request.actor, limits, random };
     // Before anything is judged, so that nothing depends on when somebody last looked at the clock (rule L3).
     due::catch_up(tx, &mut context);

@@ -456,10 +456,14 @@ impl State {
         self.tokens_of_account.get(account).copied().unwrap_or_default()
     }
 
-    /// How many records there are of peerings of an initiator that are over, and the one that will be forgotten first.
-    pub(super) fn ended_of(&self, initiator: &AccountId) -> Option<(usize, &PeeringId)> {
-        let ended = self.ended.get(initiator)?;
-        Some((ended.len(), &ended.get_min()?.1))
+    /// How many records there are of peerings of an initiator that are over.
+    pub(super) fn count_ended(&self, initiator: &AccountId) -> usize {
+        self.ended.get(initiator).map_or(0, OrdSet::len)
+    }
+
+    /// The peerings of an initiator that are over, beginning with the one that will be forgotten first.
+    pub(super) fn ended_of(&self, initiator: &AccountId) -> impl Iterator<Item = &Peering> {
+        self.ended.get(initiator).into_iter().flatten().map(|(_, id)| &self.peerings[id])
     }
 
     /// How often something was done within the last hour.

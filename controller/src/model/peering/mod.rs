@@ -9,7 +9,7 @@ use commands::{check_name, check_tags};
 use super::{
     Actor, Code, CommandError, Context, Limits, Transaction,
     hourly::{self, HourlyKey},
-    metering::put,
+    metering::{self, put},
     overlap::{Pair, Stage, may_be_peered},
     prefixes::{self, PrefixLists},
     quota,
@@ -362,10 +362,10 @@ pub(in crate::model) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how:
     let ended = Peering { state, ended_ms, since: tx.number(), since_ms: now_ms, ..peering };
     put(tx, ended, now_ms);
     // Whoever makes and ends many does not fill the store: the oldest records go before their time.
-    while let Some((count, oldest)) = tx.state.ended_of(&initiator)
-        && count > MAX_ENDED
-    {
-        let oldest = oldest.clone();
+    // What an absence is still to be charged for stays: there are no more of these than were active then.
+    let owes = |it: &Peering| context.now.leap.is_some_and(|leap| metering::owes_absence(it, leap));
+    while tx.state.count_ended(&initiator) > MAX_ENDED {
+        let Some(oldest) = tx.state.ended_of(&initiator).find(|it| !owes(it)).map(|it| it.id.clone()) else { return };
         tx.change(Change::Peering(oldest, None));
     }
 }

@@ -2,7 +2,7 @@
 
 mod peering;
 
-pub use peering::{End, Meter, Peering, PeeringState, Role, Side, Tag};
+pub use peering::{Absence, End, Meter, Peering, PeeringState, Role, Side, Tag};
 
 use super::Actor;
 use cps_peering_config::{
