@@ -27,6 +27,11 @@ impl HourlyKey {
     pub fn bandwidth_changes(account: &AccountId) -> Self {
         Self { account: account.clone(), receiver: None }
     }
+
+    /// Requests that an account has sent to another.
+    pub fn requests(account: &AccountId, receiver: &AccountId) -> Self {
+        Self { account: account.clone(), receiver: Some(receiver.clone()) }
+    }
 }
 
 /// How often it was done lately.

@@ -11,7 +11,6 @@ use cps_peering_config::{
     id::{AccountId, RegionId},
     quota::Kind,
 };
-use std::collections::BTreeMap;
 
 /// The word for programs when there are as many as there may be.
 fn reason(kind: Kind) -> &'static str {
@@ -77,11 +76,7 @@ pub fn used(state: &State, kind: Kind, account: &AccountId, region: Option<&Regi
         Kind::ClientToken => state.tokens_of(account),
         Kind::BlockedAccount => state.accounts().get(account).map_or(0, |account| account.blocked.len()),
         Kind::PeeringRequest => {
-            let mut by_receiver: BTreeMap<&AccountId, usize> = BTreeMap::new();
-            for request in requests(state, account, now_ms) {
-                *by_receiver.entry(&request.receiver.account).or_default() += 1;
-            }
-            by_receiver.into_values().max().unwrap_or(0)
+            state.hourly_of(account).map(|(_, sent)| sent.count(now_ms) as usize).max().unwrap_or(0)
         }
         Kind::BandwidthChange => {
             let done = state.hourly().get(&HourlyKey::bandwidth_changes(account));
@@ -90,20 +85,9 @@ pub fn used(state: &State, kind: Kind, account: &AccountId, region: Option<&Regi
     }
 }
 
-/// The requests that an account has sent within the last hour, also those that are over.
-fn requests<'a>(state: &'a State, account: &'a AccountId, now_ms: u64) -> impl Iterator<Item = &'a Peering> {
-    const HOUR_MS: u64 = 60 * 60 * 1000;
-    let sent = move |it: &&Peering| {
-        // An operator's needed no answer, and is no request.
-        let asked = it.initiator.account == *account && it.is_cross_account() && it.expires_ms.is_some();
-        asked && now_ms.saturating_sub(it.created_ms) < HOUR_MS
-    };
-    state.peerings_of_account(account).filter(sent)
-}
-
 /// How many requests an account has sent to another within the last hour.
 pub fn requests_to(state: &State, account: &AccountId, receiver: &AccountId, now_ms: u64) -> usize {
-    requests(state, account, now_ms).filter(|it| it.receiver.account == *receiver).count()
+    state.hourly().get(&HourlyKey::requests(account, receiver)).map_or(0, |sent| sent.count(now_ms) as usize)
 }
 
 /// Refuses another request to an account that was sent too many within the last hour.

@@ -471,6 +471,13 @@ impl State {
         &self.hourly
     }
 
+    /// How often an account has sent requests to others within the last hour.
+    pub fn hourly_of(&self, account: &AccountId) -> impl Iterator<Item = (&HourlyKey, &Hourly)> {
+        let (account, first) = (account.clone(), HourlyKey::bandwidth_changes(account));
+        let own = self.hourly.range(first..).take_while(move |(key, _)| key.account == account);
+        own.filter(|(key, _)| key.receiver.is_some())
+    }
+
     /// What a client token was used for.
     pub fn token(&self, key: &TokenKey) -> Option<&TokenUse> {
         self.tokens.get(key)

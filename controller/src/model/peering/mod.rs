@@ -218,6 +218,9 @@ fn needs_answer(initiator: &AccountId, receiver: &AccountId, actor: &Actor) -> b
 /// Makes a peering, or a request for one (rules L1, L2, L6 to L9, B1).
 pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
     let [initiator, receiver] = check(tx.state, wish, context)?;
+    if needs_answer(&initiator.account, &receiver.account, context.actor) {
+        hourly::count(tx, HourlyKey::requests(&initiator.account, &receiver.account), context.now_ms);
+    }
     if initiator.region != receiver.region {
         count_bandwidth_change(tx, &initiator.account, context);
     }

@@ -62,6 +62,33 @@ fn an_account_sets_and_changes_so_many_bandwidths_within_an_hour() {
     assert_eq!(model.state.hourly().get(&key), None, "nothing is left of it");
 }
 
+/// Whoever makes others' records go does not get rid of what it was counted for.
+#[test]
+fn a_request_counts_for_an_hour_whatever_becomes_of_its_record() {
+    let mut model = cloud();
+    model.limits.requests_per_hour = 3;
+    model.limits.bandwidth_changes_per_hour = u32::MAX;
+    let (one, two) = ("one".parse().unwrap(), "two".parse().unwrap());
+    for _ in 0..3 {
+        let id = ask(&mut model, "a", "c").unwrap();
+        model.run_as("one", delete(&id)).unwrap();
+    }
+    for _ in 0..=cps_peering_controller::model::peering::MAX_ENDED {
+        model.now_ms += 1;
+        let own = ask(&mut model, "a", "b").unwrap();
+        model.run_as("one", delete(&own)).unwrap();
+        confirm(&mut model);
+    }
+    assert!(model.state.peerings().values().all(|it| it.receiver.account == one), "the records have gone");
+    assert_eq!(quota::requests_to(&model.state, &one, &two, model.now_ms), 3);
+    assert_eq!(quota::used(&model.state, Kind::PeeringRequest, &one, None, model.now_ms), 3);
+    let refused = reason(ask(&mut model, "a", "c").map(|_| Outcome::Done));
+    assert_eq!(refused, (Code::QuotaExceeded, "PeeringRequestLimitExceeded"));
+    model.now_ms += HOUR;
+    ask(&mut model, "a", "c").unwrap();
+    assert_eq!(quota::requests_to(&model.state, &one, &two, model.now_ms), 1);
+}
+
 /// A clock that is set begins no new hour, and holds nobody up for longer than one.
 #[test]
 fn an_hour_is_one_whatever_the_clock_does() {
