@@ -6,6 +6,7 @@
 //! | [`affected`] | which hosts a change concerns |
 //! | [`host_status`] | what is known of the agents |
 //! | [`listeners`] | who was told of something |
+//! | [`readers`] | who waits to read the audit trail |
 //! | [`sync`] | what is out of sync, and since when |
 //! | [`traffic`] | what passes between peers |
 //! | [`waiting`] | who waits for a peering |
@@ -14,6 +15,7 @@ mod affected;
 mod host_status;
 mod listeners;
 mod path_mtu;
+mod readers;
 mod shared;
 mod sync;
 pub mod traffic;
@@ -377,14 +379,15 @@ impl Engine {
         receive.recv().unwrap_or(Err(EngineError::Broken))
     }
 
-    /// Looks at the state between two commits: what it says is what the store says, and the audit trail is whole. Blocks on
-    /// the disk.
-    fn between_commits<T: Send + 'static>(&self, look: impl FnOnce(&State) -> T + Send + 'static) -> T {
+    /// Looks at the state between two commits: what it says is what the store says; with `trail`, the audit trail is whole, too.
+    /// Blocks on the disk.
+    fn between_commits<T: Send + 'static>(&self, trail: bool, look: impl FnOnce(&State) -> T + Send + 'static) -> T {
         if self.jobs.is_none() {
             return look(&self.shared.published().state);
         }
         let (send, receive) = mpsc::channel();
-        self.ask(Job::Look(Box::new(move |state| drop(send.send(look(state))))));
+        let look = Box::new(move |state: &State| drop(send.send(look(state))));
+        self.ask(Job::Look { look, trail });
         receive.recv().expect(WRITER)
     }
 
@@ -394,7 +397,7 @@ impl Engine {
         let (now_ms, own) = (self.now_ms(), payer.clone());
         // All periods that are closed at this moment are stored, and those that are open are told here. The store is read without
         // holding up anybody's command: there may be many.
-        let open: Vec<Period> = self.between_commits(move |state| {
+        let open: Vec<Period> = self.between_commits(false, move |state| {
             let paid = state.peerings_of_account(&own).filter(|peering| peering.initiator.account == own);
             paid.flat_map(|peering| open_periods(peering, now_ms)).collect()
         });
@@ -418,7 +421,7 @@ impl Engine {
 
     /// Looks into the audit trail, the newest entries first. Blocks on the disk.
     pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
-        self.between_commits(|_| ());
+        self.between_commits(true, |_| ());
         self.shared.store.audit(query)
     }
 
@@ -436,7 +439,7 @@ impl Engine {
         let time = timestamp_ms(now_ms()).replace(':', "-");
         let file = folder.join(format!("{time}.{}", Store::COPY));
         // What was refused belongs to the trail, too.
-        self.between_commits(|_| ());
+        self.between_commits(true, |_| ());
         let revision = self.shared.store.back_up(&file)?;
         tracing::info!(file = %file.display(), %revision, "store backed up");
         Ok((file, revision))

@@ -33,6 +33,7 @@ mod place;
 mod prefixes;
 mod programs;
 mod proxy;
+mod readers;
 mod room;
 mod rules;
 mod running;
