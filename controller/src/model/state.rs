@@ -15,6 +15,7 @@ use cps_peering_config::{
     net::{Mac, Vni},
 };
 use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -117,6 +118,8 @@ pub struct State {
     /// By whether these are IPv4.
     hosts_by_family: Links<bool, HostId>,
     vpcs_of_account: Links<AccountId, VpcId>,
+    /// By CIDRs that are as large as those which are drawn for VPCs.
+    sites: Links<IpNet, VpcId>,
     ports_of_vpc: Links<VpcId, PortKey>,
     /// Ended ones are not among them.
     peerings_of_vpc: Links<VpcId, PeeringId>,
@@ -150,6 +153,11 @@ fn credentials(account: &Account) -> impl Iterator<Item = Credential> {
     keys.chain(account.tokens.values().cloned().map(Credential::TokenHash))
 }
 
+/// What of a VPC's may be in the way of a CIDR that is drawn: an IPv6 /48.
+fn sites(vpc: &Vpc) -> impl Iterator<Item = &IpNet> {
+    vpc.cidrs.iter().filter(|cidr| matches!(cidr, IpNet::V6(_)) && cidr.prefix_len() == 48)
+}
+
 impl State {
     /// Carries a change out.
     pub fn apply(&mut self, change: Change) {
@@ -181,12 +189,15 @@ impl State {
                 }
             }
             Change::Vpc(id, value) => {
-                let new = value.as_ref().map(|vpc| (vpc.vni, vpc.account.clone()));
+                let new =
+                    value.as_ref().map(|vpc| (vpc.vni, vpc.account.clone(), sites(vpc).copied().collect::<Vec<_>>()));
                 if let Some(old) = self.vpcs.set(id.clone(), value) {
                     self.vnis.remove(&old.vni);
+                    sites(&old).for_each(|site| self.sites.unlink(site, &id));
                     self.vpcs_of_account.unlink(&old.account, &id);
                 }
-                if let Some((vni, account)) = new {
+                if let Some((vni, account, sites)) = new {
+                    sites.iter().for_each(|site| self.sites.link(site, &id));
                     self.vnis.insert(vni);
                     self.vpcs_of_account.link(&account, &id);
                 }
@@ -542,6 +553,11 @@ impl State {
                 peering.sides().iter().flat_map(|side| self.hosts_of(&side.vpc)).collect()
             }
         }
+    }
+
+    /// Whether an IPv6 /48 is a CIDR of a VPC.
+    pub fn is_site_taken(&self, site: &IpNet) -> bool {
+        self.sites.of(site).next().is_some()
     }
 
     /// How many VNIs name a VPC or side.
