@@ -20,11 +20,13 @@ pub enum Kind {
     BlockedAccount,
     /// Requests that the account has sent to one other account within the last hour, from whatever region.
     PeeringRequest,
+    /// Bandwidths between regions that the account has set or changed within the last hour, from whatever region.
+    BandwidthChange,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::VpcPeering,
         Kind::Vpc,
         Kind::SecondaryCidr,
@@ -32,6 +34,7 @@ impl Kind {
         Kind::ClientToken,
         Kind::BlockedAccount,
         Kind::PeeringRequest,
+        Kind::BandwidthChange,
     ];
 
     /// The word for it, as in the quotas of the HTTP interface.
@@ -44,6 +47,7 @@ impl Kind {
             Kind::ClientToken => "clienttoken",
             Kind::BlockedAccount => "blockedaccount",
             Kind::PeeringRequest => "peeringrequest",
+            Kind::BandwidthChange => "bandwidthchange",
         }
     }
 
@@ -57,6 +61,7 @@ impl Kind {
             Kind::ClientToken => "client tokens",
             Kind::BlockedAccount => "blocked accounts",
             Kind::PeeringRequest => "requests within an hour",
+            Kind::BandwidthChange => "bandwidths set or changed within an hour",
         }
     }
 

@@ -3,7 +3,7 @@
 //! All arithmetic is exact: prices are whole billionths of the currency's unit, times are milliseconds. What is shown is rounded
 //! once, half up, to millionths: each line, and the total, which is the sum of what the lines are before they are rounded.
 
-use crate::model::metering::Period;
+use crate::model::metering::Charged;
 use cps_peering_config::{
     id::RegionId,
     settings::{Price, PriceError},
@@ -169,14 +169,11 @@ pub struct Invoice {
 
 /// What closed and open periods cost within a window of time, from its first moment to the one after its last, in
 /// milliseconds since 1970-01-01 UTC.
-pub fn invoice(
-    closed: &[Period],
-    open: &[Period],
-    window: std::ops::Range<u64>,
-    prices: &Prices,
-    currency: &str,
-) -> Invoice {
-    let periods = closed.iter().map(|period| (period, false)).chain(open.iter().map(|period| (period, true)));
+pub fn invoice(charged: &Charged, window: std::ops::Range<u64>, prices: &Prices, currency: &str) -> Invoice {
+    let closed = charged.closed.iter().map(|period| (period, false));
+    // Of what is open, the first second may be over: its bandwidth was another.
+    let open = charged.open.iter().map(|period| (period, period.to_ms == charged.now_ms));
+    let periods = closed.chain(open);
     let mut total = Amount::default();
     let mut lines = Vec::new();
     for (period, is_open) in periods {
@@ -233,6 +230,7 @@ impl Invoice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::metering::Period;
 
     fn regions(one: &str, other: &str) -> [RegionId; 2] {
         [one.parse().unwrap(), other.parse().unwrap()]
@@ -276,19 +274,21 @@ mod tests {
             from_ms,
             to_ms,
         };
-        let closed = [period(0, 10_500), period(10_500, 20_000)];
-        let open = [period(20_000, 31_000)];
+        let closed = vec![period(0, 10_500), period(10_500, 20_000)];
+        // Another bandwidth within the first second.
+        let open = vec![period(20_000, 21_000), period(21_000, 31_000)];
+        let charged = Charged { closed, open, now_ms: 31_000 };
         let seconds = |window| -> Vec<String> {
-            let invoice = invoice(&closed, &open, window, &prices(), "CNY");
+            let invoice = invoice(&charged, window, &prices(), "CNY");
             invoice.lines.iter().map(|line| format!("{}{}", line.seconds, if line.open { "+" } else { "" })).collect()
         };
-        assert_eq!(seconds(0..u64::MAX), ["10.500", "9.500", "11.000+"]);
+        assert_eq!(seconds(0..u64::MAX), ["10.500", "9.500", "1.000", "10.000+"]);
         assert_eq!(seconds(0..15_000), ["10.500", "4.500"]);
-        assert_eq!(seconds(15_000..25_000), ["5.000", "5.000"]);
+        assert_eq!(seconds(15_000..25_000), ["5.000", "1.000", "4.000"]);
         assert_eq!(seconds(25_000..40_000), ["6.000+"]);
-        let invoice = invoice(&closed, &open, 0..u64::MAX, &prices(), "CNY");
+        let invoice = invoice(&charged, 0..u64::MAX, &prices(), "CNY");
         let csv = invoice.to_csv();
-        assert_eq!(csv.lines().count(), 4);
+        assert_eq!(csv.lines().count(), 5);
         assert!(
             csv.contains(
                 "p,one,north,east,10,1970-01-01T00:00:00.000Z,1970-01-01T00:00:10.500Z,10.500,0.005104,CNY,false"
@@ -315,7 +315,8 @@ mod tests {
             to_ms: (second + 1) * 1000,
         };
         let closed: Vec<Period> = (0..1000).map(period).collect();
-        let invoice = invoice(&closed, &[], 0..u64::MAX, &prices, "CNY");
+        let charged = Charged { closed, open: Vec::new(), now_ms: 1_000_000 };
+        let invoice = invoice(&charged, 0..u64::MAX, &prices, "CNY");
         assert!(invoice.lines.iter().all(|line| line.amount == "0.000000"), "{:?}", invoice.lines[0]);
         assert_eq!(invoice.total, "0.000400");
         assert_eq!(prices.table()[0].tiers[0].per_mbit_hour, "0.00144");

@@ -82,6 +82,9 @@ pub struct ControllerSettings {
     /// How many requests for peerings an account may send to each other account within an hour. Default 1 000.
     #[serde(default = "default_requests_per_account_per_hour")]
     pub requests_per_account_per_hour: u32,
+    /// How many bandwidths between regions an account may set or change within an hour. Default 500.
+    #[serde(default = "default_bandwidth_changes_per_hour")]
+    pub bandwidth_changes_per_hour: u32,
     /// How long a request waits for the receiver's answer before it expires, in seconds. Default 24 hours.
     #[serde(default = "default_request_expires_s")]
     pub request_expires_s: u64,
@@ -267,6 +270,10 @@ fn default_clock_believed_after_s() -> u64 {
 
 fn default_requests_per_account_per_hour() -> u32 {
     1000
+}
+
+fn default_bandwidth_changes_per_hour() -> u32 {
+    500
 }
 
 fn default_billing_time_zone() -> String {

@@ -154,7 +154,8 @@ pub(super) enum Quota {
 }
 
 /// What there are quotas of.
-const KINDS: [&str; 6] = ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount"];
+const KINDS: [&str; 7] =
+    ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount", "bandwidthchange"];
 
 pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliError> {
     match command {

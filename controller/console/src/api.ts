@@ -123,7 +123,7 @@ export const blockedPath = (account: string) => `/v1/blockedAccounts/${encodeURI
 export const vpcsPath = (region: string) => `${regional(region)}/vpcs`;
 export const vpcPath = (vpc: Pick<Vpc, "region" | "vpcId">) => `${vpcsPath(vpc.region)}/${encodeURIComponent(vpc.vpcId)}`;
 export const cidrsPath = (region: string) => `${regional(region)}/secondaryCidrs`;
-export const QUOTAS = ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount", "peeringrequest"] as const;
+export const QUOTAS = ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount", "peeringrequest", "bandwidthchange"] as const;
 export const quotaPath = (region: string, kind: (typeof QUOTAS)[number] = "vpcpeering") => `${regional(region)}/quotas/?type=${kind}`;
 export const peeringsPath = (region: string) => `${regional(region)}/vpcPeerings/`;
 

@@ -90,6 +90,7 @@ impl Transaction<'_> {
                 | Change::Token(..)
                 | Change::Signature(..)
                 | Change::Webhook(..)
+                | Change::Hourly(..)
                 | Change::Meta(_) => {}
             }
         }
@@ -147,6 +148,7 @@ impl Transaction<'_> {
                 | Change::Token(..)
                 | Change::Signature(..)
                 | Change::Webhook(..)
+                | Change::Hourly(..)
                 | Change::Meta(_) => {}
             }
         }

@@ -6,6 +6,7 @@
 //! | [`affected`] | which hosts a change concerns |
 //! | [`host_status`] | what is known of the agents |
 //! | [`listeners`] | who was told of something |
+//! | [`readers`] | who waits to read the audit trail |
 //! | [`sync`] | what is out of sync, and since when |
 //! | [`traffic`] | what passes between peers |
 //! | [`waiting`] | who waits for a peering |
@@ -14,6 +15,7 @@ mod affected;
 mod host_status;
 mod listeners;
 mod path_mtu;
+mod readers;
 mod shared;
 mod sync;
 pub mod traffic;
@@ -36,7 +38,7 @@ use crate::{
     model::{
         CommandError, Leap, Limits, Outcome, Request,
         disclosure::Disclosures,
-        metering::{Period, open_periods},
+        metering::{Charged, Period, open_periods},
         state::{Change, Meta, State},
     },
     store::{BackupError, Content, Leadership, Space, Store, StoreError, new_cluster, notes},
@@ -53,6 +55,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::DirBuilder,
     io::ErrorKind,
+    ops::Range,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, PoisonError, mpsc},
@@ -376,33 +379,39 @@ impl Engine {
         receive.recv().unwrap_or(Err(EngineError::Broken))
     }
 
-    /// Looks at the state between two commits: what it says is what the store says, and the audit trail is whole. Blocks on
-    /// the disk.
-    fn between_commits<T: Send + 'static>(&self, look: impl FnOnce(&State) -> T + Send + 'static) -> T {
+    /// Looks at the state between two commits: what it says is what the store says; with `trail`, the audit trail is whole, too.
+    /// Blocks on the disk.
+    fn between_commits<T: Send + 'static>(&self, trail: bool, look: impl FnOnce(&State) -> T + Send + 'static) -> T {
         if self.jobs.is_none() {
             return look(&self.shared.published().state);
         }
         let (send, receive) = mpsc::channel();
-        self.ask(Job::Look(Box::new(move |state| drop(send.send(look(state))))));
+        let look = Box::new(move |state: &State| drop(send.send(look(state))));
+        self.ask(Job::Look { look, trail });
         receive.recv().expect(WRITER)
     }
 
-    /// What an account is charged for after `from_ms`: closed periods, then those that are open now, as if they were
-    /// closed now. Blocks on the disk.
-    pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<(Vec<Period>, Vec<Period>), StoreError> {
+    /// What an account is charged for in a window, in milliseconds since 1970-01-01 UTC: at most so many of the closed periods, and
+    /// those that are open now, as if they were closed now. Blocks on the disk.
+    pub fn periods(&self, payer: &AccountId, window: &Range<u64>, most: usize) -> Result<Charged, StoreError> {
         let (now_ms, own) = (self.now_ms(), payer.clone());
         // All periods that are closed at this moment are stored, and those that are open are told here. The store is read without
         // holding up anybody's command: there may be many.
-        let open: Vec<Period> = self.between_commits(move |state| {
+        let open: Vec<Period> = self.between_commits(false, move |state| {
             let paid = state.peerings_of_account(&own).filter(|peering| peering.initiator.account == own);
             paid.flat_map(|peering| open_periods(peering, now_ms)).collect()
         });
-        let mut closed = self.shared.store.periods(payer, from_ms)?;
+        let mut closed = Vec::new();
         // One that was closed meanwhile is among the open ones.
-        let is_open =
-            |period: &Period| open.iter().any(|it| it.peering == period.peering && it.from_ms == period.from_ms);
-        closed.retain(|period| !is_open(period));
-        Ok((closed, open))
+        let begun: BTreeSet<(&PeeringId, u64)> = open.iter().map(|it| (&it.peering, it.from_ms)).collect();
+        self.shared.store.periods(payer, window, |period| {
+            if !begun.contains(&(&period.peering, period.from_ms)) {
+                closed.push(period);
+            }
+            closed.len() < most
+        })?;
+        drop(begun);
+        Ok(Charged { closed, open, now_ms })
     }
 
     /// Tells the audit trail of something that is no request. It is there soon, unless the store has no room.
@@ -412,7 +421,7 @@ impl Engine {
 
     /// Looks into the audit trail, the newest entries first. Blocks on the disk.
     pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
-        self.between_commits(|_| ());
+        self.between_commits(true, |_| ());
         self.shared.store.audit(query)
     }
 
@@ -430,7 +439,7 @@ impl Engine {
         let time = timestamp_ms(now_ms()).replace(':', "-");
         let file = folder.join(format!("{time}.{}", Store::COPY));
         // What was refused belongs to the trail, too.
-        self.between_commits(|_| ());
+        self.between_commits(true, |_| ());
         let revision = self.shared.store.back_up(&file)?;
         tracing::info!(file = %file.display(), %revision, "store backed up");
         Ok((file, revision))

@@ -8,7 +8,10 @@
 //! After the start it plans what each host must have, some hosts at a time beside what it is asked.
 
 use super::{
-    Agents, EngineError, Health, HostTarget, NOTED_EVERY_MS, Published, Shared, Target, path_mtu::Damping, random_tail,
+    Agents, EngineError, Health, HostTarget, NOTED_EVERY_MS, Published, Shared, Target,
+    path_mtu::Damping,
+    random_tail,
+    readers::{Look, Readers},
     whole,
 };
 use crate::{
@@ -32,7 +35,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, PoisonError,
-        mpsc::{self, TryRecvError},
+        mpsc::{self, RecvTimeoutError, TryRecvError},
     },
     time::{Duration, Instant},
 };
@@ -61,8 +64,8 @@ pub(super) enum Job {
     Sweep(mpsc::Sender<()>),
     /// Tell the audit trail of something that is no request.
     Note(Box<Entry>),
-    /// Look at the state when it is what the store holds, and the audit trail is whole.
-    Look(Box<dyn FnOnce(&State) + Send>),
+    /// Look at the state when it is what the store holds; with `trail`, when the audit trail is whole, too.
+    Look { look: Look, trail: bool },
 }
 
 /// What is decided and not committed yet.
@@ -86,6 +89,8 @@ struct Batch {
     /// Hosts that were changed, or their ports: what waits for them may wait no more.
     hosts: BTreeSet<HostId>,
     swept: Vec<mpsc::Sender<()>>,
+    /// Who looks at the state once all of this is stored.
+    looks: Vec<Look>,
     /// Who is told of something, and operators.
     told: Option<BTreeSet<AccountId>>,
     /// The clock was said to be right, which holds once that is committed.
@@ -104,6 +109,8 @@ pub(super) struct Writer {
     new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
     /// What was refused or changed nothing; the trail gets it with the next commit, or soon.
     trail: Rows,
+    /// Who waits for the trail.
+    readers: Readers,
     /// When a write has worked last; none where the last one did not.
     proven: Option<Instant>,
     /// What accounts were told of each other's networks.
@@ -134,6 +141,7 @@ impl Writer {
             alike: Sides::default(),
             new_hosts,
             trail: Rows::default(),
+            readers: Readers::default(),
             proven: None,
             disclosures,
             noted_ms: 0,
@@ -147,13 +155,19 @@ impl Writer {
     pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
             self.plan_some();
-            let job = match jobs.try_recv() {
-                Ok(job) => job,
-                Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) if !self.unplanned.is_empty() => continue,
-                Err(TryRecvError::Empty) => match jobs.recv() {
+            self.serve_readers();
+            let job = match (jobs.try_recv(), self.readers.patience()) {
+                (Ok(job), _) => job,
+                (Err(TryRecvError::Disconnected), _) => return,
+                (Err(TryRecvError::Empty), _) if !self.unplanned.is_empty() => continue,
+                (Err(TryRecvError::Empty), None) => match jobs.recv() {
                     Ok(job) => job,
                     Err(_) => return,
+                },
+                (Err(TryRecvError::Empty), Some(patience)) => match jobs.recv_timeout(patience) {
+                    Ok(job) => job,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return,
                 },
             };
             let mut batch = Batch::default();
@@ -204,11 +218,8 @@ impl Writer {
                 self.sweep(batch);
                 batch.swept.push(done);
             }
-            Job::Look(look) => {
-                self.finish(std::mem::take(batch));
-                self.flush();
-                look(&self.working);
-            }
+            Job::Look { look, trail: false } => batch.looks.push(look),
+            Job::Look { look, trail: true } => self.readers.add(look),
         }
     }
 
@@ -571,9 +582,27 @@ impl Writer {
         for (answer, result) in batch.answers {
             answer(result);
         }
+        for look in batch.looks {
+            look(&self.working);
+        }
         for done in batch.swept {
             // Who asked may be gone.
             let _ = done.send(());
+        }
+    }
+
+    /// Lets those read the trail who wait for it, if it is whole or may be written for them.
+    fn serve_readers(&mut self) {
+        let Some(patience) = self.readers.patience() else { return };
+        if self.trail.entries() > 0 {
+            if !patience.is_zero() {
+                return;
+            }
+            self.flush();
+            self.readers.written();
+        }
+        for look in self.readers.take() {
+            look(&self.working);
         }
     }
 

@@ -158,6 +158,7 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'
             }
             let quotas = match kind {
                 Kind::VpcPeering => &mut account.quotas,
+                Kind::BandwidthChange => &mut account.bandwidth_changes,
                 kind => account.limits.entry(*kind).or_default(),
             };
             match limit {

@@ -11,7 +11,7 @@ fn next(state: &State, context: &Context<'_>) -> Option<Due> {
     let deletes = |due: &Due| match due {
         Due::Peering(id) => state.peerings().get(id).is_some_and(|peering| peering.state != PeeringState::Pending),
         Due::Arrear(_) => true,
-        Due::Token(_) | Due::Signature(_) => false,
+        Due::Token(_) | Due::Signature(_) | Due::Hourly(_) => false,
     };
     let held = context.now.leap.is_some();
     state.all_due(context.now_ms).find(|due| !held || !deletes(due)).cloned()
@@ -38,6 +38,7 @@ pub fn catch_up(tx: &mut Transaction<'_>, context: &mut Context<'_>) {
             }
             Due::Token(key) => tx.change(Change::Token(key, None)),
             Due::Signature(signature) => tx.change(Change::Signature(signature, None)),
+            Due::Hourly(key) => tx.change(Change::Hourly(key, None)),
         }
     }
 }
@@ -83,6 +84,11 @@ pub fn confirm_clock(tx: &mut Transaction<'_>, context: &Context<'_>) {
                 let Some(until_ms) = tx.state.signature(&signature).filter(|_| moves(0)) else { continue };
                 tx.change(Change::Signature(signature, Some(moved(until_ms))));
             }
+            Due::Hourly(key) => {
+                let Some(hourly) = tx.state.hourly().get(&key).filter(|_| moves(0)) else { continue };
+                let hourly = hourly.moved(leap.by_ms);
+                tx.change(Change::Hourly(key, Some(hourly)));
+            }
         }
     }
     begin_again(tx, context.now_ms, leap, moves);
@@ -90,15 +96,22 @@ pub fn confirm_clock(tx: &mut Transaction<'_>, context: &Context<'_>) {
 
 /// What is measured from a moment on is measured from now on, as it will be called.
 fn begin_again(tx: &mut Transaction<'_>, now_ms: u64, leap: Leap, moves: impl Fn(u64) -> bool) {
-    let running: Vec<_> = tx.state.cross_region().chain(tx.state.unsettled()).map(|it| it.id.clone()).collect();
+    let ended = tx.state.peerings().values().filter(|it| it.is_ended() && metering::absence(it, leap).is_some());
+    let running: Vec<_> =
+        tx.state.cross_region().chain(tx.state.unsettled()).chain(ended).map(|it| it.id.clone()).collect();
     for id in running {
         let Some(mut peering) = tx.state.peerings().get(&id).cloned() else { continue };
         let before = peering.clone();
         if moves(peering.since_ms) && peering.state == PeeringState::Provisioning && peering.since_ms <= now_ms {
             peering.since_ms = peering.since_ms.saturating_add_signed(leap.by_ms);
         }
-        if peering.meter.is_some_and(|meter| moves(meter.at_ms)) {
-            metering::restart(tx, &mut peering, now_ms, now_ms.saturating_add_signed(leap.by_ms));
+        let absence = metering::absence(&peering, leap);
+        if absence.is_some() || peering.meter.is_some_and(|meter| moves(meter.at_ms)) {
+            let then_ms = now_ms.saturating_add_signed(leap.by_ms);
+            metering::restart(tx, &mut peering, now_ms, then_ms);
+            if let Some(absence) = absence {
+                metering::charge_absence(tx, &peering, absence, now_ms, then_ms);
+            }
         }
         if peering != before {
             tx.change(Change::Peering(id, Some(peering)));

@@ -5,6 +5,7 @@ mod address_rules;
 pub mod disclosure;
 pub mod due;
 pub mod host;
+pub mod hourly;
 pub mod inventory;
 pub mod metering;
 mod overlap;
@@ -44,13 +45,15 @@ pub struct Transaction<'a> {
     periods: Vec<metering::Period>,
     /// How many of the changes happened by themselves.
     due: usize,
+    /// That the machine's clock contradicts the time that has passed.
+    leap: Option<Leap>,
 }
 
 impl<'a> Transaction<'a> {
     /// Begins to change a state.
     pub fn new(state: &'a mut State) -> Self {
         let before = state.clone();
-        Self { state, before, changes: Vec::new(), periods: Vec::new(), due: 0 }
+        Self { state, before, changes: Vec::new(), periods: Vec::new(), due: 0, leap: None }
     }
 
     /// Changes a record.
@@ -320,6 +323,8 @@ pub struct Limits {
     pub blocked_accounts: u32,
     /// Requests of an account to one other within an hour.
     pub requests_per_hour: u32,
+    /// Bandwidths that an account sets or changes within an hour: each may close what it is charged for, which is kept for good.
+    pub bandwidth_changes_per_hour: u32,
     /// The most hosts that an inventory takes out without somebody confirming it, in percent of all.
     pub unconfirmed_host_removals_percent: u32,
     /// How long a request waits for an answer, in milliseconds (rule L3).
@@ -344,6 +349,7 @@ impl Default for Limits {
             client_tokens: 10_000,
             blocked_accounts: 1000,
             requests_per_hour: 1000,
+            bandwidth_changes_per_hour: 500,
             unconfirmed_host_removals_percent: 5,
             pending_ms: 24 * HOUR,
             ended_ms: 7 * 24 * HOUR,
@@ -450,6 +456,7 @@ fn decide_in_full(
 ) -> Result<Outcome, CommandError> {
     request.command.check_texts()?;
     let Judge { now, limits, disclosures } = judge;
+    tx.leap = now.leap;
     let mut context = Context { now, now_ms: now.ms, disclosures, actor: &request.actor, limits, random };
     // Before anything is judged, so that nothing depends on when somebody last looked at the clock (rule L3).
     due::catch_up(tx, &mut context);

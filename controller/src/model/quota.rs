@@ -3,6 +3,7 @@
 
 use super::{
     Code, CommandError, Context, Limits,
+    hourly::HourlyKey,
     record::{Account, Peering},
     state::State,
 };
@@ -10,7 +11,6 @@ use cps_peering_config::{
     id::{AccountId, RegionId},
     quota::Kind,
 };
-use std::collections::BTreeMap;
 
 /// The word for programs when there are as many as there may be.
 fn reason(kind: Kind) -> &'static str {
@@ -22,6 +22,7 @@ fn reason(kind: Kind) -> &'static str {
         Kind::ClientToken => "ClientTokenLimitExceeded",
         Kind::BlockedAccount => "BlockedAccountLimitExceeded",
         Kind::PeeringRequest => "PeeringRequestLimitExceeded",
+        Kind::BandwidthChange => "BandwidthChangeLimitExceeded",
     }
 }
 
@@ -34,6 +35,7 @@ fn usual(kind: Kind, limits: &Limits) -> u32 {
         Kind::ClientToken => limits.client_tokens,
         Kind::BlockedAccount => limits.blocked_accounts,
         Kind::PeeringRequest => limits.requests_per_hour,
+        Kind::BandwidthChange => limits.bandwidth_changes_per_hour,
     }
 }
 
@@ -41,6 +43,7 @@ fn usual(kind: Kind, limits: &Limits) -> u32 {
 pub fn limit(state: &State, kind: Kind, account: &AccountId, region: Option<&RegionId>, limits: &Limits) -> u32 {
     let own = |account: &Account| match kind {
         Kind::VpcPeering => account.quotas.get(region?).copied(),
+        Kind::BandwidthChange => account.bandwidth_changes.values().copied().max(),
         // What holds for an account as a whole is the most that was said for any region.
         Kind::ClientToken | Kind::BlockedAccount | Kind::PeeringRequest => {
             account.limits.get(&kind)?.values().copied().max()
@@ -73,29 +76,18 @@ pub fn used(state: &State, kind: Kind, account: &AccountId, region: Option<&Regi
         Kind::ClientToken => state.tokens_of(account),
         Kind::BlockedAccount => state.accounts().get(account).map_or(0, |account| account.blocked.len()),
         Kind::PeeringRequest => {
-            let mut by_receiver: BTreeMap<&AccountId, usize> = BTreeMap::new();
-            for request in requests(state, account, now_ms) {
-                *by_receiver.entry(&request.receiver.account).or_default() += 1;
-            }
-            by_receiver.into_values().max().unwrap_or(0)
+            state.hourly_of(account).map(|(_, sent)| sent.count(now_ms) as usize).max().unwrap_or(0)
+        }
+        Kind::BandwidthChange => {
+            let done = state.hourly().get(&HourlyKey::bandwidth_changes(account));
+            done.map_or(0, |done| done.count(now_ms) as usize)
         }
     }
 }
 
-/// The requests that an account has sent within the last hour, also those that are over.
-fn requests<'a>(state: &'a State, account: &'a AccountId, now_ms: u64) -> impl Iterator<Item = &'a Peering> {
-    const HOUR_MS: u64 = 60 * 60 * 1000;
-    let sent = move |it: &&Peering| {
-        // An operator's needed no answer, and is no request.
-        let asked = it.initiator.account == *account && it.is_cross_account() && it.expires_ms.is_some();
-        asked && now_ms.saturating_sub(it.created_ms) < HOUR_MS
-    };
-    state.peerings_of_account(account).filter(sent)
-}
-
 /// How many requests an account has sent to another within the last hour.
 pub fn requests_to(state: &State, account: &AccountId, receiver: &AccountId, now_ms: u64) -> usize {
-    requests(state, account, now_ms).filter(|it| it.receiver.account == *receiver).count()
+    state.hourly().get(&HourlyKey::requests(account, receiver)).map_or(0, |sent| sent.count(now_ms) as usize)
 }
 
 /// Refuses another request to an account that was sent too many within the last hour.
@@ -115,6 +107,25 @@ pub(super) fn check_requests(
          later, or ask the operator for more"
     );
     Err(CommandError::one(Code::QuotaExceeded, "remoteAccountId", rule, reason(Kind::PeeringRequest)))
+}
+
+/// Refuses to let an account set or change another bandwidth where there were too many within the last hour: each may close what is
+/// charged, and that is kept for good. Nobody is held up who ends something.
+pub(super) fn check_bandwidth_changes(
+    state: &State,
+    account: &AccountId,
+    context: &Context<'_>,
+) -> Result<(), CommandError> {
+    let done = used(state, Kind::BandwidthChange, account, None, context.now_ms);
+    let most = limit(state, Kind::BandwidthChange, account, None, context.limits);
+    if context.actor.account().is_none() || done < most as usize {
+        return Ok(());
+    }
+    let rule = format!(
+        "account {account} has set or changed {done} bandwidths within an hour, and its quota is {most}: try again later, or ask the \
+         operator for more"
+    );
+    Err(CommandError::one(Code::QuotaExceeded, "bandwidth", rule, reason(Kind::BandwidthChange)))
 }
 
 /// Refuses `more` where there would be too many. What operators do themselves, they need not allow themselves.

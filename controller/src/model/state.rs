@@ -1,6 +1,7 @@
 //! The state in memory: records, and the indexes that make one change cost no more than what it touches.
 
 use super::{
+    hourly::{Hourly, HourlyKey},
     persistent::{Links, Records},
     record::{
         Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc, Webhook,
@@ -14,6 +15,7 @@ use cps_peering_config::{
     net::{Mac, Vni},
 };
 use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -40,6 +42,8 @@ pub enum Change {
     Signature(String, Option<u64>),
     /// Where events are sent to, by its id.
     Webhook(String, Option<Webhook>),
+    /// How often something was done within the last hour.
+    Hourly(HourlyKey, Option<Hourly>),
     /// Counters.
     Meta(Meta),
 }
@@ -86,6 +90,8 @@ pub enum Due {
     Token(TokenKey),
     /// A signature is too old to be used again.
     Signature(String),
+    /// What was done is more than an hour ago.
+    Hourly(HourlyKey),
 }
 
 /// Everything that the controller knows for certain. A copy costs nothing to speak of: it shares everything with the state that it
@@ -102,6 +108,7 @@ pub struct State {
     tokens: Records<TokenKey, TokenUse>,
     tokens_of_account: OrdMap<AccountId, usize>,
     webhooks: Records<String, Webhook>,
+    hourly: Records<HourlyKey, Hourly>,
     /// Peerings that are over, by the account of the initiator, with when they are forgotten.
     ended: OrdMap<AccountId, OrdSet<(u64, PeeringId)>>,
     signatures: OrdMap<String, u64>,
@@ -111,6 +118,8 @@ pub struct State {
     /// By whether these are IPv4.
     hosts_by_family: Links<bool, HostId>,
     vpcs_of_account: Links<AccountId, VpcId>,
+    /// By CIDRs that are as large as those which are drawn for VPCs.
+    sites: Links<IpNet, VpcId>,
     ports_of_vpc: Links<VpcId, PortKey>,
     /// Ended ones are not among them.
     peerings_of_vpc: Links<VpcId, PeeringId>,
@@ -144,6 +153,11 @@ fn credentials(account: &Account) -> impl Iterator<Item = Credential> {
     keys.chain(account.tokens.values().cloned().map(Credential::TokenHash))
 }
 
+/// What of a VPC's may be in the way of a CIDR that is drawn: an IPv6 /48.
+fn sites(vpc: &Vpc) -> impl Iterator<Item = &IpNet> {
+    vpc.cidrs.iter().filter(|cidr| matches!(cidr, IpNet::V6(_)) && cidr.prefix_len() == 48)
+}
+
 impl State {
     /// Carries a change out.
     pub fn apply(&mut self, change: Change) {
@@ -175,12 +189,15 @@ impl State {
                 }
             }
             Change::Vpc(id, value) => {
-                let new = value.as_ref().map(|vpc| (vpc.vni, vpc.account.clone()));
+                let new =
+                    value.as_ref().map(|vpc| (vpc.vni, vpc.account.clone(), sites(vpc).copied().collect::<Vec<_>>()));
                 if let Some(old) = self.vpcs.set(id.clone(), value) {
                     self.vnis.remove(&old.vni);
+                    sites(&old).for_each(|site| self.sites.unlink(site, &id));
                     self.vpcs_of_account.unlink(&old.account, &id);
                 }
-                if let Some((vni, account)) = new {
+                if let Some((vni, account, sites)) = new {
+                    sites.iter().for_each(|site| self.sites.link(site, &id));
                     self.vnis.insert(vni);
                     self.vpcs_of_account.link(&account, &id);
                 }
@@ -220,6 +237,11 @@ impl State {
                 self.reschedule(Due::Signature(signature), old, value);
             }
             Change::Webhook(id, value) => drop(self.webhooks.set(id, value)),
+            Change::Hourly(key, value) => {
+                let new = value.as_ref().map(Hourly::forget_ms);
+                let old = self.hourly.set(key.clone(), value).map(|old| old.forget_ms());
+                self.reschedule(Due::Hourly(key), old, new);
+            }
             Change::Meta(meta) => self.meta = meta,
         }
     }
@@ -445,10 +467,26 @@ impl State {
         self.tokens_of_account.get(account).copied().unwrap_or_default()
     }
 
-    /// How many records there are of peerings of an initiator that are over, and the one that will be forgotten first.
-    pub(super) fn ended_of(&self, initiator: &AccountId) -> Option<(usize, &PeeringId)> {
-        let ended = self.ended.get(initiator)?;
-        Some((ended.len(), &ended.get_min()?.1))
+    /// How many records there are of peerings of an initiator that are over.
+    pub(super) fn count_ended(&self, initiator: &AccountId) -> usize {
+        self.ended.get(initiator).map_or(0, OrdSet::len)
+    }
+
+    /// The peerings of an initiator that are over, beginning with the one that will be forgotten first.
+    pub(super) fn ended_of(&self, initiator: &AccountId) -> impl Iterator<Item = &Peering> {
+        self.ended.get(initiator).into_iter().flatten().map(|(_, id)| &self.peerings[id])
+    }
+
+    /// How often something was done within the last hour.
+    pub fn hourly(&self) -> &Records<HourlyKey, Hourly> {
+        &self.hourly
+    }
+
+    /// How often an account has sent requests to others within the last hour.
+    pub fn hourly_of(&self, account: &AccountId) -> impl Iterator<Item = (&HourlyKey, &Hourly)> {
+        let (account, first) = (account.clone(), HourlyKey::bandwidth_changes(account));
+        let own = self.hourly.range(first..).take_while(move |(key, _)| key.account == account);
+        own.filter(|(key, _)| key.receiver.is_some())
     }
 
     /// What a client token was used for.
@@ -515,6 +553,11 @@ impl State {
                 peering.sides().iter().flat_map(|side| self.hosts_of(&side.vpc)).collect()
             }
         }
+    }
+
+    /// Whether an IPv6 /48 is a CIDR of a VPC.
+    pub fn is_site_taken(&self, site: &IpNet) -> bool {
+        self.sites.of(site).next().is_some()
     }
 
     /// How many VNIs name a VPC or side.

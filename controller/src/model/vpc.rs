@@ -16,7 +16,7 @@ use cps_peering_config::{
 };
 use ipnet::{IpNet, Ipv6Net};
 use serde::Serialize;
-use std::{collections::BTreeSet, net::Ipv6Addr};
+use std::net::Ipv6Addr;
 
 /// The longest name, in characters.
 pub const MAX_NAME: usize = 60;
@@ -125,10 +125,9 @@ fn unique_local(state: &State, drawn: Vni) -> IpNet {
         let segments = [0xfd43, 0x5000 | (vni >> 16) as u16, (vni & 0xffff) as u16, 0, 0, 0, 0, 0];
         Ipv6Net::new_assert(Ipv6Addr::from(segments), 48).into()
     };
-    let taken: BTreeSet<&IpNet> = state.vpcs().values().flat_map(|vpc| &vpc.cidrs).collect();
     let mut vni = drawn;
     // There are fewer VPCs than VNIs.
-    while taken.contains(&net(vni)) {
+    while state.is_site_taken(&net(vni)) {
         vni = vni.next_wrapping();
     }
     net(vni)
@@ -269,4 +268,51 @@ fn was_deleted(state: &State, which: &Locator, context: &Context<'_>) -> bool {
     known.is_some_and(|it| {
         it.forget_ms > context.now_ms && which.region.as_ref().is_none_or(|region| it.region == *region)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn vpc(number: u32, cidrs: Vec<IpNet>) -> Vpc {
+        Vpc {
+            managed_by: Manager::Account,
+            id: format!("v{number}").parse().unwrap(),
+            name: "v".to_owned(),
+            account: "one".parse().unwrap(),
+            region: "north".parse().unwrap(),
+            cidrs,
+            vni: number.try_into().unwrap(),
+            description: String::new(),
+            created_ms: 0,
+            protected: false,
+        }
+    }
+
+    /// C10: what one asks for does not cost the more the more others have.
+    #[test]
+    fn a_cidr_that_is_drawn_is_nobodys_and_found_fast() {
+        let mut state = State::default();
+        for number in 1..=20_000 {
+            let site = format!("fd43:5000:{number:x}::/48").parse().unwrap();
+            let vpc = vpc(number, vec!["10.0.0.0/16".parse().unwrap(), site]);
+            state.apply(Change::Vpc(vpc.id.clone(), Some(vpc)));
+        }
+        let began = Instant::now();
+        for number in [1, 19_999] {
+            let site = unique_local(&state, number.try_into().unwrap());
+            assert_eq!(site, "fd43:5000:4e21::/48".parse().unwrap(), "the next that is free");
+        }
+        for number in 20_001..20_500 {
+            unique_local(&state, number.try_into().unwrap());
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        state.apply(Change::Vpc("v7".parse().unwrap(), None));
+        assert_eq!(unique_local(&state, 5.try_into().unwrap()), "fd43:5000:7::/48".parse().unwrap());
+        // One that an account has chosen itself is in the way, too.
+        let own = vpc(7, vec!["10.0.0.0/16".parse().unwrap(), "fd43:5000:7::/48".parse().unwrap()]);
+        state.apply(Change::Vpc(own.id.clone(), Some(own)));
+        assert_eq!(unique_local(&state, 5.try_into().unwrap()), "fd43:5000:4e21::/48".parse().unwrap());
+    }
 }

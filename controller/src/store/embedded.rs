@@ -15,6 +15,7 @@ use std::{
     any::Any,
     fs::OpenOptions,
     io::ErrorKind,
+    ops::Range,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -232,13 +233,27 @@ impl Backend for Embedded {
         })
     }
 
-    fn periods(&self, payer: &str, from_ms: u64) -> Result<Vec<Vec<u8>>, StoreError> {
-        self.using("read what is to be charged", |database| {
+    fn periods(
+        &self,
+        payer: &str,
+        window: &Range<u64>,
+        take: &mut dyn FnMut(&[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let taken = self.using("read what is to be charged", |database| {
             let table = database.begin_read()?.open_table(PERIODS)?;
-            let first = (payer, from_ms.saturating_add(1), "", 0);
+            let first = (payer, window.start.saturating_add(1), "", 0);
             let last = (payer, u64::MAX, "~", u64::MAX);
-            table.range(first..=last)?.map(|row| Ok(row?.1.value().to_owned())).collect()
-        })
+            for row in table.range(first..=last)? {
+                let (key, value) = row?;
+                let (_, _, _, from_ms) = key.value();
+                let taken = if from_ms < window.end { take(value.value()) } else { Ok(true) };
+                if !matches!(taken, Ok(true)) {
+                    return Ok(taken);
+                }
+            }
+            Ok(Ok(true))
+        });
+        taken?.map(drop)
     }
 
     fn audit(&self, lookup: &Lookup) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {

@@ -7,6 +7,7 @@ use crate::{
     model::{
         Actor, Command, Request,
         inventory::Apply,
+        metering::Period,
         record::{Manager, Peering, PeeringState},
     },
 };
@@ -39,8 +40,13 @@ fn stores_of_earlier_releases_are_gone_on_with() {
         assert_eq!((acme.keys.len(), acme.tokens.len()), (1, 1), "{release}");
         assert!(state.accounts()["beta"].blocked.contains("acme"));
         // One period ended when the bandwidth changed.
-        let periods = store.periods(&"acme".parse().unwrap(), 0).unwrap();
-        assert_eq!(periods.iter().map(|period| period.bandwidth).collect::<Vec<_>>(), [100], "{release}");
+        let mut bandwidths = Vec::new();
+        let take = |period: Period| {
+            bandwidths.push(period.bandwidth);
+            true
+        };
+        store.periods(&"acme".parse().unwrap(), &(0..u64::MAX), take).unwrap();
+        assert_eq!(bandwidths, [100], "{release}");
         let trail = store.audit(&Query { limit: 100, ..Query::default() }).unwrap();
         for action in ["Apply", "CreatePeering", "SetBandwidth", "CreateVpc", "AddKey"] {
             assert!(trail.iter().any(|(_, entry)| entry.action == action), "{release}: {action}");

@@ -54,6 +54,7 @@ use rows::size;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -294,10 +295,16 @@ impl Store {
         self.backend.free_reserve()
     }
 
-    /// The closed periods that an account pays for and that end after `from_ms`, in the order of their ends.
-    pub fn periods(&self, payer: &AccountId, from_ms: u64) -> Result<Vec<Period>, StoreError> {
-        let rows = self.backend.periods(payer.as_str(), from_ms)?;
-        rows.iter().map(|value| self.rows().parse("period", value)).collect()
+    /// The closed periods that an account pays for and that are in a window, in milliseconds since 1970-01-01 UTC, in the order of
+    /// their ends: one after the other, as long as `take` says true.
+    pub fn periods(
+        &self,
+        payer: &AccountId,
+        window: &Range<u64>,
+        mut take: impl FnMut(Period) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut parsed = |value: &[u8]| Ok(take(self.rows().parse("period", value)?));
+        self.backend.periods(payer.as_str(), window, &mut parsed)
     }
 
     /// Adds to the audit trail alone. Of whom the entries are, and how many bytes they take.

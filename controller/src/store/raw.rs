@@ -3,6 +3,7 @@
 use super::StoreError;
 use crate::{audit::Entry, events};
 use cps_peering_config::id::AccountId;
+use std::ops::Range;
 
 /// Payer, end, peering, beginning.
 pub(super) type PeriodKey = (String, u64, String, u64);
@@ -92,8 +93,14 @@ pub(super) trait Backend: Send + Sync {
     /// The record `meta`. Of a store that is being filled: of the one before, as if nothing was ever committed to it.
     fn meta(&self) -> Result<Option<Vec<u8>>, StoreError>;
     fn records(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
-    /// What a payer pays for and ends after `from_ms`, by end.
-    fn periods(&self, payer: &str, from_ms: u64) -> Result<Vec<Vec<u8>>, StoreError>;
+    /// What of a payer's is in a window, in milliseconds since 1970-01-01 UTC, by end: one after the other, as long as `take` says
+    /// true.
+    fn periods(
+        &self,
+        payer: &str,
+        window: &Range<u64>,
+        take: &mut dyn FnMut(&[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError>;
     /// Entries with their numbers, the newest first.
     fn audit(&self, lookup: &Lookup) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
     fn traffic(&self) -> Result<Vec<SideRow>, StoreError>;

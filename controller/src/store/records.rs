@@ -2,6 +2,7 @@
 
 use super::{StoreError, raw::MAX_VALUE, retained::Retained};
 use crate::model::{
+    hourly::{Hourly, HourlyKey},
     record::{Account, Host, Peering, Port, PortKey, Region, TokenKey, TokenUse, Vpc, Webhook},
     state::{Change, Meta},
 };
@@ -12,8 +13,8 @@ use std::path::Path;
 /// The key of the record that there is one of.
 pub(super) const META: &str = "meta";
 /// The kinds of records.
-const KINDS: [&str; 10] =
-    ["region", "host", "vpc", "port", "peering", "account", "token", "signature", "webhook", META];
+const KINDS: [&str; 11] =
+    ["region", "host", "vpc", "port", "peering", "account", "token", "signature", "webhook", "hourly", META];
 
 /// A record that a release which does not know a format must not read.
 #[derive(Serialize)]
@@ -53,6 +54,12 @@ impl RowCodec<'_> {
                 self.row(format!("signature/{signature}"), row.as_ref())
             }
             Change::Webhook(id, value) => self.row(format!("webhook/{id}"), value.as_ref()),
+            Change::Hourly(key, value) => {
+                let receiver = key.receiver.iter().map(|receiver| format!("/{receiver}"));
+                let id: String = std::iter::once(key.account.to_string()).chain(receiver).collect();
+                let row = value.as_ref().map(|value| (key, value));
+                self.row(format!("hourly/{id}"), row.as_ref())
+            }
             Change::Meta(meta) => self.row(META.to_owned(), Some(meta)),
         }
     }
@@ -129,6 +136,9 @@ impl RowCodec<'_> {
                 self.record::<(String, u64)>(key, value).map(|(it, until_ms)| Change::Signature(it, Some(until_ms)))?
             }
             "webhook" => self.record::<Webhook>(key, value).map(|it| Change::Webhook(it.id.clone(), Some(it)))?,
+            "hourly" => {
+                self.record::<(HourlyKey, Hourly)>(key, value).map(|(key, it)| Change::Hourly(key, Some(it)))?
+            }
             META => Change::Meta(self.meta(value)?),
             _ => return Err(self.unknown(key)),
         }))
@@ -157,6 +167,11 @@ fn removal(key: &str) -> Option<Change> {
         }
         "signature" => Change::Signature(id.to_owned(), None),
         "webhook" => Change::Webhook(id.to_owned(), None),
+        "hourly" => {
+            let (account, receiver) = id.split_once('/').map_or((id, None), |(account, to)| (account, Some(to)));
+            let receiver = receiver.map(str::parse).transpose().ok()?;
+            Change::Hourly(HourlyKey { account: account.parse().ok()?, receiver }, None)
+        }
         _ => return None,
     })
 }
@@ -179,6 +194,8 @@ mod tests {
             Change::Token(TokenKey { account: "account-1".parse().unwrap(), token: "a/b c".to_owned() }, None),
             Change::Signature("0a/b".to_owned(), None),
             Change::Webhook("wh-1".to_owned(), None),
+            Change::Hourly(HourlyKey { account: "one".parse().unwrap(), receiver: None }, None),
+            Change::Hourly(HourlyKey { account: "one".parse().unwrap(), receiver: "two".parse().ok() }, None),
         ];
         for change in changes {
             let (key, value) = rows.encode(&change).unwrap();
@@ -190,6 +207,29 @@ mod tests {
         // A kind that a newer release has made.
         assert_eq!(rows.change("planet/x", None).unwrap(), None);
         assert_eq!(rows.change("planet/x", Some(b"{}")).unwrap(), None);
+    }
+
+    /// Release 0.2.0 passes kinds of records over that it does not know, but not words of quotas.
+    #[test]
+    fn what_is_counted_by_the_hour_is_read_again_and_holds_no_earlier_release_up() {
+        let retained = Retained::default();
+        let rows = RowCodec { place: Path::new("test"), retained: &retained };
+        for (key, row) in [
+            ("hourly/one", r#"[{"account":"one"},{"minutes":{"29400000":7,"29400001":2}}]"#),
+            ("hourly/one/two", r#"[{"account":"one","receiver":"two"},{"minutes":{"29400000":1}}]"#),
+        ] {
+            let change = rows.change(key, Some(row.as_bytes())).unwrap().unwrap();
+            assert_eq!(rows.encode(&change).unwrap(), (key.to_owned(), Some(row.as_bytes().to_owned())));
+        }
+        let mut account = Account::new("one".parse().unwrap());
+        account.bandwidth_changes.insert("north".parse().unwrap(), 9);
+        let (key, value) = rows.encode(&Change::Account(account.id.clone(), Some(account.clone()))).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(value.as_deref().unwrap()).unwrap();
+        assert_eq!((&json["limits"], &json["bandwidth_changes"]["north"]), (&serde_json::Value::Null, &9.into()));
+        assert_eq!(
+            rows.change(&key, value.as_deref()).unwrap(),
+            Some(Change::Account(account.id.clone(), Some(account)))
+        );
     }
 
     #[test]

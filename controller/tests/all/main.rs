@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "a part of one program")]
 
 mod access;
+mod bills;
 mod bounds;
 mod cli;
 mod clock;
@@ -32,6 +33,7 @@ mod place;
 mod prefixes;
 mod programs;
 mod proxy;
+mod readers;
 mod room;
 mod rules;
 mod running;

@@ -26,6 +26,8 @@ export const enReasons: Record<keyof typeof zhReasons, string> = {
   "reason.TooManyFailures": "Too many wrong credentials came from your address. Wait a minute and try again.",
   "reason.other": "The request was refused.",
   "reason.DeletionProtected": "Deletion protection is on: turn it off first.",
+  "reason.BandwidthChangeLimitExceeded": "Bandwidths were set or changed too often within an hour: try again later, or ask the operators for more.",
+  "reason.MeteringWindowTooLong": "This time has too many periods for one bill. Ask for a shorter one.",
   "reason.PeeringRequestLimitExceeded": "Too many requests to this account within an hour: try again later.",
   "reason.VpcPeerNotAcceptable": "It cannot be accepted now: ask the initiator.",
   "reason.CidrNotFound": "The CIDR is gone.",

@@ -211,6 +211,7 @@ export const en: Record<keyof typeof zh, string> = {
   "delete.looking": "Checking whether traffic passes…",
   "delete.typeName": "Type the name {name} to delete it",
   "quota.peeringrequest": "Requests to one account within an hour",
+  "quota.bandwidthchange": "Bandwidths set or changed within an hour",
   "action.accept": "Accept",
   "action.reject": "Reject",
   "action.bandwidth": "Change bandwidth",

@@ -24,6 +24,8 @@ export const zhReasons = {
   "reason.TooManyFailures": "您的地址多次使用错误的凭证，请稍等一分钟再试。",
   "reason.other": "操作失败。",
   "reason.DeletionProtected": "已开启删除保护：请先关闭。",
+  "reason.BandwidthChangeLimitExceeded": "一小时内设置或修改带宽的次数过多，请稍后再试，如需更多配额请提交工单申请。",
+  "reason.MeteringWindowTooLong": "该时间段的计费记录过多，请缩短时间段。",
   "reason.PeeringRequestLimitExceeded": "一小时内向该账号发起的申请过多，请稍后再试。",
   "reason.VpcPeerNotAcceptable": "目前不能接受：请联系发起端账号。",
   "reason.CidrNotFound": "该网段已不存在。",

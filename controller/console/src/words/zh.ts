@@ -210,6 +210,7 @@ export const zh = {
   "delete.looking": "正在检查流量…",
   "delete.typeName": "请输入名称 {name} 以确认删除",
   "quota.peeringrequest": "一小时内向同一账号的申请",
+  "quota.bandwidthchange": "一小时内设置或修改带宽的次数",
   "action.accept": "接受",
   "action.reject": "拒绝",
   "action.bandwidth": "修改带宽",

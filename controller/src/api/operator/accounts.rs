@@ -48,7 +48,8 @@ pub(in crate::api) struct QuotaBody {
     /// How many there may be.
     #[serde(deserialize_with = "number::whole")]
     max_limit: u32,
-    /// Of what: `vpcpeering` (the default), `vpc`, `secondarycidr`, `tag`, `clienttoken` or `blockedaccount`.
+    /// Of what: `vpcpeering` (the default), `vpc`, `secondarycidr`, `tag`, `clienttoken`, `blockedaccount` or
+    /// `bandwidthchange`.
     #[serde(rename = "type")]
     kind: Option<String>,
 }
@@ -189,7 +190,8 @@ pub(in crate::api) async fn metering(
     crate::api::tenant::metering::metering(&context, account_id(&id)?, query.as_deref()).await
 }
 
-/// Set an account's quota in a region. Quotas of client tokens and blocked accounts hold for the account as a whole.
+/// Set an account's quota in a region. Quotas of client tokens, blocked accounts and changes of bandwidth hold for the account
+/// as a whole.
 #[utoipa::path(put, path = "/admin/v1/accounts/{accountId}/quotas/{regionId}", tag = "operators",
     operation_id = "setQuota", params(("accountId" = String, Path), ("regionId" = String, Path)),
     request_body = QuotaBody, responses((status = 200, body = Envelope<OneAccount>), Errors))]

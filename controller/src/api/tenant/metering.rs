@@ -8,6 +8,7 @@ use crate::{
         response::{Envelope, Errors, Failure, Reply, reply},
     },
     charging::{Invoice, PriceView, invoice},
+    model::{Code, CommandError},
 };
 use axum::{
     extract::RawQuery,
@@ -21,7 +22,14 @@ use cps_peering_config::{
 };
 use serde::Serialize;
 use std::{ops::Range, sync::Arc};
+use tokio::sync::Semaphore;
 use utoipa::ToSchema;
+
+/// The most closed periods of one answer: some megabytes.
+const MAX_PERIODS: usize = 20_000;
+
+/// So many answers are made at a time, whoever asks: each may read much, and hold as much as it says.
+static READERS: Semaphore = Semaphore::const_new(2);
 
 /// A moment, or a date in the time zone of bills, in milliseconds since 1970-01-01 UTC.
 fn moment(parameters: &Parameters, name: &str, zone: &Zone) -> Result<Option<u64>, Failure> {
@@ -54,22 +62,44 @@ pub(in crate::api) async fn metering(
 ) -> Result<Response, Failure> {
     let parameters = Parameters::read(query, &["from", "to", "format"], &[])?;
     let window = window(&parameters, &context.api.zone)?;
-    let engine = Arc::clone(&context.api.engine);
-    let from_ms = window.start;
-    let found = tokio::task::spawn_blocking(move || engine.periods(&payer, from_ms)).await;
-    let (closed, open) = found.map_err(|error| Failure::internal(error.to_string()))??;
-    let invoice: Invoice = invoice(&closed, &open, window, &context.api.prices, &context.api.currency);
-    match parameters.word("format") {
-        None | Some("json") => reply(invoice).map(IntoResponse::into_response),
-        Some("csv") => Ok(([(CONTENT_TYPE, "text/csv; charset=utf-8")], invoice.to_csv()).into_response()),
-        Some(other) => Err(Failure::field("format", format!("{} is neither json nor csv", quote(other)))),
-    }
+    let csv = match parameters.word("format") {
+        None | Some("json") => false,
+        Some("csv") => true,
+        Some(other) => return Err(Failure::field("format", format!("{} is neither json nor csv", quote(other)))),
+    };
+    let (engine, prices) = (Arc::clone(&context.api.engine), Arc::clone(&context.api.prices));
+    let currency = context.api.currency.clone();
+    let turn = READERS.acquire().await.map_err(|error| Failure::internal(error.to_string()))?;
+    let made = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let charged = engine.periods(&payer, &window, MAX_PERIODS + 1)?;
+        if charged.closed.len() > MAX_PERIODS {
+            return Err(too_many(&window));
+        }
+        let invoice: Invoice = invoice(&charged, window, &prices, &currency);
+        if csv {
+            return Ok(([(CONTENT_TYPE, "text/csv; charset=utf-8")], invoice.to_csv()).into_response());
+        }
+        reply(invoice).map(IntoResponse::into_response)
+    });
+    made.await.map_err(|error| Failure::internal(error.to_string()))?
+}
+
+/// Nobody is told half of what it pays for.
+fn too_many(window: &Range<u64>) -> Failure {
+    let from = if window.start == 0 { "without `from`" } else { "between `from` and `to`" };
+    let rule = format!(
+        "{from} there are more than {MAX_PERIODS} periods, which is the most of one answer: ask for a shorter time, such as a month or a \
+         day, and then for the next"
+    );
+    CommandError::one(Code::InvalidArgument, "from", rule, "MeteringWindowTooLong").into()
 }
 
 /// Metered usage and charges of the account in a period: its cross-region peerings, by bandwidth.
 #[utoipa::path(get, path = "/v1/metering", tag = "account", operation_id = "describeMetering",
     params(("from" = Option<String>, Query, example = "2026-01-01T00:00:00+08:00",
-            description = "Its first moment: a time with its offset (RFC 3339), or a date, which begins in the time zone of bills"),
+            description = "Its first moment: a time with its offset (RFC 3339), or a date, which begins in the time zone of bills. Without it, \
+                everything; an answer has at most 20 000 periods that have ended"),
         ("to" = Option<String>, Query, example = "2026-02-01", description = "The moment after its last one, likewise"),
         ("format" = Option<String>, Query, description = "`json` or `csv`", example = "json")),
     responses((status = 200, content((Envelope<Invoice> = "application/json"), (String = "text/csv"))), Errors))]

@@ -585,8 +585,8 @@ pub(in crate::api) async fn traffic(regional: Regional, RawQuery(query): RawQuer
 #[utoipa::path(get, path = "/v1/regions/{regionId}/quotas/", tag = "peerings", operation_id = "describeQuota",
     params(("regionId" = String, Path),
         ("type" = String, Query, example = "vpcpeering",
-            description = "`vpcpeering`, `vpc`, `secondarycidr`, `tag`, `clienttoken`, `blockedaccount` or `peeringrequest` (requests \
-                to one account within an hour)"),
+            description = "`vpcpeering`, `vpc`, `secondarycidr`, `tag`, `clienttoken`, `blockedaccount`, `peeringrequest` (requests \
+                to one account within an hour) or `bandwidthchange` (bandwidths set or changed within an hour)"),
         ("parentResourceId" = Option<String>, Query,
             description = "With `peeringrequest`: the account that they were sent to; by default the one with the most")),
     responses((status = 200, body = Envelope<Quota>), Errors))]

@@ -11,10 +11,12 @@ use crate::{
 use cps_peering_config::{
     Revision,
     inventory::{self, Inventory},
+    quota::Kind,
     report::Problem,
 };
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// An account, as operators see it. Secrets are shown once, when they are made.
@@ -39,6 +41,12 @@ pub struct AccountView {
     pub blocked_accounts: Vec<String>,
 }
 
+fn limits(account: &Account) -> Value {
+    let own = Some((Kind::BandwidthChange, &account.bandwidth_changes)).filter(|(_, own)| !own.is_empty());
+    let all: BTreeMap<_, _> = account.limits.iter().map(|(kind, quotas)| (*kind, quotas)).chain(own).collect();
+    serde_json::to_value(all).unwrap_or_default()
+}
+
 /// An account, as operators see it.
 pub fn account(account: &Account) -> AccountView {
     AccountView {
@@ -47,7 +55,7 @@ pub fn account(account: &Account) -> AccountView {
         access_keys: account.keys.keys().cloned().collect(),
         token_ids: account.tokens.keys().cloned().collect(),
         quotas: serde_json::to_value(&account.quotas).unwrap_or_default(),
-        limits: serde_json::to_value(&account.limits).unwrap_or_default(),
+        limits: limits(account),
         blocked_accounts: account.blocked.iter().map(ToString::to_string).collect(),
     }
 }

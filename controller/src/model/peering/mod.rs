@@ -8,7 +8,8 @@ use commands::{check_name, check_tags};
 
 use super::{
     Actor, Code, CommandError, Context, Limits, Transaction,
-    metering::put,
+    hourly::{self, HourlyKey},
+    metering::{self, put},
     overlap::{Pair, Stage, may_be_peered},
     prefixes::{self, PrefixLists},
     quota,
@@ -177,6 +178,9 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<[Side; 2
     if stage == Stage::Request {
         quota::check_requests(state, &vpc.account, &peer.account, context)?;
     }
+    if cross_region {
+        quota::check_bandwidth_changes(state, &vpc.account, context)?;
+    }
     let (initiator, receiver) = (side_of(vpc, &wish.prefixes)?, side_of(peer, &wish.peer_prefixes)?);
     may_be_peered(state, &Pair { initiator: &initiator, receiver: &receiver, except: None }, stage, context)?;
     Ok([initiator, receiver])
@@ -211,6 +215,12 @@ fn needs_answer(initiator: &AccountId, receiver: &AccountId, actor: &Actor) -> b
 /// Makes a peering, or a request for one (rules L1, L2, L6 to L9, B1).
 pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
     let [initiator, receiver] = check(tx.state, wish, context)?;
+    if needs_answer(&initiator.account, &receiver.account, context.actor) {
+        hourly::count(tx, HourlyKey::requests(&initiator.account, &receiver.account), context.now_ms);
+    }
+    if initiator.region != receiver.region {
+        count_bandwidth_change(tx, &initiator.account, context);
+    }
     let id: PeeringId = context.new_id("vpcpr", |id| tx.state.peerings().contains_key(id));
     let mut peering = Peering {
         managed_by: Manager::of(context.actor),
@@ -241,6 +251,13 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
         provision(tx, peering, context.now_ms);
     }
     Ok(id)
+}
+
+/// What operators do themselves is not counted.
+fn count_bandwidth_change(tx: &mut Transaction<'_>, payer: &AccountId, context: &Context<'_>) {
+    if context.actor.account().is_some() {
+        hourly::count(tx, HourlyKey::bandwidth_changes(payer), context.now_ms);
+    }
 }
 
 /// Gives each side a VNI of its own.
@@ -345,10 +362,10 @@ pub(in crate::model) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how:
     let ended = Peering { state, ended_ms, since: tx.number(), since_ms: now_ms, ..peering };
     put(tx, ended, now_ms);
     // Whoever makes and ends many does not fill the store: the oldest records go before their time.
-    while let Some((count, oldest)) = tx.state.ended_of(&initiator)
-        && count > MAX_ENDED
-    {
-        let oldest = oldest.clone();
+    // What an absence is still to be charged for stays: there are no more of these than were active then.
+    let owes = |it: &Peering| context.now.leap.is_some_and(|leap| metering::owes_absence(it, leap));
+    while tx.state.count_ended(&initiator) > MAX_ENDED {
+        let Some(oldest) = tx.state.ended_of(&initiator).find(|it| !owes(it)).map(|it| it.id.clone()) else { return };
         tx.change(Change::Peering(oldest, None));
     }
 }
@@ -423,7 +440,11 @@ pub(in crate::model) fn limit(
     if !peering.forwards() && peering.state != PeeringState::Pending {
         return wrong_state(&peering, "get another bandwidth");
     }
-    set(tx, Peering { bandwidth, ..peering }, context.now_ms);
+    if peering.bandwidth != bandwidth {
+        quota::check_bandwidth_changes(tx.state, &peering.initiator.account, context)?;
+        count_bandwidth_change(tx, &peering.initiator.account, context);
+        put(tx, Peering { bandwidth, ..peering }, context.now_ms);
+    }
     Ok(id.clone())
 }
 

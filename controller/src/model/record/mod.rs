@@ -2,7 +2,7 @@
 
 mod peering;
 
-pub use peering::{End, Meter, Peering, PeeringState, Role, Side, Tag};
+pub use peering::{Absence, End, Meter, Peering, PeeringState, Role, Side, Tag};
 
 use super::Actor;
 use cps_peering_config::{
@@ -201,6 +201,9 @@ pub struct Account {
     /// How many of other things it may have in a region, where that is not the default.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<Kind, BTreeMap<RegionId, u32>>,
+    /// The same for [`Kind::BandwidthChange`]. Release 0.2.0 does not know that word, and would refuse the record with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bandwidth_changes: BTreeMap<RegionId, u32>,
     /// VPCs (by id) and secondary CIDRs (by VPC and CIDR, see [`cidr_key`](super::vpc::cidr_key)) that it had: to delete one again
     /// is no error.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -227,6 +230,7 @@ impl Account {
             quotas: BTreeMap::new(),
             blocked: BTreeSet::new(),
             limits: BTreeMap::new(),
+            bandwidth_changes: BTreeMap::new(),
             deleted: BTreeMap::new(),
         }
     }

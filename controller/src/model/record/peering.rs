@@ -302,4 +302,17 @@ pub struct Meter {
     /// The highest bandwidth within the first second, which is charged for it; none where that is `bandwidth`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak: Option<u32>,
+    /// What it was charged for when an absence of the controller began of which it is not known yet how long it was; none where that
+    /// is still so, or there is no such absence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absence: Option<Absence>,
+}
+
+/// What a peering was charged for when an absence of the controller began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absence {
+    /// When that was, in milliseconds since 1970-01-01 UTC.
+    pub since_ms: u64,
+    /// The bandwidth in Mbit/s; none where it was charged for nothing.
+    pub bandwidth: Option<u32>,
 }

@@ -484,8 +484,13 @@ impl Backend for Etcd {
         self.read_records()
     }
 
-    fn periods(&self, payer: &str, from_ms: u64) -> Result<Vec<Vec<u8>>, StoreError> {
-        self.read_periods(payer, from_ms)
+    fn periods(
+        &self,
+        payer: &str,
+        window: &std::ops::Range<u64>,
+        take: &mut dyn FnMut(&[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.read_periods(payer, window, take)
     }
 
     fn audit(&self, lookup: &Lookup) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {

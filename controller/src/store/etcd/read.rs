@@ -118,14 +118,35 @@ impl Etcd {
         Ok(self.all("records/")?.into_iter().map(|row| (row.key, row.value)).collect())
     }
 
-    pub(super) fn read_periods(&self, payer: &str, from_ms: u64) -> Result<Vec<Vec<u8>>, StoreError> {
-        let _settled = self.settled();
+    /// Page by page, each as it is by then: rows are never changed, and new ones come behind all others.
+    pub(super) fn read_periods(
+        &self,
+        payer: &str,
+        window: &std::ops::Range<u64>,
+        take: &mut dyn FnMut(&[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
         let below = format!("periods/{payer}/");
-        let mut range = self.below(&below);
-        range.first = self.cluster.key(&format!("{below}{:016x}", from_ms.saturating_add(1)));
+        let first = self.cluster.key(&format!("{below}{:016x}", window.start.saturating_add(1)));
+        let mut range = Range { limit: PAGE, first, ..self.below(&below) };
         let what = "read what is to be charged";
-        let found = self.cluster.client.range(&range, PAGE_WITHIN).map_err(self.cluster.failed(what))?;
-        Ok(found.kvs.into_iter().map(|row| row.value).collect())
+        loop {
+            let found = {
+                // A large commit waits for one page and not for all.
+                let _settled = self.settled();
+                self.cluster.client.range(&range, PAGE_WITHIN).map_err(self.cluster.failed(what))?
+            };
+            for row in &found.kvs {
+                let (_, from) = row.key.rsplit_once('/').ok_or_else(|| self.unknown(&row.key))?;
+                let from_ms = u64::from_str_radix(from, 16).map_err(|_| self.unknown(&row.key))?;
+                if from_ms < window.end && !take(&row.value)? {
+                    return Ok(());
+                }
+            }
+            match found.kvs.last() {
+                Some(last) if found.more => range.first = format!("{}\0", last.key),
+                _ => return Ok(()),
+            }
+        }
     }
 
     pub(super) fn read_traffic(&self) -> Result<Vec<SideRow>, StoreError> {

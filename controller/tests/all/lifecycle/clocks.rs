@@ -134,10 +134,107 @@ fn after_an_absence_the_clock_says_how_long_it_was() {
     assert_eq!((charged, model.periods[0].from_ms), (48 * HOUR, from_ms));
 }
 
+/// For how long a peering was charged for each bandwidth; nothing is charged twice.
+fn sums(model: &Model) -> BTreeMap<u32, u64> {
+    let mut sums = BTreeMap::new();
+    let mut end = 0;
+    for period in &model.periods {
+        assert!(end <= period.from_ms && period.from_ms < period.to_ms, "{:?}", model.periods);
+        end = period.to_ms;
+        *sums.entry(period.bandwidth).or_default() += period.to_ms - period.from_ms;
+    }
+    sums
+}
+
+/// B4, B6: the controller was away for two days, and what was active then changes before it is known how long that was.
+#[test]
+fn an_absence_is_charged_for_what_there_was_when_it_began() {
+    const AWAY: u64 = 48 * HOUR;
+    let bandwidth = |model: &mut Model, id: &PeeringId, mbit| {
+        let set = SetBandwidth { which: locate(id), bandwidth: mbit };
+        model.run_as("one", Command::SetBandwidth(set)).unwrap();
+    };
+    // From when on it changes: in the millisecond in which the controller is back, within a second of the meter's start, and later.
+    for (before_ms, after_ms) in [(HOUR, 0), (0, 0), (300, 300), (HOUR, HOUR)] {
+        let back = || {
+            let (mut model, id) = in_state("active");
+            model.now_ms += before_ms;
+            model.set_clock(2 * DAY, false);
+            model.now_ms += after_ms;
+            (model, id)
+        };
+        let ran = before_ms + after_ms + AWAY;
+        let (mut model, id) = back();
+        for mbit in [1000, 500, 1000] {
+            bandwidth(&mut model, &id, mbit);
+        }
+        model.now_ms += HOUR;
+        model.confirm_clock();
+        model.now_ms += HOUR;
+        model.run_as("one", delete(&id)).unwrap();
+        assert_eq!(sums(&model), BTreeMap::from([(100, ran), (1000, 2 * HOUR)]), "{before_ms} {after_ms}");
+        // Suspended, and resumed before it is known.
+        let (mut model, id) = back();
+        charge(&mut model, "one", ChargeStatus::Arrear);
+        model.now_ms += HOUR;
+        charge(&mut model, "one", ChargeStatus::Normal);
+        confirm(&mut model);
+        model.now_ms += HOUR;
+        model.confirm_clock();
+        model.now_ms += HOUR;
+        model.run_as("one", delete(&id)).unwrap();
+        assert_eq!(sums(&model), BTreeMap::from([(100, ran + 2 * HOUR)]), "{before_ms} {after_ms}");
+        // Deleted; and what begins meanwhile was not there.
+        let (mut model, id) = back();
+        model.run_as("one", delete(&id)).unwrap();
+        confirm(&mut model);
+        let young = ask(&mut model, "a", "b").unwrap();
+        confirm(&mut model);
+        model.confirm_clock();
+        model.now_ms += HOUR;
+        let before = model.clone();
+        assert_eq!(sums(&model), BTreeMap::from([(100, ran)]), "{before_ms} {after_ms}");
+        assert_eq!(state(&before, &young), "active");
+        model.run_as("one", delete(&young)).unwrap();
+        assert_eq!(sums(&model), BTreeMap::from([(100, ran + HOUR)]), "{before_ms} {after_ms}");
+        // The clock comes back: it was not away at all. What is noted counts for no later absence.
+        let (mut model, id) = back();
+        bandwidth(&mut model, &id, 1000);
+        model.set_clock(0, false);
+        model.now_ms += HOUR;
+        model.set_clock(DAY, false);
+        model.confirm_clock();
+        model.run_as("one", delete(&id)).unwrap();
+        let mut expected = BTreeMap::from([(100, before_ms + after_ms), (1000, 25 * HOUR)]);
+        expected.retain(|_, ms| *ms > 0);
+        assert_eq!(sums(&model), expected, "{before_ms} {after_ms}");
+    }
+}
+
+#[test]
+fn a_record_stays_until_an_absence_is_charged_for() {
+    let (mut model, id) = in_state("active");
+    model.set_clock(2 * DAY, false);
+    model.run_as("one", delete(&id)).unwrap();
+    confirm(&mut model);
+    model.limits.requests_per_hour = u32::MAX;
+    for _ in 0..cps_peering_controller::model::peering::MAX_ENDED + 2 {
+        model.now_ms += 1;
+        let request = ask(&mut model, "a", "c").unwrap();
+        model.run_as("one", delete(&request)).unwrap();
+    }
+    model.confirm_clock();
+    assert_eq!(sums(&model), BTreeMap::from([(100, 48 * HOUR)]));
+    let request = ask(&mut model, "a", "c").unwrap();
+    model.run_as("one", delete(&request)).unwrap();
+    assert_eq!(model.state.peerings().get(&id), None, "it is as old as any");
+}
+
 /// B4: of the bandwidths within a second the highest is charged, and toggling fills no bill with lines.
 #[test]
 fn a_bandwidth_that_is_toggled_is_charged_by_the_second() {
     let (mut model, id) = in_state("active");
+    model.limits.bandwidth_changes_per_hour = u32::MAX;
     let set = |model: &mut Model, mbit| {
         let which = locate(&id);
         model.run_as("one", Command::SetBandwidth(SetBandwidth { which, bandwidth: mbit })).unwrap();

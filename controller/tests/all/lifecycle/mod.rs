@@ -3,6 +3,7 @@
 mod again;
 mod clocks;
 mod disclosure;
+mod hourly;
 mod sequences;
 
 use crate::common::{Model, REGIONS, accept_all, create, delete, host, locate, peering, port};

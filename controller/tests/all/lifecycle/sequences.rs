@@ -13,7 +13,7 @@ enum Step {
     Bandwidth { nth: usize, mbit: u32 },
     Confirm,
     Wait { hours: u64 },
-    SetClock { hours: i64 },
+    SetClock { hours: i64, away: bool },
     ConfirmClock,
 }
 
@@ -22,8 +22,18 @@ const ACCOUNTS: [&str; 3] = ["one", "two", "three"];
 
 /// The same with a clock that is set now and then.
 fn steps_with_leaps() -> impl Strategy<Value = Vec<Step>> {
-    let leap = prop_oneof![(-300i64..300).prop_map(|hours| Step::SetClock { hours }), Just(Step::ConfirmClock)];
-    let leaps = proptest::collection::vec((any::<proptest::sample::Index>(), leap), 0..8);
+    with_leaps(Just(false).boxed())
+}
+
+/// The same with absences of which only the clock says how long they were.
+fn steps_with_absences() -> impl Strategy<Value = Vec<Step>> {
+    with_leaps(any::<bool>().boxed())
+}
+
+fn with_leaps(away: BoxedStrategy<bool>) -> impl Strategy<Value = Vec<Step>> {
+    let set = (-300i64..300, away).prop_map(|(hours, away)| Step::SetClock { hours, away });
+    let leaps =
+        proptest::collection::vec((any::<proptest::sample::Index>(), prop_oneof![set, Just(Step::ConfirmClock)]), 0..8);
     (steps(), leaps).prop_map(|(mut steps, leaps)| {
         for (place, leap) in leaps {
             steps.insert(place.index(steps.len() + 1), leap);
@@ -98,8 +108,10 @@ fn carry_out(model: &mut Model, step: &Step) {
             model.now_ms += hours * HOUR;
             model.run(&Command::Tick).unwrap();
         }
-        Step::SetClock { hours } => {
-            model.set_clock(hours * HOURS, true);
+        Step::SetClock { hours, away } => {
+            // Whoever was there once knows how long it has been.
+            let known = model.leap.map_or(!away, |leap| leap.elapsed_known);
+            model.set_clock(hours * HOURS, known);
             model.run(&Command::Tick).unwrap();
         }
         Step::ConfirmClock => model.confirm_clock(),
@@ -201,11 +213,13 @@ proptest! {
 
     /// The sum of all periods, closed and open, is the time for which a peering had a bandwidth (B4, B6).
     #[test]
-    fn every_moment_of_an_active_peering_is_charged_once(steps in steps_with_leaps()) {
+    fn every_moment_of_an_active_peering_is_charged_once(steps in steps_with_absences()) {
         let mut model = small_cloud();
         let mut expected: BTreeMap<(PeeringId, u32), u64> = BTreeMap::new();
         let passed = |model: &Model| model.now_ms.saturating_add_signed(-model.jumped_ms);
         let mut before = passed(&model);
+        // What was active when the controller was away.
+        let mut then = Vec::new();
         for step in &steps {
             // What is active now is so until the step changes it, at the time at which the step sets the clock.
             let charged: Vec<(PeeringId, u32)> = model
@@ -215,7 +229,17 @@ proptest! {
                 .filter(|it| it.state == PeeringState::Active && it.is_cross_region())
                 .map(|it| (it.id.clone(), it.bandwidth.unwrap()))
                 .collect();
+            let leap = model.leap;
             carry_out(&mut model, step);
+            match (leap, model.leap) {
+                (None, Some(_)) => then.clone_from(&charged),
+                (Some(leap), None) if matches!(step, Step::ConfirmClock) && !leap.elapsed_known => {
+                    for key in then.drain(..) {
+                        *expected.entry(key).or_default() += u64::try_from(leap.by_ms).unwrap_or(0);
+                    }
+                }
+                _ => {}
+            }
             for key in charged {
                 *expected.entry(key).or_default() += passed(&model) - before;
             }
@@ -309,7 +333,8 @@ proptest! {
         let vpcs = state.vpcs().values().map(|it| Change::Vpc(it.id.clone(), Some(it.clone())));
         let accounts = state.accounts().values().map(|it| Change::Account(it.id.clone(), Some(it.clone())));
         let regions = state.regions().values().map(|it| Change::Region(it.id.clone(), Some(it.clone())));
-        for change in peerings.chain(vpcs).chain(accounts).chain(regions) {
+        let hourly = state.hourly().iter().map(|(key, it)| Change::Hourly(key.clone(), Some(it.clone())));
+        for change in peerings.chain(vpcs).chain(accounts).chain(regions).chain(hourly) {
             again.apply(change);
         }
         prop_assert_eq!(&again, state);
