@@ -4,6 +4,7 @@ use crate::{
     engine::{Engine, HostTarget, NewHosts, Target, question_interval},
     hosts::{
         client::{AgentClients, AnswerError, read_answer, read_error},
+        seen::SeenCertificates,
         traffic,
     },
     instruments::Pushed,
@@ -137,9 +138,10 @@ pub async fn run(
                 let engine = Arc::clone(&engine);
                 let (sent, newest, behind_since, tls) = (None, None, None, clients.tls());
                 let (cluster, reached) = (clients.cluster(), None);
+                let certificates = clients.certificates().clone();
                 let (places, retry, settled) = (Arc::clone(&places), FIRST_RETRY, false);
                 let worker = Worker {
-                    engine, client, places, tls, cluster, host, target, poll, sent, reached, settled, newest, behind_since, retry,
+                    engine, client, certificates, places, tls, cluster, host, target, poll, sent, reached, settled, newest, behind_since, retry,
                     // Until it has said so.
                     knows_scoped_sides: false,
                 };
@@ -154,6 +156,7 @@ pub async fn run(
 struct Worker {
     engine: Arc<Engine>,
     client: Client,
+    certificates: SeenCertificates,
     places: Arc<Semaphore>,
     tls: bool,
     cluster: Option<ClusterId>,
@@ -362,8 +365,9 @@ impl Worker {
         Ok(report)
     }
 
-    /// Whether an agent that has answered is one of this cluster, as far as it says.
+    /// Whether an agent that has answered is one of this cluster, as far as it says. Its certificate is noted.
     fn belongs(&self, answer: &reqwest::Response) -> Result<(), PushError> {
+        self.certificates.note(&self.host, answer);
         let theirs = answer.headers().get(CLUSTER_HEADER).and_then(|it| it.to_str().ok()?.parse().ok());
         match (self.cluster, theirs) {
             (Some(ours), Some(theirs)) if ours != theirs => Err(PushError::OtherCluster { ours, theirs }),

@@ -32,6 +32,7 @@ mod place;
 mod prefixes;
 mod programs;
 mod proxy;
+mod renewal;
 mod room;
 mod rules;
 mod running;
