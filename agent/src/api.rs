@@ -5,6 +5,7 @@ use crate::{
     ledger::{Ledger, LedgerError, Record},
     metrics::Metrics,
     reconcile::{Handle, RequestError},
+    renewal,
     shares::SharesFile,
     trace::Tracer,
 };
@@ -331,7 +332,8 @@ async fn unambiguous(request: Request, next: Next) -> Response {
 fn guarded(router: Router, identity: Option<Identity>) -> Router {
     let Some(identity) = identity else { return router };
     let lists = Router::new().route(CRL_PATH, put(put_crl)).layer(DefaultBodyLimit::max(MAX_CRL));
-    known_to(router.merge(lists.with_state(identity.clone())), Some(identity))
+    let lists = lists.with_state(identity.clone());
+    known_to(router.merge(lists).merge(renewal::routes(identity.clone())), Some(identity))
 }
 
 /// Takes up revocation lists, which one of the CAs must have signed. They only ever add to what is revoked.

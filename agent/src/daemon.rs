@@ -20,7 +20,7 @@ use cps_peering_config::{
 };
 use cps_peering_http::{
     Limits, Places,
-    tls::{self, Clients, Identity},
+    tls::{self, Clients, Identity, Kept},
 };
 use socket2::{Domain, Socket, Type};
 use std::{
@@ -29,6 +29,7 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
+    path::Path,
     sync::{Arc, mpsc},
     thread,
 };
@@ -162,12 +163,15 @@ fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<Persist
 /// Who this agent is. None where the settings say that there is no TLS.
 pub fn identity(settings: &AgentSettings) -> anyhow::Result<Option<Identity>> {
     if let Some(files) = tls_files(settings.tls.as_ref())? {
-        // The controller brings revocation lists, too.
-        let kept = settings.ledger.with_extension("crl");
-        return Ok(Some(Identity::open_with(files, Some(kept)).context("setting `tls`")?));
+        return Ok(Some(Identity::open_with(files, kept_beside(&settings.ledger)).context("setting `tls`")?));
     }
     tracing::warn!("TLS is off: whoever reaches {} may configure this host", settings.listen);
     Ok(None)
+}
+
+/// Where what the controller brings for TLS is kept: revocation lists, and the certificate that has replaced that of the settings.
+pub(crate) fn kept_beside(ledger: &Path) -> Kept {
+    Kept { crl: Some(ledger.with_extension("crl")), renewed: Some(ledger.with_extension("pem")) }
 }
 
 /// Two agents on one host would undo each other's work. Abstract socket names belong to the network namespace, as do

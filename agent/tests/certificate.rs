@@ -11,15 +11,23 @@ use cps_peering_agent::{
     reconcile::{self, Options, PersistentState},
     shares::SharesFile,
 };
-use cps_peering_config::tls::{CONTROLLER, MONITORING, OPERATOR, TlsFiles};
-use cps_peering_http::tls::{Identity, Peer};
+use cps_peering_config::{
+    connections::ConnectionSettings,
+    tls::{CONTROLLER, MONITORING, OPERATOR, TlsFiles},
+};
+use cps_peering_http::{
+    Limits, serve_within,
+    tls::{Clients, Identity, Kept, Peer},
+};
 use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
-    RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, IsCa,
+    Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber,
 };
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use tokio_rustls::TlsConnector;
 use tower::ServiceExt;
 
 /// A certificate with this name, by a CA of its own.
@@ -42,7 +50,12 @@ fn authority(folder: &Path, name: &str) -> (Identity, Issuer<'static, KeyPair>) 
     fs::write(path("own.key"), own.serialize_pem()).unwrap();
     fs::set_permissions(path("own.key"), fs::Permissions::from_mode(0o600)).unwrap();
     let files = TlsFiles { ca: path("ca.pem"), cert: path("own.pem"), key: path("own.key"), crl: None };
-    (Identity::open_with(&files, Some(path("sent.pem"))).unwrap(), issuer)
+    (Identity::open_with(&files, kept(folder)).unwrap(), issuer)
+}
+
+/// What the daemon keeps by itself.
+fn kept(folder: &Path) -> Kept {
+    Kept { crl: Some(folder.join("sent.pem")), renewed: Some(folder.join("renewed.pem")) }
 }
 
 /// A list that names so many certificates.
@@ -175,4 +188,99 @@ async fn a_head_that_says_two_things_is_refused() {
         let answer = agent.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(answer.status().as_u16(), 400, "{hosts:?}");
     }
+}
+
+/// A certificate for the key of a request, with the name of this host and an hour to live, by this CA.
+fn sign(issuer: &Issuer<'static, KeyPair>, request: &str, name: &str) -> String {
+    let key = CertificateSigningRequestParams::from_pem(request).unwrap().public_key;
+    let mut params = CertificateParams::default();
+    params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
+    params.not_before = (std::time::SystemTime::now() - Duration::from_mins(5)).into();
+    params.not_after = (std::time::SystemTime::now() + Duration::from_hours(1)).into();
+    params.signed_by(&key, issuer).unwrap().pem()
+}
+
+/// Where requests of a connection are sent.
+type Sender = hyper::client::conn::http1::SendRequest<String>;
+
+/// The real server, over TLS: requests on a connection that is there go on while the certificate is renewed.
+#[tokio::test]
+async fn the_controller_alone_renews_the_certificate_and_nothing_is_interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = "spiffe://cps-peering/host/h1";
+    let (identity, issuer) = authority(folder.path(), own);
+    let router = agent(folder.path(), &identity);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = Limits::new(&ConnectionSettings::default(), &[CONTROLLER]);
+    let server = identity.server(Clients::Required);
+    tokio::spawn(serve_within(limits, listener, Some(server), router, std::future::pending()));
+    // Clients with certificates of the same CA.
+    let client = |name: &str| {
+        let files = ["pem", "key"].map(|end| folder.path().join(format!("client.{end}")));
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
+        fs::write(&files[0], params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+        fs::write(&files[1], key.serialize_pem()).unwrap();
+        fs::set_permissions(&files[1], fs::Permissions::from_mode(0o600)).unwrap();
+        let [cert, key] = files;
+        Identity::open(&TlsFiles { ca: folder.path().join("ca.pem"), cert, key, crl: None }).unwrap()
+    };
+    let connect = async |identity: &Identity| {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(identity.client_of(own)));
+        let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
+        let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        (sender, shown)
+    };
+    let send = async |sender: &mut Sender, method: &str, path: &str, body: &str| {
+        let request = Request::builder().method(method).uri(path).header("host", "h1").body(body.to_owned()).unwrap();
+        sender.ready().await.unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let status = answer.status().as_u16();
+        (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    let (request, certificate) = ("/v1/certificate/request", "/v1/certificate");
+    for name in [OPERATOR, MONITORING, "spiffe://cps-peering/host/h2", own] {
+        let (mut stranger, _) = connect(&client(name)).await;
+        assert_eq!(send(&mut stranger, "POST", request, "").await.0, 403, "{name}");
+        assert_eq!(send(&mut stranger, "PUT", certificate, "").await.0, 403, "{name}");
+    }
+    let controller = client(CONTROLLER);
+    let (mut open, before) = connect(&controller).await;
+    assert_eq!(send(&mut open, "PUT", certificate, "x").await.0, 409, "there is no request");
+    let (status, asked) = send(&mut open, "POST", request, "").await;
+    assert_eq!(status, 200, "{asked}");
+    let kept = folder.path().join("renewed.pem");
+    for (wrong, said) in [
+        (String::new(), "certificate"),
+        ("x".repeat(1000), "certificate"),
+        (sign(&issuer, &asked, "spiffe://cps-peering/host/h2"), "subject alternative name"),
+        (sign(&authority(tempfile::tempdir().unwrap().path(), own).1, &asked, own), "this host's CAs"),
+    ] {
+        let (status, told) = send(&mut open, "PUT", certificate, &wrong).await;
+        assert!(status == 400 && told.contains(said), "{said}: {status} {told}");
+    }
+    assert!(!kept.exists() && !identity.facts().renewed);
+    let renewed = sign(&issuer, &asked, own);
+    // What cannot be written is not used.
+    fs::create_dir(folder.path().join("renewed.pem.new")).unwrap();
+    assert_eq!(send(&mut open, "PUT", certificate, &renewed).await.0, 503);
+    assert!(!identity.facts().renewed);
+    fs::remove_dir(folder.path().join("renewed.pem.new")).unwrap();
+    assert_eq!(send(&mut open, "PUT", certificate, &renewed).await.0, 204);
+    assert!(identity.facts().renewed);
+    assert_eq!(send(&mut open, "GET", "/healthz", "").await.0, 200, "what was open goes on");
+    let (mut next, after) = connect(&controller).await;
+    assert_ne!(before, after, "from the next handshake on");
+    assert_eq!(send(&mut next, "PUT", "/v1/config", &config("h1", 1).to_string()).await.0, 200);
+    let too_long = "x".repeat(cps_peering_config::agent_api::MAX_CERTIFICATE + 1);
+    assert_eq!(send(&mut next, "PUT", certificate, &too_long).await.0, 413);
+    // The key has not left the host, and is in a file for the agent alone.
+    let held = fs::read_to_string(&kept).unwrap();
+    assert!(held.contains("PRIVATE KEY") && !asked.contains("PRIVATE KEY"));
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o600);
 }

@@ -6,6 +6,8 @@
 //! | `PATCH /v1/config` | a [`HostPatch`](crate::HostPatch); 409 when its base is not what the agent has | the same |
 //! | `PUT /v1/shares` | [`Grants`](crate::traffic::Grants): parts of limits that several hosts share | 200 [`TrafficReport`](crate::traffic::TrafficReport), 400, 409, 503 |
 //! | `PUT /v1/crl` | certificate revocation lists in PEM | 204, 400, 503 |
+//! | `POST /v1/certificate/request` | a new key is made, for the certificate that replaces the agent's own | 200 a certificate signing request in PEM (PKCS #10), 503 |
+//! | `PUT /v1/certificate` | the certificate for the newest request in PEM, those between it and the CA behind it | 204, 400, 409 without a request, 503 |
 //! | `DELETE /v1/cluster` | the host is let go: any other cluster may configure it from now on | 204, 409, 503 |
 //! | `GET /v1/traffic` | what passed | 200 [`TrafficReport`](crate::traffic::TrafficReport) |
 //! | `GET /v1/status` | how it stands | 200 [`HostReport`](crate::HostReport) |
@@ -18,7 +20,9 @@
 //! Controllers say their cluster in the header [`CLUSTER_HEADER`], and agents whose they are in all answers. A push or shares of another
 //! cluster are refused with 409.
 //!
-//! Over TLS the first five and `/v1/trace` are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
+//! Those for certificates are there over TLS alone. Agents before 0.3.0 answer them with 404.
+//!
+//! Over TLS the first seven and `/v1/trace` are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
 //! others. Health and figures are for every client that the handshake lets in.
 //!
 //! A push is answered when the kernel has been brought to it and read again, or after [`PUSH_ANSWER_WITHIN`] with
@@ -48,6 +52,12 @@ pub const TRACE_ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub const SHARES_PATH: &str = "/v1/shares";
 /// Where revocation lists are put.
 pub const CRL_PATH: &str = "/v1/crl";
+/// Where an agent is asked to make a key and a certificate signing request.
+pub const CERTIFICATE_REQUEST_PATH: &str = "/v1/certificate/request";
+/// Where the certificate for the newest request is put.
+pub const CERTIFICATE_PATH: &str = "/v1/certificate";
+/// The longest request for a certificate, and the longest certificate with those behind it, in bytes of PEM.
+pub const MAX_CERTIFICATE: usize = 64 << 10;
 /// Where a host's cluster lets it go.
 pub const CLUSTER_PATH: &str = "/v1/cluster";
 /// The header in which a controller says its [`ClusterId`](crate::cluster::ClusterId), and an agent whose it is. Who does not know it

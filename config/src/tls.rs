@@ -34,13 +34,20 @@ pub fn is_operator_name(name: &str) -> bool {
 /// The name of those who may read metrics and nothing else.
 pub const MONITORING: &str = "spiffe://cps-peering/monitoring";
 
+/// The name of a CA certificate for the controller (setting `agent_certificates`) whose word is taken for hosts alone: who has its key can
+/// make no controller, operator or monitoring.
+pub const HOST_ISSUER: &str = "spiffe://cps-peering/host-issuer";
+
+/// What hosts' names begin with.
+pub const HOST_PREFIX: &str = "spiffe://cps-peering/host/";
+
 /// A DNS name that all agents' certificates carry besides. It is for clients that ask for a DNS name whatever they are told,
 /// such as Prometheus; nothing is decided by it here.
 pub const AGENT_DNS_NAME: &str = "cps-peering-agent";
 
 /// The name of a host's agent.
 pub fn host(id: &HostId) -> String {
-    format!("{TRUST_DOMAIN}host/{id}")
+    format!("{HOST_PREFIX}{id}")
 }
 
 /// The setting `tls`.

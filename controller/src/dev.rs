@@ -74,6 +74,7 @@ impl Sandbox {
                 store_key_file: None,
                 tls,
                 etcd: None,
+                agent_certificates: None,
                 metrics_listen: None,
                 ..settings
             });

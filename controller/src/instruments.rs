@@ -32,6 +32,49 @@ impl Pushed {
     }
 }
 
+/// What became of the renewal of an agent's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewed {
+    /// The agent has another one.
+    Done,
+    /// The agent had another one already.
+    Current,
+    /// The agent could not be reached.
+    Unreachable,
+    /// The agent is of a version that is not renewed.
+    Unknown,
+    /// The agent made no request, or did not take the certificate.
+    AgentRefused,
+    /// The agent's request, or the certificate that it has, is not as it must be.
+    RequestRefused,
+    /// The issuer of the settings cannot be used.
+    NotIssued,
+}
+
+impl Renewed {
+    const ALL: [Self; 7] = [
+        Self::Done,
+        Self::Current,
+        Self::Unreachable,
+        Self::Unknown,
+        Self::AgentRefused,
+        Self::RequestRefused,
+        Self::NotIssued,
+    ];
+
+    fn word(self) -> &'static str {
+        match self {
+            Renewed::Done => "renewed",
+            Renewed::Current => "current",
+            Renewed::Unreachable => "unreachable",
+            Renewed::Unknown => "unsupported",
+            Renewed::AgentRefused => "agent_refused",
+            Renewed::RequestRefused => "request_refused",
+            Renewed::NotIssued => "not_issued",
+        }
+    }
+}
+
 /// Which limit refused a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Limited {
@@ -63,6 +106,7 @@ pub(crate) struct RequestLabels {
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub(crate) pushes: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(crate) renewals: Family<[(&'static str, &'static str); 1], Counter>,
     pub(crate) limited: Family<[(&'static str, &'static str); 1], Counter>,
     pub(crate) convergence: Histogram,
     pub(crate) commits: Histogram,
@@ -84,12 +128,17 @@ impl Default for Metrics {
         for outcome in [Pushed::Confirmed, Pushed::Behind, Pushed::Failed] {
             drop(pushes.get_or_create(&[("outcome", outcome.word())]));
         }
+        let renewals = Family::default();
+        for result in Renewed::ALL {
+            drop(renewals.get_or_create(&[("result", result.word())]));
+        }
         let limited = Family::default();
         for by in [Limited::Account, Limited::Source] {
             drop(limited.get_or_create(&[("by", by.word())]));
         }
         Self {
             pushes,
+            renewals,
             limited,
             convergence: histogram(),
             commits: histogram(),
@@ -102,6 +151,10 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn pushed(&self, outcome: Pushed) {
         self.pushes.get_or_create(&[("outcome", outcome.word())]).inc();
+    }
+
+    pub(crate) fn renewed(&self, result: Renewed) {
+        self.renewals.get_or_create(&[("result", result.word())]).inc();
     }
 
     pub(crate) fn limited(&self, by: Limited) {

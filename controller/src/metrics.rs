@@ -28,6 +28,8 @@ pub fn registry(engine: &Arc<Engine>, identity: Option<Identity>) -> Registry {
     let mut registry = Registry::default();
     let help = "Pushes to agents, and questions how they stand, by outcome";
     registry.register("cps_controller_pushes", help, metrics.pushes.clone());
+    let help = "Agents' certificates that were to be renewed, by what became of it";
+    registry.register("cps_controller_certificate_renewals", help, metrics.renewals.clone());
     let help =
         "Requests refused because an account asked too often, or too many credentials from its address were wrong";
     registry.register("cps_controller_rate_limited", help, metrics.limited.clone());

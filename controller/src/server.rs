@@ -22,7 +22,7 @@ use cps_peering_controller::{
         last_known::Serve,
     },
     engine::{Engine, Health, NewHosts},
-    hosts::{client::AgentClients, crl, push, shares, traffic},
+    hosts::{client::AgentClients, crl, push, renewal, shares, traffic},
     metrics,
     store::{Content, Store},
     webhooks::{self, Webhooks, guard::Guard},
@@ -161,6 +161,7 @@ fn api(
         diagnosed: Diagnosed {
             identity: identity.cloned(),
             store_certificates: metrics::certificates_for_store(setup.settings.etcd.as_ref()),
+            agent_issuer: setup.settings.agent_certificates.as_ref().map(|it| it.issuer.clone()),
             agents: agents.clone(),
         },
         secure: identity.is_some(),
@@ -243,13 +244,16 @@ impl Controller {
         if self.shared { leader_routes(&self.engine, routes) } else { routes }
     }
 
-    /// Starts what reaches hosts by itself: configurations, revocation lists, shares of bandwidths, counters.
+    /// Starts what reaches hosts by itself: configurations, revocation lists, certificates, shares of bandwidths, counters.
     fn spawn(&self, settings: &ControllerSettings, hosts: NewHosts) {
         let poll = poll(settings);
         let identity = &self.front.identity;
         let clients = self.agents.clone();
         if let Some(identity) = identity.clone() {
-            tokio::spawn(crl::run(Arc::clone(&self.engine), clients.clone(), identity));
+            tokio::spawn(crl::run(Arc::clone(&self.engine), clients.clone(), identity.clone()));
+            if let Some(settings) = settings.agent_certificates.clone() {
+                tokio::spawn(renewal::run(Arc::clone(&self.engine), clients.clone(), identity, settings));
+            }
         }
         let access = self.access.clone();
         tokio::spawn(async move {

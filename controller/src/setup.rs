@@ -14,9 +14,16 @@ use cps_peering_controller::{
     },
     charging::Prices,
     engine::{Options, Tolerance, TrailLimits, system_clock},
+    hosts::issuer::{AgentIssuer, IssuerError},
     model,
 };
-use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// What the program runs with.
 #[derive(Clone)]
@@ -34,7 +41,19 @@ impl Setup {
     /// From a settings file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let settings = read_settings(path)?;
-        tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
+        let files = tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
+        if let Some(renewal) = &settings.agent_certificates {
+            if files.is_none() {
+                bail!("setting `agent_certificates` needs the table `tls`, and tls is off");
+            }
+            match AgentIssuer::read(renewal, SystemTime::now()) {
+                // Hosts' certificates go on for a while, and the rest of the controller needs none of it.
+                Err(error @ IssuerError::NotValid { .. }) => {
+                    tracing::error!(%error, "agents' certificates cannot be renewed");
+                }
+                read => drop(read.with_context(|| format!("settings file {}", path.display()))?),
+            }
+        }
         settings.store_key().with_context(|| format!("settings file {}", path.display()))?;
         let operator_token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
         let operators = operators(&settings, &operator_token);
@@ -141,6 +160,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         store,
         store_key_file,
         etcd,
+        agent_certificates,
         poll_s,
         bodies_mib,
         connections,
@@ -185,6 +205,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         ("listen", *listen != new.listen),
         ("metrics_listen", *metrics_listen != new.metrics_listen),
         ("tls", *tls != new.tls),
+        ("agent_certificates", *agent_certificates != new.agent_certificates),
         ("store", *store != new.store),
         ("store_key_file", *store_key_file != new.store_key_file),
         ("etcd", *etcd != new.etcd),

@@ -3,6 +3,7 @@
 use super::Output;
 use crate::{
     compile::{UnderlayParams, compile},
+    daemon::kept_beside,
     diff::{diff, doubts},
     dirty_set::DirtySet,
     kernel::{Kernel, Netlink},
@@ -142,13 +143,14 @@ fn capabilities() -> HostFinding {
 /// Whether controller and agent can know each other, and for how long.
 fn certificates(settings: &AgentSettings) -> HostFinding {
     const SUBJECT: &str = "certificate";
-    const SOON_S: i64 = 30 * 24 * 60 * 60;
+    // One for a short time is renewed when a third of it is left.
+    let soon_s = |whole: i64| (30 * 24 * 60 * 60).min(whole / 6);
     let files = match tls_files(settings.tls.as_ref()) {
         Ok(Some(files)) => files,
         Ok(None) => return warning(SUBJECT, "TLS is off: whoever reaches the agent may configure this host"),
         Err(error) => return failure(SUBJECT, error.to_string()),
     };
-    let facts = match Identity::open(files) {
+    let facts = match Identity::open_with(files, kept_beside(&settings.ledger)) {
         Ok(identity) => identity.facts(),
         Err(error) => return failure(SUBJECT, error.to_string()),
     };
@@ -159,8 +161,13 @@ fn certificates(settings: &AgentSettings) -> HostFinding {
     match facts.names.iter().find_map(|name| name.strip_prefix(&hosts)) {
         None => failure(SUBJECT, format!("{cert} names no host: make one with cps-peering pki issue host ID")),
         Some(_) if left <= 0 => failure(SUBJECT, format!("ended {expires}: issue a new one")),
-        Some(_) if left < SOON_S => warning(SUBJECT, format!("ends {expires}, soon: issue a new one")),
-        Some(host) => ok(SUBJECT, format!("names host {host}, good until {expires}")),
+        Some(_) if left < soon_s(facts.not_after - facts.not_before) => {
+            warning(SUBJECT, format!("ends {expires}, soon: issue a new one"))
+        }
+        Some(host) => {
+            let by = if facts.renewed { ", renewed by the controller" } else { "" };
+            ok(SUBJECT, format!("names host {host}, good until {expires}{by}"))
+        }
     }
 }
 

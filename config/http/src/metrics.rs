@@ -111,7 +111,11 @@ impl Collector for Own {
         let ends =
             [([("certificate", "own")], facts.not_after as f64), ([("certificate", "ca")], facts.ca_not_after as f64)];
         let name = format!("{prefix}_certificate_expiry_timestamp_seconds");
-        gauges(&mut encoder, &name, "When the certificate ends, in seconds since 1970", ends)
+        gauges(&mut encoder, &name, "When the certificate ends, in seconds since 1970", ends)?;
+        #[expect(clippy::cast_precision_loss, reason = "some years")]
+        let lifetime = [([("certificate", "own")], facts.not_after.saturating_sub(facts.not_before) as f64)];
+        let name = format!("{prefix}_certificate_lifetime_seconds");
+        gauges(&mut encoder, &name, "For how long the certificate was issued, in seconds", lifetime)
     }
 }
 

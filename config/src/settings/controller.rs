@@ -1,6 +1,6 @@
 //! The controller's settings, and where its store is.
 
-use super::{EtcdSettings, OperatorError, OperatorSettings, Price};
+use super::{AgentCertificateSettings, EtcdSettings, OperatorError, OperatorSettings, Price};
 use crate::{
     connections::{ConnectionSettings, OutOfRange},
     log_format::LogFormat,
@@ -165,6 +165,9 @@ pub struct ControllerSettings {
     /// The controller's certificate and whose word it takes; the controller does not start where nothing is said.
     #[serde(default)]
     pub tls: Option<Tls>,
+    /// How agents' certificates are renewed before they end. By default they are not.
+    #[serde(default)]
+    pub agent_certificates: Option<AgentCertificateSettings>,
 }
 
 /// Where the state is kept.

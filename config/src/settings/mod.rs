@@ -3,12 +3,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`agent`] | the agent's settings |
+//! | [`agent_certificates`] | how the controller renews agents' certificates |
 //! | [`controller`] | the controller's settings, and where its store is |
 //! | [`etcd`] | a store that several controllers share |
 //! | [`operators`] | who operators are |
 //! | [`prices`] | what bandwidths cost |
 
 mod agent;
+mod agent_certificates;
 mod controller;
 mod etcd;
 mod operators;
@@ -17,6 +19,7 @@ mod prices;
 mod tests;
 
 pub use agent::AgentSettings;
+pub use agent_certificates::{AGENT_CERTIFICATE_DAYS, AgentCertificateSettings};
 pub use controller::{ControllerSettings, StorePlace, StorePlaceError};
 pub use etcd::{EtcdSettings, EtcdTls};
 pub use operators::{OperatorError, OperatorRole, OperatorSettings};

@@ -60,6 +60,8 @@ pub struct Diagnosed {
     pub identity: Option<Identity>,
     /// Certificates for the store, by what they are called.
     pub store_certificates: Vec<(&'static str, PathBuf)>,
+    /// The certificate of who signs for agents, where their certificates are renewed.
+    pub agent_issuer: Option<PathBuf>,
     /// How agents are asked.
     pub agents: AgentClients,
 }

@@ -1,5 +1,6 @@
 //! HTTP clients for agents: each wants its host's name in the agent's certificate.
 
+use super::seen::SeenCertificates;
 use cps_peering_config::{
     HostReport, Revision,
     agent_api::{CLUSTER_HEADER, PUSH_ANSWER_WITHIN, STATUS_PATH},
@@ -78,6 +79,11 @@ pub(super) async fn read_error(mut answer: Response) -> Result<String, AnswerErr
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
+/// Reads an answer as it is, of at most so many bytes.
+pub(super) async fn read_text(answer: Response, most: usize) -> Result<Vec<u8>, AnswerError> {
+    body(answer, most).await
+}
+
 async fn body(mut answer: Response, most: usize) -> Result<Vec<u8>, AnswerError> {
     let mut bytes = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
@@ -107,6 +113,7 @@ pub struct AgentClients {
     identity: Option<Identity>,
     cluster: Option<ClusterId>,
     idle: Duration,
+    certificates: SeenCertificates,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -123,7 +130,8 @@ impl AgentClients {
     /// With an identity, agents are spoken to over TLS. `poll` is how often each is asked how it stands.
     pub fn new(identity: Option<Identity>, poll: Duration) -> Self {
         let shared = Shared { clients: BTreeMap::new(), turns: BTreeMap::new(), cleared: Instant::now() };
-        Self { identity, cluster: None, idle: poll, shared: Arc::new(Mutex::new(shared)) }
+        let certificates = SeenCertificates::default();
+        Self { identity, cluster: None, idle: poll, certificates, shared: Arc::new(Mutex::new(shared)) }
     }
 
     /// The same for controllers of a cluster: agents are told in each request, and serve it alone.
@@ -135,6 +143,11 @@ impl AgentClients {
     /// Which cluster agents are told.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.cluster
+    }
+
+    /// What agents have shown who they are.
+    pub(super) fn certificates(&self) -> &SeenCertificates {
+        &self.certificates
     }
 
     /// Whether agents are spoken to over TLS.
@@ -154,6 +167,7 @@ impl AgentClients {
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
+            .tls_info(true)
             .tcp_nodelay(true);
         builder.pool_idle_timeout(self.idle).tls_backend_preconfigured(tls).build()
     }

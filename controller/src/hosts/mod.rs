@@ -3,7 +3,10 @@
 pub mod client;
 pub mod crl;
 pub mod diagnosis;
+pub mod issuer;
 pub mod push;
+pub mod renewal;
+mod seen;
 pub mod shares;
 pub mod trace;
 pub mod traffic;

@@ -369,8 +369,9 @@ impl Worker {
         Ok(report)
     }
 
-    /// Whether an agent that has answered is one of this cluster, as far as it says.
+    /// Whether an agent that has answered is one of this cluster, as far as it says. Its certificate is noted.
     fn belongs(&self, answer: &reqwest::Response) -> Result<(), PushError> {
+        self.clients.certificates().note(&self.host, answer);
         let theirs = answer.headers().get(CLUSTER_HEADER).and_then(|it| it.to_str().ok()?.parse().ok());
         match (self.clients.cluster(), theirs) {
             (Some(ours), Some(theirs)) if ours != theirs => Err(PushError::OtherCluster { ours, theirs }),

@@ -14,7 +14,7 @@ use cps_peering_controller::{
 };
 use cps_peering_http::{
     Limits, serve_within,
-    tls::{Clients, Identity},
+    tls::{Clients, Identity, Kept},
 };
 use std::{
     fs,
@@ -52,7 +52,7 @@ impl Host {
         };
         let (cert, key) = (copy(&format!("host-{id}.pem")), copy(&format!("host-{id}.key")));
         let files = TlsFiles { ca: copy("ca.pem"), cert, key, crl: None };
-        let identity = Identity::open_with(&files, Some(own.join("sent.pem"))).unwrap();
+        let identity = Identity::open_with(&files, kept(&own)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, asked) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
         let (taker, count) = (identity.clone(), Arc::clone(&asked));
@@ -73,6 +73,11 @@ impl Host {
     fn revoked(&self) -> usize {
         self.identity.facts().revoked
     }
+}
+
+/// What a host keeps by itself.
+fn kept(folder: &Path) -> Kept {
+    Kept { crl: Some(folder.join("sent.pem")), renewed: None }
 }
 
 async fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -127,7 +132,7 @@ async fn lists_reach_every_host_that_takes_them_each_once_and_nothing_is_taken_b
     let own = folder.path().join("h1");
     let at = |file: &str| own.join(file);
     let files = TlsFiles { ca: at("ca.pem"), cert: at("host-h1.pem"), key: at("host-h1.key"), crl: None };
-    assert_eq!(Identity::open_with(&files, Some(at("sent.pem"))).unwrap().facts().revoked, 2);
+    assert_eq!(Identity::open_with(&files, kept(&own)).unwrap().facts().revoked, 2);
     // A host that comes later gets it, too.
     let late = Host::start(&dir, folder.path(), "h3", None).await;
     // (Its own certificate is on the list, so the controller does not speak with it.)

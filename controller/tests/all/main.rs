@@ -34,6 +34,7 @@ mod prefixes;
 mod programs;
 mod proxy;
 mod readers;
+mod renewal;
 mod room;
 mod rules;
 mod running;

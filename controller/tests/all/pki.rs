@@ -25,7 +25,8 @@ fn program() -> Command {
     command
 }
 
-struct Controller(Child);
+/// A program that ends with the test.
+pub struct Controller(pub Child);
 
 impl Drop for Controller {
     fn drop(&mut self) {
@@ -34,7 +35,8 @@ impl Drop for Controller {
     }
 }
 
-fn secret(path: &Path, text: &str) {
+/// Writes a file for nobody else to read.
+pub fn private(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
@@ -42,7 +44,7 @@ fn secret(path: &Path, text: &str) {
 fn settings(folder: &Path, port: u16, tls: &str) -> std::path::PathBuf {
     let file = folder.join("controller.toml");
     let (store, token) = (folder.join("store.redb"), folder.join("token"));
-    secret(&token, TOKEN);
+    private(&token, TOKEN);
     let (store, token) = (store.display(), token.display());
     let text = format!("listen = '127.0.0.1:{port}'\nstore = '{store}'\noperator_token_file = '{token}'\n{tls}\n");
     fs::write(&file, text).unwrap();

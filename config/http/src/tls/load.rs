@@ -1,7 +1,12 @@
 //! Certificates and keys in files.
 
-use super::{error::TlsError, provider, revoked::Revoked};
-use cps_peering_config::tls::TlsFiles;
+use super::{
+    error::TlsError,
+    provider,
+    renewed::{self, Choice, Pair, Rules},
+    revoked::Revoked,
+};
+use cps_peering_config::tls::{HOST_ISSUER, TlsFiles};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
@@ -11,7 +16,7 @@ use std::{
     fs::{self, File},
     io::Read,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
 };
@@ -22,12 +27,25 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 pub struct Facts {
     /// The URIs of the own certificate.
     pub names: Vec<String>,
+    /// From when on the own certificate is valid, in seconds since 1970.
+    pub not_before: i64,
     /// When the own certificate ends, in seconds since 1970.
     pub not_after: i64,
+    /// Whether it was renewed by the controller: it is not the one of the settings.
+    pub renewed: bool,
     /// When the first of the CAs ends, in seconds since 1970.
     pub ca_not_after: i64,
     /// How many certificates are revoked.
     pub revoked: usize,
+}
+
+/// What a daemon keeps by itself, beside the files of its settings.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// Where revocation lists are kept that were sent.
+    pub crl: Option<PathBuf>,
+    /// Where a certificate is kept that has replaced the own one, with its key.
+    pub renewed: Option<PathBuf>,
 }
 
 impl Facts {
@@ -46,41 +64,118 @@ pub(super) struct Loaded {
     pub(super) facts: Facts,
     pub(super) cas: Vec<CertificateDer<'static>>,
     pub(super) revoked: Revoked,
+    /// The certificate of the settings.
+    pub(super) of_settings: CertificateDer<'static>,
+    pub(super) choice: Choice,
     /// The files as they were before they were read: what changes meanwhile is seen later.
-    pub(super) stamp: [Stamp; 5],
+    pub(super) stamp: [Stamp; 6],
 }
 
 impl Loaded {
-    pub(super) fn read(files: &TlsFiles, kept_crl: Option<&Path>) -> Result<Self, TlsError> {
-        let stamp = stamp(files, kept_crl);
+    pub(super) fn read(files: &TlsFiles, kept: &Kept) -> Result<Self, TlsError> {
+        let stamp = stamp(files, kept);
         let cas = certificates(&files.ca)?;
-        let chain = certificates(&files.cert)?;
-        let key = key(&files.key)?;
-        let (names, not_after) = read(&chain[0], &files.cert)?;
+        let of_settings = Pair { chain: certificates(&files.cert)?, key: key(&files.key)? };
+        let settings = read(&of_settings.chain[0], &files.cert)?;
         let mut ca_not_after = i64::MAX;
         for ca in &cas {
-            ca_not_after = ca_not_after.min(read(ca, &files.ca)?.1);
+            let ca = read(ca, &files.ca)?;
+            if ca.names.iter().any(|name| name == HOST_ISSUER) {
+                let error = "it signs for hosts alone, and counts only where a CA has signed it: it belongs behind the certificates \
+                             that it has signed";
+                return Err(TlsError::Certificate { path: files.ca.clone(), error: error.to_owned() });
+            }
+            ca_not_after = ca_not_after.min(ca.not_after);
         }
-        let own = CertifiedKey::from_der(chain, key, &provider());
-        let mismatch = |error| TlsError::Mismatch { key: files.key.clone(), cert: files.cert.clone(), error };
-        let own = Arc::new(own.map_err(mismatch)?);
         let mut revoked = Revoked::read(&files.crl(), &cas)?;
-        if let Some(kept) = kept_crl {
+        if let Some(kept) = &kept.crl {
             // What was sent is written by the daemon itself; what cannot be read of it is not worth a daemon that does not start.
             match Revoked::read(kept, &cas) {
                 Ok(sent) => revoked = revoked.and(&sent),
                 Err(error) => tracing::error!(%error, "a revocation list that was sent is passed over"),
             }
         }
-        let facts = Facts { names, not_after, ca_not_after, revoked: revoked.count() };
-        Ok(Self { own, roots: Arc::new(store(&cas, &files.ca)?), facts, cas, revoked, stamp })
+        let roots = store(&cas, &files.ca)?;
+        let first = of_settings.chain[0].clone();
+        let own = certified(of_settings).map_err(|error| TlsError::Mismatch {
+            key: files.key.clone(),
+            cert: files.cert.clone(),
+            error,
+        })?;
+        let mut loaded = Self {
+            own,
+            facts: Facts {
+                names: settings.names,
+                not_before: settings.not_before,
+                not_after: settings.not_after,
+                renewed: false,
+                ca_not_after,
+                revoked: revoked.count(),
+            },
+            choice: Choice::new(settings.not_before..=settings.not_after, None),
+            roots: Arc::new(roots),
+            cas,
+            revoked,
+            of_settings: first,
+            stamp,
+        };
+        if let Some(path) = &kept.renewed {
+            // So is this one: the certificate of the settings is there.
+            if let Err(error) = loaded.prefer_renewed(path) {
+                tracing::error!(
+                    path = %path.display(),
+                    %error,
+                    "a renewed certificate is passed over, and that of the settings is used"
+                );
+            }
+        }
+        Ok(loaded)
     }
+
+    /// Uses the renewed certificate, if there is one that fits and is to be used now.
+    fn prefer_renewed(&mut self, path: &Path) -> Result<(), renewed::RenewalError> {
+        let Some(pair) = Pair::read(path)? else { return Ok(()) };
+        let now = now();
+        let valid = self.rules().fits(&pair.chain, now)?;
+        let own = certified(pair).map_err(|error| TlsError::Mismatch {
+            key: path.to_owned(),
+            cert: path.to_owned(),
+            error,
+        })?;
+        self.choice = Choice::new(self.facts.not_before..=self.facts.not_after, Some(valid.clone()));
+        if self.choice.is_renewed(now) {
+            self.own = own;
+            (self.facts.not_before, self.facts.not_after) = valid.into_inner();
+            self.facts.renewed = true;
+        } else {
+            tracing::info!(
+                path = %path.display(),
+                "a renewed certificate is not used: it has ended, or that of the settings was issued later"
+            );
+        }
+        Ok(())
+    }
+
+    /// What a certificate must be to replace that of the settings.
+    pub(super) fn rules(&self) -> Rules<'_> {
+        Rules { settings: &self.of_settings, roots: &self.roots, revoked: &self.revoked }
+    }
+}
+
+/// The time by the machine's clock, in seconds since 1970.
+pub(super) fn now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().try_into().unwrap_or(i64::MAX)
+}
+
+fn certified(Pair { chain, key }: Pair) -> Result<Arc<CertifiedKey>, rustls::Error> {
+    CertifiedKey::from_der(chain, key, &provider()).map(Arc::new)
 }
 
 /// When the first of a file's certificates ends, in seconds since 1970.
 pub(super) fn expiry(path: &Path) -> Result<i64, TlsError> {
     let ends =
-        certificates(path)?.iter().map(|it| read(it, path).map(|(_, ends)| ends)).collect::<Result<Vec<_>, _>>()?;
+        certificates(path)?.iter().map(|it| read(it, path).map(|it| it.not_after)).collect::<Result<Vec<_>, _>>()?;
     Ok(ends.into_iter().min().unwrap_or(i64::MAX))
 }
 
@@ -109,14 +204,14 @@ fn bytes(path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
 }
 
 /// The certificates of a file; there is at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let not_pem = |error| TlsError::NotPem { path: path.to_owned(), what: "certificate", error };
     let (bytes, _) = bytes(path)?;
     let found = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(not_pem)?;
     if found.is_empty() { Err(not_pem(pem::Error::NoItemsFound)) } else { Ok(found) }
 }
 
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     // A group may read it: services get their keys that way.
     const OTHERS: u32 = 0o027;
     let (bytes, mode) = bytes(path)?;
@@ -130,11 +225,20 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-fn read(certificate: &CertificateDer<'_>, path: &Path) -> Result<(Vec<String>, i64), TlsError> {
+/// What a certificate says.
+struct Said {
+    /// Its URIs.
+    names: Vec<String>,
+    not_before: i64,
+    not_after: i64,
+}
+
+fn read(certificate: &CertificateDer<'_>, path: &Path) -> Result<Said, TlsError> {
     let wrong = |error: String| TlsError::Certificate { path: path.to_owned(), error };
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| wrong(error.to_string()))?;
-    let names = uris(certificate).map_err(wrong)?;
-    Ok((names, parsed.validity().not_after.timestamp()))
+    let validity = parsed.validity();
+    let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Ok(Said { names: uris(certificate).map_err(wrong)?, not_before, not_after })
 }
 
 /// The URIs among the subject alternative names of a certificate.
@@ -149,9 +253,11 @@ pub(super) fn uris(certificate: &CertificateDer<'_>) -> Result<Vec<String>, Stri
 pub(super) type Stamp = Option<(u64, u64, SystemTime)>;
 
 /// Looks at the files without reading them.
-pub(super) fn stamp(files: &TlsFiles, kept_crl: Option<&Path>) -> [Stamp; 5] {
+pub(super) fn stamp(files: &TlsFiles, kept: &Kept) -> [Stamp; 6] {
     let crl = files.crl();
-    [Some(files.ca.as_path()), Some(&files.cert), Some(&files.key), Some(&crl), kept_crl].map(|path| {
+    let own = [&files.ca, &files.cert, &files.key, &crl].map(|path| Some(path.as_path()));
+    let [ca, cert, key, crl] = own;
+    [ca, cert, key, crl, kept.crl.as_deref(), kept.renewed.as_deref()].map(|path| {
         let data = fs::metadata(path?).ok()?;
         Some((data.ino(), data.len(), data.modified().ok()?))
     })

@@ -2,29 +2,35 @@
 //! anew when these change; who is trusted and who one is are looked up at every handshake, so that nothing has to start again.
 
 mod error;
+mod lineage;
 mod load;
+mod renewed;
 mod revoked;
 mod verify;
 
 pub use error::TlsError;
-pub use load::Facts;
+pub use lineage::{LINEAGE_OID, first_serial, lineage_after};
+pub use load::{Facts, Kept};
+pub use renewed::{RenewalError, to_pem};
 pub use revoked::MAX_CRL;
 
 use cps_peering_config::tls::TlsFiles;
 use load::Loaded;
+use renewed::Pending;
 use revoked::{CertificateId, Revoked};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::ResolvesClientCert,
+    client::danger::ServerCertVerifier as _,
     crypto::{CryptoProvider, ring},
-    pki_types::CertificateDer,
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
     version::TLS13,
 };
 use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,8 +55,8 @@ pub fn use_ring() {
 pub struct Peer {
     /// The URIs among the subject alternative names.
     pub names: Vec<String>,
-    /// The certificate; none where the names are taken from somewhere else.
-    certificate: Option<CertificateId>,
+    /// The certificate, and the one that it goes back to; none where the names are taken from somewhere else.
+    certificates: Vec<CertificateId>,
 }
 
 impl Peer {
@@ -61,12 +67,13 @@ impl Peer {
 
     /// One with these names, by somebody else's word.
     pub fn named(names: Vec<String>) -> Self {
-        Self { names, certificate: None }
+        Self { names, certificates: Vec::new() }
     }
 
     /// Reads the names of a certificate that was verified.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Self {
-        Self { names: load::uris(certificate).unwrap_or_default(), certificate: CertificateId::of(certificate) }
+        let certificates = CertificateId::all_of(certificate).unwrap_or_default();
+        Self { names: load::uris(certificate).unwrap_or_default(), certificates }
     }
 }
 
@@ -83,26 +90,74 @@ pub enum Clients {
 #[derive(Debug, Clone)]
 pub struct Identity {
     files: TlsFiles,
-    /// Where a revocation list is kept that was sent to the daemon.
-    kept_crl: Option<PathBuf>,
+    kept: Kept,
+    /// The key of the newest request for a certificate.
+    pending: Arc<Mutex<Option<Pending>>>,
     current: Arc<RwLock<Arc<Loaded>>>,
 }
 
 impl Identity {
     /// Reads the files.
     pub fn open(files: &TlsFiles) -> Result<Self, TlsError> {
-        Self::open_with(files, None)
+        Self::open_with(files, Kept::default())
     }
 
-    /// The same for a daemon that is sent revocation lists, and keeps them in a file of its own.
-    pub fn open_with(files: &TlsFiles, kept_crl: Option<PathBuf>) -> Result<Self, TlsError> {
-        let loaded = Loaded::read(files, kept_crl.as_deref())?;
-        Ok(Self { files: files.clone(), kept_crl, current: Arc::new(RwLock::new(Arc::new(loaded))) })
+    /// The same for a daemon that is sent revocation lists and certificates, and keeps them in files of its own.
+    pub fn open_with(files: &TlsFiles, kept: Kept) -> Result<Self, TlsError> {
+        let current = Arc::new(RwLock::new(Arc::new(Loaded::read(files, &kept)?)));
+        Ok(Self { files: files.clone(), kept, pending: Arc::default(), current })
+    }
+
+    /// Makes a new key, and a request for a certificate for it in PEM (PKCS #10). The key is kept in memory until the certificate comes,
+    /// and does not leave the daemon. A further request takes the place of this one.
+    pub fn request_certificate(&self) -> Result<String, RenewalError> {
+        if self.kept.renewed.is_none() {
+            return Err(RenewalError::NoPlace);
+        }
+        let (pending, request) = Pending::new()?;
+        *self.pending() = Some(pending);
+        Ok(request)
+    }
+
+    /// Takes up the certificate, in PEM, for the newest request, and keeps it with its key. What does not fit leaves everything as it is.
+    pub fn take_certificate(&self, pem: &[u8]) -> Result<Facts, RenewalError> {
+        let path = self.kept.renewed.as_deref().ok_or(RenewalError::NoPlace)?;
+        let mut pending = self.pending();
+        let key = pending.as_ref().ok_or(RenewalError::NoRequest)?;
+        let chain = key.answered(pem)?;
+        self.current().rules().replaces(&chain, load::now())?;
+        key.store(&chain, path)?;
+        let facts = self.reload()?;
+        *pending = None;
+        Ok(facts)
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, Option<Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a server with this certificate, and those between it and its CA, would be taken for the one with this name now.
+    pub fn would_trust(&self, chain: &[CertificateDer<'_>], name: &str) -> Result<(), rustls::Error> {
+        let (own, between) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let verifier = OfServers { roots: verify::Roots::Of(self.clone()), expected: Expected::Name(name.to_owned()) };
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        verifier.verify_server_cert(own, between, &ServerName::IpAddress(address), &[], UnixTime::now()).map(|_| ())
+    }
+
+    /// Whether a certificate, or the one that it goes back to, was revoked.
+    pub fn has_revoked(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.current().revoked.has_any([certificate])
+    }
+
+    /// Whether a certificate is that of one of the CAs.
+    pub fn is_ca(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.current().cas.iter().any(|ca| ca == certificate)
     }
 
     /// Whether a client's certificate was revoked since it has connected.
     pub fn is_revoked(&self, peer: &Peer) -> bool {
-        peer.certificate.as_ref().is_some_and(|certificate| self.current().revoked.names(certificate))
+        let current = self.current();
+        peer.certificates.iter().any(|certificate| current.revoked.names(certificate))
     }
 
     /// The revocation lists that hold here, in PEM; empty where there are none.
@@ -112,7 +167,7 @@ impl Identity {
 
     /// Takes up revocation lists in PEM that were sent, and keeps them. What they do not name any more stays revoked.
     pub fn take_revocation_lists(&self, pem: &[u8]) -> Result<Facts, TlsError> {
-        let path = self.kept_crl.clone().unwrap_or_else(|| self.files.crl());
+        let path = self.kept.crl.clone().unwrap_or_else(|| self.files.crl());
         let loaded = self.current();
         let sent = Revoked::parse(pem, &path, &loaded.cas)?;
         if sent.is_empty() {
@@ -124,7 +179,7 @@ impl Identity {
         }
         // It is kept before it is said to be. What only one before it names stays revoked.
         let kept = if sent.covers(&loaded.revoked) { sent } else { loaded.revoked.clone().and(&sent) };
-        revoked::store(&path, kept.pem()).map_err(|error| TlsError::Unreadable { path: path.clone(), error })?;
+        revoked::store(&path, kept.pem(), 0o644).map_err(|error| TlsError::Unreadable { path: path.clone(), error })?;
         self.reload()
     }
 
@@ -139,7 +194,7 @@ impl Identity {
 
     /// Reads the files again. What cannot be used leaves everything as it is.
     pub fn reload(&self) -> Result<Facts, TlsError> {
-        let loaded = Arc::new(Loaded::read(&self.files, self.kept_crl.as_deref())?);
+        let loaded = Arc::new(Loaded::read(&self.files, &self.kept)?);
         let facts = loaded.facts.clone();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
         Ok(facts)
@@ -148,15 +203,19 @@ impl Identity {
     /// Looks at the files from time to time, for ever, and reads them when they have changed or when `told` says so.
     pub async fn keep_fresh(self, mut told: tokio::sync::mpsc::Receiver<()>) {
         let mut seen = self.current().stamp;
+        let mut was_renewed = self.facts().renewed;
         loop {
             let was_told = tokio::select! {
                 Some(()) = told.recv() => true,
                 () = tokio::time::sleep(LOOK_EVERY) => false,
             };
-            let now = load::stamp(&self.files, self.kept_crl.as_deref());
-            if now == seen && !was_told {
+            let now = load::stamp(&self.files, &self.kept);
+            // With time, or a clock that is set, another one of the two certificates is to be used.
+            let is_renewed = self.current().choice.is_renewed(load::now());
+            if now == seen && !was_told && was_renewed == is_renewed {
                 continue;
             }
+            was_renewed = is_renewed;
             // What is written at this moment is looked at once more: its stamp changes again.
             seen = now;
             match self.reload() {
@@ -236,6 +295,11 @@ async fn not_revoked(
         return (http::StatusCode::UNAUTHORIZED, close, "the client's certificate was revoked\n").into_response();
     }
     next.run(request).await
+}
+
+/// The certificates of a PEM file; there is at least one.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    load::certificates(file)
 }
 
 /// When the first of the certificates in a PEM file ends, in seconds since 1970.

@@ -1,6 +1,6 @@
 //! Certificates that are no longer good: certificate revocation lists (RFC 5280 section 5).
 
-use super::error::TlsError;
+use super::{error::TlsError, lineage};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, pem, pem::PemObject};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,9 +25,25 @@ pub(super) struct CertificateId {
 }
 
 impl CertificateId {
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+    pub(super) fn new(issuer: &[u8], serial: &[u8]) -> Self {
+        Self { issuer: issuer.to_owned(), serial: number(serial) }
+    }
+
+    /// That of a certificate, and of the one that it goes back to where it was renewed.
+    pub(super) fn all_of(certificate: &CertificateDer<'_>) -> Option<Vec<Self>> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        Some(Self { issuer: parsed.issuer().as_raw().to_owned(), serial: number(parsed.raw_serial()) })
+        let own = Self::new(parsed.issuer().as_raw(), parsed.raw_serial());
+        Some([Some(own), lineage::of(&parsed).ok()?].into_iter().flatten().collect())
+    }
+
+    /// The name of the issuer, in DER.
+    pub(super) fn issuer(&self) -> &[u8] {
+        &self.issuer
+    }
+
+    /// The serial number, without zeros before it.
+    pub(super) fn serial(&self) -> &[u8] {
+        &self.serial
     }
 }
 
@@ -177,7 +193,8 @@ impl Revoked {
     /// Whether one of these certificates is no longer good.
     pub(super) fn has_any<'a>(&self, certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> bool {
         // One that cannot be read is not checked by anybody, and is not taken either.
-        let bad = |certificate| CertificateId::of(certificate).is_none_or(|id| self.names(&id));
+        let bad =
+            |certificate| CertificateId::all_of(certificate).is_none_or(|ids| ids.iter().any(|id| self.names(id)));
         !self.by_issuer.is_empty() && certificates.into_iter().any(bad)
     }
 
@@ -192,13 +209,20 @@ impl Revoked {
     }
 }
 
-/// Writes a file so that there is always a whole one.
-pub(super) fn store(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file so that there is always a whole one. When this returns it will survive a power failure.
+pub(super) fn store(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new: PathBuf = path.with_file_name(name);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&new)?;
+    // What a crash has left keeps its mode.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&new, path)
+    fs::rename(&new, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder)?.sync_all()
 }

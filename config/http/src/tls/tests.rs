@@ -1,3 +1,5 @@
+mod renewal;
+
 use super::*;
 use crate::{Limits, serve_within};
 use axum::{Extension, Router, extract::DefaultBodyLimit, routing::get, routing::post};
@@ -234,7 +236,8 @@ fn a_list_that_is_sent_is_checked_and_kept_and_takes_nothing_back() {
     pki.issue("h2", H1, 9);
     others.issue("operator", OPERATOR, 9);
     let kept = pki.folder.path().join("sent.pem");
-    let open = || Identity::open_with(&pki.issue("h1", H1, 9), Some(kept.clone())).unwrap();
+    let open =
+        || Identity::open_with(&pki.issue("h1", H1, 9), Kept { crl: Some(kept.clone()), renewed: None }).unwrap();
     let host = open();
     for (list, why) in [
         (others.list(1, &["operator"]), "none of the CAs has signed one of its lists"),
@@ -280,12 +283,15 @@ fn what_an_earlier_list_has_named_stays_revoked_beside_a_list_of_ones_own() {
     }
     let files = pki.issue("h1", H1, 9);
     fs::write(files.crl(), pki.list(1, &["a"])).unwrap();
-    let host = Identity::open_with(&files, Some(kept.clone())).unwrap();
+    let host = Identity::open_with(&files, Kept { crl: Some(kept.clone()), renewed: None }).unwrap();
     assert_eq!(host.take_revocation_lists(pki.list(2, &["a", "b"]).as_bytes()).unwrap().revoked, 2);
     // A controller with an older list takes over, and another one with a newer one.
     assert_eq!(host.take_revocation_lists(pki.list(1, &["a"]).as_bytes()).unwrap().revoked, 2);
     assert_eq!(host.take_revocation_lists(pki.list(3, &["c"]).as_bytes()).unwrap().revoked, 3);
-    assert_eq!(Identity::open_with(&files, Some(kept.clone())).unwrap().facts().revoked, 3);
+    assert_eq!(
+        Identity::open_with(&files, Kept { crl: Some(kept.clone()), renewed: None }).unwrap().facts().revoked,
+        3
+    );
     // What is sent again and again takes no room.
     let length = fs::metadata(&kept).unwrap().len();
     for number in 4..10 {

@@ -2,8 +2,9 @@
 
 use super::{
     CertificateDer, Clients, DigitallySignedStruct, DistinguishedName, Identity, Peer, Revoked, RootCertStore,
-    SignatureScheme, provider,
+    SignatureScheme, load, provider,
 };
+use cps_peering_config::tls::{HOST_ISSUER, HOST_PREFIX};
 use rustls::{
     CertificateError, Error,
     client::{
@@ -66,6 +67,27 @@ fn refuse_revoked(
     Ok(())
 }
 
+/// Refuses certificates of issuers whose word is taken for hosts alone, where they name anybody else. Such an issuer has to send its own
+/// certificate with them, since no CA list may hold it.
+pub(super) fn refuse_others_of_host_issuer(
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> Result<(), Error> {
+    // One whose names cannot be read is refused with what it has signed.
+    let signs_for_hosts =
+        |it: &CertificateDer<'_>| load::uris(it).map_or(true, |names| names.iter().any(|name| name == HOST_ISSUER));
+    if !intermediates.iter().any(signs_for_hosts) {
+        return Ok(());
+    }
+    let names = load::uris(end_entity).unwrap_or_default();
+    match names.iter().find(|name| !name.starts_with(HOST_PREFIX)) {
+        Some(name) => Err(Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(Arc::new(Other(
+            format!("its issuer signs for hosts alone, and it is for {name:?}"),
+        )))))),
+        None => Ok(()),
+    }
+}
+
 /// Whom a client wants.
 #[derive(Debug)]
 pub(super) enum Expected {
@@ -99,6 +121,7 @@ impl ServerCertVerifier for OfServers {
             }
             Roots::Fixed(roots) => Arc::clone(roots),
         };
+        refuse_others_of_host_issuer(end_entity, intermediates)?;
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = provider().signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)?;
@@ -154,6 +177,7 @@ impl ClientCertVerifier for OfClients {
     ) -> Result<ClientCertVerified, Error> {
         let current = self.identity.current();
         refuse_revoked(&current.revoked, end_entity, intermediates)?;
+        refuse_others_of_host_issuer(end_entity, intermediates)?;
         let roots = Arc::clone(&current.roots);
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
         let verifier = verifier.map_err(|error| Error::General(error.to_string()))?;

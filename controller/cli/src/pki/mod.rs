@@ -1,21 +1,23 @@
 //! `cps-peering pki`: a certificate authority in a folder, for those who have none. It speaks with no controller.
 
 mod revocation;
+mod show;
 
 use super::{
     CliError, Output,
-    output::{cell, columns, print},
+    output::{columns, print},
 };
 use clap::{Args, Subcommand};
 use cps_peering_config::{
     id::HostId,
-    tls::{AGENT_DNS_NAME, CONTROLLER, MONITORING, OPERATOR, TRUST_DOMAIN, host, is_operator_name, operator},
+    tls::{
+        AGENT_DNS_NAME, CONTROLLER, HOST_ISSUER, MONITORING, OPERATOR, TRUST_DOMAIN, host, is_operator_name, operator,
+    },
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, NameConstraints, SanType, SerialNumber,
 };
-use serde_json::{Value, json};
 use std::{
     fs::{self, DirBuilder},
     io::{self, Write},
@@ -23,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
-use x509_parser::{extensions::GeneralName, pem::Pem};
+use x509_parser::pem::Pem;
 
 /// Clocks differ.
 const EARLIER: Duration = Duration::from_mins(5);
@@ -59,10 +61,14 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36500))]
         days: Option<u32>,
     },
-    /// Show the certificates of the directory, or of files, with what is wrong with them or will be soon.
+    /// Show the certificates of the directory, or of files, with what is wrong with them or will be soon: less than a third of their
+    /// lifetime is left (of a CA's a tenth, or a month).
     Show {
         /// Files with certificates in PEM.
         files: Vec<PathBuf>,
+        /// The controller's settings, where they are on this machine: they say whether hosts' certificates are renewed by it.
+        #[arg(long, default_value = "/etc/cps-peering/controller.toml", value_name = "FILE")]
+        settings: PathBuf,
     },
 }
 
@@ -102,6 +108,12 @@ enum Whom {
         #[command(flatten)]
         how: How,
     },
+    /// For a controller that renews hosts' certificates: issuer.pem and issuer.key, a CA whose word is taken for hosts alone. So the key of
+    /// the CA itself can stay offline. See `agent_certificates` in the controller's settings.
+    Issuer {
+        #[command(flatten)]
+        how: How,
+    },
     /// For clients that may read metrics and nothing else: monitoring.pem and monitoring.key.
     Monitoring {
         #[command(flatten)]
@@ -122,7 +134,7 @@ pub(super) fn run(Arguments { dir, command }: Arguments, output: Output) -> Resu
     let server = ExtendedKeyUsagePurpose::ServerAuth;
     let client = ExtendedKeyUsagePurpose::ClientAuth;
     let issued = match command {
-        Command::Show { files } => return show(&dir, files, output),
+        Command::Show { files, settings } => return show::run(&dir, files, &settings, output),
         Command::Revoke { what, days } => return revocation::revoke(&Ca::open(&dir)?, &what, days, output),
         Command::Init { how } => vec![init(&dir, &how)?],
         Command::Issue { whom } => {
@@ -147,13 +159,12 @@ pub(super) fn run(Arguments { dir, command }: Arguments, output: Output) -> Resu
                     let uri = name.map_or_else(|| OPERATOR.to_owned(), |name| operator(&name));
                     vec![ca.issue(&file, &uri, vec![], vec![client], &how)?]
                 }
+                Whom::Issuer { how } => vec![ca.issue_issuer(&how)?],
                 Whom::Monitoring { how } => vec![ca.issue("monitoring", MONITORING, vec![], vec![client], &how)?],
             }
         }
     };
-    let rows: Vec<Value> = issued.iter().map(|path| describe(path)).collect::<Result<Vec<_>, _>>()?.concat();
-    present(&rows, output);
-    Ok(())
+    show::issued(&issued, output)
 }
 
 /// The files of a certificate and its key.
@@ -219,7 +230,8 @@ fn init(dir: &Path, how: &How) -> Result<PathBuf, CliError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| refused(format!("cannot make the folder {}: {error}", dir.display())))?;
     let mut params = parameters("cps-peering CA", how.days.unwrap_or(3650))?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // One issuer between it and what is issued.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().map_err(|error| failed(&error))?;
     let certificate = params.self_signed(&key).map_err(|error| failed(&error))?;
@@ -229,6 +241,8 @@ fn init(dir: &Path, how: &How) -> Result<PathBuf, CliError> {
 /// The CA that signs.
 struct Ca<'a> {
     dir: &'a Path,
+    /// How many CA certificates there may be below its own; none where there is no limit.
+    path_length: Option<u32>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -244,11 +258,50 @@ impl<'a> Ca<'a> {
         let wrong = |path: &Path, error: rcgen::Error| refused(format!("{}: {error}", path.display()));
         let pair = KeyPair::from_pem(&key_text).map_err(|error| wrong(&key, error))?;
         let issuer = Issuer::from_ca_cert_pem(&text, pair).map_err(|error| wrong(&cert, error))?;
-        Ok(Self { dir, issuer })
+        let parsed = Pem::iter_from_buffer(text.as_bytes()).next().and_then(Result::ok);
+        let parsed = parsed.as_ref().and_then(|pem| pem.parse_x509().ok());
+        let constraints = parsed.as_ref().and_then(|it| it.basic_constraints().ok().flatten());
+        let path_length = constraints.and_then(|it| it.value.path_len_constraint);
+        Ok(Self { dir, path_length, issuer })
     }
 
     fn must_be_free(&self, name: &str, how: &How) -> Result<(), CliError> {
         must_be_free(self.dir, name, how)
+    }
+
+    /// A CA below this one, for hosts' certificates.
+    fn issue_issuer(&self, how: &How) -> Result<PathBuf, CliError> {
+        const NAME: &str = "issuer";
+        if self.path_length == Some(0) {
+            return Err(refused(format!(
+                "{}: pathLenConstraint is 0, and must be at least 1 for an issuer below it: create a new CA with `cps-peering pki init` in \
+                 another directory, or give the controller this CA's own certificate and key",
+                self.dir.join("ca.pem").display()
+            )));
+        }
+        self.must_be_free(NAME, how)?;
+        let mut params = parameters("cps-peering issuer for hosts", how.days.unwrap_or(365))?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        // Daemons go by the name, everybody else by the constraints: it can make no server that is known by its address.
+        params.subject_alt_names = vec![SanType::URI(HOST_ISSUER.try_into().map_err(|error| failed(&error))?)];
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(AGENT_DNS_NAME.to_owned())],
+            excluded_subtrees: vec![
+                GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
+                GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+            ],
+        });
+        params.use_authority_key_identifier_extension = true;
+        self.sign(NAME, &params)
+    }
+
+    /// Makes a key and signs its certificate.
+    fn sign(&self, name: &str, params: &CertificateParams) -> Result<PathBuf, CliError> {
+        let key = KeyPair::generate().map_err(|error| failed(&error))?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(|error| failed(&error))?;
+        revocation::remember(self.dir, name, params)?;
+        keep(self.dir, name, &certificate.pem(), &key)
     }
 
     fn issue(
@@ -267,113 +320,10 @@ impl<'a> Ca<'a> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = usages;
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().map_err(|error| failed(&error))?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(|error| failed(&error))?;
-        revocation::remember(self.dir, name, &params)?;
-        keep(self.dir, name, &certificate.pem(), &key)
+        self.sign(name, &params)
     }
-}
-
-fn show(dir: &Path, mut files: Vec<PathBuf>, output: Output) -> Result<(), CliError> {
-    if files.is_empty() {
-        let entries =
-            fs::read_dir(dir).map_err(|error| refused(format!("cannot read the folder {}: {error}", dir.display())))?;
-        let paths = entries.flatten().map(|entry| entry.path());
-        let is_certificate = |path: &PathBuf| {
-            path.extension().is_some_and(|end| end == "pem") && path.file_name() != Some(revocation::LIST.as_ref())
-        };
-        files.extend(paths.filter(is_certificate));
-        files.sort();
-    }
-    let mut rows = files.iter().map(|path| describe(path)).collect::<Result<Vec<_>, _>>()?.concat();
-    let revoked = revocation::serials(dir)?;
-    for row in &mut rows {
-        let serial = row["serial"].as_str().unwrap_or_default().to_owned();
-        if revoked.iter().any(|it| revocation::same(it, &serial)) {
-            row["warning"] = warning(0, 0, true).into();
-        }
-    }
-    present(&rows, output);
-    Ok(())
-}
-
-fn present(rows: &[Value], output: Output) {
-    let heading = [
-        ("FILE", "/file"),
-        ("NAMES", "/names"),
-        ("SERIAL", "/serial"),
-        ("NOT AFTER", "/notAfter"),
-        ("DAYS LEFT", "/daysLeft"),
-        ("WARNING", "/warning"),
-    ];
-    print(output, &json!({ "certificates": rows }), || columns(&heading, rows));
-    for row in rows.iter().filter(|row| !row["warning"].is_null()) {
-        let [file, warning] = ["file", "warning"].map(|field| cell(&row[field]));
-        cps_peering_terminal::complain(&format!("{file}: {warning}"));
-    }
-}
-
-/// What is wrong with a certificate, or will be soon: when a tenth of its time is left, or a month, whichever is less.
-fn warning(whole_s: i64, left_s: i64, revoked: bool) -> Option<String> {
-    const DAY: i64 = 24 * 60 * 60;
-    let days = left_s.div_euclid(DAY);
-    if revoked {
-        return Some("it is revoked".to_owned());
-    }
-    if left_s <= 0 {
-        return Some("it has ended: issue another one with --force".to_owned());
-    }
-    let soon = left_s < (30 * DAY).min(whole_s / 10);
-    soon.then(|| format!("it ends in {days} days: issue another one with --force"))
-}
-
-/// The certificates of a file.
-fn describe(path: &Path) -> Result<Vec<Value>, CliError> {
-    let wrong = |error: String| refused(format!("{}: {error}", path.display()));
-    let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let mut found = Vec::new();
-    for pem in Pem::iter_from_buffer(&bytes) {
-        let pem = pem.map_err(|error| wrong(error.to_string()))?;
-        let certificate = pem.parse_x509().map_err(|error| wrong(error.to_string()))?;
-        let names = certificate.subject_alternative_name().map_err(|error| wrong(error.to_string()))?;
-        let names = names.into_iter().flat_map(|names| &names.value.general_names);
-        let mut names: Vec<String> = names.map(name).collect();
-        if names.is_empty() {
-            names.push(certificate.subject().to_string());
-        }
-        let ends = certificate.validity().not_after.timestamp();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let begins = certificate.validity().not_before.timestamp();
-        found.push(json!({
-            "file": path,
-            "names": names,
-            "serial": certificate.raw_serial_as_string(),
-            "isCa": certificate.is_ca(),
-            "notBefore": timestamp(certificate.validity().not_before.timestamp()),
-            "notAfter": timestamp(ends),
-            "daysLeft": ends.saturating_sub_unsigned(now).div_euclid(24 * 60 * 60),
-            "warning": warning(ends.saturating_sub(begins), ends.saturating_sub_unsigned(now), false),
-        }));
-    }
-    if found.is_empty() { Err(wrong("there is no certificate in PEM".to_owned())) } else { Ok(found) }
 }
 
 fn timestamp(seconds: i64) -> String {
     cps_peering_config::time::timestamp(u64::try_from(seconds).unwrap_or_default().saturating_mul(1000))
-}
-
-fn name(name: &GeneralName<'_>) -> String {
-    match name {
-        GeneralName::URI(text) | GeneralName::DNSName(text) => (*text).to_owned(),
-        GeneralName::IPAddress(bytes) => {
-            let v4 = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
-            let v6 = || <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from);
-            v4.or_else(|_| v6()).map_or_else(|_| name_of_other(name), |address| address.to_string())
-        }
-        other => name_of_other(other),
-    }
-}
-
-fn name_of_other(name: &GeneralName<'_>) -> String {
-    name.to_string()
 }

@@ -3,7 +3,9 @@
 //! `issued` in the folder has a line for each certificate: its serial number and its name. So what was issued under a name can be
 //! taken back when its file is gone, or was replaced.
 
+use super::show::hexadecimal;
 use super::{Ca, CertificateParams, CliError, Output, columns, failed, print, refused, timestamp, write};
+use cps_peering_http::tls::first_serial;
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use serde_json::{Value, json};
 use std::{
@@ -87,10 +89,22 @@ fn meant(dir: &Path, word: &str) -> Result<Vec<String>, CliError> {
     if let Ok(pem) = fs::read(word) {
         let wrong = |error: String| refused(format!("{word}: {error}"));
         let mut serials = Vec::new();
+        let first = Pem::iter_from_buffer(&pem).filter_map(Result::ok).find(|pem| pem.label == "CERTIFICATE");
+        let is_of_cas = first.is_some_and(|pem| pem.parse_x509().is_ok_and(|it| it.is_ca()));
         for pem in Pem::iter_from_buffer(&pem) {
             let pem = pem.map_err(|error| wrong(error.to_string()))?;
+            // What an agent keeps has the key in the same file.
+            if pem.label != "CERTIFICATE" {
+                continue;
+            }
             let certificate = pem.parse_x509().map_err(|error| wrong(error.to_string()))?;
+            // Behind a certificate stand those who have signed it, which are not meant.
+            if certificate.is_ca() && !is_of_cas {
+                continue;
+            }
             serials.push(digits(&certificate.raw_serial_as_string()));
+            // One that the controller has renewed goes by the first of its line.
+            serials.extend(first_serial(&certificate).map(|serial| digits(&hexadecimal(&serial))));
         }
         return if serials.is_empty() { Err(wrong("there is no certificate in PEM".to_owned())) } else { Ok(serials) };
     }

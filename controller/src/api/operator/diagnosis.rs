@@ -42,6 +42,10 @@ fn own(context: &RequestContext) -> Own {
         let left = expiry(file).ok().map(|end| end.saturating_sub(now_s));
         certificates.push((format!("certificate for etcd ({name})"), left));
     }
+    if let Some(file) = &diagnosed.agent_issuer {
+        let left = expiry(file).ok().map(|end| end.saturating_sub(now_s));
+        certificates.push(("the issuer of agents' certificates".to_owned(), left));
+    }
     let health = engine.health();
     let backup = engine.store().last_backup();
     Own {

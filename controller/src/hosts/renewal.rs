@@ -1,0 +1,168 @@
+//! Renews agents' certificates before they end. Agents call nobody: the controller asks for a request, signs, and brings the certificate.
+//!
+//! What goes wrong leaves an agent with the certificate it has, and is tried again after a pause that grows. Agents that know nothing of
+//! this are warned about by the end of their certificates, as are all where the setting `agent_certificates` is missing.
+
+use super::{
+    client::{AgentClients, read_error, read_text},
+    issuer::{AgentIssuer, IssuerError},
+    seen::{Seen, certificate_of},
+};
+use crate::{engine::Engine, instruments::Renewed};
+use cps_peering_config::{
+    agent_api::{CERTIFICATE_PATH, CERTIFICATE_REQUEST_PATH, ErrorBody, MAX_CERTIFICATE},
+    id::HostId,
+    settings::AgentCertificateSettings,
+};
+use cps_peering_http::{chain, tls::Identity};
+use futures_util::{StreamExt as _, stream};
+use reqwest::{Response, StatusCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// How often it is looked whose certificate is to be renewed.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How many are renewed between two looks: ten each second.
+const EACH_TIME: usize = 50;
+/// How many agents are spoken to at once.
+const AT_ONCE: usize = 8;
+/// How long an agent is left alone after it was spoken to; it doubles each time that its certificate is not renewed.
+const FIRST_PAUSE: Duration = Duration::from_mins(1);
+const LAST_PAUSE: Duration = Duration::from_hours(1);
+
+/// When an agent may be spoken to again.
+struct Wait {
+    since: Instant,
+    pause: Duration,
+}
+
+/// What is needed to renew a certificate.
+struct Renewer<'a> {
+    engine: &'a Engine,
+    clients: &'a AgentClients,
+    identity: &'a Identity,
+    issuer: Result<AgentIssuer, IssuerError>,
+}
+
+/// Runs for ever.
+pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity, settings: AgentCertificateSettings) {
+    let mut waits: BTreeMap<HostId, Wait> = BTreeMap::new();
+    // Agents of a version that is not renewed, which is said once.
+    let mut unknown: BTreeSet<HostId> = BTreeSet::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if !engine.leadership().holds() || engine.is_held() {
+            continue;
+        }
+        let hosts: BTreeMap<HostId, String> = engine.read(|state, _| {
+            let https = state.hosts().values().filter(|host| host.agent.starts_with("https://"));
+            https.map(|host| (host.id.clone(), host.agent.clone())).collect()
+        });
+        waits.retain(|host, _| hosts.contains_key(host));
+        unknown.retain(|host| hosts.contains_key(host));
+        let now = SystemTime::now();
+        let mut due = clients.certificates().due(&hosts, seconds(now));
+        due.retain(|(host, _)| waits.get(host).is_none_or(|wait| wait.since.elapsed() >= wait.pause));
+        due.truncate(EACH_TIME);
+        if due.is_empty() {
+            continue;
+        }
+        // As the files are now.
+        let issuer = AgentIssuer::read(&settings, now);
+        if let Err(error) = &issuer {
+            tracing::error!(%error, hosts = due.len(), "agents' certificates cannot be renewed");
+        }
+        let renewer = Renewer { engine: &engine, clients: &clients, identity: &identity, issuer };
+        let renewed = stream::iter(due).map(async |(host, agent)| {
+            let result = renewer.renew(&host, &agent).await;
+            (host, result)
+        });
+        let mut renewed = std::pin::pin!(renewed.buffer_unordered(AT_ONCE));
+        while let Some((host, result)) = renewed.next().await {
+            engine.metrics().renewed(result);
+            if result == Renewed::Unknown && unknown.insert(host.clone()) {
+                tracing::warn!(%host, "the agent is of a version whose certificate is not renewed: issue another one before it ends");
+            }
+            let before = waits.get(&host).map_or(FIRST_PAUSE / 2, |wait| wait.pause);
+            let pause = if matches!(result, Renewed::Done | Renewed::Current) {
+                FIRST_PAUSE
+            } else {
+                (before * 2).min(LAST_PAUSE)
+            };
+            // Not all of those that have failed together at once.
+            let pause = pause.mul_f64(0.75 + fastrand::f64() / 4.0);
+            waits.insert(host, Wait { since: Instant::now(), pause });
+        }
+    }
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_secs().try_into().unwrap_or(i64::MAX)
+}
+
+impl Renewer<'_> {
+    async fn renew(&self, host: &HostId, agent: &str) -> Renewed {
+        let Ok(issuer) = &self.issuer else { return Renewed::NotIssued };
+        let unreachable = |error: String| {
+            tracing::debug!(%host, error, "the agent was not reached to renew its certificate");
+            Renewed::Unreachable
+        };
+        // Its first connection shows the certificate of now.
+        let Ok(client) = self.clients.own(host) else { return Renewed::Unreachable };
+        let url = |path: &str| format!("{}{path}", agent.trim_end_matches('/'));
+        let asked = match client.post(url(CERTIFICATE_REQUEST_PATH)).send().await {
+            Ok(asked) => asked,
+            Err(error) => return unreachable(chain(&error)),
+        };
+        if asked.status() == StatusCode::NOT_FOUND {
+            return Renewed::Unknown;
+        }
+        if !asked.status().is_success() {
+            return refused(host, asked, "the agent makes no request for a certificate").await;
+        }
+        let Some(replaced) = certificate_of(&asked) else {
+            return unreachable("the connection has no certificate".to_owned());
+        };
+        let now = SystemTime::now();
+        // It may have been replaced since it was seen.
+        if !Seen::of(&replaced).is_some_and(|seen| seen.is_due(seconds(now))) {
+            self.clients.certificates().note(host, &asked);
+            return Renewed::Current;
+        }
+        let request = match read_text(asked, MAX_CERTIFICATE).await {
+            Ok(request) => request,
+            Err(error) => return unreachable(error.to_string()),
+        };
+        let issued = match issuer.issue(&request, &replaced, host, self.identity, now) {
+            Ok(issued) => issued,
+            Err(error) => {
+                tracing::warn!(%host, %error, "the agent's certificate is not renewed");
+                return if error.is_of_agent() { Renewed::RequestRefused } else { Renewed::NotIssued };
+            }
+        };
+        if !self.engine.leadership().holds() {
+            return Renewed::NotIssued;
+        }
+        let put = match client.put(url(CERTIFICATE_PATH)).body(issued.pem).send().await {
+            Ok(put) => put,
+            Err(error) => return unreachable(chain(&error)),
+        };
+        if !put.status().is_success() {
+            return refused(host, put, "the agent does not take its new certificate").await;
+        }
+        tracing::info!(%host, serial = issued.serial, until = issued.not_after, "the agent's certificate was renewed");
+        Renewed::Done
+    }
+}
+
+async fn refused(host: &HostId, answer: Response, what: &'static str) -> Renewed {
+    let status = answer.status();
+    let text = read_error(answer).await.unwrap_or_default();
+    let error = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.message);
+    tracing::warn!(%host, code = status.as_u16(), error, "{what}");
+    Renewed::AgentRefused
+}

@@ -1,0 +1,99 @@
+//! The certificates that agents have shown in handshakes, and when they are to be renewed.
+
+use crate::access::secret::sha256;
+use cps_peering_config::id::HostId;
+use reqwest::{Response, tls::TlsInfo};
+use rustls::pki_types::CertificateDer;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+/// A certificate that an agent has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// SHA-256 of it.
+    fingerprint: [u8; 32],
+    /// From when until when it is valid, in seconds since 1970.
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Seen {
+    /// None where it cannot be read.
+    pub(super) fn of(certificate: &[u8]) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let validity = parsed.validity();
+        let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        Some(Self { fingerprint: sha256(certificate), not_before, not_after })
+    }
+
+    /// Whether it is to be renewed at a time in seconds since 1970: when a third of its lifetime is left, or up to a quarter of the
+    /// third later. Which part of the quarter is as random as the certificate, so that many that were issued together are not renewed together.
+    pub(super) fn is_due(&self, now: i64) -> bool {
+        let third = self.not_after.saturating_sub(self.not_before) / 3;
+        let later = third / 4 * i64::from(self.fingerprint[0]) / 256;
+        let left = self.not_after.saturating_sub(now);
+        left > 0 && left < third - later
+    }
+}
+
+/// By host, what its agent has shown last. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SeenCertificates(Arc<Mutex<BTreeMap<HostId, Seen>>>);
+
+impl SeenCertificates {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostId, Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes with which certificate an agent has answered.
+    pub(super) fn note(&self, host: &HostId, answer: &Response) {
+        let Some(certificate) = certificate_of(answer) else { return };
+        let fingerprint = sha256(&certificate);
+        let mut all = self.lock();
+        if all.get(host).is_some_and(|seen| seen.fingerprint == fingerprint) {
+            return;
+        }
+        if let Some(seen) = Seen::of(&certificate) {
+            all.insert(host.clone(), seen);
+        }
+    }
+
+    /// Of hosts and their agents' URLs, those whose certificates are to be renewed. Others than these hosts are forgotten.
+    pub(super) fn due(&self, hosts: &BTreeMap<HostId, String>, now: i64) -> Vec<(HostId, String)> {
+        let mut all = self.lock();
+        all.retain(|host, _| hosts.contains_key(host));
+        let is_due = |host: &HostId| all.get(host).is_some_and(|seen| seen.is_due(now));
+        hosts.iter().filter(|(host, _)| is_due(host)).map(|(host, agent)| (host.clone(), agent.clone())).collect()
+    }
+}
+
+/// The certificate that an agent has shown in the handshake of the connection on which it has answered; none without TLS.
+pub(super) fn certificate_of(answer: &Response) -> Option<CertificateDer<'static>> {
+    let info = answer.extensions().get::<TlsInfo>()?;
+    Some(CertificateDer::from(info.peer_certificate()?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_due_when_a_third_is_left_each_at_its_own_time_and_no_more_once_it_has_ended() {
+        const DAY: i64 = 24 * 60 * 60;
+        let seen = |first: u8| Seen { fingerprint: [first; 32], not_before: 0, not_after: 30 * DAY };
+        for first in [0, 1, 128, 255] {
+            assert!(!seen(first).is_due(20 * DAY), "a third is left");
+            assert!(seen(first).is_due(22 * DAY + DAY / 2 + 1), "a quarter is left");
+            assert!(seen(first).is_due(30 * DAY - 1) && !seen(first).is_due(30 * DAY));
+        }
+        let since = |first: u8| (0..30 * DAY).step_by(600).find(|now| seen(first).is_due(*now)).unwrap();
+        let (one, other) = (since(0), since(255));
+        assert!(one < 20 * DAY + 601 && other > 22 * DAY, "{one} {other}");
+        // Times that no certificate should have.
+        let odd = Seen { fingerprint: [9; 32], not_before: i64::MAX, not_after: i64::MIN };
+        assert!(!odd.is_due(0));
+    }
+}
