@@ -57,7 +57,7 @@ impl UnderlayParams {
     }
 
     /// The same where the path takes less than this host's end of the underlay.
-    fn limited_to(self, path_mtu: Option<u32>) -> Self {
+    pub(crate) fn limited_to(self, path_mtu: Option<u32>) -> Self {
         Self { underlay_mtu: self.underlay_mtu.min(path_mtu.unwrap_or(u32::MAX)), ..self }
     }
 }

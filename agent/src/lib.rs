@@ -16,6 +16,7 @@
 //! | [`shares`] | grants of the controller | what the host may use of limits that it shares with others. Pure |
 //! | [`traffic`] | the kernel's counters | what has passed for each side. Pure |
 //! | [`trace`] | a question about a path, the kernel | what stops packets on it at this end |
+//! | [`probe`] | a question about a path | packets to a gateway on another host, and what came back |
 //! | [`ports`] | a configuration, the interfaces of the host | which of them its ports are. Pure |
 //! | [`dirty_set`] | two configurations | the part of the host in which they differ. Pure |
 //! | [`filter`] | what is behind a device | the program that decides what the device takes in. Pure |
@@ -48,6 +49,7 @@ pub mod neighbours;
 pub mod objects;
 pub mod ownership;
 pub mod ports;
+pub mod probe;
 pub mod reconcile;
 pub mod scope;
 pub mod service;

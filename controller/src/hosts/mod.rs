@@ -3,6 +3,7 @@
 pub mod client;
 pub mod crl;
 pub mod diagnosis;
+pub mod probe;
 pub mod push;
 pub mod shares;
 pub mod trace;
