@@ -32,6 +32,7 @@ use std::{
     },
     sync::{Arc, mpsc},
     thread,
+    time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -74,6 +75,10 @@ pub fn run(
     }
     let tracer = Tracer::new(reconciler.clone(), settings.vxlan_port, underlay);
     let prober = Prober::new(reconciler.clone(), settings.vxlan_port);
+    if settings.probe_interval_s > 0 {
+        let every = Duration::from_secs(settings.probe_interval_s);
+        prober.measure(every).context("cannot start a thread")?;
+    }
     let (router, open) = api::routers(accepted, ledger, shares, reconciler.clone(), identity.as_ref());
     let (own, report) = (settings.clone(), reconciler.report());
     let snapshot = move || check::snapshot(&own, &report.borrow().clone());

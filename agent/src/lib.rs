@@ -31,7 +31,7 @@
 //! | `metrics` | reports | figures for Prometheus |
 //! | `file` | bytes | a file that is whole at any time, for the ledger |
 //!
-//! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
+//! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Besides the threads of the HTTP server one reconciles, others listen to the kernel's events, look after neighbour tables, and send probes.
 
 pub mod api;
 pub mod cluster;

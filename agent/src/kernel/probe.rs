@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A raw socket bound to a VRF and to the addresses of both ends. It takes a CAP_NET_RAW.
+/// A raw socket bound to a VRF and to the addresses of both ends. It takes `CAP_NET_RAW`.
 pub struct EchoSocket {
     socket: Socket,
     buffer: Vec<u8>,

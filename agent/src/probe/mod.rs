@@ -9,6 +9,7 @@
 mod budget;
 mod packet;
 mod round_trips;
+mod sampled;
 mod search;
 
 use crate::{
@@ -29,6 +30,7 @@ pub(crate) use packet::ECHO_REPLY;
 use packet::Mark;
 pub(crate) use round_trips::Echo;
 use round_trips::{LEAST, Outcome};
+pub(crate) use sampled::{Figures, OfPeering};
 use std::{
     io,
     net::IpAddr,
@@ -130,8 +132,17 @@ impl Prober {
 
     fn target(&self, query: &ProbeQuery) -> Result<Target, String> {
         let config = self.reconciler.config().ok_or("the host has no configuration yet")?;
+        Target::of(&config, self.underlay(), query)
+    }
+
+    fn underlay(&self) -> UnderlayParams {
         let underlay_mtu = self.reconciler.report().borrow().underlay_mtu.unwrap_or(ETHERNET_MTU);
-        Target::of(&config, UnderlayParams { vxlan_port: self.vxlan_port, underlay_mtu }, query)
+        UnderlayParams { vxlan_port: self.vxlan_port, underlay_mtu }
+    }
+
+    /// Probes the ways to other hosts of its peerings so often, from now on. What it finds is among the host's figures.
+    pub fn measure(&self, every: Duration) -> io::Result<()> {
+        sampled::start(self.clone(), every)
     }
 }
 

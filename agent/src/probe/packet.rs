@@ -38,7 +38,7 @@ fn family(of: IpAddr) -> usize {
 
 impl Mark {
     /// An echo request to an address, without its IP header: `length` bytes with it, at least [`SMALLEST`]. The kernel fills in the
-    /// checksum of ICMPv6, which covers addresses.
+    /// checksum of `ICMPv6`, which covers addresses.
     pub(crate) fn request(&self, to: IpAddr, sequence: u16, length: u32) -> Vec<u8> {
         let header = IP_HEADER[family(to)];
         let length = usize::try_from(length).unwrap_or(usize::MAX).clamp(SMALLEST as usize, usize::from(u16::MAX));

@@ -130,17 +130,18 @@ fn probed(probe: &Value) -> String {
     if sent == 0 {
         return format!("probe: not sent{reason}");
     }
-    let mut text = format!("probe: {} of {sent} came back", cell(&probe["received"]));
     let times = &probe["roundTripMs"];
-    if times.is_object() {
-        text += &format!(" in {} ms (median {} ms)", cell(&times["min"]), cell(&times["median"]));
-    }
-    match (probe["pathMtu"].as_u64(), probe["expectedMtu"].as_u64()) {
-        (Some(mtu), Some(expected)) if mtu < expected => text += &format!(", path MTU {mtu} instead of {expected}"),
-        (Some(mtu), _) => text += &format!(", path MTU {mtu}"),
-        (None, _) => {}
-    }
-    text + &reason
+    let times = if times.is_object() {
+        format!(" in {} ms (median {} ms)", cell(&times["min"]), cell(&times["median"]))
+    } else {
+        String::new()
+    };
+    let mtu = match (probe["pathMtu"].as_u64(), probe["expectedMtu"].as_u64()) {
+        (Some(mtu), Some(expected)) if mtu < expected => format!(", path MTU {mtu} instead of {expected}"),
+        (Some(mtu), _) => format!(", path MTU {mtu}"),
+        (None, _) => String::new(),
+    };
+    format!("probe: {} of {sent} came back{times}{mtu}{reason}", cell(&probe["received"]))
 }
 
 /// The first step at which something is wrong.

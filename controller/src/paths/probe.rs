@@ -1,15 +1,8 @@
 //! Which gateways a probe is sent between, and what its answer means. Pure.
 
 use super::{FixableBy, Path, Step, StepVerdict, words};
-use crate::{
-    hosts::trace::Answer,
-    model::{record::Port, state::State},
-};
-use cps_peering_config::{
-    id::VpcId,
-    probe::{ProbeAnswer, ProbeQuery},
-};
-use ipnet::IpNet;
+use crate::hosts::trace::Answer;
+use cps_peering_config::probe::{ProbeAnswer, ProbeQuery};
 use serde::{Serialize, Serializer};
 use std::net::IpAddr;
 use utoipa::ToSchema;
@@ -68,33 +61,6 @@ pub struct RoundTrip {
 )]
 fn milliseconds<S: Serializer>(us: &u64, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(*us as f64 / 1e3)
-}
-
-/// The gateways of one end: those ports of the VPC that are on the host, the one of the path first.
-pub(super) struct Gateways<'a> {
-    pub(super) state: &'a State,
-    pub(super) vpc: &'a VpcId,
-    pub(super) port: &'a Port,
-    /// What of the VPC the peering joins; all where there is none.
-    pub(super) joined: Option<&'a [IpNet]>,
-}
-
-impl Gateways<'_> {
-    /// One that answers to nobody but this host: joined by the peering, routed to the host, and on no other host.
-    pub(super) fn address(&self, ipv4: bool) -> Option<IpAddr> {
-        let ports = || self.state.ports_of(self.vpc);
-        let here = || ports().filter(|port| port.key.host == self.port.key.host);
-        let is_usable = |address: &IpAddr| {
-            let covers = |prefixes: &[IpNet]| prefixes.iter().any(|prefix| prefix.contains(address));
-            let elsewhere = ports().filter(|port| port.key.host != self.port.key.host);
-            address.is_ipv4() == ipv4
-                && self.joined.is_none_or(covers)
-                && here().any(|port| covers(&port.prefixes))
-                && !elsewhere.flat_map(|port| &port.gateways).any(|gateway| gateway.addr() == *address)
-        };
-        let ordered = std::iter::once(self.port).chain(here());
-        ordered.flat_map(|port| &port.gateways).map(IpNet::addr).find(is_usable)
-    }
 }
 
 /// What a probe is to be sent for, and who may see its addresses.
@@ -186,10 +152,8 @@ impl Probe {
         if self.verdict == StepVerdict::Unknown {
             return None;
         }
-        let mut observed = format!("{} of {} came back", self.received, self.sent);
-        if let Some(mtu) = self.path_mtu {
-            observed += &format!(", {mtu} bytes pass");
-        }
+        let passes = self.path_mtu.map_or(String::new(), |mtu| format!(", {mtu} bytes pass"));
+        let observed = format!("{} of {} came back{passes}", self.received, self.sent);
         let ends = [self.source, self.destination].into_iter().flatten().map(|address| address.to_string());
         let wrong = self.verdict != StepVerdict::Ok;
         Some(Step {

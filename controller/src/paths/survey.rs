@@ -1,6 +1,6 @@
 //! What the model says of a path.
 
-use super::{End, FixableBy, PathQuery, ProbePlan, Step, StepVerdict, probe::Gateways, words};
+use super::{End, FixableBy, PathQuery, ProbePlan, Step, StepVerdict, words};
 use crate::{
     engine::Confirmation,
     model::{
@@ -8,6 +8,7 @@ use crate::{
         record::{Charge, End as Ending, Host, Peering, PeeringState, Port, Role, Side, Vpc},
         state::State,
     },
+    plan::gateways,
 };
 use cps_peering_config::{
     id::{AccountId, PeeringId, VpcId},
@@ -455,7 +456,10 @@ impl<'a> Walk<'a> {
     ) {
         let Some([near, _]) = found.ends.as_ref().filter(|_| self.query.probe) else { return };
         let ipv4 = self.query.source.is_ipv4();
-        let gateway = |vpc, port, joined| Gateways { state: self.state, vpc, port, joined }.address(ipv4);
+        let gateway = |vpc, port: &Port, joined| {
+            let found = gateways(self.state, vpc, joined);
+            found.get(&port.key.host)?.iter().copied().find(|it| it.is_ipv4() == ipv4)
+        };
         let local = gateway(vpc, port, joined.map(|[own, _]| own));
         let remote = gateway(peer_vpc, peer_port, joined.map(|[_, peer]| peer));
         found.probe = local.zip(remote).map(|(local, remote)| ProbePlan {

@@ -6,10 +6,14 @@ use cps_peering_tests::{
     Lab,
     frames::{self, IPV4, ethernet, icmp},
     http::Endpoint,
-    lab::NIC,
+    lab::{NIC, PATIENCE, peering_id},
+    wait,
 };
 use serde_json::{Value, json};
-use std::{thread, time::Instant};
+use std::{
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 const V4: [&str; 2] = ["10.1.0.2", "10.2.1.2"];
 const V6: [&str; 2] = ["fd00:1::2", "fd00:2:0:1::2"];
@@ -56,6 +60,8 @@ fn is_well(path: &Value, mtu: u64) -> Result<()> {
 #[test]
 fn a_probe_measures_the_way_there_and_back_and_finds_what_no_kernel_tells() -> Result<()> {
     let lab = Lab::in_sync(peered())?;
+    // Hosts may have confirmed it, and the controller not have heard all of them.
+    wait::until("the path is well", PATIENCE, || Ok((probed(&lab, V4)?["firstWrong"].is_null()).then_some(())))?;
     for way in [V4, V6] {
         is_well(&probed(&lab, way)?, 1450).with_context(|| format!("{way:?}"))?;
     }
@@ -112,6 +118,56 @@ fn of_the_command_line(lab: &Lab) -> Result<()> {
     ensure!(fine.status.success() && fine.stdout.contains("3 of 3 came back"), "{fine:?}");
     ensure!(fine.stdout.contains("path MTU 1450"), "{fine:?}");
     Ok(())
+}
+
+/// The figures of an agent whose names begin so, by what follows.
+fn figures(lab: &Lab, name: &str) -> Result<Vec<(String, f64)>> {
+    let text = lab.host("h1").endpoint().text("/metrics")?;
+    let figures = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+    figures.map(|(labels, value)| Ok((labels.to_owned(), value.parse()?))).collect()
+}
+
+/// V6. Peerings are probed all the time: loss, round trip and a black hole in the MTU are figures of the host within ten seconds.
+#[test]
+fn peerings_are_measured_all_the_time() -> Result<()> {
+    let lab = Lab::builder(peered()).probe_interval(Duration::from_secs(5)).start()?;
+    ensure!(figures(&lab, "cps_agent_probe_")?.is_empty(), "nothing is known yet");
+    lab.apply()?;
+    lab.wait_in_sync()?;
+    let one = |name: &str| -> Result<Option<f64>> {
+        let all = figures(&lab, &format!("cps_agent_probe_{name}{{peering="))?;
+        ensure!(all.len() <= 1, "{all:?}");
+        Ok(all.first().map(|(_, value)| *value))
+    };
+    let is_well = || {
+        let time = one("round_trip_seconds")?;
+        Ok((one("mtu_black_holes")? == Some(0.0) && time.is_some_and(|time| time > 0.0 && time < 1.0)).then_some(()))
+    };
+    wait::until("the peering is measured", PATIENCE, is_well)?;
+    // Both families, by now.
+    wait::until("four packets", PATIENCE, || Ok(one("packets_total")?.filter(|sent| *sent >= 4.0)))?;
+    let lost = one("lost_total")?.context("no figure of loss")?;
+    let measured = one("timestamp_seconds")?.context("no age")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    ensure!(now - measured < 15.0, "{measured} at {now}");
+    ensure!(one("packets_total")?.is_some_and(|sent| sent < 20.0), "too many packets");
+    let within = Duration::from_secs(10);
+    lose(&lab, LONG)?;
+    wait::until("the black hole", within, || Ok(one("mtu_black_holes")?.filter(|holes| *holes > 0.0)))?;
+    lose_nothing(&lab)?;
+    wait::until("its end", within, is_well)?;
+    ensure!(one("lost_total")? > Some(lost), "nothing was lost");
+    lose(&lab, VXLAN)?;
+    // Nobody knows how long long packets take, or whether they pass, where none comes back.
+    wait::until("the loss", within, || {
+        Ok((one("round_trip_seconds")?.is_none() && one("mtu_black_holes")?.is_none()).then_some(()))
+    })?;
+    lose_nothing(&lab)?;
+    wait::until("its end", within, is_well)?;
+    // What is not there is not measured.
+    let peering = figures(&lab, "cps_agent_probe_packets_total{peering=")?.remove(0).0;
+    lab.unpeer(&peering_id(&peering).context("no id")?)?;
+    wait::until("no figure is left", PATIENCE, || Ok(one("packets_total")?.is_none().then_some(())))
 }
 
 /// What an agent is asked.
