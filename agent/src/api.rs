@@ -4,6 +4,7 @@ use crate::{
     cluster::{Membership, MembershipError, MembershipFile},
     ledger::{Ledger, LedgerError, Record},
     metrics::Metrics,
+    probe::{ProbeError, Prober},
     reconcile::{Handle, RequestError},
     renewal,
     shares::SharesFile,
@@ -22,11 +23,12 @@ use cps_peering_config::{
     HostConfig, HostPatch, HostReport, InvalidHostConfig, Revision, ValidHostConfig,
     agent_api::{
         CLUSTER_HEADER, CLUSTER_PATH, CONFIG_PATH, CRL_PATH, DIAGNOSIS_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH,
-        PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRACE_ANSWER_WITHIN, TRACE_PATH, TRAFFIC_PATH,
+        PROBE_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRACE_ANSWER_WITHIN, TRACE_PATH, TRAFFIC_PATH,
     },
     cluster::ClusterId,
     format::{self, Decoded, FormatError},
     id::HostId,
+    probe::ProbeQuery,
     tls::{self as names, CONTROLLER, MONITORING, OPERATOR},
     trace::TraceQuery,
     traffic::{Grants, TrafficReport},
@@ -201,6 +203,26 @@ pub fn trace_route(tracer: Tracer, identity: Option<Identity>) -> Router {
         }
     };
     let route = Router::new().route(TRACE_PATH, post(answer)).layer(DefaultBodyLimit::max(MAX_TRACE_QUERY));
+    let route = known_to(route.layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within)), identity);
+    route.layer(middleware::from_fn(unambiguous))
+}
+
+/// Sends probes, a bounded number of them.
+pub fn probe_route(prober: Prober, identity: Option<Identity>) -> Router {
+    let answer = async move |body: Bytes| {
+        let refuse =
+            |status: StatusCode, message: String| (status, Json(ErrorBody { message, desired: None })).into_response();
+        let query: ProbeQuery = match serde_json::from_slice(&body) {
+            Ok(query) => query,
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a question about a path: {error}")),
+        };
+        match prober.probe(query).await {
+            Ok(answer) => Json(answer).into_response(),
+            Err(error @ ProbeError::Busy) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Err(error @ ProbeError::Interrupted(_)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    };
+    let route = Router::new().route(PROBE_PATH, post(answer)).layer(DefaultBodyLimit::max(MAX_TRACE_QUERY));
     let route = known_to(route.layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within)), identity);
     route.layer(middleware::from_fn(unambiguous))
 }

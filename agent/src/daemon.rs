@@ -6,6 +6,7 @@ use crate::{
     kernel::{self, Kernel},
     ledger::Ledger,
     neighbours,
+    probe::Prober,
     reconcile::{self, Options, PersistentState},
     service,
     shares::SharesFile,
@@ -32,6 +33,7 @@ use std::{
     path::Path,
     sync::{Arc, mpsc},
     thread,
+    time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -73,6 +75,11 @@ pub fn run(
         reconciler.configure(Arc::clone(config));
     }
     let tracer = Tracer::new(reconciler.clone(), settings.vxlan_port, underlay);
+    let prober = Prober::new(reconciler.clone(), settings.vxlan_port);
+    if settings.probe_interval_s > 0 {
+        let every = Duration::from_secs(settings.probe_interval_s);
+        prober.measure(every).context("cannot start a thread")?;
+    }
     let (router, open) = api::routers(accepted, ledger, shares, reconciler.clone(), identity.as_ref());
     let (own, report) = (settings.clone(), reconciler.report());
     let snapshot = move || check::snapshot(&own, &report.borrow().clone());
@@ -80,7 +87,8 @@ pub fn run(
     let router = router
         .merge(api::look_route(DIAGNOSIS_PATH, move || check::diagnosis(&own), identity.clone()))
         .merge(api::look_route(SNAPSHOT_PATH, snapshot, identity.clone()))
-        .merge(api::trace_route(tracer, identity.clone()));
+        .merge(api::trace_route(tracer, identity.clone()))
+        .merge(api::probe_route(prober, identity.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let listener = listen(settings.listen, "listen")?;

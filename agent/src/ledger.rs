@@ -277,7 +277,7 @@ mod tests {
     use super::*;
     use cps_peering_config::{
         SharedHostConfig,
-        host_config::{Remotes, SideConfig},
+        host_config::{Gateways, Remotes, SideConfig},
         net::Vni,
     };
 
@@ -350,6 +350,7 @@ mod tests {
             remotes: Remotes::default(),
             limit: None,
             path_mtu: None,
+            gateways: Gateways::default(),
         };
         let with = |number: u64, sides: &[(u32, SideConfig)]| {
             let mut config: HostConfig = serde_json::from_str(&json(number)).unwrap();

@@ -16,6 +16,7 @@
 //! | [`shares`] | grants of the controller | what the host may use of limits that it shares with others. Pure |
 //! | [`traffic`] | the kernel's counters | what has passed for each side. Pure |
 //! | [`trace`] | a question about a path, the kernel | what stops packets on it at this end |
+//! | [`probe`] | a question about a path | packets to a gateway on another host, and what came back |
 //! | [`ports`] | a configuration, the interfaces of the host | which of them its ports are. Pure |
 //! | [`dirty_set`] | two configurations | the part of the host in which they differ. Pure |
 //! | [`filter`] | what is behind a device | the program that decides what the device takes in. Pure |
@@ -31,7 +32,7 @@
 //! | `metrics` | reports | figures for Prometheus |
 //! | `file` | bytes | a file that is whole at any time, for the ledger |
 //!
-//! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Two threads besides those of the HTTP server: one reconciles, one listens to the kernel's events.
+//! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Besides the threads of the HTTP server one reconciles, others listen to the kernel's events, look after neighbour tables, and send probes.
 
 pub mod api;
 pub mod cluster;
@@ -49,6 +50,7 @@ pub mod neighbours;
 pub mod objects;
 pub mod ownership;
 pub mod ports;
+pub mod probe;
 pub mod reconcile;
 mod renewal;
 pub mod scope;

@@ -1,9 +1,9 @@
 //! Figures for Prometheus. Most are read from the report and the configuration when somebody asks.
 
-use crate::{kernel::neighbours::neighbour_table, objects::Family, reconcile::Handle};
-use cps_peering_config::report::ProblemKind;
+use crate::{kernel::neighbours::neighbour_table, objects::Family, probe::OfPeering, reconcile::Handle};
+use cps_peering_config::{id::PeeringId, report::ProblemKind};
 use cps_peering_http::{
-    metrics::{Own, counter, gauge, gauges},
+    metrics::{Own, counter, counters, gauge, gauges},
     tls::Identity,
 };
 use prometheus_client::{
@@ -14,7 +14,8 @@ use prometheus_client::{
 };
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::UNIX_EPOCH,
 };
 
 /// What the handlers count, and everything that is shown.
@@ -94,10 +95,35 @@ impl Collector for Figures {
         let throttled = self.0.throttled().load(Ordering::Relaxed);
         let help = "Ports, by family, behind which too many neighbours do not answer: they ask for fewer";
         gauge(out, "cps_agent_neighbours_throttled", help, throttled as f64)?;
+        probes(out, &self.0)?;
         let Some(config) = self.0.config() else { return Ok(()) };
         gauge(out, "cps_agent_vrfs", "VPCs that this host is to have", config.vrfs.len() as f64)?;
         gauge(out, "cps_agent_sides", "Sides of peerings that this host is to have", config.sides.len() as f64)
     }
+}
+
+/// Of how many peerings probes are shown, the first by their names: each has five figures.
+const MAX_PEERINGS: usize = 1000;
+
+/// What probes say of peerings. What is not known is not there.
+fn probes(out: &mut DescriptorEncoder<'_>, handle: &Handle) -> fmt::Result {
+    // They are whole at any time.
+    let known = handle.probes().lock().unwrap_or_else(PoisonError::into_inner).by_peering(MAX_PEERINGS);
+    let of = |id: &PeeringId| [("peering", id.to_string())];
+    let sent = known.iter().map(|(id, it)| (of(id), it.sent));
+    counters(out, "cps_agent_probe_packets", "Probes that were sent to other hosts, by peering", sent)?;
+    let lost = known.iter().map(|(id, it)| (of(id), it.lost));
+    counters(out, "cps_agent_probe_lost", "Those of them that did not come back", lost)?;
+    let times = known.iter().filter_map(|(id, it)| Some((of(id), it.round_trip?.as_secs_f64())));
+    let help = "How long the newest probe took there and back, of the slowest of a peering's hosts";
+    gauges(out, "cps_agent_probe_round_trip_seconds", help, times)?;
+    let holes = known.iter().filter_map(|(id, it)| Some((of(id), f64::from(it.black_holes?))));
+    let help = "Ways to hosts of a peering, by family, on which long packets are lost while short ones pass";
+    gauges(out, "cps_agent_probe_mtu_black_holes", help, holes)?;
+    let since = |it: &OfPeering| Some(it.at?.duration_since(UNIX_EPOCH).ok()?.as_secs_f64());
+    let at = known.iter().filter_map(|(id, it)| Some((of(id), since(it)?)));
+    let help = "When the oldest of what is said of a peering was measured, in seconds since 1970";
+    gauges(out, "cps_agent_probe_timestamp_seconds", help, at)
 }
 
 fn label(kind: ProblemKind) -> &'static str {

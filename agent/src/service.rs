@@ -103,6 +103,7 @@ fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
         underlay_mtu: _,
         resync_s: _,
         event_buffer,
+        probe_interval_s,
         log_format,
         underlay_filter_entries,
     } = new;
@@ -114,6 +115,7 @@ fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
         ("ledger", *ledger != old.ledger),
         ("vxlan_port", *vxlan_port != old.vxlan_port),
         ("event_buffer", *event_buffer != old.event_buffer),
+        ("probe_interval_s", *probe_interval_s != old.probe_interval_s),
         ("log_format", *log_format != old.log_format),
         ("underlay_filter_entries", *underlay_filter_entries != old.underlay_filter_entries),
     ];
@@ -137,6 +139,7 @@ mod tests {
         let old = settings("");
         assert!(fixed(&old, &settings("resync_s = 5\nunderlay_mtu = 9000")).is_empty());
         assert_eq!(fixed(&old, &settings("vxlan_port = 1\nevent_buffer = 2")), ["vxlan_port", "event_buffer"]);
+        assert_eq!(fixed(&old, &settings("probe_interval_s = 0")), ["probe_interval_s"]);
         let moved = toml::from_str("listen = '127.0.0.1:2'\nledger = '/m'").unwrap();
         assert_eq!(fixed(&old, &moved), ["listen", "ledger"]);
     }

@@ -14,6 +14,7 @@
 //! | `GET /v1/diagnosis` | what is right and wrong with the host | 200 [`HostDiagnosis`](crate::diagnosis::HostDiagnosis), 503 while another one is made |
 //! | `GET /v1/snapshot` | all that it knows of its kernel | 200 [`HostSnapshot`](crate::diagnosis::HostSnapshot), 503 while another one is made |
 //! | `POST /v1/trace` | a [`TraceQuery`](crate::trace::TraceQuery): one end of the path between two addresses | 200 [`TraceAnswer`](crate::trace::TraceAnswer), 400, 503 while too many are asked for |
+//! | `POST /v1/probe` | a [`ProbeQuery`](crate::probe::ProbeQuery): packets to a gateway on another host | 200 [`ProbeAnswer`](crate::probe::ProbeAnswer), 400, 503 while too many are sent |
 //! | `GET /healthz` | the process is alive | 200 |
 //! | `GET /metrics` | figures for Prometheus | 200 |
 //!
@@ -22,7 +23,7 @@
 //!
 //! Those for certificates are there over TLS alone. Agents before 0.3.0 answer them with 404.
 //!
-//! Over TLS the first seven and `/v1/trace` are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
+//! Over TLS the first seven, `/v1/trace` and `/v1/probe` are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
 //! others. Health and figures are for every client that the handshake lets in.
 //!
 //! A push is answered when the kernel has been brought to it and read again, or after [`PUSH_ANSWER_WITHIN`] with
@@ -48,6 +49,10 @@ pub const SNAPSHOT_PATH: &str = "/v1/snapshot";
 pub const TRACE_PATH: &str = "/v1/trace";
 /// How long an agent looks at its kernel for a path.
 pub const TRACE_ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Where an agent is asked to send probes.
+pub const PROBE_PATH: &str = "/v1/probe";
+/// How long an agent sends probes, and waits for what comes back.
+pub const PROBE_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Where shares are granted.
 pub const SHARES_PATH: &str = "/v1/shares";
 /// Where revocation lists are put.

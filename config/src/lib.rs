@@ -17,6 +17,7 @@
 //! | [`quota`] | what quotas count |
 //! | [`inventory`] | the document that operators apply |
 //! | [`trace`] | what an agent is asked of a path, and what it answers |
+//! | [`probe`] | what an agent is asked to send along a path, and what came back |
 //! | [`agent_api`] | paths and error body of the agent's HTTP interface |
 //! | [`settings`] | the settings files of both daemons |
 //! | [`text`] | which names and descriptions are legal, and how texts of others are quoted and shown |
@@ -39,6 +40,7 @@ pub mod naming;
 pub mod net;
 pub mod number;
 pub mod prefix_set;
+pub mod probe;
 pub mod quota;
 pub mod report;
 pub mod revision;

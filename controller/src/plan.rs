@@ -6,14 +6,14 @@ use crate::model::{
 };
 use cps_peering_config::{
     SharedHostConfig,
-    host_config::{Limit, PortConfig, Ports, Remotes, Share, SideConfig, VrfConfig},
+    host_config::{Gateways, Limit, PortConfig, Ports, Remotes, Share, SideConfig, VrfConfig},
     id::{HostId, PeeringId, VpcId},
     net::{InterfaceName, Vni},
     prefix_set::intersection,
 };
 use ipnet::IpNet;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     num::NonZeroU32,
     sync::Arc,
@@ -48,7 +48,11 @@ pub fn plan(state: &State, host: &Host, alike: &mut Sides) -> SharedHostConfig {
         let remotes = remotes(state, &vpc.id, &host.id, None);
         let path_mtu =
             host.underlay_mtu.and_then(|own| path_mtu(state, &vpc.id, &host.id).filter(|least| *least < own));
-        let vrf = VrfConfig { vni: vpc.vni, ports, remotes, path_mtu };
+        let shared = shared_gateways(state, &vpc.id);
+        let gateways = ports.values().flat_map(|port| &port.gateways).map(IpNet::addr);
+        let shared_gateways: BTreeSet<IpAddr> = gateways.filter(|gateway| shared.contains(gateway)).collect();
+        let shared_gateways = shared_gateways.into_iter().collect();
+        let vrf = VrfConfig { vni: vpc.vni, ports, remotes, path_mtu, shared_gateways };
         config.vrfs.insert(vpc.id.clone(), Arc::new(vrf));
         for peering in state.peerings_of(&vpc.id) {
             config.sides.extend(sides(state, host, peering, |own| *own == vpc.id, alike));
@@ -95,6 +99,7 @@ fn sides(
                 peer_cidrs: reached.to_vec(),
                 own_prefixes: part.map(|_| own.effective(peer).into_owned()),
                 remotes: remotes(state, &peer.vpc, &host.id, part),
+                gateways: gateways_by_vtep(state, &peer.vpc, &host.id, &reached),
                 path_mtu: path_mtu(state, &peer.vpc, &host.id)
                     .filter(|least| mtus(state, &own.vpc).any(|(_, mtu)| *least < mtu)),
                 limit: limit(state, peering, own),
@@ -128,6 +133,48 @@ pub(crate) fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limi
         _ => Share::WHOLE,
     };
     Some(Limit { bandwidth_mbit, share })
+}
+
+/// Gateway addresses that ports of a VPC on several hosts have.
+fn shared_gateways(state: &State, vpc: &VpcId) -> HashSet<IpAddr> {
+    let mut first: HashMap<IpAddr, &HostId> = HashMap::new();
+    let mut shared = HashSet::new();
+    for port in state.ports_of(vpc) {
+        for gateway in port.gateways.iter().map(IpNet::addr) {
+            if *first.entry(gateway).or_insert(&port.key.host) != &port.key.host {
+                shared.insert(gateway);
+            }
+        }
+    }
+    shared
+}
+
+/// By host, one gateway address of a VPC in each family for which that host alone answers, and to which others have a route: within
+/// the prefixes of a port, and of what is `joined`.
+pub(crate) fn gateways<'a>(
+    state: &'a State,
+    vpc: &VpcId,
+    joined: Option<&[IpNet]>,
+) -> BTreeMap<&'a HostId, Vec<IpAddr>> {
+    let shared = shared_gateways(state, vpc);
+    let covers = |prefixes: &[IpNet], address: &IpAddr| prefixes.iter().any(|prefix| prefix.contains(address));
+    let mut found: BTreeMap<&HostId, Vec<IpAddr>> = BTreeMap::new();
+    for port in state.ports_of(vpc) {
+        for gateway in port.gateways.iter().map(IpNet::addr) {
+            let is_usable = covers(&port.prefixes, &gateway) && joined.is_none_or(|joined| covers(joined, &gateway));
+            let of_host = || found.get(&port.key.host).into_iter().flatten();
+            if is_usable && !shared.contains(&gateway) && of_host().all(|it| it.is_ipv4() != gateway.is_ipv4()) {
+                found.entry(&port.key.host).or_default().push(gateway);
+            }
+        }
+    }
+    found
+}
+
+/// The same of other hosts, by their VTEP addresses.
+fn gateways_by_vtep(state: &State, vpc: &VpcId, here: &HostId, joined: &[IpNet]) -> Gateways {
+    let others = gateways(state, vpc, Some(joined)).into_iter().filter(|(host, _)| *host != here);
+    others.filter_map(|(host, gateways)| Some((state.hosts().get(host)?.underlay, gateways))).collect()
 }
 
 /// The prefixes of a VPC on other hosts, by their VTEP addresses; of a part of it what is in that part.

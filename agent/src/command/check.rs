@@ -128,13 +128,17 @@ pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
 
 fn capabilities() -> HostFinding {
     const NEEDED: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
+    const NET_RAW: u32 = 13;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or_default();
     let missing: Vec<&str> =
         NEEDED.into_iter().filter(|(_, bit)| effective >> bit & 1 == 0).map(|(name, _)| name).collect();
+    if missing.is_empty() && effective >> NET_RAW & 1 == 0 {
+        return warning("capability", "missing: CAP_NET_RAW; without it no probes are sent, and all else works");
+    }
     if missing.is_empty() {
-        return ok("capability", "CAP_NET_ADMIN and CAP_BPF are there");
+        return ok("capability", "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF are there");
     }
     let missing = missing.join(" ");
     failure("capability", format!("missing: {missing}; start as root, or with AmbientCapabilities={missing}"))

@@ -1,4 +1,4 @@
-//! A socket option whose value is as long as the kernel says, which no safe wrapper reads.
+//! Socket options that no safe wrapper knows.
 
 use nix::libc;
 use std::{io, os::fd::RawFd};
@@ -15,4 +15,13 @@ pub(super) fn get(socket: RawFd, level: libc::c_int, option: libc::c_int, value:
         0 => Err(io::Error::other(format!("{length} bytes instead of {expected}"))),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Sets an option that is a number and that no safe wrapper knows.
+#[expect(unsafe_code, reason = "there is no safe way to an option that no wrapper knows")]
+pub(super) fn set(socket: RawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: the pointer and the length are those of one number, which the kernel only reads.
+    let result = unsafe { libc::setsockopt(socket, level, option, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -120,6 +120,7 @@ mod tests {
             ports: Ports::default(),
             remotes: Remotes::from_iter([(vtep, prefixes)]),
             path_mtu: None,
+            shared_gateways: Vec::new(),
         };
         Run { table, nexthop, source: Source::Vrf(Arc::new(vrf)), vtep }
     }

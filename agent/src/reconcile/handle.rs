@@ -8,13 +8,14 @@ use super::{
 use crate::{
     dirty_set::DirtySet,
     kernel::{Event, Interest, Kernel},
+    probe::Figures,
     shares::Shares,
 };
 use cps_peering_config::{HostReport, ValidHostConfig, report::Counters};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Sender, channel},
     },
@@ -52,6 +53,7 @@ pub struct Handle {
     shares: watch::Sender<Shares>,
     interest: Interest,
     throttled: Arc<AtomicUsize>,
+    probes: Arc<Mutex<Figures>>,
 }
 
 impl Handle {
@@ -96,6 +98,11 @@ impl Handle {
     /// How many ports are kept from filling the neighbour tables, by family.
     pub fn throttled(&self) -> &AtomicUsize {
         &self.throttled
+    }
+
+    /// How its peerings are, from probes.
+    pub(crate) fn probes(&self) -> &Mutex<Figures> {
+        &self.probes
     }
 
     /// Which objects of the kernel concern the reconciler, now and from now on.
@@ -153,6 +160,7 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         shares: shares.clone(),
         interest: interest.clone(),
         throttled: Arc::default(),
+        probes: Arc::default(),
     };
     let reconciler = Reconciler {
         kernel,

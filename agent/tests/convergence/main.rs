@@ -22,7 +22,7 @@ use cps_peering_agent::{
 };
 use cps_peering_config::{
     HostConfig, Revision, ValidHostConfig,
-    host_config::{Limit, PortConfig, Ports, Remotes, Share, SideConfig, VrfConfig},
+    host_config::{Gateways, Limit, PortConfig, Ports, Remotes, Share, SideConfig, VrfConfig},
     net::{InterfaceName, Mac, Vni},
     prefix_set::intersection,
     report::ProblemKind,
@@ -104,7 +104,13 @@ impl World {
             let gateways = vec![net(&format!("10.{vpc}.0.1/24")), net(&format!("fd00:{vpc}::1/64"))];
             let port = PortConfig { gateways, prefixes: Self::prefixes(vpc, 0) };
             let ports = Ports::from_iter([(format!("port{vpc}").parse().unwrap(), port)]);
-            let vrf = VrfConfig { vni: vni(u32::from(vpc) + 10), ports, remotes: self.remotes(vpc), path_mtu: None };
+            let vrf = VrfConfig {
+                vni: vni(u32::from(vpc) + 10),
+                ports,
+                remotes: self.remotes(vpc),
+                path_mtu: None,
+                shared_gateways: Vec::new(),
+            };
             (format!("vpc-{vpc}").parse().unwrap(), vrf)
         });
         let sides = (0..VPCS).flat_map(|a| (0..VPCS).map(move |b| (a, b))).filter(|(a, b)| {
@@ -130,6 +136,7 @@ impl World {
                     }
                 },
                 path_mtu: None,
+                gateways: Gateways::default(),
                 limit: self.limit(a, b),
             };
             (side_vni(a, b), side)

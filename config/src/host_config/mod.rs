@@ -29,6 +29,9 @@ pub type Ports = LiteMap<InterfaceName, PortConfig>;
 /// Prefixes on other hosts, by the VTEP address of that host; few hosts for most VPCs.
 pub type Remotes = LiteMap<IpAddr, Vec<IpNet>>;
 
+/// One gateway address of each family, by the VTEP address of the host that answers for it.
+pub type Gateways = LiteMap<IpAddr, Vec<IpAddr>>;
+
 /// Everything that a host must have, and nothing else of ours may be there.
 ///
 /// It is written in the words of VPCs and peerings. Names of devices, tables and the like are the agent's own.
@@ -63,6 +66,9 @@ pub struct VrfConfig {
     /// The least MTU of the underlay at those hosts' ends in bytes, where it is less than at this host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_mtu: Option<u32>,
+    /// Gateway addresses of the ports here that a port of the VPC on another host has, too. What is sent to one of them may end there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_gateways: Vec<IpAddr>,
 }
 
 /// An interface of the host that belongs to one VPC.
@@ -99,6 +105,9 @@ pub struct SideConfig {
     /// The peer's prefixes on other hosts, by the VTEP address of that host.
     #[serde(default, serialize_with = "listed::serialize", deserialize_with = "prefixes::by_vtep")]
     pub remotes: Remotes,
+    /// Gateway addresses of the peer on those hosts that probes may be sent to. Without one, a host is not probed.
+    #[serde(default, skip_serializing_if = "Gateways::is_empty", with = "listed")]
+    pub gateways: Gateways,
     /// The least MTU of the underlay at those hosts' ends in bytes, where it is less than at some host of this side's VPC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_mtu: Option<u32>,

@@ -188,6 +188,7 @@ fn configs() -> impl Strategy<Value = HostConfig> {
         ports: Ports::default(),
         remotes: Remotes::default(),
         path_mtu: None,
+        shared_gateways: Vec::new(),
     });
     let vpcs = (0u8..4).prop_map(|n| format!("vpc-{n}").parse::<VpcId>().unwrap());
     (

@@ -28,6 +28,10 @@ pub struct AgentSettings {
     /// instead, which the report counts. Default 1 MiB.
     #[serde(default = "default_event_buffer")]
     pub event_buffer: usize,
+    /// How often the way to each host of a peer is probed, in seconds, 1 to 3 600; 0: never. Where there are many, they have their
+    /// turns less often: a host sends at most 50 packets a second. Default 5.
+    #[serde(default = "default_probe_interval_s", deserialize_with = "probe_interval_s")]
+    pub probe_interval_s: u64,
     /// How the log is written: `text` or `json`. Default `text`.
     #[serde(default)]
     pub log_format: LogFormat,
@@ -56,6 +60,10 @@ fn default_resync_s() -> u64 {
     60
 }
 
+fn default_probe_interval_s() -> u64 {
+    5
+}
+
 fn default_event_buffer() -> usize {
     1 << 20
 }
@@ -72,6 +80,16 @@ fn underlay_mtu<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Er
             let (least, most) = UNDERLAY_MTUS.into_inner();
             Err(D::Error::custom(format!("underlay_mtu is {mtu}, and must be {least} to {most}")))
         }
+    }
+}
+
+fn probe_interval_s<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    const MOST: u64 = 3600;
+    let interval = u64::deserialize(from)?;
+    if interval <= MOST {
+        Ok(interval)
+    } else {
+        Err(D::Error::custom(format!("probe_interval_s is {interval}, and must be 0 (never) to {MOST}")))
     }
 }
 

@@ -15,6 +15,18 @@ fn an_mtu_that_no_underlay_has_is_refused() {
 }
 
 #[test]
+fn an_interval_of_probes_has_a_bound_and_zero_means_never() {
+    let shipped = include_str!("../../agent.toml");
+    let read = |interval: &str| toml::from_str::<AgentSettings>(&format!("probe_interval_s = {interval}\n{shipped}"));
+    assert_eq!(toml::from_str::<AgentSettings>(shipped).unwrap().probe_interval_s, 5);
+    for legal in ["0", "1", "3600"] {
+        assert_eq!(read(legal).unwrap().probe_interval_s.to_string(), legal);
+    }
+    let said = read("3601").unwrap_err().to_string();
+    assert!(said.contains("probe_interval_s is 3601, and must be 0 (never) to 3600"), "{said}");
+}
+
+#[test]
 fn the_shipped_files_are_legal() {
     let agent: AgentSettings = toml::from_str(include_str!("../../agent.toml")).unwrap();
     assert_eq!(agent.vxlan_port, 4789);

@@ -28,6 +28,9 @@ pub(super) struct Query {
     /// Show also the steps at which all is well.
     #[arg(long)]
     all: bool,
+    /// Have the host of the source send packets to that of the destination, too, and say what came back.
+    #[arg(long)]
+    probe: bool,
 }
 
 /// A protocol and, where it has ports, a port.
@@ -66,6 +69,8 @@ pub(super) async fn run(session: &Session, query: &Query) -> Result<(), CliError
         "vpcId": vpc,
         "protocol": service.map(|it| &it.protocol),
         "port": service.and_then(|it| it.port),
+        // A controller of a version before this one refuses what it does not know.
+        "probe": query.probe.then_some(true),
     }));
     let answer = session.call(Call::new(Method::POST, path).body(body)).await?;
     let path = &answer["path"];
@@ -114,7 +119,29 @@ fn shown(path: &Value, all: bool) -> String {
         (Some(false), place) => format!("{source} does not reach {destination}: {}", first(steps, place)),
         (None, place) => format!("it is not known whether {source} reaches {destination}: {}", first(steps, place)),
     };
-    if rows.is_empty() { sum } else { format!("{}\n{sum}", table(&HEADINGS, &rows)) }
+    let probe = if path["probe"].is_object() { format!("{}\n", probed(&path["probe"])) } else { String::new() };
+    if rows.is_empty() { format!("{probe}{sum}") } else { format!("{}\n{probe}{sum}", table(&HEADINGS, &rows)) }
+}
+
+/// What came back of packets that were sent.
+fn probed(probe: &Value) -> String {
+    let reason = if probe["reason"].is_string() { format!(": {}", cell(&probe["reason"])) } else { String::new() };
+    let sent = probe["sent"].as_u64().unwrap_or_default();
+    if sent == 0 {
+        return format!("probe: not sent{reason}");
+    }
+    let times = &probe["roundTripMs"];
+    let times = if times.is_object() {
+        format!(" in {} ms (median {} ms)", cell(&times["min"]), cell(&times["median"]))
+    } else {
+        String::new()
+    };
+    let mtu = match (probe["pathMtu"].as_u64(), probe["expectedMtu"].as_u64()) {
+        (Some(mtu), Some(expected)) if mtu < expected => format!(", path MTU {mtu} instead of {expected}"),
+        (Some(mtu), _) => format!(", path MTU {mtu}"),
+        (None, _) => String::new(),
+    };
+    format!("probe: {} of {sent} came back{times}{mtu}{reason}", cell(&probe["received"]))
 }
 
 /// The first step at which something is wrong.
@@ -148,6 +175,19 @@ mod tests {
         assert!(stopped.ends_with("10.1.0.5 does not reach 10.2.0.5: forwarding entry, no way"), "{stopped}");
         assert!(!stopped.contains("vpc-a"), "{stopped}");
         let fine = shown(&path(vec![ok], Some(true), None), true);
+        let lost = json!({ "verdict": "stops", "sent": 3, "received": 0, "expectedMtu": 1450, "reason": "no way" });
+        assert_eq!(probed(&lost), "probe: 0 of 3 came back: no way");
+        let hole = json!({ "verdict": "differs", "sent": 3, "received": 3, "roundTripMs": { "min": 0.5, "median": 1.25 },
+            "pathMtu": 1300, "expectedMtu": 1450, "reason": "a hole" });
+        let said = "probe: 3 of 3 came back in 0.5 ms (median 1.25 ms), path MTU 1300 instead of 1450: a hole";
+        assert_eq!(probed(&hole), said);
+        assert_eq!(
+            probed(&json!({ "verdict": "unknown", "sent": 0, "reason": "too old" })),
+            "probe: not sent: too old"
+        );
+        let mut with = path(vec![], Some(true), None);
+        with["probe"] = hole;
+        assert!(shown(&with, false).starts_with("probe: 3 of 3"), "{with}");
         assert!(fine.contains("vpc-a") && fine.ends_with("reaches 10.2.0.5: 1 step is as it should be"), "{fine}");
     }
 }

@@ -6,9 +6,9 @@ use super::{
     response::{Envelope, Errors, Failure, Reply, reply},
 };
 use crate::{
-    hosts::trace::ask,
+    hosts::{probe::probe, trace::ask},
     model::state::State,
-    paths::{AmbiguousSource, End, Heard, Path, PathQuery, survey},
+    paths::{AmbiguousSource, End, Heard, Path, PathQuery, Probe, survey},
 };
 use axum::body::Bytes;
 use cps_peering_config::{
@@ -40,6 +40,10 @@ pub(in crate::api) struct PathBody {
     /// The destination port, 1 to 65 535; with `tcp` or `udp` only.
     #[serde(default, deserialize_with = "number::optional_not_zero")]
     port: Option<u32>,
+    /// Whether the host of the source also sends packets to that of the destination, over the very way, and says what came back. No
+    /// server takes part: gateway addresses send and answer. Default false.
+    #[serde(default)]
+    probe: bool,
 }
 
 /// What was found.
@@ -54,6 +58,8 @@ const MAX_AT_ONCE: usize = 128;
 /// How many of these one account may have, and operators together.
 const MAX_OF_ACCOUNT: usize = 2;
 const MAX_OF_OPERATORS: usize = 32;
+/// What a path counts for with which packets are sent: an account has one at a time, which leaves others some of what a host sends.
+const PLACES_OF_PROBE: usize = 2;
 /// Shared by accounts; operators are one of them.
 static AT_ONCE: LazyLock<Arc<FairShare<Option<AccountId>>>> = LazyLock::new(|| FairShare::new(MAX_AT_ONCE));
 
@@ -96,12 +102,13 @@ fn question(body: PathBody, region: Option<RegionId>) -> Result<PathQuery, Failu
             Some(u16::try_from(port).map_err(|_| Failure::field("port", rule()))?)
         }
     };
-    Ok(PathQuery { source, destination, vpc: body.vpc_id, region, protocol, port })
+    Ok(PathQuery { source, destination, vpc: body.vpc_id, region, protocol, port, probe: body.probe })
 }
 
 async fn trace(api: &Api, query: PathQuery, viewer: Option<&AccountId>) -> Reply {
     let mut place = AT_ONCE.hold(viewer.cloned());
-    if !place.take_within(1, if viewer.is_some() { MAX_OF_ACCOUNT } else { MAX_OF_OPERATORS }) {
+    let places = if query.probe { PLACES_OF_PROBE } else { 1 };
+    if !place.take_within(places, if viewer.is_some() { MAX_OF_ACCOUNT } else { MAX_OF_OPERATORS }) {
         return Err(Failure::no_room("too many paths are looked at now: try again"));
     }
     let now_ms = api.engine.now_ms();
@@ -126,11 +133,32 @@ async fn trace(api: &Api, query: PathQuery, viewer: Option<&AccountId>) -> Reply
             Some([Heard { answer: answers.0, newest: near }, Heard { answer: answers.1, newest: far }])
         }
     };
-    reply(OnePath { path: found.with(answers, viewer) })
+    // What it is sent for, and by whom.
+    let plan = found.probe.clone().zip(found.ends.as_ref().map(|[near, _]| near.clone()));
+    let path = found.with(answers, viewer);
+    if !query.probe {
+        return reply(OnePath { path });
+    }
+    let probed = match plan {
+        // An account is not to learn by a probe what the steps do not tell it (rule L11).
+        _ if path.reaches == Some(false) && viewer.is_some() => {
+            Probe::not_sent("no probe was sent, since packets stop at a step above")
+        }
+        Some((plan, near)) => {
+            let answer = probe(&api.diagnosed.agents, &near.host, &near.agent, &plan.query).await;
+            Probe::of(&plan, answer, viewer.is_none())
+        }
+        None if path.reaches == Some(false) => Probe::not_sent("no probe was sent, since packets stop at a step above"),
+        None => Probe::not_sent(
+            "no probe was sent, since one of the ends has no gateway address for it: of the family, joined by the peering, within the              port's prefixes, and on one host alone",
+        ),
+    };
+    reply(OnePath { path: path.with_probe(probed) })
 }
 
 /// Find out whether one address reaches another, and what stops it: what the account's VPCs and peerings say, and then the hosts at
-/// both ends, from their kernels. Of another account's side it is only said whether it stops packets. Nothing is sent or changed.
+/// both ends, from their kernels. Of another account's side it is only said whether it stops packets. Nothing is changed, and nothing is sent unless `probe` asks for
+/// it.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/paths", tag = "peerings", operation_id = "describePath",
     params(("regionId" = String, Path)), request_body = PathBody,
     responses((status = 200, body = Envelope<OnePath>), Errors))]

@@ -8,6 +8,7 @@ use cps_peering_config::{
     trace::{Fact, TraceAnswer, TraceQuery},
 };
 use reqwest::{Response, StatusCode};
+use serde::Serialize;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -18,12 +19,13 @@ const LONGEST_ANSWER: usize = 1 << 20;
 /// The most that is believed of one direction. Whoever has broken into a host answers what it likes.
 const MAX_FACTS: usize = 64;
 /// The longest text that is taken from a fact, in characters.
-const MAX_TEXT: usize = 400;
+pub(super) const MAX_TEXT: usize = 400;
+
 /// What a host answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum Answer<T = TraceAnswer> {
     /// What its agent found.
-    Told(TraceAnswer),
+    Told(T),
     /// Its agent is of a version that does not know the question.
     Unknown,
     /// Its agent refuses to answer, for this reason.
@@ -34,26 +36,43 @@ pub enum Answer {
 
 /// Asks a host's agent about one end of a path. That other questions to the host come first counts as time in which it does not answer.
 pub async fn ask(clients: &AgentClients, host: &HostId, agent: &str, query: &TraceQuery) -> Answer {
+    put_question(clients, host, agent, (TRACE_PATH, PATIENCE), query, told).await
+}
+
+/// Puts a question to a host's agent, whose good answer `told` reads.
+pub(super) async fn put_question<T, F: Future<Output = Result<T, AnswerError>>>(
+    clients: &AgentClients,
+    host: &HostId,
+    agent: &str,
+    (path, patience): (&str, Duration),
+    query: &impl Serialize,
+    told: impl FnOnce(Response) -> F,
+) -> Answer<T> {
     let asked = async {
         // It is never closed.
         let _turn = clients.turns_of(host).acquire_owned().await;
         let client = clients.shared(host)?;
-        let url = format!("{}{TRACE_PATH}", agent.trim_end_matches('/'));
-        read(client.post(url).json(query).timeout(PATIENCE).send().await?).await
+        let url = format!("{}{path}", agent.trim_end_matches('/'));
+        read(client.post(url).json(query).timeout(patience).send().await?, told).await
     };
-    match timeout(PATIENCE, asked).await {
+    match timeout(patience, asked).await {
         Ok(answer) => answer.unwrap_or_else(|error| Answer::Failed(cut(&error.to_string(), MAX_TEXT))),
-        Err(_) => Answer::Failed(format!("no answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Answer::Failed(format!("no answer within {} s", patience.as_secs())),
     }
 }
 
-async fn read(answer: Response) -> Result<Answer, AnswerError> {
+async fn told(answer: Response) -> Result<TraceAnswer, AnswerError> {
+    let told: TraceAnswer = read_small(answer, LONGEST_ANSWER).await?;
+    let (send, receive) = (bounded(told.send), bounded(told.receive));
+    Ok(TraceAnswer { version: String::new(), send, receive, ..told })
+}
+
+async fn read<T, F: Future<Output = Result<T, AnswerError>>>(
+    answer: Response,
+    told: impl FnOnce(Response) -> F,
+) -> Result<Answer<T>, AnswerError> {
     match answer.status() {
-        StatusCode::OK => {
-            let told: TraceAnswer = read_small(answer, LONGEST_ANSWER).await?;
-            let (send, receive) = (bounded(told.send), bounded(told.receive));
-            Ok(Answer::Told(TraceAnswer { version: String::new(), send, receive, ..told }))
-        }
+        StatusCode::OK => Ok(Answer::Told(told(answer).await?)),
         StatusCode::NOT_FOUND => Ok(Answer::Unknown),
         status => {
             let text = read_error(answer).await?;
@@ -77,6 +96,10 @@ fn bounded(mut facts: Vec<Fact>) -> Vec<Fact> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn read(answer: Response) -> Result<Answer, AnswerError> {
+        super::read(answer, super::told).await
+    }
     use cps_peering_config::trace::Verdict;
 
     fn response(status: u16, body: impl Into<reqwest::Body>) -> Response {

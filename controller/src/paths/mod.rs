@@ -4,11 +4,13 @@
 //! as the viewer may see them (rule L11): an account sees its own side, without what belongs to the cloud's infrastructure, and of
 //! another account's side only whether it stops packets.
 
+mod probe;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod words;
 
+pub use probe::{Probe, ProbePlan, RoundTrip};
 pub use survey::{AmbiguousSource, Survey, survey};
 
 use crate::hosts::trace::Answer;
@@ -36,6 +38,8 @@ pub struct PathQuery {
     pub protocol: Option<u8>,
     /// The destination port, where one is meant.
     pub port: Option<u16>,
+    /// Whether real packets are to be sent, too.
+    pub probe: bool,
 }
 
 /// How one step of a path is.
@@ -167,7 +171,7 @@ impl Step {
 }
 
 /// The answer to a [`PathQuery`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Path {
     /// From where.
@@ -188,6 +192,9 @@ pub struct Path {
     pub first_wrong: Option<usize>,
     /// Every step: what the model says, the way there, the way back.
     pub steps: Vec<Step>,
+    /// What came back of packets that were sent, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
 }
 
 /// One end of a path, and the host that is to be asked about it.
@@ -280,7 +287,7 @@ impl Path {
             (None, _) => None,
         };
         let first_wrong = stops.or(unknown).or_else(|| first(StepVerdict::Differs));
-        Self { source, destination, vpc_id, vpc_peering_id, reaches, first_wrong, steps }
+        Self { source, destination, vpc_id, vpc_peering_id, reaches, first_wrong, steps, probe: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the model says of a path.
 
-use super::{End, FixableBy, PathQuery, Step, StepVerdict, words};
+use super::{End, FixableBy, PathQuery, ProbePlan, Step, StepVerdict, words};
 use crate::{
     engine::Confirmation,
     model::{
@@ -8,11 +8,13 @@ use crate::{
         record::{Charge, End as Ending, Host, Peering, PeeringState, Port, Role, Side, Vpc},
         state::State,
     },
+    plan::gateways,
 };
 use cps_peering_config::{
     id::{AccountId, PeeringId, VpcId},
     net::Vni,
     prefix_set::intersection,
+    probe::ProbeQuery,
     trace::TraceQuery,
 };
 use ipnet::IpNet;
@@ -36,6 +38,8 @@ pub struct Survey {
     /// Whether no port has the destination, which the viewer may not know: another address of the peer's is asked about in its place,
     /// so that the answer looks like one about an address that the peer's side stops (rule L11).
     pub unserved: bool,
+    /// What the host of the source is to send, where that was asked for; none where no two addresses can be used.
+    pub probe: Option<ProbePlan>,
 }
 
 /// Several VPCs have the source, and it was not said which is meant.
@@ -62,6 +66,7 @@ pub fn survey(
         steps: Vec::new(),
         ends: None,
         unserved: false,
+        probe: None,
     };
     let walk = Walk { state, query, viewer, now_ms };
     let vpc = match walk.vpc()? {
@@ -120,7 +125,9 @@ pub fn survey(
             if walk.sees(peer) {
                 found.steps.push(Step::ok(words::DESTINATION_PORT, walk.port_words(far)));
             }
-            walk.ask(near, (&peer.account, &peer.vpc, far), query.destination, sides, &mut found);
+            let far = (&peer.account, &peer.vpc, far);
+            walk.ask(near, far, query.destination, sides, &mut found);
+            walk.probe(near, far, sides, Some([&own.effective(peer), &reached]), &mut found);
         }
         None if walk.sees(peer) => found.steps.push(walk.no_port(&peer.vpc, fixable_by(peer, viewer))),
         None => {
@@ -254,7 +261,9 @@ impl<'a> Walk<'a> {
             return;
         }
         found.steps.push(Step::ok(words::DESTINATION_PORT, self.port_words(far)));
-        self.ask((&vpc.account, &vpc.id, port), (&vpc.account, &vpc.id, far), destination, None, found);
+        let (near, far) = ((&vpc.account, &vpc.id, port), (&vpc.account, &vpc.id, far));
+        self.ask(near, far, destination, None, found);
+        self.probe(near, far, None, None, found);
     }
 
     /// The peering that leads to the destination, as far as the viewer may know what its peer has. One that forwards comes before
@@ -434,5 +443,35 @@ impl<'a> Walk<'a> {
             port_in: port,
         };
         found.ends = Some([end(near, account, there), end(far, peer_account, back)]);
+    }
+
+    /// Says what the host of the source is to send, where that was asked for: between a gateway of each end, of what is `joined`.
+    fn probe(
+        &self,
+        (_, vpc, port): (&AccountId, &VpcId, &Port),
+        (peer_account, peer_vpc, peer_port): (&AccountId, &VpcId, &Port),
+        sides: Option<[Vni; 2]>,
+        joined: Option<[&[IpNet]; 2]>,
+        found: &mut Survey,
+    ) {
+        let Some([near, _]) = found.ends.as_ref().filter(|_| self.query.probe) else { return };
+        let ipv4 = self.query.source.is_ipv4();
+        let gateway = |vpc, port: &Port, joined| {
+            let found = gateways(self.state, vpc, joined);
+            found.get(&port.key.host)?.iter().copied().find(|it| it.is_ipv4() == ipv4)
+        };
+        let local = gateway(vpc, port, joined.map(|[own, _]| own));
+        let remote = gateway(peer_vpc, peer_port, joined.map(|[_, peer]| peer));
+        found.probe = local.zip(remote).map(|(local, remote)| ProbePlan {
+            query: ProbeQuery {
+                vpc: vpc.clone(),
+                local,
+                peer_vpc: peer_vpc.clone(),
+                remote,
+                side: sides.map(|[own, _]| own),
+                remote_vtep: near.query.remote_vtep,
+            },
+            shows_destination: self.viewer.is_none_or(|viewer| viewer == peer_account),
+        });
     }
 }

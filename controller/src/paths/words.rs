@@ -11,12 +11,13 @@ pub(super) const BANDWIDTH: &str = "bandwidth";
 pub(super) const ROUTE_POLICY: &str = "routePolicy";
 pub(super) const DESTINATION_PORT: &str = "destinationPort";
 pub(super) const HOST: &str = "host";
+pub(super) const PROBE: &str = "probe";
 pub(super) const PEER_SIDE: &str = "peerSide";
 /// A step of an agent that is newer than this controller.
 pub(super) const OTHER: &str = "other";
 
 /// Each step with its name for people, and what is wrong with it in words that tell nothing of the infrastructure.
-const STEPS: [(&str, &str, &str); 29] = [
+const STEPS: [(&str, &str, &str); 30] = [
     (VPC, "VPC of the source", ""),
     (SOURCE_PORT, "port of the source", ""),
     (PEERING, "peering", ""),
@@ -25,6 +26,7 @@ const STEPS: [(&str, &str, &str); 29] = [
     (ROUTE_POLICY, "route policy", ""),
     (DESTINATION_PORT, "port of the destination", ""),
     (PEER_SIDE, "the peer's side", ""),
+    (PROBE, "probe", ""),
     (OTHER, "something else", "something on the host is not as it should be"),
     (HOST, "host", "the host of the port does not answer, or has another configuration than it should have"),
     (check::CONFIGURATION, "configuration of the host", "the host has not been told of this path, or cannot be read"),

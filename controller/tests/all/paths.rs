@@ -2,7 +2,10 @@
 
 use crate::running::{Controller, Place, call, done};
 use axum::{Json, Router, extract::State, routing::post};
-use cps_peering_config::trace::{Fact, TraceAnswer, TraceQuery, Verdict};
+use cps_peering_config::{
+    probe::{ProbeAnswer, ProbeQuery},
+    trace::{Fact, TraceAnswer, TraceQuery, Verdict},
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -14,6 +17,8 @@ const NORTH: &str = "/v1/regions/north";
 struct Agent {
     wrong: Arc<Mutex<Vec<(&'static str, Fact)>>>,
     asked: Arc<Mutex<Vec<TraceQuery>>>,
+    comes_back: Arc<Mutex<ProbeAnswer>>,
+    probed: Arc<Mutex<Vec<ProbeQuery>>>,
 }
 
 async fn trace(State(agent): State<Agent>, Json(query): Json<TraceQuery>) -> Json<TraceAnswer> {
@@ -26,6 +31,11 @@ async fn trace(State(agent): State<Agent>, Json(query): Json<TraceQuery>) -> Jso
     let newest = cps_peering_config::Revision { epoch: u64::MAX, number: u64::MAX };
     agent.asked.lock().unwrap().push(query);
     Json(TraceAnswer { version: "9".into(), revision: Some(newest), send: of("send"), receive: of("receive") })
+}
+
+async fn probe(State(agent): State<Agent>, Json(query): Json<ProbeQuery>) -> Json<ProbeAnswer> {
+    agent.probed.lock().unwrap().push(query);
+    Json(agent.comes_back.lock().unwrap().clone())
 }
 
 fn fact(check: &str, verdict: Verdict, object: &str) -> Fact {
@@ -44,7 +54,8 @@ impl Agent {
     async fn listen(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().route("/v1/trace", post(trace)).with_state(self.clone());
+        let router =
+            Router::new().route("/v1/trace", post(trace)).route("/v1/probe", post(probe)).with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         url
     }
@@ -107,6 +118,77 @@ impl Cloud {
         let answer = self.controller.operator(Method::POST, "/admin/v1/paths", body).await;
         answer["path"].clone()
     }
+}
+
+/// V6, L11, C9: which addresses a host is to probe between, when it is not asked at all, and what an account sees of it.
+#[tokio::test]
+async fn a_probe_goes_between_gateways_that_are_joined_and_an_account_sees_figures_alone() {
+    let cloud = Cloud::start().await;
+    let id = cloud.peer().await;
+    cloud.accept(&id).await;
+    let [near, far] = &cloud.agents;
+    let probe = async |destination: &str, account: bool| {
+        let body = json!({ "source": "10.1.0.5", "destination": destination, "vpcId": "a", "probe": true });
+        let answer = if account {
+            done(&cloud.controller, &cloud.one, Method::POST, &format!("{NORTH}/paths"), body).await
+        } else {
+            cloud.controller.operator(Method::POST, "/admin/v1/paths", body).await
+        };
+        answer["path"].clone()
+    };
+    let back = |received, path_mtu| ProbeAnswer {
+        sent: 3,
+        received,
+        round_trip_min_us: Some(500),
+        round_trip_median_us: Some(750),
+        expected_mtu: Some(1450),
+        path_mtu,
+        send_error: "secret".to_owned(),
+        ..ProbeAnswer::default()
+    };
+    *near.comes_back.lock().unwrap() = back(3, Some(1450));
+    assert!(cloud.own("10.1.0.5", "10.2.0.5").await["probe"].is_null(), "nobody has asked for one");
+    assert!(near.probed.lock().unwrap().is_empty());
+    let (seen, all) = (probe("10.2.0.5", true).await, probe("10.2.0.5", false).await);
+    for path in [&seen, &all] {
+        assert_eq!((&path["reaches"], &path["probe"]["verdict"]), (&json!(true), &json!("ok")), "{path}");
+        assert_eq!(path["probe"]["roundTripMs"], json!({ "min": 0.5, "median": 0.75 }));
+    }
+    assert_eq!((&seen["probe"]["source"], &seen["probe"]["destination"]), (&json!("10.1.0.1"), &Value::Null));
+    assert_eq!(all["probe"]["destination"], "10.2.0.1");
+    let asked = std::mem::take(&mut *near.probed.lock().unwrap());
+    assert_eq!((asked.len(), far.probed.lock().unwrap().len()), (2, 0));
+    assert_eq!((asked[0].local.to_string(), asked[0].remote.to_string()), ("10.1.0.1".into(), "10.2.0.1".into()));
+    assert_eq!((asked[0].side.is_some(), asked[0].remote_vtep), (true, Some("192.0.2.2".parse().unwrap())));
+    // What does not come back stops the path; an account hears no more than that.
+    *near.comes_back.lock().unwrap() = back(0, None);
+    let (seen, all) = (probe("10.2.0.5", true).await, probe("10.2.0.5", false).await);
+    assert_eq!((first(&seen), &seen["reaches"]), (is("probe", "stops", "operator"), &json!(false)));
+    assert!(!seen.to_string().contains("secret") && all.to_string().contains("secret"), "{seen}");
+    *near.comes_back.lock().unwrap() = back(3, Some(1300));
+    assert_eq!(first(&probe("10.2.0.5", true).await), is("probe", "differs", "operator"));
+    // Where packets stop already, an account's probe is not sent, whatever it is that stops them.
+    far.find("receive", "acceptance", Verdict::Stops);
+    near.probed.lock().unwrap().clear();
+    let [stopped, unserved] = [probe("10.2.0.5", true).await, probe("10.2.9.9", true).await];
+    assert_eq!((&stopped["probe"], near.probed.lock().unwrap().len()), (&unserved["probe"], 0));
+    assert!(stopped["probe"]["reason"].as_str().is_some_and(|it| it.contains("packets stop")), "{stopped}");
+    assert_eq!(
+        (probe("10.2.0.5", false).await["probe"]["sent"].clone(), near.probed.lock().unwrap().len()),
+        (json!(3), 1)
+    );
+    far.wrong.lock().unwrap().clear();
+    // Without the gateway, there is nothing to probe.
+    let path = format!("/v1/regions/east/vpcPeerings/{id}:modifyVpcPeeringPrefixes");
+    let lists = json!({ "exportPrefixes": ["10.2.0.4/30"] });
+    done(&cloud.controller, &cloud.two, Method::PUT, &path, lists).await;
+    near.probed.lock().unwrap().clear();
+    let path = probe("10.2.0.5", true).await;
+    assert_eq!((&path["reaches"], &path["probe"]["verdict"]), (&json!(true), &json!("unknown")), "{path}");
+    assert!(
+        near.probed.lock().unwrap().is_empty()
+            && path["probe"]["reason"].as_str().is_some_and(|it| it.contains("gateway"))
+    );
 }
 
 /// Step, verdict and mender of the first wrong one.

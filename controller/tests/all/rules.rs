@@ -15,7 +15,7 @@ use cps_peering_controller::model::{
     state::Change,
 };
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 #[test]
 fn each_wrong_entry_is_named_with_the_rule_it_breaks() {
@@ -143,6 +143,35 @@ fn both_sides_are_planned_wherever_their_vpcs_have_ports() {
     assert_eq!(h2.sides.keys().copied().collect::<Vec<_>>(), [b]);
     assert_eq!(h2.sides[&b].peer_cidrs.len(), 2);
     assert!(h3.sides.is_empty());
+}
+
+/// V6.
+#[test]
+fn hosts_are_told_gateways_that_one_host_alone_answers_for() {
+    let mut model = built();
+    let id = model.peer("a", "b").unwrap();
+    let peering = &model.state.peerings()[&id];
+    let (a, b) = (peering.initiator.vni.unwrap(), peering.receiver.vni.unwrap());
+    let told = |model: &Model, host: &str, side| {
+        let plans = model.plans();
+        let told = plans[host].sides[&side].gateways.iter().map(|(vtep, gateways)| format!("{vtep} {gateways:?}"));
+        told.collect::<Vec<_>>().join(" ")
+    };
+    let shared =
+        |model: &Model, host: &str| model.plans()[host].vrfs[&"b".parse::<VpcId>().unwrap()].shared_gateways.clone();
+    assert_eq!(told(&model, "h1", a), "192.0.2.2 [10.2.1.1]");
+    assert!(told(&model, "h1", b).is_empty() && told(&model, "h2", b).contains("192.0.2.1 [10.1.0.1"));
+    assert!(shared(&model, "h1").is_empty() && shared(&model, "h2").is_empty());
+    // The same gateway on both hosts, each with a part of the subnet.
+    let port = |gateway: &str, prefix: &str| {
+        format!(
+            "[[ports]]\nhost = \"h2\"\ninterface = \"eth9\"\nvpc = \"b\"\ngateways = [\"{gateway}\"]\nprefixes = [\"{prefix}\"]\n"
+        )
+    };
+    model.apply(&port("10.2.0.1/16", "10.2.7.0/24")).unwrap();
+    assert_eq!(told(&model, "h1", a), "192.0.2.2 [10.2.1.1]", "another one of the host's");
+    assert_eq!(shared(&model, "h1"), ["10.2.0.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(shared(&model, "h2"), shared(&model, "h1"));
 }
 
 #[test]

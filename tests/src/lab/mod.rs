@@ -121,6 +121,7 @@ pub struct Builder {
     store: Store,
     resync: Duration,
     event_buffer: usize,
+    probe_interval: Duration,
 }
 
 impl Builder {
@@ -163,6 +164,13 @@ impl Builder {
     #[must_use]
     pub fn resync(mut self, every: Duration) -> Builder {
         self.resync = every;
+        self
+    }
+
+    /// How often agents probe ways to other hosts; never by default.
+    #[must_use]
+    pub fn probe_interval(mut self, every: Duration) -> Builder {
+        self.probe_interval = every;
         self
     }
 
@@ -250,6 +258,7 @@ impl Builder {
             underlay_mtu: None,
             resync_s: self.resync.as_secs(),
             event_buffer: self.event_buffer,
+            probe_interval_s: self.probe_interval.as_secs(),
             log_format: LogFormat::Text,
             underlay_filter_entries: 1 << 16,
             metrics_listen: None,
@@ -291,6 +300,7 @@ impl Lab {
             store: Store::usual(),
             resync: Duration::from_mins(1),
             event_buffer: 1 << 20,
+            probe_interval: Duration::ZERO,
         }
     }
 

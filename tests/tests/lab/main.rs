@@ -19,6 +19,7 @@ mod mtu;
 mod paths;
 mod prefixes;
 mod pressure;
+mod probes;
 mod removal;
 mod restart;
 mod shares;

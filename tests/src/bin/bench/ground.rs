@@ -4,7 +4,7 @@ use crate::raw::Raw;
 use anyhow::{Context, Result};
 use cps_peering_config::{
     HostConfig, Revision,
-    host_config::{PortConfig, Ports, Remotes, SideConfig, VrfConfig},
+    host_config::{Gateways, PortConfig, Ports, Remotes, SideConfig, VrfConfig},
 };
 use cps_peering_tests::{command, netns::Netns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -119,6 +119,7 @@ pub(crate) fn bare() -> HostConfig {
         ports: Ports::from_iter([("port0".parse().expect("a legal name"), port)]),
         remotes: Remotes::default(),
         path_mtu: None,
+        shared_gateways: Vec::new(),
     };
     HostConfig {
         revision: Revision { epoch: 1, number: 1 },
@@ -144,6 +145,7 @@ pub(crate) fn side(number: u32, cidrs: Vec<IpNet>, prefixes: Vec<IpNet>) -> Side
         own_prefixes: None,
         remotes: Remotes::from_iter([(IpAddr::V4(REMOTE), prefixes)]),
         path_mtu: None,
+        gateways: Gateways::default(),
         limit: None,
     }
 }
@@ -175,7 +177,13 @@ pub(crate) fn spread_peerings(peerings: u32, per_vpc: u32, routes: u32) -> HostC
     let mut config = bare();
     for vpc in 0..peerings.div_ceil(per_vpc) {
         let vni = (FIRST_SPREAD_VNI + vpc).try_into().expect("a legal VNI");
-        let vrf = VrfConfig { vni, ports: Ports::default(), remotes: Remotes::default(), path_mtu: None };
+        let vrf = VrfConfig {
+            vni,
+            ports: Ports::default(),
+            remotes: Remotes::default(),
+            path_mtu: None,
+            shared_gateways: Vec::new(),
+        };
         config.vrfs.insert(vpc_id(vpc), vrf);
     }
     let sides = (0..peerings).map(|number| (side_vni(number), spread_side(number, per_vpc, routes)));

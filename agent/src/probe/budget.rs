@@ -1,0 +1,66 @@
+//! How many packets a host sends for probes. Pure.
+
+use std::time::{Duration, Instant};
+
+/// How many packets a host may send for probes at once, and how many more in each second: never more than 50 within one second,
+/// whoever asks for them.
+pub(crate) const BURST: u32 = 20;
+pub(crate) const PER_SECOND: u32 = 30;
+
+/// A bucket that holds [`BURST`] tokens and gets [`PER_SECOND`]: one for each packet. It is kept as the time at which it will be full
+/// again (GCRA).
+#[derive(Debug)]
+pub(crate) struct Budget {
+    full_at: Instant,
+}
+
+const EVERY: Duration = Duration::from_micros(1_000_000 / PER_SECOND as u64);
+
+impl Budget {
+    /// A full one.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { full_at: now }
+    }
+
+    /// Takes so many tokens; none where there are fewer.
+    pub(crate) fn take(&mut self, tokens: u32, now: Instant) -> bool {
+        let full_at = self.full_at.max(now) + EVERY * tokens;
+        let enough = full_at <= now + EVERY * BURST;
+        if enough {
+            self.full_at = full_at;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_second_has_more_than_fifty() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let mut sent = Vec::new();
+        // Idle, greedy, idle, greedy.
+        for ms in (0..3000).chain(5000..8000) {
+            while budget.take(1, start + Duration::from_millis(ms)) {
+                sent.push(ms);
+            }
+        }
+        for from in 0..8000 {
+            let within = sent.iter().filter(|ms| (from..from + 1000).contains(*ms)).count();
+            assert!(within <= 50, "{within} from {from} ms on");
+        }
+        assert!(sent.len() >= 210, "{}", sent.len());
+        assert!(!budget.take(BURST + 1, start + Duration::from_hours(1)), "more than it holds");
+    }
+
+    #[test]
+    fn it_takes_all_or_nothing() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        assert!(budget.take(BURST - 1, start) && !budget.take(2, start) && budget.take(1, start));
+        assert!(!budget.take(4, start + EVERY * 3) && budget.take(3, start + EVERY * 3));
+    }
+}

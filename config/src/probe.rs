@@ -1,0 +1,96 @@
+//! What an agent is asked to send along the path between two gateways, and what came back.
+//!
+//! A probe is an ICMP echo request that a host sends in a VPC's VRF, from a gateway address that is its own there to one of another
+//! host. The kernel there answers (rule C8), so that no server of a tenant takes part. New fields have defaults, unknown ones are
+//! passed over: one version older and newer work together.
+
+use crate::{id::VpcId, net::Vni, trace::TraceQuery};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The body of `POST /v1/probe`: from where to where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeQuery {
+    /// The VPC that sends.
+    pub vpc: VpcId,
+    /// A gateway address of that VPC on this host. Answers come to it.
+    pub local: IpAddr,
+    /// The VPC that answers.
+    pub peer_vpc: VpcId,
+    /// A gateway address of that VPC, of the same family.
+    pub remote: IpAddr,
+    /// The VNI of the own side of the peering; none within a VPC.
+    #[serde(default)]
+    pub side: Option<Vni>,
+    /// The VTEP address of the host that has `remote`; none where it is this one.
+    #[serde(default)]
+    pub remote_vtep: Option<IpAddr>,
+}
+
+impl From<&ProbeQuery> for TraceQuery {
+    /// The path that the probe takes.
+    fn from(query: &ProbeQuery) -> Self {
+        Self {
+            vpc: query.vpc.clone(),
+            local: query.local,
+            peer_vpc: query.peer_vpc.clone(),
+            remote: query.remote,
+            side: query.side,
+            remote_vtep: query.remote_vtep,
+            protocol: None,
+            port: None,
+            port_in: None,
+        }
+    }
+}
+
+/// What came back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeAnswer {
+    /// The agent's version.
+    #[serde(default)]
+    pub version: String,
+    /// Why nothing was sent, or nothing can be concluded from what was. All else means nothing then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_probed: Option<String>,
+    /// Small packets that were to be sent.
+    #[serde(default)]
+    pub sent: u32,
+    /// How many of these came back.
+    #[serde(default)]
+    pub received: u32,
+    /// The shortest time that one of them took there and back, in microseconds; none where none came back.
+    #[serde(default)]
+    pub round_trip_min_us: Option<u64>,
+    /// The median, likewise.
+    #[serde(default)]
+    pub round_trip_median_us: Option<u64>,
+    /// The longest IP packet that should pass, in bytes; none where nothing is known of that, as on one host.
+    #[serde(default)]
+    pub expected_mtu: Option<u32>,
+    /// The longest that came back whole, in bytes. It was sent with DF (IPv6: by a host that does not fragment). None where
+    /// none came back, or none was to.
+    #[serde(default)]
+    pub path_mtu: Option<u32>,
+    /// Echo replies that were none to this probe, although they looked like it.
+    #[serde(default)]
+    pub forged: u32,
+    /// What the kernel said when it did not take a packet; empty where it took all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub send_error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_another_version_has_or_lacks_stop_nothing() {
+        let newer = r#"{"version":"9","colour":1,"sent":3,"received":2,"round_trip_min_us":7}"#;
+        let answer: ProbeAnswer = serde_json::from_str(newer).unwrap();
+        assert_eq!((answer.sent, answer.received, answer.round_trip_min_us, answer.path_mtu), (3, 2, Some(7), None));
+        let older = r#"{"vpc":"vpc-a","local":"10.1.0.1","peer_vpc":"vpc-b","remote":"10.2.0.1","mood":1}"#;
+        let query: ProbeQuery = serde_json::from_str(older).unwrap();
+        assert_eq!((query.side, query.remote_vtep), (None, None));
+    }
+}

@@ -1,0 +1,30 @@
+//! Has agents send probes.
+
+use super::{
+    client::{AgentClients, AnswerError, read_small},
+    trace::{Answer, MAX_TEXT, put_question},
+};
+use cps_peering_config::{
+    agent_api::{PROBE_ANSWER_WITHIN, PROBE_PATH},
+    id::HostId,
+    probe::{ProbeAnswer, ProbeQuery},
+    text::cut,
+};
+use reqwest::Response;
+use std::time::Duration;
+
+/// How long an answer may take: the agent's time, and a second for the way.
+const PATIENCE: Duration = PROBE_ANSWER_WITHIN.saturating_add(Duration::from_secs(1));
+/// The longest answer, in bytes.
+const LONGEST_ANSWER: usize = 16 << 10;
+
+/// Has a host's agent send a probe.
+pub async fn probe(clients: &AgentClients, host: &HostId, agent: &str, query: &ProbeQuery) -> Answer<ProbeAnswer> {
+    put_question(clients, host, agent, (PROBE_PATH, PATIENCE), query, read).await
+}
+
+async fn read(answer: Response) -> Result<ProbeAnswer, AnswerError> {
+    let told: ProbeAnswer = read_small(answer, LONGEST_ANSWER).await?;
+    let not_probed = told.not_probed.map(|why| cut(&why, MAX_TEXT));
+    Ok(ProbeAnswer { version: String::new(), not_probed, send_error: cut(&told.send_error, MAX_TEXT), ..told })
+}

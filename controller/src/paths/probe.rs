@@ -1,0 +1,263 @@
+//! Which gateways a probe is sent between, and what its answer means. Pure.
+
+use super::{FixableBy, Path, Step, StepVerdict, words};
+use crate::hosts::trace::Answer;
+use cps_peering_config::probe::{ProbeAnswer, ProbeQuery};
+use serde::{Serialize, Serializer};
+use std::net::IpAddr;
+use utoipa::ToSchema;
+
+/// What came back of packets that the host of the source sent to that of the destination: between gateway addresses of the two VPCs,
+/// so that no server takes part.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    /// `ok`; `differs` where some or long packets are lost; `stops` where none comes back; `unknown` where none was sent.
+    pub verdict: StepVerdict,
+    /// The gateway address that sent, where the viewer may see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub source: Option<IpAddr>,
+    /// The gateway address that was to answer, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub destination: Option<IpAddr>,
+    /// Small packets that were sent.
+    pub sent: u32,
+    /// How many of them came back.
+    pub received: u32,
+    /// How long they took; none where none came back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_trip_ms: Option<RoundTrip>,
+    /// The longest IP packet that came back whole, in bytes; none where that was not tried, as on one host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u32>,
+    /// The longest that should, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_mtu: Option<u32>,
+    /// What is wrong, or why none was sent; empty where all is well.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// Times there and back, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct RoundTrip {
+    /// The shortest.
+    #[serde(serialize_with = "milliseconds")]
+    #[schema(value_type = f64)]
+    pub min: u64,
+    /// The median.
+    #[serde(serialize_with = "milliseconds")]
+    #[schema(value_type = f64)]
+    pub median: u64,
+}
+
+/// Of microseconds.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::cast_precision_loss,
+    reason = "serde calls it so; a probe takes a second"
+)]
+fn milliseconds<S: Serializer>(us: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(*us as f64 / 1e3)
+}
+
+/// What a probe is to be sent for, and who may see its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbePlan {
+    /// What the host of the source is asked.
+    pub query: ProbeQuery,
+    /// Whether the viewer may see the address at the other end.
+    pub shows_destination: bool,
+}
+
+impl Probe {
+    /// None was sent, for a reason that anybody may see.
+    pub fn not_sent(reason: impl Into<String>) -> Self {
+        Self {
+            verdict: StepVerdict::Unknown,
+            source: None,
+            destination: None,
+            sent: 0,
+            received: 0,
+            round_trip_ms: None,
+            path_mtu: None,
+            expected_mtu: None,
+            reason: reason.into(),
+        }
+    }
+
+    /// What a host answered. Accounts are told nothing of the host (rule L11).
+    pub fn of(plan: &ProbePlan, answer: Answer<ProbeAnswer>, is_operator: bool) -> Self {
+        let unknown = |reason: String| {
+            Self::not_sent(if is_operator {
+                reason
+            } else {
+                "the host of the source could not send a probe".to_owned()
+            })
+        };
+        let told = match answer {
+            Answer::Told(told) => told,
+            Answer::Unknown => return unknown("this host's agent is too old to probe: upgrade it".to_owned()),
+            Answer::Refused(why) => return unknown(format!("the agent of the host refuses to probe: {why}")),
+            Answer::Failed(why) => return unknown(format!("the host of the source does not answer: {why}")),
+        };
+        if let Some(why) = told.not_probed {
+            return unknown(why);
+        }
+        // Whoever has broken into a host answers what it likes.
+        let (sent, received) = (told.sent, told.received.min(told.sent));
+        if sent == 0 {
+            return unknown("the agent says that it has sent nothing".to_owned());
+        }
+        let (path_mtu, expected_mtu) = (told.path_mtu, told.expected_mtu);
+        let round_trip = told.round_trip_min_us.zip(told.round_trip_median_us).filter(|_| received > 0);
+        let kernel = if is_operator && !told.send_error.is_empty() {
+            format!("; the kernel did not take one: {}", told.send_error)
+        } else {
+            String::new()
+        };
+        let (verdict, reason) = match (path_mtu, expected_mtu) {
+            _ if received == 0 => {
+                let why = "none of the probes came back: they are lost on the way, or the gateway at the other end does not answer";
+                (StepVerdict::Stops, format!("{why}{kernel}"))
+            }
+            (path, Some(expected)) if path.is_none_or(|path| path < expected) => {
+                let passes = path.map_or("short ones pass".to_owned(), |path| format!("{path} pass"));
+                let why = format!("packets of {expected} bytes are lost on the way, {passes}: a black hole in the MTU");
+                (StepVerdict::Differs, format!("{why}{kernel}"))
+            }
+            _ if received < sent => {
+                let why = format!("{} of {sent} probes are lost on the way", sent - received);
+                (StepVerdict::Differs, format!("{why}{kernel}"))
+            }
+            _ => (StepVerdict::Ok, String::new()),
+        };
+        Self {
+            verdict,
+            source: Some(plan.query.local),
+            destination: Some(plan.query.remote).filter(|_| plan.shows_destination),
+            sent,
+            received,
+            round_trip_ms: round_trip.map(|(min, median)| RoundTrip { min, median }),
+            path_mtu,
+            expected_mtu,
+            reason,
+        }
+    }
+
+    /// The same as a step, unless nothing is known of it.
+    fn step(&self) -> Option<Step> {
+        if self.verdict == StepVerdict::Unknown {
+            return None;
+        }
+        let passes = self.path_mtu.map_or(String::new(), |mtu| format!(", {mtu} bytes pass"));
+        let observed = format!("{} of {} came back{passes}", self.received, self.sent);
+        let ends = [self.source, self.destination].into_iter().flatten().map(|address| address.to_string());
+        let wrong = self.verdict != StepVerdict::Ok;
+        Some(Step {
+            verdict: self.verdict,
+            observed,
+            expected: self.expected_mtu.filter(|_| wrong).map(|mtu| format!("{mtu} bytes pass")),
+            reason: self.reason.clone(),
+            fixable_by: wrong.then_some(FixableBy::Operator),
+            ..Step::ok(words::PROBE, ends.collect::<Vec<_>>().join(" -> "))
+        })
+    }
+}
+
+impl Path {
+    /// The same with what a probe found. Packets that do not come back stop the path; where none was sent nothing changes.
+    #[must_use]
+    pub fn with_probe(self, probe: Probe) -> Self {
+        let asked = self.reaches.is_some();
+        let steps = self.steps.into_iter().chain(probe.step()).collect();
+        let ids = (self.vpc_id, self.vpc_peering_id);
+        Path { probe: Some(probe), ..Path::of(self.source, self.destination, ids, steps, asked) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(shows_destination: bool) -> ProbePlan {
+        let query = r#"{ "vpc": "a", "local": "10.1.0.1", "peer_vpc": "b", "remote": "10.2.0.1" }"#;
+        ProbePlan { query: serde_json::from_str(query).unwrap(), shows_destination }
+    }
+
+    fn told(sent: u32, received: u32, path_mtu: Option<u32>) -> ProbeAnswer {
+        ProbeAnswer {
+            sent,
+            received,
+            path_mtu,
+            expected_mtu: Some(1450),
+            round_trip_min_us: Some(700),
+            round_trip_median_us: Some(1250),
+            send_error: "on secret-host".to_owned(),
+            ..ProbeAnswer::default()
+        }
+    }
+
+    fn path(steps: Vec<Step>, asked: bool) -> Path {
+        Path::of("10.1.0.5".parse().unwrap(), "10.2.0.5".parse().unwrap(), (None, None), steps, asked)
+    }
+
+    #[test]
+    fn what_comes_back_decides() {
+        for (sent, received, mtu, verdict, said) in [
+            (3, 3, Some(1450), StepVerdict::Ok, ""),
+            (3, 3, Some(9000), StepVerdict::Ok, ""),
+            (3, 2, Some(1450), StepVerdict::Differs, "1 of 3 probes are lost"),
+            (3, 3, Some(1300), StepVerdict::Differs, "1450 bytes are lost on the way, 1300 pass"),
+            (3, 3, None, StepVerdict::Differs, "short ones pass"),
+            (3, 0, None, StepVerdict::Stops, "none of the probes came back"),
+            // No host can send more back than it was sent.
+            (3, 7, Some(1450), StepVerdict::Ok, ""),
+            (0, 0, None, StepVerdict::Unknown, "nothing"),
+        ] {
+            let probe = Probe::of(&plan(true), Answer::Told(told(sent, received, mtu)), true);
+            assert_eq!((probe.verdict, probe.received.min(sent)), (verdict, probe.received), "{probe:?}");
+            assert!(probe.reason.contains(said) && (said.is_empty() == probe.reason.is_empty()), "{probe:?}");
+        }
+        let one_host = ProbeAnswer { expected_mtu: None, ..told(3, 3, None) };
+        assert_eq!(Probe::of(&plan(true), Answer::Told(one_host), true).verdict, StepVerdict::Ok);
+        let shown = serde_json::to_value(Probe::of(&plan(true), Answer::Told(told(3, 3, Some(1450))), true)).unwrap();
+        assert_eq!(shown["roundTripMs"], serde_json::json!({ "min": 0.7, "median": 1.25 }));
+        assert_eq!((&shown["pathMtu"], &shown["destination"]), (&1450.into(), &"10.2.0.1".into()));
+    }
+
+    /// L11.
+    #[test]
+    fn an_account_learns_nothing_of_the_host_and_of_the_other_end() {
+        let failed = |why: &str| Answer::Failed(why.to_owned());
+        let not_probed = ProbeAnswer { not_probed: Some("secret".to_owned()), ..told(3, 3, None) };
+        for answer in [failed("secret"), Answer::Refused("secret".to_owned()), Answer::Told(not_probed)] {
+            let probe = Probe::of(&plan(false), answer.clone(), false);
+            assert_eq!((probe.verdict, probe.reason.contains("secret")), (StepVerdict::Unknown, false));
+            assert!(Probe::of(&plan(true), answer, true).reason.contains("secret"));
+        }
+        let lost = Probe::of(&plan(false), Answer::Told(told(3, 0, None)), false);
+        assert_eq!((lost.destination, lost.reason.contains("secret")), (None, false), "{lost:?}");
+        assert!(Probe::of(&plan(true), Answer::Unknown, true).reason.contains("too old to probe"));
+    }
+
+    #[test]
+    fn what_does_not_come_back_stops_the_path_and_what_is_not_known_changes_nothing() {
+        let steps = || vec![Step::ok(words::VPC, "a")];
+        let fine = || path(steps(), true);
+        let lost = fine().with_probe(Probe::of(&plan(true), Answer::Told(told(3, 0, None)), true));
+        assert_eq!((lost.reaches, lost.first_wrong, lost.steps[1].step.as_str()), (Some(false), Some(1), "probe"));
+        let hole = fine().with_probe(Probe::of(&plan(true), Answer::Told(told(3, 3, Some(1300))), true));
+        assert_eq!((hole.reaches, hole.first_wrong), (Some(true), Some(1)));
+        let unknown = fine().with_probe(Probe::not_sent("why"));
+        assert_eq!((unknown.reaches, unknown.first_wrong, unknown.steps.len()), (Some(true), None, 1));
+        assert_eq!(unknown.probe.unwrap().reason, "why");
+        // What came back does not say that what nobody can tell is well.
+        let doubt = Step::wrong(words::HOST, StepVerdict::Unknown, "", "", FixableBy::Operator);
+        let doubtful =
+            path(vec![doubt], true).with_probe(Probe::of(&plan(true), Answer::Told(told(3, 3, Some(1450))), true));
+        assert_eq!(doubtful.reaches, None);
+    }
+}
