@@ -159,7 +159,7 @@ pub fn look_route<T: Serialize + Send + 'static>(
         path,
         get(async move || {
             let Ok(permit) = one.try_acquire_owned() else {
-                let message = "somebody else looks now: ask again in a few seconds".to_owned();
+                let message = "another such request is still running: retry in a few seconds".to_owned();
                 return (StatusCode::SERVICE_UNAVAILABLE, Json(ErrorBody { message, desired: None })).into_response();
             };
             let made = spawn_blocking(move || {
@@ -263,7 +263,7 @@ fn routes(api: Api) -> Router {
         .route(SHARES_PATH, put(put_shares))
         .route(TRAFFIC_PATH, get(traffic))
         .route(STATUS_PATH, get(status))
-        .route(CLUSTER_PATH, delete(let_go))
+        .route(CLUSTER_PATH, delete(leave_cluster))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(api.membership.clone(), say_whose))
         .with_state(api)
@@ -303,7 +303,7 @@ fn cluster_of(headers: &HeaderMap) -> Option<ClusterId> {
     headers.get(CLUSTER_HEADER)?.to_str().ok()?.parse().ok()
 }
 
-async fn let_go(State(api): State<Api>, headers: HeaderMap) -> Response {
+async fn leave_cluster(State(api): State<Api>, headers: HeaderMap) -> Response {
     let accepted = api.accepted.lock().await;
     let membership = match api.admits(cluster_of(&headers)) {
         Ok(membership) => membership,
@@ -436,7 +436,7 @@ async fn patch_config(State(api): State<Api>, headers: HeaderMap, body: Bytes) -
 fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, FormatError> {
     let Decoded { value, unknown } = format::decode(body)?;
     if let Some(field) = unknown {
-        tracing::warn!(field, "the controller is of a newer release, and says something that this agent passes over");
+        tracing::warn!(field, "the controller is of a newer release: a field that this agent does not know is ignored");
     }
     Ok(value)
 }

@@ -35,28 +35,27 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the agent until it is told to stop; the kernel stays as it is then.
+    /// Run the agent until it is stopped. Stopping it leaves the kernel as it is.
     Run,
-    /// How the running agent stands. Exits with 1 when the host is not in sync.
+    /// Show the status of the running agent. Exit code 1 if the host is not in sync.
     Status(Shown),
-    /// What differs right now between the kernel and the last accepted configuration, as a plan. Exits with 1 when
-    /// something does.
+    /// Show how the kernel differs right now from the last accepted configuration, as a plan. Exit code 1 if it does.
     Diff(Shown),
-    /// Whether this kernel and system are fit for the agent. Exits with 1 when they are not.
+    /// Check whether this kernel and system meet the agent's requirements. Exit code 1 if they do not.
     Check(Shown),
-    /// Whose this host is: the controllers of which store may configure it.
+    /// Show which cluster this host belongs to: only that cluster's controllers may configure it.
     Cluster,
-    /// Have another cluster's controllers configure this host from now on, also while the agent runs. Its own are refused then. The kernel
-    /// stays as it is until one of the others sends a configuration.
+    /// Move this host to another cluster, also while the agent runs: from then on it accepts only that cluster's controllers. The kernel
+    /// stays as it is until one of them sends a configuration.
     Join {
         /// The cluster, as `cps-peering admin cluster` shows it.
         cluster: ClusterId,
     },
-    /// Check the settings file, and show what holds with it, defaults included.
+    /// Check the settings file, and show the effective settings, defaults included.
     Settings,
     /// Remove everything that is ours from this host. Stop the agent first.
     Cleanup {
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
     },

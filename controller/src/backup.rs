@@ -24,20 +24,20 @@ use std::{
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Check all of a copy: whether it is what was written, and whether every record in it can be read.
+    /// Verify a backup: its checksum, and that every record in it can be read.
     Verify {
-        /// The copy.
+        /// The backup.
         copy: PathBuf,
     },
-    /// Show what a copy says that it is of: cluster, revision, time and release. It is not checked.
+    /// Show the cluster, revision, time and release of a backup, without verifying it.
     Inspect {
-        /// The copy.
+        /// The backup.
         copy: PathBuf,
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Make a copy beside the store, also while the controller runs, verify it, hand it over, and remove old ones. For a timer.
+    /// Make a backup beside the store, also while the controller runs, verify it, hand it over, and remove old ones. For a timer.
     Scheduled {
         /// How many copies are kept, this one included, in the folder of the store and in FOLDER. Others' files stay.
         #[arg(long, default_value = "14")]

@@ -81,7 +81,7 @@ pub struct HostFacts {
     /// Whether it was removed, and whether as dead.
     pub removed: (bool, bool),
     /// Why it is not heard; none where it is.
-    pub unheard: Option<String>,
+    pub unreachable: Option<String>,
     /// Whether its kernel is known to be as it must be.
     pub in_sync: bool,
     /// What its agent reports, with the reasons.
@@ -109,8 +109,10 @@ fn own(facts: &Own, findings: &mut Vec<Finding>) {
     }
     findings.push(match facts.leap_ms {
         Some(by_ms) => {
-            let finding =
-                format!("the clock has leapt by {} s, and nothing is deleted because its time has come", by_ms / 1000);
+            let finding = format!(
+                "the clock has jumped by {} s: nothing expires or is deleted until it is back or confirmed",
+                by_ms / 1000
+            );
             let cure = "chronyc tracking; where it is right now: cps-peering admin clock confirm";
             Finding::new(Verdict::Failure, "clock", CONTROLLER, finding, cure)
         }
@@ -135,7 +137,7 @@ fn own(facts: &Own, findings: &mut Vec<Finding>) {
         }
     });
     if !facts.tls {
-        let finding = "TLS is off: what clients and agents are told can be read and changed on the way";
+        let finding = "TLS is off: traffic with clients and agents can be read and modified in transit";
         findings.push(Finding::new(Verdict::Warning, "certificate", CONTROLLER, finding, "setting `tls`"));
     }
     for (name, left_s) in &facts.certificates {
@@ -215,7 +217,7 @@ fn host(host: &HostFacts, findings: &mut Vec<Finding>) {
     let subject = host.id.to_string();
     let (removed, dead) = host.removed;
     if dead {
-        if host.unheard.is_none() {
+        if host.unreachable.is_none() {
             let cure = "keep it off the underlay, or take it back into the inventory; on it: cps-peering-agent cleanup";
             findings.push(Finding::new(Verdict::Warning, "host", subject, "was removed as dead, and answers", cure));
         }
@@ -225,7 +227,7 @@ fn host(host: &HostFacts, findings: &mut Vec<Finding>) {
         let cure = format!("when that is over: cps-peering host resume {subject}");
         findings.push(Finding::new(Verdict::Warning, "pushes", &subject, "are paused: no change reaches it", cure));
     }
-    if let Some(why) = &host.unheard {
+    if let Some(why) = &host.unreachable {
         let verdict = if host.maintenance || removed { Verdict::Warning } else { Verdict::Failure };
         let cure = "on it: systemctl status cps-peering-agent; ss -tln for the port of its `agent` URL, and let the controller reach it";
         findings.push(Finding::new(verdict, "host", subject, format!("does not answer: {why}"), cure));
@@ -320,7 +322,7 @@ mod tests {
             maintenance: false,
             paused: false,
             removed: (false, false),
-            unheard: None,
+            unreachable: None,
             in_sync: true,
             problems: Vec::new(),
             answer: Some(told(diagnosis(), 3)),
@@ -367,9 +369,9 @@ mod tests {
             change(&mut host);
             wrong(&healthy(), &[host, up("h2"), up("h3")])
         };
-        assert_eq!(of(|it| it.unheard = Some("connection refused".into())), ["Failure host h1"]);
-        assert_eq!(of(|it| (it.unheard, it.maintenance) = (Some("off".into()), true)), ["Warning host h1"]);
-        assert_eq!(of(|it| (it.unheard, it.removed) = (Some("off".into()), (true, true))), [""; 0]);
+        assert_eq!(of(|it| it.unreachable = Some("connection refused".into())), ["Failure host h1"]);
+        assert_eq!(of(|it| (it.unreachable, it.maintenance) = (Some("off".into()), true)), ["Warning host h1"]);
+        assert_eq!(of(|it| (it.unreachable, it.removed) = (Some("off".into()), (true, true))), [""; 0]);
         assert_eq!(of(|it| it.removed = (true, true)), ["Warning host h1"]);
         assert_eq!(of(|it| it.paused = true), ["Warning pushes h1"]);
         assert_eq!(of(|it| it.in_sync = false), ["Failure host h1"]);

@@ -35,12 +35,12 @@ pub struct Event {
     pub bandwidth: Option<u32>,
     /// Which accounts are told, as what. Operators are told everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub told: Vec<Told>,
+    pub told: Vec<Recipient>,
 }
 
 /// An account that is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct Recipient {
     /// The account.
     pub account: AccountId,
     /// The region in which it has its side; none for what concerns the account as a whole.
@@ -84,13 +84,13 @@ pub const TYPES: [(&str, &str); 26] = [
 const ROLES: [Role; 2] = [Role::Initiator, Role::Receiver];
 
 /// The accounts of some sides, once for each region.
-fn told(peering: &Peering, roles: &[Role]) -> Vec<Told> {
-    let mut told: Vec<Told> = Vec::new();
+fn told(peering: &Peering, roles: &[Role]) -> Vec<Recipient> {
+    let mut told: Vec<Recipient> = Vec::new();
     for role in roles {
         let side = peering.view(*role).0;
         if !told.iter().any(|it| it.account == side.account && it.region.as_ref() == Some(&side.region)) {
             let role = role.word().to_owned();
-            told.push(Told { account: side.account.clone(), region: Some(side.region.clone()), role });
+            told.push(Recipient { account: side.account.clone(), region: Some(side.region.clone()), role });
         }
     }
     told
@@ -248,7 +248,7 @@ pub(crate) fn of(tx: &Transaction<'_>) -> Vec<Event> {
             Change::Account(id, _) if seen.insert(format!("account/{id}")) => {
                 let [before, after] = [tx.before(), &*tx.state].map(|state| state.account(id).charge.word());
                 if before != after {
-                    let told = vec![Told { account: id.clone(), region: None, role: String::new() }];
+                    let told = vec![Recipient { account: id.clone(), region: None, role: String::new() }];
                     let kind = "account.chargeStatusChanged";
                     let host = Event { kind: kind.to_owned(), target: id.to_string(), told, ..Event::nothing() };
                     events.push(Event { state: after.to_owned(), ..host });
@@ -284,8 +284,8 @@ impl Event {
     }
 
     /// As what an account is told of it in a region; none where it is not.
-    pub fn told_to(&self, account: &AccountId, region: &RegionId) -> Option<&Told> {
-        let here = |it: &&Told| it.account == *account && it.region.as_ref().is_none_or(|own| own == region);
+    pub fn recipient(&self, account: &AccountId, region: &RegionId) -> Option<&Recipient> {
+        let here = |it: &&Recipient| it.account == *account && it.region.as_ref().is_none_or(|own| own == region);
         self.told.iter().find(here)
     }
 }

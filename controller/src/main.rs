@@ -28,7 +28,7 @@ use std::{
     process::ExitCode,
 };
 
-/// Holds the state of VPC peerings and sends each host what it must have.
+/// Holds the state of VPC peerings and configures the agents on the hosts.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

@@ -22,9 +22,9 @@ use std::{
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Check the settings file, and show what holds with it, defaults included.
+    /// Check the settings file, and show the effective settings, defaults included.
     Settings,
-    /// Copy the store into a new file; look at copies; copy as often as a timer says.
+    /// Back up the store into a new file; verify and inspect backups; make scheduled backups.
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Backup {
         /// The new file. With a store in a file no controller may run meanwhile; while one runs: `cps-peering admin backup`.
@@ -38,7 +38,7 @@ pub(crate) enum Command {
     CheckStore {
         /// The file, where it is not that of the settings.
         file: Option<PathBuf>,
-        /// A copy of the store: which of its records are lost, or other ones?
+        /// A backup to compare with: report which of its records are lost or differ.
         #[arg(long)]
         with: Option<PathBuf>,
     },
@@ -52,13 +52,13 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Put a copy in the place of the store while no controller runs. The store that was there is kept beside it. A controller that is
-    /// started with it is held: it tells hosts nothing before `cps-peering-controller release`.
+    /// Restore a backup while no controller runs. The previous store is kept beside it. A controller that is started with a restored
+    /// store is held: it sends nothing to hosts before `cps-peering-controller release`.
     Restore {
-        /// The copy.
+        /// The backup.
         file: PathBuf,
-        /// Go on as the cluster that the copy was made of: for when that is no more. Without this, the copy becomes a cluster of its
-        /// own, which the hosts of the other one refuse.
+        /// Continue as the cluster that the backup is of: for when its store is lost. Without this, the restored store becomes a new
+        /// cluster, which the hosts of the old one refuse.
         #[arg(long)]
         same_cluster: bool,
         /// The epoch from now on; by default one more than that of the copy and of the store that is replaced. Needed where
@@ -66,10 +66,9 @@ pub(crate) enum Command {
         #[arg(long)]
         epoch: Option<u64>,
     },
-    /// Let the controller that runs on this machine tell hosts what they must have. After a copy was brought back it is held until
-    /// then.
+    /// Release the controller that runs on this machine: let it configure hosts. After a restore it is held until then.
     Release {
-        /// Only show what would become of each host.
+        /// Only show what would change on each host.
         #[arg(long)]
         dry_run: bool,
     },

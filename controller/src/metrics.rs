@@ -26,7 +26,7 @@ use std::{
 pub fn registry(engine: &Arc<Engine>, identity: Option<Identity>) -> Registry {
     let metrics = engine.metrics();
     let mut registry = Registry::default();
-    let help = "Pushes to agents, and questions how they stand, by outcome";
+    let help = "Pushes to agents and polls of their status, by outcome";
     registry.register("cps_controller_pushes", help, metrics.pushes.clone());
     let help = "Agents' certificates that were to be renewed, by what became of it";
     registry.register("cps_controller_certificate_renewals", help, metrics.renewals.clone());
@@ -123,7 +123,8 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let help = "The number of the last commit in this controller's copy of the store";
     #[expect(clippy::cast_precision_loss, reason = "commits are far fewer than 2^52")]
     gauge(out, "cps_controller_copied_commit", help, engine.read(|state, _| state.meta().number) as f64)?;
-    let help = "Whether nothing is sent to hosts, because the store is a copy that was brought back and nobody has released it";
+    let help =
+        "Whether nothing is sent to hosts, because the store was restored from a backup and has not been released";
     gauge(out, "cps_controller_held", help, is(engine.is_held()))?;
     let leap = engine.leap();
     let help = "Whether the machine's clock has leapt and nobody has confirmed it, so that nothing is deleted because its time has come";
@@ -149,7 +150,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         *counts.entry(if *in_sync { "in_sync" } else { "out_of_sync" }).or_default() += 1;
     }
     let values = counts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
-    gauges(out, "cps_controller_hosts", "Hosts, by whether they have what they must have", values)?;
+    gauges(out, "cps_controller_hosts", "Hosts, by whether they are in sync", values)?;
     let help = "Hosts that were removed as dead and answer again";
     let answering =
         engine.read(|state, agents| state.retiring().filter(|host| host.dead && agents.is_current(&host.id)).count());
@@ -162,7 +163,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let mut each = |name, help, which: usize| {
         gauges(out, name, help, hosts.iter().map(|(host, facts)| ([("host", host.as_str())], is(facts[which]))))
     };
-    each("cps_controller_host_in_sync", "Whether the host is known to have in its kernel what it must have", 0)?;
+    each("cps_controller_host_in_sync", "Whether the host's kernel is known to match its configuration", 0)?;
     each("cps_controller_host_reached", "Whether the host's agent has answered when it was last asked", 1)?;
     each("cps_controller_host_maintenance", "Whether operators have said that the host is being worked on", 2)
 }

@@ -110,7 +110,7 @@ fn told(result: &Value, dry_run: bool) -> String {
         (true, true) => format!("cluster {cluster}, revision {revision}, is held. When it is released:"),
         (true, false) => format!("cluster {cluster}, revision {revision}, is not held"),
         (false, _) => {
-            format!("cluster {cluster}, revision {revision}, is released: hosts are told what they must have")
+            format!("cluster {cluster}, revision {revision}, is released: hosts are being configured")
         }
     }];
     for host in result["hostsOutOfSync"].as_array().into_iter().flatten().filter(|_| dry_run) {

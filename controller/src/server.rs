@@ -46,7 +46,7 @@ pub(crate) fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> an
     let identity = files.map(Identity::open).transpose().context("setting `tls`")?;
     // A sandbox has nobody to speak with.
     if identity.is_none() && setup.sandbox.is_none() {
-        tracing::warn!("TLS is off: what clients and agents are told can be read and changed on the way");
+        tracing::warn!("TLS is off: traffic with clients and agents can be read and modified in transit");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(serve(setup, read, identity))?;
@@ -297,7 +297,7 @@ impl Controller {
     /// Leaves what the next controller needs.
     fn end(&self) {
         if let Err(error) = self.engine.traffic().save(self.engine.store(), &[], true) {
-            tracing::warn!(%error, "what was counted lately is asked for again");
+            tracing::warn!(%error, "recent traffic counters were not saved and will be collected again");
         }
         if let Err(error) = self.webhooks.save(&self.engine) {
             tracing::warn!(%error, "some events will be sent to webhooks again");

@@ -63,7 +63,7 @@ async fn sweep(engine: &Arc<Engine>) {
                     told = now;
                 }
             }
-            Err(error) => tracing::error!(%error, "what was due could not be looked after"),
+            Err(error) => tracing::error!(%error, "due work could not be processed"),
         }
     }
 }
@@ -72,7 +72,7 @@ async fn sweep(engine: &Arc<Engine>) {
 async fn alive(engine: &Arc<Engine>) {
     let engine = Arc::clone(engine);
     if let Err(error) = spawn_blocking(move || engine.sweep()).await {
-        tracing::error!(%error, "the engine does not do what is due");
+        tracing::error!(%error, "the engine does not process due work");
         std::future::pending::<()>().await;
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     vrfs(survey, phases);
     vxlans(survey, phases);
     ports(survey, phases);
-    unheard(survey, phases);
+    without_local_route(survey, phases);
     addresses(survey, phases);
     link_locals(survey, phases);
     released_ports(survey, phases);
@@ -128,7 +128,7 @@ fn addresses(survey: &Survey<'_>, phases: &mut Phases) {
 }
 
 /// Addresses whose local route has gone get it back by being made anew; of IPv6 also the route by which the port hears multicast.
-fn unheard(survey: &Survey<'_>, phases: &mut Phases) {
+fn without_local_route(survey: &Survey<'_>, phases: &mut Phases) {
     let desired = survey.desired;
     let wanted = |address: &&Address| {
         let link_local = is_link_local(&address.net) && desired.ports.contains_key(&address.device);
@@ -136,7 +136,7 @@ fn unheard(survey: &Survey<'_>, phases: &mut Phases) {
             && survey.kept(&address.device).is_some()
             && !survey.rebound.contains(&address.device)
     };
-    for address in survey.observed.unheard.iter().filter(wanted) {
+    for address in survey.observed.without_local_route.iter().filter(wanted) {
         phases.push(Phase::Clear, Operation::RemoveAddress(*address));
         phases.push(Phase::Addresses, Operation::AddAddress(*address));
     }

@@ -26,7 +26,7 @@ use std::{
 /// also told where its port hears no multicast: the kernel makes that route anew with any address.
 ///
 /// One question for each: a list of the kernel's own routes would have it walk all the others.
-pub(super) fn unheard(
+pub(super) fn without_local_route(
     socket: &mut Socket,
     stop: &dyn Fn() -> bool,
     links: &BTreeMap<InterfaceName, Link>,
@@ -46,7 +46,7 @@ pub(super) fn unheard(
         rules.plain.iter().any(is_l3mdev) && !rules.ahead.iter().any(answers)
     };
     let led = Family::ALL.map(led);
-    let mut unheard = BTreeSet::new();
+    let mut without_local_route = BTreeSet::new();
     for (address, ours) in addresses {
         let is_led = led[usize::from(matches!(address.net, IpNet::V6(_)))];
         let up = links.get(&address.device).filter(|link| is_led && link.up);
@@ -62,10 +62,10 @@ pub(super) fn unheard(
             !*ours || kind_of_route(socket, vrf, &address.net)? == Some(route::RTN_LOCAL)
         };
         if !heard && !is_settling(socket, link.index, address)? {
-            unheard.insert(*address);
+            without_local_route.insert(*address);
         }
     }
-    Ok(unheard)
+    Ok(without_local_route)
 }
 
 /// Whether the kernel has only just made an address: its route comes when it has begun to use it.

@@ -91,7 +91,7 @@ impl Kernel for Memory {
         let mut seen = state.seen.clone();
         if let DirtySet::Parts(parts) = dirty {
             seen.rules.clear();
-            seen.unheard.clear();
+            seen.without_local_route.clear();
             parts.restrict(&mut seen);
         }
         Ok(seen)
@@ -218,7 +218,7 @@ impl State {
             }
             Operation::RemoveAddress(address) => {
                 self.seen.addresses.remove(address);
-                self.seen.unheard.remove(address);
+                self.seen.without_local_route.remove(address);
                 let mut others = self.seen.addresses.keys().filter(|other| other.device == address.device);
                 if matches!(address.net, IpNet::V4(_)) && !others.any(|other| matches!(other.net, IpNet::V4(_))) {
                     self.ends_on(&address.device, Family::V4);
@@ -390,7 +390,7 @@ impl State {
     }
 
     fn drop_ipv6_addresses(&mut self, name: &InterfaceName) {
-        self.seen.unheard.retain(|address| address.device != *name || matches!(address.net, IpNet::V4(_)));
+        self.seen.without_local_route.retain(|address| address.device != *name || matches!(address.net, IpNet::V4(_)));
         self.seen.addresses.retain(|address, _| address.device != *name || matches!(address.net, IpNet::V4(_)));
     }
 
@@ -416,7 +416,7 @@ impl State {
         self.goes_down(name);
         let Some(link) = self.seen.links.remove(name) else { return };
         self.seen.addresses.retain(|address, _| address.device != *name);
-        self.seen.unheard.retain(|address| address.device != *name);
+        self.seen.without_local_route.retain(|address| address.device != *name);
         self.seen.fdb.retain(|key, _| key.device != *name);
         self.seen.ingress.remove(name);
         self.seen.underlay.guarded.remove(name);

@@ -53,7 +53,7 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     let mut foreign = Foreign { routes: foreign_routes, more_routes, ..Foreign::default() };
     foreign::traffic_control(socket, stop, &qdiscs, &links, |name| ours.contains(name), &mut foreign)?;
     Ok(Observed {
-        unheard: local::unheard(socket, stop, &links, &addresses, &rules)?,
+        without_local_route: local::without_local_route(socket, stop, &links, &addresses, &rules)?,
         addresses,
         neighbours: neighbours(socket, None, &names)?,
         fdb: fdb(socket, None, &links, &names)?,

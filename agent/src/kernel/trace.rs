@@ -174,7 +174,8 @@ impl Reader {
         let mut observed = self.netlink.with_socket(|socket, _| {
             let mut observed = observe::parts(socket, parts, stop)?;
             let found = rules::both(socket)?;
-            observed.unheard = local::unheard(socket, stop, &observed.links, &observed.addresses, &found)?;
+            observed.without_local_route =
+                local::without_local_route(socket, stop, &observed.links, &observed.addresses, &found)?;
             (observed.rules, observed.rules_ahead) = (found.plain, found.ahead);
             foreign(socket, stop, &mut observed)?;
             Ok(observed)

@@ -439,7 +439,7 @@ pub struct Observed {
     pub addresses: BTreeMap<Address, bool>,
     /// Addresses of ours, and link-local ones of ports, that are there and not heard: the local route that the kernel made for
     /// them has gone, or with a link-local one the route by which the port hears multicast.
-    pub unheard: BTreeSet<Address>,
+    pub without_local_route: BTreeSet<Address>,
     /// Permanent IPv6 neighbours on VXLAN devices with a name of ours.
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Forwarding entries of VXLAN devices with a name of ours; `None` where it leads elsewhere than we would ever lead.

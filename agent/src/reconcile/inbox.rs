@@ -15,10 +15,10 @@ use std::{
 };
 
 /// How often the settings of devices are glanced at: the kernel does not announce all of them.
-const GLANCE: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A glance takes no more than this part of the time.
-const GLANCE_SHARE: u32 = 20;
+const POLL_SHARE: u32 = 20;
 
 /// Why a wait ended, the weightiest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,13 +32,13 @@ pub(super) enum Waited {
 
 impl<K: Kernel> Reconciler<K> {
     /// Waits for a reason to look; while all is well, what a glance at the devices tells is one, too.
-    pub(super) fn wait_glancing(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
+    pub(super) fn wait_polling(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
         let until = Instant::now() + pause;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             // On a host with thousands of devices a glance takes a while, and all is looked at from time to time anyway. Configurations
             // that come meanwhile do not put it off.
-            let next = GLANCE.max(self.glance_took * GLANCE_SHARE).saturating_sub(self.glanced.elapsed());
+            let next = POLL_INTERVAL.max(self.poll_took * POLL_SHARE).saturating_sub(self.glanced.elapsed());
             if left <= next {
                 return self.wait(left, quiet_until);
             }
@@ -60,7 +60,7 @@ impl<K: Kernel> Reconciler<K> {
         let was_compared = self.compared.as_ref().is_some_and(|compared| compared.revision == config.revision);
         let filters_changed = was_compared && self.kernel.filters_changed();
         let links = self.kernel.devices();
-        self.glance_took = begun.elapsed();
+        self.poll_took = begun.elapsed();
         let Ok(links) = links else { return false };
         if filters_changed || ports::aliases(config, &links) != self.aliases {
             return false;
@@ -83,7 +83,7 @@ impl<K: Kernel> Reconciler<K> {
         let mut until = Instant::now() + pause;
         let mut waited = Waited::Pause;
         // It stays so until everything is looked at: a configuration that comes first asks for a part only.
-        if self.overheard {
+        if self.events_pending {
             (waited, until) = (Waited::Event, until.min(quiet_until));
         }
         loop {
@@ -140,9 +140,9 @@ impl<K: Kernel> Reconciler<K> {
             Message::Event(event) => {
                 if event == Event::Lost {
                     self.counters.events_lost += 1;
-                    tracing::warn!("the kernel had more events than it could keep; looking at everything");
+                    tracing::warn!("kernel events were lost; comparing everything");
                 }
-                self.overheard = true;
+                self.events_pending = true;
                 if event == Event::Port { Waited::Port } else { Waited::Event }
             }
             Message::Asked(ask) => {

@@ -151,9 +151,9 @@ struct Reconciler<K> {
     /// When the counters were last kept.
     measured: Option<Instant>,
     /// How long the last glance at the devices took.
-    glance_took: Duration,
+    poll_took: Duration,
     /// Whether an event came since everything was looked at.
-    overheard: bool,
+    events_pending: bool,
     /// When everything was looked at last.
     looked: Instant,
     /// By when everything is to be looked at because a look at a part has let traffic in: what others have in its way is seen then.
@@ -227,7 +227,7 @@ impl<K: Kernel> Reconciler<K> {
             } else {
                 let left = self.look_by.map(|look_by| look_by.saturating_duration_since(Instant::now()));
                 let pause = left.map_or(pause, |left| pause.min(left));
-                let Some(waited) = self.wait_glancing(pause, quiet_until) else { return };
+                let Some(waited) = self.wait_polling(pause, quiet_until) else { return };
                 waited
             };
             // Without a reason, or with one that says only "look"; or it is time, however often configurations come.
@@ -264,7 +264,7 @@ impl<K: Kernel> Reconciler<K> {
     fn pass(&mut self) -> Option<Outcome> {
         let Some(config) = self.config.clone() else {
             // Everything is looked at when there is one.
-            self.overheard = false;
+            self.events_pending = false;
             return None;
         };
         if let Err(error) = self.quiesce() {
@@ -368,7 +368,7 @@ impl<K: Kernel> Reconciler<K> {
             let whole = *dirty == DirtySet::Everything;
             let may_wait = !whole || self.looked.elapsed() < LONGEST_DEFERRAL;
             // What was noticed until now is seen by a look at everything.
-            self.overheard &= !whole;
+            self.events_pending &= !whole;
             let dirty = &*ports::dirty_in_kernel_names(dirty, &self.aliases);
             let observed = self.kernel.observe(dirty, &|| may_wait && newer.load(Ordering::Relaxed))?;
             if whole {

@@ -135,7 +135,7 @@ impl<K: Kernel> Reconciler<K> {
             for problem in problems {
                 let concerns = scope::words(config, &problem.scope);
                 let (object, reason) = (&problem.object, &problem.reason);
-                tracing::warn!(%revision, concerns, object, reason, "not as it should be");
+                tracing::warn!(%revision, concerns, object, reason, "out of sync");
             }
         }
     }

@@ -240,7 +240,7 @@ fn ways(observed: &Observed) -> BTreeSet<String> {
     let name = |index: u32| observed.name_of(index).map_or_else(|| "gone".to_owned(), |name| name.to_string());
     let mut all = BTreeSet::new();
     all.extend(observed.addresses.iter().map(|it| format!("{it:?}")));
-    all.extend(observed.unheard.iter().map(|it| format!("unheard {it:?}")));
+    all.extend(observed.without_local_route.iter().map(|it| format!("without_local_route {it:?}")));
     all.extend(observed.neighbours.iter().map(|it| format!("{it:?}")));
     all.extend(observed.fdb.iter().map(|it| format!("{it:?}")));
     let nexthop = |id: &u32| observed.nexthops.get(id).map(|(index, gateway)| format!("{} {gateway}", name(*index)));
@@ -328,7 +328,7 @@ fn damage(memory: &Memory, seeds: &[u32]) {
             4 => state.seen.rules.retain(|rule| rule.priority == 0),
             5 if nth % 2 == 1 => {
                 let ours = state.seen.addresses.iter().filter(|(_, ours)| **ours).map(|(address, _)| *address);
-                state.seen.unheard = ours.skip(nth % 3).step_by(2).collect();
+                state.seen.without_local_route = ours.skip(nth % 3).step_by(2).collect();
             }
             5 => state.seen.fdb.values_mut().for_each(|target| *target = None),
             6 if nth % 2 == 1 => match nth / 2 % 5 {

@@ -37,7 +37,7 @@ pub(super) async fn quota(session: &Session) -> Result<(), CliError> {
     json["quotas"] = quotas.clone().into();
     session.print(&json, || {
         let (used, most) = (cell(&peerings["count"]), cell(&peerings["maxLimit"]));
-        let table = columns(&[("TYPE", "/type"), ("USED", "/count"), ("AT MOST", "/maxLimit")], &quotas);
+        let table = columns(&[("TYPE", "/type"), ("USED", "/count"), ("LIMIT", "/maxLimit")], &quotas);
         format!("{used} of at most {most} peerings are initiated from {region}\n\n{table}")
     });
     Ok(())
@@ -48,7 +48,7 @@ async fn set_blocked(session: &Session, method: Method, account: &str) -> Result
     session.call(Call::new(method, ["v1", "blockedAccounts", account])).await?;
     session.print(&json!({ "accountId": account, "blocked": blocks }), || {
         if blocks {
-            format!("{account} is blocked: to it there are none of this account's VPCs")
+            format!("{account} is blocked: this account's VPCs are not visible to it")
         } else {
             format!("{account} is not blocked")
         }

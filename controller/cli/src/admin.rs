@@ -25,10 +25,10 @@ pub(super) enum Command {
     Peering(peering::OperatorCommand),
     /// Show the audit trail, newest entries first.
     Audit(audit::OperatorQuery),
-    /// The controller's clock, and whether it has leapt.
+    /// Show the controller's clock, or confirm it after it has jumped.
     #[command(subcommand)]
     Clock(Clock),
-    /// The cluster's identity, and whether the controller is held after a copy of its store was brought back.
+    /// Show the cluster's identity, or release a controller that is held after its store was restored from a backup.
     #[command(subcommand)]
     Cluster(Cluster),
     /// Back up the controller's store into a new file on its machine, beside the store. To restore one:
@@ -38,11 +38,11 @@ pub(super) enum Command {
 
 impl Command {
     /// Whether it changes nothing, and may be repeated.
-    pub(super) fn only_looks(&self) -> bool {
+    pub(super) fn is_read_only(&self) -> bool {
         match self {
             Self::Account(command) => matches!(command, Account::List | Account::Show { .. }),
-            Self::Host(command) => command.only_looks(),
-            Self::Peering(command) => command.only_looks(),
+            Self::Host(command) => command.is_read_only(),
+            Self::Peering(command) => command.is_read_only(),
             Self::Audit(_) => true,
             Self::Clock(command) => matches!(command, Clock::Show),
             Self::Cluster(command) => matches!(command, Cluster::Show),
@@ -53,17 +53,17 @@ impl Command {
 
 #[derive(Subcommand, Clone)]
 pub(super) enum Clock {
-    /// Show what it says, and what time has passed for certain.
+    /// Show the machine's clock, the time that the controller goes by, and how far they differ.
     Show,
-    /// Say that it is right, after it has leapt: what waits for its time goes on.
+    /// Confirm that the clock is right after it has jumped: expiry and deletion resume.
     Confirm,
 }
 
 #[derive(Subcommand, Clone)]
 pub(super) enum Cluster {
-    /// Show its identity, and whether it is held; while it is, what would become of each host.
+    /// Show its identity, and whether it is held; while it is, what a release would change on each host.
     Show,
-    /// Let the controller tell hosts what they must have.
+    /// Release the controller: let it configure hosts.
     Release,
 }
 
@@ -112,7 +112,7 @@ pub(super) enum Account {
         /// Charge status.
         status: Charge,
     },
-    /// Quotas of peerings, VPCs and other things of an account in a region.
+    /// Set or reset quotas of an account in a region.
     #[command(subcommand)]
     Quota(Quota),
 }
@@ -134,9 +134,9 @@ pub(super) enum Quota {
         /// The region, which is the initiator's.
         #[arg(id = "quota_region", value_name = "REGION")]
         region: String,
-        /// How many.
+        /// The limit.
         limit: u32,
-        /// Of what.
+        /// What is limited.
         #[arg(long = "type", value_name = "TYPE", default_value = "vpcpeering", value_parser = KINDS)]
         kind: String,
     },
@@ -147,7 +147,7 @@ pub(super) enum Quota {
         /// The region.
         #[arg(id = "quota_region", value_name = "REGION")]
         region: String,
-        /// Of what.
+        /// What is limited.
         #[arg(long = "type", value_name = "TYPE", default_value = "vpcpeering", value_parser = KINDS)]
         kind: String,
     },
@@ -170,7 +170,7 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
             session.print(&result, || cell(&result["file"]));
             let key = cell(&result["storeKeyFile"]);
             cps_peering_terminal::complain(&format!(
-                "its access keys are of use with {key} alone: keep a copy of that elsewhere"
+                "its access keys can be decrypted only with {key}: keep a copy of that file elsewhere"
             ));
             Ok(())
         }

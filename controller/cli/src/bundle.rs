@@ -20,8 +20,8 @@ use tar::{Builder, EntryType, Header};
 
 #[derive(Subcommand, Clone)]
 pub(super) enum Command {
-    /// Write one archive (tar) with the state, figures, findings, audit trail and logs of the controller, and what chosen hosts have in
-    /// their kernels. Keys, tokens and other secrets are not in it; names, addresses and who did what are.
+    /// Write one archive (tar) with the state, metrics, diagnosis, audit trail and logs of the controller, and the kernel state of
+    /// chosen hosts. It contains names, addresses and who did what, but no keys, tokens or other secrets.
     Bundle(Bundle),
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Bundle {
     /// The new file [default: cps-peering-debug-TIME.tar]
     #[arg(short, long)]
     file: Option<PathBuf>,
-    /// A host whose kernel is to be in it; several times for several.
+    /// A host whose kernel state to include; repeatable.
     #[arg(long = "host", value_name = "HOST")]
     hosts: Vec<String>,
 }

@@ -137,7 +137,7 @@ impl Controller {
             _ if base.scheme() == "http" => {
                 if token.is_none() {
                     return refused(&format!(
-                        "over http:// there are no certificates, and {source} is one: use https://"
+                        "client certificates do not work over http://, and {source} is one: use https://"
                     ));
                 }
                 builder.tls_backend_preconfigured(tls::no_client())

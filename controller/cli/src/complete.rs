@@ -4,7 +4,7 @@ use super::{
     Arguments, Global, NAME, Output, Said,
     client::{Call, admin, regional},
     output::{cell, elements, printable},
-    profile::{Config, Told},
+    profile::{Config, Overrides},
     session::{Session, is_operator},
 };
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -97,10 +97,10 @@ fn asked(ask: impl AsyncFnOnce(&Session) -> Option<Vec<Value>>) -> Vec<Value> {
 }
 
 /// What the line says so far that is to be completed: the shell gives it behind `--`.
-fn told() -> Option<Told> {
+fn told() -> Option<Overrides> {
     let line: Vec<OsString> = std::env::args_os().skip_while(|argument| argument != "--").skip(1).collect();
     let matches = Arguments::command().ignore_errors(true).try_get_matches_from(line).ok()?;
-    Some(Told::read(Global::from_arg_matches(&matches).ok()?, Said::read(&matches)))
+    Some(Overrides::read(Global::from_arg_matches(&matches).ok()?, Said::read(&matches)))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// How much is shown.
 #[derive(Args, Clone)]
 pub(super) struct Doctor {
-    /// Show also what is as it should be.
+    /// Also show checks that passed.
     #[arg(long)]
     all: bool,
 }
@@ -85,7 +85,7 @@ fn shown(findings: &[Value], all: bool, [failures, warnings, fine]: [usize; 3]) 
     };
     let rows: Vec<Vec<String>> = findings.iter().filter(|it| all || it["verdict"] != "ok").map(row).collect();
     let sum = format!("{failures} failures, {warnings} warnings, {fine} checks are as they should be");
-    if rows.is_empty() { sum } else { format!("{}\n{sum}", table(&["", "CHECK", "OF", "FINDING", "CURE"], &rows)) }
+    if rows.is_empty() { sum } else { format!("{}\n{sum}", table(&["", "CHECK", "SUBJECT", "FINDING", "FIX"], &rows)) }
 }
 
 #[cfg(test)]

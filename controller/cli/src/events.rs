@@ -14,10 +14,10 @@ const WAIT_S: u64 = 20;
 /// Which events.
 #[derive(Args, Clone)]
 pub(super) struct Query {
-    /// Only what follows an event's id; `latest` for what comes [default: from the oldest that is kept, 7 days].
+    /// Only events after the one with this id; `latest` for new events only [default: from the oldest that is kept, 7 days]
     #[arg(long, value_name = "ID")]
     after: Option<String>,
-    /// Go on with what comes, until it is interrupted.
+    /// Keep printing new events until interrupted.
     #[arg(short, long)]
     pub(super) follow: bool,
 }

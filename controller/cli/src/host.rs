@@ -15,21 +15,21 @@ use serde_json::{Value, json};
 pub(super) enum Command {
     /// List all hosts and the state of their agents.
     List,
-    /// Drain a host before it is worked on: it takes no new ports, and nothing that begins waits for it. Its ports stay, and pass
-    /// packets for as long as it runs.
+    /// Drain a host before maintenance: it takes no new ports, and new peerings do not wait for it. Its ports stay, and forward
+    /// for as long as it runs.
     Drain {
         /// The host.
         host: String,
     },
-    /// Take a host that was drained into use again.
+    /// Return a drained host to service.
     Uncordon {
         /// The host.
         host: String,
     },
-    /// Push nothing to hosts any more, neither deletes nor shares of bandwidth: what they have, they keep. They are asked how they stand all the
-    /// same, and certificates that are revoked are revoked for them, too.
+    /// Pause pushes to hosts, deletes and shares of bandwidth included: they keep their current configuration. They are still polled,
+    /// and still get revocation lists.
     Pause(Which),
-    /// Push to hosts again what they must have.
+    /// Resume pushes to hosts.
     Resume(Which),
     /// Remove a host with its ports. Its agent cleans its kernel first; with --dead nothing waits for that. Take its entries out of
     /// the inventory file, too, or the next `apply` brings it back.
@@ -66,10 +66,10 @@ pub(super) struct Which {
 /// How a host goes.
 #[derive(Args, Clone)]
 pub(super) struct Removal {
-    /// It will not answer: nothing waits for it. Make sure that it stays off the underlay.
+    /// The host is dead: do not wait for its agent. Make sure that it stays off the underlay.
     #[arg(long)]
     dead: bool,
-    /// Agree to so many entries being removed or stopping traffic, as the dry run counts them.
+    /// Confirm that this many entries are removed or stop traffic, as counted by the dry run.
     #[arg(long, value_name = "NUMBER")]
     confirm: Option<usize>,
     /// Show what would change without changing it.
@@ -85,7 +85,7 @@ impl Removal {
 
 impl Command {
     /// Whether it changes nothing, and may be repeated.
-    pub(super) fn only_looks(&self) -> bool {
+    pub(super) fn is_read_only(&self) -> bool {
         matches!(self, Self::List)
     }
 }

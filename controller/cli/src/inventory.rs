@@ -22,11 +22,11 @@ struct Source {
     /// Inventory file: TOML, JSON or YAML, as its content says; `-` for standard input.
     #[arg(short, long)]
     file: PathBuf,
-    /// Remove what an inventory of the same name has made and is not in the file. What accounts and operators' commands have
-    /// made stays.
+    /// Remove entries that an inventory of the same name created and that are not in the file. What accounts and operators'
+    /// commands created stays.
     #[arg(long)]
     prune: bool,
-    /// Take over what other inventories and operators' commands have made and the file names.
+    /// Take over entries of the file that other inventories or operators' commands created.
     #[arg(long)]
     adopt: bool,
 }
@@ -36,7 +36,7 @@ struct Source {
 pub(super) struct Apply {
     #[command(flatten)]
     source: Source,
-    /// Agree to so many entries being removed or stopping traffic, as the dry run counts them.
+    /// Confirm that this many entries are removed or stop traffic, as counted by the dry run.
     #[arg(long, value_name = "NUMBER")]
     confirm: Option<usize>,
     /// Apply only if nothing has changed since this revision, as the dry run tells it.

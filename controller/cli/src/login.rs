@@ -3,7 +3,7 @@
 use super::{
     CliError, Output, complain,
     output::{cell, print},
-    profile::{Config, Told, token_from_input},
+    profile::{Config, Overrides, token_from_input},
     session::{Session, is_operator},
 };
 use clap::Args;
@@ -64,7 +64,7 @@ fn ask() -> Result<String, CliError> {
 pub(super) async fn run(
     config: &Config,
     Login {}: &Login,
-    told: Told,
+    told: Overrides,
     output: Output,
     debug: bool,
 ) -> Result<(), CliError> {
@@ -73,7 +73,7 @@ pub(super) async fn run(
     let resolved = told.clone().with_token(&token).resolve_new()?;
     let controller = resolved.controller.clone();
     if controller.starts_with("http://") {
-        complain("over http:// the token can be read on the way: use https:// but on this machine");
+        complain("over http:// the token is sent unencrypted: use https:// unless the controller is on this machine");
     }
     let session = Session::new(resolved, output, debug)?;
     let whoami = session.whoami().await?;

@@ -36,7 +36,7 @@ mod webhook;
 mod yaml;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource};
-use profile::{Config, Told};
+use profile::{Config, Overrides};
 use serde_json::{Value, json};
 use session::Session;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
@@ -100,8 +100,8 @@ struct Global {
     /// Omit table headers.
     #[arg(long, global = true)]
     no_headers: bool,
-    /// Repeat the command every so many seconds [default: 2], until it is interrupted: on a terminal in place, elsewhere each time
-    /// that something is different. For commands that change nothing.
+    /// Repeat the command every SECONDS [default: 2] until interrupted: a terminal is redrawn in place, elsewhere the output is
+    /// printed again when it has changed. For read-only commands.
     #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86400))]
     watch: Option<u64>,
@@ -155,8 +155,8 @@ enum Command {
     /// Manage peerings: the account's own in a region; for operators, all.
     #[command(subcommand)]
     Peering(peering::Command),
-    /// Find out whether one address reaches another, and what stops it; from the kernels of the hosts, not only from what is
-    /// configured. Exit code 1 where it does not reach, or nobody can tell.
+    /// Check whether one address reaches another, and if not, what stops the packets: from the hosts' kernels, not only from the
+    /// configuration. Exit code 1 if it does not, or if that cannot be determined.
     Path(path::Query),
     /// Manage the account's VPCs.
     #[command(subcommand)]
@@ -172,7 +172,7 @@ enum Command {
     Audit(audit::Query),
     /// Show what happened to the account's peerings in the region, in order; for operators, to everything.
     Events(events::Query),
-    /// Manage webhooks: URLs to which what happens in the region is sent, signed; for operators, everything.
+    /// Manage webhooks: URLs to which signed events of the region are sent; for operators, all events.
     #[command(subcommand)]
     Webhook(webhook::Command),
     /// Show metered usage and charges: cross-region peerings, by bandwidth and time.
@@ -191,15 +191,14 @@ enum Command {
     Blocked,
     /// For operators: apply an inventory file, all or nothing.
     Apply(inventory::Apply),
-    /// For operators: show what applying an inventory file would change. Exit code 1 where that is anything.
+    /// For operators: show what applying an inventory file would change. Exit code 1 if there are differences.
     Diff(inventory::Diff),
     /// For operators: show the current inventory.
     Inventory,
-    /// For operators: list hosts, take them out of use and in again.
+    /// For operators: list, drain, pause, remove and replace hosts.
     #[command(subcommand)]
     Host(host::Command),
-    /// For operators: look for what is wrong with the controller and its hosts, and say what to do. Exit code 1 where something does not
-    /// work.
+    /// For operators: diagnose the controller and its hosts, and suggest fixes. Exit code 1 if something does not work.
     Doctor(doctor::Doctor),
     /// For operators: collect troubleshooting data.
     #[command(subcommand)]
@@ -207,12 +206,12 @@ enum Command {
     /// For operators: accounts, quotas, backups and the whole audit trail.
     #[command(subcommand)]
     Admin(admin::Command),
-    /// Manage profiles: a controller and credentials under a name.
+    /// Manage profiles: a controller and credentials, saved under a name.
     #[command(subcommand)]
     Profile(profile_command::Command),
     /// Manage certificates: a CA in a directory, for controllers, agents and clients.
     Pki(pki::Arguments),
-    /// Sign in: keep a token in a profile, after it was tried.
+    /// Sign in: verify a token and save it in a profile.
     Login(login::Login),
     /// Print a shell completion script.
     Completion {
@@ -249,14 +248,14 @@ impl Command {
     }
 
     /// Whether it changes nothing, and may be repeated.
-    fn only_looks(&self) -> bool {
+    fn is_read_only(&self) -> bool {
         match self {
-            Self::Peering(command) => command.only_looks(),
+            Self::Peering(command) => command.is_read_only(),
             Self::Vpc(command) => matches!(command, vpc::Command::List | vpc::Command::Show { .. }),
-            Self::Admin(command) => command.only_looks(),
-            Self::Host(command) => command.only_looks(),
+            Self::Admin(command) => command.is_read_only(),
+            Self::Host(command) => command.is_read_only(),
             Self::Events(query) => !query.follow,
-            Self::Webhook(command) => command.only_looks(),
+            Self::Webhook(command) => command.is_read_only(),
             Self::Path(_)
             | Self::RouteTable(_)
             | Self::Quota
@@ -405,9 +404,9 @@ async fn run(Arguments { global, command }: Arguments, given: Said) -> Result<()
     let (output, debug) = (global.output, global.debug);
     let watch = global.watch.or(command.interval());
     output::set_headers(!global.no_headers);
-    let told = Told::read(global, given);
-    if watch.is_some() && !command.only_looks() {
-        return Err(CliError::Usage("--watch is for commands that change nothing".to_owned()));
+    let told = Overrides::read(global, given);
+    if watch.is_some() && !command.is_read_only() {
+        return Err(CliError::Usage("--watch is for read-only commands".to_owned()));
     }
     match command {
         Command::Completion { shell } => {

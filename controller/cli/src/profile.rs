@@ -51,7 +51,7 @@ struct Given {
 
 /// What the command line and the environment give.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Told {
+pub(super) struct Overrides {
     line: Given,
     environment: Given,
     profile: Option<String>,
@@ -107,7 +107,7 @@ fn read_token(file: &Path) -> Result<String, CliError> {
     Ok(text.trim().to_owned())
 }
 
-impl Told {
+impl Overrides {
     /// Empty values count as absent.
     pub(super) fn read(global: Global, said: Said) -> Self {
         let some = |text: Option<String>| text.filter(|text| !text.is_empty());
@@ -240,7 +240,7 @@ impl Told {
 /// Who has no credentials at all is told how to get some.
 fn no_token(read: Result<Option<Token>, CliError>) -> Result<Option<Token>, CliError> {
     read.map_err(|error| {
-        CliError::Refused(format!("there are no credentials: `cps-peering login` keeps some in a profile ({error})"))
+        CliError::Refused(format!("no credentials found: `cps-peering login` saves a token in a profile ({error})"))
     })
 }
 
@@ -249,9 +249,7 @@ impl Config {
     pub(super) fn find() -> Result<Self, CliError> {
         let folder = |variable| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
         let Some(base) = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config"))) else {
-            return refused(
-                "there is no place for profiles: neither XDG_CONFIG_HOME nor HOME is a folder's whole path",
-            );
+            return refused("cannot locate the profiles: neither XDG_CONFIG_HOME nor HOME is set to an absolute path");
         };
         Ok(Self { path: base.join("cps-peering/config.toml") })
     }
@@ -349,7 +347,7 @@ impl Config {
     }
 
     /// Keeps what is said in a profile.
-    pub(super) fn set(&self, name: &str, told: Told, token: Option<String>) -> Result<(), CliError> {
+    pub(super) fn set(&self, name: &str, told: Overrides, token: Option<String>) -> Result<(), CliError> {
         let told = told.said();
         let mut profiles = self.read()?;
         let profile = profiles.profiles.entry(name.to_owned()).or_default();
@@ -416,13 +414,13 @@ mod tests {
     const TWO: &str = "[profiles.default]\ntoken = \"d\"\nregion = \"north\"\n\
                        [profiles.work]\ncontroller = \"http://work:1\"\ntoken = \"w\"\n";
 
-    fn named(profile: &str) -> Told {
-        Told { profile: Some(profile.to_owned()), ..Told::default() }
+    fn named(profile: &str) -> Overrides {
+        Overrides { profile: Some(profile.to_owned()), ..Overrides::default() }
     }
 
     /// What the environment gives.
-    fn environment(given: Given) -> Told {
-        Told { environment: given, ..Told::default() }
+    fn environment(given: Given) -> Overrides {
+        Overrides { environment: given, ..Overrides::default() }
     }
 
     fn said(resolved: &Resolved) -> &str {
@@ -446,14 +444,14 @@ mod tests {
         assert_eq!((said(&both), both.own.as_ref()), ("f", Some(&told)), "with a token, that says who one is");
         // What is kept is used next time, and not the token of before.
         config.set("default", environment(own()), None).unwrap();
-        let kept = Told::default().resolve_with(&config).unwrap();
+        let kept = Overrides::default().resolve_with(&config).unwrap();
         assert!(said(&kept).is_empty() && kept.own.unwrap().cert.ends_with("t.pem"));
     }
 
     #[test]
     fn what_is_said_wins_over_the_profile_and_the_profile_over_what_is_usual() {
         let (_folder, config) = config(TWO, 0o600);
-        let usual = Told::default().resolve_with(&config).unwrap();
+        let usual = Overrides::default().resolve_with(&config).unwrap();
         assert_eq!((usual.controller.as_str(), said(&usual)), (CONTROLLER, "d"));
         assert_eq!(usual.region.as_deref(), Some("north"));
         let work = named("work").resolve_with(&config).unwrap();
@@ -464,11 +462,11 @@ mod tests {
             region: Some("east".to_owned()),
             ..Given::default()
         };
-        let told = Told { environment: given(), ..named("work") }.resolve_with(&config).unwrap();
+        let told = Overrides { environment: given(), ..named("work") }.resolve_with(&config).unwrap();
         assert_eq!((told.controller.as_str(), said(&told)), ("http://told:2", "t"));
         assert_eq!(told.region.as_deref(), Some("east"));
         // A profile on the command line is meant, whatever is in the environment; what it does not say comes from there.
-        let told = Told { environment: given(), profile_on_line: true, ..named("work") };
+        let told = Overrides { environment: given(), profile_on_line: true, ..named("work") };
         let told = told.resolve_with(&config).unwrap();
         assert_eq!((told.controller.as_str(), said(&told)), ("http://work:1", "w"));
         assert_eq!(told.region.as_deref(), Some("east"));
@@ -478,7 +476,7 @@ mod tests {
             region: Some("west".to_owned()),
             ..Given::default()
         };
-        let told = Told { line: line(), environment: given(), profile_on_line: true, ..named("work") };
+        let told = Overrides { line: line(), environment: given(), profile_on_line: true, ..named("work") };
         let told = told.resolve_with(&config).unwrap();
         assert_eq!((told.controller.as_str(), said(&told)), ("http://line:3", "w"));
         assert_eq!(told.region.as_deref(), Some("west"));
@@ -488,7 +486,7 @@ mod tests {
     fn a_named_file_wins_over_the_variable_and_a_profile_may_name_one_beside_it() {
         let (folder, config) = config("[profiles.default]\ntoken_file = \"mine\"\n", 0o644);
         fs::write(folder.path().join("mine"), "m\n").unwrap();
-        assert_eq!(said(&Told::default().resolve_with(&config).unwrap()), "m");
+        assert_eq!(said(&Overrides::default().resolve_with(&config).unwrap()), "m");
         fs::write(folder.path().join("other"), " o \n").unwrap();
         let given =
             Given { token_file: Some(folder.path().join("other")), token: Some("t".to_owned()), ..Given::default() };

@@ -3,7 +3,7 @@
 use super::{
     CliError, Output, complete,
     output::{columns, print},
-    profile::{Config, Told, token_from_input},
+    profile::{Config, Overrides, token_from_input},
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 pub(super) enum Command {
     /// List the profiles, without tokens.
     List,
-    /// Keep --controller, --ca, --region, --token-file, and --cert with --key under a name, as the command line or the environment says them. What is
-    /// not said stays as it is. The file is written anew: comments in it are lost.
+    /// Save --controller, --ca, --region, --token-file, and --cert with --key in a profile, from the command line or the environment.
+    /// Options that are not given stay as they are. The file is rewritten: comments in it are lost.
     Set {
         /// The profile's name; `default` is used when none is named.
         name: String,
@@ -29,7 +29,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(config: &Config, command: Command, told: Told, output: Output) -> Result<(), CliError> {
+pub(super) fn run(config: &Config, command: Command, told: Overrides, output: Output) -> Result<(), CliError> {
     let done = |name: &str, what: &str| {
         let json = json!({ "profile": name, "file": config.path });
         print(output, &json, || format!("profile {name} is {what} {}", config.path.display()));

@@ -87,8 +87,7 @@ impl Session {
         }
         let whoami = self.whoami().await?;
         if is_operator(&whoami) {
-            let text =
-                "this is for accounts, and the token is the operators'; what operators can do stands below admin";
+            let text = "this command is for accounts, and this is the operators' token: see `cps-peering admin`";
             return Err(CliError::Refused(text.to_owned()));
         }
         self.region_of(&whoami)
@@ -160,9 +159,9 @@ pub(super) fn said(body: Value) -> Value {
 }
 
 /// A time until which one asks again and again.
-pub(super) struct Patience(Instant);
+pub(super) struct Deadline(Instant);
 
-impl Patience {
+impl Deadline {
     pub(super) fn new(seconds: u64) -> Self {
         let now = Instant::now();
         // Longer than any clock goes: a day is as good.
@@ -170,7 +169,7 @@ impl Patience {
     }
 
     /// Waits a little. False when it has run out.
-    pub(super) async fn lasts(&self) -> bool {
+    pub(super) async fn wait_to_retry(&self) -> bool {
         if Instant::now() >= self.0 {
             return false;
         }

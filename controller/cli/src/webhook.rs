@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 
 #[derive(Subcommand, Clone)]
 pub(super) enum Command {
-    /// List webhooks, and how it goes with each.
+    /// List webhooks and their delivery status.
     List,
-    /// Show a webhook, and how it goes with it.
+    /// Show a webhook and its delivery status.
     Show {
         /// Its id.
         webhook: String,
@@ -26,11 +26,11 @@ pub(super) enum Command {
     Create {
         /// Where events are sent to, https.
         url: String,
-        /// Only events of this type; once for each [default: all]
+        /// Only events of this type; repeatable [default: all]
         #[arg(long = "type", value_name = "TYPE")]
         types: Vec<String>,
     },
-    /// Change where a webhook leads, or which events it is sent.
+    /// Change the URL or the event types of a webhook.
     #[command(group(clap::ArgGroup::new("changes").required(true).multiple(true)))]
     Modify {
         /// Its id.
@@ -38,19 +38,19 @@ pub(super) enum Command {
         /// Where events are sent to.
         #[arg(long, group = "changes")]
         url: Option<String>,
-        /// Only events of this type, in the place of those before; once for each.
+        /// Only events of this type, replacing the current types; repeatable.
         #[arg(long = "type", value_name = "TYPE", group = "changes")]
         types: Vec<String>,
         /// Events of all types.
         #[arg(long, conflicts_with = "types", group = "changes")]
         all_types: bool,
     },
-    /// Send nothing until it is enabled again.
+    /// Disable a webhook: nothing is sent until it is enabled again.
     Disable {
         /// Its id.
         webhook: String,
     },
-    /// Send again what happens, and what has happened meanwhile.
+    /// Enable a webhook: new events are sent, and those that happened while it was disabled.
     Enable {
         /// Its id.
         webhook: String,
@@ -64,7 +64,7 @@ pub(super) enum Command {
 
 impl Command {
     /// Whether it changes nothing, and may be repeated.
-    pub(super) fn only_looks(&self) -> bool {
+    pub(super) fn is_read_only(&self) -> bool {
         matches!(self, Self::List | Self::Show { .. })
     }
 }

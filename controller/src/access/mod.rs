@@ -101,7 +101,7 @@ pub enum AccessError {
         account: AccountId,
     },
     /// The access key is nobody's, or its secret key another. It looks the same.
-    #[error("the access key is not known, or its secret key is another")]
+    #[error("unknown access key or wrong secret key")]
     WrongKey,
     /// The cookie is that of no session.
     #[error("the session has ended: sign in again")]
@@ -125,8 +125,8 @@ pub enum AccessError {
 
 /// An account has asked too often.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("account {account} asks too often: try again in {wait_s} s")]
-pub struct TooOften {
+#[error("account {account} sent too many requests: try again in {wait_s} s")]
+pub struct RateLimited {
     /// The account.
     pub account: AccountId,
     /// When it may ask again, in seconds.
@@ -307,10 +307,10 @@ impl Access {
     }
 
     /// Counts a request of an account.
-    pub fn count(&self, account: &AccountId) -> Result<(), TooOften> {
+    pub fn count(&self, account: &AccountId) -> Result<(), RateLimited> {
         self.guard.request(account).map_err(|wait| {
             self.engine.metrics().limited(Limited::Account);
-            TooOften { account: account.clone(), wait_s: seconds(wait) }
+            RateLimited { account: account.clone(), wait_s: seconds(wait) }
         })
     }
 

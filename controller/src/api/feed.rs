@@ -1,7 +1,7 @@
 //! Events: as a list, by waiting for them, and as a stream (server-sent events).
 
 use super::{
-    console::Ears,
+    console::Subscription,
     query::Parameters,
     request::{Regional, RequestContext},
     response::{Envelope, Errors, Failure, reply},
@@ -148,7 +148,7 @@ impl Viewer {
                 (None, (!accounts.is_empty()).then_some(accounts))
             }
             Viewer::Account(account, region) => {
-                let told = event.told_to(account, region)?;
+                let told = event.recipient(account, region)?;
                 (Some(told.role.clone()).filter(|role| !role.is_empty()), None)
             }
         };
@@ -337,16 +337,16 @@ async fn answer(
     let is_stream = streams.flat_map(|accept| accept.split(',')).any(|it| it.trim().starts_with("text/event-stream"));
     let from = if asked.latest { Some(latest(&engine).await?) } else { asked.from };
     if is_stream {
-        let ears = Ears::open_stream(context, extensions, headers)?;
+        let subscription = Subscription::open_stream(context, extensions, headers)?;
         // A place that is none is told before there is a stream.
         let (events, next) = look(&engine, &asked.viewer, from, asked.limit).await?;
-        return Ok(stream(engine, ears, asked, events, next));
+        return Ok(stream(engine, subscription, asked, events, next));
     }
     if asked.wait.is_zero() {
         let (events, next) = look(&engine, &asked.viewer, from, asked.limit).await?;
         return reply(Events { events, next_after: next.to_string() }).map(axum::response::IntoResponse::into_response);
     }
-    let mut ears = Ears::open(context, extensions, headers)?;
+    let mut subscription = Subscription::open(context, extensions, headers)?;
     let until = tokio::time::Instant::now() + asked.wait;
     let mut listening = engine.listeners().listen(asked.viewer.account().cloned());
     let mut from = from;
@@ -356,7 +356,7 @@ async fn answer(
             tokio::select! {
                 () = listening.told() => false,
                 () = tokio::time::sleep_until(until) => true,
-                () = ears.deafened() => true,
+                () = subscription.ended() => true,
             }
         } else {
             true
@@ -372,7 +372,7 @@ async fn answer(
 /// What a stream has to say next.
 struct Feed {
     engine: Arc<Engine>,
-    ears: Ears,
+    subscription: Subscription,
     asked: Asked,
     waiting: VecDeque<EventView>,
     next: Cursor,
@@ -387,7 +387,7 @@ impl Feed {
                 return Some(sse::Event::default().id(event.id).event(event.kind).data(data));
             }
             // Also where there is always something to be told.
-            if !self.ears.may_listen() {
+            if !self.subscription.is_authorized() {
                 return None;
             }
             let engine = Arc::clone(&self.engine);
@@ -399,7 +399,7 @@ impl Feed {
             if events.is_empty() {
                 tokio::select! {
                     () = listening.told() => {}
-                    () = self.ears.deafened() => return None,
+                    () = self.subscription.ended() => return None,
                 }
             }
             self.waiting.extend(events);
@@ -407,8 +407,14 @@ impl Feed {
     }
 }
 
-fn stream(engine: Arc<Engine>, ears: Ears, asked: Asked, events: Vec<EventView>, next: Cursor) -> Response {
-    let feed = Feed { engine, ears, asked, waiting: events.into(), next };
+fn stream(
+    engine: Arc<Engine>,
+    subscription: Subscription,
+    asked: Asked,
+    events: Vec<EventView>,
+    next: Cursor,
+) -> Response {
+    let feed = Feed { engine, subscription, asked, waiting: events.into(), next };
     let events = stream::unfold(feed, async |mut feed| Some((Ok::<_, Infallible>(feed.next().await?), feed)));
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
@@ -454,7 +460,7 @@ mod tests {
     use crate::{
         audit::Entry,
         engine::Options,
-        events::Told,
+        events::Recipient,
         model::state::{Change, Meta},
         store::{Droppable, Origin, Store},
     };
@@ -462,7 +468,7 @@ mod tests {
     /// An entry with one event of an account in the region north.
     fn entry(name: &str, account: &str, time_ms: u64) -> Entry {
         let account: AccountId = account.parse().unwrap();
-        let told = Told { account: account.clone(), region: "north".parse().ok(), role: "initiator".to_owned() };
+        let told = Recipient { account: account.clone(), region: "north".parse().ok(), role: "initiator".to_owned() };
         let event = Event {
             kind: "peering.requested".to_owned(),
             target: "vpcpr-1".to_owned(),

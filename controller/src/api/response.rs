@@ -4,7 +4,7 @@
 //! Handlers know nothing of request ids: they say a result or an error, and [`complete`] makes the answer of it.
 
 use crate::{
-    access::{AccessError, TooOften},
+    access::{AccessError, RateLimited},
     engine::EngineError,
     model::{Code, CommandError, FieldViolation},
     store::{BackupError, StoreError},
@@ -220,8 +220,8 @@ impl From<TooManyConnections> for Failure {
     }
 }
 
-impl From<TooOften> for Failure {
-    fn from(error: TooOften) -> Self {
+impl From<RateLimited> for Failure {
+    fn from(error: RateLimited) -> Self {
         Self::too_often("accountId", error.to_string(), "TooManyRequests", error.wait_s)
     }
 }

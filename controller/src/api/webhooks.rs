@@ -47,7 +47,7 @@ pub(super) struct ModifyWebhookBody {
     enabled: Option<bool>,
 }
 
-/// A webhook, and how it goes with it.
+/// A webhook and its delivery status.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct WebhookView {
@@ -182,7 +182,7 @@ fn owner(regional: &Regional) -> Owner {
     Some((regional.account.clone(), regional.region.clone()))
 }
 
-/// List the account's webhooks in a region, and how it goes with each.
+/// List the account's webhooks in a region, with their delivery status.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/webhooks", tag = "events", operation_id = "describeWebhooks",
     params(("regionId" = String, Path)), responses((status = 200, body = Envelope<AllWebhooks>), Errors))]
 pub(super) async fn list_own(regional: Regional) -> Reply {
@@ -199,7 +199,7 @@ pub(super) async fn create_own(regional: Regional, body: Bytes) -> Reply {
     create(&regional.context, owner(&regional), regional.body(&body)?).await
 }
 
-/// Show a webhook, and how it goes with it.
+/// Show a webhook and its delivery status.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/webhooks/{webhookId}", tag = "events",
     operation_id = "describeWebhook", params(("regionId" = String, Path), ("webhookId" = String, Path)),
     responses((status = 200, body = Envelope<OneWebhook>), Errors))]
@@ -224,7 +224,7 @@ pub(super) async fn delete_own(regional: Regional) -> Reply {
     delete(&regional.context, owner(&regional), regional.path("webhookId")).await
 }
 
-/// List the operators' webhooks, and how it goes with each.
+/// List the operators' webhooks, with their delivery status.
 #[utoipa::path(get, path = "/admin/v1/webhooks", tag = "operators", operation_id = "listWebhooks",
     responses((status = 200, body = Envelope<AllWebhooks>), Errors))]
 pub(super) async fn list_all(context: RequestContext) -> Reply {
@@ -238,7 +238,7 @@ pub(super) async fn create_for_all(context: RequestContext, body: Bytes) -> Repl
     create(&context, None, read(&body)?).await
 }
 
-/// Show a webhook of the operators, and how it goes with it.
+/// Show a webhook of the operators and its delivery status.
 #[utoipa::path(get, path = "/admin/v1/webhooks/{webhookId}", tag = "operators", operation_id = "showWebhook",
     params(("webhookId" = String, Path)), responses((status = 200, body = Envelope<OneWebhook>), Errors))]
 pub(super) async fn show_for_all(context: RequestContext, Path(id): Path<String>) -> Reply {

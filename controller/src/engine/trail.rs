@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use crate::{
         audit::Query,
-        events::{Event, Told},
+        events::{Event, Recipient},
     };
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -292,7 +292,7 @@ mod tests {
         let mut trail = Trail::default();
         settle(&mut trail, &store, TrailLimits::default());
         let of_peering = |account: &str, number: u64| {
-            let told = Told { account: account.parse().unwrap(), region: None, role: "initiator".to_owned() };
+            let told = Recipient { account: account.parse().unwrap(), region: None, role: "initiator".to_owned() };
             let event = Event {
                 kind: "peering.active".to_owned(),
                 target: format!("vpcpr-{number}"),
@@ -324,7 +324,7 @@ mod tests {
         // What one account does costs nobody else events, as long as something else of its own can go.
         let with_quiet = |number: u64| {
             let mut entry = Entry { actor: "account/loud".to_owned(), ..of_peering("loud", number) };
-            entry.events[0].told.push(Told {
+            entry.events[0].told.push(Recipient {
                 account: "quiet".parse().unwrap(),
                 region: None,
                 role: "receiver".to_owned(),
@@ -349,8 +349,11 @@ mod tests {
         let one = of_peering("quiet", 1);
         let both = Entry { events: [one.events.clone(), of_peering("loud", 2).events].concat(), ..one.clone() };
         assert_eq!((one.owner().as_str(), both.owner().as_str()), ("account/quiet", "system"));
-        let told =
-            |account: &str, role: &str| Told { account: account.parse().unwrap(), region: None, role: role.to_owned() };
+        let told = |account: &str, role: &str| Recipient {
+            account: account.parse().unwrap(),
+            region: None,
+            role: role.to_owned(),
+        };
         let mut told_to_both = one;
         told_to_both.events[0].told = vec![told("loud", "receiver"), told("quiet", "initiator")];
         assert_eq!(told_to_both.owner(), "account/quiet", "who asked for the peering");

@@ -173,7 +173,7 @@ impl AgentClients {
     }
 
     /// Where those take turns who ask a host for paths.
-    pub(super) fn turns_of(&self, host: &HostId) -> Arc<Semaphore> {
+    pub(super) fn trace_permits(&self, host: &HostId) -> Arc<Semaphore> {
         // What is in it is whole at any time.
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.turns.retain(|_, turns| Arc::strong_count(turns) > 1);
@@ -221,11 +221,12 @@ mod tests {
     async fn a_host_is_asked_a_few_questions_at_once() {
         let clients = AgentClients::new(None, Duration::from_secs(1));
         let [one, two]: [HostId; 2] = ["h1", "h2"].map(|host| host.parse().unwrap());
-        let taken: Vec<_> = (0..PATHS_OF_HOST).map(|_| clients.turns_of(&one).try_acquire_owned().unwrap()).collect();
-        assert!(clients.clone().turns_of(&one).try_acquire_owned().is_err(), "of all that ask");
-        assert!(clients.turns_of(&two).try_acquire_owned().is_ok(), "another host");
+        let taken: Vec<_> =
+            (0..PATHS_OF_HOST).map(|_| clients.trace_permits(&one).try_acquire_owned().unwrap()).collect();
+        assert!(clients.clone().trace_permits(&one).try_acquire_owned().is_err(), "of all that ask");
+        assert!(clients.trace_permits(&two).try_acquire_owned().is_ok(), "another host");
         drop(taken);
-        assert!(clients.turns_of(&one).try_acquire_owned().is_ok());
+        assert!(clients.trace_permits(&one).try_acquire_owned().is_ok());
         assert_eq!(clients.shared.lock().unwrap().turns.len(), 1, "those that nobody asks now are forgotten");
     }
 }

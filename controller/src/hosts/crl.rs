@@ -21,7 +21,7 @@ const AT_ONCE: usize = 64;
 
 /// What became of the list at an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Brought {
+enum PushOutcome {
     /// It has it.
     Taken,
     /// It is of a version that takes none.
@@ -61,32 +61,32 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity)
         let mut brought = std::pin::pin!(brought.buffer_unordered(AT_ONCE));
         while let Some((id, agent, brought)) = brought.next().await {
             match brought {
-                Brought::Taken => drop(has.insert(id, (agent, hash.clone()))),
-                Brought::Unknown | Brought::Failed => drop(waits.insert(id, Instant::now())),
+                PushOutcome::Taken => drop(has.insert(id, (agent, hash.clone()))),
+                PushOutcome::Unknown | PushOutcome::Failed => drop(waits.insert(id, Instant::now())),
             }
         }
     }
 }
 
-async fn bring(clients: &AgentClients, host: &HostId, agent: &str, list: &[u8]) -> Brought {
-    let Ok(client) = clients.shared(host) else { return Brought::Failed };
+async fn bring(clients: &AgentClients, host: &HostId, agent: &str, list: &[u8]) -> PushOutcome {
+    let Ok(client) = clients.shared(host) else { return PushOutcome::Failed };
     let url = format!("{}{CRL_PATH}", agent.trim_end_matches('/'));
     match client.put(url).body(list.to_owned()).send().await {
         Ok(answer) if answer.status().is_success() => {
             tracing::info!(%host, "the agent has the revocation list");
-            Brought::Taken
+            PushOutcome::Taken
         }
         Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {
             tracing::debug!(%host, "the agent is of a version that takes no revocation lists");
-            Brought::Unknown
+            PushOutcome::Unknown
         }
         Ok(answer) => {
             tracing::warn!(%host, code = answer.status().as_u16(), "the agent does not take the revocation list");
-            Brought::Failed
+            PushOutcome::Failed
         }
         Err(error) => {
             tracing::debug!(%host, error = chain(&error), "the revocation list did not reach the agent");
-            Brought::Failed
+            PushOutcome::Failed
         }
     }
 }

@@ -34,7 +34,7 @@ const LAST_RETRY: Duration = Duration::from_secs(15);
 /// How long a host is left alone that is not to be told anything yet.
 const HELD_RETRY: Duration = Duration::from_secs(2);
 /// How long an agent may take to let its host go.
-const LET_GO_WITHIN: Duration = Duration::from_secs(5);
+const LEAVE_CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many agents are spoken to at once.
 const AT_ONCE: usize = 256;
 /// How long one of them counts. Who takes longer is waited for beside the others: hosts that are away, or slow, must not
@@ -185,7 +185,7 @@ impl Worker {
     async fn run(mut self) {
         loop {
             let target = self.target.borrow_and_update().clone();
-            let Some(target) = target else { return self.let_go().await };
+            let Some(target) = target else { return self.leave_cluster().await };
             let again = self.newest.replace(target.config.revision) == Some(target.config.revision);
             if !again {
                 // What came before and is not there yet counts from its own beginning.
@@ -239,10 +239,10 @@ impl Worker {
     }
 
     /// The host is forgotten: where nothing is left on it, any cluster may have it. One that does not hear this is told by an operator.
-    async fn let_go(&self) {
+    async fn leave_cluster(&self) {
         let Some(target) = &self.reached else { return };
         if target.config.vrfs.is_empty() && target.config.sides.is_empty() && self.engine.leadership().holds() {
-            let told = self.client.delete(url(target, CLUSTER_PATH)).timeout(LET_GO_WITHIN).send().await;
+            let told = self.client.delete(url(target, CLUSTER_PATH)).timeout(LEAVE_CLUSTER_TIMEOUT).send().await;
             let told = told.and_then(reqwest::Response::error_for_status);
             if let Err(error) = told {
                 tracing::info!(host = %self.host, %error, "the host may still believe that it belongs to this cluster");

@@ -50,7 +50,7 @@ pub(super) async fn put_question<T, F: Future<Output = Result<T, AnswerError>>>(
 ) -> Answer<T> {
     let asked = async {
         // It is never closed.
-        let _turn = clients.turns_of(host).acquire_owned().await;
+        let _turn = clients.trace_permits(host).acquire_owned().await;
         let client = clients.shared(host)?;
         let url = format!("{}{path}", agent.trim_end_matches('/'));
         read(client.post(url).json(query).timeout(patience).send().await?, told).await

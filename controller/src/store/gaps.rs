@@ -57,10 +57,10 @@ impl EventGaps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::Told;
+    use crate::events::Recipient;
 
     fn told(account: &str) -> Vec<Event> {
-        let told = Told { account: account.parse().unwrap(), region: None, role: String::new() };
+        let told = Recipient { account: account.parse().unwrap(), region: None, role: String::new() };
         vec![Event {
             kind: "peering.active".to_owned(),
             target: "vpcpr-1".to_owned(),

@@ -9,12 +9,12 @@ pub(crate) enum Command {
     /// Peer two VPCs. With a VPC of another account it is a request, which that account accepts or rejects.
     Create {
         #[command(flatten)]
-        wish: Wish,
+        wish: PeeringOptions,
         #[command(flatten)]
         wait: Wait,
         // The last one: its heading holds for what follows.
         #[command(flatten)]
-        account: AccountWish,
+        account: AccountOptions,
     },
     /// List peerings.
     List {
@@ -30,10 +30,10 @@ pub(crate) enum Command {
         #[arg(long, value_parser = ["createdTime", "-createdTime", "name", "-name"], allow_hyphen_values = true)]
         sort: Option<String>,
     },
-    /// Watch peerings until it is interrupted: their states, when hosts confirmed them, and what passes in Mbit/s. On a terminal a
-    /// table that is drawn again in place, elsewhere a line for each peering that has changed.
+    /// Watch peerings until interrupted: their states, when hosts last confirmed them, and traffic in Mbit/s. On a terminal a table
+    /// that is redrawn in place, elsewhere a line for each peering that has changed.
     Watch {
-        /// How often it is looked, in seconds.
+        /// Refresh interval, in seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=86400))]
         interval: u64,
     },
@@ -57,8 +57,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Change how much of the own VPC is shown to the other side, and how much of the other VPC is taken. A list that is not named
-    /// stays. Traffic between what stays reachable is not interrupted.
+    /// Change which prefixes of the own VPC are exported to the other side, and which of the other VPC are imported. A list that is
+    /// not given stays. Traffic between prefixes that stay reachable is not interrupted.
     SetPrefixes {
         #[command(flatten)]
         which: Which,
@@ -85,7 +85,7 @@ pub(crate) enum Command {
         /// Bandwidth in Mbit/s per direction.
         bandwidth: u32,
     },
-    /// Set the account's own tags on a peering, in the place of all that there were.
+    /// Replace the account's own tags on a peering.
     SetTags {
         #[command(flatten)]
         which: Which,
@@ -93,7 +93,7 @@ pub(crate) enum Command {
         #[arg(value_name = "KEY=VALUE", value_parser = parse_tag)]
         tags: Vec<(String, String)>,
     },
-    /// Protect a peering from being deleted by the own account, or end that. The other account can delete it all the same.
+    /// Turn deletion protection of a peering on or off for the own account. The other account can still delete the peering.
     Protect {
         #[command(flatten)]
         which: Which,
@@ -131,7 +131,7 @@ pub(crate) enum Look {
         #[command(flatten)]
         which: Which,
     },
-    /// Show the traffic between the peers: totals, and how it went.
+    /// Show the traffic between the peers: totals and history.
     Traffic {
         #[command(flatten)]
         which: Which,
@@ -147,7 +147,7 @@ pub(crate) enum OperatorCommand {
     /// Peer two VPCs of any accounts, without acceptance.
     Create {
         #[command(flatten)]
-        wish: Wish,
+        wish: PeeringOptions,
         #[command(flatten)]
         wait: Wait,
     },
@@ -168,8 +168,8 @@ pub(crate) enum OperatorCommand {
         /// Bandwidth in Mbit/s per direction.
         bandwidth: u32,
     },
-    /// Change how much of its VPC a side shows to the other one, and how much of the other VPC it takes. A list that is not named
-    /// stays.
+    /// Change which prefixes of its VPC a side exports to the other one, and which of the other VPC it imports. A list that is not
+    /// given stays.
     SetPrefixes {
         #[command(flatten)]
         which: Which,
@@ -194,14 +194,14 @@ pub(crate) enum OperatorCommand {
 
 impl Command {
     /// Whether it changes nothing, and may be repeated.
-    pub(crate) fn only_looks(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         matches!(self, Self::List { .. } | Self::Watch { .. } | Self::Show { .. } | Self::Look(_))
     }
 }
 
 impl OperatorCommand {
     /// Whether it changes nothing, and may be repeated.
-    pub(crate) fn only_looks(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         matches!(self, Self::List { .. } | Self::Show { .. } | Self::Look(_))
     }
 }
@@ -209,7 +209,7 @@ impl OperatorCommand {
 impl From<OperatorCommand> for Command {
     fn from(command: OperatorCommand) -> Self {
         match command {
-            OperatorCommand::Create { wish, wait } => Self::Create { wish, account: AccountWish::default(), wait },
+            OperatorCommand::Create { wish, wait } => Self::Create { wish, account: AccountOptions::default(), wait },
             OperatorCommand::List { filters } => Self::List { filters, role: None, tags: Vec::new(), sort: None },
             OperatorCommand::Show { which } => Self::Show { which },
             OperatorCommand::SetBandwidth { which, bandwidth } => Self::SetBandwidth { which, bandwidth },
@@ -232,7 +232,7 @@ pub(crate) struct Which {
 
 /// A peering to create.
 #[derive(Args, Clone)]
-pub(crate) struct Wish {
+pub(crate) struct PeeringOptions {
     /// The peering's name, 1 to 32 characters.
     #[arg(long)]
     pub(super) name: String,
@@ -255,10 +255,10 @@ pub(crate) struct Wish {
 /// How much of two VPCs a side lets a peering join.
 #[derive(Args, Clone, Default)]
 pub(crate) struct Scope {
-    /// What of the own VPC is shown to the other side: prefixes within its CIDRs, separated by commas, at most 64; `all` for all.
+    /// Prefixes of the own VPC to export to the other side: within its CIDRs, separated by commas, at most 64; `all` for all.
     #[arg(long, value_name = "PREFIXES", value_parser = parse_prefixes)]
     pub(super) export_prefixes: Option<Prefixes>,
-    /// What of the other VPC is taken: prefixes separated by commas, at most 64; `all` for all.
+    /// Prefixes of the other VPC to import: separated by commas, at most 64; `all` for all.
     #[arg(long, value_name = "PREFIXES", value_parser = parse_prefixes)]
     pub(super) import_prefixes: Option<Prefixes>,
 }
@@ -297,7 +297,7 @@ fn parse_prefixes(text: &str) -> Result<Prefixes, String> {
 /// What accounts can say about a new peering, besides what operators can.
 #[derive(Args, Clone, Default)]
 #[command(next_help_heading = "For accounts")]
-pub(crate) struct AccountWish {
+pub(crate) struct AccountOptions {
     /// The region of the other VPC [default: the same]
     #[arg(long)]
     pub(super) peer_region: Option<String>,

@@ -9,9 +9,9 @@ use super::{
     client::{Call, admin, regional},
     complain,
     output::{Column, cell, columns, elements},
-    session::{Patience, Session, is_operator, said},
+    session::{Deadline, Session, is_operator, said},
 };
-use arguments::{AccountWish, Filters, Look, Scope, Which, Wish};
+use arguments::{AccountOptions, Filters, Look, PeeringOptions, Scope, Which};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -43,7 +43,7 @@ pub(super) async fn run_as_operator(session: &Session, command: Command) -> Resu
 }
 
 fn for_accounts<T>(what: &str) -> Result<T, CliError> {
-    Err(CliError::Usage(format!("{what} is for accounts, and the token is the operators'")))
+    Err(CliError::Usage(format!("{what} is for accounts only, and this is the operators' token")))
 }
 
 impl Peerings<'_> {
@@ -125,13 +125,13 @@ impl Peerings<'_> {
     async fn confirmed(&self, mut peering: Value, wait: &Wait, done: &str) -> Result<Value, CliError> {
         let Some(seconds) = wait.wait else { return Ok(peering) };
         let id = cell(&peering["vpcPeeringId"]);
-        let patience = Patience::new(seconds);
+        let patience = Deadline::new(seconds);
         while peering["routesInSync"] != true {
             let (state, reason) = (&peering["state"], cell(&peering["stateReason"]));
             if OVER.iter().any(|over| state == over) {
                 return Err(CliError::Refused(format!("{id} is {done}, but now it is {}: {reason}", cell(state))));
             }
-            if !patience.lasts().await {
+            if !patience.wait_to_retry().await {
                 let who = if self.is_operator() {
                     format!("these hosts have not confirmed it: {}", unconfirmed(&peering).join(", "))
                 } else {
@@ -145,7 +145,7 @@ impl Peerings<'_> {
     }
 
     /// The VPCs of a new peering by their ids. Names of another account's VPCs are not known here.
-    async fn resolve_vpcs(&self, wish: &mut Wish, account: &AccountWish) -> Result<(), CliError> {
+    async fn resolve_vpcs(&self, wish: &mut PeeringOptions, account: &AccountOptions) -> Result<(), CliError> {
         let Some(region) = &self.region else { return Ok(()) };
         wish.vpc = self.session.own_vpc(region, &wish.vpc).await?;
         let whoami = self.session.whoami().await?;
@@ -170,7 +170,7 @@ impl Peerings<'_> {
         Ok(())
     }
 
-    async fn create(&self, mut wish: Wish, account: AccountWish, wait: &Wait) -> Result<(), CliError> {
+    async fn create(&self, mut wish: PeeringOptions, account: AccountOptions, wait: &Wait) -> Result<(), CliError> {
         self.resolve_vpcs(&mut wish, &account).await?;
         let mut body = json!({
             "vpcPeeringName": wish.name,
@@ -422,10 +422,10 @@ impl Peerings<'_> {
         let name = self.id(which).await?;
         let mut result = self.session.call(Call::new(Method::DELETE, self.path(&[&name]))).await?;
         let id = cell(&result["vpcPeeringId"]);
-        let patience = Patience::new(wait.wait.unwrap_or_default());
+        let patience = Deadline::new(wait.wait.unwrap_or_default());
         // Operators learn which hosts are missing, accounts how many.
         let (field, nobody) = if self.is_operator() { ("missingHosts", json!([])) } else { ("hostsMissing", json!(0)) };
-        while result["state"] != "deleted" && patience.lasts().await {
+        while result["state"] != "deleted" && patience.wait_to_retry().await {
             match self.session.try_call(Call::get(self.path(&[&id]))).await? {
                 Ok(shown) if self.is_operator() => result[field] = json!(unconfirmed(&shown["vpcPeering"])),
                 Ok(shown) => result["stateReason"] = shown["vpcPeering"]["stateReason"].clone(),
@@ -478,9 +478,7 @@ fn filtered<'a>(call: Call<'a>, filters: &[(&str, &[String])]) -> Call<'a> {
 /// Asks whoever sits there.
 fn is_meant() -> Result<bool, CliError> {
     if !io::stdin().is_terminal() {
-        return Err(CliError::Usage(
-            "there is nobody to ask whether to accept it: say --yes if you mean it".to_owned(),
-        ));
+        return Err(CliError::Usage("standard input is not a terminal: confirm with --yes".to_owned()));
     }
     let cannot = |error: io::Error| CliError::Refused(format!("cannot ask whether to accept it: {error}"));
     let mut output = io::stderr().lock();

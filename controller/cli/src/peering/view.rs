@@ -98,7 +98,7 @@ fn side(info: &Value) -> String {
         cell(&info["regionId"]),
         cell(&info["addressPrefix"])
     )];
-    for (word, list) in [("shows", "exportPrefixes"), ("takes", "importPrefixes")] {
+    for (word, list) in [("exports", "exportPrefixes"), ("imports", "importPrefixes")] {
         if !elements(&info[list]).is_empty() {
             said.push(format!("{word} {}", cell(&info[list])));
         }

@@ -129,7 +129,7 @@ fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> BT
 }
 
 /// One who listens, as long as the credential is good.
-pub(in crate::api) struct Ears {
+pub(in crate::api) struct Subscription {
     pub(in crate::api) context: RequestContext,
     headers: HeaderMap,
     /// What the connection says of who listens: a certificate is good for as long as that.
@@ -139,7 +139,7 @@ pub(in crate::api) struct Ears {
     _place: Place,
 }
 
-impl Ears {
+impl Subscription {
     /// Takes a place among those who listen.
     pub(in crate::api) fn open(
         context: RequestContext,
@@ -167,7 +167,7 @@ impl Ears {
     }
 
     /// Completes when nobody may listen any more: the server ends, or the credential is none any more.
-    pub(in crate::api) async fn deafened(&mut self) {
+    pub(in crate::api) async fn ended(&mut self) {
         let mut alive = time::interval_at(time::Instant::now() + ALIVE, ALIVE);
         loop {
             tokio::select! {
@@ -175,13 +175,13 @@ impl Ears {
                 changed = self.credentials.changed() => if changed.is_err() { return },
                 _ = alive.tick() => {}
             }
-            if !self.may_listen() {
+            if !self.is_authorized() {
                 return;
             }
         }
     }
 
-    pub(in crate::api) fn may_listen(&self) -> bool {
+    pub(in crate::api) fn is_authorized(&self) -> bool {
         let RequestContext { api: Api { access, diagnosed, .. }, caller, .. } = &self.context;
         let peer = self.extensions.get::<Peer>();
         if peer.is_some_and(|peer| diagnosed.identity.as_ref().is_some_and(|own| own.is_revoked(peer))) {
@@ -202,7 +202,7 @@ impl Ears {
 }
 
 struct Listener {
-    ears: Ears,
+    subscription: Subscription,
     ticks: watch::Receiver<u64>,
     /// What was told, in short; none before anything was.
     told: Option<BTreeMap<String, u64>>,
@@ -211,7 +211,7 @@ struct Listener {
 impl Listener {
     /// What is to be told: what is new or another, and what is gone; none where that is nothing.
     fn look(&mut self) -> Option<Event> {
-        let RequestContext { api: Api { engine, .. }, caller, .. } = &self.ears.context;
+        let RequestContext { api: Api { engine, .. }, caller, .. } = &self.subscription.context;
         let now_ms = engine.now_ms();
         let seen = engine.read(|state, agents| seen_by(&caller.actor, state, agents, now_ms));
         let short = |value: &Value| {
@@ -246,13 +246,13 @@ impl Listener {
         let mut alive = time::interval_at(time::Instant::now() + ALIVE, ALIVE);
         loop {
             let quiet = tokio::select! {
-                closed = async { self.ears.closed.wait_for(|closed| *closed).await.is_ok() } => {
+                closed = async { self.subscription.closed.wait_for(|closed| *closed).await.is_ok() } => {
                     tracing::trace!(closed, "streams end");
                     return None;
                 }
-                changed = self.ears.credentials.changed() => {
+                changed = self.subscription.credentials.changed() => {
                     changed.ok()?;
-                    if !self.ears.may_listen() {
+                    if !self.subscription.is_authorized() {
                         return None;
                     }
                     continue;
@@ -265,9 +265,9 @@ impl Listener {
             };
             if quiet {
                 // Not a comment: browsers do not tell pages of those.
-                return self.ears.may_listen().then(|| Event::default().event("alive").data("{}"));
+                return self.subscription.is_authorized().then(|| Event::default().event("alive").data("{}"));
             }
-            time::sleep(if self.ears.context.caller.actor.account().is_some() {
+            time::sleep(if self.subscription.context.caller.actor.account().is_some() {
                 TOGETHER
             } else {
                 TOGETHER_FOR_OPERATORS
@@ -275,7 +275,7 @@ impl Listener {
             .await;
             self.ticks.borrow_and_update();
             if let Some(event) = self.look() {
-                return self.ears.may_listen().then_some(event);
+                return self.subscription.is_authorized().then_some(event);
             }
         }
     }
@@ -287,10 +287,10 @@ pub(super) async fn events(
     extensions: Extensions,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
-    let ears = Ears::open_stream(context, extensions, headers)?;
-    let mut ticks = ears.context.api.engine.changes();
+    let subscription = Subscription::open_stream(context, extensions, headers)?;
+    let mut ticks = subscription.context.api.engine.changes();
     ticks.borrow_and_update();
-    let listener = Listener { ears, ticks, told: None };
+    let listener = Listener { subscription, ticks, told: None };
     let events = stream::unfold(listener, async |mut listener| Some((Ok(listener.next().await?), listener)));
     Ok(Sse::new(events))
 }

@@ -24,8 +24,8 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 
-pub(super) use events::Ears;
 pub use events::Streams;
+pub(super) use events::Subscription;
 
 /// The largest body with which somebody signs in, in bytes.
 const MAX_BODY: usize = 4096;

@@ -331,7 +331,7 @@ fn complete_operation(operation: &mut Map<String, Value>, example: Option<&Value
         request["example"] = body.clone();
     }
     let Some(success) = operation.get_mut("responses").and_then(|it| it.get_mut("200")) else { return };
-    success["description"] = "It is done, or this is what there is.".into();
+    success["description"] = "Success.".into();
     for (media_type, content) in success.get_mut("content").and_then(Value::as_object_mut).into_iter().flatten() {
         content["example"] = match media_type.as_str() {
             "application/json" => json!({ "requestId": REQUEST_ID, "result": example.get("result") }),
@@ -345,10 +345,10 @@ pub(super) fn complete(document: &mut Value) {
     document["servers"] = json!([{ "url": "/", "description": "The controller that this document is from." }]);
     document["info"]["contact"] = json!({ "name": "Who runs this cloud" });
     document["tags"] = json!([
-        { "name": "peerings", "description": "Peerings between VPCs: asked for, accepted, changed, deleted." },
+        { "name": "peerings", "description": "Peerings between VPCs: request, accept, change, delete." },
         { "name": "VPCs", "description": "VPCs of an account, their CIDRs and route tables." },
-        { "name": "events", "description": "What happened, in order and once: by asking, by waiting, and sent to webhooks." },
-        { "name": "account", "description": "The caller's account: who it is, its bills, its audit trail, whom it blocks." },
+        { "name": "events", "description": "Events in order: polled, streamed, or delivered to webhooks." },
+        { "name": "account", "description": "The caller's account: identity, bills, audit trail, blocked accounts." },
         { "name": "operators", "description": "For those who run the cloud." },
     ]);
     complete_schemas(document);

@@ -21,7 +21,7 @@ pub(in crate::api) struct ClusterView {
     version: &'static str,
     /// The last commit.
     revision: String,
-    /// Whether nothing is sent to hosts, because the store is a copy that was brought back and nobody has released it.
+    /// Whether nothing is sent to hosts, because the store was restored from a backup and has not been released.
     held: bool,
     /// The hosts whose kernels are not known to be as they must be, and why; while held, what would become of them.
     hosts_out_of_sync: Vec<HostOutOfSync>,
@@ -63,7 +63,7 @@ pub(in crate::api) async fn show(context: RequestContext) -> Reply {
     reply(view(&context))
 }
 
-/// Let a controller that is held tell hosts what they must have. It is held after a copy of the store was brought back.
+/// Release a controller that is held, so that it configures hosts. It is held after the store was restored from a backup.
 #[utoipa::path(post, path = "/admin/v1/cluster/release", tag = "operators", operation_id = "releaseCluster",
     responses((status = 200, body = Envelope<ClusterView>), Errors))]
 pub(in crate::api) async fn release(context: RequestContext) -> Reply {

@@ -77,7 +77,7 @@ fn hosts(context: &RequestContext) -> Vec<(HostFacts, String)> {
                 maintenance: host.in_maintenance(),
                 paused: host.paused,
                 removed: (host.retiring, host.dead),
-                unheard: (!agents.is_current(&host.id)).then(silent),
+                unreachable: (!agents.is_current(&host.id)).then(silent),
                 in_sync: agents.in_sync(host),
                 problems: problems.map(|it| format!("{}: {}", it.object, it.reason)).collect(),
                 answer: None,
@@ -88,12 +88,12 @@ fn hosts(context: &RequestContext) -> Vec<(HostFacts, String)> {
     })
 }
 
-/// Look for what is wrong with the controller and its hosts, each with its cure. Hosts that are heard are asked how they are.
+/// Diagnose the controller and its hosts, with a fix for each finding. Reachable agents are asked about their hosts.
 #[utoipa::path(get, path = "/admin/v1/diagnosis", tag = "operators", operation_id = "diagnose",
     responses((status = 200, body = Envelope<Diagnosis>), Errors))]
 pub(in crate::api) async fn diagnose(context: RequestContext) -> Reply {
     let known = hosts(&context);
-    let asked = known.iter().filter(|(facts, _)| facts.unheard.is_none() && !facts.removed.0);
+    let asked = known.iter().filter(|(facts, _)| facts.unreachable.is_none() && !facts.removed.0);
     let asked = asked.map(|(facts, agent)| (facts.id.clone(), agent.clone())).collect();
     let mut answers: BTreeMap<HostId, _> = ask_all(&context.api.diagnosed.agents, asked).await.into_iter().collect();
     let hosts: Vec<HostFacts> =
@@ -116,7 +116,7 @@ pub(in crate::api) async fn snapshot(context: RequestContext, Path(host): Path<S
     })
 }
 
-/// The figures that `/metrics` shows to monitoring, as text.
+/// The metrics that `/metrics` serves to monitoring, as text.
 #[utoipa::path(get, path = "/admin/v1/metrics", tag = "operators", operation_id = "metrics",
     responses((status = 200, body = Envelope<serde_json::Value>), Errors))]
 pub(in crate::api) async fn metrics(Extension(registry): Extension<Arc<Registry>>, _: RequestContext) -> Reply {

@@ -68,7 +68,7 @@ pub(in crate::api) async fn resume(context: RequestContext, Path(host): Path<Str
 /// dead nothing waits. Removing one again that was removed as dead forgets it.
 #[utoipa::path(delete, path = "/admin/v1/hosts/{host}", tag = "operators", operation_id = "removeHost",
     params(("host" = String, Path),
-        ("dead" = Option<bool>, Query, description = "Whether it will not answer. Without it: whether it does not answer now."),
+        ("dead" = Option<bool>, Query, description = "Whether the host is dead. By default, whether its agent does not answer now."),
         ("dryRun" = Option<bool>, Query),
         ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic.")),
     responses((status = 200, body = Envelope<Applied>), Errors))]
@@ -90,7 +90,7 @@ pub(in crate::api) async fn remove(
 /// Move a host's ports to another host, under the same names of interfaces, and remove it.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/replace", tag = "operators", operation_id = "replaceHost",
     params(("host" = String, Path), ("by" = String, Query, description = "The other host, which is in the inventory."),
-        ("dead" = Option<bool>, Query, description = "Whether the one that goes will not answer. Without it: false."),
+        ("dead" = Option<bool>, Query, description = "Whether the host to be replaced is dead. By default false."),
         ("dryRun" = Option<bool>, Query),
         ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic.")),
     responses((status = 200, body = Envelope<Applied>), Errors))]

@@ -31,7 +31,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A wish for a peering. An operator speaks for both accounts.
+/// Request to create a peering on behalf of both accounts.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct PeerBody {
@@ -48,19 +48,19 @@ pub(in crate::api) struct PeerBody {
     bandwidth: Option<u32>,
     /// At most 256 characters.
     description: Option<String>,
-    /// What of the initiator's VPC is shown to the receiver; empty for all.
+    /// Prefixes of the initiator's VPC that are exported to the receiver; empty for all.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     export_prefixes: Option<Vec<IpNet>>,
-    /// What of the receiver's VPC the initiator takes; empty for all.
+    /// Prefixes of the receiver's VPC that the initiator imports; empty for all.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     import_prefixes: Option<Vec<IpNet>>,
-    /// What of the receiver's VPC is shown to the initiator; empty for all.
+    /// Prefixes of the receiver's VPC that are exported to the initiator; empty for all.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     remote_export_prefixes: Option<Vec<IpNet>>,
-    /// What of the initiator's VPC the receiver takes; empty for all.
+    /// Prefixes of the initiator's VPC that the receiver imports; empty for all.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     remote_import_prefixes: Option<Vec<IpNet>>,
@@ -73,11 +73,11 @@ pub(in crate::api) struct ScopeBody {
     /// The VPC whose side it is; by default the initiator's.
     #[schema(value_type = Option<String>)]
     vpc_id: Option<VpcId>,
-    /// What of its VPC the side shows; empty for all.
+    /// Prefixes of its VPC that the side exports; empty for all.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     export_prefixes: Option<Vec<IpNet>>,
-    /// What of the other VPC it takes; empty for all.
+    /// Prefixes of the other VPC that it imports; empty for all.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     import_prefixes: Option<Vec<IpNet>>,

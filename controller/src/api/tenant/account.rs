@@ -78,7 +78,7 @@ struct TrailEntry {
     request: String,
     /// `system`, `operator`, `operator/NAME`, `account/ID`, or `unknown` where nobody was let in.
     actor: String,
-    /// From which address it was asked; empty where that is another's affair, or it happened by itself.
+    /// The caller's address; empty for requests of another party, and for what the system did by itself.
     from: String,
     /// What.
     action: String,
@@ -88,7 +88,7 @@ struct TrailEntry {
     outcome: String,
     /// Why it was refused.
     reason: String,
-    /// What was asked; null where another asked it.
+    /// The request; null for requests of another party.
     asked: Value,
 }
 

@@ -35,7 +35,7 @@ use serde_json::json;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-/// A wish for a peering.
+/// Request to create a peering.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct CreatePeeringBody {
@@ -67,11 +67,11 @@ pub(in crate::api) struct CreatePeeringBody {
     message: Option<String>,
     /// At most 10.
     user_tags: Option<Vec<TagBody>>,
-    /// What of the account's VPC is shown to the other side, within its CIDRs; empty for all.
+    /// Prefixes of the account's VPC that are exported to the other side, within its CIDRs; empty for all.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     export_prefixes: Option<Vec<IpNet>>,
-    /// What of the other VPC is taken; empty for all.
+    /// Prefixes of the other VPC that are imported; empty for all.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     import_prefixes: Option<Vec<IpNet>>,
@@ -92,7 +92,7 @@ pub(in crate::api) struct TagBody {
     value: Option<String>,
 }
 
-/// Other words about a peering.
+/// Request to change the name, description, tags or deletion protection of a peering.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct ModifyPeeringBody {
@@ -113,7 +113,7 @@ fn tags(said: Vec<TagBody>) -> Vec<Tag> {
     said.into_iter().map(|tag| Tag { key: tag.key, value: tag.value.unwrap_or_default() }).collect()
 }
 
-/// Another bandwidth.
+/// Request to change the bandwidth.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct BandwidthBody {
@@ -124,15 +124,15 @@ pub(in crate::api) struct BandwidthBody {
     client_token: Option<String>,
 }
 
-/// What a receiver says with its consent.
+/// Request to accept a peering.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct AcceptBody {
-    /// What of the receiver's VPC is shown to the initiator, within its CIDRs; empty for all.
+    /// Prefixes of the receiver's VPC that are exported to the initiator, within its CIDRs; empty for all.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     export_prefixes: Option<Vec<IpNet>>,
-    /// What of the initiator's VPC is taken; empty for all that it shows.
+    /// Prefixes of the initiator's VPC that are imported; empty for all that it exports.
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     import_prefixes: Option<Vec<IpNet>>,
@@ -330,7 +330,8 @@ pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
     };
     if body.dry_run == Some(true) {
         regional.context.dry_run(Command::CreatePeering(wish.clone()), body.client_token).await?;
-        let reachable = regional.context.api.engine.read(|state, _| view::of_wish(state, &wish, &regional.account));
+        let reachable =
+            regional.context.api.engine.read(|state, _| view::reachable_if_created(state, &wish, &regional.account));
         return reply(OnePeering::would_be(reachable));
     }
     let command = Command::CreatePeering(wish);
@@ -455,7 +456,7 @@ async fn set_bandwidth(regional: Regional, which: Locator, body: Bytes) -> Reply
     regional.one(&id)
 }
 
-/// Change how much of the caller's own VPC is shown to the other side, and how much of the other VPC is taken. Traffic between what
+/// Change which prefixes of the caller's VPC are exported to the other side, and which of the other VPC are imported. Traffic between what
 /// stays reachable is not interrupted.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}:modifyVpcPeeringPrefixes",
     tag = "peerings", operation_id = "modifyVpcPeeringPrefixes",

@@ -33,7 +33,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct CreateVpcBody {
-    /// What it shall be.
+    /// The VPC to create.
     vpc_spec: VpcSpec,
     /// A request with a token that was used before returns the first result.
     client_token: Option<String>,
@@ -63,7 +63,7 @@ enum YesOrNo {
     No,
 }
 
-/// Other words about a VPC.
+/// Request to change the name, description or deletion protection of a VPC.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct ModifyVpcBody {
@@ -77,11 +77,11 @@ pub(in crate::api) struct ModifyVpcBody {
     client_token: Option<String>,
 }
 
-/// A wish for a further CIDR.
+/// Request to add a secondary CIDR.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct AddCidrBody {
-    /// What it shall be.
+    /// The CIDR to add.
     secondary_cidr_spec: CidrSpec,
     /// A request with a token that was used before returns the first result.
     client_token: Option<String>,
@@ -103,7 +103,7 @@ struct CidrSpec {
     #[schema(value_type = String)]
     #[serde(deserialize_with = "prefix::one")]
     cidr: IpNet,
-    /// Taken, and not kept.
+    /// Accepted and ignored.
     #[serde(rename = "name")]
     _name: Option<String>,
 }

@@ -45,10 +45,10 @@ pub struct SideView {
     /// Its CIDRs, IPv4 and IPv6 together. Of the other account's VPC they are what it shows of them, and the initiator sees none
     /// before it was accepted.
     pub address_prefix: Vec<String>,
-    /// What of it is shown to the other side; all where there are none. Of another account's side it is not told.
+    /// Prefixes that are exported to the other side; all where there are none. Not disclosed for another account's side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export_prefixes: Option<Vec<String>>,
-    /// What is taken of the other side's VPC; all where there are none. Of another account's side it is not told.
+    /// Prefixes of the other side's VPC that are imported; all where there are none. Not disclosed for another account's side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub import_prefixes: Option<Vec<String>>,
     /// What of it the other side reaches: what this side shows and the other one takes. A packet passes where its source and its
@@ -164,7 +164,7 @@ pub struct PeeringHost {
     pub last_report: Option<String>,
     /// How long ago that was, in seconds.
     pub report_age_seconds: Option<u64>,
-    /// Why its agent could not be asked since, refused, or is not believed any more.
+    /// Why its agent could not be polled since, or refused, or why its last report no longer counts.
     pub last_error: Option<String>,
 }
 
@@ -206,7 +206,7 @@ pub struct ReachableView {
 }
 
 /// The same of a peering that an account would make; none where a VPC is gone.
-pub fn of_wish(state: &State, wish: &Create, account: &AccountId) -> Option<ReachableView> {
+pub fn reachable_if_created(state: &State, wish: &Create, account: &AccountId) -> Option<ReachableView> {
     let side = |id, lists| state.vpcs().get(id).and_then(|vpc| side_of(vpc, lists).ok());
     let (own, remote) = (side(&wish.vpc, &wish.prefixes)?, side(&wish.peer_vpc, &wish.peer_prefixes)?);
     let is_visible = remote.account == *account;

@@ -106,7 +106,7 @@ pub struct HostView {
     pub last_report: Option<String>,
     /// How long ago that was, in seconds.
     pub report_age_seconds: Option<u64>,
-    /// Why its agent could not be asked since, refused, or is not believed any more.
+    /// Why its agent could not be polled since, or refused, or why its last report no longer counts.
     pub last_error: Option<String>,
 }
 
