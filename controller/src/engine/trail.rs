@@ -144,9 +144,10 @@ impl Trail {
         if gone.last.is_none()
             && let Some(share) = self.shares.get_mut(owner)
         {
-            let what = match share.none_of_its_own {
-                false => Droppable::Own { after: share.own_from },
-                true => Droppable::Everything { after: share.all_from },
+            let what = if share.none_of_its_own {
+                Droppable::Everything { after: share.all_from }
+            } else {
+                Droppable::Own { after: share.own_from }
             };
             gone = store.drop_entries(owner, what, surplus, AT_ONCE)?;
             match (what, gone.last) {

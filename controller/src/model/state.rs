@@ -193,11 +193,15 @@ impl State {
                     value.as_ref().map(|vpc| (vpc.vni, vpc.account.clone(), sites(vpc).copied().collect::<Vec<_>>()));
                 if let Some(old) = self.vpcs.set(id.clone(), value) {
                     self.vnis.remove(&old.vni);
-                    sites(&old).for_each(|site| self.sites.unlink(site, &id));
+                    for site in sites(&old) {
+                        self.sites.unlink(site, &id);
+                    }
                     self.vpcs_of_account.unlink(&old.account, &id);
                 }
                 if let Some((vni, account, sites)) = new {
-                    sites.iter().for_each(|site| self.sites.link(site, &id));
+                    for site in &sites {
+                        self.sites.link(site, &id);
+                    }
                     self.vnis.insert(vni);
                     self.vpcs_of_account.link(&account, &id);
                 }

@@ -227,12 +227,11 @@ impl Shares {
             match answer {
                 Ok(Answer::Taken(report)) => self.on_report(&host, &sides, &report, now_ms),
                 Ok(Answer::Older(have)) if have.epoch <= self.epoch => {
-                    match believed(have.number, self.engine.now_ms()) {
-                        Some(number) => self.number = self.number.max(number),
-                        None => {
-                            tracing::warn!(%host, %have, "the host says that it has grants that no controller can have made");
-                            self.silent.insert(host, Instant::now());
-                        }
+                    if let Some(number) = believed(have.number, self.engine.now_ms()) {
+                        self.number = self.number.max(number);
+                    } else {
+                        tracing::warn!(%host, %have, "the host says that it has grants that no controller can have made");
+                        self.silent.insert(host, Instant::now());
                     }
                 }
                 Ok(Answer::Older(have)) => {
