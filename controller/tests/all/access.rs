@@ -37,7 +37,10 @@ async fn an_account_that_asks_too_often_waits_and_nobody_else_does() {
     assert!(asked >= 5, "{asked}");
     let detail = too_often(refused).await;
     assert_eq!(detail["reason"], "TooManyRequests");
-    assert!(detail["rule"].as_str().unwrap().starts_with("account busy asks too often: try again in 1 s"), "{detail}");
+    assert!(
+        detail["rule"].as_str().unwrap().starts_with("account busy sent too many requests: try again in 1 s"),
+        "{detail}"
+    );
     assert_eq!(controller.code(&other, WHOAMI).await, 200);
     // The command line says it in a sentence.
     let ask = || {
@@ -50,7 +53,7 @@ async fn an_account_that_asks_too_often_waits_and_nobody_else_does() {
         ended = ask();
     }
     let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.code() == Some(1) && said.contains("asks too often: try again in 1 s"), "{ended:?}");
+    assert!(ended.status.code() == Some(1) && said.contains("sent too many requests: try again in 1 s"), "{ended:?}");
     // Operators are not held up.
     for _ in 0..50 {
         assert_eq!(controller.code(TOKEN, "/admin/v1/hosts").await, 200);
