@@ -55,6 +55,7 @@ fn status(error: &RenewalError) -> StatusCode {
         | RenewalError::OtherKey
         | RenewalError::Differs { .. }
         | RenewalError::Untrusted(_)
+        | RenewalError::OtherLine
         | RenewalError::Older => StatusCode::BAD_REQUEST,
     }
 }

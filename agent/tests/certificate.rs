@@ -17,14 +17,15 @@ use cps_peering_config::{
 };
 use cps_peering_http::{
     Limits, serve_within,
-    tls::{Clients, Identity, Kept, Peer},
+    tls::{Clients, Identity, Kept, LINEAGE_OID, Peer, lineage_after},
 };
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, IsCa,
-    Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    CustomExtension, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 use tokio_rustls::TlsConnector;
@@ -190,11 +191,14 @@ async fn a_head_that_says_two_things_is_refused() {
     }
 }
 
-/// A certificate for the key of a request, with the name of this host and an hour to live, by this CA.
-fn sign(issuer: &Issuer<'static, KeyPair>, request: &str, name: &str) -> String {
+/// A certificate for the key of a request, with this name and an hour to live, by this CA, after the one in the folder.
+fn sign(folder: &Path, issuer: &Issuer<'static, KeyPair>, request: &str, name: &str) -> String {
     let key = CertificateSigningRequestParams::from_pem(request).unwrap().public_key;
     let mut params = CertificateParams::default();
     params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
+    let replaced = CertificateDer::from_pem_file(folder.join("own.pem")).unwrap();
+    let lineage = lineage_after(&replaced).unwrap();
+    params.custom_extensions.push(CustomExtension::from_oid_content(&LINEAGE_OID, lineage));
     params.not_before = (std::time::SystemTime::now() - Duration::from_mins(5)).into();
     params.not_after = (std::time::SystemTime::now() + Duration::from_hours(1)).into();
     params.signed_by(&key, issuer).unwrap().pem()
@@ -258,14 +262,14 @@ async fn the_controller_alone_renews_the_certificate_and_nothing_is_interrupted(
     for (wrong, said) in [
         (String::new(), "certificate"),
         ("x".repeat(1000), "certificate"),
-        (sign(&issuer, &asked, "spiffe://cps-peering/host/h2"), "subject alternative name"),
-        (sign(&authority(tempfile::tempdir().unwrap().path(), own).1, &asked, own), "this host's CAs"),
+        (sign(folder.path(), &issuer, &asked, "spiffe://cps-peering/host/h2"), "subject alternative name"),
+        (sign(folder.path(), &authority(tempfile::tempdir().unwrap().path(), own).1, &asked, own), "this host's CAs"),
     ] {
         let (status, told) = send(&mut open, "PUT", certificate, &wrong).await;
         assert!(status == 400 && told.contains(said), "{said}: {status} {told}");
     }
     assert!(!kept.exists() && !identity.facts().renewed);
-    let renewed = sign(&issuer, &asked, own);
+    let renewed = sign(folder.path(), &issuer, &asked, own);
     // What cannot be written is not used.
     fs::create_dir(folder.path().join("renewed.pem.new")).unwrap();
     assert_eq!(send(&mut open, "PUT", certificate, &renewed).await.0, 503);

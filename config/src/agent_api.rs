@@ -52,7 +52,7 @@ pub const TRACE_ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Where an agent is asked to send probes.
 pub const PROBE_PATH: &str = "/v1/probe";
 /// How long an agent sends probes, and waits for what comes back.
-pub const PROBE_ANSWER_WITHIN: Duration = Duration::from_secs(1);
+pub const PROBE_ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Where shares are granted.
 pub const SHARES_PATH: &str = "/v1/shares";
 /// Where revocation lists are put.

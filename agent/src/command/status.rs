@@ -1,6 +1,7 @@
 //! `cps-peering-agent status`: how the running agent stands, asked over its own HTTP interface.
 
 use super::Output;
+use crate::daemon::kept_beside;
 use anyhow::Context;
 use cps_peering_config::{
     HostReport, Revision,
@@ -35,7 +36,7 @@ pub async fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<boo
     let tls = match tls_files(settings.tls.as_ref())? {
         None => None,
         Some(files) => {
-            let identity = Identity::open(files).context("setting `tls`")?;
+            let identity = Identity::open_with(files, kept_beside(&settings.ledger)).context("setting `tls`")?;
             let names = identity.facts().names;
             let own = names.first().with_context(|| format!("{} names no host", files.cert.display()))?;
             Some(identity.client_of(own))

@@ -43,7 +43,7 @@ pub(super) struct Changer<'a> {
     /// Those among them that are still to be set down.
     to_set_down: BTreeSet<InterfaceName>,
     /// Those that could not be put into their VRF.
-    outside: BTreeSet<InterfaceName>,
+    outside: &'a mut BTreeSet<InterfaceName>,
     underlay: &'a mut Keeper,
     operations: &'a [Operation],
     batch: Batch,
@@ -56,7 +56,7 @@ impl<'a> Changer<'a> {
     pub(super) fn new(
         socket: &'a mut Socket,
         indexes: &'a mut BTreeMap<InterfaceName, u32>,
-        unfiltered: &'a mut BTreeSet<InterfaceName>,
+        [unfiltered, outside]: [&'a mut BTreeSet<InterfaceName>; 2],
         underlay: &'a mut Keeper,
         operations: &'a [Operation],
     ) -> Self {
@@ -65,7 +65,7 @@ impl<'a> Changer<'a> {
             indexes,
             unfiltered,
             to_set_down: BTreeSet::new(),
-            outside: BTreeSet::new(),
+            outside,
             underlay,
             operations,
             batch: Batch::default(),
@@ -374,6 +374,8 @@ impl<'a> Changer<'a> {
             };
             if result.is_err() {
                 self.outside.insert(*name);
+            } else {
+                self.outside.remove(name);
             }
             return Ok(result);
         }

@@ -156,6 +156,8 @@ pub struct Netlink {
     indexes: BTreeMap<InterfaceName, u32>,
     /// Devices whose filters could not be put in place, and were not since. A look at everything begins anew.
     unfiltered: BTreeSet<InterfaceName>,
+    /// Devices that could not be put into their VRF, and were not since. A look at everything begins anew.
+    outside: BTreeSet<InterfaceName>,
     /// Rules of packet filters as last seen.
     filters: netfilter::Cache,
     udev: Udev,
@@ -202,6 +204,7 @@ impl Kernel for Netlink {
     fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
         if *dirty == DirtySet::Everything {
             self.unfiltered.clear();
+            self.outside.clear();
         }
         let mut observed = self.with_socket(|socket, indexes| match dirty {
             DirtySet::Everything => {
@@ -257,12 +260,12 @@ impl Kernel for Netlink {
     }
 
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
-        let mut unfiltered = std::mem::take(&mut self.unfiltered);
+        let (mut unfiltered, mut outside) = (std::mem::take(&mut self.unfiltered), std::mem::take(&mut self.outside));
         let mut underlay = std::mem::take(&mut self.underlay);
         let result = self.with_socket(|socket, indexes| {
-            change::Changer::new(socket, indexes, &mut unfiltered, &mut underlay, operations).apply()
+            change::Changer::new(socket, indexes, [&mut unfiltered, &mut outside], &mut underlay, operations).apply()
         });
-        (self.unfiltered, self.underlay) = (unfiltered, underlay);
+        (self.unfiltered, self.outside, self.underlay) = (unfiltered, outside, underlay);
         result
     }
 }

@@ -57,7 +57,11 @@ impl AsFd for EchoSocket {
 
 impl Echo for EchoSocket {
     fn send(&mut self, request: &[u8]) -> io::Result<()> {
-        self.socket.send(request).map(drop)
+        match self.socket.send(request) {
+            // That was said of one before.
+            Err(error) if is_said_of_a_request(&error) => self.socket.send(request).map(drop),
+            sent => sent.map(drop),
+        }
     }
 
     fn receive(&mut self, until: Instant) -> io::Result<Option<&[u8]>> {
@@ -88,9 +92,13 @@ pub(crate) fn wait(sockets: &mut [PollFd<'_>], patience: Duration) -> io::Result
     }
 }
 
-/// ICMP errors that the kernel hands to a connected socket.
+/// ICMP errors that the kernel hands to a connected socket (`icmp_err_convert`, `icmpv6_err_convert`). Any server within the peer's
+/// prefixes can send one.
 fn is_said_of_a_request(error: &io::Error) -> bool {
-    const SAID: [i32; 7] = [
+    const SAID: [i32; 10] = [
+        libc::ENOPROTOOPT,
+        libc::ENONET,
+        libc::EOPNOTSUPP,
         libc::EHOSTUNREACH,
         libc::ENETUNREACH,
         libc::ECONNREFUSED,

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 /// whoever asks for them.
 pub(crate) const BURST: u32 = 20;
 pub(crate) const PER_SECOND: u32 = 30;
+/// How many of them are left for probes on request by those that are sent all the time.
+pub(crate) const RESERVE: u32 = 8;
 
 /// A bucket that holds [`BURST`] tokens and gets [`PER_SECOND`]: one for each packet. It is kept as the time at which it will be full
 /// again (GCRA).
@@ -24,8 +26,13 @@ impl Budget {
 
     /// Takes so many tokens; none where there are fewer.
     pub(crate) fn take(&mut self, tokens: u32, now: Instant) -> bool {
+        self.take_leaving(0, tokens, now)
+    }
+
+    /// The same where others are to find so many.
+    pub(crate) fn take_leaving(&mut self, reserve: u32, tokens: u32, now: Instant) -> bool {
         let full_at = self.full_at.max(now) + EVERY * tokens;
-        let enough = full_at <= now + EVERY * BURST;
+        let enough = full_at <= now + EVERY * BURST.saturating_sub(reserve);
         if enough {
             self.full_at = full_at;
         }
@@ -54,6 +61,20 @@ mod tests {
         }
         assert!(sent.len() >= 210, "{}", sent.len());
         assert!(!budget.take(BURST + 1, start + Duration::from_hours(1)), "more than it holds");
+    }
+
+    #[test]
+    fn whoever_takes_all_the_time_leaves_some_for_others() {
+        let start = Instant::now();
+        let (mut budget, mut sampled) = (Budget::new(start), 0);
+        for ms in 0..2000 {
+            let now = start + Duration::from_millis(ms);
+            while budget.take_leaving(RESERVE, 1, now) {
+                sampled += 1;
+            }
+            assert!(ms % 500 != 0 || budget.take(RESERVE, now), "after {ms} ms");
+        }
+        assert!(sampled >= 30, "{sampled}");
     }
 
     #[test]

@@ -92,6 +92,11 @@ impl Prober {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(packets, Instant::now())
     }
 
+    fn take_leaving(&self, reserve: u32, packets: u32) -> bool {
+        // It is whole at any time.
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).take_leaving(reserve, packets, Instant::now())
+    }
+
     /// Sends what is asked for, and tells what comes back within [`PROBE_ANSWER_WITHIN`].
     pub async fn probe(&self, query: ProbeQuery) -> Result<ProbeAnswer, ProbeError> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ProbeError::Busy)?;

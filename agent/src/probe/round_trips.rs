@@ -41,7 +41,7 @@ pub(crate) struct Outcome {
     pub(crate) sent: u32,
     /// How long those that came back took, in rising order.
     pub(crate) round_trips: Vec<Duration>,
-    /// The longest packet that came back, in bytes.
+    /// The longest packet that came back, in bytes; none also where a longer one was lost that could not be repeated in time.
     pub(crate) longest: Option<u32>,
     /// Replies that were none to this probe.
     pub(crate) forged: u32,
@@ -98,9 +98,9 @@ pub(crate) fn probe(
     probe.listen(FIRST_ANSWER, |requests| requests.iter().any(|request| request.took.is_some()))?;
     probe.listen(probe.wait(), all)?;
     let mut longest = probe.requests.iter().filter(|it| it.took.is_some()).map(|it| it.length).max();
+    let mut again = true;
     if let Some(mtu) = expected_mtu.filter(|mtu| longest.is_some_and(|longest| longest < *mtu)) {
         let mut search = Search::below(mtu);
-        let mut again = true;
         while Instant::now() + probe.wait() < deadline && probe.forged < MAX_FORGED {
             // One that was lost by chance is not to be taken for one that is too long.
             let lengths = if again { vec![mtu] } else { search.next(LENGTHS) };
@@ -120,13 +120,15 @@ pub(crate) fn probe(
             probe.listen(probe.wait(), |requests| all(&requests[first..]))?;
             let back = |request: &&Request| request.took.is_some();
             let passed: Vec<u32> = probe.requests.iter().filter(back).map(|request| request.length).collect();
+            again = false;
             if passed.contains(&mtu) {
                 break;
             }
             search.learn(&lengths, &passed);
-            again = false;
         }
-        longest = probe.requests.iter().filter(|it| it.took.is_some()).map(|it| it.length).max();
+        // One that was lost by chance says nothing.
+        let lengths = probe.requests.iter().filter(|it| it.took.is_some()).map(|it| it.length);
+        longest = if again { None } else { lengths.max() };
     }
     let small = probe.requests.iter().filter(|request| request.length == SMALLEST);
     let mut round_trips: Vec<Duration> = small.filter_map(|request| request.took).collect();
@@ -256,7 +258,7 @@ mod tests {
         assert!(taken <= 13, "{taken}");
         // With nothing left in the budget, no more is said than is known.
         let mut other = Other { mtu: 1300, ..Other::default() };
-        assert_eq!((run(&mut other, Some(1450), |_| false).longest, other.sent.len()), (Some(64), 4));
+        assert_eq!((run(&mut other, Some(1450), |_| false).longest, other.sent.len()), (None, 4));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! a black hole in the MTU from a way that is lost. What is known is in [`Figures`]; what is not known is not there.
 
 use super::{
-    Prober, Target, new_mark,
+    Prober, Target,
+    budget::RESERVE,
+    new_mark,
     packet::{Mark, SMALLEST},
     round_trips::Echo,
 };
@@ -277,7 +279,7 @@ pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
                 known = Some((config, params));
             }
             while under_way.len() < MAX_UNDER_WAY {
-                let Some((way, packets)) = rota.next(now, |more| prober.take(more)) else { break };
+                let Some((way, packets)) = rota.next(now, |more| prober.take_leaving(RESERVE, more)) else { break };
                 let Some((peering, target)) = all.get(&way) else { continue };
                 match UnderWay::begin(way.clone(), peering.clone(), *target, packets) {
                     Ok(begun) => under_way.push(begun),
@@ -360,7 +362,8 @@ impl UnderWay {
             }
         }
         let Measured { packets, long, small } = self.measured;
-        (long.is_some() && (packets == Packets::Long || small.is_some())) || now >= self.sent + PATIENCE
+        let is_measured = long.is_some() && (packets == Packets::Long || small.is_some());
+        is_measured || self.forged >= MAX_FORGED || now >= self.sent + PATIENCE
     }
 }
 

@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the settings of devices are glanced at: the kernel does not announce all of them.
+/// How often the settings of devices are polled: the kernel does not announce all of them.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A glance takes no more than this part of the time.
+/// A poll takes no more than this part of the time.
 const POLL_SHARE: u32 = 20;
 
 /// Why a wait ended, the weightiest last.
@@ -31,14 +31,14 @@ pub(super) enum Waited {
 }
 
 impl<K: Kernel> Reconciler<K> {
-    /// Waits for a reason to look; while all is well, what a glance at the devices tells is one, too.
+    /// Waits for a reason to look; while all is well, what a poll of the devices tells is one, too.
     pub(super) fn wait_polling(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
         let until = Instant::now() + pause;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            // On a host with thousands of devices a glance takes a while, and all is looked at from time to time anyway. Configurations
+            // On a host with thousands of devices a poll takes a while, and all is looked at from time to time anyway. Configurations
             // that come meanwhile do not put it off.
-            let next = POLL_INTERVAL.max(self.poll_took * POLL_SHARE).saturating_sub(self.glanced.elapsed());
+            let next = POLL_INTERVAL.max(self.poll_took * POLL_SHARE).saturating_sub(self.polled.elapsed());
             if left <= next {
                 return self.wait(left, quiet_until);
             }
@@ -53,14 +53,13 @@ impl<K: Kernel> Reconciler<K> {
     /// as they were. (Of an interface that is down the kernel announces no alternative names.) What cannot be read does not seem
     /// right. Before the kernel was compared with this configuration, only the first is asked.
     fn seems_right(&mut self) -> bool {
+        self.polled = Instant::now();
         let Some(config) = &self.config else { return true };
-        let begun = Instant::now();
-        self.glanced = begun;
         // What is wrong elsewhere does not matter here.
         let was_compared = self.compared.as_ref().is_some_and(|compared| compared.revision == config.revision);
         let filters_changed = was_compared && self.kernel.filters_changed();
         let links = self.kernel.devices();
-        self.poll_took = begun.elapsed();
+        self.poll_took = self.polled.elapsed();
         let Ok(links) = links else { return false };
         if filters_changed || ports::aliases(config, &links) != self.aliases {
             return false;
@@ -70,11 +69,22 @@ impl<K: Kernel> Reconciler<K> {
         }
         let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
         let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));
-        let mut ours = of_vpcs.chain(of_sides).filter_map(|name| links.get(self.aliases.get(&name).unwrap_or(&name)));
-        ours.all(|link| {
-            let right = |(setting, value)| link.settings.get(&setting).is_none_or(|have| *have == value);
-            DeviceSetting::WANTED.into_iter().all(right)
-        })
+        let ours = of_vpcs.chain(of_sides).filter_map(|name| {
+            let name = *self.aliases.get(&name).unwrap_or(&name);
+            Some((name, links.get(&name)?))
+        });
+        let mut wrong = Vec::new();
+        for (name, link) in ours {
+            for (setting, value) in DeviceSetting::WANTED {
+                if link.settings.get(&setting).is_some_and(|have| *have != value) {
+                    wrong.push((name, setting));
+                }
+            }
+        }
+        // What was wrong a moment ago and has been looked at since is tried again when its time comes.
+        let is_known = wrong == self.wrong_settings;
+        self.wrong_settings = wrong;
+        is_known || self.wrong_settings.is_empty()
     }
 
     /// Waits for a reason to look: until `pause` is over, an event comes (but not before `quiet_until`), or a configuration

@@ -20,7 +20,7 @@ use crate::{
     diff::{Conflict, Interference, LazyPlan, lazy_diff, quiesce},
     dirty_set::{DirtySet, Parts},
     kernel::{Interest, Kernel, KernelError, NetlinkError},
-    objects::{LinkKind, Observed, Operation},
+    objects::{DeviceSetting, LinkKind, Observed, Operation},
     ports::{self, Aliases},
     scope,
     shares::Shares,
@@ -150,7 +150,7 @@ struct Reconciler<K> {
     regranted: bool,
     /// When the counters were last kept.
     measured: Option<Instant>,
-    /// How long the last glance at the devices took.
+    /// How long the last poll of the devices took.
     poll_took: Duration,
     /// Whether an event came since everything was looked at.
     events_pending: bool,
@@ -158,8 +158,9 @@ struct Reconciler<K> {
     looked: Instant,
     /// By when everything is to be looked at because a look at a part has let traffic in: what others have in its way is seen then.
     look_by: Option<Instant>,
-    /// When the devices were glanced at last.
-    glanced: Instant,
+    /// When the settings of devices were polled last, and those that were wrong then.
+    polled: Instant,
+    wrong_settings: Vec<(InterfaceName, DeviceSetting)>,
     /// What somebody keeps changing back.
     backoff: Backoff,
     /// Which interfaces the ports were at the last look at everything that the configuration has other names for.

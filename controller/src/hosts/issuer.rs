@@ -104,6 +104,9 @@ pub enum NotIssued {
     /// It was revoked.
     #[error("the agent's certificate, or the one that it goes back to, was revoked")]
     Revoked,
+    /// The one that there is lasts longer.
+    #[error("agent_certificates: what the issuer signs now would end before the certificate that it is to replace")]
+    EndsTooSoon,
     /// It could not be signed.
     #[error("cannot sign the certificate: {0}")]
     Sign(#[from] rcgen::Error),
@@ -118,7 +121,7 @@ pub enum NotIssued {
 impl NotIssued {
     /// Whether it is due to the agent, and not to the issuer.
     pub(super) fn is_of_agent(&self) -> bool {
-        !matches!(self, Self::Sign(_) | Self::NoRandomness | Self::Untrusted(_))
+        !matches!(self, Self::Sign(_) | Self::NoRandomness | Self::Untrusted(_) | Self::EndsTooSoon)
     }
 }
 
@@ -203,6 +206,9 @@ impl AgentIssuer {
         // Not before the one that it replaces, which would have the last word.
         let not_before = (now - EARLIER).max(self.valid[0]).max(begins.min(now));
         let not_after = (now + self.lifetime).min(self.valid[1]);
+        if not_after <= system_time(old.validity().not_after.timestamp()) {
+            return Err(NotIssued::EndsTooSoon);
+        }
         (params.not_before, params.not_after) = (not_before.into(), not_after.into());
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "cps-peering");

@@ -111,6 +111,9 @@ impl Probe {
         if sent == 0 {
             return unknown("the agent says that it has sent nothing".to_owned());
         }
+        if received == 0 && told.forged > 0 {
+            return unknown(format!("{} replies came that were none to this probe", told.forged));
+        }
         let (path_mtu, expected_mtu) = (told.path_mtu, told.expected_mtu);
         let round_trip = told.round_trip_min_us.zip(told.round_trip_median_us).filter(|_| received > 0);
         let kernel = if is_operator && !told.send_error.is_empty() {
@@ -124,8 +127,14 @@ impl Probe {
                 (StepVerdict::Stops, format!("{why}{kernel}"))
             }
             (path, Some(expected)) if path.is_none_or(|path| path < expected) => {
-                let passes = path.map_or("short ones pass".to_owned(), |path| format!("{path} pass"));
-                let why = format!("packets of {expected} bytes are lost on the way, {passes}: a black hole in the MTU");
+                let why = match path {
+                    Some(path) => {
+                        format!("packets of {expected} bytes are lost on the way, {path} pass: a black hole in the MTU")
+                    }
+                    None => {
+                        format!("a packet of {expected} bytes was lost on the way, and could not be repeated in time")
+                    }
+                };
                 (StepVerdict::Differs, format!("{why}{kernel}"))
             }
             _ if received < sent => {
@@ -211,7 +220,7 @@ mod tests {
             (3, 3, Some(9000), StepVerdict::Ok, ""),
             (3, 2, Some(1450), StepVerdict::Differs, "1 of 3 probes are lost"),
             (3, 3, Some(1300), StepVerdict::Differs, "1450 bytes are lost on the way, 1300 pass"),
-            (3, 3, None, StepVerdict::Differs, "short ones pass"),
+            (3, 3, None, StepVerdict::Differs, "could not be repeated"),
             (3, 0, None, StepVerdict::Stops, "none of the probes came back"),
             // No host can send more back than it was sent.
             (3, 7, Some(1450), StepVerdict::Ok, ""),

@@ -338,7 +338,7 @@ mod tests {
         keeper.failed_on("eth9".parse().unwrap());
         keeper.unadmitted.insert(tunnel);
         assert!(keeper.why_not_up(&tunnel).is_some());
-        // A push, a grant or a glance looks at parts, and tries nothing again.
+        // A push or a grant looks at parts, and tries nothing again.
         keeper.observe(&BTreeMap::new(), |_| true, Some(&[tunnel].into()));
         assert!(keeper.why_not_up(&tunnel).is_some());
         keeper.observe(&BTreeMap::new(), |_| true, None);

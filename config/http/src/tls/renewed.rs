@@ -2,14 +2,14 @@
 //! in one file with it.
 //!
 //! Files that the settings name are never written. Of the two certificates the one that was issued later is used, as long as it is valid:
-//! an operator who installs another one has the last word. What was renewed counts only where it has the same names and extended key
-//! usages as that of the settings, and one of its CAs has signed it. With a file that is damaged, or does not fit any more, the daemon goes
+//! an operator who installs another one has the last word. What was renewed counts only where it goes back to that of the
+//! settings, has the same names and extended key usages, and one of its CAs has signed it. With a file that is damaged, or does not fit any more, the daemon goes
 //! on with the certificate of the settings.
 
 use super::{
     error::TlsError,
-    load,
-    revoked::{self, Revoked},
+    lineage, load,
+    revoked::{self, CertificateId, Revoked},
     verify,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _};
@@ -60,6 +60,9 @@ pub enum RenewalError {
         /// Which extension.
         field: &'static str,
     },
+    /// It goes back to another one.
+    #[error("the certificate's lineage is not the certificate in the settings, which is used instead")]
+    OtherLine,
     /// Nobody whose word is taken has signed it, or not for now.
     #[error("the certificate is not valid here, by this host's CAs and clock: {0}")]
     Untrusted(rustls::Error),
@@ -191,6 +194,12 @@ impl Rules<'_> {
             if value(&own)? != value(&settings)? {
                 return Err(RenewalError::Differs { field });
             }
+        }
+        // An operator who installs another one has the last word, and its revocation ends the line.
+        let line = lineage::of(&own).map_err(|lineage::Malformed| RenewalError::Malformed("lineage".to_owned()))?;
+        let known = CertificateId::all_of(self.settings).unwrap_or_default();
+        if !line.is_some_and(|first| known.contains(&first)) {
+            return Err(RenewalError::OtherLine);
         }
         let valid = validity(&chain[0])?;
         let at = now.clamp(*valid.start(), *valid.end().max(valid.start()));
