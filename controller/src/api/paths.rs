@@ -42,8 +42,7 @@ pub(in crate::api) struct PathBody {
     port: Option<u32>,
     /// Whether the host of the source also sends packets to that of the destination, over the very way, and says what came back. No
     /// server takes part: gateway addresses send and answer. Default false.
-    #[serde(default)]
-    probe: bool,
+    probe: Option<bool>,
 }
 
 /// What was found.
@@ -102,7 +101,15 @@ fn question(body: PathBody, region: Option<RegionId>) -> Result<PathQuery, Failu
             Some(u16::try_from(port).map_err(|_| Failure::field("port", rule()))?)
         }
     };
-    Ok(PathQuery { source, destination, vpc: body.vpc_id, region, protocol, port, probe: body.probe })
+    Ok(PathQuery {
+        source,
+        destination,
+        vpc: body.vpc_id,
+        region,
+        protocol,
+        port,
+        probe: body.probe.unwrap_or_default(),
+    })
 }
 
 async fn trace(api: &Api, query: PathQuery, viewer: Option<&AccountId>) -> Reply {
