@@ -446,7 +446,7 @@ test("operators set the charge status and the quotas of an account", async ({ br
     await page.getByRole("button", { name: `修改配额 ${one.id}` }).click();
     const dialog = page.getByRole("dialog");
     // What is no quota of an account cannot be set for one.
-    await expect(dialog.getByLabel("资源").locator("option")).toHaveCount(6);
+    await expect(dialog.getByLabel("资源").locator("option")).toHaveCount(7);
     await dialog.getByLabel("资源").selectOption("vpc");
     await dialog.getByLabel("地域").selectOption(north);
     const before = await dialog.getByLabel("上限").inputValue();
