@@ -51,6 +51,14 @@ impl UnderlayParams {
         u16::try_from(whole.max(IPV4_LEAST_MTU)).unwrap_or_default()
     }
 
+    /// The longest packets of a family that devices with this underlay are to send, in bytes.
+    pub(crate) fn longest_packet(self, underlay: IpAddr, ipv6: bool) -> u32 {
+        match self.ipv4_mtu(underlay) {
+            mtu if mtu > 0 && !ipv6 => mtu.into(),
+            _ => self.device_mtu(underlay),
+        }
+    }
+
     /// What it means for packets between hosts that the path is too small for the least MTU of IPv6 within VXLAN, if it is.
     pub fn small(self, underlay: IpAddr) -> Option<String> {
         let (least, whole) = (IPV6_MIN_MTU + overhead(underlay), self.underlay_mtu.saturating_sub(overhead(underlay)));
@@ -336,6 +344,8 @@ mod tests {
             }
             let shorter = [least, least - 1, 1300, 0].map(|mtu| with(mtu).ipv4_mtu(underlay));
             assert_eq!(shorter, if underlay.is_ipv4() { [0; 4] } else { [0, 1279, 1230, 576] });
+            let longest = [false, true].map(|ipv6| with(1300).longest_packet(underlay, ipv6));
+            assert_eq!(longest, if underlay.is_ipv4() { [1280; 2] } else { [1230, 1280] });
             let said = with(1300).small(underlay).unwrap();
             assert_eq!(said.contains("IPv4 goes on"), underlay.is_ipv6(), "{said}");
         }

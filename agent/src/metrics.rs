@@ -111,18 +111,18 @@ fn probes(out: &mut DescriptorEncoder<'_>, handle: &Handle) -> fmt::Result {
     let known = handle.probes().lock().unwrap_or_else(PoisonError::into_inner).by_peering(MAX_PEERINGS);
     let of = |id: &PeeringId| [("peering", id.to_string())];
     let sent = known.iter().map(|(id, it)| (of(id), it.sent));
-    counters(out, "cps_agent_probe_packets", "Probes that were sent to other hosts, by peering", sent)?;
+    counters(out, "cps_agent_probe_packets", "Probe packets sent to other hosts, by peering", sent)?;
     let lost = known.iter().map(|(id, it)| (of(id), it.lost));
-    counters(out, "cps_agent_probe_lost", "Those of them that did not come back", lost)?;
+    counters(out, "cps_agent_probe_lost", "Probe packets to other hosts that were not answered, by peering", lost)?;
     let times = known.iter().filter_map(|(id, it)| Some((of(id), it.round_trip?.as_secs_f64())));
-    let help = "How long the newest probe took there and back, of the slowest of a peering's hosts";
+    let help = "Round-trip time of the newest probe, of the slowest host of a peering";
     gauges(out, "cps_agent_probe_round_trip_seconds", help, times)?;
     let holes = known.iter().filter_map(|(id, it)| Some((of(id), f64::from(it.black_holes?))));
-    let help = "Ways to hosts of a peering, by family, on which long packets are lost while short ones pass";
+    let help = "Paths to hosts of a peering, by family, on which long packets are lost while short ones pass";
     gauges(out, "cps_agent_probe_mtu_black_holes", help, holes)?;
     let since = |it: &OfPeering| Some(it.at?.duration_since(UNIX_EPOCH).ok()?.as_secs_f64());
     let at = known.iter().filter_map(|(id, it)| Some((of(id), since(it)?)));
-    let help = "When the oldest of what is said of a peering was measured, in seconds since 1970";
+    let help = "When the oldest of a peering's probe values was measured, in seconds since 1970";
     gauges(out, "cps_agent_probe_timestamp_seconds", help, at)
 }
 

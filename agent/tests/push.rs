@@ -382,6 +382,9 @@ async fn a_setting_that_the_kernel_does_not_announce_is_noticed() {
     let report = agent.report_when(|report| report.counters.drift_repaired > 0).await;
     assert!(report.in_sync());
     assert_eq!(agent.kernel.state().seen.links[&port].settings[&setting], 0);
+    // Also when somebody changes it back at once.
+    agent.kernel.state().seen.links.get_mut(&port).unwrap().settings.insert(setting, 2);
+    agent.report_when(|report| report.counters.drift_repaired > 1).await;
 }
 
 #[tokio::test]

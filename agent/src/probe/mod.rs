@@ -203,7 +203,7 @@ impl Target {
             None => config.vrfs.get(&query.vpc).and_then(|vrf| vrf.path_mtu),
         };
         let mtu = match end.exit {
-            Exit::Tunnel(_) => Some(underlay.limited_to(path_mtu).device_mtu(config.underlay)),
+            Exit::Tunnel(_) => Some(underlay.limited_to(path_mtu).longest_packet(config.underlay, remote.is_ipv6())),
             Exit::Device { .. } => None,
             Exit::Host { .. } => return Err("both addresses are the host's own, in one VPC".to_owned()),
         };

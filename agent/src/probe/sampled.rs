@@ -143,7 +143,7 @@ pub(super) fn ways(config: &SharedHostConfig, underlay: UnderlayParams) -> Ways 
     let mut found = Ways::new();
     for (vni, side) in &config.sides {
         let Some(vrf) = config.vrfs.get(&side.vpc) else { continue };
-        let mtu = underlay.limited_to(side.path_mtu).device_mtu(config.underlay);
+        let params = underlay.limited_to(side.path_mtu);
         for (vtep, gateways) in side.gateways.iter() {
             for ipv6 in [false, true] {
                 let remote = gateways.iter().copied().find(|it| it.is_ipv6() == ipv6 && is_reached(side, *vtep, *it));
@@ -151,7 +151,8 @@ pub(super) fn ways(config: &SharedHostConfig, underlay: UnderlayParams) -> Ways 
                 if found.len() >= MAX_WAYS {
                     return found;
                 }
-                let target = Target { vrf: DeviceName::vrf(vrf.vni), local, remote, mtu: Some(mtu) };
+                let mtu = Some(params.longest_packet(config.underlay, ipv6));
+                let target = Target { vrf: DeviceName::vrf(vrf.vni), local, remote, mtu };
                 found.insert(Way { side: *vni, vtep: *vtep, ipv6 }, (side.peering.clone(), target));
             }
         }

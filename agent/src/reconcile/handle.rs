@@ -190,7 +190,7 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         looked: Instant::now(),
         look_by: None,
         polled: Instant::now(),
-        wrong_settings: Vec::new(),
+        left_wrong: BTreeSet::new(),
         backoff: Backoff::default(),
         aliases: BTreeMap::new(),
         interest,

@@ -69,22 +69,17 @@ impl<K: Kernel> Reconciler<K> {
         }
         let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
         let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));
-        let ours = of_vpcs.chain(of_sides).filter_map(|name| {
+        let mut ours = of_vpcs.chain(of_sides).filter_map(|name| {
             let name = *self.aliases.get(&name).unwrap_or(&name);
             Some((name, links.get(&name)?))
         });
-        let mut wrong = Vec::new();
-        for (name, link) in ours {
-            for (setting, value) in DeviceSetting::WANTED {
-                if link.settings.get(&setting).is_some_and(|have| *have != value) {
-                    wrong.push((name, setting));
-                }
-            }
-        }
-        // What was wrong a moment ago and has been looked at since is tried again when its time comes.
-        let is_known = wrong == self.wrong_settings;
-        self.wrong_settings = wrong;
-        is_known || self.wrong_settings.is_empty()
+        ours.all(|(name, link)| {
+            DeviceSetting::WANTED.into_iter().all(|(setting, value)| {
+                let is_right = link.settings.get(&setting).is_none_or(|have| *have == value);
+                // What could not be put right is tried again when its time comes.
+                is_right || self.left_wrong.contains(&(name, setting))
+            })
+        })
     }
 
     /// Waits for a reason to look: until `pause` is over, an event comes (but not before `quiet_until`), or a configuration

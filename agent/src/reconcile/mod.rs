@@ -158,9 +158,10 @@ struct Reconciler<K> {
     looked: Instant,
     /// By when everything is to be looked at because a look at a part has let traffic in: what others have in its way is seen then.
     look_by: Option<Instant>,
-    /// When the settings of devices were polled last, and those that were wrong then.
+    /// When the settings of devices were polled last.
     polled: Instant,
-    wrong_settings: Vec<(InterfaceName, DeviceSetting)>,
+    /// Settings of devices that the last look at everything could not put right, or left alone.
+    left_wrong: BTreeSet<(InterfaceName, DeviceSetting)>,
     /// What somebody keeps changing back.
     backoff: Backoff,
     /// Which interfaces the ports were at the last look at everything that the configuration has other names for.
@@ -402,6 +403,14 @@ impl<K: Kernel> Reconciler<K> {
             let outline = Outline::of(&plan);
             let stuck = round == ROUNDS || last.as_ref() == Some(&outline);
             if plan.is_empty() || stuck {
+                if whole {
+                    let settings =
+                        plan.operations().chain(left.iter().cloned()).filter_map(|operation| match operation {
+                            Operation::Set(device, setting, _) => Some((device, setting)),
+                            _ => None,
+                        });
+                    self.left_wrong = settings.collect();
+                }
                 let mut problems = self.problems(config, &plan, trouble);
                 self.add_contested(config, &left, now, &mut problems);
                 return Ok(Some(problems));

@@ -20,8 +20,12 @@ use cps_peering_config::{
     text::quote,
     time::{Zone, moment_or_date},
 };
+use cps_peering_http::share::FairShare;
 use serde::Serialize;
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
@@ -30,6 +34,12 @@ const MAX_PERIODS: usize = 20_000;
 
 /// So many answers are made at a time, whoever asks: each may read much, and hold as much as it says.
 static READERS: Semaphore = Semaphore::const_new(2);
+
+/// Who waits for an answer, or has one made: accounts, and operators as one.
+static WAITING: LazyLock<Arc<FairShare<Option<AccountId>>>> = LazyLock::new(|| FairShare::new(MAX_WAITING));
+const MAX_WAITING: usize = 64;
+/// How many of them one caller has at most, so that nobody who asks all the time keeps others waiting for long.
+const MAX_OF_CALLER: usize = 4;
 
 /// A moment, or a date in the time zone of bills, in milliseconds since 1970-01-01 UTC.
 fn moment(parameters: &Parameters, name: &str, zone: &Zone) -> Result<Option<u64>, Failure> {
@@ -69,6 +79,10 @@ pub(in crate::api) async fn metering(
     };
     let (engine, prices) = (Arc::clone(&context.api.engine), Arc::clone(&context.api.prices));
     let currency = context.api.currency.clone();
+    let mut place = WAITING.hold(context.caller.actor.account().cloned());
+    if !place.take_within(1, MAX_OF_CALLER) {
+        return Err(Failure::no_room("too many bills are being made: try again"));
+    }
     let turn = READERS.acquire().await.map_err(|error| Failure::internal(error.to_string()))?;
     let made = tokio::task::spawn_blocking(move || {
         let _turn = turn;

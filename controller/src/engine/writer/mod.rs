@@ -5,26 +5,28 @@
 //! check and its write are one atomic step, a disk's round trip is shared by all who waited for one, nobody but this thread
 //! ever waits for the disk, and nothing can be seen, pushed or answered that a crash could take back.
 //!
-//! After the start it plans what each host must have, some hosts at a time beside what it is asked.
+//! After the start it plans what each host must have, some hosts at a time beside what it is asked. What it does from time to time, and
+//! when a write has failed, is in `upkeep`.
+
+mod upkeep;
 
 use super::{
-    Agents, EngineError, Health, HostTarget, NOTED_EVERY_MS, Published, Shared, Target,
+    Agents, EngineError, Health, HostTarget, Published, Shared, Target,
     path_mtu::Damping,
     random_tail,
     readers::{Look, Readers},
-    whole,
 };
 use crate::{
     audit::{self, Entry},
     events,
     model::{
-        Actor, Code, Command, CommandError, Judge, Leap, Now, Outcome, Request, Transaction, decide,
+        Actor, Code, Command, CommandError, Judge, Leap, Outcome, Request, Transaction, decide,
         disclosure::Disclosures,
         record::{Peering, PeeringState},
         state::{Change, State},
     },
     plan::{Sides, plan},
-    store::{Rows, Space, StoreError, notes},
+    store::{Rows, StoreError},
 };
 use cps_peering_config::{
     SharedHostConfig,
@@ -37,7 +39,7 @@ use std::{
         Arc, PoisonError,
         mpsc::{self, RecvTimeoutError, TryRecvError},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::watch;
 
@@ -46,8 +48,6 @@ const TOGETHER: usize = 512;
 /// How many hosts are planned at once after the start: few, so that no command waits long.
 const PLANNED_AT_ONCE: usize = 16;
 
-/// How long the last write is a proof that writes work.
-const PROVEN: Duration = Duration::from_secs(10);
 /// How many entries of the audit trail wait for a store that takes none, or has little room: the newest.
 const MAX_WAITING: usize = 4096;
 
@@ -344,141 +344,6 @@ impl Writer {
         }
     }
 
-    /// Finds out whether writes work, and how much room there is.
-    fn look_at_store(&mut self) {
-        let before = self.shared.health();
-        let (failing, was_low) = (matches!(before, Health::Failing(_)), matches!(before, Health::Low(_)));
-        if failing || self.proven.is_none_or(|at| at.elapsed() >= PROVEN) {
-            match self.shared.store.probe() {
-                Ok(()) => self.proven = Some(Instant::now()),
-                Err(error) => return self.write_failed(&error, "a write that was tried failed").map_or((), drop),
-            }
-        }
-        let (options, store) = (self.shared.options(), &self.shared.store);
-        let reserve = options.store_reserve;
-        let space = *self.shared.space.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.set_health(match space {
-            Some(space) if space.is_low() => Health::Low(low(space)),
-            // Not back and forth at the border.
-            Some(space) if was_low && space.free < space.reserve / 4 * 5 => Health::Low(low(space)),
-            // What was given away in need is taken back before anything else gets room.
-            Some(space) if !store.hold_reserve(reserve) && space.free / 2 < space.reserve => Health::Low(low(space)),
-            _ => Health::Fine,
-        });
-    }
-
-    /// After a write that failed: whether the store can be used again, and the number of the last commit that it holds.
-    fn write_failed(&mut self, error: &StoreError, what: &str) -> Option<u64> {
-        tracing::error!(%error, "{what}");
-        self.proven = None;
-        let store = &self.shared.store;
-        let freed = error.is_no_space() && store.free_reserve();
-        let found = store.recover();
-        self.shared.set_health(match &found {
-            Ok(_) if freed => Health::Low(format!("the disk of the store is full ({error})")),
-            // Of two reasons the first is the one that helps.
-            Ok(_) | Err(StoreError::Closed { .. } | StoreError::Deposed { .. }) => Health::Failing(error.to_string()),
-            Err(again) => Health::Failing(format!("{error}; {again}")),
-        });
-        let found = found.ok()?;
-        if found != self.shared.published().state.meta().number && found != self.working.meta().number {
-            self.load_again();
-        }
-        Some(found)
-    }
-
-    /// What the store holds is another than what is known: a commit whose end was not seen is in it.
-    fn load_again(&mut self) {
-        match self.shared.store.load() {
-            Ok(state) => {
-                tracing::warn!(commit = state.meta().number, "the state was loaded again from the store");
-                self.unplanned = state.hosts().keys().cloned().collect();
-                self.waits_for.clear();
-                self.working = state.clone();
-                self.shared.published_mut().state = state;
-                self.shared.tick();
-            }
-            Err(error) => self.shared.set_health(Health::Failing(error.to_string())),
-        }
-    }
-
-    fn sweep(&mut self, batch: &mut Batch) {
-        self.look_at_store();
-        if matches!(self.shared.health(), Health::Failing(_)) {
-            return;
-        }
-        let options = self.shared.options();
-        let now = self.shared.now();
-        let now_ms = now.ms;
-        self.watch_clock(now, batch);
-        if self.working.next_due(now_ms).is_some() {
-            self.run_system_command(Command::Tick, batch);
-        }
-        let grace_ms = whole(options.grace.as_millis());
-        let overdue = |peering: &&Peering| {
-            peering.state == PeeringState::Provisioning && now_ms.saturating_sub(peering.since_ms) >= grace_ms
-        };
-        let overdue = self.working.unsettled().filter(overdue).map(|peering| peering.id.clone());
-        for id in overdue.collect::<Vec<_>>() {
-            self.run_system_command(Command::Activate(id), batch);
-        }
-        // What was missed elsewhere, for instance a report that came while its peering was being committed.
-        batch.touched.extend(self.working.unsettled().map(|peering| peering.id.clone()));
-        batch.heard.extend(self.working.retiring().map(|host| host.id.clone()));
-    }
-
-    /// Says that the clock has leapt, or does no more, and believes one that has been steady for long enough.
-    fn watch_clock(&mut self, now: Now, batch: &mut Batch) {
-        let told = std::mem::replace(&mut self.leap_told, now.leap.is_some());
-        match now.leap {
-            Some(leap) if !told => {
-                tracing::error!(
-                    by_s = leap.by_ms / 1000,
-                    "the clock has leapt: nothing is deleted because its time has come until an operator says that the clock is \
-                     right (`cps-peering admin clock confirm`), it goes back, or it has been steady for long enough"
-                );
-                self.note(&[Entry::of_clock(leap, now.ms)]);
-            }
-            None if told => tracing::info!("the clock agrees with the time that has passed"),
-            _ => {}
-        }
-        let reading = self.shared.reading();
-        if now.leap.is_some() && self.shared.time().is_believed(reading) {
-            tracing::warn!("the clock has been steady for long since it has leapt, and is believed");
-            self.finish(std::mem::take(batch));
-            self.run_system_command(Command::ConfirmClock, batch);
-            self.finish(std::mem::take(batch));
-        }
-    }
-
-    /// What is to be noted beside a commit.
-    fn notes(&mut self, believed: Option<Leap>) -> Vec<(&'static str, Vec<u8>)> {
-        let reading = self.shared.reading();
-        self.noted_ms = reading.boot_ms;
-        let mut time = self.shared.time().clone();
-        if let Some(leap) = believed {
-            time.believe(leap);
-        }
-        vec![(notes::CLOCK, time.to_keep(reading))]
-    }
-
-    /// Notes what is not written down with commits.
-    fn write_notes(&mut self) {
-        if self.shared.health() != Health::Fine {
-            return;
-        }
-        let now_ms = self.shared.now().ms;
-        let mut notes: Vec<_> =
-            self.disclosures.to_save(now_ms).map(|row| (notes::DISCLOSURES, row)).into_iter().collect();
-        if self.shared.reading().boot_ms.abs_diff(self.noted_ms) >= NOTED_EVERY_MS {
-            notes.append(&mut self.notes(None));
-        }
-        if let Err(error) = self.shared.store.write_notes(notes) {
-            // The next commit finds out what is wrong with the store.
-            tracing::warn!(%error, "what is noted beside commits could not be written");
-        }
-    }
-
     /// Moves on what everyone has confirmed whom it waited for.
     fn settle(&mut self, batch: &mut Batch) {
         if matches!(self.shared.health(), Health::Failing(_)) {
@@ -681,25 +546,4 @@ impl Writer {
             }
         }
     }
-
-    /// Writes down what was refused or changed nothing.
-    fn flush(&mut self) {
-        // What room there is is not for what was refused.
-        if self.trail.entries() == 0 || self.shared.health() != Health::Fine {
-            return;
-        }
-        match self.shared.store.write_rows("add to the audit trail", &self.trail) {
-            Ok(()) => {
-                self.proven = Some(Instant::now());
-                self.shared.trail().added(self.trail.owners());
-                self.trail = Rows::default();
-            }
-            Err(error) => drop(self.write_failed(&error, "the audit trail could not be written")),
-        }
-    }
-}
-
-fn low(space: Space) -> String {
-    let mib = |bytes: u64| bytes >> 20;
-    format!("the store has {} MiB of room left, of which {} are kept free", mib(space.free), mib(space.reserve))
 }
