@@ -16,6 +16,7 @@
 //! | [`report`] | [`HostReport`]: what a host has |
 //! | [`quota`] | what quotas count |
 //! | [`inventory`] | the document that operators apply |
+//! | [`retry`] | how long to wait before what failed is tried again |
 //! | [`trace`] | what an agent is asked of a path, and what it answers |
 //! | [`probe`] | what an agent is asked to send along a path, and what came back |
 //! | [`agent_api`] | paths and error body of the agent's HTTP interface |
@@ -43,6 +44,7 @@ pub mod prefix_set;
 pub mod probe;
 pub mod quota;
 pub mod report;
+pub mod retry;
 pub mod revision;
 pub mod settings;
 pub mod text;

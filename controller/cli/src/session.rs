@@ -6,11 +6,12 @@ use super::{
     connection::Resolved,
     output::{cell, elements, print},
 };
+use cps_peering_config::retry::{Backoff, Retry};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Between two questions whether it is there yet.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+const ASK_AGAIN: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
 /// The most that the controller puts on a page.
 const PAGE: usize = 100;
 
@@ -159,21 +160,25 @@ pub(super) fn said(body: Value) -> Value {
 }
 
 /// A time until which one asks again and again.
-pub(super) struct Deadline(Instant);
+pub(super) struct Deadline {
+    until: Instant,
+    retry: Retry,
+}
 
 impl Deadline {
     pub(super) fn new(seconds: u64) -> Self {
         let now = Instant::now();
         // Longer than any clock goes: a day is as good.
-        Self(now.checked_add(Duration::from_secs(seconds)).unwrap_or(now + Duration::from_hours(24)))
+        let until = now.checked_add(Duration::from_secs(seconds)).unwrap_or(now + Duration::from_hours(24));
+        Self { until, retry: Retry::new(ASK_AGAIN) }
     }
 
-    /// Waits a little. False when it has run out.
-    pub(super) async fn wait_to_retry(&self) -> bool {
-        if Instant::now() >= self.0 {
+    /// Waits a little, longer each time. False when it has run out.
+    pub(super) async fn wait_to_retry(&mut self) -> bool {
+        if Instant::now() >= self.until {
             return false;
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(self.retry.failed()).await;
         true
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use axum::Router;
-use cps_peering_config::{settings::EtcdSettings, tls::CONTROLLER};
+use cps_peering_config::{retry::jitter, settings::EtcdSettings, tls::CONTROLLER};
 use cps_peering_http::{forward::Forwarder, metrics::Own, share::FairShare, source::Source, tls::Identity};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use std::{
@@ -151,7 +151,7 @@ impl Candidate {
                     // That does not pass.
                     Err(error @ StoreError::Moved { .. }) => return Err(error.into()),
                     // Who leads is passed on to as long as etcd says nothing else.
-                    Err(error) => (format!("who leads is not known: {error}"), LOOK_AGAIN),
+                    Err(error) => (format!("who leads is not known: {error}"), jitter(LOOK_AGAIN)),
                 };
                 let copied = copy.number();
                 if standing != told.0 {

@@ -14,6 +14,7 @@ use cps_peering_config::{
     cluster::ClusterId,
     id::{HostId, VpcId},
     net::Vni,
+    retry::{Backoff, Retry, jitter},
 };
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
@@ -29,8 +30,7 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(15);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
 /// How long a host is left alone that is not to be told anything yet.
 const HELD_RETRY: Duration = Duration::from_secs(2);
 /// How long an agent may take to let its host go.
@@ -138,7 +138,7 @@ pub async fn run(
                 let engine = Arc::clone(&engine);
                 let (sent, newest, behind_since) = (None, None, None);
                 let reached = None;
-                let (places, retry, settled) = (Arc::clone(&places), FIRST_RETRY, false);
+                let (places, retry, settled) = (Arc::clone(&places), Retry::new(BACKOFF), false);
                 let worker = Worker {
                     engine, clients, client, places, host, target, poll, sent, reached, settled, newest, behind_since, retry,
                     // Until it has said so.
@@ -173,12 +173,7 @@ struct Worker {
     newest: Option<Revision>,
     /// Since when the host has not had what it must have.
     behind_since: Option<Instant>,
-    retry: Duration,
-}
-
-/// A random part of a duration, at least half of it, so that many workers do not act at once.
-fn jitter(duration: Duration) -> Duration {
-    duration.mul_f64(0.5 + fastrand::f64() / 2.0)
+    retry: Retry,
 }
 
 impl Worker {
@@ -208,10 +203,10 @@ impl Worker {
                     // There is a connection to it, and nothing more urgent. It still tells of sides that are gone.
                     counts = again && !target.config.vrfs.is_empty();
                     if in_sync {
-                        self.retry = FIRST_RETRY;
+                        self.retry.reset();
                         self.next_question()
                     } else {
-                        self.back_off()
+                        self.retry.failed()
                     }
                 }
                 Err(error) => {
@@ -222,7 +217,7 @@ impl Worker {
                         self.engine.metrics().pushed(Pushed::Failed);
                     }
                     self.engine.on_report(&self.host, Err(error.to_string()));
-                    if held { jitter(HELD_RETRY) } else { self.back_off() }
+                    if held { jitter(HELD_RETRY) } else { self.retry.failed() }
                 }
             };
             let left_alone = async {
@@ -280,12 +275,6 @@ impl Worker {
             () = tokio::time::sleep(COUNTS_FOR) => drop(place.take()),
         }
         brought.await
-    }
-
-    fn back_off(&mut self) -> Duration {
-        let pause = jitter(self.retry);
-        self.retry = (self.retry * 2).min(LAST_RETRY);
-        pause
     }
 
     /// Asks the agent how it stands, or brings it to its target.

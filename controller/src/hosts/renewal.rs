@@ -12,6 +12,7 @@ use crate::{engine::Engine, instruments::Renewed};
 use cps_peering_config::{
     agent_api::{CERTIFICATE_PATH, CERTIFICATE_REQUEST_PATH, ErrorBody, MAX_CERTIFICATE},
     id::HostId,
+    retry::{Backoff, Retry},
     settings::AgentCertificateSettings,
 };
 use cps_peering_http::{chain, tls::Identity};
@@ -29,14 +30,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const EACH_TIME: usize = 50;
 /// How many agents are spoken to at once.
 const AT_ONCE: usize = 8;
-/// How long an agent is left alone after it was spoken to; it doubles each time that its certificate is not renewed.
-const FIRST_PAUSE: Duration = Duration::from_mins(1);
-const LAST_PAUSE: Duration = Duration::from_hours(1);
+/// How long an agent is left alone after it was spoken to, by how often in a row its certificate was not renewed.
+const BACKOFF: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_hours(1));
 
 /// When an agent may be spoken to again.
 struct Wait {
     since: Instant,
     pause: Duration,
+    retry: Retry,
 }
 
 /// What is needed to renew a certificate.
@@ -86,15 +87,13 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity,
             if result == Renewed::Unknown && unknown.insert(host.clone()) {
                 tracing::warn!(%host, "the agent is of a version whose certificate is not renewed: issue another one before it ends");
             }
-            let before = waits.get(&host).map_or(FIRST_PAUSE / 2, |wait| wait.pause);
-            let pause = if matches!(result, Renewed::Done | Renewed::Current) {
-                FIRST_PAUSE
-            } else {
-                (before * 2).min(LAST_PAUSE)
-            };
+            let mut retry = waits.remove(&host).map_or_else(|| Retry::new(BACKOFF), |wait| wait.retry);
+            if matches!(result, Renewed::Done | Renewed::Current) {
+                retry.reset();
+            }
             // Not all of those that have failed together at once.
-            let pause = pause.mul_f64(0.75 + fastrand::f64() / 4.0);
-            waits.insert(host, Wait { since: Instant::now(), pause });
+            let pause = retry.failed();
+            waits.insert(host, Wait { since: Instant::now(), pause, retry });
         }
     }
 }

@@ -22,7 +22,10 @@ use crate::{
     store::{StoreError, notes::WEBHOOKS},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cps_peering_config::text;
+use cps_peering_config::{
+    retry::{Backoff, jitter},
+    text,
+};
 use delivery::{Delivery, Lane};
 use guard::Guard;
 use ring::hmac;
@@ -35,7 +38,7 @@ use std::{
 use tokio::{task::JoinHandle, time::Instant};
 
 /// How long it is waited after a first failure, and at most.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), LONGEST_WAIT);
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// How many events are looked at together.
 const AT_ONCE: usize = 50;
@@ -247,9 +250,8 @@ impl Sending {
                 Err(error) => error,
             };
             (*failures, *lane) = (failures.saturating_add(1), Lane::Slow);
-            let wait = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(12)).min(LONGEST_WAIT);
             // Not all at once after a fault that hit many.
-            let wait = wait.mul_f64(0.75 + fastrand::f64() / 4.0);
+            let wait = jitter(BACKOFF.after(*failures));
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(webhook = webhook.id, failures, error, "an event was not taken");
             self.shared.change(&webhook.id, |status| {

@@ -125,7 +125,7 @@ impl Peerings<'_> {
     async fn confirmed(&self, mut peering: Value, wait: &Wait, done: &str) -> Result<Value, CliError> {
         let Some(seconds) = wait.wait else { return Ok(peering) };
         let id = cell(&peering["vpcPeeringId"]);
-        let patience = Deadline::new(seconds);
+        let mut patience = Deadline::new(seconds);
         while peering["routesInSync"] != true {
             let (state, reason) = (&peering["state"], cell(&peering["stateReason"]));
             if OVER.iter().any(|over| state == over) {
@@ -422,7 +422,7 @@ impl Peerings<'_> {
         let name = self.id(which).await?;
         let mut result = self.session.call(Call::new(Method::DELETE, self.path(&[&name]))).await?;
         let id = cell(&result["vpcPeeringId"]);
-        let patience = Deadline::new(wait.wait.unwrap_or_default());
+        let mut patience = Deadline::new(wait.wait.unwrap_or_default());
         // Operators learn which hosts are missing, accounts how many.
         let (field, nobody) = if self.is_operator() { ("missingHosts", json!([])) } else { ("hostsMissing", json!(0)) };
         while result["state"] != "deleted" && patience.wait_to_retry().await {

@@ -5,6 +5,7 @@
 
 use super::client::{Client, EtcdError};
 pub(super) use crate::clock::boot_ms;
+use cps_peering_config::retry::jitter;
 use serde::{Deserialize, Serialize};
 use std::{
     sync::{
@@ -79,7 +80,7 @@ impl Lease {
                     let there = done.ranges().next().and_then(|found| found.kvs.into_iter().next());
                     break there.filter(|it| it.value == value).map(|it| it.create_revision);
                 }
-                Err(_) if boot_ms() < asked_ms + reliable_ms(seconds) => std::thread::sleep(PAUSE),
+                Err(_) if boot_ms() < asked_ms + reliable_ms(seconds) => std::thread::sleep(jitter(PAUSE)),
                 Err(error) => return Err(error),
             }
         };

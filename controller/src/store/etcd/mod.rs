@@ -30,7 +30,7 @@ use super::{
 };
 use crate::model::state::Meta;
 use client::{Client, Compare, Done, KeyValue, Operation, Range};
-use cps_peering_config::{format, settings::EtcdSettings};
+use cps_peering_config::{format, retry::jitter, settings::EtcdSettings};
 pub use lease::LeaseState;
 use lease::{Lease, boot_ms};
 use std::{
@@ -303,7 +303,7 @@ impl Etcd {
                 }
                 Err(error) if error.may_pass() && leading.holds() => {
                     tracing::warn!(%error, "a write is tried again");
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(jitter(PAUSE));
                 }
                 Err(error) if error.is_no_space() => {
                     let Ok(found) = self.cluster.client.ranges(&otherwise, WITHIN) else {

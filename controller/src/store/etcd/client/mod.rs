@@ -6,7 +6,7 @@ mod watch;
 pub(super) use watch::Written;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cps_peering_config::{settings::EtcdSettings, tls::TlsFiles};
+use cps_peering_config::{retry::jitter, settings::EtcdSettings, tls::TlsFiles};
 use cps_peering_http::tls::{self, Identity, TlsError};
 use futures_util::future::select_all;
 use reqwest::StatusCode;
@@ -514,7 +514,7 @@ impl Client {
         self.wait(async move {
             match asking.ask_any(path, &body, within).await {
                 Err(error) if error.may_pass() => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    tokio::time::sleep(jitter(LOOK_AGAIN)).await;
                     read(&asking.ask_any(path, &body, within).await?)
                 }
                 answer => read(&answer?),

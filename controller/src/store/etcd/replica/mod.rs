@@ -7,6 +7,7 @@ use super::{
 };
 use crate::access::vault::Vault;
 use crate::store::{Content, StoreError, records::RowCodec, retained::Retained};
+use cps_peering_config::retry::jitter;
 use std::{
     path::Path,
     sync::{
@@ -174,7 +175,7 @@ impl Shared {
                 Err(StoreError::Etcd { source, .. }) => {
                     tracing::debug!(error = %source, "the copy of the store is not kept at the moment");
                     attempt += 1;
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(jitter(PAUSE));
                 }
                 Err(error) => {
                     // Such a record is found by whoever leads, too.
