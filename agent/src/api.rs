@@ -1,11 +1,11 @@
 //! The agent's HTTP interface, see [`cps_peering_config::agent_api`].
 
 use crate::{
-    cluster::{Membership, MembershipError, MembershipFile},
-    ledger::{Ledger, LedgerError, Record},
+    intake::{Base, ConfigStore, Intake, Push, Refused},
+    ledger::Record,
     metrics::Metrics,
     probe::{ProbeError, Prober},
-    reconcile::{Handle, RequestError},
+    reconcile::Handle,
     renewal,
     shares::SharesFile,
     trace::Tracer,
@@ -20,16 +20,15 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use cps_peering_config::{
-    HostConfig, HostPatch, HostReport, InvalidHostConfig, Revision, ValidHostConfig,
+    HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
     agent_api::{
         CLUSTER_HEADER, CLUSTER_PATH, CONFIG_PATH, CRL_PATH, DIAGNOSIS_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH,
         PROBE_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRACE_ANSWER_WITHIN, TRACE_PATH, TRAFFIC_PATH,
     },
     cluster::ClusterId,
     format::{self, Decoded, FormatError},
-    id::HostId,
     probe::ProbeQuery,
-    tls::{self as names, CONTROLLER, MONITORING, OPERATOR},
+    tls::{CONTROLLER, MONITORING, OPERATOR},
     trace::TraceQuery,
     traffic::{Grants, TrafficReport},
 };
@@ -43,7 +42,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use thiserror::Error;
 use tokio::{
     sync::{Mutex, Semaphore},
     task::spawn_blocking,
@@ -59,93 +57,23 @@ const ASKED_ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What the handlers share.
 #[derive(Clone)]
 struct Api {
-    /// The accepted configuration. Held while the next one is checked and stored, so that pushes take turns.
-    accepted: Arc<Mutex<Option<Arc<ValidHostConfig>>>>,
-    ledger: Ledger,
-    membership: MembershipFile,
+    intake: Intake,
     /// Held while grants are taken and stored, so that they take turns.
     shares: Arc<Mutex<SharesFile>>,
     reconciler: Handle,
     metrics: Metrics,
-    /// Whose certificate says which host this is; none without TLS.
-    identity: Option<Identity>,
-}
-
-/// A push that was not accepted.
-#[derive(Debug, Error)]
-enum Refused {
-    #[error("not a configuration: {0}")]
-    Malformed(#[from] FormatError),
-    #[error("illegal configuration: {0}")]
-    Invalid(#[from] InvalidHostConfig),
-    #[error("this configuration is meant for host {meant}, and this is {here}")]
-    OtherHost { meant: String, here: String },
-    #[error("this configuration is meant for host {meant}, and this agent's certificate is for {names:?}")]
-    OtherCertificate { meant: String, names: Vec<String> },
-    #[error(
-        "this host belongs to cluster {ours}, and this is cluster {theirs}: if the host is to change over, run `cps-peering-agent join \
-         {theirs}` on it; otherwise stop the controller of {theirs}"
-    )]
-    OtherCluster { ours: ClusterId, theirs: ClusterId },
-    #[error(transparent)]
-    Membership(#[from] MembershipError),
-    #[error("revision {pushed} is older than {have}, which this host has")]
-    Older { pushed: Revision, have: Revision },
-    #[error("revision {0} was pushed before with other content")]
-    OtherContent(Revision),
-    #[error("the patch is based on revision {base}, and this host has {have}")]
-    OtherBase { base: Revision, have: String },
-    #[error("the patch leads from revision {base} to {revision}, which is not newer")]
-    Backwards { base: Revision, revision: Revision },
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error("the task that stored the configuration ended early: {0}")]
-    Interrupted(#[from] tokio::task::JoinError),
-    #[error(transparent)]
-    Asked(#[from] RequestError),
-    #[error("the shares could not be stored: {0}")]
-    Shares(#[from] std::io::Error),
-}
-
-impl Refused {
-    fn status(&self) -> StatusCode {
-        match self {
-            Refused::Malformed(_)
-            | Refused::Invalid(_)
-            | Refused::OtherHost { .. }
-            | Refused::OtherCertificate { .. }
-            | Refused::Backwards { .. } => StatusCode::BAD_REQUEST,
-            Refused::Older { .. }
-            | Refused::OtherContent(_)
-            | Refused::OtherCluster { .. }
-            | Refused::OtherBase { .. }
-            | Refused::Asked(RequestError::Older { .. }) => StatusCode::CONFLICT,
-            Refused::Membership(_)
-            | Refused::Ledger(_)
-            | Refused::Interrupted(_)
-            | Refused::Asked(_)
-            | Refused::Shares(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
 }
 
 /// The routes, without a question who asks and which host this is. `accepted` is what the ledger held at start.
 pub fn router(
     accepted: Option<Arc<ValidHostConfig>>,
-    ledger: Ledger,
+    ledger: impl ConfigStore,
     shares: SharesFile,
     reconciler: Handle,
 ) -> Router {
     let metrics = Metrics::new(reconciler.clone(), None);
-    routes(Api {
-        accepted: Arc::new(Mutex::new(accepted)),
-        membership: MembershipFile::beside(ledger.path()),
-        ledger,
-        shares: Arc::new(Mutex::new(shares)),
-        reconciler,
-        metrics,
-        identity: None,
-    })
+    let intake = Intake::new(accepted, ledger, reconciler.clone(), None);
+    routes(Api { intake, shares: Arc::new(Mutex::new(shares)), reconciler, metrics })
 }
 
 /// What `look` finds, one look at a time: each reads the whole kernel.
@@ -236,22 +164,15 @@ fn known_to(router: Router, identity: Option<Identity>) -> Router {
 /// The routes for those who may use them, and those that everybody may.
 pub fn routers(
     accepted: Option<Arc<ValidHostConfig>>,
-    ledger: Ledger,
+    ledger: impl ConfigStore,
     shares: SharesFile,
     reconciler: Handle,
     identity: Option<&Identity>,
 ) -> (Router, Router) {
     let metrics = Metrics::new(reconciler.clone(), identity.cloned());
     let open = open_routes(&metrics);
-    let routes = routes(Api {
-        accepted: Arc::new(Mutex::new(accepted)),
-        membership: MembershipFile::beside(ledger.path()),
-        ledger,
-        shares: Arc::new(Mutex::new(shares)),
-        reconciler,
-        metrics,
-        identity: identity.cloned(),
-    });
+    let intake = Intake::new(accepted, ledger, reconciler.clone(), identity.cloned());
+    let routes = routes(Api { intake, shares: Arc::new(Mutex::new(shares)), reconciler, metrics });
     let routes = guarded(routes, identity.cloned()).layer(middleware::from_fn(unambiguous));
     (routes, open)
 }
@@ -265,7 +186,7 @@ fn routes(api: Api) -> Router {
         .route(STATUS_PATH, get(status))
         .route(CLUSTER_PATH, delete(leave_cluster))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(api.membership.clone(), say_whose))
+        .layer(middleware::from_fn_with_state(api.intake.clone(), say_whose))
         .with_state(api)
         .merge(open)
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
@@ -288,11 +209,9 @@ async fn status(State(api): State<Api>) -> Json<HostReport> {
 }
 
 /// Says in every answer whose this host is.
-async fn say_whose(State(membership): State<MembershipFile>, request: Request, next: Next) -> Response {
+async fn say_whose(State(intake): State<Intake>, request: Request, next: Next) -> Response {
     let mut answer = next.run(request).await;
-    // A file that cannot be read is told of where it matters.
-    let cluster = membership.load().ok().and_then(|membership| membership.cluster);
-    if let Some(cluster) = cluster.and_then(|cluster| cluster.to_string().parse().ok()) {
+    if let Some(cluster) = intake.cluster().and_then(|cluster| cluster.to_string().parse().ok()) {
         answer.headers_mut().insert(CLUSTER_HEADER, cluster);
     }
     answer
@@ -304,22 +223,12 @@ fn cluster_of(headers: &HeaderMap) -> Option<ClusterId> {
 }
 
 async fn leave_cluster(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let accepted = api.accepted.lock().await;
-    let membership = match api.admits(cluster_of(&headers)) {
-        Ok(membership) => membership,
-        Err(refused) => return api.refuse(&refused),
-    };
-    // A controller that gives a host away and takes it anew may have its requests overtake each other.
-    if accepted.as_ref().is_some_and(|config| !config.vrfs.is_empty() || !config.sides.is_empty()) {
-        let message = "this host has VPCs: it leaves its cluster when it has none any more".to_owned();
-        return (StatusCode::CONFLICT, Json(ErrorBody { message, desired: None })).into_response();
-    }
-    match api.membership.store(&Membership { cluster: None, ..membership }) {
-        Ok(()) => {
-            tracing::info!("this host belongs to no cluster any more");
-            StatusCode::NO_CONTENT.into_response()
-        }
-        Err(error) => api.refuse(&error.into()),
+    // A task of its own: a client that goes away must not end a write in the middle.
+    let intake = api.intake.clone();
+    let left = tokio::spawn(async move { intake.leave(cluster_of(&headers), ASKED_ANSWER_WITHIN).await }).await;
+    match left.unwrap_or_else(|error| Err(error.into())) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(refused) => api.refuse(&refused),
     }
 }
 
@@ -330,7 +239,7 @@ async fn traffic(State(api): State<Api>) -> Result<Json<TrafficReport>, Response
 
 async fn put_shares(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Json<TrafficReport>, Response> {
     // A task of its own: a client that goes away must not leave what is stored and what is done apart.
-    api.admits(cluster_of(&headers)).map_err(|refused| api.refuse(&refused))?;
+    api.intake.admits(cluster_of(&headers)).map_err(|refused| api.refuse(&refused))?;
     let own = api.clone();
     let granted = tokio::spawn(async move { own.grant(&body).await }).await;
     granted.unwrap_or_else(|error| Err(error.into())).map(Json).map_err(|refused| api.refuse(&refused))
@@ -392,17 +301,6 @@ async fn known_only(State(identity): State<Identity>, request: Request, next: Ne
     (StatusCode::FORBIDDEN, Json(ErrorBody { message, desired: None })).into_response()
 }
 
-/// Whether an agent with this certificate may have a configuration of this host. Without TLS the first one decides.
-pub(crate) fn is_meant(identity: Option<&Identity>, host: &HostId) -> bool {
-    identity.is_none_or(|identity| identity.facts().names.contains(&names::host(host)))
-}
-
-/// A configuration that was pushed, and what of the push is to be stored.
-struct Push {
-    config: ValidHostConfig,
-    record: Record<Bytes>,
-}
-
 async fn put_config(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Response {
     api.push(cluster_of(&headers), move |_| {
         let config: HostConfig = decoded(&body)?;
@@ -418,15 +316,7 @@ async fn patch_config(State(api): State<Api>, headers: HeaderMap, body: Bytes) -
         if revision <= base {
             return Err(Refused::Backwards { base, revision });
         }
-        match have {
-            Some(have) if have.revision == base => {
-                Ok(Push { config: have.patched(patch)?, record: Record::Patch(body) })
-            }
-            _ => {
-                let have = have.map_or_else(|| "none".to_owned(), |have| have.revision.to_string());
-                Err(Refused::OtherBase { base, have })
-            }
-        }
+        Ok(Push { config: have.of_patch(base)?.patched(patch)?, record: Record::Patch(body) })
     })
     .await
 }
@@ -446,15 +336,16 @@ impl Api {
     async fn push(
         self,
         cluster: Option<ClusterId>,
-        read: impl FnOnce(Option<&ValidHostConfig>) -> Result<Push, Refused> + Send + 'static,
+        read: impl FnOnce(&Base<'_>) -> Result<Push, Refused> + Send,
     ) -> Response {
-        // A task of its own: a client that goes away must not leave what is stored and what is done apart.
-        let api = self.clone();
-        let accepted = tokio::spawn(async move { api.accept(cluster, read).await }).await;
-        let accepted = accepted.unwrap_or_else(|error| Err(error.into()));
+        let until = Instant::now() + PUSH_ANSWER_WITHIN;
+        let accepted = self.intake.accept(cluster, read, PUSH_ANSWER_WITHIN).await;
         self.metrics.pushed(accepted.is_ok());
         match accepted {
-            Ok(revision) => Json(self.applied(revision, PUSH_ANSWER_WITHIN).await).into_response(),
+            Ok(revision) => {
+                let patience = until.saturating_duration_since(Instant::now());
+                Json(self.applied(revision, patience).await).into_response()
+            }
             Err(refused) => self.refuse(&refused),
         }
     }
@@ -469,75 +360,12 @@ impl Api {
     /// another then.
     async fn grant(&self, body: &[u8]) -> Result<TrafficReport, Refused> {
         let grants: Grants = decoded(body)?;
-        let mut file = Arc::clone(&self.shares).lock_owned().await;
+        let turn = timeout(ASKED_ANSWER_WITHIN, Arc::clone(&self.shares).lock_owned()).await;
+        let mut file = turn.map_err(|_| Refused::Busy("the file of shares"))?;
         let granted = self.reconciler.grant(grants, ASKED_ANSWER_WITHIN).await?;
-        spawn_blocking(move || file.store(&granted.shares)).await??;
+        let path = file.path().to_owned();
+        self.reconciler.write(&path, move || file.store(&granted.shares)).await??;
         Ok(granted.report)
-    }
-
-    /// Whose this host is, where a controller of this cluster may configure it.
-    fn admits(&self, asks: Option<ClusterId>) -> Result<Membership, Refused> {
-        let membership = self.membership.load()?;
-        match (membership.admits(asks), membership.cluster, asks) {
-            (false, Some(ours), Some(theirs)) => Err(Refused::OtherCluster { ours, theirs }),
-            _ => Ok(membership),
-        }
-    }
-
-    async fn accept(
-        &self,
-        cluster: Option<ClusterId>,
-        read: impl FnOnce(Option<&ValidHostConfig>) -> Result<Push, Refused> + Send,
-    ) -> Result<Revision, Refused> {
-        let mut accepted = self.accepted.lock().await;
-        let membership = self.admits(cluster)?;
-        // What was accepted under another certificate, or from another cluster, is nothing to go on from.
-        let have = accepted.as_deref().filter(|have| is_meant(self.identity.as_ref(), &have.host));
-        let have = have.filter(|_| !membership.is_new_to(cluster));
-        let Push { config, record } = read(have)?;
-        if !is_meant(self.identity.as_ref(), &config.host) {
-            let names = self.identity.as_ref().map(|identity| identity.facts().names).unwrap_or_default();
-            return Err(Refused::OtherCertificate { meant: config.host.to_string(), names });
-        }
-        let revision = config.revision;
-        if let Some(have) = have {
-            if have.host != config.host {
-                return Err(Refused::OtherHost { meant: config.host.to_string(), here: have.host.to_string() });
-            }
-            if revision < have.revision {
-                return Err(Refused::Older { pushed: revision, have: have.revision });
-            }
-            if revision == have.revision && *have != config {
-                return Err(Refused::OtherContent(revision));
-            }
-            // Nothing is to be done, unless it is not known yet whose the host is.
-            if revision == have.revision && membership.after(cluster) == membership {
-                return Ok(revision);
-            }
-        }
-        let config = Arc::new(config);
-        // Traffic that must end does not wait for the disk. Where there is nothing to go back to, the disk comes first.
-        let early = have.is_some().then(|| self.reconciler.configure_early(Arc::clone(&config)));
-        let (ledger, stored) = (self.ledger.clone(), Arc::clone(&config));
-        let done = spawn_blocking(move || ledger.store(&record, &stored)).await.map_err(Refused::from);
-        match (done.and_then(|done| done.map_err(Refused::from)), early) {
-            (Ok(()), Some(promise)) => promise.keep(),
-            (Ok(()), None) => self.reconciler.configure(Arc::clone(&config)),
-            (Err(refused), promise) => {
-                drop(promise);
-                if let Some(have) = &*accepted {
-                    self.reconciler.configure(Arc::clone(have));
-                }
-                return Err(refused);
-            }
-        }
-        *accepted = Some(config);
-        if membership.after(cluster) != membership {
-            self.membership.store(&membership.after(cluster))?;
-            tracing::info!(cluster = cluster.map(|it| it.to_string()), "this host belongs to a cluster");
-        }
-        tracing::info!(%revision, "configuration accepted");
-        Ok(revision)
     }
 
     /// The report once this revision, or a newer one, has been brought to the kernel; after `patience` the one there is.

@@ -81,6 +81,11 @@ impl MembershipFile {
         Self { path: ledger.with_extension("cluster") }
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whose the host is.
     pub fn load(&self) -> Result<Membership, MembershipError> {
         match fs::read(&self.path) {

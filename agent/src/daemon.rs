@@ -3,6 +3,7 @@
 use crate::{
     api,
     command::check,
+    intake,
     kernel::{self, Kernel},
     ledger::Ledger,
     neighbours,
@@ -11,7 +12,7 @@ use crate::{
     service,
     shares::SharesFile,
     trace::Tracer,
-    traffic::MeterFile,
+    traffic::{Meter, MeterFile},
 };
 use anyhow::Context;
 use cps_peering_config::{
@@ -31,7 +32,7 @@ use std::{
         unix::net::{SocketAddr, UnixListener},
     },
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -39,6 +40,9 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+
+/// How long a write that is under way may take when the agent ends.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. The kernel stays as it is then. With SIGHUP it goes on with what `read` says the settings
 /// are now, as far as they can change while it runs.
@@ -51,7 +55,7 @@ pub fn run(
     let _only_one = claim_namespace()?;
     let ledger = Ledger::new(&settings.ledger);
     let accepted = ledger.load()?.map(Arc::new).filter(|config| {
-        let is_meant = api::is_meant(identity.as_ref(), &config.host);
+        let is_meant = intake::is_meant(identity.as_ref(), &config.host);
         if !is_meant {
             tracing::error!(
                 host = %config.host,
@@ -90,7 +94,7 @@ pub fn run(
         .merge(api::trace_route(tracer, identity.clone()))
         .merge(api::probe_route(prober, identity.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let listener = listen(settings.listen, "listen")?;
         tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
         if let Some(address) = settings.metrics_listen {
@@ -117,7 +121,10 @@ pub fn run(
         }
         tracing::info!("stopped; the kernel stays as it is");
         Ok(())
-    })
+    });
+    // Not for ever: a write may hang, and was confirmed to nobody.
+    runtime.shutdown_timeout(LAST_WRITE);
+    ended
 }
 
 /// Listens, also on an address that the host does not have yet: the agent must not depend on when the network comes up.
@@ -144,13 +151,15 @@ fn listen_free(address: net::SocketAddr) -> io::Result<TcpListener> {
 fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<PersistentState> {
     let file = MeterFile::beside(&settings.ledger);
     let meter = file.load();
-    let (save, saved) = mpsc::channel();
+    // Only the newest is worth a write, and no more than that waits for a disk that hangs.
+    let (newest, unsaved) = (Arc::new(Mutex::new(None)), Arc::new(Condvar::new()));
+    let (save, wake) = (Arc::clone(&newest), Arc::clone(&unsaved));
     let keep = move || {
-        while let Ok(mut meter) = saved.recv() {
-            // Only the newest is worth a write.
-            while let Ok(newer) = saved.try_recv() {
-                meter = newer;
-            }
+        loop {
+            // It is whole at any time.
+            let newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+            let newest = unsaved.wait_while(newest, |newest: &mut Option<Meter>| newest.is_none());
+            let Some(meter) = newest.unwrap_or_else(PoisonError::into_inner).take() else { continue };
             if let Err(error) = file.store(&meter) {
                 tracing::warn!(%error, "traffic that is counted will be forgotten with a reboot");
             }
@@ -162,8 +171,10 @@ fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<Persist
     Ok(PersistentState {
         shares: shares.load(),
         meter,
-        // The thread ends with the process.
-        save: Box::new(move |meter| drop(save.send(meter))),
+        save: Box::new(move |meter| {
+            *save.lock().unwrap_or_else(PoisonError::into_inner) = Some(meter);
+            wake.notify_one();
+        }),
         boot: boot.trim().to_owned(),
     })
 }

@@ -10,6 +10,7 @@
 //! | module | what comes in | what goes out |
 //! |---|---|---|
 //! | [`api`] | HTTP requests of the controller | accepted configurations, in order; reports |
+//! | [`intake`] | configurations | the same checked and stored, one after the other; those worth working on before that |
 //! | [`ledger`] | an accepted configuration | the same after a reboot |
 //! | [`cluster`] | who configures this host | the same after a reboot; who else is refused |
 //! | [`reconcile`] | configurations, events | operations for the kernel; the report |
@@ -43,6 +44,7 @@ pub mod diff;
 pub mod dirty_set;
 mod file;
 pub mod filter;
+pub mod intake;
 pub mod kernel;
 pub mod ledger;
 mod metrics;

@@ -95,6 +95,8 @@ impl Collector for Figures {
         let throttled = self.0.throttled().load(Ordering::Relaxed);
         let help = "Ports, by family, behind which too many neighbours do not answer: they ask for fewer";
         gauge(out, "cps_agent_neighbours_throttled", help, throttled as f64)?;
+        let help = "How long a file has been being written to disk; the one that has waited longest, 0 where none is";
+        gauge(out, "cps_agent_write_seconds", help, self.0.writes().oldest().as_secs_f64())?;
         probes(out, &self.0)?;
         let Some(config) = self.0.config() else { return Ok(()) };
         gauge(out, "cps_agent_vrfs", "VPCs that this host is to have", config.vrfs.len() as f64)?;

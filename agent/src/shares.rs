@@ -97,6 +97,11 @@ impl SharesFile {
         Self { path: ledger.with_extension("shares"), holds: None }
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What was stored last. A file that cannot be read costs the host its grants until the next ones, which come within
     /// seconds: that is no reason not to start.
     pub fn load(&self) -> Shares {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
 mod clusters;
+mod disk;
 mod restart;
 mod shares;
 
@@ -84,6 +85,12 @@ impl Agent {
         let whose = answer.headers().get("x-cps-peering-cluster").map_or("", |it| it.to_str().unwrap()).to_owned();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or_default(), whose)
+    }
+
+    async fn text(&self, path: &str) -> String {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
     }
 
     async fn put(&self, config: &Value) -> (u16, Value) {

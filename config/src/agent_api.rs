@@ -28,7 +28,8 @@
 //!
 //! A push is answered when the kernel has been brought to it and read again, or after [`PUSH_ANSWER_WITHIN`] with
 //! a report whose `applied` is still older. By then the configuration is in the ledger: an answer of 200 means that it
-//! will survive a reboot. Pushing again what the agent has already is allowed and changes nothing.
+//! will survive a reboot. Pushing again what the agent has already is allowed and changes nothing. Where the disk does not answer
+//! in that time, the answer is 503: the kernel is brought to the configuration all the same, and nothing is confirmed.
 //!
 //! Errors carry an [`ErrorBody`]. 409 means that the agent has something newer, or other content under the same
 //! revision, or not the patch's base; the body's `desired` then says what it has.

@@ -1,44 +1,50 @@
 //! The way to the reconciler, for whoever gives it something to do.
 
 use super::{
-    FIRST_RETRY, Options, PersistentState, Reconciler,
-    backoff::Backoff,
-    message::{Message, Stored},
+    Options, PersistentState, Reconciler,
+    allocation::Allocation,
+    changes::Changes,
+    contention::Contention,
+    counting::Counting,
+    goal::{Goal, Stored},
+    message::Message,
+    report::{Report, Reporter},
+    schedule::Schedule,
+    seen::Seen,
+    writes::Writes,
 };
 use crate::{
-    dirty_set::DirtySet,
     kernel::{Event, Interest, Kernel},
     probe::Figures,
     shares::Shares,
 };
-use cps_peering_config::{HostReport, ValidHostConfig, report::Counters};
+use cps_peering_config::{HostReport, ValidHostConfig};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Sender, channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::watch;
 
-/// A promise to store a configuration that the reconciler works on already. Dropped, it is taken back.
+/// A configuration that the reconciler works on already, and that is being stored. Dropped, it was not.
 #[derive(Debug)]
 #[must_use]
 pub struct Promise {
     handle: Handle,
     config: Arc<ValidHostConfig>,
-    word: Sender<()>,
 }
 
 impl Promise {
     /// It is stored.
     pub fn keep(self) {
         self.handle.announce(&self.config);
-        // The reconciler may have gone on to the next one.
-        let _ = self.word.send(());
+        // The reconciler ends only with the process.
+        let _ = self.handle.wake.send(Message::Stored(self.config));
     }
 }
 
@@ -49,11 +55,12 @@ pub struct Handle {
     config: watch::Sender<Option<Arc<ValidHostConfig>>>,
     /// Set while a configuration waits that is newer than the one worked on.
     newer: Arc<AtomicBool>,
-    report: watch::Sender<HostReport>,
+    report: Report,
     shares: watch::Sender<Shares>,
     interest: Interest,
     throttled: Arc<AtomicUsize>,
     probes: Arc<Mutex<Figures>>,
+    writes: Writes,
 }
 
 impl Handle {
@@ -66,16 +73,12 @@ impl Handle {
     /// The same for a configuration that is still being stored. Its revision is reported only when the promise is kept.
     /// When it cannot be, [`Handle::configure`] brings back the one before.
     pub fn configure_early(&self, config: Arc<ValidHostConfig>) -> Promise {
-        let (word, soon) = channel();
-        self.begin(Arc::clone(&config), Stored::Soon(soon));
-        Promise { handle: self.clone(), config, word }
+        self.begin(Arc::clone(&config), Stored::NotYet);
+        Promise { handle: self.clone(), config }
     }
 
     fn announce(&self, config: &Arc<ValidHostConfig>) {
-        self.report.send_modify(|report| {
-            report.host = Some(config.host.clone());
-            report.desired = Some(config.revision);
-        });
+        self.report.accepted(config);
         self.config.send_replace(Some(Arc::clone(config)));
     }
 
@@ -85,7 +88,7 @@ impl Handle {
         let _ = self.wake.send(Message::Configured(config, stored));
     }
 
-    /// The configuration that it was given last.
+    /// The newest configuration that is stored.
     pub fn config(&self) -> Option<Arc<ValidHostConfig>> {
         self.config.borrow().clone()
     }
@@ -103,6 +106,16 @@ impl Handle {
     /// How its peerings are, from probes.
     pub(crate) fn probes(&self) -> &Mutex<Figures> {
         &self.probes
+    }
+
+    /// The writes to disk that are under way.
+    pub(crate) fn writes(&self) -> &Writes {
+        &self.writes
+    }
+
+    /// Tells why a file that is being written is not written yet; none when it is.
+    pub(crate) fn hangs(&self, file: &str, reason: Option<String>) {
+        self.report.hangs(file, reason);
     }
 
     /// Which objects of the kernel concern the reconciler, now and from now on.
@@ -135,20 +148,7 @@ pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result
 /// The same, going on from what was granted and counted before.
 pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: PersistentState) -> std::io::Result<Handle> {
     let (wake, inbox) = channel();
-    let report = watch::Sender::new(HostReport {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        host: None,
-        desired: None,
-        applied: None,
-        problems: Vec::new(),
-        counters: Counters::default(),
-        last_pass: None,
-        underlay_mtu: None,
-        knows_scoped_sides: true,
-        behind: Vec::new(),
-        vrfs: BTreeMap::new(),
-        sides: BTreeMap::new(),
-    });
+    let report = Report::new();
     let newer = Arc::new(AtomicBool::new(false));
     let shares = watch::Sender::new(kept.shares.clone());
     let interest = Interest::default();
@@ -161,38 +161,22 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         interest: interest.clone(),
         throttled: Arc::default(),
         probes: Arc::default(),
+        writes: Writes::default(),
     };
     let reconciler = Reconciler {
         kernel,
         options,
         inbox,
         newer,
-        report,
-        shares,
-        config: None,
-        compared: None,
-        stored: Stored::Yes,
-        pending: DirtySet::Everything,
-        ending: BTreeSet::new(),
-        due: true,
-        underlay_params: None,
-        blocked: BTreeSet::new(),
-        settled: false,
-        counters: Counters::default(),
+        goal: Goal::default(),
+        changes: Changes::default(),
+        schedule: Schedule::new(options.resync, Instant::now()),
+        seen: Seen::default(),
+        allocation: Allocation::new(kept.shares.clone(), shares),
+        counting: Counting::new(kept),
+        reporter: Reporter::new(report),
+        contention: Contention::default(),
         refused: BTreeMap::new(),
-        retry: FIRST_RETRY,
-        kept,
-        confirmed: BTreeMap::new(),
-        regranted: false,
-        measured: None,
-        poll_took: Duration::ZERO,
-        events_pending: false,
-        looked: Instant::now(),
-        look_by: None,
-        polled: Instant::now(),
-        left_wrong: BTreeSet::new(),
-        backoff: Backoff::default(),
-        aliases: BTreeMap::new(),
         interest,
     };
     thread::Builder::new().name("reconciler".into()).spawn(move || reconciler.run())?;

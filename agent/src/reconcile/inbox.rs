@@ -1,48 +1,23 @@
 //! What makes the reconciler look at the kernel, and when.
 
-use super::{FIRST_RETRY, Reconciler, message::Message};
-use crate::{
-    dirty_set::{DirtySet, gone},
-    kernel::{Event, Kernel},
-    objects::DeviceSetting,
-    ownership::DeviceName,
-    ports,
-};
-use cps_peering_config::net::InterfaceName;
+use super::{Reconciler, goal::Stored, message::Message, schedule::Waited};
+use crate::kernel::{Event, Kernel};
+use cps_peering_config::ValidHostConfig;
 use std::{
-    sync::{atomic::Ordering, mpsc::RecvTimeoutError},
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering, mpsc::RecvTimeoutError},
+    time::Instant,
 };
-
-/// How often the settings of devices are polled: the kernel does not announce all of them.
-const POLL_INTERVAL: Duration = Duration::from_secs(3);
-
-/// A poll takes no more than this part of the time.
-const POLL_SHARE: u32 = 20;
-
-/// Why a wait ended, the weightiest last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Waited {
-    Pause,
-    /// An event that a tenant can bring about. There are few of them, so what they ask for is done at once and delays nothing.
-    Port,
-    Event,
-    Configured,
-}
 
 impl<K: Kernel> Reconciler<K> {
-    /// Waits for a reason to look; while all is well, what a poll of the devices tells is one, too.
-    pub(super) fn wait_polling(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
-        let until = Instant::now() + pause;
+    /// Waits until this time for a reason to look; while all is well, what a poll of the devices tells is one, too. None when nobody
+    /// can give a reason any more.
+    pub(super) fn wait_polling(&mut self, until: Instant) -> Option<Waited> {
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            // On a host with thousands of devices a poll takes a while, and all is looked at from time to time anyway. Configurations
-            // that come meanwhile do not put it off.
-            let next = POLL_INTERVAL.max(self.poll_took * POLL_SHARE).saturating_sub(self.polled.elapsed());
-            if left <= next {
-                return self.wait(left, quiet_until);
+            let poll = self.schedule.next_poll();
+            if until <= poll {
+                return self.wait(until);
             }
-            match self.wait(next, quiet_until)? {
+            match self.wait(poll)? {
                 Waited::Pause if self.seems_right() => {}
                 waited => return Some(waited),
             }
@@ -53,47 +28,32 @@ impl<K: Kernel> Reconciler<K> {
     /// as they were. (Of an interface that is down the kernel announces no alternative names.) What cannot be read does not seem
     /// right. Before the kernel was compared with this configuration, only the first is asked.
     fn seems_right(&mut self) -> bool {
-        self.polled = Instant::now();
-        let Some(config) = &self.config else { return true };
+        let began = Instant::now();
+        let Some(config) = self.goal.config() else {
+            self.schedule.polled(began, began.elapsed());
+            return true;
+        };
         // What is wrong elsewhere does not matter here.
-        let was_compared = self.compared.as_ref().is_some_and(|compared| compared.revision == config.revision);
+        let was_compared = self.goal.was_compared();
         let filters_changed = was_compared && self.kernel.filters_changed();
         let links = self.kernel.devices();
-        self.poll_took = self.polled.elapsed();
+        self.schedule.polled(began, began.elapsed());
         let Ok(links) = links else { return false };
-        if filters_changed || ports::aliases(config, &links) != self.aliases {
-            return false;
-        }
-        if !was_compared {
-            return true;
-        }
-        let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
-        let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));
-        let mut ours = of_vpcs.chain(of_sides).filter_map(|name| {
-            let name = *self.aliases.get(&name).unwrap_or(&name);
-            Some((name, links.get(&name)?))
-        });
-        ours.all(|(name, link)| {
-            DeviceSetting::WANTED.into_iter().all(|(setting, value)| {
-                let is_right = link.settings.get(&setting).is_none_or(|have| *have == value);
-                // What could not be put right is tried again when its time comes.
-                is_right || self.left_wrong.contains(&(name, setting))
-            })
-        })
+        !filters_changed
+            && self.seen.ports_are_the_same(config, &links)
+            && (!was_compared || self.seen.settings_are_right(config, &links))
     }
 
-    /// Waits for a reason to look: until `pause` is over, an event comes (but not before `quiet_until`), or a configuration
-    /// comes. None when nobody can give a reason any more.
-    fn wait(&mut self, pause: Duration, quiet_until: Instant) -> Option<Waited> {
-        let mut until = Instant::now() + pause;
+    /// Waits for a reason to look: until this time, an event comes (but not before it is its turn), or a configuration comes.
+    fn wait(&mut self, mut until: Instant) -> Option<Waited> {
         let mut waited = Waited::Pause;
-        // It stays so until everything is looked at: a configuration that comes first asks for a part only.
-        if self.events_pending {
+        let quiet_until = self.schedule.quiet_until();
+        if self.schedule.is_event_pending() {
             (waited, until) = (Waited::Event, until.min(quiet_until));
         }
         loop {
             match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(wake) => waited = waited.max(self.take(wake)),
+                Ok(message) => waited = waited.max(self.take(message)),
                 Err(RecvTimeoutError::Timeout) => return Some(waited),
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
@@ -110,57 +70,56 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Takes everything that has come meanwhile; a configuration outweighs events.
     pub(super) fn drain(&mut self, mut waited: Waited) -> Waited {
-        while let Ok(wake) = self.inbox.try_recv() {
-            waited = waited.max(self.take(wake));
+        while let Ok(message) = self.inbox.try_recv() {
+            waited = waited.max(self.take(message));
         }
         waited
     }
 
-    fn take(&mut self, wake: Message) -> Waited {
-        match wake {
+    fn take(&mut self, message: Message) -> Waited {
+        match message {
             Message::Configured(config, stored) => {
-                self.newer.store(false, Ordering::Relaxed);
-                let change = match &self.config {
-                    Some(old) => DirtySet::between(old, &config),
-                    None => DirtySet::Everything,
-                };
-                let pending = std::mem::replace(&mut self.pending, DirtySet::nothing());
-                self.settled &= change.is_nothing();
-                self.pending = pending.and(change);
-                if let Some(old) = &self.config {
-                    self.ending.extend(gone(&old.sides, &config.sides).into_iter().map(DeviceName::peer));
-                    let back = |device: &InterfaceName| {
-                        DeviceName::parse(device).is_some_and(|device| config.sides.contains_key(&device.vni))
-                    };
-                    self.ending.retain(|device| !back(device));
-                    self.kept.shares.follow(old, &config);
-                    self.shares.send_replace(self.kept.shares.clone());
-                    self.confirmed.retain(|vni, _| config.sides.contains_key(vni));
-                }
-                self.config = Some(config);
-                self.stored = stored;
-                self.retry = FIRST_RETRY;
+                self.configured(config, stored);
                 Waited::Configured
+            }
+            Message::Stored(config) => {
+                if self.goal.is_stored_now(&config)
+                    && let Some(finding) = self.reporter.stored()
+                {
+                    self.confirm(&config, finding);
+                }
+                Waited::Pause
             }
             Message::Event(event) => {
                 if event == Event::Lost {
-                    self.counters.events_lost += 1;
+                    self.reporter.count().events_lost += 1;
                     tracing::warn!("kernel events were lost; comparing everything");
                 }
-                self.events_pending = true;
+                self.schedule.event_came();
                 if event == Event::Port { Waited::Port } else { Waited::Event }
             }
-            Message::Asked(ask) => {
-                self.regranted = true;
-                self.answer(ask);
+            Message::Asked(request) => {
+                self.answer(request);
                 Waited::Pause
             }
             Message::Tuned(options) => {
                 self.options = options;
-                self.underlay_params = None;
-                self.due = true;
+                self.seen.forget_underlay();
+                self.schedule.tune(options.resync);
                 Waited::Event
             }
         }
+    }
+
+    fn configured(&mut self, config: Arc<ValidHostConfig>, stored: Stored) {
+        self.newer.store(false, Ordering::Relaxed);
+        let old = self.goal.config().cloned();
+        let changes = self.changes.follow(old.as_ref().map(|old| &***old), &config);
+        if let Some(old) = &old {
+            self.allocation.follow(old, &config);
+        }
+        self.reporter.configured();
+        self.schedule.configured();
+        self.goal.follow(config, stored, changes);
     }
 }

@@ -1,6 +1,6 @@
 //! What reaches the reconciler, and what it starts with.
 
-use super::Options;
+use super::{Options, goal::Stored};
 use crate::{
     kernel::{Event, KernelError},
     shares::Shares,
@@ -10,38 +10,20 @@ use cps_peering_config::{
     Revision, ValidHostConfig,
     traffic::{Grants, TrafficReport},
 };
-use std::sync::{Arc, mpsc::Receiver};
+use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
 /// Why the reconciler looks at the kernel.
 #[derive(Debug)]
 pub(super) enum Message {
+    /// A configuration to go for instead of any earlier one.
     Configured(Arc<ValidHostConfig>, Stored),
+    /// One that was not stored is stored now.
+    Stored(Arc<ValidHostConfig>),
     Event(Event),
     Asked(Request),
     Tuned(Options),
-}
-
-/// Tells whether a configuration is in the ledger, once that is known. Work on it begins before: what ends traffic must not
-/// wait for a disk. But nothing is confirmed to anybody before it would survive a reboot.
-#[derive(Debug)]
-pub(super) enum Stored {
-    Yes,
-    Soon(Receiver<()>),
-}
-
-impl Stored {
-    /// Waits until it is known. False when it could not be stored; then the one before comes back.
-    pub(super) fn wait(&mut self) -> bool {
-        if let Self::Soon(word) = self {
-            if word.recv().is_err() {
-                return false;
-            }
-            *self = Self::Yes;
-        }
-        true
-    }
 }
 
 /// A question to the reconciler.

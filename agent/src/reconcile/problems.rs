@@ -1,57 +1,15 @@
-//! How the host stands: what is reported after a look, and what is wrong.
+//! What is wrong with a host, after a look at its kernel.
 
-use super::{MAX_PROBLEMS, Reconciler, Run, address_object, host_problem, whole};
-use crate::{diff::LazyPlan, dirty_set::DirtySet, kernel::Kernel, objects::Operation, scope};
+use super::{MAX_PROBLEMS, Reconciler, host_problem};
+use crate::{diff::LazyPlan, kernel::Kernel, objects::Operation, scope};
 use cps_peering_config::{
     ValidHostConfig,
-    report::{Pass, Problem, ProblemKind, Scope},
+    report::{Problem, ProblemKind, Scope},
 };
 use nix::libc;
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::Instant;
 
 impl<K: Kernel> Reconciler<K> {
-    /// Reports how it stands. False when the configuration turned out not to be stored: then it never was.
-    pub(super) fn publish(
-        &mut self,
-        config: &Arc<ValidHostConfig>,
-        dirty: &DirtySet,
-        problems: Vec<Problem>,
-        seen: bool,
-        run: Run,
-    ) -> bool {
-        if !self.stored.wait() {
-            return false;
-        }
-        self.log(config, &problems, &run);
-        if seen && problems.is_empty() {
-            self.confirm_shares(config, dirty);
-        }
-        let had = self.compared.take();
-        self.compared = if seen { Some(Arc::clone(config)) } else { had.clone() };
-        // What is assumed as long as the underlay address is on no interface is nothing to tell others.
-        let nowhere =
-            |problem: &Problem| problem.kind == ProblemKind::Missing && problem.object == address_object(config);
-        let assumed = self.options.underlay_mtu.is_none() && problems.iter().any(nowhere);
-        self.report.send_modify(|report| {
-            report.behind = scope::behind(report, had.as_ref().map(|config| &***config), &problems);
-            if seen {
-                report.applied = Some(config.revision);
-            }
-            report.problems = problems;
-            report.underlay_mtu = self.underlay_params.filter(|_| !assumed).map(|params| params.underlay_mtu);
-            report.counters = self.counters;
-            report.last_pass = Some(Pass {
-                ended_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| whole(since.as_millis())),
-                duration_us: whole(run.took.as_micros()),
-                operations: run.operations,
-            });
-        });
-        true
-    }
-
     /// What is wrong: conflicts, and what should still be done after everything that could be done was.
     pub(super) fn problems(
         &self,
@@ -113,30 +71,15 @@ impl<K: Kernel> Reconciler<K> {
     ) {
         let room = MAX_PROBLEMS.saturating_sub(problems.len());
         let left = left.iter().filter_map(|operation| {
-            let reason = self.backoff.rest(operation, now)?;
+            let reason = self.contention.rest(operation, now)?;
             let (scope, object) = (scope::of_operation(config, operation), operation.to_string());
             Some(Problem { scope, kind: ProblemKind::Conflict, object, reason })
         });
-        let contested = self.backoff.contested(now).map(|(what, why)| host_problem(ProblemKind::Conflict, what, why));
+        let contested =
+            self.contention.contested(now).map(|(what, why)| host_problem(ProblemKind::Conflict, what, why));
         let contested: Vec<Problem> = left.chain(contested).take(room).collect();
         problems.extend(contested);
         problems.sort();
         problems.dedup();
-    }
-
-    fn log(&self, config: &ValidHostConfig, problems: &[Problem], run: &Run) {
-        let (revision, operations, took) = (config.revision, run.operations, run.took);
-        if operations > 0 {
-            tracing::info!(%revision, operations, problems = problems.len(), ?took, "kernel changed");
-        } else {
-            tracing::debug!(%revision, problems = problems.len(), ?took, "kernel compared");
-        }
-        if *problems != self.report.borrow().problems {
-            for problem in problems {
-                let concerns = scope::words(config, &problem.scope);
-                let (object, reason) = (&problem.object, &problem.reason);
-                tracing::warn!(%revision, concerns, object, reason, "out of sync");
-            }
-        }
     }
 }

@@ -5,7 +5,7 @@
 //! concerned, the device carries nothing meanwhile.
 
 use crate::objects::{DeviceSetting, LinkChange, Operation, Via};
-use cps_peering_config::net::InterfaceName;
+use cps_peering_config::{net::InterfaceName, retry::Backoff};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -15,15 +15,14 @@ use std::{
 const CONTESTED: f64 = 15.0;
 /// How long it takes until one repair is forgotten.
 const FORGETS_ONE: Duration = Duration::from_secs(10);
-/// The first rest; each further one is twice as long, up to [`LONGEST_REST`].
-const FIRST_REST: Duration = Duration::from_secs(10);
-const LONGEST_REST: Duration = Duration::from_mins(10);
+/// How long it rests. Without jitter: who keeps changing it back does not wait for other hosts.
+const RESTS: Backoff = Backoff::new(Duration::from_secs(10), Duration::from_mins(10));
 /// The most objects that are kept in mind.
 const MOST: usize = 4096;
 
 /// What was repaired lately.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(BTreeMap<String, Record>);
+pub(super) struct Contention(BTreeMap<String, Record>);
 
 #[derive(Debug)]
 struct Record {
@@ -48,7 +47,7 @@ enum Kind {
     Insists,
 }
 
-impl Backoff {
+impl Contention {
     /// Something that was as it should be has been repaired.
     pub(super) fn note(&mut self, operation: &Operation, now: Instant) {
         if self.0.len() >= MOST {
@@ -105,7 +104,7 @@ impl Record {
     }
 
     fn pause(&self) -> Duration {
-        FIRST_REST.saturating_mul(1 << self.rests.saturating_sub(1).min(10)).min(LONGEST_REST)
+        RESTS.after(self.rests)
     }
 
     /// When nothing of it matters any more.
@@ -201,14 +200,14 @@ mod tests {
     /// Repairs whatever does not rest, every so often; the seconds at which it was repaired.
     fn repairs(operation: &Operation, every: Duration, during: Duration) -> Vec<u64> {
         let begin = Instant::now();
-        let mut backoff = Backoff::default();
+        let mut contention = Contention::default();
         let mut repaired = Vec::new();
         let mut passed = Duration::ZERO;
         while passed < during {
             let now = begin + passed;
-            let closed = !backoff.closed(now).is_empty();
-            if backoff.rest(operation, now).is_none() && !closed {
-                backoff.note(operation, now);
+            let closed = !contention.closed(now).is_empty();
+            if contention.rest(operation, now).is_none() && !closed {
+                contention.note(operation, now);
                 repaired.push(passed.as_secs());
             }
             passed += every;
@@ -235,51 +234,51 @@ mod tests {
     #[test]
     fn after_a_quiet_time_it_begins_anew() {
         let mut now = Instant::now();
-        let mut backoff = Backoff::default();
+        let mut contention = Contention::default();
         for _ in 0..20 {
-            backoff.note(&address(), now);
+            contention.note(&address(), now);
         }
-        assert!(backoff.rest(&address(), now).is_some());
+        assert!(contention.rest(&address(), now).is_some());
         now += Duration::from_mins(10);
-        assert!(backoff.rest(&address(), now).is_none());
-        backoff.note(&address(), now);
-        assert!(backoff.rest(&address(), now).is_none());
+        assert!(contention.rest(&address(), now).is_none());
+        contention.note(&address(), now);
+        assert!(contention.rest(&address(), now).is_none());
     }
 
     #[test]
     fn what_keeps_tenants_apart_is_put_right_each_time_and_named() {
         let now = Instant::now();
-        let mut backoff = Backoff::default();
+        let mut contention = Contention::default();
         let rule = Rule { family: Family::V4, priority: 0, lookup: Lookup::Local, protocol: 2 };
         let operation = Operation::RemoveRule(rule);
         for _ in 0..50 {
-            assert!(backoff.rest(&operation, now).is_none());
-            backoff.note(&operation, now);
+            assert!(contention.rest(&operation, now).is_none());
+            contention.note(&operation, now);
         }
-        let contested: Vec<&str> = backoff.contested(now).map(|(what, _)| what).collect();
+        let contested: Vec<&str> = contention.contested(now).map(|(what, _)| what).collect();
         assert_eq!(contested, ["rule priority 0 lookup local"]);
     }
 
     #[test]
     fn a_port_that_is_taken_out_of_its_vrf_again_and_again_is_closed() {
         let now = Instant::now();
-        let mut backoff = Backoff::default();
+        let mut contention = Contention::default();
         let enslave = Operation::ChangeLink(name("eth1"), LinkChange::Enslave(name("cpsvrf10")));
         for _ in 0..20 {
-            backoff.note(&enslave, now);
+            contention.note(&enslave, now);
         }
-        assert_eq!(backoff.closed(now).into_keys().collect::<Vec<_>>(), [name("eth1")]);
-        assert!(backoff.closed(now + Duration::from_secs(11)).is_empty());
+        assert_eq!(contention.closed(now).into_keys().collect::<Vec<_>>(), [name("eth1")]);
+        assert!(contention.closed(now + Duration::from_secs(11)).is_empty());
     }
 
     #[test]
     fn what_is_kept_in_mind_is_bounded() {
         let now = Instant::now();
-        let mut backoff = Backoff::default();
+        let mut contention = Contention::default();
         for number in 0..10_000u32 {
             let net = format!("10.{}.{}.1/24", number >> 8, number & 255).parse().unwrap();
-            backoff.note(&Operation::AddAddress(Address { device: name("eth1"), net }), now);
+            contention.note(&Operation::AddAddress(Address { device: name("eth1"), net }), now);
         }
-        assert_eq!(backoff.0.len(), MOST);
+        assert_eq!(contention.0.len(), MOST);
     }
 }

@@ -1,0 +1,406 @@
+//! Takes up configurations that are pushed: checks them, has them stored, and gives them to the reconciler.
+//!
+//! What ends traffic does not wait for the disk, so the kernel is brought to a configuration while it is being stored; it is
+//! confirmed only when it is. One is written at a time. What is pushed while the disk does not answer is in the kernel as well, and
+//! the newest of it waits to be written next; those before it are never confirmed. So there are never more than two.
+
+use crate::{
+    cluster::{Membership, MembershipError, MembershipFile},
+    ledger::{Ledger, LedgerError, Record},
+    reconcile::{Handle, Promise, RequestError},
+};
+use axum::{body::Bytes, http::StatusCode};
+use cps_peering_config::{
+    InvalidHostConfig, Revision, ValidHostConfig, cluster::ClusterId, format::FormatError, id::HostId, tls as names,
+};
+use cps_peering_http::tls::Identity;
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use thiserror::Error;
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
+
+/// Where an accepted configuration survives a reboot.
+pub trait ConfigStore: Send + Sync + 'static {
+    /// The file.
+    fn path(&self) -> &Path;
+
+    /// Stores a configuration: the push that led to it where that is enough. When this returns it will survive a power
+    /// failure.
+    fn store(&self, push: &Record<Bytes>, config: &ValidHostConfig) -> Result<(), LedgerError>;
+}
+
+impl ConfigStore for Ledger {
+    fn path(&self) -> &Path {
+        Ledger::path(self)
+    }
+
+    fn store(&self, push: &Record<Bytes>, config: &ValidHostConfig) -> Result<(), LedgerError> {
+        Ledger::store(self, push, config)
+    }
+}
+
+/// A push that was not accepted.
+#[derive(Debug, Error)]
+pub(crate) enum Refused {
+    #[error("not a configuration: {0}")]
+    Malformed(#[from] FormatError),
+    #[error("illegal configuration: {0}")]
+    Invalid(#[from] InvalidHostConfig),
+    #[error("this configuration is meant for host {meant}, and this is {here}")]
+    OtherHost { meant: String, here: String },
+    #[error("this configuration is meant for host {meant}, and this agent's certificate is for {names:?}")]
+    OtherCertificate { meant: String, names: Vec<String> },
+    #[error(
+        "this host belongs to cluster {ours}, and this is cluster {theirs}: if the host is to change over, run `cps-peering-agent join \
+         {theirs}` on it; otherwise stop the controller of {theirs}"
+    )]
+    OtherCluster { ours: ClusterId, theirs: ClusterId },
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    #[error("revision {pushed} is older than {have}, which this host has")]
+    Older { pushed: Revision, have: Revision },
+    #[error("revision {0} was pushed before with other content")]
+    OtherContent(Revision),
+    #[error("the patch is based on revision {base}, and this host has {have}")]
+    OtherBase { base: Revision, have: String },
+    #[error("the patch leads from revision {base} to {revision}, which is not newer")]
+    Backwards { base: Revision, revision: Revision },
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("the task that stored the configuration ended early: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+    #[error("revision {revision} is not stored: the disk has not answered for {waited_s} s. {kernel}; push it again")]
+    Hangs { revision: Revision, waited_s: u64, kernel: &'static str },
+    #[error("revision {0} was never stored: a newer one came while the disk did not answer")]
+    Superseded(Revision),
+    #[error("this host has VPCs: it leaves its cluster when it has none any more")]
+    HasVpcs,
+    #[error("{0} is still being written: ask again")]
+    Busy(&'static str),
+    #[error(transparent)]
+    Asked(#[from] RequestError),
+    #[error("the shares could not be stored: {0}")]
+    Shares(#[from] std::io::Error),
+}
+
+impl Refused {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Refused::Malformed(_)
+            | Refused::Invalid(_)
+            | Refused::OtherHost { .. }
+            | Refused::OtherCertificate { .. }
+            | Refused::Backwards { .. } => StatusCode::BAD_REQUEST,
+            Refused::Older { .. }
+            | Refused::OtherContent(_)
+            | Refused::OtherCluster { .. }
+            | Refused::OtherBase { .. }
+            | Refused::Superseded(_)
+            | Refused::HasVpcs
+            | Refused::Asked(RequestError::Older { .. }) => StatusCode::CONFLICT,
+            Refused::Membership(_)
+            | Refused::Ledger(_)
+            | Refused::Interrupted(_)
+            | Refused::Hangs { .. }
+            | Refused::Busy(_)
+            | Refused::Asked(_)
+            | Refused::Shares(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// A configuration that was pushed, and what of the push is to be stored.
+pub(crate) struct Push {
+    pub(crate) config: ValidHostConfig,
+    pub(crate) record: Record<Bytes>,
+}
+
+/// What a push may be based on.
+pub(crate) struct Base<'a> {
+    /// The configuration that is stored.
+    stored: Option<&'a ValidHostConfig>,
+    /// A newer one that may be stored or not.
+    storing: Option<Revision>,
+}
+
+impl<'a> Base<'a> {
+    /// The configuration that a patch of this base changes. One that may never be stored is none.
+    pub(crate) fn of_patch(&self, base: Revision) -> Result<&'a ValidHostConfig, Refused> {
+        match (self.stored, self.storing) {
+            (Some(stored), None) if stored.revision == base => Ok(stored),
+            (_, Some(storing)) => Err(Refused::OtherBase { base, have: format!("{storing}, which is being stored") }),
+            (stored, None) => {
+                let have = stored.map_or_else(|| "none".to_owned(), |stored| stored.revision.to_string());
+                Err(Refused::OtherBase { base, have })
+            }
+        }
+    }
+}
+
+/// Whether an agent with this certificate may have a configuration of this host. Without TLS the first one decides.
+pub(crate) fn is_meant(identity: Option<&Identity>, host: &HostId) -> bool {
+    identity.is_none_or(|identity| identity.facts().names.contains(&names::host(host)))
+}
+
+/// Takes up configurations.
+#[derive(Clone)]
+pub(crate) struct Intake(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    /// Held while the ledger or the membership is written.
+    turn: Arc<Mutex<()>>,
+    store: Arc<dyn ConfigStore>,
+    membership: MembershipFile,
+    reconciler: Handle,
+    /// Whose certificate says which host this is; none without TLS.
+    identity: Option<Identity>,
+}
+
+/// Which configurations there are.
+struct State {
+    /// The one that is in the ledger for certain.
+    stored: Option<Arc<ValidHostConfig>>,
+    /// The one that is being written.
+    writing: Option<Pending>,
+    /// The one that is written next. There is none without one that is being written.
+    next: Option<Pending>,
+}
+
+/// Whether a configuration is stored, once that is known.
+type Outcome = Option<Result<(), Arc<Refused>>>;
+
+/// A configuration that is not stored yet.
+struct Pending {
+    config: Arc<ValidHostConfig>,
+    record: Record<Bytes>,
+    cluster: Option<ClusterId>,
+    /// None where the kernel waits for the disk, too.
+    promise: Option<Promise>,
+    outcome: watch::Sender<Outcome>,
+}
+
+impl Pending {
+    fn end(&self, outcome: Result<(), Arc<Refused>>) {
+        self.outcome.send_replace(Some(outcome));
+    }
+}
+
+impl State {
+    fn pending(&self) -> Option<&Pending> {
+        self.next.as_ref().or(self.writing.as_ref())
+    }
+}
+
+/// What became of a push at first.
+enum Taken {
+    /// There is nothing to do.
+    Had,
+    /// It is being stored.
+    Pending { outcome: watch::Receiver<Outcome>, early: bool },
+}
+
+impl Intake {
+    /// `stored` is what the store held at start.
+    pub(crate) fn new(
+        stored: Option<Arc<ValidHostConfig>>,
+        store: impl ConfigStore,
+        reconciler: Handle,
+        identity: Option<Identity>,
+    ) -> Self {
+        let membership = MembershipFile::beside(store.path());
+        let state = Mutex::new(State { stored, writing: None, next: None });
+        let store = Arc::new(store);
+        Self(Arc::new(Inner { state, turn: Arc::default(), store, membership, reconciler, identity }))
+    }
+
+    /// Whose this host is, as far as it is known.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        // A file that cannot be read is told of where it matters.
+        self.0.membership.load().ok()?.cluster
+    }
+
+    /// Whose this host is, where a controller of this cluster may configure it.
+    pub(crate) fn admits(&self, asks: Option<ClusterId>) -> Result<Membership, Refused> {
+        admits(self.0.membership.load()?, asks)
+    }
+
+    /// Takes up a configuration. Returns when it is stored, with its revision, or says why it is not by then.
+    pub(crate) async fn accept(
+        &self,
+        cluster: Option<ClusterId>,
+        read: impl FnOnce(&Base<'_>) -> Result<Push, Refused> + Send,
+        patience: Duration,
+    ) -> Result<Revision, Arc<Refused>> {
+        let began = Instant::now();
+        let (revision, taken) = self.take(cluster, read).await?;
+        let Taken::Pending { mut outcome, early } = taken else { return Ok(revision) };
+        let outcome = match timeout(patience, outcome.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.clone(),
+            // Whoever stored it has ended without a word, or has not ended.
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let waited_s = began.elapsed().as_secs();
+        let kernel = if early { "The kernel is brought to it already" } else { "The kernel waits for it" };
+        let hangs = || Err(Arc::new(Refused::Hangs { revision, waited_s, kernel }));
+        outcome.unwrap_or_else(hangs).map(|()| revision)
+    }
+
+    /// Judges a configuration and, where it is to be taken up, has it stored, and the kernel brought to it.
+    async fn take(
+        &self,
+        cluster: Option<ClusterId>,
+        read: impl FnOnce(&Base<'_>) -> Result<Push, Refused> + Send,
+    ) -> Result<(Revision, Taken), Refused> {
+        let Inner { reconciler, identity, .. } = &*self.0;
+        let identity = identity.as_ref();
+        // Nothing below waits, so that whoever goes away leaves nothing half done.
+        let mut state = self.0.state.lock().await;
+        let at_rest = self.0.membership.load()?;
+        // What is on its way to the disk counts as if it were there.
+        let membership = admits(state.pending().map_or(at_rest, |pending| at_rest.after(pending.cluster)), cluster)?;
+        // What was accepted under another certificate, or from another cluster, is nothing to go on from.
+        let counts = |config: &&Arc<ValidHostConfig>, membership: &Membership| {
+            is_meant(identity, &config.host) && !membership.is_new_to(cluster)
+        };
+        let stored = state.stored.as_ref().filter(|config| counts(config, &at_rest));
+        let pending = state.pending().filter(|pending| counts(&&pending.config, &membership));
+        let storing = pending.map(|pending| pending.config.revision);
+        let Push { config, record } = read(&Base { stored: stored.map(|stored| &**stored), storing })?;
+        if !is_meant(identity, &config.host) {
+            let names = identity.map(|identity| identity.facts().names).unwrap_or_default();
+            return Err(Refused::OtherCertificate { meant: config.host.to_string(), names });
+        }
+        let revision = config.revision;
+        if let Some(have) = pending.map(|pending| &pending.config).or(stored) {
+            if have.host != config.host {
+                return Err(Refused::OtherHost { meant: config.host.to_string(), here: have.host.to_string() });
+            }
+            if revision < have.revision {
+                return Err(Refused::Older { pushed: revision, have: have.revision });
+            }
+            if revision == have.revision && **have != config {
+                return Err(Refused::OtherContent(revision));
+            }
+            if revision == have.revision {
+                match pending {
+                    Some(Pending { outcome, promise, .. }) => {
+                        let taken = Taken::Pending { outcome: outcome.subscribe(), early: promise.is_some() };
+                        return Ok((revision, taken));
+                    }
+                    // Nothing is to be done, unless it is not known yet whose the host is.
+                    None if membership.after(cluster) == membership => return Ok((revision, Taken::Had)),
+                    None => {}
+                }
+            }
+        }
+        let config = Arc::new(config);
+        // Traffic that must end does not wait for the disk. Where there is nothing to go back to, the disk comes first.
+        let early = stored.is_some();
+        let promise = early.then(|| reconciler.configure_early(Arc::clone(&config)));
+        let (outcome, receiver) = watch::channel(None);
+        let pending = Pending { config, record, cluster, promise, outcome };
+        if state.writing.is_some() {
+            if let Some(before) = state.next.replace(pending) {
+                let superseded = Refused::Superseded(before.config.revision);
+                before.end(Err(Arc::new(superseded)));
+            }
+        } else {
+            state.writing = Some(pending);
+            tokio::spawn(self.clone().write());
+        }
+        Ok((revision, Taken::Pending { outcome: receiver, early }))
+    }
+
+    /// Writes what is to be written, one after the other, until nothing is.
+    async fn write(self) {
+        while let Some((config, record, cluster)) = self.writing().await {
+            let turn = self.0.turn.lock().await;
+            let (store, own) = (Arc::clone(&self.0.store), Arc::clone(&config));
+            let stored = self.0.reconciler.write(self.0.store.path(), move || store.store(&record, &own)).await;
+            let stored = stored.map_err(Refused::from).and_then(|stored| stored.map_err(Refused::from));
+            let joined = if stored.is_ok() { self.join(cluster).await } else { Ok(()) };
+            drop(turn);
+            self.written(&config, stored, joined).await;
+        }
+    }
+
+    /// What is being written.
+    async fn writing(&self) -> Option<(Arc<ValidHostConfig>, Record<Bytes>, Option<ClusterId>)> {
+        let state = self.0.state.lock().await;
+        let writing = state.writing.as_ref()?;
+        Some((Arc::clone(&writing.config), writing.record.clone(), writing.cluster))
+    }
+
+    /// Remembers whose the host is, once a configuration of that cluster is stored.
+    async fn join(&self, cluster: Option<ClusterId>) -> Result<(), Refused> {
+        let membership = self.0.membership.load()?;
+        if membership.after(cluster) != membership {
+            self.store_membership(membership.after(cluster)).await?;
+            tracing::info!(cluster = cluster.map(|it| it.to_string()), "this host belongs to a cluster");
+        }
+        Ok(())
+    }
+
+    async fn store_membership(&self, membership: Membership) -> Result<(), Refused> {
+        let file = self.0.membership.clone();
+        let path = file.path().to_owned();
+        Ok(self.0.reconciler.write(&path, move || file.store(&membership)).await??)
+    }
+
+    /// A write has ended. The next one begins.
+    async fn written(&self, config: &Arc<ValidHostConfig>, stored: Result<(), Refused>, joined: Result<(), Refused>) {
+        let reconciler = &self.0.reconciler;
+        let mut state = self.0.state.lock().await;
+        let Some(written) = state.writing.take() else { return };
+        let Pending { promise, outcome, .. } = written;
+        if stored.is_ok() {
+            tracing::info!(revision = %config.revision, "configuration accepted");
+            state.stored = Some(Arc::clone(config));
+            match promise {
+                Some(promise) => promise.keep(),
+                None => reconciler.configure(Arc::clone(config)),
+            }
+        } else if let (None, Some(before)) = (&state.next, &state.stored) {
+            reconciler.configure(Arc::clone(before));
+        }
+        outcome.send_replace(Some(stored.and(joined).map_err(Arc::new)));
+        let mut next = state.next.take();
+        // There is something to go back to now.
+        if let Some(next) = next.as_mut().filter(|next| next.promise.is_none() && state.stored.is_some()) {
+            next.promise = Some(reconciler.configure_early(Arc::clone(&next.config)));
+        }
+        state.writing = next;
+    }
+
+    /// Lets the host go, which has nothing any more.
+    pub(crate) async fn leave(&self, cluster: Option<ClusterId>, patience: Duration) -> Result<(), Refused> {
+        let Ok(_turn) = timeout(patience, Arc::clone(&self.0.turn).lock_owned()).await else {
+            return Err(Refused::Busy("the ledger"));
+        };
+        let membership = self.admits(cluster)?;
+        let state = self.0.state.lock().await;
+        let newest = state.pending().map(|pending| &pending.config).or(state.stored.as_ref());
+        // A controller that gives a host away and takes it anew may have its requests overtake each other.
+        if newest.is_some_and(|config| !config.vrfs.is_empty() || !config.sides.is_empty()) {
+            return Err(Refused::HasVpcs);
+        }
+        drop(state);
+        self.store_membership(Membership { cluster: None, ..membership }).await?;
+        tracing::info!("this host belongs to no cluster any more");
+        Ok(())
+    }
+}
+
+fn admits(membership: Membership, asks: Option<ClusterId>) -> Result<Membership, Refused> {
+    match (membership.admits(asks), membership.cluster, asks) {
+        (false, Some(ours), Some(theirs)) => Err(Refused::OtherCluster { ours, theirs }),
+        _ => Ok(membership),
+    }
+}

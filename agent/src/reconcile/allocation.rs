@@ -1,0 +1,240 @@
+//! What this host may use of limits that it shares with others, and what of that the kernel was seen to let pass. Pure.
+
+use crate::{
+    compile::UnderlayParams,
+    dirty_set::DirtySet,
+    objects::{Desired, Observed, Operation},
+    ownership::DeviceName,
+    shares::Shares,
+};
+use cps_peering_config::{
+    Revision, SharedHostConfig,
+    host_config::{Limit, Share},
+    net::{InterfaceName, Vni},
+    traffic::Grants,
+};
+use std::collections::BTreeMap;
+use tokio::sync::watch;
+
+/// The shares of this host.
+#[derive(Debug)]
+pub(super) struct Allocation {
+    shares: Shares,
+    /// The same, for those who look from outside.
+    published: watch::Sender<Shares>,
+    /// What of each limit the kernel was last seen to let pass.
+    confirmed: BTreeMap<Vni, Share>,
+    /// Whether something was granted since the plan that is being carried out was made.
+    regranted: bool,
+}
+
+impl Allocation {
+    /// Goes on from what was granted before.
+    pub(super) fn new(shares: Shares, published: watch::Sender<Shares>) -> Self {
+        Self { shares, published, confirmed: BTreeMap::new(), regranted: false }
+    }
+
+    /// What was granted.
+    pub(super) fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// What the kernel was seen to let a side pass of its limit.
+    pub(super) fn confirmed(&self, vni: Vni) -> Option<Share> {
+        self.confirmed.get(&vni).copied()
+    }
+
+    /// Follows a change of the configuration.
+    pub(super) fn follow(&mut self, old: &SharedHostConfig, new: &SharedHostConfig) {
+        self.shares.follow(old, new);
+        self.confirmed.retain(|vni, _| new.sides.contains_key(vni));
+        self.published.send_replace(self.shares.clone());
+    }
+
+    /// Takes grants, or says what they are older than. The limits of which the kernel lets pass something else now.
+    pub(super) fn grant(
+        &mut self,
+        grants: &Grants,
+        config: Option<&SharedHostConfig>,
+    ) -> Result<BTreeMap<Vni, Limit>, Revision> {
+        self.shares.grant(grants)?;
+        self.regranted = true;
+        self.published.send_replace(self.shares.clone());
+        let Some(config) = config else { return Ok(BTreeMap::new()) };
+        let limits = grants.sides.keys().filter_map(|vni| Some((*vni, config.sides.get(vni)?.limit?)));
+        Ok(limits.filter(|(vni, limit)| self.confirmed(*vni) != Some(self.shares.of(*vni, *limit))).collect())
+    }
+
+    /// A plan is made: puts what was granted in the place of what the configuration gives.
+    pub(super) fn adjust(&mut self, config: &SharedHostConfig, desired: &mut Desired) {
+        self.shares.adjust(config, desired);
+        self.regranted = false;
+    }
+
+    /// What gives devices that have a shaper their rates; where there is none yet, a pass makes it with its rate.
+    pub(super) fn set_rates(&self, limits: &BTreeMap<Vni, Limit>, observed: &Observed) -> Vec<Operation> {
+        let mut operations = Vec::new();
+        for (vni, limit) in limits {
+            let device = DeviceName::peer(*vni);
+            let Some(link) = observed.links.get(&device).filter(|_| observed.owns(&device)) else { continue };
+            let Some(egress) = observed.egress.get(&device).filter(|egress| egress.ours) else { continue };
+            let shaper = self.shares.shaper(*vni, *limit, link.mtu);
+            if egress.rate != Some(shaper.rate) {
+                operations.push(Operation::SetRate(device, shaper.rate));
+            }
+            if egress.queue != Some(shaper.queue) {
+                operations.push(Operation::SetQueue(device, shaper.queue));
+            }
+        }
+        operations
+    }
+
+    /// The kernel was read after rates were set.
+    pub(super) fn confirm_rates(&mut self, limits: &BTreeMap<Vni, Limit>, seen: &Observed) {
+        for (vni, limit) in limits {
+            let device = DeviceName::peer(*vni);
+            let wanted = |mtu| self.shares.shaper(*vni, *limit, mtu).rate;
+            let egress = seen.egress.get(&device).filter(|egress| egress.ours && !egress.bypassed);
+            let is_confirmed = seen.links.get(&device).zip(egress).is_some_and(|(link, egress)| {
+                // The rate alone: a queue lets nothing pass.
+                egress.rate == Some(wanted(link.mtu))
+            });
+            if is_confirmed {
+                self.confirmed.insert(*vni, self.shares.of(*vni, *limit));
+            } else {
+                self.confirmed.remove(vni);
+            }
+        }
+    }
+
+    /// A look at a dirty set has seen that all limits in it are as they should be.
+    pub(super) fn confirm_all(&mut self, config: &SharedHostConfig, dirty: &DirtySet) {
+        let looked_at = |vni: &Vni| match dirty {
+            DirtySet::Everything => true,
+            DirtySet::Parts(parts) => parts.sides.contains(vni),
+        };
+        for (vni, side) in config.sides.iter().filter(|(vni, _)| looked_at(vni)) {
+            match side.limit {
+                Some(limit) => self.confirmed.insert(*vni, self.shares.of(*vni, limit)),
+                None => self.confirmed.remove(vni),
+            };
+        }
+    }
+
+    /// The same operations with the rates of now: what was granted after the plan was made must not be taken back by it.
+    /// None where nothing was.
+    pub(super) fn with_rates_of_now(
+        &self,
+        operations: &[Operation],
+        config: &SharedHostConfig,
+        underlay: Option<UnderlayParams>,
+    ) -> Option<Vec<Operation>> {
+        let is_rate = |operation: &Operation| matches!(operation, Operation::SetRate(..) | Operation::SetQueue(..));
+        if !self.regranted || !operations.iter().any(is_rate) {
+            return None;
+        }
+        let shaper = |device: &InterfaceName| {
+            let vni = DeviceName::parse(device)?.vni;
+            let side = config.sides.get(&vni)?;
+            let params = underlay.map(|params| params.limited_to(side.path_mtu));
+            let mtu = params.map_or(0, |params| params.device_mtu(config.underlay));
+            Some(self.shares.shaper(vni, side.limit?, mtu))
+        };
+        let of_now = |operation: &Operation| match operation {
+            Operation::SetRate(device, _) => shaper(device).map(|shaper| Operation::SetRate(*device, shaper.rate)),
+            Operation::SetQueue(device, _) => shaper(device).map(|shaper| Operation::SetQueue(*device, shaper.queue)),
+            _ => None,
+        };
+        Some(operations.iter().map(|operation| of_now(operation).unwrap_or_else(|| operation.clone())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty_set::Parts;
+    use cps_peering_config::HostConfig;
+    use serde_json::json;
+
+    fn vni(number: u32) -> Vni {
+        number.try_into().unwrap()
+    }
+
+    fn share(millionths: u32) -> Share {
+        Share::of_millionths(millionths).unwrap()
+    }
+
+    fn config(sides: &[u32]) -> SharedHostConfig {
+        let side = |vni: &u32| {
+            let limit = json!({ "bandwidth_mbit": 100, "share": 2500 });
+            let side = json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1000, "peer_cidrs": [],
+                               "limit": limit });
+            (vni.to_string(), side)
+        };
+        let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
+        let config: HostConfig = serde_json::from_value(json!({
+            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
+            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
+        }))
+        .unwrap();
+        config.into()
+    }
+
+    fn grants(number: u64, millionths: u32) -> Grants {
+        Grants {
+            revision: Revision { epoch: 1, number },
+            sides: [(vni(7), share(millionths)), (vni(99), share(millionths))].into(),
+        }
+    }
+
+    fn allocation() -> Allocation {
+        Allocation::new(Shares::default(), watch::Sender::new(Shares::default()))
+    }
+
+    #[test]
+    fn a_grant_changes_the_limits_of_which_something_else_passes() {
+        let mut allocation = allocation();
+        assert!(allocation.grant(&grants(1, 300_000), None).unwrap().is_empty(), "there is no configuration");
+        let changed = allocation.grant(&grants(1, 300_000), Some(&config(&[7, 8]))).unwrap();
+        assert_eq!(changed.into_keys().collect::<Vec<_>>(), [vni(7)], "99 is no side of it");
+        allocation.confirm_all(&config(&[7, 8]), &DirtySet::Everything);
+        assert!(allocation.grant(&grants(2, 300_000), Some(&config(&[7, 8]))).unwrap().is_empty());
+        assert_eq!(allocation.grant(&grants(1, 1), None), Err(Revision { epoch: 1, number: 2 }));
+        assert_eq!(allocation.published.borrow().revision, Some(Revision { epoch: 1, number: 2 }));
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_not_confirmed() {
+        let mut allocation = allocation();
+        let dirty = DirtySet::Parts(Parts { sides: [vni(7)].into(), ..Parts::default() });
+        allocation.confirm_all(&config(&[7, 8]), &dirty);
+        assert_eq!([7, 8].map(|number| allocation.confirmed(vni(number))), [Some(share(2500)), None]);
+        allocation.follow(&config(&[7, 8]), &config(&[8]));
+        assert_eq!(allocation.confirmed(vni(7)), None, "the side has gone");
+        allocation.confirm_all(&config(&[7]), &DirtySet::Everything);
+        allocation.confirm_rates(
+            &config(&[7]).sides.iter().filter_map(|(vni, side)| Some((*vni, side.limit?))).collect(),
+            &Observed::default(),
+        );
+        assert_eq!(allocation.confirmed(vni(7)), None, "nothing of it was seen");
+    }
+
+    #[test]
+    fn a_plan_does_not_take_back_what_was_granted_after_it() {
+        let (mut allocation, config) = (allocation(), config(&[7]));
+        let rate = |allocation: &Allocation| {
+            let limit = config.sides[&vni(7)].limit.unwrap();
+            Operation::SetRate(DeviceName::peer(vni(7)), allocation.shares().shaper(vni(7), limit, 1450).rate)
+        };
+        let underlay = Some(UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 });
+        let plan = [rate(&allocation), Operation::RemoveShaper(DeviceName::peer(vni(8)))];
+        assert_eq!(allocation.with_rates_of_now(&plan, &config, underlay), None);
+        allocation.grant(&grants(1, 300_000), Some(&config)).unwrap();
+        let now = allocation.with_rates_of_now(&plan, &config, underlay).unwrap();
+        assert_eq!(now, [rate(&allocation), plan[1].clone()]);
+        assert_ne!(now[0], plan[0]);
+        assert_eq!(allocation.with_rates_of_now(&plan[1..], &config, underlay), None);
+        allocation.adjust(&config, &mut Desired::default());
+        assert_eq!(allocation.with_rates_of_now(&plan, &config, underlay), None, "the next plan has it");
+    }
+}

@@ -1,0 +1,120 @@
+//! What configurations have changed since the kernel was last seen to be right.
+
+use crate::{
+    dirty_set::{DirtySet, gone},
+    ownership::DeviceName,
+};
+use cps_peering_config::{SharedHostConfig, net::InterfaceName};
+use std::collections::BTreeSet;
+
+/// The most sides whose traffic is ended ahead of everything else: looking at each of more would take longer than looking at
+/// everything.
+const MOST_ENDED: usize = 64;
+
+/// What may differ because of the configuration.
+#[derive(Debug)]
+pub(super) struct Changes {
+    dirty: DirtySet,
+    /// Devices of sides that the configuration has no more, and that may still send.
+    ending: BTreeSet<InterfaceName>,
+}
+
+impl Default for Changes {
+    /// Nothing is known of the kernel.
+    fn default() -> Self {
+        Self { dirty: DirtySet::Everything, ending: BTreeSet::new() }
+    }
+}
+
+impl Changes {
+    /// Adds what differs between two configurations. Whether anything does.
+    pub(super) fn follow(&mut self, old: Option<&SharedHostConfig>, new: &SharedHostConfig) -> bool {
+        let change = old.map_or(DirtySet::Everything, |old| DirtySet::between(old, new));
+        let changes = !change.is_nothing();
+        let before = std::mem::replace(&mut self.dirty, DirtySet::nothing());
+        self.dirty = before.and(change);
+        if let Some(old) = old {
+            self.ending.extend(gone(&old.sides, &new.sides).into_iter().map(DeviceName::peer));
+            let is_back = |device: &InterfaceName| {
+                DeviceName::parse(device).is_some_and(|device| new.sides.contains_key(&device.vni))
+            };
+            self.ending.retain(|device| !is_back(device));
+        }
+        changes
+    }
+
+    /// What may differ.
+    pub(super) fn dirty(&self) -> &DirtySet {
+        &self.dirty
+    }
+
+    /// The kernel is as the configuration wants it, or what is not right is no longer a matter of what changed.
+    pub(super) fn clear(&mut self) {
+        self.dirty = DirtySet::nothing();
+    }
+
+    /// The devices of sides that have gone since the last time, where they are few.
+    pub(super) fn take_ending(&mut self) -> Option<BTreeSet<InterfaceName>> {
+        let ending = std::mem::take(&mut self.ending);
+        (1..=MOST_ENDED).contains(&ending.len()).then_some(ending)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cps_peering_config::HostConfig;
+    use serde_json::json;
+
+    fn config(sides: impl IntoIterator<Item = u32>) -> SharedHostConfig {
+        let side = |vni: u32| {
+            let side =
+                json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1000, "peer_cidrs": [] });
+            (vni.to_string(), side)
+        };
+        let sides: serde_json::Map<_, _> = sides.into_iter().map(side).collect();
+        let config: HostConfig = serde_json::from_value(json!({
+            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
+            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
+        }))
+        .unwrap();
+        config.into()
+    }
+
+    fn devices(vnis: impl IntoIterator<Item = u32>) -> BTreeSet<InterfaceName> {
+        vnis.into_iter().map(|vni| DeviceName::peer(vni.try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn changes_add_up_until_the_kernel_has_them() {
+        let mut changes = Changes::default();
+        assert!(changes.follow(None, &config([1, 2])));
+        assert_eq!(*changes.dirty(), DirtySet::Everything);
+        changes.clear();
+        assert!(!changes.follow(Some(&config([1, 2])), &config([1, 2])));
+        assert!(changes.dirty().is_nothing());
+        assert!(changes.follow(Some(&config([1, 2])), &config([2])));
+        assert!(changes.follow(Some(&config([2])), &config([2, 3])));
+        let DirtySet::Parts(parts) = changes.dirty() else { panic!("{changes:?}") };
+        assert_eq!(parts.sides.iter().map(|vni| vni.get()).collect::<Vec<_>>(), [1, 3]);
+    }
+
+    #[test]
+    fn traffic_of_sides_that_are_back_is_not_ended() {
+        let mut changes = Changes::default();
+        changes.follow(Some(&config([1, 2, 3])), &config([3]));
+        changes.follow(Some(&config([3])), &config([2, 3]));
+        assert_eq!(changes.take_ending(), Some(devices([1])));
+        assert_eq!(changes.take_ending(), None, "once is enough");
+    }
+
+    #[test]
+    fn many_sides_are_left_to_the_look_at_everything() {
+        let mut changes = Changes::default();
+        changes.follow(Some(&config(1..=64)), &config([]));
+        assert_eq!(changes.take_ending(), Some(devices(1..=64)));
+        changes.follow(Some(&config(1..=65)), &config([]));
+        assert_eq!(changes.take_ending(), None);
+        assert_eq!(changes.take_ending(), None, "nor are they kept for the next time");
+    }
+}

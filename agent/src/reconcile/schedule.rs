@@ -1,0 +1,304 @@
+//! When the kernel is looked at, and whether at all of it. Pure: the time is an argument.
+
+use cps_peering_config::retry::{Backoff, Retry};
+use std::time::{Duration, Instant};
+
+/// How long it is waited before what was refused, or is in the way, is tried again.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
+/// The longest time for which events wait after a look that an event asked for.
+const LONGEST_REST: Duration = Duration::from_secs(2);
+/// How long a peering that a look at a part has set up may go without a look at what others have in its way.
+const CHECKED_WITHIN: Duration = Duration::from_secs(5);
+/// New configurations put off a look at everything no longer than this.
+const LONGEST_DEFERRAL: Duration = Duration::from_secs(30);
+/// How often the settings of devices are polled: the kernel does not announce all of them.
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// A poll takes no more than this part of the time.
+const POLL_SHARE: u32 = 20;
+
+/// Why a wait ended, the weightiest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Waited {
+    Pause,
+    /// An event that a tenant can bring about. There are few of them, so what they ask for is done at once and delays nothing.
+    Port,
+    Event,
+    Configured,
+}
+
+/// How a pass ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// There is no configuration.
+    Nothing,
+    /// Nothing differs that could be changed, and nothing is in the way.
+    InSync,
+    /// Something is in the way or was refused.
+    Troubled,
+    /// A newer configuration came.
+    Superseded,
+}
+
+/// When it is looked.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    /// How often everything is looked at without a reason.
+    resync: Duration,
+    /// Whether everything is to be looked at, for whatever reason.
+    due: bool,
+    /// Whether an event came since everything was looked at.
+    event_pending: bool,
+    /// When everything was looked at last.
+    looked: Instant,
+    /// By when everything is to be looked at because a look at a part has let traffic in: what others have in its way is seen then.
+    look_by: Option<Instant>,
+    /// The next look without a reason; none where it is now.
+    next: Option<Instant>,
+    /// Until when events wait.
+    quiet_until: Instant,
+    retry: Retry,
+    /// When the settings of devices were polled last, and how long that took.
+    polled: Instant,
+    poll_took: Duration,
+}
+
+impl Schedule {
+    /// Everything is to be looked at as soon as there is a configuration.
+    pub(super) fn new(resync: Duration, now: Instant) -> Self {
+        Self {
+            resync,
+            due: true,
+            event_pending: false,
+            looked: now,
+            look_by: None,
+            next: Some(now + resync),
+            quiet_until: now,
+            retry: Retry::new(BACKOFF),
+            polled: now,
+            poll_took: Duration::ZERO,
+        }
+    }
+
+    /// Goes on with another interval, and looks at everything.
+    pub(super) fn tune(&mut self, resync: Duration) {
+        self.resync = resync;
+        self.due = true;
+    }
+
+    /// Until when to wait for a reason to look; none where it is now.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next.map(|next| self.look_by.map_or(next, |look_by| next.min(look_by)))
+    }
+
+    /// Until when to wait now that an event has come.
+    pub(super) fn quiet_until(&self) -> Instant {
+        self.quiet_until
+    }
+
+    /// Something changed. It stays so until everything is looked at: a configuration that comes first asks for a part only.
+    pub(super) fn event_came(&mut self) {
+        self.event_pending = true;
+    }
+
+    /// Whether what an event was about has not been looked at.
+    pub(super) fn is_event_pending(&self) -> bool {
+        self.event_pending
+    }
+
+    /// Another configuration came: what was refused before says nothing of it.
+    pub(super) fn configured(&mut self) {
+        self.retry.reset();
+    }
+
+    /// A pass begins: without a reason, or with one that says only "look", at everything; or it is time for that, however often
+    /// configurations come.
+    pub(super) fn begins(&mut self, waited: Waited, now: Instant) {
+        let is_time =
+            now.duration_since(self.looked) >= self.resync || self.look_by.is_some_and(|look_by| now >= look_by);
+        if is_time {
+            self.look_by = None;
+        }
+        self.due |= waited != Waited::Configured || is_time;
+    }
+
+    /// A pass that began for this reason has ended. Where somebody changes things all the time, looking at them must not take all
+    /// the time.
+    pub(super) fn ended(&mut self, outcome: Outcome, waited: Waited, took: Duration, now: Instant) {
+        let pause = match outcome {
+            Outcome::Superseded => None,
+            Outcome::Troubled => Some(self.retry.failed()),
+            Outcome::InSync => {
+                self.retry.reset();
+                Some(self.resync)
+            }
+            Outcome::Nothing => {
+                // Everything is looked at when there is one.
+                self.event_pending = false;
+                Some(self.resync)
+            }
+        };
+        self.next = pause.map(|pause| now + pause);
+        let rest = if waited == Waited::Event { took * 2 } else { Duration::ZERO };
+        self.quiet_until = now + rest.min(LONGEST_REST);
+    }
+
+    /// Whether everything is to be looked at.
+    pub(super) fn is_due(&self) -> bool {
+        self.due
+    }
+
+    /// Everything is to be looked at.
+    pub(super) fn make_due(&mut self) {
+        self.due = true;
+    }
+
+    /// All of it was seen to be right.
+    pub(super) fn all_is_right(&mut self) {
+        self.due = false;
+    }
+
+    /// Whether a look at everything may be given up for a newer configuration.
+    pub(super) fn may_defer(&self, now: Instant) -> bool {
+        now.duration_since(self.looked) < LONGEST_DEFERRAL
+    }
+
+    /// A look at everything begins: what was noticed until now is seen by it.
+    pub(super) fn look_begins(&mut self) {
+        self.event_pending = false;
+    }
+
+    /// Everything was read.
+    pub(super) fn looked(&mut self, now: Instant) {
+        (self.looked, self.look_by) = (now, None);
+    }
+
+    /// A look at a part has changed something.
+    pub(super) fn part_was_changed(&mut self, now: Instant) {
+        self.look_by.get_or_insert(now + CHECKED_WITHIN);
+    }
+
+    /// When the settings of devices are to be polled. On a host with thousands of devices that takes a while, and all is looked at
+    /// from time to time anyway. Configurations that come meanwhile do not put it off.
+    pub(super) fn next_poll(&self) -> Instant {
+        self.polled + POLL_INTERVAL.max(self.poll_took * POLL_SHARE)
+    }
+
+    /// The settings of devices were polled.
+    pub(super) fn polled(&mut self, began: Instant, took: Duration) {
+        (self.polled, self.poll_took) = (began, took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    /// One that has looked at everything, and found it right.
+    fn idle(now: Instant) -> Schedule {
+        let mut schedule = Schedule::new(MINUTE, now);
+        schedule.begins(Waited::Configured, now);
+        schedule.look_begins();
+        schedule.looked(now);
+        schedule.all_is_right();
+        schedule.ended(Outcome::InSync, Waited::Configured, SECOND, now);
+        schedule
+    }
+
+    #[test]
+    fn without_a_configuration_it_waits_whatever_happens() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(MINUTE, now);
+        for waited in [Waited::Event, Waited::Pause, Waited::Port] {
+            schedule.event_came();
+            schedule.begins(waited, now);
+            schedule.ended(Outcome::Nothing, waited, Duration::ZERO, now);
+            assert_eq!((schedule.next(), schedule.is_event_pending()), (Some(now + MINUTE), false));
+        }
+        assert!(schedule.is_due());
+    }
+
+    #[test]
+    fn an_event_that_comes_with_a_push_is_remembered() {
+        let now = Instant::now();
+        let mut schedule = idle(now);
+        schedule.event_came();
+        schedule.begins(Waited::Configured, now);
+        assert!(!schedule.is_due(), "the push is first");
+        schedule.ended(Outcome::InSync, Waited::Configured, SECOND, now);
+        assert!(schedule.is_event_pending());
+        schedule.begins(Waited::Event, now);
+        assert!(schedule.is_due());
+        schedule.look_begins();
+        assert!(!schedule.is_event_pending());
+    }
+
+    #[test]
+    fn pushes_do_not_put_off_the_look_at_everything() {
+        let begin = Instant::now();
+        let mut schedule = idle(begin);
+        schedule.begins(Waited::Configured, begin + MINUTE - SECOND);
+        assert!(!schedule.is_due());
+        schedule.begins(Waited::Configured, begin + MINUTE);
+        assert!(schedule.is_due());
+        assert!(schedule.may_defer(begin + LONGEST_DEFERRAL - SECOND) && !schedule.may_defer(begin + LONGEST_DEFERRAL));
+    }
+
+    #[test]
+    fn a_part_that_was_changed_is_followed_by_a_look_at_everything() {
+        let begin = Instant::now();
+        let mut schedule = idle(begin);
+        schedule.part_was_changed(begin);
+        schedule.part_was_changed(begin + SECOND);
+        assert_eq!(schedule.next(), Some(begin + CHECKED_WITHIN), "the first one counts");
+        schedule.begins(Waited::Configured, begin + CHECKED_WITHIN - SECOND);
+        assert!(!schedule.is_due());
+        schedule.begins(Waited::Configured, begin + CHECKED_WITHIN);
+        assert!(schedule.is_due());
+        assert_eq!(schedule.next(), Some(begin + MINUTE), "once");
+    }
+
+    #[test]
+    fn trouble_is_tried_again_less_and_less_often() {
+        let now = Instant::now();
+        let mut schedule = idle(now);
+        let pause = |schedule: &mut Schedule, outcome| {
+            schedule.ended(outcome, Waited::Pause, SECOND, now);
+            schedule.next().map(|next| next - now)
+        };
+        for most in [500, 1000, 2000].map(Duration::from_millis) {
+            let pause = pause(&mut schedule, Outcome::Troubled).unwrap();
+            assert!((most / 2..=most).contains(&pause), "{pause:?}");
+        }
+        assert_eq!(pause(&mut schedule, Outcome::Superseded), None);
+        assert_eq!(pause(&mut schedule, Outcome::InSync), Some(MINUTE));
+        assert!(pause(&mut schedule, Outcome::Troubled).unwrap() <= Duration::from_millis(500));
+    }
+
+    #[test]
+    fn who_changes_things_all_the_time_does_not_keep_it_busy() {
+        let now = Instant::now();
+        let mut schedule = idle(now);
+        for (waited, took, rest) in [
+            (Waited::Event, SECOND / 2, SECOND),
+            (Waited::Event, MINUTE, LONGEST_REST),
+            (Waited::Port, SECOND, Duration::ZERO),
+            (Waited::Configured, SECOND, Duration::ZERO),
+        ] {
+            schedule.ended(Outcome::InSync, waited, took, now);
+            assert_eq!(schedule.quiet_until(), now + rest, "{waited:?}");
+        }
+    }
+
+    #[test]
+    fn polls_take_a_small_part_of_the_time() {
+        let now = Instant::now();
+        let mut schedule = idle(now);
+        schedule.polled(now, SECOND / 100);
+        assert_eq!(schedule.next_poll(), now + POLL_INTERVAL);
+        schedule.polled(now, SECOND);
+        assert_eq!(schedule.next_poll(), now + 20 * SECOND);
+    }
+}

@@ -1,0 +1,159 @@
+//! What the last look at everything said that later looks go on from. Pure.
+
+use crate::{
+    compile::UnderlayParams,
+    diff::Conflict,
+    dirty_set::DirtySet,
+    objects::{DeviceSetting, Link, Operation},
+    ownership::DeviceName,
+    ports::{self, Aliases},
+};
+use cps_peering_config::{SharedHostConfig, net::InterfaceName};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was seen of the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// None before everything was looked at with the options of now.
+    underlay: Option<UnderlayParams>,
+    /// Desired devices that something was in the way of.
+    blocked: BTreeSet<InterfaceName>,
+    /// Which interfaces the ports were that the configuration has other names for.
+    aliases: Aliases,
+    /// Settings of devices that could not be put right, or were left alone.
+    left_wrong: BTreeSet<(InterfaceName, DeviceSetting)>,
+}
+
+impl Seen {
+    /// The underlay; none as long as it is not known.
+    pub(super) fn underlay(&self) -> Option<UnderlayParams> {
+        self.underlay
+    }
+
+    /// The options have changed.
+    pub(super) fn forget_underlay(&mut self) {
+        self.underlay = None;
+    }
+
+    /// Everything was read, and this is in the way.
+    pub(super) fn note_underlay(&mut self, underlay: UnderlayParams, conflicts: &[Conflict]) {
+        self.underlay = Some(underlay);
+        self.blocked = conflicts.iter().map(|conflict| conflict.device).collect();
+    }
+
+    /// The underlay, where a look at the parts that changed may be enough: something has changed, less than everything, and nothing
+    /// is in the way of it. `all_is_due`: whether everything is looked at anyway.
+    pub(super) fn quick_way(&self, dirty: &DirtySet, all_is_due: bool) -> Option<UnderlayParams> {
+        let DirtySet::Parts(parts) = dirty else { return None };
+        let is_blocked = parts.devices.iter().any(|device| self.blocked.contains(device));
+        let is_worth_it = !dirty.is_nothing() || !all_is_due;
+        if is_worth_it && !is_blocked { self.underlay } else { None }
+    }
+
+    /// The kernel's names of ports.
+    pub(super) fn aliases(&self) -> &Aliases {
+        &self.aliases
+    }
+
+    /// Finds the ports among all interfaces.
+    pub(super) fn find_ports(&mut self, config: &SharedHostConfig, links: &BTreeMap<InterfaceName, Link>) {
+        self.aliases = ports::aliases(config, links);
+    }
+
+    /// Everything is as it could be made, but for these operations.
+    pub(super) fn left(&mut self, operations: impl Iterator<Item = Operation>) {
+        let settings = operations.filter_map(|operation| match operation {
+            Operation::Set(device, setting, _) => Some((device, setting)),
+            _ => None,
+        });
+        self.left_wrong = settings.collect();
+    }
+
+    /// Whether ports are the interfaces that they were.
+    pub(super) fn ports_are_the_same(&self, config: &SharedHostConfig, links: &BTreeMap<InterfaceName, Link>) -> bool {
+        ports::aliases(config, links) == self.aliases
+    }
+
+    /// Whether the settings of our devices and ports are as they should be. What could not be put right is tried again when its
+    /// time comes.
+    pub(super) fn settings_are_right(&self, config: &SharedHostConfig, links: &BTreeMap<InterfaceName, Link>) -> bool {
+        let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
+        let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));
+        let mut ours = of_vpcs.chain(of_sides).filter_map(|name| {
+            let name = *self.aliases.get(&name).unwrap_or(&name);
+            Some((name, links.get(&name)?))
+        });
+        ours.all(|(name, link)| {
+            DeviceSetting::WANTED.into_iter().all(|(setting, value)| {
+                let is_right = link.settings.get(&setting).is_none_or(|have| *have == value);
+                is_right || self.left_wrong.contains(&(name, setting))
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{dirty_set::Parts, kernel::memory};
+    use cps_peering_config::{HostConfig, report::ProblemKind};
+    use serde_json::json;
+
+    fn name(text: &str) -> InterfaceName {
+        text.parse().unwrap()
+    }
+
+    fn part(devices: &[&str]) -> DirtySet {
+        DirtySet::Parts(Parts { devices: devices.iter().map(|text| name(text)).collect(), ..Parts::default() })
+    }
+
+    fn config() -> SharedHostConfig {
+        let config: HostConfig = serde_json::from_value(json!({
+            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
+            "vrfs": { "vpc-a": { "vni": 10, "ports": { "lan": { "gateways": ["10.1.0.1/24"], "prefixes": ["10.1.0.0/24"] } } } },
+        }))
+        .unwrap();
+        config.into()
+    }
+
+    #[test]
+    fn a_part_is_enough_where_nothing_is_in_its_way() {
+        let underlay = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
+        let mut seen = Seen::default();
+        assert_eq!(seen.quick_way(&part(&["eth1"]), false), None, "the underlay is not known");
+        let conflict = Conflict { device: name("eth2"), kind: ProblemKind::Conflict, reason: String::new() };
+        seen.note_underlay(underlay, &[conflict]);
+        for (dirty, all_is_due, enough) in [
+            (part(&["eth1"]), false, true),
+            (part(&["eth1"]), true, true),
+            (part(&["eth1", "eth2"]), false, false),
+            (part(&[]), false, true),
+            (part(&[]), true, false),
+            (DirtySet::Everything, false, false),
+        ] {
+            assert_eq!(seen.quick_way(&dirty, all_is_due), enough.then_some(underlay), "{dirty:?} {all_is_due}");
+        }
+        seen.forget_underlay();
+        assert_eq!(seen.quick_way(&part(&["eth1"]), false), None);
+    }
+
+    #[test]
+    fn settings_are_those_of_the_interface_that_the_port_is() {
+        let mut seen = Seen::default();
+        let setting = DeviceSetting::Ipv6AcceptRa;
+        let mut link = Link { alternative_names: [name("lan")].into(), ..memory::plain_link(7) };
+        let links = |link: &Link| BTreeMap::from([(name("eth1"), link.clone())]);
+        assert!(!seen.ports_are_the_same(&config(), &links(&link)));
+        seen.find_ports(&config(), &links(&link));
+        assert!(seen.ports_are_the_same(&config(), &links(&link)));
+        link.settings = DeviceSetting::WANTED.into();
+        assert!(seen.settings_are_right(&config(), &links(&link)));
+        link.settings.insert(setting, 2);
+        assert!(!seen.settings_are_right(&config(), &links(&link)));
+        // It was tried, or rests.
+        seen.left([Operation::Set(name("eth1"), setting, 0)].into_iter());
+        assert!(seen.settings_are_right(&config(), &links(&link)));
+        seen.left(std::iter::empty());
+        assert!(!seen.settings_are_right(&config(), &links(&link)));
+    }
+}

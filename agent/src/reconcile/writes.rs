@@ -1,0 +1,78 @@
+//! Writes to disk that are under way. A disk may hang for as long as it likes: what is told of it must not wait for it.
+
+use super::Handle;
+use cps_peering_config::time::{now_ms, timestamp};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    task::{JoinError, spawn_blocking},
+    time::timeout,
+};
+
+/// A write that takes longer hangs: that is a problem of the host.
+const HANGS_AFTER: Duration = Duration::from_secs(5);
+
+/// The files that are being written, and since when. Each by one writer at a time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Writes(Arc<Mutex<BTreeMap<PathBuf, Instant>>>);
+
+impl Writes {
+    /// How long the oldest write has been under way; nothing where none is.
+    pub(crate) fn oldest(&self) -> Duration {
+        self.since().values().min().map(Instant::elapsed).unwrap_or_default()
+    }
+
+    fn begin(&self, file: &Path) -> UnderWay {
+        self.since().insert(file.to_owned(), Instant::now());
+        UnderWay { writes: self.clone(), file: file.to_owned() }
+    }
+
+    fn since(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Instant>> {
+        // It is whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A write. Dropped, it is done.
+struct UnderWay {
+    writes: Writes,
+    file: PathBuf,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.writes.since().remove(&self.file);
+    }
+}
+
+impl Handle {
+    /// Writes a file, for as long as that takes, and tells of it where it hangs.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        file: &Path,
+        write: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let _under_way = self.writes().begin(file);
+        let began_ms = now_ms();
+        let mut writing = spawn_blocking(write);
+        if let Ok(written) = timeout(HANGS_AFTER, &mut writing).await {
+            return written;
+        }
+        let reason = format!(
+            "the disk has not taken it since {}; until it does, nothing new is confirmed to the controller. The kernel is kept as \
+             the newest configuration wants it",
+            timestamp(began_ms)
+        );
+        let name = file.display().to_string();
+        tracing::error!(file = name, "{reason}");
+        self.hangs(&name, Some(reason));
+        let written = writing.await;
+        tracing::info!(file = name, "the disk has answered again");
+        self.hangs(&name, None);
+        written
+    }
+}

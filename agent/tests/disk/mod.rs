@@ -1,0 +1,213 @@
+//! A disk that hangs: the kernel is kept right and the agent answers, and nothing is confirmed that is not stored.
+
+use super::*;
+use axum::body::Bytes;
+use cps_peering_agent::{
+    intake::ConfigStore,
+    ledger::{LedgerError, Record},
+    objects::Mac,
+};
+use cps_peering_config::ValidHostConfig;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Condvar, Mutex},
+};
+
+/// How a disk behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    Works,
+    Hangs,
+    Fails,
+}
+
+/// A ledger on a disk that does what a test says.
+#[derive(Clone)]
+struct Faulty {
+    ledger: Ledger,
+    disk: Arc<(Mutex<Disk>, Condvar)>,
+    /// Revisions in the order in which they were written.
+    written: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Faulty {
+    fn set(&self, disk: Disk) {
+        *self.disk.0.lock().unwrap() = disk;
+        self.disk.1.notify_all();
+    }
+
+    fn written(&self) -> Vec<u64> {
+        self.written.lock().unwrap().clone()
+    }
+}
+
+impl ConfigStore for Faulty {
+    fn path(&self) -> &Path {
+        self.ledger.path()
+    }
+
+    fn store(&self, push: &Record<Bytes>, config: &ValidHostConfig) -> Result<(), LedgerError> {
+        let disk = self.disk.0.lock().unwrap();
+        if *self.disk.1.wait_while(disk, |disk| *disk == Disk::Hangs).unwrap() == Disk::Fails {
+            let path: PathBuf = self.path().to_owned();
+            return Err(LedgerError::Io { path, what: "write it", source: io::ErrorKind::StorageFull.into() });
+        }
+        self.ledger.store(push, config)?;
+        self.written.lock().unwrap().push(config.revision.number);
+        Ok(())
+    }
+}
+
+/// An agent whose disk works, and that has the first configuration.
+async fn started() -> (Arc<Agent>, Faulty) {
+    let agent = Agent::start();
+    let ledger = Ledger::new(agent.folder.path().join("ledger"));
+    let disk = Faulty { ledger, disk: Arc::new((Mutex::new(Disk::Works), Condvar::new())), written: Arc::default() };
+    let shares = SharesFile::beside(disk.path());
+    let router = api::router(None, disk.clone(), shares, agent.reconciler.clone());
+    let agent = Agent { router, ..agent };
+    agent.accepted(&config(1)).await;
+    agent.report_when(HostReport::in_sync).await;
+    (Arc::new(agent), disk)
+}
+
+/// Pushes without waiting for the answer.
+fn push(agent: &Arc<Agent>, config: Value) -> tokio::task::JoinHandle<(u16, Value)> {
+    let agent = Arc::clone(agent);
+    tokio::spawn(async move { agent.put(&config).await })
+}
+
+/// The side 1001 alone is removed; the port of the other VPC stays.
+fn unpeered(number: u64) -> Value {
+    let mut config = config(number);
+    config["sides"] = json!({});
+    config
+}
+
+async fn until(what: &str, test: impl Fn() -> bool) {
+    let met = async {
+        while !test() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), met).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+fn sides(agent: &Agent) -> usize {
+    agent.kernel.state().seen.links.keys().filter(|name| name.as_str().starts_with("cpspeer")).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_disk_hangs_traffic_ends_the_kernel_is_healed_and_the_agent_answers() {
+    let (agent, disk) = started().await;
+    disk.set(Disk::Hangs);
+    let removal = push(&agent, unpeered(2));
+    until("what is removed is removed before it is stored", || sides(&agent) == 0).await;
+    // Drift is repaired, and what is granted or asked is answered.
+    agent.kernel.state().seen.routes.clear();
+    agent.reconciler.notice(Event::Changed);
+    until("the kernel is healed", || !agent.kernel.state().seen.routes.is_empty()).await;
+    tokio::time::timeout(Duration::from_secs(20), agent.reconciler.alive()).await.expect("the service manager is told");
+    let report = agent.report_when(|report| !report.problems.is_empty()).await;
+    let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
+    assert_eq!((&problem.scope, problem.kind), (&Scope::Host, ProblemKind::Failed));
+    assert!(
+        problem.object.ends_with("/ledger") && problem.reason.contains("the disk has not taken it since"),
+        "{problem:?}"
+    );
+    assert_eq!((report.desired, report.applied), (Some(revision(1)), Some(revision(1))), "nothing newer is confirmed");
+    let (status, metrics, _) = agent.call_as(None, "GET", "/v1/status", &json!({})).await;
+    assert_eq!((status, &metrics["desired"]["number"]), (200, &json!(1)));
+    let waited = agent.text("/metrics").await;
+    let waited = waited.lines().find_map(|line| line.strip_prefix("cps_agent_write_seconds ")).unwrap();
+    assert!(waited.parse::<f64>().unwrap() > 1.0, "{waited}");
+    // Whoever pushed is told, and may go on asking.
+    let (status, error) = removal.await.unwrap();
+    let message = error["message"].as_str().unwrap();
+    assert!(status == 503 && message.contains("revision 1.2 is not stored"), "{status} {message}");
+    assert_eq!(error["desired"]["number"], 1);
+    let again = push(&agent, unpeered(2));
+    disk.set(Disk::Works);
+    let (status, report) = again.await.unwrap();
+    assert_eq!((status, &report["applied"]["number"], &report["problems"]), (200, &json!(2), &json!([])), "{report}");
+    assert_eq!(disk.written(), [1, 2], "once");
+    let waited = agent.text("/metrics").await;
+    assert!(waited.lines().any(|line| line == "cps_agent_write_seconds 0.0"), "{waited}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_what_is_pushed_to_a_disk_that_hangs_the_newest_is_stored_next() {
+    let (agent, disk) = started().await;
+    disk.set(Disk::Hangs);
+    let mut wider = config(2);
+    wider["sides"]["1001"]["remotes"] = json!({ "192.0.2.3": ["10.2.9.0/24"] });
+    let second = push(&agent, wider);
+    let has_second = || agent.kernel.state().seen.fdb.keys().any(|key| key.mac == Mac([2, 0, 192, 0, 2, 3]));
+    until("it is in the kernel", has_second).await;
+    // A patch on what may never be stored is refused at once, and the whole is pushed instead.
+    let (status, error) = agent.call("PATCH", "/v1/config", &removal(1)).await;
+    assert!(status == 409 && error["message"].as_str().unwrap().contains("being stored"), "{error}");
+    let third = push(&agent, config(3));
+    until("it is in the kernel", || !has_second()).await;
+    let fourth = push(&agent, unpeered(4));
+    until("a delete does not wait for those before it", || sides(&agent) == 0).await;
+    let (status, error) = third.await.unwrap();
+    assert!(status == 409 && error["message"].as_str().unwrap().contains("never stored"), "{error}");
+    let (status, _) = agent.put(&config(3)).await;
+    assert_eq!(status, 409, "older than what is on its way");
+    let mut other = unpeered(4);
+    other["vrfs"]["vpc-b"] = Value::Null;
+    other["vrfs"].as_object_mut().unwrap().remove("vpc-b");
+    assert_eq!(agent.put(&other).await.0, 409, "other content");
+    disk.set(Disk::Works);
+    let [second, fourth] = [second.await.unwrap(), fourth.await.unwrap()];
+    assert_eq!((second.0, fourth.0, &fourth.1["applied"]["number"]), (200, 200, &json!(4)));
+    assert_eq!(disk.written(), [1, 2, 4]);
+    assert_eq!(disk.ledger.load().unwrap().unwrap().revision, revision(4));
+    let (status, report) = agent.call("PATCH", "/v1/config", &json!({
+        "base": { "epoch": 1, "number": 4 }, "revision": { "epoch": 1, "number": 5 }, "sides": config(5)["sides"]
+    })).await;
+    assert_eq!((status, &report["applied"]["number"]), (200, &json!(5)));
+    assert_eq!(disk.ledger.load().unwrap().unwrap().revision, revision(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fails_after_it_hung_leaves_what_was_stored() {
+    let (agent, disk) = started().await;
+    let before = sides(&agent);
+    disk.set(Disk::Hangs);
+    let second = push(&agent, unpeered(2));
+    until("it is in the kernel", || sides(&agent) == 0).await;
+    let mut third = unpeered(3);
+    third["vrfs"] = json!({});
+    let third = push(&agent, third);
+    let vrfs = || agent.kernel.state().seen.links.keys().filter(|name| name.as_str().starts_with("cpsvrf")).count();
+    until("it is in the kernel", || vrfs() == 0).await;
+    disk.set(Disk::Fails);
+    for push in [second, third] {
+        let (status, error) = push.await.unwrap();
+        assert!(status == 503 && error["message"].as_str().unwrap().contains("ledger"), "{error}");
+    }
+    until("all of it is there again", || sides(&agent) == before && vrfs() == 2).await;
+    let report = agent.report_when(HostReport::in_sync).await;
+    assert_eq!((report.desired, disk.written()), (Some(revision(1)), vec![1]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_configuration_of_all_waits_for_the_disk() {
+    let agent = Agent::start();
+    let ledger = Ledger::new(agent.folder.path().join("ledger"));
+    let disk = Faulty { ledger, disk: Arc::new((Mutex::new(Disk::Hangs), Condvar::new())), written: Arc::default() };
+    let router = api::router(None, disk.clone(), SharesFile::beside(disk.path()), agent.reconciler.clone());
+    let agent = Arc::new(Agent { router, ..agent });
+    let first = push(&agent, config(1));
+    let report = agent.report_when(|report| !report.problems.is_empty()).await;
+    assert_eq!((report.desired, agent.operations()), (None, 0));
+    let second = push(&agent, unpeered(2));
+    let (status, error) = first.await.unwrap();
+    assert!(status == 503 && error["message"].as_str().unwrap().contains("The kernel waits for it"), "{error}");
+    disk.set(Disk::Works);
+    assert_eq!(second.await.unwrap().1["applied"]["number"], 2);
+    assert_eq!((disk.written(), sides(&agent)), (vec![1, 2], 0));
+}
