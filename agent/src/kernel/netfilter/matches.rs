@@ -1,7 +1,7 @@
-//! Matches of iptables, as they stand in rules of either interface (`include/uapi/linux/netfilter/xt_*.h`). Numbers are in the
+//! Matches and targets of iptables, as they stand in rules of either interface (`include/uapi/linux/netfilter/xt_*.h`). Numbers are in the
 //! processor's order.
 
-use crate::objects::firewall::{Match, Sense, state};
+use crate::objects::firewall::{Match, Sense, Verdict, state};
 use std::ops::RangeInclusive;
 
 /// What a match asks for, all of which must be true, by its name, its revision and what it has been told.
@@ -16,6 +16,23 @@ pub(super) fn conditions(name: &str, revision: u32, told: &[u8]) -> Vec<Match> {
         _ => None,
     };
     vec![known.unwrap_or(Match::Other)]
+}
+
+/// A target of iptables, by its name.
+pub(super) fn target(name: &str) -> Verdict {
+    match name {
+        "ACCEPT" => Verdict::Accept,
+        "RETURN" => Verdict::Return,
+        "DROP" | "REJECT" | "SYNPROXY" | "TARPIT" | "DELUDE" | "STEAL" => Verdict::Drop(format!("-j {name}")),
+        "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" | "TPROXY" | "SNPT" | "DNPT" | "CLUSTERIP" => {
+            Verdict::Translate(format!("-j {name}"))
+        }
+        // These count, mark, log or change what no route depends on.
+        "LOG" | "NFLOG" | "ULOG" | "MARK" | "CONNMARK" | "CONNSECMARK" | "SECMARK" | "TRACE" | "CT" | "NOTRACK"
+        | "TCPMSS" | "DSCP" | "TOS" | "CLASSIFY" | "CHECKSUM" | "TEE" | "SET" | "AUDIT" | "RATEEST" | "IDLETIMER"
+        | "LED" | "ECN" | "TCPOPTSTRIP" | "HMARK" => Verdict::Continue,
+        other => Verdict::Unclear(format!("-j {other}")),
+    }
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {

@@ -1,6 +1,6 @@
 //! The older interface of iptables (`include/uapi/linux/netfilter_ipv4/ip_tables.h` and its likeness for IPv6), read-only.
 
-use super::{matches, nft::target};
+use super::matches::{self, target};
 use crate::objects::{
     Family,
     firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict},

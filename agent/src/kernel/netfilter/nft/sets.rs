@@ -3,7 +3,13 @@
 //! It does so where only a change of the rules changes it, which comes with another generation: not where packets add elements
 //! or where elements expire. Keys of several parts and maps of anything but verdicts are not read.
 
-use super::{FAMILY_IPV4, FAMILY_IPV6, HEADER_LEN, Loaded, SUBSYSTEM, device, family, find, number, read_verdict};
+use super::{
+    attribute::{
+        EXPRESSION_NAME, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, FAMILY_NETDEV, HEADER_LEN, SUBSYSTEM, family, find,
+        number, read_verdict,
+    },
+    registers::{Loaded, device},
+};
 use crate::{
     kernel::{
         KernelError,
@@ -172,7 +178,7 @@ fn read_set(payload: &[u8]) -> Option<(Place, Set)> {
 
 /// An expression that packets pass in any case: one with a limit decides which of them the element meets.
 fn only_counts(expression: &[u8]) -> bool {
-    matches!(find(expression, 0, super::EXPRESSION_NAME).and_then(text), Some("counter" | "last"))
+    matches!(find(expression, 0, EXPRESSION_NAME).and_then(text), Some("counter" | "last"))
 }
 
 fn only_count(expressions: &[u8]) -> bool {
@@ -202,8 +208,8 @@ fn elements(
         let number = match *family {
             "ip" => FAMILY_IPV4,
             "ip6" => FAMILY_IPV6,
-            "inet" => super::FAMILY_INET,
-            _ => super::FAMILY_NETDEV,
+            "inet" => FAMILY_INET,
+            _ => FAMILY_NETDEV,
         };
         body.extend([number, 0, 0, 0]);
         put(body, LIST_TABLE, &[table.as_bytes(), &[0]].concat());
