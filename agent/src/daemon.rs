@@ -9,6 +9,7 @@ use crate::{
     neighbours,
     probe::Prober,
     reconcile::{self, Options, PersistentState},
+    renewal::kept_beside,
     service,
     shares::SharesFile,
     trace::Tracer,
@@ -22,7 +23,7 @@ use cps_peering_config::{
 };
 use cps_peering_http::{
     Limits, Places,
-    tls::{self, Clients, Identity, Kept},
+    tls::{self, Clients, Identity},
 };
 use socket2::{Domain, Socket, Type};
 use std::{
@@ -31,7 +32,6 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
-    path::Path,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
     time::Duration,
@@ -186,11 +186,6 @@ pub fn identity(settings: &AgentSettings) -> anyhow::Result<Option<Identity>> {
     }
     tracing::warn!("TLS is off: whoever reaches {} may configure this host", settings.listen);
     Ok(None)
-}
-
-/// Where what the controller brings for TLS is kept: revocation lists, and the certificate that has replaced that of the settings.
-pub(crate) fn kept_beside(ledger: &Path) -> Kept {
-    Kept { crl: Some(ledger.with_extension("crl")), renewed: Some(ledger.with_extension("pem")) }
 }
 
 /// Two agents on one host would undo each other's work. Abstract socket names belong to the network namespace, as do

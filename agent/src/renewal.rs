@@ -10,8 +10,14 @@ use axum::{
     routing::{post, put},
 };
 use cps_peering_config::agent_api::{CERTIFICATE_PATH, CERTIFICATE_REQUEST_PATH, ErrorBody, MAX_CERTIFICATE};
-use cps_peering_http::tls::{Identity, RenewalError};
+use cps_peering_http::tls::{Identity, Kept, RenewalError};
+use std::path::Path;
 use tokio::task::spawn_blocking;
+
+/// Where what the controller brings for TLS is kept: revocation lists, and the certificate that has replaced that of the settings.
+pub(crate) fn kept_beside(ledger: &Path) -> Kept {
+    Kept { crl: Some(ledger.with_extension("crl")), renewed: Some(ledger.with_extension("pem")) }
+}
 
 /// The routes, without a question who asks.
 pub(crate) fn routes(identity: Identity) -> Router {

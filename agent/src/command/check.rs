@@ -3,7 +3,6 @@
 use super::Output;
 use crate::{
     compile::{UnderlayParams, compile},
-    daemon::kept_beside,
     diff::{diff, doubts},
     dirty_set::DirtySet,
     kernel::{Kernel, Netlink},
@@ -11,6 +10,7 @@ use crate::{
     objects::{LinkKind, Observed},
     ownership, ports,
     reconcile::Options,
+    renewal::kept_beside,
 };
 use cps_peering_config::{
     HostConfig, HostReport, ValidHostConfig,

@@ -7,7 +7,7 @@ use super::{
         IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOTAL_LENGTH, IPV6_DESTINATION, IPV6_NEXT_HEADER, IPV6_PAYLOAD,
         IPV6_PAYLOAD_LENGTH, IPV6_SOURCE, TUNNEL_PORTS, if_in4, if_in6, protocol,
     },
-    pairs::NotJoined,
+    pairs::{CHUNK, NotJoined},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
@@ -67,9 +67,6 @@ pub struct Vlan {
     /// Its id, 0 to 4094.
     pub id: u16,
 }
-
-/// The most prefixes of each family in one program. The kernel tells no filter that is larger than 32 KiB.
-pub(super) const CHUNK: [usize; 2] = [128, 64];
 
 /// The most prefixes that are compared with what an ICMP error quotes. Of more, larger ones around them are taken.
 const QUOTED: usize = 16;

@@ -5,12 +5,8 @@
 //! known.
 
 use super::assembler::{Ancillary, Assembler, At, Label, Program};
-use super::{
-    ingress::CHUNK,
-    packet::{
-        ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP, IPV4_DESTINATION, IPV4_SOURCE, IPV6_DESTINATION, IPV6_SOURCE, if_in4,
-        if_in6,
-    },
+use super::packet::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP, IPV4_DESTINATION, IPV4_SOURCE, IPV6_DESTINATION, IPV6_SOURCE, if_in4, if_in6,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -18,6 +14,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub const REJECTED: u32 = 2;
 /// What it returns for everything else: `TC_ACT_UNSPEC`, so that the next filter is asked.
 const NEXT: u32 = u32::MAX;
+
+/// The most prefixes of each family in one program. The kernel tells no filter that is larger than 32 KiB.
+pub(super) const CHUNK: [usize; 2] = [128, 64];
 
 /// The most joined prefixes of one family that a program compares with. More than a controller lets a side have (64 exported times
 /// 64 imported leave at most 128, beside the VPC's CIDRs); what would be beyond is rejected.

@@ -1,7 +1,6 @@
 //! Sends ICMP echo requests in a VRF, and takes the replies.
 
 use super::sockopt;
-use crate::probe::{ECHO_REPLY, Echo};
 use cps_peering_config::net::InterfaceName;
 use nix::{
     libc,
@@ -14,6 +13,17 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::{Duration, Instant},
 };
+
+/// The types of ICMP echo replies, of IPv4 and IPv6.
+pub(crate) const ECHO_REPLY: [u8; 2] = [0, 129];
+
+/// A way to the other end and back.
+pub(crate) trait Echo {
+    /// Sends a request.
+    fn send(&mut self, request: &[u8]) -> io::Result<()>;
+    /// Something that came back, or none by then.
+    fn receive(&mut self, until: Instant) -> io::Result<Option<&[u8]>>;
+}
 
 /// A raw socket bound to a VRF and to the addresses of both ends. It takes `CAP_NET_RAW`.
 pub struct EchoSocket {

@@ -26,9 +26,7 @@ use cps_peering_config::{
     probe::{ProbeAnswer, ProbeQuery},
 };
 use ipnet::IpNet;
-pub(crate) use packet::ECHO_REPLY;
 use packet::Mark;
-pub(crate) use round_trips::Echo;
 use round_trips::{LEAST, Outcome};
 pub(crate) use sampled::{Figures, OfPeering};
 use std::{

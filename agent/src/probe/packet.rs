@@ -1,10 +1,10 @@
 //! ICMP echo requests, and which reply answers which. Pure.
 
+use crate::kernel::probe::ECHO_REPLY;
 use std::net::IpAddr;
 
 /// ICMP types (RFC 792, RFC 4443 section 4).
 const ECHO_REQUEST: [u8; 2] = [8, 128];
-pub(crate) const ECHO_REPLY: [u8; 2] = [0, 129];
 /// Type, code, checksum, identifier, sequence number.
 pub(crate) const HEADER: usize = 8;
 /// Of an IPv4 header without options, and of IPv6's.

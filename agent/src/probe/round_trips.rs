@@ -4,19 +4,12 @@ use super::{
     packet::{Mark, SMALLEST},
     search::Search,
 };
+use crate::kernel::probe::Echo;
 use std::{
     io,
     net::IpAddr,
     time::{Duration, Instant},
 };
-
-/// A way to the other end and back.
-pub(crate) trait Echo {
-    /// Sends a request.
-    fn send(&mut self, request: &[u8]) -> io::Result<()>;
-    /// Something that came back, or none by then.
-    fn receive(&mut self, until: Instant) -> io::Result<Option<&[u8]>>;
-}
 
 /// How many small packets a probe sends.
 pub(crate) const SMALL: u32 = 3;

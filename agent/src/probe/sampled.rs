@@ -9,11 +9,10 @@ use super::{
     budget::RESERVE,
     new_mark,
     packet::{Mark, SMALLEST},
-    round_trips::Echo,
 };
 use crate::{
     compile::UnderlayParams,
-    kernel::probe::{EchoSocket, wait},
+    kernel::probe::{Echo, EchoSocket, wait},
     ownership::DeviceName,
 };
 use cps_peering_config::{

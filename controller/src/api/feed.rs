@@ -4,7 +4,7 @@ use super::{
     console::Subscription,
     query::Parameters,
     request::{Regional, RequestContext},
-    response::{Envelope, Errors, Failure, reply},
+    response::{EXPIRED, Envelope, Errors, Failure, reply},
 };
 use crate::{
     engine::Engine,
@@ -39,8 +39,6 @@ const USUAL: usize = 100;
 /// How many entries of the audit trail are looked at together, and how often for one answer.
 const AT_ONCE: usize = 500;
 const ROUNDS: usize = 20;
-/// That a place is none from which one can go on.
-pub(super) const EXPIRED: &str = "EventsExpired";
 
 /// One thing that happened.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -23,6 +23,8 @@ use serde_json::{Value, json};
 use tracing::Instrument as _;
 use utoipa::{ToSchema, openapi};
 
+/// That a place between events is none from which one can go on.
+pub(super) const EXPIRED: &str = "EventsExpired";
 /// The longest message of an answer that is an error, in characters.
 const LONGEST_MESSAGE: usize = 4000;
 /// The longest rule, and the longest entry, of one fault in it, in characters.
@@ -86,7 +88,7 @@ impl Failure {
 
     /// Whether it is about a place between events from which nobody can go on.
     pub(crate) fn is_expired_place(&self) -> bool {
-        self.details.iter().any(|it| it.reason == super::feed::EXPIRED)
+        self.details.iter().any(|it| it.reason == EXPIRED)
     }
 
     fn too_often(entry: &str, rule: String, reason: &'static str, wait_s: u64) -> Self {

@@ -3,7 +3,6 @@
 //! `issued` in the folder has a line for each certificate: its serial number and its name. So what was issued under a name can be
 //! taken back when its file is gone, or was replaced.
 
-use super::show::hexadecimal;
 use super::{Ca, CertificateParams, CliError, Output, columns, failed, print, refused, timestamp, write};
 use cps_peering_http::tls::first_serial;
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
@@ -21,6 +20,11 @@ use x509_parser::{pem::Pem, prelude::FromDer, revocation_list::CertificateRevoca
 /// The list's file.
 pub(super) const LIST: &str = "crl.pem";
 const ISSUED: &str = "issued";
+
+/// A serial number, as those that are shown.
+pub(super) fn hexadecimal(serial: &[u8]) -> String {
+    serial.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
 
 /// A serial number as it is compared: hexadecimal digits without colons and zeros before them.
 fn digits(serial: &str) -> String {

@@ -1,6 +1,10 @@
 //! What certificates say, and whether they end soon.
 
-use super::{CliError, Output, refused, revocation, timestamp};
+use super::{
+    CliError, Output, refused,
+    revocation::{self, hexadecimal},
+    timestamp,
+};
 use crate::output::{cell, columns, print};
 use cps_peering_config::{settings::ControllerSettings, tls::HOST_PREFIX};
 use cps_peering_http::tls::first_serial;
@@ -145,11 +149,6 @@ fn describe(path: &Path, renewal: Option<bool>) -> Result<Vec<Value>, CliError> 
         }));
     }
     if found.is_empty() { Err(wrong("there is no certificate in PEM".to_owned())) } else { Ok(found) }
-}
-
-/// A serial number, as those that are shown.
-pub(super) fn hexadecimal(serial: &[u8]) -> String {
-    serial.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
 fn name(name: &GeneralName<'_>) -> String {
