@@ -233,7 +233,12 @@ impl Survey {
             [forward, of_the_peer(verdict).at(PathSide::Destination, Some(Direction::Return))]
         };
         if let (Some([near, far]), Some([source, destination])) = (&self.ends, answers) {
-            let source = told(source, near);
+            let mut source = told(source, near);
+            if self.own_part {
+                for facts in &mut source {
+                    facts.retain(|fact| words::is_of_own_part(&fact.check));
+                }
+            }
             let destination = told(destination, far);
             // Of another's side nothing is told but this, so also not which way it is that it stops.
             let all = || destination.iter().flatten().map(|fact| fact.verdict);
@@ -318,8 +323,11 @@ fn told(heard: Heard, end: &End) -> [Vec<Fact>; 2] {
                 let expected = Some(format!("configuration {newest}"));
                 Fact { expected, ..host(Verdict::Differs, have(), why.to_owned()) }
             } else if told.revision.is_none_or(|revision| revision < end.revision) {
-                let why =
-                    if end.paused { "pushes to it are paused" } else { "it is on its way, or the host refuses it" };
+                let why = if end.paused {
+                    "pushes to it are paused"
+                } else {
+                    "it is on its way, or the host refuses it"
+                };
                 Fact {
                     expected: Some(format!("configuration {}", end.revision)),
                     ..host(Verdict::Differs, have(), format!("the host has not got the newest configuration: {why}"))

@@ -38,6 +38,9 @@ pub struct Survey {
     /// Whether no port has the destination, which the viewer may not know: another address of the peer's is asked about in its place,
     /// so that the answer looks like one about an address that the peer's side stops (rule L11).
     pub unserved: bool,
+    /// Whether the peer has no address at all that could be asked about: then the host of the source is asked about its own part alone,
+    /// and of what leads to the peer nothing is said to be wrong.
+    pub own_part: bool,
     /// What the host of the source is to send, where that was asked for; none where no two addresses can be used.
     pub probe: Option<ProbePlan>,
 }
@@ -66,6 +69,7 @@ pub fn survey(
         steps: Vec::new(),
         ends: None,
         unserved: false,
+        own_part: false,
         probe: None,
     };
     let walk = Walk { state, query, viewer, now_ms };
@@ -134,6 +138,8 @@ pub fn survey(
             found.unserved = true;
             if let Some((far, address)) = any_address(state, &peer.vpc, &reached, query.destination.is_ipv4()) {
                 walk.ask(near, (&peer.account, &peer.vpc, far), address, sides, &mut found);
+            } else {
+                walk.ask_own_part(near, &peer.account, &mut found);
             }
         }
     }
@@ -443,6 +449,19 @@ impl<'a> Walk<'a> {
             port_in: port,
         };
         found.ends = Some([end(near, account, there), end(far, peer_account, back)]);
+    }
+
+    /// Says what the host of the source is to be asked where there is no other end: how its port stands. It is asked as often as two
+    /// hosts would be.
+    fn ask_own_part(&self, (account, vpc, port): (&AccountId, &VpcId, &Port), peer: &AccountId, found: &mut Survey) {
+        let source = self.query.source;
+        let gateway = port.gateways.iter().map(IpNet::addr).find(|gateway| gateway.is_ipv4() == source.is_ipv4());
+        let near = (account, vpc, port);
+        self.ask(near, near, gateway.unwrap_or(source), None, found);
+        if let Some([_, far]) = &mut found.ends {
+            far.account = peer.clone();
+            found.own_part = true;
+        }
     }
 
     /// Says what the host of the source is to send, where that was asked for: between a gateway of each end, of what is `joined`.

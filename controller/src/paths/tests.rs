@@ -50,6 +50,7 @@ fn found(ends: Option<[End; 2]>) -> Survey {
         steps: vec![Step::ok(words::VPC, "a")],
         ends,
         unserved: false,
+        own_part: false,
         probe: None,
     }
 }

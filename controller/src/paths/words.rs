@@ -75,6 +75,12 @@ pub(super) fn reason(step: &str, verdict: StepVerdict) -> &'static str {
     }
 }
 
+/// Whether a host finds it at a port of its own, wherever the other end is.
+pub(super) fn is_of_own_part(step: &str) -> bool {
+    let own = [HOST, check::CONFIGURATION, check::PORT, check::GATEWAY, check::PORT_FILTER, check::VRF, check::RULES];
+    own.contains(&step) || step == check::DESTINATION
+}
+
 /// Who can fix a step on a host.
 pub(super) fn fixable_by(step: &str) -> FixableBy {
     match step {

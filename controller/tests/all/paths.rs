@@ -250,6 +250,57 @@ async fn what_the_model_says_is_named_before_any_host_is_asked() {
     assert!(theirs.to_string().contains("it was deleted, and is being taken off hosts"), "{theirs}");
 }
 
+/// L11: whether and where the other side has ports shows in no answer.
+#[tokio::test]
+async fn an_answer_has_one_shape_whatever_ports_the_other_side_has() {
+    let cloud = Cloud::start().await;
+    let id = cloud.peer().await;
+    cloud.accept(&id).await;
+    // A VPC without any port, and a host that has ports of both.
+    let inventory = json!({
+        "vpcs": [{ "id": "none", "account": "two", "region": "east", "cidrs": ["10.3.0.0/16"] },
+                 { "id": "both", "account": "two", "region": "east", "cidrs": ["10.4.0.0/16"] }],
+        "hosts": [{ "id": "h3", "region": "east", "underlay": "192.0.2.3", "agent": cloud.agents[1].listen().await }],
+        "ports": [{ "vpc": "both", "host": "h2", "interface": "eth2", "gateways": ["10.4.0.1/24"] },
+                  { "vpc": "both", "host": "h3", "interface": "eth1", "gateways": ["10.4.1.1/24"] }],
+        "regions": [{ "id": "east" }],
+    });
+    cloud.controller.operator(Method::POST, "/admin/v1/apply", inventory).await;
+    for vpc in ["none", "both"] {
+        let body = json!({ "vpcPeeringName": vpc, "vpcId": "a", "remoteVpcId": vpc, "remoteRegionId": "east", "remoteAccountId": "two",
+            "bandwidth": 10 });
+        let made = done(&cloud.controller, &cloud.one, Method::POST, &format!("{NORTH}/vpcPeerings/"), body).await;
+        cloud.accept(made["vpcPeering"]["vpcPeeringId"].as_str().unwrap()).await;
+    }
+    let [near, far] = &cloud.agents;
+    let shape = |path: &Value| {
+        let steps = path["steps"].as_array().unwrap().iter();
+        let fields = ["step", "direction", "side", "verdict", "reason", "fixableBy", "observed"];
+        // What is being set up is told with how many hosts lack it, which depends on these agents.
+        let steps = steps.filter(|step| step["step"] != "peering");
+        let steps: Vec<Value> = steps.map(|step| json!(fields.map(|field| step[field].clone()))).collect();
+        (steps, path["reaches"].clone())
+    };
+    // What is wrong at the own side is told in each case.
+    for check in ["", "port"] {
+        near.wrong.lock().unwrap().clear();
+        if !check.is_empty() {
+            near.find("send", check, Verdict::Differs);
+        }
+        far.find("receive", "acceptance", Verdict::Stops);
+        let stopped = shape(&cloud.own("10.1.0.5", "10.2.0.5").await);
+        far.wrong.lock().unwrap().clear();
+        assert!(stopped.0.iter().any(|step| step[0] == "peerSide" && step[3] == "stops"), "{stopped:?}");
+        for destination in ["10.2.9.9", "10.3.0.5", "10.4.9.9"] {
+            assert_eq!(shape(&cloud.own("10.1.0.5", destination).await), stopped, "{check}: {destination}");
+        }
+    }
+    // What such a host says of the way to its own gateway is nothing of the way to the peer.
+    near.find("send", "route", Verdict::Stops);
+    let path = cloud.own("10.1.0.5", "10.3.0.5").await;
+    assert_eq!(first(&path), is("peerSide", "stops", "peer"), "{path}");
+}
+
 /// C9: what the lists of both sides leave out is named before any host is asked, and nobody learns what the other does not show.
 #[tokio::test]
 async fn what_a_peering_does_not_join_is_named_with_the_side_that_leaves_it_out() {
