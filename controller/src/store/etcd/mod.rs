@@ -12,6 +12,7 @@
 //! | `filling` | there while the store is filled from another; what is in it then is of no use |
 
 mod client;
+mod cluster;
 mod lease;
 mod read;
 mod replica;
@@ -20,6 +21,7 @@ mod staged;
 mod tests;
 
 pub use client::EtcdError;
+pub use cluster::Cluster;
 pub use lease::Leader;
 pub use replica::Replica;
 
@@ -29,13 +31,12 @@ use super::{
     raw::{Backend, Batch, Lookup, MAX_VALUE, Page, PeriodKey, SideRow, Space, keys_of},
 };
 use crate::model::state::Meta;
-use client::{Client, Compare, Done, KeyValue, Operation, Range};
-use cps_peering_config::{format, retry::jitter, settings::EtcdSettings};
+use client::{Compare, Done, KeyValue, Operation, Range};
+use cps_peering_config::{format, retry::jitter};
 pub use lease::LeaseState;
 use lease::{Lease, boot_ms};
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -56,86 +57,6 @@ const MAX_OPERATIONS: usize = 127;
 const MAX_BYTES: usize = 1 << 20;
 /// How long what was found out about etcd's room is good for.
 const SPACE_KNOWN: Duration = Duration::from_secs(5);
-
-/// A way to etcd, and what is known of who leads.
-pub struct Cluster {
-    client: Arc<Client>,
-    settings: EtcdSettings,
-    place: PathBuf,
-}
-
-impl Cluster {
-    /// Nothing is asked of etcd yet.
-    pub fn new(settings: &EtcdSettings) -> Result<Self, StoreError> {
-        let place = PathBuf::from(format!("{} in etcd at {}", settings.prefix, settings.endpoints.join(", ")));
-        let unusable = |source| StoreError::Etcd { path: place.clone(), what: "begin", source: Box::new(source) };
-        let client = Arc::new(Client::new(settings).map_err(unusable)?);
-        Ok(Self { client, settings: settings.clone(), place })
-    }
-
-    pub(super) fn place(&self) -> &Path {
-        &self.place
-    }
-
-    pub(super) fn backups(&self) -> &Path {
-        &self.settings.backups
-    }
-
-    /// How long a leader that is gone is still held for one.
-    pub(super) fn patience(&self) -> Duration {
-        Duration::from_secs(self.settings.lease_s + 2)
-    }
-
-    fn key(&self, rest: &str) -> String {
-        format!("{}{rest}", self.settings.prefix)
-    }
-
-    fn failed(&self, what: &'static str) -> impl FnOnce(EtcdError) -> StoreError {
-        let path = self.place.clone();
-        move |source| StoreError::Etcd { path, what, source: Box::new(source) }
-    }
-
-    /// Who leads now.
-    pub fn leader(&self) -> Result<Option<Leader>, StoreError> {
-        Ok(self.leader_and_lease()?.map(|(leader, _)| leader))
-    }
-
-    fn leader_and_lease(&self) -> Result<Option<(Leader, u64)>, StoreError> {
-        let found =
-            self.client.range(&Range::key(&self.key("leader")), WITHIN).map_err(self.failed("see who leads"))?;
-        let Some(row) = found.kvs.first() else { return Ok(None) };
-        let leader = format::read(&row.value).map_err(|source| StoreError::Record {
-            path: self.place.clone(),
-            key: "leader".to_owned(),
-            source,
-        })?;
-        Ok(Some((leader, row.lease)))
-    }
-
-    /// Ends the lease of a leader whose process is gone, if it is still the one that leads ([`Leader::id`]). Should it be there all
-    /// the same, it finds out with its next write, or when it renews the lease.
-    pub fn depose(&self, id: &str) -> Result<(), StoreError> {
-        match self.leader_and_lease()? {
-            Some((leader, lease)) if leader.id == id && lease != 0 => {
-                self.client.revoke(lease, WITHIN).map_err(self.failed("end the lease of who led"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The revision of the last write of whoever leads.
-    pub(super) fn last_written(&self) -> Result<u64, StoreError> {
-        let last = self.client.ranges(&[Range::key(&self.key("last"))], WITHIN).map_err(self.failed("read it"))?;
-        Ok(last.ranges().next().and_then(|found| found.kvs.first().map(|row| row.mod_revision)).unwrap_or_default())
-    }
-
-    /// Leads if nobody does. `url` is where the others find it.
-    fn claim(&self, url: Option<&str>) -> Result<Option<Lease>, StoreError> {
-        let leader = Leader { id: format!("{:016x}", fastrand::u64(..)), url: url.map(str::to_owned) };
-        let key = self.key("leader");
-        Lease::claim(&self.client, &key, &leader, self.settings.lease_s).map_err(self.failed("lead"))
-    }
-}
 
 /// The store in etcd.
 pub(super) struct Etcd {

@@ -1,9 +1,10 @@
 //! Peerings of an account.
 
+mod bodies;
+
 use crate::{
     api::{
         Api,
-        json::not_empty,
         page::{self, Page, Place, Sort},
         query::Parameters,
         request::{Regional, peering_made},
@@ -17,160 +18,21 @@ use crate::{
         peering::{Accept, Create, Locator, Modify, STATE_WORDS, SetBandwidth, role},
         prefixes::{self, PrefixLists, SetPrefixes},
         quota,
-        record::{Peering, PeeringState, Role, Tag},
+        record::{Peering, PeeringState, Role},
         state::State,
     },
 };
 use axum::{body::Bytes, extract::RawQuery};
+use bodies::{AcceptBody, BandwidthBody, CreatePeeringBody, EmptyBody, ModifyPeeringBody, PrefixesBody, tags};
 use cps_peering_config::{
-    id::{AccountId, PeeringId, RegionId, VpcId},
-    net::prefix,
-    number,
+    id::{AccountId, PeeringId},
     quota::Kind,
     text::{MAX_QUOTED, cut, quote},
 };
-use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 use std::time::Duration;
 use utoipa::ToSchema;
-
-/// Request to create a peering.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct CreatePeeringBody {
-    /// 1 to 32 printable characters, unique among the account's live peerings from the region.
-    #[schema(min_length = 1, max_length = 32)]
-    vpc_peering_name: String,
-    /// The account's VPC, in the region of the path.
-    #[schema(value_type = String)]
-    vpc_id: VpcId,
-    /// The VPC to be peered with.
-    #[schema(value_type = String)]
-    remote_vpc_id: VpcId,
-    /// The other VPC's region; by default the same.
-    #[schema(value_type = Option<String>)]
-    #[serde(default, deserialize_with = "not_empty")]
-    remote_region_id: Option<RegionId>,
-    /// The other VPC's account; by default the same.
-    #[schema(value_type = Option<String>)]
-    #[serde(default, deserialize_with = "not_empty")]
-    remote_account_id: Option<AccountId>,
-    /// Mbit/s in each direction: needed between regions, not allowed within one. 0 is as good as absent.
-    #[serde(default, deserialize_with = "number::optional_not_zero")]
-    bandwidth: Option<u32>,
-    /// At most 256 characters, for the account itself.
-    #[schema(max_length = 256)]
-    description: Option<String>,
-    /// At most 256 characters, for the account that is asked.
-    #[schema(max_length = 256)]
-    message: Option<String>,
-    /// At most 10.
-    user_tags: Option<Vec<TagBody>>,
-    /// Prefixes of the account's VPC that are exported to the other side, within its CIDRs; empty for all.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    export_prefixes: Option<Vec<IpNet>>,
-    /// Prefixes of the other VPC that are imported; empty for all.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    import_prefixes: Option<Vec<IpNet>>,
-    /// A request with a token that was used before returns the first result.
-    #[schema(min_length = 1, max_length = 36)]
-    client_token: Option<String>,
-    /// Run all checks without changing anything, and say what would be reachable.
-    dry_run: Option<bool>,
-}
-
-/// A tag.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct TagBody {
-    /// The key.
-    key: String,
-    /// The value.
-    value: Option<String>,
-}
-
-/// Request to change the name, description, tags or deletion protection of a peering.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct ModifyPeeringBody {
-    /// 1 to 32 printable characters.
-    vpc_peering_name: Option<String>,
-    /// At most 256 characters.
-    description: Option<String>,
-    /// The caller's tags, in the place of all that there were; at most 10. Either account sets its own.
-    user_tags: Option<Vec<TagBody>>,
-    /// Whether the caller has to end the protection before it can delete the peering. Either account protects itself; the other one
-    /// can delete all the same.
-    deletion_protection: Option<bool>,
-    /// A request with a token that was used before returns the first result.
-    client_token: Option<String>,
-}
-
-fn tags(said: Vec<TagBody>) -> Vec<Tag> {
-    said.into_iter().map(|tag| Tag { key: tag.key, value: tag.value.unwrap_or_default() }).collect()
-}
-
-/// Request to change the bandwidth.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct BandwidthBody {
-    /// Bandwidth in Mbit/s per direction.
-    #[serde(deserialize_with = "number::whole")]
-    bandwidth: u32,
-    /// A request with a token that was used before returns the first result.
-    client_token: Option<String>,
-}
-
-/// Request to accept a peering.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct AcceptBody {
-    /// Prefixes of the receiver's VPC that are exported to the initiator, within its CIDRs; empty for all.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    export_prefixes: Option<Vec<IpNet>>,
-    /// Prefixes of the initiator's VPC that are imported; empty for all that it exports.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    import_prefixes: Option<Vec<IpNet>>,
-    /// A request with a token that was used before returns the first result.
-    client_token: Option<String>,
-    /// Run all checks without changing anything, and say what would be reachable.
-    dry_run: Option<bool>,
-}
-
-/// Other prefixes of the caller's side; a list that is not named stays.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct PrefixesBody {
-    /// The VPC whose side it is, where both are the account's; by default the one that the region shows as its own.
-    #[schema(value_type = Option<String>)]
-    #[serde(default, deserialize_with = "not_empty")]
-    vpc_id: Option<VpcId>,
-    /// What of its VPC the side shows, within its CIDRs; empty for all.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    export_prefixes: Option<Vec<IpNet>>,
-    /// What of the other VPC it takes; empty for all.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    import_prefixes: Option<Vec<IpNet>>,
-    /// A request with a token that was used before returns the first result.
-    client_token: Option<String>,
-    /// Run all checks without changing anything, and say what would be reachable.
-    dry_run: Option<bool>,
-}
-
-/// A body in which nothing needs to be said.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct EmptyBody {
-    /// A request with a token that was used before returns the first result.
-    client_token: Option<String>,
-}
 
 /// One peering.
 #[derive(Debug, Serialize, ToSchema)]
