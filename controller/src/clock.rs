@@ -96,6 +96,18 @@ struct Unconfirmed {
     steady_since_ms: u64,
 }
 
+/// That a clock which had leapt forward was believed: so much of the time did not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Jump {
+    /// The time from then on, in milliseconds since 1970-01-01 UTC.
+    to_ms: u64,
+    /// How much it jumped, in milliseconds.
+    by_ms: u64,
+}
+
+/// How many jumps are remembered, the newest: clocks leap seldom.
+const MAX_JUMPS: usize = 32;
+
 /// What is kept for the next life.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
@@ -104,6 +116,8 @@ struct Kept {
     ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unconfirmed: Option<Unconfirmed>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    jumps: Vec<Jump>,
 }
 
 /// Tells the time that has passed for certain.
@@ -115,6 +129,8 @@ pub struct Timekeeper {
     at: (u64, u64),
     last_ms: u64,
     unconfirmed: Option<Unconfirmed>,
+    /// The oldest first.
+    jumps: Vec<Jump>,
 }
 
 fn signed(ms: u64) -> i64 {
@@ -132,8 +148,11 @@ impl Timekeeper {
     ) -> Self {
         let kept: Option<Kept> = kept.and_then(|kept| serde_json::from_slice(kept).ok());
         let Reading { wall_ms, boot_ms } = reading;
-        let begin =
-            |at: (u64, u64), unconfirmed| Self { tolerance, boot: boot.to_owned(), at, last_ms: at.1, unconfirmed };
+        let jumps = kept.as_ref().map(|kept| kept.jumps.clone()).unwrap_or_default();
+        let begin = |at: (u64, u64), unconfirmed| {
+            let (boot, last_ms) = (boot.to_owned(), at.1);
+            Self { tolerance, boot, at, last_ms, unconfirmed, jumps }
+        };
         let seen_ms = match kept {
             Some(kept) if !boot.is_empty() && kept.boot == boot && kept.boot_ms <= boot_ms => {
                 return begin((kept.boot_ms, kept.ms), kept.unconfirmed);
@@ -211,14 +230,29 @@ impl Timekeeper {
         self.unconfirmed = None;
         self.at.1 = self.at.1.saturating_add_signed(leap.by_ms);
         self.last_ms = self.last_ms.saturating_add_signed(leap.by_ms);
+        // Where the controller was away, the clock says how much time has passed.
+        if leap.by_ms > 0 && leap.elapsed_known {
+            self.jumps.push(Jump { to_ms: self.last_ms, by_ms: leap.by_ms.unsigned_abs() });
+            let surplus = self.jumps.len().saturating_sub(MAX_JUMPS);
+            self.jumps.drain(..surplus);
+        }
+    }
+
+    /// The time at which something was written down that has been kept for so long now, both in milliseconds; the former since
+    /// 1970-01-01 UTC. What a clock has leapt is no age.
+    pub fn written_before(&self, now_ms: u64, kept_ms: u64) -> u64 {
+        let jumps = self.jumps.iter().rev();
+        jumps.fold(now_ms.saturating_sub(kept_ms), |written_ms, jump| {
+            if written_ms < jump.to_ms { written_ms.saturating_sub(jump.by_ms) } else { written_ms }
+        })
     }
 
     /// What is to be kept for the next life.
     pub fn to_keep(&self, reading: Reading) -> Vec<u8> {
         let (at_boot_ms, at_ms) = self.at;
         let passed_ms = at_ms.saturating_add(reading.boot_ms.saturating_sub(at_boot_ms)).max(self.last_ms);
-        let kept =
-            Kept { boot: self.boot.clone(), boot_ms: reading.boot_ms, ms: passed_ms, unconfirmed: self.unconfirmed };
+        let (boot, jumps) = (self.boot.clone(), self.jumps.clone());
+        let kept = Kept { boot, boot_ms: reading.boot_ms, ms: passed_ms, unconfirmed: self.unconfirmed, jumps };
         serde_json::to_vec(&kept).unwrap_or_default()
     }
 }
@@ -315,6 +349,34 @@ mod tests {
         // Another leap, and the wait begins anew.
         time.now(at(START + 3 * DAY, most - 1));
         assert!(!time.is_believed(at(START + 3 * DAY, most)));
+    }
+
+    #[test]
+    fn what_a_clock_has_leapt_is_no_age_also_for_who_takes_over() {
+        let mut time = begin(None, "a", at(START, 0));
+        assert_eq!(time.written_before(START + 8 * DAY, 7 * DAY), START + DAY);
+        for (wall, boot) in [(START + 30 * DAY, HOUR), (START + 60 * DAY, 2 * HOUR)] {
+            let leap = time.now(at(wall, boot)).leap.unwrap();
+            time.believe(leap);
+        }
+        let mut time = begin(Some(&time.to_keep(at(START + 60 * DAY, 2 * HOUR))), "b", at(START + 60 * DAY, 7));
+        let now_ms = time.now(at(START + 60 * DAY, 7)).ms;
+        assert_eq!(now_ms, START + 60 * DAY);
+        // Two hours have passed since the start.
+        assert_eq!(time.written_before(now_ms, 2 * HOUR), START);
+        assert_eq!(time.written_before(now_ms, DAY), START + 2 * HOUR - DAY);
+        assert_eq!(time.written_before(now_ms, 90 * 60 * SECOND), START + 30 * 60 * SECOND);
+        assert_eq!(time.written_before(now_ms + DAY, DAY), now_ms);
+        // Where it was away, the time may have passed.
+        let away = begin(Some(&time.to_keep(at(now_ms, 8))), "c", at(now_ms + 30 * DAY, 1));
+        let mut away = (away.clone(), away);
+        let leap = away.0.now(at(now_ms + 30 * DAY, 2)).leap.unwrap();
+        away.0.believe(leap);
+        assert_eq!(away.0.jumps, away.1.jumps);
+        for _ in 0..MAX_JUMPS {
+            time.believe(Leap { by_ms: 1, since_ms: 0, elapsed_known: true });
+        }
+        assert_eq!(time.jumps.len(), MAX_JUMPS);
     }
 
     proptest! {

@@ -251,6 +251,16 @@ impl Engine {
         self.shared.now().ms
     }
 
+    /// The time at which something was written down that has been kept for so long now, both in milliseconds; the former since
+    /// 1970-01-01 UTC. What a clock has leapt is no age; where only the leader would know that, nothing is too old.
+    pub fn written_before(&self, kept_ms: u64) -> u64 {
+        if self.jobs.is_none() {
+            return 0;
+        }
+        let now_ms = self.now_ms();
+        self.shared.time().written_before(now_ms, kept_ms)
+    }
+
     /// What the clock of the day says, in milliseconds since 1970-01-01 UTC: for what others have a clock for, too.
     pub fn wall_ms(&self) -> u64 {
         self.shared.reading().wall_ms
@@ -495,7 +505,7 @@ impl Engine {
 
     /// Moves on what has waited long enough, and does what is due. Blocks on the disk.
     pub fn sweep(&self) {
-        let until_ms = self.now_ms().saturating_sub(whole(self.shared.options().audit_kept.as_millis()));
+        let until_ms = self.written_before(self.trail_kept_ms());
         if !matches!(self.shared.health(), Health::Failing(_))
             && let Err(error) = self.shorten_trail(until_ms)
         {

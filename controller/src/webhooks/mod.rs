@@ -260,7 +260,7 @@ impl Sending {
                 status.retry_ms = Some(now_ms.saturating_add(wait_ms));
             });
             tokio::time::sleep(wait).await;
-            if *failures > 12 && event.is_expired(self.engine.now_ms()) {
+            if *failures > 12 && event.is_expired(&self.engine) {
                 self.shared.change(&webhook.id, |status| status.expired += 1);
                 return true;
             }
