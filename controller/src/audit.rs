@@ -6,6 +6,7 @@ use crate::model::{
     account::What,
     host,
     record::{Made, Peering, Role},
+    rollout,
     state::Change,
     webhook,
 };
@@ -376,6 +377,11 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::LearnMtu(..) => "LearnMtu",
         Command::ConfirmClock => "ConfirmClock",
         Command::Release => "Release",
+        Command::Rollout(step) => match step {
+            rollout::Step::Continue => "ContinueRollout",
+            rollout::Step::Stop { .. } => "StopRollout",
+            rollout::Step::Finish => "FinishRollout",
+        },
         Command::Tick => "Tick",
         Command::RecordSignature => "RecordSignature",
     }
@@ -421,6 +427,7 @@ pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<Str
         (Command::Host(host::Change { id, .. }) | Command::Forget(id) | Command::LearnMtu(id, _), _) => id.to_string(),
         (Command::ConfirmClock, _) => "clock".to_owned(),
         (Command::Release, _) => "cluster".to_owned(),
+        (Command::Rollout(_), _) => "rollout".to_owned(),
         (Command::Apply(_) | Command::Tick | Command::RecordSignature, _) => return None,
     })
 }

@@ -78,6 +78,8 @@ pub struct HostFacts {
     pub maintenance: bool,
     /// Whether nothing is pushed to it.
     pub paused: bool,
+    /// Whether it waits for hosts that get a change first.
+    pub held_back: bool,
     /// Whether it was removed, and whether as dead.
     pub removed: (bool, bool),
     /// Why it is not heard; none where it is.
@@ -235,6 +237,15 @@ fn host(host: &HostFacts, findings: &mut Vec<Finding>) {
     }
     if host.in_sync {
         findings.push(Finding::ok("host", &subject, if removed { "is being emptied" } else { "answers, in sync" }));
+    } else if host.held_back && host.problems.is_empty() {
+        let cure = "how those do: cps-peering rollout show";
+        findings.push(Finding::new(
+            Verdict::Warning,
+            "pushes",
+            &subject,
+            "wait for hosts that get a change first",
+            cure,
+        ));
     } else {
         let why = if host.problems.is_empty() {
             "has not confirmed what it must have".to_owned()
@@ -321,6 +332,7 @@ mod tests {
             ipv6: false,
             maintenance: false,
             paused: false,
+            held_back: false,
             removed: (false, false),
             unreachable: None,
             in_sync: true,
@@ -375,6 +387,7 @@ mod tests {
         assert_eq!(of(|it| it.removed = (true, true)), ["Warning host h1"]);
         assert_eq!(of(|it| it.paused = true), ["Warning pushes h1"]);
         assert_eq!(of(|it| it.in_sync = false), ["Failure host h1"]);
+        assert_eq!(of(|it| (it.in_sync, it.held_back) = (false, true)), ["Warning pushes h1"]);
         assert_eq!(of(|it| it.answer = Some(Answer::Unknown)), ["Warning version h1"]);
         assert_eq!(of(|it| it.answer = Some(Answer::Failed("busy".into()))), ["Warning agent h1"]);
         assert_eq!(of(|it| it.answer = Some(told(diagnosis(), -3000))), ["Warning clock h1"]);

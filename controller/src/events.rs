@@ -52,7 +52,7 @@ pub struct Recipient {
 }
 
 /// All types of events, with what each means.
-pub const TYPES: [(&str, &str); 26] = [
+pub const TYPES: [(&str, &str); 28] = [
     ("peering.requested", "a peering was asked for, and waits for the receiver"),
     ("peering.created", "a peering was made that needs no answer"),
     ("peering.accepted", "the receiver has accepted"),
@@ -79,6 +79,8 @@ pub const TYPES: [(&str, &str); 26] = [
     ("host.resumed", "for operators: a host is pushed to again"),
     ("host.outOfSync", "for operators: a host is not known to be as it must be for some time"),
     ("host.inSync", "for operators: it is again"),
+    ("rollout.stopped", "for operators: a change has reached some hosts, and the others wait for an operator's word"),
+    ("rollout.finished", "for operators: a change that some hosts got first has gone to all"),
 ];
 
 const ROLES: [Role; 2] = [Role::Initiator, Role::Receiver];
@@ -264,6 +266,19 @@ pub(crate) fn of(tx: &Transaction<'_>) -> Vec<Event> {
                     (true, true) => events.extend(maintenance(tx, id).into_iter().map(|kind| of_host(kind, id))),
                     (false, false) => {}
                 }
+            }
+            Change::Meta(_) if seen.insert("rollout".to_owned()) => {
+                let [before, after] = [tx.before(), &*tx.state].map(|state| state.meta().rollout);
+                let kind = match (before, after) {
+                    (Some(_), None) => Some("rollout.finished"),
+                    (Some(before), Some(after)) if after.stopped && !before.stopped => Some("rollout.stopped"),
+                    _ => None,
+                };
+                events.extend(kind.map(|kind| Event {
+                    kind: kind.to_owned(),
+                    target: "rollout".to_owned(),
+                    ..Event::nothing()
+                }));
             }
             _ => {}
         }

@@ -138,19 +138,34 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
 }
 
 fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    // In sync, reached, in maintenance.
-    let hosts: Vec<(String, [bool; 3])> = engine.read(|state, agents| {
+    // In sync, reached, in maintenance, waiting for others.
+    let hosts: Vec<(String, [bool; 4])> = engine.read(|state, agents| {
         let of = |host: &Host| {
-            (host.id.to_string(), [agents.in_sync(host), agents.is_current(&host.id), host.in_maintenance()])
+            let waits = host.is_held_back() && !agents.in_sync(host);
+            (host.id.to_string(), [agents.in_sync(host), agents.is_current(&host.id), host.in_maintenance(), waits])
         };
         state.hosts().values().filter(|host| !host.dead).map(of).collect()
     });
-    let mut counts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0)]);
-    for (_, [in_sync, ..]) in &hosts {
-        *counts.entry(if *in_sync { "in_sync" } else { "out_of_sync" }).or_default() += 1;
+    let mut counts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0), ("held_back", 0)]);
+    for (_, [in_sync, _, _, waits]) in &hosts {
+        let word = match (*in_sync, *waits) {
+            (true, _) => "in_sync",
+            (false, true) => "held_back",
+            (false, false) => "out_of_sync",
+        };
+        *counts.entry(word).or_default() += 1;
     }
     let values = counts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
-    gauges(out, "cps_controller_hosts", "Hosts, by whether they are in sync", values)?;
+    gauges(
+        out,
+        "cps_controller_hosts",
+        "Hosts, by whether they are in sync, or wait for others that get a change first",
+        values,
+    )?;
+    let help =
+        "Whether hosts that got a change first are not well with it, so that the others wait for an operator's word";
+    let stopped = engine.read(|state, _| state.meta().rollout.is_some_and(|rollout| rollout.stopped));
+    gauge(out, "cps_controller_rollout_stopped", help, is(stopped))?;
     let help = "Hosts that were removed as dead and answer again";
     let answering =
         engine.read(|state, agents| state.retiring().filter(|host| host.dead && agents.is_current(&host.id)).count());
@@ -165,7 +180,8 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     };
     each("cps_controller_host_in_sync", "Whether the host's kernel is known to match its configuration", 0)?;
     each("cps_controller_host_reached", "Whether the host's agent has answered when it was last asked", 1)?;
-    each("cps_controller_host_maintenance", "Whether operators have said that the host is being worked on", 2)
+    each("cps_controller_host_maintenance", "Whether operators have said that the host is being worked on", 2)?;
+    each("cps_controller_host_held_back", "Whether the host waits for others that get a change first", 3)
 }
 
 fn peerings(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

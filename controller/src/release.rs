@@ -110,7 +110,9 @@ fn told(result: &Value, dry_run: bool) -> String {
         (true, true) => format!("cluster {cluster}, revision {revision}, is held. When it is released:"),
         (true, false) => format!("cluster {cluster}, revision {revision}, is not held"),
         (false, _) => {
-            format!("cluster {cluster}, revision {revision}, is released: hosts are being configured")
+            let first =
+                if result["rollout"] == "watching" { ", some of them first: `cps-peering rollout show`" } else { "" };
+            format!("cluster {cluster}, revision {revision}, is released: hosts are being configured{first}")
         }
     }];
     for host in result["hostsOutOfSync"].as_array().into_iter().flatten().filter(|_| dry_run) {

@@ -13,7 +13,7 @@ use cps_peering_controller::{
         secret,
     },
     charging::Prices,
-    engine::{Options, Tolerance, TrailLimits, system_clock},
+    engine::{Options, Pushes, Tolerance, TrailLimits, system_clock},
     hosts::issuer::{AgentIssuer, IssuerError},
     model,
 };
@@ -141,6 +141,12 @@ pub(crate) fn options(settings: &ControllerSettings) -> Options {
             believed_after_ms: ms(settings.clock_believed_after_s),
         },
         overlap_checks_per_day: settings.overlap_checks_per_day,
+        pushes: Pushes {
+            canary_hosts: settings.pushes.canary_hosts.try_into().unwrap_or(usize::MAX),
+            canary_above: settings.pushes.canary_above.try_into().unwrap_or(usize::MAX),
+            canary_watch: Duration::from_secs(settings.pushes.canary_watch_s),
+            canary_patience: Duration::from_secs(settings.pushes.canary_patience_s),
+        },
     }
 }
 
@@ -199,6 +205,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         webhooks_allowed: _,
         webhooks_refused: _,
         currency: _,
+        pushes: _,
         prices: _,
     } = old;
     let differs = [

@@ -1,6 +1,6 @@
 //! The controller's settings, and where its store is.
 
-use super::{AgentCertificateSettings, EtcdSettings, OperatorError, OperatorSettings, Price};
+use super::{AgentCertificateSettings, EtcdSettings, OperatorError, OperatorSettings, Price, PushSettings};
 use crate::{
     connections::{ConnectionSettings, OutOfRange},
     log_format::LogFormat,
@@ -159,6 +159,9 @@ pub struct ControllerSettings {
     /// What clients may take of the HTTP server.
     #[serde(default)]
     pub connections: ConnectionSettings,
+    /// How changes reach many hosts: a few of them first.
+    #[serde(default)]
+    pub pushes: PushSettings,
     /// The store of several controllers, one of which leads. Either this or `store`.
     #[serde(default)]
     pub etcd: Option<EtcdSettings>,
@@ -212,6 +215,7 @@ impl ControllerSettings {
         // One inventory at a time from one address, see `api::body`.
         const LEAST_BODIES_MIB: u64 = 256;
         OutOfRange::check("bodies_mib", self.bodies_mib.into(), LEAST_BODIES_MIB..=u64::from(u32::MAX >> 12))?;
+        self.pushes.check()?;
         self.connections.check()
     }
 

@@ -8,6 +8,7 @@
 //! | [`etcd`] | a store that several controllers share |
 //! | [`operators`] | who operators are |
 //! | [`prices`] | what bandwidths cost |
+//! | [`pushes`] | how changes reach many hosts |
 
 mod agent;
 mod agent_certificates;
@@ -15,6 +16,7 @@ mod controller;
 mod etcd;
 mod operators;
 mod prices;
+mod pushes;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +26,7 @@ pub use controller::{ControllerSettings, StorePlace, StorePlaceError};
 pub use etcd::{EtcdSettings, EtcdTls};
 pub use operators::{OperatorError, OperatorRole, OperatorSettings};
 pub use prices::{Price, PriceError, PriceTier};
+pub use pushes::PushSettings;
 
 use crate::tls::{Tls, TlsFiles};
 use thiserror::Error;

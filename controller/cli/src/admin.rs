@@ -190,6 +190,7 @@ async fn cluster(session: &Session, command: &Cluster) -> Result<(), CliError> {
             ("version", cell(&result["version"])),
             ("revision", cell(&result["revision"])),
             ("state", held.to_owned()),
+            ("rollout", cell(&result["rollout"])),
         ];
         for host in result["hostsOutOfSync"].as_array().into_iter().flatten() {
             rows.push(("out of sync", format!("{}: {}", cell(&host["hostId"]), cell(&host["reason"]))));

@@ -141,6 +141,8 @@ fn state(host: &Value) -> String {
         (is("dead") && !answers, "removed"),
         (is("retiring") && !is("dead"), "removing"),
         (is("paused"), "paused"),
+        (host["rollout"] == "canary", "canary"),
+        (host["rollout"] == "heldBack", "held back"),
         (is("drained"), "drained"),
         (is("maintenance"), "maintenance"),
     ];
@@ -202,6 +204,8 @@ mod tests {
             (json!({ "maintenance": true }), "maintenance"),
             (json!({ "maintenance": true, "drained": true }), "drained, maintenance"),
             (json!({ "paused": true }), "paused"),
+            (json!({ "rollout": "heldBack" }), "held back"),
+            (json!({ "rollout": "canary", "drained": true }), "canary, drained"),
             (json!({ "retiring": true }), "removing"),
             (json!({ "retiring": true, "dead": true }), "removed"),
             (json!({ "retiring": true, "dead": true, "answers": true }), "removed, answers"),

@@ -198,7 +198,11 @@ fn unconfirmed(result: &Value) -> Vec<String> {
     let hosts = named("hostCount", "hosts").map(|(count, names)| {
         format!("{count} hosts have not confirmed yet that they have it (`cps-peering host list`): {names}")
     });
-    draining.into_iter().chain(hosts).collect()
+    let waiting = result["heldBackCount"].as_u64().filter(|count| *count > 0);
+    let waiting = waiting.map(|count| {
+        format!("{count} of them wait until the hosts that get it first are well with it: `cps-peering rollout show`")
+    });
+    draining.into_iter().chain(hosts).chain(waiting).collect()
 }
 
 pub(super) async fn show(session: &Session) -> Result<(), CliError> {

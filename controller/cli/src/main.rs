@@ -29,6 +29,7 @@ mod peering;
 mod pki;
 mod profile;
 mod profile_command;
+mod rollout;
 mod session;
 mod url;
 mod vpc;
@@ -198,6 +199,9 @@ enum Command {
     /// For operators: list, drain, pause, remove and replace hosts.
     #[command(subcommand)]
     Host(host::Command),
+    /// For operators: show, continue and stop a change that some hosts get first.
+    #[command(subcommand)]
+    Rollout(rollout::Command),
     /// For operators: diagnose the controller and its hosts, and suggest fixes. Exit code 1 if something does not work.
     Doctor(doctor::Doctor),
     /// For operators: collect troubleshooting data.
@@ -254,6 +258,7 @@ impl Command {
             Self::Vpc(command) => matches!(command, vpc::Command::List | vpc::Command::Show { .. }),
             Self::Admin(command) => command.is_read_only(),
             Self::Host(command) => command.is_read_only(),
+            Self::Rollout(command) => command.is_read_only(),
             Self::Events(query) => !query.follow,
             Self::Webhook(command) => command.is_read_only(),
             Self::Path(_)
@@ -454,6 +459,7 @@ async fn carry_out(session: &Session, command: Command) -> Result<(), CliError> 
         Command::Inventory => inventory::show(session).await,
         Command::Diff(diff) => inventory::diff(session, &diff).await,
         Command::Host(command) => host::run(session, command).await,
+        Command::Rollout(command) => rollout::run(session, &command).await,
         Command::Doctor(doctor) => doctor::run(session, &doctor).await,
         Command::Debug(command) => bundle::run(session, command).await,
         Command::Admin(command) => admin::run(session, command).await,

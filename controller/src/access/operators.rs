@@ -104,9 +104,8 @@ pub fn needed(method: &str, path: &str) -> OperatorRole {
     match segments.as_slice() {
         // It is asked by a body, and changes nothing.
         ["paths"] => OperatorRole::Read,
-        ["apply" | "hosts" | "clock" | "peerings" | "backups", ..] | ["accounts", _, "chargeStatus" | "quotas", ..] => {
-            OperatorRole::Operate
-        }
+        ["apply" | "hosts" | "clock" | "peerings" | "backups" | "rollout", ..]
+        | ["accounts", _, "chargeStatus" | "quotas", ..] => OperatorRole::Operate,
         _ => OperatorRole::Admin,
     }
 }
@@ -156,6 +155,7 @@ mod tests {
             ("DELETE", "/hosts/h1", Operate),
             ("POST", "/clock/confirm", Operate),
             ("POST", "/backups", Operate),
+            ("POST", "/rollout/continue", Operate),
             ("PUT", "/accounts/one/chargeStatus", Operate),
             ("DELETE", "/accounts/one/quotas/north", Operate),
             ("POST", "/accounts", Admin),

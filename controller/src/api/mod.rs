@@ -209,7 +209,7 @@ fn tenant_routes() -> Router<Api> {
 }
 
 fn operator_routes() -> Router<Api> {
-    use operator::{accounts, clock, cluster, diagnosis, hosts, inventory, peerings};
+    use operator::{accounts, clock, cluster, diagnosis, hosts, inventory, peerings, rollout};
     Router::new()
         .route("/apply", post(inventory::apply))
         .route("/inventory", get(inventory::inventory))
@@ -235,6 +235,9 @@ fn operator_routes() -> Router<Api> {
         .route("/clock/confirm", post(clock::confirm))
         .route("/cluster", get(cluster::show))
         .route("/cluster/release", post(cluster::release))
+        .route("/rollout", get(rollout::show))
+        .route("/rollout/continue", post(rollout::go_on))
+        .route("/rollout/stop", post(rollout::stop))
         .route("/paths", post(paths::any))
         .route("/peerings", get(peerings::list).post(peerings::create))
         .route("/peerings/{peering}", get(peerings::show).delete(peerings::delete))

@@ -1,6 +1,9 @@
 //! Which hosts a transaction changes, and the number that it gives them.
 
-use super::{HostTarget, Target};
+use super::{
+    Target,
+    pacing::{Pace, Replanned, target},
+};
 use crate::{
     model::{
         Transaction,
@@ -37,16 +40,17 @@ fn same(old: &SharedHostConfig, new: &SharedHostConfig) -> bool {
 
 impl Transaction<'_> {
     /// Numbers the commit, and with it every host that must have something else than before. What the workers of hosts are to
-    /// be told. `known` is what hosts were to have before, where that was planned already.
+    /// be told. `known` is what hosts were to have before, where that was planned already; `pace` says who waits for whom.
     pub(super) fn renumber(
         &mut self,
         number: u64,
         known: impl Fn(&HostId) -> Option<Arc<SharedHostConfig>>,
+        pace: &Pace<'_>,
     ) -> BTreeMap<HostId, Target> {
         // The agents of these may be elsewhere, also where nothing changes for their kernels.
         let named: BTreeSet<HostId> = self.hosts_named();
         let only_peerings = self.only_few_peerings();
-        let mut targets = BTreeMap::new();
+        let (mut targets, mut configs, mut replanned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (mut sides_before, mut sides) = (Sides::default(), Sides::default());
         for id in self.touched() {
             let Some(host) = self.state.hosts().get(&id).cloned() else {
@@ -62,16 +66,33 @@ impl Transaction<'_> {
                 _ => plan(self.state, &host, &mut sides),
             };
             debug_assert_eq!(config, plan(self.state, &host, &mut Sides::default()), "the short way leads to the same");
-            let config = match before.filter(|before| same(before, &config)) {
-                Some(same) if named.contains(&id) => same,
-                Some(_) => continue,
-                None => {
-                    self.change(Change::Host(id.clone(), Some(Host { config_number: number, ..host.clone() })));
-                    config.revision.number = number;
-                    Arc::new(config)
+            match before {
+                Some(before) if same(&before, &config) => {
+                    if named.contains(&id) {
+                        configs.insert(id, before);
+                    }
                 }
-            };
-            targets.insert(id, Some(Arc::new(HostTarget { agent: host.agent, config, paused: host.paused })));
+                before => {
+                    self.change(Change::Host(id.clone(), Some(Host { config_number: number, ..host })));
+                    config.revision.number = number;
+                    let after = Arc::new(config);
+                    configs.insert(id.clone(), Arc::clone(&after));
+                    replanned.insert(id, Replanned { before, after });
+                }
+            }
+        }
+        self.pace(number, &replanned, pace);
+        for id in self.hosts_named() {
+            // One that was not planned since the start is planned soon, with the part that it has now.
+            if !configs.contains_key(&id)
+                && let Some(config) = known(&id)
+            {
+                configs.insert(id, config);
+            }
+        }
+        for (id, config) in configs {
+            let found = self.state.hosts().get(&id).map(|host| target(host, config));
+            targets.insert(id, found);
         }
         let meta = self.state.meta();
         self.change(Change::Meta(Meta { number, ..meta }));
@@ -117,6 +138,14 @@ impl Transaction<'_> {
         hosts
     }
 
+    /// Whether nothing of a host but its part in a rollout is another.
+    fn is_only_paced(&self, id: &HostId) -> bool {
+        let (Some(before), Some(after)) = (self.before().hosts().get(id), self.state.hosts().get(id)) else {
+            return false;
+        };
+        Host { pacing: after.pacing, ..before.clone() } == *after
+    }
+
     /// Whether a host has only told an MTU, and it is that of all others.
     fn has_the_usual_mtu(&self, id: &HostId) -> bool {
         let (Some(before), Some(after)) = (self.before().hosts().get(id), self.state.hosts().get(id)) else {
@@ -131,7 +160,7 @@ impl Transaction<'_> {
         let mut hosts = BTreeSet::new();
         for change in self.changes() {
             match change {
-                Change::Host(id, _) if self.has_the_usual_mtu(id) => {}
+                Change::Host(id, _) if self.is_only_paced(id) || self.has_the_usual_mtu(id) => {}
                 Change::Host(id, _) => hosts.extend(reach_of_host(state, id)),
                 Change::Vpc(id, _) => hosts.extend(reach(state, id)),
                 Change::Port(key, _) => {

@@ -105,6 +105,28 @@ impl Agents<'_> {
         answers && self.last_report(host).is_some_and(|report| !self.is_too_old(report))
     }
 
+    /// Why it is not known that a host's kernel is as it must be, for people; none where it is.
+    pub fn what_is_wrong(&self, host: &Host) -> Option<String> {
+        if self.in_sync(host) {
+            return None;
+        }
+        let contact = self.contact(&host.id);
+        if let Some(error) = contact.and_then(|contact| contact.error.clone()) {
+            return Some(error);
+        }
+        let Some(report) = contact.and_then(|contact| contact.report.as_ref()) else {
+            return Some("its agent has not been heard".to_owned());
+        };
+        if let Some(problem) = report.problems.first() {
+            return Some(format!("{}: {}", problem.object, problem.reason));
+        }
+        if !self.is_current(&host.id) {
+            return Some(format!("its last report is older than {} s", self.max_report_age_ms() / 1000));
+        }
+        let applied = report.applied.map_or_else(|| "nothing".to_owned(), |applied| applied.to_string());
+        Some(format!("it has {applied}, and must have {}", self.state.revision_of(host)))
+    }
+
     pub(super) fn is_in_sync(&self, host: &Host) -> bool {
         let report = self.contacts.get(&host.id).and_then(|contact| contact.report.as_ref());
         report.is_some_and(|report| {

@@ -6,6 +6,9 @@
 //! | [`affected`] | which hosts a change concerns |
 //! | [`host_status`] | what is known of the agents |
 //! | [`listeners`] | who was told of something |
+//! | [`looking`] | what hosts say, and what is looked at from time to time |
+//! | [`options`] | what the engine is told besides commands |
+//! | [`pacing`] | which hosts get a change first, where it concerns many |
 //! | [`readers`] | who waits to read the audit trail |
 //! | [`sync`] | what is out of sync, and since when |
 //! | [`traffic`] | what passes between peers |
@@ -14,6 +17,9 @@
 mod affected;
 mod host_status;
 mod listeners;
+mod looking;
+mod options;
+mod pacing;
 mod path_mtu;
 mod readers;
 mod shared;
@@ -26,6 +32,8 @@ mod writer;
 pub use crate::clock::{Clock, Tolerance, steady, system_clock};
 pub use host_status::{Agents, Confirmation, Contact, LastReport};
 pub use listeners::Listeners;
+pub use options::Options;
+pub use pacing::Pushes;
 pub use shared::Health;
 use shared::{Published, Shared};
 use sync::SyncWatch;
@@ -39,20 +47,20 @@ use crate::{
         CommandError, Leap, Limits, Outcome, Request,
         disclosure::Disclosures,
         metering::{Charged, Period, open_periods},
+        record::Pacing,
         state::{Change, Meta, State},
     },
     store::{BackupError, Content, Leadership, Space, Store, StoreError, new_cluster, notes},
 };
 use cps_peering_config::{
-    HostReport, Revision, SharedHostConfig,
+    Revision, SharedHostConfig,
     cluster::ClusterId,
     id::{AccountId, HostId, PeeringId},
-    report::UNDERLAY_MTUS,
     time::{now_ms, timestamp_ms},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::DirBuilder,
     io::ErrorKind,
     ops::Range,
@@ -100,6 +108,8 @@ pub struct HostTarget {
     pub config: Arc<SharedHostConfig>,
     /// Whether it is to be asked only, and nothing pushed to it.
     pub paused: bool,
+    /// The host's part in a change that some hosts get first.
+    pub pacing: Option<Pacing>,
 }
 
 /// The state, the store and what is known of the agents.
@@ -117,49 +127,6 @@ impl Drop for Engine {
         self.jobs = None;
         if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
             tracing::error!("the writer ended early");
-        }
-    }
-}
-
-/// What the engine is told besides commands.
-#[derive(Clone)]
-pub struct Options {
-    /// How long a host may hold a peering in `provisioning`.
-    pub grace: Duration,
-    /// Limits and periods of the rules.
-    pub limits: Limits,
-    /// How often a host that is in sync is asked how it stands.
-    pub poll: Duration,
-    /// How old the last report of a host may be to say how the host stands; at least twice the time between two questions.
-    pub report_max_age: Duration,
-    /// How long the audit trail is kept.
-    pub audit_kept: Duration,
-    /// How much room the audit trail may take.
-    pub trail: TrailLimits,
-    /// How much room is kept free for what makes room, in bytes, where the store is a file.
-    pub store_reserve: u64,
-    /// The machine's clocks.
-    pub clock: Clock,
-    /// When the clock of the day has leapt, and when it is believed.
-    pub tolerance: Tolerance,
-    /// How often a day an account may be told that a network of its own overlaps one of another account that it does not see
-    /// (rule L11); 0: as often as it asks.
-    pub overlap_checks_per_day: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            grace: Duration::from_secs(30),
-            poll: Duration::from_secs(15),
-            report_max_age: Duration::from_secs(45),
-            limits: Limits::default(),
-            audit_kept: Duration::from_hours(90 * 24),
-            trail: TrailLimits::default(),
-            store_reserve: 0,
-            clock: system_clock(),
-            tolerance: Tolerance::default(),
-            overlap_checks_per_day: 30,
         }
     }
 }
@@ -453,93 +420,6 @@ impl Engine {
         let revision = self.shared.store.back_up(&file)?;
         tracing::info!(file = %file.display(), %revision, "store backed up");
         Ok((file, revision))
-    }
-
-    /// Takes note of what an agent said, or of why it could not be asked, and moves on what waited for it.
-    pub fn on_report(&self, host: &HostId, news: Result<HostReport, String>) {
-        let (now_ms, boot_ms) = (self.now_ms(), self.shared.reading().boot_ms);
-        let (awaited, new) = {
-            let mut published = self.shared.published_mut();
-            let Some(record) = published.state.hosts().get(host) else { return };
-            let before = published.contacts.get(host).cloned().unwrap_or_default();
-            let (contact, awaited, new) = match news {
-                Ok(report) => {
-                    let said = |report: &HostReport| (report.desired, report.applied, report.problems.clone());
-                    let new = before.report.as_ref().map(said) != Some(said(&report)) || before.error.is_some();
-                    // What no underlay can have is nothing that others may be told.
-                    let underlay_mtu = report.underlay_mtu.filter(|mtu| UNDERLAY_MTUS.contains(mtu));
-                    if let (Some(mtu), None) = (report.underlay_mtu, underlay_mtu)
-                        && new
-                    {
-                        tracing::warn!(%host, mtu, expected = ?UNDERLAY_MTUS, "a host reports an MTU that no underlay has; it is ignored");
-                    }
-                    let report = HostReport { vrfs: BTreeMap::new(), sides: BTreeMap::new(), underlay_mtu, ..report };
-                    if record.dead && (before.report.is_none() || before.error.is_some()) {
-                        tracing::warn!(%host, "a host that was removed as dead answers again; it is told to clean its kernel");
-                    }
-                    let told_mtu = report.underlay_mtu.is_some_and(|mtu| record.underlay_mtu != Some(mtu));
-                    let awaited = told_mtu || record.retiring || published.state.unsettled_on(host).next().is_some();
-                    let reported_boot_ms = Some(boot_ms);
-                    (
-                        Contact { report: Some(report), reported_ms: Some(now_ms), reported_boot_ms, error: None },
-                        awaited,
-                        new,
-                    )
-                }
-                Err(error) => {
-                    let new = before.error.as_ref() != Some(&error);
-                    (Contact { error: Some(error), ..Contact::clone(&before) }, false, new)
-                }
-            };
-            published.contacts.insert(host.clone(), Arc::new(contact));
-            published.compare(host);
-            (awaited, new)
-        };
-        if awaited {
-            self.ask(Job::Heard(host.clone()));
-        }
-        if new {
-            self.shared.tick();
-        }
-    }
-
-    /// Moves on what has waited long enough, and does what is due. Blocks on the disk.
-    pub fn sweep(&self) {
-        let until_ms = self.written_before(self.trail_kept_ms());
-        if !matches!(self.shared.health(), Health::Failing(_))
-            && let Err(error) = self.shorten_trail(until_ms)
-        {
-            tracing::error!(%error, "the audit trail could not be shortened");
-        }
-        let space = self.shared.store.space(self.shared.options().store_reserve).unwrap_or_else(|error| {
-            tracing::debug!(%error, "how much room the store has is not known");
-            None
-        });
-        *self.shared.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
-        let in_sync = self.read(|state, agents| {
-            let hosts = state.hosts().values().filter(|host| agents.in_sync(host));
-            hosts.map(|host| host.id.clone()).collect::<BTreeSet<_>>()
-        });
-        let mut known = self.shared.heard_in_sync.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *known, in_sync.clone()) != in_sync {
-            self.shared.tick();
-        }
-        drop(known);
-        if let Err(error) = self.watch_sync() {
-            tracing::error!(%error, "what is out of sync could not be told");
-        }
-        let (done, swept) = mpsc::channel();
-        self.ask(Job::Sweep(done));
-        swept.recv().expect(WRITER);
-    }
-
-    fn shorten_trail(&self, until_ms: u64) -> Result<(), StoreError> {
-        let store = &self.shared.store;
-        let forgotten = store.forget(until_ms)?;
-        let limits = self.shared.options().trail;
-        let mut trail = self.shared.trail();
-        trail.gone(&forgotten);
-        trail.sweep(store, limits, &self.shared.metrics, self.now_ms())
     }
 
     /// How much of the audit trail is counted, in bytes: soon after the start that is all of it.

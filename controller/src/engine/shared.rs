@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock::{Reading, Timekeeper},
     instruments::Metrics,
-    model::{Now, state::State},
+    model::{Now, record::Host, state::State},
     store::{Space, Store},
 };
 use cps_peering_config::id::{HostId, PeeringId};
@@ -152,6 +152,14 @@ impl Shared {
     pub(super) fn time(&self) -> MutexGuard<'_, Timekeeper> {
         // What is told is whole at any time.
         self.time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a host that gets a change before others would tell anything by what it does with it: it is well, or was never heard.
+    pub(super) fn tells(&self, host: &Host) -> bool {
+        let seen = self.published();
+        let agents = seen.agents(self.freshness(seen.state.hosts().len()));
+        let known = seen.state.hosts().get(&host.id).is_none_or(|before| agents.in_sync(before));
+        (known || agents.contact(&host.id).is_none()) && !host.paused && !host.in_maintenance()
     }
 
     pub(super) fn reading(&self) -> Reading {

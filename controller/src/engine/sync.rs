@@ -63,7 +63,8 @@ impl SyncWatch {
         let mut found = BTreeSet::new();
         for host in state.hosts().values().filter(|host| !host.dead && !agents.in_sync(host)) {
             // Of what is not known yet, nothing is said that was not said before.
-            if settling && unheard(&host.id) {
+            // Nor where a host waits for others: what it has, it goes on to have.
+            if host.is_held_back() || settling && unheard(&host.id) {
                 let ports = state.ports_on(&host.id).flat_map(|port| state.peerings_of(&port.vpc));
                 let here = ports.map(|peering| Thing::Peering(peering.id.clone()));
                 found.extend(here.chain([Thing::Host(host.id.clone())]).filter(|thing| self.told.contains(thing)));

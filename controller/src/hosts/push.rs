@@ -7,6 +7,7 @@ use crate::{
         traffic,
     },
     instruments::Pushed,
+    model::record::Pacing,
 };
 use cps_peering_config::{
     HostPatch, HostReport, Revision, SharedHostConfig,
@@ -33,6 +34,8 @@ use tracing::Instrument as _;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
 /// How long a host is left alone that is not to be told anything yet.
 const HELD_RETRY: Duration = Duration::from_secs(2);
+/// How long a host is left alone that got a change before others.
+const CANARY_POLL: Duration = Duration::from_secs(2);
 /// How long an agent may take to let its host go.
 const LEAVE_CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many agents are spoken to at once.
@@ -181,7 +184,9 @@ impl Worker {
         loop {
             let target = self.target.borrow_and_update().clone();
             let Some(target) = target else { return self.leave_cluster().await };
-            let again = self.newest.replace(target.config.revision) == Some(target.config.revision);
+            // While it waits for others, nothing is brought that could take long.
+            let waits = target.pacing == Some(Pacing::Held);
+            let again = waits || self.newest.replace(target.config.revision) == Some(target.config.revision);
             if !again {
                 // What came before and is not there yet counts from its own beginning.
                 self.behind_since.get_or_insert_with(Instant::now);
@@ -204,6 +209,12 @@ impl Worker {
                     counts = again && !target.config.vrfs.is_empty();
                     if in_sync {
                         self.retry.reset();
+                        match target.pacing {
+                            // Others wait for what it says.
+                            Some(Pacing::Canary) => jitter(self.poll.min(CANARY_POLL)),
+                            _ => self.next_question(),
+                        }
+                    } else if waits {
                         self.next_question()
                     } else {
                         self.retry.failed()
@@ -285,7 +296,7 @@ impl Worker {
             true if !self.clients.tls() => return Err(PushError::NoTls(target.agent.clone())),
             _ => {}
         }
-        if target.paused {
+        if target.paused || target.pacing == Some(Pacing::Held) {
             return self.status(target).await;
         }
         if self.engine.is_held() {

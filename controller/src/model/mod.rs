@@ -15,6 +15,7 @@ pub mod prefixes;
 pub mod quota;
 pub mod record;
 mod refusal;
+pub mod rollout;
 pub mod state;
 pub(crate) mod token;
 mod vni;
@@ -188,6 +189,8 @@ pub enum Command {
     ConfirmClock,
     /// Hosts may be told what they must have: a store that was brought back is held until then.
     Release,
+    /// What becomes of a change that has reached some hosts first.
+    Rollout(rollout::Step),
     /// Do what is due, and nothing else.
     Tick,
     /// Keep the signature of a request that was refused, or changed nothing, so that the same is not done later.
@@ -210,6 +213,7 @@ impl Command {
             // It ends what holds deletions back.
             | Command::ConfirmClock
             | Command::Release
+            | Command::Rollout(_)
             | Command::Tick => true,
             Command::Account(change) => change.makes_room(),
             // Their records are no longer than before. Deletes do not reach a host that is paused.
@@ -255,6 +259,7 @@ impl Command {
             | Command::LearnMtu(..)
             | Command::ConfirmClock
             | Command::Release
+            | Command::Rollout(_)
             | Command::Tick
             | Command::RecordSignature => Ok(()),
         }
@@ -552,6 +557,10 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
             if meta.held {
                 tx.change(Change::Meta(Meta { held: false, ..meta }));
             }
+            Ok(Outcome::Done)
+        }
+        Command::Rollout(step) => {
+            rollout::step(tx, step);
             Ok(Outcome::Done)
         }
         Command::Tick | Command::RecordSignature => Ok(Outcome::Done),

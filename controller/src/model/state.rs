@@ -6,6 +6,7 @@ use super::{
     record::{
         Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc, Webhook,
     },
+    rollout::Rollout,
 };
 use cps_peering_config::{
     Revision,
@@ -66,6 +67,9 @@ pub struct Meta {
     /// How often a copy was brought back in the place of the store. New VNIs are even or odd with it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restores: u32,
+    /// A change that has reached some hosts, and not yet the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
@@ -75,7 +79,7 @@ fn is_zero(number: &u32) -> bool {
 
 impl Default for Meta {
     fn default() -> Self {
-        Self { epoch: 1, number: 0, next_vni: Vni::MIN, cluster: None, held: false, restores: 0 }
+        Self { epoch: 1, number: 0, next_vni: Vni::MIN, cluster: None, held: false, restores: 0, rollout: None }
     }
 }
 

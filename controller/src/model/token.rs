@@ -217,6 +217,7 @@ impl<'a> Words<'a> {
             | Command::LearnMtu(..)
             | Command::ConfirmClock
             | Command::Release
+            | Command::Rollout(_)
             | Command::Tick
             | Command::RecordSignature => return None,
         })

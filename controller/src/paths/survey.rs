@@ -424,7 +424,7 @@ impl<'a> Walk<'a> {
             agent: host.agent.clone(),
             query,
             revision: self.state.revision_of(host),
-            paused: host.paused,
+            paused: host.paused || host.is_held_back(),
         };
         let there = TraceQuery {
             vpc: vpc.clone(),

@@ -55,6 +55,9 @@ export const enTrail: Record<keyof typeof zhTrail, string> = {
   "did.LearnMtu": "Underlay MTU changed",
   "did.ConfirmClock": "Confirm clock",
   "did.Release": "Release cluster",
+  "did.ContinueRollout": "Continue rollout",
+  "did.StopRollout": "Stop rollout",
+  "did.FinishRollout": "Rollout went to all hosts",
   "did.CompareHosts": "Compare hosts with the store",
   "did.ClockLeapt": "Clock jumped",
   "did.SignIn": "Sign in",
@@ -90,4 +93,6 @@ export const enTrail: Record<keyof typeof zhTrail, string> = {
   "event.host.resumed": "Resumed",
   "event.host.outOfSync": "Out of sync",
   "event.host.inSync": "In sync",
+  "event.rollout.stopped": "Rollout stopped",
+  "event.rollout.finished": "Rollout finished",
 };

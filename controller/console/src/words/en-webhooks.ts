@@ -36,4 +36,5 @@ export const enWebhooks: Record<keyof typeof zhWebhooks, string> = {
   "webhooks.of.peering": "Peering",
   "webhooks.of.account": "Account",
   "webhooks.of.host": "Host",
+  "webhooks.of.rollout": "Rollout",
 };

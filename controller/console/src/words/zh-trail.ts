@@ -53,6 +53,9 @@ export const zhTrail = {
   "did.LearnMtu": "底层网络 MTU 变化",
   "did.ConfirmClock": "确认时钟",
   "did.Release": "解除集群保护",
+  "did.ContinueRollout": "继续分批下发",
+  "did.StopRollout": "停止分批下发",
+  "did.FinishRollout": "分批下发已到达所有主机",
   "did.CompareHosts": "核对主机与存储",
   "did.ClockLeapt": "时钟跳变",
   "did.SignIn": "登录",
@@ -87,5 +90,7 @@ export const zhTrail = {
   "event.host.paused": "已暂停下发",
   "event.host.resumed": "已恢复下发",
   "event.host.outOfSync": "不一致",
+  "event.rollout.stopped": "分批下发已停止",
+  "event.rollout.finished": "分批下发已完成",
   "event.host.inSync": "恢复一致",
 };

@@ -34,4 +34,5 @@ export const zhWebhooks = {
   "webhooks.of.peering": "对等连接",
   "webhooks.of.account": "账号",
   "webhooks.of.host": "主机",
+  "webhooks.of.rollout": "分批下发",
 };

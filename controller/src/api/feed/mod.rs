@@ -50,7 +50,7 @@ pub(crate) struct EventView {
     /// What happened: `peering.requested`, `.created`, `.accepted`, `.rejected`, `.expired`, `.active`, `.outOfSync`, `.inSync`,
     /// `.bandwidthChanged`, `.modified`, `.cidrsChanged`, `.suspended`, `.resumed`, `.deleted`, `.drained`, `.recordDeleted`;
     /// `account.chargeStatusChanged`; for operators `host.added`, `.removed`, `.drained`, `.uncordoned`, `.paused`, `.resumed`,
-    /// `.outOfSync`, `.inSync`. There may be more.
+    /// `.outOfSync`, `.inSync`, `rollout.stopped`, `rollout.finished`. There may be more.
     #[serde(rename = "type")]
     #[schema(example = "peering.active")]
     kind: String,

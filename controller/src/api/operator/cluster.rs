@@ -1,11 +1,12 @@
 //! Which cluster this is, and whether it may tell hosts what they must have.
 
+use super::rollout;
 use crate::{
     api::{
         request::RequestContext,
         response::{Envelope, Errors, Reply, reply},
     },
-    model::Command,
+    model::{Command, record::Host},
 };
 use cps_peering_config::id::HostId;
 use serde::Serialize;
@@ -23,6 +24,8 @@ pub(in crate::api) struct ClusterView {
     revision: String,
     /// Whether nothing is sent to hosts, because the store was restored from a backup and has not been released.
     held: bool,
+    /// Whether hosts wait for others that get a change first: `none`, `watching` or `stopped`, as `/admin/v1/rollout` says.
+    rollout: &'static str,
     /// The hosts whose kernels are not known to be as they must be, and why; while held, what would become of them.
     hosts_out_of_sync: Vec<HostOutOfSync>,
 }
@@ -38,19 +41,26 @@ pub(in crate::api) struct HostOutOfSync {
     reason: Option<String>,
 }
 
+/// Why a host has not got yet what it must have.
+fn waits(host: &Host) -> Option<String> {
+    let why = "it waits for the hosts that get the change first: `cps-peering rollout show`";
+    host.is_held_back().then(|| why.to_owned())
+}
+
 fn view(context: &RequestContext) -> ClusterView {
     context.api.engine.read(|state, agents| {
         let meta = state.meta();
         let out_of_sync = state.hosts().values().filter(|host| !agents.in_sync(host));
-        let of = |host: &crate::model::record::Host| HostOutOfSync {
+        let of = |host: &Host| HostOutOfSync {
             host_id: host.id.clone(),
-            reason: agents.contact(&host.id).and_then(|contact| contact.error.clone()),
+            reason: agents.contact(&host.id).and_then(|contact| contact.error.clone()).or_else(|| waits(host)),
         };
         ClusterView {
             cluster: meta.cluster.map(String::from),
             version: env!("CARGO_PKG_VERSION"),
             revision: format!("{}.{}", meta.epoch, meta.number),
             held: meta.held,
+            rollout: rollout::word(meta.rollout),
             hosts_out_of_sync: out_of_sync.map(of).collect(),
         }
     })

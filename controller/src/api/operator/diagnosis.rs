@@ -76,6 +76,7 @@ fn hosts(context: &RequestContext) -> Vec<(HostFacts, String)> {
                 ipv6: host.underlay.is_ipv6(),
                 maintenance: host.in_maintenance(),
                 paused: host.paused,
+                held_back: host.is_held_back(),
                 removed: (host.retiring, host.dead),
                 unreachable: (!agents.is_current(&host.id)).then(silent),
                 in_sync: agents.in_sync(host),

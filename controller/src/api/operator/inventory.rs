@@ -15,6 +15,7 @@ use crate::{
     model::{
         Command, Outcome,
         inventory::{self, Action, Apply, Approval, Difference},
+        record::Host,
     },
 };
 use axum::{body::Bytes, extract::RawQuery};
@@ -62,6 +63,8 @@ pub(in crate::api) struct Unconfirmed {
     /// Their ids, at most 100.
     #[schema(value_type = Vec<String>)]
     hosts: Vec<HostId>,
+    /// How many of them wait until others that get the change first are well with it.
+    held_back_count: usize,
 }
 
 /// Apply a document of regions, accounts, hosts, VPCs, ports and peerings, all or nothing.
@@ -122,14 +125,21 @@ pub(super) async fn unconfirmed(context: &RequestContext, changes: &[Difference]
             missing.extend(hosts);
         }
     }
-    context.api.engine.read(|state, agents| {
+    let held_back_count = context.api.engine.read(|state, agents| {
         // Also those that have said so before, and were not heard since: what they say counts only for a while (rule V3).
         let behind = state.hosts().values().filter(|host| !host.dead && !agents.in_sync(host));
         missing.extend(behind.map(|host| host.id.clone()));
+        missing.iter().filter(|id| state.hosts().get(*id).is_some_and(Host::is_held_back)).count()
     });
     let (draining_count, host_count) = (draining.len(), missing.len());
     draining.truncate(MAX_NAMED);
-    Unconfirmed { draining_count, draining, host_count, hosts: missing.into_iter().take(MAX_NAMED).collect() }
+    Unconfirmed {
+        draining_count,
+        draining,
+        host_count,
+        hosts: missing.into_iter().take(MAX_NAMED).collect(),
+        held_back_count,
+    }
 }
 
 /// The current inventory, in the form in which it is applied.

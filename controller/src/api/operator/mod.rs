@@ -7,3 +7,4 @@ pub(super) mod diagnosis;
 pub(super) mod hosts;
 pub(super) mod inventory;
 pub(super) mod peerings;
+pub(super) mod rollout;

@@ -4,7 +4,7 @@ use super::{last_error, seconds, time_of};
 use crate::{
     engine::Agents,
     model::{
-        record::{Account, Host, PeeringState},
+        record::{Account, Host, Pacing, PeeringState},
         state::State,
     },
 };
@@ -81,6 +81,8 @@ pub struct HostView {
     pub drained: bool,
     /// Whether nothing is pushed to it until an operator says otherwise.
     pub paused: bool,
+    /// Its part in a change that some hosts get first: `canary` where it is one of these, `heldBack` where it waits for them.
+    pub rollout: Option<&'static str>,
     /// Whether it was removed as dead: nothing waits for it. It is forgotten when it answers again and has confirmed that nothing is
     /// left on it, or is removed again.
     pub dead: bool,
@@ -123,6 +125,10 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
         maintenance: host.maintenance,
         drained: host.drained,
         paused: host.paused,
+        rollout: host.pacing.map(|pacing| match pacing {
+            Pacing::Canary => "canary",
+            Pacing::Held => "heldBack",
+        }),
         dead: host.dead,
         answers: agents.is_current(&host.id),
         underlay_mtu: host.underlay_mtu,

@@ -8,10 +8,12 @@
 //! After the start it plans what each host must have, some hosts at a time beside what it is asked. What it does from time to time, and
 //! when a write has failed, is in `upkeep`.
 
+mod rollout;
 mod upkeep;
 
 use super::{
-    Agents, EngineError, Health, HostTarget, Published, Shared, Target,
+    Agents, EngineError, Health, Published, Shared, Target,
+    pacing::{self, Manner, Pace},
     path_mtu::Damping,
     random_tail,
     readers::{Look, Readers},
@@ -22,7 +24,7 @@ use crate::{
     model::{
         Actor, Code, Command, CommandError, Judge, Leap, Outcome, Request, Transaction, decide,
         disclosure::Disclosures,
-        record::{Peering, PeeringState},
+        record::{Host, Peering, PeeringState},
         state::{Change, State},
     },
     plan::{Sides, plan},
@@ -123,6 +125,8 @@ pub(super) struct Writer {
     waits_for: HashMap<PeeringId, HostId>,
     /// How often hosts have changed the MTU of their underlay.
     damping: Damping,
+    /// How the first hosts of a rollout do.
+    watch: Option<rollout::Watch>,
 }
 
 impl Writer {
@@ -148,6 +152,7 @@ impl Writer {
             leap_told: false,
             waits_for: HashMap::new(),
             damping: Damping::default(),
+            watch: None,
         }
     }
 
@@ -188,8 +193,7 @@ impl Writer {
         for id in std::iter::from_fn(|| self.unplanned.pop_first()).take(PLANNED_AT_ONCE) {
             if let Some(host) = self.working.hosts().get(&id) {
                 let config = Arc::new(plan(&self.working, host, &mut self.alike));
-                targets
-                    .insert(id, Some(Arc::new(HostTarget { agent: host.agent.clone(), config, paused: host.paused })));
+                targets.insert(id, Some(pacing::target(host, config)));
             }
         }
         if self.unplanned.is_empty() {
@@ -273,7 +277,10 @@ impl Writer {
         let planned = |host: &HostId| -> Option<Arc<SharedHostConfig>> {
             planned_now.get(host).map_or_else(|| known.get(host).and_then(|sender| config(&sender.borrow())), config)
         };
-        let targets = tx.renumber(before + 1, planned);
+        let shared = &self.shared;
+        let tells = |host: &Host| shared.tells(host);
+        let pace = Pace { manner: Manner::of(&request.command), pushes: options.pushes, tells: &tells, now_ms };
+        let targets = tx.renumber(before + 1, planned, &pace);
         let rows = match self.shared.store.encode(tx.changes(), tx.periods(), &entries) {
             Ok(rows) => rows,
             Err(StoreError::TooLarge { key, length, most, .. }) => {

@@ -93,6 +93,7 @@ impl Writer {
         let overdue = |peering: &&Peering| {
             peering.state == PeeringState::Provisioning && now_ms.saturating_sub(peering.since_ms) >= grace_ms
         };
+        self.watch_rollout(batch);
         let overdue = self.working.unsettled().filter(overdue).map(|peering| peering.id.clone());
         for id in overdue.collect::<Vec<_>>() {
             self.run_system_command(Command::Activate(id), batch);

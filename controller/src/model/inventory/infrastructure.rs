@@ -102,6 +102,7 @@ impl Applier<'_, '_, '_> {
                 drained: old.as_ref().is_some_and(|old| old.drained && !old.retiring),
                 paused: old.as_ref().is_some_and(|old| old.paused && !old.retiring),
                 dead: false,
+                pacing: old.as_ref().and_then(|old| old.pacing.filter(|_| !old.retiring)),
                 managed_by: self.manager(old.as_ref().map(|old| &old.managed_by)),
                 underlay_mtu: old.as_ref().and_then(|old| old.underlay_mtu),
             };

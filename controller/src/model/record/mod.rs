@@ -85,12 +85,26 @@ pub struct Host {
     /// and it is seen, should its agent answer again. Such a host is `retiring`, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dead: bool,
+    /// Its part in a change that reaches some hosts before the others. Release 0.2.0 does not know of that, and tells all hosts at
+    /// once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pacing: Option<Pacing>,
     /// Who manages it.
     #[serde(default, skip_serializing_if = "Manager::is_unknown")]
     pub managed_by: Manager,
     /// The MTU of the underlay at its end in bytes, as its agent last said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay_mtu: Option<u32>,
+}
+
+/// What a host is to a change that reaches some hosts before the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pacing {
+    /// One of the first.
+    Canary,
+    /// One that waits for them.
+    Held,
 }
 
 impl Host {

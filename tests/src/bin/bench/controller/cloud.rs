@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, ensure};
 use cps_peering_config::inventory::{Host, Inventory, Peering, Port, Region, Vpc};
 use cps_peering_controller::{
-    engine::{Engine, Options},
+    engine::{Engine, Options, Pushes},
     model::{Actor, Command, Request, inventory::Apply},
     store::Store,
 };
@@ -183,7 +183,8 @@ fn vpc(id: &str, account: usize, of_region: usize, block: usize) -> Result<Vpc> 
 pub(crate) fn build(size: Size, path: &Path) -> Result<Counts> {
     ensure!(size.hosts >= 20 && size.hosts.is_multiple_of(20), "--hosts: {} is not a multiple of 20", size.hosts);
     // Nobody is there to confirm.
-    let options = Options { grace: Duration::ZERO, ..Options::default() };
+    let pushes = Pushes { canary_hosts: 0, ..Pushes::default() };
+    let options = Options { grace: Duration::ZERO, pushes, ..Options::default() };
     let (engine, _hosts) = Engine::open(Store::open(path)?, options)?;
     let apply = |inventory: Inventory| -> Result<()> {
         engine.execute(&Request::new(Actor::Operator, Command::Apply(Apply::of(inventory))))?;

@@ -131,7 +131,8 @@ impl Settings {
         fs::write(
             &path,
             format!(
-                "tls = 'off'\nlisten = '{address}'\nmetrics_listen = '{figures}'\noperator_token_file = '{token}'\n{store}{table}"
+                "tls = 'off'\nlisten = '{address}'\nmetrics_listen = '{figures}'\noperator_token_file = '{token}'\n{store}{table}\
+                 [pushes]\ncanary_hosts = 0\n"
             ),
         )?;
         Ok(Self { path, address, figures })

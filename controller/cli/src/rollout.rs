@@ -1,0 +1,60 @@
+//! A change that has reached some hosts, and not yet the others. For operators.
+
+use super::{
+    CliError,
+    client::{Call, admin},
+    output::{cell, elements, lines},
+    session::Session,
+};
+use clap::Subcommand;
+use reqwest::Method;
+use serde_json::Value;
+
+#[derive(Subcommand, Clone)]
+pub(super) enum Command {
+    /// Show the hosts that got it first, and how they do.
+    Show,
+    /// Let all hosts have it, whatever the first ones have said.
+    Continue,
+    /// Let the hosts that do not have it yet wait until `continue`.
+    Stop,
+}
+
+impl Command {
+    /// Whether it changes nothing, and may be repeated.
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self, Self::Show)
+    }
+}
+
+pub(super) async fn run(session: &Session, command: &Command) -> Result<(), CliError> {
+    let call = match command {
+        Command::Show => Call::get(admin(&["rollout"])),
+        Command::Continue => Call::new(Method::POST, admin(&["rollout", "continue"])),
+        Command::Stop => Call::new(Method::POST, admin(&["rollout", "stop"])),
+    };
+    let result = session.call(call).await?;
+    session.print(&result, || shown(&result));
+    Ok(())
+}
+
+/// A rollout for people.
+pub(super) fn shown(rollout: &Value) -> String {
+    let state = match rollout["state"].as_str() {
+        Some("watching") => "the first hosts are watched; the others get it when these have been in sync for a while",
+        Some("stopped") => {
+            "STOPPED: the first hosts are not well with it, or an operator said so; the others wait for `cps-peering rollout continue`"
+        }
+        _ => return "no rollout: no host waits for others".to_owned(),
+    };
+    let mut rows =
+        vec![("state", state.to_owned()), ("commit", cell(&rollout["commit"])), ("begun", cell(&rollout["begun"]))];
+    for host in elements(&rollout["canaries"]) {
+        let reason = if host["inSync"] == true { "in sync".to_owned() } else { cell(&host["reason"]) };
+        rows.push(("first", format!("{}: {reason}", cell(&host["hostId"]))));
+    }
+    let named: Vec<&str> = elements(&rollout["heldBack"]).iter().filter_map(Value::as_str).take(10).collect();
+    let more = if rollout["heldBackCount"].as_u64() > Some(named.len() as u64) { ", …" } else { "" };
+    rows.push(("waiting", format!("{} hosts: {}{more}", rollout["heldBackCount"], named.join(", "))));
+    lines(&rows)
+}

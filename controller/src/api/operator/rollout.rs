@@ -1,0 +1,112 @@
+//! A change that has reached some hosts, and not yet the others.
+
+use crate::{
+    api::{
+        request::RequestContext,
+        response::{Envelope, Errors, Reply, reply},
+    },
+    engine::Agents,
+    model::{
+        Command,
+        record::{Host, Pacing},
+        rollout::{Rollout, Step},
+        state::State,
+    },
+};
+use cps_peering_config::{id::HostId, time::timestamp};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The most hosts that wait which an answer names; it also says how many there are.
+const MAX_NAMED: usize = 100;
+
+/// How a change stands that goes to some hosts first.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct RolloutView {
+    /// `none` where no host waits for others; `watching` while those that got the change first are watched; `stopped` where they are
+    /// not well with it, so that the others wait for an operator's word.
+    state: &'static str,
+    /// The number of the commit that began it.
+    commit: Option<u64>,
+    /// When that was.
+    begun: Option<String>,
+    /// The hosts that got it first.
+    canaries: Vec<CanaryView>,
+    /// How many hosts wait.
+    held_back_count: usize,
+    /// Their ids, at most 100.
+    #[schema(value_type = Vec<String>)]
+    held_back: Vec<HostId>,
+}
+
+/// A host that got a change first.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct CanaryView {
+    /// The host.
+    #[schema(value_type = String)]
+    host_id: HostId,
+    /// Whether its kernel is known to be as it must be.
+    in_sync: bool,
+    /// Why not.
+    reason: Option<String>,
+}
+
+/// How a rollout stands, in a word.
+pub(super) fn word(rollout: Option<Rollout>) -> &'static str {
+    match rollout {
+        None => "none",
+        Some(Rollout { stopped: false, .. }) => "watching",
+        Some(Rollout { stopped: true, .. }) => "stopped",
+    }
+}
+
+/// How a change stands that goes to some hosts first.
+fn view(state: &State, agents: &Agents<'_>) -> RolloutView {
+    let Some(rollout) = state.meta().rollout else {
+        let (canaries, held_back) = (Vec::new(), Vec::new());
+        return RolloutView { state: word(None), commit: None, begun: None, canaries, held_back_count: 0, held_back };
+    };
+    let canary = |host: &Host| CanaryView {
+        host_id: host.id.clone(),
+        in_sync: agents.in_sync(host),
+        reason: agents.what_is_wrong(host),
+    };
+    let held = || state.hosts().values().filter(|host| host.is_held_back());
+    RolloutView {
+        state: word(Some(rollout)),
+        commit: Some(rollout.number),
+        begun: Some(timestamp(rollout.begun_ms)),
+        canaries: state.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary)).map(canary).collect(),
+        held_back_count: held().count(),
+        held_back: held().take(MAX_NAMED).map(|host| host.id.clone()).collect(),
+    }
+}
+
+fn shown(context: &RequestContext) -> Reply {
+    reply(context.api.engine.read(view))
+}
+
+/// Show a change that has reached some hosts, and not yet the others.
+#[utoipa::path(get, path = "/admin/v1/rollout", tag = "operators", operation_id = "showRollout",
+    responses((status = 200, body = Envelope<RolloutView>), Errors))]
+pub(in crate::api) async fn show(context: RequestContext) -> Reply {
+    shown(&context)
+}
+
+/// Let all hosts have it, whatever the first ones have said.
+#[utoipa::path(post, path = "/admin/v1/rollout/continue", tag = "operators", operation_id = "continueRollout",
+    responses((status = 200, body = Envelope<RolloutView>), Errors))]
+pub(in crate::api) async fn go_on(context: RequestContext) -> Reply {
+    context.execute(Command::Rollout(Step::Continue), None).await?;
+    shown(&context)
+}
+
+/// Let the hosts that do not have it yet wait for an operator's word.
+#[utoipa::path(post, path = "/admin/v1/rollout/stop", tag = "operators", operation_id = "stopRollout",
+    responses((status = 200, body = Envelope<RolloutView>), Errors))]
+pub(in crate::api) async fn stop(context: RequestContext) -> Reply {
+    context.execute(Command::Rollout(Step::Stop { why: "an operator has said so".to_owned() }), None).await?;
+    shown(&context)
+}

@@ -1,0 +1,97 @@
+//! Looks at the hosts that get a change first, and lets the others have it, or not.
+//!
+//! What the first ones have said is not kept: whoever takes over watches them anew, from the beginning. Who waits, and whether an operator
+//! must be asked, is in the records.
+
+use super::{Batch, Writer};
+use crate::{
+    engine::whole,
+    model::{
+        Command,
+        record::{Host, Pacing},
+        rollout::Step,
+    },
+};
+use cps_peering_config::text;
+
+/// Of how many hosts it is said what they lack.
+const NAMED: usize = 10;
+/// The longest of that, in characters.
+const LONGEST: usize = 200;
+
+/// How the first hosts do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Watch {
+    /// Of which rollout they are the first: the number of its commit.
+    number: u64,
+    /// Since when they are watched, in milliseconds since the machine's start.
+    since_ms: u64,
+    /// Since when all of them are well, likewise.
+    well_since_ms: Option<u64>,
+}
+
+impl Writer {
+    /// Goes on with a change that some hosts have got first, or stops it.
+    pub(super) fn watch_rollout(&mut self, batch: &mut Batch) {
+        let Some(rollout) = self.working.meta().rollout else {
+            self.watch = None;
+            return;
+        };
+        // Before a restored store is released, nobody gets anything, and its release begins anew.
+        if self.working.meta().held {
+            return;
+        }
+        if !self.working.hosts().values().any(Host::is_held_back) {
+            return self.run_system_command(Command::Rollout(Step::Finish), batch);
+        }
+        let published = self.shared.published();
+        // What is on its way to the disk is looked at the next time.
+        if rollout.stopped || published.state.meta().rollout != Some(rollout) {
+            self.watch = None;
+            return;
+        }
+        let (boot_ms, pushes) = (self.shared.reading().boot_ms, self.shared.options().pushes);
+        let mut watch = self.watch.filter(|watch| watch.number == rollout.number);
+        let watch = watch.get_or_insert(Watch { number: rollout.number, since_ms: boot_ms, well_since_ms: None });
+        let agents = published.agents(self.shared.freshness(published.state.hosts().len()));
+        let canaries: Vec<&Host> =
+            published.state.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary)).collect();
+        let unwell: Vec<&Host> = canaries.iter().copied().filter(|host| !agents.in_sync(host)).collect();
+        let step = if canaries.is_empty() {
+            Some(Step::Stop { why: "none of the hosts that got it first is there any more".to_owned() })
+        } else if unwell.is_empty() {
+            let well_since_ms = *watch.well_since_ms.get_or_insert(boot_ms);
+            // Each has said so again since.
+            let again = |host: &&Host| {
+                let reported_ms = agents.contact(&host.id).and_then(|contact| contact.reported_boot_ms);
+                reported_ms.is_some_and(|reported_ms| reported_ms > well_since_ms)
+            };
+            let long_enough = boot_ms.saturating_sub(well_since_ms) >= whole(pushes.canary_watch.as_millis());
+            (long_enough && canaries.iter().all(again)).then_some(Step::Finish)
+        } else {
+            watch.well_since_ms = None;
+            let out_of_patience = boot_ms.saturating_sub(watch.since_ms) >= whole(pushes.canary_patience.as_millis());
+            let wrong = |host: &&Host| {
+                let wrong = agents.what_is_wrong(host)?;
+                Some(format!("{}: {}", host.id, text::cut(&wrong, LONGEST)))
+            };
+            let why = || unwell.iter().take(NAMED).filter_map(wrong).collect::<Vec<_>>().join("; ");
+            out_of_patience.then(|| Step::Stop { why: why() })
+        };
+        self.watch = Some(*watch);
+        if let Some(step) = step {
+            match &step {
+                Step::Stop { why } => tracing::error!(
+                    commit = rollout.number,
+                    why,
+                    "the hosts that got a change first are not well with it, and the others wait: `cps-peering rollout show`"
+                ),
+                _ => tracing::info!(
+                    commit = rollout.number,
+                    "the hosts that got a change first are well, and all get it"
+                ),
+            }
+            self.run_system_command(Command::Rollout(step), batch);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! A change that many hosts get: some of them first.
+
+use super::*;
+use cps_peering_controller::{
+    engine::Pushes,
+    model::{
+        record::{Host as HostRecord, Pacing},
+        rollout::Step,
+    },
+};
+
+const HOSTS: usize = 8;
+const PUSHES: Pushes = Pushes {
+    canary_hosts: 2,
+    canary_above: 3,
+    canary_watch: Duration::from_millis(100),
+    canary_patience: Duration::from_mins(1),
+};
+
+fn options(pushes: Pushes) -> Options {
+    Options { pushes, ..Options::default() }
+}
+
+async fn agents() -> Vec<Agent> {
+    let mut agents = Vec::new();
+    for _ in 0..HOSTS {
+        agents.push(Agent::start().await);
+    }
+    agents
+}
+
+/// Each host has a port of a VPC of its own, and of those that all have.
+fn inventory(agents: &[Agent], common: &[&str]) -> Command {
+    let mut text = "[[regions]]\nid = 'north'\n".to_owned();
+    let mut port = |vpc: &str, n: usize, interface: &str, net: &str| {
+        text +=
+            &format!("[[ports]]\nvpc = '{vpc}'\nhost = 'h{n}'\ninterface = '{interface}'\ngateways = ['{net}.1/24']\n");
+    };
+    for n in 1..=agents.len() {
+        port(&format!("v{n}"), n, "eth1", &format!("10.{n}.0"));
+        for (place, vpc) in common.iter().enumerate() {
+            port(vpc, n, &format!("eth{}", place + 2), &format!("10.{}.{n}", 100 + place));
+        }
+    }
+    for (n, agent) in (1..).zip(agents) {
+        text += &format!(
+            "[[hosts]]\nid = 'h{n}'\nregion = 'north'\nunderlay = '192.0.2.{n}'\nagent = 'http://{}'\n\
+             [[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n",
+            agent.address
+        );
+    }
+    for (place, vpc) in common.iter().enumerate() {
+        text += &format!(
+            "[[vpcs]]\nid = '{vpc}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{}.0.0/16']\n",
+            100 + place
+        );
+    }
+    Command::Apply(Apply { approval: Approval::NotNeeded, ..Apply::of(toml::from_str(&text).unwrap()) })
+}
+
+fn vrfs(agent: &Agent) -> usize {
+    agent.host.lock().unwrap().config.as_ref().map_or(0, |config| config.vrfs.len())
+}
+
+impl Controller {
+    fn paced(folder: &Path, pushes: Pushes) -> Self {
+        Self::with(crate::place::open(folder).unwrap(), Duration::from_millis(50), options(pushes))
+    }
+
+    fn sweep(&self) {
+        tokio::task::block_in_place(|| self.engine.sweep());
+    }
+
+    fn hosts_that(&self, look: impl Fn(&HostRecord) -> bool) -> Vec<usize> {
+        let number = |host: &HostRecord| host.id.as_str()[1..].parse().unwrap();
+        self.engine.read(|state, _| state.hosts().values().filter(|host| look(host)).map(number).collect())
+    }
+
+    fn canaries(&self) -> Vec<usize> {
+        self.hosts_that(|host| host.pacing == Some(Pacing::Canary))
+    }
+
+    fn held(&self) -> Vec<usize> {
+        self.hosts_that(HostRecord::is_held_back)
+    }
+
+    /// Whether hosts have so many VPCs, and each is heard.
+    async fn until_vrfs(&self, agents: &[Agent], expected: impl Fn(usize) -> usize) {
+        let has = |n: usize| vrfs(&agents[n - 1]) == expected(n);
+        self.until("VPCs", |_| (1..=agents.len()).all(has).then_some(())).await;
+        let heard = |host: &HostRecord, seen: &Seen<'_>| seen.agents.is_current(&host.id);
+        self.until("all are heard", |seen| seen.state.hosts().values().all(|it| heard(it, seen)).then_some(())).await;
+    }
+
+    /// Sweeps until a rollout is over, or stopped.
+    async fn until_rollout(&self, stopped: Option<bool>) {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while self.engine.read(|state, _| state.meta().rollout.map(|it| it.stopped)) != stopped {
+            assert!(tokio::time::Instant::now() < until, "not in time: {stopped:?}");
+            self.sweep();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn actions(&self) -> Vec<String> {
+        let all = cps_peering_controller::audit::Query { limit: 100, ..Default::default() };
+        let entries = tokio::task::block_in_place(|| self.engine.audit(&all)).unwrap();
+        entries.into_iter().map(|(_, entry)| format!("{} by {}", entry.action, entry.actor)).collect()
+    }
+}
+
+/// All hosts have their own VPC, and nothing is on its way.
+async fn built(pushes: Pushes) -> (TempDir, Controller, Vec<Agent>) {
+    let (folder, agents) = (tempfile::tempdir().unwrap(), agents().await);
+    let controller = Controller::paced(folder.path(), Pushes { canary_hosts: 0, ..pushes });
+    controller.run(&inventory(&agents, &[])).unwrap();
+    assert_eq!(controller.held(), Vec::<usize>::new(), "it is turned off");
+    controller.until_in_sync().await;
+    controller.engine.tune(options(pushes));
+    (folder, controller, agents)
+}
+
+/// P1. Some hosts get it first; the others when these have had it for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_many_hosts_reaches_some_first_and_the_others_when_these_are_well() {
+    let (_folder, controller, agents) = built(PUSHES).await;
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    let (canaries, held) = (controller.canaries(), controller.held());
+    assert_eq!((canaries.clone(), held.len()), (vec![1, 5], HOSTS - 2));
+    controller.until_vrfs(&agents, |n| if canaries.contains(&n) { 2 } else { 1 }).await;
+    controller.engine.read(|state, agents| {
+        let out_of_sync = |n: &usize| !agents.in_sync(&state.hosts()[format!("h{n}").as_str()]);
+        assert!(held.iter().all(out_of_sync), "who waits is not said to have it");
+    });
+    controller.until_rollout(None).await;
+    controller.until_vrfs(&agents, |_| 2).await;
+    controller.until_in_sync().await;
+    assert!(controller.canaries().is_empty() && controller.held().is_empty());
+    assert_eq!(controller.actions()[0], "FinishRollout by system");
+}
+
+/// P1. What concerns few is not held up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_few_hosts_reaches_them_at_once() {
+    let (_folder, controller, agents) = built(Pushes { canary_above: HOSTS, ..PUSHES }).await;
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    controller.until_vrfs(&agents, |_| 2).await;
+    assert!(controller.engine.read(|state, _| state.meta().rollout.is_none()));
+}
+
+/// P2. A first host that is not well with it stops it, for whoever leads, until an operator says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_not_well_with_it_stops_it_also_for_who_takes_over() {
+    let pushes = Pushes { canary_patience: Duration::from_millis(200), ..PUSHES };
+    let (folder, controller, agents) = built(pushes).await;
+    let problem = Problem { kind: ProblemKind::Failed, scope: Scope::Host, object: "x".into(), reason: "wrong".into() };
+    agents[4].host.lock().unwrap().problems.push(problem);
+    controller.until("it is heard", |seen| (seen.agents.count_in_sync() < HOSTS).then_some(())).await;
+    agents[4].host.lock().unwrap().problems.clear();
+    controller.until_in_sync().await;
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    let canaries = controller.canaries();
+    let problem = Problem { kind: ProblemKind::Failed, scope: Scope::Host, object: "x".into(), reason: "wrong".into() };
+    agents[canaries[1] - 1].host.lock().unwrap().problems.push(problem);
+    controller.until_rollout(Some(true)).await;
+    assert_eq!(controller.actions()[0], "StopRollout by system");
+    // It stays so, also when the host is well again and another controller takes over.
+    agents[canaries[1] - 1].host.lock().unwrap().problems.clear();
+    stop(controller, folder.path()).await;
+    let controller = Controller::paced(folder.path(), pushes);
+    let first_well = |seen: &Seen<'_>| (seen.agents.count_in_sync() == 2).then_some(());
+    controller.until("the first ones are well", first_well).await;
+    for _ in 0..20 {
+        controller.sweep();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    controller.until_vrfs(&agents, |n| if canaries.contains(&n) { 2 } else { 1 }).await;
+    assert_eq!(controller.held().len(), HOSTS - 2);
+    controller.run(&Command::Rollout(Step::Continue)).unwrap();
+    controller.until_vrfs(&agents, |_| 2).await;
+    controller.until_in_sync().await;
+    assert_eq!(controller.actions()[0], "ContinueRollout by operator");
+}
+
+/// P2. Who takes over while the first hosts are watched watches them anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_goes_on_with_a_rollout() {
+    let (folder, controller, agents) = built(PUSHES).await;
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    let (canaries, held) = (controller.canaries(), controller.held());
+    stop(controller, folder.path()).await;
+    let controller = Controller::paced(folder.path(), PUSHES);
+    controller.until_vrfs(&agents, |n| if canaries.contains(&n) { 2 } else { 1 }).await;
+    assert_eq!((controller.canaries(), controller.held()), (canaries, held));
+    controller.until_rollout(None).await;
+    controller.until_vrfs(&agents, |_| 2).await;
+}
+
+/// P3. What a tenant commands reaches a host that waits at once, with all that it waits for; a delete above all (C5).
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_is_gone_at_once_also_from_hosts_that_wait() {
+    let (_folder, controller, agents) = built(PUSHES).await;
+    let id = peering(&controller.run(&Command::CreatePeering(create("v2", "v3"))).unwrap());
+    controller.until_active(&id).await;
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    assert!([2, 3].iter().all(|n| controller.held().contains(n)));
+    controller.run(&Command::Rollout(Step::Stop { why: String::new() })).unwrap();
+    controller.run(&delete(&id)).unwrap();
+    controller.until_gone(&id).await;
+    assert_eq!([&agents[1], &agents[2]].map(Agent::sides), [0, 0]);
+    assert_eq!(controller.held(), [4, 6, 7, 8], "the others wait on");
+    let new = peering(&controller.run(&Command::CreatePeering(create("v6", "v7"))).unwrap());
+    controller.until_active(&new).await;
+    assert_eq!(controller.held(), [4, 8]);
+    controller.until_vrfs(&agents, |n| if [4, 8].contains(&n) { 1 } else { 2 }).await;
+}
+
+/// P3. What takes something away, or moves it, goes to all hosts at once: taking a change back above all.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_something_away_or_moves_it_reaches_all_at_once() {
+    let (_folder, controller, agents) = built(PUSHES).await;
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    assert_eq!(controller.held().len(), HOSTS - 2);
+    let Command::Apply(back) = inventory(&agents, &[]) else { unreachable!() };
+    controller.run(&Command::Apply(back.pruning())).unwrap();
+    assert_eq!(controller.held(), Vec::<usize>::new());
+    controller.until_vrfs(&agents, |_| 1).await;
+    controller.until_rollout(None).await;
+    // A VTEP address is another one: who sends there and who is there change together.
+    controller.run(&inventory(&agents, &["common", "other"])).unwrap();
+    controller.run(&Command::Rollout(Step::Continue)).unwrap();
+    controller.until_in_sync().await;
+    let Command::Apply(mut moved) = inventory(&agents, &["common", "other"]) else { unreachable!() };
+    moved.inventory.hosts[1].underlay = "192.0.2.200".parse().unwrap();
+    controller.run(&Command::Apply(moved)).unwrap();
+    assert_eq!(controller.held(), Vec::<usize>::new());
+    controller.until_in_sync().await;
+}
+
+/// P1. Of the hosts that a restored store would change, some are changed first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_release_of_a_restored_store_reaches_some_hosts_first() {
+    let (folder, agents) = (TempDir::new().unwrap(), agents().await);
+    let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+    let start = || Controller::with(Store::open(&store).unwrap(), Duration::from_millis(50), options(PUSHES));
+    let controller = Controller::on(Store::open(&store).unwrap());
+    controller.run(&inventory(&agents, &[])).unwrap();
+    controller.until_in_sync().await;
+    tokio::task::block_in_place(|| controller.engine.store().back_up(&copy)).unwrap();
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    controller.until_in_sync().await;
+    stop_on(controller, &store).await;
+    Store::restore(&copy, &store, None, Origin::Same).unwrap();
+    let controller = start();
+    controller.until("heard", |seen| seen.agents.contact(&"h8".parse().unwrap()).map(drop)).await;
+    controller.run(&Command::Release).unwrap();
+    let canaries = controller.canaries();
+    assert_eq!((canaries.len(), controller.held().len()), (2, HOSTS - 2));
+    controller.until_vrfs(&agents, |n| if canaries.contains(&n) { 1 } else { 2 }).await;
+    // It is released all the same: what tenants command goes to the hosts that it changes.
+    let two = controller.held()[0];
+    let other = controller.held()[1];
+    let id = controller.run(&Command::CreatePeering(create(&format!("v{two}"), &format!("v{other}"))));
+    controller.until_active(&peering(&id.unwrap())).await;
+    controller.until_rollout(None).await;
+    controller.until_vrfs(&agents, |_| 1).await;
+}
