@@ -1,55 +1,47 @@
 // What can be done with a peering, each as a dialog that says what will happen.
 
-import { useEffect, useState } from "preact/hooks";
-import { blockedPath, get, peeringPath, Refused, type Peering, type Traffic } from "./api.ts";
-import { commandLine, regionalCommandLine, type Call, type Option } from "./calls.tsx";
+import { useState } from "preact/hooks";
+import { blockedPath, type Peering } from "./api.ts";
+import { commandLine, type Call } from "./calls.tsx";
+import { EVERYTHING, isScoped, type Choices } from "./choice.ts";
 import { Compared } from "./compared.tsx";
 import { Dialog } from "./dialog.tsx";
-import { bare, mbit, t } from "./i18n.ts";
+import { mbit, t } from "./i18n.ts";
+import { cliOf, pathOf, summary, useCare } from "./peering.tsx";
+import { areReady, bodyOf, Checked, Limit, optionsOf, Reach, usePreview } from "./prefixes.tsx";
 import { Price } from "./price.tsx";
 import { isCrossAccount, type Action } from "./rules.ts";
+import { ChangePrefixes, reachableOf } from "./scope.tsx";
 import { carryOut } from "./told.tsx";
 import { Field } from "./ui.tsx";
 
-const path = (peering: Peering) => peeringPath(peering.vpcInfo.regionId, peering.vpcPeeringId);
-const cli = (peering: Peering, command: string, given: string[] = [], options: Option[] = []) =>
-  regionalCommandLine(peering.vpcInfo.regionId, `peering ${command}`, [peering.vpcPeeringId, ...given], options);
-
-export const acceptCall = (peering: Peering): Call =>
-  ({ method: "POST", path: `${path(peering)}:acceptVpcPeering`, body: {}, cli: cli(peering, "accept", [], [["--yes"]]) });
-export const rejectCall = (peering: Peering): Call =>
-  ({ method: "POST", path: `${path(peering)}:rejectVpcPeering`, body: {}, cli: cli(peering, "reject") });
-export const deleteCall = (peering: Peering): Call => ({ method: "DELETE", path: path(peering), cli: cli(peering, "delete") });
-export const blockCall = (account: string): Call => ({ method: "PUT", path: blockedPath(account), cli: commandLine("block", [account]) });
-
-/** Whether something passed within the last hour. */
-export type Passed = "nothing" | "something" | "unknown";
-
-/** How long it is waited for whether something passed, in milliseconds; then it cannot be told. */
-const LOOKING = 10_000;
-
-export function passedOf(peering: Peering): Promise<Passed> {
-  const asked = get<{ traffic: Traffic }>(`${path(peering)}/traffic?range=1h`, true).then(
-    ({ traffic }): Passed => (traffic.samples.some((sample) => sample.outBytes + sample.inBytes > 0) ? "something" : "nothing"),
-    (error: Error): Passed => (error instanceof Refused && error.code === 404 ? "nothing" : "unknown"));
-  return Promise.race([asked, new Promise<Passed>((resolve) => setTimeout(() => resolve("unknown"), LOOKING))]);
+export function acceptCall(peering: Peering, choices: Choices = EVERYTHING): Call {
+  const body = bodyOf(choices);
+  return { method: "POST", path: `${pathOf(peering)}:acceptVpcPeering`, body, cli: cliOf(peering, "accept", [], [["--yes"], ...optionsOf(body)]) };
 }
-
-const summary = (peering: Peering) => (
-  <p class="about"><strong><bdi>{peering.vpcPeeringName}</bdi></strong> <span class="id">{peering.vpcPeeringId}</span></p>
-);
+export const rejectCall = (peering: Peering): Call =>
+  ({ method: "POST", path: `${pathOf(peering)}:rejectVpcPeering`, body: {}, cli: cliOf(peering, "reject") });
+export const deleteCall = (peering: Peering): Call => ({ method: "DELETE", path: pathOf(peering), cli: cliOf(peering, "delete") });
+export const blockCall = (account: string): Call => ({ method: "PUT", path: blockedPath(account), cli: commandLine("block", [account]) });
 
 interface Props { peering: Peering; onClose: () => void; block?: boolean }
 
 function Accept({ peering, onClose }: Props) {
   const { remoteVpcInfo: peer, vpcInfo: own } = peering;
-  const call = acceptCall(peering);
+  const [choices, setChoices] = useState(EVERYTHING);
+  const call = acceptCall(peering, choices);
   const accept = async () => void (await carryOut(call, t("accept.done")));
+  const picker = { choices, names: [own.vpcName, peer.vpcName] as [string, string], own: own.addressPrefix, peer: peer.addressPrefix };
+  const [ready, limited] = [areReady(picker), choices.export.limited || choices.import.limited];
+  const preview = usePreview(call, ready && limited, JSON.stringify(reachableOf(peering)));
+  const after = limited ? preview?.reachable : isScoped(peering) ? reachableOf(peering) : undefined;
   return (
-    <Dialog title={t("accept.title")} confirm={t("action.accept")} onConfirm={accept} onClose={onClose} calls={[call]}>
+    <Dialog title={t("accept.title")} confirm={t("action.accept")} disabled={!ready} onConfirm={accept} onClose={onClose} calls={[call]}>
       {summary(peering)}
       <p>{t("accept.text", { account: peer.accountId, cidrs: peer.addressPrefix.join(", "), vpc: own.vpcName })}</p>
       <Compared peering={peering} />
+      <Checked preview={preview} busy={ready && limited}><Limit {...picker} onChoose={setChoices} /></Checked>
+      {after && <Reach own={own.vpcName} peer={peer.vpcName} after={after} />}
       {peering.message && <p class="note plain">{t("requests.message")}: <bdi>{peering.message}</bdi></p>}
       <p class="note warn">{t("accept.warning")}</p>
     </Dialog>
@@ -77,8 +69,8 @@ function Reject({ peering, onClose, block: preset = false }: Props) {
 function Bandwidth({ peering, onClose }: Props) {
   const [bandwidth, setBandwidth] = useState(String(peering.bandwidth ?? ""));
   const call: Call = {
-    method: "PUT", path: `${path(peering)}:modifyVpcPeeringBandwidth`, body: { bandwidth: Number(bandwidth) },
-    cli: cli(peering, "set-bandwidth", [bandwidth]),
+    method: "PUT", path: `${pathOf(peering)}:modifyVpcPeeringBandwidth`, body: { bandwidth: Number(bandwidth) },
+    cli: cliOf(peering, "set-bandwidth", [bandwidth]),
   };
   const change = async () => void (await carryOut(call, t("bandwidth.done", { bandwidth: mbit(Number(bandwidth)) })));
   return (
@@ -115,23 +107,13 @@ function Delete({ peering, onClose }: Props) {
   const call = deleteCall(peering);
   const remove = async () => void (await carryOut<{ hostsMissing: number }>(call, ({ hostsMissing }) =>
     hostsMissing > 0 ? t("delete.draining", { count: hostsMissing }) : t("delete.done")));
-  // What carries traffic, as far as anybody knows, is not deleted by a slip.
-  const [passed, setPassed] = useState<Passed>();
-  const [typed, setTyped] = useState("");
-  useEffect(() => void passedOf(peering).then(setPassed), [peering.vpcPeeringId]);
-  const toType = passed === "something" || passed === "unknown";
+  const care = useCare(peering, "delete.typeName");
   return (
     <Dialog title={t("delete.title")} confirm={t("action.delete")} danger onConfirm={remove} onClose={onClose} calls={[call]}
-      disabled={passed === undefined || (toType && bare(typed) !== bare(peering.vpcPeeringName))}>
+      disabled={!care.ready}>
       {summary(peering)}
       {consequences(peering).map((words) => <p key={words}>{words}</p>)}
-      {passed === undefined && <p class="quiet" role="status">{t("delete.looking")}</p>}
-      {toType && <p class="note warn">{t(passed === "something" ? "delete.busy" : "delete.unknown")}</p>}
-      {toType && (
-        <Field label={t("delete.typeName", { name: peering.vpcPeeringName })} needed>
-          {(its) => <input {...its} autocomplete="off" value={typed} onInput={(event) => setTyped(event.currentTarget.value)} />}
-        </Field>
-      )}
+      {care.field}
     </Dialog>
   );
 }
@@ -140,8 +122,8 @@ function Rename({ peering, onClose }: Props) {
   const [name, setName] = useState(peering.vpcPeeringName);
   const [description, setDescription] = useState(peering.description);
   const call: Call = {
-    method: "PUT", path: path(peering), body: { vpcPeeringName: name, description },
-    cli: cli(peering, "rename", [name], [["--description", description]]),
+    method: "PUT", path: pathOf(peering), body: { vpcPeeringName: name, description },
+    cli: cliOf(peering, "rename", [name], [["--description", description]]),
   };
   const rename = async () => void (await carryOut(call, t("rename.done")));
   return (
@@ -160,7 +142,7 @@ function Rename({ peering, onClose }: Props) {
 function Protect({ peering, onClose }: Props) {
   const on = !peering.deletionProtection;
   const call: Call = {
-    method: "PUT", path: path(peering), body: { deletionProtection: on }, cli: cli(peering, "protect", on ? [] : ["off"]),
+    method: "PUT", path: pathOf(peering), body: { deletionProtection: on }, cli: cliOf(peering, "protect", on ? [] : ["off"]),
   };
   const protect = async () => void (await carryOut(call, t("rename.done")));
   return (
@@ -180,5 +162,6 @@ export function Act({ action, ...its }: Props & { action: Action }) {
     case "delete": return <Delete {...its} />;
     case "rename": return <Rename {...its} />;
     case "protect": return <Protect {...its} />;
+    case "prefixes": return <ChangePrefixes {...its} />;
   }
 }

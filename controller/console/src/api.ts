@@ -3,11 +3,19 @@
 export type State =
   | "pending" | "provisioning" | "active" | "suspended" | "draining" | "rejected" | "expired" | "peer_deleted";
 
-export interface Side { vpcId: string; vpcName: string; addressPrefix: string[]; regionId: string; accountId: string }
+/** Lists that are empty stand for all; those of another account's side are not told. Controllers of before tell none of them. */
+export interface Side {
+  vpcId: string; vpcName: string; addressPrefix: string[]; regionId: string; accountId: string;
+  exportPrefixes?: string[]; importPrefixes?: string[]; effectivePrefixes?: string[]; vni?: number;
+}
+/** What would be reachable: of the own VPC, and of the other where that is told already. */
+export interface Reachable { ownPrefixes: string[]; remotePrefixes: string[] | null }
 export interface Charge {
   chargeMode: string; chargeStatus: string; chargeStartTime: string | null; chargeRetireTime: string | null;
 }
-export interface PeeringHost { host: string; confirmed: boolean; lastReport: string | null }
+export interface PeeringHost {
+  host: string; confirmed: boolean; desired: Revision | null; applied: Revision | null; lastReport: string | null; lastError: string | null;
+}
 export interface Peering {
   vpcPeeringId: string; vpcPeeringName: string; description: string; message: string; tags: { key: string; value: string }[]; vpcInfo: Side; remoteVpcInfo: Side;
   createdTime: string; state: State; stateReason: string | null; role: "initiator" | "receiver";

@@ -1,4 +1,4 @@
-// Whether networks overlap.
+// Whether networks overlap, and what of them is in others.
 
 interface Net { bits: number; first: bigint; last: bigint }
 
@@ -6,7 +6,7 @@ interface Net { bits: number; first: bigint; last: bigint }
 function address(text: string): { bits: number; value: bigint } | undefined {
   if (!text.includes(":")) {
     const parts = text.split(".");
-    if (parts.length !== 4 || !parts.every((part) => /^\d{1,3}$/.test(part) && Number(part) <= 255)) return undefined;
+    if (parts.length !== 4 || !parts.every((part) => /^(0|[1-9]\d{0,2})$/.test(part) && Number(part) <= 255)) return undefined;
     return { bits: 32, value: parts.reduce((sum, part) => (sum << 8n) + BigInt(part), 0n) };
   }
   const [head = "", tail, ...more] = text.split("::");
@@ -32,4 +32,62 @@ function net(cidr: string): Net | undefined {
 export function overlap(one: string, other: string): boolean {
   const [a, b] = [net(one), net(other)];
   return a !== undefined && b !== undefined && a.bits === b.bits && a.first <= b.last && b.first <= a.last;
+}
+
+/** Whether all addresses of a CIDR are in another, too. */
+export function within(inner: string, outer: string): boolean {
+  const [a, b] = [net(inner), net(outer)];
+  return a !== undefined && b !== undefined && a.bits === b.bits && b.first <= a.first && a.last <= b.last;
+}
+
+/** An address as the controller writes it (RFC 5952): of groups that are 0, the first longest run of several is left out. */
+function written(bits: number, value: bigint): string {
+  const parts = (count: number, width: bigint, base: number) =>
+    Array.from({ length: count }, (_, index) => ((value >> (width * BigInt(count - 1 - index))) & ((1n << width) - 1n)).toString(base));
+  if (bits === 32) return parts(4, 8n, 10).join(".");
+  const groups = parts(8, 16n, 16);
+  const zeros = (from: number) => groups.slice(from).findIndex((group) => group !== "0");
+  const runs = groups.map((_, from) => (zeros(from) < 0 ? 8 - from : zeros(from)));
+  const longest = Math.max(...runs);
+  if (longest < 2) return groups.join(":");
+  const from = runs.indexOf(longest);
+  return `${groups.slice(0, from).join(":")}::${groups.slice(from + longest).join(":")}`;
+}
+
+/** A prefix in the form that the controller gives it; nothing for what is no prefix with a length. Bits behind the length are cut off. */
+export function canonical(text: string): string | undefined {
+  const found = text.includes("/") ? net(text) : undefined;
+  return found && `${written(found.bits, found.first)}/${Number(text.split("/")[1])}`;
+}
+
+/** Whether bits are set behind a prefix's length. */
+export function hasHostBits(text: string): boolean {
+  const [head = ""] = text.split("/");
+  return net(text)?.first !== address(head)?.value;
+}
+
+/** What is in some networks and in none of others, as few prefixes as that takes, sorted. */
+export function difference(some: string[], others: string[]): string[] {
+  const known = (list: string[]) => list.flatMap((text) => net(text) ?? []);
+  let left = known(some);
+  for (const taken of known(others)) {
+    left = left.flatMap((it) => {
+      if (it.bits !== taken.bits || it.last < taken.first || taken.last < it.first) return [it];
+      return [{ ...it, last: taken.first - 1n }, { ...it, first: taken.last + 1n }].filter(({ first, last }) => first <= last);
+    });
+  }
+  left.sort((one, other) => one.bits - other.bits || (one.first < other.first ? -1 : 1));
+  return left.flatMap(prefixes);
+}
+
+/** The prefixes that make up a range of addresses. */
+function prefixes({ bits, first, last }: Net): string[] {
+  const found: string[] = [];
+  for (let from = first; from <= last;) {
+    let host = 0n;
+    while (host < BigInt(bits) && (from >> host) % 2n === 0n && from + (1n << (host + 1n)) - 1n <= last) host++;
+    found.push(`${written(bits, from)}/${BigInt(bits) - host}`);
+    from += 1n << host;
+  }
+  return found;
 }

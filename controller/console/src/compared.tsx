@@ -1,17 +1,18 @@
 // The networks of a request beside one's own, and where they overlap.
 
 import type { Peering } from "./api.ts";
+import { isSame, reached } from "./choice.ts";
 import { overlap } from "./cidr.ts";
 import { Cidr } from "./copy.tsx";
 import { t } from "./i18n.ts";
 import { isAgreed, otherEnd } from "./rules.ts";
 import { isCurrent, peeringsNow } from "./store.ts";
 
-/** What the peer's networks may not overlap: those of the own VPC, and of the VPCs that it is peered with already. */
+/** What the peer's networks may not overlap: those of the own VPC, and what it reaches of the VPCs that it is peered with already. */
 function inTheWay({ vpcInfo: own, vpcPeeringId }: Peering): { name: string; cidrs: string[] }[] {
   const others = peeringsNow().filter((it) => it.vpcPeeringId !== vpcPeeringId && isAgreed(it));
   const peers = others.flatMap((it) => otherEnd(it, own.vpcId) ?? []);
-  return [own, ...peers].map((side) => ({ name: side.vpcName, cidrs: side.addressPrefix }));
+  return [{ name: own.vpcName, cidrs: own.addressPrefix }, ...peers.map((side) => ({ name: side.vpcName, cidrs: reached(side) }))];
 }
 
 export function Compared({ peering }: { peering: Peering }) {
@@ -30,6 +31,7 @@ export function Compared({ peering }: { peering: Peering }) {
         {own.addressPrefix.map((cidr) =>
           <Cidr key={cidr} cidr={cidr} clash={peer.addressPrefix.some((other) => overlap(cidr, other))} />)}
       </div>
+      {!isSame(reached(own), own.addressPrefix) && <p class="across small">{t("requests.takes", { cidrs: reached(own).join("、") || t("prefixes.nothing") })}</p>}
       {clashes.length > 0
         ? <div class="note bad across">{clashes.map((words) => <p key={words}>{words}</p>)}</div>
         : isCurrent() ? <p class="across small good">{t("requests.noOverlap")}</p>

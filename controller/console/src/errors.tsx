@@ -39,8 +39,8 @@ export function sentenceOf(error: Error): string {
 interface Known { details: Detail[]; fields: Map<string, number>; onFields: () => void }
 const Faults = createContext<Known | undefined>(undefined);
 
-/** The field that a fault is about: the last part of the path to it. */
-const fieldOf = (detail: Detail) => detail.entry.split(".").at(-1) ?? "";
+/** The field that a fault is about: the last part of the path to it, whichever place of a list it is. */
+const fieldOf = (detail: Detail) => detail.entry.split(".").at(-1)?.replace(/\[\d+\]$/, "") ?? "";
 
 /** A form whose fields show what was refused. */
 export function Faulty({ error, children }: { error: Error | undefined; children: ComponentChildren }) {

@@ -1,9 +1,9 @@
-// What a peering's state means, and what it allows (rules L1, L5, B1, B2), so that nothing is offered that would be refused, and why not.
+// What a peering's state means, and what it allows (rules L1, L5, L13, B1, B2), so that nothing is offered that would be refused, and why not.
 
 import type { Peering, State } from "./api.ts";
 import type { Key } from "./i18n.ts";
 
-export type Action = "accept" | "reject" | "bandwidth" | "delete" | "rename" | "protect";
+export type Action = "accept" | "reject" | "bandwidth" | "delete" | "rename" | "protect" | "prefixes";
 
 export const STATES: State[] = ["pending", "provisioning", "active", "suspended", "draining", "rejected", "expired", "peer_deleted"];
 /** Those of peerings that have not ended. */
@@ -40,6 +40,8 @@ export function whyNot(action: Action, peering: Peering): Key | undefined {
       return peering.role === "receiver" ? "why.onlyInitiator" : whyUnchangeable(peering);
     case "protect":
       return whyUnchangeable(peering);
+    case "prefixes":
+      return peering.state === "pending" && peering.role === "receiver" ? "why.whenAccepting" : whyUnchangeable(peering);
     case "delete":
       if (peering.state === "draining") return "why.draining";
       return peering.deletionProtection && isLive(peering) ? "why.protected" : undefined;

@@ -49,6 +49,7 @@ let owner: string | undefined;
 let lastOwner: string | undefined;
 /** How often somebody has signed in. */
 let entries = 0;
+export const timesSignedIn = () => entries;
 /** The regions whose content is asked for; none for operators. */
 let regions: string[] = [];
 const told = new Map<string, unknown>();

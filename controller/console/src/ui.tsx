@@ -128,6 +128,8 @@ interface FieldProps {
   label: string; hint?: string | undefined; needed?: boolean;
   /** The names that the controller has for it, by which a fault is shown beside it. */
   entries?: string[];
+  /** What the page itself finds wrong with it. */
+  wrong?: string | undefined;
   children: (its: Its) => ComponentChildren;
 }
 
@@ -135,9 +137,10 @@ export interface Its { id: string; "aria-describedby"?: string; "aria-invalid"?:
 
 const NO_ENTRIES: string[] = [];
 
-export function Field({ label, hint, needed, entries = NO_ENTRIES, children }: FieldProps) {
+export function Field({ label, hint, needed, entries = NO_ENTRIES, wrong, children }: FieldProps) {
   const id = useId();
-  const fault = useFault(entries);
+  const refused = useFault(entries);
+  const fault = wrong ?? refused;
   const its: Its = { id };
   const described = [hint && `${id}-hint`, fault && `${id}-fault`].filter(Boolean).join(" ");
   if (described) its["aria-describedby"] = described;

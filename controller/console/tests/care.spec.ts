@@ -164,7 +164,7 @@ test("requests stand first, with their CIDRs beside one's own; several are answe
   await signIn(page, two);
   await expect(page.getByText("4 个申请等待您接受")).toBeVisible();
   const request = page.getByRole("article").filter({ hasText: "bad" });
-  await expect(request).toContainText("10.21.0.0/16 与 mine 的网段重叠，不能接受。");
+  await expect(request).toContainText("10.21.0.0/16 与 mine 的网段重叠，限定网段后才能接受。");
   await expect(page.getByRole("article").filter({ hasText: "r1" })).toContainText("网段不重叠");
   // Names of any length leave every column on the screen.
   const overflow = await page.getByRole("region", { name: "对等连接列表" }).evaluate((table) => table.scrollWidth - table.clientWidth);

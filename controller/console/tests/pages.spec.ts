@@ -68,6 +68,9 @@ test("whatever the audit trail and events can say has words", () => {
   expect(types).toContain("host.drained");
   const needed = [...[...commands, ...others].map((it) => `did.${it}`), ...types.map((it) => `event.${it}`)];
   expect(needed.filter((key) => !(key in zh))).toEqual([]);
+  // Each can be chosen for a webhook.
+  const webhooks = readFileSync(fileURLToPath(new URL("../src/pages/webhooks.tsx", import.meta.url)), "utf8");
+  expect(types.filter((type) => !webhooks.includes(`"${type}"`))).toEqual([]);
 });
 
 /** Some of everything: peerings in several states, between regions and accounts. */
@@ -166,6 +169,7 @@ for (const language of ["zh", "en"] as const) {
       ["peerings", `${words["action.reject"]} from-client`, words["reject.title"]],
       ["peerings", `${words["action.bandwidth"]} data-backup`, words["bandwidth.title"]],
       [`peerings/${north}/${id}`, words["action.rename"], words["rename.title"]],
+      [`peerings/${north}/${id}`, words["action.prefixes"], words["action.prefixes"]],
       ["peerings", `${words["action.delete"]} to-partner`, words["delete.title"]],
       ["vpcs", words["vpcs.create"], words["vpcs.create"]],
       ["vpcs", `${words["vpcs.manage"]} web`, `${words["vpcs.manage"]} · web`],

@@ -1,11 +1,12 @@
 // One answer to several peerings.
 
 import { useEffect, useState } from "preact/hooks";
-import { acceptCall, deleteCall, passedOf, rejectCall, type Passed } from "../actions.tsx";
+import { acceptCall, deleteCall, rejectCall } from "../actions.tsx";
 import { perform, type Peering } from "../api.ts";
 import { Dialog } from "../dialog.tsx";
 import { Wrong } from "../errors.tsx";
 import { isolated, t } from "../i18n.ts";
+import { passedOf, type Passed } from "../peering.tsx";
 import { whyNot } from "../rules.ts";
 import { changed } from "../store.ts";
 import { tell } from "../told.tsx";
@@ -70,7 +71,7 @@ export function Bulk({ action, peerings, onClose }: { action: BulkAction; peerin
   }
   return (
     <Dialog title={t("bulk.title", { action: words, count: those.length })} confirm={words} danger={action !== "accept"}
-      disabled={those.length === 0 || passed === undefined || (toType && typed.trim() !== String(those.length))} onConfirm={answer} onClose={onClose} calls={those.map(CALLS[action])}>
+      disabled={those.length === 0 || passed === undefined || (toType && typed.trim() !== String(those.length))} onConfirm={answer} onClose={onClose} calls={those.map((it) => CALLS[action](it))}>
       <ul class="names">{those.map((peering) => <li key={peering.vpcPeeringId}><bdi>{peering.vpcPeeringName}</bdi></li>)}</ul>
       {those.length < peerings.length && <p class="quiet">{t("bulk.skipped", { count: peerings.length - those.length })}</p>}
       {action === "accept" && <p class="note warn">{t("accept.warning")}</p>}

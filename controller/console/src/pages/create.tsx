@@ -1,8 +1,10 @@
 // A new peering: 本端信息, 对端信息, 带宽. What would be refused is told before.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ask, get, isSessionEnd, peeringsPath, quotaPath, Refused, type Peering, type Quota, type Who } from "../api.ts";
+import { ask, get, peeringsPath, quotaPath, Refused, type Peering, type Quota, type Who } from "../api.ts";
+import { EVERYTHING } from "../choice.ts";
 import { t } from "../i18n.ts";
+import { areReady, bodyOf, Limit, optionsOf, Reach, usePreview } from "../prefixes.tsx";
 import { Price } from "../price.tsx";
 import { go, to } from "../route.ts";
 import { changed, useContent, useLoaded } from "../store.ts";
@@ -10,9 +12,6 @@ import { AsCall, regionalCommandLine, type Call, type Option } from "../calls.ts
 import { Faulty, Wrong } from "../errors.tsx";
 import { tell } from "../told.tsx";
 import { Field, Heading, Select, Show, vpcOptions } from "../ui.tsx";
-
-/** How long nothing is typed before what was typed is checked, in milliseconds. */
-const PAUSE = 350;
 
 const made = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
@@ -28,7 +27,7 @@ export function Create({ who }: { who: Who }) {
   const [otherRegion, setPeerRegion] = useState<string>();
   const [peerVpc, setPeerVpc] = useState("");
   const [bandwidth, setBandwidth] = useState("100");
-  const [checked, setChecked] = useState<{ wish: string; error?: Error }>();
+  const [choices, setChoices] = useState(EVERYTHING);
   const [error, setError] = useState<Error>();
   const [busy, setBusy] = useState(false);
   // To confirm the same twice makes one peering, also where the first answer did not arrive.
@@ -43,33 +42,24 @@ export function Create({ who }: { who: Who }) {
     undefined, String(content.value?.peerings.length));
 
   const crossRegion = region !== peerRegion;
-  const complete = vpc !== "" && peerVpc.trim() !== "" && (!other || account.trim() !== "")
+  const ownVpc = content.value?.vpcs.find((it) => it.vpcId === vpc);
+  // Of another account's VPC nothing is known here.
+  const peersVpc = other ? undefined : content.value?.vpcs.find((it) => it.vpcId === peerVpc);
+  const names: [string, string] = [ownVpc?.name ?? t("create.ownVpc"), peersVpc?.name ?? t("create.peerVpc")];
+  const picker = { choices, names, own: ownVpc?.cidrs ?? [], peer: peersVpc?.cidrs ?? [] };
+  const limits = bodyOf(choices);
+  const complete = areReady(picker) && vpc !== "" && peerVpc.trim() !== "" && (!other || account.trim() !== "")
     && (!crossRegion || Number(bandwidth) > 0);
   const ends = {
     vpcId: vpc, remoteVpcId: peerVpc.trim(), remoteRegionId: peerRegion, remoteAccountId: other ? account.trim() : undefined,
-    bandwidth: crossRegion ? Number(bandwidth) : undefined,
+    bandwidth: crossRegion ? Number(bandwidth) : undefined, ...limits,
   };
   const wish = { ...ends, vpcPeeringName: name, description: description || undefined, message: other ? message || undefined : undefined };
   // Dry runs towards another account are few a day, so only what can overlap is checked. Names are known here.
-  const key = JSON.stringify([region, ends]);
+  const check: Call = { method: "POST", path: peeringsPath(region), body: { ...ends, vpcPeeringName: unused.current } };
+  const verdict = usePreview(check, complete);
   const nameTaken = content.value?.peerings.some((it) =>
     it.role === "initiator" && it.vpcInfo.regionId === region && it.vpcPeeringName === name) ?? false;
-
-  useEffect(() => {
-    if (!complete) return;
-    let stale = false;
-    const timer = setTimeout(() => {
-      ask("POST", peeringsPath(region), { ...ends, vpcPeeringName: unused.current, dryRun: true }).then(
-        () => stale || setChecked({ wish: key }),
-        // Whose session has ended is asked to sign in, and then it is checked again.
-        (error: Error) => stale || isSessionEnd(error) || setChecked({ wish: key, error }),
-      );
-    }, PAUSE);
-    return () => {
-      stale = true;
-      clearTimeout(timer);
-    };
-  }, [key, complete, who]);
 
   const wishKey = JSON.stringify([region, wish]);
   // What was refused says nothing of what is wished now.
@@ -77,7 +67,7 @@ export function Create({ who }: { who: Who }) {
 
   const submit = async (event: Event) => {
     event.preventDefault();
-    if (busy) return;
+    if (busy || !areReady(picker)) return;
     setBusy(true);
     setError(undefined);
     if (attempt.current.key !== wishKey) attempt.current = { key: wishKey, token: made() };
@@ -100,11 +90,18 @@ export function Create({ who }: { who: Who }) {
     ["--description", wish.description], ["--message", wish.message]];
   const call: Call = {
     method: "POST", path: peeringsPath(region), body: wish,
-    cli: regionalCommandLine(region, "peering create", [], options.flatMap(([option, value]) => (value ? [[option, String(value)] as Option] : []))),
+    cli: regionalCommandLine(region, "peering create", [], options.flatMap(([option, value]) => (value ? [[option, String(value)] as Option] : [])).concat(optionsOf(limits))),
   };
   const regions = who.regions.map((id): [string, string] => [id, id]);
-  const verdict = complete && checked?.wish === key ? checked : undefined;
   const used = quota.value?.quota;
+  const pickVpc = (id: string) => {
+    setVpc(id);
+    setChoices((old) => ({ ...old, export: EVERYTHING.export }));
+  };
+  const pickPeer = (id: string) => {
+    setPeerVpc(id);
+    setChoices((old) => ({ ...old, import: EVERYTHING.import }));
+  };
   return (
     <>
       <Heading title={t("create.title")}>
@@ -132,10 +129,10 @@ export function Create({ who }: { who: Who }) {
                   hint={used && t(used.count < used.maxLimit ? "create.quota" : "create.quotaFull",
                     { region, count: used.count, limit: used.maxLimit })}>
                   {(its) => <Select {...its} value={region} options={regions}
-                    onPick={(id) => { setRegion(id); setVpc(""); }} />}
+                    onPick={(id) => { setRegion(id); pickVpc(""); }} />}
                 </Field>
                 <Field label={t("create.ownVpc")} needed entries={["vpcId"]}>
-                  {(its) => <Select {...its} value={vpc} onPick={setVpc}
+                  {(its) => <Select {...its} value={vpc} onPick={pickVpc}
                     options={[["", t("create.choose")], ...vpcOptions(own)]} />}
                 </Field>
                 {own.length === 0 && <p class="note info">{t("create.noVpc")} <a href={to("vpcs")}>{t("create.makeVpc")}</a></p>}
@@ -148,7 +145,7 @@ export function Create({ who }: { who: Who }) {
                     {[false, true].map((it) => (
                       <label class="check" key={String(it)}>
                         <input type="radio" name="account-type" checked={other === it}
-                          onChange={() => { setOther(it); setPeerVpc(""); }} />
+                          onChange={() => { setOther(it); pickPeer(""); }} />
                         {t(it ? "create.otherAccount" : "create.sameAccount")}
                       </label>
                     ))}
@@ -168,7 +165,7 @@ export function Create({ who }: { who: Who }) {
                 )}
                 <Field label={t("create.peerRegion")} needed entries={["remoteRegionId"]}>
                   {(its) => <Select {...its} value={peerRegion} options={regions}
-                    onPick={(id) => { setPeerRegion(id); if (!other) setPeerVpc(""); }} />}
+                    onPick={(id) => { setPeerRegion(id); if (!other) pickPeer(""); }} />}
                 </Field>
                 {other
                   ? (
@@ -179,7 +176,7 @@ export function Create({ who }: { who: Who }) {
                   )
                   : (
                     <Field label={t("create.peerVpc")} needed entries={["remoteVpcId"]}>
-                      {(its) => <Select {...its} value={peerVpc} onPick={setPeerVpc}
+                      {(its) => <Select {...its} value={peerVpc} onPick={pickPeer}
                         options={[["", t("create.choose")], ...vpcOptions(peers)]} />}
                     </Field>
                   )}
@@ -199,9 +196,13 @@ export function Create({ who }: { who: Who }) {
                   )
                   : <p class="quiet">{t("create.limitFree")}</p>}
               </fieldset>
-              <div class="verdict" aria-live="polite">
+              <div class="card"><Limit {...picker} onChoose={setChoices} /></div>
+              <div class="verdict stack" aria-live="polite">
                 {complete && !verdict && !error && <p class="quiet">{t("create.checking")}</p>}
                 {verdict && !verdict.error && <p class="note good">{t("create.ok")} {t(other ? "create.willAsk" : "create.willConnect")}</p>}
+                {verdict?.reachable && Object.keys(limits).length > 0 && (
+                  <Reach own={names[0]} peer={names[1]} after={verdict.reachable} />
+                )}
               </div>
               {error ? <Wrong error={error} /> : verdict?.error && <Wrong error={verdict.error} />}
               <AsCall calls={[call]} />

@@ -3,15 +3,17 @@
 import { useEffect, useState } from "preact/hooks";
 import { get, peeringPath, Refused, type Peering, type Route, type Side, type Traffic } from "../api.ts";
 import { Act } from "../actions.tsx";
+import { reached } from "../choice.ts";
 import { clock, mbit, t, time, type Key } from "../i18n.ts";
 import { Cidr, Copy, Id } from "../copy.tsx";
 import { backToList, to } from "../route.ts";
 import { whyNot, type Action } from "../rules.ts";
+import { PrefixCard } from "../scope.tsx";
 import { useContent, useLoaded } from "../store.ts";
 import { Badge, Empty, Heading, Select, Show, StateBadge, Table } from "../ui.tsx";
 import { Chart, RANGES, type Range } from "../chart.tsx";
 
-const ACTIONS: Action[] = ["accept", "reject", "bandwidth", "rename", "protect", "delete"];
+const ACTIONS: Action[] = ["accept", "reject", "bandwidth", "prefixes", "rename", "protect", "delete"];
 /** How often the hosts' counters are looked at, in milliseconds: the controller takes a sample every 20 s. */
 const COUNTED = 10_000;
 /** How often it is looked at what the stream does not tell and changes slowly: longer samples, when hosts last reported. In milliseconds. */
@@ -45,7 +47,7 @@ function Routes({ peering, region }: { peering: Peering; region: string }) {
   const path = `${peeringPath(region, peering.vpcPeeringId)}/routes`;
   const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background), LATER,
     // What they depend on; the stream tells it.
-    JSON.stringify([peering.state, peering.routesInSync, peering.vpcInfo.addressPrefix, peering.remoteVpcInfo.addressPrefix]));
+    JSON.stringify([peering.state, peering.routesInSync, reached(peering.vpcInfo), reached(peering.remoteVpcInfo)]));
   const names = new Map([peering.vpcInfo, peering.remoteVpcInfo].map((side) => [side.vpcId, side.vpcName]));
   return (
     <section class="card wide">
@@ -192,6 +194,7 @@ export function Detail({ region, id }: { region: string; id: string }) {
               </section>
               <SideCard title={t("create.own")} side={peering.vpcInfo} />
               <SideCard title={t("create.peer")} side={peering.remoteVpcInfo} />
+              <PrefixCard peering={peering} titles={[t("create.own"), t("create.peer")]} />
               <Routes peering={peering} region={region} />
               <TrafficCard peering={peering} region={region} />
               <ChargeCard peering={peering} />

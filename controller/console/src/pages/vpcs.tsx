@@ -1,8 +1,10 @@
 // VPCs and their CIDRs.
 
 import { useState } from "preact/hooks";
-import { cidrsPath, get, QUOTAS, quotaPath, vpcPath, vpcsPath, type Quota, type SecondaryCidr, type Vpc, type Who } from "../api.ts";
+import { cidrsPath, get, QUOTAS, quotaPath, vpcPath, vpcsPath, type Peering, type Quota, type SecondaryCidr, type Vpc, type Who } from "../api.ts";
 import { regionalCommandLine, type Call, type Option } from "../calls.tsx";
+import { reached } from "../choice.ts";
+import { overlap } from "../cidr.ts";
 import { Cidr, Id } from "../copy.tsx";
 import { isolated, t, time } from "../i18n.ts";
 import { to } from "../route.ts";
@@ -93,7 +95,9 @@ function Cidrs({ vpc, onClose }: { vpc: Vpc; onClose: () => void }) {
 
 /** Removing a CIDR takes traffic away from the peers; which, is said before. */
 function RemoveCidr({ vpc, cidr, onClose }: { vpc: Vpc; cidr: SecondaryCidr; onClose: () => void }) {
-  const hit = peeringsOf(vpc).filter(isAgreed);
+  const isReached = (peering: Peering) => [peering.vpcInfo, peering.remoteVpcInfo].some((side) =>
+    side.vpcId === vpc.vpcId && reached(side).some((prefix) => overlap(prefix, cidr.cidr)));
+  const hit = peeringsOf(vpc).filter(isAgreed).filter(isReached);
   const call: Call = {
     method: "DELETE", path: `${cidrsPath(vpc.region)}/${encodeURIComponent(cidr.secondaryCidrId)}`, cli: cli(vpc, "remove-cidr", [cidr.cidr]),
   };

@@ -19,6 +19,7 @@ export const enReasons: Record<keyof typeof zhReasons, string> = {
   "reason.VpcInUse": "The VPC still has host interfaces or peerings.",
   "reason.CidrInUse": "A host interface still uses the CIDR.",
   "reason.InvalidCidr": "Invalid CIDR: host bits must be zero, for example 10.1.0.0/16.",
+  "reason.InvalidPrefix": "Invalid prefixes.",
   "reason.InvalidName": "Invalid name.",
   "reason.InvalidBandwidth": "The bandwidth cap is out of range.",
   "reason.InvalidAccount": "Invalid account ID.",

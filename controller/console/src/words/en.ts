@@ -2,6 +2,7 @@
 
 import { enOperators } from "./en-operators.ts";
 import { enPath } from "./en-path.ts";
+import { enPrefixes } from "./en-prefixes.ts";
 import { enReasons } from "./en-reasons.ts";
 import { enTrail } from "./en-trail.ts";
 import { enWebhooks } from "./en-webhooks.ts";
@@ -10,6 +11,7 @@ import type { zh } from "./zh.ts";
 export const en: Record<keyof typeof zh, string> = {
   ...enOperators,
   ...enPath,
+  ...enPrefixes,
   ...enReasons,
   ...enTrail,
   ...enWebhooks,
@@ -334,7 +336,7 @@ export const en: Record<keyof typeof zh, string> = {
   "requests.theirs": "CIDRs of account {account}",
   "requests.own": "Your CIDRs:",
   "requests.overlaps": "overlaps",
-  "requests.clash": "{cidr} overlaps a CIDR of {vpc}: it cannot be accepted.",
+  "requests.clash": "{cidr} overlaps a CIDR of {vpc}: it can be accepted only with limited prefixes.",
   "requests.noOverlap": "No CIDRs overlap",
   "requests.notCompared": "Whether they overlap with other peerings cannot be told: the controller cannot be reached.",
   "bulk.choose": "Select {name}",

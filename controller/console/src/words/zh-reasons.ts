@@ -17,6 +17,7 @@ export const zhReasons = {
   "reason.VpcInUse": "该私有网络仍有主机接口或对等连接。",
   "reason.CidrInUse": "该网段仍有主机接口在使用。",
   "reason.InvalidCidr": "网段不正确：请按 CIDR 格式填写，主机位须为 0，例如 10.1.0.0/16。",
+  "reason.InvalidPrefix": "网段范围不正确。",
   "reason.InvalidName": "名称不正确：长度或字符不符合要求。",
   "reason.InvalidBandwidth": "带宽上限超出允许范围。",
   "reason.InvalidAccount": "账号不正确。",

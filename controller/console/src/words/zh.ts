@@ -2,6 +2,7 @@
 
 import { zhOperators } from "./zh-operators.ts";
 import { zhPath } from "./zh-path.ts";
+import { zhPrefixes } from "./zh-prefixes.ts";
 import { zhReasons } from "./zh-reasons.ts";
 import { zhTrail } from "./zh-trail.ts";
 import { zhWebhooks } from "./zh-webhooks.ts";
@@ -9,6 +10,7 @@ import { zhWebhooks } from "./zh-webhooks.ts";
 export const zh = {
   ...zhOperators,
   ...zhPath,
+  ...zhPrefixes,
   ...zhReasons,
   ...zhTrail,
   ...zhWebhooks,
@@ -333,7 +335,7 @@ export const zh = {
   "requests.theirs": "账号 {account} 的网段",
   "requests.own": "您的网段：",
   "requests.overlaps": "重叠",
-  "requests.clash": "{cidr} 与 {vpc} 的网段重叠，不能接受。",
+  "requests.clash": "{cidr} 与 {vpc} 的网段重叠，限定网段后才能接受。",
   "requests.noOverlap": "网段不重叠",
   "requests.notCompared": "无法连接控制器，暂时无法得知是否与其他对等连接的网段重叠。",
   "bulk.choose": "选择 {name}",

@@ -1,0 +1,53 @@
+// What the dialogs about a peering share.
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { get, peeringPath, Refused, type Peering, type Traffic } from "./api.ts";
+import { regionalCommandLine, type Option } from "./calls.tsx";
+import { bare, t, type Key } from "./i18n.ts";
+import { Field } from "./ui.tsx";
+
+export const pathOf = (peering: Peering) => peeringPath(peering.vpcInfo.regionId, peering.vpcPeeringId);
+export const cliOf = (peering: Peering, command: string, given: string[] = [], options: Option[] = []) =>
+  regionalCommandLine(peering.vpcInfo.regionId, `peering ${command}`, [peering.vpcPeeringId, ...given], options);
+
+export const summary = (peering: Peering) => (
+  <p class="about"><strong><bdi>{peering.vpcPeeringName}</bdi></strong> <span class="id">{peering.vpcPeeringId}</span></p>
+);
+
+/** Whether something passed within the last hour. */
+export type Passed = "nothing" | "something" | "unknown";
+
+/** How long it is waited for whether something passed, in milliseconds; then it cannot be told. */
+const LOOKING = 10_000;
+
+export function passedOf(peering: Peering): Promise<Passed> {
+  const asked = get<{ traffic: Traffic }>(`${pathOf(peering)}/traffic?range=1h`, true).then(
+    ({ traffic }): Passed => (traffic.samples.some((sample) => sample.outBytes + sample.inBytes > 0) ? "something" : "nothing"),
+    (error: Error): Passed => (error instanceof Refused && error.code === 404 ? "nothing" : "unknown"));
+  return Promise.race([asked, new Promise<Passed>((resolve) => setTimeout(() => resolve("unknown"), LOOKING))]);
+}
+
+/**
+ * What carries traffic, as far as anybody knows, is not cut off by a slip: its name is to be typed, in the words of `ask`. Whether that
+ * is done, and what there is to show for it.
+ */
+export function useCare(peering: Peering, ask: Key, needed = true): { ready: boolean; field: ComponentChildren } {
+  const [passed, setPassed] = useState<Passed>();
+  const [typed, setTyped] = useState("");
+  useEffect(() => void (needed && passedOf(peering).then(setPassed)), [peering.vpcPeeringId, needed]);
+  if (!needed) return { ready: true, field: null };
+  if (passed === undefined) return { ready: false, field: <p class="quiet" role="status">{t("delete.looking")}</p> };
+  if (passed === "nothing") return { ready: true, field: null };
+  return {
+    ready: bare(typed) === bare(peering.vpcPeeringName),
+    field: (
+      <>
+        <p class="note warn">{t(passed === "something" ? "delete.busy" : "delete.unknown")}</p>
+        <Field label={t(ask, { name: peering.vpcPeeringName })} needed>
+          {(its) => <input {...its} autocomplete="off" value={typed} onInput={(event) => setTyped(event.currentTarget.value)} />}
+        </Field>
+      </>
+    ),
+  };
+}

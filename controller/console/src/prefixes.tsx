@@ -1,0 +1,191 @@
+// Choosing the prefixes that a peering joins, and what becomes reachable by it.
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useId, useState } from "preact/hooks";
+import { isSessionEnd, perform, type Reachable, type Side } from "./api.ts";
+import type { Call, Option } from "./calls.tsx";
+import { faultOf, isUnfinished, listOf, type Choice, type Choices } from "./choice.ts";
+import { difference } from "./cidr.ts";
+import { Faulty, Wrong } from "./errors.tsx";
+import { t } from "./i18n.ts";
+import { timesSignedIn, useChanges } from "./store.ts";
+import { Field } from "./ui.tsx";
+
+/** How long nothing is typed before what was typed is checked, in milliseconds. */
+const PAUSE = 350;
+/** How many prefixes of a kind are shown of what becomes reachable. */
+const SHOWN = 12;
+
+interface OneProps { legend: string; known: string[]; choice: Choice; onChoose: (choice: Choice) => void; entry: string; wrong: string | undefined }
+
+function One({ legend, known, choice, onChoose, entry, wrong }: OneProps) {
+  const name = useId();
+  const change = (change: Partial<Choice>) => onChoose({ ...choice, ...change });
+  const pick = (cidr: string, is: boolean) => change({ picked: is ? [...choice.picked, cidr] : choice.picked.filter((it) => it !== cidr) });
+  return (
+    <fieldset class="types">
+      <legend>{legend}</legend>
+      {[false, true].map((limited) => (
+        <label class="check" key={String(limited)}>
+          <input type="radio" name={name} checked={choice.limited === limited} onChange={() => change({ limited })} />
+          {t(limited ? "prefixes.some" : "prefixes.all")}
+        </label>
+      ))}
+      {choice.limited && (
+        <div class="stack within">
+          {known.length > 0 && (
+            <div class="picks">
+              {known.map((cidr) => (
+                <label class="check" key={cidr}>
+                  <input type="checkbox" checked={choice.picked.includes(cidr)} onChange={(event) => pick(cidr, event.currentTarget.checked)} />
+                  <code>{cidr}</code>
+                </label>
+              ))}
+            </div>
+          )}
+          <Field label={t(known.length > 0 ? "prefixes.more" : "prefixes.list")} hint={t("prefixes.hint")} wrong={wrong} entries={[entry]}
+            needed={choice.picked.length === 0}>
+            {(its) => <textarea {...its} rows={2} spellcheck={false} autocomplete="off" value={choice.typed}
+              onInput={(event) => change({ typed: event.currentTarget.value })} />}
+          </Field>
+        </div>
+      )}
+    </fieldset>
+  );
+}
+
+interface PickerProps {
+  choices: Choices; onChoose: (choices: Choices) => void;
+  /** What the VPCs are called: the one whose side it is, and the other one. */
+  names: [string, string];
+  /** CIDRs of theirs to pick from. */
+  own: string[]; peer: string[];
+  /** Lists that are there already: what was exported before may be so again, wherever it lies. */
+  side?: Side;
+}
+
+/** What is wrong with each of the lists. */
+export function faultsOf({ choices, own, side }: Pick<PickerProps, "choices" | "own" | "side">) {
+  const stays = listOf(choices.export).join() === side?.exportPrefixes?.join();
+  return { export: stays ? undefined : faultOf(choices.export, own), import: faultOf(choices.import) };
+}
+
+/** Whether lists can be sent as they are. */
+export function areReady(its: Pick<PickerProps, "choices" | "own" | "side">): boolean {
+  const faults = faultsOf(its);
+  const { choices } = its;
+  return faults.export === undefined && faults.import === undefined && !isUnfinished(choices.export) && !isUnfinished(choices.import);
+}
+
+export function Picker(its: PickerProps) {
+  const { choices, onChoose, names, own, peer } = its;
+  const faults = faultsOf(its);
+  return (
+    <>
+      <One legend={t("prefixes.exportOf", { vpc: names[0] })} known={own} choice={choices.export} entry="exportPrefixes" wrong={faults.export}
+        onChoose={(choice) => onChoose({ ...choices, export: choice })} />
+      <One legend={t("prefixes.importOf", { vpc: names[1] })} known={peer} choice={choices.import} entry="importPrefixes" wrong={faults.import}
+        onChoose={(choice) => onChoose({ ...choices, import: choice })} />
+    </>
+  );
+}
+
+/** The same where hardly anybody needs it: out of sight until it is asked for. */
+export function Limit(its: PickerProps) {
+  const [open, setOpen] = useState(false);
+  const limited = its.choices.export.limited || its.choices.import.limited;
+  return (
+    <details class="limit" onToggle={(event) => setOpen(event.currentTarget.open)}>
+      <summary>{t("prefixes.limit")}{limited && <span class="quiet"> · {t("prefixes.limited")}</span>}</summary>
+      {open && <div class="stack"><p class="hint">{t("prefixes.text")}</p><Picker {...its} /></div>}
+    </details>
+  );
+}
+
+/** Lists as a body has them; those that stand for all are left out. */
+export function bodyOf({ export: exported, import: imported }: Choices): { exportPrefixes?: string[]; importPrefixes?: string[] } {
+  return { ...(exported.limited ? { exportPrefixes: listOf(exported) } : {}), ...(imported.limited ? { importPrefixes: listOf(imported) } : {}) };
+}
+
+/** The same as options of a command line. */
+export const optionsOf = ({ exportPrefixes, importPrefixes }: { exportPrefixes?: string[]; importPrefixes?: string[] }): Option[] =>
+  ([["--export-prefixes", exportPrefixes], ["--import-prefixes", importPrefixes]] as const)
+    .flatMap(([name, list]) => (list ? [[name, list.join(",") || "all"] as Option] : []));
+
+export interface Preview { reachable?: Reachable; error?: Error }
+
+/** What a call would lead to, once it is ready and nothing is typed any more; again when `of` is another, or somebody has signed in. */
+export function usePreview({ method, path, body }: Call, ready: boolean, of = ""): Preview | undefined {
+  useChanges();
+  const key = JSON.stringify([path, body, of]);
+  const [known, setKnown] = useState<Preview & { key: string }>();
+  useEffect(() => {
+    if (!ready) return;
+    let stale = false;
+    const timer = setTimeout(() => {
+      perform<{ reachable?: Reachable }>({ method, path, body: { ...(body as object), dryRun: true } }).then(
+        ({ reachable }) => stale || setKnown({ key, ...(reachable ? { reachable } : {}) }),
+        // Whose session has ended is asked to sign in, and then it is checked again.
+        (error: Error) => stale || isSessionEnd(error) || setKnown({ key, error }));
+    }, PAUSE);
+    return () => {
+      stale = true;
+      clearTimeout(timer);
+    };
+  }, [key, ready, timesSignedIn()]);
+  return ready && known?.key === key ? known : undefined;
+}
+
+const LOOKS = { stays: "", added: "good", removed: "bad" } as const;
+
+function Prefixes({ title, before, after }: { title: string; before: string[] | undefined; after: string[] | null }) {
+  const added = before && after ? difference(after, before) : [];
+  const kinds = {
+    stays: added.length > 0 ? difference(after ?? [], added) : after ?? [],
+    added, removed: before && after ? difference(before, after) : [],
+  };
+  return (
+    <div>
+      <div class="quiet small">{title}</div>
+      {after === null ? <p class="small">{t("prefixes.unknown")}</p> : (
+        <ul class="reach">
+          {after.length === 0 && <li>{t("prefixes.nothing")}</li>}
+          {(["stays", "added", "removed"] as const).map((kind) => (
+            <>
+              {kinds[kind].slice(0, SHOWN).map((prefix) => (
+                <li key={`${kind} ${prefix}`} class={LOOKS[kind]}>
+                  <code>{kind === "removed" ? <del>{prefix}</del> : prefix}</code>
+                  {kind !== "stays" && <span class="small"> {t(`prefixes.${kind}`)}</span>}
+                </li>
+              ))}
+              {kinds[kind].length > SHOWN && (
+                <li key={kind} class={`small ${LOOKS[kind]}`}>{t("prefixes.others", { count: kinds[kind].length - SHOWN })}{kind !== "stays" && ` ${t(`prefixes.${kind}`)}`}</li>
+              )}
+            </>
+          ))}
+        </ul>
+      )}
+    </div>
+  );
+}
+
+/** What each side reaches of the other; with what it reached before, what is added and removed. */
+export function Reach({ own, peer, before, after }: { own: string; peer: string; before?: Reachable; after: Reachable }) {
+  return (
+    <div class="compared" role="group" aria-label={t("prefixes.reachable")}>
+      <Prefixes title={t("prefixes.peerReaches", { vpc: own })} before={before?.ownPrefixes} after={after.ownPrefixes} />
+      <Prefixes title={t("prefixes.ownReaches", { vpc: peer })} before={before?.remotePrefixes ?? undefined} after={after.remotePrefixes} />
+    </div>
+  );
+}
+
+/** A form's lists, with what is wrong with them: what the controller says of a dry run stands beside them, too. */
+export function Checked({ preview, busy, children }: { preview: Preview | undefined; busy: boolean; children: ComponentChildren }) {
+  return (
+    <Faulty error={preview?.error}>
+      {children}
+      {preview?.error && <Wrong error={preview.error} />}
+      <div class="verdict" aria-live="polite">{busy && !preview && <p class="quiet">{t("create.checking")}</p>}</div>
+    </Faulty>
+  );
+}

@@ -1,0 +1,167 @@
+// Peerings that join a part of two VPCs (rules C9, L13): how they are made, accepted and changed, and what that is said to lead to.
+
+import { canonical, difference, hasHostBits, within } from "../src/cidr.ts";
+import { en } from "../src/words/en.ts";
+import { zh } from "../src/words/zh.ts";
+import { audit, expect, open, signIn, test, type Account, type Controller } from "./world.ts";
+import type { Page } from "@playwright/test";
+
+test("prefixes are told from what is none, and what of some is not in others is said with as few as that takes", () => {
+  for (const [text, is] of [["10.1.2.3/16", "10.1.0.0/16"], ["FD00:0:0:1::/64", "fd00:0:0:1::/64"], ["1:0:0:2:0:0:0:3/128", "1:0:0:2::3/128"],
+    ["::/0", "::/0"], ["1:2:3:4:5:6:7:0/112", "1:2:3:4:5:6:7:0/112"], ["0.0.0.0/0", "0.0.0.0/0"]] as const) {
+    expect(canonical(text), text).toBe(is);
+  }
+  for (const none of ["10.1.0.0", "10.1.0.0/33", "10.01.0.0/16", "x/8", "10.1.0.0/", "fd00::1::/64"]) expect(canonical(none), none).toBeUndefined();
+  expect([hasHostBits("10.1.0.1/16"), hasHostBits("10.1.0.0/16"), hasHostBits("fd00::1/64")]).toEqual([true, false, true]);
+  expect([within("10.1.2.0/24", "10.1.0.0/16"), within("10.1.0.0/16", "10.1.2.0/24"), within("10.1.0.0/16", "::/0")]).toEqual([true, false, false]);
+  expect(difference(["10.1.0.0/22", "fd00::/16"], ["10.1.1.0/24"])).toEqual(["10.1.0.0/24", "10.1.2.0/23", "fd00::/16"]);
+  expect(difference(["10.1.0.0/24"], ["10.0.0.0/8"])).toEqual([]);
+  expect(difference(["::/0"], ["8000::/1"])).toEqual(["::/1"]);
+  expect(difference(["10.2.0.0/16", "10.1.0.0/16"], [])).toEqual(["10.1.0.0/16", "10.2.0.0/16"]);
+});
+
+const addCidr = (controller: Controller, account: Account, region: string, vpcId: string, cidr: string) =>
+  controller.ask(account.token, "PUT", `/v1/regions/${region}/secondaryCidrs`, { secondaryCidrSpec: { vpcId, cidr } });
+
+/** A page as narrow as telephones are, and as wide as it was. */
+async function fitsNarrow(page: Page): Promise<void> {
+  await page.setViewportSize({ width: 360, height: 740 });
+  expect(await page.evaluate(() => document.documentElement.scrollWidth), "wider than a narrow screen").toBeLessThanOrEqual(360);
+  await audit(page);
+  await page.setViewportSize({ width: 1280, height: 800 });
+}
+
+for (const language of ["zh", "en"] as const) {
+  test(`VPCs whose rest overlaps are peered by parts, and the parts are changed with a preview, in ${language}`, async ({ browser, controller }) => {
+    test.slow();
+    const words = language === "zh" ? zh : en;
+    const legend = (of: "exportOf" | "importOf", vpc: string) => words[`prefixes.${of}`].replace("{vpc}", vpc);
+    const [one] = controller.told.accounts;
+    const [north] = controller.told.regions;
+    const web = await controller.vpc(one, north, "web", "10.1.0.0/16");
+    const data = await controller.vpc(one, north, "data", "10.2.0.0/16");
+    for (const vpc of [web, data]) await addCidr(controller, one, north, vpc, "10.9.0.0/16");
+    const page = await open(browser, controller, { locale: language === "zh" ? "zh-CN" : "en-GB", colorScheme: language === "zh" ? "light" : "dark" });
+    await signIn(page, one, language);
+    await page.goto(`${controller.told.url}/console/#/peerings/create`);
+    await page.getByLabel(words["create.name"], { exact: true }).fill("parts");
+    await page.getByLabel(words["create.ownVpc"]).selectOption(web);
+    await page.getByLabel(words["create.peerVpc"]).selectOption(data);
+    await expect(page.getByRole("alert")).toContainText(words["reason.VpcPeerCidrConflict"]);
+    await page.getByText(words["prefixes.limit"], { exact: true }).click();
+    const exported = page.getByRole("group", { name: legend("exportOf", "web") });
+    const imported = page.getByRole("group", { name: legend("importOf", "data") });
+    await exported.getByLabel(words["prefixes.some"]).check();
+    await imported.getByLabel(words["prefixes.some"]).check();
+    await exported.getByLabel("10.1.0.0/16").check();
+    const typed = imported.getByRole("textbox");
+    for (const [text, fault] of [["10.2", "noPrefix"], ["10.2.0.1/24", "hostBits"], ["10.2.0.0/24 10.2.0.0/24", "twice"], ["10.2.0.0/24,10.2.0.0/25", "inside"]] as const) {
+      await typed.fill(text);
+      await expect(imported.getByRole("alert")).toHaveText(words[`prefixes.${fault}`]
+        .replace("{text}", text).replace("{prefix}", fault === "hostBits" || fault === "twice" ? "10.2.0.0/24" : "10.2.0.0/25").replace("{wider}", "10.2.0.0/24"));
+      await expect(typed).toHaveAttribute("aria-invalid", "true");
+    }
+    await audit(page);
+    await typed.fill("10.2.0.0/24");
+    await exported.getByRole("textbox").fill("10.7.0.0/24");
+    await expect(exported.getByRole("alert")).toHaveText(words["prefixes.outside"].replace("{prefix}", "10.7.0.0/24"));
+    await exported.getByRole("textbox").fill("");
+    const preview = page.getByRole("group", { name: words["prefixes.reachable"] });
+    await expect(preview.getByRole("listitem")).toHaveText(["10.1.0.0/16", "10.2.0.0/24"]);
+    await page.getByText(words["calls.title"]).click();
+    await expect(page.locator("pre").first()).toContainText("--export-prefixes 10.1.0.0/16 --import-prefixes 10.2.0.0/24");
+    await fitsNarrow(page);
+    await page.getByRole("button", { name: words["common.confirm"] }).click();
+    await expect(page.getByRole("heading", { level: 1, name: "parts" })).toBeVisible();
+    const card = page.locator("section").filter({ has: page.getByRole("heading", { name: words["prefixes.title"], exact: true }) });
+    await expect(card.getByRole("definition").filter({ hasText: "10." })).toHaveText(["10.1.0.0/16", "10.2.0.0/24", "10.1.0.0/16", "10.2.0.0/24"]);
+    await fitsNarrow(page);
+
+    // What becomes reachable, and what does not any more, is said before.
+    await page.route("**/traffic?range=1h", (route) => route.fulfill({ json: { requestId: "x", result: { traffic: { bandwidth: null, interval: 20,
+      samples: [{ time: "2026-01-01T00:00:00Z", outBytes: 5, inBytes: 0, outDrops: 0 }], total: { outBytes: 5, outPackets: 1, inBytes: 0, inPackets: 0, outDrops: 0 } } } } }));
+    const change = page.getByRole("button", { name: words["action.prefixes"] });
+    await change.click();
+    const dialog = page.getByRole("dialog", { name: words["action.prefixes"] });
+    const confirm = dialog.getByRole("button", { name: words["common.confirm"] });
+    await expect(confirm).toBeDisabled();
+    const ours = dialog.getByRole("group", { name: legend("importOf", "data") });
+    await expect(ours.getByRole("textbox")).toHaveValue("10.2.0.0/24");
+    await ours.getByRole("textbox").fill("10.2.0.0/23");
+    const marked = dialog.getByRole("group", { name: words["prefixes.reachable"] }).getByRole("listitem");
+    await expect(marked).toHaveText(["10.1.0.0/16", "10.2.0.0/24", `10.2.1.0/24 ${words["prefixes.added"]}`]);
+    await expect(confirm).toBeEnabled();
+    await ours.getByRole("textbox").fill("10.2.1.0/24");
+    await expect(marked).toHaveText(["10.1.0.0/16", `10.2.1.0/24 ${words["prefixes.added"]}`, `10.2.0.0/24 ${words["prefixes.removed"]}`]);
+    await expect(dialog).toContainText(words["prefixes.stops"]);
+    await expect(dialog).toContainText(words["delete.busy"]);
+    await expect(confirm).toBeDisabled();
+    await audit(page);
+    await fitsNarrow(page);
+    // Nothing that is joined any more stops all of it.
+    await ours.getByRole("textbox").fill("192.168.0.0/16");
+    await expect(dialog).toContainText(words["prefixes.stopsAll"]);
+    // What would be refused is said beside it.
+    await ours.getByRole("textbox").fill("10.2.0.0/24 10.9.0.0/24");
+    await expect(dialog.getByRole("alert")).toContainText(words["reason.VpcPeerCidrConflict"]);
+    await expect(confirm).toBeDisabled();
+    await ours.getByRole("textbox").fill("10.2.1.0/24");
+    await dialog.getByText(words["calls.title"]).click();
+    await expect(dialog.locator("pre").first()).toHaveText(new RegExp(`peering set-prefixes vpcpr-\\w+ --import-prefixes 10.2.1.0/24 --vpc ${web}$`));
+    await dialog.getByLabel(words["prefixes.typeName"].replace("{name}", "parts")).fill("parts");
+    await confirm.click();
+    await expect(dialog).toHaveCount(0);
+    await expect(card).toContainText("10.2.1.0/24");
+    await expect(card).not.toContainText("10.2.0.0/24");
+    // The other side's lists are the account's, too.
+    await change.click();
+    await dialog.getByLabel(words["prefixes.side"]).selectOption({ index: 1 });
+    await dialog.getByRole("group", { name: legend("exportOf", "data") }).getByLabel(words["prefixes.some"]).check();
+    await dialog.getByRole("group", { name: legend("exportOf", "data") }).getByRole("textbox").fill("10.2.1.0/24");
+    await expect(marked).toHaveText(["10.1.0.0/16", "10.2.1.0/24"]);
+    await confirm.click();
+    await expect(dialog).toHaveCount(0);
+    await expect(card.getByRole("definition").filter({ hasText: "10.2.1.0/24" })).toHaveCount(3);
+  });
+
+  test(`a receiver sees what a request exports, and accepts a part of it, in ${language}`, async ({ browser, controller }) => {
+    const words = language === "zh" ? zh : en;
+    const legend = (of: "exportOf" | "importOf", vpc: string) => words[`prefixes.${of}`].replace("{vpc}", vpc);
+    const [one, two] = controller.told.accounts;
+    const [north] = controller.told.regions;
+    const web = await controller.vpc(one, north, "web", "10.1.0.0/16");
+    const data = await controller.vpc(two, north, "data", "10.2.0.0/16");
+    const id = await controller.peer(one, north, { vpcPeeringName: "offer", vpcId: web, remoteVpcId: data, remoteAccountId: two.id,
+      exportPrefixes: ["10.1.2.0/24", "10.1.4.0/24"], importPrefixes: ["10.2.8.0/24"] });
+    const page = await open(browser, controller, { locale: language === "zh" ? "zh-CN" : "en-GB" });
+    await signIn(page, two, language);
+    const request = page.getByRole("article").filter({ hasText: "offer" });
+    await expect(request).toContainText("10.1.2.0/24");
+    await expect(request).not.toContainText("10.1.0.0/16");
+    await expect(request).toContainText(words["requests.takes"].replace("{cidrs}", "10.2.8.0/24"));
+    await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
+    // Before it is accepted there is nothing else to say.
+    await expect(page.getByText(words["why.whenAccepting"])).toBeVisible();
+    await page.getByRole("button", { name: words["action.accept"], exact: true }).click();
+    const dialog = page.getByRole("dialog");
+    const reach = dialog.getByRole("group", { name: words["prefixes.reachable"] }).getByRole("listitem");
+    await expect(reach).toHaveText(["10.2.8.0/24", "10.1.2.0/24", "10.1.4.0/24"]);
+    await dialog.getByText(words["prefixes.limit"], { exact: true }).click();
+    const imported = dialog.getByRole("group", { name: legend("importOf", "web") });
+    await imported.getByLabel(words["prefixes.some"]).check();
+    await expect(dialog.getByRole("button", { name: words["action.accept"] })).toBeDisabled();
+    await imported.getByLabel("10.1.4.0/24").check();
+    await expect(reach).toHaveText(["10.2.8.0/24", "10.1.4.0/24"]);
+    await audit(page);
+    await fitsNarrow(page);
+    await dialog.getByText(words["calls.title"]).click();
+    await expect(dialog.locator("pre").first()).toHaveText(/peering accept vpcpr-\w+ --yes --import-prefixes 10.1.4.0\/24$/);
+    await dialog.getByRole("button", { name: words["action.accept"], exact: true }).click();
+    await expect(page.locator("[data-state=active]")).toBeVisible();
+    const card = page.locator("section").filter({ has: page.getByRole("heading", { name: words["prefixes.title"], exact: true }) });
+    // What the other account takes is its own affair; what comes of it is not.
+    await expect(card).toContainText(words["prefixes.notTold"]);
+    await expect(card.getByRole("definition").filter({ hasText: "10." })).toHaveText(["10.1.4.0/24", "10.2.8.0/24", "10.1.2.0/2410.1.4.0/24", "10.1.4.0/24"]);
+    await audit(page);
+  });
+}
