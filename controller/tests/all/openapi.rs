@@ -55,6 +55,17 @@ fn every_operation_has_words_and_examples() {
     }
 }
 
+/// Fields are named alike, so that nobody looks for one in vain.
+#[test]
+fn every_field_is_in_camel_case() {
+    let document = openapi_document();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        for field in schema["properties"].as_object().into_iter().flatten().map(|(field, _)| field) {
+            assert!(!field.contains('_'), "{name}: {field}");
+        }
+    }
+}
+
 /// The document has one name space: of two types with one name, it describes one only, and wrongly where the other is meant.
 #[test]
 fn no_two_types_of_the_interfaces_have_one_name() {

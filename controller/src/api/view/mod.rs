@@ -148,6 +148,7 @@ pub struct PeeringView {
 
 /// What a host has of a peering.
 #[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct PeeringHost {
     /// The host.
     #[schema(value_type = String)]
