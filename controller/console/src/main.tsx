@@ -14,6 +14,7 @@ import { List } from "./pages/list.tsx";
 import { NetworkMap } from "./pages/map.tsx";
 import { AllPeerings, Hosts } from "./pages/operator.tsx";
 import { PathTrace } from "./pages/path.tsx";
+import { AnyPeering } from "./pages/peering.tsx";
 import { SignIn, SignInAgain } from "./pages/signin.tsx";
 import { Vpcs } from "./pages/vpcs.tsx";
 import { Webhooks } from "./pages/webhooks.tsx";
@@ -48,7 +49,7 @@ function Page({ who, route }: { who: Who; route: string[] }) {
   if (who.role === "operator") {
     switch (page ?? "hosts") {
       case "hosts": return region ? <HostDetail key={region} id={region} /> : <Hosts />;
-      case "peerings": return <AllPeerings />;
+      case "peerings": return region ? <AnyPeering key={region} id={region} /> : <AllPeerings />;
       case "path": return <PathTrace who={who} />;
       case "accounts": return <Accounts who={who} />;
       case "webhooks": return <Webhooks who={who} />;

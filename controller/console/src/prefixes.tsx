@@ -16,9 +16,9 @@ const PAUSE = 350;
 /** How many prefixes of a kind are shown of what becomes reachable. */
 const SHOWN = 12;
 
-interface OneProps { legend: string; known: string[]; choice: Choice; onChoose: (choice: Choice) => void; entry: string; wrong: string | undefined }
+interface OneProps { legend: string; known: string[]; choice: Choice; onChoose: (choice: Choice) => void; entry: string; wrong: string | undefined; onTyping: ((is: boolean) => void) | undefined }
 
-function One({ legend, known, choice, onChoose, entry, wrong }: OneProps) {
+function One({ legend, known, choice, onChoose, entry, wrong, onTyping }: OneProps) {
   const name = useId();
   const change = (change: Partial<Choice>) => onChoose({ ...choice, ...change });
   const pick = (cidr: string, is: boolean) => change({ picked: is ? [...choice.picked, cidr] : choice.picked.filter((it) => it !== cidr) });
@@ -46,6 +46,7 @@ function One({ legend, known, choice, onChoose, entry, wrong }: OneProps) {
           <Field label={t(known.length > 0 ? "prefixes.more" : "prefixes.list")} hint={t("prefixes.hint")} wrong={wrong} entries={[entry]}
             needed={choice.picked.length === 0}>
             {(its) => <textarea {...its} rows={2} spellcheck={false} autocomplete="off" value={choice.typed}
+              onFocus={() => onTyping?.(true)} onBlur={() => onTyping?.(false)}
               onInput={(event) => change({ typed: event.currentTarget.value })} />}
           </Field>
         </div>
@@ -60,6 +61,8 @@ interface PickerProps {
   names: [string, string];
   /** CIDRs of theirs to pick from. */
   own: string[]; peer: string[];
+  /** Told when somebody begins and ends to type. */
+  onTyping?: (is: boolean) => void;
   /** Lists that are there already: what was exported before may be so again, wherever it lies. */
   side?: Side;
 }
@@ -78,13 +81,13 @@ export function areReady(its: Pick<PickerProps, "choices" | "own" | "side">): bo
 }
 
 export function Picker(its: PickerProps) {
-  const { choices, onChoose, names, own, peer } = its;
+  const { choices, onChoose, names, own, peer, onTyping } = its;
   const faults = faultsOf(its);
   return (
     <>
-      <One legend={t("prefixes.exportOf", { vpc: names[0] })} known={own} choice={choices.export} entry="exportPrefixes" wrong={faults.export}
+      <One legend={t("prefixes.exportOf", { vpc: names[0] })} known={own} choice={choices.export} entry="exportPrefixes" wrong={faults.export} onTyping={onTyping}
         onChoose={(choice) => onChoose({ ...choices, export: choice })} />
-      <One legend={t("prefixes.importOf", { vpc: names[1] })} known={peer} choice={choices.import} entry="importPrefixes" wrong={faults.import}
+      <One legend={t("prefixes.importOf", { vpc: names[1] })} known={peer} choice={choices.import} entry="importPrefixes" wrong={faults.import} onTyping={onTyping}
         onChoose={(choice) => onChoose({ ...choices, import: choice })} />
     </>
   );

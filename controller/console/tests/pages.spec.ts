@@ -2,14 +2,12 @@
 // of them.
 
 import { mkdirSync, readdirSync, readFileSync } from "node:fs";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { fileURLToPath } from "node:url";
-import type { Revision } from "../src/api.ts";
 import { overlap } from "../src/cidr.ts";
 import { csv } from "../src/csv.ts";
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
+import { agent, countingAgent, report } from "./agents.ts";
 import { audit, expect, made, open, signIn, signInByToken, test, type Controller } from "./world.ts";
 
 const PICTURES = fileURLToPath(new URL("../../../target/console/screenshots/", import.meta.url));
@@ -216,54 +214,6 @@ test("the language and the appearance are switched, and stay", async ({ browser,
   await expect(page.locator("html")).toHaveAttribute("lang", "en");
   await expect(page.locator("html")).toHaveCSS("color-scheme", "dark");
 });
-
-/** An agent that answers with what `says` makes of a path and a body; real ones need a kernel to answer for. */
-async function agent(says: (path: string, body: string) => unknown): Promise<{ url: string; stop: () => Promise<void> }> {
-  const server = createServer(async (request, response) => {
-    let body = "";
-    for await (const part of request) body += part;
-    response.writeHead(200, { "content-type": "application/json" });
-    response.end(JSON.stringify(says(request.url!, body)));
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const stop = () => {
-    server.closeAllConnections();
-    return new Promise<void>((resolve) => server.close(() => resolve()));
-  };
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, stop };
-}
-
-const report = (host: string, more: object) => ({
-  version: "0", host, desired: null, applied: null, last_pass: null, problems: [],
-  counters: { passes: 1, operations: 0, failures: 0, drift_repaired: 3 }, ...more,
-});
-
-interface Config { revision: Revision; sides: Record<string, { peering: string } | null> }
-
-/** An agent that has whatever it is told to have, and counts 1 MB/s sent and 0.25 MB/s received for each side. */
-function countingAgent(host: string) {
-  const began = Date.now();
-  let revision: Revision | null = null;
-  const peerings = new Map<string, string>();
-  return agent((path, body) => {
-    const now = (Date.now() - began) / 1000;
-    if (path === "/v1/traffic" || path === "/v1/shares") {
-      const count = (rate: number) => ({ bytes: Math.round(rate * now), packets: Math.round((rate / 1000) * now) });
-      const sides = [...peerings].map(([vni, peering]) =>
-        [vni, { peering, sent: count(1e6), dropped: 0, received: count(0.25e6), backlog: 0, share: null }]);
-      return { host, sides: Object.fromEntries(sides) };
-    }
-    if (body !== "") {
-      const config = JSON.parse(body) as Config;
-      ({ revision } = config);
-      for (const [vni, side] of Object.entries(config.sides ?? {})) {
-        if (side) peerings.set(vni, side.peering);
-        else peerings.delete(vni);
-      }
-    }
-    return report(host, { desired: revision, applied: revision });
-  });
-}
 
 test("what hosts have counted is drawn beside the cap", async ({ browser, controller }) => {
   const { admin_token, regions: [north, east], accounts: [one] } = controller.told;

@@ -165,3 +165,36 @@ for (const language of ["zh", "en"] as const) {
     await audit(page);
   });
 }
+
+test("prefixes towards another account are checked once they are typed, not while they are", async ({ browser, controller }) => {
+  const [one, two] = controller.told.accounts;
+  const [north] = controller.told.regions;
+  const web = await controller.vpc(one, north, "web", "10.1.0.0/16");
+  const theirs = await controller.vpc(two, north, "data", "10.2.0.0/16");
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  const dryRuns: object[] = [];
+  page.on("request", (request) => {
+    if (request.method() === "POST" && request.postData()?.includes('"dryRun":true')) dryRuns.push(request.postDataJSON());
+  });
+  await page.goto(`${controller.told.url}/console/#/peerings/create`);
+  await page.getByLabel("本端私有网络").selectOption(web);
+  await page.getByRole("radio", { name: "跨账号" }).check();
+  await page.getByLabel("对端账号", { exact: true }).fill(two.id);
+  await page.getByLabel("对端私有网络").fill(theirs);
+  await expect(page.getByText("检查通过")).toBeVisible();
+  expect(dryRuns).toHaveLength(1);
+  await page.getByText("限定网段", { exact: true }).click();
+  const exported = page.getByRole("group", { name: "导出网段（web）" });
+  await exported.getByLabel("仅限").check();
+  // The first could be sent before the second is typed, which is slower than the pause after which something is checked.
+  await exported.getByRole("textbox").fill("10.1.0.0/24");
+  await exported.getByRole("textbox").pressSequentially(" 10.1.1.0/24", { delay: 450 });
+  await exported.getByRole("textbox").blur();
+  const preview = page.getByRole("group", { name: "互通网段预览" });
+  await expect(preview).toContainText("10.1.1.0/24");
+  // What of the other VPC is reached is not told before it has accepted.
+  await expect(preview).toContainText("对端接受后可见");
+  expect(dryRuns).toHaveLength(2);
+  expect(dryRuns[1]).toMatchObject({ exportPrefixes: ["10.1.0.0/24", "10.1.1.0/24"] });
+});

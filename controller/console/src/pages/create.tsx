@@ -28,6 +28,7 @@ export function Create({ who }: { who: Who }) {
   const [peerVpc, setPeerVpc] = useState("");
   const [bandwidth, setBandwidth] = useState("100");
   const [choices, setChoices] = useState(EVERYTHING);
+  const [typing, setTyping] = useState(false);
   const [error, setError] = useState<Error>();
   const [busy, setBusy] = useState(false);
   // To confirm the same twice makes one peering, also where the first answer did not arrive.
@@ -55,9 +56,10 @@ export function Create({ who }: { who: Who }) {
     bandwidth: crossRegion ? Number(bandwidth) : undefined, ...limits,
   };
   const wish = { ...ends, vpcPeeringName: name, description: description || undefined, message: other ? message || undefined : undefined };
-  // Dry runs towards another account are few a day, so only what can overlap is checked. Names are known here.
+  // Dry runs towards another account are few a day, so only what can overlap is checked, and not while it is typed. Names are known here.
   const check: Call = { method: "POST", path: peeringsPath(region), body: { ...ends, vpcPeeringName: unused.current } };
-  const verdict = usePreview(check, complete);
+  const toCheck = complete && !(other && typing);
+  const verdict = usePreview(check, toCheck);
   const nameTaken = content.value?.peerings.some((it) =>
     it.role === "initiator" && it.vpcInfo.regionId === region && it.vpcPeeringName === name) ?? false;
 
@@ -196,9 +198,9 @@ export function Create({ who }: { who: Who }) {
                   )
                   : <p class="quiet">{t("create.limitFree")}</p>}
               </fieldset>
-              <div class="card"><Limit {...picker} onChoose={setChoices} /></div>
+              <div class="card"><Limit {...picker} onChoose={setChoices} onTyping={setTyping} /></div>
               <div class="verdict stack" aria-live="polite">
-                {complete && !verdict && !error && <p class="quiet">{t("create.checking")}</p>}
+                {toCheck && !verdict && !error && <p class="quiet">{t("create.checking")}</p>}
                 {verdict && !verdict.error && <p class="note good">{t("create.ok")} {t(other ? "create.willAsk" : "create.willConnect")}</p>}
                 {verdict?.reachable && Object.keys(limits).length > 0 && (
                   <Reach own={names[0]} peer={names[1]} after={verdict.reachable} />

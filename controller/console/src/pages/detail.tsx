@@ -29,7 +29,7 @@ function about(peering: Peering): string {
   return t(key, { account: state === "suspended" ? initiator : peer.accountId, time: time(peering.expiredTime) });
 }
 
-function SideCard({ title, side }: { title: string; side: Side }) {
+export function SideCard({ title, side }: { title: string; side: Side }) {
   return (
     <section class="card">
       <h3>{title}</h3>
@@ -38,8 +38,35 @@ function SideCard({ title, side }: { title: string; side: Side }) {
         <div><dt>{t("common.region")}</dt><dd>{side.regionId}</dd></div>
         <div><dt>{t("common.account")}</dt><dd>{side.accountId}</dd></div>
         <div><dt>{t("detail.cidrs")}</dt><dd>{side.addressPrefix.map((cidr) => <Cidr key={cidr} cidr={cidr} />)}</dd></div>
+        {side.vni !== undefined && <div><dt>{t("anyPeering.vni")}</dt><dd>{side.vni}</dd></div>}
       </dl>
     </section>
+  );
+}
+
+export function RouteTable({ routes, peering }: { routes: Route[]; peering: Peering }) {
+  const names = new Map([peering.vpcInfo, peering.remoteVpcInfo].map((side) => [side.vpcId, side.vpcName]));
+  if (routes.length === 0) return <p class="quiet">{t("detail.routesNone")}</p>;
+  return (
+    <Table caption={t("detail.routes")} heads={[t("detail.vpc"), t("detail.family"), t("detail.destination"),
+      t("detail.nextHop"), t("detail.installed"), t("detail.hosts")]}>
+      {routes.map((route) => (
+        <tr key={`${route.vpcId} ${route.destinationCidr}`}>
+          <th scope="row">{names.get(route.vpcId) ?? route.vpcId} <div class="id">{route.vpcId}</div></th>
+          <td>{route.destinationCidr.includes(":") ? "IPv6" : "IPv4"}</td>
+          <td><code>{route.destinationCidr}</code></td>
+          <td class="id">{route.nextHop}</td>
+          <td>{route.installed && route.hosts === 0
+            ? <Badge look="plain">{t("detail.noHosts")}</Badge>
+            : route.installed
+            ? <Badge look="good">{t("detail.isInstalled")}</Badge>
+            : <Badge look="warn">{t("detail.notInstalled")}</Badge>}
+            {route.lastReport !== null && <div class="quiet small">{t("detail.lastReport", { time: clock(route.lastReport) })}</div>}
+          </td>
+          <td class="number">{route.hosts}</td>
+        </tr>
+      ))}
+    </Table>
   );
 }
 
@@ -48,36 +75,11 @@ function Routes({ peering, region }: { peering: Peering; region: string }) {
   const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background), LATER,
     // What they depend on; the stream tells it.
     JSON.stringify([peering.state, peering.routesInSync, reached(peering.vpcInfo), reached(peering.remoteVpcInfo)]));
-  const names = new Map([peering.vpcInfo, peering.remoteVpcInfo].map((side) => [side.vpcId, side.vpcName]));
   return (
     <section class="card wide">
       <h2>{t("detail.routes")}</h2>
       <p class="quiet">{t("detail.routesHint")} <a href={`${to("path")}?${new URLSearchParams({ region, vpc: peering.vpcInfo.vpcId })}`}>{t("nav.path")}</a></p>
-      <Show loaded={loaded}>
-        {({ routes }) => routes.length === 0
-          ? <p class="quiet">{t("detail.routesNone")}</p>
-          : (
-            <Table caption={t("detail.routes")} heads={[t("detail.vpc"), t("detail.family"), t("detail.destination"),
-              t("detail.nextHop"), t("detail.installed"), t("detail.hosts")]}>
-              {routes.map((route) => (
-                <tr key={`${route.vpcId} ${route.destinationCidr}`}>
-                  <th scope="row">{names.get(route.vpcId) ?? route.vpcId} <div class="id">{route.vpcId}</div></th>
-                  <td>{route.destinationCidr.includes(":") ? "IPv6" : "IPv4"}</td>
-                  <td><code>{route.destinationCidr}</code></td>
-                  <td class="id">{route.nextHop}</td>
-                  <td>{route.installed && route.hosts === 0
-                    ? <Badge look="plain">{t("detail.noHosts")}</Badge>
-                    : route.installed
-                    ? <Badge look="good">{t("detail.isInstalled")}</Badge>
-                    : <Badge look="warn">{t("detail.notInstalled")}</Badge>}
-                    {route.lastReport !== null && <div class="quiet small">{t("detail.lastReport", { time: clock(route.lastReport) })}</div>}
-                  </td>
-                  <td class="number">{route.hosts}</td>
-                </tr>
-              ))}
-            </Table>
-          )}
-      </Show>
+      <Show loaded={loaded}>{({ routes }) => <RouteTable routes={routes} peering={peering} />}</Show>
     </section>
   );
 }

@@ -1,10 +1,11 @@
 // One host: what it has, what differs in its kernel and since when, and how it is taken out of use.
 
 import { useState } from "preact/hooks";
-import { get, Refused, type Host, type HostEvent, type Peering, type Port } from "../api.ts";
+import { get, Refused, type Host, type HostEvent, type Peering, type Port, type Problem } from "../api.ts";
 import { commandLine, type Call } from "../calls.tsx";
 import { clock, number, t, time, tOr } from "../i18n.ts";
 import { to } from "../route.ts";
+import { Said } from "../said.tsx";
 import { useLoaded } from "../store.ts";
 import { Dialog } from "../dialog.tsx";
 import { carryOut } from "../told.tsx";
@@ -44,21 +45,27 @@ export function HostState({ host }: { host: Host }) {
   );
 }
 
-/** Why a host is not in sync, in the words of its kernel; of many problems, so many. */
+/** What is not as it must be, in the words of the kernel. */
+export function Problems({ problems }: { problems: Problem[] }) {
+  if (problems.length === 0) return null;
+  return (
+    <dl class="problems">
+      {problems.map((problem) => (
+        <div key={`${problem.object} ${problem.reason}`}>
+          <dt><code>{problem.object}</code></dt>
+          <dd><Said text={problem.reason} /> <span class="quiet">({tOr(`problem.${problem.kind}`, problem.kind)})</span></dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
+/** Why a host is not in sync; of many problems, so many. */
 export function Why({ host, most = Infinity }: { host: Host; most?: number }) {
   return (
     <>
-      {host.lastError !== null && <p class="said" lang="en">{host.lastError}</p>}
-      {host.problems.length > 0 && (
-        <dl class="problems">
-          {host.problems.slice(0, most).map((problem) => (
-            <div key={`${problem.object} ${problem.reason}`}>
-              <dt><code>{problem.object}</code></dt>
-              <dd lang="en">{problem.reason} <span class="quiet">({problem.kind})</span></dd>
-            </div>
-          ))}
-        </dl>
-      )}
+      {host.lastError !== null && <div class="said"><Said text={host.lastError} /></div>}
+      <Problems problems={host.problems.slice(0, most)} />
       {host.problems.length > most && <a href={to("hosts", host.host)}>{t("hosts.moreProblems", { count: host.problems.length - most })}</a>}
       {host.lastError === null && !host.inSync && host.problems.length === 0 && <p class="quiet">{t("hosts.waiting")}</p>}
     </>
@@ -140,7 +147,7 @@ function Peerings({ host }: { host: string }) {
             <Table caption={t("nav.peerings")} heads={[t("list.nameId"), t("list.state"), t("host.confirmed")]}>
               {own.map(({ peering, there }) => (
                 <tr key={peering.vpcPeeringId}>
-                  <th scope="row"><bdi>{peering.vpcPeeringName}</bdi><div class="id">{peering.vpcPeeringId}</div></th>
+                  <th scope="row"><a href={to("peerings", peering.vpcPeeringId)}><bdi>{peering.vpcPeeringName}</bdi></a><div class="id">{peering.vpcPeeringId}</div></th>
                   <td><StateBadge peering={peering} /></td>
                   <td><Badge look={there.confirmed ? "good" : "warn"}>{t(there.confirmed ? "common.yes" : "common.no")}</Badge></td>
                 </tr>

@@ -91,7 +91,7 @@ export function AllPeerings() {
                   const missing = (peering.hosts ?? []).filter((host) => !host.confirmed).map((host) => host.host);
                   return (
                     <tr key={peering.vpcPeeringId}>
-                      <th scope="row"><bdi>{peering.vpcPeeringName}</bdi><div class="id">{peering.vpcPeeringId}</div></th>
+                      <th scope="row"><a class="cut" title={peering.vpcPeeringName} href={to("peerings", peering.vpcPeeringId)}><bdi>{peering.vpcPeeringName}</bdi></a><div class="id">{peering.vpcPeeringId}</div></th>
                       <td><StateBadge peering={peering} /></td>
                       <td><SideCell side={peering.vpcInfo} /></td>
                       <td><SideCell side={peering.remoteVpcInfo} /></td>

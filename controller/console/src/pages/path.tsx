@@ -7,6 +7,7 @@ import { overlap } from "../cidr.ts";
 import { Faulty, particulars, valuesIn, Wrong } from "../errors.tsx";
 import { chosen, mbit, t, tOr } from "../i18n.ts";
 import { to, useQuery } from "../route.ts";
+import { Said } from "../said.tsx";
 import { useContent } from "../store.ts";
 import { Badge, Field, Heading, Select, Skeleton, Table, vpcOptions } from "../ui.tsx";
 
@@ -91,7 +92,8 @@ function Steps({ path, operator }: { path: Path; operator: boolean }) {
             {operator && <td>{step.host ? <a href={to("hosts", step.host)}>{step.host}</a> : t("common.none")}</td>}
             <td class="said">
               {foundOf(step, operator) && <div><code><bdi>{foundOf(step, operator)}</bdi></code></div>}
-              {step.verdict !== "ok" && <div>{operator ? <bdi lang="en">{step.reason}</bdi> : <bdi>{reasonOf(step)}</bdi>}</div>}
+              {step.verdict !== "ok" && <div><bdi>{reasonOf(step)}</bdi></div>}
+              {step.verdict !== "ok" && operator && chosen() !== "en" && step.reason && <div><Said text={step.reason} /></div>}
               {step.expected && <div>{t("path.expected")} <code><bdi>{step.expected}</bdi></code></div>}
             </td>
             <td>{fixerOf(step, operator) || t("common.none")}</td>
@@ -174,8 +176,8 @@ export function PathTrace({ who }: { who: Who }) {
       </Faulty>
       {complete && !now && <Skeleton />}
       {now?.path && <Verdict path={now.path} operator={operator} />}
-      {now?.path?.vpcPeeringId && <p>{t("billing.peering")}: {operator ? <span class="id">{now.path.vpcPeeringId}</span>
-        : <a class="id" href={to("peerings", asked.region, now.path.vpcPeeringId)}>{now.path.vpcPeeringId}</a>}</p>}
+      {now?.path?.vpcPeeringId && <p>{t("billing.peering")}: 
+        <a class="id" href={operator ? to("peerings", now.path.vpcPeeringId) : to("peerings", asked.region, now.path.vpcPeeringId)}>{now.path.vpcPeeringId}</a></p>}
       {now?.path && <Steps path={now.path} operator={operator} />}
       </div>
     </>

@@ -6,6 +6,7 @@ import { commandLine, regionalCommandLine, type Call, type Option } from "../cal
 import { Copy, Id } from "../copy.tsx";
 import { Dialog } from "../dialog.tsx";
 import { t, time, tOr, type Key } from "../i18n.ts";
+import { Said } from "../said.tsx";
 import { changed, useLoaded } from "../store.ts";
 import { carryOut } from "../told.tsx";
 import { Badge, Empty, Field, Found, Heading, RowButton, Select, Show, Table, useFound } from "../ui.tsx";
@@ -149,7 +150,7 @@ function Standing({ webhook }: { webhook: Webhook }) {
         <div class="small">
           {t("webhooks.failures", { count: webhook.failures })}
           {webhook.nextAttempt && <> · {t("webhooks.next", { time: time(webhook.nextAttempt) })}</>}
-          {webhook.lastError && <div class="said" lang="en"><bdi>{webhook.lastError}</bdi></div>}
+          {webhook.lastError && <div class="said"><Said text={webhook.lastError} /></div>}
         </div>
       )}
       {webhook.expired > 0 && <div class="small">{t("webhooks.expired", { count: webhook.expired })}</div>}

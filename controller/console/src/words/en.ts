@@ -4,6 +4,7 @@ import { enOperators } from "./en-operators.ts";
 import { enPath } from "./en-path.ts";
 import { enPrefixes } from "./en-prefixes.ts";
 import { enReasons } from "./en-reasons.ts";
+import { enSaid } from "./en-said.ts";
 import { enTrail } from "./en-trail.ts";
 import { enWebhooks } from "./en-webhooks.ts";
 import type { zh } from "./zh.ts";
@@ -13,6 +14,7 @@ export const en: Record<keyof typeof zh, string> = {
   ...enPath,
   ...enPrefixes,
   ...enReasons,
+  ...enSaid,
   ...enTrail,
   ...enWebhooks,
   "app.service": "Cloud Physical Server",

@@ -4,6 +4,7 @@ import { zhOperators } from "./zh-operators.ts";
 import { zhPath } from "./zh-path.ts";
 import { zhPrefixes } from "./zh-prefixes.ts";
 import { zhReasons } from "./zh-reasons.ts";
+import { zhSaid } from "./zh-said.ts";
 import { zhTrail } from "./zh-trail.ts";
 import { zhWebhooks } from "./zh-webhooks.ts";
 
@@ -12,6 +13,7 @@ export const zh = {
   ...zhPath,
   ...zhPrefixes,
   ...zhReasons,
+  ...zhSaid,
   ...zhTrail,
   ...zhWebhooks,
   "app.service": "云物理服务器",

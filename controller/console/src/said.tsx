@@ -1,0 +1,41 @@
+// What kernels, agents and other servers say, which is in English whatever the page is in: its reason in the reader's words where it has one,
+// and then the original as such.
+
+import { chosen, t, tOr, type Key } from "./i18n.ts";
+
+/** Sentences of the controller's own, and words for them that say all of it. */
+const WHOLE: [RegExp, Key][] = [
+  [/^its last report is older than (?<seconds>\d+) s$/, "said.reportOld"],
+  [/^it answered (?<status>\d{3}[^,]*), and redirects are not followed$/, "said.redirects"],
+  [/^it answered (?<status>\d{3}.*)$/, "said.answered"],
+  [/^its name leads to no address that webhooks may reach$/, "said.address"],
+];
+/** What others say, of which words tell the reason alone. */
+const REASONS: [RegExp, Key][] = [
+  [/timed out|deadline has elapsed/i, "said.timeout"],
+  [/dns error|failed to lookup/i, "said.dns"],
+  [/certificate/i, "said.certificate"],
+  [/connection refused/i, "said.refused"],
+];
+
+/** The reason of what was said, and whether that is all of it. */
+function worded(text: string): { words: string; whole: boolean } {
+  for (const [pattern, key] of WHOLE) {
+    const found = pattern.exec(text);
+    if (found) return { words: t(key, found.groups), whole: true };
+  }
+  const key = REASONS.find(([pattern]) => pattern.test(text))?.[1];
+  const [, errno = ""] = /\(os error (\d+)\)/.exec(text) ?? [];
+  return { words: key ? t(key) : tOr(`errno.${errno}`, ""), whole: false };
+}
+
+export function Said({ text }: { text: string }) {
+  if (chosen() === "en") return <bdi>{text}</bdi>;
+  const { words, whole } = worded(text);
+  return (
+    <>
+      {words}
+      {!whole && <div><span class="quiet">{t("said.original")}：</span><q lang="en"><bdi>{text}</bdi></q></div>}
+    </>
+  );
+}

@@ -1,0 +1,26 @@
+// What kernels, agents and other servers say, in Chinese.
+
+export const zhSaid = {
+  "said.original": "原文",
+  "said.reportOld": "最近一次报告已超过 {seconds} 秒。",
+  "said.redirects": "对方返回 {status}，不跟随重定向。",
+  "said.answered": "对方返回 {status}。",
+  "said.address": "域名没有解析到 Webhook 可以访问的地址。",
+  "said.timeout": "超时。",
+  "said.dns": "域名解析失败。",
+  "said.certificate": "证书验证失败。",
+  "said.refused": "连接被拒绝。",
+  "errno.1": "没有权限。",
+  "errno.2": "对象不存在。",
+  "errno.12": "内存不足。",
+  "errno.16": "设备或资源忙。",
+  "errno.17": "对象已存在。",
+  "errno.19": "设备不存在。",
+  "errno.22": "参数无效。",
+  "errno.95": "内核不支持该操作。",
+  "errno.101": "网络不可达。",
+  "errno.105": "内核缓冲区不足。",
+  "problem.failed": "内核拒绝了操作，将自动重试",
+  "problem.conflict": "与不属于本产品的对象冲突，未作改动",
+  "problem.missing": "缺少依赖的对象",
+};
