@@ -56,7 +56,8 @@ pub fn why_missing(port: &InterfaceName, links: &BTreeMap<InterfaceName, Link>) 
 
 /// The address that a name stands for, as udev writes it (`systemd.net-naming-scheme`, `ID_NET_NAME_MAC`).
 fn permanent_mac(name: &InterfaceName) -> Option<Mac> {
-    let digits = name.as_str().strip_prefix("enx").filter(|digits| digits.len() == 12)?;
+    let name = name.as_str();
+    let digits = name.strip_prefix("enx").filter(|digits| digits.len() == 12)?;
     let digits = digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(digits)?;
     let number = u64::from_str_radix(digits, 16).ok()?;
     let [_, _, mac @ ..] = number.to_be_bytes();

@@ -448,3 +448,31 @@ async fn a_kernel_that_could_not_be_read_is_not_changed() {
     assert!(!report.in_sync() && report.problems[0].reason.contains("cannot receive"), "{report:?}");
     assert_eq!(agent.kernel.state().seen, before);
 }
+
+/// Whether a thread of this process sleeps, as the kernel says.
+fn sleeps(thread: &str) -> bool {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let ours = tasks.map(|task| task.unwrap().path());
+    let mut ours =
+        ours.filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread));
+    let stat = std::fs::read_to_string(ours.next().unwrap().join("stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('S')
+}
+
+#[test]
+fn without_a_configuration_it_sleeps_whatever_happens() {
+    let agent = Agent::start();
+    for event in [Event::Changed, Event::Port, Event::Lost] {
+        assert!(agent.reconciler.notice(event));
+        // One that goes round and round is seen asleep only now and then, if at all.
+        let mut asleep = 0;
+        for _ in 0..100_000 {
+            asleep = if sleeps("reconciler") { asleep + 1 } else { 0 };
+            if asleep == 200 {
+                break;
+            }
+        }
+        assert_eq!(asleep, 200, "it goes on after {event:?}");
+    }
+    assert!(agent.kernel.state().looks.is_empty(), "there is nothing to compare");
+}

@@ -63,8 +63,8 @@ impl DeviceName {
 
     /// Reads a name that follows the grammar. Only the one canonical spelling of a number counts.
     pub fn parse(name: &InterfaceName) -> Option<Self> {
-        let (role, digits) =
-            Role::ALL.into_iter().find_map(|role| Some((role, name.as_str().strip_prefix(role.prefix())?)))?;
+        let name = name.as_str();
+        let (role, digits) = Role::ALL.into_iter().find_map(|role| Some((role, name.strip_prefix(role.prefix())?)))?;
         let vni = digits.parse::<u32>().ok().and_then(|number| Vni::try_from(number).ok())?;
         let device = Self { role, vni };
         (!digits.starts_with(['0', '+'])).then_some(device)

@@ -3,7 +3,7 @@
 use crate::text::quote;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 use thiserror::Error;
 
 /// A VXLAN network identifier: 1 to 16 777 215 (24 bits, RFC 7348 section 5).
@@ -75,7 +75,8 @@ impl fmt::Debug for Mac {
 }
 
 /// The name of a network device: 1 to 15 bytes (`IFNAMSIZ` − 1), no `/`, `:`, `%`, white space or control characters, and
-/// not `.` or `..`: what the kernel's `dev_valid_name()` takes, less the `%` that it reads as a pattern. ASCII only.
+/// not `.` or `..`: what the kernel's `dev_valid_name()` takes, less the `%` that it reads as a pattern. ASCII only, unless
+/// the kernel told it.
 ///
 /// Kept inline: it is small, and a host may have many routes that name one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -98,10 +99,46 @@ impl InterfaceName {
     /// The longest name, in bytes: `IFNAMSIZ` less the closing NUL.
     pub const MAX_LEN: usize = 15;
 
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
+    /// A name that the kernel tells: it takes nearly any byte, also those that no configuration may name. None if there is none,
+    /// or it is longer than a name can be.
+    pub fn of_kernel(name: &[u8]) -> Option<Self> {
+        let name = name.split(|&b| b == 0).next()?;
+        if name.is_empty() {
+            return None;
+        }
+        let mut bytes = [0; Self::MAX_LEN];
+        bytes.get_mut(..name.len())?.copy_from_slice(name);
+        Some(Self { bytes })
+    }
+
+    /// The name as the kernel has it.
+    pub fn as_bytes(&self) -> &[u8] {
         let end = self.bytes.iter().position(|&b| b == 0).unwrap_or(Self::MAX_LEN);
-        std::str::from_utf8(&self.bytes[..end]).expect("only ASCII is taken in")
+        &self.bytes[..end]
+    }
+
+    /// The name as text; of one that the kernel has and no configuration can, with [`escape_name`].
+    pub fn as_str(&self) -> Cow<'_, str> {
+        escape_name(self.as_bytes())
+    }
+}
+
+/// A name of an interface, or how one begins, for people: what is not printable ASCII becomes `\xNN`, as `printf` and shells read
+/// it. Of other names nothing changes.
+pub fn escape_name(name: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(name) {
+        Ok(text) if name.iter().all(u8::is_ascii_graphic) => Cow::Borrowed(text),
+        _ => {
+            let mut text = String::with_capacity(4 * name.len());
+            for &byte in name {
+                if byte.is_ascii_graphic() {
+                    text.push(byte.into());
+                } else {
+                    text.push_str(&format!("\\x{byte:02x}"));
+                }
+            }
+            Cow::Owned(text)
+        }
     }
 }
 
@@ -131,19 +168,19 @@ impl TryFrom<String> for InterfaceName {
 
 impl From<InterfaceName> for String {
     fn from(name: InterfaceName) -> String {
-        name.as_str().to_owned()
+        name.as_str().into_owned()
     }
 }
 
 impl fmt::Display for InterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        f.pad(&self.as_str())
     }
 }
 
 impl fmt::Debug for InterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
+        fmt::Debug::fmt(&*self.as_str(), f)
     }
 }
 
@@ -252,13 +289,47 @@ mod tests {
         for legal in ["a", "eth0", "bond0.100", "fifteen-bytes-x"] {
             assert_eq!(legal.parse::<InterfaceName>().unwrap().as_str(), legal);
         }
-        for illegal in ["", ".", "..", "a/b", "a:1", "a b", "eth%d", "tab\t", "sixteen-bytes-xx", "端口"] {
+        for illegal in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "é0",
+            "\u{7f}",
+            "\u{1b}[2J",
+            "a:1",
+            "a b",
+            "eth%d",
+            "tab\t",
+            "sixteen-bytes-xx",
+            "端口",
+        ] {
             let error = illegal.parse::<InterfaceName>().unwrap_err().to_string();
             assert!(error.contains("15"), "{error}");
         }
         let mut names: Vec<InterfaceName> = ["b", "ab", "a", "a0"].iter().map(|n| n.parse().unwrap()).collect();
         names.sort();
         assert_eq!(names.iter().map(InterfaceName::as_str).collect::<Vec<_>>(), ["a", "a0", "ab", "b"]);
+    }
+
+    #[test]
+    fn a_name_of_the_kernel_is_kept_as_it_is_and_shown_escaped() {
+        for (name, shown) in [
+            (&b"eth0\0"[..], "eth0"),
+            (b"a\\xb0", "a\\xb0"),
+            ("é0".as_bytes(), "\\xc3\\xa90"),
+            (b"\xff0\0\0", "\\xff0"),
+            (b"\x1b[2J", "\\x1b[2J"),
+            (b"a%b", "a%b"),
+            (&[0xff; 15], &"\\xff".repeat(15)),
+        ] {
+            let told = InterfaceName::of_kernel(name).unwrap();
+            assert_eq!(told.as_bytes(), name.split(|byte| *byte == 0).next().unwrap());
+            assert_eq!((told.to_string().as_str(), String::from(told).as_str()), (shown, shown));
+            assert_eq!(format!("{told:?}"), format!("{shown:?}"));
+        }
+        assert_eq!(InterfaceName::of_kernel(b"eth0"), "eth0".parse().ok());
+        assert_eq!([&b""[..], b"\0eth0", &[b'a'; 16]].map(InterfaceName::of_kernel), [None; 3]);
     }
 
     proptest! {

@@ -86,25 +86,33 @@ fn devices<'a>(survey: &Survey<'a>) -> impl Iterator<Item = (&'a InterfaceName, 
     })
 }
 
+fn concerned(survey: &Survey<'_>) -> BTreeSet<InterfaceName> {
+    devices(survey).map(|(name, ..)| *name).collect()
+}
+
 fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let vrfs: BTreeMap<u32, InterfaceName> =
         survey.desired.vrfs.iter().map(|(name, device)| (device.table, *name)).collect();
     let foreign = &survey.observed.foreign;
+    let concerned = concerned(survey);
     let dropping = foreign.routes.iter().filter(|route| route.fate == Fate::Dropped && vrfs.contains_key(&route.table));
     let dropping = in_front_of_ours(survey, &dropping.collect::<Vec<_>>());
     for route in &foreign.routes {
         let (device, reason) = match (vrfs.get(&route.table), &route.fate) {
             (None, _) if ownership::table_vni(route.table).is_some() => continue,
-            (None, Fate::Sent(Some(device))) => {
-                (Some(*device), format!("leads packets from outside to {device}: remove it"))
+            (None, Fate::Sent(devices)) => {
+                let ours = devices.iter().find(|device| concerned.contains(*device)).or(devices.first());
+                let to = ours.map_or_else(|| "a device of ours".to_owned(), ToString::to_string);
+                (ours.copied(), format!("leads packets from outside to {to}: remove it"))
             }
             (None, _) => continue,
             (Some(_), Fate::Dropped) if !dropping.contains(&route) => continue,
             (Some(vrf), Fate::Dropped) => (Some(*vrf), format!("drops packets that {vrf} should forward: remove it")),
-            (Some(vrf), Fate::Sent(Some(device))) => {
+            (Some(vrf), Fate::Sent(devices)) if devices.len() == 1 => {
+                let device = devices.first().map_or_else(String::new, ToString::to_string);
                 (Some(*vrf), format!("leads packets of {vrf} to {device}: {KEEP_AWAY}"))
             }
-            (Some(vrf), Fate::Sent(None) | Fate::Unknown(_)) => {
+            (Some(vrf), Fate::Sent(_) | Fate::Unknown(_)) => {
                 (Some(*vrf), format!("leads packets of {vrf} elsewhere: {KEEP_AWAY}"))
             }
             (Some(vrf), Fate::Local) => (Some(*vrf), format!("hands packets of {vrf} to the host: {KEEP_AWAY}")),
@@ -141,7 +149,7 @@ fn in_front_of_ours<'a>(survey: &Survey<'_>, dropping: &[&'a ForeignRoute]) -> B
 }
 
 fn addresses(survey: &Survey<'_>, found: &mut Vec<Interference>) {
-    let concerned: BTreeSet<InterfaceName> = devices(survey).map(|(name, ..)| *name).collect();
+    let concerned = concerned(survey);
     let foreign = survey.observed.addresses.iter().filter(|(address, ours)| {
         !**ours
             && !is_link_local(&address.net)

@@ -101,6 +101,7 @@ mod op {
     pub(super) const IF_EQUAL: u16 = 0x15;
     pub(super) const IF_EQUAL_X: u16 = 0x1d;
     pub(super) const IF_GREATER: u16 = 0x25;
+    pub(super) const IF_GREATER_X: u16 = 0x2d;
     pub(super) const IF_AT_LEAST: u16 = 0x35;
     pub(super) const IF_ANY_BIT: u16 = 0x45;
     pub(super) const RETURN: u16 = 0x06;
@@ -239,6 +240,11 @@ impl Assembler {
         self.branch(op::IF_EQUAL, value, None, label);
     }
 
+    /// Goes on at `label` where A is X.
+    pub(super) fn if_equal_x(&mut self, label: Label) {
+        self.branch(op::IF_EQUAL_X, 0, label, None);
+    }
+
     /// Goes on at `label` unless A is X.
     pub(super) fn unless_equal_x(&mut self, label: Label) {
         self.branch(op::IF_EQUAL_X, 0, None, label);
@@ -246,6 +252,11 @@ impl Assembler {
 
     pub(super) fn if_greater(&mut self, value: u32, label: Label) {
         self.branch(op::IF_GREATER, value, label, None);
+    }
+
+    /// Goes on at `label` where A is greater than X.
+    pub(super) fn if_greater_x(&mut self, label: Label) {
+        self.branch(op::IF_GREATER_X, 0, label, None);
     }
 
     pub(super) fn if_at_least(&mut self, value: u32, label: Label) {
@@ -386,6 +397,7 @@ pub(super) mod interpreter {
                         op::IF_EQUAL => a == it.k,
                         op::IF_EQUAL_X => a == x,
                         op::IF_GREATER => a > it.k,
+                        op::IF_GREATER_X => a > x,
                         op::IF_AT_LEAST => a >= it.k,
                         op::IF_ANY_BIT => a & it.k != 0,
                         other => panic!("instruction {other:#x}"),

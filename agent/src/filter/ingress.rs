@@ -74,6 +74,9 @@ const QUOTED: usize = 16;
 /// More extension headers than these nobody has a use for.
 const EXTENSION_HEADERS: usize = 5;
 
+/// More IPv4 options than these nobody has a use for; what fills up between them counts.
+const OPTIONS: usize = 6;
+
 /// What cells of the program's memory hold.
 mod cell {
     /// The length of the IPv4 header or of the IPv6 extension headers.
@@ -276,6 +279,7 @@ impl<'a> Writer<'a> {
         code.x_to_a();
         code.unless_at_least(20, drop);
         code.store_x(cell::X);
+        self.options4();
         self.if_in4(IPV4_SOURCE, self.chunk.ipv4, known);
         let code = &mut self.code;
         if self.policy.is_port && self.chunk.first {
@@ -359,6 +363,44 @@ impl<'a> Writer<'a> {
         code.goto(accept);
     }
 
+    /// Drops what says itself which way it is to go (RFC 791): a router whose address it is sent to, as a gateway is one, would
+    /// give it another destination, which its sender may not reach. Register A and X hold the header's length, before and after.
+    fn options4(&mut self) {
+        const END: u32 = 0;
+        const FILLER: u32 = 1;
+        const WAYS: [u32; 2] = [131, 137];
+        let drop = self.drop;
+        let code = &mut self.code;
+        let done = code.label();
+        code.if_equal(20, done);
+        code.x_to(20);
+        for _ in 0..OPTIONS {
+            let [filler, next] = [(); 2].map(|()| code.label());
+            code.byte(At::BehindX(IP));
+            code.if_equal(END, done);
+            code.if_equal(FILLER, filler);
+            for way in WAYS {
+                code.if_equal(way, drop);
+            }
+            code.byte(At::BehindX(IP + 1));
+            code.unless_at_least(2, drop);
+            code.goto(next);
+            code.here(filler);
+            code.constant(1);
+            code.here(next);
+            code.add_x();
+            code.store(cell::SCRATCH);
+            code.recall_x(cell::X);
+            code.if_equal_x(done);
+            // One that goes beyond the header is none.
+            code.if_greater_x(drop);
+            code.recall_x(cell::SCRATCH);
+        }
+        code.goto(drop);
+        code.here(done);
+        code.recall_x(cell::X);
+    }
+
     fn ipv6(&mut self) {
         let (drop, accept) = (self.drop, self.accept);
         let [known, tcp, udp, icmp, info, quoted, tunnel, unless_local] = [(); 8].map(|()| self.code.label());
@@ -386,13 +428,14 @@ impl<'a> Writer<'a> {
         code.byte(IPV6_NEXT_HEADER);
         code.store(cell::NEXT_HEADER);
         for _ in 0..=EXTENSION_HEADERS {
-            let [extension, fragment, next] = [(); 3].map(|()| code.label());
+            let [extension, routing, fragment, next] = [(); 4].map(|()| code.label());
             code.recall(cell::NEXT_HEADER);
             code.if_equal(protocol::TCP, tcp);
             code.if_equal(protocol::UDP, udp);
             code.if_equal(protocol::ICMPV6, icmp);
             code.if_equal(protocol::FRAGMENT, fragment);
-            for header in [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::DESTINATION] {
+            code.if_equal(protocol::ROUTING, routing);
+            for header in [protocol::HOP_BY_HOP, protocol::DESTINATION] {
                 code.if_equal(header, extension);
             }
             code.goto(unless_local);
@@ -406,6 +449,10 @@ impl<'a> Writer<'a> {
             code.add(8);
             code.a_to_x();
             code.goto(next);
+            // As with options of IPv4: what has a way left to go would get another destination.
+            code.here(routing);
+            code.byte(IPV6_PAYLOAD.plus(3));
+            code.unless_equal(0, drop);
             code.here(extension);
             code.constant(1);
             code.store(cell::EXTENDED);

@@ -11,10 +11,10 @@ use super::{
     sysctl, tc,
     uapi::{flag, link, route, rtm},
     underlay::Keeper,
-    wire::{Batch, put, u32_at},
+    wire::{Batch, put_name, u32_at},
 };
 use crate::{
-    objects::{IngressFilter, LinkChange, Operation, VrfDevice, VxlanDevice},
+    objects::{FilterHandle, IngressFilter, LinkChange, Operation, VrfDevice, VxlanDevice},
     ownership::{DOOMED_GROUP, DeviceName, GROUP},
 };
 use cps_peering_config::net::{InterfaceName, Vni};
@@ -38,9 +38,9 @@ const DATAGRAM_LEN: usize = 64 * 1024;
 pub(super) struct Changer<'a> {
     socket: &'a mut Socket,
     indexes: &'a mut BTreeMap<InterfaceName, u32>,
-    /// Devices whose filters could not be put in place.
-    unfiltered: &'a mut BTreeSet<InterfaceName>,
-    /// Those among them that are still to be set down.
+    /// Places of filters that drop something and could not be put there.
+    unfiltered: &'a mut BTreeSet<(InterfaceName, FilterHandle)>,
+    /// Devices of such that are still to be set down.
     to_set_down: BTreeSet<InterfaceName>,
     /// Those that could not be put into their VRF.
     outside: &'a mut BTreeSet<InterfaceName>,
@@ -56,7 +56,8 @@ impl<'a> Changer<'a> {
     pub(super) fn new(
         socket: &'a mut Socket,
         indexes: &'a mut BTreeMap<InterfaceName, u32>,
-        [unfiltered, outside]: [&'a mut BTreeSet<InterfaceName>; 2],
+        unfiltered: &'a mut BTreeSet<(InterfaceName, FilterHandle)>,
+        outside: &'a mut BTreeSet<InterfaceName>,
         underlay: &'a mut Keeper,
         operations: &'a [Operation],
     ) -> Self {
@@ -226,17 +227,17 @@ impl<'a> Changer<'a> {
     fn flush(&mut self) -> Result<(), KernelError> {
         let refused = self.socket.execute(&mut self.batch)?;
         for place in &self.places {
-            if let Operation::SetFilter(device, _, IngressFilter::DropRest) = &self.operations[*place] {
+            if let Operation::SetFilter(device, at, _) = &self.operations[*place] {
                 // Unless it was refused, as is seen below.
-                self.unfiltered.remove(device);
+                self.unfiltered.remove(&(*device, *at));
             }
         }
         for (request, refusal) in refused {
             let place = self.places[request];
-            if let Operation::SetFilter(device, _, IngressFilter::DropRest | IngressFilter::Reject(_)) =
+            if let Operation::SetFilter(device, at, IngressFilter::DropRest | IngressFilter::Reject(_)) =
                 &self.operations[place]
             {
-                self.unfiltered.insert(*device);
+                self.unfiltered.insert((*device, *at));
                 self.to_set_down.insert(*device);
             }
             // A device that is gone receives nothing.
@@ -309,7 +310,7 @@ impl<'a> Changer<'a> {
     }
 
     fn add_vrf(&mut self, name: &InterfaceName, vrf: &VrfDevice) -> Answer {
-        let message = LinkVrf::new(name.as_str(), vrf.table).link_group(GROUP).up().build();
+        let message = LinkVrf::new(&name.as_str(), vrf.table).link_group(GROUP).up().build();
         if let Err(refusal) = self.now(rtm::NEW_LINK, flag::CREATE | flag::EXCLUSIVE, &message)? {
             return Ok(Err(refusal));
         }
@@ -321,7 +322,7 @@ impl<'a> Changer<'a> {
     fn add_vxlan(&mut self, name: &InterfaceName, vxlan: &VxlanDevice) -> Answer {
         let Some(vrf) = self.indexes.get(&vxlan.vrf).copied() else { return Ok(Err(no_device())) };
         let tunnel = vxlan.tunnel;
-        let builder = LinkVxlan::new(name.as_str(), tunnel.vni.get()).port(tunnel.port).learning(false);
+        let builder = LinkVxlan::new(&name.as_str(), tunnel.vni.get()).port(tunnel.port).learning(false);
         let builder = match tunnel.local {
             IpAddr::V4(local) => builder.local(local),
             IpAddr::V6(local) => builder.local6(local),
@@ -346,7 +347,7 @@ impl<'a> Changer<'a> {
     fn find(&mut self, name: &InterfaceName) -> Result<Option<u32>, KernelError> {
         let found = self.socket.get(rtm::GET_LINK, |body| {
             body.extend([0; link::HEADER_LEN]);
-            put(body, link::IFLA_IFNAME, format!("{name}\0").as_bytes());
+            put_name(body, link::IFLA_IFNAME, name);
         })?;
         Ok(found.ok().and_then(|payload| u32_at(&payload, 4)))
     }
@@ -363,7 +364,8 @@ impl<'a> Changer<'a> {
     }
 
     fn change_link(&mut self, name: &InterfaceName, change: &LinkChange) -> Answer {
-        if matches!(change, LinkChange::Enslave(_) | LinkChange::Up(true)) && self.unfiltered.contains(name) {
+        let is_unfiltered = || self.unfiltered.iter().any(|(device, _)| device == name);
+        if matches!(change, LinkChange::Enslave(_) | LinkChange::Up(true)) && is_unfiltered() {
             let explanation = Some("its filters could not be put in place".to_owned());
             return Ok(Err(NetlinkError { errno: libc::EPERM, explanation }));
         }

@@ -3,8 +3,9 @@
 use super::{
     KernelError, check_stop,
     socket::Socket,
+    sysctl,
     tc::{self, Qdisc},
-    uapi::{link, route, tc as numbers},
+    uapi::{link, nexthop, route, rtm, tc as numbers},
     wire::{address, attributes, u8_at, u16_at, u32_at},
 };
 use crate::{
@@ -59,9 +60,52 @@ pub(super) fn xdp(value: &[u8]) -> Option<u32> {
     attached.then(|| find(link::XDP_PROG_ID).and_then(|value| u32_at(value, 0)).unwrap_or_default())
 }
 
+/// Indexes of the devices that next hop objects lead to, by their ids.
+pub(super) type NexthopObjects = BTreeMap<u32, BTreeSet<u32>>;
+
+/// Where next hop objects lead; nothing where the kernel says that of their routes.
+pub(super) fn nexthop_objects(socket: &mut Socket) -> Result<NexthopObjects, KernelError> {
+    if sysctl::routes_tell_next_hops() {
+        return Ok(NexthopObjects::new());
+    }
+    let (mut objects, groups) = socket.dump(
+        "next hops",
+        rtm::GET_NEXTHOP,
+        |body| body.extend([0; nexthop::HEADER_LEN]),
+        <(NexthopObjects, BTreeMap<u32, Vec<u32>>)>::default,
+        |(objects, groups), payload| {
+            let find =
+                |wanted| attributes(payload, nexthop::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, it)| it);
+            let Some(id) = find(nexthop::NHA_ID).and_then(|value| u32_at(value, 0)) else { return };
+            if let Some(index) = find(nexthop::NHA_OIF).and_then(|value| u32_at(value, 0)) {
+                objects.insert(id, BTreeSet::from([index]));
+            } else if let Some(group) = find(nexthop::NHA_GROUP) {
+                // `struct nexthop_grp`, of eight bytes.
+                groups.insert(id, group.chunks(8).filter_map(|member| u32_at(member, 0)).collect());
+            }
+        },
+    )?;
+    for (id, members) in groups {
+        let devices = members.iter().filter_map(|member| objects.get(member)).flatten().copied().collect();
+        objects.insert(id, devices);
+    }
+    Ok(objects)
+}
+
+/// Indexes of the devices of a route with several next hops (`struct rtnexthop`).
+fn several(mut value: &[u8]) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(value, 0)?);
+        let index = u32_at(value.get(..length)?, 4)?;
+        value = value.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(index)
+    })
+}
+
 /// Gathers routes of others from a list of all routes.
 pub(super) struct Routes<'a> {
     names: &'a BTreeMap<u32, InterfaceName>,
+    objects: NexthopObjects,
     /// Indexes of devices whose names or masters are ours.
     ours: &'a BTreeSet<u32>,
     kept: Vec<ForeignRoute>,
@@ -69,8 +113,12 @@ pub(super) struct Routes<'a> {
 }
 
 impl<'a> Routes<'a> {
-    pub(super) fn new(names: &'a BTreeMap<u32, InterfaceName>, ours: &'a BTreeSet<u32>) -> Self {
-        Self { names, ours, kept: Vec::new(), more: 0 }
+    pub(super) fn new(
+        names: &'a BTreeMap<u32, InterfaceName>,
+        objects: NexthopObjects,
+        ours: &'a BTreeSet<u32>,
+    ) -> Self {
+        Self { names, objects, ours, kept: Vec::new(), more: 0 }
     }
 
     /// How many there are; [`Routes::truncate`] goes back to that.
@@ -96,18 +144,27 @@ impl<'a> Routes<'a> {
     fn read(&self, payload: &[u8], family: Family) -> Option<ForeignRoute> {
         let (table, protocol, kind) = (u8_at(payload, 4)?, u8_at(payload, 5)?, u8_at(payload, 7)?);
         let mut table = u32::from(table);
-        let (mut to, mut metric, mut index) = (None, 0, None);
+        let (mut to, mut metric, mut indexes, mut plain) = (None, 0, BTreeSet::new(), true);
         for (kind, value) in attributes(payload, route::HEADER_LEN) {
             match kind {
                 route::RTA_DST => to = address(value),
                 route::RTA_TABLE => table = u32_at(value, 0)?,
                 route::RTA_PRIORITY => metric = u32_at(value, 0)?,
-                route::RTA_OIF => index = u32_at(value, 0),
+                route::RTA_OIF => indexes.extend(u32_at(value, 0)),
+                route::RTA_MULTIPATH => {
+                    indexes.extend(several(value));
+                    plain = false;
+                }
+                route::RTA_NH_ID => {
+                    indexes.extend(u32_at(value, 0).and_then(|id| self.objects.get(&id)).into_iter().flatten());
+                    plain = false;
+                }
+                route::RTA_GATEWAY | route::RTA_VIA => plain = false,
                 _ => {}
             }
         }
         let in_ours = ownership::table_vni(table).is_some();
-        let to_ours = kind == route::RTN_UNICAST && index.is_some_and(|index| self.ours.contains(&index));
+        let to_ours = kind == route::RTN_UNICAST && !indexes.is_disjoint(self.ours);
         // With our protocol, those in our tables are ours, and elsewhere we have none.
         if (!in_ours && !to_ours) || (in_ours && protocol == PROTOCOL) {
             return None;
@@ -117,11 +174,13 @@ impl<'a> Routes<'a> {
             Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let prefix = IpNet::new(to.unwrap_or(nowhere), u8_at(payload, 1)?).ok()?;
-        if protocol == route::RTPROT_KERNEL && is_usual(kind, &prefix) {
+        if protocol == route::RTPROT_KERNEL && plain && is_usual(kind, &prefix) {
             return None;
         }
         let fate = match kind {
-            route::RTN_UNICAST => Fate::Sent(index.and_then(|index| self.names.get(&index).copied())),
+            route::RTN_UNICAST => {
+                Fate::Sent(indexes.iter().filter_map(|index| self.names.get(index)).copied().collect())
+            }
             route::RTN_LOCAL | route::RTN_BROADCAST | route::RTN_ANYCAST => Fate::Local,
             route::RTN_BLACKHOLE | route::RTN_UNREACHABLE | route::RTN_PROHIBIT => Fate::Dropped,
             route::RTN_THROW => Fate::Thrown,
@@ -237,15 +296,18 @@ mod tests {
         let table = ownership::table(7.try_into().unwrap());
         let names = BTreeMap::from([(3, "eth1".parse().unwrap()), (4, "eth0".parse().unwrap())]);
         let ours = BTreeSet::from([3]);
-        let told = |protocol: u8, kind: u8, table: u32, to: &str, index: u32| {
+        let told_with = |protocol: u8, kind: u8, table: u32, to: &str, more: &[(u16, &[u8])]| {
             let to: IpNet = to.parse().unwrap();
             let mut bytes = vec![0, to.prefix_len(), 0, 0, 0, protocol, 0, kind, 0, 0, 0, 0];
             crate::kernel::wire::put_address(&mut bytes, route::RTA_DST, to.addr());
             put(&mut bytes, route::RTA_TABLE, &table.to_ne_bytes());
-            put(&mut bytes, route::RTA_OIF, &index.to_ne_bytes());
-            let mut routes = Routes::new(&names, &ours);
+            more.iter().for_each(|(kind, value)| put(&mut bytes, *kind, value));
+            let mut routes = Routes::new(&names, [(8, [3, 4].into()), (9, [4].into())].into(), &ours);
             routes.take(&bytes, Family::of(&to));
             routes.finish().0.first().map(ToString::to_string)
+        };
+        let told = |protocol: u8, kind: u8, table: u32, to: &str, index: u32| {
+            told_with(protocol, kind, table, to, &[(route::RTA_OIF, &index.to_ne_bytes())])
         };
         assert_eq!(told(2, route::RTN_LOCAL, table, "10.1.0.1/32", 3), None);
         assert_eq!(told(2, route::RTN_UNICAST, table, "fe80::/64", 3), None);
@@ -256,5 +318,22 @@ mod tests {
         assert!(told(2, route::RTN_UNICAST, table, "10.0.0.0/8", 3).is_some(), "of an address with a wide prefix");
         assert!(told(3, route::RTN_THROW, table, "10.0.0.0/8", 0).is_some());
         assert!(told(3, route::RTN_UNICAST, 254, "10.2.0.0/24", 3).is_some(), "from the host's table to a port");
+        // Each of several next hops counts, also by an object, and what has such is none of the kernel's own.
+        let hops = |indexes: &[u32]| {
+            let hop = |index: &u32| [&[8, 0, 0, 0], &index.to_ne_bytes()[..]].concat();
+            indexes.iter().flat_map(hop).collect::<Vec<u8>>()
+        };
+        let (both, other) = (hops(&[4, 3]), hops(&[4, 4]));
+        let main = |more: &[(u16, &[u8])]| told_with(4, route::RTN_UNICAST, 254, "10.1.0.0/24", more);
+        let to_both = Some("route 10.1.0.0/24 dev eth0 dev eth1 table 254 proto static".to_owned());
+        assert_eq!(main(&[(route::RTA_MULTIPATH, &both)]), to_both);
+        assert_eq!(main(&[(route::RTA_NH_ID, &8u32.to_ne_bytes())]), to_both);
+        assert_eq!(main(&[(route::RTA_MULTIPATH, &other)]), None);
+        assert_eq!(main(&[(route::RTA_NH_ID, &9u32.to_ne_bytes())]), None);
+        assert_eq!(main(&[(route::RTA_MULTIPATH, &both[..15])]), None, "cut off");
+        assert_eq!(main(&[(route::RTA_MULTIPATH, &[0; 16])]), None);
+        let kernels = |more: (u16, &[u8])| told_with(2, route::RTN_UNICAST, table, "fe80::/64", &[more]);
+        assert!(kernels((route::RTA_MULTIPATH, &both)).is_some());
+        assert!(kernels((route::RTA_NH_ID, &77u32.to_ne_bytes())).is_some(), "of an object that is not known");
     }
 }

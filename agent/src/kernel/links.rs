@@ -4,7 +4,7 @@ use super::{
     KernelError, foreign,
     socket::Socket,
     uapi::{link, rtm},
-    wire::{address, attributes, i32_at, put, text, u8_at, u16_at, u32_at},
+    wire::{address, attributes, i32_at, put, put_name, text, u8_at, u16_at, u32_at},
 };
 use crate::{
     filter::Vlan,
@@ -30,7 +30,7 @@ pub(super) fn one_link(
 ) -> Result<Option<(InterfaceName, Link)>, KernelError> {
     let found = socket.get(rtm::GET_LINK, |body| {
         body.extend([0; link::HEADER_LEN]);
-        put(body, link::IFLA_IFNAME, format!("{name}\0").as_bytes());
+        put_name(body, link::IFLA_IFNAME, name);
         put(body, link::IFLA_EXT_MASK, &link::RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
     })?;
     match found {
@@ -53,7 +53,7 @@ pub(super) fn links(socket: &mut Socket) -> Result<Links, KernelError> {
     )
 }
 
-/// A device; none if its name could be neither ours nor a port's.
+/// A device; none where the kernel told too little of it.
 pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
     let kind = u16_at(payload, 2)?;
     let mut name = None;
@@ -85,7 +85,7 @@ pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
     let (mut parent, mut vlan) = (None, None);
     for (kind, value) in attributes(payload, link::HEADER_LEN) {
         match kind {
-            link::IFLA_IFNAME => name = text(value)?.parse().ok(),
+            link::IFLA_IFNAME => name = InterfaceName::of_kernel(value),
             link::IFLA_ADDRESS => link.mac = mac(value),
             link::IFLA_MTU => link.mtu = u32_at(value, 0)?,
             link::IFLA_MASTER => link.master = u32_at(value, 0),
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_device_with_an_unknown_attribute_is_not_hidden() {
         let (name, link) = device(|payload| put(payload, 0x3ffe, &[1, 2, 3])).unwrap();
-        assert_eq!((name.as_str(), link.index, link.group), ("cpspeer7", 9, ownership::GROUP));
+        assert_eq!((&*name.as_str(), link.index, link.group), ("cpspeer7", 9, ownership::GROUP));
     }
 
     /// Writes a part of a message.

@@ -318,7 +318,7 @@ impl State {
         if self.seen.links.contains_key(name) {
             return Err(libc::EEXIST);
         }
-        let link = self.add_link(name.as_str(), kind);
+        let link = self.add_link(&name.as_str(), kind);
         link.group = crate::ownership::GROUP;
         link.alias = Some(alias.to_owned());
         Ok(link)

@@ -31,7 +31,7 @@ mod wire;
 
 use crate::{
     dirty_set::DirtySet,
-    objects::{Link, Observed, Operation},
+    objects::{FilterHandle, Link, Observed, Operation},
     ownership::DeviceName,
     traffic::Reading,
 };
@@ -154,8 +154,9 @@ pub struct Netlink {
     socket: Option<Socket>,
     /// Device indexes as last seen.
     indexes: BTreeMap<InterfaceName, u32>,
-    /// Devices whose filters could not be put in place, and were not since. A look at everything begins anew.
-    unfiltered: BTreeSet<InterfaceName>,
+    /// Places of filters that drop something and could not be put there, and were not since. Their devices stay down. A look at
+    /// everything begins anew.
+    unfiltered: BTreeSet<(InterfaceName, FilterHandle)>,
     /// Devices that could not be put into their VRF, and were not since. A look at everything begins anew.
     outside: BTreeSet<InterfaceName>,
     /// Rules of packet filters as last seen.
@@ -263,7 +264,7 @@ impl Kernel for Netlink {
         let (mut unfiltered, mut outside) = (std::mem::take(&mut self.unfiltered), std::mem::take(&mut self.outside));
         let mut underlay = std::mem::take(&mut self.underlay);
         let result = self.with_socket(|socket, indexes| {
-            change::Changer::new(socket, indexes, [&mut unfiltered, &mut outside], &mut underlay, operations).apply()
+            change::Changer::new(socket, indexes, &mut unfiltered, &mut outside, &mut underlay, operations).apply()
         });
         (self.unfiltered, self.outside, self.underlay) = (unfiltered, outside, underlay);
         result

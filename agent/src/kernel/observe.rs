@@ -39,7 +39,7 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     let mut routes = Vec::new();
     let ours = concerned(&links, &names);
     let indexes: BTreeSet<u32> = ours.iter().filter_map(|name| links.get(name)).map(|link| link.index).collect();
-    let mut others = foreign::Routes::new(&names, &indexes);
+    let mut others = foreign::Routes::new(&names, foreign::nexthop_objects(socket)?, &indexes);
     for family in Family::ALL {
         all_routes(socket, stop, family, &mut routes, &mut others)?;
     }
@@ -303,18 +303,19 @@ fn nexthops(socket: &mut Socket, device: Option<u32>) -> Result<Nexthops, Kernel
 
 /// Id, protocol, and device index with gateway.
 fn read_nexthop(payload: &[u8]) -> Option<(u32, u8, (u32, Ipv6Addr))> {
-    let (mut id, mut index, mut gateway) = (None, None, None);
+    let (mut id, mut index, mut gateway, mut altered) = (None, None, None, false);
     for (kind, value) in attributes(payload, nexthop::HEADER_LEN) {
         match kind {
             nexthop::NHA_ID => id = u32_at(value, 0),
             nexthop::NHA_OIF => index = u32_at(value, 0),
             nexthop::NHA_GATEWAY => gateway = address(value),
+            nexthop::NHA_ENCAP_TYPE => altered = true,
             _ => {}
         }
     }
     // One of ours that was made into something else by hand counts as one whose device is gone, and is removed.
     let gateway = match gateway {
-        Some(IpAddr::V6(gateway)) => gateway,
+        Some(IpAddr::V6(gateway)) if !altered => gateway,
         _ => Ipv6Addr::UNSPECIFIED,
     };
     Some((id?, u8_at(payload, 2)?, (index.unwrap_or_default(), gateway)))

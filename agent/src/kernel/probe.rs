@@ -44,7 +44,7 @@ impl EchoSocket {
         socket.attach_filter(&replies_only(v6, identifier))?;
         socket.set_nonblocking(true)?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        socket.bind_device(Some(vrf.as_str().as_bytes()))?;
+        socket.bind_device(Some(vrf.as_bytes()))?;
         // Every packet is sent whole, whatever was learned of the path: by somebody's "too big", too.
         let raw = socket.as_raw_fd();
         if v6 {

@@ -4,7 +4,7 @@ use super::{
     KernelError,
     socket::Socket,
     uapi::{route, rtm, rule},
-    wire::{address, attributes, text, u8_at, u16_at, u32_at, u64_at},
+    wire::{address, attributes, name, u8_at, u16_at, u32_at, u64_at},
 };
 use crate::{
     objects::{Family, Lookup, Rule, RuleAhead},
@@ -105,8 +105,8 @@ impl Parsed {
                 rule::FRA_GOTO => jump = u32_at(value, 0),
                 rule::FRA_SRC => from = address(value)?,
                 rule::FRA_DST => to = address(value)?,
-                rule::FRA_IIFNAME => ahead.iif = text(value).map(ToOwned::to_owned),
-                rule::FRA_OIFNAME => ahead.oif = text(value).map(ToOwned::to_owned),
+                rule::FRA_IIFNAME => ahead.iif = name(value),
+                rule::FRA_OIFNAME => ahead.oif = name(value),
                 rule::FRA_FWMARK => mark = u32_at(value, 0)?,
                 rule::FRA_FWMASK => mask = u32_at(value, 0)?,
                 rule::FRA_TUN_ID => ahead.tunnel = u64_at(value, 0) != Some(0),

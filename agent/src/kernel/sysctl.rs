@@ -4,7 +4,7 @@ use super::{KernelError, NetlinkError};
 use crate::objects::DeviceSetting;
 use cps_peering_config::net::InterfaceName;
 use nix::libc;
-use std::{fs, io};
+use std::{ffi::OsStr, fs, io, os::unix::ffi::OsStrExt, path::PathBuf};
 
 const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
@@ -17,22 +17,28 @@ pub(super) fn ipv6_forwarding() -> Result<bool, KernelError> {
     }
 }
 
+/// Whether the kernel tells of routes through next hop objects where these lead (`nexthop_compat_mode`). A kernel without the
+/// setting does.
+pub(super) fn routes_tell_next_hops() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv4/nexthop_compat_mode").map_or(true, |value| value.trim() != "0")
+}
+
 pub(super) fn enable_ipv6_forwarding() -> Result<(), NetlinkError> {
     fs::write(IPV6_FORWARDING, "1").map_err(|error| refusal(&error))
 }
 
-fn path(device: &str, setting: DeviceSetting) -> String {
+fn path(device: &[u8], setting: DeviceSetting) -> PathBuf {
     let (family, file) = setting.path();
-    format!("/proc/sys/net/{family}/conf/{device}/{file}")
+    ["/proc/sys/net", family, "conf"].iter().collect::<PathBuf>().join(OsStr::from_bytes(device)).join(file)
 }
 
 pub(super) fn set(device: &InterfaceName, setting: DeviceSetting, value: i32) -> Result<(), NetlinkError> {
-    fs::write(path(device.as_str(), setting), value.to_string()).map_err(|error| refusal(&error))
+    fs::write(path(device.as_bytes(), setting), value.to_string()).map_err(|error| refusal(&error))
 }
 
 pub(super) fn reset(device: &InterfaceName, setting: DeviceSetting) -> Result<(), NetlinkError> {
-    let default = fs::read_to_string(path("default", setting)).map_err(|error| refusal(&error))?;
-    fs::write(path(device.as_str(), setting), default).map_err(|error| refusal(&error))
+    let default = fs::read_to_string(path(b"default", setting)).map_err(|error| refusal(&error))?;
+    fs::write(path(device.as_bytes(), setting), default).map_err(|error| refusal(&error))
 }
 
 fn refusal(error: &io::Error) -> NetlinkError {

@@ -188,8 +188,10 @@ pub(super) mod route {
 pub(super) mod nexthop {
     pub(in crate::kernel) const HEADER_LEN: usize = 8;
     pub(in crate::kernel) const NHA_ID: u16 = 1;
+    pub(in crate::kernel) const NHA_GROUP: u16 = 2;
     pub(in crate::kernel) const NHA_OIF: u16 = 5;
     pub(in crate::kernel) const NHA_GATEWAY: u16 = 6;
+    pub(in crate::kernel) const NHA_ENCAP_TYPE: u16 = 7;
     pub(in crate::kernel) const RTNH_F_ONLINK: u32 = 4;
 }
 

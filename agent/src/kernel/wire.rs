@@ -3,6 +3,7 @@
 //! Dumps are read attribute by attribute: what is unknown is skipped, so a newer kernel's additions can never hide an
 //! object. Routes and next hops are also written here: there may be a million of them.
 
+use cps_peering_config::net::{InterfaceName, escape_name};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The length of a message header (`struct nlmsghdr`).
@@ -72,6 +73,11 @@ pub(super) fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes.split(|&b| b == 0).next()?).ok()
 }
 
+/// A name that others may have made of any bytes, for people, and for comparing it with others that are read this way.
+pub(super) fn name(bytes: &[u8]) -> Option<String> {
+    bytes.split(|&b| b == 0).next().map(|name| escape_name(name).into_owned())
+}
+
 pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
@@ -138,6 +144,11 @@ pub(super) fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(value);
     bytes.resize(align(bytes.len()), 0);
+}
+
+/// Appends the name of a device as an attribute.
+pub(super) fn put_name(bytes: &mut Vec<u8>, kind: u16, name: &InterfaceName) {
+    put(bytes, kind, &[name.as_bytes(), b"\0"].concat());
 }
 
 /// Appends an address as an attribute.

@@ -36,6 +36,9 @@ impl Foreign {
     pub const MAX_ROUTES: usize = 200;
 }
 
+/// A route may have hundreds of next hops. So many of their devices are shown.
+const MOST_SHOWN: usize = 4;
+
 /// A route of somebody else.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ForeignRoute {
@@ -54,8 +57,8 @@ pub struct ForeignRoute {
 /// What a route of somebody else does with a packet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
-    /// Sends it out of a device; none where the route has several.
-    Sent(Option<InterfaceName>),
+    /// Sends it out of one of these devices; none where the kernel does not say of which.
+    Sent(BTreeSet<InterfaceName>),
     /// Takes it in for the host.
     Local,
     /// Goes on to the next rule, and so to the host's other tables.
@@ -70,8 +73,13 @@ impl fmt::Display for ForeignRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "route {}", self.prefix)?;
         match &self.fate {
-            Fate::Sent(Some(device)) => write!(f, " dev {device}")?,
-            Fate::Sent(None) => f.write_str(" by several next hops")?,
+            Fate::Sent(devices) if devices.is_empty() => f.write_str(" by a next hop that is not known")?,
+            Fate::Sent(devices) => {
+                devices.iter().take(MOST_SHOWN).try_for_each(|device| write!(f, " dev {device}"))?;
+                if devices.len() > MOST_SHOWN {
+                    write!(f, " and {} more", devices.len() - MOST_SHOWN)?;
+                }
+            }
             Fate::Local => f.write_str(" type local")?,
             Fate::Thrown => f.write_str(" type throw")?,
             Fate::Dropped => f.write_str(" type blackhole")?,

@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_probe_goes_from_the_vrf_to_a_gateway_of_another_host() {
         let there = target("10.1.0.1", "vpc-b", "10.2.1.1", Some(1001), Some("192.0.2.2")).unwrap();
-        assert_eq!((there.vrf.as_str(), there.mtu), ("cpsvrf10", Some(8950)));
+        assert_eq!((&*there.vrf.as_str(), there.mtu), ("cpsvrf10", Some(8950)));
         assert!(target("fd00:1::1", "vpc-b", "fd00:2::1", Some(1001), Some("192.0.2.2")).is_ok());
         let within = target("10.1.0.1", "vpc-a", "10.1.3.1", None, Some("192.0.2.3")).unwrap();
         assert_eq!(within.mtu, Some(1350));

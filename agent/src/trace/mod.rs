@@ -4,6 +4,8 @@
 mod drift;
 mod findings;
 mod foreign;
+#[cfg(test)]
+mod limits;
 mod lookups;
 mod path_end;
 #[cfg(test)]

@@ -178,7 +178,7 @@ fn a_vpc_that_is_removed_in_conflict_leaves_no_port_up_and_its_backstops_while_s
                     .find(|(name, link)| link.kind == LinkKind::Vrf(table) && !state.seen.owns(name));
                 let index = vrf.map(|(_, link)| link.index);
                 let ours = |name: &str| ["cpsvrf10", "mine"].contains(&name);
-                let foreign = vrf.is_some_and(|(name, _)| !ours(name.as_str()));
+                let foreign = vrf.is_some_and(|(name, _)| !ours(&name.as_str()));
                 if let Some(index) = index.filter(|_| foreign) {
                     let member = state.add_link("member", LinkKind::Other);
                     (member.up, member.master) = (true, Some(index));

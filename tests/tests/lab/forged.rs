@@ -49,7 +49,7 @@ fn taken_so_far(server: &Server) -> Result<u64> {
 
 /// Sends frames from a server, and then an honest one to each of the others. How many of the former these took.
 fn taken(lab: &Lab, from: &Server, others: &[&Server], frames: &[Vec<u8>]) -> Result<u64> {
-    let gateway = mac(lab.host(from.host.as_str()).netns(), from.interface.as_str())?;
+    let gateway = mac(lab.host(from.host.as_str()).netns(), &from.interface.as_str())?;
     let sum = || others.iter().map(|server| taken_so_far(server)).sum::<Result<u64>>();
     let before = sum()?;
     frames::send(from.netns(), NIC, frames)?;
@@ -115,6 +115,77 @@ fn forged_sources_get_through_in_no_form() -> Result<()> {
     assert_eq!(taken(&lab, a, &[b, far], &[])?, 0, "forged packets came through with tags beside them");
     assert!(lab.host("h1").report()?.in_sync());
     reach_each_other(a, b)
+}
+
+/// An IPv4 packet with options, whose length is a multiple of four bytes.
+fn with_options(packet: &[u8], options: &[u8]) -> Result<Vec<u8>> {
+    let mut with = [&packet[..20], options, &packet[20..]].concat();
+    with[0] = 0x45 + u8::try_from(options.len() / 4)?;
+    let length = u16::try_from(with.len())?;
+    with[2..4].copy_from_slice(&length.to_be_bytes());
+    with[10..12].fill(0);
+    let sum = frames::checksum(&[&with[..20 + options.len()]]);
+    with[10..12].copy_from_slice(&sum.to_be_bytes());
+    Ok(with)
+}
+
+/// C6: a packet that names the routers on its way itself reaches nobody that its sender could not reach, though the host's routers
+/// would take part in it.
+#[test]
+fn no_packet_takes_a_way_of_its_own() -> Result<()> {
+    let lab = Lab::in_sync(three())?;
+    let (a, b, far, c) =
+        (lab.server("h1", "eth1"), lab.server("h1", "eth2"), lab.server("h2", "eth1"), lab.server("h1", "eth3"));
+    reach_each_other(a, b)?;
+    reach_each_other(a, far)?;
+    reach_each_other(b, c)?;
+    for host in ["h1", "h2"] {
+        lab.host(host).netns().sysctl(&LOOSE)?;
+        lab.host(host)
+            .netns()
+            .sh("cd /proc/sys/net; for file in ipv4/conf/*/accept_source_route ipv6/conf/*/seg6_enabled \
+             ipv6/conf/*/rpl_seg_enabled ipv6/conf/*/accept_source_route; do echo 1 > $file; done")?;
+    }
+    let gateway = mac(lab.host("h1").netns(), "eth1")?;
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let (own4, own6) = (a.ipv4()?, a.ipv6()?);
+    let mut sent = Vec::new();
+    for router in ["10.1.0.1", "10.2.0.1", "10.2.1.1"].map(address) {
+        let datagram = &udp(own4, c.ipv4()?, 7, b"by a way")[20..];
+        let packet = ip(own4, router, UDP, datagram);
+        // Loose and strict, with and without something before them.
+        for kind in [131, 137] {
+            let way = [&[kind, 7, 4][..], &octets(c.ipv4()?)].concat();
+            for options in [[way.as_slice(), &[0]].concat(), [&[1], way.as_slice()].concat()] {
+                sent.push(ethernet(gateway, IPV4, &with_options(&packet, &options)?));
+            }
+        }
+    }
+    for router in ["fd00:1::1", "fd00:2::1", "fd00:2:0:1::1"].map(address) {
+        let datagram = &udp(own6, c.ipv6()?, 7, b"by a way")[40..];
+        let (to, by) = (octets(c.ipv6()?), octets(router));
+        // RFC 8754, RFC 6554, and the one that kernels do not take any more (RFC 5095).
+        let segments = [&[UDP, 4, 4, 1, 1, 0, 0, 0], to.as_slice(), &by, datagram].concat();
+        let others = [3, 0].map(|kind| [&[UDP, 2, kind, 1, 0, 0, 0, 0], to.as_slice(), datagram].concat());
+        for header in [segments].into_iter().chain(others) {
+            sent.push(ethernet(gateway, IPV6, &ip(own6, router, 43, &header)));
+            let within = [&[43, 0, 1, 4, 0, 0, 0, 0], header.as_slice()].concat();
+            sent.push(ethernet(gateway, IPV6, &ip(own6, router, 60, &within)));
+            let fragment = [&[43, 0, 0, 0, 0, 0, 0, 9], header.as_slice()].concat();
+            sent.push(ethernet(gateway, IPV6, &ip(own6, router, 44, &fragment)));
+        }
+    }
+    let quiet = taken_so_far(c)?;
+    assert_eq!(taken(&lab, a, &[b, far], &sent)?, 0);
+    assert_eq!(taken_so_far(c)?, quiet, "C heard of A");
+    // Options that change no way are theirs: record route.
+    let record = with_options(&udp(own4, b.ipv4()?, 7, b"recorded"), &[7, 7, 4, 0, 0, 0, 0, 0])?;
+    assert_eq!(taken(&lab, a, &[b], &[ethernet(gateway, IPV4, &record)])?, 1);
+    assert!(lab.host("h1").report()?.in_sync());
+    Ok(())
 }
 
 /// The tunnels that take what no other tunnel takes.
@@ -297,7 +368,7 @@ fn errors_of_tenants_change_no_path_of_the_host() -> Result<()> {
                 }
             }
         }
-        let gateway = mac(lab.host("h1").netns(), server.interface.as_str())?;
+        let gateway = mac(lab.host("h1").netns(), &server.interface.as_str())?;
         let frames: Vec<_> = packets
             .iter()
             .map(|packet| ethernet(gateway, if packet[0] >> 4 == 4 { IPV4 } else { IPV6 }, packet))

@@ -90,6 +90,41 @@ fn routes_and_addresses_of_others_in_a_vpc_are_named() -> Result<()> {
                 "route 10.8.0.0/16",
             ),
             (
+                "ip route add 10.1.0.0/24 table main nexthop dev uplink nexthop dev {vrf}; ip link set eth1 alias looked",
+                "ip route del 10.1.0.0/24 table main; ip link set eth1 alias looked-again",
+                "route 10.1.0.0/24 dev {vrf} dev uplink table 254",
+            ),
+            (
+                "ip -6 route add fd00:1:0:9::/64 table main nexthop via fe80::9 dev uplink nexthop via fe80::9 dev {vrf}; \
+                 ip link set eth1 alias looked",
+                "ip -6 route del fd00:1:0:9::/64 table main; ip link set eth1 alias looked-again",
+                "route fd00:1:0:9::/64 dev {vrf} dev uplink table 254",
+            ),
+            (
+                "ip nexthop add id 71 dev uplink; ip nexthop add id 72 dev {vrf}; ip nexthop add id 73 group 71/72; \
+                 ip route add 10.1.0.0/24 table main nhid 73; ip link set eth1 alias looked",
+                "ip nexthop del id 73; ip nexthop del id 72; ip nexthop del id 71; ip link set eth1 alias looked-again",
+                "route 10.1.0.0/24 dev {vrf} dev uplink table 254",
+            ),
+            (
+                // The kernel does not tell then of the route where it leads.
+                "sysctl -qw net.ipv4.nexthop_compat_mode=0; ip nexthop add id 71 dev uplink; ip nexthop add id 72 dev {vrf}; \
+                 ip nexthop add id 73 group 71/72; ip route add 10.1.0.0/24 table main nhid 73; ip link set eth1 alias looked",
+                "ip nexthop del id 73; ip nexthop del id 72; ip nexthop del id 71; sysctl -qw net.ipv4.nexthop_compat_mode=1; \
+                 ip link set eth1 alias looked-again",
+                "route 10.1.0.0/24 dev {vrf} dev uplink table 254",
+            ),
+            (
+                "ip nexthop add id 71 dev uplink; ip route add 10.8.0.0/16 table {table} nhid 71",
+                "ip nexthop del id 71",
+                "route 10.8.0.0/16 dev uplink table {table}",
+            ),
+            (
+                "ip -6 route add fd00:8::/48 table {table} proto kernel nexthop via fe80::9 dev uplink nexthop via fe80::9 dev eth1",
+                "ip -6 route del fd00:8::/48 table {table}",
+                "route fd00:8::/48 dev eth1 dev uplink table {table}",
+            ),
+            (
                 "ip route add blackhole 10.2.1.128/25 table {table}",
                 "ip route del blackhole 10.2.1.128/25 table {table}",
                 "route 10.2.1.128/25 type blackhole",

@@ -19,7 +19,7 @@ use std::{
 };
 
 /// A on h1 has two peers, each on a host of its own. The first host's address ends with 1, and so on.
-fn two_peers(underlay: &str) -> Topology {
+pub(crate) fn two_peers(underlay: &str) -> Topology {
     Topology::new()
         .host("h1", NORTH, &format!("{underlay}1"))
         .host("h2", NORTH, &format!("{underlay}2"))
@@ -35,20 +35,20 @@ fn two_peers(underlay: &str) -> Topology {
 }
 
 /// The VNI with which packets of a peer come to A.
-fn vni_from(lab: &Lab, peer_cidr: &str) -> Result<u32> {
+pub(crate) fn vni_from(lab: &Lab, peer_cidr: &str) -> Result<u32> {
     let ledger = lab.ledger("h1")?;
     let sides = ledger["sides"].as_object().context("no sides")?;
     let found = sides.iter().find(|(_, side)| side["peer_cidrs"].to_string().contains(peer_cidr));
     Ok(found.context("no such side")?.0.parse()?)
 }
 
-fn taken(server: &Server) -> Result<u64> {
+pub(crate) fn taken(server: &Server) -> Result<u64> {
     let heard = server.heard()?;
     Ok(heard.echo_requests + heard.datagrams)
 }
 
 /// Frames as B's host sends them to A's, in both families.
-fn inner(lab: &Lab, vni: u32) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn inner(lab: &Lab, vni: u32) -> Result<Vec<Vec<u8>>> {
     let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
     let to = mac(lab.host("h1").netns(), &format!("cpspeer{vni}"))?;
     let four = ethernet(to, IPV4, &udp(b.ipv4()?, a.ipv4()?, 7, b"forged"));

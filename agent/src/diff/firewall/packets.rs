@@ -36,7 +36,7 @@ impl Devices {
             Devices::Any if patterns.iter().all(loopback) => Extent::None,
             Devices::Any => Extent::Some,
             Devices::These(names) => {
-                let fits = |name: &&InterfaceName| patterns.iter().any(|pattern| pattern.fits(name.as_str()));
+                let fits = |name: &&InterfaceName| patterns.iter().any(|pattern| pattern.fits(&name.as_str()));
                 let fitting = names.iter().filter(fits).count();
                 Extent::part(fitting, names.len())
             }
@@ -220,7 +220,7 @@ impl Packets {
             Scope::Ip(only) if *only != self.family => return None,
             Scope::Ip(_) | Scope::Both => {}
             Scope::Devices(patterns) => {
-                let on = |name: &InterfaceName| patterns.iter().any(|pattern| pattern.fits(name.as_str()));
+                let on = |name: &InterfaceName| patterns.iter().any(|pattern| pattern.fits(&name.as_str()));
                 for devices in [&mut self.from, &mut self.to] {
                     self.may_be_elsewhere |= *devices == Devices::Any;
                     devices.retain(on);
@@ -304,7 +304,7 @@ impl Packets {
     pub(super) fn without(&mut self, rule: &FilterRule) {
         let [condition] = rule.matches.as_slice() else { return };
         let keep = |patterns: &[Pattern], sense: Sense, name: &InterfaceName| {
-            patterns.iter().any(|pattern| pattern.fits(name.as_str())) != (sense == Sense::Is)
+            patterns.iter().any(|pattern| pattern.fits(&name.as_str())) != (sense == Sense::Is)
         };
         match condition {
             Match::In(patterns, sense) => self.from.retain(|name| keep(patterns, *sense, name)),

@@ -5,6 +5,7 @@ use crate::objects::{
     Family,
     firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict},
 };
+use cps_peering_config::net::escape_name;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net, ip_mask_to_prefix};
 use nix::libc;
 use std::{
@@ -114,7 +115,7 @@ fn short(bytes: &[u8], at: usize) -> usize {
 
 fn name_at(bytes: &[u8], at: usize, len: usize) -> Option<String> {
     let name = bytes.get(at..at + len)?.split(|byte| *byte == 0).next()?;
-    std::str::from_utf8(name).ok().map(str::to_owned)
+    Some(escape_name(name).into_owned())
 }
 
 /// An entry of a table: where it is, and the rule.

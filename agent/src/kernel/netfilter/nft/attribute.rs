@@ -1,7 +1,7 @@
 //! What messages of nftables have in common.
 
 use crate::{
-    kernel::wire::{attributes, text},
+    kernel::wire::{self, attributes},
     objects::{
         Family,
         firewall::{Scope, Verdict},
@@ -41,7 +41,7 @@ pub(super) fn family(payload: &[u8]) -> Option<(&'static str, Scope)> {
 }
 
 pub(super) fn read_verdict(verdict: &[u8]) -> Verdict {
-    let chain = || find(verdict, 0, 2).and_then(text).unwrap_or_default().to_owned();
+    let chain = || find(verdict, 0, 2).and_then(wire::name).unwrap_or_default();
     match find(verdict, 0, 1).and_then(number).map(u32::cast_signed) {
         Some(libc::NF_ACCEPT) => Verdict::Accept,
         Some(libc::NF_DROP) => Verdict::Drop("drop".to_owned()),

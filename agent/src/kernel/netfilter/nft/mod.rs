@@ -12,7 +12,7 @@ use crate::{
     kernel::{
         KernelError,
         socket::Socket,
-        wire::{attributes, text},
+        wire::{self, attributes},
     },
     objects::{
         Firewall,
@@ -84,10 +84,10 @@ fn read(socket: &mut Socket, names: &BTreeMap<u32, InterfaceName>) -> Result<Fir
     let dormant = socket.dump("tables of nftables", GET_TABLE, all, BTreeSet::new, |dormant, payload| {
         let flags = find(payload, HEADER_LEN, TABLE_FLAGS).and_then(number).unwrap_or_default();
         if flags & TABLE_DORMANT != 0
-            && let (Some((family, _)), Some(name)) =
-                (family(payload), find(payload, HEADER_LEN, TABLE_NAME).and_then(text))
+            && let (Some((family, _)), Some(table)) =
+                (family(payload), find(payload, HEADER_LEN, TABLE_NAME).and_then(wire::name))
         {
-            dormant.insert((family, name.to_owned()));
+            dormant.insert((family, table));
         }
     })?;
     let mut chains: Vec<Chain> = socket.dump("chains of nftables", GET_CHAIN, all, Vec::new, |chains, payload| {
@@ -141,7 +141,7 @@ fn read_chain(payload: &[u8]) -> Option<Chain> {
     if let Some(hook) = hook {
         let one = find(hook, 0, HOOK_DEVICE).into_iter();
         let many = find(hook, 0, HOOK_DEVICES).into_iter().flat_map(|list| attributes(list, 0).map(|(_, name)| name));
-        devices.extend(one.chain(many).filter_map(text).map(|name| Pattern { text: name.to_owned(), open: false }));
+        devices.extend(one.chain(many).filter_map(wire::name).map(|text| Pattern { text, open: false }));
     }
     // A single one is told in both ways.
     devices.sort_unstable();
@@ -153,8 +153,8 @@ fn read_chain(payload: &[u8]) -> Option<Chain> {
         backend: Backend::Nftables,
         scope,
         family,
-        table: text(find(payload, HEADER_LEN, CHAIN_TABLE)?)?.to_owned(),
-        name: text(find(payload, HEADER_LEN, CHAIN_NAME)?)?.to_owned(),
+        table: wire::name(find(payload, HEADER_LEN, CHAIN_TABLE)?)?,
+        name: wire::name(find(payload, HEADER_LEN, CHAIN_NAME)?)?,
         hook: hook_is,
         drops: find(payload, HEADER_LEN, CHAIN_POLICY).and_then(number) == Some(0),
         rules: Vec::new(),

@@ -1,9 +1,12 @@
 //! What the registers of a rule hold, and what comparisons with it mean.
 
 use super::attribute::{FAMILY_IPV4, FAMILY_IPV6};
-use crate::objects::{
-    Family,
-    firewall::{Match, Pattern, Sense, state},
+use crate::{
+    kernel::wire,
+    objects::{
+        Family,
+        firewall::{Match, Pattern, Sense, state},
+    },
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -43,10 +46,7 @@ pub(super) enum Loaded {
 impl Loaded {
     /// What a comparison with a value asks for. `names` are devices by index.
     pub(super) fn compared(&self, names: &BTreeMap<u32, InterfaceName>, value: &[u8], sense: Sense) -> Option<Match> {
-        let pattern = || {
-            let name = value.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
-            Some(Pattern { text: name.to_owned(), open: !value.contains(&0) && value.len() < 16 })
-        };
+        let pattern = || Some(Pattern { text: wire::name(value)?, open: !value.contains(&0) && value.len() < 16 });
         let by_index = || Some(device(names, u32::from_ne_bytes(value.try_into().ok()?)));
         match self {
             Loaded::InName => Some(Match::In(vec![pattern()?], sense)),

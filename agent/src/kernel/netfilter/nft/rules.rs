@@ -8,7 +8,7 @@ use super::{
 use crate::{
     kernel::{
         netfilter::matches::{conditions, target},
-        wire::{attributes, text},
+        wire::{self, attributes, text},
     },
     objects::firewall::{FilterRule, Match, Sense, Verdict},
 };
@@ -35,8 +35,8 @@ pub(super) fn read_rules(
     changing: &mut BTreeSet<SetPlace>,
 ) -> Option<(Place, Vec<FilterRule>)> {
     let (family, _) = family(payload)?;
-    let table = text(find(payload, HEADER_LEN, RULE_TABLE)?)?.to_owned();
-    let chain = text(find(payload, HEADER_LEN, RULE_CHAIN)?)?.to_owned();
+    let table = wire::name(find(payload, HEADER_LEN, RULE_TABLE)?)?;
+    let chain = wire::name(find(payload, HEADER_LEN, RULE_CHAIN)?)?;
     let handle: [u8; 8] = find(payload, HEADER_LEN, RULE_HANDLE)?.try_into().ok()?;
     let mut reading = Reading {
         names,
@@ -53,9 +53,9 @@ pub(super) fn read_rules(
         let name = find(expression, 0, EXPRESSION_NAME).and_then(text).unwrap_or_default();
         let data = find(expression, 0, EXPRESSION_DATA).unwrap_or_default();
         if name == "dynset"
-            && let Some(set) = find(data, 0, DYNAMIC_SET).and_then(text)
+            && let Some(set) = find(data, 0, DYNAMIC_SET).and_then(wire::name)
         {
-            changing.insert((family, table.clone(), set.to_owned()));
+            changing.insert((family, table.clone(), set));
         }
         reading.expression(name, data);
         if reading.verdict != Verdict::Continue || reading.branches.is_some() {
@@ -170,14 +170,14 @@ impl Reading<'_> {
             }
             // A set decides whether the rule applies, a map of verdicts what it does.
             "lookup" if find(3).is_none_or(|register| number(register) == Some(0)) => {
-                let set = find(1).and_then(text).unwrap_or_default();
+                let set = find(1).and_then(wire::name).unwrap_or_default();
                 let inverted = find(5).and_then(number).is_some_and(|flags| flags & LOOKUP_INVERTED != 0);
                 let sense = if inverted { Sense::IsNot } else { Sense::Is };
                 if find(3).is_none() {
-                    let condition = self.in_set(set, register(2), sense).unwrap_or(Match::Other);
+                    let condition = self.in_set(&set, register(2), sense).unwrap_or(Match::Other);
                     self.matches.push(condition);
                 } else {
-                    self.branches = self.in_map(set, register(2));
+                    self.branches = self.in_map(&set, register(2));
                     if self.branches.is_none() {
                         self.verdict = verdict_map();
                     }

@@ -14,14 +14,14 @@ use crate::{
     kernel::{
         KernelError,
         socket::Socket,
-        wire::{attributes, put, text},
+        wire::{attributes, name, put, text},
     },
     objects::{
         Family,
         firewall::{Match, Networks, Pattern, Sense, Verdict},
     },
 };
-use cps_peering_config::net::InterfaceName;
+use cps_peering_config::net::{InterfaceName, escape_name};
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use std::{
     cell::Cell,
@@ -171,7 +171,7 @@ fn read_set(payload: &[u8]) -> Option<(Place, Set)> {
     if !plain || !counts || (is_map && find(SET_DATA_TYPE).and_then(number) != Some(OF_VERDICTS)) {
         return None;
     }
-    let place = (family, text(find(SET_TABLE)?)?.to_owned(), text(find(SET_NAME)?)?.to_owned());
+    let place = (family, name(find(SET_TABLE)?)?, name(find(SET_NAME)?)?);
     let (key_len, intervals) = (key_len.try_into().ok()?, flags & INTERVAL != 0);
     Some((place, Set { key_len, intervals, elements: Vec::new(), otherwise: None, is_map }))
 }
@@ -411,7 +411,7 @@ impl Element {
         let length = self.first.iter().position(|byte| *byte == 0).unwrap_or(self.first.len());
         let (begins, rest) = (self.first.get(..length)?, self.last.get(length..)?);
         let alike = self.last.starts_with(begins) && rest.iter().all(|byte| *byte == 0xff);
-        let text = std::str::from_utf8(begins).ok()?.to_owned();
+        let text = escape_name(begins).into_owned();
         (!open || (alike && length > 0)).then_some(Pattern { text, open })
     }
 }
