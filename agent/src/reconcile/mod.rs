@@ -85,14 +85,6 @@ struct Reconciler<K> {
     interest: Interest,
 }
 
-/// How a look at a dirty set ended.
-enum Attempt {
-    /// A newer configuration came.
-    Superseded,
-    /// It is as it should be, but for the problems.
-    Done(Finding),
-}
-
 /// What a look cost.
 #[derive(Debug, Clone, Copy)]
 struct Run {
@@ -147,8 +139,8 @@ impl<K: Kernel> Reconciler<K> {
             let dirty = self.changes.dirty().clone();
             let is_nothing = dirty.is_nothing();
             match self.attempt(&config, dirty, Some(underlay_params)) {
-                Attempt::Superseded => return Outcome::Superseded,
-                Attempt::Done(finding) if finding.is_clear() && was_clear => {
+                None => return Outcome::Superseded,
+                Some(finding) if finding.is_clear() && was_clear => {
                     self.publish(&config, finding);
                     if !is_nothing {
                         self.schedule.part_was_changed(Instant::now());
@@ -159,14 +151,11 @@ impl<K: Kernel> Reconciler<K> {
                         return Outcome::InSync;
                     }
                 }
-                Attempt::Done(_) => {}
+                Some(_) => {}
             }
         }
         self.schedule.make_due();
-        let finding = match self.attempt(&config, DirtySet::Everything, None) {
-            Attempt::Superseded => return Outcome::Superseded,
-            Attempt::Done(finding) => finding,
-        };
+        let Some(finding) = self.attempt(&config, DirtySet::Everything, None) else { return Outcome::Superseded };
         let (seen, in_sync) = (finding.seen, finding.problems.is_empty());
         self.publish(&config, finding);
         if seen {
@@ -213,13 +202,14 @@ impl<K: Kernel> Reconciler<K> {
         Ok(refused)
     }
 
-    fn attempt(&mut self, config: &ValidHostConfig, dirty: DirtySet, known: Option<UnderlayParams>) -> Attempt {
+    /// Looks at a dirty set and changes what differs. None when a newer configuration came.
+    fn attempt(&mut self, config: &ValidHostConfig, dirty: DirtySet, known: Option<UnderlayParams>) -> Option<Finding> {
         let started = Instant::now();
         let before = self.reporter.counters().operations;
         self.refused.clear();
         self.reporter.count().passes += 1;
         let (problems, seen) = match self.rounds(config, &dirty, known) {
-            Ok(None) | Err(KernelError::Abandoned) => return Attempt::Superseded,
+            Ok(None) | Err(KernelError::Abandoned) => return None,
             Ok(Some(problems)) => (problems, true),
             Err(error) => {
                 tracing::error!(%error, "the kernel could not be read or changed; trying again");
@@ -229,7 +219,7 @@ impl<K: Kernel> Reconciler<K> {
         let run = Run { operations: self.reporter.counters().operations - before, took: started.elapsed() };
         let underlay_mtu = self.seen.underlay().filter(|_| !self.options.assumes_mtu(config, &problems));
         let underlay_mtu = underlay_mtu.map(|params| params.underlay_mtu);
-        Attempt::Done(Finding { dirty, problems, seen, run, underlay_mtu })
+        Some(Finding { dirty, problems, seen, run, underlay_mtu })
     }
 
     /// Looks and changes until nothing differs, or nothing more can be done. Returns what is wrong then; none when a newer

@@ -239,11 +239,11 @@ mod tests {
     fn pushes_do_not_put_off_the_look_at_everything() {
         let begin = Instant::now();
         let mut schedule = idle(begin);
-        schedule.begins(Waited::Configured, begin + MINUTE - SECOND);
+        schedule.begins(Waited::Configured, begin + 59 * SECOND);
         assert!(!schedule.is_due());
         schedule.begins(Waited::Configured, begin + MINUTE);
         assert!(schedule.is_due());
-        assert!(schedule.may_defer(begin + LONGEST_DEFERRAL - SECOND) && !schedule.may_defer(begin + LONGEST_DEFERRAL));
+        assert!(schedule.may_defer(begin + 29 * SECOND) && !schedule.may_defer(begin + LONGEST_DEFERRAL));
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
         schedule.part_was_changed(begin);
         schedule.part_was_changed(begin + SECOND);
         assert_eq!(schedule.next(), Some(begin + CHECKED_WITHIN), "the first one counts");
-        schedule.begins(Waited::Configured, begin + CHECKED_WITHIN - SECOND);
+        schedule.begins(Waited::Configured, begin + 4 * SECOND);
         assert!(!schedule.is_due());
         schedule.begins(Waited::Configured, begin + CHECKED_WITHIN);
         assert!(schedule.is_due());
