@@ -258,7 +258,33 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cps_peering_config::HostConfig;
     use proptest::prelude::*;
+
+    fn config(underlay: &str, vpcs: &[(&str, u32)]) -> SharedHostConfig {
+        let vrfs = vpcs.iter().map(|(vpc, vni)| ((*vpc).to_owned(), serde_json::json!({ "vni": vni })));
+        let vrfs: serde_json::Map<_, _> = vrfs.collect();
+        let config = serde_json::json!({
+            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": underlay, "vrfs": vrfs
+        });
+        serde_json::from_value::<HostConfig>(config).unwrap().into()
+    }
+
+    /// The host's rules, and all tunnels, depend on these.
+    #[test]
+    fn another_underlay_or_other_vpcs_concern_everything() {
+        let old = config("192.0.2.1", &[("vpc-a", 10)]);
+        assert!(DirtySet::between(&old, &config("192.0.2.1", &[("vpc-a", 10)])).is_nothing());
+        for new in [
+            config("192.0.2.2", &[("vpc-a", 10)]),
+            config("192.0.2.1", &[("vpc-a", 11)]),
+            config("192.0.2.1", &[("vpc-b", 10)]),
+            config("192.0.2.1", &[("vpc-a", 10), ("vpc-b", 11)]),
+            config("192.0.2.1", &[]),
+        ] {
+            assert_eq!(DirtySet::between(&old, &new), DirtySet::Everything);
+        }
+    }
 
     fn entries() -> impl Strategy<Value = BTreeMap<u8, Arc<bool>>> {
         proptest::collection::btree_map(0u8..12, any::<bool>().prop_map(Arc::new), 0..12)

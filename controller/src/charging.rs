@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(seconds(0..15_000), ["10.500", "4.500"]);
         assert_eq!(seconds(15_000..25_000), ["5.000", "1.000", "4.000"]);
         assert_eq!(seconds(25_000..40_000), ["6.000+"]);
+        assert_eq!(seconds(20_000..31_000), ["1.000", "10.000+"], "what only touches the window has no line");
         let invoice = invoice(&charged, 0..u64::MAX, &prices(), "CNY");
         let csv = invoice.to_csv();
         assert_eq!(csv.lines().count(), 5);
