@@ -27,6 +27,24 @@ fn an_interval_of_probes_has_a_bound_and_zero_means_never() {
 }
 
 #[test]
+fn how_changes_reach_many_hosts_has_bounds() {
+    let check = |text: &str| toml::from_str::<PushSettings>(text).unwrap().check();
+    for legal in ["", "canary_hosts = 0", "canary_above = 0", "canary_watch_s = 3600\ncanary_patience_s = 3601"] {
+        assert_eq!(check(legal), Ok(()), "{legal}");
+    }
+    for (text, field) in [
+        ("canary_hosts = 101", "canary_hosts"),
+        ("canary_watch_s = 0", "canary_watch_s"),
+        ("canary_watch_s = 3601", "canary_watch_s"),
+        ("canary_watch_s = 120", "canary_patience_s"),
+        ("canary_patience_s = 86401", "canary_patience_s"),
+    ] {
+        let said = check(text).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("setting `pushes.{field}`: ")), "{said}");
+    }
+}
+
+#[test]
 fn the_shipped_files_are_legal() {
     let agent: AgentSettings = toml::from_str(include_str!("../../agent.toml")).unwrap();
     assert_eq!(agent.vxlan_port, 4789);

@@ -9,7 +9,7 @@ use super::HostTarget;
 use crate::model::{
     Command, Transaction,
     host::{Change as HostChange, What},
-    record::{Host, Pacing},
+    record::{Host, Pacing, Peering},
     rollout::Rollout,
     state::{Change, Meta, State},
 };
@@ -68,8 +68,7 @@ impl Manner {
         match command {
             Command::Apply(_) => Self::Paced,
             Command::Release => Self::AllPaced,
-            Command::Host(HostChange { what: What::Remove(_) | What::Replace { .. }, .. }) => Self::AtOnce,
-            Command::Host(_)
+            Command::Host(HostChange { what: What::Drain | What::Uncordon | What::Pause | What::Resume, .. })
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
@@ -90,6 +89,7 @@ impl Manner {
             | Command::RemoveCidr(_)
             | Command::DeleteVpc(_)
             | Command::Account(_)
+            | Command::Host(_)
             | Command::Webhook(_)
             | Command::Tick => Self::AtOnce,
         }
@@ -181,7 +181,7 @@ impl Differs {
         differs.changed.extend(after.vrfs.keys().filter(|vpc| !vrfs.contains_key(*vpc)).cloned());
         let vpcs_of = |side: &SideConfig| -> BTreeSet<VpcId> {
             let peering = states.iter().find_map(|state| state.peerings().get(&side.peering));
-            peering.into_iter().flat_map(|peering| peering.sides()).map(|side| side.vpc.clone()).collect()
+            peering.into_iter().flat_map(Peering::sides).map(|side| side.vpc.clone()).collect()
         };
         for (vni, old) in sides {
             match after.sides.get(vni) {
@@ -300,6 +300,107 @@ impl Transaction<'_> {
         };
         if rollout != meta.rollout {
             self.change(Change::Meta(Meta { rollout, ..meta }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cps_peering_config::net::InterfaceName;
+    use serde_json::json;
+
+    fn chosen(hosts: &[(&str, &str, bool)], count: usize) -> Vec<String> {
+        let candidate =
+            |(host, region, new): &(&str, &str, bool)| (host.parse().unwrap(), (region.parse().unwrap(), *new));
+        canaries(&hosts.iter().map(candidate).collect(), count).iter().map(ToString::to_string).collect()
+    }
+
+    /// P1.
+    #[test]
+    fn the_first_hosts_are_of_each_kind_and_apart() {
+        let hosts = [
+            ("a1", "north", false),
+            ("a2", "north", false),
+            ("a3", "north", false),
+            ("a4", "north", false),
+            ("b1", "east", false),
+            ("c1", "north", true),
+            ("c2", "north", true),
+        ];
+        assert_eq!(chosen(&hosts, 1), ["b1"]);
+        assert_eq!(chosen(&hosts, 3), ["a1", "b1", "c1"]);
+        assert_eq!(chosen(&hosts, 5), ["a1", "a3", "b1", "c1", "c2"]);
+        assert_eq!(chosen(&hosts[..4], 2), ["a1", "a3"]);
+        assert_eq!(chosen(&hosts[..2], 5), ["a1", "a2"]);
+        assert_eq!(chosen(&[], 3), [""; 0]);
+    }
+
+    /// P3. Each thing that a VRF or a side has not any more, or has otherwise, is seen.
+    #[test]
+    fn nothing_that_is_taken_away_or_moves_is_taken_for_more() {
+        let [one, two] = ["10.0.0.0/24", "10.0.1.0/24"].map(|it| it.parse().unwrap());
+        let ports = [("eth1".parse().unwrap(), PortConfig { gateways: vec![one], prefixes: vec![one] })];
+        let whole = VrfConfig {
+            vni: 7.try_into().unwrap(),
+            ports: ports.into_iter().collect(),
+            remotes: [("192.0.2.1".parse().unwrap(), vec![one, two])].into_iter().collect(),
+            path_mtu: Some(1400),
+            shared_gateways: vec!["10.0.0.1".parse().unwrap()],
+        };
+        let more = {
+            let mut more = whole.clone();
+            more.remotes.insert("192.0.2.2".parse().unwrap(), vec!["10.0.3.0/24".parse().unwrap()]);
+            more.ports.insert("eth2".parse().unwrap(), PortConfig { gateways: vec![], prefixes: vec![] });
+            more.shared_gateways.push("10.0.0.2".parse().unwrap());
+            more
+        };
+        assert!(has_all_of_vrf(&whole, &whole) && has_all_of_vrf(&more, &whole) && !has_all_of_vrf(&whole, &more));
+        let less: [fn(&mut VrfConfig); 7] = [
+            |it| it.vni = 8.try_into().unwrap(),
+            |it| it.path_mtu = None,
+            |it| it.shared_gateways.clear(),
+            |it| drop(it.remotes.remove(&"192.0.2.1".parse::<std::net::IpAddr>().unwrap())),
+            |it| it.remotes.get_mut(&"192.0.2.1".parse::<std::net::IpAddr>().unwrap()).unwrap().truncate(1),
+            |it| it.ports.get_mut(&"eth1".parse::<InterfaceName>().unwrap()).unwrap().gateways.clear(),
+            |it| it.ports.get_mut(&"eth1".parse::<InterfaceName>().unwrap()).unwrap().prefixes.clear(),
+        ];
+        for (place, change) in less.into_iter().enumerate() {
+            let mut less = whole.clone();
+            change(&mut less);
+            assert!(!has_all_of_vrf(&less, &whole), "{place}");
+        }
+        let side: SideConfig = serde_json::from_value(json!({
+            "peering": "vpcpr-0a1b2c3d4e", "vpc": "a", "peer_vni": 9, "peer_cidrs": ["10.1.0.0/16", "10.2.0.0/16"],
+            "remotes": {},
+        }))
+        .unwrap();
+        let less: [fn(&mut SideConfig); 6] = [
+            |it| it.vpc = "b".parse().unwrap(),
+            |it| it.peer_vni = 8.try_into().unwrap(),
+            |it| it.own_prefixes = Some(vec![]),
+            |it| it.path_mtu = Some(1400),
+            |it| it.peer_cidrs.truncate(1),
+            |it| it.peering = "vpcpr-0a1b2c3d4f".parse().unwrap(),
+        ];
+        for (place, change) in less.into_iter().enumerate() {
+            let mut less = side.clone();
+            change(&mut less);
+            assert!(!has_all_of_side(&less, &side), "{place}");
+        }
+        let limit = |mbit: u32, millionths| {
+            let share = cps_peering_config::host_config::Share::of_millionths(millionths).unwrap();
+            Some(Limit { bandwidth_mbit: mbit.try_into().unwrap(), share })
+        };
+        for (new, old, expected) in [
+            (limit(10, 500), limit(10, 500), false),
+            (limit(20, 500), limit(10, 500), false),
+            (None, limit(10, 500), false),
+            (limit(10, 500), None, true),
+            (limit(9, 500), limit(10, 500), true),
+            (limit(10, 499), limit(10, 500), true),
+        ] {
+            assert_eq!(is_less(new, old), expected, "{new:?} {old:?}");
         }
     }
 }

@@ -166,7 +166,10 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{engine::host_status::Freshness, model::record::Host};
+    use crate::{
+        engine::host_status::Freshness,
+        model::record::{Host, Pacing},
+    };
     use std::str::FromStr as _;
 
     fn thing(name: &str) -> Thing {
@@ -209,6 +212,21 @@ mod tests {
         let news = watch.news(found, &state, freshness.boot_ms + LASTS_MS);
         assert!(news.iter().all(|event| event.kind == "host.outOfSync"), "nothing is back");
         assert_eq!((news.len(), watch.told.len()), (MOST - 2, MOST));
+    }
+
+    /// P2. What a host has that waits for others, it goes on to have.
+    #[test]
+    fn of_hosts_that_wait_for_others_nothing_new_is_told() {
+        let mut state = State::default();
+        for (name, pacing) in [("h1", Some(Pacing::Held)), ("h2", Some(Pacing::Held)), ("h3", Some(Pacing::Canary))] {
+            let host = Host { pacing, ..host(name) };
+            state.apply(crate::model::state::Change::Host(host.id.clone(), Some(host)));
+        }
+        let (contacts, in_sync) = Default::default();
+        let freshness = Freshness { boot_ms: 2 * SETTLING_MS, max_age_ms: 0 };
+        let agents = Agents { state: &state, contacts: &contacts, in_sync: &in_sync, freshness };
+        let watch = SyncWatch { told: hosts(&["h1"]), ..SyncWatch::default() };
+        assert_eq!(watch.look(&state, &agents, freshness.boot_ms), hosts(&["h1", "h3"]), "nor that one is well again");
     }
 
     #[test]

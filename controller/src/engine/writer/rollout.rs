@@ -80,16 +80,15 @@ impl Writer {
         };
         self.watch = Some(*watch);
         if let Some(step) = step {
-            match &step {
-                Step::Stop { why } => tracing::error!(
-                    commit = rollout.number,
+            let commit = rollout.number;
+            if let Step::Stop { why } = &step {
+                tracing::error!(
+                    commit,
                     why,
                     "the hosts that got a change first are not well with it, and the others wait: `cps-peering rollout show`"
-                ),
-                _ => tracing::info!(
-                    commit = rollout.number,
-                    "the hosts that got a change first are well, and all get it"
-                ),
+                );
+            } else {
+                tracing::info!(commit, "the hosts that got a change first are well, and all get it");
             }
             self.run_system_command(Command::Rollout(step), batch);
         }
