@@ -449,14 +449,14 @@ async fn a_kernel_that_could_not_be_read_is_not_changed() {
     assert_eq!(agent.kernel.state().seen, before);
 }
 
-/// Whether a thread of this process sleeps, as the kernel says.
-fn sleeps(thread: &str) -> bool {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let ours = tasks.map(|task| task.unwrap().path());
-    let mut ours =
-        ours.filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread));
-    let stat = std::fs::read_to_string(ours.next().unwrap().join("stat")).unwrap();
-    stat.rsplit_once(") ").unwrap().1.starts_with('S')
+/// How often a thread of this process has gone to sleep, by the kernel; none while it is awake, or has no name yet.
+fn sleeps(thread: &str) -> Option<u64> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let is_it = |name: String| name.trim() == thread;
+    let mut tasks = tasks.filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(is_it));
+    let status = std::fs::read_to_string(tasks.next()?.join("status")).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    field("State:").starts_with('S').then(|| field("voluntary_ctxt_switches:").parse().unwrap())
 }
 
 #[test]
@@ -464,15 +464,17 @@ fn without_a_configuration_it_sleeps_whatever_happens() {
     let agent = Agent::start();
     for event in [Event::Changed, Event::Port, Event::Lost] {
         assert!(agent.reconciler.notice(event));
-        // One that goes round and round is seen asleep only now and then, if at all.
-        let mut asleep = 0;
-        for _ in 0..100_000 {
-            asleep = if sleeps("reconciler") { asleep + 1 } else { 0 };
-            if asleep == 200 {
+        // One that goes round and round is awake now, or has been in between.
+        let (mut asleep, mut since) = (0, None);
+        for _ in 0..20_000 {
+            let now = sleeps("reconciler");
+            asleep = if now.is_some() && now == since { asleep + 1 } else { 0 };
+            since = now;
+            if asleep == 2_000 {
                 break;
             }
         }
-        assert_eq!(asleep, 200, "it goes on after {event:?}");
+        assert_eq!(asleep, 2_000, "it goes on after {event:?}");
     }
     assert!(agent.kernel.state().looks.is_empty(), "there is nothing to compare");
 }

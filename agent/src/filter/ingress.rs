@@ -428,14 +428,14 @@ impl<'a> Writer<'a> {
         code.byte(IPV6_NEXT_HEADER);
         code.store(cell::NEXT_HEADER);
         for _ in 0..=EXTENSION_HEADERS {
-            let [extension, routing, fragment, next] = [(); 4].map(|()| code.label());
+            let [extension, fragment, next] = [(); 3].map(|()| code.label());
             code.recall(cell::NEXT_HEADER);
             code.if_equal(protocol::TCP, tcp);
             code.if_equal(protocol::UDP, udp);
             code.if_equal(protocol::ICMPV6, icmp);
             code.if_equal(protocol::FRAGMENT, fragment);
-            code.if_equal(protocol::ROUTING, routing);
-            for header in [protocol::HOP_BY_HOP, protocol::DESTINATION] {
+            // A routing header leads elsewhere only where it is taken in, which no address of the host does.
+            for header in [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::DESTINATION] {
                 code.if_equal(header, extension);
             }
             code.goto(unless_local);
@@ -449,10 +449,6 @@ impl<'a> Writer<'a> {
             code.add(8);
             code.a_to_x();
             code.goto(next);
-            // As with options of IPv4: what has a way left to go would get another destination.
-            code.here(routing);
-            code.byte(IPV6_PAYLOAD.plus(3));
-            code.unless_equal(0, drop);
             code.here(extension);
             code.constant(1);
             code.store(cell::EXTENDED);
