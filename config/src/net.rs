@@ -129,15 +129,11 @@ pub fn escape_name(name: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(name) {
         Ok(text) if name.iter().all(u8::is_ascii_graphic) => Cow::Borrowed(text),
         _ => {
-            let mut text = String::with_capacity(4 * name.len());
-            for &byte in name {
-                if byte.is_ascii_graphic() {
-                    text.push(byte.into());
-                } else {
-                    text.push_str(&format!("\\x{byte:02x}"));
-                }
-            }
-            Cow::Owned(text)
+            let shown = |&byte: &u8| match byte {
+                byte if byte.is_ascii_graphic() => char::from(byte).to_string(),
+                byte => format!("\\x{byte:02x}"),
+            };
+            Cow::Owned(name.iter().map(shown).collect())
         }
     }
 }

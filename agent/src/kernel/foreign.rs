@@ -301,7 +301,9 @@ mod tests {
             let mut bytes = vec![0, to.prefix_len(), 0, 0, 0, protocol, 0, kind, 0, 0, 0, 0];
             crate::kernel::wire::put_address(&mut bytes, route::RTA_DST, to.addr());
             put(&mut bytes, route::RTA_TABLE, &table.to_ne_bytes());
-            more.iter().for_each(|(kind, value)| put(&mut bytes, *kind, value));
+            for (kind, value) in more {
+                put(&mut bytes, *kind, value);
+            }
             let mut routes = Routes::new(&names, [(8, [3, 4].into()), (9, [4].into())].into(), &ours);
             routes.take(&bytes, Family::of(&to));
             routes.finish().0.first().map(ToString::to_string)
