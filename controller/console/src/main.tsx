@@ -172,7 +172,7 @@ function App() {
             {entries.map(([page, key]) => (
               <li key={page}><a href={to(page)} aria-current={here === page ? "page" : undefined}>{t(key)}
                 {page === "peerings" && who.role === "account" && requests() > 0 && (
-                  <span class="count" aria-hidden="true" title={t("list.pendingForYou", { count: requests() })}> {requests()}</span>
+                  <span class="count" aria-hidden="true" title={t("list.pendingForYou", { count: requests() })}>{requests()}</span>
                 )}</a></li>
             ))}
           </ul>

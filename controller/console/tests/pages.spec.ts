@@ -136,6 +136,11 @@ for (const language of ["zh", "en"] as const) {
     for (const [name, hash, there] of pages) {
       await page.goto(`${controller.told.url}/console/#/${hash}`);
       await there();
+      if (name === "peerings") {
+        const act = (await page.getByRole("button", { name: `${words["action.bandwidth"]} data-backup` }).boundingBox())!;
+        const table = (await page.getByRole("region", { name: words["list.caption"] }).boundingBox())!;
+        expect(act.x + act.width, "what can be done with a row is in sight").toBeLessThanOrEqual(table.x + table.width);
+      }
       for (const theme of themes) {
         await page.emulateMedia({ colorScheme: theme });
         await audit(page);

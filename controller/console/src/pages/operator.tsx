@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { get, type Host, type Peering } from "../api.ts";
-import { mbit, number, t, time, type Key } from "../i18n.ts";
+import { clock, mbit, number, t, time, type Key } from "../i18n.ts";
 import { to } from "../route.ts";
 import { LIVE } from "../rules.ts";
 import { useLoaded } from "../store.ts";
@@ -45,12 +45,12 @@ export function Hosts() {
                   {shown.map((host) => (
                     <tr key={host.host}>
                       <th scope="row"><a href={to("hosts", host.host)}>{host.host}</a><div class="id">{host.underlay}</div><div class="id">{host.agent}</div></th>
-                      <td>{host.regionId}</td>
+                      <td class="nowrap">{host.regionId}</td>
                       <td><HostState host={host} /></td>
                       <td><Why host={host} most={PROBLEMS} /></td>
                       <td class="small">{revision(host.applied)} / {revision(host.desired)}</td>
                       <td class="number">{host.driftRepaired === null ? t("common.none") : number(host.driftRepaired)}</td>
-                      <td class="small">{time(host.lastReport)}</td>
+                      <td class="small nowrap" title={time(host.lastReport)}>{host.lastReport ? clock(host.lastReport) : t("common.none")}</td>
                       <td>
                         <div class="links">
                           {offered(host).map((action) => (
@@ -96,7 +96,7 @@ export function AllPeerings() {
                       <td><SideCell side={peering.vpcInfo} /></td>
                       <td><SideCell side={peering.remoteVpcInfo} /></td>
                       <td class="number">{mbit(peering.bandwidth)}</td>
-                      <td class="small">{time(peering.createdTime)}</td>
+                      <td class="small nowrap">{time(peering.createdTime)}</td>
                       <td>{missing.length === 0 ? t("common.none") : missing.map((host) => <div key={host}><a href={to("hosts", host)}>{host}</a></div>)}</td>
                     </tr>
                   );

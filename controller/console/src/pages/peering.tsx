@@ -6,7 +6,7 @@ import { commandLine, AsCall } from "../calls.tsx";
 import { reached } from "../choice.ts";
 import { overlap } from "../cidr.ts";
 import { Id } from "../copy.tsx";
-import { mbit, t, time, type Key } from "../i18n.ts";
+import { clock, mbit, t, time, type Key } from "../i18n.ts";
 import { to } from "../route.ts";
 import { Said } from "../said.tsx";
 import { PrefixCard } from "../scope.tsx";
@@ -67,7 +67,7 @@ function HostRow({ there, host, peering, ports }: { there: PeeringHost; host: Ho
       <td>{vpcs.length === 0 ? t("common.none") : vpcs.map((side) => <div key={side.vpcId}><bdi>{side.vpcName}</bdi></div>)}</td>
       <td><Badge look={there.confirmed ? "good" : "warn"}>{t(there.confirmed ? "common.yes" : "common.no")}</Badge></td>
       <td class="small">{revision(there.applied)} / {revision(there.desired)}</td>
-      <td class="small">{time(there.lastReport)}</td>
+      <td class="small nowrap" title={time(there.lastReport)}>{there.lastReport ? clock(there.lastReport) : t("common.none")}</td>
       <td class="said">
         {lastError !== null && <div><Said text={lastError} /></div>}
         <Problems problems={problems} />
