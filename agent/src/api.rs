@@ -23,11 +23,12 @@ use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
     agent_api::{
         CLUSTER_HEADER, CLUSTER_PATH, CONFIG_PATH, CRL_PATH, DIAGNOSIS_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH,
-        PROBE_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRACE_ANSWER_WITHIN, TRACE_PATH, TRAFFIC_PATH,
+        PROBE_PATH, PROBES_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRACE_ANSWER_WITHIN, TRACE_PATH,
+        TRAFFIC_PATH,
     },
     cluster::ClusterId,
     format::{self, Decoded, FormatError},
-    probe::ProbeQuery,
+    probe::{MAX_SIDES, ProbeQuery, ProbeReport},
     tls::{CONTROLLER, MONITORING, OPERATOR},
     trace::TraceQuery,
     traffic::{Grants, TrafficReport},
@@ -39,7 +40,7 @@ use cps_peering_http::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -183,6 +184,7 @@ fn routes(api: Api) -> Router {
         .route(CONFIG_PATH, put(put_config).patch(patch_config))
         .route(SHARES_PATH, put(put_shares))
         .route(TRAFFIC_PATH, get(traffic))
+        .route(PROBES_PATH, get(probes))
         .route(STATUS_PATH, get(status))
         .route(CLUSTER_PATH, delete(leave_cluster))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -235,6 +237,12 @@ async fn leave_cluster(State(api): State<Api>, headers: HeaderMap) -> Response {
 async fn traffic(State(api): State<Api>) -> Result<Json<TrafficReport>, Response> {
     let report = api.reconciler.traffic(ASKED_ANSWER_WITHIN).await;
     report.map(Json).map_err(|error| api.refuse(&error.into()))
+}
+
+async fn probes(State(api): State<Api>) -> Json<ProbeReport> {
+    // They are whole at any time.
+    let figures = api.reconciler.probes().lock().unwrap_or_else(PoisonError::into_inner);
+    Json(figures.report(MAX_SIDES, Instant::now()))
 }
 
 async fn put_shares(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Json<TrafficReport>, Response> {

@@ -110,7 +110,14 @@ const MAX_PEERINGS: usize = 1000;
 /// What probes say of peerings. What is not known is not there.
 fn probes(out: &mut DescriptorEncoder<'_>, handle: &Handle) -> fmt::Result {
     // They are whole at any time.
-    let known = handle.probes().lock().unwrap_or_else(PoisonError::into_inner).by_peering(MAX_PEERINGS);
+    let (known, every) = {
+        let figures = handle.probes().lock().unwrap_or_else(PoisonError::into_inner);
+        (figures.by_peering(MAX_PEERINGS), figures.every)
+    };
+    if let Some(every) = every {
+        let help = "How often each path to a host of a peering is probed where there is room for it";
+        gauge(out, "cps_agent_probe_interval_seconds", help, every.as_secs_f64())?;
+    }
     let of = |id: &PeeringId| [("peering", id.to_string())];
     let sent = known.iter().map(|(id, it)| (of(id), it.sent));
     counters(out, "cps_agent_probe_packets", "Probe packets sent to other hosts, by peering", sent)?;

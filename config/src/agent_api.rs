@@ -10,6 +10,7 @@
 //! | `PUT /v1/certificate` | the certificate for the newest request in PEM, those between it and the CA behind it | 204, 400, 409 without a request, 503 |
 //! | `DELETE /v1/cluster` | the host is let go: any other cluster may configure it from now on | 204, 409, 503 |
 //! | `GET /v1/traffic` | what passed | 200 [`TrafficReport`](crate::traffic::TrafficReport) |
+//! | `GET /v1/probes` | how peerings are, by the probes that it sends all the time | 200 [`ProbeReport`](crate::probe::ProbeReport) |
 //! | `GET /v1/status` | how it stands | 200 [`HostReport`](crate::HostReport) |
 //! | `GET /v1/diagnosis` | what is right and wrong with the host | 200 [`HostDiagnosis`](crate::diagnosis::HostDiagnosis), 503 while another one is made |
 //! | `GET /v1/snapshot` | all that it knows of its kernel | 200 [`HostSnapshot`](crate::diagnosis::HostSnapshot), 503 while another one is made |
@@ -23,8 +24,8 @@
 //!
 //! Those for certificates are there over TLS alone. Agents before 0.3.0 answer them with 404.
 //!
-//! Over TLS the first seven, `/v1/trace` and `/v1/probe` are for the [controller](crate::tls::CONTROLLER) alone, the report also for the host itself; 403 for
-//! others. Health and figures are for every client that the handshake lets in.
+//! Over TLS the first seven, `/v1/traffic`, `/v1/probes`, `/v1/trace` and `/v1/probe` are for the [controller](crate::tls::CONTROLLER) alone, the report also
+//! for the host itself; 403 for others. Health and figures are for every client that the handshake lets in.
 //!
 //! A push is answered when the kernel has been brought to it and read again, or after [`PUSH_ANSWER_WITHIN`] with
 //! a report whose `applied` is still older. By then the configuration is in the ledger: an answer of 200 means that it
@@ -54,6 +55,8 @@ pub const TRACE_ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub const PROBE_PATH: &str = "/v1/probe";
 /// How long an agent sends probes, and waits for what comes back.
 pub const PROBE_ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Where an agent says what the probes have found that it sends all the time.
+pub const PROBES_PATH: &str = "/v1/probes";
 /// Where shares are granted.
 pub const SHARES_PATH: &str = "/v1/shares";
 /// Where revocation lists are put.

@@ -4,9 +4,13 @@
 //! host. The kernel there answers (rule C8), so that no server of a tenant takes part. New fields have defaults, unknown ones are
 //! passed over: one version older and newer work together.
 
-use crate::{id::VpcId, net::Vni, trace::TraceQuery};
+use crate::{
+    id::{PeeringId, VpcId},
+    net::Vni,
+    trace::TraceQuery,
+};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// The body of `POST /v1/probe`: from where to where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +84,41 @@ pub struct ProbeAnswer {
     pub send_error: String,
 }
 
+/// The most sides of peerings of which one host says how they are.
+pub const MAX_SIDES: usize = 4096;
+
+/// The body of `GET /v1/probes`: how the peerings of a host are, by the probes that it sends all the time. Agents before 0.3.0 answer
+/// it with 404.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// How often each way is probed where there is room for it, in seconds; 0: never.
+    #[serde(default)]
+    pub interval_s: u64,
+    /// Sides of which something is known, by their own VNIs, at most [`MAX_SIDES`].
+    #[serde(default)]
+    pub sides: BTreeMap<Vni, SideProbes>,
+}
+
+/// What the newest probes of one host say of one side of a peering: of the ways to the peer's hosts, each in either family, the worst.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SideProbes {
+    /// The peering.
+    pub peering: PeeringId,
+    /// How many of the newest packets over the way that loses the largest part of them are counted: some twenty, once there are.
+    pub sent: u32,
+    /// How many of these did not come back. Long packets that are lost where short ones pass are none of them: they are told by
+    /// [`mtu_black_hole`](Self::mtu_black_hole).
+    pub lost: u32,
+    /// The longest of the newest times there and back, in microseconds; none where nothing comes back.
+    #[serde(default)]
+    pub round_trip_us: Option<u64>,
+    /// Whether there is a way on which long packets are lost and short ones pass; none where that is known of none.
+    #[serde(default)]
+    pub mtu_black_hole: Option<bool>,
+    /// How long ago the oldest of this was measured, in milliseconds.
+    pub age_ms: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +131,11 @@ mod tests {
         let older = r#"{"vpc":"vpc-a","local":"10.1.0.1","peer_vpc":"vpc-b","remote":"10.2.0.1","mood":1}"#;
         let query: ProbeQuery = serde_json::from_str(older).unwrap();
         assert_eq!((query.side, query.remote_vtep), (None, None));
+        let newer =
+            r#"{"moon":1,"interval_s":5,"sides":{"7":{"peering":"p","sent":20,"lost":1,"age_ms":9,"colour":2}}}"#;
+        let report: ProbeReport = serde_json::from_str(newer).unwrap();
+        let side = report.sides.values().next().unwrap();
+        assert_eq!((side.lost, side.round_trip_us, side.mtu_black_hole), (1, None, None));
+        assert_eq!(serde_json::from_str::<ProbeReport>("{}").unwrap(), ProbeReport::default());
     }
 }

@@ -7,6 +7,7 @@
 //! can neither see a probe nor guess what marks it ([`packet`]).
 
 mod budget;
+mod figures;
 mod packet;
 mod round_trips;
 mod sampled;
@@ -25,10 +26,11 @@ use cps_peering_config::{
     net::InterfaceName,
     probe::{ProbeAnswer, ProbeQuery},
 };
+pub(crate) use figures::{Figures, OfPeering};
 use ipnet::IpNet;
 use packet::Mark;
 use round_trips::{LEAST, Outcome};
-pub(crate) use sampled::{Figures, OfPeering};
+
 use std::{
     io,
     net::IpAddr,

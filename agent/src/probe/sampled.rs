@@ -2,11 +2,12 @@
 //!
 //! Every host of a peer is sent one packet of the length that should pass every so often. One that comes back says all: that there is
 //! a way, how long it takes, and that long packets pass. One that does not is repeated at once with a small one beside it: that tells
-//! a black hole in the MTU from a way that is lost. What is known is in [`Figures`]; what is not known is not there.
+//! a black hole in the MTU from a way that is lost. What is known is in [`Figures`](super::Figures).
 
 use super::{
     Prober, Target,
     budget::RESERVE,
+    figures::{Figures, Measured, Packets, Way, Ways},
     new_mark,
     packet::{Mark, SMALLEST},
 };
@@ -19,12 +20,11 @@ use cps_peering_config::{
     SharedHostConfig,
     host_config::{SideConfig, VrfConfig},
     id::PeeringId,
-    net::Vni,
 };
 use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     io,
     net::IpAddr,
     os::fd::AsFd,
@@ -37,105 +37,6 @@ use std::{
 const MAX_WAYS: usize = 4096;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// A way to another host of a peer, in one family.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Way {
-    side: Vni,
-    vtep: IpAddr,
-    ipv6: bool,
-}
-
-/// Ways, each with its peering and what is sent over it.
-pub(super) type Ways = BTreeMap<Way, (PeeringId, Target)>;
-
-/// What is known of a way.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Known {
-    peering: Option<PeeringId>,
-    sent: u64,
-    lost: u64,
-    /// How long the newest answer took, if the newest probe was answered.
-    round_trip: Option<Duration>,
-    /// Whether long packets are lost while short ones pass; none where that is not known now.
-    black_hole: Option<bool>,
-    /// When the newest probe was answered, or given up.
-    at: Option<SystemTime>,
-}
-
-/// What is known of the peerings of a host.
-#[derive(Debug, Default)]
-pub(crate) struct Figures(BTreeMap<Way, Known>);
-
-/// The same of one peering.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct OfPeering {
-    /// Packets that were sent.
-    pub(crate) sent: u64,
-    /// Those of them that did not come back.
-    pub(crate) lost: u64,
-    /// The longest of the newest times to its hosts there and back.
-    pub(crate) round_trip: Option<Duration>,
-    /// To how many of its hosts, by family, long packets are lost while short ones pass; none where nothing is known of any.
-    pub(crate) black_holes: Option<u32>,
-    /// When the oldest of what is said of it was measured.
-    pub(crate) at: Option<SystemTime>,
-}
-
-/// What came back of what was sent over a way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Measured {
-    packets: Packets,
-    long: Option<Duration>,
-    small: Option<Duration>,
-}
-
-impl Figures {
-    /// Forgets what is none of these ways.
-    fn retain(&mut self, ways: &Ways) {
-        self.0.retain(|way, known| ways.get(way).is_some_and(|(peering, _)| known.peering.as_ref() == Some(peering)));
-    }
-
-    /// Takes what was measured. Whether it is to be measured again at once.
-    fn learn(&mut self, way: &Way, peering: &PeeringId, measured: Measured, at: SystemTime) -> bool {
-        let known = self.0.entry(way.clone()).or_default();
-        let Measured { packets, long, small } = measured;
-        let sent = if packets == Packets::Both { 2 } else { 1 };
-        let back = u64::from(long.is_some()) + u64::from(small.is_some());
-        known.peering = Some(peering.clone());
-        known.at = Some(at);
-        known.sent += sent;
-        known.lost += sent - back.min(sent);
-        known.round_trip = long.or(small);
-        match (packets, long, small) {
-            (_, Some(_), _) => known.black_hole = Some(false),
-            (Packets::Both, None, small) => known.black_hole = small.map(|_| true),
-            // What it is is known when it was measured again.
-            (Packets::Long, None, _) => return true,
-        }
-        false
-    }
-
-    /// By peering, so many at most.
-    pub(crate) fn by_peering(&self, most: usize) -> BTreeMap<PeeringId, OfPeering> {
-        let mut all: BTreeMap<PeeringId, OfPeering> = BTreeMap::new();
-        for known in self.0.values() {
-            let Some((peering, at)) = known.peering.as_ref().zip(known.at) else { continue };
-            if all.len() >= most && !all.contains_key(peering) {
-                continue;
-            }
-            let of = all.entry(peering.clone()).or_default();
-            of.sent += known.sent;
-            of.lost += known.lost;
-            of.round_trip = of.round_trip.max(known.round_trip);
-            if let Some(hole) = known.black_hole {
-                *of.black_holes.get_or_insert(0) += u32::from(hole);
-            }
-            of.at = Some(of.at.map_or(at, |oldest| oldest.min(at)));
-        }
-        all
-    }
-}
 
 /// The ways that a configuration has, with what is sent over each.
 pub(super) fn ways(config: &SharedHostConfig, underlay: UnderlayParams) -> Ways {
@@ -174,15 +75,6 @@ fn own_gateway(vrf: &VrfConfig, side: &SideConfig, ipv6: bool) -> Option<IpAddr>
     let gateways = vrf.ports.values().flat_map(|port| &port.gateways).map(IpNet::addr);
     let mut usable = gateways.filter(|it| it.is_ipv6() == ipv6 && is_joined(*it) && covers(prefixes(), *it));
     usable.find(|address| !vrf.shared_gateways.contains(address))
-}
-
-/// What is to be sent over a way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packets {
-    /// One long packet.
-    Long,
-    /// A small one beside it, since the one before was lost.
-    Both,
 }
 
 /// Whose turn it is. Pure: times are arguments.
@@ -263,6 +155,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Measures every way of the host's peerings so often, on a thread of its own.
 pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
+    figures(&prober, |figures| figures.every = Some(every));
     let run = move || {
         let mut under_way: Vec<UnderWay> = Vec::new();
         let (mut rota, mut known, mut all) = (Rota::new(every), None, Ways::new());
@@ -285,7 +178,7 @@ pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
                     Ok(begun) => under_way.push(begun),
                     Err(error) => {
                         // What cannot be measured is not known.
-                        figures(&prober, |figures| figures.0.remove(&way));
+                        figures(&prober, |figures| figures.forget(&way));
                         if !std::mem::replace(&mut warned, true) {
                             tracing::warn!(reason = super::reason(&error), "a peering is not measured");
                         }
@@ -310,7 +203,9 @@ pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
                 if !all.contains_key(&way) {
                     continue;
                 }
-                if figures(&prober, |figures| figures.learn(&way, &peering, measured, SystemTime::now())) {
+                if figures(&prober, |figures| {
+                    figures.learn(&way, &peering, measured, (SystemTime::now(), Instant::now()))
+                }) {
                     rota.again(way);
                 }
             }
@@ -368,9 +263,10 @@ impl UnderWay {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use cps_peering_config::HostConfig;
+    use std::collections::BTreeMap;
 
     const UNDERLAY: UnderlayParams = UnderlayParams { vxlan_port: 4789, underlay_mtu: 9000 };
 
@@ -391,6 +287,11 @@ mod tests {
             }
         }"#;
         serde_json::from_str::<HostConfig>(text).unwrap().into()
+    }
+
+    /// Two ways of one peering, by family.
+    pub(in crate::probe) fn two_ways() -> Ways {
+        ways(&config(), UNDERLAY)
     }
 
     #[test]
@@ -450,35 +351,5 @@ mod tests {
         rota.again(way);
         rota.take(&Ways::new(), later);
         assert_eq!((rota.next(later, |_| true), rota.due(later)), (None, None));
-    }
-
-    #[test]
-    fn what_is_known_follows_from_what_came_back() {
-        let (mut figures, ways) = (Figures::default(), ways(&config(), UNDERLAY));
-        let ((way, (peering, _)), (other, _)) = (ways.first_key_value().unwrap(), ways.last_key_value().unwrap());
-        let at = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
-        let ms = |ms| Some(Duration::from_millis(ms));
-        let of = |figures: &Figures| figures.by_peering(9).remove(peering).unwrap();
-        let mut learn = |way, packets, long, small, when| {
-            let again = figures.learn(way, peering, Measured { packets, long, small }, at(when));
-            (again, of(&figures))
-        };
-        let (again, fine) = learn(way, Packets::Long, ms(3), None, 7);
-        let expected = OfPeering { sent: 1, lost: 0, round_trip: ms(3), black_holes: Some(0), at: Some(at(7)) };
-        assert_eq!((again, fine), (false, expected));
-        let (again, lost) = learn(way, Packets::Long, None, None, 8);
-        assert_eq!((again, lost.lost, lost.black_holes, lost.round_trip), (true, 1, Some(0), None), "not yet known");
-        let (again, hole) = learn(way, Packets::Both, None, ms(2), 9);
-        assert_eq!((again, hole.sent, hole.lost, hole.black_holes, hole.round_trip), (false, 4, 2, Some(1), ms(2)));
-        // Of several hosts the slowest, and what was measured longest ago.
-        let (_, both) = learn(other, Packets::Long, ms(1), None, 11);
-        assert_eq!((both.sent, both.round_trip, both.black_holes, both.at), (5, ms(2), Some(1), Some(at(9))));
-        let (_, dead) = learn(way, Packets::Both, None, None, 12);
-        assert_eq!((dead.lost, dead.black_holes, dead.round_trip), (4, Some(0), ms(1)), "of the other one alone");
-        let (again, well) = learn(way, Packets::Both, ms(4), ms(2), 13);
-        assert_eq!((again, well.black_holes, well.round_trip), (false, Some(0), ms(4)));
-        assert!(figures.by_peering(0).is_empty());
-        figures.retain(&Ways::new());
-        assert!(figures.by_peering(9).is_empty());
     }
 }

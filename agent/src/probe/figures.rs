@@ -1,0 +1,301 @@
+//! What is known of ways to other hosts of a host's peerings. What is not known is not there. Pure: times are arguments.
+
+use super::{Target, micros};
+use cps_peering_config::{
+    id::PeeringId,
+    net::Vni,
+    probe::{ProbeReport, SideProbes},
+};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// A way to another host of a peer, in one family.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Way {
+    pub(super) side: Vni,
+    pub(super) vtep: IpAddr,
+    pub(super) ipv6: bool,
+}
+
+/// Ways, each with its peering and what is sent over it.
+pub(super) type Ways = BTreeMap<Way, (PeeringId, Target)>;
+
+/// What is to be sent over a way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packets {
+    /// One long packet.
+    Long,
+    /// A small one beside it, since the one before was lost.
+    Both,
+}
+
+/// The newest packets of a way, and which of them were lost.
+///
+/// Of a long packet that is lost it is not known at first whether it was too long: it is counted when that is, and not where it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Newest {
+    /// A bit for each, the newest the lowest: whether it was lost.
+    lost: u32,
+    /// How many there are.
+    packets: u32,
+    /// Whether a lost one waits to be counted.
+    waits: bool,
+}
+
+impl Newest {
+    /// So many are counted.
+    const MOST: u32 = 20;
+
+    fn add(&mut self, lost: bool) {
+        self.lost = (self.lost << 1 | u32::from(lost)) & ((1 << Self::MOST) - 1);
+        self.packets = (self.packets + 1).min(Self::MOST);
+    }
+
+    fn learn(&mut self, Measured { packets, long, small }: Measured) {
+        let waited = std::mem::replace(&mut self.waits, packets == Packets::Long && long.is_none());
+        match (packets, long, small) {
+            (Packets::Long, Some(_), _) => self.add(false),
+            (Packets::Long, None, _) => {}
+            (Packets::Both, None, Some(_)) => self.add(false),
+            (Packets::Both, long, small) => {
+                if waited {
+                    self.add(true);
+                }
+                self.add(long.is_none());
+                self.add(small.is_none());
+            }
+        }
+    }
+
+    fn count_lost(self) -> u32 {
+        self.lost.count_ones()
+    }
+
+    /// Whether a larger part is lost than of others.
+    fn is_worse_than(self, sent: u32, lost: u32) -> bool {
+        sent == 0 || self.count_lost() * sent > lost * self.packets
+    }
+}
+
+/// What is known of a way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Known {
+    peering: Option<PeeringId>,
+    sent: u64,
+    lost: u64,
+    newest: Newest,
+    /// How long the newest answer took, if the newest probe was answered.
+    round_trip: Option<Duration>,
+    /// Whether long packets are lost while short ones pass; none where that is not known now.
+    black_hole: Option<bool>,
+    /// When the newest probe was answered, or given up, by both clocks: nobody can set the second one.
+    at: Option<(SystemTime, Instant)>,
+}
+
+/// What is known of the peerings of a host.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    ways: BTreeMap<Way, Known>,
+    /// How often each way is probed; none where none is.
+    pub(crate) every: Option<Duration>,
+}
+
+/// The same of one peering.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct OfPeering {
+    /// Packets that were sent.
+    pub(crate) sent: u64,
+    /// Those of them that did not come back.
+    pub(crate) lost: u64,
+    /// The longest of the newest times to its hosts there and back.
+    pub(crate) round_trip: Option<Duration>,
+    /// To how many of its hosts, by family, long packets are lost while short ones pass; none where nothing is known of any.
+    pub(crate) black_holes: Option<u32>,
+    /// When the oldest of what is said of it was measured.
+    pub(crate) at: Option<SystemTime>,
+}
+
+/// What came back of what was sent over a way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Measured {
+    pub(super) packets: Packets,
+    pub(super) long: Option<Duration>,
+    pub(super) small: Option<Duration>,
+}
+
+impl Figures {
+    /// Forgets what is none of these ways.
+    pub(super) fn retain(&mut self, ways: &Ways) {
+        self.ways
+            .retain(|way, known| ways.get(way).is_some_and(|(peering, _)| known.peering.as_ref() == Some(peering)));
+    }
+
+    /// Takes what was measured. Whether it is to be measured again at once.
+    pub(super) fn learn(
+        &mut self,
+        way: &Way,
+        peering: &PeeringId,
+        measured: Measured,
+        at: (SystemTime, Instant),
+    ) -> bool {
+        let known = self.ways.entry(way.clone()).or_default();
+        let Measured { packets, long, small } = measured;
+        let sent = if packets == Packets::Both { 2 } else { 1 };
+        let back = u64::from(long.is_some()) + u64::from(small.is_some());
+        known.peering = Some(peering.clone());
+        known.at = Some(at);
+        known.sent += sent;
+        known.lost += sent - back.min(sent);
+        known.newest.learn(measured);
+        known.round_trip = long.or(small);
+        match (packets, long, small) {
+            (_, Some(_), _) => known.black_hole = Some(false),
+            (Packets::Both, None, small) => known.black_hole = small.map(|_| true),
+            // What it is is known when it was measured again.
+            (Packets::Long, None, _) => return true,
+        }
+        false
+    }
+
+    /// Forgets a way: what cannot be measured is not known.
+    pub(super) fn forget(&mut self, way: &Way) {
+        self.ways.remove(way);
+    }
+
+    /// By peering, so many at most.
+    pub(crate) fn by_peering(&self, most: usize) -> BTreeMap<PeeringId, OfPeering> {
+        let mut all: BTreeMap<PeeringId, OfPeering> = BTreeMap::new();
+        for known in self.ways.values() {
+            let Some((peering, (at, _))) = known.peering.as_ref().zip(known.at) else { continue };
+            if all.len() >= most && !all.contains_key(peering) {
+                continue;
+            }
+            let of = all.entry(peering.clone()).or_default();
+            of.sent += known.sent;
+            of.lost += known.lost;
+            of.round_trip = of.round_trip.max(known.round_trip);
+            if let Some(hole) = known.black_hole {
+                *of.black_holes.get_or_insert(0) += u32::from(hole);
+            }
+            of.at = Some(of.at.map_or(at, |oldest| oldest.min(at)));
+        }
+        all
+    }
+
+    /// What the controller is told, of so many sides at most.
+    pub(crate) fn report(&self, most: usize, now: Instant) -> ProbeReport {
+        let mut sides: BTreeMap<Vni, SideProbes> = BTreeMap::new();
+        for (way, known) in &self.ways {
+            let Some((peering, (_, at))) = known.peering.as_ref().zip(known.at) else { continue };
+            // What waits to be counted says nothing yet, if there is nothing else.
+            if known.newest.packets == 0 || (sides.len() >= most && !sides.contains_key(&way.side)) {
+                continue;
+            }
+            let side = sides.entry(way.side).or_insert_with(|| SideProbes {
+                peering: peering.clone(),
+                sent: 0,
+                lost: 0,
+                round_trip_us: None,
+                mtu_black_hole: None,
+                age_ms: 0,
+            });
+            if known.newest.is_worse_than(side.sent, side.lost) {
+                (side.sent, side.lost) = (known.newest.packets, known.newest.count_lost());
+            }
+            side.round_trip_us = side.round_trip_us.max(known.round_trip.as_ref().map(micros));
+            side.mtu_black_hole = side.mtu_black_hole.max(known.black_hole);
+            let age = now.saturating_duration_since(at).as_millis();
+            side.age_ms = side.age_ms.max(age.try_into().unwrap_or(u64::MAX));
+        }
+        ProbeReport { interval_s: self.every.map_or(0, |every| every.as_secs()), sides }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::sampled::tests::two_ways;
+
+    #[test]
+    fn what_is_known_follows_from_what_came_back() {
+        let (mut figures, ways) = (Figures::default(), two_ways());
+        let ((way, (peering, _)), (other, _)) = (ways.first_key_value().unwrap(), ways.last_key_value().unwrap());
+        let (at, began) = (|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s), Instant::now());
+        let ms = |ms| Some(Duration::from_millis(ms));
+        let of = |figures: &Figures| figures.by_peering(9).remove(peering).unwrap();
+        let mut learn = |way, packets, long, small, when| {
+            let again = figures.learn(
+                way,
+                peering,
+                Measured { packets, long, small },
+                (at(when), began + Duration::from_secs(when)),
+            );
+            (again, of(&figures))
+        };
+        let (again, fine) = learn(way, Packets::Long, ms(3), None, 7);
+        let expected = OfPeering { sent: 1, lost: 0, round_trip: ms(3), black_holes: Some(0), at: Some(at(7)) };
+        assert_eq!((again, fine), (false, expected));
+        let (again, lost) = learn(way, Packets::Long, None, None, 8);
+        assert_eq!((again, lost.lost, lost.black_holes, lost.round_trip), (true, 1, Some(0), None), "not yet known");
+        let (again, hole) = learn(way, Packets::Both, None, ms(2), 9);
+        assert_eq!((again, hole.sent, hole.lost, hole.black_holes, hole.round_trip), (false, 4, 2, Some(1), ms(2)));
+        // Of several hosts the slowest, and what was measured longest ago.
+        let (_, both) = learn(other, Packets::Long, ms(1), None, 11);
+        assert_eq!((both.sent, both.round_trip, both.black_holes, both.at), (5, ms(2), Some(1), Some(at(9))));
+        let (_, dead) = learn(way, Packets::Both, None, None, 12);
+        assert_eq!((dead.lost, dead.black_holes, dead.round_trip), (4, Some(0), ms(1)), "of the other one alone");
+        let (again, well) = learn(way, Packets::Both, ms(4), ms(2), 13);
+        assert_eq!((again, well.black_holes, well.round_trip), (false, Some(0), ms(4)));
+        assert!(figures.by_peering(0).is_empty());
+        figures.retain(&Ways::new());
+        assert!(figures.by_peering(9).is_empty());
+    }
+
+    /// V6: what the controller is told is the newest, of the worst way, and a packet that is too long is no loss.
+    #[test]
+    fn the_newest_packets_say_how_much_is_lost_now() {
+        let (mut figures, ways) = (Figures::default(), two_ways());
+        let ((way, (peering, _)), (other, _)) = (ways.first_key_value().unwrap(), ways.last_key_value().unwrap());
+        let began = Instant::now();
+        let learn = |figures: &mut Figures, way: &Way, packets, long: Option<u64>, small: Option<u64>, s| {
+            let [long, small] = [long, small].map(|it| it.map(Duration::from_millis));
+            let at = (SystemTime::UNIX_EPOCH, began + Duration::from_secs(s));
+            figures.learn(way, peering, Measured { packets, long, small }, at);
+            let report = figures.report(9, began + Duration::from_secs(60));
+            report.sides.into_values().next()
+        };
+        assert_eq!(learn(&mut figures, way, Packets::Long, None, None, 0), None, "it waits for what a small one says");
+        let hole = learn(&mut figures, way, Packets::Both, None, Some(2), 1).unwrap();
+        assert_eq!((hole.sent, hole.lost, hole.mtu_black_hole, hole.round_trip_us), (1, 0, Some(true), Some(2000)));
+        for s in 2..30 {
+            learn(&mut figures, way, Packets::Long, Some(3), None, s);
+        }
+        let fine = learn(&mut figures, other, Packets::Long, Some(1), None, 30).unwrap();
+        let expected = SideProbes {
+            peering: peering.clone(),
+            sent: 20,
+            lost: 0,
+            round_trip_us: Some(3000),
+            mtu_black_hole: Some(false),
+            age_ms: 31_000,
+        };
+        assert_eq!(fine, expected);
+        // Of one that is lost now and then, and of one that is cut off.
+        learn(&mut figures, way, Packets::Long, None, None, 31);
+        let some = learn(&mut figures, way, Packets::Both, Some(3), Some(3), 31).unwrap();
+        assert_eq!((some.sent, some.lost), (20, 1));
+        learn(&mut figures, other, Packets::Long, None, None, 32);
+        let dead = learn(&mut figures, other, Packets::Both, None, None, 32).unwrap();
+        assert_eq!((dead.sent, dead.lost), (4, 3), "the worse one: three of four");
+        for s in 33..60 {
+            learn(&mut figures, other, Packets::Long, Some(1), None, s);
+        }
+        let over = learn(&mut figures, way, Packets::Both, Some(1), Some(1), 60).unwrap();
+        assert_eq!((over.sent, over.lost, over.age_ms), (20, 1, 1000), "what was lost long ago is not told any more");
+        assert!(figures.report(0, began).sides.is_empty());
+        assert_eq!(figures.report(9, began).interval_s, 0);
+    }
+}
