@@ -5,11 +5,16 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use cps_peering_config::id::HostId;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// What became of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +67,7 @@ impl Renewed {
         Self::NotIssued,
     ];
 
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Renewed::Done => "renewed",
             Renewed::Current => "current",
@@ -107,6 +112,8 @@ pub(crate) struct RequestLabels {
 pub struct Metrics {
     pub(crate) pushes: Family<[(&'static str, &'static str); 1], Counter>,
     pub(crate) renewals: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Hosts whose certificates are to be renewed and were not when that was last tried, with what became of it.
+    not_renewed: Arc<Mutex<BTreeMap<HostId, Renewed>>>,
     pub(crate) limited: Family<[(&'static str, &'static str); 1], Counter>,
     pub(crate) convergence: Histogram,
     pub(crate) commits: Histogram,
@@ -139,6 +146,7 @@ impl Default for Metrics {
         Self {
             pushes,
             renewals,
+            not_renewed: Arc::default(),
             limited,
             convergence: histogram(),
             commits: histogram(),
@@ -153,8 +161,19 @@ impl Metrics {
         self.pushes.get_or_create(&[("outcome", outcome.word())]).inc();
     }
 
-    pub(crate) fn renewed(&self, result: Renewed) {
+    pub(crate) fn renewed(&self, host: &HostId, result: Renewed) {
         self.renewals.get_or_create(&[("result", result.word())]).inc();
+        if matches!(result, Renewed::Done | Renewed::Current) {
+            self.not_renewed().remove(host);
+        } else {
+            self.not_renewed().insert(host.clone(), result);
+        }
+    }
+
+    /// Hosts whose certificates are to be renewed and were not when that was last tried, with what became of it.
+    pub(crate) fn not_renewed(&self) -> MutexGuard<'_, BTreeMap<HostId, Renewed>> {
+        // It is whole at any time.
+        self.not_renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn limited(&self, by: Limited) {

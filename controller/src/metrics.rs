@@ -175,6 +175,15 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         help,
         f64::from(u32::try_from(answering).unwrap_or(u32::MAX)),
     )?;
+    let not_renewed: Vec<(String, &'static str)> = {
+        let all = engine.metrics().not_renewed();
+        all.iter().map(|(host, result)| (host.to_string(), result.word())).collect()
+    };
+    let of_live = |host: &String| hosts.iter().any(|(live, _)| live == host);
+    let not_renewed = not_renewed.into_iter().filter(|(host, _)| of_live(host));
+    let not_renewed = not_renewed.map(|(host, reason)| ([("host", host), ("reason", reason.to_owned())], 1.0));
+    let help = "Hosts whose certificates are to be renewed and were not when that was last tried, by reason";
+    gauges(out, "cps_controller_certificate_not_renewed", help, not_renewed)?;
     let mut each = |name, help, which: usize| {
         gauges(out, name, help, hosts.iter().map(|(host, facts)| ([("host", host.as_str())], is(facts[which]))))
     };

@@ -22,7 +22,7 @@ use cps_peering_controller::{
         last_known::Serve,
     },
     engine::{Engine, Health, NewHosts},
-    hosts::{client::AgentClients, crl, push, renewal, shares, traffic},
+    hosts::{client::AgentClients, crl, path_health, push, renewal, shares, traffic},
     metrics,
     store::{Content, Store},
     webhooks::{self, Webhooks, guard::Guard},
@@ -244,7 +244,8 @@ impl Controller {
         if self.shared { leader_routes(&self.engine, routes) } else { routes }
     }
 
-    /// Starts what reaches hosts by itself: configurations, revocation lists, certificates, shares of bandwidths, counters.
+    /// Starts what reaches hosts by itself: configurations, revocation lists, certificates, shares of bandwidths, counters,
+    /// what probes say.
     fn spawn(&self, settings: &ControllerSettings, hosts: NewHosts) {
         let poll = poll(settings);
         let identity = &self.front.identity;
@@ -264,6 +265,7 @@ impl Controller {
         });
         tokio::spawn(shares::run(Arc::clone(&self.engine), clients.clone()));
         tokio::spawn(traffic::run(Arc::clone(&self.engine), clients.clone()));
+        tokio::spawn(path_health::run(Arc::clone(&self.engine), clients.clone()));
         let sending = webhooks::run(Arc::clone(&self.engine), Arc::clone(&self.vault), Arc::clone(&self.webhooks));
         tokio::spawn(sending);
         let pushing = push::run(Arc::clone(&self.engine), clients, hosts, poll);

@@ -84,6 +84,7 @@ def test_a_peering_has_jd_clouds_fields_and_ours(one):
         "lastReport": None,
         "reportAgeSeconds": None,
         "lastConfirmed": None,
+        "pathHealth": None,
         "message": "",
         "deletionProtection": False,
     }

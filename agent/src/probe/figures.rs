@@ -50,16 +50,15 @@ impl Newest {
     const MOST: u32 = 20;
 
     fn add(&mut self, lost: bool) {
-        self.lost = (self.lost << 1 | u32::from(lost)) & ((1 << Self::MOST) - 1);
+        self.lost = ((self.lost << 1) | u32::from(lost)) & ((1 << Self::MOST) - 1);
         self.packets = (self.packets + 1).min(Self::MOST);
     }
 
     fn learn(&mut self, Measured { packets, long, small }: Measured) {
         let waited = std::mem::replace(&mut self.waits, packets == Packets::Long && long.is_none());
         match (packets, long, small) {
-            (Packets::Long, Some(_), _) => self.add(false),
+            (Packets::Long, Some(_), _) | (Packets::Both, None, Some(_)) => self.add(false),
             (Packets::Long, None, _) => {}
-            (Packets::Both, None, Some(_)) => self.add(false),
             (Packets::Both, long, small) => {
                 if waited {
                     self.add(true);
@@ -150,7 +149,10 @@ impl Figures {
         known.sent += sent;
         known.lost += sent - back.min(sent);
         known.newest.learn(measured);
-        known.round_trip = long.or(small);
+        // Of a long packet that is lost it is known at the next one what that says.
+        if packets == Packets::Both || long.is_some() {
+            known.round_trip = long.or(small);
+        }
         match (packets, long, small) {
             (_, Some(_), _) => known.black_hole = Some(false),
             (Packets::Both, None, small) => known.black_hole = small.map(|_| true),
@@ -239,7 +241,7 @@ mod tests {
         let expected = OfPeering { sent: 1, lost: 0, round_trip: ms(3), black_holes: Some(0), at: Some(at(7)) };
         assert_eq!((again, fine), (false, expected));
         let (again, lost) = learn(way, Packets::Long, None, None, 8);
-        assert_eq!((again, lost.lost, lost.black_holes, lost.round_trip), (true, 1, Some(0), None), "not yet known");
+        assert_eq!((again, lost.lost, lost.black_holes, lost.round_trip), (true, 1, Some(0), ms(3)), "not yet known");
         let (again, hole) = learn(way, Packets::Both, None, ms(2), 9);
         assert_eq!((again, hole.sent, hole.lost, hole.black_holes, hole.round_trip), (false, 4, 2, Some(1), ms(2)));
         // Of several hosts the slowest, and what was measured longest ago.

@@ -161,12 +161,37 @@ fn age(seconds: &Value) -> String {
     }
 }
 
+/// That a host's certificate should have been renewed, if it was not.
+fn not_renewed(host: &Value) -> Option<String> {
+    let reason = match host["certificateNotRenewed"].as_str()? {
+        "unreachable" => "the agent was not reached".to_owned(),
+        "unsupported" => "agents before 0.3.0 are not renewed".to_owned(),
+        "agent_refused" => "the agent makes no request, or does not take the certificate".to_owned(),
+        "request_refused" => "the agent's request, or its certificate, is not as it must be".to_owned(),
+        "not_issued" => "the controller's issuer cannot be used".to_owned(),
+        _ => cell(&host["certificateNotRenewed"]),
+    };
+    Some(format!("certificate is to be renewed and is not: {reason} (journal of the controller)"))
+}
+
 /// The least MTU of an IPv4 underlay that needs no fragments, in bytes: IPv6 takes 1280 (RFC 8200 section 5), and VXLAN adds 50.
 const LEAST_MTU: u64 = 1330;
 
 async fn list(session: &Session) -> Result<(), CliError> {
     let result = session.call(Call::get(admin(&["hosts"]))).await?;
-    let heading = ["HOST", "REGION", "UNDERLAY", "MTU", "STATE", "IN SYNC", "DESIRED", "APPLIED", "HEARD", "TROUBLE"];
+    let heading = [
+        "HOST",
+        "REGION",
+        "UNDERLAY",
+        "MTU",
+        "STATE",
+        "IN SYNC",
+        "DESIRED",
+        "APPLIED",
+        "HEARD",
+        "CERTIFICATE UNTIL",
+        "TROUBLE",
+    ];
     let most = elements(&result["hosts"]).iter().filter_map(|host| host["underlayMtu"].as_u64()).max();
     let row = |host: &Value| {
         let of = |field: &str| cell(&host[field]);
@@ -181,12 +206,14 @@ async fn list(session: &Session) -> Result<(), CliError> {
         let small = own.filter(|own| *own < LEAST_MTU && !of("underlay").contains(':')).map(|own| {
             format!("underlay MTU {own}, less than {LEAST_MTU}: longer packets between hosts go in fragments")
         });
-        let trouble: Vec<String> = error.into_iter().chain(problems).chain(less).chain(small).collect();
+        let trouble: Vec<String> =
+            error.into_iter().chain(problems).chain(less).chain(small).chain(not_renewed(host)).collect();
         let trouble = if trouble.is_empty() { "-".to_owned() } else { trouble.join("; ") };
         let heard = age(&host["reportAgeSeconds"]);
-        let [name, region, underlay, mtu, sync, desired, applied] =
-            ["host", "regionId", "underlay", "underlayMtu", "inSync", "desired", "applied"].map(of);
-        vec![name, region, underlay, mtu, state(host), sync, desired, applied, heard, trouble]
+        let [name, region, underlay, mtu, sync, desired, applied, certificate] =
+            ["host", "regionId", "underlay", "underlayMtu", "inSync", "desired", "applied", "certificateExpires"]
+                .map(of);
+        vec![name, region, underlay, mtu, state(host), sync, desired, applied, heard, certificate, trouble]
     };
     let rows: Vec<Vec<String>> = elements(&result["hosts"]).iter().map(row).collect();
     session.print(&result, || table(&heading, &rows));
@@ -212,6 +239,11 @@ mod tests {
         ] {
             assert_eq!(state(&host), expected);
         }
+        assert_eq!(not_renewed(&json!({ "certificateNotRenewed": null })), None);
+        let said = not_renewed(&json!({ "certificateNotRenewed": "unreachable" })).unwrap();
+        assert!(said.contains("the agent was not reached"), "{said}");
+        let newer = not_renewed(&json!({ "certificateNotRenewed": "moon" })).unwrap();
+        assert!(newer.contains("moon"), "{newer}");
         for (seconds, expected) in
             [(json!(null), "never"), (json!(0), "0s ago"), (json!(7199), "119m ago"), (json!(200_000), "2d ago")]
         {

@@ -13,14 +13,19 @@ export interface Reachable { ownPrefixes: string[]; remotePrefixes: string[] | n
 export interface Charge {
   chargeMode: string; chargeStatus: string; chargeStartTime: string | null; chargeRetireTime: string | null;
 }
+/** How the paths between hosts are, by probes: the worst of them. */
+export interface PathHealth { lossPercent: number; roundTripMs: number | null; mtuBlackHole: boolean | null; sampledAt: string }
 export interface PeeringHost {
   host: string; confirmed: boolean; desired: Revision | null; applied: Revision | null; lastReport: string | null; lastError: string | null;
+  pathHealth?: PathHealth | null;
 }
 export interface Peering {
   vpcPeeringId: string; vpcPeeringName: string; description: string; message: string; tags: { key: string; value: string }[]; vpcInfo: Side; remoteVpcInfo: Side;
   createdTime: string; state: State; stateReason: string | null; role: "initiator" | "receiver";
   expiredTime: string | null; activatedTime: string | null; bandwidth: number | null; charge: Charge | null;
-  deletionProtection: boolean; routesInSync: boolean; lastReport: string | null; lastConfirmed: string | null; hosts?: PeeringHost[];
+  deletionProtection: boolean; routesInSync: boolean; lastReport: string | null; lastConfirmed: string | null;
+  /** Absent where the controller is of a version before it. */
+  pathHealth?: PathHealth | null; hosts?: PeeringHost[];
 }
 export interface Vpc {
   region: string; vpcId: string; name: string; description: string; createTime: string; cidrs: string[]; deletionProtection: boolean;
@@ -51,7 +56,7 @@ export interface Host {
   host: string; regionId: string; underlay: string; agent: string; retiring: boolean; maintenance: boolean;
   drained: boolean; paused: boolean; underlayMtu: number | null;
   desired: Revision; applied: Revision | null; inSync: boolean; problems: Problem[]; driftRepaired: number | null;
-  lastReport: string | null; lastError: string | null;
+  lastReport: string | null; lastError: string | null; certificateExpires?: string | null; certificateNotRenewed?: string | null;
 }
 export interface Port { host: string; interface: string; vpc: string; gateways: string[] }
 export interface HostEvent { id: string; type: string; time: string; host?: string }

@@ -27,8 +27,8 @@ export const report = (host: string, more: object) => ({
 
 interface Config { revision: Revision; sides: Record<string, { peering: string } | null> }
 
-/** An agent that has whatever it is told to have, and counts 1 MB/s sent and 0.25 MB/s received for each side. */
-export function countingAgent(host: string) {
+/** An agent that has whatever it is told to have, counts 1 MB/s sent and 0.25 MB/s received for each side, and says of each what `probed` does. */
+export function countingAgent(host: string, probed: () => object | undefined = () => undefined) {
   const began = Date.now();
   let revision: Revision | null = null;
   const peerings = new Map<string, string>();
@@ -39,6 +39,10 @@ export function countingAgent(host: string) {
       const sides = [...peerings].map(([vni, peering]) =>
         [vni, { peering, sent: count(1e6), dropped: 0, received: count(0.25e6), backlog: 0, share: null }]);
       return { host, sides: Object.fromEntries(sides) };
+    }
+    if (path === "/v1/probes") {
+      const said = probed();
+      return { interval_s: 5, sides: said ? Object.fromEntries([...peerings].map(([vni, peering]) => [vni, { peering, ...said }])) : {} };
     }
     if (body !== "") {
       const config = JSON.parse(body) as Config;

@@ -256,6 +256,51 @@ test("what hosts have counted is drawn beside the cap", async ({ browser, contro
   await there.stop();
 });
 
+test("latency and loss of a peering are said, and when nobody knows them", async ({ browser, controller }) => {
+  const { admin_token, regions: [north], accounts: [one] } = controller.told;
+  const near = await controller.vpc(one, north, "near", "10.1.0.0/16");
+  const far = await controller.vpc(one, north, "far", "10.2.0.0/16");
+  let said: object | undefined;
+  const [here, there] = [await countingAgent("h1", () => said), await countingAgent("h2")];
+  await controller.ask(admin_token, "POST", "/admin/v1/apply", {
+    hosts: [{ id: "h1", region: north, underlay: "192.0.2.1", agent: here.url }, { id: "h2", region: north, underlay: "192.0.2.2", agent: there.url }],
+    ports: [{ host: "h1", interface: "eth1", vpc: near, gateways: ["10.1.1.1/24"] }, { host: "h2", interface: "eth1", vpc: far, gateways: ["10.2.1.1/24"] }],
+  });
+  const id = await controller.peer(one, north, { vpcPeeringName: "probed", vpcId: near, remoteVpcId: far });
+  const page = await open(browser, controller);
+  await signIn(page, one);
+  await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
+  await expect(page.locator("[data-state=active]").first()).toBeVisible();
+  // The controller asks every 5 s, and the page every 10 s.
+  const patience = { timeout: 60_000 };
+  const path = page.getByRole("definition").filter({ hasText: / ms \/ |无应答|暂无采样|No reply/ });
+  await expect(path).toContainText("暂无采样");
+  said = { sent: 20, lost: 1, round_trip_us: 1234, mtu_black_hole: false, age_ms: 1000 };
+  await expect(path).toContainText("1.23 ms / 5 %", patience);
+  await expect(path).toContainText(/存在丢包.*采样于 /);
+  await expect(path).not.toContainText("黑洞");
+  await audit(page);
+  said = { sent: 20, lost: 20, mtu_black_hole: true, age_ms: 1000 };
+  await expect(path).toContainText("无应答 / 100 %", patience);
+  await expect(path).toContainText("MTU 黑洞");
+  await audit(page);
+  await page.getByRole("combobox", { name: "语言" }).selectOption("en");
+  await expect(path).toContainText(/No reply \/ 100 %.*Packets are lost.*MTU black hole.*sampled /);
+  const operator = await open(browser, controller);
+  await signInByToken(operator, admin_token);
+  const row = operator.getByRole("region", { name: "对等连接" }).getByRole("row").filter({ hasText: "probed" });
+  await operator.goto(`${controller.told.url}/console/#/hosts/h1`);
+  await expect(row).toContainText("无应答 / 100 %");
+  await audit(operator);
+  await operator.goto(`${controller.told.url}/console/#/hosts/h2`);
+  await expect(row).toContainText("暂无采样");
+  // What a host does not say any more is not known.
+  said = undefined;
+  await expect(page.getByText("No sample (")).toBeVisible(patience);
+  await here.stop();
+  await there.stop();
+});
+
 test("operators see which host is not in sync, and why, and everybody's peerings", async ({ browser, controller }) => {
   const { admin_token, regions: [north], accounts: [one] } = controller.told;
   await furnish(controller);
@@ -378,6 +423,15 @@ test("operators find a host among many, see what it has and since when it differ
   });
   await page.reload();
   await expect(page.getByText("自 2026年1月2日 03:04 起不一致")).toBeVisible();
+  // This controller speaks with agents without TLS.
+  await page.route("**/admin/v1/hosts", async (route) => {
+    const answer = await (await route.fetch()).json() as { result: { hosts: object[] } };
+    const hosts = answer.result.hosts.map((host) => ({ ...host, certificateExpires: "2026-02-03T00:00:00Z", certificateNotRenewed: "agent_refused" }));
+    return route.fulfill({ json: { ...answer, result: { hosts } } });
+  });
+  await page.reload();
+  await expect(page.getByRole("definition").filter({ hasText: "2026年2月3日" })).toContainText("未能续签：agent_refused");
+  await audit(page);
   await page.goto(`${controller.told.url}/console/#/hosts/nobody`);
   await expect(page.getByText("没有这台主机。")).toBeVisible();
   await failing.stop();

@@ -1,5 +1,6 @@
 //! What is known of the agents, and what it says about hosts and peerings.
 
+use super::path_health::{PathHealth, PathHealths};
 use crate::model::{
     record::{Host, Peering, PeeringState},
     state::State,
@@ -36,6 +37,7 @@ pub struct Agents<'a> {
     pub(super) contacts: &'a OrdMap<HostId, Arc<Contact>>,
     pub(super) in_sync: &'a OrdSet<HostId>,
     pub(super) freshness: Freshness,
+    pub(super) paths: &'a PathHealths,
 }
 
 /// What is known of whether hosts have a peering, and how old that knowledge is (rule V3).
@@ -125,6 +127,23 @@ impl Agents<'_> {
         }
         let applied = report.applied.map_or_else(|| "nothing".to_owned(), |applied| applied.to_string());
         Some(format!("it has {applied}, and must have {}", self.state.revision_of(host)))
+    }
+
+    /// How the paths of a peering between hosts are now, by the probes of all its hosts, the worst of it. None where nobody has said so
+    /// lately: it does not forward, both VPCs are on one host alone, or its hosts do not probe (rule V6).
+    pub fn path_health(&self, peering: &Peering) -> Option<PathHealth> {
+        let hosts = peering.sides().map(|side| self.state.hosts_of(&side.vpc));
+        let of = peering.sides().into_iter().zip(&hosts);
+        let of = of.flat_map(|(side, hosts)| hosts.iter().filter_map(|host| Some((host, side.vni?))));
+        let of = of.filter(|(host, _)| self.is_there(host));
+        if peering.forwards() { self.paths.worst(&peering.id, of, self.freshness.boot_ms) } else { None }
+    }
+
+    /// The same by the probes of one of its hosts.
+    pub fn path_health_from(&self, host: &HostId, peering: &Peering) -> Option<PathHealth> {
+        let sides = peering.sides().into_iter().filter(|side| self.state.has_port(&side.vpc, host));
+        let of = sides.filter_map(|side| Some((host, side.vni?))).filter(|_| self.is_there(host));
+        if peering.forwards() { self.paths.worst(&peering.id, of, self.freshness.boot_ms) } else { None }
     }
 
     pub(super) fn is_in_sync(&self, host: &Host) -> bool {

@@ -9,6 +9,7 @@
 //! | [`looking`] | what hosts say, and what is looked at from time to time |
 //! | [`options`] | what the engine is told besides commands |
 //! | [`pacing`] | which hosts get a change first, where it concerns many |
+//! | [`path_health`] | how the paths between hosts of peerings are |
 //! | [`readers`] | who waits to read the audit trail |
 //! | [`sync`] | what is out of sync, and since when |
 //! | [`traffic`] | what passes between peers |
@@ -20,6 +21,7 @@ mod listeners;
 mod looking;
 mod options;
 mod pacing;
+mod path_health;
 mod path_mtu;
 mod readers;
 mod shared;
@@ -34,6 +36,7 @@ pub use host_status::{Agents, Confirmation, Contact, LastReport};
 pub use listeners::Listeners;
 pub use options::Options;
 pub use pacing::Pushes;
+pub use path_health::PathHealth;
 pub use shared::Health;
 use shared::{Published, Shared};
 use sync::SyncWatch;
@@ -436,7 +439,7 @@ impl Engine {
     pub fn read<T>(&self, look: impl FnOnce(&State, &Agents<'_>) -> T) -> T {
         let seen = self.shared.published();
         let freshness = self.shared.freshness(seen.state.hosts().len());
-        look(&seen.state, &seen.agents(freshness))
+        look(&seen.state, &seen.agents(freshness, &self.shared.paths))
     }
 
     /// How many hosts there are.

@@ -4,6 +4,7 @@ use super::{
     Clock, Options,
     host_status::{Agents, Contact, Freshness},
     listeners::Listeners,
+    path_health::PathHealths,
     question_interval,
     sync::SyncWatch,
     trail::Trail,
@@ -35,15 +36,16 @@ pub(super) struct Published {
 }
 
 impl Published {
-    pub(super) fn agents(&self, freshness: Freshness) -> Agents<'_> {
-        Agents { state: &self.state, contacts: &self.contacts, in_sync: &self.in_sync, freshness }
+    pub(super) fn agents<'a>(&'a self, freshness: Freshness, paths: &'a PathHealths) -> Agents<'a> {
+        Agents { state: &self.state, contacts: &self.contacts, in_sync: &self.in_sync, freshness, paths }
     }
 
     /// A host must have something else, or its agent has said something else.
     pub(super) fn compare(&mut self, host: &HostId) {
         // Whether the report is new enough is looked at by whoever asks.
         let freshness = Freshness { boot_ms: 0, max_age_ms: 0 };
-        if self.state.hosts().get(host).is_some_and(|host| self.agents(freshness).is_in_sync(host)) {
+        let paths = PathHealths::default();
+        if self.state.hosts().get(host).is_some_and(|host| self.agents(freshness, &paths).is_in_sync(host)) {
             self.in_sync.insert(host.clone());
         } else {
             self.in_sync.remove(host);
@@ -86,6 +88,8 @@ pub(super) struct Shared {
     pub(super) limits_changed: Mutex<BTreeSet<PeeringId>>,
     /// The hosts that were in sync when the sweep last looked: reports grow too old without anybody's word.
     pub(super) heard_in_sync: Mutex<BTreeSet<HostId>>,
+    /// What hosts say of paths.
+    pub(super) paths: PathHealths,
     pub(super) metrics: Metrics,
 }
 
@@ -106,6 +110,7 @@ impl Shared {
             sync: Mutex::new(sync),
             limits_changed: Mutex::default(),
             heard_in_sync: Mutex::default(),
+            paths: PathHealths::default(),
             metrics: Metrics::default(),
         }
     }
@@ -157,7 +162,7 @@ impl Shared {
     /// Whether a host that gets a change before others would tell anything by what it does with it: it is well, or was never heard.
     pub(super) fn tells(&self, host: &Host) -> bool {
         let seen = self.published();
-        let agents = seen.agents(self.freshness(seen.state.hosts().len()));
+        let agents = seen.agents(self.freshness(seen.state.hosts().len()), &self.paths);
         let known = seen.state.hosts().get(&host.id).is_none_or(|before| agents.in_sync(before));
         (known || agents.contact(&host.id).is_none()) && !host.paused && !host.in_maintenance()
     }

@@ -167,7 +167,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::{
-        engine::host_status::Freshness,
+        engine::{host_status::Freshness, path_health::PathHealths},
         model::record::{Host, Pacing},
     };
     use std::str::FromStr as _;
@@ -202,7 +202,8 @@ mod tests {
         }
         let (contacts, in_sync) = Default::default();
         let freshness = Freshness { boot_ms: 2 * SETTLING_MS, max_age_ms: 1000 };
-        let agents = Agents { state: &state, contacts: &contacts, in_sync: &in_sync, freshness };
+        let paths = PathHealths::default();
+        let agents = Agents { state: &state, contacts: &contacts, in_sync: &in_sync, freshness, paths: &paths };
         let mut watch = SyncWatch::new(None, 0);
         watch.told = [thing("h1"), Thing::Peering(peering)].into();
         let found = watch.look(&state, &agents, freshness.boot_ms);
@@ -224,7 +225,8 @@ mod tests {
         }
         let (contacts, in_sync) = Default::default();
         let freshness = Freshness { boot_ms: 2 * SETTLING_MS, max_age_ms: 0 };
-        let agents = Agents { state: &state, contacts: &contacts, in_sync: &in_sync, freshness };
+        let paths = PathHealths::default();
+        let agents = Agents { state: &state, contacts: &contacts, in_sync: &in_sync, freshness, paths: &paths };
         let watch = SyncWatch { told: hosts(&["h1"]), ..SyncWatch::default() };
         assert_eq!(watch.look(&state, &agents, freshness.boot_ms), hosts(&["h1", "h3"]), "nor that one is well again");
     }

@@ -150,6 +150,12 @@ impl AgentClients {
         &self.certificates
     }
 
+    /// Until when the certificate is valid that a host's agent has shown in the last handshake, in seconds since 1970; none where it has
+    /// shown none yet.
+    pub fn certificate_ends(&self, host: &HostId) -> Option<u64> {
+        self.certificates.not_after(host).and_then(|end| end.try_into().ok())
+    }
+
     /// Whether agents are spoken to over TLS.
     pub fn tls(&self) -> bool {
         self.identity.is_some()

@@ -7,6 +7,7 @@ use crate::access::secret::{PrivateFileError, read_private};
 use cps_peering_config::{
     id::HostId,
     settings::AgentCertificateSettings,
+    time::timestamp,
     tls::{TRUST_DOMAIN, host as host_name},
 };
 use cps_peering_http::tls::{self, Identity, LINEAGE_OID, TlsError, lineage_after, to_pem};
@@ -132,7 +133,7 @@ pub struct Issued {
     pub pem: String,
     /// Its serial number, in hexadecimal.
     pub serial: String,
-    /// Until when it is valid, for people.
+    /// Until when it is valid (RFC 3339).
     pub not_after: String,
 }
 
@@ -235,7 +236,7 @@ impl AgentIssuer {
             .map_err(|_| NotIssued::Sign(rcgen::Error::CouldNotParseCertificate))?;
         Ok(Issued {
             serial: made.raw_serial_as_string(),
-            not_after: made.validity().not_after.to_string(),
+            not_after: timestamp(made.validity().not_after.timestamp().max(0).unsigned_abs().saturating_mul(1000)),
             pem: to_pem(&chain),
         })
     }

@@ -4,6 +4,7 @@ pub mod client;
 pub mod crl;
 pub mod diagnosis;
 pub mod issuer;
+pub mod path_health;
 pub mod probe;
 pub mod push;
 pub mod renewal;

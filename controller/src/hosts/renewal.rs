@@ -1,6 +1,6 @@
 //! Renews agents' certificates before they end. Agents call nobody: the controller asks for a request, signs, and brings the certificate.
 //!
-//! What goes wrong leaves an agent with the certificate it has, and is tried again after a pause that grows. Agents that know nothing of
+//! Each renewal is in the audit trail. What goes wrong leaves an agent with the certificate it has, and is tried again after a pause that grows. Agents that know nothing of
 //! this are warned about by the end of their certificates, as are all where the setting `agent_certificates` is missing.
 
 use super::{
@@ -8,7 +8,7 @@ use super::{
     issuer::{AgentIssuer, IssuerError},
     seen::{Seen, certificate_of},
 };
-use crate::{engine::Engine, instruments::Renewed};
+use crate::{audit::Entry, engine::Engine, instruments::Renewed};
 use cps_peering_config::{
     agent_api::{CERTIFICATE_PATH, CERTIFICATE_REQUEST_PATH, ErrorBody, MAX_CERTIFICATE},
     id::HostId,
@@ -18,6 +18,7 @@ use cps_peering_config::{
 use cps_peering_http::{chain, tls::Identity};
 use futures_util::{StreamExt as _, stream};
 use reqwest::{Response, StatusCode};
+use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -66,6 +67,10 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity,
         unknown.retain(|host| hosts.contains_key(host));
         let now = SystemTime::now();
         let mut due = clients.certificates().due(&hosts, seconds(now));
+        // What need not be renewed any more, since somebody has issued another one, is nothing that has failed.
+        let is_due: BTreeSet<&HostId> = due.iter().map(|(host, _)| host).collect();
+        engine.metrics().not_renewed().retain(|host, _| is_due.contains(host));
+        drop(is_due);
         due.retain(|(host, _)| waits.get(host).is_none_or(|wait| wait.since.elapsed() >= wait.pause));
         due.truncate(EACH_TIME);
         if due.is_empty() {
@@ -83,7 +88,7 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity,
         });
         let mut renewed = std::pin::pin!(renewed.buffer_unordered(AT_ONCE));
         while let Some((host, result)) = renewed.next().await {
-            engine.metrics().renewed(result);
+            engine.metrics().renewed(&host, result);
             if result == Renewed::Unknown && unknown.insert(host.clone()) {
                 tracing::warn!(%host, "the agent is of a version whose certificate is not renewed: issue another one before it ends");
             }
@@ -154,6 +159,10 @@ impl Renewer<'_> {
             return refused(host, put, "the agent does not take its new certificate").await;
         }
         tracing::info!(%host, serial = issued.serial, until = issued.not_after, "the agent's certificate was renewed");
+        self.engine.note(Entry {
+            asked: json!({ "serial": issued.serial, "notAfter": issued.not_after }),
+            ..Entry::of_system("RenewCertificate", host.as_str(), self.engine.now_ms())
+        });
         Renewed::Done
     }
 }

@@ -61,6 +61,11 @@ impl SeenCertificates {
         }
     }
 
+    /// Until when the certificate is valid that a host's agent has shown last, in seconds since 1970; none where it has shown none.
+    pub(super) fn not_after(&self, host: &HostId) -> Option<i64> {
+        self.lock().get(host).map(|seen| seen.not_after)
+    }
+
     /// Of hosts and their agents' URLs, those whose certificates are to be renewed. Others than these hosts are forgotten.
     pub(super) fn due(&self, hosts: &BTreeMap<HostId, String>, now: i64) -> Vec<(HostId, String)> {
         let mut all = self.lock();

@@ -1,10 +1,12 @@
-//! How old what is known of hosts may be, and what it says when it is older (rule V3). Nobody pushes here: reports come from the
+//! How old what is known of hosts may be, and what it says when it is older (rules V3 and V6). Nobody pushes here: reports come from the
 //! test.
 
 use crate::common::{create, delete, peering};
 use cps_peering_config::{
     HostReport,
     id::{HostId, PeeringId},
+    net::Vni,
+    probe::{ProbeReport, SideProbes},
     report::Counters,
 };
 use cps_peering_controller::{
@@ -22,6 +24,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -37,6 +40,18 @@ struct Cloud {
 fn host(number: usize) -> HostId {
     format!("h{number}").parse().unwrap()
 }
+
+/// What probes say.
+#[derive(Clone, Copy)]
+struct Said {
+    sent: u32,
+    lost: u32,
+    round_trip_us: Option<u64>,
+    mtu_black_hole: Option<bool>,
+    age_ms: u64,
+}
+
+const WELL: Said = Said { sent: 20, lost: 0, round_trip_us: Some(400), mtu_black_hole: Some(false), age_ms: 1000 };
 
 impl Cloud {
     /// VPCs v1 and v2, each with a port on a host of its own, and so many hosts beside.
@@ -101,6 +116,20 @@ impl Cloud {
         self.engine.on_report(&host, Ok(report));
         // What waits for it is moved on.
         self.engine.sweep();
+    }
+
+    /// The VNI of a peering's initiator, or of its receiver.
+    fn vni(&self, id: &PeeringId, side: usize) -> Vni {
+        self.engine.read(|state, _| state.peerings()[id].sides()[side].vni.unwrap())
+    }
+
+    /// A host says how the paths of one side are.
+    fn probes(&self, number: usize, side: (Vni, &PeeringId), said: Said) {
+        let (vni, peering) = side;
+        let Said { sent, lost, round_trip_us, mtu_black_hole, age_ms } = said;
+        let side = SideProbes { peering: peering.clone(), sent, lost, round_trip_us, mtu_black_hole, age_ms };
+        let report = ProbeReport { interval_s: 5, sides: [(vni, side)].into() };
+        self.engine.on_probes(&host(number), report, Duration::from_secs(5));
     }
 
     fn peering(&self, id: &PeeringId, viewer: Viewer<'_>) -> PeeringView {
@@ -245,4 +274,69 @@ fn a_host_that_reports_ever_other_mtus_costs_others_few_plans_and_ends_with_the_
     cloud.pass(600);
     cloud.reports_mtu(2, Some(9000));
     assert_eq!(mtu(2), Some(9000));
+}
+
+/// How a path is, in short.
+fn path(view: &PeeringView) -> Option<(u32, Option<f64>, Option<bool>, &str)> {
+    let health = view.path_health.as_ref()?;
+    Some((health.loss_percent, health.round_trip_ms, health.mtu_black_hole, &health.sampled_at))
+}
+
+/// V6, L11.
+#[test]
+fn v6_how_the_paths_are_is_the_worst_that_any_host_says_and_an_account_sees_no_host() {
+    let (cloud, id) = active();
+    let acme = "acme".parse().unwrap();
+    let (one, other) = (cloud.vni(&id, 0), cloud.vni(&id, 1));
+    let seen = || cloud.peering(&id, Viewer::Account(&acme));
+    assert_eq!(path(&seen()), None, "nobody has said anything");
+    cloud.probes(1, (one, &id), WELL);
+    assert_eq!(path(&seen()), Some((0, Some(0.4), Some(false), "2026-01-01T09:41:01Z")));
+    let bad = Said { sent: 19, lost: 1, round_trip_us: Some(900), mtu_black_hole: Some(true), age_ms: 2000 };
+    cloud.probes(2, (other, &id), bad);
+    assert_eq!(path(&seen()), Some((6, Some(0.9), Some(true), "2026-01-01T09:41:00Z")), "rounded up");
+    let told = serde_json::to_value(seen()).unwrap();
+    assert_eq!(told["pathHealth"]["lossPercent"], 6);
+    assert!(told.get("hosts").is_none() && !told["pathHealth"].to_string().contains("h2"), "{told}");
+    let hosts = cloud.peering(&id, Viewer::Operator).hosts.unwrap();
+    let loss: Vec<_> = hosts.iter().map(|it| it.path_health.as_ref().map(|health| health.loss_percent)).collect();
+    assert_eq!(loss, [Some(0), Some(6)]);
+    // A host whose newest packets are all lost knows no time. That of the other one counts.
+    cloud.probes(2, (other, &id), Said { lost: 19, round_trip_us: None, mtu_black_hole: None, ..bad });
+    assert_eq!(path(&seen()).map(|(loss, time, hole, _)| (loss, time, hole)), Some((100, Some(0.4), Some(false))));
+    cloud.probes(1, (one, &id), Said { lost: 20, round_trip_us: None, mtu_black_hole: None, ..WELL });
+    assert_eq!(path(&seen()).map(|(loss, time, hole, _)| (loss, time, hole)), Some((100, None, None)));
+    // What no agent should say, and of what it has no part in.
+    cloud.probes(1, (one, &id), Said { sent: 0, lost: 7, ..WELL });
+    cloud.probes(2, (one, &id), Said { sent: u32::MAX, lost: u32::MAX, ..WELL });
+    assert_eq!(path(&seen()), None);
+    cloud.probes(2, (other, &"vpcpr-none".parse().unwrap()), WELL);
+    cloud.probes(3, (one, &id), WELL);
+    assert_eq!(path(&seen()), None);
+    cloud.probes(1, (one, &id), Said { sent: u32::MAX, lost: u32::MAX, ..WELL });
+    assert_eq!(path(&seen()).map(|(loss, ..)| loss), Some(100));
+    // A peering that is over has no paths.
+    cloud.run(&delete(&id));
+    assert_eq!(path(&cloud.peering(&id, Viewer::Operator)), None);
+}
+
+/// V6: what is not known is said not to be.
+#[test]
+fn v6_what_probes_said_too_long_ago_says_nothing() {
+    let (cloud, id) = active();
+    let one = cloud.vni(&id, 0);
+    cloud.probes(1, (one, &id), WELL);
+    // Three minutes, and twice the time between two probes and between two questions.
+    cloud.pass(199);
+    let seen = cloud.peering(&id, Viewer::Operator);
+    assert_eq!(path(&seen).map(|it| it.3), Some("2026-01-01T09:41:01Z"), "when it was measured");
+    cloud.pass(1);
+    assert_eq!(path(&cloud.peering(&id, Viewer::Operator)), None);
+    cloud.probes(1, (one, &id), Said { age_ms: 201_000, ..WELL });
+    assert_eq!(path(&cloud.peering(&id, Viewer::Operator)), None, "it was old when it was said");
+    cloud.probes(1, (one, &id), WELL);
+    assert!(path(&cloud.peering(&id, Viewer::Operator)).is_some());
+    // An agent that says nothing of a side any more knows nothing of it.
+    cloud.engine.on_probes(&host(1), ProbeReport::default(), Duration::from_secs(5));
+    assert_eq!(path(&cloud.peering(&id, Viewer::Operator)), None);
 }

@@ -12,9 +12,11 @@ use cps_peering_config::{
     agent_api::{CERTIFICATE_PATH, CERTIFICATE_REQUEST_PATH, STATUS_PATH},
     connections::ConnectionSettings,
     settings::AgentCertificateSettings,
+    time::timestamp,
     tls::{AGENT_DNS_NAME, CONTROLLER, TlsFiles, host as host_name},
 };
 use cps_peering_controller::{
+    audit::Query,
     engine::{Engine, Options},
     hosts::{client::AgentClients, push, renewal},
     metrics,
@@ -40,6 +42,7 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -178,6 +181,7 @@ fn authority() -> (TempDir, PathBuf) {
 /// An engine with hosts, and what reaches them.
 struct Controller {
     engine: Arc<Engine>,
+    clients: AgentClients,
     identity: Identity,
 }
 
@@ -198,14 +202,26 @@ impl Controller {
         let clients = AgentClients::new(Some(identity.clone()), poll);
         let settings = AgentCertificateSettings { issuer: path(issuer[0]), key: path(issuer[1]), days: 30 };
         tokio::spawn(push::run(Arc::clone(&engine), clients.clone(), new_hosts, poll));
-        tokio::spawn(renewal::run(Arc::clone(&engine), clients, identity.clone(), settings));
-        Self { engine, identity }
+        tokio::spawn(renewal::run(Arc::clone(&engine), clients.clone(), identity.clone(), settings));
+        Self { engine, clients, identity }
+    }
+
+    fn figures(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &metrics::registry(&self.engine, None)).unwrap();
+        text
+    }
+
+    /// The hosts that should have been renewed and were not, and why.
+    fn not_renewed(&self) -> Vec<String> {
+        let text = self.figures();
+        let all = text.lines().filter_map(|line| line.strip_prefix("cps_controller_certificate_not_renewed{"));
+        all.map(|line| line.trim_end_matches("} 1.0").replace('"', "")).collect()
     }
 
     /// How many renewals had this result.
     fn renewals(&self, result: &str) -> u64 {
-        let mut text = String::new();
-        encode(&mut text, &metrics::registry(&self.engine, None)).unwrap();
+        let text = self.figures();
         let name = format!("cps_controller_certificate_renewals_total{{result=\"{result}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
     }
@@ -251,10 +267,31 @@ async fn certificates_that_end_soon_are_renewed_and_what_is_wrong_leaves_them_as
     assert_eq!((revoked.asked(), fresh.asked()[1]), ([0; 3], 0));
     assert_eq!(before, [&old, &old_key, &refuses, &revoked, &fresh].map(|host| host.identity.facts()));
     assert_eq!((controller.renewals("not_issued"), controller.renewals("unreachable")), (0, 0));
+    // Who was renewed is in the trail, and who was not among the figures until that is mended.
+    let query = Query { limit: 100, ..Query::default() };
+    let trail = tokio::task::block_in_place(|| controller.engine.audit(&query)).unwrap();
+    let renewals: Vec<_> = trail.iter().filter(|(_, entry)| entry.action == "RenewCertificate").collect();
+    let [(_, entry)] = renewals.as_slice() else { panic!("{renewals:?}") };
+    assert_eq!((entry.actor.as_str(), entry.target.as_str(), entry.outcome.as_str()), ("system", "h1", "done"));
+    let renewed = cps_peering_http::tls::certificates(good.kept.renewed.as_ref().unwrap()).unwrap();
+    let (_, parsed) = X509Certificate::from_der(&renewed[0]).unwrap();
+    let hex = |text: &str| text.replace(':', "").trim_start_matches('0').to_ascii_lowercase();
+    assert_eq!(hex(entry.asked["serial"].as_str().unwrap()), hex(&parsed.raw_serial_as_string()));
+    assert_eq!(entry.asked["notAfter"], timestamp(1000 * facts.not_after.unsigned_abs()));
+    let expected = ["host=h2,reason=unsupported", "host=h3,reason=request_refused", "host=h4,reason=agent_refused"];
+    assert_eq!(controller.not_renewed(), expected);
+    let ends = |id: &str| controller.clients.certificate_ends(&id.parse().unwrap());
+    assert_eq!((ends("h6"), ends("h5")), (Some(fresh.identity.facts().not_after.unsigned_abs()), None));
+    pki(&dir, &["issue", "host", "h4"]);
+    for (from, to) in [("host-h4.key", &refuses.files.key), ("host-h4.pem", &refuses.files.cert)] {
+        fs::copy(dir.join(from), to).unwrap();
+    }
+    refuses.identity.reload().unwrap();
+    until("somebody else has renewed it", async || controller.not_renewed() == expected[..2]).await;
+    assert_eq!(ends("h4"), Some(refuses.identity.facts().not_after.unsigned_abs()));
     // What goes back to a certificate that is taken back goes with it.
     pki(&dir, &["revoke", good.files.cert.to_str().unwrap()]);
     controller.identity.reload().unwrap();
-    let renewed = cps_peering_http::tls::certificates(good.kept.renewed.as_ref().unwrap()).unwrap();
     assert!(controller.identity.has_revoked(&renewed[0]));
 }
 
@@ -349,6 +386,13 @@ async fn a_controller_renews_where_its_settings_name_an_issuer_and_says_what_is_
     let _controller = run(settings(&table("issuer.pem", "issuer.key", "")));
     until("it is renewed", async || figures().await.contains(&format!("{renewed}1"))).await;
     assert!(host.identity.facts().renewed);
+    let hosts = call(reqwest::Method::GET, "/admin/v1/hosts", String::new()).await;
+    assert!(
+        hosts.contains("\"certificateExpires\":\"20") && hosts.contains("\"certificateNotRenewed\":null"),
+        "{hosts}"
+    );
+    let trail = call(reqwest::Method::GET, "/admin/v1/audit", String::new()).await;
+    assert!(trail.contains("\"action\":\"RenewCertificate\",\"actor\":\"system\""), "{trail}");
     let doctor = call(reqwest::Method::GET, "/admin/v1/diagnosis", String::new()).await;
     assert!(doctor.contains("issuer of agents' certificates"), "{doctor}");
 }

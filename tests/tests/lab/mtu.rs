@@ -97,6 +97,41 @@ fn a_larger_underlay_lets_longer_frames_pass_where_both_ends_have_it() -> Result
     })
 }
 
+/// Ports have MTUs of their own, and no route says so: where a packet is too long for the port at the end, on the same host or on another one,
+/// in a peering or within a VPC, the sender is told.
+#[test]
+fn what_is_too_long_for_the_port_at_the_end_is_told_to_the_sender() -> Result<()> {
+    let topology = two_hosts()
+        .vpc("vpc-a", NORTH, &["10.1.0.0/16", "fd00:1::/48"])
+        .vpc("vpc-b", NORTH, &["10.2.0.0/16", "fd00:2::/48"])
+        .port("vpc-a", "h1", "eth1", &["10.1.0.1/24", "fd00:1::1/64"])
+        .port("vpc-a", "h1", "eth2", &["10.1.1.1/24", "fd00:1:0:1::1/64"])
+        .port("vpc-b", "h1", "eth3", &["10.2.0.1/24", "fd00:2::1/64"])
+        .port("vpc-b", "h2", "eth1", &["10.2.1.1/24", "fd00:2:0:1::1/64"])
+        .peering("vpc-a", "vpc-b");
+    let lab = Lab::builder(topology).underlay_mtu(9000).start()?;
+    lab.apply()?;
+    lab.wait_in_sync()?;
+    let a = lab.server("h1", "eth1");
+    lab.host("h1").netns().ip("link set eth1 mtu 9000")?;
+    a.netns().ip("link set eth0 mtu 9000")?;
+    let others = [("h1", "eth2"), ("h1", "eth3"), ("h2", "eth1")];
+    for (host, port) in others {
+        let other = lab.server(host, port);
+        for address in [other.ipv4()?, other.ipv6()?] {
+            let from = || format!("{address} on {host} {port}");
+            wait::until(&format!("{} is reached", from()), PATIENCE, || Ok(a.ping(address)?.answered.then_some(())))?;
+            // What the server has learned is its own.
+            a.netns().ip("route flush cache")?;
+            a.netns().ip("-6 route flush cache")?;
+            let ping = a.ping_with(address, &["-M", "do", "-s", "4000"])?;
+            ensure!(!ping.answered && ping.output.contains("1500"), "{}: {}", from(), ping.output);
+            tcp(a, other, address, BYTES / 20).with_context(from)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn an_underlay_that_is_too_small_for_ipv6_carries_both_families_in_fragments() -> Result<()> {
     let lab = Lab::builder(a_and_b()).underlay_mtu(1300).start()?;

@@ -4,16 +4,28 @@ use crate::{NORTH, drift::peered};
 use anyhow::{Context, Result, ensure};
 use cps_peering_tests::{
     Lab,
+    command::run,
     frames::{self, IPV4, ethernet, icmp},
     http::Endpoint,
-    lab::{NIC, PATIENCE, peering_id},
+    lab::{Daemon, NIC, PATIENCE, peering_id},
+    netns::Netns,
     wait,
 };
 use serde_json::{Value, json};
 use std::{
+    fs,
+    path::Path,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+use tempfile::TempDir;
+
+/// Where Prometheus listens.
+const PROMETHEUS: &str = "127.0.0.1:9090";
+
+/// The alerts about probes.
+const ALERTS: [&str; 4] =
+    ["CpsPeeringPathLossy", "CpsPeeringPathDown", "CpsPeeringMtuBlackHole", "CpsPeeringProbesStale"];
 
 const V4: [&str; 2] = ["10.1.0.2", "10.2.1.2"];
 const V6: [&str; 2] = ["fd00:1::2", "fd00:2:0:1::2"];
@@ -127,11 +139,18 @@ fn figures(lab: &Lab, name: &str) -> Result<Vec<(String, f64)>> {
     figures.map(|(labels, value)| Ok((labels.to_owned(), value.parse()?))).collect()
 }
 
-/// V6. Peerings are probed all the time: loss, round trip and a black hole in the MTU are figures of the host within ten seconds.
+/// How the controller says that the paths of the peering are; null where it does not know.
+fn health(lab: &Lab) -> Result<Value> {
+    let mut answer: Value = lab.controller().endpoint().call("GET", "/admin/v1/peerings", None)?;
+    Ok(answer["result"]["vpcPeerings"][0]["pathHealth"].take())
+}
+
+/// V6. Peerings are probed all the time: loss, round trip and a black hole in the MTU are figures of the host within ten seconds, and what
+/// the controller shows soon after.
 #[test]
 fn peerings_are_measured_all_the_time() -> Result<()> {
     let lab = Lab::builder(peered()).probe_interval(Duration::from_secs(5)).start()?;
-    ensure!(figures(&lab, "cps_agent_probe_")?.is_empty(), "nothing is known yet");
+    ensure!(figures(&lab, "cps_agent_probe_packets")?.is_empty(), "nothing is known yet");
     lab.apply()?;
     lab.wait_in_sync()?;
     let one = |name: &str| -> Result<Option<f64>> {
@@ -145,6 +164,16 @@ fn peerings_are_measured_all_the_time() -> Result<()> {
     };
     wait::until("the peering is measured", PATIENCE, is_well)?;
     // Both families, by now.
+    wait::until("the controller knows", PATIENCE, || {
+        let health = health(&lab)?;
+        let time = health["roundTripMs"].as_f64().is_some_and(|ms| ms > 0.0 && ms < 1000.0);
+        Ok((time && health["lossPercent"] == 0 && health["mtuBlackHole"] == false).then_some(()))
+    })?;
+    let account = lab.inventory().vpcs[0].account.to_string();
+    let path = format!("/v1/regions/{NORTH}/vpcPeerings/");
+    let seen: Value = lab.controller().tenant(&account)?.call("GET", &path, None)?;
+    let seen = &seen["result"]["vpcPeerings"][0];
+    ensure!(seen["pathHealth"]["lossPercent"] == 0 && seen["hosts"].is_null(), "{seen}");
     wait::until("four packets", PATIENCE, || Ok(one("packets_total")?.filter(|sent| *sent >= 4.0)))?;
     let lost = one("lost_total")?.context("no figure of loss")?;
     let measured = one("timestamp_seconds")?.context("no age")?;
@@ -154,6 +183,9 @@ fn peerings_are_measured_all_the_time() -> Result<()> {
     let within = Duration::from_secs(10);
     lose(&lab, LONG)?;
     wait::until("the black hole", within, || Ok(one("mtu_black_holes")?.filter(|holes| *holes > 0.0)))?;
+    wait::until("the controller knows of it", PATIENCE, || Ok((health(&lab)?["mtuBlackHole"] == true).then_some(())))?;
+    // On each host and in each family long packets are lost, and that is all.
+    ensure!(health(&lab)?["lossPercent"] == 0, "{}", health(&lab)?);
     lose_nothing(&lab)?;
     wait::until("its end", within, is_well)?;
     ensure!(one("lost_total")? > Some(lost), "nothing was lost");
@@ -162,12 +194,99 @@ fn peerings_are_measured_all_the_time() -> Result<()> {
     wait::until("the loss", within, || {
         Ok((one("round_trip_seconds")?.is_none() && one("mtu_black_holes")?.is_none()).then_some(()))
     })?;
+    wait::until("the controller knows that nothing comes back", PATIENCE, || {
+        let health = health(&lab)?;
+        let lost = health["lossPercent"].as_u64().is_some_and(|percent| percent > 0);
+        Ok((lost && health["roundTripMs"].is_null() && health["mtuBlackHole"].is_null()).then_some(()))
+    })?;
     lose_nothing(&lab)?;
     wait::until("its end", within, is_well)?;
+    wait::until("the controller knows of its end", PATIENCE, || {
+        Ok(health(&lab)?["roundTripMs"].is_number().then_some(()))
+    })?;
     // What is not there is not measured.
     let peering = figures(&lab, "cps_agent_probe_packets_total{peering=")?.remove(0).0;
     lab.unpeer(&peering_id(&peering).context("no id")?)?;
     wait::until("no figure is left", PATIENCE, || Ok(one("packets_total")?.is_none().then_some(())))
+}
+
+/// The shipped alerts, as Debian's Prometheus sees them with what agents show. They do not wait here.
+struct Watched {
+    netns: Netns,
+    _prometheus: Daemon,
+    _folder: TempDir,
+}
+
+impl Watched {
+    fn start(lab: &Lab) -> Result<Watched> {
+        let folder = tempfile::tempdir()?;
+        let at = |name: &str| folder.path().join(name);
+        let rules = include_str!("../../../config/monitoring/alerts.yml");
+        let impatient = rules.lines().filter(|line| !line.trim_start().starts_with("for: "));
+        fs::write(at("alerts.yml"), impatient.collect::<Vec<_>>().join("\n"))?;
+        let files = lab.pki().files("controller");
+        let target =
+            |host: &str| json!({ "targets": [lab.host(host).agent_address().to_string()], "labels": { "host": host } });
+        let job = json!({
+            "job_name": "cps-peering-agent", "scheme": "https", "static_configs": [target("h1"), target("h2")],
+            "tls_config": {
+                "ca_file": files.ca, "cert_file": files.cert, "key_file": files.key, "server_name": "cps-peering-agent",
+            },
+        });
+        let settings = json!({
+            "global": { "scrape_interval": "1s", "evaluation_interval": "1s" },
+            "rule_files": [at("alerts.yml")], "scrape_configs": [job],
+        });
+        // JSON is YAML.
+        fs::write(at("prometheus.yml"), settings.to_string())?;
+        let netns = lab.host("h1").netns().clone();
+        let arguments = [
+            format!("--config.file={}", at("prometheus.yml").display()),
+            format!("--storage.tsdb.path={}", at("data").display()),
+            format!("--web.listen-address={PROMETHEUS}"),
+        ];
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let program = Path::new("/usr/bin/prometheus");
+        let mut prometheus = Daemon::other(&netns, program, &arguments, at("log"));
+        prometheus.start()?;
+        Ok(Watched { netns, _prometheus: prometheus, _folder: folder })
+    }
+
+    /// What an expression is now; nothing where it selects nothing.
+    fn query(&self, expression: &str) -> Result<String> {
+        let mut command = self.netns.command("promtool");
+        run(command.args(["query", "instant", &format!("http://{PROMETHEUS}"), expression]))?.ok()
+    }
+
+    fn fires(&self, alert: &str) -> Result<bool> {
+        Ok(!self.query(&format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}}"))?.trim().is_empty())
+    }
+}
+
+/// The alerts about probes fire on what they are for, with real packets.
+#[test]
+fn the_shipped_alerts_fire_when_packets_are_lost_and_when_long_ones_are() -> Result<()> {
+    let lab = Lab::builder(peered()).probe_interval(Duration::from_secs(1)).start()?;
+    lab.apply()?;
+    lab.wait_in_sync()?;
+    let watched = Watched::start(&lab)?;
+    wait::until("both agents' probes are seen", 2 * PATIENCE, || {
+        Ok(watched.query("count(cps_agent_probe_round_trip_seconds) == 2")?.contains("=> 2").then_some(()))
+    })?;
+    for alert in ALERTS {
+        ensure!(!watched.fires(alert)?, "{alert} fires, and all is well");
+    }
+    lose(&lab, LONG)?;
+    wait::until("the black hole", PATIENCE, || Ok(watched.fires("CpsPeeringMtuBlackHole")?.then_some(())))?;
+    ensure!(!watched.fires("CpsPeeringPathDown")?, "short packets pass");
+    lose_nothing(&lab)?;
+    wait::until("its end", PATIENCE, || Ok((!watched.fires("CpsPeeringMtuBlackHole")?).then_some(())))?;
+    lose(&lab, VXLAN)?;
+    for alert in ["CpsPeeringPathDown", "CpsPeeringPathLossy"] {
+        wait::until(alert, PATIENCE, || Ok(watched.fires(alert)?.then_some(())))?;
+    }
+    lose_nothing(&lab)?;
+    wait::until("packets pass", PATIENCE, || Ok((!watched.fires("CpsPeeringPathDown")?).then_some(())))
 }
 
 /// What an agent is asked.

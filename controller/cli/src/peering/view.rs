@@ -32,7 +32,7 @@ pub(super) const COLUMNS: [Column; 11] = [
 ];
 
 /// What operators see of many where there is room.
-pub(super) const WIDE_OPERATOR_COLUMNS: [Column; 14] = [
+pub(super) const WIDE_OPERATOR_COLUMNS: [Column; 16] = [
     ("ID", "/vpcPeeringId"),
     ("NAME", "/vpcPeeringName"),
     ("STATE", "/state"),
@@ -45,12 +45,14 @@ pub(super) const WIDE_OPERATOR_COLUMNS: [Column; 14] = [
     ("PEER REGION", "/remoteVpcInfo/regionId"),
     ("PEER ACCOUNT", "/remoteVpcInfo/accountId"),
     ("MBIT/S", "/bandwidth"),
+    ("LOSS %", "/pathHealth/lossPercent"),
+    ("RTT MS", "/pathHealth/roundTripMs"),
     ("CREATED", "/createdTime"),
     ("REASON", "/stateReason"),
 ];
 
 /// What accounts see of many where there is room.
-pub(super) const WIDE_COLUMNS: [Column; 16] = [
+pub(super) const WIDE_COLUMNS: [Column; 18] = [
     ("ID", "/vpcPeeringId"),
     ("NAME", "/vpcPeeringName"),
     ("STATE", "/state"),
@@ -64,6 +66,8 @@ pub(super) const WIDE_COLUMNS: [Column; 16] = [
     ("PEER REGION", "/remoteVpcInfo/regionId"),
     ("PEER ACCOUNT", "/remoteVpcInfo/accountId"),
     ("MBIT/S", "/bandwidth"),
+    ("LOSS %", "/pathHealth/lossPercent"),
+    ("RTT MS", "/pathHealth/roundTripMs"),
     ("CREATED", "/createdTime"),
     ("TAGS", "/tags"),
     ("REASON", "/stateReason"),
@@ -84,6 +88,18 @@ fn in_sync(peering: &Value) -> String {
         (at @ Value::String(_), _) => format!("{known}, last confirmed {}", cell(at)),
         _ => known,
     }
+}
+
+/// How the paths between its hosts are, by probes.
+fn path(peering: &Value) -> (&'static str, String) {
+    let health = &peering["pathHealth"];
+    let Some(loss) = health["lossPercent"].as_u64() else { return ("path", "no sample".to_owned()) };
+    let round_trip = match &health["roundTripMs"] {
+        Value::Null => "nothing comes back".to_owned(),
+        ms => format!("round trip {} ms", cell(ms)),
+    };
+    let hole = if health["mtuBlackHole"] == true { ", MTU black hole: long packets are lost" } else { "" };
+    ("path", format!("{loss} % lost, {round_trip}{hole}, sampled {}", cell(&health["sampledAt"])))
 }
 
 fn times(peering: &Value) -> (&'static str, String) {
@@ -133,13 +149,16 @@ fn bandwidth(peering: &Value) -> Option<(&'static str, String)> {
 
 /// What operators see of one.
 pub(super) fn operator_details(peering: &Value) -> String {
-    const HOSTS: [Column; 6] = [
+    const HOSTS: [Column; 9] = [
         ("HOST", "/host"),
         ("CONFIRMED", "/confirmed"),
         ("DESIRED", "/desired"),
         ("APPLIED", "/applied"),
-        ("LAST REPORT", "/lastReport"),
-        ("TROUBLE", "/lastError"),
+        ("LAST REPORT", "/last_report"),
+        ("LOSS %", "/pathHealth/lossPercent"),
+        ("RTT MS", "/pathHealth/roundTripMs"),
+        ("BLACK HOLE", "/pathHealth/mtuBlackHole"),
+        ("TROUBLE", "/last_error"),
     ];
     let side = |info: &Value| format!("{}, VNI {}", side(info), cell(&info["vni"]));
     let mut said = heading(peering).to_vec();
@@ -149,6 +168,7 @@ pub(super) fn operator_details(peering: &Value) -> String {
     said.push(("initiator", side(&peering["vpcInfo"])));
     said.push(("receiver", side(&peering["remoteVpcInfo"])));
     said.extend(bandwidth(peering));
+    said.push(path(peering));
     said.push(times(peering));
     format!("{}\n{}", lines(&said), columns(&HOSTS, elements(&peering["hosts"])))
 }
@@ -176,6 +196,7 @@ pub(super) fn details(peering: &Value) -> String {
     said.push(("own VPC", side(&peering["vpcInfo"])));
     said.push(("peer VPC", side(&peering["remoteVpcInfo"])));
     said.extend(bandwidth(peering));
+    said.push(path(peering));
     said.push(times(peering));
     lines(&said)
 }
@@ -213,4 +234,39 @@ pub(super) fn traffic(side: &str, traffic: &Value) -> String {
         return lines(&said);
     }
     format!("{}\n{}", lines(&said), crate::output::rows(&["UNTIL", "SENT MBIT/S", "RECEIVED MBIT/S", "DROPPED"], &rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_for_people_and_what_is_not_known_is_said() {
+        let at = "2026-01-01T09:41:00Z";
+        for (health, expected) in [
+            (json!(null), "no sample"),
+            (
+                json!({ "lossPercent": 0, "roundTripMs": 1.25, "mtuBlackHole": false, "sampledAt": at }),
+                "0 % lost, round trip 1.25 ms, sampled 2026-01-01T09:41:00Z",
+            ),
+            (
+                json!({ "lossPercent": 100, "roundTripMs": null, "mtuBlackHole": null, "sampledAt": at }),
+                "100 % lost, nothing comes back, sampled 2026-01-01T09:41:00Z",
+            ),
+            (
+                json!({ "lossPercent": 0, "roundTripMs": 1.5, "mtuBlackHole": true, "sampledAt": at }),
+                "0 % lost, round trip 1.5 ms, MTU black hole: long packets are lost, sampled 2026-01-01T09:41:00Z",
+            ),
+        ] {
+            assert_eq!(path(&json!({ "pathHealth": health })).1, expected);
+        }
+        let health = json!({ "lossPercent": 15, "roundTripMs": 1.5, "mtuBlackHole": true, "sampledAt": at });
+        let host =
+            json!({ "host": "h1", "confirmed": true, "lastReport": at, "lastError": "refused", "pathHealth": health });
+        let table = operator_details(&json!({ "hosts": [host] }));
+        let row: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(row, ["h1", "true", "-", "-", at, "15", "1.5", "true", "refused"], "{table}");
+        // Controllers of before say nothing of it.
+        assert_eq!(path(&json!({})).1, "no sample");
+    }
 }

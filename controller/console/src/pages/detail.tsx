@@ -1,10 +1,10 @@
 // One peering: its resource information, route policies, traffic, charges, and what can be done with it.
 
 import { useEffect, useState } from "preact/hooks";
-import { get, peeringPath, Refused, type Peering, type Route, type Side, type Traffic } from "../api.ts";
+import { get, peeringPath, Refused, type PathHealth, type Peering, type Route, type Side, type Traffic } from "../api.ts";
 import { Act } from "../actions.tsx";
 import { reached } from "../choice.ts";
-import { clock, mbit, t, time, type Key } from "../i18n.ts";
+import { clock, mbit, number, t, time, type Key } from "../i18n.ts";
 import { Cidr, Copy, Id } from "../copy.tsx";
 import { backToList, to } from "../route.ts";
 import { whyNot, type Action } from "../rules.ts";
@@ -14,7 +14,7 @@ import { Badge, Empty, Heading, Select, Show, StateBadge, Table } from "../ui.ts
 import { Chart, RANGES, type Range } from "../chart.tsx";
 
 const ACTIONS: Action[] = ["accept", "reject", "bandwidth", "prefixes", "rename", "protect", "delete"];
-/** How often the hosts' counters are looked at, in milliseconds: the controller takes a sample every 20 s. */
+/** How often what hosts count and measure is looked at, in milliseconds: the controller takes samples every 5 to 20 s. */
 const COUNTED = 10_000;
 /** How often it is looked at what the stream does not tell and changes slowly: longer samples, when hosts last reported. In milliseconds. */
 const LATER = 60_000;
@@ -27,6 +27,20 @@ function about(peering: Peering): string {
   }
   const key = (state === "pending" ? `about.pending.${role}` : `about.${state}`) as Key;
   return t(key, { account: state === "suspended" ? initiator : peer.accountId, time: time(peering.expiredTime) });
+}
+
+/** Latency and loss between the hosts of both sides, or that nobody knows. */
+export function Health({ health }: { health: PathHealth | null | undefined }) {
+  if (!health) return <span class="quiet">{t("detail.noSample")}</span>;
+  const { lossPercent, roundTripMs, mtuBlackHole, sampledAt } = health;
+  return (
+    <>
+      {roundTripMs === null ? t("detail.noReply") : `${number(roundTripMs, roundTripMs < 10 ? 2 : 1)} ms`} / {number(lossPercent)} %{" "}
+      {lossPercent > 0 && <Badge look={roundTripMs === null ? "bad" : "warn"}>{t("detail.lossy")}</Badge>}{" "}
+      {mtuBlackHole === true && <Badge look="bad">{t("detail.blackHole")}</Badge>}{" "}
+      <span class="quiet">{t("detail.sampledAt", { time: clock(sampledAt) })}</span>
+    </>
+  );
 }
 
 export function SideCard({ title, side }: { title: string; side: Side }) {
@@ -137,13 +151,13 @@ function usePeering(region: string, id: string) {
     get<{ vpcPeering: Peering }>(path, background).then(({ vpcPeering }) => vpcPeering, (error: Error) => {
       if (error instanceof Refused && error.code === 404) return null;
       throw error;
-    }), LATER, JSON.stringify(told ?? null));
+    }), !told || told.state === "active" ? COUNTED : LATER, JSON.stringify(told ?? null));
   useEffect(() => {
     if (!told && elsewhere && asked.value === null) location.replace(to("peerings", elsewhere.vpcInfo.regionId, id));
   }, [told, elsewhere, asked.value]);
   // While all is well the stream does not tell when hosts last reported.
   const value = told
-    ? { ...told, lastConfirmed: told.lastConfirmed ?? asked.value?.lastConfirmed ?? null, lastReport: told.lastReport ?? asked.value?.lastReport ?? null }
+    ? { ...told, lastConfirmed: told.lastConfirmed ?? asked.value?.lastConfirmed ?? null, lastReport: told.lastReport ?? asked.value?.lastReport ?? null, pathHealth: asked.value?.pathHealth ?? null }
     : asked.value;
   return { ...asked, value, ...(told ? { error: undefined } : {}) };
 }
@@ -192,6 +206,7 @@ export function Detail({ region, id }: { region: string; id: string }) {
                   {peering.state === "pending" && <div><dt>{t("detail.expires")}</dt><dd>{time(peering.expiredTime)}</dd></div>}
                   <div><dt>{t("detail.inSync")}</dt><dd>{t(peering.routesInSync ? "common.yes" : "common.no")}
                     {peering.lastConfirmed !== null && <span class="quiet"> {t("detail.lastConfirmed", { time: clock(peering.lastConfirmed) })}</span>}</dd></div>
+                  {peering.state === "active" && <div><dt>{t("detail.path")}</dt><dd><Health health={peering.pathHealth} /></dd></div>}
                 </dl>
               </section>
               <SideCard title={t("create.own")} side={peering.vpcInfo} />

@@ -9,6 +9,7 @@ import { Said } from "../said.tsx";
 import { useLoaded } from "../store.ts";
 import { Dialog } from "../dialog.tsx";
 import { carryOut } from "../told.tsx";
+import { Health } from "./detail.tsx";
 import { Badge, Empty, Heading, Show, StateBadge, Table } from "../ui.tsx";
 
 export type HostAction = "drain" | "uncordon" | "pause" | "resume";
@@ -144,12 +145,13 @@ function Peerings({ host }: { host: string }) {
             return there ? [{ peering, there }] : [];
           });
           return own.length === 0 ? <p class="quiet">{t("host.noPeerings")}</p> : (
-            <Table caption={t("nav.peerings")} heads={[t("list.nameId"), t("list.state"), t("host.confirmed")]}>
+            <Table caption={t("nav.peerings")} heads={[t("list.nameId"), t("list.state"), t("host.confirmed"), t("host.path")]}>
               {own.map(({ peering, there }) => (
                 <tr key={peering.vpcPeeringId}>
                   <th scope="row"><a href={to("peerings", peering.vpcPeeringId)}><bdi>{peering.vpcPeeringName}</bdi></a><div class="id">{peering.vpcPeeringId}</div></th>
                   <td><StateBadge peering={peering} /></td>
                   <td><Badge look={there.confirmed ? "good" : "warn"}>{t(there.confirmed ? "common.yes" : "common.no")}</Badge></td>
+                  <td>{peering.state === "active" && <Health health={there.pathHealth} />}</td>
                 </tr>
               ))}
             </Table>
@@ -195,6 +197,8 @@ export function HostDetail({ id }: { id: string }) {
                   <div><dt>{t("hosts.revision")}</dt><dd>{revision(host.applied)} / {revision(host.desired)}</dd></div>
                   <div><dt>{t("hosts.drift")}</dt><dd>{host.driftRepaired === null ? t("common.none") : number(host.driftRepaired)}</dd></div>
                   <div><dt>{t("hosts.lastReport")}</dt><dd>{time(host.lastReport)}</dd></div>
+                  <div><dt>{t("host.certificate")}</dt><dd>{time(host.certificateExpires ?? null)}
+                    {host.certificateNotRenewed && <> <Badge look="bad">{t("host.notRenewed", { reason: host.certificateNotRenewed })}</Badge></>}</dd></div>
                 </dl>
               </section>
               <section class="card">

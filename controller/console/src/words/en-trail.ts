@@ -52,6 +52,7 @@ export const enTrail: Record<keyof typeof zhTrail, string> = {
   "did.PauseHost": "Pause host",
   "did.ResumeHost": "Resume host",
   "did.ReplaceHost": "Replace host",
+  "did.RenewCertificate": "Renew host certificate",
   "did.LearnMtu": "Underlay MTU changed",
   "did.ConfirmClock": "Confirm clock",
   "did.Release": "Release cluster",

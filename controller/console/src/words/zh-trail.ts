@@ -50,6 +50,7 @@ export const zhTrail = {
   "did.PauseHost": "暂停下发",
   "did.ResumeHost": "恢复下发",
   "did.ReplaceHost": "替换主机",
+  "did.RenewCertificate": "续签主机证书",
   "did.LearnMtu": "底层网络 MTU 变化",
   "did.ConfirmClock": "确认时钟",
   "did.Release": "解除集群保护",

@@ -104,6 +104,8 @@ fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> BT
                     (view.last_report, view.last_confirmed) = (None, None);
                 }
                 view.report_age_seconds = None;
+                // It changes all the time.
+                view.path_health = None;
                 add(format!("peering/{region}/{}", peering.id), serde_json::to_value(&view));
             }
         }

@@ -82,7 +82,8 @@ fn property(schema: &str, name: &str) -> Option<Value> {
         (
             _,
             "createdTime" | "createTime" | "activatedTime" | "expiredTime" | "lastConfirmed" | "lastReport"
-            | "last_report" | "chargeStartTime" | "chargeRetireTime" | "lastDelivered" | "nextAttempt",
+            | "last_report" | "sampledAt" | "certificateExpires" | "chargeStartTime" | "chargeRetireTime"
+            | "lastDelivered" | "nextAttempt",
         )
         | ("EventView" | "SampleView" | "TrailEntry", "time")
         | ("ClockView", "time" | "passed")

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 use axum::extract::{Path, RawQuery};
-use cps_peering_config::id::HostId;
+use cps_peering_config::{id::HostId, time::timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,10 +29,17 @@ pub(in crate::api) struct Hosts {
 #[utoipa::path(get, path = "/admin/v1/hosts", tag = "operators", operation_id = "hosts",
     responses((status = 200, body = Envelope<Hosts>), Errors))]
 pub(in crate::api) async fn hosts(context: RequestContext) -> Reply {
-    let hosts = context
-        .api
-        .engine
-        .read(|state, agents| state.hosts().values().map(|host| view::host(state, agents, host)).collect());
+    let api = &context.api;
+    let mut hosts: Vec<HostView> =
+        api.engine.read(|state, agents| state.hosts().values().map(|host| view::host(state, agents, host)).collect());
+    let not_renewed = api.engine.metrics().not_renewed().clone();
+    for host in &mut hosts {
+        // No host has a name that is no id.
+        let Ok(id) = host.host.parse() else { continue };
+        host.certificate_expires =
+            api.diagnosed.agents.certificate_ends(&id).map(|s| timestamp(s.saturating_mul(1000)));
+        host.certificate_not_renewed = not_renewed.get(&id).map(|result| result.word());
+    }
     reply(Hosts { hosts })
 }
 

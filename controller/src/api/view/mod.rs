@@ -7,7 +7,7 @@ pub use networks::{RouteTableView, RouteView, RuleView, VpcView, route_table, ro
 pub use operators::{AccountView, HostView, account, host, inventory};
 
 use crate::{
-    engine::{Agents, Confirmation, LastReport},
+    engine::{Agents, Confirmation, LastReport, PathHealth},
     model::{
         peering::{Create, side_of, state_word},
         record::{End, Peering, PeeringState, Role, Side, Tag},
@@ -93,6 +93,34 @@ impl From<&Tag> for TagView {
     }
 }
 
+/// How the paths between the hosts of a peering are, by probes that the hosts send to each other all the time: of all its paths the worst.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PathHealthView {
+    /// How many of the newest probe packets of the path that loses most of them did not come back, in percent, rounded up. Long packets
+    /// that are lost where short ones pass are not counted here.
+    pub loss_percent: u32,
+    /// The longest time that the newest probe of a path took there and back, in milliseconds; none where none comes back.
+    pub round_trip_ms: Option<f64>,
+    /// Whether there is a path on which packets of the length that should pass are lost, and short ones are not; none where that is not known.
+    pub mtu_black_hole: Option<bool>,
+    /// When the oldest of this was measured.
+    pub sampled_at: String,
+}
+
+impl PathHealthView {
+    fn of(health: PathHealth, now_ms: u64) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "far fewer microseconds than 2^52")]
+        let ms = |us: u64| us as f64 / 1000.0;
+        Self {
+            loss_percent: health.loss_percent(),
+            round_trip_ms: health.round_trip_us.map(ms),
+            mtu_black_hole: health.mtu_black_hole,
+            sampled_at: timestamp(now_ms.saturating_sub(health.age_ms)),
+        }
+    }
+}
+
 /// A peering, from the point of view of one of its sides.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -141,6 +169,9 @@ pub struct PeeringView {
     pub report_age_seconds: Option<u64>,
     /// Until when it is known that every kernel concerned had it, by the last reports; none where one of them says otherwise.
     pub last_confirmed: Option<String>,
+    /// How the paths between its hosts are now, by probes; none where that is not known: it does not forward, there is no sample yet or none for
+    /// minutes, or nothing goes from one host to another.
+    pub path_health: Option<PathHealthView>,
     /// For operators: what each host has of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<Vec<PeeringHost>>,
@@ -167,6 +198,8 @@ pub struct PeeringHost {
     pub report_age_seconds: Option<u64>,
     /// Why its agent could not be polled since, or refused, or why its last report no longer counts.
     pub last_error: Option<String>,
+    /// How the paths from it to the peer's hosts are now, by its own probes; none where that is not known.
+    pub path_health: Option<PathHealthView>,
 }
 
 /// Who looks.
@@ -363,6 +396,7 @@ pub fn peering(
     // What an account says about a peering is for itself.
     let is_for_itself = role == Role::Initiator || !peering.is_cross_account();
     let (own, other) = peering.view(role);
+    let health = |health| PathHealthView::of(health, now_ms);
     let hosts = || {
         let concerned = state.hosts_concerned(peering).into_iter();
         let host = |id: HostId| PeeringHost {
@@ -372,6 +406,7 @@ pub fn peering(
             last_report: time_of(agents.last_report(&id)),
             report_age_seconds: seconds(agents.last_report(&id)),
             last_error: last_error(agents, &id),
+            path_health: agents.path_health_from(&id, peering).map(health),
             host: id,
         };
         concerned.map(host).collect()
@@ -398,6 +433,7 @@ pub fn peering(
         last_report: time_of(known.report),
         report_age_seconds: seconds(known.report),
         last_confirmed: known.confirmed_ms.filter(|_| peering.forwards()).map(timestamp),
+        path_health: agents.path_health(peering).map(health),
         hosts: matches!(viewer, Viewer::Operator).then(hosts),
     }
 }

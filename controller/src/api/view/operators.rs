@@ -110,9 +110,14 @@ pub struct HostView {
     pub report_age_seconds: Option<u64>,
     /// Why its agent could not be polled since, or refused, or why its last report no longer counts.
     pub last_error: Option<String>,
+    /// Until when the certificate of its agent is valid, as that was last seen; none without TLS, and before it has answered.
+    pub certificate_expires: Option<String>,
+    /// Why the certificate is not renewed although it is time to: how the last attempt ended (`unreachable`, `unsupported`, `agent_refused`,
+    /// `request_refused` or `not_issued`); none where nothing is wrong, or the controller renews none.
+    pub certificate_not_renewed: Option<&'static str>,
 }
 
-/// A host, and how its agent stands.
+/// A host, and how its agent stands; of its certificate, those who speak with agents know.
 pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
     let contact = agents.contact(&host.id).cloned().unwrap_or_default();
     let report = contact.report.as_ref();
@@ -140,6 +145,8 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
         last_report: time_of(agents.last_report(&host.id)),
         report_age_seconds: seconds(agents.last_report(&host.id)),
         last_error: last_error(agents, &host.id),
+        certificate_expires: None,
+        certificate_not_renewed: None,
     }
 }
 

@@ -362,7 +362,13 @@ impl Writer {
         {
             let Published { contacts, in_sync, .. } = self.shared.published();
             let freshness = self.shared.freshness(self.working.hosts().len());
-            let agents = Agents { state: &self.working, contacts: &contacts, in_sync: &in_sync, freshness };
+            let agents = Agents {
+                state: &self.working,
+                contacts: &contacts,
+                in_sync: &in_sync,
+                freshness,
+                paths: &self.shared.paths,
+            };
             let mut peerings: BTreeSet<&PeeringId> = touched.iter().collect();
             peerings.extend(hosts.iter().flat_map(|host| self.working.unsettled_on(host)).map(|peering| &peering.id));
             let waited_for = |host: &HostId, id: &PeeringId| self.waits_for.get(id).is_none_or(|other| other == host);

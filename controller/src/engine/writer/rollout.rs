@@ -53,7 +53,7 @@ impl Writer {
         let (boot_ms, pushes) = (self.shared.reading().boot_ms, self.shared.options().pushes);
         let mut watch = self.watch.filter(|watch| watch.number == rollout.number);
         let watch = watch.get_or_insert(Watch { number: rollout.number, since_ms: boot_ms, well_since_ms: None });
-        let agents = published.agents(self.shared.freshness(published.state.hosts().len()));
+        let agents = published.agents(self.shared.freshness(published.state.hosts().len()), &self.shared.paths);
         let canaries: Vec<&Host> =
             published.state.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary)).collect();
         let unwell: Vec<&Host> = canaries.iter().copied().filter(|host| !agents.in_sync(host)).collect();

@@ -86,6 +86,9 @@ fn operators_have_all_peerings_and_accounts() {
     assert_eq!(sandbox.operator(&["peering", "list", "--state", "pending", "-o", "json"]).json()["totalCount"], 0);
     let shown = sandbox.operator(&["peering", "show", "by hand"]).ok();
     assert!(shown.starts_with(&format!("peering    {id} (by hand)\nstate      ")), "{shown}");
+    assert!(shown.contains("\npath       no sample\n"), "the hosts of a sandbox do not probe: {shown}");
+    let wide = sandbox.operator(&["peering", "list", "-o", "wide"]).ok();
+    assert!(wide.lines().next().unwrap().contains("LOSS %  RTT MS"), "{wide}");
     assert!(sandbox.operator(&["admin", "peering", "set-bandwidth", "by hand", "10"]).ok().contains(&id));
     assert!(sandbox.operator(&["peering", "routes", &id]).ok().contains("10.2.0.0/16"));
     sandbox.operator(&["peering", "accept", &id, "--yes"]).fails(2, "for accounts");
@@ -125,6 +128,7 @@ fn operators_have_all_peerings_and_accounts() {
         let text = sandbox.operator(arguments).ok();
         text.lines().next().unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
+    assert!(heading(&["host", "list"]).join(" ").contains("HEARD CERTIFICATE UNTIL TROUBLE"));
     assert_eq!(heading(&["host", "list"]), heading(&["admin", "host", "list"]));
     sandbox.operator(&["admin", "host", "remove", "h1", "--dead"]).ok();
     assert!(!sandbox.operator(&["inventory"]).ok().contains("h1"));
