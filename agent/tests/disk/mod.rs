@@ -59,13 +59,36 @@ impl ConfigStore for Faulty {
     }
 }
 
+/// What a test has of a disk. Whatever becomes of the test, no write is left that hangs: it would keep the test from its end.
+struct Control(Faulty);
+
+impl std::ops::Deref for Control {
+    type Target = Faulty;
+
+    fn deref(&self) -> &Faulty {
+        &self.0
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.set(Disk::Works);
+    }
+}
+
+impl Control {
+    fn new(agent: &Agent, disk: Disk) -> Self {
+        let ledger = Ledger::new(agent.folder.path().join("ledger"));
+        Self(Faulty { ledger, disk: Arc::new((Mutex::new(disk), Condvar::new())), written: Arc::default() })
+    }
+}
+
 /// An agent whose disk works, and that has the first configuration.
-async fn started() -> (Arc<Agent>, Faulty) {
+async fn started() -> (Arc<Agent>, Control) {
     let agent = Agent::start();
-    let ledger = Ledger::new(agent.folder.path().join("ledger"));
-    let disk = Faulty { ledger, disk: Arc::new((Mutex::new(Disk::Works), Condvar::new())), written: Arc::default() };
+    let disk = Control::new(&agent, Disk::Works);
     let shares = SharesFile::beside(disk.path());
-    let router = api::router(None, disk.clone(), shares, agent.reconciler.clone());
+    let router = api::router(None, disk.0.clone(), shares, agent.reconciler.clone());
     let agent = Agent { router, ..agent };
     agent.accepted(&config(1)).await;
     agent.report_when(HostReport::in_sync).await;
@@ -197,9 +220,8 @@ async fn a_disk_that_fails_after_it_hung_leaves_what_was_stored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_configuration_of_all_waits_for_the_disk() {
     let agent = Agent::start();
-    let ledger = Ledger::new(agent.folder.path().join("ledger"));
-    let disk = Faulty { ledger, disk: Arc::new((Mutex::new(Disk::Hangs), Condvar::new())), written: Arc::default() };
-    let router = api::router(None, disk.clone(), SharesFile::beside(disk.path()), agent.reconciler.clone());
+    let disk = Control::new(&agent, Disk::Hangs);
+    let router = api::router(None, disk.0.clone(), SharesFile::beside(disk.path()), agent.reconciler.clone());
     let agent = Arc::new(Agent { router, ..agent });
     let first = push(&agent, config(1));
     let report = agent.report_when(|report| !report.problems.is_empty()).await;
