@@ -266,7 +266,7 @@ mod tests {
             let [long, small] = [long, small].map(|it| it.map(Duration::from_millis));
             let at = (SystemTime::UNIX_EPOCH, began + Duration::from_secs(s));
             figures.learn(way, peering, Measured { packets, long, small }, at);
-            let report = figures.report(9, began + Duration::from_secs(60));
+            let report = figures.report(9, began + Duration::from_mins(1));
             report.sides.into_values().next()
         };
         assert_eq!(learn(&mut figures, way, Packets::Long, None, None, 0), None, "it waits for what a small one says");
