@@ -43,11 +43,11 @@ fn comment(line: &str) -> Option<&str> {
     start.iter().find_map(|it| line.strip_prefix(it)).or_else(|| line.split_once(" // ").map(|(_, it)| it))
 }
 
-/// The names of rules in a text: one of C, L, B, V and a number, as a word.
+/// The names of rules in a text: one of C, L, B, V, P and a number, as a word.
 fn rules(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| {
-        let number = word.strip_prefix(['C', 'L', 'B', 'V']).unwrap_or_default();
+        let number = word.strip_prefix(['C', 'L', 'B', 'V', 'P']).unwrap_or_default();
         (1..=2).contains(&number.len()) && number.bytes().all(|it| it.is_ascii_digit())
     })
 }
