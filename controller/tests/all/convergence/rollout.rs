@@ -31,31 +31,27 @@ async fn agents() -> Vec<Agent> {
 
 /// Each host has a port of a VPC of its own, and of those that all have.
 fn inventory(agents: &[Agent], common: &[&str]) -> Command {
-    let mut text = "[[regions]]\nid = 'north'\n".to_owned();
-    let mut port = |vpc: &str, n: usize, interface: &str, net: &str| {
-        text +=
-            &format!("[[ports]]\nvpc = '{vpc}'\nhost = 'h{n}'\ninterface = '{interface}'\ngateways = ['{net}.1/24']\n");
+    let port = |vpc: &str, n: usize, interface: &str, net: &str| {
+        format!("[[ports]]\nvpc = '{vpc}'\nhost = 'h{n}'\ninterface = '{interface}'\ngateways = ['{net}.1/24']\n")
     };
-    for n in 1..=agents.len() {
-        port(&format!("v{n}"), n, "eth1", &format!("10.{n}.0"));
-        for (place, vpc) in common.iter().enumerate() {
-            port(vpc, n, &format!("eth{}", place + 2), &format!("10.{}.{n}", 100 + place));
-        }
-    }
+    let mut text = vec!["[[regions]]\nid = 'north'\n".to_owned()];
     for (n, agent) in (1..).zip(agents) {
-        text += &format!(
+        text.push(format!(
             "[[hosts]]\nid = 'h{n}'\nregion = 'north'\nunderlay = '192.0.2.{n}'\nagent = 'http://{}'\n\
              [[vpcs]]\nid = 'v{n}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{n}.0.0/16']\n",
             agent.address
-        );
+        ));
+        text.push(port(&format!("v{n}"), n, "eth1", &format!("10.{n}.0")));
+        for (place, vpc) in common.iter().enumerate() {
+            text.push(port(vpc, n, &format!("eth{}", place + 2), &format!("10.{}.{n}", 100 + place)));
+        }
     }
     for (place, vpc) in common.iter().enumerate() {
-        text += &format!(
-            "[[vpcs]]\nid = '{vpc}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{}.0.0/16']\n",
-            100 + place
-        );
+        let net = 100 + place;
+        text.push(format!("[[vpcs]]\nid = '{vpc}'\naccount = 'acme'\nregion = 'north'\ncidrs = ['10.{net}.0.0/16']\n"));
     }
-    Command::Apply(Apply { approval: Approval::NotNeeded, ..Apply::of(toml::from_str(&text).unwrap()) })
+    let inventory = toml::from_str(&text.concat()).unwrap();
+    Command::Apply(Apply { approval: Approval::NotNeeded, ..Apply::of(inventory) })
 }
 
 fn vrfs(agent: &Agent) -> usize {
