@@ -2,7 +2,7 @@
 //!
 //! Every host of a peer is sent one packet of the length that should pass every so often. One that comes back says all: that there is
 //! a way, how long it takes, and that long packets pass. One that does not is repeated at once with a small one beside it: that tells
-//! a black hole in the MTU from a way that is lost. What is known is in [`Figures`](super::Figures).
+//! a black hole in the MTU from a way that is lost. What is known is in [`Figures`].
 
 use super::{
     Prober, Target,
