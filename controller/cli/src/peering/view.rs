@@ -154,11 +154,11 @@ pub(super) fn operator_details(peering: &Value) -> String {
         ("CONFIRMED", "/confirmed"),
         ("DESIRED", "/desired"),
         ("APPLIED", "/applied"),
-        ("LAST REPORT", "/last_report"),
+        ("LAST REPORT", "/lastReport"),
         ("LOSS %", "/pathHealth/lossPercent"),
         ("RTT MS", "/pathHealth/roundTripMs"),
         ("BLACK HOLE", "/pathHealth/mtuBlackHole"),
-        ("TROUBLE", "/last_error"),
+        ("TROUBLE", "/lastError"),
     ];
     let side = |info: &Value| format!("{}, VNI {}", side(info), cell(&info["vni"]));
     let mut said = heading(peering).to_vec();
@@ -265,7 +265,7 @@ mod tests {
             json!({ "host": "h1", "confirmed": true, "lastReport": at, "lastError": "refused", "pathHealth": health });
         let table = operator_details(&json!({ "hosts": [host] }));
         let row: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
-        assert_eq!(row, ["h1", "true", "-", "-", at, "15", "1.5", "true", "refused"], "{table}");
+        assert_eq!(row, ["h1", "yes", "-", "-", at, "15", "1.5", "yes", "refused"], "{table}");
         // Controllers of before say nothing of it.
         assert_eq!(path(&json!({})).1, "no sample");
     }
