@@ -230,6 +230,19 @@ impl Timekeeper {
         self.unconfirmed = None;
         self.at.1 = self.at.1.saturating_add_signed(leap.by_ms);
         self.last_ms = self.last_ms.saturating_add_signed(leap.by_ms);
+        // What it leaps back over was no leap.
+        let mut back_ms = if leap.by_ms < 0 { leap.by_ms.unsigned_abs() } else { 0 };
+        while back_ms > 0
+            && let Some(jump) = self.jumps.last_mut()
+        {
+            let undone_ms = back_ms.min(jump.by_ms);
+            (jump.by_ms, back_ms) = (jump.by_ms - undone_ms, back_ms - undone_ms);
+            jump.to_ms = jump.to_ms.min(self.last_ms);
+            if jump.by_ms > 0 {
+                break;
+            }
+            self.jumps.pop();
+        }
         // Where the controller was away, the clock says how much time has passed.
         if leap.by_ms > 0 && leap.elapsed_known {
             self.jumps.push(Jump { to_ms: self.last_ms, by_ms: leap.by_ms.unsigned_abs() });
@@ -377,6 +390,21 @@ mod tests {
             time.believe(Leap { by_ms: 1, since_ms: 0, elapsed_known: true });
         }
         assert_eq!(time.jumps.len(), MAX_JUMPS);
+    }
+
+    #[test]
+    fn a_leap_that_was_taken_back_was_none() {
+        let month_ms = i64::try_from(30 * DAY).unwrap();
+        let leap = |by_ms| Leap { by_ms, since_ms: 0, elapsed_known: true };
+        let mut time = begin(None, "a", at(START, 0));
+        time.believe(leap(month_ms));
+        time.believe(leap(-month_ms));
+        assert_eq!(time.written_before(START + 8 * DAY, 7 * DAY), START + DAY);
+        // Only a part of it.
+        time.believe(leap(month_ms));
+        time.believe(leap(-month_ms / 3));
+        assert_eq!(time.written_before(START + 21 * DAY, 7 * DAY), START - 6 * DAY);
+        assert_eq!(time.written_before(START + 28 * DAY, 7 * DAY), START + 21 * DAY);
     }
 
     proptest! {

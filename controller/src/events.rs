@@ -80,7 +80,7 @@ pub const TYPES: [(&str, &str); 28] = [
     ("host.outOfSync", "for operators: a host is not known to be as it must be for some time"),
     ("host.inSync", "for operators: it is again"),
     ("rollout.stopped", "for operators: a change has reached some hosts, and the others wait for an operator's word"),
-    ("rollout.finished", "for operators: a change that some hosts got first has gone to all"),
+    ("rollout.finished", "for operators: no host waits any more for others that got a change first"),
 ];
 
 const ROLES: [Role; 2] = [Role::Initiator, Role::Receiver];

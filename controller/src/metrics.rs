@@ -16,7 +16,7 @@ use cps_peering_http::{
 };
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt,
     path::PathBuf,
     sync::{Arc, Weak},
@@ -141,7 +141,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     // In sync, reached, in maintenance, waiting for others.
     let hosts: Vec<(String, [bool; 4])> = engine.read(|state, agents| {
         let of = |host: &Host| {
-            let waits = host.is_held_back() && !agents.in_sync(host);
+            let waits = agents.only_waits(host);
             (host.id.to_string(), [agents.in_sync(host), agents.is_current(&host.id), host.in_maintenance(), waits])
         };
         state.hosts().values().filter(|host| !host.dead).map(of).collect()
@@ -179,8 +179,8 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let all = engine.metrics().not_renewed();
         all.iter().map(|(host, result)| (host.to_string(), result.word())).collect()
     };
-    let of_live = |host: &String| hosts.iter().any(|(live, _)| live == host);
-    let not_renewed = not_renewed.into_iter().filter(|(host, _)| of_live(host));
+    let live: HashSet<&str> = hosts.iter().map(|(host, _)| host.as_str()).collect();
+    let not_renewed = not_renewed.into_iter().filter(|(host, _)| live.contains(host.as_str()));
     let not_renewed = not_renewed.map(|(host, reason)| ([("host", host), ("reason", reason.to_owned())], 1.0));
     let help = "Hosts whose certificates are to be renewed and were not when that was last tried, by reason";
     gauges(out, "cps_controller_certificate_not_renewed", help, not_renewed)?;

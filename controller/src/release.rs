@@ -109,11 +109,7 @@ fn told(result: &Value, dry_run: bool) -> String {
     let mut lines = vec![match (dry_run, result["held"] == true) {
         (true, true) => format!("cluster {cluster}, revision {revision}, is held. When it is released:"),
         (true, false) => format!("cluster {cluster}, revision {revision}, is not held"),
-        (false, _) => {
-            let first =
-                if result["rollout"] == "watching" { ", some of them first: `cps-peering rollout show`" } else { "" };
-            format!("cluster {cluster}, revision {revision}, is released: hosts are being configured{first}")
-        }
+        (false, _) => format!("cluster {cluster}, revision {revision}, is released: hosts are being configured"),
     }];
     for host in result["hostsOutOfSync"].as_array().into_iter().flatten().filter(|_| dry_run) {
         let reason = host["reason"].as_str().unwrap_or("it has not been asked yet");

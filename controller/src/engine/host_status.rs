@@ -3,7 +3,7 @@
 use super::path_health::{PathHealth, PathHealths};
 use crate::model::{
     record::{Host, Peering, PeeringState},
-    state::State,
+    state::{Meta, State},
 };
 use cps_peering_config::{HostReport, Revision, id::HostId, report::Scope};
 use imbl::{OrdMap, OrdSet};
@@ -105,6 +105,25 @@ impl Agents<'_> {
     pub fn is_current(&self, host: &HostId) -> bool {
         let answers = self.contact(host).is_some_and(|contact| contact.error.is_none());
         answers && self.last_report(host).is_some_and(|report| !self.is_too_old(report))
+    }
+
+    /// Whether nothing is the matter with a host but that it waits for others: it has said so lately, and knows of no problem.
+    pub fn only_waits(&self, host: &Host) -> bool {
+        let well = |contact: &Contact| contact.report.as_ref().is_some_and(|report| report.problems.is_empty());
+        host.is_held_back()
+            && !self.in_sync(host)
+            && self.is_current(&host.id)
+            && self.contact(&host.id).is_some_and(well)
+    }
+
+    /// Whether a host has a commit, or a later one, and is well with it by what it has said lately.
+    pub fn is_well_since(&self, host: &Host, number: u64) -> bool {
+        let Meta { epoch, .. } = self.state.meta();
+        let well = |contact: &Contact| {
+            let report = contact.report.as_ref()?;
+            Some(report.problems.is_empty() && report.applied? >= Revision { epoch, number })
+        };
+        self.is_current(&host.id) && self.contact(&host.id).and_then(well) == Some(true)
     }
 
     /// Why it is not known that a host's kernel is as it must be, for people; none where it is.

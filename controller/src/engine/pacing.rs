@@ -1,9 +1,9 @@
 //! Which hosts get a change first, where it concerns many. Pure.
 //!
-//! What an operator's document or the release of a restored store gives to many hosts goes to a few of them first, the canaries. A host
-//! waits only where it gets more than it had, and where nothing of the VPCs concerned is taken from any host or moves between them: what
-//! is taken away is never late, and what moves would be nowhere while one end waits. What a tenant commands goes at once to each host that
-//! it changes, with all that the host waits for.
+//! What an operator's document gives to many hosts goes to a few of them first, the canaries. A host waits only where its kernel is known
+//! to have all that it was to have, where it gets more than that, and where nothing of the VPCs concerned is taken from any host or moves
+//! between them: what is taken away is never late, and what moves would be nowhere while one end waits. What a tenant commands goes at
+//! once to each host that it changes, with all that the host waits for.
 
 use super::HostTarget;
 use crate::model::{
@@ -55,10 +55,10 @@ impl Default for Pushes {
 pub(super) enum Manner {
     /// Some hosts first, where they are many.
     Paced,
-    /// The same, for every host there is, whether its plan changes or not.
-    AllPaced,
     /// Hosts that wait go on waiting.
     Unhurried,
+    /// At once, and nobody waits any more: what is known of hosts is of another store.
+    EndsAll,
     /// At once.
     AtOnce,
 }
@@ -67,7 +67,7 @@ impl Manner {
     pub(super) fn of(command: &Command) -> Self {
         match command {
             Command::Apply(_) => Self::Paced,
-            Command::Release => Self::AllPaced,
+            Command::Release => Self::EndsAll,
             Command::Host(HostChange { what: What::Drain | What::Uncordon | What::Pause | What::Resume, .. })
             | Command::Activate(_)
             | Command::Drained(_)
@@ -100,8 +100,8 @@ impl Manner {
 pub(super) struct Pace<'a> {
     pub(super) manner: Manner,
     pub(super) pushes: Pushes,
-    /// Whether a host that gets a change first would tell anything: it is well, or new.
-    pub(super) tells: &'a dyn Fn(&Host) -> bool,
+    /// Whether the kernel of a host is known to have all that it was to have before, and to be told what comes next.
+    pub(super) has_all: &'a dyn Fn(&Host) -> bool,
     pub(super) now_ms: u64,
 }
 
@@ -199,12 +199,11 @@ impl Differs {
     }
 }
 
-/// Some of those who could be the first, from each kind in turn: hosts of different regions, those that had something before and those
-/// that had nothing. The same for the same hosts.
-fn canaries(candidates: &BTreeMap<HostId, (RegionId, bool)>, count: usize) -> BTreeSet<HostId> {
-    let mut kinds: BTreeMap<&(RegionId, bool), Vec<&HostId>> = BTreeMap::new();
-    for (host, kind) in candidates {
-        kinds.entry(kind).or_default().push(host);
+/// Some of those who could be the first, from each region in turn. The same for the same hosts.
+fn canaries(candidates: &BTreeMap<HostId, RegionId>, count: usize) -> BTreeSet<HostId> {
+    let mut kinds: BTreeMap<&RegionId, Vec<&HostId>> = BTreeMap::new();
+    for (host, region) in candidates {
+        kinds.entry(region).or_default().push(host);
     }
     let per_kind = count.div_ceil(kinds.len().max(1));
     // Spread over the names: neighbours often stand in one rack.
@@ -226,16 +225,23 @@ fn canaries(candidates: &BTreeMap<HostId, (RegionId, bool)>, count: usize) -> BT
 
 /// How a host's target is told to its worker.
 pub(super) fn target(host: &Host, config: Arc<SharedHostConfig>) -> Arc<HostTarget> {
-    Arc::new(HostTarget { agent: host.agent.clone(), config, paused: host.paused, pacing: host.pacing })
+    let pacing = host.pacing.filter(|pacing| *pacing == Pacing::Canary || host.is_held_back());
+    Arc::new(HostTarget { agent: host.agent.clone(), config, paused: host.paused, pacing })
 }
 
 impl Transaction<'_> {
     /// Says which hosts wait for others. `replanned` are those that must have something else than before.
     pub(super) fn pace(&mut self, number: u64, replanned: &BTreeMap<HostId, Replanned>, pace: &Pace<'_>) {
+        let before = self.before();
+        let was_held = before.meta().held;
+        // None where this very command has ended it.
+        let rollout = self.state.meta().rollout;
+        // Of a store that was released before, nothing is new.
+        let manner = if was_held || pace.manner != Manner::EndsAll { pace.manner } else { Manner::Unhurried };
         let differences: BTreeMap<&HostId, Differs> = {
             // Only then anybody waits.
-            let matters = pace.manner != Manner::AtOnce || self.state.meta().rollout.is_some();
-            let states = [&*self.state, self.before()];
+            let matters = manner == Manner::Paced || rollout.is_some();
+            let states = [&*self.state, before];
             let of = |it: &Replanned| Differs::between(states, it.before.as_deref(), &it.after);
             replanned.iter().filter(|_| matters).map(|(id, it)| (id, of(it))).collect()
         };
@@ -244,58 +250,71 @@ impl Transaction<'_> {
             let differs = differences.get(id);
             differs.is_none_or(|it| !it.less && it.lost.is_empty() && it.changed.iter().all(|vpc| !lost.contains(vpc)))
         };
-        let held: BTreeSet<HostId> = match self.state.meta().rollout {
-            Some(_) => self.state.hosts().values().filter(|it| it.is_held_back()).map(|it| it.id.clone()).collect(),
-            None => BTreeSet::new(),
-        };
-        let new: BTreeSet<HostId> = match pace.manner {
-            Manner::AtOnce | Manner::Unhurried => BTreeSet::new(),
-            Manner::Paced => {
-                let gets = differences.iter().filter(|(id, it)| !it.changed.is_empty() && may_wait(id));
-                gets.map(|(id, _)| (*id).clone()).collect()
-            }
-            Manner::AllPaced => self.state.hosts().keys().cloned().collect(),
-        };
-        let in_use = |id: &HostId| self.state.hosts().get(id).filter(|host| !host.retiring);
-        let new: BTreeSet<HostId> = new.into_iter().filter(|id| in_use(id).is_some()).collect();
-        let at_once = |id: &HostId| pace.manner == Manner::AtOnce && differences.contains_key(id);
         // One that goes is emptied now.
-        let stay = |id: &&HostId| !at_once(id) && may_wait(id) && in_use(id).is_some();
-        let stays: BTreeSet<HostId> = held.iter().filter(stay).cloned().collect();
-        let begins = pace.pushes.canary_hosts > 0 && new.difference(&stays).count() > pace.pushes.canary_above;
-        let before = self.before().hosts().clone();
-        let mut roles: BTreeMap<HostId, Option<Pacing>> = BTreeMap::new();
+        let in_use = |id: &HostId| self.state.hosts().get(id).filter(|host| !host.retiring);
+        // What each host has that waits.
+        let held = before.hosts().values().filter(|_| rollout.is_some());
+        let held = held.filter_map(|host| Some((&host.id, host.held_with()?)));
+        let at_once = |id: &HostId| match manner {
+            Manner::EndsAll => true,
+            Manner::AtOnce => differences.contains_key(id),
+            Manner::Paced | Manner::Unhurried => false,
+        };
+        let stays: BTreeMap<HostId, u64> = held
+            .filter(|(id, _)| !at_once(id) && may_wait(id) && in_use(id).is_some())
+            .map(|(id, has)| (id.clone(), has))
+            .collect();
+        let gets = differences.iter().filter(|(id, it)| !it.changed.is_empty() && may_wait(id) && in_use(id).is_some());
+        let has = |id: &HostId| {
+            let host = before.hosts().get(id)?;
+            stays.get(id).copied().or_else(|| (pace.has_all)(host).then_some(host.config_number))
+        };
+        let new: BTreeMap<HostId, u64> = match manner {
+            Manner::Paced => gets.filter_map(|(id, _)| Some(((*id).clone(), has(id)?))).collect(),
+            Manner::Unhurried | Manner::EndsAll | Manner::AtOnce => BTreeMap::new(),
+        };
+        let begins = pace.pushes.canary_hosts > 0 && new.len() > pace.pushes.canary_above;
+        // Those of a rollout that goes on are still looked at.
+        let former = before.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary) && rollout.is_some());
+        let former: BTreeSet<HostId> = former
+            .filter(|host| !at_once(&host.id) && in_use(&host.id).is_some())
+            .map(|host| host.id.clone())
+            .collect();
+        let stopped = rollout.is_some_and(|rollout| rollout.stopped);
+        let mut first = former.clone();
         if begins {
-            let all: BTreeSet<HostId> = new.union(&stays).cloned().collect();
-            let had_something = |id: &HostId| before.get(id).is_some_and(|host| host.config_number > 0);
-            let kind = |id: &HostId| in_use(id).map(|host| (id.clone(), (host.region.clone(), !had_something(id))));
-            let (fit, other): (Vec<&HostId>, Vec<&HostId>) =
-                all.iter().partition(|id| in_use(id).is_some_and(|host| (pace.tells)(host)));
-            // One that is away tells nothing; where all are, the others wait.
-            let candidates = if fit.is_empty() { other } else { fit };
-            let first = canaries(&candidates.into_iter().filter_map(kind).collect(), pace.pushes.canary_hosts);
-            let former = self.state.hosts().values().filter(|host| host.pacing.is_some());
-            roles.extend(former.map(|host| (host.id.clone(), None)));
-            roles.extend(all.into_iter().map(|id| {
-                let role = if first.contains(&id) { Pacing::Canary } else { Pacing::Held };
-                (id, Some(role))
-            }));
-        } else {
-            roles.extend(held.into_iter().filter(|id| !stays.contains(id)).map(|id| (id, None)));
-            if pace.manner == Manner::AllPaced {
-                let former = self.state.hosts().values().filter(|host| host.pacing.is_some());
-                roles.extend(former.map(|host| (host.id.clone(), None)));
+            let kind = |id: &HostId| in_use(id).map(|host| (id.clone(), host.region.clone()));
+            let others = |waiting: bool| -> BTreeMap<HostId, RegionId> {
+                let others = new.keys().filter(|id| !former.contains(*id) && stays.contains_key(*id) == waiting);
+                others.filter_map(kind).collect()
+            };
+            let missing =
+                pace.pushes.canary_hosts.saturating_sub(former.iter().filter(|id| new.contains_key(*id)).count());
+            let mut chosen = canaries(&others(false), missing);
+            // Whoever waits for an operator goes on waiting for one.
+            if chosen.is_empty() && !stopped {
+                chosen = canaries(&others(true), missing);
             }
+            first.append(&mut chosen);
         }
+        let mut roles: BTreeMap<HostId, Option<Pacing>> = BTreeMap::new();
+        let paced = before.hosts().values().filter(|host| host.pacing.is_some());
+        roles.extend(paced.map(|host| (host.id.clone(), None)));
+        let waiting = new.iter().filter(|_| begins).chain(&stays);
+        roles.extend(waiting.filter_map(|(id, has)| {
+            let plan = in_use(id)?.config_number;
+            Some((id.clone(), Some(Pacing::Held { has: *has, plan })))
+        }));
+        roles.extend(first.into_iter().map(|id| (id, Some(Pacing::Canary))));
         for (id, pacing) in roles {
             if let Some(host) = self.state.hosts().get(&id).filter(|host| host.pacing != pacing).cloned() {
                 self.change(Change::Host(id, Some(Host { pacing, ..host })));
             }
         }
         let meta = self.state.meta();
-        let rollout = match (begins, pace.manner) {
-            (true, _) => Some(Rollout { number, begun_ms: pace.now_ms, stopped: false }),
-            (false, Manner::AllPaced) => None,
+        let rollout = match (begins, manner) {
+            (true, _) => Some(Rollout { number, begun_ms: pace.now_ms, stopped }),
+            (false, Manner::EndsAll) => None,
             (false, _) => meta.rollout,
         };
         if rollout != meta.rollout {
@@ -310,27 +329,18 @@ mod tests {
     use cps_peering_config::net::InterfaceName;
     use serde_json::json;
 
-    fn chosen(hosts: &[(&str, &str, bool)], count: usize) -> Vec<String> {
-        let candidate =
-            |(host, region, new): &(&str, &str, bool)| (host.parse().unwrap(), (region.parse().unwrap(), *new));
+    fn chosen(hosts: &[(&str, &str)], count: usize) -> Vec<String> {
+        let candidate = |(host, region): &(&str, &str)| (host.parse().unwrap(), region.parse().unwrap());
         canaries(&hosts.iter().map(candidate).collect(), count).iter().map(ToString::to_string).collect()
     }
 
     /// P1.
     #[test]
-    fn the_first_hosts_are_of_each_kind_and_apart() {
-        let hosts = [
-            ("a1", "north", false),
-            ("a2", "north", false),
-            ("a3", "north", false),
-            ("a4", "north", false),
-            ("b1", "east", false),
-            ("c1", "north", true),
-            ("c2", "north", true),
-        ];
+    fn the_first_hosts_are_of_each_region_and_apart() {
+        let hosts = [("a1", "north"), ("a2", "north"), ("a3", "north"), ("a4", "north"), ("b1", "east")];
         assert_eq!(chosen(&hosts, 1), ["b1"]);
-        assert_eq!(chosen(&hosts, 3), ["a1", "b1", "c1"]);
-        assert_eq!(chosen(&hosts, 5), ["a1", "a3", "b1", "c1", "c2"]);
+        assert_eq!(chosen(&hosts, 2), ["a1", "b1"]);
+        assert_eq!(chosen(&hosts, 4), ["a1", "a3", "b1"]);
         assert_eq!(chosen(&hosts[..4], 2), ["a1", "a3"]);
         assert_eq!(chosen(&hosts[..2], 5), ["a1", "a2"]);
         assert_eq!(chosen(&[], 3), [""; 0]);

@@ -159,12 +159,13 @@ impl Shared {
         self.time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a host that gets a change before others would tell anything by what it does with it: it is well, or was never heard.
-    pub(super) fn tells(&self, host: &Host) -> bool {
-        let seen = self.published();
+    /// Whether a host, as it is before a command, is known to have all that it was to have, and is told what comes next. `seen` is what
+    /// is published: what is on its way to the disk has reached nobody.
+    pub(super) fn has_all(&self, seen: &Published, host: &Host) -> bool {
         let agents = seen.agents(self.freshness(seen.state.hosts().len()), &self.paths);
-        let known = seen.state.hosts().get(&host.id).is_none_or(|before| agents.in_sync(before));
-        (known || agents.contact(&host.id).is_none()) && !host.paused && !host.in_maintenance()
+        let as_planned =
+            seen.state.hosts().get(&host.id).filter(|published| published.config_number == host.config_number);
+        as_planned.is_some_and(|host| agents.in_sync(host)) && !host.paused && !host.in_maintenance()
     }
 
     pub(super) fn reading(&self) -> Reading {

@@ -63,8 +63,8 @@ impl SyncWatch {
         let mut found = BTreeSet::new();
         for host in state.hosts().values().filter(|host| !host.dead && !agents.in_sync(host)) {
             // Of what is not known yet, nothing is said that was not said before.
-            // Nor where a host waits for others: what it has, it goes on to have.
-            if host.is_held_back() || settling && unheard(&host.id) {
+            // Nor where a host only waits for others: what it has, it goes on to have.
+            if agents.only_waits(host) || settling && unheard(&host.id) {
                 let ports = state.ports_on(&host.id).flat_map(|port| state.peerings_of(&port.vpc));
                 let here = ports.map(|peering| Thing::Peering(peering.id.clone()));
                 found.extend(here.chain([Thing::Host(host.id.clone())]).filter(|thing| self.told.contains(thing)));
@@ -167,10 +167,14 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::{
-        engine::{host_status::Freshness, path_health::PathHealths},
+        engine::{
+            host_status::{Contact, Freshness},
+            path_health::PathHealths,
+        },
         model::record::{Host, Pacing},
     };
-    use std::str::FromStr as _;
+    use imbl::OrdSet;
+    use std::{str::FromStr as _, sync::Arc};
 
     fn thing(name: &str) -> Thing {
         Thing::Host(name.parse().unwrap())
@@ -219,16 +223,31 @@ mod tests {
     #[test]
     fn of_hosts_that_wait_for_others_nothing_new_is_told() {
         let mut state = State::default();
-        for (name, pacing) in [("h1", Some(Pacing::Held)), ("h2", Some(Pacing::Held)), ("h3", Some(Pacing::Canary))] {
+        let held = Some(Pacing::Held { has: 0, plan: 1 });
+        for (name, pacing) in [("h1", held), ("h2", held), ("h3", Some(Pacing::Canary)), ("h4", held), ("h5", held)] {
             let host = Host { pacing, ..host(name) };
             state.apply(crate::model::state::Change::Host(host.id.clone(), Some(host)));
         }
-        let (contacts, in_sync) = Default::default();
+        let said = |problems: serde_json::Value| {
+            let report = serde_json::json!({
+                "version": "0", "host": "h", "desired": null, "applied": null, "last_pass": null, "problems": problems,
+                "counters": { "passes": 1, "operations": 0, "failures": 0, "drift_repaired": 0 },
+            });
+            let report = Some(serde_json::from_value(report).unwrap());
+            Arc::new(Contact { report, reported_ms: Some(0), reported_boot_ms: Some(2 * SETTLING_MS), error: None })
+        };
+        let well = said(serde_json::json!([]));
+        // That something is the matter with one that waits is told, and so is that one is not heard.
+        let wrong = said(serde_json::json!([{ "scope": "host", "kind": "failed", "object": "x", "reason": "wrong" }]));
+        let contacts = [("h1", &well), ("h2", &well), ("h3", &well), ("h4", &wrong)];
+        let contacts = contacts.map(|(id, said)| (id.parse().unwrap(), Arc::clone(said))).into_iter().collect();
+        let in_sync = OrdSet::new();
         let freshness = Freshness { boot_ms: 2 * SETTLING_MS, max_age_ms: 0 };
         let paths = PathHealths::default();
         let agents = Agents { state: &state, contacts: &contacts, in_sync: &in_sync, freshness, paths: &paths };
         let watch = SyncWatch { told: hosts(&["h1"]), ..SyncWatch::default() };
-        assert_eq!(watch.look(&state, &agents, freshness.boot_ms), hosts(&["h1", "h3"]), "nor that one is well again");
+        let expected = hosts(&["h1", "h3", "h4", "h5"]);
+        assert_eq!(watch.look(&state, &agents, freshness.boot_ms), expected, "nor that one is well again");
     }
 
     #[test]

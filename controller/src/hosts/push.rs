@@ -185,7 +185,7 @@ impl Worker {
             let target = self.target.borrow_and_update().clone();
             let Some(target) = target else { return self.leave_cluster().await };
             // While it waits for others, nothing is brought that could take long.
-            let waits = target.pacing == Some(Pacing::Held);
+            let waits = matches!(target.pacing, Some(Pacing::Held { .. }));
             let again = waits || self.newest.replace(target.config.revision) == Some(target.config.revision);
             if !again {
                 // What came before and is not there yet counts from its own beginning.
@@ -296,8 +296,16 @@ impl Worker {
             true if !self.clients.tls() => return Err(PushError::NoTls(target.agent.clone())),
             _ => {}
         }
-        if target.paused || target.pacing == Some(Pacing::Held) {
+        if target.paused {
             return self.status(target).await;
+        }
+        if let Some(Pacing::Held { has, .. }) = target.pacing {
+            let report = self.status(target).await?;
+            let had = Revision { number: has, ..config.revision };
+            if report.desired.is_some_and(|theirs| theirs >= had) {
+                return Ok(report);
+            }
+            // It has lost what it was to go on with. Nothing would be worse than what others are tried with.
         }
         if self.engine.is_held() {
             let report = self.status(target).await?;

@@ -61,8 +61,16 @@ fn end(tx: &mut Transaction<'_>) {
 }
 
 impl Host {
+    /// The number of the configuration that it has, and goes on to have while others get theirs first; none where it does not wait.
+    pub fn held_with(&self) -> Option<u64> {
+        match self.pacing {
+            Some(Pacing::Held { has, plan }) if plan == self.config_number => Some(has),
+            _ => None,
+        }
+    }
+
     /// Whether it does not get yet what it must have, because others get theirs first.
     pub fn is_held_back(&self) -> bool {
-        self.pacing == Some(Pacing::Held)
+        self.held_with().is_some()
     }
 }

@@ -130,10 +130,11 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
         maintenance: host.maintenance,
         drained: host.drained,
         paused: host.paused,
-        rollout: host.pacing.map(|pacing| match pacing {
-            Pacing::Canary => "canary",
-            Pacing::Held => "heldBack",
-        }),
+        rollout: match host.pacing {
+            Some(Pacing::Canary) => Some("canary"),
+            Some(Pacing::Held { .. }) => host.is_held_back().then_some("heldBack"),
+            None => None,
+        },
         dead: host.dead,
         answers: agents.is_current(&host.id),
         underlay_mtu: host.underlay_mtu,

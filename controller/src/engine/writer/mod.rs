@@ -278,8 +278,10 @@ impl Writer {
             planned_now.get(host).map_or_else(|| known.get(host).and_then(|sender| config(&sender.borrow())), config)
         };
         let shared = &self.shared;
-        let tells = |host: &Host| shared.tells(host);
-        let pace = Pace { manner: Manner::of(&request.command), pushes: options.pushes, tells: &tells, now_ms };
+        let manner = Manner::of(&request.command);
+        let seen = (manner == Manner::Paced).then(|| shared.published());
+        let has_all = |host: &Host| seen.as_ref().is_some_and(|seen| shared.has_all(seen, host));
+        let pace = Pace { manner, pushes: options.pushes, has_all: &has_all, now_ms };
         let targets = tx.renumber(before + 1, planned, &pace);
         let rows = match self.shared.store.encode(tx.changes(), tx.periods(), &entries) {
             Ok(rows) => rows,

@@ -19,6 +19,9 @@ const NAMED: usize = 10;
 /// The longest of that, in characters.
 const LONGEST: usize = 200;
 
+/// For so many times as long as they may be unwell at a stretch, the first hosts may be well now and then.
+const FLAPPING: u64 = 5;
+
 /// How the first hosts do.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Watch {
@@ -26,6 +29,8 @@ pub(super) struct Watch {
     number: u64,
     /// Since when they are watched, in milliseconds since the machine's start.
     since_ms: u64,
+    /// Since when not all of them have been well, likewise; it says nothing while they are.
+    unwell_since_ms: u64,
     /// Since when all of them are well, likewise.
     well_since_ms: Option<u64>,
 }
@@ -52,11 +57,19 @@ impl Writer {
         }
         let (boot_ms, pushes) = (self.shared.reading().boot_ms, self.shared.options().pushes);
         let mut watch = self.watch.filter(|watch| watch.number == rollout.number);
-        let watch = watch.get_or_insert(Watch { number: rollout.number, since_ms: boot_ms, well_since_ms: None });
+        let watch = watch.get_or_insert(Watch {
+            number: rollout.number,
+            since_ms: boot_ms,
+            unwell_since_ms: boot_ms,
+            well_since_ms: None,
+        });
         let agents = published.agents(self.shared.freshness(published.state.hosts().len()), &self.shared.paths);
         let canaries: Vec<&Host> =
             published.state.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary)).collect();
-        let unwell: Vec<&Host> = canaries.iter().copied().filter(|host| !agents.in_sync(host)).collect();
+        // What tenants have changed since does not count.
+        let unwell: Vec<&Host> =
+            canaries.iter().copied().filter(|host| !agents.is_well_since(host, rollout.number)).collect();
+        let patience_ms = whole(pushes.canary_patience.as_millis());
         let step = if canaries.is_empty() {
             Some(Step::Stop { why: "none of the hosts that got it first is there any more".to_owned() })
         } else if unwell.is_empty() {
@@ -69,13 +82,18 @@ impl Writer {
             let long_enough = boot_ms.saturating_sub(well_since_ms) >= whole(pushes.canary_watch.as_millis());
             (long_enough && canaries.iter().all(again)).then_some(Step::Finish)
         } else {
-            watch.well_since_ms = None;
-            let out_of_patience = boot_ms.saturating_sub(watch.since_ms) >= whole(pushes.canary_patience.as_millis());
+            if watch.well_since_ms.take().is_some() {
+                watch.unwell_since_ms = boot_ms;
+            }
             let wrong = |host: &&Host| {
-                let wrong = agents.what_is_wrong(host)?;
-                Some(format!("{}: {}", host.id, text::cut(&wrong, LONGEST)))
+                let wrong =
+                    agents.what_is_wrong(host).unwrap_or_else(|| "it has not confirmed the change yet".to_owned());
+                format!("{}: {}", host.id, text::cut(&wrong, LONGEST))
             };
-            let why = || unwell.iter().take(NAMED).filter_map(wrong).collect::<Vec<_>>().join("; ");
+            let why = || unwell.iter().take(NAMED).map(wrong).collect::<Vec<_>>().join("; ");
+            // One that is well now and then is not waited for without end.
+            let out_of_patience = boot_ms.saturating_sub(watch.unwell_since_ms) >= patience_ms
+                || boot_ms.saturating_sub(watch.since_ms) >= FLAPPING * patience_ms;
             out_of_patience.then(|| Step::Stop { why: why() })
         };
         self.watch = Some(*watch);

@@ -104,7 +104,13 @@ pub enum Pacing {
     /// One of the first.
     Canary,
     /// One that waits for them.
-    Held,
+    Held {
+        /// The number of the configuration that it has.
+        has: u64,
+        /// The number of the one that it waits for. Where its record has another, a release that knows of no rollouts has planned it since, and it
+        /// waits no more.
+        plan: u64,
+    },
 }
 
 impl Host {
