@@ -403,7 +403,8 @@ impl<'a> Writer<'a> {
 
     fn ipv6(&mut self) {
         let (drop, accept) = (self.drop, self.accept);
-        let [known, tcp, udp, icmp, info, quoted, tunnel, unless_local] = [(); 8].map(|()| self.code.label());
+        let [known, tcp, udp, icmp, info, quoted, tunnel, listeners, unless_extended, unless_local] =
+            [(); 10].map(|()| self.code.label());
         let code = &mut self.code;
         code.byte(At::Frame(IP));
         code.and(0xf0);
@@ -515,10 +516,16 @@ impl<'a> Writer<'a> {
         // come behind a hop-by-hop header (RFC 3810).
         let on_link: ([u32; 3], [u32; 4]) = ([133, 135, 136], [130, 131, 132, 143]);
         if self.policy.is_port {
-            on_link.1.into_iter().for_each(|kind| code.if_equal(kind, accept));
+            on_link.1.into_iter().for_each(|kind| code.if_equal(kind, listeners));
+            code.goto(unless_extended);
+            // What another header leads to a gateway is no such message, whatever it says.
+            code.here(listeners);
+            self.if_in6(IPV6_DESTINATION, &[MULTICAST], accept);
         } else {
             on_link.0.into_iter().chain(on_link.1).for_each(|kind| code.if_equal(kind, drop));
         }
+        let code = &mut self.code;
+        code.here(unless_extended);
         code.recall(cell::EXTENDED);
         code.if_equal(0, accept);
 

@@ -294,6 +294,16 @@ fn servers_find_their_gateway_and_their_address() {
     ] {
         assert!(!port.takes(&ethernet(IPV6, &packet)), "{packet:02x?}");
     }
+    // Messages of multicast listeners behind a routing header to a gateway, which would lead them on.
+    for kind in [130, 131, 132, 143] {
+        for source in ["fd00:1::9", "fe80::9"] {
+            let message = icmp(kind, 0, &[0; 20]);
+            let led_on = ipv6(source, "fd00:1::1", 43, &options(58, &message));
+            assert!(!port.takes(&ethernet(IPV6, &led_on)), "{kind} from {source}");
+            let reported = ipv6(source, "ff02::16", 0, &options(58, &message));
+            assert!(port.takes(&ethernet(IPV6, &reported)), "{kind} from {source}");
+        }
+    }
 }
 
 #[test]
