@@ -155,7 +155,10 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         self.schedule.make_due();
-        let Some(finding) = self.attempt(&config, DirtySet::Everything, None) else { return Outcome::Superseded };
+        let Some(finding) = self.attempt(&config, DirtySet::Everything, None) else {
+            self.schedule.deferred(Instant::now());
+            return Outcome::Superseded;
+        };
         let (seen, in_sync) = (finding.seen, finding.problems.is_empty());
         self.publish(&config, finding);
         if seen {

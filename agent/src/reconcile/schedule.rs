@@ -9,7 +9,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 const LONGEST_REST: Duration = Duration::from_secs(2);
 /// How long a peering that a look at a part has set up may go without a look at what others have in its way.
 const CHECKED_WITHIN: Duration = Duration::from_secs(5);
-/// New configurations put off a look at everything no longer than this.
+/// New configurations put off a look at everything no longer than this, from when it was given up first.
 const LONGEST_DEFERRAL: Duration = Duration::from_secs(30);
 /// How often the settings of devices are polled: the kernel does not announce all of them.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
@@ -50,6 +50,8 @@ pub(super) struct Schedule {
     event_pending: bool,
     /// When everything was looked at last.
     looked: Instant,
+    /// Since when a look at everything is put off for newer configurations; none where none is.
+    deferred_since: Option<Instant>,
     /// By when everything is to be looked at because a look at a part has let traffic in: what others have in its way is seen then.
     look_by: Option<Instant>,
     /// The next look without a reason; none where it is now.
@@ -70,6 +72,7 @@ impl Schedule {
             due: true,
             event_pending: false,
             looked: now,
+            deferred_since: None,
             look_by: None,
             next: Some(now + resync),
             quiet_until: now,
@@ -159,7 +162,12 @@ impl Schedule {
 
     /// Whether a look at everything may be given up for a newer configuration.
     pub(super) fn may_defer(&self, now: Instant) -> bool {
-        now.duration_since(self.looked) < LONGEST_DEFERRAL
+        self.deferred_since.is_none_or(|since| now.duration_since(since) < LONGEST_DEFERRAL)
+    }
+
+    /// A look at everything was given up for a newer configuration.
+    pub(super) fn deferred(&mut self, now: Instant) {
+        self.deferred_since.get_or_insert(now);
     }
 
     /// A look at everything begins: what was noticed until now is seen by it.
@@ -169,7 +177,7 @@ impl Schedule {
 
     /// Everything was read.
     pub(super) fn looked(&mut self, now: Instant) {
-        (self.looked, self.look_by) = (now, None);
+        (self.looked, self.deferred_since, self.look_by) = (now, None, None);
     }
 
     /// A look at a part has changed something.
@@ -243,7 +251,22 @@ mod tests {
         assert!(!schedule.is_due());
         schedule.begins(Waited::Configured, begin + MINUTE);
         assert!(schedule.is_due());
-        assert!(schedule.may_defer(begin + 29 * SECOND) && !schedule.may_defer(begin + LONGEST_DEFERRAL));
+    }
+
+    #[test]
+    fn a_look_at_everything_gives_way_however_long_the_last_one_is_ago_but_not_for_ever() {
+        let begin = Instant::now();
+        let mut schedule = idle(begin);
+        let looks = begin + MINUTE;
+        schedule.begins(Waited::Pause, looks);
+        schedule.look_begins();
+        assert!(schedule.may_defer(looks), "what is deleted does not wait for it");
+        schedule.deferred(looks + SECOND);
+        schedule.deferred(looks + 20 * SECOND);
+        assert!(schedule.may_defer(looks + 30 * SECOND));
+        assert!(!schedule.may_defer(looks + SECOND + LONGEST_DEFERRAL), "the first time counts");
+        schedule.looked(looks + 40 * SECOND);
+        assert!(schedule.may_defer(looks + 40 * SECOND));
     }
 
     #[test]
