@@ -82,7 +82,7 @@ fn own_gateway(vrf: &VrfConfig, side: &SideConfig, ipv6: bool) -> Option<IpAddr>
 pub(super) struct Rota {
     every: Duration,
     /// Each with when it is due, the earliest first.
-    turns: VecDeque<(Instant, Way)>,
+    turns: BTreeSet<(Instant, Way)>,
     /// Those whose last packet was lost.
     again: VecDeque<Way>,
 }
@@ -90,7 +90,7 @@ pub(super) struct Rota {
 impl Rota {
     /// Each way so often.
     pub(super) fn new(every: Duration) -> Self {
-        Self { every, turns: VecDeque::new(), again: VecDeque::new() }
+        Self { every, turns: BTreeSet::new(), again: VecDeque::new() }
     }
 
     /// Takes these ways. Those that it has keep their turns; what is new comes after the others have had theirs, spread evenly: a
@@ -109,11 +109,11 @@ impl Rota {
         if !self.again.is_empty() {
             return may_send(2).then(|| self.again.pop_front()).flatten().map(|way| (way, Packets::Both));
         }
-        if self.turns.front().is_none_or(|(due, _)| *due > now) || !may_send(1) {
+        if self.turns.first().is_none_or(|(due, _)| *due > now) || !may_send(1) {
             return None;
         }
-        let (_, way) = self.turns.pop_front()?;
-        self.turns.push_back((now + self.every, way.clone()));
+        let (_, way) = self.turns.pop_first()?;
+        self.turns.insert((now + self.every, way.clone()));
         Some((way, Packets::Long))
     }
 
@@ -124,7 +124,7 @@ impl Rota {
 
     /// When the next one is due.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        if self.again.is_empty() { self.turns.front().map(|(due, _)| *due) } else { Some(now) }
+        if self.again.is_empty() { self.turns.first().map(|(due, _)| *due) } else { Some(now) }
     }
 }
 
@@ -333,6 +333,25 @@ pub(super) mod tests {
         assert!(turns.values().flat_map(|times| times.windows(2)).all(|pair| pair[1] - pair[0] <= 5001));
         rota.take(&many(1), start + ms(20_000));
         assert_eq!((0..10_000).filter(|at| rota.next(start + ms(20_000 + at), |_| true).is_some()).count(), 2);
+    }
+
+    #[test]
+    fn ways_that_are_new_keep_those_that_were_there_from_no_turn() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        let mut rota = Rota::new(ms(5000));
+        let (before, all) = (many(1), many(4));
+        rota.take(&before, start);
+        rota.take(&all, start + ms(4000));
+        let mut turns: BTreeMap<Way, Vec<u64>> = BTreeMap::new();
+        for at in 0..=20_000 {
+            while let Some((way, _)) = rota.next(start + ms(at), |_| true) {
+                turns.entry(way).or_default().push(at);
+            }
+        }
+        let first = before.into_keys().next().unwrap();
+        assert_eq!(turns[&first], [5000, 10_000, 15_000, 20_000]);
+        assert!(turns.len() == 4 && turns.values().all(|times| times.windows(2).all(|pair| pair[1] - pair[0] == 5000)));
     }
 
     #[test]
