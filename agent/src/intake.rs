@@ -193,8 +193,14 @@ impl Pending {
 }
 
 impl State {
+    /// The newest one that is not stored yet.
     fn pending(&self) -> Option<&Pending> {
         self.next.as_ref().or(self.writing.as_ref())
+    }
+
+    /// The same of those that may still be stored: not of a cluster from which an operator has taken the host since.
+    fn pending_of(&self, at_rest: &Membership) -> Option<&Pending> {
+        self.next.iter().chain(&self.writing).find(|pending| at_rest.admits(pending.cluster))
     }
 }
 
@@ -262,16 +268,18 @@ impl Intake {
         let identity = identity.as_ref();
         // Nothing below waits, so that whoever goes away leaves nothing half done.
         let mut state = self.0.state.lock().await;
-        let at_rest = self.0.membership.load()?;
+        let at_rest = self.admits(cluster)?;
         // What is on its way to the disk counts as if it were there.
-        let membership = admits(state.pending().map_or(at_rest, |pending| at_rest.after(pending.cluster)), cluster)?;
+        let pending = state.pending_of(&at_rest);
+        let membership = admits(pending.map_or(at_rest, |pending| at_rest.after(pending.cluster)), cluster)?;
         // What was accepted under another certificate, or from another cluster, is nothing to go on from.
         let counts = |config: &&Arc<ValidHostConfig>, membership: &Membership| {
             is_meant(identity, &config.host) && !membership.is_new_to(cluster)
         };
         let stored = state.stored.as_ref().filter(|config| counts(config, &at_rest));
-        let pending = state.pending().filter(|pending| counts(&&pending.config, &membership));
-        let storing = pending.map(|pending| pending.config.revision);
+        let pending = pending.filter(|pending| counts(&&pending.config, &membership));
+        // A patch is stored behind whatever is stored before it.
+        let storing = state.pending().map(|pending| pending.config.revision);
         let Push { config, record } = read(&Base { stored: stored.map(|stored| &**stored), storing })?;
         if !is_meant(identity, &config.host) {
             let names = identity.map(|identity| identity.facts().names).unwrap_or_default();
@@ -322,13 +330,23 @@ impl Intake {
     async fn write(self) {
         while let Some((config, record, cluster)) = self.writing().await {
             let turn = self.0.turn.lock().await;
-            let (store, own) = (Arc::clone(&self.0.store), Arc::clone(&config));
-            let stored = self.0.reconciler.write(self.0.store.path(), move || store.store(&record, &own)).await;
-            let stored = stored.map_err(Refused::from).and_then(|stored| stored.map_err(Refused::from));
+            let stored = self.store(&config, record, cluster).await;
             let joined = if stored.is_ok() { self.join(cluster).await } else { Ok(()) };
             drop(turn);
             self.written(&config, stored, joined).await;
         }
+    }
+
+    /// Writes a configuration, unless an operator has taken the host from its cluster since it was accepted.
+    async fn store(
+        &self,
+        config: &Arc<ValidHostConfig>,
+        record: Record<Bytes>,
+        cluster: Option<ClusterId>,
+    ) -> Result<(), Refused> {
+        self.admits(cluster)?;
+        let (store, own) = (Arc::clone(&self.0.store), Arc::clone(config));
+        Ok(self.0.reconciler.write(self.0.store.path(), move || store.store(&record, &own)).await??)
     }
 
     /// What is being written.
@@ -338,14 +356,22 @@ impl Intake {
         Some((Arc::clone(&writing.config), writing.record.clone(), writing.cluster))
     }
 
-    /// Remembers whose the host is, once a configuration of that cluster is stored.
+    /// Remembers whose the host is, once a configuration of that cluster is stored. Where an operator has taken the host from it
+    /// meanwhile, that stays so, and the configuration is remembered as another cluster's.
     async fn join(&self, cluster: Option<ClusterId>) -> Result<(), Refused> {
-        let membership = self.0.membership.load()?;
-        if membership.after(cluster) != membership {
-            self.store_membership(membership.after(cluster)).await?;
+        let before = self.0.membership.load()?;
+        let admitted = admits(before, cluster);
+        let after = match &admitted {
+            Ok(membership) => membership.after(cluster),
+            Err(_) => Membership { accepted_from: cluster, ..before },
+        };
+        if after != before {
+            self.store_membership(after).await?;
+        }
+        if after.cluster != before.cluster {
             tracing::info!(cluster = cluster.map(|it| it.to_string()), "this host belongs to a cluster");
         }
-        Ok(())
+        admitted.map(drop)
     }
 
     async fn store_membership(&self, membership: Membership) -> Result<(), Refused> {

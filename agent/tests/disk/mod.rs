@@ -3,11 +3,12 @@
 use super::*;
 use axum::body::Bytes;
 use cps_peering_agent::{
+    cluster::{Membership, MembershipFile},
     intake::ConfigStore,
     ledger::{LedgerError, Record},
     objects::Mac,
 };
-use cps_peering_config::ValidHostConfig;
+use cps_peering_config::{ValidHostConfig, cluster::ClusterId};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -27,6 +28,8 @@ enum Disk {
 struct Faulty {
     ledger: Ledger,
     disk: Arc<(Mutex<Disk>, Condvar)>,
+    /// Revisions in the order in which their writes began.
+    begun: Arc<Mutex<Vec<u64>>>,
     /// Revisions in the order in which they were written.
     written: Arc<Mutex<Vec<u64>>>,
 }
@@ -35,6 +38,10 @@ impl Faulty {
     fn set(&self, disk: Disk) {
         *self.disk.0.lock().unwrap() = disk;
         self.disk.1.notify_all();
+    }
+
+    fn begun(&self) -> Vec<u64> {
+        self.begun.lock().unwrap().clone()
     }
 
     fn written(&self) -> Vec<u64> {
@@ -48,6 +55,7 @@ impl ConfigStore for Faulty {
     }
 
     fn store(&self, push: &Record<Bytes>, config: &ValidHostConfig) -> Result<(), LedgerError> {
+        self.begun.lock().unwrap().push(config.revision.number);
         let disk = self.disk.0.lock().unwrap();
         if *self.disk.1.wait_while(disk, |disk| *disk == Disk::Hangs).unwrap() == Disk::Fails {
             let path: PathBuf = self.path().to_owned();
@@ -79,7 +87,8 @@ impl Drop for Control {
 impl Control {
     fn new(agent: &Agent, disk: Disk) -> Self {
         let ledger = Ledger::new(agent.folder.path().join("ledger"));
-        Self(Faulty { ledger, disk: Arc::new((Mutex::new(disk), Condvar::new())), written: Arc::default() })
+        let disk = Arc::new((Mutex::new(disk), Condvar::new()));
+        Self(Faulty { ledger, disk, begun: Arc::default(), written: Arc::default() })
     }
 }
 
@@ -99,6 +108,21 @@ async fn started() -> (Arc<Agent>, Control) {
 fn push(agent: &Arc<Agent>, config: Value) -> tokio::task::JoinHandle<(u16, Value)> {
     let agent = Arc::clone(agent);
     tokio::spawn(async move { agent.put(&config).await })
+}
+
+/// The same for a cluster.
+fn push_as(agent: &Arc<Agent>, cluster: Option<u128>, config: Value) -> tokio::task::JoinHandle<u16> {
+    let agent = Arc::clone(agent);
+    tokio::spawn(async move { agent.call_as(cluster, "PUT", "/v1/config", &config).await.0 })
+}
+
+/// Nothing is left on the host.
+fn empty(number: u64) -> Value {
+    json!({ "revision": { "epoch": 1, "number": number }, "host": "h1", "underlay": "192.0.2.1" })
+}
+
+fn vrfs(agent: &Agent) -> usize {
+    agent.kernel.state().seen.links.keys().filter(|name| name.as_str().starts_with("cpsvrf")).count()
 }
 
 /// The side 1001 alone is removed; the port of the other VPC stays.
@@ -205,14 +229,13 @@ async fn a_disk_that_fails_after_it_hung_leaves_what_was_stored() {
     let mut third = unpeered(3);
     third["vrfs"] = json!({});
     let third = push(&agent, third);
-    let vrfs = || agent.kernel.state().seen.links.keys().filter(|name| name.as_str().starts_with("cpsvrf")).count();
-    until("it is in the kernel", || vrfs() == 0).await;
+    until("it is in the kernel", || vrfs(&agent) == 0).await;
     disk.set(Disk::Fails);
     for push in [second, third] {
         let (status, error) = push.await.unwrap();
         assert!(status == 503 && error["message"].as_str().unwrap().contains("ledger"), "{error}");
     }
-    until("all of it is there again", || sides(&agent) == before && vrfs() == 2).await;
+    until("all of it is there again", || sides(&agent) == before && vrfs(&agent) == 2).await;
     let report = agent.report_when(HostReport::in_sync).await;
     assert_eq!((report.desired, disk.written()), (Some(revision(1)), vec![1]));
 }
@@ -232,4 +255,72 @@ async fn the_first_configuration_of_all_waits_for_the_disk() {
     disk.set(Disk::Works);
     assert_eq!(second.await.unwrap().1["applied"]["number"], 2);
     assert_eq!((disk.written(), sides(&agent)), (vec![1, 2], 0));
+}
+
+const OURS: Option<u128> = Some(0xa);
+const OTHER: Option<u128> = Some(0xb);
+
+fn membership(disk: &Control) -> (Option<u128>, Option<u128>) {
+    let Membership { cluster, accepted_from } = MembershipFile::beside(disk.path()).load().unwrap();
+    let number = |id: ClusterId| u128::from_str_radix(&id.to_string(), 16).unwrap();
+    (cluster.map(number), accepted_from.map(number))
+}
+
+/// What `cps-peering-agent join` does.
+fn operator_joins(disk: &Control, cluster: Option<u128>) {
+    MembershipFile::beside(disk.path()).join(ClusterId::new(cluster.unwrap())).unwrap();
+}
+
+/// An agent that belongs to a cluster, which waits for the disk with the second configuration, and with the third behind it.
+async fn two_wait() -> (Arc<Agent>, Control, [tokio::task::JoinHandle<u16>; 2]) {
+    let (agent, disk) = started().await;
+    assert_eq!(push_as(&agent, OURS, config(1)).await.unwrap(), 200);
+    disk.set(Disk::Hangs);
+    let second = push_as(&agent, OURS, unpeered(2));
+    until("it is being written", || sides(&agent) == 0 && disk.begun() == [1, 1, 2]).await;
+    let third = push_as(&agent, OURS, empty(3));
+    until("it is in the kernel", || vrfs(&agent) == 0).await;
+    (agent, disk, [second, third])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_an_operator_has_given_away_stays_so_whatever_waited_for_the_disk() {
+    let (agent, disk, [second, third]) = two_wait().await;
+    operator_joins(&disk, OTHER);
+    assert_eq!(push_as(&agent, OURS, empty(4)).await.unwrap(), 409, "at once");
+    disk.set(Disk::Works);
+    assert_eq!([second.await.unwrap(), third.await.unwrap()], [409, 409]);
+    assert_eq!(
+        (disk.written(), membership(&disk)),
+        (vec![1, 1, 2], (OTHER, OURS)),
+        "the third is not written any more"
+    );
+    until("what is stored is there again", || vrfs(&agent) == 2 && sides(&agent) == 0).await;
+    assert_eq!(push_as(&agent, OTHER, config(1)).await.unwrap(), 200);
+    assert_eq!(membership(&disk), (OTHER, OTHER));
+}
+
+#[tokio::test]
+async fn the_new_cluster_of_a_host_does_not_wait_for_what_the_old_one_has_pushed() {
+    let (agent, disk, [second, third]) = two_wait().await;
+    operator_joins(&disk, OTHER);
+    let first = push_as(&agent, OTHER, config(1));
+    assert_eq!(third.await.unwrap(), 409, "it is superseded while the disk hangs");
+    disk.set(Disk::Works);
+    assert_eq!([second.await.unwrap(), first.await.unwrap()], [409, 200]);
+    assert_eq!((disk.written(), membership(&disk)), (vec![1, 1, 2, 1], (OTHER, OTHER)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_configuration_of_all_is_remembered_as_of_the_cluster_that_sent_it() {
+    let agent = Agent::start();
+    let disk = Control::new(&agent, Disk::Hangs);
+    let router = api::router(None, disk.0.clone(), SharesFile::beside(disk.path()), agent.reconciler.clone());
+    let agent = Arc::new(Agent { router, ..agent });
+    let first = push_as(&agent, OURS, config(5));
+    until("it is being written", || disk.begun() == [5]).await;
+    operator_joins(&disk, OTHER);
+    disk.set(Disk::Works);
+    assert_eq!((first.await.unwrap(), membership(&disk)), (409, (OTHER, OURS)));
+    assert_eq!(push_as(&agent, OTHER, config(1)).await.unwrap(), 200, "its revisions say nothing about those before");
 }
