@@ -329,10 +329,10 @@ impl Intake {
     /// Writes what is to be written, one after the other, until nothing is.
     async fn write(self) {
         while let Some((config, record, cluster)) = self.writing().await {
-            let turn = self.0.turn.lock().await;
+            // Whoever has it next finds nothing that is written and still pending.
+            let _turn = self.0.turn.lock().await;
             let stored = self.store(&config, record, cluster).await;
             let joined = if stored.is_ok() { self.join(cluster).await } else { Ok(()) };
-            drop(turn);
             self.written(&config, stored, joined).await;
         }
     }
@@ -416,6 +416,10 @@ impl Intake {
         // A controller that gives a host away and takes it anew may have its requests overtake each other.
         if newest.is_some_and(|config| !config.vrfs.is_empty() || !config.sides.is_empty()) {
             return Err(Refused::HasVpcs);
+        }
+        // Once it is stored the host would belong to its cluster again.
+        if state.writing.is_some() {
+            return Err(Refused::Busy("a configuration"));
         }
         drop(state);
         self.store_membership(Membership { cluster: None, ..membership }).await?;

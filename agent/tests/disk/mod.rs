@@ -110,10 +110,20 @@ fn push(agent: &Arc<Agent>, config: Value) -> tokio::task::JoinHandle<(u16, Valu
     tokio::spawn(async move { agent.put(&config).await })
 }
 
-/// The same for a cluster.
-fn push_as(agent: &Arc<Agent>, cluster: Option<u128>, config: Value) -> tokio::task::JoinHandle<u16> {
+/// The same for a cluster, with any method.
+fn call_as(
+    agent: &Arc<Agent>,
+    cluster: Option<u128>,
+    method: &'static str,
+    path: &'static str,
+    body: Value,
+) -> tokio::task::JoinHandle<u16> {
     let agent = Arc::clone(agent);
-    tokio::spawn(async move { agent.call_as(cluster, "PUT", "/v1/config", &config).await.0 })
+    tokio::spawn(async move { agent.call_as(cluster, method, path, &body).await.0 })
+}
+
+fn push_as(agent: &Arc<Agent>, cluster: Option<u128>, config: Value) -> tokio::task::JoinHandle<u16> {
+    call_as(agent, cluster, "PUT", "/v1/config", config)
 }
 
 /// Nothing is left on the host.
@@ -323,4 +333,19 @@ async fn the_first_configuration_of_all_is_remembered_as_of_the_cluster_that_sen
     disk.set(Disk::Works);
     assert_eq!((first.await.unwrap(), membership(&disk)), (409, (OTHER, OURS)));
     assert_eq!(push_as(&agent, OTHER, config(1)).await.unwrap(), 200, "its revisions say nothing about those before");
+}
+
+/// On one thread, so that what is asked for is waiting once it was let run.
+#[tokio::test]
+async fn a_host_does_not_leave_its_cluster_between_two_writes() {
+    let (agent, disk, [second, third]) = two_wait().await;
+    let leave = || call_as(&agent, OURS, "DELETE", "/v1/cluster", json!({}));
+    let early = leave();
+    for _ in 0..32 {
+        tokio::task::yield_now().await;
+    }
+    disk.set(Disk::Works);
+    assert_eq!([second.await.unwrap(), third.await.unwrap(), early.await.unwrap()], [200, 200, 503]);
+    assert_eq!((disk.written(), membership(&disk)), (vec![1, 1, 2, 3], (OURS, OURS)));
+    assert_eq!((leave().await.unwrap(), membership(&disk)), (204, (None, OURS)));
 }
