@@ -394,7 +394,7 @@ impl Intake {
                 None => reconciler.configure(Arc::clone(config)),
             }
         } else if let (None, Some(before)) = (&state.next, &state.stored) {
-            reconciler.configure(Arc::clone(before));
+            reconciler.take_back_to(Arc::clone(before));
         }
         outcome.send_replace(Some(stored.and(joined).map_err(Arc::new)));
         let mut next = state.next.take();

@@ -71,10 +71,18 @@ impl Handle {
     }
 
     /// The same for a configuration that is still being stored. Its revision is reported only when the promise is kept.
-    /// When it cannot be, [`Handle::configure`] brings back the one before.
+    /// When it cannot be, [`Handle::take_back_to`] brings back the one before.
     pub fn configure_early(&self, config: Arc<ValidHostConfig>) -> Promise {
         self.begin(Arc::clone(&config), Stored::NotYet);
         Promise { handle: self.clone(), config }
+    }
+
+    /// Brings back a configuration that is stored, since a newer one could not be. Nothing is reported to be in the kernel until it
+    /// was looked at: it may have the newer one.
+    pub fn take_back_to(&self, config: Arc<ValidHostConfig>) {
+        self.report.taken_back_to(&config);
+        self.config.send_replace(Some(Arc::clone(&config)));
+        self.begin(config, Stored::Yes);
     }
 
     fn announce(&self, config: &Arc<ValidHostConfig>) {

@@ -62,6 +62,13 @@ impl Report {
         });
     }
 
+    /// A configuration that the kernel was brought to could not be stored, and this one, which is, comes back: until it is looked,
+    /// nobody knows what the kernel has.
+    pub(super) fn taken_back_to(&self, config: &ValidHostConfig) {
+        self.report.send_modify(|report| report.applied = None);
+        self.accepted(config);
+    }
+
     /// Why a file that is being written is not written yet; none when it is.
     pub(super) fn hangs(&self, file: &str, reason: Option<String>) {
         self.report.send_modify(|report| {
@@ -187,10 +194,10 @@ impl Reporter {
         }
         let (counters, pass) = (self.counters, finding.pass());
         self.report.report.send_modify(|report| {
+            // Also where it was taken back since.
+            let before = std::mem::replace(&mut report.applied, had.as_ref().map(|config| config.revision));
             report.behind = scope::behind(report, had.as_ref().map(|config| &***config), &finding.problems);
-            if finding.seen {
-                report.applied = Some(config.revision);
-            }
+            report.applied = if finding.seen { Some(config.revision) } else { before };
             let mut wrong = self.report.wrong();
             wrong.kernel = finding.problems;
             report.problems = wrong.all();
@@ -297,6 +304,25 @@ mod tests {
         reporter.configured();
         assert!(reporter.stored().is_none());
         assert!(!reporter.is_clear(), "what is wrong may still be");
+    }
+
+    #[test]
+    fn what_was_taken_back_is_not_in_the_kernel_before_it_is_looked() {
+        let report = Report::new();
+        let mut reporter = Reporter::new(report.clone());
+        let config = config(2);
+        report.accepted(&config);
+        reporter.tell(&config, finding(7, &[]));
+        assert!(report.report.borrow().in_sync());
+        report.taken_back_to(&config);
+        let applied = || report.report.borrow().applied;
+        assert_eq!((applied(), report.report.borrow().desired), (None, Some(config.revision)));
+        reporter.tell(&config, Finding { seen: false, ..finding(7, &["kernel"]) });
+        assert_eq!(applied(), None, "it could not be read");
+        let behind = report.report.borrow().behind.clone();
+        assert_eq!(behind[0].applied, Some(config.revision), "what it had once it had");
+        reporter.tell(&config, finding(7, &[]));
+        assert!(report.report.borrow().in_sync());
     }
 
     #[test]

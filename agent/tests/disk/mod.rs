@@ -251,6 +251,23 @@ async fn a_disk_that_fails_after_it_hung_leaves_what_was_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::await_holding_lock, reason = "who waits for the kernel is the reconciler, on a thread of its own")]
+async fn what_could_not_be_stored_is_in_the_kernel_until_that_is_looked_at() {
+    let (agent, disk) = started().await;
+    disk.set(Disk::Hangs);
+    let second = push(&agent, unpeered(2));
+    until("it is in the kernel", || sides(&agent) == 0).await;
+    let kernel = agent.kernel.state();
+    disk.set(Disk::Fails);
+    assert_eq!(second.await.unwrap().0, 503);
+    let report = agent.reconciler.report().borrow().clone();
+    assert_eq!((report.desired, report.applied, report.in_sync()), (Some(revision(1)), None, false));
+    drop(kernel);
+    let report = agent.report_when(HostReport::in_sync).await;
+    assert_eq!((report.applied, sides(&agent) > 0), (Some(revision(1)), true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_configuration_of_all_waits_for_the_disk() {
     let agent = Agent::start();
     let disk = Control::new(&agent, Disk::Hangs);
