@@ -301,8 +301,8 @@ impl Worker {
         }
         if let Some(Pacing::Held { has, .. }) = target.pacing {
             let report = self.status(target).await?;
-            let had = Revision { number: has, ..config.revision };
-            if report.desired.is_some_and(|theirs| theirs >= had) {
+            // The term may be that of a controller before.
+            if report.desired.is_some_and(|theirs| theirs.number >= has) {
                 return Ok(report);
             }
             // It has lost what it was to go on with. Nothing would be worse than what others are tried with.

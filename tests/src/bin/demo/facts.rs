@@ -25,6 +25,8 @@ pub(crate) struct Facts {
     pub overlapping_vpc_reached: Option<bool>,
     /// From calling create until packets of a 1 kHz stream had come through in both directions.
     pub create_to_first_packet_ms: Option<f64>,
+    /// From taking prefixes out of a peering until the last packet of a 1 kHz stream between them, in the direction that stopped later.
+    pub narrow_to_last_packet_ms: Option<f64>,
     /// How long the call of delete took.
     pub delete_call_ms: Option<f64>,
     /// From calling delete until the last packet of a 1 kHz stream, in the direction that stopped later.

@@ -1,7 +1,7 @@
 //! The scenes of the demo, one after another.
 
 use crate::{TOPOLOGY, facts::Facts, story::Story};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cps_peering_config::id::PeeringId;
 use cps_peering_tests::{
     Lab, Server, command,
@@ -53,6 +53,7 @@ impl<'a> Scenes<'a> {
         self.not_transitive()?;
         self.overlapping_vpc_hears_nothing()?;
         self.agent_restart_loses_nothing()?;
+        self.narrowing_stops_traffic(&peering)?;
         self.delete_stops_traffic(&peering)?;
         self.kernels_are_as(&before)?;
         self.tear_down(&across, &empty)
@@ -284,14 +285,30 @@ impl<'a> Scenes<'a> {
         self.story.fact(lost == 0, "not one packet was lost")
     }
 
-    fn delete_stops_traffic(&mut self, peering: &PeeringId) -> Result<()> {
-        self.story.chapter("Delete A-B under 1 kHz in both directions");
+    fn narrowing_stops_traffic(&mut self, peering: &PeeringId) -> Result<()> {
+        self.story.chapter("Narrow A-B, under 1 kHz in both directions, to what B has on h1, and take that back");
+        let path = format!("{PEERINGS}/{peering}/prefixes");
+        let narrow = json!({ "vpcId": "vpc-a", "importPrefixes": ["10.2.0.0/24", "fd00:2::/64"] });
+        let (_, latest) = self.ends_streams("PUT", &path, Some(&narrow))?;
+        self.facts.narrow_to_last_packet_ms = Some(rounded(latest));
+        self.story.fact(true, &format!("traffic stopped {latest:.1} ms after the prefixes were changed"))?;
+        let kept = self.story.ping(self.a(), self.b_on_h1().ipv4()?)?;
+        self.story.fact(kept, "what is still among them is reached")?;
+        self.call("PUT", &path, Some(&json!({ "vpcId": "vpc-a", "importPrefixes": [] })))?;
+        self.lab.wait_in_sync()?;
+        let back = self.story.ping(self.a(), self.b_on_h2().ipv4()?)?;
+        self.story.fact(back, "A reaches all of B again")
+    }
+
+    /// Calls what ends the traffic between A on h1 and B on h2 under streams in both directions. How long the call took, and how long after it
+    /// began the last packet came, in the direction that stopped later; both in milliseconds.
+    fn ends_streams(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(f64, f64)> {
         let streams = self.streams()?;
         thread::sleep(WATCH);
-        let path = format!("{PEERINGS}/{peering}");
-        let (called, result) = self.call("DELETE", &path, None)?;
+        let (called, result) = self.call(method, path, body)?;
         let returned = milliseconds(called, SystemTime::now());
-        self.story.command(&format!("DELETE {path}"), &result.to_string());
+        let body = body.map(|body| format!(" {body}")).unwrap_or_default();
+        self.story.command(&format!("{method} {path}{body}"), &result.to_string());
         thread::sleep(WATCH);
         let records = stop(streams)?;
         let mut latest = f64::MIN;
@@ -304,12 +321,18 @@ impl<'a> Scenes<'a> {
                 .note(&format!("{direction}: {came} of {sent} packets came, the last {after:.1} ms after the call"));
             latest = latest.max(after);
         }
+        ensure!(records.iter().all(|record| record.lost() > 0), "traffic did not stop");
+        Ok((returned, latest))
+    }
+
+    fn delete_stops_traffic(&mut self, peering: &PeeringId) -> Result<()> {
+        self.story.chapter("Delete A-B under 1 kHz in both directions");
+        let (returned, latest) = self.ends_streams("DELETE", &format!("{PEERINGS}/{peering}"), None)?;
         self.facts.delete_call_ms = Some(rounded(returned));
         self.facts.delete_to_last_packet_ms = Some(rounded(latest));
-        let stopped = records.iter().all(|record| record.lost() > 0);
         let statement =
             format!("traffic stopped {latest:.1} ms after delete was called, which answered after {returned:.1} ms");
-        self.story.fact(stopped, &statement)?;
+        self.story.fact(true, &statement)?;
         let mut reached = false;
         for to in [self.b_on_h2(), self.b_on_h1()] {
             for address in [to.ipv4()?, to.ipv6()?] {
