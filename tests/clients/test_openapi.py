@@ -207,6 +207,9 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
         do(admin, "backUp")
     assert do(admin, "audit", query={"limit": 1000})["entries"]
     assert do(admin, "events")["events"]
+    # Without a rollout there is nothing to stop or to go on with.
+    for operation in ("showRollout", "stopRollout", "continueRollout"):
+        assert do(admin, operation)["state"] == "none"
     do(mine, "deleteVpcPeering", **id, **north)
     do(mine, "deleteVpcPeering", vpcPeeringId=asked, **north)
     do(mine, "deleteVpc", vpcId=a, **north)

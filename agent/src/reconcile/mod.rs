@@ -302,6 +302,9 @@ impl<K: Kernel> Reconciler<K> {
             self.measure_before(&chunk);
             let refused = self.apply(&chunk)?;
             self.reporter.count().failures += refused.len() as u64;
+            for (place, _) in &refused {
+                self.seen.refused(&chunk[*place]);
+            }
             if self.goal.was_reached() {
                 self.reporter.count().drift_repaired += (chunk.len() - refused.len()) as u64;
                 for operation in chunk.iter().take(MAX_PROBLEMS) {

@@ -22,6 +22,9 @@ pub(super) struct Seen {
     aliases: Aliases,
     /// Settings of devices that could not be put right, or were left alone.
     left_wrong: BTreeSet<(InterfaceName, DeviceSetting)>,
+    /// Whether a device may be without the filter of the underlay. Only a look at everything tries it again, and tells that it is not so any
+    /// more; until then, a look at a part would set tunnels up.
+    unguarded: bool,
 }
 
 impl Seen {
@@ -47,7 +50,7 @@ impl Seen {
         let DirtySet::Parts(parts) = dirty else { return None };
         let is_blocked = parts.devices.iter().any(|device| self.blocked.contains(device));
         let is_worth_it = !dirty.is_nothing() || !all_is_due;
-        if is_worth_it && !is_blocked { self.underlay } else { None }
+        if is_worth_it && !is_blocked && !self.unguarded { self.underlay } else { None }
     }
 
     /// The kernel's names of ports.
@@ -62,11 +65,20 @@ impl Seen {
 
     /// Everything is as it could be made, but for these operations.
     pub(super) fn left(&mut self, operations: impl Iterator<Item = Operation>) {
-        let settings = operations.filter_map(|operation| match operation {
-            Operation::Set(device, setting, _) => Some((device, setting)),
-            _ => None,
-        });
-        self.left_wrong = settings.collect();
+        self.unguarded = false;
+        self.left_wrong.clear();
+        for operation in operations {
+            match operation {
+                Operation::Set(device, setting, _) => drop(self.left_wrong.insert((device, setting))),
+                Operation::AddGuard(..) => self.unguarded = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// The kernel refused an operation of a look that has not come to its end.
+    pub(super) fn refused(&mut self, operation: &Operation) {
+        self.unguarded |= matches!(operation, Operation::AddGuard(..));
     }
 
     /// Whether ports are the interfaces that they were.
@@ -95,7 +107,7 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{dirty_set::Parts, kernel::memory};
+    use crate::{dirty_set::Parts, kernel::memory, objects::GuardKind};
     use cps_peering_config::{HostConfig, report::ProblemKind};
     use serde_json::json;
 
@@ -135,6 +147,24 @@ mod tests {
         }
         seen.forget_underlay();
         assert_eq!(seen.quick_way(&part(&["eth1"]), false), None);
+    }
+
+    #[test]
+    fn a_part_is_not_enough_while_a_device_may_be_without_the_filter_of_the_underlay() {
+        let underlay = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
+        let mut seen = Seen::default();
+        seen.note_underlay(underlay, &[]);
+        let guard = Operation::AddGuard(name("eth9"), GuardKind::Device);
+        seen.refused(&Operation::AddIngress(name("eth9")));
+        assert_eq!(seen.quick_way(&part(&["eth1"]), false), Some(underlay));
+        // Also where the look ended early.
+        seen.refused(&guard);
+        seen.note_underlay(underlay, &[]);
+        assert_eq!(seen.quick_way(&part(&["eth1"]), false), None);
+        seen.left([guard].into_iter());
+        assert_eq!(seen.quick_way(&part(&["eth1"]), false), None);
+        seen.left([Operation::AddIngress(name("eth9"))].into_iter());
+        assert_eq!(seen.quick_way(&part(&["eth1"]), false), Some(underlay));
     }
 
     #[test]
