@@ -213,7 +213,7 @@ async fn status(State(api): State<Api>) -> Json<HostReport> {
 /// Says in every answer whose this host is.
 async fn say_whose(State(intake): State<Intake>, request: Request, next: Next) -> Response {
     let mut answer = next.run(request).await;
-    if let Some(cluster) = intake.cluster().and_then(|cluster| cluster.to_string().parse().ok()) {
+    if let Some(cluster) = intake.cluster().await.and_then(|cluster| cluster.to_string().parse().ok()) {
         answer.headers_mut().insert(CLUSTER_HEADER, cluster);
     }
     answer
@@ -247,7 +247,7 @@ async fn probes(State(api): State<Api>) -> Json<ProbeReport> {
 
 async fn put_shares(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Json<TrafficReport>, Response> {
     // A task of its own: a client that goes away must not leave what is stored and what is done apart.
-    api.intake.admits(cluster_of(&headers)).map_err(|refused| api.refuse(&refused))?;
+    api.intake.admits(cluster_of(&headers)).await.map_err(|refused| api.refuse(&refused))?;
     let own = api.clone();
     let granted = tokio::spawn(async move { own.grant(&body).await }).await;
     granted.unwrap_or_else(|error| Err(error.into())).map(Json).map_err(|refused| api.refuse(&refused))

@@ -3,6 +3,9 @@
 //! What ends traffic does not wait for the disk, so the kernel is brought to a configuration while it is being stored; it is
 //! confirmed only when it is. One is written at a time. What is pushed while the disk does not answer is in the kernel as well, and
 //! the newest of it waits to be written next; those before it are never confirmed. So there are never more than two.
+//!
+//! A disk that refuses is one that is slow: whoever pushed is told, the kernel keeps what it has, since what was ended must not come back
+//! (rule C5), and the write is tried again until it succeeds or a newer configuration takes its place.
 
 use crate::{
     cluster::{Membership, MembershipError, MembershipFile},
@@ -11,7 +14,12 @@ use crate::{
 };
 use axum::{body::Bytes, http::StatusCode};
 use cps_peering_config::{
-    InvalidHostConfig, Revision, ValidHostConfig, cluster::ClusterId, format::FormatError, id::HostId, tls as names,
+    InvalidHostConfig, Revision, ValidHostConfig,
+    cluster::ClusterId,
+    format::FormatError,
+    id::HostId,
+    retry::{Backoff, Retry},
+    tls as names,
 };
 use cps_peering_http::tls::Identity;
 use std::{
@@ -21,9 +29,15 @@ use std::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, Notify, watch},
+    task::spawn_blocking,
     time::timeout,
 };
+
+/// How long a write that failed is left alone; no longer than whoever pushes it again waits for the answer.
+const TRY_AGAIN: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+/// How long the membership is read before the last known one is taken instead.
+const MEMBERSHIP_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where an accepted configuration survives a reboot.
 pub trait ConfigStore: Send + Sync + 'static {
@@ -83,6 +97,8 @@ pub(crate) enum Refused {
     HasVpcs,
     #[error("{0} is still being written: ask again")]
     Busy(&'static str),
+    #[error("{0} could not be read in time, and was not read before")]
+    Unread(String),
     #[error(transparent)]
     Asked(#[from] RequestError),
     #[error("the shares could not be stored: {0}")]
@@ -109,6 +125,7 @@ impl Refused {
             | Refused::Interrupted(_)
             | Refused::Hangs { .. }
             | Refused::Busy(_)
+            | Refused::Unread(_)
             | Refused::Asked(_)
             | Refused::Shares(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -158,6 +175,12 @@ struct Inner {
     turn: Arc<Mutex<()>>,
     store: Arc<dyn ConfigStore>,
     membership: MembershipFile,
+    /// What it said when it was last read.
+    known: watch::Sender<Option<Membership>>,
+    /// Held while it is read: a disk that hangs keeps one thread, not one for each request.
+    reading: Arc<Mutex<()>>,
+    /// Woken when a configuration comes that takes the place of one whose write has failed.
+    newer: Notify,
     reconciler: Handle,
     /// Whose certificate says which host this is; none without TLS.
     identity: Option<Identity>,
@@ -181,7 +204,9 @@ struct Pending {
     config: Arc<ValidHostConfig>,
     record: Record<Bytes>,
     cluster: Option<ClusterId>,
-    /// None where the kernel waits for the disk, too.
+    /// Whether the kernel is brought to it already; otherwise it waits for the disk, too.
+    early: bool,
+    /// To be kept once it is stored; none where the kernel waits, or it is kept.
     promise: Option<Promise>,
     outcome: watch::Sender<Outcome>,
 }
@@ -223,18 +248,42 @@ impl Intake {
         let membership = MembershipFile::beside(store.path());
         let state = Mutex::new(State { stored, writing: None, next: None });
         let store = Arc::new(store);
-        Self(Arc::new(Inner { state, turn: Arc::default(), store, membership, reconciler, identity }))
+        // A file that cannot be read is told of where it matters.
+        let known = watch::Sender::new(membership.load().ok());
+        let (turn, reading, newer) = Default::default();
+        Self(Arc::new(Inner { state, turn, store, membership, known, reading, newer, reconciler, identity }))
     }
 
     /// Whose this host is, as far as it is known.
-    pub(crate) fn cluster(&self) -> Option<ClusterId> {
-        // A file that cannot be read is told of where it matters.
-        self.0.membership.load().ok()?.cluster
+    pub(crate) async fn cluster(&self) -> Option<ClusterId> {
+        self.membership().await.ok()?.cluster
     }
 
     /// Whose this host is, where a controller of this cluster may configure it.
-    pub(crate) fn admits(&self, asks: Option<ClusterId>) -> Result<Membership, Refused> {
-        admits(self.0.membership.load()?, asks)
+    pub(crate) async fn admits(&self, asks: Option<ClusterId>) -> Result<Membership, Refused> {
+        admits(self.membership().await?, asks)
+    }
+
+    /// What the file says, since operators write it, too; where the disk does not answer in time, what it said last.
+    async fn membership(&self) -> Result<Membership, Refused> {
+        if let Ok(read) = timeout(MEMBERSHIP_WITHIN, self.read_membership()).await {
+            return read;
+        }
+        let known = *self.0.known.borrow();
+        known.ok_or_else(|| Refused::Unread(self.0.membership.path().display().to_string()))
+    }
+
+    /// What the file says, however long that takes.
+    async fn read_membership(&self) -> Result<Membership, Refused> {
+        let reading = Arc::clone(&self.0.reading).lock_owned().await;
+        let own = self.clone();
+        let load = spawn_blocking(move || {
+            let _reading = reading;
+            let loaded = own.0.membership.load()?;
+            own.0.known.send_replace(Some(loaded));
+            Ok::<_, MembershipError>(loaded)
+        });
+        Ok(load.await??)
     }
 
     /// Takes up a configuration. Returns when it is stored, with its revision, or says why it is not by then.
@@ -266,9 +315,9 @@ impl Intake {
     ) -> Result<(Revision, Taken), Refused> {
         let Inner { reconciler, identity, .. } = &*self.0;
         let identity = identity.as_ref();
-        // Nothing below waits, so that whoever goes away leaves nothing half done.
         let mut state = self.0.state.lock().await;
-        let at_rest = self.admits(cluster)?;
+        let at_rest = self.admits(cluster).await?;
+        // Nothing below waits, so that whoever goes away leaves nothing half done.
         // What is on its way to the disk counts as if it were there.
         let pending = state.pending_of(&at_rest);
         let membership = admits(pending.map_or(at_rest, |pending| at_rest.after(pending.cluster)), cluster)?;
@@ -298,8 +347,8 @@ impl Intake {
             }
             if revision == have.revision {
                 match pending {
-                    Some(Pending { outcome, promise, .. }) => {
-                        let taken = Taken::Pending { outcome: outcome.subscribe(), early: promise.is_some() };
+                    Some(Pending { outcome, early, .. }) => {
+                        let taken = Taken::Pending { outcome: outcome.subscribe(), early: *early };
                         return Ok((revision, taken));
                     }
                     // Nothing is to be done, unless it is not known yet whose the host is.
@@ -313,8 +362,9 @@ impl Intake {
         let early = stored.is_some();
         let promise = early.then(|| reconciler.configure_early(Arc::clone(&config)));
         let (outcome, receiver) = watch::channel(None);
-        let pending = Pending { config, record, cluster, promise, outcome };
+        let pending = Pending { config, record, cluster, early, promise, outcome };
         if state.writing.is_some() {
+            self.0.newer.notify_one();
             if let Some(before) = state.next.replace(pending) {
                 let superseded = Refused::Superseded(before.config.revision);
                 before.end(Err(Arc::new(superseded)));
@@ -328,12 +378,25 @@ impl Intake {
 
     /// Writes what is to be written, one after the other, until nothing is.
     async fn write(self) {
+        let (mut retry, mut in_ledger) = (Retry::new(TRY_AGAIN), false);
         while let Some((config, record, cluster)) = self.writing().await {
             // Whoever has it next finds nothing that is written and still pending.
-            let _turn = self.0.turn.lock().await;
-            let stored = self.store(&config, record, cluster).await;
-            let joined = if stored.is_ok() { self.join(cluster).await } else { Ok(()) };
-            self.written(&config, stored, joined).await;
+            let turn = self.0.turn.lock().await;
+            // What is in the ledger is not written there twice: a patch leads from its base alone.
+            let stored = if in_ledger { Ok(()) } else { self.store(&config, record, cluster).await };
+            in_ledger = stored.is_ok();
+            let result = match stored {
+                Ok(()) => self.join(cluster).await,
+                refused => refused,
+            };
+            let again = self.written(&config, in_ledger, result).await;
+            drop(turn);
+            if again {
+                let _ = timeout(retry.failed(), self.0.newer.notified()).await;
+            } else {
+                retry.reset();
+                in_ledger = false;
+            }
         }
     }
 
@@ -344,7 +407,7 @@ impl Intake {
         record: Record<Bytes>,
         cluster: Option<ClusterId>,
     ) -> Result<(), Refused> {
-        self.admits(cluster)?;
+        admits(self.read_membership().await?, cluster)?;
         let (store, own) = (Arc::clone(&self.0.store), Arc::clone(config));
         Ok(self.0.reconciler.write(self.0.store.path(), move || store.store(&record, &own)).await??)
     }
@@ -359,7 +422,7 @@ impl Intake {
     /// Remembers whose the host is, once a configuration of that cluster is stored. Where an operator has taken the host from it
     /// meanwhile, that stays so, and the configuration is remembered as another cluster's.
     async fn join(&self, cluster: Option<ClusterId>) -> Result<(), Refused> {
-        let before = self.0.membership.load()?;
+        let before = self.read_membership().await?;
         let admitted = admits(before, cluster);
         let after = match &admitted {
             Ok(membership) => membership.after(cluster),
@@ -377,32 +440,61 @@ impl Intake {
     async fn store_membership(&self, membership: Membership) -> Result<(), Refused> {
         let file = self.0.membership.clone();
         let path = file.path().to_owned();
-        Ok(self.0.reconciler.write(&path, move || file.store(&membership)).await??)
+        self.0.reconciler.write(&path, move || file.store(&membership)).await??;
+        self.0.known.send_replace(Some(membership));
+        Ok(())
     }
 
-    /// A write has ended. The next one begins.
-    async fn written(&self, config: &Arc<ValidHostConfig>, stored: Result<(), Refused>, joined: Result<(), Refused>) {
+    /// A write has ended, and whoever waits for it is told. True where it is to be tried again; otherwise the next one begins.
+    async fn written(&self, config: &Arc<ValidHostConfig>, in_ledger: bool, result: Result<(), Refused>) -> bool {
         let reconciler = &self.0.reconciler;
         let mut state = self.0.state.lock().await;
-        let Some(written) = state.writing.take() else { return };
-        let Pending { promise, outcome, .. } = written;
-        if stored.is_ok() {
+        let State { stored, writing: Some(writing), next } = &mut *state else { return false };
+        if in_ledger && !stored.as_ref().is_some_and(|stored| Arc::ptr_eq(stored, config)) {
             tracing::info!(revision = %config.revision, "configuration accepted");
-            state.stored = Some(Arc::clone(config));
-            match promise {
+            *stored = Some(Arc::clone(config));
+            match writing.promise.take() {
                 Some(promise) => promise.keep(),
                 None => reconciler.configure(Arc::clone(config)),
             }
-        } else if let (None, Some(before)) = (&state.next, &state.stored) {
+        }
+        let file = self.0.store.path().display().to_string();
+        let failed = result.as_ref().err().filter(|refused| !matches!(refused, Refused::OtherCluster { .. }));
+        // What is only in the way of the next one, or never came to the kernel, is not tried again.
+        let again = failed.is_some() && next.is_none() && (writing.early || in_ledger);
+        let reason = failed.filter(|_| again).map(|refused| {
+            format!(
+                "{refused}; it is tried again, and until it succeeds nothing new is confirmed to the controller. The kernel is kept as the \
+                 newest configuration wants it"
+            )
+        });
+        if let Some(reason) = &reason {
+            tracing::error!(revision = %config.revision, "{reason}");
+        }
+        reconciler.hangs(&file, reason);
+        if again {
+            // Whoever comes from now on waits for the next try.
+            let told = std::mem::replace(&mut writing.outcome, watch::Sender::new(None));
+            told.send_replace(Some(result.map_err(Arc::new)));
+            return true;
+        }
+        if !in_ledger
+            && failed.is_none()
+            && next.is_none()
+            && let Some(before) = stored
+        {
+            // It was another cluster's, from which an operator has taken the host.
             reconciler.take_back_to(Arc::clone(before));
         }
-        outcome.send_replace(Some(stored.and(joined).map_err(Arc::new)));
-        let mut next = state.next.take();
+        writing.end(result.map_err(Arc::new));
+        let mut next = next.take();
         // There is something to go back to now.
-        if let Some(next) = next.as_mut().filter(|next| next.promise.is_none() && state.stored.is_some()) {
+        if let Some(next) = next.as_mut().filter(|next| !next.early && stored.is_some()) {
+            next.early = true;
             next.promise = Some(reconciler.configure_early(Arc::clone(&next.config)));
         }
         state.writing = next;
+        false
     }
 
     /// Lets the host go, which has nothing any more.
@@ -410,7 +502,7 @@ impl Intake {
         let Ok(_turn) = timeout(patience, Arc::clone(&self.0.turn).lock_owned()).await else {
             return Err(Refused::Busy("the ledger"));
         };
-        let membership = self.admits(cluster)?;
+        let membership = self.admits(cluster).await?;
         let state = self.0.state.lock().await;
         let newest = state.pending().map(|pending| &pending.config).or(state.stored.as_ref());
         // A controller that gives a host away and takes it anew may have its requests overtake each other.

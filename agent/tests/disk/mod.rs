@@ -229,42 +229,89 @@ async fn of_what_is_pushed_to_a_disk_that_hangs_the_newest_is_stored_next() {
     assert_eq!(disk.ledger.load().unwrap().unwrap().revision, revision(5));
 }
 
+/// C5.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_fails_after_it_hung_leaves_what_was_stored() {
+async fn a_disk_that_fails_brings_nothing_back_and_stores_the_newest_when_it_works() {
     let (agent, disk) = started().await;
-    let before = sides(&agent);
     disk.set(Disk::Hangs);
     let second = push(&agent, unpeered(2));
     until("it is in the kernel", || sides(&agent) == 0).await;
-    let mut third = unpeered(3);
-    third["vrfs"] = json!({});
-    let third = push(&agent, third);
+    let third = push(&agent, empty(3));
     until("it is in the kernel", || vrfs(&agent) == 0).await;
     disk.set(Disk::Fails);
     for push in [second, third] {
         let (status, error) = push.await.unwrap();
         assert!(status == 503 && error["message"].as_str().unwrap().contains("ledger"), "{error}");
     }
-    until("all of it is there again", || sides(&agent) == before && vrfs(&agent) == 2).await;
-    let report = agent.report_when(HostReport::in_sync).await;
-    assert_eq!((report.desired, disk.written()), (Some(revision(1)), vec![1]));
+    until("it is tried again by itself", || disk.begun().len() > 4).await;
+    assert_eq!((vrfs(&agent), sides(&agent)), (0, 0), "what was ended stays so");
+    let report = agent.reconciler.report().borrow().clone();
+    assert_eq!((report.desired, report.in_sync(), disk.written()), (Some(revision(1)), false, vec![1]));
+    // Whoever pushes it again is answered with the next try, and what is newer takes its place.
+    let (status, error) = agent.put(&empty(3)).await;
+    assert!(status == 503 && error["message"].as_str().unwrap().contains("ledger"), "{error}");
+    assert_eq!(agent.put(&unpeered(2)).await.0, 409, "older than what the kernel has");
+    let fourth = push(&agent, unpeered(4));
+    until("it is in the kernel", || vrfs(&agent) == 2).await;
+    assert_eq!(fourth.await.unwrap().0, 503);
+    disk.set(Disk::Works);
+    let report = agent.report_when(|report| report.applied == Some(revision(4))).await;
+    assert!(report.in_sync(), "{report:?}");
+    assert_eq!((disk.written(), disk.ledger.load().unwrap().unwrap().revision), (vec![1, 4], revision(4)));
+}
+
+/// Stored, and then whose the host is cannot be written: it is not pushed again for nothing, and not written twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_a_host_is_is_written_later_where_that_fails() {
+    let (agent, disk) = started().await;
+    let blocked = disk.path().with_extension("cluster.new");
+    std::fs::create_dir(&blocked).unwrap();
+    assert_eq!(push_as(&agent, OURS, unpeered(2)).await.unwrap(), 503);
+    let report = agent.report_when(|report| !report.problems.is_empty()).await;
+    assert_eq!((report.desired, disk.written()), (Some(revision(2)), vec![1, 2]));
+    std::fs::remove_dir(&blocked).unwrap();
+    agent.report_when(HostReport::in_sync).await;
+    assert_eq!((disk.written(), membership(&disk)), (vec![1, 2], (OURS, OURS)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::await_holding_lock, reason = "who waits for the kernel is the reconciler, on a thread of its own")]
-async fn what_could_not_be_stored_is_in_the_kernel_until_that_is_looked_at() {
+async fn what_is_taken_back_is_in_the_kernel_until_that_is_looked_at() {
     let (agent, disk) = started().await;
+    assert_eq!(push_as(&agent, OURS, config(1)).await.unwrap(), 200);
     disk.set(Disk::Hangs);
-    let second = push(&agent, unpeered(2));
-    until("it is in the kernel", || sides(&agent) == 0).await;
-    let kernel = agent.kernel.state();
-    disk.set(Disk::Fails);
-    assert_eq!(second.await.unwrap().0, 503);
-    let report = agent.reconciler.report().borrow().clone();
-    assert_eq!((report.desired, report.applied, report.in_sync()), (Some(revision(1)), None, false));
-    drop(kernel);
+    let second = push_as(&agent, OURS, unpeered(2));
+    until("it is in the kernel", || sides(&agent) == 0 && disk.begun().len() == 3).await;
+    let third = push_as(&agent, OURS, unpeered(3));
+    until("it waits", || agent.kernel.state().looks.len() > 3).await;
+    operator_joins(&disk, OTHER);
+    disk.set(Disk::Works);
+    assert_eq!([second.await.unwrap(), third.await.unwrap()], [409, 409]);
     let report = agent.report_when(HostReport::in_sync).await;
-    assert_eq!((report.applied, sides(&agent) > 0), (Some(revision(1)), true));
+    assert_eq!(report.applied, Some(revision(2)));
+}
+
+/// A file that is read for ever: a pipe that nobody writes to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
+    let (agent, disk) = started().await;
+    assert_eq!(push_as(&agent, OURS, config(1)).await.unwrap(), 200);
+    let file = disk.path().with_extension("cluster");
+    let kept = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let removal = push_as(&agent, OURS, unpeered(2));
+    let strangers = push_as(&agent, OTHER, empty(3));
+    until("what is removed is removed", || sides(&agent) == 0).await;
+    assert_eq!(strangers.await.unwrap(), 409, "what is known holds");
+    assert_eq!(agent.call("GET", "/v1/status", &json!({})).await.0, 200);
+    // Whoever reads it gets it now.
+    let mut pipe = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, &kept).unwrap();
+    std::io::Write::write_all(&mut pipe, &kept).unwrap();
+    drop(pipe);
+    assert_eq!(removal.await.unwrap(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
