@@ -275,7 +275,6 @@ async fn whose_a_host_is_is_written_later_where_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::await_holding_lock, reason = "who waits for the kernel is the reconciler, on a thread of its own")]
 async fn what_is_taken_back_is_in_the_kernel_until_that_is_looked_at() {
     let (agent, disk) = started().await;
     assert_eq!(push_as(&agent, OURS, config(1)).await.unwrap(), 200);
@@ -291,7 +290,16 @@ async fn what_is_taken_back_is_in_the_kernel_until_that_is_looked_at() {
     assert_eq!(report.applied, Some(revision(2)));
 }
 
-/// A file that is read for ever: a pipe that nobody writes to.
+/// A file that is read for ever: a pipe that nobody writes to, until this goes.
+struct Pipe(PathBuf);
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // Whatever becomes of the test, nobody is left who reads.
+        let _ = std::fs::OpenOptions::new().read(true).write(true).open(&self.0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
     let (agent, disk) = started().await;
@@ -300,17 +308,18 @@ async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
     let kept = std::fs::read(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let pipe = Pipe(file.clone());
     let removal = push_as(&agent, OURS, unpeered(2));
     let strangers = push_as(&agent, OTHER, empty(3));
     until("what is removed is removed", || sides(&agent) == 0).await;
     assert_eq!(strangers.await.unwrap(), 409, "what is known holds");
     assert_eq!(agent.call("GET", "/v1/status", &json!({})).await.0, 200);
     // Whoever reads it gets it now.
-    let mut pipe = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, &kept).unwrap();
-    std::io::Write::write_all(&mut pipe, &kept).unwrap();
-    drop(pipe);
+    std::io::Write::write_all(&mut writer, &kept).unwrap();
+    drop((writer, pipe));
     assert_eq!(removal.await.unwrap(), 200);
 }
 
