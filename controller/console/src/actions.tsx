@@ -29,18 +29,21 @@ interface Props { peering: Peering; onClose: () => void; block?: boolean }
 function Accept({ peering, onClose }: Props) {
   const { remoteVpcInfo: peer, vpcInfo: own } = peering;
   const [choices, setChoices] = useState(EVERYTHING);
+  const [typing, setTyping] = useState(false);
   const call = acceptCall(peering, choices);
   const accept = async () => void (await carryOut(call, t("accept.done")));
   const picker = { choices, names: [own.vpcName, peer.vpcName] as [string, string], own: own.addressPrefix, peer: peer.addressPrefix };
   const [ready, limited] = [areReady(picker), choices.export.limited || choices.import.limited];
-  const preview = usePreview(call, ready && limited, JSON.stringify(reachableOf(peering)));
+  // Checks that tell of another account's network are limited per day.
+  const toCheck = ready && limited && !(isCrossAccount(peering) && typing);
+  const preview = usePreview(call, toCheck, JSON.stringify(reachableOf(peering)));
   const after = limited ? preview?.reachable : isScoped(peering) ? reachableOf(peering) : undefined;
   return (
     <Dialog title={t("accept.title")} confirm={t("action.accept")} disabled={!ready} onConfirm={accept} onClose={onClose} calls={[call]}>
       {summary(peering)}
       <p>{t("accept.text", { account: peer.accountId, cidrs: peer.addressPrefix.join(", "), vpc: own.vpcName })}</p>
       <Compared peering={peering} />
-      <Checked preview={preview} busy={ready && limited}><Limit {...picker} onChoose={setChoices} /></Checked>
+      <Checked preview={preview} busy={toCheck}><Limit {...picker} onChoose={setChoices} onTyping={setTyping} /></Checked>
       {after && <Reach own={own.vpcName} peer={peer.vpcName} after={after} />}
       {peering.message && <p class="note plain">{t("requests.message")}: <bdi>{peering.message}</bdi></p>}
       <p class="note warn">{t("accept.warning")}</p>

@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useState } from "preact/hooks";
-import { isSessionEnd, perform, type Reachable, type Side } from "./api.ts";
+import { isSessionEnd, perform, Refused, type Reachable, type Side } from "./api.ts";
 import type { Call, Option } from "./calls.tsx";
 import { faultOf, isUnfinished, listOf, type Choice, type Choices } from "./choice.ts";
 import { difference } from "./cidr.ts";
@@ -13,6 +13,8 @@ import { Field } from "./ui.tsx";
 
 /** How long nothing is typed before what was typed is checked, in milliseconds. */
 const PAUSE = 350;
+/** How long after a check that the controller could not answer the next one is tried, in milliseconds. */
+const AGAIN = 3000;
 /** How many prefixes of a kind are shown of what becomes reachable. */
 const SHOWN = 12;
 
@@ -97,10 +99,15 @@ export function Picker(its: PickerProps) {
 export function Limit(its: PickerProps) {
   const [open, setOpen] = useState(false);
   const limited = its.choices.export.limited || its.choices.import.limited;
+  // What keeps the form from being sent is in sight.
+  const ready = areReady(its);
   return (
-    <details class="limit" onToggle={(event) => setOpen(event.currentTarget.open)}>
+    <details class="limit" open={open || !ready} onToggle={(event) => {
+      if (!ready) event.currentTarget.open = true;
+      setOpen(event.currentTarget.open);
+    }}>
       <summary>{t("prefixes.limit")}{limited && <span class="quiet"> · {t("prefixes.limited")}</span>}</summary>
-      {open && <div class="stack"><p class="hint">{t("prefixes.text")}</p><Picker {...its} /></div>}
+      {(open || !ready) && <div class="stack"><p class="hint">{t("prefixes.text")}</p><Picker {...its} /></div>}
     </details>
   );
 }
@@ -122,20 +129,28 @@ export function usePreview({ method, path, body }: Call, ready: boolean, of = ""
   useChanges();
   const key = JSON.stringify([path, body, of]);
   const [known, setKnown] = useState<Preview & { key: string }>();
+  const [tries, setTries] = useState(0);
   useEffect(() => {
     if (!ready) return;
     let stale = false;
+    let again: ReturnType<typeof setTimeout> | undefined;
     const timer = setTimeout(() => {
       perform<{ reachable?: Reachable }>({ method, path, body: { ...(body as object), dryRun: true } }).then(
         ({ reachable }) => stale || setKnown({ key, ...(reachable ? { reachable } : {}) }),
         // Whose session has ended is asked to sign in, and then it is checked again.
-        (error: Error) => stale || isSessionEnd(error) || setKnown({ key, error }));
+        (error: Error) => {
+          if (stale || isSessionEnd(error)) return;
+          setKnown({ key, error });
+          // A refusal stays one; what was not answered is asked again.
+          if (!(error instanceof Refused) || error.code >= 500) again = setTimeout(() => setTries((tries) => tries + 1), AGAIN);
+        });
     }, PAUSE);
     return () => {
       stale = true;
       clearTimeout(timer);
+      clearTimeout(again);
     };
-  }, [key, ready, timesSignedIn()]);
+  }, [key, ready, timesSignedIn(), tries]);
   return ready && known?.key === key ? known : undefined;
 }
 

@@ -14,7 +14,7 @@ const WHOLE: [RegExp, Key][] = [
 const REASONS: [RegExp, Key][] = [
   [/timed out|deadline has elapsed/i, "said.timeout"],
   [/dns error|failed to lookup/i, "said.dns"],
-  [/certificate/i, "said.certificate"],
+  [/invalid peer certificate|certificate (verify|has expired|is not yet valid|unknown)/i, "said.certificate"],
   [/connection refused/i, "said.refused"],
 ];
 

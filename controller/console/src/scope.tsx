@@ -26,19 +26,24 @@ export function ChangePrefixes({ peering, onClose }: { peering: Peering; onClose
   const [place, setPlace] = useState(0);
   const [side, other] = place === 0 ? [ends[0]!, ends[1]!] : [ends[1]!, ends[0]!];
   const [choices, setChoices] = useState(() => choicesOf(side, other));
+  // What somebody else changes meanwhile is not taken back: what is sent is what differs from what was there at first.
+  const [first, setFirst] = useState({ side, peer: other.addressPrefix });
   const lists = { exportPrefixes: listOf(choices.export), importPrefixes: listOf(choices.import) };
   // What is not named stays.
   const changes = {
-    ...(isSame(lists.exportPrefixes, side.exportPrefixes ?? []) ? {} : { exportPrefixes: lists.exportPrefixes }),
-    ...(isSame(lists.importPrefixes, side.importPrefixes ?? []) ? {} : { importPrefixes: lists.importPrefixes }),
+    ...(isSame(lists.exportPrefixes, first.side.exportPrefixes ?? []) ? {} : { exportPrefixes: lists.exportPrefixes }),
+    ...(isSame(lists.importPrefixes, first.side.importPrefixes ?? []) ? {} : { importPrefixes: lists.importPrefixes }),
   };
   const which = isCrossAccount(peering) ? {} : { vpcId: side.vpcId };
   const call: Call = {
     method: "PUT", path: `${pathOf(peering)}:modifyVpcPeeringPrefixes`, body: { ...which, ...changes },
     cli: cliOf(peering, "set-prefixes", [], [...optionsOf(changes), ...(which.vpcId ? [["--vpc", which.vpcId] as Option] : [])]),
   };
-  const picker = { choices, names: [side.vpcName, other.vpcName] as [string, string], own: side.addressPrefix, peer: other.addressPrefix, side };
-  const ready = areReady(picker) && Object.keys(changes).length > 0;
+  const picker = { choices, names: [side.vpcName, other.vpcName] as [string, string], own: first.side.addressPrefix, peer: first.peer, side: first.side };
+  const others = !isSame(first.side.exportPrefixes ?? [], side.exportPrefixes ?? []) || !isSame(first.side.importPrefixes ?? [], side.importPrefixes ?? []);
+  // Checks that tell of another account's network are limited per day.
+  const [typing, setTyping] = useState(false);
+  const ready = areReady(picker) && Object.keys(changes).length > 0 && !(isCrossAccount(peering) && typing);
   const before = reachableOf(peering);
   const preview = usePreview(call, ready, JSON.stringify(before));
   const after = preview?.reachable;
@@ -48,6 +53,7 @@ export function ChangePrefixes({ peering, onClose }: { peering: Peering; onClose
   const turn = (to: number) => {
     setPlace(to);
     setChoices(choicesOf(ends[to]!, ends[1 - to]!));
+    setFirst({ side: ends[to]!, peer: ends[1 - to]!.addressPrefix });
   };
   return (
     <Dialog wide title={t("action.prefixes")} danger={cuts} disabled={!after || !care.ready} onConfirm={change} onClose={onClose} calls={[call]}>
@@ -59,8 +65,9 @@ export function ChangePrefixes({ peering, onClose }: { peering: Peering; onClose
         </Field>
       )}
       <Checked preview={preview} busy={ready}>
-        <Picker {...picker} onChoose={setChoices} />
+        <Picker {...picker} onChoose={setChoices} onTyping={setTyping} />
       </Checked>
+      {others && <p class="note warn">{t("prefixes.changedMeanwhile")}</p>}
       {after && <Reach own={peering.vpcInfo.vpcName} peer={peering.remoteVpcInfo.vpcName} before={before} after={after} />}
       {cuts && <p class="note warn">{t(after.ownPrefixes.length === 0 || after.remotePrefixes?.length === 0 ? "prefixes.stopsAll" : "prefixes.stops")}</p>}
       {care.field}

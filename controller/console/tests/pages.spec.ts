@@ -430,7 +430,7 @@ test("operators find a host among many, see what it has and since when it differ
     return route.fulfill({ json: { ...answer, result: { hosts } } });
   });
   await page.reload();
-  await expect(page.getByRole("definition").filter({ hasText: "2026年2月3日" })).toContainText("未能续签：agent_refused");
+  await expect(page.getByRole("definition").filter({ hasText: "2026年2月3日" })).toContainText("未能续签：其代理程序拒绝");
   await audit(page);
   await page.goto(`${controller.told.url}/console/#/hosts/nobody`);
   await expect(page.getByText("没有这台主机。")).toBeVisible();

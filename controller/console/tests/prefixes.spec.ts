@@ -3,7 +3,7 @@
 import { canonical, difference, hasHostBits, within } from "../src/cidr.ts";
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
-import { audit, expect, open, signIn, test, type Account, type Controller } from "./world.ts";
+import { audit, expect, made, open, signIn, test, type Account, type Controller } from "./world.ts";
 import type { Page } from "@playwright/test";
 
 test("prefixes are told from what is none, and what of some is not in others is said with as few as that takes", () => {
@@ -197,4 +197,46 @@ test("prefixes towards another account are checked once they are typed, not whil
   await expect(preview).toContainText("对端接受后可见");
   expect(dryRuns).toHaveLength(2);
   expect(dryRuns[1]).toMatchObject({ exportPrefixes: ["10.1.0.0/24", "10.1.1.0/24"] });
+});
+
+test("what somebody else changes while prefixes are chosen is not taken back, and a preview that nobody answered is tried again", async ({ browser, controller }) => {
+  const [one] = controller.told.accounts;
+  const [north] = controller.told.regions;
+  const web = await controller.vpc(one, north, "web", "10.1.0.0/16");
+  const data = await controller.vpc(one, north, "data", "10.2.0.0/16");
+  const id = await controller.peer(one, north, { vpcPeeringName: "shared", vpcId: web, remoteVpcId: data });
+  const path = `/v1/regions/${north}/vpcPeerings/${id}`;
+  const page = await open(browser, controller, { locale: "en-GB" });
+  await signIn(page, one, "en");
+  await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
+  made.push(/ERR_FAILED/);
+  let unanswered = 1;
+  await page.route("**:modifyVpcPeeringPrefixes", (route) => (unanswered-- > 0 ? route.abort() : route.continue()));
+  await page.getByRole("button", { name: en["action.prefixes"] }).click();
+  const dialog = page.getByRole("dialog", { name: en["action.prefixes"] });
+  const imported = dialog.getByRole("group", { name: en["prefixes.importOf"].replace("{vpc}", "data") });
+  await imported.getByLabel(en["prefixes.some"]).check();
+  await imported.getByRole("textbox").fill("10.2.0.0/24");
+  await expect(dialog.getByRole("button", { name: en["common.confirm"] })).toBeEnabled();
+  expect(unanswered, "the first check was not answered").toBeLessThan(0);
+  await controller.ask(one.token, "PUT", `${path}:modifyVpcPeeringPrefixes`, { vpcId: web, exportPrefixes: ["10.1.0.0/24"] });
+  await expect(dialog).toContainText(en["prefixes.changedMeanwhile"]);
+  await expect(dialog.getByRole("button", { name: en["common.confirm"] })).toBeEnabled();
+  await dialog.getByRole("button", { name: en["common.confirm"] }).click();
+  await expect(dialog).toHaveCount(0);
+  const { vpcPeering } = await controller.ask<{ vpcPeering: { vpcInfo: { exportPrefixes: string[]; importPrefixes: string[] } } }>(one.token, "GET", path);
+  expect([vpcPeering.vpcInfo.exportPrefixes, vpcPeering.vpcInfo.importPrefixes]).toEqual([["10.1.0.0/24"], ["10.2.0.0/24"]]);
+});
+
+test("lists that are not finished stay in sight", async ({ browser, controller }) => {
+  const [one] = controller.told.accounts;
+  const page = await open(browser, controller, { locale: "en-GB" });
+  await signIn(page, one, "en");
+  await page.goto(`${controller.told.url}/console/#/peerings/create`);
+  const limit = page.locator("summary").filter({ hasText: en["prefixes.limit"] });
+  await limit.click();
+  const some = page.getByLabel(en["prefixes.some"]).first();
+  await some.check();
+  await limit.click();
+  await expect(some, "what keeps the form from being sent").toBeVisible();
 });

@@ -198,7 +198,7 @@ export function HostDetail({ id }: { id: string }) {
                   <div><dt>{t("hosts.drift")}</dt><dd>{host.driftRepaired === null ? t("common.none") : number(host.driftRepaired)}</dd></div>
                   <div><dt>{t("hosts.lastReport")}</dt><dd>{time(host.lastReport)}</dd></div>
                   <div><dt>{t("host.certificate")}</dt><dd>{time(host.certificateExpires ?? null)}
-                    {host.certificateNotRenewed && <> <Badge look="bad">{t("host.notRenewed", { reason: host.certificateNotRenewed })}</Badge></>}</dd></div>
+                    {host.certificateNotRenewed && <> <Badge look="bad">{t("host.notRenewed", { reason: tOr(`notRenewed.${host.certificateNotRenewed}`, host.certificateNotRenewed) })}</Badge></>}</dd></div>
                 </dl>
               </section>
               <section class="card">

@@ -12,7 +12,7 @@ import { Said } from "../said.tsx";
 import { PrefixCard } from "../scope.tsx";
 import { useLoaded } from "../store.ts";
 import { Badge, Empty, Heading, Show, StateBadge, Table } from "../ui.tsx";
-import { RouteTable, SideCard } from "./detail.tsx";
+import { Health, RouteTable, SideCard } from "./detail.tsx";
 import { Problems, revision } from "./host.tsx";
 
 /** How many hosts are shown at first; those that have not confirmed come first. */
@@ -68,6 +68,7 @@ function HostRow({ there, host, peering, ports }: { there: PeeringHost; host: Ho
       <td><Badge look={there.confirmed ? "good" : "warn"}>{t(there.confirmed ? "common.yes" : "common.no")}</Badge></td>
       <td class="small">{revision(there.applied)} / {revision(there.desired)}</td>
       <td class="small nowrap" title={time(there.lastReport)}>{there.lastReport ? clock(there.lastReport) : t("common.none")}</td>
+      <td class="small">{peering.state === "active" && <Health health={there.pathHealth} />}</td>
       <td class="said">
         {lastError !== null && <div><Said text={lastError} /></div>}
         <Problems problems={problems} />
@@ -87,7 +88,7 @@ function Hosts({ peering, hosts, ports }: { peering: Peering; hosts: Host[]; por
       {those.length === 0 ? <p class="quiet">{t("anyPeering.noHosts")}</p> : (
         <>
           <p class="quiet">{t("anyPeering.confirmed", { count: those.filter((it) => it.confirmed).length, total: those.length })}</p>
-          <Table caption={t("nav.hosts")} heads={[t("hosts.host"), t("detail.vpc"), t("host.confirmed"), t("hosts.revision"), t("hosts.lastReport"), t("hosts.problems")]}>
+          <Table caption={t("nav.hosts")} heads={[t("hosts.host"), t("detail.vpc"), t("host.confirmed"), t("hosts.revision"), t("hosts.lastReport"), t("detail.path"), t("hosts.problems")]}>
             {(all ? those : those.slice(0, SHOWN)).map((there) =>
               <HostRow key={there.host} there={there} host={byId.get(there.host)} peering={peering} ports={ports} />)}
           </Table>
@@ -142,6 +143,7 @@ export function AnyPeering({ id }: { id: string }) {
                   {peering.state === "pending" && <div><dt>{t("detail.expires")}</dt><dd>{time(peering.expiredTime)}</dd></div>}
                   <div><dt>{t("detail.inSync")}</dt><dd>{t(peering.routesInSync ? "common.yes" : "common.no")}
                     {peering.lastConfirmed !== null && <span class="quiet"> {t("detail.lastConfirmed", { time: time(peering.lastConfirmed) })}</span>}</dd></div>
+                  {peering.state === "active" && <div><dt>{t("detail.path")}</dt><dd><Health health={peering.pathHealth} /></dd></div>}
                 </dl>
               </section>
               <SideCard title={t("role.initiator")} side={peering.vpcInfo} />

@@ -23,6 +23,6 @@ export const enSaid: Record<keyof typeof zhSaid, string> = {
   "errno.101": "Network unreachable.",
   "errno.105": "No buffer space available.",
   "problem.failed": "refused by the kernel, and tried again",
-  "problem.conflict": "in conflict with something that is not the product's, which is left alone",
+  "problem.conflict": "conflicts with an object not managed by cps-peering, left unchanged",
   "problem.missing": "something that it needs is missing",
 };

@@ -36,6 +36,7 @@ export const zhPrefixes = {
   "prefixes.removed": "移除",
   "prefixes.others": "另外 {count} 个",
   "prefixes.stops": "移除的网段的流量会立即中断。",
+  "prefixes.changedMeanwhile": "该侧的网段范围已被他人修改，提交时仅发送您在此处的修改。",
   "prefixes.stopsAll": "没有网段可以互通：该对等连接的全部流量会立即中断。",
   "prefixes.typeName": "请输入名称 {name} 以确认",
   "prefixes.done": "网段范围已修改",
