@@ -93,7 +93,7 @@ pub(crate) enum Refused {
     Hangs { revision: Revision, waited_s: u64, kernel: &'static str },
     #[error("revision {0} was never stored: a newer one came while the disk did not answer")]
     Superseded(Revision),
-    #[error("this host has VPCs: it leaves its cluster when it has none any more")]
+    #[error("this host has VPCs: remove them before it leaves its cluster")]
     HasVpcs,
     #[error("{0} is still being written: ask again")]
     Busy(&'static str),

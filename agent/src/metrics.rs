@@ -104,7 +104,7 @@ impl Collector for Figures {
     }
 }
 
-/// Of how many peerings probes are shown, the first by their names: each has five figures.
+/// Of how many peerings probes are shown, the first by their names: each has six figures.
 const MAX_PEERINGS: usize = 1000;
 
 /// What probes say of peerings. What is not known is not there.
@@ -122,7 +122,15 @@ fn probes(out: &mut DescriptorEncoder<'_>, handle: &Handle) -> fmt::Result {
     let sent = known.iter().map(|(id, it)| (of(id), it.sent));
     counters(out, "cps_agent_probe_packets", "Probe packets sent to other hosts, by peering", sent)?;
     let lost = known.iter().map(|(id, it)| (of(id), it.lost));
-    counters(out, "cps_agent_probe_lost", "Probe packets to other hosts that were not answered, by peering", lost)?;
+    counters(
+        out,
+        "cps_agent_probe_lost",
+        "Probe packets to other hosts that were lost and not too long, by peering",
+        lost,
+    )?;
+    let worst = known.iter().filter_map(|(id, it)| Some((of(id), it.worst_loss?)));
+    let help = "The part of the newest probe packets that is lost on the worst path of a peering, 0 to 1";
+    gauges(out, "cps_agent_probe_worst_loss_ratio", help, worst)?;
     let times = known.iter().filter_map(|(id, it)| Some((of(id), it.round_trip?.as_secs_f64())));
     let help = "Round-trip time of the newest probe, of the slowest host of a peering";
     gauges(out, "cps_agent_probe_round_trip_seconds", help, times)?;

@@ -239,13 +239,7 @@ fn host(host: &HostFacts, findings: &mut Vec<Finding>) {
         findings.push(Finding::ok("host", &subject, if removed { "is being emptied" } else { "answers, in sync" }));
     } else if host.held_back && host.problems.is_empty() {
         let cure = "how those do: cps-peering rollout show";
-        findings.push(Finding::new(
-            Verdict::Warning,
-            "pushes",
-            &subject,
-            "wait for hosts that get a change first",
-            cure,
-        ));
+        findings.push(Finding::new(Verdict::Warning, "pushes", &subject, "are held back by a rollout", cure));
     } else {
         let why = if host.problems.is_empty() {
             "has not confirmed what it must have".to_owned()

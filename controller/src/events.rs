@@ -79,8 +79,8 @@ pub const TYPES: [(&str, &str); 28] = [
     ("host.resumed", "for operators: a host is pushed to again"),
     ("host.outOfSync", "for operators: a host is not known to be as it must be for some time"),
     ("host.inSync", "for operators: it is again"),
-    ("rollout.stopped", "for operators: a change has reached some hosts, and the others wait for an operator's word"),
-    ("rollout.finished", "for operators: no host waits any more for others that got a change first"),
+    ("rollout.stopped", "for operators: a change has reached the canaries, and the others wait for an operator"),
+    ("rollout.finished", "for operators: no host is held back any more"),
 ];
 
 const ROLES: [Role; 2] = [Role::Initiator, Role::Receiver];

@@ -141,7 +141,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     // In sync, reached, in maintenance, waiting for others.
     let hosts: Vec<(String, [bool; 4])> = engine.read(|state, agents| {
         let of = |host: &Host| {
-            let waits = agents.only_waits(host);
+            let waits = agents.is_only_held_back(host);
             (host.id.to_string(), [agents.in_sync(host), agents.is_current(&host.id), host.in_maintenance(), waits])
         };
         state.hosts().values().filter(|host| !host.dead).map(of).collect()
@@ -156,14 +156,8 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         *counts.entry(word).or_default() += 1;
     }
     let values = counts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
-    gauges(
-        out,
-        "cps_controller_hosts",
-        "Hosts, by whether they are in sync, or wait for others that get a change first",
-        values,
-    )?;
-    let help =
-        "Whether hosts that got a change first are not well with it, so that the others wait for an operator's word";
+    gauges(out, "cps_controller_hosts", "Hosts, by whether they are in sync, or held back by a rollout", values)?;
+    let help = "Whether a rollout is stopped, so that the hosts that do not have the change wait for an operator";
     let stopped = engine.read(|state, _| state.meta().rollout.is_some_and(|rollout| rollout.stopped));
     gauge(out, "cps_controller_rollout_stopped", help, is(stopped))?;
     let help = "Hosts that were removed as dead and answer again";
@@ -182,7 +176,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let live: HashSet<&str> = hosts.iter().map(|(host, _)| host.as_str()).collect();
     let not_renewed = not_renewed.into_iter().filter(|(host, _)| live.contains(host.as_str()));
     let not_renewed = not_renewed.map(|(host, reason)| ([("host", host), ("reason", reason.to_owned())], 1.0));
-    let help = "Hosts whose certificates are to be renewed and were not when that was last tried, by reason";
+    let help = "Hosts whose certificates are due and whose last renewal attempt failed, by reason";
     gauges(out, "cps_controller_certificate_not_renewed", help, not_renewed)?;
     let mut each = |name, help, which: usize| {
         gauges(out, name, help, hosts.iter().map(|(host, facts)| ([("host", host.as_str())], is(facts[which]))))
@@ -190,7 +184,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     each("cps_controller_host_in_sync", "Whether the host's kernel is known to match its configuration", 0)?;
     each("cps_controller_host_reached", "Whether the host's agent has answered when it was last asked", 1)?;
     each("cps_controller_host_maintenance", "Whether operators have said that the host is being worked on", 2)?;
-    each("cps_controller_host_held_back", "Whether the host waits for others that get a change first", 3)
+    each("cps_controller_host_held_back", "Whether the host is held back by a rollout", 3)
 }
 
 fn peerings(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -279,7 +279,7 @@ impl<'a> Writer<'a> {
         code.x_to_a();
         code.unless_at_least(20, drop);
         code.store_x(cell::X);
-        self.options4();
+        self.drop_source_routes();
         self.if_in4(IPV4_SOURCE, self.chunk.ipv4, known);
         let code = &mut self.code;
         if self.policy.is_port && self.chunk.first {
@@ -363,12 +363,12 @@ impl<'a> Writer<'a> {
         code.goto(accept);
     }
 
-    /// Drops what says itself which way it is to go (RFC 791): a router whose address it is sent to, as a gateway is one, would
+    /// Drops source-routed packets (RFC 791): a router that such a packet is addressed to, as a gateway is one, would
     /// give it another destination, which its sender may not reach. Register A and X hold the header's length, before and after.
-    fn options4(&mut self) {
+    fn drop_source_routes(&mut self) {
         const END: u32 = 0;
-        const FILLER: u32 = 1;
-        const WAYS: [u32; 2] = [131, 137];
+        const NO_OPERATION: u32 = 1;
+        const SOURCE_ROUTES: [u32; 2] = [131, 137];
         let drop = self.drop;
         let code = &mut self.code;
         let done = code.label();
@@ -378,8 +378,8 @@ impl<'a> Writer<'a> {
             let [filler, next] = [(); 2].map(|()| code.label());
             code.byte(At::BehindX(IP));
             code.if_equal(END, done);
-            code.if_equal(FILLER, filler);
-            for way in WAYS {
+            code.if_equal(NO_OPERATION, filler);
+            for way in SOURCE_ROUTES {
                 code.if_equal(way, drop);
             }
             code.byte(At::BehindX(IP + 1));

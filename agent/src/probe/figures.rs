@@ -49,28 +49,32 @@ impl Newest {
     /// So many are counted.
     const MOST: u32 = 20;
 
-    fn add(&mut self, lost: bool) {
+    fn add(&mut self, lost: bool) -> u64 {
         self.lost = ((self.lost << 1) | u32::from(lost)) & ((1 << Self::MOST) - 1);
         self.packets = (self.packets + 1).min(Self::MOST);
+        u64::from(lost)
     }
 
-    fn learn(&mut self, Measured { packets, long, small }: Measured) {
+    /// How many more are known to be lost.
+    fn learn(&mut self, Measured { packets, long, small }: Measured) -> u64 {
         let waited = std::mem::replace(&mut self.waits, packets == Packets::Long && long.is_none());
         match (packets, long, small) {
             (Packets::Long, Some(_), _) | (Packets::Both, None, Some(_)) => self.add(false),
-            (Packets::Long, None, _) => {}
+            (Packets::Long, None, _) => 0,
             (Packets::Both, long, small) => {
-                if waited {
-                    self.add(true);
-                }
-                self.add(long.is_none());
-                self.add(small.is_none());
+                let before = if waited { self.add(true) } else { 0 };
+                before + self.add(long.is_none()) + self.add(small.is_none())
             }
         }
     }
 
     fn count_lost(self) -> u32 {
         self.lost.count_ones()
+    }
+
+    /// The part that is lost, 0 to 1; none where nothing is counted.
+    fn loss(self) -> Option<f64> {
+        (self.packets > 0).then(|| f64::from(self.count_lost()) / f64::from(self.packets))
     }
 
     /// Whether a larger part is lost than of others.
@@ -107,8 +111,10 @@ pub(crate) struct Figures {
 pub(crate) struct OfPeering {
     /// Packets that were sent.
     pub(crate) sent: u64,
-    /// Those of them that did not come back.
+    /// Those of them that did not come back, without long ones that were lost where a small one passed.
     pub(crate) lost: u64,
+    /// The largest part of the newest packets of a way that is lost, 0 to 1; none where nothing is known of any.
+    pub(crate) worst_loss: Option<f64>,
     /// The longest of the newest times to its hosts there and back.
     pub(crate) round_trip: Option<Duration>,
     /// To how many of its hosts, by family, long packets are lost while short ones pass; none where nothing is known of any.
@@ -143,12 +149,10 @@ impl Figures {
         let known = self.ways.entry(way.clone()).or_default();
         let Measured { packets, long, small } = measured;
         let sent = if packets == Packets::Both { 2 } else { 1 };
-        let back = u64::from(long.is_some()) + u64::from(small.is_some());
         known.peering = Some(peering.clone());
         known.at = Some(at);
         known.sent += sent;
-        known.lost += sent - back.min(sent);
-        known.newest.learn(measured);
+        known.lost += known.newest.learn(measured);
         // Of a long packet that is lost it is known at the next one what that says.
         if packets == Packets::Both || long.is_some() {
             known.round_trip = long.or(small);
@@ -178,6 +182,7 @@ impl Figures {
             let of = all.entry(peering.clone()).or_default();
             of.sent += known.sent;
             of.lost += known.lost;
+            of.worst_loss = of.worst_loss.into_iter().chain(known.newest.loss()).reduce(f64::max);
             of.round_trip = of.round_trip.max(known.round_trip);
             if let Some(hole) = known.black_hole {
                 *of.black_holes.get_or_insert(0) += u32::from(hole);
@@ -238,17 +243,29 @@ mod tests {
             (again, of(&figures))
         };
         let (again, fine) = learn(way, Packets::Long, ms(3), None, 7);
-        let expected = OfPeering { sent: 1, lost: 0, round_trip: ms(3), black_holes: Some(0), at: Some(at(7)) };
+        let expected = OfPeering {
+            sent: 1,
+            lost: 0,
+            worst_loss: Some(0.0),
+            round_trip: ms(3),
+            black_holes: Some(0),
+            at: Some(at(7)),
+        };
         assert_eq!((again, fine), (false, expected));
         let (again, lost) = learn(way, Packets::Long, None, None, 8);
-        assert_eq!((again, lost.lost, lost.black_holes, lost.round_trip), (true, 1, Some(0), ms(3)), "not yet known");
+        assert_eq!((again, lost.lost, lost.black_holes, lost.round_trip), (true, 0, Some(0), ms(3)), "not yet known");
         let (again, hole) = learn(way, Packets::Both, None, ms(2), 9);
-        assert_eq!((again, hole.sent, hole.lost, hole.black_holes, hole.round_trip), (false, 4, 2, Some(1), ms(2)));
+        assert_eq!(
+            (again, hole.sent, hole.lost, hole.black_holes, hole.round_trip),
+            (false, 4, 0, Some(1), ms(2)),
+            "too long is not lost"
+        );
         // Of several hosts the slowest, and what was measured longest ago.
         let (_, both) = learn(other, Packets::Long, ms(1), None, 11);
         assert_eq!((both.sent, both.round_trip, both.black_holes, both.at), (5, ms(2), Some(1), Some(at(9))));
         let (_, dead) = learn(way, Packets::Both, None, None, 12);
-        assert_eq!((dead.lost, dead.black_holes, dead.round_trip), (4, Some(0), ms(1)), "of the other one alone");
+        assert_eq!((dead.lost, dead.black_holes, dead.round_trip), (2, Some(0), ms(1)), "of the other one alone");
+        assert_eq!(dead.worst_loss, Some(0.5), "of one way two of four, of the other none");
         let (again, well) = learn(way, Packets::Both, ms(4), ms(2), 13);
         assert_eq!((again, well.black_holes, well.round_trip), (false, Some(0), ms(4)));
         assert!(figures.by_peering(0).is_empty());

@@ -11,7 +11,7 @@ pub struct PushSettings {
     pub canary_hosts: u32,
     /// To more than how many hosts that is. Default 20.
     pub canary_above: u32,
-    /// For how long the first hosts must be well with it before the others get it, in seconds, 1 to 3600. Default 15.
+    /// For how long the canaries must be healthy before the others get it, in seconds, 1 to 3600. Default 15.
     pub canary_watch_s: u64,
     /// How long that may take before the others wait for an operator, in seconds: more than `canary_watch_s`, and at most 86 400.
     /// Default 120.

@@ -171,7 +171,7 @@ fn not_renewed(host: &Value) -> Option<String> {
         "not_issued" => "the controller's issuer cannot be used".to_owned(),
         _ => cell(&host["certificateNotRenewed"]),
     };
-    Some(format!("certificate is to be renewed and is not: {reason} (journal of the controller)"))
+    Some(format!("certificate renewal failed: {reason} (see the controller's journal)"))
 }
 
 /// The least MTU of an IPv4 underlay that needs no fragments, in bytes: IPv6 takes 1280 (RFC 8200 section 5), and VXLAN adds 50.

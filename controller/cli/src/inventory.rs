@@ -200,7 +200,7 @@ fn unconfirmed(result: &Value) -> Vec<String> {
     });
     let waiting = result["heldBackCount"].as_u64().filter(|count| *count > 0);
     let waiting = waiting.map(|count| {
-        format!("{count} of them wait until the hosts that get it first are well with it: `cps-peering rollout show`")
+        format!("{count} of them are held back until the canaries are healthy: `cps-peering rollout show`")
     });
     draining.into_iter().chain(hosts).chain(waiting).collect()
 }

@@ -199,7 +199,7 @@ enum Command {
     /// For operators: list, drain, pause, remove and replace hosts.
     #[command(subcommand)]
     Host(host::Command),
-    /// For operators: show, continue and stop a change that some hosts get first.
+    /// For operators: show, continue and stop the rollout of a change.
     #[command(subcommand)]
     Rollout(rollout::Command),
     /// For operators: diagnose the controller and its hosts, and suggest fixes. Exit code 1 if something does not work.

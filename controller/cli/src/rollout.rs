@@ -12,11 +12,11 @@ use serde_json::Value;
 
 #[derive(Subcommand, Clone)]
 pub(super) enum Command {
-    /// Show the hosts that got it first, and how they do.
+    /// Show the canaries, their state, and who waits.
     Show,
-    /// Let all hosts have it, whatever the first ones have said.
+    /// Push it to all hosts, whatever state the canaries are in.
     Continue,
-    /// Let the hosts that do not have it yet wait until `continue`.
+    /// Hold back the hosts that do not have it, until `continue`.
     Stop,
 }
 
@@ -41,20 +41,20 @@ pub(super) async fn run(session: &Session, command: &Command) -> Result<(), CliE
 /// A rollout for people.
 pub(super) fn shown(rollout: &Value) -> String {
     let state = match rollout["state"].as_str() {
-        Some("watching") => "the first hosts are watched; the others get it when these have been in sync for a while",
+        Some("watching") => "watching the canaries; the others get it when these have been healthy for a while",
         Some("stopped") => {
-            "STOPPED: the first hosts are not well with it, or an operator said so; the others wait for `cps-peering rollout continue`"
+            "STOPPED: the canaries are not healthy, or an operator stopped it; the others wait for `cps-peering rollout continue`"
         }
-        _ => return "no rollout: no host waits for others".to_owned(),
+        _ => return "no rollout: no host is held back".to_owned(),
     };
     let mut rows =
         vec![("state", state.to_owned()), ("commit", cell(&rollout["commit"])), ("begun", cell(&rollout["begun"]))];
     for host in elements(&rollout["canaries"]) {
         let reason = if host["inSync"] == true { "in sync".to_owned() } else { cell(&host["reason"]) };
-        rows.push(("first", format!("{}: {reason}", cell(&host["hostId"]))));
+        rows.push(("canary", format!("{}: {reason}", cell(&host["hostId"]))));
     }
     let named: Vec<&str> = elements(&rollout["heldBack"]).iter().filter_map(Value::as_str).take(10).collect();
     let more = if rollout["heldBackCount"].as_u64() > Some(named.len() as u64) { ", …" } else { "" };
-    rows.push(("waiting", format!("{} hosts: {}{more}", rollout["heldBackCount"], named.join(", "))));
+    rows.push(("held back", format!("{} hosts: {}{more}", rollout["heldBackCount"], named.join(", "))));
     lines(&rows)
 }

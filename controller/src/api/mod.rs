@@ -236,7 +236,7 @@ fn operator_routes() -> Router<Api> {
         .route("/cluster", get(cluster::show))
         .route("/cluster/release", post(cluster::release))
         .route("/rollout", get(rollout::show))
-        .route("/rollout/continue", post(rollout::go_on))
+        .route("/rollout/continue", post(rollout::continue_rollout))
         .route("/rollout/stop", post(rollout::stop))
         .route("/paths", post(paths::any))
         .route("/peerings", get(peerings::list).post(peerings::create))

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tracing::Instrument as _;
 use utoipa::{ToSchema, openapi};
 
-/// That a place between events is none from which one can go on.
+/// The cursor of an event feed has expired.
 pub(super) const EXPIRED: &str = "EventsExpired";
 /// The longest message of an answer that is an error, in characters.
 const LONGEST_MESSAGE: usize = 4000;

@@ -108,7 +108,7 @@ impl Agents<'_> {
     }
 
     /// Whether nothing is the matter with a host but that it waits for others: it has said so lately, and knows of no problem.
-    pub fn only_waits(&self, host: &Host) -> bool {
+    pub fn is_only_held_back(&self, host: &Host) -> bool {
         let well = |contact: &Contact| contact.report.as_ref().is_some_and(|report| report.problems.is_empty());
         host.is_held_back()
             && !self.in_sync(host)
@@ -127,7 +127,7 @@ impl Agents<'_> {
     }
 
     /// Why it is not known that a host's kernel is as it must be, for people; none where it is.
-    pub fn what_is_wrong(&self, host: &Host) -> Option<String> {
+    pub fn out_of_sync_reason(&self, host: &Host) -> Option<String> {
         if self.in_sync(host) {
             return None;
         }
@@ -145,7 +145,7 @@ impl Agents<'_> {
             return Some(format!("its last report is older than {} s", self.max_report_age_ms() / 1000));
         }
         let applied = report.applied.map_or_else(|| "nothing".to_owned(), |applied| applied.to_string());
-        Some(format!("it has {applied}, and must have {}", self.state.revision_of(host)))
+        Some(format!("applied {applied}, desired {}", self.state.revision_of(host)))
     }
 
     /// How the paths of a peering between hosts are now, by the probes of all its hosts, the worst of it. None where nobody has said so

@@ -52,22 +52,22 @@ impl Default for Pushes {
 
 /// How a command's changes reach hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum PushMode {
     /// Some hosts first, where they are many.
     Paced,
     /// Hosts that wait go on waiting.
-    Unhurried,
+    KeepHeld,
     /// At once, and nobody waits any more: what is known of hosts is of another store.
-    EndsAll,
+    ReleaseAll,
     /// At once.
     AtOnce,
 }
 
-impl Manner {
+impl PushMode {
     pub(super) fn of(command: &Command) -> Self {
         match command {
             Command::Apply(_) => Self::Paced,
-            Command::Release => Self::EndsAll,
+            Command::Release => Self::ReleaseAll,
             Command::Host(HostChange { what: What::Drain | What::Uncordon | What::Pause | What::Resume, .. })
             | Command::Activate(_)
             | Command::Drained(_)
@@ -75,7 +75,7 @@ impl Manner {
             | Command::LearnMtu(..)
             | Command::ConfirmClock
             | Command::Rollout(_)
-            | Command::RecordSignature => Self::Unhurried,
+            | Command::RecordSignature => Self::KeepHeld,
             Command::CreatePeering(_)
             | Command::AcceptPeering(_)
             | Command::RejectPeering(_)
@@ -98,7 +98,7 @@ impl Manner {
 
 /// What paces a commit.
 pub(super) struct Pace<'a> {
-    pub(super) manner: Manner,
+    pub(super) manner: PushMode,
     pub(super) pushes: Pushes,
     /// Whether the kernel of a host is known to have all that it was to have before, and to be told what comes next.
     pub(super) has_all: &'a dyn Fn(&Host) -> bool,
@@ -237,10 +237,10 @@ impl Transaction<'_> {
         // None where this very command has ended it.
         let rollout = self.state.meta().rollout;
         // Of a store that was released before, nothing is new.
-        let manner = if was_held || pace.manner != Manner::EndsAll { pace.manner } else { Manner::Unhurried };
+        let manner = if was_held || pace.manner != PushMode::ReleaseAll { pace.manner } else { PushMode::KeepHeld };
         let differences: BTreeMap<&HostId, Differs> = {
             // Only then anybody waits.
-            let matters = manner == Manner::Paced || rollout.is_some();
+            let matters = manner == PushMode::Paced || rollout.is_some();
             let states = [&*self.state, before];
             let of = |it: &Replanned| Differs::between(states, it.before.as_deref(), &it.after);
             replanned.iter().filter(|_| matters).map(|(id, it)| (id, of(it))).collect()
@@ -256,9 +256,9 @@ impl Transaction<'_> {
         let held = before.hosts().values().filter(|_| rollout.is_some());
         let held = held.filter_map(|host| Some((&host.id, host.held_with()?)));
         let at_once = |id: &HostId| match manner {
-            Manner::EndsAll => true,
-            Manner::AtOnce => differences.contains_key(id),
-            Manner::Paced | Manner::Unhurried => false,
+            PushMode::ReleaseAll => true,
+            PushMode::AtOnce => differences.contains_key(id),
+            PushMode::Paced | PushMode::KeepHeld => false,
         };
         let stays: BTreeMap<HostId, u64> = held
             .filter(|(id, _)| !at_once(id) && may_wait(id) && in_use(id).is_some())
@@ -270,8 +270,8 @@ impl Transaction<'_> {
             stays.get(id).copied().or_else(|| (pace.has_all)(host).then_some(host.config_number))
         };
         let new: BTreeMap<HostId, u64> = match manner {
-            Manner::Paced => gets.filter_map(|(id, _)| Some(((*id).clone(), has(id)?))).collect(),
-            Manner::Unhurried | Manner::EndsAll | Manner::AtOnce => BTreeMap::new(),
+            PushMode::Paced => gets.filter_map(|(id, _)| Some(((*id).clone(), has(id)?))).collect(),
+            PushMode::KeepHeld | PushMode::ReleaseAll | PushMode::AtOnce => BTreeMap::new(),
         };
         let begins = pace.pushes.canary_hosts > 0 && new.len() > pace.pushes.canary_above;
         // Those of a rollout that goes on are still looked at.
@@ -314,7 +314,7 @@ impl Transaction<'_> {
         let meta = self.state.meta();
         let rollout = match (begins, manner) {
             (true, _) => Some(Rollout { number, begun_ms: pace.now_ms, stopped }),
-            (false, Manner::EndsAll) => None,
+            (false, PushMode::ReleaseAll) => None,
             (false, _) => meta.rollout,
         };
         if rollout != meta.rollout {

@@ -64,7 +64,7 @@ impl SyncWatch {
         for host in state.hosts().values().filter(|host| !host.dead && !agents.in_sync(host)) {
             // Of what is not known yet, nothing is said that was not said before.
             // Nor where a host only waits for others: what it has, it goes on to have.
-            if agents.only_waits(host) || settling && unheard(&host.id) {
+            if agents.is_only_held_back(host) || settling && unheard(&host.id) {
                 let ports = state.ports_on(&host.id).flat_map(|port| state.peerings_of(&port.vpc));
                 let here = ports.map(|peering| Thing::Peering(peering.id.clone()));
                 found.extend(here.chain([Thing::Host(host.id.clone())]).filter(|thing| self.told.contains(thing)));

@@ -324,7 +324,7 @@ fn told(heard: Heard, end: &End) -> [Vec<Fact>; 2] {
                 Fact { expected, ..host(Verdict::Differs, have(), why.to_owned()) }
             } else if told.revision.is_none_or(|revision| revision < end.revision) {
                 let why = if end.paused {
-                    "pushes to it are paused, or wait for other hosts'"
+                    "pushes to it are paused or held back by a rollout"
                 } else {
                     "it is on its way, or the host refuses it"
                 };

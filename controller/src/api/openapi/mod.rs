@@ -42,7 +42,7 @@ use utoipa::{
         operator::clock::show, operator::clock::confirm, operator::diagnosis::diagnose,
         operator::diagnosis::snapshot, operator::diagnosis::metrics,
         operator::cluster::show, operator::cluster::release,
-        operator::rollout::show, operator::rollout::go_on, operator::rollout::stop,
+        operator::rollout::show, operator::rollout::continue_rollout, operator::rollout::stop,
         operator::peerings::list, operator::peerings::create, operator::peerings::show, operator::peerings::delete,
         operator::peerings::set_bandwidth, operator::peerings::set_prefixes, operator::peerings::routes, operator::peerings::traffic,
         operator::accounts::list, operator::accounts::create, operator::accounts::show, operator::accounts::add_key,

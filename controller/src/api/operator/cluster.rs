@@ -43,7 +43,7 @@ pub(in crate::api) struct HostOutOfSync {
 
 /// Why a host has not got yet what it must have.
 fn waits(host: &Host) -> Option<String> {
-    let why = "it waits for the hosts that get the change first: `cps-peering rollout show`";
+    let why = "held back until the canaries are healthy: `cps-peering rollout show`";
     host.is_held_back().then(|| why.to_owned())
 }
 

@@ -25,7 +25,7 @@ const MAX_NAMED: usize = 100;
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct RolloutView {
     /// `none` where no host waits for others; `watching` while those that got the change first are watched; `stopped` where they are
-    /// not well with it, so that the others wait for an operator's word.
+    /// not healthy, or an operator stopped it: the others wait.
     state: &'static str,
     /// The number of the commit that began it.
     commit: Option<u64>,
@@ -71,7 +71,7 @@ fn view(state: &State, agents: &Agents<'_>) -> RolloutView {
     let canary = |host: &Host| CanaryView {
         host_id: host.id.clone(),
         in_sync: agents.in_sync(host),
-        reason: agents.what_is_wrong(host),
+        reason: agents.out_of_sync_reason(host),
     };
     let held = || state.hosts().values().filter(|host| host.is_held_back());
     RolloutView {
@@ -95,18 +95,18 @@ pub(in crate::api) async fn show(context: RequestContext) -> Reply {
     shown(&context)
 }
 
-/// Let all hosts have it, whatever the first ones have said.
+/// Push it to all hosts, whatever state the canaries are in.
 #[utoipa::path(post, path = "/admin/v1/rollout/continue", tag = "operators", operation_id = "continueRollout",
     responses((status = 200, body = Envelope<RolloutView>), Errors))]
-pub(in crate::api) async fn go_on(context: RequestContext) -> Reply {
+pub(in crate::api) async fn continue_rollout(context: RequestContext) -> Reply {
     context.execute(Command::Rollout(Step::Continue), None).await?;
     shown(&context)
 }
 
-/// Let the hosts that do not have it yet wait for an operator's word.
+/// Hold back the hosts that do not have it until `continue`.
 #[utoipa::path(post, path = "/admin/v1/rollout/stop", tag = "operators", operation_id = "stopRollout",
     responses((status = 200, body = Envelope<RolloutView>), Errors))]
 pub(in crate::api) async fn stop(context: RequestContext) -> Reply {
-    context.execute(Command::Rollout(Step::Stop { why: "an operator has said so".to_owned() }), None).await?;
+    context.execute(Command::Rollout(Step::Stop { why: "an operator stopped it".to_owned() }), None).await?;
     shown(&context)
 }

@@ -39,7 +39,7 @@ static READERS: Semaphore = Semaphore::const_new(2);
 static WAITING: LazyLock<Arc<FairShare<Option<AccountId>>>> = LazyLock::new(|| FairShare::new(MAX_WAITING));
 const MAX_WAITING: usize = 64;
 /// How many of them one caller has at most, so that nobody who asks all the time keeps others waiting for long.
-const MAX_OF_CALLER: usize = 4;
+const MAX_PER_CALLER: usize = 4;
 
 /// A moment, or a date in the time zone of bills, in milliseconds since 1970-01-01 UTC.
 fn moment(parameters: &Parameters, name: &str, zone: &Zone) -> Result<Option<u64>, Failure> {
@@ -80,7 +80,7 @@ pub(in crate::api) async fn metering(
     let (engine, prices) = (Arc::clone(&context.api.engine), Arc::clone(&context.api.prices));
     let currency = context.api.currency.clone();
     let mut place = WAITING.hold(context.caller.actor.account().cloned());
-    if !place.take_within(1, MAX_OF_CALLER) {
+    if !place.take_within(1, MAX_PER_CALLER) {
         return Err(Failure::no_room("too many bills are being made: try again"));
     }
     let turn = READERS.acquire().await.map_err(|error| Failure::internal(error.to_string()))?;

@@ -13,7 +13,7 @@ mod upkeep;
 
 use super::{
     Agents, EngineError, Health, Published, Shared, Target,
-    pacing::{self, Manner, Pace},
+    pacing::{self, Pace, PushMode},
     path_mtu::Damping,
     random_tail,
     readers::{Look, Readers},
@@ -278,8 +278,8 @@ impl Writer {
             planned_now.get(host).map_or_else(|| known.get(host).and_then(|sender| config(&sender.borrow())), config)
         };
         let shared = &self.shared;
-        let manner = Manner::of(&request.command);
-        let seen = (manner == Manner::Paced).then(|| shared.published());
+        let manner = PushMode::of(&request.command);
+        let seen = (manner == PushMode::Paced).then(|| shared.published());
         let has_all = |host: &Host| seen.as_ref().is_some_and(|seen| shared.has_all(seen, host));
         let pace = Pace { manner, pushes: options.pushes, has_all: &has_all, now_ms };
         let targets = tx.renumber(before + 1, planned, &pace);

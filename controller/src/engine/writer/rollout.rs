@@ -71,7 +71,7 @@ impl Writer {
             canaries.iter().copied().filter(|host| !agents.is_well_since(host, rollout.number)).collect();
         let patience_ms = whole(pushes.canary_patience.as_millis());
         let step = if canaries.is_empty() {
-            Some(Step::Stop { why: "none of the hosts that got it first is there any more".to_owned() })
+            Some(Step::Stop { why: "none of the canary hosts exists any more".to_owned() })
         } else if unwell.is_empty() {
             let well_since_ms = *watch.well_since_ms.get_or_insert(boot_ms);
             // Each has said so again since.
@@ -87,7 +87,7 @@ impl Writer {
             }
             let wrong = |host: &&Host| {
                 let wrong =
-                    agents.what_is_wrong(host).unwrap_or_else(|| "it has not confirmed the change yet".to_owned());
+                    agents.out_of_sync_reason(host).unwrap_or_else(|| "it has not confirmed the change yet".to_owned());
                 format!("{}: {}", host.id, text::cut(&wrong, LONGEST))
             };
             let why = || unwell.iter().take(NAMED).map(wrong).collect::<Vec<_>>().join("; ");
@@ -103,10 +103,10 @@ impl Writer {
                 tracing::error!(
                     commit,
                     why,
-                    "the hosts that got a change first are not well with it, and the others wait: `cps-peering rollout show`"
+                    "rollout stopped: the canaries are not healthy, and the others wait: `cps-peering rollout show`"
                 );
             } else {
-                tracing::info!(commit, "the hosts that got a change first are well, and all get it");
+                tracing::info!(commit, "the canaries are healthy: all hosts get the change");
             }
             self.run_system_command(Command::Rollout(step), batch);
         }
