@@ -55,9 +55,11 @@ impl Newest {
         u64::from(lost)
     }
 
-    /// How many more are known to be lost.
-    fn learn(&mut self, Measured { packets, long, small }: Measured) -> u64 {
-        let waited = std::mem::replace(&mut self.waits, packets == Packets::Long && long.is_none());
+    /// How many more are known to be lost. Where long packets were found to be lost before, as in a black hole, one more of them is
+    /// taken for too long, too.
+    fn learn(&mut self, Measured { packets, long, small }: Measured, black_hole: bool) -> u64 {
+        let waits = packets == Packets::Long && long.is_none() && !black_hole;
+        let waited = std::mem::replace(&mut self.waits, waits);
         match (packets, long, small) {
             (Packets::Long, Some(_), _) | (Packets::Both, None, Some(_)) => self.add(false),
             (Packets::Long, None, _) => 0,
@@ -152,7 +154,7 @@ impl Figures {
         known.peering = Some(peering.clone());
         known.at = Some(at);
         known.sent += sent;
-        known.lost += known.newest.learn(measured);
+        known.lost += known.newest.learn(measured, known.black_hole == Some(true));
         // Of a long packet that is lost it is known at the next one what that says.
         if packets == Packets::Both || long.is_some() {
             known.round_trip = long.or(small);
@@ -226,6 +228,20 @@ mod tests {
     use super::*;
     use crate::probe::sampled::tests::two_ways;
 
+    /// What is known once a black hole has ended right after a long packet.
+    fn figures_after_hole(way: &Way, peering: &PeeringId) -> BTreeMap<PeeringId, OfPeering> {
+        let (mut figures, ms) = (Figures::default(), Some(Duration::from_millis(2)));
+        for (packets, long, small) in [
+            (Packets::Long, None, None),
+            (Packets::Both, None, ms),
+            (Packets::Long, None, None),
+            (Packets::Both, ms, ms),
+        ] {
+            figures.learn(way, peering, Measured { packets, long, small }, (SystemTime::UNIX_EPOCH, Instant::now()));
+        }
+        figures.by_peering(9)
+    }
+
     #[test]
     fn what_is_known_follows_from_what_came_back() {
         let (mut figures, ways) = (Figures::default(), two_ways());
@@ -260,6 +276,9 @@ mod tests {
             (false, 4, 0, Some(1), ms(2)),
             "too long is not lost"
         );
+        // The last one of the hole is no loss either, though all pass when it is looked at.
+        let mut ended = figures_after_hole(way, peering);
+        assert_eq!(ended.remove(peering).map(|of| (of.lost, of.black_holes)), Some((0, Some(0))));
         // Of several hosts the slowest, and what was measured longest ago.
         let (_, both) = learn(other, Packets::Long, ms(1), None, 11);
         assert_eq!((both.sent, both.round_trip, both.black_holes, both.at), (5, ms(2), Some(1), Some(at(9))));
