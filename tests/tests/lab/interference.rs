@@ -280,10 +280,12 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
     ensure!(host.netns().exec("iptables-legacy -S FORWARD")?.ok()?.contains("-P FORWARD DROP"));
     reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))?;
     reach_each_other(lab.server("h1", "eth1"), lab.server("h1", "eth2"))?;
-    // Rules about others, as docker makes them, are nobody's business.
+    // Rules about others, as docker makes them, are nobody's business, also about interfaces with names of any bytes.
     sh(
         host,
-        "iptables-legacy -A FORWARD -i docker0 ! -o docker0 -j DROP; iptables-legacy -A FORWARD -s 172.17.0.0/16 -j DROP; \
+        "set -e; for name in '\\3770' '\\303\\2511' '\\033[2J'; do name=$(printf \"$name\"); \
+         ip link add \"$name\" type dummy; iptables-legacy -A FORWARD -i \"$name\" -j DROP; done; \
+         iptables-legacy -A FORWARD -i docker0 ! -o docker0 -j DROP; iptables-legacy -A FORWARD -s 172.17.0.0/16 -j DROP; \
          iptables-legacy -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE; iptables-legacy -A INPUT -j ACCEPT; \
          iptables-legacy -t mangle -A FORWARD -p tcp -j TCPMSS --set-mss 1200 --tcp-flags SYN,RST SYN || true",
     )?;
