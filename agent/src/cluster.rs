@@ -46,6 +46,15 @@ impl Membership {
     }
 }
 
+/// A membership that was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Update {
+    /// What it was.
+    pub before: Membership,
+    /// What it is now.
+    pub after: Membership,
+}
+
 /// The file cannot be used.
 #[derive(Debug, Error)]
 pub enum MembershipError {
@@ -97,14 +106,29 @@ impl MembershipFile {
         }
     }
 
-    /// Remembers it. When this returns it will survive a power failure.
-    pub fn store(&self, membership: &Membership) -> Result<(), MembershipError> {
+    /// Changes it; what comes of it is returned with what was there. When this returns it will survive a power failure. Agent and operators
+    /// take turns, so that neither writes over what the other has just written.
+    pub fn update<E: From<MembershipError>>(
+        &self,
+        change: impl FnOnce(Membership) -> Result<Membership, E>,
+    ) -> Result<Update, E> {
+        let _turn = self.lock()?;
+        let before = self.load()?;
+        let after = change(before)?;
+        if after != before {
+            self.store(&after)?;
+        }
+        Ok(Update { before, after })
+    }
+
+    fn store(&self, membership: &Membership) -> Result<(), MembershipError> {
         let json = serde_json::to_vec(membership).map_err(|error| self.failed("write", error.into()))?;
         file::replace(&self.path, &[&json, b"\n"]).map_err(|failed| self.failed("write", failed.source))
     }
 
     /// Says that another cluster's controllers may configure the host from now on.
     pub fn join(&self, cluster: ClusterId) -> Result<(), MembershipError> {
+        let _turn = self.lock()?;
         // Whatever is broken in the file is over with that.
         let before = match self.load() {
             Err(MembershipError::Unreadable { .. }) => Membership::default(),
@@ -115,10 +139,21 @@ impl MembershipFile {
 
     /// Forgets it, for a host on which nothing is left: the next one that configures the host decides.
     pub fn remove(&self) -> Result<(), MembershipError> {
+        let _turn = self.lock()?;
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", error)),
             _ => Ok(()),
         }
+    }
+
+    /// Waits for whoever else changes the file, and keeps others from it until what is returned goes: a lock on its folder (flock(2)).
+    fn lock(&self) -> Result<fs::File, MembershipError> {
+        let lock = || {
+            let folder = fs::File::open(file::folder_of(&self.path))?;
+            folder.lock()?;
+            Ok(folder)
+        };
+        lock().map_err(|source| self.failed("lock the folder of", source))
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> MembershipError {
@@ -129,6 +164,34 @@ impl MembershipFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// The agent and operators change it at the same time, each its own part.
+    #[test]
+    fn who_changes_it_at_the_same_time_takes_turns() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = MembershipFile::beside(&folder.path().join("ledger.json"));
+        let [ours, theirs]: [ClusterId; 2] = [1, 2].map(|digit| format!("{digit:032x}").parse().unwrap());
+        let inode = format!(":{} ", fs::metadata(folder.path()).unwrap().ino());
+        let waits = || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|lock| lock.contains("-> FLOCK") && lock.contains(&inode))
+        };
+        let mut operator = None;
+        let update = file.update(|before| {
+            let own = file.clone();
+            let joins = std::thread::spawn(move || own.join(theirs));
+            while !waits() {
+                assert!(!joins.is_finished(), "an operator does not wait");
+                std::thread::yield_now();
+            }
+            operator = Some(joins);
+            Ok::<_, MembershipError>(before.after(Some(ours)))
+        });
+        operator.unwrap().join().unwrap().unwrap();
+        assert_eq!(update.unwrap().after, Membership { cluster: Some(ours), accepted_from: Some(ours) });
+        assert_eq!(file.load().unwrap(), Membership { cluster: Some(theirs), accepted_from: Some(ours) });
+    }
 
     #[test]
     fn what_earlier_releases_have_written_is_read() {

@@ -32,8 +32,12 @@ pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), Failed> {
     let written = parts.iter().try_for_each(|part| file.write_all(part));
     written.and_then(|()| file.sync_data()).map_err(failed("write beside it"))?;
     fs::rename(&beside, path).map_err(failed("replace it"))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync its folder"))
+    File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(failed("sync its folder"))
+}
+
+/// The folder that a file is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// What a file holds as JSON. One that is not there holds nothing; for one that cannot be read `warning` says what that costs.

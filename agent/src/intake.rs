@@ -8,7 +8,7 @@
 //! (rule C5), and the write is tried again until it succeeds or a newer configuration takes its place.
 
 use crate::{
-    cluster::{Membership, MembershipError, MembershipFile},
+    cluster::{Membership, MembershipError, MembershipFile, Update},
     ledger::{Ledger, LedgerError, Record},
     reconcile::{Handle, Promise, RequestError},
 };
@@ -422,27 +422,27 @@ impl Intake {
     /// Remembers whose the host is, once a configuration of that cluster is stored. Where an operator has taken the host from it
     /// meanwhile, that stays so, and the configuration is remembered as another cluster's.
     async fn join(&self, cluster: Option<ClusterId>) -> Result<(), Refused> {
-        let before = self.read_membership().await?;
-        let admitted = admits(before, cluster);
-        let after = match &admitted {
-            Ok(membership) => membership.after(cluster),
-            Err(_) => Membership { accepted_from: cluster, ..before },
-        };
-        if after != before {
-            self.store_membership(after).await?;
-        }
+        let Update { before, after } = self
+            .update_membership(move |before| {
+                let kept = Membership { accepted_from: cluster, ..before };
+                Ok(if admits(before, cluster).is_ok() { before.after(cluster) } else { kept })
+            })
+            .await?;
         if after.cluster != before.cluster {
             tracing::info!(cluster = cluster.map(|it| it.to_string()), "this host belongs to a cluster");
         }
-        admitted.map(drop)
+        admits(before, cluster).map(drop)
     }
 
-    async fn store_membership(&self, membership: Membership) -> Result<(), Refused> {
+    async fn update_membership(
+        &self,
+        change: impl FnOnce(Membership) -> Result<Membership, Refused> + Send + 'static,
+    ) -> Result<Update, Refused> {
         let file = self.0.membership.clone();
         let path = file.path().to_owned();
-        self.0.reconciler.write(&path, move || file.store(&membership)).await??;
-        self.0.known.send_replace(Some(membership));
-        Ok(())
+        let update = self.0.reconciler.write(&path, move || file.update(change)).await??;
+        self.0.known.send_replace(Some(update.after));
+        Ok(update)
     }
 
     /// A write has ended, and whoever waits for it is told. True where it is to be tried again; otherwise the next one begins.
@@ -502,7 +502,7 @@ impl Intake {
         let Ok(_turn) = timeout(patience, Arc::clone(&self.0.turn).lock_owned()).await else {
             return Err(Refused::Busy("the ledger"));
         };
-        let membership = self.admits(cluster).await?;
+        self.admits(cluster).await?;
         let state = self.0.state.lock().await;
         let newest = state.pending().map(|pending| &pending.config).or(state.stored.as_ref());
         // A controller that gives a host away and takes it anew may have its requests overtake each other.
@@ -514,7 +514,7 @@ impl Intake {
             return Err(Refused::Busy("a configuration"));
         }
         drop(state);
-        self.store_membership(Membership { cluster: None, ..membership }).await?;
+        self.update_membership(move |before| Ok(Membership { cluster: None, ..admits(before, cluster)? })).await?;
         tracing::info!("this host belongs to no cluster any more");
         Ok(())
     }
