@@ -6,8 +6,8 @@ use crate::{
     metrics::Metrics,
     probe::{ProbeError, Prober},
     reconcile::Handle,
-    renewal,
     shares::SharesFile,
+    tls,
     trace::Tracer,
 };
 use axum::{
@@ -22,9 +22,8 @@ use axum::{
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
     agent_api::{
-        CLUSTER_HEADER, CLUSTER_PATH, CONFIG_PATH, CRL_PATH, DIAGNOSIS_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH,
-        PROBE_PATH, PROBES_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRACE_ANSWER_WITHIN, TRACE_PATH,
-        TRAFFIC_PATH,
+        CLUSTER_HEADER, CLUSTER_PATH, CONFIG_PATH, DIAGNOSIS_PATH, ErrorBody, HEALTH_PATH, METRICS_PATH, PROBE_PATH,
+        PROBES_PATH, PUSH_ANSWER_WITHIN, SHARES_PATH, STATUS_PATH, TRACE_ANSWER_WITHIN, TRACE_PATH, TRAFFIC_PATH,
     },
     cluster::ClusterId,
     format::{self, Decoded, FormatError},
@@ -35,7 +34,7 @@ use cps_peering_config::{
 };
 use cps_peering_http::{
     REQUEST_TIMEOUT, headers,
-    tls::{Identity, MAX_CRL, Peer, TlsError, refuse_revoked},
+    tls::{Identity, Peer, refuse_revoked},
     within,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -173,8 +172,8 @@ pub fn routers(
     let metrics = Metrics::new(reconciler.clone(), identity.cloned());
     let open = open_routes(&metrics);
     let intake = Intake::new(accepted, ledger, reconciler.clone(), identity.cloned());
-    let routes = routes(Api { intake, shares: Arc::new(Mutex::new(shares)), reconciler, metrics });
-    let routes = guarded(routes, identity.cloned()).layer(middleware::from_fn(unambiguous));
+    let routes = routes(Api { intake, shares: Arc::new(Mutex::new(shares)), reconciler: reconciler.clone(), metrics });
+    let routes = guarded(routes, identity.cloned(), reconciler).layer(middleware::from_fn(unambiguous));
     (routes, open)
 }
 
@@ -268,25 +267,9 @@ async fn unambiguous(request: Request, next: Next) -> Response {
 /// Lets the controller do everything, the host itself read, and operators and monitoring see metrics; over TLS nobody else is let
 /// in but to see health.
 /// A request without a [`Peer`] has come over plain TCP, where the settings say that this is wanted.
-fn guarded(router: Router, identity: Option<Identity>) -> Router {
+fn guarded(router: Router, identity: Option<Identity>, reconciler: Handle) -> Router {
     let Some(identity) = identity else { return router };
-    let lists = Router::new().route(CRL_PATH, put(put_crl)).layer(DefaultBodyLimit::max(MAX_CRL));
-    let lists = lists.with_state(identity.clone());
-    known_to(router.merge(lists).merge(renewal::routes(identity.clone())), Some(identity))
-}
-
-/// Takes up revocation lists, which one of the CAs must have signed. They only ever add to what is revoked.
-async fn put_crl(State(identity): State<Identity>, body: Bytes) -> Response {
-    let refuse = |status: StatusCode, message: String| {
-        tracing::warn!(%message, "revocation lists refused");
-        (status, Json(ErrorBody { message, desired: None })).into_response()
-    };
-    match spawn_blocking(move || identity.take_revocation_lists(&body)).await {
-        Ok(Ok(_)) => StatusCode::NO_CONTENT.into_response(),
-        Ok(Err(error @ TlsError::Unreadable { .. })) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-        Ok(Err(error)) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
-        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    }
+    known_to(router.merge(tls::routes(identity.clone(), reconciler)), Some(identity))
 }
 
 async fn known_only(State(identity): State<Identity>, request: Request, next: Next) -> Response {

@@ -9,9 +9,9 @@ use crate::{
     neighbours,
     probe::Prober,
     reconcile::{self, Options, PersistentState},
-    renewal::kept_beside,
     service,
     shares::SharesFile,
+    tls::kept_beside,
     trace::Tracer,
     traffic::{Meter, MeterFile},
 };

@@ -29,7 +29,7 @@
 //! | [`ownership`] | names and numbers | what is ours. The only place that decides it |
 //! | [`objects`] | – | the kernel's objects as values: links, routes, next hops, neighbours, filters, limits |
 //! | [`scope`] | a part of the host | which objects of the kernel belong to it. Pure |
-//! | `renewal` | the controller's requests about this host's certificate | a key, and a certificate for it that is used from then on |
+//! | `tls` | what the controller brings for TLS | revocation lists, and a certificate that is used from then on |
 //! | `metrics` | reports | figures for Prometheus |
 //! | `file` | bytes | a file that is whole at any time, for the ledger |
 //!
@@ -54,10 +54,10 @@ pub mod ownership;
 pub mod ports;
 pub mod probe;
 pub mod reconcile;
-mod renewal;
 pub mod scope;
 pub mod service;
 pub mod shares;
+mod tls;
 pub mod trace;
 pub mod traffic;
 

@@ -27,7 +27,8 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower::ServiceExt;
 
@@ -287,4 +288,34 @@ async fn the_controller_alone_renews_the_certificate_and_nothing_is_interrupted(
     let held = fs::read_to_string(&kept).unwrap();
     assert!(held.contains("PRIVATE KEY") && !asked.contains("PRIVATE KEY"));
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o600);
+}
+
+/// A disk that does not answer while certificates are read holds one request, and the next ones are refused; it is a problem of the host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_holds_one_request_about_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, issuer) = authority(folder.path(), "spiffe://cps-peering/host/h1");
+    let agent = agent(folder.path(), &own);
+    let ca = folder.path().join("ca.pem");
+    let pem = fs::read(&ca).unwrap();
+    fs::remove_file(&ca).unwrap();
+    nix::unistd::mkfifo(&ca, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let put = async |number| {
+        let mut request = Request::builder().method("PUT").uri("/v1/crl").header("host", "h1");
+        request.extensions_mut().unwrap().insert(Peer::named(vec![CONTROLLER.to_owned()]));
+        let body = list(&issuer, number, number);
+        agent.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap().status().as_u16()
+    };
+    let (client, refused) = (timeout(Duration::from_millis(10), put(1)), put(2));
+    assert!(client.await.is_err(), "whoever goes away ends nothing");
+    assert_eq!(refused.await, 503);
+    let (_, report) = call(&agent, CONTROLLER, "GET", "/v1/status", &Value::Null).await;
+    assert!(report.contains("the disk has not taken it") && report.contains("sent.pem"), "{report}");
+    // It answers again.
+    let mut hanging = fs::OpenOptions::new().write(true).open(&ca).unwrap();
+    fs::write(folder.path().join("file"), &pem).unwrap();
+    fs::rename(folder.path().join("file"), &ca).unwrap();
+    hanging.write_all(&pem).unwrap();
+    drop(hanging);
+    assert_eq!((put(2).await, own.facts().revoked), (204, 2));
 }

@@ -10,7 +10,7 @@ use crate::{
     objects::{LinkKind, Observed},
     ownership, ports,
     reconcile::Options,
-    renewal::kept_beside,
+    tls::kept_beside,
 };
 use cps_peering_config::{
     HostConfig, HostReport, ValidHostConfig,

@@ -1,7 +1,7 @@
 //! `cps-peering-agent status`: how the running agent stands, asked over its own HTTP interface.
 
 use super::Output;
-use crate::renewal::kept_beside;
+use crate::tls::kept_beside;
 use anyhow::Context;
 use cps_peering_config::{
     HostReport, Revision,

@@ -94,6 +94,16 @@ pub struct Identity {
     /// The key of the newest request for a certificate.
     pending: Arc<Mutex<Option<Pending>>>,
     current: Arc<RwLock<Arc<Loaded>>>,
+    /// Held while the files are read, so that what was read first is not taken up last.
+    reading: Arc<Mutex<()>>,
+}
+
+/// What [`Identity::keep_fresh`] knows of the files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    stamp: [load::Stamp; 6],
+    /// Whether the certificate that has replaced that of the settings is used.
+    renewed: bool,
 }
 
 impl Identity {
@@ -105,7 +115,12 @@ impl Identity {
     /// The same for a daemon that is sent revocation lists and certificates, and keeps them in files of its own.
     pub fn open_with(files: &TlsFiles, kept: Kept) -> Result<Self, TlsError> {
         let current = Arc::new(RwLock::new(Arc::new(Loaded::read(files, &kept)?)));
-        Ok(Self { files: files.clone(), kept, pending: Arc::default(), current })
+        Ok(Self { files: files.clone(), kept, pending: Arc::default(), current, reading: Arc::default() })
+    }
+
+    /// Where what it is sent is kept.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     /// Makes a new key, and a request for a certificate for it in PEM (PKCS #10). The key is kept in memory until the certificate comes,
@@ -194,6 +209,7 @@ impl Identity {
 
     /// Reads the files again. What cannot be used leaves everything as it is.
     pub fn reload(&self) -> Result<Facts, TlsError> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = Arc::new(Loaded::read(&self.files, &self.kept)?);
         let facts = loaded.facts.clone();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
@@ -202,27 +218,33 @@ impl Identity {
 
     /// Looks at the files from time to time, for ever, and reads them when they have changed or when `told` says so.
     pub async fn keep_fresh(self, mut told: tokio::sync::mpsc::Receiver<()>) {
-        let mut seen = self.current().stamp;
-        let mut was_renewed = self.facts().renewed;
+        let mut seen = Seen { stamp: self.current().stamp, renewed: self.facts().renewed };
         loop {
             let was_told = tokio::select! {
                 Some(()) = told.recv() => true,
                 () = tokio::time::sleep(LOOK_EVERY) => false,
             };
-            let now = load::stamp(&self.files, &self.kept);
-            // With time, or a clock that is set, another one of the two certificates is to be used.
-            let is_renewed = self.current().choice.is_renewed(load::now());
-            if now == seen && !was_told && was_renewed == is_renewed {
-                continue;
-            }
-            was_renewed = is_renewed;
-            // What is written at this moment is looked at once more: its stamp changes again.
-            seen = now;
+            // A disk that hangs keeps one thread for that, and none of those that answer requests.
+            let own = self.clone();
+            let refreshed = tokio::task::spawn_blocking(move || own.refresh(seen, was_told)).await;
+            seen = refreshed.unwrap_or(seen);
+        }
+    }
+
+    /// Reads the files if they have changed since they were seen, or `always`. What is seen now.
+    fn refresh(&self, seen: Seen, always: bool) -> Seen {
+        let stamp = load::stamp(&self.files, &self.kept);
+        // With time, or a clock that is set, another one of the two certificates is to be used.
+        let renewed = self.current().choice.is_renewed(load::now());
+        // What is written at this moment is looked at once more: its stamp changes again.
+        let now = Seen { stamp, renewed };
+        if now != seen || always {
             match self.reload() {
                 Ok(facts) => tracing::info!(expires = %facts.expires(), "certificates were read"),
                 Err(error) => tracing::error!(%error, "certificates were not taken up; the ones before stay"),
             }
         }
+        now
     }
 
     /// For a server.
