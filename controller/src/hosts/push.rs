@@ -38,6 +38,8 @@ const HELD_RETRY: Duration = Duration::from_secs(2);
 const CANARY_POLL: Duration = Duration::from_secs(2);
 /// How long an agent may take to let its host go.
 const LEAVE_CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a host that has left the inventory is told so at most: within some ten seconds, if it answers at all.
+const LEAVE_CLUSTER_TRIES: usize = 6;
 /// How many agents are spoken to at once.
 const AT_ONCE: usize = 256;
 /// How long one of them counts. Who takes longer is waited for beside the others: hosts that are away, or slow, must not
@@ -247,12 +249,24 @@ impl Worker {
     /// The host is forgotten: where nothing is left on it, any cluster may have it. One that does not hear this is told by an operator.
     async fn leave_cluster(&self) {
         let Some(target) = &self.reached else { return };
-        if target.config.vrfs.is_empty() && target.config.sides.is_empty() && self.engine.leadership().holds() {
-            let told = self.client.delete(url(target, CLUSTER_PATH)).timeout(LEAVE_CLUSTER_TIMEOUT).send().await;
-            let told = told.and_then(reqwest::Response::error_for_status);
-            if let Err(error) = told {
-                tracing::info!(host = %self.host, %error, "the host may still believe that it belongs to this cluster");
+        if !target.config.vrfs.is_empty() || !target.config.sides.is_empty() {
+            return;
+        }
+        let mut retry = Retry::new(BACKOFF);
+        for _ in 0..LEAVE_CLUSTER_TRIES {
+            // Whoever has it anew, this controller or the next leader, says itself whose it is.
+            let is_back = self.engine.read(|state, _| state.hosts().contains_key(&self.host));
+            if is_back || !self.engine.leadership().holds() {
+                return;
             }
+            let told = self.client.delete(url(target, CLUSTER_PATH)).timeout(LEAVE_CLUSTER_TIMEOUT).send().await;
+            match told.and_then(reqwest::Response::error_for_status) {
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::info!(host = %self.host, %error, "the host may still believe that it belongs to this cluster");
+                }
+            }
+            tokio::time::sleep(retry.failed()).await;
         }
     }
 

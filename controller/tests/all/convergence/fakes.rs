@@ -16,6 +16,8 @@ pub(super) struct Host {
     pub(super) problems: Vec<Problem>,
     /// How often it was asked for counters.
     pub(super) counted: u64,
+    /// How often it does not let itself be taken from its cluster.
+    pub(super) stays: u32,
     /// Answers pushes only after this time.
     pub(super) slow: Duration,
     /// Whether its agent is of the release before peerings of parts.
@@ -124,11 +126,19 @@ impl Agent {
             let report = report(&host);
             Json(host.config.as_ref().map_or(report.clone(), |config| report.with_standings(config)))
         };
+        let leave = async |State(host): State<Shared>| {
+            let mut host = host.lock().unwrap();
+            host.calls.push("DELETE");
+            let stays = host.stays > 0;
+            host.stays = host.stays.saturating_sub(1);
+            if stays { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::NO_CONTENT }
+        };
         let counters = async |State(host): State<Shared>| Json(traffic(&mut host.lock().unwrap()));
         let router = Router::new()
             .route(CONFIG_PATH, put(put_config).patch(patch_config))
             .route(STATUS_PATH, get(status))
             .route(TRAFFIC_PATH, get(counters))
+            .route(CLUSTER_PATH, delete_route(leave))
             .with_state(Arc::clone(&host))
             .layer(map_response_with_state(Arc::clone(&host), say_whose))
             .layer(from_fn_with_state(Arc::clone(&host), note_connection));

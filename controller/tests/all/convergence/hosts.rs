@@ -35,6 +35,18 @@ async fn a_host_that_was_removed_as_dead_holds_nothing_up_and_is_emptied_should_
     assert!(config.vrfs.is_empty() && config.sides.is_empty(), "nothing is left on it: {config:?}");
 }
 
+/// Otherwise the next cluster that has it would be refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_cannot_leave_its_cluster_at_once_is_told_again() {
+    let (_folder, controller, [_one, two]) = built().await;
+    two.calls();
+    two.host.lock().unwrap().stays = 2;
+    let removal = HostCommand::Remove(Removal { dead: false, approval: Approval::Given(None) });
+    controller.run(&host("h2", removal)).unwrap();
+    let told = |calls: &[&str]| calls.iter().filter(|call| **call == "DELETE").count();
+    controller.until("it has left", |_| (told(&two.host.lock().unwrap().calls) == 3).then_some(())).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_pushed_to_a_host_while_that_is_paused_and_everything_afterwards() {
     let (folder, controller, [one, two]) = built().await;

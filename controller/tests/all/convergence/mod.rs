@@ -11,11 +11,11 @@ use axum::{
     http::StatusCode,
     middleware::{Next, from_fn_with_state, map_response_with_state},
     response::Response,
-    routing::{get, put},
+    routing::{delete as delete_route, get, put},
 };
 use cps_peering_config::{
     HostConfig, HostPatch, HostReport, Revision, ValidHostConfig,
-    agent_api::{CLUSTER_HEADER, CONFIG_PATH, ErrorBody, STATUS_PATH, TRAFFIC_PATH},
+    agent_api::{CLUSTER_HEADER, CLUSTER_PATH, CONFIG_PATH, ErrorBody, STATUS_PATH, TRAFFIC_PATH},
     cluster::ClusterId,
     id::{HostId, PeeringId},
     report::{Counters, Problem, ProblemKind, Scope},
