@@ -37,6 +37,7 @@ use cps_peering_http::{
     tls::{Identity, Peer, refuse_revoked},
     within,
 };
+use cps_peering_otlp::{Caller, Kind, Moment, Recorder, Span, TRACEPARENT, TraceParent};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     sync::{Arc, PoisonError},
@@ -62,6 +63,7 @@ struct Api {
     shares: Arc<Mutex<SharesFile>>,
     reconciler: Handle,
     metrics: Metrics,
+    recorder: Recorder,
 }
 
 /// The routes, without a question who asks and which host this is. `accepted` is what the ledger held at start.
@@ -70,10 +72,9 @@ pub fn router(
     ledger: impl ConfigStore,
     shares: SharesFile,
     reconciler: Handle,
+    recorder: Recorder,
 ) -> Router {
-    let metrics = Metrics::new(reconciler.clone(), None);
-    let intake = Intake::new(accepted, ledger, reconciler.clone(), None);
-    routes(Api { intake, shares: Arc::new(Mutex::new(shares)), reconciler, metrics })
+    routes(Api::new(accepted, ledger, shares, reconciler, None, recorder))
 }
 
 /// What `look` finds, one look at a time: each reads the whole kernel.
@@ -168,11 +169,11 @@ pub fn routers(
     shares: SharesFile,
     reconciler: Handle,
     identity: Option<&Identity>,
+    recorder: Recorder,
 ) -> (Router, Router) {
-    let metrics = Metrics::new(reconciler.clone(), identity.cloned());
-    let open = open_routes(&metrics);
-    let intake = Intake::new(accepted, ledger, reconciler.clone(), identity.cloned());
-    let routes = routes(Api { intake, shares: Arc::new(Mutex::new(shares)), reconciler: reconciler.clone(), metrics });
+    let api = Api::new(accepted, ledger, shares, reconciler.clone(), identity.cloned(), recorder);
+    let open = open_routes(&api.metrics);
+    let routes = routes(api);
     let routes = guarded(routes, identity.cloned(), reconciler).layer(middleware::from_fn(unambiguous));
     (routes, open)
 }
@@ -293,7 +294,8 @@ async fn known_only(State(identity): State<Identity>, request: Request, next: Ne
 }
 
 async fn put_config(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Response {
-    api.push(cluster_of(&headers), move |_| {
+    let recorded = api.record("PUT", &headers);
+    api.push(cluster_of(&headers), recorded, move |_| {
         let config: HostConfig = decoded(&body)?;
         Ok(Push { config: config.try_into()?, record: Record::Config(body) })
     })
@@ -301,7 +303,8 @@ async fn put_config(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> 
 }
 
 async fn patch_config(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Response {
-    api.push(cluster_of(&headers), move |have| {
+    let recorded = api.record("PATCH", &headers);
+    api.push(cluster_of(&headers), recorded, move |have| {
         let patch: HostPatch = decoded(&body)?;
         let (base, revision) = (patch.base, patch.revision);
         if revision <= base {
@@ -323,22 +326,65 @@ fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, FormatError> {
 }
 
 impl Api {
+    fn new(
+        accepted: Option<Arc<ValidHostConfig>>,
+        ledger: impl ConfigStore,
+        shares: SharesFile,
+        reconciler: Handle,
+        identity: Option<Identity>,
+        recorder: Recorder,
+    ) -> Self {
+        let metrics = Metrics::new(reconciler.clone(), identity.clone(), &recorder);
+        let intake = Intake::new(accepted, ledger, reconciler.clone(), identity, recorder.clone());
+        Self { intake, shares: Arc::new(Mutex::new(shares)), reconciler, metrics, recorder }
+    }
+
     /// Accepts a configuration, and answers when the kernel has it or the time for an answer is over.
     async fn push(
         self,
         cluster: Option<ClusterId>,
+        mut recorded: Option<Span>,
         read: impl FnOnce(&Base<'_>) -> Result<Push, Refused> + Send,
     ) -> Response {
         let until = Instant::now() + PUSH_ANSWER_WITHIN;
-        let accepted = self.intake.accept(cluster, read, PUSH_ANSWER_WITHIN).await;
+        let context = recorded.as_ref().map(Span::context);
+        let part = |name: &str| self.recorder.child(name, Kind::Internal, context?, Moment::now());
+        let mut taking = part("intake");
+        let accepted = self.intake.accept(cluster, read, PUSH_ANSWER_WITHIN, context).await;
+        if let (Some(span), Err(refused)) = (&mut taking, &accepted) {
+            span.fail(refused);
+        }
+        drop(taking);
         self.metrics.pushed(accepted.is_ok());
-        match accepted {
+        let answer = match accepted {
             Ok(revision) => {
                 let patience = until.saturating_duration_since(Instant::now());
-                Json(self.applied(revision, patience).await).into_response()
+                let report = self.applied(revision, patience).await;
+                if let (Some(span), Some(host)) = (&mut recorded, &report.host) {
+                    span.set("cps.host", host.as_str());
+                    span.set("cps.revision", revision.to_string());
+                }
+                Json(report).into_response()
             }
             Err(refused) => self.refuse(&refused),
+        };
+        if let Some(span) = &mut recorded {
+            span.set("http.response.status_code", answer.status().as_u16());
         }
+        answer
+    }
+
+    /// Records a push that its controller records.
+    fn record(&self, method: &'static str, headers: &HeaderMap) -> Option<Span> {
+        if !self.recorder.is_on() {
+            return None;
+        }
+        let parent = TraceParent::parse(headers.get(TRACEPARENT)?.to_str().ok()?)?;
+        let name = format!("{method} {CONFIG_PATH}");
+        let mut span = self.recorder.receive(name, Moment::now(), Some(parent), Caller::Trusted)?;
+        span.set("http.request.method", method);
+        span.set("http.route", CONFIG_PATH);
+        Some(span)
     }
 
     fn refuse(&self, refused: &Refused) -> Response {

@@ -25,6 +25,7 @@ use cps_peering_http::{
     Limits, Places,
     tls::{self, Clients, Identity},
 };
+use cps_peering_otlp::Exporter;
 use socket2::{Domain, Socket, Type};
 use std::{
     io, net,
@@ -43,6 +44,9 @@ use tokio::{
 
 /// How long a write that is under way may take when the agent ends.
 const LAST_WRITE: Duration = Duration::from_secs(5);
+
+/// How long it is waited for the collector of traces when the agent ends.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT. The kernel stays as it is then. With SIGHUP it goes on with what `read` says the settings
 /// are now, as far as they can change while it runs.
@@ -84,7 +88,9 @@ pub fn run(
         let every = Duration::from_secs(settings.probe_interval_s);
         prober.measure(every).context("cannot start a thread")?;
     }
-    let (router, open) = api::routers(accepted, ledger, shares, reconciler.clone(), identity.as_ref());
+    let (recorder, exporter) = Exporter::new(&settings.tracing, "cps-peering-agent", env!("CARGO_PKG_VERSION"));
+    let (router, open) =
+        api::routers(accepted, ledger, shares, reconciler.clone(), identity.as_ref(), recorder.clone());
     let (own, report) = (settings.clone(), reconciler.report());
     let snapshot = move || check::snapshot(&own, &report.borrow().clone());
     let own = settings.clone();
@@ -95,6 +101,9 @@ pub fn run(
         .merge(api::probe_route(prober, identity.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
+        if let Some(exporter) = exporter {
+            tokio::spawn(exporter.run());
+        }
         let listener = listen(settings.listen, "listen")?;
         tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
         if let Some(address) = settings.metrics_listen {
@@ -119,6 +128,7 @@ pub fn run(
             () = serve => {}
             never = service::attend(&reconciler, settings, hangup, read) => match never {},
         }
+        recorder.flush(LAST_SPANS).await;
         tracing::info!("stopped; the kernel stays as it is");
         Ok(())
     });

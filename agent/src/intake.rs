@@ -22,6 +22,7 @@ use cps_peering_config::{
     tls as names,
 };
 use cps_peering_http::tls::Identity;
+use cps_peering_otlp::{Kind, Moment, Recorder, SpanContext};
 use std::{
     path::Path,
     sync::Arc,
@@ -184,6 +185,7 @@ struct Inner {
     reconciler: Handle,
     /// Whose certificate says which host this is; none without TLS.
     identity: Option<Identity>,
+    recorder: Recorder,
 }
 
 /// Which configurations there are.
@@ -209,6 +211,8 @@ struct Pending {
     /// To be kept once it is stored; none where the kernel waits, or it is kept.
     promise: Option<Promise>,
     outcome: watch::Sender<Outcome>,
+    /// The span of its push, where that is recorded.
+    traced: Option<SpanContext>,
 }
 
 impl Pending {
@@ -244,6 +248,7 @@ impl Intake {
         store: impl ConfigStore,
         reconciler: Handle,
         identity: Option<Identity>,
+        recorder: Recorder,
     ) -> Self {
         let membership = MembershipFile::beside(store.path());
         let state = Mutex::new(State { stored, writing: None, next: None });
@@ -251,7 +256,7 @@ impl Intake {
         // A file that cannot be read is told of where it matters.
         let known = watch::Sender::new(membership.load().ok());
         let (turn, reading, newer) = Default::default();
-        Self(Arc::new(Inner { state, turn, store, membership, known, reading, newer, reconciler, identity }))
+        Self(Arc::new(Inner { state, turn, store, membership, known, reading, newer, reconciler, identity, recorder }))
     }
 
     /// Whose this host is, as far as it is known.
@@ -292,9 +297,10 @@ impl Intake {
         cluster: Option<ClusterId>,
         read: impl FnOnce(&Base<'_>) -> Result<Push, Refused> + Send,
         patience: Duration,
+        traced: Option<SpanContext>,
     ) -> Result<Revision, Arc<Refused>> {
         let began = Instant::now();
-        let (revision, taken) = self.take(cluster, read).await?;
+        let (revision, taken) = self.take(cluster, read, traced).await?;
         let Taken::Pending { mut outcome, early } = taken else { return Ok(revision) };
         let outcome = match timeout(patience, outcome.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone(),
@@ -312,6 +318,7 @@ impl Intake {
         &self,
         cluster: Option<ClusterId>,
         read: impl FnOnce(&Base<'_>) -> Result<Push, Refused> + Send,
+        traced: Option<SpanContext>,
     ) -> Result<(Revision, Taken), Refused> {
         let Inner { reconciler, identity, .. } = &*self.0;
         let identity = identity.as_ref();
@@ -358,11 +365,14 @@ impl Intake {
             }
         }
         let config = Arc::new(config);
+        if let Some(context) = traced {
+            reconciler.record(&self.0.recorder, revision, context);
+        }
         // Traffic that must end does not wait for the disk. Where there is nothing to go back to, the disk comes first.
         let early = stored.is_some();
         let promise = early.then(|| reconciler.configure_early(Arc::clone(&config)));
         let (outcome, receiver) = watch::channel(None);
-        let pending = Pending { config, record, cluster, early, promise, outcome };
+        let pending = Pending { config, record, cluster, early, promise, outcome, traced };
         if state.writing.is_some() {
             self.0.newer.notify_one();
             if let Some(before) = state.next.replace(pending) {
@@ -379,11 +389,11 @@ impl Intake {
     /// Writes what is to be written, one after the other, until nothing is.
     async fn write(self) {
         let (mut retry, mut in_ledger) = (Retry::new(TRY_AGAIN), false);
-        while let Some((config, record, cluster)) = self.writing().await {
+        while let Some((config, record, cluster, traced)) = self.writing().await {
             // Whoever has it next finds nothing that is written and still pending.
             let turn = self.0.turn.lock().await;
             // What is in the ledger is not written there twice: a patch leads from its base alone.
-            let stored = if in_ledger { Ok(()) } else { self.store(&config, record, cluster).await };
+            let stored = if in_ledger { Ok(()) } else { self.store_traced(&config, record, cluster, traced).await };
             in_ledger = stored.is_ok();
             let result = match stored {
                 Ok(()) => self.join(cluster).await,
@@ -400,6 +410,22 @@ impl Intake {
         }
     }
 
+    /// Writes a configuration, and records that where its push is recorded.
+    async fn store_traced(
+        &self,
+        config: &Arc<ValidHostConfig>,
+        record: Record<Bytes>,
+        cluster: Option<ClusterId>,
+        traced: Option<SpanContext>,
+    ) -> Result<(), Refused> {
+        let span = traced.and_then(|push| self.0.recorder.child("ledger", Kind::Internal, push, Moment::now()));
+        let stored = self.store(config, record, cluster).await;
+        if let (Some(mut span), Err(refused)) = (span, &stored) {
+            span.fail(refused);
+        }
+        stored
+    }
+
     /// Writes a configuration, unless an operator has taken the host from its cluster since it was accepted.
     async fn store(
         &self,
@@ -413,10 +439,10 @@ impl Intake {
     }
 
     /// What is being written.
-    async fn writing(&self) -> Option<(Arc<ValidHostConfig>, Record<Bytes>, Option<ClusterId>)> {
+    async fn writing(&self) -> Option<(Arc<ValidHostConfig>, Record<Bytes>, Option<ClusterId>, Option<SpanContext>)> {
         let state = self.0.state.lock().await;
         let writing = state.writing.as_ref()?;
-        Some((Arc::clone(&writing.config), writing.record.clone(), writing.cluster))
+        Some((Arc::clone(&writing.config), writing.record.clone(), writing.cluster, writing.traced))
     }
 
     /// Remembers whose the host is, once a configuration of that cluster is stored. Where an operator has taken the host from it

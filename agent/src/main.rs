@@ -138,6 +138,7 @@ fn read_settings(path: &Path) -> anyhow::Result<AgentSettings> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the settings file {}", path.display()))?;
     let settings: AgentSettings = toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))?;
     settings.connections.check().with_context(|| format!("settings file {}", path.display()))?;
+    settings.tracing.check().with_context(|| format!("settings file {}", path.display()))?;
     tls_files(settings.tls.as_ref()).with_context(|| format!("settings file {}", path.display()))?;
     Ok(settings)
 }

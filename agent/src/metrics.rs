@@ -6,6 +6,7 @@ use cps_peering_http::{
     metrics::{Own, counter, counters, gauge, gauges},
     tls::Identity,
 };
+use cps_peering_otlp::Recorder;
 use prometheus_client::{
     collector::Collector,
     encoding::DescriptorEncoder,
@@ -26,7 +27,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(reconciler: Handle, identity: Option<Identity>) -> Self {
+    pub(crate) fn new(reconciler: Handle, identity: Option<Identity>, recorder: &Recorder) -> Self {
         let pushes = Labelled::default();
         // Shown from the start: an increase from nothing is no increase to Prometheus.
         for outcome in ["accepted", "refused"] {
@@ -34,6 +35,7 @@ impl Metrics {
         }
         let mut registry = Registry::default();
         registry.register("cps_agent_pushes", "Configurations that were pushed, by outcome", pushes.clone());
+        recorder.register(&mut registry, "cps_agent_trace_spans");
         let version = env!("CARGO_PKG_VERSION");
         registry.register_collector(Box::new(Own::new("cps_agent", version, identity)));
         registry.register_collector(Box::new(Figures(reconciler)));

@@ -106,6 +106,7 @@ fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
         probe_interval_s,
         log_format,
         underlay_filter_entries,
+        tracing,
     } = new;
     let differs = [
         ("listen", *listen != old.listen),
@@ -118,6 +119,7 @@ fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
         ("probe_interval_s", *probe_interval_s != old.probe_interval_s),
         ("log_format", *log_format != old.log_format),
         ("underlay_filter_entries", *underlay_filter_entries != old.underlay_filter_entries),
+        ("tracing", *tracing != old.tracing),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }

@@ -19,6 +19,7 @@ use cps_peering_http::{
     Limits, serve_within,
     tls::{Clients, Identity, Kept, LINEAGE_OID, Peer, lineage_after},
 };
+use cps_peering_otlp::Recorder;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rcgen::{
@@ -89,7 +90,15 @@ fn agent(folder: &Path, identity: &Identity) -> Router {
     let reconciler = reconcile::start_with(kernel, options, PersistentState::default()).unwrap();
     let ledger = Ledger::new(folder.join("ledger"));
     let accepted = ledger.load().unwrap().map(Arc::new);
-    api::routers(accepted, ledger, SharesFile::beside(&folder.join("ledger")), reconciler, Some(identity)).0
+    api::routers(
+        accepted,
+        ledger,
+        SharesFile::beside(&folder.join("ledger")),
+        reconciler,
+        Some(identity),
+        Recorder::default(),
+    )
+    .0
 }
 
 async fn call(agent: &Router, client: &str, method: &str, path: &str, body: &Value) -> (u16, String) {

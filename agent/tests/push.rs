@@ -22,6 +22,7 @@ use cps_peering_config::{
     HostReport, Revision,
     report::{ProblemKind, Scope},
 };
+use cps_peering_otlp::Recorder;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
@@ -64,7 +65,7 @@ impl Agent {
             reconciler.configure(Arc::clone(config));
         }
         let shares = SharesFile::beside(&folder.path().join("ledger"));
-        let router = api::router(accepted, ledger, shares, reconciler.clone());
+        let router = api::router(accepted, ledger, shares, reconciler.clone(), Recorder::default());
         Self { kernel, router, reconciler, folder }
     }
 

@@ -42,6 +42,7 @@ pub fn registry(engine: &Arc<Engine>, identity: Option<Identity>) -> Registry {
     registry.register("cps_controller_audit_dropped", help, metrics.audit_dropped.clone());
     let help = "How long requests took, by method, route and code";
     registry.register("cps_controller_http_request_seconds", help, metrics.requests.clone());
+    engine.traces().recorder().register(&mut registry, "cps_controller_trace_spans");
     let version = env!("CARGO_PKG_VERSION");
     registry.register_collector(Box::new(Own::new("cps_controller", version, identity)));
     registry.register_collector(Box::new(Figures(Arc::downgrade(engine))));

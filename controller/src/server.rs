@@ -21,7 +21,7 @@ use cps_peering_controller::{
         follower::leader_routes,
         last_known::Serve,
     },
-    engine::{Engine, Health, NewHosts},
+    engine::{Engine, Health, NewHosts, Options},
     hosts::{client::AgentClients, crl, path_health, push, renewal, shares, traffic},
     metrics,
     store::{Content, Store},
@@ -31,6 +31,7 @@ use cps_peering_http::{
     Limits, Places,
     tls::{self, Clients, Identity},
 };
+use cps_peering_otlp::Exporter;
 use prometheus_client::registry::Registry;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -38,6 +39,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
 };
+
+/// How long it is waited for the collector of traces when the controller ends.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Runs the controller until it is told to stop. Where another one leads from now on, the program begins anew.
 pub(crate) fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Result<()> {
@@ -102,6 +106,7 @@ async fn serve(
         never = service::attend(&controller.engine, hangup, || controller.reload(&setup.settings, &read)) => match never {},
     }
     controller.end();
+    controller.engine.traces().recorder().flush(LAST_SPANS).await;
     Ok(Ended::Stopped)
 }
 
@@ -206,7 +211,13 @@ impl Controller {
         shared: bool,
     ) -> anyhow::Result<(Self, NewHosts)> {
         let vault = Arc::new(vault);
-        let (engine, hosts) = Engine::open_with(store, content, options(&setup.settings))?;
+        let (recorder, exporter) =
+            Exporter::new(&setup.settings.tracing, "cps-peering-controller", env!("CARGO_PKG_VERSION"));
+        if let Some(exporter) = exporter {
+            tokio::spawn(exporter.run());
+        }
+        let options = Options { recorder, ..options(&setup.settings) };
+        let (engine, hosts) = Engine::open_with(store, content, options)?;
         if let Some(sandbox) = &setup.sandbox {
             sandbox.hide()?;
             sandbox.seed(&engine, &vault)?;

@@ -17,6 +17,7 @@ use cps_peering_controller::{
     hosts::issuer::{AgentIssuer, IssuerError},
     model,
 };
+use cps_peering_otlp::Recorder;
 use std::{
     fs,
     net::SocketAddr,
@@ -98,6 +99,7 @@ pub(crate) fn read_settings(path: &Path) -> anyhow::Result<ControllerSettings> {
     let settings: ControllerSettings =
         toml::from_str(&text).with_context(|| format!("settings file {}", path.display()))?;
     settings.check().with_context(|| format!("settings file {}", path.display()))?;
+    settings.tracing.check().with_context(|| format!("settings file {}", path.display()))?;
     Ok(settings)
 }
 
@@ -147,6 +149,8 @@ pub(crate) fn options(settings: &ControllerSettings) -> Options {
             canary_watch: Duration::from_secs(settings.pushes.canary_watch_s),
             canary_patience: Duration::from_secs(settings.pushes.canary_patience_s),
         },
+        // Made once, where the program serves.
+        recorder: Recorder::default(),
     }
 }
 
@@ -171,6 +175,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         bodies_mib,
         connections,
         log_format,
+        tracing,
         // Read again, and held to from then on.
         operator_token_file: _,
         operators: _,
@@ -220,6 +225,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         ("bodies_mib", *bodies_mib != new.bodies_mib),
         ("connections", *connections != new.connections),
         ("log_format", *log_format != new.log_format),
+        ("tracing", *tracing != new.tracing),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }

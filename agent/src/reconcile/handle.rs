@@ -11,6 +11,7 @@ use super::{
     report::{Report, Reporter},
     schedule::Schedule,
     seen::Seen,
+    traced::Traced,
     writes::Writes,
 };
 use crate::{
@@ -18,7 +19,8 @@ use crate::{
     probe::Figures,
     shares::Shares,
 };
-use cps_peering_config::{HostReport, ValidHostConfig};
+use cps_peering_config::{HostReport, Revision, ValidHostConfig};
+use cps_peering_otlp::{Recorder, SpanContext};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -61,6 +63,7 @@ pub struct Handle {
     throttled: Arc<AtomicUsize>,
     probes: Arc<Mutex<Figures>>,
     writes: Writes,
+    traced: Traced,
 }
 
 impl Handle {
@@ -83,6 +86,11 @@ impl Handle {
         self.report.taken_back_to(&config);
         self.config.send_replace(Some(Arc::clone(&config)));
         self.begin(config, Stored::Yes);
+    }
+
+    /// A configuration with this revision is about to come, and what is done for it is recorded below a span.
+    pub(crate) fn record(&self, recorder: &Recorder, revision: Revision, context: SpanContext) {
+        self.traced.comes(recorder, revision, context);
     }
 
     fn announce(&self, config: &Arc<ValidHostConfig>) {
@@ -159,7 +167,7 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
     let report = Report::new();
     let newer = Arc::new(AtomicBool::new(false));
     let shares = watch::Sender::new(kept.shares.clone());
-    let interest = Interest::default();
+    let (interest, traced) = (Interest::default(), Traced::default());
     let handle = Handle {
         wake,
         config: watch::Sender::new(None),
@@ -170,6 +178,7 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         throttled: Arc::default(),
         probes: Arc::default(),
         writes: Writes::default(),
+        traced: traced.clone(),
     };
     let reconciler = Reconciler {
         kernel,
@@ -186,6 +195,7 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         contention: Contention::default(),
         refused: BTreeMap::new(),
         interest,
+        traced,
     };
     thread::Builder::new().name("reconciler".into()).spawn(move || reconciler.run())?;
     Ok(handle)

@@ -19,6 +19,7 @@ mod report;
 mod requests;
 mod schedule;
 mod seen;
+mod traced;
 mod writes;
 
 pub use handle::{Handle, Promise, start, start_with};
@@ -55,6 +56,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use traced::Traced;
 
 /// How often one pass looks and changes before it gives up for now. The kernel takes objects away with others, so a plan
 /// may need a second one; more are needed only while somebody else changes the same things.
@@ -83,6 +85,8 @@ struct Reconciler<K> {
     refused: BTreeMap<String, NetlinkError>,
     /// For those who listen to events.
     interest: Interest,
+    /// Whether what is done for the configuration is recorded.
+    traced: Traced,
 }
 
 /// What a look cost.
@@ -208,11 +212,15 @@ impl<K: Kernel> Reconciler<K> {
     /// Looks at a dirty set and changes what differs. None when a newer configuration came.
     fn attempt(&mut self, config: &ValidHostConfig, dirty: DirtySet, known: Option<UnderlayParams>) -> Option<Finding> {
         let started = Instant::now();
+        let mut recorded = self.traced.attempt(config.revision);
         let before = self.reporter.counters().operations;
         self.refused.clear();
         self.reporter.count().passes += 1;
         let (problems, seen) = match self.rounds(config, &dirty, known) {
-            Ok(None) | Err(KernelError::Abandoned) => return None,
+            Ok(None) | Err(KernelError::Abandoned) => {
+                recorded.superseded();
+                return None;
+            }
             Ok(Some(problems)) => (problems, true),
             Err(error) => {
                 tracing::error!(%error, "the kernel could not be read or changed; trying again");
@@ -220,6 +228,7 @@ impl<K: Kernel> Reconciler<K> {
             }
         };
         let run = Run { operations: self.reporter.counters().operations - before, took: started.elapsed() };
+        recorded.ended(run.operations, &problems, seen);
         let underlay_mtu = self.seen.underlay().filter(|_| !self.options.assumes_mtu(config, &problems));
         let underlay_mtu = underlay_mtu.map(|params| params.underlay_mtu);
         Some(Finding { dirty, problems, seen, run, underlay_mtu })

@@ -97,7 +97,7 @@ async fn started() -> (Arc<Agent>, Control) {
     let agent = Agent::start();
     let disk = Control::new(&agent, Disk::Works);
     let shares = SharesFile::beside(disk.path());
-    let router = api::router(None, disk.0.clone(), shares, agent.reconciler.clone());
+    let router = api::router(None, disk.0.clone(), shares, agent.reconciler.clone(), Recorder::default());
     let agent = Agent { router, ..agent };
     agent.accepted(&config(1)).await;
     agent.report_when(HostReport::in_sync).await;
@@ -327,7 +327,13 @@ async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
 async fn the_first_configuration_of_all_waits_for_the_disk() {
     let agent = Agent::start();
     let disk = Control::new(&agent, Disk::Hangs);
-    let router = api::router(None, disk.0.clone(), SharesFile::beside(disk.path()), agent.reconciler.clone());
+    let router = api::router(
+        None,
+        disk.0.clone(),
+        SharesFile::beside(disk.path()),
+        agent.reconciler.clone(),
+        Recorder::default(),
+    );
     let agent = Arc::new(Agent { router, ..agent });
     let first = push(&agent, config(1));
     let report = agent.report_when(|report| !report.problems.is_empty()).await;
@@ -398,7 +404,13 @@ async fn the_new_cluster_of_a_host_does_not_wait_for_what_the_old_one_has_pushed
 async fn the_first_configuration_of_all_is_remembered_as_of_the_cluster_that_sent_it() {
     let agent = Agent::start();
     let disk = Control::new(&agent, Disk::Hangs);
-    let router = api::router(None, disk.0.clone(), SharesFile::beside(disk.path()), agent.reconciler.clone());
+    let router = api::router(
+        None,
+        disk.0.clone(),
+        SharesFile::beside(disk.path()),
+        agent.reconciler.clone(),
+        Recorder::default(),
+    );
     let agent = Arc::new(Agent { router, ..agent });
     let first = push_as(&agent, OURS, config(5));
     until("it is being written", || disk.begun() == [5]).await;

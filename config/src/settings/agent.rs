@@ -1,5 +1,6 @@
 //! The agent's settings.
 
+use super::TracingSettings;
 use crate::{connections::ConnectionSettings, log_format::LogFormat, report::UNDERLAY_MTUS, tls::Tls};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
@@ -46,6 +47,9 @@ pub struct AgentSettings {
     /// What clients may take of the agent's HTTP server.
     #[serde(default)]
     pub connections: ConnectionSettings,
+    /// Where spans of traces are sent that the controller has begun. By default nowhere.
+    #[serde(default)]
+    pub tracing: TracingSettings,
     /// The agent's certificate and whose word it takes; the agent does not start where nothing is said.
     // Tables come last.
     #[serde(default)]

@@ -1,6 +1,8 @@
 //! The controller's settings, and where its store is.
 
-use super::{AgentCertificateSettings, EtcdSettings, OperatorError, OperatorSettings, Price, PushSettings};
+use super::{
+    AgentCertificateSettings, EtcdSettings, OperatorError, OperatorSettings, Price, PushSettings, TracingSettings,
+};
 use crate::{
     connections::{ConnectionSettings, OutOfRange},
     log_format::LogFormat,
@@ -162,6 +164,9 @@ pub struct ControllerSettings {
     /// How changes reach many hosts: a few of them first.
     #[serde(default)]
     pub pushes: PushSettings,
+    /// Where spans of traces are sent. By default nothing is traced.
+    #[serde(default)]
+    pub tracing: TracingSettings,
     /// The store of several controllers, one of which leads. Either this or `store`.
     #[serde(default)]
     pub etcd: Option<EtcdSettings>,

@@ -54,7 +54,7 @@ pub struct EtcdTls {
 }
 
 /// Whether it is a scheme, a host and perhaps a port, and nothing else.
-fn is_base_url(text: &str) -> bool {
+pub(super) fn is_base_url(text: &str) -> bool {
     let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     authority.is_some_and(|it| {
         let host = it.rsplit_once(':').map_or(it, |(host, port)| if port.parse::<u16>().is_ok() { host } else { it });

@@ -9,6 +9,7 @@
 //! | [`operators`] | who operators are |
 //! | [`prices`] | what bandwidths cost |
 //! | [`pushes`] | how changes reach many hosts |
+//! | [`tracing`] | where spans of traces are sent |
 
 mod agent;
 mod agent_certificates;
@@ -19,6 +20,7 @@ mod prices;
 mod pushes;
 #[cfg(test)]
 mod tests;
+mod tracing;
 
 pub use agent::AgentSettings;
 pub use agent_certificates::{AGENT_CERTIFICATE_DAYS, AgentCertificateSettings};
@@ -27,6 +29,7 @@ pub use etcd::{EtcdSettings, EtcdTls};
 pub use operators::{OperatorError, OperatorRole, OperatorSettings};
 pub use prices::{Price, PriceError, PriceTier};
 pub use pushes::PushSettings;
+pub use tracing::{Ratio, TracingError, TracingSettings};
 
 use crate::tls::{Tls, TlsFiles};
 use thiserror::Error;

@@ -4,6 +4,7 @@ use super::{
     Api,
     body::{self, Sender},
     response::{Failure, RequestId, asked_by},
+    traced,
 };
 use crate::{
     access::{
@@ -123,6 +124,7 @@ fn as_signed(parts: &request::Parts) -> Parts<'_> {
 /// Counts a request, and the connection, among those of whoever asks.
 fn admit(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failure> {
     asked_by(&caller.word());
+    traced::asked_by(parts, caller);
     if let Some(account) = caller.actor.account() {
         api.access.count(account)?;
     }

@@ -16,6 +16,7 @@ mod query;
 mod request;
 mod response;
 mod tenant;
+mod traced;
 mod traffic;
 pub mod view;
 mod webhooks;
@@ -148,6 +149,7 @@ pub(crate) fn static_routes() -> Router {
 /// The routes.
 pub fn router(api: Api, registry: Arc<Registry>) -> Router {
     let (measured, engine) = (api.engine.metrics().clone(), Arc::clone(&api.engine));
+    let recorder = engine.traces().recorder().clone();
     let operator = operator_routes().layer(Extension(Arc::clone(&registry)));
     let operator = operator.layer(middleware::from_fn_with_state(api.clone(), authentication::operators_only));
     let routes = tenant_routes().nest("/admin/v1", operator);
@@ -166,6 +168,7 @@ pub fn router(api: Api, registry: Arc<Registry>) -> Router {
         .layer(middleware::from_fn(response::unambiguous))
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
         .layer(middleware::from_fn(response::complete))
+        .layer(middleware::from_fn_with_state(recorder, traced::record))
         .layer(middleware::from_fn_with_state(measured, crate::instruments::measure))
 }
 

@@ -3,6 +3,7 @@
 use super::{
     Api, authentication, json,
     response::{Failure, RequestId},
+    traced,
 };
 use crate::{
     access::{AccessError, Caller},
@@ -17,6 +18,7 @@ use cps_peering_config::{
     id::{AccountId, PeeringId, RegionId},
     text::{MAX_QUOTED, cut, quote, shorten},
 };
+use cps_peering_otlp::SpanContext;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ pub(super) struct RequestContext {
     request_id: String,
     /// The address of the client.
     from: String,
+    /// Its span, where it is recorded.
+    traced: Option<SpanContext>,
 }
 
 impl FromRequestParts<Api> for RequestContext {
@@ -38,7 +42,7 @@ impl FromRequestParts<Api> for RequestContext {
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let address = authentication::origin(&parts.extensions).address;
         let from = if address.is_unspecified() { String::new() } else { address.to_string() };
-        Ok(Self { api: api.clone(), caller, request_id, from })
+        Ok(Self { api: api.clone(), caller, request_id, from, traced: traced::context(parts) })
     }
 }
 
@@ -59,7 +63,7 @@ impl RequestContext {
     pub(super) async fn execute(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
         let request = self.request(command, token);
         let (command, named) = (audit::name(&request.command), audit::target(&request.command, None));
-        let outcome = self.api.engine.carry_out(request).await?;
+        let outcome = self.api.engine.carry_out_traced(request, self.traced).await?;
         let target = match &outcome {
             Outcome::Made(Made::Peering(id)) => Some(id.to_string()),
             Outcome::Made(Made::Vpc(id)) => Some(id.to_string()),

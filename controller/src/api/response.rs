@@ -298,7 +298,7 @@ pub(super) async fn unambiguous(request: Request, next: Next) -> Response {
 pub(super) async fn complete(request: Request, next: Next) -> Response {
     let id = format!("{:032x}", fastrand::u128(..));
     // Who asks is known later, see [`asked_by`].
-    let span = tracing::info_span!("request", %id, by = tracing::field::Empty);
+    let span = tracing::info_span!("request", %id, by = tracing::field::Empty, trace_id = tracing::field::Empty);
     answered(id, request, next).instrument(span).await
 }
 

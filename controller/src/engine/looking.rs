@@ -12,6 +12,12 @@ impl Engine {
     /// Takes note of what an agent said, or of why it could not be asked, and moves on what waited for it.
     pub fn on_report(&self, host: &HostId, news: Result<HostReport, String>) {
         let (now_ms, boot_ms) = (self.now_ms(), self.shared.reading().boot_ms);
+        if let Ok(report) = &news
+            && report.in_sync()
+            && let Some(applied) = report.applied
+        {
+            self.shared.traces.confirmed(host, applied);
+        }
         let (awaited, new) = {
             let mut published = self.shared.published_mut();
             let Some(record) = published.state.hosts().get(host) else { return };

@@ -12,6 +12,7 @@
 //! | [`path_health`] | how the paths between hosts of peerings are |
 //! | [`readers`] | who waits to read the audit trail |
 //! | [`sync`] | what is out of sync, and since when |
+//! | [`traces`] | what is recorded of commands on their way to kernels |
 //! | [`traffic`] | what passes between peers |
 //! | [`waiting`] | who waits for a peering |
 
@@ -26,6 +27,7 @@ mod path_mtu;
 mod readers;
 mod shared;
 mod sync;
+mod traces;
 pub mod traffic;
 mod trail;
 mod waiting;
@@ -40,6 +42,7 @@ pub use path_health::PathHealth;
 pub use shared::Health;
 use shared::{Published, Shared};
 use sync::SyncWatch;
+pub use traces::Traces;
 use traffic::Traffic;
 
 use crate::{
@@ -61,6 +64,7 @@ use cps_peering_config::{
     id::{AccountId, HostId, PeeringId},
     time::{now_ms, timestamp_ms},
 };
+use cps_peering_otlp::SpanContext;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::{
     collections::BTreeSet,
@@ -281,6 +285,11 @@ impl Engine {
         &self.shared.store
     }
 
+    /// What is recorded of commands and pushes.
+    pub fn traces(&self) -> &Traces {
+        &self.shared.traces
+    }
+
     /// What is measured.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
@@ -321,41 +330,56 @@ impl Engine {
         }
     }
 
-    fn request(&self, request: Request, dry_run: bool, answer: Answer) {
+    fn request(&self, request: Request, dry_run: bool, traced: Option<SpanContext>, answer: Answer) {
         if self.jobs.is_none() {
             let path = self.shared.store.place().to_owned();
             return answer(Err(Arc::new(StoreError::Deposed { path }).into()));
         }
-        self.ask(Job::Request { request: Box::new(request), dry_run, answer });
+        let trace = traced.and_then(|span| self.shared.traces.asked(&request.command, span));
+        self.ask(Job::Request { request: Box::new(request), dry_run, trace, answer });
     }
 
-    async fn answered(&self, request: Request, dry_run: bool) -> Result<Outcome, EngineError> {
+    async fn answered(
+        &self,
+        request: Request,
+        dry_run: bool,
+        traced: Option<SpanContext>,
+    ) -> Result<Outcome, EngineError> {
         let (send, receive) = oneshot::channel();
         // Who asked may not wait any more.
-        self.request(request, dry_run, Box::new(move |answer| drop(send.send(answer))));
+        self.request(request, dry_run, traced, Box::new(move |answer| drop(send.send(answer))));
         receive.await.unwrap_or(Err(EngineError::Broken))
     }
 
     /// Carries a request out: when this returns it is on disk, and on its way to the hosts. It is also carried out when
     /// nobody waits any more.
     pub async fn carry_out(&self, request: Request) -> Result<Outcome, EngineError> {
-        self.answered(request, false).await
+        self.answered(request, false, None).await
+    }
+
+    /// The same for a request that is recorded as this span.
+    pub async fn carry_out_traced(
+        &self,
+        request: Request,
+        traced: Option<SpanContext>,
+    ) -> Result<Outcome, EngineError> {
+        self.answered(request, false, traced).await
     }
 
     /// What a request would do. Changes nothing.
     pub async fn dry_run(&self, request: Request) -> Result<Outcome, EngineError> {
-        self.answered(request, true).await
+        self.answered(request, true, None).await
     }
 
     /// Like [`carry_out`](Self::carry_out) for who does not wait.
     pub fn submit(&self, request: Request) {
-        self.request(request, false, Box::new(|_| ()));
+        self.request(request, false, None, Box::new(|_| ()));
     }
 
     /// Like [`carry_out`](Self::carry_out) for where nothing else is to be done meanwhile. Blocks on the disk.
     pub fn execute(&self, request: &Request) -> Result<Outcome, EngineError> {
         let (send, receive) = mpsc::channel();
-        self.request(request.clone(), false, Box::new(move |answer| drop(send.send(answer))));
+        self.request(request.clone(), false, None, Box::new(move |answer| drop(send.send(answer))));
         receive.recv().unwrap_or(Err(EngineError::Broken))
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Clock, Pushes, Tolerance, TrailLimits, system_clock};
 use crate::model::Limits;
+use cps_peering_otlp::Recorder;
 use std::time::Duration;
 
 /// What the engine is told besides commands.
@@ -30,6 +31,8 @@ pub struct Options {
     pub overlap_checks_per_day: u32,
     /// How changes reach many hosts.
     pub pushes: Pushes,
+    /// Where traces are recorded; it stays for as long as the engine lives.
+    pub recorder: Recorder,
 }
 
 impl Default for Options {
@@ -46,6 +49,7 @@ impl Default for Options {
             tolerance: Tolerance::default(),
             overlap_checks_per_day: 30,
             pushes: Pushes::default(),
+            recorder: Recorder::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{
     path_health::PathHealths,
     question_interval,
     sync::SyncWatch,
+    traces::Traces,
     trail::Trail,
     waiting::Waiting,
     whole,
@@ -91,6 +92,7 @@ pub(super) struct Shared {
     /// What hosts say of paths.
     pub(super) paths: PathHealths,
     pub(super) metrics: Metrics,
+    pub(super) traces: Traces,
 }
 
 impl Shared {
@@ -99,6 +101,7 @@ impl Shared {
             published: RwLock::new(Published { state, ..Published::default() }),
             store: Arc::new(store),
             clock: Arc::clone(&options.clock),
+            traces: Traces::new(options.recorder.clone()),
             options: RwLock::new(options),
             health: RwLock::default(),
             time: Mutex::new(time),

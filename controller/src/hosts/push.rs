@@ -17,6 +17,7 @@ use cps_peering_config::{
     net::Vni,
     retry::{Backoff, Retry, jitter},
 };
+use cps_peering_otlp::{SpanContext, TRACEPARENT};
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
 use std::{
@@ -194,7 +195,8 @@ impl Worker {
                 self.behind_since.get_or_insert_with(Instant::now);
             }
             let mut newer = self.target.clone();
-            let span = tracing::info_span!("push", host = %self.host, revision = %target.config.revision);
+            let revision = target.config.revision;
+            let span = tracing::info_span!("push", host = %self.host, %revision, trace_id = tracing::field::Empty);
             let brought = tokio::select! {
                 brought = self.bring_in_turn(&target).instrument(span.clone()) => brought,
                 // An agent may hold its answer back; what came meanwhile, a delete perhaps, must not wait for that.
@@ -401,14 +403,42 @@ impl Worker {
         }
     }
 
-    /// Sends a configuration or a patch. None when the agent has something else than was expected.
+    /// Sends a configuration or a patch, and records that. None when the agent has something else than was expected.
     async fn push(
         &mut self,
         target: &HostTarget,
         method: Method,
         body: &impl Serialize,
     ) -> Result<Option<HostReport>, PushError> {
-        let request = self.client.request(method, url(target, CONFIG_PATH)).json(body);
+        let engine = Arc::clone(&self.engine);
+        let revision = target.config.revision;
+        let recorded = engine.traces().pushing(&self.host, revision, method.as_str());
+        let context = recorded.context();
+        if let Some(context) = context {
+            tracing::Span::current().record("trace_id", context.trace_id());
+        }
+        let pushed = self.send(target, method, body, context).await;
+        match &pushed {
+            Ok(Some(report)) if report.in_sync() && report.applied == Some(revision) => recorded.end("confirmed"),
+            Ok(Some(_)) => recorded.end("behind"),
+            Ok(None) => recorded.end("other_base"),
+            Err(error) => recorded.fail(error),
+        }
+        pushed
+    }
+
+    /// Sends a configuration or a patch. None when the agent has something else than was expected.
+    async fn send(
+        &mut self,
+        target: &HostTarget,
+        method: Method,
+        body: &impl Serialize,
+        context: Option<SpanContext>,
+    ) -> Result<Option<HostReport>, PushError> {
+        let mut request = self.client.request(method, url(target, CONFIG_PATH)).json(body);
+        if let Some(context) = context {
+            request = request.header(TRACEPARENT, context.to_string());
+        }
         // What a new leader has changed meanwhile is not known here. (Agents see to what is on its way: the epoch is older.)
         if !self.engine.leadership().holds() {
             return Err(PushError::Deposed);

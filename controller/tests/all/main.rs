@@ -42,4 +42,5 @@ mod sealing;
 mod signer;
 mod strangers;
 mod tenants;
+mod traces;
 mod webhooks;

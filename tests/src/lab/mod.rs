@@ -31,7 +31,7 @@ use cps_peering_config::{
     inventory::{self, Inventory},
     log_format::LogFormat,
     net::InterfaceName,
-    settings::AgentSettings,
+    settings::{AgentSettings, TracingSettings},
 };
 use ipnet::IpNet;
 use rustls::ClientConfig;
@@ -263,6 +263,7 @@ impl Builder {
             underlay_filter_entries: 1 << 16,
             metrics_listen: None,
             connections: ConnectionSettings::default(),
+            tracing: TracingSettings::default(),
             tls: Some(pki.of_host(&host.id)),
         };
         let file = dir.join("agent.toml");

@@ -17,6 +17,7 @@ use super::{
     path_mtu::Damping,
     random_tail,
     readers::{Look, Readers},
+    traces::CommandTrace,
 };
 use crate::{
     audit::{self, Entry},
@@ -59,7 +60,7 @@ pub(super) type Answer = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
 /// What the writer is asked.
 pub(super) enum Job {
     /// Carry a request out, or only say what would become of it.
-    Request { request: Box<Request>, dry_run: bool, answer: Answer },
+    Request { request: Box<Request>, dry_run: bool, trace: Option<Box<CommandTrace>>, answer: Answer },
     /// Move on what waited for a host: its agent has confirmed something.
     Heard(HostId),
     /// Do what is due, move on what has waited long enough, and write down what was refused.
@@ -90,6 +91,9 @@ struct Batch {
     touched: BTreeSet<PeeringId>,
     /// Hosts that were changed, or their ports: what waits for them may wait no more.
     hosts: BTreeSet<HostId>,
+    /// What is recorded of the command that is being decided, and of those before it.
+    trace: Option<Box<CommandTrace>>,
+    traced: Vec<Box<CommandTrace>>,
     swept: Vec<mpsc::Sender<()>>,
     /// Who looks at the state once all of this is stored.
     looks: Vec<Look>,
@@ -204,12 +208,19 @@ impl Writer {
 
     fn take(&mut self, job: Job, batch: &mut Batch) {
         match job {
-            Job::Request { request, dry_run, answer } => {
+            Job::Request { request, dry_run, trace, answer } => {
                 let alone = matches!(request.command, Command::ConfirmClock);
                 if alone {
                     self.finish(std::mem::take(batch));
                 }
+                let planning = trace.as_ref().and_then(|trace| trace.part("plan"));
+                batch.trace = trace;
                 let result = self.execute(&request, dry_run, batch);
+                drop(planning);
+                if let Some(mut trace) = batch.trace.take() {
+                    trace.decided(&result);
+                    batch.traced.push(trace);
+                }
                 batch.answers.push((answer, result));
                 if alone {
                     self.finish(std::mem::take(batch));
@@ -322,6 +333,9 @@ impl Writer {
             self.unplanned.remove(&host);
             batch.unplanned.insert(host);
         }
+        if let Some(trace) = &mut batch.trace {
+            trace.planned(&targets);
+        }
         batch.targets.extend(targets);
         if matches!(request.command, Command::ConfirmClock) {
             batch.believed = now.leap;
@@ -421,7 +435,9 @@ impl Writer {
             let noted = rows.entries();
             rows.append(std::mem::take(&mut batch.rows));
             rows.note(self.notes(batch.believed));
+            let storing: Vec<_> = batch.traced.iter().filter_map(|trace| trace.part("store")).collect();
             let mut stored = self.shared.store.commit_rows(&rows, batch.expected);
+            drop(storing);
             self.shared.metrics.committed(began.elapsed());
             let number = self.working.meta().number;
             let mut found = None;
@@ -450,6 +466,7 @@ impl Writer {
                         self.trail = rows.split_entries(noted);
                         self.working = self.shared.published().state;
                         self.unplanned.append(&mut batch.unplanned);
+                        batch.traced.iter_mut().for_each(|trace| trace.fail(&error));
                         batch.answers.iter_mut().for_each(|(_, result)| *result = Err(Arc::clone(&error).into()));
                     }
                 }
@@ -459,6 +476,7 @@ impl Writer {
             self.flush();
             self.write_notes();
         }
+        drop(batch.traced);
         for (answer, result) in batch.answers {
             answer(result);
         }
@@ -497,6 +515,7 @@ impl Writer {
         if let Some(leap) = before {
             self.shared.time().believe(leap);
         }
+        self.shared.traces.committed(&batch.traced);
         self.publish(&batch.changes, targets);
         if let Some(told) = batch.told.take() {
             self.shared.listeners.tell(&told);
@@ -548,6 +567,7 @@ impl Writer {
             match self.targets.get(&id) {
                 Some(sender) if target.is_some() => drop(sender.send_replace(target)),
                 Some(sender) => {
+                    self.shared.traces.gone(&id);
                     sender.send_replace(None);
                     self.targets.remove(&id);
                 }

@@ -1,0 +1,85 @@
+//! Requests that are recorded as traces, where the settings name a collector.
+//!
+//! Whether one is, is decided when it is known who asks: operators may say so (`traceparent`), of accounts the settings' ratio decides
+//! alone. Requests of nobody are not recorded.
+
+use super::response::RequestId;
+use crate::access::Caller;
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, StatusCode, request},
+    middleware::Next,
+    response::Response,
+};
+use cps_peering_otlp::{Caller as Trust, Moment, Recorder, Span, SpanContext, TRACEPARENT, TraceParent};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A request that may be recorded.
+#[derive(Clone)]
+struct Traced {
+    recorder: Recorder,
+    since: Moment,
+    /// Set once it is known that it is recorded.
+    span: Arc<Mutex<Option<Span>>>,
+}
+
+impl Traced {
+    fn with_span<T>(&self, look: impl FnOnce(&mut Span) -> T) -> Option<T> {
+        // It is whole at any time.
+        self.span.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(look)
+    }
+
+    fn answered(&self, status: StatusCode) {
+        self.with_span(|span| {
+            span.set("http.response.status_code", status.as_u16());
+            if status.is_server_error() {
+                span.fail(status);
+            }
+        });
+        // What the handlers have left behind may hold it for longer.
+        drop(self.span.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// Records a request, if it turns out that it is to be.
+pub(super) async fn record(State(recorder): State<Recorder>, mut request: Request, next: Next) -> Response {
+    if !recorder.is_on() {
+        return next.run(request).await;
+    }
+    let traced = Traced { recorder, since: Moment::now(), span: Arc::default() };
+    request.extensions_mut().insert(traced.clone());
+    let answer = next.run(request).await;
+    traced.answered(answer.status());
+    answer
+}
+
+/// The span that a request says that it belongs to. Two are none.
+fn parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut said = headers.get_all(TRACEPARENT).iter();
+    let parent = TraceParent::parse(said.next()?.to_str().ok()?);
+    parent.filter(|_| said.next().is_none())
+}
+
+/// It is known who asks.
+pub(super) fn asked_by(parts: &request::Parts, caller: &Caller) {
+    let Some(traced) = parts.extensions.get::<Traced>() else { return };
+    // Paths that nobody serves are the client's choice, and could be any number.
+    let Some(route) = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str) else { return };
+    let trust = if caller.operator.is_some() { Trust::Trusted } else { Trust::Untrusted };
+    let (method, parent) = (parts.method.as_str(), parent(&parts.headers));
+    let span = traced.recorder.receive(format!("{method} {route}"), traced.since, parent, trust);
+    let Some(mut span) = span else { return };
+    span.set("http.request.method", method);
+    span.set("http.route", route);
+    span.set("cps.caller", caller.word());
+    if let Some(RequestId(id)) = parts.extensions.get() {
+        span.set("cps.request_id", id.as_str());
+    }
+    tracing::Span::current().record("trace_id", span.context().trace_id());
+    *traced.span.lock().unwrap_or_else(PoisonError::into_inner) = Some(span);
+}
+
+/// The span of a request, where it is recorded.
+pub(super) fn context(parts: &request::Parts) -> Option<SpanContext> {
+    parts.extensions.get::<Traced>()?.with_span(|span| span.context())
+}

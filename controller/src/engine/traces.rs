@@ -1,0 +1,274 @@
+//! What is recorded of commands, and of what they bring to hosts, where traces are recorded.
+//!
+//! A command that is traced has a span, from the question to the commit. Each host that must have something else because of it has its place
+//! here until its kernel has that; so pushes, which come later and may bring several commits, are known to belong to it. Nothing of this is
+//! stored, and another controller that leads knows nothing of it.
+
+use super::{EngineError, Target};
+use crate::{
+    audit,
+    model::{Command, Outcome},
+};
+use cps_peering_config::{Revision, id::HostId};
+use cps_peering_otlp::{Kind, Moment, Recorder, Span, SpanContext};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Display,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Of how many hosts one command's pushes are recorded, the first by their names.
+const HOSTS: usize = 128;
+/// How many commands are known to be on their way to one host, the newest.
+const COMMANDS_OF_HOST: usize = 4;
+/// How many pushes of one command to one host are recorded: one that does not answer is tried for ever.
+const PUSHES: u32 = 8;
+/// How long it is waited for a host's kernel.
+const PATIENCE: Duration = Duration::from_hours(1);
+
+/// What is recorded.
+pub struct Traces {
+    recorder: Recorder,
+    underway: Mutex<BTreeMap<HostId, VecDeque<Underway>>>,
+}
+
+/// A command that is on its way to a host.
+struct Underway {
+    /// What brings it to the host: this, or a later one.
+    revision: Revision,
+    command: SpanContext,
+    /// Since it was durable.
+    since: Moment,
+    pushes: u32,
+}
+
+impl Traces {
+    pub(super) fn new(recorder: Recorder) -> Self {
+        Self { recorder, underway: Mutex::default() }
+    }
+
+    /// Where spans are recorded.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    fn underway(&self) -> MutexGuard<'_, BTreeMap<HostId, VecDeque<Underway>>> {
+        // It is whole at any time.
+        self.underway.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A command is asked for by a request that is traced.
+    pub(super) fn asked(&self, command: &Command, request: SpanContext) -> Option<Box<CommandTrace>> {
+        let mut span = self.recorder.child("command", Kind::Internal, request, Moment::now())?;
+        span.set("cps.command", audit::name(command));
+        Some(Box::new(CommandTrace { recorder: self.recorder.clone(), span, hosts: Vec::new() }))
+    }
+
+    /// Commands are durable, and their hosts are about to be told.
+    pub(super) fn committed(&self, commands: &[Box<CommandTrace>]) {
+        let since = Moment::now();
+        for command in commands {
+            let mut underway = self.underway();
+            for (host, revision) in &command.hosts {
+                let known = underway.entry(host.clone()).or_default();
+                known.retain(|it| it.since.elapsed() < PATIENCE);
+                if known.len() == COMMANDS_OF_HOST {
+                    known.pop_front();
+                }
+                known.push_back(Underway { revision: *revision, command: command.span.context(), since, pushes: 0 });
+            }
+        }
+    }
+
+    /// A host is no more.
+    pub(super) fn gone(&self, host: &HostId) {
+        if self.recorder.is_on() {
+            self.underway().remove(host);
+        }
+    }
+
+    /// A configuration is pushed to a host.
+    pub(crate) fn pushing(&self, host: &HostId, revision: Revision, method: &str) -> Pushing {
+        if !self.recorder.is_on() {
+            return Pushing(Vec::new());
+        }
+        let (mut underway, since) = (self.underway(), Moment::now());
+        let brought = underway.get_mut(host).into_iter().flatten();
+        let brought = brought.filter(|it| it.revision <= revision && it.pushes < PUSHES);
+        let span = |it: &mut Underway| {
+            it.pushes += 1;
+            let mut span = self.recorder.child("push", Kind::Client, it.command, since)?;
+            span.set("cps.host", host.as_str());
+            span.set("cps.revision", revision.to_string());
+            span.set("http.request.method", method);
+            // Unless something else comes of it.
+            span.set("cps.outcome", "superseded");
+            Some(span)
+        };
+        Pushing(brought.filter_map(span).collect())
+    }
+
+    /// A host has said that its kernel has a revision.
+    pub(super) fn confirmed(&self, host: &HostId, applied: Revision) {
+        if !self.recorder.is_on() {
+            return;
+        }
+        let mut underway = self.underway();
+        let Some(known) = underway.get_mut(host) else { return };
+        // What another controller has pushed since confirms nothing.
+        let has = |it: &Underway| it.revision.epoch == applied.epoch && it.revision <= applied;
+        for it in known.iter().filter(|it| has(it)) {
+            if let Some(mut span) = self.recorder.child("kernel confirmed", Kind::Internal, it.command, it.since) {
+                span.set("cps.host", host.as_str());
+                span.set("cps.revision", applied.to_string());
+            }
+        }
+        known.retain(|it| !has(it) && it.since.elapsed() < PATIENCE);
+        if known.is_empty() {
+            underway.remove(host);
+        }
+    }
+}
+
+/// A command that is traced, until it is durable or refused.
+pub(super) struct CommandTrace {
+    recorder: Recorder,
+    span: Span,
+    /// The hosts that must have something else because of it, and what brings it to them.
+    hosts: Vec<(HostId, Revision)>,
+}
+
+impl CommandTrace {
+    /// Something that is done for it, and begins now.
+    pub(super) fn part(&self, name: &str) -> Option<Span> {
+        self.recorder.child(name, Kind::Internal, self.span.context(), Moment::now())
+    }
+
+    /// It is decided what hosts must have.
+    pub(super) fn planned(&mut self, targets: &BTreeMap<HostId, Target>) {
+        let config = |target: &Target| Some(target.as_ref()?.config.revision);
+        self.concerns(targets.iter().filter_map(|(host, target)| Some((host, config(target)?))));
+    }
+
+    fn concerns<'a>(&mut self, hosts: impl Iterator<Item = (&'a HostId, Revision)>) {
+        let mut all = 0_usize;
+        self.hosts.clear();
+        for (host, revision) in hosts {
+            all += 1;
+            if self.hosts.len() < HOSTS {
+                self.hosts.push((host.clone(), revision));
+            }
+        }
+        self.span.set("cps.hosts", all);
+        self.span.set("cps.hosts_traced", self.hosts.len());
+    }
+
+    /// Whether it has changed anything.
+    pub(super) fn decided(&mut self, result: &Result<Outcome, EngineError>) {
+        match result {
+            Ok(_) => {}
+            // Its reason may be in a tenant's words.
+            Err(EngineError::Refused(_)) => self.span.set("cps.outcome", "refused"),
+            Err(error) => self.span.fail(error),
+        }
+    }
+
+    /// It could not be stored.
+    pub(super) fn fail(&mut self, error: impl Display) {
+        self.span.fail(error);
+    }
+}
+
+/// A push of what was commanded by commands that are traced: by most, none.
+pub(crate) struct Pushing(Vec<Span>);
+
+impl Pushing {
+    /// To which span the agent's part belongs: that of the newest command.
+    pub(crate) fn context(&self) -> Option<SpanContext> {
+        self.0.last().map(Span::context)
+    }
+
+    /// The agent has answered.
+    pub(crate) fn end(mut self, outcome: &'static str) {
+        self.0.iter_mut().for_each(|span| span.set("cps.outcome", outcome));
+    }
+
+    /// It has not, or has refused.
+    pub(crate) fn fail(mut self, error: impl Display) {
+        for span in &mut self.0 {
+            span.set("cps.outcome", "failed");
+            span.fail(&error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Command;
+    use cps_peering_config::settings::TracingSettings;
+    use cps_peering_otlp::{Caller, Exporter};
+
+    /// What records, and a request that is recorded. Nothing is sent.
+    fn traces() -> (Traces, SpanContext, Option<Exporter>) {
+        let settings = TracingSettings { otlp_endpoint: Some("http://127.0.0.1:1".to_owned()), ..Default::default() };
+        let (recorder, exporter) = Exporter::new(&settings, "test", "1");
+        let request = recorder.receive(String::new(), Moment::now(), None, Caller::Untrusted).unwrap().context();
+        (Traces::new(recorder), request, exporter)
+    }
+
+    fn host(number: u64) -> HostId {
+        format!("h{number:04}").parse().unwrap()
+    }
+
+    fn revision(number: u64) -> Revision {
+        Revision { epoch: 7, number }
+    }
+
+    /// A command that is durable, with this number, and concerns so many hosts.
+    fn commit(traces: &Traces, request: SpanContext, number: u64, hosts: u64) -> String {
+        let mut command = traces.asked(&Command::Release, request).unwrap();
+        let hosts: Vec<HostId> = (0..hosts).map(host).collect();
+        command.concerns(hosts.iter().map(|host| (host, revision(number))));
+        let shown = format!("{:?}", command.span);
+        traces.committed(&[command]);
+        shown
+    }
+
+    fn pushes(traces: &Traces, number: u64) -> usize {
+        traces.pushing(&host(0), revision(number), "PUT").0.len()
+    }
+
+    #[test]
+    fn the_pushes_of_a_command_have_a_bound() {
+        let (traces, request, _exporter) = traces();
+        let shown = commit(&traces, request, 1, 1000);
+        assert!(shown.contains("(\"cps.hosts\", Number(1000)), (\"cps.hosts_traced\", Number(128))"), "{shown}");
+        assert_eq!(traces.underway().len(), 128);
+        let tried = (0..100).filter(|_| pushes(&traces, 1) > 0).count();
+        assert_eq!(tried, 8, "of a host that does not answer");
+        for number in 2..100 {
+            commit(&traces, request, number, 1);
+        }
+        assert_eq!(traces.underway()[&host(0)].len(), 4, "of a host that does not answer");
+        traces.gone(&host(0));
+        assert!(!traces.underway().contains_key(&host(0)));
+    }
+
+    #[test]
+    fn a_push_belongs_to_all_that_it_brings_and_is_confirmed_by_the_kernel() {
+        let (traces, request, _exporter) = traces();
+        for number in [5, 6, 9] {
+            commit(&traces, request, number, 1);
+        }
+        assert_eq!([4, 5, 8, 9].map(|number| pushes(&traces, number)), [0, 1, 2, 3]);
+        traces.confirmed(&host(0), revision(4));
+        traces.confirmed(&host(0), Revision { epoch: 8, number: 100 });
+        assert_eq!(pushes(&traces, 9), 3, "less, or another controller's, confirms nothing");
+        traces.confirmed(&host(0), revision(8));
+        assert_eq!(pushes(&traces, 9), 1);
+        traces.confirmed(&host(0), revision(9));
+        assert!(traces.underway().is_empty());
+    }
+}
