@@ -39,7 +39,7 @@ impl Ratio {
 
     /// Whether one of many belongs to the part. `random` is any number, each as likely as the others.
     pub fn takes(self, random: u32) -> bool {
-        u64::from(random) * u64::from(Self::WHOLE) >> 32 < u64::from(self.millionths)
+        (u64::from(random) * u64::from(Self::WHOLE)) >> 32 < u64::from(self.millionths)
     }
 }
 
@@ -103,7 +103,12 @@ impl TracingSettings {
             let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
             let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
             let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
-            if !is_base_url(&format!("{scheme}://{authority}")) || !path.chars().all(plain) {
+            let behind_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+            let port = behind_host.split_once(':').map(|(_, port)| port);
+            if !is_base_url(&format!("{scheme}://{authority}"))
+                || port.is_some_and(|port| port.parse::<u16>().is_err())
+                || !path.chars().all(plain)
+            {
                 return illegal("otlp_endpoint", url, "is no URL such as http://127.0.0.1:4318");
             }
         }
@@ -170,7 +175,7 @@ mod tests {
         }
         let part = |text: &str| {
             let ratio = ratio(text).unwrap();
-            (0..1000).filter(|n| ratio.takes(n * 4_294_967)).count()
+            (0..1000).filter(|n| ratio.takes(n * 4_294_967 + 2000)).count()
         };
         assert_eq!(["0", "0.0", "0.25", "1", "1.0"].map(part), [0, 0, 250, 1000, 1000]);
         assert!(ratio("1").unwrap().takes(u32::MAX) && !ratio("0").unwrap().takes(0));

@@ -14,6 +14,7 @@ use cps_peering_otlp::{Kind, Moment, Recorder, Span, SpanContext};
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Display,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -66,7 +67,7 @@ impl Traces {
     }
 
     /// Commands are durable, and their hosts are about to be told.
-    pub(super) fn committed(&self, commands: &[Box<CommandTrace>]) {
+    pub(super) fn committed(&self, commands: &[CommandTrace]) {
         let since = Moment::now();
         for command in commands {
             let mut underway = self.underway();
@@ -143,6 +144,13 @@ impl CommandTrace {
     /// Something that is done for it, and begins now.
     pub(super) fn part(&self, name: &str) -> Option<Span> {
         self.recorder.child(name, Kind::Internal, self.span.context(), Moment::now())
+    }
+
+    /// Its changes are made durable, from now on.
+    pub(super) fn storing(&self, place: &Path) -> Option<Span> {
+        let mut span = self.part("store")?;
+        span.set("cps.store", place.to_string_lossy().as_ref());
+        Some(span)
     }
 
     /// It is decided what hosts must have.
@@ -232,7 +240,7 @@ mod tests {
         let hosts: Vec<HostId> = (0..hosts).map(host).collect();
         command.concerns(hosts.iter().map(|host| (host, revision(number))));
         let shown = format!("{:?}", command.span);
-        traces.committed(&[command]);
+        traces.committed(&[*command]);
         shown
     }
 

@@ -93,7 +93,7 @@ struct Batch {
     hosts: BTreeSet<HostId>,
     /// What is recorded of the command that is being decided, and of those before it.
     trace: Option<Box<CommandTrace>>,
-    traced: Vec<Box<CommandTrace>>,
+    traced: Vec<CommandTrace>,
     swept: Vec<mpsc::Sender<()>>,
     /// Who looks at the state once all of this is stored.
     looks: Vec<Look>,
@@ -219,7 +219,7 @@ impl Writer {
                 drop(planning);
                 if let Some(mut trace) = batch.trace.take() {
                     trace.decided(&result);
-                    batch.traced.push(trace);
+                    batch.traced.push(*trace);
                 }
                 batch.answers.push((answer, result));
                 if alone {
@@ -435,7 +435,8 @@ impl Writer {
             let noted = rows.entries();
             rows.append(std::mem::take(&mut batch.rows));
             rows.note(self.notes(batch.believed));
-            let storing: Vec<_> = batch.traced.iter().filter_map(|trace| trace.part("store")).collect();
+            let storing: Vec<_> =
+                batch.traced.iter().filter_map(|trace| trace.storing(self.shared.store.place())).collect();
             let mut stored = self.shared.store.commit_rows(&rows, batch.expected);
             drop(storing);
             self.shared.metrics.committed(began.elapsed());
