@@ -4,7 +4,7 @@ use crate::{
     intake::{Base, ConfigStore, Intake, Push, Refused},
     ledger::Record,
     metrics::Metrics,
-    probe::{ProbeError, Prober},
+    probe::{ProbeError, Prober, SharedFigures},
     reconcile::Handle,
     shares::SharesFile,
     tls,
@@ -40,7 +40,7 @@ use cps_peering_http::{
 use cps_peering_otlp::{Caller, Kind, Moment, Recorder, Span, TRACEPARENT, TraceParent};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -62,11 +62,12 @@ struct Api {
     /// Held while grants are taken and stored, so that they take turns.
     shares: Arc<Mutex<SharesFile>>,
     reconciler: Handle,
+    probes: SharedFigures,
     metrics: Metrics,
     recorder: Recorder,
 }
 
-/// The routes, without a question who asks and which host this is. `accepted` is what the ledger held at start.
+/// The routes, without a question who asks and which host this is, and without probes. `accepted` is what the ledger held at start.
 pub fn router(
     accepted: Option<Arc<ValidHostConfig>>,
     ledger: impl ConfigStore,
@@ -74,7 +75,7 @@ pub fn router(
     reconciler: Handle,
     recorder: Recorder,
 ) -> Router {
-    routes(Api::new(accepted, ledger, shares, reconciler, None, recorder))
+    routes(Api::new(accepted, ledger, shares, reconciler, SharedFigures::default(), None, recorder))
 }
 
 /// What `look` finds, one look at a time: each reads the whole kernel.
@@ -168,10 +169,11 @@ pub fn routers(
     ledger: impl ConfigStore,
     shares: SharesFile,
     reconciler: Handle,
+    probes: SharedFigures,
     identity: Option<&Identity>,
     recorder: Recorder,
 ) -> (Router, Router) {
-    let api = Api::new(accepted, ledger, shares, reconciler.clone(), identity.cloned(), recorder);
+    let api = Api::new(accepted, ledger, shares, reconciler.clone(), probes, identity.cloned(), recorder);
     let open = open_routes(&api.metrics);
     let routes = routes(api);
     let routes = guarded(routes, identity.cloned(), reconciler).layer(middleware::from_fn(unambiguous));
@@ -240,9 +242,7 @@ async fn traffic(State(api): State<Api>) -> Result<Json<TrafficReport>, Response
 }
 
 async fn probes(State(api): State<Api>) -> Json<ProbeReport> {
-    // They are whole at any time.
-    let figures = api.reconciler.probes().lock().unwrap_or_else(PoisonError::into_inner);
-    Json(figures.report(MAX_SIDES, Instant::now()))
+    Json(api.probes.lock().report(MAX_SIDES, Instant::now()))
 }
 
 async fn put_shares(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Json<TrafficReport>, Response> {
@@ -331,12 +331,13 @@ impl Api {
         ledger: impl ConfigStore,
         shares: SharesFile,
         reconciler: Handle,
+        probes: SharedFigures,
         identity: Option<Identity>,
         recorder: Recorder,
     ) -> Self {
-        let metrics = Metrics::new(reconciler.clone(), identity.clone(), &recorder);
+        let metrics = Metrics::new(reconciler.clone(), probes.clone(), identity.clone(), &recorder);
         let intake = Intake::new(accepted, ledger, reconciler.clone(), identity, recorder.clone());
-        Self { intake, shares: Arc::new(Mutex::new(shares)), reconciler, metrics, recorder }
+        Self { intake, shares: Arc::new(Mutex::new(shares)), reconciler, probes, metrics, recorder }
     }
 
     /// Accepts a configuration, and answers when the kernel has it or the time for an answer is over.

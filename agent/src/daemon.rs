@@ -89,8 +89,9 @@ pub fn run(
         prober.measure(every).context("cannot start a thread")?;
     }
     let (recorder, exporter) = Exporter::new(&settings.tracing, "cps-peering-agent", env!("CARGO_PKG_VERSION"));
+    let probes = prober.figures().clone();
     let (router, open) =
-        api::routers(accepted, ledger, shares, reconciler.clone(), identity.as_ref(), recorder.clone());
+        api::routers(accepted, ledger, shares, reconciler.clone(), probes, identity.as_ref(), recorder.clone());
     let (own, report) = (settings.clone(), reconciler.report());
     let snapshot = move || check::snapshot(&own, &report.borrow().clone());
     let own = settings.clone();

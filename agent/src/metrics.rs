@@ -1,6 +1,11 @@
 //! Figures for Prometheus. Most are read from the report and the configuration when somebody asks.
 
-use crate::{kernel::neighbours::neighbour_table, objects::Family, probe::OfPeering, reconcile::Handle};
+use crate::{
+    kernel::neighbours::neighbour_table,
+    objects::Family,
+    probe::{OfPeering, SharedFigures},
+    reconcile::Handle,
+};
 use cps_peering_config::{id::PeeringId, report::ProblemKind};
 use cps_peering_http::{
     metrics::{Own, counter, counters, gauge, gauges},
@@ -15,7 +20,7 @@ use prometheus_client::{
 };
 use std::{
     fmt,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::UNIX_EPOCH,
 };
 
@@ -27,7 +32,12 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(reconciler: Handle, identity: Option<Identity>, recorder: &Recorder) -> Self {
+    pub(crate) fn new(
+        reconciler: Handle,
+        probes: SharedFigures,
+        identity: Option<Identity>,
+        recorder: &Recorder,
+    ) -> Self {
         let pushes = Labelled::default();
         // Shown from the start: an increase from nothing is no increase to Prometheus.
         for outcome in ["accepted", "refused"] {
@@ -38,7 +48,7 @@ impl Metrics {
         recorder.register(&mut registry, "cps_agent_trace_spans");
         let version = env!("CARGO_PKG_VERSION");
         registry.register_collector(Box::new(Own::new("cps_agent", version, identity)));
-        registry.register_collector(Box::new(Figures(reconciler)));
+        registry.register_collector(Box::new(Figures { reconciler, probes }));
         Self { pushes, registry: Arc::new(registry) }
     }
 
@@ -47,8 +57,11 @@ impl Metrics {
     }
 }
 
-/// What the report says.
-struct Figures(Handle);
+/// What the report says, and what probes have found.
+struct Figures {
+    reconciler: Handle,
+    probes: SharedFigures,
+}
 
 impl fmt::Debug for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,7 +73,7 @@ impl Collector for Figures {
     #[expect(clippy::cast_precision_loss, reason = "what is counted stays far below 2^52")]
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut out;
-        let report = self.0.report().borrow().clone();
+        let report = self.reconciler.report().borrow().clone();
         let counters = report.counters;
         counter(out, "cps_agent_passes", "How often the kernel was read and compared", counters.passes)?;
         counter(out, "cps_agent_operations", "Operations that the kernel carried out", counters.operations)?;
@@ -94,13 +107,13 @@ impl Collector for Figures {
         let limits = tables.iter().map(|(family, table)| ([("family", *family)], f64::from(table.limit)));
         let help = "How many entries the kernel's neighbour table may have";
         gauges(out, "cps_agent_neighbours_limit", help, limits)?;
-        let throttled = self.0.throttled().load(Ordering::Relaxed);
+        let throttled = self.reconciler.throttled().load(Ordering::Relaxed);
         let help = "Ports, by family, behind which too many neighbours do not answer: they ask for fewer";
         gauge(out, "cps_agent_neighbours_throttled", help, throttled as f64)?;
         let help = "How long a file has been being written to disk; the one that has waited longest, 0 where none is";
-        gauge(out, "cps_agent_write_seconds", help, self.0.writes().oldest().as_secs_f64())?;
-        probes(out, &self.0)?;
-        let Some(config) = self.0.config() else { return Ok(()) };
+        gauge(out, "cps_agent_write_seconds", help, self.reconciler.writes().oldest().as_secs_f64())?;
+        probes(out, &self.probes)?;
+        let Some(config) = self.reconciler.config() else { return Ok(()) };
         gauge(out, "cps_agent_vrfs", "VPCs that this host is to have", config.vrfs.len() as f64)?;
         gauge(out, "cps_agent_sides", "Sides of peerings that this host is to have", config.sides.len() as f64)
     }
@@ -110,10 +123,9 @@ impl Collector for Figures {
 const MAX_PEERINGS: usize = 1000;
 
 /// What probes say of peerings. What is not known is not there.
-fn probes(out: &mut DescriptorEncoder<'_>, handle: &Handle) -> fmt::Result {
-    // They are whole at any time.
+fn probes(out: &mut DescriptorEncoder<'_>, figures: &SharedFigures) -> fmt::Result {
     let (known, every) = {
-        let figures = handle.probes().lock().unwrap_or_else(PoisonError::into_inner);
+        let figures = figures.lock();
         (figures.by_peering(MAX_PEERINGS), figures.every)
     };
     if let Some(every) = every {

@@ -8,6 +8,7 @@ use cps_peering_agent::{
     kernel::memory::Memory,
     ledger::Ledger,
     objects::LinkKind,
+    probe::SharedFigures,
     reconcile::{self, Options, PersistentState},
     shares::SharesFile,
 };
@@ -95,6 +96,7 @@ fn agent(folder: &Path, identity: &Identity) -> Router {
         ledger,
         SharesFile::beside(&folder.join("ledger")),
         reconciler,
+        SharedFigures::default(),
         Some(identity),
         Recorder::default(),
     )

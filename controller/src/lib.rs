@@ -16,6 +16,8 @@
 //! | [`plan`] | state | what one host must have. Pure |
 //! | [`audit`] | commands and their outcomes | entries of the audit trail |
 //! | [`events`] | what commands changed | what accounts and operators are told of it. Pure |
+//! | `feed` | a place between events | the next ones that an account or an operator may see |
+//! | [`digest`] | bytes | their SHA-256, in hexadecimal. Pure |
 //! | [`clock`] | what the machine's clocks say | the time that has passed for certain. Pure |
 //! | [`store`] | changed records | the same after a crash |
 //! | [`engine`] | commands, reports of agents | responses; targets for the push; traffic counted. The one writer |
@@ -33,8 +35,10 @@ pub mod charging;
 pub mod clock;
 pub mod cluster;
 pub mod diagnosis;
+pub mod digest;
 pub mod engine;
 pub mod events;
+mod feed;
 pub mod hosts;
 pub mod instruments;
 pub mod metrics;

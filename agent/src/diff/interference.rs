@@ -3,53 +3,13 @@
 //! It is left as it is and reported: a host where a packet does not go the way that the configuration says is not in sync,
 //! however right everything of ours may be.
 
-use super::{firewall, survey::Survey};
+use super::{Interference, InterferenceKind, firewall, survey::Survey};
 use crate::{
     objects::{Effect, Fate, ForeignRoute, Link, RouteTo, is_link_local},
     ownership,
 };
 use cps_peering_config::net::{InterfaceName, within};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What sort of object an [`Interference`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InterferenceKind {
-    /// A route in a table of ours, or to a device of ours.
-    Route,
-    /// An address on a port or on a device of ours.
-    Address,
-    /// An XDP program.
-    Xdp,
-    /// A port is kept down.
-    Protodown,
-    /// A port resolves no neighbours, and answers no ARP request.
-    NoArp,
-    /// A `tc` filter on what arrives at the device.
-    IngressFilter,
-    /// A `tc` filter on what the device sends.
-    EgressFilter,
-    /// A queueing discipline of what the device sends.
-    Qdisc,
-    /// A policy rule before `l3mdev`.
-    Rule,
-    /// A packet filter of the host, or one that could not be read.
-    Firewall,
-}
-
-/// Something of somebody else that packets of VPCs meet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interference {
-    /// The device of ours, or the port, whose packets meet it; none where it concerns the whole host.
-    pub device: Option<InterfaceName>,
-    /// What sort of object it is.
-    pub kind: InterferenceKind,
-    /// What it does to packets that meet it.
-    pub effect: Effect,
-    /// What it is, in the words of `ip`, `tc` or the program that made it.
-    pub object: String,
-    /// What it does to packets, and what to do about it.
-    pub reason: String,
-}
 
 pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
     if survey.desired.partial {

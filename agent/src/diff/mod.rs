@@ -13,13 +13,12 @@ mod rules;
 mod survey;
 mod underlay;
 
-use crate::objects::{Desired, KernelRoute, Observed, Operation, Remote, RouteTo, Via};
+use crate::objects::{Desired, Effect, KernelRoute, Observed, Operation, Remote, RouteTo, Via};
 use cps_peering_config::{net::InterfaceName, report::ProblemKind};
 use std::{cmp::Ordering, collections::BTreeMap};
 use survey::Survey;
 
 pub use firewall::{Flow, doubts, touched_by};
-pub use interference::{Interference, InterferenceKind};
 
 /// What to do, in order, and what cannot be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,6 +110,46 @@ pub struct Conflict {
     /// Whether something is in the way or missing.
     pub kind: ProblemKind,
     /// What it is, with the name of what it collides with.
+    pub reason: String,
+}
+
+/// What sort of object an [`Interference`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterferenceKind {
+    /// A route in a table of ours, or to a device of ours.
+    Route,
+    /// An address on a port or on a device of ours.
+    Address,
+    /// An XDP program.
+    Xdp,
+    /// A port is kept down.
+    Protodown,
+    /// A port resolves no neighbours, and answers no ARP request.
+    NoArp,
+    /// A `tc` filter on what arrives at the device.
+    IngressFilter,
+    /// A `tc` filter on what the device sends.
+    EgressFilter,
+    /// A queueing discipline of what the device sends.
+    Qdisc,
+    /// A policy rule before `l3mdev`.
+    Rule,
+    /// A packet filter of the host, or one that could not be read.
+    Firewall,
+}
+
+/// Something of somebody else that packets of VPCs meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interference {
+    /// The device of ours, or the port, whose packets meet it; none where it concerns the whole host.
+    pub device: Option<InterfaceName>,
+    /// What sort of object it is.
+    pub kind: InterferenceKind,
+    /// What it does to packets that meet it.
+    pub effect: Effect,
+    /// What it is, in the words of `ip`, `tc` or the program that made it.
+    pub object: String,
+    /// What it does to packets, and what to do about it.
     pub reason: String,
 }
 

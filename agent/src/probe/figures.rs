@@ -9,6 +9,7 @@ use cps_peering_config::{
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -106,6 +107,17 @@ pub(crate) struct Figures {
     ways: BTreeMap<Way, Known>,
     /// How often each way is probed; none where none is.
     pub(crate) every: Option<Duration>,
+}
+
+/// What is known of the peerings of a host, now and from now on. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct SharedFigures(Arc<Mutex<Figures>>);
+
+impl SharedFigures {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Figures> {
+        // They are whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The same of one peering.

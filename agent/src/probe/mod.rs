@@ -26,7 +26,8 @@ use cps_peering_config::{
     net::InterfaceName,
     probe::{ProbeAnswer, ProbeQuery},
 };
-pub(crate) use figures::{Figures, OfPeering};
+pub(crate) use figures::OfPeering;
+pub use figures::SharedFigures;
 use ipnet::IpNet;
 use packet::Mark;
 use round_trips::{LEAST, Outcome};
@@ -64,6 +65,7 @@ pub struct Prober {
     vxlan_port: u16,
     places: Arc<Semaphore>,
     budget: Arc<Mutex<Budget>>,
+    figures: SharedFigures,
 }
 
 /// Where a probe is sent.
@@ -84,7 +86,13 @@ impl Prober {
             vxlan_port,
             places: Arc::new(Semaphore::new(AT_ONCE)),
             budget: Arc::new(Mutex::new(Budget::new(Instant::now()))),
+            figures: SharedFigures::default(),
         }
+    }
+
+    /// What [`Prober::measure`] finds.
+    pub fn figures(&self) -> &SharedFigures {
+        &self.figures
     }
 
     fn take(&self, packets: u32) -> bool {
@@ -145,7 +153,7 @@ impl Prober {
         UnderlayParams { vxlan_port: self.vxlan_port, underlay_mtu }
     }
 
-    /// Probes the ways to other hosts of its peerings so often, from now on. What it finds is among the host's figures.
+    /// Probes the ways to other hosts of its peerings so often, from now on. What it finds is in [`Prober::figures`].
     pub fn measure(&self, every: Duration) -> io::Result<()> {
         sampled::start(self.clone(), every)
     }

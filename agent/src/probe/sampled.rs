@@ -2,12 +2,12 @@
 //!
 //! Every host of a peer is sent one packet of the length that should pass every so often. One that comes back says all: that there is
 //! a way, how long it takes, and that long packets pass. One that does not is repeated at once with a small one beside it: that tells
-//! a black hole in the MTU from a way that is lost. What is known is in [`Figures`].
+//! a black hole in the MTU from a way that is lost. What is known is in [`Figures`](super::figures::Figures).
 
 use super::{
     Prober, Target,
     budget::RESERVE,
-    figures::{Figures, Measured, Packets, Way, Ways},
+    figures::{Measured, Packets, Way, Ways},
     new_mark,
     packet::{Mark, SMALLEST},
 };
@@ -28,7 +28,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::AsFd,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -155,7 +155,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Measures every way of the host's peerings so often, on a thread of its own.
 pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
-    figures(&prober, |figures| figures.every = Some(every));
+    prober.figures.lock().every = Some(every);
     let run = move || {
         let mut under_way: Vec<UnderWay> = Vec::new();
         let (mut rota, mut known, mut all) = (Rota::new(every), None, Ways::new());
@@ -168,7 +168,7 @@ pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
             {
                 all = ways(&config, params);
                 rota.take(&all, now);
-                figures(&prober, |figures| figures.retain(&all));
+                prober.figures.lock().retain(&all);
                 known = Some((config, params));
             }
             while under_way.len() < MAX_UNDER_WAY {
@@ -178,7 +178,7 @@ pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
                     Ok(begun) => under_way.push(begun),
                     Err(error) => {
                         // What cannot be measured is not known.
-                        figures(&prober, |figures| figures.forget(&way));
+                        prober.figures.lock().forget(&way);
                         if !std::mem::replace(&mut warned, true) {
                             tracing::warn!(reason = super::reason(&error), "a peering is not measured");
                         }
@@ -203,9 +203,8 @@ pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
                 if !all.contains_key(&way) {
                     continue;
                 }
-                if figures(&prober, |figures| {
-                    figures.learn(&way, &peering, measured, (SystemTime::now(), Instant::now()))
-                }) {
+                let at = (SystemTime::now(), Instant::now());
+                if prober.figures.lock().learn(&way, &peering, measured, at) {
                     rota.again(way);
                 }
             }
@@ -218,11 +217,6 @@ type Followed = (Arc<cps_peering_config::ValidHostConfig>, UnderlayParams);
 
 fn is_same(known: &Followed, config: &Arc<cps_peering_config::ValidHostConfig>, params: UnderlayParams) -> bool {
     Arc::ptr_eq(&known.0, config) && known.1 == params
-}
-
-fn figures<T>(prober: &Prober, change: impl FnOnce(&mut Figures) -> T) -> T {
-    // They are whole at any time.
-    change(&mut prober.reconciler.probes().lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl UnderWay {

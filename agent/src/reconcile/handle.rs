@@ -16,22 +16,22 @@ use super::{
 };
 use crate::{
     kernel::{Event, Interest, Kernel},
-    probe::Figures,
     shares::Shares,
 };
 use cps_peering_config::{HostReport, Revision, ValidHostConfig};
 use cps_peering_otlp::{Recorder, SpanContext};
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Sender, channel},
     },
     thread,
     time::Instant,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinError};
 
 /// A configuration that the reconciler works on already, and that is being stored. Dropped, it was not.
 #[derive(Debug)]
@@ -61,7 +61,6 @@ pub struct Handle {
     shares: watch::Sender<Shares>,
     interest: Interest,
     throttled: Arc<AtomicUsize>,
-    probes: Arc<Mutex<Figures>>,
     writes: Writes,
     traced: Traced,
 }
@@ -119,11 +118,6 @@ impl Handle {
         &self.throttled
     }
 
-    /// How its peerings are, from probes.
-    pub(crate) fn probes(&self) -> &Mutex<Figures> {
-        &self.probes
-    }
-
     /// The writes to disk that are under way.
     pub(crate) fn writes(&self) -> &Writes {
         &self.writes
@@ -132,6 +126,16 @@ impl Handle {
     /// Tells why a file that is being written is not written yet; none when it is.
     pub(crate) fn hangs(&self, file: &str, reason: Option<String>) {
         self.report.hangs(file, reason);
+    }
+
+    /// Writes a file, for as long as that takes, and reports it where it hangs.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        file: &Path,
+        write: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let name = file.display().to_string();
+        self.writes.run(file, write, |reason| self.hangs(&name, reason)).await
     }
 
     /// Which objects of the kernel concern the reconciler, now and from now on.
@@ -176,7 +180,6 @@ pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: Persist
         shares: shares.clone(),
         interest: interest.clone(),
         throttled: Arc::default(),
-        probes: Arc::default(),
         writes: Writes::default(),
         traced: traced.clone(),
     };

@@ -1,6 +1,5 @@
 //! Writes to disk that are under way. A disk may hang for as long as it likes: what is told of it must not wait for it.
 
-use super::Handle;
 use cps_peering_config::time::{now_ms, timestamp};
 use std::{
     collections::BTreeMap,
@@ -26,6 +25,33 @@ impl Writes {
         self.since().values().min().map(Instant::elapsed).unwrap_or_default()
     }
 
+    /// Writes a file, for as long as that takes. Where it hangs, `tell` gets the reason, and none when it is over.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        file: &Path,
+        write: impl FnOnce() -> T + Send + 'static,
+        tell: impl Fn(Option<String>),
+    ) -> Result<T, JoinError> {
+        let _under_way = self.begin(file);
+        let began_ms = now_ms();
+        let mut writing = spawn_blocking(write);
+        if let Ok(written) = timeout(HANGS_AFTER, &mut writing).await {
+            return written;
+        }
+        let reason = format!(
+            "the disk has not taken it since {}; until it does, nothing new is confirmed to the controller. The kernel is kept as \
+             the newest configuration wants it",
+            timestamp(began_ms)
+        );
+        let file = file.display();
+        tracing::error!(%file, "{reason}");
+        tell(Some(reason));
+        let written = writing.await;
+        tracing::info!(%file, "the disk has answered again");
+        tell(None);
+        written
+    }
+
     fn begin(&self, file: &Path) -> UnderWay {
         self.since().insert(file.to_owned(), Instant::now());
         UnderWay { writes: self.clone(), file: file.to_owned() }
@@ -46,33 +72,5 @@ struct UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.writes.since().remove(&self.file);
-    }
-}
-
-impl Handle {
-    /// Writes a file, for as long as that takes, and tells of it where it hangs.
-    pub(crate) async fn write<T: Send + 'static>(
-        &self,
-        file: &Path,
-        write: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, JoinError> {
-        let _under_way = self.writes().begin(file);
-        let began_ms = now_ms();
-        let mut writing = spawn_blocking(write);
-        if let Ok(written) = timeout(HANGS_AFTER, &mut writing).await {
-            return written;
-        }
-        let reason = format!(
-            "the disk has not taken it since {}; until it does, nothing new is confirmed to the controller. The kernel is kept as \
-             the newest configuration wants it",
-            timestamp(began_ms)
-        );
-        let name = file.display().to_string();
-        tracing::error!(file = name, "{reason}");
-        self.hangs(&name, Some(reason));
-        let written = writing.await;
-        tracing::info!(file = name, "the disk has answered again");
-        self.hangs(&name, None);
-        written
     }
 }

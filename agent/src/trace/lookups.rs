@@ -3,42 +3,14 @@
 use super::{
     findings::{Findings, Way},
     path_end::{Exit, Tunnel},
+    seen::Lookup,
 };
-use crate::{
-    compile::overhead,
-    kernel::{
-        NetlinkError,
-        trace::{Neighbour, QueueState, RouteFound},
-    },
-    objects::Effect,
-};
+use crate::{compile::overhead, objects::Effect};
 use cps_peering_config::{
     net::InterfaceName,
     trace::{Verdict, check},
 };
 use std::net::IpAddr;
-
-/// An answer to a question for a route; none where it could not be asked.
-pub(super) type Lookup = Option<Result<RouteFound, NetlinkError>>;
-
-/// What the kernel itself finds.
-#[derive(Debug, Default)]
-pub(super) struct Lookups {
-    /// From the port to the other address.
-    pub(super) route: Lookup,
-    /// From the tunnel to the own address.
-    pub(super) delivery: Lookup,
-    /// Through the underlay to the other host.
-    pub(super) underlay: Lookup,
-    /// To the own VTEP address.
-    pub(super) own_vtep: Lookup,
-    /// The server with the own address.
-    pub(super) destination: Option<Neighbour>,
-    /// The other host, or the router to it.
-    pub(super) next_in_underlay: Option<Neighbour>,
-    /// The queue of the shaper.
-    pub(super) queue: Option<QueueState>,
-}
 
 /// Where packets should go.
 #[derive(Debug, Clone, Copy)]

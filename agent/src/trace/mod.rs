@@ -2,12 +2,14 @@
 //! configuration. Nothing is changed.
 
 mod drift;
+mod facts;
 mod findings;
 mod foreign;
 #[cfg(test)]
 mod limits;
 mod lookups;
 mod path_end;
+mod seen;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -29,10 +31,10 @@ use cps_peering_config::{
     net::InterfaceName,
     trace::{Fact, TraceAnswer, TraceQuery, Verdict, check},
 };
-use findings::{Seen, facts};
-use lookups::Lookups;
+use facts::facts;
 use nix::libc;
 pub use path_end::{Exit, PathEnd, Tunnel};
+use seen::{Lookups, Seen};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,

@@ -2,9 +2,9 @@
 
 use super::{
     PathEnd,
-    findings::{Seen, facts},
-    lookups::Lookups,
+    facts::facts,
     parts, restrict,
+    seen::{Lookups, Seen},
 };
 use crate::{
     compile::{UnderlayParams, compile},

@@ -2,8 +2,8 @@
 
 use super::{
     findings::{Findings, fdb_key},
-    lookups::Lookup,
     path_end::Tunnel,
+    seen::Lookup,
 };
 use crate::{
     kernel::NetlinkError,

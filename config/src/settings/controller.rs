@@ -1,7 +1,8 @@
 //! The controller's settings, and where its store is.
 
 use super::{
-    AgentCertificateSettings, EtcdSettings, OperatorError, OperatorSettings, Price, PushSettings, TracingSettings,
+    AgentCertificateSettings, EtcdSettingError, EtcdSettings, OperatorError, OperatorSettings, Price, PushSettings,
+    TracingSettings,
 };
 use crate::{
     connections::{ConnectionSettings, OutOfRange},
@@ -202,16 +203,9 @@ pub enum StorePlaceError {
          `openssl rand -hex 32`, for nobody else to read, and copy it to each"
     )]
     KeyFile,
-    /// A value of `etcd` cannot be.
-    #[error("setting `etcd.{field}`: {value:?} {rule}")]
-    Etcd {
-        /// The VPC.
-        field: &'static str,
-        /// What it says.
-        value: String,
-        /// What it should be.
-        rule: &'static str,
-    },
+    /// A value of `etcd` cannot be used.
+    #[error(transparent)]
+    Etcd(#[from] EtcdSettingError),
 }
 
 impl ControllerSettings {
@@ -248,7 +242,7 @@ impl ControllerSettings {
     pub fn place(&self) -> Result<StorePlace<'_>, StorePlaceError> {
         match (&self.store, &self.etcd) {
             (Some(path), None) => Ok(StorePlace::Embedded(path)),
-            (None, Some(etcd)) => etcd.check(self.tls.as_ref()).map(|()| StorePlace::Etcd(etcd)),
+            (None, Some(etcd)) => Ok(etcd.check(self.tls.as_ref()).map(|()| StorePlace::Etcd(etcd))?),
             (None, None) => Err(StorePlaceError::Missing),
             (Some(_), Some(_)) => Err(StorePlaceError::Both),
         }

@@ -1,9 +1,9 @@
 //! A store in etcd.
 
-use super::StorePlaceError;
 use crate::tls::Tls;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use thiserror::Error;
 
 /// An etcd cluster that several controllers share, and how this one takes part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,18 @@ pub struct EtcdTls {
     pub key: Option<PathBuf>,
 }
 
+/// A value that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("setting `etcd.{field}`: {value:?} {rule}")]
+pub struct EtcdSettingError {
+    /// The setting.
+    pub field: &'static str,
+    /// What it says.
+    pub value: String,
+    /// What it should be.
+    pub rule: &'static str,
+}
+
 /// Whether it is a scheme, a host and perhaps a port, and nothing else.
 pub(super) fn is_base_url(text: &str) -> bool {
     let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
@@ -81,9 +93,8 @@ fn default_backups() -> PathBuf {
 
 impl EtcdSettings {
     /// `own`: the controller's own TLS, which the other controllers meet at `advertise`.
-    pub(super) fn check(&self, own: Option<&Tls>) -> Result<(), StorePlaceError> {
-        let wrong =
-            |field, value: &dyn ToString, rule| Err(StorePlaceError::Etcd { field, value: value.to_string(), rule });
+    pub(super) fn check(&self, own: Option<&Tls>) -> Result<(), EtcdSettingError> {
+        let wrong = |field, value: &dyn ToString, rule| Err(EtcdSettingError { field, value: value.to_string(), rule });
         if self.endpoints.is_empty() {
             return wrong("endpoints", &"[]", "names no member of etcd");
         }

@@ -25,7 +25,7 @@ mod tracing;
 pub use agent::AgentSettings;
 pub use agent_certificates::{AGENT_CERTIFICATE_DAYS, AgentCertificateSettings};
 pub use controller::{ControllerSettings, StorePlace, StorePlaceError};
-pub use etcd::{EtcdSettings, EtcdTls};
+pub use etcd::{EtcdSettingError, EtcdSettings, EtcdTls};
 pub use operators::{OperatorError, OperatorRole, OperatorSettings};
 pub use prices::{Price, PriceError, PriceTier};
 pub use pushes::PushSettings;

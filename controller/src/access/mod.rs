@@ -10,6 +10,7 @@ pub mod signature;
 pub mod vault;
 
 use crate::{
+    digest,
     engine::Engine,
     instruments::Limited,
     model::{Actor, Signed},
@@ -332,7 +333,7 @@ impl Access {
         // A session's cookie has 256 random bits, and where nothing is said nothing is guessed.
         let Some(claimed) = claim else { return look() };
         let from = Source::from(origin.address);
-        let claim: Claim = secret::sha256(claimed.text().as_bytes());
+        let claim: Claim = digest::sha256(claimed.text().as_bytes());
         self.admit(from, claim)?;
         let looked = look();
         match &looked {
@@ -360,9 +361,9 @@ impl Access {
     }
 
     fn by_key(&self, access_key: &str, secret_key: &str) -> Result<AccountId, AccessError> {
-        let known = self.secret_key(access_key).map(|(id, secret)| (id, secret::sha256(secret.as_bytes())));
+        let known = self.secret_key(access_key).map(|(id, secret)| (id, digest::sha256(secret.as_bytes())));
         // Hashes may be compared in any time: what is learnt of one says nothing about what was hashed.
-        let said = secret::sha256(secret_key.as_bytes());
+        let said = digest::sha256(secret_key.as_bytes());
         known.filter(|(_, secret)| *secret == said).map(|(account, _)| account).ok_or(AccessError::WrongKey)
     }
 
@@ -372,7 +373,7 @@ impl Access {
         let Caller { actor, operator, .. } = self.guarded(origin, claimed, || self.by_token(token))?;
         let with = match &actor {
             Actor::Account(_) => OpenedWith::TokenHash(secret::token_hash(token)),
-            _ => OpenedWith::OperatorToken(secret::sha256(token.as_bytes())),
+            _ => OpenedWith::OperatorToken(digest::sha256(token.as_bytes())),
         };
         let principal = Principal { actor, operator };
         Ok((self.sessions.open(principal.clone(), with, self.engine.now_ms())?, principal))
@@ -425,7 +426,7 @@ impl Access {
         let (now_ms, wall_ms) = (self.engine.now_ms(), self.engine.wall_ms());
         let mut signature = Signature::read(&authorization, head, wall_ms)?;
         signature.until_ms = signature.until_ms.saturating_sub(wall_ms).saturating_add(now_ms);
-        self.admit(origin.address.into(), secret::sha256(signature.access_key.as_bytes()))?;
+        self.admit(origin.address.into(), digest::sha256(signature.access_key.as_bytes()))?;
         let key = self.secret_key(&signature.access_key);
         Ok(Identified::Signed(Pending { signature, key }))
     }
@@ -487,11 +488,11 @@ impl Access {
     }
 
     fn by_token(&self, token: &str) -> Result<Caller, AccessError> {
-        let hash = secret::sha256(token.as_bytes());
+        let hash = digest::sha256(token.as_bytes());
         if let Some(operator) = self.operators().by_token(&hash) {
             return Ok(Caller::of(operator.clone().into()));
         }
-        let account = self.engine.read(|state, _| state.by_token_hash(&secret::hex(&hash)).cloned());
+        let account = self.engine.read(|state, _| state.by_token_hash(&digest::hex(&hash)).cloned());
         Ok(Caller::of(account.ok_or(AccessError::UnknownToken)?.into()))
     }
 }

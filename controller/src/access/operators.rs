@@ -1,7 +1,7 @@
 //! Operators: who they are, and what each may do. The one of the settings' `operator_token_file`, and of certificates for
 //! [`OPERATOR`], has no name and may do everything; others are named in the settings.
 
-use super::secret;
+use crate::digest;
 use cps_peering_config::{settings::OperatorRole, tls::OPERATOR};
 use std::{collections::BTreeMap, fmt};
 use thiserror::Error;
@@ -55,7 +55,7 @@ impl Operators {
     /// The one that the settings do not name, with its token.
     pub fn new(token: &str) -> Self {
         Self {
-            by_token: BTreeMap::from([(secret::sha256(token.as_bytes()), Operator::unnamed())]),
+            by_token: BTreeMap::from([(digest::sha256(token.as_bytes()), Operator::unnamed())]),
             by_certificate: BTreeMap::from([(OPERATOR.to_owned(), Operator::unnamed())]),
         }
     }
@@ -72,7 +72,7 @@ impl Operators {
         if self.by_certificate.insert(certificate.to_owned(), operator.clone()).is_some() {
             return Err(SameOperator::Certificate(name.to_owned(), certificate.to_owned()));
         }
-        match token.map(|token| self.by_token.insert(secret::sha256(token.as_bytes()), operator)) {
+        match token.map(|token| self.by_token.insert(digest::sha256(token.as_bytes()), operator)) {
             Some(Some(_)) => Err(SameOperator::Token(name.to_owned())),
             _ => Ok(()),
         }
@@ -119,7 +119,7 @@ mod tests {
         let mut operators = Operators::new("the operators' token");
         operators.add("li", OperatorRole::Read, Some("li's token"), "spiffe://cps-peering/operator/li").unwrap();
         operators.add("wang", OperatorRole::Operate, None, "urn:wang").unwrap();
-        let by_token = |token: &str| operators.by_token(&secret::sha256(token.as_bytes())).map(ToString::to_string);
+        let by_token = |token: &str| operators.by_token(&digest::sha256(token.as_bytes())).map(ToString::to_string);
         assert_eq!(by_token("the operators' token").as_deref(), Some("operator"));
         assert_eq!(by_token("li's token").as_deref(), Some("operator/li"));
         assert_eq!(by_token("Li's token"), None);

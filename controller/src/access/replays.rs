@@ -3,7 +3,7 @@
 //! A signature says who asked for what in which second. What is signed must not be done again by whoever has seen it, for as long
 //! as its date is good: those that came are remembered until then. Only requests that are let in are, so refusals cost nothing.
 
-use super::secret;
+use crate::digest;
 use cps_peering_config::id::AccountId;
 use std::collections::HashMap;
 
@@ -44,7 +44,7 @@ pub(super) struct Replays {
 fn key(parts: &[&str]) -> Key {
     let mut key = Key::default();
     // Neither signatures, which are hexadecimal, nor headers have a line feed.
-    key.copy_from_slice(&secret::sha256(parts.join("\n").as_bytes())[..16]);
+    key.copy_from_slice(&digest::sha256(parts.join("\n").as_bytes())[..16]);
     key
 }
 

@@ -4,6 +4,7 @@
 //! Sessions are kept in memory, by the SHA-256 of what the cookie says; a restart of the controller ends them.
 
 use super::{AccessError, Principal, operators::Operators, secret};
+use crate::digest;
 use crate::model::state::State;
 use std::{
     collections::HashMap,
@@ -95,7 +96,7 @@ impl Sessions {
             sessions.remove(hash);
         }
         let session = Session { principal, with, opened_ms: now_ms, used_ms: now_ms };
-        sessions.insert(secret::sha256(said.as_bytes()), session);
+        sessions.insert(digest::sha256(said.as_bytes()), session);
         Ok(said)
     }
 
@@ -107,7 +108,7 @@ impl Sessions {
         now_ms: u64,
         keep_alive: bool,
     ) -> Result<Principal, AccessError> {
-        let hash = secret::sha256(said.as_bytes());
+        let hash = digest::sha256(said.as_bytes());
         let mut sessions = self.lock();
         let session = sessions.get_mut(&hash).ok_or(AccessError::NoSession)?;
         if session.has_ended(now_ms) || session.with.still(valid).as_ref() != Some(&session.principal) {
@@ -122,7 +123,7 @@ impl Sessions {
 
     /// Ends a session. One that has ended before is none, which is the same.
     pub fn close(&self, said: &str) {
-        self.lock().remove(&secret::sha256(said.as_bytes()));
+        self.lock().remove(&digest::sha256(said.as_bytes()));
     }
 }
 
@@ -218,7 +219,7 @@ mod tests {
     #[test]
     fn an_operators_session_ends_with_the_token_and_with_the_role() {
         let (sessions, state) = (Sessions::default(), state());
-        let hash = |token: &str| secret::sha256(token.as_bytes());
+        let hash = |token: &str| digest::sha256(token.as_bytes());
         let named = |role| {
             let mut operators = Operators::new("t");
             operators.add("li", role, Some("li's"), "urn:li").unwrap();

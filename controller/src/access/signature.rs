@@ -8,7 +8,7 @@
 //!
 //! Clients differ in how they write path and query, so a signature may match any of the usual spellings of the one request.
 
-use super::secret::{hex, sha256};
+use crate::digest::{hex, sha256};
 use cps_peering_config::time::moment;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ring::hmac;

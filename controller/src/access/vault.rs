@@ -6,6 +6,7 @@
 
 use super::secret::{self, PrivateFileError};
 use crate::{
+    digest,
     model::{
         record::{Account, SealedKey, Webhook},
         state::{Change, Meta, State},
@@ -161,9 +162,9 @@ impl Vault {
         }
         let text = secret::read_private(path)?;
         let no_key = || VaultError::NoKey(path.to_owned());
-        let bytes = secret::unhex(&text).filter(|bytes| bytes.len() == AES_256_GCM.key_len()).ok_or_else(no_key)?;
+        let bytes = digest::unhex(&text).filter(|bytes| bytes.len() == AES_256_GCM.key_len()).ok_or_else(no_key)?;
         let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| no_key())?;
-        let id = secret::hex(&secret::sha256(&bytes)[..4]);
+        let id = digest::hex(&digest::sha256(&bytes)[..4]);
         Ok(Self { path: path.to_owned(), id, key: LessSafeKey::new(key) })
     }
 
@@ -193,7 +194,7 @@ impl Vault {
             self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(account, access_key), &mut text);
         // It fails for texts of gigabytes alone.
         sealed.map_err(|_| secret::NoRandomness)?;
-        Ok(SealedKey::new(format!("{SEALED}{}.{}{}", self.id, secret::hex(&nonce), secret::hex(&text))))
+        Ok(SealedKey::new(format!("{SEALED}{}.{}{}", self.id, digest::hex(&nonce), digest::hex(&text))))
     }
 
     /// The secret key in clear.
@@ -210,7 +211,7 @@ impl Vault {
                 sealed_with: id.to_owned(),
             });
         }
-        let mut bytes = secret::unhex(text).ok_or_else(forged)?;
+        let mut bytes = digest::unhex(text).ok_or_else(forged)?;
         let (nonce, text) = bytes.split_at_mut_checked(NONCE_LEN).ok_or_else(forged)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| forged())?;
         let clear = self.key.open_in_place(nonce, aad(account, access_key), text).map_err(|_| forged())?;

@@ -131,7 +131,7 @@ mod tests {
             let whole = read_of(&memory, sender, &[1, limit - 1], from("192.0.2.1")).await.unwrap();
             let kept = if sender == Sender::Nobody { 0 } else { limit };
             assert_eq!(whole.bytes.len(), kept);
-            assert_eq!(whole.hash, crate::access::secret::sha256(&vec![b'x'; limit]));
+            assert_eq!(whole.hash, crate::digest::sha256(&vec![b'x'; limit]));
             assert_eq!(read_of(&memory, sender, &[1, limit], from("192.0.2.1")).await.err(), Some(413));
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_LENGTH, (limit + 1).into());

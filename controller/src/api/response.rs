@@ -6,6 +6,7 @@
 use crate::{
     access::{AccessError, RateLimited},
     engine::EngineError,
+    feed::FeedError,
     model::{Code, CommandError, FieldViolation},
     store::{BackupError, StoreError},
 };
@@ -24,7 +25,7 @@ use tracing::Instrument as _;
 use utoipa::{ToSchema, openapi};
 
 /// The cursor of an event feed has expired.
-pub(super) const EXPIRED: &str = "EventsExpired";
+const EXPIRED: &str = "EventsExpired";
 /// The longest message of an answer that is an error, in characters.
 const LONGEST_MESSAGE: usize = 4000;
 /// The longest rule, and the longest entry, of one fault in it, in characters.
@@ -84,11 +85,6 @@ impl Failure {
 
     pub(super) fn too_many(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT", message)
-    }
-
-    /// Whether it is about a place between events from which nobody can go on.
-    pub(crate) fn is_expired_place(&self) -> bool {
-        self.details.iter().any(|it| it.reason == EXPIRED)
     }
 
     fn too_often(entry: &str, rule: String, reason: &'static str, wait_s: u64) -> Self {
@@ -170,6 +166,18 @@ impl From<EngineError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", error.to_string())
+    }
+}
+
+impl From<FeedError> for Failure {
+    fn from(error: FeedError) -> Self {
+        match error {
+            FeedError::Expired(_) => {
+                CommandError::one(Code::FailedPrecondition, "after", error.to_string(), EXPIRED).into()
+            }
+            FeedError::Store(error) => error.into(),
+            FeedError::Interrupted(_) => Self::internal(error.to_string()),
+        }
     }
 }
 

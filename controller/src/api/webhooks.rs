@@ -1,12 +1,12 @@
 //! Webhooks of accounts in a region, and of operators. What sends is in [`crate::webhooks`].
 
 use super::{
-    feed::latest,
     request::{Regional, RequestContext, read},
     response::{Envelope, Errors, Failure, Nothing, Reply, reply},
 };
 use crate::{
     access::secret,
+    feed::latest,
     model::{
         Code, Command, CommandError,
         record::Webhook,

@@ -6,7 +6,9 @@ use super::{
     leader_process,
 };
 use crate::{
+    access::vault::Vault,
     metrics,
+    model::state::State,
     store::{Cluster, Content, Leader, Replica, Store, StoreError},
 };
 use anyhow::{Context, bail};
@@ -196,7 +198,8 @@ impl Candidate {
     /// Says what would keep this controller from leading, before it has to.
     async fn check(&self, copy: &Arc<Replica>) -> anyhow::Result<()> {
         let (copy, key) = (Arc::clone(copy), self.store_key.clone());
-        let obstacle = spawn_blocking(move || copy.obstacle(&key)).await.context("looking what is in the way")?;
+        let check = move |state: &State| Vault::opens(&key, state).err().map(|error| error.to_string());
+        let obstacle = spawn_blocking(move || copy.obstacle(check)).await.context("looking what is in the way")?;
         self.could_lead.set(obstacle.is_none().into());
         self.obstacle.send_if_modified(|before| {
             let changed = *before != obstacle;

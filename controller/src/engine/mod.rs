@@ -17,6 +17,7 @@
 //! | [`waiting`] | who waits for a peering |
 
 mod affected;
+mod health;
 mod host_status;
 mod listeners;
 mod looking;
@@ -34,12 +35,12 @@ mod waiting;
 mod writer;
 
 pub use crate::clock::{Clock, Tolerance, steady, system_clock};
+pub use health::Health;
 pub use host_status::{Agents, Confirmation, Contact, LastReport};
 pub use listeners::Listeners;
 pub use options::Options;
 pub use pacing::Pushes;
 pub use path_health::PathHealth;
-pub use shared::Health;
 use shared::{Published, Shared};
 use sync::SyncWatch;
 pub use traces::Traces;

@@ -9,8 +9,8 @@ use super::HostTarget;
 use crate::model::{
     Command, Transaction,
     host::{Change as HostChange, What},
+    record::Rollout,
     record::{Host, Pacing, Peering},
-    rollout::Rollout,
     state::{Change, Meta, State},
 };
 use cps_peering_config::{

@@ -1,7 +1,7 @@
 //! What the writer shares with everybody who looks.
 
 use super::{
-    Clock, Options,
+    Clock, Health, Options,
     host_status::{Agents, Contact, Freshness},
     listeners::Listeners,
     path_health::PathHealths,
@@ -52,18 +52,6 @@ impl Published {
             self.in_sync.remove(host);
         }
     }
-}
-
-/// Whether the store takes writes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Health {
-    /// It does: the last one worked, and was a moment ago.
-    #[default]
-    Fine,
-    /// It does, and there is little room: what makes room is accepted, and nothing else. Why.
-    Low(String),
-    /// It does not. Why.
-    Failing(String),
 }
 
 /// What the writer shares with everybody.

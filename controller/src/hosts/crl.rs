@@ -41,7 +41,7 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity)
         if list.is_empty() || !engine.leadership().holds() || engine.is_held() {
             continue;
         }
-        let hash = crate::access::secret::sha256(&list).to_vec();
+        let hash = crate::digest::sha256(&list).to_vec();
         let hosts: Vec<(HostId, String)> = engine.read(|state, _| {
             state.hosts().values().map(|host| (host.id.clone(), host.agent.clone())).collect::<Vec<_>>()
         });

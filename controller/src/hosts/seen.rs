@@ -1,6 +1,6 @@
 //! The certificates that agents have shown in handshakes, and when they are to be renewed.
 
-use crate::access::secret::sha256;
+use crate::digest::sha256;
 use cps_peering_config::id::HostId;
 use reqwest::{Response, tls::TlsInfo};
 use rustls::pki_types::CertificateDer;

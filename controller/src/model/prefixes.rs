@@ -6,9 +6,9 @@
 
 use super::{
     Actor, Code, CommandError, Context, Transaction,
+    locate::{Locator, find, wrong_state},
     metering::put,
     overlap::{Pair, Stage, may_be_peered},
-    peering::{Locator, find, wrong_state},
     record::{Peering, PeeringState, Role, Side},
     state::State,
 };

@@ -3,7 +3,7 @@
 
 use super::{
     Code, CommandError, Context, Limits,
-    hourly::HourlyKey,
+    record::HourlyKey,
     record::{Account, Peering},
     state::State,
 };

@@ -5,22 +5,10 @@
 
 use super::{
     Transaction,
-    record::{Host, Pacing},
+    record::{Host, Rollout},
     state::{Change, Meta},
 };
-use serde::{Deserialize, Serialize};
-
-/// A change that has reached some hosts, and not yet the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rollout {
-    /// The number of the commit that began it.
-    pub number: u64,
-    /// When that was, in milliseconds since 1970-01-01 UTC.
-    pub begun_ms: u64,
-    /// Whether it goes on only when an operator says so.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub stopped: bool,
-}
+use serde::Serialize;
 
 /// What becomes of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,19 +46,4 @@ fn end(tx: &mut Transaction<'_>) {
     }
     let meta = tx.state.meta();
     tx.change(Change::Meta(Meta { rollout: None, ..meta }));
-}
-
-impl Host {
-    /// The number of the configuration that it has, and goes on to have while others get theirs first; none where it does not wait.
-    pub fn held_with(&self) -> Option<u64> {
-        match self.pacing {
-            Some(Pacing::Held { has, plan }) if plan == self.config_number => Some(has),
-            _ => None,
-        }
-    }
-
-    /// Whether it does not get yet what it must have, because others get theirs first.
-    pub fn is_held_back(&self) -> bool {
-        self.held_with().is_some()
-    }
 }

@@ -1,12 +1,11 @@
 //! The state in memory: records, and the indexes that make one change cost no more than what it touches.
 
 use super::{
-    hourly::{Hourly, HourlyKey},
     persistent::{Links, Records},
     record::{
-        Account, Host, Peering, PeeringState, Port, PortKey, Region, SealedKey, TokenKey, TokenUse, Vpc, Webhook,
+        Account, Host, Hourly, HourlyKey, Peering, PeeringState, Port, PortKey, Region, Rollout, SealedKey, TokenKey,
+        TokenUse, Vpc, Webhook,
     },
-    rollout::Rollout,
 };
 use cps_peering_config::{
     Revision,

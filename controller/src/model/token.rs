@@ -11,7 +11,7 @@ use super::{
     state::State,
     vpc,
 };
-use crate::access::secret::{hex, sha256};
+use crate::digest::{hex, sha256};
 use cps_peering_config::{
     id::{AccountId, PeeringId, RegionId, VpcId},
     text,

@@ -92,7 +92,7 @@ impl Change {
             return invalid("url", format!("it has {} bytes, and may have {MAX_URL}", url.len()), "InvalidWebhookUrl");
         }
         for kind in types.into_iter().flatten() {
-            if !crate::events::TYPES.iter().any(|(known, _)| known == kind) {
+            if !super::event_types::TYPES.iter().any(|(known, _)| known == kind) {
                 let rule = format!("{} is no type of events", text::quote(kind));
                 return invalid("types", rule, "InvalidEventType");
             }

@@ -74,7 +74,7 @@ fn checksum(
         length += count as u64;
         each(&buffer[..count])?;
     }
-    Ok((crate::access::secret::hex(context.finish().as_ref()), length))
+    Ok((crate::digest::hex(context.finish().as_ref()), length))
 }
 
 /// Makes a copy of a store that nobody uses. It is on disk when this returns.

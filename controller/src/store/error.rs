@@ -1,6 +1,6 @@
 //! Why a store cannot be used.
 
-use super::EtcdError;
+use super::etcd_error::EtcdError;
 use cps_peering_config::format::FormatError;
 use std::path::PathBuf;
 use thiserror::Error;

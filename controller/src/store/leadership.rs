@@ -1,7 +1,43 @@
 //! Whether this process is the one that may write, and may tell hosts what to do.
 
-use super::LeaseState;
-use std::sync::Arc;
+use crate::clock::boot_ms;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+use tokio::sync::watch;
+
+/// How a lease stands, for whoever acts only while it holds.
+pub struct LeaseState {
+    /// Until when nobody else can lead, by [`boot_ms`]; 0 when it is over.
+    until_ms: AtomicU64,
+    ended: watch::Sender<bool>,
+}
+
+impl LeaseState {
+    /// One that holds until then, by [`boot_ms`].
+    pub(super) fn new(until_ms: u64) -> Self {
+        Self { until_ms: AtomicU64::new(until_ms), ended: watch::Sender::new(false) }
+    }
+
+    /// Whether it is certain at this moment that nobody else leads.
+    pub(super) fn holds(&self) -> bool {
+        boot_ms() < self.until_ms.load(Ordering::Acquire)
+    }
+
+    /// It was renewed.
+    pub(super) fn extend(&self, until_ms: u64) {
+        // Whoever has ended it meanwhile has the last word.
+        let _ =
+            self.until_ms.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| (before > 0).then_some(until_ms));
+    }
+
+    /// It is over.
+    pub(super) fn end(&self) {
+        self.until_ms.store(0, Ordering::Release);
+        self.ended.send_replace(true);
+    }
+}
 
 /// By what right this process leads. It is handed to whoever acts, and asked each time before something is sent.
 #[derive(Clone)]
@@ -30,7 +66,7 @@ impl Leadership {
             Leadership::Sole => std::future::pending().await,
             Leadership::Leased(lease) => {
                 // The sender is a part of the lease: there is no error.
-                let _ = lease.ended().wait_for(|ended| *ended).await;
+                let _ = lease.ended.subscribe().wait_for(|ended| *ended).await;
             }
             Leadership::None => {}
         }

@@ -2,8 +2,8 @@
 
 use super::{StoreError, raw::MAX_VALUE, retained::Retained};
 use crate::model::{
-    hourly::{Hourly, HourlyKey},
     record::{Account, Host, Peering, Port, PortKey, Region, TokenKey, TokenUse, Vpc, Webhook},
+    record::{Hourly, HourlyKey},
     state::{Change, Meta},
 };
 use cps_peering_config::format::{self, FormatError};

@@ -1,7 +1,7 @@
 //! One request to one endpoint: signed, to an address that may be reached, in a place that others have not taken.
 
 use super::{Webhooks, guard::GuardedResolver, sign};
-use crate::{access::vault::Vault, api::feed::EventView, engine::Engine, model::record::Webhook};
+use crate::{access::vault::Vault, engine::Engine, feed::EventView, model::record::Webhook};
 use cps_peering_config::id::AccountId;
 use cps_peering_http::{chain, tls};
 use reqwest::{Client, StatusCode, redirect::Policy};

@@ -15,9 +15,9 @@ pub mod guard;
 
 use crate::{
     access::vault::Vault,
-    api::feed::{EventView, Missing, Viewer, latest, look_for},
     engine::Engine,
     events::Cursor,
+    feed::{EventView, FeedError, Missing, Viewer, latest, look_for},
     model::record::Webhook,
     store::{StoreError, notes::WEBHOOKS},
 };
@@ -113,7 +113,7 @@ impl Webhooks {
 /// A new secret, as it is told once.
 pub fn new_secret() -> Result<String, crate::access::secret::NoRandomness> {
     let hex = crate::access::secret::random_hex(SECRET_BYTES)?;
-    let bytes = crate::access::secret::unhex(&hex).unwrap_or_default();
+    let bytes = crate::digest::unhex(&hex).unwrap_or_default();
     Ok(format!("{SECRET}{}", STANDARD.encode(bytes)))
 }
 
@@ -288,7 +288,7 @@ impl Sending {
             let mut listening = self.engine.listeners().listen(viewer.account().cloned());
             let (events, next) = match look_for(&self.engine, &viewer, place, AT_ONCE, missing).await {
                 Ok(found) => found,
-                Err(failure) if failure.is_expired_place() => {
+                Err(FeedError::Expired(_)) => {
                     // Of a store that was brought back, what comes; else, what is left behind the place, or of all that is kept.
                     let newest = latest(&self.engine).await.ok();
                     let newest = newest.filter(|newest| place.is_some_and(|place| place.number > newest.number));

@@ -1,7 +1,7 @@
 //! Signs requests as JD Cloud's SDK does, in the newer way.
 
 use cps_peering_config::time::{now_ms, timestamp};
-use cps_peering_controller::access::secret::{hex, sha256};
+use cps_peering_controller::digest::{hex, sha256};
 use ring::hmac;
 
 /// The headers of a signed request, and the body's hash among what is signed.

@@ -4,7 +4,7 @@
 //! number, as revocation lists name certificates. So revoking what `cps-peering pki` has issued revokes what came of it, also where somebody
 //! else than the CA has signed that. The extension is not critical: who does not know it passes it over.
 
-use super::revoked::CertificateId;
+use super::certificate_id::CertificateId;
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
     asn1_rs::{Integer, Oid, Sequence},
@@ -32,6 +32,13 @@ pub(super) fn of(parsed: &X509Certificate<'_>) -> Result<Option<CertificateId>, 
     let (rest, serial) = Integer::from_der(rest).map_err(|_| Malformed)?;
     let is_all = rest.is_empty() && behind.is_empty();
     if is_all { Ok(Some(CertificateId::new(issuer.as_raw(), serial.as_ref()))) } else { Err(Malformed) }
+}
+
+/// That of a certificate, and of the one that it goes back to where it was renewed. None where it cannot be read.
+pub(super) fn ids(certificate: &CertificateDer<'_>) -> Option<Vec<CertificateId>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let own = CertificateId::new(parsed.issuer().as_raw(), parsed.raw_serial());
+    Some([Some(own), of(&parsed).ok()?].into_iter().flatten().collect())
 }
 
 /// The extension for a certificate that replaces this one, in DER. None where this one cannot be read.
@@ -94,7 +101,7 @@ mod tests {
                 let second = certificate("another", &[5], lineage_after(&first));
                 let third = certificate("another", &[6], lineage_after(&second));
                 for later in [second, third] {
-                    let first = CertificateId::all_of(&first).unwrap();
+                    let first = ids(&first).unwrap();
                     assert_eq!(first_of(&later).unwrap(), first.first().cloned(), "{length} {serial:?}");
                 }
             }

@@ -1,26 +1,22 @@
-//! Certificates and keys in files.
+//! What a daemon has: its own certificate and those whose word it takes, read from its files.
 
 use super::{
     error::TlsError,
+    files::{certificates, key, uris},
     provider,
     renewed::{self, Choice, Pair, Rules},
     revoked::Revoked,
 };
 use cps_peering_config::tls::{HOST_ISSUER, TlsFiles};
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
-    sign::CertifiedKey,
-};
+use rustls::{RootCertStore, pki_types::CertificateDer, sign::CertifiedKey};
 use std::{
-    fs::{self, File},
-    io::Read,
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
 };
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 /// What a daemon's certificates say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -193,38 +189,6 @@ fn store(cas: &[CertificateDer<'static>], path: &Path) -> Result<RootCertStore, 
     Ok(roots)
 }
 
-fn bytes(path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
-    let unreadable = |error| TlsError::Unreadable { path: path.to_owned(), error };
-    let mut file = File::open(path).map_err(unreadable)?;
-    // Of the file that is open: another may have its name by now.
-    let mode = file.metadata().map_err(unreadable)?.mode();
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok((bytes, mode & 0o7777))
-}
-
-/// The certificates of a file; there is at least one.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let not_pem = |error| TlsError::NotPem { path: path.to_owned(), what: "certificate", error };
-    let (bytes, _) = bytes(path)?;
-    let found = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(not_pem)?;
-    if found.is_empty() { Err(not_pem(pem::Error::NoItemsFound)) } else { Ok(found) }
-}
-
-pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    // A group may read it: services get their keys that way.
-    const OTHERS: u32 = 0o027;
-    let (bytes, mode) = bytes(path)?;
-    if mode & OTHERS != 0 {
-        return Err(TlsError::Open { path: path.to_owned(), mode });
-    }
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| TlsError::NotPem {
-        path: path.to_owned(),
-        what: "private key",
-        error,
-    })
-}
-
 /// What a certificate says.
 struct Said {
     /// Its URIs.
@@ -239,14 +203,6 @@ fn read(certificate: &CertificateDer<'_>, path: &Path) -> Result<Said, TlsError>
     let validity = parsed.validity();
     let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
     Ok(Said { names: uris(certificate).map_err(wrong)?, not_before, not_after })
-}
-
-/// The URIs among the subject alternative names of a certificate.
-pub(super) fn uris(certificate: &CertificateDer<'_>) -> Result<Vec<String>, String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
-    let names = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
-    let names = names.into_iter().flat_map(|names| &names.value.general_names);
-    Ok(names.filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }).collect())
 }
 
 /// What changes when a file is written or replaced.

@@ -1,7 +1,9 @@
 //! TLS 1.3 between controller and agents, and for the controller's clients. Certificates come from files and are taken up
 //! anew when these change; who is trusted and who one is are looked up at every handshake, so that nothing has to start again.
 
+mod certificate_id;
 mod error;
+mod files;
 mod lineage;
 mod load;
 mod renewed;
@@ -14,10 +16,11 @@ pub use load::{Facts, Kept};
 pub use renewed::{RenewalError, to_pem};
 pub use revoked::MAX_CRL;
 
+use certificate_id::CertificateId;
 use cps_peering_config::tls::TlsFiles;
 use load::Loaded;
 use renewed::Pending;
-use revoked::{CertificateId, Revoked};
+use revoked::Revoked;
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::ResolvesClientCert,
@@ -72,8 +75,8 @@ impl Peer {
 
     /// Reads the names of a certificate that was verified.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Self {
-        let certificates = CertificateId::all_of(certificate).unwrap_or_default();
-        Self { names: load::uris(certificate).unwrap_or_default(), certificates }
+        let certificates = lineage::ids(certificate).unwrap_or_default();
+        Self { names: files::uris(certificate).unwrap_or_default(), certificates }
     }
 }
 
@@ -194,7 +197,7 @@ impl Identity {
         }
         // It is kept before it is said to be. What only one before it names stays revoked.
         let kept = if sent.covers(&loaded.revoked) { sent } else { loaded.revoked.clone().and(&sent) };
-        revoked::store(&path, kept.pem(), 0o644).map_err(|error| TlsError::Unreadable { path: path.clone(), error })?;
+        files::store(&path, kept.pem(), 0o644).map_err(|error| TlsError::Unreadable { path: path.clone(), error })?;
         self.reload()
     }
 
@@ -321,7 +324,7 @@ async fn not_revoked(
 
 /// The certificates of a PEM file; there is at least one.
 pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    load::certificates(file)
+    files::certificates(file)
 }
 
 /// When the first of the certificates in a PEM file ends, in seconds since 1970.

@@ -6,12 +6,7 @@
 //! settings, has the same names and extended key usages, and one of its CAs has signed it. With a file that is damaged, or does not fit any more, the daemon goes
 //! on with the certificate of the settings.
 
-use super::{
-    error::TlsError,
-    lineage, load,
-    revoked::{self, CertificateId, Revoked},
-    verify,
-};
+use super::{error::TlsError, files, lineage, revoked::Revoked, verify};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _};
 use rustls::{
     CertificateError, RootCertStore,
@@ -88,11 +83,11 @@ pub(super) struct Pair {
 impl Pair {
     /// Reads the file. There may be none.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, TlsError> {
-        let chain = match load::certificates(path) {
+        let chain = match files::certificates(path) {
             Err(TlsError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             chain => chain?,
         };
-        Ok(Some(Self { chain, key: load::key(path)? }))
+        Ok(Some(Self { chain, key: files::key(path)? }))
     }
 }
 
@@ -127,7 +122,7 @@ impl Pending {
     /// Keeps the key with its certificate: after a crash there is what was before, or all of this.
     pub(super) fn store(&self, chain: &[CertificateDer<'_>], path: &Path) -> io::Result<()> {
         let text = format!("{}{}", self.0.serialize_pem(), to_pem(chain));
-        revoked::store(path, text.as_bytes(), 0o600)
+        files::store(path, text.as_bytes(), 0o600)
     }
 }
 
@@ -197,7 +192,7 @@ impl Rules<'_> {
         }
         // An operator who installs another one has the last word, and its revocation ends the line.
         let line = lineage::of(&own).map_err(|lineage::Malformed| RenewalError::Malformed("lineage".to_owned()))?;
-        let known = CertificateId::all_of(self.settings).unwrap_or_default();
+        let known = lineage::ids(self.settings).unwrap_or_default();
         if !line.is_some_and(|first| known.contains(&first)) {
             return Err(RenewalError::OtherLine);
         }

@@ -1,13 +1,15 @@
 //! Certificates that are no longer good: certificate revocation lists (RFC 5280 section 5).
 
-use super::{error::TlsError, lineage};
+use super::{
+    certificate_id::{CertificateId, number},
+    error::TlsError,
+    lineage,
+};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, pem, pem::PemObject};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    fs, io,
+    path::Path,
 };
 use x509_parser::{
     certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer,
@@ -16,42 +18,6 @@ use x509_parser::{
 
 /// The longest file of lists that is read, in bytes: some hundred thousand certificates.
 pub const MAX_CRL: usize = 16 * 1024 * 1024;
-
-/// What a certificate is known by: who issued it, and its serial number.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct CertificateId {
-    issuer: Vec<u8>,
-    serial: Vec<u8>,
-}
-
-impl CertificateId {
-    pub(super) fn new(issuer: &[u8], serial: &[u8]) -> Self {
-        Self { issuer: issuer.to_owned(), serial: number(serial) }
-    }
-
-    /// That of a certificate, and of the one that it goes back to where it was renewed.
-    pub(super) fn all_of(certificate: &CertificateDer<'_>) -> Option<Vec<Self>> {
-        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        let own = Self::new(parsed.issuer().as_raw(), parsed.raw_serial());
-        Some([Some(own), lineage::of(&parsed).ok()?].into_iter().flatten().collect())
-    }
-
-    /// The name of the issuer, in DER.
-    pub(super) fn issuer(&self) -> &[u8] {
-        &self.issuer
-    }
-
-    /// The serial number, without zeros before it.
-    pub(super) fn serial(&self) -> &[u8] {
-        &self.serial
-    }
-}
-
-/// A number as it is compared: without zeros before it.
-fn number(bytes: &[u8]) -> Vec<u8> {
-    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-    bytes[zeros..].to_owned()
-}
 
 /// The lists of a text in PEM.
 fn blocks(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -134,9 +100,9 @@ impl Revoked {
                 tracing::warn!(%path, %issuer, "a revocation list is passed over: none of the CAs has signed it");
                 continue;
             }
-            let number = parsed.crl_number().map(|it| number(&it.to_bytes_be())).unwrap_or_default();
-            let serials = parsed.iter_revoked_certificates().map(|it| self::number(it.raw_serial())).collect();
-            revoked.add(parsed.issuer().as_raw().to_owned(), List { number, serials });
+            let list_number = parsed.crl_number().map(|it| number(&it.to_bytes_be())).unwrap_or_default();
+            let serials = parsed.iter_revoked_certificates().map(|it| number(it.raw_serial())).collect();
+            revoked.add(parsed.issuer().as_raw().to_owned(), List { number: list_number, serials });
             revoked.add_pem(block);
         }
         if !found {
@@ -187,14 +153,13 @@ impl Revoked {
     }
 
     pub(super) fn names(&self, certificate: &CertificateId) -> bool {
-        self.by_issuer.get(&certificate.issuer).is_some_and(|list| list.serials.contains(&certificate.serial))
+        self.by_issuer.get(certificate.issuer()).is_some_and(|list| list.serials.contains(certificate.serial()))
     }
 
     /// Whether one of these certificates is no longer good.
     pub(super) fn has_any<'a>(&self, certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> bool {
         // One that cannot be read is not checked by anybody, and is not taken either.
-        let bad =
-            |certificate| CertificateId::all_of(certificate).is_none_or(|ids| ids.iter().any(|id| self.names(id)));
+        let bad = |certificate| lineage::ids(certificate).is_none_or(|ids| ids.iter().any(|id| self.names(id)));
         !self.by_issuer.is_empty() && certificates.into_iter().any(bad)
     }
 
@@ -207,22 +172,4 @@ impl Revoked {
     pub(super) fn pem(&self) -> &[u8] {
         &self.pem
     }
-}
-
-/// Writes a file so that there is always a whole one. When this returns it will survive a power failure.
-pub(super) fn store(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new: PathBuf = path.with_file_name(name);
-    // What a crash has left keeps its mode.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(folder)?.sync_all()
 }

@@ -2,7 +2,7 @@
 
 use super::{
     CertificateDer, Clients, DigitallySignedStruct, DistinguishedName, Identity, Peer, Revoked, RootCertStore,
-    SignatureScheme, load, provider,
+    SignatureScheme, files, provider,
 };
 use cps_peering_config::tls::{HOST_ISSUER, HOST_PREFIX};
 use rustls::{
@@ -75,11 +75,11 @@ pub(super) fn refuse_others_of_host_issuer(
 ) -> Result<(), Error> {
     // One whose names cannot be read is refused with what it has signed.
     let signs_for_hosts =
-        |it: &CertificateDer<'_>| load::uris(it).map_or(true, |names| names.iter().any(|name| name == HOST_ISSUER));
+        |it: &CertificateDer<'_>| files::uris(it).map_or(true, |names| names.iter().any(|name| name == HOST_ISSUER));
     if !intermediates.iter().any(signs_for_hosts) {
         return Ok(());
     }
-    let names = load::uris(end_entity).unwrap_or_default();
+    let names = files::uris(end_entity).unwrap_or_default();
     match names.iter().find(|name| !name.starts_with(HOST_PREFIX)) {
         Some(name) => Err(Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(Arc::new(Other(
             format!("its issuer signs for hosts alone, and it is for {name:?}"),

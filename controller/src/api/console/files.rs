@@ -82,11 +82,8 @@ fn answer(path: &str, asked: &HeaderMap) -> Result<Response, Failure> {
     let packed = accepts_gzip(asked).then(|| Files::get(&format!("{path}.gz"))).flatten();
     let is_packed = packed.is_some();
     let data = packed.map_or(data, |packed| packed.data);
-    let tag = format!(
-        "\"{}{}\"",
-        crate::access::secret::hex(&metadata.sha256_hash()[..16]),
-        if is_packed { "-gz" } else { "" }
-    );
+    let tag =
+        format!("\"{}{}\"", crate::digest::hex(&metadata.sha256_hash()[..16]), if is_packed { "-gz" } else { "" });
     let known = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let fresh = known.flat_map(|tags| tags.split(',')).any(|known| known.trim().trim_start_matches("W/") == tag);
     let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { content(data).into_response() };

@@ -3,8 +3,8 @@
 
 use crate::{
     api::view::COARSE_WORDS,
-    events::TYPES,
     model::{
+        event_types::TYPES,
         peering::{MAX_DESCRIPTION, MAX_NAME, MAX_TAG, MAX_TAGS, STATE_WORDS},
         prefixes::MAX_PREFIXES,
         token,

@@ -8,8 +8,9 @@ use crate::{
     engine::Agents,
     model::{
         Command,
+        record::Rollout,
         record::{Host, Pacing},
-        rollout::{Rollout, Step},
+        rollout::Step,
         state::State,
     },
 };

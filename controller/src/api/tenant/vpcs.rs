@@ -3,7 +3,6 @@
 #![allow(clippy::struct_field_names, reason = "JD Cloud chose the names")]
 
 use crate::{
-    access::secret,
     api::{
         json::not_empty,
         page::{self, Listed, Page, Place, Sort},
@@ -12,6 +11,7 @@ use crate::{
         response::{Envelope, Errors, Failure, Nothing, Reply, reply},
         view::{self, RouteTableView, VpcView},
     },
+    digest,
     model::{
         Code, Command, CommandError, Outcome,
         record::{Made, Vpc},
@@ -313,8 +313,8 @@ fn cidr_id(vpc: &VpcId, cidr: &IpNet) -> String {
 }
 
 fn id_of_cidr(key: &str) -> String {
-    let hash = secret::sha256(key.as_bytes());
-    format!("cidr-{}", secret::hex(&hash[..5]))
+    let hash = digest::sha256(key.as_bytes());
+    format!("cidr-{}", digest::hex(&hash[..5]))
 }
 
 fn secondary(vpc: &Vpc) -> Vec<SecondaryCidr> {

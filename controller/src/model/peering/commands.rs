@@ -1,8 +1,8 @@
 //! What may be asked of peerings, and what of it can be judged without knowing anything else.
 
-use super::{CommandError, PrefixLists, Tag, invalid};
+use super::{CommandError, Locator, PrefixLists, Tag, invalid};
 use cps_peering_config::{
-    id::{AccountId, PeeringId, RegionId, VpcId},
+    id::{AccountId, RegionId, VpcId},
     text,
 };
 use serde::Serialize;
@@ -21,15 +21,6 @@ pub const MAX_TAG: usize = 127;
 
 /// The most bytes of a character in UTF-8 (RFC 3629).
 pub(in crate::model) const MAX_UTF8: usize = 4;
-
-/// Which peering a command is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Locator {
-    /// The region in which the caller has its side; none for operators, who need not say.
-    pub region: Option<RegionId>,
-    /// The peering.
-    pub id: PeeringId,
-}
 
 /// Request to create a peering.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

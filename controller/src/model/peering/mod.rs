@@ -2,17 +2,19 @@
 
 mod commands;
 
-pub use commands::{Accept, Create, Locator, MAX_DESCRIPTION, MAX_NAME, MAX_TAG, MAX_TAGS, Modify, SetBandwidth};
+pub use super::locate::{Locator, STATE_WORDS, role, state_word};
+pub use commands::{Accept, Create, MAX_DESCRIPTION, MAX_NAME, MAX_TAG, MAX_TAGS, Modify, SetBandwidth};
 pub(in crate::model) use commands::{MAX_UTF8, check_description};
 use commands::{check_name, check_tags};
 
 use super::{
-    Actor, Code, CommandError, Context, Limits, Transaction,
-    hourly::{self, HourlyKey},
+    Actor, Code, CommandError, Context, Limits, Transaction, hourly,
+    locate::{find, missing, wrong_state},
     metering::{self, put},
     overlap::{Pair, Stage, may_be_peered},
     prefixes::{self, PrefixLists},
     quota,
+    record::HourlyKey,
     record::{End, Manager, Peering, PeeringState, Role, Side, Tag, Vpc},
     state::{Change, State},
     vni,
@@ -27,35 +29,8 @@ use std::collections::BTreeSet;
 /// How many records of peerings that are over are kept of one initiator.
 pub const MAX_ENDED: usize = 2000;
 
-/// What an account is in a peering that it may see in a region. None for strangers, and for what it has deleted or
-/// rejected. Between two VPCs of one account the region decides.
-pub fn role(peering: &Peering, account: &AccountId, region: Option<&RegionId>) -> Option<Role> {
-    let sees = |side: &Side| {
-        side.account == *account && region.is_none_or(|region| side.region == *region) && peering.is_seen_from(side)
-    };
-    [(Role::Initiator, &peering.initiator), (Role::Receiver, &peering.receiver)]
-        .into_iter()
-        .find_map(|(role, side)| sees(side).then_some(role))
-}
-
 fn invalid<T>(entry: &str, rule: impl Into<String>, reason: &'static str) -> Result<T, CommandError> {
     Err(CommandError::one(Code::InvalidArgument, entry, rule, reason))
-}
-
-fn missing(id: &PeeringId) -> CommandError {
-    CommandError::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound")
-}
-
-/// Finds what the caller may see. An operator sees all that is not over for everybody.
-pub(in crate::model) fn find(
-    state: &State,
-    which: &Locator,
-    actor: &Actor,
-) -> Result<(Peering, Option<Role>), CommandError> {
-    let peering = state.peerings().get(&which.id).ok_or_else(|| missing(&which.id))?;
-    let Some(account) = actor.account() else { return Ok((peering.clone(), None)) };
-    let role = role(peering, account, which.region.as_ref()).ok_or_else(|| missing(&which.id))?;
-    Ok((peering.clone(), Some(role)))
 }
 
 /// Refuses what is the other side's to do. In a peering within one account both sides are the caller's.
@@ -65,34 +40,6 @@ fn only(role: Role, has: Option<Role>, peering: &Peering, what: &str) -> Result<
     }
     let rule = format!("only the {} of {} can {what}", role.word(), peering.id);
     Err(CommandError::one(Code::Forbidden, "vpcPeeringId", rule, "VpcPeerPurviewError"))
-}
-
-/// All that [`state_word`] says.
-pub const STATE_WORDS: [&str; 8] =
-    ["pending", "provisioning", "active", "suspended", "draining", "rejected", "expired", "peer_deleted"];
-
-/// The word for a state that users read.
-pub fn state_word(state: &PeeringState) -> &'static str {
-    match state {
-        PeeringState::Pending => "pending",
-        PeeringState::Provisioning => "provisioning",
-        PeeringState::Active => "active",
-        PeeringState::Suspended { .. } => "suspended",
-        PeeringState::Draining { .. } => "draining",
-        PeeringState::Ended { how: End::Rejected, .. } => "rejected",
-        PeeringState::Ended { how: End::Expired, .. } => "expired",
-        PeeringState::Ended { how: End::Deleted, .. } => "peer_deleted",
-    }
-}
-
-pub(in crate::model) fn wrong_state<T>(peering: &Peering, what: &str) -> Result<T, CommandError> {
-    let (rule, reason) = match &peering.state {
-        PeeringState::Ended { how: End::Expired, .. } => {
-            (format!("{} has expired and cannot {what}", peering.id), "VpcPeerExpired")
-        }
-        state => (format!("{} is {} and cannot {what}", peering.id, state_word(state)), "VpcPeerInvalidStateChange"),
-    };
-    Err(CommandError::one(Code::FailedPrecondition, "vpcPeeringId", rule, reason))
 }
 
 fn check_free_name(state: &State, name: &str, side: (&AccountId, &RegionId)) -> Result<(), CommandError> {

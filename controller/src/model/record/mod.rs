@@ -1,7 +1,9 @@
 //! What the controller remembers: the records of its store.
 
+mod hourly;
 mod peering;
 
+pub use hourly::{Hourly, HourlyKey};
 pub use peering::{Absence, End, Meter, Peering, PeeringState, Role, Side, Tag};
 
 use super::Actor;
@@ -97,6 +99,18 @@ pub struct Host {
     pub underlay_mtu: Option<u32>,
 }
 
+/// A change that has reached some hosts, and not yet the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// The number of the commit that began it.
+    pub number: u64,
+    /// When that was, in milliseconds since 1970-01-01 UTC.
+    pub begun_ms: u64,
+    /// Whether it goes on only when an operator says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+}
+
 /// What a host is to a change that reaches some hosts before the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,6 +131,19 @@ impl Host {
     /// Whether it is being worked on, by its inventory or because it was drained: nothing that begins waits for it.
     pub fn in_maintenance(&self) -> bool {
         self.maintenance || self.drained
+    }
+
+    /// The number of the configuration that it has, and goes on to have while others get theirs first; none where it does not wait.
+    pub fn held_with(&self) -> Option<u64> {
+        match self.pacing {
+            Some(Pacing::Held { has, plan }) if plan == self.config_number => Some(has),
+            _ => None,
+        }
+    }
+
+    /// Whether it does not get yet what it must have, because others get theirs first.
+    pub fn is_held_back(&self) -> bool {
+        self.held_with().is_some()
     }
 }
 

@@ -1,11 +1,11 @@
 //! A way to etcd, and who leads.
 
 use super::{
-    EtcdError, Leader, WITHIN,
+    Leader, WITHIN,
     client::{Client, Range},
     lease::Lease,
 };
-use crate::store::StoreError;
+use crate::store::{EtcdError, StoreError};
 use cps_peering_config::{format, settings::EtcdSettings};
 use std::{
     path::{Path, PathBuf},

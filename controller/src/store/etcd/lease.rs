@@ -3,19 +3,16 @@
 //! etcd forgets the key when its lease was not renewed for a while. A leader counts that time from before it asked for the
 //! renewal, on a clock that goes on while the machine or the process sleeps, and leaves off some time before etcd does.
 
-use super::client::{Client, EtcdError};
+use super::client::Client;
 pub(super) use crate::clock::boot_ms;
+use crate::store::{EtcdError, LeaseState};
 use cps_peering_config::retry::jitter;
 use serde::{Deserialize, Serialize};
 use std::{
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::sync::watch;
 
 /// For how long etcd is asked once about a lease of so many seconds: there must be time for more than one attempt, and a store that is
 /// slow has more of it where the lease is longer.
@@ -36,21 +33,19 @@ pub struct Leader {
 
 /// The lease by which this process leads. When it is dropped, another may.
 pub(super) struct Lease {
-    shared: Arc<LeaseState>,
+    renewal: Arc<Renewal>,
     renewing: Option<JoinHandle<()>>,
 }
 
-/// How a lease stands, for whoever acts only while it holds.
-pub struct LeaseState {
+/// What keeps a lease.
+struct Renewal {
     client: Arc<Client>,
     lease: u64,
     /// For how long etcd is asked once.
     attempt: Duration,
     /// The revision in which the key was put.
     created: u64,
-    /// Until when nobody else can lead, by [`boot_ms`]; 0 when it is over.
-    until_ms: AtomicU64,
-    ended: watch::Sender<bool>,
+    state: Arc<LeaseState>,
     stop: (Mutex<bool>, Condvar),
 }
 
@@ -89,48 +84,47 @@ impl Lease {
             let _ = client.revoke(lease, attempt);
             return Ok(None);
         };
-        let shared = Arc::new(LeaseState {
+        let renewal = Arc::new(Renewal {
             client: Arc::clone(client),
             lease,
             attempt,
             created,
-            until_ms: AtomicU64::new(asked_ms + reliable_ms(seconds.min(granted))),
-            ended: watch::Sender::new(false),
+            state: Arc::new(LeaseState::new(asked_ms + reliable_ms(seconds.min(granted)))),
             stop: (Mutex::new(false), Condvar::new()),
         });
-        let own = Arc::clone(&shared);
+        let own = Arc::clone(&renewal);
         let renewing = std::thread::Builder::new().name("lease".to_owned()).spawn(move || own.renew(seconds));
         let renewing = renewing.map_err(|error| EtcdError::Unprepared(error.to_string()))?;
-        Ok(Some(Self { shared, renewing: Some(renewing) }))
+        Ok(Some(Self { renewal, renewing: Some(renewing) }))
     }
 
     /// The revision in which the key was put: what every write compares.
     pub(super) fn created(&self) -> u64 {
-        self.shared.created
+        self.renewal.created
     }
 
     /// Whether it is certain that nobody else leads.
     pub(super) fn holds(&self) -> bool {
-        self.shared.holds()
+        self.renewal.state.holds()
     }
 
     /// Gives up: nothing is written any more.
     pub(super) fn end(&self) {
-        self.shared.end();
+        self.renewal.end();
     }
 
     /// How it stands from now on.
     pub(super) fn state(&self) -> Arc<LeaseState> {
-        Arc::clone(&self.shared)
+        Arc::clone(&self.renewal.state)
     }
 }
 
 impl Lease {
     /// Gives up, and lets others lead at once.
     pub(super) fn leave(&self) {
-        self.shared.end();
+        self.renewal.end();
         // Otherwise they wait until the lease ends by itself.
-        let _ = self.shared.client.revoke(self.shared.lease, self.shared.attempt);
+        let _ = self.renewal.client.revoke(self.renewal.lease, self.renewal.attempt);
     }
 }
 
@@ -144,22 +138,11 @@ impl Drop for Lease {
     }
 }
 
-impl LeaseState {
-    /// Whether it is certain at this moment that nobody else leads.
-    pub(in crate::store) fn holds(&self) -> bool {
-        boot_ms() < self.until_ms.load(Ordering::Acquire)
-    }
-
-    /// Turns true when it is over.
-    pub(in crate::store) fn ended(&self) -> watch::Receiver<bool> {
-        self.ended.subscribe()
-    }
-
+impl Renewal {
     fn end(&self) {
-        self.until_ms.store(0, Ordering::Release);
+        self.state.end();
         *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.stop.1.notify_all();
-        self.ended.send_replace(true);
     }
 
     /// Renews the lease three times in its length, until it cannot.
@@ -179,11 +162,7 @@ impl LeaseState {
                     return self.end();
                 }
                 Ok(granted) => {
-                    let until_ms = asked_ms + reliable_ms(seconds.min(granted));
-                    // Whoever has ended it meanwhile has the last word.
-                    let _ = self
-                        .until_ms
-                        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| (before > 0).then_some(until_ms));
+                    self.state.extend(asked_ms + reliable_ms(seconds.min(granted)));
                     pause = every;
                 }
                 Err(error) => {
@@ -191,7 +170,7 @@ impl LeaseState {
                     pause = PAUSE;
                 }
             }
-            if !self.holds() {
+            if !self.state.holds() {
                 tracing::error!("the lease was not renewed in time: another controller may lead");
                 return self.end();
             }

@@ -20,7 +20,6 @@ mod staged;
 #[cfg(test)]
 mod tests;
 
-pub use client::EtcdError;
 pub use cluster::Cluster;
 pub use lease::Leader;
 pub use replica::Replica;
@@ -33,7 +32,6 @@ use super::{
 use crate::model::state::Meta;
 use client::{Compare, Done, KeyValue, Operation, Range};
 use cps_peering_config::{format, retry::jitter};
-pub use lease::LeaseState;
 use lease::{Lease, boot_ms};
 use std::{
     collections::HashSet,

@@ -1,9 +1,6 @@
 //! Reading: page by page, all of it as it was at one moment.
 
-use super::{
-    Etcd, Lookup, Operation, PAGE_WITHIN, Page, PeriodKey, Range, SideRow,
-    client::{EtcdError, KeyValue},
-};
+use super::{Etcd, Lookup, Operation, PAGE_WITHIN, Page, PeriodKey, Range, SideRow, client::KeyValue};
 use crate::store::{StoreError, raw::SideId};
 use std::{
     collections::BTreeMap,
@@ -251,11 +248,4 @@ impl Etcd {
 pub(super) fn side_id(key: &str) -> Option<SideId> {
     let (peering, vni) = key.split_once('/')?;
     Some((peering.to_owned(), u32::from_str_radix(vni, 16).ok()?))
-}
-
-impl EtcdError {
-    /// For those who copy what takes long to copy.
-    pub(crate) fn hint(&self) -> &'static str {
-        if self.is_compacted() { "; etcd was compacted meanwhile: try again" } else { "" }
-    }
 }

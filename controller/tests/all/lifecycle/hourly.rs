@@ -58,7 +58,7 @@ fn an_account_sets_and_changes_so_many_bandwidths_within_an_hour() {
     model.now_ms += HOUR;
     model.run(&Command::Tick).unwrap();
     assert_eq!(changes(&model), 0);
-    let key = cps_peering_controller::model::hourly::HourlyKey::bandwidth_changes(&"one".parse().unwrap());
+    let key = cps_peering_controller::model::record::HourlyKey::bandwidth_changes(&"one".parse().unwrap());
     assert_eq!(model.state.hourly().get(&key), None, "nothing is left of it");
 }
 

@@ -1,6 +1,7 @@
 //! Follows what is written to a range of keys, over an answer of one member that does not end.
 
-use super::{Asking, Client, EtcdError, KeyValue, OUT_OF_RANGE, Range, encoded, number, read, refusal, silent};
+use super::{Asking, Client, EtcdError, KeyValue, Range, encoded, number, read, refusal, silent};
+use crate::store::etcd_error::OUT_OF_RANGE;
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};

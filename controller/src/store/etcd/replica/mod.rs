@@ -5,11 +5,10 @@ use super::{
     Cluster, Etcd, Range, boot_ms, client,
     read::{Moment, side_id},
 };
-use crate::access::vault::Vault;
-use crate::store::{Content, StoreError, records::RowCodec, retained::Retained};
+use crate::model::state::State;
+use crate::store::{Content, EtcdError, StoreError, records::RowCodec, retained::Retained};
 use cps_peering_config::retry::jitter;
 use std::{
-    path::Path,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -93,14 +92,14 @@ impl Replica {
         self.shared.held().as_ref().map(|held| held.content.state.meta().number)
     }
 
-    /// Why this controller could not lead with it; none where nothing is known that is in the way. Blocks on the disk.
-    pub fn obstacle(&self, store_key: &Path) -> Option<String> {
+    /// Why this controller could not lead with it; none where nothing is known that is in the way. `check`: what else is needed.
+    pub fn obstacle(&self, check: impl FnOnce(&State) -> Option<String>) -> Option<String> {
         let unreadable = self.shared.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if unreadable.is_some() {
             return unreadable;
         }
         let state = self.shared.held().as_ref().map(|held| held.content.state.clone())?;
-        Vault::opens(store_key, &state).err().map(|error| error.to_string())
+        check(&state)
     }
 
     /// Changes each time that a leader goes.
@@ -233,7 +232,7 @@ impl Shared {
                 None if checked.elapsed() >= CHECK_EVERY => {
                     // What was there at the last check must have come by now.
                     if self.held().as_ref().is_none_or(|held| held.revision < expected) {
-                        return Err(failed()(client::EtcdError::Silent("a member tells nothing any more".to_owned())));
+                        return Err(failed()(EtcdError::Silent("a member tells nothing any more".to_owned())));
                     }
                     let number = Range::key(&self.cluster.key("records/meta"));
                     let found = self.cluster.client.range(&number, super::WITHIN).map_err(failed())?;

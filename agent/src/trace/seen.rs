@@ -1,0 +1,51 @@
+//! What was seen of one end of a path.
+
+use super::path_end::PathEnd;
+use crate::{
+    kernel::{
+        NetlinkError,
+        trace::{Neighbour, QueueState, RouteFound},
+    },
+    objects::{Desired, Link, Observed},
+};
+use cps_peering_config::{net::InterfaceName, trace::TraceQuery};
+use std::collections::BTreeMap;
+
+/// All that was seen of one end of a path.
+#[derive(Debug)]
+pub(super) struct Seen<'a> {
+    /// What was asked.
+    pub(super) query: &'a TraceQuery,
+    /// What it is about.
+    pub(super) end: &'a PathEnd,
+    /// What of it should be there.
+    pub(super) desired: &'a Desired,
+    /// What of it is there.
+    pub(super) observed: &'a Observed,
+    /// Every device of the host.
+    pub(super) links: &'a BTreeMap<InterfaceName, Link>,
+    /// What the kernel itself finds.
+    pub(super) lookups: Lookups,
+}
+
+/// An answer to a question for a route; none where it could not be asked.
+pub(super) type Lookup = Option<Result<RouteFound, NetlinkError>>;
+
+/// What the kernel itself finds.
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    /// From the port to the other address.
+    pub(super) route: Lookup,
+    /// From the tunnel to the own address.
+    pub(super) delivery: Lookup,
+    /// Through the underlay to the other host.
+    pub(super) underlay: Lookup,
+    /// To the own VTEP address.
+    pub(super) own_vtep: Lookup,
+    /// The server with the own address.
+    pub(super) destination: Option<Neighbour>,
+    /// The other host, or the router to it.
+    pub(super) next_in_underlay: Option<Neighbour>,
+    /// The queue of the shaper.
+    pub(super) queue: Option<QueueState>,
+}

@@ -1,0 +1,69 @@
+//! Certificates and keys in PEM files.
+
+use super::error::TlsError;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+
+fn bytes(path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
+    let unreadable = |error| TlsError::Unreadable { path: path.to_owned(), error };
+    let mut file = File::open(path).map_err(unreadable)?;
+    // Of the file that is open: another may have its name by now.
+    let mode = file.metadata().map_err(unreadable)?.mode();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok((bytes, mode & 0o7777))
+}
+
+/// The certificates of a file; there is at least one.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let not_pem = |error| TlsError::NotPem { path: path.to_owned(), what: "certificate", error };
+    let (bytes, _) = bytes(path)?;
+    let found = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(not_pem)?;
+    if found.is_empty() { Err(not_pem(pem::Error::NoItemsFound)) } else { Ok(found) }
+}
+
+pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    // A group may read it: services get their keys that way.
+    const OTHERS: u32 = 0o027;
+    let (bytes, mode) = bytes(path)?;
+    if mode & OTHERS != 0 {
+        return Err(TlsError::Open { path: path.to_owned(), mode });
+    }
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| TlsError::NotPem {
+        path: path.to_owned(),
+        what: "private key",
+        error,
+    })
+}
+
+/// The URIs among the subject alternative names of a certificate.
+pub(super) fn uris(certificate: &CertificateDer<'_>) -> Result<Vec<String>, String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    let names = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
+    let names = names.into_iter().flat_map(|names| &names.value.general_names);
+    Ok(names.filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }).collect())
+}
+
+/// Writes a file so that there is always a whole one. When this returns it will survive a power failure.
+pub(super) fn store(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new: PathBuf = path.with_file_name(name);
+    // What a crash has left keeps its mode.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder)?.sync_all()
+}

@@ -1,0 +1,33 @@
+//! What there is to be told of: the types of events.
+
+/// All types of events, with what each means.
+pub const TYPES: [(&str, &str); 28] = [
+    ("peering.requested", "a peering was asked for, and waits for the receiver"),
+    ("peering.created", "a peering was made that needs no answer"),
+    ("peering.accepted", "the receiver has accepted"),
+    ("peering.rejected", "the receiver has rejected"),
+    ("peering.expired", "nobody has answered in time"),
+    ("peering.active", "hosts have it"),
+    ("peering.outOfSync", "a host has not confirmed an active peering for some time"),
+    ("peering.inSync", "all hosts have confirmed it again"),
+    ("peering.bandwidthChanged", "it has another bandwidth"),
+    ("peering.modified", "its name, description or tags are others"),
+    ("peering.cidrsChanged", "a VPC of it has other CIDRs"),
+    ("peering.prefixesChanged", "other prefixes of a VPC of it are shown, taken or reached"),
+    ("peering.suspended", "it forwards nothing until its initiator has paid"),
+    ("peering.resumed", "its initiator has paid"),
+    ("peering.deleted", "a party has deleted it"),
+    ("peering.drained", "no host has it any more"),
+    ("peering.recordDeleted", "an account has deleted the record of a peering that was over"),
+    ("account.chargeStatusChanged", "the account stands otherwise with the billing system"),
+    ("host.added", "for operators: a host was added"),
+    ("host.removed", "for operators: a host was removed"),
+    ("host.drained", "for operators: a host was drained: it takes no new ports"),
+    ("host.uncordoned", "for operators: a host that was drained is in use again"),
+    ("host.paused", "for operators: nothing is pushed to a host any more"),
+    ("host.resumed", "for operators: a host is pushed to again"),
+    ("host.outOfSync", "for operators: a host is not known to be as it must be for some time"),
+    ("host.inSync", "for operators: it is again"),
+    ("rollout.stopped", "for operators: a change has reached the canaries, and the others wait for an operator"),
+    ("rollout.finished", "for operators: no host is held back any more"),
+];
