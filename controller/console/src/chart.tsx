@@ -1,9 +1,12 @@
-// What passed in the last hour beside what may pass.
+// Traffic over time, with the bandwidth cap.
 
+import { useEffect, useState } from "preact/hooks";
 import type { Traffic } from "./api.ts";
 import { bytes, clock, mbit, number, t, unit } from "./i18n.ts";
 
-const WIDTH = 720;
+/** How wide a chart is drawn: on a large screen it fills its card without becoming higher. */
+const WIDTH = { normal: 720, large: 1440 };
+const LARGE = "(min-width: 1500px)";
 const HEIGHT = 200;
 const LEFT = 56;
 const BOTTOM = 22;
@@ -18,7 +21,19 @@ const percent = (part: number) => `${number(part * 100, part < 0.1 ? 1 : 0)} %`;
 const moment = (at: number, range: Range) =>
   new Intl.DateTimeFormat(undefined, range === "1h" || range === "24h" ? { hour: "2-digit", minute: "2-digit", hour12: false } : { month: "numeric", day: "numeric" }).format(at);
 
+function useLarge(): boolean {
+  const [large, setLarge] = useState(() => matchMedia(LARGE).matches);
+  useEffect(() => {
+    const query = matchMedia(LARGE);
+    const changed = () => setLarge(query.matches);
+    query.addEventListener("change", changed);
+    return () => query.removeEventListener("change", changed);
+  }, []);
+  return large;
+}
+
 export function Chart({ traffic, cap, range }: { traffic: Traffic | null; cap: number | null; range: Range }) {
+  const width = useLarge() ? WIDTH.large : WIDTH.normal;
   if (!traffic || traffic.samples.length === 0) return <p class="quiet">{t("traffic.none")}</p>;
   const rate = (count: number) => (count * 8) / traffic.interval / 1e6;
   const points = traffic.samples.map((sample) =>
@@ -26,7 +41,7 @@ export function Chart({ traffic, cap, range }: { traffic: Traffic | null; cap: n
   const last = points.at(-1)!.at;
   const span = RANGES[range];
   const most = Math.max(cap ?? 0, ...points.map((point) => Math.max(point.out, point.in)), 0.001) * 1.1;
-  const x = (at: number) => LEFT + (1 - (last - at) / span) * (WIDTH - LEFT - 8);
+  const x = (at: number) => LEFT + (1 - (last - at) / span) * (width - LEFT - 8);
   const y = (value: number) => TOP + (1 - value / most) * (HEIGHT - TOP - BOTTOM);
   const line = (which: "out" | "in") =>
     points.map((point, index) => `${index === 0 ? "M" : "L"}${x(point.at).toFixed(1)} ${y(point[which]).toFixed(1)}`).join("");
@@ -35,12 +50,12 @@ export function Chart({ traffic, cap, range }: { traffic: Traffic | null; cap: n
   const summary = t("traffic.summary", { out: peak("out"), in: peak("in"), cap: mbit(cap) });
   return (
     <figure>
-      <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} class="chart" role="img" aria-label={summary}>
+      <svg viewBox={`0 0 ${width} ${HEIGHT}`} class="chart" role="img" aria-label={summary}>
         {[0, 0.25, 0.5, 0.75, 1].map((part) => {
           const value = (most / 1.1) * part;
           return (
             <g key={part}>
-              <line x1={LEFT} x2={WIDTH - 8} y1={y(value)} y2={y(value)} class="grid" />
+              <line x1={LEFT} x2={width - 8} y1={y(value)} y2={y(value)} class="grid" />
               <text x={LEFT - 6} y={y(value) + 4} text-anchor="end">{number(value, most < 10 ? 2 : 0)}</text>
             </g>
           );
@@ -56,7 +71,7 @@ export function Chart({ traffic, cap, range }: { traffic: Traffic | null; cap: n
             <title>{`${clock(new Date(point.at).toISOString())}: ${t("traffic.out")} ${mbit(point.out)}, ${t("traffic.in")} ${mbit(point.in)}`}</title>
           </rect>
         ))}
-        {cap !== null && <line x1={LEFT} x2={WIDTH - 8} y1={y(cap)} y2={y(cap)} class="cap" />}
+        {cap !== null && <line x1={LEFT} x2={width - 8} y1={y(cap)} y2={y(cap)} class="cap" />}
         <path d={line("in")} class="in" />
         <path d={line("out")} class="out" />
       </svg>

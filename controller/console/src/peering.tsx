@@ -15,15 +15,25 @@ export const summary = (peering: Peering) => (
   <p class="about"><strong><bdi>{peering.vpcPeeringName}</bdi></strong> <span class="id">{peering.vpcPeeringId}</span></p>
 );
 
+/** Who looks at a peering: an account that has a side of it, or an operator. */
+export type Viewer = "account" | "operator";
+
+/** The path of a peering for operators. */
+export const operatorPath = (id: string) => `/admin/v1/peerings/${encodeURIComponent(id)}`;
+
 /** Whether something passed within the last hour. */
 export type Passed = "nothing" | "something" | "unknown";
 
 /** How long it is waited for whether something passed, in milliseconds; then it cannot be told. */
 const LOOKING = 10_000;
 
-export function passedOf(peering: Peering): Promise<Passed> {
-  const asked = get<{ traffic: Traffic }>(`${pathOf(peering)}/traffic?range=1h`, true).then(
-    ({ traffic }): Passed => (traffic.samples.some((sample) => sample.outBytes + sample.inBytes > 0) ? "something" : "nothing"),
+export function passedOf(peering: Peering, viewer: Viewer = "account"): Promise<Passed> {
+  // What operators see is from both sides; what one sends the other receives.
+  const sampled = viewer === "operator"
+    ? get<{ initiator: Traffic }>(`${operatorPath(peering.vpcPeeringId)}/traffic?range=1h`, true).then(({ initiator }) => initiator)
+    : get<{ traffic: Traffic }>(`${pathOf(peering)}/traffic?range=1h`, true).then(({ traffic }) => traffic);
+  const asked = sampled.then(
+    (traffic): Passed => (traffic.samples.some((sample) => sample.outBytes + sample.inBytes > 0) ? "something" : "nothing"),
     (error: Error): Passed => (error instanceof Refused && error.code === 404 ? "nothing" : "unknown"));
   return Promise.race([asked, new Promise<Passed>((resolve) => setTimeout(() => resolve("unknown"), LOOKING))]);
 }
@@ -32,10 +42,10 @@ export function passedOf(peering: Peering): Promise<Passed> {
  * What carries traffic, as far as anybody knows, is not cut off by a slip: its name is to be typed, in the words of `ask`. Whether that
  * is done, and what there is to show for it.
  */
-export function useCare(peering: Peering, ask: Key, needed = true): { ready: boolean; field: ComponentChildren } {
+export function useCare(peering: Peering, ask: Key, needed = true, viewer: Viewer = "account"): { ready: boolean; field: ComponentChildren } {
   const [passed, setPassed] = useState<Passed>();
   const [typed, setTyped] = useState("");
-  useEffect(() => void (needed && passedOf(peering).then(setPassed)), [peering.vpcPeeringId, needed]);
+  useEffect(() => void (needed && passedOf(peering, viewer).then(setPassed)), [peering.vpcPeeringId, needed]);
   if (!needed) return { ready: true, field: null };
   if (passed === undefined) return { ready: false, field: <p class="quiet" role="status">{t("delete.looking")}</p> };
   if (passed === "nothing") return { ready: true, field: null };

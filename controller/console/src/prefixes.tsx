@@ -191,8 +191,8 @@ function Prefixes({ title, before, after }: { title: string; before: string[] | 
 export function Reach({ own, peer, before, after }: { own: string; peer: string; before?: Reachable; after: Reachable }) {
   return (
     <div class="compared" role="group" aria-label={t("prefixes.reachable")}>
-      <Prefixes title={t("prefixes.peerReaches", { vpc: own })} before={before?.ownPrefixes} after={after.ownPrefixes} />
-      <Prefixes title={t("prefixes.ownReaches", { vpc: peer })} before={before?.remotePrefixes ?? undefined} after={after.remotePrefixes} />
+      <Prefixes title={t("prefixes.reaches", { vpc: own, from: peer })} before={before?.ownPrefixes} after={after.ownPrefixes} />
+      <Prefixes title={t("prefixes.reaches", { vpc: peer, from: own })} before={before?.remotePrefixes ?? undefined} after={after.remotePrefixes} />
     </div>
   );
 }

@@ -2,13 +2,13 @@
 
 import { useState } from "preact/hooks";
 import type { Peering, Reachable, Side } from "./api.ts";
-import type { Call, Option } from "./calls.tsx";
+import { commandLine, type Call, type Option } from "./calls.tsx";
 import { choicesOf, isSame, isScoped, listOf, reached } from "./choice.ts";
 import { difference } from "./cidr.ts";
 import { Cidr } from "./copy.tsx";
 import { Dialog } from "./dialog.tsx";
 import { t } from "./i18n.ts";
-import { cliOf, pathOf, summary, useCare } from "./peering.tsx";
+import { cliOf, operatorPath, pathOf, summary, useCare, type Viewer } from "./peering.tsx";
 import { areReady, Checked, optionsOf, Picker, Reach, usePreview } from "./prefixes.tsx";
 import { isAgreed, isCrossAccount } from "./rules.ts";
 import { carryOut } from "./told.tsx";
@@ -21,7 +21,8 @@ export const reachableOf = ({ vpcInfo: own, remoteVpcInfo: peer }: Peering): Rea
 const removedOf = (before: Reachable, after: Reachable) =>
   [...difference(before.ownPrefixes, after.ownPrefixes), ...difference(before.remotePrefixes ?? [], after.remotePrefixes ?? before.remotePrefixes ?? [])];
 
-export function ChangePrefixes({ peering, onClose }: { peering: Peering; onClose: () => void }) {
+/** For operators, of either side; for accounts of their own one, or of both. */
+export function ChangePrefixes({ peering, viewer = "account", onClose }: { peering: Peering; viewer?: Viewer; onClose: () => void }) {
   const ends = [peering.vpcInfo, peering.remoteVpcInfo];
   const [place, setPlace] = useState(0);
   const [side, other] = place === 0 ? [ends[0]!, ends[1]!] : [ends[1]!, ends[0]!];
@@ -34,21 +35,26 @@ export function ChangePrefixes({ peering, onClose }: { peering: Peering; onClose
     ...(isSame(lists.exportPrefixes, first.side.exportPrefixes ?? []) ? {} : { exportPrefixes: lists.exportPrefixes }),
     ...(isSame(lists.importPrefixes, first.side.importPrefixes ?? []) ? {} : { importPrefixes: lists.importPrefixes }),
   };
-  const which = isCrossAccount(peering) ? {} : { vpcId: side.vpcId };
-  const call: Call = {
+  const either = viewer === "operator" || !isCrossAccount(peering);
+  const which = either ? { vpcId: side.vpcId } : {};
+  const options = [...optionsOf(changes), ...(which.vpcId ? [["--vpc", which.vpcId] as Option] : [])];
+  const call: Call = viewer === "operator" ? {
+    method: "PUT", path: `${operatorPath(peering.vpcPeeringId)}/prefixes`, body: { ...which, ...changes },
+    cli: commandLine("peering set-prefixes", [peering.vpcPeeringId], options),
+  } : {
     method: "PUT", path: `${pathOf(peering)}:modifyVpcPeeringPrefixes`, body: { ...which, ...changes },
-    cli: cliOf(peering, "set-prefixes", [], [...optionsOf(changes), ...(which.vpcId ? [["--vpc", which.vpcId] as Option] : [])]),
+    cli: cliOf(peering, "set-prefixes", [], options),
   };
   const picker = { choices, names: [side.vpcName, other.vpcName] as [string, string], own: first.side.addressPrefix, peer: first.peer, side: first.side };
   const others = !isSame(first.side.exportPrefixes ?? [], side.exportPrefixes ?? []) || !isSame(first.side.importPrefixes ?? [], side.importPrefixes ?? []);
   // Checks that tell of another account's network are limited per day.
   const [typing, setTyping] = useState(false);
-  const ready = areReady(picker) && Object.keys(changes).length > 0 && !(isCrossAccount(peering) && typing);
+  const ready = areReady(picker) && Object.keys(changes).length > 0 && (either || !typing);
   const before = reachableOf(peering);
   const preview = usePreview(call, ready, JSON.stringify(before));
   const after = preview?.reachable;
   const cuts = after !== undefined && isAgreed(peering) && removedOf(before, after).length > 0;
-  const care = useCare(peering, "prefixes.typeName", cuts);
+  const care = useCare(peering, "prefixes.typeName", cuts, viewer);
   const change = async () => void (await carryOut(call, t("prefixes.done")));
   const turn = (to: number) => {
     setPlace(to);
@@ -59,7 +65,7 @@ export function ChangePrefixes({ peering, onClose }: { peering: Peering; onClose
     <Dialog wide title={t("action.prefixes")} danger={cuts} disabled={!after || !care.ready} onConfirm={change} onClose={onClose} calls={[call]}>
       {summary(peering)}
       <p>{t("prefixes.text")}</p>
-      {!isCrossAccount(peering) && (
+      {either && (
         <Field label={t("prefixes.side")} needed>
           {(its) => <Select {...its} value={String(place)} onPick={(to) => turn(Number(to))} options={ends.map((end, at) => [String(at), `${end.vpcName} · ${end.vpcId}`])} />}
         </Field>

@@ -3,7 +3,7 @@
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
 import { agent, countingAgent, report } from "./agents.ts";
-import { audit, expect, open, signIn, signInByToken, test } from "./world.ts";
+import { audit, expect, fits, open, signIn, signInByToken, test } from "./world.ts";
 
 for (const language of ["zh", "en"] as const) {
   test(`operators see both sides of a peering, its hosts and what differs there, and trace its path, in ${language}`, async ({ browser, controller }) => {
@@ -60,10 +60,29 @@ for (const language of ["zh", "en"] as const) {
       await page.emulateMedia({ colorScheme });
       await audit(page);
     }
-    await page.setViewportSize({ width: 360, height: 740 });
-    expect(await page.evaluate(() => document.documentElement.scrollWidth), "wider than a narrow screen").toBeLessThanOrEqual(360);
-    await audit(page);
-    await page.setViewportSize({ width: 1280, height: 800 });
+    await fits(page, `any-peering-${language}`);
+
+    // L13: the prefixes of either side, with what that leads to.
+    await page.getByRole("button", { name: words["action.prefixes"] }).click();
+    const dialog = page.getByRole("dialog", { name: words["action.prefixes"] });
+    await dialog.getByLabel(words["prefixes.side"]).selectOption({ index: 1 });
+    const imported = dialog.getByRole("group", { name: words["prefixes.importOf"].replace("{vpc}", "near") });
+    await imported.getByRole("textbox").fill("10.1.0.0/19");
+    const marked = dialog.getByRole("group", { name: words["prefixes.reachable"] }).getByRole("listitem");
+    await expect(marked.filter({ hasText: words["prefixes.removed"] })).toHaveText(`10.1.32.0/19 ${words["prefixes.removed"]}`);
+    await expect(dialog).toContainText(words["prefixes.stops"]);
+    await fits(page, `any-prefixes-${language}`);
+    await dialog.getByText(words["calls.title"]).click();
+    await expect(dialog.locator("pre").first()).toHaveText(`cps-peering peering set-prefixes ${id} --import-prefixes 10.1.0.0/19 --vpc ${far}`);
+    // Nobody counts here yet: whether it carries traffic cannot be told, or nothing does.
+    const named = dialog.getByLabel(words["prefixes.typeName"].replace("{name}", "held-up"));
+    const confirm = dialog.getByRole("button", { name: words["common.confirm"] });
+    await expect(named.or(dialog.locator("button:enabled", { hasText: words["common.confirm"] })).first()).toBeVisible();
+    if (await named.isVisible()) await named.fill("held-up");
+    await confirm.click();
+    await expect(dialog).toHaveCount(0);
+    await expect(page.getByRole("region", { name: words["detail.routes"] }).getByRole("row").filter({ hasText: "10.1.0.0/19" })).toContainText("far");
+    await controller.ask(admin_token, "PUT", `/admin/v1/peerings/${id}/prefixes`, { vpcId: far, importPrefixes: ["10.1.0.0/18"] });
 
     // From the host and back.
     await hosts.nth(1).getByRole("link", { name: "h1" }).click();

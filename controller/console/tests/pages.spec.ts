@@ -1,17 +1,14 @@
 // Every page in both languages and both themes, on wide and narrow screens: usable with assistive technology, and pictures
 // of them.
 
-import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { overlap } from "../src/cidr.ts";
 import { csv } from "../src/csv.ts";
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
 import { agent, countingAgent, report } from "./agents.ts";
-import { audit, expect, made, open, signIn, signInByToken, test, type Controller } from "./world.ts";
-
-const PICTURES = fileURLToPath(new URL("../../../target/console/screenshots/", import.meta.url));
-mkdirSync(PICTURES, { recursive: true });
+import { audit, expect, fits, made, open, PICTURES, signIn, signInByToken, test, type Controller } from "./world.ts";
 
 test("both languages say the same things", () => {
   expect(Object.keys(en).sort()).toEqual(Object.keys(zh).sort());
@@ -60,7 +57,7 @@ test("whatever the audit trail and events can say has words", () => {
   const [, names] = read("audit.rs").split("fn name(command: &Command)");
   const commands = found(names!.split("\n}\n")[0]!, /=> "(\w+)"/g).filter((it) => it !== "Tick" && it !== "RecordSignature");
   const others = all.flatMap((text) => found(text, /(?:of_system\(|action: )"(\w+)"/g));
-  const types = found(read("events.rs").split("pub const TYPES")[1]!.split("];")[0]!, /\("([\w.]+)",/g);
+  const types = found(read("model/event_types.rs").split("pub const TYPES")[1]!.split("];")[0]!, /\("([\w.]+)",/g);
   expect(commands.length).toBeGreaterThan(30);
   expect(others).toContain("ClockLeapt");
   expect(types).toContain("host.drained");
@@ -132,6 +129,8 @@ for (const language of ["zh", "en"] as const) {
       ["map", "map", () => expect(page.locator("svg .edge")).toHaveCount(4)],
       ["billing", "billing", () => expect(page.getByRole("row")).toHaveCount(2)],
       ["audit", "audit", () => expect(page.getByRole("row").nth(4)).toBeVisible()],
+      ...["path", "webhooks", "blocked"].map((hash): [string, string, () => Promise<void>] =>
+        [hash, hash, () => expect(page.getByRole("heading", { level: 1 })).toBeVisible()]),
     ];
     for (const [name, hash, there] of pages) {
       await page.goto(`${controller.told.url}/console/#/${hash}`);
@@ -146,12 +145,7 @@ for (const language of ["zh", "en"] as const) {
         await audit(page);
         await page.screenshot({ path: `${PICTURES}${name}-${language}-${theme}.png` });
       }
-      await page.setViewportSize({ width: 380, height: 760 });
-      const width = await page.evaluate(() => document.documentElement.scrollWidth);
-      expect(width, `${name} is wider than a narrow screen`).toBeLessThanOrEqual(380);
-      await audit(page);
-      if (name === "peerings") await page.screenshot({ path: `${PICTURES}narrow-${language}.png` });
-      await page.setViewportSize({ width: 1280, height: 800 });
+      await fits(page, `${name}-${language}`);
     }
   });
 }
@@ -189,10 +183,7 @@ for (const language of ["zh", "en"] as const) {
         await page.emulateMedia({ colorScheme: theme });
         await audit(page);
       }
-      await page.setViewportSize({ width: 380, height: 760 });
-      const width = await page.evaluate(() => document.documentElement.scrollWidth);
-      expect(width, `${title} is wider than a narrow screen`).toBeLessThanOrEqual(380);
-      await page.setViewportSize({ width: 1280, height: 800 });
+      await fits(page);
       await page.keyboard.press("Escape");
       await expect(dialog).toHaveCount(0);
     }
@@ -331,6 +322,7 @@ test("operators see which host is not in sync, and why, and everybody's peerings
     }
     await page.emulateMedia({ colorScheme: "light" });
     await page.screenshot({ path: `${PICTURES}${name}-zh-light.png` });
+    await fits(page, name);
   }
   await page.getByRole("navigation").getByRole("link", { name: "账号" }).click();
   await expect(page.getByRole("row").filter({ hasText: one.id })).toContainText(one.access_key);
@@ -404,9 +396,7 @@ test("operators find a host among many, see what it has and since when it differ
     await page.emulateMedia({ colorScheme: theme });
     await audit(page);
   }
-  await page.setViewportSize({ width: 380, height: 760 });
-  expect(await page.evaluate(() => document.documentElement.scrollWidth), "wider than a narrow screen").toBeLessThanOrEqual(380);
-  await page.setViewportSize({ width: 1280, height: 800 });
+  await fits(page, "hosts");
   await page.goto(`${controller.told.url}/console/#/hosts?standing=maintenance`);
   await expect(rows).toHaveCount(2);
   await page.getByRole("link", { name: "h1", exact: true }).click();

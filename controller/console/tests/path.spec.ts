@@ -1,6 +1,6 @@
 // The path trace: which step stops packets between two addresses, and who can fix it.
 
-import { audit, expect, open, signIn, signInByToken, test } from "./world.ts";
+import { audit, expect, fits, open, signIn, signInByToken, test } from "./world.ts";
 
 for (const language of ["zh", "en"] as const) {
   test(`the first step that stops packets is named, with who can fix it, in ${language}`, async ({ browser, controller }) => {
@@ -65,9 +65,7 @@ for (const language of ["zh", "en"] as const) {
     await expect(page.getByText("h1")).toHaveCount(0);
     const peers = steps.filter({ hasText: zh ? "对端" : "Peer side" }).first();
     await expect(peers).toContainText(zh ? "目前无法得知这一步的状态。" : "it is not known whether the peer's side lets packets pass");
-    await page.setViewportSize({ width: 380, height: 760 });
-    expect(await page.evaluate(() => document.documentElement.scrollWidth), "wider than a narrow screen").toBeLessThanOrEqual(380);
-    await audit(page);
+    await fits(page, `path-${language}`);
 
     const operator = await open(browser, controller, { locale: zh ? "zh-CN" : "en-GB", colorScheme: "dark" });
     if (zh) await signInByToken(operator, admin_token);

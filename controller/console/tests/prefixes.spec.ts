@@ -3,8 +3,7 @@
 import { canonical, difference, hasHostBits, within } from "../src/cidr.ts";
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
-import { audit, expect, made, open, signIn, test, type Account, type Controller } from "./world.ts";
-import type { Page } from "@playwright/test";
+import { audit, expect, fits, made, open, signIn, test, type Account, type Controller } from "./world.ts";
 
 test("prefixes are told from what is none, and what of some is not in others is said with as few as that takes", () => {
   for (const [text, is] of [["10.1.2.3/16", "10.1.0.0/16"], ["FD00:0:0:1::/64", "fd00:0:0:1::/64"], ["1:0:0:2:0:0:0:3/128", "1:0:0:2::3/128"],
@@ -22,14 +21,6 @@ test("prefixes are told from what is none, and what of some is not in others is 
 
 const addCidr = (controller: Controller, account: Account, region: string, vpcId: string, cidr: string) =>
   controller.ask(account.token, "PUT", `/v1/regions/${region}/secondaryCidrs`, { secondaryCidrSpec: { vpcId, cidr } });
-
-/** A page as narrow as telephones are, and as wide as it was. */
-async function fitsNarrow(page: Page): Promise<void> {
-  await page.setViewportSize({ width: 360, height: 740 });
-  expect(await page.evaluate(() => document.documentElement.scrollWidth), "wider than a narrow screen").toBeLessThanOrEqual(360);
-  await audit(page);
-  await page.setViewportSize({ width: 1280, height: 800 });
-}
 
 for (const language of ["zh", "en"] as const) {
   test(`VPCs whose rest overlaps are peered by parts, and the parts are changed with a preview, in ${language}`, async ({ browser, controller }) => {
@@ -70,12 +61,12 @@ for (const language of ["zh", "en"] as const) {
     await expect(preview.getByRole("listitem")).toHaveText(["10.1.0.0/16", "10.2.0.0/24"]);
     await page.getByText(words["calls.title"]).click();
     await expect(page.locator("pre").first()).toContainText("--export-prefixes 10.1.0.0/16 --import-prefixes 10.2.0.0/24");
-    await fitsNarrow(page);
+    await fits(page);
     await page.getByRole("button", { name: words["common.confirm"] }).click();
     await expect(page.getByRole("heading", { level: 1, name: "parts" })).toBeVisible();
     const card = page.locator("section").filter({ has: page.getByRole("heading", { name: words["prefixes.title"], exact: true }) });
     await expect(card.getByRole("definition").filter({ hasText: "10." })).toHaveText(["10.1.0.0/16", "10.2.0.0/24", "10.1.0.0/16", "10.2.0.0/24"]);
-    await fitsNarrow(page);
+    await fits(page);
 
     // What becomes reachable, and what does not any more, is said before.
     await page.route("**/traffic?range=1h", (route) => route.fulfill({ json: { requestId: "x", result: { traffic: { bandwidth: null, interval: 20,
@@ -97,7 +88,7 @@ for (const language of ["zh", "en"] as const) {
     await expect(dialog).toContainText(words["delete.busy"]);
     await expect(confirm).toBeDisabled();
     await audit(page);
-    await fitsNarrow(page);
+    await fits(page);
     // Nothing that is joined any more stops all of it.
     await ours.getByRole("textbox").fill("192.168.0.0/16");
     await expect(dialog).toContainText(words["prefixes.stopsAll"]);
@@ -153,7 +144,7 @@ for (const language of ["zh", "en"] as const) {
     await imported.getByLabel("10.1.4.0/24").check();
     await expect(reach).toHaveText(["10.2.8.0/24", "10.1.4.0/24"]);
     await audit(page);
-    await fitsNarrow(page);
+    await fits(page);
     await dialog.getByText(words["calls.title"]).click();
     await expect(dialog.locator("pre").first()).toHaveText(/peering accept vpcpr-\w+ --yes --import-prefixes 10.1.4.0\/24$/);
     await dialog.getByRole("button", { name: words["action.accept"], exact: true }).click();

@@ -1,9 +1,10 @@
 // A real controller for each test, and pages in which nothing may go wrong unnoticed.
 
 import { spawn, type ChildProcess } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 import { test as base, expect, type Browser, type BrowserContext, type Page } from "@playwright/test";
 
 export { expect };
@@ -128,6 +129,35 @@ export async function signInByToken(page: Page, token: string): Promise<void> {
 }
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+/** Where pictures of pages are put. */
+export const PICTURES = fileURLToPath(new URL("../../../target/console/screenshots/", import.meta.url));
+mkdirSync(PICTURES, { recursive: true });
+
+/** The longest line of text that is read without losing the next one, in pixels: some 100 letters. */
+const LONGEST_LINE = 800;
+
+/** A page fits a telephone and a large screen, and is usable by all there. With a name, pictures are taken. Leaves the window as wide as it was. */
+export async function fits(page: Page, name?: string): Promise<void> {
+  const before = page.viewportSize()!;
+  for (const size of [{ width: 360, height: 740 }, { width: 1920, height: 1080 }]) {
+    await page.setViewportSize(size);
+    const { wide, line } = await page.evaluate(() => ({
+      wide: document.documentElement.scrollWidth,
+      // Text, not what it stands in: a range is as wide as its longest line.
+      line: Math.max(0, ...[...document.querySelectorAll("main p, dialog p")].map((paragraph) => {
+        const text = document.createRange();
+        text.selectNodeContents(paragraph);
+        return text.getBoundingClientRect().width;
+      })),
+    }));
+    expect(wide, `${page.url()} on a screen of ${size.width}`).toBeLessThanOrEqual(size.width);
+    expect(line, `the longest line on ${page.url()}`).toBeLessThanOrEqual(LONGEST_LINE);
+    await audit(page);
+    if (name) await page.screenshot({ path: `${PICTURES}${name}-${size.width}.png` });
+  }
+  await page.setViewportSize(before);
+}
 
 /** What axe finds on the page, with all rules that it has for WCAG 2.2 AA and good practice. */
 export async function audit(page: Page): Promise<void> {

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 #[derive(Subcommand, Clone)]
 pub(crate) enum Command {
-    /// Peer two VPCs. With a VPC of another account it is a request, which that account accepts or rejects.
+    /// Create a peering between two VPCs. If the other VPC belongs to another account, this is a request, which that account
+    /// accepts or rejects.
     Create {
         #[command(flatten)]
         wish: PeeringOptions,
@@ -64,10 +65,10 @@ pub(crate) enum Command {
         which: Which,
         #[command(flatten)]
         scope: Scope,
-        /// The VPC whose side it is, where both are the own ones; for operators by default the initiator's.
+        /// The VPC whose side to change, where both belong to the account; for operators by default the initiator's
         #[arg(long, add = complete::vpcs())]
         vpc: Option<String>,
-        /// For accounts: run all checks without changing anything, and show what would be reachable.
+        /// Run all checks without changing anything, and show what would be reachable.
         #[arg(long, conflicts_with = "wait")]
         dry_run: bool,
         #[command(flatten)]
@@ -175,9 +176,12 @@ pub(crate) enum OperatorCommand {
         which: Which,
         #[command(flatten)]
         scope: Scope,
-        /// The VPC whose side it is [default: the initiator's]
+        /// The VPC whose side to change [default: the initiator's]
         #[arg(long, add = complete::vpcs())]
         vpc: Option<String>,
+        /// Run all checks without changing anything, and show what would be reachable.
+        #[arg(long, conflicts_with = "wait")]
+        dry_run: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -213,8 +217,8 @@ impl From<OperatorCommand> for Command {
             OperatorCommand::List { filters } => Self::List { filters, role: None, tags: Vec::new(), sort: None },
             OperatorCommand::Show { which } => Self::Show { which },
             OperatorCommand::SetBandwidth { which, bandwidth } => Self::SetBandwidth { which, bandwidth },
-            OperatorCommand::SetPrefixes { which, scope, vpc, wait } => {
-                Self::SetPrefixes { which, scope, vpc, dry_run: false, wait }
+            OperatorCommand::SetPrefixes { which, scope, vpc, dry_run, wait } => {
+                Self::SetPrefixes { which, scope, vpc, dry_run, wait }
             }
             OperatorCommand::Look(look) => Self::Look(look),
             OperatorCommand::Delete { which, wait } => Self::Delete { which, wait },
@@ -304,7 +308,7 @@ pub(crate) struct AccountOptions {
     /// The account of the other VPC [default: the same]
     #[arg(long)]
     pub(super) peer_account: Option<String>,
-    /// What the account of the other VPC is to read with the request, at most 256 characters.
+    /// Message to the account of the other VPC, shown with the request, at most 256 characters
     #[arg(long)]
     pub(super) message: Option<String>,
     /// Tag as KEY=VALUE; repeatable.

@@ -233,9 +233,6 @@ impl Peerings<'_> {
             let text = "say what is to be changed: --export-prefixes, --import-prefixes, or both";
             return Err(CliError::Usage(text.to_owned()));
         }
-        if dry_run && self.is_operator() {
-            return for_accounts("--dry-run");
-        }
         let id = self.id(which).await?;
         let vpc = match (vpc, &self.region) {
             (Some(vpc), Some(region)) => Some(self.session.vpc_id(region, &vpc).await?.unwrap_or(vpc)),

@@ -33,7 +33,7 @@ export function Bulk({ action, peerings, onClose }: { action: BulkAction; peerin
   const [typed, setTyped] = useState("");
   useEffect(() => {
     if (action !== "delete") return;
-    void Promise.all(those.map(passedOf)).then((found) =>
+    void Promise.all(those.map((peering) => passedOf(peering))).then((found) =>
       setPassed((["something", "unknown"] as const).find((it) => found.includes(it)) ?? "nothing"));
   }, []);
   const toType = passed === "something" || passed === "unknown";

@@ -176,7 +176,7 @@ export function PathTrace({ who }: { who: Who }) {
       </Faulty>
       {complete && !now && <Skeleton />}
       {now?.path && <Verdict path={now.path} operator={operator} />}
-      {now?.path?.vpcPeeringId && <p>{t("billing.peering")}: 
+      {now?.path?.vpcPeeringId && <p>{t("billing.peering")}:{" "}
         <a class="id" href={operator ? to("peerings", now.path.vpcPeeringId) : to("peerings", asked.region, now.path.vpcPeeringId)}>{now.path.vpcPeeringId}</a></p>}
       {now?.path && <Steps path={now.path} operator={operator} />}
       </div>

@@ -7,9 +7,11 @@ import { reached } from "../choice.ts";
 import { overlap } from "../cidr.ts";
 import { Id } from "../copy.tsx";
 import { clock, mbit, t, time, type Key } from "../i18n.ts";
+import { operatorPath } from "../peering.tsx";
 import { to } from "../route.ts";
 import { Said } from "../said.tsx";
-import { PrefixCard } from "../scope.tsx";
+import { whyNot } from "../rules.ts";
+import { ChangePrefixes, PrefixCard } from "../scope.tsx";
 import { useLoaded } from "../store.ts";
 import { Badge, Empty, Heading, Show, StateBadge, Table } from "../ui.tsx";
 import { Health, RouteTable, SideCard } from "./detail.tsx";
@@ -18,7 +20,6 @@ import { Problems, revision } from "./host.tsx";
 /** How many hosts are shown at first; those that have not confirmed come first. */
 const SHOWN = 50;
 
-const peeringPath = (id: string) => `/admin/v1/peerings/${encodeURIComponent(id)}`;
 const sidesOf = (peering: Peering): [Side, Side] => [peering.vpcInfo, peering.remoteVpcInfo];
 
 /** Whether a host's problem is about a peering: about one of its sides, the VRF of one of its VPCs, or all of the host. */
@@ -100,7 +101,7 @@ function Hosts({ peering, hosts, ports }: { peering: Peering; hosts: Host[]; por
 }
 
 function Routes({ peering }: { peering: Peering }) {
-  const path = `${peeringPath(peering.vpcPeeringId)}/routes`;
+  const path = `${operatorPath(peering.vpcPeeringId)}/routes`;
   const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background));
   return (
     <section class="card wide">
@@ -111,17 +112,22 @@ function Routes({ peering }: { peering: Peering }) {
 }
 
 export function AnyPeering({ id }: { id: string }) {
-  const path = peeringPath(id);
+  const path = operatorPath(id);
   const loaded = useLoaded(path, (background) => get<{ vpcPeering: Peering }>(path, background).then(({ vpcPeering }) => vpcPeering, (error: Error) => {
     if (error instanceof Refused && error.code === 404) return null;
     throw error;
   }));
   const hosts = useLoaded("/admin/v1/hosts", (background) => get<{ hosts: Host[] }>("/admin/v1/hosts", background));
   const inventory = useLoaded("inventory", (background) => get<{ ports: Port[] }>("/admin/v1/inventory", background));
+  const [changing, setChanging] = useState(false);
   const back = <a class="button" href={to("peerings")}>{t("detail.back")}</a>;
   return (
     <>
-      <Heading title={loaded.value?.vpcPeeringName ?? id}>{back}</Heading>
+      <Heading title={loaded.value?.vpcPeeringName ?? id}>
+        {loaded.value && whyNot("prefixes", loaded.value) === undefined &&
+          <button type="button" class="button" onClick={() => setChanging(true)}>{t("action.prefixes")}</button>}
+        {back}
+      </Heading>
       <Show loaded={loaded}>
         {(peering) => peering === null ? <Empty title={t("detail.gone")}>{back}</Empty> : (
           <div class="stack">
@@ -163,6 +169,7 @@ export function AnyPeering({ id }: { id: string }) {
           </div>
         )}
       </Show>
+      {loaded.value && changing && <ChangePrefixes peering={loaded.value} viewer="operator" onClose={() => setChanging(false)} />}
     </>
   );
 }

@@ -5,15 +5,15 @@ use crate::{
         Api,
         request::{RequestContext, peering_made, read},
         response::{Envelope, Errors, Failure, Reply, reply},
-        tenant::peerings::{Routes, drained},
+        tenant::peerings::{OnePeering, Routes, drained},
         traffic::{self, BothTraffic},
         view::{self, PeeringView, Viewer},
     },
     engine::Agents,
     model::{
-        Command,
+        Actor, Command,
         peering::{Create, Locator, SetBandwidth},
-        prefixes::{PrefixLists, SetPrefixes},
+        prefixes::{self, PrefixLists, SetPrefixes},
         record::{Peering, Role},
         state::State,
     },
@@ -81,6 +81,8 @@ pub(in crate::api) struct ScopeBody {
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     import_prefixes: Option<Vec<IpNet>>,
+    /// Run all checks without changing anything, and say what would be reachable.
+    dry_run: Option<bool>,
 }
 
 /// Another bandwidth.
@@ -225,16 +227,22 @@ pub(in crate::api) async fn set_bandwidth(context: RequestContext, Path(peering)
     one(&context, &id)
 }
 
-/// Change how much of its VPC a side shows, and how much of the other it takes.
+/// Change which prefixes of its VPC a side exports to the other one, and which of the other VPC it imports.
 #[utoipa::path(put, path = "/admin/v1/peerings/{peering}/prefixes", tag = "operators",
     operation_id = "setPeeringPrefixes", params(("peering" = String, Path)), request_body = ScopeBody,
-    responses((status = 200, body = Envelope<AnyPeering>), Errors))]
+    responses((status = 200, body = Envelope<OnePeering>), Errors))]
 pub(in crate::api) async fn set_prefixes(context: RequestContext, Path(peering): Path<String>, body: Bytes) -> Reply {
-    let ScopeBody { vpc_id, export_prefixes, import_prefixes } = read(&body)?;
+    let ScopeBody { vpc_id, export_prefixes, import_prefixes, dry_run } = read(&body)?;
     let which = Locator { region: None, id: resolve(&context.api, &peering, false)? };
     let set = SetPrefixes { which, vpc: vpc_id, export: export_prefixes, import: import_prefixes };
+    if dry_run == Some(true) {
+        context.dry_run(Command::SetPrefixes(set.clone()), None).await?;
+        let after = context.api.engine.read(|state, _| prefixes::outlook(state, &set, &Actor::Operator)).ok();
+        let reachable = after.map(|(_, after)| view::reachable(&after, Role::Initiator, Viewer::Operator));
+        return reply(OnePeering::would_be(reachable));
+    }
     let id = peering_made(context.execute(Command::SetPrefixes(set), None).await?)?;
-    one(&context, &id)
+    reply(OnePeering::is(Some(found(&context, &id, |state, agents, peering| seen(&context, state, agents, peering))?)))
 }
 
 /// The route policies of a peering, in both directions.

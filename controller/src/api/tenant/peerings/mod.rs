@@ -49,11 +49,11 @@ pub(in crate::api) struct OnePeering {
 }
 
 impl OnePeering {
-    fn is(view: Option<PeeringView>) -> Self {
+    pub(in crate::api) fn is(view: Option<PeeringView>) -> Self {
         Self { vpc_peering: view, dry_run: false, reachable: None }
     }
 
-    fn would_be(reachable: Option<ReachableView>) -> Self {
+    pub(in crate::api) fn would_be(reachable: Option<ReachableView>) -> Self {
         Self { vpc_peering: None, dry_run: true, reachable }
     }
 }
