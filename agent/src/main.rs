@@ -14,7 +14,7 @@ use cps_peering_agent::{
 use cps_peering_config::{
     cluster::ClusterId,
     log_format::LogFormat,
-    settings::{AgentSettings, tls_files},
+    settings::{AgentSettings, EXIT_SETTINGS, tls_files},
 };
 use std::{
     fs,
@@ -39,21 +39,22 @@ enum Command {
     Run,
     /// Show the status of the running agent. Exit code 1 if the host is not in sync.
     Status(Shown),
-    /// Show how the kernel differs right now from the last accepted configuration, as a plan. Exit code 1 if it does.
+    /// Show how the kernel differs from the last accepted configuration, as the operations that would correct it. Exit code
+    /// 1 if it does.
     Diff(Shown),
     /// Check whether this kernel and system meet the agent's requirements. Exit code 1 if they do not.
     Check(Shown),
     /// Show which cluster this host belongs to: only that cluster's controllers may configure it.
     Cluster,
-    /// Move this host to another cluster, also while the agent runs: from then on it accepts only that cluster's controllers. The kernel
-    /// stays as it is until one of them sends a configuration.
+    /// Move this host to another cluster, also while the agent runs: from then on it accepts only that cluster's
+    /// controllers. The kernel is left unchanged until one of them sends a configuration.
     Join {
         /// The cluster, as `cps-peering admin cluster` shows it.
         cluster: ClusterId,
     },
     /// Check the settings file, and show the effective settings, defaults included.
     Settings,
-    /// Remove everything that is ours from this host. Stop the agent first.
+    /// Remove everything that the agent created from this host's kernel. Stop the agent first.
     Cleanup {
         /// Do not ask for confirmation.
         #[arg(long)]
@@ -67,9 +68,6 @@ struct Shown {
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }
-
-/// `EX_USAGE` of `sysexits.h`: the settings are wrong, and starting again will not help.
-const EXIT_SETTINGS: u8 = 64;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -91,7 +91,7 @@ impl Collector for Figures {
         let kinds = [ProblemKind::Failed, ProblemKind::Conflict, ProblemKind::Missing];
         let problems = kinds.map(|kind| {
             let count = report.problems.iter().filter(|problem| problem.kind == kind).count();
-            ([("kind", label(kind))], count as f64)
+            ([("kind", kind.word())], count as f64)
         });
         gauges(out, "cps_agent_problems", "What is not as it should be, by kind", problems)?;
         let in_sync = if report.in_sync() { 1.0 } else { 0.0 };
@@ -155,12 +155,4 @@ fn probes(out: &mut DescriptorEncoder<'_>, figures: &SharedFigures) -> fmt::Resu
     let at = known.iter().filter_map(|(id, it)| Some((of(id), since(it)?)));
     let help = "When the oldest of a peering's probe values was measured, in seconds since 1970";
     gauges(out, "cps_agent_probe_timestamp_seconds", help, at)
-}
-
-fn label(kind: ProblemKind) -> &'static str {
-    match kind {
-        ProblemKind::Failed => "failed",
-        ProblemKind::Conflict => "conflict",
-        ProblemKind::Missing => "missing",
-    }
 }

@@ -177,6 +177,17 @@ pub enum ProblemKind {
     Missing,
 }
 
+impl ProblemKind {
+    /// The word for it in tables and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Conflict => "conflict",
+            Self::Missing => "missing",
+        }
+    }
+}
+
 /// What an agent did since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {

@@ -8,10 +8,13 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 /// What all names begin with: the trust domain.
 pub const TRUST_DOMAIN: &str = "spiffe://cps-peering/";
+
+/// For how long a certificate is valid before it is issued: clocks differ.
+pub const VALID_BEFORE: Duration = Duration::from_mins(5);
 
 /// The controller's name: it alone may push to agents.
 pub const CONTROLLER: &str = "spiffe://cps-peering/controller";

@@ -39,6 +39,7 @@ pub mod digest;
 pub mod engine;
 pub mod events;
 mod feed;
+mod file;
 pub mod hosts;
 pub mod instruments;
 pub mod metrics;

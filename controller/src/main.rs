@@ -19,7 +19,7 @@ mod service;
 mod setup;
 
 use clap::Parser;
-use cps_peering_config::log_format::LogFormat;
+use cps_peering_config::{log_format::LogFormat, settings::EXIT_SETTINGS};
 use cps_peering_controller::{access::vault::VaultError, api, store::StoreError};
 use setup::Setup;
 use std::{
@@ -36,10 +36,10 @@ struct Arguments {
     #[arg(long)]
     settings: Option<PathBuf>,
     /// Start on a loopback address with a temporary store, two accounts and two regions, and print how to use them as one
-    /// line of JSON. Of a settings file that is named, limits and periods are used.
+    /// line of JSON. If a settings file is named, its limits and periods apply.
     #[arg(long)]
     dev: bool,
-    /// With --dev: where to listen; port 0 means any that is free.
+    /// With --dev: where to listen; port 0 means any free port
     #[arg(long, requires = "dev", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// Print the description of the HTTP interfaces (`OpenAPI`) and exit.
@@ -51,8 +51,6 @@ struct Arguments {
 }
 
 const SETTINGS: &str = "/etc/cps-peering/controller.toml";
-/// `EX_USAGE` of `sysexits.h`: the settings are wrong, and starting again will not help.
-const EXIT_SETTINGS: u8 = 64;
 
 /// `EX_DATAERR` of `sysexits.h`: the store is damaged, and starting again will not help.
 const EXIT_DAMAGED: u8 = 65;

@@ -202,7 +202,7 @@ fn load(file: &Path, place: &[String], found: &mut Crate) {
         let files = [folder.join(format!("{child}.rs")), folder.join(child).join("mod.rs")];
         // One that is there only with an attribute `path` is in no circle of this folder.
         if let Some(file) = files.iter().find(|file| file.exists()) {
-            load(file, &[place, &[child.clone()]].concat(), found);
+            load(file, &[place, std::slice::from_ref(child)].concat(), found);
         }
     }
     found.insert(place.to_owned(), module);
@@ -236,8 +236,8 @@ fn definer(modules: &Crate, from: &[String], path: &str, depth: usize) -> Option
             let again = |path: &String| definer(modules, &place, path, depth + 1);
             let named = module.imports.get(name).into_iter().flatten().find_map(again);
             let of_all = || {
-                let all = module.imports.get("*").into_iter().flatten().map(|of| format!("{of}::{name}"));
-                all.filter_map(|path| again(&path)).next()
+                let mut all = module.imports.get("*").into_iter().flatten().map(|of| format!("{of}::{name}"));
+                all.find_map(|path| again(&path))
             };
             return Some(named.or_else(of_all).unwrap_or(place));
         }

@@ -7,7 +7,7 @@ use cps_peering_config::{
     HostReport, Revision,
     agent_api::STATUS_PATH,
     format,
-    report::{ProblemKind, Scope, Standing},
+    report::{Scope, Standing},
     settings::{AgentSettings, tls_files},
 };
 use cps_peering_http::tls::Identity;
@@ -103,7 +103,7 @@ fn as_text(report: &HostReport) -> String {
     }
     if !report.problems.is_empty() {
         let rows = report.problems.iter().map(|problem| {
-            vec![scope(&problem.scope), kind(problem.kind).to_owned(), problem.object.clone(), problem.reason.clone()]
+            vec![scope(&problem.scope), problem.kind.word().to_owned(), problem.object.clone(), problem.reason.clone()]
         });
         lines.push(table(&["SCOPE", "KIND", "OBJECT", "REASON"], &rows.collect::<Vec<_>>()));
     }
@@ -133,14 +133,6 @@ fn scope(scope: &Scope) -> String {
         Scope::Host => "host".to_owned(),
         Scope::Vpc(vpc) => format!("VPC {vpc}"),
         Scope::Side(vni) => format!("side {vni}"),
-    }
-}
-
-fn kind(kind: ProblemKind) -> &'static str {
-    match kind {
-        ProblemKind::Failed => "failed",
-        ProblemKind::Conflict => "conflict",
-        ProblemKind::Missing => "missing",
     }
 }
 

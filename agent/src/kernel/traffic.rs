@@ -8,6 +8,7 @@ use super::{
     wire::{attributes, put, text, u32_at, u64_at},
 };
 use crate::{
+    objects::ETHERNET_HEADER,
     ownership::{DeviceName, QUEUE_HANDLE, Role, SHAPER_CLASS, SHAPER_HANDLE},
     traffic::Reading,
 };
@@ -16,9 +17,6 @@ use cps_peering_config::{
     traffic::Count,
 };
 use std::collections::BTreeMap;
-
-/// The kernel counts packets of VXLAN devices without their Ethernet header.
-const ETHERNET_HEADER: u64 = 14;
 
 /// The counters of every device of a side, by the side's VNI.
 pub(super) fn traffic(socket: &mut Socket) -> Result<BTreeMap<Vni, Reading>, KernelError> {
@@ -70,6 +68,7 @@ fn read_link(payload: &[u8]) -> Option<(Vni, Reading)> {
     let stats = find(link::IFLA_STATS64)?;
     let count = |packets: usize, bytes: usize| {
         let packets = u64_at(stats, packets * 8)?;
+        // The kernel counts packets of VXLAN devices without their Ethernet header.
         Some(Count { packets, bytes: u64_at(stats, bytes * 8)?.saturating_add(packets * ETHERNET_HEADER) })
     };
     let reading = Reading {

@@ -59,10 +59,12 @@ impl Queue {
     pub const WHOLE: u32 = 1 << 24;
 }
 
+/// The length of an Ethernet header, without a tag and the frame check sequence, in bytes.
+pub const ETHERNET_HEADER: u64 = 14;
+
 impl Shaper {
     /// What limits a device with an MTU of so many bytes to a number of bytes per second.
     pub fn new(bytes_per_second: u64, mtu: u32) -> Self {
-        const ETHERNET_HEADER: u64 = 14;
         let frame = u64::from(mtu) + ETHERNET_HEADER;
         // HTB sends while it has a token left, and so up to a frame more than the rate and the burst: one frame less in each
         // second, and no second has more than 101 % of what it should have.

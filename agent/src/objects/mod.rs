@@ -9,7 +9,7 @@ mod operation;
 mod remote;
 mod rule;
 
-pub use egress::{Egress, Queue, Rate, Shaper};
+pub use egress::{ETHERNET_HEADER, Egress, Queue, Rate, Shaper};
 pub use firewall::Firewall;
 pub use foreign::{Effect, Fate, Foreign, ForeignRoute};
 pub use ingress::{FilterHandle, GuardKind, Ingress, IngressFilter, UnderlayState};

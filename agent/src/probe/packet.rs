@@ -14,6 +14,9 @@ const NONCE: usize = 16;
 /// The shortest probe, as an IP packet, in bytes: the nonce just fits.
 pub(crate) const SMALLEST: u32 = 64;
 
+/// So many packets that are none of a probe's end it: nobody makes the agent read for ever.
+pub(crate) const MAX_FORGED: u32 = 64;
+
 /// What the packets of one probe have in common. Nobody who does not see them can know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {

@@ -1,7 +1,7 @@
 //! One probe: what is sent, how long is waited, and what follows from what came back. The socket and chance are arguments.
 
 use super::{
-    packet::{Mark, SMALLEST},
+    packet::{MAX_FORGED, Mark, SMALLEST},
     search::Search,
 };
 use crate::kernel::probe::Echo;
@@ -24,8 +24,6 @@ const FIRST_ANSWER: Duration = Duration::from_millis(400);
 /// How long others are waited for once it is known how long one takes: so many times that, within these bounds.
 const TIMES: u32 = 2;
 const SHORTEST_WAIT: Duration = Duration::from_millis(40);
-/// So many packets that are none of the probe's end it: nobody makes the agent read for ever.
-const MAX_FORGED: u32 = 64;
 
 /// What came back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

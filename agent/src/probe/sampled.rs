@@ -9,7 +9,7 @@ use super::{
     budget::RESERVE,
     figures::{Measured, Packets, Way, Ways},
     new_mark,
-    packet::{Mark, SMALLEST},
+    packet::{MAX_FORGED, Mark, SMALLEST},
 };
 use crate::{
     compile::UnderlayParams,
@@ -147,8 +147,6 @@ const LONG: u16 = 0;
 const SMALL: u16 = 1;
 /// How many probes may be under way: no more can be sent within [`PATIENCE`].
 const MAX_UNDER_WAY: usize = 64;
-/// So many packets that are none of a probe's end it.
-const MAX_FORGED: u32 = 64;
 /// The longest time after which it looks for another configuration, and the shortest after which it looks for room in the budget.
 const LOOK: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(20);

@@ -106,11 +106,12 @@ impl Goal {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use cps_peering_config::HostConfig;
 
-    fn config(number: u64) -> Arc<ValidHostConfig> {
+    /// Of a host with nothing on it.
+    pub(in crate::reconcile) fn config(number: u64) -> Arc<ValidHostConfig> {
         let config = serde_json::json!({
             "revision": { "epoch": 1, "number": number }, "host": "h1", "underlay": "192.0.2.1"
         });

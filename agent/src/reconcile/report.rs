@@ -241,17 +241,13 @@ fn whole(count: u128) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::goal::Stored, *};
+    use super::{
+        super::goal::{Stored, tests::config},
+        *,
+    };
     use crate::dirty_set::Parts;
-    use cps_peering_config::{HostConfig, Revision};
+    use cps_peering_config::Revision;
     use std::time::Duration;
-
-    fn config(number: u64) -> Arc<ValidHostConfig> {
-        let config = serde_json::json!({
-            "revision": { "epoch": 1, "number": number }, "host": "h1", "underlay": "192.0.2.1"
-        });
-        Arc::new(serde_json::from_value::<HostConfig>(config).unwrap().try_into().unwrap())
-    }
 
     fn problem(object: &str) -> Problem {
         Problem {

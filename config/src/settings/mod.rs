@@ -34,6 +34,9 @@ pub use tracing::{Ratio, TracingError, TracingSettings};
 use crate::tls::{Tls, TlsFiles};
 use thiserror::Error;
 
+/// With which status a daemon ends whose settings are wrong, so that starting it again will not help: `EX_USAGE` of `sysexits.h`.
+pub const EXIT_SETTINGS: u8 = 64;
+
 /// What to do about a missing setting `tls`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(

@@ -7,8 +7,8 @@ use super::{
     session::Session,
 };
 use clap::Args;
+use cps_peering_config::time::now_ms;
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How much is shown.
 #[derive(Args, Clone)]
@@ -20,10 +20,6 @@ pub(super) struct Doctor {
 
 /// How far this machine's clock may be from the controller's, in milliseconds.
 const CLOCK_OFF_MS: u64 = 2000;
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-}
 
 fn finding(verdict: &str, check: &str, finding: &str, cure: &str) -> Value {
     json!({ "verdict": verdict, "check": check, "subject": "this machine", "finding": finding, "cure": cure })

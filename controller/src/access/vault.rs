@@ -7,6 +7,7 @@
 use super::secret::{self, PrivateFileError};
 use crate::{
     digest,
+    file::{folder_of, sync_folder},
     model::{
         record::{Account, SealedKey, Webhook},
         state::{Change, Meta, State},
@@ -396,18 +397,10 @@ fn make(path: &Path) -> Result<(), VaultError> {
     let failed = |source| VaultError::Make { path: path.to_owned(), source };
     let key = secret::random_hex(AES_256_GCM.key_len())?;
     // For nobody else from the beginning.
-    let mut file = tempfile::NamedTempFile::new_in(folder(path)).map_err(failed)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder_of(path)).map_err(failed)?;
     writeln!(file, "{key}").and_then(|()| file.as_file().sync_all()).map_err(failed)?;
     file.persist_noclobber(path).map_err(|error| failed(error.error))?;
     sync_folder(path).map_err(failed)
-}
-
-fn folder(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn sync_folder(file: &Path) -> io::Result<()> {
-    File::open(folder(file)).and_then(|folder| folder.sync_all())
 }
 
 #[cfg(test)]

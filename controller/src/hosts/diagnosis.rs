@@ -5,10 +5,11 @@ use cps_peering_config::{
     agent_api::{DIAGNOSIS_PATH, SNAPSHOT_PATH},
     diagnosis::HostDiagnosis,
     id::HostId,
+    time::now_ms,
 };
 use futures_util::{StreamExt as _, stream};
 use reqwest::StatusCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How many hosts are asked at once.
 const AT_ONCE: usize = 64;
@@ -31,10 +32,6 @@ pub enum Answer {
     Unknown,
     /// It did not answer, or was busy.
     Failed(String),
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn url(agent: &str, path: &str) -> String {

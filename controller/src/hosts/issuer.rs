@@ -8,7 +8,7 @@ use cps_peering_config::{
     id::HostId,
     settings::AgentCertificateSettings,
     time::timestamp,
-    tls::{TRUST_DOMAIN, host as host_name},
+    tls::{TRUST_DOMAIN, VALID_BEFORE, host as host_name},
 };
 use cps_peering_http::tls::{self, Identity, LINEAGE_OID, TlsError, lineage_after, to_pem};
 use rcgen::{
@@ -30,9 +30,6 @@ use x509_parser::{
     oid_registry::{OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME},
     prelude::FromDer,
 };
-
-/// Clocks differ.
-const EARLIER: Duration = Duration::from_mins(5);
 
 /// An issuer that cannot sign.
 #[derive(Debug, Error)]
@@ -205,7 +202,7 @@ impl AgentIssuer {
         let mut params = CertificateParams::default();
         let begins = system_time(old.validity().not_before.timestamp());
         // Not before the one that it replaces, which would have the last word.
-        let not_before = (now - EARLIER).max(self.valid[0]).max(begins.min(now));
+        let not_before = (now - VALID_BEFORE).max(self.valid[0]).max(begins.min(now));
         let not_after = (now + self.lifetime).min(self.valid[1]);
         if not_after <= system_time(old.validity().not_after.timestamp()) {
             return Err(NotIssued::EndsTooSoon);

@@ -52,23 +52,24 @@ pub struct SetPrefixes {
 
 const EXPORT: &str = "exportPrefixes";
 const IMPORT: &str = "importPrefixes";
-
-fn invalid<T>(entry: String, rule: impl Into<String>) -> Result<T, CommandError> {
-    Err(CommandError::one(Code::InvalidArgument, entry, rule, "InvalidPrefix"))
-}
+const REASON: &str = "InvalidPrefix";
 
 fn check_list(entry: &str, list: &[IpNet]) -> Result<(), CommandError> {
     if list.len() > MAX_PREFIXES {
         let rule = format!("{} prefixes: at most {MAX_PREFIXES} are allowed", list.len());
-        return invalid(entry.to_owned(), rule);
+        return CommandError::invalid(entry, rule, REASON);
     }
     if let Some((place, prefix)) = list.iter().enumerate().find(|(_, prefix)| !is_canonical(prefix)) {
         let rule = format!("{prefix} has bits set behind its length; it would be {}", prefix.trunc());
-        return invalid(format!("{entry}[{place}]"), rule);
+        return CommandError::invalid(&format!("{entry}[{place}]"), rule, REASON);
     }
     match first_overlap(list) {
-        Some((wider, narrower)) if wider == narrower => invalid(entry.to_owned(), format!("{wider} is there twice")),
-        Some((wider, narrower)) => invalid(entry.to_owned(), format!("{narrower} lies within {wider}: leave one out")),
+        Some((wider, narrower)) if wider == narrower => {
+            CommandError::invalid(entry, format!("{wider} is there twice"), REASON)
+        }
+        Some((wider, narrower)) => {
+            CommandError::invalid(entry, format!("{narrower} lies within {wider}: leave one out"), REASON)
+        }
         None => Ok(()),
     }
 }
@@ -109,7 +110,7 @@ pub fn give(side: &mut Side, export: Option<&[IpNet]>, import: Option<&[IpNet]>)
         let outside = |prefix: &&IpNet| !side.cidrs.iter().any(|cidr| within(prefix, cidr));
         if let Some(prefix) = export.iter().find(outside) {
             let rule = format!("{prefix} is in none of the CIDRs of {}, and only these can be shown", side.vpc);
-            return invalid(EXPORT.to_owned(), rule);
+            return CommandError::invalid(EXPORT, rule, REASON);
         }
         side.export_prefixes = export;
     }

@@ -85,6 +85,11 @@ impl CommandError {
         Self { code, violations, tells: BTreeSet::new() }
     }
 
+    /// An argument that breaks a rule.
+    pub(super) fn invalid<T>(entry: &str, rule: impl Into<String>, reason: &'static str) -> Result<T, Self> {
+        Err(Self::one(Code::InvalidArgument, entry, rule, reason))
+    }
+
     /// The same, where it tells something of these accounts' networks.
     pub(super) fn telling<'a>(self, accounts: impl IntoIterator<Item = &'a AccountId>) -> Self {
         Self { tells: accounts.into_iter().cloned().collect(), ..self }

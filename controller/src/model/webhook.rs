@@ -76,10 +76,6 @@ fn host_of_changed<S: Serializer>(url: &Option<String>, to: S) -> Result<S::Ok, 
     }
 }
 
-fn invalid<T>(entry: &str, rule: impl Into<String>, reason: &'static str) -> Result<T, CommandError> {
-    Err(CommandError::one(Code::InvalidArgument, entry, rule, reason))
-}
-
 impl Change {
     /// What no rule would allow, before anything else looks at it.
     pub(super) fn check_texts(&self) -> Result<(), CommandError> {
@@ -89,19 +85,23 @@ impl Change {
             What::Delete => (None, None),
         };
         if let Some(url) = url.filter(|url| url.len() > MAX_URL) {
-            return invalid("url", format!("it has {} bytes, and may have {MAX_URL}", url.len()), "InvalidWebhookUrl");
+            return CommandError::invalid(
+                "url",
+                format!("it has {} bytes, and may have {MAX_URL}", url.len()),
+                "InvalidWebhookUrl",
+            );
         }
         for kind in types.into_iter().flatten() {
             if !super::event_types::TYPES.iter().any(|(known, _)| known == kind) {
                 let rule = format!("{} is no type of events", text::quote(kind));
-                return invalid("types", rule, "InvalidEventType");
+                return CommandError::invalid("types", rule, "InvalidEventType");
             }
             if self.owner.is_some() && kind.starts_with("host.") {
-                return invalid("types", format!("{kind} is for operators"), "InvalidEventType");
+                return CommandError::invalid("types", format!("{kind} is for operators"), "InvalidEventType");
             }
         }
         if types.is_some_and(|types| types.len() > MAX_TYPES) {
-            return invalid("types", format!("there may be {MAX_TYPES}"), "InvalidEventType");
+            return CommandError::invalid("types", format!("there may be {MAX_TYPES}"), "InvalidEventType");
         }
         Ok(())
     }

@@ -7,7 +7,10 @@ use super::{
     embedded::Embedded,
     raw::Backend,
 };
-use crate::model::state::{Change, Meta, State};
+use crate::{
+    file::{folder_of, sync_folder},
+    model::state::{Change, Meta, State},
+};
 use cps_peering_config::{
     Revision,
     cluster::ClusterId,
@@ -15,7 +18,7 @@ use cps_peering_config::{
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use std::{
-    fs::{self, File},
+    fs,
     os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -84,7 +87,7 @@ impl Store {
         match made {
             Ok(state) => {
                 fs::rename(&unfinished, file).map_err(failed("name the copy", file))?;
-                sync_folder(file)?;
+                sync_folder(file).map_err(failed("finish", file))?;
                 Ok(last(&state))
             }
             Err(error) => {
@@ -207,7 +210,7 @@ impl Store {
             fs::rename(path, kept).map_err(failed("put aside", path))?;
         }
         fs::rename(&unfinished, path).map_err(failed("put in its place", &unfinished))?;
-        sync_folder(path)?;
+        sync_folder(path).map_err(failed("finish", path))?;
         let counts = [state.hosts().len(), state.vpcs().len(), state.peerings().len()];
         let revision = Revision { epoch: renewed.epoch, number: renewed.number };
         Ok(Restored { revision, cluster: renewed.cluster, held: renewed.held, counts, replaced: kept })
@@ -288,16 +291,6 @@ pub(crate) fn new_cluster() -> ClusterId {
 pub(super) fn last(state: &State) -> Revision {
     let meta = state.meta();
     Revision { epoch: meta.epoch, number: meta.number }
-}
-
-/// Where a file is; a bare name is in the current folder.
-fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn sync_folder(file: &Path) -> Result<(), BackupError> {
-    let folder = folder_of(file);
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("finish", folder))
 }
 
 #[cfg(test)]
@@ -469,12 +462,6 @@ mod tests {
         Store::restore(&plain, &target, None, Origin::Same).unwrap();
         assert_eq!(Store::inspect_copy(&plain).unwrap(), None);
         assert_eq!(Store::verify_copy(&plain).unwrap().release, "");
-    }
-
-    #[test]
-    fn a_bare_name_is_a_file_of_the_current_folder() {
-        assert_eq!(folder_of(Path::new("store.redb")), Path::new("."));
-        assert_eq!(folder_of(Path::new("/var/lib/store.redb")), Path::new("/var/lib"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is revoked at the controller is revoked on hosts: lists of `cps-peering pki revoke`, brought over TLS.
 
+use crate::programs::pki;
 use axum::{Router, body::Bytes, http::StatusCode, routing::put};
 use cps_peering_config::{
     agent_api::CRL_PATH,
@@ -27,12 +28,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::net::TcpListener;
-
-fn pki(dir: &Path, arguments: &[&str]) {
-    let mut command = crate::programs::cli();
-    let ended = command.args(["pki", "--dir", dir.to_str().unwrap()]).args(arguments).output().unwrap();
-    assert!(ended.status.success(), "{arguments:?}: {ended:?}");
-}
 
 /// A host with certificates of its own folder: lists come to it in no other way than by the controller.
 struct Host {

@@ -1,6 +1,6 @@
 //! What accounts and operators are told: in order, each change once, and of nobody else's.
 
-use crate::running::{Controller, Place, TOKEN, call, done};
+use crate::running::{Controller, Place, TOKEN, call, done, vpc};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -38,12 +38,6 @@ async fn cloud() -> (Controller, String, String, String) {
     let [_, _, two] = controller.account("two").await;
     let [_, _, three] = controller.account("three").await;
     (controller, one, two, three)
-}
-
-async fn vpc(controller: &Controller, token: &str, region: &str, cidr: &str) -> String {
-    let body = json!({ "vpcSpec": { "cidr": cidr, "name": cidr } });
-    let made = done(controller, token, Method::PUT, &format!("{region}/vpcs"), body).await;
-    made["vpcId"].as_str().unwrap().to_owned()
 }
 
 async fn ask(controller: &Controller, token: &str, name: &str, own: &str, other: &str) -> String {

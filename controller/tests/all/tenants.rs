@@ -1,6 +1,6 @@
 //! What tenants' clients meet over HTTP: what they write for "not set", deletes of what is gone, pages, tags.
 
-use crate::running::{Controller, Place};
+use crate::running::{Controller, Place, done, vpc};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -32,20 +32,8 @@ async fn call(controller: &Controller, token: &str, method: Method, path: &str, 
     send(controller, token, method, path, body.to_string()).await
 }
 
-async fn done(controller: &Controller, token: &str, method: Method, path: &str, body: Value) -> Value {
-    let (code, answer) = call(controller, token, method, path, body).await;
-    assert_eq!(code, 200, "{path}: {answer}");
-    answer
-}
-
 async fn show(controller: &Controller, token: &str, path: &str) -> Value {
     done(controller, token, Method::GET, path, Value::Null).await
-}
-
-async fn vpc(controller: &Controller, token: &str, region: &str, cidr: &str) -> String {
-    let body = json!({ "vpcSpec": { "cidr": cidr, "name": cidr } });
-    let made = done(controller, token, Method::PUT, &format!("{region}/vpcs"), body).await;
-    made["vpcId"].as_str().unwrap().to_owned()
 }
 
 async fn peer(controller: &Controller, token: &str, body: Value) -> String {

@@ -11,7 +11,8 @@ use clap::{Args, Subcommand};
 use cps_peering_config::{
     id::HostId,
     tls::{
-        AGENT_DNS_NAME, CONTROLLER, HOST_ISSUER, MONITORING, OPERATOR, TRUST_DOMAIN, host, is_operator_name, operator,
+        AGENT_DNS_NAME, CONTROLLER, HOST_ISSUER, MONITORING, OPERATOR, TRUST_DOMAIN, VALID_BEFORE, host,
+        is_operator_name, operator,
     },
 };
 use rcgen::{
@@ -26,9 +27,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 use x509_parser::pem::Pem;
-
-/// Clocks differ.
-const EARLIER: Duration = Duration::from_mins(5);
 
 #[derive(Args, Clone)]
 pub(super) struct Arguments {
@@ -51,22 +49,23 @@ enum Command {
         #[command(subcommand)]
         whom: Whom,
     },
-    /// Take a certificate back: it is put on the list of the directory, crl.pem, which daemons take up within seconds when it is
-    /// beside their ca.pem. The controller brings it to all agents.
+    /// Revoke certificates: they are added to the directory's revocation list, crl.pem, which daemons load within seconds if
+    /// it is beside their ca.pem. The controller distributes it to all agents.
     Revoke {
-        /// What is taken back: all that was issued under a name (`host-h1`, `operator`, `controller`), files with certificates, or
-        /// serial numbers in hexadecimal, as `pki show` has them. Without any, the list is only signed again.
+        /// What to revoke: all that was issued under a name (`host-h1`, `operator`, `controller`), files with certificates,
+        /// or serial numbers in hexadecimal, as `pki show` prints them. Without any, the list is only signed again
         what: Vec<String>,
-        /// For how many days the list is good [default: 3650]
+        /// Validity of the list in days [default: 3650]
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36500))]
         days: Option<u32>,
     },
-    /// Show the certificates of the directory, or of files, with what is wrong with them or will be soon: less than a third of their
+    /// Show the certificates of the directory, or of files, and their problems, present or near: less than a third of the
     /// lifetime is left (of a CA's a tenth, or a month).
     Show {
         /// Files with certificates in PEM.
         files: Vec<PathBuf>,
-        /// The controller's settings, where they are on this machine: they say whether hosts' certificates are renewed by it.
+        /// The controller's settings file, if it is on this machine: it says whether the controller renews hosts'
+        /// certificates
         #[arg(long, default_value = "/etc/cps-peering/controller.toml", value_name = "FILE")]
         settings: PathBuf,
     },
@@ -102,14 +101,14 @@ enum Whom {
     },
     /// For operators, who need no token with it: operator.pem and operator.key, or operator-NAME.pem and operator-NAME.key.
     Operator {
-        /// An operator whom the controller's settings name. Without one: an administrator without a name.
+        /// The name of an operator in the controller's settings. Without it: an unnamed administrator
         #[arg(long, value_parser = operator_name)]
         name: Option<String>,
         #[command(flatten)]
         how: How,
     },
-    /// For a controller that renews hosts' certificates: issuer.pem and issuer.key, a CA whose word is taken for hosts alone. So the key of
-    /// the CA itself can stay offline. See `agent_certificates` in the controller's settings.
+    /// For a controller that renews hosts' certificates: issuer.pem and issuer.key, a CA that is trusted for hosts only, so
+    /// that the key of the main CA can stay offline. See `agent_certificates` in the controller's settings.
     Issuer {
         #[command(flatten)]
         how: How,
@@ -212,7 +211,7 @@ fn failed(error: &rcgen::Error) -> CliError {
 fn parameters(name: &str, days: u32) -> Result<CertificateParams, CliError> {
     let mut params = CertificateParams::default();
     let now = SystemTime::now();
-    params.not_before = (now - EARLIER).into();
+    params.not_before = (now - VALID_BEFORE).into();
     params.not_after = (now + Duration::from_hours(24) * days).into();
     params.distinguished_name.push(DnType::OrganizationName, "cps-peering");
     params.distinguished_name.push(DnType::CommonName, name);

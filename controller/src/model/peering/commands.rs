@@ -1,6 +1,6 @@
 //! What may be asked of peerings, and what of it can be judged without knowing anything else.
 
-use super::{CommandError, Locator, PrefixLists, Tag, invalid};
+use super::{CommandError, Locator, PrefixLists, Tag};
 use cps_peering_config::{
     id::{AccountId, RegionId, VpcId},
     text,
@@ -126,34 +126,43 @@ pub struct SetBandwidth {
 }
 
 pub(super) fn check_name(name: &str) -> Result<(), CommandError> {
-    text::check_name(name, MAX_NAME).or_else(|error| invalid("vpcPeeringName", error.to_string(), "InvalidName"))
+    text::check_name(name, MAX_NAME)
+        .or_else(|error| CommandError::invalid("vpcPeeringName", error.to_string(), "InvalidName"))
 }
 
 /// Refuses what cannot be said about a thing.
 pub(in crate::model) fn check_description(description: &str) -> Result<(), CommandError> {
     let checked = text::check_lines(description, MAX_DESCRIPTION);
-    checked.or_else(|error| invalid("description", error.to_string(), "InvalidDescription"))
+    checked.or_else(|error| CommandError::invalid("description", error.to_string(), "InvalidDescription"))
 }
 
 pub(super) fn check_message(message: &str) -> Result<(), CommandError> {
     let checked = text::check_lines(message, MAX_DESCRIPTION);
-    checked.or_else(|error| invalid("message", error.to_string(), "InvalidMessage"))
+    checked.or_else(|error| CommandError::invalid("message", error.to_string(), "InvalidMessage"))
 }
 
 pub(super) fn check_tags(tags: &[Tag]) -> Result<(), CommandError> {
     if tags.len() > MAX_TAGS {
-        return invalid("userTags", format!("{} tags: at most {MAX_TAGS} are allowed", tags.len()), "InvalidTag");
+        return CommandError::invalid(
+            "userTags",
+            format!("{} tags: at most {MAX_TAGS} are allowed", tags.len()),
+            "InvalidTag",
+        );
     }
     for (place, tag) in tags.iter().enumerate() {
         let entry = format!("userTags[{place}]");
         if let Err(error) = text::check_name(&tag.key, MAX_TAG) {
-            return invalid(&format!("{entry}.key"), error.to_string(), "InvalidTag");
+            return CommandError::invalid(&format!("{entry}.key"), error.to_string(), "InvalidTag");
         }
         if let Err(error) = text::check_line(&tag.value, MAX_TAG) {
-            return invalid(&format!("{entry}.value"), error.to_string(), "InvalidTag");
+            return CommandError::invalid(&format!("{entry}.value"), error.to_string(), "InvalidTag");
         }
         if tags[..place].iter().any(|other| other.key == tag.key) {
-            return invalid(&entry, format!("the key {} is there twice", text::quote(&tag.key)), "InvalidTag");
+            return CommandError::invalid(
+                &entry,
+                format!("the key {} is there twice", text::quote(&tag.key)),
+                "InvalidTag",
+            );
         }
     }
     Ok(())

@@ -29,10 +29,6 @@ use std::collections::BTreeSet;
 /// How many records of peerings that are over are kept of one initiator.
 pub const MAX_ENDED: usize = 2000;
 
-fn invalid<T>(entry: &str, rule: impl Into<String>, reason: &'static str) -> Result<T, CommandError> {
-    Err(CommandError::one(Code::InvalidArgument, entry, rule, reason))
-}
-
 /// Refuses what is the other side's to do. In a peering within one account both sides are the caller's.
 fn only(role: Role, has: Option<Role>, peering: &Peering, what: &str) -> Result<(), CommandError> {
     if has.is_none_or(|has| has == role) || !peering.is_cross_account() {
@@ -59,17 +55,19 @@ fn check_bandwidth(
 ) -> Result<(), CommandError> {
     let max = limits.max_bandwidth;
     match bandwidth {
-        Some(_) if !cross_region => invalid(
+        Some(_) if !cross_region => CommandError::invalid(
             "bandwidth",
             "a peering within a region has no bandwidth limit: leave it out",
             "BandwidthNotAllowed",
         ),
         Some(mbit) if !(1..=max).contains(&mbit) => {
-            invalid("bandwidth", format!("{mbit} Mbit/s is not between 1 and {max}"), "InvalidBandwidth")
+            CommandError::invalid("bandwidth", format!("{mbit} Mbit/s is not between 1 and {max}"), "InvalidBandwidth")
         }
-        None if cross_region && actor.account().is_some() => {
-            invalid("bandwidth", format!("a peering between regions needs one, 1 to {max} Mbit/s"), "BandwidthRequired")
-        }
+        None if cross_region && actor.account().is_some() => CommandError::invalid(
+            "bandwidth",
+            format!("a peering between regions needs one, 1 to {max} Mbit/s"),
+            "BandwidthRequired",
+        ),
         _ => Ok(()),
     }
 }
@@ -100,7 +98,7 @@ fn both<'a>(state: &'a State, wish: &Create, actor: &Actor) -> Result<(&'a Vpc, 
     let peer = find("remoteVpcId", &wish.peer_vpc, &welcome)?;
     if vpc.id == peer.id {
         let rule = format!("{} cannot be peered with itself", vpc.id);
-        return invalid("remoteVpcId", rule, "VpcPeerSelf");
+        return CommandError::invalid("remoteVpcId", rule, "VpcPeerSelf");
     }
     Ok((vpc, peer))
 }

@@ -266,3 +266,27 @@ fn a_bundle_holds_the_state_and_no_secret() {
     }
     sandbox.operator(&["debug", "bundle", "-f", file.to_str().unwrap()]).fails(1, "bundle.tar");
 }
+
+/// L13.
+#[test]
+fn operators_see_what_other_prefixes_lead_to_before_they_change_them() {
+    let sandbox = Sandbox::start();
+    let vpcs = sandbox.vpcs();
+    let id = sandbox.request("p", &vpcs);
+    sandbox.second(&["peering", "accept", &id, "--yes"]).ok();
+    let line = ["peering", "set-prefixes", &id, "--vpc", &vpcs.1, "--export-prefixes", "10.2.0.0/24", "-o", "json"];
+    let outlook = sandbox.operator(&[&line[..], &["--dry-run"]].concat()).json();
+    assert_eq!(outlook["dryRun"], true);
+    let reachable = &outlook["reachable"];
+    assert_eq!(
+        (&reachable["ownPrefixes"][0], &reachable["remotePrefixes"][0]),
+        (&"10.1.0.0/16".into(), &"10.2.0.0/24".into())
+    );
+    let exported =
+        || sandbox.operator(&["peering", "show", &id, "-o", "json"]).json()["remoteVpcInfo"]["exportPrefixes"].clone();
+    assert_eq!(exported(), serde_json::json!([]), "nothing was changed");
+    sandbox.operator(&line).ok();
+    assert_eq!(exported(), serde_json::json!(["10.2.0.0/24"]));
+    let beyond = ["peering", "set-prefixes", &id, "--export-prefixes", "10.9.0.0/24", "--dry-run"];
+    sandbox.operator(&beyond).fails(1, "10.9.0.0/24");
+}

@@ -8,3 +8,10 @@ pub fn cli() -> Command {
     assert!(program.exists(), "{} is missing: cargo build --workspace --bins", program.display());
     Command::new(program)
 }
+
+/// Runs `cps-peering pki` in a folder. It must not fail.
+pub fn pki(dir: &Path, arguments: &[&str]) {
+    let mut command = cli();
+    let ended = command.args(["pki", "--dir", dir.to_str().unwrap()]).args(arguments).output().unwrap();
+    assert!(ended.status.success(), "{arguments:?}: {ended:?}");
+}

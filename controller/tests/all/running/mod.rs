@@ -209,6 +209,13 @@ pub async fn done(controller: &Controller, token: &str, method: Method, path: &s
     answer
 }
 
+/// A VPC of an account in a region, by the region's path.
+pub async fn vpc(controller: &Controller, token: &str, region: &str, cidr: &str) -> String {
+    let body = json!({ "vpcSpec": { "cidr": cidr, "name": cidr } });
+    let made = done(controller, token, Method::PUT, &format!("{region}/vpcs"), body).await;
+    made["vpcId"].as_str().unwrap().to_owned()
+}
+
 /// Whether a file holds these bytes.
 pub fn holds(file: &Path, bytes: &[u8]) -> bool {
     fs::read(file).unwrap().windows(bytes.len()).any(|it| it == bytes)
