@@ -59,7 +59,7 @@ impl UnderlayParams {
         }
     }
 
-    /// What it means for packets between hosts that the path is too small for the least MTU of IPv6 within VXLAN, if it is.
+    /// What it means for packets between hosts if the path is too small for IPv6's minimum MTU within VXLAN.
     pub fn small(self, underlay: IpAddr) -> Option<String> {
         let (least, whole) = (IPV6_MIN_MTU + overhead(underlay), self.underlay_mtu.saturating_sub(overhead(underlay)));
         let (packets, become_so) = if underlay.is_ipv4() {
@@ -76,18 +76,18 @@ impl UnderlayParams {
         (self.underlay_mtu < least).then_some(reason)
     }
 
-    /// The same where the path takes less than this host's end of the underlay.
+    /// The same where the path's MTU is below that of this host's underlay interface.
     pub(crate) fn limited_to(self, path_mtu: Option<u32>) -> Self {
         Self { underlay_mtu: self.underlay_mtu.min(path_mtu.unwrap_or(u32::MAX)), ..self }
     }
 }
 
-/// The least MTU with which a device has IPv6, in bytes (RFC 8200 section 5).
+/// The minimum MTU of IPv6, in bytes (RFC 8200 section 5): below it a device has no IPv6.
 pub(crate) const IPV6_MIN_MTU: u32 = 1280;
-/// What every host takes with IPv4, in bytes (RFC 791 section 3.1).
+/// The IPv4 packet that every host accepts, in bytes (RFC 791 section 3.1).
 const IPV4_LEAST_MTU: u32 = 576;
-/// The MTU that is assumed where the underlay address is on no interface, or on one that says nothing about the path, and before that
-/// is known.
+/// The MTU that is assumed where the underlay address is on no interface, or on one that says nothing about the path, and
+/// until the MTU is known.
 pub(crate) const ETHERNET_MTU: u32 = 1500;
 
 /// Outer IP, UDP and VXLAN headers, and the inner Ethernet header, in bytes.
@@ -167,7 +167,7 @@ impl Compiler<'_> {
             self.desired.ports.insert(*port, name);
             let mut policy = IngressPolicy::of_port(&settings.prefixes, Arc::clone(&local));
             for (side, own) in &scoped {
-                // What the peer does not reach sends nothing to it (rule C9).
+                // Prefixes that the peer cannot reach send nothing to it (rule C9).
                 if !settings.prefixes.iter().all(|prefix| own.iter().any(|own| within(prefix, own))) {
                     policy = policy.sending(&intersection(&settings.prefixes, own), &side.peer_cidrs);
                 }
@@ -182,7 +182,7 @@ impl Compiler<'_> {
     fn vrf(&mut self, vpc: &VpcId, vrf: &Arc<VrfConfig>) {
         self.ports(vpc, vrf);
         let table = ownership::table(vrf.vni);
-        // Without these a packet that no route of the VRF takes would go on to table main.
+        // Without these a packet that matches no route of the VRF would fall through to table main.
         for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
             self.route(RouteKey::backstop(table, default), RouteTo::Unreachable);
         }
@@ -211,7 +211,7 @@ impl Compiler<'_> {
         self.desired.senders.insert(vni, side.remotes.keys().copied().collect());
         let mut policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses([&**vrf]));
         if let Some(own) = &side.own_prefixes {
-            // Also what a host of the peer still sends that has not heard of it yet (rule C9).
+            // Also what a host of the peer sends that has not been told of the change yet (rule C9).
             policy = policy.receiving(own);
         }
         self.desired.ingress.insert(device, policy);
@@ -223,12 +223,13 @@ impl Compiler<'_> {
             self.route(RouteKey::backstop(table, *cidr), RouteTo::Unreachable);
         }
         self.remotes(device, table, side.peer_vni, &side.remotes, &Source::Side(Arc::clone(side)));
-        // The peer's ports on this host are reached directly, and only while the peer's side is here too: a side alone
-        // must not lead into a VRF that has no way back.
+        // The peer's ports on this host are reached directly, and only while the peer's side is here too: one side alone
+        // must not route into a VRF that has no route back.
         let Some((_, peer)) = self.config.peer_of(side) else { return };
         let peer = &self.config.vrfs[&peer.vpc];
         for (port, settings) in &peer.ports {
-            // Nobody behind the port answers for the gateway: what is for it is handed to the peer's VRF, where it is local.
+            // Nobody behind the port answers for the gateway address: packets to it are routed to the peer's VRF, where it
+            // is local.
             let gateways = settings.gateways.iter().map(|gateway| IpNet::from(gateway.addr()));
             let gateways: BTreeSet<IpNet> =
                 gateways.filter(|gateway| side.peer_cidrs.iter().any(|cidr| within(gateway, cidr))).collect();
@@ -245,7 +246,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// A device to hosts with this MTU at their ends. Returns its own.
+    /// Adds a device to hosts whose underlay has this MTU. Returns the device's own MTU.
     fn vxlan(
         &mut self,
         name: InterfaceName,
@@ -261,7 +262,7 @@ impl Compiler<'_> {
         mtu
     }
 
-    /// Other hosts behind a VXLAN device, which take packets with VNI `vni`.
+    /// Adds the remote hosts behind a VXLAN device, which expect packets with VNI `vni`.
     fn remotes(&mut self, device: InterfaceName, table: u32, vni: Vni, remotes: &Remotes, source: &Source) {
         for vtep in remotes.keys() {
             let (mac, gateway) = (mac(*vtep), gateway(*vtep));
@@ -274,7 +275,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Where packets in some VRFs end on this host.
+    /// Adds the local destinations of some VRFs.
     fn local_addresses<'b>(&self, vrfs: impl IntoIterator<Item = &'b VrfConfig>) -> Arc<LocalAddresses> {
         let gateways = vrfs.into_iter().flat_map(|vrf| vrf.ports.values()).flat_map(|port| &port.gateways);
         Arc::new(LocalAddresses::new(gateways, self.config.underlay, self.underlay_params.vxlan_port))
@@ -288,7 +289,7 @@ impl Compiler<'_> {
         self.desired.remote = Remote::new(self.runs);
         let local = &mut self.desired.local;
         local.sort();
-        // Equal keys are left only where a VPC's CIDR is 0.0.0.0/0 or ::/0: the default of its peer's VRF says the same.
+        // Equal keys remain only where a VPC's CIDR is 0.0.0.0/0 or ::/0: the default route of its peer's VRF says the same.
         local.dedup_by_key(|route| route.key);
         self.desired
     }

@@ -1,4 +1,4 @@
-//! Files that are whole at any time.
+//! Files that are replaced atomically.
 
 use cps_peering_config::format;
 use serde::de::DeserializeOwned;
@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// A file could not be replaced; it is as it was.
+/// A file could not be replaced; it is unchanged.
 #[derive(Debug)]
 pub(crate) struct Failed {
     /// What was tried.
@@ -23,7 +23,7 @@ impl From<Failed> for io::Error {
     }
 }
 
-/// Puts these bytes, one part behind the other, in the place of a file's. When this returns they will survive a power failure.
+/// Replaces a file's content with these parts in sequence. When this returns, the content survives a power failure.
 pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), Failed> {
     let failed = |what| move |source| Failed { what, source };
     let mut beside = path.as_os_str().to_owned();
@@ -40,7 +40,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What a file holds as JSON. One that is not there holds nothing; for one that cannot be read `warning` says what that costs.
+/// Reads a file as JSON. A missing file gives the default; for one that cannot be read, `warning` says what is lost.
 pub(crate) fn load<T: DeserializeOwned + Default>(path: &Path, warning: &str) -> T {
     let read = match fs::read(path) {
         Ok(bytes) => format::read(&bytes).map_err(io::Error::other),

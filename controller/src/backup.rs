@@ -39,13 +39,14 @@ pub(crate) enum Command {
     },
     /// Make a backup beside the store, also while the controller runs, verify it, hand it over, and remove old ones. For a timer.
     Scheduled {
-        /// How many copies are kept, this one included, in the folder of the store and in FOLDER. Others' files stay.
+        /// How many backups to keep, this one included, in the directory of the store and in FOLDER. Other files are left
+        /// alone
         #[arg(long, default_value = "14")]
         keep: NonZeroUsize,
-        /// Also put the copy into this folder, for instance of another machine.
+        /// Also copy the backup into this directory, for instance of another machine
         #[arg(long, value_name = "FOLDER")]
         to: Option<PathBuf>,
-        /// Also run this, with the shell and the copy's path in `BACKUP_FILE`. Where it fails, no old copy is removed.
+        /// Also run this shell command, with the backup's path in `BACKUP_FILE`. If it fails, no old backup is removed
         #[arg(long)]
         command: Option<String>,
     },

@@ -27,28 +27,29 @@ pub(crate) enum Command {
     /// Back up the store into a new file; verify and inspect backups; make scheduled backups.
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Backup {
-        /// The new file. With a store in a file no controller may run meanwhile; while one runs: `cps-peering admin backup`.
+        /// The new file. If the store is a file, no controller may be running; while one runs: `cps-peering admin backup`
         #[arg(required = true)]
         file: Option<PathBuf>,
         #[command(subcommand)]
         command: Option<backup::Command>,
     },
-    /// Report which parts of the store are readable and what is lost, while no controller runs: for when it is damaged. The store stays as
-    /// it is.
+    /// Report which parts of the store are readable and what is lost, while no controller runs: for when it is damaged. The
+    /// store is not changed.
     CheckStore {
-        /// The file, where it is not that of the settings.
+        /// The store's file, if it is not that of the settings
         file: Option<PathBuf>,
         /// A backup to compare with: report which of its records are lost or differ.
         #[arg(long)]
         with: Option<PathBuf>,
     },
-    /// Copy the store of other settings into the store of these, under a new epoch, while no controller runs: from a file to
-    /// etcd, or back. The store that was copied says so from then on, and no controller starts with it.
+    /// Move the store of other settings into the store of these, under a new epoch, while no controller runs: from a file to
+    /// etcd, or back. The old store is marked as moved, and no controller starts with it any more.
     MoveStore {
         /// The settings file that names the store to be copied; `--settings` names the new one.
         #[arg(long)]
         from: PathBuf,
-        /// Also if there is something in the new store. It is kept: a file beside it, or in the folder for backups.
+        /// Replace the new store even if it is not empty. Its content is kept: in a file beside it, or in the directory for
+        /// backups
         #[arg(long)]
         force: bool,
     },
@@ -57,12 +58,12 @@ pub(crate) enum Command {
     Restore {
         /// The backup.
         file: PathBuf,
-        /// Continue as the cluster that the backup is of: for when its store is lost. Without this, the restored store becomes a new
-        /// cluster, which the hosts of the old one refuse.
+        /// Continue as the cluster of the backup: for when its store is lost. Without this, the restored store becomes a new
+        /// cluster, which the hosts of the old one refuse
         #[arg(long)]
         same_cluster: bool,
-        /// The epoch from now on; by default one more than that of the copy and of the store that is replaced. Needed where
-        /// agents say that they have a newer revision than the controller.
+        /// The new epoch; by default one more than that of the backup and of the store that is replaced. Needed where agents
+        /// report a newer revision than the controller's
         #[arg(long)]
         epoch: Option<u64>,
     },
@@ -72,14 +73,15 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Ask the agents in an inventory which cluster they belong to and which revision they have: for when the store is lost and there is no copy.
+    /// Ask the agents in an inventory which cluster they belong to and which revision they have: for when the store is lost
+    /// and there is no backup.
     AskAgents {
         /// The inventory.
         #[arg(short, long)]
         file: PathBuf,
     },
-    /// Make an empty store that agents accept: for when the store is lost and there is no copy. A controller that is started with it is
-    /// held.
+    /// Create an empty store that agents accept: for when the store is lost and there is no backup. A controller that is
+    /// started with it is held.
     NewStore {
         /// The cluster that the agents belong to.
         #[arg(long)]
@@ -88,11 +90,11 @@ pub(crate) enum Command {
         #[arg(long)]
         epoch: u64,
     },
-    /// Seal the access keys of all accounts with another key while no controller runs. The file of the store's key then holds the new
-    /// one; the one before is kept beside it, for copies that were made before.
+    /// Re-encrypt the access keys of all accounts with a new key while no controller runs. The new key replaces the old one
+    /// in the file of the store's key; the old one is kept beside it, for backups that were made before.
     RotateStoreKey,
-    /// Remove the access keys of all accounts while no controller runs: for when the store's key is lost, with which they are
-    /// sealed. Bearer tokens stay. Operators then give new ones: `cps-peering admin account add-key`.
+    /// Remove the access keys of all accounts while no controller runs: for when the store's key is lost, with which they
+    /// are encrypted. Bearer tokens stay. Operators then create new access keys: `cps-peering admin account add-key`.
     ForgetKeys,
 }
 

@@ -1,4 +1,4 @@
-//! Filters on what arrives at devices of VRFs.
+//! Ingress filters of the devices in VRFs.
 
 use super::{Phase, Phases, survey::Survey};
 use crate::{
@@ -14,7 +14,7 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     for (device, policy) in survey.desired.ingress.iter().filter(|(device, _)| !survey.blocked.contains(*device)) {
         let link = survey.kept(device);
         let there = link.and_then(|_| survey.observed.ingress.get(device));
-        // What is there already may be up, so its filters come before it enters a VRF.
+        // A device that exists may be up already, so its filters come before it enters a VRF.
         let phase = if link.is_some() { Phase::Filters } else { Phase::Devices };
         if there.is_none() {
             phases.push(phase, Operation::AddIngress(*device));
@@ -32,12 +32,12 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
         filters(*device, wanted, there.unwrap_or(&Ingress::default()), survey.desired.partial, phase, phases);
     }
     for (device, ingress) in &survey.observed.ingress {
-        // What is on devices of ours goes with them.
+        // Filters on our devices are deleted with them.
         if survey.desired.ingress.contains_key(device) || survey.observed.owns(device) {
             continue;
         }
-        // Elsewhere than in a VRF of ours, only what nobody else makes tells that a device was a port. The qdisc goes only where nothing
-        // of others can be in it, which a look at a part cannot tell.
+        // Outside our VRFs, only filters that nobody else makes show that a device was a port. The qdisc is deleted only
+        // where no filter of others can be in it, which an observation of a part of the host cannot tell.
         let link = survey.observed.links.get(device);
         let is_member = link.is_some_and(|link| survey.vrf_of(link).is_some());
         if !is_member && !ingress.is_of_a_port() {
@@ -55,8 +55,8 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// Where the programs go that reject something. Those that are there stay where they are, and others go beside them before any is
-/// removed, so that what is to be rejected before and after is so at every moment.
+/// Where the rejecting programs go. Those that exist stay where they are, and new ones are added beside them before any is
+/// deleted, so that what is rejected both before and after is rejected at every moment.
 fn rejecting(policy: &IngressPolicy, there: Option<&Ingress>) -> BTreeMap<FilterHandle, IngressFilter> {
     let have = || there.into_iter().flat_map(|ingress| &ingress.filters);
     let mut missing: BTreeSet<&Program> = policy.rejecting().iter().collect();
@@ -75,7 +75,7 @@ fn rejecting(policy: &IngressPolicy, there: Option<&Ingress>) -> BTreeMap<Filter
     wanted
 }
 
-/// The VLANs that have devices of their own on top of a port. A part of the host does not show them.
+/// The VLANs that have devices of their own on top of a port. An observation of a part of the host does not show them.
 fn vlans(survey: &Survey<'_>) -> BTreeMap<InterfaceName, BTreeSet<Vlan>> {
     let mut vlans: BTreeMap<InterfaceName, BTreeSet<Vlan>> = BTreeMap::new();
     for (parent, vlan) in survey.observed.links.values().filter_map(|link| link.vlan) {
@@ -86,8 +86,8 @@ fn vlans(survey: &Survey<'_>) -> BTreeMap<InterfaceName, BTreeSet<Vlan>> {
     vlans
 }
 
-/// Filters change in place, and the one that drops goes last, so that there is no moment in which what may come does not,
-/// or something else does.
+/// Filters are changed in place, and the dropping one last, so that at no moment legitimate packets are dropped or others
+/// let in.
 fn filters(
     device: InterfaceName,
     mut wanted: BTreeMap<FilterHandle, IngressFilter>,
@@ -108,7 +108,7 @@ fn filters(
         }
     }
     phases.extend(phase, wanted.into_iter().map(|(place, filter)| Operation::SetFilter(device, place, filter)));
-    // What was rejected stays so until the routes that lead there have gone.
+    // Rejecting filters stay until the routes to these destinations have gone.
     let (rejecting, others): (Vec<_>, Vec<_>) = stale.into_iter().partition(|place| place.priority == REJECT_PRIORITY);
     phases.extend(phase, others.into_iter().map(|place| Operation::RemoveFilter(device, place)));
     phases.extend(Phase::Tidy, rejecting.into_iter().map(|place| Operation::RemoveFilter(device, place)));

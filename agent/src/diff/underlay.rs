@@ -1,4 +1,4 @@
-//! The filter of the underlay: on every device that is none of ours, and who may send with which VNI.
+//! The underlay filter: on every device that is not ours, and which VTEPs may send with which VNI.
 
 use super::{Conflict, Phase, Phases, survey::Survey};
 use crate::{
@@ -19,7 +19,7 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// Where the kernel has no filter of the underlay, nothing may be taken from there.
+/// Where the kernel has no underlay filter, nothing may be removed from it.
 fn close(survey: &Survey<'_>, phases: &mut Phases) {
     if survey.observed.underlay.unavailable {
         let up = |name: &&InterfaceName| survey.kept(name).is_some_and(|link| link.up);
@@ -28,11 +28,11 @@ fn close(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// Who may send is right before anything can arrive, and a VNI is ours for as long as its device is there: until that has
+/// The senders of a VNI are known before anything can arrive, and a VNI is ours as long as its device exists: until that has
 /// gone, nobody may send with it.
 fn senders(survey: &Survey<'_>, phases: &mut Phases) {
     let Some(have) = &survey.observed.underlay.senders else { return };
-    // Where somebody else has the VNI, packets with it are not ours to judge.
+    // Where the VNI belongs to somebody else, its packets are not ours to judge.
     let is_ours = |vni: Vni| [DeviceName::peer(vni), DeviceName::vpc(vni)].iter().any(|device| is_had(survey, device));
     let desired: BTreeMap<_, _> = survey.desired.senders.iter().filter(|(vni, _)| is_ours(**vni)).collect();
     for (vni, senders) in &desired {
@@ -50,7 +50,7 @@ fn senders(survey: &Survey<'_>, phases: &mut Phases) {
             phases.push(Phase::Stop, Operation::SetSenders(*vni, BTreeSet::new()));
         }
     }
-    // Nor may packets come in by what somebody else has put in the place of ours.
+    // Nor may packets come in by a program that somebody else has attached in place of ours.
     let is_taken = |vni: Vni| {
         let devices = [DeviceName::peer(vni), DeviceName::vpc(vni)];
         devices.iter().any(|device| survey.observed.links.contains_key(device) && !survey.observed.owns(device))
@@ -60,15 +60,15 @@ fn senders(survey: &Survey<'_>, phases: &mut Phases) {
     phases.extend(Phase::Afterwards, stale.into_iter().map(Operation::RemoveSenders));
 }
 
-/// Whether a desired VXLAN device can be had, or is there although it cannot be as it should.
+/// Whether a desired VXLAN device can be created, or exists although it cannot be as desired.
 fn is_had(survey: &Survey<'_>, device: &InterfaceName) -> bool {
     survey.desired.vxlans.contains_key(device) && (!survey.blocked.contains(device) || survey.observed.owns(device))
 }
 
-/// Through every device that is none of ours packets of the underlay may come, or be made to come.
+/// Packets of the underlay may come in through every device that is not ours, or be made to.
 fn guards(survey: &Survey<'_>, phases: &mut Phases) {
     let observed = survey.observed;
-    // From the first VPC on, so that the first tunnel, and the last, cost no look at every interface.
+    // From the first VPC on, so that neither the first tunnel nor the last makes every interface be examined.
     let wanted = !survey.desired.vrfs.is_empty();
     for (name, link) in observed.links.iter().filter(|_| wanted) {
         let Some(kind) = guard(survey, name, link) else { continue };
@@ -77,7 +77,7 @@ fn guards(survey: &Survey<'_>, phases: &mut Phases) {
         }
         match observed.ingress.get(name) {
             None => phases.push(Phase::Host, Operation::AddIngress(*name)),
-            // What is no filter of ours may not be one that the kernel changes into ours.
+            // A filter that is not ours may be one that the kernel cannot change into ours.
             Some(Ingress { underlay_program: Some(0), .. }) => phases.push(Phase::Host, Operation::RemoveGuard(*name)),
             Some(_) => {}
         }
@@ -104,7 +104,7 @@ fn guards(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// Filters of others that look at packets before ours, and may take them.
+/// Filters of others that see packets before ours, and may take them.
 pub(super) fn conflicts(survey: &Survey<'_>) -> Vec<Conflict> {
     if survey.desired.partial || survey.desired.vrfs.is_empty() {
         return Vec::new();
@@ -121,7 +121,7 @@ pub(super) fn conflicts(survey: &Survey<'_>) -> Vec<Conflict> {
     before.collect()
 }
 
-/// What is to look at packets that arrive at a device. Ports and devices of ours have filters of their own.
+/// The program for packets that arrive at a device. Ports and our own devices have filters of their own.
 fn guard(survey: &Survey<'_>, name: &InterfaceName, link: &Link) -> Option<GuardKind> {
     let is_port = survey.desired.ports.contains_key(name) && survey.kept(name).is_some();
     if is_port || survey.observed.owns(name) || survey.vrf_of(link).is_some() {

@@ -27,22 +27,22 @@ use std::{
     net::IpAddr,
 };
 
-/// What the kernel said to one operation, if it said anything.
+/// The kernel's answer to one operation, if there was one.
 type Answer = Result<Result<(), NetlinkError>, KernelError>;
 
-/// Requests in one datagram. More gain nothing; the errors of all must fit the receive buffer.
+/// Requests in one datagram. More gain nothing, and the errors of all must fit into the receive buffer.
 const BATCH_LEN: usize = 512;
-/// The length of a datagram from which on it is sent, in bytes. The kernel takes some 200 KiB at once.
+/// A datagram of this length is sent, in bytes. The kernel takes some 200 KiB at once.
 const DATAGRAM_LEN: usize = 64 * 1024;
 
 pub(super) struct Changer<'a> {
     socket: &'a mut Socket,
     indexes: &'a mut BTreeMap<InterfaceName, u32>,
-    /// Places of filters that drop something and could not be put there.
+    /// Places of dropping filters that could not be installed.
     unfiltered: &'a mut BTreeSet<(InterfaceName, FilterHandle)>,
-    /// Devices of such that are still to be set down.
+    /// Their devices, which are still to be set down.
     to_set_down: BTreeSet<InterfaceName>,
-    /// Those that could not be put into their VRF.
+    /// Devices that could not be put into their VRF.
     outside: &'a mut BTreeSet<InterfaceName>,
     underlay: &'a mut Keeper,
     operations: &'a [Operation],
@@ -148,7 +148,7 @@ impl<'a> Changer<'a> {
                 this.queue(place, rtm::DEL_FILTER, 0, |body| tc::put_filter_place(body, index, at))
             }),
             Operation::AddShaper(device) => self.on_device(place, device, |this, index| {
-                // In the place of another kind of root at once.
+                // It replaces another kind of root qdisc at once.
                 let flags = flag::CREATE | flag::REPLACE;
                 this.queue(place, rtm::NEW_QDISC, flags, |body| egress::put_shaper(body, index))
             }),
@@ -178,7 +178,7 @@ impl<'a> Changer<'a> {
             Operation::RemoveRoute(route) => {
                 self.queue(place, rtm::DEL_ROUTE, 0, |body| put_route(body, route, route::RT_SCOPE_NOWHERE))
             }
-            // What follows is answered before the next operation begins.
+            // These requests are answered before the next operation begins.
             _ => {
                 self.flush()?;
                 self.alone(operation)
@@ -228,7 +228,7 @@ impl<'a> Changer<'a> {
         let refused = self.socket.execute(&mut self.batch)?;
         for place in &self.places {
             if let Operation::SetFilter(device, at, _) = &self.operations[*place] {
-                // Unless it was refused, as is seen below.
+                // Unless the kernel refused it, see below.
                 self.unfiltered.remove(&(*device, *at));
             }
         }
@@ -253,44 +253,44 @@ impl<'a> Changer<'a> {
         Ok(())
     }
 
-    /// A device takes nothing in without its filters. (One that is missing is told of by the operation that failed.)
+    /// A device must not receive anything without its filters. (The operation that failed reports a device that is missing.)
     fn set_unfiltered_down(&mut self) -> Result<(), KernelError> {
         for device in std::mem::take(&mut self.to_set_down) {
-            tracing::error!(%device, "set down: its filters could not be put in place");
-            // One that is gone is down.
+            tracing::error!(%device, "set down: its filters could not be installed");
+            // A device that is gone is down.
             let _ = self.set_link(&device, LinkMessageBuilder::down)?;
         }
         Ok(())
     }
 
-    /// No tunnel takes anything in while there is a way around the filter of the underlay.
+    /// No tunnel may receive anything while packets can get around the underlay filter.
     fn set_exposed_down(&mut self) -> Result<(), KernelError> {
         let there: Vec<InterfaceName> =
             self.underlay.exposed().into_iter().filter(|device| self.indexes.contains_key(device)).collect();
         if !there.is_empty() {
             tracing::error!(
                 tunnels = there.len(),
-                "set down: the filter of the underlay could not be put on every device"
+                "set down: the underlay filter could not be attached to every device"
             );
         }
         for device in there {
-            // One that is gone is down.
+            // A device that is gone is down.
             let _ = self.set_link(&device, LinkMessageBuilder::down)?;
         }
         Ok(())
     }
 
-    /// Without knowing who may send, a device takes nothing in.
+    /// A device must not receive anything while it is not known who may send to it.
     fn set_senders(&mut self, vni: Vni, senders: &BTreeSet<IpAddr>) -> Answer {
         let Err(error) = self.underlay.set(vni, senders) else { return Ok(Ok(())) };
         for device in [DeviceName::vpc(vni), DeviceName::peer(vni)] {
-            // One that is missing is down.
+            // A device that is missing is down.
             let _ = self.set_link(&device, LinkMessageBuilder::down)?;
         }
         Ok(Err(no_program(&error)))
     }
 
-    /// As long as there is a device with the VNI, it is ours.
+    /// The VNI is ours as long as a device with it exists.
     fn remove_senders(&mut self, vni: Vni) -> Answer {
         for device in [DeviceName::vpc(vni), DeviceName::peer(vni)] {
             if self.find(&device)?.is_some() {
@@ -366,7 +366,7 @@ impl<'a> Changer<'a> {
     fn change_link(&mut self, name: &InterfaceName, change: &LinkChange) -> Answer {
         let is_unfiltered = || self.unfiltered.iter().any(|(device, _)| device == name);
         if matches!(change, LinkChange::Enslave(_) | LinkChange::Up(true)) && is_unfiltered() {
-            let explanation = Some("its filters could not be put in place".to_owned());
+            let explanation = Some("its filters could not be installed".to_owned());
             return Ok(Err(NetlinkError { errno: libc::EPERM, explanation }));
         }
         if let LinkChange::Enslave(vrf) = change {
@@ -406,19 +406,19 @@ impl<'a> Changer<'a> {
         })
     }
 
-    /// Takes out of the group of those to be removed what an agent has put there that was killed before it removed them.
+    /// Removes from the deletion group what an agent has put there that was killed before it deleted the group.
     fn clear_doomed_group(&mut self, names: &[InterfaceName]) -> Result<(), KernelError> {
         let there = links(self.socket)?.into_iter();
         let left = there.filter(|(name, link)| link.group == DOOMED_GROUP && !names.contains(name));
         for (_, link) in left {
             let message = LinkUnspec::new_with_index(link.index).link_group(GROUP).build();
-            // One that is gone is not removed with the others.
+            // A device that is gone is not deleted with the others.
             let _ = self.now(rtm::SET_LINK, 0, &message)?;
         }
         Ok(())
     }
 
-    /// One by one, each removal waits some 30 ms for readers of the device to end. By group all wait together.
+    /// Deleted one by one, each device takes some 30 ms (RCU). Deleted by group, all wait together.
     fn remove_links(&mut self, names: &[InterfaceName]) -> Answer {
         let there: Vec<(InterfaceName, u32)> =
             names.iter().filter_map(|name| Some((*name, *self.indexes.get(name)?))).collect();
@@ -447,14 +447,14 @@ impl<'a> Changer<'a> {
     }
 }
 
-/// The filter of the underlay cannot be had, or not be changed.
+/// The underlay filter cannot be created or changed.
 fn no_program(error: &io::Error) -> NetlinkError {
     let why = match error.raw_os_error() {
-        Some(libc::E2BIG) => "there are more VNIs and VTEPs than underlay_filter_entries of the settings",
-        Some(libc::EPERM) => "the filter of the underlay takes CAP_BPF",
-        _ => "the filter of the underlay takes a kernel with BPF (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF)",
+        Some(libc::E2BIG) => "there are more VNIs and VTEPs than the setting `underlay_filter_entries` allows",
+        Some(libc::EPERM) => "the underlay filter needs CAP_BPF",
+        _ => "the underlay filter needs a kernel with BPF (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF)",
     };
-    let explanation = format!("{why}; devices that it is for stay down");
+    let explanation = format!("{why}; the devices that it protects stay down");
     NetlinkError { errno: error.raw_os_error().unwrap_or(libc::EOPNOTSUPP), explanation: Some(explanation) }
 }
 
@@ -462,7 +462,7 @@ fn no_device() -> NetlinkError {
     NetlinkError { errno: libc::ENODEV, explanation: None }
 }
 
-/// Whether a removal failed because there was nothing to remove.
+/// Whether a delete failed because there was nothing to delete.
 fn is_already_gone(operation: &Operation, errno: i32) -> bool {
     match operation {
         Operation::RemoveRoute(_) => matches!(errno, libc::ESRCH | libc::ENODEV),

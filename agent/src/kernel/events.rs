@@ -1,4 +1,4 @@
-//! Notices when somebody changes what concerns us. Events only say "look again".
+//! Notices when somebody changes objects that concern us. Events only say "read it again".
 
 use super::{
     interest::{Device, Interest, Known},
@@ -33,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Multicast groups (`RTNLGRP_*`): links, qdiscs and filters, IPv4 and IPv6 addresses, routes and rules, settings of devices
+/// Multicast groups (`RTNLGRP_*`): links, qdiscs and filters, IPv4 and IPv6 addresses, routes and rules, device settings
 /// (those that the kernel announces), next hops.
 const GROUPS: [u32; 11] = [1, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 
@@ -41,19 +41,19 @@ const GROUPS: [u32; 11] = [1, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 /// is lost there is not lost among the others.
 const NEIGHBOURS: [u32; 1] = [3];
 
-/// What was noticed.
+/// An event that was noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Something that concerns us changed.
     Changed,
-    /// Something changed that a tenant can have changed. There are few of these, however much a tenant does.
+    /// Something changed that a tenant can bring about. The number of these is limited, whatever a tenant does.
     Port,
-    /// There were more events than the kernel could keep for us; anything may have changed.
+    /// The kernel lost events because its buffer was full; anything may have changed.
     Lost,
 }
 
-/// Starts threads that call `notice` for every event, in this process' network namespace, until `notice` says that
-/// nobody listens any more or the socket fails. The kernel keeps `buffer` bytes of events that were not taken yet.
+/// Starts threads that call `notice` for every event in this process's network namespace, until `notice` says that nobody
+/// listens any more or the socket fails. The kernel buffers up to `buffer` bytes of events that have not been read.
 pub fn watch(
     buffer: usize,
     interest: &Interest,
@@ -86,10 +86,10 @@ fn open(buffer: usize, groups: &[u32]) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// One socket with events.
+/// A socket that receives events.
 struct Listener {
     socket: Socket,
-    /// Whether it hears of neighbours.
+    /// Whether it receives events of neighbours.
     neighbours: bool,
     interest: Interest,
     budget: Arc<Mutex<Budget>>,
@@ -99,7 +99,7 @@ struct Listener {
 impl Listener {
     fn run(self) {
         let mut buffer = vec![0; 64 * 1024];
-        // When what went beyond the budget is looked at, together.
+        // When the changes beyond the budget are examined, together.
         let mut late: Option<Instant> = None;
         loop {
             if self.wait_until(late).is_err() {
@@ -135,7 +135,7 @@ impl Listener {
             };
             let event = event.or_else(|| late.is_some_and(|late| late <= now).then_some(Event::Port));
             if let Some(event) = event {
-                // A look sees all.
+                // One observation covers all of them.
                 late = None;
                 if !(self.notice)(event) {
                     return;
@@ -144,27 +144,27 @@ impl Listener {
         }
     }
 
-    /// Has the next receipt wait no longer than this.
+    /// Makes the next receive wait no longer than this.
     fn wait_until(&self, until: Option<Instant>) -> Result<(), Errno> {
         let left = until.map_or(Duration::ZERO, |until| {
             until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
         });
-        // 0 stands for ever.
+        // 0 means no timeout.
         let left = TimeVal::new(left.as_secs().cast_signed(), left.subsec_micros().into());
         setsockopt(&self.socket, sockopt::ReceiveTimeout, &left)
     }
 }
 
-/// How soon what is beyond the budget is looked at.
+/// How soon changes beyond the budget are examined.
 const LATE: Duration = Duration::from_secs(5);
-/// So many events of one port at once lead to a look each, and one more every [`LATE`].
+/// This many events of one port in a burst cause an observation each, plus one more every [`LATE`].
 const OF_ONE_PORT: f64 = 6.0;
-/// The same for all ports together, with one more every second.
+/// The same for all ports together, plus one more every second.
 const OF_ALL_PORTS: f64 = 30.0;
-/// The most ports that are told apart.
+/// The most ports that are counted separately.
 const MOST_PORTS: usize = 4096;
 
-/// How many looks tenants can still cause.
+/// How many observations tenants can still cause.
 #[derive(Debug)]
 struct Budget {
     ports: BTreeMap<u32, Bucket>,
@@ -196,7 +196,7 @@ impl Budget {
         Self { ports: BTreeMap::new(), all: Bucket { left: OF_ALL_PORTS, at: now } }
     }
 
-    /// Whether an event about this port leads to a look at once.
+    /// Whether an event about this port causes an observation at once.
     fn take(&mut self, port: u32, now: Instant) -> bool {
         if self.ports.len() >= MOST_PORTS {
             let full = LATE.mul_f64(OF_ONE_PORT);
@@ -210,8 +210,8 @@ impl Budget {
     }
 }
 
-/// A program by which the kernel keeps to itself what it announces about our own requests (`sock_filter`, classic BPF).
-/// What they led to is read anyway, and a million routes must not be told of one by one.
+/// A program by which the kernel withholds the events of our own requests (`sock_filter`, classic BPF). Their results are
+/// read anyway, and a million routes must not be announced one by one.
 fn others_only() -> [SockFilter; 5] {
     const PORT_ID_AT: u32 = 12;
     // The program reads numbers as big-endian.
@@ -229,19 +229,19 @@ fn others_only() -> [SockFilter; 5] {
     ]
 }
 
-/// Whom a message concerns, the weightiest last.
+/// Whom a message concerns, the most important last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Concern {
-    /// A port with this index, in a way that its tenant can bring about.
+    /// A port with this index, by a change that its tenant can bring about.
     Port(u32),
     /// Something of ours, or in our way.
     Ours,
-    /// There were more than could be kept.
+    /// Events were lost.
     Lost,
 }
 
-/// Tenants' neighbours, other people's devices and routes come and go all the time; they are none of our business, unless the
-/// routes are in a table of ours: the message about a route that took the place of one of ours tells only of the new one.
+/// Tenants' neighbours, other devices and routes come and go all the time and do not concern us, unless the routes are in a
+/// table of ours: the message about a route that replaced one of ours describes only the new one.
 fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
     let payload = message.payload;
     let of_device = |index: Option<u32>| match known.device(index?)? {
@@ -306,15 +306,15 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
     }
 }
 
-/// A tenant takes the carrier of its port away and gives it back. All else about a device is done by whoever runs the host, but
-/// the message does not tell.
+/// A tenant can take away the carrier of its port and bring it back. All other changes of a device are made by whoever runs
+/// the host, but the message does not tell them apart.
 fn of_link(payload: &[u8], known: &Known, gone: bool) -> Option<Concern> {
     let index = u32_at(payload, 4)?;
     match known.device(index) {
         Some(Device::Port) if !gone => Some(Concern::Port(index)),
         Some(_) => Some(Concern::Ours),
         None => {
-            // A name that is none of ours and no port's says nothing to us.
+            // A name that is neither ours nor a port's does not concern us.
             let (name, link) = read_link(payload)?;
             let concerns =
                 known.would_concern(&name, link.kind, link.master) || known.guard_changes(index, link.master, gone);

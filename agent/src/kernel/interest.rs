@@ -1,4 +1,4 @@
-//! Which of the kernel's objects concern us, for those who listen to its events while the reconciler works.
+//! Which of the kernel's objects concern us: shared with the event listeners while the reconciler works.
 
 use crate::{
     dirty_set::DirtySet,
@@ -12,18 +12,18 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-/// What concerns us. Clones are one and the same.
+/// The objects that concern us. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Interest(Arc<RwLock<Known>>);
 
-/// What a device is to us.
+/// How a device concerns us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Device {
     /// An interface of a tenant, who can make the kernel announce things about it.
     Port,
     /// A VXLAN device of ours.
     Tunnel,
-    /// A VRF, the underlay, or what is in our way.
+    /// A VRF, the underlay, or a device that conflicts with ours.
     Other,
 }
 
@@ -31,12 +31,12 @@ pub(super) enum Device {
 pub(super) struct Known {
     /// By index. None before the first look: then everything concerns us.
     devices: Option<BTreeMap<u32, Device>>,
-    /// Names of ports, whether there is such an interface or not.
+    /// Names of ports, whether or not the interface exists.
     ports: BTreeSet<InterfaceName>,
-    /// Whether there is an interface for each of them.
+    /// Whether the interface of each exists.
     complete: bool,
     underlay: Option<IpAddr>,
-    /// Devices of others, which the filter of the underlay is on while there are tunnels; each with its master.
+    /// Devices of others, which the underlay filter is attached to while there are tunnels; each with its master.
     guarded: Option<BTreeMap<u32, Option<u32>>>,
 }
 
@@ -56,7 +56,7 @@ impl Interest {
         devices.filter(|(_, device)| **device == Device::Port).map(|(index, _)| *index).collect()
     }
 
-    /// Takes over what a look has found.
+    /// Takes over what an observation has found.
     pub fn learn(&self, config: &SharedHostConfig, observed: &Observed, dirty: &DirtySet) {
         let whole = *dirty == DirtySet::Everything;
         let ports = || config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied());
@@ -94,7 +94,7 @@ impl Interest {
         });
         let devices: BTreeMap<u32, Device> = devices.collect();
         if whole {
-            // As in `diff::underlay`: a first tunnel is no reason to look at everything.
+            // As in `diff::underlay`: the first tunnel does not make everything be read again.
             let guards = !config.vrfs.is_empty();
             let others = observed.links.values().filter(|link| !devices.contains_key(&link.index));
             known.guarded = guards.then(|| others.map(|link| (link.index, link.master)).collect());
@@ -107,7 +107,7 @@ impl Interest {
 }
 
 impl Known {
-    /// What a device is to us; none if nothing. Before the first look every device is one of interest.
+    /// How a device concerns us; none if it does not. Before the first observation every device does.
     pub(super) fn device(&self, index: u32) -> Option<Device> {
         self.devices.as_ref().map_or(Some(Device::Other), |devices| devices.get(&index).copied())
     }
@@ -119,12 +119,13 @@ impl Known {
         !self.complete || self.ports.contains(name) || is_of_interest(name, kind) || in_vrf
     }
 
-    /// Whether a device of others is new, has gone, or has another master, while the filter of the underlay is to be on all of them.
+    /// Whether a device of others is new, has gone, or has another master, while the underlay filter has to be on all of
+    /// them.
     pub(super) fn guard_changes(&self, index: u32, master: Option<u32>, gone: bool) -> bool {
         self.guarded.as_ref().is_some_and(|guarded| guarded.get(&index).map_or(!gone, |there| gone || *there != master))
     }
 
-    /// Whether the filter of the underlay is on a device of others.
+    /// Whether the underlay filter is attached to a device of others.
     pub(super) fn is_guarded(&self, index: u32) -> bool {
         self.guarded.as_ref().is_some_and(|guarded| guarded.contains_key(&index))
     }
@@ -138,7 +139,7 @@ fn is_vrf_of_interest(name: &InterfaceName, kind: LinkKind) -> bool {
     matches!(kind, LinkKind::Vrf(table) if ownership::table_vni(table).is_some() || DeviceName::parse(name).is_some())
 }
 
-/// What can be in our way, whoever made it: names of ours, tables of ours, tunnels.
+/// Objects that can conflict with ours, whoever made them: our names, our tables, tunnels.
 fn is_of_interest(name: &InterfaceName, kind: LinkKind) -> bool {
     DeviceName::parse(name).is_some() || is_vrf_of_interest(name, kind) || matches!(kind, LinkKind::Vxlan { .. })
 }

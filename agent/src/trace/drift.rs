@@ -142,8 +142,7 @@ impl Findings<'_> {
         let expected = Some(tunnel.vtep.to_string());
         let (verdict, there, reason) = match admitted.get(&tunnel.vni) {
             None => {
-                let reason =
-                    "the VNI is not known to the filter of the underlay: what any host sends with it is taken in";
+                let reason = "the underlay filter does not know the VNI: packets with it are accepted from any host";
                 (Verdict::Differs, "everybody may send".to_owned(), reason)
             }
             Some(admitted) if admitted.contains(&tunnel.vtep) => return,

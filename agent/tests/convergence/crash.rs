@@ -1,17 +1,17 @@
-//! Crash matrix: the agent dies between any two operations of a plan, and another one starts on what it left.
+//! Crash matrix: the agent dies between any two operations of a plan, and another one continues from what it left.
 //!
-//! At every instant, of the plan and of what makes up for it: packets are led only where the configuration before or the
-//! one after leads them, what both have in common is there, and nothing of a tenant gets past its VRF.
+//! At every instant, of the plan and of its completion: packets are forwarded only where the configuration before or after
+//! forwards them, what both have in common is there, and nothing of a tenant leaves its VRF.
 
 use super::*;
 
 /// What must hold at every instant between two configurations.
 struct Bounds {
-    /// What leads packets somewhere before as well as after.
+    /// Forwarding objects of both configurations.
     both: BTreeSet<String>,
-    /// What does so before or after.
+    /// Forwarding objects of either configuration.
     either: BTreeSet<String>,
-    /// Devices that have a limit before and after, or that come with one.
+    /// Devices that have a bandwidth limit in both configurations, or are created with one.
     limited: BTreeSet<InterfaceName>,
 }
 
@@ -52,8 +52,8 @@ impl Bounds {
     }
 }
 
-/// A tenant's port that is up is in a VRF; what is up in a VRF finds the VRF's end before table main, does not find the
-/// addresses of the host, and lets in only the sources that belong behind it.
+/// A tenant's port that is up is in a VRF; a device that is up in a VRF meets the VRF's default before table main, cannot
+/// reach the host's addresses, and accepts only the sources that belong behind it.
 fn nothing_gets_past_its_vrf(observed: &Observed) -> Result<(), String> {
     let up = observed.links.iter().filter(|(_, link)| link.up);
     for (name, link) in up.filter(|(name, _)| name.as_str().starts_with("port") || name.as_str().starts_with("cpspeer"))
@@ -87,7 +87,7 @@ fn nothing_gets_past_its_vrf(observed: &Observed) -> Result<(), String> {
     Ok(())
 }
 
-/// An agent that lives for so many operations, each of them watched. True when it had nothing more to do.
+/// An agent that dies after so many operations, with a check after each. True when it had nothing more to do.
 fn live(kernel: &mut Memory, desired: &Desired, bounds: &Bounds, operations: usize) -> Result<bool, String> {
     let mut left = operations;
     for round in 0.. {
@@ -111,8 +111,8 @@ fn live(kernel: &mut Memory, desired: &Desired, bounds: &Bounds, operations: usi
     unreachable!("it comes to rest or is told not to")
 }
 
-/// Goes from one configuration to another with an agent that dies again and again, each time after so many operations,
-/// and at last one that lives.
+/// Goes from one configuration to another with an agent that dies again and again, each time after so many operations, and
+/// at last one that completes.
 fn with_deaths(before: &Desired, after: &Desired, bounds: &Bounds, lives: &[usize]) -> Result<(), String> {
     let mut kernel = host();
     converge(&mut kernel, before);
@@ -149,14 +149,14 @@ fn matrix_within(before: &Desired, after: &Desired, loosen: impl FnOnce(&mut Bou
         .unwrap_or_else(|broken| panic!("dead after each operation: {broken}"));
 }
 
-/// The small world without its peering.
+/// The small topology without its peering.
 fn unpeered() -> World {
     let mut world = small_world();
     world.peered[0][1] = false;
     world
 }
 
-/// The small world beside a peering of two other VPCs.
+/// The small topology beside a peering of two other VPCs.
 fn crowded() -> World {
     let mut world = small_world();
     world.ports[2] = [true, false, false, true];

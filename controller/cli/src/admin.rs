@@ -53,7 +53,7 @@ impl Command {
 
 #[derive(Subcommand, Clone)]
 pub(super) enum Clock {
-    /// Show the machine's clock, the time that the controller goes by, and how far they differ.
+    /// Show the machine's clock, the time that the controller uses, and how far they differ.
     Show,
     /// Confirm that the clock is right after it has jumped: expiry and deletion resume.
     Confirm,
@@ -131,7 +131,7 @@ pub(super) enum Quota {
     Set {
         /// The account.
         account: String,
-        /// The region, which is the initiator's.
+        /// The region, that of the initiator
         #[arg(id = "quota_region", value_name = "REGION")]
         region: String,
         /// The limit.

@@ -31,17 +31,18 @@ pub(super) enum Command {
     Pause(Which),
     /// Resume pushes to hosts.
     Resume(Which),
-    /// Remove a host with its ports. Its agent cleans its kernel first; with --dead nothing waits for that. Take its entries out of
-    /// the inventory file, too, or the next `apply` brings it back.
+    /// Remove a host with its ports. Its agent cleans up its kernel first; with --dead nothing waits for that. Remove its
+    /// entries from the inventory file, too, or the next `apply` brings it back.
     Remove {
         /// The host.
         host: String,
         #[command(flatten)]
         removal: Removal,
     },
-    /// Move a host's ports to another host, under the same names of interfaces, and remove it. Change the inventory file likewise.
+    /// Move a host's ports to another host, under the same interface names, and remove it. Change the inventory file
+    /// likewise.
     Replace {
-        /// The host that goes.
+        /// The host to remove
         host: String,
         /// The host that takes over: in the inventory, in the same region.
         #[arg(long, value_name = "HOST")]
@@ -69,7 +70,7 @@ pub(super) struct Removal {
     /// The host is dead: do not wait for its agent. Make sure that it stays off the underlay.
     #[arg(long)]
     dead: bool,
-    /// Confirm that this many entries are removed or stop traffic, as counted by the dry run.
+    /// Confirm that this many entries are removed or stop traffic, as counted by the dry run
     #[arg(long, value_name = "NUMBER")]
     confirm: Option<usize>,
     /// Show what would change without changing it.

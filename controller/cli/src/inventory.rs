@@ -22,11 +22,11 @@ struct Source {
     /// Inventory file: TOML, JSON or YAML, as its content says; `-` for standard input.
     #[arg(short, long)]
     file: PathBuf,
-    /// Remove entries that an inventory of the same name created and that are not in the file. What accounts and operators'
-    /// commands created stays.
+    /// Remove entries that an inventory of the same name created and that are not in the file. What accounts and operators
+    /// created by command stays
     #[arg(long)]
     prune: bool,
-    /// Take over entries of the file that other inventories or operators' commands created.
+    /// Take over entries of the file that other inventories, or operators by command, created
     #[arg(long)]
     adopt: bool,
 }
@@ -36,10 +36,10 @@ struct Source {
 pub(super) struct Apply {
     #[command(flatten)]
     source: Source,
-    /// Confirm that this many entries are removed or stop traffic, as counted by the dry run.
+    /// Confirm that this many entries are removed or stop traffic, as counted by the dry run
     #[arg(long, value_name = "NUMBER")]
     confirm: Option<usize>,
-    /// Apply only if nothing has changed since this revision, as the dry run tells it.
+    /// Apply only if nothing has changed since this revision, as shown by the dry run
     #[arg(long, value_name = "NUMBER")]
     if_revision: Option<u64>,
     /// Show what would change without changing it.

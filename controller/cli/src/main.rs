@@ -141,13 +141,13 @@ impl Said {
 enum Output {
     /// A table, for people.
     Table,
-    /// A table with more columns, where there are more.
+    /// A table with additional columns
     Wide,
     /// JSON, for programs.
     Json,
-    /// The same as YAML.
+    /// YAML
     Yaml,
-    /// The ids alone, a line each.
+    /// Ids only, one per line
     Name,
 }
 
@@ -156,8 +156,8 @@ enum Command {
     /// Manage peerings: the account's own in a region; for operators, all.
     #[command(subcommand)]
     Peering(peering::Command),
-    /// Check whether one address reaches another, and if not, what stops the packets: from the hosts' kernels, not only from the
-    /// configuration. Exit code 1 if it does not, or if that cannot be determined.
+    /// Check whether one address reaches another, and if not, what stops the packets: as seen in the hosts' kernels, not
+    /// only in the configuration. Exit code 1 if it does not, or if that cannot be determined.
     Path(path::Query),
     /// Manage the account's VPCs.
     #[command(subcommand)]
@@ -171,7 +171,7 @@ enum Command {
     Whoami,
     /// Show the audit trail, newest entries first.
     Audit(audit::Query),
-    /// Show what happened to the account's peerings in the region, in order; for operators, to everything.
+    /// Show events of the account's peerings in the region, in order; for operators, all events.
     Events(events::Query),
     /// Manage webhooks: URLs to which signed events of the region are sent; for operators, all events.
     #[command(subcommand)]
@@ -285,7 +285,7 @@ impl Command {
 
 #[derive(Args, Clone, Default)]
 struct Wait {
-    /// Wait until every host concerned has confirmed from its kernel, for at most this many seconds.
+    /// Wait until every host concerned has confirmed the change in its kernel, for at most this many seconds
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "30")]
     wait: Option<u64>,
 }

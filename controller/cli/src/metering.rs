@@ -11,11 +11,11 @@ use clap::Args;
 /// The metered period.
 #[derive(Args, Clone)]
 pub(super) struct Query {
-    /// Account; required for operators, who alone can give it.
+    /// Account; required for operators, and for operators only
     #[arg(long)]
     account: Option<String>,
-    /// Start of the period, inclusive: a time with its offset, for instance 2026-01-01T00:00:00+08:00, or a date, for instance
-    /// 2026-01-01, which begins in the time zone of bills [default: the beginning].
+    /// Start of the period, inclusive: a time with its offset, for instance 2026-01-01T00:00:00+08:00, or a date, for
+    /// instance 2026-01-01, which begins in the billing time zone [default: the beginning]
     #[arg(long)]
     from: Option<String>,
     /// End of the period, exclusive, likewise [default: now].

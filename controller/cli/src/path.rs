@@ -15,9 +15,9 @@ use std::net::IpAddr;
 /// Which path.
 #[derive(Args, Clone)]
 pub(super) struct Query {
-    /// The address that sends: of a server behind a port of a VPC.
+    /// Source address: that of a server behind a port of a VPC
     source: IpAddr,
-    /// The address that is to be reached.
+    /// Destination address
     destination: IpAddr,
     /// VPC of the source; needed only where several have it.
     #[arg(long, add = complete::vpcs())]
@@ -25,10 +25,10 @@ pub(super) struct Query {
     /// Protocol and destination port of the packets, for instance tcp/443, udp/53, icmp.
     #[arg(long, value_name = "PROTOCOL/PORT", value_parser = protocol)]
     port: Option<Service>,
-    /// Show also the steps at which all is well.
+    /// Also show the steps without problems
     #[arg(long)]
     all: bool,
-    /// Have the host of the source send packets to that of the destination, too, and say what came back.
+    /// Also send probe packets from the source's host to the destination's host, and show what comes back
     #[arg(long)]
     probe: bool,
 }

@@ -12,11 +12,11 @@ use serde_json::Value;
 
 #[derive(Subcommand, Clone)]
 pub(super) enum Command {
-    /// Show the canaries, their state, and who waits.
+    /// Show the canaries, their state, and the hosts that wait.
     Show,
-    /// Push it to all hosts, whatever state the canaries are in.
+    /// Push the change to all hosts, whatever the state of the canaries.
     Continue,
-    /// Hold back the hosts that do not have it, until `continue`.
+    /// Hold back the hosts that do not have the change yet, until `continue`.
     Stop,
 }
 

@@ -50,7 +50,7 @@ pub(super) enum Command {
         #[arg(long)]
         description: Option<String>,
     },
-    /// Protect a VPC from being deleted, or end that.
+    /// Turn deletion protection of a VPC on or off.
     Protect {
         /// Its id, or its name if that is unique.
         #[arg(add = complete::vpcs())]
@@ -65,7 +65,7 @@ pub(super) enum Command {
         #[arg(add = complete::vpcs())]
         vpc: String,
     },
-    /// Add a secondary CIDR to a VPC. Routes of its peers follow.
+    /// Add a secondary CIDR to a VPC. Its peers' routes are updated automatically.
     AddCidr {
         /// The VPC's id, or its name if that is unique.
         #[arg(add = complete::vpcs())]
@@ -74,7 +74,7 @@ pub(super) enum Command {
         #[arg(value_parser = parse_prefix)]
         cidr: IpNet,
     },
-    /// Remove a secondary CIDR that no port needs.
+    /// Remove a secondary CIDR that no port uses.
     RemoveCidr {
         /// The VPC's id, or its name if that is unique.
         #[arg(add = complete::vpcs())]

@@ -24,7 +24,7 @@ pub(super) enum Command {
         after_help = "Example: cps-peering webhook create https://hooks.example.com/peerings --type peering.requested"
     )]
     Create {
-        /// Where events are sent to, https.
+        /// URL to which events are sent, https
         url: String,
         /// Only events of this type; repeatable [default: all]
         #[arg(long = "type", value_name = "TYPE")]
@@ -35,7 +35,7 @@ pub(super) enum Command {
     Modify {
         /// Its id.
         webhook: String,
-        /// Where events are sent to.
+        /// URL to which events are sent
         #[arg(long, group = "changes")]
         url: Option<String>,
         /// Only events of this type, replacing the current types; repeatable.

@@ -1,4 +1,4 @@
-//! Webhooks of accounts in a region, and of operators. What sends is in [`crate::webhooks`].
+//! Webhooks of accounts in a region, and of operators. [`crate::webhooks`] delivers to them.
 
 use super::{
     request::{Regional, RequestContext, read},
@@ -25,25 +25,25 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use utoipa::ToSchema;
 
-/// A webhook to be created.
+/// Request to create a webhook.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct CreateWebhookBody {
-    /// Where events are sent to: https, and no address within the provider's network.
+    /// URL to which events are sent: https, and no address within the provider's network.
     url: String,
-    /// Which types of events; all where none is named.
+    /// Event types to send; empty for all.
     types: Option<BTreeSet<String>>,
 }
 
-/// What of a webhook becomes another.
+/// Request to change a webhook.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ModifyWebhookBody {
-    /// Where events are sent to.
+    /// URL to which events are sent.
     url: Option<String>,
-    /// Which types of events, in the place of those before; all where there are none.
+    /// Event types to send, replacing the current ones; empty for all.
     types: Option<BTreeSet<String>>,
-    /// Whether anything is sent. What happens meanwhile is sent afterwards, as far as it is kept.
+    /// Whether events are sent. Events that happen while it is disabled are sent afterwards, as far as they are kept.
     enabled: Option<bool>,
 }
 
@@ -53,25 +53,25 @@ pub(super) struct ModifyWebhookBody {
 struct WebhookView {
     /// The id.
     webhook_id: String,
-    /// Where events are sent to.
+    /// URL to which events are sent.
     url: String,
-    /// Which types of events; all where there are none.
+    /// Event types that are sent; empty for all.
     types: BTreeSet<String>,
-    /// Whether anything is sent.
+    /// Whether events are sent.
     enabled: bool,
     /// When it was created.
     created_time: String,
-    /// `working`, `failing` while the last attempts were not taken, or `disabled`.
+    /// `working`, `failing` while the last attempts have failed, or `disabled`.
     state: &'static str,
-    /// When an event was last taken; none since it last failed, or where there was none.
+    /// When an event was last delivered; none if deliveries are failing, or there has been none.
     last_delivered: Option<String>,
     /// How many attempts have failed in a row.
     failures: u32,
     /// Why the last one failed.
     last_error: Option<String>,
-    /// When it is tried again.
+    /// When the next attempt is made.
     next_attempt: Option<String>,
-    /// How often events were passed over because they had become older than 7 days.
+    /// How often events were skipped because they had become older than 7 days.
     expired: u32,
 }
 
@@ -91,11 +91,11 @@ pub(super) struct AllWebhooks {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct NewWebhook {
     webhook: WebhookView,
-    /// What requests are signed with, told this once: HMAC-SHA256 with the key that is behind `whsec_`, in base64.
+    /// The secret that requests are signed with, shown only once: HMAC-SHA256 with the key after `whsec_`, in base64.
     secret: String,
 }
 
-/// Whose they are; none for operators.
+/// The account and region that own them; none for operators.
 type Owner = Option<(AccountId, RegionId)>;
 
 fn view(webhook: &Webhook, status: Status) -> WebhookView {
@@ -156,7 +156,7 @@ async fn create(context: &RequestContext, owner: Owner, body: CreateWebhookBody)
     let (account, name) = Webhook::seal(owner.as_ref().map(|(account, _)| account), &id);
     let sealed = context.api.access.vault().seal(&account, &name, &secret);
     let sealed = sealed.map_err(|error| Failure::internal(error.to_string()))?;
-    // What happens from now on.
+    // Events from now on.
     let after = latest(&context.api.engine).await?.to_string();
     let types = body.types.unwrap_or_default();
     let what = What::Create { url: body.url, types, secret: sealed, after };
@@ -176,7 +176,7 @@ async fn delete(context: &RequestContext, owner: Owner, id: &str) -> Reply {
     reply(json!({}))
 }
 
-/// Whose webhooks an account asks for.
+/// The owner of the webhooks that an account asks for.
 #[allow(clippy::unnecessary_wraps, reason = "operators' have none")]
 fn owner(regional: &Regional) -> Owner {
     Some((regional.account.clone(), regional.region.clone()))
@@ -189,9 +189,9 @@ pub(super) async fn list_own(regional: Regional) -> Reply {
     list(&regional.context, &owner(&regional))
 }
 
-/// Create a webhook: what happens to the account's peerings in the region from now on is sent to a URL. Requests are signed as
-/// Standard Webhooks has it, in `webhook-id`, `webhook-timestamp` and `webhook-signature`, and tried again until they are answered
-/// with 2xx, in order and each at least once; redirects are not followed.
+/// Create a webhook: from now on, events of the account's peerings in the region are sent to a URL. Requests are signed as
+/// specified by Standard Webhooks, in `webhook-id`, `webhook-timestamp` and `webhook-signature`, and retried until they are
+/// answered with 2xx, in order and each at least once; redirects are not followed.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/webhooks", tag = "events", operation_id = "createWebhook",
     params(("regionId" = String, Path)), request_body = CreateWebhookBody,
     responses((status = 200, body = Envelope<NewWebhook>), Errors))]
@@ -207,7 +207,7 @@ pub(super) async fn show_own(regional: Regional) -> Reply {
     reply(OneWebhook { webhook: one(&regional.context, &owner(&regional), regional.path("webhookId"))? })
 }
 
-/// Change where a webhook leads, which events it is sent, or whether it is sent any.
+/// Change the URL of a webhook, its event types, or whether it is enabled.
 #[utoipa::path(put, path = "/v1/regions/{regionId}/webhooks/{webhookId}", tag = "events",
     operation_id = "modifyWebhook", params(("regionId" = String, Path), ("webhookId" = String, Path)),
     request_body = Option<ModifyWebhookBody>, responses((status = 200, body = Envelope<OneWebhook>), Errors))]
@@ -231,7 +231,8 @@ pub(super) async fn list_all(context: RequestContext) -> Reply {
     list(&context, &None)
 }
 
-/// Create a webhook of the operators: everything that happens from now on, to hosts too, is sent to a URL, like accounts' own.
+/// Create a webhook of the operators: from now on, all events, including those of hosts, are sent to a URL, as with
+/// accounts' webhooks.
 #[utoipa::path(post, path = "/admin/v1/webhooks", tag = "operators", operation_id = "addWebhook",
     request_body = CreateWebhookBody, responses((status = 200, body = Envelope<NewWebhook>), Errors))]
 pub(super) async fn create_for_all(context: RequestContext, body: Bytes) -> Reply {
@@ -245,7 +246,7 @@ pub(super) async fn show_for_all(context: RequestContext, Path(id): Path<String>
     reply(OneWebhook { webhook: one(&context, &None, &id)? })
 }
 
-/// Change where a webhook of the operators leads, which events it is sent, or whether it is sent any.
+/// Change the URL of an operators' webhook, its event types, or whether it is enabled.
 #[utoipa::path(put, path = "/admin/v1/webhooks/{webhookId}", tag = "operators", operation_id = "setWebhook",
     params(("webhookId" = String, Path)), request_body = ModifyWebhookBody,
     responses((status = 200, body = Envelope<OneWebhook>), Errors))]

@@ -1,4 +1,4 @@
-//! Why a copy of a store could not be made or brought back.
+//! Why a store could not be backed up or restored.
 
 use super::StoreError;
 use cps_peering_config::Revision;
@@ -8,27 +8,27 @@ use std::{
 };
 use thiserror::Error;
 
-/// A copy could not be made or brought back. The store is as it was.
+/// A backup could not be made or restored. The store is unchanged.
 #[derive(Debug, Error)]
 pub enum BackupError {
-    /// The store, or the copy as a store.
+    /// The store, or the backup read as a store, cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The file system said no.
+    /// A file operation failed.
     #[error("cannot {what} {path}: {source}")]
     File {
         /// What was tried.
         what: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
     },
-    /// The store has no place on the disk.
+    /// The store is in memory only.
     #[error("the store is a temporary one, and has no place for a backup")]
     Temporary,
-    /// There is something in the store that would be lost.
-    #[error("store {path} holds something, revision {revision}: to put another in its place, use --force")]
+    /// The store is not empty, and its content would be lost.
+    #[error("store {path} is not empty, revision {revision}: to replace it, use --force")]
     Holds {
         /// The place.
         path: PathBuf,
@@ -43,16 +43,16 @@ pub enum BackupError {
         /// Its last commit.
         revision: Revision,
     },
-    /// There is something in the place of the copy.
+    /// A file of this name exists already.
     #[error("{0} exists already")]
     Exists(PathBuf),
-    /// The copy holds nothing.
+    /// The backup is empty.
     #[error("{0} is no backup of a controller's store: nothing was ever committed to it")]
     Empty(PathBuf),
-    /// The copy is not what was written.
+    /// The backup is damaged.
     #[error("backup {path} is damaged: {why}. Use another copy")]
     Damaged {
-        /// The copy.
+        /// The backup.
         path: PathBuf,
         /// What is wrong.
         why: String,
@@ -63,12 +63,12 @@ pub enum BackupError {
          of. The damaged store is kept beside it"
     )]
     DamagedInPlace(StoreError),
-    /// The epoch would not go up.
+    /// The epoch would not increase.
     #[error("epoch {asked} is not above {least}, which there has been already")]
     Epoch {
-        /// What was asked for.
+        /// The epoch that was asked for.
         asked: u64,
-        /// What there has been.
+        /// The highest epoch so far.
         least: u64,
     },
 }

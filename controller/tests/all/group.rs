@@ -1,4 +1,4 @@
-//! Commands that come while the disk is busy are decided one after another and committed together, or not at all.
+//! Commands that arrive while the disk is busy are decided one after another and committed together, or not at all.
 
 use crate::common::{apply, create, vpc};
 use cps_peering_controller::{
@@ -56,7 +56,7 @@ fn commits(engine: &Arc<Engine>) -> u32 {
     count.unwrap().parse().unwrap()
 }
 
-/// Asks for all of it while the writer is held with the first.
+/// Sends all commands while the writer is held with the first.
 async fn all_at_once(held: &Held, commands: Vec<Command>) -> Vec<Result<Outcome, EngineError>> {
     let mut asked = JoinSet::new();
     {
@@ -65,7 +65,7 @@ async fn all_at_once(held: &Held, commands: Vec<Command>) -> Vec<Result<Outcome,
             let engine = Arc::clone(&held.engine);
             asked.spawn(async move { engine.carry_out(Request::new(Actor::Operator, command)).await });
         }
-        // Long enough for all to be in the queue; if they are not, more transactions are needed and nothing else.
+        // Long enough for all to be queued; otherwise more transactions are needed, and nothing else changes.
         std::thread::sleep(Duration::from_millis(50));
     }
     asked.join_all().await
@@ -79,7 +79,7 @@ async fn what_comes_while_the_writer_is_busy_is_committed_together() {
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     let transactions = commits(&held.engine) - before;
     assert!(transactions <= 3, "{transactions} transactions for {} commands", answers.len());
-    // Each has its own number, and what each settles by itself went with it.
+    // Each has its own number, and what it made due went with it.
     held.engine.read(|state, _| {
         assert_eq!(state.peerings().len(), VPCS / 2);
         assert!(state.peerings().values().all(|peering| peering.state == PeeringState::Active));
@@ -141,7 +141,7 @@ async fn when_a_commit_fails_nothing_of_it_was_seen_or_answered() {
     };
     assert!(answers.iter().all(failed), "{answers:?}");
     assert!(held.engine.read(|state, _| state.peerings().is_empty()));
-    // Nothing more is taken before a write has worked, not even what would need no commit.
+    // Nothing more is accepted before a write has worked, not even what would need no commit.
     let answer = held.engine.carry_out(Request::new(Actor::Operator, peer(0, 0))).await;
     assert!(matches!(answer, Err(EngineError::StoreFailed(_))), "{answer:?}");
     assert!(matches!(held.engine.health(), Health::Failing(_)));

@@ -1,6 +1,6 @@
 //! Agents' certificates that end soon are renewed by the controller, over TLS.
 
-use crate::{loopback::unused, pki::private};
+use crate::{loopback::unused, pki::private, programs::pki};
 use axum::{
     Router,
     body::Bytes,
@@ -46,22 +46,16 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 const DAY: Duration = Duration::from_hours(24);
 
-fn pki(dir: &Path, arguments: &[&str]) {
-    let mut command = crate::programs::cli();
-    let ended = command.args(["pki", "--dir", dir.to_str().unwrap()]).args(arguments).output().unwrap();
-    assert!(ended.status.success(), "{arguments:?}: {ended:?}");
-}
-
 /// How a host behaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// As an agent does.
     Good,
-    /// As one of a version that knows nothing of renewal.
+    /// As an agent of a version without renewal.
     Old,
-    /// It makes a request for the key that it has.
+    /// It sends a request for its current key.
     OldKey,
-    /// It takes no certificate.
+    /// It refuses every certificate.
     Refuses,
 }
 
@@ -71,7 +65,7 @@ struct Host {
     kept: Kept,
     identity: Identity,
     address: SocketAddr,
-    /// How often it was asked how it stands, for a request, and to take a certificate.
+    /// How often it was asked for its status, for a request, and to accept a certificate.
     asked: [Arc<AtomicUsize>; 3],
 }
 
@@ -178,7 +172,7 @@ fn authority() -> (TempDir, PathBuf) {
     (folder, dir)
 }
 
-/// An engine with hosts, and what reaches them.
+/// An engine with hosts, and what is sent to them.
 struct Controller {
     engine: Arc<Engine>,
     clients: AgentClients,
@@ -263,11 +257,11 @@ async fn certificates_that_end_soon_are_renewed_and_what_is_wrong_leaves_them_as
     assert_eq!(good.asked()[1..], [1, 1]);
     assert_eq!((old.asked()[1..].to_vec(), old_key.asked()[1..].to_vec()), (vec![1, 0], vec![1, 0]));
     assert_eq!(refuses.asked()[1..], [1, 1]);
-    // Nobody speaks with the one; the other one has time.
+    // The one cannot be reached; the other one is not due.
     assert_eq!((revoked.asked(), fresh.asked()[1]), ([0; 3], 0));
     assert_eq!(before, [&old, &old_key, &refuses, &revoked, &fresh].map(|host| host.identity.facts()));
     assert_eq!((controller.renewals("not_issued"), controller.renewals("unreachable")), (0, 0));
-    // Who was renewed is in the trail, and who was not among the figures until that is mended.
+    // Renewals are in the trail, and failed ones in the metrics until they succeed.
     let query = Query { limit: 100, ..Query::default() };
     let trail = tokio::task::block_in_place(|| controller.engine.audit(&query)).unwrap();
     let renewals: Vec<_> = trail.iter().filter(|(_, entry)| entry.action == "RenewCertificate").collect();
@@ -289,7 +283,7 @@ async fn certificates_that_end_soon_are_renewed_and_what_is_wrong_leaves_them_as
     refuses.identity.reload().unwrap();
     until("somebody else has renewed it", async || controller.not_renewed() == expected[..2]).await;
     assert_eq!(ends("h4"), Some(refuses.identity.facts().not_after.unsigned_abs()));
-    // What goes back to a certificate that is taken back goes with it.
+    // Certificates that were renewed from a revoked one are revoked with it.
     pki(&dir, &["revoke", good.files.cert.to_str().unwrap()]);
     controller.identity.reload().unwrap();
     assert!(controller.identity.has_revoked(&renewed[0]));

@@ -1,4 +1,4 @@
-//! A minimal Debian as the image of a disk, made once; machines of a test have copies of it.
+//! A minimal Debian as a disk image, made once; the machines of a test use copies of it.
 
 use anyhow::{Context, Result};
 use cps_peering_tests::command::run;
@@ -8,31 +8,31 @@ use std::{
     process::Command,
 };
 
-/// What is installed besides the minimum. Another list makes another folder.
+/// Packages to install besides the minimum. Another list makes another folder.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping,kmod,udev,init-system-helpers";
 const RELEASE: &str = "bookworm";
-/// The disk, and the folder of this machine that a machine of a test sees.
+/// The disk, and the folder of this machine that a test machine sees.
 const FSTAB: &str = "/dev/ubda / ext4 noatime,nobarrier 0 1\nnone /test hostfs defaults 0 0\n";
-/// The machines that there can be, and their underlay addresses.
+/// The possible machines, and their underlay addresses.
 pub(crate) const HOSTS: [(&str, &str); 2] = [("h1", "192.0.2.1"), ("h2", "192.0.2.2")];
-/// What a machine of a test does not need, and what would only take time to copy or to start.
+/// What a test machine does not need, and what would only take time to copy or to start.
 const SUPERFLUOUS: &str = "usr/share/doc usr/share/man usr/share/locale usr/share/info var/lib/apt/lists var/cache/apt";
 const MASKED: &str = "getty@tty1.service systemd-logind.service e2scrub_reap.service apt-daily.timer \
     apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-update-utmp.service \
     systemd-update-utmp-runlevel.service systemd-timesyncd.service";
 
-/// The workspace's folder of what is built.
+/// The workspace's build folder.
 pub(crate) fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target")
 }
 
-/// Runs a script in a folder. Files are for everyone to read, whatever the caller's are.
+/// Runs a script in a folder. Its files are readable by everyone, whatever the caller's umask is.
 fn shell(folder: &Path, script: &str) -> Result<String> {
     let script = format!("umask 022\n{script}");
     run(Command::new("bash").args(["-euo", "pipefail", "-c", &script]).current_dir(folder))?.ok()
 }
 
-/// With what a machine of a test takes its commands, see `Machine`.
+/// Adds what a test machine receives its commands with, see `Machine`.
 const SHELL: &str = "stty -F /dev/tty1 raw -echo
 echo ready
 while read -r number; do
@@ -53,8 +53,7 @@ TTYPath=/dev/tty1
 WantedBy=multi-user.target
 ";
 
-/// The image of which machines have copies. Made where it is missing, which takes a minute
-/// and the network.
+/// The image that machines copy. Made where it is missing, which takes a minute and the network.
 pub(crate) fn image() -> Result<PathBuf> {
     let modules = shell(&target(), "CPS_PEERING_KERNEL=system ../tests/uml/start --modules")?;
     let modules = modules.trim();
@@ -62,7 +61,7 @@ pub(crate) fn image() -> Result<PathBuf> {
     let kernel = kernel.trim();
     let folder = target().join("system");
     let (image, recipe) = (folder.join("debian.ext4"), folder.join("recipe"));
-    // What it is made from: another recipe makes another image.
+    // Its sources: another recipe makes another image.
     let wanted = format!("kernel {kernel}\n{}", include_str!("tree.rs"));
     if image.exists() && fs::read_to_string(&recipe).is_ok_and(|recipe| recipe == wanted) {
         return Ok(image);
@@ -73,7 +72,7 @@ pub(crate) fn image() -> Result<PathBuf> {
     if recipe.exists() {
         fs::remove_file(&recipe)?;
     }
-    // The mirror is that of this machine.
+    // The mirror is the one that this machine uses.
     shell(
         new.path(),
         &format!(

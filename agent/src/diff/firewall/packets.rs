@@ -1,4 +1,4 @@
-//! Packets as a rule can tell them from others.
+//! Packets as a rule of a packet filter can match them.
 
 use super::Flow;
 use crate::{
@@ -13,7 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-/// What is known of where packets come from, or go to.
+/// What is known of the device by which packets come in or go out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Devices {
     /// There is no such device at the hook: its name is empty, as the kernel has it.
@@ -62,30 +62,30 @@ const LOOPBACK: &str = "lo";
 #[expect(clippy::cast_possible_truncation, reason = "it is 17")]
 const UDP: u8 = libc::IPPROTO_UDP as u8;
 
-/// Whose packets they are.
+/// What kind of packets these are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Of VPCs: whatever servers send.
+    /// Tenant packets: whatever servers send.
     OfVpcs,
-    /// The host's own, in which those of VPCs travel to another host: VXLAN to this UDP port. Nobody answers from that port, so
-    /// that connection tracking never takes them for a part of an established connection.
+    /// Packets of the host itself that carry tenant packets to another host: VXLAN to this UDP port. Nobody answers from
+    /// that port, so connection tracking never considers them part of an established connection.
     BetweenHosts(u16),
 }
 
-/// Packets, as a rule can tell them from others.
+/// Packets as a rule can match them.
 #[derive(Debug, Clone)]
 pub(super) struct Packets {
     pub(super) kind: Kind,
     pub(super) family: Family,
-    /// Where they come from.
+    /// The input device.
     pub(super) from: Devices,
-    /// Where they go to.
+    /// The output device.
     pub(super) to: Devices,
-    /// The networks that they come from.
+    /// Source networks.
     pub(super) sources: Arc<[IpNet]>,
-    /// The networks that they go to.
+    /// Destination networks.
     pub(super) destinations: Arc<[IpNet]>,
-    /// Whether they may go another way, where the table does not see them.
+    /// Whether some of them may take another path, on which the table does not see them.
     pub(super) may_be_elsewhere: bool,
 }
 
@@ -121,14 +121,14 @@ impl OfVpcs {
         OfVpcs { vrfs: desired.vrfs.keys().copied().collect(), members, networks }
     }
 
-    /// Those of a family at a hook; none where there are none.
+    /// Those of one address family at a hook; none where there are none.
     pub(super) fn at(&self, hook: Hook, family: Family, scope: &Scope) -> Option<Packets> {
         let all = || Devices::These(self.vrfs.union(&self.members).copied().collect());
         let (from, to) = match hook {
             Hook::Ingress | Hook::Prerouting => (all(), Devices::Absent),
             Hook::Forward => (Devices::These(self.vrfs.clone()), all()),
             Hook::Postrouting | Hook::Egress => (Devices::Absent, all()),
-            // What servers send to a gateway, and what it answers, is no packet from one VPC to another.
+            // Traffic between servers and their gateway does not pass from one VPC to another.
             Hook::Input | Hook::Output => return None,
         };
         let networks: Arc<[IpNet]> = self.networks.iter().copied().filter(|net| Family::of(net) == family).collect();
@@ -138,11 +138,11 @@ impl OfVpcs {
     }
 }
 
-/// What hosts send each other so that packets of VPCs get from one to another.
+/// Traffic between hosts that carries packets of VPCs.
 pub(super) struct BetweenHosts {
     pub(super) port: u16,
     pub(super) local: IpAddr,
-    /// The device that has the address; it may be another one by which packets come.
+    /// The device that has the VTEP address; packets may come in by another one.
     pub(super) device: Devices,
     pub(super) others: Vec<IpNet>,
 }
@@ -162,7 +162,7 @@ impl BetweenHosts {
             EVERYWHERE.into_iter().filter(|net| Family::of(net) == Family::of(&IpNet::from(tunnel.local))).collect()
         };
         let has_it = |name: &InterfaceName| name.as_str() != LOOPBACK;
-        // One that a host has for itself alone belongs to no link: packets for it come by others.
+        // An address with a host prefix belongs to no link: packets for it come in by other devices.
         let on_link = |address: &&Address| address.net.prefix_len() < address.net.max_prefix_len();
         let having = survey.observed.addresses.keys().filter(|address| address.net.addr() == tunnel.local);
         let having = having.filter(on_link);
@@ -171,13 +171,13 @@ impl BetweenHosts {
         Some(BetweenHosts { port: tunnel.port, local: tunnel.local, device, others })
     }
 
-    /// Those at a hook, what arrives and what is sent; none where there are none.
+    /// Those at a hook, in both directions; none where there are none.
     pub(super) fn at(&self, hook: Hook, scope: &Scope) -> Option<Packets> {
         outer(hook, self.port, (self.local, self.others.clone()), self.device.clone())?.within(scope)
     }
 }
 
-/// What goes between a host and others through a device of it, at a hook: arriving, or being sent.
+/// VXLAN traffic through a device of the host, at a hook: arriving or being sent.
 fn outer(hook: Hook, port: u16, (local, others): (IpAddr, Vec<IpNet>), device: Devices) -> Option<Packets> {
     let local = vec![IpNet::from(local)];
     let arrives = match hook {
@@ -239,8 +239,8 @@ impl Packets {
         rule.matches.iter().map(|one| self.fits(one)).max().unwrap_or(Extent::All)
     }
 
-    /// Whether a rule asks for something by which these can be told. Hosts have many rules about marks, rates and lists, and these are
-    /// about anything but what hosts send each other.
+    /// Whether a rule matches on something that identifies these packets. Hosts have many rules about marks, rates and sets,
+    /// which concern anything but the traffic between hosts.
     pub(super) fn are_named_by(&self, rule: &FilterRule) -> bool {
         rule.matches.iter().any(|one| match one {
             Match::Protocol(..)
@@ -252,7 +252,7 @@ impl Packets {
         })
     }
 
-    /// What it takes to compare them with a rule.
+    /// What a rule is compared with.
     pub(super) fn weight(&self, rule: &FilterRule) -> usize {
         let of_names = |one: &Match| match one {
             Match::In(patterns, _) => patterns.len() * self.from.len(),
@@ -288,7 +288,7 @@ impl Packets {
             }
             (Match::State(states, sense), Kind::BetweenHosts(_)) => match states & (state::NEW | state::UNTRACKED) {
                 0 => of_the_host(false, *sense),
-                // One or the other, by what else the host has.
+                // It depends on what else the host has.
                 _ => Extent::Some,
             },
             (Match::State(0, sense), Kind::OfVpcs) => of_the_host(false, *sense),
@@ -300,7 +300,7 @@ impl Packets {
         }
     }
 
-    /// Without those that a rule lets pass which asks for nothing but a device.
+    /// Without those that are let pass by a rule that matches on nothing but a device.
     pub(super) fn without(&mut self, rule: &FilterRule) {
         let [condition] = rule.matches.as_slice() else { return };
         let keep = |patterns: &[Pattern], sense: Sense, name: &InterfaceName| {
@@ -314,7 +314,8 @@ impl Packets {
     }
 }
 
-/// Where packets of a VPC come from and go to at a hook. They come to `prerouting` twice: from their device, and again from its VRF.
+/// Input and output devices of a VPC's packets at a hook. They pass `prerouting` twice: from their device, and again from
+/// its VRF.
 fn places(
     hook: Hook,
     from: Option<InterfaceName>,
@@ -331,12 +332,12 @@ fn places(
         }
         Hook::Forward => from.and(to).map(|to| (one(vrf), one(to))).into_iter().collect(),
         Hook::Postrouting | Hook::Egress => to.map(|to| (Absent, one(to))).into_iter().collect(),
-        // Chains for what a gateway itself takes in or sends are not looked at.
+        // Chains for traffic to and from the gateway itself are not examined.
         Hook::Input | Hook::Output => Vec::new(),
     }
 }
 
-/// How many of the packets something is true for; the later one counts where several must be true.
+/// For how many of the packets a condition holds; of several conditions, the later one counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Extent {
     All,

@@ -293,10 +293,10 @@ impl Keeper {
     /// Why a VXLAN device may not be set up, if so.
     pub(super) fn why_not_up(&self, device: &InterfaceName) -> Option<&'static str> {
         if self.unadmitted.contains(device) {
-            Some("who may send to it could not be told to the filter of the underlay")
+            Some("its senders could not be added to the underlay filter")
         } else if !self.unguarded.is_empty() && DeviceName::parse(device).is_some_and(|device| device.role != Role::Vrf)
         {
-            Some("the filter of the underlay could not be put on every device")
+            Some("the underlay filter could not be attached to every device")
         } else {
             None
         }

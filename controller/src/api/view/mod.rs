@@ -42,39 +42,39 @@ pub struct SideView {
     pub vpc_id: String,
     /// Its name; its id while its account has not accepted, or when it is gone.
     pub vpc_name: String,
-    /// Its CIDRs, IPv4 and IPv6 together. Of the other account's VPC they are what it shows of them, and the initiator sees none
-    /// before it was accepted.
+    /// Its CIDRs, IPv4 and IPv6 together. For another account's VPC, only the part that it exports; the initiator sees none
+    /// before the request is accepted.
     pub address_prefix: Vec<String>,
-    /// Prefixes that are exported to the other side; all where there are none. Not disclosed for another account's side.
+    /// Prefixes that are exported to the other side; empty for all. Not disclosed for another account's side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export_prefixes: Option<Vec<String>>,
-    /// Prefixes of the other side's VPC that are imported; all where there are none. Not disclosed for another account's side.
+    /// Prefixes of the other side's VPC that are imported; empty for all. Not disclosed for another account's side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub import_prefixes: Option<Vec<String>>,
-    /// What of it the other side reaches: what this side shows and the other one takes. A packet passes where its source and its
-    /// destination both are among these.
+    /// Prefixes of the VPC that the other side can reach: those that this side exports and the other one imports. A packet
+    /// is forwarded only if its source and its destination are both within effective prefixes.
     pub effective_prefixes: Vec<String>,
     /// Its region.
     pub region_id: String,
     /// Its account.
     pub account_id: String,
-    /// For operators: the VNI of what arrives for this side.
+    /// For operators: the VNI of packets that arrive for this side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
 }
 
-/// What a peering costs, and who owes what. Within a region nothing is charged.
+/// How a peering is charged, and the payer's charge status. Peerings within a region are free of charge.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ChargeView {
     /// `postpaid_by_duration`.
     pub charge_mode: &'static str,
-    /// How the initiator's account stands: `normal`, `overdue` or `arrear`. The other account is told of `arrear` only while the
-    /// peering is suspended because of it.
+    /// Charge status of the initiator's account: `normal`, `overdue` or `arrear`. The other account sees `arrear` only while
+    /// the peering is suspended because of it.
     pub charge_status: &'static str,
-    /// Since when it is charged.
+    /// When charging started.
     pub charge_start_time: Option<String>,
-    /// Until when it was charged.
+    /// When charging ended.
     pub charge_retire_time: Option<String>,
 }
 
@@ -93,18 +93,19 @@ impl From<&Tag> for TagView {
     }
 }
 
-/// How the paths between the hosts of a peering are, by probes that the hosts send to each other all the time: of all its paths the worst.
+/// Health of the paths between the hosts of a peering, measured by probes that the hosts send to each other all the time:
+/// the worst of all its paths.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PathHealthView {
-    /// How many of the newest probe packets of the path that loses most of them did not come back, in percent, rounded up. Long packets
-    /// that are lost where short ones pass are not counted here.
+    /// Packet loss among the latest probes of the path that loses most, in percent, rounded up. Long packets that are lost
+    /// while short ones pass do not count.
     pub loss_percent: u32,
-    /// The longest time that the newest probe of a path took there and back, in milliseconds; none where none comes back.
+    /// Round-trip time of the slowest path by its latest probe, in milliseconds; none where no reply arrives.
     pub round_trip_ms: Option<f64>,
-    /// Whether there is a path on which packets of the length that should pass are lost, and short ones are not; none where that is not known.
+    /// Whether on some path packets of the expected MTU are lost while short ones pass; none where that is not known.
     pub mtu_black_hole: Option<bool>,
-    /// When the oldest of this was measured.
+    /// When the oldest of these values was measured.
     pub sampled_at: String,
 }
 
@@ -131,9 +132,9 @@ pub struct PeeringView {
     pub vpc_peering_name: String,
     /// `Initiated`, `Connected` or `Disconnected`.
     pub vpc_peering_state: &'static str,
-    /// What the initiator says about it; empty for the receiver where that is another account.
+    /// The initiator's description; empty for a receiver in another account.
     pub description: String,
-    /// What the initiator says to the receiver.
+    /// The initiator's message to the receiver.
     pub message: String,
     /// The caller's own side.
     pub vpc_info: SideView,
@@ -145,64 +146,65 @@ pub struct PeeringView {
     pub tags: Vec<TagView>,
     /// `pending`, `provisioning`, `active`, `suspended`, `draining`, `rejected`, `expired` or `peer_deleted`.
     pub state: &'static str,
-    /// A sentence about the state, where there is something to say.
+    /// Explanation of the state, where there is one.
     pub state_reason: Option<String>,
     /// `initiator` or `receiver`.
     pub role: &'static str,
-    /// When the request expires, or expired, if nobody answers it.
+    /// When the request expires, or has expired, unless it is answered.
     pub expired_time: Option<String>,
-    /// When it first was active.
+    /// When it first became active.
     pub activated_time: Option<String>,
-    /// The most that may pass in each direction, in Mbit/s; none for no limit.
+    /// Bandwidth limit in each direction, in Mbit/s; none for no limit.
     pub bandwidth: Option<u32>,
-    /// What it costs; none within a region.
+    /// How it is charged; none within a region.
     pub charge: Option<ChargeView>,
-    /// Whether the caller has to end the protection before it can delete it.
+    /// Whether the caller's side is protected against deletion: the protection has to be removed before the caller can
+    /// delete the peering.
     pub deletion_protection: bool,
-    /// Whether it is known that every kernel concerned has it: the last reports of all their hosts say so, none is too old, and no
-    /// agent failed to answer since.
+    /// Whether every kernel concerned is known to have it: the last reports of all its hosts say so, none of them is too
+    /// old, and no agent has failed to answer since.
     pub routes_in_sync: bool,
-    /// When the host last reported that was heard longest ago of those concerned; none where there are no hosts, or one has not
-    /// reported yet.
+    /// Last report of the host that was heard longest ago; none where there are no hosts, or one has not reported yet.
     pub last_report: Option<String>,
-    /// How long ago that was, in seconds.
+    /// Age of that report, in seconds.
     pub report_age_seconds: Option<u64>,
-    /// Until when it is known that every kernel concerned had it, by the last reports; none where one of them says otherwise.
+    /// Until when every kernel concerned is known to have had it, by the last reports; none where one of them says
+    /// otherwise.
     pub last_confirmed: Option<String>,
-    /// How the paths between its hosts are now, by probes; none where that is not known: it does not forward, there is no sample yet or none for
-    /// minutes, or nothing goes from one host to another.
+    /// Health of the paths between its hosts, measured by probes; none where that is not known: the peering does not
+    /// forward, there has been no sample yet or none for minutes, or it has no path from one host to another.
     pub path_health: Option<PathHealthView>,
-    /// For operators: what each host has of it.
+    /// For operators: its state on each host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<Vec<PeeringHost>>,
 }
 
-/// What a host has of a peering.
+/// A peering's state on one host.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PeeringHost {
     /// The host.
     #[schema(value_type = String)]
     pub host: HostId,
-    /// Whether its kernel was seen to have it, or to have it no more.
+    /// Whether the host has confirmed that its kernel has the peering or, when that is being deleted, no longer has it.
     pub confirmed: bool,
-    /// The revision that the host must have.
+    /// The revision that the host is to have.
     #[schema(value_type = Option<Object>)]
     pub desired: Option<Revision>,
-    /// The revision that its kernel was brought to.
+    /// The revision that its kernel was last brought to.
     #[schema(value_type = Option<Object>)]
     pub applied: Option<Revision>,
     /// When its agent last answered.
     pub last_report: Option<String>,
-    /// How long ago that was, in seconds.
+    /// Age of that report, in seconds.
     pub report_age_seconds: Option<u64>,
-    /// Why its agent could not be polled since, or refused, or why its last report no longer counts.
+    /// Why its agent could not be polled since, why it refused, or why its last report no longer counts.
     pub last_error: Option<String>,
-    /// How the paths from it to the peer's hosts are now, by its own probes; none where that is not known.
+    /// Health of the paths from it to the peer's hosts, by its own probes; none where that is not known.
     pub path_health: Option<PathHealthView>,
 }
 
-/// Who looks.
+/// Who asks to see it.
 #[derive(Debug, Clone, Copy)]
 pub enum Viewer<'a> {
     /// Who runs the cloud.
@@ -219,27 +221,27 @@ fn is_own(side: &Side, viewer: Viewer<'_>) -> bool {
     }
 }
 
-/// Of what it asked for, an initiator learns name and CIDRs when it is accepted (L11).
+/// An initiator learns name and CIDRs of the other account's VPC when the request is accepted (L11).
 fn is_hidden(peering: &Peering, side: &Side, viewer: Viewer<'_>) -> bool {
     !is_own(side, viewer) && side.vpc == peering.receiver.vpc && !peering.was_accepted()
 }
 
-/// What of a side's VPC the other side reaches.
+/// Prefixes of a side's VPC that the other side can reach.
 fn effective(side: &Side, peer: &Side) -> Vec<String> {
     side.effective(peer).iter().map(ToString::to_string).collect()
 }
 
-/// What a change of a peering's prefixes leads to.
+/// What is reachable after a change of a peering's prefixes.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReachableView {
-    /// What of the caller's own VPC the other side would reach.
+    /// Prefixes of the caller's VPC that the other side would reach.
     pub own_prefixes: Vec<String>,
-    /// What of the other VPC the caller's would reach; none while the other account has not accepted.
+    /// Prefixes of the other VPC that the caller's side would reach; none while the other account has not accepted.
     pub remote_prefixes: Option<Vec<String>>,
 }
 
-/// The same of a peering that an account would make; none where a VPC is gone.
+/// The same for a peering that an account would create; none where a VPC is gone.
 pub fn reachable_if_created(state: &State, wish: &Create, account: &AccountId) -> Option<ReachableView> {
     let side = |id, lists| state.vpcs().get(id).and_then(|vpc| side_of(vpc, lists).ok());
     let (own, remote) = (side(&wish.vpc, &wish.prefixes)?, side(&wish.peer_vpc, &wish.peer_prefixes)?);
@@ -250,8 +252,8 @@ pub fn reachable_if_created(state: &State, wish: &Create, account: &AccountId) -
     })
 }
 
-/// Whether a side has lists of prefixes, or the other one reaches less than all of its VPC: `true` or `false`. What the other
-/// side does not show is not told (rule L11).
+/// Whether a side has prefix lists, or the other one reaches less than all of its VPC: `true` or `false`. What the other
+/// side does not export is not disclosed (rule L11).
 pub fn scoped_word(peering: &Peering, role: Role) -> &'static str {
     let (own, other) = peering.view(role);
     let has_lists = !own.export_prefixes.is_empty() || !own.import_prefixes.is_empty();
@@ -284,11 +286,11 @@ fn side(state: &State, peering: &Peering, (side, peer): (&Side, &Side), viewer: 
     }
 }
 
-/// The seed's warning to those who are asked (rule L11).
+/// The warning to receivers of a request (rule L11).
 const WARNING: &str = "do not accept requests from accounts that you do not know: they may put your network at risk \
                        (请勿接受未知账户的对等连接申请，此类用户可能会给您的网络带来风险)";
 
-/// Whether the viewer may know how the account stands that pays: how others stand is their own affair.
+/// Whether the viewer may see the payer's charge status: another account's is its own affair.
 fn pays(peering: &Peering, viewer: Viewer<'_>) -> bool {
     match viewer {
         Viewer::Operator => true,

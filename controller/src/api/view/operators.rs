@@ -19,7 +19,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// An account, as operators see it. Secrets are shown once, when they are made.
+/// An account, as operators see it. Secrets are shown once, when they are created.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountView {
@@ -31,13 +31,13 @@ pub struct AccountView {
     pub access_keys: Vec<String>,
     /// The ids of its tokens.
     pub token_ids: Vec<String>,
-    /// Live peerings that it may initiate from a region, where that is not the default.
+    /// Its quota of live peerings that it initiates from a region, where it differs from the default.
     #[schema(value_type = Object)]
     pub quotas: Value,
-    /// How many of other things it may have in a region, by type, where that is not the default.
+    /// Its other quotas by region and type, where they differ from the default.
     #[schema(value_type = Object)]
     pub limits: Value,
-    /// Accounts from which it wants no requests.
+    /// Accounts whose peering requests it blocks.
     pub blocked_accounts: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ pub fn account(account: &Account) -> AccountView {
     }
 }
 
-/// A host, and how its agent stands.
+/// A host, and the state of its agent.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostView {
@@ -71,53 +71,54 @@ pub struct HostView {
     /// Its VTEP address.
     #[schema(value_type = String)]
     pub underlay: std::net::IpAddr,
-    /// Where its agent is.
+    /// The URL of its agent.
     pub agent: String,
-    /// Whether it was removed, and has not confirmed yet that nothing is left on it.
+    /// Whether it was removed, and its agent has not confirmed yet that nothing is left on it.
     pub retiring: bool,
-    /// Whether it is being worked on, by its inventory.
+    /// Whether the inventory says that it is in maintenance.
     pub maintenance: bool,
-    /// Whether it was drained by a command: it takes no new ports, and counts as being worked on.
+    /// Whether it is drained: it takes no new ports, and counts as in maintenance.
     pub drained: bool,
-    /// Whether nothing is pushed to it until an operator says otherwise.
+    /// Whether an operator has paused pushes to it.
     pub paused: bool,
-    /// Its part in a change that some hosts get first: `canary` where it is one of these, `heldBack` where it waits for them.
+    /// Its part in a staged rollout: `canary` where it is one of the first hosts, `heldBack` where it waits for them.
     pub rollout: Option<&'static str>,
-    /// Whether it was removed as dead: nothing waits for it. It is forgotten when it answers again and has confirmed that nothing is
-    /// left on it, or is removed again.
+    /// Whether it was removed as dead: nothing waits for it. It is forgotten when its agent answers again and confirms that
+    /// nothing is left on it, or when it is removed again.
     pub dead: bool,
-    /// Whether its agent has answered, not too long ago and whenever it was asked since.
+    /// Whether its agent is reachable: it has answered recently, and each time that it was polled since.
     pub answers: bool,
-    /// The MTU of the underlay at its end in bytes, as its agent last said.
+    /// The MTU of its underlay interface in bytes, as its agent last reported.
     pub underlay_mtu: Option<u32>,
-    /// The revision that it must have.
+    /// The revision that it is to have.
     #[schema(value_type = Object)]
     pub desired: Revision,
-    /// The revision that its kernel was brought to.
+    /// The revision that its kernel was last brought to.
     #[schema(value_type = Option<Object>)]
     pub applied: Option<Revision>,
-    /// Whether its kernel is known to be as it must be: the last report says so, is not too old, and its agent did not fail to
-    /// answer since.
+    /// Whether its kernel is known to match its configuration: the last report says so, is not too old, and its agent has
+    /// not failed to answer since.
     pub in_sync: bool,
-    /// What is wrong, in the kernel's words.
+    /// The problems that its agent reports, with the kernel's error messages.
     #[schema(value_type = Vec<Object>)]
     pub problems: Vec<Problem>,
-    /// How many objects the agent has healed since it started.
+    /// How many objects the agent has repaired since it started.
     pub drift_repaired: Option<u64>,
     /// When its agent last answered.
     pub last_report: Option<String>,
-    /// How long ago that was, in seconds.
+    /// Age of that report, in seconds.
     pub report_age_seconds: Option<u64>,
-    /// Why its agent could not be polled since, or refused, or why its last report no longer counts.
+    /// Why its agent could not be polled since, why it refused, or why its last report no longer counts.
     pub last_error: Option<String>,
-    /// Until when the certificate of its agent is valid, as that was last seen; none without TLS, and before it has answered.
+    /// When its agent's certificate expires, as last seen; none without TLS, and before the agent has answered.
     pub certificate_expires: Option<String>,
-    /// Why the certificate is not renewed although it is time to: how the last attempt ended (`unreachable`, `unsupported`, `agent_refused`,
-    /// `request_refused` or `not_issued`); none where nothing is wrong, or the controller renews none.
+    /// Why a certificate that is due was not renewed: the result of the last attempt (`unreachable`, `unsupported`,
+    /// `agent_refused`, `request_refused` or `not_issued`); none where nothing is wrong, or the controller does not renew
+    /// certificates.
     pub certificate_not_renewed: Option<&'static str>,
 }
 
-/// A host, and how its agent stands; of its certificate, those who speak with agents know.
+/// A host, and the state of its agent; who speaks with agents knows about its certificate.
 pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
     let contact = agents.contact(&host.id).cloned().unwrap_or_default();
     let report = contact.report.as_ref();
@@ -151,7 +152,7 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
     }
 }
 
-/// A list of prefixes in an inventory; none where everything is meant.
+/// A list of prefixes in an inventory; none for all.
 fn listed(prefixes: &[ipnet::IpNet]) -> Option<Vec<ipnet::IpNet>> {
     (!prefixes.is_empty()).then(|| prefixes.to_vec())
 }
@@ -204,7 +205,7 @@ pub fn inventory(state: &State) -> Inventory {
         peerings: state
             .peerings()
             .values()
-            // A request that nobody has answered is no peering that an operator would want.
+            // A request that nobody has answered is not a peering that an operator would declare.
             .filter(|peering| peering.is_live() && peering.state != PeeringState::Pending)
             .map(|peering| inventory::Peering {
                 name: peering.name.clone(),

@@ -1,4 +1,4 @@
-//! Peerings.
+//! Peerings of an inventory document.
 
 use super::{Action, Applier, Change, Field, difference::changed_fields, entry, pair};
 use crate::model::{
@@ -10,10 +10,10 @@ use cps_peering_config::{id::PeeringId, inventory, prefix_set::intersection, tex
 use ipnet::{IpNet, Ipv6Net};
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
-/// No address of a VPC. A list without entries would name all.
+/// A prefix that covers no address of a VPC. An empty list would stand for all.
 const NOTHING: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
 
-/// What a list names before and after; none wanted leaves it as it is.
+/// A prefix list before and after; none wanted leaves it as it is.
 fn common(before: &[IpNet], wanted: Option<&Vec<IpNet>>) -> Vec<IpNet> {
     match wanted {
         Some(wanted) if before.is_empty() => wanted.clone(),
@@ -56,7 +56,7 @@ impl Applier<'_, '_, '_> {
         }
     }
 
-    /// The peering of the same two VPCs that there is.
+    /// The existing peering of the same two VPCs.
     fn joining(&self, wanted: &inventory::Peering) -> Option<&Peering> {
         self.tx.state.peerings_of(&wanted.vpc).find(|peering| {
             peering.is_live()
@@ -65,8 +65,8 @@ impl Applier<'_, '_, '_> {
         })
     }
 
-    /// Takes from every peering what it is to lose, before any gets something: else it would depend on their order in the document
-    /// whether one may have what another gives up. The peerings as they were.
+    /// Withdraws from every peering what it is to lose, before any gets something: otherwise it would depend on their order
+    /// in the document whether one may have what another gives up. Returns the peerings as they were.
     fn narrow(&mut self) -> BTreeMap<PeeringId, Peering> {
         let mut before = BTreeMap::new();
         for wanted in &self.document.peerings {
@@ -84,7 +84,7 @@ impl Applier<'_, '_, '_> {
                 PeeringState::Pending => old.receiver.clone(),
                 _ => lists(&old.receiver, &wanted.peer_export_prefixes, &wanted.peer_import_prefixes),
             };
-            // What is wrong with it is told when it gets its lists.
+            // Errors in it are reported when it gets its lists.
             if prefixes::become_of(self.tx, &old.id, [initiator, receiver], self.context).is_ok() {
                 before.entry(old.id.clone()).or_insert(old);
             }
@@ -119,7 +119,8 @@ impl Applier<'_, '_, '_> {
         Ok(())
     }
 
-    /// The peering is this inventory's from now on, unless an account or an operator made it. What that changes.
+    /// The inventory manages the peering from now on, unless an account or an operator created it. Returns what that
+    /// changes.
     pub(super) fn adopt(&mut self, id: &PeeringId) -> Option<Field> {
         let peering = self.tx.state.peerings().get(id).cloned()?;
         let made_now = !self.tx.before().peerings().contains_key(id);
@@ -136,7 +137,7 @@ impl Applier<'_, '_, '_> {
     pub(super) fn update_peering(&mut self, old: &Peering, wanted: &inventory::Peering) -> Result<(), CommandError> {
         let which = peering::Locator { region: None, id: old.id.clone() };
         let mut fields = Vec::new();
-        // An account pays for its bandwidth; silence about it is no wish to have it lifted.
+        // An account pays for its bandwidth: that a document does not mention it is no request to lift it.
         if let Some(mbit) = old.bandwidth
             && wanted.bandwidth.is_none()
             && !matches!(old.managed_by, Manager::Inventory(_))
@@ -169,7 +170,7 @@ impl Applier<'_, '_, '_> {
             fields.push(Field { field: "bandwidth".to_owned(), from, to });
         }
         let narrowed = self.prefixes(old, wanted, &mut fields)?;
-        // What a document wants, both accounts have agreed to.
+        // A document counts as the consent of both accounts.
         if old.state == PeeringState::Pending {
             let which = peering::Locator { region: None, id: old.id.clone() };
             let receiver = &self.tx.state.peerings()[&old.id].receiver;
@@ -191,7 +192,7 @@ impl Applier<'_, '_, '_> {
         Ok(())
     }
 
-    /// Gives both sides the lists of prefixes that the document names (rule L13). Whether that stops traffic.
+    /// Sets the prefix lists that the document names on both sides (rule L13). Returns whether that stops traffic.
     fn prefixes(
         &mut self,
         old: &Peering,

@@ -42,35 +42,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long etcd may take for one read or write before it is asked again, or another member.
+/// How long one read or write may take before it is repeated, or another member is asked.
 const WITHIN: Duration = Duration::from_secs(2);
 /// How long it may take for a page of many rows.
 const PAGE_WITHIN: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often those who do not lead look whether somebody does.
+/// How often followers check whether there is a leader.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Operations of one transaction: etcd takes 128 (`--max-txn-ops`), and the name of the write is one of them.
 const MAX_OPERATIONS: usize = 127;
 /// Bytes of one transaction: etcd takes 1.5 MiB (`--max-request-bytes`), with what is around them.
 const MAX_BYTES: usize = 1 << 20;
-/// How long what was found out about etcd's room is good for.
+/// For how long a measurement of etcd's free space is used.
 const SPACE_KNOWN: Duration = Duration::from_secs(5);
 
 /// The store in etcd.
 pub(super) struct Etcd {
     cluster: Arc<Cluster>,
-    /// None for one that only reads.
+    /// None for a read-only store.
     leading: Option<Lease>,
     writer: Mutex<Writer>,
-    /// Held by those who read, and alone while a large commit takes its place.
+    /// Held shared by readers, and exclusively while a large commit is put in place.
     whole: RwLock<()>,
-    /// How much of etcd's database is used, in bytes, and when that was found out.
+    /// How much of etcd's database is used, in bytes, and when that was measured.
     used: Mutex<Option<(Instant, u64)>>,
-    /// Whether the last write failed because there was no room.
+    /// Whether the last write failed for lack of space.
     refused: AtomicBool,
 }
 
-/// What only the leader changes.
+/// State that only the leader changes.
 #[derive(Debug, Default)]
 struct Writer {
     /// The revision of the last write.
@@ -84,7 +84,7 @@ struct Writer {
 }
 
 impl Etcd {
-    /// For reading what others write.
+    /// A store for reading only.
     pub(super) fn reading(cluster: Arc<Cluster>) -> Self {
         Self {
             cluster,
@@ -96,11 +96,11 @@ impl Etcd {
         }
     }
 
-    /// Leads, or returns none where another does. `wait`: for how long to wait for another to be gone.
+    /// Takes the lead, or returns none where another controller leads. `wait`: for how long to wait for it to leave.
     pub(super) fn lead(cluster: &Arc<Cluster>, url: Option<&str>, wait: Duration) -> Result<Option<Self>, StoreError> {
         let until_ms = boot_ms().saturating_add(wait.as_millis().try_into().unwrap_or(u64::MAX));
         let leading = loop {
-            // A claim is a write for all members, and looking is none.
+            // A claim is a write for all members, and a read is none.
             if cluster.leader()?.is_none()
                 && let Some(leading) = cluster.claim(url)?
             {
@@ -118,7 +118,7 @@ impl Etcd {
         Ok(Some(store))
     }
 
-    /// By what this process leads.
+    /// By what right this process leads.
     pub(super) fn leadership(&self) -> Leadership {
         self.leading.as_ref().map_or(Leadership::None, |lease| Leadership::Leased(lease.state()))
     }
@@ -130,7 +130,7 @@ impl Etcd {
         }
     }
 
-    /// Finds where the leader before has left off, and ends what it had begun.
+    /// Finds where the previous leader stopped, and completes what it had begun.
     fn take_over(&self) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let one = |rest: &str| Range::key(&self.cluster.key(rest));
@@ -152,7 +152,7 @@ impl Etcd {
         let staged = next();
         match (pending, staged) {
             (Some(pending), _) => self.roll_forward(&mut writer, &pending.value),
-            // Nobody was told that it was done.
+            // Nobody was told of its success.
             (None, Some(_)) => self.write(&mut writer, "clear what was staged", &[self.delete_all("staged/")]),
             (None, None) => Ok(()),
         }
@@ -192,11 +192,11 @@ impl Etcd {
         StoreError::Deposed { path: self.cluster.place.clone() }
     }
 
-    /// One transaction, done exactly once, if this process leads. When it is not known whether it was done, or etcd does
-    /// not want it, the process leads no more: whoever leads next reads what there is.
+    /// One transaction, done exactly once, if this process leads. When its outcome is not known, or etcd refuses it, the
+    /// process leads no more: the next leader reads what was stored.
     ///
-    /// "No space" is no answer to whether it was done: etcd says so before it looks at a transaction that would not fit, and
-    /// also behind the one that it has applied and that made it full (`quotaApplierV3.Txn`).
+    /// "No space" does not say whether it was done: etcd answers so before it examines a transaction that would not fit, and
+    /// also after the one that it has applied and that filled it (`quotaApplierV3.Txn`).
     fn write(&self, writer: &mut Writer, what: &'static str, operations: &[Operation]) -> Result<(), StoreError> {
         let leading = self.leading.as_ref().filter(|it| it.holds()).ok_or_else(|| self.deposed())?;
         let (leader, last) = (self.cluster.key("leader"), self.cluster.key("last"));
@@ -214,14 +214,14 @@ impl Etcd {
                 Ok(done) => {
                     let (leads, last) = leader_and_last(done, leading);
                     if leads && last.value == name.as_bytes() {
-                        // It was done, and the answer got lost.
+                        // It was done, and the answer was lost.
                         writer.last = last.mod_revision;
                         return Ok(());
                     }
                     break self.deposed();
                 }
                 Err(error) if error.may_pass() && leading.holds() => {
-                    tracing::warn!(%error, "a write is tried again");
+                    tracing::warn!(%error, "a write is retried");
                     std::thread::sleep(jitter(PAUSE));
                 }
                 Err(error) if error.is_no_space() => {
@@ -247,7 +247,7 @@ impl Etcd {
         Err(failure)
     }
 
-    /// Several transactions one after the other; what is read meanwhile may have some of them.
+    /// Several transactions in sequence; readers may see some of them before all are done.
     fn write_in_parts(
         &self,
         writer: &mut Writer,
@@ -283,7 +283,7 @@ impl Etcd {
             });
         }
         operations.extend(batch.notes.iter().map(|(name, value)| self.put(&format!("notes/{name}"), value.clone())));
-        // etcd takes a key once in a transaction: as it is in the end.
+        // etcd accepts each key once in a transaction: the last value.
         let mut seen = HashSet::new();
         let mut once: Vec<bool> = operations.iter().rev().map(|it| seen.insert(it.key())).collect();
         operations.retain(|_| once.pop().unwrap_or_default());
@@ -296,7 +296,7 @@ impl Etcd {
         operations
     }
 
-    /// Values that no transaction takes are found before anything is written.
+    /// Values that are too large for any transaction are found before anything is written.
     fn check(&self, operations: &[Operation]) -> Result<(), StoreError> {
         for operation in operations {
             if let Operation::Put(key, value) = operation
@@ -322,7 +322,7 @@ fn period_key((payer, to_ms, peering, from_ms): &PeriodKey) -> String {
     format!("periods/{payer}/{to_ms:016x}/{peering}/{from_ms:016x}")
 }
 
-/// As many operations as one transaction takes, one part after the other.
+/// Groups of as many operations as one transaction takes.
 fn parts(mut operations: &[Operation], most: usize) -> impl Iterator<Item = &[Operation]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -359,7 +359,7 @@ impl Backend for Etcd {
         }
         writer.number = number;
         writer.entry += batch.entries.len() as u64;
-        // What is answered after the time is over may contradict the next leader.
+        // An answer after the lease has ended may contradict the next leader.
         if self.leadership().holds() { Ok(()) } else { Err(self.deposed()) }
     }
 
@@ -431,7 +431,7 @@ impl Backend for Etcd {
             operations.push(self.delete_all(rest));
         }
         operations.push(self.delete("pending"));
-        // One that had been moved away is of use again.
+        // A store that was moved away is in use again.
         operations.push(self.delete("notes/moved"));
         self.write(&mut writer, "clear it", &operations)?;
         (writer.filling, writer.number, writer.entry) = (true, 0, 0);
@@ -479,7 +479,7 @@ impl Backend for Etcd {
         if self.refused.swap(false, Ordering::Relaxed) && self.leadership().holds() {
             return Ok(());
         }
-        // Whoever leads next reads what there is; that may be this one, as soon as writes work.
+        // The next leader reads what was stored; that may be this process, as soon as writes work.
         self.leave();
         Err(self.deposed())
     }

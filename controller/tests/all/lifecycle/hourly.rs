@@ -1,4 +1,4 @@
-//! What an account may do so many times within an hour.
+//! What an account may do a limited number of times within an hour.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn changes(model: &Model) -> usize {
     quota::used(&model.state, Kind::BandwidthChange, &"one".parse().unwrap(), None, model.now_ms)
 }
 
-/// B6: what is closed is kept for good, so an account closes so much of it within an hour.
+/// B6: closed periods are kept for good, so the number that an account closes within an hour is limited.
 #[test]
 fn an_account_sets_and_changes_so_many_bandwidths_within_an_hour() {
     const REFUSED: (Code, &str) = (Code::QuotaExceeded, "BandwidthChangeLimitExceeded");
@@ -26,7 +26,7 @@ fn an_account_sets_and_changes_so_many_bandwidths_within_an_hour() {
     assert_eq!((changes(&model), model.periods.len()), (4, 3));
     assert_eq!(reason(set(&mut model, &id, 9)), REFUSED);
     assert_eq!(reason(ask(&mut model, "a", "b").map(|_| Outcome::Done)), REFUSED);
-    // What closes nothing is free, and so is what ends something, whoever does it.
+    // What closes no period does not count, nor does what ends a peering, whoever does it.
     set(&mut model, &id, 3).unwrap();
     ask(&mut model, "a", "c").unwrap();
     model.now_ms += 2000;
@@ -38,13 +38,13 @@ fn an_account_sets_and_changes_so_many_bandwidths_within_an_hour() {
     charge(&mut model, "one", ChargeStatus::Normal);
     confirm(&mut model);
     assert_eq!((state(&model, &id), changes(&model)), ("active", 4));
-    // To delete makes no room; others have their own number, and an operator has none.
+    // Deleting does not lower the count; other accounts have their own, and operators have none.
     model.run_as("one", delete(&id)).unwrap();
     confirm(&mut model);
     assert_eq!(reason(ask(&mut model, "a", "d").map(|_| Outcome::Done)), REFUSED);
     ask(&mut model, "c", "b").unwrap();
     model.run(&Command::CreatePeering(Create { bandwidth: Some(1), ..create("a", "d") })).unwrap();
-    // Operators give more, and an hour later it is as it was.
+    // Operators can raise the quota, and after an hour the count is zero again.
     let more = |limit| {
         let what = What::Quota { kind: Kind::BandwidthChange, region: "north".parse().unwrap(), limit };
         Command::Account(account::Change { id: "one".parse().unwrap(), what })
@@ -62,7 +62,7 @@ fn an_account_sets_and_changes_so_many_bandwidths_within_an_hour() {
     assert_eq!(model.state.hourly().get(&key), None, "nothing is left of it");
 }
 
-/// Whoever makes others' records go does not get rid of what it was counted for.
+/// Deleting records does not lower the count of what they were counted for.
 #[test]
 fn a_request_counts_for_an_hour_whatever_becomes_of_its_record() {
     let mut model = cloud();
@@ -89,7 +89,7 @@ fn a_request_counts_for_an_hour_whatever_becomes_of_its_record() {
     assert_eq!(quota::requests_to(&model.state, &one, &two, model.now_ms), 1);
 }
 
-/// A clock that is set begins no new hour, and holds nobody up for longer than one.
+/// A clock that is set starts no new hour, and holds nobody up for longer than one.
 #[test]
 fn an_hour_is_one_whatever_the_clock_does() {
     for by in [8 * 24 * HOURS, -3 * 24 * HOURS] {

@@ -13,18 +13,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A running BIRD. It ends with this value.
+/// A running BIRD. It is stopped when this is dropped.
 struct Bird(Child);
 
 impl Drop for Bird {
     fn drop(&mut self) {
-        // It has ended already, or it ends now.
+        // It has ended already, or ends now.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// From the command that gives it the configuration with the routes until they are in the kernel. Also its memory then, in MB.
+/// The time from the command that loads the configuration with the routes until they are in the kernel, and BIRD's memory
+/// then, in MB.
 pub(crate) fn add(netns: &Netns, prefixes: &[IpNet], folder: &Path) -> Result<(Duration, f64)> {
     let (config, socket) = (folder.join("bird.conf"), folder.join("bird.ctl"));
     fs::write(&config, text(&[])?)?;
