@@ -11,7 +11,7 @@ use crate::model::{
     webhook,
 };
 use cps_peering_config::{
-    id::{AccountId, PeeringId, VpcId},
+    id::{AccountId, HostId, PeeringId, VpcId},
     text,
 };
 use serde::{Deserialize, Serialize};
@@ -150,6 +150,12 @@ pub(crate) fn entries(
             events: Vec::new(),
         })
         .collect();
+    entries.extend(
+        windows(tx, &caught_up).into_iter().map(|(host, outcome)| Entry {
+            outcome: outcome.to_owned(),
+            ..Entry::of_system("TimeIsUp", &host, now_ms)
+        }),
+    );
     // What was refused changes nothing.
     let events = if result.is_ok() { events::of(tx) } else { Vec::new() };
     if matches!(request.command, Command::Tick | Command::RecordSignature) {
@@ -209,6 +215,32 @@ pub(crate) fn entries(
     entries.extend(more.chunks(MOST_ACCOUNTS).map(with));
     attach(&mut entries, &events);
     entries
+}
+
+/// The hosts whose maintenance windows have begun or ended among changes that were due, with what became of each.
+fn windows(tx: &Transaction<'_>, due: &[Change]) -> Vec<(String, &'static str)> {
+    let hosts: BTreeSet<&HostId> = due
+        .iter()
+        .filter_map(|change| match change {
+            Change::Host(id, _) => Some(id),
+            _ => None,
+        })
+        .collect();
+    let of = |id: &HostId| {
+        let before = tx.before().hosts().get(id)?.window?;
+        // What the command itself has said of it since is its own.
+        let last = due.iter().rev().find_map(|change| match change {
+            Change::Host(changed, after) if changed == id => after.as_ref(),
+            _ => None,
+        });
+        Some(match (before.begun, last?.window) {
+            (_, Some(_)) => "maintenanceBegun",
+            (true, None) => "maintenanceEnded",
+            // It has begun and ended while no controller ran.
+            (false, None) => "maintenanceMissed",
+        })
+    };
+    hosts.into_iter().filter_map(|id| Some((id.to_string(), of(id)?))).collect()
 }
 
 /// Puts events beside the last entry of the audit trail; where there are many, with further entries that say the same.
@@ -366,6 +398,8 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::Host(change) => match change.what {
             host::What::Drain => "DrainHost",
             host::What::Uncordon => "UncordonHost",
+            host::What::Maintain(_) => "MaintainHost",
+            host::What::EndMaintenance => "EndHostMaintenance",
             host::What::Pause => "PauseHost",
             host::What::Resume => "ResumeHost",
             host::What::Remove(_) => "RemoveHost",
@@ -378,9 +412,10 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::ConfirmClock => "ConfirmClock",
         Command::Release => "Release",
         Command::Rollout(step) => match step {
-            rollout::Step::Continue => "ContinueRollout",
+            rollout::Step::Continue { .. } => "ContinueRollout",
             rollout::Step::Stop { .. } => "StopRollout",
             rollout::Step::Finish => "FinishRollout",
+            rollout::Step::Withdraw => "WithdrawRollout",
         },
         Command::Tick => "Tick",
         Command::RecordSignature => "RecordSignature",

@@ -193,7 +193,11 @@ fn of_change(before: Option<&Peering>, after: &Peering, events: &mut Vec<Event>)
 
 /// What was done to a host that stays.
 fn maintenance(tx: &Transaction<'_>, id: &HostId) -> Vec<&'static str> {
-    let of = |state: &State| state.hosts().get(id).map(|host| (host.drained, host.paused)).unwrap_or_default();
+    let of = |state: &State| {
+        let host = state.hosts().get(id)?;
+        Some((host.drained, host.paused, host.window.is_some_and(|window| window.begun)))
+    };
+    let of = |state: &State| of(state).unwrap_or_default();
     let (before, after) = (of(tx.before()), of(tx.state));
     let mut kinds = Vec::new();
     if before.0 != after.0 {
@@ -201,6 +205,9 @@ fn maintenance(tx: &Transaction<'_>, id: &HostId) -> Vec<&'static str> {
     }
     if before.1 != after.1 {
         kinds.push(if after.1 { "host.paused" } else { "host.resumed" });
+    }
+    if before.2 != after.2 {
+        kinds.push(if after.2 { "host.maintenanceBegun" } else { "host.maintenanceEnded" });
     }
     kinds
 }
@@ -238,6 +245,7 @@ pub(crate) fn of(tx: &Transaction<'_>) -> Vec<Event> {
             Change::Meta(_) if seen.insert("rollout".to_owned()) => {
                 let [before, after] = [tx.before(), &*tx.state].map(|state| state.meta().rollout);
                 let kind = match (before, after) {
+                    (Some(before), None) if before.withdrawn => Some("rollout.withdrawn"),
                     (Some(_), None) => Some("rollout.finished"),
                     (Some(before), Some(after)) if after.stopped && !before.stopped => Some("rollout.stopped"),
                     _ => None,

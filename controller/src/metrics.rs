@@ -5,10 +5,14 @@ use crate::{
     engine::{Engine, Health, traffic::Totals},
     model::{
         peering::{STATE_WORDS, state_word},
-        record::Host,
+        record::{Host, Peering},
+        state::State,
     },
 };
-use cps_peering_config::settings::EtcdSettings;
+use cps_peering_config::{
+    id::{HostId, PeeringId, VpcId},
+    settings::EtcdSettings,
+};
 use cps_peering_http::{
     Places,
     metrics::{Certificates, Connections, Own, counters, gauge, gauges, seconds},
@@ -16,7 +20,7 @@ use cps_peering_http::{
 };
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     path::PathBuf,
     sync::{Arc, Weak},
@@ -197,7 +201,34 @@ fn peerings(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         }
     });
     let values = counts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
-    gauges(out, "cps_controller_peerings", "Peerings by state", values)
+    gauges(out, "cps_controller_peerings", "Peerings by state", values)?;
+    let help = "The share of a peering's paths between hosts that have an end that is being worked on, where there is such a path";
+    let shares = engine.read(|state, _| in_maintenance(state));
+    let shares = shares.into_iter().map(|(peering, share)| ([("peering", peering)], share));
+    gauges(out, "cps_controller_peering_maintenance_ratio", help, shares)
+}
+
+/// Of peerings with hosts that are worked on, the share of the paths between hosts that have such an end.
+fn in_maintenance(state: &State) -> BTreeMap<String, f64> {
+    let in_use = |hosts: &BTreeSet<HostId>| -> BTreeSet<HostId> {
+        let is = |id: &&HostId| !state.hosts().get(*id).is_some_and(Host::in_maintenance);
+        hosts.iter().filter(is).cloned().collect()
+    };
+    // No path leads from a host to itself.
+    #[expect(clippy::cast_precision_loss, reason = "hosts are far fewer than 2^26")]
+    let paths = |[one, two]: [&BTreeSet<HostId>; 2]| (one.len() * two.len() - one.intersection(two).count()) as f64;
+    let worked_on = state.hosts().values().filter(|host| host.in_maintenance());
+    let vpcs: BTreeSet<&VpcId> = worked_on.flat_map(|host| state.ports_on(&host.id)).map(|port| &port.vpc).collect();
+    let peerings: BTreeMap<&PeeringId, &Peering> =
+        vpcs.iter().flat_map(|vpc| state.peerings_of(vpc)).map(|it| (&it.id, it)).collect();
+    let share = |peering: &Peering| {
+        let all = peering.sides().map(|side| state.hosts_of(&side.vpc));
+        let left = all.each_ref().map(in_use);
+        let (all, left) = (paths(all.each_ref()), paths(left.each_ref()));
+        (all > 0.0).then(|| 1.0 - left / all)
+    };
+    let forwards = peerings.into_values().filter(|peering| peering.forwards());
+    forwards.filter_map(|it| Some((it.id.to_string(), share(it)?))).collect()
 }
 
 fn traffic(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

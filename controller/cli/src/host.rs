@@ -26,6 +26,9 @@ pub(super) enum Command {
         /// The host.
         host: String,
     },
+    /// Announce a maintenance window: from then on new peerings do not wait for the hosts, and alerts leave them out, until it ends by
+    /// itself. They are pushed to all the same.
+    Maintenance(Maintenance),
     /// Pause pushes to hosts, deletes and shares of bandwidth included: they keep their current configuration. They are still polled,
     /// and still get revocation lists.
     Pause(Which),
@@ -64,6 +67,34 @@ pub(super) struct Which {
     all_of: Option<String>,
 }
 
+/// When some hosts are worked on.
+#[derive(Args, Clone)]
+#[group(id = "ends", required = true, multiple = false)]
+pub(super) struct Maintenance {
+    #[command(flatten)]
+    which: Which,
+    /// When it begins, for instance 2026-01-31T22:00:00+08:00; at most 90 days ahead. By default, now.
+    #[arg(long, value_name = "TIME", conflicts_with = "end")]
+    from: Option<String>,
+    /// When it ends; at most 7 days after it begins.
+    #[arg(long, value_name = "TIME", group = "ends")]
+    until: Option<String>,
+    /// How long it lasts, for instance 90m, 2h or 1d.
+    #[arg(long = "for", value_name = "TIME", group = "ends", value_parser = seconds)]
+    lasts: Option<u64>,
+    /// End it now, or call off one that has not begun.
+    #[arg(long, group = "ends")]
+    end: bool,
+}
+
+/// A length of time in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+    let found = units.iter().find_map(|(unit, length)| Some((text.strip_suffix(unit)?, *length)));
+    let number = found.and_then(|(number, length)| number.parse::<u32>().ok().map(|it| u64::from(it) * length));
+    number.filter(|it| *it > 0).ok_or_else(|| "expected a number and a unit, such as 90m, 2h or 1d".to_owned())
+}
+
 /// How a host goes.
 #[derive(Args, Clone)]
 pub(super) struct Removal {
@@ -94,8 +125,17 @@ impl Command {
 pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliError> {
     let call = match &command {
         Command::List => return list(session).await,
-        Command::Pause(which) => return each(session, which, "pause").await,
-        Command::Resume(which) => return each(session, which, "resume").await,
+        Command::Maintenance(asked) => {
+            let method = if asked.end { Method::DELETE } else { Method::POST };
+            let (from, until) = (asked.from.as_ref(), asked.until.as_ref());
+            return each(session, &asked.which, |host| {
+                let call = Call::new(method.clone(), admin(&["hosts", host, "maintenance"]));
+                call.with_some("from", from).with_some("until", until).with_some("forSeconds", asked.lasts)
+            })
+            .await;
+        }
+        Command::Pause(which) => return each(session, which, |host| said_of(host, "pause")).await,
+        Command::Resume(which) => return each(session, which, |host| said_of(host, "resume")).await,
         Command::Drain { host } => Call::new(Method::POST, admin(&["hosts", host, "drain"])),
         Command::Uncordon { host } => Call::new(Method::POST, admin(&["hosts", host, "uncordon"])),
         Command::Remove { host, removal } => removal.say(Call::new(Method::DELETE, admin(&["hosts", host]))),
@@ -108,8 +148,12 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
     Ok(())
 }
 
+fn said_of<'a>(host: &'a str, word: &'static str) -> Call<'a> {
+    Call::new(Method::POST, admin(&["hosts", host, word]))
+}
+
 /// Says the same of each of some hosts. What was done before one is refused stays done.
-async fn each(session: &Session, which: &Which, word: &str) -> Result<(), CliError> {
+async fn each(session: &Session, which: &Which, call: impl for<'a> Fn(&'a str) -> Call<'a>) -> Result<(), CliError> {
     let hosts = match &which.all_of {
         None => which.hosts.clone(),
         Some(region) => {
@@ -125,7 +169,7 @@ async fn each(session: &Session, which: &Which, word: &str) -> Result<(), CliErr
     };
     let mut results = Vec::new();
     for host in &hosts {
-        results.push(session.call(Call::new(Method::POST, admin(&["hosts", host, word]))).await?);
+        results.push(session.call(call(host)).await?);
     }
     let (result, changed) =
         (json!({ "hosts": hosts }), results.iter().filter(|it| it["changes"][0].is_object()).count());
@@ -147,8 +191,18 @@ fn state(host: &Value) -> String {
         (is("drained"), "drained"),
         (is("maintenance"), "maintenance"),
     ];
-    let words: Vec<&str> = words.into_iter().filter_map(|(holds, word)| holds.then_some(word)).collect();
-    if words.is_empty() { "in use".to_owned() } else { words.join(", ") }
+    let window = &host["maintenanceWindow"];
+    let mut words: Vec<String> =
+        words.into_iter().filter_map(|(holds, word)| holds.then_some(word.to_owned())).collect();
+    if window["begun"] == true {
+        words.push(format!("maintenance until {}", cell(&window["until"])));
+    } else if words.is_empty() {
+        words.push("in use".to_owned());
+    }
+    if window["begun"] == false {
+        words.push(format!("maintenance from {} until {}", cell(&window["from"]), cell(&window["until"])));
+    }
+    words.join(", ")
 }
 
 /// How long ago something was, for people.
@@ -231,6 +285,15 @@ mod tests {
             (json!({}), "in use"),
             (json!({ "maintenance": true }), "maintenance"),
             (json!({ "maintenance": true, "drained": true }), "drained, maintenance"),
+            (json!({ "maintenanceWindow": null }), "in use"),
+            (
+                json!({ "maintenanceWindow": { "from": "A", "until": "B", "begun": false } }),
+                "in use, maintenance from A until B",
+            ),
+            (
+                json!({ "paused": true, "maintenanceWindow": { "from": "A", "until": "B", "begun": true } }),
+                "paused, maintenance until B",
+            ),
             (json!({ "paused": true }), "paused"),
             (json!({ "rollout": "heldBack" }), "held back"),
             (json!({ "rollout": "canary", "drained": true }), "canary, drained"),

@@ -15,7 +15,11 @@ pub(super) enum Command {
     /// Show the canaries, their state, and the hosts that wait.
     Show,
     /// Push the change to all hosts, whatever the state of the canaries.
-    Continue,
+    Continue {
+        /// Refuse if hosts wait for another revision than this one, as `rollout show` prints it. By default, the one they wait for now.
+        #[arg(long, value_name = "NUMBER")]
+        revision: Option<u64>,
+    },
     /// Hold back the hosts that do not have the change yet, until `continue`.
     Stop,
 }
@@ -30,7 +34,13 @@ impl Command {
 pub(super) async fn run(session: &Session, command: &Command) -> Result<(), CliError> {
     let call = match command {
         Command::Show => Call::get(admin(&["rollout"])),
-        Command::Continue => Call::new(Method::POST, admin(&["rollout", "continue"])),
+        Command::Continue { revision } => {
+            let shown = match revision {
+                Some(revision) => Some(*revision),
+                None => session.call(Call::get(admin(&["rollout"]))).await?["revision"].as_u64(),
+            };
+            Call::new(Method::POST, admin(&["rollout", "continue"])).with_some("revision", shown)
+        }
         Command::Stop => Call::new(Method::POST, admin(&["rollout", "stop"])),
     };
     let result = session.call(call).await?;
@@ -49,6 +59,10 @@ pub(super) fn shown(rollout: &Value) -> String {
     };
     let mut rows =
         vec![("state", state.to_owned()), ("commit", cell(&rollout["commit"])), ("begun", cell(&rollout["begun"]))];
+    // Controllers of releases before 0.3.0 have none.
+    if rollout["revision"].is_u64() {
+        rows.push(("revision", cell(&rollout["revision"])));
+    }
     for host in elements(&rollout["canaries"]) {
         let reason = if host["inSync"] == true { "in sync".to_owned() } else { cell(&host["reason"]) };
         rows.push(("canary", format!("{}: {reason}", cell(&host["hostId"]))));

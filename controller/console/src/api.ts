@@ -54,7 +54,7 @@ export interface Revision { epoch: number; number: number }
 export interface Problem { scope: unknown; kind: string; object: string; reason: string }
 export interface Host {
   host: string; regionId: string; underlay: string; agent: string; retiring: boolean; maintenance: boolean;
-  drained: boolean; paused: boolean; underlayMtu: number | null;
+  drained: boolean; paused: boolean; maintenanceWindow?: { from: string; until: string; begun: boolean } | null; underlayMtu: number | null;
   desired: Revision; applied: Revision | null; inSync: boolean; problems: Problem[]; driftRepaired: number | null;
   lastReport: string | null; lastError: string | null; certificateExpires?: string | null; certificateNotRenewed?: string | null;
 }

@@ -220,6 +220,7 @@ fn operator_routes() -> Router<Api> {
         .route("/hosts/{host}", delete(hosts::remove))
         .route("/hosts/{host}/drain", post(hosts::drain))
         .route("/hosts/{host}/uncordon", post(hosts::uncordon))
+        .route("/hosts/{host}/maintenance", post(hosts::maintain).delete(hosts::end_maintenance))
         .route("/hosts/{host}/pause", post(hosts::pause))
         .route("/hosts/{host}/resume", post(hosts::resume))
         .route("/hosts/{host}/replace", post(hosts::replace))

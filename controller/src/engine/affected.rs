@@ -138,12 +138,12 @@ impl Transaction<'_> {
         hosts
     }
 
-    /// Whether nothing of a host but its part in a rollout is another.
+    /// Whether nothing of a host but its part in a rollout, or when it is worked on, is another.
     fn is_only_paced(&self, id: &HostId) -> bool {
         let (Some(before), Some(after)) = (self.before().hosts().get(id), self.state.hosts().get(id)) else {
             return false;
         };
-        Host { pacing: after.pacing, ..before.clone() } == *after
+        Host { pacing: after.pacing, window: after.window, ..before.clone() } == *after
     }
 
     /// Whether a host has only told an MTU, and it is that of all others.

@@ -68,7 +68,11 @@ impl PushMode {
         match command {
             Command::Apply(_) => Self::Paced,
             Command::Release => Self::ReleaseAll,
-            Command::Host(HostChange { what: What::Drain | What::Uncordon | What::Pause | What::Resume, .. })
+            Command::Host(HostChange {
+                what:
+                    What::Drain | What::Uncordon | What::Maintain(_) | What::EndMaintenance | What::Pause | What::Resume,
+                ..
+            })
             | Command::Activate(_)
             | Command::Drained(_)
             | Command::Forget(_)
@@ -254,16 +258,21 @@ impl Transaction<'_> {
         let in_use = |id: &HostId| self.state.hosts().get(id).filter(|host| !host.retiring);
         // What each host has that waits.
         let held = before.hosts().values().filter(|_| rollout.is_some());
-        let held = held.filter_map(|host| Some((&host.id, host.held_with()?)));
+        let held: BTreeMap<&HostId, u64> = held.filter_map(|host| Some((&host.id, host.held_with()?))).collect();
         let at_once = |id: &HostId| match manner {
             PushMode::ReleaseAll => true,
             PushMode::AtOnce => differences.contains_key(id),
             PushMode::Paced | PushMode::KeepHeld => false,
         };
         let stays: BTreeMap<HostId, u64> = held
+            .iter()
             .filter(|(id, _)| !at_once(id) && may_wait(id) && in_use(id).is_some())
-            .map(|(id, has)| (id.clone(), has))
+            .map(|(id, has)| ((*id).clone(), *has))
             .collect();
+        // A document that takes something from all who waited.
+        let lost_all =
+            |id: &HostId| in_use(id).is_none() || differences.get(id).is_some_and(|it| it.less || !it.lost.is_empty());
+        let withdrawn = manner == PushMode::Paced && !held.is_empty() && held.keys().all(|id| lost_all(id));
         let gets = differences.iter().filter(|(id, it)| !it.changed.is_empty() && may_wait(id) && in_use(id).is_some());
         let has = |id: &HostId| {
             let host = before.hosts().get(id)?;
@@ -280,7 +289,7 @@ impl Transaction<'_> {
             .filter(|host| !at_once(&host.id) && in_use(&host.id).is_some())
             .map(|host| host.id.clone())
             .collect();
-        let stopped = rollout.is_some_and(|rollout| rollout.stopped);
+        let stopped = rollout.is_some_and(|rollout| rollout.stopped && !rollout.withdrawn);
         let mut first = former.clone();
         if begins {
             let kind = |id: &HostId| in_use(id).map(|host| (id.clone(), host.region.clone()));
@@ -313,9 +322,9 @@ impl Transaction<'_> {
         }
         let meta = self.state.meta();
         let rollout = match (begins, manner) {
-            (true, _) => Some(Rollout { number, begun_ms: pace.now_ms, stopped }),
+            (true, _) => Some(Rollout { number, begun_ms: pace.now_ms, stopped, withdrawn: false }),
             (false, PushMode::ReleaseAll) => None,
-            (false, _) => meta.rollout,
+            (false, _) => meta.rollout.map(|it| Rollout { withdrawn: it.withdrawn || withdrawn, ..it }),
         };
         if rollout != meta.rollout {
             self.change(Change::Meta(Meta { rollout, ..meta }));

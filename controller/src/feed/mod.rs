@@ -42,8 +42,8 @@ pub(crate) struct EventView {
     id: String,
     /// What happened: `peering.requested`, `.created`, `.accepted`, `.rejected`, `.expired`, `.active`, `.outOfSync`, `.inSync`,
     /// `.bandwidthChanged`, `.modified`, `.cidrsChanged`, `.suspended`, `.resumed`, `.deleted`, `.drained`, `.recordDeleted`;
-    /// `account.chargeStatusChanged`; for operators `host.added`, `.removed`, `.drained`, `.uncordoned`, `.paused`, `.resumed`,
-    /// `.outOfSync`, `.inSync`, `rollout.stopped`, `rollout.finished`. There may be more.
+    /// `account.chargeStatusChanged`; for operators `host.added`, `.removed`, `.drained`, `.uncordoned`, `.maintenanceBegun`,
+    /// `.maintenanceEnded`, `.paused`, `.resumed`, `.outOfSync`, `.inSync`, `rollout.stopped`, `rollout.finished`, `rollout.withdrawn`. There may be more.
     #[serde(rename = "type")]
     #[schema(example = "peering.active")]
     kind: String,

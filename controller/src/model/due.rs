@@ -4,6 +4,7 @@ use super::{
     Context, Leap, Transaction, metering, peering,
     record::{Charge, End, PeeringState},
     state::{Change, Due, State},
+    window,
 };
 
 /// What is to be done next. While the machine's clock contradicts the time that has passed, nothing is deleted.
@@ -11,7 +12,7 @@ fn next(state: &State, context: &Context<'_>) -> Option<Due> {
     let deletes = |due: &Due| match due {
         Due::Peering(id) => state.peerings().get(id).is_some_and(|peering| peering.state != PeeringState::Pending),
         Due::Arrear(_) => true,
-        Due::Token(_) | Due::Signature(_) | Due::Hourly(_) => false,
+        Due::Window(_) | Due::Token(_) | Due::Signature(_) | Due::Hourly(_) => false,
     };
     let held = context.now.leap.is_some();
     state.all_due(context.now_ms).find(|due| !held || !deletes(due)).cloned()
@@ -36,6 +37,7 @@ pub fn catch_up(tx: &mut Transaction<'_>, context: &mut Context<'_>) {
                 account.charge = account.charge.without_deadline();
                 tx.change(Change::Account(id, Some(account)));
             }
+            Due::Window(id) => window::turn(tx, &id),
             Due::Token(key) => tx.change(Change::Token(key, None)),
             Due::Signature(signature) => tx.change(Change::Signature(signature, None)),
             Due::Hourly(key) => tx.change(Change::Hourly(key, None)),
@@ -75,6 +77,7 @@ pub fn confirm_clock(tx: &mut Transaction<'_>, context: &Context<'_>) {
                     tx.change(Change::Account(id, Some(account)));
                 }
             }
+            Due::Window(id) => window::confirm_clock(tx, &id, context.now_ms, leap, moves),
             Due::Token(key) => {
                 let Some(mut used) = tx.state.token(&key).cloned().filter(|_| moves(0)) else { continue };
                 used.forget_ms = moved(used.forget_ms);

@@ -1,7 +1,7 @@
 //! What there is to be told of: the types of events.
 
 /// All types of events, with what each means.
-pub const TYPES: [(&str, &str); 28] = [
+pub const TYPES: [(&str, &str); 31] = [
     ("peering.requested", "a peering was asked for, and waits for the receiver"),
     ("peering.created", "a peering was made that needs no answer"),
     ("peering.accepted", "the receiver has accepted"),
@@ -24,10 +24,13 @@ pub const TYPES: [(&str, &str); 28] = [
     ("host.removed", "for operators: a host was removed"),
     ("host.drained", "for operators: a host was drained: it takes no new ports"),
     ("host.uncordoned", "for operators: a host that was drained is in use again"),
+    ("host.maintenanceBegun", "for operators: a maintenance window of a host has begun"),
+    ("host.maintenanceEnded", "for operators: a maintenance window of a host is over"),
     ("host.paused", "for operators: nothing is pushed to a host any more"),
     ("host.resumed", "for operators: a host is pushed to again"),
     ("host.outOfSync", "for operators: a host is not known to be as it must be for some time"),
     ("host.inSync", "for operators: it is again"),
     ("rollout.stopped", "for operators: a change has reached the canaries, and the others wait for an operator"),
     ("rollout.finished", "for operators: no host is held back any more"),
+    ("rollout.withdrawn", "for operators: a document has taken a change back, and no host is held back any more"),
 ];

@@ -9,6 +9,7 @@ use super::{
     peering,
     record::{Host, Port, PortKey},
     state::{self, State},
+    window::{self, Wish},
 };
 use cps_peering_config::id::HostId;
 use serde::Serialize;
@@ -34,6 +35,10 @@ pub enum What {
     Pause,
     /// The contrary.
     Resume,
+    /// It is worked on for a time.
+    Maintain(Wish),
+    /// It is not worked on, or not any more; one that was drained stays so.
+    EndMaintenance,
     /// It goes, with its ports.
     Remove(Removal),
     /// Another host gets its ports, under the same names of interfaces, and it goes.
@@ -81,6 +86,8 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, now_ms: u64) -> Result<
         What::Uncordon => switch(tx, &host, "drained", false, |host| &mut host.drained),
         What::Pause => switch(tx, &host, "paused", true, |host| &mut host.paused),
         What::Resume => switch(tx, &host, "paused", false, |host| &mut host.paused),
+        What::Maintain(wish) => window::set(tx, in_use(&host)?, Some(*wish), now_ms),
+        What::EndMaintenance => window::set(tx, in_use(&host)?, None, now_ms),
         What::Remove(removal) => {
             let ports = ports_of(tx.state, &host.id);
             let mut differences = Vec::new();
@@ -106,6 +113,15 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, now_ms: u64) -> Result<
     }
 }
 
+/// A host of which commands say something. Nothing is said of one that goes.
+fn in_use(host: &Host) -> Result<&Host, CommandError> {
+    if host.retiring {
+        let rule = format!("host {} was removed: an inventory that names it takes it in again", host.id);
+        return Err(refused(Code::FailedPrecondition, rule, "HostRemoved"));
+    }
+    Ok(host)
+}
+
 /// Sets one of what commands alone say of a host.
 fn switch(
     tx: &mut Transaction<'_>,
@@ -114,11 +130,7 @@ fn switch(
     on: bool,
     which: impl Fn(&mut Host) -> &mut bool,
 ) -> Result<Vec<Difference>, CommandError> {
-    if host.retiring {
-        let rule = format!("host {} was removed: an inventory that names it takes it in again", host.id);
-        return Err(refused(Code::FailedPrecondition, rule, "HostRemoved"));
-    }
-    let mut new = host.clone();
+    let mut new = in_use(host)?.clone();
     *which(&mut new) = on;
     if new == *host {
         return Ok(Vec::new());
@@ -150,7 +162,7 @@ fn remove(tx: &mut Transaction<'_>, host: Host, removal: Removal, differences: &
     if host.dead {
         tx.change(state::Change::Host(host.id, None));
     } else {
-        set(tx, Host { retiring: true, drained: false, paused: false, dead: removal.dead, ..host });
+        set(tx, Host { retiring: true, drained: false, window: None, paused: false, dead: removal.dead, ..host });
     }
 }
 

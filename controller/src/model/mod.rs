@@ -23,6 +23,7 @@ pub(crate) mod token;
 mod vni;
 pub mod vpc;
 pub mod webhook;
+pub mod window;
 
 pub use refusal::{Code, CommandError, FieldViolation};
 
@@ -218,8 +219,8 @@ impl Command {
             | Command::Rollout(_)
             | Command::Tick => true,
             Command::Account(change) => change.makes_room(),
-            // Their records are no longer than before. Deletes do not reach a host that is paused.
-            Command::Host(change) => !matches!(change.what, host::What::Replace { .. }),
+            // Their records are no longer than before, but for windows. Deletes do not reach a host that is paused.
+            Command::Host(change) => !matches!(change.what, host::What::Replace { .. } | host::What::Maintain(_)),
             // What is protected is not deleted before.
             Command::ModifyPeering(modify) => modify.only_ends_protection(),
             Command::ModifyVpc(modify) => modify.only_ends_protection(),
@@ -562,7 +563,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &Command, context: &mut Context<
             Ok(Outcome::Done)
         }
         Command::Rollout(step) => {
-            rollout::step(tx, step);
+            rollout::step(tx, step)?;
             Ok(Outcome::Done)
         }
         Command::Tick | Command::RecordSignature => Ok(Outcome::Done),

@@ -4,9 +4,9 @@
 //! how it ends.
 
 use super::{
-    Transaction,
+    Code, CommandError, Transaction,
     record::{Host, Rollout},
-    state::{Change, Meta},
+    state::{Change, Meta, State},
 };
 use serde::Serialize;
 
@@ -15,7 +15,11 @@ use serde::Serialize;
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// All hosts get it, whatever the first ones have said.
-    Continue,
+    Continue {
+        /// What the hosts are to get that wait, as [`revision`] says; none where it is whatever they wait for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        revision: Option<u64>,
+    },
     /// The hosts that do not have it yet get it when an operator says so.
     Stop {
         /// Why.
@@ -23,19 +27,36 @@ pub enum Step {
     },
     /// All hosts get it, because the first ones have it and are well.
     Finish,
+    /// It was taken back, and nobody waits any more.
+    Withdraw,
+}
+
+/// What hosts wait for: the number of the newest commit that none of them has got yet; none where there is no rollout.
+pub fn revision(state: &State) -> Option<u64> {
+    let rollout = state.meta().rollout?;
+    let held = state.hosts().values().filter(|host| host.is_held_back()).map(|host| host.config_number);
+    Some(held.fold(rollout.number, u64::max))
 }
 
 /// Carries a step out. Where there is no rollout, or one has just ended, there is nothing to do.
-pub(super) fn step(tx: &mut Transaction<'_>, step: &Step) {
+pub(super) fn step(tx: &mut Transaction<'_>, step: &Step) -> Result<(), CommandError> {
     let meta = tx.state.meta();
-    let Some(rollout) = meta.rollout else { return };
+    let Some(rollout) = meta.rollout else { return Ok(()) };
     match step {
-        Step::Continue | Step::Finish => end(tx),
+        Step::Continue { revision: Some(agreed) } if revision(tx.state) != Some(*agreed) => {
+            let now = revision(tx.state).unwrap_or(rollout.number);
+            let rule = format!(
+                "{agreed} is not what hosts wait for: that is {now} now; look at `cps-peering rollout show` again"
+            );
+            return Err(CommandError::one(Code::Aborted, "revision", rule, "RolloutChanged"));
+        }
+        Step::Continue { .. } | Step::Finish | Step::Withdraw => end(tx),
         Step::Stop { .. } if rollout.stopped => {}
         Step::Stop { .. } => {
             tx.change(Change::Meta(Meta { rollout: Some(Rollout { stopped: true, ..rollout }), ..meta }));
         }
     }
+    Ok(())
 }
 
 /// Nothing is held back any more.

@@ -89,6 +89,8 @@ pub enum Due {
     Peering(PeeringId),
     /// What an account in arrear pays for is deleted.
     Arrear(AccountId),
+    /// A host's maintenance window begins or ends.
+    Window(HostId),
     /// A client token may be used again.
     Token(TokenKey),
     /// A signature is too old to be used again.
@@ -174,6 +176,9 @@ impl State {
                 }
                 // Addresses of those that are gone are free.
                 let new = value.as_ref().filter(|host| !host.dead).map(|host| host.underlay);
+                let due_ms = |host: &Host| host.window.map(|window| window.due_ms());
+                let (new_due_ms, old_due_ms) = (value.as_ref().and_then(due_ms), self.hosts.get(&id).and_then(due_ms));
+                self.reschedule(Due::Window(id.clone()), old_due_ms, new_due_ms);
                 if let Some(old) = self.hosts.set(id.clone(), value) {
                     self.hosts_by_mac.unlink(&mac(old.underlay), &id);
                     self.hosts_by_family.unlink(&old.underlay.is_ipv4(), &id);

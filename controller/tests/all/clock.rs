@@ -1,5 +1,7 @@
 //! A clock that leaps under a running engine, and while it is away; and what others learn of a VPC before it is accepted.
 
+mod windows;
+
 use crate::common::{REGIONS, accept_all, create, peering};
 use cps_peering_config::id::PeeringId;
 use cps_peering_controller::{

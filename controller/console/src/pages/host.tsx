@@ -40,6 +40,13 @@ export function HostState({ host }: { host: Host }) {
         ? <Badge look="bad">{t(/^the agent('s URL| refused| has)/.test(host.lastError) ? "hosts.refuses" : "hosts.unreachable")}</Badge>
         : host.inSync ? <Badge look="good">{t("hosts.inSync")}</Badge> : <Badge look="bad">{t("hosts.outOfSync")}</Badge>}
       {host.drained ? <Badge look="warn">{t("hosts.drained")}</Badge> : host.maintenance && <Badge look="warn">{t("hosts.maintenance")}</Badge>}
+      {host.maintenanceWindow && (
+        <Badge look={host.maintenanceWindow.begun ? "warn" : "plain"}>
+          {host.maintenanceWindow.begun
+            ? t("hosts.maintenanceUntil", { time: clock(host.maintenanceWindow.until) })
+            : t("hosts.maintenanceFrom", { from: clock(host.maintenanceWindow.from), until: clock(host.maintenanceWindow.until) })}
+        </Badge>
+      )}
       {host.paused && <Badge look="warn">{t("hosts.paused")}</Badge>}
       {host.retiring && <Badge look="plain">{t("hosts.retiring")}</Badge>}
     </div>

@@ -23,7 +23,7 @@ export function Hosts() {
     text: (host) => [host.host, host.regionId, host.underlay, host.agent, host.lastError, ...host.problems.map((it) => `${it.object} ${it.reason}`)].join(" "),
     filters: {
       standing: (host, value) =>
-        value === "maintenance" ? host.maintenance || host.drained || host.paused : value === "inSync" ? host.inSync : !host.inSync,
+        value === "maintenance" ? host.maintenance || !!host.maintenanceWindow || host.drained || host.paused : value === "inSync" ? host.inSync : !host.inSync,
       region: (host, value) => host.regionId === value,
     },
   });

@@ -21,8 +21,8 @@ interface Placed { region: string | null; webhook: Webhook }
 const OF_PEERINGS = ["peering.requested", "peering.created", "peering.accepted", "peering.rejected", "peering.expired", "peering.active",
   "peering.outOfSync", "peering.inSync", "peering.bandwidthChanged", "peering.modified", "peering.cidrsChanged",
   "peering.prefixesChanged", "peering.suspended", "peering.resumed", "peering.deleted", "peering.drained", "peering.recordDeleted", "account.chargeStatusChanged"];
-const OF_HOSTS = ["host.added", "host.removed", "host.drained", "host.uncordoned", "host.paused", "host.resumed", "host.outOfSync", "host.inSync",
-  "rollout.stopped", "rollout.finished"];
+const OF_HOSTS = ["host.added", "host.removed", "host.drained", "host.uncordoned", "host.maintenanceBegun", "host.maintenanceEnded", "host.paused", "host.resumed", "host.outOfSync", "host.inSync",
+  "rollout.stopped", "rollout.finished", "rollout.withdrawn"];
 
 const pathOf = (region: string | null, id?: string) =>
   `${region === null ? "/admin/v1" : regional(region)}/webhooks${id === undefined ? "" : `/${encodeURIComponent(id)}`}`;

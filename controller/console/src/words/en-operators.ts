@@ -39,6 +39,8 @@ export const enOperators: Record<keyof typeof zhOperators, string> = {
   "hosts.searchHint": "Name, region, address or problem",
   "hosts.noMatch": "No host matches",
   "hosts.drained": "Drained",
+  "hosts.maintenanceUntil": "Maintenance until {time}",
+  "hosts.maintenanceFrom": "Maintenance {from} – {until}",
   "hosts.paused": "Paused",
   "hosts.moreProblems": "More: {count}",
   "host.back": "Back to hosts",

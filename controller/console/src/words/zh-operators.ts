@@ -37,6 +37,8 @@ export const zhOperators = {
   "hosts.searchHint": "名称、地域、地址或问题",
   "hosts.noMatch": "没有符合条件的主机",
   "hosts.drained": "已排空",
+  "hosts.maintenanceUntil": "维护至 {time}",
+  "hosts.maintenanceFrom": "计划维护 {from} – {until}",
   "hosts.paused": "已暂停下发",
   "hosts.moreProblems": "还有 {count} 个",
   "host.back": "返回主机列表",

@@ -39,6 +39,7 @@ use utoipa::{
         operator::inventory::back_up,
         operator::hosts::hosts, operator::hosts::drain, operator::hosts::uncordon, operator::hosts::remove,
         operator::hosts::replace, operator::hosts::pause, operator::hosts::resume,
+        operator::hosts::maintain, operator::hosts::end_maintenance,
         operator::clock::show, operator::clock::confirm, operator::diagnosis::diagnose,
         operator::diagnosis::snapshot, operator::diagnosis::metrics,
         operator::cluster::show, operator::cluster::release,

@@ -12,10 +12,15 @@ use crate::{
         Command, Outcome,
         host::{Change, Removal, What},
         inventory::{Approval, host_needs_approval},
+        window::{self, Ends, Wish},
     },
 };
 use axum::extract::{Path, RawQuery};
-use cps_peering_config::{id::HostId, time::timestamp};
+use cps_peering_config::{
+    id::HostId,
+    text::quote,
+    time::{moment, timestamp},
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -55,6 +60,46 @@ pub(in crate::api) async fn drain(context: RequestContext, Path(host): Path<Stri
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn uncordon(context: RequestContext, Path(host): Path<String>) -> Reply {
     carry_out(&context, &host, What::Uncordon, false).await
+}
+
+/// Say that a host is worked on for a time, now or later. Meanwhile nothing that begins waits for it, and alerts leave it out; what it must
+/// have is pushed all the same. It begins and ends by itself, and takes the place of what was said before.
+#[utoipa::path(post, path = "/admin/v1/hosts/{host}/maintenance", tag = "operators", operation_id = "maintainHost",
+    params(("host" = String, Path),
+        ("from" = Option<String>, Query, description = "When it begins (RFC 3339), at most 90 days ahead. By default, now."),
+        ("until" = Option<String>, Query, description = "When it ends (RFC 3339), at most 7 days after it begins."),
+        ("forSeconds" = Option<u64>, Query, description = "How long it lasts, in the place of `until`.")),
+    responses((status = 200, body = Envelope<Applied>), Errors))]
+pub(in crate::api) async fn maintain(
+    context: RequestContext,
+    Path(host): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Reply {
+    let parameters = Parameters::read(query.as_deref(), &["from", "until", "forSeconds"], &[])?;
+    let time = |name: &'static str| {
+        let Some(text) = parameters.get(name) else { return Ok(None) };
+        let rule = || format!("{} is no time such as 2026-01-31T22:00:00+08:00 (RFC 3339)", quote(text));
+        moment(text).map(Some).ok_or_else(|| Failure::field(name, rule()))
+    };
+    let (from, until) = (time("from")?, time("until")?);
+    let ends = match (until, parameters.number("forSeconds", 1, window::LONGEST_MS / 1000)?) {
+        (Some(until_ms), None) => Ends::At(until_ms),
+        (None, Some(seconds)) => Ends::AfterS(seconds),
+        (Some(_), Some(_)) => {
+            return Err(Failure::field("forSeconds", "there is `until`, too: one of them says when it ends"));
+        }
+        (None, None) => {
+            return Err(Failure::field("until", "it is missing, and `forSeconds`, too: one of them says when it ends"));
+        }
+    };
+    carry_out(&context, &host, What::Maintain(Wish { from, ends }), false).await
+}
+
+/// Say that a host is not worked on any more, or is not going to be. One that was drained stays so.
+#[utoipa::path(delete, path = "/admin/v1/hosts/{host}/maintenance", tag = "operators", operation_id = "endHostMaintenance",
+    params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
+pub(in crate::api) async fn end_maintenance(context: RequestContext, Path(host): Path<String>) -> Reply {
+    carry_out(&context, &host, What::EndMaintenance, false).await
 }
 
 /// Push nothing to a host any more, deletes included. It is asked how it stands all the same.
@@ -115,7 +160,7 @@ pub(in crate::api) async fn replace(
 
 /// No host has a name that is no id.
 fn known(host: &str) -> Result<HostId, Failure> {
-    host.parse().map_err(|_| Failure::not_found(format!("there is no host {}", cps_peering_config::text::quote(host))))
+    host.parse().map_err(|_| Failure::not_found(format!("there is no host {}", quote(host))))
 }
 
 fn removal(parameters: &Parameters) -> Result<(Removal, bool), Failure> {

@@ -2,6 +2,7 @@
 
 use crate::{
     api::{
+        query::Parameters,
         request::RequestContext,
         response::{Envelope, Errors, Reply, reply},
     },
@@ -10,10 +11,11 @@ use crate::{
         Command,
         record::Rollout,
         record::{Host, Pacing},
-        rollout::Step,
+        rollout::{self, Step},
         state::State,
     },
 };
+use axum::extract::RawQuery;
 use cps_peering_config::{id::HostId, time::timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -30,6 +32,8 @@ pub(in crate::api) struct RolloutView {
     state: &'static str,
     /// The number of the commit that began it.
     commit: Option<u64>,
+    /// What the hosts wait for: the number of the newest commit that they have not got. `continue` may name it.
+    revision: Option<u64>,
     /// When that was.
     begun: Option<String>,
     /// The hosts that got it first.
@@ -67,7 +71,15 @@ pub(super) fn word(rollout: Option<Rollout>) -> &'static str {
 fn view(state: &State, agents: &Agents<'_>) -> RolloutView {
     let Some(rollout) = state.meta().rollout else {
         let (canaries, held_back) = (Vec::new(), Vec::new());
-        return RolloutView { state: word(None), commit: None, begun: None, canaries, held_back_count: 0, held_back };
+        return RolloutView {
+            state: word(None),
+            commit: None,
+            revision: None,
+            begun: None,
+            canaries,
+            held_back_count: 0,
+            held_back,
+        };
     };
     let canary = |host: &Host| CanaryView {
         host_id: host.id.clone(),
@@ -78,6 +90,7 @@ fn view(state: &State, agents: &Agents<'_>) -> RolloutView {
     RolloutView {
         state: word(Some(rollout)),
         commit: Some(rollout.number),
+        revision: rollout::revision(state),
         begun: Some(timestamp(rollout.begun_ms)),
         canaries: state.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary)).map(canary).collect(),
         held_back_count: held().count(),
@@ -96,11 +109,14 @@ pub(in crate::api) async fn show(context: RequestContext) -> Reply {
     shown(&context)
 }
 
-/// Push it to all hosts, whatever state the canaries are in.
+/// Push it to all hosts, whatever state the canaries are in. Where hosts wait for something else than the revision that is named, because
+/// another document has come meanwhile, it is refused.
 #[utoipa::path(post, path = "/admin/v1/rollout/continue", tag = "operators", operation_id = "continueRollout",
+    params(("revision" = Option<u64>, Query, description = "The `revision` of the rollout that was looked at. By default, whatever hosts wait for.")),
     responses((status = 200, body = Envelope<RolloutView>), Errors))]
-pub(in crate::api) async fn continue_rollout(context: RequestContext) -> Reply {
-    context.execute(Command::Rollout(Step::Continue), None).await?;
+pub(in crate::api) async fn continue_rollout(context: RequestContext, RawQuery(query): RawQuery) -> Reply {
+    let revision = Parameters::read(query.as_deref(), &["revision"], &[])?.number("revision", 0, u64::MAX)?;
+    context.execute(Command::Rollout(Step::Continue { revision }), None).await?;
     shown(&context)
 }
 

@@ -13,6 +13,7 @@ use cps_peering_config::{
     inventory::{self, Inventory},
     quota::Kind,
     report::Problem,
+    time::timestamp,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -60,6 +61,18 @@ pub fn account(account: &Account) -> AccountView {
     }
 }
 
+/// A period in which a host is in maintenance.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WindowView {
+    /// When it begins, or has begun.
+    pub from: String,
+    /// When it ends.
+    pub until: String,
+    /// Whether it has begun.
+    pub begun: bool,
+}
+
 /// A host, and the state of its agent.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -79,6 +92,8 @@ pub struct HostView {
     pub maintenance: bool,
     /// Whether it is drained: it takes no new ports, and counts as in maintenance.
     pub drained: bool,
+    /// The period in which it is in maintenance by command, now or later. Outside it nothing is different.
+    pub maintenance_window: Option<WindowView>,
     /// Whether an operator has paused pushes to it.
     pub paused: bool,
     /// Its part in a staged rollout: `canary` where it is one of the first hosts, `heldBack` where it waits for them.
@@ -130,6 +145,11 @@ pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
         retiring: host.retiring,
         maintenance: host.maintenance,
         drained: host.drained,
+        maintenance_window: host.window.map(|window| WindowView {
+            from: timestamp(window.from_ms),
+            until: timestamp(window.until_ms),
+            begun: window.begun,
+        }),
         paused: host.paused,
         rollout: match host.pacing {
             Some(Pacing::Canary) => Some("canary"),

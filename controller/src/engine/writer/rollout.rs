@@ -47,7 +47,8 @@ impl Writer {
             return;
         }
         if !self.working.hosts().values().any(Host::is_held_back) {
-            return self.run_system_command(Command::Rollout(Step::Finish), batch);
+            let step = if rollout.withdrawn { Step::Withdraw } else { Step::Finish };
+            return self.run_system_command(Command::Rollout(step), batch);
         }
         let published = self.shared.published();
         // What is on its way to the disk is looked at the next time.

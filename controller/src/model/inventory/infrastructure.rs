@@ -100,6 +100,7 @@ impl Applier<'_, '_, '_> {
                 maintenance: host.maintenance,
                 // What a command has said of it, no document takes back.
                 drained: old.as_ref().is_some_and(|old| old.drained && !old.retiring),
+                window: old.as_ref().and_then(|old| old.window.filter(|_| !old.retiring)),
                 paused: old.as_ref().is_some_and(|old| old.paused && !old.retiring),
                 dead: false,
                 pacing: old.as_ref().and_then(|old| old.pacing.filter(|_| !old.retiring)),

@@ -90,7 +90,7 @@ impl Applier<'_, '_, '_> {
             self.note("host", &host.id, Action::Delete, Vec::new());
             self.tx.change(Change::Host(
                 host.id.clone(),
-                Some(Host { retiring: true, drained: false, paused: false, ..host }),
+                Some(Host { retiring: true, drained: false, window: None, paused: false, ..host }),
             ));
         }
     }

@@ -80,6 +80,9 @@ pub struct Host {
     /// Whether an operator has drained it: it gets no new ports, and counts as being worked on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
+    /// When it is going to be worked on, or is. Release 0.2.0 knows of no windows, and keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// Whether nothing is pushed to it until an operator says otherwise. It is asked how it stands all the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -109,6 +112,31 @@ pub struct Rollout {
     /// Whether it goes on only when an operator says so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// Whether a document has taken back what hosts waited for, so that it is about to end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
+}
+
+/// A time in which a host is worked on. It begins and ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// When it begins, in milliseconds since 1970-01-01 UTC.
+    pub from_ms: u64,
+    /// When it ends, likewise.
+    pub until_ms: u64,
+    /// Whether it has begun.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begun: bool,
+    /// Whether it was given by its length, beginning when it was asked for: then it lasts so long, whatever becomes of the clock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_length: bool,
+}
+
+impl Window {
+    /// When something is to be done about it, in milliseconds since 1970-01-01 UTC.
+    pub fn due_ms(&self) -> u64 {
+        if self.begun { self.until_ms } else { self.from_ms }
+    }
 }
 
 /// What a host is to a change that reaches some hosts before the others.
@@ -128,9 +156,9 @@ pub enum Pacing {
 }
 
 impl Host {
-    /// Whether it is being worked on, by its inventory or because it was drained: nothing that begins waits for it.
+    /// Whether it is being worked on, by its inventory, because it was drained, or in a window: nothing that begins waits for it.
     pub fn in_maintenance(&self) -> bool {
-        self.maintenance || self.drained
+        self.maintenance || self.drained || self.window.is_some_and(|window| window.begun)
     }
 
     /// The number of the configuration that it has, and goes on to have while others get theirs first; none where it does not wait.

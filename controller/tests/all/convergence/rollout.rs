@@ -172,7 +172,7 @@ async fn a_host_that_is_not_well_with_it_stops_it_also_for_who_takes_over() {
     }
     controller.until_vrfs(&agents, |n| if canaries.contains(&n) { 2 } else { 1 }).await;
     assert_eq!(controller.held().len(), HOSTS - 2);
-    controller.run(&Command::Rollout(Step::Continue)).unwrap();
+    controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
     controller.until_vrfs(&agents, |_| 2).await;
     controller.until_in_sync().await;
     assert_eq!(controller.actions()[0], "ContinueRollout by operator");
@@ -224,7 +224,7 @@ async fn what_takes_something_away_or_moves_it_reaches_all_at_once() {
     controller.until_rollout(None).await;
     // A VTEP address is another one: who sends there and who is there change together.
     controller.run(&inventory(&agents, &["common", "other"])).unwrap();
-    controller.run(&Command::Rollout(Step::Continue)).unwrap();
+    controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
     controller.until_in_sync().await;
     let Command::Apply(mut moved) = inventory(&agents, &["common", "other"]) else { unreachable!() };
     moved.inventory.hosts[1].underlay = "192.0.2.200".parse().unwrap();
@@ -275,7 +275,7 @@ async fn another_document_frees_nobody_who_waits() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(controller.engine.read(|state, _| state.meta().rollout.map(|it| it.stopped)), Some(true));
-    controller.run(&Command::Rollout(Step::Continue)).unwrap();
+    controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
     controller.until_vrfs(&agents, |_| 3).await;
     controller.until_in_sync().await;
 }
@@ -292,10 +292,10 @@ async fn the_release_of_a_restored_store_reaches_all_at_once() {
     controller.run(&inventory(&agents, &["common"])).unwrap();
     assert_eq!(controller.held().len(), HOSTS - 2);
     tokio::task::block_in_place(|| controller.engine.store().back_up(&copy)).unwrap();
-    controller.run(&Command::Rollout(Step::Continue)).unwrap();
+    controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
     controller.until_in_sync().await;
     controller.run(&inventory(&agents, &["common", "other"])).unwrap();
-    controller.run(&Command::Rollout(Step::Continue)).unwrap();
+    controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
     controller.until_vrfs(&agents, |_| 3).await;
     stop_on(controller, &store).await;
     Store::restore(&copy, &store, None, Origin::Same).unwrap();

@@ -5,6 +5,7 @@ mod clocks;
 mod disclosure;
 mod hourly;
 mod sequences;
+mod windows;
 
 use crate::common::{Model, REGIONS, accept_all, create, delete, host, locate, peering, port};
 use cps_peering_config::{

@@ -1,0 +1,138 @@
+//! Maintenance windows: times in which a host is worked on, said beforehand. They begin and end by themselves, on the time that has
+//! passed for certain: a clock that leaps begins and ends none before it is confirmed.
+
+use super::{
+    Code, CommandError, Leap, Transaction,
+    inventory::{Action, Difference, Field},
+    record::{Host, Window},
+    state::Change,
+};
+use cps_peering_config::{id::HostId, time::timestamp};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// How long a window may last, in milliseconds: what is taken out of use for longer is drained.
+pub const LONGEST_MS: u64 = 7 * DAY_MS;
+/// How far ahead a window may begin, in milliseconds.
+pub const AHEAD_MS: u64 = 90 * DAY_MS;
+
+/// A window that somebody asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Wish {
+    /// When it begins, in milliseconds since 1970-01-01 UTC; none where it begins now.
+    #[serde(serialize_with = "as_time", skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// When it ends.
+    pub ends: Ends,
+}
+
+/// When a window ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ends {
+    /// At this time, in milliseconds since 1970-01-01 UTC.
+    #[serde(serialize_with = "at_time")]
+    At(u64),
+    /// So many seconds after it begins.
+    AfterS(u64),
+}
+
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn as_time<S: Serializer>(ms: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    ms.map(timestamp).serialize(serializer)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn at_time<S: Serializer>(ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&timestamp(*ms))
+}
+
+impl Wish {
+    /// The window, if there may be such a one.
+    fn window(&self, now_ms: u64) -> Result<Window, CommandError> {
+        let refused = |entry: &str, rule: String| {
+            Err(CommandError::one(Code::InvalidArgument, entry, rule, "MaintenanceWindowInvalid"))
+        };
+        let from_ms = self.from.unwrap_or(now_ms);
+        let (entry, until_ms) = match self.ends {
+            Ends::At(until_ms) => ("until", until_ms),
+            Ends::AfterS(seconds) => ("forSeconds", from_ms.saturating_add(seconds.saturating_mul(1000))),
+        };
+        let [now, from, until] = [now_ms, from_ms, until_ms].map(timestamp);
+        if until_ms <= from_ms {
+            return refused(entry, format!("it would end at {until}, and not after it begins, at {from}"));
+        }
+        if until_ms <= now_ms {
+            return refused(entry, format!("{until} is over: it is {now} now"));
+        }
+        if until_ms - from_ms > LONGEST_MS {
+            let rule = format!(
+                "it would last from {from} to {until}, and may last {} days: `cps-peering host drain` has no end",
+                LONGEST_MS / DAY_MS
+            );
+            return refused(entry, rule);
+        }
+        if from_ms.saturating_sub(now_ms) > AHEAD_MS {
+            let rule = format!("{from} is more than {} days ahead: it is {now} now", AHEAD_MS / DAY_MS);
+            return refused("from", rule);
+        }
+        let by_length = self.from.is_none() && matches!(self.ends, Ends::AfterS(_));
+        Ok(Window { from_ms, until_ms, begun: from_ms <= now_ms, by_length })
+    }
+}
+
+/// How a window is shown among what a command has changed.
+fn shown(window: Option<Window>) -> Value {
+    window.map_or(Value::Null, |it| json!({ "from": timestamp(it.from_ms), "until": timestamp(it.until_ms) }))
+}
+
+/// Gives a host another window, or none. What that changes.
+pub(super) fn set(
+    tx: &mut Transaction<'_>,
+    host: &Host,
+    wish: Option<Wish>,
+    now_ms: u64,
+) -> Result<Vec<Difference>, CommandError> {
+    let window = wish.map(|wish| wish.window(now_ms)).transpose()?;
+    if window == host.window {
+        return Ok(Vec::new());
+    }
+    let field = Field { field: "maintenanceWindow".to_owned(), from: shown(host.window), to: shown(window) };
+    let id = host.id.to_string();
+    tx.change(Change::Host(host.id.clone(), Some(Host { window, ..host.clone() })));
+    Ok(vec![Difference { kind: "host", id, action: Action::Update, fields: vec![field], stops_traffic: false }])
+}
+
+/// The time has come for a host's window to begin, or to end.
+pub(super) fn turn(tx: &mut Transaction<'_>, id: &HostId) {
+    let Some(host) = tx.state.hosts().get(id).cloned() else { return };
+    let window = host.window.filter(|it| !it.begun).map(|it| Window { begun: true, ..it });
+    tx.change(Change::Host(id.clone(), Some(Host { window, ..host })));
+}
+
+/// The machine's clock, which has leapt, is right. A window that was given by its length lasts as long as it would have; the others
+/// are times of the day, as operators have said them.
+pub(super) fn confirm_clock(
+    tx: &mut Transaction<'_>,
+    id: &HostId,
+    now_ms: u64,
+    leap: Leap,
+    moves: impl Fn(u64) -> bool,
+) {
+    let Some(host) = tx.state.hosts().get(id).cloned() else { return };
+    let Some(before) = host.window else { return };
+    let moved = |ms: u64| ms.saturating_add_signed(leap.by_ms);
+    let window = if before.by_length {
+        if !moves(before.from_ms) {
+            return;
+        }
+        Window { from_ms: moved(before.from_ms), until_ms: moved(before.until_ms), ..before }
+    } else {
+        // What begins is seen by what is due. What has begun by a clock that was ahead has not.
+        Window { begun: before.begun && before.from_ms <= moved(now_ms), ..before }
+    };
+    if window != before {
+        tx.change(Change::Host(id.clone(), Some(Host { window: Some(window), ..host })));
+    }
+}
