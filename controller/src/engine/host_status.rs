@@ -235,3 +235,51 @@ impl Agents<'_> {
             && scopes.iter().all(|scope| report.confirms(revision, scope))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::state::Change;
+    use serde_json::json;
+
+    /// P1. A canary is well with a commit when it has that or a later one of this term, knows of no problem, and has said so lately.
+    #[test]
+    fn a_canary_is_well_with_what_it_has_and_not_with_what_it_had() {
+        let mut state = State::default();
+        let host: Host = serde_json::from_value(json!({
+            "id": "h1", "region": "north", "underlay": "192.0.2.1", "agent": "http://192.0.2.1:1", "config_number": 9,
+        }))
+        .unwrap();
+        state.apply(Change::Host(host.id.clone(), Some(host.clone())));
+        state.apply(Change::Meta(Meta { epoch: 2, ..Meta::default() }));
+        let paths = PathHealths::default();
+        let is_well = |applied: serde_json::Value, problems: serde_json::Value, age_ms: u64, error: Option<&str>| {
+            let report = json!({
+                "version": "0", "host": "h1", "desired": applied, "applied": applied, "last_pass": null, "problems": problems,
+                "counters": { "passes": 1, "operations": 0, "failures": 0, "drift_repaired": 0 },
+            });
+            let contact = Contact {
+                report: Some(serde_json::from_value(report).unwrap()),
+                reported_ms: Some(0),
+                reported_boot_ms: Some(50_000 - age_ms),
+                error: error.map(str::to_owned),
+            };
+            let contacts = OrdMap::unit(host.id.clone(), Arc::new(contact));
+            let freshness = Freshness { boot_ms: 50_000, max_age_ms: 1000 };
+            let agents =
+                Agents { state: &state, contacts: &contacts, in_sync: &OrdSet::new(), freshness, paths: &paths };
+            agents.is_well_since(&host, 7)
+        };
+        let revision = |epoch: u64, number: u64| json!({ "epoch": epoch, "number": number });
+        let none = json!([]);
+        let wrong = json!([{ "scope": "host", "kind": "failed", "object": "x", "reason": "wrong" }]);
+        // What tenants have changed since does not count: the host need not be in sync.
+        assert!(is_well(revision(2, 7), none.clone(), 1000, None) && is_well(revision(2, 8), none.clone(), 0, None));
+        assert!(!is_well(revision(2, 6), none.clone(), 0, None), "an earlier commit");
+        assert!(!is_well(revision(1, 8), none.clone(), 0, None), "of a term before");
+        assert!(!is_well(json!(null), none.clone(), 0, None), "nothing");
+        assert!(!is_well(revision(2, 7), wrong, 0, None), "a problem");
+        assert!(!is_well(revision(2, 7), none.clone(), 1001, None), "long ago");
+        assert!(!is_well(revision(2, 7), none, 0, Some("refused")), "it does not answer");
+    }
+}

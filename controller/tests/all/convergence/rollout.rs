@@ -2,10 +2,11 @@
 
 use super::*;
 use cps_peering_controller::{
-    engine::Pushes,
+    clock::Reading,
+    engine::{Clock, Pushes},
     model::{
         record::{Host as HostRecord, Pacing},
-        rollout::Step,
+        rollout::{self, Step},
     },
 };
 
@@ -98,6 +99,18 @@ impl Controller {
         }
     }
 
+    /// What operators were told of rollouts, the newest first.
+    fn told(&self) -> Vec<String> {
+        let all = cps_peering_controller::audit::Query { limit: 100, ..Default::default() };
+        let entries = tokio::task::block_in_place(|| self.engine.audit(&all)).unwrap();
+        let events = entries.into_iter().flat_map(|(_, entry)| entry.events).map(|event| event.kind);
+        events.filter(|kind| kind.starts_with("rollout.")).collect()
+    }
+
+    fn revision(&self) -> Option<u64> {
+        self.engine.read(|state, _| rollout::revision(state))
+    }
+
     fn actions(&self) -> Vec<String> {
         let all = cps_peering_controller::audit::Query { limit: 100, ..Default::default() };
         let entries = tokio::task::block_in_place(|| self.engine.audit(&all)).unwrap();
@@ -133,6 +146,7 @@ async fn a_change_of_many_hosts_reaches_some_first_and_the_others_when_these_are
     controller.until_in_sync().await;
     assert!(controller.canaries().is_empty() && controller.held().is_empty());
     assert_eq!(controller.actions()[0], "FinishRollout by system");
+    assert_eq!(controller.told(), ["rollout.finished"]);
 }
 
 /// P1. What concerns few is not held up.
@@ -222,6 +236,8 @@ async fn what_takes_something_away_or_moves_it_reaches_all_at_once() {
     assert_eq!(controller.held(), Vec::<usize>::new());
     controller.until_vrfs(&agents, |_| 1).await;
     controller.until_rollout(None).await;
+    assert_eq!(controller.actions()[0], "WithdrawRollout by system");
+    assert_eq!(controller.told(), ["rollout.withdrawn"], "it has not gone to all hosts");
     // A VTEP address is another one: who sends there and who is there change together.
     controller.run(&inventory(&agents, &["common", "other"])).unwrap();
     controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
@@ -278,6 +294,78 @@ async fn another_document_frees_nobody_who_waits() {
     controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
     controller.until_vrfs(&agents, |_| 3).await;
     controller.until_in_sync().await;
+}
+
+/// P2. What an operator says yes to is what he has looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_continues_something_else_than_what_hosts_wait_for_is_refused() {
+    let (_folder, controller, agents) = built(PUSHES).await;
+    let go_on = |revision| Command::Rollout(Step::Continue { revision });
+    // There is nothing, and nothing to do.
+    controller.run(&go_on(Some(1))).unwrap();
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    controller.run(&Command::Rollout(Step::Stop { why: String::new() })).unwrap();
+    let looked_at = controller.revision();
+    assert_eq!(looked_at, controller.engine.read(|state, _| state.meta().rollout.map(|it| it.number)));
+    // A document that begins no rollout of its own gives hosts that wait something newer to wait for.
+    controller.engine.tune(options(Pushes { canary_above: HOSTS, ..PUSHES }));
+    controller.run(&inventory(&agents, &["common", "other"])).unwrap();
+    assert!(controller.held().len() == HOSTS - 2 && controller.revision() > looked_at);
+    assert_eq!(looked_at, controller.engine.read(|state, _| state.meta().rollout.map(|it| it.number)));
+    let refused = controller.run(&go_on(looked_at)).unwrap_err().to_string();
+    assert!(refused.contains("is not what hosts wait for"), "{refused}");
+    assert_eq!(controller.held().len(), HOSTS - 2);
+    controller.run(&go_on(controller.revision())).unwrap();
+    controller.until_vrfs(&agents, |_| 3).await;
+}
+
+/// P2. Canaries that are well now and then are not waited for without end, however short each time is that they are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn canaries_that_are_well_now_and_then_stop_it() {
+    let (folder, agents) = (tempfile::tempdir().unwrap(), agents().await);
+    let boot_ms = Arc::new(AtomicU64::new(1_000_000));
+    let own = Arc::clone(&boot_ms);
+    let clock: Clock = Arc::new(move || {
+        let boot_ms = own.load(Ordering::SeqCst);
+        Reading { wall_ms: 1_700_000_000_000 + boot_ms, boot_ms }
+    });
+    let pushes = Pushes { canary_watch: Duration::from_mins(5), ..PUSHES };
+    let tuned = |pushes| Options { clock: Arc::clone(&clock), ..options(pushes) };
+    let store = crate::place::open(folder.path()).unwrap();
+    let none = Pushes { canary_hosts: 0, ..pushes };
+    let controller = Controller::with(store, Duration::from_millis(20), tuned(none));
+    controller.run(&inventory(&agents, &[])).unwrap();
+    controller.until_in_sync().await;
+    controller.engine.tune(tuned(pushes));
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    let canary = controller.canaries()[0];
+    let name: HostId = format!("h{canary}").parse().unwrap();
+    let problem = Problem { kind: ProblemKind::Failed, scope: Scope::Host, object: "x".into(), reason: "wrong".into() };
+    let is_stopped = || controller.engine.read(|state, _| state.meta().rollout.is_some_and(|it| it.stopped));
+    // 20 seconds well and 20 seconds not, where a minute at a stretch is allowed: five times that is too much.
+    let mut rounds = 0;
+    while !is_stopped() {
+        rounds += 1;
+        assert!(rounds < 20, "it goes on for ever");
+        for is_well in [true, false] {
+            agents[canary - 1].host.lock().unwrap().problems = if is_well { vec![] } else { vec![problem.clone()] };
+            let said = |seen: &Seen<'_>| {
+                let all = seen.state.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary));
+                let number = seen.state.meta().rollout?.number;
+                let well = all.filter(|host| seen.agents.is_well_since(host, number)).count();
+                (seen.agents.is_current(&name) && well == if is_well { 2 } else { 1 }).then_some(())
+            };
+            controller.until("it is heard", said).await;
+            controller.sweep();
+            boot_ms.fetch_add(20_000, Ordering::SeqCst);
+            controller.until("it is heard again", said).await;
+            controller.sweep();
+        }
+    }
+    // Not because it was unwell for long at once.
+    assert!(rounds >= 7, "{rounds}");
+    assert_eq!(controller.held().len(), HOSTS - 2);
+    assert_eq!(controller.told(), ["rollout.stopped"]);
 }
 
 /// P3. A restored store knows nothing of hosts: all get what they must have, those, too, that waited when the copy was made.
