@@ -12,7 +12,7 @@ use cps_peering_config::{
 };
 use cps_peering_controller::{
     access::vault::{self, Vault},
-    store::{Cluster, Origin, Restored, Store, check},
+    store::{Cluster, Origin, Restored, Store, check, check_shared},
 };
 use std::{
     fs,
@@ -122,17 +122,14 @@ pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<Stri
             (None, None) => bail!("which file?"),
         },
         Command::CheckStore { file, with } => {
-            let path = match (file, settings.place()) {
-                (Some(file), _) => file.as_path(),
+            let with = with.as_deref();
+            let report = match (file, settings.place()) {
+                (Some(file), _) => check(file, with)?,
                 (None, place) => match place? {
-                    StorePlace::Embedded(path) => path,
-                    StorePlace::Etcd(etcd) => {
-                        Store::look(&Arc::new(Cluster::new(etcd)?)).load()?;
-                        return Ok("every record in etcd can be read".to_owned());
-                    }
+                    StorePlace::Embedded(path) => check(path, with)?,
+                    StorePlace::Etcd(etcd) => check_shared(&Store::look(&Arc::new(Cluster::new(etcd)?)), with)?,
                 },
             };
-            let report = check(path, with.as_deref())?;
             if report.is_whole() {
                 return Ok(report.to_string().trim_end().to_owned());
             }

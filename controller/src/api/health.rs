@@ -47,7 +47,9 @@ impl Readiness {
     /// The same of a follower that could not lead. It still passes requests on.
     #[must_use]
     pub(crate) fn hindered(mut self, obstacle: Option<String>) -> Self {
-        self.reasons.extend(obstacle.map(|message| Reason { reason: "CouldNotLead".to_owned(), message }));
+        let obstacle = obstacle.map(|message| Reason { reason: "CouldNotLead".to_owned(), message });
+        // Where the one that leads is not known, what is asked may have been another follower, or this one.
+        self.reasons.extend(obstacle.filter(|it| !self.reasons.contains(it)));
         self
     }
 

@@ -180,6 +180,9 @@ fn replace(
         Some(format!("host {by} was removed"))
     } else if other.drained {
         Some(format!("host {by} is drained and takes no new ports: `cps-peering host uncordon {by}` ends that"))
+    } else if other.paused {
+        // It would lose its traffic here, and get none there.
+        Some(format!("nothing is pushed to host {by}: `cps-peering host resume {by}` ends that"))
     } else if other.region != host.region {
         Some(format!("host {} is in region {}, and host {by} in {}", host.id, host.region, other.region))
     } else {

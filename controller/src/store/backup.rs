@@ -21,8 +21,11 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
+
+/// What a copy leaves behind that was cut off is removed by the next one when it is older than this: others may be under way.
+const LEFT_OVER: Duration = Duration::from_hours(24);
 
 /// What a store is that takes the place of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +72,9 @@ impl Store {
     pub fn back_up(&self, file: &Path) -> Result<Revision, BackupError> {
         if file.exists() {
             return Err(BackupError::Exists(file.to_owned()));
+        }
+        if folder_of(file) == self.backups {
+            remove_left_over(&self.backups);
         }
         let mut unfinished = file.as_os_str().to_owned();
         unfinished.push(".unfinished");
@@ -138,12 +144,16 @@ impl Store {
     }
 
     fn copy_to(&self, path: &Path) -> Result<State, BackupError> {
+        self.dump_to(path)?;
+        Ok(Store::open(path)?.load()?)
+    }
+
+    /// Puts all rows into a new file, whatever they say.
+    pub(super) fn dump_to(&self, path: &Path) -> Result<(), BackupError> {
         // What is left of an attempt that was cut off.
         let _ = fs::remove_file(path);
         let copy = Embedded::open(path)?;
-        self.backend.dump(&mut |page| copy.fill(page))?;
-        drop(copy);
-        Ok(Store::open(path)?.load()?)
+        Ok(self.backend.dump(&mut |page| copy.fill(page))?)
     }
 
     /// Makes an empty store one of a cluster whose own store is lost, in an epoch that its agents have not seen. It is held.
@@ -293,6 +303,22 @@ pub(super) fn last(state: &State) -> Revision {
     Revision { epoch: meta.epoch, number: meta.number }
 }
 
+/// Removes what copies have left behind that a crash cut off: each is as large as the store.
+fn remove_left_over(folder: &Path) {
+    let ends = [".store", ".unfinished"].map(|end| format!(".{}{end}", Store::COPY));
+    let is_left_over = |file: &fs::DirEntry| {
+        let name = file.file_name();
+        let named = name.to_str().is_some_and(|name| ends.iter().any(|end| name.ends_with(end)));
+        let modified = file.metadata().and_then(|file| file.modified()).ok();
+        named && modified.and_then(|it| it.elapsed().ok()).is_some_and(|age| age > LEFT_OVER)
+    };
+    for file in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_left_over) {
+        if let Err(error) = fs::remove_file(file.path()) {
+            tracing::warn!(file = %file.path().display(), %error, "what is left of a copy that was cut off stays");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,6 +415,33 @@ mod tests {
         let again = Store::restore(&copy, &store, None, Origin::Same).unwrap();
         let restores = Store::open(&store).unwrap().load().unwrap().meta().restores;
         assert_eq!((again.revision.epoch, restores), (10, 4));
+    }
+
+    #[test]
+    fn what_copies_that_were_cut_off_have_left_is_removed_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("store.redb");
+        apply(&place, &["north"]);
+        let store = Store::open(&place).unwrap();
+        fs::create_dir(store.backups()).unwrap();
+        let make = |name: &str, age: Duration| {
+            let file = File::create(store.backups().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        let old = LEFT_OVER + Duration::from_mins(1);
+        for name in ["a.backup.store", "a.backup.unfinished", "b.backup", "c.store", "d.redb"] {
+            make(name, old);
+        }
+        // Others may be under way.
+        make("e.backup.store", Duration::ZERO);
+        store.back_up(&store.backups().join("new.backup")).unwrap();
+        let left = fs::read_dir(store.backups()).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
+        let left: std::collections::BTreeSet<String> = left.collect();
+        assert_eq!(left, ["b.backup", "c.store", "d.redb", "e.backup.store", "new.backup"].map(str::to_owned).into());
+        // In other folders everything may be somebody's.
+        fs::rename(store.backups().join("c.store"), folder.path().join("c.backup.store")).unwrap();
+        store.back_up(&folder.path().join("mine.backup")).unwrap();
+        assert!(folder.path().join("c.backup.store").exists());
     }
 
     #[test]

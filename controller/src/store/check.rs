@@ -1,14 +1,16 @@
 //! What of a damaged store can be read, and what is lost.
 
 use super::{
-    StoreError,
+    Store, StoreError,
     embedded::{AUDIT, PERIODS, RECORDS, TRAFFIC, told},
+    raw::{Page, PeriodKey},
     records::RowCodec,
     retained::Retained,
 };
 use crate::{audit::Entry, model::metering::Period};
 use cps_peering_config::text::shorten;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +21,8 @@ use std::{
 
 /// How many lost rows are named of each kind.
 const NAMED: usize = 50;
+/// The kinds of rows.
+const NAMES: [&str; 4] = ["records", "entries of the audit trail", "closed periods", "counters"];
 
 /// What was found in a file.
 #[derive(Debug, Default)]
@@ -42,6 +46,17 @@ struct Kind {
 }
 
 impl Report {
+    /// Says which records of a copy, if there is one, are lost or others.
+    fn compare(&mut self, records: &BTreeMap<String, Vec<u8>>, with: Option<&Path>) -> Result<(), StoreError> {
+        let Some(with) = with else { return Ok(()) };
+        let copy = Copied::of_copy(with)?;
+        let mut other = Report { path: with.to_owned(), ..Report::default() };
+        let wanted = read(&copy.file, &mut other);
+        let lost = wanted.into_iter().filter(|(key, value)| records.get(key) != Some(value)).map(|(key, _)| key);
+        self.compared = Some((with.to_owned(), lost.collect()));
+        Ok(())
+    }
+
     /// Whether nothing is wrong.
     pub fn is_whole(&self) -> bool {
         self.damage.is_none() && self.kinds.iter().all(|kind| kind.wrong.is_empty())
@@ -71,6 +86,42 @@ impl fmt::Display for Report {
     }
 }
 
+/// The same with a store that others may use, in etcd: all rows as they are at one moment.
+pub fn check_shared(store: &Store, with: Option<&Path>) -> Result<Report, StoreError> {
+    let mut report = Report { path: store.place().to_owned(), ..Report::default() };
+    let retained = Retained::default();
+    let codec = RowCodec { place: store.place(), retained: &retained };
+    let mut kinds = NAMES.map(|name| Kind { name, read: 0, wrong: Vec::new() });
+    let mut records = BTreeMap::new();
+    store.dump(&mut |page| {
+        let (kind, found): (usize, Vec<Result<(), String>>) = match page {
+            Page::Records(rows) => {
+                let found = rows.iter().map(|(key, value)| record(codec, key, value)).collect();
+                records.extend(rows);
+                (0, found)
+            }
+            Page::Audit(rows) => (1, rows.iter().map(|(number, value)| entry(&entry_key(*number), value)).collect()),
+            Page::Periods(rows) => {
+                let key = |(payer, to, peering, from): &PeriodKey| period_key((payer, *to, peering, *from));
+                (2, rows.iter().map(|(id, value)| period(&key(id), value)).collect())
+            }
+            Page::Traffic(rows) => {
+                (3, rows.iter().map(|(peering, vni, value)| counters(&side_key((peering, *vni)), value)).collect())
+            }
+        };
+        for found in found {
+            match found {
+                Ok(()) => kinds[kind].read += 1,
+                Err(error) => kinds[kind].wrong.push(shorten(&error)),
+            }
+        }
+        Ok(())
+    })?;
+    report.kinds = kinds.into();
+    report.compare(&records, with)?;
+    Ok(report)
+}
+
 /// Looks at a file that no controller uses, and compares its records with those of a copy if there is one. The file stays as it
 /// is: what is looked at is a copy in the folder for temporary files.
 pub fn check(path: &Path, with: Option<&Path>) -> Result<Report, StoreError> {
@@ -84,13 +135,7 @@ pub fn check(path: &Path, with: Option<&Path>) -> Result<Report, StoreError> {
     };
     let looked_at = Copied::of(path)?;
     let records = read(&looked_at.file, &mut report);
-    if let Some(with) = with {
-        let copy = Copied::of_copy(with)?;
-        let mut other = Report { path: with.to_owned(), ..Report::default() };
-        let wanted = read(&copy.file, &mut other);
-        let lost = wanted.into_iter().filter(|(key, value)| records.get(key) != Some(value)).map(|(key, _)| key);
-        report.compared = Some((with.to_owned(), lost.collect()));
-    }
+    report.compare(&records, with)?;
     Ok(report)
 }
 
@@ -142,32 +187,47 @@ fn read(path: &Path, report: &mut Report) -> BTreeMap<String, Vec<u8>> {
     let retained = Retained::default();
     let codec = RowCodec { place: path, retained: &retained };
     let mut kinds = Vec::new();
-    kinds.push(rows(&database, "records", RECORDS, str::to_owned, |key, value| {
+    kinds.push(rows(&database, NAMES[0], RECORDS, str::to_owned, |key, value| {
         records.insert(key.to_owned(), value.to_owned());
-        codec.change(key, Some(value)).map(drop).map_err(|error| error.to_string())
+        record(codec, key, value)
     }));
-    let json = |value: &[u8], read: fn(&[u8]) -> serde_json::Result<()>| read(value).map_err(|error| error.to_string());
-    kinds.push(rows(
-        &database,
-        "entries of the audit trail",
-        AUDIT,
-        |number: u64| format!("audit/{number}"),
-        |key, value| {
-            json(value, |value| serde_json::from_slice::<Entry>(value).map(drop))
-                .map_err(|error| format!("{key}: {error}"))
-        },
-    ));
-    let key = |(payer, to, peering, from): (&str, u64, &str, u64)| format!("period/{payer}/{to}/{peering}/{from}");
-    kinds.push(rows(&database, "closed periods", PERIODS, key, |key, value| {
-        json(value, |value| serde_json::from_slice::<Period>(value).map(drop))
-            .map_err(|error| format!("{key}: {error}"))
-    }));
-    let key = |(peering, vni): (&str, u32)| format!("traffic/{peering}/{vni}");
-    kinds.push(rows(&database, "counters", TRAFFIC, key, |key, value| {
-        json(value, |value| serde_json::from_slice::<Value>(value).map(drop)).map_err(|error| format!("{key}: {error}"))
-    }));
+    kinds.push(rows(&database, NAMES[1], AUDIT, entry_key, entry));
+    kinds.push(rows(&database, NAMES[2], PERIODS, period_key, period));
+    kinds.push(rows(&database, NAMES[3], TRAFFIC, side_key, counters));
     report.kinds = kinds;
     records
+}
+
+fn record(codec: RowCodec<'_>, key: &str, value: &[u8]) -> Result<(), String> {
+    codec.change(key, Some(value)).map(drop).map_err(|error| error.to_string())
+}
+
+fn json<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<(), String> {
+    serde_json::from_slice::<T>(value).map(drop).map_err(|error| format!("{key}: {error}"))
+}
+
+fn entry(key: &str, value: &[u8]) -> Result<(), String> {
+    json::<Entry>(key, value)
+}
+
+fn period(key: &str, value: &[u8]) -> Result<(), String> {
+    json::<Period>(key, value)
+}
+
+fn counters(key: &str, value: &[u8]) -> Result<(), String> {
+    json::<Value>(key, value)
+}
+
+fn entry_key(number: u64) -> String {
+    format!("audit/{number}")
+}
+
+fn period_key((payer, to, peering, from): (&str, u64, &str, u64)) -> String {
+    format!("period/{payer}/{to}/{peering}/{from}")
+}
+
+fn side_key((peering, vni): (&str, u32)) -> String {
+    format!("traffic/{peering}/{vni}")
 }
 
 /// Reads the rows of one table: from the beginning to what cannot be read, and from the end back to it.

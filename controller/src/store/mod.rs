@@ -24,7 +24,7 @@ mod rows;
 pub(crate) use backup::new_cluster;
 pub use backup::{Origin, Restored};
 pub use backup_error::BackupError;
-pub use check::{Report, check};
+pub use check::{Report, check, check_shared};
 pub use copy::Manifest;
 pub use error::StoreError;
 pub use etcd::{Cluster, Leader, Replica};
@@ -207,6 +207,11 @@ impl Store {
         let traffic =
             self.backend.traffic()?.into_iter().map(|(peering, vni, value)| ((peering, vni), value)).collect();
         Ok(Content { state, traffic })
+    }
+
+    /// All rows as they are at one moment.
+    fn dump(&self, take: &mut dyn FnMut(raw::Page) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        self.backend.dump(take)
     }
 
     /// Whether it goes on here, and was not moved elsewhere.

@@ -8,7 +8,7 @@ use super::{
     records::META,
 };
 use crate::model::state::{Change, Meta};
-use cps_peering_config::{Revision, settings::StorePlace};
+use cps_peering_config::{Revision, settings::StorePlace, time::now_ms};
 use std::{
     fs::{self, DirBuilder},
     io::ErrorKind,
@@ -101,9 +101,20 @@ impl Store {
         if state.meta().number == 0 {
             return Err(BackupError::Empty(from.path.clone()));
         }
-        let before = self.meta()?;
+        let (before, replaced) = match self.meta() {
+            Ok(before) => {
+                in_new_epoch(state.meta(), before, epoch, origin)?;
+                (before, self.revision()?.map(|revision| self.keep(revision)).transpose()?)
+            }
+            Err(error) if error.is_damage() => {
+                if epoch.is_none() {
+                    return Err(BackupError::DamagedInPlace(error));
+                }
+                (None, Some(self.keep_damaged()?))
+            }
+            Err(error) => return Err(error.into()),
+        };
         let renewed = in_new_epoch(state.meta(), before, epoch, origin)?;
-        let replaced = self.revision()?.map(|revision| self.keep(revision)).transpose()?;
         let encode = |meta: Meta| from.rows().encode(&Change::Meta(meta)).map(|(_, value)| value.unwrap_or_default());
         self.backend.begin_filling(encode(Meta { number: 0, ..before.unwrap_or_default() })?)?;
         from.backend.dump(&mut |page| {
@@ -121,22 +132,43 @@ impl Store {
         Ok(Restored { revision, cluster: renewed.cluster, held: renewed.held, counts, replaced })
     }
 
-    /// Copies what is about to be replaced.
-    fn keep(&self, revision: Revision) -> Result<PathBuf, BackupError> {
+    /// The folder for what is about to be replaced, and whoever may use what is made in it.
+    fn folder_to_keep(&self) -> Result<impl Fn(&Path) -> Result<(), BackupError>, BackupError> {
         let above = self.backups.parent().unwrap_or(Path::new("."));
         let owner = fs::metadata(above).map_err(failed("look at the folder", above))?;
         // Whoever may use the folder above may use what is made in it.
-        let give = |path: &Path| chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", path));
+        let give =
+            move |path: &Path| chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", path));
         match DirBuilder::new().mode(0o700).create(&self.backups) {
             Ok(()) => give(&self.backups)?,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed("make the folder", &self.backups)(error)),
         }
+        Ok(give)
+    }
+
+    /// Copies what is about to be replaced.
+    fn keep(&self, revision: Revision) -> Result<PathBuf, BackupError> {
+        let give = self.folder_to_keep()?;
         let file = self.backups.join(format!("replaced-{}-{}.{}", revision.epoch, revision.number, Self::COPY));
         if !file.exists() {
-            self.back_up(&file)?;
-            give(&file)?;
+            match self.back_up(&file) {
+                Ok(_) => give(&file)?,
+                // Nobody can read it, so it does not become a copy.
+                Err(BackupError::Store(error)) if error.is_damage() => return self.keep_damaged(),
+                Err(error) => return Err(error),
+            }
         }
+        Ok(file)
+    }
+
+    /// Puts what is about to be replaced, and cannot be read, into a file as it is.
+    fn keep_damaged(&self) -> Result<PathBuf, BackupError> {
+        let give = self.folder_to_keep()?;
+        // What is named as a copy counts as one.
+        let file = self.backups.join(format!("replaced-{}.damaged", now_ms()));
+        self.dump_to(&file)?;
+        give(&file)?;
         Ok(file)
     }
 }

@@ -25,6 +25,7 @@ struct Marked<'a, T> {
 }
 
 /// Makes rows, and reads them.
+#[derive(Clone, Copy)]
 pub(super) struct RowCodec<'a> {
     /// The store's place, for errors.
     pub(super) place: &'a Path,

@@ -114,7 +114,7 @@ impl Etcd {
         let cluster = Arc::clone(cluster);
         let (writer, whole, used) = (Mutex::default(), RwLock::new(()), Mutex::default());
         let store = Self { cluster, leading: Some(leading), writer, whole, used, refused: AtomicBool::new(false) };
-        store.take_over()?;
+        store.take_over(url.is_some())?;
         Ok(Some(store))
     }
 
@@ -130,8 +130,9 @@ impl Etcd {
         }
     }
 
-    /// Finds where the previous leader stopped, and completes what it had begun.
-    fn take_over(&self) -> Result<(), StoreError> {
+    /// Finds where the previous leader stopped, and completes what it had begun. `strictly`: it is an error, too, where the record that tells
+    /// it is damaged; otherwise a copy may take the place of what is there.
+    fn take_over(&self, strictly: bool) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let one = |rest: &str| Range::key(&self.cluster.key(rest));
         let newest = Range { limit: 1, backwards: true, ..self.below("audit/") };
@@ -142,7 +143,10 @@ impl Etcd {
         let mut next = || found.next().flatten();
         writer.last = next().map_or(0, |row| row.mod_revision);
         if let Some(row) = next() {
-            writer.number = self.meta(&row.value)?.number;
+            writer.number = match self.meta(&row.value) {
+                Err(_) if !strictly => 0,
+                read => read?.number,
+            };
         }
         writer.filling = next().is_some();
         let pending = next();

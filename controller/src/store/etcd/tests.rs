@@ -1,6 +1,9 @@
 //! With real members of etcd.
 
-use super::{super::Store, *};
+use super::{
+    super::{Origin, Store},
+    *,
+};
 use crate::{
     audit::{Entry, Query},
     model::{
@@ -405,6 +408,48 @@ fn a_move_there_and_back_changes_nothing_but_the_epoch() {
     let moved = Store::open(&again).unwrap().move_to(StorePlace::Etcd(&settings), false).unwrap();
     assert_eq!(moved.revision.epoch, 6, "above the epochs before");
     assert_eq!(content(&lead(&cluster).load().unwrap()), 9002);
+}
+
+#[test]
+fn a_copy_takes_the_place_of_what_cannot_be_read() {
+    let members = Members::start(1);
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy");
+    let cluster = cluster(&members);
+    let store = lead(&cluster);
+    commit(&store, &regions(3), &[entry("one", 1)]).unwrap();
+    store.back_up(&copy).unwrap();
+    store.leave();
+    drop(store);
+    let settings = members.settings("/t/");
+    let hold = || Store::hold_place(StorePlace::Etcd(&settings)).unwrap();
+    let report = || super::super::check_shared(&Store::look(&cluster), Some(&copy)).unwrap();
+    assert!(report().is_whole(), "{}", report());
+    // What it says of itself can be read, one of its records cannot.
+    members.control(&["put", "/t/records/region/region-00001", "{"]);
+    let said = report().to_string();
+    assert!(said.contains("records: 3 can be read, 1 problems") && said.contains("region/region-00001"), "{said}");
+    assert!(said.contains("1 of its records are lost or another"), "{said}");
+    let store = hold();
+    let restored = store.restore_into(&copy, None, Origin::Same).unwrap();
+    assert_eq!((restored.revision.epoch, content(&store.load().unwrap())), (2, 3));
+    drop(store);
+    // It is kept as it was.
+    let kept = restored.replaced.unwrap();
+    assert_eq!(Store::look(&cluster).last_backup(), None, "it is no copy to come back from");
+    let found = super::super::check(&kept, None).unwrap().to_string();
+    assert!(found.contains("1 problems") && found.contains("region/region-00001"), "{found}");
+    // Nor can what it says of itself: then the epoch has to be named.
+    members.control(&["put", "/t/records/meta", "{"]);
+    assert!(matches!(Store::lead(&cluster, "http://127.0.0.1:1", LONG), Err(StoreError::Record { .. })));
+    assert!(!report().is_whole());
+    let store = hold();
+    let refused = store.restore_into(&copy, None, Origin::Same).unwrap_err().to_string();
+    assert!(refused.contains("the epoch of what takes its place must be named"), "{refused}");
+    assert!(!report().is_whole(), "it is as it was");
+    let restored = store.restore_into(&copy, Some(9), Origin::Same).unwrap();
+    assert_eq!((restored.revision.epoch, content(&store.load().unwrap())), (9, 3));
+    assert!(report().is_whole() && !super::super::check(&restored.replaced.unwrap(), None).unwrap().is_whole());
 }
 
 #[test]
