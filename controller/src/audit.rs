@@ -5,7 +5,7 @@ use crate::model::{
     Actor, Command, CommandError, Leap, Outcome, Request, Transaction,
     account::What,
     host,
-    record::{Made, Peering, Role},
+    record::{Made, Peering, Role, Window},
     rollout,
     state::Change,
     webhook,
@@ -16,7 +16,7 @@ use cps_peering_config::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How many differences an entry tells of those that a document made.
 const MOST_LINES: usize = 200;
@@ -219,28 +219,24 @@ pub(crate) fn entries(
 
 /// The hosts whose maintenance windows have begun or ended among changes that were due, with what became of each.
 fn windows(tx: &Transaction<'_>, due: &[Change]) -> Vec<(String, &'static str)> {
-    let hosts: BTreeSet<&HostId> = due
-        .iter()
-        .filter_map(|change| match change {
-            Change::Host(id, _) => Some(id),
-            _ => None,
-        })
-        .collect();
-    let of = |id: &HostId| {
+    // As they were when all was done that was due: what the command itself has said of it since is its own.
+    let mut hosts = BTreeMap::new();
+    for change in due {
+        if let Change::Host(id, Some(after)) = change {
+            hosts.insert(id, after.window);
+        }
+    }
+    let of = |(id, after): (&HostId, Option<Window>)| {
         let before = tx.before().hosts().get(id)?.window?;
-        // What the command itself has said of it since is its own.
-        let last = due.iter().rev().find_map(|change| match change {
-            Change::Host(changed, after) if changed == id => after.as_ref(),
-            _ => None,
-        });
-        Some(match (before.begun, last?.window) {
+        let outcome = match (before.begun, after) {
             (_, Some(_)) => "maintenanceBegun",
             (true, None) => "maintenanceEnded",
             // It has begun and ended while no controller ran.
             (false, None) => "maintenanceMissed",
-        })
+        };
+        Some((id.to_string(), outcome))
     };
-    hosts.into_iter().filter_map(|id| Some((id.to_string(), of(id)?))).collect()
+    hosts.into_iter().filter_map(of).collect()
 }
 
 /// Puts events beside the last entry of the audit trail; where there are many, with further entries that say the same.

@@ -8,7 +8,7 @@ use super::{
     session::Session,
 };
 use clap::Args;
-use cps_peering_config::inventory::Inventory;
+use cps_peering_config::{inventory::Inventory, text};
 use reqwest::Method;
 use serde_json::Value;
 use std::{
@@ -97,9 +97,22 @@ fn parse(text: &str) -> Result<Inventory, String> {
     let text = text.trim_start_matches('\u{feff}');
     match format(text) {
         Format::Json => serde_json::from_str(text).map_err(|error| format!("JSON: {error}")),
-        Format::Yaml => serde_saphyr::from_str(text).map_err(|error| format!("YAML: {error}").trim_end().to_owned()),
-        Format::Toml => toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned()),
+        Format::Yaml => serde_saphyr::from_str(text).map_err(|error| said(&format!("YAML: {error}"))),
+        Format::Toml => toml::from_str(text).map_err(|error| said(&error.to_string())),
     }
+}
+
+/// What a library says of a document, which it quotes as a whole, without what it says to programmers.
+fn said(error: &str) -> String {
+    const ADVICE: [&str; 3] = [
+        ", set DuplicateKeyPolicy in Options if acceptable",
+        "; use from_str_multiple or from_str_multiple_with_options",
+        "; use Option<String>",
+    ];
+    /// The longest line, in characters.
+    const LONGEST: usize = 200;
+    let plain = ADVICE.iter().fold(error.to_owned(), |text, advice| text.replace(advice, ""));
+    plain.trim_end().lines().map(|line| text::cut(line, LONGEST)).collect::<Vec<_>>().join("\n")
 }
 
 pub(super) async fn apply(session: &Session, apply: &Apply) -> Result<(), CliError> {
@@ -273,9 +286,16 @@ cidrs = ["10.1.0.0/16", "fd00:1::/48"]
             ("{\"hosts\": [{\"id\": 7}]}", &["JSON", "column"]),
             ("peerings:\n- {name: a, vpc: b, peer_vpc: c, bandwidth: fast}\n", &["YAML", "line 2"]),
             ("hosts: *nowhere\n", &["YAML", "nowhere"]),
+            ("regions: []\nregions: []\n", &["YAML", "duplicate mapping key: regions"]),
+            ("regions: []\n---\nregions: []\n", &["YAML", "multiple YAML documents"]),
+            ("regions:\n- id: ~\n", &["YAML", "null", "line 2"]),
+            (&"[".repeat(100_000), &["line 1", "(100004 characters)"]),
+            (&format!("name: {}", "[".repeat(100_000)), &["YAML", "recursion"]),
         ] {
             let error = parse(text).unwrap_err();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
+            assert!(["Options", "from_str", "Option<"].iter().all(|word| !error.contains(word)), "{error}");
+            assert!(error.lines().all(|line| line.chars().count() < 250), "{error}");
         }
     }
 

@@ -71,6 +71,12 @@ pub enum VaultError {
         /// With which key.
         sealed_with: String,
     },
+    /// A rotation was cut off: what is sealed is sealed with the next key, which lies beside this one.
+    #[error(
+        "{0} is not the store's key any more: its rotation was cut off, and access keys are sealed with the next one, which is \
+         there. `cps-peering-controller rotate-store-key` finishes it; no access key is lost"
+    )]
+    CutOff(PathBuf),
     /// Something was changed since it was sealed, or is another's.
     #[error(
         "the secret key of access key {access_key} of account {account} was not sealed for it: the store was changed by hand"
@@ -177,7 +183,14 @@ impl Vault {
     /// Whether everything that is sealed was sealed with this key.
     fn check(&self, state: &State) -> Result<(), VaultError> {
         let mut sealed = keys(state).filter(|(_, _, sealed)| is_sealed(sealed));
-        sealed.try_for_each(|(account, key, sealed)| self.unseal(&account, &key, sealed).map(drop))
+        match sealed.try_for_each(|(account, key, sealed)| self.unseal(&account, &key, sealed).map(drop)) {
+            Err(VaultError::OtherKey { sealed_with, .. })
+                if Self::read(&beside(&self.path, "next")).is_ok_and(|next| next.id == sealed_with) =>
+            {
+                Err(VaultError::CutOff(self.path.clone()))
+            }
+            checked => checked,
+        }
     }
 
     /// Seals a secret key for one account and one access key.
@@ -477,7 +490,7 @@ mod tests {
         // Cut off behind the commit: the store is sealed with the next key, and the key is the one before.
         fs::rename(&key, beside(&key, "next")).unwrap();
         fs::hard_link(&rotated.before, &key).unwrap();
-        assert!(matches!(open(&path, &key), Err(VaultError::OtherKey { .. })));
+        assert!(matches!(open(&path, &key), Err(VaultError::CutOff(_))), "nobody is told to forget the access keys");
         rotate(&Store::open(&path).unwrap(), &key, Some(&path)).unwrap();
         let (_, content, vault) = open(&path, &key).unwrap();
         assert_eq!((vault.id, content.state.accounts()["acme"].keys["AK"].as_str()), (new, sealed.as_str()));

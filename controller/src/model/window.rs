@@ -38,7 +38,7 @@ pub enum Ends {
     AfterS(u64),
 }
 
-#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+#[expect(clippy::ref_option, reason = "serde wants it so")]
 fn as_time<S: Serializer>(ms: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
     ms.map(timestamp).serialize(serializer)
 }
