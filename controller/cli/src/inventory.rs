@@ -290,7 +290,7 @@ cidrs = ["10.1.0.0/16", "fd00:1::/48"]
             ("regions: []\n---\nregions: []\n", &["YAML", "multiple YAML documents"]),
             ("regions:\n- id: ~\n", &["YAML", "null", "line 2"]),
             (&"[".repeat(100_000), &["line 1", "(100004 characters)"]),
-            (&format!("name: {}", "[".repeat(100_000)), &["YAML", "recursion"]),
+            (&format!("regions: {}", "[".repeat(100_000)), &["YAML", "recursion"]),
         ] {
             let error = parse(text).unwrap_err();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
