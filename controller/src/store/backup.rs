@@ -425,7 +425,7 @@ mod tests {
         let store = Store::open(&place).unwrap();
         fs::create_dir(store.backups()).unwrap();
         let make = |name: &str, age: Duration| {
-            let file = File::create(store.backups().join(name)).unwrap();
+            let file = fs::File::create(store.backups().join(name)).unwrap();
             file.set_modified(SystemTime::now() - age).unwrap();
         };
         let old = LEFT_OVER + Duration::from_mins(1);
