@@ -21,7 +21,7 @@ use prometheus_client::{
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
-    time::UNIX_EPOCH,
+    time::{Instant, UNIX_EPOCH},
 };
 
 /// What the handlers count, and everything that is shown.
@@ -123,14 +123,22 @@ impl Collector for Figures {
 const MAX_PEERINGS: usize = 1000;
 
 /// What probes say of peerings. What is not known is not there.
+#[expect(clippy::cast_precision_loss, reason = "what is counted stays far below 2^52")]
 fn probes(out: &mut DescriptorEncoder<'_>, figures: &SharedFigures) -> fmt::Result {
-    let (known, every) = {
+    let (known, every, coverage) = {
         let figures = figures.lock();
-        (figures.by_peering(MAX_PEERINGS), figures.every)
+        (figures.by_peering(MAX_PEERINGS), figures.every, figures.coverage(Instant::now()))
     };
     if let Some(every) = every {
         let help = "How often each path to a host of a peering is probed where there is room for it";
         gauge(out, "cps_agent_probe_interval_seconds", help, every.as_secs_f64())?;
+    }
+    if let Some(coverage) = coverage {
+        let help = "Paths to hosts of peerings, by family, that are to be probed";
+        gauge(out, "cps_agent_probe_paths", help, coverage.wanted as f64)?;
+        let help =
+            "Paths to hosts of peerings, by family, whose newest probe ended within five minutes and three intervals";
+        gauge(out, "cps_agent_probe_paths_known", help, coverage.known as f64)?;
     }
     let of = |id: &PeeringId| [("peering", id.to_string())];
     let sent = known.iter().map(|(id, it)| (of(id), it.sent));

@@ -329,7 +329,10 @@ fn interference(observed: &Observed, settings: &AgentSettings) -> Vec<HostFindin
     let desired = compile(&config, underlay_params, &DirtySet::Everything);
     let (plan, doubts) = (diff(&desired, observed), doubts(&desired, observed));
     if plan.interference.is_empty() && doubts.is_empty() {
-        return vec![ok(SUBJECT, "no filter, route, address or queue of others is in the way of packets of VPCs")];
+        return vec![ok(
+            SUBJECT,
+            "no filter, program, route, address or queue of others is in the way of packets of VPCs",
+        )];
     }
     let failures = plan.interference.iter().map(|it| failure(SUBJECT, format!("{}: {}", it.object, it.reason)));
     failures.chain(doubts.iter().map(|it| warning(SUBJECT, format!("{}: {}", it.object, it.reason)))).collect()

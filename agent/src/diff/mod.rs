@@ -3,7 +3,9 @@
 //! Only objects that [`ownership`](crate::ownership) calls ours are ever changed or removed. What somebody else put in our way is an
 //! [`Conflict`]: it stays, it is reported, and everything that does not depend on it goes on.
 
+mod beneath;
 mod devices;
+mod doubts;
 mod egress;
 mod firewall;
 mod forwarding;
@@ -18,7 +20,9 @@ use cps_peering_config::{net::InterfaceName, report::ProblemKind};
 use std::{cmp::Ordering, collections::BTreeMap};
 use survey::Survey;
 
-pub use firewall::{Flow, doubts, touched_by};
+pub use beneath::Beneath;
+pub use doubts::{doubts, programs_beneath};
+pub use firewall::{Flow, touched_by};
 
 /// What to do, in order, and what cannot be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

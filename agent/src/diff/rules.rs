@@ -67,7 +67,7 @@ fn can_select(survey: &Survey<'_>, rule: &RuleAhead) -> bool {
         return false;
     }
     // What the host itself sends, for instance answers of a gateway, comes from `lo`.
-    let of_a_vrf = |name: &String| name == "lo" || is_in_a_vrf(survey, name);
+    let of_a_vrf = |name: &InterfaceName| name.as_bytes() == b"lo" || is_in_a_vrf(survey, name);
     if !rule.iif.as_ref().is_none_or(of_a_vrf) || !rule.oif.as_ref().is_none_or(|name| is_in_a_vrf(survey, name)) {
         return false;
     }
@@ -75,11 +75,10 @@ fn can_select(survey: &Survey<'_>, rule: &RuleAhead) -> bool {
 }
 
 /// Whether an interface is a VRF of ours or in one, or will be.
-fn is_in_a_vrf(survey: &Survey<'_>, name: &str) -> bool {
-    let Ok(name) = name.parse::<InterfaceName>() else { return false };
+fn is_in_a_vrf(survey: &Survey<'_>, name: &InterfaceName) -> bool {
     let desired = survey.desired;
-    let ours = desired.ports.contains_key(&name) || desired.vxlans.contains_key(&name);
-    ours || desired.vrfs.contains_key(&name) || survey.observed.owns(&name)
+    let ours = desired.ports.contains_key(name) || desired.vxlans.contains_key(name);
+    ours || desired.vrfs.contains_key(name) || survey.observed.owns(name)
 }
 
 /// Whether tenants may send from somewhere in this prefix. Other sources are dropped where they arrive.

@@ -128,6 +128,7 @@ fn guard(survey: &Survey<'_>, name: &InterfaceName, link: &Link) -> Option<Guard
         return None;
     }
     let master = link.master.and_then(|master| survey.names.get(&master));
-    let is_member = master.is_some_and(|master| survey.observed.links[master].kind == LinkKind::Aggregate);
+    let is_member = master
+        .is_some_and(|master| matches!(survey.observed.links[master].kind, LinkKind::Aggregate | LinkKind::Bridge));
     Some(if is_member { GuardKind::Member } else { GuardKind::Device })
 }

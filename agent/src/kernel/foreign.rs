@@ -53,11 +53,14 @@ pub(super) fn external(options: &[u8]) -> Option<LinkKind> {
     external.then_some(LinkKind::ExternalVxlan { port })
 }
 
-/// The XDP program of a device, if it has one.
+/// The XDP program of a device, the first of several, if it has one: of the driver, of the kernel, or of the hardware.
 pub(super) fn xdp(value: &[u8]) -> Option<u32> {
     let find = |wanted| attributes(value, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let attached = find(link::XDP_ATTACHED).and_then(|value| u8_at(value, 0)).is_some_and(|mode| mode != 0);
-    attached.then(|| find(link::XDP_PROG_ID).and_then(|value| u32_at(value, 0)).unwrap_or_default())
+    // The first is there where there is one program, the others by where it runs.
+    let ids = [link::XDP_PROG_ID, link::XDP_DRV_PROG_ID, link::XDP_SKB_PROG_ID, link::XDP_HW_PROG_ID];
+    let id = || ids.into_iter().find_map(|kind| find(kind).and_then(|value| u32_at(value, 0)));
+    attached.then(|| id().unwrap_or_default())
 }
 
 /// Indexes of the devices that next hop objects lead to, by their ids.
@@ -289,6 +292,27 @@ mod tests {
             external(&options(&[(link::VXLAN_COLLECT_METADATA, &[1])])),
             Some(LinkKind::ExternalVxlan { port: 4789 })
         );
+    }
+
+    /// As kernels tell it of programs of the driver, of the kernel and of the hardware, and of two of them at once. (The lab has no
+    /// hardware that takes one.)
+    #[test]
+    fn programs_are_found_wherever_they_run() {
+        let told = |mode: u8, ids: &[(u16, u32)]| {
+            let mut bytes = Vec::new();
+            put(&mut bytes, link::XDP_ATTACHED, &[mode]);
+            for (kind, id) in ids {
+                put(&mut bytes, *kind, &id.to_ne_bytes());
+            }
+            xdp(&bytes)
+        };
+        assert_eq!(told(0, &[]), None);
+        for (mode, kind) in [(1, link::XDP_DRV_PROG_ID), (2, link::XDP_SKB_PROG_ID), (3, link::XDP_HW_PROG_ID)] {
+            assert_eq!(told(mode, &[(link::XDP_PROG_ID, 7), (kind, 7)]), Some(7), "{mode}");
+        }
+        assert_eq!(told(4, &[(link::XDP_DRV_PROG_ID, 8), (link::XDP_HW_PROG_ID, 9)]), Some(8));
+        assert_eq!(told(4, &[(link::XDP_HW_PROG_ID, 9)]), Some(9));
+        assert_eq!(told(1, &[]), Some(0), "of a kernel that does not tell its id");
     }
 
     #[test]

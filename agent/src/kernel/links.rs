@@ -128,7 +128,8 @@ fn read_kind(info: &[u8]) -> Option<LinkKind> {
             let tunnel = vni.zip(port).map(|(vni, port)| Tunnel { vni, port, local });
             foreign::external(data.unwrap_or_default()).or(Some(LinkKind::Vxlan { tunnel, altered }))
         }
-        "bridge" | "bond" | "team" => Some(LinkKind::Aggregate),
+        "bridge" => Some(LinkKind::Bridge),
+        "bond" | "team" => Some(LinkKind::Aggregate),
         _ => None,
     }
 }

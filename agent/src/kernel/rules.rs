@@ -4,12 +4,13 @@ use super::{
     KernelError,
     socket::Socket,
     uapi::{route, rtm, rule},
-    wire::{address, attributes, name, u8_at, u16_at, u32_at, u64_at},
+    wire::{address, attributes, u8_at, u16_at, u32_at, u64_at},
 };
 use crate::{
     objects::{Family, Lookup, Rule, RuleAhead},
     ownership::L3MDEV_RULE_PRIORITY,
 };
+use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -105,8 +106,8 @@ impl Parsed {
                 rule::FRA_GOTO => jump = u32_at(value, 0),
                 rule::FRA_SRC => from = address(value)?,
                 rule::FRA_DST => to = address(value)?,
-                rule::FRA_IIFNAME => ahead.iif = name(value),
-                rule::FRA_OIFNAME => ahead.oif = name(value),
+                rule::FRA_IIFNAME => ahead.iif = InterfaceName::of_kernel(value),
+                rule::FRA_OIFNAME => ahead.oif = InterfaceName::of_kernel(value),
                 rule::FRA_FWMARK => mark = u32_at(value, 0)?,
                 rule::FRA_FWMASK => mask = u32_at(value, 0)?,
                 rule::FRA_TUN_ID => ahead.tunnel = u64_at(value, 0) != Some(0),

@@ -63,6 +63,9 @@ pub(super) mod link {
     pub(in crate::kernel) const IFLA_PERM_ADDRESS: u16 = 54;
     pub(in crate::kernel) const XDP_ATTACHED: u16 = 2;
     pub(in crate::kernel) const XDP_PROG_ID: u16 = 4;
+    pub(in crate::kernel) const XDP_DRV_PROG_ID: u16 = 5;
+    pub(in crate::kernel) const XDP_SKB_PROG_ID: u16 = 6;
+    pub(in crate::kernel) const XDP_HW_PROG_ID: u16 = 7;
     pub(in crate::kernel) const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
     pub(in crate::kernel) const INFO_KIND: u16 = 1;
     pub(in crate::kernel) const INFO_DATA: u16 = 2;

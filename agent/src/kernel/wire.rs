@@ -73,9 +73,16 @@ pub(super) fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes.split(|&b| b == 0).next()?).ok()
 }
 
-/// A name that others may have made of any bytes, for people, and for comparing it with others that are read this way.
+/// A name that others may have made of any bytes, for people, and for comparing it with others that are read this way: backslashes are
+/// escaped as well, so that no two names become one.
 pub(super) fn name(bytes: &[u8]) -> Option<String> {
-    bytes.split(|&b| b == 0).next().map(|name| escape_name(name).into_owned())
+    let name = bytes.split(|&b| b == 0).next()?;
+    Some(name.split(|&b| b == b'\\').map(escape_name).collect::<Vec<_>>().join("\\x5c"))
+}
+
+/// A name of any bytes for comparing it with others: what comes before the first NUL.
+pub(super) fn bytes_of_name(bytes: &[u8]) -> Vec<u8> {
+    bytes.split(|&b| b == 0).next().unwrap_or_default().to_vec()
 }
 
 pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {

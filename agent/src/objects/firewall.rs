@@ -1,7 +1,7 @@
 //! The host's packet filters as values: what of nftables and iptables decides about packets of VPCs.
 
 use super::Family;
-use cps_peering_config::net::within;
+use cps_peering_config::net::{InterfaceName, within};
 use ipnet::IpNet;
 use std::ops::RangeInclusive;
 
@@ -32,6 +32,8 @@ pub enum Scope {
     Both,
     /// Everything on some devices (`netdev`).
     Devices(Vec<Pattern>),
+    /// What comes from members of bridges and what goes to them (`bridge`).
+    Bridge,
 }
 
 /// Where in its way through the kernel a packet is.
@@ -60,7 +62,7 @@ pub struct Chain {
     pub backend: Backend,
     /// Which packets its table sees.
     pub scope: Scope,
-    /// The family as its program writes it: `ip`, `ip6`, `inet`, `netdev`.
+    /// The family as its program writes it: `ip`, `ip6`, `inet`, `netdev`, `bridge`.
     pub family: &'static str,
     /// The table.
     pub table: String,
@@ -168,19 +170,19 @@ pub enum Sense {
     IsNot,
 }
 
-/// Names of devices.
+/// Names of devices, which may be of any bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pattern {
-    /// The name, or how it begins.
-    pub text: String,
+    /// The name, or how it begins, as the kernel has it.
+    pub name: Vec<u8>,
     /// Whether anything may follow.
     pub open: bool,
 }
 
 impl Pattern {
     /// Whether a name fits.
-    pub fn fits(&self, name: &str) -> bool {
-        if self.open { name.starts_with(&self.text) } else { name == self.text }
+    pub fn fits(&self, name: &InterfaceName) -> bool {
+        if self.open { name.as_bytes().starts_with(&self.name) } else { name.as_bytes() == self.name }
     }
 }
 

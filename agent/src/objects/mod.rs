@@ -422,7 +422,9 @@ pub enum LinkKind {
     },
     /// The loopback device.
     Loopback,
-    /// A device that takes in what its members receive: a bridge, bond or team.
+    /// A bridge, which takes in what is for the host of what its members receive.
+    Bridge,
+    /// A device that takes in what its members receive: a bond or team.
     Aggregate,
     /// A device whose frames are not Ethernet's.
     NotEthernet,

@@ -1,6 +1,7 @@
 //! Policy rules as values.
 
 use super::Family;
+use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
 use std::fmt;
 
@@ -35,9 +36,9 @@ pub struct RuleAhead {
     /// The priority.
     pub priority: u32,
     /// The name of the interface at which packets arrive, if it selects by that.
-    pub iif: Option<String>,
+    pub iif: Option<InterfaceName>,
     /// The name of the interface that packets are sent to, if it selects by that.
-    pub oif: Option<String>,
+    pub oif: Option<InterfaceName>,
     /// The sources that it selects, if not all.
     pub from: Option<IpNet>,
     /// Whether it selects packets with a mark that is not 0.
@@ -82,7 +83,7 @@ impl RuleAhead {
     /// Whether it can select a question for a route through a device, which comes from the host itself and has no source yet
     /// (`RTM_GETROUTE` with `RTA_DST` and `RTA_OIF` only).
     pub fn may_select_lookups(&self) -> bool {
-        let of_the_host = self.iif.as_ref().is_none_or(|iif| iif == "lo");
+        let of_the_host = self.iif.as_ref().is_none_or(|iif| iif.as_bytes() == b"lo");
         let without_source = self.from.is_none_or(|from| from.addr().is_unspecified());
         self.inverted || (self.may_select_unmarked() && of_the_host && without_source)
     }

@@ -105,6 +105,8 @@ struct Known {
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     ways: BTreeMap<Way, Known>,
+    /// How many ways are to be probed.
+    wanted: usize,
     /// How often each way is probed; none where none is.
     pub(crate) every: Option<Duration>,
 }
@@ -118,6 +120,15 @@ impl SharedFigures {
         // They are whole at any time.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of how many ways probes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Coverage {
+    /// Those that are to be probed.
+    pub(crate) wanted: usize,
+    /// Those of them of which something newer than [`Figures::RECENT`] and three intervals is known.
+    pub(crate) known: usize,
 }
 
 /// The same of one peering.
@@ -146,8 +157,12 @@ pub(super) struct Measured {
 }
 
 impl Figures {
-    /// Forgets what is none of these ways.
+    /// What is older than this and three intervals says nothing of now. Of very many ways each has its turn in one or two minutes.
+    const RECENT: Duration = Duration::from_mins(5);
+
+    /// These ways are to be probed. Forgets what is none of them.
     pub(super) fn retain(&mut self, ways: &Ways) {
+        self.wanted = ways.len();
         self.ways
             .retain(|way, known| ways.get(way).is_some_and(|(peering, _)| known.peering.as_ref() == Some(peering)));
     }
@@ -183,6 +198,14 @@ impl Figures {
     /// Forgets a way: what cannot be measured is not known.
     pub(super) fn forget(&mut self, way: &Way) {
         self.ways.remove(way);
+    }
+
+    /// Of how many ways something is known now; none where none are probed at all.
+    pub(crate) fn coverage(&self, now: Instant) -> Option<Coverage> {
+        let recent = Self::RECENT + self.every? * 3;
+        let times = self.ways.values().filter_map(|known| known.at);
+        let known = times.filter(|(_, at)| now.saturating_duration_since(*at) <= recent).count();
+        Some(Coverage { wanted: self.wanted, known })
     }
 
     /// By peering, so many at most.
@@ -302,6 +325,29 @@ mod tests {
         assert!(figures.by_peering(0).is_empty());
         figures.retain(&Ways::new());
         assert!(figures.by_peering(9).is_empty());
+    }
+
+    /// V6: what cannot be probed is not known, and whoever looks hears of it.
+    #[test]
+    fn what_is_to_be_probed_and_is_not_shows() {
+        let (mut figures, ways) = (Figures::default(), two_ways());
+        let ((way, (peering, _)), (other, _)) = (ways.first_key_value().unwrap(), ways.last_key_value().unwrap());
+        let began = Instant::now();
+        let after = |s| began + Duration::from_secs(s);
+        figures.retain(&ways);
+        assert_eq!(figures.coverage(began), None, "none is probed");
+        figures.every = Some(Duration::from_secs(5));
+        let at = |figures: &Figures, s| figures.coverage(after(s)).map(|it| (it.known, it.wanted));
+        assert_eq!(at(&figures, 0), Some((0, 2)));
+        let measured = Measured { packets: Packets::Long, long: None, small: None };
+        for (way, s) in [(way, 1), (other, 100)] {
+            figures.learn(way, peering, measured, (SystemTime::UNIX_EPOCH, after(s)));
+        }
+        assert_eq!([316, 317, 415, 416].map(|s| at(&figures, s).unwrap()), [(2, 2), (1, 2), (1, 2), (0, 2)]);
+        figures.forget(other);
+        assert_eq!(at(&figures, 101), Some((1, 2)));
+        figures.retain(&Ways::new());
+        assert_eq!(at(&figures, 101), Some((0, 0)));
     }
 
     /// V6: what the controller is told is the newest, of the worst way, and a packet that is too long is no loss.

@@ -30,6 +30,7 @@ pub(super) fn facts(seen: &Seen<'_>) -> (Vec<Fact>, Vec<Fact>) {
         findings.interference(it);
     }
     findings.firewall();
+    findings.programs();
     for operation in &plan.operations {
         findings.operation(operation);
     }

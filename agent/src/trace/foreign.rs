@@ -5,7 +5,7 @@ use super::{
     path_end::Exit,
 };
 use crate::{
-    diff::{Conflict, Flow, Interference, InterferenceKind, touched_by},
+    diff::{Beneath, Conflict, Flow, Interference, InterferenceKind, programs_beneath, touched_by},
     objects::{Effect, Family},
 };
 use cps_peering_config::{
@@ -114,6 +114,23 @@ impl Findings<'_> {
         }
     }
 
+    /// XDP programs below the port, and where packets come from the other host. (Those of the port itself are told with what else is on
+    /// it.)
+    pub(super) fn programs(&mut self) {
+        let port = Some(self.seen.end.port).filter(|_| !self.seen.end.is_gateway);
+        let underlay = self.underlay_device();
+        let places = port.map(|it| (Way::Sent, check::PORT, it)).into_iter();
+        for (way, check, device) in places.chain(underlay.map(|it| (Way::Arriving, check::ACCEPTANCE, it))) {
+            let own = |name: InterfaceName| way == Way::Sent && name == device;
+            for (name, program) in programs_beneath(self.seen.links, device).into_iter().filter(|(name, _)| !own(*name))
+            {
+                let object = format!("XDP program {program} dev {name}");
+                let seen = (object.clone(), Some("not there".to_owned()));
+                self.add(way, check, Verdict::Unknown, object, seen, "has packets first, and may drop them");
+            }
+        }
+    }
+
     /// The host's packet filters, for the packets of this path.
     pub(super) fn firewall(&mut self) {
         let (query, end) = (self.seen.query, self.seen.end);
@@ -146,8 +163,9 @@ impl Findings<'_> {
                 ));
             }
         }
+        let beneath = Beneath::new(self.seen.links);
         for (way, flow) in flows {
-            for it in touched_by(&self.seen.observed.firewall, &flow) {
+            for it in touched_by(&self.seen.observed.firewall, &beneath, &flow) {
                 let seen = (it.object.clone(), Some("not there".to_owned()));
                 self.add(way, check::FIREWALL, verdict_of(it.effect), &it.object, seen, it.reason);
             }

@@ -10,6 +10,7 @@ use crate::{
     compile::{UnderlayParams, compile},
     diff::diff,
     dirty_set::DirtySet,
+    filter::Vlan,
     kernel::{
         Kernel as _, NetlinkError,
         memory::Memory,
@@ -297,7 +298,7 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
     let rule = |matches: Vec<Match>| {
         vec![FilterRule { label: "rule 1".into(), matches, verdict: RuleVerdict::Drop("DROP".into()) }]
     };
-    let out = |device: &str| Match::Out(vec![Pattern { text: device.into(), open: false }], Sense::Is);
+    let out = |device: &str| Match::Out(vec![Pattern { name: device.into(), open: false }], Sense::Is);
     assert_eq!(rules(rule(vec![])), [stops(check::FIREWALL), stops(check::FIREWALL)]);
     assert_eq!(rules(rule(vec![out("cpspeer1001")])), [stops(check::FIREWALL), none()]);
     assert_eq!(rules(rule(vec![out("eth1")])), [none(), stops(check::FIREWALL)]);
@@ -307,6 +308,14 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
     assert_eq!(unread, [unknown(check::FIREWALL), unknown(check::FIREWALL)]);
     let xdp = |device: &'static str| bench.wrong(|it| it.link(device).xdp = Some(7));
     assert_eq!((xdp("eth1"), xdp("cpspeer1001")), ([unknown(check::PORT), none()], [none(), unknown(check::TUNNEL)]));
+    // Below the port and on the underlay.
+    assert_eq!(xdp("uplink"), [none(), unknown(check::ACCEPTANCE)]);
+    let below = bench.wrong(|it| {
+        let lower = it.link("eth3").index;
+        it.link("eth3").xdp = Some(7);
+        it.link("eth1").vlan = Some((lower, Vlan { tpid: 0x8100, id: 7 }));
+    });
+    assert_eq!(below, [unknown(check::PORT), none()]);
 }
 
 #[test]

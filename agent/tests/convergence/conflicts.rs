@@ -307,8 +307,8 @@ fn reported(rules: &[RuleAhead]) -> Vec<String> {
 fn rules_in_front_of_l3mdev_are_reported_where_they_can_select_what_tenants_send() {
     let rule = || RuleAhead { text: "from all lookup main".into(), priority: 500, ..RuleAhead::default() };
     let from = |prefix: &str| RuleAhead { from: Some(prefix.parse().unwrap()), ..rule() };
-    let iif = |device: &str| RuleAhead { iif: Some(device.into()), ..rule() };
-    let oif = |device: &str| RuleAhead { oif: Some(device.into()), ..rule() };
+    let iif = |device: &str| RuleAhead { iif: Some(device.parse().unwrap()), ..rule() };
+    let oif = |device: &str| RuleAhead { oif: Some(device.parse().unwrap()), ..rule() };
     let can = [
         rule(),
         RuleAhead { family: Family::V6, ..rule() },

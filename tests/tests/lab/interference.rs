@@ -13,6 +13,13 @@ const SOON: Duration = Duration::from_secs(20);
 /// What is done on h1, what undoes it, and the object that must be named.
 type Case = (&'static str, &'static str, &'static str);
 
+/// Attaches an XDP program, which `ip` does only with a file that a compiler has made.
+macro_rules! xdp {
+    ($arguments:literal) => {
+        concat!("python3 '", env!("CARGO_MANIFEST_DIR"), "/tests/lab/xdp.py' ", $arguments)
+    };
+}
+
 fn sh(host: &Host, line: &str) -> Result<()> {
     host.netns().sh(line).map(drop)
 }
@@ -198,8 +205,12 @@ fn filters_and_queues_of_others_are_named() -> Result<()> {
                 "qdisc tbf",
             ),
             ("ip link set eth1 arp off", "ip link set eth1 arp on", "noarp dev eth1"),
+            (xdp!("eth1 generic"), "ip link set eth1 xdpgeneric off", "XDP program "),
+            (xdp!("eth1 native"), "ip link set eth1 xdpdrv off", "XDP program "),
+            (xdp!("{peer} generic"), "ip link set {peer} xdpgeneric off", "XDP program "),
         ],
     )?;
+    on_the_underlay(&lab)?;
     // Operators see it where they look, and whoever asks how the peering stands.
     let host = lab.host("h1");
     sh(host, "tc filter add dev eth1 ingress pref 7 protocol all matchall action drop")?;
@@ -210,6 +221,18 @@ fn filters_and_queues_of_others_are_named() -> Result<()> {
         ensure!(peering.contains("\"routesInSync\":false"), "{peering}");
         Ok(Some(()))
     })
+}
+
+/// What is on devices of the host itself is its own, and named to whoever asks why a packet does not arrive.
+fn on_the_underlay(lab: &Lab) -> Result<()> {
+    let host = lab.host("h1");
+    let path = || anyhow::Ok(lab.controller().cli(&["path", "--all", "10.1.0.2", "10.2.1.2"])?.stdout);
+    ensure!(!path()?.contains("XDP"), "{}", path()?);
+    sh(host, xdp!("uplink generic"))?;
+    let said = path()?;
+    ensure!(said.contains("XDP program ") && said.contains(" dev uplink"), "{said}");
+    ensure!(host.report()?.in_sync());
+    sh(host, "ip link set uplink xdpgeneric off")
 }
 
 #[test]

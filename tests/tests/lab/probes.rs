@@ -24,8 +24,13 @@ use tempfile::TempDir;
 const PROMETHEUS: &str = "127.0.0.1:9090";
 
 /// The alerts about probes.
-const ALERTS: [&str; 4] =
-    ["CpsPeeringPathLossy", "CpsPeeringPathDown", "CpsPeeringMtuBlackHole", "CpsPeeringProbesStale"];
+const ALERTS: [&str; 5] = [
+    "CpsPeeringPathLossy",
+    "CpsPeeringPathDown",
+    "CpsPeeringMtuBlackHole",
+    "CpsPeeringProbesStale",
+    "CpsPeeringPathsNotProbed",
+];
 
 const V4: [&str; 2] = ["10.1.0.2", "10.2.1.2"];
 const V6: [&str; 2] = ["fd00:1::2", "fd00:2:0:1::2"];
@@ -271,7 +276,9 @@ fn the_shipped_alerts_fire_when_packets_are_lost_and_when_long_ones_are() -> Res
     lab.wait_in_sync()?;
     let watched = Watched::start(&lab)?;
     wait::until("both agents' probes are seen", 2 * PATIENCE, || {
-        Ok(watched.query("count(cps_agent_probe_round_trip_seconds) == 2")?.contains("=> 2").then_some(()))
+        let all = "count(cps_agent_probe_round_trip_seconds and ignoring (peering) \
+                   cps_agent_probe_paths_known == ignoring (peering) cps_agent_probe_paths > 1) == 2";
+        Ok(watched.query(all)?.contains("=> 2").then_some(()))
     })?;
     for alert in ALERTS {
         ensure!(!watched.fires(alert)?, "{alert} fires, and all is well");

@@ -4,20 +4,22 @@
 //! go to, so a rule is reported unless one of these tells that it cannot meet them, or that every one of them was let pass
 //! before. In the hook `forward`, packets of a VPC come from its VRF, whichever port or tunnel it was in fact.
 //! Those between hosts are UDP to the port of VXLAN; a rule about them is reported where no such packet passes, and to whoever asks
-//! for a path also where that cannot be told.
+//! for a path also where that cannot be told. Bridges below ports and the underlay are others', and so are rules about what passes them:
+//! those are reported where nothing passes, too.
 
 mod packets;
 #[cfg(test)]
 mod tests;
 mod walk;
 
-use super::{Interference, InterferenceKind, survey::Survey};
+use super::{Beneath, Interference, InterferenceKind, survey::Survey};
 use crate::objects::{
-    Desired, Effect, Family, Firewall, Observed,
+    Effect, Family, Firewall,
     firewall::{Backend, Chain, Hook, Scope},
 };
 use cps_peering_config::net::InterfaceName;
-use packets::{BetweenHosts, Kind, OfVpcs, Packets};
+pub(super) use packets::BetweenHosts;
+use packets::{Kind, OfVpcs, Packets};
 use std::net::IpAddr;
 use walk::{Chains, End, Walk};
 
@@ -36,29 +38,39 @@ pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let (of_vpcs, between_hosts) = (OfVpcs::of(survey), BetweenHosts::of(survey));
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
-        for family in Family::ALL {
-            if let Some(packets) = of_vpcs.at(hook, family, &chain.scope) {
+        for packets in Family::ALL.into_iter().filter_map(|family| of_vpcs.at(hook, family, &chain.scope)) {
+            if chain.scope == Scope::Bridge {
+                walk_all_or_nothing(&chains, chain, packets, found);
+            } else {
                 walk(&chains, chain, packets, found);
             }
         }
         if let Some(packets) = between_hosts.as_ref().and_then(|them| them.at(hook, &chain.scope)) {
-            let mut touched = Vec::new();
-            walk(&chains, chain, packets, &mut touched);
             // The host's own filter is not ours to judge, but for what no packet between hosts passes.
-            found.extend(touched.into_iter().filter(|it| it.effect == Effect::DropsAll));
+            walk_all_or_nothing(&chains, chain, packets, found);
         }
     }
 }
 
-/// What of the host's packet filters drops packets between hosts or not, by what cannot be told from it. The host may be as it should:
-/// these are no interference.
-pub fn doubts(desired: &Desired, observed: &Observed) -> Vec<Interference> {
-    let Some(between_hosts) = BetweenHosts::of(&Survey::new(desired, observed)) else { return Vec::new() };
-    let chains = Chains::of(&observed.firewall);
+/// What of the host's packet filters drops packets between hosts, or frames on bridges, or not, by what cannot be told from it.
+pub(super) fn doubts(survey: &Survey<'_>) -> Vec<Interference> {
+    let firewall = &survey.observed.firewall;
+    let chains = Chains::of(firewall);
     let mut found = Vec::new();
-    for chain in &observed.firewall.chains {
-        if let Some(packets) = chain.hook.and_then(|hook| between_hosts.at(hook, &chain.scope)) {
-            walk(&chains, chain, packets, &mut found);
+    if firewall.chains.iter().any(|chain| chain.scope == Scope::Bridge) {
+        let of_vpcs = OfVpcs::of(survey);
+        for chain in firewall.chains.iter().filter(|chain| chain.scope == Scope::Bridge) {
+            let Some(hook) = chain.hook else { continue };
+            for packets in Family::ALL.into_iter().filter_map(|family| of_vpcs.at(hook, family, &chain.scope)) {
+                walk(&chains, chain, packets, &mut found);
+            }
+        }
+    }
+    if let Some(between_hosts) = BetweenHosts::of(survey) {
+        for chain in &firewall.chains {
+            if let Some(packets) = chain.hook.and_then(|hook| between_hosts.at(hook, &chain.scope)) {
+                walk(&chains, chain, packets, &mut found);
+            }
         }
     }
     found.retain(|it| it.effect == Effect::MayDrop);
@@ -97,7 +109,7 @@ pub enum Flow {
 }
 
 /// What of the host's packet filters touches packets of one flow.
-pub fn touched_by(firewall: &Firewall, flow: &Flow) -> Vec<Interference> {
+pub fn touched_by(firewall: &Firewall, beneath: &Beneath<'_>, flow: &Flow) -> Vec<Interference> {
     let mut found = Vec::new();
     let chains = Chains::of(firewall);
     if matches!(flow, Flow::OfVpc { .. }) {
@@ -105,7 +117,7 @@ pub fn touched_by(firewall: &Firewall, flow: &Flow) -> Vec<Interference> {
     }
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
-        for packets in Packets::of_flow(flow, hook, &chain.scope) {
+        for packets in Packets::of_flow(flow, hook, &chain.scope, beneath) {
             walk(&chains, chain, packets, &mut found);
         }
     }
@@ -125,6 +137,15 @@ fn unread(firewall: &Firewall, found: &mut Vec<Interference>) {
     }
 }
 
+/// The same, of which only what no packet passes is found.
+fn walk_all_or_nothing(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<Interference>) {
+    let mut touched = Vec::new();
+    walk(chains, chain, packets, &mut touched);
+    found.extend(
+        touched.into_iter().filter(|it| it.effect == Effect::DropsAll && !found.contains(it)).collect::<Vec<_>>(),
+    );
+}
+
 /// Follows packets through a chain that the kernel begins with.
 fn walk(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<Interference>) {
     let (kind, some_passed) = (packets.kind, packets.may_be_elsewhere);
@@ -140,7 +161,8 @@ fn walk(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<In
     walk.touched.sort_by_key(|(.., effect)| std::cmp::Reverse(*effect));
     for (rule, does, effect) in walk.touched.into_iter().take(NAMED) {
         // Of VPCs there are many, so that a rule may well drop all packets of one. Here it is not known whether it drops any.
-        let doubtful = effect == Effect::MayDrop && does == "drops" && kind != Kind::OfVpcs;
+        let of_vpcs = kind == Kind::OfVpcs && chain.scope != Scope::Bridge;
+        let doubtful = effect == Effect::MayDrop && does == "drops" && !of_vpcs;
         let does = if doubtful { "may drop" } else { does };
         let interference = Interference {
             device: None,
@@ -171,10 +193,12 @@ fn name(chain: &Chain) -> String {
 fn reason(chain: &Chain, kind: Kind, does: &str) -> String {
     let (table, name) = (&chain.table, &chain.name);
     let program = if chain.scope == Scope::Ip(Family::V6) { "ip6tables-legacy" } else { "iptables-legacy" };
-    let leaves = matches!(chain.hook, Some(Hook::Postrouting | Hook::Egress));
+    let leaves = matches!(chain.hook, Some(Hook::Output | Hook::Postrouting | Hook::Egress));
     let forwards = chain.hook == Some(Hook::Forward);
-    let each = |line: String| {
-        format!("{line}, for cps{} and each port,", if chain.backend == Backend::Legacy { "+" } else { "*" })
+    let each = |line: String| match (&chain.scope, chain.backend) {
+        (Scope::Bridge, _) => format!("{line}, for each member of the bridge,"),
+        (_, Backend::Legacy) => format!("{line}, for cps+ and each port,"),
+        (_, Backend::Nftables) => format!("{line}, for cps* and each port,"),
     };
     let exemption = match (chain.backend, kind) {
         (Backend::Legacy, Kind::BetweenHosts(port)) => {

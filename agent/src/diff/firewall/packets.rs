@@ -2,7 +2,7 @@
 
 use super::Flow;
 use crate::{
-    diff::survey::Survey,
+    diff::{Beneath, survey::Survey},
     objects::{
         Address, Family,
         firewall::{FilterRule, Hook, Match, Networks, Pattern, Scope, Sense, state},
@@ -15,7 +15,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// What is known of the device by which packets come in or go out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Devices {
+pub(in crate::diff) enum Devices {
     /// There is no such device at the hook: its name is empty, as the kernel has it.
     Absent,
     /// Any but the loopback device.
@@ -29,14 +29,24 @@ impl Devices {
         Devices::These(BTreeSet::from([name]))
     }
 
+    /// Which they are; none where they may be any.
+    pub(in crate::diff) fn names(&self) -> Option<&BTreeSet<InterfaceName>> {
+        if let Devices::These(names) = self { Some(names) } else { None }
+    }
+
+    /// The members of bridges among them and below.
+    fn bridged(&self, beneath: &Beneath<'_>) -> Devices {
+        Devices::These(self.names().into_iter().flatten().flat_map(|name| beneath.bridged(name)).collect())
+    }
+
     fn fit(&self, patterns: &[Pattern]) -> Extent {
-        let loopback = |pattern: &Pattern| !pattern.open && pattern.text == LOOPBACK;
+        let loopback = |pattern: &Pattern| !pattern.open && pattern.name == LOOPBACK.as_bytes();
         match self {
             Devices::Absent => Extent::None,
             Devices::Any if patterns.iter().all(loopback) => Extent::None,
             Devices::Any => Extent::Some,
             Devices::These(names) => {
-                let fits = |name: &&InterfaceName| patterns.iter().any(|pattern| pattern.fits(&name.as_str()));
+                let fits = |name: &&InterfaceName| patterns.iter().any(|pattern| pattern.fits(name));
                 let fitting = names.iter().filter(fits).count();
                 Extent::part(fitting, names.len())
             }
@@ -54,7 +64,7 @@ impl Devices {
     }
 
     fn len(&self) -> usize {
-        if let Devices::These(names) = self { names.len() } else { 0 }
+        self.names().map_or(0, BTreeSet::len)
     }
 }
 
@@ -104,6 +114,8 @@ const EVERYWHERE: [IpNet; 2] = [
 pub(super) struct OfVpcs {
     pub(super) vrfs: BTreeSet<InterfaceName>,
     pub(super) members: BTreeSet<InterfaceName>,
+    /// Members of bridges that are ports or below ports.
+    pub(super) bridged: BTreeSet<InterfaceName>,
     pub(super) networks: Vec<IpNet>,
 }
 
@@ -118,13 +130,16 @@ impl OfVpcs {
             EVERYWHERE.to_vec()
         };
         let members = desired.ports.keys().chain(desired.vxlans.keys()).copied().collect();
-        OfVpcs { vrfs: desired.vrfs.keys().copied().collect(), members, networks }
+        let beneath = Beneath::new(&survey.observed.links);
+        let bridged = desired.ports.keys().flat_map(|port| beneath.bridged(port)).collect();
+        OfVpcs { vrfs: desired.vrfs.keys().copied().collect(), members, bridged, networks }
     }
 
     /// Those of one address family at a hook; none where there are none.
     pub(super) fn at(&self, hook: Hook, family: Family, scope: &Scope) -> Option<Packets> {
         let all = || Devices::These(self.vrfs.union(&self.members).copied().collect());
         let (from, to) = match hook {
+            _ if *scope == Scope::Bridge => on_bridges(hook, Devices::These(self.bridged.clone()))?,
             Hook::Ingress | Hook::Prerouting => (all(), Devices::Absent),
             Hook::Forward => (Devices::These(self.vrfs.clone()), all()),
             Hook::Postrouting | Hook::Egress => (Devices::Absent, all()),
@@ -138,18 +153,30 @@ impl OfVpcs {
     }
 }
 
+/// Where frames that the host itself takes from members of bridges, or sends to them, come from and go to.
+fn on_bridges(hook: Hook, members: Devices) -> Option<(Devices, Devices)> {
+    match hook {
+        Hook::Prerouting | Hook::Input => Some((members, Devices::Absent)),
+        Hook::Output | Hook::Postrouting => Some((Devices::Absent, members)),
+        // From one member to another.
+        Hook::Forward | Hook::Ingress | Hook::Egress => None,
+    }
+}
+
 /// Traffic between hosts that carries packets of VPCs.
-pub(super) struct BetweenHosts {
+pub(in crate::diff) struct BetweenHosts {
     pub(super) port: u16,
     pub(super) local: IpAddr,
     /// The device that has the VTEP address; packets may come in by another one.
-    pub(super) device: Devices,
+    pub(in crate::diff) device: Devices,
+    /// Members of bridges that have the address or are below such.
+    pub(super) bridged: Devices,
     pub(super) others: Vec<IpNet>,
 }
 
 impl BetweenHosts {
     /// None where there are no other hosts.
-    pub(super) fn of(survey: &Survey<'_>) -> Option<BetweenHosts> {
+    pub(in crate::diff) fn of(survey: &Survey<'_>) -> Option<BetweenHosts> {
         let desired = survey.desired;
         let tunnel = desired.vxlans.values().next()?.tunnel;
         let others: BTreeSet<IpAddr> = desired.senders.values().flatten().copied().collect();
@@ -168,12 +195,14 @@ impl BetweenHosts {
         let having = having.filter(on_link);
         let having: BTreeSet<InterfaceName> = having.map(|address| address.device).filter(has_it).collect();
         let device = if having.is_empty() { Devices::Any } else { Devices::These(having) };
-        Some(BetweenHosts { port: tunnel.port, local: tunnel.local, device, others })
+        let bridged = device.bridged(&Beneath::new(&survey.observed.links));
+        Some(BetweenHosts { port: tunnel.port, local: tunnel.local, device, bridged, others })
     }
 
     /// Those at a hook, in both directions; none where there are none.
     pub(super) fn at(&self, hook: Hook, scope: &Scope) -> Option<Packets> {
-        outer(hook, self.port, (self.local, self.others.clone()), self.device.clone())?.within(scope)
+        let device = if *scope == Scope::Bridge { &self.bridged } else { &self.device };
+        outer(hook, self.port, (self.local, self.others.clone()), device.clone())?.within(scope)
     }
 }
 
@@ -194,19 +223,29 @@ fn outer(hook: Hook, port: u16, (local, others): (IpAddr, Vec<IpNet>), device: D
 
 impl Packets {
     /// Those of one flow at a hook.
-    pub(super) fn of_flow(flow: &Flow, hook: Hook, scope: &Scope) -> Vec<Packets> {
+    pub(super) fn of_flow(flow: &Flow, hook: Hook, scope: &Scope, beneath: &Beneath<'_>) -> Vec<Packets> {
+        let bridges = *scope == Scope::Bridge;
         match *flow {
             Flow::OfVpc { source, destination, from, vrf, to } => {
                 let (source, destination) = (IpNet::from(source), IpNet::from(destination));
                 let (kind, family) = (Kind::OfVpcs, Family::of(&source));
-                let packets = places(hook, from, vrf, to).into_iter().filter_map(|(from, to)| {
+                let arrives = matches!(hook, Hook::Prerouting | Hook::Input);
+                let at_port = if arrives { from } else { to };
+                let places = match at_port.map(|device| Devices::one(device).bridged(beneath)) {
+                    members if bridges => members.and_then(|members| on_bridges(hook, members)).into_iter().collect(),
+                    _ => places(hook, from, vrf, to),
+                };
+                let packets = places.into_iter().filter_map(|(from, to)| {
                     let (sources, destinations) = ([source].into(), [destination].into());
                     Packets { kind, family, from, to, sources, destinations, may_be_elsewhere: false }.within(scope)
                 });
                 packets.collect()
             }
             Flow::BetweenHosts { local, other, device, port, arrives } => {
-                let device = device.map_or(Devices::Any, Devices::one);
+                let device = match device.map_or(Devices::Any, Devices::one) {
+                    device if bridges => device.bridged(beneath),
+                    device => device,
+                };
                 let packets = outer(hook, port, (local, vec![IpNet::from(other)]), device);
                 let packets = packets.filter(|packets| (packets.from != Devices::Absent) == arrives);
                 packets.and_then(|packets| packets.within(scope)).into_iter().collect()
@@ -218,9 +257,9 @@ impl Packets {
     pub(super) fn within(mut self, scope: &Scope) -> Option<Packets> {
         match scope {
             Scope::Ip(only) if *only != self.family => return None,
-            Scope::Ip(_) | Scope::Both => {}
+            Scope::Ip(_) | Scope::Both | Scope::Bridge => {}
             Scope::Devices(patterns) => {
-                let on = |name: &InterfaceName| patterns.iter().any(|pattern| pattern.fits(&name.as_str()));
+                let on = |name: &InterfaceName| patterns.iter().any(|pattern| pattern.fits(name));
                 for devices in [&mut self.from, &mut self.to] {
                     self.may_be_elsewhere |= *devices == Devices::Any;
                     devices.retain(on);
@@ -304,7 +343,7 @@ impl Packets {
     pub(super) fn without(&mut self, rule: &FilterRule) {
         let [condition] = rule.matches.as_slice() else { return };
         let keep = |patterns: &[Pattern], sense: Sense, name: &InterfaceName| {
-            patterns.iter().any(|pattern| pattern.fits(&name.as_str())) != (sense == Sense::Is)
+            patterns.iter().any(|pattern| pattern.fits(name)) != (sense == Sense::Is)
         };
         match condition {
             Match::In(patterns, sense) => self.from.retain(|name| keep(patterns, *sense, name)),

@@ -1,18 +1,29 @@
 use super::{packets::Devices, *};
-use crate::objects::firewall::{FilterRule, Match, Pattern, Sense, Verdict, state};
+use crate::{
+    compile::{UnderlayParams, compile},
+    dirty_set::DirtySet,
+    filter::Vlan,
+    kernel::memory,
+    objects::{
+        Address, Desired, Link, LinkKind, Observed,
+        firewall::{FilterRule, Match, Pattern, Sense, Verdict, state},
+    },
+};
+use cps_peering_config::{HostConfig, ValidHostConfig};
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn packets() -> OfVpcs {
     let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
     let networks = ["10.1.0.0/16", "10.2.0.0/16", "fd00:1::/48"].map(|net| net.parse().unwrap()).to_vec();
-    OfVpcs { vrfs: names(&["cpsvrf1", "cpsvrf2"]), members: names(&["cpspeer7", "eth1"]), networks }
+    let bridged = BTreeSet::new();
+    OfVpcs { vrfs: names(&["cpsvrf1", "cpsvrf2"]), members: names(&["cpspeer7", "eth1"]), bridged, networks }
 }
 
 fn pattern(text: &str) -> Pattern {
     match text.strip_suffix('*') {
-        Some(text) => Pattern { text: text.to_owned(), open: true },
-        None => Pattern { text: text.to_owned(), open: false },
+        Some(name) => Pattern { name: name.into(), open: true },
+        None => Pattern { name: text.into(), open: false },
     }
 }
 
@@ -47,7 +58,11 @@ fn firewall(
     let chains = chains.into_iter().enumerate().map(|(place, (name, rules))| Chain {
         backend,
         scope: scope.clone(),
-        family: if *scope == Scope::Ip(Family::V4) { "ip" } else { "inet" },
+        family: match scope {
+            Scope::Ip(Family::V4) => "ip",
+            Scope::Bridge => "bridge",
+            _ => "inet",
+        },
         table: "filter".into(),
         name: name.into(),
         hook: (place == 0).then_some(hook),
@@ -80,7 +95,7 @@ fn on_the_way(hook: Hook, drops: bool, rules: &[(&str, Vec<FilterRule>)]) -> Vec
         vrf: "cpsvrf1".parse().unwrap(),
         to: Some("cpspeer7".parse().unwrap()),
     };
-    touched_by(&firewall, &flow).into_iter().map(|it| it.effect).collect()
+    touched_by(&firewall, &Beneath::new(&BTreeMap::new()), &flow).into_iter().map(|it| it.effect).collect()
 }
 
 #[test]
@@ -198,7 +213,7 @@ fn between_hosts_by(
     let others: Vec<IpNet> = ["192.0.2.2/32", "198.51.100.0/25"].map(|net| net.parse().unwrap()).to_vec();
     let device = device.map(|device| device.parse().unwrap());
     let devices = device.map_or(Devices::Any, |device| Devices::These(BTreeSet::from([device])));
-    let all = BetweenHosts { port, local, device: devices, others };
+    let all = BetweenHosts { port, local, device: devices, bridged: Devices::These(BTreeSet::new()), others };
     let mut found = Vec::new();
     if let Some(packets) = all.at(hook, scope) {
         walk(&Chains::of(&firewall), &firewall.chains[0], packets, &mut found);
@@ -211,7 +226,10 @@ fn between_hosts_by(
         arrives,
     });
     let effects = |found: Vec<Interference>| found.into_iter().map(|it| it.effect).collect::<Vec<_>>();
-    (effects(found), effects(flows.iter().flat_map(|flow| touched_by(&firewall, flow)).collect()))
+    (
+        effects(found),
+        effects(flows.iter().flat_map(|flow| touched_by(&firewall, &Beneath::new(&BTreeMap::new()), flow)).collect()),
+    )
 }
 
 #[test]
@@ -305,4 +323,108 @@ fn common_firewalls_are_judged_as_the_kernel_does() {
     let by = |device| between_hosts_by(&of_usb, device, Hook::Ingress, true, vec![("early", vec![])]);
     assert_eq!((by(None), by(Some("uplink"))), (both(&some), both(&[])));
     assert_eq!(by(Some("usb0")), both(&all));
+}
+
+/// Ports are the bridge br1, with two taps, and eth1; the underlay is the VLAN br0.7 on the bridge br0, of which uplink is a member.
+fn bridged() -> (Desired, Observed) {
+    let vlan = |on| Some((on, Vlan { tpid: 0x8100, id: 7 }));
+    let devices = [
+        ("br1", LinkKind::Bridge, None, None),
+        ("tap1", LinkKind::Other, Some(1), None),
+        ("tap2", LinkKind::Other, Some(1), None),
+        ("eth1", LinkKind::Other, None, None),
+        ("br0", LinkKind::Bridge, None, None),
+        ("uplink", LinkKind::Other, Some(5), None),
+        ("br0.7", LinkKind::Other, None, vlan(5)),
+    ];
+    let name = |text: &str| text.parse::<InterfaceName>().unwrap();
+    let links = (1..).zip(devices).map(|(index, (device, kind, master, vlan))| {
+        (name(device), Link { kind, master, vlan, ..memory::plain_link(index) })
+    });
+    let address = Address { device: name("br0.7"), net: "192.0.2.1/24".parse().unwrap() };
+    let observed = Observed { links: links.collect(), addresses: [(address, false)].into(), ..Observed::default() };
+    let config: HostConfig = serde_json::from_str(
+        r#"{ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1", "vrfs": { "vpc-a": { "vni": 1,
+            "ports": { "br1": { "gateways": ["10.1.0.1/24"], "prefixes": ["10.1.0.0/24"] },
+                       "eth1": { "gateways": ["10.1.1.1/24"], "prefixes": ["10.1.1.0/24"] } },
+            "remotes": { "192.0.2.2": ["10.1.2.0/24"] } } } }"#,
+    )
+    .unwrap();
+    let config: ValidHostConfig = config.try_into().unwrap();
+    let params = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
+    (compile(&config, params, &DirtySet::Everything), observed)
+}
+
+#[test]
+fn filters_of_bridges_below_ports_and_the_underlay_are_judged() {
+    let (desired, mut observed) = bridged();
+    let flow = |from: &str, vtep: &str| {
+        let from: InterfaceName = from.parse().unwrap();
+        let [source, destination] = ["10.1.0.5", "10.1.2.5"].map(|text| text.parse().unwrap());
+        let (vrf, to) = ("cpsvrf1".parse().unwrap(), Some("cpsvpc1".parse().unwrap()));
+        let [local, other] = ["192.0.2.1", vtep].map(|text| text.parse().unwrap());
+        let device = Some("br0.7".parse().unwrap());
+        let inner = Flow::OfVpc { source, destination, from: Some(from), vrf, to };
+        [inner, Flow::BetweenHosts { local, other, device, port: 4789, arrives: true }]
+    };
+    let mut judged = |hook, drops, rules: &[FilterRule]| {
+        observed.firewall = firewall(Backend::Nftables, &Scope::Bridge, hook, drops, vec![("first", rules.to_vec())]);
+        let found = crate::diff::diff(&desired, &observed).interference;
+        let found: Vec<String> = found.iter().map(|it| format!("{}: {}", it.object, it.reason)).collect();
+        let beneath = Beneath::new(&observed.links);
+        let on_the_way = ["br1", "eth1"].map(|port| {
+            flow(port, "192.0.2.2")
+                .map(|flow| touched_by(&observed.firewall, &beneath, &flow).pop().map(|it| it.effect))
+        });
+        (found, crate::diff::doubts(&desired, &observed).len(), on_the_way)
+    };
+    let (all, some, no) = (Some(Effect::DropsAll), Some(Effect::MayDrop), None);
+    // Nothing gets from servers to the host, and nothing from other hosts.
+    let (found, doubts, on_the_way) = judged(Hook::Input, true, &[]);
+    assert_eq!((doubts, on_the_way), (0, [[all, all], [no, all]]));
+    let [of_vpcs, between_hosts] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(
+        of_vpcs,
+        "nft bridge filter first policy drop: drops packets of VPCs: nft insert rule bridge filter first iifname \"DEVICE\" accept, \
+         for each member of the bridge, exempts them"
+    );
+    assert!(
+        between_hosts.ends_with("nft insert rule bridge filter first udp dport 4789 accept exempts them"),
+        "{found:?}"
+    );
+    let exempt = ["tap1", "tap2", "uplink"].map(|tap| rule(vec![from(tap)], Verdict::Accept));
+    assert_eq!(judged(Hook::Input, true, &exempt), (vec![], 0, [[no; 2]; 2]));
+    // One server of several, and some frames: nobody knows whether these are not to pass.
+    assert_eq!(
+        judged(Hook::Prerouting, false, &[rule(vec![from("tap2")], drop())]),
+        (vec![], 1, [[some, no], [no, no]])
+    );
+    assert_eq!(judged(Hook::Input, false, &[rule(vec![from("tap*"), Match::Other], drop())]).1, 1);
+    assert_eq!(
+        judged(Hook::Postrouting, false, &[rule(vec![to("tap9", Sense::Is)], drop())]),
+        (vec![], 0, [[no; 2]; 2])
+    );
+    assert_eq!(judged(Hook::Output, true, &[]).0.len(), 2, "nothing is sent");
+    // What goes from one member to another is none of ours.
+    assert_eq!(judged(Hook::Forward, true, &[]), (vec![], 0, [[no; 2]; 2]));
+}
+
+/// Names of interfaces are bytes: one that is shown like another is another.
+#[test]
+fn rules_about_a_device_with_a_name_that_is_shown_like_a_ports_are_about_another_one() {
+    let port: InterfaceName = "\\xff0".parse().unwrap();
+    let other = InterfaceName::of_kernel(b"\xff0").unwrap();
+    assert_eq!((port.to_string(), port == other), (other.to_string(), false));
+    let mut packets = packets();
+    packets.members = BTreeSet::from([port]);
+    let dropped = |name: &[u8], open: bool| {
+        let rules = vec![rule(vec![Match::In(vec![Pattern { name: name.to_vec(), open }], Sense::Is)], drop())];
+        let firewall = firewall(Backend::Nftables, &Scope::Both, Hook::Prerouting, false, vec![("first", rules)]);
+        let mut found = Vec::new();
+        let packets = packets.at(Hook::Prerouting, Family::V4, &Scope::Both).unwrap();
+        walk(&Chains::of(&firewall), &firewall.chains[0], packets, &mut found);
+        found.len()
+    };
+    assert_eq!([dropped(port.as_bytes(), false), dropped(other.as_bytes(), false)], [1, 0]);
+    assert_eq!([dropped(b"\\xf", true), dropped(b"\xff", true)], [1, 0]);
 }

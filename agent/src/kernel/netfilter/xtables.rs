@@ -1,11 +1,13 @@
 //! The older interface of iptables (`include/uapi/linux/netfilter_ipv4/ip_tables.h` and its likeness for IPv6), read-only.
 
 use super::matches::{self, target};
-use crate::objects::{
-    Family,
-    firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict},
+use crate::{
+    kernel::wire,
+    objects::{
+        Family,
+        firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict},
+    },
 };
-use cps_peering_config::net::escape_name;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net, ip_mask_to_prefix};
 use nix::libc;
 use std::{
@@ -114,8 +116,7 @@ fn short(bytes: &[u8], at: usize) -> usize {
 }
 
 fn name_at(bytes: &[u8], at: usize, len: usize) -> Option<String> {
-    let name = bytes.get(at..at + len)?.split(|byte| *byte == 0).next()?;
-    Some(escape_name(name).into_owned())
+    wire::name(bytes.get(at..at + len)?)
 }
 
 /// An entry of a table: where it is, and the rule.
@@ -246,8 +247,7 @@ fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<
         if length > 0 {
             let name = bytes.get(at..at + length)?;
             let open = !name.contains(&0);
-            let text = name_at(name, 0, name.len())?;
-            let pattern = Pattern { text, open };
+            let pattern = Pattern { name: wire::bytes_of_name(name), open };
             found.push(if incoming {
                 Match::In(vec![pattern], sense(bit))
             } else {

@@ -16,6 +16,7 @@ pub(super) const HEADER_LEN: usize = 4;
 pub(super) const FAMILY_INET: u8 = 1;
 pub(super) const FAMILY_IPV4: u8 = 2;
 pub(super) const FAMILY_NETDEV: u8 = 5;
+pub(super) const FAMILY_BRIDGE: u8 = 7;
 pub(super) const FAMILY_IPV6: u8 = 10;
 
 pub(super) const EXPRESSION_NAME: u16 = 1;
@@ -35,7 +36,8 @@ pub(super) fn family(payload: &[u8]) -> Option<(&'static str, Scope)> {
         FAMILY_IPV6 => Some(("ip6", Scope::Ip(Family::V6))),
         FAMILY_INET => Some(("inet", Scope::Both)),
         FAMILY_NETDEV => Some(("netdev", Scope::Devices(Vec::new()))),
-        // Bridges and ARP: nothing that is routed.
+        FAMILY_BRIDGE => Some(("bridge", Scope::Bridge)),
+        // ARP: nothing that is routed.
         _ => None,
     }
 }

@@ -141,7 +141,7 @@ fn read_chain(payload: &[u8]) -> Option<Chain> {
     if let Some(hook) = hook {
         let one = find(hook, 0, HOOK_DEVICE).into_iter();
         let many = find(hook, 0, HOOK_DEVICES).into_iter().flat_map(|list| attributes(list, 0).map(|(_, name)| name));
-        devices.extend(one.chain(many).filter_map(wire::name).map(|text| Pattern { text, open: false }));
+        devices.extend(one.chain(many).map(|name| Pattern { name: wire::bytes_of_name(name), open: false }));
     }
     // A single one is told in both ways.
     devices.sort_unstable();

@@ -46,13 +46,13 @@ pub(super) enum Loaded {
 impl Loaded {
     /// What a comparison with a value asks for. `names` are devices by index.
     pub(super) fn compared(&self, names: &BTreeMap<u32, InterfaceName>, value: &[u8], sense: Sense) -> Option<Match> {
-        let pattern = || Some(Pattern { text: wire::name(value)?, open: !value.contains(&0) && value.len() < 16 });
-        let by_index = || Some(device(names, u32::from_ne_bytes(value.try_into().ok()?)));
+        let pattern = || Pattern { name: wire::bytes_of_name(value), open: !value.contains(&0) && value.len() < 16 };
+        let by_index = || Some(device(names, u32::from_ne_bytes(value.try_into().ok()?)).into_iter().collect());
         match self {
-            Loaded::InName => Some(Match::In(vec![pattern()?], sense)),
-            Loaded::OutName => Some(Match::Out(vec![pattern()?], sense)),
-            Loaded::InIndex => Some(Match::In(vec![by_index()?], sense)),
-            Loaded::OutIndex => Some(Match::Out(vec![by_index()?], sense)),
+            Loaded::InName => Some(Match::In(vec![pattern()], sense)),
+            Loaded::OutName => Some(Match::Out(vec![pattern()], sense)),
+            Loaded::InIndex => Some(Match::In(by_index()?, sense)),
+            Loaded::OutIndex => Some(Match::Out(by_index()?, sense)),
             Loaded::Family => match *value.first()? {
                 FAMILY_IPV4 => Some(Match::Family(vec![Family::V4], sense)),
                 FAMILY_IPV6 => Some(Match::Family(vec![Family::V6], sense)),
@@ -107,6 +107,7 @@ pub(super) fn field(family: &str, matches: &[Match], at: [Option<u32>; 3]) -> Op
         _ => matches.contains(&Match::Family(vec![Family::V4], Sense::Is)),
     };
     match (at, v4) {
+        ([Some(0), Some(12), Some(2)], _) if family == "bridge" => Some(Loaded::Ethertype),
         // It is only looked at behind a comparison of the protocol, which has one there.
         ([Some(2), Some(2), Some(2)], _) => Some(Loaded::DestinationPort),
         ([Some(2), Some(0), Some(4)], _) => Some(Loaded::Ports),
@@ -132,10 +133,9 @@ pub(super) fn meta(key: Option<u32>) -> Option<Loaded> {
     })
 }
 
-/// A device by its index. One that is not there any more fits nothing.
-pub(super) fn device(names: &BTreeMap<u32, InterfaceName>, index: u32) -> Pattern {
-    let text = names.get(&index).map_or_else(|| format!("#{index}"), ToString::to_string);
-    Pattern { text, open: false }
+/// A device by its index; none where it is not there any more, which nothing fits.
+pub(super) fn device(names: &BTreeMap<u32, InterfaceName>, index: u32) -> Option<Pattern> {
+    names.get(&index).map(|name| Pattern { name: name.as_bytes().to_vec(), open: false })
 }
 
 /// What is asked of a value that is compared, by `NFT_CMP_EQ` or `NFT_CMP_NEQ`, and of a range.

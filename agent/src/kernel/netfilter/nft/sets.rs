@@ -5,8 +5,8 @@
 
 use super::{
     attribute::{
-        EXPRESSION_NAME, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, FAMILY_NETDEV, HEADER_LEN, SUBSYSTEM, family, find,
-        number, read_verdict,
+        EXPRESSION_NAME, FAMILY_BRIDGE, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, FAMILY_NETDEV, HEADER_LEN, SUBSYSTEM,
+        family, find, number, read_verdict,
     },
     registers::{Loaded, device},
 };
@@ -14,14 +14,14 @@ use crate::{
     kernel::{
         KernelError,
         socket::Socket,
-        wire::{attributes, name, put, text},
+        wire::{attributes, bytes_of_name, name, put, text},
     },
     objects::{
         Family,
         firewall::{Match, Networks, Pattern, Sense, Verdict},
     },
 };
-use cps_peering_config::net::{InterfaceName, escape_name};
+use cps_peering_config::net::InterfaceName;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use std::{
     cell::Cell,
@@ -76,6 +76,9 @@ const MAX_VALUES: usize = 1 << 16;
 /// Family, table and name.
 pub(super) type Place = (&'static str, String, String);
 
+/// The names of a table and a set of it as the kernel has them.
+type KernelNames = [Vec<u8>; 2];
+
 /// A set, or a map of verdicts.
 #[derive(Debug)]
 pub(super) struct Set {
@@ -119,11 +122,11 @@ impl Sets {
         })?;
         let mut known = BTreeMap::new();
         let mut left = MAX_VALUES;
-        for (place, mut set) in
+        for (place, (mut set, names)) in
             found.into_iter().filter(|((family, table, _), _)| !is_dormant(family, table)).take(MAX_SETS)
         {
             let most = left.min(MAX_ELEMENTS);
-            let elements = elements(socket, &place, most)?;
+            let elements = elements(socket, place.0, &names, most)?;
             let count = elements.as_ref().map_or(most, Vec::len);
             left = left.saturating_sub(count);
             if let Some(elements) = elements
@@ -159,8 +162,8 @@ impl Sets {
     }
 }
 
-/// A set without its elements; none where these would say nothing for certain.
-fn read_set(payload: &[u8]) -> Option<(Place, Set)> {
+/// A set without its elements, and how the kernel names its table and it; none where these would say nothing for certain.
+fn read_set(payload: &[u8]) -> Option<(Place, (Set, KernelNames))> {
     let (family, _) = family(payload)?;
     let find = |wanted| find(payload, HEADER_LEN, wanted);
     let flags = find(SET_FLAGS).and_then(number).unwrap_or_default();
@@ -171,9 +174,11 @@ fn read_set(payload: &[u8]) -> Option<(Place, Set)> {
     if !plain || !counts || (is_map && find(SET_DATA_TYPE).and_then(number) != Some(OF_VERDICTS)) {
         return None;
     }
-    let place = (family, name(find(SET_TABLE)?)?, name(find(SET_NAME)?)?);
+    let names = [find(SET_TABLE)?, find(SET_NAME)?];
+    let place = (family, name(names[0])?, name(names[1])?);
     let (key_len, intervals) = (key_len.try_into().ok()?, flags & INTERVAL != 0);
-    Some((place, Set { key_len, intervals, elements: Vec::new(), otherwise: None, is_map }))
+    let set = Set { key_len, intervals, elements: Vec::new(), otherwise: None, is_map };
+    Some((place, (set, names.map(bytes_of_name))))
 }
 
 /// An expression that packets pass in any case: one with a limit decides which of them the element meets.
@@ -197,7 +202,8 @@ struct Listed {
 /// The elements of a set; none where there are more, or some are not understood.
 fn elements(
     socket: &mut Socket,
-    (family, table, name): &Place,
+    family: &'static str,
+    [table, name]: &KernelNames,
     most: usize,
 ) -> Result<Option<Vec<Listed>>, KernelError> {
     // The end of a range is an element of its own.
@@ -205,15 +211,16 @@ fn elements(
     let read = Cell::new(0);
     let stop = || read.get() > most;
     let request = |body: &mut Vec<u8>| {
-        let number = match *family {
+        let number = match family {
             "ip" => FAMILY_IPV4,
             "ip6" => FAMILY_IPV6,
             "inet" => FAMILY_INET,
+            "bridge" => FAMILY_BRIDGE,
             _ => FAMILY_NETDEV,
         };
         body.extend([number, 0, 0, 0]);
-        put(body, LIST_TABLE, &[table.as_bytes(), &[0]].concat());
-        put(body, LIST_SET, &[name.as_bytes(), &[0]].concat());
+        put(body, LIST_TABLE, &[table.as_slice(), &[0]].concat());
+        put(body, LIST_SET, &[name.as_slice(), &[0]].concat());
     };
     let start = || {
         read.set(0);
@@ -347,7 +354,7 @@ impl Set {
             Match::Family(keys.into_iter().filter(|(key, _)| has(key)).map(|(_, family)| family).collect(), sense)
         };
         let words = || elements.iter().filter_map(|element| element.word());
-        let by_index = || words().map(|index| device(names, index)).collect();
+        let by_index = || words().filter_map(|index| device(names, index)).collect();
         let by_name = || elements.iter().map(|element| element.name()).collect::<Option<_>>();
         Some(match loaded {
             Loaded::Family => families([(&[FAMILY_IPV4], Family::V4), (&[FAMILY_IPV6], Family::V6)]),
@@ -411,8 +418,7 @@ impl Element {
         let length = self.first.iter().position(|byte| *byte == 0).unwrap_or(self.first.len());
         let (begins, rest) = (self.first.get(..length)?, self.last.get(length..)?);
         let alike = self.last.starts_with(begins) && rest.iter().all(|byte| *byte == 0xff);
-        let text = escape_name(begins).into_owned();
-        (!open || (alike && length > 0)).then_some(Pattern { text, open })
+        (!open || (alike && length > 0)).then_some(Pattern { name: begins.to_vec(), open })
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    diff::{Flow, touched_by},
+    diff::{Beneath, Flow, touched_by},
     objects::{
         Effect, Family,
         firewall::{Match, Networks, Sense, Verdict, state},
@@ -43,7 +43,7 @@ fn chain<'a>(firewall: &'a Firewall, name: &str) -> &'a Chain {
 }
 
 fn pattern(text: &str, open: bool) -> Pattern {
-    Pattern { text: text.to_owned(), open }
+    Pattern { name: text.into(), open }
 }
 
 #[test]
@@ -342,7 +342,8 @@ fn arriving(rules: &str) -> Vec<Effect> {
         port: 4789,
         arrives: true,
     };
-    touched_by(&read_back(&["nft", "-f", "-"], rules), &flow("192.0.2.2")).into_iter().map(|it| it.effect).collect()
+    let (firewall, links) = (read_back(&["nft", "-f", "-"], rules), BTreeMap::new());
+    touched_by(&firewall, &Beneath::new(&links), &flow("192.0.2.2")).into_iter().map(|it| it.effect).collect()
 }
 
 /// As it writes them, with one zone.
@@ -424,4 +425,56 @@ fn firewalls_with_sets_are_judged_as_the_kernel_does() {
     assert_eq!(arriving(&server("ip saddr @trusted accept")), []);
     assert_eq!(arriving(&server("ip saddr != @trusted accept")), [Effect::DropsAll]);
     assert_eq!(arriving(&server("ip saddr @guests accept")), [Effect::MayDrop], "who is in it now is not for long");
+}
+
+/// Names are bytes, and those that are shown alike are kept apart.
+#[test]
+fn names_that_are_shown_alike_are_kept_apart() {
+    let firewall = read_back(
+        &["iptables-nft-restore"],
+        "*filter
+:FORWARD ACCEPT [0:0]
+:é - [0:0]
+:\\xc3\\xa9 - [0:0]
+-A FORWARD -i é -j é
+-A FORWARD -i \\xc3\\xa9 -j \\xc3\\xa9
+-A é -j DROP
+COMMIT
+",
+    );
+    let device = |name: &str| Match::In(vec![pattern(name, false)], Sense::Is);
+    let rules: Vec<_> = rules_in(&firewall, "FORWARD");
+    let [(first, Verdict::Jump(to)), (second, Verdict::Jump(to_other))] = rules.as_slice() else { panic!("{rules:?}") };
+    assert_eq!((&first[..], &second[..]), (&[device("é")][..], &[device("\\xc3\\xa9")][..]));
+    assert_eq!((chain(&firewall, to).rules.len(), chain(&firewall, to_other).rules.len()), (1, 0), "{to} {to_other}");
+}
+
+#[test]
+fn rules_of_bridges_read_as_they_were_written() {
+    let firewall = read_back(
+        &["nft", "-f", "-"],
+        "table bridge filter {
+            set open { type ifname; elements = { \"tap1\" }; }
+            chain input {
+                type filter hook input priority 0; policy drop;
+                iifname \"tap*\" ether type ip ip saddr 10.1.0.0/16 accept
+                iifname @open ether type ip6 accept
+                udp dport 4789 accept
+                ether saddr 02:00:00:00:00:01 drop
+            }
+        }",
+    );
+    let input = chain(&firewall, "input");
+    assert_eq!(
+        (input.family, input.hook, input.drops, &input.scope),
+        ("bridge", Some(Hook::Input), true, &Scope::Bridge)
+    );
+    let family = |family| Match::Family(vec![family], Sense::Is);
+    let from = |name: &str, open| Match::In(vec![pattern(name, open)], Sense::Is);
+    let source = Match::Source("10.1.0.0/16".parse::<IpNet>().unwrap().into(), Sense::Is);
+    let rules = rules_in(&firewall, "input");
+    assert_eq!(rules[0].0, [from("tap", true), family(Family::V4), source]);
+    assert_eq!(rules[1].0, [from("tap1", false), family(Family::V6)]);
+    assert!(rules[2].0.contains(&Match::DestinationPort(vec![4789..=4789], Sense::Is)), "{:?}", rules[2]);
+    assert_eq!(rules[3].0, [Match::Other]);
 }
