@@ -91,6 +91,7 @@ pub fn snapshot(settings: &AgentSettings, report: &HostReport) -> HostSnapshot {
 fn examine(settings: &AgentSettings, observed: Result<Observed, String>) -> Vec<HostFinding> {
     let mut findings = vec![capabilities(), certificates(settings)];
     findings.extend(sockets_in_vrfs());
+    findings.extend(silent_gateways(|name| fs::read_to_string(format!("/proc/sys/net/{name}")).ok()));
     findings.extend(network_managers());
     match observed {
         Ok(observed) => {
@@ -243,6 +244,32 @@ fn sockets_in_vrfs() -> Vec<HostFinding> {
     vec![warning("services", format!("{names} let tenants reach services of the host on their gateway: {advice}"))]
 }
 
+/// Settings of the whole host that keep gateways from answering. Packets of servers pass all the same, and the kernel has what it should.
+fn silent_gateways(read: impl Fn(&str) -> Option<String>) -> Vec<HostFinding> {
+    let value = |name: &str| read(name).and_then(|value| value.trim().parse::<u32>().ok()).unwrap_or_default();
+    let mut findings = Vec::new();
+    for name in ["ipv4/icmp_echo_ignore_all", "ipv6/icmp/echo_ignore_all"].into_iter().filter(|name| value(name) != 0) {
+        let name = name.replace('/', ".");
+        let text = format!(
+            "net.{name} keeps gateways from answering pings, and other hosts' probes count as lost: set it to 0"
+        );
+        findings.push(warning("gateways", text));
+    }
+    // By 1 the host answers for addresses of the port alone, and by 3 for those that are not its own only.
+    let arp_ignore = value("ipv4/conf/all/arp_ignore");
+    if !matches!(arp_ignore, 0 | 1 | 3) {
+        let whom = if arp_ignore == 2 { "servers outside the gateway's subnet" } else { "servers" };
+        let text = format!(
+            "net.ipv4.conf.all.arp_ignore is {arp_ignore}: {whom} cannot resolve their gateway; set it to 0 or 1"
+        );
+        findings.push(warning("gateways", text));
+    }
+    if findings.is_empty() {
+        findings.push(ok("gateways", "answer pings and ARP requests"));
+    }
+    findings
+}
+
 fn network_managers() -> Vec<HostFinding> {
     let mut findings = Vec::new();
     if Path::new("/run/systemd/netif").exists() {
@@ -380,7 +407,7 @@ mod tests {
                 rules: vec![rule],
             };
             let observed =
-                Observed { firewall: Firewall { chains: vec![chain], unread: vec![] }, ..Observed::default() };
+                Observed { firewall: Firewall { chains: vec![chain], ..Firewall::default() }, ..Observed::default() };
             interference(&observed, &settings)
         };
         let port = |port: u16| Match::DestinationPort(vec![port..=port], Sense::Is);
@@ -394,6 +421,27 @@ mod tests {
         assert!(text.ends_with("nft insert rule inet filter input udp dport 4789 accept exempts them"), "{text}");
         assert_eq!(found(port(4789))[0].verdict, Verdict::Failure);
         assert_eq!(found(port(53))[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn settings_that_silence_gateways_are_warnings() {
+        let found = |name: &'static str, value: &'static str| {
+            let findings = silent_gateways(|asked| (asked == name).then(|| format!("{value}\n")));
+            findings.into_iter().map(|it| (it.verdict, it.text)).next().unwrap()
+        };
+        let [v4, v6, arp] = ["ipv4/icmp_echo_ignore_all", "ipv6/icmp/echo_ignore_all", "ipv4/conf/all/arp_ignore"];
+        for (name, value) in [(v4, "0"), (v6, "0"), (arp, "0"), (arp, "1"), (arp, "3"), ("other", "1")] {
+            assert_eq!(found(name, value).0, Verdict::Ok, "{name}={value}");
+        }
+        for (name, value, said) in [
+            (v4, "1", "net.ipv4.icmp_echo_ignore_all keeps"),
+            (v6, "1", "net.ipv6.icmp.echo_ignore_all keeps"),
+            (arp, "2", "is 2: servers outside"),
+            (arp, "8", "is 8: servers cannot"),
+        ] {
+            let (verdict, text) = found(name, value);
+            assert!(verdict == Verdict::Warning && text.contains(said), "{text}");
+        }
     }
 
     #[test]

@@ -30,11 +30,16 @@ fn close(survey: &Survey<'_>, phases: &mut Phases) {
 
 fn vrfs(survey: &Survey<'_>, phases: &mut Phases) {
     for (name, vrf) in survey.desired.vrfs.iter().filter(|(name, _)| !survey.blocked.contains(*name)) {
+        // Hosts may have it switched off for what is new.
+        let with_ipv6 = Operation::Set(*name, DeviceSetting::Ipv6Disable, 0);
         let Some(link) = survey.kept(name) else {
-            phases.push(Phase::Vrfs, Operation::AddVrf(*name, Box::new(vrf.clone())));
+            phases.extend(Phase::Vrfs, [Operation::AddVrf(*name, Box::new(vrf.clone())), with_ipv6]);
             continue;
         };
         alias(phases, Phase::Vrfs, name, link, &vrf.alias);
+        if link.settings.get(&DeviceSetting::Ipv6Disable).is_some_and(|have| *have != 0) {
+            phases.push(Phase::Vrfs, with_ipv6);
+        }
         if !link.up {
             phases.push(Phase::Vrfs, Operation::ChangeLink(*name, LinkChange::Up(true)));
         }

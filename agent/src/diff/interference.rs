@@ -19,6 +19,7 @@ pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
     routes(survey, &mut found);
     addresses(survey, &mut found);
     firewall::find(survey, &mut found);
+    stacked(survey, &mut found);
     for (name, link, port) in devices(survey) {
         attributes(*name, link, port, &mut found);
         filters(survey, name, &mut found);
@@ -140,6 +141,21 @@ fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Inte
     if port && !link.arp && link.mac.is_some() {
         let reason = "keeps the port from resolving neighbours: ip link set DEVICE arp on";
         report(InterferenceKind::NoArp, Effect::DropsAll, format!("noarp dev {name}"), reason);
+    }
+}
+
+/// Devices that take frames of another one before IP sees them there: outside of its VRF, where no tenant may be.
+fn stacked(survey: &Survey<'_>, found: &mut Vec<Interference>) {
+    let links = survey.observed.links.iter();
+    let stacked: Vec<_> = links.filter_map(|(name, link)| Some((name, survey.names.get(&link.takes_from?)?))).collect();
+    if stacked.is_empty() {
+        return;
+    }
+    let concerned = concerned(survey);
+    for (name, on) in stacked.into_iter().filter(|(_, on)| concerned.contains(*on)) {
+        let object = format!("link {name} on {on}");
+        let reason = format!("takes packets of {on} out of its VRF: remove it");
+        found.push(Interference { kind: InterferenceKind::Stacked, ..may_drop(Some(*on), object, reason) });
     }
 }
 

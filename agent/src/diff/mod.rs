@@ -126,6 +126,8 @@ pub enum InterferenceKind {
     Address,
     /// An XDP program.
     Xdp,
+    /// A MACVLAN or IPVLAN.
+    Stacked,
     /// A port is kept down.
     Protodown,
     /// A port resolves no neighbours, and answers no ARP request.

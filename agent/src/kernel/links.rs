@@ -78,11 +78,13 @@ pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
         alternative_names: BTreeSet::new(),
         permanent_mac: None,
         may_be_renamed: false,
+        takes_from: None,
         vlan: None,
         settings: BTreeMap::new(),
     };
     // The kernel tells the device below after what it is.
-    let (mut parent, mut vlan) = (None, None);
+    let (mut parent, mut vlan, mut takes) = (None, None, false);
+    let mut elsewhere = false;
     for (kind, value) in attributes(payload, link::HEADER_LEN) {
         match kind {
             link::IFLA_IFNAME => name = InterfaceName::of_kernel(value),
@@ -95,7 +97,10 @@ pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
             link::IFLA_LINKINFO => {
                 link.kind = read_kind(value).unwrap_or(link.kind);
                 vlan = read_vlan(value);
+                takes = takes_from_another(value);
             }
+            // The device below is in another network namespace, and the index one of there.
+            link::IFLA_LINK_NETNSID => elsewhere = true,
             link::IFLA_PROTO_DOWN => link.protodown = u8_at(value, 0) == Some(1),
             link::IFLA_XDP => link.xdp = foreign::xdp(value),
             link::IFLA_AF_SPEC => read_families(value, &mut link),
@@ -107,7 +112,9 @@ pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
             _ => {}
         }
     }
+    let parent = parent.filter(|_| !elsewhere);
     link.vlan = parent.zip(vlan);
+    link.takes_from = parent.filter(|_| takes);
     Some((name?, link))
 }
 
@@ -134,6 +141,12 @@ fn read_kind(info: &[u8]) -> Option<LinkKind> {
     }
 }
 
+/// Whether it is one that takes frames of the device below it before IP sees them there.
+fn takes_from_another(info: &[u8]) -> bool {
+    let kind = attributes(info, 0).find(|(kind, _)| *kind == link::INFO_KIND).and_then(|(_, value)| text(value));
+    matches!(kind, Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap"))
+}
+
 /// The VLAN of a device for one.
 fn read_vlan(info: &[u8]) -> Option<Vlan> {
     let find = |bytes, wanted| attributes(bytes, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
@@ -156,6 +169,7 @@ fn read_families(families: &[u8], link: &mut Link) {
                     set(DeviceSetting::Ipv4AcceptRedirects, i32_at(value, 3 * 4));
                     set(DeviceSetting::Ipv4SendRedirects, i32_at(value, 5 * 4));
                     set(DeviceSetting::Ipv4RpFilter, i32_at(value, 7 * 4));
+                    set(DeviceSetting::Ipv4ArpIgnore, i32_at(value, 18 * 4));
                 }
                 (link::AF_INET6, link::INET6_CONF) => {
                     set(DeviceSetting::Ipv6AcceptRa, i32_at(value, 3 * 4));
@@ -213,6 +227,26 @@ mod tests {
             let (_, link) = device(|payload| order.iter().for_each(|put| put(payload))).unwrap();
             assert_eq!(link.vlan, Some((3, Vlan { tpid: 0x8100, id: 7 })));
         }
+    }
+
+    #[test]
+    fn a_device_that_takes_frames_of_another_is_known() {
+        let on_top = |kind: &[u8], elsewhere: bool| {
+            let device = device(|payload| {
+                let mut info = Vec::new();
+                put(&mut info, link::INFO_KIND, kind);
+                put(payload, link::IFLA_LINK, &3u32.to_ne_bytes());
+                put(payload, link::IFLA_LINKINFO, &info);
+                if elsewhere {
+                    put(payload, link::IFLA_LINK_NETNSID, &[0; 4]);
+                }
+            });
+            device.unwrap().1.takes_from
+        };
+        for kind in [&b"macvlan\0"[..], b"macvtap\0", b"ipvlan\0", b"ipvtap\0"] {
+            assert_eq!((on_top(kind, false), on_top(kind, true)), (Some(3), None));
+        }
+        assert_eq!(on_top(b"veth\0", false), None, "that one is its other end");
     }
 
     #[test]

@@ -21,11 +21,12 @@ use std::{
 };
 
 /// The settings of a new device.
-const DEFAULTS: [(DeviceSetting, i32); 8] = [
+const DEFAULTS: [(DeviceSetting, i32); 9] = [
     (DeviceSetting::Ipv4Forwarding, 0),
     (DeviceSetting::Ipv4RpFilter, 0),
     (DeviceSetting::Ipv4SendRedirects, 1),
     (DeviceSetting::Ipv4AcceptRedirects, 1),
+    (DeviceSetting::Ipv4ArpIgnore, 0),
     (DeviceSetting::Ipv6Disable, 0),
     (DeviceSetting::Ipv6AcceptDad, 1),
     (DeviceSetting::Ipv6AcceptRa, 1),
@@ -140,6 +141,7 @@ pub fn plain_link(index: u32) -> Link {
         alternative_names: BTreeSet::new(),
         permanent_mac: None,
         may_be_renamed: false,
+        takes_from: None,
         vlan: None,
         settings: DEFAULTS.into(),
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use netlink_sys::{
     Socket as RawSocket, SocketAddr,
-    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM},
 };
 use nix::{
     libc,
@@ -81,7 +81,16 @@ impl Socket {
 
     /// A socket for reading packet filters.
     pub(super) fn netfilter() -> Result<Self, KernelError> {
-        let mut socket = RawSocket::new(NETLINK_NETFILTER).map_err(failed("open a socket"))?;
+        Self::reading(NETLINK_NETFILTER)
+    }
+
+    /// A socket for reading policies of `IPsec`.
+    pub(super) fn xfrm() -> Result<Self, KernelError> {
+        Self::reading(NETLINK_XFRM)
+    }
+
+    fn reading(protocol: isize) -> Result<Self, KernelError> {
+        let mut socket = RawSocket::new(protocol).map_err(failed("open a socket"))?;
         socket.bind_auto().map_err(failed("bind a socket"))?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect to the kernel"))?;
         socket.set_cap_ack(true).map_err(failed("ask for short answers"))?;

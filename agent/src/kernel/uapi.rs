@@ -49,6 +49,7 @@ pub(super) mod link {
     pub(in crate::kernel) const IFLA_IFNAME: u16 = 3;
     pub(in crate::kernel) const IFLA_MTU: u16 = 4;
     pub(in crate::kernel) const IFLA_LINK: u16 = 5;
+    pub(in crate::kernel) const IFLA_LINK_NETNSID: u16 = 37;
     pub(in crate::kernel) const IFLA_MASTER: u16 = 10;
     pub(in crate::kernel) const IFLA_LINKINFO: u16 = 18;
     pub(in crate::kernel) const IFLA_IFALIAS: u16 = 20;

@@ -3,15 +3,82 @@
 use super::Family;
 use cps_peering_config::net::{InterfaceName, within};
 use ipnet::IpNet;
-use std::ops::RangeInclusive;
+use std::{fmt, ops::RangeInclusive};
 
 /// All chains that the kernel evaluates for packets of IP, with those they lead to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Firewall {
     /// Every chain.
     pub chains: Vec<Chain>,
+    /// Policies of `IPsec` for what is forwarded; for each direction in the order in which the kernel asks them.
+    pub policies: Vec<Policy>,
     /// What could not be read, and why; then nobody knows what becomes of packets.
     pub unread: Vec<String>,
+}
+
+/// A policy of `IPsec`: what it selects is dropped, has to go or come through `IPsec`, or passes. The first one that selects a packet decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// When the kernel asks it.
+    pub direction: Direction,
+    /// The sources that it selects.
+    pub source: IpNet,
+    /// The destinations that it selects.
+    pub destination: IpNet,
+    /// The device that it is about; none where it is about any.
+    pub device: Option<InterfaceName>,
+    /// Whether it selects only some of these packets, by protocol, ports or a user.
+    pub some: bool,
+    /// What becomes of packets.
+    pub action: Action,
+}
+
+/// Of what is forwarded the kernel asks both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// Before a packet is forwarded: whether it may have come as it has.
+    Forward,
+    /// How it leaves.
+    Out,
+}
+
+/// What a [`Policy`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Lets packets pass as they are.
+    Allow,
+    /// Drops them.
+    Block,
+    /// Wants `IPsec`: what has not come by it is dropped, what leaves is put into it.
+    Protect,
+}
+
+impl Policy {
+    /// Whether it selects all that another one does.
+    fn covers(&self, other: &Policy) -> bool {
+        let device = self.device.is_none() || self.device == other.device;
+        device && !self.some && within(&other.source, &self.source) && within(&other.destination, &self.destination)
+    }
+
+    /// Those that do not let pass all that they select, without what others before them let pass.
+    pub fn in_the_way(policies: &[Policy]) -> impl Iterator<Item = &Policy> {
+        policies.iter().enumerate().filter_map(|(place, policy)| {
+            let passed = |before: &Policy| {
+                before.action == Action::Allow && before.direction == policy.direction && before.covers(policy)
+            };
+            let passes = policy.action == Action::Allow || policies[..place].iter().any(passed);
+            (!passes).then_some(policy)
+        })
+    }
+}
+
+impl fmt::Display for Policy {
+    /// As `ip xfrm policy` names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = if self.direction == Direction::Forward { "fwd" } else { "out" };
+        write!(f, "xfrm policy src {} dst {} dir {direction}", self.source, self.destination)?;
+        if self.action == Action::Block { f.write_str(" action block") } else { Ok(()) }
+    }
 }
 
 /// Which program's rules they are.

@@ -121,7 +121,9 @@ pub enum DeviceSetting {
     Ipv4SendRedirects,
     /// `ipv4/conf/DEV/accept_redirects`.
     Ipv4AcceptRedirects,
-    /// `ipv6/conf/DEV/disable_ipv6`.
+    /// `ipv4/conf/DEV/arp_ignore`: by 8 the host answers no ARP request, by 2 none from outside the gateway's subnet.
+    Ipv4ArpIgnore,
+    /// `ipv6/conf/DEV/disable_ipv6`. A VRF with it takes no route into it.
     Ipv6Disable,
     /// `ipv6/conf/DEV/accept_dad`: with duplicate address detection a tenant could keep the gateway from having a
     /// link-local address, without which the kernel sends no neighbour solicitation; and every port would be deaf for
@@ -135,11 +137,12 @@ pub enum DeviceSetting {
 
 impl DeviceSetting {
     /// Every setting that the agent looks at, with the value that each device of a VRF must have.
-    pub const WANTED: [(DeviceSetting, i32); 8] = [
+    pub const WANTED: [(DeviceSetting, i32); 9] = [
         (DeviceSetting::Ipv4Forwarding, 1),
         (DeviceSetting::Ipv4RpFilter, 1),
         (DeviceSetting::Ipv4SendRedirects, 0),
         (DeviceSetting::Ipv4AcceptRedirects, 0),
+        (DeviceSetting::Ipv4ArpIgnore, 0),
         (DeviceSetting::Ipv6Disable, 0),
         (DeviceSetting::Ipv6AcceptDad, 0),
         (DeviceSetting::Ipv6AcceptRa, 0),
@@ -153,6 +156,7 @@ impl DeviceSetting {
             DeviceSetting::Ipv4RpFilter => ("ipv4", "rp_filter"),
             DeviceSetting::Ipv4SendRedirects => ("ipv4", "send_redirects"),
             DeviceSetting::Ipv4AcceptRedirects => ("ipv4", "accept_redirects"),
+            DeviceSetting::Ipv4ArpIgnore => ("ipv4", "arp_ignore"),
             DeviceSetting::Ipv6Disable => ("ipv6", "disable_ipv6"),
             DeviceSetting::Ipv6AcceptDad => ("ipv6", "accept_dad"),
             DeviceSetting::Ipv6AcceptRa => ("ipv6", "accept_ra"),
@@ -397,6 +401,8 @@ pub struct Link {
     pub permanent_mac: Option<Mac>,
     /// Whether it may still be renamed, because udev has not finished with it.
     pub may_be_renamed: bool,
+    /// The index of the device whose frames it takes, or a part of them, where it is a MACVLAN or IPVLAN.
+    pub takes_from: Option<u32>,
     /// Where it is a device for a VLAN: the index of the device that it is on top of, and its VLAN.
     pub vlan: Option<(u32, Vlan)>,
     /// The settings that the kernel told; IPv6 ones are absent where IPv6 is off or the MTU too small for it.

@@ -163,6 +163,7 @@ fn kind(operation: &Operation) -> Kind {
         Operation::Set(_, setting, _) => match setting {
             DeviceSetting::Ipv4Forwarding
             | DeviceSetting::Ipv4SendRedirects
+            | DeviceSetting::Ipv4ArpIgnore
             | DeviceSetting::Ipv6Disable
             | DeviceSetting::Ipv6AcceptDad => Kind::Rests,
             DeviceSetting::Ipv4RpFilter

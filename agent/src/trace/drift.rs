@@ -244,6 +244,9 @@ impl Findings<'_> {
             DeviceSetting::Ipv4SendRedirects | DeviceSetting::Ipv4AcceptRedirects if !ipv6 => {
                 (arriving, device, Verdict::Differs, "redirects may lead packets elsewhere")
             }
+            DeviceSetting::Ipv4ArpIgnore if !ipv6 && is_port => {
+                (Way::Sent, device, Verdict::Unknown, "servers that do not know the gateway may get no answer from it")
+            }
             DeviceSetting::Ipv6AcceptDad | DeviceSetting::Ipv6AcceptRa | DeviceSetting::Ipv6AcceptRedirects if ipv6 => {
                 (arriving, device, Verdict::Differs, "tenants may change how the host sends")
             }

@@ -68,14 +68,14 @@ impl Findings<'_> {
                 }
                 (Way::Arriving, of, verdict_of(it.effect))
             }
-            (InterferenceKind::Xdp, check::PORT) => (Way::Sent, of, verdict_of(it.effect)),
-            (InterferenceKind::Xdp, check::TUNNEL) => (Way::Arriving, of, verdict_of(it.effect)),
+            (InterferenceKind::Xdp | InterferenceKind::Stacked, check::PORT) => (Way::Sent, of, verdict_of(it.effect)),
             (InterferenceKind::IngressFilter, check::PORT) => (Way::Sent, check::PORT_FILTER, verdict_of(it.effect)),
             (InterferenceKind::IngressFilter, check::TUNNEL) => {
                 (Way::Arriving, check::SOURCE_FILTER, verdict_of(it.effect))
             }
-            // What a device sends.
-            (InterferenceKind::EgressFilter | InterferenceKind::Qdisc, check::PORT) => {
+            // What has packets that arrive before others, and what a device sends.
+            (InterferenceKind::Xdp | InterferenceKind::Stacked, check::TUNNEL)
+            | (InterferenceKind::EgressFilter | InterferenceKind::Qdisc, check::PORT) => {
                 (Way::Arriving, of, verdict_of(it.effect))
             }
             (InterferenceKind::EgressFilter | InterferenceKind::Qdisc, check::TUNNEL) => {

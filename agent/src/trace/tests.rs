@@ -293,7 +293,7 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
             drops: false,
             rules,
         };
-        bench.wrong(|it| it.observed.firewall = Firewall { chains: vec![chain], unread: Vec::new() })
+        bench.wrong(|it| it.observed.firewall = Firewall { chains: vec![chain], ..Firewall::default() })
     };
     let rule = |matches: Vec<Match>| {
         vec![FilterRule { label: "rule 1".into(), matches, verdict: RuleVerdict::Drop("DROP".into()) }]

@@ -152,6 +152,11 @@ fn settings_that_the_kernel_announces_are_healed() -> Result<()> {
         ("the reverse path filter of a peering", "sysctl -qw net.ipv4.conf.{peer}.rp_filter=0"),
         ("IPv6 forwarding of the host", "sysctl -qw net.ipv6.conf.all.forwarding=0"),
         ("IPv6 of a port", "sysctl -qw net.ipv6.conf.eth1.disable_ipv6=1"),
+        ("IPv6 of a VRF", "sysctl -qw net.ipv6.conf.{vrf}.disable_ipv6=1"),
+        (
+            "a VRF on a host that has switched IPv6 off for what is new",
+            "sysctl -qw net.ipv6.conf.default.disable_ipv6=1; ip link del {vrf}; sysctl -qw net.ipv6.conf.default.disable_ipv6=0",
+        ),
     ])
 }
 
@@ -164,6 +169,7 @@ fn settings_that_the_kernel_is_silent_about_are_healed_by_the_next_comparison() 
             ("redirects that are accepted", "sysctl -qw net.ipv4.conf.eth1.accept_redirects=1"),
             ("redirects of IPv6 that are accepted", "sysctl -qw net.ipv6.conf.eth1.accept_redirects=1"),
             ("redirects that are sent", "sysctl -qw net.ipv4.conf.{peer}.send_redirects=1"),
+            ("requests of ARP that are answered to nobody", "sysctl -qw net.ipv4.conf.eth1.arp_ignore=8"),
             ("duplicate address detection", "sysctl -qw net.ipv6.conf.eth1.accept_dad=1"),
         ],
     )

@@ -205,6 +205,8 @@ fn filters_and_queues_of_others_are_named() -> Result<()> {
                 "qdisc tbf",
             ),
             ("ip link set eth1 arp off", "ip link set eth1 arp on", "noarp dev eth1"),
+            ("ip link add link eth1 name taker type macvlan mode passthru", "ip link del taker", "link taker on eth1"),
+            ("ip link add link {peer} name taker type ipvlan mode l2", "ip link del taker", "link taker on {peer}"),
             (xdp!("eth1 generic"), "ip link set eth1 xdpgeneric off", "XDP program "),
             (xdp!("eth1 native"), "ip link set eth1 xdpdrv off", "XDP program "),
             (xdp!("{peer} generic"), "ip link set {peer} xdpgeneric off", "XDP program "),
@@ -290,6 +292,17 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "iptables-legacy -A INPUT -i lo -j ACCEPT; iptables-legacy -A INPUT -p tcp -j ACCEPT; iptables-legacy -P INPUT DROP",
                 "iptables-legacy -I INPUT -p udp --dport 4789 -j ACCEPT",
                 "iptables-legacy -t filter INPUT policy drop",
+            ),
+            (
+                "ip xfrm policy add src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action block priority 9; \
+                 ip xfrm policy add src 10.1.0.0/17 dst 10.0.0.0/8 dir fwd action allow priority 9",
+                "ip xfrm policy add src 10.0.0.0/8 dst 10.0.0.0/8 dir fwd action allow priority 8",
+                "xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action block",
+            ),
+            (
+                "ip -6 xfrm policy add src fd00:1::/48 dst fd00:2::/48 dir out tmpl src 2001:db8::1 dst 2001:db8::2 proto esp mode tunnel",
+                "ip xfrm policy deleteall dir out",
+                "xfrm policy src fd00:1::/48 dst fd00:2::/48 dir out",
             ),
             (
                 "iptables-legacy -A OUTPUT -p udp --dport 4000:5000 -j REJECT",

@@ -7,6 +7,7 @@
 //! for a path also where that cannot be told. Bridges below ports and the underlay are others', and so are rules about what passes them:
 //! those are reported where nothing passes, too.
 
+mod ipsec;
 mod packets;
 #[cfg(test)]
 mod tests;
@@ -31,11 +32,12 @@ const NAMED: usize = 5;
 pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let firewall = &survey.observed.firewall;
     unread(firewall, found);
-    if firewall.chains.is_empty() {
+    if firewall.chains.is_empty() && firewall.policies.is_empty() {
         return;
     }
     let chains = Chains::of(firewall);
     let (of_vpcs, between_hosts) = (OfVpcs::of(survey), BetweenHosts::of(survey));
+    ipsec::find(&firewall.policies, &of_vpcs, found);
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
         for packets in Family::ALL.into_iter().filter_map(|family| of_vpcs.at(hook, family, &chain.scope)) {
@@ -115,6 +117,7 @@ pub fn touched_by(firewall: &Firewall, beneath: &Beneath<'_>, flow: &Flow) -> Ve
     if matches!(flow, Flow::OfVpc { .. }) {
         unread(firewall, &mut found);
     }
+    ipsec::touching(&firewall.policies, flow, &mut found);
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
         for packets in Packets::of_flow(flow, hook, &chain.scope, beneath) {

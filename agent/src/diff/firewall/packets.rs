@@ -101,8 +101,9 @@ pub(super) struct Packets {
 
 fn asks_for_addresses(survey: &Survey<'_>) -> bool {
     let of_address = |one: &Match| matches!(one, Match::Source(..) | Match::Destination(..));
-    let mut asked = survey.observed.firewall.chains.iter().flat_map(|chain| &chain.rules);
-    asked.any(|rule| rule.matches.iter().any(of_address))
+    let firewall = &survey.observed.firewall;
+    let mut asked = firewall.chains.iter().flat_map(|chain| &chain.rules);
+    !firewall.policies.is_empty() || asked.any(|rule| rule.matches.iter().any(of_address))
 }
 
 const EVERYWHERE: [IpNet; 2] = [

@@ -6,7 +6,7 @@ use crate::{
     kernel::memory,
     objects::{
         Address, Desired, Link, LinkKind, Observed,
-        firewall::{FilterRule, Match, Pattern, Sense, Verdict, state},
+        firewall::{Action, Direction, FilterRule, Match, Pattern, Policy, Sense, Verdict, state},
     },
 };
 use cps_peering_config::{HostConfig, ValidHostConfig};
@@ -69,7 +69,7 @@ fn firewall(
         drops: drops && place == 0,
         rules,
     });
-    Firewall { chains: chains.collect(), unread: Vec::new() }
+    Firewall { chains: chains.collect(), ..Firewall::default() }
 }
 
 /// What is reported of chains, the first of which is where the kernel begins.
@@ -427,4 +427,66 @@ fn rules_about_a_device_with_a_name_that_is_shown_like_a_ports_are_about_another
     };
     assert_eq!([dropped(port.as_bytes(), false), dropped(other.as_bytes(), false)], [1, 0]);
     assert_eq!([dropped(b"\\xf", true), dropped(b"\xff", true)], [1, 0]);
+}
+
+#[test]
+fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
+    let policy = |direction, source: &str, destination: &str, action| Policy {
+        direction,
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        device: None,
+        some: false,
+        action,
+    };
+    let found = |policies: &[Policy]| {
+        let mut found = Vec::new();
+        ipsec::find(policies, &packets(), &mut found);
+        found.into_iter().map(|it| format!("{}: {}", it.object, it.reason)).collect::<Vec<_>>()
+    };
+    let block = policy(Direction::Forward, "10.1.0.0/24", "10.0.0.0/8", Action::Block);
+    let said = found(std::slice::from_ref(&block));
+    assert!(
+        said.len() == 1
+            && said[0].starts_with("xfrm policy src 10.1.0.0/24 dst 10.0.0.0/8 dir fwd action block: drops"),
+        "{said:?}"
+    );
+    let protect = policy(Direction::Out, "0.0.0.0/0", "10.2.0.0/16", Action::Protect);
+    assert!(found(std::slice::from_ref(&protect))[0].contains("wants IPsec"));
+    for other in [
+        policy(Direction::Out, "172.17.0.0/16", "10.2.0.0/16", Action::Block),
+        policy(Direction::Out, "10.1.0.0/16", "192.168.0.0/16", Action::Protect),
+        policy(Direction::Out, "fd00:1::/48", "fd00:7::/48", Action::Block),
+        policy(Direction::Forward, "10.1.0.0/16", "10.2.0.0/16", Action::Allow),
+        Policy { device: Some("uplink".parse().unwrap()), ..block.clone() },
+    ] {
+        assert!(found(std::slice::from_ref(&other)).is_empty(), "{other}");
+    }
+    assert_eq!(found(&[Policy { device: Some("cpspeer7".parse().unwrap()), ..block.clone() }]).len(), 1);
+    // What passes before it.
+    let allow = policy(Direction::Forward, "10.0.0.0/8", "10.0.0.0/8", Action::Allow);
+    assert!(found(&[allow.clone(), block.clone()]).is_empty());
+    for some in [
+        vec![block.clone(), allow.clone()],
+        vec![Policy { some: true, ..allow.clone() }, block.clone()],
+        vec![Policy { direction: Direction::Out, ..allow.clone() }, block.clone()],
+        vec![Policy { destination: "10.2.0.0/16".parse().unwrap(), ..allow }, block.clone()],
+    ] {
+        assert_eq!(found(&some).len(), 1, "{some:?}");
+    }
+    // Of a path.
+    let on_path = |policy: Policy| {
+        let [source, destination] = ["10.1.0.5", "10.2.0.5"].map(|text| text.parse().unwrap());
+        let [from, to] = ["eth1", "cpspeer7"].map(|name| Some(name.parse().unwrap()));
+        let flow = Flow::OfVpc { source, destination, from, vrf: "cpsvrf1".parse().unwrap(), to };
+        let mut found = Vec::new();
+        ipsec::touching(&[policy], &flow, &mut found);
+        found.pop().map(|it| it.effect)
+    };
+    assert_eq!(on_path(block.clone()), Some(Effect::DropsAll));
+    assert_eq!(
+        (on_path(Policy { some: true, ..block.clone() }), on_path(protect)),
+        (Some(Effect::MayDrop), Some(Effect::MayDrop))
+    );
+    assert_eq!(on_path(Policy { source: "10.1.9.0/24".parse().unwrap(), ..block }), None);
 }

@@ -1,7 +1,8 @@
-//! Reads the host's packet filters: nftables over netlink, and the older interface of iptables over socket options.
+//! Reads the host's packet filters: nftables over netlink, the older interface of iptables over socket options, and policies of `IPsec`.
 //!
 //! Neither needs a program of the host. What is not in the kernel is not asked for: a question alone would load it.
 
+mod ipsec;
 mod matches;
 mod nft;
 mod xtables;
@@ -55,6 +56,13 @@ fn firewall(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> Firewall
                 Ok(chains) => all.chains.extend(chains),
                 Err(error) => all.unread.push(format!("iptables -t {table} ({module}): {error}")),
             }
+        }
+    }
+    if is_in_kernel("xfrm_user") {
+        match ipsec::policies(names) {
+            Ok(Some(policies)) => all.policies = policies,
+            Ok(None) => all.unread.push("policies of IPsec: there are more than are read".to_owned()),
+            Err(error) => all.unread.push(format!("policies of IPsec: {error}")),
         }
     }
     all

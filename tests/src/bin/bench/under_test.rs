@@ -119,6 +119,7 @@ impl WithoutVrf {
                 arp: true,
                 protodown: false,
                 xdp: None,
+                takes_from: None,
                 generates_link_local: false,
                 alternative_names: BTreeSet::new(),
                 permanent_mac: None,

@@ -120,7 +120,7 @@ fn read(socket: &mut Socket, names: &BTreeMap<u32, InterfaceName>) -> Result<Fir
             chains[*place].rules.push(rule);
         }
     }
-    Ok(Firewall { chains, unread: Vec::new() })
+    Ok(Firewall { chains, ..Firewall::default() })
 }
 
 fn read_chain(payload: &[u8]) -> Option<Chain> {
