@@ -155,7 +155,8 @@ fn settings_that_the_kernel_announces_are_healed() -> Result<()> {
         ("IPv6 of a VRF", "sysctl -qw net.ipv6.conf.{vrf}.disable_ipv6=1"),
         (
             "a VRF on a host that has switched IPv6 off for what is new",
-            "sysctl -qw net.ipv6.conf.default.disable_ipv6=1; ip link del {vrf}; sysctl -qw net.ipv6.conf.default.disable_ipv6=0",
+            "sysctl -qw net.ipv6.conf.default.disable_ipv6=1; ip link del {vrf}; \
+             until ip link show {vrf} >/dev/null 2>&1; do true; done; sysctl -qw net.ipv6.conf.default.disable_ipv6=0",
         ),
     ])
 }
