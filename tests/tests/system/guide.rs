@@ -17,16 +17,21 @@ const PROGRAMS: [&str; 9] = [
     "ss",
 ];
 
+/// The block of this kind that holds these words, as it stands.
+pub(crate) fn block(kind: &str, words: &str) -> Result<&'static str> {
+    let begins = format!("```{kind}\n");
+    let mut blocks = GUIDE.split(&begins).skip(1).filter_map(|it| it.split("```").next());
+    blocks.find(|it| it.contains(words)).with_context(|| format!("the guide has no {kind} with {words:?}"))
+}
+
 /// The inventory of the first deployment.
 pub(crate) fn inventory() -> Result<&'static str> {
-    let mut blocks = GUIDE.split("```toml\n").skip(1).filter_map(|it| it.split("```").next());
-    blocks.find(|it| it.starts_with("[[regions]]")).context("the guide has no inventory")
+    block("toml", "[[regions]]")
 }
 
 /// The drop-in by which systemd hands secrets over.
 pub(crate) fn credentials() -> Result<&'static str> {
-    let mut blocks = GUIDE.split("```ini\n").skip(1).filter_map(|it| it.split("```").next());
-    blocks.find(|it| it.contains("LoadCredential=")).context("the guide has no drop-in with secrets")
+    block("ini", "LoadCredential=")
 }
 
 /// The commands in a chapter.

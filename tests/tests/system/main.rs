@@ -8,6 +8,7 @@ mod guide;
 mod machine;
 mod packages;
 mod ping;
+mod practised;
 mod story;
 mod tree;
 

@@ -1,12 +1,12 @@
 //! What happens to the two machines.
 
-use crate::{Site, VERSIONS, guide, machine::Machine, ping};
+use crate::{Site, VERSIONS, guide, machine::Machine, ping, practised};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::fs;
 
 const AGENT: &str = "cps-peering-agent.service";
-const CONTROLLER: &str = "cps-peering-controller.service";
+pub(crate) const CONTROLLER: &str = "cps-peering-controller.service";
 /// The most that `systemd-analyze security` may say, in tenths: 0 is perfect, 100 is none.
 const EXPOSURE: [(&str, u32); 2] = [(AGENT, 19), (CONTROLLER, 11)];
 /// The addresses of h2's server.
@@ -44,6 +44,11 @@ pub(crate) fn tell(site: &mut Site) -> Result<()> {
     site.chapter("secrets handed over by systemd", handed_over)?;
     site.chapter("networkd and udev leave what is ours alone", left_alone)?;
     site.chapter("backed up", backed_up)?;
+    site.chapter("copies by the timer", practised::timer)?;
+    site.chapter("operators with names", practised::operators)?;
+    site.chapter("an issuer for hosts' certificates", practised::renewal)?;
+    site.chapter("a host drained, and paused", practised::drained)?;
+    site.chapter("the store in etcd, and in a file again", practised::several)?;
     site.chapter("looked at as the guide says", looked_at)?;
     ping::end(&mut site.h1, FAR)?;
     site.chapter("restored", restored)?;
@@ -169,7 +174,7 @@ fn peered(site: &mut Site) -> Result<()> {
 }
 
 /// Both hosts are in sync, and say so to systemd.
-fn in_sync(site: &mut Site) -> Result<()> {
+pub(crate) fn in_sync(site: &mut Site) -> Result<()> {
     for machine in [&mut site.h1, &mut site.h2] {
         machine.until(&format!(
             "systemctl show --value --property StatusText {AGENT} | grep 'is in sync'

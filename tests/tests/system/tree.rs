@@ -9,7 +9,8 @@ use std::{
 };
 
 /// Packages to install besides the minimum. Another list makes another folder.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping,kmod,udev,init-system-helpers";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping,kmod,udev,init-system-helpers,\
+    etcd-server,etcd-client,curl";
 const RELEASE: &str = "bookworm";
 /// The disk, and the folder of this machine that a test machine sees.
 const FSTAB: &str = "/dev/ubda / ext4 noatime,nobarrier 0 1\nnone /test hostfs defaults 0 0\n";
@@ -90,6 +91,8 @@ pub(crate) fn image() -> Result<PathBuf> {
         echo force-unsafe-io >etc/dpkg/dpkg.cfg.d/test
         # Each machine makes up its own; Ethernet addresses follow from it.
         : >etc/machine-id
+        # For one chapter, and not before.
+        rm -f etc/systemd/system/*.wants/etcd*.service etc/systemd/system/etcd2.service
         for unit in {MASKED}; do ln -sf /dev/null etc/systemd/system/$unit; done
         mkdir -p etc/systemd/system/multi-user.target.wants
         ln -s /etc/systemd/system/test-shell.service etc/systemd/system/multi-user.target.wants
