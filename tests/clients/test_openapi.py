@@ -197,6 +197,8 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     do(admin, "releaseCluster")
     for name in ["drainHost", "uncordonHost", "pauseHost", "resumeHost"]:
         do(admin, name, host="h1")
+    do(admin, "maintainHost", query={"forSeconds": 3600}, host="h1")
+    do(admin, "endHostMaintenance", host="h1")
     do(admin, "removeHost", query={"confirm": 2}, host="h1")
     if sandbox.temporary:
         response = sandbox.http("POST", "/admin/v1/backups", admin)

@@ -85,7 +85,7 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
     let adopt = parameters.flag("adopt")?;
     let given = parameters.number("confirm", 0, u64::MAX)?.and_then(|number| usize::try_from(number).ok());
     let approval = if dry_run { Approval::NotNeeded } else { Approval::Given(given) };
-    let if_revision = parameters.number("ifRevision", 0, u64::MAX)?;
+    let if_revision = parameters.number("ifRevision", 0, i64::MAX.unsigned_abs())?;
     let inventory: Inventory = read(&body)?;
     let command = Command::Apply(Apply { inventory, prune, approval, adopt, if_revision });
     let engine = &context.api.engine;
