@@ -115,7 +115,8 @@ pub(in crate::api) async fn show(context: RequestContext) -> Reply {
     params(("revision" = Option<u64>, Query, description = "The `revision` of the rollout that was looked at. By default, whatever hosts wait for.")),
     responses((status = 200, body = Envelope<RolloutView>), Errors))]
 pub(in crate::api) async fn continue_rollout(context: RequestContext, RawQuery(query): RawQuery) -> Reply {
-    let revision = Parameters::read(query.as_deref(), &["revision"], &[])?.number("revision", 0, i64::MAX.unsigned_abs())?;
+    let revision =
+        Parameters::read(query.as_deref(), &["revision"], &[])?.number("revision", 0, i64::MAX.unsigned_abs())?;
     context.execute(Command::Rollout(Step::Continue { revision }), None).await?;
     shown(&context)
 }
