@@ -437,6 +437,8 @@ fn purged(site: &mut Site) -> Result<()> {
     h1.sh(&format!("systemctl stop {AGENT} && cps-peering-agent cleanup --yes"))?;
     let (code, devices) = h1.run("ls /sys/class/net | grep ^cps")?;
     ensure!(code == 1 && devices.is_empty(), "{devices}");
+    // It has been used, and is still enabled.
+    h1.sh("systemctl enable --now cps-peering-backup.timer")?;
     // These are the operator's own.
     h1.sh("rm -r /etc/cps-peering/tls /etc/cps-peering/pki")?;
     h1.sh("dpkg --purge cps-peering-agent cps-peering-controller cps-peering")?;
