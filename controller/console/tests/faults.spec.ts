@@ -32,6 +32,7 @@ test("who signs in after another is shown nothing of that one", async ({ browser
   await expect(page.locator(".count")).toHaveCount(0);
   expect(new URL(page.url()).hash).toBe("");
   await page.keyboard.press("Control+k");
+  await expect(page.getByRole("combobox", { name: "搜索页面" })).toBeFocused();
   await page.keyboard.type("confidential");
   await expect(page.getByText("没有匹配的内容")).toBeVisible();
 });

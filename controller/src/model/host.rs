@@ -9,7 +9,7 @@ use super::{
     peering,
     record::{Host, Port, PortKey},
     state::{self, State},
-    window::{self, Wish},
+    window::{self, WindowRequest},
 };
 use cps_peering_config::id::HostId;
 use serde::Serialize;
@@ -36,7 +36,7 @@ pub enum What {
     /// The contrary.
     Resume,
     /// It is worked on for a time.
-    Maintain(Wish),
+    Maintain(WindowRequest),
     /// It is not worked on, or not any more; one that was drained stays so.
     EndMaintenance,
     /// It goes, with its ports.

@@ -45,9 +45,7 @@ pub(super) fn step(tx: &mut Transaction<'_>, step: &Step) -> Result<(), CommandE
     match step {
         Step::Continue { revision: Some(agreed) } if revision(tx.state) != Some(*agreed) => {
             let now = revision(tx.state).unwrap_or(rollout.number);
-            let rule = format!(
-                "{agreed} is not what hosts wait for: that is {now} now; look at `cps-peering rollout show` again"
-            );
+            let rule = format!("hosts wait for {now}, not for {agreed}: see `cps-peering rollout show`");
             return Err(CommandError::one(Code::Aborted, "revision", rule, "RolloutChanged"));
         }
         Step::Continue { .. } | Step::Finish | Step::Withdraw => end(tx),

@@ -1,5 +1,5 @@
-//! Maintenance windows: times in which a host is worked on, said beforehand. They begin and end by themselves, on the time that has
-//! passed for certain: a clock that leaps begins and ends none before it is confirmed.
+//! Maintenance windows of hosts. They begin and end by themselves, on confirmed time: a clock jump begins and ends none before an operator has
+//! confirmed it.
 
 use super::{
     Code, CommandError, Leap, Transaction,
@@ -12,14 +12,14 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-/// How long a window may last, in milliseconds: what is taken out of use for longer is drained.
+/// The longest window, in milliseconds: drain a host that is out of use for longer.
 pub const LONGEST_MS: u64 = 7 * DAY_MS;
 /// How far ahead a window may begin, in milliseconds.
 pub const AHEAD_MS: u64 = 90 * DAY_MS;
 
-/// A window that somebody asks for.
+/// A request for a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Wish {
+pub struct WindowRequest {
     /// When it begins, in milliseconds since 1970-01-01 UTC; none where it begins now.
     #[serde(serialize_with = "as_time", skip_serializing_if = "Option::is_none")]
     pub from: Option<u64>,
@@ -48,8 +48,8 @@ fn at_time<S: Serializer>(ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&timestamp(*ms))
 }
 
-impl Wish {
-    /// The window, if there may be such a one.
+impl WindowRequest {
+    /// The window, if the request is valid.
     fn window(&self, now_ms: u64) -> Result<Window, CommandError> {
         let refused = |entry: &str, rule: String| {
             Err(CommandError::one(Code::InvalidArgument, entry, rule, "MaintenanceWindowInvalid"))
@@ -61,14 +61,14 @@ impl Wish {
         };
         let [now, from, until] = [now_ms, from_ms, until_ms].map(timestamp);
         if until_ms <= from_ms {
-            return refused(entry, format!("it would end at {until}, and not after it begins, at {from}"));
+            return refused(entry, format!("the window ends at {until}, which is not after its beginning at {from}"));
         }
         if until_ms <= now_ms {
-            return refused(entry, format!("{until} is over: it is {now} now"));
+            return refused(entry, format!("{until} is in the past: it is {now} now"));
         }
         if until_ms - from_ms > LONGEST_MS {
             let rule = format!(
-                "it would last from {from} to {until}, and may last {} days: `cps-peering host drain` has no end",
+                "from {from} to {until} is longer than {} days: use `cps-peering host drain`, which has no end",
                 LONGEST_MS / DAY_MS
             );
             return refused(entry, rule);
@@ -87,11 +87,11 @@ fn shown(window: Option<Window>) -> Value {
     window.map_or(Value::Null, |it| json!({ "from": timestamp(it.from_ms), "until": timestamp(it.until_ms) }))
 }
 
-/// Gives a host another window, or none. What that changes.
+/// Sets or removes a host's window. Returns what that changes.
 pub(super) fn set(
     tx: &mut Transaction<'_>,
     host: &Host,
-    wish: Option<Wish>,
+    wish: Option<WindowRequest>,
     now_ms: u64,
 ) -> Result<Vec<Difference>, CommandError> {
     let window = wish.map(|wish| wish.window(now_ms)).transpose()?;
@@ -104,15 +104,14 @@ pub(super) fn set(
     Ok(vec![Difference { kind: "host", id, action: Action::Update, fields: vec![field], stops_traffic: false }])
 }
 
-/// The time has come for a host's window to begin, or to end.
+/// A host's window begins, or ends, because it is time.
 pub(super) fn turn(tx: &mut Transaction<'_>, id: &HostId) {
     let Some(host) = tx.state.hosts().get(id).cloned() else { return };
     let window = host.window.filter(|it| !it.begun).map(|it| Window { begun: true, ..it });
     tx.change(Change::Host(id.clone(), Some(Host { window, ..host })));
 }
 
-/// The machine's clock, which has leapt, is right. A window that was given by its length lasts as long as it would have; the others
-/// are times of the day, as operators have said them.
+/// A clock jump was confirmed. A window that was given by its length keeps its length; the others keep the times that operators have given.
 pub(super) fn confirm_clock(
     tx: &mut Transaction<'_>,
     id: &HostId,

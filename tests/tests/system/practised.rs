@@ -72,6 +72,11 @@ pub(crate) fn drained(site: &mut Site) -> Result<()> {
         let after = site.h1.sh("cps-peering host list")?;
         ensure!(before != after, "`{line}` is not seen in {after}");
     }
+    for line in guide::block("sh", "host maintenance h2")?.lines() {
+        site.h1.sh(&line.replace(" h3 ", " h1 "))?;
+    }
+    let windows = site.h1.sh("cps-peering admin audit")?;
+    ensure!(windows.contains("MaintainHost"), "{windows}");
     site.h1.sh("cps-peering host pause h2")?;
     let paused = site.h1.sh("cps-peering host list")?;
     ensure!(paused.contains("paused"), "{paused}");

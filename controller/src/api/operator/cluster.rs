@@ -12,7 +12,7 @@ use cps_peering_config::id::HostId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How the cluster stands.
+/// The state of the cluster.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct ClusterView {
@@ -30,7 +30,7 @@ pub(in crate::api) struct ClusterView {
     hosts_out_of_sync: Vec<HostOutOfSync>,
 }
 
-/// A host whose kernel is not known to be as it must be.
+/// A host whose kernel is not known to match its configuration.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct HostOutOfSync {
@@ -41,7 +41,7 @@ pub(in crate::api) struct HostOutOfSync {
     reason: Option<String>,
 }
 
-/// Why a host has not got yet what it must have.
+/// Why a host does not have its configuration yet.
 fn waits(host: &Host) -> Option<String> {
     let why = "held back until the canaries are healthy: `cps-peering rollout show`";
     host.is_held_back().then(|| why.to_owned())
@@ -73,7 +73,7 @@ pub(in crate::api) async fn show(context: RequestContext) -> Reply {
     reply(view(&context))
 }
 
-/// Release a controller that is held, so that it configures hosts. It is held after the store was restored from a backup.
+/// Release a controller that is held after a restore, so that it configures hosts.
 #[utoipa::path(post, path = "/admin/v1/cluster/release", tag = "operators", operation_id = "releaseCluster",
     responses((status = 200, body = Envelope<ClusterView>), Errors))]
 pub(in crate::api) async fn release(context: RequestContext) -> Reply {

@@ -12,7 +12,7 @@ use crate::{
         Command, Outcome,
         host::{Change, Removal, What},
         inventory::{Approval, host_needs_approval},
-        window::{self, Ends, Wish},
+        window::{self, Ends, WindowRequest},
     },
 };
 use axum::extract::{Path, RawQuery};
@@ -48,27 +48,27 @@ pub(in crate::api) async fn hosts(context: RequestContext) -> Reply {
     reply(Hosts { hosts })
 }
 
-/// Drain a host: it takes no new ports, and nothing that begins waits for it. Its ports stay.
+/// Drain a host: it takes no new ports, and no new change waits for it. Its ports stay.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/drain", tag = "operators", operation_id = "drainHost",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn drain(context: RequestContext, Path(host): Path<String>) -> Reply {
     carry_out(&context, &host, What::Drain, false).await
 }
 
-/// Take a host that was drained into use again.
+/// Uncordon a host: end a drain.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/uncordon", tag = "operators", operation_id = "uncordonHost",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn uncordon(context: RequestContext, Path(host): Path<String>) -> Reply {
     carry_out(&context, &host, What::Uncordon, false).await
 }
 
-/// Say that a host is worked on for a time, now or later. Meanwhile nothing that begins waits for it, and alerts leave it out; what it must
-/// have is pushed all the same. It begins and ends by itself, and takes the place of what was said before.
+/// Set the maintenance window of a host, now or later. During it no new change waits for the host, and alerts exclude it; its configuration is
+/// still pushed. The window begins and ends by itself, and replaces an earlier one.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/maintenance", tag = "operators", operation_id = "maintainHost",
     params(("host" = String, Path),
         ("from" = Option<String>, Query, description = "When it begins (RFC 3339), at most 90 days ahead. By default, now."),
         ("until" = Option<String>, Query, description = "When it ends (RFC 3339), at most 7 days after it begins."),
-        ("forSeconds" = Option<u64>, Query, description = "How long it lasts, in the place of `until`.")),
+        ("forSeconds" = Option<u64>, Query, description = "How long it lasts, instead of `until`.")),
     responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn maintain(
     context: RequestContext,
@@ -78,7 +78,7 @@ pub(in crate::api) async fn maintain(
     let parameters = Parameters::read(query.as_deref(), &["from", "until", "forSeconds"], &[])?;
     let time = |name: &'static str| {
         let Some(text) = parameters.get(name) else { return Ok(None) };
-        let rule = || format!("{} is no time such as 2026-01-31T22:00:00+08:00 (RFC 3339)", quote(text));
+        let rule = || format!("{} is not a time such as 2026-01-31T22:00:00+08:00 (RFC 3339)", quote(text));
         moment(text).map(Some).ok_or_else(|| Failure::field(name, rule()))
     };
     let (from, until) = (time("from")?, time("until")?);
@@ -86,38 +86,38 @@ pub(in crate::api) async fn maintain(
         (Some(until_ms), None) => Ends::At(until_ms),
         (None, Some(seconds)) => Ends::AfterS(seconds),
         (Some(_), Some(_)) => {
-            return Err(Failure::field("forSeconds", "there is `until`, too: one of them says when it ends"));
+            return Err(Failure::field("forSeconds", "`until` is given, too: give one of them"));
         }
         (None, None) => {
-            return Err(Failure::field("until", "it is missing, and `forSeconds`, too: one of them says when it ends"));
+            return Err(Failure::field("until", "missing, as is `forSeconds`: give one of them"));
         }
     };
-    carry_out(&context, &host, What::Maintain(Wish { from, ends }), false).await
+    carry_out(&context, &host, What::Maintain(WindowRequest { from, ends }), false).await
 }
 
-/// Say that a host is not worked on any more, or is not going to be. One that was drained stays so.
+/// End the maintenance window of a host, or cancel it before it begins. A drained host stays drained.
 #[utoipa::path(delete, path = "/admin/v1/hosts/{host}/maintenance", tag = "operators", operation_id = "endHostMaintenance",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn end_maintenance(context: RequestContext, Path(host): Path<String>) -> Reply {
     carry_out(&context, &host, What::EndMaintenance, false).await
 }
 
-/// Push nothing to a host any more, deletes included. It is asked how it stands all the same.
+/// Pause pushes to a host, deletes included. It is still polled.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/pause", tag = "operators", operation_id = "pauseHost",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn pause(context: RequestContext, Path(host): Path<String>) -> Reply {
     carry_out(&context, &host, What::Pause, false).await
 }
 
-/// Push to a host again what it must have.
+/// Resume pushes to a host.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/resume", tag = "operators", operation_id = "resumeHost",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn resume(context: RequestContext, Path(host): Path<String>) -> Reply {
     carry_out(&context, &host, What::Resume, false).await
 }
 
-/// Remove a host with its ports. One that answers cleans its kernel and is forgotten when it has confirmed that; for one that is
-/// dead nothing waits. Removing one again that was removed as dead forgets it.
+/// Remove a host with its ports. If its agent answers, it cleans up the kernel first, and the host is forgotten when it has confirmed that; for a
+/// dead host nothing waits. Remove a host again that was removed as dead to forget it.
 #[utoipa::path(delete, path = "/admin/v1/hosts/{host}", tag = "operators", operation_id = "removeHost",
     params(("host" = String, Path),
         ("dead" = Option<bool>, Query, description = "Whether the host is dead. By default, whether its agent does not answer now."),
@@ -139,7 +139,7 @@ pub(in crate::api) async fn remove(
     carry_out(&context, &host, What::Remove(removal), dry_run).await
 }
 
-/// Move a host's ports to another host, under the same names of interfaces, and remove it.
+/// Move a host's ports to another host, under the same interface names, and remove it.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/replace", tag = "operators", operation_id = "replaceHost",
     params(("host" = String, Path), ("by" = String, Query, description = "The other host, which is in the inventory."),
         ("dead" = Option<bool>, Query, description = "Whether the host to be replaced is dead. By default false."),

@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 /// The most hosts that wait which an answer names; it also says how many there are.
 const MAX_NAMED: usize = 100;
 
-/// How a change stands that goes to some hosts first.
+/// The state of a staged rollout.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct RolloutView {
@@ -45,7 +45,7 @@ pub(in crate::api) struct RolloutView {
     held_back: Vec<HostId>,
 }
 
-/// A host that got a change first.
+/// A canary.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct CanaryView {
@@ -58,7 +58,7 @@ pub(in crate::api) struct CanaryView {
     reason: Option<String>,
 }
 
-/// How a rollout stands, in a word.
+/// The state of a rollout, in a word.
 pub(super) fn word(rollout: Option<Rollout>) -> &'static str {
     match rollout {
         None => "none",
@@ -67,7 +67,7 @@ pub(super) fn word(rollout: Option<Rollout>) -> &'static str {
     }
 }
 
-/// How a change stands that goes to some hosts first.
+/// The state of a staged rollout.
 fn view(state: &State, agents: &Agents<'_>) -> RolloutView {
     let Some(rollout) = state.meta().rollout else {
         let (canaries, held_back) = (Vec::new(), Vec::new());
@@ -102,15 +102,15 @@ fn shown(context: &RequestContext) -> Reply {
     reply(context.api.engine.read(view))
 }
 
-/// Show a change that has reached some hosts, and not yet the others.
+/// Show the staged rollout: the canaries, and the hosts that wait.
 #[utoipa::path(get, path = "/admin/v1/rollout", tag = "operators", operation_id = "showRollout",
     responses((status = 200, body = Envelope<RolloutView>), Errors))]
 pub(in crate::api) async fn show(context: RequestContext) -> Reply {
     shown(&context)
 }
 
-/// Push it to all hosts, whatever state the canaries are in. Where hosts wait for something else than the revision that is named, because
-/// another document has come meanwhile, it is refused.
+/// Push the change to all hosts, whatever the state of the canaries. Refused if hosts wait for another revision than `revision`, because another
+/// inventory was applied meanwhile.
 #[utoipa::path(post, path = "/admin/v1/rollout/continue", tag = "operators", operation_id = "continueRollout",
     params(("revision" = Option<u64>, Query, description = "The `revision` of the rollout that was looked at. By default, whatever hosts wait for.")),
     responses((status = 200, body = Envelope<RolloutView>), Errors))]
@@ -121,7 +121,7 @@ pub(in crate::api) async fn continue_rollout(context: RequestContext, RawQuery(q
     shown(&context)
 }
 
-/// Hold back the hosts that do not have it until `continue`.
+/// Hold back the hosts that do not have the change yet, until `continue`.
 #[utoipa::path(post, path = "/admin/v1/rollout/stop", tag = "operators", operation_id = "stopRollout",
     responses((status = 200, body = Envelope<RolloutView>), Errors))]
 pub(in crate::api) async fn stop(context: RequestContext) -> Reply {

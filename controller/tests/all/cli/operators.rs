@@ -188,8 +188,9 @@ fn hosts_are_drained_replaced_and_removed_by_commands_of_their_own() {
     assert!(maintenance(&["new", "--for", "2h"]).ok().starts_with("1 of 1 hosts changed"));
     assert!(state("new").contains("  maintenance until 2"), "{}", state("new"));
     maintenance(&["new", "--for", "8d"]).fails(1, "604800");
-    maintenance(&["new", "--until", "5pm"]).fails(1, "until: \"5pm\" is no time such as");
-    maintenance(&["new", "--from", "2020-01-01T00:00:00Z", "--until", "2020-01-02T00:00:00Z"]).fails(1, "is over");
+    maintenance(&["new", "--until", "5pm"]).fails(1, "until: \"5pm\" is not a time such as");
+    maintenance(&["new", "--from", "2020-01-01T00:00:00Z", "--until", "2020-01-02T00:00:00Z"])
+        .fails(1, "is in the past");
     assert!(maintenance(&["--all-of", NORTH, "--end"]).ok().starts_with("1 of 2 "), "one of them had one");
     assert!(state("new").contains("in use"), "{}", state("new"));
     assert!(sandbox.operator(&["rollout", "continue"]).ok().starts_with("no rollout"));

@@ -5,12 +5,12 @@ use cps_peering_controller::{
     api::view::host as host_view,
     model::{
         host::{Change as HostChange, What as HostCommand},
-        window::{Ends, Wish},
+        window::{Ends, WindowRequest},
     },
 };
 
 fn maintain(engine: &Engine, from: Option<u64>, ends: Ends) {
-    let what = HostCommand::Maintain(Wish { from, ends });
+    let what = HostCommand::Maintain(WindowRequest { from, ends });
     as_operator(engine, Command::Host(HostChange { id: "h1".parse().unwrap(), what }));
 }
 

@@ -5,7 +5,7 @@ use cps_peering_config::id::HostId;
 use cps_peering_controller::model::{
     host::{Change, What as HostCommand},
     record::Window,
-    window::{AHEAD_MS, Ends, LONGEST_MS, Wish},
+    window::{AHEAD_MS, Ends, LONGEST_MS, WindowRequest},
 };
 
 fn host_command(what: HostCommand) -> Command {
@@ -17,7 +17,7 @@ fn h1() -> HostId {
 }
 
 fn maintain(from: Option<u64>, ends: Ends) -> Command {
-    host_command(HostCommand::Maintain(Wish { from, ends }))
+    host_command(HostCommand::Maintain(WindowRequest { from, ends }))
 }
 
 fn window(model: &Model) -> Option<Window> {
@@ -93,12 +93,12 @@ fn a_window_has_bounds() {
     let mut model = cloud();
     let now_ms = model.now_ms;
     for (from, ends, names) in [
-        (None, Ends::At(now_ms), "not after it begins"),
-        (None, Ends::AfterS(0), "not after it begins"),
-        (Some(now_ms + 2), Ends::At(now_ms + 1), "not after it begins"),
-        (Some(now_ms - 2 * HOUR), Ends::At(now_ms - HOUR), "is over"),
-        (None, Ends::At(now_ms + LONGEST_MS + 1), "may last 7 days"),
-        (None, Ends::AfterS(u64::MAX), "may last 7 days"),
+        (None, Ends::At(now_ms), "not after its beginning"),
+        (None, Ends::AfterS(0), "not after its beginning"),
+        (Some(now_ms + 2), Ends::At(now_ms + 1), "not after its beginning"),
+        (Some(now_ms - 2 * HOUR), Ends::At(now_ms - HOUR), "is in the past"),
+        (None, Ends::At(now_ms + LONGEST_MS + 1), "longer than 7 days"),
+        (None, Ends::AfterS(u64::MAX), "longer than 7 days"),
         (Some(now_ms + AHEAD_MS + 1), Ends::AfterS(1), "more than 90 days ahead"),
         (Some(u64::MAX - 2000), Ends::AfterS(1), "more than 90 days ahead"),
     ] {
