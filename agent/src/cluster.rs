@@ -139,7 +139,10 @@ impl MembershipFile {
 
     /// Forgets it, for a host on which nothing is left: the next one that configures the host decides.
     pub fn remove(&self) -> Result<(), MembershipError> {
-        let _turn = self.lock()?;
+        let _turn = match self.lock() {
+            Err(MembershipError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            locked => locked?,
+        };
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", error)),
             _ => Ok(()),
@@ -191,6 +194,13 @@ mod tests {
         operator.unwrap().join().unwrap().unwrap();
         assert_eq!(update.unwrap().after, Membership { cluster: Some(ours), accepted_from: Some(ours) });
         assert_eq!(file.load().unwrap(), Membership { cluster: Some(theirs), accepted_from: Some(ours) });
+    }
+
+    #[test]
+    fn what_is_not_there_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        MembershipFile::beside(&folder.path().join("ledger")).remove().unwrap();
+        MembershipFile::beside(&folder.path().join("purged/ledger")).remove().unwrap();
     }
 
     #[test]

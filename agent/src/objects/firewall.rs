@@ -31,6 +31,8 @@ pub struct Policy {
     pub some: bool,
     /// What becomes of packets.
     pub action: Action,
+    /// Its priority; the kernel asks the one with the smallest number first. None where it is the default of all that no policy selects.
+    pub priority: Option<u32>,
 }
 
 /// Of what is forwarded the kernel asks both.
@@ -54,21 +56,9 @@ pub enum Action {
 }
 
 impl Policy {
-    /// Whether it selects all that another one does.
-    fn covers(&self, other: &Policy) -> bool {
-        let device = self.device.is_none() || self.device == other.device;
-        device && !self.some && within(&other.source, &self.source) && within(&other.destination, &self.destination)
-    }
-
-    /// Those that do not let pass all that they select, without what others before them let pass.
-    pub fn in_the_way(policies: &[Policy]) -> impl Iterator<Item = &Policy> {
-        policies.iter().enumerate().filter_map(|(place, policy)| {
-            let passed = |before: &Policy| {
-                before.action == Action::Allow && before.direction == policy.direction && before.covers(policy)
-            };
-            let passes = policy.action == Action::Allow || policies[..place].iter().any(passed);
-            (!passes).then_some(policy)
-        })
+    /// What becomes of packets that no policy selects, as the last one of its direction.
+    pub fn default_of(direction: Direction, all: IpNet, action: Action) -> Self {
+        Self { direction, source: all, destination: all, device: None, some: false, action, priority: None }
     }
 }
 
@@ -76,7 +66,12 @@ impl fmt::Display for Policy {
     /// As `ip xfrm policy` names it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = if self.direction == Direction::Forward { "fwd" } else { "out" };
-        write!(f, "xfrm policy src {} dst {} dir {direction}", self.source, self.destination)?;
+        let Some(priority) = self.priority else { return write!(f, "xfrm policy default {direction}") };
+        write!(f, "xfrm policy src {} dst {}", self.source, self.destination)?;
+        if let Some(device) = self.device {
+            write!(f, " dev {device}")?;
+        }
+        write!(f, " dir {direction} priority {priority}")?;
         if self.action == Action::Block { f.write_str(" action block") } else { Ok(()) }
     }
 }

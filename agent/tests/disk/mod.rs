@@ -92,16 +92,21 @@ impl Control {
     }
 }
 
-/// An agent whose disk works, and that has the first configuration.
-async fn started() -> (Arc<Agent>, Control) {
+/// An agent without a configuration, on such a disk.
+fn on(disk: Disk) -> (Arc<Agent>, Control) {
     let agent = Agent::start();
-    let disk = Control::new(&agent, Disk::Works);
+    let disk = Control::new(&agent, disk);
     let shares = SharesFile::beside(disk.path());
     let router = api::router(None, disk.0.clone(), shares, agent.reconciler.clone(), Recorder::default());
-    let agent = Agent { router, ..agent };
+    (Arc::new(Agent { router, ..agent }), disk)
+}
+
+/// An agent whose disk works, and that has the first configuration.
+async fn started() -> (Arc<Agent>, Control) {
+    let (agent, disk) = on(Disk::Works);
     agent.accepted(&config(1)).await;
     agent.report_when(HostReport::in_sync).await;
-    (Arc::new(agent), disk)
+    (agent, disk)
 }
 
 /// Pushes without waiting for the answer.
@@ -325,16 +330,7 @@ async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_configuration_of_all_waits_for_the_disk() {
-    let agent = Agent::start();
-    let disk = Control::new(&agent, Disk::Hangs);
-    let router = api::router(
-        None,
-        disk.0.clone(),
-        SharesFile::beside(disk.path()),
-        agent.reconciler.clone(),
-        Recorder::default(),
-    );
-    let agent = Arc::new(Agent { router, ..agent });
+    let (agent, disk) = on(Disk::Hangs);
     let first = push(&agent, config(1));
     let report = agent.report_when(|report| !report.problems.is_empty()).await;
     assert_eq!((report.desired, agent.operations()), (None, 0));
@@ -402,16 +398,7 @@ async fn the_new_cluster_of_a_host_does_not_wait_for_what_the_old_one_has_pushed
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_configuration_of_all_is_remembered_as_of_the_cluster_that_sent_it() {
-    let agent = Agent::start();
-    let disk = Control::new(&agent, Disk::Hangs);
-    let router = api::router(
-        None,
-        disk.0.clone(),
-        SharesFile::beside(disk.path()),
-        agent.reconciler.clone(),
-        Recorder::default(),
-    );
-    let agent = Arc::new(Agent { router, ..agent });
+    let (agent, disk) = on(Disk::Hangs);
     let first = push_as(&agent, OURS, config(5));
     until("it is being written", || disk.begun() == [5]).await;
     operator_joins(&disk, OTHER);

@@ -5,7 +5,7 @@ use crate::{
     diff::{Beneath, survey::Survey},
     objects::{
         Address, Family,
-        firewall::{FilterRule, Hook, Match, Networks, Pattern, Scope, Sense, state},
+        firewall::{Action, FilterRule, Hook, Match, Networks, Pattern, Policy, Scope, Sense, state},
     },
 };
 use cps_peering_config::net::InterfaceName;
@@ -103,7 +103,8 @@ fn asks_for_addresses(survey: &Survey<'_>) -> bool {
     let of_address = |one: &Match| matches!(one, Match::Source(..) | Match::Destination(..));
     let firewall = &survey.observed.firewall;
     let mut asked = firewall.chains.iter().flat_map(|chain| &chain.rules);
-    !firewall.policies.is_empty() || asked.any(|rule| rule.matches.iter().any(of_address))
+    let decides = |policy: &Policy| policy.action != Action::Allow;
+    firewall.policies.iter().any(decides) || asked.any(|rule| rule.matches.iter().any(of_address))
 }
 
 const EVERYWHERE: [IpNet; 2] = [

@@ -438,6 +438,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
         device: None,
         some: false,
         action,
+        priority: Some(9),
     };
     let found = |policies: &[Policy]| {
         let mut found = Vec::new();
@@ -448,7 +449,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
     let said = found(std::slice::from_ref(&block));
     assert!(
         said.len() == 1
-            && said[0].starts_with("xfrm policy src 10.1.0.0/24 dst 10.0.0.0/8 dir fwd action block: drops"),
+            && said[0].starts_with("xfrm policy src 10.1.0.0/24 dst 10.0.0.0/8 dir fwd priority 9 action block: drops"),
         "{said:?}"
     );
     let protect = policy(Direction::Out, "0.0.0.0/0", "10.2.0.0/16", Action::Protect);
@@ -474,19 +475,41 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
     ] {
         assert_eq!(found(&some).len(), 1, "{some:?}");
     }
+    // All that VPCs may send passes, though not all that the default is about.
+    let default = Policy::default_of(Direction::Forward, "0.0.0.0/0".parse().unwrap(), Action::Block);
+    let allow = policy(Direction::Forward, "10.0.0.0/8", "10.0.0.0/8", Action::Allow);
+    assert!(found(&[allow.clone(), default.clone()]).is_empty());
+    let said = found(&[Policy { source: "10.1.0.0/24".parse().unwrap(), ..allow.clone() }, default.clone()]);
+    assert!(
+        said.len() == 1 && said[0].contains("xfrm policy default fwd: drops") && said[0].contains("setdefault"),
+        "{said:?}"
+    );
+    let many = vec![block.clone(); 100];
+    assert_eq!(found(&many).len(), 5, "not all of them are named");
     // Of a path.
-    let on_path = |policy: Policy| {
+    let on_path = |policies: &[Policy]| {
         let [source, destination] = ["10.1.0.5", "10.2.0.5"].map(|text| text.parse().unwrap());
         let [from, to] = ["eth1", "cpspeer7"].map(|name| Some(name.parse().unwrap()));
         let flow = Flow::OfVpc { source, destination, from, vrf: "cpsvrf1".parse().unwrap(), to };
         let mut found = Vec::new();
-        ipsec::touching(&[policy], &flow, &mut found);
-        found.pop().map(|it| it.effect)
+        ipsec::touching(policies, &flow, &mut found);
+        found.into_iter().map(|it| it.effect).collect::<Vec<_>>()
     };
-    assert_eq!(on_path(block.clone()), Some(Effect::DropsAll));
-    assert_eq!(
-        (on_path(Policy { some: true, ..block.clone() }), on_path(protect)),
-        (Some(Effect::MayDrop), Some(Effect::MayDrop))
-    );
-    assert_eq!(on_path(Policy { source: "10.1.9.0/24".parse().unwrap(), ..block }), None);
+    let some = Policy { some: true, ..block.clone() };
+    let elsewhere = Policy { source: "10.1.9.0/24".parse().unwrap(), ..block.clone() };
+    for (policies, effects) in [
+        (vec![block.clone()], vec![Effect::DropsAll]),
+        (vec![some.clone()], vec![Effect::MayDrop]),
+        (vec![protect.clone()], vec![Effect::MayDrop]),
+        (vec![elsewhere.clone(), block.clone()], vec![Effect::DropsAll]),
+        (vec![elsewhere], vec![]),
+        // The first one that selects it decides.
+        (vec![Policy { source: "10.1.0.5/32".parse().unwrap(), ..allow.clone() }, block.clone()], vec![]),
+        (vec![Policy { some: true, ..allow.clone() }, block.clone()], vec![Effect::MayDrop]),
+        (vec![some.clone(), allow.clone(), block.clone()], vec![Effect::MayDrop]),
+        (vec![some, block.clone(), default.clone()], vec![Effect::MayDrop, Effect::MayDrop]),
+        (vec![Policy { direction: Direction::Out, ..allow }, default], vec![Effect::DropsAll]),
+    ] {
+        assert_eq!(on_path(&policies), effects, "{policies:?}");
+    }
 }

@@ -9,12 +9,13 @@ use crate::{
     objects::firewall::{Action, Direction, Policy},
 };
 use cps_peering_config::net::InterfaceName;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
+use thiserror::Error;
 
 const GET_POLICY: u16 = 0x15;
 /// `struct xfrm_userpolicy_id`.
@@ -39,50 +40,109 @@ const TEMPLATES: u16 = 5;
 const MARK: u16 = 21;
 const INTERFACE_ID: u16 = 31;
 
-/// More of them are not kept.
-const MAX_POLICIES: usize = 1000;
+/// `XFRM_MSG_GETDEFAULT` of Linux 5.15 and later, and its `struct xfrm_userpolicy_default`: a byte for each direction.
+const GET_DEFAULT: u16 = 0x28;
+const DEFAULT_LEN: usize = 3;
+/// `XFRM_USERPOLICY_BLOCK`.
+const BLOCK: u8 = 1;
+/// `struct xfrm_user_tmpl`, and where it says that a packet may do without.
+const TEMPLATE_LEN: usize = 64;
+const OPTIONAL: usize = 50;
 
-/// Those that may select packets of VPCs, which carry no mark and do not go to an interface of `IPsec`; for each direction in the
-/// kernel's order. None where there are too many.
-pub(super) fn policies(names: &BTreeMap<u32, InterfaceName>) -> Result<Option<Vec<Policy>>, KernelError> {
-    let mut socket = Socket::xfrm()?;
-    let all = |body: &mut Vec<u8>| body.extend([0; ID_LEN]);
-    let mut found = socket.dump("policies of IPsec", GET_POLICY, all, Vec::new, |found, payload| {
-        if found.len() <= MAX_POLICIES {
-            found.extend(read(payload, names));
-        }
-    })?;
-    // The kernel lists the newest first, and of those of one priority asks the oldest first.
-    found.reverse();
-    found.sort_by_key(|(priority, policy): &(u32, Policy)| (policy.direction, *priority));
-    let policies = found.into_iter().map(|(_, policy)| policy);
-    let policies: Vec<Policy> = policies.collect();
-    Ok((policies.len() <= MAX_POLICIES).then_some(policies))
+/// More of them are not kept.
+const MAX_POLICIES: usize = 16_384;
+
+/// Policies could not be read.
+#[derive(Debug, Error)]
+pub(super) enum Unread {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("there are more than the {MAX_POLICIES} that are read")]
+    TooMany,
+    #[error("the kernel describes one in a way that is not known")]
+    Malformed,
 }
 
-fn read(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<(u32, Policy)> {
+impl Unread {
+    /// Whether the kernel has no such policies at all.
+    pub(super) fn is_unsupported(&self) -> bool {
+        let Self::Kernel(KernelError::Socket { source, .. }) = self else { return false };
+        source.raw_os_error() == Some(libc::EPROTONOSUPPORT)
+    }
+}
+
+/// Those that may select packets of VPCs, which carry no mark and do not go to an interface of `IPsec`; for each direction in the
+/// kernel's order, at the end what it does with what none of them selects.
+pub(super) fn policies(names: &BTreeMap<u32, InterfaceName>) -> Result<Vec<Policy>, Unread> {
+    let mut socket = Socket::xfrm()?;
+    let all = |body: &mut Vec<u8>| body.extend([0; ID_LEN]);
+    let start = || Some(Vec::new());
+    let found = socket.dump("policies of IPsec", GET_POLICY, all, start, |found, payload| {
+        let Some(list) = found else { return };
+        match read(payload, names) {
+            Some(policy) if list.len() <= MAX_POLICIES => list.extend(policy),
+            Some(_) => {}
+            None => *found = None,
+        }
+    })?;
+    let mut found: Vec<Policy> = found.ok_or(Unread::Malformed)?;
+    if found.len() > MAX_POLICIES {
+        return Err(Unread::TooMany);
+    }
+    // The kernel lists the newest first, and of those of one priority asks the oldest first.
+    found.reverse();
+    found.extend(defaults(&mut socket)?);
+    found.sort_by_key(|policy| (policy.direction, policy.priority.is_none(), policy.priority));
+    Ok(found)
+}
+
+/// What becomes of packets that no policy selects, where they do not pass.
+fn defaults(socket: &mut Socket) -> Result<Vec<Policy>, Unread> {
+    let answer = match socket.get(GET_DEFAULT, |body| body.extend([0; DEFAULT_LEN]))? {
+        Ok(answer) => answer,
+        // An older kernel has none.
+        Err(refusal) if refusal.errno == libc::EINVAL => return Ok(Vec::new()),
+        Err(refusal) => return Err(KernelError::Refused { what: "defaults of IPsec", refusal }.into()),
+    };
+    let [_, forward, out] = answer.first_chunk::<DEFAULT_LEN>().ok_or(Unread::Malformed)?;
+    let everything = [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())];
+    let blocked =
+        [(Direction::Forward, forward), (Direction::Out, out)].into_iter().filter(|(_, does)| **does == BLOCK);
+    let of = |(direction, _)| everything.map(|all| Policy::default_of(direction, all, Action::Block));
+    Ok(blocked.flat_map(of).collect())
+}
+
+/// One that concerns forwarded packets without a mark; none of the inner ones where it does not. None where it cannot be read.
+fn read(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<Option<Policy>> {
     let direction = match u8_at(payload, DIRECTION)? {
         1 => Direction::Out,
         2 => Direction::Forward,
-        _ => return None,
+        _ => return Some(None),
     };
     let find = |wanted| attributes(payload, INFO_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    let marked =
-        find(MARK).is_some_and(|mark| u32_at(mark, 0).zip(u32_at(mark, 4)).is_none_or(|(mark, mask)| mark & mask != 0));
+    // A packet without a mark is selected where the mark that is wanted is 0, whatever the mask.
+    let marked = find(MARK).is_some_and(|mark| u32_at(mark, 0) != Some(0));
     if marked || find(INTERFACE_ID).is_some_and(|id| u32_at(id, 0) != Some(0)) {
-        return None;
+        return Some(None);
     }
     let device = match u32_at(payload, DEVICE)? {
         0 => None,
         // Of a device that is not there nothing comes.
-        index => Some(*names.get(&index)?),
+        index => match names.get(&index) {
+            Some(name) => Some(*name),
+            None => return Some(None),
+        },
     };
     let family = i32::from(u16_at(payload, FAMILY)?);
     let network = |at: usize, length: usize| network(family, payload.get(at..at + 16)?, u8_at(payload, length)?);
-    let action = match (u8_at(payload, ACTION)?, find(TEMPLATES).is_some_and(|list| !list.is_empty())) {
+    let templates = find(TEMPLATES).unwrap_or_default();
+    let optional = templates.chunks(TEMPLATE_LEN).all(|template| u8_at(template, OPTIONAL).is_some_and(|it| it != 0));
+    let action = match (u8_at(payload, ACTION)?, direction) {
         (1, _) => Action::Block,
-        (_, true) => Action::Protect,
-        (_, false) => Action::Allow,
+        _ if templates.is_empty() => Action::Allow,
+        // What has not come by IPsec passes then (`level use`). What leaves is put into it all the same.
+        (_, Direction::Forward) if optional => Action::Allow,
+        _ => Action::Protect,
     };
     let ports = payload.get(PORTS..FAMILY)?.iter().any(|byte| *byte != 0);
     let some = ports || u8_at(payload, PROTOCOL)? != 0 || u32_at(payload, USER)? != 0;
@@ -93,8 +153,9 @@ fn read(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<(u32, Po
         device,
         some,
         action,
+        priority: Some(u32_at(payload, PRIORITY)?),
     };
-    Some((u32_at(payload, PRIORITY)?, policy))
+    Some(Some(policy))
 }
 
 fn network(family: i32, address: &[u8], length: u8) -> Option<IpNet> {
@@ -113,47 +174,60 @@ mod tests {
     use std::{process::Command, thread};
 
     /// What is read of what `ip` sets in a network namespace of its own.
-    #[test]
-    fn policies_read_as_they_were_written() {
+    fn read_after(lines: &[&str]) -> Vec<String> {
         let set_and_read = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-            for line in [
-                "src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action block priority 7",
-                "src 10.1.0.0/16 dst 10.2.9.0/24 dir fwd action allow priority 3",
-                "src 10.1.0.0/16 dst 10.2.8.0/24 dir fwd action allow priority 7",
-                "src fd00:1::/48 dst ::/0 dir out tmpl src 2001:db8::1 dst 2001:db8::2 proto esp mode tunnel",
-                "src 0.0.0.0/0 dst 10.2.0.0/16 proto tcp dport 22 dir out action block",
-                "src 10.7.0.0/16 dst 0.0.0.0/0 dev lo dir out action block",
-                "src 10.8.0.0/16 dst 0.0.0.0/0 dir out action block mark 7 mask 0xff",
-                "src 10.8.0.0/16 dst 0.0.0.0/0 dir out action block if_id 9",
-                "src 10.8.0.0/16 dst 0.0.0.0/0 dir in action block",
-            ] {
-                let arguments = format!("xfrm policy add {line}");
+            for line in lines {
+                let arguments = format!("xfrm policy {line}");
                 let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip");
                 assert!(status.success(), "{line}");
             }
-            policies(&BTreeMap::from([(1, "lo".parse().unwrap())])).unwrap().unwrap()
+            policies(&BTreeMap::from([(1, "lo".parse().unwrap())])).unwrap()
         };
         let found = thread::scope(|scope| scope.spawn(set_and_read).join().unwrap());
-        let shown: Vec<String> =
-            found.iter().map(|it| format!("{it} {:?} {:?} {}", it.action, it.device, it.some)).collect();
+        found.iter().map(|it| format!("{it}: {:?}{}", it.action, if it.some { " some" } else { "" })).collect()
+    }
+
+    #[test]
+    fn policies_read_as_they_were_written() {
+        let found = read_after(&[
+            "add src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action block priority 7",
+            "add src 10.1.0.0/16 dst 10.2.9.0/24 dir fwd action allow priority 3",
+            "add src 10.1.0.0/16 dst 10.2.8.0/24 dir fwd action allow priority 7",
+            "add src 10.4.0.0/16 dst 10.0.0.0/8 dir fwd priority 8 tmpl proto esp mode tunnel level use",
+            "add src 10.5.0.0/16 dst 10.0.0.0/8 dir fwd priority 9 tmpl proto comp mode tunnel level use tmpl proto esp mode tunnel",
+            "add src fd00:1::/48 dst ::/0 dir out priority 1 tmpl src 2001:db8::1 dst 2001:db8::2 proto esp mode tunnel",
+            "add src 10.6.0.0/16 dst 10.0.0.0/8 dir out priority 2 tmpl proto esp mode transport level use",
+            "add src 0.0.0.0/0 dst 10.2.0.0/16 proto tcp dport 22 dir out action block priority 3",
+            "add src 10.7.0.0/16 dst 0.0.0.0/0 dev lo dir out action block priority 4",
+            "add src 10.8.0.0/16 dst 0.0.0.0/0 dir out action block mark 7 mask 0xff",
+            "add src 10.9.0.0/16 dst 0.0.0.0/0 dir out action block mark 0 mask 0xff priority 5",
+            "add src 10.8.0.0/16 dst 0.0.0.0/0 dir out action block if_id 9",
+            "add src 10.8.0.0/16 dst 0.0.0.0/0 dir in action block",
+        ]);
         assert_eq!(
-            &shown[..3],
+            found,
             [
-                "xfrm policy src 10.1.0.0/16 dst 10.2.9.0/24 dir fwd Allow None false",
-                "xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action block Block None false",
-                "xfrm policy src 10.1.0.0/16 dst 10.2.8.0/24 dir fwd Allow None false",
+                "xfrm policy src 10.1.0.0/16 dst 10.2.9.0/24 dir fwd priority 3: Allow",
+                "xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd priority 7 action block: Block",
+                "xfrm policy src 10.1.0.0/16 dst 10.2.8.0/24 dir fwd priority 7: Allow",
+                "xfrm policy src 10.4.0.0/16 dst 10.0.0.0/8 dir fwd priority 8: Allow",
+                "xfrm policy src 10.5.0.0/16 dst 10.0.0.0/8 dir fwd priority 9: Protect",
+                "xfrm policy src fd00:1::/48 dst ::/0 dir out priority 1: Protect",
+                "xfrm policy src 10.6.0.0/16 dst 10.0.0.0/8 dir out priority 2: Protect",
+                "xfrm policy src 0.0.0.0/0 dst 10.2.0.0/16 dir out priority 3 action block: Block some",
+                "xfrm policy src 10.7.0.0/16 dst 0.0.0.0/0 dev lo dir out priority 4 action block: Block",
+                "xfrm policy src 10.9.0.0/16 dst 0.0.0.0/0 dir out priority 5 action block: Block",
             ]
         );
-        let mut out = shown[3..].to_vec();
-        out.sort();
-        assert_eq!(
-            out,
-            [
-                "xfrm policy src 0.0.0.0/0 dst 10.2.0.0/16 dir out action block Block None true",
-                "xfrm policy src 10.7.0.0/16 dst 0.0.0.0/0 dir out action block Block Some(\"lo\") false",
-                "xfrm policy src fd00:1::/48 dst ::/0 dir out Protect None false",
-            ]
-        );
+    }
+
+    /// What no policy selects is dropped without one that says so.
+    #[test]
+    fn the_default_is_the_last_one_of_its_direction() {
+        let found = read_after(&["setdefault fwd block", "add src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action allow"]);
+        let default = "xfrm policy default fwd: Block";
+        assert_eq!(found, ["xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd priority 0: Allow", default, default]);
+        assert!(read_after(&["setdefault fwd accept out accept"]).is_empty());
     }
 }
