@@ -158,7 +158,7 @@ impl Recorder {
     fn begin(&self, name: String, kind: Kind, context: SpanContext, since: Moment) -> Option<Span> {
         let inner = Arc::clone(self.0.as_ref()?);
         let data = Data {
-            name,
+            name: excerpt(&name, MAX_QUOTED),
             kind,
             context,
             parent: None,

@@ -121,10 +121,8 @@ fn as_signed(parts: &request::Parts) -> Parts<'_> {
     }
 }
 
-/// Counts a request, and the connection, among those of whoever asks.
-fn admit(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failure> {
+fn count(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failure> {
     asked_by(&caller.word());
-    traced::asked_by(parts, caller);
     if let Some(account) = caller.actor.account() {
         api.access.count(account)?;
     }
@@ -134,6 +132,13 @@ fn admit(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failu
         Some(account) => connection.is_of_account(account.as_str())?,
         None => connection.is_of_operator()?,
     }
+    Ok(())
+}
+
+/// Counts a request, and the connection, among those of whoever asks. What goes beyond a limit is not recorded either.
+fn admit(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failure> {
+    count(api, parts, caller)?;
+    traced::asked_by(parts, caller);
     Ok(())
 }
 

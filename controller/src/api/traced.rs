@@ -66,8 +66,12 @@ pub(super) fn asked_by(parts: &request::Parts, caller: &Caller) {
     // Paths that nobody serves are the client's choice, and could be any number.
     let Some(route) = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str) else { return };
     let trust = if caller.operator.is_some() { Trust::Trusted } else { Trust::Untrusted };
-    let (method, parent) = (parts.method.as_str(), parent(&parts.headers));
-    let span = traced.recorder.receive(format!("{method} {route}"), traced.since, parent, trust);
+    let (name, method) = match parts.method.as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => (known, known),
+        // Any other is the client's choice as well (OpenTelemetry's conventions for HTTP).
+        _ => ("HTTP", "_OTHER"),
+    };
+    let span = traced.recorder.receive(format!("{name} {route}"), traced.since, parent(&parts.headers), trust);
     let Some(mut span) = span else { return };
     span.set("http.request.method", method);
     span.set("http.route", route);

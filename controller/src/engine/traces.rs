@@ -95,8 +95,12 @@ impl Traces {
             return Pushing(Vec::new());
         }
         let (mut underway, since) = (self.underway(), Moment::now());
-        let brought = underway.get_mut(host).into_iter().flatten();
-        let brought = brought.filter(|it| it.revision <= revision && it.pushes < PUSHES);
+        let known = underway.get_mut(host).into_iter();
+        let known = known.flat_map(|known| {
+            known.retain(|it| it.since.elapsed() < PATIENCE);
+            known
+        });
+        let brought = known.filter(|it| it.revision <= revision && it.pushes < PUSHES);
         let span = |it: &mut Underway| {
             it.pushes += 1;
             let mut span = self.recorder.child("push", Kind::Client, it.command, since)?;
@@ -117,6 +121,7 @@ impl Traces {
         }
         let mut underway = self.underway();
         let Some(known) = underway.get_mut(host) else { return };
+        known.retain(|it| it.since.elapsed() < PATIENCE);
         // What another controller has pushed since confirms nothing.
         let has = |it: &Underway| it.revision.epoch == applied.epoch && it.revision <= applied;
         for it in known.iter().filter(|it| has(it)) {
@@ -125,7 +130,7 @@ impl Traces {
                 span.set("cps.revision", applied.to_string());
             }
         }
-        known.retain(|it| !has(it) && it.since.elapsed() < PATIENCE);
+        known.retain(|it| !has(it));
         if known.is_empty() {
             underway.remove(host);
         }
