@@ -287,6 +287,9 @@ pub fn rotate(store: &Store, path: &Path, file: Option<&Path>) -> Result<Rotated
     if is_missing(&next) {
         make(&next)?;
     }
+    // The controller must be able to tell, wherever this ends, that it was cut off.
+    let owner = fs::metadata(path).map_err(failed("look at", path))?;
+    chown(&next, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", &next))?;
     let (old, new) = (Vault::read(path)?, Vault::read(&next)?);
     let before = beside(path, &old.id);
     let accounts = state.accounts().values().filter(|account| !account.keys.is_empty()).count();
@@ -315,8 +318,6 @@ pub fn rotate(store: &Store, path: &Path, file: Option<&Path>) -> Result<Rotated
         sync_folder(file).map_err(failed("make", &marker))?;
     }
     commit(store, &mut state, changes)?;
-    let owner = fs::metadata(path).map_err(failed("look at", path))?;
-    chown(&next, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", &next))?;
     if is_missing(&before) {
         fs::hard_link(path, &before).map_err(failed("keep", &before))?;
     }

@@ -289,7 +289,7 @@ impl Transaction<'_> {
             .filter(|host| !at_once(&host.id) && in_use(&host.id).is_some())
             .map(|host| host.id.clone())
             .collect();
-        let stopped = rollout.is_some_and(|rollout| rollout.stopped && !rollout.withdrawn);
+        let stopped = rollout.is_some_and(|rollout| rollout.stopped && !rollout.withdrawn && !withdrawn);
         let mut first = former.clone();
         if begins {
             let kind = |id: &HostId| in_use(id).map(|host| (id.clone(), host.region.clone()));

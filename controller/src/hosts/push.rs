@@ -39,7 +39,7 @@ const HELD_RETRY: Duration = Duration::from_secs(2);
 const CANARY_POLL: Duration = Duration::from_secs(2);
 /// How long an agent may take to let its host go.
 const LEAVE_CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a host that has left the inventory is told so at most: within some ten seconds, if it answers at all.
+/// How often a host that has left the inventory is told so at most: within some ten seconds where it answers, half a minute where not.
 const LEAVE_CLUSTER_TRIES: usize = 6;
 /// How many agents are spoken to at once.
 const AT_ONCE: usize = 256;
@@ -262,14 +262,19 @@ impl Worker {
                 return;
             }
             let told = self.client.delete(url(target, CLUSTER_PATH)).timeout(LEAVE_CLUSTER_TIMEOUT).send().await;
-            match told.and_then(reqwest::Response::error_for_status) {
-                Ok(_) => return,
-                Err(error) => {
-                    tracing::info!(host = %self.host, %error, "the host may still believe that it belongs to this cluster");
+            match told.map(|answer| answer.status()) {
+                Ok(status) if status.is_success() => return,
+                // It has something again, or another cluster has it.
+                Ok(status) if status.is_client_error() => {
+                    return tracing::info!(host = %self.host, %status, "the host does not leave its cluster");
                 }
+                _ => tokio::time::sleep(retry.failed()).await,
             }
-            tokio::time::sleep(retry.failed()).await;
         }
+        tracing::warn!(
+            host = %self.host,
+            "the host may still belong to this cluster: another one is let in by `cps-peering-agent join` on it"
+        );
     }
 
     fn measure(&mut self, in_sync: bool) {

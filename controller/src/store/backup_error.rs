@@ -60,7 +60,7 @@ pub enum BackupError {
     /// The store that is to be replaced is damaged, so it does not say what epochs there have been.
     #[error(
         "{0}, so the epoch of what takes its place must be named: --epoch, above each that `cps-peering-controller ask-agents` tells \
-         of. The damaged store is kept beside it"
+         of. Nothing was changed"
     )]
     DamagedInPlace(StoreError),
     /// The epoch would not increase.

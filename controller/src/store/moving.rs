@@ -7,7 +7,10 @@ use super::{
     raw::Page,
     records::META,
 };
-use crate::model::state::{Change, Meta};
+use crate::{
+    file::sync_folder,
+    model::state::{Change, Meta},
+};
 use cps_peering_config::{Revision, settings::StorePlace, time::now_ms};
 use std::{
     fs::{self, DirBuilder},
@@ -116,7 +119,8 @@ impl Store {
         };
         let renewed = in_new_epoch(state.meta(), before, epoch, origin)?;
         let encode = |meta: Meta| from.rows().encode(&Change::Meta(meta)).map(|(_, value)| value.unwrap_or_default());
-        self.backend.begin_filling(encode(Meta { number: 0, ..before.unwrap_or_default() })?)?;
+        // Where it is cut off, the next one finds which epochs there have been.
+        self.backend.begin_filling(encode(Meta { number: 0, ..before.unwrap_or(renewed) })?)?;
         from.backend.dump(&mut |page| {
             self.backend.fill(match page {
                 Page::Records(mut rows) => {
@@ -167,8 +171,12 @@ impl Store {
         let give = self.folder_to_keep()?;
         // What is named as a copy counts as one.
         let file = self.backups.join(format!("replaced-{}.damaged", now_ms()));
-        self.dump_to(&file)?;
-        give(&file)?;
+        let unfinished = file.with_extension("unfinished");
+        self.dump_to(&unfinished)?;
+        give(&unfinished)?;
+        fs::rename(&unfinished, &file).map_err(failed("finish", &file))?;
+        // What is there is deleted next.
+        sync_folder(&file).map_err(failed("finish", &file))?;
         Ok(file)
     }
 }

@@ -81,7 +81,8 @@ pub(in crate::api) struct ScopeBody {
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, deserialize_with = "prefix::optional_list")]
     import_prefixes: Option<Vec<IpNet>>,
-    /// Run all checks without changing anything, and say what would be reachable.
+    /// Run all checks without changing anything, and return what would be reachable, as the initiator sees it: `ownPrefixes` are those of
+    /// `vpcInfo`, whichever side is changed.
     dry_run: Option<bool>,
 }
 

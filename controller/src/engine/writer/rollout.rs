@@ -65,14 +65,15 @@ impl Writer {
             well_since_ms: None,
         });
         let agents = published.agents(self.shared.freshness(published.state.hosts().len()), &self.shared.paths);
-        let canaries: Vec<&Host> =
-            published.state.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary)).collect();
+        // One that is worked on says nothing of the change (P5).
+        let counts = |host: &&Host| host.pacing == Some(Pacing::Canary) && !host.in_maintenance();
+        let canaries: Vec<&Host> = published.state.hosts().values().filter(counts).collect();
         // What tenants have changed since does not count.
         let unwell: Vec<&Host> =
             canaries.iter().copied().filter(|host| !agents.is_well_since(host, rollout.number)).collect();
         let patience_ms = whole(pushes.canary_patience.as_millis());
         let step = if canaries.is_empty() {
-            Some(Step::Stop { why: "none of the canary hosts exists any more".to_owned() })
+            Some(Step::Stop { why: "no canary is left: each was removed or is in maintenance".to_owned() })
         } else if unwell.is_empty() {
             let well_since_ms = *watch.well_since_ms.get_or_insert(boot_ms);
             // Each has said so again since.
