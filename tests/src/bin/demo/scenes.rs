@@ -294,6 +294,11 @@ impl<'a> Scenes<'a> {
         self.story.fact(true, &format!("traffic stopped {latest:.1} ms after the prefixes were changed"))?;
         let kept = self.story.ping(self.a(), self.b_on_h1().ipv4()?)?;
         self.story.fact(kept, "what is still among them is reached")?;
+        let mut reached = false;
+        for address in [self.b_on_h2().ipv4()?, self.b_on_h2().ipv6()?] {
+            reached |= self.story.ping(self.a(), address)?;
+        }
+        self.story.fact(!reached, "what is no more among them is not")?;
         self.call("PUT", &path, Some(&json!({ "vpcId": "vpc-a", "importPrefixes": [] })))?;
         self.lab.wait_in_sync()?;
         let back = self.story.ping(self.a(), self.b_on_h2().ipv4()?)?;
