@@ -382,7 +382,7 @@ impl Api {
         }
         let parent = TraceParent::parse(headers.get(TRACEPARENT)?.to_str().ok()?)?;
         let name = format!("{method} {CONFIG_PATH}");
-        let mut span = self.recorder.receive(name, Moment::now(), Some(parent), Caller::Trusted)?;
+        let mut span = self.recorder.receive(&name, Moment::now(), Some(parent), Caller::Trusted)?;
         span.set("http.request.method", method);
         span.set("http.route", CONFIG_PATH);
         Some(span)

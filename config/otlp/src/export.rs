@@ -1,22 +1,22 @@
 //! Sending: one task, some spans at a time, to a collector that owes nothing.
 
 use crate::{
-    span::{Data, Recorder},
-    wire,
+    count::{Counts, Outcome},
+    span::{Data, Item, Recorder},
+    wire::{self, Service},
 };
 use cps_peering_config::{
     retry::{Backoff, Retry},
     settings::TracingSettings,
 };
 use cps_peering_http::{chain, tls};
-use prometheus_client::metrics::{counter::Counter, family::Family};
 use reqwest::{Client, Response, StatusCode, redirect::Policy};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{sleep, timeout},
 };
 
@@ -50,74 +50,6 @@ impl Default for Pace {
             backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(5)),
         }
     }
-}
-
-/// Whose spans these are: attributes of all of them.
-#[derive(Debug, Clone)]
-pub struct Service {
-    /// `service.name`
-    pub name: String,
-    /// `service.version`
-    pub version: String,
-    /// `host.name`
-    pub host: String,
-}
-
-/// What became of a span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// The collector took it.
-    Exported,
-    /// There was no room for it.
-    QueueFull,
-    /// The collector could not be reached, or took no request.
-    Failed,
-    /// The collector took the request, and not this span.
-    Rejected,
-}
-
-impl Outcome {
-    fn word(self) -> &'static str {
-        match self {
-            Outcome::Exported => "exported",
-            Outcome::QueueFull => "queue_full",
-            Outcome::Failed => "failed",
-            Outcome::Rejected => "rejected",
-        }
-    }
-}
-
-type Counters = Family<[(&'static str, &'static str); 1], Counter>;
-
-/// How many spans there were. Clones share it.
-#[derive(Debug, Clone)]
-pub(crate) struct Counts(Counters);
-
-impl Counts {
-    fn new() -> Self {
-        let counters = Counters::default();
-        // Shown from the start: an increase from nothing is no increase to Prometheus.
-        for outcome in [Outcome::Exported, Outcome::QueueFull, Outcome::Failed, Outcome::Rejected] {
-            drop(counters.get_or_create(&[("outcome", outcome.word())]));
-        }
-        Self(counters)
-    }
-
-    pub(crate) fn add(&self, outcome: Outcome, spans: u64) {
-        self.0.get_or_create(&[("outcome", outcome.word())]).inc_by(spans);
-    }
-
-    pub(crate) fn family(&self) -> Counters {
-        self.0.clone()
-    }
-}
-
-/// What goes through the queue.
-#[derive(Debug)]
-pub(crate) enum Item {
-    Span(Box<Data>),
-    /// What is before it is not to wait for more.
-    Flush(oneshot::Sender<()>),
 }
 
 /// Sends what is recorded.

@@ -8,10 +8,12 @@
 //! |---|---|
 //! | [`context`] | which span a span belongs to, also in another program (W3C Trace Context) |
 //! | [`span`] | recording |
+//! | `count` | how many there were |
 //! | [`export`] | sending |
 //! | `wire` | OTLP's JSON |
 
 pub mod context;
+mod count;
 pub mod export;
 pub mod span;
 #[cfg(test)]
@@ -19,5 +21,6 @@ mod tests;
 mod wire;
 
 pub use context::{SpanContext, TRACEPARENT, TraceParent};
-pub use export::{Exporter, Service};
+pub use export::Exporter;
 pub use span::{Caller, Kind, Moment, Recorder, Span};
+pub use wire::Service;

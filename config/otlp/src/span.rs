@@ -2,7 +2,7 @@
 
 use crate::{
     context::{SpanContext, TraceParent},
-    export::{Counts, Item, Outcome},
+    count::{Counts, Outcome},
 };
 use cps_peering_config::{
     settings::Ratio,
@@ -135,7 +135,7 @@ impl Recorder {
 
     /// Begins the first span of a program's part of a trace, if the trace is recorded. Of a caller who is trusted, its word counts where it
     /// has said one. Of others the settings' ratio alone does, whatever they send: the trace is a new one with a link to theirs.
-    pub fn receive(&self, name: String, since: Moment, parent: Option<TraceParent>, caller: Caller) -> Option<Span> {
+    pub fn receive(&self, name: &str, since: Moment, parent: Option<TraceParent>, caller: Caller) -> Option<Span> {
         let inner = self.0.as_ref()?;
         let (own, parent, link) = match (parent, caller) {
             (Some(TraceParent { sampled: false, .. }), Caller::Trusted) => return None,
@@ -149,16 +149,16 @@ impl Recorder {
     }
 
     /// Begins a span below another one of this program, which may have ended.
-    pub fn child(&self, name: impl Into<String>, kind: Kind, parent: SpanContext, since: Moment) -> Option<Span> {
-        let mut span = self.begin(name.into(), kind, parent.sibling(), since)?;
+    pub fn child(&self, name: &str, kind: Kind, parent: SpanContext, since: Moment) -> Option<Span> {
+        let mut span = self.begin(name, kind, parent.sibling(), since)?;
         span.data.parent = Some(parent.span);
         Some(span)
     }
 
-    fn begin(&self, name: String, kind: Kind, context: SpanContext, since: Moment) -> Option<Span> {
+    fn begin(&self, name: &str, kind: Kind, context: SpanContext, since: Moment) -> Option<Span> {
         let inner = Arc::clone(self.0.as_ref()?);
         let data = Data {
-            name: excerpt(&name, MAX_QUOTED),
+            name: excerpt(name, MAX_QUOTED),
             kind,
             context,
             parent: None,
@@ -185,6 +185,14 @@ impl Recorder {
         // What is not sent by then is lost with the program.
         let _ = timeout(patience, flushed).await;
     }
+}
+
+/// What goes through the queue.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Span(Box<Data>),
+    /// What is before it is not to wait for more.
+    Flush(oneshot::Sender<()>),
 }
 
 /// What is told of a span.

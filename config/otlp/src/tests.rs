@@ -128,7 +128,7 @@ fn recorder(text: &str) -> Recorder {
 }
 
 fn root(recorder: &Recorder) -> Span {
-    recorder.receive("GET /".to_owned(), Moment::now(), None, Caller::Untrusted).unwrap()
+    recorder.receive("GET /", Moment::now(), None, Caller::Untrusted).unwrap()
 }
 
 /// How many spans there were with this outcome.
@@ -162,7 +162,7 @@ async fn spans_arrive_as_otlp_has_them() {
     let url = collector.start().await;
     let recorder = recorder(&format!("otlp_endpoint = '{url}/below/'\nhost_name = 'machine-1'"));
     let caller = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
-    let mut server = recorder.receive("GET /x".to_owned(), Moment::now(), Some(caller), Caller::Trusted).unwrap();
+    let mut server = recorder.receive("GET /x", Moment::now(), Some(caller), Caller::Trusted).unwrap();
     server.set("http.response.status_code", 200_u16);
     server.set("http.response.status_code", 503_u16);
     server.set("cps.caller", "x".repeat(100_000));
@@ -205,7 +205,7 @@ async fn without_a_collector_nothing_is_recorded() {
     let (recorder, exporter) = Exporter::new(&settings(""), "test", "1");
     assert!(exporter.is_none() && !recorder.is_on());
     let caller = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-    assert!(recorder.receive(String::new(), Moment::now(), caller, Caller::Trusted).is_none());
+    assert!(recorder.receive("", Moment::now(), caller, Caller::Trusted).is_none());
     let mut registry = Registry::default();
     recorder.register(&mut registry, "spans");
     let mut text = String::new();
@@ -218,7 +218,7 @@ async fn strangers_do_not_choose_what_is_recorded() {
     let recorder = |ratio: &str| recorder(&format!("otlp_endpoint = 'http://127.0.0.1:1'\nsample_ratio = {ratio}"));
     let said = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
     let unsampled = TraceParent { sampled: false, ..said };
-    let asks = |recorder: &Recorder, parent, caller| recorder.receive(String::new(), Moment::now(), parent, caller);
+    let asks = |recorder: &Recorder, parent, caller| recorder.receive("", Moment::now(), parent, caller);
     let none = recorder("0");
     assert!(asks(&none, None, Caller::Trusted).is_none());
     assert!(asks(&none, Some(said), Caller::Trusted).is_some(), "who is trusted may have any trace");
@@ -237,7 +237,7 @@ async fn what_a_stranger_says_is_a_link() {
     let collector = Collector::new(Manner::Takes);
     let recorder = recorder(&format!("otlp_endpoint = '{}'", collector.start().await));
     let said = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-    drop(recorder.receive("GET /".repeat(1000), Moment::now(), said, Caller::Untrusted));
+    drop(recorder.receive(&"GET /".repeat(1000), Moment::now(), said, Caller::Untrusted));
     recorder.flush(Duration::from_secs(20)).await;
     let span = &collector.spans()[0];
     assert!(span["name"].as_str().unwrap().len() < 400, "names are cut");

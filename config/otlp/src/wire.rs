@@ -1,9 +1,6 @@
 //! OTLP's JSON: <https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>. Ids are hexadecimal, and numbers of 64 bits are texts.
 
-use crate::{
-    export::Service,
-    span::{Data, Value},
-};
+use crate::span::{Data, Value};
 use serde_json::{Value as Json, json};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +10,17 @@ const ERROR: u8 = 2;
 const SAMPLED: u32 = 1;
 const KNOWN_REMOTE: u32 = 0x100;
 const REMOTE: u32 = 0x200;
+
+/// Whose spans these are: attributes of all of them.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// `service.name`
+    pub name: String,
+    /// `service.version`
+    pub version: String,
+    /// `host.name`
+    pub host: String,
+}
 
 /// What is sent to `/v1/traces`.
 pub(crate) fn request(service: &Service, spans: &[Box<Data>]) -> Json {

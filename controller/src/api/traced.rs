@@ -71,7 +71,7 @@ pub(super) fn asked_by(parts: &request::Parts, caller: &Caller) {
         // Any other is the client's choice as well (OpenTelemetry's conventions for HTTP).
         _ => ("HTTP", "_OTHER"),
     };
-    let span = traced.recorder.receive(format!("{name} {route}"), traced.since, parent(&parts.headers), trust);
+    let span = traced.recorder.receive(&format!("{name} {route}"), traced.since, parent(&parts.headers), trust);
     let Some(mut span) = span else { return };
     span.set("http.request.method", method);
     span.set("http.route", route);

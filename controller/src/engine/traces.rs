@@ -227,7 +227,7 @@ mod tests {
     fn traces() -> (Traces, SpanContext, Option<Exporter>) {
         let settings = TracingSettings { otlp_endpoint: Some("http://127.0.0.1:1".to_owned()), ..Default::default() };
         let (recorder, exporter) = Exporter::new(&settings, "test", "1");
-        let request = recorder.receive(String::new(), Moment::now(), None, Caller::Untrusted).unwrap().context();
+        let request = recorder.receive("", Moment::now(), None, Caller::Untrusted).unwrap().context();
         (Traces::new(recorder), request, exporter)
     }
 

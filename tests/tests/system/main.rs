@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "what was seen, beside the test's result")]
 
 mod guide;
+mod installed;
 mod machine;
 mod packages;
 mod ping;

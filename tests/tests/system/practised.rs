@@ -2,8 +2,8 @@
 
 use crate::{
     Site, guide,
+    installed::{BACKUPS, CONTROLLER, in_sync},
     machine::Machine,
-    story::{BACKUPS, CONTROLLER, in_sync},
 };
 use anyhow::{Result, ensure};
 use std::fs;
