@@ -146,12 +146,12 @@ export async function isAsWide(page: Page, then: (width: number) => Promise<void
     await page.setViewportSize(size);
     const { wide, line } = await page.evaluate(() => ({
       wide: document.documentElement.scrollWidth,
-      // Lines of text, whatever element they are in; those of code, which is not prose, may be longer.
+      // Lines of text, whatever element they are in; those of code and in cells of tables may be longer.
       line: Math.max(0, ...[...document.querySelectorAll("main, dialog")].flatMap((part) => {
         const texts = document.createTreeWalker(part, NodeFilter.SHOW_TEXT);
         const lines: number[] = [];
         while (texts.nextNode()) {
-          if (texts.currentNode.parentElement!.closest("pre, code, svg")) continue;
+          if (texts.currentNode.parentElement!.closest("pre, code, svg, td")) continue;
           const text = document.createRange();
           text.selectNodeContents(texts.currentNode);
           lines.push(...[...text.getClientRects()].map((line) => line.width));
