@@ -152,7 +152,7 @@ impl MembershipFile {
     /// Waits for whoever else changes the file, and keeps others from it until what is returned goes: a lock on its folder (flock(2)).
     fn lock(&self) -> Result<fs::File, MembershipError> {
         let lock = || {
-            let folder = fs::File::open(file::folder_of(&self.path))?;
+            let folder = fs::File::open(cps_peering_file::folder_of(&self.path))?;
             folder.lock()?;
             Ok(folder)
         };

@@ -1,43 +1,13 @@
-//! Files that are replaced atomically.
+//! State files of the agent.
 
 use cps_peering_config::format;
+use cps_peering_file::{BY_UMASK, Failed};
 use serde::de::DeserializeOwned;
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::Path,
-};
-
-/// A file could not be replaced; it is unchanged.
-#[derive(Debug)]
-pub(crate) struct Failed {
-    /// What was tried.
-    pub(crate) what: &'static str,
-    /// Why it failed.
-    pub(crate) source: io::Error,
-}
-
-impl From<Failed> for io::Error {
-    fn from(failed: Failed) -> Self {
-        failed.source
-    }
-}
+use std::{fs, io, path::Path};
 
 /// Replaces a file's content with these parts in sequence. When this returns, the content survives a power failure.
 pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), Failed> {
-    let failed = |what| move |source| Failed { what, source };
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let mut file = File::create(&beside).map_err(failed("create a file beside it"))?;
-    let written = parts.iter().try_for_each(|part| file.write_all(part));
-    written.and_then(|()| file.sync_data()).map_err(failed("write beside it"))?;
-    fs::rename(&beside, path).map_err(failed("replace it"))?;
-    File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(failed("sync its folder"))
-}
-
-/// The folder that a file is in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    cps_peering_file::replace(path, BY_UMASK, parts)
 }
 
 /// Reads a file as JSON. A missing file gives the default; for one that cannot be read, `warning` says what is lost.
@@ -56,17 +26,6 @@ pub(crate) fn load<T: DeserializeOwned + Default>(path: &Path, warning: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_whose_names_differ_in_their_ends_do_not_meet() {
-        let folder = tempfile::tempdir().unwrap();
-        let [one, two] = ["state.a", "state.b"].map(|name| folder.path().join(name));
-        // What is written beside one is not beside the other.
-        fs::create_dir(folder.path().join("state.a.new")).unwrap();
-        assert_eq!(replace(&one, &[b"1"]).unwrap_err().what, "create a file beside it");
-        replace(&two, &[b"[1,", b"2]"]).unwrap();
-        assert_eq!(load::<Vec<u8>>(&two, ""), [1, 2]);
-    }
 
     #[test]
     fn what_is_missing_or_cannot_be_read_holds_nothing() {

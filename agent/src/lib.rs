@@ -31,7 +31,7 @@
 //! | [`scope`] | a part of the host | which objects of the kernel belong to it. Pure |
 //! | `tls` | what the controller brings for TLS | revocation lists, and a certificate that is used from then on |
 //! | `metrics` | reports | figures for Prometheus |
-//! | `file` | bytes | a file that is whole at any time, for the ledger |
+//! | `file` | values | the agent's state files, replaced atomically |
 //!
 //! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Besides the threads of the HTTP server one reconciles, others listen to the kernel's events, look after neighbour tables, and send probes.
 

@@ -78,7 +78,7 @@ impl Collector for Figures {
         counter(out, "cps_agent_passes", "How often the kernel was read and compared", counters.passes)?;
         counter(out, "cps_agent_operations", "Operations that the kernel carried out", counters.operations)?;
         counter(out, "cps_agent_failures", "Operations that the kernel refused", counters.failures)?;
-        let help = "Operations that repaired what somebody else had changed";
+        let help = "Operations that repaired changes by other programs";
         counter(out, "cps_agent_drift_repaired", help, counters.drift_repaired)?;
         let help = "How often the kernel had more events than it could keep";
         counter(out, "cps_agent_events_lost", help, counters.events_lost)?;

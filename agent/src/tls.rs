@@ -117,6 +117,6 @@ fn status(error: &RenewalError) -> StatusCode {
 }
 
 fn refuse(status: StatusCode, message: String) -> Response {
-    tracing::warn!(%message, "what the controller has brought for TLS was refused; what was there before goes on");
+    tracing::warn!(%message, "TLS material from the controller was refused; the previous one stays in use");
     (status, Json(ErrorBody { message, desired: None })).into_response()
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What one look found.
+/// One finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {

@@ -62,7 +62,7 @@ pub struct Standing {
 /// Something that a problem keeps back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Behind {
-    /// What.
+    /// The object.
     #[serde(deserialize_with = "known_or_host")]
     pub scope: Scope,
     /// The configuration that the kernel was last seen to have for it; none if it was never there.
@@ -197,7 +197,7 @@ pub struct Counters {
     pub operations: u64,
     /// Operations that the kernel refused.
     pub failures: u64,
-    /// Operations that repaired what somebody else had changed.
+    /// Operations that repaired changes by other programs.
     pub drift_repaired: u64,
     /// How often the kernel had more events than it could keep, so that all of it was looked at.
     #[serde(default)]

@@ -37,7 +37,7 @@ const MOST_EVENTS: usize = 100;
 /// More than any entry has when it is kept, in bytes.
 pub const MAX_ENTRY: usize = 128 * 1024;
 
-/// One thing that was done, or was to be done.
+/// One attempted change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When, in milliseconds since 1970-01-01 UTC.

@@ -141,7 +141,7 @@ fn made_somehow(settings: &ControllerSettings) -> anyhow::Result<PathBuf> {
     };
     let time = timestamp_ms(now_ms()).replace(':', "-");
     let file = folder.join(format!("{time}.{}", Store::COPY));
-    let failed = || format!("cannot make the folder {}", folder.display());
+    let failed = || format!("cannot create the folder {}", folder.display());
     if !folder.exists() {
         DirBuilder::new().mode(0o700).create(&folder).with_context(failed)?;
         // Whoever may use the folder above may use it.

@@ -109,21 +109,21 @@ impl Prices {
     }
 }
 
-/// What bandwidth between two regions costs.
+/// The price of bandwidth between two regions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PriceView {
-    /// The two regions, in either direction; none for all pairs that are not named.
+    /// The two regions, in either order; none for all other pairs.
     pub regions: Option<Vec<String>>,
     /// The tiers, from the first Mbit/s on.
     pub tiers: Vec<TierView>,
 }
 
-/// What each Mbit/s of a tier costs.
+/// The price of each Mbit/s of a tier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TierView {
-    /// The last Mbit/s of the tier; none for all that are left.
+    /// The last Mbit/s of the tier; none for the last tier.
     pub up_to_mbit: Option<u32>,
     /// The price of a Mbit/s for an hour, in the currency's unit.
     #[schema(example = "0.25")]
@@ -144,24 +144,24 @@ pub struct Line {
     pub remote_region_id: String,
     /// Bandwidth in Mbit/s per direction.
     pub bandwidth: u32,
-    /// The first moment.
+    /// Start.
     pub from: String,
-    /// The moment after the last one.
+    /// End (exclusive).
     pub to: String,
     /// How long, in seconds with three decimals.
     pub seconds: String,
-    /// What it costs; empty where there is no price.
+    /// The amount; empty if there is no price.
     pub amount: String,
     /// Whether it goes on.
     pub open: bool,
 }
 
-/// What is charged in a window of time.
+/// Charges of a period.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Invoice {
     /// The currency of all amounts.
     pub currency: String,
-    /// The sum of all amounts before they are rounded, rounded once.
+    /// The sum of the exact amounts, rounded once.
     pub total: String,
     /// Periods in the order in which they ended.
     pub lines: Vec<Line>,

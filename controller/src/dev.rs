@@ -44,7 +44,7 @@ impl Sandbox {
             Ok(Account { id, access_key, secret_key, token })
         };
         let accounts = ACCOUNTS.into_iter().map(account).collect::<anyhow::Result<_>>()?;
-        let folder = tempfile::Builder::new().prefix("cps-peering-").tempdir().context("cannot make a folder")?;
+        let folder = tempfile::Builder::new().prefix("cps-peering-").tempdir().context("cannot create a folder")?;
         Ok(Self { folder, admin_token: secret::token()?, accounts })
     }
 

@@ -14,19 +14,19 @@ const CLOCK_OFF_MS: [u64; 2] = [2000, 60_000];
 const OVERHEAD: [u32; 2] = [50, 70];
 const DAY_S: i64 = 24 * 60 * 60;
 
-/// What one look found.
+/// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Finding {
     /// `ok`, `warning` or `failure`.
     #[schema(value_type = String)]
     pub verdict: Verdict,
-    /// What was looked at, in a word.
+    /// The step's name.
     pub check: String,
-    /// Of what.
+    /// The object.
     pub subject: String,
     /// What was found.
     pub finding: String,
-    /// What to do; empty where nothing is to be done.
+    /// The fix; empty if none is needed.
     pub cure: String,
 }
 
@@ -84,7 +84,7 @@ pub struct HostFacts {
     pub removed: (bool, bool),
     /// Why it is not heard; none where it is.
     pub unreachable: Option<String>,
-    /// Whether its kernel is known to be as it must be.
+    /// Whether its kernel is known to match its configuration.
     pub in_sync: bool,
     /// What its agent reports, with the reasons.
     pub problems: Vec<String>,
@@ -96,18 +96,18 @@ fn own(facts: &Own, findings: &mut Vec<Finding>) {
     const CONTROLLER: &str = "controller";
     findings.push(match (&facts.store_fails, &facts.store_low) {
         (Some(why), _) => {
-            let cure = "make room on its disk, or see to etcd: the controller tries again each second";
+            let cure = "free space on its disk, or repair etcd: the controller retries every second";
             Finding::new(Verdict::Failure, "store", CONTROLLER, format!("takes no writes: {why}"), cure)
         }
         (None, Some(why)) => {
-            let cure = "make room: until then only deletes, rejects and suspensions are accepted";
+            let cure = "free space: until then only deletes, rejects and suspensions are accepted";
             Finding::new(Verdict::Failure, "store", CONTROLLER, why, cure)
         }
         (None, None) => Finding::ok("store", CONTROLLER, "takes writes"),
     });
     if let Some((free, reserve)) = facts.space.filter(|(free, reserve)| *free < reserve.saturating_mul(2)) {
         let finding = format!("{} MiB are left, {} of them kept free", free >> 20, reserve >> 20);
-        findings.push(Finding::new(Verdict::Warning, "space", CONTROLLER, finding, "make room before it is full"));
+        findings.push(Finding::new(Verdict::Warning, "space", CONTROLLER, finding, "free space before it is full"));
     }
     findings.push(match facts.leap_ms {
         Some(by_ms) => {
@@ -143,7 +143,7 @@ fn own(facts: &Own, findings: &mut Vec<Finding>) {
         findings.push(Finding::new(Verdict::Warning, "certificate", CONTROLLER, finding, "setting `tls`"));
     }
     for (name, left_s) in &facts.certificates {
-        let cure = "issue it again and install it in the same place: it is taken up without a restart";
+        let cure = "issue it again and install it in the same place: it is reloaded without a restart";
         findings.push(match left_s {
             None => Finding::new(Verdict::Failure, "certificate", name, "cannot be read", cure),
             Some(left_s @ ..=0) => {

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 /// For how long events can be asked for, in milliseconds: 7 days.
 pub const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
-/// One thing that happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// What, for instance `peering.active`.

@@ -39,7 +39,6 @@ pub mod digest;
 pub mod engine;
 pub mod events;
 mod feed;
-mod file;
 pub mod hosts;
 pub mod instruments;
 pub mod metrics;
@@ -48,6 +47,8 @@ pub mod paths;
 pub mod plan;
 pub mod store;
 pub mod webhooks;
+
+use cps_peering_file as file;
 
 #[cfg(test)]
 #[path = "../../tests/src/fuzz.rs"]

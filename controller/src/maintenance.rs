@@ -134,7 +134,7 @@ pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<Stri
                 return Ok(report.to_string().trim_end().to_owned());
             }
             cps_peering_terminal::show(report.to_string().trim_end());
-            bail!("the store is damaged: `cps-peering-controller restore COPY` puts a copy in its place")
+            bail!("the store is damaged: `cps-peering-controller restore COPY` replaces it with a copy")
         }
         Command::MoveStore { from, force } => {
             let place = settings.place()?;
@@ -215,7 +215,7 @@ fn said(restored: &Restored) -> String {
 /// Checks that the access keys in a copy can be used with the store's key, before the copy takes the store's place.
 fn fits(copy: &Path, settings: &ControllerSettings) -> anyhow::Result<()> {
     // To open a store writes to it, and the copy is to stay as it is.
-    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let folder = tempfile::tempdir().context("cannot create a folder")?;
     let looked_at = folder.path().join("copy");
     let state = Store::open_copy(copy, &looked_at)?.load()?;
     Ok(Vault::fits(&settings.store_key()?, &state)?)

@@ -10,25 +10,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Tests that are programs of several files.
-const TESTS: [&str; 2] = ["tests/tests/lab/main.rs", "tests/tests/system/main.rs"];
-
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Where the crates of the workspace begin.
+/// Where the crates of the workspace begin: libraries, programs, integration tests.
 fn roots() -> Vec<PathBuf> {
     let manifest: toml::Table = fs::read_to_string(workspace().join("Cargo.toml")).unwrap().parse().unwrap();
     let members = manifest["workspace"]["members"].as_array().unwrap().clone();
     let of = |member: toml::Value| {
-        let folder = workspace().join(member.as_str().unwrap()).join("src");
-        let roots: Vec<PathBuf> =
-            ["lib.rs", "main.rs"].map(|root| folder.join(root)).into_iter().filter(|it| it.exists()).collect();
+        let folder = workspace().join(member.as_str().unwrap());
+        let mut roots: Vec<PathBuf> = ["src/lib.rs", "src/main.rs"].map(|root| folder.join(root)).into();
+        for programs in ["src/bin", "tests"] {
+            let entries = fs::read_dir(folder.join(programs)).into_iter().flatten();
+            let found = entries.map(|entry| entry.unwrap().path());
+            roots.extend(found.map(|it| if it.is_dir() { it.join("main.rs") } else { it }));
+        }
+        roots.retain(|root| root.extension().is_some_and(|it| it == "rs") && root.exists());
         assert!(!roots.is_empty(), "{member} has no root that this test knows");
         roots
     };
-    members.into_iter().flat_map(of).chain(TESTS.map(|root| workspace().join(root))).collect()
+    members.into_iter().flat_map(of).collect()
 }
 
 /// The words and signs of a source that matter here; `a::b` is one word.
@@ -99,40 +101,62 @@ fn raw_text(source: &str) -> Option<usize> {
 
 /// Takes out what is there for tests alone.
 fn without_tests(tokens: &[Token]) -> Vec<Token> {
-    let path = |word: &str| Token::Path(word.to_owned());
-    let begin = [Token::Sign('#'), Token::Sign('['), path("cfg"), Token::Sign('('), path("test"), Token::Sign(')')];
+    let text = |text: &str| self::tokens(text);
+    if tokens.starts_with(&text("#![cfg(test)]")) {
+        return Vec::new();
+    }
+    let begins = [text("#[cfg(test)]"), text("#[cfg(all(test,")];
     let (mut rest, mut found) = (tokens, Vec::new());
     while let Some(first) = rest.first() {
-        if !rest.starts_with(&begin) {
+        if begins.iter().any(|begin| rest.starts_with(begin)) {
+            rest = &rest[item_length(rest)..];
+        } else {
             found.push(first.clone());
             rest = &rest[1..];
-            continue;
         }
-        // To the end of the item: a semicolon, or its body.
-        let (mut depth, mut is_import) = (0_usize, false);
-        let end = rest.iter().position(|token| {
-            is_import |= *token == path("use");
-            match token {
-                Token::Sign('{' | '[' | '(') => depth += 1,
-                Token::Sign('}' | ']' | ')') => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            depth == 0 && (*token == Token::Sign(';') || (*token == Token::Sign('}') && !is_import))
-        });
-        rest = end.map_or(&[], |end| &rest[end + 1..]);
     }
     found
 }
 
-/// What one file says.
+/// How many tokens an item has, with its attributes: up to a semicolon, the end of its body or, of a field or an arm, the comma.
+fn item_length(tokens: &[Token]) -> usize {
+    const KEYWORDS: [&str; 12] =
+        ["use", "mod", "fn", "struct", "enum", "union", "trait", "impl", "const", "static", "type", "let"];
+    let (mut depth, mut keyword) = (0_usize, None);
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            Token::Path(word) if depth == 0 && keyword.is_none() && KEYWORDS.contains(&word.as_str()) => {
+                keyword = Some(word.as_str());
+            }
+            Token::Sign('{' | '[' | '(') => depth += 1,
+            // The end of what the item is in.
+            Token::Sign('}' | ']' | ')') if depth == 0 => return at,
+            Token::Sign(end @ ('}' | ']' | ')')) => {
+                depth -= 1;
+                let braces_end_it = !matches!(keyword, Some("use" | "const" | "static" | "type" | "let"));
+                if depth == 0 && *end == '}' && braces_end_it {
+                    return at + 1;
+                }
+            }
+            Token::Sign(';') if depth == 0 => return at + 1,
+            Token::Sign(',') if depth == 0 && keyword.is_none() => return at + 1,
+            _ => {}
+        }
+    }
+    tokens.len()
+}
+
+/// What one module says.
 #[derive(Debug, Default)]
 struct Module {
     children: BTreeSet<String>,
+    /// Those of the children whose text is in the same file.
+    inline: BTreeMap<String, Module>,
     /// What is defined in it.
     items: BTreeSet<String>,
     /// What it imports or exports again, by the name that it has here; `*` for everything of a module.
     imports: BTreeMap<String, BTreeSet<String>>,
-    /// What it names by a path.
+    /// What it names, by a path or a single word; the latter may come from an import of everything.
     paths: BTreeSet<String>,
 }
 
@@ -146,7 +170,7 @@ fn imports(tokens: &[Token], before: &str, found: &mut Vec<(String, String)>) ->
         match token {
             Token::Path(word) if word == "as" => {
                 if let (Some(Token::Path(name)), Some(path)) = (tokens.get(at), last.take()) {
-                    found.push((name.clone(), path));
+                    found.push((name.clone(), path.strip_suffix("::self").map(str::to_owned).unwrap_or(path)));
                 }
                 at += 1;
             }
@@ -172,8 +196,11 @@ fn imports(tokens: &[Token], before: &str, found: &mut Vec<(String, String)>) ->
 }
 
 fn read(source: &str) -> Module {
+    parse(&without_tests(&tokens(source)))
+}
+
+fn parse(tokens: &[Token]) -> Module {
     const ITEMS: [&str; 8] = ["struct", "enum", "fn", "const", "static", "type", "trait", "union"];
-    let tokens = without_tests(&tokens(source));
     let mut module = Module::default();
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
@@ -188,10 +215,22 @@ fn read(source: &str) -> Module {
                 }
             }
             ("mod", Some(Token::Path(name)), Some(Token::Sign(';'))) => drop(module.children.insert(name.clone())),
+            ("mod", Some(Token::Path(name)), Some(Token::Sign('{'))) => {
+                let length = item_length(&tokens[at..]);
+                module.inline.insert(name.clone(), parse(&tokens[at + 2..at + length - 1]));
+                module.children.insert(name.clone());
+                at += length;
+            }
             (item, Some(Token::Path(name)), _) if ITEMS.contains(&item) => drop(module.items.insert(name.clone())),
             ("macro_rules", _, Some(Token::Path(name))) => drop(module.items.insert(name.clone())),
-            (path, ..) if path.contains("::") => drop(module.paths.insert(path.to_owned())),
-            _ => {}
+            (path, next, _) => {
+                // Of single words, types, constants, functions and macros; fields and methods are not names of a module.
+                let is_member = at > 1 && tokens[at - 2] == Token::Sign('.');
+                let is_name = path.starts_with(char::is_uppercase) || matches!(next, Some(Token::Sign('(' | '!')));
+                if path.contains("::") || (is_name && !is_member) {
+                    module.paths.insert(path.to_owned());
+                }
+            }
         }
     }
     module
@@ -205,52 +244,95 @@ fn load(file: &Path, place: &[String], found: &mut Crate) {
     let module = read(&fs::read_to_string(file).unwrap());
     let is_beside = place.is_empty() || file.ends_with("mod.rs");
     let folder: PathBuf = if is_beside { file.parent().unwrap().to_owned() } else { file.with_extension("") };
+    add(module, &folder, place, found);
+}
+
+/// Adds a module and its children: those in its text, and those whose files are in the folder.
+fn add(mut module: Module, folder: &Path, place: &[String], found: &mut Crate) {
     for child in &module.children {
+        let place = [place, std::slice::from_ref(child)].concat();
         let files = [folder.join(format!("{child}.rs")), folder.join(child).join("mod.rs")];
-        // One that is there only with an attribute `path` is in no circle of this folder.
-        if let Some(file) = files.iter().find(|file| file.exists()) {
-            load(file, &[place, std::slice::from_ref(child)].concat(), found);
+        if let Some(inline) = module.inline.remove(child) {
+            add(inline, &folder.join(child), &place, found);
+        } else if let Some(file) = files.iter().find(|file| file.exists()) {
+            // One that is there only with an attribute `path` is in no circle of this folder.
+            load(file, &place, found);
         }
     }
     found.insert(place.to_owned(), module);
 }
 
-/// The module that defines what a path names; none for what is of another crate.
-fn definer(modules: &Crate, from: &[String], path: &str, depth: usize) -> Option<Vec<String>> {
-    let mut names: Vec<&str> = path.split("::").collect();
-    let mut place = from.to_owned();
-    match names[0] {
-        "crate" => place.clear(),
-        "self" => {}
-        "super" => drop(place.pop()?),
-        child if modules[from].children.contains(child) => names.insert(0, "self"),
-        _ => return None,
+/// What a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Meaning {
+    Module(Vec<String>),
+    /// Something that this module defines.
+    Item(Vec<String>),
+}
+
+/// Names that are being looked up, each in its module: imports may lead in a circle.
+type Seen = BTreeSet<(Vec<String>, String)>;
+
+/// What a name stands for in a module; nothing for what is of another crate. `last`: nothing follows it in its path.
+fn meanings_of_name(modules: &Crate, place: &[String], name: &str, last: bool, seen: &mut Seen) -> BTreeSet<Meaning> {
+    let mut found = BTreeSet::new();
+    let Some(module) = modules.get(place) else { return found };
+    if !seen.insert((place.to_owned(), name.to_owned())) {
+        return found;
     }
-    names.remove(0);
-    while !names.is_empty() && depth < 16 {
-        let module = modules.get(&place)?;
-        let name = names[0];
-        if name == "super" {
-            place.pop()?;
-        } else if module.children.contains(name) && (names.len() > 1 || !module.items.contains(name)) {
-            place.push(name.to_owned());
-            if !modules.contains_key(&place) {
-                return None;
+    let is_item = module.items.contains(name);
+    if is_item {
+        found.insert(Meaning::Item(place.to_owned()));
+    }
+    let child = [place, &[name.to_owned()]].concat();
+    if modules.contains_key(&child) && !(last && is_item) {
+        found.insert(Meaning::Module(child));
+    }
+    for path in module.imports.get(name).into_iter().flatten() {
+        found.extend(meanings(modules, place, path, seen));
+    }
+    if found.is_empty() {
+        // Each of the modules of which everything is imported may have it.
+        for path in module.imports.get("*").into_iter().flatten() {
+            for meaning in meanings(modules, place, path, seen) {
+                if let Meaning::Module(of) = meaning {
+                    found.extend(meanings_of_name(modules, &of, name, last, seen));
+                }
             }
-        } else if module.items.contains(name) {
-            return Some(place);
-        } else {
-            let again = |path: &String| definer(modules, &place, path, depth + 1);
-            let named = module.imports.get(name).into_iter().flatten().find_map(again);
-            let of_all = || {
-                let mut all = module.imports.get("*").into_iter().flatten().map(|of| format!("{of}::{name}"));
-                all.find_map(|path| again(&path))
-            };
-            return Some(named.or_else(of_all).unwrap_or(place));
         }
-        names.remove(0);
     }
-    Some(place)
+    found
+}
+
+/// What a path stands for in a module; nothing for what is of another crate.
+fn meanings(modules: &Crate, from: &[String], path: &str, seen: &mut Seen) -> BTreeSet<Meaning> {
+    let mut names = path.split("::").peekable();
+    let first = names.next().unwrap_or_default();
+    let mut found = match first {
+        "crate" => BTreeSet::from([Meaning::Module(Vec::new())]),
+        "self" => BTreeSet::from([Meaning::Module(from.to_owned())]),
+        "super" => from.split_last().map(|(_, parent)| Meaning::Module(parent.to_owned())).into_iter().collect(),
+        name => meanings_of_name(modules, from, name, names.peek().is_none(), seen),
+    };
+    while let Some(name) = names.next() {
+        let last = names.peek().is_none();
+        let mut next = BTreeSet::new();
+        for meaning in found {
+            match meaning {
+                Meaning::Module(place) if name == "super" => {
+                    next.extend(place.split_last().map(|(_, parent)| Meaning::Module(parent.to_owned())));
+                }
+                Meaning::Module(place) => {
+                    let inner = meanings_of_name(modules, &place, name, last, seen);
+                    // What a macro has defined is not seen.
+                    next.extend(if inner.is_empty() { BTreeSet::from([Meaning::Item(place)]) } else { inner });
+                }
+                item @ Meaning::Item(_) => drop(next.insert(item)),
+            }
+        }
+        found = next;
+    }
+    found
 }
 
 /// Who uses whom among the modules of each folder, with an example.
@@ -259,20 +341,15 @@ type Uses = BTreeMap<Vec<String>, BTreeMap<String, BTreeMap<String, String>>>;
 fn uses(modules: &Crate) -> Uses {
     let mut found = Uses::new();
     for (place, module) in modules {
-        let imported = module.imports.values().flatten().cloned();
-        let named = module.paths.iter().map(|path| {
-            // A path may begin with what was imported.
-            let (first, rest) = path.split_once("::").unwrap_or((path, ""));
-            let known = module.imports.get(first).and_then(|paths| paths.first());
-            known.map_or_else(|| path.clone(), |of| format!("{of}::{rest}"))
-        });
-        for path in imported.chain(named) {
-            let Some(of) = definer(modules, place, &path, 0) else { continue };
-            let common = place.iter().zip(&of).take_while(|(one, other)| one == other).count();
-            if common < place.len() && common < of.len() {
-                let example = format!("{} uses {path}", place.join("::"));
-                let folder = found.entry(place[..common].to_vec()).or_default();
-                folder.entry(place[common].clone()).or_default().entry(of[common].clone()).or_insert(example);
+        for path in module.imports.values().flatten().chain(&module.paths) {
+            for meaning in meanings(modules, place, path, &mut Seen::new()) {
+                let (Meaning::Module(of) | Meaning::Item(of)) = meaning;
+                let common = place.iter().zip(&of).take_while(|(one, other)| one == other).count();
+                if common < place.len() && common < of.len() {
+                    let example = format!("{} uses {path}", place.join("::"));
+                    let folder = found.entry(place[..common].to_vec()).or_default();
+                    folder.entry(place[common].clone()).or_default().entry(of[common].clone()).or_insert(example);
+                }
             }
         }
     }
@@ -322,12 +399,18 @@ fn no_module_uses_one_that_uses_it() {
     }
 }
 
+/// A crate of these modules, each with its text.
+fn of(files: &[(&str, &str)]) -> Crate {
+    let mut modules = Crate::new();
+    for (path, text) in files {
+        let place: Vec<String> = path.split('/').filter(|it| !it.is_empty()).map(str::to_owned).collect();
+        add(read(text), Path::new("/nowhere"), &place, &mut modules);
+    }
+    modules
+}
+
 #[test]
 fn a_circle_is_found_over_names_that_are_exported_again_and_over_folders() {
-    let of = |files: &[(&str, &str)]| {
-        let place = |path: &str| path.split('/').filter(|it| !it.is_empty()).map(str::to_owned).collect::<Vec<_>>();
-        files.iter().map(|(path, text)| (place(path), read(text))).collect::<Crate>()
-    };
     let roots = "mod a; mod b; pub use b::Thing;";
     let circle =
         of(&[("", roots), ("a", "use crate::Thing; pub struct Own;"), ("b", "pub struct Thing(super::a::Own);")]);
@@ -347,4 +430,97 @@ fn a_circle_is_found_over_names_that_are_exported_again_and_over_folders() {
     let raw = "const R: &str = r#\"use crate::a::Own; \"#; fn f<'a>(it: &'a str) -> char { '\"' } pub struct Thing;";
     let raw = of(&[("", roots), ("a", "use crate::Thing; pub struct Own;"), ("b", raw)]);
     assert!(circles(&raw).is_empty(), "{:#?}", uses(&raw));
+}
+
+#[test]
+fn a_circle_is_found_over_imports_of_everything() {
+    const OWN: &str = "use crate::b::Thing; pub struct Own; pub fn make() {}";
+    const THING: &str = "pub struct Thing(super::a::Own);";
+    let circle = |files: &[(&str, &str)]| {
+        let modules = of(files);
+        assert_eq!(circles(&modules).len(), 2, "{:#?}", uses(&modules));
+    };
+    // Of the parent, which exports it again: as a type, a function, a module.
+    let again = ("", "mod a; mod b; pub use a::{Own, make};");
+    circle(&[again, ("a", OWN), ("b", "use super::*; pub struct Thing(Own);")]);
+    circle(&[again, ("a", OWN), ("b", "pub struct Thing; use crate::*; fn f() { make() }")]);
+    circle(&[again, ("a", OWN), ("b", "pub struct Thing; use super::*; fn f() { a::make() }")]);
+    // Of several, of which the second has it.
+    let other = ("c", "pub struct Other;");
+    let roots = |line: &'static str| ("", line);
+    circle(&[
+        roots("mod a; mod b; mod c; pub use {b::*, c::*};"),
+        ("a", "use crate::Thing; pub struct Own;"),
+        ("b", THING),
+        other,
+    ]);
+    circle(&[
+        roots("mod a; mod b; mod c; pub use self::{c::*, b::*};"),
+        ("a", "use super::*; pub struct Own(Thing);"),
+        ("b", THING),
+        other,
+    ]);
+    // Imports that lead in a circle end, and a name of the module itself is not one that is imported.
+    let own = "use super::*; pub struct Thing; pub struct Own(Thing);";
+    let straight = of(&[("", "mod a; mod b; pub use {a::*, b::*};"), ("a", own), ("b", THING)]);
+    assert!(circles(&straight).is_empty(), "{:#?}", uses(&straight));
+    let method = "pub struct Thing; use super::*; fn f(it: &Thing) { it.make() }";
+    let straight = of(&[again, ("a", OWN), ("b", method)]);
+    assert!(circles(&straight).is_empty(), "{:#?}", uses(&straight));
+}
+
+#[test]
+fn a_circle_is_found_behind_what_is_there_for_tests() {
+    let own = ("a", "use crate::b::Thing; pub struct Own;");
+    for thing in [
+        "#[cfg(test)] mod tests { use std::io; fn f() {} } use crate::a::Own; pub struct Thing(Own);",
+        "#[cfg(test)] fn f() { use std::{io}; } pub struct Thing(crate::a::Own);",
+        "#[cfg(test)] use std::{io, fs}; use crate::a::Own; pub struct Thing(Own);",
+        "#[cfg(test)] const F: [S; 1] = [S { it: 1 }]; use crate::a::Own; pub struct Thing(Own);",
+        "pub struct Thing { #[cfg(test)] it: u8, own: crate::a::Own }",
+        "pub struct Thing { own: u8, #[cfg(test)] it: u8 } impl Thing { fn f(it: crate::a::Own) {} }",
+        "#[cfg(test)] #[allow(dead_code)] fn f<A, B>(it: A) { } use crate::a::Own; pub struct Thing(Own);",
+    ] {
+        let circle = of(&[("", "mod a; mod b;"), own, ("b", thing)]);
+        assert_eq!(circles(&circle).len(), 2, "{thing}: {:#?}", uses(&circle));
+    }
+    for thing in [
+        "pub struct Thing; #[cfg(test)] mod tests { mod inner { use crate::a::Own; } use crate::a::Own; }",
+        "pub struct Thing; #[cfg(all(test, unix))] use crate::a::Own;",
+        "#![cfg(test)] pub struct Thing(crate::a::Own);",
+        "pub struct Thing { #[cfg(test)] own: crate::a::Own }",
+    ] {
+        let straight = of(&[("", "mod a; mod b;"), own, ("b", thing)]);
+        assert!(circles(&straight).is_empty(), "{thing}: {:#?}", uses(&straight));
+    }
+}
+
+#[test]
+fn a_circle_is_found_over_inline_modules() {
+    let inline =
+        of(&[("", "mod a { pub struct Own(super::b::Thing); } mod b { use super::a::Own; pub struct Thing; }")]);
+    assert_eq!(circles(&inline).len(), 2, "{:#?}", uses(&inline));
+    // `super` is the module around it, which is no other one.
+    let around = "pub struct Own; mod inner { pub use super::super::b::Thing; fn f(own: super::Own) {} }";
+    let below = of(&[("", "mod a; mod b;"), ("a", around), ("b", "pub struct Thing(crate::a::Own);")]);
+    assert_eq!(circles(&below).len(), 2, "{:#?}", uses(&below));
+    let straight = of(&[
+        ("", "mod a; mod b;"),
+        ("a", "mod inner { use super::Own; } pub struct Own;"),
+        ("b", "use crate::a::Own;"),
+    ]);
+    assert!(circles(&straight).is_empty(), "{:#?}", uses(&straight));
+}
+
+#[test]
+fn programs_and_integration_tests_are_among_the_roots() {
+    let roots = roots();
+    for root in [
+        "tests/src/bin/forward.rs",
+        "tests/src/bin/bench/main.rs",
+        "tests/tests/lab/main.rs",
+        "controller/tests/all/main.rs",
+    ] {
+        assert!(roots.contains(&workspace().join(root)), "{root}");
+    }
 }

@@ -164,7 +164,7 @@ fn certificates(settings: &AgentSettings) -> HostFinding {
     let left = facts.not_after.min(facts.ca_not_after).saturating_sub_unsigned(now);
     let hosts = format!("{TRUST_DOMAIN}host/");
     match facts.names.iter().find_map(|name| name.strip_prefix(&hosts)) {
-        None => failure(SUBJECT, format!("{cert} names no host: make one with cps-peering pki issue host ID")),
+        None => failure(SUBJECT, format!("{cert} names no host: issue one with cps-peering pki issue host ID")),
         Some(_) if left <= 0 => failure(SUBJECT, format!("ended {expires}: issue a new one")),
         Some(_) if left < soon_s(facts.not_after - facts.not_before) => {
             warning(SUBJECT, format!("ends {expires}, soon: issue a new one"))
@@ -182,7 +182,7 @@ fn trial(settings: &AgentSettings) -> HostFinding {
     let (vxlan_port, entries) = (settings.vxlan_port, settings.underlay_filter_entries);
     let attempt = move || -> Result<Vec<String>, String> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
-            format!("cannot make a network namespace to try it in ({errno}); run this check as root")
+            format!("cannot create a network namespace for the test ({errno}); run this check as root")
         })?;
         let desired = compile(&sample(), UnderlayParams { vxlan_port, underlay_mtu: 1500 }, &DirtySet::Everything);
         let mut kernel = Netlink::with_underlay_filter(vxlan_port, entries);

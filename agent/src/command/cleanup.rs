@@ -50,7 +50,7 @@ fn remove(kernel: &mut impl Kernel, mut plan: Plan) -> anyhow::Result<Plan> {
 
 fn agreed(count: usize) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        anyhow::bail!("nobody can be asked here; to remove {count} objects without asking, add --yes");
+        anyhow::bail!("not on a terminal: to remove {count} objects without confirmation, add --yes");
     }
     show(&format!("All peerings and VPCs stop on this host. Carry out these {count} operations? Type yes:"));
     let mut answer = String::new();

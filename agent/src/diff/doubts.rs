@@ -15,10 +15,10 @@ pub fn doubts(desired: &Desired, observed: &Observed) -> Vec<Interference> {
     }
     let beneath = Beneath::new(&observed.links);
     for port in desired.ports.keys().filter(|port| survey.kept(port).is_some()) {
-        let reason = format!("has what servers send to {port} first: nobody can tell whether it drops some");
+        let reason = format!("processes packets of servers at {port} first: whether it drops some is unknown");
         found.extend(programs(&observed.links, beneath.of(port), &reason));
     }
-    let reason = "has what other hosts send first: nobody can tell whether it drops packets of VPCs";
+    let reason = "processes packets of other hosts first: whether it drops packets of VPCs is unknown";
     found.extend(programs(&observed.links, underlay(&survey, &beneath), reason));
     found
 }

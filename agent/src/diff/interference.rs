@@ -89,7 +89,7 @@ fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     }
 }
 
-const KEEP_AWAY: &str = "remove it, and keep what made it away from our tables";
+const KEEP_AWAY: &str = "remove it, and keep the program that created it away from the agent's tables";
 
 /// Which routes that drop packets come before a route of ours that leads somewhere.
 fn in_front_of_ours<'a>(survey: &Survey<'_>, dropping: &[&'a ForeignRoute]) -> BTreeSet<&'a ForeignRoute> {

@@ -118,7 +118,7 @@ pub enum KernelError {
     Sysctl {
         /// The file.
         path: String,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }

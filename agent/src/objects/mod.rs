@@ -261,7 +261,7 @@ impl fmt::Display for RouteKey {
 /// A route that should be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DesiredRoute {
-    /// Which.
+    /// Table, prefix and metric.
     pub key: RouteKey,
     /// Where it leads.
     pub to: RouteTo,
@@ -332,7 +332,7 @@ impl Desired {
 /// A route in the kernel's own numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelRoute {
-    /// Which.
+    /// Table, prefix and metric.
     pub key: RouteKey,
     /// Type of service; ours have none.
     pub tos: u8,

@@ -114,7 +114,9 @@ impl Record {
 
     fn reason(&self) -> String {
         let pause = self.pause().as_secs();
-        format!("somebody keeps changing it back: repaired {CONTESTED} times and more, tried again every {pause} s")
+        format!(
+            "another program keeps changing it back: repaired {CONTESTED} times and more, tried again every {pause} s"
+        )
     }
 }
 

@@ -36,7 +36,7 @@ impl<K: Kernel> Reconciler<K> {
             let (kind, reason) = match self.refused.get(&object) {
                 // Ours was not there a moment ago, so it is another's.
                 Some(refusal) if refusal.errno == libc::EEXIST => {
-                    (ProblemKind::Conflict, format!("something that is not ours is in its place: {refusal}"))
+                    (ProblemKind::Conflict, format!("an object that is not ours is in its place: {refusal}"))
                 }
                 Some(refusal) if refusal.errno == libc::EADDRINUSE => {
                     let port = self.options.vxlan_port;

@@ -47,7 +47,7 @@ impl Findings<'_> {
             Operation::RemoveAddress(address)
                 if address.device == end.port && !self.seen.desired.addresses.contains(address) =>
             {
-                let reason = "the port has an address of ours that it should have no more";
+                let reason = "the port still has an address of ours that it should not have";
                 let seen = ("there".to_owned(), None);
                 self.add(Way::Both, check::GATEWAY, Verdict::Differs, object, seen, reason);
             }

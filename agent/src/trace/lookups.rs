@@ -44,7 +44,7 @@ impl Findings<'_> {
         }
         let Some(neighbour) = self.seen.lookups.destination else { return };
         let (verdict, reason) = if neighbour.is_permanent() {
-            let reason = "somebody wrote it by hand: if the server has another Ethernet address, nothing reaches it";
+            let reason = "a static entry: if the server has a different Ethernet address, nothing reaches it";
             (Verdict::Differs, reason)
         } else if neighbour.has_failed_recently() {
             (Verdict::Unknown, "the host asked for the server in the last seconds, and it did not answer")

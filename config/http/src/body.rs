@@ -1,9 +1,6 @@
 //! Bodies of requests that must come fast enough, and bodies of answers that tell when they are whole.
 
-use crate::{
-    pace::{MinimumRate, Pace},
-    places::Connection,
-};
+use crate::{pace::MinimumRate, patience::Patience, places::Connection};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::{
     future::poll_fn,
@@ -12,10 +9,7 @@ use std::{
     time::Duration,
 };
 use thiserror::Error;
-use tokio::{
-    runtime::Handle,
-    time::{Instant, Sleep, sleep_until, timeout},
-};
+use tokio::{runtime::Handle, time::timeout};
 
 /// Why a body did not come.
 #[derive(Debug, Error)]
@@ -42,14 +36,13 @@ pub(crate) struct Paced {
     /// Whether the client waits to be told that it shall send it.
     awaited: bool,
     connection: Connection,
-    pace: Pace,
-    end: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 impl Paced {
     /// `awaited`: the client waits to be told that it shall send it (`Expect: 100-continue`), as it is when somebody reads.
     pub(crate) fn new(body: Incoming, connection: Connection, rate: MinimumRate, awaited: bool) -> Self {
-        Self { body: Some(body), awaited, connection, pace: Pace::new(rate), end: None }
+        Self { body: Some(body), awaited, connection, patience: Patience::new(rate) }
     }
 }
 
@@ -88,7 +81,7 @@ impl Body for Paced {
                     Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
                     Some(Err(_)) | None => 0,
                 };
-                self.pace.passed(bytes, Instant::now());
+                self.patience.passed(bytes);
                 if self.is_end_stream() || !matches!(frame, Some(Ok(_))) {
                     self.connection.entry().serve_client();
                     self.body = None;
@@ -96,13 +89,8 @@ impl Body for Paced {
                 Poll::Ready(frame.map(|frame| Ok(frame?)))
             }
             Poll::Pending => {
-                self.connection.entry().wait_for_client();
-                let end = self.pace.wait(Instant::now());
-                let sleep = self.end.get_or_insert_with(|| Box::pin(sleep_until(end)));
-                if sleep.deadline() != end {
-                    sleep.as_mut().reset(end);
-                }
-                ready!(sleep.as_mut().poll(context));
+                let this = &mut *self;
+                ready!(this.patience.poll_too_slow(&this.connection, context));
                 self.body = None;
                 // It hears of it.
                 self.connection.entry().serve_client();

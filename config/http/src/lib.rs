@@ -5,7 +5,7 @@
 //! | [`places`] | who may have how many connections, and who loses one when there are too many |
 //! | [`share`] | a common stock that nobody can use up for the others |
 //! | [`source`] | where clients come from |
-//! | `pace`, `socket`, `body` | how fast clients must send bodies and take answers |
+//! | `pace`, `patience`, `socket`, `body` | how fast clients must send bodies and take answers |
 //! | `server` | accepting, TLS handshakes, HTTP |
 //! | [`tls`] | certificates and names |
 //! | [`forward`] | passing requests on to another server |
@@ -17,6 +17,7 @@ pub mod forward;
 pub mod headers;
 pub mod metrics;
 mod pace;
+mod patience;
 pub mod places;
 mod server;
 pub mod share;

@@ -1,9 +1,6 @@
 //! A socket that gives up on clients who take nothing.
 
-use crate::{
-    pace::{MinimumRate, Pace},
-    places::Connection,
-};
+use crate::{pace::MinimumRate, patience::Patience, places::Connection};
 use socket2::SockRef;
 use std::{
     io::{self, IoSlice},
@@ -14,7 +11,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep, sleep_until},
 };
 
 /// The kernel takes more to send when less than half of so many bytes wait to be sent, and at most [`AT_ONCE`] more. Both are
@@ -27,8 +23,7 @@ const AT_ONCE: usize = 16 * 1024;
 pub(crate) struct Socket {
     stream: TcpStream,
     connection: Connection,
-    pace: Pace,
-    end: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
     /// What is still to be sent is worth nothing.
     abort: bool,
 }
@@ -41,25 +36,19 @@ impl Socket {
         let _ = stream.set_nodelay(true);
         let _ = socket.set_tcp_notsent_lowat(UNSENT);
         let _ = socket.set_tcp_user_timeout(Some(rate.stall + Duration::from_secs(1)));
-        Self { stream, connection, pace: Pace::new(rate), end: None, abort: false }
+        Self { stream, connection, patience: Patience::new(rate), abort: false }
     }
 
     /// What became of an attempt to write.
     fn wrote(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(bytes)) => {
-                self.pace.passed(bytes, Instant::now());
+                self.patience.passed(bytes);
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                self.connection.entry().wait_for_client();
-                let end = self.pace.wait(Instant::now());
-                let sleep = self.end.get_or_insert_with(|| Box::pin(sleep_until(end)));
-                if sleep.deadline() != end {
-                    sleep.as_mut().reset(end);
-                }
-                ready!(sleep.as_mut().poll(context));
+                ready!(self.patience.poll_too_slow(&self.connection, context));
                 self.abort = true;
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes the answer too slowly")))
             }

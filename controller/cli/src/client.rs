@@ -154,7 +154,7 @@ impl Controller {
             }
         };
         let client = builder.build();
-        let client = client.map_err(|error| CliError::Refused(format!("cannot make an HTTP client: {error}")))?;
+        let client = client.map_err(|error| CliError::Refused(format!("cannot create an HTTP client: {error}")))?;
         Ok(Self { base, token, source, client, debug })
     }
 

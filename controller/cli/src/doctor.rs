@@ -80,7 +80,7 @@ fn shown(findings: &[Value], all: bool, [failures, warnings, fine]: [usize; 3]) 
         vec![word(&it["verdict"]), check, subject, finding, cure]
     };
     let rows: Vec<Vec<String>> = findings.iter().filter(|it| all || it["verdict"] != "ok").map(row).collect();
-    let sum = format!("{failures} failures, {warnings} warnings, {fine} checks are as they should be");
+    let sum = format!("{failures} failures, {warnings} warnings, {fine} checks passed");
     if rows.is_empty() { sum } else { format!("{}\n{sum}", table(&["", "CHECK", "SUBJECT", "FINDING", "FIX"], &rows)) }
 }
 
@@ -107,7 +107,7 @@ mod tests {
         let findings = [finding("failure", "controller", "is gone", "start it"), finding("ok", "clock", "agrees", "")];
         let text = shown(&findings, false, [1, 0, 1]);
         assert!(text.contains("FAIL") && text.contains("start it") && !text.contains("agrees"), "{text}");
-        assert!(text.ends_with("1 failures, 0 warnings, 1 checks are as they should be"), "{text}");
+        assert!(text.ends_with("1 failures, 0 warnings, 1 checks passed"), "{text}");
         assert!(shown(&findings, true, [1, 0, 1]).contains("agrees"));
         assert_eq!(shown(&findings[1..], false, [0, 0, 1]).lines().count(), 1);
     }

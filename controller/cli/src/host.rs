@@ -221,7 +221,7 @@ fn not_renewed(host: &Value) -> Option<String> {
     let reason = match host["certificateNotRenewed"].as_str()? {
         "unreachable" => "the agent was not reached".to_owned(),
         "unsupported" => "agents before 0.3.0 are not renewed".to_owned(),
-        "agent_refused" => "the agent makes no request, or does not take the certificate".to_owned(),
+        "agent_refused" => "the agent does not create a request, or refuses the certificate".to_owned(),
         "request_refused" => "the agent's request, or its certificate, is not as it must be".to_owned(),
         "not_issued" => "the controller's issuer cannot be used".to_owned(),
         _ => cell(&host["certificateNotRenewed"]),

@@ -55,7 +55,7 @@ fn ask() -> Result<String, CliError> {
     writeln!(output).map_err(cannot)?;
     match token.trim() {
         "" => Err(CliError::Usage(
-            "a token is needed: operators make them with `cps-peering admin account add-token`".to_owned(),
+            "a token is needed: operators create them with `cps-peering admin account add-token`".to_owned(),
         )),
         token => Ok(token.to_owned()),
     }

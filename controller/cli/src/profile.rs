@@ -23,7 +23,7 @@ use std::{
     collections::BTreeMap,
     env,
     fs::{self, DirBuilder, File},
-    io::{self, Read, Write},
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
@@ -328,7 +328,7 @@ impl Config {
         Ok(profiles)
     }
 
-    /// Writes the profiles, so that there is always a whole file and nobody else reads it.
+    /// Writes the profiles, so that nobody else can read them.
     fn write(&self, profiles: &Profiles) -> Result<(), CliError> {
         let text = toml::to_string(profiles).map_err(|error| CliError::Refused(error.to_string()))?;
         // Of a link the file behind it is meant.
@@ -336,12 +336,7 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new("/"));
         let write = || {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-            // With mode 0600.
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(text.as_bytes())?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            Ok(())
+            cps_peering_file::replace_shared(&path, 0o600, text.as_bytes())
         };
         write().map_err(|error: io::Error| CliError::Refused(format!("cannot write {}: {error}", path.display())))
     }

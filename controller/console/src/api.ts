@@ -101,18 +101,18 @@ export function onSessionEnd(then: () => void): void {
   ended = then;
 }
 
-/** How long what a page asks for by itself may take, also on a slow line, in milliseconds; the page asks again. */
+/** How long a request that a page makes by itself may take, also on a slow line, in milliseconds; the page asks again. */
 const BACKGROUND = 120_000;
 
-/** Asks the controller. What a page asks for by itself keeps no session alive. */
-export async function ask<T>(method: string, path: string, body?: unknown, background = false): Promise<T> {
+/** Asks the controller. Requests that a page makes by itself (`background`) keep no session alive. `timeout` is in milliseconds. */
+export async function ask<T>(method: string, path: string, body?: unknown, background = false, timeout = background ? BACKGROUND : undefined): Promise<T> {
   let answer: { requestId?: string; result?: T; error?: { code: number; message: string; details?: Detail[] } };
   try {
     const response = await fetch(path, {
       method,
       headers: { "x-cps-console": background ? "background" : "user", "content-type": "application/json" },
       body: body === undefined ? null : JSON.stringify(body),
-      signal: background ? AbortSignal.timeout(BACKGROUND) : null,
+      signal: timeout === undefined ? null : AbortSignal.timeout(timeout),
     });
     answer = await response.json();
   } catch {
@@ -125,8 +125,8 @@ export async function ask<T>(method: string, path: string, body?: unknown, backg
   return answer.result as T;
 }
 
-/** Does what a dialog shows as a call. */
-export const perform = <T>({ method, path, body }: { method: string; path: string; body?: unknown }) => ask<T>(method, path, body);
+/** Makes the call that a dialog shows. */
+export const perform = <T>({ method, path, body }: { method: string; path: string; body?: unknown }, timeout?: number) => ask<T>(method, path, body, false, timeout);
 
 export const get = <T>(path: string, background = false) => ask<T>("GET", path, undefined, background);
 

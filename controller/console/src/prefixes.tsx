@@ -13,8 +13,12 @@ import { Field } from "./ui.tsx";
 
 /** How long nothing is typed before what was typed is checked, in milliseconds. */
 const PAUSE = 350;
-/** How long after a check that the controller could not answer the next one is tried, in milliseconds. */
+/** How long a check may take, in milliseconds. */
+const PATIENCE = 15_000;
+/** How long after a check that failed the next one is made, in milliseconds; twice as long after each further one. */
 const AGAIN = 3000;
+/** How often the same is checked: towards another account the controller may have counted checks whose answers were lost. */
+const TRIES = 4;
 /** How many prefixes of a kind are shown of what becomes reachable. */
 const SHOWN = 12;
 
@@ -22,6 +26,8 @@ interface OneProps { legend: string; known: string[]; choice: Choice; onChoose: 
 
 function One({ legend, known, choice, onChoose, entry, wrong, onTyping }: OneProps) {
   const name = useId();
+  // A CIDR that was picked and then removed from the VPC can be unpicked.
+  const shown = [...new Set([...known, ...choice.picked])];
   const change = (change: Partial<Choice>) => onChoose({ ...choice, ...change });
   const pick = (cidr: string, is: boolean) => change({ picked: is ? [...choice.picked, cidr] : choice.picked.filter((it) => it !== cidr) });
   return (
@@ -35,9 +41,9 @@ function One({ legend, known, choice, onChoose, entry, wrong, onTyping }: OnePro
       ))}
       {choice.limited && (
         <div class="stack within">
-          {known.length > 0 && (
+          {shown.length > 0 && (
             <div class="picks">
-              {known.map((cidr) => (
+              {shown.map((cidr) => (
                 <label class="check" key={cidr}>
                   <input type="checkbox" checked={choice.picked.includes(cidr)} onChange={(event) => pick(cidr, event.currentTarget.checked)} />
                   <code>{cidr}</code>
@@ -45,7 +51,7 @@ function One({ legend, known, choice, onChoose, entry, wrong, onTyping }: OnePro
               ))}
             </div>
           )}
-          <Field label={t(known.length > 0 ? "prefixes.more" : "prefixes.list")} hint={t("prefixes.hint")} wrong={wrong} entries={[entry]}
+          <Field label={t(shown.length > 0 ? "prefixes.more" : "prefixes.list")} hint={t("prefixes.hint")} wrong={wrong} entries={[entry]}
             needed={choice.picked.length === 0}>
             {(its) => <textarea {...its} rows={2} spellcheck={false} autocomplete="off" value={choice.typed}
               onFocus={() => onTyping?.(true)} onBlur={() => onTyping?.(false)}
@@ -124,25 +130,27 @@ export const optionsOf = ({ exportPrefixes, importPrefixes }: { exportPrefixes?:
 
 export interface Preview { reachable?: Reachable; error?: Error }
 
-/** What a call would lead to, once it is ready and nothing is typed any more; again when `of` is another, or somebody has signed in. */
+/** The result of a dry run, once the call is ready and nothing is typed any more; again when `of` changes, or somebody has signed in. */
 export function usePreview({ method, path, body }: Call, ready: boolean, of = ""): Preview | undefined {
   useChanges();
   const key = JSON.stringify([path, body, of]);
   const [known, setKnown] = useState<Preview & { key: string }>();
-  const [tries, setTries] = useState(0);
+  const [tried, setTried] = useState({ key, count: 0 });
+  const count = tried.key === key ? tried.count : 0;
   useEffect(() => {
     if (!ready) return;
     let stale = false;
     let again: ReturnType<typeof setTimeout> | undefined;
     const timer = setTimeout(() => {
-      perform<{ reachable?: Reachable }>({ method, path, body: { ...(body as object), dryRun: true } }).then(
+      perform<{ reachable?: Reachable }>({ method, path, body: { ...(body as object), dryRun: true } }, PATIENCE).then(
         ({ reachable }) => stale || setKnown({ key, ...(reachable ? { reachable } : {}) }),
         // Whose session has ended is asked to sign in, and then it is checked again.
         (error: Error) => {
           if (stale || isSessionEnd(error)) return;
           setKnown({ key, error });
-          // A refusal stays one; what was not answered is asked again.
-          if (!(error instanceof Refused) || error.code >= 500) again = setTimeout(() => setTries((tries) => tries + 1), AGAIN);
+          // A refusal stays one; a check without an answer is repeated, with back-off.
+          const failed = !(error instanceof Refused) || error.code >= 500;
+          if (failed && count + 1 < TRIES) again = setTimeout(() => setTried({ key, count: count + 1 }), AGAIN * 2 ** count);
         });
     }, PAUSE);
     return () => {
@@ -150,7 +158,7 @@ export function usePreview({ method, path, body }: Call, ready: boolean, of = ""
       clearTimeout(timer);
       clearTimeout(again);
     };
-  }, [key, ready, timesSignedIn(), tries]);
+  }, [key, ready, timesSignedIn(), count]);
   return ready && known?.key === key ? known : undefined;
 }
 

@@ -28,7 +28,7 @@ export function ChangePrefixes({ peering, viewer = "account", onClose }: { peeri
   const [side, other] = place === 0 ? [ends[0]!, ends[1]!] : [ends[1]!, ends[0]!];
   const [choices, setChoices] = useState(() => choicesOf(side, other));
   // What somebody else changes meanwhile is not taken back: what is sent is what differs from what was there at first.
-  const [first, setFirst] = useState({ side, peer: other.addressPrefix });
+  const [first, setFirst] = useState({ side });
   const lists = { exportPrefixes: listOf(choices.export), importPrefixes: listOf(choices.import) };
   // What is not named stays.
   const changes = {
@@ -45,8 +45,11 @@ export function ChangePrefixes({ peering, viewer = "account", onClose }: { peeri
     method: "PUT", path: `${pathOf(peering)}:modifyVpcPeeringPrefixes`, body: { ...which, ...changes },
     cli: cliOf(peering, "set-prefixes", [], options),
   };
-  const picker = { choices, names: [side.vpcName, other.vpcName] as [string, string], own: first.side.addressPrefix, peer: first.peer, side: first.side };
+  const picker = { choices, names: [side.vpcName, other.vpcName] as [string, string], own: side.addressPrefix, peer: other.addressPrefix, side: first.side };
   const others = !isSame(first.side.exportPrefixes ?? [], side.exportPrefixes ?? []) || !isSame(first.side.importPrefixes ?? [], side.importPrefixes ?? []);
+  // A list that both change is sent as it is here.
+  const replaced = (["exportPrefixes", "importPrefixes"] as const).filter((list) =>
+    list in changes && !isSame(first.side[list] ?? [], side[list] ?? []) && !isSame(lists[list], side[list] ?? []));
   // Checks that tell of another account's network are limited per day.
   const [typing, setTyping] = useState(false);
   const ready = areReady(picker) && Object.keys(changes).length > 0 && (either || !typing);
@@ -59,7 +62,7 @@ export function ChangePrefixes({ peering, viewer = "account", onClose }: { peeri
   const turn = (to: number) => {
     setPlace(to);
     setChoices(choicesOf(ends[to]!, ends[1 - to]!));
-    setFirst({ side: ends[to]!, peer: ends[1 - to]!.addressPrefix });
+    setFirst({ side: ends[to]! });
   };
   return (
     <Dialog wide title={t("action.prefixes")} danger={cuts} disabled={!after || !care.ready} onConfirm={change} onClose={onClose} calls={[call]}>
@@ -73,7 +76,7 @@ export function ChangePrefixes({ peering, viewer = "account", onClose }: { peeri
       <Checked preview={preview} busy={ready}>
         <Picker {...picker} onChoose={setChoices} onTyping={setTyping} />
       </Checked>
-      {others && <p class="note warn">{t("prefixes.changedMeanwhile")}</p>}
+      {others && <p class="note warn">{t("prefixes.changedMeanwhile")}{replaced.map((list) => <> {t(`prefixes.replaced.${list}`)}</>)}</p>}
       {after && <Reach own={peering.vpcInfo.vpcName} peer={peering.remoteVpcInfo.vpcName} before={before} after={after} />}
       {cuts && <p class="note warn">{t(after.ownPrefixes.length === 0 || after.remotePrefixes?.length === 0 ? "prefixes.stopsAll" : "prefixes.stops")}</p>}
       {care.field}

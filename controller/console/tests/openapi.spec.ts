@@ -1,7 +1,7 @@
 // The document of the interfaces: linters find no fault with it, and those who have signed in can read it.
 
 import { execFile } from "node:child_process";
-import { open, expect, test, signIn } from "./world.ts";
+import { isAsWide, open, expect, test, signIn } from "./world.ts";
 
 /** Runs a program of node_modules without a word to anybody outside. What it said where it fails. */
 const lint = (program: string, ...options: string[]) => new Promise<string>((resolve) => {
@@ -28,5 +28,6 @@ test("the description of the API is shown to those who have signed in, with noth
   const [reader] = await Promise.all([page.waitForEvent("popup"), page.getByRole("link", { name: "API" }).click()]);
   await expect(reader.getByRole("heading", { name: "cps-peering" })).toBeVisible();
   await expect(reader.getByText("/v1/regions/{regionId}/vpcPeerings/").first()).toBeAttached();
+  await isAsWide(reader, (width) => reader.screenshot({ path: `../../target/console/screenshots/api-${width}.png` }).then(() => undefined));
   await reader.screenshot({ path: "../../target/console/screenshots/api.png" });
 });

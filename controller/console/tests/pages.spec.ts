@@ -101,6 +101,7 @@ for (const language of ["zh", "en"] as const) {
       await audit(page);
       if (language === "zh") await page.screenshot({ path: `${PICTURES}sign-in-${theme}.png` });
     }
+    await fits(page, `sign-in-${language}`);
     await signIn(page, one, language);
     for (const [hash, key] of empty) {
       await page.goto(`${controller.told.url}/console/#/${hash}`);
@@ -421,7 +422,7 @@ test("operators find a host among many, see what it has and since when it differ
   });
   await page.reload();
   await expect(page.getByRole("definition").filter({ hasText: "2026年2月3日" })).toContainText("未能续签：其代理程序拒绝");
-  await audit(page);
+  await fits(page, "host");
   await page.goto(`${controller.told.url}/console/#/hosts/nobody`);
   await expect(page.getByText("没有这台主机。")).toBeVisible();
   await failing.stop();

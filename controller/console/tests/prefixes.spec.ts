@@ -231,3 +231,65 @@ test("lists that are not finished stay in sight", async ({ browser, controller }
   await limit.click();
   await expect(some, "what keeps the form from being sent").toBeVisible();
 });
+
+const shared = async (controller: Controller) => {
+  const [one] = controller.told.accounts;
+  const [north] = controller.told.regions;
+  const web = await controller.vpc(one, north, "web", "10.1.0.0/16");
+  const data = await controller.vpc(one, north, "data", "10.2.0.0/16");
+  const id = await controller.peer(one, north, { vpcPeeringName: "shared", vpcId: web, remoteVpcId: data });
+  return { one, north, web, id };
+};
+
+test("a preview that is never answered is tried a few times and less and less often, and one that hangs is given up", async ({ browser, controller }) => {
+  const { one, north, id } = await shared(controller);
+  const page = await open(browser, controller, { locale: "en-GB" });
+  // Nobody waits for a whole timeout here.
+  await page.addInitScript(() => {
+    const timeout = AbortSignal.timeout.bind(AbortSignal);
+    AbortSignal.timeout = (ms) => timeout(ms === 15_000 ? 50 : ms);
+  });
+  await page.clock.install();
+  await page.goto(`${controller.told.url}/console/`);
+  await signIn(page, one, "en");
+  await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
+  made.push(/ERR_FAILED/);
+  let asked = 0;
+  // The first is not answered at all, the others fail.
+  await page.route("**:modifyVpcPeeringPrefixes", (route) => (asked++ === 0 ? undefined : route.abort()));
+  await page.getByRole("button", { name: en["action.prefixes"] }).click();
+  const dialog = page.getByRole("dialog", { name: en["action.prefixes"] });
+  const imported = dialog.getByRole("group", { name: en["prefixes.importOf"].replace("{vpc}", "data") });
+  await imported.getByLabel(en["prefixes.some"]).check();
+  await imported.getByRole("textbox").fill("10.2.0.0/24");
+  for (const [count, wait] of [[1, 400], [2, 3_000], [3, 6_000], [4, 12_000]] as const) {
+    await page.clock.runFor(wait);
+    await expect.poll(() => asked).toBe(count);
+    await expect(dialog.getByRole("alert")).toContainText(en["error.unreachable"]);
+  }
+  await page.clock.runFor(600_000);
+  expect(asked, "the same is asked no more").toBe(4);
+  // What is changed is another question.
+  await imported.getByRole("textbox").fill("10.2.0.0/23");
+  await page.clock.runFor(400);
+  await expect.poll(() => asked).toBe(5);
+});
+
+test("a list that both change is named, and CIDRs that are added while the dialog is open can be picked", async ({ browser, controller }) => {
+  const { one, north, web, id } = await shared(controller);
+  const page = await open(browser, controller, { locale: "en-GB" });
+  await signIn(page, one, "en");
+  await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
+  await page.getByRole("button", { name: en["action.prefixes"] }).click();
+  const dialog = page.getByRole("dialog", { name: en["action.prefixes"] });
+  const exported = dialog.getByRole("group", { name: en["prefixes.exportOf"].replace("{vpc}", "web") });
+  await exported.getByLabel(en["prefixes.some"]).check();
+  await exported.getByRole("textbox").fill("10.1.0.0/24");
+  await addCidr(controller, one, north, web, "10.8.0.0/16");
+  await exported.getByLabel("10.8.0.0/16").check();
+  await controller.ask(one.token, "PUT", `/v1/regions/${north}/vpcPeerings/${id}:modifyVpcPeeringPrefixes`, { vpcId: web, exportPrefixes: ["10.1.7.0/24"] });
+  await expect(dialog).toContainText(en["prefixes.replaced.exportPrefixes"]);
+  await expect(dialog).not.toContainText(en["prefixes.replaced.importPrefixes"]);
+  await audit(page);
+  await fits(page);
+});

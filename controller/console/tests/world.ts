@@ -137,27 +137,40 @@ mkdirSync(PICTURES, { recursive: true });
 /** The longest line of text that is read without losing the next one, in pixels: some 100 letters. */
 const LONGEST_LINE = 800;
 
-/** A page fits a telephone and a large screen, and is usable by all there. With a name, pictures are taken. Leaves the window as wide as it was. */
-export async function fits(page: Page, name?: string): Promise<void> {
+const SCREENS = [{ width: 360, height: 740 }, { width: 1920, height: 1080 }];
+
+/** A page is no wider than a telephone and a large screen, and its lines can be read there. Leaves the window as wide as it was. */
+export async function isAsWide(page: Page, then: (width: number) => Promise<void> = async () => undefined): Promise<void> {
   const before = page.viewportSize()!;
-  for (const size of [{ width: 360, height: 740 }, { width: 1920, height: 1080 }]) {
+  for (const size of SCREENS) {
     await page.setViewportSize(size);
     const { wide, line } = await page.evaluate(() => ({
       wide: document.documentElement.scrollWidth,
-      // Text, not what it stands in: a range is as wide as its longest line.
-      line: Math.max(0, ...[...document.querySelectorAll("main p, dialog p")].map((paragraph) => {
-        const text = document.createRange();
-        text.selectNodeContents(paragraph);
-        return text.getBoundingClientRect().width;
+      // Lines of text, whatever element they are in; those of code and in cells of tables may be longer.
+      line: Math.max(0, ...[...document.querySelectorAll("main, dialog")].flatMap((part) => {
+        const texts = document.createTreeWalker(part, NodeFilter.SHOW_TEXT);
+        const lines: number[] = [];
+        while (texts.nextNode()) {
+          if (texts.currentNode.parentElement!.closest("pre, code, svg, td")) continue;
+          const text = document.createRange();
+          text.selectNodeContents(texts.currentNode);
+          lines.push(...[...text.getClientRects()].map((line) => line.width));
+        }
+        return lines;
       })),
     }));
     expect(wide, `${page.url()} on a screen of ${size.width}`).toBeLessThanOrEqual(size.width);
     expect(line, `the longest line on ${page.url()}`).toBeLessThanOrEqual(LONGEST_LINE);
-    await audit(page);
-    if (name) await page.screenshot({ path: `${PICTURES}${name}-${size.width}.png` });
+    await then(size.width);
   }
   await page.setViewportSize(before);
 }
+
+/** The same, and it is usable by all there. With a name, pictures are taken. */
+export const fits = (page: Page, name?: string): Promise<void> => isAsWide(page, async (width) => {
+  await audit(page);
+  if (name) await page.screenshot({ path: `${PICTURES}${name}-${width}.png` });
+});
 
 /** What axe finds on the page, with all rules that it has for WCAG 2.2 AA and good practice. */
 export async function audit(page: Page): Promise<void> {

@@ -32,7 +32,7 @@ use vault::Vault;
 /// Who asks, and how that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// Who.
+    /// The caller.
     pub actor: Actor,
     /// Which operator, where it is one.
     pub operator: Option<Operator>,

@@ -35,10 +35,10 @@ impl fmt::Display for Operator {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SameOperator {
     /// They have one token.
-    #[error("operator {0} has the token of another one: each needs its own")]
+    #[error("operator {0} has the same token as another operator: each needs its own")]
     Token(String),
     /// They have one certificate.
-    #[error("operator {0} has the certificate {1}, which is that of another one: each needs its own")]
+    #[error("operator {0} has the certificate {1}, which another operator has, too: each needs its own")]
     Certificate(String, String),
 }
 

@@ -39,9 +39,9 @@ impl Rate {
 /// The limits; none where there is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rates {
-    /// Of what an account asks.
+    /// Of an account's requests.
     pub requests: Option<Rate>,
-    /// Of what is wrong about who asks.
+    /// Of failed sign-ins.
     pub failures: Option<Rate>,
 }
 

@@ -22,7 +22,7 @@ pub enum PrivateFileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
     /// It is no secret.

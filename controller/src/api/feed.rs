@@ -35,9 +35,9 @@ const USUAL: usize = 100;
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Events {
-    /// What happened.
+    /// The event type.
     events: Vec<EventView>,
-    /// What to ask for with `after` to get what follows, whether or not there was anything.
+    /// Value of `after` for the next request, also if there was no event.
     next_after: String,
 }
 
@@ -168,14 +168,14 @@ fn stream(
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
-/// What happened to the account's peerings in a region, and to the account: ordered, each change once, for 7 days. With `wait` it is
-/// waited for the next event; with `Accept: text/event-stream` events come as they happen, and `Last-Event-ID` says after which.
+/// What happened to the account's peerings in a region, and to the account: ordered, each change once, for 7 days. With `wait` the
+/// request waits for the next event; with `Accept: text/event-stream` events are streamed, after the one in `Last-Event-ID`.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/events", tag = "events", operation_id = "describeEvents",
     params(("regionId" = String, Path),
         ("after" = Option<String>, Query, description = "`nextAfter` of the answer before, an event's `id`, or `latest`; by default \
             the oldest event is the first", example = "latest"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000),
-        ("wait" = Option<u32>, Query, maximum = 25, description = "For how many seconds it is waited where there is no event yet")),
+        ("wait" = Option<u32>, Query, maximum = 25, description = "How long to wait for an event if there is none yet, in seconds")),
     responses((status = 200, content((Envelope<Events> = "application/json"), (String = "text/event-stream"))), Errors))]
 pub(super) async fn own(
     regional: Regional,

@@ -28,7 +28,7 @@ pub struct Readiness {
 pub struct Reason {
     /// A word for programs: `StoreFailing`, `StoreLowSpace`, `NoLeader`, `LeaderUnreachable` or `CouldNotLead`.
     pub reason: String,
-    /// The same for people.
+    /// Description for people.
     pub message: String,
 }
 

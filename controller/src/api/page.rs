@@ -79,7 +79,7 @@ pub(super) struct Page {
 /// A page, and what there is besides.
 pub(super) struct Listed<T> {
     pub(super) entries: Vec<T>,
-    /// How many there are on all pages.
+    /// Number of entries on all pages.
     pub(super) total: usize,
     /// What the next page is asked for with; none where this is the last one.
     pub(super) next: Option<String>,
@@ -115,7 +115,7 @@ impl Page {
             return Err(Failure::field("marker", "it is no `nextMarker` of this list"));
         };
         if number != 1 {
-            return Err(Failure::field("marker", "it says where the page begins: leave `pageNumber` out"));
+            return Err(Failure::field("marker", "cannot be combined with `pageNumber`"));
         }
         if sort.unwrap_or(usual) != order {
             return Err(Failure::field("marker", "it is of a list in another order: say the same `sort`"));

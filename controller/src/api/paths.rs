@@ -24,28 +24,28 @@ use std::{
 };
 use utoipa::ToSchema;
 
-/// A question whether one address reaches another.
+/// Request to check whether one address reaches another.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct PathBody {
-    /// The address that sends: of a server behind a port of a VPC, or of its gateway.
+    /// The source address: of a server behind a port of a VPC, or of its gateway.
     source: String,
-    /// The address that is to be reached, of the same family.
+    /// The destination address, of the same family.
     destination: String,
     /// The VPC of the source; needed only where several have it.
     #[schema(value_type = Option<String>)]
     vpc_id: Option<VpcId>,
-    /// `tcp`, `udp`, `icmp`, or any where none is said.
+    /// `tcp`, `udp` or `icmp`; by default any.
     protocol: Option<String>,
     /// The destination port, 1 to 65 535; with `tcp` or `udp` only.
     #[serde(default, deserialize_with = "number::optional_not_zero")]
     port: Option<u32>,
-    /// Whether the host of the source also sends packets to that of the destination, over the very way, and says what came back. No
-    /// server takes part: gateway addresses send and answer. Default false.
+    /// Whether the host of the source also sends probes to that of the destination along the same path. No server takes part: gateway
+    /// addresses send and answer. Default false.
     probe: Option<bool>,
 }
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct OnePath {
@@ -77,7 +77,7 @@ fn address(field: &str, text: &str) -> Result<IpAddr, Failure> {
 fn question(body: PathBody, region: Option<RegionId>) -> Result<PathQuery, Failure> {
     let (source, destination) = (address("source", &body.source)?, address("destination", &body.destination)?);
     if source.is_ipv4() != destination.is_ipv4() {
-        let rule = format!("{destination} is of another family than {source}");
+        let rule = format!("{destination} is not of the same address family as {source}");
         return Err(Failure::field("destination", rule));
     }
     let protocol = match body.protocol.as_deref() {
@@ -163,9 +163,9 @@ async fn trace(api: &Api, query: PathQuery, viewer: Option<&AccountId>) -> Reply
     reply(OnePath { path: path.with_probe(probed) })
 }
 
-/// Find out whether one address reaches another, and what stops it: what the account's VPCs and peerings say, and then the hosts at
-/// both ends, from their kernels. Of another account's side it is only said whether it stops packets. Nothing is changed, and nothing is sent unless `probe` asks for
-/// it.
+/// Find out whether one address reaches another, and what stops it: by the account's VPCs and peerings, and then by the kernels of the
+/// hosts at both ends. Of another account's side, only whether it stops packets is shown. Nothing is changed, and nothing is sent
+/// unless `probe` is set.
 #[utoipa::path(post, path = "/v1/regions/{regionId}/paths", tag = "peerings", operation_id = "describePath",
     params(("regionId" = String, Path)), request_body = PathBody,
     responses((status = 200, body = Envelope<OnePath>), Errors))]
@@ -174,7 +174,7 @@ pub(in crate::api) async fn own(regional: Regional, body: Bytes) -> Reply {
     trace(&regional.context.api, query, Some(&regional.account)).await
 }
 
-/// The same across accounts and regions, with hosts and what their kernels have.
+/// Peerings of all accounts and regions, hosts, and the state of their kernels.
 #[utoipa::path(post, path = "/admin/v1/paths", tag = "operators", operation_id = "describeAnyPath",
     request_body = PathBody, responses((status = 200, body = Envelope<OnePath>), Errors))]
 pub(in crate::api) async fn any(context: RequestContext, body: Bytes) -> Reply {

@@ -187,7 +187,7 @@ impl From<BackupError> for Failure {
             BackupError::Temporary => (StatusCode::BAD_REQUEST, "FAILED_PRECONDITION"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         };
-        Self::new(code, status, format!("no backup was made: {error}"))
+        Self::new(code, status, format!("the backup failed: {error}"))
     }
 }
 
@@ -353,7 +353,7 @@ async fn answered(id: String, mut request: Request, next: Next) -> Response {
     response
 }
 
-/// An answer with a result.
+/// A response with a result.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Envelope<T: ToSchema> {
@@ -363,22 +363,22 @@ pub(super) struct Envelope<T: ToSchema> {
     result: T,
 }
 
-/// An answer with a result that says nothing.
+/// A response with an empty result.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Nothing {}
 
-/// An answer with an error.
+/// A response with an error.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ErrorAnswer {
     /// The id of the request.
     request_id: String,
-    /// What is wrong.
+    /// The problem.
     error: ErrorContent,
 }
 
-/// What is wrong.
+/// The problem.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ErrorContent {
@@ -386,18 +386,18 @@ struct ErrorContent {
     code: u16,
     /// A word for the kind of error, for instance `FAILED_PRECONDITION`.
     status: String,
-    /// A sentence.
+    /// Description for people.
     message: String,
     /// Everything that is wrong, with words for programs.
     details: Vec<Detail>,
 }
 
-/// One thing that is wrong.
+/// One violation.
 #[derive(Debug, Serialize, ToSchema)]
 struct Detail {
-    /// Where: a field, or an entry of a document.
+    /// The field, or the entry of a document.
     entry: String,
-    /// Which value breaks which rule.
+    /// The violated rule, with the value.
     rule: String,
     /// A word for programs, for instance `VpcPeerCidrConflict`.
     reason: Option<String>,

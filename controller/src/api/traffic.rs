@@ -9,8 +9,8 @@ use cps_peering_config::{text::quote, time::timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What passes for one side of a peering. Bytes are those of whole Ethernet frames of the VPCs. Peers on the same host reach
-/// each other directly, which is not counted.
+/// The traffic of one side of a peering. Bytes are those of whole Ethernet frames of the VPCs. Traffic between peers on the same host
+/// is not counted.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct TrafficView {
@@ -18,15 +18,15 @@ pub(super) struct TrafficView {
     vpc_peering_id: String,
     /// Mbit/s in each direction; none within a region.
     bandwidth: Option<u32>,
-    /// Everything that was ever counted.
+    /// Totals since creation.
     total: TotalView,
     /// Seconds between two samples.
     interval: u64,
-    /// The time asked for, the oldest first.
+    /// The samples of the requested period, the oldest first.
     samples: Vec<SampleView>,
 }
 
-/// Everything that was ever counted, seen from one side.
+/// Totals since creation, as seen from one side.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct TotalView {
@@ -34,15 +34,15 @@ struct TotalView {
     out_bytes: u64,
     /// Sent to the peer.
     out_packets: u64,
-    /// Packets to the peer that were dropped, because they were more than the bandwidth.
+    /// Packets to the peer that were dropped because they exceeded the bandwidth.
     out_drops: u64,
     /// Received from the peer.
     in_bytes: u64,
-    /// Received from the peer. What a network card had joined counts as one.
+    /// Received from the peer. Packets that the network card has merged (GRO) count as one.
     in_packets: u64,
 }
 
-/// What passed within one interval, seen from one side.
+/// The traffic of one interval, as seen from one side.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct SampleView {
@@ -101,14 +101,14 @@ pub(super) fn view(traffic: &Traffic, peering: &Peering, own: &Side, span: Span)
     }
 }
 
-/// What passes for one side.
+/// The traffic of one side.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct OneTraffic {
     pub(super) traffic: TrafficView,
 }
 
-/// What passes for both sides.
+/// The traffic of both sides.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BothTraffic {

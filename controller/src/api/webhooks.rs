@@ -55,7 +55,7 @@ struct WebhookView {
     webhook_id: String,
     /// URL to which events are sent.
     url: String,
-    /// Event types that are sent; empty for all.
+    /// Event types to send; empty for all.
     types: BTreeSet<String>,
     /// Whether events are sent.
     enabled: bool,
@@ -65,13 +65,13 @@ struct WebhookView {
     state: &'static str,
     /// When an event was last delivered; none if deliveries are failing, or there has been none.
     last_delivered: Option<String>,
-    /// How many attempts have failed in a row.
+    /// Number of consecutive failed attempts.
     failures: u32,
-    /// Why the last one failed.
+    /// The error of the last one.
     last_error: Option<String>,
     /// When the next attempt is made.
     next_attempt: Option<String>,
-    /// How often events were skipped because they had become older than 7 days.
+    /// Number of times that events were skipped because they were older than 7 days.
     expired: u32,
 }
 

@@ -153,7 +153,7 @@ impl Candidate {
                     // That does not pass.
                     Err(error @ StoreError::Moved { .. }) => return Err(error.into()),
                     // Who leads is passed on to as long as etcd says nothing else.
-                    Err(error) => (format!("who leads is not known: {error}"), jitter(LOOK_AGAIN)),
+                    Err(error) => (format!("the leader is unknown: {error}"), jitter(LOOK_AGAIN)),
                 };
                 let copied = copy.number();
                 if standing != told.0 {

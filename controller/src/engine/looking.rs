@@ -35,7 +35,7 @@ impl Engine {
                     }
                     let report = HostReport { vrfs: BTreeMap::new(), sides: BTreeMap::new(), underlay_mtu, ..report };
                     if record.dead && (before.report.is_none() || before.error.is_some()) {
-                        tracing::warn!(%host, "a host that was removed as dead answers again; it is told to clean its kernel");
+                        tracing::warn!(%host, "a host that was removed as dead answers again; its agent is asked to clean up");
                     }
                     let told_mtu = report.underlay_mtu.is_some_and(|mtu| record.underlay_mtu != Some(mtu));
                     let awaited = told_mtu || record.retiring || published.state.unsettled_on(host).next().is_some();

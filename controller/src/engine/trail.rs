@@ -188,9 +188,7 @@ fn entry(owner: &str, entries: usize, now_ms: u64) -> Entry {
         action: "DropAuditEntries".to_owned(),
         target: owner.to_owned(),
         outcome: "dropped".to_owned(),
-        reason: format!(
-            "the audit trail has no more room for {owner}: its {entries} oldest refusals, or entries, are gone"
-        ),
+        reason: format!("the audit trail is full for {owner}: its {entries} oldest refusals, or entries, were dropped"),
         asked: json!({ "entries": entries }),
         accounts: account.into_iter().collect(),
         from: String::new(),

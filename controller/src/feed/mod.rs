@@ -23,7 +23,7 @@ const ROUNDS: usize = 20;
 #[derive(Debug, Error)]
 pub(crate) enum FeedError {
     /// Nobody can go on from that place.
-    #[error("{0}: list what there is, and go on with after=latest")]
+    #[error("{0}: list the current state, and continue with after=latest")]
     Expired(&'static str),
     /// The store cannot be read.
     #[error(transparent)]
@@ -33,11 +33,11 @@ pub(crate) enum FeedError {
     Interrupted(#[from] JoinError),
 }
 
-/// One thing that happened.
+/// An event.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventView {
-    /// What to ask for with `after` to get what follows.
+    /// Value of `after` for the next request.
     #[schema(example = "4711.1.1767225600")]
     id: String,
     /// What happened: `peering.requested`, `.created`, `.accepted`, `.rejected`, `.expired`, `.active`, `.outOfSync`, `.inSync`,
@@ -47,30 +47,30 @@ pub(crate) struct EventView {
     #[serde(rename = "type")]
     #[schema(example = "peering.active")]
     kind: String,
-    /// When.
+    /// The time.
     time: String,
-    /// To which peering.
+    /// The peering concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
     vpc_peering_id: Option<String>,
     /// Its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     vpc_peering_name: Option<String>,
-    /// To which account.
+    /// The account concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
     account_id: Option<String>,
-    /// For operators: to which host.
+    /// For operators: the host concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<String>,
-    /// The state of the peering after it, or how the account stands.
+    /// The state of the peering, or the charge status of the account, after the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<String>,
-    /// What the caller is in the peering: `initiator` or `receiver`.
+    /// The caller's role in the peering: `initiator` or `receiver`.
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<String>,
     /// The peering's bandwidth after it, in Mbit/s.
     #[serde(skip_serializing_if = "Option::is_none")]
     bandwidth: Option<u32>,
-    /// For operators: the accounts that are told.
+    /// For operators: the accounts that can see the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     account_ids: Option<Vec<String>>,
 }
@@ -86,7 +86,7 @@ impl EventView {
         &self.kind
     }
 
-    /// When.
+    /// The time.
     pub(crate) fn time(&self) -> &str {
         &self.time
     }
@@ -201,7 +201,7 @@ fn page(
         let entries = engine.store().entries_with_events(viewer.account(), place.number, AT_ONCE)?;
         // After they were read: what is dropped meanwhile is missing too.
         if missing == Missing::Tell && place.number <= engine.store().event_gap(viewer.account())? {
-            return expired("some of what follows this place had to go, since the audit trail has no more room");
+            return expired("some of the following events were dropped, since the audit trail is full");
         }
         let more = entries.len() == AT_ONCE;
         for (number, entry) in entries {

@@ -164,7 +164,7 @@ async fn who_has_missed_events_is_told_so_and_can_begin_again() {
     for missed in [&all[0], &all[1]] {
         let Err(failure) = look(&engine, &one, Some(cursor(missed.id())), 100).await else { panic!("{missed:?}") };
         let FeedError::Expired(text) = failure else { panic!("{failure}") };
-        assert!(text.contains("no more room"), "{text}");
+        assert!(text.contains("the audit trail is full"), "{text}");
     }
     let (rest, _) = look(&engine, &one, Some(cursor(all[2].id())), 100).await.unwrap();
     assert_eq!(names(&rest), ["d"]);

@@ -77,7 +77,7 @@ async fn bring(clients: &AgentClients, host: &HostId, agent: &str, list: &[u8]) 
             PushOutcome::Taken
         }
         Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {
-            tracing::debug!(%host, "the agent is of a version that takes no revocation lists");
+            tracing::debug!(%host, "the agent's version does not accept revocation lists");
             PushOutcome::Unknown
         }
         Ok(answer) => {

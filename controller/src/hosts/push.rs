@@ -382,7 +382,7 @@ impl Worker {
         match self.clients.own(&self.host) {
             Ok(client) => self.client = client,
             Err(error) => {
-                tracing::warn!(%error, "the connection to the agent goes on with the certificates that it began with");
+                tracing::warn!(%error, "the open connection to the agent keeps its certificates");
             }
         }
         let asked = self.client.get(url(target, STATUS_PATH)).send().await.map_err(AnswerError::from)?;

@@ -126,7 +126,7 @@ impl Renewer<'_> {
             return Renewed::Unknown;
         }
         if !asked.status().is_success() {
-            return refused(host, asked, "the agent makes no request for a certificate").await;
+            return refused(host, asked, "the agent does not create a certificate request").await;
         }
         let Some(replaced) = certificate_of(&asked) else {
             return unreachable("the connection has no certificate".to_owned());

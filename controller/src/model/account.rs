@@ -53,7 +53,7 @@ pub enum What {
     /// How many it may have of something in a region; none for the default (L9).
     #[serde(rename = "SetQuota")]
     Quota {
-        /// Of what.
+        /// The quota's type.
         #[serde(rename = "type")]
         kind: Kind,
         /// The region.

@@ -3,10 +3,10 @@
 /// All types of events, with what each means.
 pub const TYPES: [(&str, &str); 31] = [
     ("peering.requested", "a peering was asked for, and waits for the receiver"),
-    ("peering.created", "a peering was made that needs no answer"),
+    ("peering.created", "a peering was created that needs no acceptance"),
     ("peering.accepted", "the receiver has accepted"),
     ("peering.rejected", "the receiver has rejected"),
-    ("peering.expired", "nobody has answered in time"),
+    ("peering.expired", "the request was not answered in time"),
     ("peering.active", "hosts have it"),
     ("peering.outOfSync", "a host has not confirmed an active peering for some time"),
     ("peering.inSync", "all hosts have confirmed it again"),
@@ -22,7 +22,7 @@ pub const TYPES: [(&str, &str); 31] = [
     ("account.chargeStatusChanged", "the account stands otherwise with the billing system"),
     ("host.added", "for operators: a host was added"),
     ("host.removed", "for operators: a host was removed"),
-    ("host.drained", "for operators: a host was drained: it takes no new ports"),
+    ("host.drained", "for operators: a host was drained: it accepts no new ports"),
     ("host.uncordoned", "for operators: a host that was drained is in use again"),
     ("host.maintenanceBegun", "for operators: a maintenance window of a host has begun"),
     ("host.maintenanceEnded", "for operators: a maintenance window of a host is over"),

@@ -179,7 +179,7 @@ fn replace(
     } else if other.retiring {
         Some(format!("host {by} was removed"))
     } else if other.drained {
-        Some(format!("host {by} is drained and takes no new ports: `cps-peering host uncordon {by}` ends that"))
+        Some(format!("host {by} is drained and accepts no new ports: `cps-peering host uncordon {by}` ends that"))
     } else if other.paused {
         // It would lose its traffic here, and get none there.
         Some(format!("nothing is pushed to host {by}: `cps-peering host resume {by}` ends that"))

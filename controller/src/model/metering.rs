@@ -29,7 +29,7 @@ pub struct Period {
     pub regions: [RegionId; 2],
     /// Bandwidth in Mbit/s per direction.
     pub bandwidth: u32,
-    /// The first moment, in milliseconds since 1970-01-01 UTC.
+    /// Start, in milliseconds since 1970-01-01 UTC.
     pub from_ms: u64,
     /// The moment after the last one, in milliseconds since 1970-01-01 UTC.
     pub to_ms: u64,

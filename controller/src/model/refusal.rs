@@ -31,7 +31,7 @@ pub enum Code {
 pub struct FieldViolation {
     /// Where: a field, or an entry of a document such as `ports[3] (h1/eth1)`.
     pub entry: String,
-    /// Which value breaks which rule.
+    /// The violated rule, with the value.
     pub rule: String,
     /// A word for programs, for instance `VpcPeerCidrConflict`; empty where there is none.
     #[serde(skip_serializing_if = "str::is_empty")]

@@ -22,7 +22,7 @@ pub enum Step {
     },
     /// The hosts that do not have it yet get it when an operator says so.
     Stop {
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// All hosts get it, because the first ones have it and are well.

@@ -26,9 +26,9 @@ use utoipa::ToSchema;
 /// What somebody wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathQuery {
-    /// From where packets are sent.
+    /// The source of the packets.
     pub source: IpAddr,
-    /// To where.
+    /// The destination.
     pub destination: IpAddr,
     /// The VPC of the source, where it is said.
     pub vpc: Option<VpcId>,
@@ -42,7 +42,7 @@ pub struct PathQuery {
     pub probe: bool,
 }
 
-/// How one step of a path is.
+/// Result of one step of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StepVerdict {
@@ -67,7 +67,7 @@ impl From<Verdict> for StepVerdict {
     }
 }
 
-/// Which way packets go.
+/// Direction of packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -77,7 +77,7 @@ pub enum Direction {
     Return,
 }
 
-/// Who can do something about a step.
+/// Who can fix a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FixableBy {
@@ -89,7 +89,7 @@ pub enum FixableBy {
     Operator,
 }
 
-/// Whose side a step is on.
+/// The side of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PathSide {
@@ -103,32 +103,32 @@ pub enum PathSide {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// What was looked at, as a word for programs, for instance `peering`, `route`, `fdb`; `peerSide` is all of another account's side.
+    /// The step, for programs, for instance `peering`, `route`, `fdb`; `peerSide` stands for all of another account's side.
     pub step: String,
     /// The same for people.
     pub title: &'static str,
-    /// Which way; none for what is the same both ways.
+    /// The direction; none for what is the same in both directions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
-    /// On whose side; none for what both share.
+    /// The side; none for what both share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub side: Option<PathSide>,
-    /// For operators: on which host.
+    /// For operators: the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub host: Option<HostId>,
     /// How it is.
     pub verdict: StepVerdict,
-    /// What was looked at in particular; for operators the kernel's object.
+    /// The object; for operators that of the kernel.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub object: String,
-    /// How it is there.
+    /// The state there.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub observed: String,
-    /// How it should be, where it is otherwise.
+    /// The expected value, if it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
-    /// What it means, unless all is well.
+    /// Explanation, unless the step is ok.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Who can fix it, unless all is well.
@@ -174,10 +174,10 @@ impl Step {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Path {
-    /// From where.
+    /// The source.
     #[schema(value_type = String)]
     pub source: IpAddr,
-    /// To where.
+    /// The destination.
     #[schema(value_type = String)]
     pub destination: IpAddr,
     /// The VPC of the source; none where there is none.
@@ -186,13 +186,13 @@ pub struct Path {
     /// The peering that leads there; none within a VPC, or where there is none.
     #[schema(value_type = Option<String>)]
     pub vpc_peering_id: Option<PeeringId>,
-    /// Whether packets get there and answers back; none where that is not known.
+    /// Whether packets arrive and answers return; none if that is not known.
     pub reaches: Option<bool>,
-    /// The place in `steps` of the first step that stops packets; without one, of the first that nobody can tell, or that differs.
+    /// The index in `steps` of the first step that stops packets; without one, of the first that is unknown or differs.
     pub first_wrong: Option<usize>,
     /// Every step: what the model says, the way there, the way back.
     pub steps: Vec<Step>,
-    /// What came back of packets that were sent, where that was asked for.
+    /// The result of the probes, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
 }

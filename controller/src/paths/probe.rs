@@ -7,12 +7,12 @@ use serde::{Serialize, Serializer};
 use std::net::IpAddr;
 use utoipa::ToSchema;
 
-/// What came back of packets that the host of the source sent to that of the destination: between gateway addresses of the two VPCs,
-/// so that no server takes part.
+/// The result of probes from the host of the source to that of the destination, between gateway addresses of the two VPCs: no server
+/// takes part.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
-    /// `ok`; `differs` where some or long packets are lost; `stops` where none comes back; `unknown` where none was sent.
+    /// `ok`; `differs` if some packets or long ones are lost; `stops` if no reply arrives; `unknown` if none was sent.
     pub verdict: StepVerdict,
     /// The gateway address that sent, where the viewer may see it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,23 +24,23 @@ pub struct Probe {
     pub destination: Option<IpAddr>,
     /// Small packets that were sent.
     pub sent: u32,
-    /// How many of them came back.
+    /// Number of replies received.
     pub received: u32,
-    /// How long they took; none where none came back.
+    /// Round-trip times; none if no reply arrived.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub round_trip_ms: Option<RoundTrip>,
-    /// The longest IP packet that came back whole, in bytes; none where that was not tried, as on one host.
+    /// The path MTU: the longest IP packet that was answered, in bytes; none if it was not measured, as on one host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_mtu: Option<u32>,
-    /// The longest that should, in bytes.
+    /// The expected path MTU, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_mtu: Option<u32>,
-    /// What is wrong, or why none was sent; empty where all is well.
+    /// The problem, or why no probe was sent; empty if there is none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
 
-/// Times there and back, in milliseconds.
+/// Round-trip times, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct RoundTrip {
     /// The shortest.

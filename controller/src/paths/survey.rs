@@ -23,9 +23,9 @@ use std::{borrow::Cow, net::IpAddr};
 /// What the model says, and which hosts are to be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// From where.
+    /// The source.
     pub source: IpAddr,
-    /// To where.
+    /// The destination.
     pub destination: IpAddr,
     /// The VPC of the source.
     pub vpc: Option<VpcId>,
@@ -354,7 +354,7 @@ impl<'a> Walk<'a> {
         };
         match &peering.state {
             _ if peering.has_expired(self.now_ms) => {
-                stops("nobody has answered the request in time: ask again".into(), FixableBy::Caller)
+                stops("the request was not answered in time: send it again".into(), FixableBy::Caller)
             }
             PeeringState::Pending => stops(format!("account {receiver} has not accepted it yet"), other(receiver)),
             // What is owed is a step of its own.
@@ -373,7 +373,7 @@ impl<'a> Walk<'a> {
                 stops(format!("account {receiver} has rejected it"), other(receiver))
             }
             PeeringState::Ended { how: Ending::Expired, .. } => {
-                stops("nobody has answered the request in time: ask again".into(), FixableBy::Caller)
+                stops("the request was not answered in time: send it again".into(), FixableBy::Caller)
             }
             PeeringState::Ended { how: Ending::Deleted, .. } => {
                 stops("the other side has deleted it: ask for a new one".into(), FixableBy::Peer)

@@ -32,7 +32,7 @@ const STEPS: [(&str, &str, &str); 30] = [
     (check::CONFIGURATION, "configuration of the host", "the host has not been told of this path, or cannot be read"),
     (check::PORT, "port", "the port is missing, down, without a carrier, or not set up as it should be"),
     (check::GATEWAY, "gateway", "the gateway address of the port is missing, or another one is there"),
-    (check::PORT_FILTER, "filter of the port", "what the port takes in is not filtered as it should be"),
+    (check::PORT_FILTER, "filter of the port", "packets from the port are not filtered as they should be"),
     (check::VRF, "VRF", "the VPC's own routing is missing on the host"),
     (check::RULES, "routing rules", "rules or settings of the host lead packets past the VPC"),
     (check::FIREWALL, "firewall of the host", "a packet filter of the host meets packets of the VPC"),

@@ -129,7 +129,7 @@ impl Store {
             Some(said) if said.revision != found.revision || said.cluster != found.cluster => {
                 Err(BackupError::Damaged {
                     path: copy.to_owned(),
-                    why: "it is of another store than it says".to_owned(),
+                    why: "it belongs to a different store than it states".to_owned(),
                 })
             }
             Some(said) => Ok(said),
@@ -314,7 +314,7 @@ fn remove_left_over(folder: &Path) {
     };
     for file in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_left_over) {
         if let Err(error) = fs::remove_file(file.path()) {
-            tracing::warn!(file = %file.path().display(), %error, "what is left of a copy that was cut off stays");
+            tracing::warn!(file = %file.path().display(), %error, "the remains of an interrupted copy cannot be removed");
         }
     }
 }

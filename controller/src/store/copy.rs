@@ -107,10 +107,10 @@ fn begin(path: &Path) -> Result<(BufReader<File>, Option<Head>), BackupError> {
     let mut line = || -> Result<String, BackupError> {
         let mut line = Vec::new();
         (&mut file).take(LONGEST).read_until(b'\n', &mut line).map_err(failed("read", path))?;
-        String::from_utf8(line).map_err(|_| damaged(path, "it does not begin as a copy does"))
+        String::from_utf8(line).map_err(|_| damaged(path, "it is not a backup: its header is missing"))
     };
     if line()? != format!("{MAGIC}\n") {
-        return Err(damaged(path, "it does not begin as a copy does"));
+        return Err(damaged(path, "it is not a backup: its header is missing"));
     }
     let (first, sum) = (line()?, line()?);
     let manifest = format::read(first.as_bytes()).map_err(|error| damaged(path, error.to_string()))?;

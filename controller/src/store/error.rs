@@ -71,7 +71,7 @@ pub enum StoreError {
     /// The content of the file is not what was written to it.
     #[error(
         "store {path} is damaged ({message}), and was left as it is: `cps-peering-controller check-store` tells what can be read \
-         of it and what is lost; `cps-peering-controller restore COPY` puts a copy in its place"
+         of it and what is lost; `cps-peering-controller restore COPY` replaces it with a copy"
     )]
     Damaged {
         /// The file.

@@ -139,7 +139,7 @@ async fn noted_places(engine: &Arc<Engine>) -> BTreeMap<String, Status> {
             Ok(Ok(noted)) => {
                 let Some(noted) = noted else { return BTreeMap::new() };
                 return serde_json::from_slice(&noted).unwrap_or_else(|error| {
-                    tracing::error!(%error, "how far webhooks are was damaged: they begin with the oldest event");
+                    tracing::error!(%error, "the delivery positions of webhooks were damaged: delivery restarts with the oldest event");
                     BTreeMap::new()
                 });
             }

@@ -2,12 +2,7 @@
 
 use super::error::TlsError;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
-use std::{
-    fs::{self, File},
-    io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-};
+use std::{fs::File, io::Read, os::unix::fs::MetadataExt, path::Path};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 fn bytes(path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
@@ -48,22 +43,4 @@ pub(super) fn uris(certificate: &CertificateDer<'_>) -> Result<Vec<String>, Stri
     let names = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
     let names = names.into_iter().flat_map(|names| &names.value.general_names);
     Ok(names.filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }).collect())
-}
-
-/// Writes a file so that there is always a whole one. When this returns it will survive a power failure.
-pub(super) fn store(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new: PathBuf = path.with_file_name(name);
-    // What a crash has left keeps its mode.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(folder)?.sync_all()
 }

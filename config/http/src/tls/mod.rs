@@ -197,7 +197,8 @@ impl Identity {
         }
         // It is kept before it is said to be. What only one before it names stays revoked.
         let kept = if sent.covers(&loaded.revoked) { sent } else { loaded.revoked.clone().and(&sent) };
-        files::store(&path, kept.pem(), 0o644).map_err(|error| TlsError::Unreadable { path: path.clone(), error })?;
+        cps_peering_file::replace(&path, 0o644, &[kept.pem()])
+            .map_err(|failed| TlsError::Unreadable { path: path.clone(), error: failed.source })?;
         self.reload()
     }
 
@@ -244,7 +245,7 @@ impl Identity {
         if now != seen || always {
             match self.reload() {
                 Ok(facts) => tracing::info!(expires = %facts.expires(), "certificates were read"),
-                Err(error) => tracing::error!(%error, "certificates were not taken up; the ones before stay"),
+                Err(error) => tracing::error!(%error, "certificates were not reloaded; the previous ones stay in use"),
             }
         }
         now

@@ -35,7 +35,7 @@ pub enum RenewalError {
     #[error("this daemon has no place for renewed certificates")]
     NoPlace,
     /// A key, or the request for it, cannot be made.
-    #[error("cannot make a key and a request: {0}")]
+    #[error("cannot create a key and a certificate request: {0}")]
     Request(rcgen::Error),
     /// It is no certificate.
     #[error("not a certificate in PEM: {0}")]
@@ -122,7 +122,7 @@ impl Pending {
     /// Keeps the key with its certificate: after a crash there is what was before, or all of this.
     pub(super) fn store(&self, chain: &[CertificateDer<'_>], path: &Path) -> io::Result<()> {
         let text = format!("{}{}", self.0.serialize_pem(), to_pem(chain));
-        files::store(path, text.as_bytes(), 0o600)
+        Ok(cps_peering_file::replace(path, 0o600, &[text.as_bytes()])?)
     }
 }
 

@@ -60,20 +60,7 @@ pub(crate) enum Command {
     },
     /// Change which prefixes of the own VPC are exported to the other side, and which of the other VPC are imported. A list that is
     /// not given stays. Traffic between prefixes that stay reachable is not interrupted.
-    SetPrefixes {
-        #[command(flatten)]
-        which: Which,
-        #[command(flatten)]
-        scope: Scope,
-        /// The VPC whose side to change, where both belong to the account; for operators by default the initiator's
-        #[arg(long, add = complete::vpcs())]
-        vpc: Option<String>,
-        /// Run all checks without changing anything, and show what would be reachable.
-        #[arg(long, conflicts_with = "wait")]
-        dry_run: bool,
-        #[command(flatten)]
-        wait: Wait,
-    },
+    SetPrefixes(SetPrefixes),
     /// Reject a peering request from another account.
     Reject {
         #[command(flatten)]
@@ -171,20 +158,7 @@ pub(crate) enum OperatorCommand {
     },
     /// Change which prefixes of its VPC a side exports to the other one, and which of the other VPC it imports. A list that is not
     /// given stays.
-    SetPrefixes {
-        #[command(flatten)]
-        which: Which,
-        #[command(flatten)]
-        scope: Scope,
-        /// The VPC whose side to change [default: the initiator's]
-        #[arg(long, add = complete::vpcs())]
-        vpc: Option<String>,
-        /// Run all checks without changing anything, and show what would be reachable.
-        #[arg(long, conflicts_with = "wait")]
-        dry_run: bool,
-        #[command(flatten)]
-        wait: Wait,
-    },
+    SetPrefixes(SetPrefixes),
     #[command(flatten)]
     Look(Look),
     /// Delete a peering for both accounts. Returns when all hosts have confirmed that traffic has stopped, or names those that have not.
@@ -217,9 +191,7 @@ impl From<OperatorCommand> for Command {
             OperatorCommand::List { filters } => Self::List { filters, role: None, tags: Vec::new(), sort: None },
             OperatorCommand::Show { which } => Self::Show { which },
             OperatorCommand::SetBandwidth { which, bandwidth } => Self::SetBandwidth { which, bandwidth },
-            OperatorCommand::SetPrefixes { which, scope, vpc, dry_run, wait } => {
-                Self::SetPrefixes { which, scope, vpc, dry_run, wait }
-            }
+            OperatorCommand::SetPrefixes(set) => Self::SetPrefixes(set),
             OperatorCommand::Look(look) => Self::Look(look),
             OperatorCommand::Delete { which, wait } => Self::Delete { which, wait },
         }
@@ -254,6 +226,23 @@ pub(crate) struct PeeringOptions {
     pub(super) description: Option<String>,
     #[command(flatten)]
     pub(super) scope: Scope,
+}
+
+/// Which prefixes of a side to change, and how.
+#[derive(Args, Clone)]
+pub(crate) struct SetPrefixes {
+    #[command(flatten)]
+    pub(super) which: Which,
+    #[command(flatten)]
+    pub(super) scope: Scope,
+    /// The VPC whose side to change, where both belong to the account; for operators by default the initiator's
+    #[arg(long, add = complete::vpcs())]
+    pub(super) vpc: Option<String>,
+    /// Run all checks without changing anything, and show what would be reachable.
+    #[arg(long, conflicts_with = "wait")]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) wait: Wait,
 }
 
 /// How much of two VPCs a side lets a peering join.

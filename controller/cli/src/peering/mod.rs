@@ -11,7 +11,7 @@ use super::{
     output::{Column, cell, columns, elements},
     session::{Deadline, Session, is_operator, said},
 };
-use arguments::{AccountOptions, Filters, Look, PeeringOptions, Scope, Which};
+use arguments::{AccountOptions, Filters, Look, PeeringOptions, Scope, SetPrefixes, Which};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -56,9 +56,7 @@ impl Peerings<'_> {
             Command::Accept { which, scope, dry_run, yes, wait } => {
                 self.accept(&which, &scope, dry_run, yes, &wait).await
             }
-            Command::SetPrefixes { which, scope, vpc, dry_run, wait } => {
-                self.set_prefixes(&which, &scope, vpc, dry_run, &wait).await
-            }
+            Command::SetPrefixes(set) => self.set_prefixes(set).await,
             Command::Reject { which } => self.reject(&which).await,
             Command::SetBandwidth { which, bandwidth } => self.set_bandwidth(&which, bandwidth).await,
             Command::SetTags { which, tags } => self.set_tags(&which, &tags).await,
@@ -209,7 +207,7 @@ impl Peerings<'_> {
         }
         let peering = result["vpcPeering"].take();
         if peering.is_null() {
-            let text = "a request with this client token was made before, and its peering is gone";
+            let text = "this client token was used before, and its peering has been deleted";
             return Err(CliError::Refused(text.to_owned()));
         }
         self.print_row(&self.confirmed(peering, wait, "made").await?);
@@ -221,19 +219,13 @@ impl Peerings<'_> {
         self.session.print(result, || view::outlook(&result["reachable"]));
     }
 
-    async fn set_prefixes(
-        &self,
-        which: &Which,
-        scope: &Scope,
-        vpc: Option<String>,
-        dry_run: bool,
-        wait: &Wait,
-    ) -> Result<(), CliError> {
+    async fn set_prefixes(&self, set: SetPrefixes) -> Result<(), CliError> {
+        let SetPrefixes { which, scope, vpc, dry_run, wait } = set;
         if scope.is_empty() {
             let text = "say what is to be changed: --export-prefixes, --import-prefixes, or both";
             return Err(CliError::Usage(text.to_owned()));
         }
-        let id = self.id(which).await?;
+        let id = self.id(&which).await?;
         let vpc = match (vpc, &self.region) {
             (Some(vpc), Some(region)) => Some(self.session.vpc_id(region, &vpc).await?.unwrap_or(vpc)),
             (vpc, _) => vpc,
@@ -247,7 +239,7 @@ impl Peerings<'_> {
             self.print_outlook(&result);
             return Ok(());
         }
-        let peering = self.confirmed(result["vpcPeering"].take(), wait, "changed").await?;
+        let peering = self.confirmed(result["vpcPeering"].take(), &wait, "changed").await?;
         let text = if self.is_operator() { view::operator_details } else { view::details };
         self.session.print(&peering, || text(&peering));
         Ok(())

@@ -21,8 +21,7 @@ use rcgen::{
 };
 use std::{
     fs::{self, DirBuilder},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -174,26 +173,14 @@ fn files(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
 fn must_be_free(dir: &Path, name: &str, how: &How) -> Result<(), CliError> {
     let (cert, key) = files(dir, name);
     match [cert, key].iter().find(|path| path.symlink_metadata().is_ok()) {
-        Some(path) if !how.force => {
-            Err(refused(format!("{} is there already; --force puts another in its place", path.display())))
-        }
+        Some(path) if !how.force => Err(refused(format!("{} exists already; --force overwrites it", path.display()))),
         _ => Ok(()),
     }
 }
 
-/// Writes a file so that there is always a whole one.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), CliError> {
-    let write = || -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        // With mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|error| refused(format!("cannot write {}: {error}", path.display())))
+    cps_peering_file::replace_shared(path, mode, text.as_bytes())
+        .map_err(|error| refused(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Writes the key first: a daemon that looks in between finds two that do not fit, and waits.
@@ -205,7 +192,7 @@ fn keep(dir: &Path, name: &str, certificate: &str, key: &KeyPair) -> Result<Path
 }
 
 fn failed(error: &rcgen::Error) -> CliError {
-    refused(format!("cannot make the certificate: {error}"))
+    refused(format!("cannot create the certificate: {error}"))
 }
 
 fn parameters(name: &str, days: u32) -> Result<CertificateParams, CliError> {
@@ -227,7 +214,7 @@ fn parameters(name: &str, days: u32) -> Result<CertificateParams, CliError> {
 fn init(dir: &Path, how: &How) -> Result<PathBuf, CliError> {
     must_be_free(dir, "ca", how)?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| refused(format!("cannot make the folder {}: {error}", dir.display())))?;
+    made.map_err(|error| refused(format!("cannot create the folder {}: {error}", dir.display())))?;
     let mut params = parameters("cps-peering CA", how.days.unwrap_or(3650))?;
     // One issuer between it and what is issued.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
@@ -249,7 +236,7 @@ impl<'a> Ca<'a> {
     fn open(dir: &'a Path) -> Result<Self, CliError> {
         let (cert, key) = files(dir, "ca");
         let read = |path: &Path| {
-            let advice = "make a CA with `cps-peering pki init`, or name its folder with --dir";
+            let advice = "create a CA with `cps-peering pki init`, or name its folder with --dir";
             fs::read_to_string(path)
                 .map_err(|error| refused(format!("cannot read {}: {error}; {advice}", path.display())))
         };

@@ -38,6 +38,8 @@ export const enPrefixes: Record<keyof typeof zhPrefixes, string> = {
   "prefixes.others": "{count} more",
   "prefixes.stops": "Traffic with removed prefixes stops at once.",
   "prefixes.changedMeanwhile": "The prefixes of this side have been changed in the meantime. Only your own changes are sent.",
+  "prefixes.replaced.exportPrefixes": "Your list of exported prefixes replaces the one that somebody else has set.",
+  "prefixes.replaced.importPrefixes": "Your list of imported prefixes replaces the one that somebody else has set.",
   "prefixes.stopsAll": "Nothing will be reachable: all traffic of this peering stops at once.",
   "prefixes.typeName": "Type the name {name} to confirm",
   "prefixes.done": "The prefixes were changed",

@@ -36,6 +36,8 @@ export const zhPrefixes = {
   "prefixes.others": "另外 {count} 个",
   "prefixes.stops": "移除的网段的流量会立即中断。",
   "prefixes.changedMeanwhile": "该侧的网段范围已被他人修改，提交时仅发送您在此处的修改。",
+  "prefixes.replaced.exportPrefixes": "您的导出网段列表将覆盖他人已设置的列表。",
+  "prefixes.replaced.importPrefixes": "您的接收网段列表将覆盖他人已设置的列表。",
   "prefixes.stopsAll": "没有网段可以互通：该对等连接的全部流量会立即中断。",
   "prefixes.typeName": "请输入名称 {name} 以确认",
   "prefixes.done": "网段范围已修改",

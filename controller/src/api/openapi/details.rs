@@ -169,48 +169,45 @@ fn parameter(operation: &str, name: &str, in_query: bool) -> (Value, &'static st
         "regionId" => (id("cn-north-1"), "The region."),
         "vpcPeeringId" => (id("vpcpr-0a1b2c3d4e"), "The peering's id."),
         // What is no id is nobody's: nothing is found.
-        "vpcId" if in_query => (json!({ "example": "vpc-av8hdcp9dj" }), "Only what belongs to this VPC."),
+        "vpcId" if in_query => (json!({ "example": "vpc-av8hdcp9dj" }), "Only entries of this VPC."),
         "vpcId" => (id("vpc-av8hdcp9dj"), "The VPC's id."),
-        "subnetId" => (json!({ "example": "vpc-av8hdcp9dj" }), "The same: a VPC is its own only subnet."),
+        "subnetId" => (json!({ "example": "vpc-av8hdcp9dj" }), "The same again: a VPC has exactly one subnet, itself."),
         "secondaryCidrId" => (json!({ "example": "cidr-3c504ae87e" }), "The id of the secondary CIDR."),
         "routeTableId" => (json!({ "example": "rtb-vpc-av8hdcp9dj" }), "The id of the route table."),
         "accountId" => (id("account-3"), "The account's id."),
-        "account" => (id("account-1"), "Only what concerns this account."),
+        "account" => (id("account-1"), "Only entries that concern this account."),
         "webhookId" => (json!({ "example": "wh-0a1b2c3d4e5f6071" }), "The webhook's id."),
         "accessKey" => (json!({ "example": "JDC_19A3C15CF98822E31E757339C593" }), "The access key."),
         "tokenId" => (json!({ "example": "account-1-dev" }), "The id of the token, which is not the token."),
         "host" => (id("h1"), "The host's id."),
         "by" => (id("h2"), ""),
         "peering" => (json!({ "example": "web-to-db" }), "The id of the peering, or its name."),
-        "name" => (json!({ "example": "web" }), "Only what has this name."),
-        "pageNumber" => (json!({ "default": 1, "example": 1 }), "Which page, from 1."),
+        "name" => (json!({ "example": "web" }), "Only entries with this name."),
+        "pageNumber" => (json!({ "default": 1, "example": 1 }), "The page number, from 1."),
         "pageSize" => (json!({ "default": 20, "example": 20 }), "Entries per page."),
         "sort" => (words(&["createdTime", "-createdTime", "name", "-name"]), ""),
-        "type" if quota => {
-            (words(&kinds(operation == "describeQuota")), "What is counted; peerings where nothing is said.")
-        }
+        "type" if quota => (words(&kinds(operation == "describeQuota")), "The quota's type; by default peerings."),
         "range" => (json!({ "enum": ["1h", "24h", "7d", "30d"], "default": "1h" }), ""),
         "format" => (json!({ "enum": ["json", "csv"], "default": "json" }), ""),
-        "limit" => (json!({ "default": 100, "example": 100 }), "The most entries of the answer."),
+        "limit" => (json!({ "default": 100, "example": 100 }), "Maximum number of entries."),
         "wait" => {
-            (json!({ "default": 0, "example": 20 }), "For how many seconds it is waited where there is no event yet.")
+            (json!({ "default": 0, "example": 20 }), "How long to wait for an event if there is none yet, in seconds.")
         }
-        "before" => (
-            json!({ "example": 4711 }),
-            "Only entries with lower numbers: those before the last one of the answer before.",
-        ),
-        "request" => (json!({ "example": REQUEST_ID }), "Only what this request did."),
+        "before" => (json!({ "example": 4711 }), "Only entries with lower numbers; the last one of the previous page."),
+        "request" => (json!({ "example": REQUEST_ID }), "Only entries of this request."),
         "after" => (
             Value::Null,
-            "`nextAfter` of the answer before, an event's `id`, or `latest`; by default the oldest event is the first.",
+            "`nextAfter` of the previous response, an event's `id`, or `latest`; by default the oldest event is the first.",
         ),
-        "from" => (
-            Value::Null,
-            "The first moment: a time with its offset (RFC 3339), or a date, which begins in the time zone of bills.",
+        "from" => (Value::Null, "Start: a time with its offset (RFC 3339), or a date in the time zone of bills."),
+        "to" => (Value::Null, "End (exclusive), likewise."),
+        "dryRun" => {
+            (json!({ "default": false, "example": true }), "Return what would change, without changing anything.")
+        }
+        "prune" => (
+            json!({ "default": false }),
+            "Remove what the same inventory has created and the document no longer contains.",
         ),
-        "to" => (Value::Null, "The moment after the last one, likewise."),
-        "dryRun" => (json!({ "default": false, "example": true }), "Say what would change, and change nothing."),
-        "prune" => (json!({ "default": false }), "Remove what the same inventory made and the document does not name."),
         "adopt" | "dead" => (json!({ "example": false }), ""),
         "confirm" => (json!({ "example": 2 }), ""),
         "ifRevision" => (json!({ "example": 42 }), ""),
@@ -256,17 +253,17 @@ fn filter_parameters(operation: &str) -> Vec<Value> {
         }));
     };
     for number in (1..=FILTERS).filter(|_| !names.is_empty()) {
-        let text = "What is filtered by; all filters must let an entry through. There may be more, with other numbers.";
+        let text = "The field to filter by; entries match all filters. Several may be given, with consecutive numbers.";
         add(format!("filters.{number}.name"), text, json!({ "type": "string", "enum": names }));
         for value in 1..=FILTERS {
-            let text = "One of the values that are let through. There may be more, with other numbers.";
+            let text = "An accepted value. Several may be given, with consecutive numbers.";
             add(format!("filters.{number}.values.{value}"), text, json!({ "type": "string" }));
         }
     }
     for number in (1..=FILTERS).filter(|_| operation == "describeVpcPeerings") {
-        let text = "A key of the caller's own tags; an entry must have all that are named.";
+        let text = "A key of the caller's own tags; entries have all keys that are given.";
         add(format!("tags.{number}.key"), text, json!({ "type": "string", "example": "team" }));
-        let text = "One of the values that are let through; any where none is named.";
+        let text = "An accepted value; without one, any is accepted.";
         add(format!("tags.{number}.values.1"), text, json!({ "type": "string", "example": "net" }));
     }
     parameters
@@ -343,7 +340,7 @@ fn complete_operation(operation: &mut Map<String, Value>, example: Option<&Value
 
 /// Completes the document that is made of the handlers' types.
 pub(super) fn complete(document: &mut Value) {
-    document["servers"] = json!([{ "url": "/", "description": "The controller that this document is from." }]);
+    document["servers"] = json!([{ "url": "/", "description": "The controller that serves this document." }]);
     document["info"]["contact"] = json!({ "name": "Who runs this cloud" });
     document["tags"] = json!([
         { "name": "peerings", "description": "Peerings between VPCs: request, accept, change, delete." },

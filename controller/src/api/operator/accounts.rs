@@ -45,11 +45,10 @@ pub(in crate::api) struct ChargeBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct QuotaBody {
-    /// How many there may be.
+    /// Limit.
     #[serde(deserialize_with = "number::whole")]
     max_limit: u32,
-    /// Of what: `vpcpeering` (the default), `vpc`, `secondarycidr`, `tag`, `clienttoken`, `blockedaccount` or
-    /// `bandwidthchange`.
+    /// The type: `vpcpeering` (the default), `vpc`, `secondarycidr`, `tag`, `clienttoken`, `blockedaccount` or `bandwidthchange`.
     #[serde(rename = "type")]
     kind: Option<String>,
 }
@@ -66,7 +65,7 @@ pub(in crate::api) struct OneAccount {
     account: AccountView,
 }
 
-/// A key with which requests are signed. The secret key is shown this once.
+/// A key for signing requests. The secret key is shown only once.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct NewKey {
@@ -74,7 +73,7 @@ pub(in crate::api) struct NewKey {
     secret_key: String,
 }
 
-/// A bearer token. It is shown this once.
+/// A bearer token. It is shown only once.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct NewToken {

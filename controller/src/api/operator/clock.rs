@@ -11,17 +11,17 @@ use cps_peering_config::time::timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How the controller's clock stands.
+/// State of the controller's clock.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct ClockView {
-    /// What the machine's clock says.
+    /// The time of the machine's clock.
     time: String,
-    /// The time that has passed for certain: everything goes by it.
+    /// The controller's time, on which all deadlines are based.
     passed: String,
-    /// Whether both agree. While they do not, nothing is deleted because its time has come.
+    /// Whether both agree. While they do not, nothing is deleted at its deadline.
     confirmed: bool,
-    /// How far the clock is ahead, in seconds; negative where it is behind.
+    /// How far the machine's clock is ahead, in seconds; negative if it is behind.
     leap_seconds: i64,
 }
 
@@ -36,15 +36,15 @@ fn view(context: &RequestContext) -> ClockView {
     }
 }
 
-/// Show how the controller's clock stands.
+/// Show the state of the controller's clock.
 #[utoipa::path(get, path = "/admin/v1/clock", tag = "operators", operation_id = "showClock",
     responses((status = 200, body = Envelope<ClockView>), Errors))]
 pub(in crate::api) async fn show(context: RequestContext) -> Reply {
     reply(view(&context))
 }
 
-/// Say that the clock is right after it has leapt. Where the controller saw the leap, everything that waits for its time waits for
-/// as long as it would have; where it was away, the clock says how long that was.
+/// Confirm the clock after a jump. If the controller saw the jump, deadlines are moved by it; if it was not running, the clock's time
+/// is taken as elapsed.
 #[utoipa::path(post, path = "/admin/v1/clock/confirm", tag = "operators", operation_id = "confirmClock",
     responses((status = 200, body = Envelope<ClockView>), Errors))]
 pub(in crate::api) async fn confirm(context: RequestContext) -> Reply {

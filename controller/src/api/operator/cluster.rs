@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct ClusterView {
-    /// The identity of the store, and of all controllers that share it. Agents serve the cluster that they belong to alone.
+    /// The identity of the store, and of all controllers that share it. An agent serves only the cluster that it belongs to.
     cluster: Option<String>,
     /// The release of the controller that leads.
     version: &'static str,
@@ -24,9 +24,9 @@ pub(in crate::api) struct ClusterView {
     revision: String,
     /// Whether nothing is sent to hosts, because the store was restored from a backup and has not been released.
     held: bool,
-    /// Whether hosts wait for others that get a change first: `none`, `watching` or `stopped`, as `/admin/v1/rollout` says.
+    /// State of the staged rollout: `none`, `watching` or `stopped`, as in `/admin/v1/rollout`.
     rollout: &'static str,
-    /// The hosts whose kernels are not known to be as they must be, and why; while held, what would become of them.
+    /// The hosts whose kernels are not known to match their configuration, and why; while held, what would happen to them.
     hosts_out_of_sync: Vec<HostOutOfSync>,
 }
 

@@ -18,13 +18,13 @@ use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use utoipa::ToSchema;
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct Diagnosis {
-    /// What the controller's clock says, in milliseconds since 1970-01-01 UTC.
+    /// The controller's time, in milliseconds since 1970-01-01 UTC.
     time_ms: u64,
-    /// Everything that was looked at, what is worst first.
+    /// All findings, the most severe first.
     findings: Vec<Finding>,
 }
 
@@ -103,7 +103,7 @@ pub(in crate::api) async fn diagnose(context: RequestContext) -> Reply {
     reply(Diagnosis { time_ms: context.api.engine.wall_ms(), findings: findings(&own, &hosts) })
 }
 
-/// All that the agent of a host knows of it, its kernel included. `snapshot` is null where it does not say, and `failure` why.
+/// The agent's view of a host, including the kernel. `snapshot` is null if the agent does not answer; `failure` says why.
 #[utoipa::path(get, path = "/admin/v1/hosts/{host}/snapshot", tag = "operators", operation_id = "hostSnapshot",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<serde_json::Value>), Errors))]
 pub(in crate::api) async fn snapshot(context: RequestContext, Path(host): Path<String>) -> Reply {

@@ -48,14 +48,14 @@ pub(in crate::api) async fn hosts(context: RequestContext) -> Reply {
     reply(Hosts { hosts })
 }
 
-/// Drain a host: it takes no new ports, and no new change waits for it. Its ports stay.
+/// Drain a host: it accepts no new ports, and changes do not wait for it. Its ports stay.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/drain", tag = "operators", operation_id = "drainHost",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn drain(context: RequestContext, Path(host): Path<String>) -> Reply {
     carry_out(&context, &host, What::Drain, false).await
 }
 
-/// Uncordon a host: end a drain.
+/// Uncordon a host: end its drain.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/uncordon", tag = "operators", operation_id = "uncordonHost",
     params(("host" = String, Path)), responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn uncordon(context: RequestContext, Path(host): Path<String>) -> Reply {
@@ -116,13 +116,13 @@ pub(in crate::api) async fn resume(context: RequestContext, Path(host): Path<Str
     carry_out(&context, &host, What::Resume, false).await
 }
 
-/// Remove a host with its ports. If its agent answers, it cleans up the kernel first, and the host is forgotten when it has confirmed that; for a
-/// dead host nothing waits. Remove a host again that was removed as dead to forget it.
+/// Remove a host with its ports. An agent that answers cleans up its kernel first, and the host is forgotten when it has confirmed
+/// that; nothing waits for a dead host. To forget a host that was removed as dead, remove it again.
 #[utoipa::path(delete, path = "/admin/v1/hosts/{host}", tag = "operators", operation_id = "removeHost",
     params(("host" = String, Path),
-        ("dead" = Option<bool>, Query, description = "Whether the host is dead. By default, whether its agent does not answer now."),
+        ("dead" = Option<bool>, Query, description = "Whether the host is dead. By default, whether its agent does not answer at the moment."),
         ("dryRun" = Option<bool>, Query),
-        ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic.")),
+        ("confirm" = Option<usize>, Query, description = "Maximum number of entries that are removed or whose traffic stops.")),
     responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn remove(
     context: RequestContext,
@@ -139,12 +139,12 @@ pub(in crate::api) async fn remove(
     carry_out(&context, &host, What::Remove(removal), dry_run).await
 }
 
-/// Move a host's ports to another host, under the same interface names, and remove it.
+/// Move a host's ports to another host, under the same interface names, and remove the first host.
 #[utoipa::path(post, path = "/admin/v1/hosts/{host}/replace", tag = "operators", operation_id = "replaceHost",
-    params(("host" = String, Path), ("by" = String, Query, description = "The other host, which is in the inventory."),
+    params(("host" = String, Path), ("by" = String, Query, description = "The replacement, a host of the inventory."),
         ("dead" = Option<bool>, Query, description = "Whether the host to be replaced is dead. By default false."),
         ("dryRun" = Option<bool>, Query),
-        ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic.")),
+        ("confirm" = Option<usize>, Query, description = "Maximum number of entries that are removed or whose traffic stops.")),
     responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn replace(
     context: RequestContext,

@@ -32,51 +32,51 @@ use utoipa::ToSchema;
 /// The most hosts and peerings that an answer to `apply` names; it also says how many there are.
 const MAX_NAMED: usize = 100;
 
-/// What a document changed.
+/// The changes of a document.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct Applied {
     #[schema(value_type = Vec<Object>)]
     pub(super) changes: Vec<Difference>,
-    /// Whether nothing was changed.
+    /// Whether this was a dry run.
     pub(super) dry_run: bool,
     /// The number of the last commit that was seen: of a dry run, what `ifRevision` takes.
     pub(super) revision: u64,
-    /// What `confirm` must say for this to be applied; none where nobody needs to agree.
+    /// The value of `confirm` that is needed to apply this; none if no confirmation is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) confirm: Option<usize>,
-    /// What the hosts have not done yet. Nothing after a dry run.
+    /// Changes that hosts have not confirmed yet. Empty after a dry run.
     pub(super) unconfirmed: Unconfirmed,
 }
 
-/// What the hosts have not done yet of what they must have.
+/// Changes that hosts have not confirmed yet.
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct Unconfirmed {
-    /// How many of the peerings that were removed still drain: not every kernel concerned has been seen without them.
+    /// Number of removed peerings that still drain: not every host concerned has confirmed the removal.
     draining_count: usize,
     /// Their ids, at most 100.
     #[schema(value_type = Vec<String>)]
     draining: Vec<PeeringId>,
-    /// How many hosts have not confirmed yet that their kernel is as they must have it.
+    /// Number of hosts that have not yet confirmed that their kernel matches their configuration.
     host_count: usize,
     /// Their ids, at most 100.
     #[schema(value_type = Vec<String>)]
     hosts: Vec<HostId>,
-    /// How many of them wait until others that get the change first are well with it.
+    /// Number of these hosts that wait for the canaries of a staged rollout.
     held_back_count: usize,
 }
 
 /// Apply a document of regions, accounts, hosts, VPCs, ports and peerings, all or nothing.
 ///
-/// Where that removes peerings, it answers when every host that can be reached has confirmed from its kernel that they are gone, or
-/// after a timeout with what still drains.
+/// If that removes peerings, the response comes when every reachable host has confirmed the removal from its kernel, or after a timeout with
+/// what still drains.
 #[utoipa::path(post, path = "/admin/v1/apply", tag = "operators", operation_id = "apply",
     params(("dryRun" = Option<bool>, Query), ("prune" = Option<bool>, Query),
         ("adopt" = Option<bool>, Query,
-            description = "Take over what other inventories and operators' commands have made and the document names."),
-        ("confirm" = Option<usize>, Query, description = "How many entries may be removed or stop traffic."),
-        ("ifRevision" = Option<u64>, Query, description = "Refuse if another commit was the last one.")),
+            description = "Take over what the document contains and other inventories or operators' commands have created."),
+        ("confirm" = Option<usize>, Query, description = "Maximum number of entries that are removed or whose traffic stops."),
+        ("ifRevision" = Option<u64>, Query, description = "Refuse if the last commit is a different one.")),
     request_body = serde_json::Value,
     responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQuery, body: Bytes) -> Reply {
@@ -142,7 +142,7 @@ pub(super) async fn unconfirmed(context: &RequestContext, changes: &[Difference]
     }
 }
 
-/// The current inventory, in the form in which it is applied.
+/// The current inventory, as a document that can be applied.
 #[utoipa::path(get, path = "/admin/v1/inventory", tag = "operators", operation_id = "inventory",
     responses((status = 200, body = Envelope<serde_json::Value>), Errors))]
 pub(in crate::api) async fn inventory(context: RequestContext) -> Reply {
@@ -155,9 +155,9 @@ pub(in crate::api) async fn inventory(context: RequestContext) -> Reply {
 pub(in crate::api) struct BackUp {
     /// The file, on the controller's machine.
     file: String,
-    /// The file with the key that the secret keys in the copy are sealed with; it is not in the copy.
+    /// The file with the key that encrypts the secret keys in the copy; the copy does not contain it.
     store_key_file: String,
-    /// The last commit in it.
+    /// The last commit that it contains.
     #[schema(value_type = Object)]
     revision: Revision,
 }

@@ -66,11 +66,11 @@ pub(in crate::api) struct PeerBody {
     remote_import_prefixes: Option<Vec<IpNet>>,
 }
 
-/// Other prefixes of a side; a list that is not named stays.
+/// Request to change the prefixes of a side; a list that is not given stays.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct ScopeBody {
-    /// The VPC whose side it is; by default the initiator's.
+    /// The VPC whose side to change; by default the initiator's.
     #[schema(value_type = Option<String>)]
     vpc_id: Option<VpcId>,
     /// Prefixes of its VPC that the side exports; empty for all.
@@ -86,7 +86,7 @@ pub(in crate::api) struct ScopeBody {
     dry_run: Option<bool>,
 }
 
-/// Another bandwidth.
+/// The new bandwidth.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct LimitBody {
@@ -110,12 +110,12 @@ pub(in crate::api) struct AllPeerings {
     total_count: usize,
 }
 
-/// How a delete ended.
+/// Result of a delete.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct DeletedForBoth {
     vpc_peering_id: String,
-    /// `deleted` when every kernel concerned was seen without it; `draining` while hosts are missing.
+    /// `deleted` when every host concerned has confirmed the removal; `draining` while hosts are missing.
     state: &'static str,
     /// The hosts that have not confirmed yet.
     #[schema(value_type = Vec<String>)]
@@ -255,7 +255,7 @@ pub(in crate::api) async fn routes(context: RequestContext, Path(peering): Path<
     reply(Routes { routes })
 }
 
-/// The traffic between the peers as counted by the hosts of both sides: totals, and how it went in up to 30 days.
+/// The traffic between the peers as counted by the hosts of both sides: totals, and samples of up to 30 days.
 #[utoipa::path(get, path = "/admin/v1/peerings/{peering}/traffic", tag = "operators", operation_id = "peeringTraffic",
     params(("peering" = String, Path),
         ("range" = Option<String>, Query, example = "24h",
@@ -275,8 +275,8 @@ pub(in crate::api) async fn traffic(
     reply(both)
 }
 
-/// Delete a peering for both accounts. Answers when every host that can be reached has confirmed from its kernel, or after
-/// a timeout with the hosts that have not.
+/// Delete a peering for both accounts. The response comes when every reachable host has confirmed from its kernel, or after a timeout
+/// with the hosts that have not.
 #[utoipa::path(delete, path = "/admin/v1/peerings/{peering}", tag = "operators", operation_id = "deletePeering",
     params(("peering" = String, Path)), responses((status = 200, body = Envelope<DeletedForBoth>), Errors))]
 pub(in crate::api) async fn delete(context: RequestContext, Path(peering): Path<String>) -> Reply {

@@ -27,18 +27,18 @@ const MAX_NAMED: usize = 100;
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct RolloutView {
-    /// `none` where no host waits for others; `watching` while those that got the change first are watched; `stopped` where they are
-    /// not healthy, or an operator stopped it: the others wait.
+    /// `none`: no host waits; `watching`: the canaries are being watched; `stopped`: they are not healthy, or an operator has stopped
+    /// the rollout, and the other hosts wait.
     state: &'static str,
     /// The number of the commit that began it.
     commit: Option<u64>,
-    /// What the hosts wait for: the number of the newest commit that they have not got. `continue` may name it.
+    /// The number of the newest commit that is held back. `continue` may name it.
     revision: Option<u64>,
-    /// When that was.
+    /// The time of the measurement.
     begun: Option<String>,
-    /// The hosts that got it first.
+    /// The canaries: the hosts that are updated first.
     canaries: Vec<CanaryView>,
-    /// How many hosts wait.
+    /// Number of hosts that wait.
     held_back_count: usize,
     /// Their ids, at most 100.
     #[schema(value_type = Vec<String>)]
@@ -52,9 +52,9 @@ pub(in crate::api) struct CanaryView {
     /// The host.
     #[schema(value_type = String)]
     host_id: HostId,
-    /// Whether its kernel is known to be as it must be.
+    /// Whether its kernel is known to match its configuration.
     in_sync: bool,
-    /// Why not.
+    /// The reason.
     reason: Option<String>,
 }
 
@@ -112,7 +112,7 @@ pub(in crate::api) async fn show(context: RequestContext) -> Reply {
 /// Push the change to all hosts, whatever the state of the canaries. Refused if hosts wait for another revision than `revision`, because another
 /// inventory was applied meanwhile.
 #[utoipa::path(post, path = "/admin/v1/rollout/continue", tag = "operators", operation_id = "continueRollout",
-    params(("revision" = Option<u64>, Query, description = "The `revision` of the rollout that was looked at. By default, whatever hosts wait for.")),
+    params(("revision" = Option<u64>, Query, description = "The `revision` of the rollout, as shown before. By default, the current one.")),
     responses((status = 200, body = Envelope<RolloutView>), Errors))]
 pub(in crate::api) async fn continue_rollout(context: RequestContext, RawQuery(query): RawQuery) -> Reply {
     let revision =

@@ -26,11 +26,11 @@ pub(in crate::api) struct WhoAmI {
     role: &'static str,
     /// The account.
     account_id: Option<String>,
-    /// Which operator, where the settings name it.
+    /// The operator's name, if the settings have one.
     operator: Option<String>,
-    /// What the operator may do: `read`, `operate` or `admin`.
+    /// The operator's role: `read`, `operate` or `admin`.
     operator_role: Option<&'static str>,
-    /// How it stands with the billing system: `normal`, `overdue` or `arrear`.
+    /// Charge status: `normal`, `overdue` or `arrear`.
     charge_status: Option<&'static str>,
     /// List the regions.
     regions: Vec<String>,
@@ -65,30 +65,29 @@ pub(in crate::api) struct Trail {
     entries: Vec<TrailEntry>,
 }
 
-/// One thing that was done, or was to be done.
+/// One attempted change.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct TrailEntry {
-    /// Its number; ask for what is `before` it to get older ones.
+    /// Its number; use it as `before` to get older entries.
     number: u64,
-    /// When.
+    /// The time.
     time: String,
-    /// The id of the request; empty for what happened by itself. (Not `requestId`: clients would take the entry for an
-    /// answer.)
+    /// The id of the request; empty for actions of the system. (Not `requestId`: clients would take the entry for a response.)
     request: String,
-    /// `system`, `operator`, `operator/NAME`, `account/ID`, or `unknown` where nobody was let in.
+    /// `system`, `operator`, `operator/NAME`, `account/ID`, or `unknown` if authentication failed.
     actor: String,
-    /// The caller's address; empty for requests of another party, and for what the system did by itself.
+    /// The caller's address; empty for requests of another account and for actions of the system.
     from: String,
-    /// What.
+    /// The object.
     action: String,
-    /// What it was about.
+    /// The object of the action.
     target: String,
-    /// `done`, `unchanged` or `refused`; for what happened because its time had come, the new state.
+    /// `done`, `unchanged` or `refused`; at deadlines, the new state.
     outcome: String,
     /// Why it was refused.
     reason: String,
-    /// The request; null for requests of another party.
+    /// The id of the request; null for requests of another account.
     asked: Value,
 }
 
@@ -158,7 +157,7 @@ pub(in crate::api) async fn regions(context: RequestContext) -> Reply {
     reply(Regions { regions: context.api.engine.read(|state, _| state.regions().keys().map(view).collect()) })
 }
 
-/// The audit trail of the account: its own commands, and what others did to its peerings. Newest entries first.
+/// The audit trail of the account: its own commands, and those of others that affect its peerings. Newest entries first.
 #[utoipa::path(get, path = "/v1/auditEntries", tag = "account", operation_id = "describeAuditEntries",
     params(("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("before" = Option<u64>, Query, minimum = 1),
         ("request" = Option<String>, Query)),
@@ -185,7 +184,7 @@ async fn change(tenant: Tenant, other: &str, what: impl FnOnce(AccountId) -> Wha
     reply(json!({}))
 }
 
-/// Block peering requests from an account. To that account the VPCs do not exist.
+/// Block peering requests from an account. For that account the caller's VPCs do not exist.
 #[utoipa::path(put, path = "/v1/blockedAccounts/{accountId}", tag = "account", operation_id = "blockAccount",
     params(("accountId" = String, Path)), responses((status = 200, body = Envelope<Nothing>), Errors))]
 pub(in crate::api) async fn block(tenant: Tenant, Path(other): Path<String>) -> Reply {

@@ -81,7 +81,7 @@ pub(in crate::api) async fn metering(
     let currency = context.api.currency.clone();
     let mut place = WAITING.hold(context.caller.actor.account().cloned());
     if !place.take_within(1, MAX_PER_CALLER) {
-        return Err(Failure::no_room("too many bills are being made: try again"));
+        return Err(Failure::no_room("too many bills are being computed: try again later"));
     }
     let turn = READERS.acquire().await.map_err(|error| Failure::internal(error.to_string()))?;
     let made = tokio::task::spawn_blocking(move || {
@@ -114,14 +114,14 @@ fn too_many(window: &Range<u64>) -> Failure {
     params(("from" = Option<String>, Query, example = "2026-01-01T00:00:00+08:00",
             description = "Its first moment: a time with its offset (RFC 3339), or a date, which begins in the time zone of bills. Without it, \
                 everything; an answer has at most 20 000 periods that have ended"),
-        ("to" = Option<String>, Query, example = "2026-02-01", description = "The moment after its last one, likewise"),
+        ("to" = Option<String>, Query, example = "2026-02-01", description = "End of the period (exclusive), likewise"),
         ("format" = Option<String>, Query, description = "`json` or `csv`", example = "json")),
     responses((status = 200, content((Envelope<Invoice> = "application/json"), (String = "text/csv"))), Errors))]
 pub(in crate::api) async fn own(tenant: Tenant, RawQuery(query): RawQuery) -> Result<Response, Failure> {
     metering(&tenant.context, tenant.account.clone(), query.as_deref()).await
 }
 
-/// What bandwidth costs, and in which time zone months of bills begin.
+/// The prices of bandwidth, and the time zone of bills.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(clippy::struct_field_names, reason = "an answer's fields, of which one is what it is about")]
@@ -132,7 +132,7 @@ pub(in crate::api) struct Prices {
     /// The time zone of bills, as the tz database names it.
     #[schema(example = "Asia/Shanghai")]
     time_zone: String,
-    /// By pair of regions; what no price is named for is metered, and not charged.
+    /// By pair of regions. Bandwidth without a price is metered and not charged.
     prices: Vec<PriceView>,
 }
 

@@ -39,7 +39,7 @@ pub(in crate::api) struct CreateVpcBody {
     client_token: Option<String>,
 }
 
-/// What a VPC shall be.
+/// The VPC to create.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct VpcSpec {
@@ -51,7 +51,7 @@ struct VpcSpec {
     name: String,
     /// At most 256 characters.
     description: Option<String>,
-    /// `yes` or `no`: whether it gets a /48 of unique local IPv6 addresses, too.
+    /// `yes` or `no`: whether the VPC also gets a /48 of unique local IPv6 addresses.
     enable_ipv6: Option<YesOrNo>,
 }
 
@@ -71,7 +71,7 @@ pub(in crate::api) struct ModifyVpcBody {
     name: Option<String>,
     /// At most 256 characters.
     description: Option<String>,
-    /// Whether the account has to end the protection before it can delete the VPC.
+    /// Deletion protection: the account must end it before it can delete the VPC.
     deletion_protection: Option<bool>,
     /// A request with a token that was used before returns the first result.
     client_token: Option<String>,
@@ -87,7 +87,7 @@ pub(in crate::api) struct AddCidrBody {
     client_token: Option<String>,
 }
 
-/// What a further CIDR shall be.
+/// The secondary CIDR to add.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct CidrSpec {
@@ -95,7 +95,7 @@ struct CidrSpec {
     #[schema(value_type = Option<String>)]
     #[serde(default, deserialize_with = "not_empty")]
     vpc_id: Option<VpcId>,
-    /// The same: a VPC is its own only subnet.
+    /// The same again: a VPC has exactly one subnet, itself.
     #[schema(value_type = Option<String>)]
     #[serde(default, deserialize_with = "not_empty")]
     subnet_id: Option<VpcId>,
@@ -108,7 +108,7 @@ struct CidrSpec {
     _name: Option<String>,
 }
 
-/// The VPC that was made.
+/// The VPC that was created.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct MadeVpc {
@@ -134,7 +134,7 @@ pub(in crate::api) struct Vpcs {
     next_marker: Option<String>,
 }
 
-/// A further CIDR of a VPC.
+/// A secondary CIDR of a VPC.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct SecondaryCidr {
@@ -148,14 +148,14 @@ pub(in crate::api) struct SecondaryCidr {
     vpc_cidr: String,
 }
 
-/// The further CIDRs of VPCs.
+/// The secondary CIDRs of VPCs.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct SecondaryCidrs {
     secondary_cidrs: Vec<SecondaryCidr>,
 }
 
-/// The further CIDR that was added.
+/// The secondary CIDR that was added.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct AddedCidr {
@@ -248,9 +248,9 @@ pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
 #[utoipa::path(get, path = "/v1/regions/{regionId}/vpcs", tag = "VPCs", operation_id = "describeVpcs",
     params(("regionId" = String, Path), ("name" = Option<String>, Query),
         ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 1, maximum = 100),
-        ("marker" = Option<String>, Query, description = "The `nextMarker` of the page before, instead of a page number"),
+        ("marker" = Option<String>, Query, description = "The `nextMarker` of the previous page, instead of a page number"),
         ("sort" = Option<String>, Query, example = "name",
-            description = "`createdTime` or `name`, with `-` before it for the other direction")),
+            description = "`createdTime` or `name`; with `-` before it, in descending order")),
     responses((status = 200, body = Envelope<Vpcs>), Errors))]
 pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) -> Reply {
     let known = [&page::PARAMETERS[..], &["name"]].concat();
@@ -386,9 +386,9 @@ pub(in crate::api) async fn remove_cidr(regional: Regional) -> Reply {
 #[utoipa::path(get, path = "/v1/regions/{regionId}/routeTables", tag = "VPCs", operation_id = "describeRouteTables",
     params(("regionId" = String, Path), ("name" = Option<String>, Query), ("vpcId" = Option<String>, Query),
         ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 1, maximum = 100),
-        ("marker" = Option<String>, Query, description = "The `nextMarker` of the page before, instead of a page number"),
+        ("marker" = Option<String>, Query, description = "The `nextMarker` of the previous page, instead of a page number"),
         ("sort" = Option<String>, Query, example = "name",
-            description = "`createdTime` or `name`, with `-` before it for the other direction")),
+            description = "`createdTime` or `name`; with `-` before it, in descending order")),
     responses((status = 200, body = Envelope<Tables>), Errors))]
 pub(in crate::api) async fn list_tables(regional: Regional, RawQuery(query): RawQuery) -> Reply {
     let known = [&page::PARAMETERS[..], &["name", "vpcId"]].concat();

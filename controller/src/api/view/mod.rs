@@ -40,7 +40,7 @@ fn coarse(state: &PeeringState) -> &'static str {
 pub struct SideView {
     /// The VPC.
     pub vpc_id: String,
-    /// Its name; its id while its account has not accepted, or when it is gone.
+    /// Its name; its id if its account has not accepted yet or it has been deleted.
     pub vpc_name: String,
     /// Its CIDRs, IPv4 and IPv6 together. For another account's VPC, only the part that it exports; the initiator sees none
     /// before the request is accepted.
@@ -78,7 +78,7 @@ pub struct ChargeView {
     pub charge_retire_time: Option<String>,
 }
 
-/// A key and a value that an account put on its side of a peering.
+/// A tag of an account on its side of a peering.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct TagView {
     /// The key.
@@ -156,20 +156,18 @@ pub struct PeeringView {
     pub activated_time: Option<String>,
     /// Bandwidth limit in each direction, in Mbit/s; none for no limit.
     pub bandwidth: Option<u32>,
-    /// How it is charged; none within a region.
+    /// Charge information; none within a region.
     pub charge: Option<ChargeView>,
-    /// Whether the caller's side is protected against deletion: the protection has to be removed before the caller can
-    /// delete the peering.
+    /// Deletion protection of the caller's side: the caller must end it before it can delete the peering.
     pub deletion_protection: bool,
     /// Whether every kernel concerned is known to have it: the last reports of all its hosts say so, none of them is too
     /// old, and no agent has failed to answer since.
     pub routes_in_sync: bool,
-    /// Last report of the host that was heard longest ago; none where there are no hosts, or one has not reported yet.
+    /// The oldest of its hosts' last reports; none if there are no hosts, or one has not reported yet.
     pub last_report: Option<String>,
     /// Age of that report, in seconds.
     pub report_age_seconds: Option<u64>,
-    /// Until when every kernel concerned is known to have had it, by the last reports; none where one of them says
-    /// otherwise.
+    /// The latest time at which all kernels concerned are known to have had it, by the last reports; none if one of them differs.
     pub last_confirmed: Option<String>,
     /// Health of the paths between its hosts, measured by probes; none where that is not known: the peering does not
     /// forward, there has been no sample yet or none for minutes, or it has no path from one host to another.
@@ -188,7 +186,7 @@ pub struct PeeringHost {
     pub host: HostId,
     /// Whether the host has confirmed that its kernel has the peering or, when that is being deleted, no longer has it.
     pub confirmed: bool,
-    /// The revision that the host is to have.
+    /// The revision that the host should have.
     #[schema(value_type = Option<Object>)]
     pub desired: Option<Revision>,
     /// The revision that its kernel was last brought to.
@@ -198,7 +196,7 @@ pub struct PeeringHost {
     pub last_report: Option<String>,
     /// Age of that report, in seconds.
     pub report_age_seconds: Option<u64>,
-    /// Why its agent could not be polled since, why it refused, or why its last report no longer counts.
+    /// Why polling its agent has failed since, why the agent refused, or why its last report no longer counts.
     pub last_error: Option<String>,
     /// Health of the paths from it to the peer's hosts, by its own probes; none where that is not known.
     pub path_health: Option<PathHealthView>,
@@ -231,7 +229,7 @@ fn effective(side: &Side, peer: &Side) -> Vec<String> {
     side.effective(peer).iter().map(ToString::to_string).collect()
 }
 
-/// What is reachable after a change of a peering's prefixes.
+/// The prefixes that are reachable after a change of a peering's prefixes.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReachableView {
@@ -334,12 +332,12 @@ fn reason(
         PeeringState::Provisioning => unconfirmed(known),
         PeeringState::Active if !known.missing.is_empty() => unconfirmed(known),
         PeeringState::Suspended { .. } if !pays(peering, viewer) => {
-            format!("it is suspended: ask account {initiator}, which pays for it; then it goes on by itself")
+            format!("it is suspended: ask account {initiator}, which pays for it; it then resumes automatically")
         }
         PeeringState::Suspended { .. } => {
             let word = state.account(initiator).charge.word();
             format!(
-                "AccountInArrear: account {initiator}, which pays for it, is in {word}; it goes on by itself once it has paid"
+                "AccountInArrear: account {initiator}, which pays for it, is in {word}; it resumes automatically after payment"
             )
         }
         PeeringState::Draining { .. } => {
@@ -349,7 +347,7 @@ fn reason(
         PeeringState::Ended { how: End::Rejected, .. } => {
             format!("account {} has rejected it", peering.receiver.account)
         }
-        PeeringState::Ended { how: End::Expired, .. } => "nobody has answered in time".to_owned(),
+        PeeringState::Ended { how: End::Expired, .. } => "the request was not answered in time".to_owned(),
         PeeringState::Ended { how: End::Deleted, .. } => "the other side has deleted it".to_owned(),
         PeeringState::Active => return None,
     })

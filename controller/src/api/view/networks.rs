@@ -16,22 +16,21 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteView {
-    /// Where to.
+    /// The destination.
     pub destination_cidr: String,
     /// `vpc_peering`.
     pub next_hop_type: &'static str,
     /// The peering.
     pub next_hop: String,
-    /// The VPC whose traffic it is.
+    /// The VPC of the traffic.
     pub vpc_id: String,
     /// Whether the kernels of all hosts with ports of that VPC are known to have it.
     pub installed: bool,
-    /// How many hosts are known to have it.
+    /// Number of hosts that are known to have it.
     pub hosts: usize,
-    /// When the host last reported that was heard longest ago of those with ports of that VPC; none where there are none, or one
-    /// has not reported yet.
+    /// The oldest of the last reports of the hosts with ports of that VPC; none if there are none, or one has not reported yet.
     pub last_report: Option<String>,
-    /// How long ago that was, in seconds.
+    /// Age, in seconds.
     pub report_age_seconds: Option<u64>,
 }
 
@@ -69,7 +68,7 @@ pub fn routes(state: &State, agents: &Agents<'_>, peering: &Peering, role: Role)
     [of(own, other), of(other, own)].concat()
 }
 
-/// A VPC, in the words of both of JD Cloud's services that show one: `cps` (the first fields) and `vpc` (the last).
+/// A VPC, with the fields of both JD Cloud services that return one: `cps` (the first fields) and `vpc` (the last).
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VpcView {
@@ -83,9 +82,9 @@ pub struct VpcView {
     pub cidr: Option<String>,
     /// The first IPv6 CIDR.
     pub ipv6_cidr: Option<String>,
-    /// What the owner says about it.
+    /// The owner's description.
     pub description: String,
-    /// Whether the account has to end the protection before it can delete it.
+    /// Deletion protection: the account must end it before it can delete the VPC.
     pub deletion_protection: bool,
     /// When it was created.
     pub create_time: String,
@@ -130,7 +129,7 @@ pub fn route_table_id(vpc: &Vpc) -> String {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleView {
-    /// Where to.
+    /// The destination.
     pub destination_cidr: String,
     /// `local` or `vpc_peering`.
     pub next_hop_type: &'static str,
@@ -138,7 +137,7 @@ pub struct RuleView {
     pub next_hop: String,
 }
 
-/// The route table of a VPC, in the words of both of JD Cloud's services that show one.
+/// The route table of a VPC, with the fields of both JD Cloud services that return one.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteTableView {

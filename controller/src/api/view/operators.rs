@@ -86,26 +86,26 @@ pub struct HostView {
     pub underlay: std::net::IpAddr,
     /// The URL of its agent.
     pub agent: String,
-    /// Whether it was removed, and its agent has not confirmed yet that nothing is left on it.
+    /// Whether it was removed and its agent has not confirmed the cleanup yet.
     pub retiring: bool,
     /// Whether the inventory says that it is in maintenance.
     pub maintenance: bool,
     /// Whether it is drained: it takes no new ports, and counts as in maintenance.
     pub drained: bool,
-    /// The period in which it is in maintenance by command, now or later. Outside it nothing is different.
+    /// The maintenance window, now or later.
     pub maintenance_window: Option<WindowView>,
     /// Whether an operator has paused pushes to it.
     pub paused: bool,
     /// Its part in a staged rollout: `canary` where it is one of the first hosts, `heldBack` where it waits for them.
     pub rollout: Option<&'static str>,
-    /// Whether it was removed as dead: nothing waits for it. It is forgotten when its agent answers again and confirms that
-    /// nothing is left on it, or when it is removed again.
+    /// Whether it was removed as dead: nothing waits for it. It is forgotten when its agent answers again and confirms the cleanup, or
+    /// when it is removed again.
     pub dead: bool,
-    /// Whether its agent is reachable: it has answered recently, and each time that it was polled since.
+    /// Whether its agent is reachable: it has answered recently, and no poll has failed since.
     pub answers: bool,
     /// The MTU of its underlay interface in bytes, as its agent last reported.
     pub underlay_mtu: Option<u32>,
-    /// The revision that it is to have.
+    /// The revision that it should have.
     #[schema(value_type = Object)]
     pub desired: Revision,
     /// The revision that its kernel was last brought to.
@@ -117,13 +117,13 @@ pub struct HostView {
     /// The problems that its agent reports, with the kernel's error messages.
     #[schema(value_type = Vec<Object>)]
     pub problems: Vec<Problem>,
-    /// How many objects the agent has repaired since it started.
+    /// Number of kernel objects that the agent has repaired since it started.
     pub drift_repaired: Option<u64>,
     /// When its agent last answered.
     pub last_report: Option<String>,
     /// Age of that report, in seconds.
     pub report_age_seconds: Option<u64>,
-    /// Why its agent could not be polled since, why it refused, or why its last report no longer counts.
+    /// Why polling its agent has failed since, why the agent refused, or why its last report no longer counts.
     pub last_error: Option<String>,
     /// When its agent's certificate expires, as last seen; none without TLS, and before the agent has answered.
     pub certificate_expires: Option<String>,
@@ -177,7 +177,7 @@ fn listed(prefixes: &[ipnet::IpNet]) -> Option<Vec<ipnet::IpNet>> {
     (!prefixes.is_empty()).then(|| prefixes.to_vec())
 }
 
-/// The current inventory, in the form in which it is applied.
+/// The current inventory, as a document that can be applied.
 pub fn inventory(state: &State) -> Inventory {
     Inventory {
         name: None,

@@ -120,7 +120,7 @@ impl Writer {
         }
         let reading = self.shared.reading();
         if now.leap.is_some() && self.shared.time().is_believed(reading) {
-            tracing::warn!("the clock has been steady for long since it has leapt, and is believed");
+            tracing::warn!("the clock has been steady since it jumped, and is accepted");
             self.finish(std::mem::take(batch));
             self.run_system_command(Command::ConfirmClock, batch);
             self.finish(std::mem::take(batch));
@@ -174,5 +174,5 @@ impl Writer {
 
 fn low(space: Space) -> String {
     let mib = |bytes: u64| bytes >> 20;
-    format!("the store has {} MiB of room left, of which {} are kept free", mib(space.free), mib(space.reserve))
+    format!("the store has {} MiB of space left, {} of them reserved", mib(space.free), mib(space.reserve))
 }

@@ -230,7 +230,7 @@ impl Shares {
                     if let Some(number) = believed(have.number, self.engine.now_ms()) {
                         self.number = self.number.max(number);
                     } else {
-                        tracing::warn!(%host, %have, "the host says that it has grants that no controller can have made");
+                        tracing::warn!(%host, %have, "the host reports grants that no controller can have sent");
                         self.silent.insert(host, Instant::now());
                     }
                 }

@@ -69,7 +69,8 @@ impl Applier<'_, '_, '_> {
             let entry = entry("hosts", place, &host.id);
             self.known_region(&entry, &host.region);
             if !["http://", "https://"].iter().any(|scheme| host.agent.starts_with(scheme)) {
-                let rule = format!("agent {} is no URL that begins with http:// or https://", text::quote(&host.agent));
+                let rule =
+                    format!("agent {} is not a URL that begins with http:// or https://", text::quote(&host.agent));
                 self.fault(&entry, rule);
             } else if let Err(error) = text::check_name(&host.agent, MAX_URL) {
                 self.fault(&entry, format!("agent {error}"));

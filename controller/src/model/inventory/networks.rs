@@ -113,7 +113,7 @@ impl Applier<'_, '_, '_> {
             let old = self.tx.state.ports().get(&key).cloned();
             if host.drained && old.as_ref().is_none_or(|old| old.vpc != vpc.id) {
                 let rule = format!(
-                    "host {} is drained and takes no new ports: `cps-peering host uncordon {}` ends that",
+                    "host {} is drained and accepts no new ports: `cps-peering host uncordon {}` ends that",
                     host.id, host.id
                 );
                 self.fault(&entry, rule);

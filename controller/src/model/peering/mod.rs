@@ -239,7 +239,7 @@ pub fn accept(tx: &mut Transaction<'_>, accept: &Accept, context: &mut Context<'
     }
     if peering.has_expired(context.now.latest_ms) {
         let rule = format!(
-            "{} may have expired: the controller's clock has leapt and is not confirmed yet; try again later",
+            "{} may have expired: the controller's clock has jumped and is not confirmed yet; try again later",
             peering.id
         );
         return Err(CommandError::one(Code::FailedPrecondition, "vpcPeeringId", rule, "ClockNotConfirmed"));

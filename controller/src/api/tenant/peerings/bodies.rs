@@ -20,24 +20,24 @@ pub(in crate::api) struct CreatePeeringBody {
     /// The account's VPC, in the region of the path.
     #[schema(value_type = String)]
     pub(super) vpc_id: VpcId,
-    /// The VPC to be peered with.
+    /// The peer VPC.
     #[schema(value_type = String)]
     pub(super) remote_vpc_id: VpcId,
-    /// The other VPC's region; by default the same.
+    /// The other VPC's region; by default the region of the path.
     #[schema(value_type = Option<String>)]
     #[serde(default, deserialize_with = "not_empty")]
     pub(super) remote_region_id: Option<RegionId>,
-    /// The other VPC's account; by default the same.
+    /// The other VPC's account; by default the caller's.
     #[schema(value_type = Option<String>)]
     #[serde(default, deserialize_with = "not_empty")]
     pub(super) remote_account_id: Option<AccountId>,
-    /// Mbit/s in each direction: needed between regions, not allowed within one. 0 is as good as absent.
+    /// Mbit/s in each direction: needed between regions, not allowed within one. 0 means the same as no value.
     #[serde(default, deserialize_with = "number::optional_not_zero")]
     pub(super) bandwidth: Option<u32>,
-    /// At most 256 characters, for the account itself.
+    /// At most 256 characters, shown to the caller's account only.
     #[schema(max_length = 256)]
     pub(super) description: Option<String>,
-    /// At most 256 characters, for the account that is asked.
+    /// At most 256 characters, for the receiver.
     #[schema(max_length = 256)]
     pub(super) message: Option<String>,
     /// At most 10.
@@ -53,7 +53,7 @@ pub(in crate::api) struct CreatePeeringBody {
     /// A request with a token that was used before returns the first result.
     #[schema(min_length = 1, max_length = 36)]
     pub(super) client_token: Option<String>,
-    /// Run all checks without changing anything, and say what would be reachable.
+    /// Run all checks without changing anything, and return what would be reachable.
     pub(super) dry_run: Option<bool>,
 }
 
@@ -75,10 +75,9 @@ pub(in crate::api) struct ModifyPeeringBody {
     pub(super) vpc_peering_name: Option<String>,
     /// At most 256 characters.
     pub(super) description: Option<String>,
-    /// The caller's tags, in the place of all that there were; at most 10. Either account sets its own.
+    /// Replaces all tags of the caller; at most 10. Each account has its own.
     pub(super) user_tags: Option<Vec<TagBody>>,
-    /// Whether the caller has to end the protection before it can delete the peering. Either account protects itself; the other one
-    /// can delete all the same.
+    /// Deletion protection: the caller must end it before it can delete the peering. It does not keep the other account from deleting.
     pub(super) deletion_protection: Option<bool>,
     /// A request with a token that was used before returns the first result.
     pub(super) client_token: Option<String>,
@@ -99,47 +98,46 @@ pub(in crate::api) struct BandwidthBody {
     pub(super) client_token: Option<String>,
 }
 
-/// Request to accept a peering.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct AcceptBody {
-    /// Prefixes of the receiver's VPC that are exported to the initiator, within its CIDRs; empty for all.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    pub(super) export_prefixes: Option<Vec<IpNet>>,
-    /// Prefixes of the initiator's VPC that are imported; empty for all that it exports.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    pub(super) import_prefixes: Option<Vec<IpNet>>,
-    /// A request with a token that was used before returns the first result.
-    pub(super) client_token: Option<String>,
-    /// Run all checks without changing anything, and say what would be reachable.
-    pub(super) dry_run: Option<bool>,
+/// A body about the prefixes of the caller's side: its own fields, and those that all such bodies have.
+macro_rules! prefix_body {
+    ($(#[$about:meta])* $name:ident { $($own:tt)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Deserialize, ToSchema)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        pub(in crate::api) struct $name {
+            $($own)*
+            /// Prefixes of the caller's VPC that are exported to the other side, within its CIDRs; empty for all.
+            #[schema(value_type = Option<Vec<String>>)]
+            #[serde(default, deserialize_with = "prefix::optional_list")]
+            pub(super) export_prefixes: Option<Vec<IpNet>>,
+            /// Prefixes of the other VPC that are imported; empty for all that it exports.
+            #[schema(value_type = Option<Vec<String>>)]
+            #[serde(default, deserialize_with = "prefix::optional_list")]
+            pub(super) import_prefixes: Option<Vec<IpNet>>,
+            /// A request with a token that was used before returns the first result.
+            pub(super) client_token: Option<String>,
+            /// Run all checks without changing anything, and return what would be reachable.
+            pub(super) dry_run: Option<bool>,
+        }
+    };
 }
 
-/// Other prefixes of the caller's side; a list that is not named stays.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(in crate::api) struct PrefixesBody {
-    /// The VPC whose side it is, where both are the account's; by default the one that the region shows as its own.
-    #[schema(value_type = Option<String>)]
-    #[serde(default, deserialize_with = "not_empty")]
-    pub(super) vpc_id: Option<VpcId>,
-    /// What of its VPC the side shows, within its CIDRs; empty for all.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    pub(super) export_prefixes: Option<Vec<IpNet>>,
-    /// What of the other VPC it takes; empty for all.
-    #[schema(value_type = Option<Vec<String>>)]
-    #[serde(default, deserialize_with = "prefix::optional_list")]
-    pub(super) import_prefixes: Option<Vec<IpNet>>,
-    /// A request with a token that was used before returns the first result.
-    pub(super) client_token: Option<String>,
-    /// Run all checks without changing anything, and say what would be reachable.
-    pub(super) dry_run: Option<bool>,
+prefix_body! {
+    /// Request to accept a peering.
+    AcceptBody {}
 }
 
-/// A body in which nothing needs to be said.
+prefix_body! {
+    /// Request to change the prefixes of the caller's side; a list that is not given stays.
+    PrefixesBody {
+        /// The VPC whose side to change, where both belong to the account; by default the one in the region of the path.
+        #[schema(value_type = Option<String>)]
+        #[serde(default, deserialize_with = "not_empty")]
+        pub(super) vpc_id: Option<VpcId>,
+    }
+}
+
+/// A body without required fields.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::api) struct EmptyBody {

@@ -40,10 +40,10 @@ use utoipa::ToSchema;
 pub(in crate::api) struct OnePeering {
     #[serde(skip_serializing_if = "Option::is_none")]
     vpc_peering: Option<PeeringView>,
-    /// Whether everything was only checked.
+    /// Whether this was a dry run.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
-    /// What would be reachable, where everything was only checked.
+    /// What would be reachable, in the response to a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     reachable: Option<ReachableView>,
 }
@@ -64,21 +64,21 @@ impl OnePeering {
 #[expect(clippy::struct_field_names, reason = "JD Cloud chose the names")]
 pub(in crate::api) struct Peerings {
     vpc_peerings: Vec<PeeringView>,
-    /// How many there are on all pages.
+    /// Number of entries on all pages.
     total_count: usize,
     /// The `marker` of the next page; none on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_marker: Option<String>,
 }
 
-/// How a delete ended.
+/// Result of a delete.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct Deleted {
     pub(in crate::api) vpc_peering_id: String,
-    /// `deleted` when every kernel concerned was seen without it; `draining` while hosts are missing.
+    /// `deleted` when every host concerned has confirmed the removal; `draining` while hosts are missing.
     pub(in crate::api) state: &'static str,
-    /// How many hosts have not confirmed yet.
+    /// Number of hosts that have not confirmed yet.
     pub(in crate::api) hosts_missing: usize,
 }
 
@@ -96,18 +96,18 @@ pub(in crate::api) struct Quota {
     quota: QuotaContent,
 }
 
-/// How many there may be, and are.
+/// Limit and current number.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct QuotaContent {
-    /// What is counted.
+    /// The quota's type.
     #[serde(rename = "type")]
     kind: &'static str,
     /// As asked.
     parent_resource_id: String,
-    /// How many there may be.
+    /// Limit.
     max_limit: u32,
-    /// How many there are.
+    /// Current number.
     count: usize,
 }
 
@@ -205,9 +205,9 @@ pub(in crate::api) async fn create(regional: Regional, body: Bytes) -> Reply {
 #[utoipa::path(get, path = "/v1/regions/{regionId}/vpcPeerings/", tag = "peerings", operation_id = "describeVpcPeerings",
     params(("regionId" = String, Path),
         ("pageNumber" = Option<u32>, Query, minimum = 1), ("pageSize" = Option<u32>, Query, minimum = 1, maximum = 100),
-        ("marker" = Option<String>, Query, description = "The `nextMarker` of the page before, instead of a page number"),
+        ("marker" = Option<String>, Query, description = "The `nextMarker` of the previous page, instead of a page number"),
         ("sort" = Option<String>, Query, example = "-createdTime",
-            description = "`createdTime` or `name`, with `-` before it for the other direction")),
+            description = "`createdTime` or `name`; with `-` before it, in descending order")),
     responses((status = 200, body = Envelope<Peerings>), Errors))]
 pub(in crate::api) async fn list(regional: Regional, RawQuery(query): RawQuery) -> Reply {
     const FILTERS: [&str; 7] =
@@ -385,8 +385,8 @@ async fn reject(regional: Regional, which: Locator, body: Bytes) -> Reply {
     reply(json!({}))
 }
 
-/// Delete a peering. Answers when every host that can be reached has confirmed from its kernel, or after a timeout with the
-/// number of hosts that have not. Idempotent.
+/// Delete a peering. The response comes when every reachable host has confirmed from its kernel, or after a timeout with the number of
+/// hosts that have not. Idempotent.
 #[utoipa::path(delete, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}", tag = "peerings",
     operation_id = "deleteVpcPeering", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path)),
     responses((status = 200, body = Envelope<Deleted>), Errors))]
@@ -428,7 +428,7 @@ pub(in crate::api) async fn routes(regional: Regional) -> Reply {
     reply(Routes { routes })
 }
 
-/// The traffic between the peers as counted by the hosts of the caller's VPC: totals, and how it went in up to 30 days.
+/// The traffic between the peers as counted by the hosts of the caller's VPC: totals, and samples of up to 30 days.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/vpcPeerings/{vpcPeeringId}/traffic", tag = "peerings",
     operation_id = "describeVpcPeeringTraffic", params(("regionId" = String, Path), ("vpcPeeringId" = String, Path),
         ("range" = Option<String>, Query, example = "24h",
@@ -444,14 +444,14 @@ pub(in crate::api) async fn traffic(regional: Regional, RawQuery(query): RawQuer
     reply(OneTraffic { traffic })
 }
 
-/// The account's quotas in a region, and how much of them is used.
+/// The account's quotas in a region, and their use.
 #[utoipa::path(get, path = "/v1/regions/{regionId}/quotas/", tag = "peerings", operation_id = "describeQuota",
     params(("regionId" = String, Path),
         ("type" = String, Query, example = "vpcpeering",
             description = "`vpcpeering`, `vpc`, `secondarycidr`, `tag`, `clienttoken`, `blockedaccount`, `peeringrequest` (requests \
                 to one account within an hour) or `bandwidthchange` (bandwidths set or changed within an hour)"),
         ("parentResourceId" = Option<String>, Query,
-            description = "With `peeringrequest`: the account that they were sent to; by default the one with the most")),
+            description = "With `peeringrequest`: the receiving account; by default the one with the most requests")),
     responses((status = 200, body = Envelope<Quota>), Errors))]
 pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery) -> Reply {
     let parameters = Parameters::read(query.as_deref(), &["type", "parentResourceId"], &[])?;
