@@ -74,7 +74,7 @@ fn between_hosts(policies: &[Policy], them: &BetweenHosts) -> impl Iterator<Item
     blocking.map(|(policy, effect)| interference_between_hosts(policy, them.port, effect))
 }
 
-/// Which policies drop VXLAN between an address of this host and those of others. What has to be in IPsec is meant to be, and nobody
+/// Which policies drop VXLAN between an address of this host and those of others. What has to be in `IPsec` is meant to be, and nobody
 /// can tell from a policy whether it is.
 fn blocking<'a>(
     policies: &'a [Policy],

@@ -4,7 +4,7 @@
 //! go to, so a rule is reported unless one of these tells that it cannot meet them, or that every one of them was let pass
 //! before. In the hook `forward`, packets of a VPC come from its VRF, whichever port or tunnel it was in fact.
 //! Those between hosts are UDP to the port of VXLAN; a rule about them is reported where no such packet passes, and to whoever asks
-//! for a path also where that cannot be told. A policy of IPsec about them is reported where none passes to one of the other hosts. Bridges below ports and the underlay are others', and so are rules about what passes them:
+//! for a path also where that cannot be told. A policy of `IPsec` about them is reported where none passes to one of the other hosts. Bridges below ports and the underlay are others', and so are rules about what passes them:
 //! those are reported where nothing passes, too.
 
 mod ipsec;

@@ -127,7 +127,7 @@ pub(super) struct OfVpcs {
     /// Members of bridges that are ports or below ports.
     pub(super) bridged: BTreeSet<InterfaceName>,
     pub(super) networks: Vec<IpNet>,
-    /// Networks of one family that each VPC has or reaches: where both addresses of a packet are. None where no policy of IPsec asks for them.
+    /// Networks of one family that each VPC has or reaches: where both addresses of a packet are. None where no policy of `IPsec` asks for them.
     pub(super) reachable: Vec<Networks>,
 }
 

@@ -118,6 +118,7 @@ fn defaults(socket: &mut Socket) -> Result<Vec<Policy>, Unread> {
 }
 
 /// One that concerns packets without a mark; none of the inner ones where it does not. None where it cannot be read.
+#[expect(clippy::option_option, reason = "one that does not concern is not one that cannot be read")]
 fn read(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<Option<Policy>> {
     let direction = match u8_at(payload, DIRECTION)? {
         0 => Direction::In,
