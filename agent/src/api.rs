@@ -14,7 +14,7 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
@@ -214,8 +214,11 @@ async fn status(State(api): State<Api>) -> Json<HostReport> {
 
 /// Says in every answer whose this host is.
 async fn say_whose(State(intake): State<Intake>, request: Request, next: Next) -> Response {
+    // What changes something has just looked.
+    let looks = request.method() == Method::GET;
     let mut answer = next.run(request).await;
-    if let Some(cluster) = intake.cluster().await.and_then(|cluster| cluster.to_string().parse().ok()) {
+    let cluster = if looks { intake.cluster().await } else { intake.known_cluster() };
+    if let Some(cluster) = cluster.and_then(|cluster| cluster.to_string().parse().ok()) {
         answer.headers_mut().insert(CLUSTER_HEADER, cluster);
     }
     answer

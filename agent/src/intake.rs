@@ -92,7 +92,7 @@ pub(crate) enum Refused {
     Interrupted(#[from] tokio::task::JoinError),
     #[error("revision {revision} is not stored: the disk has not answered for {waited_s} s. {kernel}; push it again")]
     Hangs { revision: Revision, waited_s: u64, kernel: &'static str },
-    #[error("revision {0} was never stored: a newer one came while the disk did not answer")]
+    #[error("revision {0} was never stored: a newer one came before the disk had taken it")]
     Superseded(Revision),
     #[error("this host has VPCs: remove them before it leaves its cluster")]
     HasVpcs,
@@ -176,9 +176,10 @@ struct Inner {
     turn: Arc<Mutex<()>>,
     store: Arc<dyn ConfigStore>,
     membership: MembershipFile,
-    /// What it said when it was last read.
+    /// What it said when it was last read or written.
     known: watch::Sender<Option<Membership>>,
-    /// Held while it is read: a disk that hangs keeps one thread, not one for each request.
+    /// Held while it is read, so that a disk that hangs keeps one thread and not one for each request; and while it is written, so that
+    /// what was read before is not taken for newer.
     reading: Arc<Mutex<()>>,
     /// Woken when a configuration comes that takes the place of one whose write has failed.
     newer: Notify,
@@ -222,6 +223,15 @@ impl Pending {
 }
 
 impl State {
+    /// The one that waits is written next, if there is one; and where there is something to go back to, the kernel is brought to it now.
+    fn advance(&mut self, reconciler: &Handle) {
+        self.writing = self.next.take();
+        if let Some(next) = self.writing.as_mut().filter(|next| !next.early && self.stored.is_some()) {
+            next.early = true;
+            next.promise = Some(reconciler.configure_early(Arc::clone(&next.config)));
+        }
+    }
+
     /// The newest one that is not stored yet.
     fn pending(&self) -> Option<&Pending> {
         self.next.as_ref().or(self.writing.as_ref())
@@ -264,6 +274,15 @@ impl Intake {
         self.membership().await.ok()?.cluster
     }
 
+    /// The same without a look at the file.
+    pub(crate) fn known_cluster(&self) -> Option<ClusterId> {
+        self.known()?.cluster
+    }
+
+    fn known(&self) -> Option<Membership> {
+        *self.0.known.borrow()
+    }
+
     /// Whose this host is, where a controller of this cluster may configure it.
     pub(crate) async fn admits(&self, asks: Option<ClusterId>) -> Result<Membership, Refused> {
         admits(self.membership().await?, asks)
@@ -274,8 +293,7 @@ impl Intake {
         if let Ok(read) = timeout(MEMBERSHIP_WITHIN, self.read_membership()).await {
             return read;
         }
-        let known = *self.0.known.borrow();
-        known.ok_or_else(|| Refused::Unread(self.0.membership.path().display().to_string()))
+        self.known().ok_or_else(|| Refused::Unread(self.0.membership.path().display().to_string()))
     }
 
     /// What the file says, however long that takes.
@@ -322,8 +340,10 @@ impl Intake {
     ) -> Result<(Revision, Taken), Refused> {
         let Inner { reconciler, identity, .. } = &*self.0;
         let identity = identity.as_ref();
+        // A disk that hangs must not keep the others waiting. What was written since is known.
+        let last_read = self.membership().await?;
         let mut state = self.0.state.lock().await;
-        let at_rest = self.admits(cluster).await?;
+        let at_rest = admits(self.known().unwrap_or(last_read), cluster)?;
         // Nothing below waits, so that whoever goes away leaves nothing half done.
         // What is on its way to the disk counts as if it were there.
         let pending = state.pending_of(&at_rest);
@@ -403,11 +423,28 @@ impl Intake {
             drop(turn);
             if again {
                 let _ = timeout(retry.failed(), self.0.newer.notified()).await;
+                // What is in the ledger is not done before it is known whose it is.
+                if !in_ledger {
+                    self.give_way().await;
+                }
             } else {
                 retry.reset();
                 in_ledger = false;
             }
         }
+    }
+
+    /// Lets a newer configuration take the place of one whose write has failed. It is whole: a patch needs a base that is stored.
+    async fn give_way(&self) {
+        let mut state = self.0.state.lock().await;
+        if state.next.is_none() {
+            return;
+        }
+        if let Some(failed) = state.writing.take() {
+            let superseded = Refused::Superseded(failed.config.revision);
+            failed.end(Err(Arc::new(superseded)));
+        }
+        state.advance(&self.0.reconciler);
     }
 
     /// Writes a configuration, and records that where its push is recorded.
@@ -465,10 +502,15 @@ impl Intake {
         change: impl FnOnce(Membership) -> Result<Membership, Refused> + Send + 'static,
     ) -> Result<Update, Refused> {
         let file = self.0.membership.clone();
-        let path = file.path().to_owned();
-        let update = self.0.reconciler.write(&path, move || file.update(change)).await??;
-        self.0.known.send_replace(Some(update.after));
-        Ok(update)
+        let (path, own) = (file.path().to_owned(), self.clone());
+        let reading = Arc::clone(&self.0.reading).lock_owned().await;
+        let update = move || {
+            let _reading = reading;
+            let update = file.update(change)?;
+            own.0.known.send_replace(Some(update.after));
+            Ok::<_, Refused>(update)
+        };
+        self.0.reconciler.write(&path, update).await?
     }
 
     /// A write has ended, and whoever waits for it is told. True where it is to be tried again; otherwise the next one begins.
@@ -513,13 +555,7 @@ impl Intake {
             reconciler.take_back_to(Arc::clone(before));
         }
         writing.end(result.map_err(Arc::new));
-        let mut next = next.take();
-        // There is something to go back to now.
-        if let Some(next) = next.as_mut().filter(|next| !next.early && stored.is_some()) {
-            next.early = true;
-            next.promise = Some(reconciler.configure_early(Arc::clone(&next.config)));
-        }
-        state.writing = next;
+        state.advance(reconciler);
         false
     }
 

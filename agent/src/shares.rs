@@ -2,7 +2,8 @@
 //!
 //! A configuration says what a host may use from the beginning, the controller grants more with `PUT /v1/shares`. Grants are
 //! kept in a file beside the ledger, written before they are confirmed: after a reboot the host uses what it had, which the
-//! controller still counts as taken.
+//! controller still counts as taken. The configuration in the ledger may be older than the grants, and give more of a limit than they do: so
+//! none is confirmed while a newer configuration is not stored.
 
 use crate::{
     file,

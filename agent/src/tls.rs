@@ -15,7 +15,7 @@ use axum::{
 use cps_peering_config::agent_api::{CERTIFICATE_PATH, CERTIFICATE_REQUEST_PATH, CRL_PATH, ErrorBody, MAX_CERTIFICATE};
 use cps_peering_http::tls::{Identity, Kept, MAX_CRL, RenewalError, TlsError};
 use std::{path::Path, sync::Arc, time::Duration};
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 /// Where what the controller brings for TLS is kept: revocation lists, and the certificate that has replaced that of the settings.
 pub(crate) fn kept_beside(ledger: &Path) -> Kept {
@@ -46,7 +46,8 @@ pub(crate) fn routes(identity: Identity, reconciler: Handle) -> Router {
 }
 
 impl Files {
-    /// Carries out what may wait for the disk, once nothing else of the kind is under way. It goes on when the client has gone.
+    /// Carries out what may wait for the disk, once nothing else of the kind is under way. It goes on when the client has gone. `file` is what
+    /// it writes, if anything.
     async fn change<T: Send + 'static>(
         &self,
         file: Option<&Path>,
@@ -56,10 +57,13 @@ impl Files {
         let Ok(turn) = timeout(TURN_WITHIN, Arc::clone(&self.turn).lock_owned()).await else {
             return Err(refuse("files for TLS are still being written: ask again".to_owned()));
         };
-        let (own, file) = (self.clone(), file.unwrap_or(Path::new("files for TLS")).to_owned());
+        let (own, file) = (self.clone(), file.map(Path::to_owned));
         let done = tokio::spawn(async move {
             let _turn = turn;
-            own.reconciler.write(&file, move || change(&own.identity)).await
+            match file {
+                Some(file) => own.reconciler.write(&file, move || change(&own.identity)).await,
+                None => spawn_blocking(move || change(&own.identity)).await,
+            }
         });
         done.await.flatten().map_err(|error| refuse(error.to_string()))
     }
@@ -67,7 +71,7 @@ impl Files {
 
 /// Makes a key and a request for a certificate for it.
 async fn request(State(files): State<Files>) -> Result<Response, Response> {
-    match files.change(files.identity.kept().renewed.as_deref(), Identity::request_certificate).await? {
+    match files.change(None, Identity::request_certificate).await? {
         Ok(request) => Ok(request.into_response()),
         Err(error) => Err(refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
     }

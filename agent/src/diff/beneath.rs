@@ -1,4 +1,5 @@
-//! Devices of others that the packets of an interface pass below it: what a VLAN is on, and the members of bonds and bridges.
+//! Devices of others that the packets of an interface pass below it: what a VLAN, MACVLAN or IPVLAN is on, and the members of bonds and
+//! bridges.
 
 use crate::objects::{Link, LinkKind};
 use cps_peering_config::net::InterfaceName;
@@ -30,7 +31,7 @@ impl<'a> Beneath<'a> {
     pub fn of(&self, device: &InterfaceName) -> BTreeSet<InterfaceName> {
         let (mut found, mut left) = (BTreeSet::from([*device]), vec![*device]);
         while let Some(link) = left.pop().and_then(|name| self.links.get(&name)) {
-            let carries = link.vlan.and_then(|(on, _)| self.names.get(&on));
+            let carries = link.vlan.map(|(on, _)| on).or(link.takes_from).and_then(|on| self.names.get(&on));
             let members = self.members.get(&link.index).into_iter().flatten();
             left.extend(carries.into_iter().chain(members).copied().filter(|name| found.insert(*name)));
         }
@@ -52,7 +53,7 @@ mod tests {
     use crate::{filter::Vlan, kernel::memory};
 
     #[test]
-    fn what_is_below_is_found_through_vlans_bonds_and_bridges() {
+    fn what_is_below_is_found_through_vlans_macvlans_bonds_and_bridges() {
         let name = |text: &str| text.parse::<InterfaceName>().unwrap();
         let link = |index, kind, master, on: Option<u32>| Link {
             kind,
@@ -72,6 +73,7 @@ mod tests {
             // Two that are on each other, as no kernel has them.
             (name("one"), link(9, LinkKind::Other, None, Some(10))),
             (name("other"), link(10, LinkKind::Other, None, Some(9))),
+            (name("macvlan0"), Link { takes_from: Some(6), ..memory::plain_link(11) }),
         ]);
         let beneath = Beneath::new(&links);
         let shown =
@@ -79,6 +81,8 @@ mod tests {
         assert_eq!(shown(beneath.of(&name("br0.7"))), "bond0 br0 eth0 eth1 tap0");
         assert_eq!(shown(beneath.bridged(&name("br0.7"))), "bond0 tap0");
         assert_eq!(shown(beneath.bridged(&name("br0"))), "bond0 tap0");
+        assert_eq!(shown(beneath.of(&name("macvlan0"))), "bond0 br0 br0.7 eth0 eth1 tap0");
+        assert_eq!(shown(beneath.bridged(&name("macvlan0"))), "bond0 tap0");
         assert_eq!(
             (shown(beneath.of(&name("bond0"))), shown(beneath.bridged(&name("bond0")))),
             ("eth0 eth1".into(), String::new())

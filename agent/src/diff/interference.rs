@@ -144,10 +144,16 @@ fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Inte
     }
 }
 
-/// Devices that take frames of another one before IP sees them there: outside of its VRF, where no tenant may be.
+/// Devices that take frames of another one before IP sees them there: outside of its VRF, where no tenant may be. One that is a port itself
+/// has them in the VRF where it was put.
 fn stacked(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let links = survey.observed.links.iter();
-    let stacked: Vec<_> = links.filter_map(|(name, link)| Some((name, survey.names.get(&link.takes_from?)?))).collect();
+    let is_port = |name: &InterfaceName, link: &Link| {
+        survey.desired.ports.get(name).is_some_and(|vrf| survey.vrf_of(link) == Some(*vrf))
+    };
+    let others = links.filter(|(name, link)| !is_port(name, link));
+    let stacked: Vec<_> =
+        others.filter_map(|(name, link)| Some((name, survey.names.get(&link.takes_from?)?))).collect();
     if stacked.is_empty() {
         return;
     }
@@ -173,5 +179,52 @@ fn filters(survey: &Survey<'_>, name: &InterfaceName, found: &mut Vec<Interferen
             };
             found.push(Interference { device: Some(*name), kind, effect: *effect, object, reason: reason.to_owned() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        compile::{UnderlayParams, compile},
+        dirty_set::DirtySet,
+        kernel::memory,
+        objects::{LinkKind, Observed},
+        ownership::{DeviceName, GROUP, table},
+    };
+    use cps_peering_config::{HostConfig, ValidHostConfig};
+
+    /// Two ports, of which the second is on the first, and one more device on the first.
+    #[test]
+    fn a_port_on_top_of_another_one_is_in_nobodys_way() {
+        let name = |text: &str| text.parse::<InterfaceName>().unwrap();
+        let config: HostConfig = serde_json::from_str(
+            r#"{ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1", "vrfs": { "vpc-a": { "vni": 1,
+                "ports": { "eth1": { "gateways": ["10.1.0.1/24"], "prefixes": ["10.1.0.0/24"] },
+                           "mac1": { "gateways": ["10.1.1.1/24"], "prefixes": ["10.1.1.0/24"] } } } } }"#,
+        )
+        .unwrap();
+        let config: ValidHostConfig = config.try_into().unwrap();
+        let params = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
+        let desired = compile(&config, params, &DirtySet::Everything);
+        let vni = 1.try_into().unwrap();
+        let vrf = Link { kind: LinkKind::Vrf(table(vni)), group: GROUP, ..memory::plain_link(1) };
+        let port = |index, master, takes_from| Link { master, takes_from, ..memory::plain_link(index) };
+        let found = |master: Option<u32>, taker: bool| {
+            let mut links = BTreeMap::from([
+                (DeviceName::vrf(vni), vrf.clone()),
+                (name("eth1"), port(2, Some(1), None)),
+                (name("mac1"), port(3, master, Some(2))),
+            ]);
+            if taker {
+                links.insert(name("mac2"), port(4, None, Some(2)));
+            }
+            let observed = Observed { links, ..Observed::default() };
+            let found = crate::diff::diff(&desired, &observed).interference.into_iter();
+            found.filter(|it| it.kind == InterferenceKind::Stacked).map(|it| it.object).collect::<Vec<_>>()
+        };
+        assert_eq!(found(Some(1), false), Vec::<String>::new());
+        assert_eq!(found(Some(1), true), ["link mac2 on eth1"]);
+        assert_eq!(found(None, false), ["link mac1 on eth1"], "it is not in its VRF yet");
     }
 }

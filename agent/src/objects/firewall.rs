@@ -10,7 +10,7 @@ use std::{fmt, ops::RangeInclusive};
 pub struct Firewall {
     /// Every chain.
     pub chains: Vec<Chain>,
-    /// Policies of `IPsec` for what is forwarded; for each direction in the order in which the kernel asks them.
+    /// Policies of `IPsec`; for each direction in the order in which the kernel asks them.
     pub policies: Vec<Policy>,
     /// What could not be read, and why; then nobody knows what becomes of packets.
     pub unread: Vec<String>,
@@ -27,17 +27,39 @@ pub struct Policy {
     pub destination: IpNet,
     /// The device that it is about; none where it is about any.
     pub device: Option<InterfaceName>,
-    /// Whether it selects only some of these packets, by protocol, ports or a user.
-    pub some: bool,
+    /// What else a packet must be.
+    pub upper: Upper,
     /// What becomes of packets.
     pub action: Action,
+    /// Whether it is of type `sub`. Where one of these selects a packet and does not block it, the kernel asks those of type `main` as well.
+    pub sub: bool,
     /// Its priority; the kernel asks the one with the smallest number first. None where it is the default of all that no policy selects.
     pub priority: Option<u32>,
 }
 
-/// Of what is forwarded the kernel asks both.
+/// What a [`Policy`] selects by, besides addresses and devices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Upper {
+    /// The protocol behind the IP header; none where it may be any.
+    pub protocol: Option<u8>,
+    /// The port that it goes to, and the bits of it that count.
+    pub destination_port: (u16, u16),
+    /// Whether there is more: the port that it comes from, or a user.
+    pub more: bool,
+}
+
+impl Upper {
+    /// Whether it may be anything.
+    pub fn is_any(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Of what is forwarded the kernel asks `fwd` and `out`, of what the host takes `in`, of what it sends `out`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
+    /// Before the host takes a packet: whether it may have come as it has.
+    In,
     /// Before a packet is forwarded: whether it may have come as it has.
     Forward,
     /// How it leaves.
@@ -58,20 +80,28 @@ pub enum Action {
 impl Policy {
     /// What becomes of packets that no policy selects, as the last one of its direction.
     pub fn default_of(direction: Direction, all: IpNet, action: Action) -> Self {
-        Self { direction, source: all, destination: all, device: None, some: false, action, priority: None }
+        let (upper, sub, priority) = (Upper::default(), false, None);
+        Self { direction, source: all, destination: all, device: None, upper, action, sub, priority }
     }
 }
 
 impl fmt::Display for Policy {
     /// As `ip xfrm policy` names it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let direction = if self.direction == Direction::Forward { "fwd" } else { "out" };
+        let direction = match self.direction {
+            Direction::In => "in",
+            Direction::Forward => "fwd",
+            Direction::Out => "out",
+        };
         let Some(priority) = self.priority else { return write!(f, "xfrm policy default {direction}") };
         write!(f, "xfrm policy src {} dst {}", self.source, self.destination)?;
         if let Some(device) = self.device {
             write!(f, " dev {device}")?;
         }
         write!(f, " dir {direction} priority {priority}")?;
+        if self.sub {
+            f.write_str(" ptype sub")?;
+        }
         if self.action == Action::Block { f.write_str(" action block") } else { Ok(()) }
     }
 }
@@ -185,6 +215,11 @@ impl Networks {
     /// Whose they are; none where there is none.
     pub fn family(&self) -> Option<Family> {
         self.0.first().map(Family::of)
+    }
+
+    /// Each of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter()
     }
 
     /// Whether one of them has all addresses of a network.

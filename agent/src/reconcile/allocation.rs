@@ -107,6 +107,11 @@ impl Allocation {
         }
     }
 
+    /// What the kernel lets pass of these is not what it would after a crash.
+    pub(super) fn doubt(&mut self, limits: &BTreeMap<Vni, Limit>) {
+        self.confirmed.retain(|vni, _| !limits.contains_key(vni));
+    }
+
     /// A look at a dirty set has seen that all limits in it are as they should be.
     pub(super) fn confirm_all(&mut self, config: &SharedHostConfig, dirty: &DirtySet) {
         let looked_at = |vni: &Vni| match dirty {

@@ -87,8 +87,13 @@ impl<K: Kernel> Reconciler<K> {
         let dirty = DirtySet::Parts(Parts { devices, ..Parts::default() });
         let observed = self.kernel.observe(&dirty, &|| false)?;
         self.apply(&self.allocation.set_rates(limits, &observed))?;
-        let seen = self.kernel.observe(&dirty, &|| false)?;
-        self.allocation.confirm_rates(limits, &seen);
+        if self.goal.is_stored() {
+            let seen = self.kernel.observe(&dirty, &|| false)?;
+            self.allocation.confirm_rates(limits, &seen);
+        } else {
+            // After a crash the host has what is in the ledger, which may give it more than was granted since: others must not use that.
+            self.allocation.doubt(limits);
+        }
         Ok(())
     }
 

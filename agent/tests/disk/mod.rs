@@ -7,6 +7,7 @@ use cps_peering_agent::{
     intake::ConfigStore,
     ledger::{LedgerError, Record},
     objects::Mac,
+    traffic::Reading,
 };
 use cps_peering_config::{ValidHostConfig, cluster::ClusterId};
 use std::{
@@ -265,6 +266,55 @@ async fn a_disk_that_fails_brings_nothing_back_and_stores_the_newest_when_it_wor
     assert_eq!((disk.written(), disk.ledger.load().unwrap().unwrap().revision), (vec![1, 4], revision(4)));
 }
 
+/// Nothing is tried again that is superseded: whoever waits for it is told so, and not of one more try.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_configuration_takes_the_place_of_one_whose_write_has_failed_at_once() {
+    let (agent, disk) = started().await;
+    disk.set(Disk::Fails);
+    // The next try of its own may come between two pushes.
+    for number in (2..40).step_by(2) {
+        assert_eq!(agent.put(&unpeered(number)).await.0, 503);
+        let waits = push(&agent, unpeered(number));
+        tokio::task::yield_now().await;
+        let newer = push(&agent, unpeered(number + 1));
+        let (status, error) = waits.await.unwrap();
+        assert_eq!(newer.await.unwrap().0, 503);
+        if status == 409 && error["message"].as_str().unwrap().contains("was never stored") {
+            disk.set(Disk::Works);
+            agent.report_when(|report| report.applied == Some(revision(number + 1))).await;
+            assert_eq!(disk.written(), [1, number + 1]);
+            return;
+        }
+    }
+    panic!("each was tried again first");
+}
+
+/// B3: after a crash this host would have the whole limit, as the ledger says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_share_is_not_confirmed_before_the_configuration_that_it_is_of_is_stored() {
+    let limited = |number, share: u32| {
+        let mut config = config(number);
+        config["sides"]["1001"]["limit"] = json!({ "bandwidth_mbit": 80, "share": share });
+        config
+    };
+    let (agent, disk) = on(Disk::Works);
+    agent.kernel.state().traffic.insert(1001.try_into().unwrap(), Reading::default());
+    agent.accepted(&limited(1, 1_000_000)).await;
+    disk.set(Disk::Fails);
+    assert_eq!(agent.put(&limited(2, 2500)).await.0, 503);
+    let grants = json!({ "revision": { "epoch": 1, "number": 1 }, "sides": { "1001": 300_000 } });
+    let (status, report) = agent.call("PUT", "/v1/shares", &grants).await;
+    assert_eq!((status, &report["sides"]["1001"]["share"]), (200, &Value::Null), "{report}");
+    // Those who boot now have the whole.
+    let stored = disk.ledger.load().unwrap().unwrap();
+    let limit = stored.sides[&1001.try_into().unwrap()].limit.unwrap();
+    assert_eq!(SharesFile::beside(disk.path()).load().of(1001.try_into().unwrap(), limit), limit.share);
+    disk.set(Disk::Works);
+    agent.report_when(|report| report.applied == Some(revision(2))).await;
+    let (status, report) = agent.call("PUT", "/v1/shares", &grants).await;
+    assert_eq!((status, &report["sides"]["1001"]["share"]), (200, &json!(300_000)), "{report}");
+}
+
 /// Stored, and then whose the host is cannot be written: it is not pushed again for nothing, and not written twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whose_a_host_is_is_written_later_where_that_fails() {
@@ -315,9 +365,12 @@ async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let pipe = Pipe(file.clone());
     let removal = push_as(&agent, OURS, unpeered(2));
-    let strangers = push_as(&agent, OTHER, empty(3));
+    let strangers: Vec<_> = (0..64).map(|_| push_as(&agent, OTHER, empty(3))).collect();
     until("what is removed is removed", || sides(&agent) == 0).await;
-    assert_eq!(strangers.await.unwrap(), 409, "what is known holds");
+    until("nobody waits behind another one", || strangers.iter().all(tokio::task::JoinHandle::is_finished)).await;
+    for stranger in strangers {
+        assert_eq!(stranger.await.unwrap(), 409, "what is known holds");
+    }
     assert_eq!(agent.call("GET", "/v1/status", &json!({})).await.0, 200);
     // Whoever reads it gets it now.
     let mut writer = std::fs::OpenOptions::new().write(true).open(&file).unwrap();

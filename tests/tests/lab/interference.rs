@@ -297,7 +297,7 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "ip xfrm policy add src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action block priority 9; \
                  ip xfrm policy add src 10.1.0.0/17 dst 10.0.0.0/8 dir fwd action allow priority 9",
                 "ip xfrm policy add src 10.0.0.0/8 dst 10.0.0.0/8 dir fwd action allow priority 8",
-                "xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action block",
+                "xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd priority 9 action block",
             ),
             (
                 "ip -6 xfrm policy add src fd00:1::/48 dst fd00:2::/48 dir out tmpl src 2001:db8::1 dst 2001:db8::2 proto esp mode tunnel",
@@ -305,7 +305,15 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "xfrm policy src fd00:1::/48 dst fd00:2::/48 dir out",
             ),
             (
-                "iptables-legacy -A OUTPUT -p udp --dport 4000:5000 -j REJECT",
+                "ip xfrm policy add src 192.0.2.0/24 dst 192.0.2.0/24 proto udp dport 4789 dir out action block priority 9",
+                "ip xfrm policy add src 192.0.2.0/24 dst 192.0.2.0/24 proto udp dir out action allow priority 8",
+                "xfrm policy src 192.0.2.0/24 dst 192.0.2.0/24 dir out priority 9 action block",
+            ),
+            ("ip xfrm policy setdefault in block", "ip xfrm policy setdefault in accept", "xfrm policy default in"),
+            // An underlay in IPsec is the operator's.
+            (
+                "ip xfrm policy add src 192.0.2.1/32 dst 192.0.2.0/24 proto udp dport 4789 dir out priority 1 tmpl proto esp mode transport; \
+                 iptables-legacy -A OUTPUT -p udp --dport 4000:5000 -j REJECT",
                 "iptables-legacy -F OUTPUT",
                 "iptables-legacy -t filter OUTPUT rule 1 -j REJECT",
             ),
@@ -313,6 +321,7 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
     )?;
     // The policy is still to drop, and what was offered lets packets of VPCs pass, also within the host.
     let host = lab.host("h1");
+    sh(host, "ip xfrm policy deleteall")?;
     ensure!(host.netns().exec("iptables-legacy -S FORWARD")?.ok()?.contains("-P FORWARD DROP"));
     reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))?;
     reach_each_other(lab.server("h1", "eth1"), lab.server("h1", "eth2"))?;

@@ -1,79 +1,179 @@
-//! Policies of `IPsec` for what is forwarded: they select by addresses, whichever VRF a packet is in.
+//! Policies of `IPsec`: they select by addresses, whichever VRF a packet is in, and what hosts send each other as well.
 
-use super::{Flow, Interference, InterferenceKind, NAMED, packets::OfVpcs};
+use super::{
+    Flow, Interference, InterferenceKind, NAMED,
+    packets::{BetweenHosts, Devices, Extent, LOOPBACK, OfVpcs, UDP},
+};
 use crate::objects::{
-    Effect, Family,
+    Effect,
     firewall::{Action, Direction, Networks, Policy},
 };
 use cps_peering_config::net::{InterfaceName, within};
 use ipnet::IpNet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// Those that may select packets of VPCs, and that no other one keeps from them; a few at most.
 pub(super) fn find(policies: &[Policy], of_vpcs: &OfVpcs, found: &mut Vec<Interference>) {
     let is_ours = |device: &InterfaceName| of_vpcs.vrfs.contains(device) || of_vpcs.members.contains(device);
-    let networks = Family::ALL
-        .map(|family| of_vpcs.networks.iter().copied().filter(|net| Family::of(net) == family).collect::<Networks>());
-    let touch = |net: &IpNet| networks.iter().any(|of| of.family() == Some(Family::of(net)) && of.touch(net));
-    let concerned = |policy: &&Policy| {
-        policy.device.as_ref().is_none_or(is_ours) && touch(&policy.source) && touch(&policy.destination)
-    };
-    let concerned: Vec<&Policy> = policies.iter().filter(concerned).collect();
-    let in_the_way = concerned.iter().enumerate().filter(|(place, policy)| {
-        let passed = |before: &&&Policy| {
+    let forwarded = policies.iter().filter(|policy| {
+        // What servers send to their gateway does not pass from one VPC to another.
+        policy.direction != Direction::In && policy.device.as_ref().is_none_or(is_ours)
+    });
+    // With the VPCs whose packets it may select.
+    let concerned = forwarded.filter_map(|policy| {
+        let touches = |networks: &&Networks| networks.touch(&policy.source) && networks.touch(&policy.destination);
+        let reachable: Vec<&Networks> = of_vpcs.reachable.iter().filter(touches).collect();
+        (!reachable.is_empty()).then_some((policy, reachable))
+    });
+    let concerned: Vec<(&Policy, Vec<&Networks>)> = concerned.collect();
+    let in_the_way = concerned.iter().enumerate().filter(|(place, (policy, reachable))| {
+        let mut before = concerned[..*place].iter().map(|(before, _)| before);
+        let passed = |before: &&Policy| {
             before.action == Action::Allow
                 && before.direction == policy.direction
-                && covers(before, policy, &of_vpcs.networks)
+                && reachable.iter().all(|networks| covers(before, policy, networks))
         };
-        policy.action != Action::Allow && !concerned[..*place].iter().any(|before| passed(&before))
+        // Where one of type `sub` selects a packet, one of type `main` is asked as well; for what is forwarded, one for `in`.
+        policy.sub || (policy.action != Action::Allow && !before.any(|before| !before.sub && passed(before)))
     });
-    found.extend(in_the_way.take(NAMED).map(|(_, policy)| interference(policy, Effect::MayDrop)));
+    found.extend(in_the_way.take(NAMED).map(|(_, (policy, _))| interference(policy, Effect::MayDrop)));
 }
 
 /// Whether a policy selects all packets of these networks that another one does.
-fn covers(before: &Policy, policy: &Policy, networks: &[IpNet]) -> bool {
+fn covers(before: &Policy, policy: &Policy, networks: &Networks) -> bool {
     let device = before.device.is_none() || before.device == policy.device;
     let all = |before: &IpNet, policy: &IpNet| {
-        // Of two prefixes that meet, one is within the other.
-        let both = networks
-            .iter()
-            .filter_map(|net| if within(net, policy) { Some(net) } else { within(policy, net).then_some(policy) });
-        both.into_iter().all(|both| within(both, before))
+        within(policy, before) || {
+            // Of two prefixes that meet, one is within the other.
+            let both = networks
+                .iter()
+                .filter_map(|net| if within(net, policy) { Some(net) } else { within(policy, net).then_some(policy) });
+            both.into_iter().all(|both| within(both, before))
+        }
     };
-    device && !before.some && all(&before.source, &policy.source) && all(&before.destination, &policy.destination)
+    device
+        && before.upper.is_any()
+        && all(&before.source, &policy.source)
+        && all(&before.destination, &policy.destination)
+}
+
+/// Those that drop every packet between this host and some others, or all; a few at most.
+pub(super) fn find_between_hosts(policies: &[Policy], them: &BetweenHosts, found: &mut Vec<Interference>) {
+    found.extend(between_hosts(policies, them).filter(|it| it.effect == Effect::DropsAll).take(NAMED));
+}
+
+/// Those that may drop some; a few at most.
+pub(super) fn doubts(policies: &[Policy], them: &BetweenHosts, found: &mut Vec<Interference>) {
+    found.extend(between_hosts(policies, them).filter(|it| it.effect == Effect::MayDrop).take(NAMED));
+}
+
+fn between_hosts(policies: &[Policy], them: &BetweenHosts) -> impl Iterator<Item = Interference> {
+    let blocking = [Direction::In, Direction::Out]
+        .into_iter()
+        .flat_map(|direction| blocking(policies, direction, (them.local, them.hosts.clone()), &them.device, them.port));
+    blocking.map(|(policy, effect)| interference_between_hosts(policy, them.port, effect))
+}
+
+/// Which policies drop VXLAN between an address of this host and those of others. What has to be in `IPsec` is meant to be, and nobody
+/// can tell from a policy whether it is.
+fn blocking<'a>(
+    policies: &'a [Policy],
+    direction: Direction,
+    (local, mut others): (IpAddr, BTreeSet<IpAddr>),
+    device: &Devices,
+    port: u16,
+) -> Vec<(&'a Policy, Effect)> {
+    let (mut found, mut some_passed) = (Vec::new(), false);
+    // Those of type `sub` that let packets pass are not the last that are asked.
+    let asked = |policy: &&Policy| policy.direction == direction && (!policy.sub || policy.action == Action::Block);
+    for policy in policies.iter().filter(asked) {
+        let (own, other) = match direction {
+            Direction::Out => (&policy.source, &policy.destination),
+            Direction::In | Direction::Forward => (&policy.destination, &policy.source),
+        };
+        let extent = extent(policy, device, port);
+        let selected = other.network()..=other.broadcast();
+        if extent == Extent::None || !own.contains(&local) || others.range(selected.clone()).next().is_none() {
+            continue;
+        }
+        match (policy.action, extent) {
+            (Action::Block, Extent::All) if !some_passed => found.push((policy, Effect::DropsAll)),
+            (Action::Block, _) => found.push((policy, Effect::MayDrop)),
+            (_, extent) => some_passed |= extent == Extent::Some,
+        }
+        if extent == Extent::All {
+            let decided: Vec<IpAddr> = others.range(selected).copied().collect();
+            for address in &decided {
+                others.remove(address);
+            }
+        }
+    }
+    found
+}
+
+/// How many of the packets between two hosts a policy selects that is about their addresses.
+fn extent(policy: &Policy, device: &Devices, port: u16) -> Extent {
+    let (wanted, mask) = policy.upper.destination_port;
+    let other_protocol = policy.upper.protocol.is_some_and(|protocol| protocol != UDP);
+    // The kernel takes either the device for it, or the loopback device.
+    let may_be =
+        |name: &InterfaceName| name.as_str() == LOOPBACK || device.names().is_none_or(|names| names.contains(name));
+    match policy.device {
+        _ if other_protocol || port & mask != wanted => Extent::None,
+        Some(name) if !may_be(&name) => Extent::None,
+        None if !policy.upper.more => Extent::All,
+        _ => Extent::Some,
+    }
 }
 
 /// Those that select packets of one flow, or some of them, up to the first one that selects all.
 pub(super) fn touching(policies: &[Policy], flow: &Flow, found: &mut Vec<Interference>) {
-    // What hosts send each other may well be meant to be in IPsec.
-    let Flow::OfVpc { source, destination, from: Some(_), vrf, to: Some(to) } = *flow else { return };
-    for direction in [Direction::Forward, Direction::Out] {
-        let selects = |policy: &&Policy| {
-            policy.direction == direction
-                && policy.device.is_none_or(|device| device == vrf || device == to)
-                && policy.source.contains(&source)
-                && policy.destination.contains(&destination)
-        };
-        let mut all = true;
-        for policy in policies.iter().filter(selects) {
-            if policy.action != Action::Allow {
-                let drops = policy.action == Action::Block && !policy.some && all;
-                found.push(interference(policy, if drops { Effect::DropsAll } else { Effect::MayDrop }));
+    match *flow {
+        Flow::OfVpc { source, destination, from: Some(_), vrf, to: Some(to) } => {
+            for direction in [Direction::Forward, Direction::Out] {
+                let selects = |policy: &&Policy| {
+                    policy.direction == direction
+                        && policy.device.is_none_or(|device| device == vrf || device == to)
+                        && policy.source.contains(&source)
+                        && policy.destination.contains(&destination)
+                };
+                touching_in(policies.iter().filter(selects), found);
             }
-            if !policy.some {
-                break;
-            }
-            all = false;
         }
+        Flow::OfVpc { .. } => {}
+        Flow::BetweenHosts { local, other, device, port, arrives } => {
+            let direction = if arrives { Direction::In } else { Direction::Out };
+            let device = device.map_or(Devices::Any, Devices::one);
+            let blocking = blocking(policies, direction, (local, [other].into()), &device, port);
+            found.extend(blocking.into_iter().map(|(policy, effect)| interference_between_hosts(policy, port, effect)));
+        }
+    }
+}
+
+/// The same of those that are asked, in order, about packets of a VPC.
+fn touching_in<'a>(asked: impl Iterator<Item = &'a Policy>, found: &mut Vec<Interference>) {
+    let mut all = true;
+    for policy in asked {
+        if policy.action != Action::Allow || policy.sub {
+            let drops = policy.action == Action::Block && policy.upper.is_any() && all;
+            found.push(interference(policy, if drops { Effect::DropsAll } else { Effect::MayDrop }));
+        }
+        if policy.upper.is_any() && (!policy.sub || policy.action == Action::Block) {
+            break;
+        }
+        all = all && policy.sub;
     }
 }
 
 fn interference(policy: &Policy, effect: Effect) -> Interference {
     let does = match (policy.action, policy.direction) {
         (Action::Block, _) => "drops packets of VPCs",
-        (_, Direction::Forward) => "drops packets of VPCs that have not come by IPsec",
+        (Action::Allow, _) => "may drop packets of VPCs, since others are asked after it",
+        (_, Direction::In | Direction::Forward) => "drops packets of VPCs that have not come by IPsec",
         (_, Direction::Out) => "wants IPsec for packets of VPCs",
     };
     let cure = match policy.priority {
+        _ if policy.sub => "make it one of type main (`ptype main`), or make it select others only",
         Some(_) => {
             "make it select others only, or let these pass before it: action allow, with a smaller number as priority"
         }
@@ -83,4 +183,176 @@ fn interference(policy: &Policy, effect: Effect) -> Interference {
     };
     let reason = format!("{does}: {cure}");
     Interference { device: None, kind: InterferenceKind::Firewall, effect, object: policy.to_string(), reason }
+}
+
+fn interference_between_hosts(policy: &Policy, port: u16, effect: Effect) -> Interference {
+    let does = if effect == Effect::DropsAll { "drops" } else { "may drop" };
+    let cure = match policy.priority {
+        _ if policy.sub => format!("make it select others only than UDP to port {port}"),
+        Some(_) => format!("let UDP to port {port} pass before it: action allow, with a smaller number as priority"),
+        None => format!(
+            "let UDP to port {port} pass by a policy of its own with action allow, or change it with `ip xfrm policy setdefault`"
+        ),
+    };
+    let reason = format!("{does} packets between this host and others: {cure}");
+    Interference { device: None, kind: InterferenceKind::Firewall, effect, object: policy.to_string(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::firewall::Upper;
+
+    fn name(text: &str) -> InterfaceName {
+        text.parse().unwrap()
+    }
+
+    fn policy(direction: Direction, source: &str, destination: &str, action: Action) -> Policy {
+        let [source, destination] = [source, destination].map(|net| net.parse().unwrap());
+        let (device, upper, sub, priority) = (None, Upper::default(), false, Some(9));
+        Policy { direction, source, destination, device, upper, action, sub, priority }
+    }
+
+    fn udp(port: u16, mask: u16) -> Upper {
+        Upper { protocol: Some(UDP), destination_port: (port & mask, mask), more: false }
+    }
+
+    /// What is reported of packets between a host, where `uplink` has the address, and two others: as a problem and as a doubt, both of
+    /// all that are sent and all that arrive.
+    fn judged(policies: &[Policy]) -> (Vec<String>, Vec<String>) {
+        let hosts = ["192.0.2.2", "198.51.100.7"].map(|address| address.parse().unwrap());
+        let them = BetweenHosts {
+            port: 4789,
+            local: "192.0.2.1".parse().unwrap(),
+            device: Devices::one(name("uplink")),
+            bridged: Devices::These(BTreeSet::new()),
+            others: hosts.map(IpNet::from).to_vec(),
+            hosts: hosts.into(),
+        };
+        let (mut problems, mut doubted) = (Vec::new(), Vec::new());
+        find_between_hosts(policies, &them, &mut problems);
+        doubts(policies, &them, &mut doubted);
+        let said = |found: Vec<Interference>| found.iter().map(|it| format!("{}: {}", it.object, it.reason)).collect();
+        (said(problems), said(doubted))
+    }
+
+    /// How many problems and doubts that makes.
+    fn counted(policies: &[Policy]) -> (usize, usize) {
+        let (problems, doubts) = judged(policies);
+        (problems.len(), doubts.len())
+    }
+
+    #[test]
+    fn policies_that_stop_what_hosts_send_each_other_are_found() {
+        let out = |destination, action| policy(Direction::Out, "192.0.2.1/32", destination, action);
+        let within = |source, action| policy(Direction::In, source, "192.0.2.0/24", action);
+        let block = out("0.0.0.0/0", Action::Block);
+        let (problems, doubts) = judged(std::slice::from_ref(&block));
+        assert_eq!(
+            (problems, doubts),
+            (
+                vec![
+                    "xfrm policy src 192.0.2.1/32 dst 0.0.0.0/0 dir out priority 9 action block: drops packets between this host and \
+                     others: let UDP to port 4789 pass before it: action allow, with a smaller number as priority"
+                        .to_owned()
+                ],
+                vec![]
+            )
+        );
+        let of = |upper| Policy { upper, ..block.clone() };
+        let on = |device: &str, policy: &Policy| Policy { device: Some(name(device)), ..policy.clone() };
+        let default = Policy::default_of(Direction::In, "0.0.0.0/0".parse().unwrap(), Action::Block);
+        for (policies, found) in [
+            (vec![within("192.0.2.2/32", Action::Block)], (1, 0)),
+            (vec![default.clone()], (1, 0)),
+            // Others' packets.
+            (vec![out("203.0.113.0/24", Action::Block)], (0, 0)),
+            (vec![policy(Direction::Out, "192.0.2.9/32", "0.0.0.0/0", Action::Block)], (0, 0)),
+            (vec![policy(Direction::In, "192.0.2.1/32", "192.0.2.2/32", Action::Block)], (0, 0)),
+            (vec![policy(Direction::Forward, "0.0.0.0/0", "0.0.0.0/0", Action::Block)], (0, 0)),
+            (vec![policy(Direction::Out, "::/0", "::/0", Action::Block)], (0, 0)),
+            (vec![of(udp(4789, !0))], (1, 0)),
+            (vec![of(udp(0, 0))], (1, 0)),
+            (vec![of(udp(4788, !1))], (1, 0)),
+            (vec![of(udp(53, !0)), of(Upper { protocol: Some(6), ..Upper::default() })], (0, 0)),
+            (vec![of(Upper { more: true, ..udp(4789, !0) })], (0, 1)),
+            (vec![on("uplink", &block)], (0, 1)),
+            (vec![on("lo", &default)], (0, 1)),
+            (vec![on("eth1", &block)], (0, 0)),
+            // What has to be in IPsec is meant to be.
+            (vec![out("0.0.0.0/0", Action::Protect), within("0.0.0.0/0", Action::Protect)], (0, 0)),
+            (vec![out("0.0.0.0/0", Action::Protect), block.clone()], (0, 0)),
+            // The first one that selects a packet decides.
+            (vec![out("192.0.2.0/24", Action::Allow), block.clone()], (1, 0)),
+            (vec![out("192.0.2.0/24", Action::Allow), out("198.51.100.0/24", Action::Allow), block.clone()], (0, 0)),
+            (vec![block.clone(), block.clone()], (1, 0)),
+            (vec![Policy { action: Action::Allow, ..of(udp(4789, !0)) }, block.clone()], (0, 0)),
+            (vec![Policy { action: Action::Allow, ..of(udp(53, !0)) }, block.clone()], (1, 0)),
+            (vec![on("uplink", &out("0.0.0.0/0", Action::Allow)), block.clone()], (0, 1)),
+            (vec![within("0.0.0.0/0", Action::Allow), default], (0, 0)),
+            // Behind one of type `sub` that lets packets pass, those of type `main` are asked.
+            (vec![Policy { sub: true, ..out("0.0.0.0/0", Action::Allow) }, block.clone()], (1, 0)),
+            (vec![Policy { sub: true, ..block.clone() }, out("0.0.0.0/0", Action::Allow)], (1, 0)),
+        ] {
+            assert_eq!(counted(&policies), found, "{policies:?}");
+        }
+        let many = vec![of(Upper { more: true, ..Upper::default() }); 24];
+        assert_eq!(counted(&many), (0, NAMED), "not all of them are named");
+        // On one path.
+        let touched = |policies: &[Policy], other: &str, arrives| {
+            let [local, other] = ["192.0.2.1", other].map(|address| address.parse().unwrap());
+            let flow = Flow::BetweenHosts { local, other, device: Some(name("uplink")), port: 4789, arrives };
+            let mut found = Vec::new();
+            touching(policies, &flow, &mut found);
+            found.iter().map(|it| it.effect).collect::<Vec<_>>()
+        };
+        let both = [within("192.0.2.2/32", Action::Block), of(Upper { more: true, ..Upper::default() })];
+        assert_eq!(touched(&both, "192.0.2.2", true), [Effect::DropsAll]);
+        assert_eq!(touched(&both, "198.51.100.7", true), []);
+        assert_eq!(touched(&both, "198.51.100.7", false), [Effect::MayDrop]);
+    }
+
+    #[test]
+    fn a_policy_is_about_packets_within_what_one_vpc_reaches() {
+        let networks = |nets: &[&str]| nets.iter().map(|net| net.parse::<IpNet>().unwrap()).collect::<Networks>();
+        let of_vpcs = OfVpcs {
+            vrfs: [name("cpsvrf1")].into(),
+            members: [name("eth1")].into(),
+            bridged: BTreeSet::new(),
+            networks: Vec::new(),
+            reachable: vec![networks(&["10.1.0.0/16", "10.2.0.0/16"]), networks(&["10.8.0.0/16", "10.9.0.0/16"])],
+        };
+        let found = |policies: &[Policy]| {
+            let mut found = Vec::new();
+            super::find(policies, &of_vpcs, &mut found);
+            found.len()
+        };
+        let forward = |source, destination, action| policy(Direction::Forward, source, destination, action);
+        let block = |source, destination| forward(source, destination, Action::Block);
+        assert_eq!(found(&[block("10.1.0.0/16", "10.2.0.0/16")]), 1);
+        assert_eq!(found(&[block("10.1.0.0/16", "10.8.0.0/16")]), 0, "no VPC reaches that from there");
+        assert_eq!(found(&[policy(Direction::In, "0.0.0.0/0", "0.0.0.0/0", Action::Block)]), 0, "none is forwarded");
+        // Each VPC's packets have to pass.
+        let allow = |net| forward(net, net, Action::Allow);
+        assert_eq!(found(&[allow("10.0.0.0/14"), block("0.0.0.0/0", "0.0.0.0/0")]), 1);
+        assert_eq!(found(&[allow("10.0.0.0/14"), block("10.0.0.0/13", "0.0.0.0/0")]), 0);
+        assert_eq!(found(&[allow("10.0.0.0/8"), block("0.0.0.0/0", "0.0.0.0/0")]), 0);
+        // One of type `sub` decides nothing by itself but to block.
+        let sub = |policy| Policy { sub: true, ..policy };
+        assert_eq!(found(&[sub(allow("10.1.0.0/16"))]), 1);
+        assert_eq!(found(&[sub(allow("10.7.0.0/16"))]), 0);
+        assert_eq!(found(&[sub(allow("10.0.0.0/8")), block("10.1.0.0/16", "10.2.0.0/16")]), 2);
+        let touched = |policies: &[Policy]| {
+            let [source, destination] = ["10.1.0.5", "10.2.0.5"].map(|text| text.parse().unwrap());
+            let [from, to] = ["eth1", "cpspeer7"].map(|device| Some(name(device)));
+            let flow = Flow::OfVpc { source, destination, from, vrf: name("cpsvrf1"), to };
+            let mut found = Vec::new();
+            touching(policies, &flow, &mut found);
+            found.iter().map(|it| it.effect).collect::<Vec<_>>()
+        };
+        let both = [sub(allow("10.0.0.0/8")), block("10.1.0.0/16", "10.2.0.0/16")];
+        assert_eq!(touched(&both), [Effect::MayDrop, Effect::DropsAll]);
+        let blocks = [sub(block("10.0.0.0/8", "10.0.0.0/8")), allow("10.0.0.0/8")];
+        assert_eq!(touched(&blocks), [Effect::DropsAll]);
+    }
 }

@@ -4,7 +4,7 @@
 //! go to, so a rule is reported unless one of these tells that it cannot meet them, or that every one of them was let pass
 //! before. In the hook `forward`, packets of a VPC come from its VRF, whichever port or tunnel it was in fact.
 //! Those between hosts are UDP to the port of VXLAN; a rule about them is reported where no such packet passes, and to whoever asks
-//! for a path also where that cannot be told. Bridges below ports and the underlay are others', and so are rules about what passes them:
+//! for a path also where that cannot be told. A policy of `IPsec` about them is reported where none passes to one of the other hosts. Bridges below ports and the underlay are others', and so are rules about what passes them:
 //! those are reported where nothing passes, too.
 
 mod ipsec;
@@ -38,6 +38,9 @@ pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let chains = Chains::of(firewall);
     let (of_vpcs, between_hosts) = (OfVpcs::of(survey), BetweenHosts::of(survey));
     ipsec::find(&firewall.policies, &of_vpcs, found);
+    if let Some(them) = &between_hosts {
+        ipsec::find_between_hosts(&firewall.policies, them, found);
+    }
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
         for packets in Family::ALL.into_iter().filter_map(|family| of_vpcs.at(hook, family, &chain.scope)) {
@@ -69,6 +72,7 @@ pub(super) fn doubts(survey: &Survey<'_>) -> Vec<Interference> {
         }
     }
     if let Some(between_hosts) = BetweenHosts::of(survey) {
+        ipsec::doubts(&firewall.policies, &between_hosts, &mut found);
         for chain in &firewall.chains {
             if let Some(packets) = chain.hook.and_then(|hook| between_hosts.at(hook, &chain.scope)) {
                 walk(&chains, chain, packets, &mut found);

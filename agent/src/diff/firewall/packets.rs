@@ -4,14 +4,18 @@ use super::Flow;
 use crate::{
     diff::{Beneath, survey::Survey},
     objects::{
-        Address, Family,
+        Address, Family, RouteKey,
         firewall::{Action, FilterRule, Hook, Match, Networks, Pattern, Policy, Scope, Sense, state},
     },
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 /// What is known of the device by which packets come in or go out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +72,9 @@ impl Devices {
     }
 }
 
-const LOOPBACK: &str = "lo";
+pub(super) const LOOPBACK: &str = "lo";
 #[expect(clippy::cast_possible_truncation, reason = "it is 17")]
-const UDP: u8 = libc::IPPROTO_UDP as u8;
+pub(super) const UDP: u8 = libc::IPPROTO_UDP as u8;
 
 /// What kind of packets these are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +107,12 @@ fn asks_for_addresses(survey: &Survey<'_>) -> bool {
     let of_address = |one: &Match| matches!(one, Match::Source(..) | Match::Destination(..));
     let firewall = &survey.observed.firewall;
     let mut asked = firewall.chains.iter().flat_map(|chain| &chain.rules);
-    let decides = |policy: &Policy| policy.action != Action::Allow;
-    firewall.policies.iter().any(decides) || asked.any(|rule| rule.matches.iter().any(of_address))
+    policies_decide(survey) || asked.any(|rule| rule.matches.iter().any(of_address))
+}
+
+fn policies_decide(survey: &Survey<'_>) -> bool {
+    let decides = |policy: &Policy| policy.action != Action::Allow || policy.sub;
+    survey.observed.firewall.policies.iter().any(decides)
 }
 
 const EVERYWHERE: [IpNet; 2] = [
@@ -119,22 +127,30 @@ pub(super) struct OfVpcs {
     /// Members of bridges that are ports or below ports.
     pub(super) bridged: BTreeSet<InterfaceName>,
     pub(super) networks: Vec<IpNet>,
+    /// Networks of one family that each VPC has or reaches: where both addresses of a packet are. None where no policy of `IPsec` asks for them.
+    pub(super) reachable: Vec<Networks>,
 }
 
 impl OfVpcs {
     pub(super) fn of(survey: &Survey<'_>) -> OfVpcs {
         let desired = survey.desired;
+        // There may be a million.
+        let routes = || desired.routes().filter(|route| route.key.prefix.prefix_len() > 0);
         let networks = if asks_for_addresses(survey) {
-            // There may be a million.
-            let routes = desired.routes().filter(|route| route.key.prefix.prefix_len() > 0);
+            let routes = routes();
             IpNet::aggregate(&routes.map(|route| route.key.prefix).collect())
         } else {
             EVERYWHERE.to_vec()
         };
+        let mut reachable = BTreeMap::<(u32, Family), Vec<IpNet>>::new();
+        for RouteKey { table, prefix, .. } in routes().map(|route| route.key).filter(|_| policies_decide(survey)) {
+            reachable.entry((table, Family::of(&prefix))).or_default().push(prefix);
+        }
+        let reachable = reachable.into_values().map(Networks::from_iter).collect();
         let members = desired.ports.keys().chain(desired.vxlans.keys()).copied().collect();
         let beneath = Beneath::new(&survey.observed.links);
         let bridged = desired.ports.keys().flat_map(|port| beneath.bridged(port)).collect();
-        OfVpcs { vrfs: desired.vrfs.keys().copied().collect(), members, bridged, networks }
+        OfVpcs { vrfs: desired.vrfs.keys().copied().collect(), members, bridged, networks, reachable }
     }
 
     /// Those of one address family at a hook; none where there are none.
@@ -174,6 +190,8 @@ pub(in crate::diff) struct BetweenHosts {
     /// Members of bridges that have the address or are below such.
     pub(super) bridged: Devices,
     pub(super) others: Vec<IpNet>,
+    /// The VTEP address of each of them.
+    pub(super) hosts: BTreeSet<IpAddr>,
 }
 
 impl BetweenHosts {
@@ -181,12 +199,12 @@ impl BetweenHosts {
     pub(in crate::diff) fn of(survey: &Survey<'_>) -> Option<BetweenHosts> {
         let desired = survey.desired;
         let tunnel = desired.vxlans.values().next()?.tunnel;
-        let others: BTreeSet<IpAddr> = desired.senders.values().flatten().copied().collect();
-        if others.is_empty() {
+        let hosts: BTreeSet<IpAddr> = desired.senders.values().flatten().copied().collect();
+        if hosts.is_empty() {
             return None;
         }
         let others = if asks_for_addresses(survey) {
-            IpNet::aggregate(&others.into_iter().map(IpNet::from).collect())
+            IpNet::aggregate(&hosts.iter().copied().map(IpNet::from).collect())
         } else {
             EVERYWHERE.into_iter().filter(|net| Family::of(net) == Family::of(&IpNet::from(tunnel.local))).collect()
         };
@@ -198,7 +216,7 @@ impl BetweenHosts {
         let having: BTreeSet<InterfaceName> = having.map(|address| address.device).filter(has_it).collect();
         let device = if having.is_empty() { Devices::Any } else { Devices::These(having) };
         let bridged = device.bridged(&Beneath::new(&survey.observed.links));
-        Some(BetweenHosts { port: tunnel.port, local: tunnel.local, device, bridged, others })
+        Some(BetweenHosts { port: tunnel.port, local: tunnel.local, device, bridged, others, hosts })
     }
 
     /// Those at a hook, in both directions; none where there are none.

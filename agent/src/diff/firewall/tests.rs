@@ -6,7 +6,7 @@ use crate::{
     kernel::memory,
     objects::{
         Address, Desired, Link, LinkKind, Observed,
-        firewall::{Action, Direction, FilterRule, Match, Pattern, Policy, Sense, Verdict, state},
+        firewall::{Action, Direction, FilterRule, Match, Pattern, Policy, Sense, Upper, Verdict, state},
     },
 };
 use cps_peering_config::{HostConfig, ValidHostConfig};
@@ -17,7 +17,8 @@ fn packets() -> OfVpcs {
     let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
     let networks = ["10.1.0.0/16", "10.2.0.0/16", "fd00:1::/48"].map(|net| net.parse().unwrap()).to_vec();
     let bridged = BTreeSet::new();
-    OfVpcs { vrfs: names(&["cpsvrf1", "cpsvrf2"]), members: names(&["cpspeer7", "eth1"]), bridged, networks }
+    let reachable = [&networks[..2], &networks[2..]].map(|networks| networks.iter().copied().collect()).to_vec();
+    OfVpcs { vrfs: names(&["cpsvrf1", "cpsvrf2"]), members: names(&["cpspeer7", "eth1"]), bridged, networks, reachable }
 }
 
 fn pattern(text: &str) -> Pattern {
@@ -211,9 +212,10 @@ fn between_hosts_by(
     let firewall = firewall(Backend::Nftables, scope, hook, drops, rules);
     let (port, local) = (4789, "192.0.2.1".parse().unwrap());
     let others: Vec<IpNet> = ["192.0.2.2/32", "198.51.100.0/25"].map(|net| net.parse().unwrap()).to_vec();
+    let hosts = others.iter().map(IpNet::addr).collect();
     let device = device.map(|device| device.parse().unwrap());
     let devices = device.map_or(Devices::Any, |device| Devices::These(BTreeSet::from([device])));
-    let all = BetweenHosts { port, local, device: devices, bridged: Devices::These(BTreeSet::new()), others };
+    let all = BetweenHosts { port, local, device: devices, bridged: Devices::These(BTreeSet::new()), others, hosts };
     let mut found = Vec::new();
     if let Some(packets) = all.at(hook, scope) {
         walk(&Chains::of(&firewall), &firewall.chains[0], packets, &mut found);
@@ -436,10 +438,12 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
         source: source.parse().unwrap(),
         destination: destination.parse().unwrap(),
         device: None,
-        some: false,
+        upper: Upper::default(),
         action,
+        sub: false,
         priority: Some(9),
     };
+    let some_of_them = Upper { more: true, ..Upper::default() };
     let found = |policies: &[Policy]| {
         let mut found = Vec::new();
         ipsec::find(policies, &packets(), &mut found);
@@ -469,7 +473,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
     assert!(found(&[allow.clone(), block.clone()]).is_empty());
     for some in [
         vec![block.clone(), allow.clone()],
-        vec![Policy { some: true, ..allow.clone() }, block.clone()],
+        vec![Policy { upper: some_of_them, ..allow.clone() }, block.clone()],
         vec![Policy { direction: Direction::Out, ..allow.clone() }, block.clone()],
         vec![Policy { destination: "10.2.0.0/16".parse().unwrap(), ..allow }, block.clone()],
     ] {
@@ -495,7 +499,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
         ipsec::touching(policies, &flow, &mut found);
         found.into_iter().map(|it| it.effect).collect::<Vec<_>>()
     };
-    let some = Policy { some: true, ..block.clone() };
+    let some = Policy { upper: some_of_them, ..block.clone() };
     let elsewhere = Policy { source: "10.1.9.0/24".parse().unwrap(), ..block.clone() };
     for (policies, effects) in [
         (vec![block.clone()], vec![Effect::DropsAll]),
@@ -505,7 +509,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
         (vec![elsewhere], vec![]),
         // The first one that selects it decides.
         (vec![Policy { source: "10.1.0.5/32".parse().unwrap(), ..allow.clone() }, block.clone()], vec![]),
-        (vec![Policy { some: true, ..allow.clone() }, block.clone()], vec![Effect::MayDrop]),
+        (vec![Policy { upper: some_of_them, ..allow.clone() }, block.clone()], vec![Effect::MayDrop]),
         (vec![some.clone(), allow.clone(), block.clone()], vec![Effect::MayDrop]),
         (vec![some, block.clone(), default.clone()], vec![Effect::MayDrop, Effect::MayDrop]),
         (vec![Policy { direction: Direction::Out, ..allow }, default], vec![Effect::DropsAll]),

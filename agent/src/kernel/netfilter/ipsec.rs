@@ -1,4 +1,4 @@
-//! Policies of `IPsec` (`include/uapi/linux/xfrm.h`), read-only: they decide about forwarded packets as filters do, in VRFs as well.
+//! Policies of `IPsec` (`include/uapi/linux/xfrm.h`), read-only: they decide about packets as filters do, in VRFs as well.
 
 use crate::{
     kernel::{
@@ -6,7 +6,7 @@ use crate::{
         socket::Socket,
         wire::{attributes, u8_at, u16_at, u32_at},
     },
-    objects::firewall::{Action, Direction, Policy},
+    objects::firewall::{Action, Direction, Policy, Upper},
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -25,7 +25,9 @@ const INFO_LEN: usize = 168;
 const SELECTOR_LEN: usize = 56;
 /// Of `struct xfrm_selector`.
 const SOURCE: usize = 16;
-const PORTS: usize = 32;
+const PORT_TO: usize = 32;
+const PORT_TO_MASK: usize = 34;
+const PORT_FROM_MASK: usize = 38;
 const FAMILY: usize = 40;
 const LENGTHS: usize = 42;
 const PROTOCOL: usize = 44;
@@ -35,8 +37,9 @@ const USER: usize = 52;
 const PRIORITY: usize = SELECTOR_LEN + 64 + 32;
 const DIRECTION: usize = PRIORITY + 8;
 const ACTION: usize = PRIORITY + 9;
-/// `XFRMA_TMPL`, `XFRMA_MARK`, `XFRMA_IF_ID`.
+/// `XFRMA_TMPL`, `XFRMA_POLICY_TYPE` (`struct xfrm_userpolicy_type`), `XFRMA_MARK`, `XFRMA_IF_ID`.
 const TEMPLATES: u16 = 5;
+const TYPE: u16 = 16;
 const MARK: u16 = 21;
 const INTERFACE_ID: u16 = 31;
 
@@ -45,6 +48,8 @@ const GET_DEFAULT: u16 = 0x28;
 const DEFAULT_LEN: usize = 3;
 /// `XFRM_USERPOLICY_BLOCK`.
 const BLOCK: u8 = 1;
+/// `XFRM_POLICY_TYPE_MAIN`; `XFRM_POLICY_TYPE_SUB` is 1. A kernel that knows no others does not say it.
+const MAIN: u8 = 0;
 /// `struct xfrm_user_tmpl`, and where it says that a packet may do without.
 const TEMPLATE_LEN: usize = 64;
 const OPTIONAL: usize = 50;
@@ -71,8 +76,8 @@ impl Unread {
     }
 }
 
-/// Those that may select packets of VPCs, which carry no mark and do not go to an interface of `IPsec`; for each direction in the
-/// kernel's order, at the end what it does with what none of them selects.
+/// Those that may select packets of VPCs or between hosts, which carry no mark and do not go to an interface of `IPsec`; for each
+/// direction in the kernel's order, at the end what it does with what none of them selects.
 pub(super) fn policies(names: &BTreeMap<u32, InterfaceName>) -> Result<Vec<Policy>, Unread> {
     let mut socket = Socket::xfrm()?;
     let all = |body: &mut Vec<u8>| body.extend([0; ID_LEN]);
@@ -92,7 +97,7 @@ pub(super) fn policies(names: &BTreeMap<u32, InterfaceName>) -> Result<Vec<Polic
     // The kernel lists the newest first, and of those of one priority asks the oldest first.
     found.reverse();
     found.extend(defaults(&mut socket)?);
-    found.sort_by_key(|policy| (policy.direction, policy.priority.is_none(), policy.priority));
+    found.sort_by_key(|policy| (policy.direction, policy.priority.is_none(), !policy.sub, policy.priority));
     Ok(found)
 }
 
@@ -104,19 +109,22 @@ fn defaults(socket: &mut Socket) -> Result<Vec<Policy>, Unread> {
         Err(refusal) if refusal.errno == libc::EINVAL => return Ok(Vec::new()),
         Err(refusal) => return Err(KernelError::Refused { what: "defaults of IPsec", refusal }.into()),
     };
-    let [_, forward, out] = answer.first_chunk::<DEFAULT_LEN>().ok_or(Unread::Malformed)?;
+    let [within, forward, out] = answer.first_chunk::<DEFAULT_LEN>().ok_or(Unread::Malformed)?;
     let everything = [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())];
-    let blocked =
-        [(Direction::Forward, forward), (Direction::Out, out)].into_iter().filter(|(_, does)| **does == BLOCK);
+    let all = [(Direction::In, within), (Direction::Forward, forward), (Direction::Out, out)];
+    let blocked = all.into_iter().filter(|(_, does)| **does == BLOCK);
     let of = |(direction, _)| everything.map(|all| Policy::default_of(direction, all, Action::Block));
     Ok(blocked.flat_map(of).collect())
 }
 
-/// One that concerns forwarded packets without a mark; none of the inner ones where it does not. None where it cannot be read.
+/// One that concerns packets without a mark; none of the inner ones where it does not. None where it cannot be read.
+#[expect(clippy::option_option, reason = "one that does not concern is not one that cannot be read")]
 fn read(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<Option<Policy>> {
     let direction = match u8_at(payload, DIRECTION)? {
+        0 => Direction::In,
         1 => Direction::Out,
         2 => Direction::Forward,
+        // Of single sockets.
         _ => return Some(None),
     };
     let find = |wanted| attributes(payload, INFO_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
@@ -141,18 +149,24 @@ fn read(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<Option<P
         (1, _) => Action::Block,
         _ if templates.is_empty() => Action::Allow,
         // What has not come by IPsec passes then (`level use`). What leaves is put into it all the same.
-        (_, Direction::Forward) if optional => Action::Allow,
+        (_, Direction::In | Direction::Forward) if optional => Action::Allow,
         _ => Action::Protect,
     };
-    let ports = payload.get(PORTS..FAMILY)?.iter().any(|byte| *byte != 0);
-    let some = ports || u8_at(payload, PROTOCOL)? != 0 || u32_at(payload, USER)? != 0;
+    let port = |at: usize| u16_at(payload, at).map(u16::from_be);
+    let mask = port(PORT_TO_MASK)?;
+    let upper = Upper {
+        protocol: Some(u8_at(payload, PROTOCOL)?).filter(|protocol| *protocol != 0),
+        destination_port: (port(PORT_TO)? & mask, mask),
+        more: port(PORT_FROM_MASK)? != 0 || u32_at(payload, USER)? != 0,
+    };
     let policy = Policy {
         direction,
         source: network(SOURCE, LENGTHS + 1)?,
         destination: network(0, LENGTHS)?,
         device,
-        some,
+        upper,
         action,
+        sub: find(TYPE).is_some_and(|kind| u8_at(kind, 0) != Some(MAIN)),
         priority: Some(u32_at(payload, PRIORITY)?),
     };
     Some(Some(policy))
@@ -170,6 +184,7 @@ fn network(family: i32, address: &[u8], length: u8) -> Option<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::wire::put;
     use nix::sched::{CloneFlags, unshare};
     use std::{process::Command, thread};
 
@@ -185,7 +200,14 @@ mod tests {
             policies(&BTreeMap::from([(1, "lo".parse().unwrap())])).unwrap()
         };
         let found = thread::scope(|scope| scope.spawn(set_and_read).join().unwrap());
-        found.iter().map(|it| format!("{it}: {:?}{}", it.action, if it.some { " some" } else { "" })).collect()
+        found.iter().map(shown).collect()
+    }
+
+    fn shown(policy: &Policy) -> String {
+        let Upper { protocol, destination_port: (port, mask), more } = policy.upper;
+        let protocol = protocol.map_or_else(String::new, |protocol| format!(" proto {protocol}"));
+        let port = if mask == 0 { String::new() } else { format!(" dport {port}/{mask:x}") };
+        format!("{policy}: {:?}{protocol}{port}{}", policy.action, if more { " more" } else { "" })
     }
 
     #[test]
@@ -203,11 +225,16 @@ mod tests {
             "add src 10.8.0.0/16 dst 0.0.0.0/0 dir out action block mark 7 mask 0xff",
             "add src 10.9.0.0/16 dst 0.0.0.0/0 dir out action block mark 0 mask 0xff priority 5",
             "add src 10.8.0.0/16 dst 0.0.0.0/0 dir out action block if_id 9",
-            "add src 10.8.0.0/16 dst 0.0.0.0/0 dir in action block",
+            "add src 192.0.2.0/24 dst 0.0.0.0/0 proto udp dport 4789 dir in action block",
+            "add src 192.0.2.0/24 dst 0.0.0.0/0 proto udp sport 4789 dir in priority 1 tmpl proto esp mode transport level use",
+            "add src 192.0.2.0/24 dst 0.0.0.0/0 dir in priority 2 tmpl proto esp mode transport",
         ]);
         assert_eq!(
             found,
             [
+                "xfrm policy src 192.0.2.0/24 dst 0.0.0.0/0 dir in priority 0 action block: Block proto 17 dport 4789/ffff",
+                "xfrm policy src 192.0.2.0/24 dst 0.0.0.0/0 dir in priority 1: Allow proto 17 more",
+                "xfrm policy src 192.0.2.0/24 dst 0.0.0.0/0 dir in priority 2: Protect",
                 "xfrm policy src 10.1.0.0/16 dst 10.2.9.0/24 dir fwd priority 3: Allow",
                 "xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd priority 7 action block: Block",
                 "xfrm policy src 10.1.0.0/16 dst 10.2.8.0/24 dir fwd priority 7: Allow",
@@ -215,7 +242,7 @@ mod tests {
                 "xfrm policy src 10.5.0.0/16 dst 10.0.0.0/8 dir fwd priority 9: Protect",
                 "xfrm policy src fd00:1::/48 dst ::/0 dir out priority 1: Protect",
                 "xfrm policy src 10.6.0.0/16 dst 10.0.0.0/8 dir out priority 2: Protect",
-                "xfrm policy src 0.0.0.0/0 dst 10.2.0.0/16 dir out priority 3 action block: Block some",
+                "xfrm policy src 0.0.0.0/0 dst 10.2.0.0/16 dir out priority 3 action block: Block proto 6 dport 22/ffff",
                 "xfrm policy src 10.7.0.0/16 dst 0.0.0.0/0 dev lo dir out priority 4 action block: Block",
                 "xfrm policy src 10.9.0.0/16 dst 0.0.0.0/0 dir out priority 5 action block: Block",
             ]
@@ -228,6 +255,31 @@ mod tests {
         let found = read_after(&["setdefault fwd block", "add src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action allow"]);
         let default = "xfrm policy default fwd: Block";
         assert_eq!(found, ["xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd priority 0: Allow", default, default]);
-        assert!(read_after(&["setdefault fwd accept out accept"]).is_empty());
+        let found = read_after(&["setdefault in block out block"]);
+        let [within, out] = ["in", "out"].map(|direction| format!("xfrm policy default {direction}: Block"));
+        assert_eq!(found, [&within, &within, &out, &out].map(String::as_str));
+        assert!(read_after(&["setdefault fwd accept out accept in accept"]).is_empty());
+    }
+
+    /// As a kernel with `CONFIG_XFRM_SUB_POLICY` tells it.
+    #[test]
+    fn the_type_is_read() {
+        let told = |kind: Option<u8>| {
+            let mut bytes = vec![0; INFO_LEN];
+            bytes[FAMILY..FAMILY + 2].copy_from_slice(&2u16.to_ne_bytes());
+            bytes[DIRECTION] = 2;
+            if let Some(kind) = kind {
+                put(&mut bytes, TYPE, &[kind, 0, 0, 0, 0, 0]);
+            }
+            shown(&read(&bytes, &BTreeMap::new()).unwrap().unwrap())
+        };
+        let main = "xfrm policy src 0.0.0.0/0 dst 0.0.0.0/0 dir fwd priority 0: Allow";
+        assert_eq!([told(None), told(Some(0))], [main, main]);
+        for other in [1, 2] {
+            assert_eq!(
+                told(Some(other)),
+                "xfrm policy src 0.0.0.0/0 dst 0.0.0.0/0 dir fwd priority 0 ptype sub: Allow"
+            );
+        }
     }
 }
