@@ -37,22 +37,21 @@ pub(super) async fn run(session: &Session, command: &Command) -> Result<(), CliE
     let call = match command {
         Command::Show => Call::get(admin(&["rollout"])),
         Command::Continue { revision } => {
-            let seen = match revision {
-                Some(revision) => revision.to_string(),
-                None => {
-                    let rollout = session.call(Call::get(admin(&["rollout"]))).await?;
-                    let seen = inventory::revision(&rollout);
-                    if rollout["state"] == "none" {
-                        session.print(&rollout, || shown(&rollout));
-                        return Ok(());
-                    }
-                    complain(&shown(&rollout));
-                    let instead = format!("say what you have seen with --revision {seen}");
-                    if !ask("push it to all hosts?", &instead)? {
-                        return Err(CliError::Refused("nothing was done".to_owned()));
-                    }
-                    seen
+            let seen = if let Some(revision) = revision {
+                revision.to_string()
+            } else {
+                let rollout = session.call(Call::get(admin(&["rollout"]))).await?;
+                let seen = inventory::revision(&rollout);
+                if rollout["state"] == "none" {
+                    session.print(&rollout, || shown(&rollout));
+                    return Ok(());
                 }
+                complain(&shown(&rollout));
+                let instead = format!("say what you have seen with --revision {seen}");
+                if !ask("push it to all hosts?", &instead)? {
+                    return Err(CliError::Refused("nothing was done".to_owned()));
+                }
+                seen
             };
             Call::new(Method::POST, admin(&["rollout", "continue"])).with("revision", &seen)
         }
