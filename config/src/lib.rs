@@ -55,7 +55,7 @@ pub mod traffic;
 
 pub use host_config::{HostConfig, HostPatch, InvalidHostConfig, SharedHostConfig, ValidHostConfig};
 pub use report::HostReport;
-pub use revision::Revision;
+pub use revision::{Revision, SeenRevision};
 
 #[cfg(test)]
 #[path = "../../tests/src/fuzz.rs"]

@@ -103,18 +103,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            if is_damage(&error) { EXIT_DAMAGED.into() } else { ExitCode::FAILURE }
+            if is_lasting(&error) { EXIT_DAMAGED.into() } else { ExitCode::FAILURE }
         }
     }
 }
 
-/// Whether what is stored is not what was written.
-fn is_damage(error: &anyhow::Error) -> bool {
+/// Whether another start leads to the same.
+fn is_lasting(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let by_vault = cause.downcast_ref::<VaultError>().and_then(|error| match error {
             VaultError::Store(error) => Some(error),
             _ => None,
         });
-        by_vault.or_else(|| cause.downcast_ref::<StoreError>()).is_some_and(StoreError::is_damage)
+        by_vault.or_else(|| cause.downcast_ref::<StoreError>()).is_some_and(StoreError::is_lasting)
     })
 }

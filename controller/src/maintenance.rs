@@ -134,6 +134,9 @@ pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<Stri
                 return Ok(report.to_string().trim_end().to_owned());
             }
             cps_peering_terminal::show(report.to_string().trim_end());
+            if report.is_newer() {
+                bail!("some of the store was written by a newer release: install that release, or a newer one");
+            }
             bail!("the store is damaged: `cps-peering-controller restore COPY` replaces it with a copy")
         }
         Command::MoveStore { from, force } => {

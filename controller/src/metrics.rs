@@ -20,7 +20,7 @@ use cps_peering_http::{
 };
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     path::PathBuf,
     sync::{Arc, Weak},
@@ -151,17 +151,24 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         };
         state.hosts().values().filter(|host| !host.dead).map(of).collect()
     });
-    let mut counts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0), ("held_back", 0)]);
-    for (_, [in_sync, _, _, waits]) in &hosts {
-        let word = match (*in_sync, *waits) {
-            (true, _) => "in_sync",
-            (false, true) => "held_back",
-            (false, false) => "out_of_sync",
+    let mut counts = BTreeMap::from([("in_sync", 0_u32), ("out_of_sync", 0), ("held_back", 0), ("maintenance", 0)]);
+    for (_, [in_sync, _, maintained, waits]) in &hosts {
+        let word = match (*in_sync, *waits, *maintained) {
+            (true, _, _) => "in_sync",
+            (false, true, _) => "held_back",
+            // What is being worked on counts against no objective (P5).
+            (false, false, true) => "maintenance",
+            (false, false, false) => "out_of_sync",
         };
         *counts.entry(word).or_default() += 1;
     }
     let values = counts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
-    gauges(out, "cps_controller_hosts", "Hosts, by whether they are in sync, or held back by a rollout", values)?;
+    gauges(
+        out,
+        "cps_controller_hosts",
+        "Hosts, by whether they are in sync, or why not: held back by a rollout, being worked on, or something else",
+        values,
+    )?;
     let help = "Whether a rollout is stopped, so that the hosts that do not have the change wait for an operator";
     let stopped = engine.read(|state, _| state.meta().rollout.is_some_and(|rollout| rollout.stopped));
     gauge(out, "cps_controller_rollout_stopped", help, is(stopped))?;
@@ -210,25 +217,30 @@ fn peerings(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
 
 /// Of peerings with hosts that are worked on, the share of the paths between hosts that have such an end.
 fn in_maintenance(state: &State) -> BTreeMap<String, f64> {
-    let in_use = |hosts: &BTreeSet<HostId>| -> BTreeSet<HostId> {
-        let is = |id: &&HostId| !state.hosts().get(*id).is_some_and(Host::in_maintenance);
-        hosts.iter().filter(is).cloned().collect()
-    };
-    // No path leads from a host to itself.
-    #[expect(clippy::cast_precision_loss, reason = "hosts are far fewer than 2^26")]
-    let paths = |[one, two]: [&BTreeSet<HostId>; 2]| (one.len() * two.len() - one.intersection(two).count()) as f64;
     let worked_on = state.hosts().values().filter(|host| host.in_maintenance());
     let vpcs: BTreeSet<&VpcId> = worked_on.flat_map(|host| state.ports_on(&host.id)).map(|port| &port.vpc).collect();
     let peerings: BTreeMap<&PeeringId, &Peering> =
         vpcs.iter().flat_map(|vpc| state.peerings_of(vpc)).map(|it| (&it.id, it)).collect();
+    let peerings: Vec<&Peering> = peerings.into_values().filter(|peering| peering.forwards()).collect();
+    // Each VPC's hosts once, however many peerings it has, with whether they are in use.
+    let mut hosts: HashMap<&VpcId, BTreeMap<&HostId, bool>> = HashMap::new();
+    for side in peerings.iter().flat_map(|peering| peering.sides()) {
+        let in_use = |id: &HostId| !state.hosts().get(id).is_some_and(Host::in_maintenance);
+        let of = |vpc| state.ports_of(vpc).map(|port| (&port.key.host, in_use(&port.key.host))).collect();
+        hosts.entry(&side.vpc).or_insert_with(|| of(&side.vpc));
+    }
+    // No path leads from a host to itself.
+    #[expect(clippy::cast_precision_loss, reason = "hosts are far fewer than 2^26")]
+    let paths = |one: usize, two: usize, both: usize| (one * two - both) as f64;
     let share = |peering: &Peering| {
-        let all = peering.sides().map(|side| state.hosts_of(&side.vpc));
-        let left = all.each_ref().map(in_use);
-        let (all, left) = (paths(all.each_ref()), paths(left.each_ref()));
+        let [one, two] = peering.sides().map(|side| &hosts[&side.vpc]);
+        let both = || one.iter().filter(|(id, _)| two.contains_key(*id)).map(|(_, in_use)| *in_use);
+        let left = |hosts: &BTreeMap<&HostId, bool>| hosts.values().filter(|in_use| **in_use).count();
+        let all = paths(one.len(), two.len(), both().count());
+        let left = paths(left(one), left(two), both().filter(|in_use| *in_use).count());
         (all > 0.0).then(|| 1.0 - left / all)
     };
-    let forwards = peerings.into_values().filter(|peering| peering.forwards());
-    forwards.filter_map(|it| Some((it.id.to_string(), share(it)?))).collect()
+    peerings.into_iter().filter_map(|it| Some((it.id.to_string(), share(it)?))).collect()
 }
 
 fn traffic(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -64,6 +64,9 @@ impl<'de> Deserialize<'de> for Ratio {
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 0 to a million")]
         let millionths = (ratio * f64::from(Self::WHOLE)).round() as u32;
+        if millionths == 0 && ratio > 0.0 {
+            return Err(D::Error::custom(format!("sample_ratio is {ratio}, and must be 0 or at least 0.000001")));
+        }
         Ok(Self { millionths })
     }
 }
@@ -173,6 +176,8 @@ mod tests {
         for wrong in ["-0.1", "1.1", "nan", "inf"] {
             assert!(ratio(wrong).unwrap_err().contains("must be 0 to 1"), "{wrong}");
         }
+        assert!(ratio("1e-7").unwrap_err().contains("must be 0 or at least 0.000001"));
+        assert!(ratio("1e-6").unwrap().takes(0) && !ratio("-0.0").unwrap().takes(0));
         let part = |text: &str| {
             let ratio = ratio(text).unwrap();
             (0..1000).filter(|n| ratio.takes(n * 4_294_967 + 2000)).count()

@@ -8,7 +8,7 @@ use super::{
     session::Session,
 };
 use clap::Args;
-use cps_peering_config::{inventory::Inventory, text};
+use cps_peering_config::{SeenRevision, inventory::Inventory, text};
 use reqwest::Method;
 use serde_json::Value;
 use std::{
@@ -39,9 +39,10 @@ pub(super) struct Apply {
     /// Confirm that this many entries are removed or stop traffic, as counted by the dry run
     #[arg(long, value_name = "NUMBER")]
     confirm: Option<usize>,
-    /// Apply only if nothing has changed since this revision, as shown by the dry run
-    #[arg(long, value_name = "NUMBER")]
-    if_revision: Option<u64>,
+    /// Apply only if nothing has changed since this revision, as shown by the dry run; a number without its epoch may come
+    /// again after a restore
+    #[arg(long, value_name = "EPOCH.NUMBER")]
+    if_revision: Option<SeenRevision>,
     /// Show what would change without changing it.
     #[arg(long)]
     dry_run: bool,
@@ -130,7 +131,7 @@ pub(super) async fn diff(session: &Session, diff: &Diff) -> Result<(), CliError>
     let result = post(session, &diff.source, |call| call.with("dryRun", &true)).await?;
     session.print(&result, || {
         if elements(&result["changes"]).is_empty() {
-            return format!("no difference at revision {}", cell(&result["revision"]));
+            return format!("no difference at revision {}", revision(&result));
         }
         changes(&result)
     });
@@ -177,9 +178,14 @@ fn changes(result: &Value) -> String {
     table(&["ACTION", "KIND", "ID", "EFFECT", "FIELDS"], &rows)
 }
 
+/// The revision that an answer tells of. Controllers of releases before 0.3.0 do not say the epoch.
+pub(super) fn revision(result: &Value) -> String {
+    cell(if result["fullRevision"].is_string() { &result["fullRevision"] } else { &result["revision"] })
+}
+
 /// What an answer says was changed, or would be, and what follows.
 pub(super) fn differences(result: &Value) -> String {
-    let revision = cell(&result["revision"]);
+    let revision = revision(result);
     if elements(&result["changes"]).is_empty() {
         return format!("nothing to change at revision {revision}");
     }

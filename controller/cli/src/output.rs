@@ -1,6 +1,6 @@
 //! Answers of the controller as tables.
 
-use super::{Output, yaml};
+use super::{CliError, Output, yaml};
 use cps_peering_config::text;
 use cps_peering_terminal::{show, table};
 use serde_json::Value;
@@ -41,6 +41,19 @@ pub(super) fn flush() {
         show(now.trim_end());
     }
     *before = std::mem::take(now);
+}
+
+/// Asks whoever sits there. `instead`: what to do where nobody does.
+pub(super) fn ask(question: &str, instead: &str) -> Result<bool, CliError> {
+    if !io::stdin().is_terminal() {
+        return Err(CliError::Usage(format!("standard input is not a terminal: {instead}")));
+    }
+    let cannot = |error: io::Error| CliError::Refused(format!("cannot ask: {error}"));
+    let mut output = io::stderr().lock();
+    write!(output, "{question} [y/N] ").and_then(|()| output.flush()).map_err(cannot)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(cannot)?;
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
 fn emit(text: &str) {

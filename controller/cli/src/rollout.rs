@@ -3,10 +3,12 @@
 use super::{
     CliError,
     client::{Call, admin},
-    output::{cell, elements, lines},
+    complain, inventory,
+    output::{ask, cell, elements, lines},
     session::Session,
 };
 use clap::Subcommand;
+use cps_peering_config::SeenRevision;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -14,11 +16,11 @@ use serde_json::Value;
 pub(super) enum Command {
     /// Show the canaries, their state, and the hosts that wait.
     Show,
-    /// Push the change to all hosts, whatever the state of the canaries.
+    /// Push the change to all hosts, whatever the state of the canaries. Shows them, and asks, unless `--revision` says what was seen.
     Continue {
-        /// Refuse if hosts wait for another revision than this one, as `rollout show` prints it. By default, the one they wait for now.
-        #[arg(long, value_name = "NUMBER")]
-        revision: Option<u64>,
+        /// Continue without asking. Refused if hosts wait for another revision than this one, as `rollout show` prints it
+        #[arg(long, value_name = "EPOCH.NUMBER")]
+        revision: Option<SeenRevision>,
     },
     /// Hold back the hosts that do not have the change yet, until `continue`.
     Stop,
@@ -35,11 +37,23 @@ pub(super) async fn run(session: &Session, command: &Command) -> Result<(), CliE
     let call = match command {
         Command::Show => Call::get(admin(&["rollout"])),
         Command::Continue { revision } => {
-            let shown = match revision {
-                Some(revision) => Some(*revision),
-                None => session.call(Call::get(admin(&["rollout"]))).await?["revision"].as_u64(),
+            let seen = if let Some(revision) = revision {
+                revision.to_string()
+            } else {
+                let rollout = session.call(Call::get(admin(&["rollout"]))).await?;
+                let seen = inventory::revision(&rollout);
+                if rollout["state"] == "none" {
+                    session.print(&rollout, || shown(&rollout));
+                    return Ok(());
+                }
+                complain(&shown(&rollout));
+                let instead = format!("say what you have seen with --revision {seen}");
+                if !ask("push it to all hosts?", &instead)? {
+                    return Err(CliError::Refused("nothing was done".to_owned()));
+                }
+                seen
             };
-            Call::new(Method::POST, admin(&["rollout", "continue"])).with_some("revision", shown)
+            Call::new(Method::POST, admin(&["rollout", "continue"])).with("revision", &seen)
         }
         Command::Stop => Call::new(Method::POST, admin(&["rollout", "stop"])),
     };
@@ -61,7 +75,7 @@ pub(super) fn shown(rollout: &Value) -> String {
         vec![("state", state.to_owned()), ("commit", cell(&rollout["commit"])), ("begun", cell(&rollout["begun"]))];
     // Controllers of releases before 0.3.0 have none.
     if rollout["revision"].is_u64() {
-        rows.push(("revision", cell(&rollout["revision"])));
+        rows.push(("revision", inventory::revision(rollout)));
     }
     for host in elements(&rollout["canaries"]) {
         let reason = if host["inSync"] == true { "in sync".to_owned() } else { cell(&host["reason"]) };

@@ -77,6 +77,20 @@ pub enum VaultError {
          there. `cps-peering-controller rotate-store-key` finishes it; no access key is lost"
     )]
     CutOff(PathBuf),
+    /// A rotation was probably cut off: there is a next key, which cannot be read.
+    #[error(
+        "{path} is not the store's key: access keys are sealed with key {sealed_with}, and there is a next key of a rotation that was cut \
+         off, which cannot be read: {next}. Where that is put right (owner and mode as of {path}, or a copy of it), \
+         `cps-peering-controller rotate-store-key` finishes the rotation; no access key is lost"
+    )]
+    NextUnreadable {
+        /// The key's file.
+        path: PathBuf,
+        /// With which key access keys are sealed.
+        sealed_with: String,
+        /// Why the next one cannot be read.
+        next: Box<VaultError>,
+    },
     /// Something was changed since it was sealed, or is another's.
     #[error(
         "the secret key of access key {access_key} of account {account} was not sealed for it: the store was changed by hand"
@@ -184,10 +198,15 @@ impl Vault {
     fn check(&self, state: &State) -> Result<(), VaultError> {
         let mut sealed = keys(state).filter(|(_, _, sealed)| is_sealed(sealed));
         match sealed.try_for_each(|(account, key, sealed)| self.unseal(&account, &key, sealed).map(drop)) {
-            Err(VaultError::OtherKey { sealed_with, .. })
-                if Self::read(&beside(&self.path, "next")).is_ok_and(|next| next.id == sealed_with) =>
-            {
-                Err(VaultError::CutOff(self.path.clone()))
+            Err(VaultError::OtherKey { path, id, account, access_key, sealed_with }) => {
+                Err(match Self::read(&beside(&self.path, "next")) {
+                    Ok(next) if next.id == sealed_with => VaultError::CutOff(path),
+                    Ok(_) | Err(VaultError::Missing(_)) => {
+                        VaultError::OtherKey { path, id, account, access_key, sealed_with }
+                    }
+                    // Nobody is told to forget access keys that it may open.
+                    Err(next) => VaultError::NextUnreadable { path, sealed_with, next: Box::new(next) },
+                })
             }
             checked => checked,
         }
@@ -492,6 +511,16 @@ mod tests {
         fs::rename(&key, beside(&key, "next")).unwrap();
         fs::hard_link(&rotated.before, &key).unwrap();
         assert!(matches!(open(&path, &key), Err(VaultError::CutOff(_))), "nobody is told to forget the access keys");
+        // Also where the next key cannot be read: it may be put right.
+        let next = beside(&key, "next");
+        fs::set_permissions(&next, fs::Permissions::from_mode(0o644)).unwrap();
+        let told = open(&path, &key).err().unwrap().to_string();
+        assert!(told.contains("chmod 600") && told.contains("rotate-store-key") && !told.contains("forget"), "{told}");
+        fs::set_permissions(&next, fs::Permissions::from_mode(0o600)).unwrap();
+        let text = fs::read(&next).unwrap();
+        fs::write(&next, "").unwrap();
+        assert!(matches!(open(&path, &key), Err(VaultError::NextUnreadable { sealed_with, .. }) if sealed_with == new));
+        fs::write(&next, text).unwrap();
         rotate(&Store::open(&path).unwrap(), &key, Some(&path)).unwrap();
         let (_, content, vault) = open(&path, &key).unwrap();
         assert_eq!((vault.id, content.state.accounts()["acme"].keys["AK"].as_str()), (new, sealed.as_str()));

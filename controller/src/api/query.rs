@@ -2,7 +2,7 @@
 //! [`page`](super::page).
 
 use super::response::Failure;
-use cps_peering_config::text::quote;
+use cps_peering_config::{SeenRevision, text::quote};
 use std::collections::BTreeMap;
 
 /// The parameters of a request, by name.
@@ -90,6 +90,11 @@ impl Parameters {
         let number = text.parse().ok().filter(|number| (least..=most).contains(number));
         let rule = || format!("{} is not a whole number between {least} and {most}", quote(text));
         number.map(Some).ok_or_else(|| Failure::field(name, rule()))
+    }
+
+    /// A parameter that is a revision, with its epoch or without.
+    pub(super) fn revision(&self, name: &str) -> Result<Option<SeenRevision>, Failure> {
+        self.get(name).map(|text| text.parse().map_err(|rule: String| Failure::field(name, rule))).transpose()
     }
 
     /// Refuses values of a filter that nothing can have.

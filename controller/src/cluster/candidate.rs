@@ -151,7 +151,7 @@ impl Candidate {
                         (standing, LOOK_EVERY)
                     }
                     // That does not pass.
-                    Err(error @ StoreError::Moved { .. }) => return Err(error.into()),
+                    Err(error @ (StoreError::Moved { .. } | StoreError::Moving { .. })) => return Err(error.into()),
                     // Who leads is passed on to as long as etcd says nothing else.
                     Err(error) => (format!("the leader is unknown: {error}"), jitter(LOOK_AGAIN)),
                 };

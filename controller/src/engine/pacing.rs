@@ -6,6 +6,7 @@
 //! once to each host that it changes, with all that the host waits for.
 
 use super::HostTarget;
+use crate::digest::sha256;
 use crate::model::{
     Command, Transaction,
     host::{Change as HostChange, What},
@@ -14,7 +15,7 @@ use crate::model::{
     state::{Change, Meta, State},
 };
 use cps_peering_config::{
-    SharedHostConfig,
+    Revision, SharedHostConfig,
     host_config::{Limit, PortConfig, Remotes, SideConfig, VrfConfig},
     id::{HostId, RegionId, VpcId},
     net::Vni,
@@ -104,9 +105,21 @@ impl PushMode {
 pub(super) struct Pace<'a> {
     pub(super) manner: PushMode,
     pub(super) pushes: Pushes,
+    /// Whether an operator says with it what hosts are to have. Measurements, and what follows from time, give nobody anything else to
+    /// agree to.
+    pub(super) is_decision: bool,
     /// Whether the kernel of a host is known to have all that it was to have before, and to be told what comes next.
     pub(super) has_all: &'a dyn Fn(&Host) -> bool,
     pub(super) now_ms: u64,
+}
+
+/// What tells a configuration from others of the same host, whichever commit it is of.
+fn digest(config: &SharedHostConfig) -> u64 {
+    let SharedHostConfig { revision: _, host: _, underlay, vrfs, sides } = config;
+    let vrfs: BTreeMap<_, _> = vrfs.iter().map(|(id, vrf)| (id, &**vrf)).collect();
+    let sides: BTreeMap<_, _> = sides.iter().map(|(vni, side)| (vni.get(), &**side)).collect();
+    let json = serde_json::to_vec(&(underlay, vrfs, sides)).unwrap_or_default();
+    sha256(&json).first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
 /// A host that must have something else than before.
@@ -258,27 +271,34 @@ impl Transaction<'_> {
         let in_use = |id: &HostId| self.state.hosts().get(id).filter(|host| !host.retiring);
         // What each host has that waits.
         let held = before.hosts().values().filter(|_| rollout.is_some());
-        let held: BTreeMap<&HostId, u64> = held.filter_map(|host| Some((&host.id, host.held_with()?))).collect();
+        let held: BTreeMap<&HostId, (u64, u64)> = held.filter_map(|host| Some((&host.id, host.held_with()?))).collect();
         let at_once = |id: &HostId| match manner {
             PushMode::ReleaseAll => true,
             PushMode::AtOnce => differences.contains_key(id),
             PushMode::Paced | PushMode::KeepHeld => false,
         };
-        let stays: BTreeMap<HostId, u64> = held
+        let stays: BTreeMap<HostId, (u64, u64)> = held
             .iter()
             .filter(|(id, _)| !at_once(id) && may_wait(id) && in_use(id).is_some())
             .map(|(id, has)| ((*id).clone(), *has))
             .collect();
-        // A document that takes something from all who waited.
-        let lost_all =
-            |id: &HostId| in_use(id).is_none() || differences.get(id).is_some_and(|it| it.less || !it.lost.is_empty());
-        let withdrawn = manner == PushMode::Paced && !held.is_empty() && held.keys().all(|id| lost_all(id));
+        // A document that leaves all who waited with what they have. One that takes something else from all of them gives them what they
+        // waited for.
+        let is_as_before = |id: &HostId, (_, had): (u64, u64)| {
+            let loses = |it: &&Replanned| {
+                differences.get(id).is_some_and(|it| it.less || !it.lost.is_empty()) && digest(&it.after) == had
+            };
+            in_use(id).is_none() || replanned.get(id).filter(loses).is_some()
+        };
+        let withdrawn = manner == PushMode::Paced
+            && held.keys().any(|id| in_use(id).is_some())
+            && held.iter().all(|(id, has)| is_as_before(id, *has));
         let gets = differences.iter().filter(|(id, it)| !it.changed.is_empty() && may_wait(id) && in_use(id).is_some());
         let has = |id: &HostId| {
             let host = before.hosts().get(id)?;
-            stays.get(id).copied().or_else(|| (pace.has_all)(host).then_some(host.config_number))
+            stays.get(id).copied().or_else(|| (pace.has_all)(host).then_some((host.config_number, 0)))
         };
-        let new: BTreeMap<HostId, u64> = match manner {
+        let new: BTreeMap<HostId, (u64, u64)> = match manner {
             PushMode::Paced => gets.filter_map(|(id, _)| Some(((*id).clone(), has(id)?))).collect(),
             PushMode::KeepHeld | PushMode::ReleaseAll | PushMode::AtOnce => BTreeMap::new(),
         };
@@ -310,9 +330,12 @@ impl Transaction<'_> {
         let paced = before.hosts().values().filter(|host| host.pacing.is_some());
         roles.extend(paced.map(|host| (host.id.clone(), None)));
         let waiting = new.iter().filter(|_| begins).chain(&stays);
-        roles.extend(waiting.filter_map(|(id, has)| {
+        roles.extend(waiting.filter_map(|(id, (has, _))| {
             let plan = in_use(id)?.config_number;
-            Some((id.clone(), Some(Pacing::Held { has: *has, plan })))
+            // One that begins to wait has what it was to have before.
+            let had = || replanned.get(id)?.before.as_deref().map(digest);
+            let digest = stays.get(id).map_or_else(|| had().unwrap_or_default(), |(_, had)| *had);
+            Some((id.clone(), Some(Pacing::Held { has: *has, plan, digest })))
         }));
         roles.extend(first.into_iter().map(|id| (id, Some(Pacing::Canary))));
         for (id, pacing) in roles {
@@ -321,10 +344,16 @@ impl Transaction<'_> {
             }
         }
         let meta = self.state.meta();
+        let revision = Revision { epoch: meta.epoch, number };
+        // What an operator says to hosts that wait is something newer to wait for.
+        let is_newer = pace.is_decision && stays.keys().any(|id| differences.contains_key(id));
         let rollout = match (begins, manner) {
-            (true, _) => Some(Rollout { number, begun_ms: pace.now_ms, stopped, withdrawn: false }),
+            (true, _) => Some(Rollout { number, begun_ms: pace.now_ms, revision, stopped, withdrawn: false }),
             (false, PushMode::ReleaseAll) => None,
-            (false, _) => meta.rollout.map(|it| Rollout { withdrawn: it.withdrawn || withdrawn, ..it }),
+            (false, _) => meta.rollout.map(|it| {
+                let revision = if is_newer { revision } else { it.revision };
+                Rollout { withdrawn: it.withdrawn || withdrawn, revision, ..it }
+            }),
         };
         if rollout != meta.rollout {
             self.change(Change::Meta(Meta { rollout, ..meta }));

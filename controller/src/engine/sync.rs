@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn of_hosts_that_wait_for_others_nothing_new_is_told() {
         let mut state = State::default();
-        let held = Some(Pacing::Held { has: 0, plan: 1 });
+        let held = Some(Pacing::Held { has: 0, plan: 1, digest: 0 });
         for (name, pacing) in [("h1", held), ("h2", held), ("h3", Some(Pacing::Canary)), ("h4", held), ("h5", held)] {
             let host = Host { pacing, ..host(name) };
             state.apply(crate::model::state::Change::Host(host.id.clone(), Some(host)));

@@ -6,8 +6,9 @@
 use super::{
     Code, CommandError, Transaction,
     record::{Host, Rollout},
-    state::{Change, Meta, State},
+    state::{Change, Meta},
 };
+use cps_peering_config::SeenRevision;
 use serde::Serialize;
 
 /// What becomes of it.
@@ -16,9 +17,9 @@ use serde::Serialize;
 pub enum Step {
     /// All hosts get it, whatever the first ones have said.
     Continue {
-        /// What the hosts are to get that wait, as [`revision`] says; none where it is whatever they wait for.
+        /// What the hosts are to get that wait, as its record says; none where it is whatever they wait for.
         #[serde(skip_serializing_if = "Option::is_none")]
-        revision: Option<u64>,
+        revision: Option<SeenRevision>,
     },
     /// The hosts that do not have it yet get it when an operator says so.
     Stop {
@@ -31,21 +32,13 @@ pub enum Step {
     Withdraw,
 }
 
-/// What hosts wait for: the number of the newest commit that none of them has got yet; none where there is no rollout.
-pub fn revision(state: &State) -> Option<u64> {
-    let rollout = state.meta().rollout?;
-    let held = state.hosts().values().filter(|host| host.is_held_back()).map(|host| host.config_number);
-    Some(held.fold(rollout.number, u64::max))
-}
-
 /// Carries a step out. Where there is no rollout, or one has just ended, there is nothing to do.
 pub(super) fn step(tx: &mut Transaction<'_>, step: &Step) -> Result<(), CommandError> {
     let meta = tx.state.meta();
     let Some(rollout) = meta.rollout else { return Ok(()) };
     match step {
-        Step::Continue { revision: Some(agreed) } if revision(tx.state) != Some(*agreed) => {
-            let now = revision(tx.state).unwrap_or(rollout.number);
-            let rule = format!("hosts wait for {now}, not for {agreed}: see `cps-peering rollout show`");
+        Step::Continue { revision: Some(agreed) } if !agreed.is(rollout.revision) => {
+            let rule = format!("hosts wait for {}, not for {agreed}: see `cps-peering rollout show`", rollout.revision);
             return Err(CommandError::one(Code::Aborted, "revision", rule, "RolloutChanged"));
         }
         Step::Continue { .. } | Step::Finish | Step::Withdraw => end(tx),

@@ -71,6 +71,13 @@ pub struct Meta {
     pub rollout: Option<Rollout>,
 }
 
+impl Meta {
+    /// The last commit, in this term.
+    pub fn revision(&self) -> Revision {
+        Revision { epoch: self.epoch, number: self.number }
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
 fn is_zero(number: &u32) -> bool {
     *number == 0

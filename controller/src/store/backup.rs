@@ -1,7 +1,7 @@
 //! Copies of the store: made at one moment while it is used, and brought back.
 
 use super::{
-    Store, StoreError,
+    Store,
     backup_error::{BackupError, failed},
     copy::{self, Manifest},
     embedded::Embedded,
@@ -171,14 +171,16 @@ impl Store {
     /// may be newer than the copy. The epoch is that of the copy and of the store that was there, whichever is higher, and
     /// one more; or `epoch`, if that is higher. The store that was there is kept beside it. What comes back is held.
     pub fn restore(backup: &Path, path: &Path, epoch: Option<u64>, origin: Origin) -> Result<Restored, BackupError> {
-        Self::put_in_place(backup, path, epoch, origin)
+        Self::put_in_place(backup, path, epoch, origin, &mut || Ok(()))
     }
 
+    /// `ready` is called when all is prepared, before the place is taken.
     pub(super) fn put_in_place(
         backup: &Path,
         path: &Path,
         epoch: Option<u64>,
         origin: Origin,
+        ready: &mut dyn FnMut() -> Result<(), BackupError>,
     ) -> Result<Restored, BackupError> {
         let folder = folder_of(path);
         let owner = fs::metadata(folder).map_err(failed("look at the folder", folder))?;
@@ -190,7 +192,7 @@ impl Store {
                     opened.and_then(|store| store.load().map(|state| (Some(store), Some(state.meta()), false)));
                 match loaded {
                     // No controller starts with it, either.
-                    Err(error) if error.is_damage() && !matches!(error, StoreError::Moved { .. }) => {
+                    Err(error) if error.is_damage() => {
                         if epoch.is_none() {
                             return Err(BackupError::DamagedInPlace(error));
                         }
@@ -214,6 +216,7 @@ impl Store {
         };
         // Whoever may use the folder may use the store.
         chown(&unfinished, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", &unfinished))?;
+        ready()?;
         let damaged = damaged.then(|| path.with_extension(format!("damaged-{}.redb", now_ms())));
         let kept = old.map(|old| path.with_extension(format!("{}-{}.redb", old.epoch, old.number))).or(damaged);
         if let Some(kept) = &kept {
@@ -221,7 +224,7 @@ impl Store {
         }
         fs::rename(&unfinished, path).map_err(failed("put in its place", &unfinished))?;
         sync_folder(path).map_err(failed("finish", path))?;
-        let counts = [state.hosts().len(), state.vpcs().len(), state.peerings().len()];
+        let counts = counts(&state);
         let revision = Revision { epoch: renewed.epoch, number: renewed.number };
         Ok(Restored { revision, cluster: renewed.cluster, held: renewed.held, counts, replaced: kept })
     }
@@ -303,6 +306,11 @@ pub(super) fn last(state: &State) -> Revision {
     Revision { epoch: meta.epoch, number: meta.number }
 }
 
+/// Hosts, VPCs and peerings.
+pub(super) fn counts(state: &State) -> [usize; 3] {
+    [state.hosts().len(), state.vpcs().len(), state.peerings().len()]
+}
+
 /// Removes what copies have left behind that a crash cut off: each is as large as the store.
 fn remove_left_over(folder: &Path) {
     let ends = [".store", ".unfinished"].map(|end| format!(".{}{end}", Store::COPY));
@@ -320,16 +328,15 @@ fn remove_left_over(folder: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod fixtures {
     use super::*;
-    use crate::store::{notes, raw::Page};
     use crate::{
         engine::{Engine, Options},
         model::{Actor, Command, Request, inventory::Apply},
     };
-    use cps_peering_config::settings::StorePlace;
 
-    fn apply(store: &Path, regions: &[&str]) {
+    /// Applies a document of regions.
+    pub(in crate::store) fn apply(store: &Path, regions: &[&str]) {
         let regions: Vec<_> = regions.iter().map(|id| serde_json::json!({ "id": id })).collect();
         let inventory = serde_json::from_value(serde_json::json!({ "regions": regions })).unwrap();
         let (engine, _hosts) = Engine::open(Store::open(store).unwrap(), Options::default()).unwrap();
@@ -338,10 +345,21 @@ mod tests {
         engine.execute(&request).unwrap();
     }
 
-    fn regions(store: &Path) -> (Revision, usize) {
+    /// The last commit, and how many regions there are.
+    pub(in crate::store) fn regions(store: &Path) -> (Revision, usize) {
         let state = Store::open(store).unwrap().load().unwrap();
         (last(&state), state.regions().len())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        fixtures::{apply, regions},
+        *,
+    };
+    use crate::store::{notes, raw::Page};
+    use cps_peering_config::settings::StorePlace;
 
     #[test]
     fn what_was_noted_goes_along_where_a_store_is_moved() {

@@ -43,6 +43,31 @@ struct Kind {
     read: usize,
     /// What was found wrong.
     wrong: Vec<String>,
+    /// How many of these a newer release has written, so that it can read them.
+    newer: usize,
+}
+
+/// Why a row cannot be read.
+struct Unreadable {
+    why: String,
+    is_newer: bool,
+}
+
+impl Kind {
+    fn new(name: &'static str) -> Self {
+        Self { name, read: 0, wrong: Vec::new(), newer: 0 }
+    }
+
+    /// Counts a row.
+    fn note(&mut self, read: Result<(), Unreadable>) {
+        match read {
+            Ok(()) => self.read += 1,
+            Err(Unreadable { why, is_newer }) => {
+                self.wrong.push(shorten(&why));
+                self.newer += usize::from(is_newer);
+            }
+        }
+    }
 }
 
 impl Report {
@@ -61,6 +86,11 @@ impl Report {
     pub fn is_whole(&self) -> bool {
         self.damage.is_none() && self.kinds.iter().all(|kind| kind.wrong.is_empty())
     }
+
+    /// Whether nothing else is wrong than that a newer release has written some of it.
+    pub fn is_newer(&self) -> bool {
+        !self.is_whole() && self.damage.is_none() && self.kinds.iter().all(|kind| kind.wrong.len() == kind.newer)
+    }
 }
 
 impl fmt::Display for Report {
@@ -68,9 +98,12 @@ impl fmt::Display for Report {
         match &self.damage {
             Some(damage) => writeln!(f, "store {} is damaged: {damage}", self.path.display())?,
             None if self.is_whole() => writeln!(f, "store {} is whole", self.path.display())?,
+            None if self.is_newer() => {
+                writeln!(f, "store {} is of a newer release, and not damaged", self.path.display())?
+            }
             None => writeln!(f, "store {} has rows that cannot be read", self.path.display())?,
         }
-        for Kind { name, read, wrong } in &self.kinds {
+        for Kind { name, read, wrong, newer: _ } in &self.kinds {
             writeln!(f, "{name}: {read} can be read, {} problems", wrong.len())?;
             for text in wrong.iter().take(NAMED) {
                 writeln!(f, "  {text}")?;
@@ -91,10 +124,10 @@ pub fn check_shared(store: &Store, with: Option<&Path>) -> Result<Report, StoreE
     let mut report = Report { path: store.place().to_owned(), ..Report::default() };
     let retained = Retained::default();
     let codec = RowCodec { place: store.place(), retained: &retained };
-    let mut kinds = NAMES.map(|name| Kind { name, read: 0, wrong: Vec::new() });
+    let mut kinds = NAMES.map(Kind::new);
     let mut records = BTreeMap::new();
     store.dump(&mut |page| {
-        let (kind, found): (usize, Vec<Result<(), String>>) = match page {
+        let (kind, found): (usize, Vec<Result<(), Unreadable>>) = match page {
             Page::Records(rows) => {
                 let found = rows.iter().map(|(key, value)| record(codec, key, value)).collect();
                 records.extend(rows);
@@ -110,10 +143,7 @@ pub fn check_shared(store: &Store, with: Option<&Path>) -> Result<Report, StoreE
             }
         };
         for found in found {
-            match found {
-                Ok(()) => kinds[kind].read += 1,
-                Err(error) => kinds[kind].wrong.push(shorten(&error)),
-            }
+            kinds[kind].note(found);
         }
         Ok(())
     })?;
@@ -198,23 +228,25 @@ fn read(path: &Path, report: &mut Report) -> BTreeMap<String, Vec<u8>> {
     records
 }
 
-fn record(codec: RowCodec<'_>, key: &str, value: &[u8]) -> Result<(), String> {
-    codec.change(key, Some(value)).map(drop).map_err(|error| error.to_string())
+fn record(codec: RowCodec<'_>, key: &str, value: &[u8]) -> Result<(), Unreadable> {
+    let read = codec.change(key, Some(value)).map(drop);
+    read.map_err(|error| Unreadable { is_newer: error.is_newer(), why: error.to_string() })
 }
 
-fn json<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<(), String> {
-    serde_json::from_slice::<T>(value).map(drop).map_err(|error| format!("{key}: {error}"))
+fn json<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<(), Unreadable> {
+    let read = serde_json::from_slice::<T>(value).map(drop);
+    read.map_err(|error| Unreadable { is_newer: false, why: format!("{key}: {error}") })
 }
 
-fn entry(key: &str, value: &[u8]) -> Result<(), String> {
+fn entry(key: &str, value: &[u8]) -> Result<(), Unreadable> {
     json::<Entry>(key, value)
 }
 
-fn period(key: &str, value: &[u8]) -> Result<(), String> {
+fn period(key: &str, value: &[u8]) -> Result<(), Unreadable> {
     json::<Period>(key, value)
 }
 
-fn counters(key: &str, value: &[u8]) -> Result<(), String> {
+fn counters(key: &str, value: &[u8]) -> Result<(), Unreadable> {
     json::<Value>(key, value)
 }
 
@@ -236,9 +268,9 @@ fn rows<K: redb::Key + 'static>(
     name: &'static str,
     definition: TableDefinition<'static, K, &'static [u8]>,
     key_of: impl for<'a> Fn(K::SelfType<'a>) -> String,
-    mut take: impl FnMut(&str, &[u8]) -> Result<(), String>,
+    mut take: impl FnMut(&str, &[u8]) -> Result<(), Unreadable>,
 ) -> Kind {
-    let mut kind = Kind { name, read: 0, wrong: Vec::new() };
+    let mut kind = Kind::new(name);
     let mut ends: [Option<String>; 2] = [None, None];
     let mut seen = BTreeSet::new();
     for backwards in [false, true] {
@@ -255,10 +287,7 @@ fn rows<K: redb::Key + 'static>(
                 let key = key_of(key.value());
                 ends[usize::from(backwards)] = Some(key.clone());
                 if seen.insert(key.clone()) {
-                    match take(&key, value.value()) {
-                        Ok(()) => kind.read += 1,
-                        Err(error) => kind.wrong.push(shorten(&error)),
-                    }
+                    kind.note(take(&key, value.value()));
                 }
             }
             Ok(())
@@ -314,6 +343,33 @@ mod tests {
         assert!(report.to_string().contains("records: 21 can be read, 0 problems"), "{report}");
         assert!(report.to_string().contains("0 of its records are lost"), "{report}");
         assert_eq!(fs::read(&store).unwrap(), before, "it stays as it is");
+    }
+
+    #[test]
+    fn a_store_of_a_newer_release_is_not_called_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
+        filled(&path, 3);
+        Store::open(&path).unwrap().back_up(&copy).unwrap();
+        let meta = {
+            let store = Store::open(&path).unwrap();
+            let newer = br#"{"format":99,"id":"region-1"}"#.to_vec();
+            let batch = super::super::raw::Batch {
+                records: vec![("region/region-1".to_owned(), Some(newer))],
+                ..Default::default()
+            };
+            store.backend.write("make it newer", &batch).unwrap();
+            let error = store.load().unwrap_err();
+            assert!(error.is_newer() && error.is_lasting() && !error.is_damage(), "{error}");
+            store.meta().unwrap()
+        };
+        let report = check(&path, None).unwrap();
+        let said = report.to_string();
+        assert!(report.is_newer() && said.contains("of a newer release, and not damaged"), "{said}");
+        // Nothing takes its place as if it were lost.
+        let error = Store::restore(&copy, &path, Some(9), crate::store::Origin::Same).unwrap_err().to_string();
+        assert!(error.contains("a newer release wrote it. Install that release"), "{error}");
+        assert_eq!(Store::open(&path).unwrap().meta().unwrap(), meta, "it is as it was");
     }
 
     #[test]

@@ -56,6 +56,20 @@ pub enum StoreError {
         /// Since when.
         at: String,
     },
+    /// It was about to be moved to another place, and may go on there already.
+    #[error(
+        "store {path}: a move to {to}, begun at {at}, was cut off, so this store is not used: finish it with the same \
+         `cps-peering-controller move-store`. To go on here instead, if nothing was ever started with the other store: \
+         `cps-peering-controller backup FILE`, then `cps-peering-controller restore --same-cluster FILE`"
+    )]
+    Moving {
+        /// The place.
+        path: PathBuf,
+        /// Where it was to go.
+        to: String,
+        /// Since when.
+        at: String,
+    },
     /// A record or entry that is larger than any may be.
     #[error("store {path}: {key} would have {length} bytes, and may have {most}")]
     TooLarge {
@@ -119,15 +133,23 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether what is stored is not what was written, or is elsewhere by now, so that another start leads to the same.
+    /// Whether what is stored is not what was written.
     pub fn is_damage(&self) -> bool {
-        matches!(
-            self,
-            StoreError::Moved { .. }
-                | StoreError::Damaged { .. }
-                | StoreError::Record { .. }
-                | StoreError::UnknownRecord { .. }
-        )
+        match self {
+            StoreError::Damaged { .. } | StoreError::UnknownRecord { .. } => true,
+            StoreError::Record { .. } => !self.is_newer(),
+            _ => false,
+        }
+    }
+
+    /// Whether a newer release has written it: nothing is wrong with it, and that release can read it.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, StoreError::Record { source: FormatError::Newer { .. }, .. })
+    }
+
+    /// Whether another start leads to the same: it is damaged, of a newer release, or elsewhere by now.
+    pub fn is_lasting(&self) -> bool {
+        self.is_damage() || self.is_newer() || matches!(self, StoreError::Moved { .. } | StoreError::Moving { .. })
     }
 
     /// Whether there is no room for what was to be written.

@@ -45,7 +45,6 @@ use cps_peering_config::{
     format,
     id::{AccountId, PeeringId},
     net::Vni,
-    time::{now_ms, timestamp_ms},
 };
 use gaps::EventGaps;
 use notes::{EVENT_GAPS, MOVED};
@@ -67,6 +66,20 @@ use std::{
 struct Moved {
     to: String,
     at: String,
+    /// Which move it was, to be found again where it went.
+    #[serde(default)]
+    id: String,
+    /// Whether it may not have arrived. Earlier releases take it for moved all the same, and do not start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unfinished: bool,
+}
+
+impl Moved {
+    fn error(self, path: &Path) -> StoreError {
+        let Self { to, at, unfinished, .. } = self;
+        let path = path.to_owned();
+        if unfinished { StoreError::Moving { path, to, at } } else { StoreError::Moved { path, to, at } }
+    }
 }
 
 /// How long a new leader waits for its copy to be as new as the store.
@@ -216,16 +229,18 @@ impl Store {
 
     /// Whether it goes on here, and was not moved elsewhere.
     fn is_here(&self) -> Result<(), StoreError> {
-        let Some(note) = self.backend.note(MOVED)? else { return Ok(()) };
-        // Whatever it says, it was moved.
-        let Moved { to, at } = format::read(&note).unwrap_or_default();
-        Err(StoreError::Moved { path: self.path.clone(), to, at })
+        self.moved()?.map_or(Ok(()), |moved| Err(moved.error(&self.path)))
+    }
+
+    /// Where it went, if it goes on in another place.
+    fn moved(&self) -> Result<Option<Moved>, StoreError> {
+        // Whatever the note says, it was moved.
+        Ok(self.backend.note(MOVED)?.map(|note| format::read(&note).unwrap_or_default()))
     }
 
     /// Says that it goes on in another place.
-    fn mark_moved(&self, to: &str) -> Result<(), StoreError> {
-        let moved = Moved { to: to.to_owned(), at: timestamp_ms(now_ms()) };
-        let note = self.rows().row(MOVED.to_owned(), Some(&moved))?.1.unwrap_or_default();
+    fn mark_moved(&self, moved: &Moved) -> Result<(), StoreError> {
+        let note = self.rows().row(MOVED.to_owned(), Some(moved))?.1.unwrap_or_default();
         self.write_notes(vec![(MOVED, note)])
     }
 

@@ -1,9 +1,10 @@
 //! From one store to another: copies brought back into etcd, and moves from a file to etcd and back.
 
 use super::{
-    BackupError, Cluster, Origin, Restored, Store, StoreError,
-    backup::{in_new_epoch, last},
+    BackupError, Cluster, Moved, Origin, Restored, Store, StoreError,
+    backup::{counts, in_new_epoch, last},
     backup_error::failed,
+    notes::ARRIVED,
     raw::Page,
     records::META,
 };
@@ -11,7 +12,11 @@ use crate::{
     file::sync_folder,
     model::state::{Change, Meta},
 };
-use cps_peering_config::{Revision, settings::StorePlace, time::now_ms};
+use cps_peering_config::{
+    Revision,
+    settings::StorePlace,
+    time::{now_ms, timestamp_ms},
+};
 use std::{
     fs::{self, DirBuilder},
     io::ErrorKind,
@@ -41,7 +46,7 @@ impl Store {
         // Opening a store writes to it, and a copy is to stay as it is.
         let folder = tempfile::tempdir().map_err(failed("make a folder", &std::env::temp_dir()))?;
         let copy = Store::open_copy(backup, &folder.path().join("copy"))?;
-        self.fill_from(&copy, epoch, origin).map_err(|error| match error {
+        self.fill_from(&copy, epoch, origin, &mut || Ok(())).map_err(|error| match error {
             BackupError::Empty(_) => BackupError::Empty(backup.to_owned()),
             other => other,
         })
@@ -49,19 +54,74 @@ impl Store {
 
     /// Copies everything into another place, under a new epoch, above those of both stores. This one stays as it is, but for that it
     /// says where it went and is of no use to a controller any more. What is in the other place is kept beside it or in the folder for backups, and is replaced only by `force`.
+    ///
+    /// At each moment at most one of both is of use: before the other one becomes a store, this one says that it is on its way there. A
+    /// move that was cut off is finished by another one to the same place.
     pub fn move_to(&self, place: StorePlace<'_>, force: bool) -> Result<Restored, BackupError> {
-        // What has happened since is elsewhere.
-        self.is_here()?;
-        let moved = self.copy_into(place, force)?;
+        self.move_in_steps(place, force, &mut || Ok(()))
+    }
+
+    /// The same. `between` is called between its steps, and cuts it off with an error.
+    pub(super) fn move_in_steps(
+        &self,
+        place: StorePlace<'_>,
+        force: bool,
+        between: &mut dyn FnMut() -> Result<(), BackupError>,
+    ) -> Result<Restored, BackupError> {
         let to = match place {
             StorePlace::Embedded(path) => path.display().to_string(),
             StorePlace::Etcd(settings) => format!("{} in etcd at {}", settings.prefix, settings.endpoints.join(", ")),
         };
-        self.mark_moved(&to)?;
-        Ok(moved)
+        let mut moved = match self.moved()? {
+            None => {
+                Moved { to, at: timestamp_ms(now_ms()), id: format!("{:032x}", fastrand::u128(..)), unfinished: true }
+            }
+            Some(moved) if moved.unfinished && moved.to == to => moved,
+            // What has happened since is elsewhere, or may be.
+            Some(moved) => return Err(moved.error(&self.path).into()),
+        };
+        let arrived = if self.moved()?.is_some() { Self::arrived(place, &moved.id)? } else { None };
+        let restored = match arrived {
+            Some(restored) => restored,
+            None => self.copy_into(place, force, &moved, between)?,
+        };
+        between()?;
+        moved.unfinished = false;
+        self.mark_moved(&moved)?;
+        Ok(restored)
     }
 
-    fn copy_into(&self, place: StorePlace<'_>, force: bool) -> Result<Restored, BackupError> {
+    /// What is in a place, if a move was the last that happened to it as a whole. Where the place is shared, one that leads there already
+    /// is not disturbed.
+    fn arrived(place: StorePlace<'_>, id: &str) -> Result<Option<Restored>, BackupError> {
+        let other = match place {
+            StorePlace::Embedded(path) if !path.exists() => return Ok(None),
+            StorePlace::Embedded(path) => Self::open(path)?,
+            StorePlace::Etcd(settings) => Self::look(&Arc::new(Cluster::new(settings)?)),
+        };
+        // One that is being filled has no revision.
+        let Some(revision) = other.revision()? else { return Ok(None) };
+        if other.note(ARRIVED)?.as_deref() != Some(id.as_bytes()) {
+            return Ok(None);
+        }
+        let state = other.load()?;
+        let (meta, counts) = (state.meta(), counts(&state));
+        Ok(Some(Restored { revision, cluster: meta.cluster, held: meta.held, counts, replaced: None }))
+    }
+
+    /// What is to be known in the place that it moves to, before that is of use.
+    fn take_along(&self, from: &Store, moved: &Moved) -> Result<(), BackupError> {
+        self.take_notes(from)?;
+        Ok(self.write_notes(vec![(ARRIVED, moved.id.clone().into_bytes())])?)
+    }
+
+    fn copy_into(
+        &self,
+        place: StorePlace<'_>,
+        force: bool,
+        moved: &Moved,
+        between: &mut dyn FnMut() -> Result<(), BackupError>,
+    ) -> Result<Restored, BackupError> {
         let holds = |path: &Path, revision| BackupError::Holds { path: path.to_owned(), revision };
         let path = match place {
             StorePlace::Embedded(path) => path,
@@ -69,11 +129,13 @@ impl Store {
                 let other = Self::hold_place(place)?;
                 return match other.revision()? {
                     Some(revision) if !force => Err(holds(&other.path, revision)),
-                    _ => {
-                        let moved = other.fill_from(self, None, Origin::Moved)?;
-                        other.take_notes(self)?;
-                        Ok(moved)
-                    }
+                    _ => other.fill_from(self, None, Origin::Moved, &mut || {
+                        between()?;
+                        other.take_along(self, moved)?;
+                        between()?;
+                        self.mark_moved(moved)?;
+                        between()
+                    }),
                 };
             }
         };
@@ -87,18 +149,28 @@ impl Store {
         // What is left of an attempt that was cut off.
         let _ = fs::remove_file(&moving);
         self.duplicate(&moving)?;
-        let moved = Self::put_in_place(&moving, path, None, Origin::Moved);
+        Store::open(&moving)?.take_along(self, moved)?;
+        between()?;
+        let done = Self::put_in_place(&moving, path, None, Origin::Moved, &mut || {
+            between()?;
+            self.mark_moved(moved)?;
+            between()
+        });
         fs::remove_file(&moving).map_err(failed("remove", &moving))?;
-        if moved.is_ok() {
-            Store::open(path)?.take_notes(self)?;
-        }
-        moved.map_err(|error| match error {
+        done.map_err(|error| match error {
             BackupError::Empty(_) => BackupError::Empty(self.path.clone()),
             other => other,
         })
     }
 
-    fn fill_from(&self, from: &Store, epoch: Option<u64>, origin: Origin) -> Result<Restored, BackupError> {
+    /// `ready` is called when it is filled, before it is of use.
+    fn fill_from(
+        &self,
+        from: &Store,
+        epoch: Option<u64>,
+        origin: Origin,
+        ready: &mut dyn FnMut() -> Result<(), BackupError>,
+    ) -> Result<Restored, BackupError> {
         // Everything in it can be read.
         let state = from.load()?;
         if state.meta().number == 0 {
@@ -130,8 +202,9 @@ impl Store {
                 page => page,
             })
         })?;
+        ready()?;
         self.backend.end_filling(encode(renewed)?)?;
-        let counts = [state.hosts().len(), state.vpcs().len(), state.peerings().len()];
+        let counts = counts(&state);
         let revision = Revision { epoch: renewed.epoch, ..last(&state) };
         Ok(Restored { revision, cluster: renewed.cluster, held: renewed.held, counts, replaced })
     }
@@ -159,7 +232,7 @@ impl Store {
             match self.back_up(&file) {
                 Ok(_) => give(&file)?,
                 // Nobody can read it, so it does not become a copy.
-                Err(BackupError::Store(error)) if error.is_damage() => return self.keep_damaged(),
+                Err(BackupError::Store(error)) if error.is_damage() || error.is_newer() => return self.keep_damaged(),
                 Err(error) => return Err(error),
             }
         }
@@ -178,5 +251,86 @@ impl Store {
         // What is there is deleted next.
         sync_folder(&file).map_err(failed("finish", &file))?;
         Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::backup::fixtures::{apply, regions};
+
+    /// A move that ends with an error at one of its steps is like one that is killed there: nothing is taken back.
+    #[test]
+    fn wherever_a_move_is_cut_off_at_most_one_store_starts_and_the_next_move_finishes_it() {
+        let cut = || BackupError::Temporary;
+        let (mut points, mut arrived) = (0, 0);
+        loop {
+            let folder = tempfile::tempdir().unwrap();
+            let [from, to, third] = ["store.redb", "other.redb", "third.redb"].map(|name| folder.path().join(name));
+            apply(&from, &["north"]);
+            // It holds something else, which is of use until it is replaced.
+            apply(&to, &["east", "west"]);
+            let place = StorePlace::Embedded(&to);
+            let mut left = points;
+            let mut between = || {
+                left -= 1;
+                if left < 0 { Err(cut()) } else { Ok(()) }
+            };
+            let moved = Store::open(&from).unwrap().move_in_steps(place, true, &mut between);
+            let whole = moved.is_ok();
+            let starts = |path: &Path| Store::open(path).unwrap().content().map(|it| it.state.regions().len());
+            let (here, there) = (starts(&from), starts(&to));
+            assert!(here.is_err() || *there.as_ref().unwrap() == 2, "after {points} steps");
+            if let (Err(error), false) = (&here, whole) {
+                let told = error.to_string();
+                assert!(told.contains("was cut off") && told.contains("other.redb"), "{told}");
+                let other = Store::open(&from).unwrap().move_to(StorePlace::Embedded(&third), true).unwrap_err();
+                assert!(matches!(other, BackupError::Store(StoreError::Moving { .. })), "{other}");
+                assert!(!third.exists());
+            }
+            if !whole && there.unwrap() == 1 {
+                // It has been in use since: nothing of that is lost.
+                arrived += 1;
+                apply(&to, &["north", "south", "east"]);
+            }
+            if !whole {
+                let now = regions(&to).1;
+                let finished = Store::open(&from).unwrap().move_to(place, true).unwrap();
+                assert_eq!((finished.revision, if now == 2 { 1 } else { now }), regions(&to), "after {points} steps");
+            }
+            let error = Store::open(&from).unwrap().content().unwrap_err();
+            assert!(matches!(error, StoreError::Moved { .. }), "{error}");
+            assert!(Store::open(&to).unwrap().content().is_ok());
+            assert!(matches!(
+                Store::open(&from).unwrap().move_to(place, true),
+                Err(BackupError::Store(StoreError::Moved { .. }))
+            ));
+            if whole {
+                break;
+            }
+            points += 1;
+        }
+        assert_eq!((points, arrived), (4, 1));
+    }
+
+    #[test]
+    fn a_store_whose_move_was_cut_off_can_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to, copy] = ["store.redb", "other.redb", "copy"].map(|name| folder.path().join(name));
+        apply(&from, &["north"]);
+        let mut left = 2;
+        let mut between = || {
+            left -= 1;
+            if left < 0 { Err(BackupError::Temporary) } else { Ok(()) }
+        };
+        let store = Store::open(&from).unwrap();
+        store.move_in_steps(StorePlace::Embedded(&to), false, &mut between).unwrap_err();
+        let error = store.content().unwrap_err().to_string();
+        assert!(error.contains("`cps-peering-controller restore --same-cluster FILE`"), "{error}");
+        assert!(!to.exists());
+        store.back_up(&copy).unwrap();
+        drop(store);
+        Store::restore(&copy, &from, None, Origin::Same).unwrap();
+        assert_eq!(Store::open(&from).unwrap().content().unwrap().state.regions().len(), 1);
     }
 }

@@ -15,6 +15,8 @@ pub(crate) const WEBHOOKS: &str = "webhooks";
 pub(super) const EVENT_GAPS: &str = "event-gaps";
 /// That the store was moved, and where it is now. It stays where it was written.
 pub(super) const MOVED: &str = "moved";
+/// Which move has brought the store here. It stays where it was written.
+pub(super) const ARRIVED: &str = "arrived";
 
 /// Those that go with the store.
 const GO_ALONG: [&str; 5] = [CLOCK, DISCLOSURES, OUT_OF_SYNC, WEBHOOKS, EVENT_GAPS];

@@ -305,8 +305,20 @@ async fn a_collector_that_does_not_answer_delays_nobody() {
             .await;
             assert_eq!(controller.log().matches("the collector of traces does not take spans").count(), 1);
         }
+        // Spans are on their way to the silent one.
+        let asked = if fails { None } else { Some(silent.accept().await.unwrap().0) };
+        if let Some(asked) = &asked {
+            asked.readable().await.unwrap();
+        }
         let (code, _) = call(&controller, &token, Method::GET, "/v1/regions/north/vpcs", Value::Null).await;
         assert_eq!(code, 200);
+        if asked.is_some() {
+            // Whoever waited for it would have seen what came of it first.
+            for outcome in ["exported", "failed", "rejected"] {
+                let spans = format!("cps_controller_trace_spans_total{{outcome=\"{outcome}\"}}");
+                assert!(controller.metric(&metrics.to_string(), &spans).await < 1.0, "{outcome}");
+            }
+        }
         // It ends in good order, and does not wait for the collector's answer.
         controller.stop();
     }

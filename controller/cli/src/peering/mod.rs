@@ -8,13 +8,12 @@ use super::{
     CliError, Wait,
     client::{Call, admin, regional},
     complain,
-    output::{Column, cell, columns, elements},
+    output::{Column, ask, cell, columns, elements},
     session::{Deadline, Session, is_operator, said},
 };
 use arguments::{AccountOptions, Filters, Look, PeeringOptions, Scope, SetPrefixes, Which};
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::io::{self, IsTerminal, Write};
 
 pub(super) use arguments::{Command, OperatorCommand};
 
@@ -329,7 +328,7 @@ impl Peerings<'_> {
                 complain(&format!("it says: {}", cell(&request["message"])));
             }
             complain(&cell(&request["stateReason"]));
-            if !yes && !is_meant()? {
+            if !yes && !ask("accept it?", "confirm with --yes")? {
                 return Err(CliError::Refused(format!("{id} was not accepted")));
             }
         }
@@ -462,19 +461,6 @@ fn filtered<'a>(call: Call<'a>, filters: &[(&str, &[String])]) -> Call<'a> {
         let values = (1..).zip(values.iter());
         values.fold(call, |call, (place, value)| call.with(format!("filters.{number}.values.{place}"), value))
     })
-}
-
-/// Asks whoever sits there.
-fn is_meant() -> Result<bool, CliError> {
-    if !io::stdin().is_terminal() {
-        return Err(CliError::Usage("standard input is not a terminal: confirm with --yes".to_owned()));
-    }
-    let cannot = |error: io::Error| CliError::Refused(format!("cannot ask whether to accept it: {error}"));
-    let mut output = io::stderr().lock();
-    write!(output, "accept it? [y/N] ").and_then(|()| output.flush()).map_err(cannot)?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(cannot)?;
-    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
 fn unconfirmed(peering: &Value) -> Vec<String> {

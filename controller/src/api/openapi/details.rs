@@ -210,7 +210,7 @@ fn parameter(operation: &str, name: &str, in_query: bool) -> (Value, &'static st
         ),
         "adopt" | "dead" => (json!({ "example": false }), ""),
         "confirm" => (json!({ "example": 2 }), ""),
-        "ifRevision" => (json!({ "example": 42 }), ""),
+        "ifRevision" | "revision" => (json!({ "example": "1.42", "pattern": "^([0-9]+\\.)?[0-9]+$" }), ""),
         _ => (Value::Null, ""),
     }
 }

@@ -179,7 +179,8 @@ async fn carry_out(context: &RequestContext, host: &str, what: What, dry_run: bo
         return Err(Failure::internal(format!("a command about a host led to {outcome:?}")));
     };
     let confirm = host_needs_approval(&changes).filter(|_| dry_run);
-    let revision = context.api.engine.read(|state, _| state.meta().number);
+    let revision = context.api.engine.read(|state, _| state.meta()).revision();
     let unconfirmed = if dry_run || !waits { Unconfirmed::default() } else { unconfirmed(context, &changes).await };
-    reply(Applied { changes, dry_run, revision, confirm, unconfirmed })
+    let (revision, full_revision) = (revision.number, revision.to_string());
+    reply(Applied { changes, dry_run, revision, full_revision, confirm, unconfirmed })
 }

@@ -42,6 +42,8 @@ pub(in crate::api) struct Applied {
     pub(super) dry_run: bool,
     /// The number of the last commit that was seen: of a dry run, what `ifRevision` takes.
     pub(super) revision: u64,
+    /// The same with its epoch, as `1.42`: numbers may repeat after a restore. `ifRevision` takes it as well.
+    pub(super) full_revision: String,
     /// The value of `confirm` that is needed to apply this; none if no confirmation is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) confirm: Option<usize>,
@@ -75,8 +77,9 @@ pub(in crate::api) struct Unconfirmed {
     params(("dryRun" = Option<bool>, Query), ("prune" = Option<bool>, Query),
         ("adopt" = Option<bool>, Query,
             description = "Take over what the document contains and other inventories or operators' commands have created."),
-        ("confirm" = Option<usize>, Query, description = "Maximum number of entries that are removed or whose traffic stops."),
-        ("ifRevision" = Option<u64>, Query, description = "Refuse if the last commit is a different one.")),
+         ("confirm" = Option<usize>, Query, description = "Maximum number of entries that are removed or whose traffic stops."),
+         ("ifRevision" = Option<String>, Query,
+            description = "Refuse if the last commit is a different one: a `fullRevision`, or its number alone.")),
     request_body = serde_json::Value,
     responses((status = 200, body = Envelope<Applied>), Errors))]
 pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQuery, body: Bytes) -> Reply {
@@ -85,7 +88,7 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
     let adopt = parameters.flag("adopt")?;
     let given = parameters.number("confirm", 0, u64::MAX)?.and_then(|number| usize::try_from(number).ok());
     let approval = if dry_run { Approval::NotNeeded } else { Approval::Given(given) };
-    let if_revision = parameters.number("ifRevision", 0, i64::MAX.unsigned_abs())?;
+    let if_revision = parameters.revision("ifRevision")?;
     let inventory: Inventory = read(&body)?;
     let command = Command::Apply(Apply { inventory, prune, approval, adopt, if_revision });
     let engine = &context.api.engine;
@@ -104,9 +107,10 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
             made.id = format!("(new) {name}");
         }
     }
-    let revision = if dry_run { before.meta().number } else { engine.read(|state, _| state.meta().number) };
+    let revision = if dry_run { before.meta() } else { engine.read(|state, _| state.meta()) }.revision();
     let unconfirmed = if dry_run { Unconfirmed::default() } else { unconfirmed(&context, &changes).await };
-    reply(Applied { changes, dry_run, revision, confirm, unconfirmed })
+    let (revision, full_revision) = (revision.number, revision.to_string());
+    reply(Applied { changes, dry_run, revision, full_revision, confirm, unconfirmed })
 }
 
 /// Waits until removed peerings are gone from all kernels, for as long as a delete may take, and says what is missing then.

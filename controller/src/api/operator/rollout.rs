@@ -11,7 +11,7 @@ use crate::{
         Command,
         record::Rollout,
         record::{Host, Pacing},
-        rollout::{self, Step},
+        rollout::Step,
         state::State,
     },
 };
@@ -32,9 +32,12 @@ pub(in crate::api) struct RolloutView {
     state: &'static str,
     /// The number of the commit that began it.
     commit: Option<u64>,
-    /// The number of the newest commit that is held back. `continue` may name it.
+    /// The number of the commit with which operators last gave something to the hosts that wait.
     revision: Option<u64>,
-    /// The time of the measurement.
+    /// The same with its epoch, as `1.42`: numbers may repeat after a restore. `continue` may name it.
+    #[schema(value_type = Option<String>)]
+    full_revision: Option<String>,
+    /// The time of that commit.
     begun: Option<String>,
     /// The canaries: the hosts that are updated first.
     canaries: Vec<CanaryView>,
@@ -75,6 +78,7 @@ fn view(state: &State, agents: &Agents<'_>) -> RolloutView {
             state: word(None),
             commit: None,
             revision: None,
+            full_revision: None,
             begun: None,
             canaries,
             held_back_count: 0,
@@ -90,7 +94,8 @@ fn view(state: &State, agents: &Agents<'_>) -> RolloutView {
     RolloutView {
         state: word(Some(rollout)),
         commit: Some(rollout.number),
-        revision: rollout::revision(state),
+        revision: Some(rollout.revision.number),
+        full_revision: Some(rollout.revision.to_string()),
         begun: Some(timestamp(rollout.begun_ms)),
         canaries: state.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary)).map(canary).collect(),
         held_back_count: held().count(),
@@ -112,11 +117,11 @@ pub(in crate::api) async fn show(context: RequestContext) -> Reply {
 /// Push the change to all hosts, whatever the state of the canaries. Refused if hosts wait for another revision than `revision`, because another
 /// inventory was applied meanwhile.
 #[utoipa::path(post, path = "/admin/v1/rollout/continue", tag = "operators", operation_id = "continueRollout",
-    params(("revision" = Option<u64>, Query, description = "The `revision` of the rollout, as shown before. By default, the current one.")),
+    params(("revision" = Option<String>, Query,
+        description = "The `fullRevision` of the rollout that was reviewed, or its `revision`. By default, the current one.")),
     responses((status = 200, body = Envelope<RolloutView>), Errors))]
 pub(in crate::api) async fn continue_rollout(context: RequestContext, RawQuery(query): RawQuery) -> Reply {
-    let revision =
-        Parameters::read(query.as_deref(), &["revision"], &[])?.number("revision", 0, i64::MAX.unsigned_abs())?;
+    let revision = Parameters::read(query.as_deref(), &["revision"], &[])?.revision("revision")?;
     context.execute(Command::Rollout(Step::Continue { revision }), None).await?;
     shown(&context)
 }

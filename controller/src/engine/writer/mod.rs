@@ -292,7 +292,8 @@ impl Writer {
         let manner = PushMode::of(&request.command);
         let seen = (manner == PushMode::Paced).then(|| shared.published());
         let has_all = |host: &Host| seen.as_ref().is_some_and(|seen| shared.has_all(seen, host));
-        let pace = Pace { manner, pushes: options.pushes, has_all: &has_all, now_ms };
+        let is_decision = matches!(request.command, Command::Apply(_) | Command::Host(_));
+        let pace = Pace { manner, pushes: options.pushes, is_decision, has_all: &has_all, now_ms };
         let targets = tx.renumber(before + 1, planned, &pace);
         let rows = match self.shared.store.encode(tx.changes(), tx.periods(), &entries) {
             Ok(rows) => rows,

@@ -23,6 +23,7 @@ use super::{
     state::Change,
 };
 use cps_peering_config::{
+    SeenRevision,
     id::VpcId,
     inventory::{self, Inventory},
     text,
@@ -46,8 +47,8 @@ pub struct Apply {
     /// Whether what other inventories and operators' commands have made, and the document names, is this inventory's from then on.
     /// What accounts have made stays theirs.
     pub adopt: bool,
-    /// It is applied only if this is the number of the last commit: what it was made from is what there is.
-    pub if_revision: Option<u64>,
+    /// It is applied only if this is the last commit: what it was made from is what there is.
+    pub if_revision: Option<SeenRevision>,
 }
 
 /// Whether somebody has agreed to what a document takes away.
@@ -78,11 +79,9 @@ pub fn apply(
     apply: &Apply,
     context: &mut Context<'_>,
 ) -> Result<Vec<Difference>, CommandError> {
-    if let Some(expected) = apply.if_revision.filter(|number| *number != tx.state.meta().number) {
-        let rule = format!(
-            "revision {expected} is not that of now, which is {}: look at what has changed",
-            tx.state.meta().number
-        );
+    let now = tx.state.meta().revision();
+    if let Some(expected) = apply.if_revision.filter(|seen| !seen.is(now)) {
+        let rule = format!("revision {expected} is not that of now, which is {now}: look at what has changed");
         return Err(CommandError::one(Code::Aborted, "ifRevision", rule, "RevisionMismatch"));
     }
     let name = apply.inventory.name();

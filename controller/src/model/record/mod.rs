@@ -8,6 +8,7 @@ pub use peering::{Absence, End, Meter, Peering, PeeringState, Role, Side, Tag};
 
 use super::Actor;
 use cps_peering_config::{
+    Revision,
     id::{AccountId, HostId, PeeringId, RegionId, VpcId},
     net::{InterfaceName, Vni},
     quota::Kind,
@@ -109,6 +110,9 @@ pub struct Rollout {
     pub number: u64,
     /// When that was, in milliseconds since 1970-01-01 UTC.
     pub begun_ms: u64,
+    /// The commit with which operators last gave something to hosts that wait.
+    #[serde(default)]
+    pub revision: Revision,
     /// Whether it goes on only when an operator says so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
@@ -152,6 +156,9 @@ pub enum Pacing {
         /// The number of the one that it waits for. Where its record has another, a release that knows of no rollouts has planned it since, and it
         /// waits no more.
         plan: u64,
+        /// What the one that it has says, as a digest.
+        #[serde(default)]
+        digest: u64,
     },
 }
 
@@ -161,10 +168,11 @@ impl Host {
         self.maintenance || self.drained || self.window.is_some_and(|window| window.begun)
     }
 
-    /// The number of the configuration that it has, and goes on to have while others get theirs first; none where it does not wait.
-    pub fn held_with(&self) -> Option<u64> {
+    /// The number of the configuration that it has, and goes on to have while others get theirs first, and its digest; none where it does
+    /// not wait.
+    pub fn held_with(&self) -> Option<(u64, u64)> {
         match self.pacing {
-            Some(Pacing::Held { has, plan }) if plan == self.config_number => Some(has),
+            Some(Pacing::Held { has, plan, digest }) if plan == self.config_number => Some((has, digest)),
             _ => None,
         }
     }

@@ -437,6 +437,7 @@ impl Backend for Etcd {
         operations.push(self.delete("pending"));
         // A store that was moved away is in use again.
         operations.push(self.delete("notes/moved"));
+        operations.push(self.delete("notes/arrived"));
         self.write(&mut writer, "clear it", &operations)?;
         (writer.filling, writer.number, writer.entry) = (true, 0, 0);
         Ok(())

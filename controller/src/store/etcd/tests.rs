@@ -411,6 +411,53 @@ fn a_move_there_and_back_changes_nothing_but_the_epoch() {
 }
 
 #[test]
+fn wherever_a_move_to_etcd_is_cut_off_at_most_one_store_starts_and_the_next_move_finishes_it() {
+    let members = Members::start(1);
+    let settings = members.settings("/t/");
+    let place = StorePlace::Etcd(&settings);
+    let cluster = cluster(&members);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut points, mut arrived) = (0, 0);
+    loop {
+        let file = folder.path().join(format!("{points}.redb"));
+        let store = Store::open(&file).unwrap();
+        commit(&store, &regions(3), &[]).unwrap();
+        let mut left = points;
+        let mut between = || {
+            left -= 1;
+            if left < 0 { Err(super::super::BackupError::Temporary) } else { Ok(()) }
+        };
+        let whole = store.move_in_steps(place, true, &mut between).is_ok();
+        // It takes over as a controller does.
+        let there = Store::lead(&cluster, "http://x", LONG).map(Option::unwrap);
+        assert!(!(there.is_ok() && store.content().is_ok()), "after {points} steps");
+        if !whole {
+            match &there {
+                Ok(there) => {
+                    // What it has done since stays, and it need not stop for the move to be finished.
+                    arrived += 1;
+                    commit(there, &[region("later")], &[]).unwrap();
+                    store.move_to(place, true).unwrap();
+                    assert_eq!(content(&there.load().unwrap()), 4);
+                }
+                Err(error) => {
+                    assert!(matches!(error, StoreError::Unfinished { .. }), "{error}");
+                    store.move_to(place, false).unwrap();
+                    assert_eq!(content(&Store::look(&cluster).load().unwrap()), 3);
+                }
+            }
+        }
+        drop(there);
+        assert!(matches!(store.content(), Err(StoreError::Moved { .. })));
+        if whole {
+            break;
+        }
+        points += 1;
+    }
+    assert_eq!((points, arrived), (4, 1));
+}
+
+#[test]
 fn a_copy_takes_the_place_of_what_cannot_be_read() {
     let members = Members::start(1);
     let folder = tempfile::tempdir().unwrap();

@@ -55,10 +55,12 @@ fn what_an_inventory_takes_away_is_to_be_confirmed() {
     let prune = |more: &[&str]| sandbox.operator(&[&["apply", "--prune", "-f", few.to_str().unwrap()], more].concat());
     let plan = prune(&["--dry-run", "-o", "json"]).json();
     assert_eq!(plan["confirm"], 3, "two VPCs and a peering: {plan}");
-    let revision = plan["revision"].to_string();
+    let revision = text(&plan["fullRevision"]);
+    assert!(revision.ends_with(&format!(".{}", plan["revision"])), "{plan}");
     prune(&[]).fails(1, "confirm their number, 3");
     prune(&["--confirm", "2"]).fails(1, "confirm their number, 3");
     prune(&["--confirm", "3", "--if-revision", "0"]).fails(1, &format!("which is {revision}"));
+    prune(&["--confirm", "3", "--if-revision", "x.1"]).fails(2, "expected EPOCH.NUMBER");
     prune(&["--confirm", "3", "--if-revision", &revision]).ok();
     let vpcs = sandbox.operator(&["inventory"]).ok();
     assert!(vpcs.contains(&tenants) && !vpcs.contains("\"va\""), "{vpcs}");

@@ -69,6 +69,7 @@ fn a_window_is_shown_and_told_and_outlives_who_leads() {
     assert_eq!(shown(&engine), Some(times));
     // Host h2 has both VPCs: the one path between hosts has an end that is worked on.
     let expected = [
+        "cps_controller_hosts{state=\"maintenance\"} 1.0".to_owned(),
         "cps_controller_host_maintenance{host=\"h1\"} 1.0".to_owned(),
         "cps_controller_host_maintenance{host=\"h2\"} 0.0".to_owned(),
         format!("cps_controller_peering_maintenance_ratio{{peering=\"{id}\"}} 1.0"),
@@ -80,7 +81,8 @@ fn a_window_is_shown_and_told_and_outlives_who_leads() {
     let engine = open(folder.path(), &machine);
     engine.sweep();
     assert_eq!(shown(&engine), None);
-    assert_eq!(figures(&engine).len(), 2);
+    assert_eq!(figures(&engine).len(), 3);
+    assert_eq!(figures(&engine)[0], "cps_controller_hosts{state=\"maintenance\"} 0.0");
     maintain(&engine, Some(20_000 * DAY + 4 * HOUR), Ends::AfterS(3600));
     drop(engine);
     let engine = open(folder.path(), &machine);

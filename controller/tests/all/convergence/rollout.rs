@@ -1,12 +1,13 @@
 //! A change that many hosts get: some of them first.
 
 use super::*;
+use cps_peering_config::{Revision, SeenRevision};
 use cps_peering_controller::{
     clock::Reading,
     engine::{Clock, Pushes},
     model::{
         record::{Host as HostRecord, Pacing},
-        rollout::{self, Step},
+        rollout::Step,
     },
 };
 
@@ -107,8 +108,8 @@ impl Controller {
         events.filter(|kind| kind.starts_with("rollout.")).collect()
     }
 
-    fn revision(&self) -> Option<u64> {
-        self.engine.read(|state, _| rollout::revision(state))
+    fn revision(&self) -> Option<Revision> {
+        self.engine.read(|state, _| Some(state.meta().rollout?.revision))
     }
 
     fn actions(&self) -> Vec<String> {
@@ -300,23 +301,54 @@ async fn another_document_frees_nobody_who_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_continues_something_else_than_what_hosts_wait_for_is_refused() {
     let (_folder, controller, agents) = built(PUSHES).await;
-    let go_on = |revision| Command::Rollout(Step::Continue { revision });
+    let go_on = |seen: SeenRevision| Command::Rollout(Step::Continue { revision: Some(seen) });
     // There is nothing, and nothing to do.
-    controller.run(&go_on(Some(1))).unwrap();
+    controller.run(&go_on("1".parse().unwrap())).unwrap();
     controller.run(&inventory(&agents, &["common"])).unwrap();
     controller.run(&Command::Rollout(Step::Stop { why: String::new() })).unwrap();
-    let looked_at = controller.revision();
-    assert_eq!(looked_at, controller.engine.read(|state, _| state.meta().rollout.map(|it| it.number)));
+    let looked_at = controller.revision().unwrap();
+    let began = || controller.engine.read(|state, _| state.meta().rollout.map(|it| it.number)).unwrap();
+    assert_eq!(looked_at, Revision { epoch: 1, number: began() });
+    // What hosts say of their underlays gives nobody anything else to agree to.
+    for n in 1..=HOSTS {
+        controller.run(&Command::LearnMtu(format!("h{n}").parse().unwrap(), 9000)).unwrap();
+    }
+    assert_eq!((controller.held().len(), controller.revision()), (HOSTS - 2, Some(looked_at)));
     // A document that begins no rollout of its own gives hosts that wait something newer to wait for.
     controller.engine.tune(options(Pushes { canary_above: HOSTS, ..PUSHES }));
     controller.run(&inventory(&agents, &["common", "other"])).unwrap();
-    assert!(controller.held().len() == HOSTS - 2 && controller.revision() > looked_at);
-    assert_eq!(looked_at, controller.engine.read(|state, _| state.meta().rollout.map(|it| it.number)));
-    let refused = controller.run(&go_on(looked_at)).unwrap_err().to_string();
-    assert!(refused.contains("hosts wait for "), "{refused}");
+    let now = controller.revision().unwrap();
+    assert!(controller.held().len() == HOSTS - 2 && now > looked_at);
+    assert_eq!(looked_at.number, began());
+    let before_a_restore = SeenRevision { epoch: Some(0), number: now.number };
+    for seen in [looked_at.into(), SeenRevision { epoch: None, number: looked_at.number }, before_a_restore] {
+        let refused = controller.run(&go_on(seen)).unwrap_err().to_string();
+        assert!(refused.contains(&format!("hosts wait for {now}, not for {seen}")), "{refused}");
+    }
     assert_eq!(controller.held().len(), HOSTS - 2);
-    controller.run(&go_on(controller.revision())).unwrap();
+    controller.run(&go_on(now.into())).unwrap();
     controller.until_vrfs(&agents, |_| 3).await;
+}
+
+/// P3. Where a document takes something else from all who wait, they have what they waited for: it was not taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_taken_back_only_where_hosts_go_on_with_what_they_have() {
+    let (_folder, controller, agents) = built(PUSHES).await;
+    controller.run(&inventory(&agents, &["common"])).unwrap();
+    controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
+    controller.until_vrfs(&agents, |_| 2).await;
+    controller.until_in_sync().await;
+    controller.run(&inventory(&agents, &["common", "other"])).unwrap();
+    assert_eq!(controller.held().len(), HOSTS - 2);
+    // What they had goes, and what they wait for stays.
+    let Command::Apply(mut less) = inventory(&agents, &["common", "other"]) else { unreachable!() };
+    less.inventory.ports.retain(|port| port.vpc.as_str() != "common");
+    less.inventory.vpcs.retain(|vpc| vpc.id.as_str() != "common");
+    controller.run(&Command::Apply(less.pruning())).unwrap();
+    assert_eq!(controller.held(), Vec::<usize>::new());
+    controller.until_vrfs(&agents, |_| 2).await;
+    controller.until_rollout(None).await;
+    assert_eq!(controller.told()[0], "rollout.finished");
 }
 
 /// P2. Canaries that are well now and then are not waited for without end, however short each time is that they are not.

@@ -134,14 +134,20 @@ fn what_stops_traffic_or_takes_many_hosts_is_to_be_confirmed_with_its_number() {
 fn a_document_is_refused_where_it_is_of_another_revision() {
     let mut model = built();
     let now = model.state.meta().number;
-    let at = |number| {
+    let epoch = model.state.meta().epoch;
+    let at = |seen: String| {
         let Command::Apply(command) = apply(&cloud(), false) else { panic!() };
-        Command::Apply(Apply { if_revision: Some(number), ..command })
+        Command::Apply(Apply { if_revision: Some(seen.parse().unwrap()), ..command })
     };
-    let refusal = model.run(&at(now + 1)).unwrap_err();
-    assert_eq!(reason(&refusal), (Code::Aborted, "RevisionMismatch"));
-    assert!(refusal.to_string().contains(&format!("is {now}")), "{refusal}");
-    model.run(&at(now)).unwrap();
+    // The same number before a restore is another one.
+    for other in [format!("{}", now + 1), format!("{epoch}.{}", now + 1), format!("{}.{now}", epoch + 1)] {
+        let refusal = model.run(&at(other)).unwrap_err();
+        assert_eq!(reason(&refusal), (Code::Aborted, "RevisionMismatch"));
+        assert!(refusal.to_string().contains(&format!("is {epoch}.{now}")), "{refusal}");
+    }
+    model.run(&at(now.to_string())).unwrap();
+    let now = model.state.meta().number;
+    model.run(&at(format!("{epoch}.{now}"))).unwrap();
 }
 
 #[test]
