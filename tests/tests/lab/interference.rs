@@ -5,10 +5,11 @@ use crate::{
     reach_each_other,
 };
 use anyhow::{Result, ensure};
-use cps_peering_tests::{Lab, lab::Host, wait};
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
+use cps_peering_tests::{
+    Lab,
+    lab::Host,
+    wait::{self, SOON},
+};
 
 /// What is done on h1, what undoes it, and the object that must be named.
 type Case = (&'static str, &'static str, &'static str);
@@ -297,7 +298,7 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "ip xfrm policy add src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action block priority 9; \
                  ip xfrm policy add src 10.1.0.0/17 dst 10.0.0.0/8 dir fwd action allow priority 9",
                 "ip xfrm policy add src 10.0.0.0/8 dst 10.0.0.0/8 dir fwd action allow priority 8",
-                "xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action block",
+                "xfrm policy src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd priority 9 action block",
             ),
             (
                 "ip -6 xfrm policy add src fd00:1::/48 dst fd00:2::/48 dir out tmpl src 2001:db8::1 dst 2001:db8::2 proto esp mode tunnel",
