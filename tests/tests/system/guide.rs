@@ -1,6 +1,6 @@
 //! What the guide tells: its inventory, and the commands in its text for looking what is wrong.
 
-use crate::{machine::Machine, story::BACKUPS};
+use crate::{installed::BACKUPS, machine::Machine};
 use anyhow::{Context, Result, ensure};
 
 const GUIDE: &str = include_str!("../../../systemd/GUIDE.md");

@@ -1,12 +1,15 @@
 //! What happens to the two machines.
 
-use crate::{Site, VERSIONS, guide, machine::Machine, ping, practised};
+use crate::{
+    Site, VERSIONS, guide,
+    installed::{AGENT, BACKUPS, CONTROLLER, in_sync},
+    machine::Machine,
+    ping, practised,
+};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
 
-const AGENT: &str = "cps-peering-agent.service";
-pub(crate) const CONTROLLER: &str = "cps-peering-controller.service";
 /// The most that `systemd-analyze security` may say, in tenths: 0 is perfect, 100 is none.
 const EXPOSURE: [(&str, u32); 2] = [(AGENT, 19), (CONTROLLER, 11)];
 /// The addresses of h2's server.
@@ -48,7 +51,7 @@ pub(crate) fn tell(site: &mut Site) -> Result<()> {
     site.chapter("operators with names", practised::operators)?;
     site.chapter("an issuer for hosts' certificates", practised::renewal)?;
     site.chapter("a host drained, and paused", practised::drained)?;
-    site.chapter("the store in etcd, and in a file again", practised::several)?;
+    crate::etcd::tell(site)?;
     site.chapter("looked at as the guide says", looked_at)?;
     ping::end(&mut site.h1, FAR)?;
     site.chapter("restored", restored)?;
@@ -174,18 +177,6 @@ fn peered(site: &mut Site) -> Result<()> {
 }
 
 /// Both hosts are in sync, and say so to systemd.
-pub(crate) fn in_sync(site: &mut Site) -> Result<()> {
-    for machine in [&mut site.h1, &mut site.h2] {
-        machine.until(&format!(
-            "systemctl show --value --property StatusText {AGENT} | grep 'is in sync'
-            systemctl is-active {AGENT}"
-        ))?;
-    }
-    site.h1
-        .until(&format!("systemctl show --value --property StatusText {CONTROLLER} | grep '^2 of 2 hosts in sync'"))?;
-    Ok(())
-}
-
 fn pid(machine: &mut Machine, unit: &str) -> Result<String> {
     machine.property(unit, "MainPID")
 }
@@ -340,8 +331,6 @@ fn left_alone(site: &mut Site) -> Result<()> {
     }
     Ok(())
 }
-
-pub(crate) const BACKUPS: &str = "/var/lib/cps-peering-controller/backups";
 
 fn backed_up(site: &mut Site) -> Result<()> {
     let file = site.h1.sh("cps-peering admin backup")?;
