@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How long what should happen soon may take on a machine with much else to do.
+pub const SOON: Duration = Duration::from_mins(1);
+
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(10);
 

@@ -12,7 +12,7 @@ use cps_peering_tests::{
     lab::{Ping, UPLINK},
     monitor::Monitor,
     netns::Netns,
-    wait,
+    wait::{self, SOON},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -20,9 +20,6 @@ use nix::{
 };
 use serde_json::Value;
 use std::{process::Stdio, time::Duration};
-
-/// How soon something is closed, reported or healed.
-const SOON: Duration = Duration::from_secs(20);
 
 /// An address of the host itself, in table `local`.
 const OF_THE_HOST: &str = "2001:db8:9::1";

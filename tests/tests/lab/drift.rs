@@ -3,16 +3,19 @@
 
 use crate::{NORTH, reach_each_other, two_hosts};
 use anyhow::{Context, Result, ensure};
-use cps_peering_tests::{Lab, Topology, netns::Netns, snapshot::Snapshot, stream::Stream, wait};
+use cps_peering_tests::{
+    Lab, Topology,
+    netns::Netns,
+    snapshot::Snapshot,
+    stream::Stream,
+    wait::{self, SOON},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::Value;
 use std::{fs, time::Duration};
-
-/// How soon drift is healed. What the kernel announces takes some milliseconds; a slow machine may take longer.
-const SOON: Duration = Duration::from_secs(20);
 
 /// How often the agents compare without a reason where the kernel does not announce what is done.
 const RESYNC: Duration = Duration::from_secs(2);

@@ -16,7 +16,7 @@ use cps_peering_tests::{
     lab::{UPLINK, binary},
     monitor::Monitor,
     netns::Netns,
-    wait,
+    wait::{self, SOON},
 };
 use std::{
     io::{ErrorKind, Read, Write},
@@ -24,9 +24,6 @@ use std::{
     process::Command,
     time::Duration,
 };
-
-/// How soon something is reported or healed.
-const SOON: Duration = Duration::from_secs(20);
 
 /// How long a daemon waits for the head of a request, and a little.
 const HEADER_LIMIT: Duration = Duration::from_secs(13);

@@ -5,10 +5,11 @@ use crate::{
     reach_each_other,
 };
 use anyhow::{Result, ensure};
-use cps_peering_tests::{Lab, lab::Host, wait};
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
+use cps_peering_tests::{
+    Lab,
+    lab::Host,
+    wait::{self, SOON},
+};
 
 /// What is done on h1, what undoes it, and the object that must be named.
 type Case = (&'static str, &'static str, &'static str);

@@ -82,7 +82,7 @@ fn shared(from: &Server, to: &Server) -> Vec<std::net::IpAddr> {
 
 /// Somebody answers that there is no way to an address. Kernels send such answers at a limited rate, so it is asked again.
 fn is_unreachable(from: &Server, to: &str) -> Result<()> {
-    wait::until(&format!("{to} is unreachable"), Duration::from_secs(20), || {
+    wait::until(&format!("{to} is unreachable"), wait::SOON, || {
         let ping = from.ping(to)?;
         ensure!(ping.unreachable(), "{}: {}", ping.line, ping.output);
         Ok(Some(()))

@@ -6,7 +6,12 @@ use crate::{
     reach_each_other, two_hosts,
 };
 use anyhow::{Context, Result, ensure};
-use cps_peering_tests::{Lab, Server, netns::Netns, stream::Stream, wait};
+use cps_peering_tests::{
+    Lab, Server,
+    netns::Netns,
+    stream::Stream,
+    wait::{self, SOON},
+};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     sync::{
@@ -16,8 +21,6 @@ use std::{
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
-
-const SOON: Duration = Duration::from_secs(20);
 
 /// How many looks a tenant may cause at once, and a few that have other reasons.
 const FEW: u64 = 12;

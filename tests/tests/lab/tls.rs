@@ -4,11 +4,14 @@ use crate::{a_and_b, reach_each_other};
 use anyhow::{Context, Result, ensure};
 use cps_peering_config::{HostReport, agent_api, tls};
 use cps_peering_http::tls::Identity;
-use cps_peering_tests::{Lab, http::Endpoint, lab::binary, wait};
+use cps_peering_tests::{
+    Lab,
+    http::Endpoint,
+    lab::binary,
+    wait::{self, SOON},
+};
 use serde_json::Value;
-use std::{fs, sync::Arc, time::Duration};
-
-const SOON: Duration = Duration::from_secs(20);
+use std::{fs, sync::Arc};
 
 /// The interface of a host's agent, as it looks to a client with a certificate of the lab.
 fn agent_for(lab: &Lab, host: &str, client: &str) -> Result<Endpoint> {

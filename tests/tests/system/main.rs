@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 #![allow(clippy::print_stdout, reason = "what was seen, beside the test's result")]
 
+mod etcd;
 mod guide;
 mod installed;
 mod machine;

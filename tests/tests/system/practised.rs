@@ -1,4 +1,4 @@
-//! Chapters of the guide that are practised with the blocks that stand there, word for word but for the number of machines.
+//! Chapters of the guide that are practised with the blocks that stand there, word for word.
 
 use crate::{
     Site, guide,
@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Result, ensure};
 use std::fs;
 
-const SETTINGS: &str = "/etc/cps-peering/controller.toml";
+pub(crate) const SETTINGS: &str = "/etc/cps-peering/controller.toml";
 
 /// The settings as they were, once a chapter is over.
 fn with_settings(site: &mut Site, practise: impl FnOnce(&mut Machine) -> Result<()>) -> Result<()> {
@@ -88,62 +88,5 @@ pub(crate) fn drained(site: &mut Site) -> Result<()> {
     ensure!(seen == [true, false, true, true, false], "{seen:?}");
     ensure!(after(&mut site.h1, "cps-peering host pause h2", "paused")?, "it is not paused");
     ensure!(!after(&mut site.h1, "cps-peering host resume h2", "paused")?, "it stays paused");
-    in_sync(site)
-}
-
-/// The store moves into etcd and back. Of the three machines of the guide there is the first.
-pub(crate) fn several(site: &mut Site) -> Result<()> {
-    let alone = |text: &str| {
-        let text = text.replace(",c2=https://192.0.2.12:2380,c3=https://192.0.2.13:2380", "");
-        let text = text.replace(",https://192.0.2.12:2379,https://192.0.2.13:2379", "");
-        text.replace(", \"https://192.0.2.12:2379\", \"https://192.0.2.13:2379\"", "")
-    };
-    let folder = site.folder.path().join("h1");
-    fs::write(folder.join("etcd"), alone(guide::block("sh", "ETCD_NAME=c1")?))?;
-    fs::write(folder.join("table.toml"), alone(guide::block("toml", "[etcd]")?))?;
-    let h1 = &mut site.h1;
-    // It is installed already.
-    let certificates =
-        guide::block("sh", "apt-get install etcd-server")?.lines().skip(1).collect::<Vec<_>>().join("\n");
-    let tls = "/etc/cps-peering/tls";
-    h1.sh(&format!(
-        "ip address add 192.0.2.11/24 dev vec0
-        systemctl stop etcd; rm -rf /var/lib/etcd/default
-        {certificates}
-        install -d /etc/etcd && cd /etc/cps-peering/etcd
-        install -o etcd -g etcd -m 600 ca.pem controller.pem controller.key /etc/etcd
-        for file in ca.pem:etcd-ca.pem operator.pem:etcd.pem operator.key:etcd.key; do
-            install -o cps-peering -g cps-peering -m 600 ${{file%:*}} {tls}/${{file#*:}}
-        done
-        cp /test/etcd /etc/default/etcd"
-    ))?;
-    h1.sh(&alone(guide::block("sh", "endpoint health")?))?;
-    h1.sh(guide::block("sh", "pki issue controller --force")?)?;
-    h1.sh(&format!(
-        "cd /etc/cps-peering/pki
-        install -m 644 controller.pem {tls} && install -m 600 -o cps-peering controller.key {tls}
-        cp -p {SETTINGS} /root/old.toml
-        sed -i 's/^listen = .*/listen = \"192.0.2.11:7400\"/; s/^store = .*//' {SETTINGS}
-        (echo; cat /test/table.toml) >/root/table.toml
-        # Keys stand before tables.
-        sed -i '/^store_key_file/d' {SETTINGS}
-        (grep '^store_key_file' /root/table.toml; cat {SETTINGS}; grep -v '^store_key_file' /root/table.toml) >/root/new.toml
-        cat /root/new.toml >{SETTINGS}"
-    ))?;
-    let moved = h1.until(&format!("cd /root; {}", guide::block("sh", "move-store --from old.toml")?))?;
-    ensure!(moved.contains("ok leader") && moved.contains(r#""ready":true"#), "{moved}");
-    let (code, told) = h1.run("cps-peering-controller --settings /root/old.toml 2>&1")?;
-    ensure!(code != 0 && told.contains("etcd"), "a controller starts with what was moved away: {code} {told}");
-    in_sync(site)?;
-    let h1 = &mut site.h1;
-    h1.sh(&format!(
-        "systemctl stop {CONTROLLER}
-        cp -p {SETTINGS} /root/etcd.toml && cat /root/old.toml >{SETTINGS}
-        cps-peering-controller move-store --force --from /root/etcd.toml
-        systemctl start {CONTROLLER}
-        systemctl disable --now etcd
-        rm -r /root/*.toml /etc/cps-peering/etcd {tls}/etcd*
-        ip address del 192.0.2.11/24 dev vec0"
-    ))?;
     in_sync(site)
 }

@@ -51,7 +51,7 @@ pub(crate) fn tell(site: &mut Site) -> Result<()> {
     site.chapter("operators with names", practised::operators)?;
     site.chapter("an issuer for hosts' certificates", practised::renewal)?;
     site.chapter("a host drained, and paused", practised::drained)?;
-    site.chapter("the store in etcd, and in a file again", practised::several)?;
+    crate::etcd::tell(site)?;
     site.chapter("looked at as the guide says", looked_at)?;
     ping::end(&mut site.h1, FAR)?;
     site.chapter("restored", restored)?;
