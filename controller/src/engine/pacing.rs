@@ -285,10 +285,8 @@ impl Transaction<'_> {
         // A document that leaves all who waited with what they have. One that takes something else from all of them gives them what they
         // waited for.
         let is_as_before = |id: &HostId, (_, had): (u64, u64)| {
-            let loses = |it: &&Replanned| {
-                differences.get(id).is_some_and(|it| it.less || !it.lost.is_empty()) && digest(&it.after) == had
-            };
-            in_use(id).is_none() || replanned.get(id).filter(loses).is_some()
+            let loses = differences.get(id).is_some_and(|it| it.less || !it.lost.is_empty());
+            in_use(id).is_none() || loses && replanned.get(id).is_some_and(|it| digest(&it.after) == had)
         };
         let withdrawn = manner == PushMode::Paced
             && held.keys().any(|id| in_use(id).is_some())

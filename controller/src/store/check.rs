@@ -96,13 +96,13 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.damage {
-            Some(damage) => writeln!(f, "store {} is damaged: {damage}", self.path.display())?,
-            None if self.is_whole() => writeln!(f, "store {} is whole", self.path.display())?,
+            Some(damage) => writeln!(f, "store {} is damaged: {damage}", self.path.display()),
+            None if self.is_whole() => writeln!(f, "store {} is whole", self.path.display()),
             None if self.is_newer() => {
-                writeln!(f, "store {} is of a newer release, and not damaged", self.path.display())?
+                writeln!(f, "store {} is of a newer release, and not damaged", self.path.display())
             }
-            None => writeln!(f, "store {} has rows that cannot be read", self.path.display())?,
-        }
+            None => writeln!(f, "store {} has rows that cannot be read", self.path.display()),
+        }?;
         for Kind { name, read, wrong, newer: _ } in &self.kinds {
             writeln!(f, "{name}: {read} can be read, {} problems", wrong.len())?;
             for text in wrong.iter().take(NAMED) {
