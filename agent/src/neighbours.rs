@@ -8,9 +8,13 @@
 //!    and a scan takes a thirtieth of the room;
 //! 3. a port where that is not enough resolves no new address for a while. Who is known already stays reachable.
 //!
+//! Nor does it give up for five seconds what a server's own messages have entered: of these a filter lets in only so many
+//! ([`NEIGHBOURS`]), and the tables have room for those of all ports.
+//!
 //! What is dropped is always behind the port that has too many. [`Throttle`] is pure.
 
 use crate::{
+    filter::NEIGHBOURS,
     kernel::{
         Interest, KernelError,
         neighbours::{self, NeighbourTable, Solicitation, Unresolved},
@@ -39,6 +43,8 @@ const SMALLEST: u32 = 1 << 16;
 const LARGEST: u32 = 1 << 20;
 /// So many servers are counted for one prefix, if it is large enough.
 const MOST_OF_A_PREFIX: u32 = 4096;
+/// The most entries of one port that its servers' own messages make and the kernel does not give up for others.
+const ENTERED: u32 = NEIGHBOURS.burst + 5 * NEIGHBOURS.per_second;
 /// How long a port is held after it was last seen to have too many.
 const HOLD: Duration = Duration::from_secs(5);
 /// Lists of neighbours take at most this share of the time.
@@ -48,10 +54,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The limit of a family's table that follows from what a host carries.
 pub fn limit(config: &SharedHostConfig, family: Family) -> u32 {
-    let prefixes = config.vrfs.values().flat_map(|vrf| vrf.ports.values()).flat_map(|port| &port.prefixes);
+    let ports = || config.vrfs.values().flat_map(|vrf| vrf.ports.values());
+    let prefixes = ports().flat_map(|port| &port.prefixes);
     let servers = prefixes.filter(|prefix| Family::of(prefix) == family).map(servers);
     let servers = servers.fold(0u32, u32::saturating_add);
-    SMALLEST.saturating_add(servers.saturating_mul(2)).min(LARGEST)
+    let entered = ports().fold(0u32, |entered, _| entered.saturating_add(ENTERED));
+    SMALLEST.saturating_add(servers.saturating_mul(2)).saturating_add(entered).min(LARGEST)
 }
 
 fn servers(prefix: &IpNet) -> u32 {
@@ -343,7 +351,7 @@ mod tests {
             );
             serde_json::from_str(&text).unwrap()
         };
-        let limits = |prefixes: &str| Family::ALL.map(|family| limit(&of(prefixes).into(), family) - SMALLEST);
+        let limits = |prefixes: &str| Family::ALL.map(|family| limit(&of(prefixes).into(), family) - SMALLEST - 4500);
         assert_eq!(limits(""), [0, 0]);
         assert_eq!(limits(r#""10.1.0.0/24""#), [512, 0]);
         assert_eq!(limits(r#""10.0.0.0/8", "10.1.0.0/24", "fd00::/64", "fd01::1/128""#), [8704, 8194]);

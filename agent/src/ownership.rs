@@ -34,12 +34,13 @@ pub const DOOMED_GROUP: u32 = 0x4350_5302;
 /// The first of the 2²⁴ next hop ids that are ours.
 pub const FIRST_NEXTHOP_ID: u32 = 0x4300_0000;
 
-/// The priority of filters that versions before this one made: of IPv6 sources alone. They are removed.
-pub const FORMER_PRIORITY: u16 = 17_232;
+/// The priority of our filter that limits the neighbour messages of a port. Earlier versions, which make no such filter, remove what
+/// is there.
+pub const LIMIT_PRIORITY: u16 = 17_232;
 
 /// The priority of our filters that drop packets between parts of VPCs that a peering does not join. Earlier versions, which make
 /// no such filters, remove what is there.
-pub const REJECT_PRIORITY: u16 = FORMER_PRIORITY + 1;
+pub const REJECT_PRIORITY: u16 = LIMIT_PRIORITY + 1;
 
 /// The priority of the underlay's filter, on devices that are none of ours.
 pub const UNDERLAY_PRIORITY: u16 = 17_231;
@@ -91,7 +92,7 @@ pub fn is_nexthop_id(id: u32) -> bool {
 
 /// Whether a filter of this priority, on a device of ours or a port, is ours.
 pub fn owns_filter(priority: u16) -> bool {
-    matches!(priority, FORMER_PRIORITY | REJECT_PRIORITY | VLAN_PRIORITY | ACCEPT_PRIORITY | DROP_PRIORITY)
+    matches!(priority, LIMIT_PRIORITY | REJECT_PRIORITY | VLAN_PRIORITY | ACCEPT_PRIORITY | DROP_PRIORITY)
 }
 
 /// Whether a queueing discipline with this handle is ours.

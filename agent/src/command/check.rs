@@ -5,9 +5,10 @@ use crate::{
     compile::{UnderlayParams, compile},
     diff::{diff, doubts},
     dirty_set::DirtySet,
+    filter::{IngressPolicy, LocalAddresses, NEIGHBOURS},
     kernel::{Kernel, Netlink},
     ledger::Ledger,
-    objects::{LinkKind, Observed},
+    objects::{Desired, FilterHandle, IngressFilter, LinkKind, Observed, Operation},
     ownership, ports,
     reconcile::Options,
     tls::kept_beside,
@@ -23,7 +24,9 @@ use cps_peering_terminal::{show, table};
 use nix::sched::{CloneFlags, unshare};
 use std::{
     fs,
+    net::Ipv4Addr,
     path::Path,
+    sync::Arc,
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -188,13 +191,14 @@ fn trial(settings: &AgentSettings) -> HostFinding {
         let mut kernel = Netlink::with_underlay_filter(vxlan_port, entries);
         for _ in 0..3 {
             let observed = kernel.observe_all().map_err(|error| error.to_string())?;
-            let plan = diff(&desired, &observed);
-            if plan.operations.is_empty() {
-                return Ok(Vec::new());
+            let mut operations = diff(&desired, &observed).operations;
+            let at_rest = operations.is_empty();
+            if at_rest {
+                operations.extend(limit(&desired));
             }
-            let refused = kernel.apply(&plan.operations).map_err(|error| error.to_string())?;
-            if !refused.is_empty() {
-                let said = refused.iter().map(|(place, refusal)| format!("{}: {refusal}", plan.operations[*place]));
+            let refused = kernel.apply(&operations).map_err(|error| error.to_string())?;
+            if at_rest || !refused.is_empty() {
+                let said = refused.iter().map(|(place, refusal)| format!("{}: {refusal}", operations[*place]));
                 return Ok(said.collect());
             }
         }
@@ -205,13 +209,21 @@ fn trial(settings: &AgentSettings) -> HostFinding {
             ok(SUBJECT, "takes VRFs, VXLAN devices, filters and programs, next hops, routes, rules and settings")
         }
         Ok(Ok(refused)) => {
-            let advice = "load the modules vrf, vxlan, sch_ingress and cls_bpf, or use a kernel that has them (5.18 or newer, with \
-                          CONFIG_BPF_SYSCALL)";
+            let advice = "load the modules vrf, vxlan, sch_ingress, cls_bpf and act_police, or use a kernel that has them (5.18 or \
+                          newer, with CONFIG_BPF_SYSCALL and CONFIG_NET_ACT_POLICE)";
             failure(SUBJECT, format!("{}; {advice}", refused.join("; ")))
         }
         Ok(Err(problem)) => warning(SUBJECT, problem),
         Err(_) => failure(SUBJECT, "the trial ended early"),
     }
+}
+
+/// The filter that only ports have, on a device of the sample.
+fn limit(desired: &Desired) -> Option<Operation> {
+    let policy = IngressPolicy::of_port([], Arc::new(LocalAddresses::new([], Ipv4Addr::UNSPECIFIED.into(), 0)));
+    let place = FilterHandle { priority: ownership::LIMIT_PRIORITY, handle: 1 };
+    let filter = IngressFilter::Limit(policy.limited()?.clone(), NEIGHBOURS);
+    Some(Operation::SetFilter(*desired.ingress.keys().next()?, place, filter))
 }
 
 /// A VPC with a peering and no ports, which needs nothing of the host.

@@ -2,9 +2,9 @@
 
 use super::{Phase, Phases, survey::Survey};
 use crate::{
-    filter::{IngressPolicy, Program, Vlan, vlan_program},
+    filter::{IngressPolicy, NEIGHBOURS, Program, Vlan, vlan_program},
     objects::{FilterHandle, Ingress, IngressFilter, Operation},
-    ownership::{ACCEPT_PRIORITY, DROP_PRIORITY, REJECT_PRIORITY, VLAN_PRIORITY},
+    ownership::{ACCEPT_PRIORITY, DROP_PRIORITY, LIMIT_PRIORITY, REJECT_PRIORITY, VLAN_PRIORITY},
 };
 use cps_peering_config::net::InterfaceName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,8 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
         });
         let mut wanted = rejecting(policy, there);
         wanted.extend(accepting);
+        let place = FilterHandle { priority: LIMIT_PRIORITY, handle: 1 };
+        wanted.extend(policy.limited().map(|program| (place, IngressFilter::Limit(program.clone(), NEIGHBOURS))));
         wanted.insert(FilterHandle { priority: DROP_PRIORITY, handle: 1 }, IngressFilter::DropRest);
         if let Some(vlans) = vlans.get(device) {
             let place = FilterHandle { priority: VLAN_PRIORITY, handle: 1 };

@@ -2,10 +2,11 @@
 
 use super::{
     assembler::{ACCEPT, Ancillary, Assembler, At, Label, Program},
+    limit::neighbour_messages,
     packet::{
-        ARPHRD_ETHER, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_PAYLOAD,
-        IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOTAL_LENGTH, IPV6_DESTINATION, IPV6_NEXT_HEADER, IPV6_PAYLOAD,
-        IPV6_PAYLOAD_LENGTH, IPV6_SOURCE, TUNNEL_PORTS, if_in4, if_in6, protocol,
+        ARPHRD_ETHER, Behind, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP, IPV4_DESTINATION, IPV4_FRAGMENT,
+        IPV4_PAYLOAD, IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOTAL_LENGTH, IPV6_DESTINATION, IPV6_PAYLOAD,
+        IPV6_PAYLOAD_LENGTH, IPV6_SOURCE, TUNNEL_PORTS, cell, if_in4, if_in6, pass_extension_headers, protocol,
     },
     pairs::{CHUNK, NotJoined},
 };
@@ -29,6 +30,8 @@ pub struct IngressPolicy {
     programs: Vec<Program>,
     /// What is dropped although its source may come from here.
     rejecting: Vec<Program>,
+    /// What comes at a limited rate.
+    limited: Option<Program>,
 }
 
 /// Where packets of a VRF end on the host itself.
@@ -71,22 +74,8 @@ pub struct Vlan {
 /// The most prefixes that are compared with what an ICMP error quotes. Of more, larger ones around them are taken.
 const QUOTED: usize = 16;
 
-/// More extension headers than these nobody has a use for.
-const EXTENSION_HEADERS: usize = 5;
-
 /// More IPv4 options than these nobody has a use for; what fills up between them counts.
 const OPTIONS: usize = 6;
-
-/// What cells of the program's memory hold.
-mod cell {
-    /// The length of the IPv4 header or of the IPv6 extension headers.
-    pub(super) const X: u32 = 0;
-    pub(super) const SCRATCH: u32 = 1;
-    /// What the last IPv6 header said that follows.
-    pub(super) const NEXT_HEADER: u32 = 2;
-    /// Whether there are extension headers other than a fragment's.
-    pub(super) const EXTENDED: u32 = 3;
-}
 
 impl IngressPolicy {
     /// Of a port with these prefixes behind it.
@@ -108,7 +97,8 @@ impl IngressPolicy {
             }
         }
         let (ipv4, ipv6) = (Ipv4Net::aggregate(&ipv4), Ipv6Net::aggregate(&ipv6));
-        let mut policy = Self { ipv4, ipv6, is_port, local, programs: Vec::new(), rejecting: Vec::new() };
+        let limited = is_port.then(neighbour_messages);
+        let mut policy = Self { ipv4, ipv6, is_port, local, programs: Vec::new(), rejecting: Vec::new(), limited };
         policy.programs = policy.write();
         policy
     }
@@ -130,6 +120,12 @@ impl IngressPolicy {
     /// The programs that say what is dropped before anything is accepted; most often there are none.
     pub fn rejecting(&self) -> &[Program] {
         &self.rejecting
+    }
+
+    /// The program that selects the neighbour messages, which come at no more than [`NEIGHBOURS`](super::NEIGHBOURS). Behind tunnels all
+    /// neighbours are permanent.
+    pub fn limited(&self) -> Option<&Program> {
+        self.limited.as_ref()
     }
 
     /// The programs that together accept what may come in; most often one is enough. What none accepts is to be dropped.
@@ -423,46 +419,10 @@ impl<'a> Writer<'a> {
         code.goto(drop);
 
         code.here(known);
-        code.constant(0);
-        code.store(cell::EXTENDED);
-        code.x_to(0);
-        code.byte(IPV6_NEXT_HEADER);
-        code.store(cell::NEXT_HEADER);
-        for _ in 0..=EXTENSION_HEADERS {
-            let [extension, fragment, next] = [(); 3].map(|()| code.label());
-            code.recall(cell::NEXT_HEADER);
-            code.if_equal(protocol::TCP, tcp);
-            code.if_equal(protocol::UDP, udp);
-            code.if_equal(protocol::ICMPV6, icmp);
-            code.if_equal(protocol::FRAGMENT, fragment);
-            // A routing header leads elsewhere only where it is taken in, which no address of the host does.
-            for header in [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::DESTINATION] {
-                code.if_equal(header, extension);
-            }
-            code.goto(unless_local);
-            code.here(fragment);
-            code.half(IPV6_PAYLOAD.plus(2));
-            // What follows the first fragment ends nowhere without it.
-            code.if_any_bit(0xfff8, accept);
-            code.byte(IPV6_PAYLOAD);
-            code.store(cell::NEXT_HEADER);
-            code.x_to_a();
-            code.add(8);
-            code.a_to_x();
-            code.goto(next);
-            code.here(extension);
-            code.constant(1);
-            code.store(cell::EXTENDED);
-            code.byte(IPV6_PAYLOAD);
-            code.store(cell::NEXT_HEADER);
-            code.byte(IPV6_PAYLOAD.plus(1));
-            code.add(1);
-            code.shift_left(3);
-            code.add_x();
-            code.a_to_x();
-            code.here(next);
-        }
-        code.goto(drop);
+        let protocols = [(protocol::TCP, tcp), (protocol::UDP, udp), (protocol::ICMPV6, icmp)];
+        // What follows the first fragment ends nowhere without it.
+        let behind = Behind { protocols: &protocols, other: unless_local, fragment: accept, too_many: drop };
+        pass_extension_headers(code, &behind);
 
         code.here(udp);
         self.at_least6(8);

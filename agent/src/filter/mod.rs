@@ -13,12 +13,14 @@
 //!   itself about a path's MTU: the kernel's handlers look in table `main` for the route that they change (`ipv4_update_pmtu`
 //!   without a device). Nor is it a redirect or a router advertisement.
 //!
-//! Before it, programs of their own ([`pairs`]) drop what goes between parts of VPCs that a peering does not join (rule C9).
+//! Before it, programs of their own ([`pairs`]) drop what goes between parts of VPCs that a peering does not join (rule C9), and at ports
+//! one selects what comes at a limited rate ([`NEIGHBOURS`], rule C10).
 //!
 //! Packets that are only routed on may hold anything: what tenants encapsulate among themselves is theirs.
 
 mod assembler;
 mod ingress;
+mod limit;
 mod packet;
 mod pairs;
 #[cfg(test)]
@@ -26,4 +28,5 @@ mod tests;
 
 pub use assembler::{Instruction, Program};
 pub use ingress::{IngressPolicy, LocalAddresses, Vlan, vlan_program};
+pub use limit::{NEIGHBOURS, PacketRate};
 pub use pairs::REJECTED;

@@ -1,4 +1,4 @@
-//! Where things are in a packet, and how a program asks whether an address is in a prefix.
+//! Where things are in a packet, and how a program asks whether an address is in a prefix, and what is behind extension headers.
 
 use super::assembler::{Assembler, At, Label};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -11,15 +11,15 @@ pub(super) const ARPHRD_ETHER: u32 = 1;
 
 /// Protocols of IPv4 and next headers of IPv6.
 pub(super) mod protocol {
-    pub(in crate::filter) const HOP_BY_HOP: u32 = 0;
+    pub(super) const HOP_BY_HOP: u32 = 0;
     pub(in crate::filter) const ICMP: u32 = 1;
     pub(in crate::filter) const IGMP: u32 = 2;
     pub(in crate::filter) const TCP: u32 = 6;
     pub(in crate::filter) const UDP: u32 = 17;
-    pub(in crate::filter) const ROUTING: u32 = 43;
-    pub(in crate::filter) const FRAGMENT: u32 = 44;
+    pub(super) const ROUTING: u32 = 43;
+    pub(super) const FRAGMENT: u32 = 44;
     pub(in crate::filter) const ICMPV6: u32 = 58;
-    pub(in crate::filter) const DESTINATION: u32 = 60;
+    pub(super) const DESTINATION: u32 = 60;
 }
 
 /// UDP ports at which kernels take tunnels: VXLAN (RFC 7348, and Linux' own default), VXLAN-GPE, Geneve, MPLS in UDP, GTP-U
@@ -36,11 +36,80 @@ pub(super) const IPV4_DESTINATION: At = At::Frame(IP + 16);
 /// With the header's length in X.
 pub(super) const IPV4_PAYLOAD: At = At::BehindX(IP);
 pub(super) const IPV6_PAYLOAD_LENGTH: At = At::Frame(IP + 4);
-pub(super) const IPV6_NEXT_HEADER: At = At::Frame(IP + 6);
+const IPV6_NEXT_HEADER: At = At::Frame(IP + 6);
 pub(super) const IPV6_SOURCE: At = At::Frame(IP + 8);
 pub(super) const IPV6_DESTINATION: At = At::Frame(IP + 24);
 /// With the length of all extension headers in X.
 pub(super) const IPV6_PAYLOAD: At = At::BehindX(IP + 40);
+
+/// More extension headers than these nobody has a use for.
+const EXTENSION_HEADERS: usize = 5;
+
+/// What cells of a program's memory hold.
+pub(super) mod cell {
+    /// The length of the IPv4 header or of the IPv6 extension headers.
+    pub(in crate::filter) const X: u32 = 0;
+    pub(in crate::filter) const SCRATCH: u32 = 1;
+    /// What the last IPv6 header said that follows.
+    pub(super) const NEXT_HEADER: u32 = 2;
+    /// Whether there are extension headers other than a fragment's.
+    pub(in crate::filter) const EXTENDED: u32 = 3;
+}
+
+/// Where a program goes on behind the extension headers of an IPv6 packet.
+pub(super) struct Behind<'a> {
+    /// By the protocol of what follows them.
+    pub(super) protocols: &'a [(u32, Label)],
+    /// Where it is of another one.
+    pub(super) other: Label,
+    /// In a fragment that is not the first.
+    pub(super) fragment: Label,
+    /// Where there are more headers than anybody has a use for.
+    pub(super) too_many: Label,
+}
+
+/// Passes the extension headers of an IPv6 packet: X becomes their length.
+pub(super) fn pass_extension_headers(code: &mut Assembler, to: &Behind<'_>) {
+    code.constant(0);
+    code.store(cell::EXTENDED);
+    code.x_to(0);
+    code.byte(IPV6_NEXT_HEADER);
+    code.store(cell::NEXT_HEADER);
+    for _ in 0..=EXTENSION_HEADERS {
+        let [extension, fragment, next] = [(); 3].map(|()| code.label());
+        code.recall(cell::NEXT_HEADER);
+        for (protocol, label) in to.protocols {
+            code.if_equal(*protocol, *label);
+        }
+        code.if_equal(protocol::FRAGMENT, fragment);
+        // A routing header leads elsewhere only where it is taken in, which no address of the host does.
+        for header in [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::DESTINATION] {
+            code.if_equal(header, extension);
+        }
+        code.goto(to.other);
+        code.here(fragment);
+        code.half(IPV6_PAYLOAD.plus(2));
+        code.if_any_bit(0xfff8, to.fragment);
+        code.byte(IPV6_PAYLOAD);
+        code.store(cell::NEXT_HEADER);
+        code.x_to_a();
+        code.add(8);
+        code.a_to_x();
+        code.goto(next);
+        code.here(extension);
+        code.constant(1);
+        code.store(cell::EXTENDED);
+        code.byte(IPV6_PAYLOAD);
+        code.store(cell::NEXT_HEADER);
+        code.byte(IPV6_PAYLOAD.plus(1));
+        code.add(1);
+        code.shift_left(3);
+        code.add_x();
+        code.a_to_x();
+        code.here(next);
+    }
+    code.goto(to.too_many);
+}
 
 /// Goes on at `label` if the IPv4 address there is in one of the prefixes.
 pub(super) fn if_in4(code: &mut Assembler, at: At, prefixes: &[Ipv4Net], label: Label) {

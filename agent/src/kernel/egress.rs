@@ -7,9 +7,9 @@
 use super::{
     KernelError, check_stop,
     socket::Socket,
-    tc::{Qdisc, put_header, put_nested},
+    tc::{Qdisc, put_header},
     uapi::{rtm, tc},
-    wire::{attributes, put, text, u8_at, u32_at, u64_at},
+    wire::{attributes, put, put_nested, text, u8_at, u32_at, u64_at},
 };
 use crate::{
     objects::{Egress, Link, Queue, Rate},

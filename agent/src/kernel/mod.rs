@@ -16,6 +16,7 @@ mod message;
 pub mod neighbours;
 mod netfilter;
 mod observe;
+mod police;
 pub mod probe;
 mod rules;
 mod socket;

@@ -3,10 +3,11 @@
 
 use super::{
     KernelError, check_stop,
+    police::{put_limit, read_limit},
     socket::Socket,
     uapi::{rtm, tc},
     underlay::NAME,
-    wire::{attributes, put, text, u8_at, u16_at, u32_at},
+    wire::{attributes, put, put_nested, text, u8_at, u16_at, u32_at},
 };
 use crate::{
     filter::{Instruction, Program},
@@ -221,20 +222,23 @@ fn read_filter(payload: &[u8], info: u32) -> Option<IngressFilter> {
     if text(find(tc::TCA_KIND)?) != Some("bpf") || info & 0xffff != u32::from(tc::ETH_P_ALL.to_be()) {
         return None;
     }
-    let (mut program, mut direct, mut in_software) = (None, false, false);
+    let (mut program, mut direct, mut in_software, mut limit) = (None, false, false, None);
     for (kind, value) in attributes(find(tc::TCA_OPTIONS)?, 0) {
         match kind {
             tc::BPF_OPS => program = Some(read_program(value)?),
             tc::BPF_FLAGS => direct = u32_at(value, 0)? & tc::BPF_ACT_DIRECT != 0,
             tc::BPF_FLAGS_GEN => in_software = is_in_software(u32_at(value, 0)?),
             tc::BPF_OPS_LEN => {}
+            tc::BPF_ACT => limit = Some(read_limit(value)?),
             _ => return None,
         }
     }
-    Some(match (program.filter(|_| in_software)?, direct) {
-        (program, false) => IngressFilter::Accept(program),
-        (program, true) if program == dropping() => IngressFilter::DropRest,
-        (program, true) => IngressFilter::Reject(program),
+    Some(match (program.filter(|_| in_software)?, limit, direct) {
+        (program, Some(rate), false) => IngressFilter::Limit(program, rate),
+        (_, Some(_), true) => return None,
+        (program, None, false) => IngressFilter::Accept(program),
+        (program, None, true) if program == dropping() => IngressFilter::DropRest,
+        (program, None, true) => IngressFilter::Reject(program),
     })
 }
 
@@ -256,13 +260,6 @@ pub(super) fn put_header(body: &mut Vec<u8>, index: u32, handle: u32, parent: u3
     }
 }
 
-/// Appends an attribute that holds attributes.
-pub(super) fn put_nested(body: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
-    let mut value = Vec::new();
-    inner(&mut value);
-    put(body, kind, &value);
-}
-
 pub(super) fn put_clsact(body: &mut Vec<u8>, index: u32) {
     put_header(body, index, tc::CLSACT_HANDLE, tc::CLSACT, 0);
     put(body, tc::TCA_KIND, b"clsact\0");
@@ -280,12 +277,15 @@ pub(super) fn put_filter(body: &mut Vec<u8>, index: u32, place: FilterHandle, fi
     put_nested(body, tc::TCA_OPTIONS, |options| {
         let dropping = dropping();
         let (program, flags) = match filter {
-            // It has no action: what it accepts is taken in.
-            IngressFilter::Accept(program) => (program, 0),
+            // What it selects is handed to its action; without one, it is taken in.
+            IngressFilter::Limit(program, _) | IngressFilter::Accept(program) => (program, 0),
             // What it returns is done.
             IngressFilter::Reject(program) => (program, tc::BPF_ACT_DIRECT),
             IngressFilter::DropRest => (&dropping, tc::BPF_ACT_DIRECT),
         };
+        if let IngressFilter::Limit(_, rate) = filter {
+            put_nested(options, tc::BPF_ACT, |actions| put_limit(actions, *rate));
+        }
         let instructions = program.instructions();
         let length = u16::try_from(instructions.len()).expect("a program has some thousand instructions");
         put(options, tc::BPF_OPS_LEN, &length.to_ne_bytes());
@@ -304,13 +304,16 @@ pub(super) fn put_filter(body: &mut Vec<u8>, index: u32, place: FilterHandle, fi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::{Vlan, vlan_program};
+    use crate::filter::{NEIGHBOURS, Vlan, vlan_program};
     use crate::ownership::DROP_PRIORITY;
 
     #[test]
     fn a_filter_reads_back_as_it_was_written() {
         let vlans = vlan_program(&[Vlan { tpid: 0x8100, id: 7 }].into());
-        for filter in [IngressFilter::Accept(vlans.clone()), IngressFilter::Reject(vlans), IngressFilter::DropRest] {
+        let limit = IngressFilter::Limit(vlans.clone(), NEIGHBOURS);
+        for filter in
+            [limit, IngressFilter::Accept(vlans.clone()), IngressFilter::Reject(vlans), IngressFilter::DropRest]
+        {
             let mut body = Vec::new();
             put_filter(&mut body, 7, FilterHandle { priority: DROP_PRIORITY, handle: 3 }, &filter);
             let info = u32_at(&body, 16).unwrap();

@@ -233,6 +233,7 @@ pub(super) mod tc {
     pub(in crate::kernel) const TCA_CHAIN: u16 = 11;
     /// `if_ether.h`: whatever the protocol is.
     pub(in crate::kernel) const ETH_P_ALL: u16 = 3;
+    pub(in crate::kernel) const BPF_ACT: u16 = 1;
     pub(in crate::kernel) const BPF_OPS_LEN: u16 = 4;
     pub(in crate::kernel) const BPF_OPS: u16 = 5;
     pub(in crate::kernel) const BPF_FD: u16 = 6;
@@ -255,6 +256,20 @@ pub(super) mod tc {
     pub(in crate::kernel) const ACT_OPTIONS: u16 = 2;
     /// `struct tc_gact`, whose third number is the action.
     pub(in crate::kernel) const GACT_PARMS: u16 = 2;
+    /// `TC_ACT_UNSPEC`: the next filter is asked.
+    pub(in crate::kernel) const ACT_UNSPEC: u32 = u32::MAX;
+    /// `struct tc_police`: index, action, limit, burst, MTU, two `tc_ratespec` of 12 bytes, two counts, capabilities.
+    pub(in crate::kernel) const POLICE_TBF: u16 = 1;
+    pub(in crate::kernel) const POLICE_TBF_LEN: usize = 56;
+    /// What happens to what conforms.
+    pub(in crate::kernel) const POLICE_RESULT: u16 = 5;
+    pub(in crate::kernel) const POLICE_TM: u16 = 6;
+    pub(in crate::kernel) const POLICE_PAD: u16 = 7;
+    pub(in crate::kernel) const POLICE_PKTRATE64: u16 = 10;
+    /// In [`TICK_NS`] at that rate.
+    pub(in crate::kernel) const POLICE_PKTBURST64: u16 = 11;
+    /// The traffic control's unit of time (`PSCHED_SHIFT`), in nanoseconds.
+    pub(in crate::kernel) const TICK_NS: u64 = 64;
 }
 
 /// `netconf.h`.

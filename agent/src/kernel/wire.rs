@@ -153,6 +153,13 @@ pub(super) fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.resize(align(bytes.len()), 0);
 }
 
+/// Appends an attribute that holds attributes.
+pub(super) fn put_nested(body: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
+    let mut value = Vec::new();
+    inner(&mut value);
+    put(body, kind, &value);
+}
+
 /// Appends the name of a device as an attribute.
 pub(super) fn put_name(bytes: &mut Vec<u8>, kind: u16, name: &InterfaceName) {
     put(bytes, kind, &[name.as_bytes(), b"\0"].concat());

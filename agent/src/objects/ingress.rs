@@ -1,7 +1,7 @@
 //! Filters of what arrives, as values.
 
 use super::Effect;
-use crate::filter::Program;
+use crate::filter::{PacketRate, Program};
 use cps_peering_config::net::{InterfaceName, Vni};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +12,8 @@ use std::{
 /// A filter on what arrives at a device of a VRF (rule C7).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IngressFilter {
+    /// Drops what comes beyond the rate of what the program selects, and leaves everything else to the filters behind it.
+    Limit(Program, PacketRate),
     /// Drops what the program rejects ([`REJECTED`](crate::filter::REJECTED)), and leaves everything else to the filters
     /// behind it.
     Reject(Program),

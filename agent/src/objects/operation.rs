@@ -168,6 +168,9 @@ impl fmt::Display for Operation {
             }
             Operation::SetFdb(key, _) | Operation::RemoveFdb(key) => write!(f, "fdb {} dev {}", key.mac, key.device),
             Operation::AddIngress(device) | Operation::RemoveIngress(device) => write!(f, "qdisc clsact dev {device}"),
+            Operation::SetFilter(device, place, IngressFilter::Limit(..)) => {
+                write!(f, "filter {place} dev {device} limit")
+            }
             Operation::SetFilter(device, place, IngressFilter::Reject(_)) => {
                 write!(f, "filter {place} dev {device} reject")
             }

@@ -300,12 +300,14 @@ impl Findings<'_> {
                     UNKNOWN
                 }
             }
+            // Without it everything passes that passes with it.
+            Operation::SetFilter(_, place, IngressFilter::Limit(..)) if !there.contains_key(place) => return,
             // What it rejects, only it knows.
             Operation::RemoveFilter(_, place) if matches!(there.get(place), Some(Some(IngressFilter::Reject(_)))) => {
                 UNKNOWN
             }
             Operation::SetFilter(_, place, _) | Operation::RemoveFilter(_, place)
-                if there.get(place) == Some(&None) =>
+                if matches!(there.get(place), Some(None | Some(IngressFilter::Limit(..)))) =>
             {
                 UNKNOWN
             }

@@ -10,7 +10,7 @@ use crate::{
     compile::{UnderlayParams, compile},
     diff::diff,
     dirty_set::DirtySet,
-    filter::Vlan,
+    filter::{PacketRate, Vlan},
     kernel::{
         Kernel as _, NetlinkError,
         memory::Memory,
@@ -272,14 +272,29 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
     {
         let stale = bench.wrong(|it| {
             let ingress = it.observed.ingress.entry(name(device)).or_default();
-            let Some(Some(IngressFilter::Accept(program))) = ingress.filters.values().next().cloned() else {
-                panic!("a device has filters")
-            };
+            let accepting = ingress.filters.values().find_map(|filter| match filter {
+                Some(IngressFilter::Accept(program)) => Some(program.clone()),
+                _ => None,
+            });
+            let program = accepting.expect("a device has filters");
             let place = FilterHandle { priority: REJECT_PRIORITY, handle: 7 };
             ingress.filters.insert(place, Some(IngressFilter::Reject(program)));
         });
         assert_eq!(stale, wrong, "{device}");
     }
+    // A limit that is not there stops nothing, and what another one selects and drops, only it knows.
+    let limit = |change: fn(&mut PacketRate) -> bool| {
+        bench.wrong(|it| {
+            let ingress = it.observed.ingress.entry(name("eth1")).or_default();
+            ingress.filters.retain(|_, filter| match filter {
+                Some(IngressFilter::Limit(_, rate)) => change(rate),
+                _ => true,
+            });
+        })
+    };
+    assert_eq!(limit(|_| false), [none(), none()]);
+    let slower = |rate: &mut PacketRate| std::mem::replace(&mut rate.per_second, 1) > 1;
+    assert_eq!(limit(slower), [unknown(check::PORT_FILTER), none()]);
     assert_eq!(filter("uplink", Effect::MayDrop), [[none(), none()], [none(), none()]], "the host's own affair");
     assert_eq!(filter("uplink", Effect::DropsAll)[1], [stops(check::UNDERLAY), none()]);
     let rules = |rules: Vec<FilterRule>| {

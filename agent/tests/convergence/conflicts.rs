@@ -350,7 +350,7 @@ fn an_interface_with_somebody_elses_filter_where_ours_would_be_was_no_port() {
     converge(&mut kernel, &desired());
     let mut observed = kernel.observe_all().unwrap();
     let uplink = name("eth0");
-    for priority in [ownership::ACCEPT_PRIORITY, ownership::DROP_PRIORITY, ownership::FORMER_PRIORITY] {
+    for priority in [ownership::ACCEPT_PRIORITY, ownership::DROP_PRIORITY, ownership::LIMIT_PRIORITY] {
         let place = FilterHandle { priority, handle: 1 };
         observed.ingress.entry(uplink).or_default().filters = [(place, None)].into();
         let plan = diff(&desired(), &observed);

@@ -91,6 +91,12 @@ fn devices_that_are_changed_or_removed_are_healed() -> Result<()> {
         ("the filters of what arrives", "tc qdisc del dev {peer} clsact"),
         ("the filter that accepts", "tc filter del dev {peer} ingress pref 17235"),
         ("the filter that drops", "tc filter del dev {peer} ingress pref 17236"),
+        ("the limit of neighbour messages", "tc filter del dev eth1 ingress pref 17232"),
+        (
+            "another limit",
+            "tc filter replace dev eth1 ingress pref 17232 handle 1 bpf skip_hw bytecode '1,6 0 0 4294967295,' \
+             action police pkts_rate 1 pkts_burst 1 conform-exceed drop/drop",
+        ),
         ("the filter of the underlay", "tc filter del dev uplink ingress pref 17231"),
         ("the filters of the underlay", "tc qdisc del dev uplink clsact; tc qdisc del dev lo clsact"),
         (

@@ -5,15 +5,19 @@ use crate::{
     drift::{Names, peered},
     reach_each_other, two_hosts,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use cps_peering_agent::filter::NEIGHBOURS;
 use cps_peering_tests::{
     Lab, Server,
     netns::Netns,
     stream::Stream,
     wait::{self, SOON},
 };
+use serde_json::Value;
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    process::Child,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -170,6 +174,114 @@ fn a_scan_of_one_tenants_prefix_keeps_no_neighbour_from_another() -> Result<()> 
     let record = stream.stop()?;
     ensure!(record.lost() == 0 && record.sent > 500, "{} of {} lost", record.lost(), record.sent);
     Ok(())
+}
+
+/// C10: A says from ever other addresses that it is there; C and D are others, whose servers nobody knows yet.
+#[test]
+fn a_storm_of_one_tenants_neighbour_messages_keeps_no_neighbour_from_another() -> Result<()> {
+    let topology = two_hosts()
+        .vpc("vpc-a", NORTH, &["10.1.0.0/16", "fd00:1::/48"])
+        .vpc("vpc-c", NORTH, &["10.3.0.0/16", "fd00:3::/48"])
+        .vpc("vpc-d", NORTH, &["10.4.0.0/16", "fd00:4::/48"])
+        .port("vpc-a", "h1", "eth1", &["10.1.0.1/16", "fd00:1::1/64"])
+        .port("vpc-c", "h1", "eth3", &["10.3.0.1/16", "fd00:3::1/64"])
+        .port("vpc-d", "h2", "eth1", &["10.4.0.1/24", "fd00:4::1/64"])
+        .peering("vpc-a", "vpc-d")
+        .peering("vpc-c", "vpc-d");
+    let lab = Lab::in_sync(topology)?;
+    let host = lab.host("h1").netns();
+    let (a, c, d) = (lab.server("h1", "eth1"), lab.server("h1", "eth3"), lab.server("h2", "eth1"));
+    let _tables = Tables::with_room_for(4096)?;
+    let begun = Instant::now();
+    let mut storm = a.netns().command("python3");
+    storm.args(["-c", include_str!("storm.py"), "eth0", "120", "10.1.0.1", "fd00:1::1"]);
+    let storm = Storm(storm.spawn()?);
+    wait::until("the storm is beyond what A may send", SOON, || {
+        let (passed, dropped) = limited(host, "eth1")?;
+        Ok((passed + dropped > 6 * u64::from(NEIGHBOURS.burst)).then_some(()))
+    })?;
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    for like in any {
+        let own: Vec<IpAddr> = (0..20).map(|number| fresh_address(like, number)).collect();
+        let lines = own.iter().map(|own| match own {
+            IpAddr::V4(_) => format!("addr add {own}/16 dev eth0"),
+            IpAddr::V6(_) => format!("addr add {own}/64 dev eth0 nodad"),
+        });
+        c.netns().ip_batch(&lines.collect::<Vec<_>>())?;
+        let mut answered = 0;
+        for own in &own {
+            answered += u32::from(d.reaches(*own)?);
+        }
+        ensure!(answered == 20, "{answered} of 20 answer, A has {} entries", entries(host, "eth1")?);
+    }
+    let (passed, dropped) = limited(host, "eth1")?;
+    let most = u64::from(NEIGHBOURS.burst) + u64::from(NEIGHBOURS.per_second) * (begun.elapsed().as_secs() + 1);
+    ensure!(passed <= most && dropped > 0, "{passed} of {} passed, at most {most} may", passed + dropped);
+    ensure!(entries(host, "eth1")? <= most, "more entries than {most} messages make");
+    drop(storm);
+    // A's own are resolved as before.
+    a.netns()
+        .ip_batch(&["addr add 10.1.0.77/16 dev eth0", "addr add fd00:1::77/64 dev eth0 nodad"].map(str::to_owned))?;
+    for own in ["10.1.0.77", "fd00:1::77"] {
+        wait::until("A's next address answers", SOON, || Ok(d.reaches(own)?.then_some(())))?;
+    }
+    lab.wait_in_sync()
+}
+
+/// What sends it; ends with this.
+struct Storm(Child);
+
+impl Drop for Storm {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The kernel's neighbour tables with another limit, until this is dropped. Where this is not the kernel's first network namespace, they
+/// stay as they are.
+struct Tables(Vec<(String, String)>);
+
+impl Tables {
+    fn with_room_for(entries: u32) -> Result<Tables> {
+        let mut before = Vec::new();
+        for family in ["ipv4", "ipv6"] {
+            for (name, value) in [("gc_thresh3", entries), ("gc_thresh2", entries - entries / 8)] {
+                let path = format!("/proc/sys/net/{family}/neigh/default/{name}");
+                let Ok(was) = fs::read_to_string(&path) else { continue };
+                fs::write(&path, value.to_string())?;
+                before.push((path, was));
+            }
+        }
+        Ok(Tables(before))
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        for (path, value) in &self.0 {
+            let _ = fs::write(path, value);
+        }
+    }
+}
+
+/// How many neighbours of both families the kernel has at a port.
+fn entries(host: &Netns, port: &str) -> Result<u64> {
+    let count = |family: &str| anyhow::Ok(host.ip(&format!("{family} neigh show dev {port}"))?.lines().count());
+    Ok((count("-4")? + count("-6")?).try_into()?)
+}
+
+/// How many neighbour messages a port has taken, and how many were too many.
+fn limited(host: &Netns, port: &str) -> Result<(u64, u64)> {
+    let filters = host.exec(&format!("tc -s -j filter show dev {port} ingress pref 17232"))?.ok()?;
+    let filters: Value = serde_json::from_str(&filters)?;
+    let actions = || filters.as_array()?.iter().find_map(|filter| filter["options"]["actions"].as_array());
+    let Some([police]) = actions().map(Vec::as_slice) else { bail!("{filters}") };
+    ensure!(police["kind"] == "police" && police["pkts_rate"] == NEIGHBOURS.per_second, "{police}");
+    ensure!(police["pkts_burst"] == NEIGHBOURS.burst, "{police}");
+    let count = |name: &str| police["stats"][name].as_u64().context("no such count");
+    let dropped = count("drops")?;
+    Ok((count("packets")? - dropped, dropped))
 }
 
 /// The address that is tried with a number.

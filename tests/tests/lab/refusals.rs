@@ -3,10 +3,10 @@
 
 use anyhow::{Result, ensure};
 use cps_peering_agent::{
-    filter::{Instruction, Program},
+    filter::{Instruction, NEIGHBOURS, Program},
     kernel::{Kernel, Netlink},
     objects::{FilterHandle, IngressFilter, LinkChange, Operation},
-    ownership::{DOOMED_GROUP, REJECT_PRIORITY},
+    ownership::{DOOMED_GROUP, LIMIT_PRIORITY, REJECT_PRIORITY},
 };
 use cps_peering_config::net::InterfaceName;
 use cps_peering_tests::netns::Netns;
@@ -57,6 +57,7 @@ fn a_port_without_one_of_its_filters_stays_down() -> Result<()> {
             let rest = FilterHandle { priority: REJECT_PRIORITY + 10, handle: 1 };
             // It reads from a cell that nothing was written to, which the kernel takes from nobody.
             let bad: Program = [Instruction { code: 0x60, jt: 0, jf: 0, k: 3 }, ret()].into_iter().collect();
+            let unlimited = IngressFilter::Limit(bad.clone(), NEIGHBOURS);
             let good: Program = [ret()].into_iter().collect();
             netns.ip(&format!("link set {device} up"))?;
             let up = [
@@ -73,10 +74,12 @@ fn a_port_without_one_of_its_filters_stays_down() -> Result<()> {
             assert_eq!(refused(kernel, &operations, each_alone)?, [2, 4, 5], "{device}");
             ensure!(!is_up(netns, device)?, "{device} is up without a filter");
             ensure!(!netns.ip(&format!("-o link show dev {device}"))?.contains("master"), "{device} is in the VRF");
-            // With all of them it may go up.
+            // With all of them it may go up, also where the kernel cannot limit what comes.
             let last = Operation::SetFilter(port, at(2), IngressFilter::Reject(good));
-            let operations: Vec<Operation> = [last].into_iter().chain(up).collect();
-            assert_eq!(refused(kernel, &operations, each_alone)?, [0; 0], "{device}");
+            let limit = FilterHandle { priority: LIMIT_PRIORITY, handle: 1 };
+            let limit = Operation::SetFilter(port, limit, unlimited);
+            let operations: Vec<Operation> = [last, limit].into_iter().chain(up).collect();
+            assert_eq!(refused(kernel, &operations, each_alone)?, [1], "{device}");
             ensure!(is_up(netns, device)?);
         }
         Ok(())
