@@ -386,11 +386,12 @@ fn no_module_uses_one_that_uses_it() {
     for root in roots() {
         let mut modules = Crate::new();
         load(&root, &[], &mut modules);
+        // A parser that finds nothing finds no circle. Files of an integration test may well have nothing in common.
+        let is_test = root.ancestors().skip(1).take(2).any(|it| it.ends_with("tests"));
         let root = root.display();
-        // A parser that finds nothing finds no circle.
         let count: usize = uses(&modules).values().flat_map(BTreeMap::values).map(BTreeMap::len).sum();
         assert!(
-            modules.len() < 4 || count >= modules.len() / 4,
+            modules.len() < 4 || is_test || count >= modules.len() / 4,
             "{root}: {count} uses among {} modules",
             modules.len()
         );

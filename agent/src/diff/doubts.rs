@@ -105,10 +105,10 @@ mod tests {
         let (programs, doubts) = at("eth0", "eth1", 24);
         assert_eq!(
             (programs, &doubts[..]),
-            (0, &["XDP program 9 dev eth1: has what servers send to eth1.7 first: nobody can tell whether it drops some".to_owned()][..])
+            (0, &["XDP program 9 dev eth1: processes packets of servers at eth1.7 first: whether it drops some is unknown".to_owned()][..])
         );
         let (_, doubts) = at("eth0", "eth0", 24);
-        assert!(doubts.len() == 1 && doubts[0].contains("what other hosts send"), "{doubts:?}");
+        assert!(doubts.len() == 1 && doubts[0].contains("packets of other hosts"), "{doubts:?}");
         assert_eq!(at("eth0", "other", 24), (0, vec![]));
         let (_, doubts) = at("lo", "other", 32);
         assert_eq!(doubts.len(), 1, "packets come by any device");

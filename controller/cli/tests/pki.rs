@@ -32,9 +32,9 @@ fn keys_are_secret_and_nothing_is_overwritten_unless_told() {
     }
     assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o7777, 0o700);
     let before = fs::read(dir.join("host-h2.key")).unwrap();
-    refused(&pki(&dir, &["issue", "host", "h3", "h2"]), "host-h2.pem is there already; --force");
+    refused(&pki(&dir, &["issue", "host", "h3", "h2"]), "host-h2.pem exists already; --force");
     assert!(!dir.join("host-h3.pem").exists(), "all or none");
-    refused(&pki(&dir, &["init"]), "ca.pem is there already");
+    refused(&pki(&dir, &["init"]), "ca.pem exists already");
     assert_eq!(fs::read(dir.join("host-h2.key")).unwrap(), before);
     made(&dir, &["issue", "host", "h2", "--force"]);
     assert_ne!(fs::read(dir.join("host-h2.key")).unwrap(), before);
@@ -120,7 +120,7 @@ fn an_issuer_is_a_ca_below_the_ca_and_what_it_signs_goes_back_to_what_was_issued
     assert_eq!(issuer[0]["isCa"], true);
     assert_eq!(issuer[0]["names"], serde_json::json!(["spiffe://cps-peering/host-issuer"]));
     assert_eq!(fs::metadata(dir.join("issuer.key")).unwrap().mode() & 0o7777, 0o600);
-    refused(&pki(&dir, &["issue", "issuer"]), "issuer.pem is there already");
+    refused(&pki(&dir, &["issue", "issuer"]), "issuer.pem exists already");
     let pem = fs::read(dir.join("issuer.pem")).unwrap();
     let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).unwrap();
     let parsed = pem.parse_x509().unwrap();

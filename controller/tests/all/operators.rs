@@ -132,7 +132,10 @@ async fn who_is_no_operator_any_more_or_has_another_role_is_out_at_once() {
     controller.place.settings(&text);
     let output = controller.place.run(&[]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(64) && said.contains("operator a has the token of another one"), "{said}");
+    assert!(
+        output.status.code() == Some(64) && said.contains("operator a has the same token as another operator"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

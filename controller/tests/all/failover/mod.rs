@@ -367,5 +367,5 @@ async fn etcd_is_spoken_with_over_tls_and_knows_who_may() {
     fleet.apply(&region("north"), &[0]).await;
     assert_eq!(fleet.leader(&[]).await, 1);
     fleet.until_follower(0).await;
-    until("why not", || fleet.nodes[0].log().contains("who leads is not known")).await;
+    until("why not", || fleet.nodes[0].log().contains("the leader is unknown")).await;
 }
