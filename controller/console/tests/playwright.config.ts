@@ -6,7 +6,7 @@ export default defineConfig({
   outputDir: "../../../target/console/results",
   timeout: 90_000,
   expect: { timeout: 20_000 },
-  workers: 3,
+  workers: 2,
   fullyParallel: true,
   forbidOnly: true,
   // What fails once and then passes is told as flaky at the end.

@@ -92,9 +92,9 @@ impl Parameters {
         number.map(Some).ok_or_else(|| Failure::field(name, rule()))
     }
 
-    /// A parameter that is a revision, with its epoch or without.
+    /// A parameter that is a revision, with its epoch or without. An empty one is refused: it was meant to name one.
     pub(super) fn revision(&self, name: &str) -> Result<Option<SeenRevision>, Failure> {
-        self.get(name).map(|text| text.parse().map_err(|rule: String| Failure::field(name, rule))).transpose()
+        self.word(name).map(|text| text.parse().map_err(|rule: String| Failure::field(name, rule))).transpose()
     }
 
     /// Refuses values of a filter that nothing can have.

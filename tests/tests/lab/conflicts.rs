@@ -234,7 +234,7 @@ fn what_somebody_keeps_changing_back_is_left_alone_for_a_while_and_said() -> Res
     let before = repaired()?;
     let fight = "while :; do ip addr del 10.1.0.1/24 dev eth1 2>/dev/null || true; sleep 0.05; done";
     let mut somebody = host.command("sh").args(["-c", fight]).spawn().context("nobody fights")?;
-    let told = reported_within(&lab, "somebody keeps changing it back", Duration::from_mins(1));
+    let told = reported_within(&lab, "another program keeps changing it back", Duration::from_mins(1));
     let during = repaired()?;
     // Nobody repairs it now, and everything else goes on.
     let x = reach_each_other(lab.server("h1", "eth2"), lab.server("h2", "eth1"));

@@ -46,7 +46,7 @@ pub(crate) fn operators(site: &mut Site) -> Result<()> {
         ensure!(who["operator"] == "li" && who["operatorRole"] == "operate", "{who}");
         let (code, told) = h1.run(&format!("{li} admin account create other 2>&1"))?;
         ensure!(
-            code == 1 && told.contains("PermissionDenied"),
+            code == 1 && told.contains("Permission denied"),
             "an operator without the role makes an account: {told}"
         );
         h1.sh("rm -r /etc/cps-peering/operators /etc/cps-peering/pki/operator-li.*")?;
