@@ -8,9 +8,6 @@ import pytest
 
 from cloud import EAST, NORTH, until
 
-# Each command takes seconds to start; its requests are signed and sent by the SDK, with which two controllers are tested.
-pytestmark = pytest.mark.skipif("CPS_PEERING_TEST_ETCD" in os.environ, reason="how many controllers there are is the SDK's matter")
-
 
 @pytest.fixture
 def jdc(sandbox, tmp_path):
