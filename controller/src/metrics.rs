@@ -166,7 +166,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     gauges(
         out,
         "cps_controller_hosts",
-        "Hosts, by whether they are in sync, or why not: held back by a rollout, being worked on, or something else",
+        "Hosts by state: in sync, held back by a rollout, in maintenance (and not in sync), or out of sync",
         values,
     )?;
     let help = "Whether a rollout is stopped, so that the hosts that do not have the change wait for an operator";
@@ -195,7 +195,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     };
     each("cps_controller_host_in_sync", "Whether the host's kernel is known to match its configuration", 0)?;
     each("cps_controller_host_reached", "Whether the host's agent has answered when it was last asked", 1)?;
-    each("cps_controller_host_maintenance", "Whether operators have said that the host is being worked on", 2)?;
+    each("cps_controller_host_maintenance", "Whether the host is in maintenance", 2)?;
     each("cps_controller_host_held_back", "Whether the host is held back by a rollout", 3)
 }
 
@@ -209,7 +209,7 @@ fn peerings(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     });
     let values = counts.into_iter().map(|(word, count)| ([("state", word)], f64::from(count)));
     gauges(out, "cps_controller_peerings", "Peerings by state", values)?;
-    let help = "The share of a peering's paths between hosts that have an end that is being worked on, where there is such a path";
+    let help = "Share of a peering's paths between hosts with an end in maintenance, if there is such a path";
     let shares = engine.read(|state, _| in_maintenance(state));
     let shares = shares.into_iter().map(|(peering, share)| ([("peering", peering)], share));
     gauges(out, "cps_controller_peering_maintenance_ratio", help, shares)

@@ -16,9 +16,9 @@ use serde_json::Value;
 pub(super) enum Command {
     /// Show the canaries, their state, and the hosts that wait.
     Show,
-    /// Push the change to all hosts, whatever the state of the canaries. Shows them, and asks, unless `--revision` says what was seen.
+    /// Push the change to all hosts, whatever the state of the canaries. Shows them and asks for confirmation, unless `--revision` is given.
     Continue {
-        /// Continue without asking. Refused if hosts wait for another revision than this one, as `rollout show` prints it
+        /// Continue without confirmation. Refused if hosts wait for another revision than this one, as `rollout show` prints it
         #[arg(long, value_name = "EPOCH.NUMBER")]
         revision: Option<SeenRevision>,
     },
@@ -47,8 +47,8 @@ pub(super) async fn run(session: &Session, command: &Command) -> Result<(), CliE
                     return Ok(());
                 }
                 complain(&shown(&rollout));
-                let instead = format!("say what you have seen with --revision {seen}");
-                if !ask("push it to all hosts?", &instead)? {
+                let instead = format!("use --revision {seen}");
+                if !ask("Push it to all hosts?", &instead)? {
                     return Err(CliError::Refused("nothing was done".to_owned()));
                 }
                 seen

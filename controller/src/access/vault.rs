@@ -79,9 +79,9 @@ pub enum VaultError {
     CutOff(PathBuf),
     /// A rotation was probably cut off: there is a next key, which cannot be read.
     #[error(
-        "{path} is not the store's key: access keys are sealed with key {sealed_with}, and there is a next key of a rotation that was cut \
-         off, which cannot be read: {next}. Where that is put right (owner and mode as of {path}, or a copy of it), \
-         `cps-peering-controller rotate-store-key` finishes the rotation; no access key is lost"
+        "{path} is not the store's key: access keys are sealed with key {sealed_with}, and the next key of an interrupted \
+         rotation cannot be read: {next}. Give it the owner and mode of {path}, or restore it from a copy, then run \
+         `cps-peering-controller rotate-store-key` to finish the rotation; no access key is lost"
     )]
     NextUnreadable {
         /// The key's file.

@@ -221,7 +221,7 @@ impl Peerings<'_> {
     async fn set_prefixes(&self, set: SetPrefixes) -> Result<(), CliError> {
         let SetPrefixes { which, scope, vpc, dry_run, wait } = set;
         if scope.is_empty() {
-            let text = "say what is to be changed: --export-prefixes, --import-prefixes, or both";
+            let text = "nothing to change: use --export-prefixes, --import-prefixes, or both";
             return Err(CliError::Usage(text.to_owned()));
         }
         let id = self.id(&which).await?;
