@@ -6,8 +6,8 @@ use super::{Kernel, KernelError, NetlinkError};
 use crate::{
     dirty_set::DirtySet,
     objects::{
-        Address, DeviceSetting, Egress, Family, Ingress, Link, LinkChange, LinkKind, Lookup, Mac, Observed, Operation,
-        RouteKey, Rule, Via, is_link_local, link_local,
+        Address, DeviceSetting, Egress, Family, Ingress, KernelRoute, Link, LinkChange, LinkKind, Lookup, Mac,
+        Observed, Operation, RouteKey, Rule, Via, is_link_local, link_local,
     },
     traffic::Reading,
 };
@@ -302,18 +302,22 @@ impl State {
                     return Err(libc::EEXIST);
                 }
                 self.can_lead(route.via)?;
-                self.seen.routes.push(*route);
-                self.seen.routes.sort_unstable();
+                self.insert_route(*route);
             }
             Operation::ReplaceRoute(route) => {
                 self.can_lead(route.via)?;
                 self.seen.routes.retain(|other| other.key != route.key);
-                self.seen.routes.push(*route);
-                self.seen.routes.sort_unstable();
+                self.insert_route(*route);
             }
             Operation::RemoveRoute(route) => self.seen.routes.retain(|other| other != route),
         }
         Ok(())
+    }
+
+    /// Keeps the routes sorted, without sorting thousands of them for each.
+    fn insert_route(&mut self, route: KernelRoute) {
+        let at = self.seen.routes.partition_point(|other| *other < route);
+        self.seen.routes.insert(at, route);
     }
 
     fn add_own(&mut self, name: &InterfaceName, kind: LinkKind, alias: &str) -> Result<&mut Link, i32> {
