@@ -1,4 +1,4 @@
-//! Figures for Prometheus. Most are read from the report and the configuration when somebody asks.
+//! Metrics for Prometheus. Most are read from the report and the configuration at scrape time.
 
 use crate::{
     kernel::neighbours::neighbour_table,
@@ -24,7 +24,7 @@ use std::{
     time::{Instant, UNIX_EPOCH},
 };
 
-/// What the handlers count, and everything that is shown.
+/// What the handlers count, and everything that is exported.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     pushes: Labelled<[(&'static str, &'static str); 1], Counter>,
@@ -39,7 +39,7 @@ impl Metrics {
         recorder: &Recorder,
     ) -> Self {
         let pushes = Labelled::default();
-        // Shown from the start: an increase from nothing is no increase to Prometheus.
+        // Exported from the start: to Prometheus, the first appearance of a counter is no increase.
         for outcome in ["accepted", "refused"] {
             drop(pushes.get_or_create(&[("outcome", outcome)]));
         }
@@ -57,7 +57,7 @@ impl Metrics {
     }
 }
 
-/// What the report says, and what probes have found.
+/// The metrics from the report, and from probes.
 struct Figures {
     reconciler: Handle,
     probes: SharedFigures,
@@ -119,10 +119,10 @@ impl Collector for Figures {
     }
 }
 
-/// Of how many peerings probes are shown, the first by their names: each has six figures.
+/// For how many peerings probe metrics are exported, in order of their names: each has six.
 const MAX_PEERINGS: usize = 1000;
 
-/// What probes say of peerings. What is not known is not there.
+/// Probe metrics of peerings. Unknown values are absent.
 #[expect(clippy::cast_precision_loss, reason = "what is counted stays far below 2^52")]
 fn probes(out: &mut DescriptorEncoder<'_>, figures: &SharedFigures) -> fmt::Result {
     let (known, every, coverage) = {

@@ -51,7 +51,7 @@ impl Agent {
         Self::through(kernel.clone(), kernel, folder)
     }
 
-    /// An agent that sees its kernel only through something else.
+    /// An agent that sees its kernel through a wrapper.
     fn through(seen: impl Kernel + 'static, kernel: Memory, folder: TempDir) -> Self {
         let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
         let kept = PersistentState {
@@ -74,7 +74,7 @@ impl Agent {
         (status, answer)
     }
 
-    /// The same from a controller of a cluster. Also whose the host is.
+    /// The same from a controller of a cluster. Also returns the host's cluster.
     async fn call_as(&self, cluster: Option<u128>, method: &str, path: &str, body: &Value) -> (u16, Value, String) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(cluster) = cluster {
@@ -198,7 +198,7 @@ async fn bad_pushes_name_what_is_wrong_and_change_nothing() {
     }
     assert_eq!(agent.operations(), operations);
     assert_eq!(agent.report_when(|_| true).await.desired, Some(revision(1)));
-    // What a newer controller says and this agent does not know is passed over.
+    // Fields of a newer controller that this agent does not know are ignored.
     let mut newer = config(2);
     newer["sides"]["1001"]["speed"] = json!(1);
     assert_eq!(agent.accepted(&newer).await.desired, Some(revision(2)));
@@ -283,7 +283,7 @@ async fn a_patch_after_trouble_elsewhere_is_not_held_up_by_it() {
     assert!(!state.seen.links.keys().any(|name| name.as_str() == "cpspeer1003"));
 }
 
-/// C5. What was ended does not come back because the disk refuses to keep that.
+/// C5. What was ended does not come back because the disk refuses to store it.
 #[tokio::test]
 async fn what_a_patch_has_ended_stays_so_where_it_cannot_be_stored_and_is_stored_later() {
     let agent = Agent::start();
@@ -299,7 +299,7 @@ async fn what_a_patch_has_ended_stays_so_where_it_cannot_be_stored_and_is_stored
     let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
     assert!(problem.object.ends_with("/ledger") && problem.reason.contains("tried again"), "{problem:?}");
     assert_eq!((report.desired, report.applied), (Some(revision(1)), Some(revision(1))), "nothing newer is confirmed");
-    // Nobody pushes anything: the disk is well again, and the write with it.
+    // Without any push: the disk works again, and so does the write.
     std::fs::remove_dir(&ledger).unwrap();
     std::fs::write(&ledger, kept).unwrap();
     let report = agent.report_when(|report| report.applied == Some(revision(2))).await;
@@ -330,7 +330,7 @@ async fn one_missing_port_holds_back_nothing_else() {
     let standing = |applied: &Value| json!({ "desired": revision_1, "applied": applied });
     assert_eq!(status["vrfs"], json!({ "vpc-a": standing(revision_1), "vpc-b": standing(&Value::Null) }));
     assert_eq!(status["sides"], json!({ "1001": standing(revision_1), "1002": standing(revision_1) }));
-    // The interface comes, and with it an event.
+    // The interface appears, and with it an event.
     agent.kernel.state().add_link("tenant2", LinkKind::Other);
     agent.reconciler.notice(Event::Changed);
     agent.report_when(HostReport::in_sync).await;
@@ -363,12 +363,12 @@ async fn drift_is_repaired_and_counted() {
     assert!(report.in_sync() && !agent.kernel.state().seen.routes.is_empty());
 }
 
-/// What others have in the way of a new peering is seen by a look at everything alone.
+/// What others have in the way of a new peering is seen by a full observation only.
 #[tokio::test]
 async fn a_look_at_what_a_push_changed_is_followed_by_one_at_everything() {
     let agent = Agent::start();
     agent.accepted(&config(1)).await;
-    // Somewhere else, and nobody announces it.
+    // Somewhere else, and not announced.
     let table = ownership::table(11.try_into().unwrap());
     let is_there = || agent.kernel.state().seen.routes.iter().any(|route| route.key.table == table);
     agent.kernel.state().seen.routes.retain(|route| route.key.table != table);
@@ -393,7 +393,7 @@ async fn a_setting_that_the_kernel_does_not_announce_is_noticed() {
     let report = agent.report_when(|report| report.counters.drift_repaired > 0).await;
     assert!(report.in_sync());
     assert_eq!(agent.kernel.state().seen.links[&port].settings[&setting], 0);
-    // Also when somebody changes it back at once.
+    // Also when it is changed back immediately.
     agent.kernel.state().seen.links.get_mut(&port).unwrap().settings.insert(setting, 2);
     agent.report_when(|report| report.counters.drift_repaired > 1).await;
 }
@@ -468,7 +468,7 @@ fn without_a_configuration_it_sleeps_whatever_happens() {
     let agent = Agent::start();
     for event in [Event::Changed, Event::Port, Event::Lost] {
         assert!(agent.reconciler.notice(event));
-        // One that goes round and round is awake now, or has been in between.
+        // A busy loop is awake now, or has been in between.
         let (mut asleep, mut since) = (0, None);
         for _ in 0..20_000 {
             let now = sleeps("reconciler");

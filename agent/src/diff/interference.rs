@@ -1,7 +1,7 @@
-//! What others have put where packets of VPCs pass, and that stops, changes or diverts them.
+//! Objects of other programs in the path of VPC packets that stop, change or divert them.
 //!
-//! It is left as it is and reported: a host where a packet does not go the way that the configuration says is not in sync,
-//! however right everything of ours may be.
+//! They are left as they are and reported: a host on which a packet does not take the configured path is not in sync,
+//! even if everything of ours is right.
 
 use super::{Interference, InterferenceKind, firewall, survey::Survey};
 use crate::{
@@ -24,7 +24,7 @@ pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
         attributes(*name, link, port, &mut found);
         filters(survey, name, &mut found);
         for qdisc in survey.observed.foreign.qdiscs.get(name).into_iter().flatten() {
-            // Where there is a limit, ours takes the place of whatever is there.
+            // Where there is a limit, our shaper replaces whatever is there.
             if !survey.desired.shapers.contains_key(name) {
                 let reason = "delays or loses packets, and is not ours: remove it".to_owned();
                 let object = format!("{qdisc} dev {name}");
@@ -39,7 +39,7 @@ fn may_drop(device: Option<InterfaceName>, object: String, reason: String) -> In
     Interference { device, kind: InterferenceKind::Route, effect: Effect::MayDrop, object, reason }
 }
 
-/// Our devices and the ports that are in our VRFs; whether it is a port.
+/// Our devices and the ports that are in our VRFs, each with whether it is a port.
 fn devices<'a>(survey: &Survey<'a>) -> impl Iterator<Item = (&'a InterfaceName, &'a Link, bool)> {
     survey.observed.links.iter().filter_map(|(name, link)| {
         let port = survey.desired.ports.contains_key(name) && survey.vrf_of(link).is_some();
@@ -91,7 +91,7 @@ fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
 
 const KEEP_AWAY: &str = "remove it, and keep the program that created it away from the agent's tables";
 
-/// Which routes that drop packets come before a route of ours that leads somewhere.
+/// Which dropping routes take precedence over a route of ours that forwards.
 fn in_front_of_ours<'a>(survey: &Survey<'_>, dropping: &[&'a ForeignRoute]) -> BTreeSet<&'a ForeignRoute> {
     if dropping.is_empty() {
         return BTreeSet::new();
@@ -125,7 +125,7 @@ fn addresses(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     }
 }
 
-/// Attributes that stop packets or let somebody else have them first. On devices of ours the rest is put right.
+/// Attributes that stop packets or pass them to another program first. On our own devices the rest is repaired.
 fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Interference>) {
     let mut report = |kind: InterferenceKind, effect: Effect, object: String, reason: &str| {
         found.push(Interference { device: Some(name), kind, effect, object, reason: reason.to_owned() });
@@ -144,8 +144,8 @@ fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Inte
     }
 }
 
-/// Devices that take frames of another one before IP sees them there: outside of its VRF, where no tenant may be. One that is a port itself
-/// has them in the VRF where it was put.
+/// Devices that take frames of another one before IP sees them there: outside of its VRF, where no tenant belongs. If
+/// one is a port itself, it has them in the VRF that it was put in.
 fn stacked(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let links = survey.observed.links.iter();
     let is_port = |name: &InterfaceName, link: &Link| {
@@ -194,7 +194,7 @@ mod tests {
     };
     use cps_peering_config::{HostConfig, ValidHostConfig};
 
-    /// Two ports, of which the second is on the first, and one more device on the first.
+    /// Two ports, the second on top of the first, and one more device on the first.
     #[test]
     fn a_port_on_top_of_another_one_is_in_nobodys_way() {
         let name = |text: &str| text.parse::<InterfaceName>().unwrap();

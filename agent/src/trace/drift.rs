@@ -1,4 +1,4 @@
-//! What differs between the configuration and the kernel, as far as the path meets it. Pure.
+//! Differences between configuration and kernel, as far as they affect the path. Pure.
 
 use super::{
     findings::{Findings, Way, fdb_key},
@@ -21,7 +21,7 @@ use std::{
 };
 
 impl Findings<'_> {
-    /// What an operation that the agent has still to carry out means for packets.
+    /// What a pending operation of the agent means for packets.
     pub(super) fn operation(&mut self, operation: &Operation) {
         let end = self.seen.end;
         let tunnel = end.tunnel();
@@ -135,7 +135,7 @@ impl Findings<'_> {
         }
     }
 
-    /// Who may send with the VNI. One that is in the filter's set as nobody's passes it unchecked.
+    /// Who may send with the VNI. A VNI that the filter's set does not have as ours passes it unchecked.
     fn senders(&mut self, wanted: &BTreeSet<IpAddr>, object: String) {
         let Some(tunnel) = self.seen.end.tunnel().filter(|tunnel| wanted.contains(&tunnel.vtep)) else { return };
         let Some(admitted) = &self.seen.observed.underlay.senders else { return };
@@ -182,7 +182,7 @@ impl Findings<'_> {
             LinkChange::Release => {
                 (Way::Both, check, Verdict::Stops, "in no VRF".to_owned(), "it should not be in a VRF")
             }
-            // Frames of the other host are for the right one.
+            // Frames of the other host are sent to the right one.
             LinkChange::Mac(mac) => {
                 let reason = "it has another Ethernet address than the one that other hosts send to";
                 (Way::Arriving, check, Verdict::Stops, mac.to_string(), reason)
@@ -227,7 +227,7 @@ impl Findings<'_> {
         } else {
             (check::TUNNEL, check::SOURCE_FILTER, Way::Arriving)
         };
-        // A gateway address is not behind its port: what is forwarded there does not concern it.
+        // A gateway address is not behind its port: forwarding on the port does not concern it.
         let passes_port = !(is_port && end.is_gateway);
         let (way, check, verdict, reason) = match setting {
             DeviceSetting::Ipv4Forwarding if !ipv6 && passes_port => {
@@ -288,12 +288,12 @@ impl Findings<'_> {
         };
         let empty = BTreeMap::new();
         let there = self.seen.observed.ingress.get(name).map_or(&empty, |ingress| &ingress.filters);
-        // What no filter takes is dropped where the last one is there.
+        // What no filter accepts is dropped if the last one exists.
         let drops = there.values().any(|it| *it == Some(IngressFilter::DropRest));
         let programs = self.seen.desired.ingress.get(name).map_or(0, |policy| policy.programs().len());
         let (verdict, reason) = match operation {
             Operation::SetFilter(_, place, IngressFilter::Accept(_)) if drops && place.priority == ACCEPT_PRIORITY => {
-                // Which of several has the address, only they know.
+                // Which of several covers the address, only they can tell.
                 if programs == 1 && !there.contains_key(place) {
                     (Verdict::Stops, "what may come from there is dropped")
                 } else {
@@ -302,7 +302,7 @@ impl Findings<'_> {
             }
             // Without it everything passes that passes with it.
             Operation::SetFilter(_, place, IngressFilter::Limit(..)) if !there.contains_key(place) => return,
-            // What it rejects, only it knows.
+            // What it rejects, only it can tell.
             Operation::RemoveFilter(_, place) if matches!(there.get(place), Some(Some(IngressFilter::Reject(_)))) => {
                 UNKNOWN
             }

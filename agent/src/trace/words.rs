@@ -1,4 +1,4 @@
-//! What was seen of the kernel, in words. Pure.
+//! Text for what was seen of the kernel. Pure.
 
 use super::{
     findings::{Findings, fdb_key},
@@ -15,7 +15,7 @@ use cps_peering_config::{
 };
 
 impl Findings<'_> {
-    /// A step at which all is as it should be.
+    /// A step at which all is well.
     pub(super) fn healthy(&self, check: &str) -> Fact {
         let end = self.seen.end;
         let (object, observed) = match check {
@@ -131,7 +131,7 @@ pub(super) fn rate(bytes_per_second: u64) -> String {
     }
 }
 
-/// What limits a device.
+/// The egress limit of a device.
 pub(super) fn egress(egress: &Egress) -> String {
     match egress.rate {
         _ if !egress.ours => "another queueing discipline".to_owned(),
@@ -150,7 +150,7 @@ pub(super) fn destination(target: FdbTarget) -> String {
     format!("dst {} vni {}", target.vtep, target.vni)
 }
 
-/// The kernel's no to a question for a route.
+/// The kernel's error for a route lookup.
 fn refused(refusal: &NetlinkError) -> String {
     use nix::libc::{EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, EXDEV};
     match refusal.errno {
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_told_in_mbit() {
+    fn rates_are_shown_in_mbit() {
         assert_eq!(rate(12_500_000 - 1464), "100 Mbit/s");
         assert_eq!((rate(125_000).as_str(), rate(1000).as_str()), ("1.0 Mbit/s", "0.0 Mbit/s"));
         assert_eq!(rate(187_500), "1.5 Mbit/s");

@@ -1,4 +1,5 @@
-//! A VPC whose VRF, port or tunnel is in conflict while it is in use fails closed, and comes back when the conflict is over.
+//! A VPC whose VRF, port or tunnel is in conflict while it is in use fails closed, and recovers when the conflict is
+//! over.
 
 use super::{SURROUNDINGS, converge, fresh, host, meaning, small_world, vni};
 use cps_peering_agent::{
@@ -22,7 +23,7 @@ fn desired() -> Desired {
     compile(&small_world().config(), SURROUNDINGS, &DirtySet::Everything)
 }
 
-/// Somebody changes something in a kernel in which all was right.
+/// Changes something in a kernel in which all was right.
 fn after(change: impl FnOnce(&mut State)) -> (Memory, Plan) {
     let mut kernel = host();
     converge(&mut kernel, &desired());
@@ -46,7 +47,7 @@ fn enslave(state: &mut State, device: &str, master: u32) {
     state.goes_down(&name(device));
 }
 
-/// Something of somebody else takes the place of the VRF of VPC 0.
+/// Another program's device takes the place of the VRF of VPC 0.
 fn replace_vrf(state: &mut State, table: u32) -> u32 {
     state.remove_link(&name("cpsvrf10"));
     let link = state.add_link("cpsvrf10", LinkKind::Vrf(table));
@@ -54,7 +55,7 @@ fn replace_vrf(state: &mut State, table: u32) -> u32 {
     link.index
 }
 
-/// What can be done to the VRF of VPC 0 by name, and by whose name the conflict is told.
+/// A change to the VRF of VPC 0 by name, and the device that the conflict names.
 type Case = (&'static str, fn(&mut State), &'static str);
 
 /// Ends a conflict.
@@ -149,7 +150,7 @@ fn the_last_vpc_in_conflict_keeps_the_hosts_rules() {
             locals.map(|rule| rule.priority).collect::<Vec<_>>()
         };
         assert_eq!(locals(&kernel), [1001; 2], "{what}");
-        // Also when the VPC is removed, as long as somebody's VRF stands on its table.
+        // Also when the VPC is removed, as long as another VRF exists on its table.
         converge(&mut kernel, &Desired::default());
         let stands =
             kernel.state().seen.links.values().any(|link| link.kind == LinkKind::Vrf(ownership::table(vni(10))));
@@ -169,7 +170,7 @@ fn a_vpc_that_is_removed_in_conflict_leaves_no_port_up_and_its_backstops_while_s
             }
             let table = ownership::table(vni(10));
             let stays = {
-                // Somebody else's device is in the VRF, too.
+                // Another program's device is in the VRF, too.
                 let mut state = kernel.state();
                 let vrf = state
                     .seen
@@ -293,7 +294,7 @@ fn a_port_without_a_link_local_address_gets_one() {
     assert_eq!(meaning(&kernel.state().seen), before);
 }
 
-/// The rules in front of l3mdev that are reported, where these are there.
+/// The rules in front of l3mdev that are reported, if these exist.
 fn reported(rules: &[RuleAhead]) -> Vec<String> {
     let mut kernel = host();
     converge(&mut kernel, &desired());
@@ -312,7 +313,7 @@ fn rules_in_front_of_l3mdev_are_reported_where_they_can_select_what_tenants_send
     let can = [
         rule(),
         RuleAhead { family: Family::V6, ..rule() },
-        // VPC 0 is here, VPC 1 its peer: at other hosts, too.
+        // VPC 0 is here, VPC 1 its peer: on other hosts, too.
         from("10.0.0.0/8"),
         from("10.0.0.9/32"),
         from("10.1.2.0/24"),
@@ -339,7 +340,7 @@ fn rules_in_front_of_l3mdev_are_reported_where_they_can_select_what_tenants_send
         assert_eq!(reported(std::slice::from_ref(&rule)), [rule.to_string()], "{rule:?}");
     }
     assert!(reported(&cannot).is_empty());
-    // Without a VPC there is nobody whom they could concern.
+    // Without a VPC they concern no one.
     let observed = host().observe_all().unwrap();
     assert!(diff(&Desired::default(), &observed).interference.is_empty());
 }

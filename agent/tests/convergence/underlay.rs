@@ -1,8 +1,8 @@
-//! The filter of the underlay.
+//! The underlay filter.
 
 use super::*;
 
-/// Everybody is peered with everybody, everywhere.
+/// All VPCs are peered with each other, on all hosts.
 fn full_world() -> World {
     let all = [[true; VPCS as usize]; VPCS as usize];
     World {
@@ -44,7 +44,8 @@ fn who_may_send_is_right_before_the_first_device_is_up_and_after_the_last_has_go
         }
         assert_eq!((kind("eth1"), kind("port0")), (Some(GuardKind::Member), None));
     }
-    // A host that has no part any more: nobody may send before the devices go, and the VNIs are ours until they have gone.
+    // A host that no longer takes part: no host may send before the devices are deleted, and the VNIs are ours until
+    // then.
     let plans = converge(&mut kernel, &Desired::default());
     let operations = &plans[0].operations;
     let gone = operations.iter().position(|it| matches!(it, Operation::RemoveLinks(names) if is_tunnel(&names[0])));
