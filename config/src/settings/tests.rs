@@ -94,7 +94,7 @@ fn the_state_is_kept_in_exactly_one_place() {
     assert!(
         matches!(legal.place(), Ok(StorePlace::Etcd(etcd)) if (etcd.lease_s, &*etcd.prefix) == (3, "/cps-peering/"))
     );
-    // A key made by one controller would be no other's.
+    // A key created by one controller would be unknown to the others.
     assert_eq!(legal.store_key(), Err(StorePlaceError::KeyFile));
     let named = ControllerSettings { store_key_file: Some("k".into()), ..legal.clone() };
     assert_eq!((named.store_key(), file.store_key()), (Ok("k".into()), Ok("s.key".into())));
