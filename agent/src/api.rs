@@ -78,13 +78,13 @@ pub fn router(
     routes(Api::new(accepted, ledger, shares, reconciler, SharedFigures::default(), None, recorder))
 }
 
-/// Serves what `look` finds, one request at a time: each reads the whole kernel.
-pub fn look_route<T: Serialize + Send + 'static>(
+/// Serves the result of `read`, one request at a time: each reads the whole kernel.
+pub fn exclusive_route<T: Serialize + Send + 'static>(
     path: &str,
-    look: impl Fn() -> T + Send + Sync + 'static,
+    read: impl Fn() -> T + Send + Sync + 'static,
     identity: Option<Identity>,
 ) -> Router {
-    let (look, one) = (Arc::new(look), Arc::new(tokio::sync::Semaphore::new(1)));
+    let (read, one) = (Arc::new(read), Arc::new(tokio::sync::Semaphore::new(1)));
     let route = Router::new().route(
         path,
         get(async move || {
@@ -93,7 +93,7 @@ pub fn look_route<T: Serialize + Send + 'static>(
                 return (StatusCode::SERVICE_UNAVAILABLE, Json(ErrorBody { message, desired: None })).into_response();
             };
             let made = spawn_blocking(move || {
-                let made = look();
+                let made = read();
                 drop(permit);
                 made
             });
@@ -117,10 +117,10 @@ pub fn trace_route(tracer: Tracer, identity: Option<Identity>) -> Router {
             |status: StatusCode, message: String| (status, Json(ErrorBody { message, desired: None })).into_response();
         let query: TraceQuery = match serde_json::from_slice(&body) {
             Ok(query) => query,
-            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a question about a path: {error}")),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a valid trace query: {error}")),
         };
         let Ok(_place) = places.try_acquire() else {
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many paths are looked at now: ask again".to_owned());
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many paths are being traced: retry later".to_owned());
         };
         let deadline = Instant::now() + TRACE_ANSWER_WITHIN;
         match timeout_at(deadline.into(), tracer.trace(query, deadline)).await {
@@ -144,7 +144,7 @@ pub fn probe_route(prober: Prober, identity: Option<Identity>) -> Router {
             |status: StatusCode, message: String| (status, Json(ErrorBody { message, desired: None })).into_response();
         let query: ProbeQuery = match serde_json::from_slice(&body) {
             Ok(query) => query,
-            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a question about a path: {error}")),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a valid probe query: {error}")),
         };
         match prober.probe(query).await {
             Ok(answer) => Json(answer).into_response(),
@@ -157,7 +157,7 @@ pub fn probe_route(prober: Prober, identity: Option<Identity>) -> Router {
     route.layer(middleware::from_fn(unambiguous))
 }
 
-/// Admits whom [`known_only`] admits. Without TLS that is everyone.
+/// Admits the clients that [`known_only`] admits. Without TLS that is everyone.
 fn known_to(router: Router, identity: Option<Identity>) -> Router {
     let Some(identity) = identity else { return router };
     refuse_revoked(router.layer(middleware::from_fn_with_state(identity.clone(), known_only)), Some(identity))
@@ -190,7 +190,7 @@ fn routes(api: Api) -> Router {
         .route(STATUS_PATH, get(status))
         .route(CLUSTER_PATH, delete(leave_cluster))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(api.intake.clone(), say_whose))
+        .layer(middleware::from_fn_with_state(api.intake.clone(), add_cluster_header))
         .with_state(api)
         .merge(open)
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
@@ -213,7 +213,7 @@ async fn status(State(api): State<Api>) -> Json<HostReport> {
 }
 
 /// Adds the cluster of this host to every response.
-async fn say_whose(State(intake): State<Intake>, request: Request, next: Next) -> Response {
+async fn add_cluster_header(State(intake): State<Intake>, request: Request, next: Next) -> Response {
     // Handlers that change something have just read it.
     let looks = request.method() == Method::GET;
     let mut answer = next.run(request).await;

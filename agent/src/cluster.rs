@@ -69,7 +69,7 @@ pub enum MembershipError {
         source: io::Error,
     },
     /// The file has other content.
-    #[error("{path} does not say whose this host is: {source}. Say it anew: cps-peering-agent join CLUSTER")]
+    #[error("{path} is not a valid membership file: {source}. Set the cluster again: cps-peering-agent join CLUSTER")]
     Unreadable {
         /// The file.
         path: PathBuf,

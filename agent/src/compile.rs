@@ -64,15 +64,15 @@ impl UnderlayParams {
     pub fn small(self, underlay: IpAddr) -> Option<String> {
         let (least, whole) = (IPV6_MIN_MTU + overhead(underlay), self.underlay_mtu.saturating_sub(overhead(underlay)));
         let (packets, become_so) = if underlay.is_ipv4() {
-            ("packets", "go in two fragments each, which takes time")
+            ("packets", "are sent in two fragments each, which is slow")
         } else {
             let becomes =
-                "are lost, since nobody fragments packets of an IPv6 underlay, while IPv4 goes on in shorter ones";
+                "are lost, since packets are not fragmented on an IPv6 underlay, while IPv4 goes on in shorter ones";
             ("IPv6 packets", becomes)
         };
         let reason = format!(
             "{packets} of VPCs of more than {whole} bytes between hosts {become_so}: give the underlay an MTU of {least} or more, or set \
-             underlay_mtu where the path takes more than the interface says"
+             underlay_mtu if the path carries more than the interface's MTU"
         );
         (self.underlay_mtu < least).then_some(reason)
     }
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_underlay_that_is_too_small_for_ipv6_is_told_and_devices_keep_ipv6() {
+    fn an_underlay_too_small_for_ipv6_is_reported_and_devices_keep_ipv6() {
         for (underlay, least) in [("192.0.2.1", 1330), ("2001:db8::1", 1350)] {
             let underlay = underlay.parse().unwrap();
             let with = |mtu| UnderlayParams { underlay_mtu: mtu, ..SURROUNDINGS };
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_is_sent_with_the_peers_vni_and_received_with_its_own() {
+    fn a_side_sends_with_the_peers_vni_and_receives_with_its_own() {
         let desired = desired(config());
         let device = name("cpspeer1001");
         assert_eq!(desired.vxlans[&device].tunnel.vni.get(), 1001);
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_whose_peer_has_gone_leads_into_no_other_vrf() {
+    fn a_side_without_its_peer_routes_into_no_other_vrf() {
         let mut config = config();
         config.sides.remove(&Vni::try_from(1002).unwrap());
         let desired = desired(config);
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_have_addresses_that_follow_from_their_vtep() {
+    fn host_addresses_derive_from_the_vtep() {
         let addresses = |vtep: &str| {
             let vtep = vtep.parse().unwrap();
             (mac(vtep).to_string(), gateway(vtep).to_string())

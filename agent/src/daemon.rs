@@ -96,8 +96,8 @@ pub fn run(
     let snapshot = move || check::snapshot(&own, &report.borrow().clone());
     let own = settings.clone();
     let router = router
-        .merge(api::look_route(DIAGNOSIS_PATH, move || check::diagnosis(&own), identity.clone()))
-        .merge(api::look_route(SNAPSHOT_PATH, snapshot, identity.clone()))
+        .merge(api::exclusive_route(DIAGNOSIS_PATH, move || check::diagnosis(&own), identity.clone()))
+        .merge(api::exclusive_route(SNAPSHOT_PATH, snapshot, identity.clone()))
         .merge(api::trace_route(tracer, identity.clone()))
         .merge(api::probe_route(prober, identity.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -172,13 +172,12 @@ fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<Persist
             let newest = unsaved.wait_while(newest, |newest: &mut Option<Meter>| newest.is_none());
             let Some(meter) = newest.unwrap_or_else(PoisonError::into_inner).take() else { continue };
             if let Err(error) = file.store(&meter) {
-                tracing::warn!(%error, "traffic that is counted will be forgotten with a reboot");
+                tracing::warn!(%error, "the traffic counters cannot be stored; a reboot would lose them");
             }
         }
     };
     thread::Builder::new().name("counters".into()).spawn(keep).context("cannot start a thread")?;
-    let boot =
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot tell this boot from others")?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     Ok(PersistentState {
         shares: shares.load(),
         meter,
@@ -195,7 +194,7 @@ pub fn identity(settings: &AgentSettings) -> anyhow::Result<Option<Identity>> {
     if let Some(files) = tls_files(settings.tls.as_ref())? {
         return Ok(Some(Identity::open_with(files, kept_beside(&settings.ledger)).context("setting `tls`")?));
     }
-    tracing::warn!("TLS is off: whoever reaches {} may configure this host", settings.listen);
+    tracing::warn!("TLS is off: anyone who can reach {} can configure this host", settings.listen);
     Ok(None)
 }
 

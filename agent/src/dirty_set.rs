@@ -273,7 +273,7 @@ mod tests {
 
     /// The host's rules, and all tunnels, depend on these.
     #[test]
-    fn another_underlay_or_other_vpcs_concern_everything() {
+    fn a_change_of_underlay_or_vpcs_makes_everything_dirty() {
         let old = config("192.0.2.1", &[("vpc-a", 10)]);
         assert!(DirtySet::between(&old, &config("192.0.2.1", &[("vpc-a", 10)])).is_nothing());
         for new in [

@@ -12,7 +12,7 @@
 use crate::{
     cluster::{Membership, MembershipError, MembershipFile, Update},
     ledger::{Ledger, LedgerError, Record},
-    reconcile::{Handle, Promise, RequestError},
+    reconcile::{Handle, Promise, RequestError, UNTIL_WRITTEN},
 };
 use axum::{body::Bytes, http::StatusCode};
 use cps_peering_config::{
@@ -97,7 +97,7 @@ pub(crate) enum Refused {
     Superseded(Revision),
     #[error("this host has VPCs: remove them before it leaves its cluster")]
     HasVpcs,
-    #[error("{0} is still being written: ask again")]
+    #[error("{0} is still being written: retry later")]
     Busy(&'static str),
     #[error("{0} could not be read in time, and was not read before")]
     Unread(String),
@@ -535,12 +535,7 @@ impl Intake {
         let failed = result.as_ref().err().filter(|refused| !matches!(refused, Refused::OtherCluster { .. }));
         // A write that only blocks the next one, or never reached the kernel, is not retried.
         let again = failed.is_some() && next.is_none() && (writing.early || in_ledger);
-        let reason = failed.filter(|_| again).map(|refused| {
-            format!(
-                "{refused}; it is tried again, and until it succeeds nothing new is confirmed to the controller. The kernel is kept as the \
-                 newest configuration wants it"
-            )
-        });
+        let reason = failed.filter(|_| again).map(|refused| format!("{refused}; it is tried again: {UNTIL_WRITTEN}"));
         if let Some(reason) = &reason {
             tracing::error!(revision = %config.revision, "{reason}");
         }

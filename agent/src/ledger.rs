@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_was_changed_is_no_configuration() {
+    fn an_altered_record_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let ledger = filled(folder.path());
         let mut bytes = fs::read(&ledger.path).unwrap();

@@ -58,6 +58,8 @@ pub mod reconcile;
 pub mod scope;
 pub mod service;
 pub mod shares;
+#[cfg(test)]
+mod testing;
 mod tls;
 pub mod trace;
 pub mod traffic;

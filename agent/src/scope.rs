@@ -1,4 +1,4 @@
-//! Whom a kernel object belongs to, for reports: a VPC, a side of a peering, or the host as a whole.
+//! What a kernel object belongs to, for reports: a VPC, a side of a peering, or the host as a whole.
 
 use crate::{
     objects::{Operation, RouteKey},
@@ -114,21 +114,11 @@ pub fn behind(last: &HostReport, had: Option<&SharedHostConfig>, problems: &[Pro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cps_peering_config::{HostConfig, Revision, report::ProblemKind};
-    use serde_json::json;
+    use crate::testing::{Side, config_with_sides};
+    use cps_peering_config::{Revision, report::ProblemKind};
 
     fn config(number: u64, sides: &[u32]) -> SharedHostConfig {
-        let side = |vni: &u32| {
-            let side = json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1, "peer_cidrs": [] });
-            (vni.to_string(), side)
-        };
-        let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": number }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
-        }))
-        .unwrap();
-        config.into()
+        config_with_sides(number, sides.iter().copied().map(Side::unlimited))
     }
 
     fn side(vni: u32) -> Scope {

@@ -107,7 +107,7 @@ impl SharesFile {
     /// What was stored last. A file that cannot be read costs the host its grants until the next ones, which come
     /// within seconds: that is no reason not to start.
     pub fn load(&self) -> Shares {
-        file::load(&self.path, "no share of a common limit is known until one is granted")
+        file::load(&self.path, "shares of common limits are unknown until they are granted")
     }
 
     /// Stores grants. On return they survive a power failure.
@@ -124,8 +124,7 @@ impl SharesFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cps_peering_config::HostConfig;
-    use serde_json::json;
+    use crate::testing::{Side, config_with_sides};
 
     fn share(millionths: u32) -> Share {
         Share::of_millionths(millionths).unwrap()
@@ -137,14 +136,7 @@ mod tests {
 
     /// A host with side 7, which has this initial share of its limit.
     fn config(peering: &str, share: Option<u32>) -> SharedHostConfig {
-        let limit = share.map(|share| json!({ "bandwidth_mbit": 100, "share": share }));
-        let side = json!({ "peering": peering, "vpc": "vpc-a", "peer_vni": 8, "peer_cidrs": [], "limit": limit });
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": { "7": side },
-        }))
-        .unwrap();
-        config.into()
+        config_with_sides(1, [Side { vni: 7, peering: peering.to_owned(), share }])
     }
 
     fn grants(number: u64, millionths: u32) -> Grants {

@@ -57,7 +57,7 @@ impl Files {
     ) -> Result<T, Response> {
         let refuse = |reason: String| refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
         let Ok(turn) = timeout(TURN_WITHIN, Arc::clone(&self.turn).lock_owned()).await else {
-            return Err(refuse("files for TLS are still being written: ask again".to_owned()));
+            return Err(refuse("files for TLS are still being written: retry later".to_owned()));
         };
         let (own, file) = (self.clone(), file.map(Path::to_owned));
         let done = tokio::spawn(async move {

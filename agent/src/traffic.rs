@@ -158,7 +158,7 @@ impl MeterFile {
 
     /// What was stored last; counters start from zero if that cannot be read.
     pub fn load(&self) -> Meter {
-        file::load(&self.0, "traffic is counted from nothing again")
+        file::load(&self.0, "traffic counters start from zero")
     }
 
     /// Stores the counters.
@@ -170,21 +170,11 @@ impl MeterFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cps_peering_config::HostConfig;
-    use serde_json::json;
+    use crate::testing::{Side, config_with_sides};
 
     fn config(sides: &[(u32, &str)]) -> SharedHostConfig {
-        let side = |(vni, peering): &(u32, &str)| {
-            let side = json!({ "peering": peering, "vpc": "vpc-a", "peer_vni": vni + 1, "peer_cidrs": [] });
-            (vni.to_string(), side)
-        };
-        let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
-        }))
-        .unwrap();
-        config.into()
+        let side = |(vni, peering): &(u32, &str)| Side { peering: (*peering).to_owned(), ..Side::unlimited(*vni) };
+        config_with_sides(1, sides.iter().map(side))
     }
 
     fn seven() -> Vni {
@@ -229,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn readings_have_numbers_and_counters_that_go_on_keep_their_name() {
+    fn readings_are_numbered_and_continued_counters_keep_their_id() {
         let mut meter = Meter::default();
         meter.take("a", &config(&[(7, "p")]), &BTreeMap::new(), 5);
         let first = meter.reading();
@@ -261,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn another_peering_with_the_same_vni_is_counted_from_nothing() {
+    fn another_peering_with_the_same_vni_starts_from_zero() {
         let mut meter = Meter::default();
         meter.take("a", &config(&[(7, "p")]), &[(seven(), reading(3, 1000, 0))].into(), 0);
         meter.take("a", &config(&[(7, "q")]), &[(seven(), reading(4, 50, 0))].into(), 1);

@@ -116,7 +116,7 @@ fn config(host: &str, number: u64) -> Value {
 }
 
 #[tokio::test]
-async fn an_agent_is_the_host_that_its_certificate_says() {
+async fn an_agent_serves_only_the_host_in_its_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let own = identity(folder.path(), "spiffe://cps-peering/host/h1");
     let agent_of_h1 = agent(folder.path(), &own);
@@ -305,7 +305,7 @@ async fn the_controller_alone_renews_the_certificate_and_nothing_is_interrupted(
 /// A disk that hangs while certificates are read blocks one request, and the next ones are refused; it is reported as a
 /// problem of the host.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_hangs_holds_one_request_about_certificates() {
+async fn a_hanging_disk_blocks_one_request_about_certificates() {
     let folder = tempfile::tempdir().unwrap();
     let (own, issuer) = authority(folder.path(), "spiffe://cps-peering/host/h1");
     let agent = agent(folder.path(), &own);
@@ -320,7 +320,7 @@ async fn a_disk_that_hangs_holds_one_request_about_certificates() {
         agent.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap().status().as_u16()
     };
     let (client, refused) = (timeout(Duration::from_millis(10), put(1)), put(2));
-    assert!(client.await.is_err(), "whoever goes away ends nothing");
+    assert!(client.await.is_err(), "a client that disconnects aborts nothing");
     assert_eq!(refused.await, 503);
     let (_, report) = call(&agent, CONTROLLER, "GET", "/v1/status", &Value::Null).await;
     assert!(report.contains("the disk has not taken it") && report.contains("sent.pem"), "{report}");

@@ -227,7 +227,7 @@ fn removal(base: u64) -> Value {
 }
 
 #[tokio::test]
-async fn a_patch_looks_only_at_what_it_changes() {
+async fn a_patch_observes_only_what_it_changes() {
     let agent = Agent::start();
     agent.accepted(&config(1)).await;
     agent.kernel.state().looks.clear();
@@ -235,19 +235,19 @@ async fn a_patch_looks_only_at_what_it_changes() {
     let (_, report) = agent.call("PATCH", "/v1/config", &removal(1)).await;
     assert_eq!((&report["applied"]["number"], &report["problems"]), (&json!(2), &json!([])));
     let looks = agent.kernel.state().looks.clone();
-    let DirtySet::Parts(first) = &looks[0] else { panic!("everything was looked at") };
+    let DirtySet::Parts(first) = &looks[0] else { panic!("everything was observed") };
     assert!(first.tables.is_empty() && first.devices.len() == 2, "no route is read before traffic ends: {first:?}");
     assert!(matches!(agent.kernel.state().log[0], Operation::RemoveFdb(_)));
     assert!(looks.len() > 2, "the kernel was read again before the answer");
     for look in looks.into_iter().skip(1) {
-        let DirtySet::Parts(parts) = look else { panic!("everything was looked at") };
+        let DirtySet::Parts(parts) = look else { panic!("everything was observed") };
         assert_eq!(parts.sides.iter().map(|vni| vni.get()).collect::<Vec<_>>(), [1001, 1002]);
         assert!(parts.vpcs.is_empty());
     }
 }
 
 #[tokio::test]
-async fn what_a_patch_cannot_settle_alone_is_looked_at_as_a_whole() {
+async fn what_a_patch_cannot_settle_is_followed_by_a_full_observation() {
     let agent = Agent::start();
     let mut alone = config(1);
     alone["sides"] = json!({});
@@ -285,7 +285,7 @@ async fn a_patch_after_trouble_elsewhere_is_not_held_up_by_it() {
 
 /// C5. What was ended does not come back because the disk refuses to store it.
 #[tokio::test]
-async fn what_a_patch_has_ended_stays_so_where_it_cannot_be_stored_and_is_stored_later() {
+async fn what_a_patch_has_ended_stays_ended_until_it_can_be_stored() {
     let agent = Agent::start();
     agent.accepted(&config(1)).await;
     let ledger = agent.folder.path().join("ledger");
@@ -337,7 +337,7 @@ async fn one_missing_port_holds_back_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_mtu_that_is_only_assumed_is_not_told() {
+async fn an_assumed_mtu_is_not_reported() {
     let kernel = Memory::new();
     for name in ["eth0", "tenant1", "tenant2"] {
         kernel.state().add_link(name, LinkKind::Other);
@@ -365,7 +365,7 @@ async fn drift_is_repaired_and_counted() {
 
 /// What others have in the way of a new peering is seen by a full observation only.
 #[tokio::test]
-async fn a_look_at_what_a_push_changed_is_followed_by_one_at_everything() {
+async fn a_partial_observation_after_a_push_is_followed_by_a_full_one() {
     let agent = Agent::start();
     agent.accepted(&config(1)).await;
     // Somewhere else, and not announced.
@@ -380,7 +380,7 @@ async fn a_look_at_what_a_push_changed_is_followed_by_one_at_everything() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), looked).await.expect("it is looked at");
+    tokio::time::timeout(Duration::from_secs(20), looked).await.expect("it is observed");
 }
 
 #[tokio::test]
@@ -399,7 +399,7 @@ async fn a_setting_that_the_kernel_does_not_announce_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_kernel_that_does_not_answer_is_asked_again() {
+async fn a_kernel_that_does_not_answer_is_retried() {
     let agent = Agent::start();
     agent.kernel.state().deaf = 1;
     let report = agent.accepted(&config(1)).await;
@@ -420,7 +420,7 @@ async fn the_ledger_is_enough_after_a_reboot() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_cannot_be_written_is_no_yes() {
+async fn a_push_is_not_confirmed_if_the_ledger_cannot_be_written() {
     let agent = Agent::start();
     std::fs::create_dir(agent.folder.path().join("ledger.new")).unwrap();
     let (status, message) = agent.refused(&config(1)).await;
@@ -429,7 +429,7 @@ async fn a_ledger_that_cannot_be_written_is_no_yes() {
 }
 
 #[tokio::test]
-async fn another_ones_route_in_the_place_of_ours_is_a_conflict() {
+async fn a_foreign_route_in_place_of_ours_is_a_conflict() {
     let agent = Agent::start();
     let key = RouteKey::unicast(ownership::table(10.try_into().unwrap()), "10.2.9.0/24".parse().unwrap());
     agent.kernel.state().foreign_routes.insert(key);

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_newer_releases_in_a_report_are_read_as_the_worst() {
+    fn unknown_words_in_a_report_are_read_as_the_worst() {
         let problem = r#"{"scope":{"zone":"z1"},"kind":"throttled","object":"o","reason":"r","since":5}"#;
         let text = format!(
             r#"{{"version":"9","host":"h1","desired":null,"applied":null,"problems":[{problem}],"last_pass":null,

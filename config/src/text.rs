@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_steers_or_hides_is_refused_by_its_place() {
+    fn control_and_hidden_characters_are_refused_with_their_position() {
         for (name, place) in [
             ("trick-\u{202e}gnp.exe", 7),
             ("a\u{200b}", 2),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_can_be_seen() {
+    fn a_name_is_visible() {
         for name in [" ", "\u{3000}", "\u{a0}\u{2003}", "\u{2800}", "\u{301}", "  \u{fffc} "] {
             assert_eq!(check_name(name, 32), Err(InvalidText::Invisible(quote(name))), "{name:?}");
             assert!(check_lines(name, 32).is_err(), "{name:?}");
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn terminals_are_not_steered_and_json_says_the_same() {
+    fn terminals_are_not_controlled_and_json_keeps_its_meaning() {
         let text = "a\u{1b}[2J\u{9b}\u{202e}b\u{e0041}می\u{200c}خ";
         assert_eq!(printable(text).to_string(), r"a\u{1b}[2J\u{9b}\u{202e}b\u{e0041}می‌خ");
         let json = serde_json::json!({ "name": text, "lines": "1\n2" });

@@ -140,10 +140,10 @@ fn capabilities() -> HostFinding {
     let missing: Vec<&str> =
         NEEDED.into_iter().filter(|(_, bit)| effective >> bit & 1 == 0).map(|(name, _)| name).collect();
     if missing.is_empty() && effective >> NET_RAW & 1 == 0 {
-        return warning("capability", "missing: CAP_NET_RAW; without it no probes are sent, and all else works");
+        return warning("capability", "missing: CAP_NET_RAW; without it no probes are sent, and everything else works");
     }
     if missing.is_empty() {
-        return ok("capability", "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF are there");
+        return ok("capability", "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF are available");
     }
     let missing = missing.join(" ");
     failure("capability", format!("missing: {missing}; start as root, or with AmbientCapabilities={missing}"))
@@ -156,7 +156,7 @@ fn certificates(settings: &AgentSettings) -> HostFinding {
     let soon_s = |whole: i64| (30 * 24 * 60 * 60).min(whole / 6);
     let files = match tls_files(settings.tls.as_ref()) {
         Ok(Some(files)) => files,
-        Ok(None) => return warning(SUBJECT, "TLS is off: whoever reaches the agent may configure this host"),
+        Ok(None) => return warning(SUBJECT, "TLS is off: anyone who can reach the agent can configure this host"),
         Err(error) => return failure(SUBJECT, error.to_string()),
     };
     let facts = match Identity::open_with(files, kept_beside(&settings.ledger)) {
@@ -169,13 +169,13 @@ fn certificates(settings: &AgentSettings) -> HostFinding {
     let hosts = format!("{TRUST_DOMAIN}host/");
     match facts.names.iter().find_map(|name| name.strip_prefix(&hosts)) {
         None => failure(SUBJECT, format!("{cert} names no host: issue one with cps-peering pki issue host ID")),
-        Some(_) if left <= 0 => failure(SUBJECT, format!("ended {expires}: issue a new one")),
+        Some(_) if left <= 0 => failure(SUBJECT, format!("expired {expires}: issue a new one")),
         Some(_) if left < soon_s(facts.not_after - facts.not_before) => {
-            warning(SUBJECT, format!("ends {expires}, soon: issue a new one"))
+            warning(SUBJECT, format!("expires {expires}, soon: issue a new one"))
         }
         Some(host) => {
             let by = if facts.renewed { ", renewed by the controller" } else { "" };
-            ok(SUBJECT, format!("names host {host}, good until {expires}{by}"))
+            ok(SUBJECT, format!("names host {host}, valid until {expires}{by}"))
         }
     }
 }
@@ -203,11 +203,11 @@ fn trial(settings: &AgentSettings) -> HostFinding {
                 return Ok(said.collect());
             }
         }
-        Err("the trial did not come to rest".to_owned())
+        Err("the trial did not converge".to_owned())
     };
     match thread::spawn(attempt).join() {
         Ok(Ok(refused)) if refused.is_empty() => {
-            ok(SUBJECT, "takes VRFs, VXLAN devices, filters and programs, next hops, routes, rules and settings")
+            ok(SUBJECT, "supports VRFs, VXLAN devices, filters and programs, next hops, routes, rules and settings")
         }
         Ok(Ok(refused)) => {
             let advice = "load the modules vrf, vxlan, sch_ingress, cls_bpf and act_police, or use a kernel that has them (5.18 or \
@@ -215,7 +215,7 @@ fn trial(settings: &AgentSettings) -> HostFinding {
             failure(SUBJECT, format!("{}; {advice}", refused.join("; ")))
         }
         Ok(Err(problem)) => warning(SUBJECT, problem),
-        Err(_) => failure(SUBJECT, "the trial ended early"),
+        Err(_) => failure(SUBJECT, "the trial was aborted"),
     }
 }
 
@@ -294,7 +294,10 @@ fn network_managers() -> Vec<HostFinding> {
             ok("networkd", "leaves routes, rules and next hops of others alone")
         } else {
             let advice = "install the drop-in for networkd.conf that comes with this package";
-            failure("networkd", format!("removes what it did not make, {} is not \"no\": {advice}", missing.join(", ")))
+            failure(
+                "networkd",
+                format!("removes what it did not create, because {} is not \"no\": {advice}", missing.join(", ")),
+            )
         });
     }
     if Path::new("/run/NetworkManager").exists() {
@@ -342,7 +345,7 @@ fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<HostFinding> {
         }
         match link.kind {
             LinkKind::Vrf(table) if ownership::table_vni(table).is_some() => {
-                findings.push(failure("tables", format!("VRF {name} uses table {table}, which lies in our range")));
+                findings.push(failure("tables", format!("VRF {name} uses table {table}, which is in our range")));
             }
             LinkKind::Vxlan { tunnel: Some(tunnel), .. } if tunnel.port == vxlan_port => {
                 let text = format!(

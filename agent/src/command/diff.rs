@@ -28,7 +28,7 @@ pub fn run(ledger: &Ledger, shares: &SharesFile, options: Options, output: Outpu
     let right = plan.operations.is_empty() && nothing_of_others && trouble.is_none();
     match output {
         Output::Json => show(&as_json(&plan).to_string()),
-        Output::Table if right => show(&format!("the kernel is as revision {} wants it", config.revision)),
+        Output::Table if right => show(&format!("the kernel matches revision {}", config.revision)),
         Output::Table => show(&as_table(&plan)),
     }
     if let Some(trouble) = trouble {

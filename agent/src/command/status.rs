@@ -74,8 +74,8 @@ where
     let answer = sender.send_request(request).await?;
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();
-    anyhow::ensure!(status.is_success(), "the agent answers {status}: {}", String::from_utf8_lossy(&body));
-    format::read(&body).context("the answer is no report of an agent")
+    anyhow::ensure!(status.is_success(), "the agent responded with {status}: {}", String::from_utf8_lossy(&body));
+    format::read(&body).context("the response is not an agent's report")
 }
 
 fn as_text(report: &HostReport) -> String {
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_sees_which_side_is_behind_and_how_far() {
+    fn the_table_shows_which_side_is_behind_and_how_far() {
         let text = r#"{ "version": "0", "host": "h1", "desired": { "epoch": 1, "number": 9 }, "applied": { "epoch": 1, "number": 9 },
             "last_pass": null, "counters": { "passes": 0, "operations": 0, "failures": 0, "drift_repaired": 0 },
             "problems": [{ "scope": { "side": 1001 }, "kind": "failed", "object": "route 10.2.0.0/24", "reason": "no room" }],

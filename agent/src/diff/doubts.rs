@@ -76,7 +76,7 @@ mod tests {
     use cps_peering_config::{HostConfig, ValidHostConfig};
 
     #[test]
-    fn programs_on_devices_of_others_are_doubts_where_packets_come_by_them() {
+    fn programs_on_devices_of_others_are_doubts_if_packets_arrive_there() {
         let name = |text: &str| text.parse::<InterfaceName>().unwrap();
         let config: HostConfig = serde_json::from_str(
             r#"{ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1", "vrfs": { "vpc-a": { "vni": 1,

@@ -64,21 +64,21 @@ fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
             (None, Fate::Sent(devices)) => {
                 let ours = devices.iter().find(|device| concerned.contains(*device)).or(devices.first());
                 let to = ours.map_or_else(|| "a device of ours".to_owned(), ToString::to_string);
-                (ours.copied(), format!("leads packets from outside to {to}: remove it"))
+                (ours.copied(), format!("routes packets from outside to {to}: remove it"))
             }
             (None, _) => continue,
             (Some(_), Fate::Dropped) if !dropping.contains(&route) => continue,
             (Some(vrf), Fate::Dropped) => (Some(*vrf), format!("drops packets that {vrf} should forward: remove it")),
             (Some(vrf), Fate::Sent(devices)) if devices.len() == 1 => {
                 let device = devices.first().map_or_else(String::new, ToString::to_string);
-                (Some(*vrf), format!("leads packets of {vrf} to {device}: {KEEP_AWAY}"))
+                (Some(*vrf), format!("routes packets of {vrf} to {device}: {KEEP_AWAY}"))
             }
             (Some(vrf), Fate::Sent(_) | Fate::Unknown(_)) => {
-                (Some(*vrf), format!("leads packets of {vrf} elsewhere: {KEEP_AWAY}"))
+                (Some(*vrf), format!("routes packets of {vrf} elsewhere: {KEEP_AWAY}"))
             }
-            (Some(vrf), Fate::Local) => (Some(*vrf), format!("hands packets of {vrf} to the host: {KEEP_AWAY}")),
+            (Some(vrf), Fate::Local) => (Some(*vrf), format!("delivers packets of {vrf} to the host: {KEEP_AWAY}")),
             (Some(vrf), Fate::Thrown) => {
-                (Some(*vrf), format!("leads packets of {vrf} to the host's own tables: {KEEP_AWAY}"))
+                (Some(*vrf), format!("sends packets of {vrf} to the host's own tables: {KEEP_AWAY}"))
             }
         };
         found.push(may_drop(device, route.to_string(), reason));
@@ -118,7 +118,7 @@ fn addresses(survey: &Survey<'_>, found: &mut Vec<Interference>) {
             && concerned.contains(&address.device)
     });
     for (address, _) in foreign {
-        let reason = "is answered by the host, and its network is led to this device: remove it".to_owned();
+        let reason = "the host answers for it, and its network is routed to this device: remove it".to_owned();
         let object = format!("address {} dev {}", address.net, address.device);
         let kind = InterferenceKind::Address;
         found.push(Interference { kind, ..may_drop(Some(address.device), object, reason) });
@@ -131,7 +131,7 @@ fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Inte
         found.push(Interference { device: Some(name), kind, effect, object, reason: reason.to_owned() });
     };
     if let Some(program) = link.xdp {
-        let reason = "has every packet first, and is not ours: detach it";
+        let reason = "sees every packet first, and is not ours: detach it";
         report(InterferenceKind::Xdp, Effect::MayDrop, format!("XDP program {program} dev {name}"), reason);
     }
     if port && link.protodown {
@@ -196,7 +196,7 @@ mod tests {
 
     /// Two ports, the second on top of the first, and one more device on the first.
     #[test]
-    fn a_port_on_top_of_another_one_is_in_nobodys_way() {
+    fn a_port_on_top_of_another_is_no_interference() {
         let name = |text: &str| text.parse::<InterfaceName>().unwrap();
         let config: HostConfig = serde_json::from_str(
             r#"{ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1", "vrfs": { "vpc-a": { "vni": 1,

@@ -239,7 +239,7 @@ impl<'a> Survey<'a> {
                 continue;
             }
             if link.kind == LinkKind::NotEthernet {
-                let reason = format!("{port} cannot be a port: its frames are not Ethernet's");
+                let reason = format!("{port} cannot be a port: it is not an Ethernet interface");
                 self.block(*port, ProblemKind::Conflict, reason);
                 continue;
             }

@@ -113,8 +113,8 @@ pub(super) fn conflicts(survey: &Survey<'_>) -> Vec<Conflict> {
     let before = links.filter_map(|(name, _)| {
         let priority = survey.observed.ingress.get(name)?.foreign_from.filter(|it| *it <= UNDERLAY_PRIORITY)?;
         let reason = format!(
-            "an ingress filter of priority {priority} that is not ours looks at packets before the filter of the \
-             underlay: give it a priority above {UNDERLAY_PRIORITY}"
+            "an ingress filter of priority {priority} that is not ours sees packets before the underlay filter: \
+             give it a priority above {UNDERLAY_PRIORITY}"
         );
         Some(Conflict { device: *name, kind: ProblemKind::Conflict, reason })
     });

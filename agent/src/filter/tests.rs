@@ -202,7 +202,7 @@ fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn no_packet_says_which_way_it_goes() {
+fn source_routed_packets_are_dropped() {
     let packets = [
         (Device::port(), ipv4("10.1.0.9", "10.2.0.9", 17, &udp(7))),
         (Device::tunnel(), ipv4("10.2.0.9", "10.1.0.9", 17, &udp(7))),
@@ -262,7 +262,7 @@ fn arp_comes_from_servers_of_the_port() {
 }
 
 #[test]
-fn servers_find_their_gateway_and_their_address() {
+fn neighbour_discovery_and_dhcp_of_servers_pass() {
     let (port, tunnel) = (Device::port(), Device::tunnel());
     let taken = [
         // Duplicate address detection, solicitation, advertisement, router solicitation, reports of multicast
@@ -308,7 +308,7 @@ fn servers_find_their_gateway_and_their_address() {
 }
 
 #[test]
-fn tunnels_lead_between_tenants_and_not_to_the_host() {
+fn tunnels_between_tenants_pass_and_to_the_host_do_not() {
     let port = Device::port();
     let takes4 =
         |to: &str, protocol, payload: &[u8]| port.takes(&ethernet(IPV4, &ipv4("10.1.0.9", to, protocol, payload)));
@@ -341,7 +341,7 @@ fn tunnels_lead_between_tenants_and_not_to_the_host() {
 }
 
 #[test]
-fn long_packets_come_in_pieces() {
+fn fragments_pass() {
     let port = Device::port();
     for to in ["10.1.0.1", "10.2.0.9"] {
         for (offset, payload) in [(0x2000, &ECHO[..]), (0x2002, &[5; 16]), (0x0004, &[3; 9])] {
@@ -369,7 +369,7 @@ fn long_packets_come_in_pieces() {
 type Wrap = fn(&[u8]) -> (u8, Vec<u8>);
 
 #[test]
-fn errors_are_about_packets_that_came_here() {
+fn icmp_errors_must_quote_packets_of_this_path() {
     let port = Device::port();
     let error4 = |to: &str, kind, code, from: &str, about: &str| {
         let quoted = ipv4(from, about, 17, &udp(9)[..8]);
@@ -378,11 +378,11 @@ fn errors_are_about_packets_that_came_here() {
     for (kind, code) in [(3, 4), (3, 3), (11, 0), (12, 0)] {
         assert!(error4("10.2.0.9", kind, code, "10.2.0.9", "10.1.0.9"), "{kind}/{code}");
         assert!(!error4("10.2.0.9", kind, code, "10.2.0.9", "192.0.2.2"), "{kind}/{code}: never sent here");
-        assert!(!error4("10.2.0.9", kind, code, "0.0.0.0", "10.1.0.9"), "{kind}/{code}: sent by somebody else");
+        assert!(!error4("10.2.0.9", kind, code, "0.0.0.0", "10.1.0.9"), "{kind}/{code}: sent from elsewhere");
         assert!(!error4("10.1.0.1", kind, code, "0.0.0.0", "192.0.2.2"), "{kind}/{code}");
     }
-    assert!(error4("10.1.0.1", 3, 3, "10.1.0.1", "10.1.0.9"), "the gateway hears of closed ports");
-    assert!(!error4("10.1.0.1", 3, 4, "10.1.0.1", "10.1.0.9"), "and is told nothing about MTUs");
+    assert!(error4("10.1.0.1", 3, 3, "10.1.0.1", "10.1.0.9"), "the gateway gets errors about closed ports");
+    assert!(!error4("10.1.0.1", 3, 4, "10.1.0.1", "10.1.0.9"), "but none about MTUs");
     for kind in [4, 5] {
         assert!(!error4("10.2.0.9", kind, 0, "10.2.0.9", "10.1.0.9"));
     }
@@ -420,7 +420,7 @@ fn errors_are_about_packets_that_came_here() {
 }
 
 #[test]
-fn options_of_ipv4_move_what_follows() {
+fn ipv4_options_shift_the_payload() {
     let port = Device::port();
     let with_options = |protocol: u8, payload: &[u8], to: &str| {
         let mut packet = ipv4("10.1.0.9", to, protocol, &[&[1, 1, 1, 0], payload].concat());
@@ -434,7 +434,7 @@ fn options_of_ipv4_move_what_follows() {
 }
 
 #[test]
-fn many_prefixes_are_told_exactly() {
+fn many_prefixes_are_matched_exactly() {
     let mut prefixes = Vec::new();
     for nth in 0..1000u32 {
         prefixes.push(format!("10.{}.{}.0/25", nth / 250, nth % 250).parse().unwrap());
@@ -456,7 +456,7 @@ fn many_prefixes_are_told_exactly() {
 
 /// C10.
 #[test]
-fn messages_that_make_neighbours_come_at_a_limited_rate() {
+fn neighbour_messages_are_rate_limited() {
     let policy = IngressPolicy::of_port(&nets(&["10.1.0.0/24", "fd00:1::/64"]), local());
     let selected = |frame: &[u8]| accepts(policy.limited().unwrap(), &Packet::received(frame.to_vec()));
     assert!(selected(&ethernet(0x0806, &[0; 28])) && selected(&ethernet(0x0806, &[0; 28])[..42]));
@@ -549,7 +549,7 @@ fn what_a_peering_does_not_join_is_rejected() {
 
 /// C9, C10: with as many prefixes as a peering can have, exactly, and in few programs that the kernel can dump.
 #[test]
-fn many_prefixes_that_a_peering_joins_are_told_exactly() {
+fn many_joined_prefixes_are_matched_exactly() {
     let list = |vpc: u32| -> Vec<IpNet> {
         let pair = |nth: u32| {
             [format!("10.{vpc}.0.{}/32", nth * 2), format!("fd00:{vpc}::{:x}/128", nth * 2)]

@@ -229,7 +229,7 @@ fn others_only() -> [SockFilter; 5] {
     ]
 }
 
-/// Whom a message concerns, in ascending order of importance.
+/// What a message concerns, in ascending order of importance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Concern {
     /// A port with this index, through a change that its tenant can cause.
@@ -436,7 +436,7 @@ mod tests {
         assert!(concerns(rtm::NEW_LINK, link(9, "eth1", |_| {})), "a port that was made anew");
         assert!(concerns(rtm::NEW_LINK, link(9, "cpspeer8", |_| {})));
         let master = |body: &mut Vec<u8>| put(body, super::super::uapi::link::IFLA_MASTER, &3u32.to_ne_bytes());
-        assert!(concerns(rtm::NEW_LINK, link(9, "veth7", master)), "somebody puts it into a VRF of ours");
+        assert!(concerns(rtm::NEW_LINK, link(9, "veth7", master)), "it is put into a VRF of ours");
         assert_eq!(concern(rtm::NEW_LINK, link(2, "eth1", |_| {})), Some(Concern::Port(2)));
         assert!(concerns(rtm::DEL_LINK, link(2, "eth1", |_| {})));
         let address = |family: Family| {

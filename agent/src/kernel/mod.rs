@@ -112,7 +112,7 @@ pub enum KernelError {
         refusal: NetlinkError,
     },
     /// The list was abandoned on request.
-    #[error("netlink: given up because something else is more urgent")]
+    #[error("netlink: abandoned because something else is more urgent")]
     Abandoned,
     /// A file below `/proc/sys` could not be read.
     #[error("cannot read {path}: {source}")]

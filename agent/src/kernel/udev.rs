@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_counts_when_udev_has_finished_or_does_not_care() {
+    fn a_name_counts_once_udev_has_finished_or_ignores_the_interface() {
         let folder = tempfile::tempdir().unwrap();
         let mut udev = Udev { folder: folder.path().to_owned(), waiting: BTreeMap::new() };
         let now = Instant::now();

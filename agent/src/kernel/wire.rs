@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_ends_the_reading() {
+    fn truncated_data_ends_parsing() {
         let mut batch = Batch::default();
         batch.push(24, 0, |bytes| bytes.extend([0; 8]));
         batch.push(24, 0, |bytes| bytes.extend([0; 8]));

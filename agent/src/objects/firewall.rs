@@ -12,7 +12,7 @@ pub struct Firewall {
     pub chains: Vec<Chain>,
     /// Policies of `IPsec`; for each direction in the order in which the kernel asks them.
     pub policies: Vec<Policy>,
-    /// What could not be read, and why; then nobody knows what becomes of packets.
+    /// What could not be read, and why; then the fate of packets is unknown.
     pub unread: Vec<String>,
 }
 

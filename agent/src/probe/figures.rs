@@ -315,7 +315,7 @@ mod tests {
             (false, 4, 0, Some(1), ms(2)),
             "too long is not lost"
         );
-        // The last one of the hole is no loss either, though all pass when it is looked at.
+        // The last one of the hole is no loss either, although all pass by the time of the retry.
         let mut ended = figures_after_hole(way, peering);
         assert_eq!(ended.remove(peering).map(|of| (of.lost, of.black_holes)), Some((0, Some(0))));
         // Of several hosts the slowest, and the oldest measurement.
@@ -394,7 +394,7 @@ mod tests {
             learn(&mut figures, other, Packets::Long, Some(1), None, s);
         }
         let over = learn(&mut figures, way, Packets::Both, Some(1), Some(1), 60).unwrap();
-        assert_eq!((over.sent, over.lost, over.age_ms), (20, 1, 1000), "what was lost long ago is not told any more");
+        assert_eq!((over.sent, over.lost, over.age_ms), (20, 1, 1000), "what was lost long ago is no longer reported");
         assert!(figures.report(0, began).sides.is_empty());
         assert_eq!(figures.report(9, began).interval_s, 0);
     }

@@ -52,7 +52,7 @@ const AT_ONCE: usize = 4;
 #[derive(Debug, Error)]
 pub enum ProbeError {
     /// As many as allowed are in flight, or were sent within the last second.
-    #[error("too many probes are sent now: ask again in a second")]
+    #[error("too many probes are in flight: retry in a second")]
     Busy,
     /// The thread that sends them ended.
     #[error("the task that sends probes ended early: {0}")]
@@ -183,7 +183,9 @@ fn new_mark() -> io::Result<Mark> {
 /// Why a socket could not be used.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => format!("the agent may not send probes, which takes CAP_NET_RAW: {error}"),
+        io::ErrorKind::PermissionDenied => {
+            format!("the agent may not send probes, which requires CAP_NET_RAW: {error}")
+        }
         io::ErrorKind::AddrNotAvailable => format!("the gateway address is not on this host: {error}"),
         _ => format!("no probe can be sent: {error}"),
     }

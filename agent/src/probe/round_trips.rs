@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_passes_few_packets_are_sent() {
+    fn few_packets_are_sent_if_all_pass() {
         let mut other = Other { mtu: 1500, ..Other::default() };
         let outcome = run(&mut other, Some(1450), |_| panic!("no more are needed"));
         assert_eq!((outcome.sent, outcome.round_trips.len(), outcome.longest), (3, 3, Some(1450)));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_passes_no_length_is_looked_for() {
+    fn no_length_is_searched_if_nothing_passes() {
         let mut other = Other::default();
         let began = Instant::now();
         let outcome = run(&mut other, Some(1450), |_| panic!("small ones do not pass either"));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn where_long_ones_are_lost_the_longest_that_passes_is_found() {
+    fn the_longest_length_that_passes_is_found() {
         let mut other = Other { mtu: 1300, ..Other::default() };
         let mut taken = 0;
         let outcome = run(&mut other, Some(1450), |more| {
@@ -255,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_lost_by_chance_is_sent_again() {
+    fn a_packet_lost_by_chance_is_resent() {
         let mut other = Other { mtu: 1500, lost: vec![1, 2], ..Other::default() };
         let outcome = run(&mut other, Some(1450), |_| true);
         assert_eq!((outcome.sent, outcome.round_trips.len(), outcome.longest), (3, 2, Some(1450)));
     }
 
     #[test]
-    fn forged_answers_count_for_nothing() {
+    fn forged_replies_are_ignored() {
         let answer = |mark: Mark, sequence, length| {
             let mut forged = mark.request("fd00:2::1".parse().unwrap(), sequence, length);
             forged[0] = 129;
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_does_not_take_is_lost_and_told() {
+    fn packets_that_the_kernel_refuses_are_lost_and_reported() {
         struct Refusing;
         impl Echo for Refusing {
             fn send(&mut self, _: &[u8]) -> io::Result<()> {

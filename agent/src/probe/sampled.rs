@@ -304,7 +304,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_way_has_its_turn_every_so_often_spread_evenly() {
+    fn every_path_is_probed_at_its_interval_spread_evenly() {
         let start = Instant::now();
         let ms = Duration::from_millis;
         let mut rota = Rota::new(ms(5000));
@@ -330,7 +330,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn ways_that_are_new_keep_those_that_were_there_from_no_turn() {
+    fn new_paths_do_not_delay_existing_ones() {
         let start = Instant::now();
         let ms = Duration::from_millis;
         let mut rota = Rota::new(ms(5000));
@@ -349,7 +349,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_was_lost_is_measured_again_first_and_nothing_is_sent_beyond_the_budget() {
+    fn lost_probes_are_repeated_first_within_the_budget() {
         let start = Instant::now();
         let mut rota = Rota::new(Duration::from_secs(5));
         let ways = many(2);

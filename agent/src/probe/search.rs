@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_by_chance_hides_nothing_longer() {
+    fn loss_by_chance_does_not_hide_longer_lengths() {
         let mut search = Search::below(1450);
         search.learn(&[300, 600, 900, 1200], &[900]);
         assert_eq!((search.passes, search.fails), (900, 1200));

@@ -157,9 +157,10 @@ impl Allocation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dirty_set::Parts;
-    use cps_peering_config::HostConfig;
-    use serde_json::json;
+    use crate::{
+        dirty_set::Parts,
+        testing::{Side, config_with_sides},
+    };
 
     fn vni(number: u32) -> Vni {
         number.try_into().unwrap()
@@ -170,19 +171,7 @@ mod tests {
     }
 
     fn config(sides: &[u32]) -> SharedHostConfig {
-        let side = |vni: &u32| {
-            let limit = json!({ "bandwidth_mbit": 100, "share": 2500 });
-            let side = json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1000, "peer_cidrs": [],
-                               "limit": limit });
-            (vni.to_string(), side)
-        };
-        let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
-        }))
-        .unwrap();
-        config.into()
+        config_with_sides(1, sides.iter().map(|vni| Side { share: Some(2500), ..Side::unlimited(*vni) }))
     }
 
     fn grants(number: u64, millionths: u32) -> Grants {
@@ -197,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_changes_the_limits_of_which_something_else_passes() {
+    fn a_grant_returns_the_limits_whose_rate_changes() {
         let mut allocation = allocation();
         assert!(allocation.grant(&grants(1, 300_000), None).unwrap().is_empty(), "there is no configuration");
         let changed = allocation.grant(&grants(1, 300_000), Some(&config(&[7, 8]))).unwrap();

@@ -63,22 +63,10 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cps_peering_config::HostConfig;
-    use serde_json::json;
+    use crate::testing::{Side, config_with_sides};
 
     fn config(sides: impl IntoIterator<Item = u32>) -> SharedHostConfig {
-        let side = |vni: u32| {
-            let side =
-                json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1000, "peer_cidrs": [] });
-            (vni.to_string(), side)
-        };
-        let sides: serde_json::Map<_, _> = sides.into_iter().map(side).collect();
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
-        }))
-        .unwrap();
-        config.into()
+        config_with_sides(1, sides.into_iter().map(Side::unlimited))
     }
 
     fn devices(vnis: impl IntoIterator<Item = u32>) -> BTreeSet<InterfaceName> {
@@ -100,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn traffic_of_sides_that_are_back_is_not_ended() {
+    fn traffic_of_restored_sides_is_not_ended() {
         let mut changes = Changes::default();
         changes.follow(Some(&config([1, 2, 3])), &config([3]));
         changes.follow(Some(&config([3])), &config([2, 3]));

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_changed_back_again_and_again_rests_longer_and_longer() {
+    fn contested_repairs_are_suspended_longer_each_time() {
         let second = Duration::from_secs(1);
         let repaired = repairs(&address(), second, second * 3600);
         let gaps: Vec<u64> = repaired.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 1).collect();
@@ -229,13 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_repaired_now_and_then_never_rests() {
+    fn occasional_repairs_are_never_suspended() {
         let repaired = repairs(&address(), Duration::from_secs(11), Duration::from_hours(1));
         assert_eq!(repaired.len(), 328);
     }
 
     #[test]
-    fn after_a_quiet_time_it_begins_anew() {
+    fn contention_is_forgotten_after_a_quiet_time() {
         let mut now = Instant::now();
         let mut contention = Contention::default();
         for _ in 0..20 {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_tenants_apart_is_put_right_each_time_and_named() {
+    fn repairs_that_isolate_tenants_are_never_suspended_and_reported() {
         let now = Instant::now();
         let mut contention = Contention::default();
         let rule = Rule { family: Family::V4, priority: 0, lookup: Lookup::Local, protocol: 2 };
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_taken_out_of_its_vrf_again_and_again_is_closed() {
+    fn a_port_that_keeps_leaving_its_vrf_is_kept_down() {
         let now = Instant::now();
         let mut contention = Contention::default();
         let enslave = Operation::ChangeLink(name("eth1"), LinkChange::Enslave(name("cpsvrf10")));
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_in_mind_is_bounded() {
+    fn contention_is_bounded_in_memory() {
         let now = Instant::now();
         let mut contention = Contention::default();
         for number in 0..10_000u32 {

@@ -145,12 +145,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_what_is_the_goal_still_is_stored_now() {
+    fn only_the_current_goal_is_marked_as_stored() {
         let (mut goal, one, two) = (Goal::default(), config(1), config(2));
         goal.follow(Arc::clone(&one), Stored::NotYet, true);
         goal.follow(Arc::clone(&two), Stored::NotYet, true);
         assert!(!goal.is_stored_now(&one) && !goal.is_stored());
         assert!(goal.is_stored_now(&two) && goal.is_stored());
-        assert!(!goal.is_stored_now(&two), "it is told once");
+        assert!(!goal.is_stored_now(&two), "it is reported once");
     }
 }

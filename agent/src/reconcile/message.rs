@@ -58,7 +58,7 @@ pub enum RequestError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// It is busy, or has ended.
-    #[error("the agent is busy; ask again")]
+    #[error("the agent is busy; retry later")]
     Busy,
 }
 

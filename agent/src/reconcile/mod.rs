@@ -25,6 +25,7 @@ mod writes;
 pub use handle::{Handle, Promise, start, start_with};
 pub use message::{Granted, PersistentState, RequestError};
 pub use options::Options;
+pub(crate) use writes::UNTIL_WRITTEN;
 
 use crate::{
     compile::{UnderlayParams, compile},

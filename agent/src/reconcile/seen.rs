@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_enough_where_nothing_is_in_its_way() {
+    fn a_partial_observation_is_enough_if_nothing_blocks_it() {
         let underlay = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
         let mut seen = Seen::default();
         assert_eq!(seen.quick_way(&part(&["eth1"]), false), None, "the underlay is not known");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_not_enough_while_a_device_may_be_without_the_filter_of_the_underlay() {
+    fn a_partial_observation_is_not_enough_while_a_device_may_lack_the_underlay_filter() {
         let underlay = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
         let mut seen = Seen::default();
         seen.note_underlay(underlay, &[]);

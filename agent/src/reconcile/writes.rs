@@ -12,6 +12,9 @@ use tokio::{
     time::timeout,
 };
 
+/// What a problem with a write means, whatever its cause.
+pub(crate) const UNTIL_WRITTEN: &str = "until it succeeds, nothing new is confirmed to the controller; the kernel is kept as the newest \
+                                        configuration requires";
 /// A write that takes longer hangs: that is a problem of the host.
 const HANGS_AFTER: Duration = Duration::from_secs(5);
 
@@ -38,11 +41,7 @@ impl Writes {
         if let Ok(written) = timeout(HANGS_AFTER, &mut writing).await {
             return written;
         }
-        let reason = format!(
-            "the disk has not taken it since {}; until it does, nothing new is confirmed to the controller. The kernel is kept as \
-             the newest configuration wants it",
-            timestamp(began_ms)
-        );
+        let reason = format!("the disk has not taken it since {}; {UNTIL_WRITTEN}", timestamp(began_ms));
         let file = file.display();
         tracing::error!(%file, "{reason}");
         tell(Some(reason));

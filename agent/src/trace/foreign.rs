@@ -126,7 +126,7 @@ impl Findings<'_> {
             {
                 let object = format!("XDP program {program} dev {name}");
                 let seen = (object.clone(), Some("not there".to_owned()));
-                self.add(way, check, Verdict::Unknown, object, seen, "has packets first, and may drop them");
+                self.add(way, check, Verdict::Unknown, object, seen, "sees packets first, and may drop them");
             }
         }
     }

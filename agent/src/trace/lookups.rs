@@ -47,9 +47,9 @@ impl Findings<'_> {
             let reason = "a static entry: if the server has a different Ethernet address, nothing reaches it";
             (Verdict::Differs, reason)
         } else if neighbour.has_failed_recently() {
-            (Verdict::Unknown, "the host asked for the server in the last seconds, and it did not answer")
+            (Verdict::Unknown, "the host tried to resolve the server in the last seconds, and it did not answer")
         } else if neighbour.is_being_asked() {
-            (Verdict::Unknown, "the host is asking for the server, and has no answer yet")
+            (Verdict::Unknown, "the host is resolving the server, and has no answer yet")
         } else {
             return;
         };
@@ -110,14 +110,14 @@ impl Findings<'_> {
         let found = match lookup {
             None => return self.add(way, check, Verdict::Unknown, object, seen, "the kernel could not be asked"),
             Some(Err(_)) => {
-                return self.add(way, check, Verdict::Stops, object, seen, "the kernel leads packets nowhere");
+                return self.add(way, check, Verdict::Stops, object, seen, "the kernel routes packets nowhere");
             }
             Some(Ok(found)) => found,
         };
         if !self.is_right(lookup, wanted) {
             let reason = match wanted {
-                Wanted::Local => "the gateway is not the host's own there",
-                Wanted::Through(..) => "the kernel leads packets elsewhere",
+                Wanted::Local => "the gateway address is not local there",
+                Wanted::Through(..) => "the kernel routes packets elsewhere",
             };
             return self.add(way, check, Verdict::Stops, object, seen, reason);
         }
@@ -161,10 +161,10 @@ impl Findings<'_> {
         if let Some(next) = lookups.next_in_underlay {
             let seen = (next.to_string(), None);
             if next.has_failed_recently() {
-                let reason = "the next in the underlay does not answer: it is down, or not connected";
+                let reason = "the next hop in the underlay does not answer: it is down, or not connected";
                 self.add(Way::Sent, check::UNDERLAY, Verdict::Stops, object.clone(), seen, reason);
             } else if next.is_being_asked() {
-                let reason = "the host is asking for the next in the underlay, and has no answer yet";
+                let reason = "the host is resolving the next hop in the underlay, and has no answer yet";
                 self.add(Way::Sent, check::UNDERLAY, Verdict::Unknown, object.clone(), seen, reason);
             }
         }

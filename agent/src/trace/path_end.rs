@@ -69,21 +69,20 @@ impl PathEnd {
     /// Finds the objects of a query, or returns what the host's configuration does not have.
     pub fn of(config: &SharedHostConfig, query: &TraceQuery) -> Result<Self, String> {
         let TraceQuery { vpc, peer_vpc, local, remote, .. } = query;
-        let vrf =
-            config.vrfs.get(vpc).ok_or_else(|| format!("the host was not told that it has ports of VPC {vpc}"))?;
+        let vrf = config.vrfs.get(vpc).ok_or_else(|| format!("the host's configuration has no ports of VPC {vpc}"))?;
         let side = match query.side {
             None => None,
             Some(vni) => {
                 let side = config.sides.get(&vni).filter(|side| side.vpc == *vpc);
-                Some((vni, side.ok_or_else(|| format!("the host was not told of this peering (side {vni})"))?))
+                Some((vni, side.ok_or_else(|| format!("the host's configuration has no such peering (side {vni})"))?))
             }
         };
         let (port, is_gateway) = port_of(&vrf.ports, *local, None)
-            .ok_or_else(|| format!("the host was not told of a port of VPC {vpc} with {local} behind it"))?;
+            .ok_or_else(|| format!("the host's configuration has no port of VPC {vpc} with {local} behind it"))?;
         let exit = if let Some(vtep) = query.remote_vtep {
             let remotes = side.map_or(&vrf.remotes, |(_, side)| &side.remotes);
             if !leads(remotes, vtep, *remote) {
-                return Err(format!("the host was not told that {remote} is behind {vtep}"));
+                return Err(format!("the host's configuration does not have {remote} behind {vtep}"));
             }
             let (device, vni) = match side {
                 Some((vni, _)) => (DeviceName::peer(vni), vni),
@@ -92,12 +91,13 @@ impl PathEnd {
             Exit::Tunnel(Tunnel { device, vni, vtep, gateway: gateway(vtep), mac: mac(vtep) })
         } else {
             if side.is_some_and(|(_, side)| config.peer_of(side).is_none()) {
-                return Err("the host was not told of the other side of this peering".to_owned());
+                return Err("the host's configuration does not have the other side of this peering".to_owned());
             }
             let peer = config.vrfs.get(peer_vpc);
-            let peer = peer.ok_or_else(|| format!("the host was not told that it has ports of VPC {peer_vpc}"))?;
-            let (far, remote_is_gateway) = port_of(&peer.ports, *remote, Some(port))
-                .ok_or_else(|| format!("the host was not told of a port of VPC {peer_vpc} with {remote} behind it"))?;
+            let peer = peer.ok_or_else(|| format!("the host's configuration has no ports of VPC {peer_vpc}"))?;
+            let (far, remote_is_gateway) = port_of(&peer.ports, *remote, Some(port)).ok_or_else(|| {
+                format!("the host's configuration has no port of VPC {peer_vpc} with {remote} behind it")
+            })?;
             // A gateway is local in the VRF of its VPC.
             let vrf = DeviceName::vrf(peer.vni);
             match remote_is_gateway {

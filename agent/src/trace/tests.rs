@@ -334,7 +334,7 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
 }
 
 #[test]
-fn a_queue_of_somebody_else_in_the_place_of_the_shaper_may_lose_all() {
+fn a_foreign_queue_in_place_of_the_shaper_may_lose_all() {
     let bench = Bench::new(LIMITED);
     let tunnel = name("cpspeer1002");
     let egress = |change: fn(&mut Egress)| bench.wrong(|it| change(it.observed.egress.get_mut(&tunnel).unwrap()));
@@ -360,7 +360,7 @@ fn allowed_senders_are_judged_by_what_the_filter_does() {
     };
     assert_eq!(senders(std::collections::BTreeSet::clear), [none(), stops(check::ACCEPTANCE)]);
     let gone = bench.wrong(|it| drop(it.observed.underlay.senders.as_mut().unwrap().remove(&vni)));
-    assert_eq!(gone, [none(), differs(check::ACCEPTANCE)], "it passes as somebody else's");
+    assert_eq!(gone, [none(), differs(check::ACCEPTANCE)], "it passes as another program's");
     let unguarded = bench.wrong(|it| {
         it.observed.underlay.guarded.remove(&name("uplink"));
     });
@@ -411,7 +411,7 @@ fn a_fault_of_the_other_end_on_the_same_host_is_reported_there() {
 }
 
 #[test]
-fn a_gateway_needs_nobody_behind_its_port() {
+fn a_gateway_needs_no_server_behind_its_port() {
     let bench = Bench::new(GATEWAY);
     assert_eq!(bench.wrong(|it| it.link("eth1").carrier = false), [none(), none()]);
     let filters = BTreeMap::from([("pref 1 matchall".to_owned(), Effect::DropsAll)]);
@@ -426,7 +426,7 @@ fn a_gateway_needs_nobody_behind_its_port() {
 }
 
 #[test]
-fn the_kernels_own_word_counts_for_routes() {
+fn the_kernels_own_lookup_counts_for_routes() {
     let bench = Bench::new(FAR);
     assert_eq!(bench.wrong(|it| it.lookups.route = Some(no_route())), [stops(check::ROUTE), none()]);
     assert_eq!(bench.wrong(|it| it.lookups.delivery = Some(no_route())), [none(), stops(check::DELIVERY)]);

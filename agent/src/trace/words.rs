@@ -30,7 +30,7 @@ impl Findings<'_> {
             check::UNDERLAY => {
                 let vtep = self.seen.query.remote_vtep.map(|vtep| vtep.to_string());
                 let next = self.seen.lookups.next_in_underlay.filter(|next| next.has_failed());
-                let note = next.map_or("", |_| ": the next in the underlay did not answer some time ago");
+                let note = next.map_or("", |_| ": the next hop in the underlay did not answer some time ago");
                 (vtep.unwrap_or_default(), format!("{}{note}", self.route(&self.seen.lookups.underlay)))
             }
             check::SHAPER => (String::new(), self.shaper()),
@@ -46,10 +46,13 @@ impl Findings<'_> {
             }),
             check::DESTINATION => {
                 let state = self.seen.lookups.destination.map_or_else(
-                    || "the host has not asked for it lately".to_owned(),
+                    || "the host has not resolved it lately".to_owned(),
                     |neighbour| {
-                        let silent =
-                            if neighbour.has_failed() { ": it did not answer when the host asked last" } else { "" };
+                        let silent = if neighbour.has_failed() {
+                            ": it did not answer when the host last solicited it"
+                        } else {
+                            ""
+                        };
                         format!("{neighbour}{silent}")
                     },
                 );
@@ -92,7 +95,7 @@ impl Findings<'_> {
 
     pub(super) fn route(&self, lookup: &Lookup) -> String {
         match lookup {
-            None => "it could not be asked for".to_owned(),
+            None => "unknown: the lookup failed".to_owned(),
             Some(Err(refusal)) => refused(refusal),
             Some(Ok(found)) => {
                 let mut words = Vec::new();
@@ -114,8 +117,8 @@ impl Findings<'_> {
         };
         let queue = self.seen.lookups.queue.map(|queue| {
             let full =
-                if queue.backlog >= u64::from(shaper.queue.limit) / 10 * 9 { ", full: it drops now" } else { "" };
-            format!("; {} packets dropped so far, {} bytes wait{full}", queue.dropped, queue.backlog)
+                if queue.backlog >= u64::from(shaper.queue.limit) / 10 * 9 { ", full: dropping now" } else { "" };
+            format!("; {} packets dropped so far, {} bytes waiting{full}", queue.dropped, queue.backlog)
         });
         format!("{}{}", rate(shaper.rate.bytes_per_second), queue.unwrap_or_default())
     }

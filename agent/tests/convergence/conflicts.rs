@@ -198,7 +198,7 @@ fn a_vpc_that_is_removed_in_conflict_leaves_no_port_up_and_its_backstops_while_s
             assert!(in_use || !stays, "{what}");
             assert_eq!(backstops, if in_use { 2 } else { 0 }, "{what}");
             if stays {
-                assert!(state.seen.links[&name("member")].up, "{what}: somebody else's device was touched");
+                assert!(state.seen.links[&name("member")].up, "{what}: another program's device was changed");
             }
         }
     }
@@ -244,7 +244,7 @@ fn a_port_that_is_taken_elsewhere_is_closed_there_and_one_that_never_was_ours_is
 }
 
 #[test]
-fn a_tunnel_that_is_not_ours_any_more_does_not_stay_in_the_vrf() {
+fn a_tunnel_that_is_no_longer_ours_does_not_stay_in_the_vrf() {
     for device in ["cpspeer1001", "cpsvpc10"] {
         let (kernel, plan) = after(|state| set_group(state, device, 0));
         assert!(plan.conflicts.iter().any(|conflict| conflict.device == name(device)), "{:#?}", plan.conflicts);
@@ -270,10 +270,15 @@ fn a_device_that_is_left_alone_is_closed_and_the_rest_goes_on() {
     for device in ["cpsvrf10", "port0", "cpspeer1001"] {
         let mut kernel = host();
         converge(&mut kernel, &desired());
-        let resting = Desired { left_alone: [(name(device), "somebody insists".to_owned())].into(), ..desired() };
+        let resting =
+            Desired { left_alone: [(name(device), "another program insists".to_owned())].into(), ..desired() };
         converge(&mut kernel, &resting);
         let plan = diff(&resting, &kernel.observe_all().unwrap());
-        assert!(plan.conflicts.iter().any(|conflict| conflict.reason == "somebody insists"), "{:#?}", plan.conflicts);
+        assert!(
+            plan.conflicts.iter().any(|conflict| conflict.reason == "another program insists"),
+            "{:#?}",
+            plan.conflicts
+        );
         let up = |name: &InterfaceName| kernel.state().seen.links[name].up;
         assert!(!up(&name(if device == "cpsvrf10" { "port0" } else { device })), "{device}");
         assert!(up(&name("port1")), "{device}");
@@ -346,7 +351,7 @@ fn rules_in_front_of_l3mdev_are_reported_where_they_can_select_what_tenants_send
 }
 
 #[test]
-fn an_interface_with_somebody_elses_filter_where_ours_would_be_was_no_port() {
+fn an_interface_with_a_foreign_filter_in_our_place_was_no_port() {
     let mut kernel = host();
     converge(&mut kernel, &desired());
     let mut observed = kernel.observe_all().unwrap();

@@ -95,7 +95,7 @@ fn live(kernel: &mut Memory, desired: &Desired, bounds: &Bounds, operations: usi
         if plan.operations.is_empty() {
             return Ok(true);
         }
-        assert!(round < 4, "does not come to rest: {plan:#?}");
+        assert!(round < 4, "does not converge: {plan:#?}");
         for operation in &plan.operations {
             if left == 0 {
                 return Ok(false);
@@ -108,7 +108,7 @@ fn live(kernel: &mut Memory, desired: &Desired, bounds: &Bounds, operations: usi
             bounds.hold(kernel).map_err(|broken| format!("after {} {operation}: {broken}", operation.verb()))?;
         }
     }
-    unreachable!("it comes to rest or is told not to")
+    unreachable!("it converges or fails above")
 }
 
 /// Goes from one configuration to another with agents that die again and again, each after this many operations, and

@@ -182,7 +182,7 @@ fn converge(kernel: &mut Memory, desired: &Desired) -> Vec<Plan> {
         if plan.operations.is_empty() {
             return plans;
         }
-        assert!(plans.len() < 4, "does not come to rest: {plan:#?}");
+        assert!(plans.len() < 4, "does not converge: {plan:#?}");
         kernel.apply(&plan.operations).unwrap();
         plans.push(plan);
     }
@@ -387,7 +387,7 @@ proptest! {
     }
 
     #[test]
-    fn refused_operations_are_made_up_for(before in worlds(), after in worlds(), refuse in proptest::collection::btree_set(0usize..60, 0..5)) {
+    fn refused_operations_are_retried(before in worlds(), after in worlds(), refuse in proptest::collection::btree_set(0usize..60, 0..5)) {
         let mut kernel = host();
         converge(&mut kernel, &before.desired());
         kernel.state().refuse = refuse;
@@ -399,7 +399,7 @@ proptest! {
             }
             kernel.apply(&plan.operations).unwrap();
         }
-        prop_assert!(false, "does not come to rest");
+        prop_assert!(false, "does not converge");
     }
 
     #[test]
@@ -428,7 +428,7 @@ proptest! {
     }
 
     #[test]
-    fn looking_at_what_changed_leads_where_looking_at_everything_does(before in worlds(), peered in any::<[[bool; VPCS as usize]; VPCS as usize]>(), moved in 0..VPCS, elsewhere in any::<[bool; HOSTS as usize]>()) {
+    fn partial_and_full_observations_lead_to_the_same_state(before in worlds(), peered in any::<[[bool; VPCS as usize]; VPCS as usize]>(), moved in 0..VPCS, elsewhere in any::<[bool; HOSTS as usize]>()) {
         let mut kernel = host();
         converge(&mut kernel, &before.desired());
         let mut after = before.clone();

@@ -58,7 +58,7 @@ fn plan_after(change: impl FnOnce(&mut Observed)) -> Vec<Operation> {
 }
 
 #[test]
-fn a_neighbour_that_lacks_or_is_wrong_is_set_and_no_other() {
+fn a_missing_or_wrong_neighbour_is_set_and_no_other() {
     let desired = small_world().desired();
     assert!(!desired.neighbours.is_empty());
     for (key, mac) in &desired.neighbours {
@@ -87,7 +87,7 @@ fn a_forwarding_entry_is_removed_first_only_where_it_leads_elsewhere() {
 }
 
 #[test]
-fn a_table_that_is_somebody_elses_gets_no_route() {
+fn a_foreign_table_gets_no_route() {
     let table = ownership::table(vni(10));
     let mut kernel = host();
     kernel.state().add_link("tenant", LinkKind::Vrf(table));
@@ -140,7 +140,7 @@ fn of_several_routes_under_one_key_the_right_one_stays_alone() {
 }
 
 #[test]
-fn somebody_elses_route_under_our_key_is_left_alone() {
+fn a_foreign_route_under_our_key_is_left_alone() {
     let mut kernel = host();
     let key = RouteKey::unicast(ownership::table(vni(10)), net("10.1.2.0/24"));
     kernel.state().foreign_routes.insert(key);
@@ -156,7 +156,7 @@ fn somebody_elses_route_under_our_key_is_left_alone() {
 }
 
 #[test]
-fn the_local_rule_stands_behind_l3mdev_while_there_are_vrfs_and_never_lacks() {
+fn the_local_rule_is_behind_l3mdev_while_there_are_vrfs_and_never_missing() {
     let mut kernel = host();
     let locals = |kernel: &Memory| -> Vec<(u32, u8)> {
         let state = kernel.state();

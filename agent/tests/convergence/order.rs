@@ -74,7 +74,7 @@ fn a_prefix_that_becomes_narrower_or_wider_is_routed_all_the_time() {
 
 /// C9: what is rejected both before and after a change is rejected at every moment.
 #[test]
-fn programs_that_reject_are_never_written_over() {
+fn rejecting_programs_are_never_overwritten() {
     let mut before = small_world();
     before.scopes[0][1] = 1 | 0b001 << 1 | 0b111 << 4;
     let mut after = before.clone();

@@ -162,7 +162,7 @@ fn sides(agent: &Agent) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_disk_hangs_traffic_ends_the_kernel_is_healed_and_the_agent_answers() {
+async fn while_the_disk_hangs_traffic_ends_the_kernel_is_repaired_and_the_agent_responds() {
     let (agent, disk) = started().await;
     disk.set(Disk::Hangs);
     let removal = push(&agent, unpeered(2));
@@ -171,7 +171,7 @@ async fn while_the_disk_hangs_traffic_ends_the_kernel_is_healed_and_the_agent_an
     agent.kernel.state().seen.routes.clear();
     agent.reconciler.notice(Event::Changed);
     until("the kernel is healed", || !agent.kernel.state().seen.routes.is_empty()).await;
-    tokio::time::timeout(Duration::from_secs(20), agent.reconciler.alive()).await.expect("the service manager is told");
+    tokio::time::timeout(Duration::from_secs(20), agent.reconciler.alive()).await.expect("the watchdog is fed");
     let report = agent.report_when(|report| !report.problems.is_empty()).await;
     let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
     assert_eq!((&problem.scope, problem.kind), (&Scope::Host, ProblemKind::Failed));
@@ -200,7 +200,7 @@ async fn while_the_disk_hangs_traffic_ends_the_kernel_is_healed_and_the_agent_an
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_what_is_pushed_to_a_disk_that_hangs_the_newest_is_stored_next() {
+async fn the_newest_push_is_stored_next_after_the_disk_hangs() {
     let (agent, disk) = started().await;
     disk.set(Disk::Hangs);
     let mut wider = config(2);
@@ -268,7 +268,7 @@ async fn a_disk_that_fails_brings_nothing_back_and_stores_the_newest_when_it_wor
 
 /// Nothing superseded is retried: its pusher gets that error, and not that of another attempt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_newer_configuration_takes_the_place_of_one_whose_write_has_failed_at_once() {
+async fn a_newer_configuration_immediately_replaces_one_whose_write_failed() {
     let (agent, disk) = started().await;
     disk.set(Disk::Fails);
     // Its own next attempt may come between two pushes.
@@ -291,7 +291,7 @@ async fn a_newer_configuration_takes_the_place_of_one_whose_write_has_failed_at_
 
 /// B3: after a crash this host would have the whole limit, as in the ledger.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_share_is_not_confirmed_before_the_configuration_that_it_is_of_is_stored() {
+async fn a_share_is_not_confirmed_before_its_configuration_is_stored() {
     let limited = |number, share: u32| {
         let mut config = config(number);
         config["sides"]["1001"]["limit"] = json!({ "bandwidth_mbit": 80, "share": share });
@@ -318,7 +318,7 @@ async fn a_share_is_not_confirmed_before_the_configuration_that_it_is_of_is_stor
 /// The configuration is stored, and then the membership cannot be written: it is not pushed again in vain, and not
 /// written twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whose_a_host_is_is_written_later_where_that_fails() {
+async fn a_failed_write_of_the_membership_is_retried() {
     let (agent, disk) = started().await;
     let blocked = disk.path().with_extension("cluster.new");
     std::fs::create_dir(&blocked).unwrap();
@@ -331,7 +331,7 @@ async fn whose_a_host_is_is_written_later_where_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_taken_back_is_in_the_kernel_until_that_is_looked_at() {
+async fn a_configuration_taken_back_stays_in_the_kernel_until_the_next_observation() {
     let (agent, disk) = started().await;
     assert_eq!(push_as(&agent, OURS, config(1)).await.unwrap(), 200);
     disk.set(Disk::Hangs);
@@ -357,7 +357,7 @@ impl Drop for Pipe {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
+async fn traffic_ends_even_while_the_membership_cannot_be_read() {
     let (agent, disk) = started().await;
     assert_eq!(push_as(&agent, OURS, config(1)).await.unwrap(), 200);
     let file = disk.path().with_extension("cluster");
@@ -368,7 +368,7 @@ async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
     let removal = push_as(&agent, OURS, unpeered(2));
     let strangers: Vec<_> = (0..64).map(|_| push_as(&agent, OTHER, empty(3))).collect();
     until("what is removed is removed", || sides(&agent) == 0).await;
-    until("nobody waits behind another one", || strangers.iter().all(tokio::task::JoinHandle::is_finished)).await;
+    until("no request waits behind another", || strangers.iter().all(tokio::task::JoinHandle::is_finished)).await;
     for stranger in strangers {
         assert_eq!(stranger.await.unwrap(), 409, "what is known holds");
     }
@@ -424,7 +424,7 @@ async fn two_wait() -> (Arc<Agent>, Control, [tokio::task::JoinHandle<u16>; 2]) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_an_operator_has_given_away_stays_so_whatever_waited_for_the_disk() {
+async fn an_operators_join_stands_whatever_waited_for_the_disk() {
     let (agent, disk, [second, third]) = two_wait().await;
     operator_joins(&disk, OTHER);
     assert_eq!(push_as(&agent, OURS, empty(4)).await.unwrap(), 409, "at once");

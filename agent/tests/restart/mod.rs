@@ -98,19 +98,19 @@ fn empty(number: u64) -> Value {
 }
 
 #[tokio::test]
-async fn a_crash_during_bring_up_is_made_up_for_from_the_ledger() {
+async fn a_crash_during_bring_up_is_recovered_from_the_ledger() {
     matrix(&empty(1), &config(2)).await;
     matrix(&unpeered(1), &config(2)).await;
 }
 
 #[tokio::test]
-async fn a_crash_during_teardown_is_made_up_for_from_the_ledger() {
+async fn a_crash_during_teardown_is_recovered_from_the_ledger() {
     matrix(&config(1), &unpeered(2)).await;
     matrix(&config(1), &empty(2)).await;
 }
 
 #[tokio::test]
-async fn a_crash_during_a_change_is_made_up_for_from_the_ledger() {
+async fn a_crash_during_a_change_is_recovered_from_the_ledger() {
     let mut moved = config(2);
     moved["sides"]["1001"]["remotes"] = json!({ "192.0.2.3": ["10.2.9.0/24"], "192.0.2.4": ["10.2.8.0/24"] });
     matrix(&config(1), &moved).await;

@@ -116,7 +116,7 @@ async fn a_share_is_the_same_after_a_reboot_and_gone_with_its_side() {
 }
 
 #[tokio::test]
-async fn who_had_all_keeps_it_when_others_come_until_it_is_taken() {
+async fn a_host_that_had_all_keeps_it_until_it_is_reduced_over_http() {
     let agent = started(1_000_000).await;
     assert!(passes(&agent, 10_000_000));
     agent.accepted(&limited(2, 2500)).await;
@@ -131,7 +131,7 @@ async fn who_had_all_keeps_it_when_others_come_until_it_is_taken() {
 }
 
 #[tokio::test]
-async fn what_the_kernel_refused_is_not_confirmed_by_a_look_at_something_else() {
+async fn what_the_kernel_refused_is_not_confirmed_by_another_observation() {
     let agent = started(2500).await;
     agent.kernel.state().refuse.insert(0);
     assert_eq!(granted(&agent, 1, 500_000).await, json!(null));
@@ -181,7 +181,7 @@ impl Kernel for Granting {
 }
 
 #[tokio::test]
-async fn a_grant_in_the_middle_of_a_plan_is_not_taken_back_by_the_rest_of_it() {
+async fn a_grant_during_a_plan_is_not_undone_by_the_rest_of_it() {
     let Agent { kernel, folder, .. } = Agent::start();
     kernel.state().traffic.insert(vni(), Reading::default());
     let grants = json!({ "revision": { "epoch": 1, "number": 2 }, "sides": { "1001": 100_000 } });

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// The mode of a file that everyone may read whom the umask admits.
+/// The mode of a file that is readable and writable by all, reduced by the umask.
 pub const BY_UMASK: u32 = 0o666;
 
 /// A file could not be replaced; it is unchanged, or new in a folder that may lose it in a power failure.

@@ -24,8 +24,8 @@ pub enum BodyError {
 
 /// How much of an unread body is drained, in bytes, and for how long, in total and without progress.
 ///
-/// If the connection were closed at once, a client that is answered while still sending would be reset, and lose the
-/// response.
+/// If the connection were closed immediately, a client that is answered while still sending would be reset, and lose
+/// the response.
 const REST: usize = 1 << 20;
 const REST_WITHIN: Duration = Duration::from_secs(2);
 const REST_PAUSE: Duration = Duration::from_millis(500);

@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_nothing_has_the_longest_stall_and_no_more() {
+    fn an_idle_peer_has_the_longest_stall_and_no_more() {
         let (mut pace, now) = pace();
         assert_eq!(pace.wait(now), now + 10 * S);
         assert_eq!(pace.wait(now + 3 * S), now + 10 * S, "it is the same wait");
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_fast_enough_on_the_whole_goes_on_for_ever_and_a_dribble_does_not() {
+    fn a_peer_fast_enough_on_average_may_go_on_and_a_dribble_may_not() {
         let (mut fast, start) = pace();
         let mut now = start;
         for _ in 0..1000 {

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_holds_nothing_finds_something() {
+    fn a_holder_with_nothing_always_finds_something() {
         let stock = FairShare::new(100);
         let fill = |who: u32| {
             let mut held = stock.hold(who);

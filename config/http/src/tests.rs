@@ -135,7 +135,7 @@ async fn a_request_that_never_ends_does_not_hold_the_shutdown() {
     assert!(answer(ask(address, "/").await).await.ends_with("hello"));
     stop.send(()).unwrap();
     server.await.unwrap();
-    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).await.is_err(), "the server has stopped listening");
 }
 
 /// Requests much, and does not read.

@@ -214,14 +214,14 @@ async fn without_a_collector_nothing_is_recorded() {
 }
 
 #[tokio::test]
-async fn strangers_do_not_choose_what_is_recorded() {
+async fn untrusted_callers_do_not_choose_what_is_recorded() {
     let recorder = |ratio: &str| recorder(&format!("otlp_endpoint = 'http://127.0.0.1:1'\nsample_ratio = {ratio}"));
     let said = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
     let unsampled = TraceParent { sampled: false, ..said };
     let asks = |recorder: &Recorder, parent, caller| recorder.receive("", Moment::now(), parent, caller);
     let none = recorder("0");
     assert!(asks(&none, None, Caller::Trusted).is_none());
-    assert!(asks(&none, Some(said), Caller::Trusted).is_some(), "who is trusted may have any trace");
+    assert!(asks(&none, Some(said), Caller::Trusted).is_some(), "a trusted caller may record any trace");
     assert!((0..1000).all(|_| asks(&none, Some(said), Caller::Untrusted).is_none()));
     let all = recorder("1");
     assert!(asks(&all, Some(unsampled), Caller::Trusted).is_none(), "nor have it");

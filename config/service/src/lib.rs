@@ -61,7 +61,7 @@ mod tests {
     use tokio::sync::Notify;
 
     #[tokio::test]
-    async fn there_is_a_sign_of_life_for_every_proof_and_none_without() {
+    async fn the_watchdog_is_fed_for_every_proof_and_not_without() {
         let (asked, given, stuck) = (Cell::new(0), Cell::new(0), Notify::new());
         let prove = async || {
             asked.set(asked.get() + 1);

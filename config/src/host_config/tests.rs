@@ -159,7 +159,7 @@ fn partial_sides_are_separate_on_the_wire() {
     {
         let patch = HostPatch::between(from, to).unwrap();
         let json = serde_json::to_value(&patch).unwrap();
-        assert!(!apart || json["sides"] == sides, "who does not know it has it no more: {json}");
+        assert!(!apart || json["sides"] == sides, "a reader that does not know it loses it: {json}");
         assert_eq!(json.get("scoped_sides").is_some(), apart);
         let read: HostPatch = serde_json::from_value(json).unwrap();
         assert_eq!(read, patch);

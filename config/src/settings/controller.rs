@@ -194,15 +194,15 @@ pub enum StorePlace<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StorePlaceError {
     /// Neither is set.
-    #[error("setting `store` is missing: name a file, or say `[etcd]` where several controllers share an etcd cluster")]
+    #[error("setting `store` is missing: name a file, or set `[etcd]` if several controllers share an etcd cluster")]
     Missing,
     /// Both are set.
-    #[error("settings `store` and `etcd` are both there: keep the one with the store to be used")]
+    #[error("settings `store` and `etcd` are both set: keep one of them")]
     Both,
     /// Controllers that share a store must have the same key.
     #[error(
         "setting `store_key_file` is missing: controllers that share an etcd cluster need the same key; make one with \
-         `openssl rand -hex 32`, for nobody else to read, and copy it to each"
+         `openssl rand -hex 32`, readable by its owner only, and copy it to each"
     )]
     KeyFile,
     /// A value of `etcd` is invalid.

@@ -41,8 +41,8 @@ pub const EXIT_SETTINGS: u8 = 64;
 /// What to do about a missing setting `tls`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "setting `tls` is missing: name `ca`, `cert` and `key` (`cps-peering pki` makes them), or say tls = \"off\" where nobody \
-     else reaches this daemon"
+    "setting `tls` is missing: name `ca`, `cert` and `key` (`cps-peering pki` makes them), or set tls = \"off\" if no one else \
+     can reach this daemon"
 )]
 pub struct NoTls;
 

@@ -137,7 +137,7 @@ pub fn touched_by(firewall: &Firewall, beneath: &Beneath<'_>, flow: &Flow) -> Ve
 
 fn unread(firewall: &Firewall, found: &mut Vec<Interference>) {
     for what in &firewall.unread {
-        let reason = "nobody knows whether it drops packets of VPCs".to_owned();
+        let reason = "whether it drops packets of VPCs is unknown".to_owned();
         found.push(Interference {
             device: None,
             kind: InterferenceKind::Firewall,

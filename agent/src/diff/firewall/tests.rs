@@ -100,7 +100,7 @@ fn on_the_way(hook: Hook, drops: bool, rules: &[(&str, Vec<FilterRule>)]) -> Vec
 }
 
 #[test]
-fn only_what_every_packet_of_a_flow_meets_drops_all_of_them() {
+fn only_a_rule_that_matches_every_packet_of_a_flow_drops_all() {
     let forward = |drops, rules| on_the_way(Hook::Forward, drops, &[("FORWARD", rules)]);
     let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
     let to_port = |verdict| rule(vec![from("cpsvrf1"), Match::Other], verdict);
@@ -141,7 +141,7 @@ fn a_policy_that_drops_is_reported_until_our_packets_are_exempt() {
 }
 
 #[test]
-fn rules_that_cannot_meet_our_packets_are_not_reported() {
+fn rules_that_cannot_match_our_packets_are_not_reported() {
     let docker = vec![
         rule(vec![to("docker0", Sense::Is)], drop()),
         rule(vec![from("docker0"), to("docker0", Sense::IsNot)], drop()),
@@ -160,7 +160,7 @@ fn rules_that_cannot_meet_our_packets_are_not_reported() {
 }
 
 #[test]
-fn chains_that_are_called_are_followed() {
+fn called_chains_are_followed() {
     let call = |matches: Vec<Match>, verdict: fn(String) -> Verdict| vec![rule(matches, verdict("user".into()))];
     let all_dropped = vec![rule(vec![], drop())];
     let found =
@@ -185,7 +185,7 @@ fn chains_that_are_called_are_followed() {
 }
 
 #[test]
-fn what_the_rule_does_not_tell_is_reported() {
+fn unclear_rules_are_reported() {
     let rules = vec![
         rule(vec![Match::Other], drop()),
         rule(vec![Match::Family(vec![Family::V6], Sense::Is)], drop()),
@@ -236,7 +236,7 @@ fn between_hosts_by(
 }
 
 #[test]
-fn what_hosts_send_each_other_is_told_from_everything_else() {
+fn traffic_between_hosts_is_distinguished_from_all_other() {
     let udp = || Match::Protocol(vec![17], Sense::Is);
     let to_port = |port: u16| Match::DestinationPort(vec![port..=port], Sense::Is);
     let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
@@ -414,7 +414,7 @@ fn filters_of_bridges_below_ports_and_the_underlay_are_judged() {
 
 /// Interface names are bytes: two names that are displayed alike are different.
 #[test]
-fn rules_about_a_device_with_a_name_that_is_shown_like_a_ports_are_about_another_one() {
+fn rules_about_a_device_whose_name_is_displayed_like_a_ports_do_not_match_it() {
     let port: InterfaceName = "\\xff0".parse().unwrap();
     let other = InterfaceName::of_kernel(b"\xff0").unwrap();
     assert_eq!((port.to_string(), port == other), (other.to_string(), false));

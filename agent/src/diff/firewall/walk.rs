@@ -142,4 +142,4 @@ impl<'a> Chains<'a> {
     }
 }
 
-const MORE: &str = "has more rules than are looked at";
+const MORE: &str = "has more rules than are examined";

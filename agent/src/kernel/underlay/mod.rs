@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_not_be_guarded_is_remembered_until_it_is_tried_again() {
+    fn failed_attachments_are_remembered_until_the_retry() {
         let mut keeper = Keeper::default();
         let tunnel = DeviceName::peer(Vni::try_from(7).unwrap());
         keeper.failed_on("eth9".parse().unwrap());

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vni_of_ours_is_taken_from_its_senders_alone_in_whatever_form_it_comes() {
+    fn a_vni_of_ours_is_accepted_only_from_its_senders_in_every_form() {
         let filter = UnderlayFilter::load(Parameters { vxlan_port: PORT, max_entries: 16 }).unwrap();
         let program = filter.program(GuardKind::Device);
         let judge = |frame: &[u8]| bpf::test_run(program, frame).unwrap();

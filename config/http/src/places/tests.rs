@@ -106,7 +106,7 @@ fn unauthenticated_clients_take_nothing_from_others_and_none_use_the_reserve() {
 }
 
 #[test]
-fn the_control_plane_finds_a_place_even_where_its_reserve_is_used_up() {
+fn the_control_plane_finds_a_place_even_when_its_reserve_is_used_up() {
     let places = places();
     let all: Vec<Connection> = (0..16).map(|_| enter(&places, "192.0.2.200")).collect();
     let strangers = many(&places, "192.0.2.1", 4);

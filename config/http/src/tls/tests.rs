@@ -146,7 +146,7 @@ async fn each_side_knows_the_other_by_its_name() {
 }
 
 #[tokio::test]
-async fn strangers_are_kept_out_on_both_sides() {
+async fn untrusted_peers_are_refused_on_both_sides() {
     let (pki, others) = (Pki::new(), Pki::new());
     let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
     let agent = start(&host, Clients::Required, Limits::default()).await;
@@ -169,7 +169,7 @@ async fn strangers_are_kept_out_on_both_sides() {
 }
 
 #[tokio::test]
-async fn new_files_are_taken_up_and_bad_ones_are_not() {
+async fn new_files_are_used_and_bad_ones_are_not() {
     let pki = Pki::new();
     let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
     let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
@@ -183,7 +183,7 @@ async fn new_files_are_taken_up_and_bad_ones_are_not() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), renewed).await.expect("the new certificate is taken up");
+    tokio::time::timeout(Duration::from_mins(1), renewed).await.expect("the new certificate is used");
     assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), OPERATOR);
     fs::write(pki.files("controller").cert, "rubbish").unwrap();
     assert!(controller.reload().unwrap_err().to_string().contains("controller.pem"));
@@ -215,7 +215,7 @@ async fn revoked_certificates_are_refused_on_both_sides_and_on_open_connections(
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), taken_up).await.expect("the list is taken up");
+    tokio::time::timeout(Duration::from_mins(1), taken_up).await.expect("the list is in force");
     open.write_all(request).await.unwrap();
     let length = open.read(&mut answer).await.unwrap();
     assert!(String::from_utf8_lossy(&answer[..length]).starts_with("HTTP/1.1 401"));

@@ -138,7 +138,7 @@ fn rules_read_as_they_were_written() {
     assert_eq!(
         odd[0].0,
         [Match::Protocol(vec![17], Sense::Is), Match::Other, to_client],
-        "both ports are looked at together"
+        "both ports are compared together"
     );
     assert_eq!(odd[1].0[0], Match::In(vec![pattern("eth0", false)], Sense::Is));
     assert!(odd[1].0[1..].iter().all(|one| *one == Match::Other), "what is in a register is known, or nothing is");
@@ -424,7 +424,7 @@ fn firewalls_with_sets_are_judged_as_the_kernel_does() {
     assert_eq!(arriving(&server("udp dport vmap { 53 : accept, 4789 : drop }")), [Effect::DropsAll]);
     assert_eq!(arriving(&server("ip saddr @trusted accept")), []);
     assert_eq!(arriving(&server("ip saddr != @trusted accept")), [Effect::DropsAll]);
-    assert_eq!(arriving(&server("ip saddr @guests accept")), [Effect::MayDrop], "who is in it now is not for long");
+    assert_eq!(arriving(&server("ip saddr @guests accept")), [Effect::MayDrop], "its elements expire");
 }
 
 /// Names are bytes; those that are displayed alike are kept apart.
