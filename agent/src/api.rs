@@ -52,14 +52,14 @@ use tokio::{
 /// The largest push, in bytes: some ten million prefixes.
 const MAX_BODY: usize = 512 * 1024 * 1024;
 
-/// How long an answer about shares or traffic may take.
+/// How long a request about shares or traffic may take to answer.
 const ASKED_ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the handlers share.
 #[derive(Clone)]
 struct Api {
     intake: Intake,
-    /// Held while grants are taken and stored, so that they take turns.
+    /// Held while grants are accepted and stored, so that they are serialised.
     shares: Arc<Mutex<SharesFile>>,
     reconciler: Handle,
     probes: SharedFigures,
@@ -67,7 +67,7 @@ struct Api {
     recorder: Recorder,
 }
 
-/// The routes, without a question who asks and which host this is, and without probes. `accepted` is what the ledger held at start.
+/// The routes, without access checks and probes. `accepted` is what the ledger held at start.
 pub fn router(
     accepted: Option<Arc<ValidHostConfig>>,
     ledger: impl ConfigStore,
@@ -78,13 +78,13 @@ pub fn router(
     routes(Api::new(accepted, ledger, shares, reconciler, SharedFigures::default(), None, recorder))
 }
 
-/// What `look` finds, one look at a time: each reads the whole kernel.
-pub fn look_route<T: Serialize + Send + 'static>(
+/// Serves the result of `read`, one request at a time: each reads the whole kernel.
+pub fn exclusive_route<T: Serialize + Send + 'static>(
     path: &str,
-    look: impl Fn() -> T + Send + Sync + 'static,
+    read: impl Fn() -> T + Send + Sync + 'static,
     identity: Option<Identity>,
 ) -> Router {
-    let (look, one) = (Arc::new(look), Arc::new(tokio::sync::Semaphore::new(1)));
+    let (read, one) = (Arc::new(read), Arc::new(tokio::sync::Semaphore::new(1)));
     let route = Router::new().route(
         path,
         get(async move || {
@@ -93,7 +93,7 @@ pub fn look_route<T: Serialize + Send + 'static>(
                 return (StatusCode::SERVICE_UNAVAILABLE, Json(ErrorBody { message, desired: None })).into_response();
             };
             let made = spawn_blocking(move || {
-                let made = look();
+                let made = read();
                 drop(permit);
                 made
             });
@@ -104,12 +104,12 @@ pub fn look_route<T: Serialize + Send + 'static>(
     route.layer(middleware::from_fn(unambiguous))
 }
 
-/// How many questions about paths may wait for their turn.
+/// How many path traces may wait for their turn.
 const MAX_TRACES: usize = 16;
-/// The longest question about a path, in bytes.
+/// The longest trace query, in bytes.
 const MAX_TRACE_QUERY: usize = 16 * 1024;
 
-/// Answers questions about paths in bounded time, a bounded number of them at once.
+/// Answers trace queries in bounded time, a bounded number of them at once.
 pub fn trace_route(tracer: Tracer, identity: Option<Identity>) -> Router {
     let places = Arc::new(Semaphore::new(MAX_TRACES));
     let answer = async move |body: Bytes| {
@@ -117,10 +117,10 @@ pub fn trace_route(tracer: Tracer, identity: Option<Identity>) -> Router {
             |status: StatusCode, message: String| (status, Json(ErrorBody { message, desired: None })).into_response();
         let query: TraceQuery = match serde_json::from_slice(&body) {
             Ok(query) => query,
-            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a question about a path: {error}")),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a valid trace query: {error}")),
         };
         let Ok(_place) = places.try_acquire() else {
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many paths are looked at now: ask again".to_owned());
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many paths are being traced: retry later".to_owned());
         };
         let deadline = Instant::now() + TRACE_ANSWER_WITHIN;
         match timeout_at(deadline.into(), tracer.trace(query, deadline)).await {
@@ -144,7 +144,7 @@ pub fn probe_route(prober: Prober, identity: Option<Identity>) -> Router {
             |status: StatusCode, message: String| (status, Json(ErrorBody { message, desired: None })).into_response();
         let query: ProbeQuery = match serde_json::from_slice(&body) {
             Ok(query) => query,
-            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a question about a path: {error}")),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a valid probe query: {error}")),
         };
         match prober.probe(query).await {
             Ok(answer) => Json(answer).into_response(),
@@ -157,13 +157,13 @@ pub fn probe_route(prober: Prober, identity: Option<Identity>) -> Router {
     route.layer(middleware::from_fn(unambiguous))
 }
 
-/// Lets in whom [`known_only`] lets in. Without TLS that is everybody.
+/// Admits the clients that [`known_only`] admits. Without TLS that is everyone.
 fn known_to(router: Router, identity: Option<Identity>) -> Router {
     let Some(identity) = identity else { return router };
     refuse_revoked(router.layer(middleware::from_fn_with_state(identity.clone(), known_only)), Some(identity))
 }
 
-/// The routes for those who may use them, and those that everybody may.
+/// The routes that need authorisation, and those open to everyone.
 pub fn routers(
     accepted: Option<Arc<ValidHostConfig>>,
     ledger: impl ConfigStore,
@@ -190,13 +190,13 @@ fn routes(api: Api) -> Router {
         .route(STATUS_PATH, get(status))
         .route(CLUSTER_PATH, delete(leave_cluster))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(api.intake.clone(), say_whose))
+        .layer(middleware::from_fn_with_state(api.intake.clone(), add_cluster_header))
         .with_state(api)
         .merge(open)
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
 }
 
-/// What may be seen without a certificate.
+/// What is served without a certificate.
 fn open_routes(metrics: &Metrics) -> Router {
     let registry = Arc::clone(&metrics.registry);
     Router::new()
@@ -212,9 +212,9 @@ async fn status(State(api): State<Api>) -> Json<HostReport> {
     }
 }
 
-/// Says in every answer whose this host is.
-async fn say_whose(State(intake): State<Intake>, request: Request, next: Next) -> Response {
-    // What changes something has just looked.
+/// Adds the cluster of this host to every response.
+async fn add_cluster_header(State(intake): State<Intake>, request: Request, next: Next) -> Response {
+    // Handlers that change something have just read it.
     let looks = request.method() == Method::GET;
     let mut answer = next.run(request).await;
     let cluster = if looks { intake.cluster().await } else { intake.known_cluster() };
@@ -224,13 +224,13 @@ async fn say_whose(State(intake): State<Intake>, request: Request, next: Next) -
     answer
 }
 
-/// Which cluster the controller says that it is of. One that nobody can read is nobody's.
+/// The cluster that the controller claims. An unreadable value counts as none.
 fn cluster_of(headers: &HeaderMap) -> Option<ClusterId> {
     headers.get(CLUSTER_HEADER)?.to_str().ok()?.parse().ok()
 }
 
 async fn leave_cluster(State(api): State<Api>, headers: HeaderMap) -> Response {
-    // A task of its own: a client that goes away must not end a write in the middle.
+    // A task of its own: a client that disconnects must not abort a write halfway.
     let intake = api.intake.clone();
     let left = tokio::spawn(async move { intake.leave(cluster_of(&headers), ASKED_ANSWER_WITHIN).await }).await;
     match left.unwrap_or_else(|error| Err(error.into())) {
@@ -249,14 +249,14 @@ async fn probes(State(api): State<Api>) -> Json<ProbeReport> {
 }
 
 async fn put_shares(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Json<TrafficReport>, Response> {
-    // A task of its own: a client that goes away must not leave what is stored and what is done apart.
+    // A task of its own: a client that disconnects must not leave the stored and the applied shares apart.
     api.intake.admits(cluster_of(&headers)).await.map_err(|refused| api.refuse(&refused))?;
     let own = api.clone();
     let granted = tokio::spawn(async move { own.grant(&body).await }).await;
     granted.unwrap_or_else(|error| Err(error.into())).map(Json).map_err(|refused| api.refuse(&refused))
 }
 
-/// Refuses requests whose head different programs would read differently.
+/// Refuses requests whose head different programs would parse differently.
 async fn unambiguous(request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     match headers::check(&head) {
@@ -268,9 +268,9 @@ async fn unambiguous(request: Request, next: Next) -> Response {
     }
 }
 
-/// Lets the controller do everything, the host itself read, and operators and monitoring see metrics; over TLS nobody else is let
-/// in but to see health.
-/// A request without a [`Peer`] has come over plain TCP, where the settings say that this is wanted.
+/// Lets the controller do everything, the host itself read, and operators and monitoring read metrics; over TLS
+/// everyone else gets the health check only. A request without a [`Peer`] came over plain TCP, which the settings then
+/// allow.
 fn guarded(router: Router, identity: Option<Identity>, reconciler: Handle) -> Router {
     let Some(identity) = identity else { return router };
     known_to(router.merge(tls::routes(identity.clone(), reconciler)), Some(identity))
@@ -318,8 +318,8 @@ async fn patch_config(State(api): State<Api>, headers: HeaderMap, body: Bytes) -
     .await
 }
 
-/// Reads what the controller sends. What a newer one says and this agent does not know is passed over: what must not be comes
-/// under another format.
+/// Decodes what the controller sends. Unknown fields of a newer controller are ignored: incompatible changes come with
+/// a new format number.
 fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, FormatError> {
     let Decoded { value, unknown } = format::decode(body)?;
     if let Some(field) = unknown {
@@ -343,7 +343,7 @@ impl Api {
         Self { intake, shares: Arc::new(Mutex::new(shares)), reconciler, probes, metrics, recorder }
     }
 
-    /// Accepts a configuration, and answers when the kernel has it or the time for an answer is over.
+    /// Accepts a configuration, and responds once the kernel has it or the time for a response is over.
     async fn push(
         self,
         cluster: Option<ClusterId>,
@@ -378,7 +378,7 @@ impl Api {
         answer
     }
 
-    /// Records a push that its controller records.
+    /// Records a push, if its controller records it.
     fn record(&self, method: &'static str, headers: &HeaderMap) -> Option<Span> {
         if !self.recorder.is_on() {
             return None;
@@ -397,8 +397,8 @@ impl Api {
         (refused.status(), Json(ErrorBody { message: refused.to_string(), desired })).into_response()
     }
 
-    /// Sets shares, and tells what the kernel has when that would survive a reboot: what was taken from this host may go to
-    /// another then.
+    /// Sets shares, and reports what the kernel has once that would survive a reboot: what was taken from this host can
+    /// then go to another.
     async fn grant(&self, body: &[u8]) -> Result<TrafficReport, Refused> {
         let grants: Grants = decoded(body)?;
         let turn = timeout(ASKED_ANSWER_WITHIN, Arc::clone(&self.shares).lock_owned()).await;
@@ -409,11 +409,11 @@ impl Api {
         Ok(granted.report)
     }
 
-    /// The report once this revision, or a newer one, has been brought to the kernel; after `patience` the one there is.
+    /// The report once this revision, or a newer one, is in the kernel; after `patience` the current one.
     async fn applied(&self, revision: Revision, patience: Duration) -> HostReport {
         let mut report = self.reconciler.report();
         let arrived = |report: &HostReport| report.applied.is_some_and(|applied| applied >= revision);
-        // Either way the answer is the newest report; its `applied` tells which.
+        // Either way this is the newest report; its `applied` shows which case it is.
         let _ = timeout(patience, report.wait_for(arrived)).await;
         report.borrow_and_update().clone()
     }

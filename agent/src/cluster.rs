@@ -1,9 +1,9 @@
-//! Whose this host is: the controllers of one store. A store that was restored beside production, or whatever else finds the way to
-//! this agent with a certificate, is another cluster, and is refused.
+//! Which cluster this host belongs to: the controllers of one store. A store that was restored beside production, or
+//! anything else that reaches this agent with a certificate, is another cluster, and is refused.
 //!
-//! The first controller that sends a configuration and says its cluster decides. From then on only an operator on this host changes
-//! it (`cps-peering-agent join`), or the cluster itself when the host has left its inventory. A controller of a release that does
-//! not say its cluster is served as before.
+//! The first controller that sends a configuration and names its cluster decides. After that only an operator on this
+//! host can change it (`cps-peering-agent join`), or the cluster itself once the host has left its inventory. A
+//! controller of a release that does not name its cluster is served as before.
 
 use crate::file;
 use cps_peering_config::{
@@ -17,24 +17,24 @@ use std::{
 };
 use thiserror::Error;
 
-/// Whose the host is.
+/// Which cluster the host belongs to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
-    /// Who may configure it; none as long as nobody has said who it is.
+    /// The cluster that may configure the host; none until a controller has named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterId>,
-    /// Who has sent the configuration in the ledger. Revisions of different clusters say nothing about each other.
+    /// The cluster whose configuration is in the ledger. Revisions of different clusters cannot be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_from: Option<ClusterId>,
 }
 
 impl Membership {
-    /// Whether a controller of this cluster, or of one that does not say, may configure the host.
+    /// Whether a controller that names this cluster, or none, may configure the host.
     pub fn admits(&self, asks: Option<ClusterId>) -> bool {
         asks.is_none() || self.cluster.is_none() || self.cluster == asks
     }
 
-    /// Whether the configuration in the ledger is another cluster's, so that it is nothing to compare with.
+    /// Whether the configuration in the ledger is another cluster's, so that revisions cannot be compared.
     pub fn is_new_to(&self, asks: Option<ClusterId>) -> bool {
         asks.is_some() && self.accepted_from.is_some() && self.accepted_from != asks
     }
@@ -46,30 +46,30 @@ impl Membership {
     }
 }
 
-/// A membership that was changed.
+/// A change of membership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Update {
-    /// What it was.
+    /// The membership before.
     pub before: Membership,
-    /// What it is now.
+    /// The membership after.
     pub after: Membership,
 }
 
-/// The file cannot be used.
+/// The membership file cannot be used.
 #[derive(Debug, Error)]
 pub enum MembershipError {
-    /// The file system said no.
+    /// An I/O error.
     #[error("cannot {what} {path}: {source}")]
     File {
         /// What was tried.
         what: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
     },
-    /// The file is something else.
-    #[error("{path} does not say whose this host is: {source}. Say it anew: cps-peering-agent join CLUSTER")]
+    /// The file has other content.
+    #[error("{path} is not a valid membership file: {source}. Set the cluster again: cps-peering-agent join CLUSTER")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -78,7 +78,7 @@ pub enum MembershipError {
     },
 }
 
-/// Where it is kept: a file beside the ledger, which is read each time, since operators write it, too.
+/// Where it is kept: a file beside the ledger, read every time, because operators write it too.
 #[derive(Debug, Clone)]
 pub struct MembershipFile {
     path: PathBuf,
@@ -95,7 +95,7 @@ impl MembershipFile {
         &self.path
     }
 
-    /// Whose the host is.
+    /// The host's current membership.
     pub fn load(&self) -> Result<Membership, MembershipError> {
         match fs::read(&self.path) {
             Ok(bytes) => {
@@ -106,8 +106,8 @@ impl MembershipFile {
         }
     }
 
-    /// Changes it; what comes of it is returned with what was there. When this returns it will survive a power failure. Agent and operators
-    /// take turns, so that neither writes over what the other has just written.
+    /// Changes the membership; returns the result together with the previous membership. On return the change survives
+    /// a power failure. Agent and operators are serialised, so that neither overwrites what the other has just written.
     pub fn update<E: From<MembershipError>>(
         &self,
         change: impl FnOnce(Membership) -> Result<Membership, E>,
@@ -126,10 +126,10 @@ impl MembershipFile {
         file::replace(&self.path, &[&json, b"\n"]).map_err(|failed| self.failed("write", failed.source))
     }
 
-    /// Says that another cluster's controllers may configure the host from now on.
+    /// Lets another cluster's controllers configure the host from now on.
     pub fn join(&self, cluster: ClusterId) -> Result<(), MembershipError> {
         let _turn = self.lock()?;
-        // Whatever is broken in the file is over with that.
+        // This also replaces a broken file.
         let before = match self.load() {
             Err(MembershipError::Unreadable { .. }) => Membership::default(),
             before => before?,
@@ -137,7 +137,7 @@ impl MembershipFile {
         self.store(&Membership { cluster: Some(cluster), ..before })
     }
 
-    /// Forgets it, for a host on which nothing is left: the next one that configures the host decides.
+    /// Forgets the membership, for a host that is empty: the next controller that configures it decides.
     pub fn remove(&self) -> Result<(), MembershipError> {
         let _turn = match self.lock() {
             Err(MembershipError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -149,7 +149,7 @@ impl MembershipFile {
         }
     }
 
-    /// Waits for whoever else changes the file, and keeps others from it until what is returned goes: a lock on its folder (flock(2)).
+    /// Locks the file's folder (flock(2)) until the returned file is dropped, waiting for others that change it.
     fn lock(&self) -> Result<fs::File, MembershipError> {
         let lock = || {
             let folder = fs::File::open(cps_peering_file::folder_of(&self.path))?;
@@ -169,9 +169,9 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
-    /// The agent and operators change it at the same time, each its own part.
+    /// Agent and operators change it concurrently, each its own part.
     #[test]
-    fn who_changes_it_at_the_same_time_takes_turns() {
+    fn concurrent_updates_are_serialised() {
         let folder = tempfile::tempdir().unwrap();
         let file = MembershipFile::beside(&folder.path().join("ledger.json"));
         let [ours, theirs]: [ClusterId; 2] = [1, 2].map(|digit| format!("{digit:032x}").parse().unwrap());
@@ -185,7 +185,7 @@ mod tests {
             let own = file.clone();
             let joins = std::thread::spawn(move || own.join(theirs));
             while !waits() {
-                assert!(!joins.is_finished(), "an operator does not wait");
+                assert!(!joins.is_finished(), "an operator does not wait for the lock");
                 std::thread::yield_now();
             }
             operator = Some(joins);
@@ -197,14 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_removed() {
+    fn removing_a_missing_file_succeeds() {
         let folder = tempfile::tempdir().unwrap();
         MembershipFile::beside(&folder.path().join("ledger")).remove().unwrap();
         MembershipFile::beside(&folder.path().join("purged/ledger")).remove().unwrap();
     }
 
     #[test]
-    fn what_earlier_releases_have_written_is_read() {
+    fn files_of_earlier_releases_are_read() {
         let golden = format!("{}/../tests/golden/0.2.0/cluster", env!("CARGO_MANIFEST_DIR"));
         let membership = MembershipFile { path: golden.into() }.load().unwrap();
         let cluster = "0123456789abcdef0123456789abcdef".parse().ok();

@@ -1,7 +1,7 @@
 //! From a host's configuration to kernel objects. Pure.
 //!
 //! One VRF per VPC. One VXLAN device per VPC with ports on other hosts, and one per side of a peering, each in its VRF.
-//! Everything of a side hangs on its device, so the device's removal removes the side; and because the peer sends with
+//! Everything of a side depends on its device, so removing the device removes the side; and because the peer sends with
 //! this side's own VNI, a host without the device accepts nothing from the peer (rule C5).
 
 use crate::{
@@ -34,15 +34,16 @@ pub struct UnderlayParams {
 }
 
 impl UnderlayParams {
-    /// The MTU of a VXLAN device: the underlay's less outer IP, UDP, VXLAN and inner Ethernet headers. A larger one would
-    /// have the underlay fragment every full packet. It is never less than IPv6 takes: a device with less has no IPv6, and no next
-    /// hops, which serve both families. An IPv4 underlay fragments what is longer then.
+    /// The MTU of a VXLAN device: the underlay's less outer IP, UDP, VXLAN and inner Ethernet headers. With a larger
+    /// one the underlay would fragment every full packet. It is never below IPv6's minimum: a device below that has no
+    /// IPv6, and no next hops, which serve both families. An IPv4 underlay then fragments longer packets.
     pub fn device_mtu(self, underlay: IpAddr) -> u32 {
         self.underlay_mtu.saturating_sub(overhead(underlay)).max(IPV6_MIN_MTU)
     }
 
-    /// The longest IPv4 packets that devices with this underlay send, in bytes; 0 where that is their MTU. It is not where an IPv6
-    /// underlay takes less than a device may have: routes say so to IPv4, which can do with less, unlike IPv6.
+    /// The longest IPv4 packet that devices on this underlay send, in bytes; 0 if that is their MTU. It is not if an
+    /// IPv6 underlay carries less than a device's minimum MTU: routes then carry an MTU for IPv4, which works below
+    /// 1280, unlike IPv6.
     fn ipv4_mtu(self, underlay: IpAddr) -> u16 {
         let whole = self.underlay_mtu.saturating_sub(overhead(underlay));
         if underlay.is_ipv4() || whole >= IPV6_MIN_MTU {
@@ -51,7 +52,7 @@ impl UnderlayParams {
         u16::try_from(whole.max(IPV4_LEAST_MTU)).unwrap_or_default()
     }
 
-    /// The longest packets of a family that devices with this underlay are to send, in bytes.
+    /// The longest packet of a family that devices on this underlay should send, in bytes.
     pub(crate) fn longest_packet(self, underlay: IpAddr, ipv6: bool) -> u32 {
         match self.ipv4_mtu(underlay) {
             mtu if mtu > 0 && !ipv6 => mtu.into(),
@@ -59,24 +60,24 @@ impl UnderlayParams {
         }
     }
 
-    /// What it means for packets between hosts if the path is too small for IPv6's minimum MTU within VXLAN.
+    /// What it means for packets between hosts if the path is too small for IPv6's minimum MTU inside VXLAN.
     pub fn small(self, underlay: IpAddr) -> Option<String> {
         let (least, whole) = (IPV6_MIN_MTU + overhead(underlay), self.underlay_mtu.saturating_sub(overhead(underlay)));
         let (packets, become_so) = if underlay.is_ipv4() {
-            ("packets", "go in two fragments each, which takes time")
+            ("packets", "are sent in two fragments each, which is slow")
         } else {
             let becomes =
-                "are lost, since nobody fragments packets of an IPv6 underlay, while IPv4 goes on in shorter ones";
+                "are lost, since packets are not fragmented on an IPv6 underlay, while IPv4 goes on in shorter ones";
             ("IPv6 packets", becomes)
         };
         let reason = format!(
             "{packets} of VPCs of more than {whole} bytes between hosts {become_so}: give the underlay an MTU of {least} or more, or set \
-             underlay_mtu where the path takes more than the interface says"
+             underlay_mtu if the path carries more than the interface's MTU"
         );
         (self.underlay_mtu < least).then_some(reason)
     }
 
-    /// The same where the path's MTU is below that of this host's underlay interface.
+    /// The same, limited to the path's MTU if that is below the MTU of this host's underlay interface.
     pub(crate) fn limited_to(self, path_mtu: Option<u32>) -> Self {
         Self { underlay_mtu: self.underlay_mtu.min(path_mtu.unwrap_or(u32::MAX)), ..self }
     }
@@ -84,10 +85,10 @@ impl UnderlayParams {
 
 /// The minimum MTU of IPv6, in bytes (RFC 8200 section 5): below it a device has no IPv6.
 pub(crate) const IPV6_MIN_MTU: u32 = 1280;
-/// The IPv4 packet that every host accepts, in bytes (RFC 791 section 3.1).
+/// The IPv4 packet size that every host accepts, in bytes (RFC 791 section 3.1).
 const IPV4_LEAST_MTU: u32 = 576;
-/// The MTU that is assumed where the underlay address is on no interface, or on one that says nothing about the path, and
-/// until the MTU is known.
+/// The MTU that is assumed if the underlay address is on no interface, or on one whose MTU says nothing about the path,
+/// and until the MTU is known.
 pub(crate) const ETHERNET_MTU: u32 = 1500;
 
 /// Outer IP, UDP and VXLAN headers, and the inner Ethernet header, in bytes.
@@ -95,7 +96,7 @@ pub(crate) fn overhead(underlay: IpAddr) -> u32 {
     if underlay.is_ipv4() { 50 } else { 70 }
 }
 
-/// What a host with this configuration should have, within a dirty set.
+/// The objects that a host with this configuration should have, within a dirty set.
 pub fn compile(config: &ValidHostConfig, underlay_params: UnderlayParams, dirty: &DirtySet) -> Desired {
     let mut compiler = Compiler {
         config,
@@ -156,7 +157,7 @@ impl Compiler<'_> {
 
     fn ports(&mut self, vpc: &VpcId, vrf: &VrfConfig) {
         let name = self.vrf_device(vpc, vrf);
-        // A peer's gateways on this host are handed to its VRF, so they are the host's own as well.
+        // Gateways of peers on this host are routed to their VRF, so they are local there.
         let peers = self.config.sides.values().filter(|side| side.vpc == *vpc);
         let peers = peers.filter_map(|side| self.config.peer_of(side)).map(|(_, peer)| &*self.config.vrfs[&peer.vpc]);
         let local = self.local_addresses(std::iter::once(vrf).chain(peers));
@@ -167,7 +168,7 @@ impl Compiler<'_> {
             self.desired.ports.insert(*port, name);
             let mut policy = IngressPolicy::of_port(&settings.prefixes, Arc::clone(&local));
             for (side, own) in &scoped {
-                // Prefixes that the peer cannot reach send nothing to it (rule C9).
+                // Prefixes that cannot reach the peer send nothing to it (rule C9).
                 if !settings.prefixes.iter().all(|prefix| own.iter().any(|own| within(prefix, own))) {
                     policy = policy.sending(&intersection(&settings.prefixes, own), &side.peer_cidrs);
                 }
@@ -211,7 +212,7 @@ impl Compiler<'_> {
         self.desired.senders.insert(vni, side.remotes.keys().copied().collect());
         let mut policy = IngressPolicy::of_tunnel(&side.peer_cidrs, self.local_addresses([&**vrf]));
         if let Some(own) = &side.own_prefixes {
-            // Also what a host of the peer sends that has not been told of the change yet (rule C9).
+            // Also drops what a host of the peer sends that does not know of the change yet (rule C9).
             policy = policy.receiving(own);
         }
         self.desired.ingress.insert(device, policy);
@@ -223,13 +224,13 @@ impl Compiler<'_> {
             self.route(RouteKey::backstop(table, *cidr), RouteTo::Unreachable);
         }
         self.remotes(device, table, side.peer_vni, &side.remotes, &Source::Side(Arc::clone(side)));
-        // The peer's ports on this host are reached directly, and only while the peer's side is here too: one side alone
+        // The peer's ports on this host are reached directly, and only while the peer's side is here too: a single side
         // must not route into a VRF that has no route back.
         let Some((_, peer)) = self.config.peer_of(side) else { return };
         let peer = &self.config.vrfs[&peer.vpc];
         for (port, settings) in &peer.ports {
-            // Nobody behind the port answers for the gateway address: packets to it are routed to the peer's VRF, where it
-            // is local.
+            // No server behind the port answers for the gateway address: packets to it are routed to the peer's VRF,
+            // where it is local.
             let gateways = settings.gateways.iter().map(|gateway| IpNet::from(gateway.addr()));
             let gateways: BTreeSet<IpNet> =
                 gateways.filter(|gateway| side.peer_cidrs.iter().any(|cidr| within(gateway, cidr))).collect();
@@ -246,7 +247,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Adds a device to hosts whose underlay has this MTU. Returns the device's own MTU.
+    /// Adds a device towards hosts whose underlay has this MTU. Returns the device's own MTU.
     fn vxlan(
         &mut self,
         name: InterfaceName,
@@ -289,7 +290,7 @@ impl Compiler<'_> {
         self.desired.remote = Remote::new(self.runs);
         let local = &mut self.desired.local;
         local.sort();
-        // Equal keys remain only where a VPC's CIDR is 0.0.0.0/0 or ::/0: the default route of its peer's VRF says the same.
+        // Duplicate keys remain only if a VPC's CIDR is 0.0.0.0/0 or ::/0: its peer's default route is the same.
         local.dedup_by_key(|route| route.key);
         self.desired
     }
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_underlay_that_is_too_small_for_ipv6_is_told_and_devices_keep_ipv6() {
+    fn an_underlay_too_small_for_ipv6_is_reported_and_devices_keep_ipv6() {
         for (underlay, least) in [("192.0.2.1", 1330), ("2001:db8::1", 1350)] {
             let underlay = underlay.parse().unwrap();
             let with = |mtu| UnderlayParams { underlay_mtu: mtu, ..SURROUNDINGS };
@@ -393,9 +394,9 @@ mod tests {
         }
     }
 
-    /// C9: on one host only what both sides join is routed, and what is not joined is dropped where it comes from.
+    /// C9: on one host, only what both sides join is routed, and the rest is dropped where it enters.
     #[test]
-    fn of_a_part_nothing_else_is_routed_accepted_or_sent() {
+    fn a_partial_peering_routes_accepts_and_sends_only_what_it_joins() {
         let mut config = config();
         let part = |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|text| text.parse().unwrap()).collect() };
         for (vni, own, peer) in [
@@ -419,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_is_sent_with_the_peers_vni_and_received_with_its_own() {
+    fn a_side_sends_with_the_peers_vni_and_receives_with_its_own() {
         let desired = desired(config());
         let device = name("cpspeer1001");
         assert_eq!(desired.vxlans[&device].tunnel.vni.get(), 1001);
@@ -431,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_whose_peer_has_gone_leads_into_no_other_vrf() {
+    fn a_side_without_its_peer_routes_into_no_other_vrf() {
         let mut config = config();
         config.sides.remove(&Vni::try_from(1002).unwrap());
         let desired = desired(config);
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_have_addresses_that_follow_from_their_vtep() {
+    fn host_addresses_derive_from_the_vtep() {
         let addresses = |vtep: &str| {
             let vtep = vtep.parse().unwrap();
             (mac(vtep).to_string(), gateway(vtep).to_string())

@@ -1,4 +1,4 @@
-//! The running agent: ledger, reconciler, events and HTTP server put together; then it waits for a signal.
+//! The running agent: sets up ledger, reconciler, events and HTTP server, then waits for a signal.
 
 use crate::{
     api,
@@ -42,14 +42,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// How long a write that is under way may take when the agent ends.
+/// How long a pending write may take when the agent stops.
 const LAST_WRITE: Duration = Duration::from_secs(5);
 
-/// How long it is waited for the collector of traces when the agent ends.
+/// How long to wait for the trace collector when the agent stops.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
-/// Runs until SIGTERM or SIGINT. The kernel stays as it is then. With SIGHUP it goes on with what `read` says the settings
-/// are now, as far as they can change while it runs.
+/// Runs until SIGTERM or SIGINT, and leaves the kernel as it is. On SIGHUP it takes over the settings that `read`
+/// returns, as far as they can change at run time.
 pub fn run(
     kernel: impl Kernel + 'static,
     settings: &AgentSettings,
@@ -96,8 +96,8 @@ pub fn run(
     let snapshot = move || check::snapshot(&own, &report.borrow().clone());
     let own = settings.clone();
     let router = router
-        .merge(api::look_route(DIAGNOSIS_PATH, move || check::diagnosis(&own), identity.clone()))
-        .merge(api::look_route(SNAPSHOT_PATH, snapshot, identity.clone()))
+        .merge(api::exclusive_route(DIAGNOSIS_PATH, move || check::diagnosis(&own), identity.clone()))
+        .merge(api::exclusive_route(SNAPSHOT_PATH, snapshot, identity.clone()))
         .merge(api::trace_route(tracer, identity.clone()))
         .merge(api::probe_route(prober, identity.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -133,12 +133,12 @@ pub fn run(
         tracing::info!("stopped; the kernel stays as it is");
         Ok(())
     });
-    // Not for ever: a write may hang, and was confirmed to nobody.
+    // Bounded: a write may hang, and was confirmed to no one.
     runtime.shutdown_timeout(LAST_WRITE);
     ended
 }
 
-/// Listens, also on an address that the host does not have yet: the agent must not depend on when the network comes up.
+/// Listens even on an address that the host does not have yet: the agent must not depend on when the network comes up.
 fn listen(address: net::SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     listen_free(address).with_context(|| format!("cannot listen on {address} (setting `{setting}`)"))
 }
@@ -150,7 +150,7 @@ fn listen_free(address: net::SocketAddr) -> io::Result<TcpListener> {
         net::SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
         net::SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
     }
-    // As the standard library does, so that a restart does not wait for connections of the life before.
+    // As the standard library does, so that a restart does not wait for connections of the previous process.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -158,27 +158,26 @@ fn listen_free(address: net::SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// What was granted and counted in the life before, and a thread that keeps what is counted in this one.
+/// Loads what was granted and counted before, and starts a thread that stores what is counted from now on.
 fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<PersistentState> {
     let file = MeterFile::beside(&settings.ledger);
     let meter = file.load();
-    // Only the newest is worth a write, and no more than that waits for a disk that hangs.
+    // Only the newest state is worth a write, so no more than that queues up on a disk that hangs.
     let (newest, unsaved) = (Arc::new(Mutex::new(None)), Arc::new(Condvar::new()));
     let (save, wake) = (Arc::clone(&newest), Arc::clone(&unsaved));
     let keep = move || {
         loop {
-            // It is whole at any time.
+            // The value is complete at every moment, even if the lock is poisoned.
             let newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
             let newest = unsaved.wait_while(newest, |newest: &mut Option<Meter>| newest.is_none());
             let Some(meter) = newest.unwrap_or_else(PoisonError::into_inner).take() else { continue };
             if let Err(error) = file.store(&meter) {
-                tracing::warn!(%error, "traffic that is counted will be forgotten with a reboot");
+                tracing::warn!(%error, "the traffic counters cannot be stored; a reboot would lose them");
             }
         }
     };
     thread::Builder::new().name("counters".into()).spawn(keep).context("cannot start a thread")?;
-    let boot =
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot tell this boot from others")?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     Ok(PersistentState {
         shares: shares.load(),
         meter,
@@ -190,12 +189,12 @@ fn kept(settings: &AgentSettings, shares: &SharesFile) -> anyhow::Result<Persist
     })
 }
 
-/// Who this agent is. None where the settings say that there is no TLS.
+/// The agent's identity. None if the settings turn TLS off.
 pub fn identity(settings: &AgentSettings) -> anyhow::Result<Option<Identity>> {
     if let Some(files) = tls_files(settings.tls.as_ref())? {
         return Ok(Some(Identity::open_with(files, kept_beside(&settings.ledger)).context("setting `tls`")?));
     }
-    tracing::warn!("TLS is off: whoever reaches {} may configure this host", settings.listen);
+    tracing::warn!("TLS is off: anyone who can reach {} can configure this host", settings.listen);
     Ok(None)
 }
 

@@ -1,8 +1,8 @@
-//! Which part of a host a look is about. Pure.
+//! Which part of a host an observation covers. Pure.
 //!
-//! A change of one peering must not cost what all the others would: the kernel is asked for that side's objects only, and
-//! only these are compiled and compared. Everything is looked at when the agent starts, when the kernel says that
-//! something changed, from time to time, and whenever a part did not come out as it should.
+//! A change of one peering must not cost as much as all of them: the kernel is asked for that side's objects only, and
+//! only these are compiled and compared. Everything is observed when the agent starts, when the kernel reports a
+//! change, from time to time, and whenever a part did not converge.
 
 use crate::{
     objects::{Observed, RouteKey, Via},
@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
 };
 
-/// Above this many devices, looking at everything costs less.
+/// Above this many devices, observing everything is cheaper.
 const MANY: usize = 64;
 
 /// A part of a host, or all of it.
@@ -36,13 +36,13 @@ pub enum DirtySet {
 /// Some VPCs and sides of peerings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// The VPCs that are looked at as a whole.
+    /// The VPCs that are observed as a whole.
     pub vpcs: BTreeSet<VpcId>,
     /// The sides.
     pub sides: BTreeSet<Vni>,
-    /// The VPCs on whose VRF they depend.
+    /// The VPCs whose VRF they depend on.
     pub vrfs: BTreeSet<VpcId>,
-    /// The VPCs on whose ports they depend.
+    /// The VPCs whose ports they depend on.
     pub ports: BTreeSet<VpcId>,
     /// The devices of all these.
     pub devices: BTreeSet<InterfaceName>,
@@ -50,7 +50,7 @@ pub struct Parts {
     pub tables: BTreeMap<u32, Share>,
 }
 
-/// What of a routing table belongs to a part.
+/// Which routes of a routing table belong to a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Share {
     /// All of it.
@@ -65,25 +65,26 @@ impl DirtySet {
         Self::Parts(Parts::default())
     }
 
-    /// Whether there is nothing to look at.
+    /// Whether there is nothing to observe.
     pub fn is_nothing(&self) -> bool {
         matches!(self, Self::Parts(parts) if parts.devices.is_empty())
     }
 
-    /// What may differ in a kernel that is as `old` wants it, or on the way from there, and that is to become as `new`
-    /// wants it.
+    /// What may differ in a kernel that is as `old` requires, or on the way there, and that should become as `new`
+    /// requires.
     pub fn between(old: &SharedHostConfig, new: &SharedHostConfig) -> Self {
         fn vnis(config: &SharedHostConfig) -> impl Iterator<Item = (&VpcId, Vni)> {
             config.vrfs.iter().map(|(vpc, vrf)| (vpc, vrf.vni))
         }
         let same_vpcs = vnis(old).eq(vnis(new));
-        // Which VPCs are there decides about the host's rules and the filter of the underlay, and a new VRF may be in somebody's way.
+        // The set of VPCs decides about the host's rules and the underlay filter, and a new VRF may conflict with
+        // something.
         if old.host != new.host || old.underlay != new.underlay || !same_vpcs {
             return Self::Everything;
         }
         let mut parts =
             Parts { vpcs: changed(&old.vrfs, &new.vrfs), sides: changed(&old.sides, &new.sides), ..Parts::default() };
-        // What follows walks over each touched side; so many are better taken together.
+        // What follows visits each changed side; above this many, everything is cheaper.
         if parts.vpcs.len() + parts.sides.len() > MANY {
             return Self::Everything;
         }
@@ -94,7 +95,7 @@ impl DirtySet {
                 parts.sides.extend(own);
             }
         }
-        // A peer on the same host leads to this side's ports as long as this side is there.
+        // A peer on the same host has routes to this side's ports as long as this side exists.
         for config in [old, new] {
             let sides = parts.sides.iter().filter_map(|vni| config.sides.get(vni));
             let peers: Vec<Vni> = sides.filter_map(|side| config.peer_of(side)).map(|(vni, _)| vni).collect();
@@ -106,7 +107,7 @@ impl DirtySet {
         if parts.devices.len() > MANY { Self::Everything } else { Self::Parts(parts) }
     }
 
-    /// Both.
+    /// The union of both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let (Self::Parts(mut parts), Self::Parts(other)) = (self, other) else { return Self::Everything };
@@ -122,7 +123,7 @@ impl DirtySet {
     }
 }
 
-/// The keys under which two maps differ. Walks both at once: most entries are the same ones.
+/// The keys under which two maps differ. Walks both in parallel: most entries are shared.
 fn changed<K: Ord + Clone, V: PartialEq>(old: &BTreeMap<K, Arc<V>>, new: &BTreeMap<K, Arc<V>>) -> BTreeSet<K> {
     let mut changed = BTreeSet::new();
     let (mut olds, mut news) = (old.iter().peekable(), new.iter().peekable());
@@ -142,9 +143,9 @@ fn changed<K: Ord + Clone, V: PartialEq>(old: &BTreeMap<K, Arc<V>>, new: &BTreeM
     }
 }
 
-/// The keys that a map has no more.
+/// The keys that a map no longer has.
 pub fn gone<K: Ord + Copy, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<K> {
-    // Most often none has gone, and that is quickly seen.
+    // Usually nothing was removed, and that is quick to see.
     if old.len() == new.len() && old.keys().eq(new.keys()) {
         return Vec::new();
     }
@@ -152,8 +153,8 @@ pub fn gone<K: Ord + Copy, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec
 }
 
 impl Parts {
-    /// What a path is made of between a VPC and the peer of one of its sides; without a side, within the VPC: of these devices, and of
-    /// the VPC's table the routes within these prefixes.
+    /// The objects on a path from a VPC to the peer of one of its sides, or within the VPC if there is no side: these
+    /// devices, and the routes of the VPC's table within these prefixes.
     pub fn of_path(
         config: &SharedHostConfig,
         vpc: &VpcId,
@@ -215,7 +216,7 @@ impl Parts {
             let peer = &config.vrfs[&peer.vpc];
             self.devices.insert(DeviceName::vrf(peer.vni));
             self.devices.extend(peer.ports.keys());
-            // Of a side with a part of the peer, what else is behind the peer's ports may be the VPC's own.
+            // If a side joins only part of the peer, other prefixes behind the peer's ports may be the VPC's own.
             if side.own_prefixes.is_none() {
                 prefixes.extend(peer.ports.values().flat_map(|port| &port.prefixes));
             }
@@ -228,12 +229,12 @@ impl Parts {
         match self.tables.get(&key.table) {
             None => false,
             Some(Share::Whole) => true,
-            // Most often it is one or two.
+            // Usually there are one or two.
             Some(Share::Within(prefixes)) => prefixes.iter().any(|prefix| prefix.contains(&key.prefix)),
         }
     }
 
-    /// Leaves of what was seen only what belongs to the parts.
+    /// Keeps only those observed objects that belong to the parts.
     pub fn restrict(&self, observed: &mut Observed) {
         let has = |device: &InterfaceName| self.devices.contains(device);
         observed.links.retain(|name, _| has(name));
@@ -272,7 +273,7 @@ mod tests {
 
     /// The host's rules, and all tunnels, depend on these.
     #[test]
-    fn another_underlay_or_other_vpcs_concern_everything() {
+    fn a_change_of_underlay_or_vpcs_makes_everything_dirty() {
         let old = config("192.0.2.1", &[("vpc-a", 10)]);
         assert!(DirtySet::between(&old, &config("192.0.2.1", &[("vpc-a", 10)])).is_nothing());
         for new in [

@@ -1,16 +1,18 @@
-//! Takes up configurations that are pushed: checks them, has them stored, and gives them to the reconciler.
+//! Accepts pushed configurations: checks them, stores them, and hands them to the reconciler.
 //!
-//! What ends traffic does not wait for the disk, so the kernel is brought to a configuration while it is being stored; it is
-//! confirmed only when it is. One is written at a time. What is pushed while the disk does not answer is in the kernel as well, and
-//! the newest of it waits to be written next; those before it are never confirmed. So there are never more than two.
+//! Ending traffic does not wait for the disk, so the kernel is changed while the configuration is being stored; it is
+//! confirmed only once it is stored. One is written at a time. What is pushed while the disk does not respond is
+//! applied to the kernel as well, and the newest push is written next; those before it are never confirmed. So there
+//! are never more than two.
 //!
-//! A disk that refuses is one that is slow: whoever pushed is told, the kernel keeps what it has, since what was ended must not come back
-//! (rule C5), and the write is tried again until it succeeds or a newer configuration takes its place.
+//! A disk that returns errors is treated like a slow one: the pusher gets an error, the kernel keeps what it has,
+//! because what was ended must not come back (rule C5), and the write is retried until it succeeds or a newer
+//! configuration replaces it.
 
 use crate::{
     cluster::{Membership, MembershipError, MembershipFile, Update},
     ledger::{Ledger, LedgerError, Record},
-    reconcile::{Handle, Promise, RequestError},
+    reconcile::{Handle, Promise, RequestError, UNTIL_WRITTEN},
 };
 use axum::{body::Bytes, http::StatusCode};
 use cps_peering_config::{
@@ -35,9 +37,9 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a write that failed is left alone; no longer than whoever pushes it again waits for the answer.
+/// How long to wait before retrying a failed write; no longer than a client that pushes again waits for the response.
 const TRY_AGAIN: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
-/// How long the membership is read before the last known one is taken instead.
+/// How long reading the membership may take before the last known one is used instead.
 const MEMBERSHIP_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where an accepted configuration survives a reboot.
@@ -45,8 +47,7 @@ pub trait ConfigStore: Send + Sync + 'static {
     /// The file.
     fn path(&self) -> &Path;
 
-    /// Stores a configuration: the push that led to it where that is enough. When this returns it will survive a power
-    /// failure.
+    /// Stores a configuration: just the push that led to it if that is enough. On return it survives a power failure.
     fn store(&self, push: &Record<Bytes>, config: &ValidHostConfig) -> Result<(), LedgerError>;
 }
 
@@ -96,7 +97,7 @@ pub(crate) enum Refused {
     Superseded(Revision),
     #[error("this host has VPCs: remove them before it leaves its cluster")]
     HasVpcs,
-    #[error("{0} is still being written: ask again")]
+    #[error("{0} is still being written: retry later")]
     Busy(&'static str),
     #[error("{0} could not be read in time, and was not read before")]
     Unread(String),
@@ -133,7 +134,7 @@ impl Refused {
     }
 }
 
-/// A configuration that was pushed, and what of the push is to be stored.
+/// A pushed configuration, and the part of the push to store.
 pub(crate) struct Push {
     pub(crate) config: ValidHostConfig,
     pub(crate) record: Record<Bytes>,
@@ -143,12 +144,12 @@ pub(crate) struct Push {
 pub(crate) struct Base<'a> {
     /// The configuration that is stored.
     stored: Option<&'a ValidHostConfig>,
-    /// A newer one that may be stored or not.
+    /// A newer one that may or may not be stored.
     storing: Option<Revision>,
 }
 
 impl<'a> Base<'a> {
-    /// The configuration that a patch of this base changes. One that may never be stored is none.
+    /// The configuration that a patch of this base changes. One that may never be stored does not count.
     pub(crate) fn of_patch(&self, base: Revision) -> Result<&'a ValidHostConfig, Refused> {
         match (self.stored, self.storing) {
             (Some(stored), None) if stored.revision == base => Ok(stored),
@@ -161,12 +162,12 @@ impl<'a> Base<'a> {
     }
 }
 
-/// Whether an agent with this certificate may have a configuration of this host. Without TLS the first one decides.
+/// Whether an agent with this certificate may take a configuration for this host. Without TLS the first one decides.
 pub(crate) fn is_meant(identity: Option<&Identity>, host: &HostId) -> bool {
     identity.is_none_or(|identity| identity.facts().names.contains(&names::host(host)))
 }
 
-/// Takes up configurations.
+/// Accepts configurations.
 #[derive(Clone)]
 pub(crate) struct Intake(Arc<Inner>);
 
@@ -176,26 +177,26 @@ struct Inner {
     turn: Arc<Mutex<()>>,
     store: Arc<dyn ConfigStore>,
     membership: MembershipFile,
-    /// What it said when it was last read or written.
+    /// The membership when it was last read or written.
     known: watch::Sender<Option<Membership>>,
-    /// Held while it is read, so that a disk that hangs keeps one thread and not one for each request; and while it is written, so that
-    /// what was read before is not taken for newer.
+    /// Held while the membership is read, so that a disk that hangs blocks one thread and not one per request; and
+    /// while it is written, so that an older read is not taken for newer.
     reading: Arc<Mutex<()>>,
-    /// Woken when a configuration comes that takes the place of one whose write has failed.
+    /// Woken when a configuration arrives that replaces one whose write has failed.
     newer: Notify,
     reconciler: Handle,
-    /// Whose certificate says which host this is; none without TLS.
+    /// The identity whose certificate names this host; none without TLS.
     identity: Option<Identity>,
     recorder: Recorder,
 }
 
-/// Which configurations there are.
+/// The current configurations.
 struct State {
-    /// The one that is in the ledger for certain.
+    /// The one that is known to be in the ledger.
     stored: Option<Arc<ValidHostConfig>>,
     /// The one that is being written.
     writing: Option<Pending>,
-    /// The one that is written next. There is none without one that is being written.
+    /// The one that is written next. Set only while another one is being written.
     next: Option<Pending>,
 }
 
@@ -207,12 +208,12 @@ struct Pending {
     config: Arc<ValidHostConfig>,
     record: Record<Bytes>,
     cluster: Option<ClusterId>,
-    /// Whether the kernel is brought to it already; otherwise it waits for the disk, too.
+    /// Whether the kernel is already being brought to it; otherwise the kernel waits for the disk too.
     early: bool,
-    /// To be kept once it is stored; none where the kernel waits, or it is kept.
+    /// Kept once it is stored; none if the kernel waits, or it was kept already.
     promise: Option<Promise>,
     outcome: watch::Sender<Outcome>,
-    /// The span of its push, where that is recorded.
+    /// The span of its push, if that is recorded.
     traced: Option<SpanContext>,
 }
 
@@ -223,7 +224,8 @@ impl Pending {
 }
 
 impl State {
-    /// The one that waits is written next, if there is one; and where there is something to go back to, the kernel is brought to it now.
+    /// Makes the waiting configuration the next to be written, if there is one; if there is a stored one to fall back
+    /// to, the kernel starts on it now.
     fn advance(&mut self, reconciler: &Handle) {
         self.writing = self.next.take();
         if let Some(next) = self.writing.as_mut().filter(|next| !next.early && self.stored.is_some()) {
@@ -237,13 +239,14 @@ impl State {
         self.next.as_ref().or(self.writing.as_ref())
     }
 
-    /// The same of those that may still be stored: not of a cluster from which an operator has taken the host since.
+    /// The same, of those that can still be stored: not of a cluster that an operator has removed the host from
+    /// meanwhile.
     fn pending_of(&self, at_rest: &Membership) -> Option<&Pending> {
         self.next.iter().chain(&self.writing).find(|pending| at_rest.admits(pending.cluster))
     }
 }
 
-/// What became of a push at first.
+/// The immediate outcome of a push.
 enum Taken {
     /// There is nothing to do.
     Had,
@@ -263,18 +266,18 @@ impl Intake {
         let membership = MembershipFile::beside(store.path());
         let state = Mutex::new(State { stored, writing: None, next: None });
         let store = Arc::new(store);
-        // A file that cannot be read is told of where it matters.
+        // A file that cannot be read is reported where it matters.
         let known = watch::Sender::new(membership.load().ok());
         let (turn, reading, newer) = Default::default();
         Self(Arc::new(Inner { state, turn, store, membership, known, reading, newer, reconciler, identity, recorder }))
     }
 
-    /// Whose this host is, as far as it is known.
+    /// The host's cluster, as far as it is known.
     pub(crate) async fn cluster(&self) -> Option<ClusterId> {
         self.membership().await.ok()?.cluster
     }
 
-    /// The same without a look at the file.
+    /// The same without reading the file.
     pub(crate) fn known_cluster(&self) -> Option<ClusterId> {
         self.known()?.cluster
     }
@@ -283,12 +286,13 @@ impl Intake {
         *self.0.known.borrow()
     }
 
-    /// Whose this host is, where a controller of this cluster may configure it.
+    /// The membership, if a controller of this cluster may configure the host.
     pub(crate) async fn admits(&self, asks: Option<ClusterId>) -> Result<Membership, Refused> {
         admits(self.membership().await?, asks)
     }
 
-    /// What the file says, since operators write it, too; where the disk does not answer in time, what it said last.
+    /// The membership from the file, because operators write it too; if the disk does not respond in time, the last one
+    /// read.
     async fn membership(&self) -> Result<Membership, Refused> {
         if let Ok(read) = timeout(MEMBERSHIP_WITHIN, self.read_membership()).await {
             return read;
@@ -296,7 +300,7 @@ impl Intake {
         self.known().ok_or_else(|| Refused::Unread(self.0.membership.path().display().to_string()))
     }
 
-    /// What the file says, however long that takes.
+    /// The membership from the file, however long reading takes.
     async fn read_membership(&self) -> Result<Membership, Refused> {
         let reading = Arc::clone(&self.0.reading).lock_owned().await;
         let own = self.clone();
@@ -309,7 +313,7 @@ impl Intake {
         Ok(load.await??)
     }
 
-    /// Takes up a configuration. Returns when it is stored, with its revision, or says why it is not by then.
+    /// Accepts a configuration. Returns its revision once it is stored, or why it is not in time.
     pub(crate) async fn accept(
         &self,
         cluster: Option<ClusterId>,
@@ -322,7 +326,7 @@ impl Intake {
         let Taken::Pending { mut outcome, early } = taken else { return Ok(revision) };
         let outcome = match timeout(patience, outcome.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone(),
-            // Whoever stored it has ended without a word, or has not ended.
+            // The task that stored it ended without a result, or is still running.
             Ok(Err(_)) | Err(_) => None,
         };
         let waited_s = began.elapsed().as_secs();
@@ -331,7 +335,7 @@ impl Intake {
         outcome.unwrap_or_else(hangs).map(|()| revision)
     }
 
-    /// Judges a configuration and, where it is to be taken up, has it stored, and the kernel brought to it.
+    /// Checks a configuration and, if it is acceptable, stores it and brings the kernel to it.
     async fn take(
         &self,
         cluster: Option<ClusterId>,
@@ -340,21 +344,21 @@ impl Intake {
     ) -> Result<(Revision, Taken), Refused> {
         let Inner { reconciler, identity, .. } = &*self.0;
         let identity = identity.as_ref();
-        // A disk that hangs must not keep the others waiting. What was written since is known.
+        // A disk that hangs must not block other requests. What was written since is known.
         let last_read = self.membership().await?;
         let mut state = self.0.state.lock().await;
         let at_rest = admits(self.known().unwrap_or(last_read), cluster)?;
-        // Nothing below waits, so that whoever goes away leaves nothing half done.
-        // What is on its way to the disk counts as if it were there.
+        // Nothing below awaits, so that a client that disconnects leaves nothing half done.
+        // A configuration that is being written counts as stored.
         let pending = state.pending_of(&at_rest);
         let membership = admits(pending.map_or(at_rest, |pending| at_rest.after(pending.cluster)), cluster)?;
-        // What was accepted under another certificate, or from another cluster, is nothing to go on from.
+        // A configuration accepted under another certificate, or from another cluster, is no base to build on.
         let counts = |config: &&Arc<ValidHostConfig>, membership: &Membership| {
             is_meant(identity, &config.host) && !membership.is_new_to(cluster)
         };
         let stored = state.stored.as_ref().filter(|config| counts(config, &at_rest));
         let pending = pending.filter(|pending| counts(&&pending.config, &membership));
-        // A patch is stored behind whatever is stored before it.
+        // A patch is stored after everything that is stored before it.
         let storing = state.pending().map(|pending| pending.config.revision);
         let Push { config, record } = read(&Base { stored: stored.map(|stored| &**stored), storing })?;
         if !is_meant(identity, &config.host) {
@@ -378,7 +382,7 @@ impl Intake {
                         let taken = Taken::Pending { outcome: outcome.subscribe(), early: *early };
                         return Ok((revision, taken));
                     }
-                    // Nothing is to be done, unless it is not known yet whose the host is.
+                    // Nothing to do, unless the host's cluster is not known yet.
                     None if membership.after(cluster) == membership => return Ok((revision, Taken::Had)),
                     None => {}
                 }
@@ -388,7 +392,7 @@ impl Intake {
         if let Some(context) = traced {
             reconciler.record(&self.0.recorder, revision, context);
         }
-        // Traffic that must end does not wait for the disk. Where there is nothing to go back to, the disk comes first.
+        // Ending traffic does not wait for the disk. If there is nothing to fall back to, the disk comes first.
         let early = stored.is_some();
         let promise = early.then(|| reconciler.configure_early(Arc::clone(&config)));
         let (outcome, receiver) = watch::channel(None);
@@ -406,13 +410,13 @@ impl Intake {
         Ok((revision, Taken::Pending { outcome: receiver, early }))
     }
 
-    /// Writes what is to be written, one after the other, until nothing is.
+    /// Writes pending configurations one after the other, until none is left.
     async fn write(self) {
         let (mut retry, mut in_ledger) = (Retry::new(TRY_AGAIN), false);
         while let Some((config, record, cluster, traced)) = self.writing().await {
-            // Whoever has it next finds nothing that is written and still pending.
+            // The next holder finds nothing that is both written and pending.
             let turn = self.0.turn.lock().await;
-            // What is in the ledger is not written there twice: a patch leads from its base alone.
+            // What is in the ledger is not written again: a patch applies to its base only.
             let stored = if in_ledger { Ok(()) } else { self.store_traced(&config, record, cluster, traced).await };
             in_ledger = stored.is_ok();
             let result = match stored {
@@ -423,7 +427,7 @@ impl Intake {
             drop(turn);
             if again {
                 let _ = timeout(retry.failed(), self.0.newer.notified()).await;
-                // What is in the ledger is not done before it is known whose it is.
+                // A configuration in the ledger is not done until the host's cluster is recorded.
                 if !in_ledger {
                     self.give_way().await;
                 }
@@ -434,7 +438,8 @@ impl Intake {
         }
     }
 
-    /// Lets a newer configuration take the place of one whose write has failed. It is whole: a patch needs a base that is stored.
+    /// Lets a newer configuration replace one whose write has failed. It must be a whole one: a patch needs a base that
+    /// is stored.
     async fn give_way(&self) {
         let mut state = self.0.state.lock().await;
         if state.next.is_none() {
@@ -447,7 +452,7 @@ impl Intake {
         state.advance(&self.0.reconciler);
     }
 
-    /// Writes a configuration, and records that where its push is recorded.
+    /// Writes a configuration, and records that if its push is recorded.
     async fn store_traced(
         &self,
         config: &Arc<ValidHostConfig>,
@@ -463,7 +468,7 @@ impl Intake {
         stored
     }
 
-    /// Writes a configuration, unless an operator has taken the host from its cluster since it was accepted.
+    /// Writes a configuration, unless an operator has removed the host from its cluster since it was accepted.
     async fn store(
         &self,
         config: &Arc<ValidHostConfig>,
@@ -475,15 +480,15 @@ impl Intake {
         Ok(self.0.reconciler.write(self.0.store.path(), move || store.store(&record, &own)).await??)
     }
 
-    /// What is being written.
+    /// The configuration that is being written.
     async fn writing(&self) -> Option<(Arc<ValidHostConfig>, Record<Bytes>, Option<ClusterId>, Option<SpanContext>)> {
         let state = self.0.state.lock().await;
         let writing = state.writing.as_ref()?;
         Some((Arc::clone(&writing.config), writing.record.clone(), writing.cluster, writing.traced))
     }
 
-    /// Remembers whose the host is, once a configuration of that cluster is stored. Where an operator has taken the host from it
-    /// meanwhile, that stays so, and the configuration is remembered as another cluster's.
+    /// Records the host's cluster, once a configuration of that cluster is stored. If an operator has removed the host
+    /// from it meanwhile, that stands, and the configuration is recorded as another cluster's.
     async fn join(&self, cluster: Option<ClusterId>) -> Result<(), Refused> {
         let Update { before, after } = self
             .update_membership(move |before| {
@@ -513,7 +518,7 @@ impl Intake {
         self.0.reconciler.write(&path, update).await?
     }
 
-    /// A write has ended, and whoever waits for it is told. True where it is to be tried again; otherwise the next one begins.
+    /// A write has ended; notifies those who wait for it. True if it is to be retried; otherwise the next one begins.
     async fn written(&self, config: &Arc<ValidHostConfig>, in_ledger: bool, result: Result<(), Refused>) -> bool {
         let reconciler = &self.0.reconciler;
         let mut state = self.0.state.lock().await;
@@ -528,20 +533,15 @@ impl Intake {
         }
         let file = self.0.store.path().display().to_string();
         let failed = result.as_ref().err().filter(|refused| !matches!(refused, Refused::OtherCluster { .. }));
-        // What is only in the way of the next one, or never came to the kernel, is not tried again.
+        // A write that only blocks the next one, or never reached the kernel, is not retried.
         let again = failed.is_some() && next.is_none() && (writing.early || in_ledger);
-        let reason = failed.filter(|_| again).map(|refused| {
-            format!(
-                "{refused}; it is tried again, and until it succeeds nothing new is confirmed to the controller. The kernel is kept as the \
-                 newest configuration wants it"
-            )
-        });
+        let reason = failed.filter(|_| again).map(|refused| format!("{refused}; it is tried again: {UNTIL_WRITTEN}"));
         if let Some(reason) = &reason {
             tracing::error!(revision = %config.revision, "{reason}");
         }
         reconciler.hangs(&file, reason);
         if again {
-            // Whoever comes from now on waits for the next try.
+            // Requests from now on wait for the next attempt.
             let told = std::mem::replace(&mut writing.outcome, watch::Sender::new(None));
             told.send_replace(Some(result.map_err(Arc::new)));
             return true;
@@ -551,7 +551,7 @@ impl Intake {
             && next.is_none()
             && let Some(before) = stored
         {
-            // It was another cluster's, from which an operator has taken the host.
+            // It came from another cluster, which an operator has removed the host from.
             reconciler.take_back_to(Arc::clone(before));
         }
         writing.end(result.map_err(Arc::new));
@@ -559,7 +559,7 @@ impl Intake {
         false
     }
 
-    /// Lets the host go, which has nothing any more.
+    /// Releases a host that is empty from its cluster.
     pub(crate) async fn leave(&self, cluster: Option<ClusterId>, patience: Duration) -> Result<(), Refused> {
         let Ok(_turn) = timeout(patience, Arc::clone(&self.0.turn).lock_owned()).await else {
             return Err(Refused::Busy("the ledger"));
@@ -567,7 +567,7 @@ impl Intake {
         self.admits(cluster).await?;
         let state = self.0.state.lock().await;
         let newest = state.pending().map(|pending| &pending.config).or(state.stored.as_ref());
-        // A controller that gives a host away and takes it anew may have its requests overtake each other.
+        // If a controller removes a host and adds it again, its requests may overtake each other.
         if newest.is_some_and(|config| !config.vrfs.is_empty() || !config.sides.is_empty()) {
             return Err(Refused::HasVpcs);
         }

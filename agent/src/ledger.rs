@@ -1,9 +1,9 @@
-//! The last accepted configuration, on disk: with it the agent is right after a reboot with no controller in sight.
+//! The last accepted configuration, on disk: with it the agent is correct after a reboot without any controller.
 //!
-//! The file begins with a whole configuration, and each accepted patch is added behind it, so that a change costs what it
-//! changes. When the patches have become larger than the configuration, it is written anew as a whole.
+//! The file begins with a whole configuration, and each accepted patch is appended, so that a change costs only its own
+//! size. When the patches have grown larger than the configuration, the file is rewritten as a whole.
 //!
-//! Each record is a line that says what follows, how many bytes, and their CRC-32; then the JSON as it was pushed:
+//! Each record is a line with its kind, its length in bytes, and its CRC-32; then the JSON as it was pushed:
 //!
 //! ```text
 //! config 17 1c291ca3
@@ -12,7 +12,7 @@
 //! {"base":…}
 //! ```
 //!
-//! A last record that is cut off was never confirmed to anybody: it is as if it had not been written.
+//! A truncated last record was never confirmed: it is treated as if it had not been written.
 
 use crate::file;
 use cps_peering_config::{HostConfig, HostPatch, InvalidHostConfig, ValidHostConfig, format};
@@ -26,14 +26,14 @@ use std::{
 };
 use thiserror::Error;
 
-/// Patches below this many bytes are never worth writing the configuration anew.
+/// Patches of fewer bytes than this never cause a rewrite.
 const FEW: u64 = 1 << 20;
 
 /// A file that holds one configuration.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     path: PathBuf,
-    /// None while it is not known what the file holds, and after a failure: then the next record is a whole configuration.
+    /// None while the file's content is unknown, and after a failure: then the next record is a whole configuration.
     end: Arc<Mutex<Option<End>>>,
 }
 
@@ -42,23 +42,23 @@ pub struct Ledger {
 struct End {
     /// The length of the configuration at the beginning.
     base: u64,
-    /// The length of all whole records.
+    /// The length of all complete records.
     whole: u64,
 }
 
-/// What is to be kept: the push as it came.
+/// What is to be stored: the push as it came.
 #[derive(Debug, Clone)]
 pub enum Record<B> {
     /// A whole configuration.
     Config(B),
-    /// A change of the one before.
+    /// A change of the previous configuration.
     Patch(B),
 }
 
 /// The ledger cannot be used.
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    /// The file system said no.
+    /// An I/O error.
     #[error("ledger {path}: cannot {what}: {source}")]
     Io {
         /// The file.
@@ -68,7 +68,7 @@ pub enum LedgerError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The file is not a ledger, or somebody changed it.
+    /// The file is not a ledger, or was changed by someone else.
     #[error(
         "ledger {path} does not hold a configuration: {reason}. Move the file away to start without one: \
          the kernel then stays as it is until the controller sends one"
@@ -79,12 +79,12 @@ pub enum LedgerError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The file holds a configuration that contradicts itself.
+    /// The configuration in the file is invalid.
     #[error("ledger {path} holds an illegal configuration: {source}. Move the file away to start without one")]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// The rule that it breaks.
+        /// The rule that it violates.
         source: InvalidHostConfig,
     },
 }
@@ -131,11 +131,10 @@ impl Ledger {
         Ok(Some(config))
     }
 
-    /// Stores a configuration: the push that led to it where that is enough. When this returns it will survive a power
-    /// failure.
+    /// Stores a configuration: just the push that led to it if that is enough. On return it survives a power failure.
     pub fn store(&self, push: &Record<impl AsRef<[u8]>>, config: &ValidHostConfig) -> Result<(), LedgerError> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        // Unknown until this has gone well.
+        // Unknown until this has succeeded.
         let before = end.take();
         *end = Some(match (push, before) {
             (Record::Patch(json), Some(end)) if end.whole - end.base < end.base.max(FEW) => {
@@ -151,8 +150,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// One configuration out of all records and another patch, with whatever a newer controller has said in them that this agent
-    /// does not know: the agent after this one may. None where it is not `config`.
+    /// One configuration merged from all records and another patch, including fields of a newer controller that this
+    /// agent does not know: its successor may. None if the result is not `config`.
     fn merged(&self, patch: &[u8], config: &ValidHostConfig) -> Option<Vec<u8>> {
         let bytes = fs::read(&self.path).ok()?;
         let (mut rest, mut all) = (bytes.as_slice(), Raw::new());
@@ -165,10 +164,10 @@ impl Ledger {
         (ValidHostConfig::try_from(read).ok()? == *config).then_some(json)
     }
 
-    /// Adds a patch behind the last whole record.
+    /// Appends a patch after the last complete record.
     fn append(&self, end: End, json: &[u8]) -> Result<End, LedgerError> {
         let mut file = File::options().write(true).open(&self.path).map_err(self.failed("open it"))?;
-        // What was cut off goes.
+        // A truncated record is dropped.
         file.set_len(end.whole).map_err(self.failed("cut it off"))?;
         io::Seek::seek(&mut file, io::SeekFrom::Start(end.whole)).map_err(self.failed("find its end"))?;
         let mut bytes = head("patch", json);
@@ -178,7 +177,7 @@ impl Ledger {
         Ok(End { whole: end.whole + bytes.len() as u64, ..end })
     }
 
-    /// Writes a whole configuration beside it, and puts that in its place.
+    /// Writes a whole configuration to a new file, which replaces the ledger atomically.
     fn replace(&self, json: &[u8]) -> Result<End, LedgerError> {
         let head = head("config", json);
         file::replace(&self.path, &[&head, json, b"\n"]).map_err(|failed| self.failed(failed.what)(failed.source))?;
@@ -201,14 +200,14 @@ impl Ledger {
     }
 }
 
-/// An object whose fields are as they came.
+/// An object whose fields are kept verbatim.
 type Raw = BTreeMap<String, Box<RawValue>>;
 
-/// Puts a configuration in the place of what is there, or changes it as a patch says. None where it is neither.
+/// Replaces the configuration, or applies a patch to it. None if the JSON is neither.
 fn merge(all: &mut Raw, json: &[u8]) -> Option<()> {
     let mut patch: Raw = serde_json::from_slice(json).ok()?;
     patch.remove("base");
-    // A side that is named among the ordinary ones is no scoped one any more, unless it is named there as well.
+    // A side that is listed as an ordinary one is no longer scoped, unless it is also listed as scoped.
     if let Some(sides) = patch.get("sides") {
         let named: Raw = serde_json::from_str(sides.get()).ok()?;
         change(all, "scoped_sides", |scoped| scoped.retain(|vni, _| !named.contains_key(vni)))?;
@@ -230,7 +229,7 @@ fn merge(all: &mut Raw, json: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// Changes the entries of that name.
+/// Changes the entries under that name.
 fn change(all: &mut Raw, name: &str, how: impl FnOnce(&mut Raw)) -> Option<()> {
     let mut entries: Raw = match all.get(name) {
         Some(before) => serde_json::from_str(before.get()).ok()?,
@@ -245,10 +244,10 @@ fn head(kind: &str, json: &[u8]) -> Vec<u8> {
     format!("{kind} {} {:08x}\n", json.len(), crc32fast::hash(json)).into_bytes()
 }
 
-/// Takes the next record off the front; none when nothing whole is left.
+/// Takes the next record off the front; none when no complete record is left.
 fn take<'a>(rest: &mut &'a [u8]) -> Result<Option<Record<&'a [u8]>>, String> {
     let Some(line) = rest.iter().position(|byte| *byte == b'\n') else {
-        // Not even a head: either nothing, or one that is cut off.
+        // Too short for a header: either nothing, or a truncated one.
         return if rest.len() < 64 { Ok(None) } else { Err("a record has no head".to_owned()) };
     };
     let head = String::from_utf8_lossy(&rest[..line]).into_owned();
@@ -265,7 +264,7 @@ fn take<'a>(rest: &mut &'a [u8]) -> Result<Option<Record<&'a [u8]>>, String> {
     }
     let (json, after) = body.split_at(length);
     if crc32fast::hash(json) != sum || after[0] != b'\n' {
-        // The last one may have reached the disk in parts.
+        // The last record may have reached the disk in part.
         return if after.len() == 1 && kind == "patch" { Ok(None) } else { Err("a checksum is wrong".to_owned()) };
     }
     *rest = &after[1..];
@@ -329,7 +328,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ledger = filled(folder.path());
         assert_eq!(records(&ledger.path), 3);
-        // Another process has to read it before it can add to it.
+        // Another process has to read it before it can append to it.
         let again = Ledger::new(&ledger.path);
         assert_eq!(again.load().unwrap().unwrap(), config(3));
         again.store(&patch(4), &config(4)).unwrap();
@@ -338,7 +337,7 @@ mod tests {
         assert_eq!((records(&ledger.path), ledger.load().unwrap().unwrap()), (1, config(5)));
     }
 
-    /// Sides become scoped, change, and are so no more, others stay: what patches are merged into is what they led to.
+    /// Sides become scoped, change and stop being scoped while others stay: merging patches gives what they led to.
     #[test]
     fn patches_of_scoped_sides_are_merged() {
         let side = |peering: &str, own: Option<&str>| SideConfig {
@@ -379,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_cut_off_was_never_there() {
+    fn a_truncated_record_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let ledger = filled(folder.path());
         let whole = fs::read(&ledger.path).unwrap();
@@ -391,7 +390,7 @@ mod tests {
             let found = reader.load().unwrap().unwrap();
             assert_eq!(found, config(2), "{length}");
         }
-        // The next one comes in its place.
+        // The next record replaces it.
         let reader = Ledger::new(&ledger.path);
         fs::write(&ledger.path, &whole[..whole.len() - 1]).unwrap();
         assert_eq!(reader.load().unwrap().unwrap(), config(2));
@@ -400,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_was_changed_is_no_configuration() {
+    fn an_altered_record_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let ledger = filled(folder.path());
         let mut bytes = fs::read(&ledger.path).unwrap();
@@ -421,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_controller_has_said_outlives_many_patches() {
+    fn unknown_fields_of_a_newer_controller_outlive_many_patches() {
         let folder = tempfile::tempdir().unwrap();
         let ledger = Ledger::new(folder.path().join("ledger"));
         let first = json(1).replace(
@@ -449,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_earlier_releases_have_written_is_read_and_what_later_ones_have_is_refused() {
+    fn ledgers_of_earlier_releases_are_read_and_of_later_ones_refused() {
         for release in ["0.1.0", "0.2.0"] {
             let folder = tempfile::tempdir().unwrap();
             let golden = format!("{}/../tests/golden/{release}/ledger", env!("CARGO_MANIFEST_DIR"));
@@ -457,7 +456,7 @@ mod tests {
             fs::copy(&golden, &path).unwrap();
             let config = Ledger::new(&path).load().unwrap().unwrap();
             assert_eq!((config.host.as_str(), config.revision.number, config.sides.len()), ("h1", 11, 2));
-            // It is gone on with.
+            // And continued.
             Ledger::new(&path).store(&patch(12), &config).unwrap();
         }
         let folder = tempfile::tempdir().unwrap();

@@ -10,30 +10,31 @@
 //! | module | what comes in | what goes out |
 //! |---|---|---|
 //! | [`api`] | HTTP requests of the controller | accepted configurations, in order; reports |
-//! | [`intake`] | configurations | the same checked and stored, one after the other; those worth working on before that |
+//! | [`intake`] | configurations | the same, checked and stored one after the other; those that should be applied before that |
 //! | [`ledger`] | an accepted configuration | the same after a reboot |
-//! | [`cluster`] | who configures this host | the same after a reboot; who else is refused |
+//! | [`cluster`] | which cluster configures this host | the same after a reboot; who is refused |
 //! | [`reconcile`] | configurations, events | operations for the kernel; the report |
 //! | [`shares`] | grants of the controller | what the host may use of limits that it shares with others. Pure |
-//! | [`traffic`] | the kernel's counters | what has passed for each side. Pure |
-//! | [`trace`] | a question about a path, the kernel | what stops packets on it at this end |
-//! | [`probe`] | a question about a path | packets to a gateway on another host, and what came back |
-//! | [`ports`] | a configuration, the interfaces of the host | which of them its ports are. Pure |
+//! | [`traffic`] | the kernel's counters | the traffic of each side. Pure |
+//! | [`trace`] | a trace query, the kernel | what stops packets on the path at this end |
+//! | [`probe`] | a probe query | packets to a gateway on another host, and what came back |
+//! | [`ports`] | a configuration, the interfaces of the host | which interfaces its ports are. Pure |
 //! | [`dirty_set`] | two configurations | the part of the host in which they differ. Pure |
-//! | [`filter`] | what is behind a device | the program that decides what the device takes in. Pure |
-//! | [`compile`] | a configuration | kernel objects that should be there. Pure |
-//! | [`diff`] | objects that should be there, objects that are | operations in order, and what is in the way. Pure |
-//! | [`kernel`] | operations | objects that are there; events. The only place that speaks netlink |
-//! | [`neighbours`] | how full the kernel's neighbour tables are | how ports may ask for neighbours |
-//! | [`service`] | reports, SIGHUP | signs of life and a line of status for the service manager; settings read again |
+//! | [`filter`] | what is behind a device | the programs that decide what the device accepts. Pure |
+//! | [`compile`] | a configuration | desired kernel objects. Pure |
+//! | [`diff`] | desired and observed objects | operations in order, and what is in the way. Pure |
+//! | [`kernel`] | operations | observed objects; events. The only place that speaks netlink |
+//! | [`neighbours`] | how full the kernel's neighbour tables are | how ports may solicit neighbours |
+//! | [`service`] | reports, SIGHUP | watchdog notifications and a status line for the service manager; settings read again |
 //! | [`ownership`] | names and numbers | what is ours. The only place that decides it |
 //! | [`objects`] | – | the kernel's objects as values: links, routes, next hops, neighbours, filters, limits |
 //! | [`scope`] | a part of the host | which objects of the kernel belong to it. Pure |
-//! | `tls` | what the controller brings for TLS | revocation lists, and a certificate that is used from then on |
-//! | `metrics` | reports | figures for Prometheus |
+//! | `tls` | what the controller sends for TLS | revocation lists, and a certificate that is used from then on |
+//! | `metrics` | reports | metrics for Prometheus |
 //! | `file` | values | the agent's state files, replaced atomically |
 //!
-//! [`daemon`] puts them together; [`command`] holds what an operator does by hand. Besides the threads of the HTTP server one reconciles, others listen to the kernel's events, look after neighbour tables, and send probes.
+//! [`daemon`] puts them together; [`command`] holds the operator's commands. Besides the threads of the HTTP server,
+//! one thread reconciles, others listen to the kernel's events, watch the neighbour tables, and send probes.
 
 pub mod api;
 pub mod cluster;
@@ -57,6 +58,8 @@ pub mod reconcile;
 pub mod scope;
 pub mod service;
 pub mod shares;
+#[cfg(test)]
+mod testing;
 mod tls;
 pub mod trace;
 pub mod traffic;

@@ -71,7 +71,7 @@ struct Shown {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // What is wrong with the file is said when it is read in full.
+    // Errors in the file are reported when it is read in full.
     let text = fs::read_to_string(&arguments.settings).unwrap_or_default();
     let daemon = matches!(arguments.command, Command::Run);
     cps_peering_service::log::start(if daemon { LogFormat::of(&text) } else { LogFormat::Text });
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Carries a command out. False when it found something wrong.
+/// Executes a command. False when it found something wrong.
 fn execute(Arguments { settings: file, command }: &Arguments, settings: &AgentSettings) -> anyhow::Result<bool> {
     let ledger = Ledger::new(&settings.ledger);
     let options = Options::from(settings);

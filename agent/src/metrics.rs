@@ -1,4 +1,4 @@
-//! Figures for Prometheus. Most are read from the report and the configuration when somebody asks.
+//! Metrics for Prometheus. Most are read from the report and the configuration at scrape time.
 
 use crate::{
     kernel::neighbours::neighbour_table,
@@ -24,7 +24,7 @@ use std::{
     time::{Instant, UNIX_EPOCH},
 };
 
-/// What the handlers count, and everything that is shown.
+/// What the handlers count, and everything that is exported.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     pushes: Labelled<[(&'static str, &'static str); 1], Counter>,
@@ -39,7 +39,7 @@ impl Metrics {
         recorder: &Recorder,
     ) -> Self {
         let pushes = Labelled::default();
-        // Shown from the start: an increase from nothing is no increase to Prometheus.
+        // Exported from the start: to Prometheus, the first appearance of a counter is no increase.
         for outcome in ["accepted", "refused"] {
             drop(pushes.get_or_create(&[("outcome", outcome)]));
         }
@@ -57,7 +57,7 @@ impl Metrics {
     }
 }
 
-/// What the report says, and what probes have found.
+/// The metrics from the report, and from probes.
 struct Figures {
     reconciler: Handle,
     probes: SharedFigures,
@@ -80,7 +80,7 @@ impl Collector for Figures {
         counter(out, "cps_agent_failures", "Operations that the kernel refused", counters.failures)?;
         let help = "Operations that repaired changes by other programs";
         counter(out, "cps_agent_drift_repaired", help, counters.drift_repaired)?;
-        let help = "How often the kernel had more events than it could keep";
+        let help = "How often the kernel dropped events because the buffer was full";
         counter(out, "cps_agent_events_lost", help, counters.events_lost)?;
         if let Some(pass) = report.last_pass {
             let help = "How long the last pass took";
@@ -95,7 +95,7 @@ impl Collector for Figures {
         });
         gauges(out, "cps_agent_problems", "What is not as it should be, by kind", problems)?;
         let in_sync = if report.in_sync() { 1.0 } else { 0.0 };
-        gauge(out, "cps_agent_in_sync", "Whether the kernel has all that the configuration wants", in_sync)?;
+        gauge(out, "cps_agent_in_sync", "Whether the kernel matches the configuration", in_sync)?;
         let revisions = [("desired", report.desired), ("applied", report.applied)];
         let revisions = revisions.into_iter().filter_map(|(which, it)| Some(([("state", which)], it?.number as f64)));
         gauges(out, "cps_agent_revision", "The number of the configuration's revision", revisions)?;
@@ -105,24 +105,24 @@ impl Collector for Figures {
         let entries = tables.iter().map(|(family, table)| ([("family", *family)], f64::from(table.entries)));
         gauges(out, "cps_agent_neighbours", "Entries of the kernel's neighbour table", entries)?;
         let limits = tables.iter().map(|(family, table)| ([("family", *family)], f64::from(table.limit)));
-        let help = "How many entries the kernel's neighbour table may have";
+        let help = "Maximum number of entries of the kernel's neighbour table";
         gauges(out, "cps_agent_neighbours_limit", help, limits)?;
         let throttled = self.reconciler.throttled().load(Ordering::Relaxed);
-        let help = "Ports, by family, behind which too many neighbours do not answer: they ask for fewer";
+        let help = "Ports, by family, that are throttled because too many neighbours behind them do not answer";
         gauge(out, "cps_agent_neighbours_throttled", help, throttled as f64)?;
-        let help = "How long a file has been being written to disk; the one that has waited longest, 0 where none is";
+        let help = "Age of the oldest pending write of a file to disk, 0 if there is none";
         gauge(out, "cps_agent_write_seconds", help, self.reconciler.writes().oldest().as_secs_f64())?;
         probes(out, &self.probes)?;
         let Some(config) = self.reconciler.config() else { return Ok(()) };
-        gauge(out, "cps_agent_vrfs", "VPCs that this host is to have", config.vrfs.len() as f64)?;
-        gauge(out, "cps_agent_sides", "Sides of peerings that this host is to have", config.sides.len() as f64)
+        gauge(out, "cps_agent_vrfs", "VPCs that this host is configured with", config.vrfs.len() as f64)?;
+        gauge(out, "cps_agent_sides", "Sides of peerings that this host is configured with", config.sides.len() as f64)
     }
 }
 
-/// Of how many peerings probes are shown, the first by their names: each has six figures.
+/// For how many peerings probe metrics are exported, in order of their names: each has six.
 const MAX_PEERINGS: usize = 1000;
 
-/// What probes say of peerings. What is not known is not there.
+/// Probe metrics of peerings. Unknown values are absent.
 #[expect(clippy::cast_precision_loss, reason = "what is counted stays far below 2^52")]
 fn probes(out: &mut DescriptorEncoder<'_>, figures: &SharedFigures) -> fmt::Result {
     let (known, every, coverage) = {

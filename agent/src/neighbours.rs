@@ -1,17 +1,18 @@
-//! Keeps a tenant from filling the kernel's neighbour tables, which are everybody's.
+//! Keeps a tenant from filling the kernel's neighbour tables, which all tenants share.
 //!
-//! Each address that somebody sends to takes an entry, whether anybody answers there or not, and a scan of a prefix takes
-//! thousands. The kernel gives up what has failed as soon as it needs room, but not what it still asks for: three seconds each. So
+//! Each destination address takes an entry, whether it answers or not, and a scan of a prefix takes thousands. The
+//! kernel evicts failed entries as soon as it needs room, but not those that it is still soliciting: three seconds
+//! each. So
 //!
 //! 1. the tables are as large as what the host carries may need, and a good deal larger;
-//! 2. a port behind which very many addresses do not answer asks once, and for a tenth of a second: servers answer in much less,
-//!    and a scan takes a thirtieth of the room;
-//! 3. a port where that is not enough resolves no new address for a while. Who is known already stays reachable.
+//! 2. a port behind which very many addresses do not answer solicits once, and for a tenth of a second: servers answer
+//!    much faster, and a scan takes a thirtieth of the room;
+//! 3. a port where that is not enough resolves no new addresses for a while. Those already known stay reachable.
 //!
-//! Nor does it give up for five seconds what a server's own messages have entered: of these a filter lets in only so many
-//! ([`NEIGHBOURS`]), and the tables have room for those of all ports.
+//! Nor does the kernel evict for five seconds what a server's own messages have entered: a filter limits the rate of
+//! these ([`NEIGHBOURS`]), and the tables have room for those of all ports.
 //!
-//! What is dropped is always behind the port that has too many. [`Throttle`] is pure.
+//! Only the port that has too many is affected. [`Throttle`] is pure.
 
 use crate::{
     filter::NEIGHBOURS,
@@ -33,26 +34,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the tables' fill is read. A scan of 5 000 addresses per second takes 1 000 entries between two readings.
+/// How often the tables' fill level is read. A scan of 5 000 addresses per second takes 1 000 entries between two
+/// readings.
 const EVERY: Duration = Duration::from_millis(200);
 /// How often the size of the tables is compared with what the host carries.
 const RESIZE_EVERY: Duration = Duration::from_secs(5);
-/// The smallest limit of a table that the agent leaves: some 30 MB of the kernel's memory when full.
+/// The smallest limit of a table that the agent leaves, in entries: some 30 MB of kernel memory when full.
 const SMALLEST: u32 = 1 << 16;
-/// The largest that it sets.
+/// The largest limit that it sets.
 const LARGEST: u32 = 1 << 20;
-/// So many servers are counted for one prefix, if it is large enough.
+/// At most this many servers are counted for one prefix.
 const MOST_OF_A_PREFIX: u32 = 4096;
-/// The most entries of one port that its servers' own messages make and the kernel does not give up for others.
+/// The most entries of one port that its servers' own messages create and the kernel does not evict for others.
 const ENTERED: u32 = NEIGHBOURS.burst + 5 * NEIGHBOURS.per_second;
-/// How long a port is held after it was last seen to have too many.
+/// How long a port stays throttled after it was last seen to have too many.
 const HOLD: Duration = Duration::from_secs(5);
-/// Lists of neighbours take at most this share of the time.
+/// Lists of neighbours take at most one part in this many of the time.
 const SHARE_OF_TIME: u32 = 20;
 /// The longest time between two lists while a table fills.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The limit of a family's table that follows from what a host carries.
+/// The limit of a family's table for what a host carries.
 pub fn limit(config: &SharedHostConfig, family: Family) -> u32 {
     let ports = || config.vrfs.values().flat_map(|vrf| vrf.ports.values());
     let prefixes = ports().flat_map(|port| &port.prefixes);
@@ -67,7 +69,7 @@ fn servers(prefix: &IpNet) -> u32 {
     1u32.checked_shl(bits).unwrap_or(MOST_OF_A_PREFIX).min(MOST_OF_A_PREFIX)
 }
 
-/// How a port may ask for neighbours.
+/// How a port may solicit neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Usual,
@@ -89,7 +91,7 @@ impl Level {
 /// A port and a family.
 type Place = (u32, Family);
 
-/// Decides how ports may ask.
+/// Decides how ports may solicit.
 #[derive(Debug, Default)]
 struct Throttle {
     held: BTreeMap<Place, Held>,
@@ -108,7 +110,7 @@ struct Count {
     failed: u32,
 }
 
-/// What is to be done about a port.
+/// A change for a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Step {
     place: Place,
@@ -121,11 +123,12 @@ fn is_filling(table: &NeighbourTable) -> bool {
 }
 
 impl Throttle {
-    /// What follows from what a table has. `counts` is of the ports that have something in it; nothing where it is not filling.
+    /// The changes that follow from a table's content. `counts` covers the ports that have something in it; it is empty
+    /// if the table is not filling.
     fn decide(&mut self, table: &NeighbourTable, counts: &BTreeMap<u32, Count>, now: Instant) -> Vec<Step> {
         let mut steps = Vec::new();
-        // What has failed makes room as soon as there is need. The less there is, the sooner a port has too many, also where
-        // many ports have a share in it.
+        // Failed entries make room as soon as it is needed. The less room there is, the sooner a port has too many,
+        // also if many ports contribute.
         let failed = counts.values().map(|count| count.failed).fold(0, u32::saturating_add);
         let room = table.limit.saturating_sub(table.entries.saturating_sub(failed));
         let most = (room / 4).max(table.limit / 64);
@@ -137,7 +140,8 @@ impl Throttle {
             let many = count.incomplete.saturating_add(count.failed) > most;
             let wanted = match level {
                 Level::Usual if count.incomplete > most_incomplete && room < table.limit / 4 => Level::None,
-                // With brief solicitation it takes a thirtieth: if it is still so many, they come thirty times as fast.
+                // With brief solicitation a scan takes a thirtieth: if there are still so many, they arrive thirty
+                // times as fast.
                 Level::Brief if count.incomplete > most_incomplete => Level::None,
                 Level::Usual if many => Level::Brief,
                 level => level,
@@ -195,12 +199,12 @@ struct Tables {
     told: bool,
     /// When each family's list may be read again.
     next: BTreeMap<Family, Instant>,
-    /// Ports of which is known whether an agent before this one has throttled them.
+    /// Ports that have been checked for throttling by a previous agent.
     known: BTreeSet<u32>,
 }
 
 impl Tables {
-    /// False where it is not time yet.
+    /// False if it is not time yet.
     fn resize(&mut self, reconciler: &Handle) -> bool {
         if self.resized.is_some_and(|before| before.elapsed() < RESIZE_EVERY) {
             return false;
@@ -221,7 +225,7 @@ impl Tables {
         true
     }
 
-    /// Ports that an agent before this one has throttled are held for a while, and then let go.
+    /// Ports that a previous agent has throttled stay so for a while, and are then released.
     fn take_over(&mut self, ports: &BTreeSet<u32>, throttle: &mut Throttle) {
         self.known.retain(|port| ports.contains(port));
         for port in ports {
@@ -266,7 +270,7 @@ impl Tables {
                 Err(error) => tracing::warn!(port = %name, %error, "the port cannot be kept from filling the table"),
             }
             if step.level > Level::Usual {
-                // They would be asked for as before.
+                // They would be solicited as before.
                 let of_port: Vec<Unresolved> = list.iter().filter(|entry| entry.device == port).copied().collect();
                 neighbours::forget(&of_port)?;
             }
@@ -304,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_that_fills_the_table_asks_briefly_and_then_no_more_and_others_as_usual() {
+    fn the_port_that_fills_the_table_is_throttled_and_others_are_not() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let mut throttle = Throttle::default();
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_let_ask_again_when_it_is_quiet() {
+    fn a_port_is_released_when_it_is_quiet() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let usual = Step { place: SCANNED, level: Level::Usual };

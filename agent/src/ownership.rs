@@ -1,7 +1,7 @@
-//! What is ours on a host. The only place that decides it.
+//! Which objects on a host are ours. The only place that decides it.
 //!
-//! The two ways of being wrong weigh differently. Failing to recognise something of ours leaves an object behind that
-//! the next status names. Taking somebody else's device for ours destroys their network. So an object is ours only when
+//! The two possible mistakes differ in weight. Failing to recognise something of ours leaves an object behind that the
+//! next status names. Mistaking another program's device for ours destroys its network. So an object is ours only if
 //! every mark that its kind can carry is there:
 //!
 //! | object | marks |
@@ -21,11 +21,11 @@
 pub use cps_peering_config::naming::{DeviceName, Role, table, table_vni};
 use cps_peering_config::net::InterfaceName;
 
-/// The protocol of our routes, next hops, addresses and rules (`rtm_protocol`). Not in use elsewhere: see
+/// The protocol of our routes, next hops, addresses and rules (`rtm_protocol`). Not used by others: see
 /// `include/uapi/linux/rtnetlink.h` and iproute2's `rt_protos`.
 pub const PROTOCOL: u8 = 67;
 
-/// The link group of our devices. Unlike the alias, the kernel takes it in the message that creates a device.
+/// The link group of our devices. Unlike the alias, the kernel accepts it in the message that creates a device.
 pub const GROUP: u32 = 0x4350_5301;
 
 /// The link group of devices that are about to be removed in one call.
@@ -34,21 +34,21 @@ pub const DOOMED_GROUP: u32 = 0x4350_5302;
 /// The first of the 2²⁴ next hop ids that are ours.
 pub const FIRST_NEXTHOP_ID: u32 = 0x4300_0000;
 
-/// The priority of our filter that limits the neighbour messages of a port. Earlier versions, which make no such filter, remove what
-/// is there.
+/// The priority of our filter that limits the neighbour messages of a port. Earlier versions, which make no such
+/// filter, remove it.
 pub const LIMIT_PRIORITY: u16 = 17_232;
 
-/// The priority of our filters that drop packets between parts of VPCs that a peering does not join. Earlier versions, which make
-/// no such filters, remove what is there.
+/// The priority of our filters that drop packets between parts of VPCs that a peering does not join. Earlier versions,
+/// which make no such filters, remove them.
 pub const REJECT_PRIORITY: u16 = LIMIT_PRIORITY + 1;
 
-/// The priority of the underlay's filter, on devices that are none of ours.
+/// The priority of the underlay filter, on devices that are not ours.
 pub const UNDERLAY_PRIORITY: u16 = 17_231;
 
 /// The priority of our filter that lets the frames of VLANs pass to devices of their own on top of a port.
 pub const VLAN_PRIORITY: u16 = 17_234;
 
-/// The priority of our filters that accept what may come from a device.
+/// The priority of our filters that accept what may arrive on a device.
 pub const ACCEPT_PRIORITY: u16 = VLAN_PRIORITY + 1;
 
 /// The priority of our filter that drops everything else.
@@ -57,7 +57,7 @@ pub const DROP_PRIORITY: u16 = ACCEPT_PRIORITY + 1;
 /// The handle of our HTB on a device, `4350:`.
 pub const SHAPER_HANDLE: u32 = 0x4350_0000;
 
-/// The class that takes everything, `4350:1`.
+/// The class for everything, `4350:1`.
 pub const SHAPER_CLASS: u32 = SHAPER_HANDLE + 1;
 
 /// The handle of the queue behind that class, `4352:`.
@@ -66,15 +66,15 @@ pub const QUEUE_HANDLE: u32 = 0x4352_0000;
 /// The priority of the kernel's `l3mdev` rule.
 pub const L3MDEV_RULE_PRIORITY: u32 = 1000;
 
-/// Where the `local` rule is moved: right behind `l3mdev`. Further down, other people's rules would come before it and
-/// could lead the host's own traffic astray.
+/// Where the `local` rule is moved: right behind `l3mdev`. Further down, rules of others would come before it and could
+/// divert the host's own traffic.
 pub const LOCAL_RULE_PRIORITY: u32 = L3MDEV_RULE_PRIORITY + 1;
 
-/// The ids to try for a next hop on this device, in order. Each device begins elsewhere, so that the ids of others need
-/// not be known: where one is taken after all, the kernel says so.
+/// The ids to try for a next hop on this device, in order. Each device starts elsewhere, so that the ids of others need
+/// not be known: if one is taken after all, the kernel reports it.
 pub fn nexthop_ids(device: &InterfaceName) -> impl Iterator<Item = u32> + use<> {
     const IDS: u32 = 1 << 24;
-    // Fibonacci hashing: VNIs in a row end up far from each other.
+    // Fibonacci hashing: consecutive VNIs end up far from each other.
     let vni = DeviceName::parse(device).map_or(0, |device| device.vni.get());
     let first = vni.wrapping_mul(0x9e37_79b1) >> 8;
     (0..IDS).map(move |step| FIRST_NEXTHOP_ID + (first + step) % IDS)

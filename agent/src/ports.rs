@@ -1,6 +1,7 @@
-//! Which interfaces the ports of a configuration are. Names that the kernel gives in the order in which it finds cards can change with
-//! the next boot, so a port may be named as well by an alternative name of its interface (`ip link property`), for instance the one
-//! that udev makes of its place on the bus (`enp3s0f1`), or by its permanent Ethernet address (`enx525400123456`). Pure.
+//! Which interfaces the ports of a configuration are. Names that the kernel assigns in the order in which it finds
+//! cards can change with the next boot, so a port may also be given by an alternative name of its interface (`ip link
+//! property`), for instance the one that udev derives from its place on the bus (`enp3s0f1`), or by its permanent
+//! Ethernet address (`enx525400123456`). Pure.
 
 use crate::{
     dirty_set::DirtySet,
@@ -12,11 +13,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// The kernel's names of interfaces, by other names that a configuration has for them.
+/// The kernel's names of interfaces, by the other names that a configuration uses for them.
 pub type Aliases = BTreeMap<InterfaceName, InterfaceName>;
 
-/// The interfaces of those ports that the kernel has under another name. One that fits more than one interface, or one that is a
-/// port already, is none: it is missing.
+/// The interfaces of those ports that have another name in the kernel. A port that matches more than one interface, or
+/// one that is a port already, counts as missing.
 pub fn aliases(config: &SharedHostConfig, links: &BTreeMap<InterfaceName, Link>) -> Aliases {
     let ports: BTreeSet<&InterfaceName> = config.vrfs.values().flat_map(|vrf| vrf.ports.keys()).collect();
     let mut aliases = Aliases::new();
@@ -34,7 +35,7 @@ fn interface(port: &InterfaceName, links: &BTreeMap<InterfaceName, Link>) -> Opt
     if let [only] = candidates(port, links).as_slice() { Some(*only) } else { None }
 }
 
-/// Alternative names are unique, also beside names. Addresses need not be.
+/// Alternative names are unique, also among names. Addresses need not be.
 fn candidates(port: &InterfaceName, links: &BTreeMap<InterfaceName, Link>) -> Vec<InterfaceName> {
     let named = links.iter().find(|(_, link)| link.alternative_names.contains(port));
     if let Some((name, _)) = named {
@@ -45,7 +46,7 @@ fn candidates(port: &InterfaceName, links: &BTreeMap<InterfaceName, Link>) -> Ve
     with_it.map(|(name, _)| *name).collect()
 }
 
-/// What to say of a port without an interface.
+/// Why a port has no interface.
 pub fn why_missing(port: &InterfaceName, links: &BTreeMap<InterfaceName, Link>) -> String {
     match candidates(port, links).as_slice() {
         [] => format!("there is no interface {port}"),
@@ -69,7 +70,7 @@ pub fn in_kernel_names<'a>(config: &'a ValidHostConfig, aliases: &Aliases) -> Co
     if aliases.is_empty() { Cow::Borrowed(config) } else { Cow::Owned(config.with_ports_renamed(aliases)) }
 }
 
-/// What may differ, with the kernel's names of ports.
+/// A dirty set with the kernel's names of ports.
 pub fn dirty_in_kernel_names<'a>(dirty: &'a DirtySet, aliases: &Aliases) -> Cow<'a, DirtySet> {
     match dirty {
         DirtySet::Parts(parts) if !aliases.is_empty() => {
@@ -134,7 +135,7 @@ mod tests {
         ] {
             assert_eq!(found(&[said], &links), [meant], "{said}");
         }
-        // What two names mean is one port; an address that two have is nobody's.
+        // Two names of one interface make one port; an address that two interfaces have is ambiguous.
         assert_eq!(found(&["enp3s0f1", "eth1"], &links), ["enp3s0f1", "eth1"]);
         assert_eq!(found(&["enp3s0f1", "port-of-lan"], &links), ["eth1", "port-of-lan"]);
         let twice = [("eth1", link(&[], mac)), ("eth2", link(&[], mac))];
@@ -145,7 +146,7 @@ mod tests {
         assert_eq!(why("enp4s0", &links), "there is no interface enp4s0");
         assert_eq!(why("enp3s0f1", &links), "enp3s0f1 is eth1, which is a port under another name");
         assert_eq!(why("enx525400123456", &twice), "eth1 and eth2 both have the permanent address of enx525400123456");
-        // The order of names is another then.
+        // The order of names then differs.
         assert_eq!(found(&["enx020202020202", "enp3s0f1"], &links), ["eth1", "eth2"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Whom a kernel object belongs to, for reports: a VPC, a side of a peering, or the host as a whole.
+//! What a kernel object belongs to, for reports: a VPC, a side of a peering, or the host as a whole.
 
 use crate::{
     objects::{Operation, RouteKey},
@@ -13,7 +13,7 @@ use cps_peering_config::{
 use std::collections::BTreeSet;
 
 /// The scope of a device. What the configuration does not know, for instance a VRF that could not be removed, concerns
-/// the host: better to hold back one confirmation too many than to give one too early.
+/// the host: withholding one confirmation too many is better than giving one too early.
 pub fn of_device(config: &SharedHostConfig, device: &InterfaceName) -> Scope {
     let vpc = match DeviceName::parse(device) {
         Some(DeviceName { role: Role::Peer, vni }) => return Scope::Side(vni),
@@ -23,14 +23,14 @@ pub fn of_device(config: &SharedHostConfig, device: &InterfaceName) -> Scope {
     vpc.map_or(Scope::Host, |vpc| Scope::Vpc(vpc.clone()))
 }
 
-/// Whom a scope concerns, for the log: `host`, or a VPC or peering with its id.
+/// What a scope concerns, for the log: `host`, or a VPC or peering with its id.
 pub fn words(config: &SharedHostConfig, scope: &Scope) -> String {
     match scope {
         Scope::Host => "host".to_owned(),
         Scope::Vpc(vpc) => format!("VPC {vpc}"),
         Scope::Side(vni) => match config.sides.get(vni) {
             Some(side) => format!("peering {} of VPC {}", side.peering, side.vpc),
-            // One that is on its way out.
+            // A side that is being removed.
             None => format!("side {vni}"),
         },
     }
@@ -40,7 +40,7 @@ fn vpc_of(config: &SharedHostConfig, vni: Vni) -> Option<&VpcId> {
     config.vrfs.iter().find(|(_, vrf)| vrf.vni == vni).map(|(vpc, _)| vpc)
 }
 
-/// The scope of what arrives with a VNI.
+/// The scope of packets with a VNI.
 fn of_vni(config: &SharedHostConfig, vni: Vni) -> Scope {
     match vpc_of(config, vni) {
         _ if config.sides.contains_key(&vni) => Scope::Side(vni),
@@ -57,7 +57,7 @@ fn of_route(config: &SharedHostConfig, key: &RouteKey) -> Scope {
         .map_or_else(|| Scope::Vpc(vpc.clone()), |(vni, _)| Scope::Side(*vni))
 }
 
-/// The scope of what an operation is about.
+/// The scope of an operation.
 pub fn of_operation(config: &SharedHostConfig, operation: &Operation) -> Scope {
     match operation {
         Operation::AddRule(_)
@@ -94,11 +94,12 @@ pub fn of_operation(config: &SharedHostConfig, operation: &Operation) -> Scope {
     }
 }
 
-/// What problems keep back, and what it had before them. `had` is the configuration that `last` was about.
+/// The scopes that problems keep back, each with the revision it had before. `had` is the configuration that `last` was
+/// about.
 pub fn behind(last: &HostReport, had: Option<&SharedHostConfig>, problems: &[Problem]) -> Vec<Behind> {
     let mut scopes: BTreeSet<&Scope> = problems.iter().map(|problem| &problem.scope).collect();
     if scopes.contains(&Scope::Host) {
-        // Nothing is known to have got better.
+        // Nothing is known to have improved.
         scopes.extend(last.behind.iter().map(|behind| &behind.scope));
     }
     let was_there = |scope: &Scope| match scope {
@@ -113,21 +114,11 @@ pub fn behind(last: &HostReport, had: Option<&SharedHostConfig>, problems: &[Pro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cps_peering_config::{HostConfig, Revision, report::ProblemKind};
-    use serde_json::json;
+    use crate::testing::{Side, config_with_sides};
+    use cps_peering_config::{Revision, report::ProblemKind};
 
     fn config(number: u64, sides: &[u32]) -> SharedHostConfig {
-        let side = |vni: &u32| {
-            let side = json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1, "peer_cidrs": [] });
-            (vni.to_string(), side)
-        };
-        let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": number }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
-        }))
-        .unwrap();
-        config.into()
+        config_with_sides(number, sides.iter().copied().map(Side::unlimited))
     }
 
     fn side(vni: u32) -> Scope {

@@ -1,17 +1,16 @@
-//! What the agent tells the service manager: that it is ready, how it stands, that it is alive. And the settings that can
-//! change while it runs.
+//! Notifications to the service manager: readiness, status, watchdog. And the settings that can change at run time.
 
 use crate::reconcile::{Handle, Options};
 use cps_peering_config::{HostReport, settings::AgentSettings};
 use std::{convert::Infallible, time::Duration};
 use tokio::{signal::unix::Signal, sync::watch, time::timeout};
 
-/// How long the agent may take for the kernel, before it says that it is ready although it is not done.
+/// How long the agent may take for the kernel before it reports readiness although it is not done.
 const EARLY_START: Duration = Duration::from_secs(30);
 
-/// Tells the service manager that the agent is ready as soon as the kernel is what the ledger says, or cannot become that.
-/// From then on tells how it stands and, as long as the reconciler takes part, that it is alive. With every signal takes
-/// over what `read` says the settings are.
+/// Reports readiness to the service manager as soon as the kernel is as the ledger says, or cannot become so. From then
+/// on reports the status and, while the reconciler responds, feeds the watchdog. On every signal takes over the
+/// settings that `read` returns.
 pub async fn attend(
     reconciler: &Handle,
     settings: &AgentSettings,
@@ -20,7 +19,7 @@ pub async fn attend(
 ) -> Infallible {
     let mut report = reconciler.report();
     let begun = |report: &HostReport| report.desired.is_none() || report.last_pass.is_some();
-    // Either way this is how it stands now.
+    // Either way this is the current state.
     let _ = timeout(EARLY_START, report.wait_for(begun)).await;
     cps_peering_service::ready(&standing(&report.borrow()));
     tokio::join!(
@@ -90,9 +89,9 @@ async fn reload(
     }
 }
 
-/// What differs and cannot change while the agent runs.
+/// The settings that differ and cannot change at run time.
 fn fixed(old: &AgentSettings, new: &AgentSettings) -> Vec<&'static str> {
-    // Named one by one, so that a new setting is not forgotten here.
+    // Destructured, so that a new setting is not forgotten here.
     let AgentSettings {
         listen,
         metrics_listen,

@@ -1,9 +1,9 @@
-//! What this host may use of limits that it shares with other hosts (rule B3).
+//! This host's shares of limits that it has in common with other hosts (rule B3).
 //!
-//! A configuration says what a host may use from the beginning, the controller grants more with `PUT /v1/shares`. Grants are
-//! kept in a file beside the ledger, written before they are confirmed: after a reboot the host uses what it had, which the
-//! controller still counts as taken. The configuration in the ledger may be older than the grants, and give more of a limit than they do: so
-//! none is confirmed while a newer configuration is not stored.
+//! A configuration gives a host its initial share, and the controller grants others with `PUT /v1/shares`. Grants are
+//! kept in a file beside the ledger, written before they are confirmed: after a reboot the host uses what it had, which
+//! the controller still counts as taken. The configuration in the ledger may be older than the grants, and give a
+//! larger share: so none is confirmed while a newer configuration is not stored.
 
 use crate::{
     file,
@@ -23,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What was granted. Pure.
+/// The granted shares. Pure.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shares {
     /// The newest grants that were accepted; none before the first ones.
@@ -33,12 +33,12 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// What the host may use of a limit.
+    /// The host's share of a limit.
     pub fn of(&self, vni: Vni, limit: Limit) -> Share {
         self.sides.get(&vni).map_or(limit.share, |granted| limit.share.max(*granted))
     }
 
-    /// Takes grants, or says what they are older than. The same ones twice are taken twice.
+    /// Takes grants, or returns the revision that they are older than. The same ones can be taken again.
     pub fn grant(&mut self, grants: &Grants) -> Result<(), Revision> {
         match self.revision {
             Some(have) if grants.revision < have => Err(have),
@@ -50,8 +50,8 @@ impl Shares {
         }
     }
 
-    /// Follows a change of the configuration. Who had all to himself keeps it until the controller takes it from him; who
-    /// leaves a side leaves its share.
+    /// Follows a change of the configuration. A host that had all of a limit keeps it until the controller reduces it;
+    /// a host that leaves a side loses its share.
     pub fn follow(&mut self, old: &SharedHostConfig, new: &SharedHostConfig) {
         let limit = |config: &SharedHostConfig, vni| config.sides.get(&vni).and_then(|side| side.limit);
         let peering = |config: &SharedHostConfig, vni| config.sides.get(&vni).map(|side| side.peering.clone());
@@ -62,17 +62,17 @@ impl Shares {
                 self.sides.insert(*vni, self.of(*vni, before));
             }
         }
-        // What has all of it needs no grant, and must not fall back to an old one.
+        // A host that has all of it needs no grant, and must not fall back to an old one.
         let whole = |vni: &Vni| limit(new, *vni).is_some_and(|limit| limit.share == Share::WHOLE);
         self.sides.retain(|vni, _| !whole(vni));
     }
 
-    /// The shaper of a side with a limit, on a device with an MTU of so many bytes.
+    /// The shaper of a side with a limit, on a device with this MTU in bytes.
     pub fn shaper(&self, vni: Vni, limit: Limit, mtu: u32) -> Shaper {
         Shaper::new(limit.bytes_per_second(self.of(vni, limit)), mtu)
     }
 
-    /// Puts what was granted in the place of what the configuration gives.
+    /// Replaces the configuration's shares by the granted ones.
     pub fn adjust(&self, config: &SharedHostConfig, desired: &mut Desired) {
         for vni in self.sides.keys() {
             let device = DeviceName::peer(*vni);
@@ -88,7 +88,8 @@ impl Shares {
 #[derive(Debug, Clone)]
 pub struct SharesFile {
     path: PathBuf,
-    /// What is in it for certain, but for the number of the grants: one that changes nothing is not worth a write.
+    /// The content that is known to be in the file, except for the revision of the grants: a change of that alone is
+    /// not worth a write.
     holds: Option<BTreeMap<Vni, Share>>,
 }
 
@@ -103,13 +104,13 @@ impl SharesFile {
         &self.path
     }
 
-    /// What was stored last. A file that cannot be read costs the host its grants until the next ones, which come within
-    /// seconds: that is no reason not to start.
+    /// What was stored last. A file that cannot be read costs the host its grants until the next ones, which come
+    /// within seconds: that is no reason not to start.
     pub fn load(&self) -> Shares {
-        file::load(&self.path, "no share of a common limit is known until one is granted")
+        file::load(&self.path, "shares of common limits are unknown until they are granted")
     }
 
-    /// Stores grants. When this returns they will survive a power failure.
+    /// Stores grants. On return they survive a power failure.
     pub fn store(&mut self, shares: &Shares) -> io::Result<()> {
         if self.holds.as_ref() != Some(&shares.sides) {
             self.holds = None;
@@ -123,8 +124,7 @@ impl SharesFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cps_peering_config::HostConfig;
-    use serde_json::json;
+    use crate::testing::{Side, config_with_sides};
 
     fn share(millionths: u32) -> Share {
         Share::of_millionths(millionths).unwrap()
@@ -134,16 +134,9 @@ mod tests {
         number.try_into().unwrap()
     }
 
-    /// A host with side 7, which may use so much of it from the beginning.
+    /// A host with side 7, which has this initial share of its limit.
     fn config(peering: &str, share: Option<u32>) -> SharedHostConfig {
-        let limit = share.map(|share| json!({ "bandwidth_mbit": 100, "share": share }));
-        let side = json!({ "peering": peering, "vpc": "vpc-a", "peer_vni": 8, "peer_cidrs": [], "limit": limit });
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": { "7": side },
-        }))
-        .unwrap();
-        config.into()
+        config_with_sides(1, [Side { vni: 7, peering: peering.to_owned(), share }])
     }
 
     fn grants(number: u64, millionths: u32) -> Grants {
@@ -166,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn who_had_all_keeps_it_until_it_is_taken() {
+    fn a_host_that_had_all_keeps_it_until_it_is_reduced() {
         let (alone, together) = (config("p", Some(1_000_000)), config("p", Some(2500)));
         let mut shares = Shares::default();
         shares.follow(&alone, &together);

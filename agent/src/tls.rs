@@ -1,7 +1,8 @@
-//! What the controller brings for TLS: revocation lists, and this host's certificate when it is to be renewed. The controller asks for a
-//! request and puts the certificate for it; the key is made here and stays here, see [`Identity::take_certificate`] for what is checked.
+//! What the controller sends for TLS: revocation lists, and this host's certificate when it is to be renewed. The
+//! controller fetches a certificate request and puts the certificate for it; the key is generated here and stays here,
+//! see [`Identity::take_certificate`] for the checks.
 //!
-//! Files are written by one request at a time, so that a disk that hangs holds one thread and not one for each retry.
+//! Files are written by one request at a time, so that a disk that hangs blocks one thread and not one per retry.
 
 use crate::reconcile::Handle;
 use axum::{
@@ -17,7 +18,8 @@ use cps_peering_http::tls::{Identity, Kept, MAX_CRL, RenewalError, TlsError};
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
-/// Where what the controller brings for TLS is kept: revocation lists, and the certificate that has replaced that of the settings.
+/// Where TLS material from the controller is kept: revocation lists, and the certificate that has replaced that of the
+/// settings.
 pub(crate) fn kept_beside(ledger: &Path) -> Kept {
     Kept { crl: Some(ledger.with_extension("crl")), renewed: Some(ledger.with_extension("pem")) }
 }
@@ -29,12 +31,12 @@ const TURN_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 struct Files {
     identity: Identity,
-    /// Held while they are written and read.
+    /// Held while files are written and read.
     turn: Arc<Mutex<()>>,
     reconciler: Handle,
 }
 
-/// The routes, without a question who asks.
+/// The routes, without access checks.
 pub(crate) fn routes(identity: Identity, reconciler: Handle) -> Router {
     let files = Files { identity, turn: Arc::default(), reconciler };
     let certificates = Router::new()
@@ -46,8 +48,8 @@ pub(crate) fn routes(identity: Identity, reconciler: Handle) -> Router {
 }
 
 impl Files {
-    /// Carries out what may wait for the disk, once nothing else of the kind is under way. It goes on when the client has gone. `file` is what
-    /// it writes, if anything.
+    /// Carries out an operation that may wait for the disk, once no other one is pending. It continues if the client
+    /// disconnects. `file` is what it writes, if anything.
     async fn change<T: Send + 'static>(
         &self,
         file: Option<&Path>,
@@ -55,7 +57,7 @@ impl Files {
     ) -> Result<T, Response> {
         let refuse = |reason: String| refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
         let Ok(turn) = timeout(TURN_WITHIN, Arc::clone(&self.turn).lock_owned()).await else {
-            return Err(refuse("files for TLS are still being written: ask again".to_owned()));
+            return Err(refuse("files for TLS are still being written: retry later".to_owned()));
         };
         let (own, file) = (self.clone(), file.map(Path::to_owned));
         let done = tokio::spawn(async move {
@@ -69,7 +71,7 @@ impl Files {
     }
 }
 
-/// Makes a key and a request for a certificate for it.
+/// Generates a key and a certificate request for it.
 async fn request(State(files): State<Files>) -> Result<Response, Response> {
     match files.change(None, Identity::request_certificate).await? {
         Ok(request) => Ok(request.into_response()),
@@ -77,7 +79,7 @@ async fn request(State(files): State<Files>) -> Result<Response, Response> {
     }
 }
 
-/// Takes the certificate up, from the next handshake on.
+/// Takes over the certificate, from the next handshake on.
 async fn take(State(files): State<Files>, body: Bytes) -> Result<StatusCode, Response> {
     match files
         .change(files.identity.kept().renewed.as_deref(), move |identity| identity.take_certificate(&body))
@@ -91,7 +93,7 @@ async fn take(State(files): State<Files>, body: Bytes) -> Result<StatusCode, Res
     }
 }
 
-/// Takes up revocation lists, which one of the CAs must have signed. They only ever add to what is revoked.
+/// Takes over revocation lists, which one of the CAs must have signed. They only ever add to what is revoked.
 async fn take_lists(State(files): State<Files>, body: Bytes) -> Result<StatusCode, Response> {
     match files
         .change(files.identity.kept().crl.as_deref(), move |identity| identity.take_revocation_lists(&body))

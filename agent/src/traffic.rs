@@ -1,4 +1,4 @@
-//! How much has passed for each side, also over the devices and processes that have been. Pure, but for its file.
+//! The traffic of each side, also through devices and processes that are gone. Pure, except for its file.
 
 use crate::file;
 use cps_peering_config::{
@@ -14,32 +14,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How long a side that is gone is told of, in milliseconds: an hour. By then the controller has heard of it, or has long
+/// How long a removed side is still reported, in milliseconds: an hour. By then the controller has seen it, or has long
 /// been away.
 const GONE_KEPT_MS: u64 = 3_600_000;
 
-/// What the kernel counts on one device since it was made.
+/// The kernel's counters of one device since it was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
-    /// The index of the device; another one is another device.
+    /// The index of the device; a new device has a new index.
     pub device: u32,
     /// Whether a shaper counts what is sent, and not the device.
     pub shaped: bool,
-    /// What was sent.
+    /// Bytes and packets sent.
     pub sent: Count,
-    /// What came.
+    /// Bytes and packets received.
     pub received: Count,
     /// Packets that the shaper's queue dropped; the kernel counts them modulo 2³².
     pub dropped: u32,
-    /// What waits in the shaper, in bytes.
+    /// Bytes waiting in the shaper.
     pub backlog: u64,
 }
 
-/// What passed for one side.
+/// The traffic of one side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     peering: PeeringId,
-    /// The last reading of the device, which `sent` and so on have in them.
+    /// The last reading of the device, which is included in `sent` and so on.
     last: Reading,
     sent: Count,
     received: Count,
@@ -56,7 +56,7 @@ impl Record {
     }
 
     fn add(&mut self, now: Reading) {
-        // A device that was made anew counts from nothing again, and so does a shaper.
+        // A recreated device starts from zero again, and so does a shaper.
         let same = self.last.device == now.device;
         let begun_anew = |now: Count, last: Count| now.bytes < last.bytes || now.packets < last.packets;
         let since = |now: Count, last: Count, same: bool| {
@@ -67,32 +67,33 @@ impl Record {
         self.sent = self.sent.plus(since(now.sent, self.last.sent, same_shaper));
         self.received = self.received.plus(since(now.received, self.last.received, same));
         let more = now.dropped.wrapping_sub(self.last.dropped);
-        // A queue that was made anew counts from nothing again: between two readings no queue drops so many packets.
+        // A recreated queue starts from zero again: no queue drops that many packets between two readings.
         let dropped = if anew || more > u32::MAX / 2 { now.dropped } else { more };
         self.dropped = self.dropped.saturating_add(dropped.into());
         self.last = now;
     }
 }
 
-/// What passed for all sides.
+/// The traffic of all sides.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meter {
-    /// The boot in which the last readings were made: after another one device indexes mean nothing.
+    /// The boot of the last readings: in another one device indexes mean nothing.
     boot: String,
-    /// What tells these counters from those before them: when they began, in milliseconds since 1970-01-01 UTC, and by which process.
+    /// Distinguishes these counters from earlier ones: when they began, in milliseconds since 1970-01-01 UTC, and in
+    /// which process.
     #[serde(default)]
     id: String,
     sides: BTreeMap<Vni, Record>,
-    /// What tells this process from those before it.
+    /// Distinguishes this process from earlier ones.
     #[serde(skip)]
     process: String,
-    /// How often it has taken a reading.
+    /// How many readings it has taken.
     #[serde(skip)]
     readings: u64,
 }
 
 impl Meter {
-    /// Takes a reading of all devices there are. `boot` is the kernel's boot id.
+    /// Takes a reading of all existing devices. `boot` is the kernel's boot id.
     pub fn take(&mut self, boot: &str, config: &SharedHostConfig, readings: &BTreeMap<Vni, Reading>, now_ms: u64) {
         if self.boot != boot {
             boot.clone_into(&mut self.boot);
@@ -106,7 +107,7 @@ impl Meter {
         }
         self.readings += 1;
         for (vni, reading) in readings {
-            // A device whose side is not known any more: its record has the name of the peering.
+            // A device whose side is no longer configured: its record has the name of the peering.
             let peering = config.sides.get(vni).map(|side| &side.peering);
             let known = self.sides.get(vni).map(|record| &record.peering);
             let Some(peering) = peering.or(known).cloned() else { continue };
@@ -126,12 +127,12 @@ impl Meter {
         self.sides.retain(|_, record| record.gone_ms.is_none_or(|gone| now_ms.saturating_sub(gone) < GONE_KEPT_MS));
     }
 
-    /// Which reading the last one was.
+    /// The id of the last reading.
     pub fn reading(&self) -> ReadingId {
         ReadingId { counters: self.id.clone(), process: self.process.clone(), number: self.readings }
     }
 
-    /// What passed, for these sides or for all.
+    /// The traffic of these sides, or of all.
     pub fn report(&self, only: impl Fn(Vni) -> bool) -> BTreeMap<Vni, SideTraffic> {
         let of = |record: &Record| SideTraffic {
             peering: record.peering.clone(),
@@ -155,9 +156,9 @@ impl MeterFile {
         Self(ledger.with_extension("traffic"))
     }
 
-    /// What was stored last; counters begin anew where that cannot be read.
+    /// What was stored last; counters start from zero if that cannot be read.
     pub fn load(&self) -> Meter {
-        file::load(&self.0, "traffic is counted from nothing again")
+        file::load(&self.0, "traffic counters start from zero")
     }
 
     /// Stores the counters.
@@ -169,21 +170,11 @@ impl MeterFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cps_peering_config::HostConfig;
-    use serde_json::json;
+    use crate::testing::{Side, config_with_sides};
 
     fn config(sides: &[(u32, &str)]) -> SharedHostConfig {
-        let side = |(vni, peering): &(u32, &str)| {
-            let side = json!({ "peering": peering, "vpc": "vpc-a", "peer_vni": vni + 1, "peer_cidrs": [] });
-            (vni.to_string(), side)
-        };
-        let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
-        }))
-        .unwrap();
-        config.into()
+        let side = |(vni, peering): &(u32, &str)| Side { peering: (*peering).to_owned(), ..Side::unlimited(*vni) };
+        config_with_sides(1, sides.iter().map(side))
     }
 
     fn seven() -> Vni {
@@ -195,7 +186,7 @@ mod tests {
         Reading { device, shaped: true, sent: count, received: count, dropped, backlog: 9 }
     }
 
-    /// What is counted after each of these readings, by the boot: bytes sent, bytes received, drops.
+    /// The counters after each of these readings, with their boot: bytes sent, bytes received, drops.
     fn after(readings: &[(&str, Option<Reading>)]) -> (u64, u64, u64) {
         let mut meter = Meter::default();
         for (boot, reading) in readings {
@@ -228,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn readings_have_numbers_and_counters_that_go_on_keep_their_name() {
+    fn readings_are_numbered_and_continued_counters_keep_their_id() {
         let mut meter = Meter::default();
         meter.take("a", &config(&[(7, "p")]), &BTreeMap::new(), 5);
         let first = meter.reading();
@@ -246,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_that_is_gone_is_told_of_for_an_hour() {
+    fn a_removed_side_is_reported_for_an_hour() {
         let mut meter = Meter::default();
         let readings = [(seven(), reading(3, 1000, 0))].into();
         meter.take("a", &config(&[(7, "p")]), &readings, 0);
@@ -260,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn another_peering_with_the_same_vni_is_counted_from_nothing() {
+    fn another_peering_with_the_same_vni_starts_from_zero() {
         let mut meter = Meter::default();
         meter.take("a", &config(&[(7, "p")]), &[(seven(), reading(3, 1000, 0))].into(), 0);
         meter.take("a", &config(&[(7, "q")]), &[(seven(), reading(4, 50, 0))].into(), 1);

@@ -1,4 +1,4 @@
-//! What an agent's own certificate, and that of its clients, decide.
+//! What an agent's own certificate, and those of its clients, permit.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
@@ -62,7 +62,7 @@ fn kept(folder: &Path) -> Kept {
     Kept { crl: Some(folder.join("sent.pem")), renewed: Some(folder.join("renewed.pem")) }
 }
 
-/// A list that names so many certificates.
+/// A list with this many certificates.
 fn list(issuer: &Issuer<'static, KeyPair>, number: u64, revoked: u64) -> String {
     let now = std::time::SystemTime::now();
     let revoked = (1..=revoked).map(|serial| RevokedCertParams {
@@ -116,7 +116,7 @@ fn config(host: &str, number: u64) -> Value {
 }
 
 #[tokio::test]
-async fn an_agent_is_the_host_that_its_certificate_says() {
+async fn an_agent_serves_only_the_host_in_its_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let own = identity(folder.path(), "spiffe://cps-peering/host/h1");
     let agent_of_h1 = agent(folder.path(), &own);
@@ -129,7 +129,7 @@ async fn an_agent_is_the_host_that_its_certificate_says() {
     let patch = json!({ "base": { "epoch": 1, "number": 1 }, "revision": { "epoch": 1, "number": 2 } });
     assert_eq!(call(&agent_of_h1, CONTROLLER, "PATCH", "/v1/config", &patch).await.0, 200);
 
-    // What a ledger holds of another host is nothing to go on from: neither its host nor its revision.
+    // The ledger of another host is no base: neither its host nor its revision counts.
     let elsewhere = tempfile::tempdir().unwrap();
     fs::copy(folder.path().join("ledger"), elsewhere.path().join("ledger")).unwrap();
     let agent_of_h2 = agent(elsewhere.path(), &identity(elsewhere.path(), "spiffe://cps-peering/host/h2"));
@@ -166,7 +166,7 @@ async fn revocation_lists_are_taken_from_the_controller_alone_where_one_of_the_c
     assert_eq!(put(CONTROLLER, list(&issuer, 1, 2)).await, 204);
     assert_eq!(put(CONTROLLER, list(&issuer, 1, 2)).await, 204, "the same again");
     assert_eq!(identity.facts().revoked, 2);
-    // What was revoked stays, whatever comes later.
+    // What was revoked stays so, whatever comes later.
     assert_eq!(put(CONTROLLER, list(&issuer, 2, 1)).await, 204);
     assert_eq!(identity.facts().revoked, 2);
     let too_long = "x".repeat(cps_peering_http::tls::MAX_CRL + 1);
@@ -203,7 +203,8 @@ async fn a_head_that_says_two_things_is_refused() {
     }
 }
 
-/// A certificate for the key of a request, with this name and an hour to live, by this CA, after the one in the folder.
+/// A certificate for the key of a request, with this name and a lifetime of an hour, by this CA, later than the one in
+/// the folder.
 fn sign(folder: &Path, issuer: &Issuer<'static, KeyPair>, request: &str, name: &str) -> String {
     let key = CertificateSigningRequestParams::from_pem(request).unwrap().public_key;
     let mut params = CertificateParams::default();
@@ -219,7 +220,7 @@ fn sign(folder: &Path, issuer: &Issuer<'static, KeyPair>, request: &str, name: &
 /// Where requests of a connection are sent.
 type Sender = hyper::client::conn::http1::SendRequest<String>;
 
-/// The real server, over TLS: requests on a connection that is there go on while the certificate is renewed.
+/// The real server, over TLS: requests on an open connection continue while the certificate is renewed.
 #[tokio::test]
 async fn the_controller_alone_renews_the_certificate_and_nothing_is_interrupted() {
     let folder = tempfile::tempdir().unwrap();
@@ -295,15 +296,16 @@ async fn the_controller_alone_renews_the_certificate_and_nothing_is_interrupted(
     assert_eq!(send(&mut next, "PUT", "/v1/config", &config("h1", 1).to_string()).await.0, 200);
     let too_long = "x".repeat(cps_peering_config::agent_api::MAX_CERTIFICATE + 1);
     assert_eq!(send(&mut next, "PUT", certificate, &too_long).await.0, 413);
-    // The key has not left the host, and is in a file for the agent alone.
+    // The key has not left the host, and is in a file that only the agent can read.
     let held = fs::read_to_string(&kept).unwrap();
     assert!(held.contains("PRIVATE KEY") && !asked.contains("PRIVATE KEY"));
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o600);
 }
 
-/// A disk that does not answer while certificates are read holds one request, and the next ones are refused; it is a problem of the host.
+/// A disk that hangs while certificates are read blocks one request, and the next ones are refused; it is reported as a
+/// problem of the host.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_hangs_holds_one_request_about_certificates() {
+async fn a_hanging_disk_blocks_one_request_about_certificates() {
     let folder = tempfile::tempdir().unwrap();
     let (own, issuer) = authority(folder.path(), "spiffe://cps-peering/host/h1");
     let agent = agent(folder.path(), &own);
@@ -318,11 +320,11 @@ async fn a_disk_that_hangs_holds_one_request_about_certificates() {
         agent.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap().status().as_u16()
     };
     let (client, refused) = (timeout(Duration::from_millis(10), put(1)), put(2));
-    assert!(client.await.is_err(), "whoever goes away ends nothing");
+    assert!(client.await.is_err(), "a client that disconnects aborts nothing");
     assert_eq!(refused.await, 503);
     let (_, report) = call(&agent, CONTROLLER, "GET", "/v1/status", &Value::Null).await;
     assert!(report.contains("the disk has not taken it") && report.contains("sent.pem"), "{report}");
-    // It answers again.
+    // It responds again.
     let mut hanging = fs::OpenOptions::new().write(true).open(&ca).unwrap();
     fs::write(folder.path().join("file"), &pem).unwrap();
     fs::rename(folder.path().join("file"), &ca).unwrap();

@@ -51,7 +51,7 @@ impl Agent {
         Self::through(kernel.clone(), kernel, folder)
     }
 
-    /// An agent that sees its kernel only through something else.
+    /// An agent that sees its kernel through a wrapper.
     fn through(seen: impl Kernel + 'static, kernel: Memory, folder: TempDir) -> Self {
         let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
         let kept = PersistentState {
@@ -74,7 +74,7 @@ impl Agent {
         (status, answer)
     }
 
-    /// The same from a controller of a cluster. Also whose the host is.
+    /// The same from a controller of a cluster. Also returns the host's cluster.
     async fn call_as(&self, cluster: Option<u128>, method: &str, path: &str, body: &Value) -> (u16, Value, String) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(cluster) = cluster {
@@ -198,7 +198,7 @@ async fn bad_pushes_name_what_is_wrong_and_change_nothing() {
     }
     assert_eq!(agent.operations(), operations);
     assert_eq!(agent.report_when(|_| true).await.desired, Some(revision(1)));
-    // What a newer controller says and this agent does not know is passed over.
+    // Fields of a newer controller that this agent does not know are ignored.
     let mut newer = config(2);
     newer["sides"]["1001"]["speed"] = json!(1);
     assert_eq!(agent.accepted(&newer).await.desired, Some(revision(2)));
@@ -227,7 +227,7 @@ fn removal(base: u64) -> Value {
 }
 
 #[tokio::test]
-async fn a_patch_looks_only_at_what_it_changes() {
+async fn a_patch_observes_only_what_it_changes() {
     let agent = Agent::start();
     agent.accepted(&config(1)).await;
     agent.kernel.state().looks.clear();
@@ -235,19 +235,19 @@ async fn a_patch_looks_only_at_what_it_changes() {
     let (_, report) = agent.call("PATCH", "/v1/config", &removal(1)).await;
     assert_eq!((&report["applied"]["number"], &report["problems"]), (&json!(2), &json!([])));
     let looks = agent.kernel.state().looks.clone();
-    let DirtySet::Parts(first) = &looks[0] else { panic!("everything was looked at") };
+    let DirtySet::Parts(first) = &looks[0] else { panic!("everything was observed") };
     assert!(first.tables.is_empty() && first.devices.len() == 2, "no route is read before traffic ends: {first:?}");
     assert!(matches!(agent.kernel.state().log[0], Operation::RemoveFdb(_)));
     assert!(looks.len() > 2, "the kernel was read again before the answer");
     for look in looks.into_iter().skip(1) {
-        let DirtySet::Parts(parts) = look else { panic!("everything was looked at") };
+        let DirtySet::Parts(parts) = look else { panic!("everything was observed") };
         assert_eq!(parts.sides.iter().map(|vni| vni.get()).collect::<Vec<_>>(), [1001, 1002]);
         assert!(parts.vpcs.is_empty());
     }
 }
 
 #[tokio::test]
-async fn what_a_patch_cannot_settle_alone_is_looked_at_as_a_whole() {
+async fn what_a_patch_cannot_settle_is_followed_by_a_full_observation() {
     let agent = Agent::start();
     let mut alone = config(1);
     alone["sides"] = json!({});
@@ -283,9 +283,9 @@ async fn a_patch_after_trouble_elsewhere_is_not_held_up_by_it() {
     assert!(!state.seen.links.keys().any(|name| name.as_str() == "cpspeer1003"));
 }
 
-/// C5. What was ended does not come back because the disk refuses to keep that.
+/// C5. What was ended does not come back because the disk refuses to store it.
 #[tokio::test]
-async fn what_a_patch_has_ended_stays_so_where_it_cannot_be_stored_and_is_stored_later() {
+async fn what_a_patch_has_ended_stays_ended_until_it_can_be_stored() {
     let agent = Agent::start();
     agent.accepted(&config(1)).await;
     let ledger = agent.folder.path().join("ledger");
@@ -299,7 +299,7 @@ async fn what_a_patch_has_ended_stays_so_where_it_cannot_be_stored_and_is_stored
     let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
     assert!(problem.object.ends_with("/ledger") && problem.reason.contains("tried again"), "{problem:?}");
     assert_eq!((report.desired, report.applied), (Some(revision(1)), Some(revision(1))), "nothing newer is confirmed");
-    // Nobody pushes anything: the disk is well again, and the write with it.
+    // Without any push: the disk works again, and so does the write.
     std::fs::remove_dir(&ledger).unwrap();
     std::fs::write(&ledger, kept).unwrap();
     let report = agent.report_when(|report| report.applied == Some(revision(2))).await;
@@ -330,14 +330,14 @@ async fn one_missing_port_holds_back_nothing_else() {
     let standing = |applied: &Value| json!({ "desired": revision_1, "applied": applied });
     assert_eq!(status["vrfs"], json!({ "vpc-a": standing(revision_1), "vpc-b": standing(&Value::Null) }));
     assert_eq!(status["sides"], json!({ "1001": standing(revision_1), "1002": standing(revision_1) }));
-    // The interface comes, and with it an event.
+    // The interface appears, and with it an event.
     agent.kernel.state().add_link("tenant2", LinkKind::Other);
     agent.reconciler.notice(Event::Changed);
     agent.report_when(HostReport::in_sync).await;
 }
 
 #[tokio::test]
-async fn an_mtu_that_is_only_assumed_is_not_told() {
+async fn an_assumed_mtu_is_not_reported() {
     let kernel = Memory::new();
     for name in ["eth0", "tenant1", "tenant2"] {
         kernel.state().add_link(name, LinkKind::Other);
@@ -363,12 +363,12 @@ async fn drift_is_repaired_and_counted() {
     assert!(report.in_sync() && !agent.kernel.state().seen.routes.is_empty());
 }
 
-/// What others have in the way of a new peering is seen by a look at everything alone.
+/// What others have in the way of a new peering is seen by a full observation only.
 #[tokio::test]
-async fn a_look_at_what_a_push_changed_is_followed_by_one_at_everything() {
+async fn a_partial_observation_after_a_push_is_followed_by_a_full_one() {
     let agent = Agent::start();
     agent.accepted(&config(1)).await;
-    // Somewhere else, and nobody announces it.
+    // Somewhere else, and not announced.
     let table = ownership::table(11.try_into().unwrap());
     let is_there = || agent.kernel.state().seen.routes.iter().any(|route| route.key.table == table);
     agent.kernel.state().seen.routes.retain(|route| route.key.table != table);
@@ -380,7 +380,7 @@ async fn a_look_at_what_a_push_changed_is_followed_by_one_at_everything() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), looked).await.expect("it is looked at");
+    tokio::time::timeout(Duration::from_secs(20), looked).await.expect("it is observed");
 }
 
 #[tokio::test]
@@ -393,13 +393,13 @@ async fn a_setting_that_the_kernel_does_not_announce_is_noticed() {
     let report = agent.report_when(|report| report.counters.drift_repaired > 0).await;
     assert!(report.in_sync());
     assert_eq!(agent.kernel.state().seen.links[&port].settings[&setting], 0);
-    // Also when somebody changes it back at once.
+    // Also when it is changed back immediately.
     agent.kernel.state().seen.links.get_mut(&port).unwrap().settings.insert(setting, 2);
     agent.report_when(|report| report.counters.drift_repaired > 1).await;
 }
 
 #[tokio::test]
-async fn a_kernel_that_does_not_answer_is_asked_again() {
+async fn a_kernel_that_does_not_answer_is_retried() {
     let agent = Agent::start();
     agent.kernel.state().deaf = 1;
     let report = agent.accepted(&config(1)).await;
@@ -420,7 +420,7 @@ async fn the_ledger_is_enough_after_a_reboot() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_cannot_be_written_is_no_yes() {
+async fn a_push_is_not_confirmed_if_the_ledger_cannot_be_written() {
     let agent = Agent::start();
     std::fs::create_dir(agent.folder.path().join("ledger.new")).unwrap();
     let (status, message) = agent.refused(&config(1)).await;
@@ -429,7 +429,7 @@ async fn a_ledger_that_cannot_be_written_is_no_yes() {
 }
 
 #[tokio::test]
-async fn another_ones_route_in_the_place_of_ours_is_a_conflict() {
+async fn a_foreign_route_in_place_of_ours_is_a_conflict() {
     let agent = Agent::start();
     let key = RouteKey::unicast(ownership::table(10.try_into().unwrap()), "10.2.9.0/24".parse().unwrap());
     agent.kernel.state().foreign_routes.insert(key);
@@ -468,7 +468,7 @@ fn without_a_configuration_it_sleeps_whatever_happens() {
     let agent = Agent::start();
     for event in [Event::Changed, Event::Port, Event::Lost] {
         assert!(agent.reconciler.notice(event));
-        // One that goes round and round is awake now, or has been in between.
+        // A busy loop is awake now, or has been in between.
         let (mut asleep, mut since) = (0, None);
         for _ in 0..20_000 {
             let now = sleeps("reconciler");

@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, num::ParseIntError, str::FromStr};
 use thiserror::Error;
 
-/// The identity of a store, and of all controllers that share it. It is drawn when the store is made. Agents remember whose they are,
-/// and refuse what another's controller sends.
+/// The identity of a store, and of all controllers that share it. It is chosen at random when the store is created.
+/// Agents remember the cluster that they belong to, and refuse what another's controllers send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClusterId(u128);
 
-/// It is no identity of a cluster.
+/// A text that is not the identity of a cluster.
 #[derive(Debug, Error)]
 #[error("the identity of a cluster has 32 hexadecimal digits")]
 pub struct InvalidClusterId(#[source] Option<ParseIntError>);

@@ -1,24 +1,24 @@
-//! The table `[connections]` of both settings files: what clients may take of an HTTP server.
+//! The table `[connections]` of both settings files: limits on the clients of an HTTP server.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 use thiserror::Error;
 
-/// What clients may take of an HTTP server.
+/// Limits on the clients of an HTTP server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectionSettings {
-    /// How many connections there may be, 16 or more; at most half as many as the process may have open files. Clients that
-    /// have not proven who they are may hold half of what is not reserved. Default 4096.
+    /// How many connections there may be, 16 or more; at most half as many as the process may have open files. Clients
+    /// that have not authenticated may hold half of what is not reserved. Default 4096.
     pub total: usize,
     /// How many of them are kept free for the control plane: controllers, operators, monitoring, and `reserved_for`. At most
     /// half of `total`. Default 256.
     pub reserved: usize,
-    /// Networks whose clients may use the reserve without a certificate or token, such as health checks of a load balancer.
-    /// Default: none.
+    /// Networks whose clients may use the reserve without a certificate or token, such as health checks of a load
+    /// balancer. Default: none.
     pub reserved_for: Vec<IpNet>,
-    /// How many connections one address (IPv6: a network of 64 bits) may have that has not proven who it is. To be raised where
+    /// How many connections one address (IPv6: a network of 64 bits) may have that has not authenticated. Raise it if
     /// all clients come through one address translator or proxy. Default 1024.
     pub per_address: usize,
     /// How many connections clients with one certificate may have. Default 512.
@@ -28,9 +28,9 @@ pub struct ConnectionSettings {
     /// How long a TLS handshake and the head of a request may take, and how long a connection may be idle, in seconds.
     /// Default 10.
     pub head_s: u64,
-    /// How long a client may send nothing of a body, or take nothing of an answer, in seconds. Default 20.
+    /// How long a client may send nothing of a body, or read nothing of a response, in seconds. Default 20.
     pub stall_s: u64,
-    /// How fast a body must come and an answer be taken on the whole, in bytes per second. Default 1024.
+    /// The minimum rate at which a body must be sent and a response read on average, in bytes per second. Default 1024.
     pub min_bytes_per_s: u32,
 }
 
@@ -50,7 +50,7 @@ impl Default for ConnectionSettings {
     }
 }
 
-/// A setting that cannot be.
+/// A setting that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("setting `{setting}`: {value} is not between {least} and {most}")]
 pub struct OutOfRange {
@@ -68,7 +68,7 @@ impl OutOfRange {
 }
 
 impl ConnectionSettings {
-    /// Whether a server can work with them.
+    /// Whether a server can work with these limits.
     pub fn check(&self) -> Result<(), OutOfRange> {
         const LEAST: u64 = 16;
         const MOST: u64 = 1_000_000;

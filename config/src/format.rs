@@ -1,12 +1,12 @@
-//! How what daemons store, and tell each other, outlives a version.
+//! How stored and transmitted data stays compatible across versions.
 //!
-//! - A field that is new has a default, and what is old lacks it.
-//! - A field that is not known is passed over. Whoever writes again what another release wrote keeps such fields where losing
-//!   them would lose something: in records of the store, and in an agent's ledger.
-//! - What must not be passed over comes with a higher number in the field `format` of the outermost object. Without that field it is
-//!   1. A release that knows no such number refuses all of it, and says so.
+//! - A new field has a default, because old data lacks it.
+//! - An unknown field is ignored. A program that rewrites data of another release keeps such fields if losing them
+//!   would lose something: in records of the store, and in an agent's ledger.
+//! - A change that must not be ignored comes with a higher number in the field `format` of the outermost object.
+//!   Without that field it is 1. A release that does not know the number refuses all of it, with that reason.
 //!
-//! What users send is another matter: there a field that is not known is an error.
+//! User input is another matter: there an unknown field is an error.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -18,10 +18,10 @@ pub const SCOPED_PEERINGS: u32 = 2;
 /// The name of the field.
 const FIELD: &str = "format";
 
-/// Why something that was stored or sent cannot be read.
+/// Why stored or transmitted data cannot be read.
 #[derive(Debug, Error)]
 pub enum FormatError {
-    /// It is of a release that is newer.
+    /// It is of a newer release.
     #[error(
         "it has format {found}, and release {release} understands formats up to {known}: a newer release wrote it. Install that \
          release, or a newer one",
@@ -29,24 +29,24 @@ pub enum FormatError {
         known = KNOWN
     )]
     Newer {
-        /// The number that it has.
+        /// Its number.
         found: u64,
     },
-    /// It is something else.
+    /// It is malformed.
     #[error(transparent)]
     Malformed(#[from] serde_json::Error),
 }
 
-/// What was read.
+/// The decoded data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded<T> {
-    /// What of it is known.
+    /// The known part of it.
     pub value: T,
-    /// The path of the first field that is not known, if there is any.
+    /// The path of the first unknown field, if there is one.
     pub unknown: Option<String>,
 }
 
-/// Reads the JSON of something that daemons store or tell each other.
+/// Decodes stored or transmitted JSON.
 pub fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<Decoded<T>, FormatError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let (mut unknown, mut is_marked) = (None, false);
@@ -59,7 +59,7 @@ pub fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<Decoded<T>, FormatErro
         }
     });
     let read = read.and_then(|value| deserializer.end().map(|()| value));
-    // What a newer release has changed may not even be readable.
+    // A newer release may have changed it so that it cannot even be parsed.
     if (is_marked || read.is_err())
         && let Some(found) = marked(json).filter(|found| *found > u64::from(KNOWN))
     {
@@ -68,7 +68,7 @@ pub fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<Decoded<T>, FormatErro
     Ok(Decoded { value: read?, unknown })
 }
 
-/// The same, where fields that are not known are of no consequence.
+/// The same, if unknown fields do not matter.
 pub fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, FormatError> {
     decode(json).map(|decoded| decoded.value)
 }
@@ -90,13 +90,13 @@ mod tests {
     const CONFIG: &str = r#"{"revision":{"epoch":1,"number":2},"host":"h1","underlay":"192.0.2.1"}"#;
 
     #[test]
-    fn fields_that_are_not_known_are_passed_over_and_named() {
+    fn unknown_fields_are_ignored_and_named() {
         let plain: HostConfig = read(CONFIG.as_bytes()).unwrap();
         let more =
             CONFIG.replace("\"number\":2", "\"number\":2,\"term\":\"x\"").replace("\"host\"", "\"zone\":[1],\"host\"");
         let decoded = decode::<HostConfig>(more.as_bytes()).unwrap();
         assert_eq!((decoded.value, decoded.unknown), (plain, Some("revision.term".to_owned())));
-        // What a known field holds is still checked.
+        // The content of a known field is still checked.
         assert!(read::<HostConfig>(CONFIG.replace("192.0.2.1", "nowhere").as_bytes()).is_err());
         assert!(read::<HostConfig>(format!("{CONFIG} x").as_bytes()).is_err());
     }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_newer_releases_in_a_report_are_read_as_the_worst() {
+    fn unknown_words_in_a_report_are_read_as_the_worst() {
         let problem = r#"{"scope":{"zone":"z1"},"kind":"throttled","object":"o","reason":"r","since":5}"#;
         let text = format!(
             r#"{{"version":"9","host":"h1","desired":null,"applied":null,"problems":[{problem}],"last_pass":null,
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_earlier_releases_sent_is_read() {
+    fn data_of_earlier_releases_is_read() {
         for release in ["0.1.0", "0.2.0"] {
             let file = |name: &str| {
                 let path = format!("{}/../tests/golden/{release}/{name}", env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! Names of the things that the controller manages.
+//! Ids of the objects that the controller manages.
 
 use crate::text::quote;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ pub const MAX_ID_LEN: usize = 63;
     quote(.value)
 )]
 pub struct InvalidId {
-    /// What the text should have named, for instance `host id`.
+    /// The kind of id expected, for instance `host id`.
     pub kind: &'static str,
     /// The text.
     pub value: String,

@@ -40,7 +40,7 @@
 //! peer_import_prefixes = []
 //! ```
 //!
-//! Which entries fit together is the controller's to check; this type only says how they are written.
+//! Whether entries are consistent is for the controller to check; this type only defines how they are written.
 
 use crate::{
     id::{AccountId, HostId, RegionId, VpcId},
@@ -55,13 +55,13 @@ use std::{collections::BTreeMap, net::IpAddr};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Inventory {
-    /// Its name, where there are several: what one has made, pruning with another leaves alone. By default
+    /// Its name, if there are several: pruning with one inventory leaves alone what another has created. By default
     /// [`DEFAULT_NAME`](Inventory::DEFAULT_NAME).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The regions.
     pub regions: Vec<Region>,
-    /// Accounts about which there is something to say. Others need no entry, and none is removed with its entry.
+    /// Accounts with settings of their own. Others need no entry, and no account is removed with its entry.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub accounts: Vec<Account>,
     /// The hosts.
@@ -98,7 +98,7 @@ pub struct Region {
 pub struct Account {
     /// Its id.
     pub id: AccountId,
-    /// How many live peerings it may initiate from a region, where that is not the default. Without any, what it has stays.
+    /// How many live peerings it may initiate from a region, if not the default. Absent: its current quotas stay.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "number::map")]
     pub quotas: BTreeMap<RegionId, u32>,
 }
@@ -109,13 +109,13 @@ pub struct Account {
 pub struct Host {
     /// Its id.
     pub id: HostId,
-    /// The region it stands in.
+    /// The region that it is in.
     pub region: RegionId,
     /// Its VTEP address. All hosts use the same family.
     pub underlay: IpAddr,
     /// The base URL of its agent, for instance `https://192.0.2.1:7401`.
     pub agent: String,
-    /// Whether it is being worked on: peerings then become active without waiting for it.
+    /// Whether it is in maintenance: peerings then become active without waiting for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub maintenance: bool,
 }
@@ -126,7 +126,7 @@ pub struct Host {
 pub struct Vpc {
     /// Its id.
     pub id: VpcId,
-    /// A name for people; by default the id.
+    /// A display name; by default the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The account that owns it.
@@ -138,7 +138,7 @@ pub struct Vpc {
     pub cidrs: Vec<IpNet>,
 }
 
-/// An interface of a host that belongs to one VPC. Known by host and interface.
+/// An interface of a host that belongs to one VPC. Identified by host and interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
@@ -166,19 +166,20 @@ pub struct Peering {
     pub vpc: VpcId,
     /// The receiver's VPC.
     pub peer_vpc: VpcId,
-    /// The most that may pass in each direction, in Mbit/s: only between regions; none for no limit.
+    /// The bandwidth limit in each direction, in Mbit/s: only between regions; none for no limit.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "number::optional")]
     pub bandwidth: Option<u32>,
-    /// What of `vpc` is shown to the other side; empty for all. Without it, what it is stays, and a new peering has all.
+    /// The prefixes of `vpc` that are exported to the other side; empty for all. If absent, the current ones stay, and
+    /// a new peering has all.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
     pub export_prefixes: Option<Vec<IpNet>>,
-    /// What of `peer_vpc` is taken, likewise.
+    /// The prefixes of `peer_vpc` that are imported, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
     pub import_prefixes: Option<Vec<IpNet>>,
-    /// What of `peer_vpc` is shown by the receiver, likewise.
+    /// The prefixes of `peer_vpc` that the receiver exports, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
     pub peer_export_prefixes: Option<Vec<IpNet>>,
-    /// What of `vpc` is taken by the receiver, likewise.
+    /// The prefixes of `vpc` that the receiver imports, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
     pub peer_import_prefixes: Option<Vec<IpNet>>,
 }

@@ -3,30 +3,30 @@
 //! | module | holds |
 //! |---|---|
 //! | [`id`] | names of accounts, regions, hosts, VPCs and peerings |
-//! | [`net`] | VNI, interface name: numbers and names with the kernel's own limits |
-//! | [`prefix_set`] | what lists of prefixes have in common |
-//! | [`naming`] | names and numbers of what agents make in a kernel: devices, tables, Ethernet and next hop addresses |
-//! | [`number`] | whole numbers, however they are written |
+//! | [`net`] | VNI, interface name: numbers and names with limits set by the kernel or the wire format |
+//! | [`prefix_set`] | set operations on lists of prefixes |
+//! | [`naming`] | names and numbers of what agents create in a kernel: devices, tables, Ethernet and next hop addresses |
+//! | [`number`] | whole numbers in either notation |
 //! | [`time`] | points in time as text |
 //! | [`revision`] | the order of configurations |
 //! | [`cluster`] | which controllers belong together |
-//! | [`mod@format`] | how what is stored and transmitted outlives a version |
-//! | [`host_config`] | [`HostConfig`]: what a host must have; [`HostPatch`]: the difference between two of them |
-//! | [`traffic`] | what passes between peers, and shares of a common limit |
-//! | [`report`] | [`HostReport`]: what a host has |
+//! | [`mod@format`] | how stored and transmitted data stays compatible across versions |
+//! | [`host_config`] | [`HostConfig`]: the desired state of a host; [`HostPatch`]: the difference between two of them |
+//! | [`traffic`] | traffic between peers, and shares of a common limit |
+//! | [`report`] | [`HostReport`]: the actual state of a host |
 //! | [`quota`] | what quotas count |
 //! | [`inventory`] | the document that operators apply |
-//! | [`retry`] | how long to wait before what failed is tried again |
-//! | [`trace`] | what an agent is asked of a path, and what it answers |
-//! | [`probe`] | what an agent is asked to send along a path, and what came back |
+//! | [`retry`] | how long to wait before a retry |
+//! | [`trace`] | a trace query to an agent, and its answer |
+//! | [`probe`] | a probe query to an agent, and its answer |
 //! | [`agent_api`] | paths and error body of the agent's HTTP interface |
 //! | [`settings`] | the settings files of both daemons |
-//! | [`text`] | which names and descriptions are legal, and how texts of others are quoted and shown |
-//! | [`connections`] | what clients may take of their HTTP servers |
-//! | [`tls`] | where certificates are, and the names that they carry |
+//! | [`text`] | which names and descriptions are valid, and how foreign text is quoted and displayed |
+//! | [`connections`] | limits on the clients of their HTTP servers |
+//! | [`tls`] | where certificates are, and the names in them |
 //!
-//! Values are checked where they are made: a [`Vni`](net::Vni) or an [`InterfaceName`](net::InterfaceName) that
-//! exists is legal, and a [`ValidHostConfig`] has passed every rule that one host alone can check.
+//! Values are validated on construction: a [`Vni`](net::Vni) or an [`InterfaceName`](net::InterfaceName) that exists is
+//! valid, and a [`ValidHostConfig`] satisfies every rule that can be checked for one host alone.
 
 pub mod agent_api;
 pub mod cluster;

@@ -1,20 +1,20 @@
-//! How the daemons write their log.
+//! The log format of the daemons.
 
 use serde::{Deserialize, Serialize};
 
-/// How the log is written (setting `log_format`).
+/// The log format (setting `log_format`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// Lines for people.
+    /// Lines of text.
     #[default]
     Text,
-    /// An object on each line, for programs.
+    /// A JSON object per line.
     Json,
 }
 
 impl LogFormat {
-    /// What a settings file says of it, whatever else is wrong with that; text where it says nothing.
+    /// The format that a settings file asks for, whatever else is wrong with the file; text if it has none.
     pub fn of(settings: &str) -> Self {
         #[derive(Deserialize)]
         struct Said {

@@ -1,5 +1,5 @@
-//! How what the agents make in a kernel is named and numbered: devices, routing tables, and the Ethernet and next hop addresses by which
-//! hosts know each other. Controller and agents must agree on it, so it stands here and nowhere else.
+//! Names and numbers of what the agents create in a kernel: devices, routing tables, and the Ethernet and next hop
+//! addresses by which hosts know each other. Controller and agents must agree on them, so they are defined here only.
 //!
 //! Everything is derived from VNIs, which are unique among all VPCs and sides, and from VTEP addresses. Nothing needs to be allocated or
 //! remembered, so a restart cannot forget it.
@@ -13,7 +13,7 @@ use std::{
 /// The first of the 2²⁴ tables that are ours: the table of a VPC is this plus its VNI.
 const FIRST_TABLE: u32 = 0x4300_0000;
 
-/// What a device of ours is for.
+/// The purpose of a device of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// The VRF of a VPC; the number is the VPC's VNI.
@@ -39,9 +39,9 @@ impl Role {
 /// The name of a device of ours: a [`Role`] and a VNI, written `cpsvrf10`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceName {
-    /// What it is for.
+    /// Its purpose.
     pub role: Role,
-    /// Whose it is.
+    /// The VNI of its VPC or side.
     pub vni: Vni,
 }
 
@@ -61,7 +61,7 @@ impl DeviceName {
         Self { role: Role::Peer, vni }.into()
     }
 
-    /// Reads a name that follows the grammar. Only the one canonical spelling of a number counts.
+    /// Parses a name that follows the grammar. Only the canonical spelling of a number counts.
     pub fn parse(name: &InterfaceName) -> Option<Self> {
         let name = name.as_str();
         let (role, digits) = Role::ALL.into_iter().find_map(|role| Some((role, name.strip_prefix(role.prefix())?)))?;
@@ -93,7 +93,7 @@ pub fn table_vni(table: u32) -> Option<Vni> {
     table.checked_sub(FIRST_TABLE).and_then(|number| Vni::try_from(number).ok())
 }
 
-/// The first two bytes of every Ethernet address that [`mac`] makes, by the family of the VTEP address.
+/// The first two bytes of every Ethernet address that [`mac`] derives, by the family of the VTEP address.
 pub const HOST_PREFIXES: [u16; 2] = [0x0200, 0x0206];
 
 /// The Ethernet address of all our VXLAN devices on the host with this VTEP address: locally administered, then the
@@ -111,8 +111,8 @@ pub fn mac(vtep: IpAddr) -> Mac {
     }
 }
 
-/// The link-local address by which other hosts know the host with this VTEP address as a next hop: its [`mac`], so that
-/// both tell the same. It is an address on no device; a permanent neighbour entry leads to the Ethernet address.
+/// The link-local address by which other hosts know the host with this VTEP address as a next hop: derived from its
+/// [`mac`]. No device has this address; a permanent neighbour entry maps it to the Ethernet address.
 pub fn gateway(vtep: IpAddr) -> Ipv6Addr {
     let mut bytes = [0; 16];
     bytes[..2].copy_from_slice(&[0xfe, 0x80]);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_there_and_back() {
+    fn names_round_trip() {
         for role in Role::ALL {
             for vni in [Vni::MIN, Vni::MAX] {
                 let device = DeviceName { role, vni };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_lead_there_and_back() {
+    fn tables_round_trip() {
         for vni in [Vni::MIN, Vni::MAX] {
             assert_eq!(table_vni(table(vni)), Some(vni));
         }

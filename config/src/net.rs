@@ -1,4 +1,4 @@
-//! Numbers and names with limits of their own in the kernel or on the wire.
+//! Numbers and names with limits set by the kernel or the wire format.
 
 use crate::text::quote;
 use ipnet::IpNet;
@@ -74,11 +74,11 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// The name of a network device: 1 to 15 bytes (`IFNAMSIZ` − 1), no `/`, `:`, `%`, white space or control characters, and
-/// not `.` or `..`: what the kernel's `dev_valid_name()` takes, less the `%` that it reads as a pattern. ASCII only, unless
-/// the kernel told it.
+/// The name of a network device: 1 to 15 bytes (`IFNAMSIZ` − 1), no `/`, `:`, `%`, white space or control characters,
+/// and not `.` or `..`: what the kernel's `dev_valid_name()` accepts, less the `%` that it reads as a pattern. ASCII
+/// only, unless it comes from the kernel.
 ///
-/// Kept inline: it is small, and a host may have many routes that name one.
+/// Stored inline: it is small, and a host may have many routes that name one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InterfaceName {
@@ -99,8 +99,8 @@ impl InterfaceName {
     /// The longest name, in bytes: `IFNAMSIZ` less the closing NUL.
     pub const MAX_LEN: usize = 15;
 
-    /// A name that the kernel tells: it takes nearly any byte, also those that no configuration may name. None if there is none,
-    /// or it is longer than a name can be.
+    /// A name reported by the kernel: it allows nearly any byte, also those that no configuration may use. None if it
+    /// is empty or too long for a name.
     pub fn of_kernel(name: &[u8]) -> Option<Self> {
         let name = name.split(|&b| b == 0).next()?;
         if name.is_empty() {
@@ -111,20 +111,20 @@ impl InterfaceName {
         Some(Self { bytes })
     }
 
-    /// The name as the kernel has it.
+    /// The name as in the kernel.
     pub fn as_bytes(&self) -> &[u8] {
         let end = self.bytes.iter().position(|&b| b == 0).unwrap_or(Self::MAX_LEN);
         &self.bytes[..end]
     }
 
-    /// The name as text; of one that the kernel has and no configuration can, with [`escape_name`].
+    /// The name as text; bytes that no configuration can use are escaped with [`escape_name`].
     pub fn as_str(&self) -> Cow<'_, str> {
         escape_name(self.as_bytes())
     }
 }
 
-/// A name of an interface, or how one begins, for people: what is not printable ASCII becomes `\xNN`, as `printf` and shells read
-/// it. Of other names nothing changes.
+/// An interface name, or a prefix of one, for display: bytes other than printable ASCII become `\xNN`, as `printf` and
+/// shells read it. Other names are unchanged.
 pub fn escape_name(name: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(name) {
         Ok(text) if name.iter().all(u8::is_ascii_graphic) => Cow::Borrowed(text),
@@ -188,23 +188,23 @@ impl fmt::Debug for InterfaceName {
 )]
 pub struct InvalidPrefix(String);
 
-/// The longest text that can be a prefix: eight groups with an IPv4 address at their end, and a length.
+/// The longest text that can be a prefix: eight groups with an IPv4 address at the end, and a length.
 const LONGEST_PREFIX: usize = 49;
 
-/// Reads a prefix as everybody understands it. Some read `010.0.0.0/8` as octal and others as decimal (RFC 6943 section
-/// 3.1.1), so it is neither.
+/// Parses a prefix in its unambiguous form. Some programs read `010.0.0.0/8` as octal and others as decimal (RFC 6943
+/// section 3.1.1), so it is refused.
 pub fn parse_prefix(text: &str) -> Result<IpNet, InvalidPrefix> {
     let read = || {
         let (address, length) = text.split_once('/')?;
         let plain = length == "0" || !length.starts_with(['0', '+']);
         let length = length.parse().ok().filter(|_| plain)?;
-        // The standard library takes no leading zeros in IPv4 addresses.
+        // The standard library accepts no leading zeros in IPv4 addresses.
         IpNet::new(address.parse().ok()?, length).ok()
     };
     read().ok_or_else(|| InvalidPrefix(text.chars().take(LONGEST_PREFIX).collect()))
 }
 
-/// Reads prefixes in documents, with [`parse_prefix`]: for `#[serde(deserialize_with = "…")]`.
+/// Deserialises prefixes in documents, with [`parse_prefix`]: for `#[serde(deserialize_with = "…")]`.
 pub mod prefix {
     use super::{IpNet, parse_prefix};
     use serde::{Deserialize, Deserializer, de::Error};
@@ -234,13 +234,13 @@ pub mod prefix {
     }
 }
 
-/// Whether two prefixes share an address. Prefixes of different families never do.
+/// Whether two prefixes overlap. Prefixes of different families never do.
 pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     within(a, b) || within(b, a)
 }
 
-/// Whether all addresses of a prefix are in another, too; as [`IpNet::contains`], in a few instructions: there may be a
-/// million to compare.
+/// Whether a prefix is within another; like [`IpNet::contains`], in a few instructions: there may be a million to
+/// compare.
 pub fn within(inner: &IpNet, outer: &IpNet) -> bool {
     outer.prefix_len() <= inner.prefix_len()
         && match (inner, outer) {
@@ -256,7 +256,7 @@ pub fn within(inner: &IpNet, outer: &IpNet) -> bool {
         }
 }
 
-/// Whether a prefix has no bits set behind its length, as the kernel demands of a route's destination.
+/// Whether a prefix has no host bits set, as the kernel demands of a route's destination.
 pub fn is_canonical(prefix: &IpNet) -> bool {
     match prefix {
         IpNet::V4(prefix) => prefix.addr().to_bits().trailing_zeros() + u32::from(prefix.prefix_len()) >= 32,

@@ -1,4 +1,4 @@
-//! Whole numbers in JSON and TOML: JSON knows no difference between `100` and `100.0` (RFC 8259 section 6), and clients write
+//! Whole numbers in JSON and TOML: JSON does not distinguish `100` and `100.0` (RFC 8259 section 6), and clients write
 //! either.
 
 use serde::{
@@ -7,7 +7,7 @@ use serde::{
 };
 use std::{collections::BTreeMap, fmt};
 
-/// A whole number that may be written with a point.
+/// A whole number that may be written with a decimal point.
 struct Whole(u32);
 
 impl<'de> Deserialize<'de> for Whole {
@@ -33,7 +33,7 @@ impl<'de> Deserialize<'de> for Whole {
 
             fn visit_f64<E: Error>(self, number: f64) -> Result<Whole, E> {
                 let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-                // Of a whole number in this range that is every digit.
+                // A float represents every whole number in this range exactly.
                 let whole = is_whole.then(|| format!("{number:.0}").trim_start_matches('-').parse().ok()).flatten();
                 whole.map(Whole).ok_or_else(|| E::invalid_value(Unexpected::Float(number), &self))
             }
@@ -53,7 +53,7 @@ pub fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32
     Option::<Whole>::deserialize(deserializer).map(|number| number.map(|Whole(number)| number))
 }
 
-/// The same where zero says nothing: clients that are generated write it for what is not set.
+/// The same, with zero as absent: generated clients write it for what is not set.
 pub fn optional_not_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     optional(deserializer).map(|number| number.filter(|number| *number > 0))
 }

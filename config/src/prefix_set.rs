@@ -1,11 +1,11 @@
-//! Sets of addresses as lists of prefixes: what two lists have in common, and what one has that the other has not.
+//! Sets of addresses as lists of prefixes: intersection and difference.
 //!
-//! No list holds two prefixes that overlap, and no list that results does.
+//! No input list holds overlapping prefixes, and no result does.
 
 use crate::net::within;
 use ipnet::IpNet;
 
-/// The addresses that are in both, sorted. There are at most as many prefixes as in both lists together.
+/// The addresses that are in both, sorted. At most as many prefixes as in both lists together.
 pub fn intersection<'a>(some: impl IntoIterator<Item = &'a IpNet>, others: &[IpNet]) -> Vec<IpNet> {
     let inner = |a: &IpNet, b: &IpNet| {
         if within(a, b) {
@@ -41,7 +41,7 @@ pub fn difference<'a>(some: impl IntoIterator<Item = &'a IpNet>, others: &[IpNet
     left
 }
 
-/// The two prefixes that are one bit longer; none of a single address.
+/// The two prefixes that are one bit longer; none for a single address.
 fn halves(prefix: &IpNet) -> Vec<IpNet> {
     let longer = prefix.prefix_len().saturating_add(1);
     match prefix {
@@ -50,7 +50,7 @@ fn halves(prefix: &IpNet) -> Vec<IpNet> {
     }
 }
 
-/// The first two prefixes of a list that share an address.
+/// The first two prefixes of a list that overlap.
 pub fn first_overlap(prefixes: &[IpNet]) -> Option<(IpNet, IpNet)> {
     let mut sorted: Vec<&IpNet> = prefixes.iter().collect();
     // Sorted by network, an overlap is always between neighbours.

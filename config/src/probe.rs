@@ -1,8 +1,8 @@
-//! What an agent is asked to send along the path between two gateways, and what came back.
+//! A probe query to an agent for the path between two gateways, and its answer.
 //!
-//! A probe is an ICMP echo request that a host sends in a VPC's VRF, from a gateway address that is its own there to one of another
-//! host. The kernel there answers (rule C8), so that no server of a tenant takes part. New fields have defaults, unknown ones are
-//! passed over: one version older and newer work together.
+//! A probe is an ICMP echo request that a host sends in a VPC's VRF, from a gateway address of its own there to one of
+//! another host. The kernel there replies (rule C8), so that no server of a tenant takes part. New fields have
+//! defaults, unknown ones are ignored: one version older and newer work together.
 
 use crate::{
     id::{PeeringId, VpcId},
@@ -12,21 +12,21 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
 
-/// The body of `POST /v1/probe`: from where to where.
+/// The body of `POST /v1/probe`: source and destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeQuery {
     /// The VPC that sends.
     pub vpc: VpcId,
-    /// A gateway address of that VPC on this host. Answers come to it.
+    /// A gateway address of that VPC on this host. Replies come to it.
     pub local: IpAddr,
-    /// The VPC that answers.
+    /// The VPC that replies.
     pub peer_vpc: VpcId,
     /// A gateway address of that VPC, of the same family.
     pub remote: IpAddr,
     /// The VNI of the own side of the peering; none within a VPC.
     #[serde(default)]
     pub side: Option<Vni>,
-    /// The VTEP address of the host that has `remote`; none where it is this one.
+    /// The VTEP address of the host that has `remote`; none if it is this one.
     #[serde(default)]
     pub remote_vtep: Option<IpAddr>,
 }
@@ -48,74 +48,75 @@ impl From<&ProbeQuery> for TraceQuery {
     }
 }
 
-/// What came back.
+/// The result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeAnswer {
     /// The agent's version.
     #[serde(default)]
     pub version: String,
-    /// Why nothing was sent, or nothing can be concluded from what was. All else means nothing then.
+    /// Why nothing was sent, or nothing can be concluded from the result. The other fields are then meaningless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_probed: Option<String>,
-    /// Small packets that were to be sent.
+    /// Small packets to be sent.
     #[serde(default)]
     pub sent: u32,
     /// How many of these came back.
     #[serde(default)]
     pub received: u32,
-    /// The shortest time that one of them took there and back, in microseconds; none where none came back.
+    /// The shortest round-trip time of these, in microseconds; none if none came back.
     #[serde(default)]
     pub round_trip_min_us: Option<u64>,
     /// The median, likewise.
     #[serde(default)]
     pub round_trip_median_us: Option<u64>,
-    /// The longest IP packet that should pass, in bytes; none where nothing is known of that, as on one host.
+    /// The longest IP packet that should pass, in bytes; none if that is unknown, or if both addresses are on one host.
     #[serde(default)]
     pub expected_mtu: Option<u32>,
-    /// The longest that came back whole, in bytes. It was sent with DF (IPv6: by a host that does not fragment). None where
-    /// none came back, or none was to.
+    /// The longest packet that came back whole, in bytes. It was sent with DF (IPv6: by a host that does not fragment).
+    /// None if none came back, or none was to.
     #[serde(default)]
     pub path_mtu: Option<u32>,
-    /// Echo replies that were none to this probe, although they looked like it.
+    /// Echo replies that did not belong to this probe, although they looked like it.
     #[serde(default)]
     pub forged: u32,
-    /// What the kernel said when it did not take a packet; empty where it took all.
+    /// The kernel's error when it did not accept a packet; empty if it accepted all.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub send_error: String,
 }
 
-/// The most sides of peerings of which one host says how they are.
+/// The most sides of peerings that one host reports probes of.
 pub const MAX_SIDES: usize = 4096;
 
-/// The body of `GET /v1/probes`: how the peerings of a host are, by the probes that it sends all the time. Agents before 0.3.0 answer
-/// it with 404.
+/// The body of `GET /v1/probes`: the state of a host's peerings, from continuous probes. Agents before 0.3.0 respond
+/// with 404.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReport {
-    /// How often each way is probed where there is room for it, in seconds; 0: never.
+    /// The probe interval of each path if the budget permits, in seconds; 0: never.
     #[serde(default)]
     pub interval_s: u64,
-    /// Sides of which something is known, by their own VNIs, at most [`MAX_SIDES`].
+    /// Sides with a result, by their own VNIs, at most [`MAX_SIDES`].
     #[serde(default)]
     pub sides: BTreeMap<Vni, SideProbes>,
 }
 
-/// What the newest probes of one host say of one side of a peering: of the ways to the peer's hosts, each in either family, the worst.
+/// The results of one host's newest probes for one side of a peering: the worst of the paths to the peer's hosts, each
+/// in either family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SideProbes {
     /// The peering.
     pub peering: PeeringId,
-    /// How many of the newest packets over the way that loses the largest part of them are counted: some twenty, once there are.
+    /// How many of the newest packets of the path with the largest loss are counted: some twenty, once there are.
     pub sent: u32,
-    /// How many of these did not come back. Long packets that are lost where short ones pass are none of them: they are told by
-    /// [`mtu_black_hole`](Self::mtu_black_hole).
+    /// How many of these did not come back. Long packets that are lost where short ones pass do not count: they are
+    /// reported by [`mtu_black_hole`](Self::mtu_black_hole).
     pub lost: u32,
-    /// The longest of the newest times there and back, in microseconds; none where nothing comes back.
+    /// The longest of the newest round-trip times, in microseconds; none if nothing comes back.
     #[serde(default)]
     pub round_trip_us: Option<u64>,
-    /// Whether there is a way on which long packets are lost and short ones pass; none where that is known of none.
+    /// Whether there is a path on which long packets are lost and short ones pass; none if that is unknown for all.
     #[serde(default)]
     pub mtu_black_hole: Option<bool>,
-    /// How long ago the oldest of this was measured, in milliseconds.
+    /// The age of the oldest of these values, in milliseconds.
     pub age_ms: u64,
 }
 
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_that_another_version_has_or_lacks_stop_nothing() {
+    fn extra_and_missing_fields_of_another_version_are_tolerated() {
         let newer = r#"{"version":"9","colour":1,"sent":3,"received":2,"round_trip_min_us":7}"#;
         let answer: ProbeAnswer = serde_json::from_str(newer).unwrap();
         assert_eq!((answer.sent, answer.received, answer.round_trip_min_us, answer.path_mtu), (3, 2, Some(7), None));

@@ -1,4 +1,4 @@
-//! What quotas count: the words that the HTTP interface, its clients and stored records have in common.
+//! What quotas count: the words shared by the HTTP interface, its clients and stored records.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,13 +14,13 @@ pub enum Kind {
     SecondaryCidr,
     /// Tags of the account on live peerings of its VPCs in the region.
     Tag,
-    /// Client tokens that are remembered for the account, whatever region they were used in.
+    /// Client tokens that are remembered for the account, in whatever region they were used.
     ClientToken,
-    /// Accounts from which the account wants no requests, whatever region they are in.
+    /// Accounts that the account has blocked, in whatever region they are.
     BlockedAccount,
-    /// Requests that the account has sent to one other account within the last hour, from whatever region.
+    /// Requests that the account has sent to one other account within the last hour, from all regions.
     PeeringRequest,
-    /// Bandwidths between regions that the account has set or changed within the last hour, from whatever region.
+    /// Bandwidths between regions that the account has set or changed within the last hour, from all regions.
     BandwidthChange,
 }
 
@@ -37,7 +37,7 @@ impl Kind {
         Kind::BandwidthChange,
     ];
 
-    /// The word for it, as in the quotas of the HTTP interface.
+    /// The word for it in the HTTP interface.
     pub fn word(self) -> &'static str {
         match self {
             Kind::VpcPeering => "vpcpeering",
@@ -51,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// What it counts, for people.
+    /// What it counts, for display.
     pub fn plural(self) -> &'static str {
         match self {
             Kind::VpcPeering => "peerings",

@@ -1,4 +1,4 @@
-//! What one host has.
+//! The actual state of one host.
 
 use crate::{
     host_config::SharedHostConfig,
@@ -9,12 +9,12 @@ use crate::{
 use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-/// The MTUs in bytes that an underlay can have: from what every IPv4 router forwards to the longest packet (RFC 791).
+/// The possible MTUs of an underlay in bytes: from what every IPv4 router forwards to the longest packet (RFC 791).
 pub const UNDERLAY_MTUS: RangeInclusive<u32> = 68..=65_535;
 
-/// What an agent says of its host: the body of `GET /v1/status`, and the answer to each push.
+/// An agent's report about its host: the body of `GET /v1/status`, and the response to each push.
 ///
-/// A VRF or side is in the kernel as `applied` wants it when no [`Problem`] names it. One that `applied` no longer has
+/// A VRF or side is in the kernel as `applied` requires unless a [`Problem`] names it. One that `applied` no longer has
 /// is gone from the kernel on the same condition: the report is made after the kernel was read again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
@@ -26,7 +26,7 @@ pub struct HostReport {
     pub desired: Option<Revision>,
     /// The configuration that the kernel was last brought to and compared with. Equal to `desired` when the agent is done.
     pub applied: Option<Revision>,
-    /// What is not as `applied` wants it, sorted by scope and object.
+    /// What is not as `applied` requires, sorted by scope and object.
     pub problems: Vec<Problem>,
     /// What the agent did since it started.
     pub counters: Counters,
@@ -35,17 +35,17 @@ pub struct HostReport {
     /// The MTU of the underlay at this host's end, in bytes; none before the kernel was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay_mtu: Option<u32>,
-    /// Whether the agent knows sides of which only a part is reached. One that does not has nothing of them.
+    /// Whether the agent knows partial sides. One that does not has nothing of them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub knows_scoped_sides: bool,
-    /// What is behind the rest, sorted by scope: what problems name, and the revision that it had before them. `Scope::Host`
-    /// stands for everything.
+    /// What lags behind the rest, sorted by scope: what problems name, and the revision that it had before them.
+    /// `Scope::Host` stands for everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub behind: Vec<Behind>,
-    /// How each VRF stands. Only in the answer to `GET /v1/status`: a host may have thousands.
+    /// The status of each VRF. Only in the response to `GET /v1/status`: a host may have thousands.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub vrfs: BTreeMap<VpcId, Standing>,
-    /// How each side stands, by the side's own VNI. Only in the answer to `GET /v1/status`.
+    /// The status of each side, by the side's own VNI. Only in the response to `GET /v1/status`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sides: BTreeMap<Vni, Standing>,
 }
@@ -70,14 +70,14 @@ pub struct Behind {
 }
 
 impl HostReport {
-    /// Whether the kernel was seen to be as configuration `revision`, or a newer one, wants `scope` to be.
+    /// Whether the kernel was seen to be as configuration `revision`, or a newer one, requires for `scope`.
     pub fn confirms(&self, revision: Revision, scope: &Scope) -> bool {
         self.applied.is_some_and(|applied| applied >= revision)
             && !self.problems.iter().any(|problem| problem.scope == *scope || problem.scope == Scope::Host)
     }
 
-    /// Whether the kernel was seen to have a side no more, since configuration `revision` or a newer one wanted that. What
-    /// others have in the way on the host stops packets or leads them elsewhere; it keeps nothing of ours that is gone.
+    /// Whether the kernel was seen to have no such side any more, since configuration `revision` or a newer one
+    /// required that. Objects of others on the host may stop or divert packets, but keep nothing of ours that is gone.
     pub fn confirms_removal(&self, revision: Revision, side: Vni) -> bool {
         let holds = |problem: &Problem| match problem.scope {
             Scope::Side(vni) => vni == side,
@@ -87,15 +87,15 @@ impl HostReport {
         self.applied.is_some_and(|applied| applied >= revision) && !self.problems.iter().any(holds)
     }
 
-    /// The revision that the kernel was last seen to have for a VRF or side which `applied` has.
+    /// The revision that the kernel was last seen to have for a VRF or side of `applied`.
     pub fn applied_to(&self, scope: &Scope) -> Option<Revision> {
         let of = |scope: &Scope| self.behind.iter().find(|behind| behind.scope == *scope).map(|behind| behind.applied);
         let all = of(&Scope::Host).unwrap_or(self.applied);
-        // Whatever keeps all back may have come later than what keeps this back.
+        // What keeps everything back may have come later than what keeps this back.
         of(scope).map_or(all, |own| own.min(all))
     }
 
-    /// The same with the standing of every VRF and side of the newest accepted configuration.
+    /// The same with the status of every VRF and side of the newest accepted configuration.
     #[must_use]
     pub fn with_standings(mut self, config: &SharedHostConfig) -> HostReport {
         let desired = config.revision;
@@ -106,7 +106,7 @@ impl HostReport {
         self
     }
 
-    /// Whether all of the kernel was seen to be as the newest accepted configuration wants it.
+    /// Whether all of the kernel was seen to be as the newest accepted configuration requires.
     pub fn in_sync(&self) -> bool {
         self.desired.is_some() && self.applied == self.desired && self.problems.is_empty()
     }
@@ -115,15 +115,15 @@ impl HostReport {
 /// An object that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
-    /// What suffers from it.
+    /// What is affected.
     #[serde(deserialize_with = "known_or_host")]
     pub scope: Scope,
-    /// Whose fault it is.
+    /// The kind of problem.
     #[serde(deserialize_with = "known_or_failed")]
     pub kind: ProblemKind,
-    /// The object in the words of `ip`, for instance `route 10.2.0.0/24 table 1124073482`.
+    /// The object in the terms of `ip`, for instance `route 10.2.0.0/24 table 1124073482`.
     pub object: String,
-    /// What is wrong, in the kernel's own words where it had any.
+    /// What is wrong, in the kernel's own words if it gave any.
     pub reason: String,
 }
 
@@ -131,7 +131,7 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Everything on the host. Also whatever a newer release means that this one does not know: it may be everything.
+    /// Everything on the host. Also a scope of a newer release that this one does not know: it may be everything.
     Host,
     /// A VPC's VRF.
     Vpc(VpcId),
@@ -139,7 +139,7 @@ pub enum Scope {
     Side(Vni),
 }
 
-/// A word of a newer release, or one that is known.
+/// A word that may be of a newer release.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Word<T> {
@@ -156,7 +156,7 @@ impl<T> Word<T> {
     }
 }
 
-/// A scope that this release does not know may be everything.
+/// An unknown scope may be everything.
 fn known_or_host<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Scope, D::Error> {
     Ok(Word::deserialize(deserializer)?.known_or(Scope::Host))
 }
@@ -169,7 +169,7 @@ fn known_or_failed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Problem
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemKind {
-    /// The kernel refused an operation; it is tried again. Also any kind that this release does not know.
+    /// The kernel refused an operation; it is retried. Also any kind that this release does not know.
     Failed,
     /// Something that is not ours is in the way. It was left as it is.
     Conflict,
@@ -199,7 +199,7 @@ pub struct Counters {
     pub failures: u64,
     /// Operations that repaired changes by other programs.
     pub drift_repaired: u64,
-    /// How often the kernel had more events than it could keep, so that all of it was looked at.
+    /// How often the kernel dropped events, so that everything was observed again.
     #[serde(default)]
     pub events_lost: u64,
 }
@@ -209,7 +209,7 @@ pub struct Counters {
 pub struct Pass {
     /// When it ended, in milliseconds since 1970-01-01 UTC.
     pub ended_ms: u64,
-    /// How long it took, in microseconds: reading, comparing and, where something differed, changing and reading again.
+    /// How long it took, in microseconds: reading, comparing and, if something differed, changing and reading again.
     pub duration_us: u64,
     /// How many operations it carried out.
     pub operations: u64,
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_an_agent_that_tells_less_is_understood() {
+    fn a_report_of_an_older_agent_is_understood() {
         let text = r#"{ "version": "0", "host": null, "desired": null, "applied": null, "problems": [], "last_pass": null,
             "counters": { "passes": 1, "operations": 2, "failures": 3, "drift_repaired": 4 } }"#;
         let report: HostReport = serde_json::from_str(text).unwrap();

@@ -1,4 +1,4 @@
-//! How long to wait before what failed is tried again: longer each time, and not all at once.
+//! How long to wait before a retry: longer each time, and with jitter.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// From `first` to `longest`; the same each time where both are equal.
+    /// From `first` to `longest`; constant if both are equal.
     pub const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest }
     }
 
-    /// The pause after so many failures in a row; the first one where there is none.
+    /// The pause after this many failures in a row; the first one after none.
     pub fn after(self, failures: u32) -> Duration {
-        // More doublings than that go from a millisecond to weeks.
+        // That many doublings go from a millisecond to weeks.
         let doublings = failures.saturating_sub(1).min(31);
         self.first.saturating_mul(1 << doublings).min(self.longest)
     }
 }
 
-/// Failures in a row of one thing that is tried again.
+/// Failures in a row of one retried operation.
 #[derive(Debug, Clone)]
 pub struct Retry {
     backoff: Backoff,
@@ -36,20 +36,20 @@ impl Retry {
         Self { backoff, failures: 0 }
     }
 
-    /// It failed: how long it is left alone now, by [`jitter`].
+    /// It failed: returns how long to wait now, with [`jitter`].
     #[must_use]
     pub fn failed(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         jitter(self.backoff.after(self.failures))
     }
 
-    /// It went well, or it is something else now: the next pause is the first one again.
+    /// It succeeded, or is another operation now: the next pause is the first one again.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
-/// A random part of a duration, at least half of it, so that many who wait do not act at once.
+/// A random part of a duration, at least half of it, so that many who wait do not act simultaneously.
 #[must_use]
 pub fn jitter(duration: Duration) -> Duration {
     duration.mul_f64(0.5 + fastrand::f64() / 2.0)
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_is_waited_for_half_of_its_pause_at_least() {
+    fn pauses_are_jittered_down_to_half() {
         let mut retry = Retry::new(BACKOFF);
         for failures in [1, 2, 3] {
             let (pause, most) = (retry.failed(), BACKOFF.after(failures));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_wait_do_not_act_at_once() {
+    fn waiters_do_not_act_simultaneously() {
         let mut pauses: Vec<Duration> = (0..100).map(|_| jitter(Duration::from_secs(10))).collect();
         pauses.sort();
         assert!(pauses[99] > pauses[0] + Duration::from_secs(1), "{pauses:?}");

@@ -4,10 +4,10 @@ use crate::text::quote;
 use serde::{Deserialize, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
-/// Which configuration: compared by epoch first, then by number. Both only go up.
+/// The revision of a configuration: compared by epoch first, then by number. Both only go up.
 ///
-/// An agent refuses a revision that is older than the one it has, and one that is equal but says something else, so a
-/// controller that was replaced, or that came back with an empty store, can undo nothing.
+/// An agent refuses a revision that is older than the one it has, and one that is equal but has other content, so a
+/// controller that was replaced, or that came back with an empty store, cannot undo anything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision {
     /// The term of the controller that decided it. A new store begins with 1.
@@ -22,10 +22,11 @@ impl fmt::Display for Revision {
     }
 }
 
-/// A revision as somebody names it who has seen it: `EPOCH.NUMBER`, or its number alone, which may come again after a restore.
+/// A revision as named by a client that has seen it: `EPOCH.NUMBER`, or its number alone, which may recur after a
+/// restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenRevision {
-    /// None where only the number was said.
+    /// None if only the number was given.
     pub epoch: Option<u64>,
     /// The number of the commit.
     pub number: u64,

@@ -1,5 +1,5 @@
-//! Texts that others write, such as names and descriptions: which are legal, how they are quoted in an error, and how they are
-//! shown on a terminal.
+//! Text that others write, such as names and descriptions: which are valid, how they are quoted in an error, and how
+//! they are displayed on a terminal.
 //!
 //! Categories and other properties are those of the Unicode Character Database (UAX #44), as ICU4X has them.
 
@@ -10,7 +10,7 @@ use icu_properties::{
 use std::fmt::{self, Write as _};
 use thiserror::Error;
 
-/// How much of a text an error quotes, in characters as they are shown.
+/// How much of a text an error quotes, in characters as displayed.
 pub const MAX_QUOTED: usize = 200;
 
 /// The category of a character (`General_Category`).
@@ -18,7 +18,7 @@ fn category(c: char) -> GeneralCategory {
     CodePointMapData::<GeneralCategory>::new().get(c)
 }
 
-/// Whether nothing is shown of it where it is not understood (`Default_Ignorable_Code_Point`), for instance fillers.
+/// Whether it is displayed as nothing where it is not supported (`Default_Ignorable_Code_Point`), for instance fillers.
 fn is_ignorable(c: char) -> bool {
     CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
@@ -29,7 +29,7 @@ fn is_blank(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{2800}' | '\u{fffc}' | '\u{1d159}')
 }
 
-/// Whether people can see that it is there.
+/// Whether it is visible.
 fn is_visible(c: char) -> bool {
     let seen = GeneralCategoryGroup::Letter
         .union(GeneralCategoryGroup::Number)
@@ -71,15 +71,15 @@ fn is_joined(script: Script) -> bool {
     JOINED.contains(&script)
 }
 
-/// The script of a character; none for what scripts have in common.
+/// The script of a character; none for characters that scripts have in common.
 fn script(c: char) -> Option<Script> {
     let script = CodePointMapData::<Script>::new().get(c);
     (script != Script::Inherited && script != Script::Common).then_some(script)
 }
 
-/// The characters of a text that may steer a terminal or page, or hide, with their places.
+/// The characters of a text that may control a terminal or page, or hide, with their positions.
 fn unprintable(text: &str) -> impl Iterator<Item = (usize, char)> {
-    // What stands before: of which script, and whether it is a symbol.
+    // The previous character: its script, and whether it is a symbol.
     let mut before = (None, false);
     let mut characters = text.chars().enumerate().peekable();
     std::iter::from_fn(move || {
@@ -91,7 +91,7 @@ fn unprintable(text: &str) -> impl Iterator<Item = (usize, char)> {
                 let script: Option<Script> = before.0;
                 script.is_some_and(|it| is_joined(it) && next.and_then(self::script) == Some(it))
             }
-            // How a symbol is shown: as text or as a picture.
+            // The presentation of a symbol: text or picture.
             '\u{fe0e}' | '\u{fe0f}' => before.1,
             c if c.is_ascii() => !c.is_ascii_control(),
             c => {
@@ -112,7 +112,7 @@ fn unprintable(text: &str) -> impl Iterator<Item = (usize, char)> {
     .flatten()
 }
 
-/// A text that breaks the rules of its kind.
+/// A text that violates the rules of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidText {
     /// It has too few or too many characters.
@@ -120,24 +120,24 @@ pub enum InvalidText {
     Length {
         /// The text, cut.
         quoted: String,
-        /// How many it has.
+        /// Its length.
         length: usize,
-        /// How many there must be.
+        /// The minimum length.
         least: usize,
-        /// How many there may be.
+        /// The maximum length.
         most: usize,
     },
-    /// A character steers terminals or pages, or cannot be seen.
+    /// A character controls terminals or pages, or is invisible.
     #[error("{quoted} has U+{:04X} as character {place}: expected printable characters", *.character as u32)]
     Unprintable {
         /// The text, cut.
         quoted: String,
-        /// Which one it is, the first being 1.
+        /// Its position, starting with 1.
         place: usize,
         /// The character.
         character: char,
     },
-    /// There is nothing to be seen.
+    /// Nothing of it is visible.
     #[error("{0} has no character that can be seen: expected printable characters")]
     Invisible(String),
 }
@@ -160,13 +160,13 @@ fn check_characters(text: &str, also: &[char]) -> Result<(), InvalidText> {
     Err(InvalidText::Invisible(quote(text)))
 }
 
-/// Checks a name: 1 to `most` characters, all of them printable, at least one of them to be seen.
+/// Checks a name: 1 to `most` characters, all of them printable, at least one of them visible.
 pub fn check_name(text: &str, most: usize) -> Result<(), InvalidText> {
     check_length(text, 1, most)?;
     check_characters(text, &[])
 }
 
-/// Checks what may be empty and is one line, such as the value of a tag.
+/// Checks a single line that may be empty, such as the value of a tag.
 pub fn check_line(text: &str, most: usize) -> Result<(), InvalidText> {
     check_length(text, 0, most)?;
     check_characters(text, &[])
@@ -178,7 +178,8 @@ pub fn check_lines(text: &str, most: usize) -> Result<(), InvalidText> {
     check_characters(text, &['\n', '\t'])
 }
 
-/// A text in quotation marks for an error or a log: escaped, and cut to [`MAX_QUOTED`] characters with a word on how many it had.
+/// A text in quotation marks for an error or a log: escaped, and truncated to [`MAX_QUOTED`] characters with a note of
+/// its length.
 pub fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     let mut shown = 0;
@@ -202,7 +203,7 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
-/// A text of which nothing is quoted: cut to so many characters, with a word on how many it had.
+/// A text without quotation: truncated to this many characters, with a note of its length.
 pub fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         None => text.to_owned(),
@@ -210,7 +211,7 @@ pub fn cut(text: &str, most: usize) -> String {
     }
 }
 
-/// The beginning of a text, escaped, at most so many characters, with a word on how many it had where it is cut.
+/// The beginning of a text, escaped, at most this many characters, with a note of its length if it is truncated.
 pub fn excerpt(text: &str, most: usize) -> String {
     if text.len() <= most && text.bytes().all(|byte| byte == b'\n' || !byte.is_ascii_control() && byte.is_ascii()) {
         return text.to_owned();
@@ -222,7 +223,7 @@ pub fn excerpt(text: &str, most: usize) -> String {
     }
 }
 
-/// What a library says about a text that it quotes as a whole: escaped, and its middle left out where it is long.
+/// A library's message that quotes a whole text: escaped, and with its middle left out if it is long.
 pub fn shorten(text: &str) -> String {
     let length = text.chars().count();
     if length <= 2 * MAX_QUOTED {
@@ -232,7 +233,7 @@ pub fn shorten(text: &str) -> String {
     format!("{} … {}", excerpt(text, MAX_QUOTED), excerpt(tail, MAX_QUOTED))
 }
 
-/// A text as a terminal can show it: what would steer the terminal, or hide, is written as `\u{…}`.
+/// A text safe to display on a terminal: what would control the terminal, or hide, is written as `\u{…}`.
 pub fn printable(text: &str) -> Printable<'_> {
     Printable { text, json: false, keep: &[] }
 }
@@ -242,8 +243,8 @@ pub fn printable_lines(text: &str) -> Printable<'_> {
     Printable { text, json: false, keep: &['\n', '\t'] }
 }
 
-/// JSON as a terminal can show it, which is the same JSON: what would steer the terminal is only in texts, and is written as
-/// `\uXXXX` there.
+/// JSON safe to display on a terminal, with the same meaning: control characters only occur in strings, and are written
+/// as `\uXXXX` there.
 pub fn printable_json(json: &str) -> Printable<'_> {
     Printable { text: json, json: true, keep: &['\n'] }
 }
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_steers_or_hides_is_refused_by_its_place() {
+    fn control_and_hidden_characters_are_refused_with_their_position() {
         for (name, place) in [
             ("trick-\u{202e}gnp.exe", 7),
             ("a\u{200b}", 2),
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_can_be_seen() {
+    fn a_name_is_visible() {
         for name in [" ", "\u{3000}", "\u{a0}\u{2003}", "\u{2800}", "\u{301}", "  \u{fffc} "] {
             assert_eq!(check_name(name, 32), Err(InvalidText::Invisible(quote(name))), "{name:?}");
             assert!(check_lines(name, 32).is_err(), "{name:?}");
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn terminals_are_not_steered_and_json_says_the_same() {
+    fn terminals_are_not_controlled_and_json_keeps_its_meaning() {
         let text = "a\u{1b}[2J\u{9b}\u{202e}b\u{e0041}می\u{200c}خ";
         assert_eq!(printable(text).to_string(), r"a\u{1b}[2J\u{9b}\u{202e}b\u{e0041}می‌خ");
         let json = serde_json::json!({ "name": text, "lines": "1\n2" });

@@ -5,11 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 
 fn at(ms: u64) -> Timestamp {
-    // Later than any calendar goes: the last moment of it.
+    // Beyond the calendar's range: its last moment.
     i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
 }
 
-/// A point in time, in milliseconds since 1970-01-01 UTC, in the form of `2021-08-09T05:16:00Z` (RFC 3339, whole seconds).
+/// A point in time, in milliseconds since 1970-01-01 UTC, in the form `2021-08-09T05:16:00Z` (RFC 3339, whole seconds).
 pub fn timestamp(ms: u64) -> String {
     at(ms).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
@@ -25,7 +25,7 @@ pub fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time zone of the tz database that there is none of.
+/// A time zone that is not in the tz database.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("there is no time zone {0:?}: name one of the tz database, for instance Asia/Shanghai or UTC")]
 pub struct ZoneError(String);
@@ -35,7 +35,7 @@ pub struct ZoneError(String);
 pub struct Zone(TimeZone);
 
 impl Zone {
-    /// The zone with this name in the tz database: of the system, or as it was when this program was built.
+    /// The zone with this name in the tz database: of the system, or the one built into this program.
     pub fn named(name: &str) -> Result<Self, ZoneError> {
         TimeZone::get(name).map(Self).map_err(|_| ZoneError(name.to_owned()))
     }
@@ -46,8 +46,8 @@ impl Zone {
     }
 }
 
-/// A moment (RFC 3339, with `Z` or an offset) in milliseconds since 1970-01-01 UTC; none where the text is no such, has no offset,
-/// or is of before.
+/// A moment (RFC 3339, with `Z` or an offset) in milliseconds since 1970-01-01 UTC; none if the text is malformed, has
+/// no offset, or is before 1970.
 pub fn moment(text: &str) -> Option<u64> {
     // RFC 3339, 5.6. The library understands more, for instance basic forms of ISO 8601.
     let shape = text.get(..19)?;
@@ -70,7 +70,7 @@ pub fn moment(text: &str) -> Option<u64> {
     text.parse::<Timestamp>().ok()?.as_millisecond().try_into().ok()
 }
 
-/// A [`moment`], or a date (`2026-01-01`), which is when that day begins in a time zone.
+/// A [`moment`], or a date (`2026-01-01`), which means the beginning of that day in a time zone.
 pub fn moment_or_date(text: &str, zone: &Zone) -> Option<u64> {
     let is_date = text.len() == 10
         && text.bytes().enumerate().all(|(at, it)| match at {
@@ -131,7 +131,7 @@ mod tests {
         ] {
             assert_eq!(ms(text), None, "{text}");
         }
-        // A day that begins at one o'clock, because the clock goes forward at midnight.
+        // A day that begins at one o'clock, because clocks go forward at midnight.
         let cairo = Zone::named("Africa/Cairo").unwrap();
         assert_eq!(moment_or_date("2024-04-26", &cairo).map(timestamp).as_deref(), Some("2024-04-25T22:00:00Z"));
         assert!(Zone::named("Mars/Olympus").is_err() && Zone::named("").is_err());

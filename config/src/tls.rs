@@ -1,7 +1,8 @@
-//! What the settings files say about TLS, and the names that certificates must carry.
+//! TLS settings, and the names in certificates.
 //!
-//! Controller and agents know each other by one URI in the certificate's subject alternative names, as SPIFFE has it
-//! (<https://spiffe.io/docs/latest/spiffe-about/spiffe-concepts/>): addresses may change, and hosts' ids need be no DNS names.
+//! Controller and agents identify each other by one URI in the certificate's subject alternative names, as in SPIFFE
+//! (<https://spiffe.io/docs/latest/spiffe-about/spiffe-concepts/>): addresses may change, and host ids need not be DNS
+//! names.
 
 use crate::id::HostId;
 use serde::{
@@ -10,10 +11,10 @@ use serde::{
 };
 use std::{fmt, path::PathBuf, time::Duration};
 
-/// What all names begin with: the trust domain.
+/// The prefix of all names: the trust domain.
 pub const TRUST_DOMAIN: &str = "spiffe://cps-peering/";
 
-/// For how long a certificate is valid before it is issued: clocks differ.
+/// How long before its issuance a certificate becomes valid: clocks differ.
 pub const VALID_BEFORE: Duration = Duration::from_mins(5);
 
 /// The controller's name: it alone may push to agents.
@@ -22,12 +23,12 @@ pub const CONTROLLER: &str = "spiffe://cps-peering/controller";
 /// The control plane's name: a client with it is an operator.
 pub const OPERATOR: &str = "spiffe://cps-peering/operator";
 
-/// The name of an operator whom the settings name.
+/// The name of an operator listed in the settings.
 pub fn operator(name: &str) -> String {
     format!("{OPERATOR}/{name}")
 }
 
-/// Whether an operator may be named so.
+/// Whether an operator can have this name.
 pub fn is_operator_name(name: &str) -> bool {
     const LONGEST: usize = 32;
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
@@ -37,15 +38,15 @@ pub fn is_operator_name(name: &str) -> bool {
 /// The name of those who may read metrics and nothing else.
 pub const MONITORING: &str = "spiffe://cps-peering/monitoring";
 
-/// The name of a CA certificate for the controller (setting `agent_certificates`) whose word is taken for hosts alone: who has its key can
-/// make no controller, operator or monitoring.
+/// The name of a CA certificate for the controller (setting `agent_certificates`) that is trusted for hosts only: its
+/// key cannot make a controller, operator or monitoring certificate.
 pub const HOST_ISSUER: &str = "spiffe://cps-peering/host-issuer";
 
-/// What hosts' names begin with.
+/// The prefix of hosts' names.
 pub const HOST_PREFIX: &str = "spiffe://cps-peering/host/";
 
-/// A DNS name that all agents' certificates carry besides. It is for clients that ask for a DNS name whatever they are told,
-/// such as Prometheus; nothing is decided by it here.
+/// A DNS name that all agents' certificates also carry. It is for clients that require a DNS name, such as Prometheus;
+/// nothing is decided by it here.
 pub const AGENT_DNS_NAME: &str = "cps-peering-agent";
 
 /// The name of a host's agent.
@@ -56,7 +57,7 @@ pub fn host(id: &HostId) -> String {
 /// The setting `tls`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tls {
-    /// `tls = "off"`: anybody who reaches the daemon may do everything.
+    /// `tls = "off"`: anyone who reaches the daemon may do everything.
     Off,
     /// Certificates, in PEM.
     On(TlsFiles),
@@ -66,14 +67,14 @@ pub enum Tls {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
-    /// The certificates of those who sign for controller and agents.
+    /// The CA certificates that sign for controller and agents.
     pub ca: PathBuf,
-    /// The daemon's own certificate, with those between it and the CA behind it.
+    /// The daemon's own certificate, followed by its intermediates.
     pub cert: PathBuf,
     /// Its key. It must not be readable by others.
     pub key: PathBuf,
-    /// The certificates that were revoked, as a list that one of the CAs has signed (`cps-peering pki revoke`). Default: `crl.pem`
-    /// beside `ca`, where it is there.
+    /// The revoked certificates, as a list that one of the CAs has signed (`cps-peering pki revoke`). Default:
+    /// `crl.pem` beside `ca`, if it exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crl: Option<PathBuf>,
 }

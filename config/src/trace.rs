@@ -1,13 +1,14 @@
-//! What an agent is asked of the path between two addresses, and what it answers from its kernel.
+//! A trace query to an agent for the path between two addresses, and its answer from the kernel.
 //!
-//! A controller asks the host at each end. Each tells of both directions: what its own end sends to the other, and what it takes in
-//! from there. New fields have defaults, unknown ones are passed over, and checks are words: one version older and newer work together.
+//! A controller queries the host at each end. Each reports both directions: what its own end sends to the other, and
+//! what it receives from there. New fields have defaults, unknown ones are ignored, and checks are words: one version
+//! older and newer work together.
 
 use crate::{id::VpcId, net::Vni, revision::Revision};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::IpAddr;
 
-/// The body of `POST /v1/trace`: one end of a path, as seen from the host that has it.
+/// The body of `POST /v1/trace`: one end of a path, from the view of its host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceQuery {
     /// The VPC of the address on this host.
@@ -21,30 +22,30 @@ pub struct TraceQuery {
     /// The VNI of the own side of the peering; none within a VPC.
     #[serde(default)]
     pub side: Option<Vni>,
-    /// The VTEP address of the host that has the other address; none where it is this one.
+    /// The VTEP address of the host that has the other address; none if it is this one.
     #[serde(default)]
     pub remote_vtep: Option<IpAddr>,
     /// The IP protocol of the packets (IANA protocol numbers); none for any.
     #[serde(default)]
     pub protocol: Option<u8>,
-    /// The destination port of what the address on this host sends, where the protocol has ports: answers come from it.
+    /// The destination port of what the address on this host sends, if the protocol has ports: replies come from it.
     #[serde(default)]
     pub port: Option<u16>,
-    /// The destination port of what arrives for it: answers are sent from it.
+    /// The destination port of what arrives for it: replies are sent from it.
     #[serde(default)]
     pub port_in: Option<u16>,
 }
 
-/// What an agent found in its kernel.
+/// An agent's findings from its kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceAnswer {
     /// The agent's version.
     #[serde(default)]
     pub version: String,
-    /// The configuration that the kernel was compared with; none where the agent has none.
+    /// The configuration that the kernel was compared with; none if the agent has none.
     #[serde(default)]
     pub revision: Option<Revision>,
-    /// From the local address to where the packet leaves the host, in the order in which a packet meets it.
+    /// From the local address to where the packet leaves the host, in the order of a packet's path.
     #[serde(default)]
     pub send: Vec<Fact>,
     /// From where a packet of the other address arrives to the local address.
@@ -52,7 +53,7 @@ pub struct TraceAnswer {
     pub receive: Vec<Fact>,
 }
 
-/// How one step of a path is.
+/// The verdict about one step of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -60,7 +61,7 @@ pub enum Verdict {
     Ok,
     /// Packets pass, but it is not as the configuration says.
     Differs,
-    /// Nobody can tell.
+    /// Unknown.
     Unknown,
     /// Packets do not pass.
     Stops,
@@ -72,26 +73,26 @@ impl<'de> Deserialize<'de> for Verdict {
             "ok" => Verdict::Ok,
             "differs" => Verdict::Differs,
             "stops" => Verdict::Stops,
-            // A word of another version is none that anything can be concluded from.
+            // Nothing can be concluded from a word of another version.
             _ => Verdict::Unknown,
         })
     }
 }
 
-/// What an agent found at one step.
+/// An agent's finding about one step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
-    /// What was looked at: one of [`check`].
+    /// What was checked: one of [`check`].
     pub check: String,
-    /// How it is.
+    /// The verdict.
     pub verdict: Verdict,
-    /// The kernel object, in the words of `ip`, `tc` or `bridge`; empty where it is none in particular.
+    /// The kernel object, in the terms of `ip`, `tc` or `bridge`; empty if it is none in particular.
     #[serde(default)]
     pub object: String,
     /// What the kernel has.
     #[serde(default)]
     pub observed: String,
-    /// What the configuration wants, where the kernel has something else.
+    /// What the configuration requires, if the kernel has something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
     /// What it means for packets; empty where all is well.
@@ -99,15 +100,15 @@ pub struct Fact {
     pub reason: String,
 }
 
-/// The words for what is looked at on a host.
+/// The words for the checks on a host.
 pub mod check {
-    /// Whether the host has been told of the VPC and the peering.
+    /// Whether the host's configuration has the VPC and the peering.
     pub const CONFIGURATION: &str = "configuration";
-    /// The interface behind which the address is: there, up, connected, in its VRF.
+    /// The interface behind which the address is: exists, up, connected, in its VRF.
     pub const PORT: &str = "port";
     /// The gateway address of the port.
     pub const GATEWAY: &str = "gateway";
-    /// The filter on what the port takes in (rule C7).
+    /// The ingress filter of the port (rule C7).
     pub const PORT_FILTER: &str = "portFilter";
     /// The VRF of the VPC.
     pub const VRF: &str = "vrf";
@@ -119,28 +120,28 @@ pub mod check {
     pub const TUNNEL: &str = "tunnel";
     /// The next hop object that stands for the other host.
     pub const NEXT_HOP: &str = "nextHop";
-    /// The route that the kernel finds to the other address.
+    /// The kernel's route to the other address.
     pub const ROUTE: &str = "route";
     /// The neighbour entry of the next hop.
     pub const NEIGHBOUR: &str = "neighbour";
     /// The forwarding entry that leads to the VTEP.
     pub const FDB: &str = "fdb";
-    /// What limits the bandwidth.
+    /// The bandwidth limit.
     pub const SHAPER: &str = "shaper";
     /// The longest packet that passes.
     pub const MTU: &str = "mtu";
-    /// The way through the underlay to the other host.
+    /// The path through the underlay to the other host.
     pub const UNDERLAY: &str = "underlay";
-    /// Whether packets of the other host are taken in.
+    /// Whether packets of the other host are accepted.
     pub const ACCEPTANCE: &str = "acceptance";
-    /// The filter on what arrives from the peering (rule C7).
+    /// The ingress filter of the peering (rule C7).
     pub const SOURCE_FILTER: &str = "sourceFilter";
-    /// The route that the kernel finds from the tunnel to the port.
+    /// The kernel's route from the tunnel to the port.
     pub const DELIVERY: &str = "delivery";
-    /// What the kernel knows of the server with the address.
+    /// The neighbour entry of the server with the address.
     pub const DESTINATION: &str = "destination";
 
-    /// What an end sends, in the order in which a packet meets it; what the rest hangs on comes before it.
+    /// What an end sends, in the order of a packet's path; prerequisites come first.
     pub const SENT: [&str; 14] = [
         VRF,
         PORT,
@@ -157,7 +158,7 @@ pub mod check {
         MTU,
         UNDERLAY,
     ];
-    /// What arrives for an end, in the same order. Of `GATEWAY` and `DESTINATION` an address has one.
+    /// What arrives for an end, in the same order. An address has either `GATEWAY` or `DESTINATION`.
     pub const ARRIVING: [&str; 10] =
         [ACCEPTANCE, VRF, TUNNEL, SOURCE_FILTER, RULES, FIREWALL, PORT, GATEWAY, DELIVERY, DESTINATION];
 }
@@ -167,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_and_words_that_another_version_has_or_lacks_stop_nothing() {
+    fn extra_and_missing_fields_and_words_of_another_version_are_tolerated() {
         let newer = r#"{"version":"9","colour":1,"send":[{"check":"aura","verdict":"dim","hue":3}]}"#;
         let answer: TraceAnswer = serde_json::from_str(newer).unwrap();
         assert_eq!((answer.send[0].verdict, answer.receive.len()), (Verdict::Unknown, 0));

@@ -1,4 +1,4 @@
-//! Running a command, with an error that says which one failed and what it printed.
+//! Runs commands, with errors that name the command and include its output.
 
 use anyhow::{Context, Result, bail};
 use std::{
@@ -9,7 +9,7 @@ use std::{
 /// What a command printed and how it ended.
 #[derive(Debug, Clone)]
 pub struct Ended {
-    /// The command as one would type it.
+    /// The command as typed in a shell.
     pub line: String,
     /// How it ended.
     pub status: ExitStatus,
@@ -20,7 +20,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// The standard output of a command that succeeded; an error with all it printed otherwise.
+    /// The standard output of a command that succeeded; otherwise an error with all its output.
     pub fn ok(self) -> Result<String> {
         if self.status.success() {
             return Ok(self.stdout);
@@ -29,7 +29,7 @@ impl Ended {
     }
 }
 
-/// The command as one would type it.
+/// The command as typed in a shell.
 pub fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
@@ -44,7 +44,7 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// Runs a command to its end. An error means that it could not be run; how it ended is for the caller to judge.
+/// Runs a command to its end. An error means that it could not be run; the caller checks how it ended.
 pub fn run(command: &mut Command) -> Result<Ended> {
     run_with_input(command, "")
 }

@@ -1,4 +1,4 @@
-//! Frames byte by byte, as no honest kernel sends them, and a socket that sends them.
+//! Frames byte by byte, as no well-behaved kernel sends them, and a socket that sends them.
 
 use crate::{command, netns::Netns};
 use anyhow::Result;
@@ -11,7 +11,7 @@ pub const IPV6: u16 = 0x86dd;
 /// The protocol number of UDP.
 pub const UDP: u8 = 17;
 
-/// Sends frames through an interface, in order, each exactly as it is here. Python has sockets for that in its library.
+/// Sends frames through an interface, in order, unchanged. Python's library has sockets for that.
 pub fn send(from: &Netns, interface: &str, frames: &[Vec<u8>]) -> Result<()> {
     const SENDER: &str = "import socket, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -71,7 +71,7 @@ pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> 
     }
 }
 
-/// The ethertype of a packet between these.
+/// The ethertype of packets with this address.
 pub fn ethertype(address: IpAddr) -> u16 {
     if address.is_ipv4() { IPV4 } else { IPV6 }
 }
@@ -119,7 +119,7 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usiz
     header
 }
 
-/// The Internet checksum (RFC 1071) over parts of even length, but for the last.
+/// The Internet checksum (RFC 1071) over parts of even length, except the last.
 pub fn checksum(parts: &[&[u8]]) -> u16 {
     let pairs = parts.iter().flat_map(|part| part.chunks(2));
     let mut sum: u32 = pairs.map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low))).sum();

@@ -1,7 +1,7 @@
-//! Inputs for the fuzz targets of all crates, which include this file: seeds of the repository, changed in many ways.
+//! Inputs for the fuzz targets of all crates, which include this file: seeds of the repository, mutated in many ways.
 //!
-//! Each target is a test: it runs every seed as it is, and a bounded number of changed ones. `tests/fuzz` runs them for long.
-//! What fails is shrunk, and shown as bytes.
+//! Each target is a test: it runs every seed as it is, and a bounded number of mutations. `tests/fuzz` runs them for
+//! long. Failures are shrunk, and shown as bytes.
 
 use proptest::{
     collection::vec,
@@ -15,10 +15,10 @@ use std::{
     path::Path,
 };
 
-/// How many inputs a target is run with where nothing else is said.
+/// How many inputs a target is run with by default.
 const RUNS: u32 = 2000;
 
-/// One change of an input.
+/// One mutation of an input.
 #[derive(Debug, Clone)]
 enum Change {
     Flip(prop::sample::Index, u8),
@@ -26,7 +26,7 @@ enum Change {
     Remove(prop::sample::Index, usize),
     Repeat(prop::sample::Index, usize, usize),
     Cut(prop::sample::Index),
-    /// Bytes that mean something to many parsers.
+    /// Bytes with a meaning to many parsers.
     Word(prop::sample::Index, prop::sample::Index),
 }
 
@@ -97,7 +97,7 @@ fn apply(mut input: Vec<u8>, changes: &[Change]) -> Vec<u8> {
     input
 }
 
-/// Runs a target with the seeds in a folder of the crate, `fuzz/NAME`, and what becomes of them. It must not panic.
+/// Runs a target with the seeds in a folder of the crate, `fuzz/NAME`, and mutations of them. It must not panic.
 pub(crate) fn fuzz(name: &str, target: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name);
     let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -119,6 +119,6 @@ pub(crate) fn fuzz(name: &str, target: impl Fn(&[u8])) {
     if let Err(error) = ran {
         panic!("{error}");
     }
-    // For whoever wants to know how much was run.
+    // For those who want to know how much was run.
     let _ = writeln!(std::io::stderr(), "fuzz {name}: {cases} inputs of {} seeds", files.len());
 }

@@ -1,4 +1,4 @@
-//! HTTP requests from a network namespace, one connection each: all that the lab has to ask of a daemon.
+//! HTTP requests from a network namespace, one connection each: all that the lab needs.
 
 use crate::netns::Netns;
 use anyhow::{Context, Result, bail};
@@ -18,13 +18,13 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// A daemon's HTTP interface, as seen from a network namespace.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// Where the requests come from.
+    /// The namespace that the requests come from.
     pub from: Netns,
     /// Where the daemon listens.
     pub to: SocketAddr,
-    /// The bearer token, if it wants one.
+    /// The bearer token, if one is needed.
     pub token: Option<String>,
-    /// Whom it must be, and who the requests come from.
+    /// The expected server, and the client's certificate.
     pub tls: Arc<ClientConfig>,
 }
 
@@ -34,19 +34,19 @@ impl Endpoint {
         format!("https://{}{path}", self.to)
     }
 
-    /// Makes a request, for instance `GET`, with a JSON body where there is one. An answer other than 200 is an error.
+    /// Makes a request, for instance `GET`, with an optional JSON body. A response other than 200 is an error.
     pub fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&Value>) -> Result<T> {
         let context = || format!("{method} {} from {}", self.url(path), self.from.name());
         let answer = self.from.within(|| self.request(method, path, body)).with_context(context)?;
         serde_json::from_str(&answer).with_context(|| format!("{answer:?}")).with_context(context)
     }
 
-    /// The body of the answer to a GET, as text.
+    /// The body of the response to a GET, as text.
     pub fn text(&self, path: &str) -> Result<String> {
         self.from.within(|| self.request("GET", path, None)).with_context(|| self.url(path))
     }
 
-    /// The body of the answer. The daemons answer with `Content-Length`, so no other framing is understood.
+    /// The body of the response. The daemons send `Content-Length`, so no other framing is supported.
     fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let mut head = vec![
@@ -59,7 +59,7 @@ impl Endpoint {
         head.extend(self.token.as_ref().map(|token| format!("authorization: Bearer {token}")));
         let stream = TcpStream::connect_timeout(&self.to, LIMIT)?;
         stream.set_read_timeout(Some(LIMIT))?;
-        // The request is not to wait until the end of the handshake is acknowledged.
+        // The request must not wait until the end of the handshake is acknowledged.
         stream.set_nodelay(true)?;
         let session = ClientConnection::new(Arc::clone(&self.tls), self.to.ip().into())?;
         let mut stream = StreamOwned::new(session, stream);

@@ -16,15 +16,16 @@
 //! | [`topology`] | inventories written in Rust |
 //! | [`lab`] | [`Lab`]: builds all that, runs the daemons, takes it down |
 //! | [`netns`] | a network namespace, commands and sockets in it |
-//! | `listing` | `ip`, `bridge` and `tc` that stay and answer questions |
-//! | [`snapshot`] | what a namespace's kernel has, by `ip`, `bridge` and `tc`, and the difference between two readings |
+//! | `listing` | persistent `ip`, `bridge` and `tc` processes for queries |
+//! | [`snapshot`] | the objects in a namespace's kernel, by `ip`, `bridge` and `tc`, and the difference between two
+//! readings |
 //! | [`monitor`] | what a namespace's kernel announces meanwhile |
 //! | [`stream`] | a paced stream of packets with the time of every receipt |
-//! | [`probe`] | packets to where they must not get, and who received which |
+//! | [`probe`] | packets to where they must not get, and which listener received which |
 //! | [`frames`] | frames byte by byte, and how to send them |
 //! | [`command`], [`wait`], [`http`] | running a command, waiting for a condition, one HTTP request |
 //!
-//! It needs root and a kernel with VRF: run it by `tests/kernel`.
+//! It needs root and a kernel with VRF: run it through `tests/kernel`.
 
 pub mod command;
 pub mod frames;

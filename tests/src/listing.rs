@@ -1,5 +1,5 @@
-//! `ip`, `bridge` and `tc` as processes that stay and answer one question after the other: in the lab's kernel, starting one takes
-//! far longer than what it is asked.
+//! Persistent `ip`, `bridge` and `tc` processes that answer one query after the other: in the lab's kernel, starting
+//! one takes far longer than the query.
 
 use anyhow::{Context, Result};
 use std::{
@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-/// How long an answer may take before the question is asked of a new process.
+/// How long an answer may take before the query is sent to a new process.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A process in batch mode that prints JSON: one line for each question, flushed.
+/// A process in batch mode that prints JSON: one line per query, flushed.
 #[derive(Debug)]
 pub(crate) struct Lister {
     child: Child,
@@ -35,7 +35,7 @@ impl Lister {
         Ok(Lister { child, questions, answers })
     }
 
-    /// The answers to questions, one on each line. An error means that this process is of no more use.
+    /// The answers to queries, one per line. An error means that this process is unusable.
     pub(crate) fn ask(&mut self, questions: &str) -> Result<String> {
         self.questions.write_all(format!("{}\n", questions.trim_end()).as_bytes())?;
         self.questions.flush()?;

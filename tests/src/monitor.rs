@@ -1,4 +1,4 @@
-//! What the kernel of a namespace announces while something is done.
+//! What the kernel of a namespace announces meanwhile.
 
 use crate::{netns::Netns, wait};
 use anyhow::Result;
@@ -9,7 +9,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// Routes in a table of nobody's: when the monitor has told of one, it has told of all that happened before.
+/// Routes in an unused table: when the monitor has reported one, it has reported all that happened before.
 const MARK: &str = "unreachable 198.18.0.0/31 table 4242";
 
 /// `ip monitor all` in a namespace.
@@ -21,7 +21,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Starts watching; when it returns nothing will be missed.
+    /// Starts watching; once it returns nothing is missed.
     pub fn start(netns: &Netns) -> Result<Monitor> {
         let dir = tempfile::tempdir()?;
         let output = File::create(dir.path().join("events"))?;
@@ -31,10 +31,10 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Adds and removes the mark until it is told of.
+    /// Adds and removes the mark until it is reported.
     fn mark(&self) -> Result<()> {
         let before = self.events()?.len();
-        wait::until("the monitor tells of the mark", Duration::from_secs(20), || {
+        wait::until("the monitor reports the mark", Duration::from_secs(20), || {
             self.netns.ip(&format!("route add {MARK}"))?;
             self.netns.ip(&format!("route delete {MARK}"))?;
             let told = self.events()?.iter().skip(before).any(|line| line.contains("Deleted") && line.contains(MARK));
@@ -47,7 +47,7 @@ impl Monitor {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// Stops watching. What was announced, less what comes of packets alone: neighbours that were resolved.
+    /// Stops watching. Returns what was announced, except for what packets alone cause: neighbours that were resolved.
     pub fn stop(self) -> Result<Vec<String>> {
         self.mark()?;
         let dynamic = |line: &String| line.starts_with("[NEIGH]") && !line.contains("PERMANENT");

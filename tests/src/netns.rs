@@ -25,12 +25,12 @@ pub struct Netns {
 #[derive(Debug)]
 struct Named {
     name: String,
-    /// Programs that answer questions about it, by their name and options.
+    /// Processes for queries about it, by their name and options.
     listers: Mutex<BTreeMap<String, Lister>>,
 }
 
 impl Netns {
-    /// Makes a new one, with its loopback up.
+    /// Creates a new one, with its loopback up.
     pub fn create(name: &str) -> Result<Netns> {
         command::run(Command::new("ip").args(["netns", "add", name]))?.ok()?;
         let netns = Netns { named: Arc::new(Named { name: name.to_owned(), listers: Mutex::default() }) };
@@ -43,8 +43,8 @@ impl Netns {
         &self.named.name
     }
 
-    /// A command that will run in it: `ip netns exec` turns into that program, under the same process id. Of what ends at once,
-    /// [`Netns::run`] takes half the time.
+    /// A command that will run in it: `ip netns exec` becomes that program, under the same process id. For short-lived
+    /// commands, [`Netns::run`] takes half the time.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.name()]).arg(program);
@@ -53,22 +53,22 @@ impl Netns {
 
     /// Runs a command in it to its end. Its `/sys` is that of the caller's namespace.
     pub fn run(&self, command: &mut Command) -> Result<Ended> {
-        // A process begins in the namespace of the thread that starts it.
+        // A process starts in the namespace of the thread that spawns it.
         self.within(|| command::run(command))
     }
 
-    /// Runs the words of a command line in it. For arguments that hold spaces take [`Netns::run`].
+    /// Runs the words of a command line in it. For arguments that contain spaces use [`Netns::run`].
     pub fn exec(&self, line: &str) -> Result<Ended> {
         let mut words = line.split_whitespace();
         self.run(Command::new(words.next().unwrap_or_default()).args(words))
     }
 
-    /// Runs lines of a shell in it, up to the first that fails; what they print.
+    /// Runs shell lines in it, up to the first that fails; returns their output.
     pub fn sh(&self, lines: &str) -> Result<String> {
         self.run(Command::new("sh").args(["-ec", lines]))?.ok()
     }
 
-    /// What `ip`, `bridge` or `tc` answers to questions, one on each line: JSON, one on each line.
+    /// The answers of `ip`, `bridge` or `tc` to queries, one per line: JSON, one per line.
     pub fn list(&self, program: &str, options: &[&str], questions: &str) -> Result<String> {
         let name = format!("{program} {}", options.join(" "));
         let known = self.listers().remove(&name).map_or_else(|| Lister::start(program, options, self.name()), Ok);
@@ -77,7 +77,7 @@ impl Netns {
             self.listers().insert(name, lister);
             return Ok(answers);
         }
-        // It ended for a reason that another one tells.
+        // It ended for a reason that a new process will report.
         let mut command = Command::new(program);
         command.args(options).args(["-n", self.name(), "-j", "-batch", "-"]);
         command::run_with_input(&mut command, questions)?.ok()
@@ -87,12 +87,12 @@ impl Netns {
         self.named.listers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `ip` on it, for instance `ip("-6 route show")`; its output, or an error if it failed.
+    /// Runs `ip` on it, for instance `ip("-6 route show")`; returns its output, or an error if it failed.
     pub fn ip(&self, arguments: &str) -> Result<String> {
         command::run(Command::new("ip").args(["-n", self.name()]).args(arguments.split_whitespace()))?.ok()
     }
 
-    /// Runs many `ip` commands on it at once, in order; the first that fails ends it.
+    /// Runs many `ip` commands on it in one batch, in order; the first that fails ends it.
     pub fn ip_batch(&self, lines: &[String]) -> Result<()> {
         let mut ip = Command::new("ip");
         let ended = command::run_with_input(ip.args(["-n", self.name(), "-batch", "-"]), &lines.join("\n"))?;
@@ -114,7 +114,7 @@ impl Netns {
         self.run(Command::new("sysctl").arg("-q").arg("-w").args(settings))?.ok().map(drop)
     }
 
-    /// Calls a function on a thread that is in the namespace. Sockets made there stay in it wherever they are used.
+    /// Calls a function on a thread in the namespace. Sockets created there stay in it wherever they are used.
     pub fn within<T: Send>(&self, call: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let enter = || -> Result<()> {
             let file = File::open(self.path())?;

@@ -1,8 +1,8 @@
-//! Packets to where they must not get, all the time, and who received which.
+//! Packets to where they must not get, continuously, and which listener received which.
 //!
-//! A [`Prober`] sends from one namespace to many addresses, round and round. A [`Listener`] in another namespace receives them
-//! and remembers who sent them. What a tenant's packets would find in a host's table main is a [`Canary`]: a namespace that
-//! answers to every tenant's address.
+//! A [`Prober`] sends from one namespace to many addresses, round robin. A [`Listener`] in another namespace receives
+//! them and records their senders. A [`Canary`] catches tenants' packets that leak into a host's table main: it is a
+//! namespace that accepts every tenant's address.
 
 use crate::netns::Netns;
 use anyhow::{Result, bail, ensure};
@@ -21,10 +21,10 @@ use std::{
 /// The UDP port of all probes.
 pub const PORT: u16 = 7777;
 
-/// Between two packets of one prober.
+/// The interval between two packets of one prober.
 const PACE: Duration = Duration::from_millis(4);
 
-/// Sends to every one of its targets in turn until it is dropped.
+/// Sends to each of its targets in turn until it is dropped.
 #[derive(Debug)]
 pub struct Prober {
     stop: Arc<AtomicBool>,
@@ -32,7 +32,7 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Sends from a namespace; `name` is what listeners will have heard.
+    /// Sends from a namespace; `name` is what listeners will report.
     pub fn start(name: &str, from: &Netns, targets: &[IpAddr]) -> Result<Prober> {
         let (four, six) = from.within(|| Ok((UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("[::]:0")?)))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -40,7 +40,7 @@ impl Prober {
         let sender = thread::spawn(move || {
             for target in targets.iter().cycle().take_while(|_| !stopped.load(Ordering::Relaxed)) {
                 let socket = if target.is_ipv4() { &four } else { &six };
-                // That there is no way is what is hoped for.
+                // No route is the expected result.
                 let _ = socket.send_to(name.as_bytes(), SocketAddr::new(*target, PORT));
                 thread::sleep(PACE);
             }
@@ -95,7 +95,7 @@ impl Listener {
         Ok(Listener { stop, heard, receiver: Some(receiver) })
     }
 
-    /// How many packets of each prober have come so far. An error if it does not listen any more.
+    /// How many packets of each prober have arrived so far. An error if it no longer listens.
     pub fn heard(&self) -> Result<BTreeMap<String, u64>> {
         ensure!(self.receiver.as_ref().is_some_and(|receiver| !receiver.is_finished()), "a listener has ended");
         Ok(self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone())
@@ -106,14 +106,14 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(receiver) = self.receiver.take() {
-            // Whoever asked what it heard knows whether it failed.
+            // A caller of `heard` knows whether it failed.
             let _ = receiver.join();
         }
     }
 }
 
-/// A namespace behind a host's table main that takes packets to all tenants' addresses for its own, and a listener on the
-/// host itself.
+/// A namespace behind a host's table main that accepts packets to all tenants' addresses, and a listener on the host
+/// itself.
 #[derive(Debug)]
 pub struct Canary {
     listener: Listener,
@@ -142,12 +142,12 @@ impl Canary {
         let via = |prefix: &&str| if prefix.contains(':') { "fe80::2" } else { "198.18.0.2" };
         let here = prefixes.iter().map(|prefix| format!("route add {prefix} via {} dev canary", via(prefix)));
         host.ip_batch(&here.collect::<Vec<_>>())?;
-        // By default a socket outside a VRF does not get what arrives in one.
+        // By default a socket outside a VRF does not receive what arrives in one.
         host.sysctl(&["net.ipv4.udp_l3mdev_accept=1"])?;
         Ok(Canary { listener: Listener::start(&netns)?, at_host: Listener::start(host)?, _netns: netns })
     }
 
-    /// What came here or to the host itself: who sent it, and how often.
+    /// What arrived here or at the host itself: the senders, and how many packets of each.
     pub fn heard(&self) -> Result<BTreeMap<String, u64>> {
         let mut heard = self.listener.heard()?;
         heard.extend(self.at_host.heard()?.into_iter().map(|(name, count)| (format!("{name} to the host"), count)));

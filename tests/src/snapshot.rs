@@ -1,4 +1,4 @@
-//! What the kernel of a namespace has, read by `ip`, `bridge` and `tc`, and how two readings differ.
+//! The objects in the kernel of a namespace, read by `ip`, `bridge` and `tc`, and how two readings differ.
 
 use crate::{netns::Netns, wait};
 use anyhow::{Context, Result, ensure};
@@ -13,13 +13,13 @@ use std::{
 /// A reading, without what changes by itself: interface numbers, counters, ages, multicast filters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// By what names an object, what it is like.
+    /// The properties of each object, by its name.
     objects: BTreeMap<String, Fields>,
 }
 
 type Fields = BTreeMap<String, String>;
 
-/// One kind of objects and which of their fields name one.
+/// A kind of objects, and the fields that identify one.
 struct Kind {
     name: &'static str,
     key: &'static [&'static str],
@@ -38,19 +38,19 @@ const QDISC: Kind = Kind { name: "qdisc", key: &["dev", "kind", "handle", "paren
 const ROUTE: &[&str] = &["table", "type", "dst", "dev", "gateway", "metric", "nhid"];
 const RULE: &[&str] = &["priority", "src", "dst", "table", "l3mdev", "iif", "oif", "fwmark"];
 
-/// Fields that change by themselves, or that number what a name tells already.
+/// Fields that change by themselves, or are numbers for something that a name identifies.
 #[rustfmt::skip]
 const VOLATILE: &[&str] = &[
     "ifindex", "link_index", "link_netnsid", "stats", "stats64", "used", "expires", "updated", "age", "ageing", "probes",
     "valid_life_time", "preferred_life_time", "gc_timer", "hello_timer", "tcn_timer", "topology_change_timer",
 ];
 
-/// Where the sysctls are that an agent may set. Those of one interface become fields of its link.
+/// Sysctls that an agent may set. Those of one interface become fields of its link.
 const SYSCTLS: [&str; 6] =
     ["ipv4/conf", "ipv6/conf", "vrf", "ipv4/ip_forward", "ipv4/tcp_l3mdev_accept", "ipv4/udp_l3mdev_accept"];
 
 impl Snapshot {
-    /// Reads everything, once the kernel has finished the addresses it is still checking for duplicates.
+    /// Reads everything, once the kernel has finished duplicate address detection.
     pub fn take(netns: &Netns) -> Result<Snapshot> {
         wait::until("duplicate address detection ends", Duration::from_secs(20), || {
             let mut snapshot = Snapshot { objects: BTreeMap::new() };
@@ -119,7 +119,7 @@ impl Snapshot {
         }
     }
 
-    /// What has become otherwise since an earlier reading.
+    /// What has changed since an earlier reading.
     pub fn since(&self, before: &Snapshot) -> Difference {
         let line = |sign: &str, (name, fields): (&String, &Fields)| format!("{sign} {name}  {}", shown(fields));
         let gone = before.objects.iter().filter(|(name, _)| !self.objects.contains_key(*name));
@@ -140,9 +140,9 @@ impl Snapshot {
         }
     }
 
-    /// Leaves out what an agent leaves behind on purpose when the last VPC goes, because it belongs to the whole host: the
-    /// kernel's own l3mdev rule, which it adds with the first VRF and never again, and IPv6 forwarding with what comes
-    /// of it.
+    /// Leaves out what an agent leaves behind on purpose when the last VPC is removed, because it belongs to the whole
+    /// host: the kernel's own l3mdev rule, which it adds with the first VRF and never again, and IPv6 forwarding with
+    /// its consequences.
     #[must_use]
     pub fn without_documented_leftovers(mut self) -> Snapshot {
         self.objects.retain(|name, fields| {
@@ -165,11 +165,11 @@ impl Snapshot {
 /// How a reading differs from an earlier one, a line or more per object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Objects that were not there.
+    /// New objects.
     pub new: Vec<String>,
-    /// Objects that are no longer there.
+    /// Removed objects.
     pub gone: Vec<String>,
-    /// Objects that have other values.
+    /// Changed objects.
     pub changed: Vec<String>,
 }
 
@@ -195,13 +195,13 @@ impl fmt::Display for Difference {
     }
 }
 
-/// What one of `ip`'s objects is, where it is not a link. Routes of both families come in one listing.
+/// The kind of one of `ip`'s objects, other than links. Routes of both families come in one listing.
 fn kind_of(object: &Map<String, Value>) -> Option<&'static Kind> {
     let has = |field| object.contains_key(field);
     match () {
         () if has("priority") => Some(&RULE4),
         () if has("state") && has("dst") => Some(&NEIGH),
-        // A default route does not tell its family; all that the kernel lists for IPv6 have a preference.
+        // A default route does not show its family; all that the kernel lists for IPv6 have a preference.
         () if has("dst") && (has("pref") || plain(&object["dst"]).contains(':')) => Some(&ROUTE6),
         () if has("dst") => Some(&ROUTE4),
         () if has("id") => Some(&NEXTHOP),
@@ -209,13 +209,13 @@ fn kind_of(object: &Map<String, Value>) -> Option<&'static Kind> {
     }
 }
 
-/// The objects of all listings that the lines ask for.
+/// The objects of all listings that the lines request.
 fn listings(netns: &Netns, program: &str, options: &[&str], lines: &str) -> Result<Vec<Map<String, Value>>> {
     let answers = netns.list(program, options, lines)?;
     parse(&answers).with_context(|| format!("what `{program}` says to {lines}"))
 }
 
-/// `ip` prints nothing at all where there are no objects, and an empty object for one that it does not show.
+/// `ip` prints nothing at all if there are no objects, and an empty object for one that it does not show.
 fn parse(text: &str) -> Result<Vec<Map<String, Value>>> {
     let mut all = Vec::new();
     for listing in serde_json::Deserializer::from_str(text).into_iter::<Vec<Map<String, Value>>>() {
@@ -224,7 +224,8 @@ fn parse(text: &str) -> Result<Vec<Map<String, Value>>> {
     Ok(all)
 }
 
-/// Adds a line `path:value` for each file. What cannot be read, for instance because its device has just gone, is left out.
+/// Adds a line `path:value` for each file. Unreadable ones, for instance because the device has just been deleted, are
+/// left out.
 fn read_sysctls(path: &Path, lines: &mut String) {
     if let Ok(entries) = fs::read_dir(path) {
         entries.filter_map(Result::ok).for_each(|entry| read_sysctls(&entry.path(), lines));
@@ -235,14 +236,14 @@ fn read_sysctls(path: &Path, lines: &mut String) {
     }
 }
 
-/// The kernel keeps the multicast groups that a device listens to as FDB entries.
+/// The kernel keeps a device's multicast groups as FDB entries.
 fn is_multicast_filter(entry: &Map<String, Value>) -> bool {
     let mac = entry.get("mac").and_then(Value::as_str).unwrap_or_default();
     mac.starts_with("33:33:") || mac.starts_with("01:00:5e:")
 }
 
-/// The agent numbers its next hops as they come, so after a repair they may have other numbers. Device and gateway tell
-/// which one it is.
+/// The agent numbers its next hops in order of creation, so after a repair they may have other numbers. Device and
+/// gateway identify them.
 fn without_own_numbers(object: &mut Map<String, Value>) {
     if object.get("protocol").and_then(Value::as_str) == Some("67") {
         object.remove("id");
@@ -258,7 +259,7 @@ fn key(kind: &Kind, object: &Map<String, Value>) -> String {
     std::iter::once(kind.name.to_owned()).chain(parts).collect::<Vec<_>>().join(" ")
 }
 
-/// What an object is like, nested fields by their path.
+/// An object's properties, nested fields by their path.
 fn fields(object: &Map<String, Value>) -> Fields {
     fn add(path: &str, value: &Value, to: &mut Fields) {
         match value {
@@ -277,7 +278,7 @@ fn fields(object: &Map<String, Value>) -> Fields {
     fields
 }
 
-/// The fields of an object for a person: without sysctls, of which every device has a hundred.
+/// The fields of an object for display: without sysctls, of which every device has a hundred.
 fn shown(fields: &Fields) -> String {
     let fields = fields.iter().filter(|(name, _)| !name.starts_with("ipv4.") && !name.starts_with("ipv6."));
     fields.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")

@@ -1,6 +1,6 @@
 //! A paced stream of numbered UDP datagrams from one server to another, and when each was received.
 //!
-//! Receipt is measured at the receiver, by its kernel, so that what an answer takes does not count. All namespaces share
+//! Receipt is timed at the receiver, by its kernel, so that the time of a reply does not count. All namespaces share
 //! one clock. A stream has one direction; two make a conversation in which neither depends on the other.
 
 use crate::{lab::Server, netns::Netns};
@@ -34,7 +34,7 @@ pub struct Stream {
     receiver: JoinHandle<Result<Vec<Receipt>>>,
 }
 
-/// One datagram as the receiver's kernel got it.
+/// One datagram, as received by the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     /// Its number; the first is 0.
@@ -62,7 +62,7 @@ pub struct Record {
 }
 
 impl Stream {
-    /// Sends to `address` of server `to`, at `rate` datagrams a second.
+    /// Sends to `address` of server `to`, at `rate` datagrams per second.
     pub fn start(from: &Server, to: &Server, address: IpAddr, rate: u32) -> Result<Stream> {
         Self::between(from.netns(), to.netns(), address, rate)
     }
@@ -72,7 +72,7 @@ impl Stream {
         Self::of_size(from, to, address, rate, NUMBER_LEN)
     }
 
-    /// The same with datagrams of so many bytes, at least 8.
+    /// The same with datagrams of this many bytes, at least 8.
     pub fn of_size(from: &Netns, to: &Netns, address: IpAddr, rate: u32, bytes: usize) -> Result<Stream> {
         let inbox = to.within(|| {
             let socket = UdpSocket::bind(SocketAddr::new(address, 0))?;
@@ -107,7 +107,7 @@ impl Stream {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Stops sending, waits for what is under way, and tells all.
+    /// Stops sending, waits for what is in flight, and returns the record.
     pub fn stop(self) -> Result<Record> {
         self.end();
         let Ok(sent) = self.sender.join() else { bail!("the sender panicked") };
@@ -116,7 +116,7 @@ impl Stream {
     }
 }
 
-/// Each datagram has its own time; a sender that was held up catches up rather than slow down.
+/// Each datagram has its own scheduled time; a delayed sender catches up rather than slow down.
 fn send(socket: &UdpSocket, target: SocketAddr, rate: u32, bytes: usize, stop: &AtomicBool) -> Sent {
     let mut datagram = vec![0; bytes.max(NUMBER_LEN)];
     let start = Instant::now();
@@ -126,7 +126,7 @@ fn send(socket: &UdpSocket, target: SocketAddr, rate: u32, bytes: usize, stop: &
             + Duration::from_secs(count / u64::from(rate))
             + Duration::from_secs(1) * u32::try_from(count % u64::from(rate)).unwrap_or(0) / rate;
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        // Without a way there the datagram is lost like any other: its number is not seen again.
+        // Without a route the datagram is lost like any other: its number is not sent again.
         datagram[..NUMBER_LEN].copy_from_slice(&count.to_be_bytes());
         let _ = socket.send_to(&datagram, target);
         count += 1;
@@ -183,7 +183,7 @@ impl Record {
         self.sent - numbers.len() as u64
     }
 
-    /// The datagrams really sent per second.
+    /// The actual rate of datagrams per second.
     pub fn rate(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a stream is short")]
         let sent = self.sent as f64;
@@ -200,14 +200,14 @@ impl Record {
         self.receipts.iter().max_by_key(|receipt| receipt.at).copied()
     }
 
-    /// The longest time without a receipt between two.
+    /// The longest time between two receipts.
     pub fn longest_gap(&self) -> Duration {
         let pairs = self.receipts.windows(2);
         pairs.filter_map(|pair| pair[1].at.duration_since(pair[0].at).ok()).max().unwrap_or_default()
     }
 }
 
-/// Milliseconds from one time to another; negative where the other was earlier.
+/// Milliseconds from one time to another; negative if the second is earlier.
 pub fn milliseconds(from: SystemTime, to: SystemTime) -> f64 {
     match to.duration_since(from) {
         Ok(time) => time.as_secs_f64() * 1e3,

@@ -1,4 +1,4 @@
-//! Inventories written in Rust: as short as a test wants them.
+//! Inventories written in Rust, as short as a test needs them.
 
 use cps_peering_config::inventory::{Host, Inventory, Peering, Port, Region, Vpc};
 use std::fmt;
@@ -9,7 +9,7 @@ pub const ACCOUNT: &str = "acme";
 /// The TCP port of the agents.
 pub const AGENT_PORT: u16 = 7401;
 
-/// Builds an [`Inventory`], one call per entry. Illegal texts panic: they are mistakes of the test.
+/// Builds an [`Inventory`], one call per entry. Invalid texts panic: they are mistakes of the test.
 #[derive(Debug, Clone, Default)]
 pub struct Topology {
     inventory: Inventory,
@@ -21,7 +21,7 @@ impl Topology {
         Topology::default()
     }
 
-    /// Adds a host, and its region where that is new.
+    /// Adds a host, and its region if that is new.
     #[must_use]
     pub fn host(mut self, id: &str, region: &str, underlay: &str) -> Topology {
         if !self.inventory.regions.iter().any(|known| known.id.as_str() == region) {
@@ -51,7 +51,7 @@ impl Topology {
         self
     }
 
-    /// Says whose the last VPC is.
+    /// Sets the owner of the last VPC.
     #[must_use]
     pub fn owned_by(mut self, account: &str) -> Topology {
         self.inventory.vpcs.last_mut().expect("a VPC comes first").account = legal(account);
@@ -95,7 +95,7 @@ impl Topology {
         self
     }
 
-    /// Limits the last peering, which is one between regions, to so many Mbit/s.
+    /// Limits the last peering, which is one between regions, to this many Mbit/s.
     #[must_use]
     pub fn limited(mut self, mbit: u32) -> Topology {
         let peering = self.inventory.peerings.last_mut().expect("a peering comes first");

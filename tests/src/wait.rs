@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long what should happen soon may take on a machine with much else to do.
+/// How long something that should happen soon may take on a busy machine.
 pub const SOON: Duration = Duration::from_mins(1);
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const STEP: Duration = Duration::from_millis(10);
 
-/// Looks until the condition gives a value. An error of the condition counts as "not yet"; the last one is told when the
-/// time is up.
+/// Checks until the condition gives a value. An error of the condition counts as "not yet"; the last one is returned
+/// when the time is up.
 pub fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + within;
     loop {

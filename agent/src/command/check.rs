@@ -1,4 +1,5 @@
-//! `cps-peering-agent check`: is this kernel and system fit for the agent, and if not, what to do about it.
+//! `cps-peering-agent check`: whether this kernel and system meet the agent's requirements, and if not, what to do
+//! about it.
 
 use super::Output;
 use crate::{
@@ -47,7 +48,7 @@ fn failure(subject: &str, text: impl Into<String>) -> HostFinding {
     found(Verdict::Failure, subject, text)
 }
 
-/// What an agent that runs finds: all but the trial of the kernel, for which it has not the rights.
+/// The checks of a running agent: all but the trial of the kernel, which it has no privileges for.
 pub fn diagnosis(settings: &AgentSettings) -> HostDiagnosis {
     let observed = Netlink::default().observe_all();
     let underlay_mtu = observed.as_ref().ok().and_then(|observed| {
@@ -65,10 +66,10 @@ pub fn diagnosis(settings: &AgentSettings) -> HostDiagnosis {
     }
 }
 
-/// The longest description of a kernel, in bytes.
+/// The longest kernel state dump, in bytes.
 const MAX_SNAPSHOT: usize = 32 << 20;
 
-/// All that an agent that runs knows of its host.
+/// Everything that a running agent knows about its host.
 pub fn snapshot(settings: &AgentSettings, report: &HostReport) -> HostSnapshot {
     let mut observed = match Netlink::default().observe_all() {
         Ok(observed) => format!("{observed:#?}"),
@@ -107,8 +108,8 @@ fn examine(settings: &AgentSettings, observed: Result<Observed, String>) -> Vec<
     findings
 }
 
-/// Looks at the system and shows what was found. True when nothing is a failure. Changes nothing: the trial of the
-/// kernel happens in a network namespace of its own.
+/// Checks the system and shows the findings. True if none is a failure. Changes nothing: the trial of the kernel runs
+/// in a network namespace of its own.
 pub fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
     let observed = Netlink::default().observe_all().map_err(|error| error.to_string());
     let mut findings = examine(settings, observed);
@@ -139,23 +140,23 @@ fn capabilities() -> HostFinding {
     let missing: Vec<&str> =
         NEEDED.into_iter().filter(|(_, bit)| effective >> bit & 1 == 0).map(|(name, _)| name).collect();
     if missing.is_empty() && effective >> NET_RAW & 1 == 0 {
-        return warning("capability", "missing: CAP_NET_RAW; without it no probes are sent, and all else works");
+        return warning("capability", "missing: CAP_NET_RAW; without it no probes are sent, and everything else works");
     }
     if missing.is_empty() {
-        return ok("capability", "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF are there");
+        return ok("capability", "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF are available");
     }
     let missing = missing.join(" ");
     failure("capability", format!("missing: {missing}; start as root, or with AmbientCapabilities={missing}"))
 }
 
-/// Whether controller and agent can know each other, and for how long.
+/// Whether controller and agent can authenticate each other, and for how long.
 fn certificates(settings: &AgentSettings) -> HostFinding {
     const SUBJECT: &str = "certificate";
-    // One for a short time is renewed when a third of it is left.
+    // A short-lived certificate is renewed when a third of its lifetime is left.
     let soon_s = |whole: i64| (30 * 24 * 60 * 60).min(whole / 6);
     let files = match tls_files(settings.tls.as_ref()) {
         Ok(Some(files)) => files,
-        Ok(None) => return warning(SUBJECT, "TLS is off: whoever reaches the agent may configure this host"),
+        Ok(None) => return warning(SUBJECT, "TLS is off: anyone who can reach the agent can configure this host"),
         Err(error) => return failure(SUBJECT, error.to_string()),
     };
     let facts = match Identity::open_with(files, kept_beside(&settings.ledger)) {
@@ -168,18 +169,18 @@ fn certificates(settings: &AgentSettings) -> HostFinding {
     let hosts = format!("{TRUST_DOMAIN}host/");
     match facts.names.iter().find_map(|name| name.strip_prefix(&hosts)) {
         None => failure(SUBJECT, format!("{cert} names no host: issue one with cps-peering pki issue host ID")),
-        Some(_) if left <= 0 => failure(SUBJECT, format!("ended {expires}: issue a new one")),
+        Some(_) if left <= 0 => failure(SUBJECT, format!("expired {expires}: issue a new one")),
         Some(_) if left < soon_s(facts.not_after - facts.not_before) => {
-            warning(SUBJECT, format!("ends {expires}, soon: issue a new one"))
+            warning(SUBJECT, format!("expires {expires}, soon: issue a new one"))
         }
         Some(host) => {
             let by = if facts.renewed { ", renewed by the controller" } else { "" };
-            ok(SUBJECT, format!("names host {host}, good until {expires}{by}"))
+            ok(SUBJECT, format!("names host {host}, valid until {expires}{by}"))
         }
     }
 }
 
-/// Builds a VPC with a peering, the real way, where it touches nobody.
+/// Builds a VPC with a peering for real, in a namespace where it affects nothing.
 fn trial(settings: &AgentSettings) -> HostFinding {
     const SUBJECT: &str = "kernel";
     let (vxlan_port, entries) = (settings.vxlan_port, settings.underlay_filter_entries);
@@ -202,11 +203,11 @@ fn trial(settings: &AgentSettings) -> HostFinding {
                 return Ok(said.collect());
             }
         }
-        Err("the trial did not come to rest".to_owned())
+        Err("the trial did not converge".to_owned())
     };
     match thread::spawn(attempt).join() {
         Ok(Ok(refused)) if refused.is_empty() => {
-            ok(SUBJECT, "takes VRFs, VXLAN devices, filters and programs, next hops, routes, rules and settings")
+            ok(SUBJECT, "supports VRFs, VXLAN devices, filters and programs, next hops, routes, rules and settings")
         }
         Ok(Ok(refused)) => {
             let advice = "load the modules vrf, vxlan, sch_ingress, cls_bpf and act_police, or use a kernel that has them (5.18 or \
@@ -214,7 +215,7 @@ fn trial(settings: &AgentSettings) -> HostFinding {
             failure(SUBJECT, format!("{}; {advice}", refused.join("; ")))
         }
         Ok(Err(problem)) => warning(SUBJECT, problem),
-        Err(_) => failure(SUBJECT, "the trial ended early"),
+        Err(_) => failure(SUBJECT, "the trial was aborted"),
     }
 }
 
@@ -226,7 +227,7 @@ fn limit(desired: &Desired) -> Option<Operation> {
     Some(Operation::SetFilter(*desired.ingress.keys().next()?, place, filter))
 }
 
-/// A VPC with a peering and no ports, which needs nothing of the host.
+/// A VPC with a peering and no ports, which needs nothing from the host.
 fn sample() -> ValidHostConfig {
     let text = r#"{
         "revision": { "epoch": 1, "number": 1 }, "host": "trial", "underlay": "192.0.2.1",
@@ -238,15 +239,15 @@ fn sample() -> ValidHostConfig {
     config.try_into().expect("the sample is legal")
 }
 
-/// With these, a service of the host that listens on all addresses answers tenants on their gateway. Nothing gets from one VPC to
-/// another by that: tunnels for the host are dropped at ports.
+/// With these settings, a service of the host that listens on all addresses answers tenants on their gateway. That
+/// opens no path from one VPC to another: tunnels to the host are dropped at ports.
 fn sockets_in_vrfs() -> Vec<HostFinding> {
     let settings = ["tcp_l3mdev_accept", "udp_l3mdev_accept", "raw_l3mdev_accept"];
     let on = |name: &&str| {
         let value = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
         value.is_ok_and(|value| value.trim() == "1")
     };
-    // Raw sockets are on by default, and hear pings only.
+    // Raw sockets are on by default, and only receive pings.
     let open: Vec<&str> = settings.into_iter().filter(|name| *name != "raw_l3mdev_accept").filter(on).collect();
     if open.is_empty() {
         return vec![ok("services", "sockets of the host do not reach into VRFs")];
@@ -256,7 +257,8 @@ fn sockets_in_vrfs() -> Vec<HostFinding> {
     vec![warning("services", format!("{names} let tenants reach services of the host on their gateway: {advice}"))]
 }
 
-/// Settings of the whole host that keep gateways from answering. Packets of servers pass all the same, and the kernel has what it should.
+/// Host-wide settings that keep gateways from answering. Servers' traffic passes all the same, and the kernel state is
+/// correct.
 fn silent_gateways(read: impl Fn(&str) -> Option<String>) -> Vec<HostFinding> {
     let value = |name: &str| read(name).and_then(|value| value.trim().parse::<u32>().ok()).unwrap_or_default();
     let mut findings = Vec::new();
@@ -267,7 +269,7 @@ fn silent_gateways(read: impl Fn(&str) -> Option<String>) -> Vec<HostFinding> {
         );
         findings.push(warning("gateways", text));
     }
-    // By 1 the host answers for addresses of the port alone, and by 3 for those that are not its own only.
+    // With 1 the host answers only for addresses of the port, with 3 only for addresses that are not its own.
     let arp_ignore = value("ipv4/conf/all/arp_ignore");
     if !matches!(arp_ignore, 0 | 1 | 3) {
         let whom = if arp_ignore == 2 { "servers outside the gateway's subnet" } else { "servers" };
@@ -292,7 +294,10 @@ fn network_managers() -> Vec<HostFinding> {
             ok("networkd", "leaves routes, rules and next hops of others alone")
         } else {
             let advice = "install the drop-in for networkd.conf that comes with this package";
-            failure("networkd", format!("removes what it did not make, {} is not \"no\": {advice}", missing.join(", ")))
+            failure(
+                "networkd",
+                format!("removes what it did not create, because {} is not \"no\": {advice}", missing.join(", ")),
+            )
         });
     }
     if Path::new("/run/NetworkManager").exists() {
@@ -309,7 +314,7 @@ fn network_managers() -> Vec<HostFinding> {
     findings
 }
 
-/// A configuration file and its drop-ins, later ones behind earlier ones.
+/// A configuration file followed by its drop-ins, in order of precedence.
 fn configuration(folders: &[&str], name: &str) -> String {
     let mut text = String::new();
     for folder in folders {
@@ -340,7 +345,7 @@ fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<HostFinding> {
         }
         match link.kind {
             LinkKind::Vrf(table) if ownership::table_vni(table).is_some() => {
-                findings.push(failure("tables", format!("VRF {name} uses table {table}, which lies in our range")));
+                findings.push(failure("tables", format!("VRF {name} uses table {table}, which is in our range")));
             }
             LinkKind::Vxlan { tunnel: Some(tunnel), .. } if tunnel.port == vxlan_port => {
                 let text = format!(
@@ -358,8 +363,8 @@ fn clashes(observed: &Observed, vxlan_port: u16) -> Vec<HostFinding> {
     findings
 }
 
-/// What others have where packets of VPCs pass, with the line that exempts them where there is one. Before the first
-/// configuration the sample shows what a firewall would do to any.
+/// What other programs have put in the path of VPC packets, each with the rule that exempts them if there is one.
+/// Before the first configuration, the sample shows what a firewall would do to any.
 fn interference(observed: &Observed, settings: &AgentSettings) -> Vec<HostFinding> {
     const SUBJECT: &str = "packets";
     let config = Ledger::new(settings.ledger.clone()).load().ok().flatten().unwrap_or_else(sample);
@@ -377,7 +382,8 @@ fn interference(observed: &Observed, settings: &AgentSettings) -> Vec<HostFindin
     failures.chain(doubts.iter().map(|it| warning(SUBJECT, format!("{}: {}", it.object, it.reason)))).collect()
 }
 
-/// Whether the path between hosts takes what IPv6 needs within VXLAN, once a configuration says where it begins.
+/// Whether the path between hosts carries the MTU that IPv6 needs inside VXLAN, once a configuration names the
+/// underlay.
 fn small_underlay(observed: &Observed, settings: &AgentSettings) -> Option<HostFinding> {
     let config = Ledger::new(settings.ledger.clone()).load().ok().flatten()?;
     let (underlay_params, _) = Options::from(settings).underlay_params(&config, observed);

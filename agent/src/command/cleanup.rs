@@ -9,10 +9,10 @@ use crate::{
 use cps_peering_terminal::show;
 use std::io::{self, BufRead, IsTerminal};
 
-/// Plans that are carried out before giving up.
+/// Plans that are applied before giving up.
 const ROUNDS: usize = 5;
 
-/// Removes all that is ours, after the operator agreed or `yes` was given, and the ledger with it.
+/// Removes everything of ours, after the operator confirmed or `yes` was given, and the ledger with it.
 pub fn run(ledger: &Ledger, yes: bool) -> anyhow::Result<()> {
     let mut kernel = Netlink::default();
     let plan = diff(&Desired::default(), &kernel.observe_all()?);
@@ -27,7 +27,7 @@ pub fn run(ledger: &Ledger, yes: bool) -> anyhow::Result<()> {
     if !yes && !agreed(plan.operations.len())? {
         anyhow::bail!("nothing was removed");
     }
-    // First: should this be interrupted, no agent brings back what was removed.
+    // First: if this is interrupted, no agent restores what was removed.
     ledger.remove()?;
     let left = remove(&mut kernel, plan)?;
     match left.operations.first() {

@@ -1,4 +1,4 @@
-//! `cps-peering-agent diff`: what differs right now between the kernel and the last accepted configuration.
+//! `cps-peering-agent diff`: how the kernel differs right now from the last accepted configuration.
 
 use super::Output;
 use crate::{
@@ -15,7 +15,7 @@ use anyhow::Context;
 use cps_peering_terminal::{show, table};
 use serde_json::json;
 
-/// Shows what the agent would do now. Reads only. True when there is nothing to do and nothing in the way.
+/// Shows what the agent would do now, read-only. True when there is nothing to do and nothing in the way.
 pub fn run(ledger: &Ledger, shares: &SharesFile, options: Options, output: Output) -> anyhow::Result<bool> {
     let config = ledger.load()?.context("the ledger is empty: no controller has sent a configuration yet")?;
     let observed = Netlink::default().observe_all()?;
@@ -28,7 +28,7 @@ pub fn run(ledger: &Ledger, shares: &SharesFile, options: Options, output: Outpu
     let right = plan.operations.is_empty() && nothing_of_others && trouble.is_none();
     match output {
         Output::Json => show(&as_json(&plan).to_string()),
-        Output::Table if right => show(&format!("the kernel is as revision {} wants it", config.revision)),
+        Output::Table if right => show(&format!("the kernel matches revision {}", config.revision)),
         Output::Table => show(&as_table(&plan)),
     }
     if let Some(trouble) = trouble {

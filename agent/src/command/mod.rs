@@ -1,4 +1,4 @@
-//! What an operator asks of the agent by hand. Output for people is a table, output for programs is JSON.
+//! Commands for operators. Output for people is a table, output for programs is JSON.
 
 pub mod check;
 pub mod cleanup;

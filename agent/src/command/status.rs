@@ -1,4 +1,4 @@
-//! `cps-peering-agent status`: how the running agent stands, asked over its own HTTP interface.
+//! `cps-peering-agent status`: the status of the running agent, fetched over its HTTP interface.
 
 use super::Output;
 use crate::tls::kept_beside;
@@ -27,10 +27,10 @@ use tokio_rustls::TlsConnector;
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many that are behind are named to a person.
+/// How many out-of-date parts the table lists.
 const MOST_BEHIND: usize = 50;
 
-/// Shows the report of the agent that has these settings. True when the host is in sync.
+/// Shows the report of the agent with these settings. True when the host is in sync.
 pub async fn run(settings: &AgentSettings, output: Output) -> anyhow::Result<bool> {
     let address = settings.listen;
     let tls = match tls_files(settings.tls.as_ref())? {
@@ -74,8 +74,8 @@ where
     let answer = sender.send_request(request).await?;
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();
-    anyhow::ensure!(status.is_success(), "the agent answers {status}: {}", String::from_utf8_lossy(&body));
-    format::read(&body).context("the answer is no report of an agent")
+    anyhow::ensure!(status.is_success(), "the agent responded with {status}: {}", String::from_utf8_lossy(&body));
+    format::read(&body).context("the response is not an agent's report")
 }
 
 fn as_text(report: &HostReport) -> String {
@@ -110,7 +110,7 @@ fn as_text(report: &HostReport) -> String {
     lines.join("\n")
 }
 
-/// How many there are and how they stand. Each one by itself is in the JSON output: a host may have thousands.
+/// How many there are and how many are behind. Each one is in the JSON output: a host may have thousands.
 fn standings<'a>(standings: impl Iterator<Item = &'a Standing> + Clone) -> String {
     let behind = standings.clone().filter(|standing| is_behind(standing)).count();
     format!("{}, {behind} of them behind", standings.count())
@@ -120,7 +120,7 @@ fn is_behind(standing: &Standing) -> bool {
     standing.applied != Some(standing.desired)
 }
 
-/// The VRFs and sides that are not as the newest configuration wants them, with how they stand.
+/// The VRFs and sides that are behind the newest configuration, each with its status.
 fn behind(report: &HostReport) -> impl Iterator<Item = (String, Standing)> {
     let vrfs = report.vrfs.iter().map(|(vpc, standing)| (Scope::Vpc(vpc.clone()), *standing));
     let sides = report.sides.iter().map(|(vni, standing)| (Scope::Side(*vni), *standing));
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_sees_which_side_is_behind_and_how_far() {
+    fn the_table_shows_which_side_is_behind_and_how_far() {
         let text = r#"{ "version": "0", "host": "h1", "desired": { "epoch": 1, "number": 9 }, "applied": { "epoch": 1, "number": 9 },
             "last_pass": null, "counters": { "passes": 0, "operations": 0, "failures": 0, "drift_repaired": 0 },
             "problems": [{ "scope": { "side": 1001 }, "kind": "failed", "object": "route 10.2.0.0/24", "reason": "no room" }],

@@ -1,11 +1,11 @@
-//! Devices of others that the packets of an interface pass below it: what a VLAN, MACVLAN or IPVLAN is on, and the members of bonds and
-//! bridges.
+//! Devices of others that an interface's packets pass through below it: the lower devices of VLANs, MACVLANs and
+//! IPVLANs, and the members of bonds and bridges.
 
 use crate::objects::{Link, LinkKind};
 use cps_peering_config::net::InterfaceName;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Which devices there are, and what is below each.
+/// All devices, and what is below each.
 pub struct Beneath<'a> {
     links: &'a BTreeMap<InterfaceName, Link>,
     names: BTreeMap<u32, InterfaceName>,
@@ -14,7 +14,7 @@ pub struct Beneath<'a> {
 }
 
 impl<'a> Beneath<'a> {
-    /// Of all devices of a host.
+    /// All devices of a host.
     pub fn new(links: &'a BTreeMap<InterfaceName, Link>) -> Self {
         let names = links.iter().map(|(name, link)| (link.index, *name)).collect();
         let takes_in = links.values().filter(|link| matches!(link.kind, LinkKind::Bridge | LinkKind::Aggregate));
@@ -27,7 +27,7 @@ impl<'a> Beneath<'a> {
         Self { links, names, members }
     }
 
-    /// All that is below a device, without itself.
+    /// All that is below a device, not including it.
     pub fn of(&self, device: &InterfaceName) -> BTreeSet<InterfaceName> {
         let (mut found, mut left) = (BTreeSet::from([*device]), vec![*device]);
         while let Some(link) = left.pop().and_then(|name| self.links.get(&name)) {
@@ -39,7 +39,7 @@ impl<'a> Beneath<'a> {
         found
     }
 
-    /// The members of bridges that a device is or that are below it.
+    /// The bridge members at or below a device.
     pub fn bridged(&self, device: &InterfaceName) -> BTreeSet<InterfaceName> {
         let all = self.of(device).into_iter().chain([*device]);
         let bridges = all.filter_map(|name| self.links.get(&name)).filter(|link| link.kind == LinkKind::Bridge);
@@ -70,7 +70,7 @@ mod tests {
             (name("br0.7"), link(6, LinkKind::Other, None, Some(5))),
             (name("eth9"), link(7, LinkKind::Other, Some(8), None)),
             (name("cpsvrf1"), link(8, LinkKind::Vrf(1), None, None)),
-            // Two that are on each other, as no kernel has them.
+            // Two devices on top of each other, which no kernel has.
             (name("one"), link(9, LinkKind::Other, None, Some(10))),
             (name("other"), link(10, LinkKind::Other, None, Some(9))),
             (name("macvlan0"), Link { takes_from: Some(6), ..memory::plain_link(11) }),
@@ -87,7 +87,7 @@ mod tests {
             (shown(beneath.of(&name("bond0"))), shown(beneath.bridged(&name("bond0")))),
             ("eth0 eth1".into(), String::new())
         );
-        assert_eq!(shown(beneath.of(&name("cpsvrf1"))), "", "who is in a VRF is not below it");
+        assert_eq!(shown(beneath.of(&name("cpsvrf1"))), "", "a member of a VRF is not below it");
         assert_eq!(
             (shown(beneath.of(&name("one"))), shown(beneath.of(&name("gone")))),
             ("other".into(), String::new())

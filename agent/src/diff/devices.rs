@@ -20,8 +20,8 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     removals(survey, phases);
 }
 
-/// A VPC whose VRF cannot be had fails closed: outside of it, or with somebody else in its table, a tenant's packets would go
-/// wherever they are led.
+/// A VPC whose VRF cannot be had fails closed: outside of it, or with another program's routes in its table, a tenant's
+/// packets could go anywhere.
 fn close(survey: &Survey<'_>, phases: &mut Phases) {
     let is_up = |name: &&InterfaceName| survey.observed.links.get(name).is_some_and(|link| link.up);
     let down = |name: &InterfaceName| Operation::ChangeLink(*name, LinkChange::Up(false));
@@ -30,7 +30,7 @@ fn close(survey: &Survey<'_>, phases: &mut Phases) {
 
 fn vrfs(survey: &Survey<'_>, phases: &mut Phases) {
     for (name, vrf) in survey.desired.vrfs.iter().filter(|(name, _)| !survey.blocked.contains(*name)) {
-        // Hosts may have it switched off for what is new.
+        // The host's defaults for new devices may have IPv6 off.
         let with_ipv6 = Operation::Set(*name, DeviceSetting::Ipv6Disable, 0);
         let Some(link) = survey.kept(name) else {
             phases.extend(Phase::Vrfs, [Operation::AddVrf(*name, Box::new(vrf.clone())), with_ipv6]);
@@ -92,8 +92,8 @@ fn ports(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// Puts a device into a VRF. On the way from one to another the kernel has it in none for a moment, where its tenant would be in the
-/// host's network, so it is down meanwhile. Whether it is to go up again.
+/// Puts a device into a VRF. While it moves from one to another the kernel has it in none for a moment, where its
+/// tenant would be in the host's network, so it is down meanwhile. Returns whether it is to go up again.
 fn enslave(phases: &mut Phases, name: &InterfaceName, link: &Link, vrf: InterfaceName) -> bool {
     let reopens = link.up && link.master.is_some();
     if reopens {
@@ -110,8 +110,8 @@ fn alias(phases: &mut Phases, phase: Phase, name: &InterfaceName, link: &Link, a
     }
 }
 
-/// All settings of a new device, or those that differ. What the kernel did not tell, for instance because the device
-/// has no IPv6, is left alone.
+/// All settings of a new device, or those that differ. A setting that the kernel did not report, for instance because
+/// the device has no IPv6, is left alone.
 fn settings(phases: &mut Phases, name: &InterfaceName, link: Option<&Link>) {
     for (setting, value) in DeviceSetting::WANTED {
         if link.is_none_or(|link| link.settings.get(&setting).is_some_and(|have| *have != value)) {
@@ -132,7 +132,8 @@ fn addresses(survey: &Survey<'_>, phases: &mut Phases) {
     phases.extend(Phase::Clear, stale.map(|(address, _)| Operation::RemoveAddress(*address)));
 }
 
-/// Addresses whose local route has gone get it back by being made anew; of IPv6 also the route by which the port hears multicast.
+/// Addresses whose local route is gone are added again, which restores it, and for IPv6 also the route by which the
+/// port receives multicast.
 fn without_local_route(survey: &Survey<'_>, phases: &mut Phases) {
     let desired = survey.desired;
     let wanted = |address: &&Address| {
@@ -147,11 +148,12 @@ fn without_local_route(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// A port without a link-local address asks for no neighbour. The kernel makes one when a port goes up, and never again.
+/// A port without a link-local address solicits no neighbours. The kernel generates one when a port goes up, and never
+/// again.
 fn link_locals(survey: &Survey<'_>, phases: &mut Phases) {
     let first = |device| Address { device, net: IpNet::V4(Ipv4Net::default()) };
     for port in survey.desired.ports.keys().filter(|port| !survey.rebound.contains(*port)) {
-        // Without somebody at the other end the kernel has not begun with IPv6.
+        // Without carrier the kernel has not started IPv6 yet.
         let Some(link) = survey.kept(port).filter(|link| link.up && link.carrier) else { continue };
         let speaks_ipv6 = link.settings.get(&DeviceSetting::Ipv6Disable) == Some(&0);
         let mut own = survey.observed.addresses.range(first(*port)..).take_while(|(own, _)| own.device == *port);
@@ -164,12 +166,12 @@ fn link_locals(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// Members of our VRFs that are no ports any more. Out of the VRF, their tenants would be in the host's own network, so
-/// they are down before they get there; and a device that leaves with an address leaves a route in table main.
+/// Members of our VRFs that are no longer ports. Outside the VRF their tenants would be in the host's own network, so
+/// they are set down first; and a device that leaves with an address leaves a route in table main.
 fn released_ports(survey: &Survey<'_>, phases: &mut Phases) {
     for (name, link) in &survey.observed.links {
         let stays = survey.desired.ports.contains_key(name) || survey.observed.owns(name);
-        // Out of a VRF that is not ours any more only what bears a mark of ours goes.
+        // From a VRF that is no longer ours, only devices with a mark of ours are removed.
         let was_a_port = || survey.vrf_made_by_us(link).is_some() && survey.has_marks_of_a_port(name);
         if stays || (survey.vrf_of(link).is_none() && !was_a_port()) {
             continue;
@@ -190,10 +192,10 @@ fn removals(survey: &Survey<'_>, phases: &mut Phases) {
         observed.owns(name) && !desired.vrfs.contains_key(name) && !desired.vxlans.contains_key(name)
     };
     let gone = observed.links.keys().filter(unwanted).copied();
-    // Only tunnels are made anew.
+    // Only tunnels are recreated.
     let recreated: Vec<_> = survey.recreated.iter().copied().collect();
-    // Before a VRF goes, the kernel lets its members out, and those that are up take packets in for table main until they go
-    // too. So they go first.
+    // Before a VRF is deleted, the kernel releases its members, and those that are up would receive packets for table
+    // main until they are deleted too. So they go first.
     let is_vrf = |name: &InterfaceName| DeviceName::parse(name).is_some_and(|device| device.role == Role::Vrf);
     let (gone_vrfs, gone): (Vec<_>, Vec<_>) = gone.partition(is_vrf);
     for (phase, names) in [(Phase::Remove, gone), (Phase::RemoveVrfs, gone_vrfs), (Phase::Clear, recreated)] {

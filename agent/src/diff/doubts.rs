@@ -1,12 +1,13 @@
-//! What others have on devices that are not ours, and of which nobody can tell whether it stops our packets. The host may be as it should:
-//! this is no interference.
+//! Things on devices that are not ours that may or may not stop our packets. The host may be as it should, so this is
+//! no interference.
 
 use super::{Beneath, Interference, InterferenceKind, firewall, firewall::BetweenHosts, survey::Survey};
 use crate::objects::{Desired, Effect, Link, Observed};
 use cps_peering_config::net::InterfaceName;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Packet filters that may drop packets between hosts, or frames on bridges, and XDP programs below ports and on the underlay.
+/// Packet filters that may drop packets between hosts, or frames on bridges, and XDP programs below ports and on the
+/// underlay.
 pub fn doubts(desired: &Desired, observed: &Observed) -> Vec<Interference> {
     let survey = Survey::new(desired, observed);
     let mut found = firewall::doubts(&survey);
@@ -23,10 +24,10 @@ pub fn doubts(desired: &Desired, observed: &Observed) -> Vec<Interference> {
     found
 }
 
-/// Devices by which packets come from other hosts.
+/// Devices through which packets from other hosts arrive.
 fn underlay(survey: &Survey<'_>, beneath: &Beneath<'_>) -> BTreeSet<InterfaceName> {
     let Some(between_hosts) = BetweenHosts::of(survey) else { return BTreeSet::new() };
-    // Where the host has the address for itself, they come by any.
+    // If the VTEP address has a host prefix, they arrive on any device.
     let others = || {
         let is_other = |name: &InterfaceName, link: &Link| {
             !survey.observed.owns(name) && survey.vrf_of(link).is_none() && !survey.desired.ports.contains_key(name)
@@ -75,7 +76,7 @@ mod tests {
     use cps_peering_config::{HostConfig, ValidHostConfig};
 
     #[test]
-    fn programs_on_devices_of_others_are_doubts_where_packets_come_by_them() {
+    fn programs_on_devices_of_others_are_doubts_if_packets_arrive_there() {
         let name = |text: &str| text.parse::<InterfaceName>().unwrap();
         let config: HostConfig = serde_json::from_str(
             r#"{ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1", "vrfs": { "vpc-a": { "vni": 1,
@@ -111,6 +112,6 @@ mod tests {
         assert!(doubts.len() == 1 && doubts[0].contains("packets of other hosts"), "{doubts:?}");
         assert_eq!(at("eth0", "other", 24), (0, vec![]));
         let (_, doubts) = at("lo", "other", 32);
-        assert_eq!(doubts.len(), 1, "packets come by any device");
+        assert_eq!(doubts.len(), 1, "packets arrive on any device");
     }
 }

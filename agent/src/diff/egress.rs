@@ -10,19 +10,19 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
         match (survey.desired.shapers.get(device), there) {
             (Some(shaper), there) => shape(*device, shaper, there, phases),
             (None, Some(there)) if there.ours => phases.push(Phase::Devices, Operation::RemoveShaper(*device)),
-            // A queue of somebody else that limits nothing of ours.
+            // Another program's queue on a device without a limit stays.
             (None, _) => {}
         }
     }
 }
 
-/// The rate changes in place: what is in the queue stays there, and there is no moment without a limit.
+/// The rate changes in place: packets in the queue stay there, and the limit never lapses.
 fn shape(device: InterfaceName, shaper: &Shaper, there: Option<&Egress>, phases: &mut Phases) {
     let there = match there {
         Some(there) if there.ours && !there.bypassed => *there,
         other => {
             if other.is_some() {
-                // HTB with our handle, and something else in it: the kernel changes no HTB in place.
+                // HTB with our handle but other content: the kernel cannot change an HTB in place.
                 phases.push(Phase::Devices, Operation::RemoveShaper(device));
             }
             phases.push(Phase::Devices, Operation::AddShaper(device));

@@ -13,8 +13,8 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-/// Where there is no route yet that stays, those through next hops are left out: the ids of the next hops are returned
-/// instead, and all of these routes come.
+/// If no route exists yet that stays, routes through next hops are left out: instead the ids of the next hops are
+/// returned, and all of these routes are to be added.
 pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) -> Option<Vec<Option<u32>>> {
     neighbours(survey, phases);
     let nexthops = nexthops(survey, phases);
@@ -22,7 +22,7 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) -> Option<Vec<Optio
     bare.then_some(nexthops.ids)
 }
 
-/// A VXLAN device of ours that is there and stays.
+/// Whether a VXLAN device is ours, exists and stays.
 fn stays(survey: &Survey<'_>, device: &InterfaceName) -> bool {
     survey.desired.vxlans.contains_key(device) && survey.kept(device).is_some()
 }
@@ -32,7 +32,8 @@ fn neighbours(survey: &Survey<'_>, phases: &mut Phases) {
     for (key, mac) in desired.neighbours.iter().filter(|(key, _)| !survey.blocked.contains(&key.device)) {
         let there = if stays(survey, &key.device) { observed.neighbours.get(key) } else { None };
         if there != Some(mac) {
-            // What leads astray goes also where its repair rests, because somebody keeps changing it back.
+            // A neighbour that leads elsewhere is removed even while its repair is suspended because another program
+            // keeps changing it back.
             phases.extend(Phase::Neighbours, there.map(|_| Operation::RemoveNeighbour(*key)));
             phases.push(Phase::Neighbours, Operation::SetNeighbour(*key, *mac));
         }
@@ -45,7 +46,7 @@ fn neighbours(survey: &Survey<'_>, phases: &mut Phases) {
         phases.extend(Phase::Neighbours, there.map(|_| Operation::RemoveFdb(*key)));
         phases.push(Phase::Neighbours, Operation::SetFdb(*key, *target));
     }
-    // Without its forwarding entries a device sends nothing, however many routes lead to it.
+    // Without its forwarding entries a device sends nothing, however many routes point to it.
     let leaves = |key: &&FdbKey| observed.owns(&key.device) && !desired.vxlans.contains_key(&key.device);
     phases.extend(Phase::Stop, observed.fdb.keys().filter(leaves).map(|key| Operation::RemoveFdb(*key)));
     let neighbours = observed.neighbours.keys();
@@ -56,11 +57,11 @@ fn neighbours(survey: &Survey<'_>, phases: &mut Phases) {
     phases.extend(Phase::Tidy, stale.map(|key| Operation::RemoveFdb(*key)));
 }
 
-/// What becomes of next hops.
+/// The plan for next hops.
 struct Nexthops {
     /// The id of each desired next hop; those of blocked devices have none.
     ids: Vec<Option<u32>>,
-    /// Those that are removed first. The kernel takes all routes through them away with them.
+    /// Next hops that are removed first. The kernel deletes all routes through them along with them.
     stopped: BTreeSet<u32>,
 }
 
@@ -91,7 +92,7 @@ fn nexthops(survey: &Survey<'_>, phases: &mut Phases) -> Nexthops {
     let used: BTreeSet<u32> = ids.iter().flatten().copied().collect();
     let mut stopped = BTreeSet::new();
     for (id, (index, _)) in observed.nexthops.iter().filter(|(id, _)| !used.contains(id)) {
-        // On a device that stays, routes may first be led elsewhere.
+        // On a device that stays, routes can be moved first.
         if survey.names.get(index).is_some_and(|device| stays(survey, device)) {
             phases.push(Phase::Tidy, Operation::RemoveNexthop(*id));
         } else {
@@ -102,9 +103,9 @@ fn nexthops(survey: &Survey<'_>, phases: &mut Phases) -> Nexthops {
     Nexthops { ids, stopped }
 }
 
-/// Returns true where no route is there that stays: those through next hops are left out then.
+/// Returns true if no route exists that stays: routes through next hops are then left out.
 fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool {
-    // These go with what the plan does before.
+    // These are deleted along with what the plan removes first.
     let lost = |route: &KernelRoute| match route.via {
         Via::Nexthop(id) => nexthops.stopped.contains(&id),
         Via::Device(index) => survey.names.get(&index).is_some_and(|name| survey.rebound.contains(name)),
@@ -120,27 +121,28 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool
     let blocked = |table: u32| !survey.blocked_tables.is_empty() && survey.blocked_tables.contains(&table);
     let desired = survey.desired;
     let ipv4_mtus = desired.ipv4_mtus();
-    // What is in the way of a VRF takes away what leads somewhere, and never what keeps packets in its table.
+    // A conflict with a VRF removes routes that forward, and never those that keep packets in its table.
     let wanted = |route: DesiredRoute| {
         let via = resolve(route.to).filter(|via| !blocked(route.key.table) || *via == Via::Unreachable)?;
         Some(KernelRoute::new(&route, via, &ipv4_mtus))
     };
-    // Nothing is added to a table that is somebody else's from the start.
+    // Nothing is added to a table that belongs to another program from the start.
     let foreign = |route: &KernelRoute| blocked(route.key.table) && !survey.has_vrf_on(route.key.table);
-    // A default of a table that no VPC has any more, while a VRF that is not ours to remove still sends packets there.
+    // The default of a table that no VPC uses any more, while a VRF that is not ours to remove still sends packets
+    // there.
     let mut in_use = BTreeMap::new();
     let mut held = |route: &KernelRoute| {
         let table = route.key.table;
         let last = route.key.prefix.prefix_len() == 0 && !desired.partial;
         last && *in_use.entry(table).or_insert_with(|| survey.is_in_use(table))
     };
-    // There may be a million that come at once.
+    // There may be a million to add.
     let more = if bare { 0 } else { desired.remote.len().saturating_sub(survey.observed.routes.len()) };
     let mut coming = Vec::with_capacity(more);
     let (mut backstops, mut going, mut lifted) = (Vec::new(), Vec::new(), Vec::new());
     let change = |change: Operation| {
         match &change {
-            // The last route of a table that goes before the table's devices would let their packets on to table main.
+            // If a table's last route went before the table's devices, packets would fall through to table main.
             Operation::RemoveRoute(route) if route.via == Via::Unreachable && held(route) => {}
             Operation::RemoveRoute(route) if route.via == Via::Unreachable => lifted.push(*route),
             Operation::RemoveRoute(route) => going.push(*route),
@@ -154,7 +156,7 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool
     } else {
         merge(desired.routes().filter_map(wanted), have(), change);
     }
-    // What another prefix takes over goes once that is there: packets to it have a route at every moment.
+    // A route that another prefix replaces is removed once that one exists: packets to it have a route at every moment.
     let added = coming.iter().filter(|_| !going.is_empty()).filter_map(|change| match change {
         Operation::AddRoute(route) => Some(route.key),
         _ => None,
@@ -162,12 +164,12 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool
     let added = Destinations::of(added);
     let (replaced, ended): (Vec<_>, Vec<_>) = going.into_iter().partition(|route| added.meet(&route.key));
     phases.extend(Phase::Stop, ended.into_iter().map(Operation::RemoveRoute));
-    // An unreachable route within it would be the narrower one until the route comes that it is for.
+    // An unreachable route within it would be the more specific one until its replacement comes.
     let kept = Destinations::of(replaced.iter().map(|route| route.key));
     let (within, first): (Vec<_>, Vec<_>) = backstops.into_iter().partition(|route| kept.are_around(&route.key));
     phases.extend(Phase::Backstops, first.into_iter().map(Operation::AddRoute));
     coming.extend(within.into_iter().map(Operation::AddRoute));
-    // One that is within what comes would be the narrower one as soon as the route goes that it was for.
+    // One within a route to be added would be the more specific one once its own route is gone.
     let (covered, last): (Vec<_>, Vec<_>) = lifted.into_iter().partition(|route| added.are_around(&route.key));
     coming.extend(covered.into_iter().map(Operation::RemoveRoute));
     phases.extend(Phase::Afterwards, last.into_iter().map(Operation::RemoveRoute));
@@ -184,14 +186,14 @@ impl Destinations {
         Self(keys.map(|key| (key.table, key.prefix.network(), key.prefix.prefix_len())).collect())
     }
 
-    /// Whether one of them is wider than the destination of a route, and has all of it.
+    /// Whether one of them is wider than the destination of a route, and contains it.
     fn are_around(&self, key: &RouteKey) -> bool {
         let wider = std::iter::successors(key.prefix.supernet(), IpNet::supernet);
         !self.0.is_empty()
             && wider.into_iter().any(|net| self.0.contains(&(key.table, net.network(), net.prefix_len())))
     }
 
-    /// Whether one of them has an address in common with the destination of a route.
+    /// Whether one of them overlaps the destination of a route.
     fn meet(&self, key: &RouteKey) -> bool {
         let (first, last) = (key.prefix.network(), key.prefix.broadcast());
         let within = || self.0.range((key.table, first, 0)..=(key.table, last, u8::MAX)).next().is_some();
@@ -199,8 +201,8 @@ impl Destinations {
     }
 }
 
-/// Walks both sorted lists at once. Wanted keys are unique and without type of service; the kernel may have several
-/// routes under one key.
+/// Walks both sorted lists in parallel. Desired keys are unique and have no type of service; the kernel may have
+/// several routes under one key.
 fn merge(
     wanted: impl Iterator<Item = KernelRoute>,
     have: impl Iterator<Item = KernelRoute>,
@@ -235,7 +237,7 @@ fn merge(
                         rivals.push(next);
                     }
                 }
-                // A lone other one is changed in place, so that there is a route at every moment.
+                // A single differing route is changed in place, so that a route exists at every moment.
                 if !fits && rivals.len() == 1 {
                     change(Operation::ReplaceRoute(want));
                     continue;

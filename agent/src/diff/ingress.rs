@@ -38,8 +38,8 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
         if survey.desired.ingress.contains_key(device) || survey.observed.owns(device) {
             continue;
         }
-        // Outside our VRFs, only filters that nobody else makes show that a device was a port. The qdisc is deleted only
-        // where no filter of others can be in it, which an observation of a part of the host cannot tell.
+        // Outside our VRFs, only filters that no other program makes show that a device was a port. The qdisc is
+        // deleted only if it cannot hold filters of others, which a partial observation cannot tell.
         let link = survey.observed.links.get(device);
         let is_member = link.is_some_and(|link| survey.vrf_of(link).is_some());
         if !is_member && !ingress.is_of_a_port() {
@@ -57,7 +57,7 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// Where the rejecting programs go. Those that exist stay where they are, and new ones are added beside them before any is
+/// Where the rejecting programs go. Existing ones keep their place, and new ones are added beside them before any is
 /// deleted, so that what is rejected both before and after is rejected at every moment.
 fn rejecting(policy: &IngressPolicy, there: Option<&Ingress>) -> BTreeMap<FilterHandle, IngressFilter> {
     let have = || there.into_iter().flat_map(|ingress| &ingress.filters);
@@ -77,7 +77,7 @@ fn rejecting(policy: &IngressPolicy, there: Option<&Ingress>) -> BTreeMap<Filter
     wanted
 }
 
-/// The VLANs that have devices of their own on top of a port. An observation of a part of the host does not show them.
+/// The VLANs that have devices of their own on top of a port. A partial observation does not show them.
 fn vlans(survey: &Survey<'_>) -> BTreeMap<InterfaceName, BTreeSet<Vlan>> {
     let mut vlans: BTreeMap<InterfaceName, BTreeSet<Vlan>> = BTreeMap::new();
     for (parent, vlan) in survey.observed.links.values().filter_map(|link| link.vlan) {
@@ -88,8 +88,8 @@ fn vlans(survey: &Survey<'_>) -> BTreeMap<InterfaceName, BTreeSet<Vlan>> {
     vlans
 }
 
-/// Filters are changed in place, and the dropping one last, so that at no moment legitimate packets are dropped or others
-/// let in.
+/// Filters are changed in place, and the dropping one last, so that at no moment legitimate packets are dropped or
+/// others accepted.
 fn filters(
     device: InterfaceName,
     mut wanted: BTreeMap<FilterHandle, IngressFilter>,
@@ -103,14 +103,14 @@ fn filters(
         match (wanted.get(place), filter) {
             (Some(wanted_here), Some(filter)) if wanted_here == filter => drop(wanted.remove(place)),
             (Some(_), Some(_)) => {}
-            // Of another kind, which cannot be changed into ours.
+            // A filter of another kind, which cannot be changed into ours.
             (Some(_), None) => phases.push(phase, Operation::RemoveFilter(device, *place)),
             (None, _) if partial && place.priority == VLAN_PRIORITY => {}
             (None, _) => stale.push(*place),
         }
     }
     phases.extend(phase, wanted.into_iter().map(|(place, filter)| Operation::SetFilter(device, place, filter)));
-    // Rejecting filters stay until the routes to these destinations have gone.
+    // Rejecting filters stay until the routes to these destinations are gone.
     let (rejecting, others): (Vec<_>, Vec<_>) = stale.into_iter().partition(|place| place.priority == REJECT_PRIORITY);
     phases.extend(phase, others.into_iter().map(|place| Operation::RemoveFilter(device, place)));
     phases.extend(Phase::Tidy, rejecting.into_iter().map(|place| Operation::RemoveFilter(device, place)));

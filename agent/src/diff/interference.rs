@@ -1,7 +1,7 @@
-//! What others have put where packets of VPCs pass, and that stops, changes or diverts them.
+//! Objects of other programs in the path of VPC packets that stop, change or divert them.
 //!
-//! It is left as it is and reported: a host where a packet does not go the way that the configuration says is not in sync,
-//! however right everything of ours may be.
+//! They are left as they are and reported: a host on which a packet does not take the configured path is not in sync,
+//! even if everything of ours is right.
 
 use super::{Interference, InterferenceKind, firewall, survey::Survey};
 use crate::{
@@ -24,7 +24,7 @@ pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
         attributes(*name, link, port, &mut found);
         filters(survey, name, &mut found);
         for qdisc in survey.observed.foreign.qdiscs.get(name).into_iter().flatten() {
-            // Where there is a limit, ours takes the place of whatever is there.
+            // Where there is a limit, our shaper replaces whatever is there.
             if !survey.desired.shapers.contains_key(name) {
                 let reason = "delays or loses packets, and is not ours: remove it".to_owned();
                 let object = format!("{qdisc} dev {name}");
@@ -39,7 +39,7 @@ fn may_drop(device: Option<InterfaceName>, object: String, reason: String) -> In
     Interference { device, kind: InterferenceKind::Route, effect: Effect::MayDrop, object, reason }
 }
 
-/// Our devices and the ports that are in our VRFs; whether it is a port.
+/// Our devices and the ports that are in our VRFs, each with whether it is a port.
 fn devices<'a>(survey: &Survey<'a>) -> impl Iterator<Item = (&'a InterfaceName, &'a Link, bool)> {
     survey.observed.links.iter().filter_map(|(name, link)| {
         let port = survey.desired.ports.contains_key(name) && survey.vrf_of(link).is_some();
@@ -64,21 +64,21 @@ fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
             (None, Fate::Sent(devices)) => {
                 let ours = devices.iter().find(|device| concerned.contains(*device)).or(devices.first());
                 let to = ours.map_or_else(|| "a device of ours".to_owned(), ToString::to_string);
-                (ours.copied(), format!("leads packets from outside to {to}: remove it"))
+                (ours.copied(), format!("routes packets from outside to {to}: remove it"))
             }
             (None, _) => continue,
             (Some(_), Fate::Dropped) if !dropping.contains(&route) => continue,
             (Some(vrf), Fate::Dropped) => (Some(*vrf), format!("drops packets that {vrf} should forward: remove it")),
             (Some(vrf), Fate::Sent(devices)) if devices.len() == 1 => {
                 let device = devices.first().map_or_else(String::new, ToString::to_string);
-                (Some(*vrf), format!("leads packets of {vrf} to {device}: {KEEP_AWAY}"))
+                (Some(*vrf), format!("routes packets of {vrf} to {device}: {KEEP_AWAY}"))
             }
             (Some(vrf), Fate::Sent(_) | Fate::Unknown(_)) => {
-                (Some(*vrf), format!("leads packets of {vrf} elsewhere: {KEEP_AWAY}"))
+                (Some(*vrf), format!("routes packets of {vrf} elsewhere: {KEEP_AWAY}"))
             }
-            (Some(vrf), Fate::Local) => (Some(*vrf), format!("hands packets of {vrf} to the host: {KEEP_AWAY}")),
+            (Some(vrf), Fate::Local) => (Some(*vrf), format!("delivers packets of {vrf} to the host: {KEEP_AWAY}")),
             (Some(vrf), Fate::Thrown) => {
-                (Some(*vrf), format!("leads packets of {vrf} to the host's own tables: {KEEP_AWAY}"))
+                (Some(*vrf), format!("sends packets of {vrf} to the host's own tables: {KEEP_AWAY}"))
             }
         };
         found.push(may_drop(device, route.to_string(), reason));
@@ -91,7 +91,7 @@ fn routes(survey: &Survey<'_>, found: &mut Vec<Interference>) {
 
 const KEEP_AWAY: &str = "remove it, and keep the program that created it away from the agent's tables";
 
-/// Which routes that drop packets come before a route of ours that leads somewhere.
+/// Which dropping routes take precedence over a route of ours that forwards.
 fn in_front_of_ours<'a>(survey: &Survey<'_>, dropping: &[&'a ForeignRoute]) -> BTreeSet<&'a ForeignRoute> {
     if dropping.is_empty() {
         return BTreeSet::new();
@@ -118,20 +118,20 @@ fn addresses(survey: &Survey<'_>, found: &mut Vec<Interference>) {
             && concerned.contains(&address.device)
     });
     for (address, _) in foreign {
-        let reason = "is answered by the host, and its network is led to this device: remove it".to_owned();
+        let reason = "the host answers for it, and its network is routed to this device: remove it".to_owned();
         let object = format!("address {} dev {}", address.net, address.device);
         let kind = InterferenceKind::Address;
         found.push(Interference { kind, ..may_drop(Some(address.device), object, reason) });
     }
 }
 
-/// Attributes that stop packets or let somebody else have them first. On devices of ours the rest is put right.
+/// Attributes that stop packets or pass them to another program first. On our own devices the rest is repaired.
 fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Interference>) {
     let mut report = |kind: InterferenceKind, effect: Effect, object: String, reason: &str| {
         found.push(Interference { device: Some(name), kind, effect, object, reason: reason.to_owned() });
     };
     if let Some(program) = link.xdp {
-        let reason = "has every packet first, and is not ours: detach it";
+        let reason = "sees every packet first, and is not ours: detach it";
         report(InterferenceKind::Xdp, Effect::MayDrop, format!("XDP program {program} dev {name}"), reason);
     }
     if port && link.protodown {
@@ -144,8 +144,8 @@ fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Inte
     }
 }
 
-/// Devices that take frames of another one before IP sees them there: outside of its VRF, where no tenant may be. One that is a port itself
-/// has them in the VRF where it was put.
+/// Devices that take frames of another one before IP sees them there: outside of its VRF, where no tenant belongs. If
+/// one is a port itself, it has them in the VRF that it was put in.
 fn stacked(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let links = survey.observed.links.iter();
     let is_port = |name: &InterfaceName, link: &Link| {
@@ -194,9 +194,9 @@ mod tests {
     };
     use cps_peering_config::{HostConfig, ValidHostConfig};
 
-    /// Two ports, of which the second is on the first, and one more device on the first.
+    /// Two ports, the second on top of the first, and one more device on the first.
     #[test]
-    fn a_port_on_top_of_another_one_is_in_nobodys_way() {
+    fn a_port_on_top_of_another_is_no_interference() {
         let name = |text: &str| text.parse::<InterfaceName>().unwrap();
         let config: HostConfig = serde_json::from_str(
             r#"{ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1", "vrfs": { "vpc-a": { "vni": 1,

@@ -1,7 +1,7 @@
 //! What must be done so that a host has what it should have. Pure: the same input gives the same plan.
 //!
-//! Only objects that [`ownership`](crate::ownership) calls ours are ever changed or removed. What somebody else put in our way is an
-//! [`Conflict`]: it stays, it is reported, and everything that does not depend on it goes on.
+//! Only objects that [`ownership`](crate::ownership) calls ours are ever changed or removed. What other programs have
+//! put in our way is a [`Conflict`]: it stays, is reported, and everything that does not depend on it goes on.
 
 mod beneath;
 mod devices;
@@ -24,18 +24,18 @@ pub use beneath::Beneath;
 pub use doubts::{doubts, programs_beneath};
 pub use firewall::{Flow, touched_by};
 
-/// What to do, in order, and what cannot be done.
+/// The operations to carry out, in order, and what prevents others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The operations, in the order in which they must be carried out.
     pub operations: Vec<Operation>,
     /// What is in the way.
     pub conflicts: Vec<Conflict>,
-    /// What others have where packets pass.
+    /// Objects of others in the path of packets.
     pub interference: Vec<Interference>,
 }
 
-/// A [`Plan`] whose routes are written out only while it is carried out, where there is nothing yet that they could meet:
+/// A [`Plan`] whose routes are expanded only while it is carried out, if none exist yet that they could conflict with:
 /// there may be a million of them.
 #[derive(Debug)]
 pub struct LazyPlan<'a> {
@@ -44,12 +44,12 @@ pub struct LazyPlan<'a> {
     after: Vec<Operation>,
     /// What is in the way.
     pub conflicts: Vec<Conflict>,
-    /// What others have where packets pass.
+    /// Objects of others in the path of packets.
     pub interference: Vec<Interference>,
 }
 
 impl LazyPlan<'_> {
-    /// How many operations it has.
+    /// The number of operations.
     pub fn len(&self) -> usize {
         self.before.len() + self.coming.len() + self.after.len()
     }
@@ -59,7 +59,7 @@ impl LazyPlan<'_> {
         self.len() == 0
     }
 
-    /// Takes operations out of the plan, but none of the routes that all come at once. Returns those taken out.
+    /// Removes operations from the plan, but none of the routes that are added in bulk. Returns the removed ones.
     pub fn take_out(&mut self, wanted: impl Fn(&Operation) -> bool) -> Vec<Operation> {
         let mut taken: Vec<Operation> = self.before.extract_if(.., |operation| wanted(operation)).collect();
         taken.extend(self.after.extract_if(.., |operation| wanted(operation)));
@@ -79,13 +79,13 @@ impl LazyPlan<'_> {
     }
 }
 
-/// Routes through next hops that all come, behind the last one of [`Phase::Routes`].
+/// Routes through next hops that are all to be added, after the last one of [`Phase::Routes`].
 #[derive(Debug, Default)]
 struct Coming<'a> {
     routes: Option<&'a Remote>,
-    /// The id of each desired next hop; none for those that cannot be had.
+    /// The id of each desired next hop; none for those that cannot be created.
     ids: Vec<Option<u32>>,
-    /// The longest IPv4 packets that each takes.
+    /// The longest IPv4 packet for each next hop, in bytes.
     ipv4_mtus: Vec<u16>,
 }
 
@@ -109,15 +109,15 @@ impl Coming<'_> {
 /// Something that keeps a device from being as it should be and that is not ours to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// The desired device that suffers.
+    /// The desired device that is affected.
     pub device: InterfaceName,
     /// Whether something is in the way or missing.
     pub kind: ProblemKind,
-    /// What it is, with the name of what it collides with.
+    /// What it is, with the name of the conflicting object.
     pub reason: String,
 }
 
-/// What sort of object an [`Interference`] is.
+/// The kind of object that an [`Interference`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterferenceKind {
     /// A route in a table of ours, or to a device of ours.
@@ -132,11 +132,11 @@ pub enum InterferenceKind {
     Protodown,
     /// A port resolves no neighbours, and answers no ARP request.
     NoArp,
-    /// A `tc` filter on what arrives at the device.
+    /// A `tc` filter on what the device receives.
     IngressFilter,
     /// A `tc` filter on what the device sends.
     EgressFilter,
-    /// A queueing discipline of what the device sends.
+    /// A queueing discipline on what the device sends.
     Qdisc,
     /// A policy rule before `l3mdev`.
     Rule,
@@ -144,16 +144,16 @@ pub enum InterferenceKind {
     Firewall,
 }
 
-/// Something of somebody else that packets of VPCs meet.
+/// Something of another program in the path of VPC packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interference {
-    /// The device of ours, or the port, whose packets meet it; none where it concerns the whole host.
+    /// The device of ours, or the port, whose packets are affected; none if it concerns the whole host.
     pub device: Option<InterfaceName>,
-    /// What sort of object it is.
+    /// What kind of object it is.
     pub kind: InterferenceKind,
-    /// What it does to packets that meet it.
+    /// What it does to packets that reach it.
     pub effect: Effect,
-    /// What it is, in the words of `ip`, `tc` or the program that made it.
+    /// What it is, in the terms of `ip`, `tc` or the program that made it.
     pub object: String,
     /// What it does to packets, and what to do about it.
     pub reason: String,
@@ -162,42 +162,42 @@ pub struct Interference {
 /// The order of a plan. What carries traffic goes first and comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
-    /// What must carry nothing goes down.
+    /// Devices that must carry nothing go down.
     Close,
-    /// Next hops and routes go: traffic stops here.
+    /// Next hops and routes are removed: traffic stops here.
     Stop,
-    /// What would be in the way of something new goes.
+    /// Whatever would conflict with something new is removed.
     Clear,
     /// Policy rules and host-wide settings.
     Host,
-    /// VRFs come.
+    /// VRFs are created.
     Vrfs,
-    /// Unreachable routes come, before anything could fall through the VRFs.
+    /// Unreachable routes are added, before anything could fall through the VRFs.
     Backstops,
-    /// Filters come on devices that are there: before these enter a VRF or go up.
+    /// Filters are added to existing devices: before these enter a VRF or go up.
     Filters,
-    /// VXLAN devices and ports come into their VRFs.
+    /// VXLAN devices and ports enter their VRFs.
     Devices,
-    /// Gateway addresses come. IPv6 ones would not survive the change of VRF.
+    /// Gateway addresses are added. IPv6 ones would not survive the change of VRF.
     Addresses,
     /// Devices go up.
     Up,
-    /// Neighbours and forwarding entries come.
+    /// Neighbours and forwarding entries are added.
     Neighbours,
-    /// Next hops come.
+    /// Next hops are added.
     Nexthops,
-    /// Routes come: traffic starts here.
+    /// Routes are added: traffic starts here.
     Routes,
-    /// What no route uses any more goes.
+    /// Objects that no route uses any more are removed.
     Tidy,
-    /// Tunnels go.
+    /// Tunnels are removed.
     Remove,
-    /// Ports leave their VRF, after all of ours on them has gone: outside, nothing tells any more that it is ours. They have
-    /// been down for a while then: what they had received before must not be taken in outside.
+    /// Ports leave their VRF, after all of ours on them is gone: outside, nothing marks them as ours any more. They
+    /// have been down for a while by then, so that what they received before is not processed outside.
     Release,
-    /// VRFs go.
+    /// VRFs are removed.
     RemoveVrfs,
-    /// What kept packets within their VRF goes when nothing is in it any more.
+    /// What kept packets within their VRF is removed once nothing is in it any more.
     Afterwards,
 }
 
@@ -214,13 +214,13 @@ impl Phases {
         self.0.entry(phase).or_default().extend(operations);
     }
 
-    /// Puts all operations of a phase at once.
+    /// Sets all operations of a phase.
     fn put(&mut self, phase: Phase, operations: Vec<Operation>) {
         let before = self.0.insert(phase, operations);
         debug_assert!(before.is_none_or(|before| before.is_empty()), "the phase has operations already");
     }
 
-    /// Those up to the routes that come, and those behind them.
+    /// The operations up to the routes to be added, and those after them.
     fn around_routes(mut self) -> (Vec<Operation>, Vec<Operation>) {
         let after = self.0.split_off(&Phase::Tidy);
         (self.into_operations(), Phases(after).into_operations())
@@ -244,13 +244,13 @@ impl Phases {
     }
 }
 
-/// The plan that leads from `observed` to `desired`. Carried out without failure, the next one is empty, unless the
-/// kernel took further objects away with what the plan changed; then the one after it is.
+/// The plan that leads from `observed` to `desired`. If it is carried out without failure, the next one is empty,
+/// unless the kernel removed further objects along with what the plan changed; then the one after it is.
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     lazy_diff(desired, observed).written_out()
 }
 
-/// The same, with the routes that come still to be written out.
+/// The same, with the routes to be added still to be expanded.
 pub fn lazy_diff<'a>(desired: &'a Desired, observed: &Observed) -> LazyPlan<'a> {
     let mut survey = Survey::new(desired, observed);
     let in_front = underlay::conflicts(&survey);
@@ -261,7 +261,7 @@ pub fn lazy_diff<'a>(desired: &'a Desired, observed: &Observed) -> LazyPlan<'a> 
     ingress::diff(&survey, &mut phases);
     egress::diff(&survey, &mut phases);
     let ids = forwarding::diff(&survey, &mut phases);
-    // Who may send no more comes behind what ends traffic.
+    // Senders are revoked after traffic has ended.
     underlay::diff(&survey, &mut phases);
     let coming = ids.map_or_else(Coming::default, |ids| {
         let ipv4_mtus = desired.ipv4_mtus();
@@ -273,8 +273,7 @@ pub fn lazy_diff<'a>(desired: &'a Desired, observed: &Observed) -> LazyPlan<'a> 
     LazyPlan { before, coming, after, conflicts: survey.conflicts, interference }
 }
 
-/// What makes devices of ours send nothing more: without forwarding entries a device is mute, however many routes lead to
-/// it.
+/// Makes devices of ours stop sending: without forwarding entries a device is mute, however many routes point to it.
 pub fn quiesce(observed: &Observed) -> Vec<Operation> {
     let ours = observed.fdb.keys().filter(|key| observed.owns(&key.device));
     ours.map(|key| Operation::RemoveFdb(*key)).collect()

@@ -12,16 +12,16 @@ use std::net::Ipv6Addr;
 /// `RTPROT_KERNEL`: of the rules that the kernel makes itself.
 const KERNEL_PROTOCOL: u8 = 2;
 
-/// The `local` rule stands behind `l3mdev` while there are VRFs of ours, and where the kernel put it otherwise.
+/// The `local` rule is behind `l3mdev` while there are VRFs of ours, and otherwise where the kernel put it.
 ///
-/// In front of it, a tenant's packet would find every address of the host. The kernel makes the `l3mdev` rule with the
-/// first VRF and never again, so it is watched like our own, and left when our last VRF goes: another's VRF would not
-/// get it back. IPv6 forwarding, too, may be in use by others by then.
+/// In front of it, a tenant's packet would reach every address of the host. The kernel makes the `l3mdev` rule with the
+/// first VRF and never again, so it is watched like our own, and left when our last VRF goes: other programs' VRFs
+/// would not get it back. IPv6 forwarding, too, may be in use by others by then.
 pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     if survey.desired.partial {
         return;
     }
-    // Also while one stands that is not ours any more: its members' packets still follow our table.
+    // Also while a VRF exists that is no longer ours: its members' packets still use our table.
     let wanted = survey.desired.vrfs.keys().any(|vrf| !survey.blocked.contains(vrf))
         || survey.observed.links.iter().any(|(name, link)| survey.stands(name, link).is_some());
     for family in Family::ALL {
@@ -36,8 +36,8 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// What of the rules in front of `l3mdev` can select a packet of a tenant, or an answer to one. The agent cannot know what they are
-/// for, so they stay.
+/// The rules in front of `l3mdev` that can match a tenant's packet, or a reply to one. The agent cannot know their
+/// purpose, so they stay.
 pub(super) fn ahead(survey: &Survey<'_>) -> Vec<Interference> {
     if survey.desired.partial || survey.desired.vrfs.is_empty() {
         return Vec::new();
@@ -58,7 +58,7 @@ pub(super) fn ahead(survey: &Survey<'_>) -> Vec<Interference> {
 }
 
 fn can_select(survey: &Survey<'_>, rule: &RuleAhead) -> bool {
-    // What is outside of a selection may be anything.
+    // What is outside the selector may be anything.
     if rule.inverted {
         return true;
     }
@@ -66,7 +66,7 @@ fn can_select(survey: &Survey<'_>, rule: &RuleAhead) -> bool {
     if !rule.may_select_unmarked() {
         return false;
     }
-    // What the host itself sends, for instance answers of a gateway, comes from `lo`.
+    // What the host itself sends, for instance replies from a gateway, comes from `lo`.
     let of_a_vrf = |name: &InterfaceName| name.as_bytes() == b"lo" || is_in_a_vrf(survey, name);
     if !rule.iif.as_ref().is_none_or(of_a_vrf) || !rule.oif.as_ref().is_none_or(|name| is_in_a_vrf(survey, name)) {
         return false;
@@ -81,7 +81,7 @@ fn is_in_a_vrf(survey: &Survey<'_>, name: &InterfaceName) -> bool {
     ours || desired.vrfs.contains_key(name) || survey.observed.owns(name)
 }
 
-/// Whether tenants may send from somewhere in this prefix. Other sources are dropped where they arrive.
+/// Whether tenants can send from an address in this prefix. Other sources are dropped on arrival.
 fn is_a_source(survey: &Survey<'_>, from: &IpNet) -> bool {
     let overlaps = |other: &IpNet| other.contains(from) || from.contains(other);
     let link_local = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
@@ -101,7 +101,7 @@ fn rules<'a>(survey: &Survey<'a>, family: Family, lookup: Lookup) -> impl Iterat
 
 fn behind(survey: &Survey<'_>, family: Family) -> Vec<Operation> {
     let mut operations = Vec::new();
-    // Before the first VRF the rule is the kernel's to add.
+    // Before the first VRF it is the kernel that adds the rule.
     let had_vrf = survey.observed.links.values().any(|link| matches!(link.kind, LinkKind::Vrf(_)));
     if had_vrf && !rules(survey, family, Lookup::L3mdev).any(|rule| rule.priority <= L3MDEV_RULE_PRIORITY) {
         operations.push(Operation::AddRule(Rule {
@@ -111,7 +111,7 @@ fn behind(survey: &Survey<'_>, family: Family) -> Vec<Operation> {
             protocol: KERNEL_PROTOCOL,
         }));
     }
-    // The kernel's VRF guide tells people to do the same; where they did, that is good enough.
+    // The kernel's VRF guide recommends the same; where an operator has done it, that is good enough.
     if !rules(survey, family, Lookup::Local).any(|rule| rule.priority > L3MDEV_RULE_PRIORITY) {
         operations.push(Operation::AddRule(ours(family)));
     }

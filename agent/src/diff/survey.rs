@@ -1,4 +1,4 @@
-//! What of the desired devices can be had, and what is to become of those that are there.
+//! Which of the desired devices can be had, and what to do with the existing ones.
 
 use super::Conflict;
 use crate::{
@@ -23,13 +23,13 @@ pub(super) struct Survey<'a> {
     /// VXLAN devices that are not ours, by VNI and port.
     others: BTreeMap<(Vni, u16), InterfaceName>,
     pub(super) conflicts: Vec<Conflict>,
-    /// Desired devices that cannot be had, and those that hang on them.
+    /// Desired devices that cannot be had, and those that depend on them.
     pub(super) blocked: BTreeSet<InterfaceName>,
     /// Tables of blocked VRFs.
     pub(super) blocked_tables: BTreeSet<u32>,
-    /// Devices of ours that must be made anew.
+    /// Devices of ours that must be recreated.
     pub(super) recreated: BTreeSet<InterfaceName>,
-    /// Ports that change their VRF; the kernel takes their routes away.
+    /// Ports that change their VRF; the kernel removes their routes.
     pub(super) rebound: BTreeSet<InterfaceName>,
     /// Devices that must not carry a packet: they belong to a VPC whose VRF cannot be had, or lead elsewhere.
     pub(super) closed: BTreeSet<InterfaceName>,
@@ -76,7 +76,7 @@ impl<'a> Survey<'a> {
         self.conflicts.push(Conflict { device, kind, reason });
     }
 
-    /// A device of ours, or a port, that is there and stays.
+    /// A device of ours, or a port, that exists and stays.
     pub(super) fn kept(&self, name: &InterfaceName) -> Option<&'a Link> {
         if self.recreated.contains(name) || self.blocked.contains(name) { None } else { self.observed.links.get(name) }
     }
@@ -87,8 +87,8 @@ impl<'a> Survey<'a> {
         (is_vrf_name(master) && self.observed.owns(master)).then_some(*master)
     }
 
-    /// Whether a device is a VRF on a table of the reserved range that will be there when the plan is carried out. Whatever its
-    /// marks are, packets of its members follow the routes of that table.
+    /// Whether a device is a VRF on a table of the reserved range that will exist when the plan is carried out; returns
+    /// the table. Whatever its marks are, packets of its members use the routes of that table.
     pub(super) fn stands(&self, name: &InterfaceName, link: &Link) -> Option<u32> {
         let LinkKind::Vrf(table) = link.kind else { return None };
         ownership::table_vni(table)?;
@@ -96,7 +96,7 @@ impl<'a> Survey<'a> {
         (!goes).then_some(table)
     }
 
-    /// Whether a VRF that stands on this table has members. Until the last one has left, the table needs its backstops.
+    /// Whether a VRF on this table has members. Until the last one has left, the table needs its backstops.
     pub(super) fn is_in_use(&self, table: u32) -> bool {
         let vrfs = self.vrfs.get(&table).into_iter().flatten();
         let standing = vrfs.filter_map(|name| {
@@ -108,14 +108,14 @@ impl<'a> Survey<'a> {
             && self.observed.links.values().any(|link| link.master.is_some_and(|master| standing.contains(&master)))
     }
 
-    /// Whether the VRF that has this table by our numbering is there, whatever its mark says.
+    /// Whether the VRF that has this table by our numbering exists, whatever its mark is.
     pub(super) fn has_vrf_on(&self, table: u32) -> bool {
         let vrf = ownership::table_vni(table).and_then(|vni| self.observed.links.get(&DeviceName::vrf(vni)));
         vrf.is_some_and(|link| link.kind == LinkKind::Vrf(table))
     }
 
-    /// The VRF that a device is enslaved to and that was made by us: it is ours, or would be if somebody had not changed its
-    /// name or its mark.
+    /// The VRF that a device is enslaved to, if we made it: it is ours, or would be if its name or mark had not been
+    /// changed.
     pub(super) fn vrf_made_by_us(&self, link: &Link) -> Option<InterfaceName> {
         let master = self.names.get(&link.master?)?;
         let vrf = self.observed.links.get(master)?;
@@ -129,7 +129,7 @@ impl<'a> Survey<'a> {
         self.vrf_made_by_us(link).is_some() || self.has_marks_of_a_port(name)
     }
 
-    /// Whether something of ours is on a device.
+    /// Whether a device carries something of ours.
     pub(super) fn has_marks_of_a_port(&self, name: &InterfaceName) -> bool {
         let filters = self.observed.ingress.get(name).is_some_and(Ingress::is_of_a_port);
         filters || self.has_address_of_ours(name)
@@ -141,8 +141,8 @@ impl<'a> Survey<'a> {
         own.any(|(_, ours)| *ours)
     }
 
-    /// What was a port of ours, is none any more and is in no VRF of ours: its tenant must not be left in whatever network the
-    /// device is in now. Tunnels of ours that cannot be had where they belong are the same.
+    /// Former ports of ours that are in no VRF of ours: the tenant must not be left in whatever network the device is
+    /// in now. The same goes for tunnels of ours that cannot be had where they belong.
     fn close_what_was_ours(&mut self) {
         let mut closed = std::mem::take(&mut self.closed);
         for (name, link) in self.observed.links.iter().filter(|(_, link)| link.up) {
@@ -207,7 +207,8 @@ impl<'a> Survey<'a> {
         self.others.get(&(vxlan.tunnel.vni, vxlan.tunnel.port)).filter(|other| *other != name).copied()
     }
 
-    /// A device that takes packets of every VNI, so that none of ours can be set up beside it. One that came later is down.
+    /// A device that receives packets of every VNI, so that none of ours can be set up beside it. One that came later
+    /// is down.
     fn holder_of_port(&self, name: &InterfaceName, wanted: u16) -> Option<InterfaceName> {
         if self.observed.links.get(name).is_some_and(|link| link.up) {
             return None;
@@ -222,7 +223,7 @@ impl<'a> Survey<'a> {
             let link = self.observed.links.get(port);
             if self.blocked.contains(vrf) || self.blocked.contains(port) {
                 self.blocked.insert(*port);
-                // It would be taken if it could be, so it is nobody else's.
+                // It would be taken if possible, so it belongs to no other program.
                 let ours = |link: &Link| self.is_free(port, link) || self.was_a_port(port, link);
                 if link.is_some_and(|link| self.can_be_a_port(port, link) && ours(link)) {
                     self.closed.insert(*port);
@@ -238,7 +239,7 @@ impl<'a> Survey<'a> {
                 continue;
             }
             if link.kind == LinkKind::NotEthernet {
-                let reason = format!("{port} cannot be a port: its frames are not Ethernet's");
+                let reason = format!("{port} cannot be a port: it is not an Ethernet interface");
                 self.block(*port, ProblemKind::Conflict, reason);
                 continue;
             }

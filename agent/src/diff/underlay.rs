@@ -19,7 +19,7 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// Where the kernel has no underlay filter, nothing may be removed from it.
+/// If the kernel has no underlay filter, nothing may be received from the underlay.
 fn close(survey: &Survey<'_>, phases: &mut Phases) {
     if survey.observed.underlay.unavailable {
         let up = |name: &&InterfaceName| survey.kept(name).is_some_and(|link| link.up);
@@ -28,11 +28,11 @@ fn close(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// The senders of a VNI are known before anything can arrive, and a VNI is ours as long as its device exists: until that has
-/// gone, nobody may send with it.
+/// The senders of a VNI are set before anything can arrive, and a VNI is ours as long as its device exists: until that
+/// is gone, no host may send with it.
 fn senders(survey: &Survey<'_>, phases: &mut Phases) {
     let Some(have) = &survey.observed.underlay.senders else { return };
-    // Where the VNI belongs to somebody else, its packets are not ours to judge.
+    // If the VNI belongs to another program, its packets are not ours to judge.
     let is_ours = |vni: Vni| [DeviceName::peer(vni), DeviceName::vpc(vni)].iter().any(|device| is_had(survey, device));
     let desired: BTreeMap<_, _> = survey.desired.senders.iter().filter(|(vni, _)| is_ours(**vni)).collect();
     for (vni, senders) in &desired {
@@ -50,7 +50,7 @@ fn senders(survey: &Survey<'_>, phases: &mut Phases) {
             phases.push(Phase::Stop, Operation::SetSenders(*vni, BTreeSet::new()));
         }
     }
-    // Nor may packets come in by a program that somebody else has attached in place of ours.
+    // Nor may packets arrive past a program that was attached in place of ours.
     let is_taken = |vni: Vni| {
         let devices = [DeviceName::peer(vni), DeviceName::vpc(vni)];
         devices.iter().any(|device| survey.observed.links.contains_key(device) && !survey.observed.owns(device))
@@ -65,10 +65,10 @@ fn is_had(survey: &Survey<'_>, device: &InterfaceName) -> bool {
     survey.desired.vxlans.contains_key(device) && (!survey.blocked.contains(device) || survey.observed.owns(device))
 }
 
-/// Packets of the underlay may come in through every device that is not ours, or be made to.
+/// Packets of the underlay may arrive on every device that is not ours, or be made to.
 fn guards(survey: &Survey<'_>, phases: &mut Phases) {
     let observed = survey.observed;
-    // From the first VPC on, so that neither the first tunnel nor the last makes every interface be examined.
+    // From the first VPC on, so that neither the first tunnel nor the last requires every interface to be examined.
     let wanted = !survey.desired.vrfs.is_empty();
     for (name, link) in observed.links.iter().filter(|_| wanted) {
         let Some(kind) = guard(survey, name, link) else { continue };
@@ -91,7 +91,7 @@ fn guards(survey: &Survey<'_>, phases: &mut Phases) {
             (true, true) => Phase::Tidy,
             (false, _) => Phase::Afterwards,
         };
-        // With the qdisc go filters of what is sent, too.
+        // Deleting the qdisc deletes egress filters, too.
         let has_more = !ingress.foreign.is_empty()
             || !ingress.filters.is_empty()
             || observed.foreign.egress_filters.contains_key(name);
@@ -113,15 +113,15 @@ pub(super) fn conflicts(survey: &Survey<'_>) -> Vec<Conflict> {
     let before = links.filter_map(|(name, _)| {
         let priority = survey.observed.ingress.get(name)?.foreign_from.filter(|it| *it <= UNDERLAY_PRIORITY)?;
         let reason = format!(
-            "an ingress filter of priority {priority} that is not ours looks at packets before the filter of the \
-             underlay: give it a priority above {UNDERLAY_PRIORITY}"
+            "an ingress filter of priority {priority} that is not ours sees packets before the underlay filter: \
+             give it a priority above {UNDERLAY_PRIORITY}"
         );
         Some(Conflict { device: *name, kind: ProblemKind::Conflict, reason })
     });
     before.collect()
 }
 
-/// The program for packets that arrive at a device. Ports and our own devices have filters of their own.
+/// The program for packets that arrive on a device. Ports and our own devices have filters of their own.
 fn guard(survey: &Survey<'_>, name: &InterfaceName, link: &Link) -> Option<GuardKind> {
     let is_port = survey.desired.ports.contains_key(name) && survey.kept(name).is_some();
     if is_port || survey.observed.owns(name) || survey.vrf_of(link).is_some() {

@@ -1,24 +1,24 @@
-//! Programs in classic BPF (`linux/filter.h`), as `cls_bpf` takes them over rtnetlink, and an assembler for them.
+//! Programs in classic BPF (`linux/filter.h`), as `cls_bpf` accepts them over rtnetlink, and an assembler for them.
 //!
-//! Jumps only lead forward, so programs end. A load from beyond the end of the packet ends the program with 0, which here
-//! means "not accepted".
+//! Jumps only go forward, so programs terminate. A load from beyond the end of the packet ends the program with 0,
+//! which here means "not accepted".
 
 use std::sync::Arc;
 
 /// One instruction (`struct sock_filter`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instruction {
-    /// What it does.
+    /// The opcode.
     pub code: u16,
-    /// How many instructions a conditional jump skips where its condition holds.
+    /// How many instructions a conditional jump skips if its condition holds.
     pub jt: u8,
-    /// How many where it does not.
+    /// How many if it does not.
     pub jf: u8,
     /// Its operand.
     pub k: u32,
 }
 
-/// A program that says whether a packet is accepted: [`ACCEPT`], or 0.
+/// A program that decides whether a packet is accepted: it returns [`ACCEPT`], or 0.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Program(Arc<[Instruction]>);
 
@@ -41,14 +41,14 @@ pub(super) const ACCEPT: u32 = u32::MAX;
 /// Where a load reads.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum At {
-    /// So many bytes behind the beginning of the frame.
+    /// At this offset in the frame, in bytes.
     Frame(u32),
-    /// So many bytes behind what register X says.
+    /// At this offset behind register X, in bytes.
     BehindX(u32),
 }
 
 impl At {
-    /// So many bytes further on.
+    /// The same, further on by this many bytes.
     pub(super) fn plus(self, bytes: u32) -> At {
         match self {
             At::Frame(at) => At::Frame(at + bytes),
@@ -57,14 +57,14 @@ impl At {
     }
 }
 
-/// What the kernel knows of a packet besides its bytes (`SKF_AD_OFF` and so on).
+/// What the kernel knows about a packet besides its bytes (`SKF_AD_OFF` and so on).
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ancillary {
-    /// The ethertype by which the packet will be delivered, after its tag was taken off.
+    /// The ethertype by which the packet will be delivered, after its tag was stripped.
     Protocol = 0,
     /// The hardware type of the device (`ARPHRD_*`).
     HardwareType = 28,
-    /// The VLAN tag that was taken off (TCI).
+    /// The VLAN tag that was stripped (TCI).
     VlanTag = 44,
     /// Whether there was one.
     VlanTagPresent = 48,
@@ -72,7 +72,7 @@ pub(super) enum Ancillary {
     VlanTpid = 60,
 }
 
-/// The place of an instruction that is not known yet.
+/// The position of an instruction that is not known yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Label(usize);
 
@@ -81,7 +81,7 @@ mod op {
     pub(super) const LOAD_WORD: u16 = 0x20;
     pub(super) const LOAD_HALF: u16 = 0x28;
     pub(super) const LOAD_BYTE: u16 = 0x30;
-    /// What makes one of the three read behind X.
+    /// Added to one of the three loads: it reads behind X.
     pub(super) const BEHIND_X: u16 = 0x20;
     pub(super) const LOAD_MEMORY: u16 = 0x60;
     pub(super) const LOAD_LENGTH: u16 = 0x80;
@@ -114,7 +114,7 @@ enum Item {
     Here(Label),
 }
 
-/// Puts a program together. Register A holds what was loaded last; X is an offset.
+/// Assembles a program. Register A holds what was loaded last; X is an offset.
 #[derive(Default)]
 pub(super) struct Assembler {
     items: Vec<Item>,
@@ -127,7 +127,7 @@ impl Assembler {
         Label(self.labels - 1)
     }
 
-    /// The label stands for what comes next.
+    /// Binds the label to the next instruction.
     pub(super) fn here(&mut self, label: Label) {
         self.items.push(Item::Here(label));
     }
@@ -164,7 +164,7 @@ impl Assembler {
         self.plain(op::LOAD_WORD, SKF_AD_OFF + what as u32);
     }
 
-    /// A becomes the length of the frame.
+    /// Sets A to the length of the frame.
     pub(super) fn length(&mut self) {
         self.plain(op::LOAD_LENGTH, 0);
     }
@@ -173,7 +173,7 @@ impl Assembler {
         self.plain(op::LOAD_IMMEDIATE, value);
     }
 
-    /// X becomes the length of the IPv4 header that begins there.
+    /// Sets X to the length of the IPv4 header that begins there.
     pub(super) fn x_to_ipv4_header_len(&mut self, at: u32) {
         self.plain(op::X_IPV4_HEADER, at);
     }
@@ -230,22 +230,22 @@ impl Assembler {
         self.items.push(Item::Branch { code, k, yes: yes.into(), no: no.into() });
     }
 
-    /// Goes on at `label` where A is `value`.
+    /// Jumps to `label` if A is `value`.
     pub(super) fn if_equal(&mut self, value: u32, label: Label) {
         self.branch(op::IF_EQUAL, value, label, None);
     }
 
-    /// Goes on at `label` unless A is `value`.
+    /// Jumps to `label` unless A is `value`.
     pub(super) fn unless_equal(&mut self, value: u32, label: Label) {
         self.branch(op::IF_EQUAL, value, None, label);
     }
 
-    /// Goes on at `label` where A is X.
+    /// Jumps to `label` if A equals X.
     pub(super) fn if_equal_x(&mut self, label: Label) {
         self.branch(op::IF_EQUAL_X, 0, label, None);
     }
 
-    /// Goes on at `label` unless A is X.
+    /// Jumps to `label` unless A equals X.
     pub(super) fn unless_equal_x(&mut self, label: Label) {
         self.branch(op::IF_EQUAL_X, 0, None, label);
     }
@@ -254,7 +254,7 @@ impl Assembler {
         self.branch(op::IF_GREATER, value, label, None);
     }
 
-    /// Goes on at `label` where A is greater than X.
+    /// Jumps to `label` if A is greater than X.
     pub(super) fn if_greater_x(&mut self, label: Label) {
         self.branch(op::IF_GREATER_X, 0, label, None);
     }
@@ -275,15 +275,15 @@ impl Assembler {
         self.plain(op::RETURN, value);
     }
 
-    /// The program. It is put together from its end: all labels that a jump can lead to are known then, and one that is too
-    /// far for a conditional jump is reached by an unconditional one right behind it.
+    /// Assembles the program from its end: then all labels that a jump can refer to are known, and one that is too far
+    /// for a conditional jump is reached by an unconditional one right behind it.
     pub(super) fn assemble(self) -> Program {
         /// One less than the field holds, because a second intermediate jump may come between.
         const FARTHEST: usize = 254;
         let distance =
             |from: usize, to: usize| u32::try_from(from - to).expect("programs have some thousand instructions");
         let near = |from: usize, to: usize| u8::try_from(from - to).expect("what is farther has an intermediate jump");
-        // Behind each label there are so many instructions.
+        // The number of instructions behind each label.
         let mut places = vec![0; self.labels];
         let mut reversed: Vec<Instruction> = Vec::with_capacity(self.items.len());
         for item in self.items.into_iter().rev() {
@@ -319,7 +319,7 @@ pub(super) mod interpreter {
 
     use super::{Program, op};
 
-    /// A frame as it is at the ingress hook: an outermost VLAN tag was taken off.
+    /// A frame as it is at the ingress hook: the outermost VLAN tag is stripped.
     #[derive(Debug, Clone, Default)]
     pub(in crate::filter) struct Packet {
         pub(in crate::filter) bytes: Vec<u8>,
@@ -348,7 +348,7 @@ pub(super) mod interpreter {
         run(program, packet).is_some_and(|value| value != 0)
     }
 
-    /// What a program returns; none where it reads beyond the end.
+    /// What a program returns; none if it reads beyond the end.
     pub(in crate::filter) fn run(program: &Program, packet: &Packet) -> Option<u32> {
         let (mut a, mut x, mut memory, mut at) = (0u32, 0u32, [None; 16], 0);
         loop {
@@ -377,11 +377,11 @@ pub(super) mod interpreter {
                 0x40 => a = packet.read(place(x), 4)?,
                 0x48 => a = packet.read(place(x), 2)?,
                 0x50 => a = packet.read(place(x), 1)?,
-                op::LOAD_MEMORY => a = memory[place(0)].expect("the kernel refuses to read what nobody wrote"),
+                op::LOAD_MEMORY => a = memory[place(0)].expect("the kernel refuses uninitialised reads"),
                 op::STORE => memory[place(0)] = Some(a),
                 op::STORE_X => memory[place(0)] = Some(x),
                 op::X_IMMEDIATE => x = it.k,
-                op::X_MEMORY => x = memory[place(0)].expect("the kernel refuses to read what nobody wrote"),
+                op::X_MEMORY => x = memory[place(0)].expect("the kernel refuses uninitialised reads"),
                 op::X_IPV4_HEADER => x = (packet.read(place(0), 1)? & 0xf) * 4,
                 op::ADD => a = a.wrapping_add(it.k),
                 op::ADD_X => a = a.wrapping_add(x),

@@ -1,4 +1,4 @@
-//! The program of a device, from what is known about the device.
+//! The programs of a device, from what is known about the device.
 
 use super::{
     assembler::{ACCEPT, Ancillary, Assembler, At, Label, Program},
@@ -17,44 +17,44 @@ use std::{
     sync::Arc,
 };
 
-/// What may come from a device.
+/// What may arrive on a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IngressPolicy {
     /// The IPv4 prefixes behind it; none contains another.
     ipv4: Vec<Ipv4Net>,
     /// The IPv6 prefixes behind it; none contains another.
     ipv6: Vec<Ipv6Net>,
-    /// Whether servers are on the link: then ARP, neighbour discovery and DHCP come from it, too.
+    /// Whether servers are on the link: then ARP, neighbour discovery and DHCP are accepted, too.
     is_port: bool,
     local: Arc<LocalAddresses>,
     programs: Vec<Program>,
-    /// What is dropped although its source may come from here.
+    /// What is dropped although its source is legitimate.
     rejecting: Vec<Program>,
-    /// What comes at a limited rate.
+    /// What is accepted at a limited rate.
     limited: Option<Program>,
 }
 
-/// Where packets of a VRF end on the host itself.
+/// Where packets of a VRF are delivered to the host itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalAddresses {
     /// Gateways and the broadcast addresses of their subnets.
     ipv4: BTreeSet<Ipv4Addr>,
     /// Gateways and the anycast addresses of their subnets.
     ipv6: BTreeSet<Ipv6Addr>,
-    /// The host's VTEP address. No route of a VRF leads to it, unless rules of others come before it.
+    /// The host's VTEP address. No route of a VRF leads to it, unless policy rules of others come before it.
     underlay: IpAddr,
     /// The UDP port of VXLAN.
     vxlan_port: u16,
 }
 
 impl LocalAddresses {
-    /// Those of a VRF with these gateways.
+    /// The local addresses of a VRF with these gateways.
     pub fn new<'a>(gateways: impl IntoIterator<Item = &'a IpNet>, underlay: IpAddr, vxlan_port: u16) -> Self {
         let mut local = Self { ipv4: BTreeSet::new(), ipv6: BTreeSet::new(), underlay, vxlan_port };
         for gateway in gateways {
             match gateway {
                 IpNet::V4(net) => local.ipv4.extend([net.addr(), net.network(), net.broadcast()]),
-                // The first address of a subnet is that of all its routers (RFC 4291 section 2.6.1).
+                // The first address of a subnet is its subnet-router anycast address (RFC 4291 section 2.6.1).
                 IpNet::V6(net) => local.ipv6.extend([net.addr(), net.network()]),
             }
         }
@@ -62,7 +62,7 @@ impl LocalAddresses {
     }
 }
 
-/// A VLAN that somebody has made a device of on top of a port.
+/// A VLAN that has a device of its own on top of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vlan {
     /// The ethertype of its tag, 0x8100 or 0x88a8.
@@ -71,19 +71,19 @@ pub struct Vlan {
     pub id: u16,
 }
 
-/// The most prefixes that are compared with what an ICMP error quotes. Of more, larger ones around them are taken.
+/// The most prefixes that the packet in an ICMP error is compared with. If there are more, covering prefixes are used.
 const QUOTED: usize = 16;
 
-/// More IPv4 options than these nobody has a use for; what fills up between them counts.
+/// Legitimate packets have no more IPv4 options than this, padding included.
 const OPTIONS: usize = 6;
 
 impl IngressPolicy {
-    /// Of a port with these prefixes behind it.
+    /// The policy of a port with these prefixes behind it.
     pub fn of_port<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>, local: Arc<LocalAddresses>) -> Self {
         Self::new(prefixes, true, local)
     }
 
-    /// Of a VXLAN device behind which there are these prefixes.
+    /// The policy of a VXLAN device with these prefixes behind it.
     pub fn of_tunnel<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>, local: Arc<LocalAddresses>) -> Self {
         Self::new(prefixes, false, local)
     }
@@ -103,32 +103,32 @@ impl IngressPolicy {
         policy
     }
 
-    /// The same, but what goes to the prefixes of `peer` is dropped unless it comes from one of those that are `joined`.
+    /// The same, but packets to the prefixes of `peer` are dropped unless they come from one of the `joined` ones.
     #[must_use]
     pub fn sending(mut self, joined: &[IpNet], peer: &[IpNet]) -> Self {
         self.rejecting.extend(NotJoined::Sent { joined, peer }.programs());
         self
     }
 
-    /// The same, but what does not go to a prefix that is `joined` is dropped.
+    /// The same, but packets that do not go to a `joined` prefix are dropped.
     #[must_use]
     pub fn receiving(mut self, joined: &[IpNet]) -> Self {
         self.rejecting.extend(NotJoined::Received { joined }.programs());
         self
     }
 
-    /// The programs that say what is dropped before anything is accepted; most often there are none.
+    /// The programs that drop packets before anything is accepted; usually there are none.
     pub fn rejecting(&self) -> &[Program] {
         &self.rejecting
     }
 
-    /// The program that selects the neighbour messages, which come at no more than [`NEIGHBOURS`](super::NEIGHBOURS). Behind tunnels all
-    /// neighbours are permanent.
+    /// The program that selects the neighbour messages, which are limited to the rate
+    /// [`NEIGHBOURS`](super::NEIGHBOURS). Behind tunnels all neighbours are permanent.
     pub fn limited(&self) -> Option<&Program> {
         self.limited.as_ref()
     }
 
-    /// The programs that together accept what may come in; most often one is enough. What none accepts is to be dropped.
+    /// The programs that together accept what may arrive; usually one is enough. What none accepts is to be dropped.
     pub fn programs(&self) -> &[Program] {
         &self.programs
     }
@@ -170,8 +170,8 @@ fn covering<N: Copy + PartialEq>(
     nets
 }
 
-/// Accepts the frames of some VLANs, which belong to devices of their own on top of a port. One whose device goes meanwhile
-/// is not for the host any more in the kernel's eyes (`PACKET_OTHERHOST`).
+/// Accepts the frames of some VLANs, which belong to devices of their own on top of a port. If such a device is deleted
+/// meanwhile, the kernel treats its frames as not for the host (`PACKET_OTHERHOST`).
 pub fn vlan_program(vlans: &BTreeSet<Vlan>) -> Program {
     let mut code = Assembler::default();
     let (accept, reject) = (code.label(), code.label());
@@ -193,7 +193,7 @@ pub fn vlan_program(vlans: &BTreeSet<Vlan>) -> Program {
     code.assemble()
 }
 
-/// What of a policy goes into one program.
+/// The part of a policy that goes into one program.
 struct Chunk<'a> {
     ipv4: &'a [Ipv4Net],
     ipv6: &'a [Ipv6Net],
@@ -248,7 +248,8 @@ impl<'a> Writer<'a> {
         self.code.assemble()
     }
 
-    /// Requests and replies for IPv4 over Ethernet from addresses behind the port, and probes (RFC 5227), whose sender is 0.
+    /// Requests and replies for IPv4 over Ethernet from addresses behind the port, and probes (RFC 5227), whose sender
+    /// is 0.
     fn arp(&mut self) {
         const ETHERNET_IPV4: [(u32, u32); 3] = [(IP, ARPHRD_ETHER), (IP + 2, ETHERTYPE_IPV4), (IP + 4, 0x0604)];
         const SENDER: At = At::Frame(IP + 14);
@@ -279,7 +280,7 @@ impl<'a> Writer<'a> {
         self.if_in4(IPV4_SOURCE, self.chunk.ipv4, known);
         let code = &mut self.code;
         if self.policy.is_port && self.chunk.first {
-            // A server that has no address yet asks for one by DHCP (RFC 2131).
+            // A server without an address requests one by DHCP (RFC 2131).
             code.word(IPV4_SOURCE);
             code.unless_equal(0, drop);
             code.byte(IPV4_PROTOCOL);
@@ -301,7 +302,8 @@ impl<'a> Writer<'a> {
         code.if_equal(protocol::IGMP, accept);
         code.goto(unless_local);
 
-        // Ports are in the first fragment, which has at least eight bytes. What follows it ends nowhere without it.
+        // Ports are in the first fragment, which has at least eight bytes. Without it, later fragments are never
+        // reassembled.
         code.here(udp);
         code.half(IPV4_FRAGMENT);
         code.if_any_bit(0x1fff, accept);
@@ -331,7 +333,7 @@ impl<'a> Writer<'a> {
         }
         code.goto(accept);
 
-        // It quotes a packet from its own destination to somebody behind the device.
+        // It quotes a packet from its own destination to an address behind the device.
         code.here(error);
         self.at_least4(8 + 20);
         let code = &mut self.code;
@@ -359,8 +361,9 @@ impl<'a> Writer<'a> {
         code.goto(accept);
     }
 
-    /// Drops source-routed packets (RFC 791): a router that such a packet is addressed to, as a gateway is one, would
-    /// give it another destination, which its sender may not reach. Register A and X hold the header's length, before and after.
+    /// Drops source-routed packets (RFC 791): a router that such a packet is addressed to, such as a gateway, would
+    /// give it another destination, which its sender may not be allowed to reach. Registers A and X hold the header's
+    /// length, before and after.
     fn drop_source_routes(&mut self) {
         const END: u32 = 0;
         const NO_OPERATION: u32 = 1;
@@ -388,7 +391,7 @@ impl<'a> Writer<'a> {
             code.store(cell::SCRATCH);
             code.recall_x(cell::X);
             code.if_equal_x(done);
-            // One that goes beyond the header is none.
+            // An option that extends beyond the header is invalid.
             code.if_greater_x(drop);
             code.recall_x(cell::SCRATCH);
         }
@@ -420,7 +423,7 @@ impl<'a> Writer<'a> {
 
         code.here(known);
         let protocols = [(protocol::TCP, tcp), (protocol::UDP, udp), (protocol::ICMPV6, icmp)];
-        // What follows the first fragment ends nowhere without it.
+        // Without the first fragment, later ones are never reassembled.
         let behind = Behind { protocols: &protocols, other: unless_local, fragment: accept, too_many: drop };
         pass_extension_headers(code, &behind);
 
@@ -444,7 +447,7 @@ impl<'a> Writer<'a> {
         code.byte(IPV6_PAYLOAD);
         code.if_at_least(128, info);
 
-        // It quotes a packet from its own destination to somebody behind the device.
+        // It quotes a packet from its own destination to an address behind the device.
         self.at_least6(8 + 40);
         let code = &mut self.code;
         code.store_x(cell::X);
@@ -472,13 +475,13 @@ impl<'a> Writer<'a> {
         for kind in [134, 137] {
             code.if_equal(kind, drop);
         }
-        // Router solicitation, neighbour solicitation and advertisement; queries and reports of multicast listeners, which
-        // come behind a hop-by-hop header (RFC 3810).
+        // Router solicitation, neighbour solicitation and advertisement; queries and reports of multicast listeners,
+        // which come behind a hop-by-hop header (RFC 3810).
         let on_link: ([u32; 3], [u32; 4]) = ([133, 135, 136], [130, 131, 132, 143]);
         if self.policy.is_port {
             on_link.1.into_iter().for_each(|kind| code.if_equal(kind, listeners));
             code.goto(unless_extended);
-            // What another header leads to a gateway is no such message, whatever it says.
+            // Behind another header, such as a routing header to a gateway, it is no such message, whatever its type.
             code.here(listeners);
             self.if_in6(IPV6_DESTINATION, &[MULTICAST], accept);
         } else {
@@ -505,7 +508,7 @@ impl<'a> Writer<'a> {
         if_in6(&mut self.code, at, prefixes, label);
     }
 
-    /// Drops what has less than so many bytes of payload by its own header: what a frame is padded with is not looked at.
+    /// Drops packets with fewer bytes of payload than this by their own header: padding of the frame is ignored.
     fn at_least4(&mut self, bytes: u32) {
         self.code.half(IPV4_TOTAL_LENGTH);
         self.at_least(bytes);
@@ -518,7 +521,7 @@ impl<'a> Writer<'a> {
 
     fn at_least(&mut self, bytes: u32) {
         self.code.subtract_x();
-        // Less than nothing is left.
+        // Negative: nothing is left.
         self.code.if_greater(0xffff, self.drop);
         self.code.unless_at_least(bytes, self.drop);
     }

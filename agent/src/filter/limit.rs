@@ -1,27 +1,27 @@
-//! The program that selects the messages by which servers make entries in the kernel's neighbour tables, which are everybody's
-//! (rule C10).
+//! The program that selects the messages by which servers create entries in the kernel's neighbour tables, which all
+//! tenants share (rule C10).
 
 use super::{
     assembler::{ACCEPT, Ancillary, Assembler, Program},
     packet::{Behind, ETHERTYPE_ARP, ETHERTYPE_IPV6, IPV6_PAYLOAD, pass_extension_headers, protocol},
 };
 
-/// How many packets may come.
+/// A packet rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PacketRate {
     /// Packets per second, from 1.
     pub per_second: u32,
-    /// So many may come at once after a quiet time.
+    /// The burst after a quiet time, in packets.
     pub burst: u32,
 }
 
-/// What the servers of a port may send in ARP and neighbour discovery. The kernel gives up entries of no use once they are five
-/// seconds old, so an entry for each message makes 2 500 for good, and never more than 4 500. A thousand servers that come up at once send
-/// some two thousand, and what is lost of them is asked for again.
+/// What the servers of a port may send in ARP and neighbour discovery. The kernel evicts unused entries once they are
+/// five seconds old, so one entry per message makes 2 500 in the long run, and never more than 4 500. A thousand
+/// servers that come up together send some two thousand, and lost ones are retransmitted.
 pub const NEIGHBOURS: PacketRate = PacketRate { per_second: 500, burst: 2000 };
 
-/// Selects ARP, and router and neighbour solicitations and advertisements and redirects (RFC 4861), behind whatever extension
-/// headers: some kernels take them so. Tagged frames are not for the port.
+/// Selects ARP, and router and neighbour solicitations and advertisements and redirects (RFC 4861), behind any
+/// extension headers: some kernels accept them that way. Tagged frames are not for the port.
 pub(super) fn neighbour_messages() -> Program {
     const ROUTER_SOLICITATION: u32 = 133;
     const REDIRECT: u32 = 137;

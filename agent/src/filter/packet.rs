@@ -1,4 +1,4 @@
-//! Where things are in a packet, and how a program asks whether an address is in a prefix, and what is behind extension headers.
+//! Offsets in a packet, and code that tests whether an address is in a prefix and skips extension headers.
 
 use super::assembler::{Assembler, At, Label};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -22,8 +22,8 @@ pub(super) mod protocol {
     pub(super) const DESTINATION: u32 = 60;
 }
 
-/// UDP ports at which kernels take tunnels: VXLAN (RFC 7348, and Linux' own default), VXLAN-GPE, Geneve, MPLS in UDP, GTP-U
-/// and GUE.
+/// UDP ports on which kernels receive tunnels: VXLAN (RFC 7348, and Linux' own default), VXLAN-GPE, Geneve, MPLS in
+/// UDP, GTP-U and GUE.
 pub(super) const TUNNEL_PORTS: [u16; 7] = [4789, 8472, 4790, 6081, 6635, 2152, 6080];
 
 /// The IP header begins behind the Ethernet header.
@@ -42,7 +42,7 @@ pub(super) const IPV6_DESTINATION: At = At::Frame(IP + 24);
 /// With the length of all extension headers in X.
 pub(super) const IPV6_PAYLOAD: At = At::BehindX(IP + 40);
 
-/// More extension headers than these nobody has a use for.
+/// Legitimate packets have no more extension headers than this.
 const EXTENSION_HEADERS: usize = 5;
 
 /// What cells of a program's memory hold.
@@ -50,25 +50,25 @@ pub(super) mod cell {
     /// The length of the IPv4 header or of the IPv6 extension headers.
     pub(in crate::filter) const X: u32 = 0;
     pub(in crate::filter) const SCRATCH: u32 = 1;
-    /// What the last IPv6 header said that follows.
+    /// The next header named by the last IPv6 header.
     pub(super) const NEXT_HEADER: u32 = 2;
-    /// Whether there are extension headers other than a fragment's.
+    /// Whether there are extension headers other than a fragment header.
     pub(in crate::filter) const EXTENDED: u32 = 3;
 }
 
 /// Where a program goes on behind the extension headers of an IPv6 packet.
 pub(super) struct Behind<'a> {
-    /// By the protocol of what follows them.
+    /// By the protocol that follows them.
     pub(super) protocols: &'a [(u32, Label)],
-    /// Where it is of another one.
+    /// If it is another one.
     pub(super) other: Label,
     /// In a fragment that is not the first.
     pub(super) fragment: Label,
-    /// Where there are more headers than anybody has a use for.
+    /// If there are more headers than [`EXTENSION_HEADERS`].
     pub(super) too_many: Label,
 }
 
-/// Passes the extension headers of an IPv6 packet: X becomes their length.
+/// Skips the extension headers of an IPv6 packet: X becomes their length.
 pub(super) fn pass_extension_headers(code: &mut Assembler, to: &Behind<'_>) {
     code.constant(0);
     code.store(cell::EXTENDED);
@@ -82,7 +82,7 @@ pub(super) fn pass_extension_headers(code: &mut Assembler, to: &Behind<'_>) {
             code.if_equal(*protocol, *label);
         }
         code.if_equal(protocol::FRAGMENT, fragment);
-        // A routing header leads elsewhere only where it is taken in, which no address of the host does.
+        // A routing header has an effect only on delivery, which happens at no address of the host.
         for header in [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::DESTINATION] {
             code.if_equal(header, extension);
         }
@@ -111,7 +111,7 @@ pub(super) fn pass_extension_headers(code: &mut Assembler, to: &Behind<'_>) {
     code.goto(to.too_many);
 }
 
-/// Goes on at `label` if the IPv4 address there is in one of the prefixes.
+/// Jumps to `label` if the IPv4 address there is in one of the prefixes.
 pub(super) fn if_in4(code: &mut Assembler, at: At, prefixes: &[Ipv4Net], label: Label) {
     let lengths: BTreeSet<u8> = prefixes.iter().map(Ipv4Net::prefix_len).collect();
     for length in lengths {
@@ -125,7 +125,7 @@ pub(super) fn if_in4(code: &mut Assembler, at: At, prefixes: &[Ipv4Net], label: 
     }
 }
 
-/// Goes on at `label` if the IPv6 address there is in one of the prefixes.
+/// Jumps to `label` if the IPv6 address there is in one of the prefixes.
 pub(super) fn if_in6(code: &mut Assembler, at: At, prefixes: &[Ipv6Net], label: Label) {
     for prefix in prefixes {
         let next = code.label();

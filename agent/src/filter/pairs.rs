@@ -1,8 +1,8 @@
 //! Programs that drop what a peering does not join (rule C9).
 //!
-//! They run in the mode in which the kernel does what a program returns (`TCA_BPF_FLAG_ACT_DIRECT`). A load from beyond the end of
-//! the packet would return 0, which there means that the packet passes all filters: so nothing is loaded before the length is
-//! known.
+//! They run in direct-action mode (`TCA_BPF_FLAG_ACT_DIRECT`): the kernel does what a program returns. A load from
+//! beyond the end of the packet would return 0, which there means that the packet passes all filters: so nothing is
+//! loaded before the length is known.
 
 use super::assembler::{Ancillary, Assembler, At, Label, Program};
 use super::packet::{
@@ -12,30 +12,30 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// What a rejecting program returns: `TC_ACT_SHOT`.
 pub const REJECTED: u32 = 2;
-/// What it returns for everything else: `TC_ACT_UNSPEC`, so that the next filter is asked.
+/// What it returns for everything else: `TC_ACT_UNSPEC`, which continues with the next filter.
 const NEXT: u32 = u32::MAX;
 
-/// The most prefixes of each family in one program. The kernel tells no filter that is larger than 32 KiB.
+/// The most prefixes of each family in one program. The kernel does not dump a filter that is larger than 32 KiB.
 pub(super) const CHUNK: [usize; 2] = [128, 64];
 
-/// The most joined prefixes of one family that a program compares with. More than a controller lets a side have (64 exported times
-/// 64 imported leave at most 128, beside the VPC's CIDRs); what would be beyond is rejected.
+/// The most joined prefixes of one family that a program compares with. More than a controller lets a side have (64
+/// exported times 64 imported leave at most 128, beside the VPC's CIDRs); anything beyond is rejected.
 pub(super) const MOST_JOINED: usize = 256;
 
-/// What a peering that joins parts of its VPCs must drop. It is told by what may pass: of that there is a bounded number of prefixes,
-/// of the rest there may be many times as many.
+/// What a peering that joins parts of its VPCs must drop. It is defined by what may pass: that is a bounded number of
+/// prefixes, while the rest may be many times as many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotJoined<'a> {
-    /// What goes to the peer, but not from what is joined.
+    /// Traffic to the peer that does not come from what is joined.
     Sent {
-        /// Where it may come from.
+        /// The sources that may send.
         joined: &'a [IpNet],
-        /// Where the peer is.
+        /// The prefixes of the peer.
         peer: &'a [IpNet],
     },
-    /// What comes from the peer, but not to what is joined.
+    /// Traffic from the peer that does not go to what is joined.
     Received {
-        /// Where it may go.
+        /// The destinations that may be reached.
         joined: &'a [IpNet],
     },
 }
@@ -52,7 +52,7 @@ fn families(prefixes: &[IpNet]) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {
 }
 
 impl NotJoined<'_> {
-    /// The programs that together reject all of it: one for each piece of the peer's prefixes, or one for each family.
+    /// The programs that together reject all of it: one for each chunk of the peer's prefixes, or one for each family.
     pub(super) fn programs(self) -> Vec<Program> {
         let joined = match self {
             NotJoined::Sent { joined, .. } | NotJoined::Received { joined } => joined,
@@ -74,8 +74,8 @@ impl NotJoined<'_> {
     }
 }
 
-/// The frame of a program: of packets of this kind `matches` goes on at the label `next` with those that pass; the others are
-/// rejected.
+/// The frame of a program: among packets of this kind, `matches` jumps to the label `next` with those that pass; the
+/// others are rejected.
 fn program(ethertype: u32, header: u32, matches: impl FnOnce(&mut Assembler, Label)) -> Program {
     let mut code = Assembler::default();
     let next = code.label();
@@ -93,7 +93,7 @@ fn program(ethertype: u32, header: u32, matches: impl FnOnce(&mut Assembler, Lab
     code.assemble()
 }
 
-/// Rejects what has no `joined` prefix at `at`; where there are `peers`, of what goes to them.
+/// Rejects packets without a `joined` prefix at `at`; if there are `peers`, only packets to them.
 fn program4(peers: Option<&[Ipv4Net]>, at: At, joined: &[Ipv4Net]) -> Program {
     program(ETHERTYPE_IPV4, 20, |code, next| {
         if let Some(peers) = peers {

@@ -106,7 +106,7 @@ fn options(next: u8, rest: &[u8]) -> Vec<u8> {
     header
 }
 
-/// A fragment header with the field of offset and flag.
+/// A fragment header with its offset and flag field.
 fn fragment6(next: u8, offset: u16, rest: &[u8]) -> Vec<u8> {
     let mut header = vec![next, 0];
     header.extend(offset.to_be_bytes());
@@ -202,7 +202,7 @@ fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn no_packet_says_which_way_it_goes() {
+fn source_routed_packets_are_dropped() {
     let packets = [
         (Device::port(), ipv4("10.1.0.9", "10.2.0.9", 17, &udp(7))),
         (Device::tunnel(), ipv4("10.2.0.9", "10.1.0.9", 17, &udp(7))),
@@ -210,7 +210,7 @@ fn no_packet_says_which_way_it_goes() {
     let way = |kind: u8| vec![kind, 7, 4, 10, 3, 0, 9];
     for (device, packet) in &packets {
         let takes = |options: &[u8]| device.takes(&ethernet(IPV4, &with_options(packet, options)));
-        // Of an experiment, router alert, record route, timestamps; nothing but fillers, and what is behind the end.
+        // Experimental, router alert, record route, timestamps; only padding, and what follows the end.
         let record = [&[7, 39, 4][..], &[0; 36], &[0]].concat();
         let (alert, stamps) = ([148, 4, 0, 0], [68, 8, 5, 0, 0, 0, 0, 0]);
         for options in [
@@ -225,7 +225,7 @@ fn no_packet_says_which_way_it_goes() {
         ] {
             assert!(takes(options), "{options:?}");
         }
-        // Loose and strict, first, behind others, and in the last place there is.
+        // Loose and strict, first, behind others, and in the last possible place.
         for kind in [131, 137] {
             let way = way(kind);
             for options in [
@@ -238,7 +238,7 @@ fn no_packet_says_which_way_it_goes() {
                 assert!(!takes(&options), "{options:?}");
             }
         }
-        // None of these has a sense: no length, one that goes beyond the header, and more than anybody needs.
+        // None of these is valid: no length, one that extends beyond the header, and more than legitimate packets have.
         for options in [&[148, 0, 0, 0][..], &[148, 1, 0, 0], &[148, 5, 0, 0], &[1, 1, 1, 148], &[1; 8]] {
             assert!(!takes(options), "{options:?}");
         }
@@ -262,10 +262,11 @@ fn arp_comes_from_servers_of_the_port() {
 }
 
 #[test]
-fn servers_find_their_gateway_and_their_address() {
+fn neighbour_discovery_and_dhcp_of_servers_pass() {
     let (port, tunnel) = (Device::port(), Device::tunnel());
     let taken = [
-        // Duplicate address detection, solicitation, advertisement, router solicitation, reports of multicast listeners.
+        // Duplicate address detection, solicitation, advertisement, router solicitation, reports of multicast
+        // listeners.
         ipv6("::", "ff02::1:ff00:9", 58, &icmp(135, 0, &[0; 16])),
         ipv6("fe80::9", "ff02::1:ff00:1", 58, &icmp(135, 0, &[0; 24])),
         ipv6("fd00:1::9", "fd00:1::1", 58, &icmp(136, 0, &[0; 24])),
@@ -285,7 +286,7 @@ fn servers_find_their_gateway_and_their_address() {
     assert!(port.takes(&discovery("255.255.255.255", 67, 0)));
     assert!(!port.takes(&discovery("10.2.0.9", 67, 0)) && !port.takes(&discovery("255.255.255.255", 53, 0)));
     assert!(!port.takes(&discovery("255.255.255.255", 67, 0x2000)));
-    // Router advertisement, redirect; a source that is nobody's to somebody.
+    // Router advertisement, redirect; unicast with an unspecified source.
     for packet in [
         ipv6("fe80::9", "ff02::1", 58, &icmp(134, 0, &[0; 16])),
         ipv6("fe80::9", "fe80::1", 58, &icmp(137, 0, &[0; 40])),
@@ -294,7 +295,7 @@ fn servers_find_their_gateway_and_their_address() {
     ] {
         assert!(!port.takes(&ethernet(IPV6, &packet)), "{packet:02x?}");
     }
-    // Messages of multicast listeners behind a routing header to a gateway, which would lead them on.
+    // Messages of multicast listeners behind a routing header to a gateway, which would forward them.
     for kind in [130, 131, 132, 143] {
         for source in ["fd00:1::9", "fe80::9"] {
             let message = icmp(kind, 0, &[0; 20]);
@@ -307,7 +308,7 @@ fn servers_find_their_gateway_and_their_address() {
 }
 
 #[test]
-fn tunnels_lead_between_tenants_and_not_to_the_host() {
+fn tunnels_between_tenants_pass_and_to_the_host_do_not() {
     let port = Device::port();
     let takes4 =
         |to: &str, protocol, payload: &[u8]| port.takes(&ethernet(IPV4, &ipv4("10.1.0.9", to, protocol, payload)));
@@ -333,14 +334,14 @@ fn tunnels_lead_between_tenants_and_not_to_the_host() {
         assert!(takes4("10.1.0.1", 17, &udp(service)) && takes6("fd00:1::1", 17, &udp(service)));
     }
     assert!(takes4("10.1.0.1", 6, &[0; 20]) && takes6("fd00:1::1", 6, &[0; 20]) && takes4("224.0.0.22", 2, &[0; 16]));
-    // Routing headers lead elsewhere only after they have been delivered.
+    // Routing headers have an effect only after delivery.
     assert!(!takes6("fd00:1::1", 43, &options(58, &ECHO6)) && takes6("fd00:2::9", 43, &options(58, &ECHO6)));
     let many = (0..7).fold(ECHO6.to_vec(), |rest, nth| options(if nth == 0 { 58 } else { 60 }, &rest));
     assert!(!takes6("fd00:2::9", 60, &many));
 }
 
 #[test]
-fn long_packets_come_in_pieces() {
+fn fragments_pass() {
     let port = Device::port();
     for to in ["10.1.0.1", "10.2.0.9"] {
         for (offset, payload) in [(0x2000, &ECHO[..]), (0x2002, &[5; 16]), (0x0004, &[3; 9])] {
@@ -358,7 +359,7 @@ fn long_packets_come_in_pieces() {
     }
     let jumbo = ipv4("10.1.0.9", "10.2.0.9", 6, &[0; 8900]);
     assert!(port.takes(&ethernet(IPV4, &jumbo)));
-    // What the kernel has joined may be longer than the header can say.
+    // A packet that the kernel has coalesced may be longer than the header can express.
     let mut joined = jumbo;
     joined[2..4].fill(0);
     assert!(port.takes(&ethernet(IPV4, &joined)));
@@ -368,7 +369,7 @@ fn long_packets_come_in_pieces() {
 type Wrap = fn(&[u8]) -> (u8, Vec<u8>);
 
 #[test]
-fn errors_are_about_packets_that_came_here() {
+fn icmp_errors_must_quote_packets_of_this_path() {
     let port = Device::port();
     let error4 = |to: &str, kind, code, from: &str, about: &str| {
         let quoted = ipv4(from, about, 17, &udp(9)[..8]);
@@ -377,11 +378,11 @@ fn errors_are_about_packets_that_came_here() {
     for (kind, code) in [(3, 4), (3, 3), (11, 0), (12, 0)] {
         assert!(error4("10.2.0.9", kind, code, "10.2.0.9", "10.1.0.9"), "{kind}/{code}");
         assert!(!error4("10.2.0.9", kind, code, "10.2.0.9", "192.0.2.2"), "{kind}/{code}: never sent here");
-        assert!(!error4("10.2.0.9", kind, code, "0.0.0.0", "10.1.0.9"), "{kind}/{code}: sent by somebody else");
+        assert!(!error4("10.2.0.9", kind, code, "0.0.0.0", "10.1.0.9"), "{kind}/{code}: sent from elsewhere");
         assert!(!error4("10.1.0.1", kind, code, "0.0.0.0", "192.0.2.2"), "{kind}/{code}");
     }
-    assert!(error4("10.1.0.1", 3, 3, "10.1.0.1", "10.1.0.9"), "the gateway hears of closed ports");
-    assert!(!error4("10.1.0.1", 3, 4, "10.1.0.1", "10.1.0.9"), "and is told nothing about MTUs");
+    assert!(error4("10.1.0.1", 3, 3, "10.1.0.1", "10.1.0.9"), "the gateway gets errors about closed ports");
+    assert!(!error4("10.1.0.1", 3, 4, "10.1.0.1", "10.1.0.9"), "but none about MTUs");
     for kind in [4, 5] {
         assert!(!error4("10.2.0.9", kind, 0, "10.2.0.9", "10.1.0.9"));
     }
@@ -406,7 +407,7 @@ fn errors_are_about_packets_that_came_here() {
             assert!(!error6(gateway, 2, gateway, "fd00:1::9", wrap), "{gateway}");
         }
     }
-    // What a frame is padded with is no part of the packet; what is quoted must be in the first fragment.
+    // Padding of a frame is no part of the packet; what is quoted must be in the first fragment.
     for (fragment, payload) in
         [(0x2000, &icmp(3, 4, &[])[..]), (0x2000, &icmp(3, 4, &[0; 16])[..]), (0, &icmp(3, 4, &[])[..])]
     {
@@ -419,7 +420,7 @@ fn errors_are_about_packets_that_came_here() {
 }
 
 #[test]
-fn options_of_ipv4_move_what_follows() {
+fn ipv4_options_shift_the_payload() {
     let port = Device::port();
     let with_options = |protocol: u8, payload: &[u8], to: &str| {
         let mut packet = ipv4("10.1.0.9", to, protocol, &[&[1, 1, 1, 0], payload].concat());
@@ -433,7 +434,7 @@ fn options_of_ipv4_move_what_follows() {
 }
 
 #[test]
-fn many_prefixes_are_told_exactly() {
+fn many_prefixes_are_matched_exactly() {
     let mut prefixes = Vec::new();
     for nth in 0..1000u32 {
         prefixes.push(format!("10.{}.{}.0/25", nth / 250, nth % 250).parse().unwrap());
@@ -455,7 +456,7 @@ fn many_prefixes_are_told_exactly() {
 
 /// C10.
 #[test]
-fn messages_that_make_neighbours_come_at_a_limited_rate() {
+fn neighbour_messages_are_rate_limited() {
     let policy = IngressPolicy::of_port(&nets(&["10.1.0.0/24", "fd00:1::/64"]), local());
     let selected = |frame: &[u8]| accepts(policy.limited().unwrap(), &Packet::received(frame.to_vec()));
     assert!(selected(&ethernet(0x0806, &[0; 28])) && selected(&ethernet(0x0806, &[0; 28])[..42]));
@@ -487,13 +488,14 @@ fn messages_that_make_neighbours_come_at_a_limited_rate() {
     ] {
         assert!(!selected(&other), "{other:02x?}");
     }
-    // Too short for its headers: nothing to the kernel, either.
+    // Too short for its headers: the kernel drops it, too.
     let short = ethernet(IPV6, &ipv6("fe80::9", "ff02::1", 58, &icmp(135, 0, &[])));
     assert!((14..54).all(|length| !selected(&short[..length])));
     assert_eq!(IngressPolicy::of_tunnel(&nets(&["10.2.0.0/16"]), local()).limited(), None);
 }
 
-/// What the rejecting programs of a policy drop. None may end with 0, which would let the packet pass all that comes after.
+/// What the rejecting programs of a policy drop. None may end with 0, which would let the packet pass all filters that
+/// follow.
 fn rejects(policy: &IngressPolicy, frame: &[u8]) -> bool {
     let packet = Packet::received(frame.to_vec());
     let returned = |program: &Program| run(program, &packet).expect("it reads nothing beyond the end");
@@ -527,14 +529,14 @@ fn what_a_peering_does_not_join_is_rejected() {
     ] {
         assert_eq!(rejects(&some, &v6(from, to)), rejected, "{from} {to}");
     }
-    // Where nothing is joined, nothing passes, in the other family as well.
+    // If nothing is joined, nothing passes, in the other family as well.
     let nothing = port().sending(&[], &nets(&["10.2.0.0/16", "fd00:2::/48"]));
     assert!(rejects(&nothing, &v4("10.1.0.1", "10.2.0.1")) && rejects(&nothing, &v6("fd00:1::1", "fd00:2::1")));
     let arriving = port().receiving(&nets(&["10.1.0.0/25"]));
     assert!(!rejects(&arriving, &v4("10.2.0.1", "10.1.0.1")) && rejects(&arriving, &v4("10.2.0.1", "10.1.0.129")));
     assert!(rejects(&arriving, &v4("10.1.0.1", "10.9.0.1")), "where it comes from does not matter");
     assert!(rejects(&arriving, &v6("fd00:2::1", "fd00:1::1")));
-    // Whatever is too short, of another kind or of a VLAN is for the filters behind.
+    // Anything too short, of another kind or tagged is left to the filters behind.
     for length in 14..60 {
         let _ = (
             rejects(&some, &v4("10.1.0.129", "10.2.0.1")[..length]),
@@ -545,9 +547,9 @@ fn what_a_peering_does_not_join_is_rejected() {
     assert!(!rejects(&some, &in_vlan) && !rejects(&some, &ethernet(0x0806, &[0; 28])));
 }
 
-/// C9, C10: with as many prefixes as a peering can have, exactly, and in few programs that the kernel can tell.
+/// C9, C10: with as many prefixes as a peering can have, exactly, and in few programs that the kernel can dump.
 #[test]
-fn many_prefixes_that_a_peering_joins_are_told_exactly() {
+fn many_joined_prefixes_are_matched_exactly() {
     let list = |vpc: u32| -> Vec<IpNet> {
         let pair = |nth: u32| {
             [format!("10.{vpc}.0.{}/32", nth * 2), format!("fd00:{vpc}::{:x}/128", nth * 2)]
@@ -579,7 +581,7 @@ fn many_prefixes_that_a_peering_joins_are_told_exactly() {
     }
 }
 
-/// What is beyond the bound is rejected, not let through, and the programs stay such that the kernel can tell them.
+/// Prefixes beyond the bound are rejected, not let through, and the programs stay small enough for the kernel to dump.
 #[test]
 fn more_prefixes_than_a_program_holds_are_rejected() {
     let all: Vec<IpNet> = (0..400u32).map(|nth| format!("fd00:1::{:x}/128", nth * 2).parse().unwrap()).collect();

@@ -1,5 +1,5 @@
-//! The `bpf` system call, as far as the filter of the underlay needs it (`linux/bpf.h`): a hash map, and a program that looks
-//! into it. The only unsafe code of the agent.
+//! The `bpf` system call, as far as the underlay filter needs it (`linux/bpf.h`): a hash map, and a program that looks
+//! up keys in it. The only unsafe code of the agent, besides `sockopt`.
 #![expect(
     unsafe_code,
     reason = "no safe interface to bpf(2) is small enough; every pointer is to a buffer that outlives the call"
@@ -23,15 +23,15 @@ const OBJ_GET_INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_BATCH: i32 = 24;
 
 const MAP_TYPE_HASH: u32 = 1;
-/// Room is taken as entries come.
+/// Memory is allocated as entries are added.
 const NO_PREALLOC: u32 = 1;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
 /// How long the kernel may take to have memory for another entry.
 const REFILL: Duration = Duration::from_millis(500);
-/// How often that is tried.
+/// How often that is retried.
 const REFILL_STEP: Duration = Duration::from_millis(1);
 
-/// The arguments of a call: `union bpf_attr`, of which nothing beyond this is used.
+/// The arguments of a call: `union bpf_attr`, of which no more than this is used.
 #[repr(C, align(8))]
 struct Attributes([u8; 128]);
 
@@ -68,11 +68,11 @@ impl Attributes {
     }
 }
 
-/// A set of keys of `N` bytes: a hash map whose values mean nothing.
+/// A set of keys of `N` bytes: a hash map whose values are ignored.
 #[derive(Debug)]
 pub(super) struct Set<const N: usize> {
     map: OwnedFd,
-    /// Whether waiting for memory was in vain: it is not waited for again before there was some.
+    /// Whether waiting for memory was in vain: there is no further wait until an insertion has succeeded.
     no_memory: AtomicBool,
 }
 
@@ -87,9 +87,9 @@ impl<const N: usize> Set<N> {
         Ok(Self { map: attributes.open(MAP_CREATE)?, no_memory: AtomicBool::new(false) })
     }
 
-    /// Without preallocation the kernel takes entries from a stock for each processor: 4 in a new map, and then as many as an
-    /// interrupt adds when it becomes small (`kernel/bpf/memalloc.c`). Where processors cannot interrupt themselves that is the
-    /// next tick, and what comes before it finds no memory although there is enough.
+    /// Without preallocation the kernel takes entries from a per-CPU cache: 4 in a new map, and then as many as an
+    /// interrupt refills when it runs low (`kernel/bpf/memalloc.c`). On CPUs that cannot interrupt themselves that is
+    /// the next tick, and insertions before it fail for lack of memory although there is enough.
     pub(super) fn insert(&self, key: &[u8; N]) -> io::Result<()> {
         let began = Instant::now();
         loop {
@@ -115,7 +115,7 @@ impl<const N: usize> Set<N> {
         attributes.call(MAP_UPDATE_ELEM).map(drop)
     }
 
-    /// Removing what is not there is no failure.
+    /// Removing a missing key is not an error.
     pub(super) fn remove(&self, key: &[u8; N]) -> io::Result<()> {
         match Attributes::new().fd(0, &self.map).pointer(8, key.as_ptr()).call(MAP_DELETE_ELEM) {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
@@ -138,7 +138,7 @@ impl<const N: usize> Set<N> {
     pub(super) fn each(&self, mut tell: impl FnMut(&[u8; N])) -> io::Result<()> {
         const COUNT: usize = 8192;
         let (mut keys, mut values) = (vec![[0u8; N]; COUNT], vec![0u8; COUNT]);
-        // Where the kernel has got to; none in the beginning.
+        // The kernel's cursor; none at first.
         let (mut from, mut to) = (0u32, 0u32);
         let mut first = true;
         loop {
@@ -174,7 +174,7 @@ fn key_len<const N: usize>() -> u32 {
     u32::try_from(N).expect("keys are short")
 }
 
-/// Loads a program for `cls_bpf`. Both id and name are how it can be recognised on a device.
+/// Loads a program for `cls_bpf`. Its id and name identify it on a device.
 pub(super) fn load(instructions: &[u64], name: &str) -> io::Result<(OwnedFd, u32)> {
     let license = c"Apache-2.0";
     let count = u32::try_from(instructions.len()).expect("programs are short");

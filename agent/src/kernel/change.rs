@@ -1,4 +1,4 @@
-//! Changes the kernel: many requests in one datagram wherever an operation needs no answer of its own.
+//! Changes the kernel: batches many requests in one datagram if an operation needs no answer of its own.
 
 use super::{
     KernelError, NetlinkError, egress,
@@ -30,15 +30,15 @@ use std::{
 /// The kernel's answer to one operation, if there was one.
 type Answer = Result<Result<(), NetlinkError>, KernelError>;
 
-/// Requests in one datagram. More gain nothing, and the errors of all must fit into the receive buffer.
+/// Requests per datagram. More gain nothing, and the errors of all must fit into the receive buffer.
 const BATCH_LEN: usize = 512;
-/// A datagram of this length is sent, in bytes. The kernel takes some 200 KiB at once.
+/// The length at which a datagram is sent, in bytes. The kernel accepts some 200 KiB at a time.
 const DATAGRAM_LEN: usize = 64 * 1024;
 
 pub(super) struct Changer<'a> {
     socket: &'a mut Socket,
     indexes: &'a mut BTreeMap<InterfaceName, u32>,
-    /// Places of dropping filters that could not be installed.
+    /// Positions of dropping filters that could not be installed.
     unfiltered: &'a mut BTreeSet<(InterfaceName, FilterHandle)>,
     /// Their devices, which are still to be set down.
     to_set_down: BTreeSet<InterfaceName>,
@@ -148,7 +148,7 @@ impl<'a> Changer<'a> {
                 this.queue(place, rtm::DEL_FILTER, 0, |body| tc::put_filter_place(body, index, at))
             }),
             Operation::AddShaper(device) => self.on_device(place, device, |this, index| {
-                // It replaces another kind of root qdisc at once.
+                // It replaces any other kind of root qdisc atomically.
                 let flags = flag::CREATE | flag::REPLACE;
                 this.queue(place, rtm::NEW_QDISC, flags, |body| egress::put_shaper(body, index))
             }),
@@ -240,7 +240,7 @@ impl<'a> Changer<'a> {
                 self.unfiltered.insert((*device, *at));
                 self.to_set_down.insert(*device);
             }
-            // A device that is gone receives nothing.
+            // A deleted device receives nothing.
             if let Operation::AddGuard(device, _) = &self.operations[place]
                 && refusal.errno != libc::ENODEV
             {
@@ -253,17 +253,18 @@ impl<'a> Changer<'a> {
         Ok(())
     }
 
-    /// A device must not receive anything without its filters. (The operation that failed reports a device that is missing.)
+    /// A device must not receive anything without its filters. (The operation that failed reports a device that is
+    /// missing.)
     fn set_unfiltered_down(&mut self) -> Result<(), KernelError> {
         for device in std::mem::take(&mut self.to_set_down) {
             tracing::error!(%device, "set down: its filters could not be installed");
-            // A device that is gone is down.
+            // A deleted device is down.
             let _ = self.set_link(&device, LinkMessageBuilder::down)?;
         }
         Ok(())
     }
 
-    /// No tunnel may receive anything while packets can get around the underlay filter.
+    /// No tunnel may receive anything while packets can bypass the underlay filter.
     fn set_exposed_down(&mut self) -> Result<(), KernelError> {
         let there: Vec<InterfaceName> =
             self.underlay.exposed().into_iter().filter(|device| self.indexes.contains_key(device)).collect();
@@ -274,17 +275,17 @@ impl<'a> Changer<'a> {
             );
         }
         for device in there {
-            // A device that is gone is down.
+            // A deleted device is down.
             let _ = self.set_link(&device, LinkMessageBuilder::down)?;
         }
         Ok(())
     }
 
-    /// A device must not receive anything while it is not known who may send to it.
+    /// A device must not receive anything while its allowed senders are not set.
     fn set_senders(&mut self, vni: Vni, senders: &BTreeSet<IpAddr>) -> Answer {
         let Err(error) = self.underlay.set(vni, senders) else { return Ok(Ok(())) };
         for device in [DeviceName::vpc(vni), DeviceName::peer(vni)] {
-            // A device that is missing is down.
+            // A missing device is down.
             let _ = self.set_link(&device, LinkMessageBuilder::down)?;
         }
         Ok(Err(no_program(&error)))
@@ -314,7 +315,7 @@ impl<'a> Changer<'a> {
         if let Err(refusal) = self.now(rtm::NEW_LINK, flag::CREATE | flag::EXCLUSIVE, &message)? {
             return Ok(Err(refusal));
         }
-        // Not taken in the message that creates a device.
+        // Not accepted in the message that creates a device.
         self.learn_index(name)?;
         self.set_link(name, |link| link.alias(vrf.alias.as_str()))
     }
@@ -343,7 +344,7 @@ impl<'a> Changer<'a> {
         Ok(())
     }
 
-    /// The index of a device, as the kernel has it now.
+    /// The current index of a device.
     fn find(&mut self, name: &InterfaceName) -> Result<Option<u32>, KernelError> {
         let found = self.socket.get(rtm::GET_LINK, |body| {
             body.extend([0; link::HEADER_LEN]);
@@ -406,19 +407,19 @@ impl<'a> Changer<'a> {
         })
     }
 
-    /// Removes from the deletion group what an agent has put there that was killed before it deleted the group.
+    /// Removes from the deletion group what an agent put there that was killed before it deleted the group.
     fn clear_doomed_group(&mut self, names: &[InterfaceName]) -> Result<(), KernelError> {
         let there = links(self.socket)?.into_iter();
         let left = there.filter(|(name, link)| link.group == DOOMED_GROUP && !names.contains(name));
         for (_, link) in left {
             let message = LinkUnspec::new_with_index(link.index).link_group(GROUP).build();
-            // A device that is gone is not deleted with the others.
+            // A device that is already gone is not deleted with the others.
             let _ = self.now(rtm::SET_LINK, 0, &message)?;
         }
         Ok(())
     }
 
-    /// Deleted one by one, each device takes some 30 ms (RCU). Deleted by group, all wait together.
+    /// Deleted one by one, each device takes some 30 ms (RCU). Deleted as a group, they share one wait.
     fn remove_links(&mut self, names: &[InterfaceName]) -> Answer {
         let there: Vec<(InterfaceName, u32)> =
             names.iter().filter_map(|name| Some((*name, *self.indexes.get(name)?))).collect();
@@ -447,7 +448,7 @@ impl<'a> Changer<'a> {
     }
 }
 
-/// The underlay filter cannot be created or changed.
+/// Why the underlay filter cannot be created or changed.
 fn no_program(error: &io::Error) -> NetlinkError {
     let why = match error.raw_os_error() {
         Some(libc::E2BIG) => "there are more VNIs and VTEPs than the setting `underlay_filter_entries` allows",
@@ -462,7 +463,7 @@ fn no_device() -> NetlinkError {
     NetlinkError { errno: libc::ENODEV, explanation: None }
 }
 
-/// Whether a delete failed because there was nothing to delete.
+/// Whether a delete failed because the object did not exist.
 fn is_already_gone(operation: &Operation, errno: i32) -> bool {
     match operation {
         Operation::RemoveRoute(_) => matches!(errno, libc::ESRCH | libc::ENODEV),

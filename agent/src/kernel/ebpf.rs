@@ -1,19 +1,19 @@
-//! Writes eBPF programs (`linux/bpf.h`, `Documentation/bpf/standardization/instruction-set.rst`).
+//! Assembles eBPF programs (`linux/bpf.h`, `Documentation/bpf/standardization/instruction-set.rst`).
 
 use std::os::fd::RawFd;
 
-/// A register: 0 to 10, the last of which is where the stack ends.
+/// A register: 0 to 10; register 10 is the frame pointer.
 pub(super) type Register = u8;
 
-/// A place in a program that jumps lead to.
+/// A jump target.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Label(usize);
 
-/// A program that is being written.
+/// A program that is being assembled.
 #[derive(Default)]
 pub(super) struct Code {
     instructions: Vec<u64>,
-    /// Where each label is.
+    /// The position of each label.
     labels: Vec<usize>,
     /// Which instruction jumps to which label.
     jumps: Vec<(usize, Label)>,
@@ -34,13 +34,13 @@ impl Code {
         self.push(code, register, 0, 0, value);
     }
 
-    /// A new place, which is somewhere behind this one.
+    /// A new label, to be placed further on.
     pub(super) fn label(&mut self) -> Label {
         self.labels.push(usize::MAX);
         Label(self.labels.len() - 1)
     }
 
-    /// This is where the label leads to.
+    /// Binds the label to this position.
     pub(super) fn here(&mut self, label: Label) {
         self.labels[label.0] = self.instructions.len();
     }
@@ -101,7 +101,7 @@ impl Code {
         self.push(0x67, to, 0, 0, bits);
     }
 
-    /// Turns 16 bits from network order into the host's.
+    /// Converts 16 bits from network order to host order.
     pub(super) fn swap16(&mut self, register: Register) {
         self.push(0xdc, register, 0, 0, 16);
     }
@@ -118,9 +118,9 @@ impl Code {
         self.push(0x61, to, from, offset, 0);
     }
 
-    /// Whoever has no `CAP_PERFMON` may not write to a part of what kernels before 6.8 take for a register that was put aside: a
-    /// number with known bounds. After an instruction that turns the order of bytes into the one that they are in already, they
-    /// know no bounds.
+    /// Without `CAP_PERFMON`, kernels before 6.8 forbid partial writes to a stack slot that they consider a spilled
+    /// register: a number with known bounds. After a byte-order instruction, even one that changes nothing, they know
+    /// no bounds.
     pub(super) fn store32(&mut self, to: Register, offset: i16, from: Register) {
         let same_order = if cfg!(target_endian = "little") { 0xd4 } else { 0xdc };
         self.push(same_order, from, 0, 0, 32);
@@ -143,7 +143,7 @@ impl Code {
         self.push(0x85, 0, 0, 0, helper);
     }
 
-    /// Register 0 becomes 0 unless the map has the key on the stack.
+    /// Sets register 0 to 0 unless the map has the key on the stack.
     pub(super) fn look_up(&mut self, map: RawFd, key: i16) {
         const MAP_LOOKUP_ELEM: i32 = 1;
         const PSEUDO_MAP_FD: Register = 1;

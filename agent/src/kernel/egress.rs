@@ -1,8 +1,8 @@
-//! Shapers as netlink messages: HTB with one class, and behind it a queue that can take packets apart.
+//! Shapers as netlink messages: HTB with one class, and behind it a queue that can segment packets.
 //!
-//! The queue is a TBF. Its rate is without a limit: of all that it can do, what is wanted is that it segments packets that are
-//! longer than its burst (`tbf_segment`). At that rate no packet takes time, so that none stands still in the queue when
-//! the burst becomes shorter than it is.
+//! The queue is a TBF with unlimited rate: of all that it can do, only the segmentation of packets longer than its
+//! burst (`tbf_segment`) is wanted. At that rate no packet takes time, so that none is stuck in the queue when the
+//! burst becomes shorter than it is.
 
 use super::{
     KernelError, check_stop,
@@ -23,12 +23,12 @@ const OPTION_LEN: usize = 44;
 const RATESPEC_LEN: usize = 12;
 /// `struct tc_tbf_qopt`: rate and peak rate, limit, buffer and MTU.
 const TBF_LEN: usize = 36;
-/// The rate of the queue, in bytes per second: 64 KiB take less than the nanosecond in which the kernel counts.
+/// The rate of the queue, in bytes per second: 64 KiB take less than the nanosecond that the kernel counts in.
 const UNLIMITED: u64 = 1 << 60;
-/// What a class may send in its turn, in bytes. There is only one.
+/// What a class may send per turn, in bytes. There is only one.
 const QUANTUM: u32 = 60_000;
 
-/// What decides about what is sent, on all devices of sides. `qdiscs` are in order of their devices.
+/// What shapes the egress of all devices of sides. `qdiscs` is sorted by device.
 pub(super) fn egress(
     socket: &mut Socket,
     stop: &dyn Fn() -> bool,
@@ -51,7 +51,7 @@ pub(super) fn egress(
     Ok(found)
 }
 
-/// What decides about what one device sends, if it is one that could be limited.
+/// What shapes the egress of one device, if it is one that can have a limit.
 pub(super) fn egress_of(socket: &mut Socket, name: &InterfaceName, index: u32) -> Result<Option<Egress>, KernelError> {
     if !is_peer(name) {
         return Ok(None);
@@ -80,8 +80,8 @@ fn is_ours(root: &Qdisc) -> bool {
     root.kind == "htb" && root.handle == SHAPER_HANDLE && default_class() == Some(SHAPER_CLASS & 0xffff)
 }
 
-/// The queue, if it is one that we could have set. The kernel does not tell the burst: it stands where it has no meaning
-/// without a peak rate, too, and any other change of the queue would change that.
+/// The queue, if it is one that we could have set. The kernel does not report the burst: it is also in a field that has
+/// no effect without a peak rate, which any other change of the queue would change.
 fn read_queue(queue: &Qdisc) -> Option<Queue> {
     let ours = queue.kind == "tbf" && queue.handle == QUEUE_HANDLE;
     let options = queue.options.as_deref().filter(|_| ours)?;
@@ -92,7 +92,7 @@ fn read_queue(queue: &Qdisc) -> Option<Queue> {
     (rate == UNLIMITED && peak == 0).then_some(Queue { limit, longest })
 }
 
-/// Classes and filters of a root; the queue is the caller's matter.
+/// Classes and filters of a root; the queue is left to the caller.
 fn of_root(socket: &mut Socket, root: &Qdisc) -> Result<Egress, KernelError> {
     if !is_ours(root) {
         return Ok(Egress::default());
@@ -118,7 +118,7 @@ fn of_root(socket: &mut Socket, root: &Qdisc) -> Result<Egress, KernelError> {
     Ok(Egress { bypassed: classes.bypassed || filtered, ..classes })
 }
 
-/// The rate of a class, if it is one that we could have set: the ceiling equal to the rate, nothing added to a frame.
+/// The rate of a class, if it is one that we could have set: the ceiling equal to the rate, no overhead per frame.
 fn read_rate(payload: &[u8]) -> Option<Rate> {
     let find = |wanted| attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     if text(find(tc::TCA_KIND)?) != Some("htb") {
@@ -147,7 +147,7 @@ pub(super) fn put_shaper(body: &mut Vec<u8>, index: u32) {
     put_header(body, index, SHAPER_HANDLE, tc::ROOT, 0);
     put(body, tc::TCA_KIND, b"htb\0");
     put_nested(body, tc::TCA_OPTIONS, |options| {
-        // `struct tc_htb_glob`: version, rate to quantum, default class, and two that are only told.
+        // `struct tc_htb_glob`: version, rate to quantum, default class, and two that are only reported.
         let glob = [tc::HTB_VERSION, 10, SHAPER_CLASS & 0xffff, 0, 0];
         put(options, tc::HTB_INIT, &glob.map(u32::to_ne_bytes).concat());
     });
@@ -170,7 +170,7 @@ pub(super) fn put_rate(body: &mut Vec<u8>, index: u32, rate: Rate) {
             parameters.extend(number.to_ne_bytes());
         }
         debug_assert_eq!(parameters.len(), OPTION_LEN);
-        // The kernel takes these two only when the narrow fields are full.
+        // The kernel reads these two only if the narrow fields are saturated.
         if rate.bytes_per_second > u64::from(u32::MAX) {
             put(options, tc::HTB_RATE64, &rate.bytes_per_second.to_ne_bytes());
             put(options, tc::HTB_CEIL64, &rate.bytes_per_second.to_ne_bytes());
@@ -213,7 +213,7 @@ mod tests {
     fn a_class_with_a_higher_ceiling_or_an_overhead_is_not_as_we_set_it() {
         let mut body = Vec::new();
         put_rate(&mut body, 7, Rate { bytes_per_second: 125_000, burst_ticks: 183_000 });
-        // Behind the header, the kind ("htb" and its head are 8 bytes) and two heads of 4.
+        // Behind the header, the kind ("htb" with its header is 8 bytes) and two headers of 4.
         let parameters = tc::HEADER_LEN + 8 + 4 + 4;
         let with = |at: usize, value: u8| {
             let mut body = body.clone();
@@ -241,7 +241,7 @@ mod tests {
         let queue = Qdisc::read(&body).unwrap();
         assert_eq!((read_queue(&queue), queue.parent), (Some(wanted), SHAPER_CLASS));
         assert_eq!(read_queue(&Qdisc { kind: "pfifo".into(), ..queue.clone() }), None);
-        // Behind two heads of 4 bytes: a peak rate.
+        // Behind two headers of 4 bytes: a peak rate.
         let mut options = queue.options.clone().unwrap();
         options[4 + RATESPEC_LEN + 8] = 1;
         assert_eq!(read_queue(&Qdisc { options: Some(options), ..queue }), None);

@@ -1,4 +1,4 @@
-//! Notices when somebody changes objects that concern us. Events only say "read it again".
+//! Notices when others change objects that concern us. An event only means "read it again".
 
 use super::{
     interest::{Device, Interest, Known},
@@ -33,12 +33,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Multicast groups (`RTNLGRP_*`): links, qdiscs and filters, IPv4 and IPv6 addresses, routes and rules, device settings
-/// (those that the kernel announces), next hops.
+/// Multicast groups (`RTNLGRP_*`): links, qdiscs and filters, IPv4 and IPv6 addresses, routes and rules, device
+/// settings (those that the kernel announces), next hops.
 const GROUPS: [u32; 11] = [1, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 
-/// Neighbours and forwarding entries. Tenants can make as many of these as they like, so they have a socket of their own: what
-/// is lost there is not lost among the others.
+/// Neighbours and forwarding entries. Tenants can create any number of these, so they have a socket of their own: an
+/// overflow there loses no other events.
 const NEIGHBOURS: [u32; 1] = [3];
 
 /// An event that was noticed.
@@ -46,14 +46,14 @@ const NEIGHBOURS: [u32; 1] = [3];
 pub enum Event {
     /// Something that concerns us changed.
     Changed,
-    /// Something changed that a tenant can bring about. The number of these is limited, whatever a tenant does.
+    /// Something that a tenant can cause has changed. The number of these is limited, whatever a tenant does.
     Port,
-    /// The kernel lost events because its buffer was full; anything may have changed.
+    /// The kernel dropped events because its buffer was full; anything may have changed.
     Lost,
 }
 
-/// Starts threads that call `notice` for every event in this process's network namespace, until `notice` says that nobody
-/// listens any more or the socket fails. The kernel buffers up to `buffer` bytes of events that have not been read.
+/// Starts threads that call `notice` for every event in this process's network namespace, until `notice` returns that
+/// no receiver is left or the socket fails. The kernel buffers up to `buffer` bytes of unread events.
 pub fn watch(
     buffer: usize,
     interest: &Interest,
@@ -77,7 +77,7 @@ pub fn watch(
 fn open(buffer: usize, groups: &[u32]) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     setsockopt(&socket, sockopt::RcvBufForce, &buffer)?;
-    // Before the first event can come.
+    // Before the first event can arrive.
     SockRef::from(&socket).attach_filter(&others_only())?;
     socket.bind(&SocketAddr::new(0, 0))?;
     for group in groups {
@@ -99,7 +99,7 @@ struct Listener {
 impl Listener {
     fn run(self) {
         let mut buffer = vec![0; 64 * 1024];
-        // When the changes beyond the budget are examined, together.
+        // When the changes beyond the budget are observed, all together.
         let mut late: Option<Instant> = None;
         loop {
             if self.wait_until(late).is_err() {
@@ -144,7 +144,7 @@ impl Listener {
         }
     }
 
-    /// Makes the next receive wait no longer than this.
+    /// Limits the wait of the next receive.
     fn wait_until(&self, until: Option<Instant>) -> Result<(), Errno> {
         let left = until.map_or(Duration::ZERO, |until| {
             until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
@@ -155,7 +155,7 @@ impl Listener {
     }
 }
 
-/// How soon changes beyond the budget are examined.
+/// How soon changes beyond the budget are observed.
 const LATE: Duration = Duration::from_secs(5);
 /// This many events of one port in a burst cause an observation each, plus one more every [`LATE`].
 const OF_ONE_PORT: f64 = 6.0;
@@ -178,7 +178,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Takes one if there is one.
+    /// Takes one token if there is one.
     fn take(&mut self, most: f64, every: Duration, now: Instant) -> bool {
         let more = now.saturating_duration_since(self.at).as_secs_f64() / every.as_secs_f64();
         self.left = (self.left + more).min(most);
@@ -196,7 +196,7 @@ impl Budget {
         Self { ports: BTreeMap::new(), all: Bucket { left: OF_ALL_PORTS, at: now } }
     }
 
-    /// Whether an event about this port causes an observation at once.
+    /// Whether an event about this port causes an immediate observation.
     fn take(&mut self, port: u32, now: Instant) -> bool {
         if self.ports.len() >= MOST_PORTS {
             let full = LATE.mul_f64(OF_ONE_PORT);
@@ -210,8 +210,8 @@ impl Budget {
     }
 }
 
-/// A program by which the kernel withholds the events of our own requests (`sock_filter`, classic BPF). Their results are
-/// read anyway, and a million routes must not be announced one by one.
+/// A program by which the kernel withholds the events of our own requests (`sock_filter`, classic BPF). Their results
+/// are read anyway, and a million routes must not be announced one by one.
 fn others_only() -> [SockFilter; 5] {
     const PORT_ID_AT: u32 = 12;
     // The program reads numbers as big-endian.
@@ -229,10 +229,10 @@ fn others_only() -> [SockFilter; 5] {
     ]
 }
 
-/// Whom a message concerns, the most important last.
+/// What a message concerns, in ascending order of importance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Concern {
-    /// A port with this index, by a change that its tenant can bring about.
+    /// A port with this index, through a change that its tenant can cause.
     Port(u32),
     /// Something of ours, or in our way.
     Ours,
@@ -240,8 +240,8 @@ enum Concern {
     Lost,
 }
 
-/// Tenants' neighbours, other devices and routes come and go all the time and do not concern us, unless the routes are in a
-/// table of ours: the message about a route that replaced one of ours describes only the new one.
+/// Tenants' neighbours, other devices and routes come and go all the time and do not concern us, unless the routes are
+/// in a table of ours: the message about a route that replaced one of ours describes only the new one.
 fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
     let payload = message.payload;
     let of_device = |index: Option<u32>| match known.device(index?)? {
@@ -252,7 +252,8 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
     match message.kind {
         rtm::NEW_LINK | rtm::DEL_LINK => of_link(payload, known, message.kind == rtm::DEL_LINK),
         rtm::NEW_ADDRESS | rtm::DEL_ADDRESS => {
-            // When a port gets its carrier, its IPv6 addresses are announced anew. All else is done by whoever runs the host.
+            // When a port gets carrier, its IPv6 addresses are announced again. All other changes are made by the
+            // host's operator.
             let by_tenant = message.kind == rtm::NEW_ADDRESS && u8_at(payload, 0) == Some(Family::V6.number());
             let device = of_device(u32_at(payload, 4));
             let device = device.map(|concern| if by_tenant { concern } else { Concern::Ours });
@@ -272,7 +273,7 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
             }
             let find = attributes(payload, route::HEADER_LEN).find(|(kind, _)| *kind == route::RTA_OIF);
             let index = find.and_then(|(_, value)| u32_at(value, 0));
-            // The kernel makes and removes its own as a port gets and loses its carrier.
+            // The kernel adds and removes its own as a port gets and loses carrier.
             let kernels = protocol == Some(route::RTPROT_KERNEL);
             of_device(index.filter(|_| kernels)).or(Some(Concern::Ours))
         }
@@ -289,7 +290,7 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
             let of = attributes(payload, netconf::HEADER_LEN).find(|(kind, _)| *kind == netconf::NETCONFA_IFINDEX);
             match of.and_then(|(_, value)| i32_at(value, 0)) {
                 Some(index) if index > 0 => of_device(Some(index.cast_unsigned())).and(Some(Concern::Ours)),
-                // Of all devices, or of new ones.
+                // Settings of all devices, or of new ones.
                 _ => Some(Concern::Ours),
             }
         }
@@ -306,8 +307,8 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
     }
 }
 
-/// A tenant can take away the carrier of its port and bring it back. All other changes of a device are made by whoever runs
-/// the host, but the message does not tell them apart.
+/// A tenant can drop the carrier of its port and restore it. All other changes of a device are made by the host's
+/// operator, but the message does not tell them apart.
 fn of_link(payload: &[u8], known: &Known, gone: bool) -> Option<Concern> {
     let index = u32_at(payload, 4)?;
     match known.device(index) {
@@ -336,8 +337,8 @@ fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
         |wanted| attributes(payload, neighbour::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     if u8_at(payload, 0)? == neighbour::AF_BRIDGE {
         let [a, b, ..] = *find(neighbour::NDA_LLADDR)? else { return None };
-        // A group, or the address that stands for all others: no bridge learns those, and on a device of ours they would lead
-        // packets astray.
+        // A multicast address, or the address that stands for all others: bridges do not learn those, and on a device
+        // of ours they would misdirect packets.
         let of_many = a & 1 == 1 || find(neighbour::NDA_LLADDR)?.iter().all(|byte| *byte == 0);
         return Some(of_many || naming::HOST_PREFIXES.contains(&u16::from_be_bytes([a, b])));
     }
@@ -364,7 +365,8 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
     use std::{sync::mpsc::channel, time::Duration};
 
-    /// eth1 (2) is a port, cpspeer7 (1) a tunnel, cpsvrf10 (3) a VRF, eth0 (4) has the underlay address and docker0 (5) is nobody's.
+    /// eth1 (2) is a port, cpspeer7 (1) a tunnel, cpsvrf10 (3) a VRF, eth0 (4) has the underlay address and docker0 (5)
+    /// is unrelated.
     fn interest() -> Interest {
         let config: HostConfig = serde_json::from_str(
             r#"{ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
@@ -424,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn other_peoples_devices_do_not_wake_us() {
+    fn devices_of_others_do_not_wake_us() {
         assert!(
             concerns(rtm::NEW_LINK, link(9, "veth7", |_| {})),
             "from the first VPC on it needs the underlay's filter"
@@ -434,7 +436,7 @@ mod tests {
         assert!(concerns(rtm::NEW_LINK, link(9, "eth1", |_| {})), "a port that was made anew");
         assert!(concerns(rtm::NEW_LINK, link(9, "cpspeer8", |_| {})));
         let master = |body: &mut Vec<u8>| put(body, super::super::uapi::link::IFLA_MASTER, &3u32.to_ne_bytes());
-        assert!(concerns(rtm::NEW_LINK, link(9, "veth7", master)), "somebody puts it into a VRF of ours");
+        assert!(concerns(rtm::NEW_LINK, link(9, "veth7", master)), "it is put into a VRF of ours");
         assert_eq!(concern(rtm::NEW_LINK, link(2, "eth1", |_| {})), Some(Concern::Port(2)));
         assert!(concerns(rtm::DEL_LINK, link(2, "eth1", |_| {})));
         let address = |family: Family| {
@@ -446,14 +448,14 @@ mod tests {
         assert_eq!(concern(rtm::NEW_ADDRESS, address(Family::V6)), Some(Concern::Port(2)), "its carrier has come");
         assert!(concerns(rtm::NEW_ADDRESS, address(Family::V4)) && concerns(rtm::DEL_ADDRESS, address(Family::V6)));
         for kind in [rtm::NEW_ADDRESS, rtm::NEW_QDISC, rtm::DEL_FILTER] {
-            // Somebody may have taken the filter away.
+            // The filter may have been removed.
             assert_eq!(concern(kind, on(5)).is_some(), kind != rtm::NEW_ADDRESS, "{kind}");
             assert!(concern(kind, on(2)).is_some() && concerns(kind, on(1)), "{kind}");
         }
     }
 
     #[test]
-    fn before_the_first_look_everything_may_concern_us() {
+    fn before_the_first_observation_everything_concerns_us() {
         let mut batch = Batch::default();
         batch.push(rtm::NEW_LINK, 0, link(9, "veth7", |_| {}));
         let interest = Interest::default();
@@ -462,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_causes_few_looks_however_much_it_does_and_others_keep_theirs() {
+    fn a_tenant_causes_few_observations_and_takes_none_from_others() {
         let begin = Instant::now();
         let mut budget = Budget::new(begin);
         let at = |millis| begin + Duration::from_millis(millis);
@@ -502,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn other_peoples_routes_and_neighbours_do_not_wake_us() {
+    fn routes_and_neighbours_of_others_do_not_wake_us() {
         assert!(concerns(rtm::DEL_ROUTE, route(PROTOCOL)));
         assert!(!concerns(rtm::DEL_ROUTE, route(2)));
         assert!(concerns(rtm::NEW_ROUTE, route_in(ownership::table(10.try_into().unwrap()))));
@@ -531,7 +533,7 @@ mod tests {
     #[test]
     fn our_own_changes_do_not_wake_us() {
         let events = thread::spawn(|| {
-            // A network namespace of its own takes root.
+            // A new network namespace needs root.
             unshare(CloneFlags::CLONE_NEWNET).ok()?;
             let (tell, told) = channel();
             watch(1 << 20, &Interest::default(), move |event| tell.send(event).is_ok()).unwrap();
@@ -543,7 +545,7 @@ mod tests {
             request.seal(1);
             others.send(&request.bytes, 0).unwrap();
             let first = told.recv_timeout(Duration::from_secs(20));
-            // Had ours been announced, that would have been first and the other's would follow.
+            // Had ours been announced, it would come first and the other's would follow.
             Some((first, told.recv_timeout(Duration::from_millis(100))))
         });
         if let Some((first, second)) = events.join().unwrap() {

@@ -1,4 +1,4 @@
-//! Reads what others have in our tables, on our devices and on ports.
+//! Reads the objects of others in our tables, on our devices and on ports.
 
 use super::{
     KernelError, check_stop,
@@ -19,8 +19,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// Whether an option of a VXLAN device is not as it is on those that we make. Options that only one kernel knows, and those
-/// of which the kernel's default may change, are not looked at.
+/// Whether an option of a VXLAN device differs from those that we make. Options that only one kernel knows, and those
+/// whose default may change, are ignored.
 pub(super) fn is_altered(options: &[u8]) -> bool {
     attributes(options, 0).any(|(kind, value)| match kind {
         link::VXLAN_GROUP | link::VXLAN_GROUP6 => value.iter().any(|byte| *byte != 0),
@@ -39,7 +39,7 @@ pub(super) fn is_altered(options: &[u8]) -> bool {
         | link::VXLAN_TTL_INHERIT
         | link::VXLAN_DF
         | link::VXLAN_VNIFILTER => u8_at(value, 0) != Some(0),
-        // Flags: they are there or not.
+        // Flags: present or absent.
         link::VXLAN_GBP | link::VXLAN_GPE => true,
         _ => false,
     })
@@ -53,11 +53,11 @@ pub(super) fn external(options: &[u8]) -> Option<LinkKind> {
     external.then_some(LinkKind::ExternalVxlan { port })
 }
 
-/// The XDP program of a device, the first of several, if it has one: of the driver, of the kernel, or of the hardware.
+/// The XDP program of a device, the first of several, if it has one: in the driver, in the kernel, or in the hardware.
 pub(super) fn xdp(value: &[u8]) -> Option<u32> {
     let find = |wanted| attributes(value, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let attached = find(link::XDP_ATTACHED).and_then(|value| u8_at(value, 0)).is_some_and(|mode| mode != 0);
-    // The first is there where there is one program, the others by where it runs.
+    // The first attribute is set if there is one program, the others by where it runs.
     let ids = [link::XDP_PROG_ID, link::XDP_DRV_PROG_ID, link::XDP_SKB_PROG_ID, link::XDP_HW_PROG_ID];
     let id = || ids.into_iter().find_map(|kind| find(kind).and_then(|value| u32_at(value, 0)));
     attached.then(|| id().unwrap_or_default())
@@ -66,7 +66,7 @@ pub(super) fn xdp(value: &[u8]) -> Option<u32> {
 /// Indexes of the devices that next hop objects lead to, by their ids.
 pub(super) type NexthopObjects = BTreeMap<u32, BTreeSet<u32>>;
 
-/// Where next hop objects lead; nothing where the kernel says that of their routes.
+/// Where next hop objects lead; empty if the kernel reports that with their routes.
 pub(super) fn nexthop_objects(socket: &mut Socket) -> Result<NexthopObjects, KernelError> {
     if sysctl::routes_tell_next_hops() {
         return Ok(NexthopObjects::new());
@@ -105,7 +105,7 @@ fn several(mut value: &[u8]) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Gathers routes of others from a list of all routes.
+/// Collects routes of others from a list of all routes.
 pub(super) struct Routes<'a> {
     names: &'a BTreeMap<u32, InterfaceName>,
     objects: NexthopObjects,
@@ -134,7 +134,7 @@ impl<'a> Routes<'a> {
         self.more = more;
     }
 
-    /// Looks at one route of the kernel's list, and keeps it if it concerns us.
+    /// Examines one route of the kernel's list, and keeps it if it concerns us.
     pub(super) fn take(&mut self, payload: &[u8], family: Family) {
         let Some(route) = self.read(payload, family) else { return };
         if self.kept.len() < Foreign::MAX_ROUTES {
@@ -168,7 +168,7 @@ impl<'a> Routes<'a> {
         }
         let in_ours = ownership::table_vni(table).is_some();
         let to_ours = kind == route::RTN_UNICAST && !indexes.is_disjoint(self.ours);
-        // With our protocol, those in our tables are ours, and elsewhere we have none.
+        // With our protocol, those in our tables are ours, and we have none elsewhere.
         if (!in_ours && !to_ours) || (in_ours && protocol == PROTOCOL) {
             return None;
         }
@@ -199,7 +199,7 @@ impl<'a> Routes<'a> {
     }
 }
 
-/// What the kernel makes for addresses, which are looked at themselves, and for neighbour discovery.
+/// What the kernel makes for addresses, which are examined themselves, and for neighbour discovery.
 fn is_usual(kind: u8, prefix: &IpNet) -> bool {
     match (kind, prefix) {
         (route::RTN_LOCAL | route::RTN_BROADCAST | route::RTN_ANYCAST | route::RTN_MULTICAST, _) => true,
@@ -210,7 +210,7 @@ fn is_usual(kind: u8, prefix: &IpNet) -> bool {
     }
 }
 
-/// Kinds of queueing disciplines that order or join packets and lose none before the queue is full.
+/// Kinds of queueing disciplines that order or join packets and drop none before the queue is full.
 const PLAIN: [&str; 15] = [
     "noqueue",
     "mq",
@@ -229,7 +229,7 @@ const PLAIN: [&str; 15] = [
     "skbprio",
 ];
 
-/// Queueing disciplines of others on our devices and on ports, and filters on what these send.
+/// Queueing disciplines of others on our devices and on ports, and their egress filters.
 pub(super) fn traffic_control(
     socket: &mut Socket,
     stop: &dyn Fn() -> bool,
@@ -294,8 +294,8 @@ mod tests {
         );
     }
 
-    /// As kernels tell it of programs of the driver, of the kernel and of the hardware, and of two of them at once. (The lab has no
-    /// hardware that takes one.)
+    /// As kernels report programs in the driver, in the kernel and in the hardware, and two of them together. (The lab
+    /// has no hardware that takes one.)
     #[test]
     fn programs_are_found_wherever_they_run() {
         let told = |mode: u8, ids: &[(u16, u32)]| {
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_own_routes_are_not_told() {
+    fn the_kernels_own_routes_are_not_reported() {
         let table = ownership::table(7.try_into().unwrap());
         let names = BTreeMap::from([(3, "eth1".parse().unwrap()), (4, "eth0".parse().unwrap())]);
         let ours = BTreeSet::from([3]);
@@ -344,7 +344,8 @@ mod tests {
         assert!(told(2, route::RTN_UNICAST, table, "10.0.0.0/8", 3).is_some(), "of an address with a wide prefix");
         assert!(told(3, route::RTN_THROW, table, "10.0.0.0/8", 0).is_some());
         assert!(told(3, route::RTN_UNICAST, 254, "10.2.0.0/24", 3).is_some(), "from the host's table to a port");
-        // Each of several next hops counts, also by an object, and what has such is none of the kernel's own.
+        // Each of several next hops counts, also through an object, and a route with several is none of the kernel's
+        // own.
         let hops = |indexes: &[u32]| {
             let hop = |index: &u32| [&[8, 0, 0, 0], &index.to_ne_bytes()[..]].concat();
             indexes.iter().flat_map(hop).collect::<Vec<u8>>()

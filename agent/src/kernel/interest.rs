@@ -1,4 +1,4 @@
-//! Which of the kernel's objects concern us: shared with the event listeners while the reconciler works.
+//! Which kernel objects concern us: shared with the event listeners while the reconciler works.
 
 use crate::{
     dirty_set::DirtySet,
@@ -19,7 +19,7 @@ pub struct Interest(Arc<RwLock<Known>>);
 /// How a device concerns us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Device {
-    /// An interface of a tenant, who can make the kernel announce things about it.
+    /// An interface of a tenant, who can make the kernel announce changes of it.
     Port,
     /// A VXLAN device of ours.
     Tunnel,
@@ -29,7 +29,7 @@ pub(super) enum Device {
 
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// By index. None before the first look: then everything concerns us.
+    /// By index. None before the first observation: then everything concerns us.
     devices: Option<BTreeMap<u32, Device>>,
     /// Names of ports, whether or not the interface exists.
     ports: BTreeSet<InterfaceName>,
@@ -56,7 +56,7 @@ impl Interest {
         devices.filter(|(_, device)| **device == Device::Port).map(|(index, _)| *index).collect()
     }
 
-    /// Takes over what an observation has found.
+    /// Takes over the result of an observation.
     pub fn learn(&self, config: &SharedHostConfig, observed: &Observed, dirty: &DirtySet) {
         let whole = *dirty == DirtySet::Everything;
         let ports = || config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied());
@@ -94,7 +94,7 @@ impl Interest {
         });
         let devices: BTreeMap<u32, Device> = devices.collect();
         if whole {
-            // As in `diff::underlay`: the first tunnel does not make everything be read again.
+            // As in `diff::underlay`: the first tunnel does not require everything to be read again.
             let guards = !config.vrfs.is_empty();
             let others = observed.links.values().filter(|link| !devices.contains_key(&link.index));
             known.guarded = guards.then(|| others.map(|link| (link.index, link.master)).collect());
@@ -112,14 +112,14 @@ impl Known {
         self.devices.as_ref().map_or(Some(Device::Other), |devices| devices.get(&index).copied())
     }
 
-    /// Whether a device that is not known, or has changed, concerns us by its name, kind or master.
+    /// Whether a device that is unknown, or has changed, concerns us by its name, kind or master.
     pub(super) fn would_concern(&self, name: &InterfaceName, kind: LinkKind, master: Option<u32>) -> bool {
         let in_vrf = master.is_some_and(|master| self.device(master).is_some());
-        // It may turn out to be the one that is missing.
+        // It may turn out to be the missing one.
         !self.complete || self.ports.contains(name) || is_of_interest(name, kind) || in_vrf
     }
 
-    /// Whether a device of others is new, has gone, or has another master, while the underlay filter has to be on all of
+    /// Whether a device of others is new, is gone, or has another master, while the underlay filter has to be on all of
     /// them.
     pub(super) fn guard_changes(&self, index: u32, master: Option<u32>, gone: bool) -> bool {
         self.guarded.as_ref().is_some_and(|guarded| guarded.get(&index).map_or(!gone, |there| gone || *there != master))

@@ -53,7 +53,7 @@ pub(super) fn links(socket: &mut Socket) -> Result<Links, KernelError> {
     )
 }
 
-/// A device; none where the kernel told too little of it.
+/// A device; none if the kernel reported too little about it.
 pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
     let kind = u16_at(payload, 2)?;
     let mut name = None;
@@ -82,7 +82,7 @@ pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
         vlan: None,
         settings: BTreeMap::new(),
     };
-    // The kernel tells the device below after what it is.
+    // The kernel reports the lower device after the kind.
     let (mut parent, mut vlan, mut takes) = (None, None, false);
     let mut elsewhere = false;
     for (kind, value) in attributes(payload, link::HEADER_LEN) {
@@ -99,7 +99,7 @@ pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
                 vlan = read_vlan(value);
                 takes = takes_from_another(value);
             }
-            // The device below is in another network namespace, and the index one of there.
+            // The lower device is in another network namespace, and the index is of that one.
             link::IFLA_LINK_NETNSID => elsewhere = true,
             link::IFLA_PROTO_DOWN => link.protodown = u8_at(value, 0) == Some(1),
             link::IFLA_XDP => link.xdp = foreign::xdp(value),
@@ -130,7 +130,7 @@ fn read_kind(info: &[u8]) -> Option<LinkKind> {
             let port = find(link::VXLAN_PORT).and_then(|value| u16_at(value, 0)).map(u16::from_be);
             let local = find(link::VXLAN_LOCAL).or_else(|| find(link::VXLAN_LOCAL6)).and_then(address);
             let local = local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            // A kernel that does not tell whether it learns has one that does.
+            // A kernel that does not report whether it learns has one that does.
             let altered = find(link::VXLAN_LEARNING).is_none() || foreign::is_altered(data.unwrap_or_default());
             let tunnel = vni.zip(port).map(|(vni, port)| Tunnel { vni, port, local });
             foreign::external(data.unwrap_or_default()).or(Some(LinkKind::Vxlan { tunnel, altered }))
@@ -141,13 +141,13 @@ fn read_kind(info: &[u8]) -> Option<LinkKind> {
     }
 }
 
-/// Whether it is one that takes frames of the device below it before IP sees them there.
+/// Whether it is a kind that takes frames of the lower device before IP sees them there.
 fn takes_from_another(info: &[u8]) -> bool {
     let kind = attributes(info, 0).find(|(kind, _)| *kind == link::INFO_KIND).and_then(|(_, value)| text(value));
     matches!(kind, Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap"))
 }
 
-/// The VLAN of a device for one.
+/// The VLAN of a VLAN device.
 fn read_vlan(info: &[u8]) -> Option<Vlan> {
     let find = |bytes, wanted| attributes(bytes, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     if text(find(info, link::INFO_KIND)?) != Some("vlan") {
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::{objects::Observed, ownership};
 
-    /// A device as a kernel of the future may tell of it.
+    /// A device as a future kernel may report it.
     fn device(more: impl FnOnce(&mut Vec<u8>)) -> Option<(InterfaceName, Link)> {
         let mut payload = vec![0; link::HEADER_LEN];
         payload[2..4].copy_from_slice(&link::ARPHRD_ETHER.to_ne_bytes());

@@ -1,8 +1,8 @@
-//! Whether the host hears the addresses that it gave its ports.
+//! Whether the host receives packets to the addresses that it gave its ports.
 //!
-//! With an address the kernel makes a route of type `local` in the table of the VRF. Somebody who flushes that table takes it
-//! away, the address stays, and nobody reaches it any more; for IPv6 the routes without which the port resolves no
-//! neighbour are gone with it.
+//! With an address the kernel makes a route of type `local` in the table of the VRF. Flushing that table removes it:
+//! the address stays, but is unreachable; for IPv6 the routes that the port needs to resolve neighbours are gone with
+//! it.
 
 use super::{
     KernelError, check_stop,
@@ -22,10 +22,10 @@ use std::{
     net::Ipv6Addr,
 };
 
-/// The addresses of ours, and the link-local ones of ports, on members of our VRFs, that have no local route. A link-local one is
-/// also told where its port hears no multicast: the kernel makes that route anew with any address.
+/// The addresses of ours, and the link-local ones of ports, on members of our VRFs, that have no local route. A
+/// link-local one is also reported if its port receives no multicast: the kernel restores that route with any address.
 ///
-/// One question for each: a list of the kernel's own routes would have it walk all the others.
+/// One lookup for each: to list the kernel's own routes it would have to walk all the others.
 pub(super) fn without_local_route(
     socket: &mut Socket,
     stop: &dyn Fn() -> bool,
@@ -38,8 +38,8 @@ pub(super) fn without_local_route(
         .filter(|(name, _)| DeviceName::parse(name).is_some_and(|device| device.role == Role::Vrf))
         .map(|(name, link)| (link.index, *name))
         .collect();
-    // Without the rule nothing leads into any VRF; it is put right first. With another before it that selects our questions, the
-    // answers may be that one's.
+    // Without the rule nothing leads into any VRF; it is repaired first. If another rule before it matches our lookups,
+    // the results may be that one's.
     let led = |family: Family| {
         let is_l3mdev = |rule: &Rule| rule.family == family && rule.lookup == Lookup::L3mdev;
         let answers = |rule: &RuleAhead| rule.family == family && rule.may_select_lookups();
@@ -68,7 +68,7 @@ pub(super) fn without_local_route(
     Ok(without_local_route)
 }
 
-/// Whether the kernel has only just made an address: its route comes when it has begun to use it.
+/// Whether the kernel has only just added an address: its route follows once it is in use.
 fn is_settling(socket: &mut Socket, device: u32, address: &Address) -> Result<bool, KernelError> {
     socket.dump(
         "addresses",
@@ -89,7 +89,7 @@ fn is_settling(socket: &mut Socket, device: u32, address: &Address) -> Result<bo
 /// All nodes on a link (RFC 4291 section 2.7.1).
 const ALL_NODES: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 128);
 
-/// What becomes of a packet to an address that is sent through a device; none where there is no route.
+/// The type of route for a packet to an address that is sent through a device; none if there is no route.
 fn kind_of_route(socket: &mut Socket, device: u32, net: &IpNet) -> Result<Option<u8>, KernelError> {
     let answer = socket.get(rtm::GET_ROUTE, |body| {
         body.extend([Family::of(net).number(), net.max_prefix_len(), 0, 0, 0, 0, 0, 0]);
@@ -97,6 +97,6 @@ fn kind_of_route(socket: &mut Socket, device: u32, net: &IpNet) -> Result<Option
         put_address(body, route::RTA_DST, net.addr());
         put(body, route::RTA_OIF, &device.to_ne_bytes());
     })?;
-    // A refusal says that there is no route at all, or one that leads nowhere.
+    // An error means that there is no route at all, or one that leads nowhere.
     Ok(answer.ok().and_then(|route| u8_at(&route, 7)))
 }

@@ -1,6 +1,6 @@
 //! A kernel in memory: the parts of Linux' behaviour that the agent depends on, and faults on demand.
 //!
-//! Whoever holds a clone looks at the same kernel, so a test can watch and disturb it while an agent works on it.
+//! All clones share the same kernel, so a test can watch and disturb it while an agent works on it.
 
 use super::{Kernel, KernelError, NetlinkError};
 use crate::{
@@ -42,13 +42,13 @@ pub struct Memory(Arc<Mutex<State>>);
 pub struct State {
     /// What an agent sees.
     pub seen: Observed,
-    /// Routes of others in tables of ours: in the way, and not seen.
+    /// Routes of others in tables of ours: in the way, and not reported.
     pub foreign_routes: BTreeSet<RouteKey>,
-    /// What has passed through the devices of sides, by the side's VNI.
+    /// Traffic through the devices of sides, by the side's VNI.
     pub traffic: BTreeMap<Vni, Reading>,
-    /// Every operation that was asked for.
+    /// Every operation that was requested.
     pub log: Vec<Operation>,
-    /// Every look, by its dirty set.
+    /// Every observation, by its dirty set.
     pub looks: Vec<DirtySet>,
     /// The operations, counted from the next one, that are refused with `EIO`.
     pub refuse: BTreeSet<usize>,
@@ -72,7 +72,7 @@ impl Memory {
         memory
     }
 
-    /// The kernel's insides.
+    /// The kernel's internals.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +122,7 @@ impl Kernel for Memory {
     }
 }
 
-/// A device as the kernel makes it when nothing is said of it, with this index.
+/// A device with the kernel's defaults and this index.
 pub fn plain_link(index: u32) -> Link {
     Link {
         index,
@@ -156,7 +156,7 @@ impl State {
         self.seen.links.entry(name).insert_entry(link).into_mut()
     }
 
-    /// Gives a device an address of somebody else.
+    /// Gives a device an address of another program.
     pub fn add_foreign_address(&mut self, device: &str, net: &str) {
         let device = device.parse().expect("a test names its devices well");
         let net = net.parse().expect("a test writes its addresses well");
@@ -330,7 +330,7 @@ impl State {
         Ok(link)
     }
 
-    /// The kernel adds these with the first VRF of its life.
+    /// The kernel adds these with its first VRF.
     fn l3mdev_rules(&mut self) {
         if self.seen.rules.iter().any(|rule| rule.lookup == Lookup::L3mdev) {
             return;
@@ -375,7 +375,7 @@ impl State {
         Ok(())
     }
 
-    /// A device has no address of the family any more: its routes go.
+    /// A device no longer has an address of the family: its routes are deleted.
     fn ends_on(&mut self, name: &InterfaceName, family: Family) {
         let Some(index) = self.seen.links.get(name).map(|link| link.index) else { return };
         self.seen.routes.retain(|route| route.via != Via::Device(index) || Family::of(&route.key.prefix) != family);
@@ -400,7 +400,7 @@ impl State {
         self.seen.addresses.retain(|address, _| address.device != *name || matches!(address.net, IpNet::V4(_)));
     }
 
-    /// What a device takes away when it goes down, also for the moment that a change of VRF takes.
+    /// What a device loses when it goes down, also for the moment that a change of VRF takes.
     pub fn goes_down(&mut self, name: &InterfaceName) {
         let Some(index) = self.seen.links.get(name).map(|link| link.index) else { return };
         let nexthops = self.seen.nexthops.iter().filter(|(_, (device, _))| *device == index);

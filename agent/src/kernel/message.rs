@@ -29,7 +29,7 @@ pub(super) fn no_link_local() -> LinkAttribute {
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
 }
 
-/// A reason of whatever kind would keep the kernel from lifting it.
+/// Any remaining reason would keep the kernel from lifting it.
 pub(super) fn no_protodown() -> [LinkAttribute; 2] {
     let none = vec![LinkProtocolDownReason::Mask(u32::MAX), LinkProtocolDownReason::Value(0)];
     [LinkAttribute::ProtoDownReason(none), LinkAttribute::ProtoDown(0)]
@@ -56,12 +56,13 @@ pub(super) fn put_ifaddr(body: &mut Vec<u8>, index: u32, address: &Address) {
     body.extend(index.to_ne_bytes());
     put_address(body, addr::IFA_LOCAL, address.net.addr());
     put_address(body, addr::IFA_ADDRESS, address.net.addr());
-    // A link-local one stands for the kernel's own, with its route, and goes when the port goes down. (Ports detect no duplicates.)
+    // A link-local one replaces the kernel's own, with its route, and is deleted when the port goes down. (Ports detect
+    // no duplicates.)
     let (flags, protocol) = if is_link_local(&address.net) {
         (0, addr::IFAPROT_KERNEL_LL)
     } else {
-        // The prefix behind a port need not be the gateway's subnet, and its route is ours to make. Nobody else can have
-        // the address in a VRF of ours, so there is nothing to detect.
+        // The prefix behind a port need not be the gateway's subnet, and its route is ours to make. No one else can
+        // have the address in a VRF of ours, so there is nothing to detect.
         (addr::IFA_F_NOPREFIXROUTE | addr::IFA_F_NODAD, PROTOCOL)
     };
     put(body, addr::IFA_FLAGS, &flags.to_ne_bytes());
@@ -100,7 +101,7 @@ pub(super) fn put_nexthop(body: &mut Vec<u8>, index: u32, id: u32, nexthop: &Nex
     put_address(body, nexthop::NHA_GATEWAY, nexthop.gateway.into());
 }
 
-/// The scope of a route to add; one to remove is named with `RT_SCOPE_NOWHERE`, which fits every scope.
+/// The scope of a route to add; one to remove is named with `RT_SCOPE_NOWHERE`, which matches every scope.
 pub(super) fn scope(route: &KernelRoute) -> u8 {
     match (route.via, Family::of(&route.key.prefix)) {
         (Via::Device(_), Family::V4) => route::RT_SCOPE_LINK,
@@ -116,7 +117,7 @@ pub(super) fn put_nexthop_id(body: &mut Vec<u8>, id: u32) {
 /// The longest route: fixed part, IPv6 destination, table, metric, device or next hop, MTU.
 const ROUTE_LEN: usize = route::HEADER_LEN + 20 + 3 * 8 + 12;
 
-/// There may be a million of them, so each is put together in place and added in one go.
+/// There may be a million of them, so each is assembled in place and appended in one go.
 pub(super) fn put_route(body: &mut Vec<u8>, route: &KernelRoute, scope: u8) {
     let key = &route.key;
     let kind = match route.via {

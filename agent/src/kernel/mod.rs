@@ -53,10 +53,10 @@ pub use events::{Event, watch};
 pub use interest::Interest;
 pub use underlay::UnderlayView;
 
-/// What the agent needs of a kernel.
+/// What the agent needs from a kernel.
 pub trait Kernel: Send {
-    /// Reads all that concerns us within a dirty set. Gives up with [`KernelError::Abandoned`] some time after `stop` has
-    /// become true.
+    /// Reads all that concerns us within a dirty set. Gives up with [`KernelError::Abandoned`] some time after `stop`
+    /// has become true.
     fn observe(&mut self, dirty: &DirtySet, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError>;
 
     /// Reads all that concerns us.
@@ -64,8 +64,8 @@ pub trait Kernel: Send {
         self.observe(&DirtySet::Everything, &|| false)
     }
 
-    /// Whether the rules of the host's packet filters are others than when everything was observed last. The kernel does not
-    /// announce all of them.
+    /// Whether the rules of the host's packet filters have changed since everything was last observed. The kernel does
+    /// not announce all such changes.
     fn filters_changed(&mut self) -> bool {
         false
     }
@@ -76,17 +76,17 @@ pub trait Kernel: Send {
     /// Reads the devices only: for a hundred of them that takes a fraction of a millisecond.
     fn devices(&mut self) -> Result<BTreeMap<InterfaceName, Link>, KernelError>;
 
-    /// The filter of the underlay that this keeps, for those who look from other threads.
+    /// The underlay filter that this process maintains, for readers on other threads.
     fn underlay_view(&self) -> UnderlayView {
         UnderlayView::default()
     }
 
-    /// Carries out operations in order, all of them, also after one was refused. Removing what is already gone is no
-    /// failure. Returns the places of those that were refused.
+    /// Carries out all operations in order, also after one was refused. Removing what is already gone is not an error.
+    /// Returns the positions of those that were refused.
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError>;
 }
 
-/// The conversation with the kernel failed; what it was about is unknown. The next call begins a new one.
+/// The conversation with the kernel failed; its result is unknown. The next call starts a new one.
 #[derive(Debug, Error)]
 pub enum KernelError {
     /// The netlink socket failed.
@@ -108,11 +108,11 @@ pub enum KernelError {
     Refused {
         /// The list.
         what: &'static str,
-        /// The kernel's words.
+        /// The kernel's error.
         refusal: NetlinkError,
     },
-    /// The list was not read to its end, as was asked for.
-    #[error("netlink: given up because something else is more urgent")]
+    /// The list was abandoned on request.
+    #[error("netlink: abandoned because something else is more urgent")]
     Abandoned,
     /// A file below `/proc/sys` could not be read.
     #[error("cannot read {path}: {source}")]
@@ -124,12 +124,12 @@ pub enum KernelError {
     },
 }
 
-/// Gives up reading that is made of many questions, between two of them.
+/// Abandons reading that consists of many requests, between two of them.
 fn check_stop(stop: &dyn Fn() -> bool) -> Result<(), KernelError> {
     if stop() { Err(KernelError::Abandoned) } else { Ok(()) }
 }
 
-/// The kernel's no to one operation.
+/// The kernel's refusal of one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetlinkError {
     /// The `errno` code.
@@ -155,15 +155,15 @@ pub struct Netlink {
     socket: Option<Socket>,
     /// Device indexes as last seen.
     indexes: BTreeMap<InterfaceName, u32>,
-    /// Places of filters that drop something and could not be put there, and were not since. Their devices stay down. A look at
-    /// everything begins anew.
+    /// Positions of dropping filters that could not be installed so far. Their devices stay down. A full observation
+    /// starts over.
     unfiltered: BTreeSet<(InterfaceName, FilterHandle)>,
-    /// Devices that could not be put into their VRF, and were not since. A look at everything begins anew.
+    /// Devices that could not be put into their VRF so far. A full observation starts over.
     outside: BTreeSet<InterfaceName>,
     /// Rules of packet filters as last seen.
     filters: netfilter::Cache,
     udev: Udev,
-    /// The filter of the underlay, where this process is to keep it.
+    /// The underlay filter, if this process is to maintain it.
     underlay: Keeper,
 }
 
@@ -184,19 +184,19 @@ impl Netlink {
 }
 
 impl Netlink {
-    /// The same, for the process that keeps the filter of the underlay: for VXLAN on this UDP port, with room for so many VNIs
-    /// and VTEPs that may send with them.
+    /// The same, for the process that maintains the underlay filter: for VXLAN on this UDP port, with room for this
+    /// many VNIs and VTEPs that may send with them.
     pub fn with_underlay_filter(vxlan_port: u16, max_entries: u32) -> Self {
         Self { underlay: Keeper::new(Parameters { vxlan_port, max_entries }), ..Self::default() }
     }
 
-    /// What the agent of these settings works with.
+    /// The kernel for an agent with these settings.
     pub fn of_agent(settings: &AgentSettings) -> Self {
         Self::with_underlay_filter(settings.vxlan_port, settings.underlay_filter_entries)
     }
 
-    /// Takes a device for present with this index until the next look. For stand-ins on kernels that lack a kind of
-    /// device; index 0 is "no device", so enslaving to it does nothing.
+    /// Assumes that a device exists with this index until the next observation. For stand-ins on kernels that lack a
+    /// kind of device; index 0 is "no device", so enslaving to it does nothing.
     pub fn assume(&mut self, device: InterfaceName, index: u32) {
         self.indexes.insert(device, index);
     }
@@ -233,7 +233,7 @@ impl Kernel for Netlink {
             let there: BTreeSet<u32> = observed.links.values().map(|link| link.index).collect();
             self.udev.retain(|index| there.contains(&index));
         }
-        // What is in a VRF or is a device of ours has its name for good.
+        // A member of a VRF, or a device of ours, keeps its name.
         let new =
             observed.links.iter_mut().filter(|(name, link)| link.master.is_none() && DeviceName::parse(name).is_none());
         new.for_each(|(_, link)| link.may_be_renamed = !self.udev.has_finished(link.index));

@@ -16,7 +16,7 @@ pub struct NeighbourTable {
     pub family: Family,
     /// How many entries it has, permanent ones included.
     pub entries: u32,
-    /// How many it may have of those that come by themselves (`gc_thresh3`): beyond, nobody's new neighbours are resolved.
+    /// How many dynamic entries it may have (`gc_thresh3`): beyond that, no new neighbours are resolved for anyone.
     pub limit: u32,
 }
 
@@ -25,7 +25,7 @@ pub struct NeighbourTable {
 pub struct Unresolved {
     /// The index of the device.
     pub device: u32,
-    /// Whether the kernel still asks. It gives up the others as soon as it needs room.
+    /// Whether the kernel is still soliciting it. It evicts the others as soon as it needs room.
     pub incomplete: bool,
     /// Its address.
     pub address: IpAddr,
@@ -36,18 +36,18 @@ pub struct Unresolved {
 pub struct Solicitation {
     /// How many probes it sends (`mcast_solicit`). With 0 an address that is not known already is not resolved.
     pub probes: u32,
-    /// In milliseconds, how long it waits after each time (`retrans_time_ms`).
+    /// How long it waits after each probe (`retrans_time_ms`), in milliseconds.
     pub interval_ms: u32,
 }
 
 impl Solicitation {
-    /// The kernel's own.
+    /// The kernel's default.
     pub const USUAL: Solicitation = Solicitation { probes: 3, interval_ms: 1000 };
 }
 
-/// Reads one table. Costs the same whatever is in it.
+/// Reads one table's figures. The cost does not depend on its content.
 pub fn neighbour_table(family: Family) -> Result<NeighbourTable, KernelError> {
-    // The tables' own figures come first, and then those of each device: nobody waits for these.
+    // The tables' own figures come first, and then those of each device, which are not needed.
     let payload = Socket::open()?.first("neighbour tables", rtm::GET_NEIGHBOUR_TABLE, |body| {
         body.push(family.number());
         body.extend([0; neighbour_table::HEADER_LEN - 1]);
@@ -64,7 +64,7 @@ pub fn neighbour_table(family: Family) -> Result<NeighbourTable, KernelError> {
     Ok(NeighbourTable { family, entries, limit })
 }
 
-/// Lists the neighbours that have not answered. Costs what the table has.
+/// Lists the neighbours that have not answered. The cost is proportional to the table's size.
 pub fn unresolved(family: Family) -> Result<Vec<Unresolved>, KernelError> {
     Socket::open()?.dump(
         "neighbours",
@@ -88,7 +88,8 @@ fn read(payload: &[u8]) -> Option<Unresolved> {
     Some(Unresolved { device: u32_at(payload, 4)?, incomplete, address: to.and_then(|(_, value)| address(value))? })
 }
 
-/// Removes entries; those that are gone or have been resolved meanwhile may go, too: the next packet asks again.
+/// Removes entries; those that are gone or have been resolved meanwhile may be removed, too: the next packet solicits
+/// again.
 pub fn forget(entries: &[Unresolved]) -> Result<(), KernelError> {
     let mut socket = Socket::open()?;
     for some in entries.chunks(256) {
@@ -102,7 +103,7 @@ pub fn forget(entries: &[Unresolved]) -> Result<(), KernelError> {
                 put_address(body, neighbour::NDA_DST, entry.address);
             });
         }
-        // A refusal says that it is gone.
+        // An error means that it is gone.
         socket.execute(&mut batch)?;
     }
     Ok(())
@@ -115,7 +116,7 @@ fn folder(family: Family) -> &'static str {
     }
 }
 
-/// Sets how a device asks for neighbours of a family. One that is gone, or does not speak it, asks for none.
+/// Sets how a device solicits neighbours of a family. One that is gone, or does not have the family, solicits none.
 pub fn set_solicitation(device: &str, family: Family, solicitation: Solicitation) -> io::Result<()> {
     for (name, value) in [("mcast_solicit", solicitation.probes), ("retrans_time_ms", solicitation.interval_ms)] {
         let path = format!("{}/{device}/{name}", folder(family));
@@ -127,7 +128,7 @@ pub fn set_solicitation(device: &str, family: Family, solicitation: Solicitation
     Ok(())
 }
 
-/// How a device asks for neighbours; none where it does not.
+/// How a device solicits neighbours; none if it does not.
 pub fn solicitation(device: &str, family: Family) -> Option<Solicitation> {
     let value = |name: &str| -> Option<u32> {
         fs::read_to_string(format!("{}/{device}/{name}", folder(family))).ok()?.trim().parse().ok()
@@ -135,10 +136,10 @@ pub fn solicitation(device: &str, family: Family) -> Option<Solicitation> {
     Some(Solicitation { probes: value("mcast_solicit")?, interval_ms: value("retrans_time_ms")? })
 }
 
-/// Raises the limit of a table to `limit`, where it is lower. False where only the first network namespace of the kernel may:
-/// the table is everybody's.
+/// Raises the limit of a table to `limit`, if it is lower. False if only the kernel's first network namespace may: the
+/// table is shared by all.
 pub fn raise(family: Family, limit: u32) -> io::Result<bool> {
-    // Above the second threshold the kernel gives up what it need not keep: not much of it at a time.
+    // Above the second threshold the kernel evicts what it need not keep: not much of it at a time.
     for (name, value) in [("gc_thresh3", limit), ("gc_thresh2", limit - limit / 8)] {
         let path = format!("{}/default/{name}", folder(family));
         let now = match fs::read_to_string(&path) {

@@ -1,4 +1,4 @@
-//! Reads the kernel: one list per kind of object, each filtered by the kernel as far as it can.
+//! Reads the kernel: one list per kind of object, each filtered by the kernel as far as possible.
 
 use super::{
     KernelError, check_stop, egress, foreign,
@@ -29,13 +29,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// All of it but packet filters. A look at a million routes or thousands of devices takes a while: it is given up when `stop` has
-/// become true.
+/// Everything but packet filters. Reading a million routes or thousands of devices takes a while: it is abandoned once
+/// `stop` has become true.
 pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
     let links = links(socket)?;
     check_stop(stop)?;
     let names = names(&links);
-    // Routes are read before the next hops that they name, so that one made in between is not missed.
+    // Routes are read before the next hops that they refer to, so that one made in between is not missed.
     let mut routes = Vec::new();
     let ours = concerned(&links, &names);
     let indexes: BTreeSet<u32> = ours.iter().filter_map(|name| links.get(name)).map(|link| link.index).collect();
@@ -43,7 +43,7 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     for family in Family::ALL {
         all_routes(socket, stop, family, &mut routes, &mut others)?;
     }
-    // They come in long runs that are in order already: this sort finds those.
+    // They come in long sorted runs: this sort exploits that.
     routes.sort();
     let (nexthops, foreign_nexthop_ids) = nexthops(socket, None)?;
     let rules = rules::both(socket)?;
@@ -72,7 +72,7 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     })
 }
 
-/// Devices that are ours by name, and ports: whatever is in a VRF of ours.
+/// Devices that are ours by name, and ports: members of a VRF of ours.
 fn concerned(links: &Links, names: &BTreeMap<u32, InterfaceName>) -> BTreeSet<InterfaceName> {
     let concerns = |name: &InterfaceName, link: &Link| {
         let vrf = link.master.and_then(|master| names.get(&master));
@@ -81,8 +81,8 @@ fn concerned(links: &Links, names: &BTreeMap<u32, InterfaceName>) -> BTreeSet<In
     links.iter().filter(|(name, link)| concerns(name, link)).map(|(name, _)| *name).collect()
 }
 
-/// What belongs to some parts: each list is filtered by the kernel, so that it costs what the parts have. It is given up when `stop`
-/// has become true.
+/// What belongs to some parts: each list is filtered by the kernel, so that the cost is that of the parts. Abandoned
+/// once `stop` has become true.
 pub(super) fn parts(socket: &mut Socket, parts: &Parts, stop: &dyn Fn() -> bool) -> Result<Observed, KernelError> {
     let mut observed = Observed::default();
     for device in &parts.devices {
@@ -126,7 +126,7 @@ fn names(links: &Links) -> BTreeMap<u32, InterfaceName> {
     links.iter().map(|(name, link)| (link.index, *name)).collect()
 }
 
-/// Which routes the kernel is asked for.
+/// Which routes to request from the kernel.
 #[derive(Debug, Clone, Copy, Default)]
 struct RouteFilter {
     table: Option<u32>,
@@ -135,14 +135,14 @@ struct RouteFilter {
 }
 
 impl RouteFilter {
-    /// What finds a share of a table: where it is not the whole, the routes through the parts' devices, and those to
-    /// nowhere, which are few.
+    /// The filters that find a share of a table: unless it is the whole table, the routes through the parts' devices,
+    /// and unreachable ones, which are few.
     fn of(number: u32, share: &Share, links: &Links) -> Vec<RouteFilter> {
         let table = RouteFilter { table: Some(number), ..RouteFilter::default() };
         match share {
             Share::Whole => vec![table],
             Share::Within(_) => {
-                // A VRF leads to another one, for the gateways of a peer that is here, and never to itself.
+                // A VRF has routes to another one, for the gateways of a peer on this host, and never to itself.
                 let through = links.values().filter(|link| link.kind != LinkKind::Vrf(number));
                 let through = through.map(|link| RouteFilter { device: Some(link.index), ..table });
                 through.chain([RouteFilter { unreachable: true, ..table }]).collect()
@@ -246,7 +246,7 @@ fn fdb(
         Fdb::new,
         |fdb, payload| {
             if let Some((key, target)) = read_fdb(payload, links, names) {
-                // A second destination of the same Ethernet address is never ours.
+                // A second destination for the same Ethernet address is never ours.
                 fdb.entry(key).and_modify(|known| *known = None).or_insert(target);
             }
         },
@@ -261,7 +261,7 @@ fn read_fdb(
     let device = vxlan_device(u32_at(payload, 4)?, names)?;
     let LinkKind::Vxlan { tunnel: Some(tunnel), .. } = links.get(&device)?.kind else { return None };
     let mut usual = u16_at(payload, 8)? == neighbour::NUD_PERMANENT;
-    // The kernel tells a VNI only where it is not the device's own.
+    // The kernel reports a VNI only if it is not the device's own.
     let (mut at, mut vtep, mut vni) = (None, None, Some(tunnel.vni));
     for (kind, value) in attributes(payload, neighbour::HEADER_LEN) {
         match kind {
@@ -313,7 +313,7 @@ fn read_nexthop(payload: &[u8]) -> Option<(u32, u8, (u32, Ipv6Addr))> {
             _ => {}
         }
     }
-    // One of ours that was made into something else by hand counts as one whose device is gone, and is removed.
+    // One of ours that was changed by hand counts as one whose device is gone, and is removed.
     let gateway = match gateway {
         Some(IpAddr::V6(gateway)) if !altered => gateway,
         _ => Ipv6Addr::UNSPECIFIED,
@@ -351,14 +351,14 @@ fn routes(
         |(), payload| into.borrow_mut().extend(read_route(payload, family)),
     );
     match found {
-        // A table comes with its first route.
+        // A table is created with its first route.
         Err(KernelError::Refused { refusal, .. }) if refusal.errno == libc::ENOENT => Ok(()),
         other => other,
     }
 }
 
-/// Adds all routes of ours, and those of others that concern us. One list tells both: asked for by protocol and by table, the
-/// kernel would walk everything as often.
+/// Adds all routes of ours, and those of others that concern us. One list serves both: a filter by protocol or by table
+/// would make the kernel walk everything each time.
 fn all_routes(
     socket: &mut Socket,
     stop: &dyn Fn() -> bool,
@@ -407,7 +407,7 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
         match kind {
             route::RTA_DST => destination = address(value)?,
             route::RTA_TABLE => table = u32_at(value, 0)?,
-            // That of IPv6 is the device's.
+            // For IPv6 the metric is the device's.
             route::RTA_METRICS if family == Family::V4 => {
                 let told = attributes(value, 0).find(|(kind, _)| *kind == route::RTAX_MTU);
                 mtu = told.and_then(|(_, value)| u32_at(value, 0)).unwrap_or_default();
@@ -431,7 +431,7 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
     Some(KernelRoute { key: RouteKey { table, prefix, metric }, tos: u8_at(payload, 3)?, via, mtu })
 }
 
-/// Whether an IPv6 neighbour or Ethernet address is of the kind that we make for other hosts.
+/// Whether an IPv6 neighbour or Ethernet address has the form that we make for other hosts.
 pub(super) fn looks_like_a_host(gateway: Ipv6Addr) -> bool {
     let segments = gateway.segments();
     segments[..5] == [0xfe80, 0, 0, 0, 0] && naming::HOST_PREFIXES.contains(&segments[5])

@@ -1,4 +1,4 @@
-//! The action of a filter that limits what it selects (`act_police`), by packets per second.
+//! The action of a filter that limits what it selects (`act_police`), in packets per second.
 
 use super::{
     uapi::tc,
@@ -6,21 +6,22 @@ use super::{
 };
 use crate::filter::PacketRate;
 
-/// Packets longer than this would be dropped: none is.
+/// Longer packets would be dropped: there are none.
 const MTU: u32 = u32::MAX;
 
-/// How long a burst takes at its rate; none at no rate.
+/// The duration of a burst at its rate; none without a rate.
 fn burst_ticks(rate: PacketRate) -> Option<u64> {
     let ns = (u64::from(rate.burst) * 1_000_000_000).checked_div(rate.per_second.into())?;
     Some(ns / tc::TICK_NS)
 }
 
-/// Appends the actions of a filter: one, which drops what is beyond the rate, and leaves the rest to the filters behind it.
+/// Appends the actions of a filter: one, which drops what exceeds the rate, and leaves the rest to the filters behind
+/// it.
 pub(super) fn put_limit(actions: &mut Vec<u8>, rate: PacketRate) {
     put_nested(actions, 1, |action| {
         put(action, tc::ACT_KIND, b"police\0");
         put_nested(action, tc::ACT_OPTIONS, |options| {
-            // It counts no bytes.
+            // No limit in bytes.
             let mut parameters = [0, tc::ACT_SHOT, 0, 0, MTU].map(u32::to_ne_bytes).concat();
             parameters.resize(tc::POLICE_TBF_LEN, 0);
             put(options, tc::POLICE_TBF, &parameters);
@@ -32,7 +33,7 @@ pub(super) fn put_limit(actions: &mut Vec<u8>, rate: PacketRate) {
     });
 }
 
-/// The rate, if the actions are such as we would make.
+/// The rate, if the actions are as we would make them.
 pub(super) fn read_limit(actions: &[u8]) -> Option<PacketRate> {
     let mut each = attributes(actions, 0);
     let ((_, action), None) = (each.next()?, each.next()) else { return None };
@@ -48,7 +49,7 @@ pub(super) fn read_limit(actions: &[u8]) -> Option<PacketRate> {
             tc::POLICE_PKTRATE64 => per_second = Some(u64_at(value, 0)?),
             tc::POLICE_PKTBURST64 => ticks = Some(u64_at(value, 0)?),
             tc::POLICE_TM | tc::POLICE_PAD => {}
-            // It counts bytes, too.
+            // It has a limit in bytes, too.
             _ => return None,
         }
     }

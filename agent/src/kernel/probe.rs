@@ -1,4 +1,4 @@
-//! Sends ICMP echo requests in a VRF, and takes the replies.
+//! Sends ICMP echo requests in a VRF, and receives the replies.
 
 use super::sockopt;
 use cps_peering_config::net::InterfaceName;
@@ -17,25 +17,25 @@ use std::{
 /// The types of ICMP echo replies, of IPv4 and IPv6.
 pub(crate) const ECHO_REPLY: [u8; 2] = [0, 129];
 
-/// A way to the other end and back.
+/// A connection to the other end.
 pub(crate) trait Echo {
     /// Sends a request.
     fn send(&mut self, request: &[u8]) -> io::Result<()>;
-    /// Something that came back, or none by then.
+    /// Receives a packet; none if nothing arrived in time.
     fn receive(&mut self, until: Instant) -> io::Result<Option<&[u8]>>;
 }
 
-/// A raw socket bound to a VRF and to the addresses of both ends. It takes `CAP_NET_RAW`.
+/// A raw socket bound to a VRF and to the addresses of both ends. Requires `CAP_NET_RAW`.
 pub struct EchoSocket {
     socket: Socket,
     buffer: Vec<u8>,
 }
 
-/// Room for replies that nobody has read yet, in bytes: those of one probe.
+/// Room for unread replies, in bytes: those of one probe.
 const RECEIVE_BUFFER: usize = 256 * 1024;
 
 impl EchoSocket {
-    /// Opens one. From then on the kernel takes replies from `remote` with this identifier, and nothing else.
+    /// Opens one. From then on the kernel receives replies from `remote` with this identifier, and nothing else.
     pub fn open(vrf: InterfaceName, local: IpAddr, remote: IpAddr, identifier: u16) -> io::Result<Self> {
         let v6 = remote.is_ipv6();
         let (domain, protocol) = if v6 { (Domain::IPV6, Protocol::ICMPV6) } else { (Domain::IPV4, Protocol::ICMPV4) };
@@ -45,7 +45,7 @@ impl EchoSocket {
         socket.set_nonblocking(true)?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         socket.bind_device(Some(vrf.as_bytes()))?;
-        // Every packet is sent whole, whatever was learned of the path: by somebody's "too big", too.
+        // Every packet is sent unfragmented, whatever path MTU was learned: it may come from a forged "too big".
         let raw = socket.as_raw_fd();
         if v6 {
             sockopt::set(raw, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
@@ -68,7 +68,7 @@ impl AsFd for EchoSocket {
 impl Echo for EchoSocket {
     fn send(&mut self, request: &[u8]) -> io::Result<()> {
         match self.socket.send(request) {
-            // That was said of one before.
+            // That error was about an earlier request.
             Err(error) if is_said_of_a_request(&error) => self.socket.send(request).map(drop),
             sent => sent.map(drop),
         }
@@ -79,7 +79,7 @@ impl Echo for EchoSocket {
             match (&self.socket).read(&mut self.buffer) {
                 Ok(length) => return Ok(Some(&self.buffer[..length])),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // What somebody on the way says of a request: it is lost, and no more.
+                // An ICMP error about a request: it is lost, and no more.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted || is_said_of_a_request(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -92,9 +92,9 @@ impl Echo for EchoSocket {
     }
 }
 
-/// Waits until something can be read, or for that long.
+/// Waits until something can be read, or until the timeout.
 pub(crate) fn wait(sockets: &mut [PollFd<'_>], patience: Duration) -> io::Result<()> {
-    // Rounded up, so that the time is over afterwards.
+    // Rounded up, so that the timeout has passed afterwards.
     let ms = i32::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
     match poll(sockets, PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
@@ -102,8 +102,8 @@ pub(crate) fn wait(sockets: &mut [PollFd<'_>], patience: Duration) -> io::Result
     }
 }
 
-/// ICMP errors that the kernel hands to a connected socket (`icmp_err_convert`, `icmpv6_err_convert`). Any server within the peer's
-/// prefixes can send one.
+/// ICMP errors that the kernel reports to a connected socket (`icmp_err_convert`, `icmpv6_err_convert`). Any server
+/// within the peer's prefixes can send one.
 fn is_said_of_a_request(error: &io::Error) -> bool {
     const SAID: [i32; 10] = [
         libc::ENOPROTOOPT,
@@ -120,12 +120,12 @@ fn is_said_of_a_request(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| SAID.contains(&number))
 }
 
-/// A program by which the kernel keeps to itself all but echo replies with an identifier (`sock_filter`, classic BPF).
+/// A program by which the kernel drops all but echo replies with an identifier (`sock_filter`, classic BPF).
 fn replies_only(v6: bool, identifier: u16) -> Vec<SockFilter> {
     let op = |code: u32| u16::try_from(code).expect("operation codes are short");
     let indexed = |size: u32| op(libc::BPF_LD | size | libc::BPF_IND);
     let (equal, end) = (op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), op(libc::BPF_RET | libc::BPF_K));
-    // Where the ICMP header begins: a raw socket gets the header of IPv4, and not that of IPv6.
+    // Where the ICMP header begins: a raw socket receives the IPv4 header, and not that of IPv6.
     let start = if v6 {
         SockFilter::new(op(libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM), 0, 0, 0)
     } else {

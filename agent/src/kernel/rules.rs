@@ -1,4 +1,4 @@
-//! Policy rules: the two that the agent has a say in, and those of others that the kernel asks before `l3mdev`.
+//! Policy rules: the two that the agent manages, and those of others that the kernel evaluates before `l3mdev`.
 
 use super::{
     KernelError,
@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(super) struct Rules {
     /// Those that send everything to `local` or `l3mdev`.
     pub(super) plain: Vec<Rule>,
-    /// Those in front of the first plain `l3mdev` rule that do something.
+    /// Those in front of the first plain `l3mdev` rule that have an effect.
     pub(super) ahead: Vec<RuleAhead>,
 }
 
@@ -46,11 +46,11 @@ fn rules(socket: &mut Socket, family: Family) -> Result<Rules, KernelError> {
     Ok(sorted(all))
 }
 
-/// The kernel lists rules in the order in which it asks them.
+/// The kernel lists rules in the order in which it evaluates them.
 fn sorted(all: Vec<Parsed>) -> Rules {
     let is_l3mdev = |parsed: &Parsed| parsed.plain.is_some_and(|rule| rule.lookup == Lookup::L3mdev);
     let first = all.iter().position(is_l3mdev);
-    // Where there is none, ours comes behind what has its priority already.
+    // If there is none, ours comes behind rules that have its priority already.
     let limit = first.map_or(L3MDEV_RULE_PRIORITY, |place| all[place].ahead.priority);
     let place = first.unwrap_or_else(|| all.iter().take_while(|parsed| parsed.ahead.priority <= limit).count());
     let mut rules = Rules::default();
@@ -66,14 +66,14 @@ fn sorted(all: Vec<Parsed>) -> Rules {
     rules
 }
 
-/// One rule as the kernel tells of it.
+/// One rule as the kernel reports it.
 #[derive(Debug)]
 struct Parsed {
     plain: Option<Rule>,
     ahead: RuleAhead,
-    /// It does nothing, or what our own does.
+    /// It has no effect, or the same as our own.
     nothing: bool,
-    /// Where it goes on.
+    /// The target of a goto.
     jump: Option<u32>,
 }
 
@@ -90,7 +90,7 @@ impl Parsed {
         let mut selectors = Vec::new();
         let mut selective = to_len != 0 || from_len != 0 || tos != 0 || flags & !rule::FIB_RULE_PERMANENT != 0;
         for (kind, value) in attributes(payload, rule::HEADER_LEN) {
-            // The kernel tells of it where there is none, too.
+            // The kernel reports it even if there is none.
             if kind == rule::FRA_SUPPRESS_PREFIXLEN && u32_at(value, 0) == Some(u32::MAX) {
                 continue;
             }
@@ -161,7 +161,7 @@ impl Parsed {
     }
 }
 
-/// A selector in the words of `ip rule`.
+/// A selector in the terms of `ip rule`.
 fn selector(kind: u16, value: &[u8]) -> Option<String> {
     let range = || Some((u16_at(value, 0)?, u16_at(value, 2)?));
     let ports = |name: &str| range().map(|(first, last)| format!("{name} {first}-{last}"));
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::kernel::wire::put;
 
-    /// A rule as the kernel tells of it: action, flags, and attributes besides the priority.
+    /// A rule as the kernel reports it: action, flags, and attributes besides the priority.
     fn rule(priority: u32, action: u8, flags: u32, attributes: &[(u16, &[u8])]) -> Parsed {
         let has = |kind| attributes.iter().any(|(other, _)| *other == kind);
         let length = |kind| if has(kind) { 24 } else { 0 };
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_l3mdev_and_does_something_is_told_in_the_words_of_ip() {
+    fn effective_rules_before_l3mdev_are_reported_in_the_terms_of_ip() {
         const L3MDEV: (u16, &[u8]) = (rule::FRA_L3MDEV, &[1]);
         let (local, main) = (table(route::RT_TABLE_LOCAL), table(route::RT_TABLE_MAIN));
         let all = vec![
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_l3mdev_rule_what_would_be_before_ours_is_told() {
+    fn without_an_l3mdev_rule_those_that_would_precede_ours_are_reported() {
         let main = table(route::RT_TABLE_MAIN);
         let to_main = |priority| rule(priority, rule::FR_ACT_TO_TBL, 0, &[(rule::FRA_TABLE, &main)]);
         let expected = ["999 from all lookup main", "1000 from all lookup main"];

@@ -1,4 +1,4 @@
-//! A netlink socket for commands: blocking, one conversation at a time, with the kernel's explanations.
+//! A netlink socket for commands: blocking, one conversation at a time, with the kernel's extended errors.
 
 use super::{
     KernelError, NetlinkError,
@@ -18,7 +18,7 @@ use nix::{
 };
 use std::{io, os::fd::AsRawFd};
 
-/// How long the kernel may keep us waiting. Its answers come within the call; only a lost one takes longer.
+/// How long the kernel may take, in seconds. It answers within the call; only a lost answer takes longer.
 const TIMEOUT_S: i64 = 30;
 /// How often a list that changed while it was read is read again.
 const DUMP_ATTEMPTS: usize = 8;
@@ -47,13 +47,13 @@ fn failed<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> Kern
     move |source| KernelError::Socket { what, source: source.into() }
 }
 
-/// Where the port ids of our sockets for commands begin. The kernel puts the port id of whoever asked for a change into
-/// its announcement, so that we can tell our own changes from others'.
+/// The first port id of our command sockets. The kernel puts the port id of the requester into its announcement, so
+/// that we can tell our own changes from others'.
 pub(super) const FIRST_PORT: u32 = 0x4350_0000;
 /// How many there can be.
 pub(super) const PORTS: u32 = 1 << 16;
 
-/// Takes the first port id of ours that is free.
+/// Binds to the first of our port ids that is free.
 fn bind(socket: &mut RawSocket) -> io::Result<()> {
     let mut taken = None;
     for port in FIRST_PORT..FIRST_PORT + PORTS {
@@ -104,8 +104,8 @@ impl Socket {
         recv(self.raw.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).map_err(failed("receive"))
     }
 
-    /// Lists objects: `body` appends what follows the header of the request, `each` sees every object's payload. What
-    /// `each` gathers is thrown away and begun anew with `start` when the list changed meanwhile.
+    /// Lists objects: `body` appends what follows the header of the request, `each` sees every object's payload. If the
+    /// list changed meanwhile, what `each` collected is discarded, and collecting restarts with `start`.
     pub(super) fn dump<T>(
         &mut self,
         what: &'static str,
@@ -117,7 +117,7 @@ impl Socket {
         self.dump_unless(&|| false, what, kind, body, start, each)
     }
 
-    /// The same, given up when `stop` has become true; the socket is of no use then.
+    /// The same, abandoned once `stop` has become true; the socket is unusable then.
     pub(super) fn dump_unless<T>(
         &mut self,
         stop: &dyn Fn() -> bool,
@@ -154,7 +154,8 @@ impl Socket {
         }
     }
 
-    /// Asks for a list and returns the payload of its first object. The others are left unread, so the socket is of no use then.
+    /// Requests a list and returns the payload of its first object. The others are left unread, so the socket is
+    /// unusable then.
     pub(super) fn first(
         mut self,
         what: &'static str,
@@ -175,7 +176,7 @@ impl Socket {
         }
     }
 
-    /// Carries out all requests of a batch and returns the places of those that were refused.
+    /// Carries out all requests of a batch and returns the positions of those that were refused.
     pub(super) fn execute(&mut self, batch: &mut Batch) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let mut refused = Vec::new();
         if batch.len() == 0 {
@@ -198,14 +199,14 @@ impl Socket {
         }
     }
 
-    /// Asks for one object and returns its payload.
+    /// Requests one object and returns its payload.
     pub(super) fn get(
         &mut self,
         kind: u16,
         body: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Result<Vec<u8>, NetlinkError>, KernelError> {
         let mut request = Batch::default();
-        // Qdiscs are announced to everybody instead of being told to whom asks, unless he asks for that, too.
+        // Qdiscs are announced to the multicast group instead of the requester, unless it asks for an echo.
         request.push(kind, flag::ECHO, body);
         let sequence = self.send(&mut request)?;
         let mut found = Vec::new();
@@ -220,7 +221,7 @@ impl Socket {
         }
     }
 
-    /// Sends a batch and returns the number of its first request.
+    /// Sends a batch and returns the sequence number of its first request.
     fn send(&mut self, batch: &mut Batch) -> Result<u32, KernelError> {
         let first = self.sequence.wrapping_add(1);
         let count = u32::try_from(batch.len()).expect("batches are small");
@@ -231,8 +232,8 @@ impl Socket {
     }
 }
 
-/// Reads a list until it stayed the same while it was read. What an earlier attempt gathered is thrown away: a part of a list
-/// looks like one from which things have gone.
+/// Reads a list until it stays the same while it is read. What an earlier attempt collected is discarded: a partial
+/// list looks like one from which objects have been deleted.
 fn whole<T>(
     what: &'static str,
     start: impl Fn() -> T,
@@ -251,12 +252,12 @@ fn whole<T>(
 struct Reading {
     what: &'static str,
     sequence: u32,
-    /// Whether it stayed the same so far.
+    /// Whether it has stayed the same so far.
     whole: bool,
 }
 
 impl Reading {
-    /// Takes one datagram. After the last one it tells whether the list stayed the same while it was read.
+    /// Takes one datagram. After the last one it returns whether the list stayed the same while it was read.
     fn datagram(&mut self, bytes: &[u8], each: &mut impl FnMut(&[u8])) -> Result<Option<bool>, KernelError> {
         for message in messages(bytes).filter(|message| message.sequence == self.sequence) {
             self.whole &= message.flags & DUMP_INTERRUPTED == 0;
@@ -274,7 +275,7 @@ impl Reading {
     }
 }
 
-/// What an error or done message says, if it is not "all right".
+/// The error of an error or done message, if any.
 fn refusal(message: &Message<'_>) -> Option<NetlinkError> {
     let errno = -i32_at(message.payload, 0).unwrap_or_default();
     if errno <= 0 {
@@ -307,7 +308,7 @@ mod tests {
         objects.chain([message(DONE, end, &[0; 4])]).collect()
     }
 
-    /// Reads a list from a kernel that answers so.
+    /// Reads a list from a kernel with these answers.
     fn read(answers: &[Vec<Vec<u8>>]) -> Result<Vec<u8>, KernelError> {
         let mut answers = answers.iter().cycle();
         whole("routes", Vec::new, |gathered| {

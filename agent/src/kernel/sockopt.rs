@@ -1,10 +1,10 @@
-//! Socket options that no safe wrapper knows.
+//! Socket options without a safe wrapper.
 
 use nix::libc;
 use std::{io, os::fd::RawFd};
 
-/// Fills `value`, which also holds what the kernel is asked for. An answer of another length is an error.
-#[expect(unsafe_code, reason = "there is no safe way to an option of variable length")]
+/// Fills `value`, which also holds the request. An answer of another length is an error.
+#[expect(unsafe_code, reason = "no safe wrapper exists for options of variable length")]
 pub(super) fn get(socket: RawFd, level: libc::c_int, option: libc::c_int, value: &mut [u8]) -> io::Result<()> {
     let expected = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     let mut length = expected;
@@ -17,8 +17,8 @@ pub(super) fn get(socket: RawFd, level: libc::c_int, option: libc::c_int, value:
     }
 }
 
-/// Sets an option that is a number and that no safe wrapper knows.
-#[expect(unsafe_code, reason = "there is no safe way to an option that no wrapper knows")]
+/// Sets a numeric option that has no safe wrapper.
+#[expect(unsafe_code, reason = "no safe wrapper exists for this option")]
 pub(super) fn set(socket: RawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
     // SAFETY: the pointer and the length are those of one number, which the kernel only reads.

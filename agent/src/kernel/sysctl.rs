@@ -8,7 +8,7 @@ use std::{ffi::OsStr, fs, io, os::unix::ffi::OsStrExt, path::PathBuf};
 
 const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
-/// Whether the host forwards IPv6. A kernel without IPv6 has nothing to switch on.
+/// Whether the host forwards IPv6. A kernel without IPv6 has nothing to enable.
 pub(super) fn ipv6_forwarding() -> Result<bool, KernelError> {
     match fs::read_to_string(IPV6_FORWARDING) {
         Ok(value) => Ok(value.trim() != "0"),
@@ -17,8 +17,8 @@ pub(super) fn ipv6_forwarding() -> Result<bool, KernelError> {
     }
 }
 
-/// Whether the kernel tells of routes through next hop objects where these lead (`nexthop_compat_mode`). A kernel without the
-/// setting does.
+/// Whether the kernel reports with routes through next hop objects where these lead (`nexthop_compat_mode`). A kernel
+/// without the setting does.
 pub(super) fn routes_tell_next_hops() -> bool {
     fs::read_to_string("/proc/sys/net/ipv4/nexthop_compat_mode").map_or(true, |value| value.trim() != "0")
 }

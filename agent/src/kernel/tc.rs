@@ -1,5 +1,5 @@
-//! Ingress filters as netlink messages: `cls_bpf` with programs in classic BPF, which need no privilege but that of
-//! changing filters.
+//! Ingress filters as netlink messages: `cls_bpf` with programs in classic BPF, which need no privilege beyond changing
+//! filters.
 
 use super::{
     KernelError, check_stop,
@@ -22,18 +22,18 @@ use std::{collections::BTreeMap, os::fd::RawFd};
 pub(super) struct Qdisc {
     /// The index of the device.
     pub(super) index: u32,
-    /// Its handle; 0 is what the kernel puts there by itself.
+    /// Its handle; 0 for the kernel's default.
     pub(super) handle: u32,
-    /// What it hangs on.
+    /// Its parent.
     pub(super) parent: u32,
     /// Its kind, for instance `htb`.
     pub(super) kind: String,
-    /// Its options, as its kind writes them.
+    /// Its options, in the format of its kind.
     pub(super) options: Option<Vec<u8>>,
 }
 
 impl Qdisc {
-    /// A qdisc as the kernel tells of it.
+    /// A qdisc as the kernel reports it.
     pub(super) fn read(payload: &[u8]) -> Option<Qdisc> {
         let find =
             |wanted| attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
@@ -47,7 +47,7 @@ impl Qdisc {
     }
 }
 
-/// All of them, in order of their devices.
+/// All of them, sorted by device.
 pub(super) fn qdiscs(socket: &mut Socket) -> Result<Vec<Qdisc>, KernelError> {
     let mut qdiscs = socket.dump(
         "qdiscs",
@@ -60,7 +60,7 @@ pub(super) fn qdiscs(socket: &mut Socket) -> Result<Vec<Qdisc>, KernelError> {
     Ok(qdiscs)
 }
 
-/// What looks at arriving packets on each device that has such a thing.
+/// The ingress filters of each device that has a qdisc for them.
 pub(super) fn ingress(
     socket: &mut Socket,
     stop: &dyn Fn() -> bool,
@@ -78,12 +78,12 @@ pub(super) fn ingress(
     Ok(found)
 }
 
-/// What looks at arriving packets on one device.
+/// The ingress filters of one device.
 pub(super) fn ingress_of(socket: &mut Socket, index: u32) -> Result<Option<Ingress>, KernelError> {
     let found = socket.get(rtm::GET_QDISC, |body| put_header(body, index, tc::CLSACT_HANDLE, tc::CLSACT, 0))?;
     match found {
         Ok(_) => filters(socket, index).map(Some),
-        // There is none, or another than one of these two.
+        // There is none, or a kind other than these two.
         Err(_) => Ok(None),
     }
 }
@@ -119,7 +119,7 @@ fn filters(socket: &mut Socket, index: u32) -> Result<Ingress, KernelError> {
     )
 }
 
-/// Filters of others at one side of a `clsact` qdisc, in the words of `tc`.
+/// Filters of others on one side of a `clsact` qdisc, in the terms of `tc`.
 pub(super) fn foreign_filters(
     socket: &mut Socket,
     index: u32,
@@ -140,8 +140,8 @@ pub(super) fn foreign_filters(
     )
 }
 
-/// Notes a filter of somebody else. The kernel tells each priority once more as a whole. Behind another one nobody can tell what a
-/// filter still sees.
+/// Notes a filter of another program. The kernel reports each priority once more as a whole. What a filter behind
+/// another one still sees is unknown.
 fn note(found: &mut BTreeMap<String, Effect>, payload: &[u8], priority: u16, effect: Effect) {
     let Some(name) = filter_name(payload, priority) else { return };
     let is_first = found.keys().all(|other| *other == name);
@@ -149,7 +149,7 @@ fn note(found: &mut BTreeMap<String, Effect>, payload: &[u8], priority: u16, eff
     found.entry(name).and_modify(|known| *known = effect.max(*known)).or_insert(effect);
 }
 
-/// What a filter of somebody else does: `matchall` with the action `drop` is one that leaves nothing.
+/// The effect of another program's filter: `matchall` with the action `drop` leaves nothing.
 fn effect(payload: &[u8], info: u32) -> Effect {
     let drops_all = || {
         let find = |from, wanted| attributes(payload, from).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
@@ -173,7 +173,7 @@ fn effect(payload: &[u8], info: u32) -> Effect {
     if drops_all().is_some() { Effect::DropsAll } else { Effect::MayDrop }
 }
 
-/// Priority and kind of a filter. The kernel tells each priority once more as a whole.
+/// Priority and kind of a filter. The kernel reports each priority once more as a whole.
 fn filter_name(payload: &[u8], priority: u16) -> Option<String> {
     let (_, kind) = attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == tc::TCA_KIND)?;
     Some(format!("pref {priority} {}", text(kind)?))
@@ -184,7 +184,7 @@ fn is_bpf(payload: &[u8]) -> bool {
     kind.and_then(|(_, value)| text(value)) == Some("bpf")
 }
 
-/// The id of the program, if it is the underlay's by name, sees all packets and does what it returns.
+/// The id of the program, if it is the underlay's by name, sees all packets and is in direct-action mode.
 fn read_underlay_program(payload: &[u8], info: u32) -> Option<u32> {
     let find = |wanted| attributes(payload, tc::HEADER_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let options = find(tc::TCA_OPTIONS)?;
@@ -265,7 +265,7 @@ pub(super) fn put_clsact(body: &mut Vec<u8>, index: u32) {
     put(body, tc::TCA_KIND, b"clsact\0");
 }
 
-/// Without a protocol, whatever is there goes.
+/// Without a protocol, whatever is there is removed.
 pub(super) fn put_filter_place(body: &mut Vec<u8>, index: u32, place: FilterHandle) {
     put_header(body, index, place.handle, tc::INGRESS, u32::from(place.priority) << 16);
 }
@@ -277,9 +277,9 @@ pub(super) fn put_filter(body: &mut Vec<u8>, index: u32, place: FilterHandle, fi
     put_nested(body, tc::TCA_OPTIONS, |options| {
         let dropping = dropping();
         let (program, flags) = match filter {
-            // What it selects is handed to its action; without one, it is taken in.
+            // What it selects is handed to its action; without one, it is accepted.
             IngressFilter::Limit(program, _) | IngressFilter::Accept(program) => (program, 0),
-            // What it returns is done.
+            // What it returns is the action.
             IngressFilter::Reject(program) => (program, tc::BPF_ACT_DIRECT),
             IngressFilter::DropRest => (&dropping, tc::BPF_ACT_DIRECT),
         };
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_filter_that_drops_everything_is_told_to_do_so() {
+    fn only_a_filter_that_drops_everything_is_reported_as_such() {
         let filter = |priority: u16, protocol: u16, kind: &str, action: u32| {
             let mut body = Vec::new();
             let info = u32::from(priority) << 16 | u32::from(protocol.to_be());

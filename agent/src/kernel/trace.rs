@@ -1,4 +1,4 @@
-//! Reads what one path is made of, when somebody asks for it. Nothing is changed.
+//! Reads the objects on one path on request. Nothing is changed.
 
 use super::{
     Kernel as _, KernelError, Netlink, NetlinkError, UnderlayView, check_stop,
@@ -25,24 +25,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A look at the kernel beside that of the reconciler.
+/// An observation of the kernel beside that of the reconciler.
 pub struct Reader {
     netlink: Netlink,
     underlay: UnderlayView,
-    /// When it gives up.
+    /// The deadline.
     deadline: Instant,
 }
 
-/// What the kernel is asked to find a route for.
+/// The query for a route lookup in the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct RouteQuery {
     /// The destination.
     pub to: IpAddr,
-    /// The source, if the question has one.
+    /// The source, if the query has one.
     pub from: Option<IpAddr>,
     /// Where the packet comes from.
     pub through: Through,
-    /// The IP protocol, if it may matter: TCP, UDP or the ICMP of the family. Others are not asked about.
+    /// The IP protocol, if it may matter: TCP, UDP or the ICMP of the family. The kernel accepts no others.
     pub protocol: Option<u8>,
     /// The source port, if it may matter.
     pub source_port: Option<u16>,
@@ -55,24 +55,24 @@ pub struct RouteQuery {
 pub enum Through {
     /// The host itself sends it.
     Host,
-    /// It arrived at the device with this index.
+    /// It arrived on the device with this index.
     Arrived(u32),
     /// The host itself sends it through the VRF with this index.
     Vrf(u32),
 }
 
-/// What the kernel found.
+/// The result of a route lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RouteFound {
-    /// Whether the packet is the host's own (`RTN_LOCAL`).
+    /// Whether the packet is for the host itself (`RTN_LOCAL`).
     pub local: bool,
-    /// Whether it is sent on, to one destination.
+    /// Whether it is forwarded, to one destination.
     pub unicast: bool,
-    /// The device that it leaves through.
+    /// The output device.
     pub device: Option<u32>,
-    /// The next hop; none where the destination is on the link.
+    /// The next hop; none if the destination is on the link.
     pub gateway: Option<IpAddr>,
-    /// The longest packet in bytes, where the route says so itself: a setting, or what a router on the way has told.
+    /// The longest packet in bytes, if the route itself has an MTU: set, or learned from a router on the path.
     pub mtu: Option<u32>,
 }
 
@@ -87,28 +87,28 @@ pub struct Neighbour {
     pub since: Option<Duration>,
 }
 
-/// The kernel counts in hundredths of a second for programs (`USER_HZ`), on every architecture but Alpha and IA-64.
+/// The kernel reports times in hundredths of a second (`USER_HZ`), on every architecture but Alpha and IA-64.
 const USER_HZ_MS: u64 = 10;
-/// For how long it counts that nobody has answered: the kernel asks again only when somebody sends.
+/// For how long a failed solicitation counts: the kernel solicits again only when a packet is sent.
 const RECENTLY: Duration = Duration::from_secs(10);
 
 impl Neighbour {
-    /// Whether the kernel has asked for it and nobody has answered.
+    /// Whether the kernel has solicited it without an answer.
     pub fn has_failed(self) -> bool {
         self.state & neighbour::NUD_FAILED != 0
     }
 
-    /// Whether that was in the last ten seconds, or nobody knows when.
+    /// Whether that was in the last ten seconds, or at an unknown time.
     pub fn has_failed_recently(self) -> bool {
         self.has_failed() && self.since.is_none_or(|since| since <= RECENTLY)
     }
 
-    /// Whether the kernel is asking for it and has no answer yet.
+    /// Whether the kernel is soliciting it and has no answer yet.
     pub fn is_being_asked(self) -> bool {
         self.state & neighbour::NUD_INCOMPLETE != 0
     }
 
-    /// Whether somebody wrote it by hand.
+    /// Whether it is a static entry.
     pub fn is_permanent(self) -> bool {
         self.state & neighbour::NUD_PERMANENT != 0
     }
@@ -135,22 +135,22 @@ impl fmt::Display for Neighbour {
     }
 }
 
-/// How the queue of a shaper stands.
+/// The state of a shaper's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueState {
     /// Packets that it dropped since it was made.
     pub dropped: u32,
-    /// Bytes that wait.
+    /// Bytes waiting.
     pub backlog: u64,
 }
 
 impl Reader {
-    /// A look that also sees the filter of the underlay which this process keeps.
+    /// A reader that also sees the underlay filter which this process maintains.
     pub fn new(underlay: UnderlayView) -> Self {
         Self { netlink: Netlink::default(), underlay, deadline: Instant::now() }
     }
 
-    /// From now on, everything that is not done by then gives up with [`KernelError::Abandoned`].
+    /// From now on, whatever is not done by then is abandoned with [`KernelError::Abandoned`].
     pub fn until(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }
@@ -166,8 +166,8 @@ impl Reader {
         self.netlink.devices()
     }
 
-    /// All that concerns us of some devices and what is on them, with what decides about packets of the whole host. `senders` are
-    /// the VTEPs of which it is told whether they may send with a VNI.
+    /// All that concerns us about some devices and what is on them, with what decides about packets of the whole host.
+    /// `senders` are the VTEPs that are checked for whether they may send with a VNI.
     pub fn look(&mut self, parts: &Parts, senders: &BTreeMap<Vni, BTreeSet<IpAddr>>) -> Result<Observed, KernelError> {
         let deadline = self.deadline;
         let stop = &|| Instant::now() >= deadline;
@@ -196,7 +196,7 @@ impl Reader {
         })
     }
 
-    /// A neighbour, where the kernel has an entry for it.
+    /// A neighbour, if the kernel has an entry for it.
     pub fn neighbour(&mut self, device: u32, of: IpAddr) -> Result<Option<Neighbour>, KernelError> {
         self.check()?;
         self.netlink.with_socket(|socket, _| {
@@ -215,7 +215,7 @@ impl Reader {
         })
     }
 
-    /// How the queue of our shaper on a device stands, if there is one.
+    /// The state of the queue of our shaper on a device, if there is one.
     pub fn queue(&mut self, device: u32) -> Result<Option<QueueState>, KernelError> {
         self.check()?;
         self.netlink.with_socket(|socket, _| {
@@ -271,7 +271,7 @@ impl RouteQuery {
             Through::Arrived(index) => put(body, route::RTA_IIF, &index.to_ne_bytes()),
             Through::Vrf(index) => put(body, route::RTA_OIF, &index.to_ne_bytes()),
         }
-        // The kernel takes only these (`rtm_getroute_parse_ip_proto`).
+        // The kernel accepts only these (`rtm_getroute_parse_ip_proto`).
         let icmp = if self.to.is_ipv4() { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
         let Some(protocol) = self.protocol else { return };
         let has_ports = matches!(i32::from(protocol), libc::IPPROTO_TCP | libc::IPPROTO_UDP);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_is_told_as_ip_shows_it() {
+    fn a_neighbour_is_displayed_as_by_ip() {
         let read = |state: u16, mac: &[u8], updated: u32| {
             let mut payload = vec![0; 8];
             payload.extend(state.to_ne_bytes());
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_asked_for_protocols_and_ports_that_it_takes() {
+    fn lookups_have_only_protocols_and_ports_that_the_kernel_accepts() {
         let asked = |to: &str, protocol: u8| {
             let query = RouteQuery {
                 to: to.parse().unwrap(),

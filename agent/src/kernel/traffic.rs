@@ -1,4 +1,4 @@
-//! Reads how much has passed through the devices of sides.
+//! Reads the traffic counters of the devices of sides.
 
 use super::{
     KernelError,
@@ -54,7 +54,7 @@ pub(super) fn traffic(socket: &mut Socket) -> Result<BTreeMap<Vni, Reading>, Ker
             reading.shaped = true;
             reading.sent = passed.sent;
             reading.backlog = passed.backlog;
-            // Of a packet that is taken apart, the queue may drop a part: only it knows.
+            // If a packet is segmented, the queue may drop a part: only the queue counts it.
             reading.dropped = queues.get(&reading.device).map_or(0, |queue| queue.dropped);
         }
     }
@@ -92,7 +92,7 @@ pub(super) fn read_passed(payload: &[u8]) -> Option<Passed> {
     let (_, stats) = attributes(payload, uapi::HEADER_LEN).find(|(kind, _)| *kind == uapi::TCA_STATS2)?;
     let find = |wanted| attributes(stats, 0).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let (basic, queue) = (find(uapi::STATS_BASIC)?, find(uapi::STATS_QUEUE)?);
-    // Told only where 32 bits are not enough.
+    // Reported only if 32 bits are not enough.
     let packets = match find(uapi::STATS_PKT64) {
         Some(packets) => u64_at(packets, 0)?,
         None => u32_at(basic, 8)?.into(),

@@ -119,7 +119,7 @@ pub(super) mod addr {
     pub(in crate::kernel) const IFA_LOCAL: u16 = 2;
     pub(in crate::kernel) const IFA_FLAGS: u16 = 8;
     pub(in crate::kernel) const IFA_PROTO: u16 = 11;
-    /// What the kernel says of a link-local address that it made up.
+    /// The kernel's origin of a link-local address that it generated.
     pub(in crate::kernel) const IFAPROT_KERNEL_LL: u8 = 3;
     pub(in crate::kernel) const IFA_F_NODAD: u32 = 0x02;
     pub(in crate::kernel) const IFA_F_TENTATIVE: u8 = 0x40;
@@ -132,7 +132,7 @@ pub(super) mod neighbour {
     pub(in crate::kernel) const AF_BRIDGE: u8 = 7;
     pub(in crate::kernel) const NDA_DST: u16 = 1;
     pub(in crate::kernel) const NDA_LLADDR: u16 = 2;
-    /// `struct nda_cacheinfo`: when it was confirmed, used and updated last, in ticks of `USER_HZ`.
+    /// `struct nda_cacheinfo`: when it was last confirmed, used and updated, in ticks of `USER_HZ`.
     pub(in crate::kernel) const NDA_CACHEINFO: u16 = 3;
     pub(in crate::kernel) const NDA_PORT: u16 = 6;
     pub(in crate::kernel) const NDA_VNI: u16 = 7;
@@ -169,7 +169,7 @@ pub(super) mod route {
     pub(in crate::kernel) const RTA_SPORT: u16 = 28;
     pub(in crate::kernel) const RTA_DPORT: u16 = 29;
     pub(in crate::kernel) const RTA_NH_ID: u16 = 30;
-    /// Answers with the route that was found instead of what it means for the packet.
+    /// Returns the route that was found instead of its effect on the packet.
     pub(in crate::kernel) const RTM_F_FIB_MATCH: u32 = 0x2000;
     pub(in crate::kernel) const RTN_UNICAST: u8 = 1;
     pub(in crate::kernel) const RTN_LOCAL: u8 = 2;
@@ -220,7 +220,7 @@ pub(super) mod tc {
     pub(in crate::kernel) const TBF_BURST: u16 = 6;
     /// The first field of `tc_htb_glob`: `HTB_VER` >> 16.
     pub(in crate::kernel) const HTB_VERSION: u32 = 3;
-    /// Lengths are those of Ethernet frames: then the kernel asks for no table of times.
+    /// Lengths are those of Ethernet frames: then the kernel needs no rate table.
     pub(in crate::kernel) const LINKLAYER_ETHERNET: u8 = 1;
     /// `TC_H_CLSACT`.
     pub(in crate::kernel) const CLSACT: u32 = 0xffff_fff1;
@@ -256,12 +256,12 @@ pub(super) mod tc {
     pub(in crate::kernel) const ACT_OPTIONS: u16 = 2;
     /// `struct tc_gact`, whose third number is the action.
     pub(in crate::kernel) const GACT_PARMS: u16 = 2;
-    /// `TC_ACT_UNSPEC`: the next filter is asked.
+    /// `TC_ACT_UNSPEC`: continue with the next filter.
     pub(in crate::kernel) const ACT_UNSPEC: u32 = u32::MAX;
     /// `struct tc_police`: index, action, limit, burst, MTU, two `tc_ratespec` of 12 bytes, two counts, capabilities.
     pub(in crate::kernel) const POLICE_TBF: u16 = 1;
     pub(in crate::kernel) const POLICE_TBF_LEN: usize = 56;
-    /// What happens to what conforms.
+    /// The action for conforming packets.
     pub(in crate::kernel) const POLICE_RESULT: u16 = 5;
     pub(in crate::kernel) const POLICE_TM: u16 = 6;
     pub(in crate::kernel) const POLICE_PAD: u16 = 7;

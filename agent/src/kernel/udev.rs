@@ -1,5 +1,5 @@
-//! Whether udev has finished with an interface. A new one may bear a port's name for a moment, until udev gives it another; a member
-//! of a VRF that is up cannot be renamed any more.
+//! Whether udev has finished with an interface. A new one may have a port's name for a moment, until udev renames it; a
+//! member of a VRF that is up can no longer be renamed.
 
 use std::{
     collections::BTreeMap,
@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where udev does not see an interface, for instance in another network namespace, nobody renames it.
+/// If udev does not see an interface, for instance in another network namespace, no one renames it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// udev, where it runs.
 #[derive(Debug)]
 pub(super) struct Udev {
     folder: PathBuf,
-    /// When interfaces that it has not finished with were seen first, by index.
+    /// When interfaces that it has not finished with were first seen, by index.
     waiting: BTreeMap<u32, Instant>,
 }
 
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_counts_when_udev_has_finished_or_does_not_care() {
+    fn a_name_counts_once_udev_has_finished_or_ignores_the_interface() {
         let folder = tempfile::tempdir().unwrap();
         let mut udev = Udev { folder: folder.path().to_owned(), waiting: BTreeMap::new() };
         let now = Instant::now();

@@ -1,7 +1,7 @@
 //! Netlink messages as bytes.
 //!
-//! Dumps are read attribute by attribute: what is unknown is skipped, so a newer kernel's additions can never hide an
-//! object. Routes and next hops are also written here: there may be a million of them.
+//! Dumps are parsed attribute by attribute: unknown ones are skipped, so a newer kernel's additions can never hide an
+//! object. Routes and next hops are also encoded here: there may be a million of them.
 
 use cps_peering_config::net::{InterfaceName, escape_name};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The length of a message header (`struct nlmsghdr`).
 pub(super) const HEADER_LEN: usize = 16;
 
-/// A message as it came: its header's fields and what follows.
+/// A received message: its header's fields and what follows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Message<'a> {
     pub(super) kind: u16,
@@ -18,7 +18,7 @@ pub(super) struct Message<'a> {
     pub(super) payload: &'a [u8],
 }
 
-/// The messages of one datagram; ends at the first that is cut off.
+/// The messages of one datagram; ends at the first that is truncated.
 pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = u32_at(datagram, 0)? as usize;
@@ -33,8 +33,8 @@ pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>>
     })
 }
 
-/// The attributes behind a message's fixed part of `skip` bytes, without the flags in their kind; ends at the first that
-/// is cut off.
+/// The attributes behind a message's fixed part of `skip` bytes, without the flags in their kind; ends at the first
+/// that is truncated.
 pub(super) fn attributes(payload: &[u8], skip: usize) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = payload.get(skip..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -73,14 +73,14 @@ pub(super) fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes.split(|&b| b == 0).next()?).ok()
 }
 
-/// A name that others may have made of any bytes, for people, and for comparing it with others that are read this way: backslashes are
-/// escaped as well, so that no two names become one.
+/// A name that others may have made of any bytes, for display, and for comparison with others that are read this way:
+/// backslashes are escaped as well, so that distinct names stay distinct.
 pub(super) fn name(bytes: &[u8]) -> Option<String> {
     let name = bytes.split(|&b| b == 0).next()?;
     Some(name.split(|&b| b == b'\\').map(escape_name).collect::<Vec<_>>().join("\\x5c"))
 }
 
-/// A name of any bytes for comparing it with others: what comes before the first NUL.
+/// A name of any bytes for comparison: everything before the first NUL.
 pub(super) fn bytes_of_name(bytes: &[u8]) -> Vec<u8> {
     bytes.split(|&b| b == 0).next().unwrap_or_default().to_vec()
 }
@@ -115,7 +115,7 @@ impl Batch {
         self.starts.len()
     }
 
-    /// Adds a request: `body` appends what follows the header.
+    /// Appends a request: `body` appends what follows the header.
     pub(super) fn push(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
         self.starts.push(start);
@@ -127,7 +127,7 @@ impl Batch {
         self.bytes[start + 6..start + 8].copy_from_slice(&(flags | REQUEST).to_ne_bytes());
     }
 
-    /// Numbers the requests from `first` on, and asks for an answer to the last one.
+    /// Numbers the requests from `first` on, and requests an acknowledgement of the last one.
     pub(super) fn seal(&mut self, first: u32) {
         for (&start, sequence) in self.starts.iter().zip(first..) {
             self.bytes[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_ends_the_reading() {
+    fn truncated_data_ends_parsing() {
         let mut batch = Batch::default();
         batch.push(24, 0, |bytes| bytes.extend([0; 8]));
         batch.push(24, 0, |bytes| bytes.extend([0; 8]));

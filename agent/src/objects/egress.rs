@@ -1,27 +1,27 @@
-//! What a device sends, and how much of it in a time.
+//! What a device sends, and how much of it per unit of time.
 
-/// Limits what a device sends: one HTB class that takes everything, with a queue of its own behind it.
+/// Limits what a device sends: one HTB class for everything, with a queue of its own behind it.
 ///
-/// `tc`'s defaults are of no use here. With its burst a class falls short of its rate from some 50 Mbit/s on, and with its
-/// queue of a thousand packets a slow class holds them for seconds. So both follow from the rate.
+/// `tc`'s defaults are of no use here. With its burst a class falls short of its rate from some 50 Mbit/s on, and with
+/// its queue of a thousand packets a slow class delays them by seconds. So both follow from the rate.
 ///
-/// What a network card or the sender has joined (GRO, TSO) is one packet of up to 64 KiB. HTB sends it as a whole: at 1 Mbit/s
-/// that takes half a second of the rate at once, and where it finds no room in the queue all of it is lost. So the queue of a
-/// slow class takes such packets apart before they are in it.
+/// Segments that a network card or the sender has coalesced (GRO, TSO) form one packet of up to 64 KiB. HTB sends it as
+/// a whole: at 1 Mbit/s that is half a second of the rate in one burst, and if it does not fit into the queue all of it
+/// is lost. So the queue of a slow class segments such packets before it stores them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shaper {
-    /// What may pass.
+    /// The rate.
     pub rate: Rate,
-    /// Where packets wait.
+    /// The queue.
     pub queue: Queue,
 }
 
 /// Where packets wait until they may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Queue {
-    /// How much may wait, in bytes; what is more is dropped.
+    /// How much may wait, in bytes; anything more is dropped.
     pub limit: u32,
-    /// The longest packet that is not taken apart, in bytes.
+    /// The longest packet that is not segmented, in bytes.
     pub longest: u32,
 }
 
@@ -30,32 +30,32 @@ pub struct Queue {
 pub struct Rate {
     /// In bytes per second.
     pub bytes_per_second: u64,
-    /// How long it may send at once after it was silent, in ticks of 64 ns (`PSCHED_SHIFT`), at its rate.
+    /// How long it may send at line rate after a silence, in ticks of 64 ns (`PSCHED_SHIFT`) at its rate.
     pub burst_ticks: u32,
 }
 
 /// The kernel counts time for its shapers in units of 2⁶ ns.
 const TICK_NS: u64 = 64;
 
-/// How long a burst is: 10 ms. A shorter one lets a class of several Gbit/s fall short of its rate when the processor is busy
-/// elsewhere; a longer one would exceed the rate by more than 1 % over a second.
+/// The length of a burst: 10 ms. A shorter one lets a class of several Gbit/s fall short of its rate when the CPU is
+/// busy elsewhere; a longer one would exceed the rate by more than 1 % over a second.
 const BURST_NS: u64 = 10_000_000;
 
-/// The most that is taken off a rate: a 75th.
+/// The most that is subtracted from a rate: a 75th.
 const MOST_TAKEN_OFF: u64 = 75;
 
-/// How long the longest wait in the queue is: 50 ms.
+/// The longest wait in the queue: a 20th of a second, 50 ms.
 const QUEUE_PART: u64 = 20;
 
-/// The smallest queue, in bytes. The first window of a TCP connection, some 15 kB, must fit twice.
+/// The smallest queue, in bytes. The initial window of a TCP connection, some 15 kB, must fit twice.
 const LEAST_QUEUE: u64 = 32 * 1024;
 
-/// From this rate on packets stay joined, in bytes per second: 64 KiB are less than 1 % of what passes in a second, and to
-/// take them apart would cost the processor more than it is worth.
+/// From this rate on packets stay coalesced, in bytes per second: 64 KiB are less than 1 % of what passes in a second,
+/// and segmenting them would cost more CPU time than it is worth.
 const JOINED_FROM: u64 = 12_500_000;
 
 impl Queue {
-    /// Longer than any packet: none is taken apart.
+    /// Longer than any packet: none is segmented.
     pub const WHOLE: u32 = 1 << 24;
 }
 
@@ -63,11 +63,11 @@ impl Queue {
 pub const ETHERNET_HEADER: u64 = 14;
 
 impl Shaper {
-    /// What limits a device with an MTU of so many bytes to a number of bytes per second.
+    /// The shaper that limits a device to a rate in bytes per second, given its MTU in bytes.
     pub fn new(bytes_per_second: u64, mtu: u32) -> Self {
         let frame = u64::from(mtu) + ETHERNET_HEADER;
-        // HTB sends while it has a token left, and so up to a frame more than the rate and the burst: one frame less in each
-        // second, and no second has more than 101 % of what it should have.
+        // HTB sends while it has a token left, and so up to a frame more than the rate and the burst: subtracting one
+        // frame per second keeps every second within 101 % of the rate.
         let exact = (bytes_per_second - frame.min(bytes_per_second / MOST_TAKEN_OFF)).max(1);
         let rate = Rate { bytes_per_second: exact, burst_ticks: saturated(BURST_NS / TICK_NS) };
         let queue = Queue {
@@ -82,16 +82,16 @@ fn saturated(number: u64) -> u32 {
     number.try_into().unwrap_or(u32::MAX)
 }
 
-/// What decides about what a device sends, as the kernel has it.
+/// The egress shaping of a device, as in the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Egress {
-    /// Whether its root is the HTB that we make. All else says nothing where it is not.
+    /// Whether its root is the HTB that we make. If not, the other fields mean nothing.
     pub ours: bool,
     /// The rate of our class.
     pub rate: Option<Rate>,
     /// The queue behind our class.
     pub queue: Option<Queue>,
-    /// Whether there are classes or filters that we do not make, by which something could pass beside our class.
+    /// Whether there are classes or filters that we do not make, through which packets could bypass our class.
     pub bypassed: bool,
 }
 
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn only_slow_shapers_take_packets_apart() {
+    fn only_slow_shapers_segment_packets() {
         let longest = |mbit: u64| Shaper::new(mbit * 125_000, 1450).queue.longest;
         assert_eq!([1, 99, 100, 10_000].map(longest), [1464, 1464, Queue::WHOLE, Queue::WHOLE]);
     }

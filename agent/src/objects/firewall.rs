@@ -1,18 +1,18 @@
-//! The host's packet filters as values: what of nftables and iptables decides about packets of VPCs.
+//! The host's packet filters as values: what nftables and iptables do to packets of VPCs.
 
 use super::Family;
 use cps_peering_config::net::{InterfaceName, within};
 use ipnet::IpNet;
 use std::{fmt, ops::RangeInclusive};
 
-/// All chains that the kernel evaluates for packets of IP, with those they lead to.
+/// All chains that the kernel evaluates for IP packets, with those they call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Firewall {
     /// Every chain.
     pub chains: Vec<Chain>,
     /// Policies of `IPsec`; for each direction in the order in which the kernel asks them.
     pub policies: Vec<Policy>,
-    /// What could not be read, and why; then nobody knows what becomes of packets.
+    /// What could not be read, and why; then the fate of packets is unknown.
     pub unread: Vec<String>,
 }
 
@@ -124,33 +124,33 @@ pub enum Scope {
     Both,
     /// Everything on some devices (`netdev`).
     Devices(Vec<Pattern>),
-    /// What comes from members of bridges and what goes to them (`bridge`).
+    /// What bridge members receive, and what is sent to them (`bridge`).
     Bridge,
 }
 
-/// Where in its way through the kernel a packet is.
+/// Where a packet is on its way through the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// As it comes from a device (`netdev`, `inet`).
+    /// On arrival from a device (`netdev`, `inet`).
     Ingress,
-    /// Before its way is looked up.
+    /// Before routing.
     Prerouting,
-    /// Before the host takes it.
+    /// Before delivery to the host.
     Input,
     /// Between two devices.
     Forward,
-    /// As the host itself sends it.
+    /// As sent by the host itself.
     Output,
     /// Before it leaves.
     Postrouting,
-    /// As it goes to a device (`netdev`).
+    /// On its way to a device (`netdev`).
     Egress,
 }
 
 /// A list of rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
-    /// Whose it is.
+    /// The program that it belongs to.
     pub backend: Backend,
     /// Which packets its table sees.
     pub scope: Scope,
@@ -160,9 +160,9 @@ pub struct Chain {
     pub table: String,
     /// The chain.
     pub name: String,
-    /// Where the kernel begins with it; none where only rules lead to it.
+    /// The hook, if it is a base chain; none if only rules lead to it.
     pub hook: Option<Hook>,
-    /// Whether what no rule decides is dropped.
+    /// Whether packets without a verdict are dropped.
     pub drops: bool,
     /// The rules, in order.
     pub rules: Vec<FilterRule>,
@@ -171,20 +171,20 @@ pub struct Chain {
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterRule {
-    /// How its program names it, for instance `handle 7` or `rule 3`.
+    /// Its name in its program, for instance `handle 7` or `rule 3`.
     pub label: String,
-    /// What must all be true of a packet.
+    /// The conditions, all of which must hold.
     pub matches: Vec<Match>,
-    /// What becomes of it then.
+    /// The verdict then.
     pub verdict: Verdict,
 }
 
-/// One condition. Where there are several values, one of them is enough; where there is none, nothing meets it.
+/// One condition. Of several values, one must match; with none, nothing does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
-    /// The device that it came from.
+    /// The input device.
     In(Vec<Pattern>, Sense),
-    /// The device that it goes to.
+    /// The output device.
     Out(Vec<Pattern>, Sense),
     /// Its source address is in one of these.
     Source(Networks, Sense),
@@ -194,15 +194,15 @@ pub enum Match {
     Family(Vec<Family>, Sense),
     /// The protocol behind the IP header.
     Protocol(Vec<u8>, Sense),
-    /// The port that it goes to, in one of these ranges. What has no ports has none of them.
+    /// The destination port is in one of these ranges. Packets without ports match none.
     DestinationPort(Vec<RangeInclusive<u16>>, Sense),
-    /// What connection tracking says of it: one of the states whose bits are set ([`state`]).
+    /// The connection tracking state: one of those whose bits are set ([`state`]).
     State(u32, Sense),
-    /// Anything else: it may be true or not.
+    /// Anything else: it may or may not hold.
     Other,
 }
 
-/// Networks of one family, in order and without those that lie in others.
+/// Networks of one family, sorted and without those that are within others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
 
@@ -212,7 +212,7 @@ impl Networks {
         self.0.len()
     }
 
-    /// Whose they are; none where there is none.
+    /// Their family; none if there are none.
     pub fn family(&self) -> Option<Family> {
         self.0.first().map(Family::of)
     }
@@ -222,20 +222,20 @@ impl Networks {
         self.0.iter()
     }
 
-    /// Whether one of them has all addresses of a network.
+    /// Whether one of them contains a network.
     pub fn contain(&self, network: &IpNet) -> bool {
         let before = self.0.partition_point(|one| one.addr() <= network.addr());
         before.checked_sub(1).is_some_and(|place| within(network, &self.0[place]))
     }
 
-    /// Whether one of them has an address of a network.
+    /// Whether one of them overlaps a network.
     pub fn touch(&self, network: &IpNet) -> bool {
         let behind = self.0.partition_point(|one| one.addr() < network.addr());
         self.contain(network) || self.0.get(behind).is_some_and(|next| within(next, network))
     }
 }
 
-/// Of networks of one family, in any order.
+/// From networks of one family, in any order.
 impl FromIterator<IpNet> for Networks {
     fn from_iter<I: IntoIterator<Item = IpNet>>(networks: I) -> Self {
         Self(IpNet::aggregate(&networks.into_iter().collect()))
@@ -250,57 +250,58 @@ impl From<IpNet> for Networks {
 
 /// States of connection tracking, as nftables numbers them (`NF_CT_STATE_BIT`).
 pub mod state {
-    /// The first packets of a connection, until an answer is seen.
+    /// The first packets of a connection, until a reply is seen.
     pub const NEW: u32 = 1 << 3;
-    /// What is exempt from connection tracking.
+    /// Packets exempt from connection tracking.
     pub const UNTRACKED: u32 = 1 << 6;
-    /// What belongs to a connection whose destination was changed (`IPS_DST_NAT`). nftables has no state for it, iptables has one (`DNAT`).
+    /// Connections whose destination was changed (`IPS_DST_NAT`). nftables has no state for it, iptables has one
+    /// (`DNAT`).
     pub const DNAT: u32 = 1 << 31;
 }
 
-/// Whether a condition is meant as it stands or turned round.
+/// Whether a condition is inverted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sense {
     /// As it stands.
     Is,
-    /// Turned round.
+    /// Inverted.
     IsNot,
 }
 
-/// Names of devices, which may be of any bytes.
+/// Names of devices, which may contain any bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pattern {
-    /// The name, or how it begins, as the kernel has it.
+    /// The name, or its prefix, as in the kernel.
     pub name: Vec<u8>,
     /// Whether anything may follow.
     pub open: bool,
 }
 
 impl Pattern {
-    /// Whether a name fits.
+    /// Whether a name matches.
     pub fn fits(&self, name: &InterfaceName) -> bool {
         if self.open { name.as_bytes().starts_with(&self.name) } else { name.as_bytes() == self.name }
     }
 }
 
-/// What a rule does.
+/// The verdict of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// Nothing that decides: counts, logs, marks.
+    /// None: it counts, logs, marks.
     Continue,
-    /// Lets it go on to the next hook.
+    /// Accepts the packet, which goes on to the next hook.
     Accept,
-    /// Ends it; in the words of the program.
+    /// Drops it; in the terms of the program.
     Drop(String),
-    /// Changes an address or port of it; in the words of the program.
+    /// Changes an address or port of it; in the terms of the program.
     Translate(String),
-    /// Nobody can tell from the rule alone, for instance a verdict map.
+    /// Cannot be told from the rule alone, for instance a verdict map.
     Unclear(String),
-    /// Goes back to where the chain was called.
+    /// Returns to the calling chain.
     Return,
-    /// Goes on in another chain of the table, and comes back.
+    /// Continues in another chain of the table, and comes back.
     Jump(String),
-    /// Goes on in another chain of the table.
+    /// Continues in another chain of the table.
     Goto(String),
 }
 
@@ -310,7 +311,7 @@ mod tests {
     use cps_peering_config::net::overlap;
 
     #[test]
-    fn networks_are_found_as_by_looking_at_each() {
+    fn networks_are_found_as_by_checking_each() {
         let every: Vec<IpNet> = (0..=6)
             .flat_map(|length| (0..1u32 << length).map(move |place| (length, place)))
             .map(|(length, place)| format!("{}.0.0.0/{length}", if length == 0 { 0 } else { place << (8 - length) }))

@@ -1,4 +1,4 @@
-//! What others have in our tables, on our devices and on ports.
+//! Objects of others in our tables, on our devices and on ports.
 
 use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
@@ -7,16 +7,16 @@ use std::{
     fmt,
 };
 
-/// What something of somebody else does to packets of VPCs that meet it.
+/// The effect of another program's object on VPC packets that reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
-    /// Some may be lost, changed or led elsewhere: which ones, nobody can tell.
+    /// Some may be lost, changed or diverted: which ones is unknown.
     MayDrop,
-    /// Every one is lost.
+    /// All are lost.
     DropsAll,
 }
 
-/// Objects of others that packets of VPCs may meet. Nothing of it is ever changed.
+/// Objects of others in the path of VPC packets. None of them is ever changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Foreign {
     /// Routes in tables of ours that are neither ours nor the kernel's own, and routes of other tables that lead to our
@@ -24,10 +24,10 @@ pub struct Foreign {
     pub routes: Vec<ForeignRoute>,
     /// How many more such routes there are.
     pub more_routes: usize,
-    /// Filters on what our devices and ports send (`clsact` egress), in the words of `tc`, with what they do. Those on what
-    /// arrives are in [`Ingress::foreign`](super::Ingress::foreign).
+    /// Egress filters of our devices and ports (`clsact`), in the terms of `tc`, with their effect. Ingress filters are
+    /// in [`Ingress::foreign`](super::Ingress::foreign).
     pub egress_filters: BTreeMap<InterfaceName, BTreeMap<String, Effect>>,
-    /// Queueing disciplines of our devices and ports that the kernel does not set by itself, in the words of `tc`.
+    /// Queueing disciplines of our devices and ports other than the kernel's defaults, in the terms of `tc`.
     pub qdiscs: BTreeMap<InterfaceName, BTreeSet<String>>,
 }
 
@@ -36,10 +36,10 @@ impl Foreign {
     pub const MAX_ROUTES: usize = 200;
 }
 
-/// A route may have hundreds of next hops. So many of their devices are shown.
+/// A route may have hundreds of next hops. This many of their devices are shown.
 const MOST_SHOWN: usize = 4;
 
-/// A route of somebody else.
+/// A route of another program.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ForeignRoute {
     /// The routing table.
@@ -48,24 +48,24 @@ pub struct ForeignRoute {
     pub prefix: IpNet,
     /// The metric.
     pub metric: u32,
-    /// What becomes of a packet.
+    /// What happens to packets.
     pub fate: Fate,
-    /// Who made it (`rtm_protocol`).
+    /// The origin of the route (`rtm_protocol`).
     pub protocol: u8,
 }
 
-/// What a route of somebody else does with a packet.
+/// What a route of another program does with a packet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
-    /// Sends it out of one of these devices; none where the kernel does not say of which.
+    /// Sends it out through one of these devices; none if the kernel does not report which.
     Sent(BTreeSet<InterfaceName>),
-    /// Takes it in for the host.
+    /// Delivers it to the host.
     Local,
-    /// Goes on to the next rule, and so to the host's other tables.
+    /// Continues with the next rule, and so with the host's other tables.
     Thrown,
-    /// Drops it, with an answer or without.
+    /// Drops it, with or without an ICMP error.
     Dropped,
-    /// A type that is not known here, by its number (`rtm_type`).
+    /// An unknown type, by its number (`rtm_type`).
     Unknown(u8),
 }
 

@@ -1,4 +1,4 @@
-//! Kernel objects as values: what should be there ([`Desired`]), what is there ([`Observed`]) and what to do about it
+//! Kernel objects as values: the desired ones ([`Desired`]), the existing ones ([`Observed`]) and the changes
 //! ([`Operation`]).
 
 mod egress;
@@ -30,11 +30,11 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-/// The metric of unreachable routes, so that every other route of the same prefix wins. The kernel's VRF guide uses it
-/// for a VRF's default: 255 in the highest byte, 8192 in the others.
+/// The metric of unreachable routes, so that every other route of the same prefix takes precedence. The kernel's VRF
+/// guide uses it for a VRF's default: 255 in the highest byte, 8192 in the others.
 pub const BACKSTOP_METRIC: u32 = 4_278_198_272;
 
-/// The metric that the kernel gives to an IPv6 route which names none (`IP6_RT_PRIO_USER`).
+/// The metric that the kernel gives an IPv6 route without one (`IP6_RT_PRIO_USER`).
 pub const IPV6_METRIC: u32 = 1024;
 
 /// An address family with a routing table of its own.
@@ -72,7 +72,7 @@ impl Family {
 pub struct VrfDevice {
     /// Its routing table; immutable in the kernel.
     pub table: u32,
-    /// For people: whose VRF it is.
+    /// For operators: the VPC that it belongs to.
     pub alias: String,
 }
 
@@ -85,15 +85,15 @@ pub struct VxlanDevice {
     pub mac: Mac,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// The longest IPv4 packets that are sent through it, in bytes; 0 where that is its MTU.
+    /// The longest IPv4 packets that are sent through it, in bytes; 0 if that is its MTU.
     pub ipv4_mtu: u16,
     /// The VRF that it is enslaved to.
     pub vrf: InterfaceName,
-    /// For people: whose device it is.
+    /// For operators: the VPC or peering that it belongs to.
     pub alias: String,
 }
 
-/// What makes a VXLAN device that device: a change means deleting it and creating another.
+/// The identity of a VXLAN device: a change means deleting it and creating another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
     /// The VNI of what arrives.
@@ -106,24 +106,26 @@ pub struct Tunnel {
 
 /// A per-device setting of the kernel below `/proc/sys/net`.
 ///
-/// What lets packets pass or stops them is announced when somebody changes it (`RTM_NEWNETCONF`: forwarding, `rp_filter`;
-/// `disable_ipv6` by the addresses that go) and healed at once. The kernel is silent about the others. A list of the devices
-/// tells them all at little cost (0.2 ms for a hundred devices, an eighth of what reading the files takes), so it is read
-/// every few seconds. Watching the files themselves (inotify) would take a watch for each of five files on each device, see
-/// only writes through the same mount of `/proc`, and tell nothing when a device is made anew.
+/// Changes of settings that forward or stop packets are announced (`RTM_NEWNETCONF`: forwarding, `rp_filter`;
+/// `disable_ipv6` through the addresses that are deleted) and repaired immediately. The kernel does not announce the
+/// others. A list of the devices includes them all at little cost (0.2 ms for a hundred devices, an eighth of what
+/// reading the files takes), so it is read every few seconds. Watching the files themselves (inotify) would need a
+/// watch for each of five files on each device, see only writes through the same mount of `/proc`, and miss it when a
+/// device is recreated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceSetting {
-    /// `ipv4/conf/DEV/forwarding`: forward what arrives here. The host-wide switch stays as it is.
+    /// `ipv4/conf/DEV/forwarding`: forward what arrives here. The host-wide switch is left alone.
     Ipv4Forwarding,
-    /// `ipv4/conf/DEV/rp_filter`: 1 drops sources that the table would not send back through here (RFC 3704).
+    /// `ipv4/conf/DEV/rp_filter`: 1 drops sources that the table would not route back through here (RFC 3704).
     Ipv4RpFilter,
     /// `ipv4/conf/DEV/send_redirects`.
     Ipv4SendRedirects,
     /// `ipv4/conf/DEV/accept_redirects`.
     Ipv4AcceptRedirects,
-    /// `ipv4/conf/DEV/arp_ignore`: by 8 the host answers no ARP request, by 2 none from outside the gateway's subnet.
+    /// `ipv4/conf/DEV/arp_ignore`: with 8 the host answers no ARP request, with 2 none from outside the gateway's
+    /// subnet.
     Ipv4ArpIgnore,
-    /// `ipv6/conf/DEV/disable_ipv6`. A VRF with it takes no route into it.
+    /// `ipv6/conf/DEV/disable_ipv6`. A VRF with it accepts no route into it.
     Ipv6Disable,
     /// `ipv6/conf/DEV/accept_dad`: with duplicate address detection a tenant could keep the gateway from having a
     /// link-local address, without which the kernel sends no neighbour solicitation; and every port would be deaf for
@@ -136,7 +138,7 @@ pub enum DeviceSetting {
 }
 
 impl DeviceSetting {
-    /// Every setting that the agent looks at, with the value that each device of a VRF must have.
+    /// Every setting that the agent checks, with the value that each device of a VRF must have.
     pub const WANTED: [(DeviceSetting, i32); 9] = [
         (DeviceSetting::Ipv4Forwarding, 1),
         (DeviceSetting::Ipv4RpFilter, 1),
@@ -179,7 +181,7 @@ pub fn is_link_local(net: &IpNet) -> bool {
     matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local())
 }
 
-/// The link-local address that the kernel makes of an Ethernet address (RFC 4291 appendix A).
+/// The link-local address that the kernel derives from an Ethernet address (RFC 4291 appendix A).
 pub fn link_local(mac: Mac) -> IpNet {
     let mut bytes = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 0];
     bytes[8..11].copy_from_slice(&mac.0[..3]);
@@ -215,7 +217,7 @@ pub struct FdbTarget {
     pub vni: Vni,
 }
 
-/// What a next hop object means. Its id is chosen when it is made.
+/// The content of a next hop object. Its id is chosen when it is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nexthop {
     /// The VXLAN device.
@@ -245,7 +247,7 @@ impl RouteKey {
         Self { table, prefix, metric }
     }
 
-    /// A route that says that nothing is there.
+    /// An unreachable route.
     pub fn backstop(table: u32, prefix: IpNet) -> Self {
         Self { table, prefix, metric: BACKSTOP_METRIC }
     }
@@ -258,7 +260,7 @@ impl fmt::Display for RouteKey {
     }
 }
 
-/// A route that should be there.
+/// A desired route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DesiredRoute {
     /// Table, prefix and metric.
@@ -272,16 +274,16 @@ pub struct DesiredRoute {
 pub enum RouteTo {
     /// Nowhere: answers "unreachable".
     Unreachable,
-    /// On-link through a port, or into another VRF, where the address is the host's own.
+    /// On-link through a port, or into another VRF, where the address is local.
     Device(InterfaceName),
     /// Through the next hop with this place in [`Desired::nexthops`].
     Nexthop(u32),
 }
 
-/// All that should be there on a host.
+/// All objects that a host should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Whether this is a part of what the host should have: then what concerns the host as a whole is not told.
+    /// Whether this is a part of what the host should have: host-wide objects are left out then.
     pub partial: bool,
     /// VRFs by name.
     pub vrfs: BTreeMap<InterfaceName, VrfDevice>,
@@ -295,24 +297,24 @@ pub struct Desired {
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Forwarding entries.
     pub fdb: BTreeMap<FdbKey, FdbTarget>,
-    /// What may come from each device of a VRF.
+    /// What may arrive on each device of a VRF.
     pub ingress: BTreeMap<InterfaceName, IngressPolicy>,
     /// The VTEPs that may send with each VNI that arrives here.
     pub senders: BTreeMap<Vni, BTreeSet<IpAddr>>,
-    /// What limits each device that has a limit.
+    /// The shaper of each device that has a limit.
     pub shapers: BTreeMap<InterfaceName, Shaper>,
     /// Next hops, sorted.
     pub nexthops: Vec<Nexthop>,
     /// Routes through next hops.
     pub remote: Remote,
-    /// Routes to devices and to nowhere, sorted by key. Among both, keys are unique.
+    /// Routes to devices and unreachable ones, sorted by key. Across both lists, keys are unique.
     pub local: Vec<DesiredRoute>,
-    /// Devices that somebody keeps changing back, each with why it is left alone for now.
+    /// Devices that another program keeps changing back, each with why it is left alone for now.
     pub left_alone: BTreeMap<InterfaceName, String>,
 }
 
 impl Desired {
-    /// The longest IPv4 packets that each next hop takes, in bytes; 0 where that is up to its device.
+    /// The longest IPv4 packet for each next hop, in bytes; 0 if that is up to its device.
     pub fn ipv4_mtus(&self) -> Vec<u16> {
         let of_device = |nexthop: &Nexthop| self.vxlans.get(&nexthop.device).map_or(0, |device| device.ipv4_mtu);
         self.nexthops.iter().map(of_device).collect()
@@ -338,12 +340,12 @@ pub struct KernelRoute {
     pub tos: u8,
     /// Where it leads.
     pub via: Via,
-    /// The longest IPv4 packets that it takes, in bytes; 0 where that is up to the device.
+    /// The longest IPv4 packet for it, in bytes; 0 if that is up to the device.
     pub mtu: u16,
 }
 
 impl KernelRoute {
-    /// A route of ours to where it leads, with the longest IPv4 packets that each next hop takes.
+    /// The kernel's form of a route of ours, given where it leads and the longest IPv4 packet for each next hop.
     pub fn new(route: &DesiredRoute, via: Via, ipv4_mtus: &[u16]) -> Self {
         let mtu = match (route.to, route.key.prefix) {
             (RouteTo::Nexthop(place), IpNet::V4(_)) => ipv4_mtus.get(place as usize).copied().unwrap_or_default(),
@@ -371,7 +373,7 @@ pub enum Via {
 pub struct Link {
     /// The interface index.
     pub index: u32,
-    /// What it is.
+    /// Its kind.
     pub kind: LinkKind,
     /// The Ethernet address, if it has one.
     pub mac: Option<Mac>,
@@ -379,7 +381,7 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
-    /// Whether there is somebody at the other end (`IFF_LOWER_UP`).
+    /// Whether it has carrier (`IFF_LOWER_UP`).
     pub carrier: bool,
     /// The index of the device that it is enslaved to.
     pub master: Option<u32>,
@@ -391,71 +393,72 @@ pub struct Link {
     pub arp: bool,
     /// Whether a program keeps it from carrying anything (`IFLA_PROTO_DOWN`).
     pub protodown: bool,
-    /// The id of the XDP program that sees what arrives first; 0 where there is one without an id.
+    /// The id of the XDP program that sees what arrives first; 0 for one without an id.
     pub xdp: Option<u32>,
-    /// Whether the kernel makes up an IPv6 link-local address for it.
+    /// Whether the kernel generates an IPv6 link-local address for it.
     pub generates_link_local: bool,
     /// Alternative names (`IFLA_ALT_IFNAME`), of those that are no longer than a name can be.
     pub alternative_names: BTreeSet<InterfaceName>,
-    /// The Ethernet address that the hardware has, whatever it sends with (`IFLA_PERM_ADDRESS`).
+    /// The hardware's own Ethernet address, whatever it sends with (`IFLA_PERM_ADDRESS`).
     pub permanent_mac: Option<Mac>,
     /// Whether it may still be renamed, because udev has not finished with it.
     pub may_be_renamed: bool,
-    /// The index of the device whose frames it takes, or a part of them, where it is a MACVLAN or IPVLAN.
+    /// The index of the device whose frames it takes, all or in part, if it is a MACVLAN or IPVLAN.
     pub takes_from: Option<u32>,
-    /// Where it is a device for a VLAN: the index of the device that it is on top of, and its VLAN.
+    /// For a VLAN device, the index of its lower device, and its VLAN.
     pub vlan: Option<(u32, Vlan)>,
-    /// The settings that the kernel told; IPv6 ones are absent where IPv6 is off or the MTU too small for it.
+    /// The settings that the kernel reported; IPv6 ones are absent if IPv6 is off or the MTU too small for it.
     pub settings: BTreeMap<DeviceSetting, i32>,
 }
 
-/// What a network device is.
+/// The kind of a network device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkKind {
     /// A VRF with this table.
     Vrf(u32),
     /// A VXLAN device.
     Vxlan {
-        /// VNI, port and own address; none where it has no fixed ones.
+        /// VNI, port and own address; none if it has no fixed ones.
         tunnel: Option<Tunnel>,
-        /// Whether an option is not as we would set it: it learns, has a TTL of its own, hangs on one device, and the like.
+        /// Whether an option differs from those we would set: it learns, has a TTL of its own, is bound to one device,
+        /// and the like.
         altered: bool,
     },
-    /// A VXLAN device that takes the tunnel of each packet from its metadata (`external`), and with it a whole UDP port.
+    /// A VXLAN device that takes the tunnel of each packet from its metadata (`external`), and so occupies a whole UDP
+    /// port.
     ExternalVxlan {
         /// The UDP port.
         port: u16,
     },
     /// The loopback device.
     Loopback,
-    /// A bridge, which takes in what is for the host of what its members receive.
+    /// A bridge, which receives what its members receive for the host.
     Bridge,
-    /// A device that takes in what its members receive: a bond or team.
+    /// A device that receives what its members receive: a bond or team.
     Aggregate,
-    /// A device whose frames are not Ethernet's.
+    /// A device whose frames are not Ethernet frames.
     NotEthernet,
     /// Anything else.
     Other,
 }
 
-/// All that concerns us on a host, as the kernel has it.
+/// All that concerns us on a host, as in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
     /// Every device.
     pub links: BTreeMap<InterfaceName, Link>,
     /// Every address, and whether it carries our protocol.
     pub addresses: BTreeMap<Address, bool>,
-    /// Addresses of ours, and link-local ones of ports, that are there and not heard: the local route that the kernel made for
-    /// them has gone, or with a link-local one the route by which the port hears multicast.
+    /// Addresses of ours, and link-local ones of ports, that exist but do not work: the local route that the kernel
+    /// made for them is gone, or for a link-local one the route by which the port receives multicast.
     pub without_local_route: BTreeSet<Address>,
     /// Permanent IPv6 neighbours on VXLAN devices with a name of ours.
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
-    /// Forwarding entries of VXLAN devices with a name of ours; `None` where it leads elsewhere than we would ever lead.
+    /// Forwarding entries of VXLAN devices with a name of ours; `None` if an entry leads where ours never do.
     pub fdb: BTreeMap<FdbKey, Option<FdbTarget>>,
-    /// What looks at arriving packets, for each device that has a `clsact` or `ingress` qdisc.
+    /// The ingress filters of each device that has a `clsact` or `ingress` qdisc.
     pub ingress: BTreeMap<InterfaceName, Ingress>,
-    /// What decides about what a device sends, for each VXLAN device with a name of ours where that is not the kernel's
-    /// own default.
+    /// The egress shaping of each VXLAN device with a name of ours where it is not the kernel's default.
     pub egress: BTreeMap<InterfaceName, Egress>,
     /// Next hops of ours by id: device index and gateway.
     pub nexthops: BTreeMap<u32, (u32, Ipv6Addr)>,
@@ -463,15 +466,15 @@ pub struct Observed {
     pub foreign_nexthop_ids: BTreeSet<u32>,
     /// Routes with our protocol in tables of ours, sorted.
     pub routes: Vec<KernelRoute>,
-    /// Rules that look into `local` or `l3mdev` without a selector, sorted.
+    /// Rules that look up `local` or `l3mdev` without a selector, sorted.
     pub rules: Vec<Rule>,
-    /// What others have where packets of VPCs pass.
+    /// Objects of others in the path of VPC packets.
     pub foreign: Foreign,
     /// The host's packet filters.
     pub firewall: Firewall,
     /// Rules of others in front of `l3mdev`, in the kernel's order.
     pub rules_ahead: Vec<RuleAhead>,
-    /// The filter of the underlay.
+    /// The underlay filter.
     pub underlay: UnderlayState,
     /// `net.ipv6.conf.all.forwarding`: without it no IPv6 packet is forwarded.
     pub ipv6_forwarding: bool,

@@ -15,11 +15,11 @@ pub enum Operation {
     AddRule(Rule),
     /// Removes a rule.
     RemoveRule(Rule),
-    /// Switches IPv6 forwarding on for the host.
+    /// Enables IPv6 forwarding for the host.
     EnableIpv6Forwarding,
     /// Creates a VRF, up.
     AddVrf(InterfaceName, Box<VrfDevice>),
-    /// Creates a VXLAN device in its VRF, down, because it must not make up a link-local address.
+    /// Creates a VXLAN device in its VRF, down, because it must not generate a link-local address.
     AddVxlan(InterfaceName, Box<VxlanDevice>),
     /// Changes a device in place.
     ChangeLink(InterfaceName, LinkChange),
@@ -41,9 +41,9 @@ pub enum Operation {
     SetFdb(FdbKey, FdbTarget),
     /// Removes all forwarding entries of an Ethernet address.
     RemoveFdb(FdbKey),
-    /// Makes a device look at what arrives (`clsact`).
+    /// Adds the ingress qdisc of a device (`clsact`).
     AddIngress(InterfaceName),
-    /// Makes it look no more, and removes all filters.
+    /// Removes it with all filters.
     RemoveIngress(InterfaceName),
     /// Adds a filter or changes it in place. Without the one that drops, the device is not set up and enters no VRF.
     SetFilter(InterfaceName, FilterHandle, IngressFilter),
@@ -51,25 +51,25 @@ pub enum Operation {
     RemoveFilter(InterfaceName, FilterHandle),
     /// Lets exactly these VTEPs send with a VNI of ours.
     SetSenders(Vni, BTreeSet<IpAddr>),
-    /// Forgets a VNI that is not ours any more.
+    /// Removes a VNI that is no longer ours.
     RemoveSenders(Vni),
-    /// Puts the filter of the underlay on a device, or in the place of a former one.
+    /// Attaches the underlay filter to a device, or replaces a former one.
     AddGuard(InterfaceName, GuardKind),
-    /// Takes it off.
+    /// Detaches it.
     RemoveGuard(InterfaceName),
-    /// Puts our HTB in the place of whatever decides about what a device sends.
+    /// Installs our HTB in place of whatever shapes a device.
     AddShaper(InterfaceName),
-    /// Sets what may pass; in place where there is a rate already.
+    /// Sets the rate; in place if there is one already.
     SetRate(InterfaceName, Rate),
-    /// Sets where packets wait; in place where there is a queue of ours already.
+    /// Sets the queue; in place if there is one of ours already.
     SetQueue(InterfaceName, Queue),
-    /// Removes our HTB with all that hangs on it.
+    /// Removes our HTB with everything in it.
     RemoveShaper(InterfaceName),
     /// Adds a next hop with this id.
     AddNexthop(u32, Nexthop),
     /// Removes a next hop, and with it all routes through it.
     RemoveNexthop(u32),
-    /// Adds a route; fails where there is one of the same key.
+    /// Adds a route; fails if there is one with the same key.
     AddRoute(KernelRoute),
     /// Changes a route of ours in place.
     ReplaceRoute(KernelRoute),
@@ -92,7 +92,7 @@ pub enum LinkChange {
     Up(bool),
     /// Sets the alias.
     Alias(Box<str>),
-    /// Takes back what keeps it from carrying anything (`protodown`), whoever the reason was.
+    /// Lifts what keeps it from carrying anything (`protodown`), whatever the reason was.
     NoProtodown,
     /// Makes it resolve neighbours.
     Arp,
@@ -101,7 +101,7 @@ pub enum LinkChange {
 }
 
 impl Operation {
-    /// What the operation does with its object, in one word.
+    /// What the operation does to its object, in one word.
     pub fn verb(&self) -> &'static str {
         match self {
             Operation::AddRule(_)

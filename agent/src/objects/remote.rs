@@ -5,12 +5,12 @@ use cps_peering_config::host_config::{SideConfig, VrfConfig};
 use ipnet::IpNet;
 use std::{net::IpAddr, sync::Arc};
 
-/// What is behind one next hop.
+/// The prefixes behind one next hop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// The routing table.
     pub table: u32,
-    /// The next hop's place in [`Desired::nexthops`](super::Desired::nexthops).
+    /// The next hop's index in [`Desired::nexthops`](super::Desired::nexthops).
     pub nexthop: u32,
     /// Where the prefixes are.
     pub source: Source,
@@ -56,7 +56,7 @@ pub struct Remote(Form);
 enum Form {
     /// One run after the other.
     Runs(Vec<Run>),
-    /// Runs that were not sorted, or that lie within each other.
+    /// Runs that were not sorted, or that overlap.
     List(Vec<DesiredRoute>),
 }
 
@@ -78,12 +78,12 @@ impl Remote {
         }
         let mut list = Vec::with_capacity(runs.iter().map(|run| run.prefixes().len()).sum());
         list.extend(runs.iter().flat_map(Run::routes));
-        // They come in long runs that are in order already: this sort finds those.
+        // They come in long sorted runs: this sort exploits that.
         list.sort();
         Self(Form::List(list))
     }
 
-    /// How many they are.
+    /// How many there are.
     pub fn len(&self) -> usize {
         match &self.0 {
             Form::Runs(runs) => runs.iter().map(|run| run.prefixes().len()).sum(),
@@ -96,7 +96,7 @@ impl Remote {
         self.len() == 0
     }
 
-    /// They themselves.
+    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = DesiredRoute> {
         let (runs, list) = match &self.0 {
             Form::Runs(runs) => (runs.as_slice(), [].as_slice()),

@@ -5,7 +5,7 @@ use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
 use std::fmt;
 
-/// A policy rule that sends everything to a table or to `l3mdev`. Rules with selectors are not our concern.
+/// A policy rule that sends everything to a table or to `l3mdev`. Rules with selectors are not ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
     /// The family.
@@ -14,30 +14,30 @@ pub struct Rule {
     pub priority: u32,
     /// What it does.
     pub lookup: Lookup,
-    /// Who made it (`FRA_PROTOCOL`).
+    /// The origin (`FRA_PROTOCOL`).
     pub protocol: u8,
 }
 
 /// What a [`Rule`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lookup {
-    /// Looks into table `local` (255).
+    /// Looks up table `local` (255).
     Local,
-    /// Looks into the table of the packet's VRF.
+    /// Looks up the table of the packet's VRF.
     L3mdev,
 }
 
-/// A policy rule of somebody else that the kernel asks before `l3mdev`: what it selects is led, or stopped, before the VRF's table
-/// is asked at all.
+/// A policy rule of another program that the kernel evaluates before `l3mdev`: packets that it matches are routed, or
+/// stopped, before the VRF's table is looked up at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleAhead {
     /// The family.
     pub family: Family,
     /// The priority.
     pub priority: u32,
-    /// The name of the interface at which packets arrive, if it selects by that.
+    /// The name of the input interface, if it is selected.
     pub iif: Option<InterfaceName>,
-    /// The name of the interface that packets are sent to, if it selects by that.
+    /// The name of the output interface, if it is selected.
     pub oif: Option<InterfaceName>,
     /// The sources that it selects, if not all.
     pub from: Option<IpNet>,
@@ -45,13 +45,13 @@ pub struct RuleAhead {
     pub marked: bool,
     /// Whether it selects packets of a tunnel with an id that is not 0.
     pub tunnel: bool,
-    /// Whether it selects what user 0 sends, or does not ask who. Packets that are forwarded count as user 0's.
+    /// Whether it selects what user 0 sends, or any user. Forwarded packets count as user 0's.
     pub root: bool,
-    /// Whether it selects by what no route depends on: protocol, ports, type of service and the like.
+    /// Whether it selects by something that no route depends on: protocol, ports, type of service and the like.
     pub of_service: bool,
-    /// Whether it selects everything else.
+    /// Whether the selection is inverted.
     pub inverted: bool,
-    /// The rule in the words of `ip rule`, without its priority.
+    /// The rule in the terms of `ip rule`, without its priority.
     pub text: String,
 }
 
@@ -75,12 +75,13 @@ impl Default for RuleAhead {
 }
 
 impl RuleAhead {
-    /// Whether it can select a packet that has neither a mark nor a tunnel id and that user 0 sends or that is forwarded.
+    /// Whether it can select a packet that has neither a mark nor a tunnel id and that user 0 sends or that is
+    /// forwarded.
     pub fn may_select_unmarked(&self) -> bool {
         self.inverted || !(self.marked || self.tunnel || !self.root)
     }
 
-    /// Whether it can select a question for a route through a device, which comes from the host itself and has no source yet
+    /// Whether it can select a route lookup through a device, which comes from the host itself and has no source yet
     /// (`RTM_GETROUTE` with `RTA_DST` and `RTA_OIF` only).
     pub fn may_select_lookups(&self) -> bool {
         let of_the_host = self.iif.as_ref().is_none_or(|iif| iif.as_bytes() == b"lo");

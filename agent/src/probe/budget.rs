@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-/// How many packets a host may send for probes at once, and how many more in each second: never more than 50 within one second,
-/// whoever asks for them.
+/// The burst and the rate per second of probe packets of a host: never more than 50 within one second, however many are
+/// requested.
 pub(crate) const BURST: u32 = 20;
 pub(crate) const PER_SECOND: u32 = 30;
-/// How many of them are left for probes on request by those that are sent all the time.
+/// How many of them continuous probes leave for probes on request.
 pub(crate) const RESERVE: u32 = 8;
 
-/// A bucket that holds [`BURST`] tokens and gets [`PER_SECOND`]: one for each packet. It is kept as the time at which it will be full
-/// again (GCRA).
+/// A bucket that holds [`BURST`] tokens and is refilled at [`PER_SECOND`]: one for each packet. It is stored as the
+/// time at which it will be full again (GCRA).
 #[derive(Debug)]
 pub(crate) struct Budget {
     full_at: Instant,
@@ -24,12 +24,12 @@ impl Budget {
         Self { full_at: now }
     }
 
-    /// Takes so many tokens; none where there are fewer.
+    /// Takes this many tokens, or none if there are fewer.
     pub(crate) fn take(&mut self, tokens: u32, now: Instant) -> bool {
         self.take_leaving(0, tokens, now)
     }
 
-    /// The same where others are to find so many.
+    /// The same, leaving a reserve for others.
     pub(crate) fn take_leaving(&mut self, reserve: u32, tokens: u32, now: Instant) -> bool {
         let full_at = self.full_at.max(now) + EVERY * tokens;
         let enough = full_at <= now + EVERY * BURST.saturating_sub(reserve);
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_takes_all_the_time_leaves_some_for_others() {
+    fn continuous_use_leaves_a_reserve_for_others() {
         let start = Instant::now();
         let (mut budget, mut sampled) = (Budget::new(start), 0);
         for ms in 0..2000 {

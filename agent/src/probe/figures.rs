@@ -1,4 +1,5 @@
-//! What is known of ways to other hosts of a host's peerings. What is not known is not there. Pure: times are arguments.
+//! What is known about the paths to other hosts of a host's peerings. Unknown values are absent. Pure: times are
+//! arguments.
 
 use super::{Target, micros};
 use cps_peering_config::{
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// A way to another host of a peer, in one family.
+/// A path to another host of a peer, in one family.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Way {
     pub(super) side: Vni,
@@ -21,33 +22,34 @@ pub(super) struct Way {
     pub(super) ipv6: bool,
 }
 
-/// Ways, each with its peering and what is sent over it.
+/// Paths, each with its peering and its probe target.
 pub(super) type Ways = BTreeMap<Way, (PeeringId, Target)>;
 
-/// What is to be sent over a way.
+/// What is to be sent over a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packets {
     /// One long packet.
     Long,
-    /// A small one beside it, since the one before was lost.
+    /// A small one beside it, because the previous one was lost.
     Both,
 }
 
-/// The newest packets of a way, and which of them were lost.
+/// The newest packets of a path, and which of them were lost.
 ///
-/// Of a long packet that is lost it is not known at first whether it was too long: it is counted when that is, and not where it was.
+/// Whether a lost long packet was too long is not known at first: it is counted once that is known, and not if it was
+/// too long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Newest {
     /// A bit for each, the newest the lowest: whether it was lost.
     lost: u32,
     /// How many there are.
     packets: u32,
-    /// Whether a lost one waits to be counted.
+    /// Whether a lost one is still to be counted.
     waits: bool,
 }
 
 impl Newest {
-    /// So many are counted.
+    /// This many are kept.
     const MOST: u32 = 20;
 
     fn add(&mut self, lost: bool) -> u64 {
@@ -56,8 +58,8 @@ impl Newest {
         u64::from(lost)
     }
 
-    /// How many more are known to be lost. Where long packets were found to be lost before, as in a black hole, one more of them is
-    /// taken for too long, too.
+    /// How many more are known to be lost. If long packets were found to be lost before, as in a black hole, one more
+    /// lost long packet counts as too long, too.
     fn learn(&mut self, Measured { packets, long, small }: Measured, black_hole: bool) -> u64 {
         let waits = packets == Packets::Long && long.is_none() && !black_hole;
         let waited = std::mem::replace(&mut self.waits, waits);
@@ -75,59 +77,59 @@ impl Newest {
         self.lost.count_ones()
     }
 
-    /// The part that is lost, 0 to 1; none where nothing is counted.
+    /// The fraction that is lost, 0 to 1; none if nothing is counted.
     fn loss(self) -> Option<f64> {
         (self.packets > 0).then(|| f64::from(self.count_lost()) / f64::from(self.packets))
     }
 
-    /// Whether a larger part is lost than of others.
+    /// Whether a larger fraction is lost than of others.
     fn is_worse_than(self, sent: u32, lost: u32) -> bool {
         sent == 0 || self.count_lost() * sent > lost * self.packets
     }
 }
 
-/// What is known of a way.
+/// What is known about a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
     peering: Option<PeeringId>,
     sent: u64,
     lost: u64,
     newest: Newest,
-    /// How long the newest answer took, if the newest probe was answered.
+    /// The round-trip time of the newest probe, if it was answered.
     round_trip: Option<Duration>,
-    /// Whether long packets are lost while short ones pass; none where that is not known now.
+    /// Whether long packets are lost while short ones pass; none if that is not known now.
     black_hole: Option<bool>,
-    /// When the newest probe was answered, or given up, by both clocks: nobody can set the second one.
+    /// When the newest probe was answered, or given up, by both clocks: the second one cannot be set.
     at: Option<(SystemTime, Instant)>,
 }
 
-/// What is known of the peerings of a host.
+/// What is known about the peerings of a host.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     ways: BTreeMap<Way, Known>,
-    /// How many ways are to be probed.
+    /// How many paths are to be probed.
     wanted: usize,
-    /// How often each way is probed; none where none is.
+    /// The probe interval of each path; none if none are probed.
     pub(crate) every: Option<Duration>,
 }
 
-/// What is known of the peerings of a host, now and from now on. Clones share it.
+/// What is known about the peerings of a host, live. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct SharedFigures(Arc<Mutex<Figures>>);
 
 impl SharedFigures {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Figures> {
-        // They are whole at any time.
+        // The value is complete at every moment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Of how many ways probes tell.
+/// For how many paths results are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Coverage {
     /// Those that are to be probed.
     pub(crate) wanted: usize,
-    /// Those of them of which something newer than [`Figures::RECENT`] and three intervals is known.
+    /// Those of them with a result newer than [`Figures::RECENT`] and three intervals.
     pub(crate) known: usize,
 }
 
@@ -138,17 +140,18 @@ pub(crate) struct OfPeering {
     pub(crate) sent: u64,
     /// Those of them that did not come back, without long ones that were lost where a small one passed.
     pub(crate) lost: u64,
-    /// The largest part of the newest packets of a way that is lost, 0 to 1; none where nothing is known of any.
+    /// The largest fraction of the newest packets of a path that is lost, 0 to 1; none if nothing is known about any.
     pub(crate) worst_loss: Option<f64>,
-    /// The longest of the newest times to its hosts there and back.
+    /// The longest of the newest round-trip times to its hosts.
     pub(crate) round_trip: Option<Duration>,
-    /// To how many of its hosts, by family, long packets are lost while short ones pass; none where nothing is known of any.
+    /// To how many of its hosts, by family, long packets are lost while short ones pass; none if nothing is known about
+    /// any.
     pub(crate) black_holes: Option<u32>,
-    /// When the oldest of what is said of it was measured.
+    /// When the oldest of these values was measured.
     pub(crate) at: Option<SystemTime>,
 }
 
-/// What came back of what was sent over a way.
+/// What came back of what was sent over a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Measured {
     pub(super) packets: Packets,
@@ -157,17 +160,18 @@ pub(super) struct Measured {
 }
 
 impl Figures {
-    /// What is older than this and three intervals says nothing of now. Of very many ways each has its turn in one or two minutes.
+    /// Results older than this and three intervals are out of date. With very many paths, each has its turn within one
+    /// or two minutes.
     const RECENT: Duration = Duration::from_mins(5);
 
-    /// These ways are to be probed. Forgets what is none of them.
+    /// Sets the paths to be probed, and forgets all others.
     pub(super) fn retain(&mut self, ways: &Ways) {
         self.wanted = ways.len();
         self.ways
             .retain(|way, known| ways.get(way).is_some_and(|(peering, _)| known.peering.as_ref() == Some(peering)));
     }
 
-    /// Takes what was measured. Whether it is to be measured again at once.
+    /// Takes a result. Returns whether to probe again immediately.
     pub(super) fn learn(
         &mut self,
         way: &Way,
@@ -182,25 +186,25 @@ impl Figures {
         known.at = Some(at);
         known.sent += sent;
         known.lost += known.newest.learn(measured, known.black_hole == Some(true));
-        // Of a long packet that is lost it is known at the next one what that says.
+        // What a lost long packet means is known at the next one.
         if packets == Packets::Both || long.is_some() {
             known.round_trip = long.or(small);
         }
         match (packets, long, small) {
             (_, Some(_), _) => known.black_hole = Some(false),
             (Packets::Both, None, small) => known.black_hole = small.map(|_| true),
-            // What it is is known when it was measured again.
+            // It is known once it was probed again.
             (Packets::Long, None, _) => return true,
         }
         false
     }
 
-    /// Forgets a way: what cannot be measured is not known.
+    /// Forgets a path: what cannot be probed is not known.
     pub(super) fn forget(&mut self, way: &Way) {
         self.ways.remove(way);
     }
 
-    /// Of how many ways something is known now; none where none are probed at all.
+    /// For how many paths results are known now; none if none are probed at all.
     pub(crate) fn coverage(&self, now: Instant) -> Option<Coverage> {
         let recent = Self::RECENT + self.every? * 3;
         let times = self.ways.values().filter_map(|known| known.at);
@@ -208,7 +212,7 @@ impl Figures {
         Some(Coverage { wanted: self.wanted, known })
     }
 
-    /// By peering, so many at most.
+    /// By peering, at most this many.
     pub(crate) fn by_peering(&self, most: usize) -> BTreeMap<PeeringId, OfPeering> {
         let mut all: BTreeMap<PeeringId, OfPeering> = BTreeMap::new();
         for known in self.ways.values() {
@@ -229,12 +233,12 @@ impl Figures {
         all
     }
 
-    /// What the controller is told, of so many sides at most.
+    /// What is reported to the controller, for at most this many sides.
     pub(crate) fn report(&self, most: usize, now: Instant) -> ProbeReport {
         let mut sides: BTreeMap<Vni, SideProbes> = BTreeMap::new();
         for (way, known) in &self.ways {
             let Some((peering, (_, at))) = known.peering.as_ref().zip(known.at) else { continue };
-            // What waits to be counted says nothing yet, if there is nothing else.
+            // A packet still to be counted means nothing yet, if there is nothing else.
             if known.newest.packets == 0 || (sides.len() >= most && !sides.contains_key(&way.side)) {
                 continue;
             }
@@ -263,7 +267,7 @@ mod tests {
     use super::*;
     use crate::probe::sampled::tests::two_ways;
 
-    /// What is known once a black hole has ended right after a long packet.
+    /// What is known when a black hole has ended right after a long packet.
     fn figures_after_hole(way: &Way, peering: &PeeringId) -> BTreeMap<PeeringId, OfPeering> {
         let (mut figures, ms) = (Figures::default(), Some(Duration::from_millis(2)));
         for (packets, long, small) in [
@@ -311,10 +315,10 @@ mod tests {
             (false, 4, 0, Some(1), ms(2)),
             "too long is not lost"
         );
-        // The last one of the hole is no loss either, though all pass when it is looked at.
+        // The last one of the hole is no loss either, although all pass by the time of the retry.
         let mut ended = figures_after_hole(way, peering);
         assert_eq!(ended.remove(peering).map(|of| (of.lost, of.black_holes)), Some((0, Some(0))));
-        // Of several hosts the slowest, and what was measured longest ago.
+        // Of several hosts the slowest, and the oldest measurement.
         let (_, both) = learn(other, Packets::Long, ms(1), None, 11);
         assert_eq!((both.sent, both.round_trip, both.black_holes, both.at), (5, ms(2), Some(1), Some(at(9))));
         let (_, dead) = learn(way, Packets::Both, None, None, 12);
@@ -327,9 +331,9 @@ mod tests {
         assert!(figures.by_peering(9).is_empty());
     }
 
-    /// V6: what cannot be probed is not known, and whoever looks hears of it.
+    /// V6: what cannot be probed is unknown, and shown as unknown.
     #[test]
-    fn what_is_to_be_probed_and_is_not_shows() {
+    fn paths_that_cannot_be_probed_show() {
         let (mut figures, ways) = (Figures::default(), two_ways());
         let ((way, (peering, _)), (other, _)) = (ways.first_key_value().unwrap(), ways.last_key_value().unwrap());
         let began = Instant::now();
@@ -350,7 +354,7 @@ mod tests {
         assert_eq!(at(&figures, 101), Some((0, 0)));
     }
 
-    /// V6: what the controller is told is the newest, of the worst way, and a packet that is too long is no loss.
+    /// V6: the controller gets the newest values, of the worst path, and a packet that is too long is no loss.
     #[test]
     fn the_newest_packets_say_how_much_is_lost_now() {
         let (mut figures, ways) = (Figures::default(), two_ways());
@@ -379,7 +383,7 @@ mod tests {
             age_ms: 31_000,
         };
         assert_eq!(fine, expected);
-        // Of one that is lost now and then, and of one that is cut off.
+        // One path with occasional loss, and one that is cut off.
         learn(&mut figures, way, Packets::Long, None, None, 31);
         let some = learn(&mut figures, way, Packets::Both, Some(3), Some(3), 31).unwrap();
         assert_eq!((some.sent, some.lost), (20, 1));
@@ -390,7 +394,7 @@ mod tests {
             learn(&mut figures, other, Packets::Long, Some(1), None, s);
         }
         let over = learn(&mut figures, way, Packets::Both, Some(1), Some(1), 60).unwrap();
-        assert_eq!((over.sent, over.lost, over.age_ms), (20, 1, 1000), "what was lost long ago is not told any more");
+        assert_eq!((over.sent, over.lost, over.age_ms), (20, 1, 1000), "what was lost long ago is no longer reported");
         assert!(figures.report(0, began).sides.is_empty());
         assert_eq!(figures.report(9, began).interval_s, 0);
     }

@@ -1,10 +1,11 @@
-//! Real packets between gateways: whether they get to another host of a peering and back, how long that takes, and how long they may
-//! be.
+//! Real packets between gateways: whether they reach another host of a peering and come back, how long that takes, and
+//! how long they can be.
 //!
-//! (Rule V6.) A probe is an ICMP echo request in a VRF, which takes the very way of tenants' packets: route, next hop, forwarding entry, VXLAN,
-//! underlay, the filters of the other host, its VRF, and back. The kernel at the other end answers for the gateway address (rule C8).
-//! Only addresses that the peering joins are used (rule C9). What is sent is bounded for the whole host ([`budget`]), and a tenant
-//! can neither see a probe nor guess what marks it ([`packet`]).
+//! (Rule V6.) A probe is an ICMP echo request in a VRF, which takes exactly the path of tenants' packets: route, next
+//! hop, forwarding entry, VXLAN, underlay, the filters of the other host, its VRF, and back. The kernel at the other
+//! end answers for the gateway address (rule C8). Only addresses that the peering joins are used (rule C9). The number
+//! of packets is bounded for the whole host ([`budget`]), and a tenant can neither see a probe nor guess what
+//! identifies it ([`packet`]).
 
 mod budget;
 mod figures;
@@ -44,14 +45,14 @@ use tokio::{
     task::{JoinError, spawn_blocking},
 };
 
-/// How many probes may be under way.
+/// How many probes may be in flight.
 const AT_ONCE: usize = 4;
 
 /// Why no probe is sent.
 #[derive(Debug, Error)]
 pub enum ProbeError {
-    /// As many are under way, or were within the last second, as there may be.
-    #[error("too many probes are sent now: ask again in a second")]
+    /// As many as allowed are in flight, or were sent within the last second.
+    #[error("too many probes are in flight: retry in a second")]
     Busy,
     /// The thread that sends them ended.
     #[error("the task that sends probes ended early: {0}")]
@@ -68,7 +69,7 @@ pub struct Prober {
     figures: SharedFigures,
 }
 
-/// Where a probe is sent.
+/// The target of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Target {
     vrf: InterfaceName,
@@ -79,7 +80,7 @@ struct Target {
 }
 
 impl Prober {
-    /// One that knows what a reconciler has been told last.
+    /// A prober for the configuration that the reconciler has.
     pub fn new(reconciler: Handle, vxlan_port: u16) -> Self {
         Self {
             reconciler,
@@ -90,22 +91,22 @@ impl Prober {
         }
     }
 
-    /// What [`Prober::measure`] finds.
+    /// The results of [`Prober::measure`].
     pub fn figures(&self) -> &SharedFigures {
         &self.figures
     }
 
     fn take(&self, packets: u32) -> bool {
-        // It is whole at any time.
+        // The value is complete at every moment.
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(packets, Instant::now())
     }
 
     fn take_leaving(&self, reserve: u32, packets: u32) -> bool {
-        // It is whole at any time.
+        // The value is complete at every moment.
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).take_leaving(reserve, packets, Instant::now())
     }
 
-    /// Sends what is asked for, and tells what comes back within [`PROBE_ANSWER_WITHIN`].
+    /// Runs a probe, and returns what comes back within [`PROBE_ANSWER_WITHIN`].
     pub async fn probe(&self, query: ProbeQuery) -> Result<ProbeAnswer, ProbeError> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ProbeError::Busy)?;
         let answer = |not_probed: Option<String>| ProbeAnswer {
@@ -153,7 +154,8 @@ impl Prober {
         UnderlayParams { vxlan_port: self.vxlan_port, underlay_mtu }
     }
 
-    /// Probes the ways to other hosts of its peerings so often, from now on. What it finds is in [`Prober::figures`].
+    /// Probes the paths to other hosts of its peerings at this interval, from now on. The results are in
+    /// [`Prober::figures`].
     pub fn measure(&self, every: Duration) -> io::Result<()> {
         sampled::start(self.clone(), every)
     }
@@ -169,7 +171,7 @@ fn send(target: Target, take: impl FnMut(u32) -> bool, deadline: Instant) -> io:
     round_trips::probe(&mut echo, mark, target.remote, target.mtu, take, deadline)
 }
 
-/// A mark that nobody can guess.
+/// A mark that cannot be guessed.
 fn new_mark() -> io::Result<Mark> {
     let mut bytes = [0; 18];
     let provider = rustls::crypto::ring::default_provider();
@@ -181,14 +183,16 @@ fn new_mark() -> io::Result<Mark> {
 /// Why a socket could not be used.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => format!("the agent may not send probes, which takes CAP_NET_RAW: {error}"),
+        io::ErrorKind::PermissionDenied => {
+            format!("the agent may not send probes, which requires CAP_NET_RAW: {error}")
+        }
         io::ErrorKind::AddrNotAvailable => format!("the gateway address is not on this host: {error}"),
         _ => format!("no probe can be sent: {error}"),
     }
 }
 
 impl Target {
-    /// What a question is about, or why nothing is sent: only where the configuration has both ends, and joins them.
+    /// The target of a query, or why nothing is sent: only if the configuration has both ends, and joins them.
     fn of(config: &SharedHostConfig, underlay: UnderlayParams, query: &ProbeQuery) -> Result<Self, String> {
         let ProbeQuery { local, remote, .. } = *query;
         if local.is_ipv4() != remote.is_ipv4() {
@@ -224,7 +228,7 @@ mod tests {
     use super::*;
     use cps_peering_config::HostConfig;
 
-    /// VPC A, of which one port is joined with B, which is on this host and on another.
+    /// VPC A, one port of which is joined with B, which is on this host and on another.
     fn config() -> SharedHostConfig {
         let text = r#"{
             "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",

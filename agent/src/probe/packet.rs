@@ -14,19 +14,19 @@ const NONCE: usize = 16;
 /// The shortest probe, as an IP packet, in bytes: the nonce just fits.
 pub(crate) const SMALLEST: u32 = 64;
 
-/// So many packets that are none of a probe's end it: nobody makes the agent read for ever.
+/// This many foreign packets end a probe: the agent cannot be made to read forever.
 pub(crate) const MAX_FORGED: u32 = 64;
 
-/// What the packets of one probe have in common. Nobody who does not see them can know it.
+/// What the packets of one probe have in common. It is secret to anyone who does not see them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// The identifier in the ICMP header, by which the kernel sorts out what is none of this probe's.
+    /// The identifier in the ICMP header, by which the kernel filters packets of other probes.
     pub(crate) identifier: u16,
-    /// What the identifier is too short for.
+    /// Makes up for the short identifier.
     pub(crate) nonce: [u8; NONCE],
 }
 
-/// What an answer is to.
+/// What a reply answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reply {
     /// The sequence number of the request.
@@ -40,8 +40,8 @@ fn family(of: IpAddr) -> usize {
 }
 
 impl Mark {
-    /// An echo request to an address, without its IP header: `length` bytes with it, at least [`SMALLEST`]. The kernel fills in the
-    /// checksum of `ICMPv6`, which covers addresses.
+    /// An echo request to an address, without its IP header: `length` bytes with it, at least [`SMALLEST`]. The kernel
+    /// fills in the checksum of `ICMPv6`, which covers addresses.
     pub(crate) fn request(&self, to: IpAddr, sequence: u16, length: u32) -> Vec<u8> {
         let header = IP_HEADER[family(to)];
         let length = usize::try_from(length).unwrap_or(usize::MAX).clamp(SMALLEST as usize, usize::from(u16::MAX));
@@ -57,8 +57,8 @@ impl Mark {
         packet
     }
 
-    /// Reads what a raw socket got from that address: of IPv4 with its IP header. None where it does not answer a request with this
-    /// mark.
+    /// Parses what a raw socket received from that address: for IPv4 with its IP header. None if it does not answer a
+    /// request with this mark.
     pub(crate) fn reply(&self, from: IpAddr, packet: &[u8]) -> Option<Reply> {
         let message = match from {
             IpAddr::V4(_) => packet.get(usize::from(packet.first()? & 0xf) * 4..)?,
@@ -93,7 +93,7 @@ mod tests {
         ["10.2.0.1".parse().unwrap(), "fd00:2::1".parse().unwrap()]
     }
 
-    /// What a raw socket gets from a kernel that answers.
+    /// What a raw socket receives from a kernel that answers.
     fn answered(from: IpAddr, mut request: Vec<u8>) -> Vec<u8> {
         request[0] = ECHO_REPLY[family(from)];
         // With an option of IPv4, which takes four bytes.

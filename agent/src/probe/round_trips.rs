@@ -1,4 +1,5 @@
-//! One probe: what is sent, how long is waited, and what follows from what came back. The socket and chance are arguments.
+//! One probe: what is sent, how long to wait, and what follows from what came back. Socket and randomness are
+//! arguments.
 
 use super::{
     packet::{MAX_FORGED, Mark, SMALLEST},
@@ -13,35 +14,36 @@ use std::{
 
 /// How many small packets a probe sends.
 pub(crate) const SMALL: u32 = 3;
-/// How many packets it sends where nothing is lost.
+/// How many packets it sends if nothing is lost.
 pub(crate) const LEAST: u32 = SMALL + 1;
-/// How many of different lengths it sends at once where long ones are lost.
+/// How many packets of different lengths it sends together if long ones are lost.
 const LENGTHS: u32 = 3;
-/// How long after one small packet the next is sent: several that are lost at once are lost by one fault.
+/// The gap between small packets: several that are lost together are lost by one fault.
 const SPACING: Duration = Duration::from_millis(50);
-/// How long the first answer may take.
+/// How long the first reply may take.
 const FIRST_ANSWER: Duration = Duration::from_millis(400);
-/// How long others are waited for once it is known how long one takes: so many times that, within these bounds.
+/// How long to wait for others once one round-trip time is known: this multiple of it, within these bounds.
 const TIMES: u32 = 2;
 const SHORTEST_WAIT: Duration = Duration::from_millis(40);
 
 /// What came back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// Small packets that were to be sent.
+    /// Small packets to be sent.
     pub(crate) sent: u32,
-    /// How long those that came back took, in rising order.
+    /// The round-trip times of those that came back, in ascending order.
     pub(crate) round_trips: Vec<Duration>,
-    /// The longest packet that came back, in bytes; none also where a longer one was lost that could not be repeated in time.
+    /// The longest packet that came back, in bytes; none also if a longer one was lost that could not be resent in
+    /// time.
     pub(crate) longest: Option<u32>,
-    /// Replies that were none to this probe.
+    /// Replies that did not belong to this probe.
     pub(crate) forged: u32,
-    /// What the kernel said when it did not take a packet.
+    /// The kernel's error when it did not accept a packet.
     pub(crate) send_error: Option<String>,
 }
 
 impl Outcome {
-    /// The middle one of the times; of two the longer one.
+    /// The median of the times; of two the longer one.
     pub(crate) fn median(&self) -> Option<Duration> {
         self.round_trips.get(self.round_trips.len() / 2).copied()
     }
@@ -64,8 +66,8 @@ struct Probe<'a, E> {
     send_error: Option<String>,
 }
 
-/// Sends a few small packets, and one with `expected_mtu` bytes where that is known; where it alone is lost, some in between.
-/// `take` says whether so many more packets may be sent: those that are always sent have been asked for already. It is over at the
+/// Sends a few small packets, and one of `expected_mtu` bytes if that is known; if it alone is lost, some in between.
+/// `take` returns whether this many more packets may be sent: the fixed ones have been granted already. It ends at the
 /// deadline.
 pub(crate) fn probe(
     echo: &mut impl Echo,
@@ -93,7 +95,7 @@ pub(crate) fn probe(
     if let Some(mtu) = expected_mtu.filter(|mtu| longest.is_some_and(|longest| longest < *mtu)) {
         let mut search = Search::below(mtu);
         while Instant::now() + probe.wait() < deadline && probe.forged < MAX_FORGED {
-            // One that was lost by chance is not to be taken for one that is too long.
+            // A packet lost by chance must not be mistaken for one that is too long.
             let lengths = if again { vec![mtu] } else { search.next(LENGTHS) };
             let more = u32::try_from(lengths.len()).unwrap_or(u32::MAX);
             if lengths.is_empty() {
@@ -117,7 +119,7 @@ pub(crate) fn probe(
             }
             search.learn(&lengths, &passed);
         }
-        // One that was lost by chance says nothing.
+        // A packet lost by chance means nothing.
         let lengths = probe.requests.iter().filter(|it| it.took.is_some()).map(|it| it.length);
         longest = if again { None } else { lengths.max() };
     }
@@ -128,7 +130,7 @@ pub(crate) fn probe(
 }
 
 impl<E: Echo> Probe<'_, E> {
-    /// One that the kernel does not take is lost.
+    /// One that the kernel does not accept is lost.
     fn send(&mut self, length: u32) {
         // There are a few dozen at most.
         let sequence = u16::try_from(self.requests.len()).unwrap_or(u16::MAX);
@@ -140,13 +142,13 @@ impl<E: Echo> Probe<'_, E> {
         self.requests.push(Request { length, sent, took: None });
     }
 
-    /// How long answers are waited for.
+    /// How long to wait for replies.
     fn wait(&self) -> Duration {
         let longest = self.requests.iter().filter_map(|request| request.took).max();
         longest.map_or(Duration::ZERO, |longest| (longest * TIMES).clamp(SHORTEST_WAIT, FIRST_ANSWER))
     }
 
-    /// Takes what comes back for so long, or until there is enough.
+    /// Receives replies for this long, or until there are enough.
     fn listen(&mut self, patience: Duration, enough: impl Fn(&[Request]) -> bool) -> io::Result<()> {
         let until = (Instant::now() + patience).min(self.deadline);
         while !enough(&self.requests) && self.forged < MAX_FORGED {
@@ -158,7 +160,7 @@ impl<E: Echo> Probe<'_, E> {
                 (request.length == reply.length).then_some(request)
             });
             match request {
-                // Of one that was answered twice the first answer counts.
+                // If a request was answered twice, the first reply counts.
                 Some(request) => drop(request.took.get_or_insert(now - request.sent)),
                 None => self.forged += 1,
             }
@@ -178,9 +180,9 @@ mod tests {
     #[derive(Default)]
     struct Other {
         mtu: usize,
-        /// These of the requests are lost, counted from 0.
+        /// These requests are lost, counted from 0.
         lost: Vec<usize>,
-        /// What comes before each answer.
+        /// What comes before each reply.
         noise: Vec<Vec<u8>>,
         sent: Vec<usize>,
         answers: VecDeque<Vec<u8>>,
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_passes_few_packets_are_sent() {
+    fn few_packets_are_sent_if_all_pass() {
         let mut other = Other { mtu: 1500, ..Other::default() };
         let outcome = run(&mut other, Some(1450), |_| panic!("no more are needed"));
         assert_eq!((outcome.sent, outcome.round_trips.len(), outcome.longest), (3, 3, Some(1450)));
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_passes_no_length_is_looked_for() {
+    fn no_length_is_searched_if_nothing_passes() {
         let mut other = Other::default();
         let began = Instant::now();
         let outcome = run(&mut other, Some(1450), |_| panic!("small ones do not pass either"));
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn where_long_ones_are_lost_the_longest_that_passes_is_found() {
+    fn the_longest_length_that_passes_is_found() {
         let mut other = Other { mtu: 1300, ..Other::default() };
         let mut taken = 0;
         let outcome = run(&mut other, Some(1450), |more| {
@@ -247,27 +249,27 @@ mod tests {
         assert!(longest <= 1300 && longest + 8 > 1300, "{longest}");
         assert_eq!(usize::try_from(taken + LEAST).unwrap(), other.sent.len());
         assert!(taken <= 13, "{taken}");
-        // With nothing left in the budget, no more is said than is known.
+        // With nothing left in the budget, only what is known is reported.
         let mut other = Other { mtu: 1300, ..Other::default() };
         assert_eq!((run(&mut other, Some(1450), |_| false).longest, other.sent.len()), (None, 4));
     }
 
     #[test]
-    fn one_that_is_lost_by_chance_is_sent_again() {
+    fn a_packet_lost_by_chance_is_resent() {
         let mut other = Other { mtu: 1500, lost: vec![1, 2], ..Other::default() };
         let outcome = run(&mut other, Some(1450), |_| true);
         assert_eq!((outcome.sent, outcome.round_trips.len(), outcome.longest), (3, 2, Some(1450)));
     }
 
     #[test]
-    fn forged_answers_count_for_nothing() {
+    fn forged_replies_are_ignored() {
         let answer = |mark: Mark, sequence, length| {
             let mut forged = mark.request("fd00:2::1".parse().unwrap(), sequence, length);
             forged[0] = 129;
             forged
         };
         let guessed = Mark { nonce: [8; 16], ..MARK };
-        // With another nonce; a true one of another length; of a request that was not sent.
+        // With another nonce; a true one of another length; to a request that was not sent.
         let noise = vec![answer(guessed, 0, 64), answer(MARK, 0, 65), answer(MARK, 900, 64)];
         let mut other = Other { mtu: 0, noise: noise.clone(), ..Other::default() };
         other.answers.extend(noise.clone());
@@ -276,14 +278,14 @@ mod tests {
         let mut other = Other { mtu: 1500, noise, ..Other::default() };
         let outcome = run(&mut other, Some(1450), |_| true);
         assert_eq!((outcome.round_trips.len(), outcome.longest, outcome.forged), (3, Some(1450), 12));
-        // Nobody makes it read for ever.
+        // It cannot be made to read forever.
         let mut other = Other::default();
         other.answers.extend(std::iter::repeat_n(answer(guessed, 0, 64), 1000));
         assert_eq!(run(&mut other, Some(1450), |_| true).forged, MAX_FORGED);
     }
 
     #[test]
-    fn what_the_kernel_does_not_take_is_lost_and_told() {
+    fn packets_that_the_kernel_refuses_are_lost_and_reported() {
         struct Refusing;
         impl Echo for Refusing {
             fn send(&mut self, _: &[u8]) -> io::Result<()> {

@@ -1,8 +1,9 @@
-//! How the peerings of a host are, from probes that it sends all the time.
+//! The state of a host's peerings, from continuous probes.
 //!
-//! Every host of a peer is sent one packet of the length that should pass every so often. One that comes back says all: that there is
-//! a way, how long it takes, and that long packets pass. One that does not is repeated at once with a small one beside it: that tells
-//! a black hole in the MTU from a way that is lost. What is known is in [`Figures`](super::figures::Figures).
+//! Each host of a peer is regularly sent one packet of the length that should pass. If it comes back that shows
+//! everything: the path works, its round-trip time, and that long packets pass. If not, it is repeated immediately with
+//! a small one beside it: that distinguishes an MTU black hole from a broken path. The results are in
+//! [`Figures`](super::figures::Figures).
 
 use super::{
     Prober, Target,
@@ -33,12 +34,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// The most ways that are sampled; what a configuration has beyond them is not.
+/// The most paths that are probed; those of a configuration beyond this number are not.
 const MAX_WAYS: usize = 4096;
-/// How long an answer may take.
+/// How long a reply may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The ways that a configuration has, with what is sent over each.
+/// The paths of a configuration, with what is sent over each.
 pub(super) fn ways(config: &SharedHostConfig, underlay: UnderlayParams) -> Ways {
     let mut found = Ways::new();
     for (vni, side) in &config.sides {
@@ -68,7 +69,7 @@ fn is_reached(side: &SideConfig, vtep: IpAddr, gateway: IpAddr) -> bool {
     covers(&side.peer_cidrs, gateway) && side.remotes.get(&vtep).is_some_and(|prefixes| covers(prefixes, gateway))
 }
 
-/// A gateway address of the VPC that answers come back to, here and nowhere else.
+/// A gateway address of the VPC that replies come back to, on this host and no other.
 fn own_gateway(vrf: &VrfConfig, side: &SideConfig, ipv6: bool) -> Option<IpAddr> {
     let prefixes = || vrf.ports.values().flat_map(|port| &port.prefixes);
     let is_joined = |address: IpAddr| side.own_prefixes.as_ref().is_none_or(|own| covers(own, address));
@@ -77,7 +78,7 @@ fn own_gateway(vrf: &VrfConfig, side: &SideConfig, ipv6: bool) -> Option<IpAddr>
     usable.find(|address| !vrf.shared_gateways.contains(address))
 }
 
-/// Whose turn it is. Pure: times are arguments.
+/// The schedule. Pure: times are arguments.
 #[derive(Debug)]
 pub(super) struct Rota {
     every: Duration,
@@ -88,13 +89,13 @@ pub(super) struct Rota {
 }
 
 impl Rota {
-    /// Each way so often.
+    /// With this interval for each path.
     pub(super) fn new(every: Duration) -> Self {
         Self { every, turns: BTreeSet::new(), again: VecDeque::new() }
     }
 
-    /// Takes these ways. Those that it has keep their turns; what is new comes after the others have had theirs, spread evenly: a
-    /// kernel that is just told of it may not have it yet.
+    /// Sets the paths. Those already scheduled keep their turns; new ones come after the others have had theirs, spread
+    /// evenly: a kernel that is just being configured may not have them yet.
     pub(super) fn take(&mut self, ways: &Ways, now: Instant) {
         self.turns.retain(|(_, way)| ways.contains_key(way));
         self.again.retain(|way| ways.contains_key(way));
@@ -104,7 +105,7 @@ impl Rota {
         self.turns.extend(new.into_iter().zip(0u32..).map(|(way, place)| (now + self.every + step * place, way)));
     }
 
-    /// The next one that is due, if `may_send` lets so many packets be sent.
+    /// The next one that is due, if `may_send` permits this many packets.
     pub(super) fn next(&mut self, now: Instant, may_send: impl FnOnce(u32) -> bool) -> Option<(Way, Packets)> {
         if !self.again.is_empty() {
             return may_send(2).then(|| self.again.pop_front()).flatten().map(|way| (way, Packets::Both));
@@ -117,7 +118,7 @@ impl Rota {
         Some((way, Packets::Long))
     }
 
-    /// Has one measured again at once.
+    /// Schedules a path to be probed again immediately.
     pub(super) fn again(&mut self, way: Way) {
         self.again.push_back(way);
     }
@@ -128,7 +129,7 @@ impl Rota {
     }
 }
 
-/// Probes that were sent.
+/// A probe in flight.
 struct UnderWay {
     way: Way,
     peering: PeeringId,
@@ -138,20 +139,20 @@ struct UnderWay {
     to: IpAddr,
     mtu: u32,
     sent: Instant,
-    /// What else has come.
+    /// Other packets received.
     forged: u32,
 }
 
 /// The sequence numbers of the two packets.
 const LONG: u16 = 0;
 const SMALL: u16 = 1;
-/// How many probes may be under way: no more can be sent within [`PATIENCE`].
+/// How many probes may be in flight: no more can be sent within [`PATIENCE`].
 const MAX_UNDER_WAY: usize = 64;
-/// The longest time after which it looks for another configuration, and the shortest after which it looks for room in the budget.
+/// The longest time before it checks for another configuration, and the shortest before it checks the budget again.
 const LOOK: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Measures every way of the host's peerings so often, on a thread of its own.
+/// Probes every path of the host's peerings at this interval, on a thread of its own.
 pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
     prober.figures.lock().every = Some(every);
     let run = move || {
@@ -175,7 +176,7 @@ pub(super) fn start(prober: Prober, every: Duration) -> io::Result<()> {
                 match UnderWay::begin(way.clone(), peering.clone(), *target, packets) {
                     Ok(begun) => under_way.push(begun),
                     Err(error) => {
-                        // What cannot be measured is not known.
+                        // What cannot be probed is not known.
                         prober.figures.lock().forget(&way);
                         if !std::mem::replace(&mut warned, true) {
                             tracing::warn!(reason = super::reason(&error), "a peering is not measured");
@@ -222,7 +223,7 @@ impl UnderWay {
         let (mark, to, mtu) = (new_mark()?, target.remote, target.mtu.unwrap_or(SMALLEST));
         let mut socket = EchoSocket::open(target.vrf, target.local, target.remote, mark.identifier)?;
         let sent = Instant::now();
-        // What the kernel does not take is lost.
+        // What the kernel does not accept is lost.
         let _ = socket.send(&mark.request(to, LONG, mtu));
         if packets == Packets::Both {
             let _ = socket.send(&mark.request(to, SMALL, SMALLEST));
@@ -231,7 +232,7 @@ impl UnderWay {
         Ok(Self { way, peering, measured, socket, mark, to, mtu, sent, forged: 0 })
     }
 
-    /// Reads what has come, and says whether all has, or as long was waited as is.
+    /// Reads what has arrived, and returns whether all has, or the time is up.
     fn is_over(&mut self) -> bool {
         let now = Instant::now();
         while self.forged < MAX_FORGED {
@@ -262,7 +263,8 @@ pub(super) mod tests {
 
     const UNDERLAY: UnderlayParams = UnderlayParams { vxlan_port: 4789, underlay_mtu: 9000 };
 
-    /// VPC A, peered with B on two hosts; of one of its gateways another host has the like, and of others the peering joins nothing.
+    /// VPC A, peered with B on two hosts; another host has one of its gateways as well, and the peering joins nothing
+    /// of others.
     fn config() -> SharedHostConfig {
         let text = r#"{
             "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
@@ -287,7 +289,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn ways_lead_between_gateways_that_are_joined_and_on_one_host_alone() {
+    fn paths_lead_between_joined_gateways_that_are_on_one_host_only() {
         let ways = ways(&config(), UNDERLAY);
         let shown: Vec<String> =
             ways.iter().map(|(way, (id, it))| format!("{id} {} {} > {}", way.vtep, it.local, it.remote)).collect();
@@ -302,7 +304,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_way_has_its_turn_every_so_often_spread_evenly() {
+    fn every_path_is_probed_at_its_interval_spread_evenly() {
         let start = Instant::now();
         let ms = Duration::from_millis;
         let mut rota = Rota::new(ms(5000));
@@ -318,7 +320,7 @@ pub(super) mod tests {
                 now += 1;
             }
             assert!(now <= 1, "{now} at once");
-            // A configuration that changes all the time keeps nobody from their turn.
+            // A configuration that changes all the time must not keep paths from their turn.
             rota.take(&all, start + ms(at));
         }
         assert!(turns.len() == 100 && turns.values().all(|times| times.len() == 3));
@@ -328,7 +330,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn ways_that_are_new_keep_those_that_were_there_from_no_turn() {
+    fn new_paths_do_not_delay_existing_ones() {
         let start = Instant::now();
         let ms = Duration::from_millis;
         let mut rota = Rota::new(ms(5000));
@@ -347,7 +349,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_was_lost_is_measured_again_first_and_nothing_is_sent_beyond_the_budget() {
+    fn lost_probes_are_repeated_first_within_the_budget() {
         let start = Instant::now();
         let mut rota = Rota::new(Duration::from_secs(5));
         let ways = many(2);

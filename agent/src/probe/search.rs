@@ -1,16 +1,16 @@
-//! Looks for the longest packet that passes. Pure.
+//! Searches for the longest packet that passes. Pure.
 
 use super::packet::SMALLEST;
 
-/// How close it gets, in bytes.
+/// The precision, in bytes.
 const CLOSE: u32 = 8;
 
-/// Between which lengths the longest packet is that passes, in bytes.
+/// The bounds of the longest packet that passes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Search {
-    /// It passes.
+    /// A length that passes.
     passes: u32,
-    /// It does not.
+    /// A length that does not.
     fails: u32,
 }
 
@@ -20,7 +20,7 @@ impl Search {
         Self { passes: SMALLEST, fails: fails.max(SMALLEST + 1) }
     }
 
-    /// Which lengths are to be tried next, so many at most, in rising order. None where it is close enough.
+    /// The lengths to try next, at most this many, in ascending order. None if it is close enough.
     pub(crate) fn next(self, most: u32) -> Vec<u32> {
         let between = self.fails - self.passes;
         if between <= CLOSE {
@@ -30,7 +30,7 @@ impl Search {
         (1..=tries).map(|place| self.passes + between * place / (tries + 1)).collect()
     }
 
-    /// Learns which of the lengths that were tried passed. A length that was lost, while a longer one passed, was lost by chance.
+    /// Takes which of the tried lengths passed. A length that was lost while a longer one passed was lost by chance.
     pub(crate) fn learn(&mut self, tried: &[u32], passed: &[u32]) {
         self.passes = passed.iter().copied().filter(|length| *length < self.fails).fold(self.passes, u32::max);
         let lost = tried.iter().copied().filter(|length| *length > self.passes);
@@ -69,13 +69,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_by_chance_hides_nothing_longer() {
+    fn loss_by_chance_does_not_hide_longer_lengths() {
         let mut search = Search::below(1450);
         search.learn(&[300, 600, 900, 1200], &[900]);
         assert_eq!((search.passes, search.fails), (900, 1200));
         search.learn(&[1000], &[]);
         assert_eq!(search, Search { passes: 900, fails: 1000 });
-        // An answer to an earlier try, that came late.
+        // A reply to an earlier attempt that came late.
         search.learn(&[], &[1200]);
         assert_eq!(search.passes, 900);
         assert!(Search::below(0).next(5).is_empty() && Search::below(70).next(5).is_empty());

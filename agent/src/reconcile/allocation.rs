@@ -1,4 +1,4 @@
-//! What this host may use of limits that it shares with others, and what of that the kernel was seen to let pass. Pure.
+//! What this host may use of limits that it shares with others, and which rates were seen in the kernel. Pure.
 
 use crate::{
     compile::UnderlayParams,
@@ -20,16 +20,16 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(super) struct Allocation {
     shares: Shares,
-    /// The same, for those who look from outside.
+    /// The same, for other threads.
     published: watch::Sender<Shares>,
-    /// What of each limit the kernel was last seen to let pass.
+    /// The share of each limit that was last seen in the kernel.
     confirmed: BTreeMap<Vni, Share>,
-    /// Whether something was granted since the plan that is being carried out was made.
+    /// Whether something was granted since the plan in progress was made.
     regranted: bool,
 }
 
 impl Allocation {
-    /// Goes on from what was granted before.
+    /// Continues from what was granted before.
     pub(super) fn new(shares: Shares, published: watch::Sender<Shares>) -> Self {
         Self { shares, published, confirmed: BTreeMap::new(), regranted: false }
     }
@@ -39,7 +39,7 @@ impl Allocation {
         &self.shares
     }
 
-    /// What the kernel was seen to let a side pass of its limit.
+    /// The share of its limit that a side was seen to have in the kernel.
     pub(super) fn confirmed(&self, vni: Vni) -> Option<Share> {
         self.confirmed.get(&vni).copied()
     }
@@ -51,7 +51,7 @@ impl Allocation {
         self.published.send_replace(self.shares.clone());
     }
 
-    /// Takes grants, or says what they are older than. The limits of which the kernel lets pass something else now.
+    /// Takes grants, or returns the revision that they are older than. Returns the limits whose rate changes.
     pub(super) fn grant(
         &mut self,
         grants: &Grants,
@@ -65,13 +65,13 @@ impl Allocation {
         Ok(limits.filter(|(vni, limit)| self.confirmed(*vni) != Some(self.shares.of(*vni, *limit))).collect())
     }
 
-    /// A plan is made: puts what was granted in the place of what the configuration gives.
+    /// A plan is made: replaces the configuration's shares by the granted ones.
     pub(super) fn adjust(&mut self, config: &SharedHostConfig, desired: &mut Desired) {
         self.shares.adjust(config, desired);
         self.regranted = false;
     }
 
-    /// What gives devices that have a shaper their rates; where there is none yet, a pass makes it with its rate.
+    /// The operations that set the rates of existing shapers; if there is none yet, a pass creates it with its rate.
     pub(super) fn set_rates(&self, limits: &BTreeMap<Vni, Limit>, observed: &Observed) -> Vec<Operation> {
         let mut operations = Vec::new();
         for (vni, limit) in limits {
@@ -96,7 +96,7 @@ impl Allocation {
             let wanted = |mtu| self.shares.shaper(*vni, *limit, mtu).rate;
             let egress = seen.egress.get(&device).filter(|egress| egress.ours && !egress.bypassed);
             let is_confirmed = seen.links.get(&device).zip(egress).is_some_and(|(link, egress)| {
-                // The rate alone: a queue lets nothing pass.
+                // The rate alone: a queue does not limit.
                 egress.rate == Some(wanted(link.mtu))
             });
             if is_confirmed {
@@ -107,12 +107,12 @@ impl Allocation {
         }
     }
 
-    /// What the kernel lets pass of these is not what it would after a crash.
+    /// The rates in the kernel are not those that it would have after a crash.
     pub(super) fn doubt(&mut self, limits: &BTreeMap<Vni, Limit>) {
         self.confirmed.retain(|vni, _| !limits.contains_key(vni));
     }
 
-    /// A look at a dirty set has seen that all limits in it are as they should be.
+    /// An observation of a dirty set found all limits in it as they should be.
     pub(super) fn confirm_all(&mut self, config: &SharedHostConfig, dirty: &DirtySet) {
         let looked_at = |vni: &Vni| match dirty {
             DirtySet::Everything => true,
@@ -126,8 +126,8 @@ impl Allocation {
         }
     }
 
-    /// The same operations with the rates of now: what was granted after the plan was made must not be taken back by it.
-    /// None where nothing was.
+    /// The same operations with the current rates: what was granted after the plan was made must not be undone by it.
+    /// None if nothing was.
     pub(super) fn with_rates_of_now(
         &self,
         operations: &[Operation],
@@ -157,9 +157,10 @@ impl Allocation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dirty_set::Parts;
-    use cps_peering_config::HostConfig;
-    use serde_json::json;
+    use crate::{
+        dirty_set::Parts,
+        testing::{Side, config_with_sides},
+    };
 
     fn vni(number: u32) -> Vni {
         number.try_into().unwrap()
@@ -170,19 +171,7 @@ mod tests {
     }
 
     fn config(sides: &[u32]) -> SharedHostConfig {
-        let side = |vni: &u32| {
-            let limit = json!({ "bandwidth_mbit": 100, "share": 2500 });
-            let side = json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1000, "peer_cidrs": [],
-                               "limit": limit });
-            (vni.to_string(), side)
-        };
-        let sides: serde_json::Map<_, _> = sides.iter().map(side).collect();
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
-        }))
-        .unwrap();
-        config.into()
+        config_with_sides(1, sides.iter().map(|vni| Side { share: Some(2500), ..Side::unlimited(*vni) }))
     }
 
     fn grants(number: u64, millionths: u32) -> Grants {
@@ -197,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_changes_the_limits_of_which_something_else_passes() {
+    fn a_grant_returns_the_limits_whose_rate_changes() {
         let mut allocation = allocation();
         assert!(allocation.grant(&grants(1, 300_000), None).unwrap().is_empty(), "there is no configuration");
         let changed = allocation.grant(&grants(1, 300_000), Some(&config(&[7, 8]))).unwrap();
@@ -209,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_looked_at_is_not_confirmed() {
+    fn what_was_not_observed_is_not_confirmed() {
         let mut allocation = allocation();
         let dirty = DirtySet::Parts(Parts { sides: [vni(7)].into(), ..Parts::default() });
         allocation.confirm_all(&config(&[7, 8]), &dirty);
@@ -225,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_does_not_take_back_what_was_granted_after_it() {
+    fn a_plan_does_not_undo_later_grants() {
         let (mut allocation, config) = (allocation(), config(&[7]));
         let rate = |allocation: &Allocation| {
             let limit = config.sides[&vni(7)].limit.unwrap();

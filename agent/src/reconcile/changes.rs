@@ -7,15 +7,15 @@ use crate::{
 use cps_peering_config::{SharedHostConfig, net::InterfaceName};
 use std::collections::BTreeSet;
 
-/// The most sides whose traffic is ended ahead of everything else: looking at each of more would take longer than looking at
-/// everything.
+/// The most sides whose traffic is ended ahead of everything else: for more, observing each would take longer than
+/// observing everything.
 const MOST_ENDED: usize = 64;
 
 /// What may differ because of the configuration.
 #[derive(Debug)]
 pub(super) struct Changes {
     dirty: DirtySet,
-    /// Devices of sides that the configuration has no more, and that may still send.
+    /// Devices of sides that the configuration no longer has, and that may still send.
     ending: BTreeSet<InterfaceName>,
 }
 
@@ -27,7 +27,7 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Adds what differs between two configurations. Whether anything does.
+    /// Adds the difference between two configurations. Returns whether there is one.
     pub(super) fn follow(&mut self, old: Option<&SharedHostConfig>, new: &SharedHostConfig) -> bool {
         let change = old.map_or(DirtySet::Everything, |old| DirtySet::between(old, new));
         let changes = !change.is_nothing();
@@ -48,12 +48,12 @@ impl Changes {
         &self.dirty
     }
 
-    /// The kernel is as the configuration wants it, or what is not right is no longer a matter of what changed.
+    /// The kernel is as the configuration requires, or what is not right is no longer due to a change.
     pub(super) fn clear(&mut self) {
         self.dirty = DirtySet::nothing();
     }
 
-    /// The devices of sides that have gone since the last time, where they are few.
+    /// The devices of sides that were removed since the last call, if they are few.
     pub(super) fn take_ending(&mut self) -> Option<BTreeSet<InterfaceName>> {
         let ending = std::mem::take(&mut self.ending);
         (1..=MOST_ENDED).contains(&ending.len()).then_some(ending)
@@ -63,22 +63,10 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cps_peering_config::HostConfig;
-    use serde_json::json;
+    use crate::testing::{Side, config_with_sides};
 
     fn config(sides: impl IntoIterator<Item = u32>) -> SharedHostConfig {
-        let side = |vni: u32| {
-            let side =
-                json!({ "peering": format!("p{vni}"), "vpc": "vpc-a", "peer_vni": vni + 1000, "peer_cidrs": [] });
-            (vni.to_string(), side)
-        };
-        let sides: serde_json::Map<_, _> = sides.into_iter().map(side).collect();
-        let config: HostConfig = serde_json::from_value(json!({
-            "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
-            "vrfs": { "vpc-a": { "vni": 10 } }, "sides": sides,
-        }))
-        .unwrap();
-        config.into()
+        config_with_sides(1, sides.into_iter().map(Side::unlimited))
     }
 
     fn devices(vnis: impl IntoIterator<Item = u32>) -> BTreeSet<InterfaceName> {
@@ -100,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn traffic_of_sides_that_are_back_is_not_ended() {
+    fn traffic_of_restored_sides_is_not_ended() {
         let mut changes = Changes::default();
         changes.follow(Some(&config([1, 2, 3])), &config([3]));
         changes.follow(Some(&config([3])), &config([2, 3]));
@@ -109,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn many_sides_are_left_to_the_look_at_everything() {
+    fn many_sides_are_left_to_the_full_observation() {
         let mut changes = Changes::default();
         changes.follow(Some(&config(1..=64)), &config([]));
         assert_eq!(changes.take_ending(), Some(devices(1..=64)));

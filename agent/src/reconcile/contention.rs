@@ -1,8 +1,8 @@
-//! What somebody keeps changing back is left alone for a growing time. Pure: the time is an argument.
+//! What another program keeps changing back is left alone for a growing time. Pure: the time is an argument.
 //!
-//! Two that both insist on their own keep each other busy and interrupt traffic with each change. So what was repaired again and
-//! again rests, and is reported. What keeps tenants apart never rests: it is put right whenever it is seen, or, where a device is
-//! concerned, the device carries nothing meanwhile.
+//! Two programs that both insist keep each other busy and interrupt traffic with each change. So what was repaired
+//! again and again is suspended, and reported. What isolates tenants is never suspended: it is repaired whenever it is
+//! seen, or, for a device, the device is kept down meanwhile.
 
 use crate::objects::{DeviceSetting, LinkChange, Operation, Via};
 use cps_peering_config::{net::InterfaceName, retry::Backoff};
@@ -11,16 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many repairs of one object, each within [`FORGETS_ONE`] of the one before on average, make it contested.
+/// This many repairs of one object, on average within [`FORGETS_ONE`] of each other, make it contested.
 const CONTESTED: f64 = 15.0;
 /// How long it takes until one repair is forgotten.
 const FORGETS_ONE: Duration = Duration::from_secs(10);
-/// How long it rests. Without jitter: who keeps changing it back does not wait for other hosts.
+/// How long repairs are suspended. Without jitter: a program that keeps changing it back is on this host only.
 const RESTS: Backoff = Backoff::new(Duration::from_secs(10), Duration::from_mins(10));
-/// The most objects that are kept in mind.
+/// The most objects that are tracked.
 const MOST: usize = 4096;
 
-/// What was repaired lately.
+/// Recent repairs.
 #[derive(Debug, Default)]
 pub(super) struct Contention(BTreeMap<String, Record>);
 
@@ -29,21 +29,21 @@ struct Record {
     /// Repairs that are not forgotten.
     repairs: f64,
     last: Instant,
-    /// How often it has rested in a row.
+    /// How often in a row it was suspended.
     rests: u32,
     until: Instant,
     kind: Kind,
     what: String,
 }
 
-/// What an operation may do while its object is contested.
+/// What happens to an operation while its object is contested.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     /// It may be left undone: then less gets through.
     Rests,
-    /// The device is closed until it has rested.
+    /// The device is kept down while the operation is suspended.
     Closes(InterfaceName),
-    /// It is always done.
+    /// It is always carried out.
     Insists,
 }
 
@@ -62,13 +62,13 @@ impl Contention {
         self.0.entry(key).or_insert_with(new).note(now);
     }
 
-    /// Why an operation is not carried out now; none if it is.
+    /// Why an operation is suspended now; none if it is not.
     pub(super) fn rest(&self, operation: &Operation, now: Instant) -> Option<String> {
         let rests = matches!(kind(operation), Kind::Rests);
         self.0.get(&key(operation)).filter(|record| rests && now < record.until).map(Record::reason)
     }
 
-    /// The devices that are closed now, each with why.
+    /// The devices that are kept down now, each with the reason.
     pub(super) fn closed(&self, now: Instant) -> BTreeMap<InterfaceName, String> {
         let resting = self.0.values().filter(|record| now < record.until);
         let closed = resting.filter_map(|record| match record.kind {
@@ -78,7 +78,7 @@ impl Contention {
         closed.collect()
     }
 
-    /// Contested objects that are repaired each time all the same: each with the reason that is reported.
+    /// Contested objects that are repaired each time all the same, each with the reason to report.
     pub(super) fn contested(&self, now: Instant) -> impl Iterator<Item = (&str, String)> {
         let insisted = move |record: &&Record| now < record.until && matches!(record.kind, Kind::Insists);
         self.0.values().filter(insisted).map(|record| (record.what.as_str(), record.reason()))
@@ -93,7 +93,7 @@ impl Record {
         if now < self.until {
             return;
         }
-        // Changed back soon after it was tried again: longer than before.
+        // Changed back soon after the retry: longer than before.
         let again = self.rests > 0 && now < self.until + self.pause();
         if again || self.repairs >= CONTESTED {
             self.rests = if again { self.rests + 1 } else { 1 };
@@ -120,7 +120,7 @@ impl Record {
     }
 }
 
-/// The same for each repair of one thing, whatever numbers the kernel gives it.
+/// The same for each repair of one object, whatever numbers the kernel gives it.
 fn key(operation: &Operation) -> String {
     match operation {
         Operation::ChangeLink(name, change) => {
@@ -149,7 +149,7 @@ fn kind(operation: &Operation) -> Kind {
         | Operation::SetNeighbour(..)
         | Operation::SetFdb(..)
         | Operation::AddNexthop(..) => Kind::Rests,
-        // A route that led astray is never left alone.
+        // A misdirecting route is never left alone.
         Operation::AddRoute(route) if route.via != Via::Unreachable => Kind::Rests,
         Operation::ChangeLink(_, change) => match change {
             LinkChange::Up(true)
@@ -200,7 +200,7 @@ mod tests {
         Operation::AddAddress(Address { device: name("eth1"), net: "10.1.0.1/24".parse().unwrap() })
     }
 
-    /// Repairs whatever does not rest, every so often; the seconds at which it was repaired.
+    /// Repairs whatever is not suspended, at this interval; returns the seconds at which it was repaired.
     fn repairs(operation: &Operation, every: Duration, during: Duration) -> Vec<u64> {
         let begin = Instant::now();
         let mut contention = Contention::default();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_changed_back_again_and_again_rests_longer_and_longer() {
+    fn contested_repairs_are_suspended_longer_each_time() {
         let second = Duration::from_secs(1);
         let repaired = repairs(&address(), second, second * 3600);
         let gaps: Vec<u64> = repaired.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 1).collect();
@@ -229,13 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_repaired_now_and_then_never_rests() {
+    fn occasional_repairs_are_never_suspended() {
         let repaired = repairs(&address(), Duration::from_secs(11), Duration::from_hours(1));
         assert_eq!(repaired.len(), 328);
     }
 
     #[test]
-    fn after_a_quiet_time_it_begins_anew() {
+    fn contention_is_forgotten_after_a_quiet_time() {
         let mut now = Instant::now();
         let mut contention = Contention::default();
         for _ in 0..20 {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_tenants_apart_is_put_right_each_time_and_named() {
+    fn repairs_that_isolate_tenants_are_never_suspended_and_reported() {
         let now = Instant::now();
         let mut contention = Contention::default();
         let rule = Rule { family: Family::V4, priority: 0, lookup: Lookup::Local, protocol: 2 };
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_taken_out_of_its_vrf_again_and_again_is_closed() {
+    fn a_port_that_keeps_leaving_its_vrf_is_kept_down() {
         let now = Instant::now();
         let mut contention = Contention::default();
         let enslave = Operation::ChangeLink(name("eth1"), LinkChange::Enslave(name("cpsvrf10")));
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_in_mind_is_bounded() {
+    fn contention_is_bounded_in_memory() {
         let now = Instant::now();
         let mut contention = Contention::default();
         for number in 0..10_000u32 {

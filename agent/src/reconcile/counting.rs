@@ -1,4 +1,4 @@
-//! The counters of what passes, and when they are kept.
+//! The traffic counters, and when they are stored.
 
 use super::PersistentState;
 use crate::traffic::{Meter, Reading};
@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// How often counters are read without being asked for, and how often they are kept.
+/// How often counters are read without a request, and how often they are stored.
 const KEPT_EVERY: Duration = Duration::from_secs(30);
 
-/// What was counted.
+/// The counters.
 pub(super) struct Counting {
     meter: Meter,
     save: Box<dyn Fn(Meter) + Send>,
@@ -28,17 +28,17 @@ impl fmt::Debug for Counting {
 }
 
 impl Counting {
-    /// Goes on from what was counted before.
+    /// Continues from what was counted before.
     pub(super) fn new(state: PersistentState) -> Self {
         Self { meter: state.meter, save: state.save, boot: state.boot, kept: None }
     }
 
-    /// What was counted.
+    /// The counters.
     pub(super) fn meter(&self) -> &Meter {
         &self.meter
     }
 
-    /// Takes what the kernel has counted.
+    /// Takes the kernel's counters.
     pub(super) fn take(&mut self, config: &SharedHostConfig, readings: &BTreeMap<Vni, Reading>) {
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         self.meter.take(&self.boot, config, readings, now_ms.try_into().unwrap_or(u64::MAX));
@@ -47,12 +47,12 @@ impl Counting {
         }
     }
 
-    /// Whether it was not kept for a while.
+    /// Whether they were not stored for a while.
     pub(super) fn is_due(&self) -> bool {
         self.kept.is_none_or(|kept| kept.elapsed() >= KEPT_EVERY)
     }
 
-    /// Keeps it.
+    /// Stores them.
     pub(super) fn keep(&mut self) {
         self.kept = Some(Instant::now());
         (self.save)(self.meter.clone());

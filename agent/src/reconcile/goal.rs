@@ -1,19 +1,19 @@
-//! What the kernel is to become, and how far that is.
+//! The target state of the kernel, and how far it has got.
 
 use cps_peering_config::ValidHostConfig;
 use std::sync::Arc;
 
-/// What the kernel is to become.
+/// The target state of the kernel.
 #[derive(Debug, Default)]
 pub(super) enum Goal {
-    /// Nobody has said it yet: the kernel stays as it is.
+    /// Not known yet: the kernel stays as it is.
     #[default]
     Unknown,
-    /// What a configuration wants.
+    /// What a configuration requires.
     Config(Target),
 }
 
-/// A configuration on its way into the kernel.
+/// A configuration that is being applied.
 #[derive(Debug)]
 pub(super) struct Target {
     config: Arc<ValidHostConfig>,
@@ -21,28 +21,28 @@ pub(super) struct Target {
     progress: Progress,
 }
 
-/// Whether a configuration is in the ledger. Work on it begins before: what ends traffic must not wait for a disk. But nothing
-/// is confirmed to anybody before it would survive a reboot.
+/// Whether a configuration is in the ledger. Work on it begins before: ending traffic must not wait for a disk. But
+/// nothing is confirmed before it would survive a reboot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
     Yes,
-    /// It is being written, for as long as the disk takes. When it cannot be, the one before comes back.
+    /// It is being written, for as long as the disk takes. If it cannot be, the previous one comes back.
     NotYet,
 }
 
-/// How far the kernel is. It only ever gets further.
+/// How far the kernel is. It only ever advances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
-    /// Not all of it was brought about.
+    /// Not all of it has been applied.
     New,
     /// What could be done was done.
     Compared,
-    /// The kernel was seen to be as the configuration wants it. What differs after that is drift.
+    /// The kernel was seen to be as the configuration requires. Later differences are drift.
     Reached,
 }
 
 impl Goal {
-    /// Goes for another configuration. `changes`: whether it wants anything else than the one before.
+    /// Makes another configuration the goal. `changes`: whether it requires anything different from the previous one.
     pub(super) fn follow(&mut self, config: Arc<ValidHostConfig>, stored: Stored, changes: bool) {
         let progress = match self {
             Self::Config(Target { progress: Progress::Reached, .. }) if !changes => Progress::Reached,
@@ -51,12 +51,12 @@ impl Goal {
         *self = Self::Config(Target { config, stored, progress });
     }
 
-    /// The configuration; none as long as there never was one.
+    /// The configuration; none if there has never been one.
     pub(super) fn config(&self) -> Option<&Arc<ValidHostConfig>> {
         self.target().map(|target| &target.config)
     }
 
-    /// A configuration is in the ledger. False where another one is the goal by now, or it was known.
+    /// A configuration is in the ledger. False if another one is the goal by now, or this was known.
     pub(super) fn is_stored_now(&mut self, config: &Arc<ValidHostConfig>) -> bool {
         match self {
             Self::Config(target) if Arc::ptr_eq(&target.config, config) => {
@@ -66,7 +66,7 @@ impl Goal {
         }
     }
 
-    /// Whether what the kernel has may be confirmed.
+    /// Whether the kernel's state may be confirmed.
     pub(super) fn is_stored(&self) -> bool {
         self.target().is_some_and(|target| target.stored == Stored::Yes)
     }
@@ -81,12 +81,12 @@ impl Goal {
         self.advance(Progress::Reached);
     }
 
-    /// Whether the kernel was compared with this configuration: what differs then is not what it has brought.
+    /// Whether the kernel was compared with this configuration: later differences do not come from it.
     pub(super) fn was_compared(&self) -> bool {
         self.target().is_some_and(|target| target.progress >= Progress::Compared)
     }
 
-    /// Whether what differs is drift.
+    /// Whether differences are drift.
     pub(super) fn was_reached(&self) -> bool {
         self.target().is_some_and(|target| target.progress == Progress::Reached)
     }
@@ -145,12 +145,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_what_is_the_goal_still_is_stored_now() {
+    fn only_the_current_goal_is_marked_as_stored() {
         let (mut goal, one, two) = (Goal::default(), config(1), config(2));
         goal.follow(Arc::clone(&one), Stored::NotYet, true);
         goal.follow(Arc::clone(&two), Stored::NotYet, true);
         assert!(!goal.is_stored_now(&one) && !goal.is_stored());
         assert!(goal.is_stored_now(&two) && goal.is_stored());
-        assert!(!goal.is_stored_now(&two), "it is told once");
+        assert!(!goal.is_stored_now(&two), "it is reported once");
     }
 }

@@ -1,4 +1,4 @@
-//! The way to the reconciler, for whoever gives it something to do.
+//! The interface to the reconciler.
 
 use super::{
     Options, PersistentState, Reconciler,
@@ -33,7 +33,8 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinError};
 
-/// A configuration that the reconciler works on already, and that is being stored. Dropped, it was not.
+/// A configuration that the reconciler is already applying while it is being stored. Dropping this means that it was
+/// not stored.
 #[derive(Debug)]
 #[must_use]
 pub struct Promise {
@@ -50,12 +51,12 @@ impl Promise {
     }
 }
 
-/// The way to a running reconciler.
+/// The interface to a running reconciler.
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub(super) wake: Sender<Message>,
     config: watch::Sender<Option<Arc<ValidHostConfig>>>,
-    /// Set while a configuration waits that is newer than the one worked on.
+    /// Set while a configuration is waiting that is newer than the current one.
     newer: Arc<AtomicBool>,
     report: Report,
     shares: watch::Sender<Shares>,
@@ -73,21 +74,21 @@ impl Handle {
     }
 
     /// The same for a configuration that is still being stored. Its revision is reported only when the promise is kept.
-    /// When it cannot be, [`Handle::take_back_to`] brings back the one before.
+    /// If it cannot be stored, [`Handle::take_back_to`] brings back the previous one.
     pub fn configure_early(&self, config: Arc<ValidHostConfig>) -> Promise {
         self.begin(Arc::clone(&config), Stored::NotYet);
         Promise { handle: self.clone(), config }
     }
 
-    /// Brings back a configuration that is stored, since a newer one could not be. Nothing is reported to be in the kernel until it
-    /// was looked at: it may have the newer one.
+    /// Goes back to a configuration that is stored, because a newer one could not be. Nothing is reported to be in the
+    /// kernel until it was observed: it may have the newer one.
     pub fn take_back_to(&self, config: Arc<ValidHostConfig>) {
         self.report.taken_back_to(&config);
         self.config.send_replace(Some(Arc::clone(&config)));
         self.begin(config, Stored::Yes);
     }
 
-    /// A configuration with this revision is about to come, and what is done for it is recorded below a span.
+    /// A configuration with this revision is about to arrive; records the work on it below a span.
     pub(crate) fn record(&self, recorder: &Recorder, revision: Revision, context: SpanContext) {
         self.traced.comes(recorder, revision, context);
     }
@@ -108,12 +109,12 @@ impl Handle {
         self.config.borrow().clone()
     }
 
-    /// What it may use of limits that it shares with other hosts.
+    /// The shares of limits that it shares with other hosts.
     pub fn shares(&self) -> Shares {
         self.shares.borrow().clone()
     }
 
-    /// How many ports are kept from filling the neighbour tables, by family.
+    /// How many ports are throttled in the neighbour tables, by family.
     pub fn throttled(&self) -> &AtomicUsize {
         &self.throttled
     }
@@ -123,12 +124,12 @@ impl Handle {
         &self.writes
     }
 
-    /// Tells why a file that is being written is not written yet; none when it is.
+    /// Reports why a file that is being written is not written yet; none once it is.
     pub(crate) fn hangs(&self, file: &str, reason: Option<String>) {
         self.report.hangs(file, reason);
     }
 
-    /// Writes a file, for as long as that takes, and reports it where it hangs.
+    /// Writes a file, for as long as that takes, and reports it if it hangs.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         file: &Path,
@@ -138,23 +139,23 @@ impl Handle {
         self.writes.run(file, write, |reason| self.hangs(&name, reason)).await
     }
 
-    /// Which objects of the kernel concern the reconciler, now and from now on.
+    /// Which kernel objects concern the reconciler, live.
     pub fn interest(&self) -> Interest {
         self.interest.clone()
     }
 
-    /// Tells the reconciler that the kernel has changed. False when it has ended.
+    /// Notifies the reconciler of a kernel event. False if it has ended.
     pub fn notice(&self, event: Event) -> bool {
         self.wake.send(Message::Event(event)).is_ok()
     }
 
-    /// Makes the reconciler go on with other options, and look at everything. Those of the tunnels it cannot change.
+    /// Changes the reconciler's options, and makes it observe everything. Options of tunnels cannot be changed.
     pub fn tune(&self, options: Options) {
         // The reconciler ends only with the process.
         let _ = self.wake.send(Message::Tuned(options));
     }
 
-    /// How it stands, now and from now on.
+    /// The report, live.
     pub fn report(&self) -> watch::Receiver<HostReport> {
         self.report.subscribe()
     }
@@ -165,7 +166,7 @@ pub fn start(kernel: impl Kernel + 'static, options: Options) -> std::io::Result
     start_with(kernel, options, PersistentState::default())
 }
 
-/// The same, going on from what was granted and counted before.
+/// The same, continuing from what was granted and counted before.
 pub fn start_with(kernel: impl Kernel + 'static, options: Options, kept: PersistentState) -> std::io::Result<Handle> {
     let (wake, inbox) = channel();
     let report = Report::new();

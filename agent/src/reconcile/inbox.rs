@@ -1,4 +1,4 @@
-//! What makes the reconciler look at the kernel, and when.
+//! What makes the reconciler observe the kernel, and when.
 
 use super::{Reconciler, goal::Stored, message::Message, schedule::Waited};
 use crate::kernel::{Event, Kernel};
@@ -9,8 +9,8 @@ use std::{
 };
 
 impl<K: Kernel> Reconciler<K> {
-    /// Waits until this time for a reason to look; while all is well, what a poll of the devices tells is one, too. None when nobody
-    /// can give a reason any more.
+    /// Waits until this time for a reason to observe; while all is well, a poll of the devices may give one. None if no
+    /// sender is left.
     pub(super) fn wait_polling(&mut self, until: Instant) -> Option<Waited> {
         loop {
             let poll = self.schedule.next_poll();
@@ -24,9 +24,9 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Whether ports are the interfaces that they were, the settings of our devices and ports as they should be, and packet filters
-    /// as they were. (Of an interface that is down the kernel announces no alternative names.) What cannot be read does not seem
-    /// right. Before the kernel was compared with this configuration, only the first is asked.
+    /// Whether ports are still the same interfaces, the settings of our devices and ports are right, and packet filters
+    /// are unchanged. (The kernel announces no alternative names for an interface that is down.) What cannot be read
+    /// counts as wrong. Before the kernel was compared with this configuration, only the ports are checked.
     fn seems_right(&mut self) -> bool {
         let began = Instant::now();
         let Some(config) = self.goal.config() else {
@@ -44,7 +44,7 @@ impl<K: Kernel> Reconciler<K> {
             && (!was_compared || self.seen.settings_are_right(config, &links))
     }
 
-    /// Waits for a reason to look: until this time, an event comes (but not before it is its turn), or a configuration comes.
+    /// Waits for a reason to observe: this time, an event (which may have to wait its turn), or a configuration.
     fn wait(&mut self, mut until: Instant) -> Option<Waited> {
         let mut waited = Waited::Pause;
         let quiet_until = self.schedule.quiet_until();
@@ -68,7 +68,7 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Takes everything that has come meanwhile; a configuration outweighs events.
+    /// Takes all messages that have arrived; a configuration outweighs events.
     pub(super) fn drain(&mut self, mut waited: Waited) -> Waited {
         while let Ok(message) = self.inbox.try_recv() {
             waited = waited.max(self.take(message));

@@ -1,4 +1,4 @@
-//! What reaches the reconciler, and what it starts with.
+//! Messages to the reconciler, and its initial state.
 
 use super::{Options, goal::Stored};
 use crate::{
@@ -14,19 +14,19 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// Why the reconciler looks at the kernel.
+/// A message to the reconciler.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// A configuration to go for instead of any earlier one.
+    /// A configuration that replaces any earlier goal.
     Configured(Arc<ValidHostConfig>, Stored),
-    /// One that was not stored is stored now.
+    /// A configuration is now stored.
     Stored(Arc<ValidHostConfig>),
     Event(Event),
     Asked(Request),
     Tuned(Options),
 }
 
-/// A question to the reconciler.
+/// A request to the reconciler.
 #[derive(Debug)]
 pub(super) enum Request {
     Grant(Grants, oneshot::Sender<Result<Granted, RequestError>>),
@@ -34,12 +34,12 @@ pub(super) enum Request {
     Alive(oneshot::Sender<()>),
 }
 
-/// What came of grants.
+/// The result of grants.
 #[derive(Debug)]
 pub struct Granted {
     /// The sides with a limit.
     pub report: TrafficReport,
-    /// All shares, to be kept before anything is confirmed.
+    /// All shares, to be stored before anything is confirmed.
     pub shares: Shares,
 }
 
@@ -49,26 +49,26 @@ pub enum RequestError {
     /// The grants are older than others.
     #[error("grants {pushed} are older than {have}, which this host has")]
     Older {
-        /// These.
+        /// The pushed grants.
         pushed: Revision,
-        /// The others.
+        /// The current grants.
         have: Revision,
     },
     /// The kernel could not be read or changed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// It is busy, or has ended.
-    #[error("the agent is busy; ask again")]
+    #[error("the agent is busy; retry later")]
     Busy,
 }
 
-/// What the reconciler begins with, and where it leaves what it counted.
+/// The reconciler's initial state, and where it stores its counters.
 pub struct PersistentState {
     /// What was granted before.
     pub shares: Shares,
     /// What was counted before.
     pub meter: Meter,
-    /// Keeps what was counted. Must not take long.
+    /// Stores the counters. Must not take long.
     pub save: Box<dyn Fn(Meter) + Send>,
     /// The kernel's boot id.
     pub boot: String,

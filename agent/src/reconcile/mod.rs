@@ -1,9 +1,9 @@
 //! Brings the kernel to the configuration, and keeps it there.
 //!
-//! One thread owns the kernel. It looks at the kernel, compares, changes what differs and looks again, until nothing
-//! differs or nothing more can be done. It does so when a configuration comes, when an event says that something
-//! changed, after a while when something failed, and from time to time without a reason. What it saw last is the
-//! report. It flushes nothing when it starts and nothing when it stops.
+//! One thread owns the kernel. It observes the kernel, compares, changes what differs and observes again, until nothing
+//! differs or nothing more can be done. It does so when a configuration arrives, when an event reports a change, after
+//! a while when something failed, and periodically. What it saw last is the report. It flushes nothing when it starts
+//! and nothing when it stops.
 
 mod allocation;
 mod changes;
@@ -25,6 +25,7 @@ mod writes;
 pub use handle::{Handle, Promise, start, start_with};
 pub use message::{Granted, PersistentState, RequestError};
 pub use options::Options;
+pub(crate) use writes::UNTIL_WRITTEN;
 
 use crate::{
     compile::{UnderlayParams, compile},
@@ -58,19 +59,20 @@ use std::{
 };
 use traced::Traced;
 
-/// How often one pass looks and changes before it gives up for now. The kernel takes objects away with others, so a plan
-/// may need a second one; more are needed only while somebody else changes the same things.
+/// How many rounds of observation and change one pass makes before it gives up for now. The kernel removes objects
+/// along with others, so a plan may need a second round; more are needed only while another program changes the same
+/// objects.
 const ROUNDS: usize = 5;
-/// Operations between two looks at whether a newer configuration has come.
+/// Operations between two checks for a newer configuration.
 const CHUNK: usize = 4096;
-/// The longest list of problems in a report; the last one then says how many there are.
+/// The longest list of problems in a report; the last one then gives the total.
 const MAX_PROBLEMS: usize = 200;
-/// What it is made of: each part has what is its own, and changes by its own methods alone.
+/// Each part has its own state, and only its own methods change it.
 struct Reconciler<K> {
     kernel: K,
     options: Options,
     inbox: Receiver<Message>,
-    /// Set while a configuration waits that is newer than the one worked on.
+    /// Set while a configuration is waiting that is newer than the current one.
     newer: Arc<AtomicBool>,
     goal: Goal,
     changes: Changes,
@@ -79,24 +81,24 @@ struct Reconciler<K> {
     allocation: Allocation,
     counting: Counting,
     reporter: Reporter,
-    /// What somebody keeps changing back.
+    /// What another program keeps changing back.
     contention: Contention,
     /// What the kernel refused in the current pass, by operation; the first ones.
     refused: BTreeMap<String, NetlinkError>,
     /// For those who listen to events.
     interest: Interest,
-    /// Whether what is done for the configuration is recorded.
+    /// Whether the work on the configuration is recorded.
     traced: Traced,
 }
 
-/// What a look cost.
+/// What an observation cost.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     operations: u64,
     took: Duration,
 }
 
-/// Enough of a plan to see whether the next one is the same, and little to keep.
+/// Enough of a plan to see whether the next one is the same, and cheap to keep.
 #[derive(PartialEq)]
 struct Outline {
     length: usize,
@@ -131,11 +133,11 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Looks at what the configuration changed, and at everything when that is due.
+    /// Observes what the configuration changed, and everything when that is due.
     fn pass(&mut self) -> Outcome {
         let Some(config) = self.goal.config().cloned() else { return Outcome::Nothing };
         if let Err(error) = self.quiesce() {
-            // Then the look that follows fails, too, or does it.
+            // The observation that follows then fails, too, or does it.
             tracing::error!(%error, "the kernel could not be read or changed");
         }
         if let Some(underlay_params) = self.seen.quick_way(self.changes.dirty(), self.schedule.is_due()) {
@@ -175,8 +177,8 @@ impl<K: Kernel> Reconciler<K> {
         if in_sync { Outcome::InSync } else { Outcome::Troubled }
     }
 
-    /// Reports how it stands; as long as the configuration is not stored, nothing that it would confirm. The kernel is kept right
-    /// meanwhile: a disk may hang for long.
+    /// Reports the result; while the configuration is not stored, nothing that would confirm it. The kernel is kept
+    /// right meanwhile: a disk may hang for long.
     fn publish(&mut self, config: &Arc<ValidHostConfig>, finding: Finding) {
         if finding.seen {
             self.goal.compared();
@@ -186,7 +188,7 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Confirms what was found with a configuration that would survive a reboot.
+    /// Confirms the result for a configuration that would survive a reboot.
     fn confirm(&mut self, config: &Arc<ValidHostConfig>, finding: Finding) {
         if finding.is_clear() {
             self.allocation.confirm_all(config, &finding.dirty);
@@ -194,7 +196,7 @@ impl<K: Kernel> Reconciler<K> {
         self.reporter.tell(config, finding);
     }
 
-    /// Ends the traffic of sides that are to go, before anything is read that takes time, for instance their routes.
+    /// Ends the traffic of sides to be removed, before anything is read that takes time, for instance their routes.
     fn quiesce(&mut self) -> Result<(), KernelError> {
         let Some(devices) = self.changes.take_ending() else { return Ok(()) };
         let parts = Parts { devices, ..Parts::default() };
@@ -202,14 +204,14 @@ impl<K: Kernel> Reconciler<K> {
         self.apply(&quiesce(&observed)).map(drop)
     }
 
-    /// Carries operations out, and counts them. What was refused is returned.
+    /// Carries out operations, and counts them. Returns those that were refused.
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let refused = self.kernel.apply(operations)?;
         self.reporter.count().operations += (operations.len() - refused.len()) as u64;
         Ok(refused)
     }
 
-    /// Looks at a dirty set and changes what differs. None when a newer configuration came.
+    /// Observes a dirty set and changes what differs. None if a newer configuration arrived.
     fn attempt(&mut self, config: &ValidHostConfig, dirty: DirtySet, known: Option<UnderlayParams>) -> Option<Finding> {
         let started = Instant::now();
         let mut recorded = self.traced.attempt(config.revision);
@@ -234,8 +236,8 @@ impl<K: Kernel> Reconciler<K> {
         Some(Finding { dirty, problems, seen, run, underlay_mtu })
     }
 
-    /// Looks and changes until nothing differs, or nothing more can be done. Returns what is wrong then; none when a newer
-    /// configuration came.
+    /// Observes and changes until nothing differs, or nothing more can be done. Returns what is wrong then; none if a
+    /// newer configuration arrived.
     fn rounds(
         &mut self,
         config: &ValidHostConfig,
@@ -264,7 +266,7 @@ impl<K: Kernel> Reconciler<K> {
             };
             let mut desired = compile(config, underlay_params, dirty);
             if let Some(port) = desired.ports.keys().find(|port| !whole && !observed.links.contains_key(*port)) {
-                // It may be there under another name, which a look at everything finds out.
+                // It may be there under another name, which a full observation finds out.
                 return Ok(Some(vec![host_problem(ProblemKind::Missing, format!("link {port}"), "not seen")]));
             }
             self.allocation.adjust(config, &mut desired);
@@ -295,7 +297,7 @@ impl<K: Kernel> Reconciler<K> {
         unreachable!("the last round is stuck")
     }
 
-    /// Carries a plan out. False when a newer configuration came meanwhile.
+    /// Carries out a plan. False if a newer configuration arrived meanwhile.
     fn carry_out(&mut self, config: &ValidHostConfig, plan: &LazyPlan<'_>) -> Result<bool, KernelError> {
         let mut operations = plan.operations();
         let mut chunk = Vec::with_capacity(CHUNK.min(plan.len()));
@@ -336,7 +338,7 @@ impl<K: Kernel> Reconciler<K> {
             self.refused.extend(told.map(|(place, refusal)| (chunk[place].to_string(), refusal)));
             match self.drain(Waited::Pause) {
                 Waited::Configured => return Ok(false),
-                // What events may be about is looked at later.
+                // What events may be about is observed later.
                 Waited::Port | Waited::Event | Waited::Pause => {}
             }
         }

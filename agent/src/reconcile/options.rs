@@ -1,4 +1,4 @@
-//! What the reconciler needs to know besides the configuration, and what that makes of an underlay.
+//! The reconciler's options, and the underlay parameters that follow from them.
 
 use super::host_problem;
 use crate::{
@@ -12,14 +12,14 @@ use cps_peering_config::{
 };
 use std::{net::IpAddr, time::Duration};
 
-/// What the reconciler needs to know besides the configuration.
+/// The reconciler's options.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// The UDP port of VXLAN.
     pub vxlan_port: u16,
     /// The MTU of the path between hosts in bytes; by default that of the interface with the underlay address.
     pub underlay_mtu: Option<u32>,
-    /// How often the kernel is compared without a reason.
+    /// The interval of the periodic comparison.
     pub resync: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Options {
                 let reason = "no interface of this host has the underlay address";
                 Some(host_problem(ProblemKind::Missing, address_object(config), reason))
             }
-            // Where the underlay is IPv4, routers and hosts take packets apart.
+            // On an IPv4 underlay, routers and hosts fragment packets.
             Some(_) => underlay_params.small(config.underlay).filter(|_| config.underlay.is_ipv6()).map(|reason| {
                 host_problem(ProblemKind::Conflict, format!("underlay MTU {}", underlay_params.underlay_mtu), reason)
             }),
@@ -56,7 +56,8 @@ impl Options {
         (underlay_params, trouble)
     }
 
-    /// Whether the MTU is a guess: what is assumed as long as the underlay address is on no interface is nothing to tell others.
+    /// Whether the MTU is a guess: while the underlay address is on no interface, the assumed value is not reported to
+    /// others.
     pub(super) fn assumes_mtu(&self, config: &ValidHostConfig, problems: &[Problem]) -> bool {
         let is_nowhere =
             |problem: &Problem| problem.kind == ProblemKind::Missing && problem.object == address_object(config);
@@ -69,7 +70,7 @@ fn address_object(config: &ValidHostConfig) -> String {
     format!("address {}", config.underlay)
 }
 
-/// Kind and MTU of the interface that has the underlay address.
+/// Kind and MTU of the interface with the underlay address.
 fn underlay_link(underlay: IpAddr, observed: &Observed) -> Option<(LinkKind, u32)> {
     let (address, _) = observed.addresses.iter().find(|(address, _)| address.net.addr() == underlay)?;
     let link = observed.links.get(&address.device)?;

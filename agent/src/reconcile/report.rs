@@ -1,4 +1,4 @@
-//! What is told of the host.
+//! What is reported about the host.
 
 use super::{Run, goal::Goal};
 use crate::{dirty_set::DirtySet, scope};
@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// The report, for those who write it and those who read it: what is in the ledger, what is in the kernel, and what is wrong with
+/// The report, for its writers and readers: what is in the ledger, what is in the kernel, and what is wrong with
 /// either.
 #[derive(Debug, Clone)]
 pub(super) struct Report {
@@ -49,7 +49,7 @@ impl Report {
         Self { report: watch::Sender::new(report), wrong: Arc::default() }
     }
 
-    /// The report of now, and each one that follows.
+    /// The current report, and each one that follows.
     pub(super) fn subscribe(&self) -> watch::Receiver<HostReport> {
         self.report.subscribe()
     }
@@ -62,14 +62,14 @@ impl Report {
         });
     }
 
-    /// A configuration that the kernel was brought to could not be stored, and this one, which is, comes back: until it is looked,
-    /// nobody knows what the kernel has.
+    /// A configuration that was applied to the kernel could not be stored, and this one, which is stored, comes back:
+    /// until the next observation, the kernel's state is unknown.
     pub(super) fn taken_back_to(&self, config: &ValidHostConfig) {
         self.report.send_modify(|report| report.applied = None);
         self.accepted(config);
     }
 
-    /// Why a file that is being written is not written yet; none when it is.
+    /// Why a file that is being written is not written yet; none once it is.
     pub(super) fn hangs(&self, file: &str, reason: Option<String>) {
         self.report.send_modify(|report| {
             let mut wrong = self.wrong();
@@ -82,7 +82,7 @@ impl Report {
     }
 
     fn wrong(&self) -> MutexGuard<'_, Wrong> {
-        // It is whole at any time.
+        // The value is complete at every moment.
         self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,7 +101,7 @@ impl Wrong {
     }
 }
 
-/// What came of a look at a dirty set.
+/// The result of observing a dirty set.
 #[derive(Debug)]
 pub(super) struct Finding {
     pub(super) dirty: DirtySet,
@@ -109,7 +109,7 @@ pub(super) struct Finding {
     /// Whether the kernel could be read.
     pub(super) seen: bool,
     pub(super) run: Run,
-    /// The MTU of the underlay, in bytes, where it is known.
+    /// The MTU of the underlay, in bytes, if it is known.
     pub(super) underlay_mtu: Option<u32>,
 }
 
@@ -119,7 +119,7 @@ impl Finding {
         self.seen && self.problems.is_empty()
     }
 
-    /// What is known after another look at the same configuration.
+    /// What is known after another observation for the same configuration.
     fn then(self, newer: Self) -> Self {
         let dirty = if self.is_clear() && newer.is_clear() { self.dirty.and(newer.dirty) } else { newer.dirty };
         Self { dirty, ..newer }
@@ -133,9 +133,9 @@ pub(super) struct Reporter {
     counters: Counters,
     /// The configuration that the kernel was reported to have.
     applied: Option<Arc<ValidHostConfig>>,
-    /// What was found last, told or not.
+    /// The last result, reported or not.
     problems: Vec<Problem>,
-    /// What was found with a configuration that is not stored yet: nobody is told of it before.
+    /// The result for a configuration that is not stored yet: it is not reported before.
     held: Option<Finding>,
 }
 
@@ -152,7 +152,7 @@ impl Reporter {
         &mut self.counters
     }
 
-    /// Whether nothing was wrong in the kernel when it was looked at last.
+    /// Whether nothing was wrong in the kernel at the last observation.
     pub(super) fn is_clear(&self) -> bool {
         self.problems.is_empty()
     }
@@ -162,7 +162,7 @@ impl Reporter {
         self.held = None;
     }
 
-    /// Takes what was found. Returned is what may be confirmed of it: nothing as long as the configuration is not stored.
+    /// Takes a result. Returns what may be confirmed of it: nothing while the configuration is not stored.
     pub(super) fn found(&mut self, goal: &Goal, config: &ValidHostConfig, finding: Finding) -> Option<Finding> {
         self.log(config, &finding);
         self.problems.clone_from(&finding.problems);
@@ -181,12 +181,12 @@ impl Reporter {
         None
     }
 
-    /// The configuration is stored now. Returned is what may be confirmed therefore.
+    /// The configuration is stored now. Returns what may therefore be confirmed.
     pub(super) fn stored(&mut self) -> Option<Finding> {
         self.held.take()
     }
 
-    /// Tells what was found with a configuration that is stored.
+    /// Reports the result for a configuration that is stored.
     pub(super) fn tell(&mut self, config: &Arc<ValidHostConfig>, finding: Finding) {
         let had = self.applied.clone();
         if finding.seen {
@@ -194,7 +194,7 @@ impl Reporter {
         }
         let (counters, pass) = (self.counters, finding.pass());
         self.report.report.send_modify(|report| {
-            // Also where it was taken back since.
+            // Also if it was taken back since.
             let before = std::mem::replace(&mut report.applied, had.as_ref().map(|config| config.revision));
             report.behind = scope::behind(report, had.as_ref().map(|config| &***config), &finding.problems);
             report.applied = if finding.seen { Some(config.revision) } else { before };
@@ -234,7 +234,7 @@ impl Finding {
     }
 }
 
-/// A count of milliseconds or microseconds; the largest number stands for more than half a million years.
+/// A count of milliseconds or microseconds; the largest number is more than half a million years.
 fn whole(count: u128) -> u64 {
     count.try_into().unwrap_or(u64::MAX)
 }
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_stored_is_not_told_but_that_the_agent_is_at_work() {
+    fn what_is_not_stored_is_not_reported_except_the_progress() {
         let report = Report::new();
         let mut reporter = Reporter::new(report.clone());
         let (mut goal, config) = (Goal::default(), config(2));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_with_a_configuration_is_nothing_to_tell_of_the_next() {
+    fn results_of_one_configuration_are_not_reported_for_the_next() {
         let mut reporter = Reporter::new(Report::new());
         let (mut goal, config) = (Goal::default(), config(2));
         goal.follow(Arc::clone(&config), Stored::NotYet, true);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_back_is_not_in_the_kernel_before_it_is_looked() {
+    fn a_configuration_that_comes_back_is_not_reported_before_an_observation() {
         let report = Report::new();
         let mut reporter = Reporter::new(report.clone());
         let config = config(2);

@@ -1,5 +1,5 @@
-//! What the controller asks for besides configurations: shares of common limits, and counters. Neither waits for a pass, and
-//! neither needs one.
+//! The controller's requests besides configurations: shares of common limits, and counters. Neither waits for a pass,
+//! and neither needs one.
 
 use super::{
     Granted, Handle, Kernel, Reconciler, RequestError,
@@ -20,18 +20,18 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::oneshot;
 
 impl Handle {
-    /// Sets what this host may use of common limits, at once.
+    /// Sets this host's shares of common limits immediately.
     pub async fn grant(&self, grants: Grants, patience: Duration) -> Result<Granted, RequestError> {
         self.ask(patience, |answer| Request::Grant(grants, answer)).await
     }
 
-    /// What has passed for each side.
+    /// The traffic of each side.
     pub async fn traffic(&self, patience: Duration) -> Result<TrafficReport, RequestError> {
         self.ask(patience, Request::Traffic).await
     }
 
-    /// Completes when the reconciler has heard of it: it is neither stuck nor gone. In the middle of much work that may take
-    /// a few seconds.
+    /// Completes once the reconciler has processed it: it is neither stuck nor gone. During long work that may take a
+    /// few seconds.
     pub async fn alive(&self) {
         let (answer, answered) = oneshot::channel();
         // The reconciler ends only with the process.
@@ -57,7 +57,7 @@ impl Handle {
 }
 
 impl<K: Kernel> Reconciler<K> {
-    /// Answers; whoever asked may have gone.
+    /// Answers; the requester may be gone.
     pub(super) fn answer(&mut self, ask: Request) {
         match ask {
             Request::Grant(grants, answer) => drop(answer.send(self.grant(&grants))),
@@ -91,7 +91,8 @@ impl<K: Kernel> Reconciler<K> {
             let seen = self.kernel.observe(&dirty, &|| false)?;
             self.allocation.confirm_rates(limits, &seen);
         } else {
-            // After a crash the host has what is in the ledger, which may give it more than was granted since: others must not use that.
+            // After a crash the host has what is in the ledger, which may give it more than was granted since: others
+            // must not use that.
             self.allocation.doubt(limits);
         }
         Ok(())
@@ -107,7 +108,7 @@ impl<K: Kernel> Reconciler<K> {
         TrafficReport { host, grants: self.allocation.shares().revision, reading: Some(meter.reading()), sides }
     }
 
-    /// Reads the counters, and keeps them from time to time.
+    /// Reads the counters, and stores them from time to time.
     fn measure(&mut self) -> Result<(), KernelError> {
         let Some(config) = self.goal.config() else { return Ok(()) };
         let readings = self.kernel.traffic()?;
@@ -115,7 +116,7 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    /// Reads the counters when nobody has asked for a while.
+    /// Reads the counters if there was no request for a while.
     pub(super) fn measure_sometimes(&mut self) {
         if self.counting.is_due()
             && let Err(error) = self.measure()
@@ -124,7 +125,7 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// What is about to be removed takes its counters with it.
+    /// Deleting a device deletes its counters.
     pub(super) fn measure_before(&mut self, operations: &[Operation]) {
         if operations
             .iter()

@@ -1,26 +1,26 @@
-//! When the kernel is looked at, and whether at all of it. Pure: the time is an argument.
+//! When the kernel is observed, and how much of it. Pure: the time is an argument.
 
 use cps_peering_config::retry::{Backoff, Retry};
 use std::time::{Duration, Instant};
 
-/// How long it is waited before what was refused, or is in the way, is tried again.
+/// The delay before what was refused, or is in the way, is retried.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
-/// The longest time for which events wait after a look that an event asked for.
+/// The longest time that events wait after an observation that an event caused.
 const LONGEST_REST: Duration = Duration::from_secs(2);
-/// How long a peering that a look at a part has set up may go without a look at what others have in its way.
+/// How long a peering that a partial observation has set up may go without a check for objects of others in its way.
 const CHECKED_WITHIN: Duration = Duration::from_secs(5);
-/// New configurations put off a look at everything no longer than this, from when it was given up first.
+/// The longest time that new configurations put off a full observation, from when it was first abandoned.
 const LONGEST_DEFERRAL: Duration = Duration::from_secs(30);
 /// How often the settings of devices are polled: the kernel does not announce all of them.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
-/// A poll takes no more than this part of the time.
+/// A poll takes at most one part in this many of the time.
 const POLL_SHARE: u32 = 20;
 
-/// Why a wait ended, the weightiest last.
+/// Why a wait ended, in ascending order of weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Waited {
     Pause,
-    /// An event that a tenant can bring about. There are few of them, so what they ask for is done at once and delays nothing.
+    /// An event that a tenant can cause. These are few, so they are handled immediately and delay nothing.
     Port,
     Event,
     Configured,
@@ -39,33 +39,34 @@ pub(super) enum Outcome {
     Superseded,
 }
 
-/// When it is looked.
+/// When to observe.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    /// How often everything is looked at without a reason.
+    /// The interval of full observations without a reason.
     resync: Duration,
-    /// Whether everything is to be looked at, for whatever reason.
+    /// Whether a full observation is due, for whatever reason.
     due: bool,
-    /// Whether an event came since everything was looked at.
+    /// Whether an event came since the last full observation.
     event_pending: bool,
-    /// When everything was looked at last.
+    /// When the last full observation ended.
     looked: Instant,
-    /// Since when a look at everything is put off for newer configurations; none where none is.
+    /// Since when a full observation has been put off for newer configurations; none if it is not.
     deferred_since: Option<Instant>,
-    /// By when everything is to be looked at because a look at a part has let traffic in: what others have in its way is seen then.
+    /// By when a full observation is due because a partial one has let traffic in: it shows what others have in its
+    /// way.
     look_by: Option<Instant>,
-    /// The next look without a reason; none where it is now.
+    /// The next observation without a reason; none if it is due now.
     next: Option<Instant>,
     /// Until when events wait.
     quiet_until: Instant,
     retry: Retry,
-    /// When the settings of devices were polled last, and how long that took.
+    /// When the settings of devices were last polled, and how long that took.
     polled: Instant,
     poll_took: Duration,
 }
 
 impl Schedule {
-    /// Everything is to be looked at as soon as there is a configuration.
+    /// A full observation is due as soon as there is a configuration.
     pub(super) fn new(resync: Duration, now: Instant) -> Self {
         Self {
             resync,
@@ -82,13 +83,13 @@ impl Schedule {
         }
     }
 
-    /// Goes on with another interval, and looks at everything.
+    /// Changes the interval, and makes a full observation due.
     pub(super) fn tune(&mut self, resync: Duration) {
         self.resync = resync;
         self.due = true;
     }
 
-    /// Until when to wait for a reason to look; none where it is now.
+    /// Until when to wait for a reason to observe; none if an observation is due now.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next.map(|next| self.look_by.map_or(next, |look_by| next.min(look_by)))
     }
@@ -98,23 +99,24 @@ impl Schedule {
         self.quiet_until
     }
 
-    /// Something changed. It stays so until everything is looked at: a configuration that comes first asks for a part only.
+    /// Something changed. It stays so until the next full observation: a configuration that comes first only requires a
+    /// partial one.
     pub(super) fn event_came(&mut self) {
         self.event_pending = true;
     }
 
-    /// Whether what an event was about has not been looked at.
+    /// Whether the object of an event has not been observed.
     pub(super) fn is_event_pending(&self) -> bool {
         self.event_pending
     }
 
-    /// Another configuration came: what was refused before says nothing of it.
+    /// Another configuration came: earlier refusals say nothing about it.
     pub(super) fn configured(&mut self) {
         self.retry.reset();
     }
 
-    /// A pass begins: without a reason, or with one that says only "look", at everything; or it is time for that, however often
-    /// configurations come.
+    /// A pass begins. It is a full observation if there is no reason, or one without a known extent, or if one is
+    /// overdue, however often configurations come.
     pub(super) fn begins(&mut self, waited: Waited, now: Instant) {
         let is_time =
             now.duration_since(self.looked) >= self.resync || self.look_by.is_some_and(|look_by| now >= look_by);
@@ -124,8 +126,8 @@ impl Schedule {
         self.due |= waited != Waited::Configured || is_time;
     }
 
-    /// A pass that began for this reason has ended. Where somebody changes things all the time, looking at them must not take all
-    /// the time.
+    /// A pass that began for this reason has ended. If another program changes objects all the time, observing them
+    /// must not take all the time.
     pub(super) fn ended(&mut self, outcome: Outcome, waited: Waited, took: Duration, now: Instant) {
         let pause = match outcome {
             Outcome::Superseded => None,
@@ -135,7 +137,7 @@ impl Schedule {
                 Some(self.resync)
             }
             Outcome::Nothing => {
-                // Everything is looked at when there is one.
+                // A full observation follows once there is one.
                 self.event_pending = false;
                 Some(self.resync)
             }
@@ -145,48 +147,48 @@ impl Schedule {
         self.quiet_until = now + rest.min(LONGEST_REST);
     }
 
-    /// Whether everything is to be looked at.
+    /// Whether a full observation is due.
     pub(super) fn is_due(&self) -> bool {
         self.due
     }
 
-    /// Everything is to be looked at.
+    /// Makes a full observation due.
     pub(super) fn make_due(&mut self) {
         self.due = true;
     }
 
-    /// All of it was seen to be right.
+    /// A full observation found nothing wrong.
     pub(super) fn all_is_right(&mut self) {
         self.due = false;
     }
 
-    /// Whether a look at everything may be given up for a newer configuration.
+    /// Whether a full observation may be abandoned for a newer configuration.
     pub(super) fn may_defer(&self, now: Instant) -> bool {
         self.deferred_since.is_none_or(|since| now.duration_since(since) < LONGEST_DEFERRAL)
     }
 
-    /// A look at everything was given up for a newer configuration.
+    /// A full observation was abandoned for a newer configuration.
     pub(super) fn deferred(&mut self, now: Instant) {
         self.deferred_since.get_or_insert(now);
     }
 
-    /// A look at everything begins: what was noticed until now is seen by it.
+    /// A full observation begins: it covers what was noticed until now.
     pub(super) fn look_begins(&mut self) {
         self.event_pending = false;
     }
 
-    /// Everything was read.
+    /// A full observation has been read.
     pub(super) fn looked(&mut self, now: Instant) {
         (self.looked, self.deferred_since, self.look_by) = (now, None, None);
     }
 
-    /// A look at a part has changed something.
+    /// A partial observation has changed something.
     pub(super) fn part_was_changed(&mut self, now: Instant) {
         self.look_by.get_or_insert(now + CHECKED_WITHIN);
     }
 
-    /// When the settings of devices are to be polled. On a host with thousands of devices that takes a while, and all is looked at
-    /// from time to time anyway. Configurations that come meanwhile do not put it off.
+    /// When to poll the settings of devices. On a host with thousands of devices that takes a while, and full
+    /// observations happen anyway. Configurations that come meanwhile do not put it off.
     pub(super) fn next_poll(&self) -> Instant {
         self.polled + POLL_INTERVAL.max(self.poll_took * POLL_SHARE)
     }
@@ -204,7 +206,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const MINUTE: Duration = Duration::from_mins(1);
 
-    /// One that has looked at everything, and found it right.
+    /// One that has made a full observation, and found nothing wrong.
     fn idle(now: Instant) -> Schedule {
         let mut schedule = Schedule::new(MINUTE, now);
         schedule.begins(Waited::Configured, now);
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn pushes_do_not_put_off_the_look_at_everything() {
+    fn pushes_do_not_put_off_a_full_observation() {
         let begin = Instant::now();
         let mut schedule = idle(begin);
         schedule.begins(Waited::Configured, begin + 59 * SECOND);
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_at_everything_gives_way_however_long_the_last_one_is_ago_but_not_for_ever() {
+    fn a_full_observation_gives_way_to_pushes_but_not_forever() {
         let begin = Instant::now();
         let mut schedule = idle(begin);
         let looks = begin + MINUTE;
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_changed_is_followed_by_a_look_at_everything() {
+    fn a_partial_change_is_followed_by_a_full_observation() {
         let begin = Instant::now();
         let mut schedule = idle(begin);
         schedule.part_was_changed(begin);
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_tried_again_less_and_less_often() {
+    fn retries_become_less_and_less_frequent() {
         let now = Instant::now();
         let mut schedule = idle(now);
         let pause = |schedule: &mut Schedule, outcome| {
@@ -301,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn who_changes_things_all_the_time_does_not_keep_it_busy() {
+    fn continuous_changes_do_not_keep_it_busy() {
         let now = Instant::now();
         let mut schedule = idle(now);
         for (waited, took, rest) in [

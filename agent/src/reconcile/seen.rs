@@ -1,4 +1,4 @@
-//! What the last look at everything said that later looks go on from. Pure.
+//! Results of the last full observation that later ones build on. Pure.
 
 use crate::{
     compile::UnderlayParams,
@@ -14,21 +14,21 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What was seen of the kernel.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// None before everything was looked at with the options of now.
+    /// None before a full observation with the current options.
     underlay: Option<UnderlayParams>,
-    /// Desired devices that something was in the way of.
+    /// Desired devices that were blocked.
     blocked: BTreeSet<InterfaceName>,
-    /// Which interfaces the ports were that the configuration has other names for.
+    /// Which interfaces the ports were that have other names in the configuration.
     aliases: Aliases,
-    /// Settings of devices that could not be put right, or were left alone.
+    /// Settings of devices that could not be repaired, or were left alone.
     left_wrong: BTreeSet<(InterfaceName, DeviceSetting)>,
-    /// Whether a device may be without the filter of the underlay. Only a look at everything tries it again, and tells that it is not so any
-    /// more; until then, a look at a part would set tunnels up.
+    /// Whether a device may be without the underlay filter. Only a full observation retries it, and clears this; until
+    /// then, a partial one must not set tunnels up.
     unguarded: bool,
 }
 
 impl Seen {
-    /// The underlay; none as long as it is not known.
+    /// The underlay; none while it is not known.
     pub(super) fn underlay(&self) -> Option<UnderlayParams> {
         self.underlay
     }
@@ -38,14 +38,14 @@ impl Seen {
         self.underlay = None;
     }
 
-    /// Everything was read, and this is in the way.
+    /// A full observation found these conflicts.
     pub(super) fn note_underlay(&mut self, underlay: UnderlayParams, conflicts: &[Conflict]) {
         self.underlay = Some(underlay);
         self.blocked = conflicts.iter().map(|conflict| conflict.device).collect();
     }
 
-    /// The underlay, where a look at the parts that changed may be enough: something has changed, less than everything, and nothing
-    /// is in the way of it. `all_is_due`: whether everything is looked at anyway.
+    /// The underlay, if observing the changed parts may be enough: something has changed, less than everything, and
+    /// nothing blocks it. `all_is_due`: whether a full observation follows anyway.
     pub(super) fn quick_way(&self, dirty: &DirtySet, all_is_due: bool) -> Option<UnderlayParams> {
         let DirtySet::Parts(parts) = dirty else { return None };
         let is_blocked = parts.devices.iter().any(|device| self.blocked.contains(device));
@@ -63,7 +63,7 @@ impl Seen {
         self.aliases = ports::aliases(config, links);
     }
 
-    /// Everything is as it could be made, but for these operations.
+    /// Everything is as good as it could be made, except for these operations.
     pub(super) fn left(&mut self, operations: impl Iterator<Item = Operation>) {
         self.unguarded = false;
         self.left_wrong.clear();
@@ -76,18 +76,17 @@ impl Seen {
         }
     }
 
-    /// The kernel refused an operation of a look that has not come to its end.
+    /// The kernel refused an operation of an observation that has not ended.
     pub(super) fn refused(&mut self, operation: &Operation) {
         self.unguarded |= matches!(operation, Operation::AddGuard(..));
     }
 
-    /// Whether ports are the interfaces that they were.
+    /// Whether ports are still the same interfaces.
     pub(super) fn ports_are_the_same(&self, config: &SharedHostConfig, links: &BTreeMap<InterfaceName, Link>) -> bool {
         ports::aliases(config, links) == self.aliases
     }
 
-    /// Whether the settings of our devices and ports are as they should be. What could not be put right is tried again when its
-    /// time comes.
+    /// Whether the settings of our devices and ports are right. What could not be repaired is retried when it is due.
     pub(super) fn settings_are_right(&self, config: &SharedHostConfig, links: &BTreeMap<InterfaceName, Link>) -> bool {
         let of_vpcs = config.vrfs.values().flat_map(|vrf| vrf.ports.keys().copied().chain([DeviceName::vpc(vrf.vni)]));
         let of_sides = config.sides.keys().map(|vni| DeviceName::peer(*vni));
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_enough_where_nothing_is_in_its_way() {
+    fn a_partial_observation_is_enough_if_nothing_blocks_it() {
         let underlay = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
         let mut seen = Seen::default();
         assert_eq!(seen.quick_way(&part(&["eth1"]), false), None, "the underlay is not known");
@@ -150,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_not_enough_while_a_device_may_be_without_the_filter_of_the_underlay() {
+    fn a_partial_observation_is_not_enough_while_a_device_may_lack_the_underlay_filter() {
         let underlay = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
         let mut seen = Seen::default();
         seen.note_underlay(underlay, &[]);
         let guard = Operation::AddGuard(name("eth9"), GuardKind::Device);
         seen.refused(&Operation::AddIngress(name("eth9")));
         assert_eq!(seen.quick_way(&part(&["eth1"]), false), Some(underlay));
-        // Also where the look ended early.
+        // Also if the observation ended early.
         seen.refused(&guard);
         seen.note_underlay(underlay, &[]);
         assert_eq!(seen.quick_way(&part(&["eth1"]), false), None);
@@ -180,7 +179,7 @@ mod tests {
         assert!(seen.settings_are_right(&config(), &links(&link)));
         link.settings.insert(setting, 2);
         assert!(!seen.settings_are_right(&config(), &links(&link)));
-        // It was tried, or rests.
+        // It was tried, or is suspended.
         seen.left([Operation::Set(name("eth1"), setting, 0)].into_iter());
         assert!(seen.settings_are_right(&config(), &links(&link)));
         seen.left(std::iter::empty());

@@ -1,10 +1,10 @@
-//! What is recorded of the work on a configuration, where its push belongs to a trace.
+//! What is recorded of the work on a configuration, if its push belongs to a trace.
 
 use cps_peering_config::{Revision, report::Problem};
 use cps_peering_otlp::{Kind, Moment, Recorder, Span, SpanContext};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many looks at the kernel are recorded for one configuration: what cannot be done is tried again and again.
+/// How many attempts are recorded for one configuration: what cannot be done is retried again and again.
 const LOOKS: u32 = 8;
 
 /// The newest configuration whose push belongs to a trace. Clones share it.
@@ -21,7 +21,7 @@ struct Newest {
 
 impl Traced {
     fn newest(&self) -> MutexGuard<'_, Option<Newest>> {
-        // It is whole at any time.
+        // The value is complete at every moment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -30,7 +30,7 @@ impl Traced {
         *self.newest() = Some(Newest { recorder, revision, push, looks: 0 });
     }
 
-    /// It is looked at the kernel for a configuration, and changed what differs.
+    /// An attempt for a configuration begins: an observation and the changes that follow.
     pub(super) fn attempt(&self, revision: Revision) -> Attempt {
         let mut newest = self.newest();
         let Some(of) = newest.as_mut().filter(|of| of.revision == revision && of.looks < LOOKS) else {
@@ -42,7 +42,7 @@ impl Traced {
     }
 }
 
-/// A look at the kernel that may be recorded.
+/// An attempt that may be recorded.
 pub(super) struct Attempt {
     traced: Option<(Traced, Revision, Span)>,
 }
@@ -55,7 +55,7 @@ impl Attempt {
         }
     }
 
-    /// All was done that could be, with so many operations.
+    /// All was done that could be, with this many operations.
     pub(super) fn ended(self, operations: u64, problems: &[Problem], seen: bool) {
         let Some((of, revision, mut span)) = self.traced else { return };
         span.set("cps.revision", revision.to_string());
@@ -64,7 +64,7 @@ impl Attempt {
         if let Some(problem) = problems.first() {
             span.fail(format_args!("{}: {}", problem.object, problem.reason));
         } else if seen {
-            // What is looked at later is no part of it.
+            // Later observations are no part of it.
             let mut newest = of.newest();
             if newest.as_ref().is_some_and(|newest| newest.revision == revision) {
                 *newest = None;

@@ -1,4 +1,4 @@
-//! Writes to disk that are under way. A disk may hang for as long as it likes: what is told of it must not wait for it.
+//! Pending writes to disk. A disk may hang for any time: reporting must not wait for it.
 
 use cps_peering_config::time::{now_ms, timestamp};
 use std::{
@@ -12,20 +12,23 @@ use tokio::{
     time::timeout,
 };
 
+/// What a problem with a write means, whatever its cause.
+pub(crate) const UNTIL_WRITTEN: &str = "until it succeeds, nothing new is confirmed to the controller; the kernel is kept as the newest \
+                                        configuration requires";
 /// A write that takes longer hangs: that is a problem of the host.
 const HANGS_AFTER: Duration = Duration::from_secs(5);
 
-/// The files that are being written, and since when. Each by one writer at a time.
+/// The files that are being written, and since when. Each has one writer at a time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Writes(Arc<Mutex<BTreeMap<PathBuf, Instant>>>);
 
 impl Writes {
-    /// How long the oldest write has been under way; nothing where none is.
+    /// How long the oldest write has been pending; zero if there is none.
     pub(crate) fn oldest(&self) -> Duration {
         self.since().values().min().map(Instant::elapsed).unwrap_or_default()
     }
 
-    /// Writes a file, for as long as that takes. Where it hangs, `tell` gets the reason, and none when it is over.
+    /// Writes a file, for as long as that takes. If it hangs, `tell` gets the reason, and none when it is over.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         file: &Path,
@@ -38,11 +41,7 @@ impl Writes {
         if let Ok(written) = timeout(HANGS_AFTER, &mut writing).await {
             return written;
         }
-        let reason = format!(
-            "the disk has not taken it since {}; until it does, nothing new is confirmed to the controller. The kernel is kept as \
-             the newest configuration wants it",
-            timestamp(began_ms)
-        );
+        let reason = format!("the disk has not taken it since {}; {UNTIL_WRITTEN}", timestamp(began_ms));
         let file = file.display();
         tracing::error!(%file, "{reason}");
         tell(Some(reason));
@@ -58,12 +57,12 @@ impl Writes {
     }
 
     fn since(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Instant>> {
-        // It is whole at any time.
+        // The value is complete at every moment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A write. Dropped, it is done.
+/// A pending write. Dropping it ends it.
 struct UnderWay {
     writes: Writes,
     file: PathBuf,

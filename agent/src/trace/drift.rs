@@ -1,4 +1,4 @@
-//! What differs between the configuration and the kernel, as far as the path meets it. Pure.
+//! Differences between configuration and kernel, as far as they affect the path. Pure.
 
 use super::{
     findings::{Findings, Way, fdb_key},
@@ -21,7 +21,7 @@ use std::{
 };
 
 impl Findings<'_> {
-    /// What an operation that the agent has still to carry out means for packets.
+    /// What a pending operation of the agent means for packets.
     pub(super) fn operation(&mut self, operation: &Operation) {
         let end = self.seen.end;
         let tunnel = end.tunnel();
@@ -61,7 +61,7 @@ impl Findings<'_> {
                 let there = self.seen.observed.neighbours.get(key);
                 let there = there.map_or_else(|| "not there, or not permanent".to_owned(), ToString::to_string);
                 let seen = (there, Some(format!("{mac} PERMANENT")));
-                let reason = "packets for the other host have no Ethernet address";
+                let reason = "there is no Ethernet address for the other host";
                 self.add(Way::Sent, check::NEIGHBOUR, Verdict::Stops, object, seen, reason);
             }
             Operation::SetFdb(key, target) if tunnel.is_some_and(|it| *key == fdb_key(it)) => {
@@ -84,7 +84,7 @@ impl Findings<'_> {
                 self.senders(wanted, object);
             }
             Operation::AddGuard(name, _) if self.check_of_device(name) == Some(check::ACCEPTANCE) => {
-                let reason = "packets of other hosts than those that take part are taken in, too";
+                let reason = "packets of hosts that do not take part are accepted, too";
                 self.add(Way::Arriving, check::ACCEPTANCE, Verdict::Differs, object, missing, reason);
             }
             Operation::AddShaper(name)
@@ -113,7 +113,7 @@ impl Findings<'_> {
             Operation::RemoveRule(rule) => self.rule(*rule, false, object),
             Operation::EnableIpv6Forwarding if self.seen.query.local.is_ipv6() => {
                 let seen = ("0".to_owned(), Some("1".to_owned()));
-                let reason = "the host forwards no IPv6 packet";
+                let reason = "the host does not forward IPv6";
                 self.add(Way::Both, check::RULES, Verdict::Stops, object, seen, reason);
             }
             _ => {}
@@ -124,18 +124,18 @@ impl Findings<'_> {
         if (rule.family == Family::V4) == self.seen.query.local.is_ipv4() {
             let there = if is_missing { "not there" } else { "there" };
             let (verdict, reason) = match (rule.lookup, is_missing) {
-                (Lookup::L3mdev, true) => (Verdict::Stops, "packets do not get into the table of their VRF"),
+                (Lookup::L3mdev, true) => (Verdict::Stops, "packets do not reach the table of their VRF"),
                 (Lookup::L3mdev, false) => {
-                    (Verdict::Differs, "packets get into the table of their VRF at another place")
+                    (Verdict::Differs, "packets reach the table of their VRF at another priority")
                 }
-                (Lookup::Local, true) => (Verdict::Differs, "the host does not find its own addresses"),
+                (Lookup::Local, true) => (Verdict::Differs, "the host does not reach its own addresses"),
                 (Lookup::Local, false) => (Verdict::Differs, "the host's own addresses come before those of VPCs"),
             };
             self.add(Way::Both, check::RULES, verdict, object, (there.to_owned(), None), reason);
         }
     }
 
-    /// Who may send with the VNI. One that is in the filter's set as nobody's passes it unchecked.
+    /// Who may send with the VNI. A VNI that the filter's set does not have as ours passes it unchecked.
     fn senders(&mut self, wanted: &BTreeSet<IpAddr>, object: String) {
         let Some(tunnel) = self.seen.end.tunnel().filter(|tunnel| wanted.contains(&tunnel.vtep)) else { return };
         let Some(admitted) = &self.seen.observed.underlay.senders else { return };
@@ -143,13 +143,13 @@ impl Findings<'_> {
         let (verdict, there, reason) = match admitted.get(&tunnel.vni) {
             None => {
                 let reason = "the underlay filter does not know the VNI: packets with it are accepted from any host";
-                (Verdict::Differs, "everybody may send".to_owned(), reason)
+                (Verdict::Differs, "any host may send".to_owned(), reason)
             }
             Some(admitted) if admitted.contains(&tunnel.vtep) => return,
             Some(admitted) => {
                 let there = admitted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let there = if there.is_empty() { "nobody of these may send".to_owned() } else { there };
-                (Verdict::Stops, there, "what the other host sends is not taken in")
+                let there = if there.is_empty() { "none of these may send".to_owned() } else { there };
+                (Verdict::Stops, there, "what the other host sends is not accepted")
             }
         };
         self.add(Way::Arriving, check::ACCEPTANCE, verdict, object, (there, expected), reason);
@@ -182,7 +182,7 @@ impl Findings<'_> {
             LinkChange::Release => {
                 (Way::Both, check, Verdict::Stops, "in no VRF".to_owned(), "it should not be in a VRF")
             }
-            // Frames of the other host are for the right one.
+            // Frames of the other host are sent to the right one.
             LinkChange::Mac(mac) => {
                 let reason = "it has another Ethernet address than the one that other hosts send to";
                 (Way::Arriving, check, Verdict::Stops, mac.to_string(), reason)
@@ -227,7 +227,7 @@ impl Findings<'_> {
         } else {
             (check::TUNNEL, check::SOURCE_FILTER, Way::Arriving)
         };
-        // A gateway address is not behind its port: what is forwarded there does not concern it.
+        // A gateway address is not behind its port: forwarding on the port does not concern it.
         let passes_port = !(is_port && end.is_gateway);
         let (way, check, verdict, reason) = match setting {
             DeviceSetting::Ipv4Forwarding if !ipv6 && passes_port => {
@@ -262,11 +262,11 @@ impl Findings<'_> {
             return;
         }
         let is_there = self.seen.observed.addresses.contains_key(&address);
-        let there = if is_there { "there, and not heard" } else { "not there" };
+        let there = if is_there { "there, but not working" } else { "not there" };
         let there = (there.to_owned(), None);
         if is_link_local(&address.net) {
             if !is_gateway {
-                let reason = "without a link-local address the host finds no server behind the port";
+                let reason = "without a link-local address the host resolves no server behind the port";
                 self.add(Way::Arriving, check::PORT, Verdict::Stops, object, there, reason);
             }
         } else if is_gateway && address.net.addr() == local {
@@ -288,12 +288,12 @@ impl Findings<'_> {
         };
         let empty = BTreeMap::new();
         let there = self.seen.observed.ingress.get(name).map_or(&empty, |ingress| &ingress.filters);
-        // What no filter takes is dropped where the last one is there.
+        // What no filter accepts is dropped if the last one exists.
         let drops = there.values().any(|it| *it == Some(IngressFilter::DropRest));
         let programs = self.seen.desired.ingress.get(name).map_or(0, |policy| policy.programs().len());
         let (verdict, reason) = match operation {
             Operation::SetFilter(_, place, IngressFilter::Accept(_)) if drops && place.priority == ACCEPT_PRIORITY => {
-                // Which of several has the address, only they know.
+                // Which of several covers the address, only they can tell.
                 if programs == 1 && !there.contains_key(place) {
                     (Verdict::Stops, "what may come from there is dropped")
                 } else {
@@ -302,7 +302,7 @@ impl Findings<'_> {
             }
             // Without it everything passes that passes with it.
             Operation::SetFilter(_, place, IngressFilter::Limit(..)) if !there.contains_key(place) => return,
-            // What it rejects, only it knows.
+            // What it rejects, only it can tell.
             Operation::RemoveFilter(_, place) if matches!(there.get(place), Some(Some(IngressFilter::Reject(_)))) => {
                 UNKNOWN
             }

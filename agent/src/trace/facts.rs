@@ -11,17 +11,17 @@ use crate::{
 use cps_peering_config::trace::{Fact, Verdict, check};
 use std::borrow::Cow;
 
-/// What only a path to another host has of these.
+/// Steps that only a path to another host has.
 const OF_TUNNELS: [&str; 6] =
     [check::TUNNEL, check::NEXT_HOP, check::NEIGHBOUR, check::FDB, check::SHAPER, check::UNDERLAY];
-/// What arrives from the same host was led to the port at the other end.
+/// What arrives from the same host was routed to the port by the other end.
 const RECEIVE_LOCALLY: [&str; 2] = [check::PORT, check::DESTINATION];
 const RECEIVE_LOCALLY_AT_GATEWAY: [&str; 3] = [check::VRF, check::PORT, check::GATEWAY];
 
 /// How many more reasons are named at one step.
 const MORE: usize = 3;
 
-/// What was found of both directions of one end: what it sends, and what arrives for it.
+/// The facts about both directions of one end: what it sends, and what arrives for it.
 pub(super) fn facts(seen: &Seen<'_>) -> (Vec<Fact>, Vec<Fact>) {
     let mut findings = Findings::of(seen);
     let plan = diff(seen.desired, &findings.without_options());
@@ -43,7 +43,7 @@ pub(super) fn facts(seen: &Seen<'_>) -> (Vec<Fact>, Vec<Fact>) {
         (false, false) => &RECEIVE_LOCALLY,
         (false, true) => &RECEIVE_LOCALLY_AT_GATEWAY,
     };
-    // A gateway address the host itself has; behind it there is no server.
+    // A gateway address belongs to the host itself; there is no server behind it.
     let others = if end.is_gateway { check::DESTINATION } else { check::GATEWAY };
     let receive = receive.iter().filter(|check| **check != others);
     (
@@ -53,12 +53,12 @@ pub(super) fn facts(seen: &Seen<'_>) -> (Vec<Fact>, Vec<Fact>) {
 }
 
 impl<'a> Findings<'a> {
-    /// The worst of what was found at a step, with the others' reasons; or how it is.
+    /// The worst finding of a step, with the reasons of the others; or its healthy state.
     fn fact(&self, check: &str, way: Way) -> Fact {
         let concerns = |of: Way| of == way || of == Way::Both;
         let found = self.issues.iter().filter(|(of, fact)| concerns(*of) && fact.check == check);
         let mut found: Vec<&Fact> = found.map(|(_, fact)| fact).collect();
-        // (Stable: what was found first stays first.)
+        // (Stable: the first finding stays first.)
         found.sort_by_key(|it| std::cmp::Reverse(it.verdict));
         let Some((worst, others)) = found.split_first() else { return self.healthy(check) };
         let mut fact = (*worst).clone();
@@ -70,8 +70,8 @@ impl<'a> Findings<'a> {
         fact
     }
 
-    /// What is there, but for other options of the tunnel, which are told by themselves: the agent would make it anew because of them,
-    /// and with it all that is on it. Until then that is there.
+    /// The observed state, except for other options of the tunnel, which are reported by themselves: the agent would
+    /// recreate it because of them, with all that is on it. Until then it exists.
     fn without_options(&mut self) -> Cow<'a, Observed> {
         let observed = self.seen.observed;
         let device = self.seen.end.tunnel().map(|tunnel| tunnel.device);

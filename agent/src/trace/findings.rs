@@ -1,4 +1,4 @@
-//! What is not as it should be at one end of a path, as it is found: others in this folder add to it. Pure.
+//! Findings about one end of a path; other modules of this folder add to them. Pure.
 
 use super::{
     path_end::{Exit, Tunnel},
@@ -13,15 +13,15 @@ use cps_peering_config::{
 /// Which packets something concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Those that the own address sends.
+    /// Packets that the own address sends.
     Sent,
-    /// Those that arrive for it.
+    /// Packets that arrive for it.
     Arriving,
     /// All.
     Both,
 }
 
-/// What was found at one end of a path.
+/// Findings about one end of a path.
 pub(super) struct Findings<'a> {
     pub(super) seen: &'a Seen<'a>,
     pub(super) issues: Vec<(Way, Fact)>,
@@ -32,7 +32,7 @@ impl<'a> Findings<'a> {
         Self { seen, issues: Vec::new() }
     }
 
-    /// Adds something that is not as it should be, for packets that go one way, or both.
+    /// Adds a finding, for packets in one direction, or both.
     pub(super) fn add(
         &mut self,
         way: Way,
@@ -46,8 +46,8 @@ impl<'a> Findings<'a> {
         self.issues.push((way, Fact { check, verdict, object, observed, expected, reason }));
     }
 
-    /// The step that a device on the path belongs to; none for devices that the path does not meet, and for the one through which it
-    /// leaves for an address on the same host, of which the other end tells.
+    /// The step that a device on the path belongs to; none for devices that are not on the path, and for the output
+    /// device towards an address on the same host, which the other end reports.
     pub(super) fn check_of_device(&self, device: &InterfaceName) -> Option<&'static str> {
         let end = self.seen.end;
         if *device == end.port {
@@ -69,8 +69,8 @@ impl<'a> Findings<'a> {
         self.seen.links.iter().find(|(_, link)| link.index == index).map(|(name, _)| *name)
     }
 
-    /// Whether the device through which packets leave for an address on the same host can carry them. Where it cannot, no route leads
-    /// there, and the other end tells why.
+    /// Whether the output device towards an address on the same host can carry packets. If not, there is no route to
+    /// it, and the other end reports why.
     pub(super) fn exit_is_usable(&self) -> bool {
         let Exit::Device { device, vrf, .. } = self.seen.end.exit else { return true };
         let (Some(link), Some(vrf_link)) = (self.seen.links.get(&device), self.seen.links.get(&vrf)) else {

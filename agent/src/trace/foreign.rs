@@ -1,4 +1,4 @@
-//! What is in the way, and what others have put where packets pass. Pure.
+//! Conflicts, and objects of others in the path of packets. Pure.
 
 use super::{
     findings::{Findings, Way},
@@ -14,7 +14,7 @@ use cps_peering_config::{
 };
 use std::net::IpAddr;
 
-/// Where it is not known what something does to packets, nobody can tell.
+/// If the effect on packets is unknown, so is the verdict.
 fn verdict_of(effect: Effect) -> Verdict {
     match effect {
         Effect::DropsAll => Verdict::Stops,
@@ -45,7 +45,7 @@ impl Findings<'_> {
         there && *device != self.seen.end.port
     }
 
-    /// What concerns one device, or is a rule. Packet filters are looked at for the path's own packets.
+    /// Interference with one device, or by a rule. Packet filters are evaluated for the path's own packets.
     pub(super) fn interference(&mut self, it: &Interference) {
         match it.kind {
             InterferenceKind::Firewall => return,
@@ -53,7 +53,7 @@ impl Findings<'_> {
             _ => {}
         }
         let Some(of) = it.device.as_ref().and_then(|device| self.check_of_device(device)) else { return };
-        // What a gateway address sends and takes in does not pass its port.
+        // What a gateway address sends and receives does not pass its port.
         let passes_port = !self.seen.end.is_gateway;
         let (way, check, verdict) = match (it.kind, of) {
             (InterferenceKind::Address, check::PORT) => (Way::Sent, check::GATEWAY, Verdict::Differs),
@@ -73,7 +73,7 @@ impl Findings<'_> {
             (InterferenceKind::IngressFilter, check::TUNNEL) => {
                 (Way::Arriving, check::SOURCE_FILTER, verdict_of(it.effect))
             }
-            // What has packets that arrive before others, and what a device sends.
+            // What sees arriving packets before others, and what a device sends.
             (InterferenceKind::Xdp | InterferenceKind::Stacked, check::TUNNEL)
             | (InterferenceKind::EgressFilter | InterferenceKind::Qdisc, check::PORT) => {
                 (Way::Arriving, of, verdict_of(it.effect))
@@ -81,14 +81,14 @@ impl Findings<'_> {
             (InterferenceKind::EgressFilter | InterferenceKind::Qdisc, check::TUNNEL) => {
                 (Way::Sent, check::SHAPER, verdict_of(it.effect))
             }
-            // Packets that are forwarded pass no queue and no filter of their VRF.
+            // Forwarded packets pass no queue and no filter of their VRF.
             _ => (Way::Both, of, Verdict::Differs),
         };
         self.add(way, check, verdict, &it.object, (it.object.clone(), Some("not there".to_owned())), &it.reason);
     }
 
-    /// A rule before `l3mdev` that selects this path shows in the kernel's answers for it, unless it selects what they were not asked
-    /// for.
+    /// A rule before `l3mdev` that selects this path shows in the kernel's lookups for it, unless it selects by
+    /// something that they do not contain.
     fn rule_ahead(&mut self, it: &Interference) {
         let query = self.seen.query;
         let Some(rule) = self.seen.observed.rules_ahead.iter().find(|rule| rule.to_string() == it.object) else {
@@ -114,8 +114,8 @@ impl Findings<'_> {
         }
     }
 
-    /// XDP programs below the port, and where packets come from the other host. (Those of the port itself are told with what else is on
-    /// it.)
+    /// XDP programs below the port, and where packets of the other host arrive. (Those on the port itself are reported
+    /// with what else is on it.)
     pub(super) fn programs(&mut self) {
         let port = Some(self.seen.end.port).filter(|_| !self.seen.end.is_gateway);
         let underlay = self.underlay_device();
@@ -126,7 +126,7 @@ impl Findings<'_> {
             {
                 let object = format!("XDP program {program} dev {name}");
                 let seen = (object.clone(), Some("not there".to_owned()));
-                self.add(way, check, Verdict::Unknown, object, seen, "has packets first, and may drop them");
+                self.add(way, check, Verdict::Unknown, object, seen, "sees packets first, and may drop them");
             }
         }
     }
@@ -142,14 +142,15 @@ impl Findings<'_> {
         };
         let sent = Flow::OfVpc { source: query.local, destination: query.remote, from: port, vrf: end.vrf, to: exit };
         let mut flows = vec![(Way::Sent, sent)];
-        // What comes from the same host was looked at where it is sent.
+        // What comes from the same host was evaluated where it is sent.
         if let Some(tunnel) = end.tunnel() {
             let (source, destination) = (query.remote, query.local);
             let arriving = Flow::OfVpc { source, destination, from: Some(tunnel.device), vrf: end.vrf, to: port };
             flows.push((Way::Arriving, arriving));
             if let Some(own) = self.seen.desired.vxlans.get(&tunnel.device).map(|it| it.tunnel) {
                 let leaves = self.underlay_device();
-                // What arrives may come by another device than by which the host sends, unless that has the address.
+                // Packets may arrive on another device than the one that the host sends through, unless that has the
+                // address.
                 let has_it = |device: &InterfaceName| {
                     let mut addresses = self.seen.observed.addresses.keys();
                     addresses.any(|it| it.device == *device && it.net.addr() == own.local)

@@ -1,4 +1,4 @@
-//! Questions about paths beyond what is looked at, and those that take too long, are refused.
+//! Trace queries that exceed the queue are refused, and so are those that take too long.
 
 use super::Tracer;
 use crate::{
@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::{JoinSet, yield_now};
 use tower::ServiceExt;
 
-/// So many questions wait for their turn.
+/// This many queries wait for their turn.
 const PLACES: usize = 16;
 
 async fn ask(router: Router) -> (u16, Value) {
@@ -27,18 +27,18 @@ async fn ask(router: Router) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn questions_have_so_many_places_and_so_much_time() {
+async fn queries_have_a_bounded_queue_and_bounded_time() {
     let options = Options { vxlan_port: 4789, underlay_mtu: None, resync: Duration::from_hours(1) };
     let reconciler = reconcile::start(Memory::new(), options).unwrap();
     let tracer = Tracer::new(reconciler, 4789, UnderlayView::default());
     let router = api::trace_route(tracer.clone(), None);
-    // Somebody reads the kernel, and does not come to an end.
+    // A query reads the kernel, and does not end.
     let reading = Arc::clone(&tracer.reader).lock_owned().await;
     let mut waiting = JoinSet::new();
     for _ in 0..PLACES {
         waiting.spawn(ask(router.clone()));
     }
-    // All on one thread: each goes on until it waits for its turn.
+    // All on one thread: each proceeds until it waits for its turn.
     for _ in 0..PLACES {
         yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! What the kernel itself finds, compared with what the configuration wants. Pure.
+//! The kernel's own lookups, compared with what the configuration requires. Pure.
 
 use super::{
     findings::{Findings, Way},
@@ -15,9 +15,9 @@ use std::net::IpAddr;
 /// Where packets should go.
 #[derive(Debug, Clone, Copy)]
 enum Wanted {
-    /// The host takes them.
+    /// To the host.
     Local,
-    /// Through a device, and a next hop where there is one.
+    /// Through a device, and a next hop if there is one.
     Through(InterfaceName, Option<IpAddr>),
 }
 
@@ -35,7 +35,7 @@ impl Findings<'_> {
 
     fn port(&mut self) {
         let (port, end) = (self.seen.end.port, self.seen.end);
-        // A gateway address is the host's own: it needs nobody at the other end of the cable.
+        // A gateway address is the host's own: it needs no server at the other end of the cable.
         let Some(link) = self.seen.links.get(&port).filter(|_| !end.is_gateway) else { return };
         if link.up && !link.carrier {
             let seen = (self.link(&port), Some("carrier".to_owned()));
@@ -47,9 +47,9 @@ impl Findings<'_> {
             let reason = "a static entry: if the server has a different Ethernet address, nothing reaches it";
             (Verdict::Differs, reason)
         } else if neighbour.has_failed_recently() {
-            (Verdict::Unknown, "the host asked for the server in the last seconds, and it did not answer")
+            (Verdict::Unknown, "the host tried to resolve the server in the last seconds, and it did not answer")
         } else if neighbour.is_being_asked() {
-            (Verdict::Unknown, "the host is asking for the server, and has no answer yet")
+            (Verdict::Unknown, "the host is resolving the server, and has no answer yet")
         } else {
             return;
         };
@@ -57,7 +57,7 @@ impl Findings<'_> {
         self.add(Way::Arriving, check::DESTINATION, verdict, object, (neighbour.to_string(), None), reason);
     }
 
-    /// Whether the kernel leads packets to the other address as the configuration wants it.
+    /// Whether the kernel routes packets to the other address as the configuration requires.
     pub(super) fn route_is_right(&self) -> bool {
         !self.exit_is_usable() || self.is_right(&self.seen.lookups.route, self.exit())
     }
@@ -76,7 +76,7 @@ impl Findings<'_> {
         }
     }
 
-    /// How packets get to the own address.
+    /// How packets reach the own address.
     fn delivery(&self) -> Wanted {
         let end = self.seen.end;
         if end.is_gateway { Wanted::Local } else { Wanted::Through(end.port, None) }
@@ -93,7 +93,7 @@ impl Findings<'_> {
         }
     }
 
-    /// Whether the kernel's answer is what the configuration wants.
+    /// Compares the kernel's lookup with what the configuration requires.
     fn compare(&mut self, check: &str, lookup: &Lookup, wanted: Wanted) {
         let expected = match wanted {
             Wanted::Local => "local".to_owned(),
@@ -110,14 +110,14 @@ impl Findings<'_> {
         let found = match lookup {
             None => return self.add(way, check, Verdict::Unknown, object, seen, "the kernel could not be asked"),
             Some(Err(_)) => {
-                return self.add(way, check, Verdict::Stops, object, seen, "the kernel leads packets nowhere");
+                return self.add(way, check, Verdict::Stops, object, seen, "the kernel routes packets nowhere");
             }
             Some(Ok(found)) => found,
         };
         if !self.is_right(lookup, wanted) {
             let reason = match wanted {
-                Wanted::Local => "the gateway is not the host's own there",
-                Wanted::Through(..) => "the kernel leads packets elsewhere",
+                Wanted::Local => "the gateway address is not local there",
+                Wanted::Through(..) => "the kernel routes packets elsewhere",
             };
             return self.add(way, check, Verdict::Stops, object, seen, reason);
         }
@@ -129,7 +129,7 @@ impl Findings<'_> {
             && mtu < whole
         {
             let reason = format!("packets of more than {mtu} bytes do not pass");
-            // It is no step of its own for what arrives.
+            // It is not a step of its own for what arrives.
             let check = if way == Way::Sent { check::MTU } else { check };
             self.add(way, check, Verdict::Differs, object, seen, reason);
         }
@@ -161,10 +161,10 @@ impl Findings<'_> {
         if let Some(next) = lookups.next_in_underlay {
             let seen = (next.to_string(), None);
             if next.has_failed_recently() {
-                let reason = "the next in the underlay does not answer: it is down, or not connected";
+                let reason = "the next hop in the underlay does not answer: it is down, or not connected";
                 self.add(Way::Sent, check::UNDERLAY, Verdict::Stops, object.clone(), seen, reason);
             } else if next.is_being_asked() {
-                let reason = "the host is asking for the next in the underlay, and has no answer yet";
+                let reason = "the host is resolving the next hop in the underlay, and has no answer yet";
                 self.add(Way::Sent, check::UNDERLAY, Verdict::Unknown, object.clone(), seen, reason);
             }
         }
@@ -188,7 +188,8 @@ impl Findings<'_> {
         }
     }
 
-    /// The host's own queues and filters on the underlay are not ours to judge, but for those that lose packets by design.
+    /// The host's own queues and filters on the underlay are not ours to judge, except for those that lose packets by
+    /// design.
     fn of_others_in_underlay(&mut self, name: InterfaceName) {
         let observed = self.seen.observed;
         let qdiscs = observed.foreign.qdiscs.get(&name).into_iter().flatten();

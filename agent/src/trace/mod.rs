@@ -1,4 +1,4 @@
-//! What stops packets between two addresses, at this end: read from the kernel when somebody asks, and compared with the
+//! What stops packets between two addresses, at this end: read from the kernel on request, and compared with the
 //! configuration. Nothing is changed.
 
 mod drift;
@@ -46,7 +46,7 @@ use tokio::{
     task::{JoinError, spawn_blocking},
 };
 
-/// Answers questions about paths, one at a time.
+/// Answers trace queries, one at a time.
 #[derive(Clone)]
 pub struct Tracer {
     reconciler: Handle,
@@ -55,15 +55,15 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// One that compares with what a reconciler has been told last.
+    /// A tracer for the configuration that the reconciler has.
     pub fn new(reconciler: Handle, vxlan_port: u16, underlay: UnderlayView) -> Self {
         Self { reconciler, vxlan_port, reader: Arc::new(Mutex::new(Reader::new(underlay))) }
     }
 
-    /// What this host does with packets between the two addresses of a question. Dropped before its turn, nothing is looked at; a
-    /// look that has begun is given up at the deadline.
+    /// What this host does with packets between the two addresses of a query. If dropped before its turn, nothing is
+    /// read; an observation that has begun is abandoned at the deadline.
     pub async fn trace(&self, query: TraceQuery, deadline: Instant) -> Result<TraceAnswer, JoinError> {
-        // A reader that was left in the middle begins a new conversation with the kernel.
+        // A reader that was abandoned halfway starts a new conversation with the kernel.
         let mut reader = Arc::clone(&self.reader).lock_owned().await;
         let own = self.clone();
         spawn_blocking(move || {
@@ -108,7 +108,7 @@ impl Tracer {
         let mut parts = parts(config, query, &end);
         let underlay = lookups.underlay.as_ref().and_then(|found| found.as_ref().ok()?.device);
         parts.devices.extend(underlay.and_then(|index| name_of(&links, index)));
-        // VLANs on top of a port are let in by a filter of their own.
+        // VLANs on top of a port are accepted by a filter of their own.
         let port = links.get(&end.port).map(|link| link.index);
         let on_top = |link: &Link| link.vlan.is_some_and(|(parent, _)| Some(parent) == port);
         parts.devices.extend(links.iter().filter(|(_, link)| on_top(link)).map(|(name, _)| *name));
@@ -123,7 +123,7 @@ impl Tracer {
         Ok(TraceAnswer { send, receive, ..answer })
     }
 
-    /// Asks the kernel itself where it leads packets, and how those that they are led to stand.
+    /// Looks up in the kernel where it routes packets, and the state of the neighbours involved.
     fn lookups(
         &self,
         reader: &mut Reader,
@@ -170,7 +170,7 @@ impl Tracer {
 #[expect(clippy::cast_possible_truncation, reason = "it is 17")]
 const UDP: u8 = libc::IPPROTO_UDP as u8;
 
-/// What of the host the path meets.
+/// The objects on the path.
 fn parts(config: &ValidHostConfig, query: &TraceQuery, end: &PathEnd) -> Parts {
     let prefixes = match config.vrfs.get(&query.vpc) {
         Some(vrf) => path_end::prefixes(vrf, [query.local, query.remote]),
@@ -179,7 +179,7 @@ fn parts(config: &ValidHostConfig, query: &TraceQuery, end: &PathEnd) -> Parts {
     Parts::of_path(config, &query.vpc, query.side, end.devices(), prefixes)
 }
 
-/// Leaves only what the path meets, and says that it is a whole: then also what concerns the host is compared.
+/// Keeps only objects on the path, and marks them as complete: then host-wide objects are compared, too.
 fn restrict(desired: &mut Desired, parts: &Parts, end: &PathEnd) {
     let on_path = |device: &InterfaceName| *device == end.port || parts.devices.contains(device);
     let others: Vec<InterfaceName> = desired.ports.keys().copied().filter(|port| !on_path(port)).collect();
@@ -194,7 +194,7 @@ fn name_of(links: &BTreeMap<InterfaceName, Link>, index: u32) -> Option<Interfac
     links.iter().find(|(_, link)| link.index == index).map(|(name, _)| *name)
 }
 
-/// Packets that the own address sends, and answers to what arrives for it.
+/// Packets that the own address sends, and replies to what arrives for it.
 fn sent(query: &TraceQuery, through: Through) -> RouteQuery {
     let TraceQuery { local, remote, protocol, port, port_in, .. } = *query;
     RouteQuery { to: remote, from: Some(local), through, protocol, source_port: port_in, port }

@@ -1,4 +1,4 @@
-//! One end of a path as the configuration has it, by the names of devices. Pure.
+//! One end of a path according to the configuration, by the names of devices. Pure.
 
 use crate::ownership::{self, DeviceName};
 use cps_peering_config::{
@@ -14,10 +14,10 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-/// One end of a path as the configuration has it.
+/// One end of a path according to the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathEnd {
-    /// The port behind which the own address is.
+    /// The port of the own address.
     pub port: InterfaceName,
     /// Whether the own address is the gateway itself.
     pub is_gateway: bool,
@@ -50,7 +50,7 @@ pub enum Exit {
     Tunnel(Tunnel),
 }
 
-/// The way to another host.
+/// The tunnel to another host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
     /// The VXLAN device.
@@ -66,24 +66,23 @@ pub struct Tunnel {
 }
 
 impl PathEnd {
-    /// Finds what a question is about, or says what of it the host was never told.
+    /// Finds the objects of a query, or returns what the host's configuration does not have.
     pub fn of(config: &SharedHostConfig, query: &TraceQuery) -> Result<Self, String> {
         let TraceQuery { vpc, peer_vpc, local, remote, .. } = query;
-        let vrf =
-            config.vrfs.get(vpc).ok_or_else(|| format!("the host was not told that it has ports of VPC {vpc}"))?;
+        let vrf = config.vrfs.get(vpc).ok_or_else(|| format!("the host's configuration has no ports of VPC {vpc}"))?;
         let side = match query.side {
             None => None,
             Some(vni) => {
                 let side = config.sides.get(&vni).filter(|side| side.vpc == *vpc);
-                Some((vni, side.ok_or_else(|| format!("the host was not told of this peering (side {vni})"))?))
+                Some((vni, side.ok_or_else(|| format!("the host's configuration has no such peering (side {vni})"))?))
             }
         };
         let (port, is_gateway) = port_of(&vrf.ports, *local, None)
-            .ok_or_else(|| format!("the host was not told of a port of VPC {vpc} with {local} behind it"))?;
+            .ok_or_else(|| format!("the host's configuration has no port of VPC {vpc} with {local} behind it"))?;
         let exit = if let Some(vtep) = query.remote_vtep {
             let remotes = side.map_or(&vrf.remotes, |(_, side)| &side.remotes);
             if !leads(remotes, vtep, *remote) {
-                return Err(format!("the host was not told that {remote} is behind {vtep}"));
+                return Err(format!("the host's configuration does not have {remote} behind {vtep}"));
             }
             let (device, vni) = match side {
                 Some((vni, _)) => (DeviceName::peer(vni), vni),
@@ -92,13 +91,14 @@ impl PathEnd {
             Exit::Tunnel(Tunnel { device, vni, vtep, gateway: gateway(vtep), mac: mac(vtep) })
         } else {
             if side.is_some_and(|(_, side)| config.peer_of(side).is_none()) {
-                return Err("the host was not told of the other side of this peering".to_owned());
+                return Err("the host's configuration does not have the other side of this peering".to_owned());
             }
             let peer = config.vrfs.get(peer_vpc);
-            let peer = peer.ok_or_else(|| format!("the host was not told that it has ports of VPC {peer_vpc}"))?;
-            let (far, remote_is_gateway) = port_of(&peer.ports, *remote, Some(port))
-                .ok_or_else(|| format!("the host was not told of a port of VPC {peer_vpc} with {remote} behind it"))?;
-            // A gateway is the host's own in the VRF of its VPC.
+            let peer = peer.ok_or_else(|| format!("the host's configuration has no ports of VPC {peer_vpc}"))?;
+            let (far, remote_is_gateway) = port_of(&peer.ports, *remote, Some(port)).ok_or_else(|| {
+                format!("the host's configuration has no port of VPC {peer_vpc} with {remote} behind it")
+            })?;
+            // A gateway is local in the VRF of its VPC.
             let vrf = DeviceName::vrf(peer.vni);
             match remote_is_gateway {
                 true if peer_vpc == vpc => Exit::Host { port: far },
@@ -109,7 +109,7 @@ impl PathEnd {
         Ok(Self { port, is_gateway, vrf: DeviceName::vrf(vrf.vni), table: ownership::table(vrf.vni), exit })
     }
 
-    /// The way to the other host, if it is another one.
+    /// The tunnel, if the other address is on another host.
     pub fn tunnel(&self) -> Option<Tunnel> {
         match self.exit {
             Exit::Tunnel(tunnel) => Some(tunnel),
@@ -117,7 +117,7 @@ impl PathEnd {
         }
     }
 
-    /// The devices of VPCs that the path meets at this end.
+    /// The devices of VPCs on the path at this end.
     pub fn devices(&self) -> BTreeSet<InterfaceName> {
         let exit = match self.exit {
             Exit::Host { port } => vec![port],
@@ -128,15 +128,15 @@ impl PathEnd {
     }
 }
 
-/// The prefixes of a VPC that have one of two addresses.
+/// The prefixes of a VPC that contain one of two addresses.
 pub(super) fn prefixes(vrf: &VrfConfig, addresses: [IpAddr; 2]) -> BTreeSet<IpNet> {
     let ports = vrf.ports.values().flat_map(|port| &port.prefixes);
     let all = ports.chain(vrf.remotes.values().flatten());
     all.filter(|prefix| addresses.iter().any(|address| prefix.contains(address))).copied().collect()
 }
 
-/// The port behind which an address is, and whether it is that of its gateway. Several ports may have the same gateway: `preferred`
-/// comes before others then.
+/// The port of an address, and whether the address is its gateway. Several ports may have the same gateway: `preferred`
+/// then comes first.
 fn port_of(ports: &Ports, address: IpAddr, preferred: Option<InterfaceName>) -> Option<(InterfaceName, bool)> {
     let has_gateway = |port: &InterfaceName| {
         ports.get(port).is_some_and(|port| port.gateways.iter().any(|gateway| gateway.addr() == address))
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_was_not_told_is_said() {
+    fn what_the_configuration_does_not_have_is_named() {
         let config = config();
         let said = |query: TraceQuery| PathEnd::of(&config, &query).unwrap_err();
         let no_vpc = said(query("vpc-c", "10.1.0.5", "vpc-b", "10.2.0.5", Some(1001), None));

@@ -14,24 +14,24 @@ use std::collections::BTreeMap;
 /// All that was seen of one end of a path.
 #[derive(Debug)]
 pub(super) struct Seen<'a> {
-    /// What was asked.
+    /// The query.
     pub(super) query: &'a TraceQuery,
-    /// What it is about.
+    /// Its path end.
     pub(super) end: &'a PathEnd,
-    /// What of it should be there.
+    /// Its desired objects.
     pub(super) desired: &'a Desired,
-    /// What of it is there.
+    /// Its observed objects.
     pub(super) observed: &'a Observed,
     /// Every device of the host.
     pub(super) links: &'a BTreeMap<InterfaceName, Link>,
-    /// What the kernel itself finds.
+    /// The kernel's own lookups.
     pub(super) lookups: Lookups,
 }
 
-/// An answer to a question for a route; none where it could not be asked.
+/// The result of a route lookup; none if it could not be made.
 pub(super) type Lookup = Option<Result<RouteFound, NetlinkError>>;
 
-/// What the kernel itself finds.
+/// The kernel's own lookups.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
     /// From the port to the other address.
@@ -44,7 +44,7 @@ pub(super) struct Lookups {
     pub(super) own_vtep: Lookup,
     /// The server with the own address.
     pub(super) destination: Option<Neighbour>,
-    /// The other host, or the router to it.
+    /// The other host, or the router towards it.
     pub(super) next_in_underlay: Option<Neighbour>,
     /// The queue of the shaper.
     pub(super) queue: Option<QueueState>,

@@ -1,4 +1,4 @@
-//! What is told of a kernel in memory in which one thing is not as it should be.
+//! Results for a kernel in memory in which one thing is wrong.
 
 use super::{
     PathEnd,
@@ -30,7 +30,7 @@ use cps_peering_config::{
 };
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-/// VPC a on this host, which has ports eth1 and eth2; its peer b is on this host behind eth3, and on another one.
+/// VPC a on this host, with ports eth1 and eth2; its peer b is on this host behind eth3, and on another one.
 const CONFIG: &str = r#"{
     "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
     "vrfs": {
@@ -46,13 +46,13 @@ const CONFIG: &str = r#"{
                   "remotes": { "192.0.2.2": ["10.1.2.0/24"] }, "limit": { "bandwidth_mbit": 100, "share": 1000000 } }
     } }"#;
 
-/// A server of a to one of b on the other host.
+/// From a server of a to one of b on the other host.
 const FAR: &str = r#"{ "vpc": "vpc-a", "local": "10.1.0.5", "peer_vpc": "vpc-b", "remote": "10.2.1.5", "side": 1001,
     "remote_vtep": "192.0.2.2" }"#;
 /// The same, to the one on this host.
 const NEAR: &str =
     r#"{ "vpc": "vpc-a", "local": "10.1.0.5", "peer_vpc": "vpc-b", "remote": "10.2.0.5", "side": 1001 }"#;
-/// The other end of that.
+/// The reverse of that.
 const NEAR_BACK: &str =
     r#"{ "vpc": "vpc-b", "local": "10.2.0.5", "peer_vpc": "vpc-a", "remote": "10.1.0.5", "side": 1002 }"#;
 /// Within a, to another host.
@@ -71,7 +71,7 @@ struct Bench {
     kernel: Memory,
 }
 
-/// What may be changed before it is looked at.
+/// What a test can change before the trace.
 struct Scene {
     observed: Observed,
     lookups: Lookups,
@@ -106,7 +106,7 @@ impl Bench {
         compile(&self.config, UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 }, dirty)
     }
 
-    /// All that is told, there and back.
+    /// All facts, in both directions.
     fn facts(&self, change: impl FnOnce(&mut Scene)) -> [Vec<Fact>; 2] {
         let end = PathEnd::of(&self.config, &self.query).unwrap();
         let mut parts = parts(&self.config, &self.query, &end);
@@ -139,7 +139,7 @@ impl Bench {
         [send, receive]
     }
 
-    /// Step and verdict of what is not as it should be, there and back.
+    /// Step and verdict of what is wrong, in both directions.
     fn wrong(&self, change: impl FnOnce(&mut Scene)) -> [Vec<(String, Verdict)>; 2] {
         self.facts(change).map(|facts| {
             let wrong = facts.into_iter().filter(|fact| fact.verdict != Verdict::Ok);
@@ -266,7 +266,7 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
         assert_eq!(ingress, [none(), one(check::SOURCE_FILTER, verdict)]);
         assert_eq!(egress, [one(check::SHAPER, verdict), none()]);
     }
-    // A program of ours that should not be there any more rejects what only it knows.
+    // A leftover program of ours rejects what only it can tell.
     for (device, wrong) in
         [("eth1", [unknown(check::PORT_FILTER), none()]), ("cpspeer1001", [none(), unknown(check::SOURCE_FILTER)])]
     {
@@ -282,7 +282,7 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
         });
         assert_eq!(stale, wrong, "{device}");
     }
-    // A limit that is not there stops nothing, and what another one selects and drops, only it knows.
+    // A missing limit stops nothing, and what another one selects and drops, only it can tell.
     let limit = |change: fn(&mut PacketRate) -> bool| {
         bench.wrong(|it| {
             let ingress = it.observed.ingress.entry(name("eth1")).or_default();
@@ -334,7 +334,7 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
 }
 
 #[test]
-fn a_queue_of_somebody_else_in_the_place_of_the_shaper_may_lose_all() {
+fn a_foreign_queue_in_place_of_the_shaper_may_lose_all() {
     let bench = Bench::new(LIMITED);
     let tunnel = name("cpspeer1002");
     let egress = |change: fn(&mut Egress)| bench.wrong(|it| change(it.observed.egress.get_mut(&tunnel).unwrap()));
@@ -352,7 +352,7 @@ fn a_queue_of_somebody_else_in_the_place_of_the_shaper_may_lose_all() {
 }
 
 #[test]
-fn who_may_send_is_told_by_what_the_filter_does() {
+fn allowed_senders_are_judged_by_what_the_filter_does() {
     let bench = Bench::new(FAR);
     let vni = 1001.try_into().unwrap();
     let senders = |change: fn(&mut std::collections::BTreeSet<IpAddr>)| {
@@ -360,7 +360,7 @@ fn who_may_send_is_told_by_what_the_filter_does() {
     };
     assert_eq!(senders(std::collections::BTreeSet::clear), [none(), stops(check::ACCEPTANCE)]);
     let gone = bench.wrong(|it| drop(it.observed.underlay.senders.as_mut().unwrap().remove(&vni)));
-    assert_eq!(gone, [none(), differs(check::ACCEPTANCE)], "it passes as somebody else's");
+    assert_eq!(gone, [none(), differs(check::ACCEPTANCE)], "it passes as another program's");
     let unguarded = bench.wrong(|it| {
         it.observed.underlay.guarded.remove(&name("uplink"));
     });
@@ -368,7 +368,7 @@ fn who_may_send_is_told_by_what_the_filter_does() {
 }
 
 #[test]
-fn what_the_path_does_not_meet_is_not_told() {
+fn what_is_not_on_the_path_is_not_reported() {
     for (query, others) in
         [(FAR, ["cpspeer1002", "eth3", "eth2", "cpsvpc10"]), (WITHIN, ["cpspeer1001", "eth3", "eth2", "cpspeer1002"])]
     {
@@ -388,7 +388,7 @@ fn what_the_path_does_not_meet_is_not_told() {
 }
 
 #[test]
-fn a_fault_of_the_port_at_the_other_end_on_the_same_host_is_told_there() {
+fn a_fault_of_the_other_end_on_the_same_host_is_reported_there() {
     let (here, there) = (Bench::new(NEAR), Bench::new(NEAR_BACK));
     let filters = BTreeMap::from([("pref 1 matchall".to_owned(), Effect::DropsAll)]);
     let of_arrivals = |bench: &Bench| {
@@ -396,7 +396,7 @@ fn a_fault_of_the_port_at_the_other_end_on_the_same_host_is_told_there() {
     };
     assert_eq!(of_arrivals(&here), [none(), none()], "it stops the way back only");
     assert_eq!(of_arrivals(&there), [stops(check::PORT_FILTER), none()]);
-    // The kernel takes the routes away with the port.
+    // The kernel removes the routes with the port.
     let down = |bench: &Bench| {
         bench.wrong(|it| {
             it.link("eth3").up = false;
@@ -411,7 +411,7 @@ fn a_fault_of_the_port_at_the_other_end_on_the_same_host_is_told_there() {
 }
 
 #[test]
-fn a_gateway_needs_nobody_behind_its_port() {
+fn a_gateway_needs_no_server_behind_its_port() {
     let bench = Bench::new(GATEWAY);
     assert_eq!(bench.wrong(|it| it.link("eth1").carrier = false), [none(), none()]);
     let filters = BTreeMap::from([("pref 1 matchall".to_owned(), Effect::DropsAll)]);
@@ -426,7 +426,7 @@ fn a_gateway_needs_nobody_behind_its_port() {
 }
 
 #[test]
-fn the_kernels_own_word_counts_for_routes() {
+fn the_kernels_own_lookup_counts_for_routes() {
     let bench = Bench::new(FAR);
     assert_eq!(bench.wrong(|it| it.lookups.route = Some(no_route())), [stops(check::ROUTE), none()]);
     assert_eq!(bench.wrong(|it| it.lookups.delivery = Some(no_route())), [none(), stops(check::DELIVERY)]);

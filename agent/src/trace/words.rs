@@ -1,4 +1,4 @@
-//! What was seen of the kernel, in words. Pure.
+//! Text for what was seen of the kernel. Pure.
 
 use super::{
     findings::{Findings, fdb_key},
@@ -15,7 +15,7 @@ use cps_peering_config::{
 };
 
 impl Findings<'_> {
-    /// A step at which all is as it should be.
+    /// A step at which all is well.
     pub(super) fn healthy(&self, check: &str) -> Fact {
         let end = self.seen.end;
         let (object, observed) = match check {
@@ -30,7 +30,7 @@ impl Findings<'_> {
             check::UNDERLAY => {
                 let vtep = self.seen.query.remote_vtep.map(|vtep| vtep.to_string());
                 let next = self.seen.lookups.next_in_underlay.filter(|next| next.has_failed());
-                let note = next.map_or("", |_| ": the next in the underlay did not answer some time ago");
+                let note = next.map_or("", |_| ": the next hop in the underlay did not answer some time ago");
                 (vtep.unwrap_or_default(), format!("{}{note}", self.route(&self.seen.lookups.underlay)))
             }
             check::SHAPER => (String::new(), self.shaper()),
@@ -46,10 +46,13 @@ impl Findings<'_> {
             }),
             check::DESTINATION => {
                 let state = self.seen.lookups.destination.map_or_else(
-                    || "the host has not asked for it lately".to_owned(),
+                    || "the host has not resolved it lately".to_owned(),
                     |neighbour| {
-                        let silent =
-                            if neighbour.has_failed() { ": it did not answer when the host asked last" } else { "" };
+                        let silent = if neighbour.has_failed() {
+                            ": it did not answer when the host last solicited it"
+                        } else {
+                            ""
+                        };
                         format!("{neighbour}{silent}")
                     },
                 );
@@ -92,7 +95,7 @@ impl Findings<'_> {
 
     pub(super) fn route(&self, lookup: &Lookup) -> String {
         match lookup {
-            None => "it could not be asked for".to_owned(),
+            None => "unknown: the lookup failed".to_owned(),
             Some(Err(refusal)) => refused(refusal),
             Some(Ok(found)) => {
                 let mut words = Vec::new();
@@ -114,8 +117,8 @@ impl Findings<'_> {
         };
         let queue = self.seen.lookups.queue.map(|queue| {
             let full =
-                if queue.backlog >= u64::from(shaper.queue.limit) / 10 * 9 { ", full: it drops now" } else { "" };
-            format!("; {} packets dropped so far, {} bytes wait{full}", queue.dropped, queue.backlog)
+                if queue.backlog >= u64::from(shaper.queue.limit) / 10 * 9 { ", full: dropping now" } else { "" };
+            format!("; {} packets dropped so far, {} bytes waiting{full}", queue.dropped, queue.backlog)
         });
         format!("{}{}", rate(shaper.rate.bytes_per_second), queue.unwrap_or_default())
     }
@@ -131,7 +134,7 @@ pub(super) fn rate(bytes_per_second: u64) -> String {
     }
 }
 
-/// What limits a device.
+/// The egress limit of a device.
 pub(super) fn egress(egress: &Egress) -> String {
     match egress.rate {
         _ if !egress.ours => "another queueing discipline".to_owned(),
@@ -150,7 +153,7 @@ pub(super) fn destination(target: FdbTarget) -> String {
     format!("dst {} vni {}", target.vtep, target.vni)
 }
 
-/// The kernel's no to a question for a route.
+/// The kernel's error for a route lookup.
 fn refused(refusal: &NetlinkError) -> String {
     use nix::libc::{EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, EXDEV};
     match refusal.errno {
@@ -168,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_told_in_mbit() {
+    fn rates_are_shown_in_mbit() {
         assert_eq!(rate(12_500_000 - 1464), "100 Mbit/s");
         assert_eq!((rate(125_000).as_str(), rate(1000).as_str()), ("1.0 Mbit/s", "0.0 Mbit/s"));
         assert_eq!(rate(187_500), "1.5 Mbit/s");

@@ -1,4 +1,4 @@
-//! Whose a host is.
+//! Which cluster a host belongs to.
 
 use super::{Agent, config};
 use cps_peering_agent::cluster::MembershipFile;
@@ -15,13 +15,13 @@ fn id(cluster: Option<u128>) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_serves_the_cluster_that_it_belongs_to() {
     let agent = Agent::start();
-    // A controller of a release that does not say its cluster, and the same after its upgrade.
+    // A controller of a release that does not name its cluster, and the same after its upgrade.
     let (status, _, whose) = agent.call_as(None, "PUT", "/v1/config", &config(5)).await;
     assert_eq!((status, whose.as_str()), (200, ""));
     let (status, _, whose) = agent.call_as(OURS, "PUT", "/v1/config", &config(5)).await;
     assert_eq!((status, whose), (200, id(OURS)), "what it has already says whose it is, too");
 
-    // A copy beside production, with a higher epoch.
+    // A copy of the store beside production, with a higher epoch.
     let operations = agent.operations();
     let mut copy = config(4);
     copy["revision"]["epoch"] = 2.into();
@@ -42,13 +42,14 @@ async fn a_host_serves_the_cluster_that_it_belongs_to() {
     assert_eq!(agent.operations(), operations, "nothing was done");
     let (_, report, whose) = agent.call_as(OTHER, "GET", "/v1/status", &json!({})).await;
     assert_eq!((&report["desired"]["epoch"], whose), (&1.into(), id(OURS)));
-    // Older controllers go on working; so does it all after a restart.
+    // Older controllers go on working, also after a restart.
     assert_eq!(agent.put(&config(6)).await.0, 200);
     let Agent { kernel, folder, .. } = agent;
     let agent = Agent::on(kernel, folder);
     assert_eq!(agent.call_as(OTHER, "PUT", "/v1/config", &copy).await.0, 409);
 
-    // An operator on the host says so: revisions of another cluster are no older or newer than what is there.
+    // An operator on the host joins it to another cluster: that one's revisions are neither older nor newer than the
+    // current one.
     let file = MembershipFile::beside(&agent.folder.path().join("ledger"));
     file.join(ClusterId::new(OTHER.unwrap())).unwrap();
     assert_eq!(agent.call_as(OURS, "PUT", "/v1/config", &config(7)).await.0, 409);
@@ -59,7 +60,7 @@ async fn a_host_serves_the_cluster_that_it_belongs_to() {
     let older = json!({ "revision": { "epoch": 0, "number": 9 }, "host": "h1", "underlay": "192.0.2.1" });
     assert_eq!(agent.call_as(OTHER, "PUT", "/v1/config", &older).await.0, 409, "and from then on they count");
 
-    // Its own cluster lets it go, when it has nothing any more.
+    // Its own cluster releases it, once it is empty.
     assert_eq!(agent.call_as(OTHER, "DELETE", "/v1/cluster", &json!({})).await.0, 409);
     let empty = json!({ "revision": { "epoch": 1, "number": 2 }, "host": "h1", "underlay": "192.0.2.1" });
     assert_eq!(agent.call_as(OTHER, "PUT", "/v1/config", &empty).await.0, 200);
@@ -67,7 +68,7 @@ async fn a_host_serves_the_cluster_that_it_belongs_to() {
     let (status, _, whose) = agent.call_as(OURS, "PUT", "/v1/config", &older).await;
     assert_eq!((status, whose), (200, id(OURS)));
 
-    // A file that says nothing fails closed, until somebody says it anew.
+    // A broken file fails closed, until an operator joins the host again.
     std::fs::write(agent.folder.path().join("ledger.cluster"), "{").unwrap();
     let (status, error, _) = agent.call_as(OURS, "PUT", "/v1/config", &config(9)).await;
     assert!(status == 503 && error["message"].as_str().unwrap().contains("cps-peering-agent join"), "{error}");

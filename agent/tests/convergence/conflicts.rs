@@ -1,4 +1,5 @@
-//! A VPC whose VRF, port or tunnel is in conflict while it is in use fails closed, and comes back when the conflict is over.
+//! A VPC whose VRF, port or tunnel is in conflict while it is in use fails closed, and recovers when the conflict is
+//! over.
 
 use super::{SURROUNDINGS, converge, fresh, host, meaning, small_world, vni};
 use cps_peering_agent::{
@@ -22,7 +23,7 @@ fn desired() -> Desired {
     compile(&small_world().config(), SURROUNDINGS, &DirtySet::Everything)
 }
 
-/// Somebody changes something in a kernel in which all was right.
+/// Changes something in a kernel in which all was right.
 fn after(change: impl FnOnce(&mut State)) -> (Memory, Plan) {
     let mut kernel = host();
     converge(&mut kernel, &desired());
@@ -46,7 +47,7 @@ fn enslave(state: &mut State, device: &str, master: u32) {
     state.goes_down(&name(device));
 }
 
-/// Something of somebody else takes the place of the VRF of VPC 0.
+/// Another program's device takes the place of the VRF of VPC 0.
 fn replace_vrf(state: &mut State, table: u32) -> u32 {
     state.remove_link(&name("cpsvrf10"));
     let link = state.add_link("cpsvrf10", LinkKind::Vrf(table));
@@ -54,7 +55,7 @@ fn replace_vrf(state: &mut State, table: u32) -> u32 {
     link.index
 }
 
-/// What can be done to the VRF of VPC 0 by name, and by whose name the conflict is told.
+/// A change to the VRF of VPC 0 by name, and the device that the conflict names.
 type Case = (&'static str, fn(&mut State), &'static str);
 
 /// Ends a conflict.
@@ -149,7 +150,7 @@ fn the_last_vpc_in_conflict_keeps_the_hosts_rules() {
             locals.map(|rule| rule.priority).collect::<Vec<_>>()
         };
         assert_eq!(locals(&kernel), [1001; 2], "{what}");
-        // Also when the VPC is removed, as long as somebody's VRF stands on its table.
+        // Also when the VPC is removed, as long as another VRF exists on its table.
         converge(&mut kernel, &Desired::default());
         let stands =
             kernel.state().seen.links.values().any(|link| link.kind == LinkKind::Vrf(ownership::table(vni(10))));
@@ -169,7 +170,7 @@ fn a_vpc_that_is_removed_in_conflict_leaves_no_port_up_and_its_backstops_while_s
             }
             let table = ownership::table(vni(10));
             let stays = {
-                // Somebody else's device is in the VRF, too.
+                // Another program's device is in the VRF, too.
                 let mut state = kernel.state();
                 let vrf = state
                     .seen
@@ -197,7 +198,7 @@ fn a_vpc_that_is_removed_in_conflict_leaves_no_port_up_and_its_backstops_while_s
             assert!(in_use || !stays, "{what}");
             assert_eq!(backstops, if in_use { 2 } else { 0 }, "{what}");
             if stays {
-                assert!(state.seen.links[&name("member")].up, "{what}: somebody else's device was touched");
+                assert!(state.seen.links[&name("member")].up, "{what}: another program's device was changed");
             }
         }
     }
@@ -243,7 +244,7 @@ fn a_port_that_is_taken_elsewhere_is_closed_there_and_one_that_never_was_ours_is
 }
 
 #[test]
-fn a_tunnel_that_is_not_ours_any_more_does_not_stay_in_the_vrf() {
+fn a_tunnel_that_is_no_longer_ours_does_not_stay_in_the_vrf() {
     for device in ["cpspeer1001", "cpsvpc10"] {
         let (kernel, plan) = after(|state| set_group(state, device, 0));
         assert!(plan.conflicts.iter().any(|conflict| conflict.device == name(device)), "{:#?}", plan.conflicts);
@@ -269,10 +270,15 @@ fn a_device_that_is_left_alone_is_closed_and_the_rest_goes_on() {
     for device in ["cpsvrf10", "port0", "cpspeer1001"] {
         let mut kernel = host();
         converge(&mut kernel, &desired());
-        let resting = Desired { left_alone: [(name(device), "somebody insists".to_owned())].into(), ..desired() };
+        let resting =
+            Desired { left_alone: [(name(device), "another program insists".to_owned())].into(), ..desired() };
         converge(&mut kernel, &resting);
         let plan = diff(&resting, &kernel.observe_all().unwrap());
-        assert!(plan.conflicts.iter().any(|conflict| conflict.reason == "somebody insists"), "{:#?}", plan.conflicts);
+        assert!(
+            plan.conflicts.iter().any(|conflict| conflict.reason == "another program insists"),
+            "{:#?}",
+            plan.conflicts
+        );
         let up = |name: &InterfaceName| kernel.state().seen.links[name].up;
         assert!(!up(&name(if device == "cpsvrf10" { "port0" } else { device })), "{device}");
         assert!(up(&name("port1")), "{device}");
@@ -293,7 +299,7 @@ fn a_port_without_a_link_local_address_gets_one() {
     assert_eq!(meaning(&kernel.state().seen), before);
 }
 
-/// The rules in front of l3mdev that are reported, where these are there.
+/// The rules in front of l3mdev that are reported, if these exist.
 fn reported(rules: &[RuleAhead]) -> Vec<String> {
     let mut kernel = host();
     converge(&mut kernel, &desired());
@@ -312,7 +318,7 @@ fn rules_in_front_of_l3mdev_are_reported_where_they_can_select_what_tenants_send
     let can = [
         rule(),
         RuleAhead { family: Family::V6, ..rule() },
-        // VPC 0 is here, VPC 1 its peer: at other hosts, too.
+        // VPC 0 is here, VPC 1 its peer: on other hosts, too.
         from("10.0.0.0/8"),
         from("10.0.0.9/32"),
         from("10.1.2.0/24"),
@@ -339,13 +345,13 @@ fn rules_in_front_of_l3mdev_are_reported_where_they_can_select_what_tenants_send
         assert_eq!(reported(std::slice::from_ref(&rule)), [rule.to_string()], "{rule:?}");
     }
     assert!(reported(&cannot).is_empty());
-    // Without a VPC there is nobody whom they could concern.
+    // Without a VPC they concern no one.
     let observed = host().observe_all().unwrap();
     assert!(diff(&Desired::default(), &observed).interference.is_empty());
 }
 
 #[test]
-fn an_interface_with_somebody_elses_filter_where_ours_would_be_was_no_port() {
+fn an_interface_with_a_foreign_filter_in_our_place_was_no_port() {
     let mut kernel = host();
     converge(&mut kernel, &desired());
     let mut observed = kernel.observe_all().unwrap();

@@ -1,7 +1,7 @@
 //! Crash matrix: the agent dies between any two operations of a plan, and another one continues from what it left.
 //!
-//! At every instant, of the plan and of its completion: packets are forwarded only where the configuration before or after
-//! forwards them, what both have in common is there, and nothing of a tenant leaves its VRF.
+//! At every instant, of the plan and of its completion: packets are forwarded only where the configuration before or
+//! after forwards them, what both have in common exists, and nothing of a tenant leaves its VRF.
 
 use super::*;
 
@@ -52,8 +52,8 @@ impl Bounds {
     }
 }
 
-/// A tenant's port that is up is in a VRF; a device that is up in a VRF meets the VRF's default before table main, cannot
-/// reach the host's addresses, and accepts only the sources that belong behind it.
+/// A tenant's port that is up is in a VRF; a device that is up in a VRF hits the VRF's default before table main,
+/// cannot reach the host's addresses, and accepts only the sources behind it.
 fn nothing_gets_past_its_vrf(observed: &Observed) -> Result<(), String> {
     let up = observed.links.iter().filter(|(_, link)| link.up);
     for (name, link) in up.filter(|(name, _)| name.as_str().starts_with("port") || name.as_str().starts_with("cpspeer"))
@@ -87,7 +87,7 @@ fn nothing_gets_past_its_vrf(observed: &Observed) -> Result<(), String> {
     Ok(())
 }
 
-/// An agent that dies after so many operations, with a check after each. True when it had nothing more to do.
+/// An agent that dies after this many operations, with a check after each. True if it had nothing more to do.
 fn live(kernel: &mut Memory, desired: &Desired, bounds: &Bounds, operations: usize) -> Result<bool, String> {
     let mut left = operations;
     for round in 0.. {
@@ -95,7 +95,7 @@ fn live(kernel: &mut Memory, desired: &Desired, bounds: &Bounds, operations: usi
         if plan.operations.is_empty() {
             return Ok(true);
         }
-        assert!(round < 4, "does not come to rest: {plan:#?}");
+        assert!(round < 4, "does not converge: {plan:#?}");
         for operation in &plan.operations {
             if left == 0 {
                 return Ok(false);
@@ -108,11 +108,11 @@ fn live(kernel: &mut Memory, desired: &Desired, bounds: &Bounds, operations: usi
             bounds.hold(kernel).map_err(|broken| format!("after {} {operation}: {broken}", operation.verb()))?;
         }
     }
-    unreachable!("it comes to rest or is told not to")
+    unreachable!("it converges or fails above")
 }
 
-/// Goes from one configuration to another with an agent that dies again and again, each time after so many operations, and
-/// at last one that completes.
+/// Goes from one configuration to another with agents that die again and again, each after this many operations, and
+/// finally one that completes.
 fn with_deaths(before: &Desired, after: &Desired, bounds: &Bounds, lives: &[usize]) -> Result<(), String> {
     let mut kernel = host();
     converge(&mut kernel, before);
@@ -129,7 +129,7 @@ fn with_deaths(before: &Desired, after: &Desired, bounds: &Bounds, lives: &[usiz
     }
 }
 
-/// Every place at which one agent can die; then agents that each die after their first operation.
+/// Every point at which one agent can die; then agents that each die after their first operation.
 fn matrix(before: &Desired, after: &Desired) {
     matrix_within(before, after, |_| ());
 }
@@ -191,7 +191,7 @@ fn crash_during_a_change_of_the_hosts_own_address() {
     let mut config = small_world().config().into_inner();
     config.underlay = vtep(9);
     let after = compile(&config.try_into().unwrap(), SURROUNDINGS, &DirtySet::Everything);
-    // Every tunnel must be made anew, so nothing through one can be there all the time.
+    // Every tunnel must be recreated, so nothing through one can exist all the time.
     matrix_within(&small_world().desired(), &after, |bounds| bounds.both.clear());
 }
 

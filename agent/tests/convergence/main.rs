@@ -1,5 +1,5 @@
-//! The pure core against a kernel in memory: whatever the configuration and whatever state the kernel is in, what should
-//! be there gets there, and what is not ours is never named.
+//! The pure core against a kernel in memory: whatever the configuration and the state of the kernel, the desired state
+//! is reached, and what is not ours is never named.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
@@ -57,9 +57,9 @@ fn vtep(host: u8) -> IpAddr {
 struct World {
     ports: [[bool; HOSTS as usize]; VPCS as usize],
     peered: [[bool; VPCS as usize]; VPCS as usize],
-    /// In Mbit/s; every third number means that there is no limit.
+    /// In Mbit/s; every third number means no limit.
     limits: [[u8; VPCS as usize]; VPCS as usize],
-    /// What of the VPCs each peering joins, in bits; all where the number is even.
+    /// What each peering joins of the VPCs, in bits; all if the number is even.
     scopes: [[u8; VPCS as usize]; VPCS as usize],
 }
 
@@ -79,8 +79,8 @@ impl World {
         elsewhere.map(|host| (vtep(host), Self::prefixes(vpc, host))).collect()
     }
 
-    /// What of `a` is reached in its peering with `b`; none for all. A half of a port's prefix, a prefix of another host, and one that
-    /// is wider than any port's.
+    /// What is reached of `a` in its peering with `b`; none for all. Half of a port's prefix, a prefix of another host,
+    /// and one that is wider than any port's.
     fn part(&self, a: u8, b: u8) -> Option<Vec<IpNet>> {
         let bits = self.scopes[usize::from(a.min(b))][usize::from(a.max(b))];
         let own = if a < b { bits >> 1 } else { bits >> 4 };
@@ -97,7 +97,7 @@ impl World {
         Some(Limit { bandwidth_mbit, share: Share::WHOLE })
     }
 
-    /// What host 0 must have.
+    /// The configuration of host 0.
     fn config(&self) -> ValidHostConfig {
         let here = |vpc: u8| self.ports[usize::from(vpc)][0];
         let vrfs = (0..VPCS).filter(|vpc| here(*vpc)).map(|vpc| {
@@ -156,7 +156,7 @@ impl World {
     }
 }
 
-/// A host with an underlay interface, tenants' interfaces, and things of other people.
+/// A host with an underlay interface, tenants' interfaces, and objects of others.
 fn host() -> Memory {
     let memory = Memory::new();
     {
@@ -174,7 +174,7 @@ fn host() -> Memory {
     memory
 }
 
-/// Looks and changes until nothing differs. Returns the plans that it took.
+/// Observes and changes until nothing differs. Returns the plans that it took.
 fn converge(kernel: &mut Memory, desired: &Desired) -> Vec<Plan> {
     let mut plans = Vec::new();
     loop {
@@ -182,13 +182,13 @@ fn converge(kernel: &mut Memory, desired: &Desired) -> Vec<Plan> {
         if plan.operations.is_empty() {
             return plans;
         }
-        assert!(plans.len() < 4, "does not come to rest: {plan:#?}");
+        assert!(plans.len() < 4, "does not converge: {plan:#?}");
         kernel.apply(&plan.operations).unwrap();
         plans.push(plan);
     }
 }
 
-/// Everything that was there before us and is not a tenant's port.
+/// Everything that existed before us and is not a tenant's port.
 fn foreign(observed: &Observed) -> Observed {
     let mut rest = observed.clone();
     rest.links.retain(|name, _| !observed.owns(name) && !name.as_str().starts_with("port"));
@@ -206,7 +206,7 @@ fn foreign(observed: &Observed) -> Observed {
     rest
 }
 
-/// What an agent sees, in words that do not depend on how it came about: names for indexes, meanings for ids.
+/// What an agent sees, in a form that does not depend on how it came about: names for indexes, meanings for ids.
 fn meaning(observed: &Observed) -> BTreeSet<String> {
     let name = |index: u32| observed.name_of(index).map_or_else(|| "gone".to_owned(), |name| name.to_string());
     let mut all = BTreeSet::new();
@@ -222,7 +222,7 @@ fn meaning(observed: &Observed) -> BTreeSet<String> {
             (link.kind, link.mac, link.mtu, link.up, master, &link.alias, &link.settings)
         ));
     }
-    // The kernel's `l3mdev` rules stay when the last VRF has gone.
+    // The kernel's `l3mdev` rules stay when the last VRF is gone.
     let has_vrf = observed.links.keys().any(|device| observed.owns(device));
     let rules = observed.rules.iter().filter(|rule| has_vrf || rule.lookup != Lookup::L3mdev);
     all.extend(rules.map(|it| format!("{it:?}")));
@@ -235,7 +235,7 @@ fn meaning(observed: &Observed) -> BTreeSet<String> {
     all
 }
 
-/// Everything that leads packets somewhere, in the same words.
+/// Everything that forwards packets, in the same form.
 fn ways(observed: &Observed) -> BTreeSet<String> {
     let name = |index: u32| observed.name_of(index).map_or_else(|| "gone".to_owned(), |name| name.to_string());
     let mut all = BTreeSet::new();
@@ -256,7 +256,7 @@ fn ways(observed: &Observed) -> BTreeSet<String> {
     all
 }
 
-/// What a host has that never had anything else.
+/// The state of a host that has never had anything else.
 fn fresh(desired: &Desired) -> BTreeSet<String> {
     let mut kernel = host();
     converge(&mut kernel, desired);
@@ -284,7 +284,7 @@ fn devices(operation: &Operation) -> Vec<InterfaceName> {
     }
 }
 
-/// Takes random things of ours away, and twists others.
+/// Removes random objects of ours, and alters others.
 fn damage(memory: &Memory, seeds: &[u32]) {
     let mut state = memory.state();
     for seed in seeds {
@@ -324,7 +324,7 @@ fn damage(memory: &Memory, seeds: &[u32]) {
                     state.goes_down(&name);
                 }
             }
-            // The kernel's own in front is not ours to mend while we have not moved it.
+            // The kernel's own in front is not ours to repair while we have not moved it.
             4 => state.seen.rules.retain(|rule| rule.priority == 0),
             5 if nth % 2 == 1 => {
                 let ours = state.seen.addresses.iter().filter(|(_, ours)| **ours).map(|(address, _)| *address);
@@ -387,7 +387,7 @@ proptest! {
     }
 
     #[test]
-    fn refused_operations_are_made_up_for(before in worlds(), after in worlds(), refuse in proptest::collection::btree_set(0usize..60, 0..5)) {
+    fn refused_operations_are_retried(before in worlds(), after in worlds(), refuse in proptest::collection::btree_set(0usize..60, 0..5)) {
         let mut kernel = host();
         converge(&mut kernel, &before.desired());
         kernel.state().refuse = refuse;
@@ -399,7 +399,7 @@ proptest! {
             }
             kernel.apply(&plan.operations).unwrap();
         }
-        prop_assert!(false, "does not come to rest");
+        prop_assert!(false, "does not converge");
     }
 
     #[test]
@@ -428,7 +428,7 @@ proptest! {
     }
 
     #[test]
-    fn looking_at_what_changed_leads_where_looking_at_everything_does(before in worlds(), peered in any::<[[bool; VPCS as usize]; VPCS as usize]>(), moved in 0..VPCS, elsewhere in any::<[bool; HOSTS as usize]>()) {
+    fn partial_and_full_observations_lead_to_the_same_state(before in worlds(), peered in any::<[[bool; VPCS as usize]; VPCS as usize]>(), moved in 0..VPCS, elsewhere in any::<[bool; HOSTS as usize]>()) {
         let mut kernel = host();
         converge(&mut kernel, &before.desired());
         let mut after = before.clone();
@@ -477,7 +477,7 @@ proptest! {
 
 /// VPC 0 has a port here and on host 1; VPC 1 is here, too; they are peered.
 fn small_world() -> World {
-    // What is sent from one to the other is limited, and not what comes back.
+    // Traffic from one to the other is limited, and not the reverse.
     let mut world = World { ports: [[false; 4]; 4], peered: [[false; 4]; 4], limits: [[0; 4]; 4], scopes: [[0; 4]; 4] };
     world.limits[0][1] = 100;
     world.ports[0] = [true, true, false, false];
@@ -486,7 +486,7 @@ fn small_world() -> World {
     world
 }
 
-/// The conflict that keeps `device` away after `prepare`, while everything else gets there.
+/// The conflict that keeps `device` away after `prepare`, while everything else converges.
 fn conflict(device: &str, prepare: impl FnOnce(&Memory)) -> (ProblemKind, String) {
     let mut kernel = host();
     prepare(&kernel);

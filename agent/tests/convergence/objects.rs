@@ -1,4 +1,4 @@
-//! One object that lacks, is wrong, or is somebody else's.
+//! One object that is missing, is wrong, or belongs to another program.
 
 use super::*;
 
@@ -47,7 +47,7 @@ fn what_is_in_the_way_is_named_and_left_alone() {
     assert!(reason.contains("tenant"), "{reason}");
 }
 
-/// What is to be done for a small world that is there but for what `change` makes of it.
+/// The plan for a small world that exists except for what `change` alters.
 fn plan_after(change: impl FnOnce(&mut Observed)) -> Vec<Operation> {
     let mut kernel = host();
     let desired = small_world().desired();
@@ -58,14 +58,14 @@ fn plan_after(change: impl FnOnce(&mut Observed)) -> Vec<Operation> {
 }
 
 #[test]
-fn a_neighbour_that_lacks_or_is_wrong_is_set_and_no_other() {
+fn a_missing_or_wrong_neighbour_is_set_and_no_other() {
     let desired = small_world().desired();
     assert!(!desired.neighbours.is_empty());
     for (key, mac) in &desired.neighbours {
         let set = [Operation::SetNeighbour(*key, *mac)];
         assert_eq!(plan_after(|observed| _ = observed.neighbours.remove(key)), set);
         let wrong = Mac([2, 0, 9, 9, 9, 9]);
-        // What leads astray goes also where setting it rests.
+        // A misdirecting one is removed even while setting it is suspended.
         let plan = plan_after(|observed| *observed.neighbours.get_mut(key).unwrap() = wrong);
         assert_eq!(plan, [Operation::RemoveNeighbour(*key), set[0].clone()]);
     }
@@ -87,7 +87,7 @@ fn a_forwarding_entry_is_removed_first_only_where_it_leads_elsewhere() {
 }
 
 #[test]
-fn a_table_that_is_somebody_elses_gets_no_route() {
+fn a_foreign_table_gets_no_route() {
     let table = ownership::table(vni(10));
     let mut kernel = host();
     kernel.state().add_link("tenant", LinkKind::Vrf(table));
@@ -131,16 +131,16 @@ fn of_several_routes_under_one_key_the_right_one_stays_alone() {
         });
         assert_eq!(plan, [Operation::RemoveRoute(via(&right, Via::Other))]);
     }
-    // The right one twice: as others see it, that is one too many.
+    // The right one twice: in others' eyes that is one too many.
     let (plan, right, _) = with(&|right| vec![*right, *right]);
     assert_eq!(plan, [Operation::RemoveRoute(right)]);
-    // A lone wrong one.
+    // A single wrong one.
     let (plan, right, _) = with(&|right| vec![via(right, Via::Other)]);
     assert_eq!(plan, [Operation::ReplaceRoute(right)]);
 }
 
 #[test]
-fn somebody_elses_route_under_our_key_is_left_alone() {
+fn a_foreign_route_under_our_key_is_left_alone() {
     let mut kernel = host();
     let key = RouteKey::unicast(ownership::table(vni(10)), net("10.1.2.0/24"));
     kernel.state().foreign_routes.insert(key);
@@ -156,7 +156,7 @@ fn somebody_elses_route_under_our_key_is_left_alone() {
 }
 
 #[test]
-fn the_local_rule_stands_behind_l3mdev_while_there_are_vrfs_and_never_lacks() {
+fn the_local_rule_is_behind_l3mdev_while_there_are_vrfs_and_never_missing() {
     let mut kernel = host();
     let locals = |kernel: &Memory| -> Vec<(u32, u8)> {
         let state = kernel.state();
@@ -176,7 +176,7 @@ fn the_local_rule_stands_behind_l3mdev_while_there_are_vrfs_and_never_lacks() {
     at_every_step(&mut kernel, &Desired::default());
     converge(&mut kernel, &Desired::default());
     assert_eq!(locals(&kernel), [(0, 2); 2]);
-    // Somebody who followed the kernel's VRF guide has done it already.
+    // An operator who followed the kernel's VRF guide has done it already.
     let mut kernel = host();
     {
         let mut state = kernel.state();

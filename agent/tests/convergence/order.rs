@@ -16,7 +16,7 @@ fn traffic_stops_with_the_first_operations() {
     };
     let stops = plan.operations.iter().take_while(|operation| is_stop(operation)).count();
     assert!(stops > 0 && !plan.operations[stops..].iter().any(is_stop), "{plan:#?}");
-    // Without its forwarding entries a device sends nothing, whatever still leads to it.
+    // Without its forwarding entries a device sends nothing, whatever still points to it.
     assert!(
         matches!(plan.operations[..3], [Operation::RemoveFdb(_), Operation::RemoveFdb(_), Operation::RemoveNexthop(_)]),
         "{plan:#?}"
@@ -24,13 +24,13 @@ fn traffic_stops_with_the_first_operations() {
     let devices = plan.operations.iter().position(|operation| matches!(operation, Operation::RemoveLinks(_)));
     let backstop = |operation: &Operation| matches!(operation, Operation::RemoveRoute(_)) && !is_stop(operation);
     assert!(plan.operations.iter().position(backstop) > devices, "{plan:#?}");
-    // The kernel takes them away with their next hop; one by one they would take longer.
+    // The kernel deletes them with their next hop; one by one they would take longer.
     assert!(!plan.operations.iter().any(|operation| {
         matches!(operation, Operation::RemoveRoute(route) if matches!(route.via, Via::Nexthop(_)))
     }));
 }
 
-/// C9: what stays reachable has a route at every moment, also where the prefix around it becomes another one.
+/// C9: what stays reachable has a route at every moment, also if the prefix around it becomes another one.
 #[test]
 fn a_prefix_that_becomes_narrower_or_wider_is_routed_all_the_time() {
     let half = |text: &str| RouteKey::unicast(ownership::table(vni(10)), net(text));
@@ -59,12 +59,12 @@ fn a_prefix_that_becomes_narrower_or_wider_is_routed_all_the_time() {
     };
     let whole = small_world();
     let mut part = whole.clone();
-    // All of VPC 0, and of VPC 1 a half of its port here.
+    // All of VPC 0, and of VPC 1 half of its port here.
     part.scopes[0][1] = 1 | 0b111 << 1 | 0b001 << 4;
     check(&whole, &part, "10.1.0.0/25", "10.1.0.0/24");
     check(&part, &whole, "10.1.0.0/24", "10.1.0.0/25");
     assert_eq!(shadows.get(), 2, "the narrower one has an unreachable route of its own");
-    // What is reached no more goes at once.
+    // What is no longer reached is removed immediately.
     let mut kernel = host();
     converge(&mut kernel, &whole.desired());
     let plan = diff(&part.desired(), &kernel.observe_all().unwrap());
@@ -72,9 +72,9 @@ fn a_prefix_that_becomes_narrower_or_wider_is_routed_all_the_time() {
     assert!(place(&plan, &other) < place(&plan, &|it| matches!(it, Operation::AddRoute(_))), "{plan:#?}");
 }
 
-/// C9: what is to be rejected before and after a change is so at every moment.
+/// C9: what is rejected both before and after a change is rejected at every moment.
 #[test]
-fn programs_that_reject_are_never_written_over() {
+fn rejecting_programs_are_never_overwritten() {
     let mut before = small_world();
     before.scopes[0][1] = 1 | 0b001 << 1 | 0b111 << 4;
     let mut after = before.clone();
@@ -144,7 +144,7 @@ fn a_port_is_down_and_without_addresses_before_it_leaves_its_vrf() {
     assert!(address < release && down < release && release < vrf, "{plan:#?}");
 }
 
-/// From one VRF to another the kernel leads through none.
+/// A move from one VRF to another leaves the kernel with none in between.
 #[test]
 fn a_port_or_tunnel_is_down_while_it_changes_its_vrf() {
     let mut kernel = host();
@@ -168,7 +168,8 @@ fn a_port_or_tunnel_is_down_while_it_changes_its_vrf() {
     }
 }
 
-/// The kernel lets a VRF's members out before the VRF goes, and those that are up would take packets in for table main.
+/// The kernel releases a VRF's members before the VRF is deleted, and those that are up would receive packets for table
+/// main.
 #[test]
 fn tunnels_go_before_the_vrf_that_they_are_in() {
     let mut kernel = host();

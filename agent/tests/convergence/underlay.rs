@@ -1,8 +1,8 @@
-//! The filter of the underlay.
+//! The underlay filter.
 
 use super::*;
 
-/// Everybody is peered with everybody, everywhere.
+/// All VPCs are peered with each other, on all hosts.
 fn full_world() -> World {
     let all = [[true; VPCS as usize]; VPCS as usize];
     World {
@@ -18,7 +18,7 @@ fn is_tunnel(name: &InterfaceName) -> bool {
 }
 
 #[test]
-fn who_may_send_is_right_before_the_first_device_is_up_and_after_the_last_has_gone() {
+fn senders_are_set_before_the_first_device_is_up_and_until_the_last_is_gone() {
     let mut kernel = host();
     {
         let mut state = kernel.state();
@@ -44,7 +44,8 @@ fn who_may_send_is_right_before_the_first_device_is_up_and_after_the_last_has_go
         }
         assert_eq!((kind("eth1"), kind("port0")), (Some(GuardKind::Member), None));
     }
-    // A host that has no part any more: nobody may send before the devices go, and the VNIs are ours until they have gone.
+    // A host that no longer takes part: no host may send before the devices are deleted, and the VNIs are ours until
+    // then.
     let plans = converge(&mut kernel, &Desired::default());
     let operations = &plans[0].operations;
     let gone = operations.iter().position(|it| matches!(it, Operation::RemoveLinks(names) if is_tunnel(&names[0])));
@@ -61,7 +62,7 @@ fn who_may_send_is_right_before_the_first_device_is_up_and_after_the_last_has_go
 }
 
 #[test]
-fn what_was_changed_of_the_underlays_filter_is_put_right() {
+fn changes_of_the_underlay_filter_are_repaired() {
     let mut kernel = host();
     let desired = full_world().desired();
     converge(&mut kernel, &desired);
@@ -82,7 +83,7 @@ fn what_was_changed_of_the_underlays_filter_is_put_right() {
 }
 
 #[test]
-fn without_a_filter_of_the_underlay_nothing_is_taken_from_it() {
+fn without_the_underlay_filter_nothing_is_accepted_from_it() {
     for up_before in [false, true] {
         let mut kernel = host();
         let desired = full_world().desired();
@@ -98,7 +99,7 @@ fn without_a_filter_of_the_underlay_nothing_is_taken_from_it() {
         for _ in 0..3 {
             let plan = diff(&desired, &kernel.observe_all().unwrap());
             let refused = kernel.apply(&plan.operations).unwrap();
-            assert!(!refused.is_empty(), "it is told");
+            assert!(!refused.is_empty(), "it is reported");
         }
         let state = kernel.state();
         let tunnels: Vec<_> = state.seen.links.iter().filter(|(name, _)| is_tunnel(name)).collect();

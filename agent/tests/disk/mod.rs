@@ -1,4 +1,4 @@
-//! A disk that hangs: the kernel is kept right and the agent answers, and nothing is confirmed that is not stored.
+//! A disk that hangs: the kernel is kept right and the agent responds, and nothing is confirmed that is not stored.
 
 use super::*;
 use axum::body::Bytes;
@@ -68,7 +68,7 @@ impl ConfigStore for Faulty {
     }
 }
 
-/// What a test has of a disk. Whatever becomes of the test, no write is left that hangs: it would keep the test from its end.
+/// A test's control of a disk. However the test ends, no write is left hanging: it would keep the test from ending.
 struct Control(Faulty);
 
 impl std::ops::Deref for Control {
@@ -110,7 +110,7 @@ async fn started() -> (Arc<Agent>, Control) {
     (agent, disk)
 }
 
-/// Pushes without waiting for the answer.
+/// Pushes without waiting for the response.
 fn push(agent: &Arc<Agent>, config: Value) -> tokio::task::JoinHandle<(u16, Value)> {
     let agent = Arc::clone(agent);
     tokio::spawn(async move { agent.put(&config).await })
@@ -132,7 +132,7 @@ fn push_as(agent: &Arc<Agent>, cluster: Option<u128>, config: Value) -> tokio::t
     call_as(agent, cluster, "PUT", "/v1/config", config)
 }
 
-/// Nothing is left on the host.
+/// An empty host.
 fn empty(number: u64) -> Value {
     json!({ "revision": { "epoch": 1, "number": number }, "host": "h1", "underlay": "192.0.2.1" })
 }
@@ -141,7 +141,7 @@ fn vrfs(agent: &Agent) -> usize {
     agent.kernel.state().seen.links.keys().filter(|name| name.as_str().starts_with("cpsvrf")).count()
 }
 
-/// The side 1001 alone is removed; the port of the other VPC stays.
+/// Only side 1001 is removed; the port of the other VPC stays.
 fn unpeered(number: u64) -> Value {
     let mut config = config(number);
     config["sides"] = json!({});
@@ -162,16 +162,16 @@ fn sides(agent: &Agent) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_disk_hangs_traffic_ends_the_kernel_is_healed_and_the_agent_answers() {
+async fn while_the_disk_hangs_traffic_ends_the_kernel_is_repaired_and_the_agent_responds() {
     let (agent, disk) = started().await;
     disk.set(Disk::Hangs);
     let removal = push(&agent, unpeered(2));
     until("what is removed is removed before it is stored", || sides(&agent) == 0).await;
-    // Drift is repaired, and what is granted or asked is answered.
+    // Drift is repaired, and grants and queries are answered.
     agent.kernel.state().seen.routes.clear();
     agent.reconciler.notice(Event::Changed);
     until("the kernel is healed", || !agent.kernel.state().seen.routes.is_empty()).await;
-    tokio::time::timeout(Duration::from_secs(20), agent.reconciler.alive()).await.expect("the service manager is told");
+    tokio::time::timeout(Duration::from_secs(20), agent.reconciler.alive()).await.expect("the watchdog is fed");
     let report = agent.report_when(|report| !report.problems.is_empty()).await;
     let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
     assert_eq!((&problem.scope, problem.kind), (&Scope::Host, ProblemKind::Failed));
@@ -185,7 +185,7 @@ async fn while_the_disk_hangs_traffic_ends_the_kernel_is_healed_and_the_agent_an
     let waited = agent.text("/metrics").await;
     let waited = waited.lines().find_map(|line| line.strip_prefix("cps_agent_write_seconds ")).unwrap();
     assert!(waited.parse::<f64>().unwrap() > 1.0, "{waited}");
-    // Whoever pushed is told, and may go on asking.
+    // The pusher gets an error, and may ask again.
     let (status, error) = removal.await.unwrap();
     let message = error["message"].as_str().unwrap();
     assert!(status == 503 && message.contains("revision 1.2 is not stored"), "{status} {message}");
@@ -200,7 +200,7 @@ async fn while_the_disk_hangs_traffic_ends_the_kernel_is_healed_and_the_agent_an
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_what_is_pushed_to_a_disk_that_hangs_the_newest_is_stored_next() {
+async fn the_newest_push_is_stored_next_after_the_disk_hangs() {
     let (agent, disk) = started().await;
     disk.set(Disk::Hangs);
     let mut wider = config(2);
@@ -208,7 +208,7 @@ async fn of_what_is_pushed_to_a_disk_that_hangs_the_newest_is_stored_next() {
     let second = push(&agent, wider);
     let has_second = || agent.kernel.state().seen.fdb.keys().any(|key| key.mac == Mac([2, 0, 192, 0, 2, 3]));
     until("it is in the kernel", has_second).await;
-    // A patch on what may never be stored is refused at once, and the whole is pushed instead.
+    // A patch on what may never be stored is refused immediately, and a whole configuration is pushed instead.
     let (status, error) = agent.call("PATCH", "/v1/config", &removal(1)).await;
     assert!(status == 409 && error["message"].as_str().unwrap().contains("being stored"), "{error}");
     let third = push(&agent, config(3));
@@ -253,7 +253,7 @@ async fn a_disk_that_fails_brings_nothing_back_and_stores_the_newest_when_it_wor
     assert_eq!((vrfs(&agent), sides(&agent)), (0, 0), "what was ended stays so");
     let report = agent.reconciler.report().borrow().clone();
     assert_eq!((report.desired, report.in_sync(), disk.written()), (Some(revision(1)), false, vec![1]));
-    // Whoever pushes it again is answered with the next try, and what is newer takes its place.
+    // A repeated push is answered with the next attempt, and a newer one takes its place.
     let (status, error) = agent.put(&empty(3)).await;
     assert!(status == 503 && error["message"].as_str().unwrap().contains("ledger"), "{error}");
     assert_eq!(agent.put(&unpeered(2)).await.0, 409, "older than what the kernel has");
@@ -266,12 +266,12 @@ async fn a_disk_that_fails_brings_nothing_back_and_stores_the_newest_when_it_wor
     assert_eq!((disk.written(), disk.ledger.load().unwrap().unwrap().revision), (vec![1, 4], revision(4)));
 }
 
-/// Nothing is tried again that is superseded: whoever waits for it is told so, and not of one more try.
+/// Nothing superseded is retried: its pusher gets that error, and not that of another attempt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_newer_configuration_takes_the_place_of_one_whose_write_has_failed_at_once() {
+async fn a_newer_configuration_immediately_replaces_one_whose_write_failed() {
     let (agent, disk) = started().await;
     disk.set(Disk::Fails);
-    // The next try of its own may come between two pushes.
+    // Its own next attempt may come between two pushes.
     for number in (2..40).step_by(2) {
         assert_eq!(agent.put(&unpeered(number)).await.0, 503);
         let waits = push(&agent, unpeered(number));
@@ -289,9 +289,9 @@ async fn a_newer_configuration_takes_the_place_of_one_whose_write_has_failed_at_
     panic!("each was tried again first");
 }
 
-/// B3: after a crash this host would have the whole limit, as the ledger says.
+/// B3: after a crash this host would have the whole limit, as in the ledger.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_share_is_not_confirmed_before_the_configuration_that_it_is_of_is_stored() {
+async fn a_share_is_not_confirmed_before_its_configuration_is_stored() {
     let limited = |number, share: u32| {
         let mut config = config(number);
         config["sides"]["1001"]["limit"] = json!({ "bandwidth_mbit": 80, "share": share });
@@ -315,9 +315,10 @@ async fn a_share_is_not_confirmed_before_the_configuration_that_it_is_of_is_stor
     assert_eq!((status, &report["sides"]["1001"]["share"]), (200, &json!(300_000)), "{report}");
 }
 
-/// Stored, and then whose the host is cannot be written: it is not pushed again for nothing, and not written twice.
+/// The configuration is stored, and then the membership cannot be written: it is not pushed again in vain, and not
+/// written twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whose_a_host_is_is_written_later_where_that_fails() {
+async fn a_failed_write_of_the_membership_is_retried() {
     let (agent, disk) = started().await;
     let blocked = disk.path().with_extension("cluster.new");
     std::fs::create_dir(&blocked).unwrap();
@@ -330,7 +331,7 @@ async fn whose_a_host_is_is_written_later_where_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_taken_back_is_in_the_kernel_until_that_is_looked_at() {
+async fn a_configuration_taken_back_stays_in_the_kernel_until_the_next_observation() {
     let (agent, disk) = started().await;
     assert_eq!(push_as(&agent, OURS, config(1)).await.unwrap(), 200);
     disk.set(Disk::Hangs);
@@ -345,18 +346,18 @@ async fn what_is_taken_back_is_in_the_kernel_until_that_is_looked_at() {
     assert_eq!(report.applied, Some(revision(2)));
 }
 
-/// A file that is read for ever: a pipe that nobody writes to, until this goes.
+/// A file that is read forever: a pipe without a writer, until this is dropped.
 struct Pipe(PathBuf);
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        // Whatever becomes of the test, nobody is left who reads.
+        // However the test ends, no reader is left.
         let _ = std::fs::OpenOptions::new().read(true).write(true).open(&self.0);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
+async fn traffic_ends_even_while_the_membership_cannot_be_read() {
     let (agent, disk) = started().await;
     assert_eq!(push_as(&agent, OURS, config(1)).await.unwrap(), 200);
     let file = disk.path().with_extension("cluster");
@@ -367,12 +368,12 @@ async fn while_whose_the_host_is_cannot_be_read_traffic_ends_all_the_same() {
     let removal = push_as(&agent, OURS, unpeered(2));
     let strangers: Vec<_> = (0..64).map(|_| push_as(&agent, OTHER, empty(3))).collect();
     until("what is removed is removed", || sides(&agent) == 0).await;
-    until("nobody waits behind another one", || strangers.iter().all(tokio::task::JoinHandle::is_finished)).await;
+    until("no request waits behind another", || strangers.iter().all(tokio::task::JoinHandle::is_finished)).await;
     for stranger in strangers {
         assert_eq!(stranger.await.unwrap(), 409, "what is known holds");
     }
     assert_eq!(agent.call("GET", "/v1/status", &json!({})).await.0, 200);
-    // Whoever reads it gets it now.
+    // The pending reader gets it now.
     let mut writer = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, &kept).unwrap();
@@ -409,7 +410,8 @@ fn operator_joins(disk: &Control, cluster: Option<u128>) {
     MembershipFile::beside(disk.path()).join(ClusterId::new(cluster.unwrap())).unwrap();
 }
 
-/// An agent that belongs to a cluster, which waits for the disk with the second configuration, and with the third behind it.
+/// An agent that belongs to a cluster, and waits for the disk with the second configuration and, behind it, with the
+/// third.
 async fn two_wait() -> (Arc<Agent>, Control, [tokio::task::JoinHandle<u16>; 2]) {
     let (agent, disk) = started().await;
     assert_eq!(push_as(&agent, OURS, config(1)).await.unwrap(), 200);
@@ -422,7 +424,7 @@ async fn two_wait() -> (Arc<Agent>, Control, [tokio::task::JoinHandle<u16>; 2]) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_an_operator_has_given_away_stays_so_whatever_waited_for_the_disk() {
+async fn an_operators_join_stands_whatever_waited_for_the_disk() {
     let (agent, disk, [second, third]) = two_wait().await;
     operator_joins(&disk, OTHER);
     assert_eq!(push_as(&agent, OURS, empty(4)).await.unwrap(), 409, "at once");
@@ -460,7 +462,7 @@ async fn the_first_configuration_of_all_is_remembered_as_of_the_cluster_that_sen
     assert_eq!(push_as(&agent, OTHER, config(1)).await.unwrap(), 200, "its revisions say nothing about those before");
 }
 
-/// On one thread, so that what is asked for is waiting once it was let run.
+/// On one thread, so that what was requested is waiting once it has been polled.
 #[tokio::test]
 async fn a_host_does_not_leave_its_cluster_between_two_writes() {
     let (agent, disk, [second, third]) = two_wait().await;

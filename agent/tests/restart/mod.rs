@@ -10,7 +10,7 @@ use cps_peering_agent::{
 use cps_peering_config::net::{InterfaceName, Vni};
 use std::{collections::BTreeMap, io, sync::mpsc};
 
-/// The kernel as it is for an agent that dies after so many operations: from then on nothing it does arrives.
+/// The kernel for an agent that dies after this many operations: from then on none of its operations arrives.
 struct Dying {
     kernel: Memory,
     left: usize,
@@ -19,7 +19,7 @@ struct Dying {
 
 impl Dying {
     fn quiesce(&self) -> KernelError {
-        // The test may have heard it before.
+        // The test may have received it before.
         let _ = self.dead.send(());
         KernelError::Socket { what: "live on", source: io::ErrorKind::BrokenPipe.into() }
     }
@@ -53,8 +53,8 @@ fn stored(folder: &TempDir, config: &Value) {
     Ledger::new(folder.path().join("ledger")).store(&record, &config).unwrap();
 }
 
-/// Brings a host from one configuration to another with an agent that dies after so many operations. What the host is
-/// then, and how many operations there were in all.
+/// Brings a host from one configuration to another with an agent that dies after this many operations. Returns the
+/// state of the host, and the total number of operations.
 async fn with_a_death(before: &Value, after: &Value, operations: usize) -> (Observed, usize) {
     let Agent { kernel, folder, .. } = {
         let agent = Agent::start();
@@ -98,19 +98,19 @@ fn empty(number: u64) -> Value {
 }
 
 #[tokio::test]
-async fn a_crash_during_bring_up_is_made_up_for_from_the_ledger() {
+async fn a_crash_during_bring_up_is_recovered_from_the_ledger() {
     matrix(&empty(1), &config(2)).await;
     matrix(&unpeered(1), &config(2)).await;
 }
 
 #[tokio::test]
-async fn a_crash_during_teardown_is_made_up_for_from_the_ledger() {
+async fn a_crash_during_teardown_is_recovered_from_the_ledger() {
     matrix(&config(1), &unpeered(2)).await;
     matrix(&config(1), &empty(2)).await;
 }
 
 #[tokio::test]
-async fn a_crash_during_a_change_is_made_up_for_from_the_ledger() {
+async fn a_crash_during_a_change_is_recovered_from_the_ledger() {
     let mut moved = config(2);
     moved["sides"]["1001"]["remotes"] = json!({ "192.0.2.3": ["10.2.9.0/24"], "192.0.2.4": ["10.2.8.0/24"] });
     matrix(&config(1), &moved).await;

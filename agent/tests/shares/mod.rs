@@ -1,4 +1,4 @@
-//! Shares of a limit that several hosts have together: set at once, confirmed from the kernel, kept over a reboot.
+//! Shares of a limit that several hosts have in common: set immediately, confirmed from the kernel, kept over a reboot.
 
 use super::*;
 use cps_peering_agent::{
@@ -24,7 +24,7 @@ fn vni() -> Vni {
     1001.try_into().unwrap()
 }
 
-/// The side 1001 has so many millionths of 80 Mbit/s, which are 10 bytes per second each, from the beginning.
+/// Side 1001 has this initial share, in millionths of 80 Mbit/s, which are 10 bytes per second each.
 fn limited(number: u64, share: u32) -> Value {
     let mut config = config(number);
     config["sides"]["1001"]["limit"] = json!({ "bandwidth_mbit": 80, "share": share });
@@ -38,13 +38,13 @@ async fn started(share: u32) -> Agent {
     agent
 }
 
-/// Whether the kernel has the rate for so many bytes per second.
+/// Whether the kernel has the rate for this many bytes per second.
 fn passes(agent: &Agent, bytes_per_second: u64) -> bool {
     const MTU: u32 = 1450;
     rate(agent) == Some(Shaper::new(bytes_per_second, MTU).rate.bytes_per_second)
 }
 
-/// What the kernel lets pass, in bytes per second.
+/// The rate in the kernel, in bytes per second.
 fn rate(agent: &Agent) -> Option<u64> {
     let state = agent.kernel.state();
     state.seen.egress.get(&DeviceName::peer(vni()))?.rate.map(|rate| rate.bytes_per_second)
@@ -57,7 +57,7 @@ async fn confirmed(agent: &Agent) -> Value {
     report["sides"]["1001"]["share"].clone()
 }
 
-/// Asks again while the agent is busy, as a controller does.
+/// Retries while the agent is busy, as a controller does.
 async fn grant(agent: &Agent, number: u64, share: u32) -> (u16, Value) {
     let grants = json!({ "revision": { "epoch": 1, "number": number }, "sides": { "1001": share, "4711": share } });
     loop {
@@ -116,7 +116,7 @@ async fn a_share_is_the_same_after_a_reboot_and_gone_with_its_side() {
 }
 
 #[tokio::test]
-async fn who_had_all_keeps_it_when_others_come_until_it_is_taken() {
+async fn a_host_that_had_all_keeps_it_until_it_is_reduced_over_http() {
     let agent = started(1_000_000).await;
     assert!(passes(&agent, 10_000_000));
     agent.accepted(&limited(2, 2500)).await;
@@ -131,7 +131,7 @@ async fn who_had_all_keeps_it_when_others_come_until_it_is_taken() {
 }
 
 #[tokio::test]
-async fn what_the_kernel_refused_is_not_confirmed_by_a_look_at_something_else() {
+async fn what_the_kernel_refused_is_not_confirmed_by_another_observation() {
     let agent = started(2500).await;
     agent.kernel.state().refuse.insert(0);
     assert_eq!(granted(&agent, 1, 500_000).await, json!(null));
@@ -142,7 +142,7 @@ async fn what_the_kernel_refused_is_not_confirmed_by_a_look_at_something_else() 
     assert_eq!(confirmed(&agent).await, json!(null));
 }
 
-/// A kernel in whose longest list of operations something is granted.
+/// A kernel that is granted something during its longest list of operations.
 struct Granting {
     kernel: Memory,
     runtime: Runtime,
@@ -181,7 +181,7 @@ impl Kernel for Granting {
 }
 
 #[tokio::test]
-async fn a_grant_in_the_middle_of_a_plan_is_not_taken_back_by_the_rest_of_it() {
+async fn a_grant_during_a_plan_is_not_undone_by_the_rest_of_it() {
     let Agent { kernel, folder, .. } = Agent::start();
     kernel.state().traffic.insert(vni(), Reading::default());
     let grants = json!({ "revision": { "epoch": 1, "number": 2 }, "sides": { "1001": 100_000 } });

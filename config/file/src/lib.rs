@@ -1,4 +1,5 @@
-//! Files that are replaced atomically: whoever reads one finds the whole old content or the whole new one, also after a power failure.
+//! Files that are replaced atomically: a reader finds either the whole old content or the whole new one, also after a
+//! power failure.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -7,10 +8,10 @@ use std::{
     path::Path,
 };
 
-/// Mode of a file for everybody whom the umask admits.
+/// The mode of a file that is readable and writable by all, reduced by the umask.
 pub const BY_UMASK: u32 = 0o666;
 
-/// A file could not be replaced; it is unchanged, or new with a folder that may lose it in a power failure.
+/// A file could not be replaced; it is unchanged, or new in a folder that may lose it in a power failure.
 #[derive(Debug)]
 pub struct Failed {
     /// The step that failed, as in "cannot WHAT".
@@ -25,15 +26,15 @@ impl From<Failed> for io::Error {
     }
 }
 
-/// Replaces a file's content with these parts in sequence. When this returns, the content survives a power failure.
+/// Replaces a file's content with these parts in sequence. On return the content survives a power failure.
 ///
-/// The parts are written to `PATH.new`, so that crashes leave one file at most: only one process may replace the file at a time. `mode` is
-/// reduced by the umask.
+/// The parts are written to `PATH.new`, so that crashes leave at most one file: only one process may replace the file
+/// at a time. `mode` is reduced by the umask.
 pub fn replace(path: &Path, mode: u32, parts: &[&[u8]]) -> Result<(), Failed> {
     let failed = |what| move |source| Failed { what, source };
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    // What a crash has left would keep its mode.
+    // A file left by a crash would keep its mode.
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(failed("create a file beside it")(error));
@@ -48,10 +49,10 @@ pub fn replace(path: &Path, mode: u32, parts: &[&[u8]]) -> Result<(), Failed> {
     sync_folder(path).map_err(failed("sync its folder"))
 }
 
-/// Like [`replace`], also while other processes replace the same file: the last one wins. A crash may leave a file `.tmpXXXXXX`
-/// beside it. `mode` is the file's, whatever the umask is.
+/// Like [`replace`], but other processes may replace the same file at the same time: the last one wins. A crash may
+/// leave a file `.tmpXXXXXX` beside it. `mode` is the file's, whatever the umask is.
 pub fn replace_shared(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
-    // With mode 0600 until all is written.
+    // With mode 0600 until everything is written.
     let mut file = tempfile::NamedTempFile::new_in(folder_of(path))?;
     file.write_all(content)?;
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
@@ -60,12 +61,12 @@ pub fn replace_shared(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> 
     sync_folder(path)
 }
 
-/// The folder that a file is in; a bare name is in the current folder.
+/// The folder of a file; a bare name is in the current folder.
 pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes what was created, renamed or removed in a file's folder survive a power failure.
+/// Makes everything that was created, renamed or removed in a file's folder survive a power failure.
 pub fn sync_folder(file: &Path) -> io::Result<()> {
     File::open(folder_of(file)).and_then(|folder| folder.sync_all())
 }
@@ -86,10 +87,10 @@ mod tests {
     }
 
     #[test]
-    fn files_whose_names_differ_in_their_ends_do_not_meet() {
+    fn temporary_files_of_similar_names_do_not_collide() {
         let folder = tempfile::tempdir().unwrap();
         let [one, two] = ["state.a", "state.b"].map(|name| folder.path().join(name));
-        // What is written beside one is not beside the other.
+        // The temporary file of one is not the other.
         fs::create_dir(folder.path().join("state.a.new")).unwrap();
         assert_eq!(replace(&one, BY_UMASK, &[b"1"]).unwrap_err().what, "create a file beside it");
         replace(&two, BY_UMASK, &[b"[1,", b"2]"]).unwrap();
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_has_left_gives_neither_content_nor_mode() {
+    fn leftovers_of_a_crash_give_neither_content_nor_mode() {
         let folder = tempfile::tempdir().unwrap();
         let (file, beside) = (folder.path().join("key"), folder.path().join("key.new"));
         fs::write(&beside, "a longer text than the new one").unwrap();
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_replace_has_the_mode_of_the_last_one_and_nothing_stays_beside_it() {
+    fn shared_replacement_keeps_the_last_mode_and_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("profiles");
         for (mode_of, content) in [(0o600, "1"), (0o644, "2")] {

@@ -1,4 +1,4 @@
-//! Bodies of requests that must come fast enough, and bodies of answers that tell when they are whole.
+//! Request bodies with a minimum rate, and response bodies that report when they are complete.
 
 use crate::{pace::MinimumRate, patience::Patience, places::Connection};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -11,36 +11,38 @@ use std::{
 use thiserror::Error;
 use tokio::{runtime::Handle, time::timeout};
 
-/// Why a body did not come.
+/// Why a body could not be read.
 #[derive(Debug, Error)]
 pub enum BodyError {
     /// The client sends too slowly.
     #[error("the body comes too slowly")]
     TooSlow,
-    /// The connection ended, or the body breaks the rules of HTTP.
+    /// The connection ended, or the body violates HTTP.
     #[error(transparent)]
     Broken(#[from] hyper::Error),
 }
 
-/// How much of a body that nobody wants is taken, in bytes, and for how long, all in all and without anything coming.
+/// How much of an unread body is drained, in bytes, and for how long, in total and without progress.
 ///
-/// Who is answered while still sending would be reset, and lose the answer with it, where the connection was closed at once.
+/// If the connection were closed immediately, a client that is answered while still sending would be reset, and lose
+/// the response.
 const REST: usize = 1 << 20;
 const REST_WITHIN: Duration = Duration::from_secs(2);
 const REST_PAUSE: Duration = Duration::from_millis(500);
 
-/// The body of a request. What is left of it when it is given up is taken and thrown away, within bounds.
+/// The body of a request. Dropping it drains the rest, within bounds.
 pub(crate) struct Paced {
-    /// None behind its end, or once it has failed.
+    /// None after its end, or once it has failed.
     body: Option<Incoming>,
-    /// Whether the client waits to be told that it shall send it.
+    /// Whether the client waits for permission to send it.
     awaited: bool,
     connection: Connection,
     patience: Patience,
 }
 
 impl Paced {
-    /// `awaited`: the client waits to be told that it shall send it (`Expect: 100-continue`), as it is when somebody reads.
+    /// `awaited`: the client waits for permission to send it (`Expect: 100-continue`), which it gets when the body is
+    /// read.
     pub(crate) fn new(body: Incoming, connection: Connection, rate: MinimumRate, awaited: bool) -> Self {
         Self { body: Some(body), awaited, connection, patience: Patience::new(rate) }
     }
@@ -92,7 +94,7 @@ impl Body for Paced {
                 let this = &mut *self;
                 ready!(this.patience.poll_too_slow(&this.connection, context));
                 self.body = None;
-                // It hears of it.
+                // The client gets an error.
                 self.connection.entry().serve_client();
                 Poll::Ready(Some(Err(BodyError::TooSlow)))
             }
@@ -108,7 +110,7 @@ impl Body for Paced {
     }
 }
 
-/// The body of an answer. When it is whole, or given up, the client's turn begins.
+/// The body of a response. Once it is complete, or dropped, it is the client's turn.
 pub(crate) struct Answered {
     body: axum::body::Body,
     connection: Connection,
@@ -136,7 +138,7 @@ impl Body for Answered {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if frame.is_pending() {
-            // It waits for the server, which has nothing more to say for now: a stream.
+            // The client waits for the server, which has nothing to send for now: a stream.
             self.connection.entry().serve_client();
         }
         frame

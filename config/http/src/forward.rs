@@ -1,4 +1,4 @@
-//! Passes requests on to another server as they are, and its answers back, bodies as they come.
+//! Forwards requests to another server unchanged, and its responses back, streaming the bodies.
 
 use crate::{chain, tls::Identity};
 use axum::body::Body;
@@ -34,16 +34,16 @@ use tower::service_fn;
 
 /// How long the other server may take to accept a connection, the TLS handshake included.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
-/// How long a connection is kept for the next request: shorter than the other server keeps it.
+/// How long an idle connection is kept for the next request: shorter than the other server keeps it.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// A request that was not passed on, or not answered.
+/// A request that could not be forwarded, or got no response.
 #[derive(Debug, Error)]
 pub enum ForwardError {
-    /// The other server's URL names no server.
+    /// The URL does not name a server.
     #[error("{0} is no URL of a server")]
     Url(String),
-    /// It does not answer.
+    /// It does not respond.
     #[error("{}", chain(.0))]
     Silent(#[from] hyper_util::client::legacy::Error),
 }
@@ -98,7 +98,7 @@ async fn connect(to: Uri, tls: Option<Arc<ClientConfig>>) -> io::Result<TokioIo<
     let secure = to.scheme() == Some(&Scheme::HTTPS);
     let port = to.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let stream = TcpStream::connect((host, port)).await?;
-    // Without it a small request may wait for the acknowledgement of the one before.
+    // Without it a small request may wait for the acknowledgement of the previous one.
     stream.set_nodelay(true)?;
     if !secure {
         return Ok(TokioIo::new(Stream::Plain(stream)));
@@ -113,7 +113,7 @@ async fn connect(to: Uri, tls: Option<Arc<ClientConfig>>) -> io::Result<TokioIo<
 type Connecting = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
 type Connect = tower::util::BoxCloneSyncService<Uri, TokioIo<Stream>, io::Error>;
 
-/// A client that passes requests on. Clones share its connections.
+/// A client that forwards requests. Clones share its connections.
 #[derive(Clone)]
 pub struct Forwarder {
     client: Client<Connect, Body>,
@@ -133,14 +133,14 @@ impl Forwarder {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            // The client's own stays.
+            // The client's Host header stays.
             .set_host(false)
             .build(Connect::new(connect));
         Self { client }
     }
 
-    /// Passes a request on to the server at `base`, with method, path, query, headers and body as they are. `own` are headers of
-    /// ours: the client can neither add to them nor take them away, whatever its own say.
+    /// Forwards a request to the server at `base`, with method, path, query, headers and body unchanged. `own` are
+    /// headers of ours: the client can neither add to them nor remove them, whatever headers it sends.
     pub async fn forward(
         &self,
         base: &str,
@@ -170,7 +170,7 @@ impl Forwarder {
     }
 }
 
-/// Takes out what is said about one connection and not about what it carries (RFC 9110 section 7.6.1).
+/// Removes hop-by-hop headers (RFC 9110 section 7.6.1).
 fn own_connection(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)

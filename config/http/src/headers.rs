@@ -1,4 +1,4 @@
-//! What the head of a request must have once: where there are two, different programs on the way believe different ones.
+//! Headers that a request must not repeat: with two, different programs on the way use different ones.
 
 use http::{
     Version,
@@ -7,13 +7,13 @@ use http::{
 };
 use thiserror::Error;
 
-/// A head that is read differently by different programs.
+/// A head that different programs would parse differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AmbiguousHead {
-    /// There are several.
+    /// The header is repeated.
     #[error("the request has more than one header {0}: send one")]
     Several(&'static str),
-    /// RFC 9112 section 3.2 wants one.
+    /// RFC 9112 section 3.2 requires one.
     #[error("the request has no header Host, which HTTP/1.1 requires")]
     NoHost,
 }

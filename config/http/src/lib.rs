@@ -1,16 +1,16 @@
-//! An HTTP server that outlives slow, silent and too many clients, over plain TCP or over [TLS](tls).
+//! An HTTP server that withstands clients that are slow, silent or too many, over plain TCP or over [TLS](tls).
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`places`] | who may have how many connections, and who loses one when there are too many |
-//! | [`share`] | a common stock that nobody can use up for the others |
-//! | [`source`] | where clients come from |
-//! | `pace`, `patience`, `socket`, `body` | how fast clients must send bodies and take answers |
+//! | [`places`] | how many connections each client may have, and which one is closed when there are too many |
+//! | [`share`] | a common pool that no holder can exhaust for the others |
+//! | [`source`] | the origin of clients |
+//! | `pace`, `patience`, `socket`, `body` | how fast clients must send bodies and take responses |
 //! | `server` | accepting, TLS handshakes, HTTP |
 //! | [`tls`] | certificates and names |
-//! | [`forward`] | passing requests on to another server |
-//! | [`headers`] | what the head of a request must have once |
-//! | [`metrics`] | figures for Prometheus |
+//! | [`forward`] | forwarding requests to another server |
+//! | [`headers`] | headers that a request must not repeat |
+//! | [`metrics`] | metrics for Prometheus |
 
 mod body;
 pub mod forward;
@@ -38,10 +38,10 @@ use axum::{
 };
 use std::time::Duration;
 
-/// How long a request may take from its head to its answer, its body included.
+/// How long a request may take from its head to the head of its response, its body included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// An error with everything that led to it, in one line.
+/// An error with its chain of causes, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -52,8 +52,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A middleware that answers 408 when it takes longer than `limit`, in general [`REQUEST_TIMEOUT`], until there is an answer.
-/// An answer that is a stream may go on.
+/// A middleware that responds with 408 if there is no response within `limit`, usually [`REQUEST_TIMEOUT`]. A response
+/// that is a stream may take longer.
 pub async fn within(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
         let text = format!("the request was not done within {} s", limit.as_secs_f32());

@@ -1,4 +1,4 @@
-//! Figures for Prometheus: what both daemons have in common.
+//! Metrics for Prometheus: what both daemons have in common.
 
 use crate::{
     places::Places,
@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 
-/// The answer to `GET /metrics`.
+/// The response to `GET /metrics`.
 pub fn answer(registry: &Registry) -> Response {
     let mut text = String::new();
     match encode(&mut text, registry) {
@@ -30,7 +30,7 @@ pub fn answer(registry: &Registry) -> Response {
     }
 }
 
-/// A counter that is read where it is kept. Its name ends with `_total` when it is shown.
+/// A counter that is read where it is kept. `_total` is added to the name.
 pub fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
     let counter = ConstCounter::new(value);
     counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
@@ -42,7 +42,7 @@ pub fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value:
     gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
 }
 
-/// Gauges of one name, told apart by their labels.
+/// Gauges with one name, distinguished by their labels.
 pub fn gauges<L: EncodeLabelSet>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -52,7 +52,7 @@ pub fn gauges<L: EncodeLabelSet>(
     family(encoder, (name, help, MetricType::Gauge), values, ConstGauge::new)
 }
 
-/// Counters of one name, told apart by their labels. `_total` is added to the name.
+/// Counters with one name, distinguished by their labels. `_total` is added to the name.
 pub fn counters<L: EncodeLabelSet>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -75,7 +75,7 @@ fn family<L: EncodeLabelSet, N, M: EncodeMetric>(
     Ok(())
 }
 
-/// What every daemon says of itself: which version it is, since when it runs, and when its certificates end.
+/// What every daemon exports about itself: its version, its start time, and when its certificates expire.
 #[derive(Debug)]
 pub struct Own {
     prefix: &'static str,
@@ -85,14 +85,14 @@ pub struct Own {
 }
 
 impl Own {
-    /// Of a program that starts now. The names of its figures begin with `prefix`, for instance `cps_agent`. It has no
-    /// identity with TLS off.
+    /// The metrics of a program that starts now. Their names begin with `prefix`, for instance `cps_agent`. `identity`
+    /// is none if TLS is off.
     pub fn new(prefix: &'static str, version: &'static str, identity: Option<Identity>) -> Self {
         Self { prefix, version, started: SystemTime::now(), identity }
     }
 }
 
-/// A time as Prometheus has it: seconds since 1970.
+/// A time in Prometheus' format: seconds since 1970.
 pub fn seconds(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
@@ -102,7 +102,7 @@ impl Collector for Own {
         let Self { prefix, version, started, identity } = self;
         let build = [([("version", *version)], 1.0)];
         gauges(&mut encoder, &format!("{prefix}_build_info"), "The version that runs", build)?;
-        // Under the name that it has for all programs.
+        // Under the name that it has in all programs.
         let help = "When the process started, in seconds since 1970";
         gauge(&mut encoder, "process_start_time_seconds", help, seconds(*started))?;
         let Some(identity) = identity else { return Ok(()) };
@@ -119,7 +119,7 @@ impl Collector for Own {
     }
 }
 
-/// Further certificates that a program uses: what they are called in the figures, and their files.
+/// Further certificates that a program uses: their label in the metrics, and their files.
 #[derive(Debug)]
 pub struct Certificates {
     prefix: &'static str,
@@ -127,7 +127,7 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Of these files. The names of their figures begin with `prefix`, for instance `cps_controller`.
+    /// For these files. The names of the metrics begin with `prefix`, for instance `cps_controller`.
     pub fn new(prefix: &'static str, files: Vec<(&'static str, PathBuf)>) -> Self {
         Self { prefix, files }
     }
@@ -136,7 +136,7 @@ impl Certificates {
 impl Collector for Certificates {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Self { prefix, files } = self;
-        // As they are now: whoever uses them takes up new ones.
+        // As they are now: their users take over new ones.
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
         let end = |file: &PathBuf| tls::expiry(file).map_or(0.0, |ends| ends as f64);
         let ends = files.iter().map(|(name, file)| ([("certificate", *name)], end(file)));
@@ -146,7 +146,7 @@ impl Collector for Certificates {
     }
 }
 
-/// What clients take of a server's connections.
+/// The connections of a server.
 #[derive(Debug)]
 pub struct Connections {
     prefix: &'static str,
@@ -154,7 +154,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Of a server with these places. The names of its figures begin with `prefix`, for instance `cps_agent`.
+    /// For a server with these places. The names of the metrics begin with `prefix`, for instance `cps_agent`.
     pub fn new(prefix: &'static str, places: Arc<Places>) -> Self {
         Self { prefix, places }
     }

@@ -3,17 +3,18 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How fast a peer must send or take bytes.
+/// The minimum rate at which a peer must send or take bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MinimumRate {
     /// How long it may send or take nothing.
     pub stall: Duration,
-    /// How many bytes each second there must be on the whole.
+    /// The average rate that is required, in bytes per second.
     pub bytes_per_s: u32,
 }
 
-/// How much longer a peer may keep us waiting: an account of time. Waiting takes from it, every byte adds to it, and it never
-/// holds more than the longest stall. So one that is slow on the whole runs out of it, and one byte now and then does not help.
+/// How much longer a peer may keep us waiting: a time budget. Waiting uses it up, every byte adds to it, and it never
+/// exceeds the longest stall. So a peer that is too slow on average runs out of it, and a byte now and then does not
+/// help.
 #[derive(Debug)]
 pub(crate) struct Pace {
     rate: MinimumRate,
@@ -26,12 +27,12 @@ impl Pace {
         Self { rate, left: rate.stall, waiting_since: None }
     }
 
-    /// We wait for the peer. Until when it has time.
+    /// We wait for the peer. Returns its deadline.
     pub(crate) fn wait(&mut self, now: Instant) -> Instant {
         *self.waiting_since.get_or_insert(now) + self.left
     }
 
-    /// Bytes came or went.
+    /// Bytes were received or sent.
     pub(crate) fn passed(&mut self, bytes: usize, now: Instant) {
         let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| now - since);
         let earned =
@@ -51,16 +52,16 @@ mod tests {
     }
 
     #[test]
-    fn who_does_nothing_has_the_longest_stall_and_no_more() {
+    fn an_idle_peer_has_the_longest_stall_and_no_more() {
         let (mut pace, now) = pace();
         assert_eq!(pace.wait(now), now + 10 * S);
         assert_eq!(pace.wait(now + 3 * S), now + 10 * S, "it is the same wait");
         pace.passed(1_000_000_000, now + 9 * S);
-        assert_eq!(pace.wait(now + 9 * S), now + 19 * S, "nobody can save more than that");
+        assert_eq!(pace.wait(now + 9 * S), now + 19 * S, "no more than that can be saved");
     }
 
     #[test]
-    fn who_is_fast_enough_on_the_whole_goes_on_for_ever_and_a_dribble_does_not() {
+    fn a_peer_fast_enough_on_average_may_go_on_and_a_dribble_may_not() {
         let (mut fast, start) = pace();
         let mut now = start;
         for _ in 0..1000 {

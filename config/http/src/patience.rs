@@ -21,12 +21,12 @@ impl Patience {
         Self { pace: Pace::new(rate), end: None }
     }
 
-    /// Bytes came or went.
+    /// Bytes were received or sent.
     pub(crate) fn passed(&mut self, bytes: usize) {
         self.pace.passed(bytes, Instant::now());
     }
 
-    /// The peer has to do something first. Ready when it has taken too long.
+    /// It is the peer's turn. Ready once it has taken too long.
     pub(crate) fn poll_too_slow(&mut self, connection: &Connection, context: &mut Context<'_>) -> Poll<()> {
         connection.entry().wait_for_client();
         let end = self.pace.wait(Instant::now());

@@ -1,4 +1,4 @@
-//! Accepting, TLS handshakes, HTTP.
+//! Accepting connections, TLS handshakes, HTTP.
 
 use crate::{
     body::{Answered, Paced},
@@ -26,16 +26,16 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-/// The largest head of a request, in bytes, and how much of a body is read at once.
+/// The largest head of a request, in bytes, and how much of a body is read at a time.
 const MAX_HEAD: usize = 32 * 1024;
 /// `ENFILE`, `EMFILE`, `ENOBUFS`, `ENOMEM`: there may be room again soon.
 const NO_MORE_FILES: [i32; 4] = [23, 24, 105, 12];
-/// For how long browsers that were here over TLS come over TLS only (RFC 6797): a year.
+/// For how long browsers that have connected over TLS use only TLS (RFC 6797): a year.
 const TLS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
-/// Serves with these places until `shutdown` completes, then lets requests under way end within a grace period. Requests carry
-/// the client's address ([`ConnectInfo`]) and its [`Connection`] as extensions, and over TLS its [`Peer`]; one without a
-/// certificate has no names.
+/// Serves with these places until `shutdown` completes, then lets pending requests end within a grace period. Requests
+/// carry the client's address ([`ConnectInfo`]) and its [`Connection`] as extensions, and over TLS its [`Peer`]; one
+/// without a certificate has no names.
 pub async fn serve(
     places: Arc<Places>,
     listener: TcpListener,
@@ -51,12 +51,12 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        // Nobody waits in the kernel's queue, where those who have many connections could keep others out.
+        // No connection stays in the kernel's queue, where clients with many connections could keep others out.
         let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // One that the client has given up already is nothing.
+                    // The client has already closed it.
                     if error.raw_os_error().is_some_and(|code| NO_MORE_FILES.contains(&code)) {
                         tracing::warn!(%error, "cannot accept a connection");
                         places.take_one();
@@ -69,7 +69,7 @@ pub async fn serve(
         };
         let Some(connection) = places.enter(from.ip()) else {
             tracing::debug!(client = %from.ip(), "refused: it has too many connections");
-            // Ends it at once, and nothing is kept of it.
+            // Resets it, so that the kernel keeps nothing of it.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             continue;
         };
@@ -131,7 +131,7 @@ impl Server {
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let peer = certificate.map(Peer::of).unwrap_or_default();
                 if let Some(certificate) = certificate {
-                    // It is not to give way to itself.
+                    // The new connection must not be closed to make room for itself.
                     connection.entry().serve_client();
                     if let Err(error) = connection.is_of_certificate(certificate, &peer) {
                         tracing::warn!(%error, client = ?peer.names, "connection refused");
@@ -141,7 +141,7 @@ impl Server {
                 }
                 self.connection(stream, connection, from, Some(peer), watcher).await;
             }
-            // A stranger's mistake, which must not fill the log.
+            // A mistake of an unknown client, which must not fill the log.
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => tracing::debug!("TLS handshake took too long"),
         }

@@ -1,4 +1,4 @@
-//! A common stock that nobody can use up for the others.
+//! A common pool that no holder can exhaust for the others.
 
 use std::{
     collections::HashMap,
@@ -6,8 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// So many units that several share. Each may hold no more than there is free: one alone half of them, two a third each, and so
-/// on (dynamic thresholds, Choudhury and Hahne 1998). So there is always something left for whoever holds nothing.
+/// A number of units shared by several holders. Each may hold no more than are free: a single one half of them, two a
+/// third each, and so on (dynamic thresholds, Choudhury and Hahne 1998). So a holder with nothing always finds
+/// something.
 #[derive(Debug)]
 pub struct FairShare<K> {
     total: usize,
@@ -15,7 +16,7 @@ pub struct FairShare<K> {
 }
 
 impl<K: Hash + Eq + Clone> FairShare<K> {
-    /// With so many units.
+    /// With this many units.
     pub fn new(total: usize) -> Arc<Self> {
         Arc::new(Self { total, held: Mutex::new((0, HashMap::new())) })
     }
@@ -63,13 +64,13 @@ pub struct Held<K: Hash + Eq + Clone> {
 }
 
 impl<K: Hash + Eq + Clone> Held<K> {
-    /// Takes more. False where there is not enough left for this holder; nothing is taken then.
+    /// Takes more. False if there is not enough left for this holder; nothing is taken then.
     #[must_use]
     pub fn take(&mut self, units: usize) -> bool {
         self.take_within(units, usize::MAX)
     }
 
-    /// The same, while all that this holder has is no more than `most`.
+    /// The same, while this holder's total stays within `most`.
     #[must_use]
     pub fn take_within(&mut self, units: usize, most: usize) -> bool {
         let taken = self.stock.take(&self.who, units, most);
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_holds_nothing_finds_something() {
+    fn a_holder_with_nothing_always_finds_something() {
         let stock = FairShare::new(100);
         let fill = |who: u32| {
             let mut held = stock.hold(who);

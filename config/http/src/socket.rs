@@ -1,4 +1,4 @@
-//! A socket that gives up on clients who take nothing.
+//! A socket that gives up on clients that do not read.
 
 use crate::{pace::MinimumRate, patience::Patience, places::Connection};
 use socket2::SockRef;
@@ -13,33 +13,35 @@ use tokio::{
     net::TcpStream,
 };
 
-/// The kernel takes more to send when less than half of so many bytes wait to be sent, and at most [`AT_ONCE`] more. Both are
-/// so small that the slowest client that is fast enough takes that much within the usual stall.
+/// The kernel accepts more data when less than half of this many bytes are unsent, and at most [`AT_ONCE`] more. Both
+/// are so small that the slowest client that is fast enough takes that much within the usual stall.
 const UNSENT: u32 = 8 * 1024;
-/// How many bytes are written at once: as much as a TLS record holds.
+/// How many bytes are written at a time: as much as a TLS record holds.
 const AT_ONCE: usize = 16 * 1024;
 
-/// A TCP connection of a client. Writing fails when the client takes too little, and it is remembered who waits for whom.
+/// A TCP connection of a client. Writing fails when the client reads too slowly, and the socket tracks who waits for
+/// whom.
 pub(crate) struct Socket {
     stream: TcpStream,
     connection: Connection,
     patience: Patience,
-    /// What is still to be sent is worth nothing.
+    /// Unsent data is worthless.
     abort: bool,
 }
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, connection: Connection, rate: MinimumRate) -> Self {
         let socket = SockRef::from(&stream);
-        // Without the first, a small answer may wait for the acknowledgement of the one before. The others bound what the kernel
-        // keeps, and for how long, for a client that takes nothing. None of them is needed for an answer to be right.
+        // Without the first, a small response may wait for the acknowledgement of the previous one. The others bound
+        // what the kernel buffers, and for how long, for a client that reads nothing. A response is correct without any
+        // of them.
         let _ = stream.set_nodelay(true);
         let _ = socket.set_tcp_notsent_lowat(UNSENT);
         let _ = socket.set_tcp_user_timeout(Some(rate.stall + Duration::from_secs(1)));
         Self { stream, connection, patience: Patience::new(rate), abort: false }
     }
 
-    /// What became of an attempt to write.
+    /// Handles the result of an attempt to write.
     fn wrote(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(bytes)) => {
@@ -59,7 +61,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.abort || self.connection.entry().is_taken() {
-            // Else the kernel would keep what was not taken for minutes.
+            // Otherwise the kernel would keep unread data for minutes.
             let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }

@@ -1,8 +1,8 @@
-//! Where clients come from.
+//! The origin of clients.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// From where a client comes: an IPv4 address, or an IPv6 network of 64 bits, which one client may have to itself.
+/// The origin of a client: an IPv4 address, or an IPv6 network of 64 bits, which one client may have to itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(IpAddr);
 

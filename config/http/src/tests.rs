@@ -15,7 +15,7 @@ use tokio::{
 };
 
 const SHORT: Duration = Duration::from_millis(200);
-/// More than the kernel keeps for a client that takes nothing.
+/// More than the kernel buffers for a client that reads nothing.
 const LARGE: usize = 16 * 1024 * 1024;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -68,7 +68,7 @@ async fn a_head_that_is_dribbled_ends_the_connection() {
     let (address, _stop, _server) = start(Limits { head: SHORT, ..Limits::default() }).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
-    // Ends when the server closes it; a server without the limit would let this wait for ever.
+    // Ends when the server closes it; a server without the limit would let this wait forever.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
     assert!(answer(ask(address, "/").await).await.ends_with("hello"));
@@ -84,9 +84,10 @@ async fn a_body_that_is_dribbled_is_refused() {
     assert!(text.starts_with("HTTP/1.1 408") && text.ends_with("not done within 0.2 s"), "{text}");
 }
 
-/// An answer comes that is given before the body is read, also to who reads nothing before all is sent; and to no end is a body taken.
+/// A response given before the body is read arrives, also at a client that reads nothing before it has sent everything;
+/// and the body is not drained without end.
 #[tokio::test]
-async fn who_is_refused_while_sending_hears_of_it() {
+async fn a_client_refused_while_sending_gets_the_response() {
     let (address, _stop, _server) = start(Limits::default()).await;
     let head = |length: usize| format!("POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
     for _ in 0..10 {
@@ -96,7 +97,7 @@ async fn who_is_refused_while_sending_hears_of_it() {
             stream.write_all(&vec![b'x'; 100_000]).await.unwrap();
             tokio::task::yield_now().await;
         }
-        // The connection goes on.
+        // The connection continues.
         stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         let text = answer(stream).await;
         assert!(text.contains("no") && text.ends_with("hello"), "{text}");
@@ -134,10 +135,10 @@ async fn a_request_that_never_ends_does_not_hold_the_shutdown() {
     assert!(answer(ask(address, "/").await).await.ends_with("hello"));
     stop.send(()).unwrap();
     server.await.unwrap();
-    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).await.is_err(), "the server has stopped listening");
 }
 
-/// Asks for much, and does not read.
+/// Requests much, and does not read.
 async fn ask_for_much(address: SocketAddr) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -156,7 +157,7 @@ async fn until(is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn who_takes_nothing_of_an_answer_is_ended() {
+async fn a_client_that_does_not_read_is_disconnected() {
     let rate = MinimumRate { stall: SHORT, bytes_per_s: 1_000_000 };
     let places = Places::new(Limits { head: HOUR, rate, ..Limits::default() });
     let (address, _stop, _server) = start_with(Arc::clone(&places)).await;
@@ -169,12 +170,12 @@ async fn who_takes_nothing_of_an_answer_is_ended() {
 }
 
 #[tokio::test]
-async fn who_takes_an_answer_slowly_gets_all_of_it() {
+async fn a_slow_reader_gets_the_whole_response() {
     let rate = MinimumRate { stall: 5 * SHORT, bytes_per_s: 1000 };
     let (address, _stop, _server) = start(Limits { rate, ..Limits::default() }).await;
     let mut slow = ask_for_much(address).await;
     let (mut taken, mut buffer) = (0, vec![0; LARGE / 10]);
-    // For longer than it may take nothing.
+    // For longer than it may read nothing.
     let slow_until = tokio::time::Instant::now() + 10 * SHORT;
     while taken < LARGE {
         let read = slow.read(&mut buffer).await.unwrap();
@@ -187,7 +188,7 @@ async fn who_takes_an_answer_slowly_gets_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_go_on_is_given_up() {
+async fn a_stalled_body_is_abandoned() {
     let rate = MinimumRate { stall: SHORT, bytes_per_s: 1_000_000 };
     let (address, _stop, _server) = start(Limits { head: HOUR, rate, ..Limits::default() }).await;
     let mut stream = TcpStream::connect(address).await.unwrap();

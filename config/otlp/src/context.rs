@@ -1,11 +1,11 @@
-//! Which span a span belongs to, also in another program: W3C Trace Context, <https://www.w3.org/TR/trace-context/>.
+//! The parent of a span, possibly in another program: W3C Trace Context, <https://www.w3.org/TR/trace-context/>.
 
 use std::fmt;
 
-/// The header in which a request says to which span it belongs.
+/// The request header that names the parent span.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// A span that is recorded: its trace, and itself in it. Neither is 0.
+/// A recorded span: its trace id, and its own id. Neither is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanContext {
     pub(crate) trace: u128,
@@ -23,7 +23,7 @@ impl SpanContext {
         Self { span: fastrand::u64(1..), ..self }
     }
 
-    /// The trace, as it is shown: 32 hexadecimal digits.
+    /// The trace id in its text form: 32 hexadecimal digits.
     pub fn trace_id(self) -> String {
         format!("{:032x}", self.trace)
     }
@@ -36,17 +36,17 @@ impl fmt::Display for SpanContext {
     }
 }
 
-/// What a request says of the span that it belongs to.
+/// What a request says about its parent span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
     /// The span.
     pub context: SpanContext,
-    /// Whether whoever asks records it.
+    /// Whether the caller records it.
     pub sampled: bool,
 }
 
 impl TraceParent {
-    /// Reads the header's value. What is malformed is none, as the specification wants it.
+    /// Parses the header's value. Malformed values give none, as the specification requires.
     pub fn parse(text: &str) -> Option<Self> {
         let hex = |text: &str, digits: usize| {
             let legal = text.len() == digits && text.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
@@ -56,7 +56,7 @@ impl TraceParent {
         let mut next = || fields.next();
         let (version, trace, span, flags) = (next()?, next()?, next()?, next()?);
         let version = hex(version, 2)?;
-        // Version 00 has four fields; later ones may have more, and 255 is none.
+        // Version 00 has four fields; later ones may have more, and 255 is invalid.
         if version == 255 || version == 0 && next().is_some() {
             return None;
         }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_none() {
+    fn malformed_values_are_ignored() {
         let legal = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         for wrong in [
             String::new(),

@@ -1,17 +1,17 @@
-//! How many spans there were, by what became of them.
+//! The number of spans, by their outcome.
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
-/// What became of a span.
+/// The outcome of a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The collector took it.
     Exported,
     /// There was no room for it.
     QueueFull,
-    /// The collector could not be reached, or took no request.
+    /// The collector could not be reached, or refused the request.
     Failed,
-    /// The collector took the request, and not this span.
+    /// The collector accepted the request, but not this span.
     Rejected,
 }
 
@@ -28,14 +28,14 @@ impl Outcome {
 
 pub(crate) type Counters = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// How many spans there were. Clones share it.
+/// The number of spans. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Counts(Counters);
 
 impl Counts {
     pub(crate) fn new() -> Self {
         let counters = Counters::default();
-        // Shown from the start: an increase from nothing is no increase to Prometheus.
+        // Exported from the start: to Prometheus, the first appearance of a counter is no increase.
         for outcome in [Outcome::Exported, Outcome::QueueFull, Outcome::Failed, Outcome::Rejected] {
             drop(counters.get_or_create(&[("outcome", outcome.word())]));
         }

@@ -1,4 +1,4 @@
-//! Sending: one task, some spans at a time, to a collector that owes nothing.
+//! Sending: one task sends spans in batches to a collector, which may fail in any way.
 
 use crate::{
     count::{Counts, Outcome},
@@ -20,25 +20,25 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How many spans wait at most: some MiB.
+/// The most spans that wait: some MiB.
 const QUEUE: usize = 4096;
-/// How many are sent at a time.
+/// The batch size.
 const BATCH: usize = 512;
 /// How often a request is tried.
 const TRIES: u32 = 3;
-/// The longest answer that is looked at, in bytes.
+/// The longest response that is read, in bytes.
 const LONGEST_ANSWER: usize = 64 << 10;
-/// How long a client goes on with the authorities that it began with.
+/// How long a client is used with the CAs that it started with.
 const CLIENT_LIFE: Duration = Duration::from_hours(1);
 
-/// How long the exporter waits for what.
+/// The exporter's timeouts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     /// For more spans, before the first one is sent.
     pub(crate) linger: Duration,
-    /// For the answer to a request.
+    /// For the response to a request.
     pub(crate) timeout: Duration,
-    /// Before a request is tried again.
+    /// Before a request is retried.
     pub(crate) backoff: Backoff,
 }
 
@@ -62,12 +62,13 @@ pub struct Exporter {
     counts: Counts,
     client: Option<(Instant, Client)>,
     pub(crate) pace: Pace,
-    /// Whether the last request went wrong, and was told of.
+    /// Whether the last request failed, and that was logged.
     failing: bool,
 }
 
 impl Exporter {
-    /// What records, and what sends that; nothing where the settings name no collector. `program` and `version` are those of the daemon.
+    /// A recorder, and the exporter that sends its spans; no exporter if the settings name no collector. `program` and
+    /// `version` are those of the daemon.
     pub fn new(settings: &TracingSettings, program: &str, version: &str) -> (Recorder, Option<Self>) {
         let Some(endpoint) = &settings.otlp_endpoint else { return (Recorder::default(), None) };
         let machine = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
@@ -85,7 +86,7 @@ impl Exporter {
         (recorder, Some(exporter))
     }
 
-    /// Sends until nobody records any more.
+    /// Sends until no recorder is left.
     pub async fn run(mut self) {
         let mut items = Vec::with_capacity(BATCH);
         while self.queue.recv_many(&mut items, BATCH).await > 0 {
@@ -108,13 +109,13 @@ impl Exporter {
                 self.send(&spans).await;
             }
             for done in flushed {
-                // Whoever waited may have lost patience.
+                // The waiting task may have given up.
                 let _ = done.send(());
             }
         }
     }
 
-    /// Sends spans, and counts what became of them.
+    /// Sends spans, and counts their outcome.
     async fn send(&mut self, spans: &[Box<Data>]) {
         let count = u64::try_from(spans.len()).unwrap_or(u64::MAX);
         let body = wire::request(&self.service, spans).to_string();
@@ -137,7 +138,7 @@ impl Exporter {
             }
             Err(Failure { reason, .. }) => {
                 self.counts.add(Outcome::Failed, count);
-                // It is no fault of this daemon, and is told once.
+                // It is not this daemon's fault, and is logged once.
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(reason, "the collector of traces does not take spans, and they are dropped");
                 }
@@ -145,7 +146,7 @@ impl Exporter {
         }
     }
 
-    /// Sends a request once. How many of its spans were not taken.
+    /// Sends a request once. Returns how many of its spans were not accepted.
     async fn post(&mut self, body: String) -> Result<u64, Failure> {
         let (client, limit) = (self.client().await?, self.pace.timeout);
         let posted = async {
@@ -153,7 +154,7 @@ impl Exporter {
             let status = answer.status();
             Ok((status, beginning(answer).await?))
         };
-        // From the name's resolution to the end of the answer.
+        // From name resolution to the end of the response.
         let posted = timeout(limit, posted).await;
         let posted = posted.map_err(|_| Failure::again(format!("no answer within {} s", limit.as_secs_f32())))?;
         let (status, answer) = posted.map_err(|error: reqwest::Error| Failure::again(chain(&error.without_url())))?;
@@ -172,7 +173,7 @@ impl Exporter {
             return Ok(client.clone());
         }
         let (ca, secure) = (self.ca.clone(), self.url.starts_with("https://"));
-        // It reads the files of authorities.
+        // It reads the CA files.
         let built = tokio::task::spawn_blocking(move || build(ca, secure)).await;
         let built = built.unwrap_or_else(|error| Err(error.to_string()));
         let client = built.map_err(|reason| Failure { reason, again: false })?;
@@ -181,11 +182,11 @@ impl Exporter {
     }
 }
 
-/// Why a request was not taken.
+/// Why a request was not accepted.
 #[derive(Debug)]
 struct Failure {
     reason: String,
-    /// Whether the same request may be taken later.
+    /// Whether the same request may be accepted later.
     again: bool,
 }
 
@@ -197,19 +198,19 @@ impl Failure {
 
 fn build(ca: Option<PathBuf>, secure: bool) -> Result<Client, String> {
     tls::use_ring();
-    // Whoever redirects could lead anywhere.
+    // A redirect could lead anywhere.
     let builder = Client::builder().redirect(Policy::none()).no_proxy();
     let builder = builder.user_agent("cps-peering").pool_max_idle_per_host(1);
     let builder = match ca {
         Some(ca) => builder.tls_backend_preconfigured(tls::client(&ca, None).map_err(|error| chain(&error))?),
         None if secure => builder,
-        // A machine may trust nobody.
+        // The machine may have no trusted CAs.
         None => builder.tls_backend_preconfigured(tls::no_client()),
     };
     builder.build().map_err(|error| chain(&error))
 }
 
-/// The beginning of an answer: nothing is expected of one that is longer.
+/// The beginning of a response: a longer one is not worth reading.
 async fn beginning(mut answer: Response) -> reqwest::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(chunk) = answer.chunk().await? {

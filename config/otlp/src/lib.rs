@@ -1,12 +1,12 @@
-//! Spans of traces, and how they reach a collector by OTLP over HTTP.
+//! Spans of traces, and their export to a collector by OTLP over HTTP.
 //!
-//! Whoever records never waits: a span that has ended goes into a queue of bounded length, and is dropped and counted where that is full.
-//! One task takes them out, some at a time, and sends them. A collector that is dead, slow or answers nonsense costs spans and nothing
-//! else. Without a collector in the settings nothing is recorded, and nothing is sent.
+//! Recording never blocks: a span that has ended goes into a bounded queue, and is dropped and counted if that is full.
+//! One task takes them out in batches, and sends them. A collector that is dead, slow or sends garbage costs spans and
+//! nothing else. Without a collector in the settings nothing is recorded or sent.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`context`] | which span a span belongs to, also in another program (W3C Trace Context) |
+//! | [`context`] | the parent of a span, possibly in another program (W3C Trace Context) |
 //! | [`span`] | recording |
 //! | `count` | how many there were |
 //! | [`export`] | sending |

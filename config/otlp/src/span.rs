@@ -18,27 +18,27 @@ use tokio::{
     time::timeout,
 };
 
-/// Who asks for what is traced.
+/// Who the caller is that names a parent span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// Whoever says that a trace is recorded is believed.
+    /// The caller decides whether a trace is recorded.
     Trusted,
-    /// Which traces are recorded is not the caller's choice.
+    /// The caller does not decide which traces are recorded.
     Untrusted,
 }
 
-/// What a span is, as OTLP numbers it.
+/// The kind of a span, numbered as in OTLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Within a program.
     Internal = 1,
-    /// The answer to a request.
+    /// Serving a request.
     Server = 2,
-    /// A request, until it is answered.
+    /// A request, until its response.
     Client = 3,
 }
 
-/// A point in time, by the clock of the day and by the one that never leaps.
+/// A point in time, by the wall clock and by the monotonic clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
     wall: SystemTime,
@@ -46,7 +46,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// This one.
+    /// Now.
     pub fn now() -> Self {
         Self { wall: SystemTime::now(), steady: Instant::now() }
     }
@@ -60,11 +60,11 @@ impl Moment {
 /// The value of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// A text, cut where it is long.
+    /// A text, truncated if it is long.
     Text(String),
     /// A number.
     Number(u64),
-    /// Whether something is so.
+    /// A truth value.
     Flag(bool),
 }
 
@@ -104,7 +104,7 @@ impl From<bool> for Value {
     }
 }
 
-/// Where spans are recorded. Clones share it. By default there is none, and nothing is.
+/// Where spans are recorded. Clones share it. The default records nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder(Option<Arc<Inner>>);
 
@@ -125,7 +125,8 @@ impl Recorder {
         self.0.is_some()
     }
 
-    /// Shows how many spans were sent and dropped, where any are recorded. `name` is that of the figure, without `_total`.
+    /// Exports how many spans were sent and dropped, if any are recorded. `name` is that of the metric, without
+    /// `_total`.
     pub fn register(&self, registry: &mut Registry, name: &str) {
         if let Some(inner) = &self.0 {
             let help = "Spans of traces, by whether the collector took them: exported, or why they were dropped";
@@ -133,8 +134,9 @@ impl Recorder {
         }
     }
 
-    /// Begins the first span of a program's part of a trace, if the trace is recorded. Of a caller who is trusted, its word counts where it
-    /// has said one. Of others the settings' ratio alone does, whatever they send: the trace is a new one with a link to theirs.
+    /// Begins the first span of a program's part of a trace, if the trace is recorded. A trusted caller decides that if
+    /// it names a parent. For others only the settings' ratio counts, whatever they send: the trace is a new one with a
+    /// link to theirs.
     pub fn receive(&self, name: &str, since: Moment, parent: Option<TraceParent>, caller: Caller) -> Option<Span> {
         let inner = self.0.as_ref()?;
         let (own, parent, link) = match (parent, caller) {
@@ -148,7 +150,7 @@ impl Recorder {
         Some(span)
     }
 
-    /// Begins a span below another one of this program, which may have ended.
+    /// Begins a child of another span of this program, which may have ended.
     pub fn child(&self, name: &str, kind: Kind, parent: SpanContext, since: Moment) -> Option<Span> {
         let mut span = self.begin(name, kind, parent.sibling(), since)?;
         span.data.parent = Some(parent.span);
@@ -172,30 +174,30 @@ impl Recorder {
         Some(Span { inner, since: since.steady, data })
     }
 
-    /// Waits until what has ended so far was sent or dropped, at most for `patience`.
+    /// Waits until everything that has ended so far was sent or dropped, at most for `patience`.
     pub async fn flush(&self, patience: Duration) {
         let Some(inner) = &self.0 else { return };
         let flushed = async {
             let (done, flushed) = oneshot::channel();
             if inner.queue.send(Item::Flush(done)).await.is_ok() {
-                // Whoever sends ends only with the program.
+                // The exporter ends only with the program.
                 let _ = flushed.await;
             }
         };
-        // What is not sent by then is lost with the program.
+        // Spans that are not sent by then are lost with the program.
         let _ = timeout(patience, flushed).await;
     }
 }
 
-/// What goes through the queue.
+/// An entry of the queue.
 #[derive(Debug)]
 pub(crate) enum Item {
     Span(Box<Data>),
-    /// What is before it is not to wait for more.
+    /// Spans before it must not wait for more.
     Flush(oneshot::Sender<()>),
 }
 
-/// What is told of a span.
+/// The content of a span.
 #[derive(Debug)]
 pub(crate) struct Data {
     pub(crate) name: String,
@@ -204,16 +206,16 @@ pub(crate) struct Data {
     pub(crate) parent: Option<u64>,
     /// Whether the parent is in another program.
     pub(crate) remote: bool,
-    /// A span of another trace that this one has to do with.
+    /// A related span of another trace.
     pub(crate) link: Option<SpanContext>,
     pub(crate) began: SystemTime,
     pub(crate) took: Duration,
     pub(crate) attributes: Vec<(&'static str, Value)>,
-    /// Why what it is about failed.
+    /// Why the operation failed.
     pub(crate) error: Option<String>,
 }
 
-/// Something that takes time, and is recorded. It ends when it is dropped.
+/// An operation that takes time, and is recorded. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Span {
     inner: Arc<Inner>,
@@ -222,18 +224,18 @@ pub struct Span {
 }
 
 impl Span {
-    /// Which one it is, for those below it.
+    /// Its context, for its children.
     pub fn context(&self) -> SpanContext {
         self.data.context
     }
 
-    /// Sets an attribute, in place of an earlier one of this name. Never a secret or what a tenant has written.
+    /// Sets an attribute, replacing an earlier one of this name. Never a secret or text of a tenant.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         self.data.attributes.retain(|(known, _)| *known != name);
         self.data.attributes.push((name, value.into()));
     }
 
-    /// What it is about failed.
+    /// The operation failed.
     pub fn fail(&mut self, reason: impl std::fmt::Display) {
         self.data.error = Some(excerpt(&reason.to_string(), MAX_QUOTED));
     }
@@ -250,7 +252,7 @@ impl Drop for Span {
 }
 
 impl Data {
-    /// What is left behind is never looked at.
+    /// What is left behind is never read.
     fn take(&mut self) -> Self {
         Self {
             name: std::mem::take(&mut self.name),

@@ -1,4 +1,4 @@
-//! Sending to collectors of all kinds.
+//! Sending to collectors that behave in various ways.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
@@ -33,7 +33,7 @@ use std::{
 };
 use tokio::net::TcpListener;
 
-/// What a collector answers.
+/// How a collector responds.
 #[derive(Debug, Clone, Copy)]
 enum Manner {
     Takes,
@@ -46,7 +46,7 @@ enum Manner {
     NeverEnds,
 }
 
-/// A collector: requests that it got, with their paths.
+/// A collector: requests that it received, with their paths.
 #[derive(Clone)]
 struct Collector {
     manner: Manner,
@@ -101,7 +101,7 @@ impl Collector {
         format!("http://{address}")
     }
 
-    /// All spans that it got.
+    /// All spans that it received.
     fn spans(&self) -> Vec<Json> {
         let requests = self.requests.lock().unwrap();
         let spans = requests
@@ -117,7 +117,7 @@ fn settings(text: &str) -> TracingSettings {
     settings
 }
 
-/// A recorder whose exporter has little patience.
+/// A recorder whose exporter has short timeouts.
 fn recorder(text: &str) -> Recorder {
     let (recorder, exporter) = Exporter::new(&settings(text), "test", "1.2.3");
     let mut exporter = exporter.unwrap();
@@ -214,14 +214,14 @@ async fn without_a_collector_nothing_is_recorded() {
 }
 
 #[tokio::test]
-async fn strangers_do_not_choose_what_is_recorded() {
+async fn untrusted_callers_do_not_choose_what_is_recorded() {
     let recorder = |ratio: &str| recorder(&format!("otlp_endpoint = 'http://127.0.0.1:1'\nsample_ratio = {ratio}"));
     let said = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
     let unsampled = TraceParent { sampled: false, ..said };
     let asks = |recorder: &Recorder, parent, caller| recorder.receive("", Moment::now(), parent, caller);
     let none = recorder("0");
     assert!(asks(&none, None, Caller::Trusted).is_none());
-    assert!(asks(&none, Some(said), Caller::Trusted).is_some(), "who is trusted may have any trace");
+    assert!(asks(&none, Some(said), Caller::Trusted).is_some(), "a trusted caller may record any trace");
     assert!((0..1000).all(|_| asks(&none, Some(said), Caller::Untrusted).is_none()));
     let all = recorder("1");
     assert!(asks(&all, Some(unsampled), Caller::Trusted).is_none(), "nor have it");
@@ -233,7 +233,7 @@ async fn strangers_do_not_choose_what_is_recorded() {
 }
 
 #[tokio::test]
-async fn what_a_stranger_says_is_a_link() {
+async fn the_parent_of_an_untrusted_caller_is_a_link() {
     let collector = Collector::new(Manner::Takes);
     let recorder = recorder(&format!("otlp_endpoint = '{}'", collector.start().await));
     let said = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
@@ -264,7 +264,7 @@ async fn a_collector_that_is_dead_or_hangs_costs_spans_and_no_time() {
     let hanging = Collector::new(Manner::Hangs);
     for url in ["http://127.0.0.1:1".to_owned(), hanging.start().await] {
         let recorder = recorder(&format!("otlp_endpoint = '{url}'"));
-        // Nobody waits here: on one thread the exporter has no turn before this has ended.
+        // Nothing awaits here: on one thread the exporter has no turn before this has ended.
         for _ in 0..10_000 {
             drop(root(&recorder));
         }
@@ -276,7 +276,7 @@ async fn a_collector_that_is_dead_or_hangs_costs_spans_and_no_time() {
 }
 
 #[tokio::test]
-async fn whatever_a_collector_answers_does_no_harm() {
+async fn responses_of_a_collector_do_no_harm() {
     for (manner, outcome, spans, asked) in [
         (Manner::TakesAllButTwo, "rejected", 2, 1),
         (Manner::IsBusyAtFirst, "exported", 3, 3),
@@ -297,7 +297,7 @@ async fn whatever_a_collector_answers_does_no_harm() {
 }
 
 #[tokio::test]
-async fn the_end_waits_for_a_collector_no_longer_than_it_must() {
+async fn the_final_flush_is_bounded() {
     let hanging = Collector::new(Manner::Hangs);
     let settings = settings(&format!("otlp_endpoint = '{}'", hanging.start().await));
     let (recorder, exporter) = Exporter::new(&settings, "test", "1");
@@ -307,7 +307,7 @@ async fn the_end_waits_for_a_collector_no_longer_than_it_must() {
     assert_eq!(counted(&recorder, "failed"), 0, "it has not even failed");
 }
 
-/// A CA, and a server with a certificate by it.
+/// A CA, and a server with a certificate of it.
 fn server(folder: &Path) -> Identity {
     let path = |file: &str| folder.join(file);
     let mut authority = CertificateParams::default();

@@ -1,4 +1,5 @@
-//! OTLP's JSON: <https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>. Ids are hexadecimal, and numbers of 64 bits are texts.
+//! OTLP's JSON: <https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>. Ids are hexadecimal, and 64-bit
+//! numbers are strings.
 
 use crate::span::{Data, Value};
 use serde_json::{Value as Json, json};
@@ -11,7 +12,7 @@ const SAMPLED: u32 = 1;
 const KNOWN_REMOTE: u32 = 0x100;
 const REMOTE: u32 = 0x200;
 
-/// Whose spans these are: attributes of all of them.
+/// The resource of the spans: attributes common to all of them.
 #[derive(Debug, Clone)]
 pub struct Service {
     /// `service.name`
@@ -22,7 +23,7 @@ pub struct Service {
     pub host: String,
 }
 
-/// What is sent to `/v1/traces`.
+/// The body of a request to `/v1/traces`.
 pub(crate) fn request(service: &Service, spans: &[Box<Data>]) -> Json {
     let resource =
         [("service.name", &service.name), ("service.version", &service.version), ("host.name", &service.host)];
@@ -37,7 +38,7 @@ pub(crate) fn request(service: &Service, spans: &[Box<Data>]) -> Json {
 
 fn span(data: &Data) -> Json {
     let nanoseconds = |time: Duration| time.as_nanos().to_string();
-    // Before 1970 is no time of a collector.
+    // Collectors do not expect times before 1970.
     let began = data.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let remote = if data.remote { REMOTE } else { 0 };
     let mut json = json!({
@@ -75,7 +76,7 @@ fn attribute(key: &str, value: &Value) -> Json {
     json!({ "key": key, "value": value })
 }
 
-/// How many spans a collector says that it did not take, in the answer to such a request. One that says nothing has taken all.
+/// How many spans a collector rejected, according to its response. If it does not say, it accepted all.
 pub(crate) fn rejected(answer: &[u8]) -> u64 {
     let Ok(answer) = serde_json::from_slice::<Json>(answer) else { return 0 };
     let rejected = &answer["partialSuccess"]["rejectedSpans"];

@@ -1,24 +1,24 @@
-//! What the daemons tell the service manager, by `sd_notify(3)`, without one nothing; and their [`log`].
+//! Notifications of the daemons to the service manager by `sd_notify(3)`, if there is one; and their [`log`].
 
 pub mod log;
 
 use sd_notify::NotifyState;
 use std::{future::Future, time::Duration};
 
-/// How many signs of life there are within the time after which the service manager misses them.
+/// How many watchdog notifications are sent per watchdog timeout.
 const SIGNS: u32 = 3;
 
-/// The daemon does its work from now on, and this is how it stands.
+/// The daemon is ready, with this status.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// How the daemon stands, in one line.
+/// The daemon's status, in one line.
 pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
-/// The settings are being read again; [`ready`] follows, whatever came of it.
+/// The settings are being reloaded; [`ready`] follows, whatever the result.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -26,13 +26,13 @@ pub fn reloading() {
     }
 }
 
-/// The daemon ends because it was told to.
+/// The daemon is stopping on request.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Tells the service manager that the daemon is alive as often as it wants to know it, each time after `prove` has shown that
-/// it is. A proof that never comes lets the service manager end the daemon and start it again. Never completes.
+/// Sends watchdog notifications as often as the service manager requires, each time after `prove` has shown that the
+/// daemon is alive. If the proof never completes, the service manager ends the daemon and restarts it. Never completes.
 pub async fn keep_alive<Proof: Future<Output = ()>>(prove: impl Fn() -> Proof) {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     signs(patience, prove, || tell(&[NotifyState::Watchdog])).await;
@@ -61,7 +61,7 @@ mod tests {
     use tokio::sync::Notify;
 
     #[tokio::test]
-    async fn there_is_a_sign_of_life_for_every_proof_and_none_without() {
+    async fn the_watchdog_is_fed_for_every_proof_and_not_without() {
         let (asked, given, stuck) = (Cell::new(0), Cell::new(0), Notify::new());
         let prove = async || {
             asked.set(asked.get() + 1);

@@ -18,9 +18,9 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Starts the log. What is said is what the variable `RUST_LOG` asks for, by default everything from `info` on. Where standard
-/// error is the journal, lines begin with their priority (`<4>`, `sd-daemon(3)`), so that `journalctl -p` can tell them apart, and those
-/// for people have no time and no colours.
+/// Starts the log. The variable `RUST_LOG` selects what is logged, by default everything from `info` up. If standard
+/// error is the journal, lines begin with their priority (`<4>`, `sd-daemon(3)`), so that `journalctl -p` can filter
+/// them, and text lines have no time and no colours.
 pub fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
@@ -32,7 +32,8 @@ pub fn start(format: LogFormat) {
     }
 }
 
-/// Whether standard error is what the service manager has connected to the journal: it says device and inode of that.
+/// Whether standard error is what the service manager has connected to the journal: it passes the device and inode of
+/// that.
 fn is_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     let own = io::stderr().as_fd().try_clone_to_owned().and_then(|stream| File::from(stream).metadata());

@@ -1,23 +1,22 @@
-//! How much may be sent.
+//! Bandwidth limits and shares of them.
 
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
 
 /// How much one host may send to a peer (rules B1 and B3).
 ///
-/// What counts are whole Ethernet frames of the tenants, without what VXLAN adds around them and without the frame check
-/// sequence.
+/// Whole Ethernet frames of the tenants count, without the VXLAN encapsulation and the frame check sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
-    /// What all hosts of the side together may send, in Mbit/s (10⁶ bit/s), at least 1.
+    /// The bandwidth of all hosts of the side together, in Mbit/s (10⁶ bit/s), at least 1.
     pub bandwidth_mbit: NonZeroU32,
-    /// The part of it that this host has from the beginning. Where several hosts send, it is small, and the controller
-    /// grants more as it is needed, see [`agent_api`](crate::agent_api).
+    /// The initial share of this host. If several hosts send, it is small, and the controller grants more as needed,
+    /// see [`agent_api`](crate::agent_api).
     pub share: Share,
 }
 
 impl Limit {
-    /// What a share of the bandwidth is, in bytes per second, at least 1.
+    /// A share of the bandwidth, in bytes per second, at least 1.
     pub fn bytes_per_second(self, share: Share) -> u64 {
         let bits = u64::from(self.bandwidth_mbit.get()) * u64::from(share.millionths());
         (bits / 8).max(1)
@@ -32,12 +31,12 @@ pub struct Share(u32);
 impl Share {
     /// Nothing.
     pub const NONE: Share = Share(0);
-    /// The smallest that is something.
+    /// The smallest share that is not zero.
     pub const LEAST: Share = Share(1);
     /// All of it.
     pub const WHOLE: Share = Share(1_000_000);
 
-    /// So many millionths; none above a million.
+    /// This many millionths; none above a million.
     pub const fn of_millionths(millionths: u32) -> Option<Share> {
         if millionths <= Self::WHOLE.0 { Some(Share(millionths)) } else { None }
     }
@@ -47,19 +46,19 @@ impl Share {
         self.0
     }
 
-    /// An equal part of it for each of so many.
+    /// The share divided equally into this many parts.
     #[must_use]
     pub fn divided_by(self, parts: NonZeroU32) -> Share {
         Share(self.0 / parts)
     }
 
-    /// What is left of it without the other; nothing where that is more.
+    /// The difference; nothing if the other is larger.
     #[must_use]
     pub fn without(self, other: Share) -> Share {
         Share(self.0.saturating_sub(other.0))
     }
 
-    /// Both together, at most the whole.
+    /// The sum, at most the whole.
     #[must_use]
     pub fn with(self, other: Share) -> Share {
         Share(self.0.saturating_add(other.0).min(Self::WHOLE.0))

@@ -1,4 +1,4 @@
-//! Writes lists of keys and values as maps, and reads them.
+//! Serialises lists of keys and values as maps, and back.
 
 use litemap::LiteMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

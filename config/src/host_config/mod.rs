@@ -1,4 +1,4 @@
-//! What one host must have.
+//! The desired state of one host.
 
 mod limit;
 mod listed;
@@ -23,31 +23,31 @@ use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-/// Ports by their interfaces. Most VPCs have one on a host, so that a list is smaller than a tree.
+/// Ports by their interfaces. Most VPCs have one per host, so that a list is smaller than a tree.
 pub type Ports = LiteMap<InterfaceName, PortConfig>;
 
-/// Prefixes on other hosts, by the VTEP address of that host; few hosts for most VPCs.
+/// Prefixes on other hosts, by the VTEP address of that host; most VPCs have few hosts.
 pub type Remotes = LiteMap<IpAddr, Vec<IpNet>>;
 
 /// One gateway address of each family, by the VTEP address of the host that answers for it.
 pub type Gateways = LiteMap<IpAddr, Vec<IpAddr>>;
 
-/// Everything that a host must have, and nothing else of ours may be there.
+/// Everything that a host must have; nothing else of ours may exist there.
 ///
-/// It is written in the words of VPCs and peerings. Names of devices, tables and the like are the agent's own.
+/// It is expressed in terms of VPCs and peerings. Names of devices, tables and the like are the agent's own.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "wire::ReadConfig")]
 pub struct HostConfig {
-    /// Which configuration this is.
+    /// The revision of this configuration.
     pub revision: Revision,
-    /// Whom it is meant for; an agent refuses another host's.
+    /// The host that it is meant for; an agent refuses another host's.
     pub host: HostId,
     /// The host's own VTEP address, on one of its interfaces.
     pub underlay: IpAddr,
     /// The VPCs that have a port on this host.
     pub vrfs: BTreeMap<VpcId, VrfConfig>,
-    /// The sides of peerings that this host takes part in, by the side's own VNI. On the wire those of which only a part is
-    /// reached stand apart, in `scoped_sides`.
+    /// The sides of peerings that this host takes part in, by the side's own VNI. On the wire, partial ones are
+    /// separate, in `scoped_sides`.
     pub sides: BTreeMap<Vni, SideConfig>,
 }
 
@@ -63,10 +63,11 @@ pub struct VrfConfig {
     /// The VPC's prefixes on other hosts, by the VTEP address of that host.
     #[serde(default, serialize_with = "listed::serialize", deserialize_with = "prefixes::by_vtep")]
     pub remotes: Remotes,
-    /// The least MTU of the underlay at those hosts' ends in bytes, where it is less than at this host's.
+    /// The smallest MTU of the underlay at those hosts' ends in bytes, if it is smaller than at this host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_mtu: Option<u32>,
-    /// Gateway addresses of the ports here that a port of the VPC on another host has, too. What is sent to one of them may end there.
+    /// Gateway addresses of the ports here that a port of the VPC on another host has, too. Packets to one of them may
+    /// end here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared_gateways: Vec<IpAddr>,
 }
@@ -82,9 +83,9 @@ pub struct PortConfig {
     pub prefixes: Vec<IpNet>,
 }
 
-/// One VPC's end of one peering, as one host must have it.
+/// One VPC's end of one peering, as desired on one host.
 ///
-/// Prefixes of the peer on this same host are not listed: where the configuration also has the peer's side, the agent
+/// Prefixes of the peer on this same host are not listed: if the configuration also has the peer's side, the agent
 /// takes them from the ports of the peer's VRF.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SideConfig {
@@ -94,29 +95,30 @@ pub struct SideConfig {
     pub vpc: VpcId,
     /// The VNI of the peer's side: packets are sent with it.
     pub peer_vni: Vni,
-    /// What of the peer VPC is reached: all its CIDRs or, of a side with `own_prefixes`, what both parties let through (rule
-    /// C9). What no port serves within them is unreachable (rule C6).
+    /// The prefixes of the peer VPC that are reached: all its CIDRs or, for a side with `own_prefixes`, what both
+    /// parties let through (rule C9). Prefixes within them that no port serves are unreachable (rule C6).
     #[serde(deserialize_with = "prefix::list")]
     pub peer_cidrs: Vec<IpNet>,
-    /// What of the side's own VPC the peer reaches; without it, all. The rest neither sends to the peer nor gets anything
-    /// from it.
+    /// The prefixes of the side's own VPC that the peer reaches; all if absent. The rest neither sends to the peer nor
+    /// receives from it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "prefix::optional_list")]
     pub own_prefixes: Option<Vec<IpNet>>,
     /// The peer's prefixes on other hosts, by the VTEP address of that host.
     #[serde(default, serialize_with = "listed::serialize", deserialize_with = "prefixes::by_vtep")]
     pub remotes: Remotes,
-    /// Gateway addresses of the peer on those hosts that probes may be sent to. Without one, a host is not probed.
+    /// Gateway addresses of the peer on those hosts that probes may be sent to. A host without one is not probed.
     #[serde(default, skip_serializing_if = "Gateways::is_empty", with = "listed")]
     pub gateways: Gateways,
-    /// The least MTU of the underlay at those hosts' ends in bytes, where it is less than at some host of this side's VPC.
+    /// The smallest MTU of the underlay at those hosts' ends in bytes, if it is smaller than at some host of this
+    /// side's VPC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_mtu: Option<u32>,
-    /// How much this host may send to the peer; without it there is no limit.
+    /// How much this host may send to the peer; no limit if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,
 }
 
-/// Leaves no more room in lists of prefixes than they need: most are short, and there are many.
+/// Frees unused capacity of prefix lists: most are short, and there are many.
 fn fit(remotes: &mut Remotes) {
     let mut lists = std::mem::take(remotes).into_tuple_vec();
     lists.shrink_to_fit();
@@ -126,13 +128,13 @@ fn fit(remotes: &mut Remotes) {
     *remotes = Remotes::from_sorted_store_unchecked(lists);
 }
 
-/// A [`HostConfig`] whose VRFs and sides are shared with the configurations before and after it, so that a change costs
-/// what it changes.
+/// A [`HostConfig`] whose VRFs and sides are shared with the configurations before and after it, so that the cost of a
+/// change is proportional to the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedHostConfig {
-    /// Which configuration this is.
+    /// The revision of this configuration.
     pub revision: Revision,
-    /// Whom it is meant for.
+    /// The host that it is meant for.
     pub host: HostId,
     /// The host's own VTEP address.
     pub underlay: IpAddr,
@@ -143,7 +145,7 @@ pub struct SharedHostConfig {
 }
 
 impl SharedHostConfig {
-    /// The peer's side of a side, where this host has it too.
+    /// The peer's side of a side, if this host has it too.
     pub fn peer_of(&self, side: &SideConfig) -> Option<(Vni, &SideConfig)> {
         let peer = self.sides.get(&side.peer_vni).filter(|peer| peer.peering == side.peering)?;
         Some((side.peer_vni, peer))

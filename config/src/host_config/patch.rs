@@ -5,7 +5,7 @@ use crate::{id::VpcId, net::Vni, revision::Revision};
 use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// The difference between two configurations of a host. `null` removes an entry; what is not named stays.
+/// The difference between two configurations of a host. `null` removes an entry; entries that are not named stay.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "super::wire::ReadPatch")]
 pub struct HostPatch {
@@ -20,7 +20,7 @@ pub struct HostPatch {
 }
 
 impl HostPatch {
-    /// The patch that turns `old` into `new`. `None` where that takes more than a patch can say: another host or VTEP.
+    /// The patch that turns `old` into `new`. `None` if a patch cannot express it: another host or VTEP.
     pub fn between(old: &SharedHostConfig, new: &SharedHostConfig) -> Option<HostPatch> {
         fn changed<K: Ord + Clone, V: PartialEq + Clone>(
             old: &BTreeMap<K, V>,
@@ -42,7 +42,7 @@ impl HostPatch {
         })
     }
 
-    /// The configuration that results. The caller compares `base` first.
+    /// The resulting configuration. The caller must compare `base` first.
     pub(super) fn apply_to(self, base: &SharedHostConfig) -> SharedHostConfig {
         fn merge<K: Ord, V>(into: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
             for (key, change) in changes {

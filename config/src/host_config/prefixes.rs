@@ -1,4 +1,4 @@
-//! Reads prefixes several times as fast as `ipnet` does: there may be a million of them in a push.
+//! Parses prefixes several times as fast as `ipnet`: there may be a million of them in a push.
 
 use super::Remotes;
 use crate::net::parse_prefix;
@@ -13,12 +13,12 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-/// A prefix that is not read by `ipnet`.
+/// A prefix that is not parsed by `ipnet`.
 struct Prefix(IpNet);
 
 impl<'de> Deserialize<'de> for Prefix {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Bytes need no check for being text before they are looked at.
+        // Bytes need no UTF-8 validation before they are parsed.
         deserializer.deserialize_bytes(PrefixVisitor)
     }
 }
@@ -44,7 +44,7 @@ impl Visitor<'_> for PrefixVisitor {
     }
 }
 
-/// An IPv4 prefix in the form in which everybody writes it.
+/// An IPv4 prefix in its usual form.
 fn read_v4(mut text: &[u8]) -> Option<Ipv4Net> {
     let mut octets = [0; 4];
     for (octet, end) in octets.iter_mut().zip(*b".../") {
@@ -73,7 +73,7 @@ fn number(text: &mut &[u8]) -> Option<u8> {
 
 pub(super) fn by_vtep<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Remotes, D::Error> {
     let read = BTreeMap::<IpAddr, Vec<Prefix>>::deserialize(deserializer)?;
-    // The lists become the others in place.
+    // The lists are converted in place.
     Ok(read.into_iter().map(|(vtep, list)| (vtep, list.into_iter().map(|prefix| prefix.0).collect())).collect())
 }
 
@@ -94,7 +94,7 @@ mod tests {
         }
 
         #[test]
-        fn the_quick_way_takes_nothing_that_ipnet_does_not(text in "[0-9]{1,3}(\\.[0-9]{1,3}){2,4}/?[0-9a]{0,3}") {
+        fn the_fast_path_accepts_nothing_that_ipnet_does_not(text in "[0-9]{1,3}(\\.[0-9]{1,3}){2,4}/?[0-9a]{0,3}") {
             if let Some(prefix) = read_v4(text.as_bytes()) {
                 prop_assert_eq!(parse_prefix(&text), Ok(IpNet::V4(prefix)));
             }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_prefix_is_named() {
+    fn an_invalid_prefix_is_named() {
         for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "10.0.0.256/32", "x/8", ""] {
             let json = format!(r#"{{"192.0.2.2": ["{wrong}"]}}"#);
             let error = by_vtep(&mut serde_json::Deserializer::from_str(&json)).unwrap_err().to_string();

@@ -142,9 +142,10 @@ fn a_patch_is_checked_against_what_it_leaves_alone() {
     }
 }
 
-/// C9: an agent that does not know sides of a part has nothing of them, and would otherwise join all of both VPCs on its host.
+/// C9: an agent that does not know partial sides has nothing of them, because it would otherwise join all of both VPCs
+/// on its host.
 #[test]
-fn sides_of_a_part_stand_apart_on_the_wire() {
+fn partial_sides_are_separate_on_the_wire() {
     let (id, mut part) = (vni(1001), sample());
     part.sides.get_mut(&id).unwrap().own_prefixes = Some(vec!["10.1.0.0/24".parse().unwrap()]);
     let json = serde_json::to_value(&part).unwrap();
@@ -158,7 +159,7 @@ fn sides_of_a_part_stand_apart_on_the_wire() {
     {
         let patch = HostPatch::between(from, to).unwrap();
         let json = serde_json::to_value(&patch).unwrap();
-        assert!(!apart || json["sides"] == sides, "who does not know it has it no more: {json}");
+        assert!(!apart || json["sides"] == sides, "a reader that does not know it loses it: {json}");
         assert_eq!(json.get("scoped_sides").is_some(), apart);
         let read: HostPatch = serde_json::from_value(json).unwrap();
         assert_eq!(read, patch);

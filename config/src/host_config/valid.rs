@@ -1,4 +1,4 @@
-//! The rules that a configuration must obey, as far as they can be checked without the kernel.
+//! The rules for a configuration, as far as they can be checked without the kernel.
 
 use super::{HostConfig, HostPatch, Remotes, SharedHostConfig, SideConfig, VrfConfig};
 use crate::{
@@ -16,13 +16,13 @@ use std::{
 };
 use thiserror::Error;
 
-/// A configuration that contradicts itself.
+/// A configuration that violates a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{path}: {rule}")]
 pub struct InvalidHostConfig {
     /// Where, for instance `vrfs.vpc-a.ports.eth1`.
     pub path: String,
-    /// What is wrong with it, and which value.
+    /// What is wrong with it, with the value.
     pub rule: String,
 }
 
@@ -30,7 +30,7 @@ fn invalid(path: impl Into<String>, rule: impl Into<String>) -> InvalidHostConfi
     InvalidHostConfig { path: path.into(), rule: rule.into() }
 }
 
-/// A [`HostConfig`] that has passed every rule which can be checked without the kernel.
+/// A [`HostConfig`] that satisfies every rule which can be checked without the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ValidHostConfig(SharedHostConfig);
 
@@ -47,7 +47,7 @@ impl ValidHostConfig {
         }
     }
 
-    /// The same with other names of interfaces for some of its ports. No two ports get the same name.
+    /// The same with other interface names for some of its ports. No two ports get the same name.
     #[must_use]
     pub fn with_ports_renamed(&self, names: &BTreeMap<InterfaceName, InterfaceName>) -> ValidHostConfig {
         let mut config = self.0.clone();
@@ -61,8 +61,8 @@ impl ValidHostConfig {
         Self(config)
     }
 
-    /// The configuration that results from a patch, if it is legal. Only what the patch touches is checked again. The
-    /// caller compares `base` first.
+    /// The configuration that results from a patch, if it is valid. Only what the patch touches is checked again. The
+    /// caller must compare `base` first.
     pub fn patched(&self, patch: HostPatch) -> Result<ValidHostConfig, InvalidHostConfig> {
         let touched =
             Touched { vpcs: patch.vrfs.keys().cloned().collect(), sides: patch.sides.keys().copied().collect() };
@@ -92,10 +92,10 @@ impl TryFrom<SharedHostConfig> for ValidHostConfig {
     type Error = InvalidHostConfig;
 
     /// Checks:
-    /// - every VNI names one thing;
+    /// - every VNI belongs to one object;
     /// - a port is in one VRF;
     /// - prefixes are canonical, and within one VRF no two ports, hosts or peers claim the same addresses;
-    /// - a side's VPC has a VRF, it has one side per peering, and the peer's prefixes lie in the peer's CIDRs;
+    /// - a side's VPC has a VRF, it has one side per peering, and the peer's prefixes are within the peer's CIDRs;
     /// - remote VTEPs have the family of the host's own and are not the host itself.
     fn try_from(config: SharedHostConfig) -> Result<Self, InvalidHostConfig> {
         check(&config, None)?;
@@ -103,16 +103,16 @@ impl TryFrom<SharedHostConfig> for ValidHostConfig {
     }
 }
 
-/// What of a configuration may break a rule; the rest was checked before.
+/// The parts of a configuration that may violate a rule; the rest was checked before.
 struct Touched {
     vpcs: BTreeSet<VpcId>,
     sides: BTreeSet<Vni>,
 }
 
-/// Up to so many touched sides are compared with all others one by one; of more, all are sorted first.
+/// Up to this many touched sides are compared with all others one by one; if there are more, all are sorted first.
 const FEW: usize = 16;
 
-/// Checks all that is touched; everything when nothing is known of it.
+/// Checks all that is touched; everything if that is unknown.
 fn check(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), InvalidHostConfig> {
     match touched {
         Some(touched) if touched.vpcs.is_empty() && touched.sides.len() <= FEW => {
@@ -122,7 +122,7 @@ fn check(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), Inv
     }
 }
 
-/// Checks one side among others that are legal, if it is there. It looks at each of the others, but only briefly.
+/// Checks one side, if it exists, against others that are valid. It visits each of the others, but only briefly.
 fn check_side(config: &SharedHostConfig, vni: Vni) -> Result<(), InvalidHostConfig> {
     let Some(side) = config.sides.get(&vni) else { return Ok(()) };
     let path = || format!("sides.{vni}");
@@ -169,7 +169,7 @@ fn prefixes_of_side(
     disjoint(lists.collect())
 }
 
-/// What relates two entries is looked at for all of them; what looks at prefixes only for those that are touched.
+/// Relations between entries are checked for all of them; prefixes only of those that are touched.
 fn check_many(config: &SharedHostConfig, touched: Option<&Touched>) -> Result<(), InvalidHostConfig> {
     let vrf_touched = |vpc: &VpcId| touched.is_none_or(|touched| touched.vpcs.contains(vpc));
     let side_touched = |vni: &Vni| touched.is_none_or(|touched| touched.sides.contains(vni));
@@ -243,7 +243,7 @@ fn remotes(path: impl Fn() -> String, config: &SharedHostConfig, remotes: &Remot
     Ok(())
 }
 
-/// Who claims a list of prefixes.
+/// The owner of a list of prefixes.
 #[derive(Clone, Copy)]
 enum Claimant<'a> {
     Port(&'a VpcId, &'a InterfaceName),
@@ -263,8 +263,8 @@ impl fmt::Display for Claimant<'_> {
     }
 }
 
-/// Within one VRF every address leads to one place. A peer's CIDRs cover its remotes, so those are compared among
-/// themselves only, elsewhere.
+/// Within one VRF every address has one owner. A peer's CIDRs cover its remotes, so those are compared among themselves
+/// only, elsewhere.
 fn one_claim_per_address(vpc: &VpcId, vrf: &VrfConfig, sides: &[(Vni, &SideConfig)]) -> Result<(), InvalidHostConfig> {
     let ports = vrf.ports.iter().map(|(name, port)| (Claimant::Port(vpc, name), port.prefixes.as_slice()));
     let hosts = vrf.remotes.iter().map(|(vtep, prefixes)| (Claimant::Host(vpc, vtep), prefixes.as_slice()));
@@ -278,7 +278,7 @@ fn disjoint(lists: Vec<(Claimant<'_>, &[IpNet])>) -> Result<(), InvalidHostConfi
     let clash = |lower: (&IpNet, Claimant<'_>), upper: (&IpNet, Claimant<'_>)| {
         invalid(upper.1.to_string(), format!("prefix {} overlaps {} of {}", upper.0, lower.0, lower.1))
     };
-    // Most often there is one list, in order: a million prefixes need no second one.
+    // Usually there is one sorted list: a million prefixes need no second one.
     if let [(claimant, list)] = lists.as_slice()
         && list.is_sorted_by_key(place)
     {

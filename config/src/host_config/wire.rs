@@ -1,8 +1,8 @@
-//! Configurations and patches as they are sent and stored.
+//! Configurations and patches as transmitted and stored.
 //!
-//! A side of which only a part is reached ([`SideConfig::own_prefixes`]) stands apart from the others, in `scoped_sides`. An agent
-//! that does not know such sides passes them over and has nothing of the peering: taken for an ordinary side, it would let all
-//! ports of both VPCs on its host reach each other.
+//! A partial side ([`SideConfig::own_prefixes`]) is separate from the others, in `scoped_sides`. An agent that does not
+//! know such sides ignores them and has nothing of the peering: treated as an ordinary side, it would let all ports of
+//! both VPCs on its host reach each other.
 
 use super::{HostConfig, HostPatch, SharedHostConfig, SideConfig, VrfConfig};
 use crate::{
@@ -104,7 +104,7 @@ impl Serialize for HostPatch {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let is_scoped = |side: &&SideConfig| side.own_prefixes.is_some();
         let all = || self.sides.iter().map(|(vni, side)| (*vni, side.as_deref()));
-        // Whoever does not know scoped sides has the side no more.
+        // A reader that does not know scoped sides then no longer has the side.
         let sides = all().map(|(vni, side)| (vni, side.filter(|side| !is_scoped(side)))).collect();
         let scoped_sides = all().filter_map(|(vni, side)| Some((vni, side.filter(is_scoped)?))).collect();
         let Self { base, revision, vrfs, sides: _ } = self;

@@ -9,48 +9,48 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentSettings {
-    /// Where the controller reaches the agent.
+    /// Where the agent listens for the controller.
     pub listen: SocketAddr,
-    /// Where the last accepted configuration is kept, for instance `/var/lib/cps-peering-agent/ledger`. The folder
+    /// Where the last accepted configuration is stored, for instance `/var/lib/cps-peering-agent/ledger`. The folder
     /// must exist.
     pub ledger: PathBuf,
     /// The UDP port of VXLAN; all hosts must use the same one. The default is 4789 (RFC 7348 section 8).
     #[serde(default = "default_vxlan_port")]
     pub vxlan_port: u16,
-    /// The MTU of the path between hosts, in bytes, 68 to 65 535. By default that of the interface which holds the underlay address.
-    /// To be set where that address is on a loopback interface.
+    /// The MTU of the path between hosts, in bytes, 68 to 65 535. By default that of the interface with the underlay
+    /// address. Set it if that address is on a loopback interface.
     #[serde(default, deserialize_with = "underlay_mtu")]
     pub underlay_mtu: Option<u32>,
-    /// How often the whole kernel is compared with the configuration when no event asks for it, in seconds. Default 60. Sysctls of
-    /// ports and peering devices that the kernel does not announce are read every 3 seconds besides.
+    /// The interval of the periodic comparison of the whole kernel with the configuration, in seconds. Default 60.
+    /// Sysctls of ports and peering devices that the kernel does not announce are read every 3 seconds in addition.
     #[serde(default = "default_resync_s")]
     pub resync_s: u64,
-    /// Room for the kernel's events until the agent has taken them, in bytes. Where it is too small everything is compared
-    /// instead, which the report counts. Default 1 MiB.
+    /// The buffer for the kernel's events until the agent has read them, in bytes. If it overflows everything is
+    /// compared instead, which the report counts. Default 1 MiB.
     #[serde(default = "default_event_buffer")]
     pub event_buffer: usize,
-    /// How often the way to each host of a peer is probed, in seconds, 1 to 3 600; 0: never. Where there are many, they have their
-    /// turns less often: a host sends at most 50 packets a second. Default 5.
+    /// The probe interval of the path to each host of a peer, in seconds, 1 to 3 600; 0: never. If there are many, they
+    /// are probed less often: a host sends at most 50 packets per second. Default 5.
     #[serde(default = "default_probe_interval_s", deserialize_with = "probe_interval_s")]
     pub probe_interval_s: u64,
-    /// How the log is written: `text` or `json`. Default `text`.
+    /// The log format: `text` or `json`. Default `text`.
     #[serde(default)]
     pub log_format: LogFormat,
-    /// Room in the filter of the underlay: one entry for each VNI that arrives here, and one for each host that may send with it.
-    /// What has no place is not taken in and keeps the host out of sync. 1 024 to 67 108 864; an entry takes about 100 bytes of
-    /// the kernel's memory when it is there, and 16 before. Default 1 048 576.
+    /// The size of the underlay filter: one entry for each VNI that arrives here, and one for each host that may send
+    /// with it. Senders without an entry are not accepted, and the host is not in sync. 1 024 to 67 108 864; an entry
+    /// takes about 100 bytes of kernel memory once it is in use, and 16 before. Default 1 048 576.
     #[serde(default = "default_underlay_filter_entries", deserialize_with = "underlay_filter_entries")]
     pub underlay_filter_entries: u32,
     /// A further address where `/metrics` and `/healthz` are served without TLS. By default there is none.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
-    /// What clients may take of the agent's HTTP server.
+    /// Limits on the clients of the agent's HTTP server.
     #[serde(default)]
     pub connections: ConnectionSettings,
     /// Where spans of traces are sent that the controller has begun. By default nowhere.
     #[serde(default)]
     pub tracing: TracingSettings,
-    /// The agent's certificate and whose word it takes; the agent does not start where nothing is said.
+    /// The agent's certificate and its trusted CAs; the agent does not start without this setting.
     // Tables come last.
     #[serde(default)]
     pub tls: Option<Tls>,

@@ -3,19 +3,20 @@
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{ops::RangeInclusive, path::PathBuf};
 
-/// For how long certificates of agents may be issued, in days. With fewer, the third in which they are renewed would leave no time to
-/// notice that it fails.
+/// The permitted lifetimes of agents' certificates, in days. If they were shorter, the last third, in which they are
+/// renewed, would leave no time to notice failures.
 pub const AGENT_CERTIFICATE_DAYS: RangeInclusive<u32> = 14..=365;
 
-/// Who signs the certificates that replace the agents' own. Where the setting is missing the controller renews none.
+/// The issuer of the certificates that replace the agents' own. Without this setting the controller renews none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentCertificateSettings {
-    /// The issuer's certificate in PEM, with those between it and a CA of `tls.ca` behind it (`cps-peering pki issue issuer`).
+    /// The issuer's certificate in PEM, followed by its intermediates up to a CA of `tls.ca` (`cps-peering pki issue
+    /// issuer`).
     pub issuer: PathBuf,
     /// Its key. It must not be readable by others.
     pub key: PathBuf,
-    /// For how many days certificates are issued, 14 to 365. Default 30. They are renewed when a third of it is left.
+    /// The lifetime of issued certificates in days, 14 to 365. Default 30. They are renewed when a third of it is left.
     #[serde(default = "default_days", deserialize_with = "days")]
     pub days: u32,
 }

@@ -11,30 +11,30 @@ use thiserror::Error;
 pub struct EtcdSettings {
     /// The client URLs of etcd's members, for instance `https://192.0.2.11:2379`.
     pub endpoints: Vec<String>,
-    /// What all keys begin with. Default `/cps-peering/`.
+    /// The prefix of all keys. Default `/cps-peering/`.
     #[serde(default = "default_prefix")]
     pub prefix: String,
-    /// The URL under which the other controllers reach this one when it leads, for instance `https://192.0.2.1:7400`.
+    /// The URL at which the other controllers reach this one when it leads, for instance `https://192.0.2.1:7400`.
     pub advertise: String,
-    /// How long etcd keeps a leader that says nothing, in whole seconds: 2 to 60. Default 3. A question about it may take about a quarter
-    /// of it: longer where etcd is slow, shorter for a faster take-over.
+    /// The lease of a leader, in whole seconds: 2 to 60. Default 3. A request about it may take about a quarter of
+    /// that: longer if etcd is slow, shorter for a faster take-over.
     #[serde(default = "default_lease_s")]
     pub lease_s: u64,
-    /// How large etcd's database may become, in MiB: its `--quota-backend-bytes`. The last tenth is kept free for deletes, rejects
-    /// and suspensions. Default 2048, as etcd's own.
+    /// The maximum size of etcd's database, in MiB: its `--quota-backend-bytes`. The last tenth is kept free for
+    /// deletes, rejects and suspensions. Default 2048, as in etcd itself.
     #[serde(default = "default_quota_mb")]
     pub quota_mb: u64,
     /// The folder for backups that are made while the controller runs. Default
     /// `/var/lib/cps-peering-controller/backups`.
     #[serde(default = "default_backups")]
     pub backups: PathBuf,
-    /// The user that etcd is to know, where its authentication is enabled.
+    /// The etcd user, if its authentication is enabled.
     #[serde(default)]
     pub user: Option<String>,
     /// A file that holds the user's password. It must not be readable by others.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
-    /// Who signs for etcd's members, where the endpoints are `https://`.
+    /// TLS towards etcd's members, if the endpoints are `https://`.
     #[serde(default)]
     pub tls: Option<EtcdTls>,
 }
@@ -43,9 +43,9 @@ pub struct EtcdSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdTls {
-    /// Those who sign for etcd's members.
+    /// The CAs of etcd's members.
     pub ca: PathBuf,
-    /// The controller's certificate for etcd, where it wants one.
+    /// The controller's certificate for etcd, if etcd requires one.
     #[serde(default)]
     pub cert: Option<PathBuf>,
     /// Its key.
@@ -53,15 +53,15 @@ pub struct EtcdTls {
     pub key: Option<PathBuf>,
 }
 
-/// A value that cannot be used.
+/// An invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("setting `etcd.{field}`: {value:?} {rule}")]
 pub struct EtcdSettingError {
     /// The setting.
     pub field: &'static str,
-    /// What it says.
+    /// Its value.
     pub value: String,
-    /// What it should be.
+    /// The rule.
     pub rule: &'static str,
 }
 
@@ -92,7 +92,7 @@ fn default_backups() -> PathBuf {
 }
 
 impl EtcdSettings {
-    /// `own`: the controller's own TLS, which the other controllers meet at `advertise`.
+    /// `own`: the controller's own TLS, which the other controllers use at `advertise`.
     pub(super) fn check(&self, own: Option<&Tls>) -> Result<(), EtcdSettingError> {
         let wrong = |field, value: &dyn ToString, rule| Err(EtcdSettingError { field, value: value.to_string(), rule });
         if self.endpoints.is_empty() {

@@ -6,7 +6,7 @@
 //! | [`agent_certificates`] | how the controller renews agents' certificates |
 //! | [`controller`] | the controller's settings, and where its store is |
 //! | [`etcd`] | a store that several controllers share |
-//! | [`operators`] | who operators are |
+//! | [`operators`] | named operators |
 //! | [`prices`] | what bandwidths cost |
 //! | [`pushes`] | how changes reach many hosts |
 //! | [`tracing`] | where spans of traces are sent |
@@ -34,18 +34,19 @@ pub use tracing::{Ratio, TracingError, TracingSettings};
 use crate::tls::{Tls, TlsFiles};
 use thiserror::Error;
 
-/// With which status a daemon ends whose settings are wrong, so that starting it again will not help: `EX_USAGE` of `sysexits.h`.
+/// The exit status of a daemon whose settings are wrong, so that restarting it will not help: `EX_USAGE` of
+/// `sysexits.h`.
 pub const EXIT_SETTINGS: u8 = 64;
 
 /// What to do about a missing setting `tls`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "setting `tls` is missing: name `ca`, `cert` and `key` (`cps-peering pki` makes them), or say tls = \"off\" where nobody \
-     else reaches this daemon"
+    "setting `tls` is missing: name `ca`, `cert` and `key` (`cps-peering pki` makes them), or set tls = \"off\" if no one else \
+     can reach this daemon"
 )]
 pub struct NoTls;
 
-/// The certificates that a setting names; none where TLS is off. That it is off has to be said.
+/// The certificates that a setting names; none if TLS is off, which has to be set explicitly.
 pub fn tls_files(tls: Option<&Tls>) -> Result<Option<&TlsFiles>, NoTls> {
     match tls {
         None => Err(NoTls),

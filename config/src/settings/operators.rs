@@ -1,18 +1,18 @@
-//! Who operators are.
+//! Named operators.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use thiserror::Error;
 
-/// What an operator may do. Each may do what those before may.
+/// What an operator may do. Each role includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OperatorRole {
-    /// Look at everything but secrets.
+    /// Read everything but secrets.
     Read,
     /// Change inventory, peerings, quotas and charge statuses, remove hosts, make backups, confirm the clock.
     Operate,
-    /// Make accounts, and make and remove their credentials.
+    /// Create accounts, and create and remove their credentials.
     Admin,
 }
 
@@ -24,7 +24,7 @@ pub struct OperatorSettings {
     pub name: String,
     /// What the operator may do.
     pub role: OperatorRole,
-    /// A file that holds the operator's bearer token, of at least 16 characters. It must not be readable by others.
+    /// A file that holds the operator's bearer token of at least 16 characters. It must not be readable by others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     /// The URI in the operator's certificate. Default `spiffe://cps-peering/operator/NAME`, as `cps-peering pki issue operator
@@ -33,16 +33,16 @@ pub struct OperatorSettings {
     pub certificate: Option<String>,
 }
 
-/// An operator whom the settings name wrongly.
+/// An invalid operator setting.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OperatorError {
-    /// The name cannot be one.
+    /// The name is invalid.
     #[error("setting `operators`: the name {0:?} is not 1 to 32 characters of a-z, 0-9, '.', '_' and '-'")]
     Name(String),
-    /// Two have one name.
+    /// A name is repeated.
     #[error("setting `operators`: {0:?} is there twice")]
     Twice(String),
-    /// The certificate is for somebody else.
+    /// The certificate is for something else.
     #[error("setting `operators`: {certificate:?} of {name:?} is the name of a daemon, or no URI")]
     Certificate {
         /// The operator.

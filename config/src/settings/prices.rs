@@ -1,17 +1,17 @@
-//! What bandwidths cost.
+//! Prices of bandwidth.
 
 use crate::id::RegionId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What peerings between two regions cost.
+/// The price of peerings between two regions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Price {
     /// The two regions, in any order; none for all pairs that have no price of their own.
     #[serde(default)]
     pub regions: Option<[RegionId; 2]>,
-    /// Prices by bandwidth: each Mbit/s costs what the tier in which it lies says.
+    /// Prices by bandwidth: each Mbit/s costs the price of the tier that it falls in.
     pub tiers: Vec<PriceTier>,
 }
 
@@ -22,17 +22,17 @@ pub struct PriceTier {
     /// The last Mbit/s of the tier; none for the last tier.
     #[serde(default)]
     pub up_to_mbit: Option<u32>,
-    /// The price of a Mbit/s for an hour, a decimal number with at most nine decimals, as a text: `"0.05"`.
+    /// The price of a Mbit/s for an hour, a decimal number with at most nine decimals, as a string: `"0.05"`.
     pub per_mbit_hour: String,
 }
 
-/// A price table that says nothing sensible.
+/// An invalid price table.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PriceError {
     /// A price is not a number.
     #[error("per_mbit_hour {0:?} is not a decimal number with at most nine decimals")]
     NotANumber(String),
-    /// The tiers do not go upwards to one without end.
+    /// The tiers are not ascending, or the last one has an end.
     #[error("tiers must go upwards by up_to_mbit, and the last one must have none")]
     Tiers,
 }
@@ -55,7 +55,7 @@ impl Price {
         let mut below = Some(0);
         let mut tiers = Vec::new();
         for tier in &self.tiers {
-            // Nothing comes behind a tier without end.
+            // Nothing may follow a tier without an end.
             let least = below.ok_or(PriceError::Tiers)?;
             if tier.up_to_mbit.is_some_and(|top| top <= least) {
                 return Err(PriceError::Tiers);

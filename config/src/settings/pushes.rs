@@ -1,4 +1,4 @@
-//! How changes reach many hosts.
+//! How changes are rolled out to many hosts.
 
 use crate::connections::OutOfRange;
 use serde::{Deserialize, Serialize};
@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PushSettings {
-    /// How many hosts get a change first that gives something to many, 0 to 100; 0: all of them at once. Default 3.
+    /// How many hosts (canaries) first get a change that adds something on many hosts, 0 to 100; 0: all of them at
+    /// once. Default 3.
     pub canary_hosts: u32,
-    /// To more than how many hosts that is. Default 20.
+    /// The number of hosts above which a change is rolled out in this way. Default 20.
     pub canary_above: u32,
     /// For how long the canaries must be healthy before the others get it, in seconds, 1 to 3600. Default 15.
     pub canary_watch_s: u64,
-    /// How long that may take before the others wait for an operator, in seconds: more than `canary_watch_s`, and at most 86 400.
-    /// Default 120.
+    /// How long that may take before the others wait for an operator, in seconds: more than `canary_watch_s`, and at
+    /// most 86 400. Default 120.
     pub canary_patience_s: u64,
 }
 

@@ -56,7 +56,7 @@ fn the_shipped_files_are_legal() {
 }
 
 #[test]
-fn that_there_is_no_tls_has_to_be_said() {
+fn tls_must_be_turned_off_explicitly() {
     assert_eq!(tls_files(None), Err(NoTls));
     assert_eq!(tls_files(Some(&Tls::Off)), Ok(None));
 }
@@ -94,7 +94,7 @@ fn the_state_is_kept_in_exactly_one_place() {
     assert!(
         matches!(legal.place(), Ok(StorePlace::Etcd(etcd)) if (etcd.lease_s, &*etcd.prefix) == (3, "/cps-peering/"))
     );
-    // A key made by one controller would be no other's.
+    // A key created by one controller would be unknown to the others.
     assert_eq!(legal.store_key(), Err(StorePlaceError::KeyFile));
     let named = ControllerSettings { store_key_file: Some("k".into()), ..legal.clone() };
     assert_eq!((named.store_key(), file.store_key()), (Ok("k".into()), Ok("s.key".into())));
@@ -125,7 +125,7 @@ fn the_state_is_kept_in_exactly_one_place() {
 }
 
 #[test]
-fn operators_are_named_so_that_they_can_be_told_from_each_other() {
+fn operators_have_distinct_names() {
     let check = |operators: &str| {
         let text = format!("listen = '[::]:1'\noperator_token_file = 't'\ntls = 'off'\noperators = [{operators}]\n");
         toml::from_str::<ControllerSettings>(&text)

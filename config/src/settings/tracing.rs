@@ -10,15 +10,15 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TracingSettings {
-    /// The base URL of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; spans are sent to `/v1/traces` below
-    /// it. Default: none, and nothing is traced.
+    /// The base URL of a collector that accepts OTLP over HTTP, such as `http://127.0.0.1:4318`; spans are sent to
+    /// `/v1/traces` below it. Default: none, and nothing is traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp_endpoint: Option<String>,
-    /// Who signs for the collector, in PEM; it speaks TLS 1.3 then. By default those whom the system trusts.
+    /// The collector's CA, in PEM; TLS 1.3 is then required. By default those that the system trusts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// Which part of the traces that begin here is recorded, 0 to 1. Has no meaning for an agent, which records what its controller
-    /// does. Default 1.
+    /// The fraction of the traces begun here that is recorded, 0 to 1. No effect on an agent, which records what its
+    /// controller does. Default 1.
     pub sample_ratio: Ratio,
     /// The attribute `service.name`. By default the name of the program.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,7 +28,7 @@ pub struct TracingSettings {
     pub host_name: Option<String>,
 }
 
-/// A part of a whole, 0 to 1, to a millionth.
+/// A fraction, 0 to 1, in millionths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ratio {
     millionths: u32,
@@ -37,7 +37,7 @@ pub struct Ratio {
 impl Ratio {
     const WHOLE: u32 = 1_000_000;
 
-    /// Whether one of many belongs to the part. `random` is any number, each as likely as the others.
+    /// Whether one of many belongs to the fraction. `random` is any number, uniformly distributed.
     pub fn takes(self, random: u32) -> bool {
         (u64::from(random) * u64::from(Self::WHOLE)) >> 32 < u64::from(self.millionths)
     }
@@ -71,20 +71,20 @@ impl<'de> Deserialize<'de> for Ratio {
     }
 }
 
-/// A setting of the table `tracing` that cannot be.
+/// An invalid setting of the table `tracing`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TracingError {
-    /// A value breaks a rule.
+    /// A value violates a rule.
     #[error("setting `tracing.{field}`: {value:?} {rule}")]
     Illegal {
         /// The setting.
         field: &'static str,
-        /// What it says, or its beginning.
+        /// Its value, possibly truncated.
         value: String,
-        /// What it should be.
+        /// The rule.
         rule: &'static str,
     },
-    /// The URL holds a user or a password, which is not repeated.
+    /// The URL contains a user or a password, which is not repeated.
     #[error(
         "setting `tracing.otlp_endpoint` holds a user or a password: give credentials to a collector on this machine, and name that"
     )]
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_takes_its_part() {
+    fn a_ratio_selects_its_fraction() {
         let ratio = |text: &str| read(&format!("sample_ratio = {text}")).map(|settings| settings.sample_ratio);
         for wrong in ["-0.1", "1.1", "nan", "inf"] {
             assert!(ratio(wrong).unwrap_err().contains("must be 0 to 1"), "{wrong}");

@@ -1,10 +1,10 @@
-//! What the command lines of both programs show: results on standard output, tables for people.
+//! Output of the command lines of both programs: results on standard output, tables for people.
 
 use cps_peering_config::text::printable_lines;
 use std::io::{self, Write};
 
-/// Writes a result to standard output, as a line, without what would steer a terminal. Ends the program quietly when nobody reads any more, as in
-/// `cps-peering inventory | head`, and with a message when it cannot be written.
+/// Writes a result to standard output, as a line, without terminal control characters. Ends the program quietly when
+/// the reader is gone, as in `cps-peering inventory | head`, and with a message when it cannot be written.
 pub fn show(text: &str) {
     let mut output = io::stdout().lock();
     let Err(error) = writeln!(output, "{}", printable_lines(text)).and_then(|()| output.flush()) else { return };
@@ -14,13 +14,13 @@ pub fn show(text: &str) {
     std::process::exit(1);
 }
 
-/// Writes what went wrong to standard error, as a line, without what would steer a terminal.
+/// Writes an error to standard error, as a line, without terminal control characters.
 pub fn complain(text: &str) {
-    // When that fails, too, there is nobody left to tell.
+    // If that fails, too, it cannot be reported.
     let _ = writeln!(io::stderr(), "{}", printable_lines(text));
 }
 
-/// Rows of cells under a heading, each column as wide as its widest cell.
+/// Rows of cells below a heading, each column as wide as its widest cell.
 pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {

@@ -1,8 +1,8 @@
-//! The agent, killed after so many operations: what the crash matrix in the lab runs.
+//! The agent, killed after a number of operations: what the crash matrix in the lab runs.
 //!
-//! It is a program of its own rather than a setting of the agent, so that there is nothing in the agent as it is shipped that
-//! makes it die, and that the agent under test is otherwise the same code. Operations reach the kernel one at a time: the
-//! kernel would have had those of one batch in the same order.
+//! It is a program of its own rather than a setting of the agent, so that the shipped agent contains nothing that makes
+//! it die, and the agent under test is otherwise the same code. Operations reach the kernel one at a time: the kernel
+//! would have had those of one batch in the same order.
 
 use anyhow::Result;
 use clap::Parser;
@@ -17,7 +17,7 @@ use cps_peering_config::net::{InterfaceName, Vni};
 use nix::sys::signal::{Signal, raise};
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-/// Runs the agent until it has changed the kernel so often, and kills it then.
+/// Runs the agent until it has carried out this many operations, and kills it then.
 #[derive(Parser)]
 struct Arguments {
     /// The agent's settings file.
@@ -70,8 +70,8 @@ impl Kernel for Dying {
             self.dies_if_it_is_time();
             let answer = self.kernel.apply(std::slice::from_ref(operation))?;
             refused.extend(answer.into_iter().map(|(_, refusal)| (place, refusal)));
-            // The filter of the underlay is each agent's own, which it makes and puts in the place of the former one's: one that
-            // died of that would never get on.
+            // Each agent creates the underlay filter anew, and replaces the former one's: an agent that died during
+            // that would never make progress.
             let of_its_own = matches!(
                 operation,
                 Operation::SetSenders(..)

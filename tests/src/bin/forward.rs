@@ -1,5 +1,5 @@
-//! Brings connections from a port of one kernel to a port of another over one stream of bytes: a serial line of a user-mode
-//! kernel, or a pair of pipes. `tests/demo --keep` shows the console to the machine's browser by it.
+//! Forwards connections from a port of one kernel to a port of another over one stream of bytes: a serial line of a
+//! user-mode kernel, or a pair of pipes. `tests/demo --keep` uses it to show the console in the machine's browser.
 //!
 //! ```text
 //! forward listen 127.0.0.1:0 IN OUT        on the machine: says where it listens, and takes connections
@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A frame is the connection's number and the length of what follows, each 32 bits, big-endian; an empty one ends the
-//! connection. Each is acknowledged before the next is sent: the buffers of a user-mode kernel's lines are small, and a line
-//! whose buffers were full may stand still. The side that connects says [`READY`] first: whatever a line said before is skipped.
+//! connection. Each is acknowledged before the next is sent: the buffers of a user-mode kernel's lines are small, and a
+//! line whose buffers were full may stall. The side that connects sends [`READY`] first: whatever the line carried
+//! before is skipped.
 
 use anyhow::{Context, Result, bail};
 use std::{
@@ -25,7 +26,7 @@ const READY: &[u8] = b"\0cps-peering forward\0";
 /// The longest content of a frame, in bytes: lines have small buffers.
 const LONGEST: usize = 2048;
 
-/// The number in a frame that acknowledges one.
+/// The number of a frame that acknowledges another.
 const TAKEN: u32 = u32::MAX;
 
 type Connections = Mutex<HashMap<u32, TcpStream>>;
@@ -33,14 +34,15 @@ type Connections = Mutex<HashMap<u32, TcpStream>>;
 /// One end of the stream.
 struct Line {
     out: Mutex<File>,
-    /// Whether a frame is on its way.
+    /// Whether a frame is in flight.
     under_way: Mutex<bool>,
     taken: Condvar,
     connections: Connections,
 }
 
 impl Line {
-    /// Sends a frame when the one before has been taken. Not for the thread that takes frames: it would wait for itself.
+    /// Sends a frame once the previous one was acknowledged. Not for the thread that receives frames: it would wait for
+    /// itself.
     fn send(&self, number: u32, content: &[u8]) -> Result<()> {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         let mut under_way =
@@ -50,7 +52,7 @@ impl Line {
         Ok(())
     }
 
-    /// The frame that was under way has been taken.
+    /// The frame in flight was acknowledged.
     fn was_taken(&self) {
         *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = false;
         self.taken.notify_one();
@@ -69,7 +71,7 @@ impl Line {
         connections.get(&number).and_then(|stream| stream.try_clone().ok())
     }
 
-    /// Passes on what comes from a connection until it ends.
+    /// Forwards what comes from a connection until it ends.
     fn carry(self: &Arc<Self>, number: u32, mut stream: TcpStream) -> Result<()> {
         let kept = stream.try_clone()?;
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).insert(number, kept);
@@ -88,7 +90,7 @@ impl Line {
         Ok(())
     }
 
-    /// Ends a connection. Whether it was there.
+    /// Ends a connection. Returns whether it existed.
     fn end(&self, number: u32) -> bool {
         let gone = self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         // One that the other end has closed already is gone, too.
@@ -102,7 +104,7 @@ fn number(from: &mut impl Read) -> Result<u32> {
     Ok(u32::from_be_bytes(bytes))
 }
 
-/// Takes frames and passes them on. A connection that is new is made by `make`, where there is one.
+/// Receives frames and passes their content on. A new connection is opened by `make`, if that can.
 fn distribute(line: &Arc<Line>, mut from: File, make: impl Fn() -> Option<TcpStream>) -> Result<()> {
     loop {
         let (id, length) = (number(&mut from)?, usize::try_from(number(&mut from)?)?);
@@ -154,7 +156,7 @@ fn main() -> Result<()> {
         return distribute(&line, from, || TcpStream::connect(address).ok());
     }
     let listener = TcpListener::bind(address).with_context(|| address.clone())?;
-    // Whoever is early waits in the kernel's queue.
+    // Early connections wait in the kernel's queue.
     writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;
     let mut seen = Vec::new();
     while !seen.ends_with(READY) {

@@ -1,5 +1,5 @@
-//! The agent, which changes nothing in its kernel while a file is there, and answers all the same: so that what somebody does by hand
-//! can be looked at before it is healed.
+//! The agent, which changes nothing in its kernel while a file exists, but responds: so that a manual change can be
+//! examined before it is repaired.
 
 use anyhow::Result;
 use clap::Parser;
@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 #[derive(Parser)]
 struct Arguments {
-    /// While this file is there, every change is refused.
+    /// While this file exists, every change is refused.
     #[arg(long)]
     hold: PathBuf,
     /// The agent's settings.

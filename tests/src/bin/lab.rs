@@ -8,8 +8,8 @@ use cps_peering_config::inventory::Inventory;
 use cps_peering_tests::{Lab, lab::shell::Shell};
 use std::{fs, path::PathBuf, process::ExitCode};
 
-/// Brings up an inventory: hosts, agents, controller and a server on every port. With no command it gives a shell, where
-/// `on NAMESPACE COMMAND` runs a command in a namespace and `cps-peering` is the CLI.
+/// Brings up an inventory: hosts, agents, controller and a server on every port. Without a command it starts a shell,
+/// where `on NAMESPACE COMMAND` runs a command in a namespace and `cps-peering` is the CLI.
 #[derive(Parser)]
 struct Arguments {
     /// The inventory.
@@ -17,7 +17,7 @@ struct Arguments {
     /// The MTU between hosts.
     #[arg(long, default_value_t = 1500)]
     mtu: u32,
-    /// What to run; its exit status becomes this one's.
+    /// The command to run; its exit status becomes this one's.
     #[arg(last = true)]
     command: Vec<String>,
 }

@@ -21,13 +21,13 @@ use std::{
     time::Duration,
 };
 
-/// The TCP port of the controller; where there are two, that of the other is the next.
+/// The TCP port of the controller; a second one has the next port.
 const PORT: u16 = 7400;
 
-/// Where the member of etcd listens, on the loopback of the controllers' namespace.
+/// Where the etcd member listens, on the loopback of the controllers' namespace.
 const ETCD: &str = "http://127.0.0.1:2379";
 
-/// How long the leader may be silent, in seconds. On a busy machine etcd, which has the same processor, answers late.
+/// The leader's lease, in seconds. On a busy machine etcd, which shares its CPU, responds late.
 const LEASE_S: u32 = 10;
 
 /// The operators' token in the lab.
@@ -43,7 +43,7 @@ pub enum Store {
 }
 
 impl Store {
-    /// Where it is unless a test says something else: in etcd where `CPS_PEERING_LAB_STORE` says so.
+    /// The default: in etcd if `CPS_PEERING_LAB_STORE` says so.
     pub fn usual() -> Store {
         if env::var_os("CPS_PEERING_LAB_STORE").is_some_and(|it| it == "etcd") { Store::Etcd } else { Store::Embedded }
     }
@@ -54,7 +54,7 @@ impl Store {
 pub struct Controller {
     etcd: Option<Daemon>,
     daemons: Vec<Daemon>,
-    /// The one that is asked: of two the second, which follows more often than not, as long as it runs.
+    /// The one that is called: of two the second, which usually follows, as long as it runs.
     asked: usize,
     netns: Netns,
     lab_name: String,
@@ -67,7 +67,7 @@ pub struct Controller {
 
 /// The controller's address, in the family of a host's.
 pub(super) fn address(host: Option<IpAddr>) -> IpAddr {
-    // Addresses that no inventory should use: RFC 6598 and its likeness.
+    // Addresses that no inventory should use: RFC 6598 and its IPv6 counterpart.
     match host {
         Some(IpAddr::V6(_)) => Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0, 1).into(),
         _ => Ipv4Addr::new(100, 64, 0, 1).into(),
@@ -75,7 +75,7 @@ pub(super) fn address(host: Option<IpAddr>) -> IpAddr {
 }
 
 impl Controller {
-    /// Attaches it to the underlay. It does not run yet.
+    /// Attaches it to the underlay, without running it.
     pub(super) fn create(
         lab_name: &str,
         address: IpAddr,
@@ -103,7 +103,7 @@ impl Controller {
             tls: pki.as_client()?,
             dir,
         };
-        // What is not said is as shipped.
+        // Other settings are as shipped.
         let settings = format!(
             "operator_token_file = '{}'\nstore_key_file = '{}'\ndelete_wait_ms = {}\npoll_s = 1\ntls = {{ ca = '{}', cert = '{}', key = \
              '{}' }}\n",
@@ -158,7 +158,7 @@ impl Controller {
         &self.netns
     }
 
-    /// The certificates of those who sign the controller's.
+    /// The CA certificates of the controller's certificate.
     pub fn ca(&self) -> &Path {
         &self.ca
     }
@@ -167,7 +167,7 @@ impl Controller {
         &self.lab_name
     }
 
-    /// Starts what does not run.
+    /// Starts what is not running.
     pub(super) fn run(&mut self) -> Result<()> {
         let stopped = self.etcd.iter_mut().chain(&mut self.daemons).filter(|daemon| daemon.pid().is_none());
         stopped.into_iter().try_for_each(Daemon::start)?;
@@ -179,7 +179,7 @@ impl Controller {
         self.daemons.iter_mut().try_for_each(Daemon::kill)
     }
 
-    /// Kills the one of two that leads; the other is asked then.
+    /// Kills the leader of two; the other is called from then on.
     pub(super) fn kill_leader(&mut self) -> Result<()> {
         let says = |number: &usize| self.endpoint_of(*number).text("/healthz").is_ok_and(|it| it == "ok leader\n");
         let leader = (0..self.daemons.len()).find(says).context("no controller leads")?;
@@ -201,8 +201,8 @@ impl Controller {
         Ok(())
     }
 
-    /// Ends one of them, and starts it again as the program of another release, or of this workspace. It may not be ready yet.
-    /// Where there are others, one of them is asked from now on.
+    /// Ends one of them, and restarts it as the program of another release, or of this workspace. It may not be ready
+    /// yet. If there are others, one of them is called from now on.
     pub(super) fn change_release(&mut self, number: usize, release: Option<&Release>, within: Duration) -> Result<()> {
         let daemon = &mut self.daemons[number];
         if daemon.pid().is_some() {
@@ -214,14 +214,14 @@ impl Controller {
         Ok(())
     }
 
-    /// Ends what runs; how the last of them ended.
+    /// Ends what runs; returns how the last of them ended.
     pub(super) fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
         let ended = self.daemons.iter_mut().map(|daemon| daemon.terminate(within)).collect::<Result<Vec<_>>>()?;
         let worst = ended.iter().find(|status| !status.success()).or(ended.last());
         worst.copied().context("there is no controller")
     }
 
-    /// Whether it runs and answers; the error says what it printed if it has ended.
+    /// Whether it runs and responds; the error contains its output if it has ended.
     pub(super) fn answers(&mut self) -> Result<()> {
         self.etcd.iter_mut().chain(&mut self.daemons).try_for_each(Daemon::check)?;
         self.cli(&["peering", "list"])?.ok().map(drop)
@@ -232,7 +232,7 @@ impl Controller {
         self.daemons.iter().map(Daemon::log_tail).collect::<Vec<_>>().join("\n--- the other\n")
     }
 
-    /// What stands before each of the CLI's commands: program, address and token.
+    /// The beginning of each CLI command: program, address and token.
     pub fn cli_line(&self) -> Result<Vec<String>> {
         Ok(vec![
             binary("cps-peering")?.to_string_lossy().into_owned(),
@@ -251,7 +251,7 @@ impl Controller {
         self.netns.run(Command::new(&line[0]).args(&line[1..]).args(arguments))
     }
 
-    /// Applies an inventory; with `prune` everything else goes.
+    /// Applies an inventory; with `prune` everything else is removed.
     pub fn apply(&self, inventory: &Inventory, prune: bool) -> Result<String> {
         let file = self.dir.join("inventory.toml");
         fs::write(&file, toml::to_string(inventory)?)?;
@@ -262,7 +262,7 @@ impl Controller {
     pub fn apply_file(&self, file: &Path, prune: bool) -> Result<Ended> {
         let mut arguments = vec!["apply", "-f", file.to_str().context("a path that is not UTF-8")?];
         arguments.extend(prune.then_some("--prune"));
-        // What is lost is agreed to.
+        // Confirms whatever is lost.
         let plan = self.cli(&[arguments.as_slice(), &["--dry-run", "-o", "json"]].concat())?;
         let plan: Value = serde_json::from_str(&plan.stdout).unwrap_or_default();
         let lost = plan["confirm"].as_u64().map(|lost| lost.to_string());
@@ -277,7 +277,7 @@ impl Controller {
         peering_id(&output).with_context(|| format!("no peering id in {output:?}"))
     }
 
-    /// Deletes a peering; what the CLI printed.
+    /// Deletes a peering; returns the CLI's output.
     pub fn unpeer(&self, id: &PeeringId) -> Result<String> {
         self.cli(&["peering", "delete", id.as_str()])?.ok()
     }
@@ -304,7 +304,8 @@ impl Controller {
         Ok(Endpoint { token: Some(token.to_owned()), ..self.endpoint() })
     }
 
-    /// An error that says what is missing, unless every host has what the controller wants, and none is about to go.
+    /// An error that names what is missing, unless every host has what the controller requires, and none is about to be
+    /// removed.
     pub(super) fn all_in_sync(&self) -> Result<()> {
         let answer: Value = self.endpoint().call("GET", "/admin/v1/hosts", None)?;
         let hosts = answer["result"]["hosts"].as_array().with_context(|| format!("no hosts in {answer}"))?;
@@ -315,7 +316,7 @@ impl Controller {
     }
 }
 
-/// A file that nobody else may read.
+/// A file that is readable by its owner only.
 fn secret(path: &Path, text: &str) -> Result<PathBuf> {
     let file = fs::File::options().create_new(true).write(true).mode(0o600).open(path)?;
     io::Write::write_all(&mut &file, format!("{text}\n").as_bytes())?;

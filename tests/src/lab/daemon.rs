@@ -1,4 +1,4 @@
-//! A daemon of ours that the lab runs in a namespace.
+//! A daemon that the lab runs in a namespace.
 
 use crate::{netns::Netns, wait};
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-/// A daemon that can be killed and started again.
+/// A daemon that can be killed and restarted.
 #[derive(Debug)]
 pub struct Daemon {
     netns: Netns,
@@ -22,25 +22,25 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon of this workspace that does not run yet. What it prints goes to `log`.
+    /// A daemon of this workspace, not running yet. Its output goes to `log`.
     pub fn new(netns: &Netns, program: &str, arguments: &[&str], log: PathBuf) -> Result<Daemon> {
         Ok(Daemon::other(netns, &folder()?.join(program), arguments, log))
     }
 
-    /// The same with a program of the system's.
+    /// The same for a program of the system.
     pub fn other(netns: &Netns, program: &Path, arguments: &[&str], log: PathBuf) -> Daemon {
         let arguments = arguments.iter().map(|&it| it.to_owned()).collect();
         Daemon { netns: netns.clone(), program: program.to_owned(), arguments, log, child: None }
     }
 
-    /// The program of the same name in another folder is started from now on; in this workspace's where none is named.
+    /// From now on the program of the same name in another folder is started; none stands for this workspace's.
     pub fn use_programs_of(&mut self, other: Option<&Path>) -> Result<()> {
         let folder = other.map_or_else(folder, |other| Ok(other.to_owned()))?;
         self.program = folder.join(self.program.file_name().context("a program without a name")?);
         Ok(())
     }
 
-    /// What its settings are called: `agent` or `controller`.
+    /// The name of its settings: `agent` or `controller`.
     pub(super) fn kind(&self) -> String {
         let name = self.program.file_name().unwrap_or_default().to_string_lossy();
         name.trim_start_matches("cps-peering-").to_owned()
@@ -67,7 +67,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Sends SIGTERM and waits for its end, for no longer than `within`. It is no longer running then, or it is killed.
+    /// Sends SIGTERM and waits for its end, at most for `within`. If it has not ended by then it is killed.
     pub fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
         let Some(mut child) = self.child.take() else { bail!("{} does not run", self.log.display()) };
         let sent = crate::command::run(Command::new("kill").args(["-TERM", &child.id().to_string()]))?.ok();
@@ -119,17 +119,17 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Where the programs are that this process uses instead of this workspace's.
+/// The folder of the programs that this process uses instead of this workspace's.
 static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
 
 /// Makes labs use the programs in a folder. Only the first call counts.
 pub fn use_programs(folder: &Path) {
-    // Whoever was first has said where they are.
+    // An earlier call has set it.
     let _ = PROGRAMS.set(folder.to_owned());
 }
 
-/// Where this workspace's programs are: where [`use_programs`] said, in the folder `CPS_PEERING_BIN`, or beside the running
-/// one.
+/// The folder of this workspace's programs: set by [`use_programs`] or `CPS_PEERING_BIN`, or that of the running
+/// program.
 fn folder() -> Result<PathBuf> {
     if let Some(folder) = PROGRAMS.get() {
         return Ok(folder.clone());

@@ -61,7 +61,7 @@ pub struct Host {
     agent: Daemon,
     listen: SocketAddr,
     underlay: IpAddr,
-    /// For asking its agent as the controller does.
+    /// For calling its agent as the controller does.
     tls: Arc<ClientConfig>,
 }
 
@@ -71,12 +71,12 @@ impl Host {
         &self.netns
     }
 
-    /// What its kernel has, read by `ip`, `bridge` and `tc`.
+    /// The objects in its kernel, read by `ip`, `bridge` and `tc`.
     pub fn snapshot(&self) -> Result<Snapshot> {
         Snapshot::take(&self.netns)
     }
 
-    /// What its agent says.
+    /// Its agent's report.
     pub fn report(&self) -> Result<HostReport> {
         self.endpoint().call("GET", agent_api::STATUS_PATH, None)
     }
@@ -97,7 +97,7 @@ impl Host {
     }
 }
 
-/// A running lab. When dropped it ends its processes and deletes its namespaces.
+/// A running lab. Dropping it ends its processes and deletes its namespaces.
 #[derive(Debug)]
 pub struct Lab {
     // Dropped in this order: processes before the namespaces they are in.
@@ -125,7 +125,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// What the names of its namespaces begin with; unique by default.
+    /// The prefix of its namespaces' names; unique by default.
     #[must_use]
     pub fn name(mut self, name: &str) -> Builder {
         name.clone_into(&mut self.name);
@@ -146,7 +146,7 @@ impl Builder {
         self
     }
 
-    /// How long a delete waits for hosts before it is answered with `draining`.
+    /// How long a delete waits for hosts before the response is `draining`.
     #[must_use]
     pub fn delete_wait(mut self, wait: Duration) -> Builder {
         self.delete_wait = wait;
@@ -167,14 +167,14 @@ impl Builder {
         self
     }
 
-    /// How often agents probe ways to other hosts; never by default.
+    /// How often agents probe paths to other hosts; never by default.
     #[must_use]
     pub fn probe_interval(mut self, every: Duration) -> Builder {
         self.probe_interval = every;
         self
     }
 
-    /// Room for events that the agents have not taken yet, in bytes.
+    /// The buffer for events that the agents have not read yet, in bytes.
     #[must_use]
     pub fn event_buffer(mut self, bytes: usize) -> Builder {
         self.event_buffer = bytes;
@@ -195,7 +195,7 @@ impl Builder {
     /// Builds it and starts all daemons as another release. Nothing is applied yet.
     pub fn start_as(self, release: &Release) -> Result<Lab> {
         let mut lab = self.build()?;
-        // What shares a store is there before the first of them.
+        // What shares a store exists before the first of them.
         lab.controller.use_release(release)?;
         lab.controller.run()?;
         let hosts: Vec<String> = lab.hosts.keys().map(ToString::to_string).collect();
@@ -224,7 +224,7 @@ impl Builder {
             let key = (port.host.to_string(), port.interface.to_string());
             let addresses = self.addresses.get(&key).cloned().unwrap_or_else(|| first_addresses(port));
             let name = format!("{}-{}-{}", self.name, port.host, port.interface);
-            // The host's own MTU is the servers' too; what is lost to encapsulation they learn from the gateway.
+            // The host's own MTU is the servers' too; they learn the encapsulation overhead from the gateway.
             let server = Server::attach(&name, &host.netns, port, addresses, 1500)?;
             servers.insert((port.host.clone(), port.interface), server);
         }
@@ -236,8 +236,8 @@ impl Builder {
 
     fn host(&self, host: &inventory::Host, underlay: &mut Underlay, dir: &Path, pki: &Pki) -> Result<Host> {
         let netns = Netns::create(&format!("{}-{}", self.name, host.id))?;
-        // Linux counts an "unreachable" twice against the receiver's second (`ip_error`, then `icmp_send`): who asks once a second
-        // hears little more after the first few.
+        // Linux counts an "unreachable" twice against the receiver's rate limit per second (`ip_error`, then
+        // `icmp_send`): a client that pings once per second receives few of them after the first ones.
         netns.within(|| Ok(fs::write("/proc/sys/net/ipv4/icmp_ratemask", "0")?))?;
         let listen: SocketAddr = host
             .agent
@@ -288,7 +288,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// How to build one otherwise.
+    /// Builds a lab with other options.
     pub fn builder(inventory: impl Into<Inventory>) -> Builder {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -305,7 +305,7 @@ impl Lab {
         }
     }
 
-    /// What the names of its namespaces begin with.
+    /// The prefix of its namespaces' names.
     pub fn name(&self) -> &str {
         self.controller.lab_name()
     }
@@ -361,7 +361,7 @@ impl Lab {
         self.controller.apply(&self.inventory, false)
     }
 
-    /// Applies an empty inventory: everything goes.
+    /// Applies an empty inventory: everything is removed.
     pub fn prune(&self) -> Result<String> {
         self.controller.apply(&Inventory::default(), true)
     }
@@ -371,12 +371,12 @@ impl Lab {
         self.controller.peer(vpc, peer_vpc)
     }
 
-    /// Deletes a peering; what the CLI printed.
+    /// Deletes a peering; returns the CLI's output.
     pub fn unpeer(&self, id: &PeeringId) -> Result<String> {
         self.controller.unpeer(id)
     }
 
-    /// Waits until every host has in its kernel what the controller wants.
+    /// Waits until every host has in its kernel what the controller requires.
     pub fn wait_in_sync(&self) -> Result<()> {
         wait::until("all hosts in sync", PATIENCE, || {
             self.controller.all_in_sync()?;
@@ -394,13 +394,13 @@ impl Lab {
         Ok(serde_json::to_value(config.into_inner())?)
     }
 
-    /// Puts a configuration into a host's ledger, whose agent must not run.
+    /// Puts a configuration into a host's ledger, whose agent must not be running.
     pub fn set_ledger(&self, host: &str, config: &Value) -> Result<()> {
         let legal = serde_json::from_value::<HostConfig>(config.clone())?.try_into()?;
         Ok(self.ledger_of(host).store(&Record::Config(config.to_string()), &legal)?)
     }
 
-    /// Waits until one host has in its kernel what its own ledger wants.
+    /// Waits until one host has in its kernel what its own ledger requires.
     pub fn wait_for_agent(&self, host: &str) -> Result<HostReport> {
         wait::until(&format!("agent of {host} in sync"), PATIENCE, || {
             let report = self.host(host).report()?;
@@ -408,7 +408,7 @@ impl Lab {
         })
     }
 
-    /// Kills a host's agent, without a chance to say goodbye.
+    /// Kills a host's agent with SIGKILL.
     pub fn kill_agent(&mut self, host: &str) -> Result<()> {
         self.host_mut(host).agent.kill()
     }
@@ -418,13 +418,15 @@ impl Lab {
         self.host_mut(host).agent.start()
     }
 
-    /// Ends one of the controllers and starts it again as another release, see [`Controller::count`]. Waits until one answers.
+    /// Ends one of the controllers and restarts it as another release, see [`Controller::count`]. Waits until one
+    /// responds.
     pub fn change_controller(&mut self, number: usize, release: Option<&Release>) -> Result<()> {
         self.controller.change_release(number, release, PATIENCE)?;
         wait::until("a controller answers", PATIENCE, || self.controller.answers().map(Some))
     }
 
-    /// Ends a host's agent and starts it again as another release. Waits until what it has in its ledger is in the kernel.
+    /// Ends a host's agent and restarts it as another release. Waits until the configuration in its ledger is in the
+    /// kernel.
     pub fn change_agent(&mut self, host: &str, release: Option<&Release>) -> Result<()> {
         let settings = self.dir.path().join("hosts").join(host).join("agent.toml");
         let agent = &mut self.host_mut(host).agent;
@@ -441,23 +443,23 @@ impl Lab {
         self.hosts.get_mut(id).unwrap_or_else(|| panic!("the inventory has no host {id}"))
     }
 
-    /// Kills the controller, or all of them, without a chance to say goodbye.
+    /// Kills the controller, or all of them, with SIGKILL.
     pub fn kill_controller(&mut self) -> Result<()> {
         self.controller.kill()
     }
 
-    /// Kills the controller that leads, and waits until the other one answers for it.
+    /// Kills the leader, and waits until the other controller responds.
     pub fn kill_leader(&mut self) -> Result<()> {
         self.controller.kill_leader()?;
         wait::until("the other controller answers", PATIENCE, || self.controller.answers().map(Some))
     }
 
-    /// Tells a host's agent to end; how it ended, or an error when it took longer than `within`.
+    /// Ends a host's agent with SIGTERM; returns how it ended, or an error if it took longer than `within`.
     pub fn terminate_agent(&mut self, host: &str, within: Duration) -> Result<ExitStatus> {
         self.host_mut(host).agent.terminate(within)
     }
 
-    /// Tells the controller to end; how it ended, or an error when it took longer than `within`.
+    /// Ends the controller with SIGTERM; returns how it ended, or an error if it took longer than `within`.
     pub fn terminate_controller(&mut self, within: Duration) -> Result<ExitStatus> {
         self.controller.terminate(within)
     }
@@ -468,13 +470,13 @@ impl Lab {
         wait::until("controller answers", PATIENCE, || self.controller.answers().map(Some))
     }
 
-    /// Lets nothing through between the controller and a host. Between the hosts everything stays.
+    /// Blocks all traffic between the controller and a host. Between the hosts everything still passes.
     pub fn cut(&self, host: &str) -> Result<()> {
         let prefix = underlay::host_prefix(&self.host(host).listen.ip());
         self.controller.netns().ip(&format!("route add blackhole {prefix}")).map(drop)
     }
 
-    /// Mends what [`Lab::cut`] cut.
+    /// Undoes [`Lab::cut`].
     pub fn mend(&self, host: &str) -> Result<()> {
         let prefix = underlay::host_prefix(&self.host(host).listen.ip());
         self.controller.netns().ip(&format!("route delete blackhole {prefix}")).map(drop)
@@ -493,7 +495,7 @@ impl Lab {
         drop(self);
     }
 
-    /// Waits until each daemon that runs answers.
+    /// Waits until each running daemon responds.
     pub fn wait_for_daemons(&mut self) -> Result<()> {
         wait::until("controller answers", PATIENCE, || self.controller.answers().map(Some))?;
         for (id, host) in &mut self.hosts {
@@ -508,7 +510,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // nextest shows what a test has printed only if it failed.
+        // nextest shows the output of a test only if it failed.
         if thread::panicking() || env::var_os("NEXTEST").is_some() {
             self.print_logs();
         }

@@ -42,7 +42,7 @@ impl Pki {
         command::run(command.args(["pki", "--dir"]).arg(&self.dir).args(arguments))?.ok()
     }
 
-    /// The certificate of those who sign.
+    /// The CA certificate.
     pub fn ca(&self) -> PathBuf {
         self.dir.join("ca.pem")
     }
@@ -62,12 +62,12 @@ impl Pki {
         Tls::On(self.files(&format!("host-{host}")))
     }
 
-    /// For asking a host's agent as the controller does.
+    /// For calling a host's agent as the controller does.
     pub fn as_controller(&self, host: &HostId) -> Result<Arc<ClientConfig>> {
         Ok(Arc::new(Identity::open(&self.files("controller"))?.client_of(&names::host(host))))
     }
 
-    /// For asking the controller as clients without a certificate do.
+    /// For calling the controller as clients without a certificate do.
     pub fn as_client(&self) -> Result<Arc<ClientConfig>> {
         Ok(Arc::new(tls::client(&self.ca(), None)?))
     }

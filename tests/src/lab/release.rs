@@ -7,14 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The programs of a release, with the settings that it was shipped with beside them.
+/// The programs of a release, with the settings that it was shipped with.
 #[derive(Debug)]
 pub struct Release {
     folder: PathBuf,
 }
 
 impl Release {
-    /// The release before this one. `tests/previous` builds it; the variable `CPS_PEERING_PREVIOUS` says where.
+    /// The previous release. `tests/previous` builds it; the variable `CPS_PEERING_PREVIOUS` holds its folder.
     pub fn previous() -> Result<Release> {
         let built =
             "CPS_PEERING_PREVIOUS is not set: CPS_PEERING_PREVIOUS=$(tests/previous) runs this with the release before";
@@ -23,11 +23,11 @@ impl Release {
         Ok(Release { folder })
     }
 
-    /// Makes a daemon one of this release, or of this workspace. Its settings are those of whoever goes back: without
-    /// what the release does not know.
+    /// Makes a daemon one of this release, or of this workspace. Its settings are as after a downgrade: without those
+    /// that the release does not know.
     pub(super) fn use_for(release: Option<&Release>, daemon: &mut Daemon, settings: &Path) -> Result<()> {
         daemon.use_programs_of(release.map(|release| &*release.folder))?;
-        // As they were written at first.
+        // As they were written first.
         let whole = settings.with_extension("whole");
         if !whole.exists() {
             fs::copy(settings, &whole)?;
@@ -44,7 +44,7 @@ impl Release {
     }
 }
 
-/// Settings without those that are not in the file as shipped, where each stands, if only in a comment.
+/// Settings without those that are missing in the shipped file, which contains each, if only in a comment.
 fn known(settings: &str, shipped: &str) -> Result<String> {
     let mut table: toml::Table = toml::from_str(settings)?;
     let names = |line: &str, key: &str| {

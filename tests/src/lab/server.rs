@@ -27,43 +27,43 @@ pub struct Server {
     pub addresses: Vec<IpNet>,
 }
 
-/// What `ping` said.
+/// The result of `ping`.
 #[derive(Debug)]
 pub struct Ping {
-    /// The command as one would type it.
+    /// The command as typed in a shell.
     pub line: String,
-    /// All that it printed.
+    /// All its output.
     pub output: String,
-    /// Whether an answer came.
+    /// Whether a reply came.
     pub answered: bool,
 }
 
 impl Ping {
-    /// Whether somebody answered that there is no way.
+    /// Whether a router replied that there is no route.
     pub fn unreachable(&self) -> bool {
         !self.answered && self.output.to_lowercase().contains("unreachable")
     }
 }
 
-/// What reached a server, as its kernel counts it.
+/// What reached a server, as counted by its kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heard {
     /// Echo requests of both families.
     pub echo_requests: u64,
-    /// UDP datagrams of both families, also those that nobody listened for.
+    /// UDP datagrams of both families, also those without a listener.
     pub datagrams: u64,
 }
 
 impl Server {
-    /// Attaches a server to a port. The host's end of the link is named as the port says, and down: the agent's to set up.
+    /// Attaches a server to a port. The host's end of the link has the port's name, and is down: the agent sets it up.
     pub fn attach(name: &str, host: &Netns, port: &Port, addresses: Vec<IpNet>, mtu: u32) -> Result<Server> {
         let netns = Netns::create(name)?;
-        // Addresses are usable at once, without duplicate address detection.
+        // Addresses are usable immediately, without duplicate address detection.
         netns.sysctl(&["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"])?;
         let interface = port.interface;
         host.ip_batch(&[
             format!("link add {interface} mtu {mtu} type veth peer name {NIC} mtu {mtu} netns {name}"),
-            // A device that was up once has another qdisc, also when it is down, than one that never was.
+            // A device that was up once, even if it is down now, has another qdisc than one that never was.
             format!("link set {interface} up"),
             format!("link set {interface} down"),
         ])?;
@@ -102,7 +102,7 @@ impl Server {
         addresses.find(family).with_context(|| format!("{} has no address of that family", self.netns.name()))
     }
 
-    /// Pings once and waits a second at most.
+    /// Pings once and waits at most a second.
     pub fn ping(&self, to: impl ToAddress) -> Result<Ping> {
         self.ping_with(to, &[])
     }
@@ -116,7 +116,7 @@ impl Server {
         Ok(Ping { line, output: stdout + &stderr, answered: status.success() })
     }
 
-    /// Whether that address answers.
+    /// Whether that address replies.
     pub fn reaches(&self, to: impl ToAddress) -> Result<bool> {
         Ok(self.ping(to)?.answered)
     }
@@ -173,13 +173,13 @@ fn default_gateways(port: &Port) -> impl Iterator<Item = IpAddr> {
     gateways().find(IpAddr::is_ipv4).into_iter().chain(gateways().find(IpAddr::is_ipv6))
 }
 
-/// In each prefix behind the port the first usable address that is not a gateway.
+/// The first usable address of each prefix behind the port that is not a gateway.
 pub fn first_addresses(port: &Port) -> Vec<IpNet> {
     let free = |address: &IpAddr| !port.gateways.iter().any(|gateway| gateway.addr() == *address);
     let first = |prefix: IpNet| -> Option<IpNet> {
         let address = match prefix {
             IpNet::V4(net) => net.hosts().map(IpAddr::from).find(free),
-            // The first address of an IPv6 subnet is the routers' anycast address (RFC 4291 section 2.6.1).
+            // The first address of an IPv6 subnet is its subnet-router anycast address (RFC 4291 section 2.6.1).
             IpNet::V6(net) => net.hosts().skip(usize::from(net.prefix_len() < 127)).map(IpAddr::from).find(free),
         };
         IpNet::new(address?, prefix.prefix_len()).ok()

@@ -12,7 +12,7 @@ use std::{
     process::{Command, ExitStatus},
 };
 
-/// Where a person can look around in a lab.
+/// A shell for exploring a lab.
 #[derive(Debug)]
 pub struct Shell<'lab> {
     lab: &'lab Lab,
@@ -48,7 +48,7 @@ impl<'lab> Shell<'lab> {
         })
     }
 
-    /// What one can do here, line by line.
+    /// The available commands, line by line.
     pub fn hints(&self) -> Vec<String> {
         let host = self.lab.hosts().next().map_or("HOST", |(id, _)| id.as_str());
         let server = self.lab.servers().next();
@@ -77,7 +77,7 @@ impl<'lab> Shell<'lab> {
         Ok(self.prepared(&command[0]).args(&command[1..]).status()?)
     }
 
-    /// A shell until it is left. Where no person is at a terminal it ends when it gets a signal.
+    /// An interactive shell. Without a terminal it ends on a signal.
     pub fn interactive(&self) -> Result<ExitStatus> {
         if io::stdin().is_terminal() {
             let prompt = format!("PS1='[{}] \\w # '", self.lab.name());

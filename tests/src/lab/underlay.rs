@@ -1,4 +1,4 @@
-//! The network between hosts: in one namespace a bridge per region, routed between.
+//! The network between hosts: in one namespace a bridge per region, with routing between them.
 
 use crate::netns::Netns;
 use anyhow::Result;
@@ -9,8 +9,8 @@ pub const UPLINK: &str = "uplink";
 
 /// The underlay.
 ///
-/// Addresses may be any: each is a host route on its region's bridge. Hosts of one region reach each other on the link,
-/// all else goes through the bridge's own address.
+/// Any addresses are possible: each is a host route on its region's bridge. Hosts of one region reach each other on the
+/// link, all else goes through the bridge's own address.
 #[derive(Debug)]
 pub struct Underlay {
     netns: Netns,
@@ -22,7 +22,7 @@ pub struct Underlay {
 #[derive(Debug)]
 struct Region {
     bridge: String,
-    /// The gateway of IPv4. That of IPv6 is `fe80::1` everywhere.
+    /// The IPv4 gateway. That of IPv6 is `fe80::1` everywhere.
     gateway: String,
     members: Vec<Member>,
 }
@@ -86,7 +86,7 @@ impl Underlay {
         Ok(())
     }
 
-    /// The routes on the link that a member needs to the others of its region.
+    /// The on-link routes that a member needs to the others of its region.
     pub fn neighbours_of(&self, netns: &Netns) -> Vec<String> {
         let inside = |region: &&Region| region.members.iter().any(|member| member.netns == netns.name());
         let Some(region) = self.regions.values().find(inside) else { return vec![] };
@@ -96,7 +96,7 @@ impl Underlay {
     }
 }
 
-/// The prefix that holds just this address.
+/// The prefix of just this address.
 pub(super) fn host_prefix(address: &IpAddr) -> String {
     format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
 }

@@ -1,11 +1,14 @@
-//! Which rules of the host's packet filters touch packets that VPCs send each other, and those in which they travel between hosts.
+//! Which rules of the host's packet filters affect packets that VPCs send each other, and the packets that carry them
+//! between hosts.
 //!
-//! Nothing is known of packets of VPCs but the devices that they come from and go to and the networks that they come from and
-//! go to, so a rule is reported unless one of these tells that it cannot meet them, or that every one of them was let pass
-//! before. In the hook `forward`, packets of a VPC come from its VRF, whichever port or tunnel it was in fact.
-//! Those between hosts are UDP to the port of VXLAN; a rule about them is reported where no such packet passes, and to whoever asks
-//! for a path also where that cannot be told. A policy of `IPsec` about them is reported where none passes to one of the other hosts. Bridges below ports and the underlay are others', and so are rules about what passes them:
-//! those are reported where nothing passes, too.
+//! All that is known of VPC packets is the devices and the networks that they come from and go to. So a rule is
+//! reported unless one of these shows that it cannot match them, or all of them were accepted before. In the hook
+//! `forward`, packets of a VPC come from its VRF, whichever port or tunnel they arrived on.
+//!
+//! Packets between hosts are UDP to the VXLAN port. A rule about them is reported if it lets none of them pass, and in
+//! a path trace also if that is unknown. An `IPsec` policy about them is reported if it lets none pass to one of the
+//! other hosts. Bridges below ports and the underlay belong to others, and so do the rules about what crosses them:
+//! these, too, are reported if nothing passes.
 
 mod ipsec;
 mod packets;
@@ -24,9 +27,9 @@ use packets::{Kind, OfVpcs, Packets};
 use std::net::IpAddr;
 use walk::{Chains, End, Walk};
 
-/// Rules that are looked at for each chain that the kernel begins with. Chains that call each other may be many more.
+/// Rules that are examined per base chain. Through jumps between chains there may be many more.
 const BUDGET: usize = 100_000;
-/// Rules that are named for each chain that the kernel begins with.
+/// Rules that are named per base chain.
 const NAMED: usize = 5;
 
 pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
@@ -51,13 +54,14 @@ pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
             }
         }
         if let Some(packets) = between_hosts.as_ref().and_then(|them| them.at(hook, &chain.scope)) {
-            // The host's own filter is not ours to judge, but for what no packet between hosts passes.
+            // The host's own filter is not ours to judge, unless it lets no packet between hosts pass.
             walk_all_or_nothing(&chains, chain, packets, found);
         }
     }
 }
 
-/// What of the host's packet filters drops packets between hosts, or frames on bridges, or not, by what cannot be told from it.
+/// The packet filters of the host that drop packets between hosts, or frames on bridges, depending on something that is
+/// unknown.
 pub(super) fn doubts(survey: &Survey<'_>) -> Vec<Interference> {
     let firewall = &survey.observed.firewall;
     let chains = Chains::of(firewall);
@@ -86,24 +90,24 @@ pub(super) fn doubts(survey: &Survey<'_>) -> Vec<Interference> {
 /// Packets from one address to another, in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// Of a VPC.
+    /// Packets of a VPC.
     OfVpc {
-        /// From where.
+        /// The source.
         source: IpAddr,
-        /// To where.
+        /// The destination.
         destination: IpAddr,
-        /// The device that they come from; none where the host itself sends them.
+        /// The device that they come from; none if the host itself sends them.
         from: Option<InterfaceName>,
-        /// The VRF that it is in.
+        /// The VRF of that device.
         vrf: InterfaceName,
-        /// The device that they go to; none where the host takes them.
+        /// The device that they go to; none if they are for the host.
         to: Option<InterfaceName>,
     },
-    /// Those in which they travel between this host and another one.
+    /// Packets that carry them between this host and another.
     BetweenHosts {
         /// The VTEP address of this host.
         local: IpAddr,
-        /// The other host's.
+        /// The VTEP address of the other host.
         other: IpAddr,
         /// The device of the underlay, if that is known.
         device: Option<InterfaceName>,
@@ -114,7 +118,7 @@ pub enum Flow {
     },
 }
 
-/// What of the host's packet filters touches packets of one flow.
+/// The packet filters of the host that affect packets of one flow.
 pub fn touched_by(firewall: &Firewall, beneath: &Beneath<'_>, flow: &Flow) -> Vec<Interference> {
     let mut found = Vec::new();
     let chains = Chains::of(firewall);
@@ -133,7 +137,7 @@ pub fn touched_by(firewall: &Firewall, beneath: &Beneath<'_>, flow: &Flow) -> Ve
 
 fn unread(firewall: &Firewall, found: &mut Vec<Interference>) {
     for what in &firewall.unread {
-        let reason = "nobody knows whether it drops packets of VPCs".to_owned();
+        let reason = "whether it drops packets of VPCs is unknown".to_owned();
         found.push(Interference {
             device: None,
             kind: InterferenceKind::Firewall,
@@ -144,7 +148,7 @@ fn unread(firewall: &Firewall, found: &mut Vec<Interference>) {
     }
 }
 
-/// The same, of which only what no packet passes is found.
+/// The same, but only rules that let no packet pass are found.
 fn walk_all_or_nothing(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<Interference>) {
     let mut touched = Vec::new();
     walk(chains, chain, packets, &mut touched);
@@ -153,7 +157,7 @@ fn walk_all_or_nothing(chains: &Chains<'_>, chain: &Chain, packets: Packets, fou
     );
 }
 
-/// Follows packets through a chain that the kernel begins with.
+/// Follows packets through a base chain.
 fn walk(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<Interference>) {
     let (kind, some_passed) = (packets.kind, packets.may_be_elsewhere);
     let mut walk = Walk { chains, chain, budget: BUDGET, some_passed, touched: Vec::new() };
@@ -167,7 +171,7 @@ fn walk(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<In
     // What drops all of them comes first.
     walk.touched.sort_by_key(|(.., effect)| std::cmp::Reverse(*effect));
     for (rule, does, effect) in walk.touched.into_iter().take(NAMED) {
-        // Of VPCs there are many, so that a rule may well drop all packets of one. Here it is not known whether it drops any.
+        // There are many VPCs, so a rule may well drop all packets of one. Here it is unknown whether it drops any.
         let of_vpcs = kind == Kind::OfVpcs && chain.scope != Scope::Bridge;
         let doubtful = effect == Effect::MayDrop && does == "drops" && !of_vpcs;
         let does = if doubtful { "may drop" } else { does };
@@ -184,7 +188,7 @@ fn walk(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<In
     }
 }
 
-/// A chain in the words of its program.
+/// A chain, in its program's terms.
 fn name(chain: &Chain) -> String {
     let (table, name) = (&chain.table, &chain.name);
     match chain.backend {
@@ -196,7 +200,7 @@ fn name(chain: &Chain) -> String {
     }
 }
 
-/// What a rule does to packets, and the line that exempts them.
+/// What a rule does to packets, and the rule that exempts them.
 fn reason(chain: &Chain, kind: Kind, does: &str) -> String {
     let (table, name) = (&chain.table, &chain.name);
     let program = if chain.scope == Scope::Ip(Family::V6) { "ip6tables-legacy" } else { "iptables-legacy" };

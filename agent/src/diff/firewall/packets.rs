@@ -17,10 +17,10 @@ use std::{
     sync::Arc,
 };
 
-/// What is known of the device by which packets come in or go out.
+/// What is known about the device on which packets come in or go out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::diff) enum Devices {
-    /// There is no such device at the hook: its name is empty, as the kernel has it.
+    /// There is no such device at the hook: its name is empty, as in the kernel.
     Absent,
     /// Any but the loopback device.
     Any,
@@ -33,12 +33,12 @@ impl Devices {
         Devices::These(BTreeSet::from([name]))
     }
 
-    /// Which they are; none where they may be any.
+    /// Which devices they are; none if they may be any.
     pub(in crate::diff) fn names(&self) -> Option<&BTreeSet<InterfaceName>> {
         if let Devices::These(names) = self { Some(names) } else { None }
     }
 
-    /// The members of bridges among them and below.
+    /// The bridge members among them and below.
     fn bridged(&self, beneath: &Beneath<'_>) -> Devices {
         Devices::These(self.names().into_iter().flatten().flat_map(|name| beneath.bridged(name)).collect())
     }
@@ -79,10 +79,10 @@ pub(super) const UDP: u8 = libc::IPPROTO_UDP as u8;
 /// What kind of packets these are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Tenant packets: whatever servers send.
+    /// Tenant packets: anything that servers send.
     OfVpcs,
-    /// Packets of the host itself that carry tenant packets to another host: VXLAN to this UDP port. Nobody answers from
-    /// that port, so connection tracking never considers them part of an established connection.
+    /// Packets of the host itself that carry tenant packets to another host: VXLAN to this UDP port. There are no
+    /// replies from that port, so connection tracking never considers them established.
     BetweenHosts(u16),
 }
 
@@ -127,7 +127,8 @@ pub(super) struct OfVpcs {
     /// Members of bridges that are ports or below ports.
     pub(super) bridged: BTreeSet<InterfaceName>,
     pub(super) networks: Vec<IpNet>,
-    /// Networks of one family that each VPC has or reaches: where both addresses of a packet are. None where no policy of `IPsec` asks for them.
+    /// Networks of one family that each VPC has or reaches: both addresses of a packet are within. None if no `IPsec`
+    /// policy needs them.
     pub(super) reachable: Vec<Networks>,
 }
 
@@ -153,7 +154,7 @@ impl OfVpcs {
         OfVpcs { vrfs: desired.vrfs.keys().copied().collect(), members, bridged, networks, reachable }
     }
 
-    /// Those of one address family at a hook; none where there are none.
+    /// The packets of one address family at a hook; none if there are none.
     pub(super) fn at(&self, hook: Hook, family: Family, scope: &Scope) -> Option<Packets> {
         let all = || Devices::These(self.vrfs.union(&self.members).copied().collect());
         let (from, to) = match hook {
@@ -171,7 +172,7 @@ impl OfVpcs {
     }
 }
 
-/// Where frames that the host itself takes from members of bridges, or sends to them, come from and go to.
+/// Where frames that the host receives from bridge members, or sends to them, come from and go to.
 fn on_bridges(hook: Hook, members: Devices) -> Option<(Devices, Devices)> {
     match hook {
         Hook::Prerouting | Hook::Input => Some((members, Devices::Absent)),
@@ -185,17 +186,17 @@ fn on_bridges(hook: Hook, members: Devices) -> Option<(Devices, Devices)> {
 pub(in crate::diff) struct BetweenHosts {
     pub(super) port: u16,
     pub(super) local: IpAddr,
-    /// The device that has the VTEP address; packets may come in by another one.
+    /// The device that has the VTEP address; packets may arrive on another one.
     pub(in crate::diff) device: Devices,
-    /// Members of bridges that have the address or are below such.
+    /// Bridge members that have the address or are below a device that has it.
     pub(super) bridged: Devices,
     pub(super) others: Vec<IpNet>,
-    /// The VTEP address of each of them.
+    /// The VTEP addresses of the other hosts.
     pub(super) hosts: BTreeSet<IpAddr>,
 }
 
 impl BetweenHosts {
-    /// None where there are no other hosts.
+    /// None if there are no other hosts.
     pub(in crate::diff) fn of(survey: &Survey<'_>) -> Option<BetweenHosts> {
         let desired = survey.desired;
         let tunnel = desired.vxlans.values().next()?.tunnel;
@@ -209,7 +210,7 @@ impl BetweenHosts {
             EVERYWHERE.into_iter().filter(|net| Family::of(net) == Family::of(&IpNet::from(tunnel.local))).collect()
         };
         let has_it = |name: &InterfaceName| name.as_str() != LOOPBACK;
-        // An address with a host prefix belongs to no link: packets for it come in by other devices.
+        // An address with a host prefix belongs to no link: packets for it arrive on other devices.
         let on_link = |address: &&Address| address.net.prefix_len() < address.net.max_prefix_len();
         let having = survey.observed.addresses.keys().filter(|address| address.net.addr() == tunnel.local);
         let having = having.filter(on_link);
@@ -219,14 +220,14 @@ impl BetweenHosts {
         Some(BetweenHosts { port: tunnel.port, local: tunnel.local, device, bridged, others, hosts })
     }
 
-    /// Those at a hook, in both directions; none where there are none.
+    /// The packets at a hook, in both directions; none if there are none.
     pub(super) fn at(&self, hook: Hook, scope: &Scope) -> Option<Packets> {
         let device = if *scope == Scope::Bridge { &self.bridged } else { &self.device };
         outer(hook, self.port, (self.local, self.others.clone()), device.clone())?.within(scope)
     }
 }
 
-/// VXLAN traffic through a device of the host, at a hook: arriving or being sent.
+/// VXLAN traffic through a device of the host, at a hook: received or sent.
 fn outer(hook: Hook, port: u16, (local, others): (IpAddr, Vec<IpNet>), device: Devices) -> Option<Packets> {
     let local = vec![IpNet::from(local)];
     let arrives = match hook {
@@ -242,7 +243,7 @@ fn outer(hook: Hook, port: u16, (local, others): (IpAddr, Vec<IpNet>), device: D
 }
 
 impl Packets {
-    /// Those of one flow at a hook.
+    /// The packets of one flow at a hook.
     pub(super) fn of_flow(flow: &Flow, hook: Hook, scope: &Scope, beneath: &Beneath<'_>) -> Vec<Packets> {
         let bridges = *scope == Scope::Bridge;
         match *flow {
@@ -273,7 +274,7 @@ impl Packets {
         }
     }
 
-    /// Those of them that a table sees; none where it sees none.
+    /// Those of them that a table sees; none if it sees none.
     pub(super) fn within(mut self, scope: &Scope) -> Option<Packets> {
         match scope {
             Scope::Ip(only) if *only != self.family => return None,
@@ -293,13 +294,13 @@ impl Packets {
         self.from.is_empty() || self.to.is_empty()
     }
 
-    /// Whether a rule meets all of them, some, or none.
+    /// Whether a rule matches all of them, some, or none.
     pub(super) fn meets(&self, rule: &FilterRule) -> Extent {
         rule.matches.iter().map(|one| self.fits(one)).max().unwrap_or(Extent::All)
     }
 
-    /// Whether a rule matches on something that identifies these packets. Hosts have many rules about marks, rates and sets,
-    /// which concern anything but the traffic between hosts.
+    /// Whether a rule matches on something that identifies these packets. Hosts have many rules about marks, rates and
+    /// sets, none of which are about the traffic between hosts.
     pub(super) fn are_named_by(&self, rule: &FilterRule) -> bool {
         rule.matches.iter().any(|one| match one {
             Match::Protocol(..)
@@ -311,7 +312,7 @@ impl Packets {
         })
     }
 
-    /// What a rule is compared with.
+    /// How many values a rule is compared with.
     pub(super) fn weight(&self, rule: &FilterRule) -> usize {
         let of_names = |one: &Match| match one {
             Match::In(patterns, _) => patterns.len() * self.from.len(),
@@ -324,7 +325,7 @@ impl Packets {
 
     fn fits(&self, condition: &Match) -> Extent {
         let networks = |all: &[IpNet], nets: &Networks, sense: Sense| {
-            // A rule about addresses of the other family does not meet these, whichever way it asks.
+            // A rule about addresses of the other family does not match these, inverted or not.
             if nets.family().is_some_and(|family| family != self.family) {
                 return Extent::None;
             }
@@ -347,7 +348,7 @@ impl Packets {
             }
             (Match::State(states, sense), Kind::BetweenHosts(_)) => match states & (state::NEW | state::UNTRACKED) {
                 0 => of_the_host(false, *sense),
-                // It depends on what else the host has.
+                // It depends on other state of the host.
                 _ => Extent::Some,
             },
             (Match::State(0, sense), Kind::OfVpcs) => of_the_host(false, *sense),
@@ -359,7 +360,7 @@ impl Packets {
         }
     }
 
-    /// Without those that are let pass by a rule that matches on nothing but a device.
+    /// Without those that a rule accepts by matching on nothing but a device.
     pub(super) fn without(&mut self, rule: &FilterRule) {
         let [condition] = rule.matches.as_slice() else { return };
         let keep = |patterns: &[Pattern], sense: Sense, name: &InterfaceName| {
@@ -373,8 +374,8 @@ impl Packets {
     }
 }
 
-/// Input and output devices of a VPC's packets at a hook. They pass `prerouting` twice: from their device, and again from
-/// its VRF.
+/// Input and output devices of a VPC's packets at a hook. They traverse `prerouting` twice: from their device, and
+/// again from its VRF.
 fn places(
     hook: Hook,
     from: Option<InterfaceName>,
@@ -396,7 +397,7 @@ fn places(
     }
 }
 
-/// For how many of the packets a condition holds; of several conditions, the later one counts.
+/// For how many of the packets a condition holds. Of several conditions, the greatest value applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Extent {
     All,

@@ -48,7 +48,7 @@ fn drop() -> Verdict {
     Verdict::Drop("drop".into())
 }
 
-/// A table with these chains, the first of which is where the kernel begins.
+/// A table with these chains, the first of which is its base chain.
 fn firewall(
     backend: Backend,
     scope: &Scope,
@@ -73,7 +73,7 @@ fn firewall(
     Firewall { chains: chains.collect(), ..Firewall::default() }
 }
 
-/// What is reported of chains, the first of which is where the kernel begins.
+/// What is reported about chains, the first of which is the base chain.
 fn touched(hook: Hook, drops: bool, chains: Vec<(&str, Vec<FilterRule>)>) -> Vec<String> {
     let firewall = firewall(Backend::Nftables, &Scope::Both, hook, drops, chains);
     let chain = &firewall.chains[0];
@@ -86,7 +86,7 @@ fn touched(hook: Hook, drops: bool, chains: Vec<(&str, Vec<FilterRule>)>) -> Vec
     rules.chain(policy.then(|| "policy".to_owned())).collect()
 }
 
-/// What touches packets from eth1, which go to cpspeer7, and whether it drops all of them.
+/// What affects packets from eth1, which go to cpspeer7, and whether it drops all of them.
 fn on_the_way(hook: Hook, drops: bool, rules: &[(&str, Vec<FilterRule>)]) -> Vec<Effect> {
     let firewall = firewall(Backend::Legacy, &Scope::Ip(Family::V4), hook, drops, rules.to_vec());
     let flow = Flow::OfVpc {
@@ -100,7 +100,7 @@ fn on_the_way(hook: Hook, drops: bool, rules: &[(&str, Vec<FilterRule>)]) -> Vec
 }
 
 #[test]
-fn only_what_every_packet_of_a_flow_meets_drops_all_of_them() {
+fn only_a_rule_that_matches_every_packet_of_a_flow_drops_all() {
     let forward = |drops, rules| on_the_way(Hook::Forward, drops, &[("FORWARD", rules)]);
     let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
     let to_port = |verdict| rule(vec![from("cpsvrf1"), Match::Other], verdict);
@@ -119,7 +119,7 @@ fn only_what_every_packet_of_a_flow_meets_drops_all_of_them() {
     let prerouting =
         |device: &str| on_the_way(Hook::Prerouting, false, &[("PREROUTING", vec![rule(vec![from(device)], drop())])]);
     assert_eq!((prerouting("eth1"), prerouting("cpsvrf1"), prerouting("cpspeer7")), (all.clone(), all.clone(), vec![]));
-    // Chains that are called.
+    // Called chains.
     let call = |matches| vec![rule(matches, Verdict::Jump("user".into()))];
     let called = |matches, rules| on_the_way(Hook::Forward, false, &[("FORWARD", call(matches)), ("user", rules)]);
     assert_eq!(called(vec![], vec![rule(vec![], drop())]), all);
@@ -141,7 +141,7 @@ fn a_policy_that_drops_is_reported_until_our_packets_are_exempt() {
 }
 
 #[test]
-fn rules_that_cannot_meet_our_packets_are_not_reported() {
+fn rules_that_cannot_match_our_packets_are_not_reported() {
     let docker = vec![
         rule(vec![to("docker0", Sense::Is)], drop()),
         rule(vec![from("docker0"), to("docker0", Sense::IsNot)], drop()),
@@ -160,7 +160,7 @@ fn rules_that_cannot_meet_our_packets_are_not_reported() {
 }
 
 #[test]
-fn chains_that_are_called_are_followed() {
+fn called_chains_are_followed() {
     let call = |matches: Vec<Match>, verdict: fn(String) -> Verdict| vec![rule(matches, verdict("user".into()))];
     let all_dropped = vec![rule(vec![], drop())];
     let found =
@@ -185,7 +185,7 @@ fn chains_that_are_called_are_followed() {
 }
 
 #[test]
-fn what_the_rule_does_not_tell_is_reported() {
+fn unclear_rules_are_reported() {
     let rules = vec![
         rule(vec![Match::Other], drop()),
         rule(vec![Match::Family(vec![Family::V6], Sense::Is)], drop()),
@@ -201,7 +201,8 @@ fn between_hosts(hook: Hook, drops: bool, rules: Vec<FilterRule>) -> (Vec<Effect
     between_hosts_by(&Scope::Both, Some("uplink"), hook, drops, vec![("host", rules)])
 }
 
-/// The same of several chains, the first of which is where the kernel begins, in a table of this scope, where this device has the address.
+/// The same of several chains, the first of which is the base chain, in a table of this scope, where this device has
+/// the address.
 fn between_hosts_by(
     scope: &Scope,
     device: Option<&str>,
@@ -235,13 +236,13 @@ fn between_hosts_by(
 }
 
 #[test]
-fn what_hosts_send_each_other_is_told_from_everything_else() {
+fn traffic_between_hosts_is_distinguished_from_all_other() {
     let udp = || Match::Protocol(vec![17], Sense::Is);
     let to_port = |port: u16| Match::DestinationPort(vec![port..=port], Sense::Is);
     let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
     let both = |effects: &[Effect]| (effects.to_vec(), effects.to_vec());
     let input = |drops, rules: &[FilterRule]| between_hosts(Hook::Input, drops, rules.to_vec());
-    // What an ordinary host has.
+    // The rules of an ordinary host.
     let ordinary = [
         rule(vec![from("lo")], Verdict::Accept),
         rule(vec![Match::State(6, Sense::Is)], Verdict::Accept),
@@ -259,7 +260,7 @@ fn what_hosts_send_each_other_is_told_from_everything_else() {
     assert_eq!(input(true, &exempt(vec![source("192.0.2.0/24")])), (some.clone(), vec![]), "one host of several");
     assert_eq!(input(true, &exempt(vec![udp(), Match::Other])), both(&some), "a set, for instance");
     assert_eq!(input(true, &exempt(vec![Match::State(state::NEW, Sense::Is)])), both(&some));
-    // Rules that say nothing of them are about others.
+    // Rules that do not identify them are about other packets.
     assert_eq!(input(false, &[rule(vec![Match::Other], drop())]), both(&[]));
     assert_eq!(input(false, &[rule(vec![udp(), Match::Other], drop())]), both(&some));
     assert_eq!(input(false, &[rule(vec![], Verdict::Unclear("verdict map".into()))]), both(&some));
@@ -283,7 +284,7 @@ fn what_hosts_send_each_other_is_told_from_everything_else() {
     assert_eq!(between_hosts(Hook::Forward, true, vec![]), both(&[]), "they are not forwarded");
 }
 
-/// What real firewalls look like.
+/// As real firewalls are.
 #[test]
 fn common_firewalls_are_judged_as_the_kernel_does() {
     let udp_to =
@@ -292,7 +293,7 @@ fn common_firewalls_are_judged_as_the_kernel_does() {
     let (all, some) = (vec![Effect::DropsAll], vec![Effect::MayDrop]);
     let both = |effects: &[Effect]| (effects.to_vec(), effects.to_vec());
     let input = |drops, chains| between_hosts_by(&Scope::Both, Some("uplink"), Hook::Input, drops, chains);
-    // ufw: what is for the host goes back, the rest is dropped; then come the rules of its user.
+    // ufw: what is for the host returns, the rest is dropped; then come the user's rules.
     let ufw = |user: Vec<FilterRule>| {
         let not_local = vec![rule(vec![Match::Other], Verdict::Return), rule(vec![], drop())];
         let before = vec![
@@ -308,19 +309,19 @@ fn common_firewalls_are_judged_as_the_kernel_does() {
     assert_eq!(ufw(vec![]), both(&all));
     assert_eq!(ufw(vec![rule(udp_to(22), Verdict::Accept)]), both(&all));
     assert_eq!(ufw(vec![rule(udp_to(4789), Verdict::Accept)]), both(&[]), "ufw allow 4789/udp");
-    // kube-proxy: what has no mark goes back, the rest is rewritten.
+    // kube-proxy: what has no mark returns, the rest is rewritten.
     let unmarked =
         vec![rule(vec![Match::Other], Verdict::Return), rule(vec![], Verdict::Translate("masquerade".into()))];
     let leaving = vec![("POSTROUTING", vec![jump("KUBE-POSTROUTING")]), ("KUBE-POSTROUTING", unmarked)];
     assert_eq!(between_hosts_by(&Scope::Both, Some("uplink"), Hook::Postrouting, false, leaving), both(&[]));
-    // More rules than are looked at: nobody knows what comes behind.
+    // More rules than are examined: what follows is unknown.
     let many = vec![rule(vec![source("203.0.113.0/24")], drop()); BUDGET + 1];
     let (health, path) = input(true, vec![("input", [many, vec![rule(udp_to(4789), Verdict::Accept)]].concat())]);
     assert!(!health.contains(&Effect::DropsAll) && !path.contains(&Effect::DropsAll), "{health:?} {path:?}");
-    // A chain that is called from output: there no device is told, and so none is the one that is meant.
+    // A chain called from output: it has no input device there, so none matches.
     let shared = vec![rule(vec![Match::In(vec![pattern("wan0")], Sense::IsNot)], Verdict::Accept)];
     assert_eq!(between_hosts_by(&Scope::Both, Some("uplink"), Hook::Output, true, vec![("output", shared)]), both(&[]));
-    // Filters of a device by which packets may come or not.
+    // Filters of a device on which packets may or may not arrive.
     let of_usb = Scope::Devices(vec![pattern("usb0")]);
     let by = |device| between_hosts_by(&of_usb, device, Hook::Ingress, true, vec![("early", vec![])]);
     assert_eq!((by(None), by(Some("uplink"))), (both(&some), both(&[])));
@@ -381,7 +382,7 @@ fn filters_of_bridges_below_ports_and_the_underlay_are_judged() {
         (found, crate::diff::doubts(&desired, &observed).len(), on_the_way)
     };
     let (all, some, no) = (Some(Effect::DropsAll), Some(Effect::MayDrop), None);
-    // Nothing gets from servers to the host, and nothing from other hosts.
+    // Nothing reaches the host from servers or from other hosts.
     let (found, doubts, on_the_way) = judged(Hook::Input, true, &[]);
     assert_eq!((doubts, on_the_way), (0, [[all, all], [no, all]]));
     let [of_vpcs, between_hosts] = found.as_slice() else { panic!("{found:?}") };
@@ -396,7 +397,7 @@ fn filters_of_bridges_below_ports_and_the_underlay_are_judged() {
     );
     let exempt = ["tap1", "tap2", "uplink"].map(|tap| rule(vec![from(tap)], Verdict::Accept));
     assert_eq!(judged(Hook::Input, true, &exempt), (vec![], 0, [[no; 2]; 2]));
-    // One server of several, and some frames: nobody knows whether these are not to pass.
+    // One server of several, and some frames: unknown whether these should pass.
     assert_eq!(
         judged(Hook::Prerouting, false, &[rule(vec![from("tap2")], drop())]),
         (vec![], 1, [[some, no], [no, no]])
@@ -407,13 +408,13 @@ fn filters_of_bridges_below_ports_and_the_underlay_are_judged() {
         (vec![], 0, [[no; 2]; 2])
     );
     assert_eq!(judged(Hook::Output, true, &[]).0.len(), 2, "nothing is sent");
-    // What goes from one member to another is none of ours.
+    // Frames from one member to another are not ours.
     assert_eq!(judged(Hook::Forward, true, &[]), (vec![], 0, [[no; 2]; 2]));
 }
 
-/// Names of interfaces are bytes: one that is shown like another is another.
+/// Interface names are bytes: two names that are displayed alike are different.
 #[test]
-fn rules_about_a_device_with_a_name_that_is_shown_like_a_ports_are_about_another_one() {
+fn rules_about_a_device_whose_name_is_displayed_like_a_ports_do_not_match_it() {
     let port: InterfaceName = "\\xff0".parse().unwrap();
     let other = InterfaceName::of_kernel(b"\xff0").unwrap();
     assert_eq!((port.to_string(), port == other), (other.to_string(), false));
@@ -468,7 +469,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
         assert!(found(std::slice::from_ref(&other)).is_empty(), "{other}");
     }
     assert_eq!(found(&[Policy { device: Some("cpspeer7".parse().unwrap()), ..block.clone() }]).len(), 1);
-    // What passes before it.
+    // Accepted before it.
     let allow = policy(Direction::Forward, "10.0.0.0/8", "10.0.0.0/8", Action::Allow);
     assert!(found(&[allow.clone(), block.clone()]).is_empty());
     for some in [
@@ -479,7 +480,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
     ] {
         assert_eq!(found(&some).len(), 1, "{some:?}");
     }
-    // All that VPCs may send passes, though not all that the default is about.
+    // All that VPCs can send passes, though not all that the default covers.
     let default = Policy::default_of(Direction::Forward, "0.0.0.0/0".parse().unwrap(), Action::Block);
     let allow = policy(Direction::Forward, "10.0.0.0/8", "10.0.0.0/8", Action::Allow);
     assert!(found(&[allow.clone(), default.clone()]).is_empty());
@@ -490,7 +491,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
     );
     let many = vec![block.clone(); 100];
     assert_eq!(found(&many).len(), 5, "not all of them are named");
-    // Of a path.
+    // For a path.
     let on_path = |policies: &[Policy]| {
         let [source, destination] = ["10.1.0.5", "10.2.0.5"].map(|text| text.parse().unwrap());
         let [from, to] = ["eth1", "cpspeer7"].map(|name| Some(name.parse().unwrap()));
@@ -507,7 +508,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
         (vec![protect.clone()], vec![Effect::MayDrop]),
         (vec![elsewhere.clone(), block.clone()], vec![Effect::DropsAll]),
         (vec![elsewhere], vec![]),
-        // The first one that selects it decides.
+        // The first one that matches decides.
         (vec![Policy { source: "10.1.0.5/32".parse().unwrap(), ..allow.clone() }, block.clone()], vec![]),
         (vec![Policy { upper: some_of_them, ..allow.clone() }, block.clone()], vec![Effect::MayDrop]),
         (vec![some.clone(), allow.clone(), block.clone()], vec![Effect::MayDrop]),

@@ -1,4 +1,4 @@
-//! Follows packets through the chains that the kernel begins with.
+//! Follows packets through the base chains.
 
 use super::packets::{Extent, Kind, Packets};
 use crate::objects::{
@@ -7,12 +7,12 @@ use crate::objects::{
 };
 use std::collections::BTreeMap;
 
-/// How deep chains call each other in the kernel (`NFT_JUMP_STACK_SIZE`).
+/// How deep the kernel lets chains call each other (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
 
-/// What becomes of packets that went through a chain.
+/// The outcome for packets that went through a chain.
 pub(super) enum End {
-    /// All of them were decided about.
+    /// All of them got a verdict.
     Decided,
     /// These go on.
     Open(Packets),
@@ -20,12 +20,12 @@ pub(super) enum End {
 
 pub(super) struct Walk<'a> {
     pub(super) chains: &'a Chains<'a>,
-    /// Where the kernel begins.
+    /// The base chain.
     pub(super) chain: &'a Chain,
     pub(super) budget: usize,
-    /// Whether a rule has let some of the packets pass.
+    /// Whether a rule has accepted some of the packets.
     pub(super) some_passed: bool,
-    /// Rules that touch packets, what they do, and whether to all of them.
+    /// Rules that affect packets, what they do, and whether to all of them.
     pub(super) touched: Vec<(String, &'static str, Effect)>,
 }
 
@@ -35,8 +35,8 @@ impl Walk<'_> {
         self.touched.push((format!("{chain}{} {words}", rule.label), does, effect));
     }
 
-    /// Follows packets through a chain. `whole` says whether these are all that the walk began with, `named` whether a rule that led
-    /// here asks for something by which they can be told.
+    /// Follows packets through a chain. `whole` tells whether these are all packets of the walk, `named` whether a rule
+    /// that led here matches on something that identifies them.
     pub(super) fn chain(
         &mut self,
         chain: &Chain,
@@ -44,7 +44,7 @@ impl Walk<'_> {
         depth: usize,
         (mut whole, named): (bool, bool),
     ) -> End {
-        // Those of which some have gone back to where the chain was called.
+        // Packets some of which have returned to the calling chain.
         let mut returned: Option<Packets> = None;
         let decided = |returned: Option<Packets>| returned.map_or(End::Decided, End::Open);
         for rule in &chain.rules {
@@ -53,7 +53,7 @@ impl Walk<'_> {
             }
             self.budget = self.budget.saturating_sub(packets.weight(rule));
             if self.budget == 0 || depth > DEPTH {
-                // Nobody knows what comes behind.
+                // What follows is unknown.
                 self.some_passed = true;
                 if !self.touched.iter().any(|(rule, ..)| rule == MORE) {
                     self.touched.push((MORE.to_owned(), "may drop", Effect::MayDrop));
@@ -112,22 +112,22 @@ impl Walk<'_> {
                     let Some(target) = chains.called(chain, to) else { continue };
                     match self.chain(target, packets.clone(), depth + 1, (whole && all, names)) {
                         End::Decided if all => return decided(returned),
-                        // Of those that came in by a device alone, the others are left.
+                        // If they were matched by device alone, the others remain.
                         End::Decided => packets.without(rule),
                         End::Open(left) if all && leaves => return End::Open(returned.unwrap_or(left)),
                         End::Open(left) if all => packets = left,
-                        // What went there and came to its end is not here any more.
+                        // What went there and got a verdict is no longer here.
                         End::Open(_) => whole &= !leaves,
                     }
                 }
             }
         }
-        // Those that went back are among those that were here, or were all of them before devices were taken out.
+        // Those that returned are among those that were here, or were all of them before devices were removed.
         if packets.is_empty() { decided(returned) } else { End::Open(returned.unwrap_or(packets)) }
     }
 }
 
-/// The chains of all tables, by what rules call them.
+/// The chains of all tables, by the names that rules call them by.
 pub(super) struct Chains<'a>(BTreeMap<(Backend, &'a str, &'a str, &'a str), &'a Chain>);
 
 impl<'a> Chains<'a> {
@@ -142,4 +142,4 @@ impl<'a> Chains<'a> {
     }
 }
 
-const MORE: &str = "has more rules than are looked at";
+const MORE: &str = "has more rules than are examined";

@@ -1,10 +1,10 @@
-//! Matches and targets of iptables, as they stand in rules of either interface (`include/uapi/linux/netfilter/xt_*.h`). Numbers are in the
-//! processor's order.
+//! Matches and targets of iptables, as encoded in rules of either interface (`include/uapi/linux/netfilter/xt_*.h`).
+//! Numbers are in host byte order.
 
 use crate::objects::firewall::{Match, Sense, Verdict, state};
 use std::ops::RangeInclusive;
 
-/// What a match asks for, all of which must be true, by its name, its revision and what it has been told.
+/// The conditions of a match, all of which must be true, by its name, its revision and its data.
 pub(super) fn conditions(name: &str, revision: u32, told: &[u8]) -> Vec<Match> {
     let known = match (name, revision) {
         ("comment", _) => return Vec::new(),
@@ -47,7 +47,7 @@ fn sense(inverted: bool) -> Sense {
     if inverted { Sense::IsNot } else { Sense::Is }
 }
 
-/// `struct xt_udp`: source ports, destination ports, and which of the two are meant the other way round.
+/// `struct xt_udp`: source ports, destination ports, and which of the two are inverted.
 fn udp(told: &[u8]) -> Option<Vec<Match>> {
     let inverted = *told.get(8)?;
     let from = half(told, 0)?..=half(told, 2)?;
@@ -59,8 +59,8 @@ fn udp(told: &[u8]) -> Option<Vec<Match>> {
     Some(conditions)
 }
 
-/// `struct xt_multiport_v1`: whether source ports are meant, how many there are, 15 of them, which of those begin a range, and
-/// whether all is meant the other way round.
+/// `struct xt_multiport_v1`: whether source ports are meant, how many there are, 15 of them, which of those begin a
+/// range, and whether the match is inverted.
 fn multiport(told: &[u8]) -> Option<Match> {
     const DESTINATION: u8 = 1;
     let count = usize::from(*told.get(1)?);
@@ -79,12 +79,12 @@ fn multiport(told: &[u8]) -> Option<Match> {
     Some(Match::DestinationPort(ports, sense(*told.get(47)? != 0)))
 }
 
-/// `struct xt_conntrack_mtinfo1` to `3`, where nothing but the state is asked for.
+/// `struct xt_conntrack_mtinfo1` to `3`, if only the state is matched.
 fn conntrack(told: &[u8], revision: u32) -> Option<Match> {
     /// Behind eight addresses, two times and five ports.
     const FLAGS: usize = 8 * 16 + 2 * 4 + 5 * 2;
     const STATE: u16 = 1;
-    /// Says only that it was written as `-m state` (`XT_CONNTRACK_STATE_ALIAS`).
+    /// Only records that it was written as `-m state` (`XT_CONNTRACK_STATE_ALIAS`).
     const ALIAS: u16 = 1 << 13;
     /// Whether an address was changed (`XT_CONNTRACK_STATE_SNAT`, `XT_CONNTRACK_STATE_DNAT`).
     const SNAT: u16 = 1 << 6;
@@ -135,12 +135,12 @@ mod tests {
             told[148] = 1;
             told[150] = 8;
             let expected = Match::State(state::NEW, Sense::IsNot);
-            // In the processor's order the low byte is first on all that this runs on.
+            // In host byte order the low byte comes first on all supported platforms.
             assert_eq!(conditions("conntrack", revision, &told), [expected], "{revision}");
             told[146] = 3;
             assert_eq!(conditions("conntrack", revision, &told), [Match::Other]);
         }
-        // What iptables calls untracked has another number than in nftables; who had another address is no state.
+        // What iptables calls untracked has another number than in nftables; a translated address is no state.
         let mut told = vec![0; 160];
         (told[146], told[150], told[151]) = (1, 6, 1);
         assert_eq!(conditions("conntrack", 3, &told), [Match::State(6 | state::UNTRACKED, Sense::Is)]);

@@ -1,6 +1,7 @@
-//! Reads the host's packet filters: nftables over netlink, the older interface of iptables over socket options, and policies of `IPsec`.
+//! Reads the host's packet filters: nftables over netlink, the older interface of iptables over socket options, and
+//! `IPsec` policies.
 //!
-//! Neither needs a program of the host. What is not in the kernel is not asked for: a question alone would load it.
+//! Neither needs a program of the host. What is not loaded in the kernel is not queried: the query alone would load it.
 
 mod ipsec;
 mod matches;
@@ -11,17 +12,17 @@ use crate::objects::{Firewall, Link};
 use cps_peering_config::net::InterfaceName;
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// What is kept between two looks.
+/// What is kept between two observations.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     /// What was seen last, with the names of devices by index.
     last: Option<(BTreeMap<u32, InterfaceName>, Firewall)>,
-    /// The rules of nftables, with the generation that they are of and the names of devices then.
+    /// The rules of nftables, with their generation and the names of devices at that time.
     nft: Option<(nft::Generation, BTreeMap<u32, InterfaceName>, Firewall)>,
 }
 
 impl Cache {
-    /// Reads everything that may decide about packets of IP.
+    /// Reads everything that may decide about IP packets.
     pub(super) fn look(&mut self, links: &BTreeMap<InterfaceName, Link>) -> Firewall {
         let names: BTreeMap<u32, InterfaceName> = links.iter().map(|(name, link)| (link.index, *name)).collect();
         let firewall = firewall(self, &names);
@@ -58,11 +59,12 @@ fn firewall(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> Firewall
             }
         }
     }
-    // By whichever of the two interfaces somebody has made them.
+    // Through whichever of the two interfaces they were made.
     if ["xfrm_user", "af_key"].into_iter().any(is_in_kernel) {
         match ipsec::policies(names) {
             Ok(policies) => all.policies = policies,
-            // Without modules, that is a kernel without IPsec. With them, somebody may have made some by the older interface.
+            // Without modules, that means a kernel without IPsec. With them, some may have been made through the older
+            // interface.
             Err(error) if error.is_unsupported() && !Path::new("/proc/modules").exists() => {}
             Err(error) => all.unread.push(format!("policies of IPsec: {error}")),
         }
@@ -70,7 +72,8 @@ fn firewall(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> Firewall
     all
 }
 
-/// Whether a module is loaded or built in. Where the kernel has no modules at all, it is asked itself: nothing is loaded then.
+/// Whether a module is loaded or built in. If the kernel has no modules at all, it is queried directly: nothing is
+/// loaded then.
 fn is_in_kernel(module: &str) -> bool {
     let Ok(loaded) = fs::read_to_string("/proc/modules") else { return true };
     if loaded.lines().any(|line| line.split_whitespace().next() == Some(module)) {

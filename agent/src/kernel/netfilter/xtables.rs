@@ -1,4 +1,5 @@
-//! The older interface of iptables (`include/uapi/linux/netfilter_ipv4/ip_tables.h` and its likeness for IPv6), read-only.
+//! The older interface of iptables (`include/uapi/linux/netfilter_ipv4/ip_tables.h` and its IPv6 counterpart),
+//! read-only.
 
 use super::matches::{self, target};
 use crate::{
@@ -17,7 +18,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-/// Tables, and the module of each family that has it.
+/// Tables, and the module of each family that provides it.
 pub(super) const TABLES: [([(Family, &str); 2], &str); 5] = [
     ([(Family::V4, "iptable_raw"), (Family::V6, "ip6table_raw")], "raw"),
     ([(Family::V4, "iptable_mangle"), (Family::V6, "ip6table_mangle")], "mangle"),
@@ -34,11 +35,11 @@ const INFO_LEN: usize = 84;
 const NAME_LEN: usize = 32;
 /// `struct ipt_get_entries` without its entries.
 const ENTRIES_AT: usize = 40;
-/// A table that is larger than this is not read, in bytes.
+/// A larger table is not read, in bytes.
 const MAX_SIZE: usize = 64 << 20;
 const HOOKS: usize = 5;
 
-/// Where the parts of an entry are.
+/// Offsets within an entry.
 struct Layout {
     address: usize,
     in_name: usize,
@@ -67,7 +68,7 @@ pub(super) fn table(family: Family, name: &'static str) -> io::Result<Vec<Chain>
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    // Between the two questions the table may grow.
+    // The table may grow between the two calls.
     for _ in 0..8 {
         let mut info = vec![0; INFO_LEN];
         info[..name.len()].copy_from_slice(name.as_bytes());
@@ -119,7 +120,7 @@ fn name_at(bytes: &[u8], at: usize, len: usize) -> Option<String> {
     wire::name(bytes.get(at..at + len)?)
 }
 
-/// An entry of a table: where it is, and the rule.
+/// An entry of a table: its offset, and the rule.
 struct Entry<'a> {
     at: usize,
     bytes: &'a [u8],
@@ -149,7 +150,7 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
     let entries = entries(&layout, all)?;
     let valid = number(info, NAME_LEN);
     let hook = |hook: usize| (number(info, 36 + 4 * hook) as usize, number(info, 56 + 4 * hook) as usize);
-    // Names of chains by the place of their first rule; the policies of those that the kernel begins with.
+    // Names of chains by the offset of their first rule; the policies of base chains.
     let mut names: BTreeMap<usize, (String, Option<usize>)> = BTreeMap::new();
     let mut policies = BTreeSet::new();
     for number in (0..HOOKS).filter(|number| valid >> number & 1 == 1) {
@@ -161,7 +162,7 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
     for entry in &entries {
         if name_at(entry.target, 2, 29)? == "ERROR" {
             let next = entry.at + entry.bytes.len();
-            // The last one says that the table is over.
+            // The last one marks the end of the table.
             if next < all.len() {
                 names.insert(next, (name_at(entry.target, 32, 30)?, None));
             }
@@ -204,7 +205,7 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
     Some(chains)
 }
 
-/// Whether the rule leaves its chain for good (`IPT_F_GOTO`).
+/// Whether the rule does not return to its chain (`IPT_F_GOTO`).
 fn layout_flags(layout: &Layout, entry: &Entry<'_>) -> bool {
     // For IPv6 the bit is another one (`IP6T_F_GOTO`).
     let goto = if layout.len == V4.len { 0x02 } else { 0x04 };
@@ -218,7 +219,7 @@ fn verdict(entry: &Entry<'_>, names: &BTreeMap<usize, (String, Option<usize>)>, 
     }
     let code = number(entry.target, 32).cast_signed();
     Some(match code {
-        // −1 less the verdict; −5 is back to where the chain was called.
+        // −1 less the verdict; −5 is return.
         -1 => Verdict::Drop("-j DROP".to_owned()),
         -2 => Verdict::Accept,
         -4 => Verdict::Unclear("-j QUEUE".to_owned()),
@@ -267,7 +268,7 @@ fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<
             (None, _) => Match::Other,
         });
     }
-    // Only of IPv4: second and later fragments (`IPT_F_FRAG`).
+    // Only for IPv4: second and later fragments (`IPT_F_FRAG`).
     if layout.len == V4.len && bytes.get(layout.flags).is_some_and(|flags| flags & 0x01 != 0) {
         found.push(Match::Other);
     }

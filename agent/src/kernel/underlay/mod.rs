@@ -1,15 +1,15 @@
-//! The filter of the underlay as the kernel has it: a program in front of everything that the host receives, and the set of
-//! which VTEP may send with which VNI.
+//! The underlay filter in the kernel: a program in front of everything that the host receives, and the set of VTEPs
+//! that may send with each VNI.
 //!
-//! Kernels take VXLAN packets on every interface and from every source. The program, on the ingress of every device that is
-//! none of ours, drops those whose VNI is one of ours and whose source may not send with it. Others' VNIs on the same port
-//! pass, and so does what is for another Ethernet address or a VLAN. Members of bonds and bridges have a second program, which
-//! looks only at what they keep to themselves.
+//! Kernels accept VXLAN packets on every interface and from every source. The program, on the ingress of every device
+//! that is not ours, drops those whose VNI is ours and whose source may not send with it. Others' VNIs on the same port
+//! pass, and so do packets for another Ethernet address or a VLAN. Members of bonds and bridges have a second program,
+//! which only examines what they deliver themselves.
 //!
-//! The first fragment decides: it holds the VNI, and no packet comes together without it.
+//! The first fragment decides: it holds the VNI, and no packet is reassembled without it.
 //!
-//! The set belongs to the agent that made it: a new one begins with a set and a program of its own, fills it, and puts the
-//! program in the place of the former on each device at once. What others may do to the set takes `CAP_SYS_ADMIN`.
+//! The set belongs to the agent that made it: a new agent starts with a set and a program of its own, fills the set,
+//! and replaces the former program on each device atomically. Changing the set from outside requires `CAP_SYS_ADMIN`.
 
 mod program;
 
@@ -30,8 +30,8 @@ use std::{
 /// The name by which `tc` shows the program.
 pub(super) const NAME: &str = "cps_underlay";
 
-/// A VNI in network order, the family of the outer packet, and its source: IPv4 ones as mapped addresses. Zeros behind the VNI
-/// stand for the VNI being one of ours.
+/// A VNI in network order, the family of the outer packet, and its source: IPv4 ones as mapped addresses. Zeros behind
+/// the VNI mark the VNI as one of ours.
 const KEY_LEN: usize = 20;
 type Key = [u8; KEY_LEN];
 /// Families in the key.
@@ -44,11 +44,11 @@ pub(super) type Senders = BTreeMap<Vni, BTreeSet<IpAddr>>;
 #[derive(Debug)]
 pub(super) struct UnderlayFilter {
     set: Set<KEY_LEN>,
-    /// For each kind of device the program and its id, by which the kernel tells what is on a device.
+    /// For each kind of device the program and its id, by which the kernel reports what is on a device.
     programs: [(GuardKind, OwnedFd, u32); 2],
 }
 
-/// What the filter is made of.
+/// The parameters of the filter.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Parameters {
     /// The UDP port of VXLAN.
@@ -75,7 +75,7 @@ impl UnderlayFilter {
         if *kind == wanted { first.as_raw_fd() } else { second.as_raw_fd() }
     }
 
-    /// Which of the two a program is, if it is one of them.
+    /// Which of the two programs this is, if any.
     fn kind(&self, program: u32) -> Option<GuardKind> {
         self.programs.iter().find(|(_, _, id)| *id == program).map(|(kind, ..)| *kind)
     }
@@ -86,7 +86,7 @@ impl UnderlayFilter {
         on.filter_map(|(device, program)| Some((device, Some(self.kind(program)?)))).collect()
     }
 
-    /// Everything in the set, and which VNIs are in it as ours.
+    /// Everything in the set, and which VNIs are marked as ours.
     fn entries(&self) -> io::Result<(Senders, BTreeSet<Vni>)> {
         let (mut senders, mut ours) = (Senders::new(), BTreeSet::new());
         self.set.each(|key| match read(key) {
@@ -102,7 +102,7 @@ impl UnderlayFilter {
 
     /// Lets exactly these send with a VNI of ours. `had` are those that may be in the set now.
     pub(super) fn set(&self, vni: Vni, had: &BTreeSet<IpAddr>, now: &BTreeSet<IpAddr>) -> io::Result<()> {
-        // The VNI becomes one of ours first, so that nobody else's packets come in meanwhile.
+        // The VNI is marked as ours first, so that no other sender's packets are accepted meanwhile.
         self.set.insert(&key(vni, None))?;
         for gone in had.difference(now) {
             self.set.remove(&key(vni, Some(*gone)))?;
@@ -110,7 +110,7 @@ impl UnderlayFilter {
         now.iter().try_for_each(|sender| self.set.insert(&key(vni, Some(*sender))))
     }
 
-    /// Forgets a VNI, which is not ours any more.
+    /// Removes a VNI that is no longer ours.
     pub(super) fn forget(&self, vni: Vni, had: &BTreeSet<IpAddr>) -> io::Result<()> {
         for sender in had {
             self.set.remove(&key(vni, Some(*sender)))?;
@@ -118,7 +118,7 @@ impl UnderlayFilter {
         self.set.remove(&key(vni, None))
     }
 
-    /// Whether a VNI is in the set as it should be, as far as that can be seen without reading all of it.
+    /// Whether the set is right for a VNI, as far as that can be seen without reading all of it.
     pub(super) fn has(&self, vni: Vni, senders: &BTreeSet<IpAddr>) -> io::Result<bool> {
         for sender in senders.iter().copied().map(Some).chain([None]) {
             if !self.set.contains(&key(vni, sender))? {
@@ -131,19 +131,19 @@ impl UnderlayFilter {
 
 type Guarded = BTreeMap<InterfaceName, Option<GuardKind>>;
 
-/// The devices that have a program. Which one is right, only the agent that made it can tell.
+/// The devices that have a program. Only the agent that made it can tell which one is right.
 fn guarded_by_another(ingress: &BTreeMap<InterfaceName, Ingress>) -> Guarded {
     let on = ingress.iter().filter(|(_, ingress)| ingress.underlay_program.is_some());
     on.map(|(device, _)| (*device, None)).collect()
 }
 
-/// The filter that a [`Keeper`] of this process keeps, for looking at it from other threads.
+/// The filter that a [`Keeper`] of this process maintains, for readers on other threads.
 #[derive(Debug, Clone, Default)]
 pub struct UnderlayView(Arc<Mutex<Option<Arc<UnderlayFilter>>>>);
 
 impl UnderlayView {
     fn filter(&self) -> Option<Arc<UnderlayFilter>> {
-        // What is in it is whole at any time.
+        // The value is complete at every moment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -151,8 +151,8 @@ impl UnderlayView {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(filter));
     }
 
-    /// Which of these may send with the VNIs of ours, and what the program on each device is for. No VNI that is not asked for is
-    /// in the answer.
+    /// Which of these may send with the VNIs of ours, and the kind of program on each device. VNIs that were not
+    /// queried are not in the result.
     pub(super) fn state(
         &self,
         ingress: &BTreeMap<InterfaceName, Ingress>,
@@ -171,21 +171,22 @@ impl UnderlayView {
     }
 }
 
-/// Keeps the filter of the underlay for a process that is to have one.
+/// Maintains the underlay filter for a process that should have one.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
-    /// None where another process has the filter.
+    /// None if another process has the filter.
     parameters: Option<Parameters>,
     filter: Option<Arc<UnderlayFilter>>,
-    /// For those who look beside this.
+    /// For other readers.
     view: UnderlayView,
     /// What was last written to the set, or read from it.
     known: Senders,
-    /// Devices that the program could not be put on since the last look at everything. Only after such a look it is tried again.
+    /// Devices that the program could not be attached to since the last full observation. It is retried only after the
+    /// next one.
     unguarded: BTreeSet<InterfaceName>,
-    /// How often in a row that failed on a device which is still there.
+    /// How often in a row that failed on a device which still exists.
     failures: BTreeMap<InterfaceName, u32>,
-    /// Devices whose senders could not be told to the filter, and were not since.
+    /// Devices whose senders could not be added to the filter so far.
     unadmitted: BTreeSet<InterfaceName>,
 }
 
@@ -194,7 +195,7 @@ impl Keeper {
         Self { parameters: Some(parameters), ..Self::default() }
     }
 
-    /// The same for those who only look.
+    /// The same for readers.
     pub(super) fn view(&self) -> UnderlayView {
         self.view.clone()
     }
@@ -211,7 +212,7 @@ impl Keeper {
         self.filter.as_deref().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// What the kernel has of it: all of it, or what concerns some devices. `is_there` says which devices there are.
+    /// The filter in the kernel: all of it, or what concerns some devices. `is_there` tells which devices exist.
     pub(super) fn observe(
         &mut self,
         ingress: &BTreeMap<InterfaceName, Ingress>,
@@ -228,16 +229,16 @@ impl Keeper {
             return UnderlayState { guarded: guarded_by_another(ingress), ..UnderlayState::default() };
         }
         let (Ok(()), Some(filter)) = (self.filter().map(drop), &self.filter) else {
-            // Nobody may send. The operations that follow say why there is none.
+            // No host may send. The operations that follow report why there is none.
             return UnderlayState { senders: Some(Senders::new()), unavailable: true, ..UnderlayState::default() };
         };
         let guarded = filter.guarded(ingress);
         let senders = match devices {
             None => {
-                // Where it cannot be read all is set again, and what was known is what is to be taken back.
+                // If it cannot be read all is set again, and what was known is what is to be removed.
                 let read = filter.entries().inspect(|(senders, _)| self.known.clone_from(senders));
                 let (mut senders, ours) = read.unwrap_or_default();
-                // Without the VNI itself, the program takes it for somebody else's.
+                // Without the VNI itself, the program takes it for another program's.
                 senders.retain(|vni, _| ours.contains(vni));
                 senders
             }
@@ -259,7 +260,7 @@ impl Keeper {
             self.known.insert(vni, senders.clone());
             self.unadmitted.retain(|device| ![DeviceName::vpc(vni), DeviceName::peer(vni)].contains(device));
         } else {
-            // Which of both are there is not known.
+            // Which of both are in the set is unknown.
             self.known.insert(vni, had.union(senders).copied().collect());
             self.unadmitted.extend([DeviceName::vpc(vni), DeviceName::peer(vni)]);
         }
@@ -274,14 +275,15 @@ impl Keeper {
         Ok(())
     }
 
-    /// The program could not be put on a device.
+    /// The program could not be attached to a device.
     pub(super) fn failed_on(&mut self, device: InterfaceName) {
         self.unguarded.insert(device);
         *self.failures.entry(device).or_default() += 1;
     }
 
-    /// The VXLAN devices that must be down, since packets may come by a device that has no filter. Whoever changes a device at
-    /// the same time as the agent makes that fail once; a second time, after another look, it is no accident.
+    /// The VXLAN devices that must be down, because packets may arrive on a device without the filter. A device that is
+    /// changed at the same moment makes the attachment fail once; a second failure, after another observation, is no
+    /// coincidence.
     pub(super) fn exposed(&self) -> Vec<InterfaceName> {
         let again = |device| self.failures.get(device).is_some_and(|times| *times > 1);
         if !self.unguarded.iter().any(again) {
@@ -332,13 +334,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_not_be_guarded_is_remembered_until_it_is_tried_again() {
+    fn failed_attachments_are_remembered_until_the_retry() {
         let mut keeper = Keeper::default();
         let tunnel = DeviceName::peer(Vni::try_from(7).unwrap());
         keeper.failed_on("eth9".parse().unwrap());
         keeper.unadmitted.insert(tunnel);
         assert!(keeper.why_not_up(&tunnel).is_some());
-        // A push or a grant looks at parts, and tries nothing again.
+        // A push or a grant observes parts, and retries nothing.
         keeper.observe(&BTreeMap::new(), |_| true, Some(&[tunnel].into()));
         assert!(keeper.why_not_up(&tunnel).is_some());
         keeper.observe(&BTreeMap::new(), |_| true, None);
@@ -350,21 +352,21 @@ mod tests {
         let vni = Vni::try_from(7).unwrap();
         let mut keeper = Keeper { known: [(vni, BTreeSet::new())].into(), ..Keeper::default() };
         let [eth8, eth9] = ["eth8", "eth9"].map(|name| name.parse().unwrap());
-        // The one has a qdisc that takes no filter, the other takes none at all.
+        // One has a qdisc that takes no filter, the other takes none at all.
         let both = BTreeMap::from([(eth8, Ingress::default())]);
         keeper.failed_on(eth8);
         assert_eq!(keeper.exposed(), []);
         keeper.observe(&both, |_| true, None);
         keeper.failed_on(eth9);
         assert_eq!(keeper.exposed(), [], "of each it was the first time");
-        // A pass ends with a look behind which nothing is tried.
+        // A pass ends with an observation after which nothing is tried.
         keeper.observe(&both, |_| true, None);
         keeper.observe(&both, |_| true, None);
         keeper.failed_on(eth9);
         assert_eq!(keeper.exposed(), [DeviceName::vpc(vni), DeviceName::peer(vni)]);
         keeper.observe(&both, |_| true, None);
         assert_eq!(keeper.exposed(), []);
-        // One that was gone meanwhile, or had it, begins anew.
+        // One that was gone meanwhile, or had it, starts over.
         keeper.observe(&both, |device| *device != eth9, None);
         keeper.failed_on(eth9);
         assert_eq!(keeper.exposed(), []);

@@ -1,4 +1,4 @@
-//! The programs: what they return is `TC_ACT_UNSPEC` (-1), which leaves the packet to the filters behind, or `TC_ACT_SHOT` (2).
+//! The programs return `TC_ACT_UNSPEC` (-1), which leaves the packet to the filters behind, or `TC_ACT_SHOT` (2).
 
 use super::super::ebpf::{Code, Label, Register};
 use crate::objects::GuardKind;
@@ -6,19 +6,19 @@ use std::{net::Ipv4Addr, os::fd::RawFd};
 
 const SKB: Register = 6;
 const NEXT_HEADER: Register = 7;
-/// Where the UDP header begins, behind the beginning of the IP header.
+/// The offset of the UDP header from the beginning of the IP header.
 const OFFSET: Register = 8;
-/// Where the packet ends by its own header.
+/// The end of the packet by its own header.
 const END: Register = 9;
 const STACK: Register = 10;
 
-// On the stack: what is looked up, what follows the IP header, the IP header in front of it, the family as the key has it.
+// On the stack: the lookup key, what follows the IP header, the IP header in front of it, the family as in the key.
 const KEY: i16 = -24;
 const NEXT: i16 = -40;
 const IPV4_HEADER: i16 = NEXT - 20;
 const IPV6_HEADER: i16 = NEXT - 40;
 const FAMILY: i16 = -84;
-/// How long the headers of UDP and VXLAN are.
+/// The length of the UDP and VXLAN headers.
 const UDP_AND_VXLAN: i32 = 16;
 
 // Of `struct __sk_buff`.
@@ -29,17 +29,17 @@ const VLAN_TCI: i16 = 24;
 
 /// `PACKET_MULTICAST`: to a group on the link.
 const MULTICAST: i32 = 2;
-/// `PACKET_OTHERHOST`: for another Ethernet address than the device's. IP takes none of these.
+/// `PACKET_OTHERHOST`: for another Ethernet address than the device's. IP accepts none of these.
 const OTHER_HOST: i32 = 3;
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const UDP: i32 = 17;
 
-/// A packet with more headers than these before UDP is nobody's.
+/// A packet with more headers than these before UDP is not legitimate.
 const EXTENSION_HEADERS: usize = 6;
 
-/// Drops VXLAN packets for the host whose VNI is in the set of `set`, and that with their source is not.
+/// Drops VXLAN packets for the host whose VNI is in `set`, unless the VNI with their source is, too.
 pub(super) fn program(kind: GuardKind, vxlan_port: u16, set: RawFd) -> Vec<u64> {
     let mut code = Code::default();
     let [pass, drop, ipv4, ipv6, tagged, udp, untagged, judge] = [(); 8].map(|()| code.label());
@@ -48,11 +48,11 @@ pub(super) fn program(kind: GuardKind, vxlan_port: u16, set: RawFd) -> Vec<u64> 
     code.load32(1, SKB, PACKET_TYPE);
     match kind {
         GuardKind::Device => code.if_equal(1, OTHER_HOST, pass),
-        // The rest comes by the device that it is a member of. Bonds and bridges leave to their members what is for the groups
-        // that no bridge forwards (IEEE 802.1Q table 8-1), and IP takes it there.
+        // The rest arrives on the device that it is a member of. Bonds and bridges leave to their members what is for
+        // the groups that no bridge forwards (IEEE 802.1Q table 8-1), and IP accepts it there.
         GuardKind::Member => code.if_other(1, MULTICAST, pass),
     }
-    // What names a VLAN is for that one's device, or for nobody.
+    // Frames with a VLAN tag are for that VLAN's device, or for none.
     code.load32(1, SKB, VLAN_PRESENT);
     code.if_equal(1, 0, untagged);
     code.load32(1, SKB, VLAN_TCI);
@@ -66,7 +66,7 @@ pub(super) fn program(kind: GuardKind, vxlan_port: u16, set: RawFd) -> Vec<u64> 
     code.if_equal(1, network(0x88a8), tagged);
     code.goto(pass);
 
-    // A tag behind one of VID 0, which the kernel takes off, too, without asking filters again.
+    // A tag behind one of VID 0, which the kernel strips, too, without running filters again.
     code.here(tagged);
     code.constant(OFFSET, 0);
     load_bytes(&mut code, NEXT, 4, pass);
@@ -89,7 +89,7 @@ pub(super) fn program(kind: GuardKind, vxlan_port: u16, set: RawFd) -> Vec<u64> 
     load_bytes(&mut code, NEXT, 4, drop);
     code.load16(1, STACK, NEXT + 2);
     code.if_other(1, network(vxlan_port), pass);
-    // What the kernel has joined may be longer than the header can say, and says 0 then.
+    // A packet that the kernel has coalesced may be longer than the header can express, and then says 0.
     let complete = code.label();
     code.if_equal(END, 0, complete);
     code.subtract_register(END, OFFSET);
@@ -119,8 +119,8 @@ pub(super) fn program(kind: GuardKind, vxlan_port: u16, set: RawFd) -> Vec<u64> 
     code.assemble()
 }
 
-/// What nearly all packets are, whole and without options, takes one copy: goes on at `judge` with all that it needs, at `pass`
-/// where it is no VXLAN, or behind itself for a closer look.
+/// Nearly all packets are whole and without options, and need one copy: jumps to `judge` with all that it needs, to
+/// `pass` if it is no VXLAN, or falls through for a closer look.
 fn read_plain(code: &mut Code, header: i16, vxlan_port: u16, pass: Label, judge: Label) {
     let closer = code.label();
     code.constant(OFFSET, 0);
@@ -151,7 +151,7 @@ fn read_plain(code: &mut Code, header: i16, vxlan_port: u16, pass: Label, judge:
     code.here(closer);
 }
 
-/// Puts the source of an IPv4 header into the key, but for the family, which stands beside it.
+/// Puts the source of an IPv4 header into the key, but not the family, which is next to it.
 fn ipv4_source(code: &mut Code) {
     let mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().octets();
     for (place, word) in (0i16..).step_by(4).zip(mapped.chunks(4)).take(3) {
@@ -172,7 +172,7 @@ fn ipv6_source(code: &mut Code) {
     code.store32_constant(STACK, FAMILY, super::IPV6.into());
 }
 
-/// Leaves in [`OFFSET`] where UDP begins, and the source in the key.
+/// Leaves the offset of UDP in [`OFFSET`], and the source in the key.
 fn read_ipv4(code: &mut Code, pass: Label) {
     code.constant(OFFSET, 0);
     load_bytes(code, IPV4_HEADER, 20, pass);
@@ -180,7 +180,7 @@ fn read_ipv4(code: &mut Code, pass: Label) {
     code.if_other(1, UDP, pass);
     code.load16(1, STACK, IPV4_HEADER + 6);
     code.swap16(1);
-    // The ports and the VNI are in the first fragment; what follows it ends nowhere without it.
+    // The ports and the VNI are in the first fragment; without it, later ones are never reassembled.
     code.if_any_bit(1, 0x1fff, pass);
     code.load8(OFFSET, STACK, IPV4_HEADER);
     code.and(OFFSET, 0x0f);
@@ -191,7 +191,7 @@ fn read_ipv4(code: &mut Code, pass: Label) {
     ipv4_source(code);
 }
 
-/// The same. Goes on at `udp` where UDP follows.
+/// The same for IPv6. Jumps to `udp` if UDP follows.
 fn read_ipv6(code: &mut Code, pass: Label, drop: Label, udp: Label) {
     code.constant(OFFSET, 0);
     load_bytes(code, IPV6_HEADER, 40, pass);
@@ -232,7 +232,7 @@ fn read_ipv6(code: &mut Code, pass: Label, drop: Label, udp: Label) {
     }
 }
 
-/// Copies bytes of the packet, at [`OFFSET`] behind the beginning of the IP header, to the stack: from wherever the kernel
+/// Copies bytes of the packet, at [`OFFSET`] from the beginning of the IP header, to the stack, wherever the kernel
 /// keeps them.
 fn load_bytes(code: &mut Code, to: i16, length: i32, otherwise: Label) {
     const SKB_LOAD_BYTES_RELATIVE: i32 = 68;
@@ -263,7 +263,7 @@ mod tests {
     const DROPPED: i32 = 2;
     const PASSED: i32 = -1;
 
-    /// A frame to the host: `extension` is what stands between the IP header and UDP, `udp` what stands behind it.
+    /// A frame to the host: `extension` is between the IP header and UDP, `udp` follows it.
     fn frame(source: &str, extension: &[u8], udp: &[u8]) -> Vec<u8> {
         let length = u16::try_from(extension.len() + udp.len()).unwrap();
         let mut frame = vec![0; 12];
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vni_of_ours_is_taken_from_its_senders_alone_in_whatever_form_it_comes() {
+    fn a_vni_of_ours_is_accepted_only_from_its_senders_in_every_form() {
         let filter = UnderlayFilter::load(Parameters { vxlan_port: PORT, max_entries: 16 }).unwrap();
         let program = filter.program(GuardKind::Device);
         let judge = |frame: &[u8]| bpf::test_run(program, frame).unwrap();
@@ -318,7 +318,7 @@ mod tests {
                 assert_eq!(judge(&frame(other, extension, &whole)), DROPPED, "{other} {extension:?}");
                 assert_eq!(judge(&frame(other, extension, &vxlan(PORT, OURS + 1))), PASSED, "not ours {extension:?}");
                 assert_eq!(judge(&frame(other, extension, &vxlan(PORT + 1, OURS))), PASSED, "other port {extension:?}");
-                // Too short to tell the VNI; padding is no part of the packet.
+                // Too short to contain the VNI; padding is no part of the packet.
                 for end in [8, 15] {
                     assert_eq!(judge(&frame(other, extension, &whole[..end])), DROPPED, "{end} bytes {extension:?}");
                     let mut padded = frame(other, extension, &whole[..end]);
@@ -326,7 +326,7 @@ mod tests {
                     assert_eq!(judge(&padded), DROPPED, "{end} bytes and padding {extension:?}");
                 }
             }
-            // What the kernel joined may be longer than the header says.
+            // What the kernel has coalesced may be longer than the header says.
             let length = if is_ipv4 { 16 } else { 18 };
             for source in [sender, other] {
                 let mut joined = frame(source, &[], &vxlan(PORT, OURS));

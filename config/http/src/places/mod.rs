@@ -1,10 +1,10 @@
-//! Who may have how many connections, and who loses one when there are too many.
+//! How many connections each client may have, and which one is closed when there are too many.
 //!
-//! Connections belong to whoever opened them: an address until the client has proven more, then an account or a certificate.
-//! There are three pools. Clients of the control plane may use all connections, the others all but the reserve, and those that
-//! have proven nothing half of that. Where a pool is full, whoever has the most connections of it loses the one in which the
-//! server has waited longest for the client; a connection in which the client waits for the server is never taken. So those who
-//! have few connections find a place whatever those do who have many.
+//! Connections belong to the client that opened them: an address until the client has authenticated, then an account or
+//! a certificate. There are three pools. Clients of the control plane may use all connections, the others all but the
+//! reserve, and those that have not authenticated half of that. If a pool is full, the client with the most connections
+//! in it loses the one in which the server has waited longest for the client; a connection in which the client waits
+//! for the server is never closed. So clients with few connections find a place whatever those with many do.
 
 use crate::{pace::MinimumRate, source::Source, tls::Peer};
 use cps_peering_config::connections::ConnectionSettings;
@@ -20,18 +20,18 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-/// What clients may take of a server.
+/// Limits on a server's clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// How many connections there may be.
     pub connections: usize,
     /// How many of them only the control plane may use.
     pub reserved: usize,
-    /// Networks whose clients may use the reserve without proof.
+    /// Networks whose clients may use the reserve without authentication.
     pub reserved_networks: Vec<IpNet>,
     /// Names in certificates whose clients may use the reserve.
     pub reserved_names: &'static [&'static str],
-    /// How many connections an address may have that has proven nothing.
+    /// How many connections an address may have that has not authenticated.
     pub per_address: usize,
     /// How many connections clients with one certificate may have.
     pub per_certificate: usize,
@@ -40,9 +40,9 @@ pub struct Limits {
     /// How long a client may take to send the head of a request, and how long a connection may be idle between two.
     /// (`axum::serve` sets no limit at all.) A TLS handshake may take as long.
     pub head: Duration,
-    /// How fast clients must send bodies and take answers.
+    /// How fast clients must send bodies and take responses.
     pub rate: MinimumRate,
-    /// How long requests under way may take to end after the shutdown began.
+    /// How long pending requests may take to end once the shutdown has begun.
     pub grace: Duration,
 }
 
@@ -53,7 +53,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// As the settings have them, as far as so many files may be open. Clients whose certificate has one of `reserved_names` may use the reserve.
+    /// The limits from the settings, reduced to the number of files that may be open. Clients whose certificate has one
+    /// of `reserved_names` may use the reserve.
     pub fn new(settings: &ConnectionSettings, reserved_names: &'static [&'static str]) -> Self {
         Self {
             connections: settings.total,
@@ -110,22 +111,22 @@ fn open_files() -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Whose connection it is.
+/// The holder of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Holder {
-    /// Of a client that has proven nothing.
+    /// A client that has not authenticated.
     Address(Source),
-    /// Of a client from a network for which there is a reserve.
+    /// A client from a network that may use the reserve.
     Reserved(Source),
-    /// Of clients with a certificate: its bytes.
+    /// Clients with a certificate: its bytes.
     Certificate(Arc<[u8]>),
-    /// Of an account.
+    /// An account.
     Account(Arc<str>),
-    /// Of operators without a certificate.
+    /// Operators without a certificate.
     Operators,
 }
 
-/// Which connections it counts among.
+/// The pool in which it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Pool {
     Strangers,
@@ -135,32 +136,32 @@ enum Pool {
 
 const POOLS: usize = 3;
 
-/// Whose, and counted where.
+/// A holder, and the pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Seat {
     pool: Pool,
     holder: Holder,
 }
 
-/// A connection, as its task and the table share it.
+/// A connection, shared by its task and the table.
 #[derive(Debug)]
 pub(crate) struct Entry {
     began: Instant,
-    /// Since when the server has waited for the client, in milliseconds from 1 on since `began`; 0 while the client waits for the
-    /// server.
+    /// Since when the server has waited for the client, in milliseconds since `began`, starting with 1; 0 while the
+    /// client waits for the server.
     waiting: AtomicU64,
     taken: AtomicBool,
     told: Notify,
 }
 
 impl Entry {
-    /// The server waits for the client from now on, if it does not yet.
+    /// From now on the server waits for the client, unless it already does.
     pub(crate) fn wait_for_client(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
         let _ = self.waiting.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The client waits for the server from now on.
+    /// From now on the client waits for the server.
     pub(crate) fn serve_client(&self) {
         self.waiting.store(0, Ordering::Relaxed);
     }
@@ -175,12 +176,12 @@ impl Entry {
         self.told.notify_one();
     }
 
-    /// Whether the connection was taken from its client.
+    /// Whether the connection is being closed to make room.
     pub(crate) fn is_taken(&self) -> bool {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Completes when the connection is to end.
+    /// Completes when the connection must be closed.
     pub(crate) async fn taken(&self) {
         self.told.notified().await;
     }
@@ -189,14 +190,14 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Counts {
     size: usize,
-    /// Who has how many.
+    /// How many each holder has.
     by_count: BTreeSet<(usize, Holder)>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     next: u64,
-    /// Where each connection is: its seat, and its place in the list of that.
+    /// Where each connection is: its seat, and its index in that seat's list.
     seats: HashMap<u64, (Seat, usize)>,
     lists: HashMap<Seat, Vec<(u64, Arc<Entry>)>>,
     pools: [Counts; POOLS],
@@ -250,9 +251,10 @@ impl Inner {
         Some(entry)
     }
 
-    /// Takes the connection of this holder in which the server has waited longest for the client. False where it waits in none.
+    /// Closes the connection of this holder in which the server has waited longest for the client. False if it waits in
+    /// none.
     fn take_from(&mut self, seat: &Seat) -> bool {
-        // Of many only some are looked at: the one found has waited longer than almost all.
+        // If there are many, only some are checked: the one found has waited longer than almost all.
         const LOOKED_AT: usize = 256;
         let Some(list) = self.lists.get(seat) else { return false };
         let longest = |step: usize| {
@@ -269,7 +271,7 @@ impl Inner {
         true
     }
 
-    /// Takes a connection from whoever has the most in a pool, if that is more than `more_than`.
+    /// Closes a connection of the holder with the most in a pool, if it has more than `more_than`.
     fn take_from_largest(&mut self, pool: Pool, more_than: usize) -> bool {
         let largest = self.counts(pool).by_count.last().cloned();
         let Some((count, holder)) = largest else { return false };
@@ -281,7 +283,7 @@ impl Inner {
         self.count(seat) < limits.most_of(&seat.holder) || self.take_from(seat)
     }
 
-    /// Makes room for one more connection. New ones are of strangers, or of networks with a reserve.
+    /// Makes room for one more connection. New ones are of unauthenticated clients, or of networks with a reserve.
     fn make_room(&mut self, limits: &Limits, seat: &Seat) -> bool {
         if !self.make_room_of(limits, seat) {
             return false;
@@ -295,7 +297,7 @@ impl Inner {
                 || self.take_from_largest(Pool::ControlPlane, have);
         }
         if of_strangers >= limits.of_strangers() {
-            // Whoever has as many as anybody gives up one of its own.
+            // A holder with as many as any other gives up one of its own.
             return self.take_from_largest(Pool::Strangers, have) || self.take_from(seat);
         }
         let unreserved = limits.unreserved().min(limits.connections.saturating_sub(control_plane));
@@ -306,16 +308,16 @@ impl Inner {
     }
 }
 
-/// How many connections there are, and what became of others.
+/// How many connections there are, and how many were closed or refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Those of clients that have proven nothing.
+    /// Those of clients that have not authenticated.
     pub strangers: usize,
     /// Those of accounts, and of clients with a certificate.
     pub known: usize,
     /// Those of the control plane.
     pub control_plane: usize,
-    /// How many were taken from those who had the most, since the start.
+    /// How many were closed to make room, since the start.
     pub taken: u64,
     /// How many were refused, since the start.
     pub refused: u64,
@@ -325,7 +327,7 @@ pub struct Figures {
 #[derive(Debug)]
 pub struct Places {
     limits: Limits,
-    /// Further names in certificates whose clients may use the reserve: other ones at any time.
+    /// Further names in certificates whose clients may use the reserve; they can change at any time.
     named: RwLock<BTreeSet<String>>,
     began: Instant,
     inner: Mutex<Inner>,
@@ -337,13 +339,13 @@ impl Places {
         Arc::new(Self { limits, named: RwLock::default(), began: Instant::now(), inner: Mutex::default() })
     }
 
-    /// Lets clients whose certificate has one of these names use the reserve, and none of those that were named before, from the
-    /// next connection on.
+    /// Lets clients whose certificate has one of these names use the reserve, from the next connection on, and revokes
+    /// that for names that are no longer listed.
     pub fn reserve_for(&self, names: impl IntoIterator<Item = String>) {
         *self.named.write().unwrap_or_else(PoisonError::into_inner) = names.into_iter().collect();
     }
 
-    /// Whether a client was named so.
+    /// Whether a client has one of these names.
     pub fn names(&self, peer: &Peer) -> bool {
         let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
         peer.names.iter().any(|name| named.contains(name))
@@ -370,7 +372,7 @@ impl Places {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection; none where there is no room for this client.
+    /// A place for a new connection; none if there is no room for this client.
     pub(crate) fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Connection> {
         let (address, source) = (from.to_canonical(), Source::from(from));
         let is_reserved = self.limits.reserved_networks.iter().any(|network| network.contains(&address));
@@ -398,14 +400,14 @@ impl Places {
         Some(Connection(Arc::new(Place { places: Arc::clone(self), id, entry, seat: Mutex::new(seat) })))
     }
 
-    /// Takes a connection from whoever has the most, because there are no more files.
+    /// Closes a connection of the holder with the most, because no more files can be opened.
     pub(crate) fn take_one(&self) {
         let mut inner = self.lock();
         let _ = inner.take_from_largest(Pool::Strangers, 0) || inner.take_from_largest(Pool::Known, 0);
     }
 }
 
-/// A place in the table, given back when it is dropped.
+/// A place in the table, released when it is dropped.
 #[derive(Debug)]
 struct Place {
     places: Arc<Places>,
@@ -420,11 +422,11 @@ impl Drop for Place {
     }
 }
 
-/// The connection by which a request came; an extension of the request. It is told who the client has proven to be.
+/// The connection of a request, as an extension of the request. It learns who the client has authenticated as.
 #[derive(Debug, Clone)]
 pub struct Connection(Arc<Place>);
 
-/// There are so many connections of this account or certificate already that there is no room for one more.
+/// This account or certificate has so many connections already that there is no room for one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many connections are open")]
 pub struct TooManyConnections;
@@ -434,19 +436,19 @@ impl Connection {
         &self.0.entry
     }
 
-    /// The client is an account.
+    /// The client has authenticated as an account.
     pub fn is_of_account(&self, account: &str) -> Result<(), TooManyConnections> {
         let mut seat = self.0.seat.lock().unwrap_or_else(PoisonError::into_inner);
         match &seat.holder {
             Holder::Account(known) if **known == *account => return Ok(()),
-            // A certificate or network of the control plane says more.
+            // A certificate or network of the control plane takes precedence.
             _ if seat.pool == Pool::ControlPlane => return Ok(()),
             _ => {}
         }
         self.change(&mut seat, Seat { pool: Pool::Known, holder: Holder::Account(account.into()) })
     }
 
-    /// The client is an operator.
+    /// The client has authenticated as an operator.
     pub fn is_of_operator(&self) -> Result<(), TooManyConnections> {
         let mut seat = self.0.seat.lock().unwrap_or_else(PoisonError::into_inner);
         if seat.pool == Pool::ControlPlane {
@@ -471,10 +473,10 @@ impl Connection {
         let Place { places, id, entry, .. } = &*self.0;
         let mut inner = places.lock();
         if !inner.seats.contains_key(id) {
-            // It was taken just now, and ends.
+            // It was just closed.
             return Err(TooManyConnections);
         }
-        // It moves from one pool to another, so there are no more than before.
+        // It moves from one pool to another, so the total does not grow.
         if !inner.make_room_of(&places.limits, &to) {
             inner.refused += 1;
             return Err(TooManyConnections);

@@ -22,7 +22,7 @@ fn many(places: &Arc<Places>, from: &str, count: usize) -> Vec<Connection> {
     (0..count).map(|_| enter(places, from)).collect()
 }
 
-/// How many of them were not taken.
+/// How many of them were not closed.
 fn left(connections: &[Connection]) -> usize {
     connections.iter().filter(|it| !it.entry().is_taken()).count()
 }
@@ -41,7 +41,7 @@ fn controller() -> Peer {
 fn an_address_that_has_too_many_loses_its_own_and_the_longest_waiting_first() {
     let places = places();
     let mut first = many(&places, "192.0.2.1", 6);
-    // In one of them the client waits for the server, and another has just been idle since.
+    // In one of them the client waits for the server, and another has just become idle.
     first[0].entry().serve_client();
     first[1].entry().waiting.store(1_000_000, Ordering::Relaxed);
     first.extend(many(&places, "192.0.2.1", 4));
@@ -49,7 +49,7 @@ fn an_address_that_has_too_many_loses_its_own_and_the_longest_waiting_first() {
     assert_eq!(left(&first), 6);
     assert!(!taken.contains(&0) && !taken.contains(&1), "{taken:?}");
     drop(first);
-    // Where the server waits for none of them, nothing is taken and no more come.
+    // If the server waits for none of them, nothing is closed and no more are accepted.
     let busy = many(&places, "192.0.2.2", 6);
     serve(&busy);
     assert!(places.enter("192.0.2.2".parse().unwrap()).is_none());
@@ -59,20 +59,20 @@ fn an_address_that_has_too_many_loses_its_own_and_the_longest_waiting_first() {
 }
 
 #[test]
-fn whoever_has_most_gives_way_to_whoever_has_few() {
+fn the_holder_with_most_gives_way_to_those_with_few() {
     let places = places();
     let few = many(&places, "192.0.2.9", 1);
     let many = many(&places, "192.0.2.1", 6);
     let others: Vec<Connection> = (2..7).map(|at| enter(&places, &format!("192.0.2.{at}"))).collect();
     assert_eq!((left(&few), left(&others)), (1, 5));
     assert_eq!(left(&many), 2, "it had six, and there is room for eight");
-    // One network of IPv6 is one client.
+    // One IPv6 network is one client.
     let network: Vec<Connection> = (0..40).map(|at| enter(&places, &format!("2001:db8::{at}"))).collect();
     assert!(left(&network) <= 2 && left(&few) + left(&others) >= 5, "{}", left(&network));
 }
 
 #[test]
-fn strangers_take_nothing_from_those_who_are_known_and_nobody_the_reserve() {
+fn unauthenticated_clients_take_nothing_from_others_and_none_use_the_reserve() {
     let places = places();
     let known: Vec<Connection> = ["a", "b", "c"]
         .iter()
@@ -85,8 +85,8 @@ fn strangers_take_nothing_from_those_who_are_known_and_nobody_the_reserve() {
             connection
         })
         .collect();
-    // 12 of 16 are of accounts, so strangers find 4 free, and accounts with the most give way to 4 more; then strangers to
-    // each other.
+    // 12 of 16 belong to accounts, so unauthenticated clients find 4 free, and accounts with the most give way to 4
+    // more; then unauthenticated clients to each other.
     let strangers: Vec<Connection> = (0..100).map(|at| enter(&places, &format!("198.51.100.{at}"))).collect();
     assert_eq!((left(&known), left(&strangers)), (8, 8));
     let figures = places.figures();
@@ -106,7 +106,7 @@ fn strangers_take_nothing_from_those_who_are_known_and_nobody_the_reserve() {
 }
 
 #[test]
-fn the_control_plane_finds_a_place_even_where_its_reserve_is_used_up() {
+fn the_control_plane_finds_a_place_even_when_its_reserve_is_used_up() {
     let places = places();
     let all: Vec<Connection> = (0..16).map(|_| enter(&places, "192.0.2.200")).collect();
     let strangers = many(&places, "192.0.2.1", 4);
@@ -133,7 +133,7 @@ fn accounts_and_certificates_have_limits_of_their_own() {
     assert!(idle.iter().all(|(_, told)| told.is_ok()));
     let idle: Vec<Connection> = idle.into_iter().map(|(connection, _)| connection).collect();
     assert_eq!(left(&idle), 4, "the oldest gave way");
-    // A further request of the same account by the same connection needs no room.
+    // A further request of the same account on the same connection needs no room.
     idle[5].is_of_account("acme").unwrap();
     drop(idle);
     let busy: Vec<_> = (0..5).map(|_| as_account(true)).collect();
@@ -174,7 +174,7 @@ fn there_are_no_more_connections_than_half_of_the_files() {
 }
 
 #[test]
-fn those_who_are_named_later_may_use_the_reserve_and_no_longer_than_they_are_named() {
+fn names_can_be_added_to_and_removed_from_the_reserve() {
     let places = places();
     let li = Peer::named(vec!["operator/li".to_owned()]);
     let pool_of = |number: u8| {

@@ -1,6 +1,6 @@
-//! By what revocation lists name a certificate (RFC 5280 section 5.3).
+//! How revocation lists name a certificate (RFC 5280 section 5.3).
 
-/// What a certificate is known by: who issued it, and its serial number.
+/// The identity of a certificate: its issuer and serial number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct CertificateId {
     issuer: Vec<u8>,
@@ -17,13 +17,13 @@ impl CertificateId {
         &self.issuer
     }
 
-    /// The serial number, without zeros before it.
+    /// The serial number, without leading zeros.
     pub(super) fn serial(&self) -> &[u8] {
         &self.serial
     }
 }
 
-/// A number as it is compared: without zeros before it.
+/// A number in the form in which it is compared: without leading zeros.
 pub(super) fn number(bytes: &[u8]) -> Vec<u8> {
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     bytes[zeros..].to_owned()

@@ -15,17 +15,17 @@ pub enum TlsError {
         /// The error.
         error: io::Error,
     },
-    /// A file is no PEM, or not of what it should be.
+    /// A file is not PEM, or does not contain the expected kind.
     #[error("{path} holds no {what} in PEM: {error}")]
     NotPem {
         /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// What it should contain.
         what: &'static str,
         /// Why not.
         error: pem::Error,
     },
-    /// A certificate in a file means nothing.
+    /// A certificate in a file cannot be parsed.
     #[error("{path} holds a certificate that cannot be used: {error}")]
     Certificate {
         /// The file.
@@ -33,7 +33,7 @@ pub enum TlsError {
         /// Why not.
         error: String,
     },
-    /// A revocation list that says nothing that could be believed.
+    /// A revocation list that is malformed or not trustworthy.
     #[error("{path} holds a revocation list that cannot be used: {error}")]
     RevocationList {
         /// The file.
@@ -49,7 +49,7 @@ pub enum TlsError {
         /// Its mode.
         mode: u32,
     },
-    /// The key is another's.
+    /// The key does not belong to the certificate.
     #[error("the key {key} does not belong to the certificate {cert}: {error}")]
     Mismatch {
         /// The key.

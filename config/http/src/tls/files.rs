@@ -8,7 +8,7 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 fn bytes(path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
     let unreadable = |error| TlsError::Unreadable { path: path.to_owned(), error };
     let mut file = File::open(path).map_err(unreadable)?;
-    // Of the file that is open: another may have its name by now.
+    // Of the open file: another may have its name by now.
     let mode = file.metadata().map_err(unreadable)?.mode();
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(unreadable)?;

@@ -1,8 +1,9 @@
-//! Which certificate a renewed one goes back to.
+//! Which certificate a renewed one descends from.
 //!
-//! A certificate that replaces another one, signed by the controller, names the first of the line in an extension: by its issuer and serial
-//! number, as revocation lists name certificates. So revoking what `cps-peering pki` has issued revokes what came of it, also where somebody
-//! else than the CA has signed that. The extension is not critical: who does not know it passes it over.
+//! A certificate that replaces another one, signed by the controller, names the first of the line in an extension: by
+//! its issuer and serial number, as revocation lists name certificates. So revoking a certificate of `cps-peering pki`
+//! also revokes its descendants, even those that were not signed by the CA itself. The extension is not critical:
+//! software that does not know it ignores it.
 
 use super::certificate_id::CertificateId;
 use rustls::pki_types::CertificateDer;
@@ -13,17 +14,17 @@ use x509_parser::{
     x509::X509Name,
 };
 
-/// The extension's object identifier, below the arc for UUIDs (ITU-T X.667), which nobody assigns.
+/// The extension's object identifier, below the arc for UUIDs (ITU-T X.667), which needs no registration.
 pub const LINEAGE_OID: [u64; 3] = [2, 25, 5_894_210_067_113_294_507];
 
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 
-/// The certificate is no certificate, or its extension is none.
+/// The certificate or its extension is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// What a certificate goes back to; none where it is the first itself.
+/// The first certificate of the line; none if this is the first one.
 pub(super) fn of(parsed: &X509Certificate<'_>) -> Result<Option<CertificateId>, Malformed> {
     let oid = Oid::from(&LINEAGE_OID).map_err(|_| Malformed)?;
     let Some(extension) = parsed.get_extension_unique(&oid).map_err(|_| Malformed)? else { return Ok(None) };
@@ -34,14 +35,14 @@ pub(super) fn of(parsed: &X509Certificate<'_>) -> Result<Option<CertificateId>, 
     if is_all { Ok(Some(CertificateId::new(issuer.as_raw(), serial.as_ref()))) } else { Err(Malformed) }
 }
 
-/// That of a certificate, and of the one that it goes back to where it was renewed. None where it cannot be read.
+/// The identity of a certificate, and of its first ancestor if it was renewed. None if it cannot be parsed.
 pub(super) fn ids(certificate: &CertificateDer<'_>) -> Option<Vec<CertificateId>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let own = CertificateId::new(parsed.issuer().as_raw(), parsed.raw_serial());
     Some([Some(own), of(&parsed).ok()?].into_iter().flatten().collect())
 }
 
-/// The extension for a certificate that replaces this one, in DER. None where this one cannot be read.
+/// The extension for a certificate that replaces this one, in DER. None if this one cannot be parsed.
 pub fn lineage_after(replaced: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, parsed) = X509Certificate::from_der(replaced).ok()?;
     if let Some(first) = of(&parsed).ok()? {
@@ -50,13 +51,13 @@ pub fn lineage_after(replaced: &CertificateDer<'_>) -> Option<Vec<u8>> {
     Some(encoded(parsed.issuer().as_raw(), parsed.raw_serial()))
 }
 
-/// The serial number of the certificate that this one goes back to, without zeros before it; none where it is the first itself.
+/// The serial number of the first certificate of the line, without leading zeros; none if this is the first one.
 pub fn first_serial(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
     of(certificate).ok().flatten().map(|first| first.serial().to_owned())
 }
 
 fn encoded(issuer: &[u8], serial: &[u8]) -> Vec<u8> {
-    // One that begins with a bit of 1 would be negative.
+    // Otherwise a number with its first bit set would be negative.
     let zero = serial.first().is_none_or(|first| first & 0x80 != 0);
     let serial = [if zero { &[0][..] } else { &[] }, serial].concat();
     element(SEQUENCE, &[issuer, &element(INTEGER, &serial)].concat())
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn it_leads_to_the_first_certificate_over_any_number() {
-        // Names of more than 127 and 255 bytes, numbers that begin with a zero and with a bit of 1.
+        // Names of more than 127 and 255 bytes, numbers that begin with a zero and with a set bit.
         for length in [1, 100, 200, 300] {
             for serial in [&[1][..], &[0x7f, 0xff], &[0x80, 0], &[0xff; 20], &[0; 1]] {
                 let first = certificate(&"x".repeat(length), serial, None);
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_passed_over() {
+    fn what_cannot_be_parsed_is_not_ignored() {
         for wrong in [
             &b""[..],
             &[SEQUENCE, 0],

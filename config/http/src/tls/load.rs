@@ -1,4 +1,4 @@
-//! What a daemon has: its own certificate and those whose word it takes, read from its files.
+//! A daemon's own certificate and its trusted CAs, read from its files.
 
 use super::{
     error::TlsError,
@@ -18,34 +18,34 @@ use std::{
 };
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-/// What a daemon's certificates say.
+/// What a daemon's certificates contain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The URIs of the own certificate.
+    /// The URIs of its own certificate.
     pub names: Vec<String>,
-    /// From when on the own certificate is valid, in seconds since 1970.
+    /// Start of the validity of its own certificate, in seconds since 1970.
     pub not_before: i64,
-    /// When the own certificate ends, in seconds since 1970.
+    /// Expiry of its own certificate, in seconds since 1970.
     pub not_after: i64,
     /// Whether it was renewed by the controller: it is not the one of the settings.
     pub renewed: bool,
-    /// When the first of the CAs ends, in seconds since 1970.
+    /// The earliest expiry of the CAs, in seconds since 1970.
     pub ca_not_after: i64,
     /// How many certificates are revoked.
     pub revoked: usize,
 }
 
-/// What a daemon keeps by itself, beside the files of its settings.
+/// Files that a daemon writes itself, beside the files of its settings.
 #[derive(Debug, Clone, Default)]
 pub struct Kept {
-    /// Where revocation lists are kept that were sent.
+    /// Where received revocation lists are kept.
     pub crl: Option<PathBuf>,
-    /// Where a certificate is kept that has replaced the own one, with its key.
+    /// Where a certificate that has replaced its own one is kept, with its key.
     pub renewed: Option<PathBuf>,
 }
 
 impl Facts {
-    /// When the first of all ends, for people.
+    /// The earliest expiry of all, for display.
     pub fn expires(&self) -> String {
         let first = self.not_after.min(self.ca_not_after);
         x509_parser::time::ASN1Time::from_timestamp(first).map_or_else(|_| first.to_string(), |time| time.to_string())
@@ -63,7 +63,7 @@ pub(super) struct Loaded {
     /// The certificate of the settings.
     pub(super) of_settings: CertificateDer<'static>,
     pub(super) choice: Choice,
-    /// The files as they were before they were read: what changes meanwhile is seen later.
+    /// The files' stamps before they were read: changes meanwhile are noticed later.
     pub(super) stamp: [Stamp; 6],
 }
 
@@ -85,7 +85,7 @@ impl Loaded {
         }
         let mut revoked = Revoked::read(&files.crl(), &cas)?;
         if let Some(kept) = &kept.crl {
-            // What was sent is written by the daemon itself; what cannot be read of it is not worth a daemon that does not start.
+            // Received lists are written by the daemon itself; a damaged file must not keep the daemon from starting.
             match Revoked::read(kept, &cas) {
                 Ok(sent) => revoked = revoked.and(&sent),
                 Err(error) => tracing::error!(%error, "a revocation list that was sent is passed over"),
@@ -116,7 +116,7 @@ impl Loaded {
             stamp,
         };
         if let Some(path) = &kept.renewed {
-            // So is this one: the certificate of the settings is there.
+            // The same goes for this one: the certificate of the settings remains.
             if let Err(error) = loaded.prefer_renewed(path) {
                 tracing::error!(
                     path = %path.display(),
@@ -128,7 +128,7 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Uses the renewed certificate, if there is one that fits and is to be used now.
+    /// Uses the renewed certificate, if there is one that fits and is the current choice.
     fn prefer_renewed(&mut self, path: &Path) -> Result<(), renewed::RenewalError> {
         let Some(pair) = Pair::read(path)? else { return Ok(()) };
         let now = now();
@@ -152,7 +152,7 @@ impl Loaded {
         Ok(())
     }
 
-    /// What a certificate must be to replace that of the settings.
+    /// What a certificate must satisfy to replace that of the settings.
     pub(super) fn rules(&self) -> Rules<'_> {
         Rules { settings: &self.of_settings, roots: &self.roots, revoked: &self.revoked }
     }
@@ -168,14 +168,14 @@ fn certified(Pair { chain, key }: Pair) -> Result<Arc<CertifiedKey>, rustls::Err
     CertifiedKey::from_der(chain, key, &provider()).map(Arc::new)
 }
 
-/// When the first of a file's certificates ends, in seconds since 1970.
+/// The earliest expiry of a file's certificates, in seconds since 1970.
 pub(super) fn expiry(path: &Path) -> Result<i64, TlsError> {
     let ends =
         certificates(path)?.iter().map(|it| read(it, path).map(|it| it.not_after)).collect::<Result<Vec<_>, _>>()?;
     Ok(ends.into_iter().min().unwrap_or(i64::MAX))
 }
 
-/// Those whose word is taken.
+/// The trusted CAs.
 pub(super) fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     store(&certificates(path)?, path)
 }
@@ -189,7 +189,7 @@ fn store(cas: &[CertificateDer<'static>], path: &Path) -> Result<RootCertStore, 
     Ok(roots)
 }
 
-/// What a certificate says.
+/// The content of a certificate.
 struct Said {
     /// Its URIs.
     names: Vec<String>,
@@ -205,10 +205,10 @@ fn read(certificate: &CertificateDer<'_>, path: &Path) -> Result<Said, TlsError>
     Ok(Said { names: uris(certificate).map_err(wrong)?, not_before, not_after })
 }
 
-/// What changes when a file is written or replaced.
+/// Changes when a file is written or replaced.
 pub(super) type Stamp = Option<(u64, u64, SystemTime)>;
 
-/// Looks at the files without reading them.
+/// Stamps of the files, without reading them.
 pub(super) fn stamp(files: &TlsFiles, kept: &Kept) -> [Stamp; 6] {
     let crl = files.crl();
     let own = [&files.ca, &files.cert, &files.key, &crl].map(|path| Some(path.as_path()));

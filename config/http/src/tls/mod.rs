@@ -1,5 +1,6 @@
-//! TLS 1.3 between controller and agents, and for the controller's clients. Certificates come from files and are taken up
-//! anew when these change; who is trusted and who one is are looked up at every handshake, so that nothing has to start again.
+//! TLS 1.3 between controller and agents, and for the controller's clients. Certificates come from files and are
+//! reloaded when these change; CAs and the own certificate are looked up at every handshake, so that no restart is
+//! needed.
 
 mod certificate_id;
 mod error;
@@ -39,26 +40,27 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 use verify::{Expected, OfClients, OfServers};
 
-/// How often the files are looked at.
+/// How often the files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// The one provider of cryptography.
+/// The only cryptography provider.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// Makes `ring` what libraries use that do not ask. HTTP clients that are made without settings of ours need it.
+/// Makes `ring` the default provider of libraries that do not ask. HTTP clients that are built without settings of ours
+/// need it.
 pub fn use_ring() {
-    // An error says that there is one already.
+    // An error means that there is one already.
     let _ = ring::default_provider().install_default();
 }
 
-/// Who is at the other end of a connection: the names of a certificate that one of the CAs has signed.
+/// The other end of a connection: the names of a certificate that one of the CAs has signed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peer {
     /// The URIs among the subject alternative names.
     pub names: Vec<String>,
-    /// The certificate, and the one that it goes back to; none where the names are taken from somewhere else.
+    /// The certificate, and its first ancestor; none if the names come from elsewhere.
     certificates: Vec<CertificateId>,
 }
 
@@ -68,24 +70,24 @@ impl Peer {
         self.names.iter().any(|own| own == name)
     }
 
-    /// One with these names, by somebody else's word.
+    /// A peer with these names, which were verified elsewhere.
     pub fn named(names: Vec<String>) -> Self {
         Self { names, certificates: Vec::new() }
     }
 
-    /// Reads the names of a certificate that was verified.
+    /// Reads the names of a verified certificate.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Self {
         let certificates = lineage::ids(certificate).unwrap_or_default();
         Self { names: files::uris(certificate).unwrap_or_default(), certificates }
     }
 }
 
-/// Who is asked for a certificate.
+/// Which clients must present a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clients {
-    /// Every client must have one.
+    /// Every client must present one.
     Required,
-    /// Clients may have one.
+    /// Clients may present one.
     Optional,
 }
 
@@ -94,14 +96,14 @@ pub enum Clients {
 pub struct Identity {
     files: TlsFiles,
     kept: Kept,
-    /// The key of the newest request for a certificate.
+    /// The key of the newest certificate request.
     pending: Arc<Mutex<Option<Pending>>>,
     current: Arc<RwLock<Arc<Loaded>>>,
-    /// Held while the files are read, so that what was read first is not taken up last.
+    /// Held while the files are read, so that an older read is not taken over last.
     reading: Arc<Mutex<()>>,
 }
 
-/// What [`Identity::keep_fresh`] knows of the files.
+/// The state of the files that [`Identity::keep_fresh`] has seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Seen {
     stamp: [load::Stamp; 6],
@@ -115,19 +117,19 @@ impl Identity {
         Self::open_with(files, Kept::default())
     }
 
-    /// The same for a daemon that is sent revocation lists and certificates, and keeps them in files of its own.
+    /// The same for a daemon that receives revocation lists and certificates, and keeps them in files of its own.
     pub fn open_with(files: &TlsFiles, kept: Kept) -> Result<Self, TlsError> {
         let current = Arc::new(RwLock::new(Arc::new(Loaded::read(files, &kept)?)));
         Ok(Self { files: files.clone(), kept, pending: Arc::default(), current, reading: Arc::default() })
     }
 
-    /// Where what it is sent is kept.
+    /// Where received files are kept.
     pub fn kept(&self) -> &Kept {
         &self.kept
     }
 
-    /// Makes a new key, and a request for a certificate for it in PEM (PKCS #10). The key is kept in memory until the certificate comes,
-    /// and does not leave the daemon. A further request takes the place of this one.
+    /// Generates a new key, and a certificate request for it in PEM (PKCS #10). The key is kept in memory until the
+    /// certificate arrives, and does not leave the daemon. A further request replaces this one.
     pub fn request_certificate(&self) -> Result<String, RenewalError> {
         if self.kept.renewed.is_none() {
             return Err(RenewalError::NoPlace);
@@ -137,7 +139,8 @@ impl Identity {
         Ok(request)
     }
 
-    /// Takes up the certificate, in PEM, for the newest request, and keeps it with its key. What does not fit leaves everything as it is.
+    /// Takes over the certificate, in PEM, for the newest request, and stores it with its key. One that does not fit
+    /// leaves everything as it is.
     pub fn take_certificate(&self, pem: &[u8]) -> Result<Facts, RenewalError> {
         let path = self.kept.renewed.as_deref().ok_or(RenewalError::NoPlace)?;
         let mut pending = self.pending();
@@ -154,7 +157,7 @@ impl Identity {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a server with this certificate, and those between it and its CA, would be taken for the one with this name now.
+    /// Whether a server with this certificate and its intermediates would now be trusted under this name.
     pub fn would_trust(&self, chain: &[CertificateDer<'_>], name: &str) -> Result<(), rustls::Error> {
         let (own, between) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let verifier = OfServers { roots: verify::Roots::Of(self.clone()), expected: Expected::Name(name.to_owned()) };
@@ -162,28 +165,28 @@ impl Identity {
         verifier.verify_server_cert(own, between, &ServerName::IpAddress(address), &[], UnixTime::now()).map(|_| ())
     }
 
-    /// Whether a certificate, or the one that it goes back to, was revoked.
+    /// Whether a certificate, or its first ancestor, was revoked.
     pub fn has_revoked(&self, certificate: &CertificateDer<'_>) -> bool {
         self.current().revoked.has_any([certificate])
     }
 
-    /// Whether a certificate is that of one of the CAs.
+    /// Whether a certificate is one of the CAs.
     pub fn is_ca(&self, certificate: &CertificateDer<'_>) -> bool {
         self.current().cas.iter().any(|ca| ca == certificate)
     }
 
-    /// Whether a client's certificate was revoked since it has connected.
+    /// Whether a client's certificate was revoked since it connected.
     pub fn is_revoked(&self, peer: &Peer) -> bool {
         let current = self.current();
         peer.certificates.iter().any(|certificate| current.revoked.names(certificate))
     }
 
-    /// The revocation lists that hold here, in PEM; empty where there are none.
+    /// The revocation lists in force, in PEM; empty if there are none.
     pub fn revocation_lists(&self) -> Vec<u8> {
         self.current().revoked.pem().to_owned()
     }
 
-    /// Takes up revocation lists in PEM that were sent, and keeps them. What they do not name any more stays revoked.
+    /// Takes over received revocation lists in PEM, and stores them. What they no longer name stays revoked.
     pub fn take_revocation_lists(&self, pem: &[u8]) -> Result<Facts, TlsError> {
         let path = self.kept.crl.clone().unwrap_or_else(|| self.files.crl());
         let loaded = self.current();
@@ -195,7 +198,7 @@ impl Identity {
         if loaded.revoked.covers(&sent) {
             return Ok(loaded.facts.clone());
         }
-        // It is kept before it is said to be. What only one before it names stays revoked.
+        // It is stored before it is confirmed. What only a previous list names stays revoked.
         let kept = if sent.covers(&loaded.revoked) { sent } else { loaded.revoked.clone().and(&sent) };
         cps_peering_file::replace(&path, 0o644, &[kept.pem()])
             .map_err(|failed| TlsError::Unreadable { path: path.clone(), error: failed.source })?;
@@ -206,12 +209,12 @@ impl Identity {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What the certificates say.
+    /// What the certificates contain.
     pub fn facts(&self) -> Facts {
         self.current().facts.clone()
     }
 
-    /// Reads the files again. What cannot be used leaves everything as it is.
+    /// Reads the files again. Unusable ones leave everything as it is.
     pub fn reload(&self) -> Result<Facts, TlsError> {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = Arc::new(Loaded::read(&self.files, &self.kept)?);
@@ -220,7 +223,7 @@ impl Identity {
         Ok(facts)
     }
 
-    /// Looks at the files from time to time, for ever, and reads them when they have changed or when `told` says so.
+    /// Checks the files from time to time, forever, and reads them when they have changed or on a message from `told`.
     pub async fn keep_fresh(self, mut told: tokio::sync::mpsc::Receiver<()>) {
         let mut seen = Seen { stamp: self.current().stamp, renewed: self.facts().renewed };
         loop {
@@ -228,19 +231,19 @@ impl Identity {
                 Some(()) = told.recv() => true,
                 () = tokio::time::sleep(LOOK_EVERY) => false,
             };
-            // A disk that hangs keeps one thread for that, and none of those that answer requests.
+            // A disk that hangs blocks one thread for that, and none of those that serve requests.
             let own = self.clone();
             let refreshed = tokio::task::spawn_blocking(move || own.refresh(seen, was_told)).await;
             seen = refreshed.unwrap_or(seen);
         }
     }
 
-    /// Reads the files if they have changed since they were seen, or `always`. What is seen now.
+    /// Reads the files if they have changed since they were seen, or if `always`. Returns what was seen now.
     fn refresh(&self, seen: Seen, always: bool) -> Seen {
         let stamp = load::stamp(&self.files, &self.kept);
-        // With time, or a clock that is set, another one of the two certificates is to be used.
+        // As time passes, or the clock is set, the choice between the two certificates may change.
         let renewed = self.current().choice.is_renewed(load::now());
-        // What is written at this moment is looked at once more: its stamp changes again.
+        // A file that is being written is checked once more: its stamp changes again.
         let now = Seen { stamp, renewed };
         if now != seen || always {
             match self.reload() {
@@ -251,7 +254,7 @@ impl Identity {
         now
     }
 
-    /// For a server.
+    /// The configuration of a server.
     pub fn server(&self, clients: Clients) -> Arc<ServerConfig> {
         let verifier = Arc::new(OfClients { identity: self.clone(), clients });
         let mut config = ServerConfig::builder_with_provider(provider())
@@ -259,18 +262,18 @@ impl Identity {
             .expect("ring has TLS 1.3")
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(self.clone()));
-        // A session that is taken up again would go on with certificates that are no longer good: the client's is not looked at.
+        // A resumed session would continue with certificates that may no longer be valid: the client's is not checked.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Arc::new(config)
     }
 
-    /// For a client that wants a server with this name, wherever it is.
+    /// The configuration of a client that requires a server with this name, whatever its address.
     pub fn client_of(&self, name: &str) -> ClientConfig {
         self.client(Expected::Name(name.to_owned()))
     }
 
-    /// For a client that knows servers by their addresses, as browsers do.
+    /// The configuration of a client that verifies servers by their addresses, as browsers do.
     pub fn client_by_address(&self) -> ClientConfig {
         self.client(Expected::Address)
     }
@@ -283,13 +286,13 @@ impl Identity {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(OfServers { roots, expected }))
             .with_client_cert_resolver(Arc::new(self.clone()));
-        // A session that is taken up again would go on with certificates that are no longer good.
+        // A resumed session would continue with certificates that may no longer be valid.
         config.resumption = rustls::client::Resumption::disabled();
         config
     }
 }
 
-/// Keeps the certificates fresh, at once on SIGHUP, for ever. Without any, SIGHUP means nothing and ends nothing.
+/// Keeps the certificates fresh, immediately on SIGHUP, forever. Without any, SIGHUP is ignored and ends nothing.
 pub fn on_hangup(identity: Option<Identity>) -> std::io::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     let (tell, told) = tokio::sync::mpsc::channel(1);
@@ -298,7 +301,7 @@ pub fn on_hangup(identity: Option<Identity>) -> std::io::Result<impl Future<Outp
             tokio::spawn(identity.keep_fresh(told));
         }
         while hangup.recv().await.is_some() {
-            // One that is waiting already is as good.
+            // One that is already waiting does as well.
             let _ = tell.try_send(());
         }
     })
@@ -328,12 +331,13 @@ pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErro
     files::certificates(file)
 }
 
-/// When the first of the certificates in a PEM file ends, in seconds since 1970.
+/// The earliest expiry of the certificates in a PEM file, in seconds since 1970.
 pub fn expiry(file: &Path) -> Result<i64, TlsError> {
     load::expiry(file)
 }
 
-/// For a client that knows a server by its address, as browsers do. `ca` is who signs for it; `own` is who the client is.
+/// The configuration of a client that verifies a server by its address, as browsers do. `ca` signs the server's
+/// certificate; `own` is the client's certificate and key.
 pub fn client(ca: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig, TlsError> {
     if let Some((cert, key)) = own {
         let files = TlsFiles { ca: ca.to_owned(), cert: cert.to_owned(), key: key.to_owned(), crl: None };
@@ -349,14 +353,14 @@ pub fn client(ca: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig, Tl
     Ok(config)
 }
 
-/// For a client that speaks plain HTTP only; it trusts nobody.
+/// The configuration of a client for plain HTTP only; it trusts no server.
 pub fn no_client() -> ClientConfig {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("ring has TLS 1.3")
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
-    // There is nothing to be taken up again, and room for it would be kept for each client.
+    // There is nothing to resume, and room for it would be kept for each client.
     config.resumption = rustls::client::Resumption::disabled();
     config
 }

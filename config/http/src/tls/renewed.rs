@@ -1,10 +1,10 @@
-//! A certificate that has replaced the one of the settings: signed by the controller for a key that the daemon has made itself, and kept
-//! in one file with it.
+//! A certificate that has replaced the one of the settings: signed by the controller for a key that the daemon
+//! generated, and kept in one file with that key.
 //!
-//! Files that the settings name are never written. Of the two certificates the one that was issued later is used, as long as it is valid:
-//! an operator who installs another one has the last word. What was renewed counts only where it goes back to that of the
-//! settings, has the same names and extended key usages, and one of its CAs has signed it. With a file that is damaged, or does not fit any more, the daemon goes
-//! on with the certificate of the settings.
+//! Files named in the settings are never written. Of the two certificates the one issued later is used, as long as it
+//! is valid: an operator who installs another one has the last word. A renewed one counts only if it descends from that
+//! of the settings, has the same names and extended key usages, and one of its CAs has signed it. If the file is
+//! damaged, or no longer fits, the daemon continues with the certificate of the settings.
 
 use super::{error::TlsError, files, lineage, revoked::Revoked, verify};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _};
@@ -22,13 +22,13 @@ use x509_parser::{
     prelude::FromDer,
 };
 
-/// How many certificates there may be between a renewed one and its CA, itself included.
+/// The longest chain from a renewed certificate to its CA, the certificate included.
 const LONGEST_CHAIN: usize = 8;
 
 /// Why a certificate does not replace the daemon's own.
 #[derive(Debug, Error)]
 pub enum RenewalError {
-    /// There is nothing that it could be the answer to.
+    /// There is no pending request.
     #[error("no request for a certificate is under way here: ask for one first")]
     NoRequest,
     /// The daemon keeps no certificates.
@@ -37,36 +37,36 @@ pub enum RenewalError {
     /// A key, or the request for it, cannot be made.
     #[error("cannot create a key and a certificate request: {0}")]
     Request(rcgen::Error),
-    /// It is no certificate.
+    /// It is not a certificate.
     #[error("not a certificate in PEM: {0}")]
     NotPem(#[from] pem::Error),
     /// There are too many.
     #[error("{0} certificates, and a certificate with its issuers has 1 to {LONGEST_CHAIN}")]
     Chain(usize),
-    /// It cannot be read.
+    /// It cannot be parsed.
     #[error("the certificate cannot be read: {0}")]
     Malformed(String),
-    /// It is for a key that is somewhere else.
+    /// It is for another key.
     #[error("the certificate's public key is not that of the newest request")]
     OtherKey,
-    /// It says something else than the one that it is to replace.
+    /// It differs from the one that it is to replace.
     #[error("the certificate's {field} differs from that of the certificate in the settings, and must be the same")]
     Differs {
-        /// Which extension.
+        /// The extension.
         field: &'static str,
     },
-    /// It goes back to another one.
+    /// It descends from another one.
     #[error("the certificate's lineage is not the certificate in the settings, which is used instead")]
     OtherLine,
-    /// Nobody whose word is taken has signed it, or not for now.
+    /// No trusted CA has signed it, or it is not valid now.
     #[error("the certificate is not valid here, by this host's CAs and clock: {0}")]
     Untrusted(rustls::Error),
-    /// The one of the settings would be used instead.
+    /// The one of the settings would be preferred.
     #[error(
         "the certificate's notBefore is earlier than that of the certificate in the settings, which is used instead"
     )]
     Older,
-    /// It could not be kept.
+    /// It could not be stored.
     #[error("cannot write the certificate: {0}")]
     Write(#[from] io::Error),
     /// The files of the settings cannot be read.
@@ -74,7 +74,7 @@ pub enum RenewalError {
     Files(#[from] TlsError),
 }
 
-/// A certificate with those between it and the CA behind it, and its key.
+/// A certificate with its intermediates, and its key.
 pub(super) struct Pair {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
@@ -99,14 +99,15 @@ impl Pending {
     /// A new key, and a certificate signing request for it in PEM.
     pub(super) fn new() -> Result<(Self, String), RenewalError> {
         let key = KeyPair::generate().map_err(RenewalError::Request)?;
-        // What the certificate will say is not for the one who asks to decide.
+        // The requester does not decide about the content of the certificate.
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         let request = params.serialize_request(&key).and_then(|request| request.pem());
         Ok((Self(key), request.map_err(RenewalError::Request)?))
     }
 
-    /// Checks that certificates, in PEM, are the answer; the first one is meant, the others are those between it and a CA.
+    /// Checks that certificates, in PEM, answer the request; the first one is the certificate, the others are its
+    /// intermediates.
     pub(super) fn answered(&self, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, RenewalError> {
         let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
         if chain.is_empty() || chain.len() > LONGEST_CHAIN {
@@ -119,7 +120,7 @@ impl Pending {
         }
     }
 
-    /// Keeps the key with its certificate: after a crash there is what was before, or all of this.
+    /// Stores the key with its certificate: after a crash there is either the previous pair or this one.
     pub(super) fn store(&self, chain: &[CertificateDer<'_>], path: &Path) -> io::Result<()> {
         let text = format!("{}{}", self.0.serialize_pem(), to_pem(chain));
         Ok(cps_peering_file::replace(path, 0o600, &[text.as_bytes()])?)
@@ -137,18 +138,18 @@ fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>
     X509Certificate::from_der(certificate).map(|it| it.1).map_err(|error| RenewalError::Malformed(error.to_string()))
 }
 
-/// From when until when a certificate is valid, in seconds since 1970.
+/// The validity of a certificate, in seconds since 1970.
 pub(super) fn validity(certificate: &CertificateDer<'_>) -> Result<RangeInclusive<i64>, RenewalError> {
     let parsed = parsed(certificate)?;
     let validity = parsed.validity();
     Ok(validity.not_before.timestamp()..=validity.not_after.timestamp())
 }
 
-/// The two certificates of a daemon, by their times.
+/// The two certificates of a daemon, by their validity.
 #[derive(Debug, Clone)]
 pub(super) struct Choice {
     settings: RangeInclusive<i64>,
-    /// None where there is no renewed one that fits.
+    /// None if there is no renewed one that fits.
     renewed: Option<RangeInclusive<i64>>,
 }
 
@@ -157,7 +158,8 @@ impl Choice {
         Self { settings, renewed }
     }
 
-    /// Whether the renewed one is used at a time in seconds since 1970: it is valid, and that of the settings is not, or older.
+    /// Whether the renewed one is used at a time in seconds since 1970: it is valid, and that of the settings is not,
+    /// or was issued earlier.
     pub(super) fn is_renewed(&self, now: i64) -> bool {
         self.renewed.as_ref().is_some_and(|renewed| {
             renewed.contains(&now) && (!self.settings.contains(&now) || renewed.start() >= self.settings.start())
@@ -165,7 +167,7 @@ impl Choice {
     }
 }
 
-/// What a certificate must be to replace the one of the settings.
+/// What a certificate must satisfy to replace the one of the settings.
 pub(super) struct Rules<'a> {
     /// The one of the settings.
     pub(super) settings: &'a CertificateDer<'static>,
@@ -174,7 +176,7 @@ pub(super) struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Checks a certificate with those between it and its CA, whenever it is valid. Returns from when until when.
+    /// Checks a certificate with its intermediates, whenever it is valid. Returns its validity.
     pub(super) fn fits(&self, chain: &[CertificateDer<'_>], now: i64) -> Result<RangeInclusive<i64>, RenewalError> {
         let (own, settings) = (parsed(&chain[0])?, parsed(self.settings)?);
         for (field, oid) in [

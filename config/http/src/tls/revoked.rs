@@ -1,4 +1,4 @@
-//! Certificates that are no longer good: certificate revocation lists (RFC 5280 section 5).
+//! Revoked certificates: certificate revocation lists (RFC 5280 section 5).
 
 use super::{
     certificate_id::{CertificateId, number},
@@ -19,7 +19,7 @@ use x509_parser::{
 /// The longest file of lists that is read, in bytes: some hundred thousand certificates.
 pub const MAX_CRL: usize = 16 * 1024 * 1024;
 
-/// The lists of a text in PEM.
+/// The lists in a PEM text.
 fn blocks(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
     const BEGIN: &[u8] = b"-----BEGIN X509 CRL-----";
     const END: &[u8] = b"-----END X509 CRL-----";
@@ -27,7 +27,7 @@ fn blocks(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = pem;
     std::iter::from_fn(move || {
         rest = &rest[find(rest, BEGIN)?..];
-        // One without an end is an error for whoever reads it.
+        // A block without an end is an error for the parser.
         let length = find(rest, END).map_or(rest.len(), |at| at + END.len());
         let (block, behind) = rest.split_at(length);
         rest = behind;
@@ -35,8 +35,8 @@ fn blocks(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether a list says that it was signed with the key of a CA, by the key's identifier (RFC 5280 section 5.2.1). A CA that was renewed
-/// has the same name and another key.
+/// Whether a list was signed with the key of a CA, by the key's identifier (RFC 5280 section 5.2.1). A CA that was
+/// renewed has the same name and another key.
 fn is_key_of(ca: &X509Certificate<'_>, list: &CertificateRevocationList<'_>) -> bool {
     let of_ca = ca.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0),
@@ -46,28 +46,28 @@ fn is_key_of(ca: &X509Certificate<'_>, list: &CertificateRevocationList<'_>) -> 
         ParsedExtension::AuthorityKeyIdentifier(authority) => Some(authority.key_identifier.as_ref()?.0),
         _ => None,
     });
-    // One that does not say it is taken at its name.
+    // If it has no key identifier, the name counts.
     of_ca.zip(of_list).is_none_or(|(ca, list)| ca == list)
 }
 
 /// One issuer's list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct List {
-    /// Lists of one issuer have rising numbers.
+    /// The numbers of one issuer's lists increase.
     number: Vec<u8>,
     serials: BTreeSet<Vec<u8>>,
 }
 
-/// What the lists of all issuers say.
+/// The lists of all issuers, merged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Revoked {
     by_issuer: BTreeMap<Vec<u8>, List>,
-    /// The lists in PEM as they came, each once.
+    /// The lists in PEM as received, each once.
     pem: Vec<u8>,
 }
 
 impl Revoked {
-    /// Reads a file of lists in PEM. Each counts if one of the CAs has signed it. There may be no file.
+    /// Reads a file of lists in PEM. Each counts if one of the CAs has signed it. The file may be missing.
     pub(super) fn read(path: &Path, cas: &[CertificateDer<'static>]) -> Result<Self, TlsError> {
         match fs::read(path) {
             Ok(bytes) => Self::parse(&bytes, path, cas),
@@ -76,8 +76,9 @@ impl Revoked {
         }
     }
 
-    /// What the lists say that one of the CAs has signed. Those of other CAs are passed over: they are about certificates that are not
-    /// trusted any more, or not yet. One that says that it is of a CA that is known, and was not signed by it, is an error.
+    /// Merges the lists that one of the CAs has signed. Those of other CAs are ignored: they are about certificates
+    /// that are no longer trusted, or not yet. A list that names a known CA as its issuer, but was not signed by it, is
+    /// an error.
     pub(super) fn parse(bytes: &[u8], path: &Path, cas: &[CertificateDer<'static>]) -> Result<Self, TlsError> {
         let not_pem = |error| TlsError::NotPem { path: path.to_owned(), what: "revocation list", error };
         let wrong = |error: String| TlsError::RevocationList { path: path.to_owned(), error };
@@ -111,7 +112,7 @@ impl Revoked {
         Ok(revoked)
     }
 
-    /// Keeps a list as it came, if it is not there yet.
+    /// Keeps a list as received, if it is new.
     fn add_pem(&mut self, block: &[u8]) {
         if !blocks(&self.pem).any(|known| known == block) {
             self.pem.extend_from_slice(block);
@@ -119,7 +120,7 @@ impl Revoked {
         }
     }
 
-    /// Whether nothing was signed by a CA that is known.
+    /// Whether no list was signed by a known CA.
     pub(super) fn is_empty(&self) -> bool {
         self.by_issuer.is_empty()
     }
@@ -132,7 +133,7 @@ impl Revoked {
             .all(|(issuer, list)| self.by_issuer.get(issuer).is_some_and(|own| own.serials.is_superset(&list.serials)))
     }
 
-    /// Of two lists of one issuer, what either names is no longer good: nothing becomes good again.
+    /// Of two lists of one issuer, everything that either names is revoked: nothing becomes valid again.
     fn add(&mut self, issuer: Vec<u8>, list: List) {
         let known = self.by_issuer.entry(issuer).or_default();
         if (list.number.len(), &list.number) > (known.number.len(), &known.number) {
@@ -141,7 +142,7 @@ impl Revoked {
         known.serials.extend(list.serials);
     }
 
-    /// The same with what other lists say.
+    /// The same, merged with other lists.
     pub(super) fn and(mut self, other: &Self) -> Self {
         for (issuer, list) in &other.by_issuer {
             self.add(issuer.clone(), list.clone());
@@ -156,14 +157,14 @@ impl Revoked {
         self.by_issuer.get(certificate.issuer()).is_some_and(|list| list.serials.contains(certificate.serial()))
     }
 
-    /// Whether one of these certificates is no longer good.
+    /// Whether one of these certificates is revoked.
     pub(super) fn has_any<'a>(&self, certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> bool {
-        // One that cannot be read is not checked by anybody, and is not taken either.
+        // One that cannot be parsed is not verified by any caller, and is not accepted either.
         let bad = |certificate| lineage::ids(certificate).is_none_or(|ids| ids.iter().any(|id| self.names(id)));
         !self.by_issuer.is_empty() && certificates.into_iter().any(bad)
     }
 
-    /// How many certificates are named.
+    /// How many certificates are revoked.
     pub(super) fn count(&self) -> usize {
         self.by_issuer.values().map(|list| list.serials.len()).sum()
     }

@@ -46,7 +46,7 @@ impl Pki {
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let files = self.files(file);
-        // The key first: that is what `pki` does, and what is read in between does not fit and is not taken up.
+        // The key first: that is what `pki` does, and a pair that was read in between does not fit and is not used.
         fs::write(&files.key, key.serialize_pem()).unwrap();
         fs::set_permissions(&files.key, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&files.cert, cert.pem()).unwrap();
@@ -94,7 +94,7 @@ struct Running {
     _stop: oneshot::Sender<()>,
 }
 
-/// A server that says who it thinks the client is.
+/// A server that responds with the names of the client.
 async fn start(identity: &Identity, clients: Clients, limits: Limits) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -112,7 +112,7 @@ async fn start(identity: &Identity, clients: Clients, limits: Limits) -> Running
 }
 
 impl Running {
-    /// The answer to a request, or why there is none.
+    /// The response to a request, or why there is none.
     async fn ask(&self, config: ClientConfig, request: &str) -> Result<String, String> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::from(self.address.ip());
@@ -137,39 +137,39 @@ async fn each_side_knows_the_other_by_its_name() {
     let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
     let agent = start(&host, Clients::Required, Limits::default()).await;
     assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), CONTROLLER);
-    // Another host's certificate is as good a signature, and another name.
+    // Another host's certificate has as good a signature, and another name.
     let error = agent.names(controller.client_of("spiffe://cps-peering/host/h2")).await.unwrap_err();
     assert!(error.contains(H1) && error.contains("host/h2"), "{error}");
-    // By its address, as a browser.
+    // By its address, as a browser does.
     let by_address = client(&pki.files("h1").ca, Some((&pki.files("h1").cert, &pki.files("h1").key))).unwrap();
     assert_eq!(agent.names(by_address).await.unwrap(), H1);
 }
 
 #[tokio::test]
-async fn strangers_are_kept_out_on_both_sides() {
+async fn untrusted_peers_are_refused_on_both_sides() {
     let (pki, others) = (Pki::new(), Pki::new());
     let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
     let agent = start(&host, Clients::Required, Limits::default()).await;
-    // Signed by somebody else: the agent does not take it, and is not taken.
+    // Signed by another CA: the agent neither accepts it nor is accepted.
     let mut stranger = others.issue("controller", CONTROLLER, 9);
     let error = agent.names(Identity::open(&stranger).unwrap().client_of(H1)).await.unwrap_err();
     // The CAs have one name and two keys.
     assert!(error.contains("BadSignature"), "{error}");
     stranger.ca = pki.files("x").ca;
     agent.names(Identity::open(&stranger).unwrap().client_of(H1)).await.unwrap_err();
-    // Without a certificate, and with one that is over.
+    // Without a certificate, and with an expired one.
     agent.names(client(&pki.files("x").ca, None).unwrap()).await.unwrap_err();
     let over = Identity::open(&pki.issue("over", CONTROLLER, -1)).unwrap();
     let error = agent.names(over.client_of(H1)).await.unwrap_err();
     assert!(error.contains("xpired"), "{error}");
-    // Where certificates are optional, who has none has no name; a bad one is still refused.
+    // If certificates are optional, a client without one has no names; a bad one is still refused.
     let open = start(&host, Clients::Optional, Limits::default()).await;
     assert_eq!(open.names(client(&pki.files("x").ca, None).unwrap()).await.unwrap(), "");
     open.names(Identity::open(&stranger).unwrap().client_of(H1)).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn new_files_are_taken_up_and_bad_ones_are_not() {
+async fn new_files_are_used_and_bad_ones_are_not() {
     let pki = Pki::new();
     let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
     let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
@@ -183,7 +183,7 @@ async fn new_files_are_taken_up_and_bad_ones_are_not() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), renewed).await.expect("the new certificate is taken up");
+    tokio::time::timeout(Duration::from_mins(1), renewed).await.expect("the new certificate is used");
     assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), OPERATOR);
     fs::write(pki.files("controller").cert, "rubbish").unwrap();
     assert!(controller.reload().unwrap_err().to_string().contains("controller.pem"));
@@ -191,14 +191,14 @@ async fn new_files_are_taken_up_and_bad_ones_are_not() {
 }
 
 #[tokio::test]
-async fn what_is_revoked_is_refused_on_both_sides_and_on_connections_that_are_there() {
+async fn revoked_certificates_are_refused_on_both_sides_and_on_open_connections() {
     let pki = Pki::new();
     let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
     let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
     let operator = Identity::open(&pki.issue("operator", OPERATOR, 9)).unwrap();
     let agent = start(&host, Clients::Required, Limits::default()).await;
     assert_eq!(agent.names(controller.client_of(H1)).await.unwrap(), CONTROLLER);
-    // A connection that is there when the list comes.
+    // A connection that is open when the list arrives.
     let stream = TcpStream::connect(agent.address).await.unwrap();
     let connector = TlsConnector::from(Arc::new(operator.client_of(H1)));
     let mut open = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap();
@@ -215,7 +215,7 @@ async fn what_is_revoked_is_refused_on_both_sides_and_on_connections_that_are_th
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), taken_up).await.expect("the list is taken up");
+    tokio::time::timeout(Duration::from_mins(1), taken_up).await.expect("the list is in force");
     open.write_all(request).await.unwrap();
     let length = open.read(&mut answer).await.unwrap();
     assert!(String::from_utf8_lossy(&answer[..length]).starts_with("HTTP/1.1 401"));
@@ -230,7 +230,7 @@ async fn what_is_revoked_is_refused_on_both_sides_and_on_connections_that_are_th
 }
 
 #[test]
-fn a_list_that_is_sent_is_checked_and_kept_and_takes_nothing_back() {
+fn a_received_list_is_checked_and_kept_and_unrevokes_nothing() {
     let (pki, others) = (Pki::new(), Pki::new());
     pki.issue("operator", OPERATOR, 9);
     pki.issue("h2", H1, 9);
@@ -249,7 +249,7 @@ fn a_list_that_is_sent_is_checked_and_kept_and_takes_nothing_back() {
         assert_eq!(host.facts().revoked, 0);
     }
     assert_eq!(host.take_revocation_lists(pki.list(2, &["operator"]).as_bytes()).unwrap().revoked, 1);
-    // One that names less is a mistake, or old.
+    // One that names fewer is a mistake, or old.
     assert_eq!(host.take_revocation_lists(pki.list(1, &["h2"]).as_bytes()).unwrap().revoked, 2);
     assert_eq!(open().facts().revoked, 2, "a restart forgets nothing");
     fs::write(&kept, "rubbish").unwrap();
@@ -261,7 +261,7 @@ fn a_list_that_is_sent_is_checked_and_kept_and_takes_nothing_back() {
     fs::write(&beside, others.list(1, &["operator"])).unwrap();
     let one = Identity::open(&pki.files("h1")).unwrap();
     assert_eq!((one.facts().revoked, one.revocation_lists().len()), (0, 0));
-    // One that was changed on its way is none, and what was known stays.
+    // A list that was altered is rejected, and the previous state stays.
     let own = pki.list(1, &["h2"]);
     let end = own.find("-----END").unwrap() - 6;
     let changed = if own[end..].starts_with('A') { "B" } else { "A" };
@@ -275,7 +275,7 @@ fn a_list_that_is_sent_is_checked_and_kept_and_takes_nothing_back() {
 }
 
 #[test]
-fn what_an_earlier_list_has_named_stays_revoked_beside_a_list_of_ones_own() {
+fn names_of_an_earlier_list_stay_revoked_beside_the_daemons_own_list() {
     let pki = Pki::new();
     let kept = pki.folder.path().join("sent.pem");
     for name in ["a", "b", "c"] {
@@ -285,14 +285,14 @@ fn what_an_earlier_list_has_named_stays_revoked_beside_a_list_of_ones_own() {
     fs::write(files.crl(), pki.list(1, &["a"])).unwrap();
     let host = Identity::open_with(&files, Kept { crl: Some(kept.clone()), renewed: None }).unwrap();
     assert_eq!(host.take_revocation_lists(pki.list(2, &["a", "b"]).as_bytes()).unwrap().revoked, 2);
-    // A controller with an older list takes over, and another one with a newer one.
+    // A controller with an older list takes over, and then one with a newer list.
     assert_eq!(host.take_revocation_lists(pki.list(1, &["a"]).as_bytes()).unwrap().revoked, 2);
     assert_eq!(host.take_revocation_lists(pki.list(3, &["c"]).as_bytes()).unwrap().revoked, 3);
     assert_eq!(
         Identity::open_with(&files, Kept { crl: Some(kept.clone()), renewed: None }).unwrap().facts().revoked,
         3
     );
-    // What is sent again and again takes no room.
+    // Repeated lists take no room.
     let length = fs::metadata(&kept).unwrap().len();
     for number in 4..10 {
         host.take_revocation_lists(pki.list(number, &["a", "c"]).as_bytes()).unwrap();
@@ -301,12 +301,12 @@ fn what_an_earlier_list_has_named_stays_revoked_beside_a_list_of_ones_own() {
 }
 
 #[tokio::test]
-async fn a_session_is_not_taken_up_again_without_a_look_at_the_certificate() {
+async fn a_session_is_not_resumed_without_checking_the_certificate() {
     let pki = Pki::new();
     let host = Identity::open(&pki.issue("h1", H1, 9)).unwrap();
     let controller = Identity::open(&pki.issue("controller", CONTROLLER, 9)).unwrap();
     let agent = start(&host, Clients::Required, Limits::default()).await;
-    // A client that would like to.
+    // A client that would resume.
     let mut client = controller.client_of(H1);
     client.resumption = rustls::client::Resumption::in_memory_sessions(8);
     let client = Arc::new(client);
@@ -348,7 +348,7 @@ async fn a_handshake_that_is_dribbled_holds_no_place() {
     assert_eq!(server.names(host.client_of(H1)).await.unwrap(), H1);
     let mut rest = Vec::new();
     let _ = slow.read_to_end(&mut rest).await;
-    // A handshake that is done, and then half a head.
+    // A completed handshake, and then half a head.
     let late = server.ask(host.client_of(H1), "GET / HTTP/1.1\r\nhos").await;
     assert!(!late.unwrap_or_default().contains("200"));
     assert_eq!(server.names(host.client_of(H1)).await.unwrap(), H1);

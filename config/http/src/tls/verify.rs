@@ -1,4 +1,4 @@
-//! Who is at the other end.
+//! Verification of the other end.
 
 use super::{
     CertificateDer, Clients, DigitallySignedStruct, DistinguishedName, Identity, Peer, Revoked, RootCertStore,
@@ -47,12 +47,12 @@ macro_rules! checks_signatures {
     };
 }
 
-/// Those whose word is taken.
+/// The trusted CAs.
 #[derive(Debug)]
 pub(super) enum Roots {
-    /// Those of a daemon, as they are at the time.
+    /// Those of a daemon, looked up at each handshake.
     Of(Identity),
-    /// Always the same.
+    /// A fixed set.
     Fixed(Arc<RootCertStore>),
 }
 
@@ -67,13 +67,13 @@ fn refuse_revoked(
     Ok(())
 }
 
-/// Refuses certificates of issuers whose word is taken for hosts alone, where they name anybody else. Such an issuer has to send its own
-/// certificate with them, since no CA list may hold it.
+/// Refuses certificates of issuers that are trusted for hosts only, if they name anything else. Such an issuer has to
+/// send its own certificate with them, because it must not be in a CA list.
 pub(super) fn refuse_others_of_host_issuer(
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
 ) -> Result<(), Error> {
-    // One whose names cannot be read is refused with what it has signed.
+    // If its names cannot be parsed, what it has signed is refused.
     let signs_for_hosts =
         |it: &CertificateDer<'_>| files::uris(it).map_or(true, |names| names.iter().any(|name| name == HOST_ISSUER));
     if !intermediates.iter().any(signs_for_hosts) {
@@ -88,16 +88,16 @@ pub(super) fn refuse_others_of_host_issuer(
     }
 }
 
-/// Whom a client wants.
+/// The server that a client expects.
 #[derive(Debug)]
 pub(super) enum Expected {
     /// The one with this URI.
     Name(String),
-    /// Who is at the address that was asked for.
+    /// The one at the requested address.
     Address,
 }
 
-/// Checks servers.
+/// Verifies servers.
 #[derive(Debug)]
 pub(super) struct OfServers {
     pub(super) roots: Roots,
@@ -143,12 +143,12 @@ impl ServerCertVerifier for OfServers {
     checks_signatures!();
 }
 
-/// A sentence as an error.
+/// A message as an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Other(String);
 
-/// Checks clients. What they may do is decided by their names, request by request.
+/// Verifies clients. What they may do is decided by their names, request by request.
 #[derive(Debug)]
 pub(super) struct OfClients {
     pub(super) identity: Identity,
@@ -164,7 +164,7 @@ impl ClientCertVerifier for OfClients {
         self.clients == Clients::Required
     }
 
-    /// No hints: the CAs may be others at the next handshake.
+    /// No hints: the CAs may differ at the next handshake.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

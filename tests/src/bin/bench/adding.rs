@@ -1,4 +1,4 @@
-//! From nothing to all routes in the kernel: agent, raw netlink, `ip -batch`, BIRD; side by side, in turns.
+//! From nothing to all routes in the kernel: agent, raw netlink, `ip -batch`, BIRD; side by side, alternating.
 
 use crate::{
     agent::Agent,
@@ -41,7 +41,7 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
         figures.add(million[3], most, "MB", format!("peak of {TURNS} agents (VmHWM); BIRD {bird:.0} MB"));
     }
     for (name, family) in [("agent.add_100k.vs_raw", 4), ("agent.add_100k.vs_raw_v6", 6)] {
-        // The first name is a part of the second.
+        // The first name is a prefix of the second.
         if figures.wants(&[name]) {
             let times = turns(family, 100_000, false)?;
             ratio(figures, name, &times, &times.raw, "raw");

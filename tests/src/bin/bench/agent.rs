@@ -22,11 +22,11 @@ use std::{
 };
 
 const LISTEN: &str = "127.0.0.1:7071";
-/// What `/proc` counts processor time in (`USER_HZ`, `proc(5)`).
+/// The unit of CPU time in `/proc` (`USER_HZ`, `proc(5)`).
 const USER_TICK: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// A running agent. It ends with this value; what it put into the kernel stays.
+/// A running agent. It ends when this is dropped; what it put into the kernel stays.
 pub(crate) struct Agent {
     child: Child,
     netns: Netns,
@@ -36,7 +36,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts one with its ledger in this folder, and waits until it answers.
+    /// Starts one with its ledger in this folder, and waits until it responds.
     pub(crate) fn start(netns: &Netns, folder: &Path, resync_s: u64) -> Result<Agent> {
         let settings = folder.join("agent.toml");
         let ledger = folder.join("ledger");
@@ -96,12 +96,12 @@ impl Agent {
         Ok(Self::request("PATCH", CONFIG_PATH, &serde_json::to_vec(patch)?))
     }
 
-    /// Sends a request. The answer may take its time.
+    /// Sends a request without waiting for the response.
     pub(crate) fn send(&mut self, request: &[u8]) -> Result<()> {
         Ok(self.connection.as_mut().context("not connected")?.write_all(request)?)
     }
 
-    /// Waits for the answer to the request that was sent.
+    /// Waits for the response to the request that was sent.
     pub(crate) fn answer(&mut self) -> Result<HostReport> {
         let stream = self.connection.as_mut().context("not connected")?;
         let mut bytes = Vec::new();
@@ -128,7 +128,7 @@ impl Agent {
         Ok(serde_json::from_slice(body)?)
     }
 
-    /// Sends a configuration and waits until the kernel has been seen to be so.
+    /// Sends a configuration and waits until the kernel has been seen to have it.
     pub(crate) fn put(&mut self, config: &HostConfig) -> Result<HostReport> {
         self.send(&Self::put_request(config)?)?;
         let report = self.answer()?;
@@ -147,7 +147,7 @@ impl Agent {
         self.answer()
     }
 
-    /// The report when everything is as it should be; an error when that takes too long.
+    /// The report once everything is as it should be; an error if that takes too long.
     pub(crate) fn settle(&mut self, mut report: HostReport) -> Result<HostReport> {
         let deadline = Instant::now() + PATIENCE;
         while !report.in_sync() {
@@ -160,12 +160,12 @@ impl Agent {
         Ok(report)
     }
 
-    /// Holds the process, so that it does not disturb what is measured.
+    /// Stops the process, so that it does not disturb what is measured.
     pub(crate) fn pause(&self) -> Result<()> {
         Ok(kill(self.pid()?, Signal::SIGSTOP)?)
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub(crate) fn proceed(&self) -> Result<()> {
         Ok(kill(self.pid()?, Signal::SIGCONT)?)
     }
@@ -174,15 +174,15 @@ impl Agent {
         Ok(Pid::from_raw(self.child.id().try_into()?))
     }
 
-    /// The most memory that it ever used, in MB.
+    /// Its peak memory, in MB.
     pub(crate) fn peak_memory(&self) -> Result<f64> {
         peak_memory(self.child.id()).context("the agent has ended")
     }
 
-    /// How long it has kept a processor busy, in user and kernel mode (`utime` and `stime` in `/proc/PID/stat`).
+    /// Its CPU time so far, in user and kernel mode (`utime` and `stime` in `/proc/PID/stat`).
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).context("the agent has ended")?;
-        // The name, which comes second, may contain anything.
+        // The second field, the name, may contain anything.
         let (_, rest) = stat.rsplit_once(')').context("no name")?;
         let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
         let ticks = ticks.sum::<Result<u32, _>>()?;
@@ -198,7 +198,7 @@ impl Drop for Agent {
     }
 }
 
-/// The most memory that a process ever used (`VmHWM`), in MB of 10⁶ bytes.
+/// The peak memory of a process (`VmHWM`), in MB of 10⁶ bytes.
 pub(crate) fn peak_memory(pid: u32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -24,8 +24,8 @@ impl Drop for Bird {
     }
 }
 
-/// The time from the command that loads the configuration with the routes until they are in the kernel, and BIRD's memory
-/// then, in MB.
+/// The time from the command that loads the configuration with the routes until they are in the kernel, and BIRD's
+/// memory then, in MB.
 pub(crate) fn add(netns: &Netns, prefixes: &[IpNet], folder: &Path) -> Result<(Duration, f64)> {
     let (config, socket) = (folder.join("bird.conf"), folder.join("bird.ctl"));
     fs::write(&config, text(&[])?)?;

@@ -1,4 +1,4 @@
-//! Figures: a name, a number, a unit, and for people how it came about.
+//! Figures: a name, a number, a unit, and an explanation for people.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is the output")]
 
@@ -25,12 +25,12 @@ impl Figures {
         Self { json, filter, all: Vec::new() }
     }
 
-    /// Whether any of these figures is asked for.
+    /// Whether any of these figures is selected.
     pub(crate) fn wants(&self, names: &[&str]) -> bool {
         names.iter().any(|name| name.contains(&self.filter))
     }
 
-    /// Adds a figure, if it is asked for, and tells it.
+    /// Adds a figure, if it is selected, and prints it.
     pub(crate) fn add(&mut self, name: &str, value: f64, unit: &'static str, how: impl Into<String>) {
         if !name.contains(&self.filter) {
             return;
@@ -44,7 +44,7 @@ impl Figures {
         self.all.push((figure, how));
     }
 
-    /// The whole table, for people.
+    /// Prints the whole table.
     pub(crate) fn show(&self) {
         if self.json {
             return;
@@ -60,12 +60,12 @@ fn line(figure: &Figure, how: &str) -> String {
     format!("{:34} {:9.3} {:5}  {how}", figure.name, figure.value, figure.unit)
 }
 
-/// Something to know while it runs.
+/// A remark while it runs.
 pub(crate) fn note(text: &str) {
     eprintln!("{text}");
 }
 
-/// The middle one; of an even number the mean of the two in the middle.
+/// The median; of an even number the mean of the two in the middle.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -81,7 +81,7 @@ pub(crate) fn median_s(times: &[Duration]) -> f64 {
     median(&times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>())
 }
 
-/// Seconds for people: the median, and the shortest and longest.
+/// Seconds as text: the median, and the shortest and longest.
 pub(crate) fn seconds(times: &[Duration]) -> String {
     let (least, most) = (times.iter().min(), times.iter().max());
     match least.zip(most) {

@@ -1,4 +1,4 @@
-//! Network namespaces to measure in, and the configurations and routes that are measured.
+//! Network namespaces for measurements, and the configurations and routes that are measured.
 
 use crate::raw::Raw;
 use anyhow::{Context, Result};
@@ -31,11 +31,11 @@ pub(crate) fn table() -> u32 {
     cps_peering_agent::ownership::table(VPC_VNI.try_into().expect("a legal VNI"))
 }
 
-/// Whether the kernel has VRF devices; tried out in this process' own namespace, which is the bench's.
+/// Whether the kernel has VRF devices; tried in this process' own namespace, which is the bench's.
 pub(crate) fn kernel_has_vrf() -> bool {
     let add = command::run(Command::new("ip").args("link add vrf-test type vrf table 10".split(' ')));
     let there = add.is_ok_and(|ended| ended.status.success());
-    // Where it was not made, there is nothing to remove.
+    // If it was not created, there is nothing to remove.
     let _ = command::run(Command::new("ip").args(["link", "delete", "vrf-test"]));
     there
 }
@@ -59,8 +59,8 @@ pub(crate) fn host() -> Result<Netns> {
     Ok(netns)
 }
 
-/// Stands in for the VRF in the lookup of routes: what goes to the tenants' addresses is looked up in their table.
-/// Behind the rule for local addresses, which the agent moves to 1001.
+/// Stands in for the VRF in route lookups: packets to the tenants' addresses are looked up in their table. Behind the
+/// rule for local addresses, which the agent moves to 1001.
 fn lead_to_table(netns: &Netns) -> Result<()> {
     for rule in ["rule", "-6 rule"] {
         for to in if rule == "rule" { ["10.0.0.0/8", "192.168.0.0/16"] } else { ["fd00::/9", "fd80::/9"] } {
@@ -70,7 +70,7 @@ fn lead_to_table(netns: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// A namespace with a VXLAN device that is up, and its index: what the other ways get ready-made.
+/// A namespace with a VXLAN device that is up, and its index: the other programs get it ready-made.
 pub(crate) fn device() -> Result<(Netns, u32)> {
     let netns = host()?;
     netns.ip("link add p type vxlan id 1001 dstport 4789 local 192.0.2.1 nolearning")?;
@@ -86,12 +86,12 @@ pub(crate) fn index_of(netns: &Netns, device: &str) -> Result<u32> {
     Ok(index.trim().parse()?)
 }
 
-/// Removes a namespace whose routes all hang on next hops, and waits until it is gone: the kernel does it behind
-/// our back, and must not do it while something is measured.
+/// Removes a namespace whose routes all use next hops, and waits until it is gone: the kernel does it asynchronously,
+/// and must not do it during a measurement.
 pub(crate) fn clear(netns: Netns) -> Result<()> {
     netns.ip("nexthop flush")?;
     for family in ["-4", "-6"] {
-        // A table that is empty is an error.
+        // An empty table is an error.
         let _ = netns.ip(&format!("{family} route flush table {}", table()));
     }
     drop(netns);
@@ -99,7 +99,7 @@ pub(crate) fn clear(netns: Netns) -> Result<()> {
     Ok(())
 }
 
-/// Addresses in a row from the start of a peer's network, as host routes.
+/// Consecutive addresses from the start of a peer's network, as host routes.
 pub(crate) fn prefixes(family: u8, start: u32, count: u32) -> Vec<IpNet> {
     let v6 = |number: u32| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, (number >> 16) as u16, (number & 0xffff) as u16);
     (start..start + count)
@@ -172,7 +172,7 @@ pub(crate) fn small_side(number: u32, routes: u32) -> SideConfig {
     side(number, vec![cidr.into()], prefixes(4, first, routes))
 }
 
-/// Many peerings that are spread over VPCs, each in as many as `per_vpc`.
+/// Many peerings that are spread over VPCs, up to `per_vpc` in each.
 pub(crate) fn spread_peerings(peerings: u32, per_vpc: u32, routes: u32) -> HostConfig {
     let mut config = bare();
     for vpc in 0..peerings.div_ceil(per_vpc) {
@@ -200,12 +200,12 @@ fn vpc_id(number: u32) -> cps_peering_config::id::VpcId {
     format!("vpc-{number}").parse().expect("a legal id")
 }
 
-/// Waits until all of a sample of these routes, the last one among them, lead somewhere; returns when that was.
+/// Waits until all of a sample of these routes, the last one among them, are reachable; returns when that was.
 pub(crate) fn wait_for_routes(raw: &mut Raw, prefixes: &[IpNet], within: Duration) -> Result<Instant> {
     const SAMPLE: usize = 256;
     let deadline = Instant::now() + within;
     let step = (prefixes.len() / SAMPLE).max(1);
-    // From the end: whoever goes in order is done when the first one here is there.
+    // From the end: a program that adds them in order is done when the first one here exists.
     for prefix in prefixes.iter().rev().step_by(step) {
         while !raw.reaches(prefix.addr())? {
             anyhow::ensure!(Instant::now() < deadline, "{prefix} is not in the kernel after {within:?}");

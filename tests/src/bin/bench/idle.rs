@@ -1,4 +1,4 @@
-//! What an agent costs that has nothing to do.
+//! The cost of an idle agent.
 
 use crate::{agent::Agent, figures::Figures, ground};
 use anyhow::Result;
@@ -6,9 +6,9 @@ use std::{thread, time::Duration};
 
 const SIDES: u32 = 2000;
 const PER_VPC: u32 = 2;
-/// With one look at everything in it, which is due after a minute.
+/// Includes one full observation, which is due after a minute.
 const DURING: Duration = Duration::from_secs(66);
-/// Until what the configuration changed has been looked at.
+/// Until what the configuration changed has been observed.
 const SETTLED: Duration = Duration::from_secs(10);
 
 pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
@@ -27,7 +27,7 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
     let passes = agent.status()?.counters.passes - passes;
     let share = 100.0 * used.as_secs_f64() / DURING.as_secs_f64();
     let how = format!(
-        "of a core; {} VPCs with {SIDES} sides, {used:.2?} in {DURING:?}, {passes} looks at everything",
+        "of a core; {} VPCs with {SIDES} sides, {used:.2?} in {DURING:?}, {passes} full observations",
         SIDES / PER_VPC
     );
     figures.add(name, share, "%", how);

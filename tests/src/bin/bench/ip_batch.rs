@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Adds routes by next hop id; from the start of the program to its end.
+/// Adds routes by next hop id; timed from the start of the program to its end.
 pub(crate) fn add(netns: &Netns, prefixes: &[IpNet], nexthop: u32, file: &Path) -> Result<Duration> {
     let mut lines = format!("nexthop add id {nexthop} via fe80::2 dev p onlink\n");
     for prefix in prefixes {
@@ -24,7 +24,7 @@ pub(crate) fn add(netns: &Netns, prefixes: &[IpNet], nexthop: u32, file: &Path) 
     Ok(begin.elapsed())
 }
 
-/// Lists all routes of the table; from the start of the program to its end.
+/// Lists all routes of the table; timed from the start of the program to its end.
 pub(crate) fn show(netns: &Netns) -> Result<Duration> {
     let table = ground::table().to_string();
     let begin = Instant::now();

@@ -1,16 +1,17 @@
-//! What `tests/bench` runs: how fast the agent is, side by side with other ways to do the same on the same kernel.
+//! What `tests/bench` runs: the speed of the agent, side by side with other programs that do the same on the same
+//! kernel.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`figures`] | the names, the numbers, how they are shown |
 //! | [`ground`] | network namespaces to measure in, and the routes that are measured |
-//! | [`raw`] | the least that must be said to the kernel over netlink, in the best form: the yardstick |
-//! | [`ip_batch`], [`bird`] | other people's programs |
+//! | [`raw`] | the minimal netlink requests, in their fastest form: the yardstick |
+//! | [`ip_batch`], [`bird`] | other programs |
 //! | [`agent`] | an agent as a process of its own, and its HTTP interface |
 //! | [`under_test`] | that process; on a kernel without VRF devices with a stand-in for them |
-//! | [`bandwidth`] | how exactly bandwidths hold |
+//! | [`bandwidth`] | how accurate bandwidth limits are |
 //! | [`controller`] | one controller with thousands of simulated agents |
-//! | [`adding`], [`looking`], [`removing`], [`patching`], [`starting`], [`idle`], [`underlay`] | the measurements |
+//! | [`adding`], [`observing`], [`removing`], [`patching`], [`starting`], [`idle`], [`underlay`] | the measurements |
 
 mod adding;
 mod agent;
@@ -21,7 +22,7 @@ mod figures;
 mod ground;
 mod idle;
 mod ip_batch;
-mod looking;
+mod observing;
 mod patching;
 mod raw;
 mod removing;
@@ -52,7 +53,7 @@ enum Command {
         #[arg(default_value = "")]
         filter: String,
     },
-    /// Bandwidths: how exactly they hold, for one host and for three.
+    /// Bandwidth limits: how accurate they are, for one host and for three.
     Bandwidth {
         /// Print one line of JSON per figure; everything else goes to standard error.
         #[arg(long)]
@@ -66,7 +67,7 @@ enum Command {
         /// Print one line of JSON per figure; everything else goes to standard error.
         #[arg(long)]
         json: bool,
-        /// How many hosts; for each there are ten VPCs, ten peerings and a hundred prefixes. A multiple of 20.
+        /// The number of hosts; for each there are ten VPCs, ten peerings and a hundred prefixes. A multiple of 20.
         #[arg(long, default_value_t = 10_000)]
         hosts: usize,
         /// A part of the names of the figures to measure.
@@ -76,7 +77,7 @@ enum Command {
     /// The simulated agents.
     #[command(hide = true)]
     Agents {
-        /// How many.
+        /// Their number.
         hosts: usize,
     },
     /// The agent that is measured.
@@ -119,7 +120,7 @@ fn measure(figures: &mut Figures) -> Result<()> {
          whose time grows with their square: 100 take 0.5 s, 200 1.2 s, 400 4.0 s, and 1 000 were not there after 17 s.",
     );
     adding::measure(figures)?;
-    looking::measure(figures)?;
+    observing::measure(figures)?;
     starting::measure(figures)?;
     removing::measure(figures)?;
     patching::measure(figures)?;

@@ -1,4 +1,4 @@
-//! One peering is changed among many: what it costs must not depend on the others.
+//! One peering among many is changed: its cost must not depend on the others.
 
 use crate::{
     agent::Agent,
@@ -24,8 +24,8 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
     if !figures.wants(&names) {
         return Ok(());
     }
-    // A VPC of the same size each time, so that only others are more. Then all in one VPC: its table is one, and the kernel
-    // walks through all of it to list one side's routes.
+    // A VPC of the same size each time, so that only others are added. Then all in one VPC: it has one table, and the
+    // kernel walks all of it to list one side's routes.
     let (few, many, hub) = (patches(FEW, FEW)?, patches(MANY, FEW)?, patches(MANY, MANY)?);
     let how = format!(
         "1 of {MANY}, {FEW} a VPC: {}; 1 of {FEW}: {}; 1 of {MANY} of one VPC: {}; {TURNS} turns",
@@ -38,7 +38,7 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// What each of some patches takes, from the request to the answer that the kernel has it.
+/// The duration of some patches, from the request to the response that the kernel has it.
 fn patches(peerings: u32, per_vpc: u32) -> Result<Vec<Duration>> {
     let netns = ground::host()?;
     let folder = tempfile::tempdir()?;

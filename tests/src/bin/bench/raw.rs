@@ -1,5 +1,5 @@
-//! The least that must be said to the kernel over netlink, in the form that it takes fastest: many requests in one
-//! datagram, of which only the last is answered; routes that name a next hop object; lists that the kernel filters.
+//! The minimal netlink requests, in the form that the kernel processes fastest: many requests in one datagram, of which
+//! only the last is acknowledged; routes through a next hop object; lists that the kernel filters.
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
@@ -26,7 +26,7 @@ const DONE: u16 = 3;
 /// Requests in one datagram.
 const BATCH: usize = 256;
 
-/// The route protocol of what the bench itself adds; the agent's, so that lists are filtered alike.
+/// The route protocol of what the bench itself adds; the same as the agent's, so that lists are filtered alike.
 pub(crate) const PROTOCOL: u8 = cps_peering_agent::ownership::PROTOCOL;
 
 /// A netlink socket in the network namespace of the thread that opened it.
@@ -157,7 +157,7 @@ impl Raw {
         self.flush()
     }
 
-    /// Lists the routes with [`PROTOCOL`] in all tables, without looking at more than how many they are.
+    /// Counts the routes with [`PROTOCOL`] in all tables, without parsing them.
     pub(crate) fn count_routes(&mut self) -> Result<usize> {
         let mut count = 0;
         for family in [2, 10] {

@@ -19,7 +19,7 @@ use std::{
 };
 
 const TURNS: usize = 5;
-/// Datagrams a second through the peering.
+/// Datagrams per second through the peering.
 const RATE: u32 = 20_000;
 /// Other peerings of the same VPC, each with a few routes.
 const OTHERS: u32 = 10;
@@ -59,7 +59,7 @@ impl Ground {
         Ok(Ground { host, tenant, remote })
     }
 
-    /// Starts packets from the tenant to the peer's first address, and waits for the first one there.
+    /// Starts packets from the tenant to the peer's first address, and waits for the first one to arrive.
     pub(crate) fn stream(&self) -> Result<Stream> {
         let stream = Stream::between(&self.tenant, &self.remote, "10.0.0.0".parse()?, RATE)?;
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -83,7 +83,7 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
     many_at_once(figures)
 }
 
-/// What removes sides in the next revision.
+/// The patch that removes sides in the next revision.
 pub(crate) fn removal(of: &HostReport, sides: impl IntoIterator<Item = u32>) -> Result<HostPatch> {
     let base = of.desired.context("no revision")?;
     let revision = Revision { number: base.number + 1, ..base };
@@ -103,7 +103,7 @@ fn one_by_its_size(figures: &mut Figures, label: &str, routes: u32) -> Result<()
     let cidr = "10.0.0.0/15".parse()?;
     config.sides.insert(ground::side_vni(0), ground::side(0, vec![cidr], ground::prefixes(4, 0, routes)));
     for number in 1..=OTHERS {
-        // Beside the big one.
+        // Beside the large one.
         let mut side = ground::small_side(number + 1024, 10);
         side.peering = format!("vpcpr-{number}").parse()?;
         config.sides.insert(ground::side_vni(number), side);
@@ -173,7 +173,7 @@ fn many_by_agent() -> Result<Duration> {
     Ok(took)
 }
 
-/// An agent makes everything; then it is gone and the removal is asked for in the kernel's own words.
+/// An agent creates everything; then it is stopped, and everything is removed by netlink requests.
 fn many_by_hand(nexthops_first: bool) -> Result<Duration> {
     let netns = ground::host()?;
     let folder = tempfile::tempdir()?;

@@ -30,7 +30,7 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
         let report = agent.status()?;
         let report = agent.settle(report)?;
         times.push(begin.elapsed());
-        // The filter of the underlay is handed over: some devices, and a few VNIs.
+        // The underlay filter is replaced: on some devices, with a few VNIs.
         anyhow::ensure!(report.counters.operations < 100, "the agent changed something");
     }
     let record = stream.stop()?;

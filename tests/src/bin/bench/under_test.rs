@@ -35,8 +35,8 @@ pub(crate) fn run(settings: &Path) -> Result<()> {
     }
 }
 
-/// A kernel that has no VRF devices. They are kept in a file instead, so that they outlive the process as they would in
-/// a kernel. Everything else is the kernel's.
+/// A kernel without VRF devices. They are kept in a file instead, so that they outlive the process as they would in a
+/// kernel. Everything else is the kernel's.
 struct WithoutVrf {
     kernel: Netlink,
     file: PathBuf,
@@ -66,7 +66,7 @@ impl WithoutVrf {
         fs::write(&self.file, serde_json::to_vec(&self.kept)?)
     }
 
-    /// Carries an operation out if it is about something that the kernel lacks.
+    /// Handles an operation if it is about something that the kernel lacks.
     fn stand_in(&mut self, operation: &Operation) -> bool {
         let kept = &mut self.kept;
         let is_vrf = |name: &InterfaceName| matches!(DeviceName::parse(name), Some(device) if device.role == Role::Vrf);
@@ -83,7 +83,7 @@ impl WithoutVrf {
         true
     }
 
-    /// What goes along with what the kernel does.
+    /// Follows operations that the kernel carries out.
     fn follow(&mut self, operation: &Operation) -> bool {
         match operation {
             Operation::AddVxlan(name, vxlan) => drop(self.kept.masters.insert(*name, vxlan.vrf)),
@@ -102,7 +102,8 @@ impl WithoutVrf {
         DeviceName::parse(name).map_or(0, |device| FIRST_INDEX + device.vni.get())
     }
 
-    /// Adds what the kernel lacks to what it has; of a part, so that the stand-in costs no more than the kernel would.
+    /// Adds what the kernel lacks to what it has; only a part if only a part is observed, so that the stand-in costs no
+    /// more than the kernel would.
     fn overlay(&mut self, observed: &mut Observed, dirty: &DirtySet) {
         for (name, alias) in within(&self.kept.vrfs, dirty) {
             let Some(device) = DeviceName::parse(name) else { continue };
@@ -170,10 +171,10 @@ impl Kernel for WithoutVrf {
     fn apply(&mut self, operations: &[Operation]) -> Result<Vec<(usize, NetlinkError)>, KernelError> {
         let mut refused = Vec::new();
         let mut changed = false;
-        // What the kernel gets is left together, as it would come from the agent.
+        // Operations for the kernel stay together, as they would come from the agent.
         let mut begin = 0;
         for (place, operation) in operations.iter().enumerate() {
-            // There may be a million of them, and nothing about them is stood in for.
+            // There may be a million of them, and none needs a stand-in.
             if matches!(operation, Operation::AddRoute(_)) {
                 continue;
             }

@@ -1,5 +1,5 @@
-//! What the filter of the underlay costs: packets through a VXLAN device, with and without it, with as many entries as a large
-//! region has.
+//! The cost of the underlay filter: packets through a VXLAN device, with and without it, with as many entries as in a
+//! large region.
 
 use crate::figures::{Figures, median};
 use anyhow::{Context, Result, ensure};
@@ -89,7 +89,7 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Who may send with the VNI of a number: other VTEPs with each, and the far host with the one that is measured.
+/// The senders of the VNI with this number: other VTEPs with each, and the far host with the one that is measured.
 fn senders(number: u32) -> Result<Operation> {
     let vni: Vni = (number + 1).try_into().context("a VNI")?;
     let address = |nth: u32| IpAddr::V4(Ipv4Addr::from_bits(0x0a80_0000 + (number * 7 + nth) % VTEPS));
@@ -105,7 +105,7 @@ fn each_second(count: u64, since: Instant) -> f64 {
     count as f64 / since.elapsed().as_secs_f64()
 }
 
-/// Bytes a second of one connection, taken in at the near end.
+/// Bytes per second of one connection, received at the near end.
 fn tcp(near: &Netns, far: &Netns) -> Result<f64> {
     let listener = near.within(|| Ok(TcpListener::bind((NEAR_INSIDE, 0))?))?;
     let to = listener.local_addr()?;
@@ -127,7 +127,7 @@ fn tcp(near: &Netns, far: &Netns) -> Result<f64> {
     })
 }
 
-/// Small datagrams a second that come to the near end.
+/// Small datagrams per second that arrive at the near end.
 fn datagrams(near: &Netns, far: &Netns) -> Result<f64> {
     let receiver = near.within(|| Ok(UdpSocket::bind((NEAR_INSIDE, 0))?))?;
     receiver.set_read_timeout(Some(Duration::from_millis(100)))?;

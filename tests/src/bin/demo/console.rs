@@ -1,5 +1,5 @@
-//! The console of the lab's controller, for the browser of the machine: with an account that has the VPCs, and another to
-//! peer with.
+//! The console of the lab's controller, for the browser of the machine: with an account that owns the VPCs, and another
+//! to peer with.
 
 use anyhow::{Context, Result};
 use cps_peering_tests::{Lab, http::Endpoint, wait};
@@ -12,14 +12,14 @@ use std::{
     time::Duration,
 };
 
-/// The account that the topology's VPCs belong to, and one of another's.
+/// The account that owns the topology's VPCs, and another one.
 const ACCOUNTS: [&str; 2] = ["acme", "globex"];
 
-/// Where the controller can be reached without TLS, beside it.
+/// The port for the controller without TLS, on its host.
 const OPEN_PORT: u16 = 7480;
 const SOON: Duration = Duration::from_secs(10);
 
-/// Brings what comes to an address beside the controller to it over TLS.
+/// Forwards connections to an address beside the controller to it over TLS.
 fn without_tls(endpoint: &Endpoint, open: SocketAddr, ca: &Path) -> Result<Child> {
     let listen = format!("TCP-LISTEN:{},bind={},fork,reuseaddr", open.port(), open.ip());
     let connect = format!("OPENSSL:{},cafile={}", endpoint.to, ca.display());
@@ -30,15 +30,15 @@ fn without_tls(endpoint: &Endpoint, open: SocketAddr, ca: &Path) -> Result<Child
     Ok(socat)
 }
 
-/// What there is to show. The way to it ends with this.
+/// What there is to show. The forwarding ends when this is dropped.
 pub(crate) struct Console {
     hints: Vec<String>,
-    /// What brings connections of the browser to the controller.
+    /// Forwards the browser's connections to the controller.
     way: Vec<Child>,
 }
 
 impl Console {
-    /// Makes both accounts ready, and the way to the controller, where `tests/kernel` has prepared one.
+    /// Prepares both accounts, and the forwarding to the controller, if `tests/kernel` has set it up.
     pub(crate) fn show(lab: &Lab) -> Result<Console> {
         let endpoint = lab.controller().endpoint();
         let tenants: Vec<Endpoint> =
@@ -51,7 +51,7 @@ impl Console {
         let mut way = Vec::new();
         let mut url = endpoint.url("");
         if let [Ok(at), Ok(from), Ok(out)] = line {
-            // No browser knows the lab's certificate authority, and the way from here on stays on the machine.
+            // No browser knows the lab's CA, and the connection from here on stays on the machine.
             let open = SocketAddr::new(endpoint.to.ip(), OPEN_PORT);
             way.push(without_tls(&endpoint, open, lab.controller().ca())?);
             let program = env::current_exe()?.with_file_name("forward");

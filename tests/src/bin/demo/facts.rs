@@ -1,8 +1,8 @@
-//! What a run of the demo has found out.
+//! Facts that a run of the demo has established.
 
 use serde::Serialize;
 
-/// The facts, in the order in which they are found. What a run did not get to is null.
+/// The facts, in the order in which they are established. Null if a run did not get that far.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Facts {
     /// Whether A reached anyone before it was peered.
@@ -21,18 +21,19 @@ pub(crate) struct Facts {
     pub cross_region_v6: Option<bool>,
     /// Whether A reached C, which is peered with B only.
     pub transitive: Option<bool>,
-    /// Whether D, which has B's addresses and no peering, heard anything of A, or reached it.
+    /// Whether D, which has B's addresses and no peering, received anything from A, or reached it.
     pub overlapping_vpc_reached: Option<bool>,
-    /// From calling create until packets of a 1 kHz stream had come through in both directions.
+    /// From calling create until packets of a 1 kHz stream have arrived in both directions.
     pub create_to_first_packet_ms: Option<f64>,
-    /// From taking prefixes out of a peering until the last packet of a 1 kHz stream between them, in the direction that stopped later.
+    /// From removing prefixes from a peering until the last packet of a 1 kHz stream between them, in the direction
+    /// that stopped later.
     pub narrow_to_last_packet_ms: Option<f64>,
     /// How long the call of delete took.
     pub delete_call_ms: Option<f64>,
     /// From calling delete until the last packet of a 1 kHz stream, in the direction that stopped later.
     pub delete_to_last_packet_ms: Option<f64>,
-    /// How many packets of 1 kHz streams in both directions were lost over SIGKILL and start of an agent.
+    /// How many packets of 1 kHz streams in both directions were lost over SIGKILL and restart of an agent.
     pub lost_on_agent_restart: Option<u64>,
-    /// Objects that differ on the hosts after teardown from what was there before anything was applied.
+    /// Objects on the hosts that differ after teardown from what existed before anything was applied.
     pub residue: Option<usize>,
 }

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Packets a second of every stream.
+/// Packets per second of every stream.
 const RATE: u32 = 1000;
 
 /// The path of peerings in the controller's HTTP interface.
@@ -25,10 +25,10 @@ const PEERINGS: &str = "/admin/v1/peerings";
 /// The two streams of every pair.
 const DIRECTIONS: [&str; 2] = ["A to B, IPv4", "B to A, IPv6"];
 
-/// How long a stream is watched before and after something is done to it.
+/// How long a stream is watched before and after it is disturbed.
 const WATCH: Duration = Duration::from_millis(700);
 
-/// The lab, and what has been found out in it.
+/// The lab, and the facts established in it.
 pub(crate) struct Scenes<'a> {
     lab: Lab,
     story: &'a mut Story,
@@ -40,7 +40,7 @@ impl<'a> Scenes<'a> {
         Scenes { lab, story, facts }
     }
 
-    /// All scenes; the first thing that is not as it should be ends them.
+    /// All scenes; the first failed fact ends them.
     pub(crate) fn play(&mut self) -> Result<()> {
         let empty = self.snapshots()?;
         self.apply()?;
@@ -59,7 +59,7 @@ impl<'a> Scenes<'a> {
         self.tear_down(&across, &empty)
     }
 
-    /// Everything as in the middle of the story, for somebody to look at.
+    /// Everything as in the middle of the story, for inspection.
     pub(crate) fn set_up_again(self) -> Result<Lab> {
         self.lab.apply()?;
         self.lab.peer("vpc-a", "vpc-b")?;
@@ -101,7 +101,7 @@ impl<'a> Scenes<'a> {
         self.lab.hosts().map(|(_, host)| Ok(host.snapshot()?.without_documented_leftovers())).collect()
     }
 
-    /// Runs the CLI and shows it as a person would type it.
+    /// Runs the CLI and shows the command as typed.
     fn cli(&self, arguments: &[&str]) -> Result<String> {
         let output = self.lab.controller().cli(arguments)?.ok()?;
         self.story.command(&format!("cps-peering {}", arguments.join(" ")), &output);
@@ -156,8 +156,8 @@ impl<'a> Scenes<'a> {
         peering_id(&output).with_context(|| format!("no peering id in {output:?}"))
     }
 
-    /// Calls the controller's HTTP interface, as the CLI does but without the time a process takes to start: when it was
-    /// called, and the result.
+    /// Calls the controller's HTTP interface, as the CLI does but without the time that a process takes to start.
+    /// Returns when it was called, and the result.
     fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(SystemTime, Value)> {
         let endpoint = self.lab.controller().endpoint();
         let called = SystemTime::now();
@@ -305,8 +305,9 @@ impl<'a> Scenes<'a> {
         self.story.fact(back, "A reaches all of B again")
     }
 
-    /// Calls what ends the traffic between A on h1 and B on h2 under streams in both directions. How long the call took, and how long after it
-    /// began the last packet came, in the direction that stopped later; both in milliseconds.
+    /// Makes a call that ends the traffic between A on h1 and B on h2 under streams in both directions. Returns how
+    /// long the call took, and how long after its start the last packet arrived, in the direction that stopped later;
+    /// both in milliseconds.
     fn ends_streams(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(f64, f64)> {
         let streams = self.streams()?;
         thread::sleep(WATCH);
@@ -377,7 +378,7 @@ impl<'a> Scenes<'a> {
 }
 
 fn stop(streams: [Stream; 2]) -> Result<[Record; 2]> {
-    // Both stop sending before either is waited for.
+    // Both stop sending before waiting for either.
     streams.iter().for_each(Stream::end);
     let [one, other] = streams;
     Ok([one.stop()?, other.stop()?])

@@ -1,4 +1,4 @@
-//! How the demo is told: headings with the time, commands with what they printed, and facts.
+//! The demo's output: headings with the time, commands with their output, and facts.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it speaks to a person")]
 
@@ -14,12 +14,12 @@ pub(crate) struct Story {
 }
 
 impl Story {
-    /// A story on standard output, or on standard error where the former is for JSON.
+    /// A story on standard output, or on standard error if standard output is for JSON.
     pub(crate) fn new(to_stderr: bool) -> Story {
         Story { start: Instant::now(), to_stderr, chapter: 0 }
     }
 
-    /// How long it has been going on.
+    /// How long it has been running.
     pub(crate) fn seconds(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
     }
@@ -35,7 +35,7 @@ impl Story {
         self.line(&format!("\n{:5.1} s  {}. {title}", self.seconds(), self.chapter));
     }
 
-    /// Something to know, without being a finding.
+    /// A remark, which is not a fact.
     pub(crate) fn note(&self, text: &str) {
         self.line(&format!("         {text}"));
     }
@@ -57,7 +57,7 @@ impl Story {
         Ok(())
     }
 
-    /// Pings once and shows it; whether an answer came.
+    /// Pings once and shows it; returns whether a reply came.
     pub(crate) fn ping(&self, from: &Server, to: impl ToAddress) -> Result<bool> {
         let ping = from.ping(to)?;
         let telling = |line: &&str| line.contains("bytes from") || line.to_lowercase().contains("unreachable");

@@ -43,7 +43,7 @@ const HOOK_DEVICE: u16 = 3;
 const HOOK_DEVICES: u16 = 4;
 const GENERATION_ID: u16 = 1;
 
-/// How often they are read anew because they were changed meanwhile.
+/// How often they are read again because they changed meanwhile.
 const ATTEMPTS: usize = 8;
 
 /// Changes with every change of the rules.
@@ -60,7 +60,7 @@ pub(super) fn rules(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> 
         return Ok(firewall.clone());
     }
     let (mut generation, mut firewall) = (generation, read(&mut socket, names)?);
-    // Chains and rules are asked for one after the other: of one set of rules only where nothing was changed meanwhile.
+    // Chains and rules are listed one after the other: they are consistent only if nothing changed in between.
     for _ in 0..ATTEMPTS {
         let now = self::generation(&mut socket)?;
         if now == generation {
@@ -72,7 +72,7 @@ pub(super) fn rules(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> 
     Err(KernelError::Interrupted { what: "rules of nftables" })
 }
 
-/// None where the kernel does not tell it.
+/// None if the kernel does not report it.
 fn generation(socket: &mut Socket) -> Result<Option<Generation>, KernelError> {
     let answer = socket.get(GET_GENERATION, |body| body.extend([0; HEADER_LEN]))?;
     Ok(answer.ok().and_then(|payload| number(find(&payload, HEADER_LEN, GENERATION_ID)?)))
@@ -80,7 +80,7 @@ fn generation(socket: &mut Socket) -> Result<Option<Generation>, KernelError> {
 
 fn read(socket: &mut Socket, names: &BTreeMap<u32, InterfaceName>) -> Result<Firewall, KernelError> {
     let all = |body: &mut Vec<u8>| body.extend([0; HEADER_LEN]);
-    // Of a table that is dormant, the kernel evaluates nothing.
+    // The kernel evaluates nothing in a dormant table.
     let dormant = socket.dump("tables of nftables", GET_TABLE, all, BTreeSet::new, |dormant, payload| {
         let flags = find(payload, HEADER_LEN, TABLE_FLAGS).and_then(number).unwrap_or_default();
         if flags & TABLE_DORMANT != 0
@@ -106,7 +106,7 @@ fn read(socket: &mut Socket, names: &BTreeMap<u32, InterfaceName>) -> Result<Fir
                     rules.extend(read.drain(..).map(|rule| (key.clone(), rule)));
                 }
             })?;
-        // Where a rule lets packets change a set, all rules are read again without knowing it.
+        // If a rule lets packets change a set, all rules are read again without that set.
         if !sets.remove(&changing) {
             break rules;
         }
@@ -143,7 +143,7 @@ fn read_chain(payload: &[u8]) -> Option<Chain> {
         let many = find(hook, 0, HOOK_DEVICES).into_iter().flat_map(|list| attributes(list, 0).map(|(_, name)| name));
         devices.extend(one.chain(many).map(|name| Pattern { name: wire::bytes_of_name(name), open: false }));
     }
-    // A single one is told in both ways.
+    // A single device is reported in both ways.
     devices.sort_unstable();
     devices.dedup();
     if family == "netdev" || hook_is == Some(Hook::Ingress) {

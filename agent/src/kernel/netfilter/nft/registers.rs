@@ -30,21 +30,21 @@ pub(super) enum Loaded {
     Ethertype,
     /// The protocol behind the IP header.
     Protocol,
-    /// The port that the packet goes to.
+    /// The destination port.
     DestinationPort,
-    /// The port that it comes from, and the one that it goes to.
+    /// The source port and the destination port.
     Ports,
-    /// A state of connection tracking, with the mask that was laid over it.
+    /// A connection tracking state, with the mask that was applied to it.
     State(Option<u32>),
-    /// What connection tracking did with the connection (`enum ip_conntrack_status`), with the mask.
+    /// The connection tracking status (`enum ip_conntrack_status`), with the mask.
     Status(Option<u32>),
-    /// A part of an address from its first byte, with the mask that was laid over it.
+    /// A part of an address from its first byte, with the mask that was applied to it.
     Source(Family, Option<Vec<u8>>),
     Destination(Family, Option<Vec<u8>>),
 }
 
 impl Loaded {
-    /// What a comparison with a value asks for. `names` are devices by index.
+    /// What a comparison with a value matches. `names` are devices by index.
     pub(super) fn compared(&self, names: &BTreeMap<u32, InterfaceName>, value: &[u8], sense: Sense) -> Option<Match> {
         let pattern = || Pattern { name: wire::bytes_of_name(value), open: !value.contains(&0) && value.len() < 16 };
         let by_index = || Some(device(names, u32::from_ne_bytes(value.try_into().ok()?)).into_iter().collect());
@@ -72,7 +72,7 @@ impl Loaded {
                 Some(Match::DestinationPort(vec![port..=port], sense))
             }
             Loaded::Ports => None,
-            // Only that: an address of the connection was changed on its way to its destination.
+            // Only this bit: the destination address of the connection was changed.
             Loaded::Status(mask) => match (*mask == Some(DESTINATION_CHANGED), value, sense) {
                 (true, [0, 0, 0, 0], Sense::IsNot) => Some(Match::State(state::DNAT, Sense::Is)),
                 (true, [0, 0, 0, 0], Sense::Is) => Some(Match::State(state::DNAT, Sense::IsNot)),
@@ -81,7 +81,7 @@ impl Loaded {
             Loaded::State(mask) => {
                 let value = u32::from_ne_bytes(value.try_into().ok()?);
                 match (mask, value, sense) {
-                    // One of the states is there, which is written as "not none of them".
+                    // One of the states is set, which is written as "not none of them".
                     (Some(mask), 0, Sense::IsNot) => Some(Match::State(*mask, Sense::Is)),
                     (Some(mask), 0, Sense::Is) => Some(Match::State(*mask, Sense::IsNot)),
                     (None, value, sense) => Some(Match::State(value, sense)),
@@ -98,17 +98,17 @@ impl Loaded {
     }
 }
 
-/// What is loaded from a packet, by base, offset and length, behind these conditions in a table of this family.
+/// What is loaded from a packet, by base, offset and length, after these conditions in a table of this family.
 pub(super) fn field(family: &str, matches: &[Match], at: [Option<u32>; 3]) -> Option<Loaded> {
     let v4 = match family {
         "ip" => true,
         "ip6" => false,
-        // In tables of both, a rule about addresses asks for the family before.
+        // In tables of both families, a rule about addresses matches on the family first.
         _ => matches.contains(&Match::Family(vec![Family::V4], Sense::Is)),
     };
     match (at, v4) {
         ([Some(0), Some(12), Some(2)], _) if family == "bridge" => Some(Loaded::Ethertype),
-        // It is only looked at behind a comparison of the protocol, which has one there.
+        // It only counts behind a comparison of the protocol, which has ports there.
         ([Some(2), Some(2), Some(2)], _) => Some(Loaded::DestinationPort),
         ([Some(2), Some(0), Some(4)], _) => Some(Loaded::Ports),
         ([Some(1), Some(9), Some(1)], true) | ([Some(1), Some(6), Some(1)], false) => Some(Loaded::Protocol),
@@ -133,12 +133,12 @@ pub(super) fn meta(key: Option<u32>) -> Option<Loaded> {
     })
 }
 
-/// A device by its index; none where it is not there any more, which nothing fits.
+/// A device by its index; none if it no longer exists, in which case nothing matches.
 pub(super) fn device(names: &BTreeMap<u32, InterfaceName>, index: u32) -> Option<Pattern> {
     names.get(&index).map(|name| Pattern { name: name.as_bytes().to_vec(), open: false })
 }
 
-/// What is asked of a value that is compared, by `NFT_CMP_EQ` or `NFT_CMP_NEQ`, and of a range.
+/// The sense of a comparison, by `NFT_CMP_EQ` or `NFT_CMP_NEQ`, and of a range.
 pub(super) fn sense(comparison: Option<u32>) -> Option<Sense> {
     match comparison? {
         0 => Some(Sense::Is),
@@ -156,7 +156,7 @@ pub(super) fn from_or_up_to(comparison: Option<u32>, value: &[u8]) -> Option<[Ve
     }
 }
 
-/// The network that a comparison with the first bytes of an address means.
+/// The network that a comparison with the first bytes of an address stands for.
 fn network(family: Family, value: &[u8], mask: Option<&[u8]>) -> Option<IpNet> {
     let ones = match mask {
         None => value.len() * 8,

@@ -1,4 +1,4 @@
-//! Rules: what their expressions ask for, and what they say.
+//! Rules: what their expressions match, and their verdicts.
 
 use super::{
     attribute::{self, EXPRESSION_DATA, EXPRESSION_NAME, HEADER_LEN, family, find, number, read_verdict},
@@ -27,7 +27,8 @@ const LOOKUP_INVERTED: u32 = 1;
 /// Family, table and name of a chain.
 pub(super) type Place = (&'static str, String, String);
 
-/// The rule, or as many as make up for one that asks a map what to do. Sets that packets change by it are added to `changing`.
+/// The rule, or several that are equivalent to one with a verdict map. Sets that packets change through it are added to
+/// `changing`.
 pub(super) fn read_rules(
     payload: &[u8],
     names: &BTreeMap<u32, InterfaceName>,
@@ -63,7 +64,7 @@ pub(super) fn read_rules(
         }
     }
     let Reading { matches, mut verdict, mut branches, .. } = reading;
-    // What goes on goes on with what is left of the rule.
+    // Packets that continue do so with the rest of the rule.
     if branches.iter().flatten().any(|(_, verdict)| *verdict == Verdict::Continue) && expressions.next().is_some() {
         (branches, verdict) = (None, verdict_map());
     }
@@ -81,7 +82,7 @@ pub(super) fn read_rules(
     Some(((family, table, chain), rules))
 }
 
-/// Of a map that does not say for certain what is in it.
+/// For a map whose content is not certain.
 fn verdict_map() -> Verdict {
     Verdict::Unclear("verdict map".to_owned())
 }
@@ -95,7 +96,7 @@ struct Reading<'a> {
     registers: BTreeMap<u32, Loaded>,
     matches: Vec<Match>,
     verdict: Verdict,
-    /// What a map says, by what else must be true.
+    /// The verdicts of a map, each with its additional condition.
     branches: Option<Vec<(Match, Verdict)>>,
 }
 
@@ -132,7 +133,7 @@ impl Reading<'_> {
                 let comparison = find(2).and_then(number);
                 let loaded = self.registers.get(&register(1)).cloned();
                 let condition = match (loaded, sense(comparison)) {
-                    // Both ports at once.
+                    // Both ports together.
                     (Some(Loaded::Ports), Some(Sense::Is)) => {
                         self.matches.push(Match::Other);
                         value.get(2..4).and_then(|port| Loaded::DestinationPort.compared(self.names, port, Sense::Is))
@@ -168,7 +169,7 @@ impl Reading<'_> {
                 let verdict = find(2).and_then(|data| attribute::find(data, 0, 2)).unwrap_or_default();
                 self.verdict = read_verdict(verdict);
             }
-            // A set decides whether the rule applies, a map of verdicts what it does.
+            // A set decides whether the rule applies, a verdict map what it does.
             "lookup" if find(3).is_none_or(|register| number(register) == Some(0)) => {
                 let set = find(1).and_then(wire::name).unwrap_or_default();
                 let inverted = find(5).and_then(number).is_some_and(|flags| flags & LOOKUP_INVERTED != 0);
@@ -184,7 +185,7 @@ impl Reading<'_> {
                 }
             }
             "reject" => self.verdict = Verdict::Drop("reject".to_owned()),
-            // Who listens there lets pass what it wants, and what is forwarded to a device may come back from there.
+            // The listener accepts what it likes, and what is forwarded to a device may come back from there.
             "queue" => self.verdict = Verdict::Unclear("queue".to_owned()),
             "fwd" => self.verdict = Verdict::Unclear("fwd".to_owned()),
             "synproxy" => self.verdict = Verdict::Drop("synproxy".to_owned()),
@@ -196,7 +197,7 @@ impl Reading<'_> {
             "counter" | "log" | "notrack" | "last" | "secmark" | "meta" | "dup" | "flow_offload" | "payload" | "ct" => {
             }
             "exthdr" if find(7).is_some() => {}
-            // Of named objects those that have a limit are conditions: not counters, helpers, timeouts, marks and expectations.
+            // Named objects with a limit are conditions; counters, helpers, timeouts, marks and expectations are not.
             "objref" if matches!(find(1).and_then(number), Some(1 | 3 | 7 | 8 | 9)) => {}
             "immediate" => self.load(register(1), None),
             "match" => {
@@ -206,21 +207,21 @@ impl Reading<'_> {
             }
             "target" => self.verdict = target(find(1).and_then(text).unwrap_or_default()),
             _ => {
-                // What it has written into a register is nothing that is known.
+                // What it wrote into a register is unknown.
                 self.registers.clear();
                 self.matches.push(Match::Other);
             }
         }
     }
 
-    /// What it means that a set has what a register holds; none where that cannot be told.
+    /// The condition that a set contains what a register holds; none if that cannot be told.
     fn in_set(&self, set: &str, register: u32, sense: Sense) -> Option<Match> {
         let set = self.sets.get(&(self.family, self.table.to_owned(), set.to_owned()))?;
         let condition = set.condition(self.registers.get(&register)?, self.names, sense)?;
         self.sets.take(sets::values(&condition)).then_some(condition)
     }
 
-    /// What a map says of what a register holds; none where that cannot be told.
+    /// The verdicts of a map for what a register holds; none if that cannot be told.
     fn in_map(&self, set: &str, register: u32) -> Option<Vec<(Match, Verdict)>> {
         let map = self.sets.get(&(self.family, self.table.to_owned(), set.to_owned()))?;
         let branches = map.branches(self.registers.get(&register)?, self.names)?;

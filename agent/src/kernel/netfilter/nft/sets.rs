@@ -1,7 +1,7 @@
-//! What is in sets and maps of verdicts, as far as that says for certain what a rule that looks something up there does.
+//! The content of sets and verdict maps, as far as it determines what a rule that looks something up there does.
 //!
-//! It does so where only a change of the rules changes it, which comes with another generation: not where packets add elements
-//! or where elements expire. Keys of several parts and maps of anything but verdicts are not read.
+//! It does so only if it changes with the rules alone, which gives another generation: not if packets add elements or
+//! elements expire. Concatenated keys and maps of anything but verdicts are not read.
 
 use super::{
     attribute::{
@@ -48,7 +48,7 @@ const READ: u32 = 0x01 | 0x02 | INTERVAL | MAP;
 const WITH_EXPRESSIONS: u32 = 0x100;
 /// `NFT_DATA_VERDICT`.
 const OF_VERDICTS: u32 = 0xffff_ff00;
-/// Those of ports, protocols, states, addresses and names of devices.
+/// The longest of ports, protocols, states, addresses and names of devices.
 const MAX_KEY_LEN: u32 = 16;
 
 const LIST_TABLE: u16 = 1;
@@ -66,29 +66,29 @@ const INTERVAL_END: u32 = 1;
 /// `NFT_SET_ELEM_CATCHALL`.
 const CATCH_ALL: u32 = 2;
 
-/// Sets whose elements are read at one look. Of others, nobody knows.
+/// Sets whose elements are read in one observation. The content of others is unknown.
 const MAX_SETS: usize = 4096;
 /// Elements that are read of one set.
 const MAX_ELEMENTS: usize = 4096;
-/// Elements that are read at one look, and as many values at most are then in conditions of rules.
+/// Elements that are read in one observation, and the most values that then are in conditions of rules.
 const MAX_VALUES: usize = 1 << 16;
 
 /// Family, table and name.
 pub(super) type Place = (&'static str, String, String);
 
-/// The names of a table and a set of it as the kernel has them.
+/// The names of a table and one of its sets as the kernel has them.
 type KernelNames = [Vec<u8>; 2];
 
-/// A set, or a map of verdicts.
+/// A set, or a verdict map.
 #[derive(Debug)]
 pub(super) struct Set {
-    /// Of a key, in bytes.
+    /// The length of a key, in bytes.
     key_len: usize,
-    /// Whether it was made for ranges. Their ends are in network order, those of other keys as whoever compares has them.
+    /// Whether it was made for ranges. Their ends are in network order, other keys in the order of what is compared.
     intervals: bool,
-    /// None that is also in another one.
+    /// Without overlaps.
     elements: Vec<Element>,
-    /// What there is for keys that are in no element: in a set, nothing but that there is such an element.
+    /// What applies to keys that are in no element: in a set, only that there is such an element.
     otherwise: Option<Verdict>,
     is_map: bool,
 }
@@ -98,20 +98,20 @@ pub(super) struct Set {
 struct Element {
     first: Vec<u8>,
     last: Vec<u8>,
-    /// What a map says; in a set, nothing.
+    /// The verdict of a map; none in a set.
     verdict: Verdict,
 }
 
-/// Sets that say for certain what is in them, by where they are.
+/// Sets whose content is certain, by table and name.
 #[derive(Debug)]
 pub(super) struct Sets {
     known: BTreeMap<Place, Set>,
-    /// How many values may still become part of conditions.
+    /// How many more values may become part of conditions.
     left: Cell<usize>,
 }
 
 impl Sets {
-    /// Those of all tables but the dormant ones.
+    /// The sets of all tables but the dormant ones.
     pub(super) fn read(
         socket: &mut Socket,
         is_dormant: impl Fn(&'static str, &str) -> bool,
@@ -138,14 +138,14 @@ impl Sets {
         Ok(Self { known, left: Cell::new(MAX_VALUES) })
     }
 
-    /// Without those of which packets change what is in them. Whether one of them was there.
+    /// Removes those whose content packets change. Returns whether there was one.
     pub(super) fn remove(&mut self, changing: &BTreeSet<Place>) -> bool {
         let before = self.known.len();
         self.known.retain(|place, _| !changing.contains(place));
         self.known.len() < before
     }
 
-    /// Before all rules are read, or read anew.
+    /// Before all rules are read, or read again.
     pub(super) fn begin(&self) {
         self.left.set(MAX_VALUES);
     }
@@ -154,7 +154,7 @@ impl Sets {
         self.known.get(place)
     }
 
-    /// Whether so many values more may become part of conditions.
+    /// Whether this many more values may become part of conditions.
     pub(super) fn take(&self, values: usize) -> bool {
         let left = self.left.get().checked_sub(values);
         self.left.set(left.unwrap_or_default());
@@ -162,7 +162,7 @@ impl Sets {
     }
 }
 
-/// A set without its elements, and how the kernel names its table and it; none where these would say nothing for certain.
+/// A set without its elements, and how the kernel names its table and it; none if its content would not be certain.
 fn read_set(payload: &[u8]) -> Option<(Place, (Set, KernelNames))> {
     let (family, _) = family(payload)?;
     let find = |wanted| find(payload, HEADER_LEN, wanted);
@@ -181,7 +181,7 @@ fn read_set(payload: &[u8]) -> Option<(Place, (Set, KernelNames))> {
     Some((place, (set, names.map(bytes_of_name))))
 }
 
-/// An expression that packets pass in any case: one with a limit decides which of them the element meets.
+/// An expression that lets every packet through: one with a limit decides which of them the element matches.
 fn only_counts(expression: &[u8]) -> bool {
     matches!(find(expression, 0, EXPRESSION_NAME).and_then(text), Some("counter" | "last"))
 }
@@ -190,16 +190,16 @@ fn only_count(expressions: &[u8]) -> bool {
     attributes(expressions, 0).all(|(_, expression)| only_counts(expression))
 }
 
-/// What the kernel lists of a set: a key, the end of a range, or what stands for all other keys.
+/// An entry of the kernel's list of elements: a key, the end of a range, or the catch-all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Listed {
     key: Option<Vec<u8>>,
-    /// Where a range ends another one may begin.
+    /// Where one range ends another may begin.
     begins: bool,
     verdict: Option<Verdict>,
 }
 
-/// The elements of a set; none where there are more, or some are not understood.
+/// The elements of a set; none if there are more, or some are not understood.
 fn elements(
     socket: &mut Socket,
     family: &'static str,
@@ -238,12 +238,12 @@ fn elements(
     });
     match found {
         Ok(found) => Ok(found),
-        // The rest of the answer is still to come on that socket.
+        // The rest of the answer is still pending on that socket.
         Err(KernelError::Abandoned) => {
             *socket = Socket::netfilter()?;
             Ok(None)
         }
-        // It has gone meanwhile; then the generation is another one, too.
+        // It was deleted meanwhile; then the generation has changed, too.
         Err(KernelError::Refused { .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -269,7 +269,7 @@ fn listed(element: &[u8]) -> Option<Listed> {
 }
 
 impl Set {
-    /// Takes what the kernel lists; none where that is not what sets are made of.
+    /// Takes the kernel's list; none if it is malformed.
     fn fill(&mut self, mut listed: Vec<Listed>) -> Option<()> {
         // Keys in order, an end before what begins there.
         listed.sort();
@@ -290,7 +290,8 @@ impl Set {
                 self.elements.push(Element { first: key.clone(), last: key, verdict });
                 continue;
             }
-            // Where the next range follows at once, its beginning is the end. nftables writes an end before the first one.
+            // If the next range follows directly, its beginning is the end. nftables writes an end before the first
+            // one.
             if let Some((first, verdict)) = open.take() {
                 let last = before(key.clone()).filter(|last| first <= *last)?;
                 self.elements.push(Element { first, last, verdict });
@@ -303,17 +304,17 @@ impl Set {
         Some(())
     }
 
-    /// What is true of packets of which the set has what a register holds; none where that cannot be told.
+    /// The condition that the set contains what a register holds; none if that cannot be told.
     pub(super) fn condition(&self, loaded: &Loaded, names: &Names, sense: Sense) -> Option<Match> {
-        // A set with an element for all other keys has every key.
+        // A set with a catch-all element contains every key.
         if self.is_map || self.otherwise.is_some() {
             return None;
         }
         self.one_of(&self.elements.iter().collect::<Vec<_>>(), loaded, names, sense)
     }
 
-    /// What becomes of packets by what a register holds, in any order: no two conditions are true of one packet. None where that cannot
-    /// be told.
+    /// What happens to packets depending on what a register holds, in any order: no two conditions hold for one packet.
+    /// None if that cannot be told.
     pub(super) fn branches(&self, loaded: &Loaded, names: &Names) -> Option<Vec<(Match, Verdict)>> {
         if !self.is_map {
             return None;
@@ -337,7 +338,7 @@ impl Set {
         let length = match loaded {
             Loaded::Protocol | Loaded::Family => 1,
             Loaded::Ethertype | Loaded::DestinationPort => 2,
-            // These two are in the processor's order, of which there are no ranges.
+            // These two are in host byte order, which has no ranges.
             Loaded::State(None) | Loaded::InIndex | Loaded::OutIndex if !self.intervals => 4,
             Loaded::Source(Family::V4, None) | Loaded::Destination(Family::V4, None) => 4,
             Loaded::Source(Family::V6, None)
@@ -379,7 +380,7 @@ impl Set {
     }
 }
 
-/// What is true of packets of which a register holds something between two values in network order, both included; none where that
+/// The condition that a register holds something between two values in network order, both included; none if that
 /// cannot be told.
 pub(super) fn range(loaded: &Loaded, first: Vec<u8>, last: Vec<u8>, sense: Sense) -> Option<Match> {
     let key_len = Some(first.len()).filter(|length| *length == last.len() && first <= last)?;
@@ -412,7 +413,7 @@ impl Element {
         Some(u32::from_ne_bytes(self.first.as_slice().try_into().ok()?))
     }
 
-    /// A name, or all that begin alike; none for any other range.
+    /// A name, or all names with a prefix; none for any other range.
     fn name(&self) -> Option<Pattern> {
         let open = self.first != self.last;
         let length = self.first.iter().position(|byte| *byte == 0).unwrap_or(self.first.len());
@@ -422,7 +423,7 @@ impl Element {
     }
 }
 
-/// The networks of ranges of addresses; none where there would be too many.
+/// The networks of ranges of addresses; none if there would be too many.
 fn networks(family: Family, elements: &[&Element]) -> Option<Networks> {
     let mut found: Vec<IpNet> = Vec::new();
     for element in elements {

@@ -14,15 +14,15 @@ use std::{
     thread,
 };
 
-/// What is read of what a command sets in a network namespace of its own, of which it is told on its input.
+/// Reads what a command sets in a new network namespace from rules on its standard input.
 fn read_back(command: &[&str], rules: &str) -> Firewall {
     read_again(command, &[rules]).remove(0)
 }
 
-/// The same of several, one after the other.
+/// The same for several sets of rules, one after the other.
 fn read_again(command: &[&str], rules: &[&str]) -> Vec<Firewall> {
     let set_and_read = || {
-        // It takes root.
+        // It needs root.
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         let mut cache = Cache::default();
         let names = BTreeMap::from([(1, "lo".parse().unwrap())]);
@@ -138,7 +138,7 @@ fn rules_read_as_they_were_written() {
     assert_eq!(
         odd[0].0,
         [Match::Protocol(vec![17], Sense::Is), Match::Other, to_client],
-        "both ports are looked at together"
+        "both ports are compared together"
     );
     assert_eq!(odd[1].0[0], Match::In(vec![pattern("eth0", false)], Sense::Is));
     assert!(odd[1].0[1..].iter().all(|one| *one == Match::Other), "what is in a register is known, or nothing is");
@@ -261,7 +261,7 @@ fn what_is_in_sets_and_maps_of_verdicts_is_read() {
     assert_eq!(found.len(), expected.len());
 }
 
-/// Of a set that says nothing for certain, a rule may meet packets or not.
+/// If a set's content is not certain, a rule may or may not match packets.
 #[test]
 fn sets_that_packets_change_and_sets_of_other_things_are_unknown() {
     let many = (1..=4200).map(|number| format!("10.0.{}.{}", number / 250, number % 250));
@@ -320,7 +320,7 @@ fn what_is_added_to_a_set_is_seen() {
     assert_eq!(ports.collect::<Vec<_>>(), [vec![22], vec![22, 4789], vec![4789]]);
 }
 
-/// Nothing about the set itself tells that.
+/// Nothing in the set itself shows that.
 #[test]
 fn a_set_to_which_a_later_rule_lets_packets_add_is_unknown() {
     let table = "table inet filter {
@@ -333,7 +333,7 @@ fn a_set_to_which_a_later_rule_lets_packets_add_is_unknown() {
     assert_eq!(conditions, [&Match::Source(networks(&["192.0.2.1/32"]), Sense::Is), &Match::Other]);
 }
 
-/// What becomes of packets of VXLAN that arrive at a host, as the effects of what is in their way.
+/// The effects on VXLAN packets that arrive at a host.
 fn arriving(rules: &str) -> Vec<Effect> {
     let flow = |other: &str| Flow::BetweenHosts {
         local: "192.0.2.1".parse().unwrap(),
@@ -396,7 +396,7 @@ fn firewalls_with_sets_are_judged_as_the_kernel_does() {
     assert_eq!(arriving(&firewalld("udp dport { 443, 4789 } accept")), []);
     assert_eq!(arriving(&firewalld("ip saddr { 192.0.2.0-192.0.2.127 } accept")), []);
     assert_eq!(arriving(&firewalld("ip saddr { 192.0.2.128/25 } accept")), [Effect::DropsAll]);
-    // What a server has in the wiki of nftables.
+    // A server's rules from the nftables wiki.
     let server = |open: &str| {
         format!(
             "table inet firewall {{
@@ -424,10 +424,10 @@ fn firewalls_with_sets_are_judged_as_the_kernel_does() {
     assert_eq!(arriving(&server("udp dport vmap { 53 : accept, 4789 : drop }")), [Effect::DropsAll]);
     assert_eq!(arriving(&server("ip saddr @trusted accept")), []);
     assert_eq!(arriving(&server("ip saddr != @trusted accept")), [Effect::DropsAll]);
-    assert_eq!(arriving(&server("ip saddr @guests accept")), [Effect::MayDrop], "who is in it now is not for long");
+    assert_eq!(arriving(&server("ip saddr @guests accept")), [Effect::MayDrop], "its elements expire");
 }
 
-/// Names are bytes, and those that are shown alike are kept apart.
+/// Names are bytes; those that are displayed alike are kept apart.
 #[test]
 fn names_that_are_shown_alike_are_kept_apart() {
     let firewall = read_back(

@@ -1,4 +1,4 @@
-//! Certificates that replace those of the settings, and issuers whose word is taken for hosts alone.
+//! Certificates that replace those of the settings, and issuers that are trusted for hosts only.
 
 use super::*;
 use cps_peering_config::tls::HOST_ISSUER;
@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::SystemTime};
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// What is changed of a certificate before it is signed.
+/// A change of a certificate before it is signed.
 type Change = fn(&mut CertificateParams);
 
 /// An agent with a place for a renewed certificate, on a host of its own.
@@ -31,7 +31,7 @@ impl Agent {
         self.kept.renewed.clone().unwrap()
     }
 
-    /// As it is after a restart.
+    /// Its state after a restart.
     fn again(&self) -> Facts {
         Identity::open_with(&self.files, self.kept.clone()).unwrap().facts()
     }
@@ -62,7 +62,7 @@ impl Agent {
     }
 }
 
-/// What agents' certificates say in these tests, from now on.
+/// The content of agents' certificates in these tests, valid from now on.
 fn params(uri: &str) -> CertificateParams {
     let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
@@ -99,11 +99,11 @@ async fn a_renewed_certificate_is_shown_from_the_next_handshake_on_and_connectio
     assert_ne!(shown(&next), shown(&open));
     let kept = certificates(&agent.path()).unwrap();
     assert_eq!(shown(&next), kept[0]);
-    // The operator's files are the operator's.
+    // The operator's files stay untouched.
     assert_eq!(before, [fs::read(&agent.files.cert).unwrap(), fs::read(&agent.files.key).unwrap()]);
     assert_eq!(fs::metadata(agent.path()).unwrap().permissions().mode() & 0o7777, 0o600);
     assert_eq!(agent.again(), facts, "also after a restart");
-    // Once more, over the one before.
+    // Once more, over the previous one.
     let again = agent.renew();
     assert!(again.renewed);
     assert_ne!(certificates(&agent.path()).unwrap(), kept);
@@ -148,21 +148,21 @@ fn a_certificate_that_does_not_fit_is_refused_with_field_and_rule_and_nothing_ch
     assert!(take(&fits).contains("not that of the newest request"));
     let other = Identity::open_with(&agent.files, agent.kept.clone()).unwrap();
     assert!(matches!(other.take_certificate(fits.as_bytes()), Err(RenewalError::NoRequest)));
-    // What would be revoked from the beginning.
+    // One that would be revoked from the beginning.
     let request = agent.identity.request_certificate().unwrap();
     fs::write(agent.files.crl(), agent.pki.list(1, &["h1"])).unwrap();
     let before = Facts { revoked: 1, ..before.clone() };
     assert_eq!(agent.identity.reload().unwrap(), before);
     let refused = agent.identity.take_certificate(agent.sign(&request, |_| {}).as_bytes()).unwrap_err();
     assert!(refused.to_string().contains("Revoked"), "{refused}");
-    // Where nothing can be written.
+    // If nothing can be written.
     fs::remove_file(agent.files.crl()).unwrap();
     agent.identity.reload().unwrap();
     fs::create_dir(agent.path().with_file_name("renewed.pem.new")).unwrap();
     let fits = agent.sign(&request, |_| {});
     assert!(matches!(agent.identity.take_certificate(fits.as_bytes()), Err(RenewalError::Write(_))));
     assert!(!agent.identity.facts().renewed);
-    // The key still waits: the same again is as good.
+    // The key still waits: the same certificate can be sent again.
     fs::remove_dir(agent.path().with_file_name("renewed.pem.new")).unwrap();
     assert!(agent.identity.take_certificate(fits.as_bytes()).unwrap().renewed);
     assert!(matches!(agent.identity.take_certificate(fits.as_bytes()), Err(RenewalError::NoRequest)), "once");
@@ -178,7 +178,7 @@ fn after_a_crash_there_is_a_pair_and_one_that_is_damaged_gives_way_to_that_of_th
     let of_settings = agent.identity.facts();
     let facts = agent.renew();
     let whole = fs::read(agent.path()).unwrap();
-    // A crash while the next one is written: a part of it beside, readable for others.
+    // A crash while the next one is written: a partial file beside it, readable by others.
     let beside = agent.path().with_file_name("renewed.pem.new");
     fs::write(&beside, &whole[..100]).unwrap();
     fs::set_permissions(&beside, fs::Permissions::from_mode(0o644)).unwrap();
@@ -205,7 +205,7 @@ fn after_a_crash_there_is_a_pair_and_one_that_is_damaged_gives_way_to_that_of_th
 }
 
 #[test]
-fn who_installs_a_newer_certificate_or_another_ca_has_the_last_word() {
+fn an_operator_who_installs_a_newer_certificate_or_another_ca_has_the_last_word() {
     let agent = Agent::new();
     agent.renew();
     let install = |uri: &str, at: SystemTime| {
@@ -218,11 +218,12 @@ fn who_installs_a_newer_certificate_or_another_ca_has_the_last_word() {
     };
     let first = [&agent.files.key, &agent.files.cert].map(|file| fs::read(file).unwrap());
     assert!(!install(H1, SystemTime::now()).renewed, "although it ends earlier");
-    // Also one that was issued before the renewal, and is installed after it: what was renewed goes back to another one.
+    // Also one that was issued before the renewal, and is installed after it: the renewed one descends from another
+    // one.
     assert!(!install(H1, SystemTime::now() - DAY).renewed);
-    // The host has another name from now on: what was renewed is for the former one.
+    // The host has another name from now on: the renewed one is for the former one.
     assert!(!install("spiffe://cps-peering/host/h2", SystemTime::now() - DAY).renewed);
-    // The same files once more are nothing new.
+    // The same files once more change nothing.
     for (file, content) in [&agent.files.key, &agent.files.cert].into_iter().zip(&first) {
         fs::write(file, content).unwrap();
     }
@@ -232,7 +233,7 @@ fn who_installs_a_newer_certificate_or_another_ca_has_the_last_word() {
 }
 
 #[test]
-fn of_two_certificates_the_one_that_was_issued_later_is_used_while_it_is_valid() {
+fn the_certificate_issued_later_is_used_while_it_is_valid() {
     use renewed::Choice;
     let choice = |settings, renewed| Choice::new(settings, Some(renewed));
     assert!(!Choice::new(0..=9, None).is_renewed(5));
@@ -253,9 +254,9 @@ fn of_two_certificates_the_one_that_was_issued_later_is_used_while_it_is_valid()
     }
 }
 
-/// What an operator takes back are the certificates that `pki` has issued; what came of them goes with them.
+/// An operator revokes certificates that `pki` has issued; their descendants are revoked with them.
 #[tokio::test]
-async fn a_renewed_certificate_is_revoked_with_the_one_that_it_goes_back_to() {
+async fn a_renewed_certificate_is_revoked_with_its_first_ancestor() {
     let agent = Agent::new();
     let controller = Identity::open(&agent.pki.issue("controller", CONTROLLER, 9)).unwrap();
     agent.renew();
@@ -271,7 +272,7 @@ async fn a_renewed_certificate_is_revoked_with_the_one_that_it_goes_back_to() {
 }
 
 #[tokio::test]
-async fn an_issuer_for_hosts_makes_nobody_else() {
+async fn a_host_issuer_certifies_hosts_only() {
     let agent = Agent::new();
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -282,11 +283,11 @@ async fn an_issuer_for_hosts_makes_nobody_else() {
     let request = agent.identity.request_certificate().unwrap();
     let renewed = agent.sign_by(&issuer, &request, |_| {}) + &certificate;
     assert!(agent.identity.take_certificate(renewed.as_bytes()).unwrap().renewed);
-    // The real agent is taken for what it is.
+    // The real agent is accepted.
     let controller = Identity::open(&agent.pki.issue("controller", CONTROLLER, 9)).unwrap();
     let server = start(&agent.identity, Clients::Required, Limits::default()).await;
     assert_eq!(server.names(controller.client_of(H1)).await.unwrap(), CONTROLLER);
-    // Whoever has stolen the issuer's key.
+    // An attacker who has stolen the issuer's key.
     let forged = |name: &str| {
         let files = agent.pki.issue("forged", name, 9);
         let own = KeyPair::generate().unwrap();
@@ -300,7 +301,7 @@ async fn an_issuer_for_hosts_makes_nobody_else() {
         let error = server.names(controller.client_of(name)).await.unwrap_err();
         assert!(error.contains("its issuer signs for hosts alone") && error.contains(name), "{error}");
     }
-    // It is no CA to begin with.
+    // It is not accepted as a CA in the first place.
     fs::write(&agent.files.ca, certificate).unwrap();
     let error = agent.identity.reload().unwrap_err().to_string();
     assert!(error.contains("ca.pem") && error.contains("hosts alone"), "{error}");

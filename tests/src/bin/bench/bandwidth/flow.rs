@@ -1,4 +1,4 @@
-//! Traffic at full speed from one namespace to another, and when how much of it was received.
+//! Traffic at full speed from one namespace to another, and how much of it was received when.
 
 use anyhow::{Context, Result};
 use cps_peering_agent::kernel::{Kernel, Netlink};
@@ -23,35 +23,35 @@ const UDP_HEADERS: u64 = 28;
 /// Payload of a datagram that just fits.
 const DATAGRAM: u64 = MTU - UDP_HEADERS;
 
-/// How long a sender that was held up may make up for, where that must not be a burst.
+/// How much delay a sender may make up for, if that must not cause a burst.
 const UNEVEN: Duration = Duration::from_millis(20);
-/// And where it may.
+/// The same if it may.
 const HELD_UP: Duration = Duration::from_millis(120);
 
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// So many TCP connections, each as fast as it can.
+    /// This many TCP connections, each as fast as it can.
     Tcp(usize),
-    /// Datagrams, so many Mbit/s.
+    /// Datagrams, in Mbit/s.
     Udp(u64),
     /// The same, but so evenly that no queue overflows that is longer than [`UNEVEN`].
     Even(u64),
 }
 
-/// Frame bytes that were received, with the time since the flow began.
+/// Bytes of received frames, with the time since the flow began.
 pub(super) type Receipts = Vec<(Duration, u64)>;
 
 /// A flow that runs until it is stopped.
 pub(super) struct Flow {
     stop: Arc<AtomicBool>,
-    /// Each tells how many datagrams it has sent.
+    /// Each returns how many datagrams it has sent.
     senders: Vec<JoinHandle<u64>>,
     receivers: Vec<JoinHandle<Receipts>>,
 }
 
 impl Flow {
-    /// Begins to send. Times are counted from `began`.
+    /// Starts sending. Times are counted from `began`.
     pub(super) fn start(kind: Kind, from: &Netns, to: &Netns, address: IpAddr, began: Instant) -> Result<Flow> {
         let mut flow = Flow { stop: Arc::default(), senders: Vec::new(), receivers: Vec::new() };
         match kind {
@@ -85,17 +85,17 @@ impl Flow {
         Ok(flow)
     }
 
-    /// Sends nothing more.
+    /// Stops sending.
     pub(super) fn end(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Ends it, and tells what was received, in order.
+    /// Ends it, and returns what was received, in order.
     pub(super) fn stop(self) -> Result<Receipts> {
         Ok(self.stop_counted()?.1)
     }
 
-    /// Ends it, and tells how many datagrams were sent and what was received, in order.
+    /// Ends it, and returns how many datagrams were sent and what was received, in order.
     pub(super) fn stop_counted(self) -> Result<(u64, Receipts)> {
         self.end();
         let mut sent = 0;
@@ -120,12 +120,12 @@ fn send_stream(mut stream: TcpStream, stop: &AtomicBool) -> u64 {
             Err(_) => break,
         }
     }
-    // What is in the queue is of no interest any more.
+    // What is still in the queue does not matter.
     let _ = stream.shutdown(Shutdown::Both);
     0
 }
 
-/// What was received, in frames that are full: each has `MTU` less the headers as payload.
+/// Counts what is received, in full frames: each has `MTU` less the headers as payload.
 fn receive_stream(mut stream: TcpStream, stop: &AtomicBool, began: Instant) -> Receipts {
     let mut bytes = vec![0; 256 * 1024];
     let mut receipts = Receipts::new();
@@ -154,7 +154,7 @@ fn send_datagrams(socket: &UdpSocket, target: SocketAddr, mbit: u64, held_up: Du
     let (mut sent, mut really) = (0u64, 0);
     while !stop.load(Ordering::Relaxed) {
         let due = due(began.elapsed());
-        // Who was held up for long does not make up for it.
+        // A long delay is not made up for.
         sent = sent.max(due.saturating_sub(due_within));
         while sent < due {
             // A full queue drops it: that is what is measured.
@@ -173,7 +173,7 @@ fn receive_datagrams(socket: &UdpSocket, stop: &AtomicBool, began: Instant) -> R
     loop {
         match socket.recv(&mut bytes) {
             Ok(length) => receipts.push((began.elapsed(), length as u64 + UDP_HEADERS + ETHERNET)),
-            // Nothing is on its way any more.
+            // Nothing is in flight any more.
             Err(_) if stop.load(Ordering::Relaxed) => return receipts,
             Err(_) => {}
         }
@@ -186,14 +186,14 @@ pub(super) fn rate(receipts: &[(Duration, u64)], from: Duration, to: Duration) -
     as_number(bytes) / to.saturating_sub(from).as_secs_f64()
 }
 
-/// What hosts have sent to their peers so far, all together, again and again: after the limit, as their kernels count it.
+/// Samples how much hosts have sent to their peers so far, in total: after the limit, by their kernels' counters.
 pub(super) struct Sent {
     stop: Arc<AtomicBool>,
     sampler: JoinHandle<Result<Vec<(Duration, u64)>>>,
 }
 
 impl Sent {
-    /// Begins to look at the counters.
+    /// Starts sampling the counters.
     pub(super) fn start(hosts: Vec<Netns>, began: Instant) -> Sent {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -223,7 +223,7 @@ impl Sent {
         Sent { stop, sampler }
     }
 
-    /// Ends it. The most that was sent within any second that begins at `from` or later, in bytes per second.
+    /// Ends it. Returns the most that was sent within any second that begins at `from` or later, in bytes per second.
     pub(super) fn peak(self, from: Duration) -> Result<f64> {
         self.stop.store(true, Ordering::Relaxed);
         let samples = self.sampler.join().ok().context("the sampler panicked")??;
@@ -237,7 +237,7 @@ fn peak(samples: &[(Duration, u64)], from: Duration) -> f64 {
     let mut first = 0;
     let mut highest = 0.0f64;
     for (at, bytes) in samples {
-        // The shortest window that is no shorter than a second.
+        // The shortest window of at least a second.
         while first + 1 < samples.len() && at.saturating_sub(samples[first + 1].0) >= Duration::from_secs(1) {
             first += 1;
         }

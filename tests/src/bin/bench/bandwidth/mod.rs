@@ -1,7 +1,7 @@
-//! How exactly bandwidths hold: one limit at many rates, and one limit for three hosts.
+//! How accurate bandwidth limits are: one limit at many rates, and one limit for three hosts.
 //!
-//! Controller and agents run as they do in production, in namespaces. Counted are Ethernet frames of the tenants as they are
-//! received: that is what a bandwidth means. A ratio of 1 is the bandwidth itself.
+//! Controller and agents run as in production, in namespaces. The Ethernet frames of the tenants are counted on
+//! receipt: that is what a bandwidth means. A ratio of 1 is the bandwidth itself.
 
 mod flow;
 
@@ -23,7 +23,7 @@ use std::{
 use tempfile::TempDir;
 
 const RATES: [u32; 5] = [1, 10, 100, 1000, 5000];
-/// How long a flow is left to find its speed. Peaks are looked for from then on.
+/// How long a flow has to reach its speed. Peaks are measured from then on.
 const FIRST: Duration = Duration::from_secs(1);
 const RUNS: usize = 3;
 const SHARED_MBIT: u32 = 100;
@@ -49,15 +49,15 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
 const SHARED: [&str; 3] =
     ["bandwidth.share.sum_peak_ratio", "bandwidth.share.busy_one_ratio", "bandwidth.share.shift_s"];
 
-/// From when to when it is counted what a flow received. A TCP receiver hands out what came behind a gap when the gap is
-/// filled, which at 1 Mbit/s may be half a second's worth at once, and its first loss is the worst.
+/// From when to when a flow's receipts are counted. A TCP receiver delivers what came behind a gap when the gap is
+/// filled, which at 1 Mbit/s may be half a second's worth in one go, and its first loss is the worst.
 fn counted(mbit: u32) -> (Duration, Duration) {
     let (from, to) = if mbit < 10 { (5, 35) } else { (1, 5) };
     (Duration::from_secs(from), Duration::from_secs(to))
 }
 
 fn kinds(mbit: u32) -> Vec<(&'static str, Kind)> {
-    // More datagrams than the processors here can make is no flood.
+    // More datagrams than this machine's CPUs can send would not be a flood.
     let udp = (mbit <= 1000).then_some(("udp", Kind::Udp(u64::from(mbit) * 5 / 4)));
     [("tcp1", Kind::Tcp(1)), ("tcp8", Kind::Tcp(8))].into_iter().chain(udp).collect()
 }
@@ -76,7 +76,8 @@ fn names() -> Vec<String> {
     RATES.into_iter().flat_map(of_rate).chain(by_hand).chain(CHANGE.map(str::to_owned)).collect()
 }
 
-/// What an administrator would type for 1 Gbit/s: a name, and what follows `tc qdisc add dev DEVICE` and `tc class add dev DEVICE`.
+/// What an administrator would type for 1 Gbit/s: a name, and what follows `tc qdisc add dev DEVICE` and `tc class add
+/// dev DEVICE`.
 const BY_HAND: [(&str, &[&str]); 2] = [
     ("tc_htb", &["root handle 1: htb default 1", "parent 1: classid 1:1 htb rate 1000mbit"]),
     ("tc_tbf", &["root tbf rate 1000mbit burst 128k latency 50ms"]),
@@ -86,7 +87,7 @@ fn by_hand_name(form: &str) -> String {
     format!("bandwidth.tcp1.1000m.{form}_ratio")
 }
 
-/// The lab's programs; on a kernel without VRFs the agent is the bench's own, with stand-ins for what is not there.
+/// The lab's programs; on a kernel without VRFs the agent is the bench's own, with stand-ins for what is missing.
 fn stand_ins() -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     let own = env::current_exe()?;
@@ -94,7 +95,7 @@ fn stand_ins() -> Result<TempDir> {
     for program in ["cps-peering-controller", "cps-peering", "cps-peering-agent"] {
         if program == "cps-peering-agent" && !ground::kernel_has_vrf() {
             let script = folder.path().join(program);
-            // `run --settings FILE` is what the lab says.
+            // The lab runs `run --settings FILE`.
             fs::write(&script, format!("#!/bin/sh\nexec {} agent-under-test \"$3\"\n", own.display()))?;
             fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
         } else {
@@ -133,7 +134,7 @@ impl Ends {
         Ok(Ends { from: lab.server(from, "eth1").netns().clone(), to: to.netns().clone(), address: to.ipv4()? })
     }
 
-    /// TCP segments that the sender has sent again so far.
+    /// How many TCP segments the sender has retransmitted so far.
     fn retransmitted(&self) -> Result<u64> {
         let text = self.from.exec("nstat -asz TcpRetransSegs")?.ok()?;
         let number = text.split_whitespace().skip_while(|word| *word != "TcpRetransSegs").nth(1);
@@ -215,7 +216,7 @@ fn limit(lab: &Lab, mbit: u32) -> Result<()> {
     lab.wait_in_sync()
 }
 
-/// From the command to the new rate, under a flow that wants more than both.
+/// From the command to the new rate, under a flow that needs more than both.
 fn change(figures: &mut Figures, lab: &Lab, ends: &Ends) -> Result<()> {
     let mut times = Vec::new();
     for _ in 0..RUNS {
@@ -238,7 +239,7 @@ fn change(figures: &mut Figures, lab: &Lab, ends: &Ends) -> Result<()> {
     Ok(())
 }
 
-/// What a change costs those who need no more than either rate lets pass, and what it costs a connection that takes all.
+/// The cost of a change for a flow that needs less than either rate, and for a connection that takes all.
 fn lost_at_change(figures: &mut Figures, lab: &Lab, ends: &Ends) -> Result<()> {
     let pause = || thread::sleep(Duration::from_secs(1));
     let (mut lost, mut sent) = (0, 0);
@@ -277,7 +278,7 @@ fn lost_at_change(figures: &mut Figures, lab: &Lab, ends: &Ends) -> Result<()> {
     Ok(())
 }
 
-/// How long after `since` 50 ms had passed in which the rate was as wanted.
+/// The time after `since` until 50 ms had passed at the required rate.
 fn reached(receipts: &Receipts, since: Duration, wanted: impl Fn(f64) -> bool) -> Result<f64> {
     let window = Duration::from_millis(50);
     let mut at = since;
@@ -290,12 +291,12 @@ fn reached(receipts: &Receipts, since: Duration, wanted: impl Fn(f64) -> bool) -
     anyhow::bail!("the rate was never reached")
 }
 
-/// The same path with what an administrator would type: `tc`'s own defaults.
+/// The same path as an administrator would configure it: with `tc`'s own defaults.
 fn by_hand(figures: &mut Figures, mut lab: Lab, ends: &Ends) -> Result<()> {
     if !BY_HAND.iter().any(|(form, _)| figures.wants(&[&by_hand_name(form)])) {
         return Ok(());
     }
-    // It would put its own back.
+    // It would restore its own.
     lab.kill_agent("h1")?;
     let netns = lab.host("h1").netns();
     let links: serde_json::Value = serde_json::from_str(&netns.ip("-j link show type vxlan")?)?;
@@ -373,7 +374,7 @@ fn three_hosts(figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// How long after `since` 200 ms had passed in which the rate was so high.
+/// The time after `since` until 200 ms had passed at a rate that high.
 fn reached_over(receipts: &Receipts, since: Duration, needed: f64) -> Result<f64> {
     let window = Duration::from_millis(200);
     let mut at = since;

@@ -1,7 +1,8 @@
-//! Simulated agents: all of a cloud's in one process, behind one listener. Each is reached at a loopback address of its own.
+//! Simulated agents: all of a cloud's in one process, behind one listener. Each has a loopback address of its own.
 //!
-//! They speak the agents' protocol with its types and checks ([`ValidHostConfig`]): whole configurations, patches with their
-//! bases, revisions that only go up, shares, counters, reports with standings. Their kernels take everything at once.
+//! They speak the agents' protocol with its types and checks ([`ValidHostConfig`]): whole configurations, patches with
+//! their bases, revisions that only go up, shares, counters, reports with standings. Their kernels apply everything
+//! instantly.
 
 use super::cloud::{AGENT_PORT, host_at};
 use anyhow::{Context, Result};
@@ -33,22 +34,22 @@ use std::{
     },
 };
 
-/// How the agents are doing.
+/// Totals of all agents.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Sums {
-    /// Whole configurations that came.
+    /// Whole configurations received.
     pub(crate) puts: usize,
-    /// Patches that came.
+    /// Patches received.
     pub(crate) patches: usize,
-    /// Questions how a host stands.
+    /// Status requests.
     pub(crate) statuses: usize,
-    /// Grants, and questions what passed.
+    /// Grants, and traffic requests.
     pub(crate) others: usize,
 }
 
-/// Where they tell how they are doing, on any of their addresses.
+/// Where the totals are read, on any of their addresses.
 pub(crate) const SUMS_PATH: &str = "/sums";
-/// Where the last so many hosts are told to answer nobody.
+/// Where the last of the hosts, by number, are silenced.
 pub(crate) const AWAY_PATH: &str = "/away";
 
 #[derive(Default)]
@@ -70,7 +71,7 @@ impl All {
         self.sums[what].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The agent that is meant.
+    /// The agent that a request is for.
     fn agent(&self, headers: &HeaderMap) -> Option<(usize, MutexGuard<'_, Agent>)> {
         let number = meant(headers)?;
         Some((number, self.agents.get(number)?.lock().unwrap_or_else(PoisonError::into_inner)))
@@ -126,7 +127,7 @@ impl Agent {
 
 async fn put_config(State(all): State<Arc<All>>, headers: HeaderMap, body: Bytes) -> Response {
     all.count(0);
-    // As agents do, before anybody is held up.
+    // As in real agents, before anything waits.
     let config = serde_json::from_slice::<HostConfig>(&body).map_err(|error| error.to_string());
     let config = match config.and_then(|config| ValidHostConfig::try_from(config).map_err(|error| error.to_string())) {
         Ok(config) => config,
@@ -196,7 +197,7 @@ async fn send_away(State(all): State<Arc<All>>, Json(count): Json<usize>) -> Jso
     Json(count)
 }
 
-/// Lets those who are away keep silent.
+/// Keeps silenced hosts from responding.
 async fn unless_away(State(all): State<Arc<All>>, request: Request, next: Next) -> Response {
     let here = all.agents.len().saturating_sub(all.away.load(Ordering::Relaxed));
     if request.uri().path() != AWAY_PATH && meant(request.headers()).is_some_and(|number| number >= here) {
@@ -221,7 +222,7 @@ pub(crate) fn run(hosts: usize) -> Result<()> {
         let listener = tokio::net::TcpListener::bind(("0.0.0.0", AGENT_PORT))
             .await
             .with_context(|| format!("cannot listen on port {AGENT_PORT}"))?;
-        // All of them are asked from one address.
+        // All of them are called from one address.
         let most = 2 * hosts + 100;
         let limits = Limits { connections: 2 * most, reserved: 0, per_address: most, ..Limits::default() };
         cps_peering_http::serve_within(limits, listener, None, router, std::future::pending()).await;

@@ -1,4 +1,4 @@
-//! HTTP over one connection that is kept: what is measured is the other side.
+//! HTTP over one persistent connection: what is measured is the other side.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -24,7 +24,7 @@ impl Client {
         Ok(Self { stream, to, token: token.to_owned() })
     }
 
-    /// The status and the body of the answer.
+    /// The status and the body of the response.
     pub(crate) fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = format!(

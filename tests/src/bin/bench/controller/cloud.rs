@@ -1,8 +1,9 @@
-//! The cloud that the controller has to carry, in a store as it is after some time of work.
+//! The cloud that the controller has to manage, in a store as it is after some time of operation.
 //!
-//! For each host there are ten VPCs, ten peerings and a hundred prefixes, in two regions. Most VPCs have ports on two hosts
-//! and two peerings, to VPCs on other hosts; one in fifty has one port, and half of these a peering to the other region.
-//! Beside them are VPCs that are peered and parted while it is measured: pairs on two hosts, and wide ones.
+//! For each host there are ten VPCs, ten peerings and a hundred prefixes, in two regions. Most VPCs have ports on two
+//! hosts and two peerings, to VPCs on other hosts; one in fifty has one port, and half of these a peering to the other
+//! region. In addition there are VPCs that are peered and unpeered during the measurement: pairs on two hosts, and wide
+//! ones.
 
 use anyhow::{Context, Result, ensure};
 use cps_peering_config::inventory::{Host, Inventory, Peering, Port, Region, Vpc};
@@ -17,24 +18,24 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 const PER_HOST: usize = 10;
 /// Prefixes per VPC.
 const PREFIXES: usize = 10;
-/// One VPC in so many stands on one host.
+/// One VPC in this many is on a single host.
 const ALONE: usize = 50;
-/// How much is applied at once.
+/// How many entries are applied per request.
 const PIECE: usize = 20_000;
 /// VPCs per account.
 const PER_ACCOUNT: usize = 20;
 /// Where agents listen.
 pub(crate) const AGENT_PORT: u16 = 17401;
-/// How many pairs of VPCs are peered and parted at the same time.
+/// How many pairs of VPCs are peered and unpeered concurrently.
 pub(crate) const PAIRS: usize = 64;
 
-/// How large it is.
+/// Its size.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
     pub(crate) hosts: usize,
 }
 
-/// What it comes to.
+/// The resulting numbers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) vpcs: usize,
@@ -64,7 +65,7 @@ impl Size {
         self.hosts * PER_HOST
     }
 
-    /// The hosts of a region, one after another and round.
+    /// The hosts of a region, round robin.
     fn host(self, of_region: usize, nth: usize) -> String {
         let half = self.hosts / 2;
         format!("h{}", of_region * half + nth % half)
@@ -74,12 +75,13 @@ impl Size {
         vpc * 2 / self.vpcs()
     }
 
-    /// The second number of a VPC's addresses: neighbours in a region have others, and so have those across.
+    /// The second octet of a VPC's addresses: neighbours in a region have different ones, and so do peers across
+    /// regions.
     fn block(self, vpc: usize) -> usize {
         (vpc % (self.vpcs() / 2) + 100 * self.region_of(vpc)) % 250
     }
 
-    /// Pairs of VPCs that touch so many hosts, as far as there are so many.
+    /// Pairs of VPCs that touch this many hosts, as far as there are that many.
     pub(crate) fn wide(self) -> Vec<(usize, usize)> {
         [2, 100, 1000].into_iter().map(|width| (width, width.min(self.hosts / 2))).collect()
     }
@@ -100,7 +102,7 @@ impl Size {
         Ok((vpc, ports))
     }
 
-    /// The peerings that a VPC of the crowd begins.
+    /// The peerings that a VPC of the crowd initiates.
     fn peerings(self, number: usize) -> Result<Vec<Peering>> {
         let half = self.vpcs() / 2;
         let peering = |to: usize, bandwidth| -> Result<Peering> {
@@ -130,7 +132,7 @@ impl Size {
         Ok(peerings)
     }
 
-    /// What is peered and parted.
+    /// What is peered and unpeered.
     fn extras(self) -> Result<Inventory> {
         let mut extras = Inventory::default();
         let mut pair = |name: &str, hosts: [Vec<String>; 2]| -> Result<()> {
@@ -156,7 +158,7 @@ impl Size {
     }
 }
 
-/// A port with so many networks of a block of addresses.
+/// A port with this many networks of a block of addresses.
 fn port(vpc: &str, host: &str, interface: &str, block: usize, networks: std::ops::Range<usize>) -> Result<Port> {
     let network = |n: usize| format!("10.{block}.{}.{}/28", n / 16, n % 16 * 16).parse().context("a prefix");
     let first = networks.start;
@@ -179,10 +181,10 @@ fn vpc(id: &str, account: usize, of_region: usize, block: usize) -> Result<Vpc> 
     })
 }
 
-/// Makes a store with all of it, in which every peering of the crowd is active.
+/// Creates a store with all of it, in which every peering of the crowd is active.
 pub(crate) fn build(size: Size, path: &Path) -> Result<Counts> {
     ensure!(size.hosts >= 20 && size.hosts.is_multiple_of(20), "--hosts: {} is not a multiple of 20", size.hosts);
-    // Nobody is there to confirm.
+    // No agent is there to confirm.
     let pushes = Pushes { canary_hosts: 0, ..Pushes::default() };
     let options = Options { grace: Duration::ZERO, pushes, ..Options::default() };
     let (engine, _hosts) = Engine::open(Store::open(path)?, options)?;

@@ -1,13 +1,13 @@
-//! One controller and all agents of a cloud: how much it needs, how fast it is, and whether one change costs the same
-//! however large the whole is.
+//! One controller and all agents of a cloud: how much it needs, how fast it is, and whether the cost of one change is
+//! independent of the size of the whole.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`cloud`] | what the controller has to carry |
+//! | [`cloud`] | what the controller has to manage |
 //! | [`agents`] | simulated agents, all in one process |
 //! | [`process`] | the controller, the agents and etcd as processes |
 //! | [`takeover`] | how long two controllers are without a leader |
-//! | [`client`] | what asks the controller |
+//! | [`client`] | the controller's client |
 
 pub(crate) mod agents;
 mod client;
@@ -32,7 +32,7 @@ use std::{
 struct Effort {
     idle: Duration,
     commands: Duration,
-    /// How often a peering is made and ended, by the number of hosts that it touches.
+    /// How often a peering is created and deleted, by the number of hosts that it touches.
     rounds: [usize; 3],
     /// How often the leader of two is killed.
     takeovers: usize,
@@ -43,7 +43,7 @@ const FULL: Effort =
 /// To see that it still runs.
 const SHORT: Effort =
     Effort { idle: Duration::from_millis(200), commands: Duration::from_millis(500), rounds: [3, 3, 3], takeovers: 1 };
-/// From here on it is no measurement.
+/// Fewer hosts than this are no measurement.
 const SMALL: usize = 100;
 
 fn peer(client: &mut Client, name: &str) -> Result<String> {
@@ -56,7 +56,7 @@ fn part(client: &mut Client, id: &str) -> Result<Value> {
     client.call("DELETE", &format!("/admin/v1/peerings/{id}"), None)
 }
 
-/// From the request to the last confirmation, for a create and the delete after it.
+/// From the request to the last confirmation, for a create and the following delete.
 fn confirm(client: &mut Client, name: &str) -> Result<[Duration; 2]> {
     let began = Instant::now();
     let id = peer(client, name)?;
@@ -77,7 +77,7 @@ fn confirm(client: &mut Client, name: &str) -> Result<[Duration; 2]> {
     Ok([made, began.elapsed()])
 }
 
-/// Creates and deletes by many at the same time. How many were answered per second.
+/// Concurrent creates and deletes. Returns how many were answered per second.
 fn commands(controller: &Controller, effort: Effort) -> Result<f64> {
     let answered = AtomicUsize::new(0);
     let began = Instant::now();
@@ -98,7 +98,7 @@ fn commands(controller: &Controller, effort: Effort) -> Result<f64> {
     Ok(answered.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64())
 }
 
-/// The time that 99 of 100 do not exceed, and the middle one, in milliseconds.
+/// The 99th percentile and the median, in milliseconds.
 fn spread(mut times: Vec<Duration>) -> (f64, f64) {
     times.sort_unstable();
     let at = |part: usize| {
@@ -107,7 +107,7 @@ fn spread(mut times: Vec<Duration>) -> (f64, f64) {
     (at(99), at(50))
 }
 
-/// Measures one controller with so many hosts.
+/// Measures one controller with this many hosts.
 pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
     let effort = if hosts < SMALL { SHORT } else { FULL };
     let folder = tempfile::tempdir()?;
@@ -132,7 +132,7 @@ pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
     let after_start = controller.memory()?;
 
     if figures.wants(&["controller.idle_cpu"]) {
-        // What the start left to do comes to its end.
+        // The work left over from the start comes to its end.
         thread::sleep(effort.idle / 6);
         let (cpu, before, began) = (controller.cpu()?, agents.sums()?, Instant::now());
         thread::sleep(effort.idle);
@@ -171,7 +171,7 @@ pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
     let how = format!("after the start {:.0}, at most {most:.0}", after_start.0);
     figures.add("controller.rss", now, "MB", how);
 
-    // Started again, it finds everything as it is to be.
+    // After a restart, it finds everything as it should be.
     drop(controller);
     let before = agents.sums()?;
     let controller = Controller::start(&settings)?;
@@ -188,13 +188,13 @@ pub(crate) fn measure(figures: &mut Figures, hosts: usize) -> Result<()> {
     takeover::measure(figures, &agents, folder.path(), &settings, effort.takeovers)
 }
 
-/// A tenth of the hosts accept connections and answer nobody: the others must not notice.
+/// A tenth of the hosts accept connections and do not respond: the others must not be affected.
 fn silent(figures: &mut Figures, agents: &Agents, settings: &Settings, size: Size, effort: Effort) -> Result<()> {
     let name = "controller.confirm_100_beside_silent_p99";
     if !figures.wants(&[name]) {
         return Ok(());
     }
-    // They are at the end of the other region than that of the wide VPCs.
+    // They are at the other end of the other region than the wide VPCs.
     let away = size.hosts / 10;
     agents.send_away(away)?;
     let controller = Controller::start(settings)?;

@@ -1,4 +1,4 @@
-//! The programs that are measured, as processes of their own.
+//! The programs that are measured, as processes.
 
 use super::{
     agents::{AWAY_PATH, SUMS_PATH, Sums},
@@ -21,7 +21,7 @@ use std::{
 const TOKEN: &str = "an-operator-token-for-the-bench";
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// A process that ends with this value.
+/// A process that ends when this is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -65,7 +65,7 @@ impl Agents {
         serde_json::from_str(&text).context("how agents are doing")
     }
 
-    /// The last so many keep silent from now on.
+    /// Silences the last of the hosts, this many, from now on.
     pub(crate) fn send_away(&self, count: usize) -> Result<()> {
         Client::new(self.address, "")?.ask("PUT", AWAY_PATH, Some(&count.into()))?;
         Ok(())
@@ -98,11 +98,11 @@ impl Etcd {
     }
 }
 
-/// A settings file, and the address that it says.
+/// A settings file, and the address in it.
 pub(crate) struct Settings {
     path: PathBuf,
     address: SocketAddr,
-    /// Where figures are read.
+    /// Where metrics are read.
     figures: SocketAddr,
 }
 
@@ -138,7 +138,7 @@ impl Settings {
         Ok(Self { path, address, figures })
     }
 
-    /// Copies the store of other settings into that of these.
+    /// Moves the store of other settings into that of these.
     pub(crate) fn take(&self, from: &Settings) -> Result<()> {
         let mut command = Command::new(binary("cps-peering-controller")?);
         command.arg("--settings").arg(&self.path).arg("move-store").arg("--from").arg(&from.path);
@@ -152,7 +152,7 @@ fn free() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// A file that nobody else may read.
+/// A file that is readable by its owner only.
 fn private(path: &Path, text: &str) -> Result<PathBuf> {
     fs::write(path, text)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
@@ -184,7 +184,7 @@ impl Controller {
         Ok(self.client()?.ask("GET", "/healthz", None)?.1 == "ok leader\n")
     }
 
-    /// The number of the last commit in its copy of the store; 0 while there is none, and on one that leads.
+    /// The number of the last commit in its replica of the store; 0 while there is none, and on one that leads.
     pub(crate) fn copied(&self) -> Result<u64> {
         let (_, text) = Client::new(self.figures, "")?.ask("GET", "/metrics", None)?;
         let line = text.lines().find_map(|line| line.strip_prefix("cps_controller_copied_commit "));
@@ -202,7 +202,7 @@ impl Controller {
         Ok((hosts.len(), hosts.iter().filter(|host| host["inSync"] == true).count()))
     }
 
-    /// Waits until all hosts are in sync, but for some that are away. How long that took since the start.
+    /// Waits until all hosts are in sync, except for this many. Returns how long that took since the start.
     pub(crate) fn in_sync(&self, away: usize) -> Result<Duration> {
         let mut client = self.client()?;
         let mut last = 0;
@@ -215,14 +215,14 @@ impl Controller {
             if elapsed > PATIENCE {
                 bail!("{in_sync} of {hosts} hosts are in sync after {} s", elapsed.as_secs());
             }
-            // Seldom as long as there is much to do: the answer is as long as the list of hosts.
+            // Rarely while there is much to do: the response is as long as the list of hosts.
             let soon = hosts - in_sync < (in_sync - last.min(in_sync)).max(20) * 2;
             last = in_sync;
             thread::sleep(Duration::from_millis(if soon { 100 } else { 1000 }));
         }
     }
 
-    /// What it has of memory now, and the most that it ever had, in MB of 10⁶ bytes.
+    /// Its memory now, and its peak memory, in MB of 10⁶ bytes.
     pub(crate) fn memory(&self) -> Result<(f64, f64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.running.0.id()))?;
         let of = |name: &str| -> Result<f64> {
@@ -233,10 +233,10 @@ impl Controller {
         Ok((of("VmRSS:")?, of("VmHWM:")?))
     }
 
-    /// How much processor time it has used.
+    /// Its CPU time so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.running.0.id()))?;
-        // Behind the name, which may hold spaces.
+        // After the name, which may contain spaces.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks: u64 = [11, 12].into_iter().map(|at: usize| fields[at].parse::<u64>().unwrap_or_default()).sum();
         let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
@@ -244,7 +244,7 @@ impl Controller {
     }
 }
 
-/// Where the store is.
+/// The path of the store.
 pub(crate) fn store(folder: &Path) -> PathBuf {
     folder.join("store.redb")
 }

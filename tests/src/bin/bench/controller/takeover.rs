@@ -1,4 +1,4 @@
-//! How long two controllers that share a store in etcd are without one that leads when the one that does is killed.
+//! How long two controllers that share a store in etcd are without a leader when the leader is killed.
 
 use super::{
     client::Client,
@@ -26,11 +26,11 @@ fn until(what: &str, mut met: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Makes a peering and ends it, if anybody leads.
+/// Creates and deletes a peering, if there is a leader.
 fn committed(client: &mut Client) -> Result<bool> {
     let body = json!({ "vpcPeeringName": "p0", "vpcId": "p0-a", "remoteVpcId": "p0-b" });
     let (status, text) = client.ask("POST", "/admin/v1/peerings", Some(&body))?;
-    // While nobody leads.
+    // While there is no leader.
     if status == 503 {
         return Ok(false);
     }
@@ -41,7 +41,7 @@ fn committed(client: &mut Client) -> Result<bool> {
     Ok(true)
 }
 
-/// Measures with the store that settings name, copied to etcd.
+/// Measures with the store that the settings name, moved to etcd.
 pub(crate) fn measure(
     figures: &mut Figures,
     agents: &Agents,

@@ -1,4 +1,4 @@
-//! A look at a million routes that are all as they should be.
+//! A full observation of a million routes that are all as they should be.
 
 use crate::{
     agent::Agent,
@@ -21,7 +21,7 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
     }
     let netns = ground::host()?;
     let folder = tempfile::tempdir()?;
-    // It looks every second without a reason.
+    // It observes every second without a reason.
     let mut agent = Agent::start(&netns, folder.path(), 1)?;
     agent.put(&ground::one_peering(4, 1_000_000))?;
     let mut raw = netns.within(Raw::open)?;
@@ -44,7 +44,7 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
     ground::clear(netns)
 }
 
-/// What the next look that changes nothing takes, by the agent's own report.
+/// The duration of the next observation that changes nothing, from the agent's own report.
 fn next_look(agent: &mut Agent) -> Result<Duration> {
     let before = agent.status()?.last_pass;
     let deadline = Instant::now() + Duration::from_secs(30);
